@@ -296,12 +296,12 @@ def codes_are_optimal(solve: Function) -> None:
         assert not positive or (z >= 0).all()
 
 
-def few_steps_are_gradient_steps(ista: Function) -> None:
+def few_steps_are_gradient_steps(fista: Function) -> None:
     dictionary, x, start = normal(3, 4), normal(2, 4), normal(2, 3)
     gram = f64(dictionary) @ f64(dictionary).T
     curvature = np.linalg.eigvalsh(gram)[-1]
     moved = f64(start) + (f64(x) @ f64(dictionary).T - f64(start) @ gram) / curvature
-    found = ista(dictionary, x, 0.2, 1, codes=start)
+    found = fista(dictionary, x, 0.2, 1, codes=start)
     close(found, soft_threshold(moved, 0.2 / curvature), 1e-3)
 
 
@@ -977,7 +977,6 @@ IDENTITIES: dict[str, Function] = {
     "decoding.sample": draws_have_their_shares,
     "decoding.ctc_beam_search": all_beams_give_the_loss,
     "unsupervised.sparse_coding.fista": codes_are_optimal,
-    "unsupervised.sparse_coding.ista": few_steps_are_gradient_steps,
     "unsupervised.kmeans.fit_kmeans": nearest_centroids_have_the_largest_output,
     "unsupervised.kmeans.kmeans": centroids_are_means,
     "unsupervised.whitening.fit_pca": components_are_eigenvectors,

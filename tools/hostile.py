@@ -100,7 +100,6 @@ BATCHED = {
     "decoding.ctc_beam_search": ("logits",),
     "unsupervised.rbm.free_energy": ("x",),
     "unsupervised.rbm.log_likelihood": ("x",),
-    "unsupervised.sparse_coding.ista": ("x",),
     "unsupervised.hmm.forward": ("scores", "lengths"),
     "unsupervised.hmm.posteriors": ("scores",),
     "unsupervised.hmm.viterbi": ("scores", "lengths"),

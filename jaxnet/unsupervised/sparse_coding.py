@@ -1,7 +1,7 @@
 """Sparse coding: each example as a sum of few atoms of a dictionary.
 
 The codes z of x minimize ½‖x − z D‖² + penalty · ‖z‖₁, where the rows of D are the atoms. The
-minimum does not have a closed form: `ista` and `fista` approach it in steps, and `sparse_code` is a
+minimum does not have a closed form: `fista` approaches it in steps, and `sparse_code` is a
 layer of such steps. `fit_dictionary` learns D.
 """
 
@@ -68,53 +68,7 @@ def soft_threshold(x: jax.Array, threshold: Any, *, positive: bool = False) -> j
     return x - jnp.clip(x, -threshold, threshold)
 
 
-def ista(
-    dictionary: jax.Array,
-    x: jax.Array,
-    penalty: Any,
-    steps: int = 100,
-    *,
-    positive: bool = False,
-    codes: jax.Array | None = None,
-) -> jax.Array:
-    """Return codes by iterative shrinkage and thresholding: gradient steps with a soft threshold.
-
-    The cost falls with every step, and its distance to the minimum as 1 / steps; `fista` converges
-    faster at the same cost. It can be jitted, vmapped and differentiated.
-
-    Args:
-      dictionary: Dictionary (features, inputs), one atom per row, of any length.
-      x: Examples (..., inputs).
-      penalty: Number at least 0, or one per feature (features,).
-      steps: Number of steps, at least 0.
-      positive: Whether codes must not be negative.
-      codes: Codes (..., features) to start from; 0 by default.
-
-    Returns:
-      Codes (..., features).
-
-    Raises:
-      TypeError: If dtypes do not fit.
-      ValueError: If shapes do not fit.
-      ValueError: If `steps` is negative.
-      ValueError: If `penalty` is known and negative.
-
-    Example:
-      >>> ista(jnp.eye(3), jnp.array([[2.0, -0.3, -4.0]]), 0.5, 10).tolist()
-      [[1.5, 0.0, -3.5]]
-
-    Reference: Daubechies et al. 2004, "An iterative thresholding algorithm for linear inverse
-    problems with a sparsity constraint".
-    """
-    given = _checked("ista", dictionary, x, penalty, steps, positive, codes)
-    return _ista(*given, int(steps), positive)
-
-
 # Each is jitted, since a scan outside of jit compiles at every call.
-@partial(jax.jit, static_argnums=(4, 5))
-def _ista(dictionary, x, penalty, start, steps, positive):
-    step = _proximal_step(dictionary, x, penalty, positive)
-    return jax.lax.scan(lambda z, _: (step(z), None), start, length=steps)[0]
 
 
 def fista(
@@ -126,7 +80,9 @@ def fista(
     positive: bool = False,
     codes: jax.Array | None = None,
 ) -> jax.Array:
-    """Return codes by `ista` with momentum: the distance to the minimum falls as 1 / steps².
+    """Return codes by gradient steps with a soft threshold and momentum.
+
+    The distance to the minimum falls as 1 / steps².
 
     The momentum of an example restarts if it points uphill, so that the cost hardly ever rises. A
     small penalty takes many steps: start with a larger one, and pass its codes on. It can be
@@ -427,7 +383,7 @@ def fit_sparse_coding(
     """Return atoms learned by `fit_dictionary`, as params of `jn.dense(features)` before relu.
 
     The kernel's columns are the atoms, and every bias is -penalty. So `relu(dense(x))` is the first
-    step of `ista` from 0 toward codes that are not negative, of step size 1: the soft threshold
+    step of `fista` from 0 toward codes that are not negative, of step size 1: the soft threshold
     encoder of Coates and Ng.
 
     If x has a large mean, such as ink on paper, nearly every product with an atom is above the

@@ -13,7 +13,6 @@ from jaxnet.unsupervised.sparse_coding import (
     fista,
     fit_dictionary,
     fit_sparse_coding,
-    ista,
     soft_threshold,
     sparse_code,
 )
@@ -31,7 +30,15 @@ def sparse_cost(dictionary, x, codes, penalty):
     return ((x - codes @ dictionary) ** 2).sum(-1) / 2 + (penalty * abs(codes)).sum(-1)
 
 
-both = pytest.mark.parametrize("method", [ista, fista])
+def ista(dictionary, x, penalty, steps, positive=False):
+    """Gradient steps with a soft threshold, as Daubechies et al. 2004 have them."""
+    codes = np.zeros((*np.shape(x)[:-1], len(dictionary)))
+    size = 1 / np.linalg.norm(dictionary, 2) ** 2
+    for _ in range(steps):
+        moved = codes + size * (x - codes @ dictionary) @ np.transpose(dictionary)
+        moved = np.maximum(moved, 0) if positive else moved
+        codes = np.sign(moved) * np.maximum(abs(moved) - size * penalty, 0)
+    return codes
 
 
 @pytest.mark.slow
@@ -43,10 +50,9 @@ def test_soft_threshold_and_its_slope():
     np.testing.assert_array_equal(slopes, [1, 0, 0, 1])
 
 
-@both
-def test_one_step_by_hand(method, x64):
+def test_one_step_by_hand(x64):
     """Step size 1 over the largest eigenvalue of D Dᵀ = [[4, 0], [0, 1]]."""
-    codes = method(jnp.array([[2.0, 0.0], [0.0, 1.0]]), jnp.array([3.0, -2.0]), 1.0, 1)
+    codes = fista(jnp.array([[2.0, 0.0], [0.0, 1.0]]), jnp.array([3.0, -2.0]), 1.0, 1)
     np.testing.assert_allclose(codes, [6 / 4 - 1 / 4, -2 / 4 + 1 / 4], atol=1e-12)
 
 
@@ -125,8 +131,8 @@ def test_a_planted_signal_is_recovered(x64):
 
 
 @pytest.mark.slow
-@both
-def test_jit_vmap_and_leading_axes(method, x64):
+def test_jit_vmap_and_leading_axes(x64):
+    method = fista
     codes = method(WIDE, X, 0.5, 20)
     np.testing.assert_allclose(jax.jit(method, static_argnums=3)(WIDE, X, 0.5, 20), codes)
     one = jax.jit(jax.vmap(lambda x: method(WIDE, x, 0.5, 20)))(X)
@@ -140,14 +146,12 @@ def test_jit_vmap_and_leading_axes(method, x64):
 
 
 @pytest.mark.slow
-@both
-def test_no_atoms_no_codes(method):
-    np.testing.assert_array_equal(method(jnp.zeros((3, 2)), jnp.ones((4, 2)), 0.1), 0)
+def test_no_atoms_no_codes():
+    np.testing.assert_array_equal(fista(jnp.zeros((3, 2)), jnp.ones((4, 2)), 0.1), 0)
 
 
-@both
-def test_messages(method):
-    name = method.__name__
+def test_messages():
+    method, name = fista, "fista"
     with pytest.raises(ValueError, match=rf"{name}: x must have shape .* inputs = 6, got \(5, 4\)"):
         method(WIDE, X[:, :4], 0.1)
     with pytest.raises(ValueError, match=rf"{name}: steps must be at least 0, got -1"):
@@ -175,12 +179,11 @@ def test_the_layer_and_its_gradient(x64):
     np.testing.assert_allclose(slope, held, atol=1e-6)
 
 
-@pytest.mark.parametrize("code", [ista, fista])
-def test_penalties_in_integers(code):
+def test_penalties_in_integers():
     atoms, x = np.eye(3, dtype=np.float32), np.float32([2, -5, 7])
-    assert code(atoms, x, np.array([1, 0, 2]), 5).tolist() == [1, -5, 5]
+    assert fista(atoms, x, np.array([1, 0, 2]), 5).tolist() == [1, -5, 5]
     with pytest.raises(ValueError, match="penalty must be at least 0, got -1"):
-        code(atoms, x, np.array([1, 0, -1]))
+        fista(atoms, x, np.array([1, 0, -1]))
 
 
 def test_layer_messages():
