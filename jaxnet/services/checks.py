@@ -130,9 +130,9 @@ def check_values(
       ValueError: posteriors: posterior must be in [0, 1], got 0.5 to 1.2
     """
     if not _inside(values, interval, rounding).all():
-        raise ValueError(
-            f"{who}: {what} must be in {interval}, got {values.min():.5g} to {values.max():.5g}"
-        )
+        rule = "finite" if interval == "(-inf, inf)" else f"in {interval}"
+        got = f"{values.min():.5g} to {values.max():.5g}"
+        raise ValueError(f"{who}: {what} must be {rule}, got {got}")
 
 
 def _inside(values: Any, interval: str, rounding: float = 0.0) -> Any:
@@ -238,7 +238,7 @@ _DTYPES = {
     "reals": (jnp.number, "real numbers"),
     "booleans or numbers": (jnp.number, "booleans or numbers"),
 }
-_AXES = re.compile(r"[^,\s()][^,()]*")  # "n", "...", "4", or sizes such as "1 or 3"
+_AXES = re.compile(r"[^,\s()][^,()]*")  # "n", "...", "4" or "1 or 3 channels"
 
 
 def as_array(
@@ -257,7 +257,8 @@ def as_array(
       who: Name of the function.
       what: Name of the argument.
       value: JAX or NumPy array.
-      form: Axes of the array, such as "(..., n, 4)" or "(n, 1 or 3)"; "..." is any number of axes.
+      form: Axes of the array, such as "(..., n, 4)" or "(n, 1 or 3 channels)"; "..." is any
+        number of axes.
       dtype: Kind of dtype: "floats", "integers", "numbers" (both as they are), "reals" (integers
         and booleans become float32) or "booleans or numbers" (as they are).
       sizes: Sizes of the named axes of the arrays checked before with the same dict, which this
@@ -408,12 +409,14 @@ def _check_form(
     known = {}
     for axis, size in zip(axes, places, strict=False):
         if axis[0].isdigit():
-            fits &= str(size) in axis.split(" or ")
+            fits &= str(size) in re.findall(r"\d+", axis)
         elif fits and sizes.setdefault(axis, size) != size:
             known[axis] = sizes[axis]
     if fits and not known:
         if not empty and 0 in shape:
-            raise ValueError(f"{who}: {what} must not be empty, got {form} = {shape}")
+            raise ValueError(
+                f"{who}: {what} must have shape {form} with sizes of at least 1, got {shape}"
+            )
         return
     having = ", ".join(f"{axis} = {size}" for axis, size in known.items())
     hint = ""

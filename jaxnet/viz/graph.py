@@ -1,15 +1,12 @@
 """Computational graphs with values and gradients on the edges."""
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from jaxnet.inspect.graph import Graph, short
 from jaxnet.services.checks import at_least
-from jaxnet.viz.figure import COLORS, new_figure, style
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from jaxnet.viz.figure import COLORS, Figure, new_figure, style
 
 FORWARD, BACKWARD = COLORS[2], COLORS[1]  # green and vermilion
 FILLS = {"input": "#E8F1FA", "constant": "0.93", "operation": "white", "output": "#FFF4DC"}
@@ -19,7 +16,7 @@ ROW, GAP = 0.58, 0.32  # inches
 
 
 @style()
-def graph(computed: Graph, *, digits: int = 3) -> "Figure":
+def graph(computed: Graph, *, digits: int = 3) -> Figure:
     """Draw a computational graph, from left to right.
 
     The value is above each edge and its gradient below. An array is shown by its shape and its
