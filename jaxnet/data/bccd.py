@@ -6,7 +6,7 @@ import numpy as np
 
 from jaxnet.data import tfds
 from jaxnet.data.boxes import pad_boxes
-from jaxnet.services.checks import at_least
+from jaxnet.services.checks import check_sizes
 from jaxnet.services.extras import extra
 
 CELLS = ("red cell", "white cell", "platelet")
@@ -49,10 +49,7 @@ def bccd(
 
     Source: Shenggan 2017, "BCCD Dataset", github.com/Shenggan/BCCD_Dataset (MIT license).
     """
-    if not isinstance(size, tuple | list) or len(size) != 2:
-        raise TypeError(f"bccd: size must be (height, width), got {size!r:.60}")
-    for name, side in zip(("height", "width"), size, strict=True):
-        at_least("bccd", name, side)
+    check_sizes("bccd", "size", size, "(height, width)")
     parts = []
     for split in ("train", "validation", "test"):  # one by one, to limit memory
         data = tfds.load("bccd", split, data_dir=data_dir, download=download)

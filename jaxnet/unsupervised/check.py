@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jaxnet.core import Params
 from jaxnet.ops.product import plus
 from jaxnet.services.checks import as_array, at_least, check_finite
+from jaxnet.training import Trainer, TrainState, fit
 
 MEASURED = 10_000  # number of examples used to measure the scale of outputs
 
@@ -74,6 +75,15 @@ def whole_batches(key: jax.Array, x: jax.Array, batch_size: int) -> tuple[jax.Ar
     size = min(batch_size, len(x))
     missing = -len(x) % size
     return (_lengthened(key, x, missing) if missing else x), size
+
+
+def trained(
+    learner: Trainer, train_state: TrainState, x: jax.Array, epochs: int, size: int, progress: bool
+) -> Params:
+    """Return the params after all epochs."""
+    for epoch in fit(learner, train_state, x, epochs=epochs, batch_size=size, progress=progress):
+        train_state = epoch.train_state
+    return train_state.params
 
 
 @partial(jax.jit, static_argnums=2)
