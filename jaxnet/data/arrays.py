@@ -95,8 +95,7 @@ def batches(
     n = check_data(data, "batches")
     at_least("batches", "batch_size", batch_size)
     check_options("batches", drop_last=drop_last)
-    if seed is not None:
-        at_least("batches", "seed", seed, 0)
+    at_least("batches", "seed", seed, 0, optional=True)
     if drop_last and batch_size > n:
         raise ValueError(
             f"batches: {n} examples give no full batch of {batch_size}; "

@@ -14,8 +14,10 @@ import jax.numpy as jnp
 from jaxnet.ops.precision import output_dtype
 from jaxnet.services.checks import (
     a_function,
+    all_within,
     as_array,
     at_least,
+    between,
     check_key,
     check_range,
     is_traced,
@@ -23,6 +25,9 @@ from jaxnet.services.checks import (
 )
 
 Augmentation = Callable[[jax.Array, Any], Any]
+
+GRAY = (0.299, 0.587, 0.114)  # ITU-R BT.601
+SIDE = "the larger side of the images"
 
 
 def on_inputs(augmentation: Augmentation) -> Augmentation:
@@ -51,12 +56,9 @@ def on_inputs(augmentation: Augmentation) -> Augmentation:
     a_function("on_inputs", "augmentation", augmentation, "(key, inputs)")
 
     def augment(key, batch):
-        if not (isinstance(batch, tuple | list) and len(batch) == 2):
-            raise TypeError(
-                f"on_inputs: expected a batch (inputs, targets), got {type(batch).__name__}; "
-                "for inputs alone use the augmentation itself"
-            )
-        x, targets = batch
+        x, targets = _pair(
+            "on_inputs", batch, "targets", "; for inputs alone use the augmentation itself"
+        )
         return augmentation(key, x), targets
 
     return augment
@@ -90,18 +92,12 @@ def on_masks(augmentation: Augmentation, *, void: int = 0) -> Augmentation:
     at_least("on_masks", "void", void, -(2**31))
 
     def augment(key, batch):
-        if not (isinstance(batch, tuple | list) and len(batch) == 2):
-            raise TypeError(
-                f"on_masks: expected a batch (images, masks), got {type(batch).__name__}"
-            )
-        x, mask = batch
+        x, mask = _pair("on_masks", batch, "masks")
         mask = as_array("on_masks", "masks", mask, "(batch, height, width)", "integers")
         bounds = jnp.iinfo(mask.dtype)
-        if not bounds.min <= void <= bounds.max:
-            raise ValueError(
-                f"on_masks: void must be in {bounds.min}..{bounds.max} for masks of {mask.dtype}, "
-                f"got {void}"
-            )
+        between(
+            "on_masks", "void", void, bounds.min, bounds.max, f"the range of {mask.dtype} masks"
+        )
         moved = augmentation(key, {"image": x, "mask": mask - void})  # padded with 0
         return moved["image"], moved["mask"] + void
 
@@ -130,12 +126,8 @@ def random_shift(pixels: int) -> Augmentation:
     at_least("random_shift", "pixels", pixels)
 
     def augment(key, x):
-        x = _images("random_shift", key, x)
-        if pixels > max(x.shape[1:3]):
-            raise ValueError(
-                f"random_shift: pixels must be at most {max(x.shape[1:3])}, the larger side of the "
-                f"images, got {pixels}"
-            )
+        x = images("random_shift", key, x)
+        between("random_shift", "pixels", pixels, 1, max(x.shape[1:3]), SIDE)
         room = jnp.pad(x, ((0, 0), (pixels, pixels), (pixels, pixels), (0, 0)))
         corners = jax.random.randint(key, (x.shape[0], 2), 0, 2 * pixels + 1)
 
@@ -199,32 +191,25 @@ def color_jitter(
       >>> color_jitter(brightness=0.2, saturation=0.5)(jax.random.key(0), x).shape
       (2, 4, 5, 3)
     """
-    strengths = {"brightness": brightness, "contrast": contrast, "saturation": saturation}
-    for name, strength in strengths.items():
-        within("color_jitter", name, strength, "[0, 1]")
+    strengths: dict[str, Any] = {
+        "brightness": brightness, "contrast": contrast, "saturation": saturation,
+    }  # fmt: skip
+    all_within("color_jitter", "[0, 1]", **strengths)
 
     def augment(key, x):
-        x = _images("color_jitter", key, x, "floats")
+        x = images("color_jitter", key, x, "floats")
         if saturation and x.shape[-1] != 3:
             raise ValueError(
                 "color_jitter: expected images (batch, height, width, channels), with 3 channels "
                 f"for saturation, got {x.shape}"
             )
-        # Values that overshoot [0, 1] pass, images in other units do not.
-        foreign = ((x < -1) | (x > 2)).any()
-        if not is_traced(foreign) and foreign:
-            raise ValueError(
-                f"color_jitter: images must be in [0, 1], got values from {x.min():.3g} to "
-                f"{x.max():.3g}. For images from 0 to 255, write x / 255; standardize images "
-                "after this augmentation"
-            )
-        n = x.shape[0]
+        foreign = in_other_units("color_jitter", x)
         strong = jnp.array(list(strengths.values()))[:, None]
-        factors = 1 + strong * jax.random.uniform(key, (3, n), minval=-1, maxval=1)
+        factors = 1 + strong * jax.random.uniform(key, (3, len(x)), minval=-1, maxval=1)
         bright, contrast_, saturated = factors[..., None, None, None]
         y = x * bright
         if x.shape[-1] == 3:
-            gray = (y @ jnp.array([0.299, 0.587, 0.114], y.dtype))[..., None]  # ITU-R BT.601
+            gray = (y @ jnp.array(GRAY, y.dtype))[..., None]
             y = gray + saturated * (y - gray)
         else:
             gray = y.mean(-1, keepdims=True)
@@ -256,12 +241,8 @@ def cutout(size: int) -> Augmentation:
     at_least("cutout", "size", size)
 
     def augment(key, x):
-        x = _images("cutout", key, x)
-        if size > max(x.shape[1:3]):
-            raise ValueError(
-                f"cutout: size must be at most {max(x.shape[1:3])}, the larger side of the images, "
-                f"got {size}"
-            )
+        x = images("cutout", key, x)
+        between("cutout", "size", size, 1, max(x.shape[1:3]), SIDE)
         n, height, width = x.shape[:3]
         middle = jax.random.randint(key, (n, 2), 0, jnp.array([[height, width]]))
         first = middle - size // 2
@@ -379,10 +360,9 @@ def _labeled(
     who: str, key: Any, batch: Any, form: str, dtype: str, classes: int
 ) -> tuple[jax.Array, jax.Array]:
     """Return the inputs of a batch and one-hot targets, NaN if a label is not a class."""
-    if not (isinstance(batch, tuple | list) and len(batch) == 2):
-        raise TypeError(f"{who}: expected a batch (inputs, labels), got {type(batch).__name__}")
-    x = as_array(who, "inputs", batch[0], form, dtype)
-    labels = as_array(who, "labels", batch[1], "(batch,)", "integers", {"batch": len(x)})
+    x, labels = _pair(who, batch, "labels")
+    x = as_array(who, "inputs", x, form, dtype)
+    labels = as_array(who, "labels", labels, "(batch,)", "integers", {"batch": len(x)})
     check_range(labels, classes, f"{who}: labels")
     check_key(key, who)
     known = ((labels >= 0) & (labels < classes))[:, None]
@@ -390,7 +370,29 @@ def _labeled(
     return x, jnp.where(known, one_hot, jnp.nan)
 
 
-def _images(who: str, key: Any, x: Any, dtype: str = "booleans or numbers") -> jax.Array:
-    """Check the key, and return the images as an array."""
+def _pair(who: str, batch: Any, second: str, hint: str = "") -> Any:
+    """Return the batch; raise unless it is a pair of inputs and something else."""
+    if not (isinstance(batch, tuple | list) and len(batch) == 2):
+        got = type(batch).__name__
+        raise TypeError(f"{who}: expected a batch (inputs, {second}), got {got}{hint}")
+    return batch
+
+
+def images(who: str, key: Any, x: Any, dtype: str = "booleans or numbers") -> jax.Array:
+    """Return a checked batch of images, and check the key."""
     check_key(key, who)
     return as_array(who, "inputs", x, "(batch, height, width, channels)", dtype)
+
+
+def in_other_units(who: str, x: jax.Array) -> jax.Array:
+    """Return whether images are not in [0, 1]; raise if they are known.
+
+    Values that overshoot a little pass, as after a cubic interpolation.
+    """
+    foreign = ((x < -1) | (x > 2)).any()
+    if not is_traced(foreign) and foreign:
+        raise ValueError(
+            f"{who}: images must be in [0, 1], got values from {x.min():.3g} to {x.max():.3g}. For "
+            "images from 0 to 255, write x / 255; standardize images after this augmentation"
+        )
+    return foreign

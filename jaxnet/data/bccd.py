@@ -6,7 +6,7 @@ import numpy as np
 
 from jaxnet.data import tfds
 from jaxnet.data.boxes import pad_boxes
-from jaxnet.tools import at_least, extra
+from jaxnet.tools import check_sizes, extra
 
 CELLS = ("red cell", "white cell", "platelet")
 """Names of the classes 0, 1 and 2 of `bccd`."""
@@ -48,10 +48,7 @@ def bccd(
 
     Source: Shenggan 2017, "BCCD Dataset", github.com/Shenggan/BCCD_Dataset (MIT license).
     """
-    if not isinstance(size, tuple | list) or len(size) != 2:
-        raise TypeError(f"bccd: size must be (height, width), got {size!r:.60}")
-    for name, side in zip(("height", "width"), size, strict=True):
-        at_least("bccd", name, side)
+    check_sizes("bccd", "size", size, "(height, width)")
     parts = []
     for split in ("train", "validation", "test"):  # one by one, to limit memory
         data = tfds.load("bccd", split, data_dir=data_dir, download=download)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from jaxnet.services.checks import at_least, on_host
+from jaxnet.services.checks import at_least, between, check_list, on_host
 
 
 def patches(images: Sequence, size: int, count: int, *, seed: int = 0) -> np.ndarray:
@@ -30,13 +30,9 @@ def patches(images: Sequence, size: int, count: int, *, seed: int = 0) -> np.nda
       >>> patches(photos, 8, 5).shape
       (5, 8, 8, 3)
     """
-    if not hasattr(images, "__len__") or isinstance(images, str | bytes | dict | set) or (
-        getattr(images, "shape", None) == ()
-    ):  # fmt: skip
-        raise TypeError(f"patches: images must be a list of images, got {type(images).__name__}")
     images = [
         on_host("patches", f"image {i}", image, dtype="booleans or numbers")
-        for i, image in enumerate(images)
+        for i, image in enumerate(check_list("patches", "images", images, "images"))
     ]
     if not images or any(image.ndim not in (2, 3) for image in images):
         raise ValueError(
@@ -49,11 +45,9 @@ def patches(images: Sequence, size: int, count: int, *, seed: int = 0) -> np.nda
             f"{sorted({image.shape[2:] for image in images})}"
         )
     smallest = min(min(image.shape[:2]) for image in images)
-    at_least("patches", "size", size)
+    between("patches", "size", size, 1, smallest, "the smallest side")
     at_least("patches", "count", count)
     at_least("patches", "seed", seed, 0)
-    if size > smallest:
-        raise ValueError(f"patches: size must be 1 to {smallest}, the smallest side, got {size}")
     draw = np.random.default_rng(seed)
     rooms = np.array([[side - size + 1 for side in image.shape[:2]] for image in images])
     places = rooms.prod(1)

@@ -13,11 +13,11 @@ import shutil
 import sys
 import tempfile
 from contextlib import redirect_stdout, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from jaxnet.data import tfds as reading
-from jaxnet.data.builders import CATALOG, KNOWN, OWN
+from jaxnet.data.builders import CATALOG, KNOWN, OWN, base_name, folder, prepared
 from jaxnet.tools import extra
 
 
@@ -45,7 +45,7 @@ def prepare(who: str, name: str, place: Path) -> None:
         terms: CC BY-NC 4.0: personal and research use
     """
     tfds = extra("tensorflow_datasets", "tensorflow-datasets", who)
-    base = reading.base_name(name)
+    base = base_name(name)
     if base not in OWN:
         _check_catalog(who, base, tfds)
     if origin := KNOWN.get(base):
@@ -57,10 +57,8 @@ def prepare(who: str, name: str, place: Path) -> None:
         place.mkdir(parents=True, exist_ok=True)
         _check_room(who, place, origin.size if origin else 0)
         with tempfile.TemporaryDirectory(dir=place, prefix=".download-") as downloads:
-            if base in OWN:
-                builder = OWN[base].builder()(data_dir=place, file_format="array_record")
-            else:
-                builder = tfds.builder(name, data_dir=place, file_format="array_record")
+            make = OWN[base].builder() if base in OWN else partial(tfds.builder, name)
+            builder = make(data_dir=place, file_format="array_record")
             config = tfds.download.DownloadConfig(try_download_gcs=False)
             # TensorFlow Datasets prints a line without the size.
             with redirect_stdout(io.StringIO()):
@@ -124,7 +122,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--data_dir", help="default: TFDS_DATA_DIR, or ~/tensorflow_datasets")
     options = parser.parse_args(arguments)
     try:
-        place = reading.folder("prepare", options.data_dir)
+        place = folder("prepare", options.data_dir)
         if unknown := [name for name in options.names if name not in KNOWN]:
             raise ValueError(
                 f"prepare: unknown dataset {', '.join(unknown)}; choose from "
@@ -132,7 +130,7 @@ def main(arguments: list[str] | None = None) -> int:
                 "jaxnet.data.tfds.load(..., download=True)"
             )
         for name in options.names:
-            if name in reading.prepared(place):
+            if name in prepared(place):
                 print(f"{name} is already in {place}")
             else:
                 prepare("prepare", name, place)

@@ -5,11 +5,10 @@ import math
 import jax
 import jax.numpy as jnp
 
-from jaxnet.data.augment import Augmentation
-from jaxnet.data.warp import warp
-from jaxnet.services.checks import as_array, at_least, check_key, is_traced, within
+from jaxnet.data.augment import GRAY, Augmentation, images, in_other_units
+from jaxnet.data.warp import matrices, warp
+from jaxnet.services.checks import at_least, within
 
-GRAY = (0.299, 0.587, 0.114)  # ITU-R BT.601
 CHANGES = (
     "identity", "autocontrast", "equalize", "rotate", "solarize", "color", "posterize", "contrast",
     "brightness", "sharpness", "shear_rows", "shear_columns", "shift_down", "shift_right",
@@ -52,16 +51,10 @@ def rand_augment(changes: int = 2, strength: float = 0.3) -> Augmentation:
     within("rand_augment", "strength", strength, "[0, 1]")
 
     def augment(key, x):
-        check_key(key, "rand_augment")
-        x = as_array("rand_augment", "inputs", x, "(batch, height, width, channels)", "floats")
+        x = images("rand_augment", key, x, "floats")
         if x.shape[-1] not in (1, 3):
             raise ValueError(f"rand_augment: images must have 1 or 3 channels, got {x.shape}")
-        foreign = ((x < -1) | (x > 2)).any()
-        if not is_traced(foreign) and foreign:
-            raise ValueError(
-                f"rand_augment: images must be in [0, 1], got values from {x.min():.3g} to "
-                f"{x.max():.3g}. For images from 0 to 255, write x / 255"
-            )
+        foreign = in_other_units("rand_augment", x)
         y = jnp.clip(x, 0, 1)
         for i in range(changes):
             which_key, sign_key = jax.random.split(jax.random.fold_in(key, i))
@@ -108,11 +101,12 @@ def _moved(x: jax.Array, which: jax.Array, strength: jax.Array) -> jax.Array:
 
     angle = math.radians(30) * by("rotate")
     cos, sin, one = jnp.cos(angle), jnp.sin(angle), jnp.ones(len(x))
-    rotation = jnp.stack([jnp.stack([cos, -sin], -1), jnp.stack([sin, cos], -1)], -2)
+    rotation = matrices(cos, -sin, sin, cos)
     down, right = 0.3 * by("shear_columns"), 0.3 * by("shear_rows")
-    shear = jnp.stack([jnp.stack([one, down], -1), jnp.stack([right, one], -1)], -2)
     shift = [height * by("shift_down"), width * by("shift_right")]
-    return warp(x, rotation @ shear, -jnp.round(0.45 * jnp.stack(shift, -1)))
+    return warp(
+        x, rotation @ matrices(one, down, right, one), -jnp.round(0.45 * jnp.stack(shift, -1))
+    )
 
 
 def _gray(x: jax.Array) -> jax.Array:

@@ -6,7 +6,7 @@ import numpy as np
 
 from jaxnet.data import digits
 from jaxnet.data.boxes import pad_boxes
-from jaxnet.tools import at_least
+from jaxnet.tools import all_at_least, at_least, between, check_sizes
 from jaxnet.typing import Pair
 
 LEAST, MOST = 14, 24  # pixels of a digit's side, including its margin
@@ -64,24 +64,15 @@ def digit_scenes(
       >>> train.images.shape, test.masks.shape, train.boxes["boxes"].shape
       ((7, 30, 40, 3), (5, 30, 40), (7, 3, 4))
     """
-    counts = {"train": train, "test": test, "classes": classes, "most": most}
-    for name, count in counts.items():
-        at_least("digit_scenes", name, count)
+    all_at_least("digit_scenes", train=train, test=test)
     at_least("digit_scenes", "seed", seed, 0)
-    if most > 100:
-        raise ValueError(f"digit_scenes: most must be 1 to 100, got {most}")
-    if classes > 10:
-        raise ValueError(f"digit_scenes: classes must be 1 to 10, got {classes}")
-    if not isinstance(size, tuple | list) or len(size) != 2:
-        raise TypeError(f"digit_scenes: size must be (height, width), got {size!r:.60}")
-    for name, side in zip(("height", "width"), size, strict=True):
-        at_least("digit_scenes", name, side, MOST)
+    between("digit_scenes", "most", most, 1, 100)
+    between("digit_scenes", "classes", classes, 1, 10)
+    check_sizes("digit_scenes", "size", size, "(height, width)", MOST)
     rng = np.random.default_rng(seed)
-    first, second = digits()
-    return (
-        _scenes(rng, first, train, classes, most, size),
-        _scenes(rng, second, test, classes, most, size),
-    )
+    counts = zip(digits(), (train, test), strict=True)
+    first, second = (_scenes(rng, data, n, classes, most, size) for data, n in counts)
+    return first, second
 
 
 def _scenes(rng, data: Pair, n: int, classes: int, most: int, size: tuple[int, int]) -> Scenes:

@@ -4,14 +4,14 @@ A sequence is an array with its steps along the first axis: ids of a text (lengt
 sound (length, features).
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnet.services.checks import at_least, check_options, on_host
+from jaxnet.services.checks import at_least, between, check_list, check_options, on_host
 from jaxnet.services.trees import PyTree
 
 
@@ -45,13 +45,12 @@ def pad(
     arrays = _sequences("pad", sequences)
     _check_value("pad", value, arrays[0].dtype)
     longest = max(1, *map(len, arrays))
-    if length is not None:
-        at_least("pad", "length", length)
-        if longest > length:
-            raise ValueError(
-                f"pad: a sequence has {longest} steps, more than length={length}; cut them, as in "
-                f"[one[:{length}] for one in sequences]"
-            )
+    at_least("pad", "length", length, optional=True)
+    if length is not None and longest > length:
+        raise ValueError(
+            f"pad: a sequence has {longest} steps, more than length={length}; cut them, as in "
+            f"[one[:{length}] for one in sequences]"
+        )
     return _padded(arrays, length or longest, value)
 
 
@@ -141,12 +140,7 @@ def _padded(arrays: list[np.ndarray], length: int, value: Any) -> tuple[np.ndarr
 
 def _sequences(who: str, sequences: Any) -> list[np.ndarray]:
     """Return the sequences as arrays of one dtype, which holds the values of all."""
-    none = isinstance(sequences, str | Mapping) or getattr(sequences, "shape", None) == ()
-    if none or not isinstance(sequences, Iterable):
-        raise TypeError(
-            f"{who}: sequences must be a list of sequences, got {type(sequences).__name__}"
-        )
-    numbers = "booleans or numbers"
+    sequences, numbers = check_list(who, "sequences", sequences, "sequences"), "booleans or numbers"
     arrays = [on_host(who, f"sequence {i}", s, dtype=numbers) for i, s in enumerate(sequences)]
     if not arrays:
         raise ValueError(f"{who}: expected at least one sequence, got none")
@@ -232,8 +226,7 @@ def bucketed(
     """
     at_least("bucketed", "batch_size", batch_size)
     check_options("bucketed", drop_longer=drop_longer)
-    if seed is not None:
-        at_least("bucketed", "seed", seed, 0)
+    at_least("bucketed", "seed", seed, 0, optional=True)
     return Bucketed(data, batch_size, bounds, drop_longer, value, seed)
 
 
@@ -415,12 +408,8 @@ def windows(tokens: Any, streams: int, steps: int) -> Windows:
     """
     tokens = _long(tokens, "windows")
     pairs = len(tokens) - 1
-    at_least("windows", "streams", streams)
+    between("windows", "streams", streams, 1, pairs, "one less than the tokens")
     at_least("windows", "steps", steps)
-    if streams > pairs:
-        raise ValueError(
-            f"windows: streams must be in [1, {pairs}] for {pairs + 1} tokens, got {streams}"
-        )
     begin = np.arange(streams + 1)[:, None] * pairs // streams  # lengths differ by at most 1
     rows = -(-int(np.diff(begin, axis=0).max()) // steps)
     places = begin[:-1] + np.arange(rows * steps)  # (streams, rows * steps)
@@ -460,9 +449,7 @@ def overlapping(tokens: Any, steps: int, fresh: int) -> Windows:
     """
     tokens = _long(tokens, "overlapping")
     at_least("overlapping", "steps", steps)
-    at_least("overlapping", "fresh", fresh)
-    if not 1 <= fresh <= steps:
-        raise ValueError(f"overlapping: fresh must be in [1, {steps}], got {fresh}")
+    between("overlapping", "fresh", fresh, 1, steps, "the number of steps")
     pairs = len(tokens) - 1
     last = max(0, pairs - steps)  # the beginning of the last window
     begin = np.minimum(np.arange(0, last + fresh, fresh), last)  # (windows,)

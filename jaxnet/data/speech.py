@@ -13,7 +13,16 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxnet.data import tfds
-from jaxnet.services.checks import at_least, check_options, on_host, one_of, within
+from jaxnet.services.checks import (
+    at_least,
+    between,
+    check_options,
+    check_tuple,
+    check_type,
+    on_host,
+    one_of,
+    within,
+)
 from jaxnet.services.extras import extra
 
 DIGITS_RATE = 8000  # samples per second of `spoken_digits`
@@ -142,17 +151,13 @@ def digit_strings(
       >>> sorted(strings.digits[0].tolist()), len(strings.waves[0])
       ([2, 4], 8)
     """
-    if not isinstance(recordings, Recordings):
-        raise TypeError(
-            f"digit_strings: recordings must be Recordings, got {type(recordings).__name__}"
-        )
+    check_type("digit_strings", "recordings", recordings, Recordings, "Recordings")
     at_least("digit_strings", "count", count)
     at_least("digit_strings", "seed", seed, 0)
     if not len(recordings.waves):
         raise ValueError("digit_strings: expected recordings, got none")
-    for name, pair in (("digits", digits), ("gap", gap)):
-        if not isinstance(pair, tuple | list) or len(pair) != 2:
-            raise TypeError(f"digit_strings: {name} must be (smallest, largest), got {pair!r:.60}")
+    check_tuple("digit_strings", "digits", digits, "(smallest, largest)")
+    check_tuple("digit_strings", "gap", gap, "(smallest, largest)")
     (fewest, most), (shortest, longest) = digits, gap
     for i in (0, 1):
         at_least("digit_strings", f"digits[{i}]", digits[i])
@@ -314,9 +319,7 @@ def mfcc(
     monosyllabic word recognition".
     """
     at_least("mfcc", "bands", bands)
-    at_least("mfcc", "coefficients", coefficients)
-    if coefficients > bands:
-        raise ValueError(f"mfcc: coefficients must be in [1, {bands}], got {coefficients}")
+    between("mfcc", "coefficients", coefficients, 1, bands, "the number of bands")
 
     def cepstrum(mel):  # (bands, frames) -> (coefficients, frames)
         return _librosa("mfcc").feature.mfcc(S=mel, n_mfcc=coefficients)

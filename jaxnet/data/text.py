@@ -5,13 +5,13 @@ batches of encoded texts of different lengths see `jaxnet.data.sequences`.
 """
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxnet.services.checks import at_least, on_host
+from jaxnet.services.checks import at_least, check_list, check_type, on_host
 from jaxnet.services.extras import extra
 from jaxnet.services.files import readable, replacing
 
@@ -95,7 +95,7 @@ def characters(text: str, *, special: Sequence[str] = ()) -> Vocabulary:
       >>> vocabulary.encode("bed"), vocabulary.pad, vocabulary.start
       (array([3, 4, 1], dtype=int32), 0, None)
     """
-    _check_text("characters", text)
+    check_type("characters", "text", text, str, "a str")
     if not text:
         raise ValueError("characters: expected a text, got an empty one")
     return _characters("".join(sorted(set(text))), _checked_special(special, SPECIAL, "characters"))
@@ -106,7 +106,7 @@ def _characters(alphabet: str, special: dict[str, int]) -> Vocabulary:
     size = len(codes) + shift
 
     def encode(text: str) -> np.ndarray:
-        _check_text("encode", text)
+        check_type("encode", "text", text, str, "a str")
         given = _codes(text)
         places = np.searchsorted(codes, given)
         known = codes[np.minimum(places, len(codes) - 1)] == given
@@ -170,14 +170,9 @@ def subwords(
             f"subwords: size must be at least {least}, 256 bytes and {len(named)} special entries, "
             f"and at most {LARGEST}, got {size}"
         )
-    none = isinstance(sentences, str | Mapping) or getattr(sentences, "shape", None) == ()
-    if none or not isinstance(sentences, Iterable):
-        raise TypeError(
-            f"subwords: sentences must be a list of str, got {type(sentences).__name__}"
-        )
-    sentences = list(sentences)
+    sentences = check_list("subwords", "sentences", sentences, "str")
     for i, sentence in enumerate(sentences):
-        _check_text("subwords", sentence, f"sentence {i}")
+        check_type("subwords", f"sentence {i}", sentence, str, "a str")
     if not any(sentences):
         raise ValueError("subwords: expected sentences, got none")
     byte_level = tokenizers.pre_tokenizers.ByteLevel
@@ -199,7 +194,7 @@ def _subwords(tokenizer: Any, special: dict[str, int]) -> Vocabulary:
     size = tokenizer.get_vocab_size()
 
     def encode(text: str) -> np.ndarray:
-        _check_text("encode", text)
+        check_type("encode", "text", text, str, "a str")
         return np.array(tokenizer.encode(text, add_special_tokens=False).ids, np.int32)
 
     def decode(ids: Any) -> str:
@@ -253,11 +248,6 @@ def load_vocabulary(path: str | Path) -> Vocabulary:
         raise ValueError(
             f"load_vocabulary: {path} is not a file of Vocabulary.save: {error!r}"
         ) from error
-
-
-def _check_text(who: str, text: Any, what: str = "text") -> None:
-    if not isinstance(text, str):
-        raise TypeError(f"{who}: {what} must be a str, got {type(text).__name__}")
 
 
 def _checked_special(names: Sequence[str], known: Sequence[str], who: str) -> dict[str, int]:

@@ -13,8 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from jaxnet.data.builders import KNOWN
-from jaxnet.tools import check_options, extra, file_path, progress_bar
+from jaxnet.data.builders import KNOWN, base_name, folder
+from jaxnet.data.builders import prepared as prepared
+from jaxnet.tools import check_options, check_type, extra, progress_bar
 
 BLOCK = 500  # examples per read: few enough to update the progress bar
 
@@ -90,9 +91,8 @@ def source(
 
 def _open(who: str, name: str, split: str, data_dir: Any, download: bool) -> tuple[Any, Any]:
     """Return the source of a split's examples, and the builder of the dataset."""
-    for what, value in (("name", name), ("split", split)):
-        if not isinstance(value, str):
-            raise TypeError(f"{who}: {what} must be a str, got {type(value).__name__}")
+    check_type(who, "name", name, str, "a str")
+    check_type(who, "split", split, str, "a str")
     place = folder(who, data_dir)
     tfds = extra("tensorflow_datasets", "tensorflow-datasets", who)
     here = prepared(place)
@@ -129,40 +129,6 @@ def _open(who: str, name: str, split: str, data_dir: Any, download: bool) -> tup
     # This silences a recommendation to install OpenCV.
     logging.getLogger("absl").setLevel(logging.ERROR)
     return found, builder
-
-
-def folder(who: str, data_dir: Any) -> Path:
-    """Return the folder of the datasets, by default TFDS_DATA_DIR or ~/tensorflow_datasets.
-
-    Example:
-      >>> folder("load", "datasets").name
-      'datasets'
-    """
-    if data_dir is None:
-        return file_path(who, os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets")
-    return file_path(who, data_dir, "data_dir")
-
-
-def base_name(name: str) -> str:
-    """Return the name of a dataset without its configuration and version.
-
-    Example:
-      >>> base_name("movielens/25m-ratings:0.1.1")
-      'movielens'
-    """
-    return name.split("/")[0].split(":")[0]
-
-
-def prepared(data_dir: str | Path) -> list[str]:
-    """Return the names of the prepared datasets in a folder.
-
-    Example:
-      >>> prepared("/nowhere")
-      []
-    """
-    place = file_path("prepared", data_dir, "data_dir")
-    found = place.glob("*/**/dataset_info.json")
-    return sorted({file.relative_to(place).parts[0] for file in found})
 
 
 def _missing(who: str, name: str, place: Path, here: list[str], data_dir: Any) -> str:

@@ -18,7 +18,14 @@ import jax.numpy as jnp
 
 from jaxnet.data.augment import Augmentation
 from jaxnet.ops.linalg import inverse_2x2
-from jaxnet.services.checks import as_array, check_key, check_options, within
+from jaxnet.services.checks import (
+    all_within,
+    as_array,
+    check_key,
+    check_options,
+    check_tuple,
+    within,
+)
 
 Draw = Callable[[jax.Array, int], jax.Array]  # (key, n) -> (n, 2, 2)
 
@@ -50,10 +57,8 @@ def random_flip(*, vertical: bool = False) -> Augmentation:
                 out[name] = jnp.where(here, jnp.flip(x[name], axis), x[name])
         if "boxes" in x:
             boxes = x["boxes"]
-            flipped = (
-                boxes.at[..., low].set(1 - boxes[..., high]).at[..., high].set(1 - boxes[..., low])
-            )
-            flipped = jnp.where(_real(boxes), flipped, boxes)
+            ends = 1 - boxes[..., [high, low]]
+            flipped = jnp.where(_real(boxes), boxes.at[..., [low, high]].set(ends), boxes)
             out["boxes"] = jnp.where(flip[:, None, None], flipped, boxes)
         return whole(out)
 
@@ -152,11 +157,9 @@ def elastic(
     """
     within("elastic", "rotation", rotation, "[0, 180]")
     within("elastic", "shear", shear, "[0, 90)")
-    within("elastic", "shift", shift, "[0, inf)")
-    within("elastic", "displacement", displacement, "[0, inf)")
+    all_within("elastic", "[0, inf)", shift=shift, displacement=displacement)
     within("elastic", "spacing", spacing, "[1, inf)")
-    if not isinstance(scale, tuple | list) or len(scale) != 2:
-        raise TypeError(f"elastic: scale must be a pair (low, high), got {scale!r:.60}")
+    check_tuple("elastic", "scale", scale, "(low, high)")
     low, high = scale
     _check_scales("elastic", "scale[0]", "scale[1]", low, high)
     shift, displacement = float(shift), float(displacement)
@@ -201,9 +204,8 @@ def random_crop(share: float) -> Augmentation:
 
     Reference: Szegedy et al. 2014, "Going Deeper with Convolutions".
     """
-    within(
-        "random_crop", "share", share, "(0, 1)", "a part of both sides (in pixels: random_shift)"
-    )
+    meaning = "a part of both sides (in pixels: random_shift)"
+    within("random_crop", "share", share, "(0, 1)", meaning)
 
     def augment(key, x):
         x, whole = _entries("random_crop", x, key)
@@ -255,11 +257,16 @@ def _check_scales(who: str, least: str, most: str, low: Any, high: Any) -> None:
         raise ValueError(f"{who}: {least} must be at most {most}, got {low} and {high}")
 
 
+def matrices(a: jax.Array, b: jax.Array, c: jax.Array, d: jax.Array) -> jax.Array:
+    """Return the matrices [[a, b], [c, d]] of entries (n,), (n, 2, 2)."""
+    return jnp.stack([a, b, c, d], -1).reshape(-1, 2, 2)
+
+
 def _rotations(degrees: float) -> Draw:
     def draw(key, n):
         angle = math.radians(degrees) * jax.random.uniform(key, (n,), minval=-1, maxval=1)
         cos, sin = jnp.cos(angle), jnp.sin(angle)
-        return jnp.stack([jnp.stack([cos, sin], -1), jnp.stack([-sin, cos], -1)], -2)
+        return matrices(cos, sin, -sin, cos)
 
     return draw
 
@@ -267,9 +274,7 @@ def _rotations(degrees: float) -> Draw:
 def _shears(degrees: float) -> Draw:
     def draw(key, n):
         angle = math.radians(degrees) * jax.random.uniform(key, (n,), minval=-1, maxval=1)
-        one, zero = jnp.ones(n), jnp.zeros(n)
-        rows = jnp.stack([one, zero], -1), jnp.stack([jnp.tan(angle), one], -1)
-        return jnp.stack(rows, -2)
+        return matrices(jnp.ones(n), jnp.zeros(n), jnp.tan(angle), jnp.ones(n))
 
     return draw
 
@@ -322,10 +327,8 @@ def _warp(
     grid = jnp.stack(jnp.meshgrid(jnp.arange(height), jnp.arange(width), indexing="ij"), -1)
     offset = grid - (size - 1) / 2  # (height, width, 2), from the center
     inverse = inverse_2x2(matrix)  # from the result to the image
-    source = (
-        jnp.einsum("nij,hwj->nhwi", inverse, offset) + center[:, None, None] + (size - 1)[None] / 2
-    )
-    source = source + displacements  # (batch, height, width, 2)
+    source = jnp.einsum("nij,hwj->nhwi", inverse, offset) + center[:, None, None]
+    source = source + (size - 1)[None] / 2 + displacements  # (batch, height, width, 2)
     out = dict(x)
     out["image"] = jax.vmap(_bilinear)(x["image"], source)
     if "mask" in x:

@@ -6,6 +6,7 @@ import platform
 import jax
 
 from jaxnet.ops import native
+from jaxnet.services.version import version
 
 
 def machine() -> str:
@@ -18,12 +19,10 @@ def machine() -> str:
       >>> print(machine())
       jaxnet ..., jax ..., Python 3... on ...
     """
-    import jaxnet  # imported here, since jaxnet imports this module
-
     devices = jax.devices()
     backend, kind = jax.default_backend(), devices[0].device_kind
     words = f"{len(devices)} of {kind}"
     if backend == "cpu":
         words = f"{os.cpu_count()} cores, convolutions by {native.instructions() or 'XLA'}"
-    versions = f"jaxnet {jaxnet.__version__}, jax {jax.__version__}"
+    versions = f"jaxnet {version()}, jax {jax.__version__}"
     return f"{versions}, Python {platform.python_version()} on {backend} ({words})"

@@ -6,7 +6,7 @@ arguments. Shapes and dtypes are known while tracing too; values are checked if 
 
 import operator
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -17,8 +17,8 @@ import numpy as np
 from jaxnet.services.trees import PyTree, describe, path_name
 
 
-def at_least(who: str, what: str, value: Any, minimum: int = 1) -> None:
-    """Raise unless a count is an integer of at least `minimum`.
+def at_least(who: str, what: str, value: Any, minimum: int = 1, *, optional: bool = False) -> None:
+    """Raise unless a count is an integer of at least `minimum`; None may pass as `optional`.
 
     Example:
       >>> at_least("dense", "features", 0)
@@ -26,6 +26,8 @@ def at_least(who: str, what: str, value: Any, minimum: int = 1) -> None:
       ...
       ValueError: dense: features must be at least 1, got 0
     """
+    if optional and value is None:
+        return
     if is_traced(value):
         raise TypeError(f"{who}: {what} sets a shape, so it must be known before tracing")
     try:
@@ -40,7 +42,37 @@ def at_least(who: str, what: str, value: Any, minimum: int = 1) -> None:
         raise ValueError(f"{who}: {what} must be below 2**31, got {value}")
 
 
-def within(who: str, what: str, value: Any, interval: str, meaning: str = "") -> None:
+def all_at_least(who: str, minimum: int = 1, /, *, optional: bool = False, **counts: Any) -> None:
+    """Check several counts by `at_least`, each with its name.
+
+    Example:
+      >>> all_at_least("windows", streams=2, steps=0)
+      Traceback (most recent call last):
+      ...
+      ValueError: windows: steps must be at least 1, got 0
+    """
+    for what, value in counts.items():
+        at_least(who, what, value, minimum, optional=optional)
+
+
+def between(who: str, what: str, value: Any, low: int, high: int, meaning: str = "") -> None:
+    """Raise unless an integer is in `low` to `high`, both included; `meaning` explains `high`.
+
+    Example:
+      >>> between("cutout", "size", 9, 1, 8, "the larger side of the images")
+      Traceback (most recent call last):
+      ...
+      ValueError: cutout: size must be 1 to 8, the larger side of the images, got 9
+    """
+    at_least(who, what, value, low)
+    if value > high:
+        why = f", {meaning}" if meaning else ""
+        raise ValueError(f"{who}: {what} must be {low} to {high}{why}, got {value}")
+
+
+def within(
+    who: str, what: str, value: Any, interval: str, meaning: str = "", *, optional: bool = False
+) -> None:
     """Raise unless a number is in an interval; NaN is not in any interval.
 
     Args:
@@ -49,6 +81,7 @@ def within(who: str, what: str, value: Any, interval: str, meaning: str = "") ->
       value: Number or scalar array; a traced array passes.
       interval: Interval in mathematical notation, such as "[0, 1)" or "(0, inf)".
       meaning: Meaning of the number, for the message.
+      optional: Whether None passes.
 
     Example:
       >>> within("dropout", "rate", 1.0, "[0, 1)", "the fraction to drop")
@@ -56,6 +89,8 @@ def within(who: str, what: str, value: Any, interval: str, meaning: str = "") ->
       ...
       ValueError: dropout: rate is the fraction to drop, in [0, 1), got 1.0
     """
+    if optional and value is None:
+        return
     real = isinstance(value, int | float)
     if isinstance(value, np.generic | np.ndarray | jax.Array):
         real = any(jnp.issubdtype(value.dtype, kind) for kind in (jnp.integer, jnp.floating))
@@ -63,15 +98,104 @@ def within(who: str, what: str, value: Any, interval: str, meaning: str = "") ->
         raise TypeError(f"{who}: {what} must be a number in {interval}, got {value!r:.60}")
     if is_traced(value):
         return
-    low, high = (float(bound) for bound in interval[1:-1].split(","))
-    number: Any = np.asarray(value)  # inside jit, an array with a value would be traced here
-    above = number >= low if interval[0] == "[" else number > low
-    below = number <= high if interval[-1] == "]" else number < high
-    if not (above and below):
+    if not _inside(np.asarray(value), interval):  # inside jit, JAX would trace the comparison
         rule = f"is {meaning}, in" if meaning else "must be in"
         raise ValueError(f"{who}: {what} {rule} {interval}, got {value}")
     if isinstance(value, int) and abs(value) >= 2**31:  # int32 cannot hold it
         raise ValueError(f"{who}: {what} must be below 2**31 or a float, got {value}")
+
+
+def all_within(who: str, interval: str, /, *, optional: bool = False, **numbers: Any) -> None:
+    """Check several numbers by `within`, each with its name.
+
+    Example:
+      >>> all_within("elastic", "[0, inf)", shift=1.0, displacement=-1.0)
+      Traceback (most recent call last):
+      ...
+      ValueError: elastic: displacement must be in [0, inf), got -1.0
+    """
+    for what, value in numbers.items():
+        within(who, what, value, interval, optional=optional)
+
+
+def check_values(
+    who: str, what: str, values: np.ndarray, interval: str, rounding: float = 0.0
+) -> None:
+    """Raise unless all entries of an array are in an interval, up to a rounding error.
+
+    Example:
+      >>> check_values("posteriors", "posterior", np.array([0.5, 1.2]), "[0, 1]")
+      Traceback (most recent call last):
+      ...
+      ValueError: posteriors: posterior must be in [0, 1], got 0.5 to 1.2
+    """
+    if not _inside(values, interval, rounding).all():
+        rule = "finite" if interval == "(-inf, inf)" else f"in {interval}"
+        got = f"{values.min():.5g} to {values.max():.5g}"
+        raise ValueError(f"{who}: {what} must be {rule}, got {got}")
+
+
+def _inside(values: Any, interval: str, rounding: float = 0.0) -> Any:
+    """Return which values are in an interval, such as "(0, 1]"; NaN is in none."""
+    low, high = (float(bound) for bound in interval[1:-1].split(","))
+    low, high = low - rounding, high + rounding
+    above = values >= low if interval[0] == "[" else values > low
+    below = values <= high if interval[-1] == "]" else values < high
+    return above & below
+
+
+def check_type(who: str, what: str, value: Any, kind: Any, words: str) -> None:
+    """Raise unless a value is an instance of a type; `words` say what is expected.
+
+    Example:
+      >>> check_type("tfds.load", "split", 3, str, "a str")
+      Traceback (most recent call last):
+      ...
+      TypeError: tfds.load: split must be a str, got int
+    """
+    if not isinstance(value, kind):
+        raise TypeError(f"{who}: {what} must be {words}, got {type(value).__name__}")
+
+
+def check_list(who: str, what: str, value: Any, of: str) -> list[Any]:
+    """Return the entries of an iterable; raise for a text, a dict or anything without entries.
+
+    Example:
+      >>> check_list("subwords", "sentences", "a text", "str")
+      Traceback (most recent call last):
+      ...
+      TypeError: subwords: sentences must be a list of str, got str
+    """
+    single = isinstance(value, str | bytes | Mapping) or getattr(value, "shape", None) == ()
+    if single or not isinstance(value, Iterable):
+        raise TypeError(f"{who}: {what} must be a list of {of}, got {type(value).__name__}")
+    return list(value)
+
+
+def check_tuple(who: str, what: str, value: Any, form: str) -> None:
+    """Raise unless a value has one entry for each name in `form`.
+
+    Example:
+      >>> check_tuple("elastic", "scale", 1.5, "(low, high)")
+      Traceback (most recent call last):
+      ...
+      TypeError: elastic: scale must be (low, high), got 1.5
+    """
+    if not isinstance(value, tuple | list) or len(value) != len(_AXES.findall(form)):
+        raise TypeError(f"{who}: {what} must be {form}, got {value!r:.60}")
+
+
+def check_sizes(who: str, what: str, value: Any, form: str, minimum: int = 1) -> None:
+    """Raise unless a value has one size of at least `minimum` for each name in `form`.
+
+    Example:
+      >>> check_sizes("bccd", "size", (240, 0), "(height, width)")
+      Traceback (most recent call last):
+      ...
+      ValueError: bccd: width must be at least 1, got 0
+    """
+    check_tuple(who, what, value, form)
+    all_at_least(who, minimum, **dict(zip(_AXES.findall(form), value, strict=True)))
 
 
 def one_of(who: str, what: str, value: Any, options: Iterable[Any]) -> None:
@@ -114,7 +238,7 @@ _DTYPES = {
     "reals": (jnp.number, "real numbers"),
     "booleans or numbers": (jnp.number, "booleans or numbers"),
 }
-_AXES = re.compile(r"[^,\s()]+")
+_AXES = re.compile(r"[^,\s()][^,()]*")  # "n", "...", "4" or "1 or 3 channels"
 
 
 def as_array(
@@ -124,6 +248,8 @@ def as_array(
     form: str = "(...)",
     dtype: str = "numbers",
     sizes: dict[str, Any] | None = None,
+    *,
+    empty: bool = True,
 ) -> jax.Array:
     """Check an array's shape and dtype, and return it as a JAX array.
 
@@ -131,11 +257,13 @@ def as_array(
       who: Name of the function.
       what: Name of the argument.
       value: JAX or NumPy array.
-      form: Axes of the array, such as "(..., n, 4)"; "..." is any number of axes.
+      form: Axes of the array, such as "(..., n, 4)" or "(n, 1 or 3 channels)"; "..." is any
+        number of axes.
       dtype: Kind of dtype: "floats", "integers", "numbers" (both as they are), "reals" (integers
         and booleans become float32) or "booleans or numbers" (as they are).
       sizes: Sizes of the named axes of the arrays checked before with the same dict, which this
         array must have too.
+      empty: Whether the array may have no entries.
 
     Raises:
       TypeError: If `value` is not an array, or does not fit `dtype`.
@@ -159,7 +287,7 @@ def as_array(
             f"{who}: {what} must be a JAX or NumPy array, got {type(value).__name__}{hint}"
         )
     _check_dtype(who, what, value.dtype, dtype)
-    _check_form(who, what, tuple(value.shape), form, {} if sizes is None else sizes)
+    _check_form(who, what, tuple(value.shape), form, {} if sizes is None else sizes, empty)
     array = to_device(who, what, value)
     if dtype == "reals" and not jnp.issubdtype(array.dtype, jnp.floating):
         return array.astype(jnp.promote_types(array.dtype, jnp.float32))
@@ -173,6 +301,8 @@ def on_host(
     form: str = "(...)",
     dtype: str = "reals",
     sizes: dict[str, Any] | None = None,
+    *,
+    empty: bool = True,
 ) -> np.ndarray:
     """Check an array's shape and dtype, and return it as a NumPy array; lists of numbers will do.
 
@@ -180,7 +310,7 @@ def on_host(
       who: Name of the function.
       what: Name of the argument.
       value: Array, or nested lists of numbers.
-      form, sizes: Options of `as_array`.
+      form, sizes, empty: Options of `as_array`.
       dtype: Option of `as_array`; "reals" become float64.
 
     Raises:
@@ -206,7 +336,7 @@ def on_host(
     if isinstance(value, list | tuple) and not array.size:
         array = array.astype(int)  # [] has no dtype
     _check_dtype(who, what, array.dtype, dtype)
-    _check_form(who, what, array.shape, form, {} if sizes is None else sizes)
+    _check_form(who, what, array.shape, form, {} if sizes is None else sizes, empty)
     return array.astype(np.float64) if dtype == "reals" else array
 
 
@@ -265,7 +395,9 @@ def _check_dtype(who: str, what: str, given: Any, dtype: str) -> None:
         raise TypeError(f"{who}: {what} must hold {words}, got {given}")
 
 
-def _check_form(who: str, what: str, shape: tuple, form: str, sizes: dict[str, Any]) -> None:
+def _check_form(
+    who: str, what: str, shape: tuple, form: str, sizes: dict[str, Any], empty: bool
+) -> None:
     """Raise unless a shape fits its form; note the sizes of named axes."""
     axes = _AXES.findall(form)
     free = len(shape) - (len(axes) - 1) if "..." in axes else 0
@@ -276,11 +408,15 @@ def _check_form(who: str, what: str, shape: tuple, form: str, sizes: dict[str, A
     fits = len(places) == len(axes) and free >= 0
     known = {}
     for axis, size in zip(axes, places, strict=False):
-        if axis.isdigit():
-            fits &= size == int(axis)
+        if axis[0].isdigit():
+            fits &= str(size) in re.findall(r"\d+", axis)
         elif fits and sizes.setdefault(axis, size) != size:
             known[axis] = sizes[axis]
     if fits and not known:
+        if not empty and 0 in shape:
+            raise ValueError(
+                f"{who}: {what} must have shape {form} with sizes of at least 1, got {shape}"
+            )
         return
     having = ", ".join(f"{axis} = {size}" for axis, size in known.items())
     hint = ""

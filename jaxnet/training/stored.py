@@ -18,6 +18,7 @@ from jax.experimental import multihost_utils
 
 from jaxnet.services.files import own_file
 from jaxnet.services.trees import path_name
+from jaxnet.services.version import version
 from jaxnet.training.epoch import Position
 from jaxnet.training.trainer import TrainState
 
@@ -90,13 +91,11 @@ def run_to_json(
       position: Its position in the run.
       scalars: Numbers of the epoch that are finite.
     """
-    import jaxnet
-
     key = None if position.key is None else np.asarray(position.key).tolist()
     loader = of_all_processes(_state_to_text(position.loader))
     return {
         "format": FORMAT,
-        "jaxnet": jaxnet.__version__,
+        "jaxnet": version(),
         "processes": jax.process_count(),
         "position": position._asdict() | {"key": key, "loader": loader},
         "leaves": _leaves(train_state),
@@ -115,8 +114,6 @@ def read_run(folder: Path) -> dict[str, Any]:
       OSError: If it is damaged.
       ValueError: If it was written by another version of jaxnet; the message names the version.
     """
-    import jaxnet
-
     written = None
     with suppress(ValueError, AttributeError, TypeError, KeyError, RecursionError):
         # Written by orbax's JsonSave.
@@ -128,10 +125,10 @@ def read_run(folder: Path) -> dict[str, Any]:
             if not _is_sound(stored):
                 raise OSError(f"Checkpoints: {folder / 'run' / 'metadata'} is damaged")
             return stored
-    version = f" ({written})" if isinstance(written, str) else ""
+    writer = f" ({written})" if isinstance(written, str) else ""
     raise ValueError(
-        f"Checkpoints: {folder} was written by another version of jaxnet{version}, and this is "
-        f"{jaxnet.__version__}. Continue the run with the version that wrote it, or name another "
+        f"Checkpoints: {folder} was written by another version of jaxnet{writer}, and this is "
+        f"{version()}. Continue the run with the version that wrote it, or name another "
         "folder"
     )
 

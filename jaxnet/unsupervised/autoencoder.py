@@ -15,12 +15,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxnet import Layer, child_key, compose, dense, fit, observe, serial, trainer
+from jaxnet import Layer, child_key, compose, dense, observe, serial, trainer
 from jaxnet.initializers import constant, glorot_uniform
 from jaxnet.losses import half_squared_error, kl_sparsity
 from jaxnet.models import bottleneck
 from jaxnet.tools import (
     a_function,
+    all_at_least,
     as_array,
     at_least,
     check_form,
@@ -31,7 +32,7 @@ from jaxnet.tools import (
 )
 from jaxnet.transforms import as_layer, transform
 from jaxnet.typing import Params
-from jaxnet.unsupervised.check import check_examples, whole_batches
+from jaxnet.unsupervised.check import check_examples, trained, whole_batches
 
 Corruption = Callable[[jax.Array, jax.Array], jax.Array]
 Penalty = Callable[[Params], jax.Array]
@@ -164,16 +165,13 @@ def contractive_reconstruction(
     Reference: Rifai et al. 2011, "Contractive Auto-Encoders".
     """
     within("contractive_reconstruction", "strength", strength, "[0, inf)")
-    if probes is not None:
-        at_least("contractive_reconstruction", "probes", probes)
+    at_least("contractive_reconstruction", "probes", probes, optional=True)
 
     def contraction(encode, x, z, key):
         if probes is None:
             norm = _squared_jacobian(encode, x)
         elif key is None:
-            raise ValueError(
-                "contractive_reconstruction: probes need a key; write apply(..., key=...)"
-            )
+            raise ValueError("contractive_reconstruction: probes need a key; write apply(key=...)")
         else:
             norm = _estimated_squared_jacobian(encode, x, child_key(key, "probes"), probes)
         return strength * norm, {"contraction": norm}
@@ -306,8 +304,7 @@ def fit_sparse_autoencoder(
     who = "fit_sparse_autoencoder"
     check_key(key, who)
     x = check_examples(x, features, who)
-    at_least(who, "epochs", epochs)
-    at_least(who, "batch_size", batch_size)
+    all_at_least(who, epochs=epochs, batch_size=batch_size)
     within(who, "rho", rho, "(0, 1)")
     within(who, "beta", beta, "[0, inf)")
     within(who, "learning_rate", learning_rate, "(0, inf)")
@@ -323,12 +320,7 @@ def fit_sparse_autoencoder(
     last = () if output is None else (as_layer(output, who, "output"),)
     net = serial(encoder, jax.nn.sigmoid, bottleneck, decoder, *last, name="sparse_autoencoder")
     learner = trainer(sparse_reconstruction(net, rho, beta, penalty=penalty), optimizer)
-    train_state = learner.init(key, x)
-    for epoch in fit(
-        learner, train_state, x, epochs=epochs, batch_size=batch_size, progress=progress
-    ):
-        train_state = epoch.train_state
-    return train_state.params["encoder"]
+    return trained(learner, learner.init(key, x), x, epochs, batch_size, progress)["encoder"]
 
 
 def _objective(

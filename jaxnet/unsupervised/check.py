@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxnet import Trainer, TrainState, fit
 from jaxnet.ops import plus
 from jaxnet.tools import as_array, at_least, check_finite
 from jaxnet.typing import Params
@@ -74,6 +75,15 @@ def whole_batches(key: jax.Array, x: jax.Array, batch_size: int) -> tuple[jax.Ar
     size = min(batch_size, len(x))
     missing = -len(x) % size
     return (_lengthened(key, x, missing) if missing else x), size
+
+
+def trained(
+    learner: Trainer, train_state: TrainState, x: jax.Array, epochs: int, size: int, progress: bool
+) -> Params:
+    """Return the params after all epochs."""
+    for epoch in fit(learner, train_state, x, epochs=epochs, batch_size=size, progress=progress):
+        train_state = epoch.train_state
+    return train_state.params
 
 
 @partial(jax.jit, static_argnums=2)

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from jaxnet import child_key
 from jaxnet.ops import plus
-from jaxnet.tools import at_least, check_key, to_device
+from jaxnet.tools import all_at_least, at_least, check_key, to_device
 from jaxnet.typing import Params
 from jaxnet.unsupervised.rbm import Visible, bernoulli, fit_rbm, gibbs
 from jaxnet.unsupervised.rbm.machine import read_params
@@ -100,8 +100,7 @@ def generate(
       ((5, 6), (5, 6))
     """
     check_key(key, "generate")
-    at_least("generate", "n", n)
-    at_least("generate", "steps", steps)
+    all_at_least("generate", n=n, steps=steps)
     below = _machines("generate", params)
     kinds = [visible] + [bernoulli] * (len(params) - 1)
     below = [read_params("generate", one, kind)[0] for one, kind in zip(below, kinds, strict=True)]

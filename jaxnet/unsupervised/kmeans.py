@@ -151,8 +151,7 @@ def fit_kmeans(
     """
     check_key(key, "fit_kmeans")
     at_least("fit_kmeans", "iterations", iterations)
-    if scale is not None:
-        within("fit_kmeans", "scale", scale, "(0, inf)")
+    within("fit_kmeans", "scale", scale, "(0, inf)", optional=True)
     x = check_examples(x, features, "fit_kmeans", limit=0)
     centroids = kmeans(key, x, features, iterations=iterations)
     if scale is None:
@@ -193,8 +192,7 @@ def fit_random_vectors(
       (True, True)
     """
     check_key(key, "fit_random_vectors")
-    if scale is not None:
-        within("fit_random_vectors", "scale", scale, "(0, inf)")
+    within("fit_random_vectors", "scale", scale, "(0, inf)", optional=True)
     x = check_examples(x, features, "fit_random_vectors", limit=0)
     rows = random_vectors(key, x, features)
     if scale is None:

@@ -2,14 +2,21 @@
 
 import inspect
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from jaxnet import Layer, child_key, observe, predict
-from jaxnet.tools import a_function, as_array, at_least, check_key, check_options, progress_bar
+from jaxnet.tools import (
+    a_function,
+    as_array,
+    at_least,
+    check_key,
+    check_options,
+    progress_bar,
+    takes,
+)
 from jaxnet.transforms import as_layer
 from jaxnet.typing import Params, State
 
@@ -85,14 +92,11 @@ def pretrain_greedy(
         raise ValueError(f"{who}: data must hold at least one example, got {x.shape}")
     if method is not None:
         a_function(who, "method", method, "(key, x, features)")
-        with suppress(ValueError):  # a built-in function may not have a signature
-            try:
-                inspect.signature(method).bind(key, x, 1)
-            except TypeError as error:
-                raise TypeError(
-                    f"{who}: method must be a function of (key, x, features), got one of "
-                    f"{inspect.signature(method)}: {error}"
-                ) from None
+        if not takes(method, 3):
+            raise TypeError(
+                f"{who}: method must be a function of (key, x, features), got one of "
+                f"{inspect.signature(method)}"
+            )
     if isinstance(layers, str) or not (layers is None or isinstance(layers, Sequence)):
         raise TypeError(f"{who}: layers must be a list of paths, such as ['dense'], got {layers!r}")
     at_least(who, "batch_size", batch_size)
@@ -102,16 +106,13 @@ def pretrain_greedy(
         return params, state
     found = _dense_paths(net, params, state, x)
     chosen = found[:-1] if layers is None else layers
-    for path in chosen:
-        if path not in found:
-            raise ValueError(
-                f"pretrain_greedy: {net.name} has no dense layer {path!r}; its dense layers: "
-                f"{', '.join(found) or 'none'}"
-            )
+    there = f"its dense layers: {', '.join(found) or 'none'}"
+    if wrong := [path for path in chosen if path not in found]:
+        raise ValueError(f"{who}: {net.name} has no dense layer {wrong[0]!r}; {there}")
     if not chosen:
         raise ValueError(
-            f"pretrain_greedy: {net.name} has no dense layer before its output; its dense layers: "
-            f"{', '.join(found) or 'none'}. Choose the layers to fit with layers=[...]"
+            f"{who}: {net.name} has no dense layer before its output; {there}. Choose the layers "
+            "to fit with layers=[...]"
         )
     order = [path for path in found if path in chosen]
     with progress_bar(len(order), "layers", progress) as bar:
@@ -169,16 +170,12 @@ def _replaced(params: Params, path: str, entry: Params) -> Params:
 def _converted(fitted: Params, old: Params, path: str) -> Params:
     """Return the fitted params in the dtypes of the old ones, with a bias only if they have one."""
     needed = {name: leaf.shape for name, leaf in old.items()}
+    must = f"pretrain_greedy: the method must return params of {path}, {needed}"
     if not isinstance(fitted, dict):
-        raise TypeError(
-            f"pretrain_greedy: the method must return params of {path}, {needed}, got "
-            f"{type(fitted).__name__}"
-        )
+        raise TypeError(f"{must}, got {type(fitted).__name__}")
     got = {name: jnp.shape(leaf) for name, leaf in fitted.items()}
     if "bias" not in needed:
         got.pop("bias", None)
     if needed != got:
-        raise ValueError(
-            f"pretrain_greedy: the method must return params of {path}, {needed}, got {got}"
-        )
+        raise ValueError(f"{must}, got {got}")
     return {name: jnp.asarray(fitted[name], leaf.dtype) for name, leaf in old.items()}

@@ -17,6 +17,8 @@ from jaxnet import Layer, child_key, compose
 from jaxnet.initializers import normal
 from jaxnet.ops import largest_eigenvalue, varying, wide
 from jaxnet.tools import (
+    all_at_least,
+    all_within,
     as_array,
     at_least,
     check_key,
@@ -119,8 +121,21 @@ def fista(
     inverse problems"; O'Donoghue and Candès 2015, "Adaptive restart for accelerated gradient
     schemes".
     """
-    given = _checked("fista", dictionary, x, penalty, steps, positive, codes)
-    return _fista(*given, int(steps), positive)
+    sizes: dict[str, Any] = {}
+    form = "(features, inputs)"
+    dictionary = as_array("fista", "dictionary", dictionary, form, "reals", sizes, empty=False)
+    x = as_array("fista", "x", x, "(..., inputs)", "reals", sizes)
+    at_least("fista", "steps", steps, 0)
+    check_options("fista", positive=positive)
+    penalty = _not_negative("fista", "penalty", penalty)
+    if jnp.ndim(penalty):
+        as_array("fista", "penalty", penalty, "(features,)", "reals", sizes)
+    dtype = jnp.result_type(dictionary, x)
+    dictionary, x, penalty = (jnp.asarray(a, dtype) for a in (dictionary, x, penalty))
+    start = varying(jnp.zeros((*x.shape[:-1], len(dictionary)), dtype), x, dictionary)
+    if codes is not None:
+        start = as_array("fista", "codes", codes, "(..., features)", "reals", sizes).astype(dtype)
+    return _fista(dictionary, x, penalty, start, int(steps), positive)
 
 
 @partial(jax.jit, static_argnums=(4, 5))
@@ -137,29 +152,6 @@ def _fista(dictionary, x, penalty, start, steps, positive):
 
     t = varying(jnp.ones((*start.shape[:-1], 1), start.dtype), start)
     return jax.lax.scan(body, (start, start, t), length=steps)[0][0]
-
-
-def _checked(
-    who: str, dictionary: Any, x: Any, penalty: Any, steps: int, positive: bool, codes: Any
-) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
-    """Return dictionary, x and penalty in one dtype, and the codes to start from."""
-    sizes: dict[str, Any] = {}
-    dictionary = as_array(who, "dictionary", dictionary, "(features, inputs)", "reals", sizes)
-    x = as_array(who, "x", x, "(..., inputs)", "reals", sizes)
-    at_least(who, "steps", steps, 0)
-    check_options(who, positive=positive)
-    penalty = _not_negative(who, "penalty", penalty)
-    if jnp.ndim(penalty):
-        as_array(who, "penalty", penalty, "(features,)", "reals", sizes)
-    features, inputs = dictionary.shape
-    if not features or not inputs:
-        raise ValueError(f"{who}: dictionary must hold at least one atom, got {dictionary.shape}")
-    dtype = jnp.result_type(dictionary, x)
-    dictionary, x, penalty = (jnp.asarray(a, dtype) for a in (dictionary, x, penalty))
-    start = varying(jnp.zeros((*x.shape[:-1], features), dtype), x, dictionary)
-    if codes is not None:
-        start = as_array(who, "codes", codes, "(..., features)", "reals", sizes).astype(dtype)
-    return dictionary, x, penalty, start
 
 
 def _proximal_step(
@@ -223,8 +215,7 @@ def sparse_code(
 
     Reference: Gregor and LeCun 2010, "Learning fast approximations of sparse coding".
     """
-    at_least(name, "features", features)
-    at_least(name, "steps", steps)
+    all_at_least(name, features=features, steps=steps)
     within(name, "penalty", penalty, "[0, inf)")
     check_options(name, positive=positive)
 
@@ -296,8 +287,7 @@ def fit_dictionary(
     who = "fit_dictionary"
     check_key(key, who)
     x = check_examples(x, features, who, limit=0)
-    for what, count in (("epochs", epochs), ("batch_size", batch_size), ("steps", steps)):
-        at_least(who, what, count)
+    all_at_least(who, epochs=epochs, batch_size=batch_size, steps=steps)
     check_options(who, positive=positive, progress=progress)
     if not bool(x.any()):
         raise ValueError(f"{who}: x must not be 0 everywhere")
@@ -415,10 +405,7 @@ def fit_sparse_coding(
     and vector quantization".
     """
     check_key(key, "fit_sparse_coding")
-    if scale is not None:
-        within("fit_sparse_coding", "scale", scale, "(0, inf)")
-    if penalty is not None:
-        within("fit_sparse_coding", "penalty", penalty, "(0, inf)")
+    all_within("fit_sparse_coding", "(0, inf)", optional=True, scale=scale, penalty=penalty)
     x = check_examples(x, features, "fit_sparse_coding", limit=0)
     penalty = _usual_penalty(x) if penalty is None else penalty
     learned = fit_dictionary(key, x, features, penalty=penalty, positive=True, **options)

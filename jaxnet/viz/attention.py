@@ -1,15 +1,10 @@
 """Attention weights between words."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import numpy as np
-
-from jaxnet.tools import on_host
-from jaxnet.viz.style import new_figure, styled, texts
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from jaxnet.tools import check_values, on_host
+from jaxnet.viz.style import Figure, new_figure, styled, table_lines, texts
 
 CELL = 0.28  # inches per word
 LETTER = 0.085  # inches per letter of a label
@@ -18,7 +13,7 @@ LETTER = 0.085  # inches per letter of a label
 @styled()
 def attention(
     weights: Any, source: Sequence[str], target: Sequence[str], *, title: str = ""
-) -> "Figure":
+) -> Figure:
     """Draw attention weights, with a row per target word and a column per source word.
 
     White is 0, the darkest blue is 1. The figure is legible up to about 30 letters per word and 50
@@ -42,18 +37,12 @@ def attention(
     Reference: Bahdanau et al. 2015, "Neural Machine Translation by Jointly Learning to Align and
     Translate", figure 3.
     """
-    weights = on_host("attention", "weights", weights)
     source, target = texts("attention", "source", source), texts("attention", "target", target)
     texts("attention", "title", [title])
-    if weights.shape != (len(target), len(source)) or weights.size == 0:
-        raise ValueError(
-            f"attention: expected weights (target words, source words) = ({len(target)}, "
-            f"{len(source)}), at least one of each, got {weights.shape}"
-        )
-    if not (weights.min() >= 0 and weights.max() <= 1 + 1e-4):
-        raise ValueError(
-            f"attention: weights must be in [0, 1], got {weights.min()} to {weights.max()}"
-        )
+    form = "(target words, source words)"
+    sizes = {"target words": len(target), "source words": len(source)}
+    weights = on_host("attention", "weights", weights, form, sizes=sizes, empty=False)
+    check_values("attention", "weights", weights, "[0, 1]", 1e-4)
     above, beside = (LETTER * max(map(len, words)) + 0.35 for words in (source, target))
     rows, columns = weights.shape
     height = CELL * rows + above + (0.3 if title else 0.1)
@@ -63,10 +52,7 @@ def attention(
     axes.set_xticks(range(columns), source, rotation=90)
     axes.set_yticks(range(rows), target)
     axes.xaxis.tick_top()
-    axes.set_xticks(np.arange(columns + 1) - 0.5, minor=True)
-    axes.set_yticks(np.arange(rows + 1) - 0.5, minor=True)
-    axes.grid(which="minor")
-    axes.tick_params(which="both", length=0)
+    table_lines(axes, rows, columns)
     if title:
         figure.suptitle(title)
     return figure

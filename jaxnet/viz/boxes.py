@@ -1,15 +1,12 @@
 """Bounding boxes on images: predictions and ground truth."""
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from jaxnet.tools import on_host
-from jaxnet.viz.style import COLORS, a_dict, frame, grid, new_figure, styled, texts
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from jaxnet.tools import check_values, on_host
+from jaxnet.viz.style import COLORS, Figure, a_dict, cells, frame, grid, new_figure, styled, texts
 
 
 @styled()
@@ -20,7 +17,7 @@ def boxes(
     *,
     names: Sequence[str] | None = None,
     columns: int | None = None,
-) -> "Figure":
+) -> Figure:
     """Draw images with bounding boxes, solid for predictions and dashed for ground truth.
 
     Each class has a color. The legend names all classes, or only the classes on the images if
@@ -48,11 +45,8 @@ def boxes(
     """
     from matplotlib.lines import Line2D
 
-    x = np.clip(on_host("boxes", "x", x), 0, 1)
-    if x.ndim != 4 or x.shape[-1] not in (1, 3) or len(x) == 0:
-        raise ValueError(
-            f"boxes: expected (images, height, width, 1 or 3 channels), at least one, got {x.shape}"
-        )
+    x = on_host("boxes", "x", x, "(images, height, width, 1 or 3 channels)", empty=False)
+    x = np.clip(x, 0, 1)
     parts = {"found": found, "true": truth}
     given = {what: _checked(what, part, len(x)) for what, part in parts.items() if part is not None}
     count = max((int(part["classes"].max(initial=-1)) + 1 for part in given.values()), default=0)
@@ -63,16 +57,14 @@ def boxes(
     rows, columns = grid("boxes", len(x), columns)
     width = 3.6
     figure = new_figure(width * columns, width * x.shape[1] / x.shape[2] * rows + 0.4)
-    cells = figure.subplots(rows, columns, squeeze=False).ravel()
-    for i, (axes, image) in enumerate(zip(cells, x, strict=False)):
+    each = cells(figure, rows, columns, len(x))
+    for i, (axes, image) in enumerate(zip(each, x, strict=True)):
         # Relative coordinates are the axes, for any number of pixels.
         axes.imshow(image, cmap="gray_r", vmin=0, vmax=1, extent=(0, 1, 1, 0), aspect="auto")
         axes.set_box_aspect(x.shape[1] / x.shape[2])
         frame(axes)
         for what, part in given.items():
             _draw(axes, part, i, dashed=what == "true")
-    for spare in cells[len(x) :]:
-        spare.remove()
     named = range(len(names))
     if len(names) > len(COLORS):  # with many classes, list only the classes on the images
         named = sorted(
@@ -126,27 +118,23 @@ def _color(c: int) -> str:
 
 def _checked(what: str, part: Mapping[str, Any], images: int) -> dict[str, np.ndarray]:
     given = a_dict("boxes", "found" if what == "found" else "truth", part, "arrays")
-    if not {"boxes", "classes"} <= given.keys() <= {"boxes", "classes", "scores"}:
+    forms = {
+        "boxes": ("(images, n, 4)", "reals"),
+        "classes": ("(images, n)", "integers"),
+        "scores": ("(images, n)", "reals"),
+    }
+    if not {"boxes", "classes"} <= given.keys() <= forms.keys():
         raise ValueError(
             f'boxes: {what} must have "boxes", "classes" and optionally "scores", got '
             f"{', '.join(map(str, given)) or 'nothing'}"
         )
-    dtypes = {"classes": "integers"}
+    sizes = {"images": images}
     arrays = {
-        name: on_host("boxes", f"{what} {name}", value, dtype=dtypes.get(name, "reals"))
-        for name, value in given.items()
+        name: on_host("boxes", f"{what} {name}", given[name], *forms[name], sizes)
+        for name in forms
+        if name in given
     }
     # Signed, since classes are compared with -1.
     arrays["classes"] = arrays["classes"].astype(np.int64)
-    if not np.isfinite(arrays["boxes"]).all():
-        raise ValueError(f"boxes: {what} boxes must be finite, got NaN or Inf")
-    shape = arrays["boxes"].shape
-    if len(shape) != 3 or shape[0] != images or shape[-1] != 4:
-        raise ValueError(f"boxes: {what} boxes must have shape ({images}, n, 4), got {shape}")
-    for name in arrays.keys() - {"boxes"}:
-        if arrays[name].shape != shape[:-1]:
-            raise ValueError(
-                f"boxes: {what} {name} must have shape {shape[:-1]} for boxes {shape}, "
-                f"got {arrays[name].shape}"
-            )
+    check_values("boxes", f"{what} boxes", arrays["boxes"], "(-inf, inf)")
     return arrays

@@ -1,19 +1,16 @@
 """Confusion matrices."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from jaxnet.tools import on_host
-from jaxnet.viz.style import new_figure, styled, texts
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from jaxnet.tools import check_values, on_host
+from jaxnet.viz.style import Figure, new_figure, styled, table_lines, texts
 
 
 @styled()
-def confusion(matrix: Any, names: Sequence[str] | None = None) -> "Figure":
+def confusion(matrix: Any, names: Sequence[str] | None = None) -> Figure:
     """Draw a confusion matrix of counts, with rows for true and columns for predicted classes.
 
     A cell shows its count. Its shade is its fraction of the row, on a nonlinear scale that makes
@@ -35,11 +32,8 @@ def confusion(matrix: Any, names: Sequence[str] | None = None) -> "Figure":
     """
     from matplotlib.colors import PowerNorm
 
-    matrix = on_host("confusion", "matrix", matrix)
-    if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1] or matrix.size == 0:
-        raise ValueError(f"confusion: expected a matrix (classes, classes), got {matrix.shape}")
-    if not ((matrix >= 0) & np.isfinite(matrix)).all():
-        raise ValueError(f"confusion: counts must be finite, at least 0, got {matrix.min()}")
+    matrix = on_host("confusion", "matrix", matrix, "(classes, classes)", empty=False)
+    check_values("confusion", "counts", matrix, "[0, inf)")
     n = len(matrix)
     names = list(map(str, range(n))) if names is None else names
     names = texts("confusion", "names", names, n, "class")
@@ -56,10 +50,7 @@ def confusion(matrix: Any, names: Sequence[str] | None = None) -> "Figure":
     angle = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"} if longest > 3 else {}
     axes.set_xticks(range(n), names, **angle)
     axes.set_yticks(range(n), names)
-    axes.set_xticks(np.arange(n + 1) - 0.5, minor=True)
-    axes.set_yticks(np.arange(n + 1) - 0.5, minor=True)
-    axes.grid(which="minor")
-    axes.tick_params(which="both", length=0)
+    table_lines(axes, n, n)
     axes.spines[:].set_visible(False)
     axes.set_xlabel("predicted class")
     axes.set_ylabel("true class")

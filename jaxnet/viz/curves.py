@@ -1,15 +1,12 @@
 """Learning curves."""
 
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from jaxnet.tools import on_host
-from jaxnet.viz.style import COLORS, a_dict, new_figure, styled, texts
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from jaxnet.tools import check_list, on_host
+from jaxnet.viz.style import COLORS, Figure, a_dict, new_figure, styled, texts
 
 Panels = Mapping[str, Mapping[str, Any]]
 
@@ -35,10 +32,7 @@ def history(*runs: Iterable[Any]) -> dict[str, dict[str, np.ndarray]]:
       >>> history(epochs)
       {'loss': {'train': array([2., 1.])}}
     """
-    for run in runs:
-        if not isinstance(run, Iterable) or isinstance(run, str | Mapping) or hasattr(run, "dtype"):
-            raise TypeError(f"history: a run must be a list of epochs, got {type(run).__name__}")
-    listed = [list(run) for run in runs]
+    listed = [check_list("history", "a run", run, "epochs") for run in runs]
     lengths = sorted({len(run) for run in listed})
     if len(lengths) != 1 or lengths == [0]:
         raise ValueError(
@@ -63,7 +57,7 @@ def history(*runs: Iterable[Any]) -> dict[str, dict[str, np.ndarray]]:
 
 
 @styled()
-def curves(panels: Panels, *, xlabel: str = "epoch") -> "Figure":
+def curves(panels: Panels, *, xlabel: str = "epoch") -> Figure:
     """Draw one panel per metric and one line per dataset split, over the epochs 1, 2, ...
 
     The legend shows the last value of each line. Several runs are thin lines, with their mean as a

@@ -1,15 +1,12 @@
 """Decision regions of classifiers on two inputs."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from jaxnet.tools import a_function, at_least, on_host
-from jaxnet.viz.style import COLORS, grid, new_figure, styled, texts
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from jaxnet.viz.style import COLORS, Figure, cells, grid, new_figure, styled, texts
 
 Predict = Callable[[Any], Any]
 MARKERS = "osD^vPX"
@@ -24,7 +21,7 @@ def decision(
     names: Sequence[str] | None = None,
     columns: int | None = None,
     resolution: int = 200,
-) -> "Figure":
+) -> Figure:
     """Draw the decision regions and boundaries of a classifier on two inputs, with the data.
 
     The region and the markers of a class have the same color, and each class has its own marker.
@@ -91,8 +88,8 @@ def decision(
 
     rows, columns = grid("decision", len(panels), columns)
     figure = new_figure(3.1 * columns, 3.1 * rows + 0.45)
-    places = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True).ravel()
-    for axes, title in zip(places, panels, strict=False):
+    places = cells(figure, rows, columns, len(panels), sharex=True, sharey=True)
+    for axes, title in zip(places, panels, strict=True):
         field = regions[title].reshape(resolution, resolution)
         _regions(axes, ticks, field, count)
         _points(axes, x, y, predicted[title])
@@ -100,8 +97,6 @@ def decision(
         axes.set_ylim(low[1], high[1])
         wrong = f"{(predicted[title] != y).sum()} of {len(y)} wrong"
         axes.set_title(f"{title}: {wrong}" if title else wrong)
-    for spare in places[len(panels) :]:
-        spare.remove()
     handles = [
         Line2D([], [], linestyle="", marker=MARKERS[i], color=COLORS[i], label=names[i])
         for i in range(count)

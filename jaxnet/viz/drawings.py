@@ -1,20 +1,17 @@
 """Drawings of ideas for lessons: a sliding window, an unrolled net, an LSTM cell, attention."""
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from jaxnet.tools import at_least, on_host
-from jaxnet.viz.style import COLORS, frame, new_figure, styled, texts
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from jaxnet.tools import at_least, between, check_tuple, check_values, on_host
+from jaxnet.viz.style import COLORS, Figure, frame, new_figure, styled, texts
 
 FILL, LINE, MARK = "#E8F1FA", "0.25", COLORS[1]
 
 
 @styled()
-def sliding_window(image: Any, kernel: Any, *, at: tuple[int, int] = (0, 0)) -> "Figure":
+def sliding_window(image: Any, kernel: Any, *, at: tuple[int, int] = (0, 0)) -> Figure:
     """Draw a convolution by hand: the image, the filter, and the map, with one position marked.
 
     Args:
@@ -37,13 +34,10 @@ def sliding_window(image: Any, kernel: Any, *, at: tuple[int, int] = (0, 0)) -> 
         raise ValueError(
             f"sliding_window: the filter {kernel.shape} must fit into the image {image.shape}"
         )
-    if not isinstance(at, tuple | list) or len(at) != 2:
-        raise TypeError(f"sliding_window: at must be a pair (row, column), got {at!r:.60}")
+    check_tuple("sliding_window", "at", at, "(row, column)")
     at = (at[0], at[1])
-    for what, place, size in (("row", at[0], rows), ("column", at[1], columns)):
-        at_least("sliding_window", what, place, 0)
-        if place >= size:
-            raise ValueError(f"sliding_window: {what} must be below {size}, got {place}")
+    between("sliding_window", "row", at[0], 0, rows - 1)
+    between("sliding_window", "column", at[1], 0, columns - 1)
     views = np.lib.stride_tricks.sliding_window_view(image, kernel.shape)
     result = np.einsum("mnkl,kl->mn", views, kernel)
     parts = [("image", image), ("filter", kernel), ("map", result)]
@@ -67,7 +61,7 @@ def sliding_window(image: Any, kernel: Any, *, at: tuple[int, int] = (0, 0)) -> 
 
 
 @styled()
-def unrolled(steps: int = 4, *, inputs: Any = None, outputs: Any = None) -> "Figure":
+def unrolled(steps: int = 4, *, inputs: Any = None, outputs: Any = None) -> Figure:
     """Draw a recurrent net, folded and unrolled: one cell with the same weights at each step.
 
     Args:
@@ -109,7 +103,7 @@ def unrolled(steps: int = 4, *, inputs: Any = None, outputs: Any = None) -> "Fig
 
 
 @styled()
-def lstm_cell() -> "Figure":
+def lstm_cell() -> Figure:
     """Draw the cell of a long short-term memory: what is forgotten, written and shown.
 
     The memory c passes along the top, changed only by a product and a sum.
@@ -160,7 +154,7 @@ def lstm_cell() -> "Figure":
 
 
 @styled()
-def attention_steps(query: str, words: Any, weights: Any) -> "Figure":
+def attention_steps(query: str, words: Any, weights: Any) -> Figure:
     """Draw the attention of one query: a weight per word, and the weighted mean of their values.
 
     Args:
@@ -178,11 +172,9 @@ def attention_steps(query: str, words: Any, weights: Any) -> "Figure":
     """
     words = texts("attention_steps", "words", words)
     (query,) = texts("attention_steps", "query", [query])
-    weights = on_host(
-        "attention_steps", "weights", weights, "(words,)", sizes={"words": len(words)}
-    )
-    if not ((weights >= 0) & (weights <= 1)).all():
-        raise ValueError(f"attention_steps: weights must be in [0, 1], got {weights}")
+    sizes = {"words": len(words)}
+    weights = on_host("attention_steps", "weights", weights, "(words,)", sizes=sizes)
+    check_values("attention_steps", "weights", weights, "[0, 1]")
     axes = _canvas(1.3 * len(words) + 2.6, 3.6)
     middle = 1.3 * (len(words) - 1) / 2 + 2.4
     _word(axes, 0.75, 0.35, "words")

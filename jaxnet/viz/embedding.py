@@ -1,21 +1,16 @@
 """Two-dimensional embeddings, colored by class."""
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from jaxnet.tools import on_host
-from jaxnet.viz.style import a_dict, frame, new_figure, styled, texts
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from jaxnet.viz.style import Figure, a_dict, frame, new_figure, styled, texts
 
 
 @styled()
-def embedding(
-    panels: Mapping[str, Any], labels: Any, names: Sequence[str] | None = None
-) -> "Figure":
+def embedding(panels: Mapping[str, Any], labels: Any, names: Sequence[str] | None = None) -> Figure:
     """Draw scatter plots of one or more embeddings of the same examples; the axes have no scale.
 
     The name of a class is at the median of its points, and in the legend.
@@ -37,21 +32,16 @@ def embedding(
       >>> [axes.get_title() for axes in figure.axes]
       ['PCA', 'autoencoder']
     """
-    labels = on_host("embedding", "labels", labels, dtype="integers")
+    sizes: dict[str, int] = {}
+    labels = on_host("embedding", "labels", labels, "(examples,)", "integers", sizes, empty=False)
     panels = a_dict("embedding", "panels", panels, "title -> points")
     if not panels:
         raise ValueError("embedding: expected at least one panel, such as {'PCA': points}")
-    if labels.ndim != 1 or not len(labels) or labels.min() < 0:
-        raise ValueError(
-            f"embedding: labels must be classes 0, 1, ... (examples,), got {labels!r:.60}"
-        )
+    if labels.min() < 0:
+        raise ValueError(f"embedding: labels must be classes 0, 1, ..., got {labels!r:.60}")
     for title, given in panels.items():
-        panels[title] = points = on_host("embedding", f"panels[{title!r}]", given)
-        if np.shape(points) != (len(labels), 2):
-            raise ValueError(
-                f"embedding: expected points ({len(labels)}, 2) for {len(labels)} labels, "
-                f"got {np.shape(points)} for {title}"
-            )
+        what = f"panels[{title!r}]"
+        panels[title] = on_host("embedding", what, given, "(examples, 2)", sizes=sizes)
     classes = np.unique(labels)
     names = None if names is None else texts("embedding", "names", names)
     if names is not None and len(names) <= classes[-1]:

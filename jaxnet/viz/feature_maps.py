@@ -1,20 +1,17 @@
 """Feature maps of one image."""
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from jaxnet.tools import at_least, on_host
-from jaxnet.viz.style import frame, grid, new_figure, styled
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from jaxnet.viz.style import Figure, cells, frame, grid, new_figure, styled
 
 
 @styled()
 def feature_maps(
     maps: Any, image: Any = None, *, most_active: int | None = None, columns: int | None = None
-) -> "Figure":
+) -> Figure:
     """Draw the numbered feature maps of one layer, on a common scale.
 
     White is 0 and black is the largest value; with negative values, blue is below 0 and red above.
@@ -41,32 +38,26 @@ def feature_maps(
             "feature_maps: expected the maps of one image, (height, width, maps), got "
             f"{maps.shape}; for a batch, pass the maps of one image, as in maps[0]"
         )
-    if most_active is not None:
-        at_least("feature_maps", "most_active", most_active)
+    at_least("feature_maps", "most_active", most_active, optional=True)
     order = np.arange(maps.shape[2])
     if most_active is not None:
         order = np.argsort(-np.abs(maps).mean((0, 1)), kind="stable")[:most_active]
     largest, signed = np.abs(maps).max() or 1.0, maps.min() < 0
+    colors = "RdBu_r" if signed else "gray_r"
     first = 0 if image is None else 1
     rows, columns = grid("feature_maps", len(order) + first, columns)
     side = 1.0 if len(order) <= 16 else 0.75
     height = (side * maps.shape[0] / maps.shape[1] + 0.2) * rows
     figure = new_figure(side * columns + 0.7, height)
-    places = figure.subplots(rows, columns, squeeze=False).ravel()
+    places = cells(figure, rows, columns, first + len(order))
     if image is not None:
         show_image("feature_maps", places[0], image)
         places[0].set_title("image", fontsize=8, pad=2)
-    for axes, i in zip(places[first:], order, strict=False):
-        if signed:
-            axes.imshow(maps[..., i], cmap="RdBu_r", vmin=-largest, vmax=largest)
-        else:
-            axes.imshow(maps[..., i], cmap="gray_r", vmin=0, vmax=largest)
+    for axes, i in zip(places[first:], order, strict=True):
+        axes.imshow(maps[..., i], cmap=colors, vmin=-largest if signed else 0, vmax=largest)
         axes.set_title(f"map {i}", fontsize=8, pad=2)
         frame(axes)
-    for spare in places[first + len(order) :]:
-        spare.remove()
-    used = places[: first + len(order)]
-    scale = figure.colorbar(places[first].images[0], ax=used, shrink=0.9, aspect=7 * rows)
+    scale = figure.colorbar(places[first].images[0], ax=places, shrink=0.9, aspect=7 * rows)
     scale.ax.tick_params(labelsize=8)
     return figure
 
@@ -75,7 +66,7 @@ def show_image(who: str, axes: Any, image: Any, alpha: float = 1.0) -> None:
     """Draw one image: in color with three channels, as dark ink on white with one.
 
     Example:
-      >>> from jaxnet.viz.style import new_figure
+      >>> from jaxnet.viz.style import Figure, new_figure
       >>> show_image("images", new_figure(1, 1).subplots(), np.zeros((4, 5, 3)))
     """
     image = on_host(who, "image", image, dtype="booleans or numbers")

@@ -1,20 +1,17 @@
 """The filters of a first layer as images."""
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from jaxnet.tools import at_least, on_host
-from jaxnet.viz.style import frame, grid, new_figure, styled
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from jaxnet.viz.style import Figure, cells, frame, grid, new_figure, signed_scale, styled
 
 
 @styled()
 def filters(
     kernel: Any, *, shape: tuple[int, ...] | None = None, columns: int | None = None
-) -> "Figure":
+) -> Figure:
     """Draw the filters of a layer, each scaled by its largest absolute weight.
 
     Positive weights are red, negative ones blue, 0 is white. With three input channels a filter is
@@ -39,35 +36,25 @@ def filters(
       >>> figure = filters(np.random.randn(35, 4), shape=(5, 7))
     """
     kernel = _as_images(on_host("filters", "kernel", kernel), shape)
-    if columns is not None:
-        at_least("filters", "columns", columns)
+    at_least("filters", "columns", columns, optional=True)
     inputs, count = kernel.shape[2:]
     largest = np.abs(kernel).max((0, 1, 2), keepdims=True)
     kernel = kernel / np.where(largest == 0, 1, largest)
     if inputs == 3:
-        cells = [0.5 + kernel[..., i] / 2 for i in range(count)]
+        pictures = [0.5 + kernel[..., i] / 2 for i in range(count)]
     else:
-        cells = [kernel[:, :, c, i] for i in range(count) for c in range(inputs)]
+        pictures = [kernel[:, :, c, i] for i in range(count) for c in range(inputs)]
         columns = columns if inputs == 1 else inputs
-    rows, columns = grid("filters", len(cells), columns)
-    side = 1.0 if len(cells) <= 16 else 0.75
+    rows, columns = grid("filters", len(pictures), columns)
+    side = 1.0 if len(pictures) <= 16 else 0.75
     height = side * rows * kernel.shape[0] / kernel.shape[1]
     figure = new_figure(side * columns + (0 if inputs == 3 else 0.6), height)
-    places = figure.subplots(rows, columns, squeeze=False).ravel()
-    for axes, cell in zip(places, cells, strict=False):
-        axes.imshow(cell, cmap="RdBu_r", vmin=-1, vmax=1)
+    places = cells(figure, rows, columns, len(pictures))
+    for axes, picture in zip(places, pictures, strict=True):
+        axes.imshow(picture, cmap="RdBu_r", vmin=-1, vmax=1)
         frame(axes)
-    for spare in places[len(cells) :]:
-        spare.remove()
     if inputs != 3:
-        scale = figure.colorbar(
-            places[0].images[0],
-            ax=places[: len(cells)],
-            ticks=[-1, 0, 1],
-            shrink=0.9,
-            aspect=7 * rows,
-        )
-        scale.ax.set_yticklabels(["−", "0", "+"])
+        signed_scale(figure, places[0].images[0], places, 7 * rows)
     return figure
 
 

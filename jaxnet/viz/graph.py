@@ -1,15 +1,12 @@
 """Computational graphs with values and gradients on the edges."""
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from jaxnet.inspect import Graph
 from jaxnet.tools import at_least, short
-from jaxnet.viz.style import COLORS, new_figure, styled
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from jaxnet.viz.style import COLORS, Figure, new_figure, styled
 
 FORWARD, BACKWARD = COLORS[2], COLORS[1]  # green and vermilion
 FILLS = {"input": "#E8F1FA", "constant": "0.93", "operation": "white", "output": "#FFF4DC"}
@@ -19,7 +16,7 @@ ROW, GAP = 0.58, 0.32  # inches
 
 
 @styled()
-def graph(computed: Graph, *, digits: int = 3) -> "Figure":
+def graph(computed: Graph, *, digits: int = 3) -> Figure:
     """Draw a computational graph, from left to right.
 
     The value is above each edge and its gradient below. An array is shown by its shape and its

@@ -1,16 +1,13 @@
 """Heat maps over images, for attribution."""
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from jaxnet.tools import on_host, within
 from jaxnet.viz.feature_maps import show_image
-from jaxnet.viz.style import a_dict, frame, new_figure, styled, texts
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from jaxnet.viz.style import Figure, a_dict, frame, new_figure, signed_scale, styled, texts
 
 
 @styled()
@@ -21,7 +18,7 @@ def heatmap(
     *,
     unsigned: Sequence[str] = (),
     side: float = 1.4,
-) -> "Figure":
+) -> Figure:
     """Draw one row per image: the image, and each of its maps over a pale gray copy of it.
 
     Red is positive, blue is negative and transparent is 0; each map is scaled by its largest
@@ -90,8 +87,7 @@ def heatmap(
             if not i:
                 axes.set_title(name)
     cells[0, 0].set_title("image")
-    scale = figure.colorbar(drawn, ax=cells, ticks=[-1, 0, 1], shrink=0.9, aspect=12 * len(images))
-    scale.ax.set_yticklabels(["−", "0", "+"])
+    signed_scale(figure, drawn, cells, 12 * len(images))
     return figure
 
 

@@ -1,19 +1,15 @@
 """Grids of images."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
+from typing import Any
 
 from jaxnet.tools import on_host
-from jaxnet.viz.style import frame, grid, new_figure, styled, texts
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from jaxnet.viz.feature_maps import show_image
+from jaxnet.viz.style import Figure, cells, grid, new_figure, styled, texts
 
 
 @styled()
-def images(x: Any, titles: Sequence[str] | None = None, *, columns: int | None = None) -> "Figure":
+def images(x: Any, titles: Sequence[str] | None = None, *, columns: int | None = None) -> Figure:
     """Draw a grid of images: in color with three channels, as dark ink on white with one.
 
     Args:
@@ -39,21 +35,13 @@ def images(x: Any, titles: Sequence[str] | None = None, *, columns: int | None =
             f"{x.shape}; for one image pass x[None]"
         )
     titles = None if titles is None else texts("images", "titles", titles, len(x), "image")
-    x = np.clip(x / 255 if x.dtype == np.uint8 else x, 0, 1)
     rows, columns = grid("images", len(x), columns)
     longest = max(len(title) for title in titles or [""])
     width = max(1.2, 0.1 * longest)
     height = width * x.shape[1] / x.shape[2] + (0.3 if titles is not None else 0)
     figure = new_figure(width * columns, height * rows)
-    cells = figure.subplots(rows, columns, squeeze=False).ravel()
-    for i, image in enumerate(x):
-        if image.shape[-1] == 1:
-            cells[i].imshow(image[..., 0], cmap="gray_r", vmin=0, vmax=1)
-        else:
-            cells[i].imshow(image)
-        frame(cells[i])
+    for i, axes in enumerate(cells(figure, rows, columns, len(x))):
+        show_image("images", axes, x[i])
         if titles is not None:
-            cells[i].set_title(titles[i])
-    for spare in cells[len(x) :]:
-        spare.remove()
+            axes.set_title(titles[i])
     return figure

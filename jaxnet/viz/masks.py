@@ -1,15 +1,12 @@
 """Segmentation masks over images."""
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from jaxnet.tools import on_host, within
-from jaxnet.viz.style import a_dict, frame, new_figure, styled, texts
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from jaxnet.viz.style import Figure, a_dict, frame, new_figure, styled, texts
 
 
 def overlay(x: Any, mask: Any, colors: Any, *, share: float = 0.6) -> np.ndarray:
@@ -33,12 +30,12 @@ def overlay(x: Any, mask: Any, colors: Any, *, share: float = 0.6) -> np.ndarray
       >>> overlay(np.ones((1, 3, 3)), np.array([[0, 1, 255]]), red_or_green, share=0.5).tolist()
       [[[1.0, 0.5, 0.5], [0.5, 1.0, 0.5], [1.0, 1.0, 1.0]]]
     """
-    x, colors = _unit("overlay", "x", x), _unit("overlay", "colors", colors)
+    x, colors = _unit("overlay", "x", x), _unit("overlay", "colors", colors, "(classes, 3)")
     mask = on_host("overlay", "mask", mask, dtype="integers")
-    if x.shape != (*mask.shape, 3) or colors.ndim != 2 or colors.shape[1] != 3 or not len(colors):
+    if x.shape != (*mask.shape, 3):
         raise ValueError(
-            "overlay: expected images (..., height, width, 3), masks (..., height, width) and "
-            f"colors (classes, 3), got {x.shape}, {mask.shape} and {colors.shape}"
+            "overlay: expected images (..., height, width, 3) and masks (..., height, width), "
+            f"got {x.shape} and {mask.shape}"
         )
     within("overlay", "share", share, "[0, 1]")
     known = (mask >= 0) & (mask < len(colors))
@@ -55,7 +52,7 @@ def masks(
     *,
     titles: Sequence[str] | None = None,
     share: float = 0.6,
-) -> "Figure":
+) -> Figure:
     """Draw one row per image: the image, and its blends with one or more masks, with a legend.
 
     Args:
@@ -79,22 +76,13 @@ def masks(
     """
     from matplotlib.patches import Patch
 
-    x, colors = _unit("masks", "x", x), _unit("masks", "colors", colors)
+    x = _unit("masks", "x", x, "(images, height, width, 3)")
     labels = a_dict("masks", "labels", labels, "title -> masks")
     names = texts("masks", "names", names)
+    colors = _unit("masks", "colors", colors, "(names, 3)", {"names": len(names)})
     for title, mask in labels.items():
         labels[title] = on_host("masks", f"labels[{title!r}]", mask, dtype="integers")
     within("masks", "share", share, "[0, 1]")
-    if x.ndim != 4 or not x.size:
-        raise ValueError(
-            f"masks: expected (images, height, width, 3), at least one, got {x.shape}; "
-            "for one image pass x[None]"
-        )
-    if colors.shape != (len(names), 3):
-        raise ValueError(
-            f"masks: expected {len(names)} colors, one per name, got {len(np.atleast_1d(colors))} "
-            f"of shape {colors.shape}"
-        )
     titles = None if titles is None else texts("masks", "titles", titles, len(x), "image")
     columns = {"image": x} | {
         title: overlay(x, mask, colors, share=share) for title, mask in labels.items()
@@ -117,7 +105,9 @@ def masks(
     return figure
 
 
-def _unit(who: str, what: str, values: Any) -> np.ndarray:
+def _unit(
+    who: str, what: str, values: Any, form: str = "(...)", sizes: dict[str, int] | None = None
+) -> np.ndarray:
     """Return floats in [0, 1]."""
-    values = on_host(who, what, values, dtype="booleans or numbers")
+    values = on_host(who, what, values, form, "booleans or numbers", sizes, empty=form == "(...)")
     return np.clip(values / 255 if values.dtype == np.uint8 else values.astype(float), 0, 1)

@@ -1,15 +1,12 @@
 """Posteriors of the hidden states of a sequence, and the most likely path."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from jaxnet.tools import on_host
-from jaxnet.viz.style import COLORS, new_figure, styled, texts
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from jaxnet.tools import check_values, on_host
+from jaxnet.viz.style import COLORS, Figure, new_figure, styled, texts
 
 
 @styled()
@@ -19,7 +16,7 @@ def posteriors(
     *,
     names: Sequence[str] | None = None,
     steps: Sequence[str] | None = None,
-) -> "Figure":
+) -> Figure:
     """Draw state posteriors over time as a heat map, with a path of states.
 
     Dark is 1. Where the path crosses light cells, other paths are nearly as likely.
@@ -41,14 +38,11 @@ def posteriors(
       >>> figure.axes[0].lines[0].get_ydata().tolist()
       [0.0, 0.0, 1.0]
     """
-    posterior = on_host("posteriors", "posterior", posterior)
-    if posterior.ndim != 2 or not posterior.size:
-        raise ValueError(f"posteriors: expected posteriors (time, states), got {posterior.shape}")
-    if not (posterior.min() >= 0 and posterior.max() <= 1 + 1e-5):
-        raise ValueError(
-            "posteriors: expected probabilities in [0, 1], got "
-            f"{posterior.min():.3g} to {posterior.max():.3g}"
-        )
+    sizes: dict[str, int] = {}
+    posterior = on_host(
+        "posteriors", "posterior", posterior, "(time, states)", sizes=sizes, empty=False
+    )
+    check_values("posteriors", "posterior", posterior, "[0, 1]", 1e-5)
     time, count = posterior.shape
     names = None if names is None else texts("posteriors", "names", names, count, "state")
     steps = None if steps is None else texts("posteriors", "steps", steps, time, "step")
@@ -57,12 +51,8 @@ def posteriors(
     axes = figure.subplots()
     image = axes.imshow(posterior.T, cmap="Blues", vmin=0, vmax=1, aspect="auto", origin="lower")
     if path is not None:
-        path = on_host("posteriors", "path", path, dtype="integers")
-        if path.shape != (time,) or path.min() < -1 or path.max() >= count:
-            raise ValueError(
-                f"posteriors: the path must be states below {count}, ({time},), got {path.shape} "
-                f"{path.tolist()!r:.60}"
-            )
+        path = on_host("posteriors", "path", path, "(time,)", "integers", sizes)
+        check_values("posteriors", "path", path, f"[-1, {count})")
         line = np.where(path < 0, np.nan, path)
         axes.plot(
             np.arange(time), line, color=COLORS[1], marker="o" if time <= 80 else "",

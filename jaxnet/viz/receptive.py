@@ -1,15 +1,12 @@
 """Receptive fields on an image."""
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from jaxnet.inspect import ReceptiveFields
-from jaxnet.tools import on_host
+from jaxnet.tools import check_type, on_host
 from jaxnet.viz.feature_maps import show_image
-from jaxnet.viz.style import COLORS, a_dict, frame, new_figure, styled, texts
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from jaxnet.viz.style import COLORS, Figure, a_dict, frame, new_figure, styled, texts
 
 
 @styled()
@@ -19,7 +16,7 @@ def receptive(
     paths: Sequence[str] | None = None,
     *,
     effective: Mapping[str, Any] | None = None,
-) -> "Figure":
+) -> Figure:
     """Draw the receptive field of the middle unit of each layer, as boxes on an image.
 
     With `effective`, one panel per layer shows the effective receptive field; dark pixels have the
@@ -50,13 +47,14 @@ def receptive(
         raise ValueError(
             f"receptive: image must have shape (height, width, channels), got {image.shape}"
         )
-    if not isinstance(fields, ReceptiveFields):
-        raise TypeError(
-            "receptive: fields must be the result of jn.inspect.receptive_fields, got "
-            f"{type(fields).__name__}"
-        )
+    result = "the result of jn.inspect.receptive_fields"
+    check_type("receptive", "fields", fields, ReceptiveFields, result)
     maps = {} if effective is None else a_dict("receptive", "effective", effective, "path -> field")
-    maps = {path: on_host("receptive", f"effective[{path!r}]", m) for path, m in maps.items()}
+    size: dict[str, Any] = dict(zip(("height", "width"), image.shape, strict=False))
+    maps = {
+        path: on_host("receptive", f"effective[{path!r}]", m, "(height, width)", sizes=size)
+        for path, m in maps.items()
+    }
     paths = (
         (list(maps) or _distinct(fields)) if paths is None else texts("receptive", "paths", paths)
     )
@@ -65,12 +63,6 @@ def receptive(
             raise ValueError(
                 f"receptive: {fields.name} has no layer with maps {path!r}; layers: "
                 f"{', '.join(fields.fields)}"
-            )
-    for path, m in maps.items():
-        if m.shape != image.shape[:2]:
-            raise ValueError(
-                f"receptive: the field of {path} must have the size of the image, "
-                f"{image.shape[:2]}, got {m.shape}"
             )
     side = 2.4  # inches
     high = side * image.shape[0] / image.shape[1]

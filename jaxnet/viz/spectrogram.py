@@ -1,15 +1,12 @@
 """Spectrograms of speech with segments and the posteriors of a recognizer."""
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from jaxnet.tools import at_least, on_host, within
-from jaxnet.viz.style import COLORS, a_dict, new_figure, styled, texts
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from jaxnet.viz.style import COLORS, Figure, a_dict, new_figure, styled, texts
 
 Segment = tuple[str, float, float]  # (name, first frame, frame after the last)
 SHOWN = 0.1  # smallest probability at which a class gets a line
@@ -25,7 +22,7 @@ def spectrogram(
     blank: int = 0,
     stride: int = 1,
     hop: float = 0.01,
-) -> "Figure":
+) -> Figure:
     """Draw features over time, with rows of named segments and class posteriors below.
 
     Args:
@@ -52,9 +49,7 @@ def spectrogram(
       >>> [text.get_text() for text in figure.axes[1].texts]
       ['seven', 'one']
     """
-    features = on_host("spectrogram", "features", features)
-    if features.ndim != 2 or not features.size:
-        raise ValueError(f"spectrogram: expected features (frames, bands), got {features.shape}")
+    features = on_host("spectrogram", "features", features, "(frames, bands)", empty=False)
     within("spectrogram", "hop", hop, "(0, inf)")
     at_least("spectrogram", "stride", stride)
     at_least("spectrogram", "blank", blank, 0)
@@ -85,8 +80,7 @@ def spectrogram(
     if rows:
         _draw_rows(below[0], rows, hop)
     if posterior is not None:
-        _draw_posterior(below[-1], on_host("spectrogram", "posterior", posterior), names, blank,
-                        stride * hop)  # fmt: skip
+        _draw_posterior(below[-1], posterior, names, blank, stride * hop)
     for panel in panels[:, 0]:
         panel.spines[["top", "right"]].set_visible(False)
     panels[-1, 0].set_xlabel("seconds")
@@ -95,13 +89,11 @@ def spectrogram(
 
 
 def _is_segment(segment: Any) -> bool:
-    if (
-        not isinstance(segment, list | tuple)
-        or len(segment) != 3
-        or not isinstance(segment[0], str)
-    ):
+    if not isinstance(segment, list | tuple) or len(segment) != 3:
         return False
-    return all(isinstance(n, int | float | np.integer | np.floating) for n in segment[1:])
+    name, *frames = segment
+    numbers = all(isinstance(n, int | float | np.integer | np.floating) for n in frames)
+    return isinstance(name, str) and numbers
 
 
 def _draw_rows(axes: Any, rows: Mapping[str, Sequence[Segment]], hop: float) -> None:
@@ -119,11 +111,8 @@ def _draw_rows(axes: Any, rows: Mapping[str, Sequence[Segment]], hop: float) -> 
     axes.spines["left"].set_visible(False)
 
 
-def _draw_posterior(axes: Any, posterior: np.ndarray, names: Any, blank: int, step: float) -> None:
-    if posterior.ndim != 2 or not posterior.size:
-        raise ValueError(
-            f"spectrogram: expected a posterior (steps, classes), got {posterior.shape}"
-        )
+def _draw_posterior(axes: Any, posterior: Any, names: Any, blank: int, step: float) -> None:
+    posterior = on_host("spectrogram", "posterior", posterior, "(steps, classes)", empty=False)
     steps, classes = posterior.shape
     if not (posterior.min() >= 0 and posterior.max() <= 1 + 1e-5):
         raise ValueError(

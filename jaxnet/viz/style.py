@@ -1,17 +1,21 @@
 """The style, size and layout shared by all figures, and saving."""
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jaxnet.tools import at_least, command, file_path, replacing, within
+import numpy as np
+
+from jaxnet.tools import at_least, check_list, check_type, command, file_path, replacing, within
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+else:
+    Figure = "matplotlib.figure.Figure"  # importing it takes a second
 
 # Okabe and Ito 2008, "Color universal design": distinguishable with color blindness.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -41,7 +45,7 @@ def styled() -> Iterator[None]:
 
 
 @styled()
-def new_figure(width: float, height: float) -> "Figure":
+def new_figure(width: float, height: float) -> Figure:
     """Return an empty figure of this size in inches, without a window or global state of pyplot.
 
     A notebook displays it as the last value of a cell, or by `display(figure)`.
@@ -54,14 +58,14 @@ def new_figure(width: float, height: float) -> "Figure":
     return figure
 
 
-def _png(figure: "Figure") -> bytes:
+def _png(figure: Figure) -> bytes:
     file = BytesIO()
     figure.savefig(file, format="png")
     return file.getvalue()
 
 
 def save(
-    figure: "Figure", path: str | Path, *, dpi: int = 100, metadata: Mapping[str, str] | None = None
+    figure: Figure, path: str | Path, *, dpi: int = 100, metadata: Mapping[str, str] | None = None
 ) -> Path:
     """Write a figure to a file, whole or not at all; missing folders are created.
 
@@ -111,13 +115,9 @@ def texts(who: str, what: str, given: Any, count: int | None = None, per: str = 
       ...
       TypeError: confusion: names must be str, got int
     """
-    none = isinstance(given, Mapping) or getattr(given, "shape", None) == ()
-    if none or not isinstance(given, Iterable):
-        raise TypeError(f"{who}: {what} must be a list of str, got {type(given).__name__}")
-    words = list(given)
+    words = list(given) if isinstance(given, str) else check_list(who, what, given, "str")
     for word in words:
-        if not isinstance(word, str):
-            raise TypeError(f"{who}: {what} must be str, got {type(word).__name__}")
+        check_type(who, what, word, str, "str")
     if count is not None and len(words) != count:
         each = f", one per {per}" if per else ""
         raise ValueError(f"{who}: expected {count} {what}{each}, got {len(words)}")
@@ -134,8 +134,7 @@ def a_dict(who: str, what: str, given: Any, form: str) -> dict[Any, Any]:
       TypeError: heatmap: maps must be a dict of name -> maps, got list
     """
     given = getattr(given, "_asdict", lambda: given)()
-    if not isinstance(given, Mapping):
-        raise TypeError(f"{who}: {what} must be a dict of {form}, got {type(given).__name__}")
+    check_type(who, what, given, Mapping, f"a dict of {form}")
     return dict(given)
 
 
@@ -145,10 +144,31 @@ def grid(who: str, count: int, columns: int | None) -> tuple[int, int]:
     Raises:
       TypeError, ValueError: If `columns` is not an integer of at least 1.
     """
-    if columns is not None:
-        at_least(who, "columns", columns)
+    at_least(who, "columns", columns, optional=True)
     columns = min(count, columns or math.ceil(math.sqrt(count)))
     return math.ceil(count / columns), columns
+
+
+def cells(figure: Figure, rows: int, columns: int, count: int, **options: Any) -> Any:
+    """Return the first `count` axes of a grid, without the spare ones of its last row."""
+    axes = figure.subplots(rows, columns, squeeze=False, **options).ravel()
+    for spare in axes[count:]:
+        spare.remove()
+    return axes[:count]
+
+
+def signed_scale(figure: Figure, image: Any, axes: Any, aspect: int) -> None:
+    """Draw the color scale of images whose values are divided by their largest size."""
+    scale = figure.colorbar(image, ax=axes, ticks=[-1, 0, 1], shrink=0.9, aspect=aspect)
+    scale.ax.set_yticklabels(["−", "0", "+"])
+
+
+def table_lines(axes: Any, rows: int, columns: int) -> None:
+    """Draw lines between the entries of a matrix, instead of ticks."""
+    axes.set_xticks(np.arange(columns + 1) - 0.5, minor=True)
+    axes.set_yticks(np.arange(rows + 1) - 0.5, minor=True)
+    axes.grid(which="minor")
+    axes.tick_params(which="both", length=0)
 
 
 def frame(axes: Any) -> None:

@@ -102,7 +102,7 @@ def test_an_augmented_objective():
 def test_messages():
     with pytest.raises(ValueError, match="pixels must be at least 1, got 0"):
         random_shift(0)
-    with pytest.raises(ValueError, match="pixels must be at most 7, the larger side"):
+    with pytest.raises(ValueError, match="pixels must be 1 to 7, the larger side"):
         random_shift(2**30)(jax.random.key(0), jnp.zeros((3, 5, 7, 1)))
     with pytest.raises(
         ValueError, match=r"shape \(batch, height, width, channels\), got \(3, 64\)"
@@ -213,7 +213,9 @@ def test_void_that_the_masks_cannot_hold():
     with pytest.raises(TypeError, match="on_masks: void must be an integer, got 2.5"):
         on_masks(random_shift(1), void=2.5)
     batch = jnp.ones((1, 3, 4, 3)), jnp.ones((1, 3, 4), jnp.uint8)
-    with pytest.raises(ValueError, match="on_masks: void must be in 0..255 for masks of uint8"):
+    with pytest.raises(
+        ValueError, match="on_masks: void must be 0 to 255, the range of uint8 masks"
+    ):
         on_masks(lambda key, x: x, void=300)(jax.random.key(0), batch)
 
 

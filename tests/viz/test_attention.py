@@ -37,7 +37,7 @@ def test_words_do_not_touch_each_other_or_the_edge():
 @pytest.mark.parametrize(
     ("weights", "message"),
     [
-        (np.ones((10, 9)), r"= \(10, 10\), at least one of each, got \(10, 9\)"),
+        (np.ones((10, 9)), r"words\) with source words = 10, got \(10, 9\)"),
         (np.full((10, 10), 1.5), r"in \[0, 1\], got 1.5 to 1.5"),
         (np.full((10, 10), -0.1), r"in \[0, 1\]"),
         (np.full((10, 10), np.nan), r"in \[0, 1\]"),
@@ -49,5 +49,5 @@ def test_messages(weights, message):
 
 
 def test_no_words():
-    with pytest.raises(ValueError, match="at least one of each"):
+    with pytest.raises(ValueError, match="sizes of at least 1"):
         attention(np.ones((0, 10)), SOURCE, [])

@@ -87,13 +87,13 @@ def test_it_can_be_saved(tmp_path):
 
 
 def test_messages():
-    with pytest.raises(ValueError, match=r"boxes: expected \(images, height, width"):
+    with pytest.raises(ValueError, match=r"boxes: x must have shape \(images, height, width"):
         viz.boxes(X[0], FOUND)
     with pytest.raises(
-        ValueError, match=r"found boxes must have shape \(1, n, 4\), got \(2, 2, 4\)"
+        ValueError, match=r"found boxes must have .* with images = 1, got \(2, 2, 4\)"
     ):
         viz.boxes(X[:1], FOUND)
-    with pytest.raises(ValueError, match=r"found scores must have shape \(2, 2\)"):
+    with pytest.raises(ValueError, match=r"found scores must have shape \(images, n\) with n = 2"):
         viz.boxes(X, FOUND | {"scores": np.zeros((2, 3))})
     with pytest.raises(ValueError, match="class 2 has no name; names: a, b"):
         viz.boxes(X, FOUND, names=["a", "b"])

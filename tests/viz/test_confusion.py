@@ -64,9 +64,9 @@ def test_text_can_be_read_on_every_shade():
 
 
 def test_messages():
-    with pytest.raises(ValueError, match=r"expected a matrix \(classes, classes\), got \(2, 3\)"):
+    with pytest.raises(ValueError, match=r"\(classes, classes\) with classes = 2, got \(2, 3\)"):
         viz.confusion(np.zeros((2, 3)))
     with pytest.raises(ValueError, match="expected 3 names, one per class, got 2"):
         viz.confusion(np.eye(3), names=["a", "b"])
-    with pytest.raises(ValueError, match="must be finite, at least 0, got -1"):
+    with pytest.raises(ValueError, match=r"counts must be in \[0, inf\), got -1"):
         viz.confusion([[1, -1], [0, 1]])

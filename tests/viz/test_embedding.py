@@ -40,7 +40,7 @@ def test_two_classes_that_are_not_0_and_1():
             {"a": POINTS[:9]},
             LABELS,
             None,
-            r"\(30, 2\) for 30 labels, got \(9, 2\) for a",
+            r"panels\['a'\] must have .* examples = 30, got \(9, 2\)",
         ),
         ({"a": np.ones((30, 3))}, LABELS, None, r"got \(30, 3\)"),
         ({"a": POINTS}, LABELS - 1, None, "classes 0, 1"),

@@ -59,10 +59,10 @@ def test_the_legend_lies_inside(columns):
 @pytest.mark.parametrize(
     ("call", "words"),
     [
-        (lambda: overlay(X, MASK[0], COLORS), r"got \(2, 3, 4, 3\), \(3, 4\) and \(3, 3\)"),
+        (lambda: overlay(X, MASK[0], COLORS), r"got \(2, 3, 4, 3\) and \(3, 4\)"),
         (lambda: overlay(X, MASK, COLORS, share=2), r"share must be in \[0, 1\], got 2"),
-        (lambda: viz.masks(X[0], {}, ["a"], COLORS[:1]), r"for one image pass x\[None\]"),
-        (lambda: viz.masks(X, {}, ["a"], COLORS), "expected 1 colors, one per name, got 3"),
+        (lambda: viz.masks(X[0], {}, ["a"], COLORS[:1]), r"For a single example, pass x\[None\]"),
+        (lambda: viz.masks(X, {}, ["a"], COLORS), r"with names = 1, got \(3, 3\)"),
         (lambda: viz.masks(X, {}, list("abc"), COLORS, titles=["a"]), "expected 2 titles"),
     ],
 )

@@ -52,5 +52,5 @@ def test_a_field_that_reaches_the_border_says_so():
 def test_messages(fields):
     with pytest.raises(ValueError, match="no layer with maps 'third'; layers: conv, rel"):
         viz.receptive(IMAGE, fields, ["third"])
-    with pytest.raises(ValueError, match=r"the field of conv must have .*\(20, 24\), got \(3, 3\)"):
+    with pytest.raises(ValueError, match=r"effective\['conv'\] must .* width = 24, got \(3, 3\)"):
         viz.receptive(IMAGE, fields, effective={"conv": np.zeros((3, 3))})

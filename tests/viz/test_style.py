@@ -137,7 +137,7 @@ def test_runs_of_another_type(given, error):
 
 
 @pytest.mark.parametrize(("name", "change", "words"), [
-    ("confusion", {"matrix": [[np.nan, 1], [0, 1]]}, "counts must be finite"),
+    ("confusion", {"matrix": [[np.nan, 1], [0, 1]]}, r"counts must be in \[0, inf\)"),
     ("boxes", {"found": BOXES | {"boxes": np.full((1, 2, 4), np.nan)}}, "boxes must be finite"),
     ("boxes", {"found": BOXES | {"score": np.ones((1, 2))}}, 'found must have "boxes", "classes"'),
     ("boxes", {"found": {"boxes": BOXES["boxes"]}}, 'found must have "boxes", "classes"'),

@@ -4,35 +4,60 @@ The builders need no TensorFlow. Each file has `ORIGIN`, and `builder()`, which 
 builders for TensorFlow Datasets; `jaxnet.data.prepare` runs them.
 """
 
+import os
+from pathlib import Path
+from typing import Any
+
 from jaxnet.data.builders import camvid, free_spoken_digits, multi30k
 from jaxnet.data.builders.remote import Origin
+from jaxnet.services.files import file_path
 
 OWN = {"camvid": camvid, "free_spoken_digits": free_spoken_digits, "multi30k": multi30k}
 
 CATALOG = "https://www.tensorflow.org/datasets/catalog"
 KNOWN = {name: module.ORIGIN for name, module in OWN.items()} | {
-    "bccd": Origin(
-        what="364 microscope images of blood, with boxes around the cells",
-        home=f"{CATALOG}/bccd",
-        terms="MIT license",
-        size=7_875_205,
-    ),
-    "cifar10": Origin(
-        what="60,000 photographs of ten classes",
-        home=f"{CATALOG}/cifar10",
-        terms="none stated; cite Krizhevsky 2009",
-        size=170_052_171,
-    ),
-    "mnist": Origin(
-        what="70,000 handwritten digits",
-        home=f"{CATALOG}/mnist",
-        terms="none stated; cite LeCun, Cortes and Burges",
-        size=11_594_722,
-    ),
-    "tiny_shakespeare": Origin(
-        what="plays of Shakespeare, one long text",
-        home=f"{CATALOG}/tiny_shakespeare",
-        terms="public domain",
-        size=1_115_394,
-    ),
-}
+    name: Origin(what, f"{CATALOG}/{name}", terms, size)
+    for name, what, terms, size in (
+        ("bccd", "364 microscope images of blood, with boxes around the cells", "MIT license",
+         7_875_205),
+        ("cifar10", "60,000 photographs of ten classes", "none stated; cite Krizhevsky 2009",
+         170_052_171),
+        ("mnist", "70,000 handwritten digits", "none stated; cite LeCun, Cortes and Burges",
+         11_594_722),
+        ("tiny_shakespeare", "plays of Shakespeare, one long text", "public domain", 1_115_394),
+    )
+}  # fmt: skip
+
+
+def folder(who: str, data_dir: Any) -> Path:
+    """Return the folder of the datasets, by default TFDS_DATA_DIR or ~/tensorflow_datasets.
+
+    Example:
+      >>> folder("load", "datasets").name
+      'datasets'
+    """
+    if data_dir is None:
+        return file_path(who, os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets")
+    return file_path(who, data_dir, "data_dir")
+
+
+def base_name(name: str) -> str:
+    """Return the name of a dataset without its configuration and version.
+
+    Example:
+      >>> base_name("movielens/25m-ratings:0.1.1")
+      'movielens'
+    """
+    return name.split("/")[0].split(":")[0]
+
+
+def prepared(data_dir: str | Path) -> list[str]:
+    """Return the names of the prepared datasets in a folder.
+
+    Example:
+      >>> prepared("/nowhere")
+      []
+    """
+    place = file_path("prepared", data_dir, "data_dir")
+    found = place.glob("*/**/dataset_info.json")
+    return sorted({file.relative_to(place).parts[0] for file in found})

@@ -2,10 +2,10 @@
 
 import io
 from collections.abc import Iterator
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any
 
-from jaxnet.data.builders.remote import Origin, Remote, contents
+from jaxnet.data.builders.remote import Origin, Remote, builder_class, contents
 from jaxnet.services.extras import extra
 
 ORIGIN = Origin(
@@ -52,46 +52,33 @@ def builder() -> type:
         pillow.open(io.BytesIO(data)).resize(SIZE, method).save(out, form, **options)
         return out.getvalue()
 
-    class Camvid(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # pyright: ignore
-        VERSION = tfds.core.Version("1.0.0")
-
-        def _info(self) -> Any:
-            width, height = SIZE
-            return tfds.core.DatasetInfo(
-                builder=self,
-                description=f"CamVid, {ORIGIN.what}. Terms: {ORIGIN.terms}.",
-                homepage=ORIGIN.home,
-                license=ORIGIN.terms,
-                features=tfds.features.FeaturesDict(
+    def examples(files: dict[str, bytes], folder: str) -> Iterator:
+        for path, image in files.items():
+            if path.startswith(f"CamVid/{folder}/"):
+                mask = files[path.replace(f"/{folder}/", f"/{folder}annot/")]
+                name = PurePosixPath(path).stem
+                box, nearest = pillow.Resampling.BOX, pillow.Resampling.NEAREST
+                yield (
+                    name,
                     {
-                        "image": tfds.features.Image(
-                            shape=(height, width, 3), encoding_format="jpeg"
-                        ),
-                        "segmentation_mask": tfds.features.Image(
-                            shape=(height, width, 1), encoding_format="png"
-                        ),
-                        "name": tfds.features.Text(),
-                    }
-                ),
-                supervised_keys=("image", "segmentation_mask"),
-                metadata=tfds.core.MetadataDict(labels=list(CLASSES)),
-            )
-
-        def _split_generators(self, dl_manager: Any) -> dict[str, Iterator]:
-            files = contents("camvid", ARCHIVE, dl_manager.download_dir, ORIGIN.size)
-            return {part: self._generate_examples(files, PARTS[part]) for part in PARTS}
-
-        def _generate_examples(self, files: dict[str, bytes], folder: str) -> Iterator:
-            for path, image in files.items():
-                if path.startswith(f"CamVid/{folder}/"):
-                    mask = files[path.replace(f"/{folder}/", f"/{folder}annot/")]
-                    name = PurePosixPath(path).stem
-                    box, nearest = pillow.Resampling.BOX, pillow.Resampling.NEAREST
-                    example = {
                         "image": scaled(image, box, "JPEG", quality=QUALITY),
                         "segmentation_mask": scaled(mask, nearest, "PNG"),
                         "name": name,
-                    }
-                    yield name, example
+                    },
+                )
 
-    return Camvid
+    def splits(downloads: Path) -> dict[str, Iterator]:
+        files = contents("camvid", ARCHIVE, downloads, ORIGIN.size)
+        return {part: examples(files, folder) for part, folder in PARTS.items()}
+
+    width, height = SIZE
+    pictures = tfds.features.Image
+    features = tfds.features.FeaturesDict(
+        {
+            "image": pictures(shape=(height, width, 3), encoding_format="jpeg"),
+            "segmentation_mask": pictures(shape=(height, width, 1), encoding_format="png"),
+            "name": tfds.features.Text(),
+        }
+    )
+    keys = ("image", "segmentation_mask")
+    return builder_class("camvid", ORIGIN, "CamVid,", features, keys, splits, labels=list(CLASSES))

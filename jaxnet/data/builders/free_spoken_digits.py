@@ -3,12 +3,11 @@
 import io
 import wave
 from collections.abc import Iterator
-from pathlib import PurePosixPath
-from typing import Any
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from jaxnet.data.builders.remote import Origin, Remote, contents
+from jaxnet.data.builders.remote import Origin, Remote, builder_class, contents
 from jaxnet.services.extras import extra
 
 ORIGIN = Origin(
@@ -42,45 +41,35 @@ def builder() -> type:
     who = "free_spoken_digits"
     tfds = extra("tensorflow_datasets", "tensorflow-datasets", who)
 
-    class FreeSpokenDigits(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # pyright: ignore
-        VERSION = tfds.core.Version("1.0.0")
-
-        def _info(self) -> Any:
-            return tfds.core.DatasetInfo(
-                builder=self,
-                description=f"Free Spoken Digit Dataset, {ORIGIN.what}. Terms: {ORIGIN.terms}.",
-                homepage=ORIGIN.home,
-                license=ORIGIN.terms,
-                features=tfds.features.FeaturesDict(
+    def examples(files: dict[str, bytes], part: str) -> Iterator:
+        for path, data in files.items():
+            name = PurePosixPath(path).stem  # digit_speaker_number
+            digit, speaker, number = name.split("_")
+            if (int(number) < HELD_OUT) == (part == "test"):
+                yield (
+                    name,
                     {
-                        "audio": tfds.features.Tensor(shape=(None,), dtype=np.int16),
-                        "label": tfds.features.ClassLabel(num_classes=10),
-                        "speaker": tfds.features.Text(),
-                        "recording": tfds.features.Scalar(dtype=np.int64),
-                    }
-                ),
-                supervised_keys=("audio", "label"),
-                metadata=tfds.core.MetadataDict(sample_rate=RATE),
-            )
-
-        def _split_generators(self, dl_manager: Any) -> dict[str, Iterator]:
-            files = contents(who, ARCHIVE, dl_manager.download_dir, ORIGIN.size)
-            return {part: self._generate_examples(files, part) for part in ("train", "test")}
-
-        def _generate_examples(self, files: dict[str, bytes], part: str) -> Iterator:
-            for path, data in files.items():
-                name = PurePosixPath(path).stem  # digit_speaker_number
-                digit, speaker, number = name.split("_")
-                if (int(number) < HELD_OUT) == (part == "test"):
-                    example = {
                         "audio": samples(path, data),
                         "label": int(digit),
                         "speaker": speaker,
                         "recording": int(number),
-                    }
-                    yield name, example
+                    },
+                )
 
-    return FreeSpokenDigits
+    def splits(downloads: Path) -> dict[str, Iterator]:
+        files = contents(who, ARCHIVE, downloads, ORIGIN.size)
+        return {part: examples(files, part) for part in ("train", "test")}
+
+    features = tfds.features.FeaturesDict(
+        {
+            "audio": tfds.features.Tensor(shape=(None,), dtype=np.int16),
+            "label": tfds.features.ClassLabel(num_classes=10),
+            "speaker": tfds.features.Text(),
+            "recording": tfds.features.Scalar(dtype=np.int64),
+        }
+    )
+    title, keys = "Free Spoken Digit Dataset,", ("audio", "label")
+    return builder_class(who, ORIGIN, title, features, keys, splits, sample_rate=RATE)
 
 
 def samples(path: str, data: bytes) -> np.ndarray:

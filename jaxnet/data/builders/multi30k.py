@@ -2,9 +2,9 @@
 
 import gzip
 from collections.abc import Iterator
-from typing import Any
+from pathlib import Path
 
-from jaxnet.data.builders.remote import Origin, Remote, contents
+from jaxnet.data.builders.remote import Origin, Remote, builder_class, contents
 from jaxnet.services.extras import extra
 
 ORIGIN = Origin(
@@ -45,30 +45,18 @@ def builder() -> type:
     """
     tfds = extra("tensorflow_datasets", "tensorflow-datasets", "multi30k")
 
-    class Multi30k(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # pyright: ignore
-        VERSION = tfds.core.Version("1.0.0")
+    def splits(downloads: Path) -> dict[str, Iterator]:
+        def lines(name: str) -> list[str]:
+            remote = Remote(f"{RAW}/{name}", SHA256[name])
+            data = contents("multi30k", remote, downloads, None)[name]
+            return gzip.decompress(data).decode().removesuffix("\n").split("\n")
 
-        def _info(self) -> Any:
-            return tfds.core.DatasetInfo(
-                builder=self,
-                description=f"Multi30k, task 1: {ORIGIN.what}. Terms: {ORIGIN.terms}.",
-                homepage=ORIGIN.home,
-                license=ORIGIN.terms,
-                features=tfds.features.Translation(languages=LANGUAGES),
-                supervised_keys=LANGUAGES,
-            )
+        pairs = {part: [lines(f"{PARTS[part]}.{x}.gz") for x in LANGUAGES] for part in PARTS}
+        return {part: examples(*pairs[part]) for part in pairs}
 
-        def _split_generators(self, dl_manager: Any) -> dict[str, Iterator]:
-            def lines(name: str) -> list[str]:
-                remote = Remote(f"{RAW}/{name}", SHA256[name])
-                data = contents("multi30k", remote, dl_manager.download_dir, None)[name]
-                return gzip.decompress(data).decode().removesuffix("\n").split("\n")
+    def examples(german: list[str], english: list[str]) -> Iterator:
+        for i, (de, en) in enumerate(zip(german, english, strict=True)):
+            yield i, {"de": de.strip(), "en": en.strip()}
 
-            pairs = {part: [lines(f"{PARTS[part]}.{x}.gz") for x in LANGUAGES] for part in PARTS}
-            return {part: self._generate_examples(*pairs[part]) for part in pairs}
-
-        def _generate_examples(self, german: list[str], english: list[str]) -> Iterator:
-            for i, (de, en) in enumerate(zip(german, english, strict=True)):
-                yield i, {"de": de.strip(), "en": en.strip()}
-
-    return Multi30k
+    features = tfds.features.Translation(languages=LANGUAGES)
+    return builder_class("multi30k", ORIGIN, "Multi30k, task 1:", features, LANGUAGES, splits)

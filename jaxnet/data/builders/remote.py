@@ -5,12 +5,14 @@ import re
 import tarfile
 import tempfile
 import zlib
+from collections.abc import Callable, Iterator
 from http.client import HTTPException
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import IO, Any, NamedTuple
 from urllib.error import HTTPError, URLError
 from urllib.request import urlopen
 
+from jaxnet.services.extras import extra
 from jaxnet.services.progress import progress_bar
 
 BLOCK = 2**18  # bytes per read
@@ -31,6 +33,54 @@ class Origin(NamedTuple):
     home: str
     terms: str
     size: int
+
+
+def builder_class(
+    name: str,
+    origin: Origin,
+    title: str,
+    features: Any,
+    keys: tuple[str, str],
+    splits: Callable[[Path], dict[str, Iterator]],
+    **metadata: Any,
+) -> type:
+    """Return a class of builders for TensorFlow Datasets.
+
+    Args:
+      name: Name of the dataset.
+      origin: Place it comes from.
+      title: Beginning of its description.
+      features: Features of TensorFlow Datasets.
+      keys: Names of the features that are inputs and targets.
+      splits: Function of the folder of downloads; it returns the examples of each split as pairs
+        (key, dict of features).
+      metadata: Entries of the dataset's metadata.
+    """
+    tfds = extra("tensorflow_datasets", "tensorflow-datasets", name)
+    dataset = name
+
+    class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # pyright: ignore
+        name = dataset
+        VERSION = tfds.core.Version("1.0.0")
+
+        def _info(self) -> Any:
+            return tfds.core.DatasetInfo(
+                builder=self,
+                description=f"{title} {origin.what}. Terms: {origin.terms}.",
+                homepage=origin.home,
+                license=origin.terms,
+                features=features,
+                supervised_keys=keys,
+                metadata=tfds.core.MetadataDict(metadata) if metadata else None,
+            )
+
+        def _split_generators(self, dl_manager: Any) -> dict[str, Iterator]:
+            return splits(dl_manager.download_dir)
+
+        def _generate_examples(self) -> Iterator:  # `splits` has made them
+            raise NotImplementedError
+
+    return Builder
 
 
 class Remote(NamedTuple):

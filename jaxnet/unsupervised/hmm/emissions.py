@@ -17,7 +17,7 @@ import numpy as np
 from jaxnet import child_key
 from jaxnet.initializers import normal, zeros
 from jaxnet.ops import plus, spread
-from jaxnet.tools import at_least, check_range, extra, on_host, param_dtype
+from jaxnet.tools import at_least, check_range, extra, on_host, param_dtype, within
 from jaxnet.typing import Params
 from jaxnet.unsupervised.hmm.markov import log_probabilities, logsumexp, to_logits
 from jaxnet.unsupervised.kmeans import kmeans
@@ -182,8 +182,7 @@ def gaussian_mixture(mixtures: int = 1, *, floor: float = 1e-3) -> Emission:
     """
     name = f"gaussian_mixture({mixtures})"
     at_least("gaussian_mixture", "mixtures", mixtures)
-    if not floor >= 0:
-        raise ValueError(f"gaussian_mixture: floor must be at least 0, got {floor}")
+    within("gaussian_mixture", "floor", floor, "[0, inf)")
 
     def check(x, features=None):
         wrong = len(x.shape) != 3 or features not in (None, x.shape[-1])

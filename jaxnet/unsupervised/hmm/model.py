@@ -25,6 +25,7 @@ from jaxnet.initializers import Initializer, zeros
 from jaxnet.ops import wide
 from jaxnet.tools import (
     a_function,
+    all_at_least,
     all_native,
     as_array,
     at_least,
@@ -242,8 +243,7 @@ def fit_hmm(
       [0.0, 9.0]
     """
     check_key(key, "fit_hmm")
-    at_least("fit_hmm", "states", states)
-    at_least("fit_hmm", "restarts", restarts)
+    all_at_least("fit_hmm", states=states, restarts=restarts)
     check_options("fit_hmm", start_init=start_init, transition_init=transition_init)
     _check_emission("fit_hmm", emission)
     if align is not None:

@@ -23,13 +23,21 @@ import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
 
-from jaxnet import Layer, child_key, compose, fit, trainer
+from jaxnet import Layer, child_key, compose, trainer
 from jaxnet.initializers import Initializer, normal, zeros
 from jaxnet.ops import plus, product
-from jaxnet.tools import as_array, at_least, check_key, check_options, check_rank, within
+from jaxnet.tools import (
+    all_at_least,
+    as_array,
+    at_least,
+    check_key,
+    check_options,
+    check_rank,
+    within,
+)
 from jaxnet.training import learning_rule
 from jaxnet.typing import Params
-from jaxnet.unsupervised.check import check_examples, whole_batches
+from jaxnet.unsupervised.check import check_examples, trained, whole_batches
 from jaxnet.unsupervised.rbm.units import Visible, bernoulli, check_visible, draw, gaussian
 
 
@@ -318,8 +326,7 @@ def fit_rbm(
     who = "fit_rbm"
     check_key(key, who)
     x = check_examples(x, features, who)
-    for what, count in (("k", k), ("epochs", epochs), ("batch_size", batch_size)):
-        at_least(who, what, count)
+    all_at_least(who, k=k, epochs=epochs, batch_size=batch_size)
     within(who, "learning_rate", learning_rate, "(0, inf)")
     within(who, "momentum", momentum, "[0, 1)")
     within(who, "weight_decay", weight_decay, "[0, inf)")
@@ -341,9 +348,5 @@ def fit_rbm(
     learner = trainer(contrastive_divergence(net, k=k, visible=visible), optimizer)
     start = {"visible_bias": visible.bias(x.mean(0))}
     train_state = learner.init(key, examples, params=start)
-    for epoch in fit(
-        learner, train_state, examples, epochs=epochs, batch_size=batch_size, progress=progress
-    ):
-        train_state = epoch.train_state
-    params = train_state.params
+    params = trained(learner, train_state, examples, epochs, batch_size, progress)
     return params if full else {"kernel": params["kernel"], "bias": params["bias"]}
