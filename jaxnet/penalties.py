@@ -4,8 +4,8 @@
 
 They apply to kernels only: entries named `kernel` or `..._kernel`, at any depth. Biases, scales of
 normalization layers and embedding tables are left out, since a penalty on them moves the function
-instead of simplifying it. `where` chooses other entries by path. An elastic net is a sum:
-`lambda params: l1(1e-4)(params) + l2(1e-3)(params)`.
+instead of simplifying it. `where` chooses other entries by a pattern of their paths, such as
+"head/*". An elastic net is a sum: `lambda params: l1(1e-4)(params) + l2(1e-3)(params)`.
 
 `optax.adamw` and `optax.add_decayed_weights` decay weights in the update instead, after the
 gradient is rescaled. Under plain SGD, a decay of `d` equals the penalty `l2(d / 2)`.
@@ -19,9 +19,11 @@ import jax.numpy as jnp
 import optax
 
 from jaxnet.losses.arrays import wide
-from jaxnet.services.checks import a_function, within
+from jaxnet.services.checks import within
+from jaxnet.services.paths import check_patterns, fits
+from jaxnet.services.trees import flat, path_name
 
-Where = Callable[[tuple[str, ...]], bool]
+_KERNELS = "*/(kernel|*_kernel)"  # of `is_kernel`
 Penalty = Callable[[Any], jax.Array]
 
 
@@ -40,7 +42,7 @@ def is_kernel(path: tuple[str, ...]) -> bool:
     return bool(path) and (path[-1] == "kernel" or path[-1].endswith("_kernel"))
 
 
-def l1(strength: float, *, where: Where = is_kernel) -> Penalty:
+def l1(strength: float, *, where: str = _KERNELS) -> Penalty:
     """Return the penalty strength * Σ|W|, with gradient 0 at 0.
 
     Gradient steps make weights oscillate around 0. For weights that are exactly 0, use
@@ -48,8 +50,7 @@ def l1(strength: float, *, where: Where = is_kernel) -> Penalty:
 
     Args:
       strength: Factor of the penalty, at least 0.
-      where: Function of a path that chooses the penalized entries, e.g.
-        `lambda path: path[0] == "head"`.
+      where: Pattern of the paths of the penalized entries, such as "head/*/kernel".
 
     Returns:
       A function of params that returns a scalar.
@@ -66,15 +67,14 @@ def l1(strength: float, *, where: Where = is_kernel) -> Penalty:
     return _penalty("l1", strength, where, _sizes)
 
 
-def l2(strength: float, *, where: Where = is_kernel) -> Penalty:
+def l2(strength: float, *, where: str = _KERNELS) -> Penalty:
     """Return the penalty strength * ΣW², with gradient 2 * strength * W.
 
     For a weight decay (λ/2) ΣW², pass strength λ/2.
 
     Args:
       strength: Factor of the penalty, at least 0.
-      where: Function of a path that chooses the penalized entries, e.g.
-        `lambda path: path[0] == "head"`.
+      where: Pattern of the paths of the penalized entries, such as "head/*/kernel".
 
     Returns:
       A function of params that returns a scalar.
@@ -98,7 +98,7 @@ class ProximalState(NamedTuple):
 
 
 def proximal_l1(
-    strength: float, learning_rate: optax.ScalarOrSchedule, *, where: Where = is_kernel
+    strength: float, learning_rate: optax.ScalarOrSchedule, *, where: str = _KERNELS
 ) -> optax.GradientTransformation:
     """Return the last transform of an `optax.chain`: an L1 penalty that makes weights exactly 0.
 
@@ -110,8 +110,7 @@ def proximal_l1(
     Args:
       strength: Factor of the penalty, at least 0.
       learning_rate: Number or a schedule, the same as the optimizer's.
-      where: Function of a path that chooses the thresholded entries, e.g.
-        `lambda path: path[0] == "head"`.
+      where: Pattern of the paths of the thresholded entries, such as "head/*/kernel".
 
     Raises:
       ValueError: If `strength` is negative.
@@ -144,7 +143,7 @@ def proximal_l1(
         rate = learning_rate(state.step) if callable(learning_rate) else learning_rate
 
         def shrink(path, update, w):
-            if not where(_names(path)):
+            if not fits(where, path_name(path)):
                 return update
             after = w + update
             size = jnp.abs(after)
@@ -158,7 +157,7 @@ def proximal_l1(
     return optax.GradientTransformation(init, update)
 
 
-def _penalty(who: str, strength: float, where: Where, norm: Callable) -> Penalty:
+def _penalty(who: str, strength: float, where: str, norm: Callable) -> Penalty:
     _check_options(who, strength, where)
 
     def penalty(params):
@@ -177,28 +176,29 @@ def _squares(w: jax.Array) -> jax.Array:
     return jnp.square(jnp.real(w)).sum() + (jnp.square(w.imag).sum() if jnp.iscomplexobj(w) else 0)
 
 
-def _chosen(who: str, params: Any, where: Where) -> list[jax.Array]:
-    entries = jax.tree_util.tree_flatten_with_path(params)[0]
+def _chosen(who: str, params: Any, where: str) -> list[jax.Array]:
+    entries = flat(params)
     for path, leaf in entries:
         if not path or not hasattr(leaf, "dtype"):
-            name = "/".join(("params", *_names(path)))
-            of = "an array" if path else "nested dicts of arrays"
+            name, of = (
+                (f"params/{path}", "an array") if path else ("params", "nested dicts of arrays")
+            )
             raise TypeError(f"{who}: {name} must be {of}, got {type(leaf).__name__}")
-    chosen = [leaf for path, leaf in entries if where(_names(path))]
+    chosen = [leaf for path, leaf in entries if fits(where, path)]
     if not chosen:
-        names = ", ".join("/".join(_names(path)) for path, _ in entries) or "no entries"
+        names = ", ".join(path for path, _ in entries) or "no entries"
         raise ValueError(
             f"{who}: no entry to penalize, got {names}. By default, entries named kernel or "
-            "..._kernel are penalized; to choose others, write where=lambda path: path[-1] == "
-            '"weights"'
+            '..._kernel are penalized; to choose others, write where="*/weights"'
         )
     return chosen
 
 
-def _names(path: tuple[Any, ...]) -> tuple[str, ...]:
-    return tuple(jax.tree_util.keystr((key,), simple=True) for key in path)
-
-
 def _check_options(who: str, strength: Any, where: Any) -> None:
     within(who, "strength", strength, "[0, inf)")
-    a_function(who, "where", where, "a path, a tuple of names")
+    if callable(where):
+        raise ValueError(
+            f"{who}: where must be a pattern of paths, got a function; instead of "
+            'lambda path: path[-1] == "weights" write where="*/weights"'
+        )
+    check_patterns(who, "where", [where])

@@ -40,10 +40,10 @@ def test_elastic_net_is_a_sum():
 
 
 def test_where_chooses_by_path():
-    table = penalties.l2(1.0, where=lambda path: path == ("embedding", "embedding"))
+    table = penalties.l2(1.0, where="embedding/embedding")
     assert table(PARAMS) == 3600
-    # `where` receives all names of the path, also those above the layer
-    assert penalties.l1(1.0, where=lambda path: path[0] == "norm")(PARAMS) == 90
+    # The pattern is of the whole path, with the names above the layer.
+    assert penalties.l1(1.0, where="norm/*")(PARAMS) == 90
 
 
 @pytest.mark.slow
@@ -215,7 +215,9 @@ def test_penalty_in_training():
 @pytest.mark.parametrize(("make", "error", "words"), [
     (lambda: penalties.l1("1"), TypeError, "l1: strength must be a number"),
     (lambda: penalties.l2(float("nan")), ValueError, r"strength must be in \[0, inf\), got nan"),
-    (lambda: penalties.l2(1.0, where="kernel"), TypeError, "l2: where must be a function"),
+    (lambda: penalties.l2(1.0, where=3), TypeError, "l2: where must hold patterns"),
+    (lambda: penalties.l2(1.0, where="(a"), ValueError, "l2: where must hold patterns"),
+    (lambda: penalties.l1(1.0, where=penalties.is_kernel), ValueError, r"where=.\*/weights"),
     (lambda: penalties.proximal_l1(1.0, None), TypeError, "learning_rate must be a number"),
     (lambda: penalties.proximal_l1(1.0, -1.0), ValueError, "learning_rate must be in"),
     (lambda: penalties.l1(1.0)(jnp.ones(3)), TypeError, "params must be nested dicts of arrays"),

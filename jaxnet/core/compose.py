@@ -534,7 +534,7 @@ def compose(
 
     Args:
       forward: The function. It may make layers or use layers made outside it.
-      name: Name of the layer; the name of `forward` by default.
+      name: Name of the layer; the name of `forward` by default, if there is no `kind`.
       kind: Name of the function that made the layer; `name` by default.
 
     Example:
@@ -564,7 +564,9 @@ def compose(
             f"compose: expected a function forward(m, x), got {function_name(forward)}; for a "
             "function of x alone, write jn.serial(function)"
         )
-    name = check_name(kind or "compose", function_name(forward) if name is None else name)
+    if kind is None and name is None:
+        name = function_name(forward)
+    name = check_name(kind or "compose", name)  # a layer's own function is called "forward"
     return _composed(forward, name, kind or name)
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from jaxnet.core import Layer, Params, State
 from jaxnet.nets import check_net
-from jaxnet.services.checks import a_function, all_native
+from jaxnet.services.checks import a_function, all_native, is_traced
 from jaxnet.services.trees import PyTree, describe, path_name
 from jaxnet.services.warn import warn
 from jaxnet.transforms.observing import observe
@@ -58,13 +58,12 @@ def activations(
         return y
 
     run(net, params, state, x, key, train, note)
-    if not _traced(found[""]):
-        inner = [name for name, y in found.items() if _traced(y)]
-        if inner:
-            warn(
-                "activations: omitted, since they run inside jax.lax.scan or the like: "
-                + ", ".join(f"{net.name}/{name}" for name in inner)
-            )
+    inner = [name for name, y in found.items() if is_traced(y)]
+    if inner and not is_traced(found[""]):
+        warn(
+            "activations: omitted, since they run inside jax.lax.scan or the like: "
+            + ", ".join(f"{net.name}/{name}" for name in inner)
+        )
         found = {name: y for name, y in found.items() if name not in inner}
     whole = found.pop("")
     return found or {net.name: whole}
@@ -173,11 +172,7 @@ def first_nonfinite(
 
         whole = _merge(x, x_floats)
         y, _ = run(net, params, state, whole, key, train, note, transforms=True)
-        value = loss(y)
-        if np.shape(value) or not jnp.issubdtype(getattr(value, "dtype", object), jnp.floating):
-            raise TypeError(
-                f"first_nonfinite: loss must return one float, got {describe(value):.60}"
-            )
+        value = one_float("first_nonfinite", loss(y))
         return value, (seen, count(value))
 
     shifts = {name: [jnp.zeros(a.shape, a.dtype) for a in floats(y)] for name, y in names.items()}
@@ -192,9 +187,8 @@ def first_nonfinite(
             arises = "its input is finite"
             if x_nans or x_infs:
                 arises = "its input is not: it arises between layers, in the enclosing function"
-            return NonFinite(
-                "forward", where[name], int(nans), int(infs), size[name], "output", arises
-            )
+            counts = int(nans), int(infs), size[name]
+            return NonFinite("forward", where[name], *counts, "output", arises)
     nans, infs = map(int, of_loss)
     if nans or infs:
         return NonFinite("forward", net.name, nans, infs, 1, "loss", "the output is finite")
@@ -204,21 +198,22 @@ def first_nonfinite(
         nans, infs = map(int, count(of_outputs[name]))
         if nans or infs:
             # If a composed layer and a layer inside it have the same output, name the inner one.
-            inner = [
-                t
-                for t in consumers[name]
-                if not any(o.startswith(t + "/") for o in consumers[name])
-            ]
-            consumer = " and ".join(where[t] for t in dict.fromkeys(inner))
-            arises = (
-                f"the gradient of the output of {consumer}, its consumer, is finite"
-                if consumer
-                else "the gradients of all later outputs are finite"
-            )
+            users = dict.fromkeys(consumers[name])
+            inner = [one for one in users if not any(o.startswith(one + "/") for o in users)]
+            arises = "the gradients of all later outputs are finite"
+            if consumer := " and ".join(where[one] for one in inner):
+                arises = f"the gradient of the output of {consumer}, its consumer, is finite"
             return NonFinite("backward", where[name], nans, infs, size[name], "gradient", arises)
     if bad := _first({"params": of_params, "x": _merge(x, of_x)}):
         return NonFinite("backward", *bad, "gradient", "the gradients of all outputs are finite")
     return None
+
+
+def one_float(who: str, value: Any) -> jax.Array:
+    """Return what a loss has returned; raise unless it is one float."""
+    if np.shape(value) or not jnp.issubdtype(getattr(value, "dtype", object), jnp.floating):
+        raise TypeError(f"{who}: loss must return one float, got {describe(value):.60}")
+    return value
 
 
 def _first(tree: PyTree) -> tuple[str, int, int, int] | None:
@@ -249,23 +244,12 @@ def _names(net: Layer, params, state, x, key, train) -> dict[str, PyTree]:
     names: dict[str, PyTree] = {}
 
     def note(name, x, y):
-        if not _traced(y):
+        if not is_traced(y):
             names[name] = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), y)
         return y
 
     run(net, params, state, x, key, train, note, transforms=True)
     return names
-
-
-def _traced(tree: PyTree) -> bool:
-    """Return whether a leaf is a tracer, without a value."""
-    try:
-        for leaf in jax.tree.leaves(tree):
-            if isinstance(leaf, jax.Array):
-                leaf.devices()
-    except jax.errors.ConcretizationTypeError:
-        return True
-    return False
 
 
 def floats(tree: PyTree) -> list[Any]:

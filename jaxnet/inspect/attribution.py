@@ -10,7 +10,7 @@ import numpy as np
 from jaxnet.core import Layer, Params, State
 from jaxnet.inspect.activations import run
 from jaxnet.nets import check_net
-from jaxnet.services.checks import as_array, at_least, on_host, within
+from jaxnet.services.checks import as_array, at_least, check_type, on_host, within
 from jaxnet.services.trees import compiled_for
 
 CHUNK = 128  # covered images per forward pass
@@ -100,19 +100,17 @@ def integrated_gradients(
 
     Reference: Sundararajan, Taly and Yan 2017, "Axiomatic Attribution for Deep Networks".
     """
-    at_least("integrated_gradients", "steps", steps)
-    net, params, state, x, chosen = choose(
-        "integrated_gradients", net, params, state, x, target, path
-    )
+    who = "integrated_gradients"
+    at_least(who, "steps", steps)
+    net, params, state, x, chosen = choose(who, net, params, state, x, target, path)
     if isinstance(baseline, int | float):
-        within("integrated_gradients", "baseline", baseline, "(-inf, inf)")
+        within(who, "baseline", baseline, "(-inf, inf)")
         baseline = jnp.asarray(baseline, x.dtype)
-    baseline = as_array("integrated_gradients", "baseline", baseline, dtype="reals").astype(x.dtype)
+    baseline = as_array(who, "baseline", baseline, dtype="reals").astype(x.dtype)
     shapes = zip(baseline.shape[::-1], x.shape[::-1], strict=False)
     if baseline.ndim > x.ndim or any(here not in (1, there) for here, there in shapes):
         raise ValueError(
-            f"integrated_gradients: the baseline must broadcast to x, {x.shape}, got "
-            f"{baseline.shape}"
+            f"{who}: the baseline must broadcast to x, {x.shape}, got {baseline.shape}"
         )
     nodes, weights = np.polynomial.legendre.leggauss(steps)  # on [-1, 1]
     points = jnp.asarray(nodes / 2 + 0.5, x.dtype), jnp.asarray(weights / 2, x.dtype)
@@ -161,19 +159,14 @@ def occlusion(
     patch = _pair("size", size)
     step = patch if strides is None else _pair("strides", strides)
     net, params, state, x, chosen = choose("occlusion", net, params, state, x, target, path)
-    if x.ndim != 4:
+    x = as_array("occlusion", "x", x, "(batch, height, width, channels)")
+    if any(not s <= n <= pixels for n, s, pixels in zip(patch, step, x.shape[1:3], strict=True)):
         raise ValueError(
-            f"occlusion: x must have shape (batch, height, width, channels), got {x.shape}"
+            "occlusion: expected 1 <= strides <= size <= pixels, so that every pixel is "
+            f"covered, got strides {step}, size {patch} and {x.shape[1]}×{x.shape[2]} pixels"
         )
-    for n, s, pixels in zip(patch, step, x.shape[1:3], strict=True):
-        if not 1 <= s <= n <= pixels:
-            raise ValueError(
-                "occlusion: expected 1 <= strides <= size <= pixels, so that every pixel is "
-                f"covered, got strides {step}, size {patch} and {x.shape[1]}×{x.shape[2]} pixels"
-            )
-    covers = [_covers(*of_axis) for of_axis in zip(x.shape[1:3], patch, step, strict=True)]
     # Each is (positions, pixels): whether the patch at a position covers a pixel.
-    rows, columns = covers
+    rows, columns = map(_covers, x.shape[1:3], patch, step)
     value = filling("occlusion", value, x)
     return _drops(net, params, state, x, chosen, path, rows, columns, value)
 
@@ -205,11 +198,8 @@ def choose(
       [[False, True]]
     """
     net, params, state = check_net(who, net, params, state, x)
-    if not isinstance(path, str | None):
-        raise TypeError(f"{who}: path must be the name of a layer inside, got {path!r:.60}")
-    x = as_array(who, "x", x, "(batch, ...)", "booleans or numbers")
-    if not len(x):
-        raise ValueError(f"{who}: x must have at least one example, got {x.shape}")
+    check_type(who, "path", path, str | None, "the name of a layer inside")
+    x = as_array(who, "x", x, "(batch, ...)", "booleans or numbers", empty=False)
     if not jnp.issubdtype(x.dtype, jnp.floating):
         raise TypeError(
             f"{who}: x must have a float dtype, got {x.dtype}; for images of bytes pass x / 255"

@@ -8,6 +8,7 @@ import numpy as np
 
 from jaxnet.core import Layer, Params, State
 from jaxnet.inspect.attribution import choose, output_at, shifted, total
+from jaxnet.services.checks import check_type
 from jaxnet.services.trees import compiled_for
 
 
@@ -53,17 +54,15 @@ def class_activation_map(
     Selvaraju et al. 2017, "Grad-CAM: Visual Explanations from Deep Networks via Gradient-based
     Localization".
     """
-    net, params, state, x, chosen = choose(
-        "class_activation_map", net, params, state, x, target, None
-    )
-    if not isinstance(path, str):
-        raise TypeError(f"class_activation_map: path must be the name of a layer, got {path!r:.60}")
+    who = "class_activation_map"
+    net, params, state, x, chosen = choose(who, net, params, state, x, target, None)
+    check_type(who, "path", path, str, "the name of a layer")
     maps = jax.eval_shape(lambda x: output_at(net, params, state, x, path), x)
     if len(getattr(maps, "shape", ())) < 3:
         raise ValueError(
-            "class_activation_map: expected maps (batch, *space, features) from "
-            f"{net.name}/{path}, got {getattr(maps, 'shape', 'no array')}; choose a layer before "
-            "global pooling or flattening"
+            f"{who}: expected maps (batch, *space, features) from {net.name}/{path}, got "
+            f"{getattr(maps, 'shape', 'no array')}; choose a layer before global pooling or "
+            "flattening"
         )
     return _map(net, params, state, x, chosen, path, jnp.zeros(maps.shape, maps.dtype))
 

@@ -6,14 +6,14 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
 from jaxnet.core import Layer, as_layer
-from jaxnet.services.checks import a_function, all_native, check_input, within
+from jaxnet.inspect.activations import one_float
+from jaxnet.services.checks import a_function, all_native, check_input, check_type, within
 from jaxnet.services.jaxprs import jaxprs_among
 from jaxnet.services.table import size_of
-from jaxnet.services.trees import PyTree, describe, floats_of, key_spec, with_floats
+from jaxnet.services.trees import PyTree, floats_of, key_spec, with_floats
 
 
 def flops(function: Callable[..., Any], *args: PyTree) -> int:
@@ -135,11 +135,8 @@ def memory(
     bytes_ = float(memory) if isinstance(memory, int) and not isinstance(memory, bool) else memory
     # A float, since 16 * 2**30 does not fit int32.
     within("memory", "memory", bytes_, "[0, inf)")
-    if not isinstance(optimizer, optax.GradientTransformation | None):
-        raise TypeError(
-            "memory: optimizer must be an optax optimizer, such as optax.adam(1e-3), got "
-            f"{type(optimizer).__name__}"
-        )
+    words = "an optax optimizer, such as optax.adam(1e-3)"
+    check_type("memory", "optimizer", optimizer, optax.GradientTransformation | None, words)
     loss = _mean_square if loss is None else loss
     a_function("memory", "loss", loss, "(output)")
     key = key_spec()
@@ -152,10 +149,7 @@ def memory(
         def objective(floats):
             given = with_floats(params, floats)
             y, after = net.apply(given, state, x, key=key, train=True)
-            value = loss(y)
-            if np.shape(value) or not jnp.issubdtype(getattr(value, "dtype", object), jnp.floating):
-                raise TypeError(f"memory: loss must return one float, got {describe(value):.60}")
-            return value, after
+            return one_float("memory", loss(y)), after
 
         floats = floats_of(params)  # integers, such as the params of `quantized`, do not change
         (_, state), grads = jax.value_and_grad(objective, has_aux=True)(floats)

@@ -9,7 +9,7 @@ import numpy as np
 from jaxnet.core import Layer, Params, State
 from jaxnet.inspect.attribution import filling
 from jaxnet.nets import check_net
-from jaxnet.services.checks import as_array, check_range, on_host
+from jaxnet.services.checks import as_array, check_range, check_values, on_host
 from jaxnet.services.trees import compiled_for, describe
 
 CHUNK = 500  # images per forward pass
@@ -59,22 +59,19 @@ def deletion(
     Learned" (region perturbation); Petsiuk, Das and Saenko 2018, "RISE" (deletion).
     """
     net, params, state = check_net("deletion", net, params, state, x)
-    x = as_array("deletion", "x", x, dtype="floats")
+    sizes: dict[str, int] = {}
+    x = as_array(
+        "deletion", "x", x, "(batch, height, width, channels)", "floats", sizes, empty=False
+    )
+    labels = on_host("deletion", "labels", labels, "(batch,)", "integers", sizes)
     importance = on_host("deletion", "importance", importance)
-    labels = on_host("deletion", "labels", labels, dtype="integers")
-    given = on_host("deletion", "shares", shares, "(shares,)")
-    if x.ndim != 4 or importance.shape != x.shape[:3] or labels.shape != x.shape[:1]:
+    if importance.shape != x.shape[:3]:
         raise ValueError(
-            "deletion: expected images (batch, height, width, channels), labels (batch,) and "
-            f"importance (batch, height, width), got {x.shape}, {labels.shape} and "
+            f"deletion: expected importance (batch, height, width) for x {x.shape}, got "
             f"{importance.shape}; for a coarse map use jax.image.resize"
         )
-    if not (len(x) and len(given)):
-        raise ValueError(
-            f"deletion: expected at least one image and one share, got {len(x)} and {len(given)}"
-        )
-    if not ((given >= 0) & (given <= 1)).all():
-        raise ValueError(f"deletion: shares must be in [0, 1], got {given.tolist()}")
+    given = on_host("deletion", "shares", shares, "(shares,)", empty=False)
+    check_values("deletion", "shares", given, "[0, 1]")
     if np.isnan(importance).any():
         raise ValueError("deletion: importance has NaN")
     y = jax.eval_shape(lambda x: net.apply(params, state, x)[0], x)

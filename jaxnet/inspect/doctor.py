@@ -145,27 +145,25 @@ def _compilations(traces_of: dict[str, list[dict[str, str]]], batches: tuple) ->
     found = []
     for program, traces in traces_of.items():
         if len(traces) > 1:
-            changes = [
-                f"{name} {old.get(name, 'nothing')} -> {new.get(name, 'nothing')}"
-                for old, new in zip(traces, traces[1:], strict=False)
-                for name in sorted(old.keys() | new.keys())
-                if old.get(name) != new.get(name)
-            ]
+            steps = zip(traces, traces[1:], strict=False)
+            changes = [change for old, new in steps for change in _changes(old, new)]
             found.append(
                 f"{program} was compiled {len(traces)} times: "
                 + ("; ".join(changes[:8]) or "for no change of shapes or dtypes")
             )
     first = _types(batches[0])
     for i, batch in enumerate(batches[1:], 1):
-        changes = [
-            f"{name} {first.get(name, 'nothing')} -> {now.get(name, 'nothing')}"
-            for now in [_types(batch)]
-            for name in sorted(first.keys() | now.keys())
-            if first.get(name) != now.get(name)
-        ]
-        if changes:
+        if changes := _changes(first, _types(batch)):
             found.append(f"batch {i} makes the step compile again: {'; '.join(changes)}")
     return found
+
+
+def _changes(old: dict[str, str], new: dict[str, str]) -> list[str]:
+    return [
+        f"{name} {old.get(name, 'nothing')} -> {new.get(name, 'nothing')}"
+        for name in sorted(old.keys() | new.keys())
+        if old.get(name) != new.get(name)
+    ]
 
 
 def _types(batch: PyTree) -> dict[str, str]:
@@ -183,15 +181,15 @@ def _entries(before: PyTree, gradients: tuple, after: tuple) -> dict[str, tuple]
         strict=True,
     )
     for (path, old), grads, news in trees:
-        old = np.asarray(old, np.float64)
-        weight = float(np.linalg.norm(old))
-        gradient = max((float(np.linalg.norm(np.asarray(g, np.float64))) for g in grads), key=_bad)
-        update = max(
-            (float(np.linalg.norm(np.asarray(n, np.float64) - old)) for n in news), key=_bad
-        )
+        weight, gradient = _norm(old), max(map(_norm, grads), key=_bad)
+        update = max((_norm(np.subtract(new, old, dtype=np.float64)) for new in news), key=_bad)
         ratio = update / weight if weight else None
         entries[path_name(path)] = (old.size, weight, gradient, ratio)
     return entries
+
+
+def _norm(a: np.ndarray) -> float:
+    return float(np.linalg.norm(np.asarray(a, np.float64)))
 
 
 def _moves(entries: dict[str, tuple]) -> list[str]:
@@ -200,15 +198,13 @@ def _moves(entries: dict[str, tuple]) -> list[str]:
     nothing = {path for path, e in entries.items() if e[2] <= ROUNDING * largest}
     ratios = {path: e[3] for path, e in entries.items() if e[3] is not None and e[1] > 0}
     judged = {p: r for p, r in ratios.items() if p not in nothing and not p.endswith("bias")}
+    fast = [path for path, ratio in judged.items() if ratio > FAST]
+    slow = [path for path, ratio in judged.items() if ratio < SLOW]
     found = {
         "the gradient is not finite": [p for p, e in entries.items() if not np.isfinite(e[2])],
         "the gradient is 0, or rounding, on all batches": sorted(nothing),
-        f"an update moves the weights by more than {FAST:.0%}": [
-            p for p, r in judged.items() if r > FAST
-        ],
-        f"an update moves the weights by less than {SLOW:.0e} of their size": [
-            p for p, r in judged.items() if r < SLOW
-        ],
+        f"an update moves the weights by more than {FAST:.0%}": fast,
+        f"an update moves the weights by less than {SLOW:.0e} of their size": slow,
     }
     return [f"{sentence}: {', '.join(bad)}" for sentence, bad in found.items() if bad]
 

@@ -7,7 +7,7 @@ import numpy as np
 from jaxnet.core import Layer, Params, State
 from jaxnet.inspect.attribution import output_at, saliency
 from jaxnet.nets import check_net
-from jaxnet.services.checks import as_array, at_least
+from jaxnet.services.checks import as_array, at_least, check_type
 
 
 def effective_field(
@@ -50,16 +50,14 @@ def effective_field(
     """
     net, params, state = check_net("effective_field", net, params, state, x)
     x = as_array("effective_field", "x", x, "(batch, height, width, channels)", "floats")
-    if not isinstance(path, str):
-        raise TypeError(f"effective_field: path must be the name of a layer, got {path!r:.60}")
-    if unit is not None:
-        at_least("effective_field", "unit", unit, 0)
+    check_type("effective_field", "path", path, str, "the name of a layer")
+    at_least("effective_field", "unit", unit, 0, optional=True)
     y = jax.eval_shape(lambda x: output_at(net, params, state, x, path), x)
     shape = getattr(y, "shape", ())
-    if len(shape) != 4 or np.ndim(x) != 4:
+    if len(shape) != 4:
         raise ValueError(
-            "effective_field: expected images (batch, height, width, channels) and a layer with "
-            f"maps, got {np.shape(x)} and an output of {net.name}/{path} of shape {shape}"
+            f"effective_field: expected a layer with maps, got an output of {net.name}/{path} of "
+            f"shape {shape}"
         )
     middle = (shape[1] // 2, shape[2] // 2, slice(None) if unit is None else unit)
     return _scaled(saliency(net, params, state, x, middle, path=path))

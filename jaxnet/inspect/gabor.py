@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnet.services.checks import on_host
+from jaxnet.services.checks import check_values, on_host
 
 STEPS = 80  # steps of Levenberg-Marquardt
 NARROWEST = 0.5  # pixels: a narrower Gaussian would fit any single pixel
@@ -106,8 +106,7 @@ def gabor_fit(filters: Any) -> GaborFit:
             "gabor_fit: expected (height, width, filters), at least 4x4 pixels, got "
             f"{filters.shape}; for one filter pass image[:, :, None]"
         )
-    if not np.isfinite(filters).all():
-        raise ValueError("gabor_fit: the filters must be finite, got NaN or Inf")
+    check_values("gabor_fit", "filters", filters, "(-inf, inf)")
     images = np.moveaxis(filters, -1, 0)  # (filters, height, width)
     scale = np.sqrt(np.square(images).mean((1, 2)))
     images = images / np.where(scale > 0, scale, 1)[:, None, None]
@@ -130,18 +129,10 @@ def gabor_fit(filters: Any) -> GaborFit:
 def _unpack(free, shape):
     """Return center (row, column), orientation, frequency, widths and amplitudes."""
     height, width = shape
-    widest = max(shape)
-    squeeze = jax.nn.sigmoid
-    return (
-        (height - 1) * squeeze(free[0]),
-        (width - 1) * squeeze(free[1]),
-        free[2],
-        0.5 * squeeze(free[3]),
-        NARROWEST + (widest - NARROWEST) * squeeze(free[4]),
-        NARROWEST + (widest - NARROWEST) * squeeze(free[5]),
-        free[6],
-        free[7],
-    )
+    squeeze, room = jax.nn.sigmoid, max(shape) - NARROWEST
+    center = (height - 1) * squeeze(free[0]), (width - 1) * squeeze(free[1])
+    widths = NARROWEST + room * squeeze(free[4]), NARROWEST + room * squeeze(free[5])
+    return (*center, free[2], 0.5 * squeeze(free[3]), *widths, free[6], free[7])
 
 
 def _waves(free, shape):
@@ -187,9 +178,7 @@ def _search(images, starts):
         free, error, _ = jax.lax.fori_loop(0, STEPS, body, first)
         return free, error
 
-    return jax.vmap(lambda image, starts: jax.vmap(lambda start: one(image, start))(starts))(
-        images, starts
-    )
+    return jax.vmap(jax.vmap(one, (None, 0)))(images, starts)
 
 
 def _starts(images: np.ndarray) -> np.ndarray:
@@ -217,32 +206,19 @@ def _starts(images: np.ndarray) -> np.ndarray:
         (np.pi / 2, 1, 0.2), (np.pi / 2, 0.5, 0.2),
     ]:  # fmt: skip
         sigma = free(np.full(count, max(width_share * widest, 0.8)), NARROWEST, widest)
-        starts.append(
-            np.stack(
-                [
-                    free(row, 0, height - 1),
-                    free(column, 0, width - 1),
-                    angle + rotation,
-                    free(slower * frequency, 0, 0.5),
-                    sigma,
-                    sigma,
-                    np.zeros(count),
-                    np.zeros(count),
-                ],
-                axis=1,
-            )
-        )
+        center = free(row, 0, height - 1), free(column, 0, width - 1)
+        wave = angle + rotation, free(slower * frequency, 0, 0.5)
+        starts.append(np.stack([*center, *wave, sigma, sigma, *np.zeros((2, count))], axis=1))
     return np.stack(starts, 1).astype(images.dtype)
 
 
 def _describe(free: np.ndarray, shape: tuple[int, ...]) -> Gabor:
     """Return the functions of free parameters (filters, 8), with the angles in their ranges."""
-    row, column, angle, frequency, along, across, even, odd = (
-        np.asarray(a) for a in _unpack(free.T, shape)
+    row, column, angle, frequency, along, across, even, odd = map(
+        np.asarray, _unpack(free.T, shape)
     )
     # a cos + b sin = A cos(wave + phase), with the sine a quarter of a cycle behind
     phase, amplitude = np.arctan2(-odd, even), np.hypot(even, odd)
-    phase = np.where(
-        angle % (2 * np.pi) >= np.pi, -phase, phase
-    )  # a rotation by π mirrors the wave
+    # A rotation by π mirrors the wave.
+    phase = np.where(angle % (2 * np.pi) >= np.pi, -phase, phase)
     return Gabor(row, column, angle % np.pi, frequency, phase, along, across, amplitude)

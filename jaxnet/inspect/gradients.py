@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnet.core import Layer, as_layer, child_key
+from jaxnet.inspect.activations import floats
 from jaxnet.services.checks import (
     a_function,
     at_least,
@@ -205,10 +206,9 @@ def check_gradients(
     check_options("check_gradients", train=train)
     at_least("check_gradients", "samples", samples)
     within("check_gradients", "tolerance", tolerance, "(0, inf)")
-    if key is not None:
-        check_key(key, "check_gradients")
+    key = jax.random.key(0) if key is None else key
+    check_key(key, "check_gradients")
     with jax.enable_x64(True):
-        key = jax.random.key(0) if key is None else key
         random = np.random.default_rng(0)
         x = jax.tree.map(lambda leaf: _wide(leaf, random), x)
         params, state = layer.init(key, x)
@@ -223,7 +223,7 @@ def check_gradients(
             y, _ = layer.apply(params, state, x, key=run_key, train=train)
             if isinstance(y, tuple) and len(y) == 2 and isinstance(y[1], dict):
                 y, _ = y  # an objective returns the loss and the metrics
-            return [a for a in jax.tree.leaves(y) if jnp.issubdtype(a.dtype, jnp.inexact)]
+            return floats(y)
 
         values = list(named.values())
         shapes = jax.eval_shape(outputs, values)
@@ -290,12 +290,8 @@ def _entry(path, value, places, heights, automatic, tolerance) -> Entry:
         return Entry(path, value.size, 0, 0, 0.0, (), 0.0, 0.0)
     worst = int(np.nan_to_num(error, nan=np.inf).argmax())
     place = tuple(int(n) for n in np.unravel_index(places[worst], value.shape))
-    found = (float(column[worst]) for column in (error, numeric, automatic))
-    worst_error, worst_numeric, worst_automatic = found
-    return Entry(
-        path, value.size, len(places) - count, count,
-        worst_error, place, worst_numeric, worst_automatic,
-    )  # fmt: skip
+    error, numeric, automatic = (float(column[worst]) for column in (error, numeric, automatic))
+    return Entry(path, value.size, len(places) - count, count, error, place, numeric, automatic)
 
 
 def _floats(params: PyTree, x: PyTree) -> tuple[dict[str, Any], Callable[[list], tuple]]:
@@ -321,7 +317,7 @@ def _floats(params: PyTree, x: PyTree) -> tuple[dict[str, Any], Callable[[list],
 def _wide(leaf: Any, random: np.random.Generator) -> Any:
     """Return the input in float64, drawn at random for a spec."""
     if isinstance(leaf, jax.ShapeDtypeStruct):
-        return _normal(random, leaf) if _float(leaf) else np.zeros(leaf.shape, leaf.dtype)
+        return _normal(random, leaf)
     return np.asarray(leaf, np.float64) if _float(leaf) else leaf
 
 

@@ -10,7 +10,7 @@ import optax
 from jaxnet.core import Layer, Params, State
 from jaxnet.inspect.attribution import output_at
 from jaxnet.nets import check_net
-from jaxnet.services.checks import at_least, check_key, within
+from jaxnet.services.checks import all_within, at_least, check_key, check_sizes, check_type, within
 from jaxnet.services.trees import compiled_for
 
 
@@ -73,26 +73,18 @@ def maximize_activation(
     (decay, blur); Olah, Mordvintsev and Schubert 2017, "Feature Visualization" (jitter).
     """
     who = "maximize_activation"
-    if not isinstance(shape, tuple | list) or len(shape) != 3:
-        raise TypeError(f"{who}: shape must be (height, width, channels), got {shape!r:.60}")
-    for name, count in zip(("height", "width", "channels"), shape, strict=True):
-        at_least(who, name, count)
+    check_sizes(who, "shape", shape, "(height, width, channels)")
     if not isinstance(units, list | tuple | range) or not units:
         raise TypeError(f"{who}: units must be a list of at least one unit, got {units!r:.60}")
-    if not isinstance(path, str | None):
-        raise TypeError(f"{who}: path must be the name of a layer inside, got {path!r:.60}")
+    check_type(who, "path", path, str | None, "the name of a layer inside")
     at_least(who, "steps", steps)
-    within(who, "learning_rate", learning_rate, "[0, inf)")
-    within(who, "background", background, "[0, 1]")
-    within(who, "decay", decay, "[0, inf)")
     at_least(who, "jitter", jitter, 0)
-    within(who, "blur", blur, "[0, inf)")
+    within(who, "background", background, "[0, 1]")
+    all_within(who, "[0, inf)", learning_rate=learning_rate, decay=decay, blur=blur)
     check_key(key, who)
     shape = (shape[0], shape[1], shape[2])
-    net, params, state = check_net(
-        who, net, params, state, jax.ShapeDtypeStruct((1, *shape), jnp.float32)
-    )
     many = jax.ShapeDtypeStruct((len(units), *shape), jnp.float32)
+    net, params, state = check_net(who, net, params, state, many)
     y = jax.eval_shape(lambda x: output_at(net, params, state, x, path), many)
     weights = np.zeros(y.shape, np.float32)  # weight of each output in the maximized sum
     for place, unit in enumerate(units):

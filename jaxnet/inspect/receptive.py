@@ -42,15 +42,10 @@ class ReceptiveFields(Tabular):
         def words(sizes):
             return "×".join("–" if n is None else str(n) for n in sizes)
 
-        rows = [
-            (
-                path,
-                words(self.units[path]),
-                words(self.strides[path]),
-                ("≥ " if path in self.cut else "") + words(field),
-            )
-            for path, field in self.fields.items()
-        ]
+        rows = []
+        for path, field in self.fields.items():
+            size = f"≥ {words(field)}" if path in self.cut else words(field)
+            rows.append((path, words(self.units[path]), words(self.strides[path]), size))
         notes = ["≥: reaches the border; pass a larger input"] if self.cut else []
         head = ("layer", "units", "stride", "receptive field")
         return Table(f"Receptive fields of {self.name}", head, rows, notes=notes)
@@ -107,10 +102,10 @@ def receptive_fields(net: Layer, x: PyTree) -> ReceptiveFields:
             def note(name, x, y):
                 shaped = hasattr(y, "ndim") and y.ndim == len(shape) and y.shape[0] == CHUNK
                 if shaped and name and "#" not in name:
-                    center = [n // 2 for n in y.shape[1:-1]]
                     units[name] = y.shape[1:-1]
+                    center = [n // 2 for n in units[name]]
                     found[name] = [y[(slice(None), *center)]]
-                    for axis, n in enumerate(y.shape[1:-1]):
+                    for axis, n in enumerate(units[name]):
                         beside = list(center)
                         beside[axis] = min(center[axis] + 1, n - 1)
                         found[name].append(y[(slice(None), *beside)])

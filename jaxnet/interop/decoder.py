@@ -9,15 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnet.core import Layer, Params, State, spec
-from jaxnet.interop.names import (
-    Change,
-    Source,
-    by_names,
-    invertible,
-    part,
-    shaped,
-    transposed,
-)
+from jaxnet.interop.names import Change, Source, by_names, invertible, part, shaped, transposed
 from jaxnet.interop.weights import Files, open_weights
 from jaxnet.models import decoder
 from jaxnet.models.decoder_config import read_config

@@ -18,7 +18,8 @@ file: 0.12.0 reads files of 0.10.2, but not the reverse.
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,7 +28,13 @@ import jax.numpy as jnp
 
 from jaxnet.core import Layer, Params, State
 from jaxnet.nets import check_net
-from jaxnet.services.checks import all_native, at_least, check_input, check_options, one_of
+from jaxnet.services.checks import (
+    all_native,
+    at_least,
+    check_input,
+    check_options,
+    one_of,
+)
 from jaxnet.services.files import file_path, readable, replacing
 from jaxnet.services.trees import PyTree, describe, path_name
 
@@ -167,8 +174,7 @@ def export(
     """
     net, params, state = check_net("export", net, params, state, x)
     x = check_input("export", x)
-    if batch is not None:
-        at_least("export", "batch", batch)
+    at_least("export", "batch", batch, optional=True)
     if platforms is not None:
         if isinstance(platforms, str) or not isinstance(platforms, Sequence) or not platforms:
             raise TypeError(
@@ -188,19 +194,9 @@ def export(
     def run_inside(x):
         return run(by_path, x)
 
-    try:
-        if weights_inside:
-            made = jax.export.export(jax.jit(run_inside), platforms=platforms)(spec)
-        else:
-            made = jax.export.export(jax.jit(run), platforms=platforms)(by_path, spec)
-    except Exception as error:
-        if is_open:
-            error.add_note(
-                "in export with a variable batch size; a layer that needs the number (len(x) does, "
-                "x.shape[0] does not) needs a fixed one: write export(..., batch=32)"
-            )
-        raise
-    return Program(made)
+    function, inputs = (run_inside, (spec,)) if weights_inside else (run, (by_path, spec))
+    with variable_batch("export", is_open):
+        return Program(jax.export.export(jax.jit(function), platforms=platforms)(*inputs))
 
 
 def load_exported(path: str | os.PathLike) -> Program:
@@ -232,6 +228,20 @@ def load_exported(path: str | os.PathLike) -> Program:
             "Program.save; for a file of jax.export use jax.export.deserialize"
         )
     return Program(jax.export.deserialize(bytearray(data)))
+
+
+@contextmanager
+def variable_batch(who: str, is_open: bool) -> Iterator[None]:
+    """Add a note to errors of tracing with a variable batch size."""
+    try:
+        yield
+    except Exception as error:
+        if is_open:
+            error.add_note(
+                f"in {who} with a variable batch size; a layer that needs the number (len(x) does, "
+                f"x.shape[0] does not) needs a fixed one: write {who}(..., batch=32)"
+            )
+        raise
 
 
 def open_spec(who: str, x: PyTree, batch: int | None) -> tuple[PyTree, bool]:

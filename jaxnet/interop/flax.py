@@ -8,6 +8,7 @@ nested in each other. Weights need no conversion, since params have the same nam
     state, params = flax.core.pop(variables, "params")  # in jaxnet, for from_linen(module)
 """
 
+import functools
 import inspect
 from collections.abc import Callable
 from typing import Any
@@ -19,7 +20,7 @@ from flax import linen as nn
 from flax.core import unfreeze
 
 from jaxnet.core import Layer, as_layer, child_key
-from jaxnet.services.checks import a_function, check_name
+from jaxnet.services.checks import a_function, check_name, check_type
 from jaxnet.services.trees import PyTree
 
 Call = Callable[[Any, PyTree, bool], PyTree]
@@ -149,9 +150,9 @@ def to_linen(
             f"to_linen: expected a layer such as jn.dense(4), got {type(layer).__name__}; "
             "for a function pass jn.serial(function)"
         )
-    for what, word in (("collection", collection), ("rng", rng), ("name", name)):
-        if not isinstance(word, str) and not (what == "name" and word is None):
-            raise TypeError(f"to_linen: {what} must be a str, got {word!r:.60}")
+    check_type("to_linen", "collection", collection, str, "a str")
+    check_type("to_linen", "rng", rng, str, "a str")
+    check_type("to_linen", "name", name, str | None, "a str")
     return LayerModule(layer, collection, rng, name=name)
 
 
@@ -298,10 +299,7 @@ def _nested(variables: Variables) -> dict:
 
 def _filled(variables: Variables, tree: dict) -> Variables:
     def value(path):
-        here = tree
-        for key in path:
-            here = here[str(key)]
-        return here
+        return functools.reduce(lambda here, key: here[str(key)], path, tree)
 
     return {path: variable.replace(value(path)) for path, variable in variables.items()}
 
@@ -332,14 +330,8 @@ def _usual_call(who: str, module: Any) -> Call:
     names = {p.name for p in parameters[1:]}
     # An argument that was set at construction must not be passed again.
     flags = {f: v for f, v in FLAGS.items() if f in names and getattr(module, f, None) is None}
-    needed = [
-        p.name
-        for p in parameters[1:]
-        if p.default is p.empty
-        and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
-        and p.name not in flags
-    ]
-    if needed:
+    plain = [p for p in parameters[1:] if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+    if needed := [p.name for p in plain if p.default is p.empty and p.name not in flags]:
         raise TypeError(
             f"{who}: {type(module).__name__} needs {', '.join(needed)} in addition to its input; "
             f"write {who}(..., call=lambda module, x, train: module(x, {needed[0]}=...))"

@@ -28,9 +28,12 @@ from jaxnet.interop.weights import Files, Weights, numbers, open_weights
 from jaxnet.services.checks import (
     a_function,
     at_least,
+    between,
     check_dtype,
     check_input,
     check_key,
+    check_list,
+    check_type,
     on_host,
 )
 from jaxnet.services.paths import check_patterns, fits
@@ -133,11 +136,8 @@ def by_names(
     for place, (path, spec) in enumerate(entries):
         if left(path):
             continue
-        row = next((row for row in rows if row.numbers(path) is not None), None)
         try:
-            if row is None:
-                raise LookupError("no row in the table")
-            array = row.array(path, spec.shape, arrays, used)
+            array = _row_of(path, rows).array(path, spec.shape, arrays, used)
             if not jnp.issubdtype(spec.dtype, jnp.inexact) and array.dtype.kind == "f":
                 raise ValueError(f"expected {spec.dtype}, got {array.dtype}")
             floats = jnp.issubdtype(spec.dtype, jnp.floating)
@@ -155,10 +155,7 @@ def by_names(
     for pattern in leave:
         if not any(fits(pattern, name) for name in (*paths, *arrays)):
             wrong.append(f'nothing to leave out fits "{pattern}"')
-    if wrong:
-        more = [f"and {len(wrong) - SHOWN} more"] if len(wrong) > SHOWN else []
-        lines = [f"by_names: weights do not fit {net.name}:", *wrong[:SHOWN], *more]
-        raise ValueError("\n  ".join(lines))
+    _raise(f"by_names: weights do not fit {net.name}:", wrong)
     leaves, structure = jax.tree.flatten(specs)
     if len(found) < len(leaves):
         if key is None:
@@ -218,28 +215,22 @@ def to_names(
     for path, leaf in (entry for tree in (params, state) for entry in flat(tree)):
         if any(fits(pattern, path) for pattern in leave):
             continue
-        row = next((row for row in rows if row.numbers(path) is not None), None)
         try:
-            if row is None:
-                raise ValueError("no row in the table")
-            for name, array in row.undone(path, np.asarray(leaf)):
+            for name, array in _row_of(path, rows).undone(path, np.asarray(leaf)):
                 if isinstance(array, _Piece):
                     parts.setdefault(name, []).append(array)
                 elif name in found and not np.array_equal(found[name], array):
                     raise ValueError(f'"{name}" would get two values')
                 else:
                     found[name] = array
-        except ValueError as error:
+        except (LookupError, ValueError) as error:
             wrong.append(f"{path} {np.shape(leaf)}: {error}")
     for name, pieces in parts.items():
         try:
             found[name] = _joined(pieces)
         except ValueError as error:
             wrong.append(f'"{name}": {error}')
-    if wrong:
-        more = [f"and {len(wrong) - SHOWN} more"] if len(wrong) > SHOWN else []
-        lines = [f"to_names: {net.name} does not fit the table:", *wrong[:SHOWN], *more]
-        raise ValueError("\n  ".join(lines))
+    _raise(f"to_names: {net.name} does not fit the table:", wrong)
     return found
 
 
@@ -328,9 +319,7 @@ def part(i: int | Sequence[int], n: int, *, axis: int = -1) -> Change:
     at_least("part", "axis", axis, -32)
     places = list(i) if isinstance(i, Sequence) else [i]
     for place in places:
-        at_least("part", "i", place, 0)
-        if place >= n:
-            raise ValueError(f"part: i must be in [0, {n}), got {place}")
+        between("part", "i", place, 0, n - 1)
 
     def take(a: np.ndarray) -> np.ndarray:
         if a.ndim == 0 or a.shape[axis] % n:
@@ -459,10 +448,7 @@ def _expression(path: str) -> str:
 
 def _rows(table: Any) -> list[_Row]:
     """Return the rows; rows without placeholders come first."""
-    if not isinstance(table, Mapping):
-        raise TypeError(
-            f"by_names: table must map paths of entries to names, got {type(table).__name__}"
-        )
+    check_type("by_names", "table", table, Mapping, "a dict of paths of entries to names")
     rows = []
     for path, source in table.items():
         given = (source,) if isinstance(source, str) else source
@@ -484,13 +470,25 @@ def _rows(table: Any) -> list[_Row]:
     return sorted(rows, key=lambda row: bool(PLACE.search(row.path)))
 
 
+def _row_of(path: str, rows: list[_Row]) -> _Row:
+    """Return the first row that fits the path of an entry."""
+    for row in rows:
+        if row.numbers(path) is not None:
+            return row
+    raise LookupError("no row in the table")
+
+
+def _raise(head: str, wrong: list[str]) -> None:
+    """Raise an error of several lines, if there are any."""
+    if wrong:
+        more = [f"and {len(wrong) - SHOWN} more"] if len(wrong) > SHOWN else []
+        raise ValueError("\n  ".join([head, *wrong[:SHOWN], *more]))
+
+
 def _patterns(leave: Any) -> list[str]:
-    if isinstance(leave, str) or not isinstance(leave, Sequence):
-        raise TypeError(
-            f'by_names: leave must be a list of patterns, ["head/*"], got {leave!r:.60}'
-        )
+    leave = check_list("by_names", "leave", leave, 'patterns, ["head/*"]')
     check_patterns("by_names", "leave", leave)
-    return list(leave)
+    return leave
 
 
 def _advice(given: tuple[int, ...], wanted: tuple[int, ...]) -> str:
@@ -501,9 +499,7 @@ def _advice(given: tuple[int, ...], wanted: tuple[int, ...]) -> str:
         return "; the reversed shape fits: write (name, np.transpose)"
     if math.prod(given) == math.prod(wanted):
         sizes = ", ".join(map(str, wanted))
-        return (
-            f"; shaped({sizes}) would fit, after `transposed` for a kernel with its outputs first"
-        )
+        return f"; shaped({sizes}) would fit, after `transposed` if its outputs are first"
     return ""
 
 

@@ -18,7 +18,7 @@ import numpy as np
 from jax import lax
 
 from jaxnet.core import Layer, Params, State
-from jaxnet.interop.export import open_spec
+from jaxnet.interop.export import open_spec, variable_batch
 from jaxnet.interop.lax import OURS, evaluate
 from jaxnet.nets import check_net
 from jaxnet.services.checks import at_least, check_input
@@ -88,8 +88,7 @@ def to_onnx(
             "to_onnx: jax_enable_x64 must be off, since models are in float32; write "
             "with jax.enable_x64(False): to_onnx(...)"
         )
-    if batch is not None:
-        at_least("to_onnx", "batch", batch)
+    at_least("to_onnx", "batch", batch, optional=True)
     if path is not None:
         path = file_path("to_onnx", path)
     _check_float32({"params": params, "state": state, "x": x})
@@ -105,15 +104,8 @@ def to_onnx(
     def run(*leaves):
         return net.apply(params, state, jax.tree.unflatten(structure, leaves))[0]
 
-    try:
+    with variable_batch("to_onnx", is_open):
         traced, result = jax.make_jaxpr(run, return_shape=True)(*leaves)
-    except Exception as error:
-        if is_open:
-            error.add_note(
-                "in to_onnx with a variable batch size; a layer that needs the number (len(x) "
-                "does, x.shape[0] does not) needs a fixed one: write to_onnx(..., batch=1)"
-            )
-        raise
     plain = jax.make_jaxpr(lambda *leaves: _distinct(leaves, evaluate(traced, leaves, CONVERTED)))(
         *leaves
     )
@@ -122,10 +114,8 @@ def to_onnx(
         model = jax2onnx.to_onnx(
             lambda *leaves: evaluate(plain, leaves, {}),
             leaves,
-            model_name=net.name,
-            input_names=inputs,
-            output_names=outputs,
-        )
+            model_name=net.name, input_names=inputs, output_names=outputs,
+        )  # fmt: skip
         onnx.checker.check_model(model, full_check=True)
         session = runtime.InferenceSession(model.SerializeToString())
     except Exception as error:

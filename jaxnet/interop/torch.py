@@ -31,7 +31,7 @@ from jaxnet.interop.torch_weights import (
     kind_of,
 )
 from jaxnet.interop.weights import Weights, numbers, read_array, read_weights
-from jaxnet.services.checks import as_array, check_input, on_host, within
+from jaxnet.services.checks import as_array, check_input, check_type, on_host, within
 from jaxnet.services.extras import extra
 from jaxnet.services.trees import PyTree, flat, key_spec
 from jaxnet.transforms.observing import observe
@@ -153,12 +153,10 @@ def _compare(net: Layer, params: Params, state: State, x: Any, outputs: Any, pai
         shapes = {entry: spec.shape for entry, spec in (part.params | part.state).items()}
         alike.setdefault((part.kind, tuple(sorted(shapes.items()))), []).append(part.name)
     several = "; ".join(", ".join(names) for names in alike.values() if len(names) > 1)
-    hint = (
+    hint = "" if not several else (
         f"These layers have equal kinds and shapes, so some may be exchanged: {several}. If so, "
         "pass names={path: name in PyTorch}. "
-        if several
-        else ""
-    )
+    )  # fmt: skip
     shapes = " ".join(f"{np.shape(a)} and {b.shape}" for a, b in zip(found, wanted, strict=True))
     raise ValueError(
         f"from_torch: with these weights {net.name} differs from PyTorch's outputs by {error:.1e} "
@@ -234,9 +232,8 @@ class Difference(NamedTuple):
 
     def __str__(self) -> str:
         if self.path is None:
-            return (
-                f"{self.layers} layers agree; the largest relative difference is {self.error:.1e}"
-            )
+            largest = f"{self.error:.1e}"
+            return f"{self.layers} layers agree; the largest relative difference is {largest}"
         return (
             f"{self.path} ({self.module} in PyTorch) is the first of {self.layers} layers that "
             f"differs, by {self.error:.1e}. The layers before it agree: check its options "
@@ -278,10 +275,7 @@ def first_difference(
       53 layers agree; the largest relative difference is 2.4e-06
     """
     torch = extra("torch", "torch", "first_difference", "parity")
-    if not isinstance(module, torch.nn.Module):
-        raise TypeError(
-            f"first_difference: module must be a torch.nn.Module, got {type(module).__name__}"
-        )
+    check_type("first_difference", "module", module, torch.nn.Module, "a torch.nn.Module")
     within("first_difference", "tolerance", tolerance, "[0, inf)")
     x = as_array("first_difference", "x", x, dtype="booleans or numbers")
     weights = module.state_dict()
@@ -389,10 +383,7 @@ def _checked(
 ) -> tuple[Layer, dict[str, Any], PyTree, dict[str, str]]:
     """The net as a layer, the weights as arrays by name, specs of x, and the pairs of names."""
     net, x = as_layer(net, who, "net"), check_input(who, x)
-    if not isinstance(names, Mapping | None):
-        raise TypeError(
-            f"{who}: names must map paths of layers to names in PyTorch, got {type(names).__name__}"
-        )
+    check_type(who, "names", names, Mapping | None, "a dict of paths of layers to PyTorch's names")
     arrays = read_weights(who, weights)
     arrays = {n: on_host(who, n, a, dtype="floats") if NUMBERS.search(n) else a
               for n, a in arrays.items()}  # fmt: skip
@@ -497,10 +488,8 @@ def _order(net: Layer, part: _Part, layouts: set[Layout]) -> np.ndarray | None:
     if part.kind == PARAMETER:
         return None
     flat = {layout if isinstance(layout, tuple) else None for layout in layouts}
-    wrong = (
-        LOST in layouts or len(flat) > 1 or (FIRST in layouts and part.kind not in FEATURES_LAST)
-    )
-    if wrong or (flat != {None} and part.kind == "group_norm"):
+    wrong = LOST in layouts or len(flat) > 1 or (flat != {None} and part.kind == "group_norm")
+    if wrong or (FIRST in layouts and part.kind not in FEATURES_LAST):
         raise ValueError(
             f"torch weights: {net.name}/{part.path}: the order of its input's features in PyTorch "
             "is not known, because of a reshape or similar inside a function. Flatten with "
@@ -609,11 +598,9 @@ def _groups(
     groups: dict[str, _Group] = {}
     for name, array in weights.items():
         module, _, entry = name.rpartition(".")
-        if name in named:
+        if name in named or entry == "num_batches_tracked":
             continue
         prefix, outer = module, module.rpartition(".")[0]
-        if entry == "num_batches_tracked":
-            continue
         if found := RECURRENT_ENTRY.fullmatch(entry):
             entry, layer = found.groups()
             prefix = ".".join(filter(None, (module, layer)))

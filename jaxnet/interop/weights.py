@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnet.services.checks import on_device
+from jaxnet.services.checks import check_type, on_device
 from jaxnet.services.files import readable
 from jaxnet.training.checkpoint import opened, read_tensors, tensor
 
@@ -114,11 +114,8 @@ def read_weights(who: str, weights: Any) -> dict[str, np.ndarray]:
     """
     if isinstance(weights, str | Path):
         weights, _ = read_tensors(who, readable(who, weights))
-    if not isinstance(weights, Mapping):
-        raise TypeError(
-            f"{who}: weights must be a state_dict or the path of a safetensors file, got "
-            f"{type(weights).__name__}"
-        )
+    words = "a state_dict or the path of a safetensors file"
+    check_type(who, "weights", weights, Mapping, words)
     # All are held while addresses are compared: a mapping may make its arrays when it is asked,
     # and the address of one that is freed may become that of the next.
     held = dict(weights.items())
@@ -196,9 +193,8 @@ def read_array(who: str, name: Any, given: Any) -> np.ndarray:
     if hasattr(given, "detach"):
         given = given.detach().cpu()
         # NumPy lacks PyTorch's bfloat16 and floats of 8 bits
-        given = (
-            given.float() if given.is_floating_point() and given.itemsize < 4 else given
-        ).numpy()
+        small = given.is_floating_point() and given.itemsize < 4
+        given = (given.float() if small else given).numpy()
     if not isinstance(given, np.ndarray | np.generic | jax.Array):
         raise TypeError(
             f"{who}: weights must hold arrays or tensors, got {type(given).__name__} for {name}"

@@ -10,7 +10,7 @@ import numpy as np
 from jaxnet.core import Layer, compose
 from jaxnet.ops.precision import output_dtype, wide
 from jaxnet.ops.resample import average, cubic, interpolation, nearest, triangle, weighted
-from jaxnet.ops.window import per_axis, spatial_axes
+from jaxnet.ops.window import check_window, per_axis, spatial_axes
 from jaxnet.services.checks import check_name, check_options, one_of, within
 
 METHODS = ("nearest", "nearest-exact", "bilinear", "bicubic", "area")
@@ -66,6 +66,9 @@ def resize(
     check_options(name, align_corners=align_corners, antialias=antialias)
     if (size is None) == (scale is None):
         raise ValueError(f"{name}: expected size or scale, got size={size}, scale={scale}")
+    check_window(name, size=size)
+    if scale is not None:
+        _scales(name, scale, np.size(scale))
     if antialias and align_corners:
         raise ValueError(f"{name}: antialias needs align_corners=False")
     if (antialias or align_corners) and method not in ("bilinear", "bicubic"):

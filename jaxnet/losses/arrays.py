@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxnet.ops import precision
 from jaxnet.services.checks import WrongValues, as_array, is_traced, known, on_host
 from jaxnet.services.trees import describe
 
@@ -15,7 +16,7 @@ Loss = Callable[[Any, Any], jax.Array]  # (outputs, targets) -> one value per ex
 
 def wide(x: Any) -> jax.Array:
     """Return x in float32 at least: bfloat16 has too few digits for sums and logarithms."""
-    return jnp.asarray(x).astype(jnp.promote_types(jnp.result_type(x), jnp.float32))
+    return precision.wide(jnp.asarray(x))
 
 
 def log(p: jax.Array) -> jax.Array:

@@ -153,8 +153,8 @@ def ignore_label(loss: Loss = cross_entropy, *, label: int, class_weights: Any =
 def _by_label(who: str, loss: Any, class_weights: Any, label: int | None) -> Callable[..., Any]:
     """Return a loss that returns totals and weights, each (batch,), of the labels that count."""
     loss = checked(loss, who)
-    if label is not None:
-        at_least(who, "label" if who == "ignore_label" else "ignore_label", label, -(2**31))
+    what, optional = ("label", False) if who == "ignore_label" else ("ignore_label", True)
+    at_least(who, what, label, -(2**31), optional=optional)
     table = class_weights
     if table is not None:
         table = read_weights(who, "class_weights", table, "(classes,)")

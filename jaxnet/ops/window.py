@@ -58,6 +58,7 @@ def per_axis(who: str, word: str, value: int | Sequence[int], axes: int) -> tupl
     """
     given: Any = value
     many = isinstance(given, Sequence) or np.ndim(given) == 1
+    many = many and not isinstance(given, bytes | bytearray)  # sequences of integers to Python
     entries: tuple[Any, ...] = tuple(given) if many else (given,) * axes
     if len(entries) != axes:
         raise ValueError(

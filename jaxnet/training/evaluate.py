@@ -216,7 +216,7 @@ def predict(
       (7, 2)
     """
     at_least("predict", "batch_size", batch_size)
-    net, x = as_layer(net), on_device(x, "predict: x")
+    net, x = as_layer(net, "predict", "net"), on_device(x, "predict: x")
     size = min(batch_size, jax.tree.leaves(x)[0].shape[0])
     params, state = all_native((params, state), "predict")
     placement.check_processes("predict", params, x)

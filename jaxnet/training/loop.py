@@ -104,7 +104,7 @@ def fit(
         )
     check_train_state("fit", train_state)
     train_state = all_native(train_state, "fit")
-    check_options("fit", shuffle=shuffle)
+    check_options("fit", shuffle=shuffle, progress=progress)
     if evaluate is not None:
         if trainer.objective is None:
             raise ValueError(

@@ -15,7 +15,7 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from jaxnet.core import Layer, Params
-from jaxnet.services.checks import a_function, at_least, check_arrays, check_options
+from jaxnet.services.checks import a_function, at_least, check_arrays, check_options, check_type
 from jaxnet.services.functions import function_name
 from jaxnet.services.keywords import explain_keywords
 from jaxnet.services.progress import progress_bar
@@ -205,7 +205,9 @@ def sweep(
     began = time.perf_counter()
     at_least("sweep", "epochs", epochs)
     at_least("sweep", "batch_size", batch_size)
-    check_options("sweep", shuffle=shuffle, own_data=own_data)
+    check_options("sweep", shuffle=shuffle, own_data=own_data, progress=progress)
+    words = "a layer, such as jn.supervised(net, loss)"
+    check_type("sweep", "objective", objective, Layer, words)
     seeds = _seeds(seeds)
     settings = _settings({} if grid is None else grid)
     _check_optimizer(optimizer, settings[0])

@@ -776,3 +776,8 @@ def test_what_m_has():
         with pytest.raises(AttributeError, match=words) as error:
             jn.compose(lambda m, x, name=name: getattr(m, name), name="net").init(KEY, ROWS)
         assert "m.stream" in str(error.value)
+
+
+def test_a_layer_of_the_library_needs_a_name():
+    with pytest.raises(TypeError, match="conv: name must be a word without '/', got None"):
+        jn.conv(8, 3, name=None)  # type: ignore

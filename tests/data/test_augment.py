@@ -213,9 +213,7 @@ def test_void_that_the_masks_cannot_hold():
     with pytest.raises(TypeError, match="on_masks: void must be an integer, got 2.5"):
         on_masks(random_shift(1), void=2.5)
     batch = jnp.ones((1, 3, 4, 3)), jnp.ones((1, 3, 4), jnp.uint8)
-    with pytest.raises(
-        ValueError, match="on_masks: void must be 0 to 255, the range of uint8 masks"
-    ):
+    with pytest.raises(ValueError, match="void must be 0 to 255, the range of uint8 masks"):
         on_masks(lambda key, x: x, void=300)(jax.random.key(0), batch)
 
 

@@ -271,12 +271,12 @@ NET = jn.serial(lambda x: x.sum((1, 2)), name="net")
     ({"net": 3}, TypeError, "net must be a layer"),
     ({"params": None}, TypeError, "params must be the dict"),
     ({"x": [[1.0]]}, TypeError, "the input must be an array"),
-    ({"x": jnp.zeros((0, 4, 5, 3))}, ValueError, "x must have at least one example"),
+    ({"x": jnp.zeros((0, 4, 5, 3))}, ValueError, "x must .* sizes of at least 1"),
     ({"target": "a"}, TypeError, "target must be an array"),
     ({"target": jnp.nan}, ValueError, "target must be a class, .*got float"),
     ({"target": (None,)}, TypeError, "target must be an index of integers and slices"),
     ({"target": (1.5,)}, TypeError, "target must be an index of integers and slices"),
-    ({"path": 3}, TypeError, "path must be the name of a layer inside, got 3"),
+    ({"path": 3}, TypeError, "path must be the name of a layer inside, got int"),
     ({"path": ["a"]}, TypeError, "path must be the name of a layer inside"),
 ], ids=str)  # fmt: skip
 @pytest.mark.parametrize("function", [saliency, integrated_gradients, occlusion])

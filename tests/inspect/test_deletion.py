@@ -61,9 +61,9 @@ def test_one_value_a_channel():
 
 
 def test_messages():
-    with pytest.raises(ValueError, match=r"got \(7, 3, 4, 1\), \(7,\) and \(7, 3\)"):
+    with pytest.raises(ValueError, match=r"for x \(7, 3, 4, 1\), got \(7, 3\)"):
         deletion(NET, {}, {}, X, LABELS, jnp.zeros((7, 3)), [0])
-    with pytest.raises(ValueError, match=r"shares must be in \[0, 1\], got \[2.0\]"):
+    with pytest.raises(ValueError, match=r"shares must be in \[0, 1\], got 2 to 2"):
         deletion(NET, {}, {}, X, LABELS, X[..., 0], [2])
 
 
@@ -75,8 +75,8 @@ def test_messages():
     ({"labels": np.asarray(LABELS) + 0.5}, TypeError, "labels must hold integers"),
     ({"importance": np.full(X.shape[:3], np.nan)}, ValueError, "importance has NaN"),
     ({"shares": 0.5}, ValueError, r"shares must have shape \(shares,\)"),
-    ({"shares": []}, ValueError, "expected at least one image and one share, got 7 and 0"),
-    ({"shares": [np.nan]}, ValueError, r"shares must be in \[0, 1\], got \[nan\]"),
+    ({"shares": []}, ValueError, "shares must .* sizes of at least 1"),
+    ({"shares": [np.nan]}, ValueError, r"shares must be in \[0, 1\], got nan"),
     ({"value": [1, 2]}, ValueError, r"value must have shape \(channels,\) with channels = 1"),
 ], ids=[str(i) for i in range(10)])  # fmt: skip
 def test_arguments_of_another_type(change, error, words):

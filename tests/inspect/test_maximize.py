@@ -149,7 +149,7 @@ def test_messages():
 
 
 @pytest.mark.parametrize(("change", "error", "words"), [
-    ({"path": 3}, TypeError, "path must be the name of a layer inside, got 3"),
+    ({"path": 3}, TypeError, "path must be the name of a layer inside, got int"),
     ({"units": 3}, TypeError, "units must be a list of at least one unit, got 3"),
     ({"units": []}, TypeError, "units must be a list of at least one unit"),
     ({"units": [1.5]}, TypeError, "a unit must be a number or a tuple of them, got 1.5"),

@@ -630,5 +630,5 @@ def test_options_of_another_type(options, words):
 
 @pytest.mark.parametrize("what", ["collection", "rng", "name"])
 def test_names_in_linen_are_words(what):
-    with pytest.raises(TypeError, match=f"to_linen: {what} must be a str, got 3"):
+    with pytest.raises(TypeError, match=f"to_linen: {what} must be a str, got int"):
         to_linen(jn.dense(3), **{what: 3})

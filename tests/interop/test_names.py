@@ -163,7 +163,7 @@ def test_all_that_does_not_fit_is_named(weights, table, leave, words):
     ({"net": None}, "net must be a layer"),
     ({"weights": [1]}, "by_names: weights must be a state_dict or the path of a"),
     ({"weights": {**WEIGHTS, "fc.bias": np.array(list("abcd"))}}, "must hold numbers"),
-    ({"table": [1]}, "table must map paths of entries to names, got list"),
+    ({"table": [1]}, "table must be a dict of paths of entries to names, got list"),
     ({"table": {"kernel": 3}}, "the row 'kernel' must be a name, or a tuple"),
     ({"table": {"kernel": (transposed, "fc.weight")}}, "the row 'kernel' must be a name"),
     ({"table": {"kernel": ("a", "b")}}, "has 2 names and no function that joins them"),
@@ -177,7 +177,7 @@ def test_arguments_of_other_types(change, words):
 
 
 @pytest.mark.parametrize(("i", "n", "words"), [
-    (3, 3, r"part: i must be in \[0, 3\), got 3"), (0, 0, "part: n must be at least 1, got 0"),
+    (3, 3, r"part: i must be 0 to 2, got 3"), (0, 0, "part: n must be at least 1, got 0"),
     ((0, -1), 2, "part: i must be at least 0, got -1"),
 ])  # fmt: skip
 def test_parts_that_do_not_exist(i, n, words):

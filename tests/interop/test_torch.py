@@ -169,7 +169,7 @@ def test_weights_of_a_file(tmp_path):
     ({"weights": GOOD | {"bias": np.ones(4, int)}}, TypeError, "bias must hold floats; .* int64"),
     ({"x": None}, TypeError, "the input must be an array, "),
     ({"x": "a"}, TypeError, "the input must be an array, "),
-    ({"names": [1]}, TypeError, "names must map paths of layers to names in PyTorch, got list"),
+    ({"names": [1]}, TypeError, "names must be a dict of paths of layers .*, got list"),
     ({"names": {"dense": 3}}, ValueError, "names has unknown entries"),
 ], ids=str)  # fmt: skip
 @pytest.mark.parametrize("who", ["from_torch", "to_torch"])

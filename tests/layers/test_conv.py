@@ -303,3 +303,8 @@ def test_many_small_networks_at_once():
 def test_messages(make, shape, message):
     with pytest.raises(ValueError, match=message):
         output_shape(make(), shape)
+
+
+def test_bytes_are_not_sizes():
+    with pytest.raises(ValueError, match="kernel_size must be whole numbers"):
+        jn.conv(8, b"x")  # type: ignore

@@ -116,3 +116,13 @@ def test_resize_messages():
         jn.resize(scale=0.3).apply({}, {}, x)
     with pytest.raises(ValueError, match="size needs 2 entries"):
         jn.resize((1, 2, 3)).apply({}, {}, x)
+
+
+@pytest.mark.parametrize(("make", "words"), [
+    (lambda: jn.resize(0), "size must be whole numbers of at least 1, got 0"),
+    (lambda: jn.resize((3, -1)), "size must be whole numbers of at least 1"),
+    (lambda: jn.resize(scale=(2, 0)), r"scale must be in \(0, inf\), got 0"),
+])  # fmt: skip
+def test_sizes_of_nothing_are_refused_when_the_layer_is_made(make, words):
+    with pytest.raises(ValueError, match=words):
+        make()

@@ -146,3 +146,8 @@ Z, Y = jnp.ones((2, 3, 4)), jnp.zeros((2, 3), int)
 def test_messages(run, message):
     with pytest.raises((ValueError, TypeError), match=message):
         run()
+
+
+def test_a_label_that_does_not_count_must_be_given():
+    with pytest.raises(TypeError, match="ignore_label: label must be an integer, got None"):
+        jn.losses.ignore_label(label=None)  # type: ignore

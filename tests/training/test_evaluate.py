@@ -199,3 +199,8 @@ def test_a_last_smaller_batch_copies_no_data():
     for program in (measured, predicted):
         held = program.compile().memory_analysis().temp_size_in_bytes
         assert held < 4099 * 1000 * 4 / 20  # bytes of the inputs, of which a batch is 1 / 256
+
+
+def test_predict_says_what_is_not_a_net():
+    with pytest.raises(TypeError, match="predict: net must be a layer, .*got float"):
+        jn.predict(2.5, {}, {}, np.ones((2, 3)))  # type: ignore

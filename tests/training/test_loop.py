@@ -335,3 +335,11 @@ for i in range(4):
     )
     first, *later = run.stdout.splitlines()
     assert set(later) == {first} and len(later) == 3
+
+
+def test_progress_is_checked_at_the_call():
+    learner = jn.trainer(jn.supervised(jn.dense(1), optax.squared_error), optax.sgd(0.1))
+    data = np.ones((4, 3), np.float32), np.ones((4, 1), np.float32)
+    train_state = learner.init(jax.random.key(0), data)
+    with pytest.raises(TypeError, match="fit: progress must be True or False, got 'yes'"):
+        jn.fit(learner, train_state, data, epochs=1, progress="yes")  # type: ignore

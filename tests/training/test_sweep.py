@@ -205,3 +205,14 @@ def test_missing_numbers_are_counted_by_seeds():
     with pytest.raises(ValueError, match=r"1 of 3 seeds contain NaN .*np.nan_to_num\(x\)"):
         jn.sweep(jn.supervised(jn.dense(1), optax.squared_error), lambda: optax.sgd(0.1),
                  (x, np.ones((3, 4, 1), np.float32)), epochs=1, seeds=3, own_data=True)  # fmt: skip
+
+
+@pytest.mark.parametrize(("change", "words"), [
+    ({"objective": 3}, "sweep: objective must be a layer, .*got int"),
+    ({"progress": 1}, "sweep: progress must be True or False, got 1"),
+])  # fmt: skip
+def test_arguments_of_another_type_are_named(change, words):
+    good = {"objective": jn.supervised(jn.dense(1), optax.squared_error), "optimizer": optax.sgd}
+    data = np.ones((4, 3), np.float32), np.ones((4, 1), np.float32)
+    with pytest.raises(TypeError, match=words):
+        jn.sweep(**good | {"data": data, "epochs": 1} | change)

@@ -203,7 +203,7 @@ FLOATS, IDS = jn.spec((2, 5, 3)), jn.spec((2, 5), jnp.int32)
     [
         (lambda: categorical(1), "symbols must be at least 2, got 1"),
         (lambda: gaussian_mixture(0), "mixtures must be at least 1, got 0"),
-        (lambda: gaussian_mixture(floor=-1.0), "floor must be at least 0, got -1.0"),
+        (lambda: gaussian_mixture(floor=-1.0), r"floor must be in \[0, inf\), got -1.0"),
         (lambda: categorical(3).init(jax.random.key(0), FLOATS, 2), r"integers, got \(2, 5, 3\)"),
         (lambda: gaussian_mixture().init(jax.random.key(0), IDS, 2), r"got \(2, 5\) int32"),
         (

@@ -157,7 +157,7 @@ def test_fit_gives_what_dense_takes():
 @pytest.mark.slow
 def test_fit_begins_at_the_mean_of_the_data(monkeypatch):
     """Where no epoch follows, the params are the first ones."""
-    monkeypatch.setattr(machine, "fit", lambda *args, **options: [])
+    monkeypatch.setattr("jaxnet.unsupervised.check.fit", lambda *args, **options: [])
     x = crops()[:250]  # not a multiple of the batches: the mean is that of the data alone
     params = fit_rbm(jax.random.key(0), x, 8, full=True)
     np.testing.assert_allclose(jax.nn.sigmoid(params["visible_bias"]), x.mean(0), rtol=1e-4)
@@ -174,7 +174,7 @@ def test_rates_fall_in_a_line_with_momentum_and_decay_of_the_kernel(monkeypatch)
 
     trainer = machine.trainer
     monkeypatch.setattr(machine, "trainer", spy)
-    monkeypatch.setattr(machine, "fit", lambda *args, **options: [])
+    monkeypatch.setattr("jaxnet.unsupervised.check.fit", lambda *args, **options: [])
     options = {"learning_rate": 0.3, "momentum": 0.9, "weight_decay": 0.25, "batch_size": 10}
     fit_rbm(jax.random.key(0), np.zeros((25, 2)), 3, epochs=2, progress=False, **options)
     params = dict.fromkeys(("kernel", "bias", "visible_bias"), np.float32(8))
