@@ -10,6 +10,7 @@ import numpy as np
 from jax import lax
 from jax.custom_derivatives import SymbolicZero
 
+from jaxnet.ops.attention import runs
 from jaxnet.ops.varying import varying
 
 # On a CPU, attention in blocks takes less time than with all scores from 512 queries and places on
@@ -58,6 +59,7 @@ def see(
     causal: bool = False,
     window: tuple[int, int] | None = None,
     lengths: jax.Array | None = None,
+    segments: jax.Array | None = None,
 ) -> Ranges:
     """Return the ranges of places that queries see, counted from the same start.
 
@@ -66,6 +68,7 @@ def see(
       causal: Whether a query sees no later place than its own.
       window: Numbers of places before and after its own that a query sees; None is all.
       lengths: Numbers of places that the queries of each sequence see, (batch,); None is all.
+      segments: Integers (batch, time) whose runs of equal numbers see only themselves, see `runs`.
 
     Example:
       >>> first, last, near = see(4, 4, window=(1, 1), lengths=jnp.array([3]))
@@ -77,7 +80,12 @@ def see(
     after = 0 if causal else after
     first, last = np.maximum(at - before, 0), np.minimum(at + after + 1, places)
     near = None if window is None else (-before, after)
-    return Ranges(first, last if lengths is None else jnp.minimum(last, lengths[:, None]), near)
+    if lengths is not None:
+        last = jnp.minimum(last, lengths[:, None])
+    if segments is not None:
+        start, end = runs(segments)
+        first, last = jnp.maximum(first, start), jnp.minimum(last, end)
+    return Ranges(first, last, near)
 
 
 class _How(NamedTuple):

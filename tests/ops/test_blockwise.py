@@ -246,6 +246,10 @@ def test_ranges():
     first, last, near = see(5, 4, causal=True, lengths=jnp.array([4, 2]))
     assert first.tolist() == [[0] * 5] and near is None
     assert last.tolist() == [[1, 2, 3, 4, 4], [1, 2, 2, 2, 2]]
+    segments = jnp.array([[1, 1, 2, 2, 2, 0], [5, 4, 4, 5, 5, 5]])
+    first, last, near = see(6, 6, causal=True, segments=segments)
+    assert first.tolist() == [[0, 0, 2, 2, 2, 5], [0, 1, 1, 3, 3, 3]]
+    assert last.tolist() == [[1, 2, 3, 4, 5, 0], [1, 2, 3, 4, 5, 6]]
     first, last, near = see(5, 4, window=(1, 2))
     assert first.tolist() == [[0, 0, 1, 2, 3]] and near == (-1, 2)
     assert np.asarray(last).tolist() == [[3, 4, 4, 4, 4]]
@@ -339,7 +343,7 @@ def both(always, function):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("masked", ["none", "lengths", "padding", "booleans", "floats"])
+@pytest.mark.parametrize("masked", ["none", "lengths", "segments", "padding", "booleans", "floats"])
 @pytest.mark.parametrize(
     "options", [{}, {"causal": True, "rotary": True}, {"window": (5, 2), "kv_heads": 1}], ids=str
 )
@@ -348,6 +352,7 @@ def test_a_layer_gives_the_same_in_blocks(masked, options, always):
     mask = {
         "none": None,
         "lengths": jnp.array([0, 150]),
+        "segments": jnp.array([[1] * 70 + [2] * 100 + [0] * 30, [1] * 200]),
         "padding": jnp.arange(200) < jnp.array([[0], [150]]),
         "booleans": draw(2, 200, 200) > 0.5,
         "floats": jnp.where(draw(1, 2, 200, 200) > 1, -jnp.inf, 0.5),
