@@ -219,6 +219,10 @@ def _attend(how, moving, fixed):
 
 
 def _tangents(how, moving, fixed, y, lse, d_moving):
+    """Return the tangents of y and lse, linear in the tangents of the arrays (None is zero).
+
+    The transpose, which JAX makes, is the gradient by blocks: five products, none of them kept.
+    """
     q, k, v, bias = moving
     cuts = _cuts(how, k)
     q_blocks, k_blocks, v_blocks, bias_blocks = _cut_all(cuts, moving)
@@ -240,7 +244,6 @@ def _tangents(how, moving, fixed, y, lse, d_moving):
         moved = {
             n: d.astype(at[n].dtype) for n, d in enumerate((d_q, d_k, d_bias)) if d is not None
         }
-
         seen = allowed(i, j)
 
         def scores(*now):
@@ -284,7 +287,7 @@ def _loop(grid, bounds, step, start, row=(None, None), column=(None, None, None)
 
     Args:
       grid: The blocks.
-      bounds: First and last column that a row sees, (rows,) each.
+      bounds: First column that each row sees, and the column after its last, (rows,) each.
       step: (carry, row's number, column's number, d_q, d_k, d_v, d_bias) -> carry.
       start: First carry of a row.
       row: Blocks of d_q, and of d_bias by rows and columns.
