@@ -169,7 +169,7 @@ def test_queries_that_see_nothing():
     q, k, v = inputs(2, 9, 19, 1, 1, 4, 4, jnp.float32)
     ranges = see(9, 19, lengths=jnp.array([0, 19]))
     with jax.debug_nans(True):
-        y, total = jax.jit(lambda *a: SMALL(*a, ranges))(q, k, v)
+        y, total = jax.jit(lambda q, k, v: SMALL(q, k, v, ranges))(q, k, v)
         slope = jax.grad(lambda q, k, v: SMALL(q, k, v, ranges)[0].sum(), (0, 1, 2))
         slopes = jax.jit(slope)(q, k, v)
     assert not y[0].any() and y[1].all()
@@ -281,6 +281,22 @@ def test_memory_grows_with_the_length(window):
 
 def temporary(program):
     return program.memory_analysis().temp_size_in_bytes
+
+
+@pytest.mark.slow
+def test_memory_of_second_derivatives_grows_with_the_length():
+    def slope(x):
+        y, _ = blockwise_attention(x, x, x, see(*[x.shape[1]] * 2, causal=True))
+        return (y**2).sum()
+
+    def second(x):
+        return jax.grad(lambda x: (jax.grad(slope)(x) ** 2).sum())(x)
+
+    short, long = (
+        temporary(jax.jit(second).lower(jnp.ones((1, time, 1, 16))).compile())
+        for time in (1024, 4096)
+    )
+    assert long < 4.5 * short and long < 4096**2 * 4 / 2
 
 
 def flops(program):
