@@ -189,7 +189,7 @@ def _attend(how, moving, fixed):
     q, k, v, _ = moving
     grid = _grid(how, q, k, near=True)
     q_blocks, k_blocks, v_blocks, bias_blocks = _cut_all(_cuts(how, k), moving)
-    allowed, bounds = _fixed(how, q, k, fixed)
+    allowed, bounds = _fixed(how, k, fixed)
     wide = jnp.promote_types(q.dtype, jnp.float32)
     least = jnp.finfo(wide).min
 
@@ -232,7 +232,7 @@ def _tangents(how, moving, fixed, y, lse, d_moving):
         for cut, x, d in zip(cuts, moving, d_moving, strict=True)
     )
     grid = _grid(how, q, k, near=d_bias is None)
-    allowed, bounds = _fixed(how, q, k, fixed)
+    allowed, bounds = _fixed(how, k, fixed)
     least = jnp.finfo(wide).min
     known = jnp.where(lse == -jnp.inf, 0, lse)
     known = _rows(how, k.shape[2], known.mT[..., None])[..., 0]
@@ -368,7 +368,7 @@ def _strange(q, k, v, first, last):
     return jnp.repeat(jnp.less(*until), q.shape[2] // k.shape[2], 2)
 
 
-def _fixed(how, q, k, fixed):
+def _fixed(how, k, fixed):
     """Return which places the queries of a block may see, and which blocks a row sees."""
     first, last, mask, _ = fixed
     first, last = (
