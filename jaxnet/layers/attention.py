@@ -71,6 +71,8 @@ def multi_head_attention(
     A mask is one of these:
       lengths   Integers (batch,). Positions from the length on are padding. A length outside
                 [0, positions] raises an error; inside `jit` it is clipped.
+      segments  Integers (batch, positions), for self-attention: each position attends to the run
+                of equal numbers around it, as in `jn.data.packed`. 0 is padding.
       booleans  (batch, positions), (batch or 1, time or 1, positions) or (batch or 1, heads or 1,
                 time or 1, positions). True if the query at `time` may attend to the position.
       floats    (batch or 1, heads or 1, time or 1, positions). They are added to the scores, such
@@ -82,8 +84,8 @@ def multi_head_attention(
     call.
 
     From about 512 positions on, the weights are computed in blocks and not kept, so that memory
-    grows with the length and not with its square. Blocks outside of `causal`, `window` and lengths
-    are skipped. Masks of booleans or floats are as large as they are given.
+    grows with the length and not with its square. Blocks outside of `causal`, `window`, lengths and
+    segments are skipped. Masks of booleans or floats are as large as they are given.
 
     Args:
       heads: Number of heads, at least 1.
@@ -206,13 +208,15 @@ def multi_head_attention(
             q, k = rotate(q, counted(time)), rotate(k, counted(time))
         seen, bias = expand_mask(name, mask, (batch, heads, time, places))
         lengths = mask if mask is not None and mask.ndim == 1 else None
+        segments = mask if mask is not None and mask.ndim == 2 and mask.dtype != bool else None
         # The fused kernel supports lengths and causality; other masks would cost it a full bias.
         simple = plain and (mask is None or lengths is not None)
         may_fuse = fused is not False and not return_weights and key is None and simple
         fuse = may_fuse and (fused or fits_cudnn(*hardware(), q.dtype, q.shape[-1]))
         if not fuse and not return_weights and in_blocks(q, k):
-            ranges = see(time, places, causal=causal, window=span, lengths=lengths)
-            rest = seen if lengths is None else None
+            own = {"causal": causal, "window": span}
+            ranges = see(time, places, lengths=lengths, segments=segments, **own)
+            rest = seen if lengths is None and segments is None else None
             y, total = blockwise_attention(q, k, v, ranges, rest, bias=bias, key=key, **scoring)
             rows = None if mask is None else (total != -jnp.inf).any(1)
             return _Mixed(y, None, rows, 0)
@@ -282,6 +286,9 @@ def _projection(
 
 def segment_mask(segments: jax.Array) -> jax.Array:
     """Return the mask of attention within the sequences of packed rows, see `jn.data.packed`.
+
+    `multi_head_attention` also takes the segments themselves as mask, which needs less memory for
+    long rows.
 
     Args:
       segments: Index of the sequence at each position, (batch, time) integers; 0 is padding.
@@ -419,8 +426,8 @@ def split_inputs(who: str, given: PyTree) -> tuple[Any, Any, Any]:
     if not fits or rest or isinstance(queries, dict) or _is_mask(queries):
         raise ValueError(
             f"{who}: expected x, (x, mask), (queries, memory) or (queries, memory, mask), where a "
-            "mask is lengths (integers), booleans, or floats of four axes to add to the scores, "
-            f"got {describe(given)}"
+            "mask is lengths or segments (integers), booleans, or floats of four axes to add to "
+            f"the scores, got {describe(given)}"
         )
     return queries, memory, mask
 

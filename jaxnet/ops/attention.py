@@ -36,8 +36,9 @@ def expand_mask(
 
     Args:
       who: Name of the layer, for the message.
-      mask: Lengths, integers (batch,); booleans (batch, places), (batch or 1, time or 1, places) or
-        (batch or 1, heads or 1, time or 1, places); floats with these four axes; or None.
+      mask: Lengths, integers (batch,); segments of self-attention, integers (batch, places);
+        booleans (batch, places), (batch or 1, time or 1, places) or (batch or 1, heads or 1, time
+        or 1, places); floats with these four axes; or None.
       scores: Shape of the scores.
 
     Returns:
@@ -61,6 +62,9 @@ def expand_mask(
     if jnp.issubdtype(mask.dtype, jnp.integer) and mask.shape == (batch,):
         check_range(mask, places + 1, f"{who}: lengths")
         return (jnp.arange(places)[None] < mask[:, None])[:, None, None], None
+    if jnp.issubdtype(mask.dtype, jnp.integer) and mask.shape == (batch, places) and time == places:
+        first, last = (edge[:, None, :, None] for edge in runs(mask))
+        return (first <= jnp.arange(places)) & (jnp.arange(places) < last), None
     if mask.dtype == jnp.bool_:
         if mask.shape == (batch, places):
             if batch == time and batch != 1:
@@ -77,7 +81,8 @@ def expand_mask(
         seen = mask != -jnp.inf  # NaN does not mask: it must reach the output
         return seen, jnp.where(seen, mask, 0)
     raise ValueError(
-        f"{who}: a mask is lengths, integers ({batch},), or booleans ({batch}, {places}), "
+        f"{who}: a mask is lengths, integers ({batch},), or segments of self-attention, integers "
+        f"({batch}, {places}), or booleans ({batch}, {places}), "
         f"({batch} or 1, {time} or 1, {places}) or ({batch} or 1, {heads} or 1, {time} or 1, "
         f"{places}), or floats with these four axes to add to the scores, got {mask.shape} "
         f"{mask.dtype}"
@@ -88,6 +93,26 @@ def _fits(mask: jax.Array, scores: tuple[int, int, int, int]) -> bool:
     """Return whether a mask with four axes broadcasts against the scores, with all their places."""
     sizes = zip(mask.shape, scores, strict=False)
     return mask.ndim == 4 and mask.shape[3] == scores[3] and all(n in (1, m) for n, m in sizes)
+
+
+def runs(segments: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Return the ranges of equal neighbors, first <= place < last; 0 is padding and sees nothing.
+
+    Args:
+      segments: Integers (batch, places).
+
+    Example:
+      >>> first, last = runs(jnp.array([[1, 1, 2, 0]]))
+      >>> first.tolist(), last.tolist()
+      ([[0, 0, 2, 3]], [[2, 2, 3, 0]])
+    """
+    places = segments.shape[1]
+    at = jnp.arange(places)
+    same = segments[:, 1:] == segments[:, :-1]
+    first = jnp.where(jnp.pad(same, ((0, 0), (1, 0))), 0, at)
+    last = jnp.where(jnp.pad(same, ((0, 0), (0, 1))), places, at + 1)
+    last = jax.lax.cummin(last, axis=1, reverse=True)
+    return jax.lax.cummax(first, axis=1), jnp.where(segments == 0, 0, last)
 
 
 def in_window(time: int, places: int, window: tuple[int, int]) -> jax.Array:

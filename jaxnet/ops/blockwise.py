@@ -10,6 +10,7 @@ import numpy as np
 from jax import lax
 from jax.custom_derivatives import SymbolicZero
 
+from jaxnet.ops.attention import runs
 from jaxnet.ops.varying import varying
 
 # On a CPU, attention in blocks takes less time than with all scores from 512 queries and places on
@@ -58,6 +59,7 @@ def see(
     causal: bool = False,
     window: tuple[int, int] | None = None,
     lengths: jax.Array | None = None,
+    segments: jax.Array | None = None,
 ) -> Ranges:
     """Return the ranges of places that queries see, counted from the same start.
 
@@ -66,6 +68,7 @@ def see(
       causal: Whether a query sees no later place than its own.
       window: Numbers of places before and after its own that a query sees; None is all.
       lengths: Numbers of places that the queries of each sequence see, (batch,); None is all.
+      segments: Integers (batch, time) whose runs of equal numbers see only themselves, see `runs`.
 
     Example:
       >>> first, last, near = see(4, 4, window=(1, 1), lengths=jnp.array([3]))
@@ -77,7 +80,12 @@ def see(
     after = 0 if causal else after
     first, last = np.maximum(at - before, 0), np.minimum(at + after + 1, places)
     near = None if window is None else (-before, after)
-    return Ranges(first, last if lengths is None else jnp.minimum(last, lengths[:, None]), near)
+    if lengths is not None:
+        last = jnp.minimum(last, lengths[:, None])
+    if segments is not None:
+        start, end = runs(segments)
+        first, last = jnp.maximum(first, start), jnp.minimum(last, end)
+    return Ranges(first, last, near)
 
 
 class _How(NamedTuple):
@@ -181,7 +189,7 @@ def _attend(how, moving, fixed):
     q, k, v, _ = moving
     grid = _grid(how, q, k, near=True)
     q_blocks, k_blocks, v_blocks, bias_blocks = _cut_all(_cuts(how, k), moving)
-    allowed, bounds = _fixed(how, q, k, fixed)
+    allowed, bounds = _fixed(how, k, fixed)
     wide = jnp.promote_types(q.dtype, jnp.float32)
     least = jnp.finfo(wide).min
 
@@ -211,6 +219,10 @@ def _attend(how, moving, fixed):
 
 
 def _tangents(how, moving, fixed, y, lse, d_moving):
+    """Return the tangents of y and lse, linear in the tangents of the arrays (None is zero).
+
+    The transpose, which JAX makes, is the gradient by blocks: five products, none of them kept.
+    """
     q, k, v, bias = moving
     cuts = _cuts(how, k)
     q_blocks, k_blocks, v_blocks, bias_blocks = _cut_all(cuts, moving)
@@ -220,7 +232,7 @@ def _tangents(how, moving, fixed, y, lse, d_moving):
         for cut, x, d in zip(cuts, moving, d_moving, strict=True)
     )
     grid = _grid(how, q, k, near=d_bias is None)
-    allowed, bounds = _fixed(how, q, k, fixed)
+    allowed, bounds = _fixed(how, k, fixed)
     least = jnp.finfo(wide).min
     known = jnp.where(lse == -jnp.inf, 0, lse)
     known = _rows(how, k.shape[2], known.mT[..., None])[..., 0]
@@ -232,7 +244,6 @@ def _tangents(how, moving, fixed, y, lse, d_moving):
         moved = {
             n: d.astype(at[n].dtype) for n, d in enumerate((d_q, d_k, d_bias)) if d is not None
         }
-
         seen = allowed(i, j)
 
         def scores(*now):
@@ -276,7 +287,7 @@ def _loop(grid, bounds, step, start, row=(None, None), column=(None, None, None)
 
     Args:
       grid: The blocks.
-      bounds: First and last column that a row sees, (rows,) each.
+      bounds: First column that each row sees, and the column after its last, (rows,) each.
       step: (carry, row's number, column's number, d_q, d_k, d_v, d_bias) -> carry.
       start: First carry of a row.
       row: Blocks of d_q, and of d_bias by rows and columns.
@@ -357,7 +368,7 @@ def _strange(q, k, v, first, last):
     return jnp.repeat(jnp.less(*until), q.shape[2] // k.shape[2], 2)
 
 
-def _fixed(how, q, k, fixed):
+def _fixed(how, k, fixed):
     """Return which places the queries of a block may see, and which blocks a row sees."""
     first, last, mask, _ = fixed
     first, last = (

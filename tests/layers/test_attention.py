@@ -517,3 +517,16 @@ def test_a_causal_mask_of_as_many_sequences_as_steps(x64):
         layer.apply(params, {}, (x, mask))
     causal = run(jn.multi_head_attention(3, causal=True), params, x)
     np.testing.assert_allclose(run(layer, params, (x, mask[None])), causal, 1e-12)
+
+
+def test_segments_are_the_mask_of_packed_rows():
+    x, segments = (
+        draw(2, 6, 8).astype(np.float32),
+        np.array([[1, 1, 1, 2, 2, 0], [3, 2, 2, 1, 1, 1]]),
+    )
+    layer = jn.multi_head_attention(2, causal=True)
+    params = random_params(layer, x)
+    wanted = run(layer, params, (x, jn.segment_mask(jnp.array(segments))))
+    np.testing.assert_allclose(run(layer, params, (x, segments)), wanted, 1e-6, 1e-6)
+    with pytest.raises(ValueError, match=r"segments of self-attention, integers \(2, 6\)"):
+        layer.apply(params, {}, (x, segments[:, :5]))

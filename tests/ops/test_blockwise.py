@@ -146,7 +146,7 @@ def test_vmap_scan_and_remat(x64):
             np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-10)
 
 
-@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16], ids=str)
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, slow(jnp.float16, id="float16")])
 def test_sums_of_narrow_inputs_are_float32(dtype):
     """A sum over 400 places in blocks of 8: sums of 16 bits would lose most of them."""
     q, k, v = inputs(1, 8, 400, 1, 1, 8, 8, dtype)
@@ -155,7 +155,7 @@ def test_sums_of_narrow_inputs_are_float32(dtype):
         y, pull = jax.vjp(lambda *a: form(*a)[0], *a)
         return y, *pull(jnp.ones_like(y))
 
-    ours = jax.jit(partial(slopes, SMALL))(q, k, v + 1)
+    ours = jax.jit(lambda *a: slopes(SMALL, *a))(q, k, v + 1)
     wide = [a.astype(jnp.float32) for a in (q, k, v + 1)]
     for a, b in zip(ours, slopes(dot_product_attention, *wide), strict=True):
         assert a.dtype == dtype
@@ -164,17 +164,20 @@ def test_sums_of_narrow_inputs_are_float32(dtype):
         )
 
 
+@pytest.mark.slow
 def test_queries_that_see_nothing():
     q, k, v = inputs(2, 9, 19, 1, 1, 4, 4, jnp.float32)
     ranges = see(9, 19, lengths=jnp.array([0, 19]))
     with jax.debug_nans(True):
-        y, total = SMALL(q, k, v, ranges)
-        slopes = jax.grad(lambda q, k, v: SMALL(q, k, v, ranges)[0].sum(), (0, 1, 2))(q, k, v)
+        y, total = jax.jit(lambda q, k, v: SMALL(q, k, v, ranges))(q, k, v)
+        slope = jax.grad(lambda q, k, v: SMALL(q, k, v, ranges)[0].sum(), (0, 1, 2))
+        slopes = jax.jit(slope)(q, k, v)
     assert not y[0].any() and y[1].all()
     assert (total[0] == -np.inf).all() and np.isfinite(total[1]).all()
     assert not any(slope[0].any() for slope in slopes) and slopes[2][1].any()
 
 
+@pytest.mark.slow
 def test_the_logarithm_of_the_sum_and_its_gradient(x64):
     q, k, v = inputs(1, 9, 19, 2, 1, 4, 4)
 
@@ -190,7 +193,7 @@ def test_the_logarithm_of_the_sum_and_its_gradient(x64):
         np.testing.assert_allclose(a, b, 1e-9, 1e-12)
 
 
-@pytest.mark.parametrize("bad", [np.nan, np.inf])
+@pytest.mark.parametrize("bad", [np.nan, slow(np.inf, id="inf")])
 def test_a_place_that_is_not_finite_reaches_only_queries_that_see_it(bad):
     """The places lie within the block of queries that do not see them."""
     q, k, v = inputs(2, 16, 16, 2, 2, 4, 4, jnp.float32)
@@ -246,6 +249,10 @@ def test_ranges():
     first, last, near = see(5, 4, causal=True, lengths=jnp.array([4, 2]))
     assert first.tolist() == [[0] * 5] and near is None
     assert last.tolist() == [[1, 2, 3, 4, 4], [1, 2, 2, 2, 2]]
+    segments = jnp.array([[1, 1, 2, 2, 2, 0], [5, 4, 4, 5, 5, 5]])
+    first, last, near = see(6, 6, causal=True, segments=segments)
+    assert first.tolist() == [[0, 0, 2, 2, 2, 5], [0, 1, 1, 3, 3, 3]]
+    assert last.tolist() == [[1, 2, 3, 4, 5, 0], [1, 2, 3, 4, 5, 6]]
     first, last, near = see(5, 4, window=(1, 2))
     assert first.tolist() == [[0, 0, 1, 2, 3]] and near == (-1, 2)
     assert np.asarray(last).tolist() == [[3, 4, 4, 4, 4]]
@@ -276,6 +283,22 @@ def temporary(program):
     return program.memory_analysis().temp_size_in_bytes
 
 
+@pytest.mark.slow
+def test_memory_of_second_derivatives_grows_with_the_length():
+    def slope(x):
+        y, _ = blockwise_attention(x, x, x, see(*[x.shape[1]] * 2, causal=True))
+        return (y**2).sum()
+
+    def second(x):
+        return jax.grad(lambda x: (jax.grad(slope)(x) ** 2).sum())(x)
+
+    short, long = (
+        temporary(jax.jit(second).lower(jnp.ones((1, time, 1, 16))).compile())
+        for time in (1024, 4096)
+    )
+    assert long < 4.5 * short and long < 4096**2 * 4 / 2
+
+
 def flops(program):
     runs = parse(program.as_text()).runs()
     return sum(run.times * flops_of(run) for run in runs)
@@ -289,7 +312,7 @@ def test_flops_of_a_window_grow_with_the_length():
 
 
 def test_blocks_that_no_query_sees_are_not_computed():
-    """Their NaN would reach the sums. Half of them for a causal mask, with lengths known late."""
+    """Half of them for a causal mask, also with lengths that the program gets when it runs."""
     counts = []
 
     def count(how, q, k, bias):
@@ -339,7 +362,7 @@ def both(always, function):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("masked", ["none", "lengths", "padding", "booleans", "floats"])
+@pytest.mark.parametrize("masked", ["none", "lengths", "segments", "padding", "booleans", "floats"])
 @pytest.mark.parametrize(
     "options", [{}, {"causal": True, "rotary": True}, {"window": (5, 2), "kv_heads": 1}], ids=str
 )
@@ -348,6 +371,7 @@ def test_a_layer_gives_the_same_in_blocks(masked, options, always):
     mask = {
         "none": None,
         "lengths": jnp.array([0, 150]),
+        "segments": jnp.array([[1] * 70 + [2] * 100 + [0] * 30, [1] * 200]),
         "padding": jnp.arange(200) < jnp.array([[0], [150]]),
         "booleans": draw(2, 200, 200) > 0.5,
         "floats": jnp.where(draw(1, 2, 200, 200) > 1, -jnp.inf, 0.5),
