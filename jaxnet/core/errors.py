@@ -12,7 +12,16 @@ import jax
 import numpy as np
 
 from jaxnet.core.contract import Layer
-from jaxnet.services.trees import Path, PyTree, describe, flat
+from jaxnet.services.trees import (
+    Differences,
+    Path,
+    PyTree,
+    as_lines,
+    describe,
+    differences,
+    flat,
+    in_words,
+)
 
 _path: ContextVar[Path] = ContextVar("path", default=())
 
@@ -85,10 +94,9 @@ class Misfit(ValueError):
 
     __module__ = "jaxnet"  # shown as `jn.Misfit`, even in a traceback
 
-    def __init__(self, head: str, wrong: dict[str, str]):
+    def __init__(self, head: str, found: Differences):
         self.path = _path.get()
-        lines = ["  " + "/".join((*self.path, f"{n}: {what}")) for n, what in wrong.items()]
-        super().__init__("\n".join([head, *lines]))
+        super().__init__("\n".join([head, *as_lines(found, self.path)]))
 
 
 def compare(kind: str, needed: dict[str, Any], given: dict[str, Any], x: PyTree) -> None:
@@ -111,11 +119,10 @@ def compare(kind: str, needed: dict[str, Any], given: dict[str, Any], x: PyTree)
     ):
         return
     want, have = ({n: np.shape(a) for n, a in flat(tree)} for tree in (needed, given))
-    misfits = {name: shape for name, shape in want.items() if have.get(name) != shape}
-    lines = {n: f"expected {s}, got {have.get(n, 'nothing')}" for n, s in misfits.items()}
-    lines |= {name: "unknown entry" for name in have if name not in want}
+    found = differences(want, have)
+    misfits = {name: shape for name, (shape, _) in found.items() if shape is not None}
     where = here() or "the net"  # outside a call
-    error = Misfit(f"{kind} do not fit {where} for an input of {describe(x)}:", lines)
+    error = Misfit(f"{kind} do not fit {where} for an input of {describe(x)}:", found)
     # Without a batch axis, the input of `conv` lacks an axis, and `flatten` keeps the wrong axis.
     # A sequence with lengths is (x, lengths) or {"x": x, ...}.
     whole = x[0] if isinstance(x, tuple | list) and x else x.get("x") if isinstance(x, dict) else x
@@ -164,12 +171,9 @@ def check_kept(before: dict[str, Any], after: dict[str, Any]) -> None:
     """
     if before == after:
         return
-    old, new = ({n: describe(a) for n, a in flat(tree)} for tree in (before, after))
-    name = next((n for n in old | new if old.get(n) != new.get(n)), "")
-    raise ValueError(
-        f"{here()}: apply must keep the entries, shapes and dtypes of the state; {name}: expected "
-        f"{old.get(name, 'nothing')}, got {new.get(name, 'nothing')}"
-    )
+    lines = as_lines(differences(in_words(before), in_words(after)))
+    rule = f"{here()}: apply must keep the entries, shapes and dtypes of the state"
+    raise ValueError("; ".join([rule, *(line.strip() for line in lines[:1])]))
 
 
 def drawn(layer: Layer, key: Any, x: PyTree) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -12,7 +12,7 @@ from jaxnet.inspect.activations import activations
 from jaxnet.services.checks import all_native, check_input
 from jaxnet.services.jaxprs import depends_on
 from jaxnet.services.table import Table, Tabular
-from jaxnet.services.trees import PyTree, floats_of, path_name, with_floats
+from jaxnet.services.trees import PyTree, differences, floats_of, path_name, with_floats
 from jaxnet.training.objective import averaged
 from jaxnet.training.trainer import Trainer, TrainState, check_train_state
 
@@ -159,11 +159,8 @@ def _compilations(traces_of: dict[str, list[dict[str, str]]], batches: tuple) ->
 
 
 def _changes(old: dict[str, str], new: dict[str, str]) -> list[str]:
-    return [
-        f"{name} {old.get(name, 'nothing')} -> {new.get(name, 'nothing')}"
-        for name in sorted(old.keys() | new.keys())
-        if old.get(name) != new.get(name)
-    ]
+    found = differences(old, new).items()
+    return [f"{path} {a or 'nothing'} -> {b or 'nothing'}" for path, (a, b) in found]
 
 
 def _types(batch: PyTree) -> dict[str, str]:

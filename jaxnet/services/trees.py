@@ -2,7 +2,7 @@
 
 import functools
 import threading
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Mapping
 from typing import Any
 
 import jax
@@ -10,6 +10,8 @@ import jax.numpy as jnp
 
 PyTree = Any
 Path = tuple[str, ...]
+# By path, what was expected and what was given; None is the lack of an entry.
+Differences = dict[str, tuple[Any, Any]]
 
 
 def flat(tree: PyTree, is_leaf: Callable[[Any], bool] | None = None) -> list[tuple[str, Any]]:
@@ -42,6 +44,51 @@ def describe(x: PyTree) -> str:
         return _Words(f"{tuple(a.shape)} {a.dtype}" if array else type(a).__name__)
 
     return str(jax.tree.map(words, x))
+
+
+def in_words(tree: PyTree) -> dict[str, str]:
+    """Return shape and dtype of each leaf in words, by path.
+
+    Example:
+      >>> in_words({"conv": {"kernel": jn.spec((3, 2))}})
+      {'conv/kernel': '(3, 2) float32'}
+    """
+    return {path: describe(leaf) for path, leaf in flat(tree)}
+
+
+def differences(expected: Mapping[str, Any], given: Mapping[str, Any]) -> Differences:
+    """Return the entries that are missing, differ or are not expected, in this order of the paths.
+
+    Args:
+      expected, given: What is compared, by path, such as shapes or the result of `in_words`.
+
+    Example:
+      >>> differences({"a": (2,), "b": (3,)}, {"b": (3,), "c": ()})
+      {'a': ((2,), None), 'c': (None, ())}
+    """
+    pairs = {path: (expected.get(path), given.get(path)) for path in [*expected, *given]}
+    return {path: (want, have) for path, (want, have) in pairs.items() if want != have}
+
+
+def as_lines(found: Differences, inside: Path = (), most: int | None = None) -> list[str]:
+    """Return differences as lines of a message.
+
+    Args:
+      found: Result of `differences`.
+      inside: Names in front of each path.
+      most: Number of differences to show; all by default.
+
+    Example:
+      >>> as_lines(differences({"a": (2,), "b": (3,)}, {"b": (4,), "c": ()}), inside=("net",))
+      ['  net/a: expected (2,), got nothing', '  net/b: expected (3,), got (4,)', ...]
+    """
+    lines = []
+    for path, (want, have) in found.items():
+        got = "nothing" if have is None else have
+        words = "unknown entry" if want is None else f"expected {want}, got {got}"
+        lines.append("  " + "/".join((*inside, f"{path}: {words}")))
+    more = [f"  and {len(lines[most:])} more"] if most is not None and lines[most:] else []
+    return lines[:most] + more
 
 
 class _Words(str):

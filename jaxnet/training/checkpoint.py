@@ -17,6 +17,7 @@ from safetensors import SafetensorError, safe_open
 
 from jaxnet.services.checks import on_device
 from jaxnet.services.files import readable, replacing
+from jaxnet.services.trees import as_lines, describe, differences
 
 PyTree = Any
 
@@ -108,9 +109,9 @@ def load(path: str | os.PathLike, like: PyTree = None) -> tuple[PyTree, Any]:
       Traceback (most recent call last):
       ...
       ValueError: load: .../net does not fit:
-        kernel: needs (2, 4) float32, got (2, 3) float32
-        scale: needs (3,) float32, is missing
-        bias: is not known
+        kernel: expected (2, 4) float32, got (2, 3) float32
+        scale: expected (3,) float32, got nothing
+        bias: unknown entry
     """
     path = readable("load", path)
     stored, metadata = read_tensors("load", path)
@@ -331,17 +332,13 @@ def _is_number(leaf: Any) -> bool:
 
 
 def _compare(path: Path, wanted: dict[str, Any], stored: dict[str, Any]) -> None:
-    wrong = []
+    needed = {name: _describe(name, leaf) for name, leaf in wanted.items()}
+    have = {name: describe(value) for name, value in stored.items()}
     for name, leaf in wanted.items():
-        words = _describe(name, leaf)
-        have = stored.get(name)
-        if have is None:
-            wrong.append(f"  {name}: needs {words}, is missing")
-        elif not (_is_like(have, leaf) if _is_number(leaf) else _describe(name, have) == words):
-            wrong.append(f"  {name}: needs {words}, got {_describe(name, have)}")
-    wrong += [f"  {name}: is not known" for name in stored if name not in wanted]
-    if wrong:
-        raise ValueError(f"load: {path} does not fit:\n" + "\n".join(wrong))
+        if name in stored and _is_number(leaf) and _is_like(stored[name], leaf):
+            have[name] = needed[name]
+    if wrong := differences(needed, have):
+        raise ValueError("\n".join([f"load: {path} does not fit:", *as_lines(wrong)]))
 
 
 def _is_like(value: Any, number: Any) -> bool:
@@ -358,7 +355,7 @@ def _describe(name: str, leaf: Any) -> str:
             f"load: like needs arrays or shapes, such as jn.spec((3,)), got {type(leaf).__name__} "
             f"for {name}"
         )
-    return f"{tuple(leaf.shape)} {leaf.dtype}"
+    return describe(leaf)
 
 
 def _nested(path: Path, leaves: dict[str, Any]) -> PyTree:

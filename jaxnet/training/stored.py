@@ -17,7 +17,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from jaxnet.services.files import own_file
-from jaxnet.services.trees import path_name
+from jaxnet.services.trees import as_lines, differences, in_words
 from jaxnet.services.version import version
 from jaxnet.training.epoch import Position
 from jaxnet.training.trainer import TrainState
@@ -98,7 +98,7 @@ def run_to_json(
         "jaxnet": version(),
         "processes": jax.process_count(),
         "position": position._asdict() | {"key": key, "loader": loader},
-        "leaves": _leaves(train_state),
+        "leaves": in_words(train_state),
         "optimizer": _kinds(train_state.opt_state),
         "scalars": scalars,
     }
@@ -163,26 +163,15 @@ def check_like(folder: Path, stored: dict[str, Any], like: TrainState) -> None:
     Raises:
       ValueError: If arrays or states differ; the message names them.
     """
-    found, have, need = [], stored["leaves"], _leaves(like)
-    for path in need | have:  # in the order of the train_state
-        old, new = have.get(path, "nothing"), need.get(path, "nothing")
-        if old != new:
-            found.append(f"{path}: needs {new}, has {old}")
+    found = differences(in_words(like), stored["leaves"])
     kinds, had = _kinds(like.opt_state), stored["optimizer"]
     if not found and had == kinds:
         return
     what = "model:"
-    if all(line.startswith("opt_state") for line in found):
+    if all(path.startswith("opt_state") for path in found):
         what = f"optimizer: this train_state needs {kinds}, and it has {had}"
-    more = [f"and {len(found) - 8} more"] if len(found) > 8 else []
-    lines = [f"Checkpoints: {folder} is of another {what}", *found[:8], *more]
-    raise ValueError("\n  ".join(lines) + "\nName another folder for this one")
-
-
-def _leaves(train_state: TrainState) -> dict[str, str]:
-    """Return shape and dtype of each array, by path."""
-    named = jax.tree_util.tree_leaves_with_path(train_state)
-    return {path_name(path): f"{tuple(leaf.shape)} {leaf.dtype}" for path, leaf in named}
+    lines = [f"Checkpoints: {folder} is of another {what}", *as_lines(found, most=8)]
+    raise ValueError("\n".join([*lines, "Name another folder for this one"]))
 
 
 def _kinds(state: Any) -> str:

@@ -11,7 +11,7 @@ from jaxnet.core import Layer, State, as_layer, compose
 from jaxnet.core.compose import Stream, Watch
 from jaxnet.core.errors import here
 from jaxnet.services.checks import abstract, at_least, check_dict, check_dtype, check_options
-from jaxnet.services.trees import PyTree, describe, flat
+from jaxnet.services.trees import PyTree, as_lines, describe, differences, flat
 
 
 def stream(
@@ -105,14 +105,10 @@ def start_stream(stream: Layer, x: PyTree, state: State | None = None) -> State:
     # The compiled program holds no params: nothing depends on them.
     fresh = jax.jit(lambda key: stream.init(key, x)[1])(jax.random.key(0))
     found, needed = dict(flat(given)), dict(flat(fresh))
-    wrong = [
-        f"  {path}: expected {describe(needed[path]) if path in needed else 'no entry'}, "
-        f"got {describe(value)}"
-        for path, value in found.items()
-        if path not in needed or needed[path].shape != np.shape(value)
-    ]
-    if wrong:
-        raise ValueError("\n".join(["start_stream: the state does not fit the stream:", *wrong]))
+    expected = {path: np.shape(leaf) for path, leaf in needed.items() if path in found}
+    if wrong := differences(expected, {path: np.shape(value) for path, value in found.items()}):
+        head = "start_stream: the state does not fit the stream:"
+        raise ValueError("\n".join([head, *as_lines(wrong)]))
     leaves = [found.get(path, leaf) for path, leaf in flat(fresh)]
     return jax.tree.unflatten(jax.tree.structure(fresh), leaves)
 

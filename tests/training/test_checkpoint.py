@@ -159,7 +159,7 @@ def test_keys(tmp_path, impl):
 
 def test_a_key_of_another_kind_differs(tmp_path):
     jn.save(tmp_path / "a", {"key": jax.random.key(7)})
-    with pytest.raises(ValueError, match=r"key: needs \(\) key<rbg>, got \(\) key<fry>"):
+    with pytest.raises(ValueError, match=r"key: expected \(\) key<rbg>, got \(\) key<fry>"):
         jn.load(tmp_path / "a", like={"key": jax.random.key(7, impl="rbg")})
 
 
@@ -183,7 +183,7 @@ def test_python_numbers_come_back_exactly(tmp_path):
 def test_python_numbers_fit_those_of_their_kind(tmp_path):
     jn.save(tmp_path / "a", {"n": jnp.ones((), jnp.int8), "x": 2.5})
     assert jn.load(tmp_path / "a", like={"n": 2**40, "x": 1.0})[0] == {"n": 1, "x": 2.5}
-    with pytest.raises(ValueError, match=r"n: needs a Python float, got \(\) int8"):
+    with pytest.raises(ValueError, match=r"n: expected a Python float, got \(\) int8"):
         jn.load(tmp_path / "a", like={"n": 1.0, "x": 1.0})
 
 
@@ -212,10 +212,10 @@ def test_all_that_differs_is_named(tmp_path):
         jn.load(tmp_path / "a", like=like)
     assert str(error.value) == (
         f"load: {tmp_path / 'a'} does not fit:\n"
-        "  n: needs (5,) int32, got (5,) float32\n"
-        "  p/kernel: needs (3, 5) float32, got (3, 4) float32\n"
-        "  p/new: needs (7,) bfloat16, is missing\n"
-        "  p/old: is not known"
+        "  n: expected (5,) int32, got (5,) float32\n"
+        "  p/kernel: expected (3, 5) float32, got (3, 4) float32\n"
+        "  p/new: expected (7,) bfloat16, got nothing\n"
+        "  p/old: unknown entry"
     )
 
 
