@@ -75,7 +75,7 @@ def test_objectives_of_the_user_are_not_run():
     def forward(m, batch):
         raise AssertionError
 
-    trainer = jn.trainer(jn.compose(forward, kind="mine"), optax.adam(0.1))
+    trainer = jn.trainer(jn.compose(forward, name="mine"), optax.adam(0.1))
     assert describe_run(trainer, None, None)["objective"] == "mine"
 
 
