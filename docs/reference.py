@@ -17,7 +17,10 @@ from docs.docstrings import linked, methods, module_places, own_names, public_pl
 ROOT = Path(__file__).parent.parent
 # Section -> page -> the modules below jaxnet whose public names it has, in this order.
 SECTIONS: dict[str, dict[str, tuple[str, ...]]] = {
-    "Core": {"Core": ("core", "composition", "typing", "")},
+    "Core": {
+        "Core": ("core", "composition", "typing", ""),
+        "Tools for your own layers": ("services", "ops"),
+    },
     "Layers": {
         "Dense and convolution": ("layers.dense", "layers.conv", "layers.local"),
         "Pooling": ("layers.pool",),
@@ -36,7 +39,7 @@ SECTIONS: dict[str, dict[str, tuple[str, ...]]] = {
     "Training": {
         "Objectives and trainers": ("training.objective", "training.trainer", "training"),
         "Fit and evaluate": (
-            "training.loop", "training.epoch", "training.evaluate", "training.sweep", "services"),
+            "training.loop", "training.epoch", "training.evaluate", "training.sweep"),
         "Checkpoints and logs": (
             "training.checkpoint", "training.checkpoints", "training.log"),
     },
