@@ -159,3 +159,17 @@ def private_names(path: Path) -> list[str]:
 @pytest.mark.parametrize("path", WALL, ids=[str(f.relative_to(ROOT)) for f in WALL])
 def test_only_public_names_are_used_behind_the_wall(path: Path):
     assert not private_names(path)
+
+
+@pytest.mark.parametrize("room", ["core", "layers", "training"])
+def test_the_page_at_the_head_of_a_room_names_what_is_there(room):
+    """At most 30 lines; each file of the room that it names exists, and so does each call."""
+    folder = ROOT / "jaxnet" / room
+    page = ast.get_docstring(ast.parse((folder / "__init__.py").read_text())) or ""
+    assert 10 < len(page.splitlines()) <= 30
+    files = set(re.findall(r"\b\w+\.py\b", page))
+    assert len(files) >= 3 and all((folder / name).exists() for name in files)
+    code = "\n".join(path.read_text() for path in (ROOT / "jaxnet").rglob("*.py"))
+    named = set(re.findall(r"`(?:\w+\.)*(\w+)[`(]", page)) - {"py", "net", "held_out", "forward"}
+    for name in named:
+        assert re.search(rf"\b(def|class) {name}\b|\b{name}\b\s*[:=]", code), name

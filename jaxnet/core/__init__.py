@@ -1,4 +1,21 @@
-"""The contract of jaxnet: what a layer is, how layers become models, and what errors say."""
+"""The contract of jaxnet: what a layer is, how layers become models, and what errors say.
+
+How an input and a key travel through a net, for `net = jn.serial(jn.dense(4), jnp.tanh)`:
+
+1. `contract.py`: `net` is a `Layer`, a pair of pure functions `init` and `apply`. `serial` made it
+   by `compose` from a function `forward(m, x)`.
+2. `compose.py`: `net.init(key, x)` runs `forward` on the shapes of x. Each `m(layer, x)` goes
+   through a `Scope`, which gives the layer a name that is free in its parent, such as "dense", and
+   notes what it asks for. Nothing is computed, and no number is drawn.
+3. Then each entry is drawn with a key of its own: `child_key(key, name)`, layer by layer. So an
+   entry does not change if another layer is added.
+4. `net.apply(params, state, x, key=key, train=True)` runs `forward` again. Now `m(dense, x)` calls
+   `dense.apply` with the params and state below the name, and with the key of the name.
+5. Watches see every call with its path. `jn.tap`, `jn.observe`, `jn.collect` and `jn.summary` are
+   watches: a transform never has to look inside a layer.
+6. `errors.py`: an exception leaves with the path of the layer and the shape of its input. Params
+   that do not fit raise `Misfit`, which lists what is missing, left over or of another shape.
+"""
 
 from typing import TYPE_CHECKING
 

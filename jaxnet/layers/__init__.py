@@ -1,4 +1,22 @@
-"""Layers, one kind per file."""
+"""Layers, one kind per file.
+
+How an x travels through a layer, for `jn.dense(4)` (dense.py, 21 lines of code):
+
+1. `dense(4)` checks its options and returns `compose(forward, name=..., kind="dense")`. Bad options
+   raise here, where the line of the user is still near.
+2. `forward(m, x)` checks the shape of x, asks for entries by `m.param(name, initializer, shape)`,
+   and computes with functions of `jaxnet.ops`, which hold all arithmetic that needs care: sums in
+   float32 for 16-bit arrays, convolutions, attention, recurrences.
+3. A layer with a state reads `m.state(...)` and writes `m.update(...)`; one that draws numbers asks
+   for `m.key(name)`; one that differs in training reads `m.train`.
+4. A layer of sequences takes x, (x, lengths) or a dict. `sequence.py` reads the three forms, and
+   `Sequence.write` returns the form that came.
+5. In a stream, `m.stream` is the length of what is kept, and the layer keeps it in its state:
+   carries of `recurrent.py`, keys and values of `kept_keys.py`, the last steps of a convolution. A
+   layer that cannot stream says why by `m.not_in_stream(why)`.
+
+What most programs need is at `jn.`, the rest at `jn.layers`.
+"""
 
 from jaxnet.layers.additive_attention import additive_attention as additive_attention
 from jaxnet.layers.dropout import drop_path as drop_path
