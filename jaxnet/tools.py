@@ -6,6 +6,7 @@ The checks name the function, the argument and what came. Most return what they 
 from jaxnet.core.contract import param_dtype as param_dtype
 from jaxnet.layers.embedding import stream_positions as stream_positions
 from jaxnet.layers.sequence import read_sequence as read_sequence
+from jaxnet.layers.transformer import gated_mlp as gated_mlp
 from jaxnet.losses.form import check_form as check_form
 from jaxnet.ops.window import per_axis as per_axis
 from jaxnet.services.checks import WrongValues as WrongValues

@@ -714,7 +714,6 @@ VALUES: dict[str, Value] = {
     "hmm": stateless(lambda p, x: hmm_of_gaussians(p, *x)),
     "hmm of symbols": stateless(hmm_of_symbols),
     "rbm": stateless(lambda p, x: sigmoid(dense(p, x))),
-    "random_projection": stateless(dense),
     "sparse_code": stateless(lambda p, x: fista(p, x, 0.1, 5)),
     "triangle": stateless(triangle),
 }

@@ -40,4 +40,3 @@ from jaxnet.layers.response_norm import local_response_norm as local_response_no
 from jaxnet.layers.rnn import rnn_cell as rnn_cell
 from jaxnet.layers.sequence import stack_rnn as stack_rnn
 from jaxnet.layers.sequence import time_distributed as time_distributed
-from jaxnet.layers.transformer import gated_mlp as gated_mlp

@@ -20,8 +20,7 @@ from jaxnet import (
     rms_norm,
     transformer_block,
 )
-from jaxnet.layers import gated_mlp
-from jaxnet.tools import at_least, check_options, one_of, within
+from jaxnet.tools import at_least, check_options, gated_mlp, one_of, within
 from jaxnet.typing import Rotation
 
 NORMS = {"rms": rms_norm, "layer": layer_norm}
