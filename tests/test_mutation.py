@@ -36,7 +36,7 @@ def test_tests_are_those_of_the_file_the_room_and_the_rows_that_run_it():
     rows = sorted(mutation.rows_by_file()[file])
     assert rows == ["local_response_norm"]
     oracles = mutation.oracles_by_room()["jaxnet/layers"]
-    assert "spatial_dropout" in oracles
+    assert "layers.spatial_dropout" in oracles
     chosen = mutation.Chosen(file, rows, oracles)
     own = ["tests/layers/test_response_norm.py", file]
     assert chosen.tests == [*own, "tests/test_oracles.py", "tests/test_laws.py", "tests/layers"]

@@ -25,7 +25,8 @@ from jaxnet.services.checks import (
 )
 from jaxnet.services.extras import extra
 
-DIGITS_RATE = 8000  # samples per second of `spoken_digits`
+DIGITS_RATE = 8000
+"""Samples per second of `spoken_digits`."""
 QUIET = 0.02  # seconds per block in the estimate of a recording's noise
 DELTA_FRAMES = 9  # frames per slope
 RANGE = 60  # decibels from the largest to the smallest power of a wave

@@ -17,7 +17,8 @@ from jaxnet.services.files import readable, replacing
 
 SPECIAL = ("pad", "start", "end", "unknown")
 LARGEST = 2**24  # ids of subwords; `tokenizers` aborts the program if it runs out of memory
-LOST = "\N{REPLACEMENT CHARACTER}"  # for an unknown character in decoded text
+LOST = "\N{REPLACEMENT CHARACTER}"
+"""The character that stands for an unknown one in decoded text."""
 
 
 class Vocabulary(NamedTuple):

@@ -66,7 +66,7 @@ def fcn(
       ValueError: In `init` and `apply`, if the size of a map does not match its stride.
 
     Example:
-      >>> head = jn.serial(jn.conv(4096, 7), jax.nn.relu, jn.dense(4096), jax.nn.relu)
+      >>> head = jn.serial(jn.conv(4096, 7), jax.nn.relu, jn.dense(4096), name="head")
       >>> net = fcn(jn.models.vgg(16), classes=21, stride=32, head=head)
       >>> params, _ = jax.eval_shape(net.init, jax.random.key(0), jn.spec((2, 96, 120, 3)))
       >>> f"{sum(leaf.size for leaf in jax.tree.leaves(params)):,}"

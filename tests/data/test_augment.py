@@ -74,7 +74,7 @@ def test_on_masks_moves_masks_along_and_fills_with_void():
         plain = half(None, {"image": x, "mask": mask + 1})["mask"]  # 0 is what came in
         np.testing.assert_array_equal(moved, jnp.where(plain == 0, 11, plain - 1))
         assert moved.dtype == dtype and (moved == 11).sum() > 100 and (moved == 0).any()
-    with pytest.raises(TypeError, match=r"on_masks: expected a batch \(images, masks\), got dict"):
+    with pytest.raises(TypeError, match=r"on_masks: expected a batch \(inputs, masks\), got dict"):
         on_masks(half)(jax.random.key(0), {"image": x, "mask": mask})
 
 

@@ -149,7 +149,8 @@ def test_the_iterator_gives_the_same_tokens(plain, draft):
     np.testing.assert_array_equal(np.stack(found, 1), made.tokens)
 
 
-def test_one_program_for_many_lengths_of_prompts_and_results(plain):
+def test_one_program_for_many_lengths_of_prompts_and_results():
+    plain = draw()[:2]  # without the programs of other tests
     generate(*plain, [[1, 2, 3]], KEY, length=3)
     programs = memo_of(plain[0].apply)._entries
     size = lambda: [p._cache_size() for p in programs.values() if hasattr(p, "_cache_size")]  # noqa: E731

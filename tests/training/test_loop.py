@@ -201,7 +201,7 @@ def test_epoch_prints_as_one_line():
     trainer, train_state = build(metrics={"accuracy": jn.metrics.accuracy})
     (epoch,) = jn.fit(trainer, train_state, data(), epochs=1, evaluate=data())
     assert str(epoch).startswith("epoch 1/1  |  loss 0.") and str(epoch).endswith(" s")
-    assert "test loss 0." in str(epoch) and "\n" not in str(epoch)
+    assert "evaluation loss 0." in str(epoch) and "\n" not in str(epoch)
     assert repr(epoch) == str(epoch)
 
 
