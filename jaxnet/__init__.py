@@ -54,6 +54,7 @@ from jaxnet.layers.shape import flatten as flatten
 from jaxnet.layers.transformer import transformer_block as transformer_block
 from jaxnet.services.memory import reuse_memory as reuse_memory
 from jaxnet.services.table import Table as Table
+from jaxnet.services.version import version as _version
 from jaxnet.training.averages import ema as ema
 from jaxnet.training.by_path import by_path as by_path
 from jaxnet.training.checkpoint import load as load
@@ -156,16 +157,6 @@ def _close(room: _types.ModuleType) -> None:
 
 for _room in (layers, ops, training, transforms):
     _close(_room)
-
-
-def _version() -> str:
-    """The version of the installed distribution; "unknown" for a folder that is not installed."""
-    from importlib import metadata
-
-    try:
-        return metadata.version("jaxnet-toolkit")
-    except metadata.PackageNotFoundError:
-        return "unknown"
 
 
 def __dir__() -> list[str]:
