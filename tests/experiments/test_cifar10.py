@@ -37,7 +37,7 @@ def test_curves_are_written_after_each_epoch_and_pictures_at_the_end(
     rows = list(csv.DictReader(lines[1]))
     assert [row["epoch"] for row in rows] == ["1", "2"]
     for name in ("train_loss", "train_accuracy", "test_loss", "test_accuracy"):
-        part, metric = name.split("_")
+        part, metric = name.replace("test", "evaluation").split("_")
         np.testing.assert_allclose(
             [float(row[name]) for row in rows], results.history[metric][part], atol=1e-6
         )
