@@ -6,7 +6,7 @@ import numpy as np
 
 from jaxnet import Layer, avg_pool, compose, conv, dense, flatten, serial
 from jaxnet.initializers import lecun_normal, ones, zeros
-from jaxnet.ops import convolve, plus, spread
+from jaxnet.ops import plus, spread
 from jaxnet.tools import on_host
 
 # Maps of S2 connected to each map of C3: table I of the paper.
@@ -113,7 +113,8 @@ def _partial_conv(name: str) -> Layer:
         bias = m.param("bias", zeros, (len(SEEN),))
         kernel = jnp.zeros((5, 5, x.shape[-1], len(SEEN)), given.dtype)
         kernel = kernel.at[..., sources, targets].set(given)
-        y = convolve(x, kernel, strides=(1, 1), padding=((0, 0), (0, 0)), who=name)
+        axes = ("NHWC", "HWIO", "NHWC")
+        y = jax.lax.conv_general_dilated(x, kernel, (1, 1), "VALID", dimension_numbers=axes)
         return plus(y, bias)
 
     return compose(forward, name=name, kind="partial_conv")

@@ -12,7 +12,6 @@ import typing as _typing
 from jaxnet import initializers as initializers
 from jaxnet import layers as layers
 from jaxnet import ops as ops
-from jaxnet import tools as tools
 from jaxnet import training as training
 from jaxnet import transforms as transforms
 from jaxnet import typing as typing
@@ -97,6 +96,7 @@ if _typing.TYPE_CHECKING:
     from jaxnet import models as models
     from jaxnet import penalties as penalties
     from jaxnet import profile as profile
+    from jaxnet import tools as tools
     from jaxnet import unsupervised as unsupervised
     from jaxnet import viz as viz
     from jaxnet.inspect import summary as summary
@@ -104,9 +104,9 @@ if _typing.TYPE_CHECKING:
     __version__: str
 
 # Loaded with the library, and on first use, so that the import stays quick.
-_ROOMS = ("initializers", "layers", "ops", "tools", "training", "transforms", "typing")
+_ROOMS = ("initializers", "layers", "ops", "training", "transforms", "typing")
 _LATER = ("data", "decoding", "detection", "distributed", "inspect", "interop", "losses",
-          "metrics", "models", "penalties", "profile", "unsupervised", "viz")  # fmt: skip
+          "metrics", "models", "penalties", "profile", "tools", "unsupervised", "viz")  # fmt: skip
 
 if not _typing.TYPE_CHECKING:  # otherwise a type checker would accept every name
 

@@ -3,12 +3,11 @@
 The checks name the function, the argument and what came. Most return what they have checked.
 """
 
-import typing as _typing
-
 from jaxnet.core.contract import param_dtype as param_dtype
 from jaxnet.layers.embedding import stream_positions as stream_positions
 from jaxnet.layers.sequence import read_sequence as read_sequence
 from jaxnet.layers.transformer import gated_mlp as gated_mlp
+from jaxnet.losses.form import check_form as check_form
 from jaxnet.ops.window import per_axis as per_axis
 from jaxnet.services.checks import WrongValues as WrongValues
 from jaxnet.services.checks import a_function as a_function
@@ -49,14 +48,3 @@ from jaxnet.services.progress import progress_bar as progress_bar
 from jaxnet.services.table import short as short
 from jaxnet.services.table import size_of as size_of
 from jaxnet.services.trees import describe as describe
-
-if _typing.TYPE_CHECKING:
-    from jaxnet.losses.form import check_form as check_form
-else:
-
-    def __getattr__(name: str):
-        if name == "check_form":  # losses are imported when they are used
-            from jaxnet.losses.form import check_form
-
-            return check_form
-        raise AttributeError(f"module 'jaxnet.tools' has no attribute {name!r}")

@@ -1,6 +1,5 @@
 """Arithmetic without parameters: convolution, sliding windows, recurrence, attention."""
 
-from jaxnet.ops.convolution import convolve as convolve
 from jaxnet.ops.linalg import largest_eigenvalue as largest_eigenvalue
 from jaxnet.ops.precision import output_dtype as output_dtype
 from jaxnet.ops.precision import wide as wide
