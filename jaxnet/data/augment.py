@@ -5,7 +5,6 @@ targets) wrap it in `on_inputs`, and pass it to the objective:
 `jn.augmented(objective, on_inputs(random_shift(2)))`.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -23,8 +22,7 @@ from jaxnet.services.checks import (
     is_traced,
     within,
 )
-
-Augmentation = Callable[[jax.Array, Any], Any]
+from jaxnet.typing import Augmentation
 
 GRAY = (0.299, 0.587, 0.114)  # ITU-R BT.601
 SIDE = "the larger side of the images"

@@ -4,8 +4,7 @@ import numpy as np
 
 from jaxnet.data.arrays import split
 from jaxnet.tools import extra
-
-Pair = tuple[np.ndarray, np.ndarray]
+from jaxnet.typing import Pair
 
 
 def digits(*, share: float = 0.2, seed: int = 0) -> tuple[Pair, Pair]:

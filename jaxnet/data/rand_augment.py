@@ -5,9 +5,10 @@ import math
 import jax
 import jax.numpy as jnp
 
-from jaxnet.data.augment import GRAY, Augmentation, images, in_other_units
+from jaxnet.data.augment import GRAY, images, in_other_units
 from jaxnet.data.warp import matrices, warp
 from jaxnet.services.checks import at_least, within
+from jaxnet.typing import Augmentation
 
 CHANGES = (
     "identity", "autocontrast", "equalize", "rotate", "solarize", "color", "posterize", "contrast",

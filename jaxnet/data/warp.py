@@ -16,7 +16,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxnet.data.augment import Augmentation
 from jaxnet.ops.linalg import inverse_2x2
 from jaxnet.services.checks import (
     all_within,
@@ -26,6 +25,7 @@ from jaxnet.services.checks import (
     check_tuple,
     within,
 )
+from jaxnet.typing import Augmentation
 
 Draw = Callable[[jax.Array, int], jax.Array]  # (key, n) -> (n, 2, 2)
 
