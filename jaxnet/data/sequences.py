@@ -380,9 +380,8 @@ class Windows(NamedTuple):
 def windows(tokens: Any, streams: int, steps: int) -> Windows:
     """Cut a long sequence into consecutive windows.
 
-    Use them for truncated backpropagation through time (`jn.training.truncated_bptt`). The
-    sequence is
-    cut into streams whose lengths differ by at most one token. Windows 0 to streams - 1 are the
+    Use them for truncated backpropagation through time (`jn.training.truncated_bptt`). The sequence
+    is cut into streams whose lengths differ by at most one token. Windows 0 to streams - 1 are the
     first of each stream, the next `streams` windows the second, and so on. In this order
     (`jn.fit(..., batch_size=streams, shuffle=False)`) each row of a batch continues the same row of
     the previous batch, and `start` marks the rows whose state must be reset. Every token is kept;

@@ -1,6 +1,6 @@
 """Layers, one kind per file.
 
-How an x travels through a layer, for `jn.dense(4)` (dense.py, 21 lines of code):
+How an x travels through a layer, for `jn.dense(4)` of dense.py:
 
 1. `dense(4)` checks its options and returns `compose(forward, name=..., kind="dense")`. Bad options
    raise here, where the line of the user is still near.

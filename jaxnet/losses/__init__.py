@@ -7,11 +7,10 @@ per entry for outputs with more axes, and `jn.supervised` takes the mean. Set op
     jn.supervised(net, jn.losses.cross_entropy)
     jn.supervised(net, partial(jn.losses.cross_entropy, label_smoothing=0.1))
 
-Outputs are logits. Sums and logarithms are
-computed in float32 at least. Arrays of shapes that do not fit raise an error, such as outputs
-(batch, 1) with targets (batch,), for which broadcasting would silently give (batch, batch). A known
-target without a meaning raises as well, such as a label outside [0, classes); inside `jit`, the
-loss of such a label is NaN.
+Outputs are logits. Sums and logarithms are computed in float32 at least. Arrays of shapes that do
+not fit raise an error, such as outputs (batch, 1) with targets (batch,), for which broadcasting
+would silently give (batch, batch). A known target without a meaning raises as well, such as a label
+outside [0, classes); inside `jit`, the loss of such a label is NaN.
 
 `masked`, `weighted` and `ignore_label` map a loss or metric to another one.
 

@@ -17,7 +17,6 @@ from jaxnet.losses.arrays import (
     check_values,
     read_labels,
     read_mask,
-    read_same,
     read_weights,
     split_pair,
     wide,
@@ -71,7 +70,7 @@ def masked(loss: Loss = cross_entropy) -> Loss:
             labels = _zero_outside(values, counted.astype(bool), np)
         values = loss(_zero_outside(outputs, mask), labels)
         check_values("masked", "entry of the mask", values, mask)
-        values, _ = read_same("masked", values, mask, ("values", "mask"))
+        values = as_array("masked", "values", values, dtype="reals")
         axes = tuple(range(1, values.ndim))
         return jnp.where(mask, wide(values), 0).sum(axes) / jnp.maximum(mask.sum(axes), 1)
 

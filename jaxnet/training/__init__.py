@@ -4,7 +4,7 @@ How a batch travels, for `for epoch in jn.fit(trainer, train_state, data, evalua
 
 1. `objective.py`: an objective is a layer of a batch. Its values, one per example, and its metrics
    become means by `averaged`, in which each example has a weight: 1, or 0 for padding.
-2. `trainer.py`: `update(train_state, batch, weights)` takes the gradient of the mean loss, asks the
+2. `trainer.py`: `update(train_state, batch, mask)` takes the gradient of the mean loss, asks the
    optimizer, and returns the next train state. With `accumulate`, `accumulate.py` sums over parts.
 3. `source.py`: `Resident` holds arrays on the device and runs many steps per program, shuffled
    inside it. `Stream` takes batches from an iterable, one program per step. Both go from one
