@@ -272,8 +272,8 @@ class Checkpoints:
         """Return the value of the named metric, larger is better; if not finite, the worst."""
         if step not in self._scores:
             self._scores[step] = -math.inf
-            with suppress(OSError, ValueError, KeyError):
-                found = read_run(self.folder / str(step))["scalars"][self._name]
+            with suppress(OSError, ValueError, KeyError, TypeError):
+                found = float(read_run(self.folder / str(step))["scalars"][self._name])
                 self._scores[step] = found if self._mode == "max" else -found
         return self._scores[step]
 
@@ -293,7 +293,7 @@ class Checkpoints:
             path = self.folder / str(step)
             aside = path.with_name(f"{step}.damaged")
             # Another run may have rewritten the step since it was found damaged.
-            if damage(path) is not None or not (path / SUMS).exists():
+            if damage(path) is not None:
                 shutil.rmtree(aside, ignore_errors=True)  # the same step was damaged before
                 with suppress(FileNotFoundError):
                     path.rename(aside)
@@ -442,17 +442,15 @@ class Checkpoints:
         reader = self._orbax.Checkpointer(self._orbax.CompositeCheckpointHandler())
         try:
             train_state = reader.restore(path, args=wanted)["train_state"]
-        except Exception as error:
+        except Exception:
             if (path / SUMS).exists():  # the files are unchanged, so the error is not damage
                 raise
-            words = str(error).strip().splitlines() or [type(error).__name__]
-            raise _Unreadable(f"it cannot be read: {words[0]:.200}") from None
+            raise _Unreadable("it was removed") from None
         return train_state, position_from_json(stored)
 
 
 class _Unreadable(Exception):
-    """The error for a checkpoint without checksums that orbax cannot read, or that was removed
-    meanwhile."""
+    """The error for a checkpoint that was removed while it was read."""
 
 
 def _check_like(like: Any) -> None:
