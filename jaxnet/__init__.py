@@ -51,6 +51,8 @@ from jaxnet.layers.sequence import bidirectional as bidirectional
 from jaxnet.layers.sequence import last_step as last_step
 from jaxnet.layers.shape import flatten as flatten
 from jaxnet.layers.transformer import transformer_block as transformer_block
+from jaxnet.ops.product import product as product
+from jaxnet.ops.product import rows as rows
 from jaxnet.services.memory import reuse_memory as reuse_memory
 from jaxnet.services.table import Table as Table
 from jaxnet.services.version import version as _version
@@ -78,6 +80,7 @@ from jaxnet.transforms.execution import freeze as freeze
 from jaxnet.transforms.execution import remat as remat
 from jaxnet.transforms.integers import quantize as quantize
 from jaxnet.transforms.integers import quantized as quantized
+from jaxnet.transforms.kernels import matrix_axes as matrix_axes
 from jaxnet.transforms.observing import collect as collect
 from jaxnet.transforms.observing import observe as observe
 from jaxnet.transforms.stream import start_stream as start_stream

@@ -29,6 +29,7 @@ from jaxnet.services.checks import (
     initialized,
 )
 from jaxnet.services.functions import function_name, takes
+from jaxnet.services.nodes import Stored, plain
 from jaxnet.services.trees import Memo, Path, PyTree, key_spec, memo_of, shapes_of, signature
 
 SOWN = "sown/"  # prefix of the names of sown values in the returned state
@@ -110,6 +111,13 @@ class Scope:
 
     def param(self, name: str, initializer: Callable, shape: Shape) -> jax.Array:
         """Return a parameter of this layer."""
+        return plain(self.kernel(name, initializer, shape), self._x)
+
+    def kernel(self, name: str, initializer: Callable, shape: Shape) -> "jax.Array | Stored":
+        """Return a parameter as it is stored, for `jn.product` and `jn.rows`.
+
+        Below `jn.quantized` and `jn.lora` it is a node of integers or factors instead of an array.
+        """
         return self._entry("param", self._params, name, initializer, shape, None)
 
     def state(self, name: str, initializer: Callable, shape: Shape, dtype=None) -> jax.Array:
@@ -204,7 +212,10 @@ class Scope:
         compare("state", state, self._state, shape)
         self._counts |= dict.fromkeys([*self._params, *self._state], 0)
         given = dict(self._state)
-        y, state = _apply_pair(layer, self._params, given, x, self._key, self.train)
+        params = (
+            self._params if getattr(layer.apply, "takes_stored", False) else plain(self._params)
+        )
+        y, state = _apply_pair(layer, params, given, x, self._key, self.train)
         for entry, value in state.items():  # into the dicts that scopes of watches share
             if entry.startswith(SOWN):
                 self._sown[entry.removeprefix(SOWN)] = value
@@ -226,7 +237,7 @@ class Scope:
 
     def penalize(self, penalty: Callable[[Params], Any]) -> Any:
         """Return a function of all parameters of this layer; 0 in init."""
-        return 0.0 if self._plan is not None else penalty(self._params)
+        return 0.0 if self._plan is not None else penalty(plain(self._params))
 
     def watched(self, watch: Watch) -> "Scope":
         """Return the same scope with one more watch."""
@@ -299,8 +310,8 @@ class Scope:
 
     def __getattr__(self, name: str) -> Any:
         raise AttributeError(
-            f"m has no attribute {name!r}; it has m(layer, x), m.param, m.state, m.update, m.sow, "
-            "m.key, m.train, m.whole and m.stream"
+            f"m has no attribute {name!r}; it has m(layer, x), m.param, m.kernel, m.state, "
+            "m.update, m.sow, m.key, m.train, m.whole and m.stream"
             + (PARAMS_ARE_OUTSIDE if name == "params" else "")
         )
 
@@ -517,6 +528,7 @@ def compose(
 
         m(layer, x)                         the output of a child, a layer or a plain function
         m.param(name, initializer, shape)   a parameter of this layer
+        m.kernel(name, initializer, shape)  a parameter as it is stored, for jn.product and jn.rows
         m.state(name, initializer, shape)   an entry of its state, such as a running mean
         m.update(name, value)               the next value of that entry
         m.sow(name, value)                  a value for `jn.collect`, such as a balance loss

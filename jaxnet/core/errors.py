@@ -12,6 +12,7 @@ import jax
 import numpy as np
 
 from jaxnet.core.contract import Layer
+from jaxnet.services.nodes import is_stored
 from jaxnet.services.trees import (
     Differences,
     Path,
@@ -113,7 +114,7 @@ def compare(kind: str, needed: dict[str, Any], given: dict[str, Any], x: PyTree)
       Misfit: If they differ; the message lists all differences.
     """
     leaves, structure = jax.tree.flatten(needed)
-    others, other = jax.tree.flatten(given)
+    others, other = jax.tree.flatten(given, is_stored)
     if structure == other and all(
         leaf.shape == np.shape(it) for leaf, it in zip(leaves, others, strict=True)
     ):

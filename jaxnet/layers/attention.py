@@ -277,7 +277,7 @@ def _projection(
         return kernel_init(key, matrix, dtype).reshape(shape)
 
     def forward(m, x):
-        kernel = m.param("kernel", matrix_init, (*x.shape[-inputs:], *outputs))
+        kernel = m.kernel("kernel", matrix_init, (*x.shape[-inputs:], *outputs))
         y = product(x, kernel, inputs)
         return plus(y, m.param("bias", zeros, outputs) if use_bias else None)
 

@@ -46,7 +46,7 @@ def dense(
 
     def forward(m, x):
         check_rank(name, x, 2)
-        y = product(x, m.param("kernel", kernel_init, (x.shape[-1], features)))
+        y = product(x, m.kernel("kernel", kernel_init, (x.shape[-1], features)))
         return plus(y, m.param("bias", bias_init, (features,)) if use_bias else None)
 
     return compose(forward, name=name, kind="dense")

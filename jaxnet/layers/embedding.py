@@ -104,9 +104,9 @@ def embedding(
         ids = jnp.issubdtype(x.dtype, jnp.integer)
         if not ids:
             check_vectors(x)
-        table = m.param("embedding", table_init, (vocabulary, features))
+        table = m.kernel("embedding", table_init, (vocabulary, features))
         if not ids:
-            return product(x, table.T)  # (..., features) -> (..., vocabulary)
+            return product(x, table, transposed=True)  # (..., features) -> (..., vocabulary)
         check_range(x, vocabulary, f"{name}: ids")
         y = rows(table, x)  # (...) -> (..., features)
         if padding_idx is not None:
@@ -171,7 +171,7 @@ def learned_positions(
                 f"{name}: has {max_length} positions, got a sequence of length {given.shape[1]}"
             )
         check_range(positions, max_length, f"{name}: positions")
-        table = m.param("embedding", embedding_init, (max_length, x.shape[-1]))
+        table = m.kernel("embedding", embedding_init, (max_length, x.shape[-1]))
         return plus(x, rows(table, positions))
 
     return compose(forward, name=name, kind="learned_positions")

@@ -114,7 +114,7 @@ class Recurrence(NamedTuple):
     def _params(self, m: Any, x: Any) -> Params:
         columns = self.cell.gates * self.features
         params = {
-            "kernel": m.param("kernel", self.kernel_init, (x.shape[-1], columns)),
+            "kernel": m.kernel("kernel", self.kernel_init, (x.shape[-1], columns)),
             "recurrent_kernel": m.param(
                 "recurrent_kernel", self.recurrent_init, (self.features, columns)
             ),

@@ -7,9 +7,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnet import Layer, compose, dense
+from jaxnet import Layer, compose, dense, product
 from jaxnet.initializers import Initializer, zeros
-from jaxnet.ops import plus, product
+from jaxnet.ops import plus
 from jaxnet.tools import (
     as_array,
     at_least,

@@ -4,7 +4,5 @@ from jaxnet.ops.linalg import largest_eigenvalue as largest_eigenvalue
 from jaxnet.ops.precision import output_dtype as output_dtype
 from jaxnet.ops.precision import wide as wide
 from jaxnet.ops.product import plus as plus
-from jaxnet.ops.product import product as product
-from jaxnet.ops.product import rows as rows
 from jaxnet.ops.product import spread as spread
 from jaxnet.ops.varying import varying as varying

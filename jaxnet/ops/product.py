@@ -10,23 +10,41 @@ import jax
 import jax.numpy as jnp
 
 from jaxnet.ops.precision import wide
+from jaxnet.services.nodes import Stored
 
 
-def product(x: jax.Array, kernel: jax.Array, inputs: int = 1) -> jax.Array:
+def product(
+    x: jax.Array, kernel: jax.Array | Stored, inputs: int = 1, *, transposed: bool = False
+) -> jax.Array:
     """Return the product of the last axes of x and the first axes of a kernel.
+
+    With a kernel as `m.kernel` returns it, integers stay integers until they are multiplied, and
+    the factors of `jn.lora` are multiplied one after the other.
 
     Args:
       x: Array (..., *inputs).
-      kernel: Array (*inputs, *outputs).
+      kernel: Array or stored kernel (*inputs, *outputs).
       inputs: Number of axes that are summed.
+      transposed: Whether the kernel is (outputs, inputs) instead, as the table of an embedding.
 
     Returns:
       (..., *outputs).
 
     Example:
-      >>> product(jnp.ones((2, 5, 3)), jnp.ones((3, 4, 6))).shape
-      (2, 5, 4, 6)
+      >>> def scaled_dense(m, x):
+      ...     kernel = m.kernel("kernel", jn.initializers.lecun_normal(), (x.shape[-1], 4))
+      ...     return jn.product(x, kernel) * 2
+      >>> net = jn.quantized(jn.compose(scaled_dense), where="kernel")  # multiplies by int8
+      >>> params, state = net.init(jax.random.key(0), jn.spec((2, 5, 3)))
+      >>> net.apply(params, state, jnp.ones((2, 5, 3)))[0].shape
+      (2, 5, 4)
+      >>> jn.product(jnp.ones((2, 3)), jnp.ones((7, 3)), transposed=True).shape
+      (2, 7)
     """
+    if isinstance(kernel, Stored):
+        return kernel.product(x, inputs, transposed)
+    if transposed:
+        kernel = kernel.T
     before, outputs = x.shape[: x.ndim - inputs], kernel.shape[inputs:]
     if jax.typeof(x).sharding.mesh.explicit_axes:  # a sharded axis cannot be merged with others
         return jnp.tensordot(x, kernel, inputs)
@@ -61,13 +79,17 @@ def plus(y: jax.Array, bias: jax.Array | None) -> jax.Array:
     return spread(y, shape) + spread(bias, shape)
 
 
-def rows(table: jax.Array, ids: jax.Array) -> jax.Array:
+def rows(table: jax.Array | Stored, ids: jax.Array) -> jax.Array:
     """Return the rows of a table (n, ...); NaN for ids out of range, including negative ids.
+
+    With a table as `m.kernel` returns it, only the rows become floats.
 
     Example:
       >>> rows(jnp.array([[1.0, 2.0], [3.0, 4.0]]), jnp.array([1, 2])).tolist()
       [[3.0, 4.0], [nan, nan]]
     """
+    if isinstance(table, Stored):
+        return table.rows(ids)
     table = jnp.asarray(table)
     if not jnp.issubdtype(table.dtype, jnp.inexact):  # integers have neither gradient nor NaN
         return table[ids]

@@ -8,13 +8,15 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxnet.services.nodes import is_stored
+
 PyTree = Any
 Path = tuple[str, ...]
 # By path, what was expected and what was given; None is the lack of an entry.
 Differences = dict[str, tuple[Any, Any]]
 
 
-def flat(tree: PyTree, is_leaf: Callable[[Any], bool] | None = None) -> list[tuple[str, Any]]:
+def flat(tree: PyTree, is_leaf: Callable[[Any], bool] = is_stored) -> list[tuple[str, Any]]:
     """Return the leaves of a tree with their paths as messages show them."""
     leaves, _ = jax.tree_util.tree_flatten_with_path(tree, is_leaf)
     return [(path_name(path), leaf) for path, leaf in leaves]

@@ -1,6 +1,8 @@
 """Low-rank adaptation of a trained net, and plain params from the params of an adapted net."""
 
 import math
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -8,7 +10,9 @@ import jax.numpy as jnp
 
 from jaxnet.core import Layer, Params, as_layer, child_key
 from jaxnet.initializers import lecun_normal, normal
+from jaxnet.ops.product import product, rows
 from jaxnet.services.checks import abstract, at_least, check_dict, within
+from jaxnet.services.nodes import Stored, plain
 from jaxnet.services.paths import check_patterns, fits
 from jaxnet.services.trees import Memo, describe, flat, signature
 from jaxnet.transforms.kernels import Axes, axes_of, matching, replaced
@@ -164,6 +168,8 @@ def _lora(layer: Layer, options: _Options, bare: Layer, known: Memo) -> Layer:
     def apply(params, state, x, *, key=None, train=False):
         return layer.apply(_joined(held(params), scale), state, x, key=key, train=train)
 
+    apply.takes_stored = True  # type: ignore[attr-defined]
+
     def held(params):
         def each(path, leaf):
             learns = path.endswith((A, B)) or (trainable is not None and fits(trainable, path))
@@ -174,7 +180,7 @@ def _lora(layer: Layer, options: _Options, bare: Layer, known: Memo) -> Layer:
     def joined(params):
         if not any(path.endswith(B) for path, _ in flat(params)):
             raise ValueError(f"merge: params have no entries ending in {A} and {B}")
-        return _joined(params, scale)
+        return plain(_joined(params, scale))
 
     rewrap.merge, rewrap.of_params = joined, True
     return as_layer(Layer(init, apply, layer.name, "lora"))._replace(inside=(layer, rewrap))
@@ -212,13 +218,13 @@ def _beside(params: Params, drawn: dict[str, tuple[Any, Any]], above: str = "") 
 
 
 def _joined(params: Params, scale: float) -> Params:
-    """Return the params with each product added to its kernel."""
+    """Return the params with one node instead of each kernel and its factors."""
     joined = {}
     for name, entry in params.items():
         if isinstance(entry, dict):
             joined[name] = _joined(entry, scale)
         elif name + A in params and name + B in params:
-            joined[name] = entry + scale * _product(entry, params[name + A], params[name + B])
+            joined[name] = Adapted(entry, params[name + A], params[name + B], scale)
         elif not _is_factor(name, params):
             joined[name] = entry
     return joined
@@ -226,6 +232,48 @@ def _joined(params: Params, scale: float) -> Params:
 
 def _is_factor(name: str, params: Params) -> bool:
     return any(name.endswith(end) and name.removesuffix(end) in params for end in (A, B))
+
+
+@partial(jax.tree_util.register_dataclass, data_fields=["kernel", "a", "b"], meta_fields=["scale"])
+@dataclass(frozen=True, eq=False)
+class Adapted(Stored):
+    """A kernel + scale * a @ b.
+
+    Fields:
+      kernel: Array or stored kernel (*copies, *inputs, *outputs).
+      a, b: Factors (*copies, *inputs, rank) and (*copies, rank, *outputs).
+      scale: A number.
+    """
+
+    kernel: Any
+    a: Any
+    b: Any
+    scale: float
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.kernel.shape
+
+    @property
+    def dtype(self) -> Any:
+        return self.kernel.dtype
+
+    def array(self) -> jax.Array:
+        kernel = plain(self.kernel)
+        return kernel + self.scale * _product(kernel, self.a, self.b)
+
+    def astype(self, dtype: Any) -> "Adapted":
+        kernel, a, b = (each.astype(dtype) for each in (self.kernel, self.a, self.b))
+        return replace(self, kernel=kernel, a=a, b=b)
+
+    def product(self, x: jax.Array, inputs: int, transposed: bool) -> jax.Array:
+        y = product(x, self.kernel, inputs, transposed=transposed)
+        first, last = (self.b, self.a) if transposed else (self.a, self.b)
+        thin = self.scale * product(x, first, inputs, transposed=transposed)
+        return y + product(thin, last, transposed=transposed)
+
+    def rows(self, ids: jax.Array) -> jax.Array:
+        return rows(self.kernel, ids) + product(self.scale * rows(self.a, ids), self.b)
 
 
 def _product(kernel: jax.Array, a: jax.Array, b: jax.Array) -> jax.Array:

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from jaxnet.core import Layer, as_layer, transform
 from jaxnet.services.checks import a_function, check_dtype
+from jaxnet.services.nodes import is_stored
 from jaxnet.services.paths import check_patterns, first_fits
 from jaxnet.services.trees import PyTree, path_name
 
@@ -72,7 +73,8 @@ def cast(layer: Layer, dtype: Any) -> Layer:
 
     def to(tree: PyTree, dtype: Any) -> PyTree:
         floating = lambda leaf: jnp.issubdtype(leaf.dtype, jnp.floating)  # noqa: E731
-        return jax.tree.map(lambda a: a.astype(dtype) if floating(a) else a, tree)
+        each = lambda a: a.astype(dtype) if floating(a) else a  # noqa: E731
+        return jax.tree.map(each, tree, is_leaf=is_stored)
 
     def apply(params, state, x, *, key, train):
         floats = [a.dtype for a in jax.tree.leaves(x) if jnp.issubdtype(a.dtype, jnp.floating)]
@@ -122,7 +124,7 @@ def _freeze_some(layer: Layer, where: str) -> Layer:
     check_patterns("freeze", "where", [where])
 
     def apply(params, state, x, *, key, train):
-        entries, structure = jax.tree_util.tree_flatten_with_path(params)
+        entries, structure = jax.tree_util.tree_flatten_with_path(params, is_stored)
         frozen = first_fits("freeze", [where], [path_name(path) for path, _ in entries])
         leaves = [
             jax.lax.stop_gradient(leaf) if held else leaf

@@ -1,5 +1,8 @@
 """Kernels in 8 or 4 bits: nets with integer params, and training that is aware of the rounding."""
 
+import math
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -9,7 +12,9 @@ import numpy as np
 from jaxnet.core import Layer, Params, as_layer
 from jaxnet.core.errors import compare
 from jaxnet.ops.precision import wide
+from jaxnet.ops.product import product, rows
 from jaxnet.services.checks import abstract, at_least, check_dict, check_options, one_of
+from jaxnet.services.nodes import Stored, plain
 from jaxnet.services.paths import check_patterns
 from jaxnet.services.trees import Memo, PyTree, signature
 from jaxnet.transforms.kernels import Axes, axes_of, matching, replaced
@@ -156,8 +161,10 @@ def _quantized(layer: Layer, options: _Options, bare: Layer, known: Memo) -> Lay
         return changed(_packed, params, x), state
 
     def apply(params, state, x, *, key=None, train=False):
-        floats = changed(_through, params, x) if aware else _floats(params)
-        return layer.apply(floats, state, x, key=key, train=train)
+        held = changed(_through, params, x) if aware else _stored(params)
+        return layer.apply(held, state, x, key=key, train=train)
+
+    apply.takes_stored = True  # type: ignore[attr-defined]
 
     rewrap: Any = lambda inner: _quantized(inner, options, bare, known)  # noqa: E731
 
@@ -167,7 +174,7 @@ def _quantized(layer: Layer, options: _Options, bare: Layer, known: Memo) -> Lay
     def merge(params):
         if not aware and not _has_integers(params):
             raise ValueError("merge: params hold no integers of jn.quantize")
-        return _floats(params)
+        return plain(_stored(params))
 
     rewrap.merge, rewrap.packed, rewrap.of_params = merge, None if aware else packed, True
     return as_layer(Layer(init, apply, layer.name, "quantized"))._replace(inside=(layer, rewrap))
@@ -246,31 +253,114 @@ def _packed(kernel: Any, axes: Axes, bits: int, group: int | None) -> dict[str, 
     return {"int4": nibbles[..., ::2] | nibbles[..., 1::2] << 4, "scale": scale}
 
 
-def _unpacked(entry: dict[str, jax.Array]) -> jax.Array:
+@partial(jax.tree_util.register_dataclass, data_fields=["numbers", "scale"], meta_fields=["dtype"])
+@dataclass(frozen=True, eq=False)
+class Quantized(Stored):
+    """A kernel as integers and scales.
+
+    Fields:
+      numbers: Integers, int8, or uint8 with two numbers per byte along the last axis.
+      scale: Scales, of the same number of axes.
+      dtype: Dtype of the kernel.
+    """
+
+    numbers: Any
+    scale: Any
+    dtype: Any
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        *rest, last = self.numbers.shape
+        if self.numbers.dtype == jnp.uint8:
+            # An odd number of scales shows whether the last number only fills a byte.
+            last = 2 * last - (self.scale.shape[-1] % 2 and self.scale.shape[-1] == 2 * last - 1)
+        return (*rest, last)
+
+    def array(self) -> jax.Array:
+        return jax.checkpoint(_unpacked)(self)
+
+    def astype(self, dtype: Any) -> "Quantized":
+        return replace(self, dtype=jnp.dtype(dtype))
+
+    def product(self, x: jax.Array, inputs: int, transposed: bool) -> jax.Array:
+        axis = 0 if transposed else len(self.shape) - 1
+        count = _blocks(x, self, axis) if inputs == 1 else 1
+        # Not kept for the backward pass, since floats are larger than integers.
+        run = jax.checkpoint(lambda x, kernel: _product(x, kernel, inputs, transposed))
+        if count == 1:
+            return run(x, self)
+        y = jax.lax.map(lambda i: run(x, self.block(i, count, axis)), jnp.arange(count))
+        return jnp.moveaxis(y, 0, -2).reshape(*x.shape[:-1], self.shape[axis])
+
+    def block(self, i: Any, count: int, axis: int) -> "Quantized":
+        """Return the i-th of several blocks of equal size along an axis of outputs."""
+        cut = lambda a: jax.lax.dynamic_slice_in_dim(  # noqa: E731
+            a, i * (a.shape[axis] // count), a.shape[axis] // count, axis
+        )
+        return replace(self, numbers=cut(self.numbers), scale=cut(self.scale))
+
+    def rows(self, ids: jax.Array) -> jax.Array:
+        if self.scale.shape[0] != self.shape[0]:  # not quantized as a table
+            return rows(self.array(), ids)
+        ids = jnp.where(ids < 0, self.numbers.shape[0], ids)
+        numbers = self.numbers.at[ids].get(mode="fill", fill_value=0)
+        return _unpacked(Quantized(numbers, rows(self.scale, ids), self.dtype))
+
+
+def _blocks(x: jax.Array, kernel: Quantized, axis: int) -> int:
+    """Return in how many blocks of outputs few rows are multiplied, so that few floats are held."""
+    count = math.prod(x.shape[:-1])  # not a number in an export with open sizes
+    few = isinstance(count, int) and count <= 64
+    if not few or len(kernel.shape) != 2 or kernel.numbers.size < 2**21:
+        return 1
+    sizes = kernel.numbers.shape[axis], kernel.scale.shape[axis]
+    most = kernel.shape[axis] // 512
+    return next((n for n in range(most, 1, -1) if not any(size % n for size in sizes)), 1)
+
+
+def _unpacked(kernel: Quantized) -> jax.Array:
     """Return the kernel in floats."""
-    scale = entry["scale"]
-    if "int8" in entry:
-        numbers = entry["int8"]
-    else:
-        both = entry["int4"].astype(jnp.int32)
-        # ONNX supports these operations.
-        pair = jnp.stack([both & 15, jax.lax.div(both, np.int32(16))], -1)
-        numbers = pair.reshape(*both.shape[:-1], 2 * both.shape[-1])
-        numbers = jnp.where(numbers > 7, numbers - 16, numbers)
-        if scale.shape[-1] % 2 and scale.shape[-1] == numbers.shape[-1] - 1:
-            numbers = numbers[..., :-1]  # the last number only fills a byte
-    return _scaled(numbers.astype(scale.dtype), scale)
+    return _scaled(_numbers(kernel).astype(kernel.scale.dtype), kernel.scale).astype(kernel.dtype)
+
+
+def _product(x: jax.Array, kernel: Quantized, inputs: int, transposed: bool) -> jax.Array:
+    # The integers become floats only when x is known. Otherwise XLA makes the floats of all layers
+    # first, and keeps them.
+    x, kernel = jax.lax.optimization_barrier((x, kernel))
+    scale = kernel.scale
+    shared = scale.shape[1:] if transposed else scale.shape[:inputs]
+    if any(groups != 1 for groups in shared) or kernel.dtype == jnp.float16:  # it would overflow
+        return product(x, _unpacked(kernel), inputs, transposed=transposed)
+    y = product(x, _numbers(kernel).astype(kernel.dtype), inputs, transposed=transposed)
+    scale = scale[:, 0] if transposed else scale.reshape(scale.shape[inputs:])
+    return (y * scale).astype(y.dtype)
+
+
+def _numbers(kernel: Quantized) -> jax.Array:
+    """Return the integers, one per value."""
+    if kernel.numbers.dtype != jnp.uint8:
+        return kernel.numbers
+    both = kernel.numbers.astype(jnp.int32)
+    # ONNX supports these operations.
+    pair = jnp.stack([both & 15, jax.lax.div(both, np.int32(16))], -1)
+    numbers = pair.reshape(*both.shape[:-1], 2 * both.shape[-1])[..., : kernel.shape[-1]]
+    return jnp.where(numbers > 7, numbers - 16, numbers)
 
 
 def _is_packed(entry: Any) -> bool:
     return isinstance(entry, dict) and set(entry) in ({"int8", "scale"}, {"int4", "scale"})
 
 
-def _floats(params: Params) -> Params:
-    """Return the params with floats instead of integers and scales."""
-    return jax.tree.map(
-        lambda entry: _unpacked(entry) if _is_packed(entry) else entry, params, is_leaf=_is_packed
-    )
+def _stored(params: Params) -> Params:
+    """Return the params with one node instead of each pair of integers and scales."""
+
+    def each(entry):
+        if not _is_packed(entry):
+            return entry
+        numbers = entry["int8"] if "int8" in entry else entry["int4"]
+        return Quantized(numbers, entry["scale"], entry["scale"].dtype)
+
+    return jax.tree.map(each, params, is_leaf=_is_packed)
 
 
 def _has_integers(params: Params) -> bool:

@@ -1,23 +1,17 @@
 """Kernels by their paths, and their axes: copies, inputs and outputs in this order."""
 
 import difflib
+from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 
-from jaxnet.core import Layer, Params
+from jaxnet.core import Layer, Params, as_layer
+from jaxnet.ops.product import product, rows
+from jaxnet.services.nodes import Stored
 from jaxnet.services.paths import check_patterns, fits
-from jaxnet.services.trees import PyTree, flat, key_spec, shapes_of
-from jaxnet.transforms.observing import observe
-
-SAME_INPUT = (
-    "repeat",
-    "ensemble",
-    "cast",
-    "remat",
-    "freeze",
-    "lora",
-)  # the layer inside also has the entry
+from jaxnet.services.trees import PyTree, flat, key_spec, path_name, shapes_of
 
 
 class Axes(NamedTuple):
@@ -71,10 +65,10 @@ def matching(who: str, where: str, params: Params, what: str = "where") -> dict[
 
 
 def axes_of(layer: Layer, kernels: dict[str, Any], x: PyTree) -> dict[str, Axes]:
-    """Return the axes of each kernel, by path.
+    """Return the axes of each kernel, by path, as its product uses them in a run on shapes.
 
-    A watch over shapes alone finds the layer that owns the kernel. Compared with that layer's own
-    kernel, the net's kernel has one more axis for each `repeat` or `ensemble` around it.
+    At the product a kernel lacks the axes of the copies, one for each `repeat` or `ensemble` around
+    its layer. Code that takes the array, such as a convolution, has one axis of outputs, the last.
 
     Args:
       layer: Layer that has these kernels, without watches.
@@ -87,33 +81,107 @@ def axes_of(layer: Layer, kernels: dict[str, Any], x: PyTree) -> dict[str, Axes]
       >>> axes_of(net, kernels, jn.spec((2, 5, 8)))
       {'attention/query/kernel': Axes(copies=1, inputs=1, table=False)}
     """
-    seen: dict[str, tuple[Layer, PyTree, PyTree]] = {}
+    found = {path: seen.axes for path, seen in _used(layer, kernels, x).items()}
+    return {path: axes or Axes(0, len(kernels[path].shape) - 1) for path, axes in found.items()}
 
-    def see(path, layer, x, y):
-        seen.setdefault("/".join(path), (layer, shapes_of(x), shapes_of(y)))
-        return y
 
+def matrix_axes(net: Layer, params: Params, x: PyTree) -> PyTree:
+    """Return the input and output axes of each kernel, for `optax.contrib.muon`.
+
+    A kernel is what the net multiplies by: what a layer gives to `jn.product`, and each array named
+    "kernel" or "*_kernel". Axes of copies, below `repeat`, `ensemble` and in `moe`, are neither
+    inputs nor outputs, so that Muon treats each copy as its own matrix.
+
+    Args:
+      net: The net, or a layer with its params.
+      params: Its params, or their shapes.
+      x: Its input, or `jn.spec` of it.
+
+    Returns:
+      A tree like `params` of `optax.contrib.MuonDimensionNumbers`, and None for biases, norms,
+      other vectors, and tables such as an embedding, for which Muon is not meant.
+
+    Example:
+      >>> net = jn.serial(jn.embedding(30, 8), jn.repeat(jn.transformer_block(2), 3), jn.dense(30))
+      >>> x = jn.spec((4, 9), jnp.int32)
+      >>> params, _ = net.init(jax.random.key(0), x)
+      >>> axes = matrix_axes(net, params, x)
+      >>> axes["dense"]["kernel"], axes["dense"]["bias"], axes["embedding"]["embedding"]
+      (MuonDimensionNumbers(reduction_axis=0, output_axis=1), None, None)
+      >>> axes["transformer_block"]["attention"]["query"]["kernel"]  # (3, 8, 2, 4)
+      MuonDimensionNumbers(reduction_axis=1, output_axis=(2, 3))
+      >>> optimizer = optax.contrib.muon(0.02, muon_weight_dimension_numbers=axes)
+
+    Reference: Jordan et al. 2024, "Muon: An optimizer for hidden layers in neural networks".
+    """
+    from optax.contrib import MuonDimensionNumbers
+
+    uses = _used(as_layer(net, "matrix_axes", "net"), dict(flat(params)), x)
+    one = lambda axes: axes[0] if len(axes) == 1 else axes  # noqa: E731
+
+    def numbers(path: Any, leaf: Any) -> Any:
+        name, rank = path_name(path), len(leaf.shape)
+        axes = uses[name].axes
+        is_kernel = uses[name].product or name.endswith("kernel")
+        if axes is None or axes.table or not is_kernel or not axes.inputs:
+            return None
+        first, last = axes.copies, axes.copies + axes.inputs
+        return MuonDimensionNumbers(one((*range(first, last),)), one((*range(last, rank),)))
+
+    return jax.tree_util.tree_map_with_path(numbers, params)
+
+
+def _used(layer: Layer, kernels: dict[str, Any], x: PyTree) -> dict[str, "_Seen"]:
+    """Return how a run on shapes uses each kernel, by path."""
+    seen = {path: _Seen(len(leaf.shape)) for path, leaf in kernels.items()}
     key, x = key_spec(), shapes_of(x)
     params, state = jax.eval_shape(layer.init, key, x)
-    run = observe(layer, see, transforms=True).apply
-    jax.eval_shape(lambda *args, key: run(*args, key=key), params, state, x, key=key)
+    marked = replaced(
+        params, {path: _Marked(leaf, seen[path]) for path, leaf in flat(params) if path in seen}
+    )
+    jax.eval_shape(lambda *args, key: layer.apply(*args, key=key), marked, state, x, key=key)
+    return seen
 
-    def axes(path: str, kernel: Any) -> Axes:
-        rank = len(kernel.shape)
-        above, _, name = path.rpartition("/")
-        if above not in seen:  # inside a user's pair of functions
-            return Axes(0, rank - 1)
-        owner, given, returned = seen[above]
-        while owner.kind in SAME_INPUT and isinstance(owner.inside, tuple):
-            owner = owner.inside[0]  # watches do not see a single layer inside a transform
-        own, _ = jax.eval_shape(owner.init, key_spec(), given)
-        own_rank = len(own[name].shape) if name in own else rank
-        inputs = own_rank - 1
-        if owner.kind == "projection":  # input and output have the same number of batch axes
-            inputs = (own_rank + len(given.shape) - len(returned.shape)) // 2
-        return Axes(rank - own_rank, inputs, owner.kind in ("embedding", "learned_positions"))
 
-    return {path: axes(path, leaf) for path, leaf in kernels.items()}
+class _Seen:
+    """What the first use of a kernel shows; its axes are None if there is none."""
+
+    def __init__(self, rank: int):
+        self.rank, self.product = rank, False
+        self.axes: Axes | None = None
+
+    def note(self, own: Any, inputs: int | None = None, table: bool = False) -> jax.Array:
+        if self.axes is None:
+            rank = len(own.shape)
+            self.product = inputs is not None
+            self.axes = Axes(self.rank - rank, rank - 1 if inputs is None else inputs, table)
+        return own
+
+
+@partial(jax.tree_util.register_dataclass, data_fields=["own"], meta_fields=["seen"])
+@dataclass(frozen=True, eq=False)
+class _Marked(Stored):
+    """A kernel that notes how it is used."""
+
+    own: Any
+    seen: _Seen
+
+    shape = property(lambda self: self.own.shape)
+    dtype = property(lambda self: self.own.dtype)
+
+    def array(self) -> jax.Array:
+        return self.seen.note(self.own)
+
+    def astype(self, dtype: Any) -> "_Marked":
+        return _Marked(self.own.astype(dtype), self.seen)
+
+    def product(self, x: jax.Array, inputs: int, transposed: bool) -> jax.Array:
+        return product(
+            x, self.seen.note(self.own, inputs, transposed), inputs, transposed=transposed
+        )
+
+    def rows(self, ids: jax.Array) -> jax.Array:
+        return rows(self.seen.note(self.own, 1, True), ids)
 
 
 def replaced(params: Params, new: dict[str, Any]) -> Params:

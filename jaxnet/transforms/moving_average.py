@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jaxnet.core import Layer, as_layer, transform
 from jaxnet.core.compose import SOWN
 from jaxnet.services.checks import within
+from jaxnet.services.nodes import plain
 from jaxnet.services.trees import PyTree, describe
 
 OWN = "target"  # name of the entry in the state
@@ -81,7 +82,7 @@ def moving_average(layer: Layer, decay: float | Callable[[jax.Array], Any] = 0.9
         x, given = _pair(pair)
         target, kept = state[OWN], {name: state[name] for name in state if name != OWN}
         if train:
-            target = _moved(target, jax.lax.stop_gradient(params), decay)
+            target = _moved(target, jax.lax.stop_gradient(plain(params)), decay)
         keys = (None, None) if key is None else (key, jax.random.fold_in(key, 1))
         y, after = layer.apply(params, kept, x, key=keys[0], train=train)
         followed, ahead = layer.apply(

@@ -13,6 +13,7 @@ from jaxnet.core import Layer, Params, as_layer, child_key
 from jaxnet.ops.precision import wide
 from jaxnet.ops.product import spread
 from jaxnet.services.checks import at_least, within
+from jaxnet.services.nodes import plain
 from jaxnet.services.trees import path_name
 
 
@@ -55,7 +56,7 @@ def weight_norm(layer: Layer, *, name: str | None = None) -> Layer:
         return _merge(params, jax.tree.map(split, kernels)), state
 
     def apply(params, state, x, *, key=None, train=False):
-        return layer.apply(_join(params), state, x, key=key, train=train)
+        return layer.apply(_join(plain(params)), state, x, key=key, train=train)
 
     def rewrap(inner):
         return weight_norm(inner, name=name)
@@ -123,6 +124,7 @@ def spectral_norm(
         return params, state | {own: jax.tree_util.tree_map_with_path(draw, kernels)}
 
     def apply(params, state, x, *, key=None, train=False):
+        params = plain(params)
         kernels = _kernels(params, layer, own)
 
         def improve(kernel, vectors):

@@ -28,6 +28,7 @@ from jaxnet.tools import (
     check_key,
     check_options,
     needs_key,
+    plain,
     within,
 )
 from jaxnet.transforms import as_layer, transform
@@ -366,7 +367,7 @@ def _objective(
             more, watched = extra(lambda x: run(x)[0][1], x, z, key)
             values, metrics = values + more, metrics | watched
         if penalty is not None:
-            values = values + penalty(params)
+            values = values + penalty(plain(params))
         return (values.mean() if scalar else values, metrics), after
 
     def rewrap(net):

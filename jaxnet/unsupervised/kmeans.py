@@ -13,9 +13,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnet import Layer, compose
+from jaxnet import Layer, compose, product
 from jaxnet.initializers import normal
-from jaxnet.ops import output_dtype, plus, product, wide
+from jaxnet.ops import output_dtype, plus, wide
 from jaxnet.tools import (
     a_function,
     as_array,

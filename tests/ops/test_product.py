@@ -8,6 +8,9 @@ import pytest
 
 import jaxnet as jn
 from jaxnet.ops.product import plus, product, rows, spread
+from jaxnet.services.nodes import plain
+from jaxnet.transforms.adapt import Adapted
+from jaxnet.transforms.integers import Quantized
 
 RNG = np.random.default_rng(0)
 NARROW = pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16], ids=["bfloat16", "float16"])
@@ -82,3 +85,50 @@ def test_no_copy_in_float32_of_an_activation_is_kept():
     _, pull = jax.eval_shape(lambda p, x: jax.vjp(lambda p: total(p, x), p), params, x)
     wide = [a for a in jax.tree.leaves(pull) if a.dtype == jnp.float32 and a.size >= 8192 * 64]
     assert not wide
+
+
+def floats(*shape):
+    return jnp.asarray(RNG.normal(size=shape), jnp.float32)
+
+
+def integers(shape, scale):
+    numbers = jnp.asarray(RNG.integers(-127, 128, shape), jnp.int8)
+    return Quantized(numbers, abs(floats(*scale)), jnp.dtype("float32"))
+
+
+FORMS = {
+    "int8": lambda: integers((6, 4), (1, 4)),
+    "groups": lambda: integers((6, 4), (3, 4)),
+    "int4": lambda: Quantized(
+        jnp.asarray(RNG.integers(0, 256, (6, 2)), jnp.uint8),
+        abs(floats(1, 4)),
+        jnp.dtype("float32"),
+    ),
+    "lora": lambda: Adapted(floats(6, 4), floats(6, 2), floats(2, 4), 0.5),
+    "qlora": lambda: Adapted(integers((6, 4), (1, 4)), floats(6, 2), floats(2, 4), 0.5),
+    "table": lambda: integers((6, 4), (6, 1)),
+    "lora of a table": lambda: Adapted(integers((6, 4), (6, 2)), floats(6, 2), floats(2, 4), 0.5),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_products_and_rows_are_those_of_the_array(form):
+    kernel = FORMS[form]()
+    whole = np.asarray(plain(kernel), np.float64)
+    assert whole.shape == kernel.shape == (6, 4) and kernel.dtype == jnp.float32
+    close = {"rtol": 1e-4, "atol": 1e-3}
+    x, wide = floats(3, 6), floats(3, 4)
+    np.testing.assert_allclose(product(x, kernel), x @ whole, **close)
+    np.testing.assert_allclose(product(wide, kernel, transposed=True), wide @ whole.T, **close)
+    found = np.asarray(rows(kernel, jnp.array([[5, 0], [6, -1]])))
+    np.testing.assert_allclose(found[0], whole[[5, 0]], **close)
+    assert np.isnan(found[1]).all()
+    dx = jax.grad(lambda x: product(x, kernel).sum())(x)
+    np.testing.assert_allclose(dx, np.ones((3, 4)) @ whole.T, **close)
+
+
+def test_several_axes_of_inputs():
+    kernel = Adapted(integers((2, 3, 4), (1, 1, 4)), floats(2, 3, 2), floats(2, 4), 1.0)
+    x = floats(5, 2, 3)
+    right = np.tensordot(x, plain(kernel), 2)
+    np.testing.assert_allclose(product(x, kernel, 2), right, rtol=1e-4, atol=1e-3)

@@ -23,9 +23,9 @@ import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
 
-from jaxnet import Layer, child_key, compose, trainer
+from jaxnet import Layer, child_key, compose, product, trainer
 from jaxnet.initializers import Initializer, normal, zeros
-from jaxnet.ops import plus, product
+from jaxnet.ops import plus
 from jaxnet.tools import (
     all_at_least,
     as_array,

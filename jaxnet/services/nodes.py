@@ -1,0 +1,66 @@
+"""Params in another form than their array: a node in the tree of params, which counts as one leaf.
+
+A transform such as `jn.quantized` puts nodes in the place of kernels. A layer that asks for
+`m.kernel` gets a node as it is and uses it by `jn.product`; all other code gets its array.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+
+class Stored:
+    """A param in another form; a subclass is a pytree of arrays with the same leading axes.
+
+    Fields:
+      shape, dtype: Shape and dtype of the array.
+    """
+
+    shape: Any
+    dtype: Any
+
+    def array(self) -> jax.Array:
+        """Return the array."""
+        raise NotImplementedError
+
+    def astype(self, dtype: Any) -> "Stored":
+        """Return the same param in another dtype."""
+        raise NotImplementedError
+
+    def product(self, x: jax.Array, inputs: int, transposed: bool) -> jax.Array:
+        """Return the product of x with the array; see `jn.product`."""
+        raise NotImplementedError
+
+    def rows(self, ids: jax.Array) -> jax.Array:
+        """Return rows of the array; see `jn.rows`."""
+        raise NotImplementedError
+
+
+def is_stored(entry: Any) -> bool:
+    """Return whether an entry of params is in another form.
+
+    Example:
+      >>> is_stored(jnp.ones(3))
+      False
+    """
+    return isinstance(entry, Stored)
+
+
+def plain(tree: Any, x: Any = ()) -> Any:
+    """Return the tree with arrays instead of params in other forms.
+
+    Example:
+      >>> plain({"kernel": 2.0})
+      {'kernel': 2.0}
+    """
+    each = lambda a: _after(x, a).array() if is_stored(a) else a  # noqa: E731
+    return jax.tree.map(each, tree, is_leaf=is_stored)
+
+
+def _after(x: Any, node: Stored) -> Stored:
+    """Return a node that is read after x is computed; else a compiler reads all nodes first."""
+    numbers = [a for a in jax.tree.leaves(x) if jnp.issubdtype(a.dtype, jnp.number)]
+    if not numbers:
+        return node
+    return jax.lax.optimization_barrier((node, jax.lax.stop_gradient(numbers[0])))[0]
