@@ -93,27 +93,29 @@ static Guarded guarded(const int64_t *dims, int rank) {
 }
 
 /* T of jaxnet/ops/convolution.py: adds to the wanted array. */
-static void plain(const int64_t *form, int64_t dims[3][5], double *a[3]) {
+static void plain(const int64_t *form, int64_t dims[3][RANK], double *a[3]) {
   const int64_t *x = dims[0], *w = dims[1], *y = dims[2];
-  long groups = form[GROUPS], out = w[4] / groups;
+  long groups = form[GROUPS], out = w[5] / groups;
+  long pixels = y[2] * y[3] * y[4], taps = w[1] * w[2] * w[3];
   for (long n = 0; n < x[0] * x[1]; n++)
-    for (long p = 0; p < y[2] * y[3]; p++)
-      for (long k = 0; k < w[1] * w[2]; k++) {
-        long at[2] = {p / y[3], p % y[3]}, tap[2] = {k / w[2], k % w[2]}, in[2];
+    for (long p = 0; p < pixels; p++)
+      for (long k = 0; k < taps; k++) {
+        long at[] = {p / y[4] / y[3], p / y[4] % y[3], p % y[4]};
+        long tap[] = {k / w[3] / w[2], k / w[3] % w[2], k % w[3]}, in[3];
         int inside = 1;
-        for (int i = 0; i < 2; i++) {
+        for (int i = 0; i < 3; i++) {
           long here = at[i] * form[STRIDE + i] + tap[i] * form[DILATION + i] - form[LOW + i];
           in[i] = here / form[GAPS + i];
           inside &= here >= 0 && here % form[GAPS + i] == 0 && in[i] < x[2 + i];
         }
         if (!inside) continue;
-        long pixel = ((n * x[2] + in[0]) * x[3] + in[1]) * x[4];
-        for (long i = 0; i < w[3]; i++)
-          for (long o = 0; o < w[4]; o++) {
+        long pixel = (((n * x[2] + in[0]) * x[3] + in[1]) * x[4] + in[2]) * x[5];
+        for (long i = 0; i < w[4]; i++)
+          for (long o = 0; o < w[5]; o++) {
             double *to[3] = {
-              a[0] + pixel + o / out * w[3] + i,
-              a[1] + ((n / x[1] * w[1] * w[2] + k) * w[3] + i) * w[4] + o,
-              a[2] + (n * y[2] * y[3] + p) * y[4] + o,
+              a[0] + pixel + o / out * w[4] + i,
+              a[1] + ((n / x[1] * taps + k) * w[4] + i) * w[5] + o,
+              a[2] + (n * pixels + p) * y[5] + o,
             };
             if (form[KIND] == VALUE) *to[2] += *to[0] * *to[1];
             else if (form[KIND] == INPUT) *to[0] += *to[1] * *to[2];
@@ -132,7 +134,7 @@ typedef struct {
   Guarded array;
   double *exact;
   float *first; /* what one thread computed */
-  int64_t dims[5];
+  int64_t dims[RANK];
   XLA_FFI_Buffer buffer;
 } Array;
 
@@ -194,16 +196,16 @@ static int right(const char *name, long one, XLA_FFI_Error *handler(XLA_FFI_Call
 #define FEATURES PICK(1, 2, 3, 4, 5, 6, 7, 8, 9, 12, 15, 16, 17, 20, 24, 31, 32, 33, 40, 48, 64, 70)
 
 static int convolution_case(long one) {
-  int64_t form[NUMBERS], dims[3][5];
+  int64_t form[NUMBERS], dims[3][RANK], flat = draw(0, 1);
   long groups = form[GROUPS] = PICK(1, 1, 1, 1, 2, 3, 5, 16, 21, 40);
   long e = PICK(1, 1, 1, 2), n = draw(1, 4), in = groups > 3 ? 1 : FEATURES;
   long out = groups * (groups > 3 ? 1 : FEATURES);
   form[KIND] = draw(0, 2);
-  for (int i = 0; i < 2; i++) {
+  for (int i = 0; i < 3; i++) {
     long size, window, room;
     do {
-      size = i ? draw(1, 40) : PICK(1, 2, 3, 5, 9);
-      window = draw(1, i ? 7 : 6);
+      size = i == 2 ? draw(1, 40) : i ? PICK(1, 2, 3, 5, 9) : flat ? 1 : draw(1, 5);
+      window = i == 2 ? draw(1, 7) : i ? draw(1, 6) : flat ? 1 : draw(1, 3);
       form[STRIDE + i] = PICK(1, 1, 2, 3);
       form[DILATION + i] = PICK(1, 1, 1, 2, 3);
       form[GAPS + i] = form[KIND] == KERNEL ? 1 : PICK(1, 1, 1, 2, 3, 4);
@@ -217,16 +219,16 @@ static int convolution_case(long one) {
   }
   dims[0][0] = dims[1][0] = dims[2][0] = e;
   dims[0][1] = dims[2][1] = n;
-  dims[0][4] = in * groups;
-  dims[1][3] = in;
-  dims[1][4] = dims[2][4] = out;
+  dims[0][5] = in * groups;
+  dims[1][4] = in;
+  dims[1][5] = dims[2][5] = out;
 
   Array arrays[3], *wanted = NULL;
   double *exact[3];
   void *operands[2], *results[1];
   for (int i = 0, given = 0; i < 3; i++) {
     int known = i != (form[KIND] == VALUE ? 2 : form[KIND] == INPUT ? 0 : 1);
-    make(arrays + i, 5, dims[i], known);
+    make(arrays + i, RANK, dims[i], known);
     exact[i] = arrays[i].exact;
     if (known) operands[given++] = &arrays[i].buffer;
     else results[0] = &(wanted = arrays + i)->buffer;
