@@ -79,10 +79,9 @@ typedef struct {
   long n;
 } Guarded;
 
-static Guarded guarded(const int64_t *dims, int rank) {
-  Guarded g = {.n = 1};
-  for (int i = 0; i < rank; i++) g.n *= dims[i];
-  size_t page = (size_t)sysconf(_SC_PAGESIZE), size = (size_t)g.n * 4;
+static Guarded guarded(long n, size_t size) {
+  Guarded g = {.n = n};
+  size_t page = (size_t)sysconf(_SC_PAGESIZE);
   size_t inside = (size + page - 1) / page * page;
   g.bytes = inside + 2 * page;
   g.map = mmap(NULL, g.bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
@@ -140,7 +139,9 @@ typedef struct {
 
 static void make(Array *a, int rank, const int64_t *dims, int known) {
   memcpy(a->dims, dims, (size_t)rank * sizeof(*dims));
-  a->array = guarded(dims, rank);
+  long n = 1;
+  for (int i = 0; i < rank; i++) n *= dims[i];
+  a->array = guarded(n, (size_t)n * 4);
   a->exact = calloc((size_t)a->array.n + 1, sizeof(double));
   a->first = NULL;
   for (long k = 0; k < a->array.n; k++) {
@@ -347,12 +348,73 @@ static int lstm_case(long one) {
   return good;
 }
 
+static int gemv_case(long one) {
+  Numbers numbers = (Numbers)draw(F32, INT4);
+  int transposed = (int)draw(0, 1), s4 = (int)draw(0, 1), fields = 1 << numbers;
+  int64_t rows = draw(1, 4), inputs = PICK(1, 2, 3, 7, 8, 16, 33, 64, 100, 129, 200, 256, 500);
+  int64_t outputs = PICK(1, 2, 3, 5, 8, 15, 16, 17, 31, 40, 64, 70, 130, 200, 300);
+  int64_t size = PICK(8, 16, 32, 64, 1000), groups = numbers < INT8 ? 1 : (inputs + size - 1) / size;
+  if (groups == 1) size = inputs;
+  int64_t wide[] = {transposed ? outputs : inputs, transposed ? inputs : outputs};
+  if (numbers == INT4 && wide[1] % 2) s4 = 0;
+  int64_t in[] = {rows, inputs}, out[] = {rows, outputs};
+  int64_t grid[] = {transposed ? outputs : groups, transposed ? groups : outputs};
+  int64_t dims[] = {wide[0], numbers == INT4 && !s4 ? (wide[1] + 1) / 2 : wide[1]};
+  size_t bytes = (size_t)(wide[0] * ((wide[1] * (32 / fields) + 7) / 8));
+  if ((inputs + groups - 1) / groups != size && groups > 1) return 1; /* other groups fit better */
+  Array x, y, scale;
+  make(&x, 2, in, 1);
+  make(&y, 2, out, 0);
+  make(&scale, 2, grid, 1);
+  Guarded w = guarded(0, bytes);
+  const XLA_FFI_DataType types[] = {
+    XLA_FFI_DataType_F32, XLA_FFI_DataType_BF16, XLA_FFI_DataType_S8,
+    s4 ? XLA_FFI_DataType_S4 : XLA_FFI_DataType_U8,
+  };
+  uint8_t *byte = (uint8_t *)w.data;
+  for (size_t i = 0; i < bytes; i++) byte[i] = (uint8_t)draw(0, 255);
+  for (long i = 0; numbers < INT8 && i < wide[0] * wide[1]; i++) {
+    float drawn = (float)draw(-1000, 1000) / 1000;
+    if (numbers == F32) w.data[i] = drawn;
+    else memcpy(byte + 2 * i, (char *)&drawn + 2, 2);
+  }
+  for (long i = 0; i < inputs; i++)
+    for (long o = 0; o < outputs; o++) {
+      long first = transposed ? o : i, last = transposed ? i : o, at = first * wide[1] + last;
+      double number;
+      if (numbers == F32) number = w.data[at];
+      else if (numbers == BF16) {
+        float wider = 0;
+        memcpy((char *)&wider + 2, byte + 2 * at, 2);
+        number = wider;
+      } else if (numbers == INT8) number = (int8_t)byte[at];
+      else {
+        int bits = byte[first * ((wide[1] + 1) / 2) + last / 2] >> last % 2 * 4 & 15;
+        number = bits > 7 ? bits - 16 : bits;
+      }
+      long group = i / size;
+      if (numbers >= INT8) number *= scale.exact[transposed ? o * groups + group : group * outputs + o];
+      for (long r = 0; r < rows; r++) y.exact[r * outputs + o] += x.exact[r * inputs + i] * number;
+    }
+  XLA_FFI_Buffer kernel = {.dtype = types[numbers], .data = w.data, .rank = 2, .dims = dims};
+  void *operands[] = {&x.buffer, &kernel, &scale.buffer}, *results[] = {&y.buffer};
+  Array *made[] = {&y};
+  XLA_FFI_CallFrame frame = {
+    .api = &api, .stage = XLA_FFI_ExecutionStage_EXECUTE,
+    .args = {.size = numbers < INT8 ? 2 : 3, .args = operands}, .rets = {.size = 1, .rets = results},
+  };
+  int good = right("gemv", one, transposed ? jaxnet_gemv_transposed : jaxnet_gemv, &frame, made, 1);
+  drop(&x), drop(&y), drop(&scale);
+  munmap(w.map, w.bytes);
+  return good;
+}
+
 int main(int count, char **words) {
   long cases = count > 1 ? atol(words[1]) : 100, seed = count > 2 ? atol(words[2]) : 0;
   for (long one = 0; one < cases; one++) {
     state = (uint64_t)(seed * 1000003 + one);
     draw(0, 1);
-    if (!convolution_case(one) || !lstm_case(one)) return 1;
+    if (!convolution_case(one) || !lstm_case(one) || !gemv_case(one)) return 1;
   }
   printf("%ld cases of each, largest error %.1e\n", cases, worst);
   return 0;

@@ -6,7 +6,7 @@
  * unrolls the loops over them. */
 
 typedef float NAME(vec) __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
-typedef int32_t NAME(ints) __attribute__((vector_size(4 * LANES)));
+typedef int32_t NAME(ints) __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
 #define VEC NAME(vec)
 
 INLINE void NAME(put)(float *to, VEC value, long left) {
@@ -194,6 +194,17 @@ static void NAME(cell_back)(const CellBack *s) {
     }
 }
 
+#ifndef PERMUTE
+INLINE VEC NAME(permute)(VEC x, NAME(ints) places) {
+  VEC some;
+  for (long i = 0; i < LANES; i++) some[i] = x[places[i]];
+  return some;
+}
+#define PERMUTE NAME(permute)
+#endif
+
+#include "gemv_tiles.h"
+
 /* The instances, and the tables to find them in. */
 
 #define FEW(F, v) F(1, v) F(2, v) F(3, v) F(4, v) F(5, v) F(6, v)
@@ -244,7 +255,7 @@ ALL(SUM) ALL(ADD) BY_ROWS(ADD_ROWS) EACH(SUM_EACH) ONE_ROW(ADD_EACH) BY_ROWS(ADD
 static const Kernels NAME(kernels) = {
   LANES, MOST, {ALL(SUM_ENTRY)}, {ALL(ADD_ENTRY)}, {BY_ROWS(ROWS_ENTRY)},
   {EACH(SUM_EACH_ENTRY)}, {ONE_ROW(ADD_EACH_ENTRY) BY_ROWS(ADD_EACH_ENTRY)},
-  NAME(cell), NAME(cell_back),
+  NAME(cell), NAME(cell_back), NAME(gemv),
 };
 
 #undef VEC
