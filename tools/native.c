@@ -199,8 +199,8 @@ static int right(const char *name, long one, XLA_FFI_Error *handler(XLA_FFI_Call
 static int convolution_case(long one) {
   int64_t form[NUMBERS], dims[3][RANK], flat = draw(0, 1);
   long groups = form[GROUPS] = PICK(1, 1, 1, 1, 2, 3, 5, 16, 21, 40);
-  long e = PICK(1, 1, 1, 2), n = draw(1, 4), in = groups > 3 ? 1 : FEATURES;
-  long out = groups * (groups > 3 ? 1 : FEATURES);
+  long e = PICK(1, 1, 1, 2), n = draw(1, 4), in = groups > 3 ? PICK(1, 1, 2, 3, 4, 8) : FEATURES;
+  long out = groups * (groups > 3 ? PICK(1, 1, 2, 3, 4, 8) : FEATURES);
   form[KIND] = draw(0, 2);
   for (int i = 0; i < 3; i++) {
     long size, window, room;

@@ -37,7 +37,9 @@ typedef struct {
   long C, D;            /* features of `a` and of what `b` is or makes of them, per group */
   long D_padded;        /* D in whole vectors */
   int each;             /* each feature by itself: all of them are one group here */
-  long depth;           /* features of `a` that a result depends on */
+  Spread *spread;       /* NULL, or how rows are copied for small groups; see `merge_groups` */
+  long depth, own;      /* features of `a` that a result depends on, and results of its own group */
+  long source;          /* features of a group in the rows of `a` */
   long low, columns;    /* the first column that is read, and their number, with zeros around */
   int direct;           /* there are no zeros: rows are read where they are */
   long period, classes; /* of columns */
@@ -67,7 +69,7 @@ static int all_finite(const float *x, long n) {
 typedef struct {
   const Job *job;
   const float *from;
-  long stride, frames, slots, size, *tags;
+  long stride, offset, frames, slots, size, *tags;
   float *memory;
 } Rows;
 
@@ -76,10 +78,11 @@ static long frames_at_once(const Job *j) {
   return MIN((j->z.window - 1) * j->z.dilation / j->z.gaps + 1, j->z.in);
 }
 
-static int open_rows(Rows *r, const Job *j, const float *from, long needed) {
+static int open_rows(Rows *r, const Job *j, long net, long group, long needed) {
   r->job = j;
-  r->from = from;
-  r->stride = j->C * j->groups;
+  r->stride = j->source * j->groups;
+  r->offset = group * j->source;
+  r->from = j->a + net * j->batch * j->z.in * j->h.in * j->w.in * r->stride + r->offset;
   r->frames = frames_at_once(j);
   r->slots = j->direct ? 0 : MIN(needed, j->h.in);
   r->size = j->columns * j->C;
@@ -107,7 +110,10 @@ static const float *row_of(Rows *r, long image, long frame, long h) {
   r->tags[slot] = row + 1;
   long first = MAX(j->low, 0), last = MIN(j->low + j->columns, j->w.in);
   float *put = to + (first - j->low) * j->C;
-  if (j->groups == 1) {
+  if (j->spread)
+    for (long c = first; c < last; c++, put += j->C)
+      j->kernels->spread(j->spread, from + c * r->stride, (j->w.in - c) * r->stride - r->offset, put);
+  else if (j->groups == 1) {
     if (last > first) memcpy(put, from + first * j->C, (last - first) * j->C * sizeof(float));
   } else
     for (long c = first; c < last; c++, put += j->C)
@@ -134,13 +140,12 @@ static int sums(Job *j, long net, long group, long first, long last) {
                               j->columns * C * frames_at_once(j));
   long needed = (at_once * h->step + h->window * h->dilation) / h->gaps + 2;
   Rows rows;
-  const float *from = j->a + net * j->batch * z->in * h->in * w->in * C * j->groups + group * C;
   const float **x = zeros(3 * lines, sizeof(float *)), **y = x + lines, **rows_w = y + lines;
   long every = j->period * w->step / w->gaps;
   Sum s = {
     .x = x, .w = y, .tap_x = j->tap_x, .pixel = every * C, .result = j->period * stride,
   };
-  int ok = open_rows(&rows, j, from, needed) && x;
+  int ok = open_rows(&rows, j, net, group, needed) && x;
   for (long block = first; ok && block < last;) {
     long plane = block / h->out, top = block % h->out, image = plane / z->out;
     long end = MIN(MIN(top + at_once, h->out), top + last - block);
@@ -161,7 +166,7 @@ static int sums(Job *j, long net, long group, long first, long last) {
           const Class *c = j->class + i;
           for (long r = 0; r < s.rows; r++) y[r] = rows_w[r] + c->tap * j->depth * width;
           s.taps = j->merged && c->taps ? 1 : c->taps;
-          s.run = j->merged ? c->taps * C : C;
+          s.run = j->merged ? c->taps * j->depth : j->depth;
           s.tap_w = j->tap * j->depth * width;
           int tile = c->tile[vectors - 1];
           SumTile *run =
@@ -191,13 +196,12 @@ static int kernel_gradient(Job *j, long net, long group, long block_of_features,
   long d0 = block_of_features * j->block, padded = MIN(j->block, j->D_padded - d0);
   long lanes = tiles->lanes, C = j->C, stride = j->D * j->groups;
   long line = w->out * stride, size = w->window * j->depth;
-  int whole = j->merged || j->each;
-  long run = whole ? size : C, runs = whole ? 1 : w->window;
+  int whole = j->merged || (j->each && !j->spread);
+  long run = whole ? size : j->depth, runs = whole ? 1 : w->window;
   AddTile *const(*by_rows)[10] = j->each ? tiles->add_each : tiles->add_rows;
   long row = j->columns * C * h->step + w->out * padded;
   long at_once = rows_at_once(j, h->window * size * padded * 4, row);
   Rows rows;
-  const float *from = j->a + net * j->batch * z->in * h->in * w->in * C * j->groups + group * C;
   const float *read = j->b + net * j->planes * h->out * line + group * j->D + d0;
   const float **x = zeros(6 * at_once, sizeof(float *)), **y = x + 5 * at_once;
   long *kept = zeros(at_once, sizeof(long));
@@ -206,10 +210,10 @@ static int kernel_gradient(Job *j, long net, long group, long block_of_features,
   long reach = line - stride + padded;
   float *tail = zeros(MIN(at_once, padded / line + 2) * reach, sizeof(float));
   long needed = at_once * h->step + h->window * h->dilation;
-  int ok = open_rows(&rows, j, from, needed) && x && kept && tail;
+  int ok = open_rows(&rows, j, net, group, needed) && x && kept && tail;
   Add a = {
     .x = x, .y = y, .columns = w->out, .step_x = w->step * C, .step_y = stride,
-    .step_tap = w->dilation * C, .kernel = size * j->block, .width = j->block,
+    .step_tap = j->spread ? lanes : w->dilation * C, .kernel = size * j->block, .width = j->block,
   };
   for (long block = first; ok && block < last;) {
     long plane = block / h->out, top = block % h->out, image = plane / z->out;
@@ -247,8 +251,8 @@ static int kernel_gradient(Job *j, long net, long group, long block_of_features,
             AddTile *tile =
               several ? by_rows[together / 2][count] : tiles->add[vectors - 1][count];
             long start = (i * w->dilation + w->offset - j->low) * C;
-            start += j->each ? c * w->dilation * C + feature : c;
-            tile(&a, start, d, to + (i * C + c) * j->block + d);
+            start += j->each ? c * a.step_tap + feature : c;
+            tile(&a, start, d, to + (i * j->depth + c) * j->block + d);
           }
         d += vectors * lanes;
       }
@@ -277,27 +281,31 @@ static int convolve(Work *work, long chunk) {
 static void free_job(Work *work) {
   Job *j = (Job *)work;
   free(j->class);
+  free(j->spread);
   free(j->scratch);
   free(j);
 }
 
 /* The weights of a net and group as (blocks of features, *window, C, one or two vectors): what a
- * tile reads is in order. For the gradient of the input the window is reversed. */
+ * tile reads is in order. For the gradient of the input the window is reversed; each of the groups
+ * that are merged has its own inputs. */
 static void pack(const Job *j, long net, long group, float *to) {
   long taps = j->window, C = j->depth, D = j->D, lanes = j->kernels->lanes;
+  long total = C * (D / j->own) * j->groups;
   const float *from = j->b + net * taps * C * D * j->groups;
   for (long d = 0; d < D;) {
     long width = !j->each && j->D_padded - d >= 2 * lanes ? 2 * lanes : lanes;
     long some = MIN(width, D - d);
     for (long k = 0; k < taps; k++, to += C * width)
-      if (j->each)
+      if (j->each && !j->spread)
         memcpy(to, from + (j->kind == VALUE ? k : taps - 1 - k) * D + d, some * sizeof(float));
       else if (j->kind == VALUE)
         for (long c = 0; c < C; c++)
           memcpy(to + c * width, from + (k * C + c) * D * j->groups + group * D + d, some * 4);
       else
         for (long i = 0; i < some; i++) {
-          const float *line = from + ((taps - 1 - k) * D + d + i) * C * j->groups + group * C;
+          const float *line = from + ((taps - 1 - k) * j->own + (d + i) % j->own) * total;
+          line += (group * (D / j->own) + (d + i) / j->own) * C;
           for (long c = 0; c < C; c++) to[c * width + i] = line[c];
         }
     d += width;
@@ -326,7 +334,7 @@ static int plan(Job *j) {
   const Axis *w = &j->w;
   long reach = (w->out - 1) * w->step + (w->window - 1) * w->dilation + w->offset;
   long low = down(w->offset, w->gaps), high = down(reach, w->gaps);
-  j->direct = j->groups == 1 && low >= 0 && high < w->in;
+  j->direct = j->groups == 1 && !j->spread && low >= 0 && high < w->in;
   if (j->each && j->D != j->D_padded) j->direct = 0; /* whole vectors reach over the end */
   j->low = j->direct ? 0 : low;
   j->columns = j->direct ? w->in : high - low + 1;
@@ -334,7 +342,7 @@ static int plan(Job *j) {
   j->period = w->gaps / divisor(w->step, w->gaps);
   j->tap = w->gaps / divisor(w->dilation, w->gaps);
   j->tap_x = j->tap * w->dilation / w->gaps * j->C;
-  j->merged = !j->each && j->tap == 1 && j->tap_x == j->C;
+  j->merged = (!j->each || j->spread) && j->tap == 1 && j->tap_x == j->C;
   j->classes = MIN(j->period, w->out);
   j->class = zeros(j->classes, sizeof(Class));
   if (!j->class) return 0;
@@ -356,15 +364,36 @@ static int plan(Job *j) {
   return 1;
 }
 
+/* Groups of few results leave most of a vector unused, so some of them fill a vector together. Their
+ * rows are copied with one vector for each input of a group, in which each result finds its own. 0 if
+ * there is no memory. */
+static int merge_groups(Job *j) {
+  long lanes = j->kernels->lanes, some = lanes / j->D;
+  while (some > 1 && j->groups % some) some--;
+  j->own = j->D;
+  j->source = j->depth = j->C;
+  if (j->C == 1 && j->D == 1 && j->groups > 1) {
+    j->each = 1;
+    j->source = j->C = j->D = j->groups;
+    j->groups = j->own = 1;
+  } else if (some > 1) {
+    if (!(j->spread = zeros(1, sizeof(Spread)))) return 0;
+    j->each = 1;
+    j->groups /= some;
+    j->D *= some;
+    j->source *= some;
+    j->C = j->depth * lanes;
+    *j->spread = (Spread){.depth = j->depth, .inputs = j->source};
+    for (long i = 0; i < lanes; i++)
+      j->spread->first[i] = (int32_t)(MIN(i, j->D - 1) / j->own * j->depth);
+  }
+  return 1;
+}
+
 /* Divides the work, by numbers that for a sum over rows do not depend on the number of threads. */
 static int prepare(Job *j, long threads) {
   long lanes = j->kernels->lanes, taps = j->window;
-  j->depth = j->C;
-  if (j->C == 1 && j->D == 1 && j->groups > 1) {
-    j->each = 1;
-    j->C = j->D = j->groups;
-    j->groups = 1;
-  }
+  if (!merge_groups(j)) return 0;
   j->D_padded = (j->D + lanes - 1) / lanes * lanes;
   if (!plan(j)) return 0;
   long weights = taps * j->depth * j->D_padded, pairs = j->nets * j->groups;

@@ -51,6 +51,13 @@ typedef struct {
   float *gates, *c, *h, *kept; /* `kept` is the gradient by h, for the rows that the mask leaves */
 } CellBack;
 
+/* How inputs of some groups become vectors: `inputs` neighbors of `depth` per group, and the place of
+ * the first input that each number of a vector needs. */
+typedef struct {
+  long depth, inputs;
+  int32_t first[16];
+} Spread;
+
 /* A product of one to four rows x (rows, inputs) with w; see gemv.h. */
 typedef enum { F32, BF16, INT8, INT4 } Numbers; /* of which a word of 32 bits holds 1, 2, 4 or 8 */
 typedef struct {
@@ -78,6 +85,7 @@ typedef struct {
   AddTile *add_rows[3][10]; /* three or five rows of the kernel at once: by half of it and count */
   SumTile *sum_each[13];    /* by count */
   AddTile *add_each[3][10]; /* as add_rows, and one row */
+  void (*spread)(const Spread *, const float *x, long left, float *to);
   CellTile *cell;
   CellBackTile *cell_back;
   void (*gemv)(const Gemv *, long chunk);

@@ -98,6 +98,9 @@ CASES = {
     "cropping": (form_of((8, 9), (2, 3), low=-2, high=-1), 1, 2, 4, 20),
     "groups": (form_of((6, 9), (3, 2), low=1, high=0, groups=3), 1, 2, 12, 18),
     "depthwise": (form_of((6, 9), (3, 3), strides=2, low=1, high=0, groups=21), 1, 2, 21, 21),
+    "small groups": (form_of((6, 9), (3, 3), low=1, high=1, groups=8), 2, 2, 32, 32),
+    "uneven groups": (form_of((6, 9), (2, 3), 2, 1, 0, dilation=2, groups=6), 1, 2, 36, 12),
+    "many outputs of one input": (form_of((3, 4, 7), (2, 2, 3), groups=9), 1, 2, 9, 36),
     "line": (form_of((40,), (4,), strides=2, low=3, high=0), 3, 2, 5, 12),
     "one pixel": (form_of((1, 1), (3, 3), low=1, high=1), 1, 4, 40, 8),
     "zeros between": (form_of((4, 6), (3, 2), low=2, high=1, input_dilation=2), 1, 2, 9, 33),
@@ -106,6 +109,7 @@ CASES = {
     "volume far apart": (form_of((5, 4, 6), (2, 3, 2), 2, 2, 1, dilation=2, groups=2), 2, 1, 4, 6),
     "volume cropped": (form_of((6, 7, 5), (3, 3, 2), low=-1, high=-1), 1, 2, 3, 4),
     "volume depthwise": (form_of((3, 5, 9), (3, 3, 3), low=1, high=1, groups=18), 1, 2, 18, 18),
+    "zeros between small": (form_of((4, 5), (3, 2), input_dilation=2, groups=8), 1, 2, 24, 8),
     "zeros between frames": (
         form_of((3, 4, 5), (2, 3, 4), low=1, high=2, input_dilation=2), 1, 2, 3, 19,
     ),
