@@ -43,7 +43,10 @@ setup(
         Extension(
             "jaxnet.ops.native.kernels",
             [f"{FOLDER}/kernels.c"],
-            depends=[f"{FOLDER}/{name}.h" for name in ("shared", "tiles", "conv", "lstm")],
+            depends=[
+                f"{FOLDER}/{name}.h"
+                for name in ("shared", "tiles", "conv", "gemv", "gemv_tiles", "lstm")
+            ],
             include_dirs=[jax.ffi.include_dir()],
             extra_compile_args=["-std=gnu11", "-O3", "-g0", "-Wno-psabi"],
             optional=True,

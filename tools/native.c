@@ -79,10 +79,9 @@ typedef struct {
   long n;
 } Guarded;
 
-static Guarded guarded(const int64_t *dims, int rank) {
-  Guarded g = {.n = 1};
-  for (int i = 0; i < rank; i++) g.n *= dims[i];
-  size_t page = (size_t)sysconf(_SC_PAGESIZE), size = (size_t)g.n * 4;
+static Guarded guarded(long n, size_t size) {
+  Guarded g = {.n = n};
+  size_t page = (size_t)sysconf(_SC_PAGESIZE);
   size_t inside = (size + page - 1) / page * page;
   g.bytes = inside + 2 * page;
   g.map = mmap(NULL, g.bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
@@ -93,27 +92,29 @@ static Guarded guarded(const int64_t *dims, int rank) {
 }
 
 /* T of jaxnet/ops/convolution.py: adds to the wanted array. */
-static void plain(const int64_t *form, int64_t dims[3][5], double *a[3]) {
+static void plain(const int64_t *form, int64_t dims[3][RANK], double *a[3]) {
   const int64_t *x = dims[0], *w = dims[1], *y = dims[2];
-  long groups = form[GROUPS], out = w[4] / groups;
+  long groups = form[GROUPS], out = w[5] / groups;
+  long pixels = y[2] * y[3] * y[4], taps = w[1] * w[2] * w[3];
   for (long n = 0; n < x[0] * x[1]; n++)
-    for (long p = 0; p < y[2] * y[3]; p++)
-      for (long k = 0; k < w[1] * w[2]; k++) {
-        long at[2] = {p / y[3], p % y[3]}, tap[2] = {k / w[2], k % w[2]}, in[2];
+    for (long p = 0; p < pixels; p++)
+      for (long k = 0; k < taps; k++) {
+        long at[] = {p / y[4] / y[3], p / y[4] % y[3], p % y[4]};
+        long tap[] = {k / w[3] / w[2], k / w[3] % w[2], k % w[3]}, in[3];
         int inside = 1;
-        for (int i = 0; i < 2; i++) {
+        for (int i = 0; i < 3; i++) {
           long here = at[i] * form[STRIDE + i] + tap[i] * form[DILATION + i] - form[LOW + i];
           in[i] = here / form[GAPS + i];
           inside &= here >= 0 && here % form[GAPS + i] == 0 && in[i] < x[2 + i];
         }
         if (!inside) continue;
-        long pixel = ((n * x[2] + in[0]) * x[3] + in[1]) * x[4];
-        for (long i = 0; i < w[3]; i++)
-          for (long o = 0; o < w[4]; o++) {
+        long pixel = (((n * x[2] + in[0]) * x[3] + in[1]) * x[4] + in[2]) * x[5];
+        for (long i = 0; i < w[4]; i++)
+          for (long o = 0; o < w[5]; o++) {
             double *to[3] = {
-              a[0] + pixel + o / out * w[3] + i,
-              a[1] + ((n / x[1] * w[1] * w[2] + k) * w[3] + i) * w[4] + o,
-              a[2] + (n * y[2] * y[3] + p) * y[4] + o,
+              a[0] + pixel + o / out * w[4] + i,
+              a[1] + ((n / x[1] * taps + k) * w[4] + i) * w[5] + o,
+              a[2] + (n * pixels + p) * y[5] + o,
             };
             if (form[KIND] == VALUE) *to[2] += *to[0] * *to[1];
             else if (form[KIND] == INPUT) *to[0] += *to[1] * *to[2];
@@ -132,13 +133,15 @@ typedef struct {
   Guarded array;
   double *exact;
   float *first; /* what one thread computed */
-  int64_t dims[5];
+  int64_t dims[RANK];
   XLA_FFI_Buffer buffer;
 } Array;
 
 static void make(Array *a, int rank, const int64_t *dims, int known) {
   memcpy(a->dims, dims, (size_t)rank * sizeof(*dims));
-  a->array = guarded(dims, rank);
+  long n = 1;
+  for (int i = 0; i < rank; i++) n *= dims[i];
+  a->array = guarded(n, (size_t)n * 4);
   a->exact = calloc((size_t)a->array.n + 1, sizeof(double));
   a->first = NULL;
   for (long k = 0; k < a->array.n; k++) {
@@ -194,16 +197,16 @@ static int right(const char *name, long one, XLA_FFI_Error *handler(XLA_FFI_Call
 #define FEATURES PICK(1, 2, 3, 4, 5, 6, 7, 8, 9, 12, 15, 16, 17, 20, 24, 31, 32, 33, 40, 48, 64, 70)
 
 static int convolution_case(long one) {
-  int64_t form[NUMBERS], dims[3][5];
+  int64_t form[NUMBERS], dims[3][RANK], flat = draw(0, 1);
   long groups = form[GROUPS] = PICK(1, 1, 1, 1, 2, 3, 5, 16, 21, 40);
-  long e = PICK(1, 1, 1, 2), n = draw(1, 4), in = groups > 3 ? 1 : FEATURES;
-  long out = groups * (groups > 3 ? 1 : FEATURES);
+  long e = PICK(1, 1, 1, 2), n = draw(1, 4), in = groups > 3 ? PICK(1, 1, 2, 3, 4, 8) : FEATURES;
+  long out = groups * (groups > 3 ? PICK(1, 1, 2, 3, 4, 8) : FEATURES);
   form[KIND] = draw(0, 2);
-  for (int i = 0; i < 2; i++) {
+  for (int i = 0; i < 3; i++) {
     long size, window, room;
     do {
-      size = i ? draw(1, 40) : PICK(1, 2, 3, 5, 9);
-      window = draw(1, i ? 7 : 6);
+      size = i == 2 ? draw(1, 40) : i ? PICK(1, 2, 3, 5, 9) : flat ? 1 : draw(1, 5);
+      window = i == 2 ? draw(1, 7) : i ? draw(1, 6) : flat ? 1 : draw(1, 3);
       form[STRIDE + i] = PICK(1, 1, 2, 3);
       form[DILATION + i] = PICK(1, 1, 1, 2, 3);
       form[GAPS + i] = form[KIND] == KERNEL ? 1 : PICK(1, 1, 1, 2, 3, 4);
@@ -217,16 +220,16 @@ static int convolution_case(long one) {
   }
   dims[0][0] = dims[1][0] = dims[2][0] = e;
   dims[0][1] = dims[2][1] = n;
-  dims[0][4] = in * groups;
-  dims[1][3] = in;
-  dims[1][4] = dims[2][4] = out;
+  dims[0][5] = in * groups;
+  dims[1][4] = in;
+  dims[1][5] = dims[2][5] = out;
 
   Array arrays[3], *wanted = NULL;
   double *exact[3];
   void *operands[2], *results[1];
   for (int i = 0, given = 0; i < 3; i++) {
     int known = i != (form[KIND] == VALUE ? 2 : form[KIND] == INPUT ? 0 : 1);
-    make(arrays + i, 5, dims[i], known);
+    make(arrays + i, RANK, dims[i], known);
     exact[i] = arrays[i].exact;
     if (known) operands[given++] = &arrays[i].buffer;
     else results[0] = &(wanted = arrays + i)->buffer;
@@ -345,12 +348,73 @@ static int lstm_case(long one) {
   return good;
 }
 
+static int gemv_case(long one) {
+  Numbers numbers = (Numbers)draw(F32, INT4);
+  int transposed = (int)draw(0, 1), s4 = (int)draw(0, 1), fields = 1 << numbers;
+  int64_t rows = draw(1, 4), inputs = PICK(1, 2, 3, 7, 8, 16, 33, 64, 100, 129, 200, 256, 500);
+  int64_t outputs = PICK(1, 2, 3, 5, 8, 15, 16, 17, 31, 40, 64, 70, 130, 200, 300);
+  int64_t size = PICK(8, 16, 32, 64, 1000), groups = numbers < INT8 ? 1 : (inputs + size - 1) / size;
+  if (groups == 1) size = inputs;
+  int64_t wide[] = {transposed ? outputs : inputs, transposed ? inputs : outputs};
+  if (numbers == INT4 && wide[1] % 2) s4 = 0;
+  int64_t in[] = {rows, inputs}, out[] = {rows, outputs};
+  int64_t grid[] = {transposed ? outputs : groups, transposed ? groups : outputs};
+  int64_t dims[] = {wide[0], numbers == INT4 && !s4 ? (wide[1] + 1) / 2 : wide[1]};
+  size_t bytes = (size_t)(wide[0] * ((wide[1] * (32 / fields) + 7) / 8));
+  if ((inputs + groups - 1) / groups != size && groups > 1) return 1; /* other groups fit better */
+  Array x, y, scale;
+  make(&x, 2, in, 1);
+  make(&y, 2, out, 0);
+  make(&scale, 2, grid, 1);
+  Guarded w = guarded(0, bytes);
+  const XLA_FFI_DataType types[] = {
+    XLA_FFI_DataType_F32, XLA_FFI_DataType_BF16, XLA_FFI_DataType_S8,
+    s4 ? XLA_FFI_DataType_S4 : XLA_FFI_DataType_U8,
+  };
+  uint8_t *byte = (uint8_t *)w.data;
+  for (size_t i = 0; i < bytes; i++) byte[i] = (uint8_t)draw(0, 255);
+  for (long i = 0; numbers < INT8 && i < wide[0] * wide[1]; i++) {
+    float drawn = (float)draw(-1000, 1000) / 1000;
+    if (numbers == F32) w.data[i] = drawn;
+    else memcpy(byte + 2 * i, (char *)&drawn + 2, 2);
+  }
+  for (long i = 0; i < inputs; i++)
+    for (long o = 0; o < outputs; o++) {
+      long first = transposed ? o : i, last = transposed ? i : o, at = first * wide[1] + last;
+      double number;
+      if (numbers == F32) number = w.data[at];
+      else if (numbers == BF16) {
+        float wider = 0;
+        memcpy((char *)&wider + 2, byte + 2 * at, 2);
+        number = wider;
+      } else if (numbers == INT8) number = (int8_t)byte[at];
+      else {
+        int bits = byte[first * ((wide[1] + 1) / 2) + last / 2] >> last % 2 * 4 & 15;
+        number = bits > 7 ? bits - 16 : bits;
+      }
+      long group = i / size;
+      if (numbers >= INT8) number *= scale.exact[transposed ? o * groups + group : group * outputs + o];
+      for (long r = 0; r < rows; r++) y.exact[r * outputs + o] += x.exact[r * inputs + i] * number;
+    }
+  XLA_FFI_Buffer kernel = {.dtype = types[numbers], .data = w.data, .rank = 2, .dims = dims};
+  void *operands[] = {&x.buffer, &kernel, &scale.buffer}, *results[] = {&y.buffer};
+  Array *made[] = {&y};
+  XLA_FFI_CallFrame frame = {
+    .api = &api, .stage = XLA_FFI_ExecutionStage_EXECUTE,
+    .args = {.size = numbers < INT8 ? 2 : 3, .args = operands}, .rets = {.size = 1, .rets = results},
+  };
+  int good = right("gemv", one, transposed ? jaxnet_gemv_transposed : jaxnet_gemv, &frame, made, 1);
+  drop(&x), drop(&y), drop(&scale);
+  munmap(w.map, w.bytes);
+  return good;
+}
+
 int main(int count, char **words) {
   long cases = count > 1 ? atol(words[1]) : 100, seed = count > 2 ? atol(words[2]) : 0;
   for (long one = 0; one < cases; one++) {
     state = (uint64_t)(seed * 1000003 + one);
     draw(0, 1);
-    if (!convolution_case(one) || !lstm_case(one)) return 1;
+    if (!convolution_case(one) || !lstm_case(one) || !gemv_case(one)) return 1;
   }
   printf("%ld cases of each, largest error %.1e\n", cases, worst);
   return 0;

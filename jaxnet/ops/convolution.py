@@ -16,7 +16,7 @@ closed under transposition, which gives forward mode, reverse mode and their com
 operand has a leading axis e of independent convolutions, usually of size 1, so the primitive is
 also closed under `vmap` over both operands.
 
-On CPU, float32 convolutions of one or two axes run in C, see `jaxnet.ops.native`. All others, and
+On CPU, float32 convolutions of one to three axes run in C, see `jaxnet.ops.native`. All others, and
 platforms on which the library was not built, use the forms for XLA.
 """
 

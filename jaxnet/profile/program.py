@@ -225,9 +225,9 @@ def _flops_in_c(one: Instruction, operands: tuple[Shape, ...]) -> int:
     arrays = [shape.sizes for shape in operands]
     arrays.insert("xwy".index(KINDS[kind]), one.shapes[0].sizes)
     x, w, y = arrays
-    total = 2 * x[0] * x[1] * w[3] * w[4]
-    for axis in range(2):
-        stride, dilation, low, between = numbers[axis::2]
+    total = 2 * x[0] * x[1] * w[-2] * w[-1]
+    for axis in range(3):
+        stride, dilation, low, between = numbers[axis::3]
         total *= _products(
             x[2 + axis], w[1 + axis], y[2 + axis],
             stride=stride, low=low, between=between, dilation=dilation,

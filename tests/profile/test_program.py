@@ -112,14 +112,14 @@ def test_a_convolution_in_c_counts_as_in_jax():
     """2 nets of 3 images: 5 x 7 pixels of 4 features by kernels of 3 x 2 to 6 features, VALID."""
     text = """HloModule jit_f
 
-ENTRY %main (x: f32[2,3,5,7,4], w: f32[2,3,2,4,6]) -> f32[2,3,3,6,6] {
-  %x = f32[2,3,5,7,4]{4,3,2,1,0} parameter(0)
-  %w = f32[2,3,2,4,6]{4,3,2,1,0} parameter(1)
-  ROOT %y = f32[2,3,3,6,6]{4,3,2,1,0} custom-call(%x, %w), custom_call_target="jaxnet_conv", backend_config={form = dense<[0, 1, 1, 1, 1, 1, 0, 0, 1, 1]> : tensor<10xi64>}
+ENTRY %main (x: f32[2,3,1,5,7,4], w: f32[2,1,3,2,4,6]) -> f32[2,3,1,3,6,6] {
+  %x = f32[2,3,1,5,7,4]{5,4,3,2,1,0} parameter(0)
+  %w = f32[2,1,3,2,4,6]{5,4,3,2,1,0} parameter(1)
+  ROOT %y = f32[2,3,1,3,6,6]{5,4,3,2,1,0} custom-call(%x, %w), custom_call_target="jaxnet_conv", backend_config={form = dense<[0, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0, 1, 1, 1]> : tensor<14xi64>}
 }
 """  # noqa: E501
     assert sum(flops_of(run) for run in parse(text).runs()) == 2 * 2 * 3 * (3 * 3) * (6 * 2) * 4 * 6
-    unknown = text.replace("form = dense<[0, 1, 1, 1, 1, 1, 0, 0, 1, 1]>", "other = 1")
+    unknown = text.replace("form = dense<[0, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0, 1, 1, 1]>", "other = 1")
     assert sum(flops_of(run) for run in parse(unknown).runs()) == 0
 
 

@@ -1,4 +1,4 @@
-"""Convolutions and LSTMs in C for CPU, several times faster than XLA's in training.
+"""Convolutions, LSTMs and products of few rows in C for CPU, several times faster than XLA.
 
 Installing jaxnet builds the library from kernels.c if there is a C compiler. The first of these
 operations that is compiled loads it. Operations that it does not support run in XLA's form, and so
@@ -15,7 +15,13 @@ from pathlib import Path
 import jax
 
 LIBRARY = Path(__file__).parent / "kernels.so"
-TARGETS = ("jaxnet_conv", "jaxnet_lstm", "jaxnet_lstm_back")
+TARGETS = (
+    "jaxnet_conv",
+    "jaxnet_lstm",
+    "jaxnet_lstm_back",
+    "jaxnet_gemv",
+    "jaxnet_gemv_transposed",
+)
 
 # The library's names of the instruction sets.
 LEVELS = {0: None, 1: "NEON", 2: "AVX2", 3: "AVX-512"}

@@ -1,5 +1,5 @@
-/* Convolutions of float32 arrays (nets, batch, rows, columns, features) and their two gradients, as
- * a handler of XLA's foreign function interface.
+/* Convolutions of float32 arrays (nets, batch, frames, rows, columns, features) and their two
+ * gradients, as a handler of XLA's foreign function interface.
  *
  * Results and both operands are those of `jaxnet.ops.convolution`. The value and the gradient of
  * the input are the same sum, over the taps of the kernel and the features of an array that is
@@ -13,6 +13,12 @@ typedef struct {
   long in, out, window, step, dilation, offset, gaps;
 } Axis;
 
+/* The entry that a position and a tap meet, -1 outside, or -2 between two entries. */
+static long meet(const Axis *a, long position, long tap) {
+  long at = position * a->step + tap * a->dilation + a->offset, entry = at / a->gaps;
+  return at % a->gaps ? -2 : at < 0 || entry >= a->in ? -1 : entry;
+}
+
 /* Columns that meet the same taps: every `period`-th, from the first on. */
 typedef struct {
   long count, tap, taps, start;
@@ -25,12 +31,15 @@ typedef struct {
   Work work;
   const Kernels *kernels;
   Kind kind;
-  Axis h, w;
-  long nets, groups, batch;
+  Axis z, h, w; /* frames, rows and columns */
+  long nets, groups, batch, planes; /* planes of all images of a net's result */
+  long window;                      /* taps of the kernel */
   long C, D;            /* features of `a` and of what `b` is or makes of them, per group */
   long D_padded;        /* D in whole vectors */
   int each;             /* each feature by itself: all of them are one group here */
-  long depth;           /* features of `a` that a result depends on */
+  Spread *spread;       /* NULL, or how rows are copied for small groups; see `merge_groups` */
+  long depth, own;      /* features of `a` that a result depends on, and results of its own group */
+  long source;          /* features of a group in the rows of `a` */
   long low, columns;    /* the first column that is read, and their number, with zeros around */
   int direct;           /* there are no zeros: rows are read where they are */
   long period, classes; /* of columns */
@@ -56,22 +65,30 @@ static int all_finite(const float *x, long n) {
   return !found;
 }
 
-/* Rows of an array (images, height, width, stride), C features of each, from column `low` on. */
+/* Rows of an array (images, frames, height, width, stride), C features of each, from column `low` on. */
 typedef struct {
   const Job *job;
   const float *from;
-  long stride, slots, size, *tags;
+  long stride, offset, frames, slots, size, *tags;
   float *memory;
 } Rows;
 
-static int open_rows(Rows *r, const Job *j, const float *from, long needed) {
+/* How many frames a frame of the result reads from the first to the last. */
+static long frames_at_once(const Job *j) {
+  return MIN((j->z.window - 1) * j->z.dilation / j->z.gaps + 1, j->z.in);
+}
+
+static int open_rows(Rows *r, const Job *j, long net, long group, long needed) {
   r->job = j;
-  r->from = from;
-  r->stride = j->C * j->groups;
+  r->stride = j->source * j->groups;
+  r->offset = group * j->source;
+  r->from = j->a + net * j->batch * j->z.in * j->h.in * j->w.in * r->stride + r->offset;
+  r->frames = frames_at_once(j);
   r->slots = j->direct ? 0 : MIN(needed, j->h.in);
   r->size = j->columns * j->C;
-  r->memory = zeros((r->slots + 1) * r->size, sizeof(float)); /* the first row stays zero */
-  r->tags = zeros(r->slots, sizeof(long));
+  /* The first row stays zero. */
+  r->memory = zeros((r->frames * r->slots + 1) * r->size, sizeof(float));
+  r->tags = zeros(r->frames * r->slots, sizeof(long));
   return r->memory && r->tags;
 }
 
@@ -80,20 +97,23 @@ static void close_rows(Rows *r) {
   free(r->tags);
 }
 
-/* Row h of an image, copied unless it is still there; zeros for one outside. */
-static const float *row_of(Rows *r, long image, long h) {
+/* Row h of a frame of an image, copied unless it is still there; zeros for one outside. */
+static const float *row_of(Rows *r, long image, long frame, long h) {
   const Job *j = r->job;
-  if (h < 0 || h >= j->h.in) return r->memory;
-  long row = image * j->h.in + h;
+  if (frame < 0 || h < 0) return r->memory;
+  long row = (image * j->z.in + frame) * j->h.in + h;
   const float *from = r->from + row * j->w.in * r->stride;
   if (j->direct) return from;
-  long slot = h % r->slots;
+  long slot = frame % r->frames * r->slots + h % r->slots;
   float *to = r->memory + (slot + 1) * r->size;
   if (r->tags[slot] == row + 1) return to;
   r->tags[slot] = row + 1;
   long first = MAX(j->low, 0), last = MIN(j->low + j->columns, j->w.in);
   float *put = to + (first - j->low) * j->C;
-  if (j->groups == 1) {
+  if (j->spread)
+    for (long c = first; c < last; c++, put += j->C)
+      j->kernels->spread(j->spread, from + c * r->stride, (j->w.in - c) * r->stride - r->offset, put);
+  else if (j->groups == 1) {
     if (last > first) memcpy(put, from + first * j->C, (last - first) * j->C * sizeof(float));
   } else
     for (long c = first; c < last; c++, put += j->C)
@@ -112,42 +132,41 @@ static long rows_at_once(const Job *j, long weights, long row) {
 
 /* The value, or the gradient of the input: rows first to last of all images of a net and group. */
 static int sums(Job *j, long net, long group, long first, long last) {
-  const Axis *h = &j->h, *w = &j->w;
+  const Axis *z = &j->z, *h = &j->h, *w = &j->w;
   long lanes = j->kernels->lanes, C = j->C, D = j->D, stride = D * j->groups;
-  long weights = h->window * w->window * j->depth;
+  long weights = j->window * j->depth, lines = z->window * h->window;
   const float *packed = j->scratch + (net * j->groups + group) * weights * j->D_padded;
-  long at_once = rows_at_once(j, weights * MIN(2 * lanes, j->D_padded) * 4, j->columns * C);
+  long at_once = rows_at_once(j, weights * MIN(2 * lanes, j->D_padded) * 4,
+                              j->columns * C * frames_at_once(j));
   long needed = (at_once * h->step + h->window * h->dilation) / h->gaps + 2;
   Rows rows;
-  const float *from = j->a + net * j->batch * h->in * w->in * C * j->groups + group * C;
-  const float **x = zeros(3 * h->window, sizeof(float *)), **y = x + h->window;
-  const float **rows_w = y + h->window;
+  const float **x = zeros(3 * lines, sizeof(float *)), **y = x + lines, **rows_w = y + lines;
   long every = j->period * w->step / w->gaps;
   Sum s = {
     .x = x, .w = y, .tap_x = j->tap_x, .pixel = every * C, .result = j->period * stride,
   };
-  int ok = open_rows(&rows, j, from, needed) && x;
+  int ok = open_rows(&rows, j, net, group, needed) && x;
   for (long block = first; ok && block < last;) {
-    long image = block / h->out, top = block % h->out;
+    long plane = block / h->out, top = block % h->out, image = plane / z->out;
     long end = MIN(MIN(top + at_once, h->out), top + last - block);
     for (long d = 0; d < j->D_padded;) {
       int vectors = !j->each && j->D_padded - d >= 2 * lanes ? 2 : 1;
       long width = vectors * lanes, feature = j->each ? d : 0;
       for (long p = top; p < end; p++) {
-        long row = ((net * j->batch + image) * h->out + p) * w->out;
+        long row = ((net * j->planes + plane) * h->out + p) * w->out;
         float *result = j->out + row * stride + group * D + d;
         s.rows = 0;
-        for (long k = 0; k < h->window; k++) {
-          long at = p * h->step + k * h->dilation + h->offset;
-          if (at % h->gaps || (j->finite && (at < 0 || at / h->gaps >= h->in))) continue;
-          x[s.rows] = row_of(&rows, image, at / h->gaps);
+        for (long k = 0; k < lines; k++) {
+          long frame = meet(z, plane % z->out, k / h->window), at = meet(h, p, k % h->window);
+          if (MIN(frame, at) < (j->finite ? 0 : -1)) continue;
+          x[s.rows] = row_of(&rows, image, frame, at);
           rows_w[s.rows++] = packed + weights * d + k * w->window * j->depth * width;
         }
         for (long i = 0; i < j->classes; i++) {
           const Class *c = j->class + i;
           for (long r = 0; r < s.rows; r++) y[r] = rows_w[r] + c->tap * j->depth * width;
           s.taps = j->merged && c->taps ? 1 : c->taps;
-          s.run = j->merged ? c->taps * C : C;
+          s.run = j->merged ? c->taps * j->depth : j->depth;
           s.tap_w = j->tap * j->depth * width;
           int tile = c->tile[vectors - 1];
           SumTile *run =
@@ -168,47 +187,49 @@ static int sums(Job *j, long net, long group, long first, long last) {
   return ok;
 }
 
-/* The gradient of the kernel from some rows, for a block of features: (*window, C, block). */
+/* The gradient of the kernel from some rows, for a block of features: (*window, C, block). Where x is
+ * dilated, conv.py asks for the gradient of the mirrored convolution. */
 static int kernel_gradient(Job *j, long net, long group, long block_of_features, long first,
-                           long last, float *to) {
-  const Axis *h = &j->h, *w = &j->w;
+                           long last, float *result) {
+  const Axis *z = &j->z, *h = &j->h, *w = &j->w;
   const Kernels *tiles = j->kernels;
   long d0 = block_of_features * j->block, padded = MIN(j->block, j->D_padded - d0);
   long lanes = tiles->lanes, C = j->C, stride = j->D * j->groups;
   long line = w->out * stride, size = w->window * j->depth;
-  int whole = j->merged || j->each;
-  long run = whole ? size : C, runs = whole ? 1 : w->window;
+  int whole = j->merged || (j->each && !j->spread);
+  long run = whole ? size : j->depth, runs = whole ? 1 : w->window;
   AddTile *const(*by_rows)[10] = j->each ? tiles->add_each : tiles->add_rows;
   long row = j->columns * C * h->step + w->out * padded;
   long at_once = rows_at_once(j, h->window * size * padded * 4, row);
   Rows rows;
-  const float *from = j->a + net * j->batch * h->in * w->in * C * j->groups + group * C;
-  const float *read = j->b + net * j->batch * h->out * line + group * j->D + d0;
+  const float *read = j->b + net * j->planes * h->out * line + group * j->D + d0;
   const float **x = zeros(6 * at_once, sizeof(float *)), **y = x + 5 * at_once;
   long *kept = zeros(at_once, sizeof(long));
   /* Whole vectors reach beyond a row of y, so the last ones are copied. */
-  const float *end_y = j->b + j->nets * j->batch * h->out * line;
+  const float *end_y = j->b + j->nets * j->planes * h->out * line;
   long reach = line - stride + padded;
   float *tail = zeros(MIN(at_once, padded / line + 2) * reach, sizeof(float));
   long needed = at_once * h->step + h->window * h->dilation;
-  int ok = open_rows(&rows, j, from, needed) && x && kept && tail;
+  int ok = open_rows(&rows, j, net, group, needed) && x && kept && tail;
   Add a = {
     .x = x, .y = y, .columns = w->out, .step_x = w->step * C, .step_y = stride,
-    .step_tap = w->dilation * C, .kernel = size * j->block, .width = j->block,
+    .step_tap = j->spread ? lanes : w->dilation * C, .kernel = size * j->block, .width = j->block,
   };
   for (long block = first; ok && block < last;) {
-    long image = block / h->out, top = block % h->out;
+    long plane = block / h->out, top = block % h->out, image = plane / z->out;
     long end = MIN(MIN(top + at_once, h->out), top + last - block);
-    for (long k = 0, together; k < h->window; k += together) {
-      long left = run < 10 ? h->window - k : 0;
+    for (long line_k = 0, together; line_k < z->window * h->window; line_k += together) {
+      long k = line_k % h->window, left = run < 10 ? h->window - k : 0;
+      long frame = meet(z, plane % z->out, line_k / h->window);
+      float *to = result + line_k * size * j->block;
       together = left >= 5 && by_rows[2][run] ? 5 : left >= 3 && by_rows[1][run] ? 3 : 1;
       a.rows = 0;
       float *copy = tail;
       for (long p = top; p < end; p++) {
-        const float *here = read + (image * h->out + p) * line;
+        const float *here = read + (plane * h->out + p) * line;
         long own = line - group * j->D - d0; /* to the end of the row */
-        long at = p * h->step + k * h->dilation + h->offset, outside = at < 0 || at >= h->in;
-        if (together == 1 && outside && all_finite(here, own)) continue; /* zeros */
+        int outside = frame < 0 || (together == 1 && meet(h, p, k) < 0);
+        if (outside && all_finite(here, own)) continue; /* zeros */
         if (end_y - here < reach) {
           here = memcpy(copy, here, MIN(own, reach) * sizeof(float));
           copy += reach;
@@ -218,8 +239,7 @@ static int kernel_gradient(Job *j, long net, long group, long block_of_features,
       }
       for (long i = 0; i < together; i++)
         for (long r = 0; r < a.rows; r++)
-          x[i * a.rows + r] =
-            row_of(&rows, image, kept[r] * h->step + (k + i) * h->dilation + h->offset);
+          x[i * a.rows + r] = row_of(&rows, image, frame, meet(h, kept[r], k + i));
       for (long d = 0; d < padded;) {
         int several = together > 1 || j->each;
         int vectors = !several && padded - d >= 2 * lanes ? 2 : 1;
@@ -231,8 +251,8 @@ static int kernel_gradient(Job *j, long net, long group, long block_of_features,
             AddTile *tile =
               several ? by_rows[together / 2][count] : tiles->add[vectors - 1][count];
             long start = (i * w->dilation + w->offset - j->low) * C;
-            start += j->each ? c * w->dilation * C + feature : c;
-            tile(&a, start, d, to + (k * size + i * C + c) * j->block + d);
+            start += j->each ? c * a.step_tap + feature : c;
+            tile(&a, start, d, to + (i * j->depth + c) * j->block + d);
           }
         d += vectors * lanes;
       }
@@ -249,10 +269,10 @@ static int kernel_gradient(Job *j, long net, long group, long block_of_features,
 static int convolve(Work *work, long chunk) {
   Job *j = (Job *)work;
   long pair = chunk / (j->blocks * j->parts), block = chunk / j->parts % j->blocks;
-  long part = chunk % j->parts, rows = j->batch * j->h.out;
+  long part = chunk % j->parts, rows = j->planes * j->h.out;
   long net = pair / j->groups, group = pair % j->groups;
   long first = rows * part / j->parts, last = rows * (part + 1) / j->parts;
-  long size = j->h.window * j->w.window * j->depth * j->block;
+  long size = j->window * j->depth * j->block;
   return j->kind == KERNEL
            ? kernel_gradient(j, net, group, block, first, last, j->scratch + chunk * size)
            : sums(j, net, group, first, last);
@@ -261,27 +281,31 @@ static int convolve(Work *work, long chunk) {
 static void free_job(Work *work) {
   Job *j = (Job *)work;
   free(j->class);
+  free(j->spread);
   free(j->scratch);
   free(j);
 }
 
 /* The weights of a net and group as (blocks of features, *window, C, one or two vectors): what a
- * tile reads is in order. For the gradient of the input the window is reversed. */
+ * tile reads is in order. For the gradient of the input the window is reversed; each of the groups
+ * that are merged has its own inputs. */
 static void pack(const Job *j, long net, long group, float *to) {
-  long taps = j->h.window * j->w.window, C = j->depth, D = j->D, lanes = j->kernels->lanes;
+  long taps = j->window, C = j->depth, D = j->D, lanes = j->kernels->lanes;
+  long total = C * (D / j->own) * j->groups;
   const float *from = j->b + net * taps * C * D * j->groups;
   for (long d = 0; d < D;) {
     long width = !j->each && j->D_padded - d >= 2 * lanes ? 2 * lanes : lanes;
     long some = MIN(width, D - d);
     for (long k = 0; k < taps; k++, to += C * width)
-      if (j->each)
+      if (j->each && !j->spread)
         memcpy(to, from + (j->kind == VALUE ? k : taps - 1 - k) * D + d, some * sizeof(float));
       else if (j->kind == VALUE)
         for (long c = 0; c < C; c++)
           memcpy(to + c * width, from + (k * C + c) * D * j->groups + group * D + d, some * 4);
       else
         for (long i = 0; i < some; i++) {
-          const float *line = from + ((taps - 1 - k) * D + d + i) * C * j->groups + group * C;
+          const float *line = from + ((taps - 1 - k) * j->own + (d + i) % j->own) * total;
+          line += (group * (D / j->own) + (d + i) / j->own) * C;
           for (long c = 0; c < C; c++) to[c * width + i] = line[c];
         }
     d += width;
@@ -290,7 +314,7 @@ static void pack(const Job *j, long net, long group, float *to) {
 
 /* The sum of the parts in order, so that it does not depend on the number of threads. */
 static void add_parts(const Job *j, long net, long group) {
-  long lines = j->h.window * j->w.window * j->depth, size = lines * j->block;
+  long lines = j->window * j->depth, size = lines * j->block;
   const float *from = j->scratch + (net * j->groups + group) * j->blocks * j->parts * size;
   for (long block = 0; block < j->blocks; block++, from += (j->parts - 1) * size)
     for (long k = 0; k < lines; k++, from += j->block) {
@@ -310,7 +334,7 @@ static int plan(Job *j) {
   const Axis *w = &j->w;
   long reach = (w->out - 1) * w->step + (w->window - 1) * w->dilation + w->offset;
   long low = down(w->offset, w->gaps), high = down(reach, w->gaps);
-  j->direct = j->groups == 1 && low >= 0 && high < w->in;
+  j->direct = j->groups == 1 && !j->spread && low >= 0 && high < w->in;
   if (j->each && j->D != j->D_padded) j->direct = 0; /* whole vectors reach over the end */
   j->low = j->direct ? 0 : low;
   j->columns = j->direct ? w->in : high - low + 1;
@@ -318,7 +342,7 @@ static int plan(Job *j) {
   j->period = w->gaps / divisor(w->step, w->gaps);
   j->tap = w->gaps / divisor(w->dilation, w->gaps);
   j->tap_x = j->tap * w->dilation / w->gaps * j->C;
-  j->merged = !j->each && j->tap == 1 && j->tap_x == j->C;
+  j->merged = (!j->each || j->spread) && j->tap == 1 && j->tap_x == j->C;
   j->classes = MIN(j->period, w->out);
   j->class = zeros(j->classes, sizeof(Class));
   if (!j->class) return 0;
@@ -340,15 +364,36 @@ static int plan(Job *j) {
   return 1;
 }
 
-/* Divides the work, by numbers that for a sum over rows do not depend on the number of threads. */
-static int prepare(Job *j, long threads) {
-  long lanes = j->kernels->lanes, taps = j->h.window * j->w.window;
-  j->depth = j->C;
+/* Groups of few results leave most of a vector unused, so some of them fill a vector together. Their
+ * rows are copied with one vector for each input of a group, in which each result finds its own. 0 if
+ * there is no memory. */
+static int merge_groups(Job *j) {
+  long lanes = j->kernels->lanes, some = lanes / j->D;
+  while (some > 1 && j->groups % some) some--;
+  j->own = j->D;
+  j->source = j->depth = j->C;
   if (j->C == 1 && j->D == 1 && j->groups > 1) {
     j->each = 1;
-    j->C = j->D = j->groups;
-    j->groups = 1;
+    j->source = j->C = j->D = j->groups;
+    j->groups = j->own = 1;
+  } else if (some > 1) {
+    if (!(j->spread = zeros(1, sizeof(Spread)))) return 0;
+    j->each = 1;
+    j->groups /= some;
+    j->D *= some;
+    j->source *= some;
+    j->C = j->depth * lanes;
+    *j->spread = (Spread){.depth = j->depth, .inputs = j->source};
+    for (long i = 0; i < lanes; i++)
+      j->spread->first[i] = (int32_t)(MIN(i, j->D - 1) / j->own * j->depth);
   }
+  return 1;
+}
+
+/* Divides the work, by numbers that for a sum over rows do not depend on the number of threads. */
+static int prepare(Job *j, long threads) {
+  long lanes = j->kernels->lanes, taps = j->window;
+  if (!merge_groups(j)) return 0;
   j->D_padded = (j->D + lanes - 1) / lanes * lanes;
   if (!plan(j)) return 0;
   long weights = taps * j->depth * j->D_padded, pairs = j->nets * j->groups;
@@ -356,9 +401,9 @@ static int prepare(Job *j, long threads) {
   j->block = large ? MIN(j->D_padded, 2 * lanes) : j->D_padded;
   j->blocks = (j->D_padded + j->block - 1) / j->block;
   long each = pairs * j->blocks, most = sum ? 8 : threads == 1 ? 1 : 4 * threads;
-  double work = 2.0 * j->batch * j->h.out * j->w.out * weights;
+  double work = 2.0 * j->planes * j->h.out * j->w.out * weights;
   j->parts = MIN((most + each - 1) / each, (long)MIN(work / 1e6, 1e6) + 1);
-  j->parts = MIN(j->parts, j->batch * j->h.out);
+  j->parts = MIN(j->parts, j->planes * j->h.out);
   j->work.chunks = each * j->parts;
   j->scratch = zeros((sum ? j->work.chunks : pairs) * taps * j->depth * j->block, sizeof(float));
   if (!j->scratch) return 0;
@@ -368,7 +413,7 @@ static int prepare(Job *j, long threads) {
   return 1;
 }
 
-enum { KIND, GROUPS, STRIDE, DILATION = 4, LOW = 6, GAPS = 8, NUMBERS = 10 };
+enum { KIND, GROUPS, STRIDE, DILATION = 5, LOW = 8, GAPS = 11, NUMBERS = 14, RANK = 6 };
 
 XLA_FFI_Error *jaxnet_conv(XLA_FFI_CallFrame *f) {
   if (no_run(f)) return NULL;
@@ -379,26 +424,26 @@ XLA_FFI_Error *jaxnet_conv(XLA_FFI_CallFrame *f) {
   const int64_t *form = array->data;
   XLA_FFI_Buffer *given[3] = {f->args.args[0], f->args.args[1], f->rets.rets[0]};
   for (int i = 0; i < 3; i++) {
-    REQUIRE(given[i]->dtype == XLA_FFI_DataType_F32 && given[i]->rank == 5);
-    for (int axis = 0; axis < 5; axis++) REQUIRE(given[i]->dims[axis] <= INT32_MAX);
+    REQUIRE(given[i]->dtype == XLA_FFI_DataType_F32 && given[i]->rank == RANK);
+    for (int axis = 0; axis < RANK; axis++) REQUIRE(given[i]->dims[axis] <= INT32_MAX);
   }
   REQUIRE(form[KIND] >= VALUE && form[KIND] <= KERNEL);
   Kind kind = (Kind)form[KIND];
   const XLA_FFI_Buffer *x = given[kind == INPUT ? 2 : 0], *y = given[kind == VALUE ? 2 : 1];
   const XLA_FFI_Buffer *w = given[kind == VALUE ? 1 : kind == INPUT ? 0 : 2];
   for (int i = GROUPS; i < NUMBERS; i++)
-    REQUIRE(form[i] <= INT32_MAX && form[i] >= (i / 2 == LOW / 2 ? -INT32_MAX : 1));
-  REQUIRE(kind != KERNEL || (form[GAPS] == 1 && form[GAPS + 1] == 1));
+    REQUIRE(form[i] <= INT32_MAX && form[i] >= (i >= LOW && i < GAPS ? -INT32_MAX : 1));
+  for (int i = GAPS; i < NUMBERS; i++) REQUIRE(kind != KERNEL || form[i] == 1);
   long groups = form[GROUPS];
   REQUIRE(x->dims[0] == w->dims[0] && x->dims[0] == y->dims[0] && x->dims[1] == y->dims[1]);
-  REQUIRE(x->dims[4] == w->dims[3] * groups && w->dims[4] == y->dims[4]);
-  REQUIRE(y->dims[4] % groups == 0);
+  REQUIRE(x->dims[5] == w->dims[4] * groups && w->dims[5] == y->dims[5]);
+  REQUIRE(y->dims[5] % groups == 0);
   const Kernels *kernels = kernels_in_use();
   REQUIRE(kernels);
   long sizes[3];
   for (int i = 0; i < 3; i++) {
     sizes[i] = 1;
-    for (int axis = 0; axis < 5; axis++) sizes[i] *= given[i]->dims[axis];
+    for (int axis = 0; axis < RANK; axis++) sizes[i] *= given[i]->dims[axis];
   }
   if (!sizes[0] || !sizes[1] || !sizes[2]) {
     memset(given[2]->data, 0, sizes[2] * sizeof(float));
@@ -411,17 +456,19 @@ XLA_FFI_Error *jaxnet_conv(XLA_FFI_CallFrame *f) {
     .kernels = kernels, .kind = kind, .nets = x->dims[0], .groups = groups,
   };
   j->batch = x->dims[1];
-  for (int axis = 0; axis < 2; axis++) {
+  for (int axis = 0; axis < 3; axis++) {
     long in = x->dims[2 + axis], out = y->dims[2 + axis], window = w->dims[1 + axis];
     long stride = form[STRIDE + axis], dilation = form[DILATION + axis];
     long low = form[LOW + axis], gaps = form[GAPS + axis];
-    *(axis ? &j->w : &j->h) =
+    *(Axis *[]){&j->z, &j->h, &j->w}[axis] =
       kind == INPUT
         ? (Axis){out, in, window, gaps, dilation, low - (window - 1) * dilation, stride}
         : (Axis){in, out, window, stride, dilation, -low, gaps};
   }
-  j->C = (kind == INPUT ? y : x)->dims[4] / groups;
-  j->D = (kind == INPUT ? x : y)->dims[4] / groups;
+  j->window = j->z.window * j->h.window * j->w.window;
+  j->planes = j->batch * j->z.out;
+  j->C = (kind == INPUT ? y : x)->dims[5] / groups;
+  j->D = (kind == INPUT ? x : y)->dims[5] / groups;
   j->a = (kind == INPUT ? y : x)->data;
   j->b = (kind == KERNEL ? y : w)->data;
   j->out = given[2]->data;

@@ -1,6 +1,7 @@
 """Convolutions in C for CPU, several times faster than XLA's in training."""
 
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -29,12 +30,14 @@ def supports(a, b, *, wanted: str, form) -> bool:
       False
     """
     sizes = (*a.shape, *b.shape)
-    if len(form.window) > 2 or a.dtype != jnp.float32 or b.dtype != jnp.float32:
+    if len(form.window) > 3 or a.dtype != jnp.float32 or b.dtype != jnp.float32:
         return False
     if not all(isinstance(size, int) and 0 < size < 2**31 for size in sizes):
         return False
     if wanted == "w" and max(form.input_dilation) > 1:
-        return False
+        if max(form.strides) > 1:
+            return False
+        form = _mirrored(form)
     far = [abs(n) for pair in form.padding for n in pair]
     far += [k * d for k, d in zip(form.window, form.dilation, strict=True)]
     if max(far) > FAR:
@@ -57,24 +60,23 @@ def convolution(a: jax.Array, b: jax.Array, *, wanted: str, form) -> jax.Array:
       >>> convolution(x, w, wanted="y", form=form).ravel()  # doctest: +SKIP
       Array([1., 3.], dtype=float32)
     """
-    line = len(form.window) == 1  # is an image of one row
-    before = tuple(low for low, _ in form.padding)
-    axes = [
-        (usual, *numbers) if line else numbers
-        for numbers, usual in (
-            (form.strides, 1), (form.dilation, 1), (before, 0), (form.input_dilation, 1),
-        )
-    ]  # fmt: skip
-    numbers = [KINDS.index(wanted), form.groups, *(n for pair in axes for n in pair)]
     shape = form.result(a.shape, b.shape, wanted)
+    if wanted == "w" and max(form.input_dilation) > 1:
+        found = convolution(b, a, wanted="w", form=_mirrored(form))
+        return _mirrored_kernel(found, form.groups).reshape(shape)
+    flat = (1,) * (3 - len(form.window))  # a line or image is a volume of one row or frame
+    before = tuple(low for low, _ in form.padding)
+    numbers = [KINDS.index(wanted), form.groups]
+    numbers += [*flat, *form.strides, *flat, *form.dilation, *(0 for _ in flat), *before]
+    numbers += [*flat, *form.input_dilation]
 
-    def image(shape, is_kernel):
+    def volume(shape, is_kernel):
         at = 1 if is_kernel else 2
-        return (*shape[:at], 1, *shape[at:]) if line else shape
+        return (*shape[:at], *flat, *shape[at:])
 
-    a = a.reshape(image(a.shape, wanted == "x"))
-    b = b.reshape(image(b.shape, wanted == "y"))
-    result = jax.ShapeDtypeStruct(image(shape, wanted == "w"), jnp.float32)
+    a = a.reshape(volume(a.shape, wanted == "x"))
+    b = b.reshape(volume(b.shape, wanted == "y"))
+    result = jax.ShapeDtypeStruct(volume(shape, wanted == "w"), jnp.float32)
     call = jax.ffi.ffi_call(TARGET, result)
     found = call(a, b, form=np.array(numbers, np.int64)).reshape(shape)
     if wanted != "x":
@@ -84,6 +86,23 @@ def convolution(a: jax.Array, b: jax.Array, *, wanted: str, form) -> jax.Array:
             seen = seen.reshape((-1,) + (1,) * (found.ndim - axis - 1))
             found = jnp.where(np.broadcast_to(seen, found.shape), found, 0)
     return found
+
+
+def _mirrored(form) -> Any:
+    """Return the convolution of y with the reversed kernel, whose result is like x."""
+    spans = zip(form.window, form.dilation, form.padding, strict=True)
+    padding = tuple(((k - 1) * d - low,) * 2 for k, d, (low, _) in spans)
+    return form._replace(
+        strides=form.input_dilation, input_dilation=form.strides, padding=padding,
+        inputs=form.outputs,
+    )  # fmt: skip
+
+
+def _mirrored_kernel(kernel, groups):
+    """Return a kernel (e, *window, o / g, i), reversed, as (e, *window, i / g, o)."""
+    *before, out, _ = kernel.shape
+    kernel = jnp.flip(kernel, range(1, len(before))).reshape(*before, out, groups, -1)
+    return jnp.swapaxes(kernel, -1, -3)
 
 
 def _read(form) -> list[np.ndarray]:

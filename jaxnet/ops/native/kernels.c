@@ -3,4 +3,5 @@
 #include "shared.h"
 
 #include "conv.h"
+#include "gemv.h"
 #include "lstm.h"

@@ -51,6 +51,28 @@ typedef struct {
   float *gates, *c, *h, *kept; /* `kept` is the gradient by h, for the rows that the mask leaves */
 } CellBack;
 
+/* How inputs of some groups become vectors: `inputs` neighbors of `depth` per group, and the place of
+ * the first input that each number of a vector needs. */
+typedef struct {
+  long depth, inputs;
+  int32_t first[16];
+} Spread;
+
+/* A product of one to four rows x (rows, inputs) with w; see gemv.h. */
+typedef enum { F32, BF16, INT8, INT4 } Numbers; /* of which a word of 32 bits holds 1, 2, 4 or 8 */
+typedef struct {
+  Numbers numbers;
+  int transposed;
+  long rows, inputs, outputs;
+  long group;        /* neighboring inputs that share a scale */
+  long parts;        /* of the inputs, or transposed of the outputs */
+  long line, padded; /* bytes of a line of w, and its numbers in whole vectors of words */
+  const float *x, *scale; /* scale may be NULL */
+  const char *w;
+  float *sums, *y; /* of each part its sums and those of a group; transposed, x for vectors of w */
+  int32_t *places; /* transposed, the group of each word of a line */
+} Gemv;
+
 typedef void SumTile(const Sum *, long start, float *result, long left);
 typedef void AddTile(const Add *, long start, long feature, float *result);
 typedef void CellTile(const Cell *, long feature);
@@ -63,9 +85,18 @@ typedef struct {
   AddTile *add_rows[3][10]; /* three or five rows of the kernel at once: by half of it and count */
   SumTile *sum_each[13];    /* by count */
   AddTile *add_each[3][10]; /* as add_rows, and one row */
+  void (*spread)(const Spread *, const float *x, long left, float *to);
   CellTile *cell;
   CellBackTile *cell_back;
+  void (*gemv)(const Gemv *, long chunk);
 } Kernels;
+
+/* Numbers of two vectors, by their places in both. */
+#ifdef __clang__
+#define MIX(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+#else
+#define MIX(a, b, ...) __builtin_shuffle(a, b, (NAME(ints)){__VA_ARGS__})
+#endif
 
 #if defined(__x86_64__)
 #include <immintrin.h>
@@ -80,11 +111,13 @@ typedef struct {
 #define NAME(name) name##_avx512
 #define STORE_FIRST(to, value, left) \
   _mm512_mask_storeu_ps(to, (__mmask16)((1u << (left)) - 1), (__m512)(value))
+#define PERMUTE(x, places) (VEC) _mm512_permutexvar_ps((__m512i)(places), (__m512)(x))
 #include "tiles.h"
 #undef LANES
 #undef MOST
 #undef NAME
 #undef STORE_FIRST
+#undef PERMUTE
 #ifdef __clang__
 #pragma clang attribute pop
 #pragma clang attribute push(__attribute__((target("avx2,fma"))), apply_to = function)
@@ -101,11 +134,13 @@ typedef struct {
                       _mm256_cmpgt_epi32(_mm256_set1_epi32((int)(left)),                       \
                                          _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7)),           \
                       (__m256)(value))
+#define PERMUTE(x, places) (VEC) _mm256_permutevar8x32_ps((__m256)(x), (__m256i)(places))
 #include "tiles.h"
 #undef LANES
 #undef MOST
 #undef NAME
 #undef STORE_FIRST
+#undef PERMUTE
 #ifdef __clang__
 #pragma clang attribute pop
 #else

@@ -6,7 +6,7 @@
  * unrolls the loops over them. */
 
 typedef float NAME(vec) __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
-typedef int32_t NAME(ints) __attribute__((vector_size(4 * LANES)));
+typedef int32_t NAME(ints) __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
 #define VEC NAME(vec)
 
 INLINE void NAME(put)(float *to, VEC value, long left) {
@@ -86,8 +86,10 @@ INLINE void NAME(sum_each)(const int count, const Sum *s, long start, float *res
   for (long r = 0; r < s->rows; r++)
     for (long k = 0; k < s->taps; k++) {
       const float *x = s->x[r] + start + k * s->tap_x;
-      VEC w = *(const VEC *)(s->w[r] + k * s->tap_w);
-      UNROLL for (int t = 0; t < count; t++) total[t] += *(const VEC *)(x + t * s->pixel) * w;
+      const float *w = s->w[r] + k * s->tap_w;
+      for (long c = 0; c < s->run; c++, x += LANES, w += LANES)
+        UNROLL for (int t = 0; t < count; t++)
+          total[t] += *(const VEC *)(x + t * s->pixel) * *(const VEC *)w;
     }
   UNROLL for (int t = 0; t < count; t++) NAME(put)(result + t * s->result, total[t], left);
 }
@@ -113,14 +115,37 @@ INLINE void NAME(add_each)(const int kernels, const int count, const Add *a, lon
       *(VEC *)(result + k * a->kernel + t * a->width) = total[k * count + t];
 }
 
-/* A step of an LSTM, and a step back. */
-
 INLINE VEC NAME(load)(const float *from, long left) {
   if (left >= LANES) return *(const VEC *)from;
   VEC some = {0};
   for (long i = 0; i < left; i++) some[i] = from[i];
   return some;
 }
+
+#ifndef PERMUTE
+INLINE VEC NAME(permute)(VEC x, NAME(ints) places) {
+  VEC some;
+  for (long i = 0; i < LANES; i++) some[i] = x[places[i] % LANES];
+  return some;
+}
+#define PERMUTE NAME(permute)
+#endif
+
+/* A pixel of some groups as a vector for each input of a group. */
+static void NAME(spread)(const Spread *s, const float *x, long left, float *to) {
+  NAME(ints) at = *(const NAME(ints) *)s->first;
+  for (long i = 0; i < s->depth; i++, at += 1, to += LANES) {
+    VEC some = PERMUTE(NAME(load)(x, left), at);
+    for (long first = LANES; first < s->inputs; first += LANES) {
+      VEC others = PERMUTE(NAME(load)(x + first, left - first), at);
+      NAME(ints) here = at >= (int)first;
+      some = (VEC)(((NAME(ints))some & ~here) | ((NAME(ints))others & here));
+    }
+    *(VEC *)to = some;
+  }
+}
+
+/* A step of an LSTM, and a step back. */
 
 /* tanh as a quotient of two polynomials, as in XLA; NaN stays NaN. */
 INLINE VEC NAME(tanh)(VEC x) {
@@ -194,6 +219,8 @@ static void NAME(cell_back)(const CellBack *s) {
     }
 }
 
+#include "gemv_tiles.h"
+
 /* The instances, and the tables to find them in. */
 
 #define FEW(F, v) F(1, v) F(2, v) F(3, v) F(4, v) F(5, v) F(6, v)
@@ -244,7 +271,7 @@ ALL(SUM) ALL(ADD) BY_ROWS(ADD_ROWS) EACH(SUM_EACH) ONE_ROW(ADD_EACH) BY_ROWS(ADD
 static const Kernels NAME(kernels) = {
   LANES, MOST, {ALL(SUM_ENTRY)}, {ALL(ADD_ENTRY)}, {BY_ROWS(ROWS_ENTRY)},
   {EACH(SUM_EACH_ENTRY)}, {ONE_ROW(ADD_EACH_ENTRY) BY_ROWS(ADD_EACH_ENTRY)},
-  NAME(cell), NAME(cell_back),
+  NAME(spread), NAME(cell), NAME(cell_back), NAME(gemv),
 };
 
 #undef VEC

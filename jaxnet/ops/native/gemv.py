@@ -1,0 +1,100 @@
+"""Products of few rows with a matrix in C, which read 16-bit floats and integers as they are."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+
+from jaxnet.ops.native import instructions
+from jaxnet.ops.native.call import Kernel, native_call
+
+MOST_ROWS = 4
+BITS = {"float32": 32, "bfloat16": 16, "int8": 8, "uint8": 4, "int4": 4}  # of each number
+
+
+def few_rows(
+    x: jax.Array, kernel: jax.Array, scale: jax.Array | None = None, *, transposed: bool = False
+) -> jax.Array:
+    """Return x @ kernel, or x @ kernel.T, for a kernel of integers times their scales, or floats.
+
+    The kernels in C run for one to four rows. Then only the kernel's own bytes are read.
+
+    Args:
+      x: Array (rows, inputs).
+      kernel: Kernel (inputs, outputs), or transposed (outputs, inputs). Floats, int8, int4, or
+        uint8 with two numbers of 4 bits per byte along the last axis, the first in the low bits.
+      scale: Scales (groups, outputs), or transposed (outputs, groups), of integers; each belongs to
+        the same number of neighboring inputs, except for the last group.
+      transposed: Whether the kernel is transposed.
+
+    Returns:
+      (rows, outputs), in the dtype of x.
+
+    Example:
+      >>> kernel = jnp.array([[1, 2, 3], [4, 5, 6]], jnp.int8)
+      >>> few_rows(jnp.ones((1, 2)), kernel, jnp.array([[1.0, 1.0, 0.5]]))
+      Array([[5. , 7. , 4.5]], dtype=float32)
+    """
+    given = [x, kernel] if scale is None else [x, kernel, scale]
+    return native_call(partial(_in_jax, transposed=transposed), FORMS[transposed], *given)
+
+
+def supports(x, kernel, scale=None, *, transposed: bool) -> bool:
+    """Return whether the library multiplies these arrays, faster than XLA.
+
+    Args:
+      x, kernel, scale, transposed: Arguments of `few_rows`.
+
+    Example:
+      >>> supports(jnp.ones((5, 3)), jnp.ones((3, 2)), transposed=False)  # many rows
+      False
+    """
+    bits = BITS.get(kernel.dtype.name)
+    if bits is None or x.dtype not in (jnp.float32, jnp.bfloat16) or (scale is None) != (bits > 8):
+        return False
+    if not all(isinstance(n, int) and 0 < n < 2**31 for n in (*x.shape, *kernel.shape)):
+        return False
+    if x.shape[0] > MOST_ROWS or (kernel.dtype.name == "int4" and kernel.shape[-1] % 2):
+        return False
+    if scale is not None:
+        groups = scale.shape[transposed]
+        size = -(-x.shape[1] // groups)
+        if -(-x.shape[1] // size) != groups or (transposed and groups > 1 and size % (32 // bits)):
+            return False
+    return instructions() is not None
+
+
+def run(x, kernel, scale=None, *, transposed: bool) -> list[jax.Array]:
+    """Return the product by the library, as a list.
+
+    Args:
+      x, kernel, scale, transposed: Arguments of `few_rows`.
+
+    Example:
+      >>> (y,) = run(jnp.ones((1, 3)), jnp.ones((3, 2)), transposed=False)  # doctest: +SKIP
+    """
+    outputs = kernel.shape[0] if transposed else (kernel if scale is None else scale).shape[1]
+    result = jax.ShapeDtypeStruct((x.shape[0], outputs), jnp.float32)
+    call = jax.ffi.ffi_call("jaxnet_gemv_transposed" if transposed else "jaxnet_gemv", result)
+    given = [kernel] if scale is None else [kernel, scale.astype(jnp.float32)]
+    return [call(x.astype(jnp.float32), *given).astype(x.dtype)]
+
+
+def _in_jax(x, kernel, scale=None, *, transposed):
+    axis = int(transposed)
+    if scale is not None:
+        length = x.shape[1] if transposed else scale.shape[1]
+        if kernel.dtype == jnp.uint8:
+            both = jnp.stack([kernel & 15, kernel >> 4], -1).astype(jnp.int8)
+            kernel = ((both ^ 8) - 8).reshape(kernel.shape[0], -1)[:, :length]
+        spread = jnp.repeat(scale, -(-x.shape[1] // scale.shape[axis]), axis)
+        kernel = kernel.astype(scale.dtype) * jax.lax.slice_in_dim(spread, 0, x.shape[1], axis=axis)
+    return (x @ (kernel.T if transposed else kernel)).astype(x.dtype)
+
+
+def _form(transposed: bool) -> Kernel:
+    options = dict(transposed=transposed)
+    return Kernel(partial(run, **options), partial(supports, **options))
+
+
+FORMS = {transposed: _form(transposed) for transposed in (False, True)}
