@@ -9,6 +9,7 @@ import math
 import jax
 import jax.numpy as jnp
 
+from jaxnet.ops.native.gemv import few_rows, is_few
 from jaxnet.ops.precision import wide
 from jaxnet.services.nodes import Stored
 
@@ -51,7 +52,8 @@ def product(
     # With two axes XLA transposes the product without copies. With more it also loses digits: on
     # CPU, the gradient of a kernel in bfloat16 is then summed in bfloat16 (JAX 0.12).
     matrix = kernel.reshape(math.prod(kernel.shape[:inputs]), math.prod(outputs))
-    y = x.reshape(math.prod(before), matrix.shape[0]) @ matrix
+    flat = x.reshape(math.prod(before), matrix.shape[0])
+    y = few_rows(flat, matrix) if is_few(flat, matrix) else flat @ matrix
     return y.reshape(*before, *outputs)
 
 

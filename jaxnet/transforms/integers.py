@@ -11,6 +11,7 @@ import numpy as np
 
 from jaxnet.core import Layer, Params, as_layer
 from jaxnet.core.errors import compare
+from jaxnet.ops.native.gemv import few_rows, is_few
 from jaxnet.ops.precision import wide
 from jaxnet.ops.product import product, rows
 from jaxnet.services.checks import abstract, at_least, check_dict, check_options, one_of
@@ -283,14 +284,32 @@ class Quantized(Stored):
         return replace(self, dtype=jnp.dtype(dtype))
 
     def product(self, x: jax.Array, inputs: int, transposed: bool) -> jax.Array:
-        axis = 0 if transposed else len(self.shape) - 1
-        count = _blocks(x, self, axis) if inputs == 1 else 1
-        # Not kept for the backward pass, since floats are larger than integers.
-        run = jax.checkpoint(lambda x, kernel: _product(x, kernel, inputs, transposed))
-        if count == 1:
-            return run(x, self)
-        y = jax.lax.map(lambda i: run(x, self.block(i, count, axis)), jnp.arange(count))
-        return jnp.moveaxis(y, 0, -2).reshape(*x.shape[:-1], self.shape[axis])
+        matrix = self if transposed else self._matrix(inputs)
+        if matrix is None:
+            return _in_blocks(x, self, inputs, transposed)
+        before, outputs = x.shape[: x.ndim - inputs], self.shape[inputs:]
+        x = x.reshape(math.prod(before), -1)
+        if is_few(x, matrix.numbers):
+            run = lambda x, *kernel: _in_blocks(x, Quantized(*kernel, self.dtype), 1, transposed)  # noqa: E731
+            y = few_rows(x, matrix.numbers, matrix.scale, transposed=transposed, in_jax=run)
+        else:
+            y = _in_blocks(x, matrix, 1, transposed)
+        return y.reshape(*before, *((self.shape[0],) if transposed else outputs))
+
+    def _matrix(self, inputs: int) -> "Quantized | None":
+        """Return the kernel as a matrix (inputs, outputs); None if its scales do not fit."""
+        if len(self.shape) == 2:
+            return self
+        groups, shape = self.scale.shape[:inputs], self.shape
+        odd = self.numbers.dtype == jnp.uint8 and shape[-1] % 2
+        if (
+            odd
+            or (inputs > 1 and set(groups) != {1})
+            or self.scale.shape[inputs:] != shape[inputs:]
+        ):
+            return None
+        flat = lambda a: a.reshape(math.prod(a.shape[:inputs]), -1)  # noqa: E731
+        return replace(self, numbers=flat(self.numbers), scale=flat(self.scale))
 
     def block(self, i: Any, count: int, axis: int) -> "Quantized":
         """Return the i-th of several blocks of equal size along an axis of outputs."""
@@ -307,8 +326,20 @@ class Quantized(Stored):
         return _unpacked(Quantized(numbers, rows(self.scale, ids), self.dtype))
 
 
+def _in_blocks(x: jax.Array, kernel: Quantized, inputs: int, transposed: bool) -> jax.Array:
+    """Return the product, with few rows in blocks of outputs, so that few floats are held."""
+    axis = 0 if transposed else len(kernel.shape) - 1
+    count = _blocks(x, kernel, axis) if inputs == 1 else 1
+    # Not kept for the backward pass, since floats are larger than integers.
+    run = jax.checkpoint(lambda x, kernel: _product(x, kernel, inputs, transposed))
+    if count == 1:
+        return run(x, kernel)
+    y = jax.lax.map(lambda i: run(x, kernel.block(i, count, axis)), jnp.arange(count))
+    return jnp.moveaxis(y, 0, -2).reshape(*x.shape[:-1], kernel.shape[axis])
+
+
 def _blocks(x: jax.Array, kernel: Quantized, axis: int) -> int:
-    """Return in how many blocks of outputs few rows are multiplied, so that few floats are held."""
+    """Return the number of blocks."""
     count = math.prod(x.shape[:-1])  # not a number in an export with open sizes
     few = isinstance(count, int) and count <= 64
     if not few or len(kernel.shape) != 2 or kernel.numbers.size < 2**21:

@@ -1,5 +1,6 @@
 """Products of few rows with a matrix in C, which read 16-bit floats and integers as they are."""
 
+from collections.abc import Callable
 from functools import partial
 
 import jax
@@ -12,8 +13,25 @@ MOST_ROWS = 4
 BITS = {"float32": 32, "bfloat16": 16, "int8": 8, "uint8": 4, "int4": 4}  # of each number
 
 
+def is_few(x: jax.Array, kernel: jax.Array) -> bool:
+    """Return whether x has so few rows, and the kernel so many numbers, that reading it takes long.
+
+    Example:
+      >>> is_few(jnp.ones((4, 1024)), jnp.ones((1024, 1024)))
+      True
+    """
+    sizes = (*x.shape, *kernel.shape)  # not numbers in an export with open sizes
+    known = all(isinstance(n, int) for n in sizes)
+    return known and x.shape[0] <= MOST_ROWS and kernel.size >= 2**16
+
+
 def few_rows(
-    x: jax.Array, kernel: jax.Array, scale: jax.Array | None = None, *, transposed: bool = False
+    x: jax.Array,
+    kernel: jax.Array,
+    scale: jax.Array | None = None,
+    *,
+    transposed: bool = False,
+    in_jax: Callable[..., jax.Array] | None = None,
 ) -> jax.Array:
     """Return x @ kernel, or x @ kernel.T, for a kernel of integers times their scales, or floats.
 
@@ -26,6 +44,7 @@ def few_rows(
       scale: Scales (groups, outputs), or transposed (outputs, groups), of integers; each belongs to
         the same number of neighboring inputs, except for the last group.
       transposed: Whether the kernel is transposed.
+      in_jax: The same function of the arrays in JAX, for other devices and for derivatives.
 
     Returns:
       (rows, outputs), in the dtype of x.
@@ -36,7 +55,8 @@ def few_rows(
       Array([[5. , 7. , 4.5]], dtype=float32)
     """
     given = [x, kernel] if scale is None else [x, kernel, scale]
-    return native_call(partial(_in_jax, transposed=transposed), FORMS[transposed], *given)
+    in_jax = in_jax or partial(_in_jax, transposed=transposed)
+    return native_call(in_jax, FORMS[transposed], *given)
 
 
 def supports(x, kernel, scale=None, *, transposed: bool) -> bool:
