@@ -88,7 +88,6 @@ def test_the_loss_is_the_papers(boxes, weights, x64):
     np.testing.assert_allclose(value, wanted, rtol=1e-10)
 
 
-@pytest.mark.slow
 def test_the_gradient_takes_overlap_and_choice_as_given(x64):
     """By hand: of a single cell that holds a truth, and is right about all but one thing each."""
     truth = {"boxes": jnp.array([[[0.2, 0.3, 0.6, 0.5]]]), "classes": jnp.array([[1]])}
@@ -106,7 +105,6 @@ def test_the_gradient_takes_overlap_and_choice_as_given(x64):
     np.testing.assert_allclose(slope_of(moved, truth).ravel(), wanted, atol=1e-12)
 
 
-@pytest.mark.slow
 def test_where_no_box_overlaps_the_nearest_is_responsible():
     truth = {"boxes": jnp.array([[[0.2, 0.3, 0.6, 0.5]]]), "classes": jnp.array([[0]])}
     far, near = [0.9, 0.9, 0.0, 0.0, 0.0], [0.5, 0.4, 0.0, 0.0, 0.0]  # boxes without area
@@ -128,7 +126,6 @@ def test_gradients_are_finite(value):
     assert np.isfinite(slope_of(outputs, targets)).all()
 
 
-@pytest.mark.slow
 def test_an_image_without_objects():
     outputs = jnp.full((2, ROWS, COLUMNS, 10 + CLASSES), 0.2)
     targets = {"boxes": jnp.zeros((2, 6, 4)), "classes": jnp.full((2, 6), -1)}
@@ -161,7 +158,6 @@ def test_boxes_in_pixels_are_not_assigned():
     assert (yolo_assign(padding, 2, 4).label == -1).all()  # may hold anything
 
 
-@pytest.mark.slow
 def test_assignment():
     """A grid of 2x4: two boxes in one cell, one at the last corner, padding of either kind."""
     boxes = [
@@ -209,7 +205,6 @@ def perfect(targets, rows, columns, classes, boxes=2):
     return outputs
 
 
-@pytest.mark.slow
 def test_what_is_true_comes_back_and_has_no_loss():
     _, targets = scene(5)
     targets["boxes"] = np.clip(targets["boxes"], 0, 1)
@@ -224,7 +219,6 @@ def test_what_is_true_comes_back_and_has_no_loss():
     assert (found.boxes[1, 4:] == 0).all() and (found.scores[1, 4:] == -jnp.inf).all()
 
 
-@pytest.mark.slow
 def test_detection_is_decoding_and_suppression_of_each_class():
     outputs = jnp.asarray(scene(7)[0], jnp.float32)
     found = jax.jit(partial(yolo_detect, score=0.3, iou=0.3, most=12))(outputs)
