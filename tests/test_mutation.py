@@ -39,7 +39,8 @@ def test_tests_are_those_of_the_file_the_room_and_the_rows_that_run_it():
     assert "layers.spatial_dropout" in oracles
     chosen = mutation.Chosen(file, rows, oracles)
     own = ["tests/layers/test_response_norm.py", file]
-    assert chosen.tests == [*own, "tests/test_oracles.py", "tests/test_laws.py", "tests/layers"]
+    seeing = ["tests/test_oracles.py", "tests/test_laws.py", "tests/test_api.py"]
+    assert chosen.tests == [*own, *seeing, "tests/layers"]
     assert "tests/test_laws.py" not in mutation.Chosen("jaxnet/data/warp.py", [], []).tests
 
 
