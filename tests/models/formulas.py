@@ -1,8 +1,16 @@
 """Parameters and multiply-adds of vision nets by formula, from the tables of their variants."""
 
 import math
+from importlib import import_module
 
 from jaxnet.models.parts import divisible
+
+NAMES = {
+    "efficientnet": "VARIANTS", "regnet": "VARIANTS", "resnet": "STAGES", "densenet": "DEPTHS",
+    "convnext": "VARIANTS", "vgg": "STAGES", "shufflenet": "VARIANTS", "vit": "SIZES",
+}  # fmt: skip
+MODULES = {net: import_module(f"jaxnet.models.{net}") for net in NAMES}
+TABLES = {net: getattr(MODULES[net], name) for net, name in NAMES.items()}
 
 
 class Tally:
@@ -41,7 +49,8 @@ class Tally:
         self.maps, self.side = here
 
 
-def efficientnet(t, stages, width, depth, stem, last):
+def efficientnet(t, variant):
+    stages, width, depth, _, stem, last, *_ = TABLES["efficientnet"][variant]
     t.conv(divisible(stem * width), 3, 2)
     for times, size, first, maps, blocks, fused in stages:
         for i in range(math.ceil(blocks * depth)):
@@ -55,9 +64,11 @@ def efficientnet(t, stages, width, depth, stem, last):
     t.conv(divisible(last * width))
 
 
-def regnet(t, stages, group, gated):
+def regnet(t, variant):
+    row, gated = TABLES["regnet"][variant], variant[0] == "y"
+    group = row[-1]
     t.conv(32, 3, 2)
-    for maps, blocks in stages:
+    for maps, blocks in MODULES["regnet"]._stages(*row):
         for i in range(blocks):
             before, strides = t.maps, 1 if i else 2
             t.conv(maps)
@@ -69,22 +80,24 @@ def regnet(t, stages, group, gated):
                 t.branch(before, (maps, 1, strides), strides=strides)
 
 
-def resnet(t, stages, bottleneck, groups=1, width=64):
+def resnet(t, depth, groups=1, group_width=64):
+    bottleneck = depth >= 50
     t.conv(64, 7, 2)
     t.side //= 2
-    for stage, blocks in enumerate(stages):
+    for stage, blocks in enumerate(TABLES["resnet"][depth]):
         maps = 64 * 2**stage * (4 if bottleneck else 1)
         for i in range(blocks):
             before, strides = t.maps, 2 if stage and not i else 1
             if bottleneck:
-                t.conv(groups * width * 2**stage)
+                t.conv(groups * group_width * 2**stage)
             t.conv(t.maps if bottleneck else maps, 3, strides, groups)
             t.conv(maps, 1 if bottleneck else 3)
             if before != maps:
                 t.branch(before, (maps, 1, strides), strides=strides)
 
 
-def densenet(t, stages, growth, stem):
+def densenet(t, depth):
+    stages, growth, stem = TABLES["densenet"][depth]
     t.conv(stem, 7, 2)
     t.side //= 2
     for stage, blocks in enumerate(stages):
@@ -101,8 +114,8 @@ def densenet(t, stages, growth, stem):
     t.norm()
 
 
-def convnext(t, stages):
-    for stage, (maps, blocks) in enumerate(stages):
+def convnext(t, variant):
+    for stage, (maps, blocks) in enumerate(TABLES["convnext"][variant]):
         if stage:
             t.norm()
         t.conv(maps, *((2, 2) if stage else (4, 4)), extra=1 if stage else 3)
@@ -113,20 +126,21 @@ def convnext(t, stages):
     t.norm()
 
 
-def vgg(t, stages, normalized):
-    for stage, blocks in enumerate(stages):
+def vgg(t, depth):
+    for stage, blocks in enumerate(TABLES["vgg"][depth]):
         for _ in range(blocks):
-            t.conv(min(64 * 2**stage, 512), 3, extra=3 if normalized else 1)
+            t.conv(min(64 * 2**stage, 512), 3, extra=1)
         t.side //= 2
     t.maps *= t.side**2
     t.dense(4096)
     t.dense(4096)
 
 
-def shufflenet(t, stages, counts, last):
+def shufflenet(t, variant):
+    *stages, last = TABLES["shufflenet"][variant]
     t.conv(24, 3, 2)
     t.side //= 2
-    for maps, blocks in zip(stages, counts, strict=True):
+    for maps, blocks in zip(stages, MODULES["shufflenet"].BLOCKS, strict=True):
         for i in range(blocks):
             before = t.maps if not i else maps // 2
             t.maps = before
@@ -139,8 +153,10 @@ def shufflenet(t, stages, counts, last):
     t.conv(last)
 
 
-def vit(t, blocks, width, patch):
-    t.conv(width, patch, patch, extra=1)
+def vit(t, variant):
+    size, _, patch = variant.partition("_")
+    blocks, width, _ = TABLES["vit"][size]
+    t.conv(width, int(patch), int(patch), extra=1)
     tokens = t.side**2 + 1
     t.params += width + tokens * width + blocks * (12 * width**2 + 13 * width) + 2 * width
     t.macs += blocks * (12 * width**2 * tokens + 2 * tokens**2 * width)

@@ -5,7 +5,6 @@ its weights), which agree with the papers.
 """
 
 from collections import Counter
-from importlib import import_module
 from typing import NamedTuple
 
 import jax
@@ -75,33 +74,10 @@ PUBLISHED = [
 ]
 
 
-def table_of(net):
-    module = import_module(f"jaxnet.models.{net}")
-    names = {"resnet": "STAGES", "vgg": "STAGES", "densenet": "DEPTHS", "vit": "SIZES"}
-    return module, getattr(module, names.get(net, "VARIANTS"))
-
-
-def arguments(net, variant):
-    """What a net's formula takes, from the tables of its module."""
-    module, table = table_of(net)
-    if net == "vit":
-        size, _, patch = variant.partition("_")
-        return *table[size][:2], int(patch)
-    row = table[variant]
-    if net == "efficientnet":
-        return row.stages, row.width, row.depth, row.stem, row.last
-    if net == "regnet":
-        return module._stages(*row), row[-1], variant[0] == "y"
-    if net == "shufflenet":
-        return row[:3], module.BLOCKS, row[3]
-    options = {"resnet": (variant >= 50,), "vgg": (False,)} if isinstance(variant, int) else {}
-    return row if net == "densenet" else (row, *options.get(net, ()))
-
-
 @pytest.mark.parametrize(("net", "variant", "side", "params", "billions"), PUBLISHED)
 def test_tables(net, variant, side, params, billions):
     tally = formulas.Tally(side)
-    getattr(formulas, net)(tally, *arguments(net, variant))
+    getattr(formulas, net)(tally, variant)
     tally.dense(1000)
     assert tally.params == params
     assert round(tally.macs / 1e9, 3) == billions
@@ -183,7 +159,7 @@ def test_traced(name):
     assert found.functions == functions and found.numbers == numbers
 
 
-efficientnet = import_module("jaxnet.models.efficientnet")
+efficientnet = formulas.MODULES["efficientnet"]
 # A short row for the table of a net, and the arguments of its function.
 STAGES = ((1, 3, 1, 16, 1, 0), (6, 5, 2, 24, 2, 0), (4, 3, 2, 32, 2, 1), (1, 3, 1, 32, 2, 1))
 SHORT = {
@@ -213,19 +189,15 @@ EXPECTED = {
 
 @pytest.mark.parametrize("name", SHORT)
 def test_short_nets(name, monkeypatch):
-    """What is traced has the size and the work of the formula, at a odd side."""
+    """What is traced has the size and the work of the formula."""
     variant, row, options = SHORT[name]
-    net = {"resnext": "resnet"}.get(name, name)
-    module, table = table_of(net)
-    if net == "shufflenet":
-        monkeypatch.setattr(module, "BLOCKS", (2, 1, 2))
-    monkeypatch.setitem(table, "b" if net == "vit" else variant, row)
+    net = "resnet" if name == "resnext" else name
+    monkeypatch.setitem(formulas.TABLES[net], "b" if net == "vit" else variant, row)
+    monkeypatch.setattr(formulas.MODULES["shufflenet"], "BLOCKS", (2, 1, 2))
     make = getattr(models, "shufflenet_v2" if net == "shufflenet" else net)
     side = 96 if net in ("vit", "convnext") else 100  # patches fill the image
-    found = traced(make(variant, 7, **options), side)
-    tally = formulas.Tally(side)
-    extra = (options["groups"], options["group_width"]) if name == "resnext" else ()
-    getattr(formulas, net)(tally, *arguments(net, variant), *extra)
+    found, tally = traced(make(variant, 7, **options), side), formulas.Tally(side)
+    getattr(formulas, net)(tally, variant, **(options if net == "resnet" else {}))
     tally.dense(7)
     assert found.params == tally.params and found.macs == tally.macs
     assert (found.functions, found.numbers) == EXPECTED[name]
