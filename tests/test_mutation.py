@@ -8,11 +8,13 @@ import pytest
 from tools import mutation
 
 SOURCE = '''
+Pair = tuple[int, int] | None
 def scale(x, factor=2.0, *, name="scale", progress=True):
     """Returns 3 times x."""
     if factor <= 0:
         raise ValueError(f"{name}: factor must be above {1 - 1}")
     within(name, "factor", factor + 1)
+    dtype = jnp.result_type(x, factor)
     return x * factor
 '''
 
