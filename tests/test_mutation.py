@@ -8,11 +8,13 @@ import pytest
 from tools import mutation
 
 SOURCE = '''
+Pair = tuple[int, int] | None
 def scale(x, factor=2.0, *, name="scale", progress=True):
     """Returns 3 times x."""
     if factor <= 0:
         raise ValueError(f"{name}: factor must be above {1 - 1}")
     within(name, "factor", factor + 1)
+    dtype = jnp.result_type(x, factor)
     return x * factor
 '''
 
@@ -39,7 +41,8 @@ def test_tests_are_those_of_the_file_the_room_and_the_rows_that_run_it():
     assert "layers.spatial_dropout" in oracles
     chosen = mutation.Chosen(file, rows, oracles)
     own = ["tests/layers/test_response_norm.py", file]
-    assert chosen.tests == [*own, "tests/test_oracles.py", "tests/test_laws.py", "tests/layers"]
+    seeing = ["tests/test_oracles.py", "tests/test_laws.py", "tests/test_api.py"]
+    assert chosen.tests == [*own, *seeing, "tests/layers"]
     assert "tests/test_laws.py" not in mutation.Chosen("jaxnet/data/warp.py", [], []).tests
 
 

@@ -46,6 +46,15 @@ def sigmoid(a):
     return 1 / (1 + np.exp(-a))
 
 
+def test_no_start_is_at_the_end_of_its_range():
+    """A center on the first or last pixel starts 2% inside: the sigmoid reaches no end."""
+    images = np.zeros((2, 6, 9))
+    images[0, 0, 8] = images[1, 5, 0] = 1
+    share = 1 / (1 + np.exp(-_starts(images)[..., :2]))
+    np.testing.assert_allclose(share[0], np.tile([0.02, 0.98], (6, 1)))
+    np.testing.assert_allclose(share[1], np.tile([0.98, 0.02], (6, 1)))
+
+
 def test_the_search_starts_at_the_peak_of_the_spectrum():
     """Waves of whole cycles in 64 pixels, down and along a row; and where nothing is."""
     cycles = (6, 8), (0, 20), (20, 24), (4, -16)

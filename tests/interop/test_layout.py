@@ -6,7 +6,18 @@ import numpy as np
 import pytest
 
 import jaxnet as jn
-from jaxnet.interop.layout import EITHER, FIRST, LAST, LOST, SAME, flat_order, follow, mark
+from jaxnet.interop.layout import (
+    EITHER,
+    FIRST,
+    LAST,
+    LOST,
+    SAME,
+    _output,
+    _reshaped,
+    flat_order,
+    follow,
+    mark,
+)
 
 IMAGE, FEATURES, SEQUENCE = (2, 4, 3, 5), (2, 60), (2, 4, 5)
 
@@ -85,7 +96,6 @@ def test_operations(function, shape, given, expected):
     assert after(function, shape, given) == expected
 
 
-@pytest.mark.slow
 def test_layers_decide_by_their_kind():
     """Whatever they are made of inside."""
     calls = []
@@ -106,6 +116,52 @@ def test_layers_decide_by_their_kind():
     assert [found[i] for i in range(9)] == [
         LAST, LAST, (4, 3, 6), (4, 3, 6), SAME, FIRST, SAME, LAST, (3, 5)
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("kind", "shape", "given", "out", "expected"),
+    [
+        ("flatten", (2, 4, 3, 5), LAST, (2, 60), (4, 3, 5)),
+        ("flatten", (2, 1, 3, 5), LAST, (2, 15), (1, 3, 5)),
+        ("flatten", (2, 4, 3, 1), LAST, (2, 12), SAME),  # one channel
+        ("flatten", (2, 1, 1, 5), LAST, (2, 5), SAME),  # one pixel
+        ("flatten", (2, 4, 5), FIRST, (2, 20), SAME),
+        ("flatten", (2, 4, 5), EITHER, (2, 20), LOST),
+        ("layer_norm", IMAGE, LAST, IMAGE, EITHER),
+        ("layer_norm", SEQUENCE, SAME, SEQUENCE, SAME),
+        ("batch_norm", IMAGE, LAST, IMAGE, LAST),
+        ("conv", IMAGE, SAME, IMAGE, LAST),
+        ("lstm", SEQUENCE, LAST, SEQUENCE, SAME),
+        ("conv", SEQUENCE, LAST, FEATURES, SAME),
+    ],
+)
+def test_the_output_of_a_kind(kind, shape, given, out, expected):
+    assert _output(kind, shape, given, (out, given)) == expected
+
+
+@pytest.mark.parametrize(
+    ("given", "layout", "shape", "expected"),
+    [
+        ((2, 60), (4, 3, 5), (2, 60), (4, 3, 5)),
+        ((2, 60), (4, 3, 5), (2, 12, 5), LOST),
+        ((2, 60), (4, 3, 5), (4, 30), LOST),
+        ((2, 1, 5), LAST, (2, 5), SAME),
+        ((2, 4, 1), LAST, (2, 4), SAME),
+        ((2, 4, 3), LAST, (2, 12), LOST),
+        ((2, 4, 3), EITHER, (2, 12), LOST),
+        (IMAGE, LAST, (2, 4, 15), LOST),  # channels and positions share an axis
+        ((2, 4, 3, 1), LAST, (2, 4, 3), EITHER),
+        (IMAGE, LAST, (8, 3, 5), LAST),
+        ((2, 4, 6), LAST, (2, 4, 2, 3), EITHER),  # heads
+        ((2, 60), SAME, (2, 12, 5), FIRST),
+        ((2, 5), SAME, (2, 1, 5), SAME),
+        (SEQUENCE, SAME, (2, 20), SAME),
+        (SEQUENCE, LOST, (2, 20), LOST),
+        (SEQUENCE, SAME, (2, 2, 2, 5), SAME),
+    ],
+)
+def test_reshapes(given, layout, shape, expected):
+    assert _reshaped(given, layout, shape) == expected
 
 
 def test_flat_order():

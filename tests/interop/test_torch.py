@@ -357,7 +357,6 @@ def compare(net, theirs, shape, torch, forward=None):
         np.testing.assert_array_equal(back[name], array.numpy(), err_msg=name)
 
 
-@pytest.mark.slow
 def test_conv_transpose_with_as_many_inputs_as_features(torch):
     """A square kernel: no shape shows that PyTorch has inputs first, and the window reversed."""
     theirs = torch.nn.Sequential(
@@ -395,7 +394,6 @@ def test_norms_behind_a_flatten(norm, torch):
     assert first_difference(net, params, state, theirs, x).path is None
 
 
-@pytest.mark.slow
 def test_a_flatten_of_the_input_and_two_of_one_size(torch):
     nn = torch.nn
 
@@ -415,7 +413,6 @@ def test_a_flatten_of_the_input_and_two_of_one_size(torch):
     compare(jn.compose(forward), Two(), (2, 3, 6, 2), torch)
 
 
-@pytest.mark.slow
 def test_functions_between_the_layers_keep_the_order(torch):
     """Inline activations, sums and pooling, and transforms, need no help."""
     nn = torch.nn
@@ -448,7 +445,6 @@ def test_functions_between_the_layers_keep_the_order(torch):
     compare(jn.compose(forward), Theirs(), (2, 5, 6, 3), torch)
 
 
-@pytest.mark.slow
 def test_an_embedding_flattens_as_in_torch(torch):
     """(batch, time, features) has the same axes in both, so nothing is permuted."""
     nn = torch.nn
@@ -470,7 +466,6 @@ def inline(flatten):
     return jn.compose(net)
 
 
-@pytest.mark.slow
 def test_an_inline_reshape(torch):
     """Its order in PyTorch is not known: it raises, or follows PyTorch's axes where written so."""
     nn = torch.nn
@@ -491,7 +486,6 @@ def test_an_inline_reshape(torch):
     compare(channels_first, theirs, (2, 5, 6, 3), torch)
 
 
-@pytest.mark.slow
 def test_a_decoder(torch):
     """From features to maps the order is known only where it is written in PyTorch's axes."""
     nn = torch.nn
@@ -512,7 +506,6 @@ def test_a_decoder(torch):
         from_torch(decoder(lambda x: x.reshape(-1, 3, 2, 4)), theirs.state_dict(), jn.spec((7, 5)))
 
 
-@pytest.mark.slow
 def test_a_shared_layer(torch):
     """On features and on pixels, which needs no order; on two different ones it raises."""
     nn = torch.nn

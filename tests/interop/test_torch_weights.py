@@ -70,7 +70,7 @@ class Recurrent(nn.Module):
         return self.out(self.rnn(x)[0])
 
 
-@pytest.mark.slow
+@pytest.mark.fast_cases("rnn", "lstm", "gru", "gru-plain")
 @pytest.mark.parametrize(
     ("kind", "layer", "options"),
     [
@@ -160,7 +160,7 @@ class Attention(nn.Module):
         return self.out((x + self.mha(x, x, x)[0]).flatten(1))
 
 
-@pytest.mark.slow
+@pytest.mark.fast_cases("True")
 @pytest.mark.parametrize("bias", [True, False])
 def test_attention(bias):
     """The sum and the flattening keep the order of a sequence, which is PyTorch's."""

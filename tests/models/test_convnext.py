@@ -17,7 +17,7 @@ PUBLISHED = {
 }  # fmt: skip
 
 
-@pytest.mark.fast_cases("tiny")
+@pytest.mark.slow
 @pytest.mark.parametrize("variant", PUBLISHED)
 def test_parameters(variant):
     assert count(convnext(variant), (2, 224, 224, 3)) == PUBLISHED[variant]

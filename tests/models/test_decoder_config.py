@@ -166,11 +166,47 @@ def test_published_configurations_hold_nothing_unknown(name):
     assert options["depth"] in (12, 16, 24, 26, 30)
 
 
+# What a config without entries means: transformers 5.24's classes of configurations. Vocabulary,
+# depth, width, heads, their groups and size, MLP, epsilon, whether tied, window, layers that have
+# it, base of the rotation, positions.
+DEFAULTS = {
+    "llama": (32000, 32, 4096, 32, None, None, 11008, 1e-6, False, None, 0, 1e4, 2048),
+    "mistral": (32000, 32, 4096, 32, 8, None, 14336, 1e-6, False, 4096, 0, 1e4, 131072),
+    "mixtral": (32000, 32, 4096, 32, 8, None, 14336, 1e-5, False, None, 0, 1e6, 131072),
+    "qwen2": (151936, 32, 4096, 32, 32, None, 22016, 1e-6, False, None, 0, 1e4, 32768),
+    "qwen3": (151936, 32, 4096, 32, 32, 128, 22016, 1e-6, False, None, 0, 1e4, 32768),
+    "gemma2": (256000, 26, 2304, 8, 4, 256, 9216, 1e-6, True, 4096, 13, 1e4, 8192),
+    "gemma3_text": (262208, 26, 2304, 8, 4, 256, 9216, 1e-6, True, 4096, 22, 1e6, 131072),
+    "olmo2": (50304, 32, 4096, 32, None, None, 11008, 1e-5, False, None, 0, 1e4, 2048),
+    "gpt2": (50257, 12, 768, 12, None, None, 3072, 1e-5, True, None, 0, None, 1024),
+}
+NUMBERS = (
+    "vocabulary", "depth", "width", "heads", "kv_heads", "head_size", "mlp_features", "epsilon",
+    "tied",
+)  # fmt: skip
+
+
 @pytest.mark.parametrize("family", FAMILIES)
-def test_every_family_has_defaults_for_all_entries(family):
-    """As in transformers; tests/interop/decoder_fields.py compares the logits."""
-    options = jn.models.decoder_config({"model_type": family})
-    assert options["vocabulary"] > 30_000 and options["width"] % options["heads"] == 0
+def test_every_family_has_the_defaults_of_transformers(family):
+    *numbers, window, near, base, length = DEFAULTS[family]
+    scaling = {
+        "rope_type": "llama3",
+        "factor": 8.0,
+        "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0,
+    }
+    config = {"model_type": family} | ({"rope_scaling": scaling} if base else {})
+    options = jn.models.decoder_config(config)
+    assert [options.get(name) for name in NUMBERS] == numbers
+    assert options.get("window") == (window and (window - 1, 0))
+    assert sum(options.get("windowed", [])) == near
+    if base:
+        turn = options["rotary"].keywords
+        assert turn["base"] == base and turn["scaling"].keywords["length"] == length
+    else:
+        assert options["max_length"] == length
+    assert options.get("softcap") == (50.0 if family == "gemma2" else None)
+    assert options.get("scale") == (1 / 16 if "gemma" in family else None)
 
 
 @pytest.mark.parametrize(

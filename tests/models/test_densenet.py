@@ -11,7 +11,7 @@ PUBLISHED = {
 }  # fmt: skip
 
 
-@pytest.mark.fast_cases("121")
+@pytest.mark.slow
 @pytest.mark.parametrize("variant", PUBLISHED)
 def test_parameters(variant):
     assert count(densenet(variant), (2, 224, 224, 3)) == PUBLISHED[variant]

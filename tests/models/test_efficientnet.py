@@ -16,7 +16,7 @@ PUBLISHED = {
 }  # fmt: skip
 
 
-@pytest.mark.fast_cases("b0")
+@pytest.mark.slow
 @pytest.mark.parametrize("variant", PUBLISHED)
 def test_parameters(variant):
     assert count(efficientnet(variant), (2, 224, 224, 3)) == PUBLISHED[variant]

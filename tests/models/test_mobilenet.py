@@ -14,7 +14,7 @@ def test_parameters_of_v2(width, parameters):
     assert count(mobilenet_v2(width=width), (2, 224, 224, 3)) == parameters
 
 
-@pytest.mark.fast_cases("small-2542856")
+@pytest.mark.slow
 @pytest.mark.parametrize(("variant", "parameters"), [("small", 2_542_856), ("large", 5_483_032)])
 def test_parameters_of_v3(variant, parameters):
     assert count(mobilenet_v3(variant), (2, 224, 224, 3)) == parameters

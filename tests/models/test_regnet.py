@@ -14,7 +14,7 @@ PUBLISHED = {
 }  # fmt: skip
 
 
-@pytest.mark.fast_cases("x_800mf")
+@pytest.mark.slow
 @pytest.mark.parametrize("variant", PUBLISHED)
 def test_parameters(variant):
     assert count(regnet(variant), (2, 224, 224, 3)) == PUBLISHED[variant]

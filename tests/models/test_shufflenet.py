@@ -11,7 +11,7 @@ PUBLISHED = {
 }  # fmt: skip
 
 
-@pytest.mark.fast_cases("x0_5")
+@pytest.mark.slow
 @pytest.mark.parametrize("variant", PUBLISHED)
 def test_parameters(variant):
     assert count(shufflenet_v2(variant), (2, 224, 224, 3)) == PUBLISHED[variant]

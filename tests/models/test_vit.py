@@ -14,7 +14,7 @@ PUBLISHED = {
 }  # fmt: skip
 
 
-@pytest.mark.fast_cases("b_32")
+@pytest.mark.slow
 @pytest.mark.parametrize("variant", PUBLISHED)
 def test_parameters(variant):
     assert count(vit(variant), (2, 224, 224, 3)) == PUBLISHED[variant]

@@ -88,7 +88,6 @@ def test_the_loss_is_the_papers(boxes, weights, x64):
     np.testing.assert_allclose(value, wanted, rtol=1e-10)
 
 
-@pytest.mark.slow
 def test_the_gradient_takes_overlap_and_choice_as_given(x64):
     """By hand: of a single cell that holds a truth, and is right about all but one thing each."""
     truth = {"boxes": jnp.array([[[0.2, 0.3, 0.6, 0.5]]]), "classes": jnp.array([[1]])}
@@ -106,7 +105,6 @@ def test_the_gradient_takes_overlap_and_choice_as_given(x64):
     np.testing.assert_allclose(slope_of(moved, truth).ravel(), wanted, atol=1e-12)
 
 
-@pytest.mark.slow
 def test_where_no_box_overlaps_the_nearest_is_responsible():
     truth = {"boxes": jnp.array([[[0.2, 0.3, 0.6, 0.5]]]), "classes": jnp.array([[0]])}
     far, near = [0.9, 0.9, 0.0, 0.0, 0.0], [0.5, 0.4, 0.0, 0.0, 0.0]  # boxes without area
@@ -161,7 +159,6 @@ def test_boxes_in_pixels_are_not_assigned():
     assert (yolo_assign(padding, 2, 4).label == -1).all()  # may hold anything
 
 
-@pytest.mark.slow
 def test_assignment():
     """A grid of 2x4: two boxes in one cell, one at the last corner, padding of either kind."""
     boxes = [

@@ -178,6 +178,58 @@ def test_an_update_in_place_counts_what_it_writes():
     assert 4 * 2 * 4 * 1000 <= found < 4 * 4 * 4 * 1000 + 3 * 4 * 5000  # and copies at the ends
 
 
+CONV = (
+    'custom-call(%a, %b), custom_call_target="jaxnet_conv", backend_config={form = dense<[FORM]>}'
+)
+SLICED = """%f (p: f32[90,3], i: s32[]) -> f32[2,3] {
+  %p = f32[90,3] parameter(0)
+  %i = s32[] parameter(1)
+  %s = f32[2,3] dynamic-slice(%p, %i, %i), dynamic_slice_sizes={2,3}
+  ROOT %r = f32[2,3] tanh(%s)
+}
+"""
+UPDATED = """%f (p: f32[5,7], i: s32[], u: f32[1,7]) -> f32[5,7] {
+  %p = f32[5,7] parameter(0)
+  %i = s32[] parameter(1)
+  %u = f32[1,7] parameter(2)
+  ROOT %r = f32[5,7] dynamic-update-slice(%p, %u, %i, %i)
+}
+"""
+
+
+@pytest.mark.parametrize(("body", "given", "out", "line", "flops", "count"), [
+    # Along 5 pixels, strides of 2 and one of padding meet 2 + 3 + 2; along 7, strides of 3 and
+    # dilation of 2 meet 2 + 2.
+    pytest.param("", ["f32[2,3,5,7,4]", "f32[2,3,2,4,6]"], "f32[2,3,3,2,6]",
+                 CONV.replace("FORM", "0, 1, 2, 3, 1, 2, 1, 0, 1, 1"),
+                 2 * 2 * 3 * 7 * 4 * 4 * 6, 4 * (840 + 288 + 216), id="conv in C"),
+    # A zero between 3 pixels: each of 4 windows of 2 meets one. The second axis has one pixel.
+    pytest.param("", ["f32[1,2,3,1,4]", "f32[1,2,1,4,6]"], "f32[1,2,4,1,6]",
+                 CONV.replace("FORM", "0, 1, 1, 1, 1, 1, 0, 0, 2, 1"),
+                 2 * 2 * 4 * 4 * 6, 4 * (24 + 48 + 48), id="transposed in C"),
+    pytest.param("", ["f32[9,2,12]", "f32[3,12]"], "f32[9,2,3]",
+                 'custom-call(%a, %b), custom_call_target="jaxnet_lstm_forward"',
+                 2 * 9 * 2 * 3 * 12, 4 * (216 + 36 + 54), id="LSTM in C"),
+    pytest.param("", ["f32[6,5,7]", "s32[3]"], "f32[2,5,7]", "gather(%a, %b), offset_dims={1}",
+                 0, 2 * 4 * 70, id="gather"),
+    pytest.param("", ["f32[6,5]", "f32[2,5]", "s32[]"], "f32[6,5]",
+                 "dynamic-update-slice(%a, %b, %c, %c)", 0, 2 * 4 * 10, id="update"),
+    pytest.param("", ["f32[6,5]"], "(f32[6,5], s8[6])", "sort(%a)", 0, 4 * 30 * 2 + 6, id="two"),
+    pytest.param(SLICED, ["f32[90,3]", "s32[]"], "f32[2,3]", "fusion(%a, %b), calls=%f",
+                 0, 24 + 24 + 4, id="fused slice"),
+    pytest.param(UPDATED, ["f32[5,7]", "s32[]", "f32[1,7]"], "f32[5,7]",
+                 "fusion(%a, %b, %c), calls=%f", 0, 28 + 28 + 4, id="fused update"),
+])  # fmt: skip
+def test_texts_by_hand(body, given, out, line, flops, count):
+    lines = [f"  %{name} = {kind} parameter({i})"
+             for i, (name, kind) in enumerate(zip("abc", given, strict=False))]  # fmt: skip
+    head = f"ENTRY %main (a: {given[0]}) -> {out} {{"
+    text = "\n".join(["HloModule jit_f", "", body + head, *lines, f"  ROOT %y = {out} {line}", "}"])
+    program = parse(text)
+    assert sum(flops_of(run) for run in program.runs()) == flops
+    assert sum(bytes_of(run, program) for run in program.runs()) == count
+
+
 @pytest.mark.parametrize(("dtype", "size"), [
     ("f32", 60), ("bf16", 30), ("pred", 15), ("s4", 7), ("c128", 240), ("f8e4m3fn", 15),
 ])  # fmt: skip

@@ -1,0 +1,211 @@
+"""Sizes and work as published: of every variant by formula, of some nets as they are traced.
+
+Parameters and billions of multiply-adds are those of torchvision 0.29.1 (`num_params` and `_ops` of
+its weights), which agree with the papers.
+"""
+
+from collections import Counter
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import pytest
+from jax.extend.core import Literal
+
+import jaxnet as jn
+from jaxnet import models
+from jaxnet.services.jaxprs import jaxprs_among
+from tests.models import formulas
+
+# Net, variant, side of its images, parameters, billions of multiply-adds.
+PUBLISHED = [
+    ("efficientnet", "b0", 224, 5_288_548, 0.386),
+    ("efficientnet", "b1", 240, 7_794_184, 0.687),
+    ("efficientnet", "b2", 288, 9_109_994, 1.088),
+    ("efficientnet", "b3", 300, 12_233_232, 1.827),
+    ("efficientnet", "b4", 380, 19_341_616, 4.394),
+    ("efficientnet", "b5", 456, 30_389_784, 10.266),
+    ("efficientnet", "b6", 528, 43_040_704, 19.068),
+    ("efficientnet", "b7", 600, 66_347_960, 37.746),
+    ("efficientnet", "v2_s", 384, 21_458_488, 8.366),
+    ("efficientnet", "v2_m", 480, 54_139_356, 24.582),
+    ("efficientnet", "v2_l", 480, 118_515_272, 56.08),
+    ("regnet", "x_400mf", 224, 5_495_976, 0.414),
+    ("regnet", "x_800mf", 224, 7_259_656, 0.8),
+    ("regnet", "x_1_6gf", 224, 9_190_136, 1.603),
+    ("regnet", "x_3_2gf", 224, 15_296_552, 3.177),
+    ("regnet", "x_8gf", 224, 39_572_648, 7.995),
+    ("regnet", "x_16gf", 224, 54_278_536, 15.941),
+    ("regnet", "x_32gf", 224, 107_811_560, 31.736),
+    ("regnet", "y_400mf", 224, 4_344_144, 0.402),
+    ("regnet", "y_800mf", 224, 6_432_512, 0.834),
+    ("regnet", "y_1_6gf", 224, 11_202_430, 1.612),
+    ("regnet", "y_3_2gf", 224, 19_436_338, 3.176),
+    ("regnet", "y_8gf", 224, 39_381_472, 8.473),
+    ("regnet", "y_16gf", 224, 83_590_140, 15.912),
+    ("regnet", "y_32gf", 224, 145_046_770, 32.28),
+    ("regnet", "y_128gf", 384, 644_812_894, 374.57),
+    ("resnet", 18, 224, 11_689_512, 1.814),
+    ("resnet", 34, 224, 21_797_672, 3.664),
+    ("resnet", 50, 224, 25_557_032, 4.089),
+    ("resnet", 101, 224, 44_549_160, 7.801),
+    ("resnet", 152, 224, 60_192_808, 11.514),
+    ("densenet", 121, 224, 7_978_856, 2.834),
+    ("densenet", 161, 224, 28_681_000, 7.728),
+    ("densenet", 169, 224, 14_149_480, 3.36),
+    ("densenet", 201, 224, 20_013_928, 4.291),
+    ("convnext", "tiny", 224, 28_589_128, 4.456),
+    ("convnext", "small", 224, 50_223_688, 8.684),
+    ("convnext", "base", 224, 88_591_464, 15.355),
+    ("convnext", "large", 224, 197_767_336, 34.361),
+    ("vgg", 11, 224, 132_863_336, 7.609),
+    ("vgg", 13, 224, 133_047_848, 11.308),
+    ("vgg", 16, 224, 138_357_544, 15.47),
+    ("vgg", 19, 224, 143_667_240, 19.632),
+    ("shufflenet", "x0_5", 224, 1_366_792, 0.04),
+    ("shufflenet", "x1_0", 224, 2_278_604, 0.145),
+    ("shufflenet", "x1_5", 224, 3_503_624, 0.296),
+    ("shufflenet", "x2_0", 224, 7_393_996, 0.583),
+    ("vit", "b_16", 224, 86_567_656, 17.564),
+    ("vit", "b_32", 224, 88_224_232, 4.409),
+    ("vit", "l_16", 224, 304_326_632, 61.555),
+    ("vit", "l_32", 224, 306_535_400, 15.378),
+    ("vit", "h_14", 224, 632_045_800, 167.295),
+]
+
+
+@pytest.mark.parametrize(("net", "variant", "side", "params", "billions"), PUBLISHED)
+def test_tables(net, variant, side, params, billions):
+    tally = formulas.Tally(side)
+    getattr(formulas, net)(tally, variant)
+    tally.dense(1000)
+    assert tally.params == params
+    assert round(tally.macs / 1e9, 3) == billions
+
+
+class Traced(NamedTuple):
+    """What a net computes in training: params, multiply-adds, calls of functions, numbers."""
+
+    params: int
+    macs: int
+    functions: dict[str, int]
+    numbers: set[float]
+
+
+def equations(jaxpr):
+    """All equations of a program, also those of what it calls."""
+    for one in jaxpr.eqns:
+        yield one
+        for inner in jaxprs_among(one.params.values()):
+            yield from equations(inner)
+
+
+FUNCTIONS = {
+    "relu": "relu", "relu6": "relu6", "silu": "silu", "hard_silu": "hard_silu", "erfc": "gelu",
+    "hard_sigmoid": "hard_sigmoid", "logistic": "sigmoid", "_bernoulli": "dropout",
+}  # fmt: skip
+
+
+def traced(net, side):
+    x, key = jn.spec((1, side, side, 3)), jax.random.key(0)
+    given = jax.eval_shape(net.init, key, x)
+    run = lambda given, x, key: net.apply(*given, x, key=key, train=True)  # noqa: E731
+    steps = list(equations(jax.make_jaxpr(run)(given, x, key).jaxpr))
+    names = [step.params.get("name", step.primitive.name) for step in steps]
+    inputs = [v.val for step in steps for v in step.invars if isinstance(v, Literal)]
+    return Traced(
+        sum(leaf.size for leaf in jax.tree.leaves(given[0])),
+        jn.inspect.flops(run, given, x, key) // 2,
+        dict(Counter(FUNCTIONS[name] for name in names if name in FUNCTIONS)),
+        {round(float(v), 7) for v in inputs if jnp.ndim(v) == 0 and float(v) % 1 > 0},
+    )
+
+
+# Net, side, parameters, million multiply-adds; functions that it calls; numbers in a training step:
+# epsilons, momenta and 1 - momentum, fractions that dropout keeps, an exponent. Parameters and work
+# are torchvision's or, of "alexnet", "auxiliary", "cifar" and "unet", by the tables of the papers.
+BATCH_NORM, TENSORFLOW = {1e-5, 0.9, 0.1}, {1e-3, 0.99, 0.01}
+TRACED = {
+    "alexnet": (lambda: models.alexnet(), 227, 60_965_224, 724.407, {"relu": 7, "dropout": 2},
+                {1e-4, -0.75, 0.5}),
+    "auxiliary": (lambda: models.googlenet(auxiliary=True), 224, 13_378_280, 1591.044,
+                  {"relu": 57 + 2 * 2, "dropout": 3}, {1e-4, -0.75, 0.6, 0.3}),
+    "googlenet": (lambda: models.googlenet(normalized=True), 224, 6_624_904, 1498.376,
+                  {"relu": 57, "dropout": 1}, {1e-3, 0.9, 0.1, 0.6}),
+    "v2": (lambda: models.mobilenet_v2(width=1.4), 224, 6_108_776, 582.196,
+           {"relu6": 35, "dropout": 1}, BATCH_NORM | {0.8}),
+    "small": (lambda: models.mobilenet_v3("small"), 224, 2_542_856, 56.51,
+              {"relu": 5 + 9, "relu6": 28, "hard_silu": 19, "hard_sigmoid": 28, "dropout": 1},
+              TENSORFLOW | {0.8}),
+    "large": (lambda: models.mobilenet_v3("large"), 224, 5_483_032, 216.59,
+              {"relu": 11 + 8, "relu6": 29, "hard_silu": 21, "hard_sigmoid": 29, "dropout": 1},
+              TENSORFLOW | {0.8}),
+    "cifar": (lambda: models.cifar_resnet(20), 32, 272_474, 40.813, {"relu": 19}, BATCH_NORM),
+    "1_0": (lambda: models.squeezenet("1_0"), 224, 1_248_424, 818.925,
+            {"relu": 18, "dropout": 1}, {0.5}),
+    "1_1": (lambda: models.squeezenet(), 224, 1_235_496, 349.152, {"relu": 18, "dropout": 1},
+            {0.5}),
+    "vgg": (lambda: models.vgg(11, normalized=True), 224, 132_868_840, 7609.09,
+            {"relu": 10, "dropout": 2}, BATCH_NORM | {0.5}),
+    "unet": (lambda: models.unet(2), 64, 31_037_698, 3413.377, {"relu": 18}, BATCH_NORM),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", TRACED)
+def test_traced(name):
+    make, side, params, millions, functions, numbers = TRACED[name]
+    found = traced(make(), side)
+    assert found.params == params and round(found.macs / 1e6, 3) == millions
+    assert found.functions == functions and found.numbers == numbers
+
+
+efficientnet = formulas.MODULES["efficientnet"]
+# A short row for the table of a net, and the arguments of its function.
+STAGES = ((1, 3, 1, 16, 1, 0), (6, 5, 2, 24, 2, 0), (4, 3, 2, 32, 2, 1), (1, 3, 1, 32, 2, 1))
+SHORT = {
+    "efficientnet": ("b0", efficientnet.Variant(STAGES, 1.1, 1.3, 0.3, 24, 40, 1e-3, 0.99),
+                     {"drop_path_rate": 0.8}),
+    "regnet": ("y_400mf", (5, 24, 16.0, 2.0, 16), {}),
+    "densenet": (121, ((2, 1, 2, 1), 12, 20), {}),
+    "convnext": ("tiny", ((8, 1), (16, 2), (24, 1), (32, 1)), {"drop_path_rate": 0.8}),
+    "resnet": (18, (2, 1, 1, 1), {}),
+    "resnext": (50, (2, 1, 1, 1), {"groups": 2, "group_width": 6}),
+    "shufflenet": ("x0_5", (16, 32, 64, 40), {}),
+    "vit": ("b_32", (2, 24, 3), {"dropout_rate": 0.1}),
+}  # fmt: skip
+DROPS = {round(1 - 0.8 * i / 11, 7) for i in (1, 3, 4, 6, 7, 8, 9, 10)}  # with a shortcut
+EXPECTED = {
+    "efficientnet": ({"silu": 21, "sigmoid": 26, "dropout": 8 + 1}, TENSORFLOW | DROPS | {0.7}),
+    "regnet": ({"relu": 1 + 5 * 4, "sigmoid": 5}, BATCH_NORM),
+    "densenet": ({"relu": 1 + 6 * 2 + 3 + 1}, BATCH_NORM),
+    "convnext": ({"gelu": 5, "dropout": 4}, {0.8, 0.6, 0.4, 0.2, 1e-6, 0.5, round(0.5**0.5, 7)}),
+    "resnet": ({"relu": 1 + 5 * 2}, BATCH_NORM),
+    "resnext": ({"relu": 1 + 5 * 3}, BATCH_NORM),
+    "shufflenet": ({"relu": 1 + 5 * 2 + 3 + 1}, BATCH_NORM),
+    "vit": ({"gelu": 2, "dropout": 1 + 2 * 3},
+            {0.9, 1e-6, 0.5, round(0.5**0.5, 7), round(8**0.5, 7)}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SHORT)
+def test_short_nets(name, monkeypatch):
+    """What is traced has the size and the work of the formula."""
+    variant, row, options = SHORT[name]
+    net = "resnet" if name == "resnext" else name
+    monkeypatch.setitem(formulas.TABLES[net], "b" if net == "vit" else variant, row)
+    monkeypatch.setattr(formulas.MODULES["shufflenet"], "BLOCKS", (2, 1, 2))
+    make = getattr(models, "shufflenet_v2" if net == "shufflenet" else net)
+    side = 96 if net in ("vit", "convnext") else 100  # patches fill the image
+    found, tally = traced(make(variant, 7, **options), side), formulas.Tally(side)
+    getattr(formulas, net)(tally, variant, **(options if net == "resnet" else {}))
+    tally.dense(7)
+    assert found.params == tally.params and found.macs == tally.macs
+    assert (found.functions, found.numbers) == EXPECTED[name]
+
+
+def test_dropout_and_norms_of_efficientnet():
+    """As in torchvision: B5 to B7 have TensorFlow's norms, and V2 its epsilon alone."""
+    found = [(v.rate, v.epsilon, v.momentum) for v in efficientnet.VARIANTS.values()]
+    rates = [0.2, 0.2, 0.3, 0.3, 0.4, 0.4, 0.5, 0.5, 0.2, 0.3, 0.4]
+    norms = [(1e-5, 0.9)] * 5 + [(1e-3, 0.99)] * 3 + [(1e-3, 0.9)] * 3
+    assert found == [(rate, *norm) for rate, norm in zip(rates, norms, strict=True)]
