@@ -11,6 +11,8 @@ from jax import lax
 from jax.custom_derivatives import SymbolicZero
 
 from jaxnet.ops.attention import runs
+from jaxnet.ops.native import attention
+from jaxnet.ops.native.call import native_call
 from jaxnet.ops.varying import varying
 
 # On a CPU, attention in blocks takes less time than with all scores from 512 queries and places on
@@ -97,6 +99,7 @@ class _How(NamedTuple):
     rows: int  # queries of a block
     columns: int  # places of a block
     near: tuple[int, int] | None
+    in_c: tuple[float, float] | None  # form for C, which knows no mask, bias or dropout
 
 
 class _Grid(NamedTuple):
@@ -127,7 +130,8 @@ def blockwise_attention(
     The result is exact. Derivatives of any order, forward and reverse, compute the blocks again.
     Blocks that no query sees are skipped, but below `vmap` only if all examples skip them. Dropout
     draws other weights than `dot_product_attention`. Unlike there, NaN at a place does not reach
-    queries whose range is elsewhere.
+    queries whose range is elsewhere. On one CPU, values and gradients are computed in C unless
+    there is a mask, bias, dropout or `block`.
 
     Args:
       q, k, v: Queries (batch, time, heads, size), keys and values (batch, places, kv_heads, size
@@ -161,7 +165,9 @@ def blockwise_attention(
     rows, columns = _sizes(matrices, time, places, ranges.near, block)
     scale = 1 / math.sqrt(size) if scale is None else scale
     keep = 1.0 if key is None else 1 - dropout_rate
-    how = _How(scale, softcap, keep, rows, columns, ranges.near)
+    plain = bias is None and mask is None and keep == 1 and block is None
+    in_c = (float(scale), float(softcap or 0)) if plain else None
+    how = _How(scale, softcap, keep, rows, columns, ranges.near, in_c)
     return _attend(how, (q, k, v, bias), (first, last, mask, key if keep < 1 else None))
 
 
@@ -186,6 +192,13 @@ def _sizes(matrices: int, time: int, places: int, near: Any, most: int | None) -
 
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
 def _attend(how, moving, fixed):
+    attended = partial(_attended, how)
+    if how.in_c is None:
+        return attended(moving, fixed)
+    return native_call(attended, attention.values(how.in_c), moving, fixed)
+
+
+def _attended(how, moving, fixed):
     q, k, v, _ = moving
     grid = _grid(how, q, k, near=True)
     q_blocks, k_blocks, v_blocks, bias_blocks = _cut_all(_cuts(how, k), moving)
@@ -279,6 +292,9 @@ def _attend_jvp(how, primals, tangents):
     y, lse = _attend(how, moving, fixed)
     # The outer checkpoint keeps the arrays as they came, not their blocks.
     push = jax.checkpoint(partial(_tangents, how))
+    if how.in_c is not None:
+        wanted = tuple(i for i, d in enumerate(d_moving) if d is not None)
+        push = partial(native_call, push, attention.tangents(how.in_c, wanted))
     return (y, lse), push(moving, fixed, y, lse, d_moving)
 
 

@@ -266,7 +266,7 @@ def compiled(time, *, window=None, causal=True, heads=1):
     ranges = see(time, time, causal=causal, window=window)
 
     def loss(q, k, v):
-        return blockwise_attention(q, k, v, ranges)[0].sum()
+        return blockwise_attention(q, k, v, ranges, block=128)[0].sum()
 
     return jax.jit(jax.grad(loss, (0, 1, 2))).lower(shape, shape, shape).compile()
 

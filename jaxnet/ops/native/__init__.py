@@ -1,4 +1,4 @@
-"""Convolutions and LSTMs in C for CPU, several times faster than XLA's in training.
+"""Convolutions, LSTMs and attention in C for CPU, up to several times faster than XLA's.
 
 Installing jaxnet builds the library from kernels.c if there is a C compiler. The first of these
 operations that is compiled loads it. Operations that it does not support run in XLA's form, and so
@@ -15,7 +15,13 @@ from pathlib import Path
 import jax
 
 LIBRARY = Path(__file__).parent / "kernels.so"
-TARGETS = ("jaxnet_conv", "jaxnet_lstm", "jaxnet_lstm_back")
+TARGETS = (
+    "jaxnet_conv",
+    "jaxnet_lstm",
+    "jaxnet_lstm_back",
+    "jaxnet_attention",
+    "jaxnet_attention_back",
+)
 
 # The library's names of the instruction sets.
 LEVELS = {0: None, 1: "NEON", 2: "AVX2", 3: "AVX-512"}
@@ -52,7 +58,7 @@ def instructions() -> str | None:
     except Exception as error:
         warnings.warn(
             f"jaxnet: the C kernels in {LIBRARY} cannot be used with jax {jax.__version__}, so "
-            f"convolutions and LSTMs run as slower XLA operations: {error}. Reinstall "
+            f"convolutions, attention and LSTMs run as slower XLA operations: {error}. Reinstall "
             "jaxnet-toolkit, or set JAXNET_NATIVE=0 to hide this warning",
             stacklevel=2,
         )
