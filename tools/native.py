@@ -32,7 +32,7 @@ def run(build: str, cases: int, seed: int = 0, under: str = "") -> str:
 
     Args:
       build: A name of `BUILDS`.
-      cases: Number of random convolutions, and of LSTMs.
+      cases: Number of random convolutions, of LSTMs, and of calls of attention.
       seed: Seed of the cases.
       under: Command that runs the program, such as an emulator.
 

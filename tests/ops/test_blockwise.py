@@ -348,6 +348,7 @@ def always(monkeypatch):
     def switch(on):
         monkeypatch.setattr(blockwise, "FEW", 1)
         monkeypatch.setattr(blockwise, "FEW_SCORES", 4 if on else 2**40)
+        monkeypatch.setattr(blockwise, "FEW_IN_C", 2**40)
 
     return switch
 
