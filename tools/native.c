@@ -345,7 +345,7 @@ static int lstm_case(long one) {
   return good;
 }
 
-/* Each query's attention to the places of its range, and the gradient by the weights' scores. */
+/* Each query's weights of the places in its range, their values, and all gradients. */
 static int attention_case(long one) {
   int back = (int)draw(0, 1), causal = (int)draw(0, 1);
   int64_t B = draw(1, 3), T = draw(1, 150), P = PICK(T, draw(1, 150)), G = draw(1, 3);
