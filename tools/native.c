@@ -409,12 +409,102 @@ static int gemv_case(long one) {
   return good;
 }
 
+/* Each query's weights of the places in its range, their values, and all gradients. */
+static int attention_case(long one) {
+  int back = (int)draw(0, 1), causal = (int)draw(0, 1);
+  int64_t B = draw(1, 3), T = draw(1, 150), P = PICK(T, draw(1, 150)), G = draw(1, 3);
+  int64_t H = G * draw(1, 3), N = FEATURES, W = FEATURES;
+  float form[] = {(float)draw(1, 100) / 100, draw(0, 2) ? 0 : (float)draw(1, 4)};
+  const int64_t queries[] = {B, T, H, N}, keys[] = {B, P, G, N}, values[] = {B, P, G, W};
+  const int64_t results[] = {B, T, H, W}, rows[] = {B, H, T}, edges[] = {B, T};
+  enum { Q, K, V, FIRST, LAST, Y, TOTAL, D_Y, D_TOTAL, TOP, SUMS, D_Q, D_K, D_V, ARRAYS };
+  Array a[ARRAYS];
+  make(a + Q, 4, queries, 1);
+  make(a + K, 4, keys, 1);
+  make(a + V, 4, values, 1);
+  make(a + FIRST, 2, edges, 0);
+  make(a + LAST, 2, edges, 0);
+  make(a + Y, 4, results, 0);
+  make(a + TOTAL, 3, rows, 0);
+  make(a + D_Y, 4, results, 1);
+  make(a + D_TOTAL, 3, rows, 1);
+  make(a + TOP, 3, rows, 0);
+  make(a + SUMS, 3, rows, 0);
+  make(a + D_Q, 4, queries, 0);
+  make(a + D_K, 4, keys, 0);
+  make(a + D_V, 4, values, 0);
+  int32_t *first = (int32_t *)a[FIRST].array.data, *last = (int32_t *)a[LAST].array.data;
+  for (long i = 0; i < B * T; i++) {
+    first[i] = (int32_t)(draw(0, 1) ? 0 : draw(-9, P + 9));
+    last[i] = (int32_t)(causal ? i % T + 1 : draw(-9, P + 9));
+  }
+  a[FIRST].buffer.dtype = a[LAST].buffer.dtype = XLA_FFI_DataType_S32;
+  double scores[150], slopes[150];
+  for (long i = 0; i < B * H * T; i++) {
+    long b = i / (H * T), h = i / T % H, t = i % T, g = h / (H / G), n = (b * T + t) * H + h;
+    double *q = a[Q].exact + n * N, *y = a[Y].exact + n * W, *dy = a[D_Y].exact + n * W;
+    double top = -1e300, sum = 0, mean = -a[D_TOTAL].exact[i];
+    long low = MAX(first[b * T + t], 0), high = MIN(last[b * T + t], P);
+    for (long p = low; p < high; p++) {
+      scores[p] = 0, slopes[p] = 1;
+      for (long d = 0; d < N; d++) scores[p] += q[d] * a[K].exact[((b * P + p) * G + g) * N + d];
+      scores[p] *= form[0];
+      if (form[1] != 0) {
+        double bent = tanh(scores[p] / form[1]);
+        scores[p] = form[1] * bent, slopes[p] = 1 - bent * bent;
+      }
+      top = MAX(top, scores[p]);
+    }
+    for (long p = low; p < high; p++) sum += scores[p] = exp(scores[p] - top);
+    for (long p = low; p < high; p++)
+      for (long d = 0; d < W; d++)
+        y[d] += scores[p] / sum * a[V].exact[((b * P + p) * G + g) * W + d];
+    for (long d = 0; d < W; d++) {
+      mean += y[d] * dy[d];
+      a[Y].array.data[n * W + d] = (float)y[d];
+    }
+    a[TOP].exact[i] = low < high ? top / log(2) : -__FLT_MAX__;
+    a[SUMS].exact[i] = sum;
+    a[TOTAL].array.data[i] = low < high ? (float)(top + log(sum)) : -__builtin_inff();
+    for (long p = low; p < high; p++) {
+      long at = (b * P + p) * G + g;
+      double by_weight = 0, weight = scores[p] / sum;
+      for (long d = 0; d < W; d++) {
+        by_weight += dy[d] * a[V].exact[at * W + d];
+        a[D_V].exact[at * W + d] += weight * dy[d];
+      }
+      double by_product = weight * (by_weight - mean) * slopes[p] * form[0];
+      for (long d = 0; d < N; d++) {
+        a[D_Q].exact[n * N + d] += by_product * a[K].exact[at * N + d];
+        a[D_K].exact[at * N + d] += by_product * q[d];
+      }
+    }
+  }
+  void *operands[9], *made[3];
+  Array *results_of[3];
+  const int outs[2][3] = {{Y, TOP, SUMS}, {D_Q, D_K, D_V}};
+  for (int i = 0; i < 9; i++) operands[i] = &a[i].buffer; /* in the order of the names */
+  for (int i = 0; i < 3; i++) made[i] = &(results_of[i] = a + outs[back][i])->buffer;
+  XLA_FFI_Array numbers = {XLA_FFI_DataType_F32, 2, form};
+  XLA_FFI_AttrType types[] = {XLA_FFI_AttrType_ARRAY};
+  void *attributes[] = {&numbers};
+  XLA_FFI_CallFrame frame = {
+    .api = &api, .stage = XLA_FFI_ExecutionStage_EXECUTE,
+    .args = {.size = back ? 9 : 5, .args = operands}, .rets = {.size = 3, .rets = made},
+    .attrs = {.size = 1, .types = types, .attrs = attributes},
+  };
+  int good = right("attention", one, back ? jaxnet_attention_back : jaxnet_attention, &frame,
+                   results_of, 3);
+  for (int i = 0; i < ARRAYS; i++) drop(a + i);
+  return good;
+}
+
 int main(int count, char **words) {
   long cases = count > 1 ? atol(words[1]) : 100, seed = count > 2 ? atol(words[2]) : 0;
   for (long one = 0; one < cases; one++) {
     state = (uint64_t)(seed * 1000003 + one);
     draw(0, 1);
-    if (!convolution_case(one) || !lstm_case(one) || !gemv_case(one)) return 1;
+    if (!convolution_case(one) || !lstm_case(one) || !gemv_case(one) || !attention_case(one)) return 1;
   }
   printf("%ld cases of each, largest error %.1e\n", cases, worst);
   return 0;

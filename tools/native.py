@@ -32,7 +32,7 @@ def run(build: str, cases: int, seed: int = 0, under: str = "") -> str:
 
     Args:
       build: A name of `BUILDS`.
-      cases: Number of random convolutions, LSTMs and products of few rows each.
+      cases: Number of random cases of each kernel.
       seed: Seed of the cases.
       under: Command that runs the program, such as an emulator.
 

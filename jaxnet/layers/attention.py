@@ -83,9 +83,9 @@ def multi_head_attention(
     the layer keeps the keys and values of earlier chunks of x. It gets the whole memory at each
     call.
 
-    From about 512 positions on, the weights are computed in blocks and not kept, so that memory
-    grows with the length and not with its square. Blocks outside of `causal`, `window`, lengths and
-    segments are skipped. Masks of booleans or floats are as large as they are given.
+    From about 512 positions on, or 64 on a CPU, the weights are computed in blocks and not kept, so
+    that memory grows with the length and not with its square. Blocks outside of `causal`, `window`,
+    lengths and segments are skipped. Masks of booleans or floats are as large as they are given.
 
     Args:
       heads: Number of heads, at least 1.
@@ -213,10 +213,11 @@ def multi_head_attention(
         simple = plain and (mask is None or lengths is not None)
         may_fuse = fused is not False and not return_weights and key is None and simple
         fuse = may_fuse and (fused or fits_cudnn(*hardware(), q.dtype, q.shape[-1]))
-        if not fuse and not return_weights and in_blocks(q, k):
+        rest = seen if lengths is None and segments is None else None
+        ranges_only = rest is None and bias is None and key is None
+        if not fuse and not return_weights and in_blocks(q, k, plain=ranges_only):
             own = {"causal": causal, "window": span}
             ranges = see(time, places, lengths=lengths, segments=segments, **own)
-            rest = seen if lengths is None and segments is None else None
             y, total = blockwise_attention(q, k, v, ranges, rest, bias=bias, key=key, **scoring)
             rows = None if mask is None else (total != -jnp.inf).any(1)
             return _Mixed(y, None, rows, 0)
@@ -241,7 +242,7 @@ def multi_head_attention(
             m.not_in_stream("has a mask; with ragged=True the input already says which steps count")
         before = None if span is None else span[0]
         kept = keep(m, q, k, v, before=before, rotate=rotate, name=name)
-        if not return_weights and in_blocks(kept.q, kept.k):
+        if not return_weights and in_blocks(kept.q, kept.k, plain=key is None):
             rest = kept.q, *kept.in_order()
             y, _ = blockwise_attention(*rest, key=key, **scoring)
             return _Mixed(y, None, kept.fits, jnp.nan)

@@ -11,6 +11,8 @@ from jax import lax
 from jax.custom_derivatives import SymbolicZero
 
 from jaxnet.ops.attention import runs
+from jaxnet.ops.native import attention
+from jaxnet.ops.native.call import native_call
 from jaxnet.ops.varying import varying
 
 # On a CPU, attention in blocks takes less time than with all scores from 512 queries and places on
@@ -18,6 +20,7 @@ from jaxnet.ops.varying import varying
 # chunk of a stream, 128 queries are enough to make up for cutting all places into blocks.
 FEW = 128
 FEW_SCORES = 2**18
+FEW_IN_C = 64  # queries and places from which C takes 0.5 to 0.8 of the time of all scores
 
 
 class Ranges(NamedTuple):
@@ -34,11 +37,12 @@ class Ranges(NamedTuple):
     near: tuple[int, int] | None = None
 
 
-def in_blocks(q: jax.Array, k: jax.Array) -> bool:
+def in_blocks(q: jax.Array, k: jax.Array, *, plain: bool = False) -> bool:
     """Return whether attention should be computed in blocks, which saves memory and time.
 
     Args:
       q, k: Queries (batch, time, ...) and keys (batch, places, ...).
+      plain: Whether there is no mask but ranges, no bias and no dropout.
 
     Example:
       >>> in_blocks(jnp.ones((1, 20, 1, 4)), jnp.ones((1, 20, 1, 4)))
@@ -49,7 +53,9 @@ def in_blocks(q: jax.Array, k: jax.Array) -> bool:
         return False
     # A loop over blocks would need the sharding of each of its arrays.
     explicit = jax.typeof(q).sharding.mesh.explicit_axes
-    return min(sizes) >= FEW and math.prod(sizes) >= FEW_SCORES and not explicit
+    in_c = plain and jax.default_backend() == "cpu" and attention.supports(q, k, k)
+    few, scores = (FEW_IN_C, 0) if in_c else (FEW, FEW_SCORES)
+    return min(sizes) >= few and math.prod(sizes) >= scores and not explicit
 
 
 def see(
@@ -97,6 +103,7 @@ class _How(NamedTuple):
     rows: int  # queries of a block
     columns: int  # places of a block
     near: tuple[int, int] | None
+    in_c: tuple[float, float] | None  # form for C, which knows no mask, bias or dropout
 
 
 class _Grid(NamedTuple):
@@ -127,7 +134,8 @@ def blockwise_attention(
     The result is exact. Derivatives of any order, forward and reverse, compute the blocks again.
     Blocks that no query sees are skipped, but below `vmap` only if all examples skip them. Dropout
     draws other weights than `dot_product_attention`. Unlike there, NaN at a place does not reach
-    queries whose range is elsewhere.
+    queries whose range is elsewhere. On one CPU, values and gradients are computed in C unless
+    there is a mask, bias, dropout or `block`.
 
     Args:
       q, k, v: Queries (batch, time, heads, size), keys and values (batch, places, kv_heads, size
@@ -161,12 +169,17 @@ def blockwise_attention(
     rows, columns = _sizes(matrices, time, places, ranges.near, block)
     scale = 1 / math.sqrt(size) if scale is None else scale
     keep = 1.0 if key is None else 1 - dropout_rate
-    how = _How(scale, softcap, keep, rows, columns, ranges.near)
-    return _attend(how, (q, k, v, bias), (first, last, mask, key if keep < 1 else None))
+    plain = bias is None and mask is None and keep == 1 and block is None
+    in_c = (float(scale), float(softcap or 0)) if plain else None
+    how = _How(scale, softcap, keep, rows, columns, ranges.near, in_c)
+    fixed = first, last, mask, key if keep < 1 else None
+    return _traced_once(how, (q, k, v, bias), fixed)
 
 
 def _sizes(matrices: int, time: int, places: int, near: Any, most: int | None) -> tuple[int, int]:
     """Return the numbers of queries and places of a block."""
+    if most is None and time * places < FEW_SCORES:
+        return time, places
     if most is None:
         # The scores of a block stay in a CPU's cache (256 with 8 heads), measured with 128 to 1024.
         # Other devices have more to gain from fewer steps.
@@ -186,6 +199,13 @@ def _sizes(matrices: int, time: int, places: int, near: Any, most: int | None) -
 
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
 def _attend(how, moving, fixed):
+    attended = partial(_attended, how)
+    if how.in_c is None:
+        return attended(moving, fixed)
+    return native_call(attended, attention.values(how.in_c), moving, fixed)
+
+
+def _attended(how, moving, fixed):
     q, k, v, _ = moving
     grid = _grid(how, q, k, near=True)
     q_blocks, k_blocks, v_blocks, bias_blocks = _cut_all(_cuts(how, k), moving)
@@ -279,7 +299,14 @@ def _attend_jvp(how, primals, tangents):
     y, lse = _attend(how, moving, fixed)
     # The outer checkpoint keeps the arrays as they came, not their blocks.
     push = jax.checkpoint(partial(_tangents, how))
+    if how.in_c is not None:
+        wanted = tuple(i for i, d in enumerate(d_moving) if d is not None)
+        push = partial(native_call, push, attention.tangents(how.in_c, wanted))
     return (y, lse), push(moving, fixed, y, lse, d_moving)
+
+
+# Layers with the same shapes, and calls outside jit, share the traces of values and derivatives.
+_traced_once = jax.jit(_attend, static_argnums=0)
 
 
 def _loop(grid, bounds, step, start, row=(None, None), column=(None, None, None)):
@@ -295,6 +322,10 @@ def _loop(grid, bounds, step, start, row=(None, None), column=(None, None, None)
     """
     near = grid.start is not None
     new = None
+    if grid.rows == grid.columns == 1:
+        (d_q, d_own), (*d_places, d_any) = jax.tree.map(lambda x: x[0], (row, column))
+        d_bias = d_any if d_own is None else d_own[0]
+        return jax.tree.map(lambda x: x[None], step(start, 0, 0, d_q, *d_places, d_bias))
     if near:
         # A row's columns are those of the row before, moved by one. Kept in a carry, they have a
         # gradient that costs as much as the columns that a row sees, not as many as there are.
@@ -363,7 +394,7 @@ def _cut_all(cuts, arrays) -> list[Any]:
 def _strange(q, k, v, first, last):
     """Return which queries see a place that is not finite, (batch, time, heads)."""
     strange = ~(jnp.isfinite(k).all(-1) & jnp.isfinite(v).all(-1))  # (batch, places, groups)
-    before = jnp.pad(jnp.cumsum(strange, 1), ((0, 0), (1, 0), (0, 0)))
+    before = jnp.pad(jnp.cumsum(strange, axis=1), ((0, 0), (1, 0), (0, 0)))
     until = (jnp.take_along_axis(before, edge[..., None], 1) for edge in (first, last))
     return jnp.repeat(jnp.less(*until), q.shape[2] // k.shape[2], 2)
 

@@ -188,6 +188,10 @@ def flops_of(run: Run) -> int:
     if one.opcode == "custom-call" and 'custom_call_target="jaxnet_lstm' in one.attributes:
         steps, batch, gates = operands[0].sizes  # times the recurrent kernel
         return 2 * steps * batch * gates * (gates // 4)
+    if one.opcode == "custom-call" and 'custom_call_target="jaxnet_attention' in one.attributes:
+        q, k, v = (shape.sizes for shape in operands[:3])  # as if each query saw all places
+        forward, back = q[3] + v[3], 3 * q[3] + 2 * v[3]
+        return 2 * math.prod(q[:3]) * k[1] * (back if "_back" in one.attributes else forward)
     # Matrix products on NVIDIA's GPUs.
     library = one.opcode == "custom-call" and "__cublas$" in one.attributes
     if len(operands) < 2 or not (library or one.opcode in ("dot", "convolution")):

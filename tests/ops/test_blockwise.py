@@ -266,7 +266,7 @@ def compiled(time, *, window=None, causal=True, heads=1):
     ranges = see(time, time, causal=causal, window=window)
 
     def loss(q, k, v):
-        return blockwise_attention(q, k, v, ranges)[0].sum()
+        return blockwise_attention(q, k, v, ranges, block=128)[0].sum()
 
     return jax.jit(jax.grad(loss, (0, 1, 2))).lower(shape, shape, shape).compile()
 
@@ -348,6 +348,7 @@ def always(monkeypatch):
     def switch(on):
         monkeypatch.setattr(blockwise, "FEW", 1)
         monkeypatch.setattr(blockwise, "FEW_SCORES", 4 if on else 2**40)
+        monkeypatch.setattr(blockwise, "FEW_IN_C", 2**40)
 
     return switch
 

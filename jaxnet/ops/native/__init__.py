@@ -1,4 +1,4 @@
-"""Convolutions, LSTMs and products of few rows in C for CPU, several times faster than XLA.
+"""Convolutions, LSTMs, attention and products of few rows in C for CPU, faster than XLA's.
 
 Installing jaxnet builds the library from kernels.c if there is a C compiler. The first of these
 operations that is compiled loads it. Operations that it does not support run in XLA's form, and so
@@ -21,6 +21,8 @@ TARGETS = (
     "jaxnet_lstm_back",
     "jaxnet_gemv",
     "jaxnet_gemv_transposed",
+    "jaxnet_attention",
+    "jaxnet_attention_back",
 )
 
 # The library's names of the instruction sets.
@@ -58,7 +60,7 @@ def instructions() -> str | None:
     except Exception as error:
         warnings.warn(
             f"jaxnet: the C kernels in {LIBRARY} cannot be used with jax {jax.__version__}, so "
-            f"convolutions and LSTMs run as slower XLA operations: {error}. Reinstall "
+            f"convolutions, attention and LSTMs run as slower XLA operations: {error}. Reinstall "
             "jaxnet-toolkit, or set JAXNET_NATIVE=0 to hide this warning",
             stacklevel=2,
         )

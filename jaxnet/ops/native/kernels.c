@@ -1,7 +1,15 @@
-/* All kernels in one unit, so that the compiler makes each tile once. */
+/* All kernels in one unit, so that the compiler makes each tile once.
+ *
+ *     handler                 computes in C                        its twin in JAX
+ *     jaxnet_conv             conv.h, a convolution or a gradient  convolution_lowering.py
+ *     jaxnet_lstm             lstm.h, all steps                    _loop of recurrence.py
+ *     jaxnet_lstm_back        lstm.h, the gradient                 the transpose of its _push
+ *     jaxnet_attention        attention.h, values                  _attended of blockwise.py
+ *     jaxnet_attention_back   attention.h, the gradient            the transpose of its _tangents */
 
 #include "shared.h"
 
+#include "attention.h"
 #include "conv.h"
 #include "gemv.h"
 #include "lstm.h"

@@ -116,15 +116,6 @@ static int run_rows(Work *work, long chunk) {
   return l->back ? backward(l, first, rows) : forward(l, first, rows);
 }
 
-/* Whether a buffer has this type, number of axes and sizes. */
-static int is(const XLA_FFI_Buffer *b, XLA_FFI_DataType dtype, int rank, long n0, long n1, long n2) {
-  const long sizes[] = {n0, n1, n2};
-  if (b->dtype != dtype || b->rank != rank) return 0;
-  for (int i = 0; i < rank; i++)
-    if (b->dims[i] != sizes[i] || sizes[i] > INT32_MAX) return 0;
-  return 1;
-}
-
 /* Operands: what the inputs add to the gates (steps, batch, 4 * features), the kernel, the bias, c
  * and h before all steps and, perhaps, the mask. Results: h of all steps, the last c and, perhaps,
  * the slopes of the gates, of the new by the old c, and of h by c.
@@ -139,20 +130,19 @@ static XLA_FFI_Error *lstm(XLA_FFI_CallFrame *f, int back) {
   REQUIRE(back ? f->rets.size == 3 : f->rets.size == 2 || f->rets.size == 5);
   REQUIRE(in[0]->rank == 3 && in[0]->dims[2] % GATES == 0);
   long steps = in[0]->dims[0], batch = in[0]->dims[1], wide = in[0]->dims[2], n = wide / GATES;
-  const XLA_FFI_DataType F32 = XLA_FFI_DataType_F32;
-  REQUIRE(is(in[0], F32, 3, steps, batch, wide));
-  REQUIRE(is(in[back ? 3 : 1], F32, 2, n, wide, 0));
-  REQUIRE(!masked || is(in[operands], XLA_FFI_DataType_PRED, 2, steps, batch, 0));
-  REQUIRE(is(in[back ? 5 : 3], F32, 2, batch, n, 0) && is(in[back ? 6 : 4], F32, 2, batch, n, 0));
-  REQUIRE(is(out[1], F32, 2, batch, n, 0));
+  REQUIRE(IS(in[0], F32, steps, batch, wide));
+  REQUIRE(IS(in[back ? 3 : 1], F32, n, wide));
+  REQUIRE(!masked || IS(in[operands], PRED, steps, batch));
+  REQUIRE(IS(in[back ? 5 : 3], F32, batch, n) && IS(in[back ? 6 : 4], F32, batch, n));
+  REQUIRE(IS(out[1], F32, batch, n));
   if (back) {
-    REQUIRE(is(in[1], F32, 3, steps, batch, n) && is(in[2], F32, 3, steps, batch, n));
-    REQUIRE(is(in[4], F32, 3, steps, batch, n));
-    REQUIRE(is(out[0], F32, 3, steps, batch, wide) && is(out[2], F32, 2, batch, n, 0));
+    REQUIRE(IS(in[1], F32, steps, batch, n) && IS(in[2], F32, steps, batch, n));
+    REQUIRE(IS(in[4], F32, steps, batch, n));
+    REQUIRE(IS(out[0], F32, steps, batch, wide) && IS(out[2], F32, batch, n));
   } else {
-    REQUIRE(is(in[2], F32, 1, wide, 0, 0) && is(out[0], F32, 3, steps, batch, n));
-    REQUIRE(f->rets.size == 2 || is(out[2], F32, 3, steps, batch, wide));
-    for (long i = 3; i < f->rets.size; i++) REQUIRE(is(out[i], F32, 3, steps, batch, n));
+    REQUIRE(IS(in[2], F32, wide) && IS(out[0], F32, steps, batch, n));
+    REQUIRE(f->rets.size == 2 || IS(out[2], F32, steps, batch, wide));
+    for (long i = 3; i < f->rets.size; i++) REQUIRE(IS(out[i], F32, steps, batch, n));
   }
   const Kernels *kernels = kernels_in_use();
   REQUIRE(kernels);

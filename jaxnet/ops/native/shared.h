@@ -24,6 +24,7 @@
 typedef struct {
   const float *const *x, *const *w;
   long rows, taps, run, tap_x, tap_w, pixel, result;
+  int onto; /* whether to add to the result, for whole vectors */
 } Sum;
 
 /* What a tile of `add` reads: rows of x and y at these distances per column, for each row of the
@@ -72,6 +73,22 @@ typedef struct {
   float *sums, *y; /* of each part its sums and those of a group; transposed, x for vectors of w */
   int32_t *places; /* transposed, the group of each word of a line */
 } Gemv;
+/* The places that each query of a panel sees, first <= place < last. All are in [low, high), and
+ * every query sees all of [all_low, all_high). */
+typedef struct {
+  int32_t first[32], last[32];
+  long low, high, all_low, all_high;
+} Ranges;
+
+/* What a panel of queries and a block of places need for their weights; see attention_tiles.h. */
+typedef struct {
+  const Ranges *ranges;
+  long place, count;
+  int masked;    /* whether some query does not see all of these places */
+  float softcap; /* or 0 */
+} Panel;
+
+#define LOG2_E 1.44269504f
 
 typedef void SumTile(const Sum *, long start, float *result, long left);
 typedef void AddTile(const Add *, long start, long feature, float *result);
@@ -89,6 +106,14 @@ typedef struct {
   CellTile *cell;
   CellBackTile *cell_back;
   void (*gemv)(const Gemv *, long chunk);
+  void (*pack)(const float *, long row, long count, long n, float factor, float *to);
+  void (*unpack)(const float *, const float *factor, long row, long count, long n, float *to);
+  void (*gather)(const float *, long row, long count, long n, long wide, float factor, float *to);
+  int (*finite)(const float *, long n);
+  float (*dot)(const float *, const float *, long n);
+  void (*softmax)(const Panel *, float *scores, float *top, float *sums, float *y, long width);
+  void (*slopes)(const Panel *, float *weights, float *slopes, long row, const float *totals,
+                 const float *means);
 } Kernels;
 
 /* Numbers of two vectors, by their places in both. */
@@ -112,12 +137,14 @@ typedef struct {
 #define STORE_FIRST(to, value, left) \
   _mm512_mask_storeu_ps(to, (__mmask16)((1u << (left)) - 1), (__m512)(value))
 #define PERMUTE(x, places) (VEC) _mm512_permutexvar_ps((__m512i)(places), (__m512)(x))
+#define MAXIMUM(a, b) _mm512_max_ps((__m512)(a), (__m512)(b))
 #include "tiles.h"
 #undef LANES
 #undef MOST
 #undef NAME
 #undef STORE_FIRST
 #undef PERMUTE
+#undef MAXIMUM
 #ifdef __clang__
 #pragma clang attribute pop
 #pragma clang attribute push(__attribute__((target("avx2,fma"))), apply_to = function)
@@ -135,12 +162,14 @@ typedef struct {
                                          _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7)),           \
                       (__m256)(value))
 #define PERMUTE(x, places) (VEC) _mm256_permutevar8x32_ps((__m256)(x), (__m256i)(places))
+#define MAXIMUM(a, b) _mm256_max_ps((__m256)(a), (__m256)(b))
 #include "tiles.h"
 #undef LANES
 #undef MOST
 #undef NAME
 #undef STORE_FIRST
 #undef PERMUTE
+#undef MAXIMUM
 #ifdef __clang__
 #pragma clang attribute pop
 #else
@@ -207,6 +236,17 @@ static int ignored(const XLA_FFI_Api *api, XLA_FFI_Error *found) {
 #define REQUIRE(condition)                                                                         \
   if (!(condition))                                                                                \
     return error(f->api, XLA_FFI_Error_Code_INVALID_ARGUMENT, "jaxnet: not " #condition);
+
+/* Whether a buffer has this type and these sizes. */
+static int is(const XLA_FFI_Buffer *b, XLA_FFI_DataType dtype, long rank, const long *sizes) {
+  if (b->dtype != dtype || b->rank != rank) return 0;
+  for (long i = 0; i < rank; i++)
+    if (b->dims[i] != sizes[i] || sizes[i] > INT32_MAX) return 0;
+  return 1;
+}
+#define IS(buffer, dtype, ...)                                                        \
+  is(buffer, XLA_FFI_DataType_##dtype, sizeof((long[]){__VA_ARGS__}) / sizeof(long), \
+     (const long[]){__VA_ARGS__})
 
 /* Whether the call only asks for the version of the interface, which this answers, or anything else
  * than to run. */

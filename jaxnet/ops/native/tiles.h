@@ -18,7 +18,7 @@ INLINE void NAME(put)(float *to, VEC value, long left) {
 #endif
 }
 
-/* result[t] = sum over rows, taps and inputs of x[t] * w.
+/* result[t] = sum over rows, taps and inputs of x[t] * w; with `onto` it is added to what was there.
  *
  * The compiler does not know the distance of the pixels x[t]. Four base pointers and the scales of
  * x86's addresses reach all of them without a register for each. HIDE keeps the compiler from
@@ -27,7 +27,8 @@ INLINE void NAME(sum)(const int count, const int vectors, const Sum *s, long sta
                       long left) {
   VEC total[28][2];
   UNROLL for (int t = 0; t < count; t++)
-    UNROLL for (int v = 0; v < vectors; v++) total[t][v] = (VEC){0};
+    UNROLL for (int v = 0; v < vectors; v++)
+      total[t][v] = s->onto ? *(VEC *)(result + t * s->result + v * LANES) : (VEC){0};
   long step = s->pixel * 4;
   for (long r = 0; r < s->rows; r++)
     for (long k = 0; k < s->taps; k++) {
@@ -220,6 +221,7 @@ static void NAME(cell_back)(const CellBack *s) {
 }
 
 #include "gemv_tiles.h"
+#include "attention_tiles.h"
 
 /* The instances, and the tables to find them in. */
 
@@ -272,6 +274,7 @@ static const Kernels NAME(kernels) = {
   LANES, MOST, {ALL(SUM_ENTRY)}, {ALL(ADD_ENTRY)}, {BY_ROWS(ROWS_ENTRY)},
   {EACH(SUM_EACH_ENTRY)}, {ONE_ROW(ADD_EACH_ENTRY) BY_ROWS(ADD_EACH_ENTRY)},
   NAME(spread), NAME(cell), NAME(cell_back), NAME(gemv),
+  NAME(pack), NAME(unpack), NAME(gather), NAME(finite), NAME(dot), NAME(softmax), NAME(slopes),
 };
 
 #undef VEC

@@ -1,0 +1,184 @@
+/* The inner loops of attention, for one width of vectors; tiles.h includes this file. A panel is as
+ * many queries as two vectors have lanes. Scores of a panel are (places, queries), so that their
+ * softmax needs no sums across a vector. */
+
+#define INTS NAME(ints)
+#define PANEL (2 * LANES)
+#ifdef __clang__
+#define MIX(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+#else
+#define MIX(a, b, ...) __builtin_shuffle(a, b, (INTS){__VA_ARGS__})
+#endif
+
+INLINE VEC NAME(choose)(INTS which, VEC a, VEC b) {
+  return (VEC)(((INTS)a & which) | ((INTS)b & ~which));
+}
+
+INLINE VEC NAME(maximum)(VEC a, VEC b) {
+#ifdef MAXIMUM
+  return (VEC)MAXIMUM(a, b);
+#else
+  return NAME(choose)(a > b, a, b);
+#endif
+}
+
+/* 2**x for x < 128, with relative error below 3e-7; 0 below 2**-126, and NaN for NaN. The sum with
+ * 1.5 * 2**23 rounds to an integer. 127 more, and its last bits are the exponent of a power of 2. */
+INLINE VEC NAME(exp2)(VEC x) {
+  const float round = 12582912 + 127;
+  VEC shifted = x + round, f = x - (shifted - round);
+  VEC p = f * 1.3276471521e-03f + 9.6755413307e-03f;
+  p = p * f + 5.5507132750e-02f;
+  p = p * f + 2.4022119724e-01f;
+  p = p * f + 6.9314696706e-01f;
+  p = p * f + 1.0f;
+  p *= (VEC)((INTS)shifted << 23);
+  return (VEC)((INTS)p & ~(x < -126.0f));
+}
+
+/* Turns LANES vectors into those of the transpose. */
+INLINE void NAME(transpose)(VEC *rows) {
+#if LANES == 16
+#define LOW 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23
+#define HIGH 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31
+#elif LANES == 8
+#define LOW 0, 8, 1, 9, 2, 10, 3, 11
+#define HIGH 4, 12, 5, 13, 6, 14, 7, 15
+#else
+#define LOW 0, 4, 1, 5
+#define HIGH 2, 6, 3, 7
+#endif
+  UNROLL for (int stage = 1; stage < LANES; stage *= 2) {
+    VEC next[LANES];
+    UNROLL for (int i = 0; i < LANES / 2; i++) {
+      next[2 * i] = MIX(rows[i], rows[i + LANES / 2], LOW);
+      next[2 * i + 1] = MIX(rows[i], rows[i + LANES / 2], HIGH);
+    }
+    UNROLL for (int i = 0; i < LANES; i++) rows[i] = next[i];
+  }
+#undef LOW
+#undef HIGH
+}
+
+/* Writes `count` rows of n floats, `row` apart, times a factor as a panel (n, PANEL); queries past
+ * them are zeros. */
+static void NAME(pack)(const float *from, long row, long count, long n, float factor, float *to) {
+  for (long d = 0; d < n; d += LANES)
+    for (long t = 0; t < PANEL; t += LANES) {
+      VEC some[LANES];
+      for (long i = 0; i < LANES; i++)
+        some[i] = NAME(load)(from + (t + i) * row + d, t + i < count ? n - d : 0) * factor;
+      NAME(transpose)(some);
+      for (long i = 0; i < MIN(LANES, n - d); i++) *(VEC *)(to + (d + i) * PANEL + t) = some[i];
+    }
+}
+
+/* The inverse, with one factor per query. */
+static void NAME(unpack)(const float *from, const float *factor, long row, long count, long n,
+                         float *to) {
+  for (long d = 0; d < n; d += LANES)
+    for (long t = 0; t < PANEL; t += LANES) {
+      VEC some[LANES];
+      for (long i = 0; i < LANES; i++) /* past the end the last row again, which `put` leaves out */
+        some[i] = *(const VEC *)(from + MIN(d + i, n - 1) * PANEL + t) * *(const VEC *)(factor + t);
+      NAME(transpose)(some);
+      for (long i = 0; i < MIN(LANES, count - t); i++)
+        NAME(put)(to + (t + i) * row + d, some[i], n - d);
+    }
+}
+
+/* Copies rows of n floats, `row` apart, times a factor to rows of `wide` floats, the rest of which
+ * is zero. Rows of a head lie far apart, often by a power of 2, and would displace each other from
+ * the cache. */
+static void NAME(gather)(const float *from, long row, long count, long n, long wide, float factor,
+                         float *to) {
+  for (long r = 0; r < count; r++, from += row, to += wide)
+    for (long d = 0; d < wide; d += LANES) *(VEC *)(to + d) = NAME(load)(from + d, n - d) * factor;
+}
+
+/* Whether n floats, a multiple of LANES, are all finite. */
+static int NAME(finite)(const float *x, long n) {
+  INTS bad = {0};
+  for (long i = 0; i < n; i += LANES) {
+    VEC y = *(const VEC *)(x + i);
+    bad |= ~(y - y == 0);
+  }
+  for (int lane = 0; lane < LANES; lane++)
+    if (bad[lane]) return 0;
+  return 1;
+}
+
+static float NAME(dot)(const float *x, const float *y, long n) {
+  VEC sum = {0};
+  for (long d = 0; d < n; d += LANES) sum += NAME(load)(x + d, n - d) * NAME(load)(y + d, n - d);
+  float total = 0;
+  for (int lane = 0; lane < LANES; lane++) total += sum[lane];
+  return total;
+}
+
+INLINE INTS NAME(sees)(const Ranges *r, int v, long place) {
+  INTS first = *(const INTS *)(r->first + v * LANES), last = *(const INTS *)(r->last + v * LANES);
+  return (first <= (int)place) & (last > (int)place);
+}
+
+/* Capped scores, times log2(e), from scores / softcap, and their slope. */
+INLINE VEC NAME(cap)(VEC x, float softcap, VEC *slope) {
+  VEC bent = NAME(tanh)(x);
+  *slope = 1 - bent * bent;
+  return bent * (softcap * LOG2_E);
+}
+
+/* Replaces the scores of a block of places by weights relative to the largest score so far. Changes
+ * that, the sum of weights, and the values `y` (width, PANEL) collected before. */
+static void NAME(softmax)(const Panel *p, float *scores, float *top, float *sums, float *y,
+                          long width) {
+  for (int v = 0; v < 2; v++) {
+    float *x = scores + v * LANES;
+    VEC old = *(VEC *)(top + v * LANES), most = old, sum = {0}, slope;
+    for (long i = 0; i < p->count; i++) {
+      VEC score = *(VEC *)(x + i * PANEL);
+      if (p->softcap) score = NAME(cap)(score, p->softcap, &slope);
+      if (p->masked)
+        score = NAME(choose)(NAME(sees)(p->ranges, v, p->place + i), score,
+                             (VEC){0} - __builtin_inff());
+      if (p->softcap || p->masked) *(VEC *)(x + i * PANEL) = score;
+      most = NAME(maximum)(most, score);
+    }
+    for (long i = 0; i < p->count; i++) {
+      VEC weight = NAME(exp2)(*(VEC *)(x + i * PANEL) - most);
+      *(VEC *)(x + i * PANEL) = weight;
+      sum += weight;
+    }
+    VEC keep = NAME(exp2)(old - most);
+    *(VEC *)(top + v * LANES) = most;
+    *(VEC *)(sums + v * LANES) = *(VEC *)(sums + v * LANES) * keep + sum;
+    for (long d = 0; d < width; d++) *(VEC *)(y + d * PANEL + v * LANES) *= keep;
+  }
+}
+
+/* Turns scores into weights and gradients by weights into gradients by scores, both with rows of
+ * `row` floats. `totals` are the logarithms of the sums of the weights, and `means` what the
+ * gradients by the weights are on average, by query. */
+static void NAME(slopes)(const Panel *p, float *weights, float *slopes, long row,
+                         const float *totals, const float *means) {
+  for (int v = 0; v < 2; v++) {
+    VEC total = *(const VEC *)(totals + v * LANES), mean = *(const VEC *)(means + v * LANES);
+    VEC bend = {0};
+    for (long i = 0; i < p->count; i++) {
+      VEC *weight = (VEC *)(weights + i * row + v * LANES), score = *weight;
+      VEC *slope = (VEC *)(slopes + i * row + v * LANES);
+      if (p->softcap) score = NAME(cap)(score, p->softcap, &bend);
+      *weight = NAME(exp2)(score - total);
+      *slope = *weight * (*slope - mean);
+      if (p->softcap) *slope *= bend;
+      if (!p->masked) continue;
+      INTS seen = NAME(sees)(p->ranges, v, p->place + i);
+      *weight = NAME(choose)(seen, *weight, (VEC){0});
+      *slope = NAME(choose)(seen, *slope, (VEC){0});
+    }
+  }
+}
+
+#undef INTS
+#undef PANEL
+#undef MIX

@@ -1,0 +1,300 @@
+"""Attention in C against the blocks in JAX. `tools.native` compares its values with plain loops."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxnet as jn
+from jaxnet.ops.attention import dot_product_attention
+from jaxnet.ops.blockwise import Ranges, blockwise_attention, see
+from jaxnet.ops.native import attention, call, instructions
+from jaxnet.profile.program import flops_of, parse
+
+pytestmark = pytest.mark.skipif(instructions() is None, reason="needs the kernels in C")
+
+FORWARD, BACK = '"jaxnet_attention"', '"jaxnet_attention_back"'
+
+
+def draw(*shape, seed=0, dtype=jnp.float32):
+    return jnp.asarray(np.random.default_rng(seed).normal(size=shape), dtype)
+
+
+def inputs(batch, time, places, heads, groups, size, width, dtype=jnp.float32):
+    """Queries, keys and values, and the gradients by the results."""
+    shapes = (time, heads, size), (places, groups, size), (places, groups, width)
+    shapes += (time, heads, width), (heads, time)
+    return [draw(batch, *shape, seed=i, dtype=dtype) for i, shape in enumerate(shapes)]
+
+
+def compiled(function, *args):
+    return jax.jit(lambda *args: function(*args)).lower(*args).compile()
+
+
+def in_jax(monkeypatch, function, *args):
+    """What the function gives without the kernels."""
+    with monkeypatch.context() as patch:
+        patch.setattr(call, "on_one_device", lambda context: False)
+        program = compiled(function, *args)
+    assert "jaxnet_attention" not in program.as_text()
+    return program(*args)
+
+
+def close(found, wanted, bound=1e-5):
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True):
+        assert a.shape == b.shape
+        some = np.where(np.isfinite(b), b, 0)
+        np.testing.assert_array_equal(np.isfinite(a), np.isfinite(b))
+        a = np.where(np.isfinite(a), a, 0)
+        np.testing.assert_allclose(a, some, rtol=0, atol=bound * max(1, abs(some).max()))
+
+
+def everything(q, k, v, d_y, d_total, ranges, **options):
+    """Values and gradients. Queries that see nothing have a total of -inf."""
+    attend = partial(blockwise_attention, ranges=ranges, **options)
+    (y, total), pull = jax.vjp(attend, q, k, v)
+    return y, total, pull((d_y.astype(y.dtype), jnp.where(total == -jnp.inf, 0, d_total)))
+
+
+def exact(q, k, v, d_y, d_total, ranges, scale=None, softcap=None):
+    """The same from all scores, in float64."""
+    with jax.enable_x64(True):
+        first, last, _ = (None if a is None else np.asarray(a) for a in ranges)
+        q, k, v, d_y, d_total = (np.asarray(a, np.float64) for a in (q, k, v, d_y, d_total))
+
+        def attend(q, k, v):
+            k, v = (jnp.repeat(a, q.shape[2] // a.shape[2], 2) for a in (k, v))
+            scores = jnp.einsum("bthd,bshd->bhts", q, k) * (scale or q.shape[-1] ** -0.5)
+            scores = scores if softcap is None else softcap * jnp.tanh(scores / softcap)
+            place = np.arange(k.shape[1])
+            seen = (place >= first[..., None]) & (place < last[..., None])
+            scores = jnp.where(seen[:, None], scores, -jnp.inf)
+            some = seen.any(-1)[:, None]
+            total = jax.nn.logsumexp(jnp.where(some[..., None], scores, 0), -1)
+            p = jnp.where(seen[:, None], jnp.exp(scores - total[..., None]), 0)
+            return jnp.einsum("bhts,bshd->bthd", p, v), jnp.where(some, total, -jnp.inf)
+
+        (y, total), pull = jax.vjp(attend, q, k, v)
+        return y, total, pull((d_y, jnp.where(total == -jnp.inf, 0, d_total)))
+
+
+CASES = {  # batch, time, places, heads, groups, size, width; ranges; other options
+    "odd": ((2, 77, 131, 3, 3, 40, 24), {}, {}),
+    "causal": ((1, 150, 150, 2, 2, 64, 64), {"causal": True}, {}),
+    "window": ((2, 300, 300, 2, 1, 16, 5), {"causal": True, "window": (37, 0)}, {}),
+    "both sides": ((1, 200, 200, 2, 2, 5, 16), {"window": (10, 20)}, {}),
+    "lengths": ((3, 150, 150, 2, 2, 16, 16), {"lengths": [150, 70, 0]}, {}),
+    "all ranges": ((3, 90, 90, 2, 1, 5, 5), {"window": (9, 4), "lengths": [0, 90, 41]}, {}),
+    "groups": ((2, 100, 100, 6, 2, 16, 16), {"causal": True}, {}),
+    "softcap": ((1, 100, 100, 2, 2, 40, 40), {"causal": True}, {"softcap": 2.0, "scale": 0.7}),
+    "few": ((1, 8, 3, 1, 1, 1, 1), {}, {}),
+}
+
+
+def ranges_of(time, places, *, lengths=None, **ranges):
+    return see(time, places, lengths=None if lengths is None else jnp.array(lengths), **ranges)
+
+
+@pytest.mark.fast_cases("window", "softcap")
+@pytest.mark.parametrize("case", CASES)
+def test_values_and_gradients(monkeypatch, case):
+    """Against the blocks in JAX, and against float64."""
+    sizes, ranges, options = CASES[case]
+    given, ranges = inputs(*sizes), ranges_of(*sizes[1:3], **ranges)
+    run = partial(everything, ranges=ranges, **options)
+    program = compiled(run, *given)
+    assert FORWARD in program.as_text() and BACK in program.as_text()
+    close(program(*given), in_jax(monkeypatch, run, *given))
+    close(program(*given), exact(*given, ranges, **options))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(40))
+def test_random_attention(seed):
+    rng = np.random.default_rng(seed)
+    batch, groups, shared = (int(n) for n in rng.integers(1, [4, 4, 4]))
+    time = int(rng.integers(8, 300))
+    places = time if rng.random() < 0.6 else int(rng.integers(1, 300))
+    size, width = (int(n) for n in rng.choice([1, 3, 5, 16, 24, 33, 40, 64], 2))
+    given = inputs(batch, time, places, groups * shared, groups, size, width)
+    first, last = np.sort(rng.integers(-9, places + 9, (2, batch, time)), 0).astype(np.int32)
+    ranges = Ranges(first, np.where(rng.random(last.shape) < 0.1, first, last))
+    options = {"softcap": 3.0} if rng.random() < 0.3 else {}
+    run = partial(everything, ranges=ranges, **options)
+    close(compiled(run, *given)(*given), exact(*given, ranges, **options))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+def test_narrow_inputs(dtype):
+    given, ranges = inputs(2, 70, 70, 2, 1, 16, 16, dtype), see(70, 70, causal=True)
+    program = compiled(partial(everything, ranges=ranges), *given)
+    assert FORWARD in program.as_text() and BACK in program.as_text()
+    y, total, gradients = program(*given)
+    assert {a.dtype for a in (y, *gradients)} == {jnp.dtype(dtype)} and total.dtype == jnp.float32
+    found = jax.tree.map(lambda a: a.astype(jnp.float32), (y, total, gradients))
+    close(found, exact(*given, ranges), 0.02)
+
+
+@pytest.mark.slow
+def test_derivatives_of_all_kinds_agree_with_jax(monkeypatch):
+    """To second order, under vmap and remat, in a scan, and of some arrays alone."""
+    q, k, v = inputs(1, 20, 20, 2, 1, 4, 4)[:3]
+    ranges = see(20, 20, causal=True, window=(7, 0))
+
+    def loss(q, k, v):
+        y, total = blockwise_attention(q, k, v, ranges)
+        return (jnp.sin(y) * jnp.arange(4.0)).sum() + jnp.cos(total).sum()
+
+    def every(q, k, v):
+        along = jnp.cos(q), jnp.cos(k), jnp.cos(v)
+        gradient = jax.grad(loss, (0, 1, 2))
+        return {
+            "of keys": jax.grad(loss, 1)(q, k, v),
+            "of queries and values": jax.grad(loss, (0, 2))(q, k, v),
+            "tangent": jax.jvp(loss, (q, k, v), along),
+            "second": jax.jvp(gradient, (q, k, v), along),
+            "reverse twice": jax.grad(lambda k: jnp.sin(gradient(q, k, v)[0]).sum())(k),
+            "remat": jax.grad(jax.checkpoint(loss), (0, 1, 2))(q, k, v),
+            "vmap": jax.vmap(lambda s: gradient(q * s, k, v))(jnp.linspace(0.5, 1, 2)),
+            "scan": jax.lax.scan(lambda s, _: (s * loss(q, k, v), gradient(q, k * s, v)), 1.0,
+                                 None, 2),
+        }  # fmt: skip
+
+    program = compiled(every, q, k, v)
+    assert FORWARD in program.as_text() and BACK in program.as_text()
+    close(program(q, k, v), in_jax(monkeypatch, every, q, k, v), 1e-4)
+
+
+def test_what_attention_leaves_to_jax():
+    q, k, v = inputs(2, 20, 20, 2, 1, 4, 4)[:3]
+    mask, bias = jnp.ones((1, 1, 20, 20), bool), jnp.ones((1, 1, 20, 20))
+    dropout = {"dropout_rate": 0.5, "key": jax.random.key(0)}
+
+    def calls(q, **options):
+        def run(q):
+            return blockwise_attention(q, k, v, **options)[0]
+
+        text = jax.jit(run).lower(q).as_text()
+        return "jaxnet_attention" in text
+
+    assert calls(q)
+    assert not any(calls(q, **options) for options in ({"mask": mask}, {"bias": bias}, dropout))
+    assert not calls(q, block=8) and not calls(q[:, :1])
+    exported = jax.export.export(jax.jit(lambda q: blockwise_attention(q, k, v)))(q)
+    assert "jaxnet_attention" not in exported.mlir_module()
+    close(exported.call(q), blockwise_attention(q, k, v))
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_a_place_that_is_not_finite_reaches_only_queries_that_see_it(bad):
+    """The places lie within the block of places that other queries read."""
+    q, k, v = inputs(2, 16, 16, 2, 2, 4, 4)[:3]
+    at = np.arange(16)
+    ranges = see(16, 16, causal=True, window=(2, 0), lengths=jnp.array([16, 11]))
+    attend = jax.jit(lambda q, k, v: blockwise_attention(q, k, v, ranges)[0])
+    slope = jax.jit(jax.grad(lambda *a: attend(*a)[:, at < 5].sum(), (0, 1, 2)))
+    wanted, slopes = attend(q, k, v), slope(q, k, v)
+    for bad_k, bad_v in ((k.at[:, 5, 0, 1].set(bad), v), (k, v.at[:, 5, 0, 1].set(bad))):
+        y = attend(q, bad_k, bad_v)
+        sees = (at >= 5) & (at < 8)
+        assert np.isnan(y[:, sees, 0]).all()
+        np.testing.assert_array_equal(y[:, ~sees], wanted[:, ~sees])
+        np.testing.assert_array_equal(y[:, :, 1], wanted[:, :, 1])
+        found = slope(q, bad_k, bad_v)
+        for a, b, end in zip(found, slopes, (5, 3, 3), strict=True):  # query 5 sees place 3
+            np.testing.assert_array_equal(a[:, :end], b[:, :end])
+    np.testing.assert_array_equal(attend(q, k, v.at[1, 11:].set(bad)), wanted)
+    y = attend(q.at[0, 3].set(bad), k, v)
+    assert np.isnan(y[0, 3]).any() and np.isfinite(y).sum() >= y.size - 8
+
+
+def test_a_causal_layer_holds_no_scores():
+    """Neither its value nor its gradient needs an array of (time, time)."""
+    layer, x = jn.multi_head_attention(2, causal=True), jn.spec((1, 2048, 16))
+    params = jax.eval_shape(layer.init, jax.random.key(0), x)[0]
+    program = compiled(jax.grad(lambda p, x: layer.apply(p, {}, x)[0].sum()), params, x)
+    text = program.as_text()
+    assert FORWARD in text and BACK in text and "2048,2048" not in text
+    assert program.memory_analysis().temp_size_in_bytes < 10 * 2048 * 16 * 4
+
+
+def test_rows_of_a_layer_that_see_nothing():
+    layer, x = jn.multi_head_attention(2, causal=True), draw(2, 520, 8)
+    params, _ = layer.init(jax.random.key(0), x)
+    program = compiled(lambda x: layer.apply(params, {}, (x, jnp.array([0, 400])))[0], x)
+    assert FORWARD in program.as_text()
+    y = program(x)
+    assert not y[0].any() and y[1, :400].all()
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (dict(k=(2, 9, 2, 5)), "size"), (dict(v=(2, 8, 2, 4)), "places"), (dict(q=(8, 4)), "rank"),
+        (dict(q=(2, 8, 3, 4)), "groups"), (dict(first=(1, 8)), "time"),
+        (dict(y=(2, 8, 4, 5)), "out"),
+    ],
+)  # fmt: skip
+def test_arrays_that_do_not_fit_are_errors(change, message):
+    usual = dict(q=(2, 8, 4, 4), k=(2, 9, 2, 4), v=(2, 9, 2, 4), first=(2, 8), y=(2, 8, 4, 4))
+    given = usual | change
+    shapes = given["y"], (2, 4, 8), (2, 4, 8)
+    run = jax.ffi.ffi_call(
+        "jaxnet_attention", [jax.ShapeDtypeStruct(s, np.float32) for s in shapes]
+    )
+    ints, form = np.ones(given["first"], np.int32), np.ones(2, np.float32)
+    floats = [np.ones(given[name], np.float32) for name in "qkv"]
+    with pytest.raises(Exception, match=f"jaxnet: not .*{message}"):
+        jax.jit(lambda *a: run(*a, form=form))(*floats, ints, ints)
+
+
+def test_flops_are_counted():
+    *given, d_y, d_total = inputs(2, 20, 30, 4, 2, 5, 7)
+    flops = 2 * 2 * 4 * 20 * 30 * np.array([5 + 7, 3 * 5 + 2 * 7])
+    text = compiled(partial(everything, ranges=see(20, 30)), *given, d_y, d_total).as_text()
+    assert [flops_of(r) for r in parse(text).runs() if flops_of(r)] == flops.tolist()
+
+
+@pytest.mark.slow
+def test_slices_of_a_mesh_run_in_c(on_devices):
+    on_devices(
+        """
+import jax, jax.numpy as jnp
+from jax.sharding import AxisType, PartitionSpec as P
+from jaxnet.ops.blockwise import blockwise_attention, see
+
+def gradients(q, k, v):
+    def loss(*a):
+        return jnp.sin(blockwise_attention(*a, see(20, 20, causal=True))[0]).sum()
+    return jax.grad(loss, (0, 1, 2))(q, k, v)
+
+q = jax.random.normal(jax.random.key(0), (4, 20, 2, 4))
+expected = gradients(q, q, q)
+mesh = jax.make_mesh((2,), ("batch",), axis_types=(AxisType.Auto,))
+inside = jax.shard_map(gradients, mesh=mesh, in_specs=P("batch"), out_specs=P("batch"))
+compiled = jax.jit(inside).lower(q, q, q).compile()
+assert "jaxnet_attention_back" in compiled.as_text()
+for a, b in zip(compiled(q, q, q), expected):
+    assert jnp.allclose(a, b, rtol=1e-4, atol=1e-5)
+""",
+        2,
+    )
+
+
+@pytest.mark.slow
+def test_layers_agree_with_all_scores():
+    q, k, v = inputs(1, 600, 600, 2, 2, 16, 16)[:3]
+    mask = np.tri(600, dtype=bool)[None, None]
+    close(
+        jax.jit(lambda *a: blockwise_attention(*a, see(600, 600, causal=True))[0])(q, k, v),
+        dot_product_attention(q, k, v, mask)[0],
+    )
+
+
+def test_few_queries_are_not_for_the_kernel():
+    q = jnp.ones((1, attention.FEW, 2, 4))
+    assert attention.supports(q, q, q) and not attention.supports(q[:, 1:], q, q)
+    assert not attention.supports(q, q[:, :0], q[:, :0])
