@@ -13,7 +13,7 @@ FILES = sorted((ROOT / "jaxnet").rglob("*.py"))
 
 # The parts of the library: each imports only those before it.
 ORDER = [
-    "services", "core", "nets", "distributed", "initializers", "ops", "composition",
+    "services", "core", "nets", "initializers", "ops", "distributed", "composition",
     "transforms", "layers", "losses", "penalties", "metrics", "typing", "tools", "decoding", "data",
     "training", "profile", "inspect", "interop", "detection", "models", "viz", "unsupervised",
     "__init__",

@@ -3,7 +3,7 @@
 import inspect
 import math
 import re
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 import jax
@@ -411,15 +411,35 @@ def test_no_long_sum_is_made_in_16_bits(case: Case):
 @one_per_kind
 def test_types_inside_shard_map_fit(case: Case):
     """With the batch cut among devices, forward and backward; nothing is compiled."""
-    mesh = jax.make_mesh((1,), ("data",), (jax.sharding.AxisType.Auto,))
+    mesh = jax.make_mesh((1,), ("data",))
     cut, whole = jax.sharding.PartitionSpec("data"), jax.sharding.PartitionSpec()
     run = jax.shard_map(
-        lambda *args: _forward_and_backward(case, *args),
+        lambda *args: _forward_and_backward(case, *args)[0],
         mesh=mesh,
         in_specs=(whole, whole, cut, whole),
         out_specs=cut,
     )
     jax.eval_shape(run, case.params, case.state, case.x, KEY)
+
+
+@one_per_kind
+def test_types_on_an_explicit_mesh_fit(case: Case):
+    """JAX checks the sharding of each value while it traces; nothing is compiled."""
+    explicit = jax.sharding.AxisType.Explicit
+    mesh = jax.sharding.AbstractMesh((1,), ("data",), axis_types=(explicit,))
+
+    def on(tree, spec):
+        where = jax.NamedSharding(mesh, spec)
+        of = lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=where)  # noqa: E731
+        return jax.tree.map(of, tree)
+
+    arguments = on(case.params, jax.P()), on(case.state, jax.P()), on(case.x, jax.P("data"))
+    run = jax.jit(partial(_forward_and_backward, case))
+    y, gradient = run.trace(*arguments, on(KEY, jax.P())).out_info
+    rows = jax.tree.leaves(case.x)[0].shape[:1]
+    for leaf in jax.tree.leaves(y):
+        assert jax.typeof(leaf).sharding.spec[:1] == ("data",) * (leaf.shape[:1] == rows)
+    assert not any(any(leaf.sharding.spec) for leaf in jax.tree.leaves(gradient))
 
 
 def _forward_and_backward(case: Case, params, state, x, key):
@@ -429,8 +449,9 @@ def _forward_and_backward(case: Case, params, state, x, key):
         return sum((leaf.sum() for leaf in floats), jnp.float32(0)), y
 
     if not case.row.smooth:
-        return total(params)[1]
-    return jax.value_and_grad(total, has_aux=True)(params)[0][1]
+        return total(params)[1], {}
+    (_, y), gradient = jax.value_and_grad(total, has_aux=True)(params)
+    return y, gradient
 
 
 def test_examples_do_not_affect_each_other_in_evaluation(case: Case):

@@ -63,7 +63,7 @@ def child(kind: str, folder: str, port: str, index: int) -> None:
         noise = lambda key, batch: (batch[0] + jax.random.normal(key, batch[0].shape), batch[1])  # noqa: E731
         objective = jn.augmented(objective, noise)
     trainer = jn.trainer(objective, optax.adam(1e-2))
-    mesh = jax.make_mesh((len(jax.devices()),), ("data",), (jax.sharding.AxisType.Auto,))
+    mesh = jax.make_mesh((len(jax.devices()),), ("data",))
     data, steps = (x, y), {"epochs": 5}  # 8 steps in a pass
     if kind in ("grain", "processes"):
         import grain

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 
 from jaxnet.core.contract import Layer, Params, State, child_key, param_dtype
 from jaxnet.core.errors import Misfit, call, calls, check_kept, check_pair, compare, drawn, here
+from jaxnet.core.meshes import apply_on_auto_axes
 from jaxnet.services.checks import (
     a_function,
     abstract,
@@ -638,7 +639,7 @@ def _called(name: str, run: Callable[..., Any]) -> Callable[..., Any]:
     def apply(params, state, x=..., *, key=None, train=False):  # x is required; see check_call
         params, state, x = check_call(name, params, state, x, key, train)
         with call(name, x):
-            return run(params, state, x, key=key, train=train)
+            return apply_on_auto_axes(run, params, state, x, key, train)
 
     return apply
 

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnet.core import Layer, Params, State, as_layer
+from jaxnet.core.meshes import on_auto_axes
 from jaxnet.decoding.filters import check_filters, filter_logits
-from jaxnet.distributed.rules import auto_axes
 from jaxnet.losses.arrays import wide
 from jaxnet.services.checks import (
     at_least,
@@ -57,6 +57,7 @@ class Generated(NamedTuple):
         return [row[:length] for row, length in rows]
 
 
+@on_auto_axes
 def generate(
     net: Layer,
     params: Params,
@@ -305,7 +306,6 @@ def _begin(
             )
         other, others, *rest = options.draft
         nets.append(_with_state(who, "draft", other, others, rest[0] if rest else None))
-    nets = [(net, auto_axes(params), auto_axes(state)) for net, params, state in nets]
     proposals = options.draft_length if options.draft is not None else 0
 
     rows, lengths = _prompts(who, prompt)

@@ -26,7 +26,7 @@ def gathered(layer: Layer, mesh: Mesh) -> Layer:
       TypeError: If the arguments are not a layer and a mesh.
 
     Example:
-      >>> mesh = jax.make_mesh((1,), ("data",), (jax.sharding.AxisType.Auto,))
+      >>> mesh = jax.make_mesh((1,), ("data",))
       >>> net = jn.repeat(jn.remat(gathered(jn.dense(3), mesh)), 2)
       >>> params, state = net.init(jax.random.key(0), jn.spec((5, 3)))
       >>> net.apply(params, state, jnp.ones((5, 3)))[0].shape

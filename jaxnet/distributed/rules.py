@@ -19,7 +19,7 @@ import jax
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from jaxnet.services.paths import first_fits
+from jaxnet.services.paths import first_fits, fits
 from jaxnet.services.trees import PyTree, describe, path_name
 
 Rules = P | Mapping[str, P] | Callable[[str, tuple[int, ...]], P]
@@ -112,7 +112,7 @@ def fully_sharded(axis: str, mesh: Mesh, smallest: int = 2**14) -> Rules:
       ((None, 'data'), ())
     """
     check_mesh("fully_sharded", mesh)
-    _check_axis("fully_sharded", mesh, axis)
+    check_axis("fully_sharded", mesh, axis)
 
     def rule(path: str, shape: tuple[int, ...]) -> P:
         fits = [size for size in shape if size % mesh.shape[axis] == 0]
@@ -124,28 +124,49 @@ def fully_sharded(axis: str, mesh: Mesh, smallest: int = 2**14) -> Rules:
     return rule
 
 
-def auto_axes(tree: PyTree) -> PyTree:
-    """Return arrays where they are, on a mesh whose axes are Auto.
+# The axis, counted from the last one, along which tensor parallelism divides a parameter: heads,
+# hidden units, and ids of the vocabulary. Blocks of `repeat` have one more axis in front.
+_TENSOR = {
+    "*attention/(query|key|value)/(kernel|bias)": -2,
+    "*attention/out/kernel": -3,
+    "*/mlp_(in|gate)/(kernel|bias)": -1,
+    "*/mlp_out/kernel": -2,
+    "*/embedding/embedding": -2,
+    "*/head/(kernel|bias)": -1,
+}
 
-    The compiler then places what a program computes from them.
+
+def tensor_parallel(axis: str) -> Rules:
+    """Return a rule that divides transformer blocks, and decoders of them, over an axis of a mesh.
+
+    Each device has some heads of the attention and some hidden units of the MLP of each block, and
+    some ids of the embedding and of the logits (`head`). So each block sums activations twice
+    between devices. Norms, and all other params, are copied to every device. The number of heads,
+    of heads for keys (`kv_heads`), of hidden units and of ids must be multiples of the number of
+    devices along the axis. The rule finds layers by the names that `jn.transformer_block`,
+    `jn.embedding` and `jn.models.decoder` give them, also inside `jn.repeat` and `jn.moe`.
+
+    Args:
+      axis: Name of an axis of the mesh.
 
     Example:
-      >>> mesh = jax.make_mesh((1,), ("data",))
-      >>> x = auto_axes(put(jnp.ones((8, 3)), mesh, P("data")))
-      >>> x.sharding.mesh.axis_types == (AxisType.Auto,), x.sharding.spec[0]
-      (True, 'data')
+      >>> rule = tensor_parallel("model")
+      >>> rule("decoder/block_0/mlp_in/kernel", (64, 256))
+      P(None, 'model')
+      >>> rule("repeat/attention/out/kernel", (6, 8, 16, 128))  # six blocks of eight heads
+      P(None, 'model')
+      >>> rule("norm/scale", (64,))
+      P()
+
+    Reference: Shoeybi et al. 2019, "Megatron-LM: Training Multi-Billion Parameter Language Models
+    Using Model Parallelism".
     """
 
-    def leaf(a):
-        where = getattr(a, "sharding", None)
-        if not isinstance(where, NamedSharding) or AxisType.Explicit not in where.mesh.axis_types:
-            return a
-        devices: Any = where.mesh.devices
-        types = (AxisType.Auto,) * devices.ndim
-        auto = Mesh(devices, where.mesh.axis_names, axis_types=types)
-        return jax.device_put(a, NamedSharding(auto, where.spec))
+    def rule(path: str, shape: tuple[int, ...]) -> P:
+        at = next((at for pattern, at in _TENSOR.items() if fits(pattern, path)), None)
+        return P() if at is None else P(*[None] * (len(shape) + at), axis)
 
-    return jax.tree.map(leaf, tree)
+    return rule
 
 
 def check_mesh(who: str, mesh: Any) -> None:
@@ -162,6 +183,19 @@ def check_mesh(who: str, mesh: Any) -> None:
             f"{who}: mesh must be a jax.sharding.Mesh, such as jax.make_mesh((8,), ('data',)), "
             f"got {type(mesh).__name__}"
         )
+
+
+def check_axis(who: str, mesh: Mesh, axis: Any) -> None:
+    """Raise unless the mesh has this axis.
+
+    Example:
+      >>> check_axis("put", jax.make_mesh((1,), ("data",)), "model")
+      Traceback (most recent call last):
+      ...
+      ValueError: put: the mesh has the axes data, not 'model'
+    """
+    if axis not in mesh.axis_names:
+        raise ValueError(f"{who}: the mesh has the axes {', '.join(mesh.axis_names)}, not {axis!r}")
 
 
 def _named(tree: PyTree) -> list[tuple[str, Any]]:
@@ -199,7 +233,7 @@ def _checked(path: str, shape: tuple[int, ...], mesh: Mesh, spec: Any) -> NamedS
     for at, names in enumerate(spec):
         names = names if isinstance(names, tuple) else () if names is None else (names,)
         for name in names:
-            _check_axis(f"shardings: {path}", mesh, name)
+            check_axis(f"shardings: {path}", mesh, name)
         if shape[at] % (parts := prod(mesh.shape[name] for name in names)):
             raise ValueError(
                 f"shardings: dimension {at} of {path} {shape} cannot be divided among the {parts} "
@@ -213,11 +247,6 @@ def _named_sharding(mesh: Mesh, spec: P, rank: int) -> NamedSharding:
     if AxisType.Explicit in mesh.axis_types:
         spec = P(*spec, *[None] * (rank - len(spec)))
     return NamedSharding(mesh, spec)
-
-
-def _check_axis(who: str, mesh: Mesh, axis: Any) -> None:
-    if axis not in mesh.axis_names:
-        raise ValueError(f"{who}: the mesh has the axes {', '.join(mesh.axis_names)}, not {axis!r}")
 
 
 def _following(tree: PyTree, of: dict[str, tuple], mesh: Mesh) -> PyTree:

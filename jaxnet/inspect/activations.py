@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnet.core import Layer, Params, State
+from jaxnet.core.meshes import on_auto_axes
 from jaxnet.nets import check_net
 from jaxnet.services.checks import a_function, all_native, is_traced
 from jaxnet.services.trees import PyTree, describe, path_name
@@ -17,6 +18,7 @@ from jaxnet.transforms.observing import observe
 Note = Callable[[str, PyTree, PyTree], PyTree]  # (name of a call, x, y) -> y
 
 
+@on_auto_axes
 def activations(
     net: Layer,
     params: Params,
@@ -96,6 +98,7 @@ class NonFinite(NamedTuple):
         )
 
 
+@on_auto_axes
 def first_nonfinite(
     net: Layer,
     params: Params,

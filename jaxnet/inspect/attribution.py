@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnet.core import Layer, Params, State
+from jaxnet.core.meshes import on_auto_axes
 from jaxnet.inspect.activations import run
 from jaxnet.nets import check_net
 from jaxnet.services.checks import as_array, at_least, check_type, on_host, within
@@ -16,6 +17,7 @@ from jaxnet.services.trees import compiled_for
 CHUNK = 128  # covered images per forward pass
 
 
+@on_auto_axes
 def saliency(
     net: Layer,
     params: Params,
@@ -62,6 +64,7 @@ def saliency(
     return _gradient(net, params, state, x, chosen, path)
 
 
+@on_auto_axes
 def integrated_gradients(
     net: Layer,
     params: Params,
@@ -117,6 +120,7 @@ def integrated_gradients(
     return _integrated(net, params, state, x, chosen, path, baseline, points)
 
 
+@on_auto_axes
 def occlusion(
     net: Layer,
     params: Params,

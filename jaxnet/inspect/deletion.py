@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnet.core import Layer, Params, State
+from jaxnet.core.meshes import on_auto_axes
 from jaxnet.inspect.attribution import filling
 from jaxnet.nets import check_net
 from jaxnet.services.checks import as_array, check_range, check_values, on_host
@@ -15,6 +16,7 @@ from jaxnet.services.trees import compiled_for, describe
 CHUNK = 500  # images per forward pass
 
 
+@on_auto_axes
 def deletion(
     net: Layer,
     params: Params,

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnet.core import Layer
+from jaxnet.core.meshes import on_auto_axes
 from jaxnet.inspect.activations import activations
 from jaxnet.services.checks import all_native, check_input
 from jaxnet.services.jaxprs import depends_on
@@ -50,6 +51,7 @@ class Report(Tabular):
         )
 
 
+@on_auto_axes
 def doctor(trainer: Trainer, train_state: TrainState, *batches: PyTree) -> Report:
     """Make a trial step on each batch and report problems.
 

@@ -5,11 +5,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnet.core import Layer, Params, State
+from jaxnet.core.meshes import on_auto_axes
 from jaxnet.inspect.attribution import output_at, saliency
 from jaxnet.nets import check_net
 from jaxnet.services.checks import as_array, at_least, check_type
 
 
+@on_auto_axes
 def effective_field(
     net: Layer,
     params: Params,

@@ -7,12 +7,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnet.core import Layer, Params, State
+from jaxnet.core.meshes import on_auto_axes
 from jaxnet.services.checks import within
 from jaxnet.services.trees import PyTree
 from jaxnet.transforms.observing import observe
 from jaxnet.transforms.stream import start_stream, stream
 
 
+@on_auto_axes
 def check_stream(
     net: Layer,
     params: Params,

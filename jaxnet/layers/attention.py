@@ -22,6 +22,7 @@ from jaxnet.ops.attention import (
 )
 from jaxnet.ops.blockwise import blockwise_attention, in_blocks, see
 from jaxnet.ops.product import plus, product
+from jaxnet.ops.ring import ring, ring_attention
 from jaxnet.services.checks import (
     a_function,
     as_array,
@@ -212,13 +213,19 @@ def multi_head_attention(
         # The fused kernel supports lengths and causality; other masks would cost it a full bias.
         simple = plain and (mask is None or lengths is not None)
         may_fuse = fused is not False and not return_weights and key is None and simple
-        fuse = may_fuse and (fused or fits_cudnn(*hardware(), q.dtype, q.shape[-1]))
         rest = seen if lengths is None and segments is None else None
+        parts = ring() if time == places and rest is None and bias is None else None
+        may_fuse = may_fuse and parts is None
+        fuse = may_fuse and (fused or fits_cudnn(*hardware(), q.dtype, q.shape[-1]))
         ranges_only = rest is None and bias is None and key is None
-        if not fuse and not return_weights and in_blocks(q, k, plain=ranges_only):
+        blocks = parts is not None or in_blocks(q, k, plain=ranges_only)
+        if not fuse and not return_weights and blocks:
             own = {"causal": causal, "window": span}
             ranges = see(time, places, lengths=lengths, segments=segments, **own)
-            y, total = blockwise_attention(q, k, v, ranges, rest, bias=bias, key=key, **scoring)
+            if parts is not None:
+                y, total = ring_attention(parts, q, k, v, ranges, key=key, **scoring)
+            else:
+                y, total = blockwise_attention(q, k, v, ranges, rest, bias=bias, key=key, **scoring)
             rows = None if mask is None else (total != -jnp.inf).any(1)
             return _Mixed(y, None, rows, 0)
         if causal or span is not None:

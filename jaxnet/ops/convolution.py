@@ -114,19 +114,10 @@ def convolve(
             f"an input of {x.shape[1:-1]} with padding {padding}. Pad more, or use a smaller kernel"
         )
 
-    def run(x, kernel):
-        return convolution_p.bind(x[None], kernel[None], wanted="y", form=form)[0]
-
     dtype = jnp.promote_types(x.dtype, kernel.dtype)
     x, kernel = jnp.asarray(x, dtype), jnp.asarray(kernel, dtype)
-    sharding = jax.typeof(x).sharding
-    if sharding.mesh.explicit_axes:
-        # On a mesh with Explicit axes, the compiler shards the work, and the batch stays sharded.
-        batch = jax.sharding.PartitionSpec(*sharding.spec[:1])
-        with jax.sharding.use_abstract_mesh(sharding.mesh):
-            run_auto: Any = jax.sharding.auto_axes(run, out_sharding=batch)
-            return run_auto(x, kernel)
-    return run(*varying((x, kernel), x, kernel))
+    x, kernel = varying((x, kernel), x, kernel)
+    return convolution_p.bind(x[None], kernel[None], wanted="y", form=form)[0]
 
 
 # The primitive. Its operands are x, w, y in this order, without the wanted one.

@@ -273,8 +273,7 @@ _IN_C = {_loop: lstm.LOOP, _loop_with_slopes: lstm.LOOP_WITH_SLOPES, _push: lstm
 
 def _run(loop, cell, *args):
     dtypes = {leaf.dtype for leaf in jax.tree.leaves(args)} - {jnp.dtype(bool)}
-    explicit = jax.typeof(args[1]).sharding.mesh.explicit_axes
-    if cell == LSTM and dtypes == {jnp.dtype(jnp.float32)} and not explicit:
+    if cell == LSTM and dtypes == {jnp.dtype(jnp.float32)}:
         return native_call(partial(loop, cell), _IN_C[loop], *args)
     return loop(cell, *args)
 

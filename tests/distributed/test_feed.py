@@ -9,12 +9,11 @@ import time
 import jax
 import numpy as np
 import pytest
-from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 
 import jaxnet as jn
 
-MESH = jax.make_mesh((1,), ("data",), (AxisType.Auto,))
+MESH = jax.make_mesh((1,), ("data",))
 
 
 def batches(n=6):

@@ -7,7 +7,7 @@ import pytest
 
 import jaxnet as jn
 
-MESH = jax.make_mesh((1,), ("data",), (jax.sharding.AxisType.Auto,))
+MESH = jax.make_mesh((1,), ("data",))
 
 PROGRAM = """
 import jax, jax.numpy as jnp, numpy as np, optax, jaxnet as jn

@@ -16,7 +16,7 @@ jax.config.update("jax_enable_x64", True)
 if count > 1:
     jax.distributed.initialize(f"localhost:{port}", count, index, heartbeat_timeout_seconds=10)
 assert len(jax.devices()) == 4 and jax.process_count() == count
-mesh = jax.make_mesh((4,), ("data",), (jax.sharding.AxisType.Auto,))
+mesh = jax.make_mesh((4,), ("data",))
 rng = np.random.default_rng(0)
 x = rng.normal(size=(64, 16)); y = rng.integers(0, 8, 64)
 net = jn.serial(jn.dense(32, name="hidden"), jn.batch_norm(), jax.nn.relu, jn.dense(8, name="top"))

@@ -3,7 +3,6 @@
 import jax
 import jax.numpy as jnp
 import pytest
-from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 
 import jaxnet as jn
@@ -254,7 +253,7 @@ PARAMS = {"dense": {"kernel": jnp.ones((3, 8)), "bias": jnp.ones(8)}}
 ])  # fmt: skip
 def test_wrong_rules(rules, error, words):
     with pytest.raises(error, match=words):
-        jn.distributed.shardings(PARAMS, jax.make_mesh((1,), ("data",), (AxisType.Auto,)), rules)
+        jn.distributed.shardings(PARAMS, jax.make_mesh((1,), ("data",)), rules)
 
 
 def test_what_is_no_mesh():
@@ -263,13 +262,11 @@ def test_what_is_no_mesh():
 
 
 def test_specs_know_where_they_lie():
-    spec = jn.distributed.put(
-        jn.spec((8, 3)), jax.make_mesh((1,), ("data",), (AxisType.Auto,)), P("data")
-    )
+    spec = jn.distributed.put(jn.spec((8, 3)), jax.make_mesh((1,), ("data",)), P("data"))
     assert spec.sharding.spec == P("data")
 
 
 def test_one_process_has_the_whole_slice():
-    mesh = jax.make_mesh((1,), ("data",), (AxisType.Auto,))
+    mesh = jax.make_mesh((1,), ("data",))
     x = jn.distributed.put({"x": jnp.arange(6.0)}, mesh, P("data"), local=True)["x"]
     assert x.sharding.spec == P("data") and x.tolist() == [0, 1, 2, 3, 4, 5]

@@ -246,8 +246,7 @@ def run(place):
     y, _ = jax.jit(net.apply)(train_state.params["mixture"], {}, batch)
     return metrics["loss"], y, train_state.params
 
-kind = jax.sharding.AxisType.Auto
-mesh = jax.make_mesh((2,), ("both",), axis_types=(kind,))
+mesh = jax.make_mesh((2,), ("both",))
 rules = {"*/experts/*": P("both"), "*": P()}
 def place(train_state, x):
     train_state = jn.distributed.put(train_state, mesh, rules)

@@ -133,7 +133,7 @@ def test_data_on_several_devices_are_compared_by_shape(on_devices):
         """
 import jax, jax.numpy as jnp, jaxnet as jn
 from jaxnet.training.described import _arrays
-mesh = jax.make_mesh((2,), ("data",), (jax.sharding.AxisType.Auto,))
+mesh = jax.make_mesh((2,), ("data",))
 assert _arrays(jn.distributed.put(jnp.ones((4, 3)), mesh, jax.P("data")))[""][1] == []
 assert len(_arrays(jnp.ones((4, 3)))[""][1]) == 4
 """,

@@ -172,7 +172,7 @@ trainers = [jn.trainer(objective, optax.sgd(0.1), accumulate=n) for n in (1, 2)]
 start = trainers[0].init(jax.random.key(0), batch)
 found = []
 for axis in "ab":  # a second mesh is no reason for a warning
-    mesh = jax.make_mesh((4,), (axis,), (jax.sharding.AxisType.Auto,))
+    mesh = jax.make_mesh((4,), (axis,))
     data = jn.distributed.put(batch, mesh, jax.sharding.PartitionSpec(axis))
     for trainer in trainers:
         there = jn.distributed.put(start, mesh)

@@ -4,11 +4,6 @@
 
 #define INTS NAME(ints)
 #define PANEL (2 * LANES)
-#ifdef __clang__
-#define MIX(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
-#else
-#define MIX(a, b, ...) __builtin_shuffle(a, b, (INTS){__VA_ARGS__})
-#endif
 
 INLINE VEC NAME(choose)(INTS which, VEC a, VEC b) {
   return (VEC)(((INTS)a & which) | ((INTS)b & ~which));
@@ -181,4 +176,3 @@ static void NAME(slopes)(const Panel *p, float *weights, float *slopes, long row
 
 #undef INTS
 #undef PANEL
-#undef MIX

@@ -1,0 +1,97 @@
+"""Functions and layers on a mesh with Explicit axes, which `jax.make_mesh` makes.
+
+On Explicit axes JAX asks for the sharding of each value in between, but what a layer would have to
+say depends on the mesh. So they run on Auto axes, where the compiler finds it.
+"""
+
+import functools
+from collections.abc import Callable
+from itertools import takewhile
+from typing import Any, TypeVar
+
+import jax
+from jax.sharding import AxisType
+from jax.sharding import PartitionSpec as P
+from jax.tree_util import tree_leaves_with_path, tree_map_with_path
+
+from jaxnet.services.trees import PyTree
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def on_auto_axes(function: F) -> F:
+    """Return the function for arguments on any mesh.
+
+    The first axes of a result are divided like those of an argument that has the same sizes.
+
+    Example:
+      >>> x = jn.distributed.put(jnp.ones((2, 3)), jax.make_mesh((1,), ("data",)), jax.P("data"))
+      >>> jax.typeof(on_auto_axes(lambda x: x[:, :1])(x)).sharding.spec
+      P('data', None)
+    """
+
+    @functools.wraps(function)
+    def run(*args, **kwargs):
+        call = lambda args, kwargs: function(*args, **kwargs)  # noqa: E731
+        return _run(call, (args, kwargs), lambda path: _arrays((args, kwargs)))
+
+    return run  # type: ignore[return-value]
+
+
+def apply_on_auto_axes(
+    run: Callable[..., Any], params: PyTree, state: PyTree, x: PyTree, key: Any, train: Any
+) -> Any:
+    """Return `run(params, state, x, key=key, train=train)` for arguments on any mesh.
+
+    The first axes of an output are divided like those of x, and each entry of the state as before.
+
+    Example:
+      >>> run = lambda params, state, x, *, key, train: (x + train, state)
+      >>> apply_on_auto_axes(run, {}, {}, 1.0, None, False)
+      (1.0, {})
+    """
+
+    def like(path):
+        before = dict(tree_leaves_with_path(({}, state)))
+        return [before[path]] if path in before else _arrays(x)
+
+    call = lambda *given: run(*given[:3], key=given[3], train=train)  # noqa: E731
+    return _run(call, (params, state, x, key), like)
+
+
+def _run(run: Callable[..., Any], given: tuple, like: Callable[[Any], list[Any]]) -> Any:
+    """Return `run(*given)`, whose leaves are divided like the arrays that belong to their paths."""
+    here = jax.sharding.get_abstract_mesh()
+    meshes = (here, *(jax.typeof(leaf).sharding.mesh for leaf in _arrays(given)))
+    mesh = next((mesh for mesh in meshes if mesh.explicit_axes), None)
+    if mesh is None:
+        return run(*given)
+    auto = mesh.update_axis_types(dict.fromkeys(mesh.explicit_axes, AxisType.Auto))
+    with jax.sharding.use_abstract_mesh(auto):
+        result = run(*_resharded(given, lambda path, leaf: P()))
+    if here == auto:  # inside a function that runs on Auto axes
+        return result
+
+    def spec(path, leaf):
+        found = (_shared(leaf, each) for each in like(path))
+        return max(found, key=lambda spec: sum(map(bool, spec)), default=P())
+
+    with jax.sharding.use_abstract_mesh(mesh):
+        return _resharded(result, spec)
+
+
+def _shared(leaf: Any, like: Any) -> P:
+    """Return how `like` is divided along the first axes, as long as their sizes are the same."""
+    axes = zip(leaf.shape, like.shape, jax.typeof(like).sharding.spec, strict=False)
+    return P(*(names for *_, names in takewhile(lambda axis: axis[0] == axis[1], axes)))
+
+
+def _resharded(tree: PyTree, spec: Callable[[Any, Any], P]) -> PyTree:
+    def leaf(path, a):
+        return jax.sharding.reshard(a, spec(path, a)) if isinstance(a, jax.Array) else a
+
+    return tree_map_with_path(leaf, tree)
+
+
+def _arrays(tree: PyTree) -> list[Any]:
+    return [leaf for leaf in jax.tree.leaves(tree) if isinstance(leaf, jax.Array)]
