@@ -6,6 +6,8 @@ tools for JAX understand. The modules that need a library are imported by name:
 """
 
 from jaxnet.interop import haiku as haiku
+from jaxnet.interop.adapter import load_adapter as load_adapter
+from jaxnet.interop.adapter import save_adapter as save_adapter
 from jaxnet.interop.decoder import decoder_table as decoder_table
 from jaxnet.interop.decoder import load_decoder as load_decoder
 from jaxnet.interop.lax import plain as plain
