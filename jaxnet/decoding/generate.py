@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnet.core import Layer, Params, State, as_layer
-from jaxnet.decoding.filters import check_filters, filter_logits
+from jaxnet.decoding.filters import changed, check_filters, filter_logits, latest
 from jaxnet.distributed.rules import auto_axes
 from jaxnet.losses.arrays import wide
 from jaxnet.services.checks import (
@@ -256,7 +256,6 @@ class _Run(NamedTuple):
     Fields:
       states: States of the streams, which have read everything but the last token.
       last: The last token of each row, (batch,).
-      recent: The last tokens that were generated, as many as the longest stop has, (batch, n).
       written: Number of tokens generated, (batch,).
       tokens, log_probs: Generated tokens and their log-probabilities, (batch, capacity).
       active: Whether each row is continued, (batch,).
@@ -266,7 +265,6 @@ class _Run(NamedTuple):
 
     states: tuple[State, ...]
     last: jax.Array
-    recent: jax.Array
     written: jax.Array
     tokens: jax.Array
     log_probs: jax.Array
@@ -318,8 +316,8 @@ def _begin(
     inputs = values, keys, numbers, stops, np.int32(given.length)
     # Copies, because the loop reuses the memory of its state.
     states = jax.tree.map(jnp.copy, states)
-    read = _program(_read, setup, static_argnums=5)
-    run = read(values, states, padded, lengths, stops, given.repetition_penalty is not None)
+    read = _program(_read, setup, static_argnums=4)
+    run = read(values, states, padded, lengths, given.repetition_penalty is not None)
     advance = _program(_advance, setup, donate_argnums=() if is_traced(run) else 1)
     return run, lambda run, bound: advance(inputs, run, np.int32(bound))
 
@@ -329,10 +327,7 @@ def _steps(run: _Run, advance: Callable, length: int, pace: int) -> Iterator[_Ru
     for bound in range(pace, length + pace, pace):
         run = advance(run, min(bound, length))
         yield run
-        if (
-            bound < length
-            and not (np.asarray(run.active) | (np.asarray(run.written) > bound)).any()
-        ):
+        if bound < length and not np.any((run.active, np.asarray(run.written) > bound)):
             return
 
 
@@ -363,8 +358,7 @@ def _model(who: str, what: str, net, params, state=None) -> tuple[Layer, Any, An
     check_dict(who, f"the params of {what}" if what == "draft" else "params", params)
     if state is None:
         look = lambda: jax.eval_shape(net.init, key_spec(), _ids(8))[1]  # noqa: E731
-        fresh = memo_of(net.apply).of("state of tokens", look)
-        if jax.tree.leaves(fresh):
+        if jax.tree.leaves(fresh := memo_of(net.apply).of("state of tokens", look)):
             raise ValueError(
                 f"{who}: the {what} has a state ({', '.join(fresh)}); pass "
                 f"{'state=state' if what == 'net' else 'draft=(net, params, state)'}"
@@ -399,9 +393,8 @@ def _fit(who: str, net: Layer, params: Any, state: Any, capacity: int, needed: i
             found = partial(vocabulary, time)
             return time, memo_of(net.apply).of(("vocabulary", shapes, time), found)
         except ValueError as error:  # the net may have fewer positions
-            words = f"in {who}, which needs {needed} positions for the prompt and the length"
             if time == needed:
-                error.add_note(words)
+                error.add_note(f"in {who}, which needs {needed} positions for prompt and length")
                 raise
 
 
@@ -438,14 +431,13 @@ def _row_keys(who: str, key: Any, batch: int) -> jax.Array:
             f"{who}: needs a key to draw tokens. Pass one, such as jax.random.key(0), or write "
             "temperature=0 for the most probable tokens"
         )
-    if isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key) and key.ndim:
+    typed = isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
+    if typed and key.ndim:
         if key.shape != (batch,):
             raise ValueError(f"{who}: keys must have shape () or ({batch},), got {key.shape}")
         return key
     check_key(key, who)
-    if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
-        key = jax.random.wrap_key_data(key)
-    return _fold_rows(key, np.arange(batch))
+    return _fold_rows(key if typed else jax.random.wrap_key_data(key), np.arange(batch))
 
 
 @jax.jit
@@ -456,19 +448,18 @@ def _fold_rows(key: jax.Array, rows: jax.Array) -> jax.Array:
 def _stops(who: str, stop: Any, vocabulary: int) -> np.ndarray:
     """Return the sequences that stop a row, (n, longest), padded in front with -1 for any token."""
     given = [] if stop is None else stop if isinstance(stop, list | tuple) else [stop]
-    found = []
     if any(isinstance(leaf, str) for leaf in jax.tree.leaves(given)):
         raise TypeError(
             f"{who}: stop must hold ids of tokens, got text; encode it first, as in "
             "stop=[vocabulary.encode(text)] for a sequence"
         )
-    for one in given:
-        ids = on_host(who, "stop", one if np.ndim(one) else [one], "(n,)", "integers")
+    given = [one if np.ndim(one) else [one] for one in given]
+    found = [on_host(who, "stop", one, "(n,)", "integers") for one in given]
+    for ids in found:
         if not ids.size or ids.min() < 0 or ids.max() >= vocabulary:
             raise ValueError(
-                f"{who}: stop must hold ids in [0, {vocabulary}) and sequences of them, got {one}"
+                f"{who}: stop must hold ids in [0, {vocabulary}) and sequences of them, got {ids}"
             )
-        found.append(ids)
     longest = max(map(len, found), default=1)
     padded = np.full((len(found), longest), -1, np.int32)
     for row, ids in zip(padded, found, strict=True):
@@ -494,7 +485,7 @@ def _program(function: Callable, setup: _Setup, **options: Any) -> Callable:
     return memo_of(setup.nets[0].apply).of((function, setup, *options.items()), make)
 
 
-def _read(setup: _Setup, params, states, prompt, lengths, stops, penalized: bool) -> _Run:
+def _read(setup: _Setup, params, states, prompt, lengths, penalized: bool) -> _Run:
     """Read the prompts except their last tokens, whose logits are the first ones needed."""
     batch = prompt.shape[0]
     rows = np.arange(batch)
@@ -512,7 +503,6 @@ def _read(setup: _Setup, params, states, prompt, lengths, stops, penalized: bool
     return _Run(
         states=tuple(kept),
         last=prompt[rows, lengths - 1],
-        recent=jnp.full((batch, stops.shape[1]), -2, jnp.int32),
         written=jnp.zeros(batch, jnp.int32),
         tokens=jnp.zeros((batch, setup.capacity), jnp.int32),
         log_probs=jnp.zeros((batch, setup.capacity), jnp.float32),
@@ -565,17 +555,16 @@ class _Job(NamedTuple):
         """Return the run with one more token in the rows that are on."""
         at = jnp.where(on, run.written, self.setup.capacity)
         count = run.written + on
-        recent = jnp.concatenate([run.recent[:, 1:], token[:, None]], 1)
-        recent = jnp.where(on[:, None], recent, run.recent)
+        tokens = _set(run.tokens, at, token)
+        recent = jax.vmap(partial(latest, self.stops.shape[1]))(tokens, count)
         hit = ((self.stops == recent[:, None]) | (self.stops < 0)).all(-1)  # (batch, stops)
         matched = jnp.where(hit, (self.stops >= 0).sum(-1), 0).max(-1, initial=0)
         stopped = on & (matched > 0)
         over = stopped | (on & ((count >= self.length) | (token < 0)))
         return run._replace(
             last=jnp.where(on, token, run.last),
-            recent=recent,
             written=count,
-            tokens=_set(run.tokens, at, token),
+            tokens=tokens,
             log_probs=_set(run.log_probs, at, _log_prob(logits, token)),
             active=run.active & ~over,
             ends=jnp.where(stopped, count - matched, run.ends).astype(jnp.int32),
@@ -653,18 +642,6 @@ def _set(array: jax.Array, at: jax.Array, values: Any) -> jax.Array:
 
 def _mark(seen: jax.Array | None, token: jax.Array) -> jax.Array | None:
     return None if seen is None else _set(seen, token, True)
-
-
-def changed(function: Callable, logits: jax.Array, tokens: jax.Array, written: Any) -> jax.Array:
-    """Return what the caller's function makes of logits (vocabulary,), after `written` tokens."""
-    at = jnp.arange(len(tokens)) - len(tokens) + written
-    made = function(logits, jnp.where(at >= 0, tokens[at], -1))
-    if getattr(made, "shape", None) != logits.shape:
-        raise ValueError(
-            f"logits: the function must return values of shape (vocabulary,) = {logits.shape}, "
-            f"got {describe(made)}"
-        )
-    return made
 
 
 def _is_sound(logits: jax.Array) -> jax.Array:
