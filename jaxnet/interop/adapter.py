@@ -78,8 +78,8 @@ def save_adapter(folder: str | Path, net: Layer, params: Params) -> None:
     for path, leaf in entries.items():
         if path + A in entries and path + B in entries:
             a, b = np.asarray(entries[path + A]), np.asarray(entries[path + B])
-            name = _module(path, params)
-            if name and a.ndim + b.ndim - 2 == leaf.ndim:  # not below `repeat`
+            copies = a.ndim + b.ndim - 2 - leaf.ndim  # axes of `repeat`, which PEFT lacks
+            if name := "" if copies else _module(path, params):
                 a, b = a.reshape(-1, a.shape[-1]).T, b.reshape(b.shape[0], -1).T
             arrays |= dict(zip(_names(path, name), (a, b), strict=True))
             targets.add(name.split(".", 5)[-1] if name else path.rpartition("/")[0])
@@ -127,19 +127,20 @@ def load_adapter(folder: str | Path, net: Layer, params: Params) -> Params:
     new: dict[str, Any] = {}
     factors: dict[str, tuple[Any, Any]] = {}
     for entry, leaf in flat(params):
-        forms = (_names(entry, name) for name in (_module(entry, params), ""))
-        names = next((names for names in forms if stored.keys() & {*names}), None)
         if entry.endswith((A, B)):
             continue
+        forms = (_names(entry, name) for name in (_module(entry, params), ""))
+        names = next((names for names in forms if stored.keys() & {*names}), None)
         try:
             if names:
                 a, b = _factors([stored.pop(name, None) for name in names], names, leaf)
                 factors[entry] = a, b
-                new |= {entry + A: a, entry + B: b} if options else {}
-                if not options:
-                    new[entry] = leaf + jnp.asarray(scale * product(leaf, a, b), leaf.dtype)
+                sums = {} if options else {entry: leaf + scale * product(leaf, a, b)}
+                new |= sums or {entry + A: a, entry + B: b}
             elif entry in stored:
-                new[entry] = _same(stored.pop(entry), leaf)
+                if (array := stored.pop(entry)).shape != leaf.shape:
+                    raise ValueError(f"got {array.shape}")
+                new[entry] = numbers(array, leaf.dtype)
             elif options and fits(options.where, entry):
                 raise ValueError("has no adapter in the file")
         except ValueError as error:
@@ -179,12 +180,6 @@ def _factors(found: list, names: tuple[str, str], kernel: Any) -> tuple[Any, Any
     if not fine or a.shape[:n] + a.shape[-1:] != b.shape[: n + 1]:
         raise ValueError(f'"{names[0]}" {found[0].shape} and "{names[1]}" {found[1].shape}')
     return numbers(a, kernel.dtype), numbers(b, kernel.dtype)
-
-
-def _same(array: np.ndarray, leaf: Any) -> Any:
-    if array.shape != leaf.shape:
-        raise ValueError(f"got {array.shape}")
-    return numbers(array, leaf.dtype)
 
 
 def _read(who: str, path: Path) -> tuple[float, int]:

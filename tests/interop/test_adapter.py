@@ -29,8 +29,8 @@ def conv():
     return jn.serial(jn.conv(4, 3), jax.nn.relu, jn.flatten(), jn.dense(3, name="head"))
 
 
-def stack():
-    block = jn.transformer_block(2, causal=True)
+def stack(name="transformer_block"):
+    block = jn.transformer_block(2, causal=True, name=name)
     return jn.serial(jn.embedding(11, 8), jn.repeat(block, 3), jn.dense(11, name="head"))
 
 
@@ -39,6 +39,7 @@ NETS = {
     "gpt2": (lambda: decoder(GPT2), TEXT, {"where": "block*/kernel"}),
     "conv": (conv, jnp.ones((2, 5, 5, 1)), {"where": "conv/kernel", "trainable": "head/*"}),
     "repeat": (stack, TEXT, {}),
+    "repeat in a block": (lambda: stack("block_0"), TEXT, {}),
 }
 
 
