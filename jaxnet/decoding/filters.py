@@ -1,10 +1,14 @@
 """Filters of logits before a token is drawn."""
 
+from collections.abc import Callable
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
 from jaxnet.losses.arrays import wide
 from jaxnet.services.checks import as_array, at_least, within
+from jaxnet.services.trees import describe
 
 
 def filter_logits(
@@ -99,3 +103,20 @@ def check_filters(who, temperature, top_k, top_p, min_p, repetition_penalty, voc
             raise ValueError(
                 f"{who}: top_k must be at most the number of tokens, {vocabulary}, got {top_k}"
             )
+
+
+def latest(n: int, tokens: jax.Array, written: Any) -> jax.Array:
+    """Return the last n of the tokens that were written, after -1 where there are fewer."""
+    at = jnp.arange(n) - n + written
+    return jnp.where(at >= 0, tokens[at], -1)
+
+
+def changed(function: Callable, logits: jax.Array, tokens: jax.Array, written: Any) -> jax.Array:
+    """Return what the caller's function makes of logits (vocabulary,), after `written` tokens."""
+    made = function(logits, latest(len(tokens), tokens, written))
+    if getattr(made, "shape", None) != logits.shape:
+        raise ValueError(
+            f"logits: the function must return values of shape (vocabulary,) = {logits.shape}, "
+            f"got {describe(made)}"
+        )
+    return made

@@ -10,13 +10,16 @@ import numpy as np
 
 from jaxnet.core import Layer, Params, State, as_layer
 from jaxnet.core.meshes import on_auto_axes
-from jaxnet.decoding.filters import check_filters, filter_logits
+from jaxnet.decoding.filters import changed, check_filters, filter_logits, latest
 from jaxnet.losses.arrays import wide
 from jaxnet.services.checks import (
-    at_least,
+    a_function,
+    all_at_least,
+    as_array,
     check_dict,
     check_dtype,
     check_key,
+    check_range,
     is_traced,
     on_host,
     within,
@@ -71,6 +74,7 @@ def generate(
     top_p: float | None = None,
     min_p: float | None = None,
     repetition_penalty: float | None = None,
+    logits: Callable | None = None,
     stop: Stop = None,
     draft: Draft | None = None,
     draft_length: int = 4,
@@ -82,7 +86,10 @@ def generate(
     The net reads the prompts at once and then one token after another by `jn.stream`, so the work
     per token does not include the tokens before it. The first call compiles. Prompts and lengths
     are rounded up to powers of two inside, so other lengths, numbers and stops rarely compile
-    again. Call it outside `jit`.
+    again.
+
+    Inside `jit` or `vmap`, prompts are an array, or a list of arrays, and what cannot be checked is
+    not: where the logits are NaN, or -inf throughout, the token is -1 and the row ends.
 
     The draw of a token depends on the key, its row and its position, and not on the other rows. A
     batch of keys gives each row its own, so that a row alone draws what it draws in a batch, up to
@@ -105,6 +112,11 @@ def generate(
       temperature: Number that divides the logits; 0 takes the most probable token.
       top_k, top_p, min_p, repetition_penalty: Filters of the logits, see `filter_logits`. The
         penalty counts the tokens of the prompt too.
+      logits: Function `logits(values, ids)` that changes the logits of a row before the filters,
+        such as `lambda values, ids: values.at[3].set(-jnp.inf)`. The values are floats
+        (vocabulary,). The ids are the generated tokens, the latest at ids[-1], after as many -1 as
+        there is room for; `allowed[ids[-1]]` is a row of a grammar, the last row for the first
+        token. Define it once, since a new function compiles again.
       stop: Id of the token that ends a text, or a list of such ids and of sequences of ids, such as
         [2, [13, 13]].
       draft: Smaller net over the same vocabulary, as (net, params) or (net, params, state).
@@ -138,44 +150,24 @@ def generate(
     Speculative Decoding".
     """
     options = _Options(
-        length, state, temperature, top_k, top_p, min_p, repetition_penalty, stop, draft,
+        length, state, temperature, top_k, top_p, min_p, repetition_penalty, logits, stop, draft,
         draft_length, dtype,
     )  # fmt: skip
-    run, advance = _begin("generate", net, params, prompt, key, options)
-    batch, shown = run.last.shape[0], 0
-    with progress_bar(batch * length, "generate", progress, unit="token") as bar:
-        pace = length if bar.disable else 16
-        for bound in range(pace, length + pace, pace):
-            run = advance(run, min(bound, length))
-            counted = int(np.asarray(run.written).sum())
-            bar.update(counted - shown)
-            shown = counted
-            if not np.asarray(run.active).any():
-                break
-    tokens = np.array(run.tokens)[:, :length]
-    _check_lost("generate", tokens)
-    ends = np.asarray(run.ends)
-    lengths = np.where(ends < 0, length, ends)
-    return Generated(tokens, lengths, np.array(run.log_probs)[:, :length])
+    start, advance = _begin("generate", net, params, prompt, key, options)
+    run, traced = start, is_traced(start)
+    total = len(start.last) * length
+    with progress_bar(total, "generate", progress and not traced, unit="token") as bar:
+        for run in _steps(start, advance, length, length if bar.disable else 16):
+            if not bar.disable:
+                bar.update(int(np.asarray(run.written).sum()) - bar.n)
+    xp: Any = jnp if traced else np
+    tokens, log_probs, ends = map(xp.array, (run.tokens, run.log_probs, run.ends))
+    tokens = _sound("generate", tokens[:, :length])
+    return Generated(tokens, xp.where(ends < 0, length, ends), log_probs[:, :length])
 
 
 def iterate(
-    net: Layer,
-    params: Params,
-    prompt: Prompt,
-    key: jax.Array | None = None,
-    *,
-    length: int = 200,
-    state: State | None = None,
-    temperature: float = 1.0,
-    top_k: int | None = None,
-    top_p: float | None = None,
-    min_p: float | None = None,
-    repetition_penalty: float | None = None,
-    stop: Stop = None,
-    draft: Draft | None = None,
-    draft_length: int = 4,
-    dtype: Any = None,
+    net: Layer, params: Params, prompt: Prompt, key: jax.Array | None = None, **options: Any
 ) -> Iterator[np.ndarray]:
     """Yield the tokens of `generate` as they are made, for a chat or a notebook.
 
@@ -183,8 +175,8 @@ def iterate(
     programs.
 
     Args:
-      net, params, prompt, key, length, state, temperature, top_k, top_p, min_p, repetition_penalty,
-        stop, draft, draft_length, dtype: As in `generate`.
+      net, params, prompt, key: As in `generate`.
+      options: Options of `generate`, without `progress`.
 
     Returns:
       An iterator of arrays (batch,), one per position, until every row has stopped. A row that has
@@ -203,38 +195,33 @@ def iterate(
       (1,)
       (1,)
     """
-    options = _Options(
-        length, state, temperature, top_k, top_p, min_p, repetition_penalty, stop, draft,
-        draft_length, dtype,
-    )  # fmt: skip
-    run, advance = _begin("iterate", net, params, prompt, key, options)
-
-    def each(run):
-        for t in range(length):
-            run = advance(run, t + 1)
-            if not (np.asarray(run.written) > t).any():
-                return
-            now = np.array(run.tokens)[:, t]
-            _check_lost("iterate", now)
-            yield now
-
-    return each(run)
+    for name in options.keys() - set(_Options._fields):
+        raise TypeError(
+            f"iterate: unknown option {name!r}; there are {', '.join(_Options._fields)}"
+        )
+    given = _Options(**options)
+    run, advance = _begin("iterate", net, params, prompt, key, given)
+    if is_traced(run):
+        raise TypeError("iterate: is called inside jit; write generate, or a loop with jn.stream")
+    steps = enumerate(_steps(run, advance, given.length, 1))
+    return (_sound("iterate", np.array(run.tokens)[:, t]) for t, run in steps)
 
 
 class _Options(NamedTuple):
     """The options of `generate` and `iterate`, as the caller gave them."""
 
-    length: Any
-    state: Any
-    temperature: Any
-    top_k: Any
-    top_p: Any
-    min_p: Any
-    repetition_penalty: Any
-    stop: Any
-    draft: Any
-    draft_length: Any
-    dtype: Any
+    length: Any = 200
+    state: Any = None
+    temperature: Any = 1.0
+    top_k: Any = None
+    top_p: Any = None
+    min_p: Any = None
+    repetition_penalty: Any = None
+    logits: Any = None
+    stop: Any = None
+    draft: Any = None
+    draft_length: Any = 4
+    dtype: Any = None
 
 
 class _Setup(NamedTuple):
@@ -246,6 +233,7 @@ class _Setup(NamedTuple):
       vocabulary: Number of tokens.
       greedy: Whether the most probable token is taken.
       top_k: Option of `filter_logits`.
+      logits: Function of the caller on the logits of a row.
       proposals: Number of tokens that the draft proposes.
       dtype: Dtype of kept keys and values.
     """
@@ -255,6 +243,7 @@ class _Setup(NamedTuple):
     vocabulary: int
     greedy: bool
     top_k: int | None
+    logits: Callable | None
     proposals: int
     dtype: Any
 
@@ -268,7 +257,6 @@ class _Run(NamedTuple):
     Fields:
       states: States of the streams, which have read everything but the last token.
       last: The last token of each row, (batch,).
-      recent: The last tokens that were generated, as many as the longest stop has, (batch, n).
       written: Number of tokens generated, (batch,).
       tokens, log_probs: Generated tokens and their log-probabilities, (batch, capacity).
       active: Whether each row is continued, (batch,).
@@ -278,7 +266,6 @@ class _Run(NamedTuple):
 
     states: tuple[State, ...]
     last: jax.Array
-    recent: jax.Array
     written: jax.Array
     tokens: jax.Array
     log_probs: jax.Array
@@ -288,73 +275,77 @@ class _Run(NamedTuple):
 
 
 def _begin(
-    who: str, net: Any, params: Any, prompt: Any, key: Any, options: _Options
+    who: str, net: Any, params: Any, prompt: Any, key: Any, given: _Options
 ) -> tuple[_Run, Callable[[_Run, int], _Run]]:
     """Return the run after the prompts, and a function that continues it to a number of tokens."""
-    at_least(who, "length", options.length)
-    at_least(who, "draft_length", options.draft_length)
-    if options.dtype is not None:
-        check_dtype(who, options.dtype)
-    if is_traced((params, key, prompt, options.state)):
-        raise TypeError(f"{who}: is called inside jit; inside, write the loop with jn.stream")
-    nets = [_with_state(who, "net", net, params, options.state)]
-    if options.draft is not None:
-        if not isinstance(options.draft, tuple | list) or len(options.draft) not in (2, 3):
+    all_at_least(who, length=given.length, draft_length=given.draft_length)
+    if given.dtype is not None:
+        check_dtype(who, given.dtype)
+    if given.logits is not None:
+        a_function(who, "logits", given.logits, "(values, ids)")
+    models = [_model(who, "net", net, params, given.state)]
+    if given.draft is not None:
+        if not isinstance(given.draft, tuple | list) or len(given.draft) not in (2, 3):
             raise TypeError(
                 f"{who}: draft must be (net, params) or (net, params, state), got "
-                f"{type(options.draft).__name__}"
+                f"{type(given.draft).__name__}"
             )
-        other, others, *rest = options.draft
-        nets.append(_with_state(who, "draft", other, others, rest[0] if rest else None))
-    proposals = options.draft_length if options.draft is not None else 0
+        models.append(_model(who, "draft", *given.draft))
+    proposals = given.draft_length * (len(models) - 1)
 
     rows, lengths = _prompts(who, prompt)
     batch, time = rows.shape
-    needed = time + options.length - 1 + proposals
-    capacity = max(64, _power(needed + 1))
-    sizes = [_fit(who, *one, capacity, needed) for one in nets]
+    needed = time + given.length - 1 + proposals
+    sizes = [_fit(who, *one, max(64, _power(needed + 1)), needed) for one in models]
     if len({vocabulary for _, vocabulary in sizes}) > 1:
         raise ValueError(
             f"{who}: net and draft must have the same vocabulary, got logits for {sizes[0][1]} and "
             f"{sizes[1][1]} tokens"
         )
     capacity, vocabulary = min(sizes)
-    valid = np.arange(time) < lengths[:, None]
-    wrong = rows[valid & ((rows < 0) | (rows >= vocabulary))]
-    if wrong.size:
-        raise ValueError(f"{who}: ids of the prompt must be in [0, {vocabulary}), got {wrong[0]}")
+    check_range(rows, vocabulary, f"{who}: ids of the prompt")
+    more = (jnp if is_traced(rows) else np).pad
+    padded = more(rows, ((0, 0), (0, min(max(16, _power(time)), capacity) - time))).astype(np.int32)
 
-    greedy = not is_traced(options.temperature) and np.ndim(options.temperature) == 0
-    greedy = greedy and options.temperature == 0
-    if not greedy:
-        within(who, "temperature", options.temperature, "[0, inf)")
-    top_k, top_p, min_p, penalty = options[3:7]
-    given = 1.0 if greedy else options.temperature
-    check_filters(who, given, top_k, top_p, min_p, penalty, vocabulary)
-    numbers = {"temperature": given, "top_p": top_p, "min_p": min_p, "repetition_penalty": penalty}
-    if greedy:  # filters that only drop less probable tokens change nothing
-        top_k, numbers = None, {"repetition_penalty": penalty}
-    numbers = {name: np.float32(n) for name, n in numbers.items() if n is not None}
+    greedy, top_k, numbers = _filters(who, given, vocabulary)
+    stops = _stops(who, given.stop, vocabulary)
+    nets, values, states = zip(*models, strict=True)
+    kept = None if given.dtype is None else jnp.dtype(given.dtype)
+    setup = _Setup(nets, capacity, vocabulary, greedy, top_k, given.logits, proposals, kept)
+    values = jax.tree.map(jnp.asarray, values)
     keys = None if greedy else _row_keys(who, key, batch)
-    stops = _stops(who, options.stop, vocabulary)
-
-    kept = None if options.dtype is None else jnp.dtype(options.dtype)
-    used = tuple(one for one, *_ in nets)
-    setup = _Setup(used, capacity, vocabulary, greedy, top_k, proposals, kept)
-    values = [jax.tree.map(jnp.asarray, params) for _, params, _ in nets]
+    inputs = values, keys, numbers, stops, np.int32(given.length)
     # Copies, because the loop reuses the memory of its state.
-    states = [jax.tree.map(jnp.copy, state) for *_, state in nets]
-    padded = np.zeros((batch, min(max(16, _power(time)), capacity)), np.int32)
-    padded[:, :time] = np.where(valid, rows, 0)
-    read = _program(_read, setup, static_argnums=5)
-    run = read(values, states, padded, lengths, stops, penalty is not None)
-    most = np.int32(options.length)
+    states = jax.tree.map(jnp.copy, states)
+    read = _program(_read, setup, static_argnums=4)
+    run = read(values, states, padded, lengths, given.repetition_penalty is not None)
+    advance = _program(_advance, setup, donate_argnums=() if is_traced(run) else 1)
+    return run, lambda run, bound: advance(inputs, run, np.int32(bound))
 
-    def advance(run: _Run, bound: int) -> _Run:
-        program = _program(_advance, setup, donate_argnums=1)
-        return program(values, run, keys, numbers, stops, most, np.int32(bound))
 
-    return run, advance
+def _steps(run: _Run, advance: Callable, length: int, pace: int) -> Iterator[_Run]:
+    """Yield the run after every `pace` tokens, until every row has stopped."""
+    for bound in range(pace, length + pace, pace):
+        run = advance(run, min(bound, length))
+        yield run
+        if bound < length and not np.any((run.active, np.asarray(run.written) > bound)):
+            return
+
+
+def _filters(who: str, given: _Options, vocabulary: int) -> tuple[bool, int | None, dict]:
+    """Return whether the most probable token is taken, top_k, and the numbers of the filters."""
+    temperature, top_k, top_p, min_p, penalty = given[2:7]
+    greedy = not is_traced(temperature) and np.ndim(temperature) == 0 and temperature == 0
+    if greedy:
+        temperature = 1.0
+    else:
+        within(who, "temperature", temperature, "[0, inf)")
+    check_filters(who, temperature, top_k, top_p, min_p, penalty, vocabulary)
+    numbers = {"temperature": temperature, "top_p": top_p, "min_p": min_p}
+    if greedy:  # filters that only drop less probable tokens change nothing
+        top_k, numbers = None, {}
+    numbers["repetition_penalty"] = penalty
+    return greedy, top_k, {name: jnp.float32(n) for name, n in numbers.items() if n is not None}
 
 
 def _power(n: int) -> int:
@@ -362,14 +353,13 @@ def _power(n: int) -> int:
     return 1 << (n - 1).bit_length()
 
 
-def _with_state(who: str, what: str, net: Any, params: Any, state: Any) -> tuple[Layer, Any, Any]:
+def _model(who: str, what: str, net, params, state=None) -> tuple[Layer, Any, Any]:
     """Return the net as a layer, its params and its state; raise if a needed state is missing."""
     net = as_layer(net, who, what)
     check_dict(who, f"the params of {what}" if what == "draft" else "params", params)
     if state is None:
         look = lambda: jax.eval_shape(net.init, key_spec(), _ids(8))[1]  # noqa: E731
-        fresh = memo_of(net.apply).of("state of tokens", look)
-        if jax.tree.leaves(fresh):
+        if jax.tree.leaves(fresh := memo_of(net.apply).of("state of tokens", look)):
             raise ValueError(
                 f"{who}: the {what} has a state ({', '.join(fresh)}); pass "
                 f"{'state=state' if what == 'net' else 'draft=(net, params, state)'}"
@@ -390,53 +380,49 @@ def _fit(who: str, net: Layer, params: Any, state: Any, capacity: int, needed: i
         run = lambda params, state, x: net.apply(params, state, x)[0]  # noqa: E731
         logits = jax.eval_shape(run, params, state, _ids(time))
         shape = getattr(logits, "shape", ())
-        if len(shape) != 3 or shape[:2] != (1, time) or not _are_floats(logits):
+        floats = jnp.issubdtype(getattr(logits, "dtype", bool), jnp.floating)
+        if len(shape) != 3 or shape[:2] != (1, time) or not floats:
             raise TypeError(
                 f"{who}: the net must map tokens (batch, time) to logits (batch, time, "
                 f"vocabulary), got {describe(logits)} for {describe(_ids(time))}"
             )
         return shape[2]
 
-    def found(time: int) -> int:
-        shapes = signature(jax.eval_shape(lambda tree: tree, (params, state)))
-        return memo_of(net.apply).of(("vocabulary", shapes, time), lambda: vocabulary(time))
-
-    try:
-        return capacity, found(capacity)
-    except ValueError:  # the net may have fewer positions
-        pass
-    try:
-        return needed, found(needed)
-    except ValueError as error:
-        error.add_note(f"in {who}, which needs {needed} positions for the prompt and the length")
-        raise
+    shapes = signature(jax.eval_shape(lambda tree: tree, (params, state)))
+    for time in (capacity, needed):
+        try:
+            found = partial(vocabulary, time)
+            return time, memo_of(net.apply).of(("vocabulary", shapes, time), found)
+        except ValueError as error:  # the net may have fewer positions
+            if time == needed:
+                error.add_note(f"in {who}, which needs {needed} positions for prompt and length")
+                raise
 
 
-def _are_floats(x: Any) -> bool:
-    return jnp.issubdtype(x.dtype, jnp.floating)
-
-
-def _prompts(who: str, prompt: Any) -> tuple[np.ndarray, np.ndarray]:
+def _prompts(who: str, prompt: Any) -> tuple[Any, np.ndarray]:
     """Return the prompts padded at the end, (batch, time), and their lengths."""
     if isinstance(prompt, str) or (
         isinstance(prompt, list | tuple) and any(isinstance(row, str) for row in prompt)
     ):
         raise TypeError(f"{who}: the prompt must hold ids of tokens, got text; encode it first")
-    several = isinstance(prompt, list | tuple) and all(np.ndim(row) == 1 for row in prompt)
-    rows = prompt if several else on_host(who, "prompt", prompt, "(batch, time)", "integers")
+    check, xp = (as_array, jnp) if is_traced(prompt) else (on_host, np)
+    rows: Any = prompt
+    if isinstance(rows, list | tuple) and all(np.ndim(row) == 1 for row in rows):
+        rows = [check(who, f"prompt {i}", row, "(time,)", "integers") for i, row in enumerate(rows)]
+        lengths = np.array([len(row) for row in rows], np.int32)
+    else:
+        rows = check(who, "prompt", rows, "(batch, time)", "integers")
+        lengths = np.full(len(rows), rows.shape[1], np.int32)
     if not len(rows):
         raise ValueError(f"{who}: needs at least one prompt, got none")
-    rows = [on_host(who, f"prompt {i}", row, "(time,)", "integers") for i, row in enumerate(rows)]
-    lengths = np.array([len(row) for row in rows], np.int32)
     if not lengths.all():
         raise ValueError(
             f"{who}: prompt {int(np.argmin(lengths))} is empty. Begin it with a token, such as the "
             "one that begins a text"
         )
-    padded = np.zeros((len(rows), lengths.max()), np.int64)
-    for row, given in zip(padded, rows, strict=True):
-        row[: len(given)] = given
-    return padded, lengths
+    if isinstance(rows, list):
+        rows = xp.stack([xp.pad(row, (0, lengths.max() - len(row))) for row in rows])
+    return rows, lengths
 
 
 def _row_keys(who: str, key: Any, batch: int) -> jax.Array:
@@ -446,14 +432,13 @@ def _row_keys(who: str, key: Any, batch: int) -> jax.Array:
             f"{who}: needs a key to draw tokens. Pass one, such as jax.random.key(0), or write "
             "temperature=0 for the most probable tokens"
         )
-    if isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key) and key.ndim:
+    typed = isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
+    if typed and key.ndim:
         if key.shape != (batch,):
             raise ValueError(f"{who}: keys must have shape () or ({batch},), got {key.shape}")
         return key
     check_key(key, who)
-    if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
-        key = jax.random.wrap_key_data(key)
-    return _fold_rows(key, np.arange(batch))
+    return _fold_rows(key if typed else jax.random.wrap_key_data(key), np.arange(batch))
 
 
 @jax.jit
@@ -464,19 +449,18 @@ def _fold_rows(key: jax.Array, rows: jax.Array) -> jax.Array:
 def _stops(who: str, stop: Any, vocabulary: int) -> np.ndarray:
     """Return the sequences that stop a row, (n, longest), padded in front with -1 for any token."""
     given = [] if stop is None else stop if isinstance(stop, list | tuple) else [stop]
-    found = []
     if any(isinstance(leaf, str) for leaf in jax.tree.leaves(given)):
         raise TypeError(
             f"{who}: stop must hold ids of tokens, got text; encode it first, as in "
             "stop=[vocabulary.encode(text)] for a sequence"
         )
-    for one in given:
-        ids = on_host(who, "stop", one if np.ndim(one) else [one], "(n,)", "integers")
+    given = [one if np.ndim(one) else [one] for one in given]
+    found = [on_host(who, "stop", one, "(n,)", "integers") for one in given]
+    for ids in found:
         if not ids.size or ids.min() < 0 or ids.max() >= vocabulary:
             raise ValueError(
-                f"{who}: stop must hold ids in [0, {vocabulary}) and sequences of them, got {one}"
+                f"{who}: stop must hold ids in [0, {vocabulary}) and sequences of them, got {ids}"
             )
-        found.append(ids)
     longest = max(map(len, found), default=1)
     padded = np.full((len(found), longest), -1, np.int32)
     for row, ids in zip(padded, found, strict=True):
@@ -484,23 +468,25 @@ def _stops(who: str, stop: Any, vocabulary: int) -> np.ndarray:
     return padded
 
 
-def _check_lost(who: str, tokens: np.ndarray) -> None:
-    if (lost := np.argwhere(tokens < 0)).size:
+def _sound(who: str, tokens: Any) -> Any:
+    """Return the tokens; raise if they are known and one is missing."""
+    if not is_traced(tokens) and (lost := np.argwhere(tokens < 0)).size:
         row, *at = lost[0]
         after = f" after {at[0]} tokens" if at else ""
         raise ValueError(
             f"{who}: the logits of row {row} are NaN, or -inf throughout,{after}. Look at the "
             "params, and whether the net has enough positions"
         )
+    return tokens
 
 
 def _program(function: Callable, setup: _Setup, **options: Any) -> Callable:
     """Return a function of the setup compiled for it; the net keeps the program."""
     make = lambda: jax.jit(partial(function, setup), **options)  # noqa: E731
-    return memo_of(setup.nets[0].apply).of((function, setup), make)
+    return memo_of(setup.nets[0].apply).of((function, setup, *options.items()), make)
 
 
-def _read(setup: _Setup, params, states, prompt, lengths, stops, penalized: bool) -> _Run:
+def _read(setup: _Setup, params, states, prompt, lengths, penalized: bool) -> _Run:
     """Read the prompts except their last tokens, whose logits are the first ones needed."""
     batch = prompt.shape[0]
     rows = np.arange(batch)
@@ -518,7 +504,6 @@ def _read(setup: _Setup, params, states, prompt, lengths, stops, penalized: bool
     return _Run(
         states=tuple(kept),
         last=prompt[rows, lengths - 1],
-        recent=jnp.full((batch, stops.shape[1]), -2, jnp.int32),
         written=jnp.zeros(batch, jnp.int32),
         tokens=jnp.zeros((batch, setup.capacity), jnp.int32),
         log_probs=jnp.zeros((batch, setup.capacity), jnp.float32),
@@ -528,118 +513,136 @@ def _read(setup: _Setup, params, states, prompt, lengths, stops, penalized: bool
     )
 
 
-def _advance(setup: _Setup, params, run: _Run, keys, numbers, stops, length, bound) -> _Run:
-    """Generate until every active row has `bound` tokens."""
-    rows = np.arange(run.last.shape[0])
-    streams = setup.streams()
+class _Job(NamedTuple):
+    """What does not change while tokens are generated; keys (batch,), stops as in `_stops`."""
 
-    def distribution(logits, seen):
-        return filter_logits(logits, top_k=setup.top_k, seen=seen, **numbers)
+    setup: _Setup
+    params: Any
+    keys: Any
+    numbers: Any
+    stops: Any
+    length: Any
 
-    def keys_at(positions, use=0):
+    def distribution(self, logits, tokens, written, seen):
+        """Return logits (batch, vocabulary) to draw from, after `written` of the tokens."""
+        if self.setup.logits is not None:
+            logits = jax.vmap(partial(changed, self.setup.logits))(logits, tokens, written)
+        return filter_logits(logits, top_k=self.setup.top_k, seen=seen, **self.numbers)
+
+    def probabilities(self, filtered):
+        if self.setup.greedy:
+            return jax.nn.one_hot(filtered.argmax(-1), self.setup.vocabulary)
+        return jax.nn.softmax(filtered)
+
+    def keys_at(self, positions, use):
         """Return a key per row for the token at a position, different for each use."""
         fold = lambda key, at: jax.random.fold_in(jax.random.fold_in(key, at), use)  # noqa: E731
-        return jax.vmap(fold)(keys, positions)
+        return jax.vmap(fold)(self.keys, positions)
 
-    def choose(filtered, positions, use=0):
+    def uniform(self, positions):
+        """Return the numbers (batch,) below which the ratio of probabilities is accepted."""
+        if self.setup.greedy:
+            return jnp.zeros(len(positions))
+        return jax.vmap(jax.random.uniform)(self.keys_at(positions, 1))
+
+    def choose(self, filtered, positions, use=0):
         """Return the tokens (batch,) of logits (batch, vocabulary)."""
-        if setup.greedy:
+        if self.setup.greedy:
             return filtered.argmax(-1).astype(jnp.int32)
-        drawn = jax.vmap(jax.random.categorical)(keys_at(positions, use), filtered)
+        drawn = jax.vmap(jax.random.categorical)(self.keys_at(positions, use), filtered)
         return drawn.astype(jnp.int32)
 
-    def mark(seen, token, on=True):
-        if seen is None:
-            return None
-        return seen.at[rows, jnp.where(on, token, setup.vocabulary)].set(True, mode="drop")
-
-    def commit(run, token, log_prob, on):
+    def commit(self, run, token, logits, on):
         """Return the run with one more token in the rows that are on."""
-        at = jnp.where(on, run.written, setup.capacity)
+        at = jnp.where(on, run.written, self.setup.capacity)
         count = run.written + on
-        recent = jnp.concatenate([run.recent[:, 1:], token[:, None]], 1)
-        recent = jnp.where(on[:, None], recent, run.recent)
-        hit = ((stops == recent[:, None]) | (stops < 0)).all(-1)  # (batch, stops)
-        matched = jnp.where(hit, (stops >= 0).sum(-1), 0).max(-1, initial=0)
+        tokens = _set(run.tokens, at, token)
+        recent = jax.vmap(partial(latest, self.stops.shape[1]))(tokens, count)
+        hit = ((self.stops == recent[:, None]) | (self.stops < 0)).all(-1)  # (batch, stops)
+        matched = jnp.where(hit, (self.stops >= 0).sum(-1), 0).max(-1, initial=0)
         stopped = on & (matched > 0)
-        over = stopped | (on & ((count >= length) | (token < 0)))
+        over = stopped | (on & ((count >= self.length) | (token < 0)))
         return run._replace(
             last=jnp.where(on, token, run.last),
-            recent=recent,
             written=count,
-            tokens=run.tokens.at[rows, at].set(token, mode="drop"),
-            log_probs=run.log_probs.at[rows, at].set(log_prob, mode="drop"),
+            tokens=tokens,
+            log_probs=_set(run.log_probs, at, _log_prob(logits, token)),
             active=run.active & ~over,
             ends=jnp.where(stopped, count - matched, run.ends).astype(jnp.int32),
-            seen=mark(run.seen, token, on),
+            seen=_mark(run.seen, jnp.where(on, token, self.setup.vocabulary)),
         )
 
-    def one(run):
-        """Add one token per row by the net alone."""
-        steps = run.active.astype(jnp.int32)
-        logits, state = streams[0].apply(params[0], run.states[0], (run.last[:, None], steps))
-        logits = wide(logits[:, 0])
-        token = choose(distribution(logits, run.seen), run.written)
-        token = jnp.where(_is_sound(logits), token, -1)
-        return commit(run._replace(states=(state,)), token, _log_prob(logits, token), run.active)
 
-    def several(run):
-        """Add the draft's tokens that the net accepts, and one token by the net."""
-        steps = run.active.astype(jnp.int32)
-        n = setup.proposals
+def _advance(setup: _Setup, inputs, run: _Run, bound) -> _Run:
+    """Generate until every active row has `bound` tokens."""
+    going = lambda run: (run.active & (run.written < bound)).any()  # noqa: E731
+    step = partial(_several if setup.proposals else _one, _Job(setup, *inputs), setup.streams())
+    return jax.lax.while_loop(going, step, run)
 
-        def propose(loop, t):
-            state, token, seen = loop
-            logits, state = streams[1].apply(params[1], state, (token[:, None], steps))
-            filtered = distribution(wide(logits[:, 0]), seen)
-            token = choose(filtered, run.written + t)
-            seen = mark(seen, token)
-            return (state, token, seen), (token, jax.nn.softmax(filtered), seen)
 
-        first = run.states[1], run.last, run.seen
-        _, (proposed, q, seen) = jax.lax.scan(propose, first, jnp.arange(n, dtype=jnp.int32))
-        proposed, q = proposed.T, q.swapaxes(0, 1)  # (batch, n), (batch, n, vocabulary)
-        if seen is not None:
-            assert run.seen is not None
-            seen = jnp.concatenate([run.seen[:, None], seen.swapaxes(0, 1)], 1)
-        chunk = jnp.concatenate([run.last[:, None], proposed], 1)  # (batch, n + 1)
-        logits = streams[0].apply(params[0], run.states[0], (chunk, steps * (n + 1)))[0]
-        logits = wide(logits)
-        filtered = distribution(logits, seen)
-        sound = _is_sound(logits)  # (batch, n + 1)
-        if setup.greedy:
-            best = filtered.argmax(-1).astype(jnp.int32)
-            agrees = (best[:, :n] == proposed) & sound[:, :n]
-            accepted = jnp.cumprod(agrees.astype(jnp.int32), 1).sum(1)
-            own = best[rows, accepted]
-        else:
-            p = jax.nn.softmax(filtered)
-            q = jnp.where(jnp.isfinite(q), q, 0)  # the proposals of a broken draft are rejected
-            draw = jax.vmap(jax.random.uniform)
-            u = jnp.stack([draw(keys_at(run.written + t, 1)) for t in range(n)], 1)
-            of = lambda p: jnp.take_along_axis(p[:, :n], proposed[..., None], -1)[..., 0]  # noqa: E731
-            agrees = (u * of(q) < of(p)) & sound[:, :n]
-            accepted = jnp.cumprod(agrees.astype(jnp.int32), 1).sum(1)
-            p = p[rows, accepted]
-            q = jnp.pad(q, ((0, 0), (0, 1), (0, 0)))[rows, accepted]
-            rest = jnp.maximum(p - q, 0)  # the part of p that the proposals did not cover
-            rest = jnp.where(rest.sum(-1, keepdims=True) > 0, rest, p)
-            own = choose(jnp.log(rest), run.written + accepted, 2)
-        own = jnp.where(sound[rows, accepted], own, -1)
-        after = []
-        for net, values, state in zip(streams, params, run.states, strict=True):
-            after.append(net.apply(values, state, (chunk, steps * (accepted + 1)))[1])
-        run = run._replace(states=tuple(after))
-        for t in range(n + 1):
-            token = own if t == n else jnp.where(t < accepted, proposed[:, t], own)
-            on = run.active & (t <= accepted)
-            run = commit(run, token, _log_prob(logits[:, t], token), on)
-        return run
+def _one(job: _Job, streams: list[Layer], run: _Run) -> _Run:
+    """Add one token per row by the net alone."""
+    steps = run.active.astype(jnp.int32)
+    logits, state = streams[0].apply(job.params[0], run.states[0], (run.last[:, None], steps))
+    logits = wide(logits[:, 0])
+    filtered = job.distribution(logits, run.tokens, run.written, run.seen)
+    token = jnp.where(_is_sound(filtered), job.choose(filtered, run.written), -1)
+    return job.commit(run._replace(states=(state,)), token, logits, run.active)
 
-    def goes_on(run):
-        return (run.active & (run.written < bound)).any()
 
-    return jax.lax.while_loop(goes_on, several if setup.proposals else one, run)
+def _several(job: _Job, streams: list[Layer], run: _Run) -> _Run:
+    """Add the draft's tokens that the net accepts, and one token by the net."""
+    rows, n = np.arange(run.last.shape[0]), job.setup.proposals
+    steps = run.active.astype(jnp.int32)
+
+    def propose(loop, t):
+        state, token, tokens, seen = loop
+        logits, state = streams[1].apply(job.params[1], state, (token[:, None], steps))
+        filtered = job.distribution(wide(logits[:, 0]), tokens, run.written + t, seen)
+        token = job.choose(filtered, run.written + t)
+        after = _set(tokens, run.written + t, token), _mark(seen, token)
+        return (state, token, *after), (token, job.probabilities(filtered), after[1])
+
+    first = run.states[1], run.last, run.tokens, run.seen
+    loop, (proposed, q, seen) = jax.lax.scan(propose, first, jnp.arange(n, dtype=jnp.int32))
+    proposed, q = proposed.T, q.swapaxes(0, 1)  # (batch, n), (batch, n, vocabulary)
+    if seen is not None:
+        assert run.seen is not None
+        seen = jnp.concatenate([run.seen[None], seen])
+    chunk = jnp.concatenate([run.last[:, None], proposed], 1)  # (batch, n + 1)
+    logits = wide(streams[0].apply(job.params[0], run.states[0], (chunk, steps * (n + 1)))[0])
+    written = run.written[:, None] + np.arange(n + 1, dtype=np.int32)
+    each = jax.vmap(job.distribution, (1, None, 1, 0), 1)
+    filtered = each(logits, loop[2], written, seen)
+    sound = _is_sound(filtered)  # (batch, n + 1)
+    p = job.probabilities(filtered)
+    q = jnp.where(jnp.isfinite(q), q, 0)  # the proposals of a broken draft are rejected
+    u = [job.uniform(run.written + t) for t in range(n)]
+    of = lambda p: jnp.take_along_axis(p[:, :n], proposed[..., None], -1)[..., 0]  # noqa: E731
+    agrees = (jnp.stack(u, 1) * of(q) < of(p)) & sound[:, :n]
+    accepted = jnp.cumprod(agrees.astype(jnp.int32), 1).sum(1)
+    p = p[rows, accepted]
+    q = jnp.pad(q, ((0, 0), (0, 1), (0, 0)))[rows, accepted]
+    rest = jnp.maximum(p - q, 0)  # the part of p that the proposals did not cover
+    rest = jnp.where(rest.sum(-1, keepdims=True) > 0, rest, p)
+    own = job.choose(jnp.log(rest), run.written + accepted, 2)
+    own = jnp.where(sound[rows, accepted], own, -1)
+    models = zip(streams, job.params, run.states, strict=True)
+    read = chunk, steps * (accepted + 1)
+    run = run._replace(states=tuple(net.apply(*values, read)[1] for net, *values in models))
+    for t in range(n + 1):
+        token = own if t == n else jnp.where(t < accepted, proposed[:, t], own)
+        run = job.commit(run, token, logits[:, t], run.active & (t <= accepted))
+    return run
+
+
+def _set(array: jax.Array, at: jax.Array, values: Any) -> jax.Array:
+    """Return the array (batch, n) with a value per row at a position, or as it is beyond n."""
+    return array.at[np.arange(len(array)), at].set(values, mode="drop")
+
+
+def _mark(seen: jax.Array | None, token: jax.Array) -> jax.Array | None:
+    return None if seen is None else _set(seen, token, True)
 
 
 def _is_sound(logits: jax.Array) -> jax.Array:

@@ -8,9 +8,9 @@ import jax
 import jax.numpy as jnp
 
 from jaxnet.core import Layer, Params, State, as_layer
-from jaxnet.decoding.filters import check_filters, nucleus
+from jaxnet.decoding.filters import changed, check_filters, nucleus
 from jaxnet.losses.arrays import wide
-from jaxnet.services.checks import as_array, at_least, check_dict, check_key, within
+from jaxnet.services.checks import a_function, as_array, at_least, check_dict, check_key, within
 from jaxnet.services.trees import PyTree, describe
 from jaxnet.transforms.stream import batch_axes
 
@@ -158,6 +158,7 @@ def beam_search(
     length: int,
     end: int,
     length_penalty: float = 1.0,
+    logits: Callable | None = None,
     inputs: tuple = (),
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Keep the `beams` most probable sequences at each step and return them, best first.
@@ -175,6 +176,8 @@ def beam_search(
       length_penalty: Number at least 0; a sequence of n tokens, including `end`, has the score log
         p / n^length_penalty. 1 gives the mean log-probability per token, 0 the sum, which favors
         short sequences.
+      logits: Function of (values, ids) that changes the logits of a beam, as in `generate`; scores
+        are log-probabilities after it.
       inputs: As in `greedy`.
 
     Returns:
@@ -202,10 +205,12 @@ def beam_search(
     at_least("beam_search", "beams", beams)
     at_least("beam_search", "end", end, 0)
     within("beam_search", "length_penalty", length_penalty, "[0, inf)")
-    step, first, logits = _model("beam_search", stream, params, state, first, length, end, inputs)
+    if logits is not None:
+        a_function("beam_search", "logits", logits, "(values, ids)")
+    step, first, spec = _model("beam_search", stream, params, state, first, length, end, inputs)
     axes = batch_axes(stream, _chunk(inputs, first))
-    batch, vocabulary = logits.shape
-    dtype = jnp.promote_types(logits.dtype, jnp.float32)
+    batch, vocabulary = spec.shape
+    dtype = jnp.promote_types(spec.dtype, jnp.float32)
     kept = min(beams, vocabulary)  # number of continuations per beam that can be among the best
     state = jax.tree.map(lambda leaf: jnp.repeat(leaf[None], beams, 0), state)  # (beams, ...)
 
@@ -216,13 +221,15 @@ def beam_search(
     def advance(loop):
         t, state, last, tokens, scores, ended, lost = loop
         # The inputs do not have an axis of beams.
-        state, logits = jax.vmap(step, out_axes=(0, 1))(state, last.T)
+        state, z = jax.vmap(step, out_axes=(0, 1))(state, last.T)
         # Ranks the tokens of a beam by their logits, whose order rounding does not change.
-        logits = wide(logits)  # (batch, beams, vocabulary)
-        dead = ~(logits.max(-1) > -jnp.inf)  # NaN is not above
+        z = wide(z)  # (batch, beams, vocabulary)
+        if logits is not None:
+            z = jax.vmap(jax.vmap(partial(changed, logits, written=t)))(z, tokens)
+        dead = ~(z.max(-1) > -jnp.inf)  # NaN is not above
         lost |= (dead & ~ended & (scores > -jnp.inf)).any(-1, keepdims=True)
-        best, words = jax.lax.top_k(logits, kept)  # (batch, beams, kept)
-        log_p = best - jax.nn.logsumexp(logits, axis=-1, keepdims=True)
+        best, words = jax.lax.top_k(z, kept)  # (batch, beams, kept)
+        log_p = best - jax.nn.logsumexp(z, axis=-1, keepdims=True)
         # A complete sequence has one continuation, `end` at an unchanged score, always kept.
         only = ended[..., None] & (jnp.arange(kept) > 0)[None, None]
         total = scores[..., None] + jnp.where(ended[..., None], 0, log_p)

@@ -1,10 +1,13 @@
-"""Exchange with other libraries: PyTorch, Keras, Hugging Face, Flax, StableHLO, ONNX.
+"""Exchange with other libraries: PyTorch, Keras, Hugging Face, Flax, Haiku, StableHLO, ONNX.
 
 `by_names` takes the weights of any library by a table of names, and `plain` makes a net that other
 tools for JAX understand. The modules that need a library are imported by name:
 `jaxnet.interop.torch`, `jaxnet.interop.flax`, `jaxnet.interop.export`, `jaxnet.interop.onnx`.
 """
 
+from jaxnet.interop import haiku as haiku
+from jaxnet.interop.adapter import load_adapter as load_adapter
+from jaxnet.interop.adapter import save_adapter as save_adapter
 from jaxnet.interop.decoder import decoder_table as decoder_table
 from jaxnet.interop.decoder import load_decoder as load_decoder
 from jaxnet.interop.lax import plain as plain

@@ -155,7 +155,7 @@ def by_names(
     for pattern in leave:
         if not any(fits(pattern, name) for name in (*paths, *arrays)):
             wrong.append(f'nothing to leave out fits "{pattern}"')
-    _raise(f"by_names: weights do not fit {net.name}:", wrong)
+    raise_lines(f"by_names: weights do not fit {net.name}:", wrong)
     leaves, structure = jax.tree.flatten(specs)
     if len(found) < len(leaves):
         if key is None:
@@ -230,7 +230,7 @@ def to_names(
             found[name] = _joined(pieces)
         except ValueError as error:
             wrong.append(f'"{name}": {error}')
-    _raise(f"to_names: {net.name} does not fit the table:", wrong)
+    raise_lines(f"to_names: {net.name} does not fit the table:", wrong)
     return found
 
 
@@ -478,7 +478,7 @@ def _row_of(path: str, rows: list[_Row]) -> _Row:
     raise LookupError("no row in the table")
 
 
-def _raise(head: str, wrong: list[str]) -> None:
+def raise_lines(head: str, wrong: list[str]) -> None:
     """Raise an error of several lines, if there are any."""
     if wrong:
         more = [f"and {len(wrong) - SHOWN} more"] if len(wrong) > SHOWN else []

@@ -68,13 +68,13 @@ def readable(who: str, path: Any, what: str = "path") -> Path:
 
 
 @contextmanager
-def replacing(who: str, path: Any) -> Iterator[IO[bytes]]:
+def replacing(who: str, path: Any, own: bool = False) -> Iterator[IO[bytes]]:
     """Open a binary file to write, which replaces `path` at the end of the block.
 
     Until then the old file is unchanged, even if the program is killed. The new one keeps its
     mode and owner. Missing parent folders are created, and a symbolic link remains one. A program
     that is killed leaves a file that ends in ".part", which the next write to the same path
-    removes.
+    removes. With `own`, the library itself names the file, which must be plain; see `own_file`.
 
     Raises:
       TypeError, ValueError: If `file_path` raises.
@@ -89,7 +89,11 @@ def replacing(who: str, path: Any) -> Iterator[IO[bytes]]:
       >>> path.read_bytes()
       b'abc'
     """
-    path = Path(os.path.realpath(file_path(who, path)))  # symbolic links are followed
+    path = file_path(who, path)
+    if not own:
+        path = Path(os.path.realpath(path))  # symbolic links are followed
+    elif os.path.lexists(path):
+        os.close(own_file(who, path, os.O_RDONLY))
     part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
     old = None
     try:

@@ -76,7 +76,7 @@ def save(path: str | os.PathLike, tree: PyTree, *, config: Any = None) -> None:
     metadata = {"config": json.dumps(config), "jaxnet": json.dumps(notes)}
     metadata["sha256"] = _digest(arrays, metadata)
     with replacing("save", path) as file:
-        _write(file, arrays, metadata)
+        write_tensors(file, arrays, metadata)
 
 
 def load(path: str | os.PathLike, like: PyTree = None) -> tuple[PyTree, Any]:
@@ -186,7 +186,7 @@ def opened(who: str, path: Path) -> Iterator[Any]:
         ) from None
 
 
-def _write(file: IO[bytes], arrays: dict[str, np.ndarray], metadata: dict[str, str]) -> None:
+def write_tensors(file: IO[bytes], arrays: dict[str, np.ndarray], metadata: dict[str, str]) -> None:
     """Write the format of safetensors without a copy of all arrays in memory.
 
     The file has the length of the header, the header as JSON, and the arrays, wide dtypes first.

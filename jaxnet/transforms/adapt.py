@@ -163,7 +163,7 @@ def _lora(layer: Layer, options: _Options, bare: Layer, known: Memo) -> Layer:
         def draw(path, kernel):
             return _draw(child_key(child_key(key, "lora"), path), kernel, axes[path], rank)
 
-        return _beside(params, {path: draw(path, leaf) for path, leaf in kernels.items()}), state
+        return beside(params, {path: draw(path, leaf) for path, leaf in kernels.items()}), state
 
     def apply(params, state, x, *, key=None, train=False):
         return layer.apply(_joined(held(params), scale), state, x, key=key, train=train)
@@ -182,8 +182,17 @@ def _lora(layer: Layer, options: _Options, bare: Layer, known: Memo) -> Layer:
             raise ValueError(f"merge: params have no entries ending in {A} and {B}")
         return plain(_joined(params, scale))
 
-    rewrap.merge, rewrap.of_params = joined, True
+    rewrap.merge, rewrap.of_params, rewrap.lora = joined, True, options
     return as_layer(Layer(init, apply, layer.name, "lora"))._replace(inside=(layer, rewrap))
+
+
+def options_of(layer: Layer) -> _Options | None:
+    """Return the options of `lora` of a layer; None if it is not adapted."""
+    while isinstance(layer.inside, tuple):
+        layer, rewrap = layer.inside
+        if options := getattr(rewrap, "lora", None):
+            return options
+    return None
 
 
 def _is_quantized(layer: Layer) -> bool:
@@ -206,12 +215,12 @@ def _draw(key: jax.Array, kernel: Any, axes: Axes, rank: int) -> tuple[Any, Any]
     return a, jnp.zeros((*copies, rank, *outputs), kernel.dtype)
 
 
-def _beside(params: Params, drawn: dict[str, tuple[Any, Any]], above: str = "") -> Params:
+def beside(params: Params, drawn: dict[str, tuple[Any, Any]], above: str = "") -> Params:
     """Return the params with two factors next to each kernel."""
     found = {}
     for name, entry in params.items():
         path = above + name
-        found[name] = _beside(entry, drawn, f"{path}/") if isinstance(entry, dict) else entry
+        found[name] = beside(entry, drawn, f"{path}/") if isinstance(entry, dict) else entry
         if path in drawn:
             found |= {name + A: drawn[path][0], name + B: drawn[path][1]}
     return found
@@ -260,7 +269,7 @@ class Adapted(Stored):
 
     def array(self) -> jax.Array:
         kernel = plain(self.kernel)
-        return kernel + self.scale * _product(kernel, self.a, self.b)
+        return kernel + self.scale * factors_product(kernel, self.a, self.b)
 
     def astype(self, dtype: Any) -> "Adapted":
         kernel, a, b = (each.astype(dtype) for each in (self.kernel, self.a, self.b))
@@ -276,7 +285,7 @@ class Adapted(Stored):
         return rows(self.kernel, ids) + product(self.scale * rows(self.a, ids), self.b)
 
 
-def _product(kernel: jax.Array, a: jax.Array, b: jax.Array) -> jax.Array:
+def factors_product(kernel: jax.Array, a: jax.Array, b: jax.Array) -> jax.Array:
     """Return a (*copies, *inputs, rank) @ b (*copies, rank, *outputs) in the kernel's shape."""
     copies = a.ndim + b.ndim - 2 - kernel.ndim
     rank, shape = a.shape[-1], kernel.shape[:copies]

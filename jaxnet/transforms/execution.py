@@ -5,15 +5,23 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
 from jaxnet.core import Layer, as_layer, transform
 from jaxnet.services.checks import a_function, check_dtype
 from jaxnet.services.nodes import is_stored
-from jaxnet.services.paths import check_patterns, first_fits
+from jaxnet.services.paths import check_patterns, first_fits, fits
 from jaxnet.services.trees import PyTree, path_name
+from jaxnet.transforms.observing import observe
 
 
-def remat(layer: Layer, *, policy: Callable[..., bool] | None = None) -> Layer:
+def remat(
+    layer: Layer,
+    *,
+    policy: Callable[..., bool] | None = None,
+    keep: str | None = None,
+    offload: str | None = None,
+) -> Layer:
     """Return a layer whose inner values are recomputed in the backward pass instead of kept.
 
     This saves memory and takes about a third more time; values and gradients are the same.
@@ -21,6 +29,13 @@ def remat(layer: Layer, *, policy: Callable[..., bool] | None = None) -> Layer:
     Args:
       layer: Any layer.
       policy: Rule for the values to keep nevertheless, from `jax.checkpoint_policies`.
+      keep: Pattern of the paths of layers in `layer` whose outputs are kept, such as "*/mlp_in" for
+        expensive ones.
+      offload: Pattern of the paths of layers whose outputs wait in the memory of the host, if
+        `keep` does not fit them. On CPU there is only one memory.
+
+    Raises:
+      ValueError: In `apply`, if `keep` or `offload` fits no layer.
 
     Example:
       >>> net = jn.serial(*[jn.remat(jn.dense(3)) for _ in range(4)])
@@ -28,19 +43,58 @@ def remat(layer: Layer, *, policy: Callable[..., bool] | None = None) -> Layer:
       >>> sorted(params)
       ['dense', 'dense_1', 'dense_2', 'dense_3']
 
+      Of all blocks only the first layer is not computed again:
+
+      >>> block = jn.residual(jn.serial(jn.dense(12, name="mlp_in"), jax.nn.gelu, jn.dense(3)))
+      >>> net = jn.remat(jn.repeat(block, 4), keep="*/mlp_in")
+
     Reference: Chen et al. 2016, "Training deep nets with sublinear memory cost".
     """
     layer = as_layer(layer, "remat", "layer")
     if policy is not None:
         a_function("remat", "policy", policy, "a primitive and its arguments")
+    patterns = {"keep": keep, "offload": offload}
+    patterns = {what: pattern for what, pattern in patterns.items() if pattern is not None}
+    check_patterns("remat", " and ".join(patterns), patterns.values())
+
+    def role(path: str) -> str:
+        return next((what for what, pattern in patterns.items() if fits(pattern, path)), "")
+
+    def rule(primitive, *values, name="", **options):
+        if primitive.name == "name" and (what := role(name)):
+            return _BY_ROLE(primitive, *values, name=what, **options)
+        options |= {"name": name} if name else {}
+        return policy is not None and policy(primitive, *values, **options)
 
     def apply(params, state, x, *, key, train):
+        paths: list[str] = []
+
+        def named(path, layer, x, y):
+            paths.append("/".join(path))
+            tag = lambda leaf: checkpoint_name(leaf, paths[-1])  # noqa: E731
+            return jax.tree.map(tag, y) if role(paths[-1]) else y
+
         def run(params, state, x, key):
-            return layer.apply(params, state, x, key=key, train=train)
+            inner = observe(layer, named, transforms=True) if patterns else layer
+            return inner.apply(params, state, x, key=key, train=train)
 
-        return jax.checkpoint(run, policy=policy)(params, state, x, key)
+        made = jax.checkpoint(run, policy=rule if patterns else policy)(params, state, x, key)
+        for what in patterns.keys() - set(map(role, paths)):
+            raise ValueError(
+                f"remat: no layer needs {what}={patterns[what]!r}; paths: {', '.join(paths[:8])}"
+            )
+        return made
 
-    return transform(layer, apply, lambda inner: remat(inner, policy=policy), kind="remat")
+    rewrap = lambda inner: remat(inner, policy=policy, **patterns)  # noqa: E731
+    return transform(layer, apply, rewrap, kind="remat")
+
+
+_BY_ROLE = jax.checkpoint_policies.save_and_offload_only_these_names(
+    names_which_can_be_saved=["keep"],
+    names_which_can_be_offloaded=["offload"],
+    offload_src="device",
+    offload_dst="pinned_host",
+)
 
 
 def cast(layer: Layer, dtype: Any) -> Layer:

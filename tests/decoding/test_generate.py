@@ -344,11 +344,84 @@ def test_a_draft_of_another_vocabulary(plain):
         generate(*plain, [[1]], length=2, temperature=0, draft=(net, params))
 
 
-def test_it_is_called_outside_jit(plain):
+def rules(values, ids):
+    """Forbid 5, and the last token again."""
+    return values.at[5].set(-jnp.inf).at[ids[-1]].add(jnp.where(ids[-1] < 0, 0, -jnp.inf))
+
+
+@pytest.mark.parametrize("draft", [False, True])
+def test_logits_are_changed_as_by_hand(plain, x64, draft):
+    net, params, _ = draw()
+    options = {"draft": draw(seed=3)[:2], "draft_length": 3} if draft else {}
+
+    def choose(made, t, z, ids):
+        made.append(int(rules(z, jnp.array([-1, *made])).argmax()))
+        return made[-1]
+
+    made = generate(net, params, PROMPTS, length=9, temperature=0, logits=rules, **options)
+    free = generate(net, params, PROMPTS, length=9, temperature=0)
+    assert (made.tokens != free.tokens).any()
+    for prompt, row, log_probs in zip(PROMPTS, made.tokens, made.log_probs, strict=True):
+        found = one_by_one(net, params, {}, prompt, 9, partial(choose, []))
+        assert row.tolist() == found[0]
+        np.testing.assert_allclose(log_probs, found[1], rtol=1e-5, atol=1e-5)
+    drawn = np.array([*iterate(net, params, PROMPTS, KEY, length=30, logits=rules, **options)])
+    assert 5 not in drawn and not (np.diff(drawn, axis=0) == 0).any()
+
+
+def test_wrong_logits(plain):
+    with pytest.raises(TypeError, match="generate: logits must be a function of"):
+        generate(*plain, [[1]], KEY, logits=3)
+    with pytest.raises(ValueError, match=r"return values of shape \(vocabulary,\) = \(13,\)"):
+        generate(*plain, [[1]], KEY, logits=lambda values, ids: values[:5])
+    with pytest.raises(ValueError, match="the logits of row 0 are NaN, or -inf throughout"):
+        generate(*plain, [[1]], KEY, logits=lambda values, ids: values - jnp.inf)
+
+
+@pytest.mark.parametrize("draft", [False, True])
+def test_inside_jit(plain, draft):
+    """Everything may be traced: params, prompts, keys and numbers."""
     net, params = plain
-    run = jax.jit(lambda params: generate(net, params, [[1]], length=2, temperature=0))
-    with pytest.raises(TypeError, match="is called inside jit"):
-        run(params)
+    other = draw(seed=3)[1]
+    prompts = np.array([[3, 1, 4], [1, 5, 9]])
+
+    def run(params, prompts, key, temperature):
+        options = {"draft": (net, other), "draft_length": 2} if draft else {}
+        options |= {"length": 6, "temperature": temperature, "stop": 7}
+        return generate(net, params, prompts, key, **options)
+
+    alone, inside = (f(params, prompts, KEY, 0.8) for f in (run, jax.jit(run)))
+    np.testing.assert_array_equal(alone.tokens, inside.tokens)
+    np.testing.assert_array_equal(alone.lengths, inside.lengths)
+    np.testing.assert_allclose(alone.log_probs, inside.log_probs, rtol=1e-5, atol=1e-5)
+    with pytest.raises(TypeError, match="iterate: is called inside jit"):
+        jax.jit(lambda params: iterate(net, params, [[1]], KEY))(params)
+
+
+def test_inside_jit_of_constants_and_lists(plain):
+    constant = jax.jit(lambda: generate(*plain, PROMPTS, length=4, temperature=0).tokens)()
+    lists = jax.jit(lambda rows: generate(*plain, rows, length=4, temperature=0).tokens)
+    np.testing.assert_array_equal(constant, lists([np.array(row) for row in PROMPTS]))
+    broken = jax.tree.map(lambda leaf: leaf * jnp.nan, plain[1])
+    run = jax.jit(lambda params: generate(plain[0], params, [[1]], length=3, temperature=0))
+    assert run(broken).tokens.tolist() == [[-1, 0, 0]]
+
+
+def test_inside_vmap(plain):
+    """Each net of an ensemble writes what it writes alone."""
+    net, params = plain
+    several = [params, draw(seed=3)[1]]
+    stack = jax.tree.map(lambda *leaves: jnp.stack(leaves), *several)
+    run = lambda params, key: generate(net, params, PROMPTS, key, length=5)  # noqa: E731
+    keys = jax.random.split(KEY)
+    together = jax.vmap(run)(stack, keys)
+    for i in range(2):
+        np.testing.assert_array_equal(together.tokens[i], run(several[i], keys[i]).tokens)
+
+
+def test_unknown_options(plain):
+    with pytest.raises(TypeError, match="iterate: unknown option 'tempo'; there are length, state"):
+        iterate(*plain, [[1]], KEY, tempo=1)
 
 
 def test_the_bar_counts_tokens(plain, monkeypatch, capsys):

@@ -440,3 +440,43 @@ def beaming(**options):
 def test_messages(run, message):
     with pytest.raises((ValueError, TypeError), match=message):
         run()
+
+
+def test_logits_of_beams_are_changed_as_by_hand():
+    """A grammar: after each token only some may follow, and 0 ends."""
+    p = np.random.default_rng(0).dirichlet(np.ones(5), 5).astype(np.float32)
+    allowed = np.array(
+        [
+            [1, 1, 0, 0, 1],
+            [1, 0, 1, 0, 1],
+            [0, 1, 0, 1, 0],
+            [1, 0, 1, 0, 0],
+            [0, 1, 1, 0, 0],
+            [0, 1, 1, 1, 1],
+        ],
+        bool,
+    )
+    model = jn.stream(lambda tokens: jnp.log(p)[tokens])
+    grammar = lambda values, ids: jnp.where(jnp.asarray(allowed)[ids[-1]], values, -jnp.inf)  # noqa: E731
+    options = {"beams": 200, "length": 3, "end": 0, "length_penalty": 0}
+    search = jn.decoding.beam_search
+    tokens, lengths, scores = search(model, {}, {}, jnp.array([1]), logits=grammar, **options)
+    found = {}
+    for n, row, score in zip(lengths[0], np.asarray(tokens[0]), scores[0], strict=True):
+        if score > -np.inf:
+            found[tuple(row[: int(n) + 1].tolist())] = float(score)
+    expected, open_ = {}, {(): 0.0}
+    for t in range(3):
+        after = {}
+        for ids, score in open_.items():
+            fits = allowed[ids[-1] if ids else -1]
+            q = p[ids[-1] if ids else 1] * fits
+            for token in np.flatnonzero(q):
+                new = (*ids, int(token)), score + np.log(q[token] / q.sum())
+                (expected if token == 0 or t == 2 else after).update([new])
+        open_ = after
+    assert found.keys() == expected.keys() and len(found) > 10
+    for ids, score in found.items():
+        np.testing.assert_allclose(score, expected[ids], rtol=1e-4)
+    with pytest.raises(TypeError, match="beam_search: logits must be a function"):
+        search(model, {}, {}, jnp.array([1]), logits=3, **options)

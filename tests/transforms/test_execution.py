@@ -39,6 +39,62 @@ def test_remat_changes_nothing_but_recomputes():
     assert count[net] > count[layer]
 
 
+def gradient(make):
+    """The compiled gradient of eight blocks, made by a function of one block, and its value."""
+    mlp = jn.serial(jn.dense(64, name="mlp_in"), jax.nn.gelu, jn.dense(16, name="mlp_out"))
+    net, x = make(jn.residual(mlp, name="block")), jnp.ones((128, 16))
+    params, state = net.init(KEY, x)
+    loss = lambda params: (net.apply(params, state, x)[0] ** 2).mean()  # noqa: E731
+    traced = jax.jit(jax.grad(loss)).trace(params)
+    compiled = traced.lower().compile()
+    return traced, compiled.memory_analysis().temp_size_in_bytes, compiled(params)
+
+
+def test_remat_keeps_by_path():
+    made = {
+        name: gradient(lambda block, options=options: jn.repeat(jn.remat(block, **options), 8))
+        for name, options in {
+            "none": {}, "in": {"keep": "*/mlp_in"}, "all": {"keep": "*"},
+            "policy": {"keep": "*/mlp_in", "policy": jax.checkpoint_policies.everything_saveable},
+        }.items()
+    }  # fmt: skip
+    made["plain"] = gradient(lambda block: jn.repeat(block, 8))
+    for _, _, grads in made.values():
+        close(grads, made["plain"][2])
+    memory = {name: temporary for name, (_, temporary, _) in made.items()}
+    one = 8 * 128 * 64 * 4  # bytes of the outputs of mlp_in
+    assert 0.9 * one < memory["in"] - memory["none"] < 1.2 * one
+    assert memory["none"] < memory["in"] < memory["all"] < memory["plain"]
+    assert memory["policy"] > 2 * memory["in"]
+    dots = {name: str(traced.jaxpr).count("dot_general") for name, (traced, *_) in made.items()}
+    assert dots["none"] == dots["plain"] + 1 and dots["in"] == dots["plain"]
+
+
+def test_names_cost_nothing_unless_asked_for():
+    counts = []
+    for keep in (None, "*/mlp_in"):
+        traced, _, _ = gradient(lambda block, keep=keep: jn.remat(block, keep=keep))
+        counts.append(str(traced.jaxpr).count("name["))
+    assert counts == [0, 1]
+
+
+def test_remat_offloads_by_path():
+    traced, _, grads = gradient(lambda block: jn.remat(block, offload="*/mlp_in"))
+    close(grads, gradient(lambda block: block)[2])
+    assert "pinned_host" in traced.lower(lowering_platforms=("cuda",)).as_text()
+
+
+@pytest.mark.parametrize(("options", "error", "words"), [
+    ({"keep": "*/mlp"}, ValueError, r"remat: no layer needs keep='\*/mlp'; paths: serial/mlp_in, "),
+    ({"keep": "*", "offload": "*/mlp_in"}, ValueError, "no layer needs offload='\\*/mlp_in'"),
+    ({"keep": "(a"}, ValueError, "remat: keep must hold patterns"),
+    ({"offload": 3}, TypeError, "remat: offload must hold patterns"),
+])  # fmt: skip
+def test_remat_of_no_layer(options, error, words):
+    with pytest.raises(error, match=words):
+        gradient(lambda block: jn.remat(block, **options))
+
+
 @pytest.mark.slow
 def test_cast_computes_in_the_dtype_and_keeps_params():
     seen = []

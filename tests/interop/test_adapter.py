@@ -1,0 +1,208 @@
+"""Adapters in files: there and back, into the merged net, in PEFT's names, damaged."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+import jaxnet as jn
+from jaxnet.interop import load_adapter, save_adapter
+
+KEY = jax.random.key(0)
+WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
+TEXT = np.arange(12).reshape(2, 6) % 11
+LLAMA = {
+    "model_type": "llama", "vocab_size": 11, "hidden_size": 8, "intermediate_size": 12,
+    "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,
+}  # fmt: skip
+GPT2 = {"model_type": "gpt2", "vocab_size": 11, "n_embd": 8, "n_layer": 2, "n_head": 2}
+
+
+def decoder(config=LLAMA):
+    return jn.models.decoder(**jn.models.decoder_config(config))
+
+
+def conv():
+    return jn.serial(jn.conv(4, 3), jax.nn.relu, jn.flatten(), jn.dense(3, name="head"))
+
+
+def stack(name="transformer_block"):
+    block = jn.transformer_block(2, causal=True, name=name)
+    return jn.serial(jn.embedding(11, 8), jn.repeat(block, 3), jn.dense(11, name="head"))
+
+
+NETS = {
+    "llama": (decoder, TEXT, {"where": "*/kernel"}),
+    "gpt2": (lambda: decoder(GPT2), TEXT, {"where": "block*/kernel"}),
+    "conv": (conv, jnp.ones((2, 5, 5, 1)), {"where": "conv/kernel", "trainable": "head/*"}),
+    "repeat": (stack, TEXT, {}),
+    "repeat in a block": (lambda: stack("block_0"), TEXT, {}),
+}
+
+
+def adapted(net, x, rank=3, scale=0.5, **options):
+    """An adapted net with params as after training, and the params of the net alone."""
+    lora = jn.lora(net, rank, scale=scale, **options)
+    own, state = net.init(KEY, x)
+    params, _ = lora.init(jax.random.key(1), x)
+    params = jax.tree.map(
+        lambda leaf: leaf + 0.1 * jnp.cos(jnp.arange(leaf.size)).reshape(leaf.shape), params
+    )
+    trains = lambda path: "_lora_" in path or "head/" in path and "trainable" in options  # noqa: E731
+
+    def joined(path, leaf):
+        path = jax.tree_util.keystr(path, simple=True, separator="/")
+        return leaf if trains(path) else dict(flat(own))[path]
+
+    return lora, jax.tree_util.tree_map_with_path(joined, params), own, state
+
+
+def flat(tree):
+    leaves = jax.tree.leaves_with_path(tree)
+    return [(jax.tree_util.keystr(p, simple=True, separator="/"), leaf) for p, leaf in leaves]
+
+
+@pytest.mark.parametrize(("make", "x", "options"), NETS.values(), ids=NETS)
+def test_there_and_back(tmp_path, make, x, options):
+    net = make()
+    lora, params, own, state = adapted(net, x, **options)
+    save_adapter(tmp_path / "new", lora, params)
+    again = load_adapter(tmp_path / "new", lora, own)
+    jax.tree.map(np.testing.assert_array_equal, again, params)
+    jax.tree.map(
+        np.testing.assert_array_equal, load_adapter(tmp_path / "new", lora, params), params
+    )
+    merged = load_adapter(tmp_path / "new", net, own)
+    assert jax.tree.structure(merged) == jax.tree.structure(own)
+    y, _ = net.apply(merged, state, x)
+    np.testing.assert_allclose(lora.apply(params, state, x)[0], y, rtol=1e-4, atol=1e-5)
+    assert not np.allclose(net.apply(own, state, x)[0], y, atol=1e-3)
+
+
+def test_the_names_are_those_of_peft(tmp_path):
+    lora, params, _, _ = adapted(decoder(), TEXT)
+    save_adapter(tmp_path, lora, params)
+    first = "base_model.model.model.layers.1.self_attn.q_proj.lora_"
+    arrays = load_file(tmp_path / WEIGHTS)
+    assert arrays[f"{first}A.weight"].shape == (3, 8)
+    assert arrays[f"{first}B.weight"].shape == (8, 3)
+    assert len(arrays) == 2 * 2 * 2
+    config = json.loads((tmp_path / CONFIG).read_text())
+    assert config["target_modules"] == ["self_attn.q_proj", "self_attn.v_proj"]
+    assert (config["r"], config["lora_alpha"]) == (3, 1.5)
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")  # of PEFT about transformers
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_against_peft(tmp_path, family):
+    peft, torch = pytest.importorskip("peft"), pytest.importorskip("torch")
+    transformers = pytest.importorskip("transformers")
+    config, where = {
+        "llama": (LLAMA, "block*/kernel"), "gpt2": (GPT2, "block*/(mlp_in|mlp_out|out)/kernel")
+    }[family]  # fmt: skip
+    theirs = transformers.AutoModelForCausalLM.from_config(
+        transformers.AutoConfig.for_model(**config)
+    )
+    theirs.eval().save_pretrained(tmp_path / "base")
+    net, own, state = jn.interop.load_decoder(tmp_path / "base")
+    lora, params, *_ = adapted(net, TEXT, where=where)
+    params = load_adapter(*_saved(tmp_path / "ours", lora, params), own)
+    both = peft.PeftModel.from_pretrained(theirs, tmp_path / "ours")
+    y = both(torch.tensor(TEXT)).logits.detach().numpy()
+    np.testing.assert_allclose(lora.apply(params, state, TEXT)[0], y, rtol=1e-4, atol=1e-5)
+    for leaf in both.parameters():
+        leaf.data *= 1.5
+    both.save_pretrained(tmp_path / "theirs")
+    read = load_adapter(tmp_path / "theirs", lora, own)
+    np.testing.assert_allclose(
+        read["block_1"]["mlp_in"]["kernel_lora_a"],
+        1.5 * params["block_1"]["mlp_in"]["kernel_lora_a"], rtol=1e-5,
+    )  # fmt: skip
+
+
+def _saved(folder, lora, params):
+    save_adapter(folder, lora, params)
+    return folder, lora
+
+
+@pytest.fixture
+def saved(tmp_path):
+    lora, params, own, _ = adapted(conv(), jnp.ones((2, 5, 5, 1)), where="conv/kernel")
+    save_adapter(tmp_path, lora, params)
+    return tmp_path, lora, params, own
+
+
+@pytest.mark.parametrize(("change", "words"), [
+    (lambda a: a.pop("conv/kernel_lora_b"), "conv/kernel .*there is only one of"),
+    (lambda a: a.update({"conv/kernel_lora_b": np.ones((2, 4), "f")}), r"lora_b\" \(2, 4\)"),
+    (lambda a: a.update({"conv/kernel_lora_b": np.ones((3, 5), "f")}), r"lora_b\" \(3, 5\)"),
+    (lambda a: a.update({"conv/kernel_lora_b": np.ones((), "f")}), r"lora_b\" \(\)"),
+    (lambda a: a.update({"conv/kernel_lora_b": np.ones((3, 4), int)}), "floats are needed"),
+    (lambda a: a.update({"other": np.ones(3, "f")}), r'not used: "other" \(3,\)'),
+    (lambda a: a.update({"head/bias": np.ones(4, "f")}), r"head/bias \(3,\): got \(4,\)"),
+    (lambda a: a.clear(), "conv/kernel .*has no adapter in the file"),
+])  # fmt: skip
+def test_weights_that_do_not_fit(saved, change, words):
+    folder, lora, params, own = saved
+    arrays = load_file(folder / WEIGHTS)
+    change(arrays)
+    save_file(arrays, folder / WEIGHTS)
+    with pytest.raises(ValueError, match=f"(?s)load_adapter: .*{WEIGHTS} does not fit.*{words}"):
+        load_adapter(folder, lora, own)
+
+
+@pytest.mark.parametrize(("change", "words"), [
+    ("[", "is not the config of an adapter"),
+    ("[]", "is not the config of an adapter"),
+    ("[" * 100_000, "is not the config of an adapter"),
+    ({"r": "3"}, "needs LORA with r at least 1"),
+    ({"peft_type": "IA3"}, "needs LORA"),
+    ({"lora_alpha": float("nan")}, "lora_alpha must be a number"),
+    ({"lora_alpha": 7}, r"needs jn.lora\(net, 3, scale=2.33333\)"),
+    ({"use_dora": True}, "use_dora is not supported"),
+    ({"use_rslora": True}, "needs jn.lora"),
+])  # fmt: skip
+def test_configs_that_do_not_fit(saved, change, words):
+    folder, lora, _, own = saved
+    if isinstance(change, dict):
+        change = json.dumps(json.loads((folder / CONFIG).read_text()) | change)
+    (folder / CONFIG).write_text(change)
+    with pytest.raises(ValueError, match=f"(?s)load_adapter: .*{words}"):
+        load_adapter(folder, lora, own)
+
+
+def test_damaged_and_missing_files(saved):
+    folder, lora, params, own = saved
+    whole = (folder / WEIGHTS).read_bytes()
+    for part in (0, 5, 20, len(whole) - 1):
+        (folder / WEIGHTS).write_bytes(whole[:part])
+        with pytest.raises(ValueError, match=f"load_adapter: .*{WEIGHTS} is not a safetensors"):
+            load_adapter(folder, lora, own)
+    (folder / WEIGHTS).unlink()
+    with pytest.raises(FileNotFoundError, match="load_adapter: there is no file"):
+        load_adapter(folder, lora, own)
+
+
+@pytest.mark.parametrize("name", [WEIGHTS, CONFIG])
+def test_no_link_is_followed(saved, tmp_path_factory, name):
+    folder, lora, params, _ = saved
+    other = tmp_path_factory.mktemp("other") / "file"
+    other.write_text("mine")
+    (folder / name).unlink()
+    (folder / name).symlink_to(other)
+    with pytest.raises(OSError, match="save_adapter: .* must be a plain file"):
+        save_adapter(folder, lora, params)
+    assert other.read_text() == "mine"
+
+
+def test_wrong_arguments(saved):
+    folder, lora, params, own = saved
+    with pytest.raises(TypeError, match="save_adapter: net must be made by jn.lora, got a serial"):
+        save_adapter(folder, conv(), own)
+    with pytest.raises(ValueError, match="save_adapter: params have no entries ending in"):
+        save_adapter(folder, lora, own)
+    with pytest.raises(ValueError, match=r"conv/kernel .*holds int8; load into"):
+        load_adapter(folder, conv(), own | {"conv": {"kernel": np.ones((3, 3, 1, 4), np.int8)}})
