@@ -22,6 +22,7 @@ from jaxnet.services.progress import progress_bar
 from jaxnet.services.table import Number, Table
 from jaxnet.services.trees import PyTree, describe, floats_of
 from jaxnet.training.evaluate import loss_first, measure, on_device
+from jaxnet.training.loss_scale import LossScale
 from jaxnet.training.placement import Shardings, check_batch, shardings_of
 from jaxnet.training.source import resident_programs
 from jaxnet.training.targets import check_targets
@@ -322,9 +323,11 @@ def _start(objective, make, data, settings, seeds, params) -> TrainState:
     values = {name: jnp.array([s[name] for s in settings], jnp.float32) for name in settings[0]}
     many = jax.vmap(jax.vmap(start, (None, 0)), (0, None), axis_size=len(settings))
     opt_state = jax.jit(many)(values, first.params)
-    params, state = jax.tree.map(
-        lambda leaf: jnp.broadcast_to(leaf, (len(settings), *leaf.shape)), first[1:3]
+    params, state, scaling = jax.tree.map(
+        lambda leaf: jnp.broadcast_to(leaf, (len(settings), *leaf.shape)), first[1:4]
     )
+    if isinstance(scaling, LossScale):
+        opt_state = scaling._replace(optimizer=opt_state)
     return TrainState(fresh[0].step, params, state, opt_state, first.key)
 
 
