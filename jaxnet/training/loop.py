@@ -16,7 +16,7 @@ from jaxnet.services.warn import warn
 from jaxnet.training.described import check_run
 from jaxnet.training.epoch import Epoch, Position
 from jaxnet.training.evaluate import is_stream, means, measure_all, on_device
-from jaxnet.training.loss_scale import LossScale
+from jaxnet.training.loss_scale import scales_in
 from jaxnet.training.placement import shardings_of
 from jaxnet.training.source import Pace, Resident, Stream, Totals
 from jaxnet.training.targets import check_targets
@@ -241,9 +241,9 @@ def _epochs(
         losses = np.concatenate([part.losses for part in parts])
         finite = np.concatenate([part.finite for part in parts])
         skipped = None
-        if isinstance(train_state.opt_state, LossScale):
+        if scales := scales_in(train_state.opt_state):
             skipped = int((~finite.all(axis=1)).sum())
-            warned = warned or warn_skipped(train_state)
+            warned = warned or warn_skipped(train_state.params, scales, finite[-1])
         else:
             warned = warned or warn_nonfinite(train_state.params, finite, losses, before + 1)
         found = None

@@ -36,6 +36,12 @@ class LossScale(NamedTuple):
     optimizer: PyTree
 
 
+def scales_in(opt_state: PyTree) -> list[LossScale]:
+    """Return the states of loss scaling in an `opt_state`, of which `jn.alternate` has several."""
+    leaves = jax.tree.leaves(opt_state, is_leaf=lambda part: isinstance(part, LossScale))
+    return [leaf for leaf in leaves if isinstance(leaf, LossScale)]
+
+
 def started(fixed: float | None, opt_state: PyTree, params: PyTree) -> LossScale:
     """Return the state before the first step.
 

@@ -271,6 +271,15 @@ def trainer(
             after = settled(loss_scale, train_state, after, finite)
         return after, found, finite
 
+    step = step_of(update, objective, watcher, programs)
+    return Trainer(init, step, update, objective, optimizer, watcher, programs)
+
+
+def step_of(
+    update: Callable, objective: Layer | None, watcher: Watcher, programs: Memo
+) -> Callable[[TrainState, PyTree], tuple[TrainState, Metrics]]:
+    """Return the step made from an update, compiled unless its arguments are traced."""
+
     def pure_step(train_state, batch):
         after, found, _ = update(train_state, batch)  # unused results are not computed
         return after, {name: average.mean for name, average in found.items()}
@@ -294,7 +303,7 @@ def trainer(
         watcher.stepped(after, metrics["loss"])
         return after, metrics
 
-    return Trainer(init, step, update, objective, optimizer, watcher, programs)
+    return step
 
 
 def driver(

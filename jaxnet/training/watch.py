@@ -101,7 +101,8 @@ class Watcher:
         if is_traced((unread[-1], train_state.params)):
             return
         if isinstance(train_state.opt_state, LossScale):
-            warn_skipped(train_state)
+            scale = train_state.opt_state
+            warn_skipped(train_state.params, [scale], np.asarray(scale.finite))
             return
         if not first and np.isfinite(unread[-1]):  # a NaN reaches the parameters and stays there
             return
@@ -121,19 +122,24 @@ def _finite(leaves: list[jax.Array]) -> np.ndarray:
     return np.asarray(flags(leaves))
 
 
-def warn_skipped(train_state: Any) -> bool:
+def warn_skipped(params: Params, scales: list[LossScale], finite: np.ndarray) -> bool:
     """Warn if the last steps were all skipped, since their gradients overflowed.
+
+    Args:
+      params: Params, for the paths.
+      scales: States of loss scaling.
+      finite: Whether the last gradients are finite, (leaves of the gradient,).
 
     Returns:
       Whether it warned.
     """
-    scale, good, _, finite, _ = jax.device_get(train_state.opt_state)
+    scale, good = min((jax.device_get(each[:2]) for each in scales), key=lambda pair: pair[1])
     if good > -MANY:
         return False
     warn(
         f"the last {-good} steps changed nothing, since their gradient is not finite: "
-        f"{_named(train_state.params, finite)}. The loss scale is {scale:g}, and float16 ends at "
-        "65,504; find the layer with jn.inspect.first_nonfinite, or cast the net to jnp.bfloat16"
+        f"{_named(params, finite)}. The loss scale is {scale:g}, and float16 ends at 65,504; find "
+        "the layer with jn.inspect.first_nonfinite, or cast the net to jnp.bfloat16"
     )
     return True
 
