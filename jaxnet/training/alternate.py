@@ -79,8 +79,13 @@ def alternate(**trainers: Trainer | tuple[Trainer, int]) -> Trainer:
         outlines, begun, found = jax.eval_shape(each, key_spec(), batch), train_state.step, {}
         finite = jax.tree.map(lambda _: jnp.bool_(True), train_state.params)
         for name, (trainer, steps) in pairs.items():
-            parts = [_part(*of) for of in zip(train_state[1:3], outlines[name][1:3], strict=True)]
-            own = TrainState(begun, *parts, train_state.opt_state[name], train_state.key)
+            like = outlines[name]
+            own = train_state._replace(
+                step=begun,
+                params=_part(train_state.params, like.params),
+                state=_part(train_state.state, like.state),
+                opt_state=train_state.opt_state[name],
+            )
             if steps > 1:
                 more = lambda _, own, of=trainer: of.update(own, batch, mask)[0]  # noqa: E731
                 own = jax.lax.fori_loop(1, steps, more, own)
@@ -97,7 +102,7 @@ def alternate(**trainers: Trainer | tuple[Trainer, int]) -> Trainer:
                 key=own.key,
             )
         losses = [found[f"{name}/loss"] for name in pairs]
-        total = Average(sum(loss.mean for loss in losses), losses[0].weight)
+        total = Average(jnp.stack([loss.mean for loss in losses]).sum(), losses[0].weight)
         flags = jax.tree.leaves(finite)
         flags = jnp.stack(flags) if flags else jnp.ones(0, bool)
         return train_state._replace(step=begun + 1), {"loss": total} | found, flags
