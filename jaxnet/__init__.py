@@ -56,6 +56,7 @@ from jaxnet.ops.product import rows as rows
 from jaxnet.services.memory import reuse_memory as reuse_memory
 from jaxnet.services.table import Table as Table
 from jaxnet.services.version import version as _version
+from jaxnet.training.alternate import alternate as alternate
 from jaxnet.training.averages import ema as ema
 from jaxnet.training.by_path import by_path as by_path
 from jaxnet.training.checkpoint import load as load

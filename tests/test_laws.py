@@ -9,6 +9,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 import jaxnet as jn
@@ -372,6 +373,36 @@ def test_gradients_in_16_bits_are_those_of_float32(case: Case, dtype: str):
     for a, b in zip(wanted, found, strict=True):  # the gradient of a bias of keys is 0, and noise
         off = np.linalg.norm(np.float64(a) - np.float64(b))
         assert off <= 0.01 * max(np.linalg.norm(a), 1e-3 * largest)
+
+
+@one_per_kind
+@pytest.mark.filterwarnings("ignore:state does not change in training")
+def test_trains_in_float16_as_in_float32(case: Case):
+    """The outputs of other params, in 100 steps: a gradient of 0 or an overflow would show."""
+    numbers, rebuild = floats(case.params)
+    if not numbers or not case.row.smooth:
+        pytest.skip("nothing to train")
+    rng = np.random.default_rng(1)
+    others = rebuild([leaf + np.float32(rng.normal(0, 0.3, leaf.shape)) for leaf in numbers])
+    wanted = floats(jax.jit(case.layer.apply)(others, case.state, case.x)[0])[0]
+    size = max(sum(jnp.square(leaf).mean() for leaf in wanted), 1e-6)
+
+    def losses(layer):
+        def objective(m, batch):
+            found = floats(m.inline(layer, case.x))[0]
+            errors = [jnp.square(y - t).mean() for y, t in zip(found, wanted, strict=True)]
+            return sum(errors) / size, {}
+
+        trainer = jn.trainer(jn.compose(objective), optax.adam(0.01))
+        start = trainer.init(KEY, jnp.zeros(1))
+        step = lambda train_state, _: trainer.step(train_state, jnp.zeros(1))  # noqa: E731
+        end, metrics = jax.lax.scan(step, start, length=100)
+        return metrics["loss"], getattr(end.opt_state, "skipped", 0)
+
+    run = jax.jit(lambda: [losses(layer) for layer in (case.layer, jn.cast(case.layer, "float16"))])
+    (exact, _), (half, skipped) = jax.device_get(run())
+    assert skipped <= 20
+    np.testing.assert_allclose(half[-10:].mean(), exact[-10:].mean(), atol=0.05 * exact[0])
 
 
 SUMS = {"reduce_sum", "scatter-add", "cumsum", "reduce_window_sum"}

@@ -190,6 +190,7 @@ def first_nonfinite(
             arises = "its input is finite"
             if x_nans or x_infs:
                 arises = "its input is not: it arises between layers, in the enclosing function"
+            arises += _range(names[name])
             counts = int(nans), int(infs), size[name]
             return NonFinite("forward", where[name], *counts, "output", arises)
     nans, infs = map(int, of_loss)
@@ -206,10 +207,16 @@ def first_nonfinite(
             arises = "the gradients of all later outputs are finite"
             if consumer := " and ".join(where[one] for one in inner):
                 arises = f"the gradient of the output of {consumer}, its consumer, is finite"
+            arises += _range(names[name])
             return NonFinite("backward", where[name], nans, infs, size[name], "gradient", arises)
     if bad := _first({"params": of_params, "x": _merge(x, of_x)}):
         return NonFinite("backward", *bad, "gradient", "the gradients of all outputs are finite")
     return None
+
+
+def _range(y: PyTree) -> str:
+    half = any(a.dtype == jnp.float16 for a in floats(y))
+    return "; it is in float16, which ends at 65,504" if half else ""
 
 
 def one_float(who: str, value: Any) -> jax.Array:

@@ -1,7 +1,9 @@
 """Jaxprs inside jaxprs: bodies of loops, of `jit`, of `remat`."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
+
+import jax
 
 
 def jaxprs_among(values: Iterable[Any]) -> list[Any]:
@@ -14,6 +16,21 @@ def jaxprs_among(values: Iterable[Any]) -> list[Any]:
     """
     found = (getattr(value, "jaxpr", value) for value in values)
     return [value for value in found if hasattr(value, "eqns")]
+
+
+def arrays_in(jaxpr: Any) -> Iterator[Any]:
+    """Yield shape and dtype of each array that a jaxpr computes, also inside loops and branches.
+
+    Example:
+      >>> jaxpr = jax.make_jaxpr(jax.jit(lambda a: jnp.sin(a).sum()))(jnp.ones(3)).jaxpr
+      >>> [array.shape for array in arrays_in(jaxpr)]
+      [(), (3,), ()]
+    """
+    for equation in jaxpr.eqns:
+        yield from (v.aval for v in equation.outvars if hasattr(v.aval, "dtype"))
+        # Branches are in a tuple.
+        for inner in jaxprs_among(jax.tree.leaves(list(equation.params.values()))):
+            yield from arrays_in(inner)
 
 
 def depends_on(jaxpr: Any, count: int) -> list[bool]:

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxnet.services.jaxprs import jaxprs_among
+from jaxnet.services.jaxprs import arrays_in
 
 # Options of glibc's `mallopt`, from its malloc.h, and their values here. Arrays come from the heap
 # and not from separate mappings, and neither a heap's end nor an empty heap is given back.
@@ -114,13 +114,7 @@ def jit(run: Callable, **options) -> Callable:
 
 def _largest(jaxpr: Any) -> int:
     """Return the bytes of the largest array that a program computes."""
-    found = [0]
-    for equation in jaxpr.eqns:
-        arrays = [v.aval for v in equation.outvars if hasattr(v.aval, "dtype")]
-        found += [array.size * array.dtype.itemsize for array in arrays]
-        # Branches are in a tuple.
-        found += map(_largest, jaxprs_among(jax.tree.leaves(list(equation.params.values()))))
-    return max(found)
+    return max((array.size * array.dtype.itemsize for array in arrays_in(jaxpr)), default=0)
 
 
 def _glibc() -> bool:

@@ -6,6 +6,7 @@ How a batch travels, for `for epoch in jn.fit(trainer, train_state, data, evalua
    become means by `averaged`, in which each example has a weight: 1, or 0 for padding.
 2. `trainer.py`: `update(train_state, batch, mask)` takes the gradient of the mean loss, asks the
    optimizer, and returns the next train state. With `accumulate`, `accumulate.py` sums over parts.
+   `loss_scale.py` keeps gradients of float16 in range, and `alternate.py` joins several trainers.
 3. `source.py`: `Resident` holds arrays on the device and runs many steps per program, shuffled
    inside it. `Stream` takes batches from an iterable, one program per step. Both go from one
    `Position` (`epoch.py`) to another, so that a resumed run ends with the same bits.

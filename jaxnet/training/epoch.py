@@ -46,6 +46,8 @@ class Epoch(NamedTuple):
       step: Number of updates that the train_state has had.
       steps: Number of updates at the end of the run, None if it is not known.
       position: Position of the run in its data, for `fit(..., position=...)`.
+      skipped: Number of steps that changed nothing but the loss scale, since their gradient was not
+        finite; None if the loss is not scaled, see `jn.trainer`.
     """
 
     number: int
@@ -58,6 +60,7 @@ class Epoch(NamedTuple):
     step: int = 0
     steps: int | None = None
     position: Position | None = None
+    skipped: int | None = None
 
     def scalars(self) -> dict[str, float]:
         """Return the epoch's numbers by name, for logs, such as "train/loss" and "evaluation/loss".
@@ -71,12 +74,15 @@ class Epoch(NamedTuple):
         found: dict[str, float] = {"epoch": self.number, "step": self.step}
         for part, metrics in (("train", self.train), ("evaluation", self.evaluation or {})):
             found |= {f"{part}/{name}": float(v) for name, v in metrics.items() if np.ndim(v) == 0}
+        found |= {} if self.skipped is None else {"skipped": self.skipped}
         return found | {"seconds": self.seconds}
 
     def __str__(self) -> str:
         parts = [self._where(), _words(self.train)]
         if self.evaluation is not None:
             parts.append("evaluation " + _words(self.evaluation))
+        if self.skipped:
+            parts.append(f"{self.skipped} steps skipped")
         return "  |  ".join([*parts, f"{self.seconds:.3g} s"])
 
     __repr__ = __str__  # the arrays would fill pages

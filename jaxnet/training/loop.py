@@ -16,11 +16,12 @@ from jaxnet.services.warn import warn
 from jaxnet.training.described import check_run
 from jaxnet.training.epoch import Epoch, Position
 from jaxnet.training.evaluate import is_stream, means, measure_all, on_device
+from jaxnet.training.loss_scale import scales_in
 from jaxnet.training.placement import shardings_of
 from jaxnet.training.source import Pace, Resident, Stream, Totals
 from jaxnet.training.targets import check_targets
 from jaxnet.training.trainer import Trainer, TrainState, check_train_state
-from jaxnet.training.watch import explain_reuse, warn_nonfinite
+from jaxnet.training.watch import explain_reuse, warn_nonfinite, warn_skipped
 
 
 @explain_keywords
@@ -239,7 +240,12 @@ def _epochs(
             return
         losses = np.concatenate([part.losses for part in parts])
         finite = np.concatenate([part.finite for part in parts])
-        warned = warned or warn_nonfinite(train_state.params, finite, losses, before + 1)
+        skipped = None
+        if scales := scales_in(train_state.opt_state):
+            skipped = int((~finite.all(axis=1)).sum())
+            warned = warned or warn_skipped(train_state.params, scales, finite[-1])
+        else:
+            warned = warned or warn_nonfinite(train_state.params, finite, losses, before + 1)
         found = None
         if test is not None and trainer.objective is not None:
             now = train_state.params, train_state.state
@@ -256,6 +262,7 @@ def _epochs(
             step=step,
             steps=end.step,
             position=position,
+            skipped=skipped,
         )
 
 

@@ -15,18 +15,28 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from jaxnet.core import Layer, Params
-from jaxnet.services.checks import a_function, at_least, check_arrays, check_options, check_type
+from jaxnet.services.checks import (
+    a_function,
+    at_least,
+    between,
+    check_arrays,
+    check_data,
+    check_options,
+    check_type,
+)
 from jaxnet.services.functions import function_name
 from jaxnet.services.keywords import explain_keywords
 from jaxnet.services.progress import progress_bar
 from jaxnet.services.table import Number, Table
 from jaxnet.services.trees import PyTree, describe, floats_of
-from jaxnet.training.evaluate import loss_first, measure, on_device
+from jaxnet.training.evaluate import loss_first, measure, on_device, predict
+from jaxnet.training.loss_scale import LossScale
 from jaxnet.training.placement import Shardings, check_batch, shardings_of
 from jaxnet.training.source import resident_programs
 from jaxnet.training.targets import check_targets
 from jaxnet.training.trainer import TrainState, without_weak_types
 from jaxnet.training.trainer import trainer as make_trainer
+from jaxnet.transforms.observing import observe
 
 
 class Sweep(NamedTuple):
@@ -38,8 +48,12 @@ class Sweep(NamedTuple):
       train_state: Train states of all runs. params, state and opt_state have two leading axes
         (settings, seeds), key has the axis of seeds, and step has neither.
       train: Means over each epoch's examples: metric -> (settings, seeds, epochs).
-      evaluation: The same on the `evaluate` data; None without it.
+      evaluation: The same on the `evaluate` data or on the fold held out; None without either.
       seconds: Seconds of everything, compilation included.
+      outputs: With folds, the outputs of the net, each from the run that was not trained on the
+        example, NumPy arrays (settings, examples, ...); None without folds, and if the objective is
+        not from `jn.supervised`.
+      folds: Number of folds, which then take the place of the seeds; else None.
     """
 
     settings: list[dict[str, float]]
@@ -48,6 +62,8 @@ class Sweep(NamedTuple):
     train: dict[str, np.ndarray]
     evaluation: dict[str, np.ndarray] | None
     seconds: float
+    outputs: PyTree = None
+    folds: int | None = None
 
     def member(self, setting: int, seed: int) -> TrainState:
         """Return one run by its indices, to use or to train further with `fit`.
@@ -129,7 +145,8 @@ class Sweep(NamedTuple):
             for cells, row in zip(rows, self.rows(metric), strict=True):
                 interval = f"({row['low']:.4f} to {row['high']:.4f})"
                 cells.append(Number(f"{row['mean']:.4f} {interval}"))
-        note = f"{len(self.seeds)} seeds each, {self.seconds:.3g} s in all"
+        runs = f"{len(self.seeds)} {'folds' if self.folds else 'seeds'}"
+        note = f"{runs} each, {self.seconds:.3g} s in all"
         return Table("", head, [tuple(cells) for cells in rows], notes=[note])
 
     def __str__(self) -> str:
@@ -155,6 +172,7 @@ def sweep(
     shuffle: bool = True,
     params: Params | None = None,
     own_data: bool = False,
+    folds: int | None = None,
     progress: bool = True,
 ) -> Sweep:
     """Train an objective with many seeds and settings at once, in one jitted program.
@@ -183,14 +201,22 @@ def sweep(
       own_data: Whether each seed has its own data, such as its own fold. `data` and `evaluate` then
         have a leading axis of seeds. To measure all seeds on the same examples, repeat them:
         `jax.tree.map(lambda a: jnp.broadcast_to(a, (seeds, *a.shape)), evaluate)`.
+      folds: Number of parts for cross-validation, instead of `evaluate`. The examples are cut at
+        random into parts of equal size, give or take one example. Run i, whose seed is i or
+        `seeds[i]`, trains on all parts but the i-th and is measured on the i-th. All runs train on
+        equally many examples and are measured on equally many, so a run may leave out one example
+        of either kind. The device holds the data once per fold.
       progress: Whether to show a progress bar.
 
     Returns:
-      A `Sweep` with the curves and the train states of all runs, (settings, seeds, ...).
+      A `Sweep` with the curves and the train states of all runs, (settings, seeds, ...). With
+        `folds`, it also has the outputs for all examples, each from the run that did not train on
+        it; the intervals are over folds, whose training data overlap, so they are a bit too narrow.
 
     Raises:
       ValueError: If `epochs` is below 1, or if there are no seeds or numbers in the grid.
       ValueError: If the data does not have the shapes that the objective expects.
+      ValueError: If `folds` is given with `evaluate` or `own_data`, or exceeds the examples.
       TypeError: If the optimizer does not take the grid's names, or if a value is not a number.
 
     Example:
@@ -201,7 +227,20 @@ def sweep(
       >>> found = jn.sweep(objective, optax.sgd, (x, y), epochs=9, grid=grid)
       >>> found.train["loss"].shape, found.settings[found.best()]
       ((2, 5, 9), {'learning_rate': 1.0})
+
+      Cross-validation:
+
+      >>> found = jn.sweep(objective, optax.sgd, (x, y), epochs=9, grid=grid, folds=2)
+      >>> found.evaluation["loss"].shape, found.outputs.shape
+      ((2, 2, 9), (2, 4, 2))
     """
+    if folds is not None:
+        if evaluate is not None or own_data:
+            raise ValueError("sweep: folds= cuts the data; leave out evaluate= and own_data=")
+        seeds = range(folds) if isinstance(seeds, int) else seeds
+        options = {"epochs": epochs, "seeds": seeds, "grid": grid, "batch_size": batch_size}
+        options |= {"shuffle": shuffle, "params": params, "progress": progress}
+        return _cross_validated(objective, optimizer, data, folds, options)
     began = time.perf_counter()
     at_least("sweep", "epochs", epochs)
     at_least("sweep", "batch_size", batch_size)
@@ -278,6 +317,44 @@ def sweep(
     return Sweep(settings, seeds, train_state, trained, tested[0] if tested else None, seconds)
 
 
+def _cross_validated(objective, optimizer, data, folds: int, options: dict[str, Any]) -> Sweep:
+    """Sweep over folds, of which each run leaves one out."""
+    count = check_data(data, "sweep: data")
+    between("sweep", "folds", folds, 2, count)
+    order = np.random.default_rng(0).permutation(count)
+    parts = [order[i::folds] for i in range(folds)]
+    take = lambda rows: jax.tree.map(lambda a: a[rows], data)  # noqa: E731
+    most, least = len(parts[0]), len(parts[-1])
+    rest = [np.concatenate(parts[:i] + parts[i + 1 :])[: count - most] for i in range(folds)]
+    held = np.stack([part[:least] for part in parts])
+    options |= {"evaluate": take(held), "own_data": True}
+    found = sweep(objective, optimizer, take(np.stack(rest)), **options)._replace(folds=folds)
+    if objective.kind != "supervised":
+        return found
+
+    def outputs(params, state, batch, *, key=None, train=False):
+        seen = []
+
+        def see(path, layer, x, y):
+            if path == ("loss",):  # a layer of (outputs, targets)
+                seen.append(x[0])
+            return y
+
+        observe(objective, see).apply(params, state, batch, key=key, train=train)
+        return seen[0], state
+
+    net, size = objective._replace(apply=outputs), options["batch_size"]
+    by_setting, back = [], np.argsort(np.concatenate(parts))
+    for i in range(len(found.settings)):
+        each = []
+        for fold, part in enumerate(parts):
+            run, padded = found.member(i, fold), take(np.resize(part, most))  # one program
+            y = predict(net, run.params, run.state, padded, batch_size=size)
+            each.append(jax.tree.map(lambda a, n=len(part): a[:n], y))
+        by_setting.append(jax.tree.map(lambda *a: np.concatenate(a)[back], *each))
+    return found._replace(outputs=jax.tree.map(lambda *a: np.stack(a), *by_setting))
+
+
 def _batches(data: PyTree, own_data: bool, size: int) -> Shardings | None:
     """Return the shardings of batches; raise if a sweep cannot use data divided like this."""
     batches = shardings_of(data) if own_data else check_batch("sweep", data, size)
@@ -322,9 +399,11 @@ def _start(objective, make, data, settings, seeds, params) -> TrainState:
     values = {name: jnp.array([s[name] for s in settings], jnp.float32) for name in settings[0]}
     many = jax.vmap(jax.vmap(start, (None, 0)), (0, None), axis_size=len(settings))
     opt_state = jax.jit(many)(values, first.params)
-    params, state = jax.tree.map(
-        lambda leaf: jnp.broadcast_to(leaf, (len(settings), *leaf.shape)), first[1:3]
+    params, state, scaling = jax.tree.map(
+        lambda leaf: jnp.broadcast_to(leaf, (len(settings), *leaf.shape)), first[1:4]
     )
+    if isinstance(scaling, LossScale):
+        opt_state = scaling._replace(optimizer=opt_state)
     return TrainState(fresh[0].step, params, state, opt_state, first.key)
 
 

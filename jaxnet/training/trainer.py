@@ -19,6 +19,7 @@ from jaxnet.services.checks import (
     check_key,
     is_traced,
     on_device,
+    within,
 )
 from jaxnet.services.functions import function_name
 from jaxnet.services.keywords import explain_keywords
@@ -26,6 +27,7 @@ from jaxnet.services.markup import html_line
 from jaxnet.services.memory import keep_by_default
 from jaxnet.services.trees import Memo, PyTree, describe, floats_of, with_floats
 from jaxnet.training.accumulate import accumulated
+from jaxnet.training.loss_scale import LossScale, computes_in_float16, settled, started
 from jaxnet.training.objective import Average, averaged
 from jaxnet.training.placement import Shardings, check_processes, is_named, placed, shardings_of
 from jaxnet.training.targets import check_targets
@@ -134,6 +136,7 @@ def trainer(
     optimizer: optax.GradientTransformation,
     *,
     accumulate: int = 1,
+    loss_scale: float | None = None,
     shapes: int = 1,
 ) -> Trainer:
     """Return the trainer of an objective.
@@ -163,6 +166,11 @@ def trainer(
         memory of a part, and makes one update with the gradient of the whole batch, whatever the
         loss, its masks and the padding are. Batch norm sees one part after another: it normalizes
         by the statistics of a part, and its running averages move once per part.
+      loss_scale: Number by which the loss is multiplied while gradients are computed, so that they
+        stay in the range of float16. By default, if the objective computes anything in float16, as
+        a net from `jn.cast(net, jnp.float16)` does, the scale is dynamic: it starts at 65,536, is
+        halved after an overflow, not below 1, and doubled after 2,000 steps without one. Otherwise
+        nothing is scaled. A number is a constant scale, whatever the dtypes are.
       shapes: Number of batch shapes to expect, such as `jn.data.bucketed(...).shapes`. Up to this
         number of compilations, there is no warning.
 
@@ -194,6 +202,7 @@ def trainer(
     _check(objective, optimizer)
     at_least("trainer", "accumulate", accumulate)
     at_least("trainer", "shapes", shapes)
+    within("trainer", "loss_scale", loss_scale, "(0, inf)", optional=True)
     keep_by_default()
     optimizer = optax.with_extra_args_support(optimizer)
     watcher, programs = Watcher(shapes), Memo()
@@ -209,14 +218,20 @@ def trainer(
         if jax.random.key_impl(train_key) == jax.random.key_impl(jax.random.key(0)):
             # Key data would not keep a different kind of key.
             train_key = jax.random.key_data(train_key)
-        step = on_device(np.zeros((), np.int32))
-        return TrainState(step, filled, state, start(filled), train_key)
+        step, opt_state = on_device(np.zeros((), np.int32)), start(filled)
+        given = objective, filled, state, _specs(batch)
+        if loss_scale is not None or computes_in_float16(*given):
+            opt_state = started(loss_scale, opt_state, filled)
+        return TrainState(step, filled, state, opt_state, train_key)
 
     def update(train_state: TrainState, batch: PyTree, mask: jax.Array | None = None):
         # Integers, such as the params of `quantized`, do not change.
         start = floats_of(train_state.params)
         needed = jax.tree.structure(jax.eval_shape(optimizer.init, start))
-        given = jax.tree.structure(train_state.opt_state)
+        scaling, opt_state = None, train_state.opt_state
+        if isinstance(opt_state, LossScale):
+            scaling, opt_state = opt_state, opt_state.optimizer
+        given = jax.tree.structure(opt_state)
         if given != needed:
             raise ValueError(
                 "step: opt_state belongs to another optimizer; initialize with this trainer: "
@@ -229,18 +244,21 @@ def trainer(
             given = objective, params, state, batch, mask, key
             found, after = averaged(*given, train=True)
             watcher.updated(state, after)
-            return found["loss"].mean, (after, found)
+            mean = found["loss"].mean
+            return mean if scaling is None else mean * scaling.loss_scale, (after, found)
 
         gradient = jax.value_and_grad(loss, has_aux=True)
         if accumulate == 1:
-            value_of = lambda floats: loss(floats)[0]  # noqa: E731
-            (value, (state, found)), grads = gradient(start)
+            value_of = lambda floats: loss(floats)[1][1]["loss"].mean  # noqa: E731
+            (_, (state, found)), grads = gradient(start)
         else:
             summed = accumulated(loss, train_state.state, batch, mask, key, accumulate)
-            value_of = lambda floats: summed(floats)[0][0]  # noqa: E731
-            (value, (state, found)), grads = summed(start)
-        opt_state = train_state.opt_state
-        extra = {"value": value, "grad": grads, "value_fn": value_of}
+            value_of = lambda floats: summed(floats)[0][1][1]["loss"].mean  # noqa: E731
+            (_, (state, found)), grads = summed(start)
+        if scaling is not None:
+            unscaled = lambda grad: (grad / scaling.loss_scale).astype(grad.dtype)  # noqa: E731
+            grads = jax.tree.map(unscaled, grads)
+        extra = {"value": found["loss"].mean, "grad": grads, "value_fn": value_of}
         with jax.named_scope("optimizer"):
             updates, opt_state = optimizer.update(grads, opt_state, start, **extra)
             params = with_floats(train_state.params, optax.apply_updates(start, updates))
@@ -248,7 +266,19 @@ def trainer(
         checked = jax.tree.leaves(with_floats(train_state.params, grads))
         finite = [jnp.isfinite((0 * leaf).sum()) for leaf in checked]
         after = TrainState(train_state.step + 1, params, state, opt_state, train_state.key)
-        return after, found, jnp.stack(finite) if finite else jnp.ones(0, bool)
+        finite = jnp.stack(finite) if finite else jnp.ones(0, bool)
+        if scaling is not None:
+            after = settled(loss_scale, train_state, after, finite)
+        return after, found, finite
+
+    step = step_of(update, objective, watcher, programs)
+    return Trainer(init, step, update, objective, optimizer, watcher, programs)
+
+
+def step_of(
+    update: Callable, objective: Layer | None, watcher: Watcher, programs: Memo
+) -> Callable[[TrainState, PyTree], tuple[TrainState, Metrics]]:
+    """Return the step made from an update, compiled unless its arguments are traced."""
 
     def pure_step(train_state, batch):
         after, found, _ = update(train_state, batch)  # unused results are not computed
@@ -273,7 +303,7 @@ def trainer(
         watcher.stepped(after, metrics["loss"])
         return after, metrics
 
-    return Trainer(init, step, update, objective, optimizer, watcher, programs)
+    return step
 
 
 def driver(

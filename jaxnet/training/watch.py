@@ -11,6 +11,9 @@ from jaxnet.core import Params, State
 from jaxnet.services.checks import is_traced
 from jaxnet.services.trees import PyTree, path_name
 from jaxnet.services.warn import warn
+from jaxnet.training.loss_scale import LossScale
+
+MANY = 10  # steps in a row without an update, after which the loss scale is 1,000 times smaller
 
 
 class Watcher:
@@ -97,6 +100,10 @@ class Watcher:
         # For example by a rate inside the optimizer.
         if is_traced((unread[-1], train_state.params)):
             return
+        if isinstance(train_state.opt_state, LossScale):
+            scale = train_state.opt_state
+            warn_skipped(train_state.params, [scale], np.asarray(scale.finite))
+            return
         if not first and np.isfinite(unread[-1]):  # a NaN reaches the parameters and stays there
             return
         losses = np.asarray(unread)
@@ -115,6 +122,35 @@ def _finite(leaves: list[jax.Array]) -> np.ndarray:
     return np.asarray(flags(leaves))
 
 
+def warn_skipped(params: Params, scales: list[LossScale], finite: np.ndarray) -> bool:
+    """Warn if the last steps were all skipped, since their gradients overflowed.
+
+    Args:
+      params: Params, for the paths.
+      scales: States of loss scaling.
+      finite: Whether the last gradients are finite, (leaves of the gradient,).
+
+    Returns:
+      Whether it warned.
+    """
+    scale, good = min((jax.device_get(each[:2]) for each in scales), key=lambda pair: pair[1])
+    if good > -MANY:
+        return False
+    warn(
+        f"the last {-good} steps changed nothing, since their gradient is not finite: "
+        f"{_named(params, finite)}. The loss scale is {scale:g}, and float16 ends at 65,504; find "
+        "the layer with jn.inspect.first_nonfinite, or cast the net to jnp.bfloat16"
+    )
+    return True
+
+
+def _named(params: Params, finite: np.ndarray) -> str:
+    """Return the paths of the leaves whose gradient is not finite."""
+    names = [path_name(path) for path, _ in jax.tree_util.tree_flatten_with_path(params)[0]]
+    which = [name for name, fine in zip(names, finite, strict=True) if not fine]
+    return ", ".join(which[:8]) + (f" and {len(which) - 8} more" if len(which) > 8 else "")
+
+
 def warn_nonfinite(params: Params, finite: np.ndarray, losses: np.ndarray, first: int) -> bool:
     """Warn about the first step whose gradient, or else whose loss, has a NaN or Inf.
 
@@ -130,11 +166,9 @@ def warn_nonfinite(params: Params, finite: np.ndarray, losses: np.ndarray, first
     steep = np.flatnonzero(~finite.all(axis=1))
     high = np.flatnonzero(~np.isfinite(losses))
     if steep.size:
-        names = [path_name(path) for path, _ in jax.tree_util.tree_flatten_with_path(params)[0]]
-        which = [name for name, fine in zip(names, finite[steep[0]], strict=True) if not fine]
         warn(
-            f"the gradient is not finite at step {first + steep[0]}: {', '.join(which[:8])}"
-            + (f" and {len(which) - 8} more" if len(which) > 8 else "")
+            f"the gradient is not finite at step {first + steep[0]}: "
+            + _named(params, finite[steep[0]])
             + "; find the layer with jn.inspect.first_nonfinite, or try a smaller learning rate"
         )
     elif high.size:  # optax's cross entropy is NaN for a label that is not a class

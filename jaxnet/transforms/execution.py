@@ -101,7 +101,12 @@ def cast(layer: Layer, dtype: Any) -> Layer:
     """Return a layer computed in another float dtype, such as `jnp.bfloat16`.
 
     Parameters and their gradients keep their dtype; the layer gets converted copies. The output has
-    the dtype of the input (float32 for integers), and the state keeps its dtype.
+    the dtype of the input (float32 for integers), and the state keeps its dtype. In 16 bits some
+    things are still computed in float32: long sums, as in norms, softmax, pooling and products, and
+    losses. What is not below `cast`, such as the loss of a net that is cast, stays as it is.
+
+    float16 is what a GPU without bfloat16 units, such as a T4, is fast in. It holds at most 65,504,
+    so `jn.trainer` then scales the loss and skips steps that overflow.
 
     Args:
       layer: Any layer.

@@ -311,3 +311,16 @@ def test_the_layer_is_found_inside_a_transform(wrap):
     params, state = objective.init(jax.random.key(0), X)
     found = first_nonfinite(objective, params, state, X)
     assert found.path.endswith("net/log") and found.arises == "its input is finite"
+
+
+@pytest.mark.parametrize(
+    ("dtype", "ends"),
+    [
+        (jnp.float16, "its input is finite; it is in float16, which ends at 65,504"),
+        (jnp.bfloat16, "None"),
+    ],
+    ids=["float16", "bfloat16"],
+)
+def test_an_overflow_of_float16_names_its_range(dtype, ends):
+    net = jn.cast(jn.serial(jnp.abs, lambda x: x * x, name="net"), dtype)
+    assert str(first_nonfinite(net, {}, {}, jnp.array([[300.0, 1.0]]))).endswith(ends)

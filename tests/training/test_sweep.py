@@ -216,3 +216,41 @@ def test_arguments_of_another_type_are_named(change, words):
     data = np.ones((4, 3), np.float32), np.ones((4, 1), np.float32)
     with pytest.raises(TypeError, match=words):
         jn.sweep(**good | {"data": data, "epochs": 1} | change)
+
+
+@pytest.mark.parametrize("count", [12, 14], ids=["equal folds", "two examples are left"])
+def test_folds_train_on_the_others_and_give_an_output_to_each_example(count):
+    """Each example is learned by heart by all runs but the one that does not see it."""
+    x, y = np.eye(count, dtype=np.float32), np.arange(count) % 2
+    grid = {"learning_rate": [0.5, 1.0]}
+    options = {"epochs": 40, "batch_size": 4, "progress": False}
+    given = jn.supervised(jn.dense(2, use_bias=False), LOSS, metrics={"a": jn.metrics.accuracy})
+    found = jn.sweep(given, optax.sgd, (x, y), grid=grid, folds=4, **options)
+    assert found.outputs.shape == (2, count, 2) and found.evaluation["a"].shape == (2, 4, 40)
+    kernels = np.asarray(found.train_state.params["kernel"])  # (settings, folds, examples, 2)
+    own = [jn.trainer(given, optax.sgd(1.0)).init(jax.random.key(i), (x, y)) for i in range(4)]
+    fresh = [state.params["kernel"] for state in own]
+    moved = np.abs(kernels - np.stack(fresh)).max(-1) > 0.1
+    assert (moved.sum(2) == count - -(-count // 4)).all()  # examples that a run has trained on
+    for row in range(count):
+        own = [
+            fold for fold in range(4) if np.allclose(found.outputs[0, row], kernels[0, fold, row])
+        ]
+        assert own and not moved[0, own].T[row].any()
+    assert "4 folds each" in str(found) and found.folds == 4
+    rows = found.rows("a")
+    assert rows[0]["low"] <= rows[0]["mean"] <= rows[0]["high"]
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"folds": 1}, "sweep: folds must be"),
+        ({"folds": 99}, "sweep: folds must be"),
+        ({"folds": 2, "own_data": True}, "folds= cuts the data; leave out evaluate= and own_data="),
+        ({"folds": 3, "seeds": [1, 2]}, "data must have a leading axis of 2 seeds"),
+    ],
+)
+def test_folds_that_do_not_fit_raise(options, words):
+    with pytest.raises(ValueError, match=words):
+        jn.sweep(objective(jn.dense(3)), lambda: optax.sgd(0.1), data(), epochs=1, **options)

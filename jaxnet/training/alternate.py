@@ -1,0 +1,137 @@
+"""Several trainers that share params, such as of a generator and its critic, as one trainer."""
+
+from functools import reduce
+
+import jax
+import jax.numpy as jnp
+
+from jaxnet.services.checks import at_least
+from jaxnet.services.trees import Memo, PyTree, describe, flat, key_spec
+from jaxnet.training.objective import Average
+from jaxnet.training.trainer import Trainer, TrainState, step_of
+from jaxnet.training.watch import Watcher
+
+
+def alternate(**trainers: Trainer | tuple[Trainer, int]) -> Trainer:
+    """Return a trainer whose step is a step of each of several trainers, one after another.
+
+    Params and state of the trainers are joined by path. An entry that several of them have is one
+    entry, so each trainer continues with what the trainer before it has changed. Freeze in each
+    objective what it does not train, see `jn.freeze`. Each trainer keeps its own optimizer, and
+    `opt_state` is a dict of their states. All get the same batch, and draw from one key.
+
+    A step counts once. Its metrics have the names "critic/loss" and so on, and "loss" is the sum of
+    all losses.
+
+    Args:
+      trainers: Trainers by name, in the order of their steps. A pair `(trainer, n)` makes n steps
+        per batch.
+
+    Raises:
+      TypeError: If a value is not a trainer, or a trainer and a number.
+      ValueError: If there is no trainer.
+      ValueError: In `init`, if trainers have entries of one path and different shapes.
+
+    Example:
+      >>> generator, critic = jn.dense(2, name="generator"), jn.dense(1, name="critic")
+      >>> def judge(m, real):
+      ...     fake = m(jn.freeze(generator), jax.random.normal(m.key("z"), (len(real), 3)))
+      ...     return jax.nn.softplus(m(critic, fake) - m(critic, real))[:, 0], {}
+      >>> def fool(m, real):
+      ...     fake = m(generator, jax.random.normal(m.key("z"), (len(real), 3)))
+      ...     return jax.nn.softplus(-m(jn.freeze(critic), fake))[:, 0], {}
+      >>> trainers = [jn.trainer(jn.compose(loss), optax.adam(1e-3)) for loss in (judge, fool)]
+      >>> gan = jn.alternate(critic=(trainers[0], 2), generator=trainers[1])
+      >>> data = jnp.ones((8, 2))
+      >>> train_state = gan.init(jax.random.key(0), data)
+      >>> for epoch in jn.fit(gan, train_state, data, epochs=1):
+      ...     print(sorted(epoch.train))
+      ['critic/loss', 'generator/loss', 'loss']
+
+    Reference: Goodfellow et al. 2014, "Generative adversarial nets".
+    """
+    if not trainers:
+        raise ValueError("alternate: needs trainers by name, such as critic=..., generator=...")
+    pairs = {n: (it, 1) if isinstance(it, Trainer) else it for n, it in trainers.items()}
+    for name, pair in pairs.items():
+        if not (isinstance(pair, tuple) and len(pair) == 2 and isinstance(pair[0], Trainer)):
+            raise TypeError(
+                f"alternate: {name} must be a trainer or a pair (trainer, steps), got "
+                f"{describe(pair):.60}"
+            )
+        at_least("alternate", f"the steps of {name}", pair[1])
+
+    def each(key: jax.Array, batch: PyTree) -> dict[str, TrainState]:
+        return {name: trainer.init(key, batch) for name, (trainer, _) in pairs.items()}
+
+    def init(key: jax.Array, batch: PyTree) -> TrainState:
+        states = each(key, batch)
+        _check_shared(states)
+        params, state = (
+            reduce(_joined, [getattr(one, field) for one in states.values()])
+            for field in ("params", "state")
+        )
+        opt_state = {name: one.opt_state for name, one in states.items()}
+        first = next(iter(states.values()))
+        return TrainState(first.step, params, state, opt_state, first.key)
+
+    def update(train_state: TrainState, batch: PyTree, mask: jax.Array | None = None):
+        outlines, begun, found = jax.eval_shape(each, key_spec(), batch), train_state.step, {}
+        finite = jax.tree.map(lambda _: jnp.bool_(True), train_state.params)
+        for name, (trainer, steps) in pairs.items():
+            like = outlines[name]
+            own = train_state._replace(
+                step=begun,
+                params=_part(train_state.params, like.params),
+                state=_part(train_state.state, like.state),
+                opt_state=train_state.opt_state[name],
+            )
+            if steps > 1:
+                more = lambda _, own, of=trainer: of.update(own, batch, mask)[0]  # noqa: E731
+                own = jax.lax.fori_loop(1, steps, more, own)
+            own, averages, flags = trainer.update(own, batch, mask)
+            found |= {f"{name}/{metric}": value for metric, value in averages.items()}
+            if flags.size:
+                fine = jax.tree.unflatten(jax.tree.structure(own.params), list(flags))
+                both = jax.tree.map(jnp.logical_and, _part(finite, own.params), fine)
+                finite = _joined(finite, both)
+            train_state = train_state._replace(
+                params=_joined(train_state.params, own.params),
+                state=_joined(train_state.state, own.state),
+                opt_state=train_state.opt_state | {name: own.opt_state},
+                key=own.key,
+            )
+        losses = [found[f"{name}/loss"] for name in pairs]
+        total = Average(jnp.stack([loss.mean for loss in losses]).sum(), losses[0].weight)
+        flags = jax.tree.leaves(finite)
+        flags = jnp.stack(flags) if flags else jnp.ones(0, bool)
+        return train_state._replace(step=begun + 1), {"loss": total} | found, flags
+
+    watcher, programs = Watcher(), Memo()
+    step = step_of(update, None, watcher, programs)
+    return Trainer(init, step, update, watcher=watcher, programs=programs)
+
+
+def _joined(old: PyTree, new: PyTree) -> PyTree:
+    """Return nested dicts with the entries of both; the new ones count."""
+    if not isinstance(old, dict):
+        return new
+    return old | {n: _joined(old[n], new[n]) if n in old else new[n] for n in new}
+
+
+def _part(whole: PyTree, like: PyTree) -> PyTree:
+    """Return the entries of nested dicts that another one has."""
+    return {n: _part(whole[n], like[n]) for n in like} if isinstance(like, dict) else whole
+
+
+def _check_shared(states: dict[str, TrainState]) -> None:
+    """Raise unless all trainers agree in the entries that they share."""
+    seen: dict[str, tuple[str, str]] = {}
+    for name, one in states.items():
+        for path, leaf in flat({"params": one.params, "state": one.state}):
+            first, form = seen.setdefault(path, (name, describe(leaf)))
+            if form != describe(leaf):
+                raise ValueError(
+                    f"alternate: {path} is {form} in {first} and {describe(leaf)} in {name}. Share "
+                    "one net, or give the nets different names"
+                )

@@ -1,0 +1,96 @@
+"""Loss scaling: gradients of float16 stay in its range, and steps that overflow are skipped.
+
+float16 holds 6e-8 to 65,504, so small gradients become 0. The trainer multiplies the loss by the
+scale, and divides the gradients by it in the dtype of the params.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxnet.core import Layer
+from jaxnet.services.jaxprs import arrays_in
+from jaxnet.services.trees import PyTree, key_spec, memo_of, shapes_of, signature
+
+FIRST, LARGEST = 2.0**16, 2.0**24
+PERIOD = 2000  # steps without an overflow after which the scale is doubled
+
+
+class LossScale(NamedTuple):
+    """State of loss scaling, which is the `opt_state` of a trainer that scales its loss.
+
+    Fields:
+      loss_scale: Number by which the loss is multiplied, a float32 scalar.
+      good_steps: Number of steps since the last overflow or change of the scale; after an overflow
+        minus the number of overflows in a row.
+      skipped: Number of all steps that were skipped.
+      finite: Whether the last gradient of each leaf of params was finite, (leaves,).
+      optimizer: State of the optax optimizer.
+    """
+
+    loss_scale: jax.Array
+    good_steps: jax.Array
+    skipped: jax.Array
+    finite: jax.Array
+    optimizer: PyTree
+
+
+def scales_in(opt_state: PyTree) -> list[LossScale]:
+    """Return the states of loss scaling in an `opt_state`, of which `jn.alternate` has several."""
+    leaves = jax.tree.leaves(opt_state, is_leaf=lambda part: isinstance(part, LossScale))
+    return [leaf for leaf in leaves if isinstance(leaf, LossScale)]
+
+
+def started(fixed: float | None, opt_state: PyTree, params: PyTree) -> LossScale:
+    """Return the state before the first step.
+
+    Example:
+      >>> started(None, (), {"kernel": jnp.ones(3)})[:2]
+      (Array(65536., dtype=float32), Array(0, dtype=int32))
+    """
+    count = len(jax.tree.leaves(params))
+    scale = jnp.asarray(FIRST if fixed is None else fixed, jnp.float32)
+    return LossScale(scale, jnp.int32(0), jnp.int32(0), jnp.ones(count, bool), opt_state)
+
+
+def settled(fixed: float | None, before: Any, after: Any, finite: jax.Array) -> Any:
+    """Return the train_state after a step, which changes only the scale if a gradient overflowed.
+
+    Args:
+      fixed: Constant scale, or None.
+      before: Train_state before the step.
+      after: Train_state after it, whose `opt_state` is the optimizer's.
+      finite: Whether each leaf of the gradient is finite.
+    """
+    last, fine = before.opt_state, finite.all()
+    old = before.params, before.state, last.optimizer
+    kept = jax.tree.map(lambda new, old: jnp.where(fine, new, old), after[1:4], old)
+    good = jnp.where(fine, jnp.maximum(last.good_steps, 0) + 1, jnp.minimum(last.good_steps, 0) - 1)
+    scale = last.loss_scale
+    if fixed is None:
+        scale *= jnp.where(fine, jnp.where(good == PERIOD, 2.0, 1.0), 0.5)
+        scale, good = jnp.clip(scale, 1, LARGEST), jnp.where(good == PERIOD, 0, good)
+    now = LossScale(scale, good, last.skipped + ~fine, finite, kept[2])
+    return after._replace(params=kept[0], state=kept[1], opt_state=now)
+
+
+def computes_in_float16(objective: Layer, params: PyTree, state: PyTree, batch: PyTree) -> bool:
+    """Return whether an objective computes a float16, wherever it is; traced once.
+
+    Example:
+      >>> net, x = jn.cast(jn.dense(2), jnp.float16), jnp.ones((5, 3))
+      >>> computes_in_float16(net, *net.init(jax.random.key(0), x), x)
+      True
+    """
+    given = shapes_of((params, state, batch))
+
+    def trace():
+        run = lambda *args, key: objective.apply(*args, key=key)[0]  # noqa: E731
+        try:
+            jaxpr = jax.make_jaxpr(run)(*given, key=key_spec()).jaxpr
+        except Exception:  # raised by `step`, with the batch that it gets
+            return False
+        return any(array.dtype == jnp.float16 for array in arrays_in(jaxpr))
+
+    return memo_of(objective.apply).of(("float16", signature(given)), trace)

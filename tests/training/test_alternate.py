@@ -1,0 +1,122 @@
+"""Several trainers as one: what they share, what each keeps, and the same values as by hand."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import jaxnet as jn
+
+GENERATOR = jn.serial(jn.dense(4), jn.batch_norm(), jax.nn.relu, jn.dense(2), name="generator")
+CRITIC = jn.serial(jn.dense(4), jax.nn.relu, jn.dropout(0.2), jn.dense(1), name="critic")
+DATA = np.random.default_rng(0).normal(size=(10, 2)).astype(np.float32)
+
+
+def judge(m, real):
+    fake = m(jn.freeze(GENERATOR), jax.random.normal(m.key("z"), (len(real), 3)))
+    return jax.nn.softplus(m(CRITIC, fake) - m(CRITIC, real))[:, 0], {"real": m(CRITIC, real)[:, 0]}
+
+
+def fool(m, real):
+    fake = m(GENERATOR, jax.random.normal(m.key("z"), (len(real), 3)))
+    return jax.nn.softplus(-m(jn.freeze(CRITIC), fake))[:, 0], {}
+
+
+def trainers(wrap=lambda layer: layer):
+    return [
+        jn.trainer(wrap(jn.compose(loss)), optimizer)
+        for loss, optimizer in ((judge, optax.adam(0.01)), (fool, optax.sgd(0.1)))
+    ]
+
+
+def same(a, b, rtol=0.0):
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol, rtol), a, b)
+
+
+def test_a_step_is_the_steps_by_hand_one_after_another():
+    critic, generator = trainers()
+    both = jn.alternate(critic=(critic, 3), generator=generator)
+    state = both.init(jax.random.key(0), DATA)
+    own = state.opt_state
+    assert sorted(state.params) == ["critic", "generator"] and sorted(own) == [
+        "critic",
+        "generator",
+    ]
+    by_hand = jax.tree.map(jnp.copy, state)._replace(
+        opt_state=jax.tree.map(jnp.copy, own["critic"])
+    )
+    kept = jax.tree.map(jnp.copy, own["generator"])
+    for _ in range(2):
+        start = by_hand.step
+        for _ in range(3):
+            by_hand, judged = critic.step(by_hand._replace(step=start + 0), DATA)
+        of_critic = by_hand.opt_state
+        by_hand, fooled = generator.step(by_hand._replace(opt_state=kept), DATA)
+        kept, by_hand = by_hand.opt_state, by_hand._replace(opt_state=of_critic)
+        state, metrics = both.step(state, DATA)
+    same(state._replace(opt_state=of_critic, step=0), by_hand._replace(step=0), 1e-6)
+    same(state.opt_state["generator"], kept, 1e-6)
+    wanted = judged["loss"] + fooled["loss"], judged["loss"], judged["real"], fooled["loss"]
+    names = "loss", "critic/loss", "critic/real", "generator/loss"
+    same([metrics[name] for name in names], list(wanted), 1e-5)
+    assert state.step == 2 and set(metrics) == set(names)
+
+
+def test_fit_masks_the_padding_and_a_resumed_run_has_the_same_bits(tmp_path):
+    critic, generator = trainers()
+    both = jn.alternate(critic=critic, generator=generator)
+    start = both.init(jax.random.key(0), DATA)
+    options = {"batch_size": 4, "progress": False}
+    first, last = jn.fit(both, start, DATA, epochs=2, **options)
+    assert last.step == last.train_state.step == 6 and np.isfinite(last.train["critic/loss"])
+    with jn.Checkpoints(tmp_path) as saved:
+        saved.save(first)
+    with jn.Checkpoints(tmp_path) as saved:
+        middle, position = saved.newest(start)
+    (again,) = jn.fit(both, middle, DATA, epochs=2, position=position, **options)
+    same(again.train_state, last.train_state)
+    _, found, _ = jax.jit(both.update)(start, DATA[:4], jnp.array([1.0, 1.0, 0.0, 0.0]))
+    assert found["critic/real"].weight == found["generator/loss"].weight == 2
+
+
+def test_parts_in_float16_scale_alone_and_name_what_overflows():
+    def huge(m, real):
+        return fool(m, real)[0] * 1e8, {}
+
+    half = jn.trainer(jn.cast(jn.compose(huge), jnp.float16), optax.sgd(0.1))
+    both = jn.alternate(critic=trainers()[0], generator=half)
+    state = both.init(jax.random.key(0), DATA)
+    assert not hasattr(state.opt_state["critic"], "loss_scale")
+    with pytest.warns(UserWarning, match=r"the last 10 steps changed nothing.*: generator/"):
+        (epoch,) = jn.fit(both, state, DATA, epochs=10, every=10, batch_size=10, progress=False)
+    after = epoch.train_state
+    assert epoch.skipped == after.opt_state["generator"].skipped == 10
+    same(after.params["generator"], state.params["generator"])
+    assert not np.array_equal(
+        after.params["critic"]["dense"]["kernel"], state.params["critic"]["dense"]["kernel"]
+    )
+
+
+@pytest.mark.parametrize(
+    ("given", "error", "words"),
+    [
+        ({}, ValueError, "alternate: needs trainers by name"),
+        ({"a": 3}, TypeError, r"alternate: a must be a trainer or a pair \(trainer, steps\), got"),
+        ({"a": (trainers()[0], 0)}, ValueError, "the steps of a must be at least 1, got 0"),
+    ],
+)
+def test_other_values_raise(given, error, words):
+    with pytest.raises(error, match=words):
+        jn.alternate(**given)
+
+
+def test_shared_entries_have_one_shape():
+    made = [
+        jn.trainer(jn.supervised(jn.dense(n), lambda y, t: y.sum(-1)), optax.sgd(0.1))
+        for n in (2, 3)
+    ]
+    with pytest.raises(
+        ValueError, match=r"params/bias is .*2.* in a and .*3.* in b. Share one net"
+    ):
+        jn.alternate(a=made[0], b=made[1]).init(jax.random.key(0), (DATA, DATA))
