@@ -6,7 +6,6 @@ a platform: its name and the wheel's tag do not name one.
 
 from pathlib import Path
 
-import jax
 from setuptools import Extension, setup
 from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_ext import build_ext
@@ -43,8 +42,9 @@ setup(
         Extension(
             "jaxnet.ops.native.kernels",
             [f"{FOLDER}/kernels.c"],
-            depends=[f"{FOLDER}/{name}.h" for name in ("shared", "tiles", "conv", "lstm")],
-            include_dirs=[jax.ffi.include_dir()],
+            depends=[
+                f"{FOLDER}/{name}.h" for name in ("shared", "tiles", "conv", "lstm", "xla_ffi")
+            ],
             extra_compile_args=["-std=gnu11", "-O3", "-g0", "-Wno-psabi"],
             optional=True,
         )
