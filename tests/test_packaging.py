@@ -91,6 +91,20 @@ def test_the_metadata_name_the_versions_that_are_tested():
     assert "Typing :: Typed" in PROJECT["classifiers"]
 
 
+def test_colab_keeps_its_versions():
+    """What it has is allowed, and nothing lower, since nothing lower is tested."""
+    lines = (ROOT / ".ci" / "colab.txt").read_text().splitlines()
+    colab = dict(line.split("==") for line in lines if not line.startswith("#"))
+    extras = (EXTRAS[name] for name in EXTRAS.keys() - {"parity", "peers"})
+    wanted = [*PROJECT["dependencies"], *(need for extra in extras for need in extra)]
+    lowest = dict(re.findall(r"([\w-]+)(?:\[\w+\])?>=([\d.]+)", "\n".join(wanted)))
+    kept = lowest.keys() & colab.keys()
+    assert {"jax", "numpy", "matplotlib", "flax", "orbax-checkpoint", "scikit-learn"} <= kept
+    for name in kept:
+        have, need = ([*map(int, f"{v}.0".split("."))][:3] for v in (colab[name], lowest[name]))
+        assert have >= need and have[:2] == need[:2], f"{name}: {colab[name]}, {lowest[name]}"
+
+
 def test_the_citation_names_no_person():
     yaml = pytest.importorskip("yaml", reason="reads CITATION.cff")
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
