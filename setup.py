@@ -6,13 +6,11 @@ a platform: its name and the wheel's tag do not name one.
 
 from pathlib import Path
 
-import jax
 from setuptools import Extension, setup
 from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_ext import build_ext
 
 FOLDER = "jaxnet/ops/native"
-HEADERS = "shared", "tiles", "attention_tiles", "attention", "conv", "gemv", "gemv_tiles", "lstm"
 
 
 class Build(build_ext):
@@ -44,8 +42,7 @@ setup(
         Extension(
             "jaxnet.ops.native.kernels",
             [f"{FOLDER}/kernels.c"],
-            depends=[f"{FOLDER}/{name}.h" for name in HEADERS],
-            include_dirs=[jax.ffi.include_dir()],
+            depends=[str(path) for path in Path(FOLDER).glob("*.h")],
             extra_compile_args=["-std=gnu11", "-O3", "-g0", "-Wno-psabi"],
             optional=True,
         )

@@ -9,6 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 import jax
 import pytest
 
+from jaxnet.services.jax_versions import enable_x64
+
 
 @pytest.fixture(autouse=True)
 def keys_are_used_once(request):
@@ -23,7 +25,7 @@ def keys_are_used_once(request):
 @pytest.fixture
 def x64():
     """float64 as the default dtype of one test."""
-    with jax.enable_x64(True):
+    with enable_x64(True):
         yield
 
 

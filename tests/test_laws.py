@@ -16,6 +16,7 @@ import jaxnet as jn
 from jaxnet import layers
 from jaxnet.layers import norm
 from jaxnet.profile.program import layer_of
+from jaxnet.services.jax_versions import enable_x64
 from tests.catalogue import LARGE, ROWS, Row, fill
 from tests.layer_values import VALUES
 from tools.mutation import mutated
@@ -252,7 +253,7 @@ def test_gradients_are_right_in_float64(case: Case):
     """
     if not case.row.smooth:
         pytest.skip("no gradient is claimed")
-    with jax.enable_x64(True):
+    with enable_x64(True):
         layer, x = case.row.make(), fill(case.row, jnp.float64)
         params, state = layer.init(KEY, x)
         values, rebuild = floats((params, x))

@@ -74,7 +74,8 @@ def test_the_readme_installs_what_its_example_needs():
 
 
 def test_the_guide_lists_the_extras_with_their_packages():
-    rows = dict(re.findall(r"^\| `(\w+)` \| ([^|]+) \|", STARTED, re.M))
+    rows = re.findall(r"^\| (`\w+`(?:, `\w+`)*) \| ([^|]+) \|", STARTED, re.M)
+    rows = {extra: words for extras, words in rows for extra in re.findall(r"\w+", extras)}
     assert set(rows) == set(EXTRAS) - OWN
     for extra, packages in rows.items():
         named = {name.lower() for name in re.findall(r"[\w-]+", packages)}
@@ -89,6 +90,20 @@ def test_the_metadata_name_the_versions_that_are_tested():
     named = set(re.findall(r"Python :: (3\.\d+)", "\n".join(PROJECT["classifiers"])))
     assert tested <= named and PROJECT["requires-python"] == f">={min(named)}"
     assert "Typing :: Typed" in PROJECT["classifiers"]
+
+
+def test_colab_keeps_its_versions():
+    """What it has is allowed, and nothing lower, since nothing lower is tested."""
+    lines = (ROOT / ".ci" / "colab.txt").read_text().splitlines()
+    colab = dict(line.split("==") for line in lines if not line.startswith("#"))
+    extras = (EXTRAS[name] for name in EXTRAS.keys() - {"parity", "peers"})
+    wanted = [*PROJECT["dependencies"], *(need for extra in extras for need in extra)]
+    lowest = dict(re.findall(r"([\w-]+)(?:\[\w+\])?>=([\d.]+)", "\n".join(wanted)))
+    kept = lowest.keys() & colab.keys()
+    assert {"jax", "numpy", "matplotlib", "flax", "orbax-checkpoint", "scikit-learn"} <= kept
+    for name in kept:
+        have, need = ([*map(int, f"{v}.0".split("."))][:3] for v in (colab[name], lowest[name]))
+        assert have >= need and have[:2] == need[:2], f"{name}: {colab[name]}, {lowest[name]}"
 
 
 def test_the_citation_names_no_person():

@@ -6,6 +6,7 @@ import pytest
 
 import jaxnet as jn
 from jaxnet import penalties
+from jaxnet.services.jax_versions import enable_x64
 
 PARAMS = {
     "dense": {"kernel": jnp.array([[1.0, -2.0], [0.0, 3.0]]), "bias": jnp.array([10.0, 20.0])},
@@ -149,7 +150,7 @@ def test_proximal_l1_matches_scikit_learns_lasso():
     x = rng.normal(size=(60, 8))
     y = x @ np.array([2.0, 0, 0, -1, 0, 0.5, 0, 0]) + 0.1 * rng.normal(size=60)
     lasso = linear.Lasso(alpha=0.2, fit_intercept=False, tol=1e-12, max_iter=100000).fit(x, y)
-    with jax.enable_x64(True):
+    with enable_x64(True):
         x, y = jnp.array(x), jnp.array(y)
         params = {"kernel": jnp.zeros(8)}
         optimizer = optax.chain(optax.sgd(0.3), penalties.proximal_l1(0.2, 0.3))

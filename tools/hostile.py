@@ -52,6 +52,7 @@ import jaxnet as jn
 import jaxnet.interop.torch
 from jaxnet.models.decoder_config import FAMILIES
 from jaxnet.services.checks import is_traced
+from jaxnet.services.jax_versions import enable_x64
 from tests.catalogue import ROWS, Row, fill
 from tests.oracles import REFERENCES
 from tests.test_api import PARTS, members
@@ -675,7 +676,7 @@ def in_float64(call: Call) -> str:
     found, result = run(call)
     if found.what != "value" or call.name in RANDOM or any(map(_is_key, leaves)):
         return ""
-    with jax.enable_x64(True):
+    with enable_x64(True):
         wide = [jnp.asarray(np.asarray(a), float) if _is_float32(a) else a for a in leaves]
         args, kwargs, used = tree.unflatten(wide)
         then = Use(*used) if used else call.then

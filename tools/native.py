@@ -17,8 +17,6 @@ import sys
 import tempfile
 from pathlib import Path
 
-import jax
-
 SOURCE = Path(__file__).parent / "native.c"
 BUILDS = {
     "pages": ["-O3"],
@@ -41,7 +39,7 @@ def run(build: str, cases: int, seed: int = 0, under: str = "") -> str:
     """
     with tempfile.TemporaryDirectory() as folder:
         program = Path(folder) / "native"
-        options = ["-std=gnu11", "-g", "-Wno-psabi", f"-I{jax.ffi.include_dir()}", *BUILDS[build]]
+        options = ["-std=gnu11", "-g", "-Wno-psabi", *BUILDS[build]]
         if under:
             options.append("-static")
         compiler = shlex.split(os.environ.get("CC", "gcc"))

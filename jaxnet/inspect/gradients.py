@@ -21,6 +21,7 @@ from jaxnet.services.checks import (
     one_of,
     within,
 )
+from jaxnet.services.jax_versions import enable_x64
 from jaxnet.services.table import Table, Tabular
 from jaxnet.services.trees import PyTree, describe
 
@@ -75,7 +76,7 @@ def numerical_gradient(
     if precision not in (np.float64, np.float32):
         raise ValueError(f"numerical_gradient: dtype must be float64 or float32, got {precision}")
     within(who, "h", h, "(0, inf)")
-    with jax.enable_x64(precision == np.float64):
+    with enable_x64(precision == np.float64):
         x, h = np.array(x, precision), precision.type(h)
 
         def value(at):
@@ -208,7 +209,7 @@ def check_gradients(
     within("check_gradients", "tolerance", tolerance, "(0, inf)")
     key = jax.random.key(0) if key is None else key
     check_key(key, "check_gradients")
-    with jax.enable_x64(True):
+    with enable_x64(True):
         random = np.random.default_rng(0)
         x = jax.tree.map(lambda leaf: _wide(leaf, random), x)
         params, state = layer.init(key, x)

@@ -2,6 +2,8 @@
 
 import os
 import platform
+from glob import glob
+from shutil import which
 
 import jax
 
@@ -10,10 +12,11 @@ from jaxnet.services.version import version
 
 
 def machine() -> str:
-    """Return versions and devices in one line, for the head of a record or a notebook.
+    """Return versions, devices and memory in one line, for the head of a record or a notebook.
 
     On CPU it names the number of cores and how convolutions run: in C with an instruction set, or
-    in XLA's form. Elsewhere it names the number of devices and their kind.
+    in XLA's form. Elsewhere it names the number of devices and their kind. If the machine has a GPU
+    or a TPU that JAX does not use, it says what to install.
 
     Example:
       >>> print(machine())
@@ -21,8 +24,28 @@ def machine() -> str:
     """
     devices = jax.devices()
     backend, kind = jax.default_backend(), devices[0].device_kind
-    words = f"{len(devices)} of {kind}"
+    memory = (devices[0].memory_stats() or {}).get("bytes_limit", 0)
+    words, unused = [f"{len(devices)} of {kind}"], ""
     if backend == "cpu":
-        words = f"{os.cpu_count()} cores, convolutions by {native.instructions() or 'XLA'}"
-    versions = f"jaxnet {version()}, jax {jax.__version__}"
-    return f"{versions}, Python {platform.python_version()} on {backend} ({words})"
+        words = [f"{os.cpu_count()} cores", f"convolutions by {native.instructions() or 'XLA'}"]
+        if hasattr(os, "sysconf"):
+            memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        unused = _unused()
+    if memory:
+        words.insert(1, f"{memory / 1e9:.0f} GB")
+    versions = f"jaxnet {version()}, jax {jax.__version__}, Python {platform.python_version()}"
+    return f"{versions} on {backend} ({', '.join(words)}){unused}"
+
+
+def _unused() -> str:
+    """Return what to do about an accelerator that JAX does not use, if it was not told so."""
+    if jax.config.jax_platforms == "cpu":  # type: ignore[attr-defined]
+        return ""
+    for found, device, extra in (
+        (which("nvidia-smi"), "GPU", "cuda12"),
+        (glob("/dev/accel*") + glob("/dev/vfio/[0-9]*"), "TPU", "tpu"),
+    ):
+        if found:
+            wanted = f'"jax[{extra}]=={jax.__version__}"'
+            return f"; JAX does not use the {device}: run pip install {wanted} and restart"
+    return ""

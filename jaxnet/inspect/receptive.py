@@ -9,6 +9,7 @@ import numpy as np
 from jaxnet.core import Layer, as_layer
 from jaxnet.inspect.activations import run
 from jaxnet.services.checks import check_input
+from jaxnet.services.jax_versions import enable_x64
 from jaxnet.services.table import Table, Tabular
 from jaxnet.services.trees import PyTree, key_spec
 
@@ -87,7 +88,7 @@ def receptive_fields(net: Layer, x: PyTree) -> ReceptiveFields:
             f"receptive_fields: x must have shape (batch, *space, channels), got {shape}"
         )
     space = shape[1:-1]
-    with jax.enable_x64(True):
+    with enable_x64(True):
         one = jax.ShapeDtypeStruct((CHUNK, *shape[1:]), jnp.float64)
         params, state = jax.eval_shape(net.init, key_spec(), one)
         params = jax.tree_util.tree_map_with_path(_positive, params)

@@ -14,6 +14,7 @@ from jaxnet.ops.attention import runs
 from jaxnet.ops.native import attention
 from jaxnet.ops.native.call import native_call
 from jaxnet.ops.varying import varying
+from jaxnet.services.jax_versions import linear
 
 # On a CPU, attention in blocks takes less time than with all scores from 512 queries and places on
 # (forward 0.3 to 0.5 of the time, gradient 0.5 to 0.9), whatever the batch, and more below. In a
@@ -287,7 +288,7 @@ def _tangents(how, moving, fixed, y, lse, d_moving):
     by_row = d_bias is not None and len(d_bias) > 1
     row = d_q, d_bias if by_row else None
     column = d_k, d_v, None if by_row or d_bias is None else d_bias[0]
-    total, sums = _loop(grid, bounds, step, start, row, column)
+    total, sums = linear(partial(_loop, grid, bounds, step, start), row, column)
     total, sums = _join(total, q), _join(sums[..., None], q)
     return (total - sums * y).astype(v.dtype), sums[..., 0].mT
 

@@ -18,6 +18,7 @@ import numpy as np
 from jaxnet.ops.native import lstm
 from jaxnet.ops.native.call import native_call
 from jaxnet.ops.product import plus, product
+from jaxnet.services.jax_versions import linear
 from jaxnet.services.trees import memo_of
 
 Carry = Any  # h, or {"c": c, "h": h}
@@ -263,7 +264,10 @@ def _push(cell, slopes, kernel, mask, d, d_carry):
         d_carry = _keep(mask, cell.push(slopes, d, d_product, d_carry), d_carry)
         return d_carry, hidden(d_carry)
 
-    d_final, d_h = jax.lax.scan(body, d_carry, (slopes, d, mask))
+    def loop(d_carry, d):
+        return jax.lax.scan(body, d_carry, (slopes, d, mask))
+
+    d_final, d_h = linear(loop, d_carry, d)
     return d_h, d_final
 
 

@@ -6,8 +6,8 @@ of the batch. So the zeros are marked as if they differed.
 """
 
 import jax
-from jax import lax
 
+from jaxnet.services.jax_versions import as_varying, varying_axes
 from jaxnet.services.trees import PyTree
 
 
@@ -18,14 +18,10 @@ def varying(tree: PyTree, *like: PyTree) -> PyTree:
       >>> varying(jnp.zeros(3), jnp.ones(3))
       Array([0., 0., 0.], dtype=float32)
     """
-    axes: set = set().union(*(_axes(leaf) for leaf in jax.tree.leaves(like)))
+    axes: set = set().union(*(varying_axes(leaf) for leaf in jax.tree.leaves(like)))
 
     def leaf(a):
-        missing = axes - _axes(a)
-        return lax.pcast(a, tuple(missing), to="varying") if missing else a
+        missing = axes - varying_axes(a)
+        return as_varying(a, tuple(missing)) if missing else a
 
     return jax.tree.map(leaf, tree) if axes else tree
-
-
-def _axes(a: jax.Array) -> frozenset:
-    return jax.typeof(a).manual_axis_type.varying

@@ -290,7 +290,10 @@ class Quantized(Stored):
         before, outputs = x.shape[: x.ndim - inputs], self.shape[inputs:]
         x = x.reshape(math.prod(before), -1)
         if is_few(x, matrix.numbers):
-            run = lambda x, *kernel: _in_blocks(x, Quantized(*kernel, self.dtype), 1, transposed)  # noqa: E731
+
+            def run(x, numbers, scale):
+                return _in_blocks(x, Quantized(numbers, scale, self.dtype), 1, transposed)
+
             y = few_rows(x, matrix.numbers, matrix.scale, transposed=transposed, in_jax=run)
         else:
             y = _in_blocks(x, matrix, 1, transposed)

@@ -148,7 +148,7 @@ def test_runs_with_all_its_asserts(path: Path, run, monkeypatch):
     def no_network(*args, **options):
         raise AssertionError("size tiny must not use a network or prepared data")
 
-    given = own_extras(path)[1].split(",")
+    given = own_extras(path).split(",")
     for extra, packages in PACKAGES.items():
         for package in packages if extra not in given else ():
             monkeypatch.setitem(sys.modules, package, None)  # as where it is not installed
@@ -224,29 +224,36 @@ def test_outputs_are_those_of_the_code(path: Path):
     assert path.stat().st_size < 1_000_000
 
 
-@pytest.mark.parametrize("gpu", [True, False])
-def test_the_plugin_of_cuda_is_installed_where_there_is_a_gpu(gpu, monkeypatch):
-    """Without it, the jax that is installed would meet the plugin of an older one: no GPU."""
+@pytest.mark.parametrize("jax_is_there", [True, False])
+@pytest.mark.parametrize(
+    ("command", "file", "extra"),
+    [
+        ("nvidia-smi", "", "cuda12"),
+        ("", "/dev/accel0", "tpu"),
+        ("", "/dev/vfio/0", "tpu"),
+        [""] * 3,
+    ],
+)
+def test_jax_is_installed_only_if_there_is_none(command, file, extra, jax_is_there, monkeypatch):
     interactive = pytest.importorskip("IPython.core.interactiveshell", reason="expands {extras}")
     shell = interactive.InteractiveShell()
     asked = []
     shell.register_magic_function(asked.append, magic_name="pip")
-    monkeypatch.setattr("shutil.which", lambda name: f"/bin/{name}" if gpu else None)
-    lines = (
-        cells(NOTEBOOKS[0], "code")[1]
-        .split("except ImportError:\n")[1]
-        .rsplit("    import jaxnet")[0]
-    )
-    assert shell.run_cell(f"if True:\n{lines}").success
-    wanted = "viz,cuda12" if gpu else "viz"
+    source = cells(NOTEBOOKS[0], "code")[1]
+    lines = source.split("except ImportError:\n")[1].rsplit("    import jaxnet")[0]
+    with monkeypatch.context() as m:
+        m.setattr("shutil.which", lambda name: name == command)
+        m.setattr("os.path.exists", lambda name: name == file)
+        m.setattr("importlib.util.find_spec", lambda name: jax_is_there)
+        assert shell.run_cell(f"import os\nif True:\n{lines}").success
+    wanted = "viz" if jax_is_there or not extra else f"viz,{extra}"
     assert asked == [f'install -q "{PROJECT["name"]}[{wanted}] @ git+{ADDRESS}"']
 
 
-def own_extras(path: Path) -> tuple[str, str]:
-    """Those that the first cell installs, with a GPU and without."""
-    found = re.findall(r'extras = "(.*)" if which\("nvidia-smi"\) else "(.*)"', first_cells(path))
-    (pair,) = found
-    return pair
+def own_extras(path: Path) -> str:
+    """Those that the first cell installs on every machine."""
+    (found,) = re.findall(r'extras = "(.*)" \+ ', first_cells(path))
+    return found
 
 
 def first_cells(path: Path) -> str:
@@ -255,19 +262,17 @@ def first_cells(path: Path) -> str:
 
 @notebooks
 def test_begins_like_all_others(path: Path):
-    with_gpu, without = own_extras(path)
-    assert with_gpu == f"{without},cuda12"
-    first = own_extras(NOTEBOOKS[0])[1]
+    first, own = own_extras(NOTEBOOKS[0]), own_extras(path)
     begins = first_cells(path)
     if path.name.startswith(SEVERAL):
         assert ASKS in begins
         begins = begins.replace(ASKS, "")
-    assert begins == first_cells(NOTEBOOKS[0]).replace(f'"{first}', f'"{without}')
+    assert begins == first_cells(NOTEBOOKS[0]).replace(f'"{first}"', f'"{own}"')
     size, setup = cells(path, "code")[:2]
     assert size.endswith('\nSIZE = "colab"')
     name = PROJECT["name"]
     assert f'    %pip install -q "{name}[{{extras}}] @ git+{ADDRESS}"\n' in setup
-    assert set(with_gpu.split(",")) <= set(PROJECT["optional-dependencies"])
+    assert set(own.split(",")) | {"cuda12", "tpu"} <= set(PROJECT["optional-dependencies"])
     (title,) = cells(path, "markdown")[:1]
     assert title.startswith("# ") and "*Prerequisites:* " in title and "*Time:* " in title
     assert f"{ADDRESS}/blob/main/guide/" in title

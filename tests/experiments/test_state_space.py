@@ -6,6 +6,7 @@ import pytest
 import jaxnet as jn
 from experiments import state_space
 from experiments.state_space import Config
+from jaxnet.services.jax_versions import enable_x64
 
 X = np.random.default_rng(0).normal(size=(2, 9, 5))
 
@@ -36,7 +37,7 @@ def loop(params, x):
 @pytest.mark.slow
 @pytest.mark.parametrize("selective", [True, False])
 def test_all_steps_at_once_equal_a_loop_over_them(selective):
-    with jax.enable_x64(True):
+    with enable_x64(True):
         params, _ = layer(selective).init(jax.random.key(0), X)
         params = jax.tree.map(lambda p: np.random.default_rng(p.size).normal(size=p.shape), params)
         y, _ = layer(selective).apply(params, {}, X)

@@ -12,6 +12,7 @@ from jax import lax
 
 import jaxnet as jn
 from jaxnet.interop.onnx import _pad, _select, to_onnx
+from jaxnet.services.jax_versions import enable_x64
 from tests.catalogue import ROWS, fill
 
 converter = pytest.mark.skipif(
@@ -65,7 +66,7 @@ def test_what_is_refused():
         to_onnx(DENSE, params, state, SPEC, 3)
     with pytest.raises(TypeError, match="to_onnx: net"):
         to_onnx(3, params, state, SPEC)
-    with jax.enable_x64(True), pytest.raises(ValueError, match="jax_enable_x64 must be off"):
+    with enable_x64(True), pytest.raises(ValueError, match="jax_enable_x64 must be off"):
         to_onnx(DENSE, params, state, SPEC)
 
 

@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxnet.services.jax_versions import enable_x64
+
 
 def close(a, b, tolerance=1e-10):
     np.testing.assert_allclose(a, b, tolerance, tolerance)
@@ -30,7 +32,7 @@ def check_torch(ours, theirs, outputs, targets):
     theirs_in = torch.tensor(outputs, requires_grad=True)
     value = theirs(theirs_in, torch.tensor(targets))
     value.sum().backward()
-    with jax.enable_x64(True):
+    with enable_x64(True):
         values, grads = slopes(ours, jnp.array(outputs), jnp.array(targets))
         close(values, value.detach().numpy())
         close(grads, theirs_in.grad.numpy(), 1e-9)

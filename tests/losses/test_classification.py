@@ -9,6 +9,7 @@ import pytest
 
 import jaxnet as jn
 from jaxnet import losses
+from jaxnet.services.jax_versions import enable_x64
 from tests.losses.common import check_torch, close, slopes
 
 RNG = np.random.default_rng(7)
@@ -38,7 +39,7 @@ def test_cross_entropies_agree():
             ),
         }
 
-    with jax.enable_x64(True):
+    with enable_x64(True):
         for name, (ours, theirs) in pairs(jnp.array(LOGITS), LABELS, jnp.array(BITS)).items():
             np.testing.assert_allclose(ours, theirs, 1e-10, 1e-10, err_msg=name)
 
@@ -134,7 +135,7 @@ def test_weighted_cross_entropy_is_that_of_pytorch(shape, options):
         assert totals.shape == weights.shape == shape[:1]
         return totals.sum() / weights.sum()
 
-    with jax.enable_x64(True):
+    with enable_x64(True):
         ours, slope = jax.jit(jax.value_and_grad(mean))(jnp.array(z), jnp.array(labels))
         close(ours, value.detach().numpy())
         close(slope, given.grad.numpy(), 1e-9)

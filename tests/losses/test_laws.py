@@ -11,6 +11,7 @@ import pytest
 
 import jaxnet as jn
 from jaxnet import losses
+from jaxnet.services.jax_versions import enable_x64
 from tests.losses.common import close, slopes
 
 # losses that compare entry with entry, and losses of scores and labels
@@ -88,7 +89,7 @@ def test_labels_that_would_wrap_are_no_classes(loss, x64):
     for wide in (jnp.array([2**32]), jnp.array([2**32 - 1], jnp.uint32)):
         value = np.asarray(jax.jit(loss)(z, wide))
         assert value == 0 if loss is LABELLED["dice"] else np.isnan(value)
-    with jax.enable_x64(False), pytest.raises(ValueError, match="int32 cannot hold|must be in"):
+    with enable_x64(False), pytest.raises(ValueError, match="int32 cannot hold|must be in"):
         loss(z.astype(jnp.float32), np.array([2**32]))
 
 

@@ -5,6 +5,7 @@ import optax
 import pytest
 
 from jaxnet import losses
+from jaxnet.services.jax_versions import enable_x64
 from tests.losses.common import close, slopes
 
 RNG = np.random.default_rng(7)
@@ -37,7 +38,7 @@ def test_dice_leaves_void_pixels_out():
 
 @pytest.mark.slow
 def test_dice_matches_optax_where_every_pixel_is_labeled():
-    with jax.enable_x64(True):
+    with enable_x64(True):
         z = jnp.array(RNG.normal(size=(2, 5, 4, 3)))
         labels = jnp.array(RNG.integers(0, 3, size=(2, 5, 4)))
         theirs = optax.losses.dice_loss(z, jax.nn.one_hot(labels, 3), smooth=0.35)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from jaxnet import losses
+from jaxnet.services.jax_versions import enable_x64
 from tests.losses.common import close, slopes
 
 RNG = np.random.default_rng(7)
@@ -111,7 +112,7 @@ def test_ctc_matches_pytorch():
         torch.tensor(n), reduction="none",
     )  # fmt: skip
     value.sum().backward()
-    with jax.enable_x64(True):
+    with enable_x64(True):
         targets = jnp.array(labels), jnp.array(n)
         values, grads = slopes(
             lambda z, y: losses.ctc((z, jnp.array(lengths)), y), jnp.array(z), targets

@@ -6,6 +6,7 @@ import pytest
 import jaxnet as jn
 from experiments.lenet5_1998 import lenet5_1998
 from jaxnet.models import lenet5
+from jaxnet.services.jax_versions import enable_x64
 from tests.compiled import jit_apply
 
 
@@ -59,7 +60,7 @@ def test_equals_torch():
         nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(400, 120), nn.ReLU(),
         nn.Linear(120, 84), nn.ReLU(), nn.Linear(84, 7),
     ).double()  # fmt: skip
-    with jax.enable_x64(True):
+    with enable_x64(True):
         x = np.random.default_rng(0).normal(size=(3, 28, 28, 1))
         params, _ = lenet5(classes=7).init(jax.random.key(0), jn.spec(x.shape, jnp.float64))
         names = {"c1": 1, "c3": 4, "c5": 8, "f6": 10, "output": 12}

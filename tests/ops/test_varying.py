@@ -6,11 +6,12 @@ from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 
 from jaxnet.ops.varying import varying
+from jaxnet.services.jax_versions import varying_axes
 
 
 def test_zeros_become_the_start_of_a_loop_over_a_slice():
     def run(x):
-        assert not jax.typeof(jnp.zeros(())).manual_axis_type.varying
+        assert not varying_axes(jnp.zeros(()))
         start = varying({"sum": jnp.zeros(())}, x)
         return jax.lax.fori_loop(0, 3, lambda i, a: {"sum": a["sum"] + x.sum()}, start)["sum"][None]
 

@@ -27,6 +27,7 @@ from jaxnet.services.checks import (
     to_device,
     within,
 )
+from jaxnet.services.jax_versions import enable_x64
 
 
 @pytest.mark.parametrize("value", [1, np.int32(3), jnp.int32(2)], ids=repr)
@@ -188,7 +189,7 @@ def test_wide_integers_move_or_are_answered():
     assert to_device("a", "y", np.array([2**31 - 1])).tolist() == [2**31 - 1]
     with pytest.raises(ValueError, match="a: y hold 4294967297, which int32 cannot hold"):
         to_device("a", "y", np.array([1, 2**32 + 1]))
-    with jax.enable_x64(True):
+    with enable_x64(True):
         assert to_device("a", "y", np.array([2**32 + 1])).tolist() == [2**32 + 1]
 
 

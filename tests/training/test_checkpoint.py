@@ -15,6 +15,7 @@ from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 import jaxnet as jn
+from jaxnet.services.jax_versions import enable_x64
 
 NET = jn.serial(jn.dense(3), jn.batch_norm(), jn.dropout(0.5), jn.dense(2), name="net")
 
@@ -126,7 +127,7 @@ def test_every_dtype_is_kept(tmp_path, dtype, shape):
     jn.save(tmp_path / "a", {"a": array})
     for tree, _ in (jn.load(tmp_path / "a"), jn.load(tmp_path / "a", like={"a": array})):
         assert bits(tree) == bits({"a": array})
-    with jax.enable_x64(True):
+    with enable_x64(True):
         tree, _ = jn.load(tmp_path / "a")
         assert isinstance(tree["a"], jax.Array) and bits(tree) == bits({"a": array})
 

@@ -7,7 +7,7 @@
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
-#include "xla/ffi/api/c_api.h"
+#include "xla_ffi.h" /* of JAX 0.7, as it is */
 
 #define INLINE static inline __attribute__((always_inline))
 #define MIN(a, b) ((a) < (b) ? (a) : (b))
@@ -256,7 +256,8 @@ static int no_run(XLA_FFI_CallFrame *f) {
     data->api_version.struct_size = XLA_FFI_Api_Version_STRUCT_SIZE;
     data->api_version.extension_start = NULL;
     data->api_version.major_version = XLA_FFI_API_MAJOR;
-    data->api_version.minor_version = MIN(3, XLA_FFI_API_MINOR); /* of JAX 0.10 */
+    /* All that is used here is the same from 0.1, of JAX 0.7, which does not say it, to 0.5. */
+    data->api_version.minor_version = f->api ? MIN(5, f->api->api_version.minor_version) : 1;
     data->traits = 0;
     return 1;
   }

@@ -1,5 +1,6 @@
 """Convolutions in C against plain loops in float64, and everything around them."""
 
+import ctypes
 import itertools
 import subprocess
 import sys
@@ -359,6 +360,23 @@ def test_a_library_that_cannot_be_used_is_one_warning(monkeypatch, tmp_path):
     file.write_text("no library")
     with pytest.warns(UserWarning, match="LSTMs run as slower XLA operations.*jaxnet-toolkit"):
         assert instructions.__wrapped__() is None
+
+
+@pytest.mark.parametrize(("theirs", "ours"), [(None, 1), (1, 1), (3, 3), (9, 5)])
+def test_handlers_ask_for_the_interface_that_jax_has(theirs, ours):
+    """JAX refuses a handler of a newer interface than its own, and may refuse one that is old."""
+
+    def words(*values):  # eight bytes each: sizes of structures and pointers, or two integers
+        return (ctypes.c_size_t * 10)(*values)
+
+    at, metadata = ctypes.addressof, words()
+    api = words(0, 0, 0, 0, (theirs or 0) << 32)  # the major version, 0, comes first
+    question = words(0, 1, 0, at(metadata))
+    frame = words(0, at(question), at(api) if theirs else 0)
+    handler = ctypes.CDLL(str(native.LIBRARY)).jaxnet_conv
+    handler.argtypes = [ctypes.c_void_p]
+    handler(at(frame))
+    assert metadata[3] == ours << 32
 
 
 @pytest.mark.slow

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxnet.services.jax_versions import enable_x64
 from jaxnet.unsupervised.hmm import (
     NEVER,
     first_state,
@@ -216,7 +217,7 @@ def test_the_path_of_many_steps_is_that_of_float64():
     params = {"start": draw.normal(size=4), "transition": draw.normal(size=(4, 4))}
     given = params, draw.normal(-5, 1, size=(1, 100_000, 4))
     path, score = viterbi(*jax.tree.map(np.float32, given))
-    with jax.enable_x64(True):
+    with enable_x64(True):
         exact_path, exact = viterbi(*given)
     np.testing.assert_array_equal(path, exact_path)
     np.testing.assert_allclose(score, exact, rtol=1e-6)

@@ -1,0 +1,74 @@
+"""Where versions of JAX differ. Each function says since which version JAX has its own."""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from jaxnet.services.trees import PyTree
+
+
+def enable_x64(on: bool) -> AbstractContextManager:
+    """Return a context in which arrays may have 64 bits; `jax.enable_x64` since JAX 0.8.
+
+    Args:
+      on: Whether they may.
+
+    Example:
+      >>> with enable_x64(True):
+      ...     jnp.ones(2).dtype
+      dtype('float64')
+    """
+    if hasattr(jax, "enable_x64"):
+        return jax.enable_x64(on)
+    from jax.experimental import enable_x64  # type: ignore[attr-defined]
+
+    return enable_x64(on)
+
+
+def varying_axes(a: jax.Array) -> frozenset:
+    """Return the axes of `jax.shard_map` over which an array varies; `vma` before JAX 0.10.
+
+    Example:
+      >>> varying_axes(jnp.ones(2))
+      frozenset()
+    """
+    kind: Any = jax.typeof(a)
+    return kind.manual_axis_type.varying if hasattr(kind, "manual_axis_type") else kind.vma
+
+
+def as_varying(a: jax.Array, axes: tuple) -> jax.Array:
+    """Return an array marked as varying over axes of `jax.shard_map`; `lax.pvary` before JAX 0.8.2.
+
+    Args:
+      a: Array that does not vary over them.
+      axes: Their names.
+
+    Example:
+      >>> as_varying(jnp.ones(2), ())
+      Array([1., 1.], dtype=float32)
+    """
+    if hasattr(lax, "pcast"):
+        return lax.pcast(a, axes, to="varying")
+    return lax.pvary(a, axes)  # type: ignore[attr-defined]
+
+
+def linear(function: Callable, *args: PyTree) -> PyTree:
+    """Return function(*args) of a linear function, whose loops need marks before JAX 0.10.
+
+    An older JAX transposes a loop only if it came from a derivative, and so this is its own.
+
+    Args:
+      function: Linear function of floats, which may contain `lax.scan`.
+      *args: Its arguments.
+
+    Example:
+      >>> linear(lambda x: 2 * x, jnp.ones(2))
+      Array([2., 2.], dtype=float32)
+    """
+    if hasattr(jax.typeof(0.0), "manual_axis_type"):
+        return function(*args)
+    return jax.jvp(function, jax.tree.map(jnp.zeros_like, args), args)[1]
