@@ -12,6 +12,7 @@ from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_ext import build_ext
 
 FOLDER = "jaxnet/ops/native"
+HEADERS = "shared", "tiles", "conv", "gemv", "gemv_tiles", "lstm", "norm", "norm_tiles"
 
 
 class Build(build_ext):
@@ -43,12 +44,9 @@ setup(
         Extension(
             "jaxnet.ops.native.kernels",
             [f"{FOLDER}/kernels.c"],
-            depends=[
-                f"{FOLDER}/{name}.h"
-                for name in ("shared", "tiles", "conv", "gemv", "gemv_tiles", "lstm")
-            ],
+            depends=[f"{FOLDER}/{name}.h" for name in HEADERS],
             include_dirs=[jax.ffi.include_dir()],
-            extra_compile_args=["-std=gnu11", "-O3", "-g0", "-Wno-psabi"],
+            extra_compile_args=["-std=gnu11", "-O3", "-g0", "-Wno-psabi", "-fno-math-errno"],
             optional=True,
         )
     ],

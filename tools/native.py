@@ -41,7 +41,14 @@ def run(build: str, cases: int, seed: int = 0, under: str = "") -> str:
     """
     with tempfile.TemporaryDirectory() as folder:
         program = Path(folder) / "native"
-        options = ["-std=gnu11", "-g", "-Wno-psabi", f"-I{jax.ffi.include_dir()}", *BUILDS[build]]
+        options = [
+            "-std=gnu11",
+            "-g",
+            "-Wno-psabi",
+            "-fno-math-errno",
+            f"-I{jax.ffi.include_dir()}",
+            *BUILDS[build],
+        ]
         if under:
             options.append("-static")
         compiler = shlex.split(os.environ.get("CC", "gcc"))

@@ -1,4 +1,4 @@
-"""Convolutions, LSTMs and products of few rows in C for CPU, several times faster than XLA.
+"""Convolutions, LSTMs, group norms and products of few rows in C for CPU, faster than in XLA.
 
 Installing jaxnet builds the library from kernels.c if there is a C compiler. The first of these
 operations that is compiled loads it. Operations that it does not support run in XLA's form, and so
@@ -21,6 +21,7 @@ TARGETS = (
     "jaxnet_lstm_back",
     "jaxnet_gemv",
     "jaxnet_gemv_transposed",
+    "jaxnet_norm",
 )
 
 # The library's names of the instruction sets.

@@ -12,6 +12,7 @@ MOST_ROWS = 4
 BITS = {"float32": 32, "bfloat16": 16, "int8": 8, "uint8": 4, "int4": 4}  # of each number
 
 
+@partial(jax.jit, static_argnames="transposed", inline=True)  # else eager calls compile each time
 def few_rows(
     x: jax.Array, kernel: jax.Array, scale: jax.Array | None = None, *, transposed: bool = False
 ) -> jax.Array:

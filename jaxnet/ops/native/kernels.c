@@ -5,3 +5,4 @@
 #include "conv.h"
 #include "gemv.h"
 #include "lstm.h"
+#include "norm.h"

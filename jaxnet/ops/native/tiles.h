@@ -220,6 +220,7 @@ static void NAME(cell_back)(const CellBack *s) {
 }
 
 #include "gemv_tiles.h"
+#include "norm_tiles.h"
 
 /* The instances, and the tables to find them in. */
 
@@ -271,7 +272,7 @@ ALL(SUM) ALL(ADD) BY_ROWS(ADD_ROWS) EACH(SUM_EACH) ONE_ROW(ADD_EACH) BY_ROWS(ADD
 static const Kernels NAME(kernels) = {
   LANES, MOST, {ALL(SUM_ENTRY)}, {ALL(ADD_ENTRY)}, {BY_ROWS(ROWS_ENTRY)},
   {EACH(SUM_EACH_ENTRY)}, {ONE_ROW(ADD_EACH_ENTRY) BY_ROWS(ADD_EACH_ENTRY)},
-  NAME(spread), NAME(cell), NAME(cell_back), NAME(gemv),
+  NAME(spread), NAME(cell), NAME(cell_back), NAME(gemv), NAME(norm),
 };
 
 #undef VEC
