@@ -11,6 +11,7 @@ from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_ext import build_ext
 
 FOLDER = "jaxnet/ops/native"
+HEADERS = "shared", "tiles", "conv", "gemv", "gemv_tiles", "lstm", "norm", "norm_tiles"
 
 
 class Build(build_ext):
@@ -43,7 +44,7 @@ setup(
             "jaxnet.ops.native.kernels",
             [f"{FOLDER}/kernels.c"],
             depends=[str(path) for path in Path(FOLDER).glob("*.h")],
-            extra_compile_args=["-std=gnu11", "-O3", "-g0", "-Wno-psabi"],
+            extra_compile_args=["-std=gnu11", "-O3", "-g0", "-Wno-psabi", "-fno-math-errno"],
             optional=True,
         )
     ],

@@ -499,12 +499,53 @@ static int attention_case(long one) {
   return good;
 }
 
+static int norm_case(long one) {
+  int back = (int)draw(0, 1);
+  int64_t dims[] = {draw(1, 9), PICK(1, 1, 2, 5, 20, 100), PICK(1, 1, 2, 3, 8), FEATURES};
+  long n = dims[2] * dims[3], group = dims[3];
+  float epsilon = 0.1f;
+  Array x, given, y;
+  make(&x, 4, dims, 1);
+  make(&given, 4, dims, 1);
+  make(&y, 4, dims, 0);
+  for (long e = 0; e < dims[0]; e++)
+    for (long g = 0; g < dims[2]; g++) {
+      double mean = 0, variance = 0, by = 0, along = 0, count = (double)(dims[1] * group);
+      long start = e * dims[1] * n + g * group;
+#define MEMBERS                               \
+  for (long p = 0; p < dims[1]; p++)          \
+    for (long i = start + p * n; i < start + p * n + group; i++)
+      MEMBERS mean += x.exact[i] / count, by += given.exact[i] / count;
+      MEMBERS variance += pow(x.exact[i] - mean, 2) / count;
+      MEMBERS along += (x.exact[i] - mean) * given.exact[i] / count / (variance + epsilon);
+      MEMBERS {
+        double centered = x.exact[i] - mean;
+        double value = back ? given.exact[i] - by - centered * along : centered;
+        y.exact[i] = value / sqrt(variance + epsilon);
+      }
+#undef MEMBERS
+    }
+  XLA_FFI_Scalar number = {XLA_FFI_DataType_F32, &epsilon};
+  XLA_FFI_AttrType types[] = {XLA_FFI_AttrType_SCALAR};
+  void *attributes[] = {&number}, *operands[] = {&x.buffer, &given.buffer}, *results[] = {&y.buffer};
+  Array *made[] = {&y};
+  XLA_FFI_CallFrame frame = {
+    .api = &api, .stage = XLA_FFI_ExecutionStage_EXECUTE,
+    .args = {.size = 1 + back, .args = operands}, .rets = {.size = 1, .rets = results},
+    .attrs = {.size = 1, .types = types, .attrs = attributes},
+  };
+  int good = right("norm", one, jaxnet_norm, &frame, made, 1);
+  drop(&x), drop(&given), drop(&y);
+  return good;
+}
+
 int main(int count, char **words) {
   long cases = count > 1 ? atol(words[1]) : 100, seed = count > 2 ? atol(words[2]) : 0;
   for (long one = 0; one < cases; one++) {
     state = (uint64_t)(seed * 1000003 + one);
     draw(0, 1);
-    if (!convolution_case(one) || !lstm_case(one) || !gemv_case(one) || !attention_case(one)) return 1;
+    if (!convolution_case(one) || !lstm_case(one) || !gemv_case(one) || !attention_case(one) ||
+        !norm_case(one)) return 1;
   }
   printf("%ld cases of each, largest error %.1e\n", cases, worst);
   return 0;

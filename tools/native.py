@@ -39,7 +39,7 @@ def run(build: str, cases: int, seed: int = 0, under: str = "") -> str:
     """
     with tempfile.TemporaryDirectory() as folder:
         program = Path(folder) / "native"
-        options = ["-std=gnu11", "-g", "-Wno-psabi", *BUILDS[build]]
+        options = ["-std=gnu11", "-g", "-Wno-psabi", "-fno-math-errno", *BUILDS[build]]
         if under:
             options.append("-static")
         compiler = shlex.split(os.environ.get("CC", "gcc"))

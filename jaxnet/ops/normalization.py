@@ -7,6 +7,9 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from jaxnet.ops.native.call import native_call
+from jaxnet.ops.native.norm import kernels
+
 
 @partial(jax.custom_jvp, nondiff_argnums=(3,))
 def normalized(
@@ -81,7 +84,7 @@ def _tangents(epsilon, primals, tangents):
     return (y, mean, var), (dy, dmean.ravel(), dvar.ravel())
 
 
-@partial(jax.custom_jvp, nondiff_argnums=(1, 2))
+@partial(jax.jit, static_argnums=(1, 2), inline=True)  # else eager calls compile each time
 def standardized(x: jax.Array, axes: tuple[int, ...], epsilon: float) -> jax.Array:
     """Return x minus its mean over these axes, divided by its standard deviation.
 
@@ -94,15 +97,35 @@ def standardized(x: jax.Array, axes: tuple[int, ...], epsilon: float) -> jax.Arr
       >>> standardized(jnp.array([[1.0, 3.0], [5.0, 9.0]]), (-1,), 0.0).tolist()
       [[-1.0, 1.0], [-1.0, 1.0]]
     """
+    return _values(x, axes, epsilon)
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(1, 2))
+def _values(x, axes, epsilon):
+    return _run(0, _standardized, axes, epsilon, x)
+
+
+@_values.defjvp
+def _tangents_of_values(axes, epsilon, primals, tangents):
+    (x,), (dx,) = primals, tangents
+    return _values(x, axes, epsilon), _run(1, _push, axes, epsilon, x, dx)
+
+
+def _run(which, function, axes, epsilon, *arrays):
+    run = partial(function, axes, epsilon)
+    if jax.typeof(arrays[0]).sharding.mesh.explicit_axes:
+        return run(*arrays)
+    return native_call(run, kernels(axes, epsilon)[which], *arrays)
+
+
+def _standardized(axes, epsilon, x):
     _, centered, var = _moments(x, axes)
     return centered * lax.rsqrt(var + epsilon)
 
 
-@standardized.defjvp
-def _standardized_tangents(axes, epsilon, primals, tangents):
-    (x,), (dx,) = primals, tangents
+def _push(axes, epsilon, x, dx):
+    """Return the tangents, which are linear in dx; the transpose is the same function."""
     _, centered, var = _moments(x, axes)
     root = lax.rsqrt(var + epsilon)
     along = (centered * dx).mean(axes, keepdims=True)
-    dy = root * (dx - dx.mean(axes, keepdims=True)) - centered * (root**3 * along)
-    return centered * root, dy
+    return root * (dx - dx.mean(axes, keepdims=True)) - centered * (root**3 * along)

@@ -1,8 +1,9 @@
 """Kernels in 8 or 4 bits: nets with integer params, and training that is aware of the rounding."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 import jax
@@ -290,11 +291,8 @@ class Quantized(Stored):
         before, outputs = x.shape[: x.ndim - inputs], self.shape[inputs:]
         x = x.reshape(math.prod(before), -1)
         if is_few(x, matrix.numbers):
-
-            def run(x, numbers, scale):
-                return _in_blocks(x, Quantized(numbers, scale, self.dtype), 1, transposed)
-
-            y = few_rows(x, matrix.numbers, matrix.scale, transposed=transposed, in_jax=run)
+            options = {"transposed": transposed, "in_jax": _few_in_jax(self.dtype, transposed)}
+            y = few_rows(x, matrix.numbers, matrix.scale, **options)
         else:
             y = _in_blocks(x, matrix, 1, transposed)
         return y.reshape(*before, *((self.shape[0],) if transposed else outputs))
@@ -327,6 +325,11 @@ class Quantized(Stored):
         ids = jnp.where(ids < 0, self.numbers.shape[0], ids)
         numbers = self.numbers.at[ids].get(mode="fill", fill_value=0)
         return _unpacked(Quantized(numbers, rows(self.scale, ids), self.dtype))
+
+
+@cache  # one function, so that `jit` finds what it has compiled
+def _few_in_jax(dtype: Any, transposed: bool) -> Callable[..., jax.Array]:
+    return lambda x, *kernel: _in_blocks(x, Quantized(*kernel, dtype), 1, transposed)
 
 
 def _in_blocks(x: jax.Array, kernel: Quantized, inputs: int, transposed: bool) -> jax.Array:

@@ -1,4 +1,4 @@
-"""Convolutions, LSTMs, attention and products of few rows in C for CPU, faster than XLA's.
+"""Convolutions, LSTMs, norms, attention and products of few rows in C for CPU, faster than XLA.
 
 Installing jaxnet builds the library from kernels.c if there is a C compiler. The first of these
 operations that is compiled loads it. Operations that it does not support run in XLA's form, and so
@@ -23,6 +23,7 @@ TARGETS = (
     "jaxnet_gemv_transposed",
     "jaxnet_attention",
     "jaxnet_attention_back",
+    "jaxnet_norm",
 )
 
 # The library's names of the instruction sets.

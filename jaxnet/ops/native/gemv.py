@@ -25,6 +25,7 @@ def is_few(x: jax.Array, kernel: jax.Array) -> bool:
     return known and x.shape[0] <= MOST_ROWS and kernel.size >= 2**16
 
 
+@partial(jax.jit, static_argnames=("transposed", "in_jax"), inline=True)  # else eager calls compile
 def few_rows(
     x: jax.Array,
     kernel: jax.Array,

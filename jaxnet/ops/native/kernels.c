@@ -13,3 +13,4 @@
 #include "conv.h"
 #include "gemv.h"
 #include "lstm.h"
+#include "norm.h"

@@ -59,6 +59,15 @@ typedef struct {
   int32_t first[16];
 } Spread;
 
+/* Arrays (examples, pixels, features) whose groups of `inner` features are standardized; see norm.h.
+ * `given` is the gradient of the result, or NULL. */
+typedef struct {
+  long pixels, features, inner;
+  float epsilon;
+  const float *x, *given;
+  float *y;
+} Norm;
+
 /* A product of one to four rows x (rows, inputs) with w; see gemv.h. */
 typedef enum { F32, BF16, INT8, INT4 } Numbers; /* of which a word of 32 bits holds 1, 2, 4 or 8 */
 typedef struct {
@@ -114,6 +123,7 @@ typedef struct {
   void (*softmax)(const Panel *, float *scores, float *top, float *sums, float *y, long width);
   void (*slopes)(const Panel *, float *weights, float *slopes, long row, const float *totals,
                  const float *means);
+  void (*norm)(const Norm *, long example, float *memory);
 } Kernels;
 
 /* Numbers of two vectors, by their places in both. */
