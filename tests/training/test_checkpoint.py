@@ -314,7 +314,7 @@ def test_config_comes_back(tmp_path, config):
     assert jn.load(tmp_path / "a")[1] == config
 
 
-@pytest.mark.parametrize("breaks", ["_write", "os.fsync", "os.replace"])
+@pytest.mark.parametrize("breaks", ["write_tensors", "os.fsync", "os.replace"])
 def test_a_failure_leaves_the_old_file(tmp_path, monkeypatch, breaks):
     from jaxnet.training import checkpoint
 
