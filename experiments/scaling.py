@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.sharding import Mesh
+from jax.sharding import AxisType, Mesh
 from jax.sharding import PartitionSpec as P
 
 import jaxnet as jn
@@ -305,9 +305,9 @@ def placement(config: Config, rule: str) -> tuple[Mesh | None, P, Any]:
         return None, P(), P()
     if rule == "tensor":
         sizes = config.devices // config.model, config.model
-        mesh = jax.make_mesh(sizes, ("data", "model"))
+        mesh = jax.make_mesh(sizes, ("data", "model"), (AxisType.Auto,) * 2)
         return mesh, P("data"), TENSOR
-    mesh = jax.make_mesh((config.devices,), ("data",))
+    mesh = jax.make_mesh((config.devices,), ("data",), (AxisType.Auto,))
     whole = rule == "data"
     rules = P() if whole else jn.distributed.fully_sharded("data", mesh, smallest=2**10)
     return mesh, P("data"), rules

@@ -73,7 +73,7 @@ def ring_attention(
 
     Example:
       >>> q = jax.random.normal(jax.random.key(0), (2, 6, 4, 8))
-      >>> one = Ring(jax.make_mesh((1,), ("time",)), "time")
+      >>> one = Ring(Mesh(jax.devices()[:1], ("time",)), "time")
       >>> every = Ranges(jnp.zeros((1, 6), int), jnp.full((1, 6), 6))
       >>> y, _ = ring_attention(one, q, q, q, every)
       >>> bool(jnp.allclose(y, blockwise_attention(q, q, q)[0], atol=1e-6))

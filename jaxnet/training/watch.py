@@ -188,11 +188,6 @@ def explain_reuse():
     try:
         yield
     except Exception as error:
-        if type(error).__name__ == "ShardingTypeError":  # the class has no public name
-            error.add_note(
-                "a mesh with Explicit axes needs all arrays on it: train_state = "
-                "jn.distributed.put(train_state, mesh), and the params likewise"
-            )
         if "has been deleted" in str(error):
             error.add_note(
                 "a train_state goes into one step only, which reuses its memory; continue with "

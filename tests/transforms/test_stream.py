@@ -307,7 +307,7 @@ def test_batch_axes():
     assert jn.transforms.batch_axes(ragged, (x, jnp.ones(1, int))) == axes
 
 
-MESH = jax.make_mesh((1,), ("data",))
+MESH = jax.make_mesh((1,), ("data",), (jax.sharding.AxisType.Auto,))
 KERNELS = "*(kernel|embedding)"
 TRANSFORMS = {
     "repeat": lambda net: jn.repeat(net, 2),
@@ -413,8 +413,9 @@ from tests.catalogue import ROWS, fill
 from tests.transforms.test_stream import KEEPS, KEY, NETS, WITH_LENGTHS, attention, cut, first
 
 jax.config.update("jax_enable_x64", True)
-line = jax.make_mesh((4,), ("data",))
-grid = jax.make_mesh((2, 2), ("data", "model"))
+kind = jax.sharding.AxisType.Auto
+line = jax.make_mesh((4,), ("data",), (kind,))
+grid = jax.make_mesh((2, 2), ("data", "model"), (kind, kind))
 
 def check(name, net, x, mesh, rules=P(), heads=None):
     params, state = net.init(KEY, x)

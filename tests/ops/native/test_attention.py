@@ -55,7 +55,8 @@ def everything(q, k, v, d_y, d_total, ranges, **options):
     """Values and gradients. Queries that see nothing have a total of -inf."""
     attend = partial(blockwise_attention, ranges=ranges, **options)
     (y, total), pull = jax.vjp(attend, q, k, v)
-    return y, total, pull((d_y.astype(y.dtype), jnp.where(total == -jnp.inf, 0, d_total)))
+    d_total = jnp.where(total == -jnp.inf, 0, d_total.astype(total.dtype))
+    return y, total, pull((d_y.astype(y.dtype), d_total))
 
 
 def exact(q, k, v, d_y, d_total, ranges, scale=None, softcap=None):
