@@ -31,3 +31,4 @@ from jaxnet.losses.regression import half_squared_error as half_squared_error
 from jaxnet.losses.segmentation import dice as dice
 from jaxnet.losses.sequence import ctc as ctc
 from jaxnet.losses.sparsity import kl_sparsity as kl_sparsity
+from jaxnet.losses.vocabulary import linear_cross_entropy as linear_cross_entropy

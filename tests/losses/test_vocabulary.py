@@ -1,0 +1,88 @@
+"""Cross-entropy of a vocabulary in chunks, against the loss of all logits."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxnet as jn
+from jaxnet.losses import cross_entropy, linear_cross_entropy
+
+RNG = np.random.default_rng(0)
+X = jnp.asarray(RNG.normal(size=(3, 7, 8)), jnp.float32)
+LABELS = jnp.asarray(RNG.integers(0, 50, (3, 7)))
+KERNEL, BIAS = (jnp.asarray(RNG.normal(size=size), jnp.float32) for size in ((8, 50), 50))
+
+
+def whole(x, kernel, labels, bias=None, softcap=None, transposed=False, **options):
+    logits = x @ (kernel.T if transposed else kernel) + (0 if bias is None else bias)
+    logits = logits if softcap is None else softcap * jnp.tanh(logits / softcap)
+    return cross_entropy(logits, labels, **options)
+
+
+@pytest.mark.parametrize("chunk", [1, 4, 5, 21, 100])
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"softcap": 3.0}, {"label_smoothing": 0.1}, {"transposed": True}],
+    ids=lambda options: "".join(options),
+)
+def test_equals_the_loss_of_all_logits(chunk, options):
+    kernel = KERNEL.T if "transposed" in options else KERNEL
+    weights = jnp.asarray(RNG.uniform(size=LABELS.shape))
+
+    def slopes(loss):
+        total = lambda x, w, b: (weights * loss(x, w, LABELS, bias=b, **options)).sum()  # noqa: E731
+        return jax.jit(jax.value_and_grad(total, (0, 1, 2)))(X, kernel, BIAS)
+
+    found = slopes(lambda *a, **k: linear_cross_entropy(*a, chunk=chunk, **k))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, 1e-5, 1e-5), found, slopes(whole))
+
+
+def test_one_chunk_has_the_same_bits():
+    found = linear_cross_entropy(X, KERNEL, LABELS)
+    assert found.tolist() == cross_entropy(jn.product(X, KERNEL), LABELS).tolist()
+
+
+@pytest.mark.parametrize("chunk", [2, 64])
+def test_gradients_of_16_bits_are_summed_in_float32(chunk):
+    x, kernel = jnp.ones((4096, 1), jnp.bfloat16), jnp.zeros((1, 2), jnp.bfloat16)
+    labels = jnp.zeros(4096, jnp.int32)
+    slope = jax.grad(lambda w: linear_cross_entropy(x, w, labels, chunk=chunk).sum())(kernel)
+    np.testing.assert_allclose(np.float32(slope), [[-2048, 2048]], rtol=0.01)
+
+
+def test_memory_is_that_of_a_chunk():
+    x, labels = jn.spec((2048, 32)), jn.spec((2048,), jnp.int32)
+
+    def held(loss):
+        slopes = jax.jit(jax.grad(lambda x, w, y: loss(x, w, y).sum(), (0, 1)))
+        program = slopes.lower(x, jn.spec((32, 8000)), labels).compile()
+        return program.memory_analysis().temp_size_in_bytes
+
+    assert held(lambda *a: linear_cross_entropy(*a, chunk=128)) < held(whole) / 6
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [lambda net: jn.quantized(net, where="words"), lambda net: jn.lora(net, 2, where="words")],
+)
+def test_kernels_as_stored_have_the_loss_of_merged_ones(wrap):
+    def language(m, batch):
+        ids, labels = batch
+        words = m.kernel("words", jn.initializers.normal(), (50, 8))
+        x = m(jn.dense(8), jn.rows(words, ids))
+        return linear_cross_entropy(x, words, labels, transposed=True, chunk=4)
+
+    objective = jn.compose(language)
+    net = wrap(objective)
+    params, state = net.init(jax.random.key(0), (LABELS, LABELS))
+    found, _ = net.apply(params, state, (LABELS, LABELS))
+    merged, _ = objective.apply(jn.merge(net, params), state, (LABELS, LABELS))
+    np.testing.assert_allclose(found, merged, 1e-5)
+
+
+def test_what_does_not_fit_is_named():
+    with pytest.raises(ValueError, match=r"expected x \(..., 8\) for a kernel \(8, 50\)"):
+        linear_cross_entropy(X[..., :5], KERNEL, LABELS)
+    with pytest.raises(ValueError, match="labels in \\[0, 50\\)"):
+        linear_cross_entropy(X, KERNEL, LABELS + 50)
