@@ -1,6 +1,6 @@
 """Where versions of JAX differ. Each function says since which version JAX has its own."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -72,3 +72,21 @@ def linear(function: Callable, *args: PyTree) -> PyTree:
     if hasattr(jax.typeof(0.0), "manual_axis_type"):
         return function(*args)
     return jax.jvp(function, jax.tree.map(jnp.zeros_like, args), args)[1]
+
+
+def bind(primitive: Any, args: Sequence, params: dict) -> Any:
+    """Return what an equation of a jaxpr computes; JAX before 0.10 has functions as args, too.
+
+    Args:
+      primitive: Primitive of the equation.
+      args: Values of its inputs.
+      params: Params of the equation.
+
+    Example:
+      >>> (eqn,) = jax.make_jaxpr(jnp.sin)(0.0).eqns
+      >>> float(bind(eqn.primitive, [0.0], eqn.params))
+      0.0
+    """
+    options = primitive.get_bind_params(params)
+    functions, options = options if isinstance(options, tuple) else ([], options)
+    return primitive.bind(*functions, *args, **options)

@@ -50,7 +50,7 @@ class NNXNet(nnx.Module):
     def __init__(self, rate=0.0, *, norm=nnx.BatchNorm, rngs):
         self.conv = nnx.Conv(3, 4, (3, 3), param_dtype=wide(), rngs=rngs)
         self.norm = norm(4, param_dtype=wide(), rngs=rngs)
-        self.rest = nnx.List([nnx.Dropout(rate, rngs=rngs)])
+        self.rest = getattr(nnx, "List", list)([nnx.Dropout(rate, rngs=rngs)])  # since Flax 0.12
         self.rest.append(nnx.Linear(4, 5, param_dtype=wide(), rngs=rngs))
 
     def __call__(self, x):
