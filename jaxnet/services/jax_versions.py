@@ -10,6 +10,9 @@ from jax import lax
 
 from jaxnet.services.trees import PyTree
 
+EXPLICIT_MESHES = hasattr(jax, "enable_x64")  # programs of trainers take them since JAX 0.8
+TRANSPOSES_LOOPS = hasattr(jax.typeof(0.0), "manual_axis_type")  # since JAX 0.10, see `linear`
+
 
 def enable_x64(on: bool) -> AbstractContextManager:
     """Return a context in which arrays may have 64 bits; `jax.enable_x64` since JAX 0.8.
@@ -69,7 +72,7 @@ def linear(function: Callable, *args: PyTree) -> PyTree:
       >>> linear(lambda x: 2 * x, jnp.ones(2))
       Array([2., 2.], dtype=float32)
     """
-    if hasattr(jax.typeof(0.0), "manual_axis_type"):
+    if TRANSPOSES_LOOPS:
         return function(*args)
     return jax.jvp(function, jax.tree.map(jnp.zeros_like, args), args)[1]
 
