@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnet.services.checks import a_function, as_array
+from jaxnet.services.jax_versions import bind
 from jaxnet.services.table import Table, Tabular, short
 
 CALLS = ("jit", "pjit", "closed_call", "core_call", "remat", "remat2", "checkpoint")
@@ -233,7 +234,7 @@ class _Tape:
 
 
 def _bind(eqn: Any, args: list[Any]) -> tuple[Any, ...]:
-    result = eqn.primitive.bind(*args, **eqn.primitive.get_bind_params(eqn.params))
+    result = bind(eqn.primitive, args, eqn.params)
     return tuple(result) if eqn.primitive.multiple_results else (result,)
 
 

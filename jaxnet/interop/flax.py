@@ -13,6 +13,7 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
+import flax
 import jax
 import jax.numpy as jnp
 from flax import errors, nnx
@@ -218,6 +219,7 @@ def from_nnx(
       TypeError: If `make` is a module or does not return one, or the module needs further arguments
         and there is no `call`.
       ValueError: If the module draws random numbers without a key.
+      ImportError: If Flax is older than 0.12.
 
     Example:
       >>> from flax import nnx
@@ -244,6 +246,8 @@ def from_nnx(
         return module
 
     abstract = nnx.eval_shape(lambda: build(nnx.Rngs(0)))
+    if not hasattr(nnx, "List"):
+        raise ImportError(f"from_nnx: needs Flax 0.12, got {flax.__version__}; upgrade flax")
     name = name or type(abstract).__name__
     call = call or _usual_call("from_nnx", abstract)
     structure, params_here, streams_here, state_here = _split(abstract)

@@ -11,6 +11,7 @@ import jax
 
 from jaxnet.core import Layer, as_layer, transform
 from jaxnet.ops.convolution_lowering import accelerator
+from jaxnet.services.jax_versions import bind
 
 # Primitives that call a jaxpr, with the name of the parameter that holds it. Their custom rules are
 # dropped.
@@ -104,8 +105,7 @@ def evaluate(closed: Any, arguments: Sequence[Any], instead: Mapping[str, Callab
         elif primitive.name in _CALLS:
             results = evaluate(options[_CALLS[primitive.name]], operands, instead)
         else:
-            options = primitive.get_bind_params(_with_bodies(options, instead))
-            results = primitive.bind(*operands, **options)
+            results = bind(primitive, operands, _with_bodies(options, instead))
             results = results if primitive.multiple_results else [results]
         values.update(zip(equation.outvars, results, strict=True))
     return [read(atom) for atom in jaxpr.outvars]

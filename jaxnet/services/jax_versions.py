@@ -1,6 +1,6 @@
 """Where versions of JAX differ. Each function says since which version JAX has its own."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -9,6 +9,9 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxnet.services.trees import PyTree
+
+EXPLICIT_MESHES = hasattr(jax, "enable_x64")  # programs of trainers take them since JAX 0.8
+TRANSPOSES_LOOPS = hasattr(jax.typeof(0.0), "manual_axis_type")  # since JAX 0.10, see `linear`
 
 
 def enable_x64(on: bool) -> AbstractContextManager:
@@ -69,6 +72,24 @@ def linear(function: Callable, *args: PyTree) -> PyTree:
       >>> linear(lambda x: 2 * x, jnp.ones(2))
       Array([2., 2.], dtype=float32)
     """
-    if hasattr(jax.typeof(0.0), "manual_axis_type"):
+    if TRANSPOSES_LOOPS:
         return function(*args)
     return jax.jvp(function, jax.tree.map(jnp.zeros_like, args), args)[1]
+
+
+def bind(primitive: Any, args: Sequence, params: dict) -> Any:
+    """Return what an equation of a jaxpr computes; JAX before 0.10 has functions as args, too.
+
+    Args:
+      primitive: Primitive of the equation.
+      args: Values of its inputs.
+      params: Params of the equation.
+
+    Example:
+      >>> (eqn,) = jax.make_jaxpr(jnp.sin)(0.0).eqns
+      >>> float(bind(eqn.primitive, [0.0], eqn.params))
+      0.0
+    """
+    options = primitive.get_bind_params(params)
+    functions, options = options if isinstance(options, tuple) else ([], options)
+    return primitive.bind(*functions, *args, **options)

@@ -14,6 +14,7 @@ from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from jaxnet.services import memory
+from jaxnet.services.jax_versions import EXPLICIT_MESHES
 from jaxnet.services.trees import PyTree, path_name
 from jaxnet.services.warn import warn
 
@@ -113,6 +114,11 @@ def placed(
     whole = NamedSharding(shardings.mesh, P())
     results = (shardings.tree, whole) if keeps else whole
     if _is_explicit(whole):
+        if not EXPLICIT_MESHES:
+            raise NotImplementedError(
+                "training on a mesh with Explicit axes needs JAX 0.8; write jax.make_mesh(shape, "
+                "names, (jax.sharding.AxisType.Auto,) * len(shape))"
+            )
         return memory.jit(jax.sharding.auto_axes(run, out_sharding=results), **options)
 
     @functools.wraps(run)

@@ -19,6 +19,22 @@ from flax import nnx  # noqa: E402
 
 from jaxnet.interop.flax import from_linen, from_nnx, to_linen  # noqa: E402
 
+OLD = not hasattr(nnx, "List")  # Flax 0.11, which Colab has
+
+
+@pytest.fixture(autouse=True)
+def nnx_of_flax_0_12(request):
+    name = request.node.name
+    if OLD and ("nnx" in name or "notes_beside" in name) and "old" not in name:
+        pytest.skip("from_nnx needs Flax 0.12")
+
+
+def test_from_nnx_needs_flax_0_12_not_an_old_one(monkeypatch):
+    monkeypatch.delattr(nnx, "List", raising=False)
+    with pytest.raises(ImportError, match=r"from_nnx: needs Flax 0\.12, got .*; upgrade flax"):
+        from_nnx(lambda rngs: nnx.Linear(2, 3, rngs=rngs))
+
+
 KEY = jax.random.key(3)
 X = jax.random.normal(jax.random.key(5), (7, 6, 4, 3))
 Y = jnp.array([0, 1, 2, 3, 4, 0, 1])

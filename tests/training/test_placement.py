@@ -8,11 +8,13 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import jaxnet as jn
+from jaxnet.services.jax_versions import EXPLICIT_MESHES
 from jaxnet.training.placement import (
     check_batch,
     constrain,
     is_named,
     onto_mesh,
+    placed,
     shardings_of,
 )
 
@@ -27,6 +29,15 @@ def test_a_single_device_needs_nothing():
     assert is_named(on_one["kernel"]) and not is_named(tree["kernel"]) and not is_named(None)
 
 
+def test_an_explicit_mesh_needs_jax_0_8(monkeypatch):
+    monkeypatch.setitem(placed.__globals__, "EXPLICIT_MESHES", False)
+    mesh = jax.make_mesh((1,), ("data",), (AxisType.Explicit,))
+    tree = jax.device_put({"x": jnp.ones(2)}, NamedSharding(mesh, P("data")))
+    with pytest.raises(NotImplementedError, match=r"Explicit axes needs JAX 0\.8; write jax\.make"):
+        placed(lambda tree: tree, shardings_of(tree), keeps=True)
+
+
+@pytest.mark.skipif(not EXPLICIT_MESHES, reason="JAX 0.7 trains on meshes with Auto axes alone")
 @pytest.mark.parametrize("stream", [False, True])
 def test_an_explicit_mesh_of_one_device_is_no_trouble(stream):
     """What `jax.make_mesh` gives on a machine with one device."""
