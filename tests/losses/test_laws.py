@@ -25,7 +25,7 @@ LABELLED = {
     "focal": losses.focal,
     "dice": losses.dice,
 }
-OTHER = {"ignore_label", "weighted", "kl_sparsity", "masked", "ctc"}
+OTHER = {"ignore_label", "weighted", "kl_sparsity", "masked", "ctc", "linear_cross_entropy"}
 NAN = float("nan")
 same = pytest.mark.parametrize("loss", SAME.values(), ids=SAME)
 labeled = pytest.mark.parametrize("loss", LABELLED.values(), ids=LABELLED)
