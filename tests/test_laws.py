@@ -443,7 +443,7 @@ def test_no_long_sum_is_made_in_16_bits(case: Case):
 @one_per_kind
 def test_types_inside_shard_map_fit(case: Case):
     """With the batch cut among devices, forward and backward; nothing is compiled."""
-    mesh = jax.make_mesh((1,), ("data",))
+    mesh = jax.make_mesh((1,), ("data",), (jax.sharding.AxisType.Auto,))
     cut, whole = jax.sharding.PartitionSpec("data"), jax.sharding.PartitionSpec()
     run = jax.shard_map(
         lambda *args: _forward_and_backward(case, *args)[0],

@@ -289,7 +289,7 @@ class Quantized(Stored):
         if matrix is None:
             return _in_blocks(x, self, inputs, transposed)
         before, outputs = x.shape[: x.ndim - inputs], self.shape[inputs:]
-        x = x.reshape(math.prod(before), -1)
+        x = x.reshape(math.prod(before), math.prod(x.shape[x.ndim - inputs :]))
         if is_few(x, matrix.numbers):
             options = {"transposed": transposed, "in_jax": _few_in_jax(self.dtype, transposed)}
             y = few_rows(x, matrix.numbers, matrix.scale, **options)
@@ -370,7 +370,7 @@ def _product(x: jax.Array, kernel: Quantized, inputs: int, transposed: bool) -> 
         return product(x, _unpacked(kernel), inputs, transposed=transposed)
     y = product(x, _numbers(kernel).astype(kernel.dtype), inputs, transposed=transposed)
     scale = scale[:, 0] if transposed else scale.reshape(scale.shape[inputs:])
-    return (y * scale).astype(y.dtype)
+    return (y * jnp.broadcast_to(scale, y.shape)).astype(y.dtype)
 
 
 def _numbers(kernel: Quantized) -> jax.Array:

@@ -200,12 +200,12 @@ UPDATED = """%f (p: f32[5,7], i: s32[], u: f32[1,7]) -> f32[5,7] {
 @pytest.mark.parametrize(("body", "given", "out", "line", "flops", "count"), [
     # Along 5 pixels, strides of 2 and one of padding meet 2 + 3 + 2; along 7, strides of 3 and
     # dilation of 2 meet 2 + 2.
-    pytest.param("", ["f32[2,3,5,7,4]", "f32[2,3,2,4,6]"], "f32[2,3,3,2,6]",
-                 CONV.replace("FORM", "0, 1, 2, 3, 1, 2, 1, 0, 1, 1"),
+    pytest.param("", ["f32[2,3,1,5,7,4]", "f32[2,1,3,2,4,6]"], "f32[2,3,1,3,2,6]",
+                 CONV.replace("FORM", "0, 1, 1, 2, 3, 1, 1, 2, 0, 1, 0, 1, 1, 1"),
                  2 * 2 * 3 * 7 * 4 * 4 * 6, 4 * (840 + 288 + 216), id="conv in C"),
     # A zero between 3 pixels: each of 4 windows of 2 meets one. The second axis has one pixel.
-    pytest.param("", ["f32[1,2,3,1,4]", "f32[1,2,1,4,6]"], "f32[1,2,4,1,6]",
-                 CONV.replace("FORM", "0, 1, 1, 1, 1, 1, 0, 0, 2, 1"),
+    pytest.param("", ["f32[1,2,1,3,1,4]", "f32[1,1,2,1,4,6]"], "f32[1,2,1,4,1,6]",
+                 CONV.replace("FORM", "0, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0, 1, 2, 1"),
                  2 * 2 * 4 * 4 * 6, 4 * (24 + 48 + 48), id="transposed in C"),
     pytest.param("", ["f32[9,2,12]", "f32[3,12]"], "f32[9,2,3]",
                  'custom-call(%a, %b), custom_call_target="jaxnet_lstm_forward"',
