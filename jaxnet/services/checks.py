@@ -144,8 +144,16 @@ def _inside(values: Any, interval: str, rounding: float = 0.0) -> Any:
     return above & below
 
 
-def check_type(who: str, what: str, value: Any, kind: Any, words: str) -> None:
-    """Raise unless a value is an instance of a type; `words` say what is expected.
+def check_type(who: str, what: str, value: Any, kind: Any, words: str, hint: str = "") -> None:
+    """Raise unless a value is an instance of a type.
+
+    Args:
+      who: Name of the function.
+      what: Name of the argument; "" for the first one, whose place says which it is.
+      value: Value that was passed.
+      kind: Type, or a union of types.
+      words: What is expected.
+      hint: What to write instead.
 
     Example:
       >>> check_type("tfds.load", "split", 3, str, "a str")
@@ -154,7 +162,8 @@ def check_type(who: str, what: str, value: Any, kind: Any, words: str) -> None:
       TypeError: tfds.load: split must be a str, got int
     """
     if not isinstance(value, kind):
-        raise TypeError(f"{who}: {what} must be {words}, got {type(value).__name__}")
+        needed, hint = f"{what} must be" if what else "expected", f"; {hint}" if hint else ""
+        raise TypeError(f"{who}: {needed} {words}, got {type(value).__name__}{hint}")
 
 
 def check_list(who: str, what: str, value: Any, of: str) -> list[Any]:

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from jaxnet.inspect import Graph
-from jaxnet.tools import at_least, short
+from jaxnet.tools import at_least, check_type, short
 from jaxnet.viz.style import COLORS, Figure, new_figure, styled
 
 FORWARD, BACKWARD = COLORS[2], COLORS[1]  # green and vermilion
@@ -36,11 +36,8 @@ def graph(computed: Graph, *, digits: int = 3) -> Figure:
       >>> [text.get_text() for text in figure.axes[0].texts][:6]
       ['x', 'y', 'z', '+', '×', 'f']
     """
-    if not isinstance(computed, Graph):
-        raise TypeError(
-            f"graph: expected a graph of jn.inspect.graph, got {type(computed).__name__}; "
-            "write graph(jn.inspect.graph(f, x))"
-        )
+    hint = "write graph(jn.inspect.graph(f, x))"
+    check_type("graph", "", computed, Graph, "a graph of jn.inspect.graph", hint)
     at_least("graph", "digits", digits)
     nodes, edges = computed.nodes, computed.edges
     places, routes = _layout(len(nodes), [(e.source, e.target) for e in edges])
