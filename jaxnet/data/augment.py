@@ -179,7 +179,7 @@ def color_jitter(
       >>> color_jitter(brightness=0.2, saturation=0.5)(jax.random.key(0), x).shape
       (2, 4, 5, 3)
     """
-    strengths = dict(brightness=brightness, contrast=contrast, saturation=saturation)
+    strengths: Any = dict(brightness=brightness, contrast=contrast, saturation=saturation)
     checks.all_within("color_jitter", "[0, 1]", **strengths)
 
     def augment(key, x):

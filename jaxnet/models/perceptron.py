@@ -193,12 +193,7 @@ class PerceptronRun(NamedTuple):
 
 
 def train_perceptron(
-    x: Any,
-    y: Any,
-    *,
-    learning_rate: float = 1.0,
-    passes: int = 1000,
-    params: Params | None = None,
+    x: Any, y: Any, *, learning_rate: float = 1.0, passes: int = 1000, params: Params | None = None
 ) -> PerceptronRun:
     """Train `perceptron` by its rule, one example at a time, until a pass makes no mistakes.
 

@@ -186,9 +186,8 @@ def _assign(boxes: jax.Array, classes: jax.Array, rows: int, columns: int) -> Ce
     # The right and lower edges of the image belong to the last cells.
     place = jnp.clip((middle * grid).astype(jnp.int32), 0, grid - 1)
     cell = place[..., 0] * columns + place[..., 1]  # (batch, n)
-    held = real[..., None] & (
-        cell[..., None] == jnp.arange(rows * columns)[None, None]
-    )  # (batch, n, cells)
+    each = jnp.arange(rows * columns)[None, None]
+    held = real[..., None] & (cell[..., None] == each)  # (batch, n, cells)
     size = jnp.where(held, area(boxes)[..., None], jnp.inf)
     which = size.argmin(1)  # (batch, cells)
     some = held.any(1)
@@ -254,9 +253,7 @@ def _loss(places, confidence, probabilities, cells, wrong, coordinates, no_objec
 
     truth = _to_places(cells.box)[..., None, :]  # (batch, rows, columns, 1, 4)
     fixed = jax.lax.stop_gradient(places)
-    overlap = iou(_to_boxes(fixed), cells.box[..., None, :])[
-        ..., 0
-    ]  # (batch, rows, columns, boxes)
+    overlap = iou(_to_boxes(fixed), cells.box[..., None, :])[..., 0]
     distance = ((fixed - truth) ** 2).sum(-1)
     nearest = jnp.where(overlap.max(-1, keepdims=True) > 0, overlap, -distance)
     chosen = jax.nn.one_hot(nearest.argmax(-1), places.shape[-2], dtype=places.dtype)
@@ -293,19 +290,11 @@ def yolo_decode(outputs: jax.Array, *, boxes: int = 2) -> tuple[jax.Array, jax.A
     scores = confidence[..., None] * probabilities[..., None, :]
     batch, rows, columns = places.shape[:3]
     count = rows * columns * boxes
-    return (
-        found.reshape(batch, count, 4),
-        scores.reshape(batch, count, probabilities.shape[-1]),
-    )
+    return found.reshape(batch, count, 4), scores.reshape(batch, count, -1)
 
 
 def yolo_detect(
-    outputs: jax.Array,
-    *,
-    boxes: int = 2,
-    score: float = 0.2,
-    iou: float = 0.5,
-    most: int = 100,
+    outputs: jax.Array, *, boxes: int = 2, score: float = 0.2, iou: float = 0.5, most: int = 100
 ) -> Detections:
     """Detect objects by decoding and non-maximum suppression per class.
 

@@ -99,16 +99,10 @@ class Table:
     __repr__ = __str__
 
     def _repr_html_(self) -> str:
-        rows, totals = (
-            [[*map(_cell, cells)] for cells in part] for part in (self.rows, self.totals)
-        )
+        rows, totals = ([[*map(_cell, row)] for row in part] for part in (self.rows, self.totals))
+        right = self._numeric()
         return html_table(
-            self.head,
-            rows,
-            right=self._numeric(),
-            caption=self.title,
-            totals=totals,
-            notes=self.notes,
+            self.head, rows, right=right, caption=self.title, totals=totals, notes=self.notes
         )
 
     def _numeric(self) -> list[bool]:

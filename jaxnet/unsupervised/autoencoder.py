@@ -122,11 +122,7 @@ def denoising_reconstruction(
 
 
 def contractive_reconstruction(
-    net: Layer,
-    strength: float,
-    loss: Callable = half_squared_error,
-    *,
-    probes: int | None = None,
+    net: Layer, strength: float, loss: Callable = half_squared_error, *, probes: int | None = None
 ) -> Layer:
     """Add strength · ‖∂code/∂x‖² (Frobenius), so that the code is insensitive to changes of x.
 
