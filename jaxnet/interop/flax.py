@@ -26,13 +26,8 @@ from jaxnet.services.trees import PyTree
 Call = Callable[[Any, PyTree, bool], PyTree]
 
 # The names of the training mode in Flax modules, and their values in training.
-FLAGS = {
-    "train": True,
-    "training": True,
-    "is_training": True,
-    "deterministic": False,
-    "use_running_average": False,
-}
+FLAGS = dict.fromkeys(("train", "training", "is_training"), True)
+FLAGS |= dict.fromkeys(("deterministic", "use_running_average"), False)
 
 
 def from_linen(module: nn.Module, *, call: Call | None = None, name: str | None = None) -> Layer:

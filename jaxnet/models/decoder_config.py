@@ -128,8 +128,7 @@ def read_config(who: str, config: str | Path | Mapping[str, Any]) -> Config:
             raise ValueError(f"{where} is not JSON: {error}") from None
         if not isinstance(config, dict):
             raise ValueError(f"{where} must hold an object, got {type(config).__name__}")
-    words = "the path of a config.json or its contents"
-    check_type(who, "config", config, Mapping, words)
+    check_type(who, "config", config, Mapping, "the path of a config.json or its contents")
     family = config.get("model_type")
     if not isinstance(family, str) or family not in FAMILIES:
         raise ValueError(
