@@ -370,8 +370,7 @@ def _librosa(who: str) -> Any:
 def _check_frames(who: str, rate: Any, window: float, hop: float) -> tuple[int, int]:
     """Return the numbers of samples of a window and of a hop."""
     checks.within(who, "rate", rate, "(0, inf)", "in samples per second")
-    checks.within(who, "window", window, "(0, inf)")
-    checks.within(who, "hop", hop, "(0, inf)")
+    checks.all_within(who, "(0, inf)", window=window, hop=hop)
     if not (window * rate >= 2 and hop * rate >= 1 and max(window, hop) < np.inf):
         raise ValueError(
             f"{who}: window and hop are in seconds. The window must cover at least 2 samples and "

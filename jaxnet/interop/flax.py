@@ -307,8 +307,7 @@ def _seeds(streams: Variables, key: jax.Array) -> Variables:
 
 
 def _check(who: str, call: Any, name: Any) -> None:
-    if call is not None:
-        a_function(who, "call", call, "(module, x, train)")
+    a_function(who, "call", call, "(module, x, train)", optional=True)
     if name is not None:
         check_name(who, name)
 

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from jaxnet import Layer, batch_norm, compose, conv
 from jaxnet.detection import area, iou, non_max_suppression, to_corners, to_middle
 from jaxnet.initializers import he_normal
-from jaxnet.tools import WrongValues, as_array, at_least, describe, known, within
+from jaxnet.tools import WrongValues, all_at_least, all_within, as_array, at_least, describe, known
 
 leaky_relu = partial(jax.nn.leaky_relu, negative_slope=0.1)  # equation 2 of the paper
 
@@ -91,8 +91,7 @@ def yolo(
     Reference: Redmon, Divvala, Girshick and Farhadi 2016, "You Only Look Once: Unified, Real-Time
     Object Detection".
     """
-    at_least(name, "classes", classes, 1)
-    at_least(name, "boxes", boxes, 1)
+    all_at_least(name, classes=classes, boxes=boxes)
     if not isinstance(hidden, tuple | list):
         raise TypeError(f"{name}: hidden must be a tuple of features, got {hidden!r:.60}")
     head = []
@@ -139,8 +138,7 @@ def yolo_assign(targets: Targets, rows: int, columns: int) -> Cells:
       >>> cells.label.tolist()
       [[[4, -1, -1], [-1, -1, -1]]]
     """
-    at_least("yolo_assign", "rows", rows)
-    at_least("yolo_assign", "columns", columns)
+    all_at_least("yolo_assign", rows=rows, columns=columns)
     return _assign(*_targets("yolo_assign", targets), int(rows), int(columns))
 
 
@@ -237,8 +235,7 @@ def yolo_loss(
       >>> yolo_loss(outputs, targets).shape
       (2,)
     """
-    within("yolo_loss", "coordinates", coordinates, "[0, inf)")
-    within("yolo_loss", "no_object", no_object, "[0, inf)")
+    all_within("yolo_loss", "[0, inf)", coordinates=coordinates, no_object=no_object)
     places, confidence, probabilities = _parts("yolo_loss", outputs, boxes)
     rows, columns = places.shape[1:3]
     true, labels = _targets("yolo_loss", targets, probabilities.shape[-1])

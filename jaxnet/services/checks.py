@@ -652,7 +652,7 @@ def is_traced(tree: PyTree) -> bool:
     return False
 
 
-def a_function(who: str, what: str, value: Any, form: str) -> None:
+def a_function(who: str, what: str, value: Any, form: str, *, optional: bool = False) -> None:
     """Raise unless a value can be called.
 
     Args:
@@ -660,6 +660,7 @@ def a_function(who: str, what: str, value: Any, form: str) -> None:
       what: Name of the argument.
       value: Value that was passed.
       form: Arguments of the call, such as "(outputs, targets)".
+      optional: Whether None passes.
 
     Example:
       >>> a_function("masked", "loss", 3, "(outputs, targets)")
@@ -667,7 +668,7 @@ def a_function(who: str, what: str, value: Any, form: str) -> None:
       ...
       TypeError: masked: loss must be a function of (outputs, targets), got int
     """
-    if not callable(value):
+    if not callable(value) and not (optional and value is None):
         raise TypeError(f"{who}: {what} must be a function of {form}, got {type(value).__name__}")
 
 

@@ -64,8 +64,7 @@ class Table:
                         f"Table: {what} must be tuples of {len(self.head)} cells, one per name in "
                         f"head, got {row!r:.60}"
                     )
-        if self.width is not None:
-            at_least("Table", "width", self.width)
+        at_least("Table", "width", self.width, optional=True)
         if not isinstance(self.notes, list | tuple):
             raise TypeError(f"Table: notes must be a list of str, got {self.notes!r:.60}")
         for what, words in (("title", self.title), *(("notes", note) for note in self.notes)):

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnet.services.checks import all_native, at_least, check_options, check_type
+from jaxnet.services.checks import all_at_least, all_native, at_least, check_options, check_type
 from jaxnet.services.keywords import explain_keywords
 from jaxnet.services.progress import progress_bar
 from jaxnet.services.trees import PyTree
@@ -94,10 +94,8 @@ def fit(
             + ("none" if epochs is None else f"epochs={epochs!r:.60} and steps={steps!r:.60}")
         )
     at_least("fit", "batch_size", batch_size)
-    optional = {"epochs": epochs, "steps": steps, "every": every}
-    for what, count in (optional | {"steps_per_dispatch": steps_per_dispatch}).items():
-        if count is not None:
-            at_least("fit", what, count)
+    all_at_least("fit", optional=True, epochs=epochs, steps=steps, every=every)
+    at_least("fit", "steps_per_dispatch", steps_per_dispatch, optional=True)
     hint = "write fit(trainer, train_state, data, epochs=...)"
     check_type("fit", "", trainer, Trainer, "a trainer from jn.trainer first", hint)
     check_train_state("fit", train_state)

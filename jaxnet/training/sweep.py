@@ -234,8 +234,7 @@ def sweep(
         options |= {"shuffle": shuffle, "params": params, "progress": progress}
         return _cross_validated(objective, optimizer, data, folds, options)
     began = time.perf_counter()
-    checks.at_least("sweep", "epochs", epochs)
-    checks.at_least("sweep", "batch_size", batch_size)
+    checks.all_at_least("sweep", epochs=epochs, batch_size=batch_size)
     checks.check_options("sweep", shuffle=shuffle, own_data=own_data, progress=progress)
     words = "a layer, such as jn.supervised(net, loss)"
     checks.check_type("sweep", "objective", objective, Layer, words)

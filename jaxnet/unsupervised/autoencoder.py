@@ -321,8 +321,7 @@ def _objective(
     """Return the reconstruction loss plus `extra(encode, x, code, key) -> (value, metrics)`."""
     net = as_layer(net, kind, "net")
     tools.check_form(kind, "loss", loss)
-    if penalty is not None:
-        tools.a_function(kind, "penalty", penalty, "(params)")
+    tools.a_function(kind, "penalty", penalty, "(params)", optional=True)
     both = with_code(net)
 
     def init(key, x):

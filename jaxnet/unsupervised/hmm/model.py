@@ -232,8 +232,7 @@ def fit_hmm(
     tools.all_at_least("fit_hmm", states=states, restarts=restarts)
     tools.check_options("fit_hmm", start_init=start_init, transition_init=transition_init)
     _check_emission("fit_hmm", emission)
-    if align is not None:
-        tools.a_function("fit_hmm", "align", align, "(key, x, mask, states)")
+    tools.a_function("fit_hmm", "align", align, "(key, x, mask, states)", optional=True)
     sequence, mask = _read(x, lengths, "fit_hmm")
     steps = int(mask.sum())
     if steps < states:
