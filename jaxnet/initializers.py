@@ -15,16 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnet.services.checks import (
-    a_function,
-    check_key,
-    check_shape,
-    is_traced,
-    on_device,
-    on_host,
-    one_of,
-    within,
-)
+from jaxnet.services import checks
 
 _BLOCK = 2**14  # samples per block: large enough to be fast for VGG, small enough for a bias
 
@@ -54,7 +45,7 @@ def _unit(key: jax.Array, shape: tuple[int, ...], dtype: Any, distribution: str)
     """Draw samples of mean 0 and variance 1."""
     if not jnp.issubdtype(dtype, jnp.floating):
         raise TypeError(f"initializers: dtype must be a float, got {dtype}")
-    check_shape("initializers: the shape", shape)
+    checks.check_shape("initializers: the shape", shape)
     size = math.prod(shape)
     if size >= 2**40:
         raise ValueError(f"initializers: the shape {shape} has {size} entries, more than fit")
@@ -93,18 +84,18 @@ def variance_scaling(
       True
     """
     who = "variance_scaling"
-    within(who, "scale", scale, "(0, inf)")
-    one_of(who, "mode", mode, ["fan_in", "fan_out", "fan_avg"])
-    one_of(who, "distribution", distribution, ["truncated_normal", "normal", "uniform"])
+    checks.within(who, "scale", scale, "(0, inf)")
+    checks.one_of(who, "mode", mode, ["fan_in", "fan_out", "fan_avg"])
+    checks.one_of(who, "distribution", distribution, ["truncated_normal", "normal", "uniform"])
     for what, axis in (("in_axis", in_axis), ("out_axis", out_axis)):
-        on_host(who, what, np.atleast_1d(axis), "(n,)", "integers")
+        checks.on_host(who, what, np.atleast_1d(axis), "(n,)", "integers")
 
     def axes(axis: Any) -> tuple[int, ...]:
         return tuple(axis) if isinstance(axis, tuple | list) else (axis,)
 
     def init(key, shape, dtype=jnp.float32):
-        check_key(key, who)
-        check_shape(f"{who}: the shape", shape)
+        checks.check_key(key, who)
+        checks.check_shape(f"{who}: the shape", shape)
         if any(not -len(shape) <= a < len(shape) for a in (*axes(in_axis), *axes(out_axis))):
             raise ValueError(
                 f"{who}: the shape {tuple(shape)} has no axes in_axis={in_axis}, "
@@ -116,7 +107,7 @@ def variance_scaling(
         fans = {"fan_in": inputs, "fan_out": outputs, "fan_avg": (inputs + outputs) / 2}
         std = math.sqrt(scale / max(1.0, fans[mode] * field))
         dtype = jax.dtypes.canonicalize_dtype(dtype)
-        return on_device(_unit(key, shape, dtype, distribution) * np.asarray(std, dtype))
+        return checks.on_device(_unit(key, shape, dtype, distribution) * np.asarray(std, dtype))
 
     return init
 
@@ -199,12 +190,12 @@ def normal(stddev: float = 0.01) -> Initializer:
       True
     """
 
-    within("normal", "stddev", stddev, "[0, inf)")
+    checks.within("normal", "stddev", stddev, "[0, inf)")
 
     def init(key, shape, dtype=jnp.float32):
-        check_key(key, "normal")
+        checks.check_key(key, "normal")
         dtype = jax.dtypes.canonicalize_dtype(dtype)
-        return on_device(_unit(key, shape, dtype, "normal") * np.asarray(stddev, dtype))
+        return checks.on_device(_unit(key, shape, dtype, "normal") * np.asarray(stddev, dtype))
 
     return init
 
@@ -220,13 +211,13 @@ def constant(value: float) -> Initializer:
       [0.5, 0.5, 0.5]
     """
 
-    within("constant", "value", value, "[-inf, inf]")
+    checks.within("constant", "value", value, "[-inf, inf]")
 
     def init(key, shape, dtype=jnp.float32):
         """Fill every entry with one value; the key is not used."""
-        check_shape("constant: the shape", shape)
+        checks.check_shape("constant: the shape", shape)
         # In NumPy, since jnp.full compiles for every shape.
-        return on_device(np.full(shape, value, jax.dtypes.canonicalize_dtype(dtype)))
+        return checks.on_device(np.full(shape, value, jax.dtypes.canonicalize_dtype(dtype)))
 
     return init
 
@@ -258,10 +249,10 @@ def dirac(rest: Initializer = zeros) -> Initializer:
     Reference: Zagoruyko and Komodakis 2017, "DiracNets: Training Very Deep Neural Networks Without
     Skip-Connections".
     """
-    a_function("dirac", "rest", rest, "(key, shape, dtype)")
+    checks.a_function("dirac", "rest", rest, "(key, shape, dtype)")
 
     def init(key, shape, dtype=jnp.float32):
-        check_shape("dirac: the shape", shape)
+        checks.check_shape("dirac: the shape", shape)
         if len(shape) < 3:
             raise ValueError(
                 f"dirac: the shape must be (*window, inputs, features), got {tuple(shape)}"
@@ -271,8 +262,10 @@ def dirac(rest: Initializer = zeros) -> Initializer:
         identity = np.zeros(shape, kernel.dtype)
         identity[tuple(size // 2 for size in window)] = np.eye(inputs, features)
         passed = np.arange(features) < inputs
-        if is_traced(kernel):
+        if checks.is_traced(kernel):
             return jnp.where(passed, identity, kernel)
-        return on_device(np.where(passed, identity, kernel))  # jnp.where compiles for every shape
+        return checks.on_device(
+            np.where(passed, identity, kernel)
+        )  # jnp.where compiles for every shape
 
     return init

@@ -600,9 +600,6 @@ REFERENCES = {
     "unsupervised.rbm.free_energy": Reference(free_energy, (MACHINE, BITS)),
     "unsupervised.rbm.log_likelihood": Reference(log_likelihood, (MACHINE, BITS)),
     "unsupervised.rbm.log_partition": Reference(log_partition, (MACHINE,)),
-    "unsupervised.sparse_coding.soft_threshold": Reference(
-        soft_threshold, (normal(4, 3), np.array([0.1, 0.5, 2]))
-    ),
     "unsupervised.hmm.first_state": Reference(first_state, (None, (3,))),
     "unsupervised.hmm.forward": Reference(forward, (CHAIN, SCORES, LENGTHS)),
     "unsupervised.hmm.log_probabilities": Reference(

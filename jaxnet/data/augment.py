@@ -11,17 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxnet.ops.precision import output_dtype
-from jaxnet.services.checks import (
-    a_function,
-    all_within,
-    as_array,
-    at_least,
-    between,
-    check_key,
-    check_range,
-    is_traced,
-    within,
-)
+from jaxnet.services import checks
 from jaxnet.typing import Augmentation
 
 GRAY = (0.299, 0.587, 0.114)  # ITU-R BT.601
@@ -51,7 +41,7 @@ def on_inputs(augmentation: Augmentation) -> Augmentation:
       ((3, 8, 7, 1), [0, 1, 2])
     """
 
-    a_function("on_inputs", "augmentation", augmentation, "(key, inputs)")
+    checks.a_function("on_inputs", "augmentation", augmentation, "(key, inputs)")
 
     def augment(key, batch):
         x, targets = _pair(
@@ -86,14 +76,14 @@ def on_masks(augmentation: Augmentation, *, void: int = 0) -> Augmentation:
       [[11, 11, 11, 11], [11, 7, 7, 11], [11, 11, 11, 11]]
     """
 
-    a_function("on_masks", "augmentation", augmentation, "(key, x)")
-    at_least("on_masks", "void", void, -(2**31))
+    checks.a_function("on_masks", "augmentation", augmentation, "(key, x)")
+    checks.at_least("on_masks", "void", void, -(2**31))
 
     def augment(key, batch):
         x, mask = _pair("on_masks", batch, "masks")
-        mask = as_array("on_masks", "masks", mask, "(batch, height, width)", "integers")
+        mask = checks.as_array("on_masks", "masks", mask, "(batch, height, width)", "integers")
         bounds = jnp.iinfo(mask.dtype)
-        between(
+        checks.between(
             "on_masks", "void", void, bounds.min, bounds.max, f"the range of {mask.dtype} masks"
         )
         moved = augmentation(key, {"image": x, "mask": mask - void})  # padded with 0
@@ -121,11 +111,11 @@ def random_shift(pixels: int) -> Augmentation:
       >>> moved.shape, float(moved.sum())
       ((1, 5, 7, 1), 1.0)
     """
-    at_least("random_shift", "pixels", pixels)
+    checks.at_least("random_shift", "pixels", pixels)
 
     def augment(key, x):
         x = images("random_shift", key, x)
-        between("random_shift", "pixels", pixels, 1, max(x.shape[1:3]), SIDE)
+        checks.between("random_shift", "pixels", pixels, 1, max(x.shape[1:3]), SIDE)
         room = jnp.pad(x, ((0, 0), (pixels, pixels), (pixels, pixels), (0, 0)))
         corners = jax.random.randint(key, (x.shape[0], 2), 0, 2 * pixels + 1)
 
@@ -153,7 +143,7 @@ def chain(*augmentations: Augmentation) -> Augmentation:
     """
 
     for i, augmentation in enumerate(augmentations):
-        a_function("chain", f"augmentation {i}", augmentation, "(key, x)")
+        checks.a_function("chain", f"augmentation {i}", augmentation, "(key, x)")
 
     def augment(key, x):
         for i, augmentation in enumerate(augmentations):
@@ -189,10 +179,8 @@ def color_jitter(
       >>> color_jitter(brightness=0.2, saturation=0.5)(jax.random.key(0), x).shape
       (2, 4, 5, 3)
     """
-    strengths: dict[str, Any] = {
-        "brightness": brightness, "contrast": contrast, "saturation": saturation,
-    }  # fmt: skip
-    all_within("color_jitter", "[0, 1]", **strengths)
+    strengths: Any = dict(brightness=brightness, contrast=contrast, saturation=saturation)
+    checks.all_within("color_jitter", "[0, 1]", **strengths)
 
     def augment(key, x):
         x = images("color_jitter", key, x, "floats")
@@ -236,21 +224,14 @@ def cutout(size: int) -> Augmentation:
     Reference: DeVries and Taylor 2017, "Improved Regularization of Convolutional Neural Networks
     with Cutout".
     """
-    at_least("cutout", "size", size)
+    checks.at_least("cutout", "size", size)
 
     def augment(key, x):
         x = images("cutout", key, x)
-        between("cutout", "size", size, 1, max(x.shape[1:3]), SIDE)
-        n, height, width = x.shape[:3]
-        middle = jax.random.randint(key, (n, 2), 0, jnp.array([[height, width]]))
-        first = middle - size // 2
-
-        def inside(pixels, axis):
-            offset = jnp.arange(pixels)[None] - first[:, axis, None]
-            return (offset >= 0) & (offset < size)  # (batch, pixels)
-
-        covered = inside(height, 0)[:, :, None] & inside(width, 1)[:, None]
-        return jnp.where(covered[..., None], 0, x)
+        checks.between("cutout", "size", size, 1, max(x.shape[1:3]), SIDE)
+        n, *sides = x.shape[:3]
+        first = jax.random.randint(key, (n, 2), 0, jnp.array([sides])) - size // 2
+        return jnp.where(_rectangles(first, first + size, sides)[..., None], 0, x)
 
     return augment
 
@@ -280,8 +261,8 @@ def mixup(alpha: float, classes: int) -> Augmentation:
 
     Reference: Zhang et al. 2017, "mixup: Beyond Empirical Risk Minimization".
     """
-    within("mixup", "alpha", alpha, "(0, inf)")
-    at_least("mixup", "classes", classes)
+    checks.within("mixup", "alpha", alpha, "(0, inf)")
+    checks.at_least("mixup", "classes", classes)
     shape = float(alpha)
 
     def augment(key, batch):
@@ -327,8 +308,8 @@ def cutmix(alpha: float, classes: int) -> Augmentation:
     Reference: Yun et al. 2019, "CutMix: Regularization Strategy to Train Strong Classifiers with
     Localizable Features".
     """
-    within("cutmix", "alpha", alpha, "(0, inf)")
-    at_least("cutmix", "classes", classes)
+    checks.within("cutmix", "alpha", alpha, "(0, inf)")
+    checks.at_least("cutmix", "classes", classes)
     shape = float(alpha)
 
     def augment(key, batch):
@@ -339,13 +320,7 @@ def cutmix(alpha: float, classes: int) -> Augmentation:
         stays = jax.random.beta(share_key, shape, shape, (n, 1))
         half = jnp.sqrt(1 - stays) * jnp.array([size]) / 2  # of the sides
         middle = jax.random.uniform(place_key, (n, 2)) * jnp.array([size])
-        low, high = jnp.round(middle - half), jnp.round(middle + half)
-
-        def inside(axis):
-            place = jnp.arange(size[axis])[None]
-            return (place >= low[:, axis, None]) & (place < high[:, axis, None])
-
-        other = inside(0)[:, :, None] & inside(1)[:, None]  # (batch, height, width)
+        other = _rectangles(jnp.round(middle - half), jnp.round(middle + half), size)
         order = jax.random.permutation(order_key, n)
         part = other.mean((1, 2), dtype=targets.dtype)[:, None]
         mixed = jnp.where(other[..., None], x[order], x)
@@ -354,15 +329,22 @@ def cutmix(alpha: float, classes: int) -> Augmentation:
     return augment
 
 
+def _rectangles(low: jax.Array, high: jax.Array, sides: Any) -> jax.Array:
+    """Return which pixels are from `low` to `high`, both (batch, 2), as (batch, height, width)."""
+    places = [jnp.arange(n)[None] for n in sides]
+    rows, columns = ((p >= low[:, i, None]) & (p < high[:, i, None]) for i, p in enumerate(places))
+    return rows[:, :, None] & columns[:, None]
+
+
 def _labeled(
     who: str, key: Any, batch: Any, form: str, dtype: str, classes: int
 ) -> tuple[jax.Array, jax.Array]:
     """Return the inputs of a batch and one-hot targets, NaN if a label is not a class."""
     x, labels = _pair(who, batch, "labels")
-    x = as_array(who, "inputs", x, form, dtype)
-    labels = as_array(who, "labels", labels, "(batch,)", "integers", {"batch": len(x)})
-    check_range(labels, classes, f"{who}: labels")
-    check_key(key, who)
+    x = checks.as_array(who, "inputs", x, form, dtype)
+    labels = checks.as_array(who, "labels", labels, "(batch,)", "integers", {"batch": len(x)})
+    checks.check_range(labels, classes, f"{who}: labels")
+    checks.check_key(key, who)
     known = ((labels >= 0) & (labels < classes))[:, None]
     one_hot = jax.nn.one_hot(labels, classes, dtype=output_dtype(x))
     return x, jnp.where(known, one_hot, jnp.nan)
@@ -378,8 +360,8 @@ def _pair(who: str, batch: Any, second: str, hint: str = "") -> Any:
 
 def images(who: str, key: Any, x: Any, dtype: str = "booleans or numbers") -> jax.Array:
     """Return a checked batch of images, and check the key."""
-    check_key(key, who)
-    return as_array(who, "inputs", x, "(batch, height, width, channels)", dtype)
+    checks.check_key(key, who)
+    return checks.as_array(who, "inputs", x, "(batch, height, width, channels)", dtype)
 
 
 def in_other_units(who: str, x: jax.Array) -> jax.Array:
@@ -388,7 +370,7 @@ def in_other_units(who: str, x: jax.Array) -> jax.Array:
     Values that overshoot a little pass, as after a cubic interpolation.
     """
     foreign = ((x < -1) | (x > 2)).any()
-    if not is_traced(foreign) and foreign:
+    if not checks.is_traced(foreign) and foreign:
         raise ValueError(
             f"{who}: images must be in [0, 1], got values from {x.min():.3g} to {x.max():.3g}. For "
             "images from 0 to 255, write x / 255; standardize images after this augmentation"

@@ -13,16 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxnet.data import tfds
-from jaxnet.services.checks import (
-    at_least,
-    between,
-    check_options,
-    check_tuple,
-    check_type,
-    on_host,
-    one_of,
-    within,
-)
+from jaxnet.services import checks
 from jaxnet.services.extras import extra
 
 DIGITS_RATE = 8000
@@ -152,17 +143,17 @@ def digit_strings(
       >>> sorted(strings.digits[0].tolist()), len(strings.waves[0])
       ([2, 4], 8)
     """
-    check_type("digit_strings", "recordings", recordings, Recordings, "Recordings")
-    at_least("digit_strings", "count", count)
-    at_least("digit_strings", "seed", seed, 0)
+    checks.check_type("digit_strings", "recordings", recordings, Recordings, "Recordings")
+    checks.at_least("digit_strings", "count", count)
+    checks.at_least("digit_strings", "seed", seed, 0)
     if not len(recordings.waves):
         raise ValueError("digit_strings: expected recordings, got none")
-    check_tuple("digit_strings", "digits", digits, "(smallest, largest)")
-    check_tuple("digit_strings", "gap", gap, "(smallest, largest)")
+    checks.check_tuple("digit_strings", "digits", digits, "(smallest, largest)")
+    checks.check_tuple("digit_strings", "gap", gap, "(smallest, largest)")
     (fewest, most), (shortest, longest) = digits, gap
     for i in (0, 1):
-        at_least("digit_strings", f"digits[{i}]", digits[i])
-        within("digit_strings", f"gap[{i}]", gap[i], "[0, inf)")
+        checks.at_least("digit_strings", f"digits[{i}]", digits[i])
+        checks.within("digit_strings", f"gap[{i}]", gap[i], "[0, inf)")
     if fewest > most or shortest > longest:
         raise ValueError(
             f"digit_strings: digits and gap must be (smallest, largest), got digits={digits} "
@@ -224,10 +215,10 @@ def piece_of_frames(
       [-1, -1, 0, -1, 1, 1]
     """
     size, step = _check_frames("piece_of_frames", rate, window, hop)
-    at_least("piece_of_frames", "frames", frames, 0)
+    checks.at_least("piece_of_frames", "frames", frames, 0)
     if not np.size(places) and isinstance(places, list | tuple | np.ndarray):
         places = np.zeros((0, 2))  # a string without recordings
-    places = on_host("piece_of_frames", "places", places, "(recordings, 2)")
+    places = checks.on_host("piece_of_frames", "places", places, "(recordings, 2)")
     middle = np.arange(frames) * step + size / 2
     out = np.full(frames, -1)
     for i, (start, stop) in enumerate(places):
@@ -319,8 +310,8 @@ def mfcc(
     Reference: Davis and Mermelstein 1980, "Comparison of parametric representations for
     monosyllabic word recognition".
     """
-    at_least("mfcc", "bands", bands)
-    between("mfcc", "coefficients", coefficients, 1, bands, "the number of bands")
+    checks.at_least("mfcc", "bands", bands)
+    checks.between("mfcc", "coefficients", coefficients, 1, bands, "the number of bands")
 
     def cepstrum(mel):  # (bands, frames) -> (coefficients, frames)
         return _librosa("mfcc").feature.mfcc(S=mel, n_mfcc=coefficients)
@@ -332,14 +323,11 @@ def _features(
     who: str, waves, rate, window, hop, bands, deltas, normalize, change: Callable
 ) -> list[np.ndarray]:
     size, step = _check_frames(who, rate, window, hop)
-    at_least(who, "bands", bands)
-    one_of(who, "deltas", deltas, [0, 1, 2])
-    check_options(who, normalize=normalize)
-    if not isinstance(waves, list | tuple):
-        raise TypeError(
-            f"{who}: waves must be a list of arrays (samples,), got {type(waves).__name__}; for a "
-            "single wave pass [wave]"
-        )
+    checks.at_least(who, "bands", bands)
+    checks.one_of(who, "deltas", deltas, [0, 1, 2])
+    checks.check_options(who, normalize=normalize)
+    words, hint = "a list of arrays (samples,)", "for a single wave pass [wave]"
+    checks.check_type(who, "waves", waves, list | tuple, words, hint)
     waves = [_check_wave(who, i, wave, size) for i, wave in enumerate(waves)]
     librosa = _librosa(who)
     points = 2 ** (2 * size - 1).bit_length()  # fine enough to resolve the lowest bands
@@ -381,9 +369,8 @@ def _librosa(who: str) -> Any:
 
 def _check_frames(who: str, rate: Any, window: float, hop: float) -> tuple[int, int]:
     """Return the numbers of samples of a window and of a hop."""
-    within(who, "rate", rate, "(0, inf)", "in samples per second")
-    within(who, "window", window, "(0, inf)")
-    within(who, "hop", hop, "(0, inf)")
+    checks.within(who, "rate", rate, "(0, inf)", "in samples per second")
+    checks.all_within(who, "(0, inf)", window=window, hop=hop)
     if not (window * rate >= 2 and hop * rate >= 1 and max(window, hop) < np.inf):
         raise ValueError(
             f"{who}: window and hop are in seconds. The window must cover at least 2 samples and "

@@ -201,11 +201,8 @@ def _subwords(tokenizer: Any, special: dict[str, int]) -> Vocabulary:
     def decode(ids: Any) -> str:
         return tokenizer.decode(_text_ids(ids, size, special).tolist(), skip_special_tokens=False)
 
-    contents = {
-        "vocabulary": "subwords",
-        "special": list(special),
-        "tokenizer": json.loads(tokenizer.to_str()),
-    }
+    contents = {"vocabulary": "subwords", "special": list(special)}
+    contents["tokenizer"] = json.loads(tokenizer.to_str())
     return Vocabulary(size, encode, decode, special, contents)
 
 

@@ -17,14 +17,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxnet.ops.linalg import inverse_2x2
-from jaxnet.services.checks import (
-    all_within,
-    as_array,
-    check_key,
-    check_options,
-    check_tuple,
-    within,
-)
+from jaxnet.services import checks
 from jaxnet.typing import Augmentation
 
 Draw = Callable[[jax.Array, int], jax.Array]  # (key, n) -> (n, 2, 2)
@@ -43,7 +36,7 @@ def random_flip(*, vertical: bool = False) -> Augmentation:
       >>> y["image"].shape, y["boxes"].shape
       ((1, 2, 3, 1), (1, 1, 4))
     """
-    check_options("random_flip", vertical=vertical)
+    checks.check_options("random_flip", vertical=vertical)
     axis = 1 if vertical else 2
     low, high = (0, 2) if vertical else (1, 3)
 
@@ -79,7 +72,7 @@ def random_rotation(degrees: float) -> Augmentation:
       >>> random_rotation(30)(jax.random.key(0), x).shape
       (3, 8, 6, 1)
     """
-    within("random_rotation", "degrees", degrees, "(0, 180]")
+    checks.within("random_rotation", "degrees", degrees, "(0, 180]")
     return _linear(_rotations(degrees), "random_rotation")
 
 
@@ -96,7 +89,7 @@ def random_shear(degrees: float) -> Augmentation:
       >>> random_shear(20)(jax.random.key(0), jnp.ones((3, 8, 6, 1))).shape
       (3, 8, 6, 1)
     """
-    within("random_shear", "degrees", degrees, "(0, 90)")
+    checks.within("random_shear", "degrees", degrees, "(0, 90)")
     return _linear(_shears(degrees), "random_shear")
 
 
@@ -155,11 +148,11 @@ def elastic(
     Reference: Simard, Steinkraus and Platt 2003, "Best Practices for Convolutional Neural Networks
     Applied to Visual Document Analysis".
     """
-    within("elastic", "rotation", rotation, "[0, 180]")
-    within("elastic", "shear", shear, "[0, 90)")
-    all_within("elastic", "[0, inf)", shift=shift, displacement=displacement)
-    within("elastic", "spacing", spacing, "[1, inf)")
-    check_tuple("elastic", "scale", scale, "(low, high)")
+    checks.within("elastic", "rotation", rotation, "[0, 180]")
+    checks.within("elastic", "shear", shear, "[0, 90)")
+    checks.all_within("elastic", "[0, inf)", shift=shift, displacement=displacement)
+    checks.within("elastic", "spacing", spacing, "[1, inf)")
+    checks.check_tuple("elastic", "scale", scale, "(low, high)")
     low, high = scale
     _check_scales("elastic", "scale[0]", "scale[1]", low, high)
     shift, displacement = float(shift), float(displacement)
@@ -205,7 +198,7 @@ def random_crop(share: float) -> Augmentation:
     Reference: Szegedy et al. 2014, "Going Deeper with Convolutions".
     """
     meaning = "a part of both sides (in pixels: random_shift)"
-    within("random_crop", "share", share, "(0, 1)", meaning)
+    checks.within("random_crop", "share", share, "(0, 1)", meaning)
 
     def augment(key, x):
         x, whole = _entries("random_crop", x, key)
@@ -245,14 +238,14 @@ def warp(x: Any, matrix: jax.Array, center: jax.Array | None = None) -> Any:
     x, whole = _entries("warp", x)
     n = x["image"].shape[0]
     center = jnp.zeros((n, 2)) if center is None else center
-    matrix = as_array("warp", "matrix", matrix, "(batch, 2, 2)", "reals", {"batch": n})
-    center = as_array("warp", "center", center, "(batch, 2)", "reals", {"batch": n})
+    matrix = checks.as_array("warp", "matrix", matrix, "(batch, 2, 2)", "reals", {"batch": n})
+    center = checks.as_array("warp", "center", center, "(batch, 2)", "reals", {"batch": n})
     return whole(_warp(x, matrix, center))
 
 
 def _check_scales(who: str, least: str, most: str, low: Any, high: Any) -> None:
-    within(who, least, low, "(0, inf)")
-    within(who, most, high, "(0, inf)")
+    checks.within(who, least, low, "(0, inf)")
+    checks.within(who, most, high, "(0, inf)")
     if low > high:
         raise ValueError(f"{who}: {least} must be at most {most}, got {low} and {high}")
 
@@ -299,7 +292,7 @@ def _linear(draw: Draw, who: str) -> Augmentation:
 def _entries(who: str, x: Any, key: Any = None) -> tuple[dict[str, Any], Callable]:
     """Check the key, and return x as a dict and a function from a dict to the form of x."""
     if who != "warp":
-        check_key(key, who)
+        checks.check_key(key, who)
     entries = dict(x) if isinstance(x, dict) else {"image": x}
     if "image" not in entries:
         raise ValueError(
@@ -315,7 +308,7 @@ def _entries(who: str, x: Any, key: Any = None) -> tuple[dict[str, Any], Callabl
     }
     for name, (form, dtype) in forms.items():
         if name in entries:
-            entries[name] = as_array(who, name, entries[name], form, dtype, sizes)
+            entries[name] = checks.as_array(who, name, entries[name], form, dtype, sizes)
     return entries, (lambda out: out if isinstance(x, dict) else out["image"])
 
 

@@ -82,8 +82,7 @@ def average_precision(
     """
     at_least("average_precision", "classes", classes)
     within("average_precision", "iou", iou, "(0, 1]")
-    if points is not None:
-        at_least("average_precision", "points", points, 2)
+    at_least("average_precision", "points", points, 2, optional=True)
     sizes: dict[str, int] = {}  # sizes of axes, which found and truth share
     found = _read("found", found, "n", classes, sizes, scored=True)
     truth = _read("truth", truth, "m", classes, sizes)

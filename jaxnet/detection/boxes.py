@@ -147,7 +147,7 @@ def non_max_suppression(
     def keep(carry):
         i, left, index = carry
         best = left.argmax()
-        overlaps = _overlap(boxes[best], boxes) > iou  # (n,)
+        overlaps = _iou(boxes[best][None], boxes)[0] > iou  # (n,)
         # A box without area does not overlap itself.
         left = jnp.where(overlaps.at[best].set(True), -jnp.inf, left)
         return i + 1, left, index.at[i].set(best.astype(jnp.int32))
@@ -212,11 +212,6 @@ def area(boxes: jax.Array) -> jax.Array:
     """
     boxes = _boxes("area", "boxes", boxes)
     return _area(boxes[..., :2], boxes[..., 2:])
-
-
-def _overlap(box: jax.Array, boxes: jax.Array) -> jax.Array:
-    """Return `iou` of one box (4,) and boxes (n, 4), for callers with an argument of that name."""
-    return iou(box[None], boxes)[0]
 
 
 def _area(low: jax.Array, high: jax.Array) -> jax.Array:

@@ -19,6 +19,7 @@ import jax
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from jaxnet.services.checks import check_type
 from jaxnet.services.paths import first_fits, fits
 from jaxnet.services.trees import PyTree, describe, path_name
 
@@ -178,11 +179,8 @@ def check_mesh(who: str, mesh: Any) -> None:
       ...
       TypeError: put: mesh must be a jax.sharding.Mesh, such as jax.make_mesh((8,), ('data',)), ...
     """
-    if not isinstance(mesh, Mesh):
-        raise TypeError(
-            f"{who}: mesh must be a jax.sharding.Mesh, such as jax.make_mesh((8,), ('data',)), "
-            f"got {type(mesh).__name__}"
-        )
+    words = "a jax.sharding.Mesh, such as jax.make_mesh((8,), ('data',))"
+    check_type(who, "mesh", mesh, Mesh, words)
 
 
 def check_axis(who: str, mesh: Mesh, axis: Any) -> None:
@@ -203,11 +201,8 @@ def _named(tree: PyTree) -> list[tuple[str, Any]]:
 
 
 def _by_rules(tree: PyTree, mesh: Mesh, rules: Rules) -> PyTree:
-    if not (isinstance(rules, P | Mapping) or callable(rules)):
-        raise TypeError(
-            "shardings: rules must be a PartitionSpec, a dict from patterns to PartitionSpecs or a "
-            f"function (path, shape), got {type(rules).__name__}"
-        )
+    words = "a PartitionSpec, a dict from patterns to PartitionSpecs or a function (path, shape)"
+    check_type("shardings", "rules", rules, P | Mapping | Callable, words)
     named, found = _named(tree), []
     patterns = list(rules) if isinstance(rules, Mapping) else []
     chosen = first_fits("shardings", patterns, [path for path, _ in named])

@@ -6,7 +6,6 @@ from jaxnet.inspect.attribution import integrated_gradients as integrated_gradie
 from jaxnet.inspect.attribution import occlusion as occlusion
 from jaxnet.inspect.attribution import saliency as saliency
 from jaxnet.inspect.class_map import class_activation_map as class_activation_map
-from jaxnet.inspect.cost import MemoryEstimate as MemoryEstimate
 from jaxnet.inspect.cost import flops as flops
 from jaxnet.inspect.cost import memory as memory
 from jaxnet.inspect.deletion import deletion as deletion

@@ -146,8 +146,7 @@ def first_nonfinite(
     net, params, state = check_net("first_nonfinite", net, params, state, x)
     x = all_native(x, "first_nonfinite")
     params, state = jax.tree.map(jnp.asarray, (params, state))
-    if loss is not None:
-        a_function("first_nonfinite", "loss", loss, "(output)")
+    a_function("first_nonfinite", "loss", loss, "(output)", optional=True)
     trees = {"params": params, "state": state, "x": x}
     if bad := _first(trees):
         hint = "; pass params and state from before the step" * (not bad[0].startswith("x"))

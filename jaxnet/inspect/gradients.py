@@ -10,17 +10,7 @@ import numpy as np
 
 from jaxnet.core import Layer, as_layer, child_key
 from jaxnet.inspect.activations import floats
-from jaxnet.services.checks import (
-    a_function,
-    at_least,
-    check_dtype,
-    check_input,
-    check_key,
-    check_options,
-    on_host,
-    one_of,
-    within,
-)
+from jaxnet.services import checks
 from jaxnet.services.jax_versions import enable_x64
 from jaxnet.services.table import Table, Tabular
 from jaxnet.services.trees import PyTree, describe
@@ -68,14 +58,14 @@ def numerical_gradient(
       [0.4075, -0.163]
     """
     who = "numerical_gradient"
-    a_function(who, "f", f, "(x)")
-    x = on_host(who, "x", x)
-    one_of(who, "method", method, ["central", "forward"])
-    check_dtype(who, dtype)
+    checks.a_function(who, "f", f, "(x)")
+    x = checks.on_host(who, "x", x)
+    checks.one_of(who, "method", method, ["central", "forward"])
+    checks.check_dtype(who, dtype)
     precision = np.dtype(dtype)
     if precision not in (np.float64, np.float32):
         raise ValueError(f"numerical_gradient: dtype must be float64 or float32, got {precision}")
-    within(who, "h", h, "(0, inf)")
+    checks.within(who, "h", h, "(0, inf)")
     with enable_x64(precision == np.float64):
         x, h = np.array(x, precision), precision.type(h)
 
@@ -85,7 +75,7 @@ def numerical_gradient(
             except Exception as error:
                 error.add_note(f"{who}: in f(x), for x {describe(at)}")
                 raise
-            y = on_host(who, "the output of f", y).astype(precision)
+            y = checks.on_host(who, "the output of f", y).astype(precision)
             if y.size != 1:
                 raise ValueError(f"numerical_gradient: f must return one number, got {y.shape}")
             return y.reshape(())
@@ -202,13 +192,13 @@ def check_gradients(
       relative errors, allowed 1e-05
     """
     layer = as_layer(layer, "check_gradients", "layer")
-    if not all(leaf.size for leaf in jax.tree.leaves(check_input("check_gradients", x))):
+    if not all(leaf.size for leaf in jax.tree.leaves(checks.check_input("check_gradients", x))):
         raise ValueError(f"check_gradients: the input must not be empty, got {describe(x)}")
-    check_options("check_gradients", train=train)
-    at_least("check_gradients", "samples", samples)
-    within("check_gradients", "tolerance", tolerance, "(0, inf)")
+    checks.check_options("check_gradients", train=train)
+    checks.at_least("check_gradients", "samples", samples)
+    checks.within("check_gradients", "tolerance", tolerance, "(0, inf)")
     key = jax.random.key(0) if key is None else key
-    check_key(key, "check_gradients")
+    checks.check_key(key, "check_gradients")
     with enable_x64(True):
         random = np.random.default_rng(0)
         x = jax.tree.map(lambda leaf: _wide(leaf, random), x)

@@ -27,13 +27,8 @@ from jaxnet.services.trees import PyTree
 Call = Callable[[Any, PyTree, bool], PyTree]
 
 # The names of the training mode in Flax modules, and their values in training.
-FLAGS = {
-    "train": True,
-    "training": True,
-    "is_training": True,
-    "deterministic": False,
-    "use_running_average": False,
-}
+FLAGS = dict.fromkeys(("train", "training", "is_training"), True)
+FLAGS |= dict.fromkeys(("deterministic", "use_running_average"), False)
 
 
 def from_linen(module: nn.Module, *, call: Call | None = None, name: str | None = None) -> Layer:
@@ -68,11 +63,8 @@ def from_linen(module: nn.Module, *, call: Call | None = None, name: str | None 
       >>> state["BatchNorm"]["batch_stats"]["mean"].shape
       (4,)
     """
-    if not isinstance(module, nn.Module):
-        raise TypeError(
-            "from_linen: expected a Linen module such as nn.Dense(4), got "
-            f"{type(module).__name__}; for an NNX module use from_nnx"
-        )
+    words = "a Linen module such as nn.Dense(4)"
+    check_type("from_linen", "", module, nn.Module, words, "for an NNX module use from_nnx")
     _check("from_linen", call, name)
     if isinstance(module, LayerModule) and call is None:
         return module.layer._replace(name=name or module.layer.name)
@@ -146,11 +138,8 @@ def to_linen(
       >>> sorted(changed["batch_stats"]["batch_norm"])
       ['mean', 'var']
     """
-    if not isinstance(layer, Layer):
-        raise TypeError(
-            f"to_linen: expected a layer such as jn.dense(4), got {type(layer).__name__}; "
-            "for a function pass jn.serial(function)"
-        )
+    words, hint = "a layer such as jn.dense(4)", "for a function pass jn.serial(function)"
+    check_type("to_linen", "", layer, Layer, words, hint)
     check_type("to_linen", "collection", collection, str, "a str")
     check_type("to_linen", "rng", rng, str, "a str")
     check_type("to_linen", "name", name, str | None, "a str")
@@ -322,8 +311,7 @@ def _seeds(streams: Variables, key: jax.Array) -> Variables:
 
 
 def _check(who: str, call: Any, name: Any) -> None:
-    if call is not None:
-        a_function(who, "call", call, "(module, x, train)")
+    a_function(who, "call", call, "(module, x, train)", optional=True)
     if name is not None:
         check_name(who, name)
 

@@ -25,17 +25,7 @@ import numpy as np
 from jaxnet.core import Layer, Params, State, as_layer
 from jaxnet.core.errors import compare
 from jaxnet.interop.weights import Files, Weights, numbers, open_weights
-from jaxnet.services.checks import (
-    a_function,
-    at_least,
-    between,
-    check_dtype,
-    check_input,
-    check_key,
-    check_list,
-    check_type,
-    on_host,
-)
+from jaxnet.services import checks
 from jaxnet.services.paths import check_patterns, fits
 from jaxnet.services.trees import PyTree, flat, key_spec
 
@@ -119,11 +109,11 @@ def by_names(
         not used: "fc.bias" (4,)
         not used: "step" ()
     """
-    net, x = as_layer(net, "by_names", "net"), check_input("by_names", x)
+    net, x = as_layer(net, "by_names", "net"), checks.check_input("by_names", x)
     rows, leave = _rows(table), _patterns(leave)
     arrays = open_weights("by_names", weights)
     if dtype is not None:
-        check_dtype("by_names", dtype)
+        checks.check_dtype("by_names", dtype)
     specs = jax.eval_shape(net.init, key_spec(), x)
     entries = [entry for tree in specs for entry in flat(tree)]
     found: dict[int, jax.Array] = {}  # by index among the entries
@@ -164,7 +154,7 @@ def by_names(
                 f"by_names: needs a key to draw {', '.join(kept[:8])}, which are left out; write "
                 "by_names(..., key=jax.random.key(0))"
             )
-        check_key(key, "by_names")
+        checks.check_key(key, "by_names")
         leaves = jax.tree.leaves(net.init(key, x))
     return jax.tree.unflatten(structure, [found.get(i, leaf) for i, leaf in enumerate(leaves)])
 
@@ -204,7 +194,7 @@ def to_names(
       >>> bool((to_names(net, params, state, x, table)["fc.weight"] == weights["fc.weight"]).all())
       True
     """
-    net, x = as_layer(net, "to_names", "net"), check_input("to_names", x)
+    net, x = as_layer(net, "to_names", "net"), checks.check_input("to_names", x)
     rows, leave = _rows(table), _patterns(leave)
     specs = jax.eval_shape(net.init, key_spec(), x)
     compare("to_names: params", specs[0], params, x)
@@ -247,7 +237,7 @@ def invertible(change: Change, inverse: Change) -> Change:
       [1.0, 1.0]
     """
     for what, one in (("change", change), ("inverse", inverse)):
-        a_function("invertible", what, one, "an array")
+        checks.a_function("invertible", what, one, "an array")
 
     def changed(*arrays):
         return change(*arrays)
@@ -291,7 +281,7 @@ def transposed(a: np.ndarray) -> np.ndarray:
       >>> transposed(np.ones((4, 3))).shape, transposed(np.ones((4, 3, 5, 6))).shape
       ((3, 4), (5, 6, 3, 4))
     """
-    a = on_host("transposed", "a", a, "(outputs, inputs, ...)", "booleans or numbers")
+    a = checks.on_host("transposed", "a", a, "(outputs, inputs, ...)", "booleans or numbers")
     return np.moveaxis(a, (0, 1), (-1, -2))
 
 
@@ -315,11 +305,11 @@ def part(i: int | Sequence[int], n: int, *, axis: int = -1) -> Change:
       >>> part(1, 3)(packed).tolist(), part((1, 0, 2), 3)(packed).tolist()
       ([2, 3], [2, 3, 0, 1, 4, 5])
     """
-    at_least("part", "n", n)
-    at_least("part", "axis", axis, -32)
+    checks.at_least("part", "n", n)
+    checks.at_least("part", "axis", axis, -32)
     places = list(i) if isinstance(i, Sequence) else [i]
     for place in places:
-        between("part", "i", place, 0, n - 1)
+        checks.between("part", "i", place, 0, n - 1)
 
     def take(a: np.ndarray) -> np.ndarray:
         if a.ndim == 0 or a.shape[axis] % n:
@@ -425,7 +415,7 @@ class _Row(NamedTuple):
             raise ValueError(
                 f"got {np.shape(given[0])} from {words}{_advice(np.shape(given[0]), shape)}"
             )
-        return on_host("by_names", words, given[0], dtype="numbers")
+        return checks.on_host("by_names", words, given[0], dtype="numbers")
 
 
 def _filled(name: str, numbers: Mapping[str, str]) -> str:
@@ -448,7 +438,7 @@ def _expression(path: str) -> str:
 
 def _rows(table: Any) -> list[_Row]:
     """Return the rows; rows without placeholders come first."""
-    check_type("by_names", "table", table, Mapping, "a dict of paths of entries to names")
+    checks.check_type("by_names", "table", table, Mapping, "a dict of paths of entries to names")
     rows = []
     for path, source in table.items():
         given = (source,) if isinstance(source, str) else source
@@ -486,7 +476,7 @@ def raise_lines(head: str, wrong: list[str]) -> None:
 
 
 def _patterns(leave: Any) -> list[str]:
-    leave = check_list("by_names", "leave", leave, 'patterns, ["head/*"]')
+    leave = checks.check_list("by_names", "leave", leave, 'patterns, ["head/*"]')
     check_patterns("by_names", "leave", leave)
     return leave
 

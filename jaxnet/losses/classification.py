@@ -5,18 +5,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxnet.losses.arrays import (
-    are_probabilities,
-    at_target,
-    read_classes,
-    read_unit,
-    read_weights,
-    wide,
-)
+from jaxnet.losses import arrays
 from jaxnet.losses.form import comparison
 
 
-@comparison(read_classes, label_smoothing="[0, 1)")
+@comparison(arrays.read_classes, label_smoothing="[0, 1)")
 def cross_entropy(
     outputs: jax.Array, targets: jax.Array, *, label_smoothing: float = 0.0
 ) -> jax.Array:
@@ -44,12 +37,12 @@ def cross_entropy(
 
     Reference: Szegedy et al. 2016, "Rethinking the Inception Architecture", section 7.
     """
-    return smoothed(jax.nn.log_softmax(wide(outputs)), targets, label_smoothing)
+    return smoothed(jax.nn.log_softmax(arrays.wide(outputs)), targets, label_smoothing)
 
 
 def smoothed(log_p: jax.Array, labels: jax.Array, label_smoothing: float = 0.0) -> jax.Array:
     """Return the cross-entropy of smoothed labels, from the logarithms of the probabilities."""
-    values = -at_target(log_p, labels)
+    values = -arrays.at_target(log_p, labels)
     if isinstance(label_smoothing, int | float) and label_smoothing == 0:
         return values
     there = log_p > -jnp.inf
@@ -57,7 +50,7 @@ def smoothed(log_p: jax.Array, labels: jax.Array, label_smoothing: float = 0.0) 
     return (1 - label_smoothing) * values - label_smoothing * mean
 
 
-@comparison(read_unit, pos_weight=read_weights)
+@comparison(arrays.read_unit, pos_weight=arrays.read_weights)
 def sigmoid_cross_entropy(
     outputs: jax.Array, targets: jax.Array, *, pos_weight: Any = 1.0
 ) -> jax.Array:
@@ -79,9 +72,11 @@ def sigmoid_cross_entropy(
       >>> sigmoid_cross_entropy(z, y, pos_weight=3.0).tolist()  # 3 · log 2 and log 2
       [2.079..., 0.693...]
     """
-    z = wide(outputs)
+    z = arrays.wide(outputs)
     y = targets.astype(z.dtype)
-    factor = jnp.asarray(read_weights("sigmoid_cross_entropy", "pos_weight", pos_weight), z.dtype)
+    factor = jnp.asarray(
+        arrays.read_weights("sigmoid_cross_entropy", "pos_weight", pos_weight), z.dtype
+    )
     if factor.ndim and factor.shape != z.shape[-1:]:
         raise ValueError(
             "sigmoid_cross_entropy: pos_weight must be a number or one per label, got "
@@ -93,7 +88,7 @@ def sigmoid_cross_entropy(
     return -(yes + no)
 
 
-@comparison(read_classes, gamma="[0, inf)")
+@comparison(arrays.read_classes, gamma="[0, inf)")
 def focal(outputs: jax.Array, targets: jax.Array, *, gamma: float = 2.0) -> jax.Array:
     """Return the softmax cross-entropy times (1 - p_y)^gamma.
 
@@ -119,11 +114,11 @@ def focal(outputs: jax.Array, targets: jax.Array, *, gamma: float = 2.0) -> jax.
             f"focal: expected two classes or more, got outputs {outputs.shape}. For one logit per "
             "example, take optax.sigmoid_focal_loss"
         )
-    z = wide(outputs)
+    z = arrays.wide(outputs)
     total = jax.nn.logsumexp(z, axis=-1, keepdims=True)
-    if are_probabilities(outputs, targets):
-        return at_target(_focal(z, total, gamma), targets)
-    at = at_target(z, targets)[..., None]  # (batch, ..., 1)
+    if arrays.are_probabilities(outputs, targets):
+        return arrays.at_target(_focal(z, total, gamma), targets)
+    at = arrays.at_target(z, targets)[..., None]  # (batch, ..., 1)
     itself = targets[..., None] == jnp.arange(z.shape[-1]).reshape((1,) * (z.ndim - 1) + (-1,))
     return _focal(at, total, gamma, jnp.where(itself, -jnp.inf, z))[..., 0]
 

@@ -7,20 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnet.losses.arrays import (
-    Loss,
-    are_probabilities,
-    at_label,
-    at_target,
-    by_class,
-    check_labels,
-    check_values,
-    read_labels,
-    read_mask,
-    read_weights,
-    split_pair,
-    wide,
-)
+from jaxnet.losses import arrays
 from jaxnet.losses.classification import cross_entropy, smoothed
 from jaxnet.losses.form import unwrapped
 from jaxnet.losses.targets import checked
@@ -29,7 +16,7 @@ from jaxnet.services.keywords import explain_keywords
 
 
 @explain_keywords
-def masked(loss: Loss = cross_entropy) -> Loss:
+def masked(loss: arrays.Loss = cross_entropy) -> arrays.Loss:
     """Average a loss over the valid positions of each sequence; 0 if none is valid.
 
     Every sequence has the same weight. To give every token the same weight, pass `jn.supervised` a
@@ -53,11 +40,11 @@ def masked(loss: Loss = cross_entropy) -> Loss:
     loss = checked(loss, "masked")
 
     def masked_loss(outputs: jax.Array, targets: Any) -> jax.Array:
-        labels, mask = split_pair("masked", "targets must be (labels, mask)", targets)
+        labels, mask = arrays.split_pair("masked", "targets must be (labels, mask)", targets)
         outputs = as_array("masked", "outputs", outputs)
         values = known(labels)
         labels = as_array("masked", "labels", labels, dtype="booleans or numbers")
-        counted, mask = known(mask), read_mask("masked", mask)
+        counted, mask = known(mask), arrays.read_mask("masked", mask)
         if not outputs.shape[: mask.ndim] == labels.shape[: mask.ndim] == mask.shape:
             raise ValueError(
                 "masked: expected outputs and labels (batch, steps, ...) and a mask (batch, steps)"
@@ -69,18 +56,18 @@ def masked(loss: Loss = cross_entropy) -> Loss:
         else:  # in NumPy, so that the loss can check known labels
             labels = _zero_outside(values, counted.astype(bool), np)
         values = loss(_zero_outside(outputs, mask), labels)
-        check_values("masked", "entry of the mask", values, mask)
+        arrays.check_values("masked", "entry of the mask", values, mask)
         values = as_array("masked", "values", values, dtype="reals")
         axes = tuple(range(1, values.ndim))
-        return jnp.where(mask, wide(values), 0).sum(axes) / jnp.maximum(mask.sum(axes), 1)
+        return jnp.where(mask, arrays.wide(values), 0).sum(axes) / jnp.maximum(mask.sum(axes), 1)
 
     return masked_loss
 
 
 @explain_keywords
 def weighted(
-    loss: Loss = cross_entropy, *, class_weights: Any = None, ignore_label: int | None = None
-) -> Loss:
+    loss: arrays.Loss = cross_entropy, *, class_weights: Any = None, ignore_label: int | None = None
+) -> arrays.Loss:
     """Weight a loss or metric by the label of each entry, and leave out one label.
 
     The mean over a batch is then weighted too, as in PyTorch: it is the sum of the totals divided
@@ -112,7 +99,9 @@ def weighted(
 
 
 @explain_keywords
-def ignore_label(loss: Loss = cross_entropy, *, label: int, class_weights: Any = None) -> Loss:
+def ignore_label(
+    loss: arrays.Loss = cross_entropy, *, label: int, class_weights: Any = None
+) -> arrays.Loss:
     """Average a loss or metric over the positions of each example whose label is not `label`.
 
     For images with unlabeled pixels and for sentences padded with a token. Every example has the
@@ -156,39 +145,43 @@ def _by_label(who: str, loss: Any, class_weights: Any, label: int | None) -> Cal
     at_least(who, what, label, -(2**31), optional=optional)
     table = class_weights
     if table is not None:
-        table = read_weights(who, "class_weights", table, "(classes,)")
+        table = arrays.read_weights(who, "class_weights", table, "(classes,)")
     inner, _, options = unwrapped(loss)
 
     def _by_probabilities(outputs: jax.Array, targets: jax.Array) -> tuple[jax.Array, ...]:
         """Each class has its weight in the mean over the classes."""
-        by_entry = by_class(who, table, outputs)
-        weights = at_target(by_entry, targets)
+        by_entry = arrays.by_class(who, table, outputs)
+        weights = arrays.at_target(by_entry, targets)
         if inner is cross_entropy:
-            values = smoothed(jax.nn.log_softmax(wide(outputs)) * by_entry, targets, **options)
+            values = smoothed(
+                jax.nn.log_softmax(arrays.wide(outputs)) * by_entry, targets, **options
+            )
         else:
-            values = wide(loss(outputs, targets)) * weights
+            values = arrays.wide(loss(outputs, targets)) * weights
         axes = tuple(range(1, values.ndim))
         return values.sum(axes), weights.sum(axes)
 
     def pair(outputs: jax.Array, targets: jax.Array) -> tuple[jax.Array, ...]:
         given = known(targets)
-        if are_probabilities(outputs, targets) and label is None:
+        if arrays.are_probabilities(outputs, targets) and label is None:
             return _by_probabilities(outputs, targets)
-        outputs, targets = read_labels(who, outputs, targets)
+        outputs, targets = arrays.read_labels(who, outputs, targets)
         counted: Any = True if label is None else targets != label
         targets = jnp.where(counted, targets, 0)
         # In NumPy, so that known labels can be checked.
         given = targets if given is None else np.where(given == label, 0, given)
-        check_labels(who, given, outputs.shape[-1])
-        by_entry = None if table is None else by_class(who, table, outputs)
-        weight = 1.0 if by_entry is None else at_label(by_entry, targets)
+        arrays.check_labels(who, given, outputs.shape[-1])
+        by_entry = None if table is None else arrays.by_class(who, table, outputs)
+        weight = 1.0 if by_entry is None else arrays.at_label(by_entry, targets)
         if by_entry is not None and inner is cross_entropy:
-            values = smoothed(jax.nn.log_softmax(wide(outputs)) * by_entry, targets, **options)
+            values = smoothed(
+                jax.nn.log_softmax(arrays.wide(outputs)) * by_entry, targets, **options
+            )
         else:
             values = loss(outputs, given)
-            check_values(who, "label", values, targets)
+            arrays.check_values(who, "label", values, targets)
             inside = (targets >= 0) & (targets < outputs.shape[-1])  # the weights may be traced
-            values = jnp.where(inside, wide(values), jnp.nan) * weight
+            values = jnp.where(inside, arrays.wide(values), jnp.nan) * weight
         axes, parts = tuple(range(1, values.ndim)), (values, jnp.full_like(values, weight))
         return tuple(jnp.where(counted, part, 0).sum(axes) for part in parts)
 

@@ -48,8 +48,7 @@ def confusion(
     at_least("confusion", "classes", classes)
     if classes > MOST_CLASSES:
         raise ValueError(f"confusion: classes must be at most {MOST_CLASSES:,}, got {classes}")
-    if void is not None:
-        at_least("confusion", "void", void, -(2**31))
+    at_least("confusion", "void", void, -(2**31), optional=True)
     predictions = as_array("confusion", "predictions", predictions, dtype="integers")
     labels = as_array("confusion", "labels", labels, dtype="integers")
     if predictions.shape != labels.shape:

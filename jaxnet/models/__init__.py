@@ -14,7 +14,6 @@ from jaxnet.models.lenet5 import lenet5 as lenet5
 from jaxnet.models.mlp import mlp as mlp
 from jaxnet.models.mobilenet import mobilenet_v2 as mobilenet_v2
 from jaxnet.models.mobilenet import mobilenet_v3 as mobilenet_v3
-from jaxnet.models.perceptron import PerceptronRun as PerceptronRun
 from jaxnet.models.perceptron import adaline as adaline
 from jaxnet.models.perceptron import delta_rule as delta_rule
 from jaxnet.models.perceptron import mistake_bound as mistake_bound

@@ -133,8 +133,7 @@ def decoder(
             f"{name}: windowed must be booleans for the first blocks, such as (True, False), got "
             f"{windowed!r:.60}"
         )
-    if logit_softcap is not None:
-        within(name, "logit_softcap", logit_softcap, "(0, inf)")
+    within(name, "logit_softcap", logit_softcap, "(0, inf)", optional=True)
     within(name, "embedding_scale", embedding_scale, "(0, inf)")
     normal = partial(NORMS[norm], epsilon=epsilon)
     of_heads = {"none": None, "head": normal, "all": partial(_across_heads, normal)}[qk_norm]

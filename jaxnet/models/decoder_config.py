@@ -16,7 +16,7 @@ import jax
 
 from jaxnet import rotary as turn
 from jaxnet.layers import llama3_scaling
-from jaxnet.tools import readable
+from jaxnet.tools import check_type, readable
 
 ACTIVATIONS = {
     "silu": jax.nn.silu,
@@ -128,11 +128,7 @@ def read_config(who: str, config: str | Path | Mapping[str, Any]) -> Config:
             raise ValueError(f"{where} is not JSON: {error}") from None
         if not isinstance(config, dict):
             raise ValueError(f"{where} must hold an object, got {type(config).__name__}")
-    if not isinstance(config, Mapping):
-        raise TypeError(
-            f"{who}: config must be the path of a config.json or its contents, got "
-            f"{type(config).__name__}"
-        )
+    check_type(who, "config", config, Mapping, "the path of a config.json or its contents")
     family = config.get("model_type")
     if not isinstance(family, str) or family not in FAMILIES:
         raise ValueError(

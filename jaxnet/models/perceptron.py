@@ -7,20 +7,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnet import Layer, compose, dense, product
+from jaxnet import Layer, compose, dense, product, tools
 from jaxnet.initializers import Initializer, zeros
 from jaxnet.ops import plus
-from jaxnet.tools import (
-    as_array,
-    at_least,
-    check_data,
-    check_dict,
-    describe,
-    on_host,
-    param_dtype,
-    to_device,
-    within,
-)
 from jaxnet.typing import Params, State
 
 Batch = tuple[jax.Array, jax.Array]
@@ -60,7 +49,7 @@ def perceptron(
 
     Reference: Rosenblatt 1958, "The Perceptron".
     """
-    at_least(name, "features", features, 1)
+    tools.at_least(name, "features", features, 1)
     scores = dense(features, kernel_init=kernel_init, bias_init=bias_init, name=name)
 
     def forward(m, x):
@@ -204,12 +193,7 @@ class PerceptronRun(NamedTuple):
 
 
 def train_perceptron(
-    x: Any,
-    y: Any,
-    *,
-    learning_rate: float = 1.0,
-    passes: int = 1000,
-    params: Params | None = None,
+    x: Any, y: Any, *, learning_rate: float = 1.0, passes: int = 1000, params: Params | None = None
 ) -> PerceptronRun:
     """Train `perceptron` by its rule, one example at a time, until a pass makes no mistakes.
 
@@ -239,8 +223,8 @@ def train_perceptron(
     Reference: Rosenblatt 1958, "The Perceptron"; cycles: Minsky and Papert 1969, "Perceptrons".
     """
     x, y = _check_examples("train_perceptron", x, y)
-    within("train_perceptron", "learning_rate", learning_rate, "(0, inf)")
-    at_least("train_perceptron", "passes", passes, 1)
+    tools.within("train_perceptron", "learning_rate", learning_rate, "(0, inf)")
+    tools.at_least("train_perceptron", "passes", passes, 1)
     layer = perceptron(y.shape[1])
     first = layer.init(jax.random.key(0), x)[0] if params is None else params
     kernel, bias = _check_params("train_perceptron", first)
@@ -345,21 +329,23 @@ def _outer(x: jax.Array, error: jax.Array) -> Params:
 def _check_batch(who: str, params: Any, batch: Any) -> tuple[Params, jax.Array, jax.Array]:
     """Return the params as JAX arrays, and inputs and targets of a batch that fits them."""
     if not (isinstance(batch, tuple | list) and len(batch) == 2):
-        raise TypeError(f"{who}: the batch must be (x, targets), got {describe(batch)}")
+        raise TypeError(f"{who}: the batch must be (x, targets), got {tools.describe(batch)}")
     kernel, bias = _check_params(who, params)
-    x = as_array(who, "x", batch[0], "(batch, inputs)", "reals", {"inputs": len(kernel)})
-    targets = as_array(who, "targets", batch[1], "(...)", "reals")
+    x = tools.as_array(who, "x", batch[0], "(batch, inputs)", "reals", {"inputs": len(kernel)})
+    targets = tools.as_array(who, "targets", batch[1], "(...)", "reals")
     _check_targets(who, (len(x), kernel.shape[1]), targets.shape)
     return {"kernel": kernel, "bias": bias}, x, targets
 
 
 def _check_params(who: str, params: Any) -> tuple[jax.Array, jax.Array]:
     """Kernel and bias of a perceptron."""
-    check_dict(who, "params", params)
+    tools.check_dict(who, "params", params)
     sizes: dict[str, int] = {}
     return (
-        as_array(who, "the kernel", params.get("kernel"), "(inputs, features)", "reals", sizes),
-        as_array(who, "the bias", params.get("bias"), "(features,)", "reals", sizes),
+        tools.as_array(
+            who, "the kernel", params.get("kernel"), "(inputs, features)", "reals", sizes
+        ),
+        tools.as_array(who, "the bias", params.get("bias"), "(features,)", "reals", sizes),
     )
 
 
@@ -373,9 +359,10 @@ def _check_targets(who: str, outputs: tuple[int, ...], targets: tuple[int, ...])
 
 def _check_examples(who: str, x: Any, y: Any) -> tuple[jax.Array, jax.Array]:
     x, y = (
-        on_host(who, what, a, dtype="booleans or numbers") for what, a in (("x", x), ("targets", y))
+        tools.on_host(who, what, a, dtype="booleans or numbers")
+        for what, a in (("x", x), ("targets", y))
     )
-    check_data((x, y), who)
+    tools.check_data((x, y), who)
     if x.ndim != 2 or y.ndim not in (1, 2):
         raise ValueError(
             f"{who}: expected x (n, inputs) and targets (n,) or (n, features), got {x.shape} and "
@@ -386,6 +373,6 @@ def _check_examples(who: str, x: Any, y: Any) -> tuple[jax.Array, jax.Array]:
             f"{who}: targets must be 0 or 1, got {np.unique(y)[:5].tolist()}. For -1 and +1, pass "
             "y > 0; for one unit per class, y[:, None] == np.arange(classes)"
         )
-    x = to_device(who, "x", x)
-    x = x.astype(param_dtype(x))
+    x = tools.to_device(who, "x", x)
+    x = x.astype(tools.param_dtype(x))
     return x, jnp.asarray(y.reshape(len(y), -1)).astype(x.dtype)

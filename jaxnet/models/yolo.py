@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from jaxnet import Layer, batch_norm, compose, conv
 from jaxnet.detection import area, iou, non_max_suppression, to_corners, to_middle
 from jaxnet.initializers import he_normal
-from jaxnet.tools import WrongValues, as_array, at_least, describe, known, within
+from jaxnet.tools import WrongValues, all_at_least, all_within, as_array, at_least, describe, known
 
 leaky_relu = partial(jax.nn.leaky_relu, negative_slope=0.1)  # equation 2 of the paper
 
@@ -91,8 +91,7 @@ def yolo(
     Reference: Redmon, Divvala, Girshick and Farhadi 2016, "You Only Look Once: Unified, Real-Time
     Object Detection".
     """
-    at_least(name, "classes", classes, 1)
-    at_least(name, "boxes", boxes, 1)
+    all_at_least(name, classes=classes, boxes=boxes)
     if not isinstance(hidden, tuple | list):
         raise TypeError(f"{name}: hidden must be a tuple of features, got {hidden!r:.60}")
     head = []
@@ -139,8 +138,7 @@ def yolo_assign(targets: Targets, rows: int, columns: int) -> Cells:
       >>> cells.label.tolist()
       [[[4, -1, -1], [-1, -1, -1]]]
     """
-    at_least("yolo_assign", "rows", rows)
-    at_least("yolo_assign", "columns", columns)
+    all_at_least("yolo_assign", rows=rows, columns=columns)
     return _assign(*_targets("yolo_assign", targets), int(rows), int(columns))
 
 
@@ -186,9 +184,8 @@ def _assign(boxes: jax.Array, classes: jax.Array, rows: int, columns: int) -> Ce
     # The right and lower edges of the image belong to the last cells.
     place = jnp.clip((middle * grid).astype(jnp.int32), 0, grid - 1)
     cell = place[..., 0] * columns + place[..., 1]  # (batch, n)
-    held = real[..., None] & (
-        cell[..., None] == jnp.arange(rows * columns)[None, None]
-    )  # (batch, n, cells)
+    each = jnp.arange(rows * columns)[None, None]
+    held = real[..., None] & (cell[..., None] == each)  # (batch, n, cells)
     size = jnp.where(held, area(boxes)[..., None], jnp.inf)
     which = size.argmin(1)  # (batch, cells)
     some = held.any(1)
@@ -238,8 +235,7 @@ def yolo_loss(
       >>> yolo_loss(outputs, targets).shape
       (2,)
     """
-    within("yolo_loss", "coordinates", coordinates, "[0, inf)")
-    within("yolo_loss", "no_object", no_object, "[0, inf)")
+    all_within("yolo_loss", "[0, inf)", coordinates=coordinates, no_object=no_object)
     places, confidence, probabilities = _parts("yolo_loss", outputs, boxes)
     rows, columns = places.shape[1:3]
     true, labels = _targets("yolo_loss", targets, probabilities.shape[-1])
@@ -254,9 +250,7 @@ def _loss(places, confidence, probabilities, cells, wrong, coordinates, no_objec
 
     truth = _to_places(cells.box)[..., None, :]  # (batch, rows, columns, 1, 4)
     fixed = jax.lax.stop_gradient(places)
-    overlap = iou(_to_boxes(fixed), cells.box[..., None, :])[
-        ..., 0
-    ]  # (batch, rows, columns, boxes)
+    overlap = iou(_to_boxes(fixed), cells.box[..., None, :])[..., 0]
     distance = ((fixed - truth) ** 2).sum(-1)
     nearest = jnp.where(overlap.max(-1, keepdims=True) > 0, overlap, -distance)
     chosen = jax.nn.one_hot(nearest.argmax(-1), places.shape[-2], dtype=places.dtype)
@@ -293,19 +287,11 @@ def yolo_decode(outputs: jax.Array, *, boxes: int = 2) -> tuple[jax.Array, jax.A
     scores = confidence[..., None] * probabilities[..., None, :]
     batch, rows, columns = places.shape[:3]
     count = rows * columns * boxes
-    return (
-        found.reshape(batch, count, 4),
-        scores.reshape(batch, count, probabilities.shape[-1]),
-    )
+    return found.reshape(batch, count, 4), scores.reshape(batch, count, -1)
 
 
 def yolo_detect(
-    outputs: jax.Array,
-    *,
-    boxes: int = 2,
-    score: float = 0.2,
-    iou: float = 0.5,
-    most: int = 100,
+    outputs: jax.Array, *, boxes: int = 2, score: float = 0.2, iou: float = 0.5, most: int = 100
 ) -> Detections:
     """Detect objects by decoding and non-maximum suppression per class.
 

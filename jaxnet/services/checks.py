@@ -144,8 +144,16 @@ def _inside(values: Any, interval: str, rounding: float = 0.0) -> Any:
     return above & below
 
 
-def check_type(who: str, what: str, value: Any, kind: Any, words: str) -> None:
-    """Raise unless a value is an instance of a type; `words` say what is expected.
+def check_type(who: str, what: str, value: Any, kind: Any, words: str, hint: str = "") -> None:
+    """Raise unless a value is an instance of a type.
+
+    Args:
+      who: Name of the function.
+      what: Name of the argument; "" for the first one, whose place says which it is.
+      value: Value that was passed.
+      kind: Type, or a union of types.
+      words: What is expected.
+      hint: What to write instead.
 
     Example:
       >>> check_type("tfds.load", "split", 3, str, "a str")
@@ -154,7 +162,8 @@ def check_type(who: str, what: str, value: Any, kind: Any, words: str) -> None:
       TypeError: tfds.load: split must be a str, got int
     """
     if not isinstance(value, kind):
-        raise TypeError(f"{who}: {what} must be {words}, got {type(value).__name__}")
+        needed, hint = f"{what} must be" if what else "expected", f"; {hint}" if hint else ""
+        raise TypeError(f"{who}: {needed} {words}, got {type(value).__name__}{hint}")
 
 
 def check_list(who: str, what: str, value: Any, of: str) -> list[Any]:
@@ -643,7 +652,7 @@ def is_traced(tree: PyTree) -> bool:
     return False
 
 
-def a_function(who: str, what: str, value: Any, form: str) -> None:
+def a_function(who: str, what: str, value: Any, form: str, *, optional: bool = False) -> None:
     """Raise unless a value can be called.
 
     Args:
@@ -651,6 +660,7 @@ def a_function(who: str, what: str, value: Any, form: str) -> None:
       what: Name of the argument.
       value: Value that was passed.
       form: Arguments of the call, such as "(outputs, targets)".
+      optional: Whether None passes.
 
     Example:
       >>> a_function("masked", "loss", 3, "(outputs, targets)")
@@ -658,7 +668,7 @@ def a_function(who: str, what: str, value: Any, form: str) -> None:
       ...
       TypeError: masked: loss must be a function of (outputs, targets), got int
     """
-    if not callable(value):
+    if not callable(value) and not (optional and value is None):
         raise TypeError(f"{who}: {what} must be a function of {form}, got {type(value).__name__}")
 
 

@@ -7,75 +7,53 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 F = TypeVar("F", bound=Callable[..., Any])
-_FEATURES = "write features, the number of outputs"
 _INPUTS = "leave it out: init takes the number of inputs from the data"
-_AFTER = "add the function as the next layer, as in jn.serial(jn.dense(8), jax.nn.relu)"
-_LAYOUT = "leave it out: features are the last axis, as in (batch, height, width, features)"
-_PENALTY = "write jn.supervised(..., penalty=...), see jn.penalties"
-_OPTIMIZER = "it belongs to the optimizer, as in jn.trainer(objective, optax.adamw(1e-3))"
-_APPLY = "pass it to apply, as in net.apply(params, state, x, key=key, train=True)"
-_WEIGHTED = "write jn.losses.weighted(loss, class_weights=...)"
-_AFFINE = "write use_scale= and use_bias="
 
-# Arguments of PyTorch, Keras and Flax, and what to write instead.
-_ELSEWHERE = {
-    "activation": _AFTER,
-    "affine": _AFFINE,
-    "batch_first": "leave it out: sequences are (batch, time, features)",
-    "bias": "write use_bias=",
-    "bias_initializer": "write bias_init=",
-    "bidirectional": "write jn.bidirectional(jn.lstm(8))",
-    "callbacks": "write statements in the loop, for epoch in jn.fit(...): ...",
-    "center": "write use_bias=",
-    "class_weights": _WEIGHTED,
-    "criterion": "pass the loss to jn.supervised",
-    "data_format": _LAYOUT,
-    "dilation_rate": "write dilation=",
-    "dropout": "add jn.dropout(0.1) as a layer, or write dropout_rate= if the layer has it",
-    "dtype": "write jn.cast(layer, jnp.bfloat16)",
-    "elementwise_affine": _AFFINE,
-    "embed_dim": _INPUTS,
-    "embedding_dim": "write features=",
-    "eps": "write epsilon=",
-    "filters": _FEATURES,
-    "go_backwards": "write jn.bidirectional(jn.lstm(8))",
-    "hidden_size": _FEATURES,
-    "ignore_index": "write jn.losses.weighted(loss, ignore_label=...)",
-    "in_channels": _INPUTS,
-    "in_features": _INPUTS,
-    "input_dim": _INPUTS,
-    "input_shape": _INPUTS,
-    "input_size": _INPUTS,
-    "is_causal": "write causal=",
-    "kernel_initializer": "write kernel_init=",
-    "kernel_regularizer": _PENALTY,
-    "learning_rate": _OPTIMIZER,
-    "lr": _OPTIMIZER,
-    "nonlinearity": "write activation=",
-    "normalized_shape": _INPUTS,
-    "num_embeddings": "write vocabulary=",
-    "num_features": _INPUTS,
-    "num_groups": "write groups=",
-    "num_heads": "write heads=",
-    "num_layers": "write jn.layers.stack_rnn(jn.lstm(8), jn.lstm(8))",
-    "out_channels": _FEATURES,
-    "out_features": _FEATURES,
-    "p": "write rate=",
-    "pool_size": "write window=",
-    "reduction": "use a loss with one value per example",
-    "return_sequences": "leave it out; add jn.last_step() for the last output alone",
-    "rngs": "pass a key to init and to apply",
-    "stride": "write strides=",
-    "track_running_stats": "write use_running_average=",
-    "train": _APPLY,
-    "training": _APPLY,
-    "units": _FEATURES,
-    "validation_data": "write evaluate=",
-    "validation_split": "split the arrays, and pass the second part as evaluate=",
-    "verbose": "write progress=",
-    "weight": _WEIGHTED,
-    "weight_decay": _OPTIMIZER,
-}
+# What to write instead of arguments of PyTorch, Keras and Flax.
+_ADVICE = {
+    "write features, the number of outputs": "filters hidden_size out_channels out_features units",
+    _INPUTS: "embed_dim in_channels in_features input_dim input_shape input_size normalized_shape "
+    "num_features",
+    "add the function as the next layer, as in jn.serial(jn.dense(8), jax.nn.relu)": "activation",
+    "leave it out: features are the last axis, as in (batch, height, width, features)":
+        "data_format",
+    "write jn.supervised(..., penalty=...), see jn.penalties": "kernel_regularizer",
+    "it belongs to the optimizer, as in jn.trainer(objective, optax.adamw(1e-3))":
+        "learning_rate lr weight_decay",
+    "pass it to apply, as in net.apply(params, state, x, key=key, train=True)": "train training",
+    "write jn.losses.weighted(loss, class_weights=...)": "class_weights weight",
+    "write use_scale= and use_bias=": "affine elementwise_affine",
+    "leave it out: sequences are (batch, time, features)": "batch_first",
+    "write use_bias=": "bias center",
+    "write bias_init=": "bias_initializer",
+    "write jn.bidirectional(jn.lstm(8))": "bidirectional go_backwards",
+    "write statements in the loop, for epoch in jn.fit(...): ...": "callbacks",
+    "pass the loss to jn.supervised": "criterion",
+    "write dilation=": "dilation_rate",
+    "add jn.dropout(0.1) as a layer, or write dropout_rate= if the layer has it": "dropout",
+    "write jn.cast(layer, jnp.bfloat16)": "dtype",
+    "write features=": "embedding_dim",
+    "write epsilon=": "eps",
+    "write jn.losses.weighted(loss, ignore_label=...)": "ignore_index",
+    "write causal=": "is_causal",
+    "write kernel_init=": "kernel_initializer",
+    "write activation=": "nonlinearity",
+    "write vocabulary=": "num_embeddings",
+    "write groups=": "num_groups",
+    "write heads=": "num_heads",
+    "write jn.layers.stack_rnn(jn.lstm(8), jn.lstm(8))": "num_layers",
+    "write rate=": "p",
+    "write window=": "pool_size",
+    "use a loss with one value per example": "reduction",
+    "leave it out; add jn.last_step() for the last output alone": "return_sequences",
+    "pass a key to init and to apply": "rngs",
+    "write strides=": "stride",
+    "write use_running_average=": "track_running_stats",
+    "write evaluate=": "validation_data",
+    "split the arrays, and pass the second part as evaluate=": "validation_split",
+    "write progress=": "verbose",
+}  # fmt: skip
+_ELSEWHERE = {name: advice for advice, names in _ADVICE.items() for name in names.split()}
 
 
 def explain_keywords(function: F) -> F:

@@ -64,8 +64,7 @@ class Table:
                         f"Table: {what} must be tuples of {len(self.head)} cells, one per name in "
                         f"head, got {row!r:.60}"
                     )
-        if self.width is not None:
-            at_least("Table", "width", self.width)
+        at_least("Table", "width", self.width, optional=True)
         if not isinstance(self.notes, list | tuple):
             raise TypeError(f"Table: notes must be a list of str, got {self.notes!r:.60}")
         for what, words in (("title", self.title), *(("notes", note) for note in self.notes)):
@@ -99,16 +98,10 @@ class Table:
     __repr__ = __str__
 
     def _repr_html_(self) -> str:
-        rows, totals = (
-            [[*map(_cell, cells)] for cells in part] for part in (self.rows, self.totals)
-        )
+        rows, totals = ([[*map(_cell, row)] for row in part] for part in (self.rows, self.totals))
+        right = self._numeric()
         return html_table(
-            self.head,
-            rows,
-            right=self._numeric(),
-            caption=self.title,
-            totals=totals,
-            notes=self.notes,
+            self.head, rows, right=right, caption=self.title, totals=totals, notes=self.notes
         )
 
     def _numeric(self) -> list[bool]:

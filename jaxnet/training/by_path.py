@@ -6,6 +6,7 @@ import jax
 import optax
 
 from jaxnet.core import Params
+from jaxnet.services.checks import check_type
 from jaxnet.services.paths import check_patterns, first_fits
 from jaxnet.services.trees import path_name
 
@@ -44,11 +45,9 @@ def by_path(
         )
     check_patterns("by_path", "optimizers", optimizers)
     for pattern, optimizer in optimizers.items():
-        if not isinstance(optimizer, optax.GradientTransformation):
-            raise TypeError(
-                f"by_path: the optimizer of {pattern!r} must be an optax optimizer, such as "
-                f"optax.adamw(1e-3), got {type(optimizer).__name__}"
-            )
+        what = f"the optimizer of {pattern!r}"
+        words = "an optax optimizer, such as optax.adamw(1e-3)"
+        check_type("by_path", what, optimizer, optax.GradientTransformation, words)
 
     def labels(params: Params) -> Params:
         entries, structure = jax.tree_util.tree_flatten_with_path(params)

@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnet.services.checks import at_least, one_of
+from jaxnet.services.checks import at_least, check_type, one_of
 from jaxnet.services.extras import extra
 from jaxnet.services.files import file_path, told
 from jaxnet.services.lock import Held
@@ -45,6 +45,7 @@ from jaxnet.training.trainer import TrainState
 HALF = ".orbax-checkpoint-tmp"  # how orbax marks unfinished folders
 LOGGERS = "absl", "asyncio"  # loggers of orbax's threads
 REMOVED = ".removed"  # how we mark folders that are being removed
+_LIKE = "a TrainState, as trainer.init returns it"
 
 
 class Checkpoints:
@@ -184,7 +185,7 @@ class Checkpoints:
             jaxnet.
           ValueError: If all of them are damaged.
         """
-        _check_like(like)
+        check_type("Checkpoints", "like", like, TrainState, _LIKE)
         self._wait()
         passed: set[int] = set()
         while steps := [step for step in self._steps() if step not in passed]:
@@ -218,7 +219,7 @@ class Checkpoints:
           ValueError: If no metric was named, or if there is no checkpoint.
           ValueError: If the best checkpoint is damaged, or does not fit, as in `newest`.
         """
-        _check_like(like)
+        check_type("Checkpoints", "like", like, TrainState, _LIKE)
         if self._name is None:
             raise ValueError(
                 'Checkpoints.best: name a metric: Checkpoints(..., best="evaluation/loss")'
@@ -451,14 +452,6 @@ class Checkpoints:
 
 class _Unreadable(Exception):
     """The error for a checkpoint that was removed while it was read."""
-
-
-def _check_like(like: Any) -> None:
-    if not isinstance(like, TrainState):
-        raise TypeError(
-            "Checkpoints: like must be a TrainState, as trainer.init returns it, got "
-            f"{type(like).__name__}"
-        )
 
 
 def _is_heard(record: logging.LogRecord) -> bool:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnet.core import Layer, Params, State, as_layer
-from jaxnet.services.checks import all_native, at_least, check_data, to_device
+from jaxnet.services.checks import all_native, at_least, check_data, check_type, to_device
 from jaxnet.services.keywords import explain_keywords
 from jaxnet.services.trees import Memo, PyTree, key_spec, memo_of, path_name, shapes_of
 from jaxnet.training import placement
@@ -47,11 +47,9 @@ def evaluate(
       >>> jn.evaluate(objective, params, state, data, batch_size=3)
       {'loss': 4.0}
     """
-    if not isinstance(objective, Layer):
-        raise TypeError(
-            "evaluate: expected an objective first, such as jn.supervised(net, loss), got "
-            f"{type(objective).__name__}; write evaluate(objective, params, state, data)"
-        )
+    words = "an objective first, such as jn.supervised(net, loss)"
+    hint = "write evaluate(objective, params, state, data)"
+    check_type("evaluate", "", objective, Layer, words, hint)
     at_least("evaluate", "batch_size", batch_size)
     with explain_reuse():
         return measure_all(

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnet.services.checks import all_native, at_least, check_options
+from jaxnet.services.checks import all_at_least, all_native, at_least, check_options, check_type
 from jaxnet.services.keywords import explain_keywords
 from jaxnet.services.progress import progress_bar
 from jaxnet.services.trees import PyTree
@@ -94,15 +94,10 @@ def fit(
             + ("none" if epochs is None else f"epochs={epochs!r:.60} and steps={steps!r:.60}")
         )
     at_least("fit", "batch_size", batch_size)
-    optional = {"epochs": epochs, "steps": steps, "every": every}
-    for what, count in (optional | {"steps_per_dispatch": steps_per_dispatch}).items():
-        if count is not None:
-            at_least("fit", what, count)
-    if not isinstance(trainer, Trainer):
-        raise TypeError(
-            f"fit: expected a trainer from jn.trainer first, got {type(trainer).__name__}; write "
-            "fit(trainer, train_state, data, epochs=...)"
-        )
+    all_at_least("fit", optional=True, epochs=epochs, steps=steps, every=every)
+    at_least("fit", "steps_per_dispatch", steps_per_dispatch, optional=True)
+    hint = "write fit(trainer, train_state, data, epochs=...)"
+    check_type("fit", "", trainer, Trainer, "a trainer from jn.trainer first", hint)
     check_train_state("fit", train_state)
     train_state = all_native(train_state, "fit")
     check_options("fit", shuffle=shuffle, progress=progress)
@@ -116,10 +111,7 @@ def fit(
             evaluate = on_device(evaluate, "fit: evaluate")
             with explain_reuse():  # once, before any epoch is trained
                 check_targets(trainer.objective, *train_state[1:3], evaluate, "fit: evaluate")
-    if position is not None and not isinstance(position, Position):
-        raise TypeError(
-            f"fit: position must be the position of an Epoch, got {type(position).__name__}"
-        )
+    check_type("fit", "position", position, Position | None, "the position of an Epoch")
     if isinstance(data, Generator | map | zip) and (epochs or 1) > 1:
         raise ValueError(
             f"fit: a {type(data).__name__} can be used once only, and epochs={epochs} starts it "

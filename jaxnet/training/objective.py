@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxnet.core import Layer, Params, State, as_layer, compose, transform
-from jaxnet.services.checks import WrongValues, a_function
+from jaxnet.services.checks import WrongValues, a_function, check_type
 from jaxnet.services.functions import function_name
 from jaxnet.services.keywords import explain_keywords
 from jaxnet.services.trees import PyTree, describe, path_name
@@ -65,11 +65,8 @@ def supervised(
     """
     net = as_layer(net, "supervised", "net")
     metrics = {} if metrics is None else metrics
-    if not isinstance(metrics, dict):
-        raise TypeError(
-            "supervised: metrics must be a dict from names to functions of (outputs, targets), got "
-            f"{type(metrics).__name__}"
-        )
+    words = "a dict from names to functions of (outputs, targets)"
+    check_type("supervised", "metrics", metrics, dict, words)
     if "loss" in metrics:
         raise ValueError("supervised: 'loss' is the name of the loss; give the metric another name")
     compare_loss = _comparison("loss", loss)

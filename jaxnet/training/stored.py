@@ -16,7 +16,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from jaxnet.services.files import own_file
+from jaxnet.services.files import replacing
 from jaxnet.services.trees import as_lines, differences, in_words
 from jaxnet.services.version import version
 from jaxnet.training.epoch import Position
@@ -34,11 +34,8 @@ def seal(folder: Path) -> None:
       folder: Folder of the checkpoint, which gets its final name afterwards.
     """
     sums = dict(_sums(folder, flush=True))
-    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
-    with os.fdopen(own_file("Checkpoints", folder / SUMS, flags), "w") as file:
-        file.write(json.dumps(sums))
-        file.flush()
-        os.fsync(file.fileno())
+    with replacing("Checkpoints", folder / SUMS, own=True) as file:
+        file.write(json.dumps(sums).encode())
 
 
 def damage(folder: Path) -> str | None:

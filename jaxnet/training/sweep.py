@@ -15,15 +15,7 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from jaxnet.core import Layer, Params
-from jaxnet.services.checks import (
-    a_function,
-    at_least,
-    between,
-    check_arrays,
-    check_data,
-    check_options,
-    check_type,
-)
+from jaxnet.services import checks
 from jaxnet.services.functions import function_name
 from jaxnet.services.keywords import explain_keywords
 from jaxnet.services.progress import progress_bar
@@ -242,11 +234,10 @@ def sweep(
         options |= {"shuffle": shuffle, "params": params, "progress": progress}
         return _cross_validated(objective, optimizer, data, folds, options)
     began = time.perf_counter()
-    at_least("sweep", "epochs", epochs)
-    at_least("sweep", "batch_size", batch_size)
-    check_options("sweep", shuffle=shuffle, own_data=own_data, progress=progress)
+    checks.all_at_least("sweep", epochs=epochs, batch_size=batch_size)
+    checks.check_options("sweep", shuffle=shuffle, own_data=own_data, progress=progress)
     words = "a layer, such as jn.supervised(net, loss)"
-    check_type("sweep", "objective", objective, Layer, words)
+    checks.check_type("sweep", "objective", objective, Layer, words)
     seeds = _seeds(seeds)
     settings = _settings({} if grid is None else grid)
     _check_optimizer(optimizer, settings[0])
@@ -256,7 +247,7 @@ def sweep(
     data = on_device(data, "sweep: data", items)
     test = None if evaluate is None else on_device(evaluate, "sweep: evaluate", items)
     if params is not None:
-        check_arrays("sweep: params", params)
+        checks.check_arrays("sweep: params", params)
     own = {"data": data, "evaluate": test} if own_data else {}
     for what, tree in (own | {"params": params}).items():
         sizes = {leaf.shape[:1] for leaf in jax.tree.leaves(tree)}
@@ -319,8 +310,8 @@ def sweep(
 
 def _cross_validated(objective, optimizer, data, folds: int, options: dict[str, Any]) -> Sweep:
     """Sweep over folds, of which each run leaves one out."""
-    count = check_data(data, "sweep: data")
-    between("sweep", "folds", folds, 2, count)
+    count = checks.check_data(data, "sweep: data")
+    checks.between("sweep", "folds", folds, 2, count)
     order = np.random.default_rng(0).permutation(count)
     parts = [order[i::folds] for i in range(folds)]
     take = lambda rows: jax.tree.map(lambda a: a[rows], data)  # noqa: E731
@@ -375,7 +366,7 @@ def _axes(key: int | None) -> Any:
 
 def _check_optimizer(optimizer: Any, setting: Mapping[str, float]) -> None:
     form = 'the names in grid, such as optax.adam with grid={"learning_rate": [1e-3, 1e-2]}'
-    a_function("sweep", "optimizer", optimizer, form)
+    checks.a_function("sweep", "optimizer", optimizer, form)
     try:
         inspect.signature(optimizer).bind(**setting)
     except TypeError as error:
@@ -412,10 +403,10 @@ def _seeds(seeds: Any) -> list[int]:
         seeds = np.asarray(seeds).tolist()
     if isinstance(seeds, Sequence) and not isinstance(seeds, str | bytes):
         for seed in seeds:
-            at_least("sweep", "seeds", seed, -(2**63))
+            checks.at_least("sweep", "seeds", seed, -(2**63))
         found = [int(seed) for seed in seeds]
     else:
-        at_least("sweep", "seeds", seeds, 0)
+        checks.at_least("sweep", "seeds", seeds, 0)
         found = list(range(int(seeds)))  # type: ignore[arg-type]
     if not found:
         raise ValueError("sweep: expected at least one seed, got none")
@@ -423,11 +414,8 @@ def _seeds(seeds: Any) -> list[int]:
 
 
 def _settings(grid: Mapping[str, Sequence[float]]) -> list[dict[str, float]]:
-    if not isinstance(grid, Mapping):
-        raise TypeError(
-            "sweep: grid must be a dict such as {'learning_rate': [0.1, 0.01]}, got "
-            f"{type(grid).__name__}"
-        )
+    words = "a dict such as {'learning_rate': [0.1, 0.01]}"
+    checks.check_type("sweep", "grid", grid, Mapping, words)
     for name, values in grid.items():
         numbers = np.asarray(values)
         if numbers.ndim != 1 or not len(numbers) or numbers.dtype.kind not in "iuf":

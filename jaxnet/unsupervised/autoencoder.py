@@ -15,22 +15,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxnet import Layer, child_key, compose, dense, observe, serial, trainer
+from jaxnet import Layer, child_key, compose, dense, observe, serial, tools, trainer
 from jaxnet.initializers import constant, glorot_uniform
 from jaxnet.losses import half_squared_error, kl_sparsity
 from jaxnet.models import bottleneck
-from jaxnet.tools import (
-    a_function,
-    all_at_least,
-    as_array,
-    at_least,
-    check_form,
-    check_key,
-    check_options,
-    needs_key,
-    plain,
-    within,
-)
 from jaxnet.transforms import as_layer, transform
 from jaxnet.typing import Params
 from jaxnet.unsupervised.check import check_examples, trained, whole_batches
@@ -129,16 +117,12 @@ def denoising_reconstruction(
 
     Reference: Vincent et al. 2010, "Stacked Denoising Autoencoders".
     """
-    a_function("denoising_reconstruction", "corrupt", corrupt, "(key, x)")
+    tools.a_function("denoising_reconstruction", "corrupt", corrupt, "(key, x)")
     return _objective(net, "denoising_reconstruction", loss, corrupt=corrupt)
 
 
 def contractive_reconstruction(
-    net: Layer,
-    strength: float,
-    loss: Callable = half_squared_error,
-    *,
-    probes: int | None = None,
+    net: Layer, strength: float, loss: Callable = half_squared_error, *, probes: int | None = None
 ) -> Layer:
     """Add strength · ‖∂code/∂x‖² (Frobenius), so that the code is insensitive to changes of x.
 
@@ -165,8 +149,8 @@ def contractive_reconstruction(
 
     Reference: Rifai et al. 2011, "Contractive Auto-Encoders".
     """
-    within("contractive_reconstruction", "strength", strength, "[0, inf)")
-    at_least("contractive_reconstruction", "probes", probes, optional=True)
+    tools.within("contractive_reconstruction", "strength", strength, "[0, inf)")
+    tools.at_least("contractive_reconstruction", "probes", probes, optional=True)
 
     def contraction(encode, x, z, key):
         if probes is None:
@@ -215,8 +199,8 @@ def sparse_reconstruction(
     Reference: Lee, Ekanadham and Ng 2008, "Sparse deep belief net model for visual area V2"; Ng
     2011, "Sparse autoencoder" (lecture notes).
     """
-    within("sparse_reconstruction", "rho", rho, "(0, 1)")
-    within("sparse_reconstruction", "beta", beta, "[0, inf)")
+    tools.within("sparse_reconstruction", "rho", rho, "(0, 1)")
+    tools.within("sparse_reconstruction", "beta", beta, "[0, inf)")
 
     def sparsity(encode, x, z, key):
         value = kl_sparsity(z, rho=rho)
@@ -240,11 +224,11 @@ def masking_noise(rate: float) -> Corruption:
       >>> sorted(set(x.ravel().tolist()))
       [0.0, 2.0]
     """
-    within("masking_noise", "rate", rate, "[0, 1)", "the fraction to drop")
+    tools.within("masking_noise", "rate", rate, "[0, 1)", "the fraction to drop")
 
     def corrupt(key, x):
-        check_key(key, "masking_noise")
-        x = as_array("masking_noise", "x", x)
+        tools.check_key(key, "masking_noise")
+        x = tools.as_array("masking_noise", "x", x)
         return jnp.where(jax.random.bernoulli(key, 1 - rate, x.shape), x, 0)
 
     return corrupt
@@ -303,13 +287,13 @@ def fit_sparse_autoencoder(
     Reference: Ng 2011, "Sparse autoencoder" (lecture notes).
     """
     who = "fit_sparse_autoencoder"
-    check_key(key, who)
+    tools.check_key(key, who)
     x = check_examples(x, features, who)
-    all_at_least(who, epochs=epochs, batch_size=batch_size)
-    within(who, "rho", rho, "(0, 1)")
-    within(who, "beta", beta, "[0, inf)")
-    within(who, "learning_rate", learning_rate, "(0, inf)")
-    check_options(who, progress=progress)
+    tools.all_at_least(who, epochs=epochs, batch_size=batch_size)
+    tools.within(who, "rho", rho, "(0, 1)")
+    tools.within(who, "beta", beta, "[0, inf)")
+    tools.within(who, "learning_rate", learning_rate, "(0, inf)")
+    tools.check_options(who, progress=progress)
     x, batch_size = whole_batches(child_key(key, "batches"), x, batch_size)
     steps = epochs * (len(x) // batch_size)
     optimizer = optax.adam(optax.cosine_decay_schedule(learning_rate, steps))
@@ -336,9 +320,8 @@ def _objective(
 ) -> Layer:
     """Return the reconstruction loss plus `extra(encode, x, code, key) -> (value, metrics)`."""
     net = as_layer(net, kind, "net")
-    check_form(kind, "loss", loss)
-    if penalty is not None:
-        a_function(kind, "penalty", penalty, "(params)")
+    tools.check_form(kind, "loss", loss)
+    tools.a_function(kind, "penalty", penalty, "(params)", optional=True)
     both = with_code(net)
 
     def init(key, x):
@@ -348,7 +331,7 @@ def _objective(
         _array(x, kind)
         seen = x
         if corrupt is not None and train:
-            seen = corrupt(child_key(needs_key(key, kind), "corrupt"), x)
+            seen = corrupt(child_key(tools.needs_key(key, kind), "corrupt"), x)
 
         def run(x):
             return both.apply(params, state, x, key=key, train=train)
@@ -367,7 +350,7 @@ def _objective(
             more, watched = extra(lambda x: run(x)[0][1], x, z, key)
             values, metrics = values + more, metrics | watched
         if penalty is not None:
-            values = values + penalty(plain(params))
+            values = values + penalty(tools.plain(params))
         return (values.mean() if scalar else values, metrics), after
 
     def rewrap(net):

@@ -19,12 +19,7 @@ from jaxnet.unsupervised.rbm.machine import read_params
 
 
 def fit_dbn(
-    key: jax.Array,
-    x: Any,
-    sizes: Sequence[int],
-    *,
-    visible: Visible = bernoulli,
-    **options: Any,
+    key: jax.Array, x: Any, sizes: Sequence[int], *, visible: Visible = bernoulli, **options: Any
 ) -> Params:
     """Fit a stack of RBMs, one after another, from the data upward.
 

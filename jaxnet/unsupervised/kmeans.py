@@ -1,8 +1,8 @@
 """Features from the data: centroids of k-means, or examples drawn at random.
 
-`kmeans` and `random_vectors` return vectors (features, inputs) that resemble examples. `fit_kmeans`
-and `fit_random_vectors` turn them into kernels of a dense layer, `fit_rbf_centers` into the centers
-of an `rbf` layer.
+`kmeans` returns vectors (features, inputs) that resemble examples. `fit_kmeans` turns them into
+kernels of a dense layer, `fit_random_vectors` does so with examples, and `fit_rbf_centers` makes
+the centers of an `rbf` layer.
 """
 
 from collections.abc import Callable
@@ -13,48 +13,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnet import Layer, compose, product
+from jaxnet import Layer, compose, product, tools
 from jaxnet.initializers import normal
 from jaxnet.ops import output_dtype, plus, wide
-from jaxnet.tools import (
-    a_function,
-    as_array,
-    at_least,
-    check_key,
-    check_rank,
-    describe,
-    extra,
-    within,
-)
 from jaxnet.typing import Params
 from jaxnet.unsupervised.check import check_examples, scaled
 
 Vectors = Callable[[jax.Array, Any, int], jax.Array]  # (key, x, features) -> (features, inputs)
-
-
-def random_vectors(key: jax.Array, x: Any, features: int) -> jax.Array:
-    """Return examples drawn at random without replacement.
-
-    Args:
-      key: Random key; the same key gives the same examples.
-      x: Examples (n, inputs), without NaN.
-      features: Number of examples, 1 to n.
-
-    Returns:
-      (features, inputs).
-
-    Raises:
-      ValueError: If `x` has the wrong shape, is empty, or contains NaN.
-      ValueError: If `features` is above the number of examples.
-
-    Example:
-      >>> rows = random_vectors(jax.random.key(0), np.arange(10.0).reshape(5, 2), 5)
-      >>> sorted(rows[:, 0].tolist())
-      [0.0, 2.0, 4.0, 6.0, 8.0]
-    """
-    check_key(key, "random_vectors")
-    x = check_examples(x, features, "random_vectors", limit=0)
-    return _drawn(key, x, features)
 
 
 @partial(jax.jit, static_argnums=2)
@@ -94,19 +59,19 @@ def kmeans(
     Reference: Lloyd 1982, "Least squares quantization in PCM"; Arthur and Vassilvitskii 2007,
     "k-means++: the advantages of careful seeding".
     """
-    check_key(key, "kmeans")
-    at_least("kmeans", "iterations", iterations)
-    within("kmeans", "tolerance", tolerance, "[0, inf)")
+    tools.check_key(key, "kmeans")
+    tools.at_least("kmeans", "iterations", iterations)
+    tools.within("kmeans", "tolerance", tolerance, "[0, inf)")
     x = check_examples(x, features, "kmeans", limit=0)
     # Explicit, since x64 makes the default 64 bits.
     seed = int(jax.random.bits(key, dtype=jnp.uint32))
-    cluster = extra("sklearn.cluster", "scikit-learn", "kmeans")
+    cluster = tools.extra("sklearn.cluster", "scikit-learn", "kmeans")
     model = cluster.KMeans(
         features, n_init=1, max_iter=iterations, tol=tolerance, random_state=seed
     )
     # Several threads would add numbers in varying order, so that results would vary. On a loaded
     # machine they are also much slower, since they wait for each other.
-    with extra("threadpoolctl", "threadpoolctl", "kmeans").threadpool_limits(1):
+    with tools.extra("threadpoolctl", "threadpoolctl", "kmeans").threadpool_limits(1):
         centroids = model.fit(np.asarray(x)).cluster_centers_
     return jnp.asarray(centroids, x.dtype)
 
@@ -149,9 +114,9 @@ def fit_kmeans(
     Reference: Coates, Lee and Ng 2011, "An analysis of single-layer networks in unsupervised
     feature learning"; Coates and Ng 2012, "Learning feature representations with k-means".
     """
-    check_key(key, "fit_kmeans")
-    at_least("fit_kmeans", "iterations", iterations)
-    within("fit_kmeans", "scale", scale, "(0, inf)", optional=True)
+    tools.check_key(key, "fit_kmeans")
+    tools.at_least("fit_kmeans", "iterations", iterations)
+    tools.within("fit_kmeans", "scale", scale, "(0, inf)", optional=True)
     x = check_examples(x, features, "fit_kmeans", limit=0)
     centroids = kmeans(key, x, features, iterations=iterations)
     if scale is None:
@@ -181,7 +146,8 @@ def fit_random_vectors(
       {"kernel": (inputs, features), "bias": (features,)}.
 
     Raises:
-      ValueError: As in `random_vectors`.
+      ValueError: If `x` has the wrong shape, is empty, or contains NaN.
+      ValueError: If `features` is above the number of examples.
       ValueError: If `scale` is not positive.
 
     Example:
@@ -191,10 +157,10 @@ def fit_random_vectors(
       >>> bool(jnp.allclose(y.std(), 1, atol=1e-4)), bool(jnp.allclose(y.mean(0), 0, atol=1e-4))
       (True, True)
     """
-    check_key(key, "fit_random_vectors")
-    within("fit_random_vectors", "scale", scale, "(0, inf)", optional=True)
+    tools.check_key(key, "fit_random_vectors")
+    tools.within("fit_random_vectors", "scale", scale, "(0, inf)", optional=True)
     x = check_examples(x, features, "fit_random_vectors", limit=0)
-    rows = random_vectors(key, x, features)
+    rows = _drawn(key, x, features)
     if scale is None:
         return {"kernel": rows.T, "bias": jnp.zeros(features, x.dtype)}
     mean = x.mean(0)
@@ -216,7 +182,7 @@ def fit_rbf_centers(
       key: Random key; the same key and data give the same params.
       x: Examples (n, inputs), without NaN.
       features: Number of centers, 1 to n.
-      method: Function that chooses the centers: `kmeans`, `random_vectors`, or any function
+      method: Function that chooses the centers: `kmeans`, or any function
         `(key, x, features) -> centers`; bind options by `functools.partial`.
       overlap: Factor of the width, positive.
 
@@ -238,19 +204,19 @@ def fit_rbf_centers(
     Reference: Moody and Darken 1989, "Fast learning in networks of locally-tuned processing units".
     """
     who = "fit_rbf_centers"
-    check_key(key, who)
-    a_function(who, "method", method, "(key, x, features)")
-    within(who, "overlap", overlap, "(0, inf)")
+    tools.check_key(key, who)
+    tools.a_function(who, "method", method, "(key, x, features)")
+    tools.within(who, "overlap", overlap, "(0, inf)")
     x = check_examples(x, features, who, limit=0)
     sizes = {"features": features, "inputs": x.shape[1]}
     try:
         centers = method(key, x, features)
     except TypeError as error:
-        error.add_note(f"{who}: in method(key, x, features), for x {describe(x)}")
+        error.add_note(f"{who}: in method(key, x, features), for x {tools.describe(x)}")
         raise
-    centers = as_array(who, "method(...)", centers, "(features, inputs)", "floats", sizes)
+    centers = tools.as_array(who, "method(...)", centers, "(features, inputs)", "floats", sizes)
     if features > 1:
-        neighbors = extra("sklearn.neighbors", "scikit-learn", "fit_rbf_centers")
+        neighbors = tools.extra("sklearn.neighbors", "scikit-learn", "fit_rbf_centers")
         model = neighbors.NearestNeighbors(n_neighbors=1).fit(np.asarray(centers))
         distances, _ = model.kneighbors()  # leaves out the center itself
         width = distances.mean()
@@ -288,10 +254,10 @@ def triangle(features: int, *, name: str = "triangle") -> Layer:
     Reference: Coates, Lee and Ng 2011, "An analysis of single-layer networks in unsupervised
     feature learning".
     """
-    at_least(name, "features", features)
+    tools.at_least(name, "features", features)
 
     def forward(m, x):
-        check_rank(name, x, 2)
+        tools.check_rank(name, x, 2)
         centers = m.param("centers", normal(1.0), (features, x.shape[-1]))
         centers, dtype, x = wide(centers), output_dtype(x), wide(x)
         square = (x**2).sum(-1, keepdims=True) - 2 * product(x, centers.T)

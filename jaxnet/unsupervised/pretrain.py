@@ -7,16 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxnet import Layer, child_key, observe, predict
-from jaxnet.tools import (
-    a_function,
-    as_array,
-    at_least,
-    check_key,
-    check_options,
-    progress_bar,
-    takes,
-)
+from jaxnet import Layer, child_key, observe, predict, tools
 from jaxnet.transforms import as_layer
 from jaxnet.typing import Params, State
 
@@ -86,21 +77,21 @@ def pretrain_greedy(
     who = "pretrain_greedy"
     net = as_layer(net, who, "net")
     key = jax.random.key(0) if key is None else key
-    check_key(key, who)
-    x = as_array(who, "data", data, "(examples, ...)")
+    tools.check_key(key, who)
+    x = tools.as_array(who, "data", data, "(examples, ...)")
     if not len(x):
         raise ValueError(f"{who}: data must hold at least one example, got {x.shape}")
     if method is not None:
-        a_function(who, "method", method, "(key, x, features)")
-        if not takes(method, 3):
+        tools.a_function(who, "method", method, "(key, x, features)")
+        if not tools.takes(method, 3):
             raise TypeError(
                 f"{who}: method must be a function of (key, x, features), got one of "
                 f"{inspect.signature(method)}"
             )
     if isinstance(layers, str) or not (layers is None or isinstance(layers, Sequence)):
         raise TypeError(f"{who}: layers must be a list of paths, such as ['dense'], got {layers!r}")
-    at_least(who, "batch_size", batch_size)
-    check_options(who, progress=progress)
+    tools.at_least(who, "batch_size", batch_size)
+    tools.check_options(who, progress=progress)
     params, state = net.init(child_key(key, "init"), x)
     if method is None:
         return params, state
@@ -115,7 +106,7 @@ def pretrain_greedy(
             "to fit with layers=[...]"
         )
     order = [path for path in found if path in chosen]
-    with progress_bar(len(order), "layers", progress) as bar:
+    with tools.progress_bar(len(order), "layers", progress) as bar:
         for path in order:
             seen = predict(_input_of(net, path), params, state, x, batch_size=batch_size)
             old = _entry(params, path)

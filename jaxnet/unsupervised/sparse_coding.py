@@ -13,61 +13,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnet import Layer, child_key, compose
+from jaxnet import Layer, child_key, compose, tools
 from jaxnet.initializers import normal
 from jaxnet.ops import largest_eigenvalue, varying, wide
-from jaxnet.tools import (
-    all_at_least,
-    all_within,
-    as_array,
-    at_least,
-    check_key,
-    check_options,
-    check_rank,
-    progress_bar,
-    within,
-)
 from jaxnet.typing import Params
 from jaxnet.unsupervised.check import check_examples, scaled
 
 # Products in reduced precision, the default on GPUs, would keep the codes from converging.
 exact_dot = partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
-
-
-def soft_threshold(x: jax.Array, threshold: Any, *, positive: bool = False) -> jax.Array:
-    """Move x toward 0 by the threshold, and to 0 within it: the proximal step of threshold · |x|.
-
-    Its derivative is 0 inside and 1 outside; at the kinks JAX returns ½.
-
-    Args:
-      x: Array of any shape.
-      threshold: Number or array at least 0, broadcast against x.
-      positive: Whether negative entries become 0 too.
-
-    Raises:
-      TypeError: If `x` or `threshold` is not an array of numbers.
-      ValueError: If `threshold` is known and negative.
-
-    Example:
-      >>> soft_threshold(jnp.array([-3.0, -1.0, 0.5, 2.0]), 1).tolist()
-      [-2.0, 0.0, 0.0, 1.0]
-      >>> soft_threshold(jnp.array([-3.0, -1.0, 0.5, 2.0]), 1, positive=True).tolist()
-      [0.0, 0.0, 0.0, 1.0]
-    """
-    x = as_array("soft_threshold", "x", x, dtype="reals")
-    threshold = _not_negative("soft_threshold", "threshold", threshold)
-    check_options("soft_threshold", positive=positive)
-    if jnp.ndim(threshold):
-        try:
-            np.broadcast_shapes(x.shape, threshold.shape)
-        except ValueError:
-            raise ValueError(
-                f"soft_threshold: threshold must broadcast against x {x.shape}, got "
-                f"{threshold.shape}"
-            ) from None
-    if positive:
-        return jnp.maximum(x - threshold, 0)
-    return x - jnp.clip(x, -threshold, threshold)
 
 
 # Each is jitted, since a scan outside of jit compiles at every call.
@@ -123,18 +76,22 @@ def fista(
     """
     sizes: dict[str, Any] = {}
     form = "(features, inputs)"
-    dictionary = as_array("fista", "dictionary", dictionary, form, "reals", sizes, empty=False)
-    x = as_array("fista", "x", x, "(..., inputs)", "reals", sizes)
-    at_least("fista", "steps", steps, 0)
-    check_options("fista", positive=positive)
+    dictionary = tools.as_array(
+        "fista", "dictionary", dictionary, form, "reals", sizes, empty=False
+    )
+    x = tools.as_array("fista", "x", x, "(..., inputs)", "reals", sizes)
+    tools.at_least("fista", "steps", steps, 0)
+    tools.check_options("fista", positive=positive)
     penalty = _not_negative("fista", "penalty", penalty)
     if jnp.ndim(penalty):
-        as_array("fista", "penalty", penalty, "(features,)", "reals", sizes)
+        tools.as_array("fista", "penalty", penalty, "(features,)", "reals", sizes)
     dtype = jnp.result_type(dictionary, x)
     dictionary, x, penalty = (jnp.asarray(a, dtype) for a in (dictionary, x, penalty))
     start = varying(jnp.zeros((*x.shape[:-1], len(dictionary)), dtype), x, dictionary)
     if codes is not None:
-        start = as_array("fista", "codes", codes, "(..., features)", "reals", sizes).astype(dtype)
+        start = tools.as_array("fista", "codes", codes, "(..., features)", "reals", sizes).astype(
+            dtype
+        )
     return _fista(dictionary, x, penalty, start, int(steps), positive)
 
 
@@ -174,7 +131,8 @@ def _proximal_step(
             else exact_dot(exact_dot(z, dictionary), dictionary.T)
         )
         z = z + (target - explained) / curvature
-        return soft_threshold(z, penalty / curvature, positive=positive)
+        threshold = penalty / curvature
+        return jnp.maximum(z - threshold, 0) if positive else z - jnp.clip(z, -threshold, threshold)
 
     return step
 
@@ -215,12 +173,12 @@ def sparse_code(
 
     Reference: Gregor and LeCun 2010, "Learning fast approximations of sparse coding".
     """
-    all_at_least(name, features=features, steps=steps)
-    within(name, "penalty", penalty, "[0, inf)")
-    check_options(name, positive=positive)
+    tools.all_at_least(name, features=features, steps=steps)
+    tools.within(name, "penalty", penalty, "[0, inf)")
+    tools.check_options(name, positive=positive)
 
     def forward(m, x):
-        check_rank(name, x, 2)
+        tools.check_rank(name, x, 2)
         dictionary = m.param("dictionary", unit_init, (features, x.shape[-1]))
         codes = fista(wide(dictionary), wide(x), penalty, steps, positive=positive)
         return codes.astype(x.dtype)
@@ -285,19 +243,19 @@ def fit_dictionary(
     sparse coding".
     """
     who = "fit_dictionary"
-    check_key(key, who)
+    tools.check_key(key, who)
     x = check_examples(x, features, who, limit=0)
-    all_at_least(who, epochs=epochs, batch_size=batch_size, steps=steps)
-    check_options(who, positive=positive, progress=progress)
+    tools.all_at_least(who, epochs=epochs, batch_size=batch_size, steps=steps)
+    tools.check_options(who, positive=positive, progress=progress)
     if not bool(x.any()):
         raise ValueError(f"{who}: x must not be 0 everywhere")
     penalty = _usual_penalty(x) if penalty is None else penalty
-    within(who, "penalty", penalty, "(0, inf)")
+    tools.within(who, "penalty", penalty, "(0, inf)")
     atoms = _first_atoms(key, x, int(features))
     # Σ zᵀ z and Σ zᵀ x over about the last epoch
     sums = jnp.zeros((features, features), x.dtype), jnp.zeros_like(atoms)
     active = 0.0
-    with progress_bar(epochs, "dictionary", progress) as bar:
+    with tools.progress_bar(epochs, "dictionary", progress) as bar:
         for i in range(epochs):
             here = jax.random.fold_in(key, i)
             atoms, sums, active = _epoch(
@@ -404,8 +362,8 @@ def fit_sparse_coding(
     Reference: Coates and Ng 2011, "The importance of encoding versus training with sparse coding
     and vector quantization".
     """
-    check_key(key, "fit_sparse_coding")
-    all_within("fit_sparse_coding", "(0, inf)", optional=True, scale=scale, penalty=penalty)
+    tools.check_key(key, "fit_sparse_coding")
+    tools.all_within("fit_sparse_coding", "(0, inf)", optional=True, scale=scale, penalty=penalty)
     x = check_examples(x, features, "fit_sparse_coding", limit=0)
     penalty = _usual_penalty(x) if penalty is None else penalty
     learned = fit_dictionary(key, x, features, penalty=penalty, positive=True, **options)
@@ -417,9 +375,9 @@ def fit_sparse_coding(
 def _not_negative(who: str, what: str, value: Any) -> Any:
     """Return a number or an array; raise for values that are known and negative or NaN."""
     if isinstance(value, int | float):
-        within(who, what, value, "[0, inf]")
+        tools.within(who, what, value, "[0, inf]")
         return value
-    array = as_array(who, what, value, dtype="reals")
+    array = tools.as_array(who, what, value, dtype="reals")
     if isinstance(value, np.ndarray | np.generic):
         least = float(np.asarray(value, float).min(initial=np.inf))
         if not least >= 0:

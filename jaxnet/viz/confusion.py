@@ -52,8 +52,7 @@ def confusion(matrix: Any, names: Sequence[str] | None = None) -> Figure:
     axes.set_yticks(range(n), names)
     table_lines(axes, n, n)
     axes.spines[:].set_visible(False)
-    axes.set_xlabel("predicted class")
-    axes.set_ylabel("true class")
+    axes.set(xlabel="predicted class", ylabel="true class")
     correct, total = np.trace(matrix), matrix.sum()
     axes.set_title(f"{correct:g} of {total:g} correct ({correct / max(total, 1):.2%})")
     return figure

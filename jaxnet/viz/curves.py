@@ -101,9 +101,7 @@ def curves(panels: Panels, *, xlabel: str = "epoch") -> Figure:
                     f"got {values.shape}"
                 )
             _line(axes, np.atleast_2d(values), name, lines.index(name))
-        axes.set_xlabel(xlabel)
-        axes.set_ylabel(metric)
-        axes.set_xlim(left=0.5)
+        axes.set(xlabel=xlabel, ylabel=metric, xlim=(0.5, None))
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
         axes.grid()
         axes.spines[["top", "right"]].set_visible(False)

@@ -93,10 +93,9 @@ def decision(
         field = regions[title].reshape(resolution, resolution)
         _regions(axes, ticks, field, count)
         _points(axes, x, y, predicted[title])
-        axes.set_xlim(low[0], high[0])
-        axes.set_ylim(low[1], high[1])
         wrong = f"{(predicted[title] != y).sum()} of {len(y)} wrong"
-        axes.set_title(f"{title}: {wrong}" if title else wrong)
+        xlim, ylim = zip(low, high, strict=True)
+        axes.set(xlim=xlim, ylim=ylim, title=f"{title}: {wrong}" if title else wrong)
     handles = [
         Line2D([], [], linestyle="", marker=MARKERS[i], color=COLORS[i], label=names[i])
         for i in range(count)

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from jaxnet.tools import at_least, between, check_tuple, check_values, on_host
-from jaxnet.viz.style import COLORS, Figure, frame, new_figure, styled, texts
+from jaxnet.viz.style import COLORS, Figure, canvas, frame, new_figure, styled, texts
 
 FILL, LINE, MARK = "#E8F1FA", "0.25", COLORS[1]
 
@@ -81,7 +81,7 @@ def unrolled(steps: int = 4, *, inputs: Any = None, outputs: Any = None) -> Figu
     for what, given, letter in (("inputs", inputs, "x"), ("outputs", outputs, "y")):
         made = [f"${letter}_{{{t + 1}}}$" for t in range(steps)] if given is None else given
         names[what] = texts("unrolled", what, made, steps, "step")
-    axes = _canvas(1.5 * (steps + 1) + 0.8, 2.6)
+    axes = canvas(1.5 * (steps + 1) + 0.8, 2.6)
     _box(axes, 0.6, 1.3, 0.8, 0.6, "cell")
     _arrow(axes, (0.6, 0.45), (0.6, 1.0))
     _arrow(axes, (0.6, 1.6), (0.6, 2.15))
@@ -113,7 +113,7 @@ def lstm_cell() -> Figure:
       >>> [text.get_text() for text in figure.axes[0].texts if len(text.get_text()) == 1]
       ['×', '+', '×', '×', 'σ', 'σ', 'σ']
     """
-    axes = _canvas(7.4, 3.7)
+    axes = canvas(7.4, 3.7)
     _rectangle(axes, 1.0, 0.65, 5.3, 2.55, fill="0.97", line="0.7")
     top, middle, low = 2.8, 1.75, 1.15
     _arrow(axes, (0.2, top), (1.85, top), color=MARK)
@@ -175,7 +175,7 @@ def attention_steps(query: str, words: Any, weights: Any) -> Figure:
     sizes = {"words": len(words)}
     weights = on_host("attention_steps", "weights", weights, "(words,)", sizes=sizes)
     check_values("attention_steps", "weights", weights, "[0, 1]")
-    axes = _canvas(1.3 * len(words) + 2.6, 3.6)
+    axes = canvas(1.3 * len(words) + 2.6, 3.6)
     middle = 1.3 * (len(words) - 1) / 2 + 2.4
     _word(axes, 0.75, 0.35, "words")
     _word(axes, 0.75, 1.15, "keys, values")
@@ -203,26 +203,13 @@ def _cells(axes: Any, numbers: np.ndarray) -> None:
             share = (numbers[r, c] - numbers.min()) / span
             _rectangle(axes, c, r, 1, 1, fill=str(1 - 0.25 * share), line="0.75")
             axes.text(c + 0.5, r + 0.5, _short(numbers[r, c]), ha="center", va="center", size=8)
-    axes.set_xlim(-0.06, columns + 0.06)
-    axes.set_ylim(rows + 0.06, -0.06)
-    axes.set_aspect("equal")
+    axes.set(xlim=(-0.06, columns + 0.06), ylim=(rows + 0.06, -0.06), aspect="equal")
     axes.spines[:].set_visible(False)
     frame(axes)
 
 
 def _short(number: float) -> str:
     return f"{number:.2f}" if number != round(number) else str(int(number))
-
-
-def _canvas(width: float, height: float) -> Any:
-    """Return axes without a scale, whose unit is an inch."""
-    figure = new_figure(width, height)
-    figure.set_layout_engine("none")
-    axes = figure.add_axes((0, 0, 1, 1))
-    axes.set_xlim(0, width)
-    axes.set_ylim(0, height)
-    axes.axis("off")
-    return axes
 
 
 def _rectangle(axes, x, y, width, height, *, fill=FILL, line=LINE, thick=1.0) -> None:

@@ -5,8 +5,8 @@ from typing import Any
 import numpy as np
 
 from jaxnet.inspect import Graph
-from jaxnet.tools import at_least, short
-from jaxnet.viz.style import COLORS, Figure, new_figure, styled
+from jaxnet.tools import at_least, check_type, short
+from jaxnet.viz.style import COLORS, Figure, canvas, styled
 
 FORWARD, BACKWARD = COLORS[2], COLORS[1]  # green and vermilion
 FILLS = {"input": "#E8F1FA", "constant": "0.93", "operation": "white", "output": "#FFF4DC"}
@@ -36,11 +36,8 @@ def graph(computed: Graph, *, digits: int = 3) -> Figure:
       >>> [text.get_text() for text in figure.axes[0].texts][:6]
       ['x', 'y', 'z', '+', '×', 'f']
     """
-    if not isinstance(computed, Graph):
-        raise TypeError(
-            f"graph: expected a graph of jn.inspect.graph, got {type(computed).__name__}; "
-            "write graph(jn.inspect.graph(f, x))"
-        )
+    hint = "write graph(jn.inspect.graph(f, x))"
+    check_type("graph", "", computed, Graph, "a graph of jn.inspect.graph", hint)
     at_least("graph", "digits", digits)
     nodes, edges = computed.nodes, computed.edges
     places, routes = _layout(len(nodes), [(e.source, e.target) for e in edges])
@@ -63,12 +60,7 @@ def graph(computed: Graph, *, digits: int = 3) -> Figure:
     rows = np.concatenate([places[:, 1], *(route[:, 1] for route in routes)])
     width, height = left[-1] + wide[-1], ROW * (rows.max() - rows.min())
 
-    figure = new_figure(width + 0.3, height + 0.8)
-    figure.set_layout_engine("none")
-    axes = figure.add_axes((0, 0, 1, 1))  # the unit of the axes is an inch
-    axes.set_xlim(-0.15, width + 0.15)
-    axes.set_ylim(-height - 0.4, 0.4)
-    axes.axis("off")
+    axes = canvas(width + 0.3, height + 0.8, -0.15, -height - 0.4)
 
     def inches(place, side=0.5):
         column = int(place[0])
@@ -88,7 +80,7 @@ def graph(computed: Graph, *, digits: int = 3) -> Figure:
         x, y = inches(route[1])
         _words(axes, x, y + 0.03, forward, FORWARD, "bottom")
         _words(axes, x, y - 0.04, backward, BACKWARD, "top")
-    return figure
+    return axes.figure
 
 
 def _box(axes: Any, x: float, y: float, width: float, fill: str, label: str) -> None:

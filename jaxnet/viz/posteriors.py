@@ -59,9 +59,8 @@ def posteriors(
             markersize=3.5, linewidth=1.2, label="most likely path",
         )  # fmt: skip
         axes.legend(loc="lower right", bbox_to_anchor=(1, 1))
-    axes.set_ylim(-0.5, count - 0.5)
     axes.set_yticks(range(count), names or [str(i) for i in range(count)])
-    axes.set_ylabel("state")
+    axes.set(ylim=(-0.5, count - 0.5), ylabel="state")
     if steps is not None:
         axes.set_xticks(range(time), steps)
         axes.tick_params(axis="x", length=0)

@@ -83,8 +83,7 @@ def spectrogram(
         _draw_posterior(below[-1], posterior, names, blank, stride * hop)
     for panel in panels[:, 0]:
         panel.spines[["top", "right"]].set_visible(False)
-    panels[-1, 0].set_xlabel("seconds")
-    panels[-1, 0].set_xlim(0, frames * hop)
+    panels[-1, 0].set(xlabel="seconds", xlim=(0, frames * hop))
     return figure
 
 
@@ -140,6 +139,4 @@ def _draw_posterior(axes: Any, posterior: Any, names: Any, blank: int, step: flo
                 time[peak], 1.04, str(i) if names is None else names[i], ha="center",
                 fontsize=8, color=COLORS[shown.index(i) % (len(COLORS) - 1)],
             )  # fmt: skip
-    axes.set_ylim(0, 1.2)
-    axes.set_yticks([0, 0.5, 1])
-    axes.set_ylabel("p(class)")
+    axes.set(ylim=(0, 1.2), yticks=[0, 0.5, 1], ylabel="p(class)")

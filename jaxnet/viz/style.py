@@ -157,6 +157,16 @@ def cells(figure: Figure, rows: int, columns: int, count: int, **options: Any) -
     return axes[:count]
 
 
+def canvas(width: float, height: float, left: float = 0.0, low: float = 0.0) -> Any:
+    """Return axes without a scale, whose unit is an inch, with a corner at (left, low)."""
+    figure = new_figure(width, height)
+    figure.set_layout_engine("none")
+    axes = figure.add_axes((0, 0, 1, 1))
+    axes.set(xlim=(left, left + width), ylim=(low, low + height))
+    axes.axis("off")
+    return axes
+
+
 def signed_scale(figure: Figure, image: Any, axes: Any, aspect: int) -> None:
     """Draw the color scale of images whose values are divided by their largest size."""
     scale = figure.colorbar(image, ax=axes, ticks=[-1, 0, 1], shrink=0.9, aspect=aspect)
@@ -173,5 +183,4 @@ def table_lines(axes: Any, rows: int, columns: int) -> None:
 
 def frame(axes: Any) -> None:
     """Remove the ticks, for images and other axes without a scale."""
-    axes.set_xticks([])
-    axes.set_yticks([])
+    axes.set(xticks=[], yticks=[])

@@ -32,7 +32,6 @@ def pretrained(key, x):
 FITS = {
     "kmeans": partial(u.kmeans.kmeans, features=2),
     "fit_kmeans": partial(u.kmeans.fit_kmeans, features=2),
-    "random_vectors": partial(u.kmeans.random_vectors, features=2),
     "fit_random_vectors": partial(u.kmeans.fit_random_vectors, features=2),
     "fit_rbf_centers": partial(u.kmeans.fit_rbf_centers, features=2),
     "pretrain_greedy": pretrained,

@@ -12,7 +12,6 @@ from jaxnet.unsupervised.hmm.markov import log_probabilities as log_probabilitie
 from jaxnet.unsupervised.hmm.markov import posteriors as posteriors
 from jaxnet.unsupervised.hmm.markov import scaled_likelihoods as scaled_likelihoods
 from jaxnet.unsupervised.hmm.markov import viterbi as viterbi
-from jaxnet.unsupervised.hmm.model import EMResult as EMResult
 from jaxnet.unsupervised.hmm.model import baum_welch as baum_welch
 from jaxnet.unsupervised.hmm.model import fit_hmm as fit_hmm
 from jaxnet.unsupervised.hmm.model import hmm as hmm

@@ -20,23 +20,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnet import Layer, child_key, compose, spec, stateless
+from jaxnet import Layer, child_key, compose, spec, stateless, tools
 from jaxnet.initializers import Initializer, zeros
 from jaxnet.ops import wide
-from jaxnet.tools import (
-    a_function,
-    all_at_least,
-    all_native,
-    as_array,
-    at_least,
-    check_finite,
-    check_key,
-    check_options,
-    progress_bar,
-    read_sequence,
-    to_device,
-    within,
-)
 from jaxnet.typing import Params, Sequence
 from jaxnet.unsupervised.hmm.emissions import Align, Emission, shares
 from jaxnet.unsupervised.hmm.markov import expected_counts, forward
@@ -83,16 +69,16 @@ def hmm(
       >>> net.apply(train_state.params["hmm"], {}, batch)[0].sum() > -8
       Array(True, dtype=bool)
     """
-    at_least(name, "states", states)
+    tools.at_least(name, "states", states)
     _check_emission(name, emission)
-    check_options(name, start_init=start_init, transition_init=transition_init)
+    tools.check_options(name, start_init=start_init, transition_init=transition_init)
 
     emitted = stateless(
         lambda key, x: emission.init(key, x, states), lambda params, x: params, name="emission"
     )
 
     def score(m, given):
-        sequence = read_sequence(given, name, rank=2)
+        sequence = tools.read_sequence(given, name, rank=2)
         m.not_in_stream("scores whole sequences")
         if sequence.initial is not None:
             raise ValueError(f"{name}: takes no 'initial'; the first state is in its params")
@@ -168,15 +154,15 @@ def baum_welch(
     References: Baum et al. 1970; Dempster, Laird and Rubin 1977, "Maximum likelihood from
     incomplete data via the EM algorithm".
     """
-    at_least("baum_welch", "iterations", iterations)
-    within("baum_welch", "tolerance", tolerance, "(-inf, inf)")
+    tools.at_least("baum_welch", "iterations", iterations)
+    tools.within("baum_welch", "tolerance", tolerance, "(-inf, inf)")
     _check_emission("baum_welch", emission)
-    params = all_native(params, "baum_welch")
+    params = tools.all_native(params, "baum_welch")
     sequence, mask = _read(x, lengths, "baum_welch")
     emission.check(sequence.x)
     steps = int(mask.sum())
     history: list[float] = []
-    with progress_bar(iterations, "Baum-Welch", progress) as bar:
+    with tools.progress_bar(iterations, "Baum-Welch", progress) as bar:
         for _ in range(iterations):
             params, log_likelihood = _round(params, sequence.x, jnp.asarray(mask), emission)
             each = np.asarray(log_likelihood, np.float64)
@@ -242,12 +228,11 @@ def fit_hmm(
       >>> sorted(abs(params["emission"]["mean"][:, 0, 0]).round().tolist())
       [0.0, 9.0]
     """
-    check_key(key, "fit_hmm")
-    all_at_least("fit_hmm", states=states, restarts=restarts)
-    check_options("fit_hmm", start_init=start_init, transition_init=transition_init)
+    tools.check_key(key, "fit_hmm")
+    tools.all_at_least("fit_hmm", states=states, restarts=restarts)
+    tools.check_options("fit_hmm", start_init=start_init, transition_init=transition_init)
     _check_emission("fit_hmm", emission)
-    if align is not None:
-        a_function("fit_hmm", "align", align, "(key, x, mask, states)")
+    tools.a_function("fit_hmm", "align", align, "(key, x, mask, states)", optional=True)
     sequence, mask = _read(x, lengths, "fit_hmm")
     steps = int(mask.sum())
     if steps < states:
@@ -304,13 +289,13 @@ def _check_emission(who: str, emission: Any) -> None:
 
 def _read(x: Any, lengths: Any, who: str) -> tuple[Sequence, np.ndarray]:
     """Return the checked sequences with zeros in padding, and their mask."""
-    x = to_device(who, "x", x)
+    x = tools.to_device(who, "x", x)
     if lengths is not None:
-        lengths = as_array(who, "lengths", lengths, "(batch,)", "integers")
-    sequence = read_sequence(x if lengths is None else (x, lengths), who, rank=2)
+        lengths = tools.as_array(who, "lengths", lengths, "(batch,)", "integers")
+    sequence = tools.read_sequence(x if lengths is None else (x, lengths), who, rank=2)
     sequence = sequence._replace(x=_without_padding(sequence))
     mask = np.ones(x.shape[:2], bool) if lengths is None else np.asarray(sequence.mask())
     if not mask.any():
         raise ValueError(f"{who}: x must hold at least one step, got {x.shape}, lengths {lengths}")
-    check_finite(who, sequence.x, "sequences")
+    tools.check_finite(who, sequence.x, "sequences")
     return sequence, mask

@@ -1,6 +1,5 @@
 """Restricted Boltzmann machines: energies of binary features, learned from samples."""
 
-from jaxnet.unsupervised.rbm.likelihood import AISResult as AISResult
 from jaxnet.unsupervised.rbm.likelihood import ais as ais
 from jaxnet.unsupervised.rbm.likelihood import log_likelihood as log_likelihood
 from jaxnet.unsupervised.rbm.likelihood import log_partition as log_partition

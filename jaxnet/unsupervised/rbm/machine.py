@@ -23,18 +23,9 @@ import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
 
-from jaxnet import Layer, child_key, compose, product, trainer
+from jaxnet import Layer, child_key, compose, product, tools, trainer
 from jaxnet.initializers import Initializer, normal, zeros
 from jaxnet.ops import plus
-from jaxnet.tools import (
-    all_at_least,
-    as_array,
-    at_least,
-    check_key,
-    check_options,
-    check_rank,
-    within,
-)
 from jaxnet.training import learning_rule
 from jaxnet.typing import Params
 from jaxnet.unsupervised.check import check_examples, trained, whole_batches
@@ -81,13 +72,13 @@ def rbm(
       >>> h.shape
       (5, 4)
     """
-    at_least(name, "features", features)
-    at_least(name, "chains", chains, 0)
+    tools.at_least(name, "features", features)
+    tools.at_least(name, "chains", chains, 0)
     check_visible(name, visible)
-    check_options(name, kernel_init=kernel_init)
+    tools.check_options(name, kernel_init=kernel_init)
 
     def forward(m, x):
-        check_rank(name, x, 2, "(batch, ..., inputs)")
+        tools.check_rank(name, x, 2, "(batch, ..., inputs)")
         params = {
             "kernel": m.param("kernel", kernel_init, (x.shape[-1], features)),
             "bias": m.param("bias", zeros, (features,)),
@@ -114,7 +105,7 @@ def read_params(
         raise TypeError(f"{who}: params must be a dict of {', '.join(forms)}, got {got}")
     sizes: dict[str, int] = {}
     return {
-        name: as_array(who, f"params['{name}']", params[name], form, "reals", sizes)
+        name: tools.as_array(who, f"params['{name}']", params[name], form, "reals", sizes)
         for name, form in forms.items()
     }, sizes
 
@@ -151,7 +142,7 @@ def free_energy(params: Params, x: ArrayLike, *, visible: Visible = bernoulli) -
       Array(-1.386..., dtype=float32)
     """
     params, sizes = read_params("free_energy", params, visible)
-    x = as_array("free_energy", "x", x, "(..., inputs)", "reals", sizes)
+    x = tools.as_array("free_energy", "x", x, "(..., inputs)", "reals", sizes)
     hidden = jax.nn.softplus(_hidden_field(params, x)).sum(-1)
     return visible.energy(x, params["visible_bias"]) - hidden
 
@@ -181,10 +172,10 @@ def gibbs(
       >>> x.shape, mean[:, 2].tolist()  # the third unit has no weights
       ((5, 3), [0.5, 0.5, 0.5, 0.5, 0.5])
     """
-    check_key(key, "gibbs")
-    at_least("gibbs", "steps", steps)
+    tools.check_key(key, "gibbs")
+    tools.at_least("gibbs", "steps", steps)
     params, sizes = read_params("gibbs", params, visible)
-    x = as_array("gibbs", "x", x, "(..., inputs)", "reals", sizes)
+    x = tools.as_array("gibbs", "x", x, "(..., inputs)", "reals", sizes)
     return _gibbs(key, params, x.astype(params["kernel"].dtype), steps, visible)
 
 
@@ -232,7 +223,7 @@ def contrastive_divergence(net: Layer, *, k: int = 1, visible: Visible = bernoul
 
     References: Hinton 2002; Tieleman 2008.
     """
-    at_least("contrastive_divergence", "k", k)
+    tools.at_least("contrastive_divergence", "k", k)
     check_visible("contrastive_divergence", visible)
     if not isinstance(net, Layer) or net.kind != "rbm":
         raise TypeError(
@@ -247,7 +238,7 @@ def contrastive_divergence(net: Layer, *, k: int = 1, visible: Visible = bernoul
                 "contrastive_divergence: a batch is the inputs alone, (n, inputs), got "
                 f"{type(batch).__name__}; leave the labels out, as in jn.fit(trainer, state, x)"
             )
-        x = as_array("contrastive_divergence", "batch", batch, "(n, inputs)", "reals")
+        x = tools.as_array("contrastive_divergence", "batch", batch, "(n, inputs)", "reals")
         x = x.astype(params["kernel"].dtype)
         h = jax.nn.sigmoid(_hidden_field(params, x))
         error = jnp.square(visible.mean(_visible_field(params, h)) - x).mean()
@@ -324,14 +315,14 @@ def fit_rbm(
       (50, 4)
     """
     who = "fit_rbm"
-    check_key(key, who)
+    tools.check_key(key, who)
     x = check_examples(x, features, who)
-    all_at_least(who, k=k, epochs=epochs, batch_size=batch_size)
-    within(who, "learning_rate", learning_rate, "(0, inf)")
-    within(who, "momentum", momentum, "[0, 1)")
-    within(who, "weight_decay", weight_decay, "[0, inf)")
+    tools.all_at_least(who, k=k, epochs=epochs, batch_size=batch_size)
+    tools.within(who, "learning_rate", learning_rate, "(0, inf)")
+    tools.within(who, "momentum", momentum, "[0, 1)")
+    tools.within(who, "weight_decay", weight_decay, "[0, inf)")
     check_visible(who, visible)
-    check_options(who, full=full, persistent=persistent, progress=progress)
+    tools.check_options(who, full=full, persistent=persistent, progress=progress)
     low, high = float(x.min()), float(x.max())
     if visible is not gaussian and (low < 0 or high > 1):
         raise ValueError(
