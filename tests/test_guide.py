@@ -32,6 +32,7 @@ NEEDS = {  # not imported by the code itself
 }
 # The other sections are slow: most compile a net and its training.
 FAST = {
+    "From a convolution to C",
     "Share weights",
     "Save, load and export a model",
     "Print a summary of a model",
