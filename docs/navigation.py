@@ -8,6 +8,7 @@ from docs.lessons import groups
 from docs.reference import reference
 
 LINK = re.compile(r"\]\(\s*([\w./-]+\.md)")
+LOOKED_UP = ("cheat_sheet.md", "faq.md", "glossary.md")  # in the guide: pages of the reference
 Menu = list[Any]
 
 
@@ -15,8 +16,8 @@ def navigation(pages: Path) -> Menu:
     """The menu in the form of mkdocs, with every page once."""
     guide, results = pages / "guide", pages / "experiments"
     first = [guide / "getting_started.md", guide / "key_ideas.md"]
-    glossary, gallery = guide / "glossary.md", results / "gallery.md"
-    migrating = [*guide.glob("coming_from.md"), *guide.glob("migrating/*.md")]
+    looked_up, gallery = [*map(guide.joinpath, LOOKED_UP)], results / "gallery.md"
+    migrating = [*guide.glob("compare.md"), *guide.glob("migrating/*.md")]
     performance = [*results.glob("performance*.md"), *results.glob("**/performance/*.md")]
     performance += results.glob("benchmarks/*.md")
     lessons = [
@@ -27,9 +28,9 @@ def navigation(pages: Path) -> Menu:
         {"Home": "README.md"},
         *(item(path, pages) for path in first if path.exists()),
         {"Course": ["colab/README.md", *lessons]},
-        *section("How-to guides", guide, {*first, glossary, *migrating}, pages),
-        *listed("Migrating", migrating, pages),
-        {"Reference": reference_menu() + [item(p, pages) for p in [glossary] if p.exists()]},
+        *section("How-to guides", guide, {*first, *looked_up, *migrating}, pages),
+        *listed("Compare and migrate", migrating, pages),
+        {"Reference": reference_menu() + [item(p, pages) for p in looked_up if p.exists()]},
         *section("Results", results, {gallery, *performance}, pages),
         *listed("Performance", performance, pages),
         {"Gallery": "experiments/gallery.md"},

@@ -262,14 +262,16 @@ def test_the_menu_follows_the_pages_that_there_are(tmp_path):
     write(tmp_path, guide__getting_started="# Getting started", guide__key_ideas="# Key ideas")
     write(tmp_path, guide__migrating__keras="# Keras", guide__migrating__haiku="# Haiku")
     write(tmp_path, guide__glossary="# Glossary", experiments__performance="# Performance")
+    write(tmp_path, guide__compare="# Compare", guide__cheat_sheet="# Sheet", guide__faq="# FAQ")
     write(tmp_path, experiments__results__images="# Images")
     assert list(titles()) == [
-        "Home", "Getting started", "Key ideas", "Course", "How-to guides", "Migrating",
+        "Home", "Getting started", "Key ideas", "Course", "How-to guides", "Compare and migrate",
         "Reference", "Results", "Performance", "Gallery", "Contributing", "Changelog"]  # fmt: skip
     assert titles()["How-to guides"] == how_to
     haiku, keras = ({n: f"guide/migrating/{n.lower()}.md"} for n in ("Haiku", "Keras"))
-    assert titles()["Migrating"] == [haiku, keras]
-    assert titles()["Reference"][-1] == {"Glossary": "guide/glossary.md"}
+    assert titles()["Compare and migrate"] == [{"Compare": "guide/compare.md"}, haiku, keras]
+    looked_up = {"Sheet": "cheat_sheet", "FAQ": "faq", "Glossary": "glossary"}
+    assert titles()["Reference"][-3:] == [{n: f"guide/{p}.md"} for n, p in looked_up.items()]
     results = ["experiments/README.md", {"Images": "experiments/results/images.md"}]
     assert titles()["Results"] == results
     assert titles()["Performance"] == "experiments/performance.md"

@@ -18,7 +18,7 @@ GUIDE = ROOT / "guide"
 INDEX = GUIDE / "README.md"
 PAGES = sorted(page for page in GUIDE.rglob("*.md") if page != INDEX)
 # Pages to be read from top to bottom: the blocks of all sections run in order.
-IN_ORDER = {"getting_started", "key_ideas", "fine_tuning", "own_images", "own_boxes"}
+IN_ORDER = {"getting_started", "key_ideas", "fine_tuning", "own_images", "own_boxes", "cheat_sheet"}
 # Packages of optional extras; a section that imports a missing one is skipped.
 OPTIONAL = (
     "ai_edge_litert", "equinox", "flax", "flatbuffers", "haiku", "keras", "onnxruntime", "PIL",
@@ -32,6 +32,7 @@ NEEDS = {  # not imported by the code itself
 }
 # The other sections are slow: most compile a net and its training.
 FAST = {
+    "From a convolution to C",
     "Share weights",
     "Save, load and export a model",
     "Print a summary of a model",
@@ -54,6 +55,8 @@ FAST = {
 LONG = {
     *(heading for heading in sections(GUIDE / "programs.md") if heading),
     "own_images",
+    "cheat_sheet",
+    "A training run is a function",
     "Run a training step inside jit, scan, vmap or grad",
     "Test your own model",
     "Gather the parameters block by block",

@@ -3,11 +3,9 @@
 import re
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
-import jaxnet as jn
 from tests.pages import ROOT, blocks
 
 README = (ROOT / "README.md").read_text()
@@ -22,8 +20,8 @@ def test_the_example_learns(capsys):
     assert epoch.number == 8 and 0.95 < epoch.evaluation["accuracy"] < 1.0
     shown = re.findall(r"```\n(epoch.*?)\n```", README, re.S)[0].splitlines()
     printed = capsys.readouterr().out.strip().splitlines()
-    assert len(shown) == len(printed) == 8
-    for line, now in zip(shown, printed, strict=True):
+    assert len(printed) == 8 and shown[1] == "..."
+    for line, now in zip(shown[::2], printed[::7], strict=True):
         (words, numbers), (words_now, numbers_now) = map(parts, (line, now))
         assert words == words_now
         # Rounding differs between versions of JAX: by 0.01 after eight epochs.
@@ -43,27 +41,15 @@ def test_the_model_runs(capsys):
     params, _ = jax.eval_shape(
         names["net"].init, jax.random.key(0), names["jn"].spec((2, 32, 32, 3))
     )
-    assert params["block_1"]["conv"]["kernel"].shape == (4, 3, 3, 16, 16)
-    assert params["block_2"]["gain"].shape == (32,)
+    assert params["block"]["conv"]["kernel"].shape == (4, 3, 3, 16, 16)
+    assert params["block"]["gain"].shape == (4, 16)
     assert "total" in capsys.readouterr().out.lower()
 
 
-@pytest.mark.long
-def test_the_language_model_runs():
-    names: dict = {}
-    exec("import jax\nimport jaxnet as jn\n" + BLOCKS[2], names)
-    assert names["text"].tokens.shape == (2, 20)
-    adapted, _ = jax.eval_shape(
-        names["adapted"].init, jax.random.key(0), jn.spec((1, 2), jnp.int32)
-    )
-    assert "kernel_lora_a" in adapted["block_0"]["attention"]["query"]
-
-
-def test_the_error_shown_is_raised():
-    net = jn.serial(jn.dense(10))
-    params = {"dense": {"kernel": jnp.ones((100, 10)), "bias": jnp.ones(10)}}
-    with pytest.raises(jn.Misfit) as error:
-        net.apply(params, {}, jnp.ones((32, 784)))
-    raised = "\n".join(["jaxnet.Misfit: " + str(error.value), *error.value.__notes__])
-    [shown] = re.findall(r"```\n(jaxnet.Misfit.*?)\n```", README, re.S)
-    assert raised.split() == shown.split()
+def test_it_fits_on_one_screen():
+    assert 400 < len(README.split()) <= 700
+    pictures = re.findall(r'<img src="([^"]+)"', README)
+    links = [path for path in re.findall(r"\]\(([^)#]+)", README) if "://" not in path]
+    assert len(pictures) == 3 and len(links) > 10
+    for path in [*pictures, *links]:
+        assert (ROOT / path).exists(), path
