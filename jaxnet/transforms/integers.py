@@ -329,7 +329,7 @@ class Quantized(Stored):
 
 @cache  # one function, so that `jit` finds what it has compiled
 def _few_in_jax(dtype: Any, transposed: bool) -> Callable[..., jax.Array]:
-    return lambda x, *kernel: _in_blocks(x, Quantized(*kernel, dtype), 1, transposed)
+    return lambda x, n, scale: _in_blocks(x, Quantized(n, scale, dtype), 1, transposed)
 
 
 def _in_blocks(x: jax.Array, kernel: Quantized, inputs: int, transposed: bool) -> jax.Array:
