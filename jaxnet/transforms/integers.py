@@ -14,7 +14,7 @@ from jaxnet.core import Layer, Params, as_layer
 from jaxnet.core.errors import compare
 from jaxnet.ops.native.gemv import few_rows, is_few
 from jaxnet.ops.precision import wide
-from jaxnet.ops.product import product, rows
+from jaxnet.ops.product import product, rows, spread
 from jaxnet.services.checks import abstract, at_least, check_dict, check_options, one_of
 from jaxnet.services.nodes import Stored, plain
 from jaxnet.services.paths import check_patterns
@@ -370,7 +370,7 @@ def _product(x: jax.Array, kernel: Quantized, inputs: int, transposed: bool) -> 
         return product(x, _unpacked(kernel), inputs, transposed=transposed)
     y = product(x, _numbers(kernel).astype(kernel.dtype), inputs, transposed=transposed)
     scale = scale[:, 0] if transposed else scale.reshape(scale.shape[inputs:])
-    return (y * jnp.broadcast_to(scale, y.shape)).astype(y.dtype)
+    return (y * spread(scale, y.shape)).astype(y.dtype)
 
 
 def _numbers(kernel: Quantized) -> jax.Array:
