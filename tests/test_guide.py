@@ -355,7 +355,19 @@ CHECKS = {
     "Classify texts": lambda names: names["epoch"].evaluation["accuracy"] > 0.95,
     "Classify sequences of numbers": lambda names: names["epoch"].evaluation["accuracy"] > 0.9,
     "Forecast a time series": lambda names: names["epoch"].evaluation["loss"] < names["naive"],
+    "fine_tuning": lambda names: jax.tree.all(
+        jax.tree.map(np.array_equal, names["added"], names["merged"])
+    ),
 }
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(GUIDE)))
+def test_outputs_are_results(page):
+    """What a reader came for: a check that prints True or sorted names is a test."""
+    for block in blocks(page):
+        if block.shown:
+            assert not re.search(r"\b(True|False)$", block.shown, re.M), block.where
+            assert not re.search(r"print\(.*\bsorted\(", block.code), block.where
 
 
 def test_the_marked_sections_exist():
