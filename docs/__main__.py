@@ -116,7 +116,9 @@ def copy_texts(pages: Path) -> set[Path]:
     paths = [ROOT / name for name in TEXTS]
     for folder in ("guide", "colab", "experiments"):
         paths += (ROOT / folder).rglob("*.md")
-    pictures = [*(ROOT / "experiments" / "pictures").glob("*.*")]
+    pictures = [
+        path for part in ("experiments", "guide") for path in (ROOT / part / "pictures").glob("*.*")
+    ]
     for path in paths + pictures:
         target = pages / path.relative_to(ROOT)
         target.parent.mkdir(parents=True, exist_ok=True)

@@ -15,9 +15,10 @@ from typing import NamedTuple
 
 ROOT = Path(__file__).parent.parent
 # A block of Python, and the block after it, if any: its output, where "..." stands for anything.
-# In a block of `output`, unlike in one of `text`, the decimals may differ too.
+# In a block of `output`, unlike in one of `text`, the decimals may differ too. A block of `sample`,
+# such as a generated text, is not compared.
 BLOCK = re.compile(
-    r"^```python\n(.*?)^```\n(?:\n?```(text|output)\n(.*?)^```\n)?", re.DOTALL | re.MULTILINE
+    r"^```python\n(.*?)^```\n(?:\n?```(text|output|sample)\n(.*?)^```\n)?", re.DOTALL | re.MULTILINE
 )
 DECIMAL = re.compile(r"\d+\.\d+|\d+(?= s\b)")  # or whole seconds
 # A note that JAX adds to every exception.
@@ -32,7 +33,7 @@ class Block(NamedTuple):
     Fields:
       where: page and line, for messages.
       code: the Python.
-      form: "text", "output", or None without an output on the page.
+      form: "text", "output", "sample", or None without an output on the page.
       shown: the output on the page; None without one.
     """
 
@@ -93,7 +94,7 @@ def run(block: Block, names: dict) -> None:
         except Exception as error:
             print("".join(traceback.format_exception_only(error)))
     printed = FILTERED.sub("", out.getvalue())
-    shown, found = block.shown, printed
+    shown, found = block.shown if block.form != "sample" else "...", printed
     if block.form == "output":
         shown, found = DECIMAL.sub("0.0", shown), DECIMAL.sub("0.0", found)
     equal = doctest.OutputChecker().check_output(shown, found, FLAGS)
