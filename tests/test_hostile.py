@@ -48,7 +48,7 @@ def check(lines: dict[str, list[str]]) -> None:
     for what, share in (("foreign", 0.025), ("unjudged", 0.05)):
         found = lines.get(what, [])
         assert len(found) <= share * total, found
-    assert len(lines["ours"]) > len(lines["same"]) > 0
+    assert len(lines["ours"]) > len(lines.get("same", []))
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -227,6 +227,7 @@ def sweep(
       ((2, 2, 9), (2, 4, 2))
     """
     if folds is not None:
+        checks.at_least("sweep", "folds", folds, 2)
         if evaluate is not None or own_data:
             raise ValueError("sweep: folds= cuts the data; leave out evaluate= and own_data=")
         seeds = range(folds) if isinstance(seeds, int) else seeds
