@@ -8,7 +8,9 @@ from typing import Any, NamedTuple
 import jax
 
 from jaxnet.core import Layer, Params, as_layer
+from jaxnet.core.errors import compare
 from jaxnet.ops.product import product, rows
+from jaxnet.services.checks import abstract, check_dict
 from jaxnet.services.nodes import Stored
 from jaxnet.services.paths import check_patterns, fits
 from jaxnet.services.trees import PyTree, flat, key_spec, path_name, shapes_of
@@ -116,7 +118,13 @@ def matrix_axes(net: Layer, params: Params, x: PyTree) -> PyTree:
     """
     from optax.contrib import MuonDimensionNumbers
 
-    uses = _used(as_layer(net, "matrix_axes", "net"), dict(flat(params)), x)
+    net = as_layer(net, "matrix_axes", "net")
+    needed, _ = jax.eval_shape(net.init, key_spec(), abstract(x, "matrix_axes"))
+    check_dict("matrix_axes", "params", params)
+    if bad := [name for name, leaf in flat(params) if not hasattr(leaf, "shape")]:
+        raise TypeError(f"matrix_axes: params must hold arrays or shapes; {bad[0]} is none")
+    compare("params", needed, params, x)
+    uses = _used(net, dict(flat(params)), x)
     one = lambda axes: axes[0] if len(axes) == 1 else axes  # noqa: E731
 
     def numbers(path: Any, leaf: Any) -> Any:
