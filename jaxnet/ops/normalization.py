@@ -113,8 +113,6 @@ def _tangents_of_values(axes, epsilon, primals, tangents):
 
 def _run(which, function, axes, epsilon, *arrays):
     run = partial(function, axes, epsilon)
-    if jax.typeof(arrays[0]).sharding.mesh.explicit_axes:
-        return run(*arrays)
     return native_call(run, kernels(axes, epsilon)[which], *arrays)
 
 

@@ -44,16 +44,18 @@ def product(
     """
     if isinstance(kernel, Stored):
         return kernel.product(x, inputs, transposed)
-    if transposed:
-        kernel = kernel.T
-    before, outputs = x.shape[: x.ndim - inputs], kernel.shape[inputs:]
+    before = x.shape[: x.ndim - inputs]
+    outputs = kernel.shape[:1] if transposed else kernel.shape[inputs:]
     if jax.typeof(x).sharding.mesh.explicit_axes:  # a sharded axis cannot be merged with others
-        return jnp.tensordot(x, kernel, inputs)
+        return jnp.tensordot(x, kernel.T if transposed else kernel, inputs)
     # With two axes XLA transposes the product without copies. With more it also loses digits: on
     # CPU, the gradient of a kernel in bfloat16 is then summed in bfloat16 (JAX 0.12).
-    matrix = kernel.reshape(math.prod(kernel.shape[:inputs]), math.prod(outputs))
-    flat = x.reshape(math.prod(before), matrix.shape[0])
-    y = few_rows(flat, matrix) if is_few(flat, matrix) else flat @ matrix
+    flat = x.reshape(math.prod(before), math.prod(x.shape[x.ndim - inputs :]))
+    matrix = kernel if transposed else kernel.reshape(flat.shape[1], math.prod(outputs))
+    if is_few(flat, matrix):
+        y = few_rows(flat, matrix, transposed=transposed)
+    else:
+        y = flat @ (matrix.T if transposed else matrix)
     return y.reshape(*before, *outputs)
 
 

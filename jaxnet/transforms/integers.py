@@ -8,10 +8,10 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from jaxnet.core import Layer, Params, as_layer
 from jaxnet.core.errors import compare
+from jaxnet.ops.integers import scaled, scales_of_values, unpacked
 from jaxnet.ops.native.gemv import few_rows, is_few
 from jaxnet.ops.precision import wide
 from jaxnet.ops.product import product, rows, spread
@@ -210,34 +210,13 @@ def _grid(kernel: Any, axes: Axes, bits: int, group: int | None) -> tuple[jax.Ar
         largest = cut.reshape(*w.shape[:last], groups, size, *w.shape[last + 1 :]).max(last + 1)
     scale = largest / LARGEST[bits]
     scale = jnp.where(scale == 0, 1, scale).astype(kernel.dtype)  # for values that are all 0
-    return jnp.round(w / wide(_spread(scale, w.shape))), scale
-
-
-def _spread(scale: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-    """Return the scale of each value, or a shape that broadcasts to it."""
-    for axis, (groups, length) in enumerate(zip(scale.shape, shape, strict=True)):
-        if groups not in (1, length):
-            size = -(-length // groups)
-            scale = jnp.repeat(scale, size, axis)
-            scale = jax.lax.slice_in_dim(scale, 0, length, axis=axis)
-    return scale
-
-
-def _scaled(numbers: jax.Array, scale: jax.Array) -> jax.Array:
-    """Return each number times its scale."""
-    shape = numbers.shape
-    for axis, (groups, length) in enumerate(zip(scale.shape, shape, strict=True)):
-        if groups not in (1, length) and length % groups == 0:
-            # Spread scales are constants, which exporters store instead of the scales.
-            cut = numbers.reshape(*shape[:axis], groups, length // groups, *shape[axis + 1 :])
-            return (cut * jnp.expand_dims(scale, axis + 1)).reshape(shape)
-    return numbers * _spread(scale, shape)
+    return jnp.round(w / wide(scales_of_values(scale, w.shape))), scale
 
 
 def _through(kernel: jax.Array, axes: Axes, bits: int, group: int | None) -> jax.Array:
     """Return the rounded kernel, with the gradient of the identity."""
     numbers, scale = _grid(jax.lax.stop_gradient(kernel), axes, bits, group)
-    nearest = _scaled(numbers.astype(kernel.dtype), scale)
+    nearest = scaled(numbers.astype(kernel.dtype), scale)
     # The value of the difference is exactly 0.
     return nearest + (kernel - jax.lax.stop_gradient(kernel))
 
@@ -357,7 +336,8 @@ def _blocks(x: jax.Array, kernel: Quantized, axis: int) -> int:
 
 def _unpacked(kernel: Quantized) -> jax.Array:
     """Return the kernel in floats."""
-    return _scaled(_numbers(kernel).astype(kernel.scale.dtype), kernel.scale).astype(kernel.dtype)
+    numbers = unpacked(kernel.numbers, kernel.shape[-1]).astype(kernel.scale.dtype)
+    return scaled(numbers, kernel.scale).astype(kernel.dtype)
 
 
 def _product(x: jax.Array, kernel: Quantized, inputs: int, transposed: bool) -> jax.Array:
@@ -368,20 +348,10 @@ def _product(x: jax.Array, kernel: Quantized, inputs: int, transposed: bool) -> 
     shared = scale.shape[1:] if transposed else scale.shape[:inputs]
     if any(groups != 1 for groups in shared) or kernel.dtype == jnp.float16:  # it would overflow
         return product(x, _unpacked(kernel), inputs, transposed=transposed)
-    y = product(x, _numbers(kernel).astype(kernel.dtype), inputs, transposed=transposed)
+    numbers = unpacked(kernel.numbers, kernel.shape[-1]).astype(kernel.dtype)
+    y = product(x, numbers, inputs, transposed=transposed)
     scale = scale[:, 0] if transposed else scale.reshape(scale.shape[inputs:])
     return (y * spread(scale, y.shape)).astype(y.dtype)
-
-
-def _numbers(kernel: Quantized) -> jax.Array:
-    """Return the integers, one per value."""
-    if kernel.numbers.dtype != jnp.uint8:
-        return kernel.numbers
-    both = kernel.numbers.astype(jnp.int32)
-    # ONNX supports these operations.
-    pair = jnp.stack([both & 15, jax.lax.div(both, np.int32(16))], -1)
-    numbers = pair.reshape(*both.shape[:-1], 2 * both.shape[-1])[..., : kernel.shape[-1]]
-    return jnp.where(numbers > 7, numbers - 16, numbers)
 
 
 def _is_packed(entry: Any) -> bool:

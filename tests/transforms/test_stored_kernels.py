@@ -79,6 +79,15 @@ def test_a_tied_table_is_quantized_by_rows_and_multiplied_in_blocks():
     np.testing.assert_allclose(net.apply(params, state, ids)[0], merged, **CLOSE)
 
 
+def test_a_tied_table_is_not_copied_for_a_token():
+    table = jn.embedding(8192, 512, tied=True)
+    tied = jn.compose(lambda m, ids: m(table, m(table, ids)))
+    params, _ = jax.eval_shape(tied.init, jax.random.key(0), IDS[:1, :1])
+    program = jax.jit(lambda params, ids: tied.apply(params, {}, ids)[0])
+    program = program.lower(params, IDS[:1, :1]).compile()
+    assert program.memory_analysis().temp_size_in_bytes < 1e6  # the table has 17 MB
+
+
 def test_a_layer_of_a_user_saves_too():
     def own(m, x):
         return jn.product(x, m.kernel("w", jn.initializers.lecun_normal(), (x.shape[-1], 2048)))

@@ -6,6 +6,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
+from jaxnet.ops.integers import scaled, unpacked
 from jaxnet.ops.native import instructions
 from jaxnet.ops.native.call import Kernel, native_call
 
@@ -102,14 +103,9 @@ def run(x, kernel, scale=None, *, transposed: bool) -> list[jax.Array]:
 
 
 def _in_jax(x, kernel, scale=None, *, transposed):
-    axis = int(transposed)
     if scale is not None:
         length = x.shape[1] if transposed else scale.shape[1]
-        if kernel.dtype == jnp.uint8:
-            both = jnp.stack([kernel & 15, kernel >> 4], -1).astype(jnp.int8)
-            kernel = ((both ^ 8) - 8).reshape(kernel.shape[0], -1)[:, :length]
-        spread = jnp.repeat(scale, -(-x.shape[1] // scale.shape[axis]), axis)
-        kernel = kernel.astype(scale.dtype) * jax.lax.slice_in_dim(spread, 0, x.shape[1], axis=axis)
+        kernel = scaled(unpacked(kernel, length).astype(scale.dtype), scale)
     return (x @ (kernel.T if transposed else kernel)).astype(x.dtype)
 
 
