@@ -227,10 +227,8 @@ def sweep(
       ((2, 2, 9), (2, 4, 2))
     """
     if folds is not None:
-        checks.at_least("sweep", "folds", folds, 2)
         if evaluate is not None or own_data:
             raise ValueError("sweep: folds= cuts the data; leave out evaluate= and own_data=")
-        seeds = range(folds) if isinstance(seeds, int) else seeds
         options = {"epochs": epochs, "seeds": seeds, "grid": grid, "batch_size": batch_size}
         options |= {"shuffle": shuffle, "params": params, "progress": progress}
         return _cross_validated(objective, optimizer, data, folds, options)
@@ -313,6 +311,8 @@ def _cross_validated(objective, optimizer, data, folds: int, options: dict[str, 
     """Sweep over folds, of which each run leaves one out."""
     count = checks.check_data(data, "sweep: data")
     checks.between("sweep", "folds", folds, 2, count)
+    if isinstance(options["seeds"], int):
+        options["seeds"] = range(folds)
     order = np.random.default_rng(0).permutation(count)
     parts = [order[i::folds] for i in range(folds)]
     take = lambda rows: jax.tree.map(lambda a: a[rows], data)  # noqa: E731

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from jaxnet.core import Layer, Params, as_layer
+from jaxnet.core import Layer, Params, State, as_layer
 from jaxnet.core.errors import compare
 from jaxnet.ops.product import product, rows
 from jaxnet.services.checks import abstract, check_dict
@@ -83,7 +83,8 @@ def axes_of(layer: Layer, kernels: dict[str, Any], x: PyTree) -> dict[str, Axes]
       >>> axes_of(net, kernels, jn.spec((2, 5, 8)))
       {'attention/query/kernel': Axes(copies=1, inputs=1, table=False)}
     """
-    found = {path: seen.axes for path, seen in _used(layer, kernels, x).items()}
+    params, state = jax.eval_shape(layer.init, key_spec(), shapes_of(x))
+    found = {path: seen.axes for path, seen in _used(layer, kernels, params, state, x).items()}
     return {path: axes or Axes(0, len(kernels[path].shape) - 1) for path, axes in found.items()}
 
 
@@ -119,12 +120,12 @@ def matrix_axes(net: Layer, params: Params, x: PyTree) -> PyTree:
     from optax.contrib import MuonDimensionNumbers
 
     net = as_layer(net, "matrix_axes", "net")
-    needed, _ = jax.eval_shape(net.init, key_spec(), abstract(x, "matrix_axes"))
+    needed, state = jax.eval_shape(net.init, key_spec(), abstract(x, "matrix_axes"))
     check_dict("matrix_axes", "params", params)
-    if bad := [name for name, leaf in flat(params) if not hasattr(leaf, "shape")]:
-        raise TypeError(f"matrix_axes: params must hold arrays or shapes; {bad[0]} is none")
+    if bad := [(name, leaf) for name, leaf in flat(params) if not hasattr(leaf, "shape")]:
+        raise TypeError("matrix_axes: params/{} must be an array, got {!r:.60}".format(*bad[0]))
     compare("params", needed, params, x)
-    uses = _used(net, dict(flat(params)), x)
+    uses = _used(net, dict(flat(params)), needed, state, x)
     one = lambda axes: axes[0] if len(axes) == 1 else axes  # noqa: E731
 
     def numbers(path: Any, leaf: Any) -> Any:
@@ -139,11 +140,12 @@ def matrix_axes(net: Layer, params: Params, x: PyTree) -> PyTree:
     return jax.tree_util.tree_map_with_path(numbers, params)
 
 
-def _used(layer: Layer, kernels: dict[str, Any], x: PyTree) -> dict[str, "_Seen"]:
+def _used(
+    layer: Layer, kernels: dict[str, Any], params: Params, state: State, x: PyTree
+) -> dict[str, "_Seen"]:
     """Return how a run on shapes uses each kernel, by path."""
     seen = {path: _Seen(len(leaf.shape)) for path, leaf in kernels.items()}
     key, x = key_spec(), shapes_of(x)
-    params, state = jax.eval_shape(layer.init, key, x)
     marked = replaced(
         params, {path: _Marked(leaf, seen[path]) for path, leaf in flat(params) if path in seen}
     )
