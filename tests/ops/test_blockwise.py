@@ -193,13 +193,15 @@ def test_the_logarithm_of_the_sum_and_its_gradient(x64):
         np.testing.assert_allclose(a, b, 1e-9, 1e-12)
 
 
-@pytest.mark.parametrize("bad", [np.nan, slow(np.inf, id="inf")])
-def test_a_place_that_is_not_finite_reaches_only_queries_that_see_it(bad):
-    """The places lie within the block of queries that do not see them."""
+def attends_to_what_it_sees(attention, bad):
+    """Whether a place that is not finite reaches only the queries that see it; returns `attend`.
+
+    The places lie within a block of places that other queries read.
+    """
     q, k, v = inputs(2, 16, 16, 2, 2, 4, 4, jnp.float32)
     at = np.arange(16)
     ranges = see(16, 16, causal=True, window=(2, 0), lengths=jnp.array([16, 11]))
-    attend = jax.jit(lambda q, k, v: SMALL(q, k, v, ranges)[0])
+    attend = jax.jit(lambda q, k, v: attention(q, k, v, ranges)[0])
     slope = jax.jit(jax.grad(lambda *a: attend(*a)[:, at < 5].sum(), (0, 1, 2)))
     wanted, slopes = attend(q, k, v), slope(q, k, v)
     for bad_k, bad_v in ((k.at[:, 5, 0, 1].set(bad), v), (k, v.at[:, 5, 0, 1].set(bad))):
@@ -211,8 +213,13 @@ def test_a_place_that_is_not_finite_reaches_only_queries_that_see_it(bad):
         found = slope(q, bad_k, bad_v)
         for a, b, end in zip(found, slopes, (5, 3, 3), strict=True):  # query 5 sees place 3
             np.testing.assert_array_equal(a[:, :end], b[:, :end])
-    padding = v.at[1, 11:].set(bad)
-    np.testing.assert_array_equal(attend(q, k, padding), wanted)
+    np.testing.assert_array_equal(attend(q, k, v.at[1, 11:].set(bad)), wanted)  # padding
+    return attend
+
+
+@pytest.mark.parametrize("bad", [np.nan, slow(np.inf, id="inf")])
+def test_a_place_that_is_not_finite_reaches_only_queries_that_see_it(bad):
+    attends_to_what_it_sees(SMALL, bad)
 
 
 @pytest.mark.slow

@@ -12,6 +12,7 @@ from jaxnet.ops.attention import dot_product_attention
 from jaxnet.ops.blockwise import Ranges, blockwise_attention, see
 from jaxnet.ops.native import attention, call, instructions
 from jaxnet.profile.program import flops_of, parse
+from tests.ops.test_blockwise import attends_to_what_it_sees
 
 pytestmark = pytest.mark.skipif(instructions() is None, reason="needs the kernels in C")
 
@@ -191,23 +192,8 @@ def test_what_attention_leaves_to_jax():
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_a_place_that_is_not_finite_reaches_only_queries_that_see_it(bad):
-    """The places lie within the block of places that other queries read."""
+    attend = attends_to_what_it_sees(blockwise_attention, bad)
     q, k, v = inputs(2, 16, 16, 2, 2, 4, 4)[:3]
-    at = np.arange(16)
-    ranges = see(16, 16, causal=True, window=(2, 0), lengths=jnp.array([16, 11]))
-    attend = jax.jit(lambda q, k, v: blockwise_attention(q, k, v, ranges)[0])
-    slope = jax.jit(jax.grad(lambda *a: attend(*a)[:, at < 5].sum(), (0, 1, 2)))
-    wanted, slopes = attend(q, k, v), slope(q, k, v)
-    for bad_k, bad_v in ((k.at[:, 5, 0, 1].set(bad), v), (k, v.at[:, 5, 0, 1].set(bad))):
-        y = attend(q, bad_k, bad_v)
-        sees = (at >= 5) & (at < 8)
-        assert np.isnan(y[:, sees, 0]).all()
-        np.testing.assert_array_equal(y[:, ~sees], wanted[:, ~sees])
-        np.testing.assert_array_equal(y[:, :, 1], wanted[:, :, 1])
-        found = slope(q, bad_k, bad_v)
-        for a, b, end in zip(found, slopes, (5, 3, 3), strict=True):  # query 5 sees place 3
-            np.testing.assert_array_equal(a[:, :end], b[:, :end])
-    np.testing.assert_array_equal(attend(q, k, v.at[1, 11:].set(bad)), wanted)
     y = attend(q.at[0, 3].set(bad), k, v)
     assert np.isnan(y[0, 3]).any() and np.isfinite(y).sum() >= y.size - 8
 
