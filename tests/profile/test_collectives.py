@@ -10,7 +10,7 @@ KINDS = """
 import jax, jax.numpy as jnp, jaxnet as jn
 from jax.sharding import NamedSharding, PartitionSpec as P
 
-mesh = jax.make_mesh((2, 4), ("data", "model"))
+mesh = jax.make_mesh((2, 4), ("data", "model"), axis_types=(jax.sharding.AxisType.Auto,) * 2)
 put = lambda shape, *spec: jn.spec(shape).update(sharding=NamedSharding(mesh, P(*spec)))
 whole = lambda a, *spec: jax.lax.with_sharding_constraint(a, NamedSharding(mesh, P(*spec)))
 
