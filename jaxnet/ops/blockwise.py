@@ -412,7 +412,7 @@ def _fixed(how, k, fixed):
     table = None if mask is None else _table(how, k.shape[2], mask)
 
     def allowed(i, j):
-        place = j * how.columns + jnp.arange(how.columns)
+        place = (j * how.columns + jnp.arange(how.columns))[None, None]
         seen = (first[:, i, :, None] <= place) & (place < last[:, i, :, None])
         seen = seen[:, None, None]  # (batch or 1, 1, 1, queries, places)
         return seen if table is None else seen & _at(table, i, j)

@@ -95,6 +95,14 @@ def test_values_and_gradients(sizes, ranges, options, x64):
         np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-12)
 
 
+@pytest.mark.parametrize(("sizes", "ranges", "options"), CASES)
+def test_no_rank_is_promoted(sizes, ranges, options):
+    ours, _, arrays = forms(sizes, ranges, options)
+    with jax.numpy_rank_promotion("raise"):
+        slopes = jax.grad(lambda *a: ours(*a).sum(), tuple(range(len(arrays))))
+        assert len(jax.eval_shape(slopes, *arrays)) == len(arrays)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("sizes", "ranges", "options"), [CASES[i] for i in (1, 2, 7, 9, 10)])
 def test_forward_mode_and_second_derivatives(sizes, ranges, options, x64):
