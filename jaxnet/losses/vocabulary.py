@@ -50,7 +50,7 @@ def linear_cross_entropy(
       ...     ids, labels = batch
       ...     words = m.kernel("words", jn.initializers.normal(), (1000, 32))
       ...     x = m(jn.transformer_block(4, causal=True), jn.rows(words, ids))
-      ...     return linear_cross_entropy(x, words, labels, transposed=True), {}
+      ...     return linear_cross_entropy(x, words, labels, transposed=True).mean(-1), {}
       >>> trainer = jn.trainer(jn.compose(language), optax.adam(1e-3))
       >>> ids = jnp.ones((4, 128), int)
       >>> _, metrics = trainer.step(trainer.init(jax.random.key(0), (ids, ids)), (ids, ids))

@@ -117,7 +117,7 @@ def merge(layer: Layer, params: Params) -> Params:
       >>> y, _ = adapted.apply(params, state, jnp.ones((2, 5)))
       >>> plain = jn.merge(adapted, params)
       >>> same, _ = net.apply(plain, state, jnp.ones((2, 5)))
-      >>> sorted(plain), bool((y == same).all())
+      >>> sorted(plain), bool(jnp.allclose(y, same))
       (['bias', 'kernel'], True)
     """
     layer = as_layer(layer, "merge", "layer")
