@@ -51,7 +51,7 @@ def signature(value) -> str:
         return f"({', '.join(value._fields)})"
     names = []
     for p in inspect.signature(value).parameters.values():
-        default = repr(p.default)
+        default = repr(p.default).replace("PartitionSpec(", "P(")  # as JAX before 0.8 prints it
         if callable(p.default):  # by name, since how jax prints a function is its own affair
             named = getattr(p.default, "__qualname__", type(p.default).__name__)
             default = named.split(".<locals>")[0]

@@ -25,9 +25,10 @@ def on_auto_axes(function: F) -> F:
     The first axes of a result are divided like those of an argument that has the same sizes.
 
     Example:
-      >>> x = jn.distributed.put(jnp.ones((2, 3)), jax.make_mesh((1,), ("data",)), jax.P("data"))
-      >>> jax.typeof(on_auto_axes(lambda x: x[:, :1])(x)).sharding.spec
-      P('data', None)
+      >>> mesh = jax.make_mesh((1,), ("data",), (jax.sharding.AxisType.Explicit,))
+      >>> x = jn.distributed.put(jnp.ones((2, 3)), mesh, jax.P("data"))
+      >>> tuple(jax.typeof(on_auto_axes(lambda x: x[:, :1])(x)).sharding.spec)
+      ('data', None)
     """
 
     @functools.wraps(function)

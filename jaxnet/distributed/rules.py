@@ -48,8 +48,8 @@ def shardings(tree: PyTree, mesh: Mesh, rules: Rules = P()) -> PyTree:
       >>> mesh = jax.make_mesh((1,), ("model",))
       >>> params = {"dense": {"kernel": jn.spec((3, 8)), "bias": jn.spec((8,))}}
       >>> where = shardings(params, mesh, {"*/kernel": P(None, "model")})
-      >>> where["dense"]["kernel"].spec[1], where["dense"]["bias"].spec[0]
-      ('model', None)
+      >>> tuple(where["dense"]["kernel"].spec)
+      (None, 'model')
     """
     check_mesh("shardings", mesh)
     if not hasattr(tree, "opt_state"):
@@ -152,12 +152,12 @@ def tensor_parallel(axis: str) -> Rules:
 
     Example:
       >>> rule = tensor_parallel("model")
-      >>> rule("decoder/block_0/mlp_in/kernel", (64, 256))
-      P(None, 'model')
-      >>> rule("repeat/attention/out/kernel", (6, 8, 16, 128))  # six blocks of eight heads
-      P(None, 'model')
-      >>> rule("norm/scale", (64,))
-      P()
+      >>> tuple(rule("decoder/block_0/mlp_in/kernel", (64, 256)))
+      (None, 'model')
+      >>> tuple(rule("repeat/attention/out/kernel", (6, 8, 16, 128)))  # six blocks of eight heads
+      (None, 'model')
+      >>> tuple(rule("norm/scale", (64,)))
+      ()
 
     Reference: Shoeybi et al. 2019, "Megatron-LM: Training Multi-Billion Parameter Language Models
     Using Model Parallelism".

@@ -121,7 +121,8 @@ def moe(
         real = None if counts is None else counts.reshape(tokens.shape[0])
         logits = wide(m(router, tokens))  # (tokens, experts)
         probabilities = jax.nn.softmax(logits)
-        weights, chosen = jax.lax.top_k(probabilities, k)  # (tokens, k)
+        chosen = jax.lax.top_k(jax.lax.stop_gradient(probabilities), k)[1]  # (tokens, k)
+        weights = jnp.take_along_axis(probabilities, chosen, -1)
         if divide:
             weights = weights / weights.sum(-1, keepdims=True)
         chosen = chosen if real is None else jnp.where(real[:, None], chosen, experts)
@@ -216,7 +217,7 @@ def _blocks(choices: _Sorted, experts: int) -> _Plan:
     here = jnp.minimum(choices.experts, experts - 1)
     slots = (ends - needed)[here] * rows + choices.ranks
     slots = _apart(slots, choices.experts < experts, blocks * rows)
-    expert = jnp.searchsorted(ends, jnp.arange(blocks), side="right")
+    expert = (ends[None] <= jnp.arange(blocks)[:, None]).sum(-1)
     return _Plan(slots, blocks, rows, jnp.minimum(expert, experts - 1))
 
 

@@ -12,6 +12,7 @@ from jaxnet.ops.attention import dot_product_attention
 from jaxnet.ops.blockwise import Ranges, blockwise_attention, see
 from jaxnet.ops.native import attention, call, instructions
 from jaxnet.profile.program import flops_of, parse
+from jaxnet.services.jax_versions import enable_x64
 from tests.ops.test_blockwise import attends_to_what_it_sees
 
 pytestmark = pytest.mark.skipif(instructions() is None, reason="needs the kernels in C")
@@ -62,7 +63,7 @@ def everything(q, k, v, d_y, d_total, ranges, **options):
 
 def exact(q, k, v, d_y, d_total, ranges, scale=None, softcap=None):
     """The same from all scores, in float64."""
-    with jax.enable_x64(True):
+    with enable_x64(True):
         first, last, _ = (None if a is None else np.asarray(a) for a in ranges)
         q, k, v, d_y, d_total = (np.asarray(a, np.float64) for a in (q, k, v, d_y, d_total))
 
