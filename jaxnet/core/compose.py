@@ -8,8 +8,6 @@ functions become composed layers of one call, so this module makes every check.
 
 import copy
 import inspect
-import os
-import sys
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -29,6 +27,7 @@ from jaxnet.services.checks import (
     check_shape,
     initialized,
 )
+from jaxnet.services.frames import inside_jax, same_at_each_turn
 from jaxnet.services.functions import function_name, takes
 from jaxnet.services.nodes import Stored, plain
 from jaxnet.services.trees import Memo, Path, PyTree, key_spec, memo_of, shapes_of, signature
@@ -79,13 +78,13 @@ class Stream(NamedTuple):
 
 
 class Scope:
-    """The `m` of one run of a forward function; with a plan it notes, without one it computes."""
+    """The `m` of one run of a forward function on data."""
 
-    def __init__(self, x, params, state, key, train=False, watches=(), plan=None):
+    def __init__(self, x, params, state, key, train=False, watches=()):
         for what, tree in (("params", params), ("state", state)):
             check_dict(here(), what, tree)
         self.train, self._x, self._key = train, x, key
-        self._params, self._state, self._plan, self._watches = params, dict(state), plan, watches
+        self._params, self._state, self._watches = params, dict(state), watches
         self._names: dict[int, str] = {}
         self._sown: dict[str, PyTree] = {}  # by path
         # Keeps layers alive, since Python may reuse the id of a freed layer.
@@ -119,7 +118,7 @@ class Scope:
 
         Below `jn.quantized` and `jn.lora` it is a node of integers or factors instead of an array.
         """
-        return self._entry("param", self._params, name, initializer, shape, None)
+        return self._entry("params", self._params, name, initializer, shape, None)
 
     def state(self, name: str, initializer: Callable, shape: Shape, dtype=None) -> jax.Array:
         """Return an entry of this layer's state, which `update` changes."""
@@ -134,14 +133,14 @@ class Scope:
                 f"here: {known}"
             )
         check_kept(shapes_of({name: self._state[name]}), shapes_of({name: value}))
-        _check_outside_loops(f"m.update({name!r})")
+        _check_outside_jax(f"m.update({name!r})")
         self._state[name] = value
 
     def sow(self, name: str, value: PyTree) -> None:
         """Report a value from inside the net to `jn.collect`."""
         _check_entry_name(name, "m.sow(name, value)")
-        if self._plan is None and any(watch.sown for watch in self._watches):
-            _check_outside_loops(f"m.sow({name!r})")
+        if any(watch.sown for watch in self._watches):
+            _check_outside_jax(f"m.sow({name!r})")
             self._note(name, value)
 
     def _note(self, path: str, value: PyTree) -> None:
@@ -152,8 +151,9 @@ class Scope:
             name = f"{path}_{n}"
         self._sown[name] = value
 
-    def _entry(self, what: str, given: dict, name, initializer, shape, dtype) -> jax.Array:
-        """Return a param or a state entry, noted by a plan or else looked up and compared."""
+    def _entry(self, kind: str, given: dict, name, initializer, shape, dtype) -> jax.Array:
+        """Return an entry of the params or of the state."""
+        what = kind.removesuffix("s")
         _check_entry_name(name, f"m.{what}(name, initializer, shape)")
         at = f"{here()}: m.{what}({name!r})"
         if not callable(initializer):
@@ -167,15 +167,12 @@ class Scope:
         self._own[name], self._counts[name] = needed, 0
         if any(watch.done() for watch in self._watches):
             return _zeros(needed)
-        kind = "params" if what == "param" else what
-        if self._plan is None:
-            compare(kind, {name: needed}, {n: given[n] for n in [name] if n in given}, self._x)
-            return given[name]
-        who = here()
-        draw = lambda key: initialized(who, name, initializer, key, needed)  # noqa: E731
-        _, _, first = self._plan.setdefault(name, (what == "state", draw, needed))
-        compare(kind, {name: first}, {name: needed}, self._x)
-        return given.setdefault(name, _zeros(needed)) if what == "state" else _zeros(needed)
+        return self._given(kind, given, name, initializer, needed)
+
+    def _given(self, kind: str, given: dict, name: str, initializer, needed) -> jax.Array:
+        """Return an entry of the given params or state."""
+        compare(kind, {name: needed}, {n: given[n] for n in [name] if n in given}, self._x)
+        return given[name]
 
     def key(self, name: str | None = None) -> jax.Array:
         """Return a random key, new at each call; without a name, the layer's own key."""
@@ -187,13 +184,21 @@ class Scope:
                 f"{here()}: needs a key{' in training' * self.train}. Pass one, as in "
                 f"net.apply(params, state, x, key=jax.random.key(0){mode})"
             )
-        if self._plan is None:
-            _check_own_key()
+        self._check_own_key()
         if name is None:
             return self._key
         name = f"key/{name}"  # the name of a child never contains '/'
         self._counts[name] = count = self._counts.get(name, -1) + 1
         return self._fold(name, count)
+
+    def _check_own_key(self) -> None:
+        if same_at_each_turn(_APPLIES, Scope.__call__.__code__):
+            raise ValueError(
+                f"{here()}: draws random numbers inside jax.vmap, jax.lax.scan or another loop, "
+                "where it has the same key at each turn, so the same numbers are drawn again. Map "
+                "the layer by m(jn.transforms.mapped(layer, axis), x), repeat it by jn.repeat, or "
+                "draw all numbers before the loop"
+            )
 
     def inline(self, layer: Layer, x: PyTree) -> PyTree:
         """Return the output of a layer that has this layer's entries; for layers around a layer."""
@@ -204,8 +209,6 @@ class Scope:
 
     def _pair(self, layer: Layer, x: PyTree, expected: Memo) -> PyTree:
         """Return the output of a pair of functions that has this layer's entries."""
-        if self._plan is not None:
-            return _outline_pair(layer, x, self._key, self._plan)
         shape = abstract(x, here())
         outline = lambda: jax.eval_shape(lambda key: drawn(layer, key, shape), key_spec())  # noqa: E731
         params, state = expected.of(signature(shape), outline)
@@ -238,7 +241,7 @@ class Scope:
 
     def penalize(self, penalty: Callable[[Params], Any]) -> Any:
         """Return a function of all parameters of this layer; 0 in init."""
-        return 0.0 if self._plan is not None else penalty(plain(self._params))
+        return penalty(plain(self._params))
 
     def watched(self, watch: Watch) -> "Scope":
         """Return the same scope with one more watch."""
@@ -249,9 +252,6 @@ class Scope:
     def _run(self, layer: Layer, name: str | None, x: PyTree, key: Any) -> PyTree:
         """Return the output of a child or, without a name, of a layer with this layer's entries."""
         layer = layer if self.stream is None else streamed(layer, self.stream)
-        if self._plan is not None:
-            plan = self._plan if name is None else self._plan.setdefault(name, {})
-            return _outline(layer, x, key, plan, self._watches)
         params, given = (
             {n: tree[n] for n in tree if n not in self._own} if name is None else tree.get(name, {})
             for tree in (self._params, self._state)
@@ -268,7 +268,7 @@ class Scope:
                     f"{here()}: is called twice in a stream, where each call keeps its own state; "
                     "make a second layer"
                 )
-            _check_outside_loops(f"m({layer.name}, x), a layer that changes its state,")
+            _check_outside_jax(f"m({layer.name}, x), a layer that changes its state,")
         for entry in [entry for entry in state if entry.startswith(SOWN)]:
             below = entry.removeprefix(SOWN)
             self._note(below if name is None else f"{name}/{below}", state.pop(entry))
@@ -321,6 +321,38 @@ class Scope:
         return [name for name in super().__dir__() if not name.startswith("_")]
 
 
+class Outline(Scope):
+    """The `m` of init: it notes in a plan what a layer asks for, and goes on with zeros."""
+
+    def __init__(self, x, key, plan: Plan, watches=()):
+        super().__init__(x, {}, {}, key, watches=watches)
+        self._plan = plan
+
+    def sow(self, name: str, value: PyTree) -> None:
+        _check_entry_name(name, "m.sow(name, value)")
+
+    def penalize(self, penalty: Callable[[Params], Any]) -> Any:
+        return 0.0
+
+    def _check_own_key(self) -> None:
+        """Nothing is drawn here."""
+
+    def _given(self, kind: str, given: dict, name: str, initializer, needed) -> jax.Array:
+        who, is_state = here(), kind == "state"
+        draw = lambda key: initialized(who, name, initializer, key, needed)  # noqa: E731
+        _, _, first = self._plan.setdefault(name, (is_state, draw, needed))
+        compare(kind, {name: first}, {name: needed}, self._x)
+        return given.setdefault(name, _zeros(needed)) if is_state else _zeros(needed)
+
+    def _pair(self, layer: Layer, x: PyTree, expected: Memo) -> PyTree:
+        return _outline_pair(layer, x, self._key, self._plan)
+
+    def _run(self, layer: Layer, name: str | None, x: PyTree, key: Any) -> PyTree:
+        layer = layer if self.stream is None else streamed(layer, self.stream)
+        plan = self._plan if name is None else self._plan.setdefault(name, {})
+        return _outline(layer, x, key, plan, self._watches)
+
+
 PARAMS_ARE_OUTSIDE = (
     ". Params belong to the caller: net.apply(params, state, x). For a penalty on them, pass "
     "jn.supervised(..., penalty=...)"
@@ -345,59 +377,15 @@ def _not_an_initializer(what: str, initializer: Any, shape: Any) -> str:
     )
 
 
-def _check_outside_loops(what: str) -> None:
+def _check_outside_jax(what: str) -> None:
     """Raise in a function that JAX runs, such as the body of a scan: its values end there."""
-    frame = sys._getframe(1)
-    while frame is not None and frame.f_code not in _RUNS:
-        path = frame.f_code.co_filename
-        if path.startswith(_JAX) and "tree" not in os.path.basename(path):
-            raise ValueError(
-                f"{here()}: {what} is called inside a function that JAX runs, such as the body of "
-                "jax.lax.scan or of jax.grad, so the value ends with that function. Return the "
-                "value from it and call m.update after it. For layers with state, use jn.repeat, "
-                "or call layer.apply(params, state, x) in an objective jn.Layer(init, apply)"
-            )
-        frame = frame.f_back
-
-
-def _check_own_key() -> None:
-    """Raise if a forward function draws inside of a loop of JAX, where all turns have one key.
-
-    It looks at the functions that called, up to the `apply` that got the key from outside. A loop
-    of this library has a key for each turn, in a variable called `own_key`.
-    """
-    frame: Any = sys._getframe(2)
-    looped = applied = own = skipped = False  # own: the next loop has a key for each turn
-    while frame is not None:
-        code = frame.f_code
-        path = code.co_filename
-        if path.startswith(_JAX):
-            # jax.jacfwd maps tangents alone: what they belong to is computed once.
-            looped = code.co_name != "jacfun" and (looped or (not own and _is_loop(code)))
-            skipped = own
-        elif path.startswith(_OURS):
-            if applied and not path.startswith(_LAYERS):
-                return
-            if "own_key" in code.co_varnames:
-                looped, own, skipped = False, True, False
-            elif skipped:
-                own = skipped = False
-            applied = code is not Scope.__call__.__code__ and (applied or code in _APPLIES)
-        elif applied:
-            return
-        elif looped:
-            raise ValueError(
-                f"{here()}: draws random numbers inside jax.vmap, jax.lax.scan or another loop, "
-                "where it has the same key at each turn, so the same numbers are drawn again. Map "
-                "the layer by m(jn.transforms.mapped(layer, axis), x), repeat it by jn.repeat, or "
-                "draw all "
-                "numbers before the loop"
-            )
-        frame = frame.f_back
-
-
-def _is_loop(code: Any) -> bool:
-    return code.co_name in ("vmap_f", "pmap_f") or code.co_filename.endswith(_LOOPS)
+    if inside_jax(below=_RUNS):
+        raise ValueError(
+            f"{here()}: {what} is called inside a function that JAX runs, such as the body of "
+            "jax.lax.scan or of jax.grad, so the value ends with that function. Return the "
+            "value from it and call m.update after it. For layers with state, use jn.repeat, "
+            "or call layer.apply(params, state, x) in an objective jn.Layer(init, apply)"
+        )
 
 
 def _outline(layer: Layer, x: PyTree, key: Any, plan: Plan, watches: tuple = ()) -> PyTree:
@@ -405,7 +393,7 @@ def _outline(layer: Layer, x: PyTree, key: Any, plan: Plan, watches: tuple = ())
     if not callable(layer.inside):
         return _outline_pair(layer, x, key, plan)
     abstract(x, here())
-    return layer.inside(Scope(x, {}, {}, key, False, watches, plan), x)
+    return layer.inside(Outline(x, key, plan, watches), x)
 
 
 def _outline_pair(layer: Layer, x: PyTree, key: Any, plan: Plan) -> PyTree:
@@ -760,10 +748,4 @@ def _makes_layers(function: Callable) -> bool:
 
 
 _RUNS = {walk.__code__, _outline.__code__}  # code that runs a forward function
-# With the separator at its end, so that the path of jaxnet does not match.
-_JAX = os.path.join(os.path.dirname(jax.__file__), "")
-_LOOPS = os.path.join("control_flow", "loops.py")
-_OURS = os.path.join(os.path.dirname(os.path.dirname(__file__)), "")
-# Where a layer applies another one with its own key.
-_LAYERS = tuple(_OURS + room for room in ("core", "transforms", "layers", "composition.py"))
 _APPLIES = {code for code in _called.__code__.co_consts if getattr(code, "co_name", "") == "apply"}

@@ -679,7 +679,7 @@ def test_an_update_in_a_loop_raises(jit):
 
 def test_jaxnet_may_lie_beside_jax(monkeypatch):
     """Where pip installs both, the path of one begins like that of the other."""
-    module = sys.modules["jaxnet.core.compose"]
+    module = sys.modules["jaxnet.services.frames"]
     beside = str(Path(jn.__file__).parent).removesuffix("net")
     monkeypatch.setattr(jax, "__file__", f"{beside}/__init__.py")
     monkeypatch.setattr(module, "_JAX", runpy.run_path(module.__file__)["_JAX"])
