@@ -308,3 +308,22 @@ def test_messages(make, shape, message):
 def test_bytes_are_not_sizes():
     with pytest.raises(ValueError, match="kernel_size must be whole numbers"):
         jn.conv(8, b"x")  # type: ignore
+
+
+def test_a_causal_convolution_in_chunks_of_a_stream():
+    layer = jn.conv(3, (4,), dilation=2, padding="CAUSAL")
+    x = jax.random.normal(jax.random.key(0), (2, 11, 5))
+    params, state = layer.init(jax.random.key(1), x)
+    stream = jn.stream(layer)
+    kept, parts = jn.start_stream(stream, x[:, :1]), []
+    for chunk in (x[:, :5], x[:, 5:6], x[:, 6:]):
+        y, kept = stream.apply(params, kept, chunk)
+        parts.append(y)
+    np.testing.assert_allclose(jnp.concatenate(parts, 1), layer.apply(params, state, x)[0], 1e-5)
+
+
+@pytest.mark.parametrize("options", [{"strides": 2, "padding": "CAUSAL"}, {"padding": "SAME"}])
+def test_a_stream_needs_a_causal_convolution_without_strides(options):
+    stream = jn.stream(jn.conv(3, (4,), **options))
+    with pytest.raises(ValueError, match=r'conv: needs padding="CAUSAL" and strides of 1'):
+        stream.init(jax.random.key(0), jn.spec((2, 5, 3)))

@@ -123,6 +123,21 @@ ENTRY %main (x: f32[2,3,1,5,7,4], w: f32[2,1,3,2,4,6]) -> f32[2,3,1,3,6,6] {
     assert sum(flops_of(run) for run in parse(unknown).runs()) == 0
 
 
+@pytest.mark.parametrize(("target", "products"), [("", 5 + 7), ("_back", 3 * 5 + 2 * 7)])
+def test_attention_in_c_counts_as_if_each_query_saw_all(target, products):
+    """2 examples of 4 heads: 20 queries of size 5 at 30 places with values of size 7."""
+    text = f"""HloModule jit_f
+
+ENTRY %main (q: f32[2,20,4,5], k: f32[2,30,2,5], v: f32[2,30,2,7]) -> f32[2,20,4,7] {{
+  %q = f32[2,20,4,5]{{3,2,1,0}} parameter(0)
+  %k = f32[2,30,2,5]{{3,2,1,0}} parameter(1)
+  %v = f32[2,30,2,7]{{3,2,1,0}} parameter(2)
+  ROOT %y = f32[2,20,4,7]{{3,2,1,0}} custom-call(%q, %k, %v), custom_call_target="jaxnet_attention{target}"
+}}
+"""  # noqa: E501
+    assert sum(flops_of(run) for run in parse(text).runs()) == 2 * 2 * 4 * 20 * 30 * products
+
+
 def test_a_fusion_without_a_name_has_that_of_what_it_computes():
     def of(opcode, name="", rest=""):
         named = f'op_name="{name}" {rest}' if name else rest

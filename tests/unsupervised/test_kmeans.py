@@ -124,6 +124,8 @@ def test_random_vectors_as_kernels():
     y = outputs(params, GROUPS)
     np.testing.assert_allclose(y.mean(0), 0, atol=1e-3)
     np.testing.assert_allclose(y.std(), 0.7, rtol=1e-3)
+    small = fit_random_vectors(KEY, 1e-3 * GROUPS, 13, scale=0.7)
+    np.testing.assert_allclose(outputs(small, 1e-3 * GROUPS), y, atol=1e-3)
     plain = fit_random_vectors(KEY, GROUPS, 13, scale=None)
     np.testing.assert_array_equal(plain["bias"], 0)
 

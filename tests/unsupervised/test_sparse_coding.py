@@ -7,6 +7,7 @@ import pytest
 
 import jaxnet as jn
 from jaxnet.unsupervised.sparse_coding import (
+    _better_atoms,
     _epoch,
     _first_atoms,
     _usual_penalty,
@@ -223,6 +224,13 @@ def test_an_epoch_is_that_of_numpy():
     jax.tree.map(
         partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5), (new, after), (atoms, sums)
     )
+
+
+def test_atoms_of_small_codes_are_in_use():
+    atoms = jnp.eye(2, 3)
+    examples = 1e-4 * jnp.array([[0.0, 1, 0], [0, 0, 1]])
+    moved = _better_atoms(atoms, 1e-4 * jnp.eye(2), examples, -atoms)
+    np.testing.assert_allclose(moved, jnp.eye(3)[1:], atol=1e-6)
 
 
 def test_atoms_begin_as_examples_with_some_noise():
