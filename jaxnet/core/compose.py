@@ -8,7 +8,8 @@ functions become composed layers of one call, so this module makes every check.
 
 import copy
 import inspect
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Container
 from typing import Any, NamedTuple
 
 import jax
@@ -145,11 +146,7 @@ class Scope:
 
     def _note(self, path: str, value: PyTree) -> None:
         """Keep a sown value, under the next free name if a layer is called again."""
-        n, name = 0, path
-        while name in self._sown:
-            n += 1
-            name = f"{path}_{n}"
-        self._sown[name] = value
+        self._sown[_free(path, self._sown)] = value
 
     def _entry(self, kind: str, given: dict, name, initializer, shape, dtype) -> jax.Array:
         """Return an entry of the params or of the state."""
@@ -285,15 +282,10 @@ class Scope:
     def _name(self, layer: Layer | Callable[..., Any], base: str) -> str:
         """Return the child's name here: its layer's name, with a number if it is taken."""
         if id(layer) not in self._names:
-            name = base
             if base in self._own:
                 raise ValueError(f"{here()}: the child {base!r} has the name of a parameter")
-            taken, n = {*self._names.values(), *self._own}, 0
-            while name in taken:
-                n += 1
-                name = f"{base}_{n}"
             self._held.append(layer)
-            self._names[id(layer)] = name
+            self._names[id(layer)] = _free(base, {*self._names.values(), *self._own})
         return self._names[id(layer)]
 
     def finish(self) -> State:
@@ -351,6 +343,12 @@ class Outline(Scope):
         layer = layer if self.stream is None else streamed(layer, self.stream)
         plan = self._plan if name is None else self._plan.setdefault(name, {})
         return _outline(layer, x, key, plan, self._watches)
+
+
+def _free(base: str, taken: Container[str]) -> str:
+    """Return a name that is not taken: the base itself, or with the next number."""
+    numbered = (f"{base}_{n}" for n in itertools.count(1))
+    return next(name for name in itertools.chain([base], numbered) if name not in taken)
 
 
 PARAMS_ARE_OUTSIDE = (
