@@ -209,6 +209,29 @@ def test_every_family_has_the_defaults_of_transformers(family):
     assert options.get("scale") == (1 / 16 if "gemma" in family else None)
 
 
+# The options that no entry of the config gives a number: how a family differs from Llama.
+SILU, GELU = {"activation": jax.nn.silu, "use_bias": ()}, {"activation": jax.nn.gelu}
+GEMMA = {"use_bias": (), "norm_at": "both", "embedding_scale": 48.0}
+FORMS = {
+    "llama": SILU,
+    "mistral": SILU,
+    "mixtral": SILU | {"experts": 8, "experts_per_token": 2},
+    "qwen2": SILU | {"use_bias": ("query", "key", "value")},
+    "qwen3": SILU | {"qk_norm": "head"},
+    "gemma2": GELU | GEMMA | {"logit_softcap": 30.0},
+    "gemma3_text": GELU | GEMMA | {"logit_softcap": None, "qk_norm": "head"},
+    "olmo2": SILU | {"norm_at": "output", "qk_norm": "all"},
+    "gpt2": GELU | {"gated": False, "norm": "layer", "use_bias": True},
+}
+ELSEWHERE = {"softcap", "scale", "window", "windowed", "rotary", "local_rotary", "max_length"}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_has_its_form(family):
+    options = jn.models.decoder_config({"model_type": family})
+    assert {k: v for k, v in options.items() if k not in ELSEWHERE | {*NUMBERS}} == FORMS[family]
+
+
 @pytest.mark.parametrize(
     ("family", "entry", "option", "value"),
     [
@@ -223,6 +246,9 @@ def test_every_family_has_the_defaults_of_transformers(family):
         ("mistral", {}, "kv_heads", 8),
         ("mistral", {"num_key_value_heads": None}, "kv_heads", None),
         ("gpt2", {"tie_word_embeddings": False}, "tied", False),
+        ("llama", {"attention_bias": True}, "use_bias", ("query", "key", "value", "out")),
+        ("llama", {"mlp_bias": True}, "use_bias", ("mlp",)),
+        ("qwen3", {"attention_bias": True}, "use_bias", ("query", "key", "value", "out")),
     ],
 )
 def test_what_is_left_out_has_the_default_of_its_family(family, entry, option, value):
