@@ -4,33 +4,14 @@ import doctest
 import gc
 import inspect
 import os
-import subprocess
-import sys
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 
-# Most of the time of a test run is compilation of tiny programs, so XLA leaves out what takes
-# longer than these run. `XLA_FLAGS= pytest` compiles them as users have them. Before `import jax`.
-QUICK = [
-    "--xla_backend_optimization_level=0",
-    "--xla_llvm_disable_expensive_passes=true",
-    "--xla_cpu_parallel_codegen_split_count=1",
-]
-OLD = "--xla_cpu_use_fusion_emitters=false"  # gone from the XLA of JAX 0.12
-
-
-def known(flags: list[str]) -> bool:
-    """Whether this XLA takes the flags: an unknown one ends the process."""
-    run = [sys.executable, "-c", "import jax; jax.devices()"]
-    return not subprocess.run(
-        run, env=os.environ | {"XLA_FLAGS": " ".join(flags)}, capture_output=True
-    ).returncode
-
+from tests.quick import flags
 
 if "XLA_FLAGS" not in os.environ:  # workers inherit it
-    choices = [*QUICK, OLD], QUICK
-    os.environ["XLA_FLAGS"] = " ".join(next((flags for flags in choices if known(flags)), []))
+    os.environ["XLA_FLAGS"] = flags()
 os.environ.setdefault("JAX_TRACEBACK_IN_LOCATIONS_LIMIT", "0")  # a tenth of the time of tracing
 
 import jax  # noqa: E402

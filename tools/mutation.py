@@ -35,6 +35,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import NamedTuple
 
+from tests.quick import flags
+
 ROOT = Path(__file__).parent.parent
 LIMIT = 600  # seconds per mutant; one that never ends counts as caught
 ENDED = {0: "MISSED", -signal.SIGALRM: "endless"}  # exit codes of a child; all others: caught
@@ -396,11 +398,7 @@ def main() -> None:
 
 def prepare(folder: Path) -> None:
     """Sets what a fork inherits: options of JAX, and what is slow to import."""
-    flags = (
-        "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true "
-        "--xla_cpu_parallel_codegen_split_count=1"
-    )
-    os.environ.setdefault("XLA_FLAGS", flags)
+    os.environ.setdefault("XLA_FLAGS", flags())
     os.environ.setdefault("JAX_TRACEBACK_IN_LOCATIONS_LIMIT", "0")
     os.environ["JAX_COMPILATION_CACHE_DIR"] = str(folder / "programs")
     for name in HEAVY:
