@@ -296,7 +296,7 @@ def _begin(
     rows, lengths = _prompts(who, prompt)
     batch, time = rows.shape
     needed = time + given.length - 1 + proposals
-    sizes = [_fit(who, *one, max(64, _power(needed + 1)), needed) for one in models]
+    sizes = [_fit(who, *one, max(64, _power(needed)), needed) for one in models]
     if len({vocabulary for _, vocabulary in sizes}) > 1:
         raise ValueError(
             f"{who}: net and draft must have the same vocabulary, got logits for {sizes[0][1]} and "

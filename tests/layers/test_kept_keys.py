@@ -13,6 +13,20 @@ KEY = jax.random.key(0)
 attention = partial(jn.multi_head_attention, 4, causal=True)
 
 
+@pytest.mark.parametrize("window", [None, (2, 0)], ids=str)
+def test_chunks_see_what_the_whole_sequence_sees(window):
+    x = jax.random.normal(jax.random.key(1), (2, 7, 8))
+    net = attention(window=window, rotary=True)
+    params, state = net.init(KEY, x)
+    stream, parts = jn.stream(net, 7), []
+    after = jn.start_stream(stream, x, state)
+    for chunk in (x[:, :3], x[:, 3:4], x[:, 4:]):
+        y, after = stream.apply(params, after, chunk)
+        parts.append(y)
+    whole, _ = net.apply(params, state, x)
+    np.testing.assert_allclose(jnp.concatenate(parts, 1), whole, rtol=1e-4, atol=1e-6)
+
+
 @pytest.mark.slow
 def test_a_full_stream_raises_and_gives_nan_inside_jit():
     x = jnp.ones((2, 6, 8))

@@ -21,6 +21,15 @@ def test_the_first_trace_is_quiet_and_the_second_names_what_changed():
         watcher.traced("step", batch=jnp.ones(4))
 
 
+def test_what_comes_or_goes_is_named():
+    watcher, x = Watcher(), jnp.ones(3)
+    watcher.traced("step", batch={"x": x})
+    with pytest.warns(UserWarning, match=r"because of batch/y: nothing -> float32\[3\];"):
+        watcher.traced("step", batch={"x": x, "y": x})
+    with pytest.warns(UserWarning, match=r"because of batch/y: float32\[3\] -> nothing;"):
+        watcher.traced("step", batch={"x": x})
+
+
 def test_state_that_stays_is_named_once():
     watcher, state = Watcher(), {"mean": jnp.ones(2)}
     with pytest.warns(UserWarning, match="state does not change in training: mean;"):
