@@ -218,15 +218,19 @@ def _keep(mask, new, old):
     return new if mask is None else jax.tree.map(lambda n, o: jnp.where(mask, n, o), new, old)
 
 
+def _advance(cell, pre, kernel, biases, carry, mask):
+    """Return the carry after one step, and its slopes."""
+    again = plus(product(hidden(carry), kernel), biases[1])
+    new, slopes = cell.step(plus(pre, biases[0]), again, carry)
+    return _keep(mask, new, carry), slopes
+
+
 def _loop(cell, pre, kernel, biases, carry, mask):
     """Return h of all steps and the last carry."""
-    bias, recurrent_bias = biases
 
     def body(carry, now):
         pre, mask = now
-        again = plus(product(hidden(carry), kernel), recurrent_bias)
-        new, _ = cell.step(plus(pre, bias), again, carry)
-        carry = _keep(mask, new, carry)
+        carry, _ = _advance(cell, pre, kernel, biases, carry, mask)
         return carry, hidden(carry)
 
     final, h = jax.lax.scan(body, carry, (pre, mask))
@@ -235,18 +239,15 @@ def _loop(cell, pre, kernel, biases, carry, mask):
 
 def _loop_with_slopes(cell, pre, kernel, biases, carry, mask):
     """Return h of all steps, the last carry, and the slopes of all steps."""
-    bias, recurrent_bias = biases
 
     # The slopes of the gates overwrite pre step by step, and the bias is added in the loop. Less
     # memory also takes less time, since the system provides new pages at each call.
     def step(loop, now):
         carry, kept = loop
         t, mask = now
-        pre = plus(jax.lax.dynamic_index_in_dim(kept, t, keepdims=False), bias)
-        again = plus(product(hidden(carry), kernel), recurrent_bias)
-        new, (by_gates, *slopes) = cell.step(pre, again, carry)
+        pre = jax.lax.dynamic_index_in_dim(kept, t, keepdims=False)
+        carry, (by_gates, *slopes) = _advance(cell, pre, kernel, biases, carry, mask)
         kept = jax.lax.dynamic_update_index_in_dim(kept, by_gates, t, 0)
-        carry = _keep(mask, new, carry)
         return (carry, kept), (hidden(carry), slopes)
 
     (final, by_gates), (h, slopes) = jax.lax.scan(step, (carry, pre), (jnp.arange(len(pre)), mask))
