@@ -127,11 +127,12 @@ class Recurrence:
         """Return the given carry, or zeros, in the dtype of the computation."""
         shape = (x.shape[0], self.features)
         dtype = jnp.result_type(x.dtype, *(entry.dtype for entry in entries if entry is not None))
-        zero = jnp.zeros(shape, dtype)
-        zero = {"c": zero, "h": zero} if self.cell.memory else zero
-        given = zero if given is None else given
-        shapes = [getattr(leaf, "shape", None) for leaf in jax.tree.leaves(given)]
-        if jax.tree.structure(given) != jax.tree.structure(zero) or set(shapes) != {shape}:
+        like = {"c": dtype, "h": dtype} if self.cell.memory else dtype
+        if given is None:
+            given = jax.tree.map(partial(jnp.zeros, shape), like)
+        shapes = {getattr(leaf, "shape", None) for leaf in jax.tree.leaves(given)}
+        fits = jax.tree.structure(given) == jax.tree.structure(like)
+        if not fits or shapes != {shape}:
             form = "a dict of c and h, each" if self.cell.memory else "an array"
             got = jax.tree.map(lambda leaf: getattr(leaf, "shape", type(leaf).__name__), given)
             raise ValueError(
