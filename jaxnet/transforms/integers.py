@@ -272,9 +272,11 @@ class Quantized(Stored):
 
     def block(self, i: Any, count: int, axis: int) -> "Quantized":
         """Return the i-th of several blocks of equal size along an axis of outputs."""
-        cut = lambda a: jax.lax.dynamic_slice_in_dim(  # noqa: E731
-            a, i * (a.shape[axis] // count), a.shape[axis] // count, axis
-        )
+
+        def cut(a):
+            size = a.shape[axis] // count
+            return jax.lax.dynamic_slice_in_dim(a, i * size, size, axis)
+
         return replace(self, numbers=cut(self.numbers), scale=cut(self.scale))
 
     def rows(self, ids: jax.Array) -> jax.Array:
