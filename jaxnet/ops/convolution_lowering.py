@@ -174,8 +174,9 @@ def _kernel_gradient(x, y, form):
     if form.groups > 1:
         return _shifted_products(x, y, form)
     if math.prod(form.window) == 1:
-        (seen,) = _seen(x, form)
-        return _product(seen, y).reshape(*form.window, x.shape[-1], y.shape[-1])
+        seen, y = (a.reshape(-1, a.shape[-1]) for a in (*_seen(x, form), y))
+        found = lax.dot_general(seen, y, (((0,), (0,)), ((), ())))
+        return found.reshape(*form.window, *found.shape)
     return _as_convolution(x, y, form)
 
 
@@ -188,12 +189,6 @@ def _as_convolution(x, y, form):
     x = jnp.swapaxes(x, 0, -1)  # (i, *space, n)
     y = jnp.moveaxis(y, 0, -2)  # (*space, n, o)
     return jnp.moveaxis(_canonical(x, y, transposed), 0, -2)  # (i, *window, o) -> (*window, i, o)
-
-
-def _product(x, y):
-    """Return the sum over all axes but the last of the products of x and y, (i, o)."""
-    x, y = (a.reshape(-1, a.shape[-1]) for a in (x, y))
-    return lax.dot_general(x, y, (((0,), (0,)), ((), ())))
 
 
 def _seen(x, form):

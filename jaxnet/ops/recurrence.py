@@ -88,7 +88,9 @@ def unroll(
     """
     if cell == LSTM and biases[0] is None:
         biases = jnp.zeros(pre.shape[-1:], pre.dtype), None
-    return _compiled(cell)(pre, kernel, biases, carry, mask)
+    # Compiled by itself, so that calls outside jit do not compile it each time.
+    loop = memo_of(cell.step).of("loop", lambda: jax.jit(partial(_unrolled, cell)))
+    return loop(pre, kernel, biases, carry, mask)
 
 
 # The three cells.
@@ -194,11 +196,6 @@ def simple_cell(activation: Callable[[jax.Array], jax.Array]) -> Cell:
       [[0.0, 0.0]]
     """
 
-    # One cell per activation, so that equal layers share their compiled loops.
-    return memo_of(activation).of("simple cell", lambda: _simple_cell(activation))
-
-
-def _simple_cell(activation: Callable[[jax.Array], jax.Array]) -> Cell:
     def step(pre, product, h):
         z = pre + product
         return activation(z), (z,)
@@ -207,7 +204,8 @@ def _simple_cell(activation: Callable[[jax.Array], jax.Array]) -> Cell:
         (z,) = slopes
         return jax.jvp(activation, (z,), (d + d_product,))[1]
 
-    return Cell(1, False, step, _add, push)
+    # One cell per activation, so that equal layers share their compiled loops.
+    return memo_of(activation).of("simple cell", lambda: Cell(1, False, step, _add, push))
 
 
 # All steps, and their tangents.
@@ -297,8 +295,3 @@ def _unrolled_tangents(cell, primals, tangents):
     d_product = plus(product(before, d_kernel), d_recurrent_bias)
     d = cell.inject(slopes, plus(d_pre, d_bias), d_product)
     return (h, final), _run(_push, cell, slopes, kernel, mask, d, d_carry)
-
-
-def _compiled(cell: Cell) -> Callable:
-    """Return the loop compiled by itself, so that calls outside jit do not compile it each time."""
-    return memo_of(cell.step).of("loop", lambda: jax.jit(partial(_unrolled, cell)))
