@@ -111,7 +111,8 @@ def avg_pool(
             first = np.arange(total.shape[i + 1]) * steps[i] - pairs[i][0]
             taps = first[:, None] + np.arange(size[i]) * apart[i]
             there = ((taps >= 0) & (taps < n)).sum(1)
-            total /= there.astype(total.dtype).reshape(-1, *[1] * (x.ndim - i - 2))
+            others = [axis for axis in range(x.ndim) if axis != i + 1]
+            total /= jnp.expand_dims(there.astype(total.dtype), others)
         return total.astype(output_dtype(x))
 
     return _by_window(pool, name, "avg_pool", window, strides, padding, dilation)
