@@ -1,5 +1,7 @@
 """Additive attention: a small network scores each query against each entry of a memory."""
 
+from typing import Any
+
 import jax.numpy as jnp
 
 from jaxnet.core import Layer, compose
@@ -75,8 +77,7 @@ def additive_attention(
 
     def forward(m, given):
         queries, memory, mask = split_inputs(name, given)
-        projects = not (isinstance(memory, dict) and set(memory) == {"key", "value"})
-        keys, values = (None, memory) if projects else (memory["key"], memory["value"])
+        keys, values = _keys_and_values(memory)
         shapes = [getattr(part, "shape", ()) for part in (queries, values)]
         if len(shapes[0]) not in (2, 3) or len(shapes[1]) != 3:
             raise ValueError(
@@ -108,3 +109,10 @@ def additive_attention(
         return (y, weights) if return_weights else y
 
     return compose(forward, name=name, kind="additive_attention")
+
+
+def _keys_and_values(memory: Any) -> tuple[Any, Any]:
+    """Return the keys, None if the layer projects them itself, and the memory."""
+    if isinstance(memory, dict) and set(memory) == {"key", "value"}:
+        return memory["key"], memory["value"]
+    return None, memory
