@@ -6,6 +6,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from jaxnet.core import Layer, compose
+from jaxnet.services.checks import check_type
 
 
 def serial(*layers: Layer | Callable[..., Any], name: str = "serial") -> Layer:
@@ -107,8 +108,5 @@ def residual(
 
 def _check_layers(who: str, layers: tuple) -> None:
     for i, layer in enumerate(layers):
-        if not callable(layer) and not isinstance(layer, Layer):
-            raise TypeError(
-                f"{who}: argument {i} must be a layer or a function, got {type(layer).__name__}; "
-                f"pass several layers one by one, as in {who}(a, b, c)"
-            )
+        hint = f"pass several layers one by one, as in {who}(a, b, c)"
+        check_type(who, f"argument {i}", layer, Layer | Callable, "a layer or a function", hint)

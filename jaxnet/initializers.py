@@ -87,22 +87,21 @@ def variance_scaling(
     checks.within(who, "scale", scale, "(0, inf)")
     checks.one_of(who, "mode", mode, ["fan_in", "fan_out", "fan_avg"])
     checks.one_of(who, "distribution", distribution, ["truncated_normal", "normal", "uniform"])
-    for what, axis in (("in_axis", in_axis), ("out_axis", out_axis)):
-        checks.on_host(who, what, np.atleast_1d(axis), "(n,)", "integers")
-
-    def axes(axis: Any) -> tuple[int, ...]:
-        return tuple(axis) if isinstance(axis, tuple | list) else (axis,)
+    in_axes, out_axes = (
+        checks.on_host(who, what, np.atleast_1d(axis), "(n,)", "integers").tolist()
+        for what, axis in (("in_axis", in_axis), ("out_axis", out_axis))
+    )
 
     def init(key, shape, dtype=jnp.float32):
         checks.check_key(key, who)
         checks.check_shape(f"{who}: the shape", shape)
-        if any(not -len(shape) <= a < len(shape) for a in (*axes(in_axis), *axes(out_axis))):
+        if any(not -len(shape) <= a < len(shape) for a in in_axes + out_axes):
             raise ValueError(
                 f"{who}: the shape {tuple(shape)} has no axes in_axis={in_axis}, "
                 f"out_axis={out_axis}"
             )
-        inputs = math.prod(shape[a] for a in axes(in_axis))
-        outputs = math.prod(shape[a] for a in axes(out_axis))
+        inputs = math.prod(shape[a] for a in in_axes)
+        outputs = math.prod(shape[a] for a in out_axes)
         field = math.prod(shape) / max(1, inputs * outputs)
         fans = {"fan_in": inputs, "fan_out": outputs, "fan_avg": (inputs + outputs) / 2}
         std = math.sqrt(scale / max(1.0, fans[mode] * field))
@@ -262,10 +261,7 @@ def dirac(rest: Initializer = zeros) -> Initializer:
         identity = np.zeros(shape, kernel.dtype)
         identity[tuple(size // 2 for size in window)] = np.eye(inputs, features)
         passed = np.arange(features) < inputs
-        if checks.is_traced(kernel):
-            return jnp.where(passed, identity, kernel)
-        return checks.on_device(
-            np.where(passed, identity, kernel)
-        )  # jnp.where compiles for every shape
+        where = jnp.where if checks.is_traced(kernel) else np.where  # jnp's compiles for each shape
+        return checks.on_device(where(passed, identity, kernel))
 
     return init

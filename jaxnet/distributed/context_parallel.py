@@ -1,5 +1,7 @@
 """A transform that divides the time axis of a sequence among devices."""
 
+from functools import partial
+
 from jax.sharding import Mesh
 
 from jaxnet.core import Layer, as_layer, transform
@@ -50,5 +52,5 @@ def context_parallel(layer: Layer, mesh: Mesh, axis: str) -> Layer:
         with around(ring):
             return layer.apply(params, state, x, key=key, train=train)
 
-    rewrap = lambda inner: context_parallel(inner, mesh, axis)  # noqa: E731
+    rewrap = partial(context_parallel, mesh=mesh, axis=axis)
     return transform(layer, apply, rewrap, kind="context_parallel")

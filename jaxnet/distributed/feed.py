@@ -53,7 +53,9 @@ class _Batches:
         self.loader, self.place, self.ahead = loader, place, ahead
 
     def __iter__(self) -> "_Ahead":
-        return _Ahead(iter(self.loader), self.place, self.ahead)
+        iterator: Any = iter(self.loader)
+        stateful = hasattr(iterator, "get_state") and hasattr(iterator, "set_state")
+        return _Ahead(iterator if stateful else _Counting(iterator), self.place, self.ahead)
 
 
 class _Counted(_Batches):
@@ -61,13 +63,36 @@ class _Counted(_Batches):
         return len(self.loader)
 
 
+class _Counting:
+    """An iterator whose state is the number of batches it has yielded."""
+
+    def __init__(self, iterator: Any):
+        self.iterator, self.count = iterator, 0
+        if hasattr(iterator, "close"):
+            self.close = iterator.close
+
+    def __next__(self) -> PyTree:
+        batch = next(self.iterator)
+        self.count += 1
+        return batch
+
+    def get_state(self) -> int:
+        return self.count
+
+    def set_state(self, state: int) -> None:
+        while self.count < state:
+            next(self)
+
+
 class _Ahead:
     """An iterator whose thread starts with the first batch and ends with the iterator."""
 
     def __init__(self, iterator: Any, place: Callable[[PyTree], PyTree], ahead: int):
-        self._reader = _Reader(iterator, place, ahead)
-        self._state = self._reader.state()
+        self._iterator, self._place = iterator, place
+        self._ready: queue.Queue = queue.Queue(ahead)
+        self._stopped = threading.Event()
         self._started = False
+        self._state = iterator.get_state()
 
     def __iter__(self) -> Iterator[PyTree]:
         return self
@@ -75,16 +100,18 @@ class _Ahead:
     def __next__(self) -> PyTree:
         if not self._started:
             self._started = True
-            self._reader.start()
-        batch, state, error = self._reader.ready.get()
+            # The thread does not hold this iterator, whose end it waits for.
+            args = self._iterator, self._place, self._ready, self._stopped
+            threading.Thread(target=_fill, args=args, name="feed", daemon=True).start()
+        batch, state, error = self._ready.get()
         if error is not None:
-            self._reader.ready.put((None, None, error))  # the next call raises the error again
+            self._ready.put((None, None, error))  # the next call raises the error again
             raise error
         self._state = state
         return batch
 
     def __del__(self) -> None:
-        self._reader.stopped.set()
+        self._stopped.set()
 
     def get_state(self) -> Any:
         """Return the state after the batch that was handed out last."""
@@ -94,65 +121,35 @@ class _Ahead:
         """Go to a state; call it before the first batch is taken."""
         if self._started:
             raise RuntimeError("feed: set the state before the first batch is taken")
-        self._reader.go_to(state)
+        self._iterator.set_state(state)
         self._state = state
 
 
-class _Reader:
-    """The work of the thread; it does not hold the iterator whose end it waits for."""
+def _fill(iterator, place, ready: queue.Queue, stopped: threading.Event) -> None:
+    """Fill the queue with (batch, state after it, None), at last with the error or the end."""
+    thread, error = threading.current_thread(), None
 
-    def __init__(self, iterator: Any, place: Callable[[PyTree], PyTree], ahead: int):
-        self.iterator, self.place = iterator, place
-        self.ready: queue.Queue = queue.Queue(ahead)
-        self.stopped = threading.Event()
-        self.count = 0
-        self.keeps_state = hasattr(iterator, "get_state") and hasattr(iterator, "set_state")
-        self.thread = threading.Thread(target=self.run, name="feed", daemon=True)
+    def end():  # before Python takes down what the iterator needs
+        stopped.set()
+        thread.join(timeout=10)
 
-    def start(self) -> None:
-        """Start the thread, and end it before Python takes down what the iterator needs."""
-        atexit.register(self.end)
-        self.thread.start()
-
-    def end(self) -> None:
-        self.stopped.set()
-        self.thread.join(timeout=10)
-
-    def state(self) -> Any:
-        return self.iterator.get_state() if self.keeps_state else self.count
-
-    def go_to(self, state: Any) -> None:
-        if self.keeps_state:
-            self.iterator.set_state(state)
-            return
-        while self.count < state:
-            next(self.iterator)
-            self.count += 1
-
-    def run(self) -> None:
-        """Fill the queue with (batch, state after it, None), at last with the error or the end."""
-        try:
-            self._fill()
-        finally:
-            # An iterator of grain ends its own threads and processes.
-            if hasattr(self.iterator, "close"):
-                self.iterator.close()
-            atexit.unregister(self.end)
-
-    def _fill(self) -> None:
-        error = None
-        while error is None and not self.stopped.is_set():
+    atexit.register(end)
+    try:
+        while error is None and not stopped.is_set():
             item: tuple
             try:
-                batch = next(self.iterator)
-                self.count += 1
-                item = self.place(batch), self.state(), None
+                item = place(next(iterator)), iterator.get_state(), None
             except BaseException as caught:  # includes StopIteration
                 error = caught
                 item = None, None, error
-            while not self.stopped.is_set():
+            while not stopped.is_set():
                 try:
-                    self.ready.put(item, timeout=0.2)
+                    ready.put(item, timeout=0.2)
                     break
                 except queue.Full:  # check whether the iterator still exists
                     continue
+    finally:
+        # An iterator of grain ends its own threads and processes.
+        if hasattr(iterator, "close"):
+            iterator.close()
+        atexit.unregister(end)

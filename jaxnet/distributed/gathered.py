@@ -1,5 +1,6 @@
 """A transform that says where the params of a fully sharded net are gathered."""
 
+from functools import partial
 from typing import Any
 
 import jax
@@ -49,4 +50,4 @@ def gathered(layer: Layer, mesh: Mesh) -> Layer:
             params = jax.lax.with_sharding_constraint(params, P())
         return layer.apply(params, state, x, key=key, train=train)
 
-    return transform(layer, apply, lambda inner: gathered(inner, mesh), kind="gathered")
+    return transform(layer, apply, partial(gathered, mesh=mesh), kind="gathered")

@@ -21,7 +21,7 @@ from jax.sharding import PartitionSpec as P
 
 from jaxnet.services.checks import check_type
 from jaxnet.services.paths import first_fits, fits
-from jaxnet.services.trees import PyTree, describe, path_name
+from jaxnet.services.trees import PyTree, describe, flat, path_name
 
 Rules = P | Mapping[str, P] | Callable[[str, tuple[int, ...]], P]
 
@@ -57,14 +57,10 @@ def shardings(tree: PyTree, mesh: Mesh, rules: Rules = P()) -> PyTree:
     params = _by_rules(tree.params, mesh, rules)
     of = {
         path: (leaf.shape, where)
-        for (path, leaf), where in zip(_named(tree.params), jax.tree.leaves(params), strict=True)
+        for (path, leaf), where in zip(flat(tree.params), jax.tree.leaves(params), strict=True)
     }
-    return type(tree)(
-        *(
-            params if field == "params" else _following(part, of, mesh)
-            for field, part in tree._asdict().items()
-        )
-    )
+    parts = {field: _following(part, of, mesh) for field, part in tree._asdict().items()}
+    return tree._replace(**parts | {"params": params})
 
 
 def put(tree: PyTree, mesh: Mesh, rules: Rules = P(), *, local: bool = False) -> PyTree:
@@ -196,27 +192,24 @@ def check_axis(who: str, mesh: Mesh, axis: Any) -> None:
         raise ValueError(f"{who}: the mesh has the axes {', '.join(mesh.axis_names)}, not {axis!r}")
 
 
-def _named(tree: PyTree) -> list[tuple[str, Any]]:
-    return [(path_name(path), leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(tree)]
-
-
 def _by_rules(tree: PyTree, mesh: Mesh, rules: Rules) -> PyTree:
     words = "a PartitionSpec, a dict from patterns to PartitionSpecs or a function (path, shape)"
     check_type("shardings", "rules", rules, P | Mapping | Callable, words)
-    named, found = _named(tree), []
+    paths = [path for path, _ in flat(tree)]
     patterns = list(rules) if isinstance(rules, Mapping) else []
-    chosen = first_fits("shardings", patterns, [path for path, _ in named])
-    for (path, leaf), pattern in zip(named, chosen, strict=True):
-        if not hasattr(leaf, "shape"):
-            raise TypeError(f"shardings: {path} must be an array or a spec, got {describe(leaf)}")
-        if isinstance(rules, P):
-            spec = rules
-        elif isinstance(rules, Mapping):
-            spec = P() if pattern is None else rules[pattern]
-        else:
-            spec = rules(path, tuple(leaf.shape))
-        found.append(_checked(path, tuple(leaf.shape), mesh, spec))
-    return jax.tree.unflatten(jax.tree.structure(tree), found)
+    chosen = dict(zip(paths, first_fits("shardings", patterns, paths), strict=True))
+
+    def leaf(where, a):
+        path = path_name(where)
+        if not hasattr(a, "shape"):
+            raise TypeError(f"shardings: {path} must be an array or a spec, got {describe(a)}")
+        shape = tuple(a.shape)
+        if isinstance(rules, Mapping):
+            pattern = chosen[path]
+            return _checked(path, shape, mesh, P() if pattern is None else rules[pattern])
+        return _checked(path, shape, mesh, rules if isinstance(rules, P) else rules(path, shape))
+
+    return jax.tree_util.tree_map_with_path(leaf, tree)
 
 
 def _checked(path: str, shape: tuple[int, ...], mesh: Mesh, spec: Any) -> NamedSharding:

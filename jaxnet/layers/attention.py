@@ -2,7 +2,8 @@
 
 import math
 from collections.abc import Callable, Collection
-from typing import Any, NamedTuple
+from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -25,9 +26,12 @@ from jaxnet.ops.product import plus, product
 from jaxnet.ops.ring import ring, ring_attention
 from jaxnet.services.checks import (
     a_function,
+    all_at_least,
+    all_within,
     as_array,
     at_least,
     check_options,
+    check_type,
     within,
 )
 from jaxnet.services.keywords import explain_keywords
@@ -150,24 +154,23 @@ def multi_head_attention(
     Reference: Vaswani et al. 2017, "Attention Is All You Need"; grouped queries: Ainslie et al.
     2023, "GQA"; windows: Beltagy et al. 2020, "Longformer"; softcap: Gemma Team 2024, "Gemma 2".
     """
-    rotate, span = check_attention(
-        name,
-        heads,
-        dropout_rate=dropout_rate,
-        kv_heads=kv_heads,
-        head_size=head_size,
-        value_size=value_size,
-        window=window,
-        rotary=rotary,
-        scale=scale,
-        softcap=softcap,
-        qk_norm=qk_norm,
-    )
+    all_at_least(name, heads=heads)
+    sizes = {"head_size": head_size, "value_size": value_size, "features": features}
+    all_at_least(name, optional=True, kv_heads=kv_heads, **sizes)
+    if kv_heads is not None and heads % kv_heads:
+        raise ValueError(
+            f"{name}: heads must be a multiple of kv_heads, got heads={heads}, kv_heads={kv_heads}"
+        )
+    within(name, "dropout_rate", dropout_rate, "[0, 1)", "the fraction to drop")
+    all_within(name, "(0, inf)", optional=True, scale=scale, softcap=softcap)
+    a_function(name, "qk_norm", qk_norm, "name=...", optional=True)
+    words = "True, False or a function of (x, positions), such as jn.rotary"
+    check_type(name, "rotary", rotary, bool | Callable, words)
+    rotate: Any = turn if rotary is True else rotary or None
+    span = _span(name, window)
     biased = with_bias(name, use_bias, PROJECTIONS)
     flags = {"causal": causal, "return_weights": return_weights}
     check_options(name, **flags, fused=fused is not None and fused, kernel_init=kernel_init)
-    if features is not None:
-        at_least(name, "features", features)
     groups = heads if kv_heads is None else kv_heads
     plain = value_size is None and span is None and scale is None and softcap is None
     scoring: dict[str, Any] = {"scale": scale, "softcap": softcap, "dropout_rate": dropout_rate}
@@ -195,28 +198,32 @@ def multi_head_attention(
         k = projected(m, "key", source, groups, size)
         v = projected(m, "value", source, groups, value_size or size)
         arriving = m.stream is not None and memory is None
-        mixed = chunk(m, q, k, v, mask, key) if arriving else whole(q, k, v, mask, key)
+        mix = partial(chunk, m) if arriving else whole
+        mixed, weights, rows = mix(q, k, v, mask, key)
         out = _projection("out", (features or width,), "out" in biased, kernel_init, inputs=2)
-        y = m(out, mixed.y)
-        if mixed.rows is not None:  # otherwise the other rows would get the bias of `out`
-            y = jnp.where(mixed.rows[..., None], y, mixed.otherwise)
-        return (y, mixed.weights) if return_weights else y
+        y = m(out, mixed)
+        if rows is not None:  # otherwise the other rows would get the bias of `out`
+            y = jnp.where(rows[..., None], y, jnp.nan if arriving else 0)
+        return (y, weights) if return_weights else y
 
     def whole(q, k, v, mask, key):
-        """Attend to all positions of a sequence or a memory."""
+        """Attend to all positions of a sequence or a memory.
+
+        Returns the values (batch, time, heads, size), the weights (batch, heads, time, places) or
+        None if they were not computed, and the queries that see something; None is all.
+        """
         batch, time, places = q.shape[0], q.shape[1], k.shape[1]
         if rotate is not None:
             q, k = rotate(q, counted(time)), rotate(k, counted(time))
         seen, bias = expand_mask(name, mask, (batch, heads, time, places))
-        lengths = mask if mask is not None and mask.ndim == 1 else None
-        segments = mask if mask is not None and mask.ndim == 2 and mask.dtype != bool else None
-        # The fused kernel supports lengths and causality; other masks would cost it a full bias.
-        simple = plain and (mask is None or lengths is not None)
-        may_fuse = fused is not False and not return_weights and key is None and simple
-        rest = seen if lengths is None and segments is None else None
+        axes = 0 if mask is None or not jnp.issubdtype(mask.dtype, jnp.integer) else mask.ndim
+        lengths, segments = (mask if axes == n else None for n in (1, 2))
+        rest = None if axes else seen
         parts = ring() if time == places and rest is None and bias is None else None
-        may_fuse = may_fuse and parts is None
-        fuse = may_fuse and (fused or fits_cudnn(*hardware(), q.dtype, q.shape[-1]))
+        # The fused kernel supports lengths and causality; other masks would cost it a full bias.
+        fuse = plain and key is None and parts is None and (mask is None or lengths is not None)
+        fuse = fuse and not return_weights and fused is not False
+        fuse = fuse and (fused or fits_cudnn(*hardware(), q.dtype, q.shape[-1]))
         ranges_only = rest is None and bias is None and key is None
         blocks = parts is not None or in_blocks(q, k, plain=ranges_only)
         if not fuse and not return_weights and blocks:
@@ -226,8 +233,7 @@ def multi_head_attention(
                 y, total = ring_attention(parts, q, k, v, ranges, key=key, **scoring)
             else:
                 y, total = blockwise_attention(q, k, v, ranges, rest, bias=bias, key=key, **scoring)
-            rows = None if mask is None else (total != -jnp.inf).any(1)
-            return _Mixed(y, None, rows, 0)
+            return y, None, None if mask is None else (total != -jnp.inf).any(1)
         if causal or span is not None:
             before, after = span or (time, time)
             near = in_window(time, places, (before, 0 if causal else after))[None, None]
@@ -237,9 +243,8 @@ def multi_head_attention(
             rows = jnp.broadcast_to(seen.any((1, 3)), (batch, time))
         if fuse:
             y = fused_attention(q, k, v, mask, causal=causal, implementation="cudnn")
-            return _Mixed(y, None, rows, 0)
-        y, weights = dot_product_attention(q, k, v, seen, bias=bias, key=key, **scoring)
-        return _Mixed(y, weights, rows, 0)
+            return y, None, rows
+        return *dot_product_attention(q, k, v, seen, bias=bias, key=key, **scoring), rows
 
     def chunk(m, q, k, v, mask, key):
         """Attend from a chunk of a stream to itself and to the kept keys of earlier chunks."""
@@ -250,29 +255,12 @@ def multi_head_attention(
         before = None if span is None else span[0]
         kept = keep(m, q, k, v, before=before, rotate=rotate, name=name)
         if not return_weights and in_blocks(kept.q, kept.k, plain=key is None):
-            rest = kept.q, *kept.in_order()
-            y, _ = blockwise_attention(*rest, key=key, **scoring)
-            return _Mixed(y, None, kept.fits, jnp.nan)
-        y, weights = dot_product_attention(kept.q, kept.k, kept.v, kept.seen, key=key, **scoring)
-        return _Mixed(y, weights, kept.fits, jnp.nan)
+            y, _ = blockwise_attention(kept.q, *kept.in_order(), key=key, **scoring)
+            return y, None, kept.fits
+        given = kept.q, kept.k, kept.v, kept.seen
+        return *dot_product_attention(*given, key=key, **scoring), kept.fits
 
     return compose(forward, name=name, kind="multi_head_attention")
-
-
-class _Mixed(NamedTuple):
-    """The values that the heads collect from the positions they attend to.
-
-    Fields:
-      y: Mixed values, (batch, time, heads, size).
-      weights: Weights (batch, heads, time, places), or None if they were not computed.
-      rows: Queries whose output counts, (batch, time); None is all.
-      otherwise: Output of the other queries.
-    """
-
-    y: jax.Array
-    weights: jax.Array | None
-    rows: jax.Array | None
-    otherwise: float
 
 
 def _projection(
@@ -316,48 +304,6 @@ def segment_mask(segments: jax.Array) -> jax.Array:
     return (segments[:, :, None] == segments[:, None]) & (segments != 0)[:, None]
 
 
-def check_attention(
-    who: str,
-    heads: Any,
-    *,
-    dropout_rate: Any,
-    kv_heads: Any = None,
-    window: Any = None,
-    rotary: Any = False,
-    scale: Any = None,
-    softcap: Any = None,
-    qk_norm: Any = None,
-    **sizes: Any,
-) -> tuple[Rotation | None, tuple[int, int] | None]:
-    """Check the options of attention in several heads, for the layers that have them.
-
-    Args:
-      who: Name of the layer, for messages.
-      heads, dropout_rate, kv_heads, window, rotary, scale, softcap, qk_norm: Options of
-        `multi_head_attention`.
-      sizes: Sizes of heads; None is a default.
-
-    Returns:
-      The function that rotates queries and keys, None if they are not rotated, and the numbers of
-      places before and after a query that it sees, None for all.
-    """
-    at_least(who, "heads", heads)
-    for what, size in {"kv_heads": kv_heads, **sizes}.items():
-        if size is not None:
-            at_least(who, what, size)
-    if kv_heads is not None and heads % kv_heads:
-        raise ValueError(
-            f"{who}: heads must be a multiple of kv_heads, got heads={heads}, kv_heads={kv_heads}"
-        )
-    within(who, "dropout_rate", dropout_rate, "[0, 1)", "the fraction to drop")
-    for what, number in (("scale", scale), ("softcap", softcap)):
-        if number is not None:
-            within(who, what, number, "(0, inf)")
-    if qk_norm is not None:
-        a_function(who, "qk_norm", qk_norm, "name=...")
-    return _rotation(who, rotary), _span(who, window)
-
-
 def with_bias(who: str, use_bias: Any, names: Collection[str]) -> Collection[str]:
     """Return the names of the parts that have a bias: all, none or the given ones.
 
@@ -382,18 +328,6 @@ def with_bias(who: str, use_bias: Any, names: Collection[str]) -> Collection[str
     if not all(isinstance(part, str) and part in names for part in use_bias):
         raise ValueError(f"{who}: use_bias must be {one}, got {use_bias!r:.60}")
     return tuple(name for name in names if name in use_bias)
-
-
-def _rotation(who: str, rotary: Any) -> Rotation | None:
-    if isinstance(rotary, bool):
-        return turn if rotary else None
-    if not callable(rotary):
-        raise TypeError(
-            f"{who}: rotary must be True, False or a function of (x, positions), such as "
-            f"jn.rotary, got {type(rotary).__name__}"
-        )
-    rotate: Any = rotary
-    return rotate
 
 
 def _span(who: str, window: Any) -> tuple[int, int] | None:

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 from jaxnet.core import Layer, compose
 from jaxnet.initializers import Initializer, lecun_normal, zeros
 from jaxnet.ops.product import plus
-from jaxnet.ops.window import Padding, check_window, pad_pairs, per_axis, spatial_axes
-from jaxnet.services.checks import at_least, check_options
+from jaxnet.ops.window import Padding, check_window, pad_pairs, spatial_axes
+from jaxnet.services.checks import all_at_least, at_least, check_options
 from jaxnet.services.keywords import explain_keywords
 
 
@@ -71,10 +71,10 @@ def conv(
     """
     _check_groups(name, features, groups)
     check_options(name, use_bias=use_bias, kernel_init=kernel_init, bias_init=bias_init)
-    check_window(name, padding, kernel_size=kernel_size, strides=strides, dilation=dilation)
+    sizes = check_window(name, padding, kernel_size=kernel_size, strides=strides, dilation=dilation)
 
     def forward(m, x):
-        size, steps, apart = _sizes(name, x, kernel_size, strides, dilation)
+        size, steps, apart = sizes(x)
         kernel = m.param("kernel", kernel_init, (*size, _members(name, x, groups), features))
         x, pairs = _padded(m, x, name, padding, size, steps, apart)
         options = {"strides": steps, "padding": pairs, "dilation": apart, "groups": groups}
@@ -189,10 +189,10 @@ def conv_transpose(
     """
     _check_groups(name, features, groups)
     check_options(name, use_bias=use_bias, kernel_init=kernel_init, bias_init=bias_init)
-    check_window(name, padding, kernel_size=kernel_size, strides=strides, dilation=dilation)
+    sizes = check_window(name, padding, kernel_size=kernel_size, strides=strides, dilation=dilation)
 
     def forward(m, x):
-        size, steps, apart = _sizes(name, x, kernel_size, strides, dilation)
+        size, steps, apart = sizes(x)
         kernel = m.param("kernel", kernel_init, (*size, _members(name, x, groups), features))
         m.not_in_stream("spreads each input over later outputs")
         pairs = _transposed_padding(name, padding, x.shape[1:-1], size, steps, apart)
@@ -223,8 +223,7 @@ def _padded(m, x, name, padding, size, steps, apart) -> tuple[jax.Array, Any]:
 
 
 def _check_groups(name: str, features: int, groups: int) -> None:
-    at_least(name, "features", features)
-    at_least(name, "groups", groups)
+    all_at_least(name, features=features, groups=groups)
     if features % groups:
         raise ValueError(f"{name}: {groups} groups must divide the {features} features")
 
@@ -236,11 +235,6 @@ def _members(name: str, x: Any, groups: int) -> int:
             f"{name}: {groups} groups must divide the {x.shape[-1]} inputs of {x.shape}"
         )
     return x.shape[-1] // groups
-
-
-def _sizes(name: str, x: Any, *given: Any) -> list[tuple[int, ...]]:
-    axes, words = spatial_axes(name, x), ("kernel_size", "strides", "dilation")
-    return [per_axis(name, word, value, axes) for word, value in zip(words, given, strict=True)]
 
 
 def _transposed_padding(name, padding, space, window, strides, dilation):

@@ -102,23 +102,14 @@ def _dropout(kind: str, rate: float, axes: tuple[int, ...] | None, name: str) ->
 
     def forward(m, x):
         check_floats(name, x)
-        shape = _noise_shape(x.shape, axes, name)
+        apart = range(x.ndim) if axes is None else axes
+        if not all(-x.ndim <= axis < x.ndim for axis in apart):
+            raise ValueError(f"{name}: axes must be axes of the input {x.shape}, got {axes}")
         if not m.train or rate == 0:
             return x
+        own = {axis % x.ndim for axis in apart}  # along other axes entries are dropped together
+        shape = tuple(size if axis in own else 1 for axis, size in enumerate(x.shape))
         keep = jax.random.bernoulli(m.key(), 1 - rate, shape)
         return jnp.where(keep, x / (1 - rate), 0).astype(x.dtype)
 
     return compose(forward, name=name, kind=kind)
-
-
-def _noise_shape(
-    shape: tuple[int, ...], axes: tuple[int, ...] | None, name: str
-) -> tuple[int, ...]:
-    """Return the shape of x with 1 at each axis along which entries are dropped together."""
-    if axes is None:
-        return shape
-    rank = len(shape)
-    if not all(-rank <= axis < rank for axis in axes):
-        raise ValueError(f"{name}: axes must be axes of the input {shape}, got {axes}")
-    own = {axis % rank for axis in axes}
-    return tuple(size if i in own else 1 for i, size in enumerate(shape))

@@ -15,6 +15,7 @@ from jaxnet.ops.precision import output_dtype
 from jaxnet.ops.product import plus, product, rows
 from jaxnet.services.checks import (
     a_function,
+    all_at_least,
     as_array,
     at_least,
     check_floats,
@@ -87,13 +88,11 @@ def embedding(
     Reference: Press and Wolf 2017, "Using the Output Embedding to Improve Language Models", on tied
     tables.
     """
-    at_least(name, "vocabulary", vocabulary)
-    at_least(name, "features", features)
+    all_at_least(name, vocabulary=vocabulary, features=features)
     check_options(name, tied=tied, embedding_init=embedding_init)
-    if padding_idx is not None:
-        at_least(name, "padding_idx", padding_idx, 0)
-        if padding_idx >= vocabulary:
-            raise ValueError(f"{name}: padding_idx must be below {vocabulary}, got {padding_idx}")
+    at_least(name, "padding_idx", padding_idx, 0, optional=True)
+    if padding_idx is not None and padding_idx >= vocabulary:
+        raise ValueError(f"{name}: padding_idx must be below {vocabulary}, got {padding_idx}")
 
     def table_init(key, shape, dtype):
         table = embedding_init(key, shape, dtype)
@@ -102,28 +101,25 @@ def embedding(
     def forward(m, x):
         check_rank(name, x, 0, "(...)")
         ids = jnp.issubdtype(x.dtype, jnp.integer)
-        if not ids:
-            check_vectors(x)
+        if not ids and not tied:
+            raise TypeError(
+                f"{name}: ids must be integers, got {x.dtype}. Pass x.astype(int), or write "
+                "embedding(..., tied=True) to map vectors to logits"
+            )
+        vectors = jnp.issubdtype(x.dtype, jnp.floating) and x.shape[-1:] == (features,)
+        if not ids and not vectors:
+            raise ValueError(
+                f"{name}: expected integer ids, or floats (..., {features}) that become logits, "
+                f"got {x.shape} {x.dtype}"
+            )
         table = m.kernel("embedding", table_init, (vocabulary, features))
-        if not ids:
+        if vectors:
             return product(x, table, transposed=True)  # (..., features) -> (..., vocabulary)
         check_range(x, vocabulary, f"{name}: ids")
         y = rows(table, x)  # (...) -> (..., features)
         if padding_idx is not None:
             y = jnp.where((x == padding_idx)[..., None], jax.lax.stop_gradient(y), y)
         return y
-
-    def check_vectors(x):
-        if not tied:
-            raise TypeError(
-                f"{name}: ids must be integers, got {x.dtype}. Pass x.astype(int), or write "
-                "embedding(..., tied=True) to map vectors to logits"
-            )
-        if not jnp.issubdtype(x.dtype, jnp.floating) or x.shape[-1:] != (features,):
-            raise ValueError(
-                f"{name}: expected integer ids, or floats (..., {features}) that become logits, "
-                f"got {x.shape} {x.dtype}"
-            )
 
     return compose(forward, name=name, kind="embedding")
 
@@ -300,8 +296,7 @@ def rotary(
     x = as_array("rotary", "x", x, "(batch, time, heads, size)", "floats", sizes)
     within("rotary", "base", base, "(0, inf)")
     check_options("rotary", interleaved=interleaved)
-    if size is not None:
-        at_least("rotary", "size", size)
+    at_least("rotary", "size", size, optional=True)
     size = x.shape[-1] if size is None else size
     if size % 2 or size > x.shape[-1]:
         raise ValueError(
@@ -405,10 +400,9 @@ def _angles(positions, size: int, base: float, dtype, scaling=None) -> jax.Array
     frequencies = np.exp(-math.log(base) * np.arange(0, size, 2) / size)
     if scaling is not None:
         a_function("rotary", "scaling", scaling, "the angles per position (size / 2,)")
-        given = np.asarray(scaling(frequencies))
-        if given.shape != frequencies.shape:
+        shape, frequencies = frequencies.shape, np.asarray(scaling(frequencies))
+        if frequencies.shape != shape:
             raise ValueError(
-                f"rotary: scaling must give an array of {frequencies.shape}, got {given.shape}"
+                f"rotary: scaling must give an array of {shape}, got {frequencies.shape}"
             )
-        frequencies = given
     return jnp.multiply.outer(jnp.asarray(positions, dtype), jnp.asarray(frequencies, dtype))

@@ -1,5 +1,6 @@
 """Keys and values that a stream keeps between its chunks."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -20,10 +21,8 @@ class Kept(NamedTuple):
       k, v: Keys and values of all kept positions, (batch, places, groups, size).
       seen: Booleans (batch, 1, time, places), True if a query may attend to a position.
       fits: Whether each step is within the length of the stream, (batch, time).
-      start: Position of the chunk's first step, (batch, 1).
-      before: Number of positions before its own that a query attends to; None is all.
-      ring: Number of first places whose positions are modulo this number; 0 if each place is its
-        position.
+      in_order: Function that returns keys and values in the order of their positions, and the
+        ranges of the queries.
     """
 
     q: jax.Array
@@ -31,28 +30,7 @@ class Kept(NamedTuple):
     v: jax.Array
     seen: jax.Array
     fits: jax.Array
-    start: jax.Array
-    before: int | None
-    ring: int
-
-    def in_order(self) -> tuple[jax.Array, jax.Array, Ranges]:
-        """Return keys and values in the order of their positions, and the ranges of the queries."""
-        own = np.arange(self.q.shape[1], dtype=np.int32)[None]
-        if not self.ring:
-            at = self.start + own
-            first = jnp.zeros_like(at) if self.before is None else at - self.before
-            return self.k, self.v, Ranges(first, at + 1)
-        assert self.before is not None
-        turn = (self.start + np.arange(self.ring)) % self.ring
-        k, v = (
-            jnp.concatenate(
-                [jnp.take_along_axis(x, turn[:, :, None, None], 1), x[:, self.ring :]], 1
-            )
-            for x in (self.k, self.v)
-        )
-        at = own + self.ring
-        first = jnp.maximum(at - self.before, self.ring - self.start)
-        return k, v, Ranges(first, at + 1, (self.ring - self.before, self.ring))
+    in_order: Callable[[], tuple[jax.Array, jax.Array, Ranges]]
 
 
 def keep(m: Any, q, k, v, *, before: int | None, rotate: Any, name: str) -> Kept:
@@ -81,12 +59,12 @@ def keep(m: Any, q, k, v, *, before: int | None, rotate: Any, name: str) -> Kept
         )
     limit: int = np.iinfo(np.int32).max if length is None else length
     slots = limit if before is None else min(limit, max(before, 1))
+    names = ("keys", "values")
     # Heads come before slots, since products read them in this order.
-    shape = batch, k.shape[2], slots
-    old = {
-        name: m.state(name, zeros, (*shape, new.shape[-1]), dtype or new.dtype)
-        for name, new in (("keys", k), ("values", v))
-    }
+    old = [
+        m.state(name, zeros, (batch, k.shape[2], slots, new.shape[-1]), dtype or new.dtype)
+        for name, new in zip(names, (k, v), strict=True)
+    ]
     at = stream_positions(m, batch, time)
     if slots == limit:
         check_range(at[:, :1], limit, f"{name}: the stream has {limit} steps; position")
@@ -96,23 +74,40 @@ def keep(m: Any, q, k, v, *, before: int | None, rotate: Any, name: str) -> Kept
     stays = (at < end) & (at >= end - slots) if slots < limit else (at < end) & (at < limit)
     slot = jnp.where(stays, at % slots, slots)  # indices beyond the slots are dropped
     rows = np.arange(batch)[:, None]
-    now = {
-        name: old[name].at[rows, :, slot].set(new.astype(old[name].dtype), mode="drop")
-        for name, new in (("keys", k), ("values", v))
-    }
-    for name, value in now.items():
+    now = [
+        kept.at[rows, :, slot].set(new.astype(kept.dtype), mode="drop")
+        for kept, new in zip(old, (k, v), strict=True)
+    ]
+    for name, value in zip(names, now, strict=True):
         m.update(name, value)
     if slots == limit:  # nothing was overwritten
-        k, v = (now[name].swapaxes(1, 2).astype(q.dtype) for name in ("keys", "values"))
+        k, v = (kept.swapaxes(1, 2).astype(q.dtype) for kept in now)
         places = jnp.broadcast_to(np.arange(slots), (batch, slots))
     else:  # a query may need a slot that a later step of this chunk overwrites
-        k = jnp.concatenate([old["keys"].swapaxes(1, 2).astype(q.dtype), k], 1)
-        v = jnp.concatenate([old["values"].swapaxes(1, 2).astype(q.dtype), v], 1)
+        k, v = (
+            jnp.concatenate([kept.swapaxes(1, 2).astype(q.dtype), new], 1)
+            for kept, new in zip(old, (k, v), strict=True)
+        )
         last = at[:, :1] - 1
         places = jnp.concatenate([last - (last - np.arange(slots)) % slots, at], 1)
     places, query = places[:, None, None], at[:, None, :, None]
     seen = (places >= 0) & (places <= query)
     if before is not None:
         seen &= places >= query - before
-    ring = 0 if slots == limit else slots
-    return Kept(q, k, v, seen, at < limit, at[:, :1], before, ring)
+
+    def in_order():
+        start, own = at[:, :1], np.arange(time, dtype=np.int32)[None]
+        if slots == limit:
+            place = start + own
+            first = jnp.zeros_like(place) if before is None else place - before
+            return k, v, Ranges(first, place + 1)
+        assert before is not None
+        turn = ((start + np.arange(slots)) % slots)[:, :, None, None]
+        all_k, all_v = (
+            jnp.concatenate([jnp.take_along_axis(x, turn, 1), x[:, slots:]], 1) for x in (k, v)
+        )
+        place = own + slots
+        first = jnp.maximum(place - before, slots - start)
+        return all_k, all_v, Ranges(first, place + 1, (slots - before, slots))
+
+    return Kept(q, k, v, seen, at < limit, in_order)

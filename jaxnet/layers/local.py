@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxnet.core import Layer, compose
 from jaxnet.initializers import Initializer, lecun_normal, zeros
 from jaxnet.ops.product import plus
-from jaxnet.ops.window import Padding, check_window, pad_pairs, per_axis, spatial_axes, taps
+from jaxnet.ops.window import Padding, check_window, pad_pairs, taps
 from jaxnet.services.checks import at_least, check_options
 from jaxnet.services.keywords import explain_keywords
 
@@ -62,13 +62,11 @@ def locally_connected(
     """
     at_least(name, "features", features)
     check_options(name, use_bias=use_bias, kernel_init=kernel_init, bias_init=bias_init)
-    check_window(name, padding, kernel_size=kernel_size, strides=strides)
+    sizes = check_window(name, padding, kernel_size=kernel_size, strides=strides)
 
     def forward(m, x):
         m.not_in_stream("has a kernel per position")
-        axes = spatial_axes(name, x)
-        window = per_axis(name, "kernel_size", kernel_size, axes)
-        steps = per_axis(name, "strides", strides, axes)
+        window, steps = sizes(x)
         pairs = pad_pairs(name, padding, x.shape[1:-1], window, steps)
         room = [n + sum(p) - k for n, p, k in zip(x.shape[1:-1], pairs, window, strict=True)]
         if min(room) < 0:

@@ -1,7 +1,8 @@
 """Mixture of experts: a router sends each token to a few of many layers."""
 
 import math
-from typing import Any, NamedTuple
+from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +13,7 @@ from jaxnet.layers.dense import dense
 from jaxnet.ops.precision import wide
 from jaxnet.ops.product import rows as rows_of
 from jaxnet.services.checks import (
-    at_least,
+    all_at_least,
     check_floats,
     check_options,
     check_range,
@@ -102,55 +103,51 @@ def moe(
     "MegaBlocks"; layout: Jiang et al. 2024, "Mixtral of Experts".
     """
     expert = as_layer(expert, name, "expert")
-    at_least(name, "experts", experts)
-    at_least(name, "k", k)
+    all_at_least(name, experts=experts, k=k)
     if k > experts:
         raise ValueError(f"{name}: k must be at most experts = {experts}, got {k}")
-    if capacity is not None:
-        within(name, "capacity", capacity, "(0, inf)")
-    if renormalize is not None:
-        check_options(name, renormalize=renormalize)
-    check_options(name, kernel_init=kernel_init)
+    within(name, "capacity", capacity, "(0, inf)", optional=True)
     divide = k > 1 if renormalize is None else renormalize
+    check_options(name, renormalize=divide, kernel_init=kernel_init)
     router = dense(experts, use_bias=False, kernel_init=kernel_init, name="router")
     copies = _experts(expert, experts, name)
 
     def forward(m, given):
         x, counts = _split(name, m, given)
         tokens = x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
-        real = None if counts is None else counts.reshape(tokens.shape[0])
+        real = counts.reshape(tokens.shape[0])
         logits = wide(m(router, tokens))  # (tokens, experts)
         probabilities = jax.nn.softmax(logits)
         chosen = jax.lax.top_k(jax.lax.stop_gradient(probabilities), k)[1]  # (tokens, k)
         weights = jnp.take_along_axis(probabilities, chosen, -1)
         if divide:
             weights = weights / weights.sum(-1, keepdims=True)
-        chosen = chosen if real is None else jnp.where(real[:, None], chosen, experts)
+        chosen = jnp.where(real[:, None], chosen, experts)
         # First choices of all tokens come before second ones.
-        sorted_ = _sort(chosen.T.reshape(k * tokens.shape[0]), experts)
+        chosen = chosen.T.reshape(k * tokens.shape[0])
+        ranks, sizes = _ranks(chosen, experts)
         if m.train and capacity is not None:
-            plan = _fixed(sorted_, experts, capacity)
+            slots, blocks, rows, owners = _fixed(chosen, ranks, experts, capacity)
         else:
-            plan = _blocks(sorted_, experts)
+            slots, blocks, rows, owners = _blocks(chosen, ranks, sizes, experts)
 
-        here = jnp.ones(tokens.shape[0], bool) if real is None else real
-        total = jnp.maximum(here.sum(), 1)
-        shares = sorted_.sizes / (total * k)
-        mean = jnp.where(here[:, None], probabilities, 0).sum(0) / total
+        total = jnp.maximum(real.sum(), 1)
+        shares = sizes / (total * k)
+        mean = jnp.where(real[:, None], probabilities, 0).sum(0) / total
         m.sow("balance", experts * (shares * mean).sum())
         z = jnp.square(jax.nn.logsumexp(logits, -1))
-        m.sow("z", jnp.where(here, z, 0).sum() / total)
+        m.sow("z", jnp.where(real, z, 0).sum() / total)
         m.sow("shares", shares)
-        m.sow("dropped", 1 - (plan.slots < plan.blocks * plan.rows).sum() / (here.sum() * k))
+        m.sow("dropped", 1 - (slots < blocks * rows).sum() / (real.sum() * k))
 
         place = jnp.arange(k * tokens.shape[0]) % max(tokens.shape[0], 1)
-        source = jnp.zeros(plan.blocks * plan.rows, place.dtype)
+        source = jnp.zeros(blocks * rows, place.dtype)
         # Rows without a token compute the first token again; their outputs are not used.
-        source = source.at[plan.slots].set(place, mode="drop", unique_indices=True)
-        filled = tokens[source].reshape(plan.blocks, plan.rows, tokens.shape[1])
-        y = m.whole(copies, (filled, plan.expert))  # (blocks, rows, features)
-        y = y.reshape(plan.blocks * plan.rows, y.shape[-1])
-        y = y.at[plan.slots].get(mode="fill", fill_value=0)
+        source = source.at[slots].set(place, mode="drop", unique_indices=True)
+        filled = tokens[source].reshape(blocks, rows, tokens.shape[1])
+        y = m.whole(copies, (filled, owners))  # (blocks, rows, features)
+        y = y.reshape(blocks * rows, y.shape[-1])
+        y = y.at[slots].get(mode="fill", fill_value=0)
         y = y.reshape(k, tokens.shape[0], y.shape[-1])
         y = jnp.einsum("tk,ktf->tf", weights.astype(y.dtype), y)
         return y.reshape(*x.shape[:-1], y.shape[-1])
@@ -158,67 +155,47 @@ def moe(
     return compose(forward, name=name, kind="moe")
 
 
-class _Sorted(NamedTuple):
-    """The choices, sorted by expert.
+# How the experts compute in blocks: the row of each choice among all rows, beyond them if it is
+# dropped; the number of blocks, and of rows in each; and the expert of each block, None if there is
+# one block per expert, in order.
+_Plan = tuple[jax.Array, int, int, jax.Array | None]
 
-    Fields:
-      experts: Expert of each choice; the number of experts if there is none.
-      ranks: Number of earlier choices of the same expert, for each choice.
-      sizes: Number of choices of each expert.
+
+def _ranks(chosen: jax.Array, experts: int) -> tuple[jax.Array, jax.Array]:
+    """Return how many earlier choices are of the same expert, and the number of choices of each.
+
+    Args:
+      chosen: Expert of each choice; the number of experts if there is none.
+      experts: Number of experts.
     """
-
-    experts: jax.Array
-    ranks: jax.Array
-    sizes: jax.Array
-
-
-class _Plan(NamedTuple):
-    """The blocks in which the experts compute.
-
-    Fields:
-      slots: Row of each choice among all rows; beyond them if it is dropped.
-      blocks, rows: Number of blocks, and of rows in each.
-      expert: Expert of each block; None if block i is of expert i.
-    """
-
-    slots: jax.Array
-    blocks: int
-    rows: int
-    expert: jax.Array | None
-
-
-def _sort(chosen: jax.Array, experts: int) -> _Sorted:
     sizes = jnp.zeros(experts + 1, jnp.int32).at[chosen].add(1)
     order = jnp.argsort(chosen, stable=True)
     starts = jnp.cumsum(sizes) - sizes
     ranks = jnp.arange(chosen.shape[0], dtype=jnp.int32) - starts[chosen[order]]
-    ranks = jnp.zeros_like(ranks).at[order].set(ranks, unique_indices=True)
-    return _Sorted(chosen, ranks, sizes[:experts])
+    return jnp.zeros_like(ranks).at[order].set(ranks, unique_indices=True), sizes[:experts]
 
 
-def _fixed(choices: _Sorted, experts: int, capacity: float) -> _Plan:
+def _fixed(chosen: jax.Array, ranks: jax.Array, experts: int, capacity: float) -> _Plan:
     """Plan one block per expert, with a fixed number of rows."""
-    rows = max(math.ceil(capacity * choices.experts.shape[0] / experts), 1)
-    fits = (choices.ranks < rows) & (choices.experts < experts)
-    slots = _apart(choices.experts * rows + choices.ranks, fits, experts * rows)
-    return _Plan(slots, experts, rows, None)
+    rows = max(math.ceil(capacity * chosen.shape[0] / experts), 1)
+    fits = (ranks < rows) & (chosen < experts)
+    return _apart(chosen * rows + ranks, fits, experts * rows), experts, rows, None
 
 
-def _blocks(choices: _Sorted, experts: int) -> _Plan:
+def _blocks(chosen: jax.Array, ranks: jax.Array, sizes: jax.Array, experts: int) -> _Plan:
     """Plan as many blocks per expert as its choices need; the total suffices for any division."""
-    total = choices.experts.shape[0]
+    total = chosen.shape[0]
     rows = max(-(-total // experts), 1)
     if isinstance(total, int):
         blocks = experts + (total - experts) // rows if total else 0
     else:  # symbolic in an export: at most one block of each expert is not full
         blocks = 2 * experts
-    needed = -(-choices.sizes // rows)
+    needed = -(-sizes // rows)
     ends = jnp.cumsum(needed)
-    here = jnp.minimum(choices.experts, experts - 1)
-    slots = (ends - needed)[here] * rows + choices.ranks
-    slots = _apart(slots, choices.experts < experts, blocks * rows)
-    expert = (ends[None] <= jnp.arange(blocks)[:, None]).sum(-1)
-    return _Plan(slots, blocks, rows, jnp.minimum(expert, experts - 1))
+    slots = (ends - needed)[jnp.minimum(chosen, experts - 1)] * rows + ranks
+    slots = _apart(slots, chosen < experts, blocks * rows)
+    owners = (ends[None] <= jnp.arange(blocks)[:, None]).sum(-1)
+    return slots, blocks, rows, jnp.minimum(owners, experts - 1)
 
 
 def _apart(slots: jax.Array, fits: jax.Array, beyond: int) -> jax.Array:
@@ -257,14 +234,12 @@ def _experts(expert: Layer, n: int, who: str) -> Layer:
 
         return jax.vmap(block)(jnp.arange(rows.shape[0]), params, rows)
 
-    def rewrap(inner):
-        return _experts(inner, n, who)
-
+    rewrap = partial(_experts, n=n, who=who)
     return transform(expert, apply, rewrap, kind="experts", init=init, name="experts")
 
 
-def _split(who: str, m: Any, given: Any) -> tuple[jax.Array, jax.Array | None]:
-    """Return the tokens, and which of them count; None is all."""
+def _split(who: str, m: Any, given: Any) -> tuple[jax.Array, jax.Array]:
+    """Return the tokens, and which of them count."""
     x, mask = given, None
     if isinstance(given, tuple | list):
         if len(given) != 2:
@@ -277,7 +252,7 @@ def _split(who: str, m: Any, given: Any) -> tuple[jax.Array, jax.Array | None]:
             m.not_in_stream("has a mask; with ragged=True the input already says which steps count")
         mask = m.stream.steps
     if mask is None:
-        return x, None
+        return x, jnp.ones(x.shape[:-1], bool)
     if getattr(mask, "dtype", None) == jnp.bool_ and mask.shape == x.shape[:-1]:
         return x, mask
     whole = hasattr(mask, "dtype") and jnp.issubdtype(mask.dtype, jnp.integer)

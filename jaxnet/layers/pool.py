@@ -11,9 +11,9 @@ import numpy as np
 from jax import lax
 
 from jaxnet.core import Layer, compose
+from jaxnet.layers.resize import resized
 from jaxnet.ops.precision import output_dtype, wide
-from jaxnet.ops.resample import average, weighted
-from jaxnet.ops.window import Padding, check_window, pad_pairs, per_axis, spatial_axes
+from jaxnet.ops.window import Padding, check_window, pad_pairs, padded, spatial_axes
 from jaxnet.services.checks import at_least, check_options, check_rank, within
 from jaxnet.services.keywords import explain_keywords
 
@@ -58,15 +58,13 @@ def max_pool(
 
     Reference: Ranzato et al. 2007, "Unsupervised learning of invariant feature hierarchies".
     """
-    check_window(name, padding, window=window, strides=strides, dilation=dilation)
 
-    def pool(x):
-        size, steps, apart, pairs = _geometry(name, x, window, strides, padding, dilation)
+    def pool(x, size, steps, apart, pairs):
         if steps == size and max(apart) == 1 and jnp.issubdtype(x.dtype, jnp.floating):
-            return _largest(_padded(x, pairs, -jnp.inf), size)
+            return _largest(padded(x, pairs, fill=-jnp.inf), size)
         return _slide(x, size, steps, apart, pairs, _first_max, _lowest(x.dtype))
 
-    return _pooling(pool, name, "max_pool")
+    return _by_window(pool, name, "max_pool", window, strides, padding, dilation)
 
 
 @explain_keywords
@@ -104,10 +102,8 @@ def avg_pool(
     """
 
     check_options(name, count_include_pad=count_include_pad)
-    check_window(name, padding, window=window, strides=strides, dilation=dilation)
 
-    def pool(x):
-        size, steps, apart, pairs = _geometry(name, x, window, strides, padding, dilation)
+    def pool(x, size, steps, apart, pairs):
         total = _slide(wide(x), size, steps, apart, pairs, jnp.add, 0)
         if count_include_pad:
             return (total / math.prod(size)).astype(output_dtype(x))
@@ -115,12 +111,11 @@ def avg_pool(
             first = np.arange(total.shape[i + 1]) * steps[i] - pairs[i][0]
             taps = first[:, None] + np.arange(size[i]) * apart[i]
             there = ((taps >= 0) & (taps < n)).sum(1)
-            total /= jnp.expand_dims(
-                there.astype(total.dtype), [j for j in range(x.ndim) if j != i + 1]
-            )
+            others = [axis for axis in range(x.ndim) if axis != i + 1]
+            total /= jnp.expand_dims(there.astype(total.dtype), others)
         return total.astype(output_dtype(x))
 
-    return _pooling(pool, name, "avg_pool")
+    return _by_window(pool, name, "avg_pool", window, strides, padding, dilation)
 
 
 @explain_keywords
@@ -163,17 +158,14 @@ def lp_pool(
     classification".
     """
     within(name, "p", p, "[1, inf)")
-    check_window(name, padding, window=window, strides=strides, dilation=dilation)
 
-    def pool(x):
-        size, steps, apart, pairs = _geometry(name, x, window, strides, padding, dilation)
+    def pool(x, size, steps, apart, pairs):
         y = wide(x)
         powers = y**2 if p == 2 else jnp.abs(y) ** p
-        return _root(_slide(powers, size, steps, apart, pairs, jnp.add, 0), p).astype(
-            output_dtype(x)
-        )
+        total = _slide(powers, size, steps, apart, pairs, jnp.add, 0)
+        return _root(total, p).astype(output_dtype(x))
 
-    return _pooling(pool, name, "lp_pool")
+    return _by_window(pool, name, "lp_pool", window, strides, padding, dilation)
 
 
 def l2_pool_channels(size: int, *, name: str = "l2_pool_channels") -> Layer:
@@ -230,13 +222,11 @@ def adaptive_avg_pool(size: int | Sequence[int], *, name: str = "adaptive_avg_po
 
     Reference: He et al. 2015, "Spatial Pyramid Pooling in Deep Convolutional Networks".
     """
-    check_window(name, size=size)
+    sizes = check_window(name, size=size)
 
     def pool(x):
-        outputs, y = _outputs(name, size, x), wide(x)
-        for axis, n in enumerate(outputs, start=1):
-            y = weighted(y, axis, average(y.shape[axis], n))
-        return y.astype(output_dtype(x))
+        (outputs,) = sizes(x)
+        return resized(name, x, [(n, None) for n in outputs], "area")
 
     return _pooling(pool, name, "adaptive_avg_pool")
 
@@ -302,11 +292,6 @@ def _pooling(pool: Callable, name: str, kind: str, places: bool = True) -> Layer
     return compose(forward, name=name, kind=kind)
 
 
-def _outputs(name: str, size: Any, x: Any) -> tuple[int, ...]:
-    _positions(name, x)
-    return per_axis(name, "size", size, spatial_axes(name, x))
-
-
 def _positions(name: str, x: Any) -> int:
     spatial_axes(name, x)
     if not (positions := math.prod(x.shape[1:-1])):
@@ -314,32 +299,33 @@ def _positions(name: str, x: Any) -> int:
     return positions
 
 
-def _geometry(name, x, window, strides, padding, dilation):
-    axes = spatial_axes(name, x)
-    space = x.shape[1:-1]
-    size = per_axis(name, "window", window, axes)
-    steps = size if strides is None else per_axis(name, "strides", strides, axes)
-    apart = per_axis(name, "dilation", dilation, axes)
-    pairs = pad_pairs(name, padding, space, size, steps, apart)
-    spans = [(k - 1) * d + 1 for k, d in zip(size, apart, strict=True)]
-    for n, span, pair in zip(space, spans, pairs, strict=True):
-        if max(pair) >= span or n + sum(pair) < span:
-            raise ValueError(
-                f"{name}: a window of {size} needs an input at least as large and padding "
-                f"smaller than the window, got an input of {space} with padding {pairs}"
-                + (f" and dilation {apart}" if max(apart) > 1 else "")
-            )
-    return size, steps, apart, pairs
+def _by_window(
+    pool: Callable, name: str, kind: str, window: Any, strides: Any, padding: Any, dilation: Any
+) -> Layer:
+    """Return the layer of `pool(x, window, strides, dilation, padding)`, given for each axis."""
+    strides = window if strides is None else strides
+    sizes = check_window(name, padding, window=window, strides=strides, dilation=dilation)
 
+    def whole(x):
+        size, steps, apart = sizes(x)
+        space = x.shape[1:-1]
+        pairs = pad_pairs(name, padding, space, size, steps, apart)
+        spans = [(k - 1) * d + 1 for k, d in zip(size, apart, strict=True)]
+        for n, span, pair in zip(space, spans, pairs, strict=True):
+            if max(pair) >= span or n + sum(pair) < span:
+                raise ValueError(
+                    f"{name}: a window of {size} needs an input at least as large and padding "
+                    f"smaller than the window, got an input of {space} with padding {pairs}"
+                    + (f" and dilation {apart}" if max(apart) > 1 else "")
+                )
+        return pool(x, size, steps, apart, pairs)
 
-def _padded(x, pairs, fill):
-    edges = ((0, 0, 0), *((low, high, 0) for low, high in pairs), (0, 0, 0))
-    return lax.pad(x, jnp.asarray(fill, x.dtype), edges)
+    return _pooling(whole, name, kind)
 
 
 def _slide(x, window, strides, apart, pairs, combine, fill):
     """Combine the entries of each window along one axis after another, in row-major order."""
-    x = _padded(x, pairs, fill)
+    x = padded(x, pairs, fill=fill)
     # Start with the last axis, so that the order is row-major.
     for axis in reversed(range(len(window))):
         k, s, d = window[axis], strides[axis], apart[axis]
@@ -375,11 +361,11 @@ def _largest_tangent(size, primals, tangents):
     first = jnp.expand_dims(jnp.sqrt(first), within)
     numbers = jnp.arange(math.prod(size), dtype=jnp.float32)
     numbers = numbers.reshape(1, *(n for k in size for n in (1, k)), 1)
-    chosen = jnp.where(first == numbers, _by_window(dx, size), 0)
+    chosen = jnp.where(first == numbers, _cut(dx, size), 0)
     return _largest(x, size), chosen.sum(within)
 
 
-def _by_window(x, size):
+def _cut(x, size):
     """Split (batch, *space, features) into (batch, windows, size, windows, size, ..., features)."""
     counts = [n // k for n, k in zip(x.shape[1:-1], size, strict=True)]
     x = x[(slice(None), *(slice(n * k) for n, k in zip(counts, size, strict=True)))]
@@ -389,7 +375,7 @@ def _by_window(x, size):
 
 def _entries(x, size):
     """Return the entries of all windows, in row-major order."""
-    x = _by_window(x, size)
+    x = _cut(x, size)
     for_each = (slice(None),)
     return [x[for_each + sum(((*for_each, i) for i in at), ())] for at in np.ndindex(*size)]
 

@@ -6,13 +6,15 @@ sequence layer of any cell, including the user's.
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnet.core import Layer, Params, as_layer, compose, transform
+from jaxnet.core import Layer, as_layer, compose, transform
 from jaxnet.initializers import Initializer, normal, zeros
 from jaxnet.layers.sequence import read_chunk, read_sequence
 from jaxnet.ops import linalg
@@ -47,7 +49,8 @@ def orthogonal_blocks(key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.f
     return on_device(xp.concatenate(list(q), 1).astype(dtype))  # (n, k * n)
 
 
-class Recurrence(NamedTuple):
+@dataclass(frozen=True)
+class Recurrence:
     """A cell with its sizes and initializers, which makes its sequence layer and one-step layer."""
 
     cell: Cell
@@ -58,34 +61,26 @@ class Recurrence(NamedTuple):
     bias_init: Initializer
     name: str
 
-    def check(self) -> None:
-        """Raise unless the options have the right types."""
+    def __post_init__(self) -> None:
         at_least(self.name, "features", self.features)
         inits = {"kernel_init": self.kernel_init, "recurrent_init": self.recurrent_init}
         check_options(self.name, use_bias=self.use_bias, **inits, bias_init=self.bias_init)
 
     def layer(self, kind: str) -> Layer:
         """Return the layer over sequences."""
-        self.check()
 
         def forward(m, given):
             sequence = read_chunk(m, given, self.name)
             x, mask = sequence.x, sequence.mask()
-            params = self._params(m, x)
+            kernel, recurrent_kernel, *biases = entries = self._entries(m, x)
             if mask is not None:  # the padding must not affect anything, even if it is NaN
                 x, mask = jnp.where(mask[..., None], x, 0), mask.T[..., None]
             # The bias is added in the loop, which avoids an array of all steps.
-            pre = product(x.swapaxes(0, 1), params["kernel"])  # (time, batch, gates * f)
+            pre = product(x.swapaxes(0, 1), kernel)  # (time, batch, gates * f)
             kept = None if m.stream is None else self._kept(m, x)
-            carry = self._carry(sequence.initial if kept is None else kept, x, params)
-            h, final = unroll(
-                self.cell,
-                pre.astype(hidden(carry).dtype),
-                params["recurrent_kernel"],
-                (params.get("bias"), self._recurrent_bias(params)),
-                carry,
-                mask,
-            )
+            carry = self._carry(sequence.initial if kept is None else kept, x, entries)
+            pre = pre.astype(hidden(carry).dtype)
+            h, final = unroll(self.cell, pre, recurrent_kernel, tuple(biases), carry, mask)
             for entry, value in _entries(final).items() if m.stream is not None else ():
                 m.update(entry, value.astype(_entries(kept)[entry].dtype))
             return sequence.write(h.swapaxes(0, 1), final)  # (batch, time, features)
@@ -94,38 +89,33 @@ class Recurrence(NamedTuple):
 
     def step(self, kind: str) -> Layer:
         """Return the layer of one step."""
-        self.check()
 
         def forward(m, given):
             carry, x = _read_step(given, self.name)
-            params = self._params(m, x)
-            carry = self._carry(carry, x, params)
-            bias = self._recurrent_bias(params)
-            pre = plus(product(x, params["kernel"]), params.get("bias"))
+            kernel, recurrent_kernel, bias, recurrent_bias = entries = self._entries(m, x)
+            carry = self._carry(carry, x, entries)
+            pre = plus(product(x, kernel), bias)
             if self.cell is RESET_BEFORE:
-                carry = reset_before(pre, params["recurrent_kernel"], carry)
+                carry = reset_before(pre, recurrent_kernel, carry)
                 return carry, carry
-            again = plus(product(hidden(carry), params["recurrent_kernel"]), bias)
+            again = plus(product(hidden(carry), recurrent_kernel), recurrent_bias)
             carry, _ = self.cell.step(pre, again, carry)
             return carry, hidden(carry)
 
         return compose(forward, name=self.name, kind=kind)
 
-    def _params(self, m: Any, x: Any) -> Params:
-        columns = self.cell.gates * self.features
-        params = {
-            "kernel": m.kernel("kernel", self.kernel_init, (x.shape[-1], columns)),
-            "recurrent_kernel": m.param(
-                "recurrent_kernel", self.recurrent_init, (self.features, columns)
-            ),
-        }
-        if self.use_bias:
-            params["bias"] = m.param("bias", self.bias_init, (columns,))
-            if self.cell is GRU:
-                params["recurrent_bias"] = m.param(
-                    "recurrent_bias", self.bias_init, (self.features,)
-                )
-        return params
+    def _entries(self, m: Any, x: Any) -> list[Any]:
+        """Return the two kernels and the two biases, None without them."""
+        features, columns = self.features, self.cell.gates * self.features
+        kernel = m.kernel("kernel", self.kernel_init, (x.shape[-1], columns))
+        recurrent_kernel = m.param("recurrent_kernel", self.recurrent_init, (features, columns))
+        bias = m.param("bias", self.bias_init, (columns,)) if self.use_bias else None
+        recurrent_bias = None
+        if self.use_bias and self.cell is GRU:
+            # The bias of the candidate; the gates do not need a second bias.
+            own = m.param("recurrent_bias", self.bias_init, (features,))
+            recurrent_bias = jnp.concatenate([jnp.zeros_like(own)] * 2 + [own])
+        return [kernel, recurrent_kernel, bias, recurrent_bias]
 
     def _kept(self, m: Any, x: jax.Array) -> PyTree:
         """Return the carry after the previous chunk of a stream."""
@@ -133,29 +123,23 @@ class Recurrence(NamedTuple):
         kept = {name: m.state(name, zeros, (x.shape[0], self.features)) for name in names}
         return kept if self.cell.memory else kept["h"]
 
-    def _recurrent_bias(self, params: Params) -> jax.Array | None:
-        # The bias of the candidate; the gates do not need a second bias.
-        bias = params.get("recurrent_bias")
-        return None if bias is None else jnp.concatenate([jnp.zeros_like(bias)] * 2 + [bias])
-
-    def _carry(self, given: PyTree, x: jax.Array, params: Params) -> PyTree:
+    def _carry(self, given: PyTree, x: jax.Array, entries: list[Any]) -> PyTree:
         """Return the given carry, or zeros, in the dtype of the computation."""
         shape = (x.shape[0], self.features)
-        dtype = jnp.result_type(x.dtype, *(leaf.dtype for leaf in params.values()))
+        dtype = jnp.result_type(x.dtype, *(entry.dtype for entry in entries if entry is not None))
+        like = {"c": dtype, "h": dtype} if self.cell.memory else dtype
         if given is None:
-            zero = varying(jnp.zeros(shape, dtype), x, params)
-            return {"c": zero, "h": zero} if self.cell.memory else zero
-        entries = given if isinstance(given, dict) else {"h": given}
-        names = {"c", "h"} if self.cell.memory else {"h"}
-        form = "a dict of c and h, each" if self.cell.memory else "an array"
-        fits = isinstance(given, dict) == self.cell.memory and set(entries) == names
-        if not fits or any(getattr(entry, "shape", None) != shape for entry in entries.values()):
+            given = jax.tree.map(partial(jnp.zeros, shape), like)
+        shapes = {getattr(leaf, "shape", None) for leaf in jax.tree.leaves(given)}
+        fits = jax.tree.structure(given) == jax.tree.structure(like)
+        if not fits or shapes != {shape}:
+            form = "a dict of c and h, each" if self.cell.memory else "an array"
             got = jax.tree.map(lambda leaf: getattr(leaf, "shape", type(leaf).__name__), given)
             raise ValueError(
                 f"{self.name}: the initial carry must be {form} (batch, features) = {shape}, "
                 f"got {got}. Omit it to start from zeros"
             )
-        return varying(jax.tree.map(lambda leaf: leaf.astype(dtype), given), x, params)
+        return varying(jax.tree.map(lambda leaf: leaf.astype(dtype), given), x, entries)
 
 
 def _entries(carry: PyTree) -> dict[str, jax.Array]:
@@ -221,10 +205,11 @@ def recurrent(cell: Layer | Callable, *, name: str | None = None) -> Layer:
         sequence = read_sequence(given, name, rank=2)
         zero = _zero_carry(cell, params, state, one_step(sequence.x), key, train)
         carry = zero if sequence.initial is None else sequence.initial
-        if jax.tree.map(jnp.shape, carry) != jax.tree.map(jnp.shape, zero):
+        shapes, given_shapes = (jax.tree.map(jnp.shape, tree) for tree in (zero, carry))
+        if given_shapes != shapes:
             raise ValueError(
-                f"{name}: the initial carry must have the shapes {jax.tree.map(jnp.shape, zero)}, "
-                f"got {jax.tree.map(jnp.shape, carry)}. Omit it to start from zeros"
+                f"{name}: the initial carry must have the shapes {shapes}, got {given_shapes}. "
+                "Omit it to start from zeros"
             )
         carry = jax.tree.map(lambda leaf, like: jnp.asarray(leaf, like.dtype), carry, zero)
         x, mask = sequence.x, sequence.mask()
@@ -242,20 +227,17 @@ def recurrent(cell: Layer | Callable, *, name: str | None = None) -> Layer:
                     f"{name}: values sown inside a cell cannot be collected; return them as "
                     "outputs of the cell"
                 )
-            state = after
             if mask is not None:
                 new = jax.tree.map(
                     lambda n, o: jnp.where(mask.reshape(-1, *[1] * (n.ndim - 1)), n, o), new, carry
                 )
-            return (new, state), y
+            return (new, after), y
 
         now = (x.swapaxes(0, 1), mask, jnp.arange(x.shape[1]))
         (final, state), y = jax.lax.scan(body, varying((carry, state), params, carry, x), now)
         return sequence.write(y.swapaxes(0, 1), final), state
 
-    def rewrap(layer):
-        return recurrent(layer, name=name)
-
+    rewrap: Any = partial(recurrent, name=name)
     loop = transform(cell, apply, rewrap, kind="recurrent", init=init, name=name)
 
     def in_stream(m, given):
@@ -271,7 +253,7 @@ def recurrent(cell: Layer | Callable, *, name: str | None = None) -> Layer:
         m.stream = stream
         return sequence.write(y["x"], y["final"])
 
-    rewrap.in_stream = compose(in_stream, name=name, kind="recurrent")  # type: ignore[attr-defined]
+    rewrap.in_stream = compose(in_stream, name=name, kind="recurrent")
     return loop
 
 

@@ -5,12 +5,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from jaxnet.core import Layer, compose
 from jaxnet.ops.precision import output_dtype, wide
 from jaxnet.ops.resample import average, cubic, interpolation, nearest, triangle, weighted
-from jaxnet.ops.window import check_window, per_axis, spatial_axes
+from jaxnet.ops.window import check_window, entries, spatial_axes
 from jaxnet.services.checks import check_name, check_options, one_of, within
 
 METHODS = ("nearest", "nearest-exact", "bilinear", "bicubic", "area")
@@ -66,24 +65,22 @@ def resize(
     check_options(name, align_corners=align_corners, antialias=antialias)
     if (size is None) == (scale is None):
         raise ValueError(f"{name}: expected size or scale, got size={size}, scale={scale}")
-    check_window(name, size=size)
+    wanted = check_window(name, size=size)
     if scale is not None:
-        _scales(name, scale, np.size(scale))
+        _scales(name, scale)
     if antialias and align_corners:
         raise ValueError(f"{name}: antialias needs align_corners=False")
     if (antialias or align_corners) and method not in ("bilinear", "bicubic"):
         which = "antialias" if antialias else "align_corners"
         raise ValueError(f"{name}: {which} is for bilinear and bicubic, got method={method!r}")
 
-    def sizes(x) -> list[tuple[int, float]]:
+    def sizes(x) -> list[tuple[int, float | None]]:
         """Return the size of each axis and its outputs per input."""
-        space = x.shape[1:-1]
         if size is not None:
-            wanted = per_axis(name, "size", size, spatial_axes(name, x))
-            return [(n, n / have) for n, have in zip(wanted, space, strict=True)]
+            return [(n, None) for n in wanted(x)[0]]
         factors = _scales(name, scale, spatial_axes(name, x))
         # Rounding errors: 1.1 * 10 is a little more than 11, and 0.7 * 10 a little less than 7.
-        return [(int(n * s + 1e-9), s) for n, s in zip(space, factors, strict=True)]
+        return [(int(n * s + 1e-9), s) for n, s in zip(x.shape[1:-1], factors, strict=True)]
 
     def forward(m, x):
         m.not_in_stream("resizes the axis of time")
@@ -95,16 +92,16 @@ def resize(
 def resized(
     who: str,
     x: jax.Array,
-    sizes: Sequence[tuple[int, float]],
+    sizes: Sequence[tuple[int, float | None]],
     method: str,
-    align_corners: bool,
-    antialias: bool,
+    align_corners: bool = False,
+    antialias: bool = False,
 ) -> jax.Array:
     """Return x (batch, *space, features) with each spatial axis at another size.
 
     Args:
       who: Name of the layer, for messages.
-      sizes: Size and number of outputs per input, for each spatial axis.
+      sizes: Size and number of outputs per input, for each spatial axis; None is their ratio.
       method, align_corners, antialias: Options of `resize`.
     """
     if 0 in x.shape[1:-1] or min(outputs for outputs, _ in sizes) < 1:
@@ -117,6 +114,7 @@ def resized(
     kernel = cubic(-0.5 if antialias else -0.75) if method == "bicubic" else triangle
     for axis, (outputs, scale) in enumerate(sizes, start=1):
         inputs = y.shape[axis]
+        scale = outputs / inputs if scale is None else scale
         if outputs == inputs and scale == 1:
             continue
         if picks:
@@ -130,11 +128,8 @@ def resized(
     return y.astype(output_dtype(x)) if not picks else y
 
 
-def _scales(name: str, scale: Any, axes: int) -> list[float]:
-    many = isinstance(scale, Sequence) or np.ndim(scale) == 1
-    scales: list[Any] = list(scale) if many else [scale] * axes
-    if len(scales) != axes:
-        raise ValueError(f"{name}: scale needs {axes} entries, one per spatial axis, got {scale}")
+def _scales(name: str, scale: Any, axes: int | None = None) -> list[float]:
+    scales = entries(name, "scale", scale, axes)
     for number in scales:
         within(name, "scale", number, "(0, inf)")
     return [float(number) for number in scales]

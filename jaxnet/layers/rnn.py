@@ -65,9 +65,8 @@ def rnn(
     Reference: Elman 1990, "Finding Structure in Time".
     """
     a_function(name, "activation", activation, "an array")
-    cell = simple_cell(activation)
     options = (use_bias, kernel_init, recurrent_init, bias_init, name)
-    return Recurrence(cell, features, *options).layer("rnn")
+    return Recurrence(simple_cell(activation), features, *options).layer("rnn")
 
 
 def rnn_cell(
@@ -99,6 +98,5 @@ def rnn_cell(
       ((2, 4), (2, 4))
     """
     a_function(name, "activation", activation, "an array")
-    cell = simple_cell(activation)
     options = (use_bias, kernel_init, recurrent_init, bias_init, name)
-    return Recurrence(cell, features, *options).step("rnn_cell")
+    return Recurrence(simple_cell(activation), features, *options).step("rnn_cell")

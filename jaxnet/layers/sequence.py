@@ -13,6 +13,7 @@ beyond a sequence's length influence nothing, and outputs there are zero.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -117,7 +118,7 @@ def read_sequence(given: PyTree, who: str, *, rank: int = 3, passing: bool = Fal
     if x.shape[1] < 1:
         raise ValueError(f"{who}: needs at least one time step, got x of shape {tuple(x.shape)}")
     if lengths is not None:
-        lengths = _check_lengths(lengths, x.shape, who)
+        _check_lengths(lengths, x.shape, who)
     return Sequence(x, lengths, initial, given)
 
 
@@ -137,7 +138,7 @@ def read_chunk(m: Any, given: PyTree, who: str, *, rank: int = 3) -> Sequence:
     return sequence if steps is None else sequence._replace(lengths=steps)
 
 
-def _check_lengths(lengths: Any, shape: tuple[int, ...], who: str) -> Any:
+def _check_lengths(lengths: Any, shape: tuple[int, ...], who: str) -> None:
     if not hasattr(lengths, "dtype") or not jnp.issubdtype(lengths.dtype, jnp.integer):
         raise TypeError(
             f"{who}: lengths must be an array of integers, one per sequence, got "
@@ -148,17 +149,14 @@ def _check_lengths(lengths: Any, shape: tuple[int, ...], who: str) -> Any:
             f"{who}: lengths must be (batch,) = {shape[:1]} for x of shape {tuple(shape)}, "
             f"got {tuple(lengths.shape)}"
         )
-    if isinstance(lengths, jax.ShapeDtypeStruct):
-        return lengths
-    if is_traced(lengths):
-        return lengths
+    if isinstance(lengths, jax.ShapeDtypeStruct) or is_traced(lengths):
+        return
     known = np.asarray(lengths)
     if known.size and not (0 <= known.min() and known.max() <= shape[1]):
         raise ValueError(
             f"{who}: lengths must be in [0, {shape[1]}], the number of steps of x, "
             f"got {known.min()} to {known.max()}"
         )
-    return lengths
 
 
 def time_distributed(layer: Layer | Callable, *, name: str | None = None) -> Layer:
@@ -199,9 +197,7 @@ def time_distributed(layer: Layer | Callable, *, name: str | None = None) -> Lay
         out = sequence.write(y)
         return ({**given, **out} if isinstance(given, dict) else out), state
 
-    def rewrap(layer):
-        return time_distributed(layer, name=name)
-
+    rewrap = partial(time_distributed, name=name)
     return transform(inner, apply, rewrap, kind="time_distributed", init=init, name=name)
 
 
@@ -343,16 +339,16 @@ def bidirectional(
                 f"{name}: 'initial' must be {{'forward': carry, 'backward': carry}}, got "
                 f"{sorted(initial) if isinstance(initial, dict) else type(initial).__name__}"
             )
-        final, flipped = None, _reversed(x, lengths)
-        if isinstance(given, dict):
-            a = m(ahead, _with_initial(given, initial["forward"]))
-            b = m(back, _with_initial({**given, "x": flipped}, initial["backward"]))
-            final = {"forward": a["final"], "backward": b["final"]}
-            a, b = a["x"], b["x"]
-        elif lengths is not None:
-            (a, _), (b, _) = m(ahead, given), m(back, (flipped, lengths))
-        else:
-            a, b = m(ahead, x), m(back, flipped)
+
+        def run(layer, x):
+            """Return the outputs and the last carry of a layer."""
+            if isinstance(given, dict):
+                y = m(layer, _with_initial({**given, "x": x}, initial[layer.name]))
+                return y["x"], y["final"]
+            return (m(layer, x) if lengths is None else m(layer, (x, lengths))[0]), None
+
+        (a, last), (b, first) = run(ahead, x), run(back, _reversed(x, lengths))
+        final = {"forward": last, "backward": first}
         return sequence.write(merge(a, _reversed(b, lengths)), final)
 
     return compose(both, name=name, kind="bidirectional")

@@ -6,17 +6,18 @@ from typing import Any, Literal
 import jax
 
 from jaxnet.core import Layer, as_layer, compose
-from jaxnet.layers.attention import (
-    PROJECTIONS,
-    Rotation,
-    check_attention,
-    multi_head_attention,
-    with_bias,
-)
+from jaxnet.layers.attention import PROJECTIONS, Rotation, multi_head_attention, with_bias
 from jaxnet.layers.dense import dense
 from jaxnet.layers.dropout import dropout
 from jaxnet.layers.norm import layer_norm
-from jaxnet.services.checks import a_function, at_least, check_options, check_rank, one_of
+from jaxnet.services.checks import (
+    a_function,
+    at_least,
+    check_name,
+    check_options,
+    check_rank,
+    one_of,
+)
 from jaxnet.services.keywords import explain_keywords
 
 
@@ -101,29 +102,26 @@ def transformer_block(
         "qk_norm": qk_norm,
         "dropout_rate": dropout_rate,
     }
-    check_attention(name, heads, window=window, rotary=rotary, **shared)
-    check_options(name, causal=causal, cross=cross, gated=gated)
+    check_name("transformer_block", name)
+    check_options(name, cross=cross, gated=gated)
     one_of(name, "norm_at", norm_at, ("input", "sum", "output", "both"))
     biased = with_bias(name, use_bias, (*PROJECTIONS, "mlp"))
     if mlp is not None:
         mlp = as_layer(mlp, name, "mlp")
-    if mlp_features is not None:
-        at_least(name, "mlp_features", mlp_features)
+    at_least(name, "mlp_features", mlp_features, optional=True)
     a_function(name, "activation", activation, "an array")
     a_function(name, "norm", norm, "name=...")
     shared["use_bias"] = [part for part in PROJECTIONS if part in biased]
-    mode: dict[str, Any] = {"causal": causal, "window": window}
-    own = multi_head_attention(heads, rotary=rotary, name="attention", **mode, **shared)
+    mode: dict[str, Any] = {"causal": causal, "window": window, "rotary": rotary}
+    multi_head_attention(heads, name=name, **mode, **shared)  # an error names the block
+    own = multi_head_attention(heads, name="attention", **mode, **shared)
     other = multi_head_attention(heads, name="cross_attention", **shared)
 
-    options: dict[str, Any] = {
-        "gated": gated,
-        "activation": activation,
-        "use_bias": "mlp" in biased,
-    }
-
     def transform(m, x):
-        return gated_mlp(m, x, mlp_features, **options) if mlp is None else m(mlp, x)
+        if mlp is not None:
+            return m(mlp, x)
+        options: dict[str, Any] = {"activation": activation, "use_bias": "mlp" in biased}
+        return gated_mlp(m, x, mlp_features, gated=gated, **options)
 
     def forward(m, given):
         x, *beside = given if isinstance(given, tuple | list) and given else (given,)

@@ -223,10 +223,8 @@ def dot_product_attention(
         kept = kept.astype(v.dtype)
     kept = kept.reshape(batch, groups, heads // groups, time, places)
     if time == 1:
-        products = kept[:, :, :, 0, :, None].astype(wide) * v.swapaxes(1, 2)[:, :, None].astype(
-            wide
-        )
-        y = products.sum(3).astype(v.dtype)  # (batch, groups, heads / groups, width)
+        values = v.swapaxes(1, 2)[:, :, None].astype(wide)
+        y = (kept[:, :, :, 0, :, None].astype(wide) * values).sum(3).astype(v.dtype)
     else:
         y = jnp.einsum("bghts,bsgd->btghd", kept, v)
     return y.reshape(batch, time, heads, v.shape[-1]), weights
@@ -290,11 +288,7 @@ def fused_attention(
       >>> fused_attention(q, q, q, jnp.array([3, 0]), causal=True, implementation="xla").shape
       (2, 3, 4, 6)
     """
-    if lengths is None:
-        return jax.nn.dot_product_attention(
-            q, k, v, is_causal=causal, implementation=implementation
-        )
-    some = jnp.clip(lengths, 1, k.shape[1]).astype(jnp.int32)
-    return jax.nn.dot_product_attention(
-        q, k, v, is_causal=causal, key_value_seq_lengths=some, implementation=implementation
-    )
+    if lengths is not None:
+        lengths = jnp.clip(lengths, 1, k.shape[1]).astype(jnp.int32)
+    options = {"key_value_seq_lengths": lengths, "implementation": implementation}
+    return jax.nn.dot_product_attention(q, k, v, is_causal=causal, **options)

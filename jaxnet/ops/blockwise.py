@@ -331,16 +331,14 @@ def _loop(grid, bounds, step, start, row=(None, None), column=(None, None, None)
         # A row's columns are those of the row before, moved by one. Kept in a carry, they have a
         # gradient that costs as much as the columns that a row sees, not as many as there are.
         ends = grid.rows + grid.length - 1 - grid.columns + grid.start
-        column = jax.tree.map(
-            lambda x: lax.pad(
-                x, jnp.zeros((), x.dtype), [(-grid.start, ends, 0)] + [(0, 0, 0)] * (x.ndim - 1)
-            ),
-            column,
-        )
-        column, new = (
-            jax.tree.map(lambda x, part=part: x[part], column)
-            for part in (slice(grid.length - 1), slice(grid.length - 1, None))
-        )
+
+        def cut(x):
+            widths = [(-grid.start, ends, 0)] + [(0, 0, 0)] * (x.ndim - 1)
+            return lax.pad(x, jnp.zeros((), x.dtype), widths)
+
+        every = jax.tree.map(cut, column)
+        new = jax.tree.map(lambda x: x[grid.length - 1 :], every)
+        column = jax.tree.map(lambda x: x[: grid.length - 1], every)
 
     def by_row(window, now):
         i, (d_q, d_bias), new = now

@@ -28,10 +28,11 @@ import jax.numpy as jnp
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir, xla
 
-from jaxnet.ops.convolution_lowering import Form, Pairs, accelerator, cpu
+from jaxnet.ops.convolution_lowering import Form, accelerator, cpu
 from jaxnet.ops.native import conv as native
 from jaxnet.ops.native.call import on_one_device
 from jaxnet.ops.varying import varying
+from jaxnet.ops.window import Pairs
 
 
 def convolve(
@@ -66,7 +67,6 @@ def convolve(
       (batch, *space, features), in the promoted dtype of x and kernel.
 
     Raises:
-      ValueError: If shapes, axes or groups do not fit.
       ValueError: If the window is larger than the padded input.
 
     Example:
@@ -75,43 +75,14 @@ def convolve(
       >>> convolve(x, kernel, strides=(2,), padding=((1, 1),)).ravel()
       Array([-1., -2.,  3.], dtype=float32)
     """
-    axes = x.ndim - 2
-    dilation = (1,) * axes if dilation is None else tuple(dilation)
-    input_dilation = (1,) * axes if input_dilation is None else tuple(input_dilation)
-    strides, padding = tuple(strides), tuple((low, high) for low, high in padding)
-    if axes < 1 or kernel.ndim != x.ndim:
-        raise ValueError(
-            f"{who}: expected x (batch, *space, inputs) and kernel (*window, inputs, features) "
-            f"with the same number of axes, got {x.shape} and {kernel.shape}"
-        )
-    for word, value in (
-        ("strides", strides),
-        ("padding", padding),
-        ("dilation", dilation),
-        ("input_dilation", input_dilation),
-    ):
-        if len(value) != axes:
-            raise ValueError(
-                f"{who}: {word} needs {axes} entries, one per spatial axis, got {value}"
-            )
-    if min(strides + dilation + input_dilation) < 1 or groups < 1:
-        raise ValueError(
-            f"{who}: strides, dilations and groups must be at least 1, got "
-            f"strides={strides}, dilation={dilation}, input_dilation={input_dilation}, {groups=}"
-        )
-    inputs, per_group, features = x.shape[-1], kernel.shape[-2], kernel.shape[-1]
-    if inputs != per_group * groups or features % groups:
-        raise ValueError(
-            f"{who}: {groups} groups need a kernel (*window, inputs / {groups}, a multiple of "
-            f"{groups}), got {kernel.shape} for x of shape {x.shape}"
-        )
-    form = Form(
-        strides, padding, dilation, input_dilation, groups, x.shape[1:-1], kernel.shape[:-2]
-    )
+    once = (1,) * len(strides)
+    dilation, input_dilation = dilation or once, input_dilation or once
+    space, window = x.shape[1:-1], kernel.shape[:-2]
+    form = Form(strides, padding, dilation, input_dilation, groups, space, window)
     if min(form.room()) < 1:
         raise ValueError(
-            f"{who}: a window of {kernel.shape[:-2]} with dilation {dilation} does not fit into "
-            f"an input of {x.shape[1:-1]} with padding {padding}. Pad more, or use a smaller kernel"
+            f"{who}: a window of {window} with dilation {dilation} does not fit into an input of "
+            f"{space} with padding {padding}. Pad more, or use a smaller kernel"
         )
 
     dtype = jnp.promote_types(x.dtype, kernel.dtype)

@@ -5,6 +5,7 @@ two operands; see `jaxnet.ops.convolution`.
 """
 
 import math
+from collections.abc import Iterator
 from functools import partial
 from typing import NamedTuple
 
@@ -12,9 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxnet.ops.window import taps, zero_padded
-
-Pairs = tuple[tuple[int, int], ...]
+from jaxnet.ops.window import Pairs, padded, taps
 
 
 class Form(NamedTuple):
@@ -35,18 +34,20 @@ class Form(NamedTuple):
 
     def room(self) -> tuple[int, ...]:
         """Return the number of positions of the window at stride 1, per axis."""
-        spans = zip(
-            _dilated(self.inputs, self.input_dilation),
-            self.padding,
-            _dilated(self.window, self.dilation),
-            strict=True,
-        )
-        return tuple(size + sum(pad) - window + 1 for size, pad, window in spans)
+        x, window = _dilated(self.inputs, self.input_dilation), _dilated(self.window, self.dilation)
+        axes = zip(x, self.padding, window, strict=True)
+        return tuple(size + sum(pad) - span + 1 for size, pad, span in axes)
 
     @property
     def outputs(self) -> tuple[int, ...]:
         """Spatial sizes of y."""
         return tuple(-(-room // s) for room, s in zip(self.room(), self.strides, strict=True))
+
+    def reach(self) -> Iterator[tuple[int, int, int, int]]:
+        """Yield the sizes of x, y and window with their gaps, and the zeros before x, by axis."""
+        x = _dilated(self.inputs, self.input_dilation)
+        y, window = _dilated(self.outputs, self.strides), _dilated(self.window, self.dilation)
+        yield from zip(x, y, window, (low for low, _ in self.padding), strict=True)
 
     def result(self, a: tuple[int, ...], b: tuple[int, ...], wanted: str) -> tuple[int, ...]:
         """Return the wanted array's shape from the other two shapes, each with a leading axis e."""
@@ -66,19 +67,11 @@ def _dilated(sizes, dilation) -> tuple[int, ...]:
 
 def _plain(x, w, form):
     *space, last = range(1, x.ndim)
-    features_last = lax.ConvDimensionNumbers(
+    numbers = lax.ConvDimensionNumbers(
         (0, last, *space), (last, last - 1, *(i - 1 for i in space)), (0, last, *space)
     )
-    return lax.conv_general_dilated(
-        x,
-        w,
-        form.strides,
-        form.padding,
-        form.input_dilation,
-        form.dilation,
-        features_last,
-        form.groups,
-    )
+    apart = form.input_dilation, form.dilation
+    return lax.conv_general_dilated(x, w, form.strides, form.padding, *apart, numbers, form.groups)
 
 
 def accelerator(a: jax.Array, b: jax.Array, *, wanted: str, form: Form) -> jax.Array:
@@ -100,10 +93,10 @@ def accelerator(a: jax.Array, b: jax.Array, *, wanted: str, form: Form) -> jax.A
     # XLA maps these to fast algorithms of cuDNN, and the mapped transpose to slower ones.
     alone = len(a) == 1
 
+    one = partial(_plain, form=form)
+
     def forward(x, w):
-        return (
-            _plain(x[0], w[0], form)[None] if alone else jax.vmap(partial(_plain, form=form))(x, w)
-        )
+        return one(x[0], w[0])[None] if alone else jax.vmap(one)(x, w)
 
     if wanted == "y":
         return forward(a, b)
@@ -148,7 +141,7 @@ def _canonical(x, w, form):
     slow inside loops. Here the zeros become part of the input, and a barrier keeps them there.
     """
     if math.prod(form.window) > math.prod(form.inputs):
-        x = lax.optimization_barrier(zero_padded(x, form.padding, form.input_dilation))
+        x = lax.optimization_barrier(padded(x, form.padding, form.input_dilation))
         none = tuple((0, 0) for _ in form.window)
         form = form._replace(padding=none, input_dilation=(1,) * len(none), inputs=x.shape[1:-1])
     return _plain(x, w, form)
@@ -160,17 +153,10 @@ def _pointwise(x, w, form):
     The gradient of the kernel is several times faster as a product than as a convolution.
     """
     w = w.reshape(w.shape[-2:])
-    place = partial(
-        taps,
-        window=form.window,
-        strides=form.strides,
-        padding=form.padding,
-        input_dilation=form.input_dilation,
-    )
     # Zeros are inserted after the product, so they are not multiplied.
     if max(form.input_dilation) > 1:
-        return next(place(x @ w))
-    return next(place(x)) @ w
+        return next(_seen(x @ w, form))
+    return next(_seen(x, form)) @ w
 
 
 def _input_gradient(w, y, form):
@@ -178,67 +164,31 @@ def _input_gradient(w, y, form):
     axes, g = len(form.window), form.groups
     w = jnp.flip(w, range(axes)).reshape(*form.window, -1, g, w.shape[-1] // g)
     w = jnp.swapaxes(w, -1, -3).reshape(*form.window, y.shape[-1] // g, -1)  # (*window, o / g, i)
-    spans = _dilated(form.window, form.dilation)
-    before = [span - 1 - low for span, (low, _) in zip(spans, form.padding, strict=True)]
     # Adds zeros after y, until the result has the size of x.
-    sizes = zip(
-        _dilated(form.inputs, form.input_dilation),
-        _dilated(form.outputs, form.strides),
-        spans,
-        before,
-        strict=True,
-    )
-    padding = tuple((low, x + span - 1 - y - low) for x, y, span, low in sizes)
-    transposed = Form(
-        strides=form.input_dilation,
-        padding=padding,
-        dilation=form.dilation,
-        input_dilation=form.strides,
-        groups=g,
-        inputs=form.outputs,
-        window=form.window,
-    )
-    return _forward(y, w, transposed)
+    padding = tuple((span - 1 - low, x - y + low) for x, y, span, low in form.reach())
+    apart = {"strides": form.input_dilation, "input_dilation": form.strides}
+    return _forward(y, w, form._replace(padding=padding, inputs=form.outputs, **apart))
 
 
 def _kernel_gradient(x, y, form):
     if form.groups > 1:
         return _shifted_products(x, y, form)
     if math.prod(form.window) == 1:
-        (seen,) = _seen(x, form)
-        return _product(seen, y).reshape(*form.window, x.shape[-1], y.shape[-1])
+        seen, y = (a.reshape(-1, a.shape[-1]) for a in (*_seen(x, form), y))
+        found = lax.dot_general(seen, y, (((0,), (0,)), ((), ())))
+        return found.reshape(*form.window, *found.shape)
     return _as_convolution(x, y, form)
 
 
 def _as_convolution(x, y, form):
     """Convolve x with y as the kernel, which sums over the batch; the inputs act as batch."""
     # Adds zeros after x, until the result has the size of the window; negative numbers crop.
-    sizes = zip(
-        _dilated(form.inputs, form.input_dilation),
-        _dilated(form.outputs, form.strides),
-        _dilated(form.window, form.dilation),
-        form.padding,
-        strict=True,
-    )
-    padding = tuple((low, y + window - 1 - x - low) for x, y, window, (low, _) in sizes)
-    transposed = Form(
-        strides=form.dilation,
-        padding=padding,
-        dilation=form.strides,
-        input_dilation=form.input_dilation,
-        groups=1,
-        inputs=form.inputs,
-        window=form.outputs,
-    )
+    padding = tuple((low, y + span - 1 - x - low) for x, y, span, low in form.reach())
+    apart = {"strides": form.dilation, "dilation": form.strides}
+    transposed = form._replace(padding=padding, window=form.outputs, **apart)
     x = jnp.swapaxes(x, 0, -1)  # (i, *space, n)
     y = jnp.moveaxis(y, 0, -2)  # (*space, n, o)
     return jnp.moveaxis(_canonical(x, y, transposed), 0, -2)  # (i, *window, o) -> (*window, i, o)
-
-
-def _product(x, y):
-    """Return the sum over all axes but the last of the products of x and y, (i, o)."""
-    x, y = (a.reshape(-1, a.shape[-1]) for a in (x, y))
-    return lax.dot_general(x, y, (((0,), (0,)), ((), ())))
 
 
 def _seen(x, form):

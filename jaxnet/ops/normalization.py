@@ -45,10 +45,8 @@ def _beside(a, x):
 
 def _first(x, axes):
     """Return the first entry along these axes, which are kept."""
-    at = [slice(None)] * x.ndim
-    for axis in axes:
-        at[axis] = slice(1)
-    return x[tuple(at)]
+    averaged = {axis % x.ndim for axis in axes}
+    return x[tuple(slice(1 if axis in averaged else None) for axis in range(x.ndim))]
 
 
 def _moments(x, axes):

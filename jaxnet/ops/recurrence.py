@@ -88,7 +88,9 @@ def unroll(
     """
     if cell == LSTM and biases[0] is None:
         biases = jnp.zeros(pre.shape[-1:], pre.dtype), None
-    return _compiled(cell)(pre, kernel, biases, carry, mask)
+    # Compiled by itself, so that calls outside jit do not compile it each time.
+    loop = memo_of(cell.step).of("loop", lambda: jax.jit(partial(_unrolled, cell)))
+    return loop(pre, kernel, biases, carry, mask)
 
 
 # The three cells.
@@ -194,11 +196,6 @@ def simple_cell(activation: Callable[[jax.Array], jax.Array]) -> Cell:
       [[0.0, 0.0]]
     """
 
-    # One cell per activation, so that equal layers share their compiled loops.
-    return memo_of(activation).of("simple cell", lambda: _simple_cell(activation))
-
-
-def _simple_cell(activation: Callable[[jax.Array], jax.Array]) -> Cell:
     def step(pre, product, h):
         z = pre + product
         return activation(z), (z,)
@@ -207,7 +204,8 @@ def _simple_cell(activation: Callable[[jax.Array], jax.Array]) -> Cell:
         (z,) = slopes
         return jax.jvp(activation, (z,), (d + d_product,))[1]
 
-    return Cell(1, False, step, _add, push)
+    # One cell per activation, so that equal layers share their compiled loops.
+    return memo_of(activation).of("simple cell", lambda: Cell(1, False, step, _add, push))
 
 
 # All steps, and their tangents.
@@ -218,15 +216,19 @@ def _keep(mask, new, old):
     return new if mask is None else jax.tree.map(lambda n, o: jnp.where(mask, n, o), new, old)
 
 
+def _advance(cell, pre, kernel, biases, carry, mask):
+    """Return the carry after one step, and its slopes."""
+    again = plus(product(hidden(carry), kernel), biases[1])
+    new, slopes = cell.step(plus(pre, biases[0]), again, carry)
+    return _keep(mask, new, carry), slopes
+
+
 def _loop(cell, pre, kernel, biases, carry, mask):
     """Return h of all steps and the last carry."""
-    bias, recurrent_bias = biases
 
     def body(carry, now):
         pre, mask = now
-        again = plus(product(hidden(carry), kernel), recurrent_bias)
-        new, _ = cell.step(plus(pre, bias), again, carry)
-        carry = _keep(mask, new, carry)
+        carry, _ = _advance(cell, pre, kernel, biases, carry, mask)
         return carry, hidden(carry)
 
     final, h = jax.lax.scan(body, carry, (pre, mask))
@@ -235,18 +237,15 @@ def _loop(cell, pre, kernel, biases, carry, mask):
 
 def _loop_with_slopes(cell, pre, kernel, biases, carry, mask):
     """Return h of all steps, the last carry, and the slopes of all steps."""
-    bias, recurrent_bias = biases
 
     # The slopes of the gates overwrite pre step by step, and the bias is added in the loop. Less
     # memory also takes less time, since the system provides new pages at each call.
     def step(loop, now):
         carry, kept = loop
         t, mask = now
-        pre = plus(jax.lax.dynamic_index_in_dim(kept, t, keepdims=False), bias)
-        again = plus(product(hidden(carry), kernel), recurrent_bias)
-        new, (by_gates, *slopes) = cell.step(pre, again, carry)
+        pre = jax.lax.dynamic_index_in_dim(kept, t, keepdims=False)
+        carry, (by_gates, *slopes) = _advance(cell, pre, kernel, biases, carry, mask)
         kept = jax.lax.dynamic_update_index_in_dim(kept, by_gates, t, 0)
-        carry = _keep(mask, new, carry)
         return (carry, kept), (hidden(carry), slopes)
 
     (final, by_gates), (h, slopes) = jax.lax.scan(step, (carry, pre), (jnp.arange(len(pre)), mask))
@@ -296,8 +295,3 @@ def _unrolled_tangents(cell, primals, tangents):
     d_product = plus(product(before, d_kernel), d_recurrent_bias)
     d = cell.inject(slopes, plus(d_pre, d_bias), d_product)
     return (h, final), _run(_push, cell, slopes, kernel, mask, d, d_carry)
-
-
-def _compiled(cell: Cell) -> Callable:
-    """Return the loop compiled by itself, so that calls outside jit do not compile it each time."""
-    return memo_of(cell.step).of("loop", lambda: jax.jit(partial(_unrolled, cell)))

@@ -2,7 +2,7 @@
 
 import itertools
 import operator
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal
 
 import jax
@@ -12,6 +12,7 @@ from jax import lax
 
 from jaxnet.services.checks import check_rank
 
+Pairs = tuple[tuple[int, int], ...]  # (before, after) of each axis
 Padding = Literal["SAME", "VALID", "CAUSAL"] | int | Sequence[int | tuple[int, int]]
 
 
@@ -40,14 +41,14 @@ def spatial_axes(who: str, x: Any) -> int:
     return len(x.shape) - 2
 
 
-def per_axis(who: str, word: str, value: int | Sequence[int], axes: int) -> tuple[int, ...]:
+def per_axis(who: str, word: str, value: int | Sequence[int], axes: int | None) -> tuple[int, ...]:
     """Return one entry per spatial axis; a single number is repeated for all axes.
 
     Args:
       who: Name of the layer, for messages.
       word: Name of the argument, for messages.
       value: Whole number of at least 1, or one per axis.
-      axes: Number of spatial axes.
+      axes: Number of spatial axes; None takes as many as are given.
 
     Raises:
       ValueError: If the number of entries is not `axes`, or if an entry is below 1.
@@ -56,24 +57,38 @@ def per_axis(who: str, word: str, value: int | Sequence[int], axes: int) -> tupl
       >>> per_axis("conv", "strides", 2, axes=3)
       (2, 2, 2)
     """
-    given: Any = value
-    many = isinstance(given, Sequence) or np.ndim(given) == 1
-    many = many and not isinstance(given, bytes | bytearray)  # sequences of integers to Python
-    entries: tuple[Any, ...] = tuple(given) if many else (given,) * axes
-    if len(entries) != axes:
+    numbers = entries(who, word, value, axes)
+    if not all(_is_int(number) and 1 <= number < 2**31 for number in numbers):
+        raise ValueError(f"{who}: {word} must be whole numbers of at least 1, got {value}")
+    return tuple(int(number) for number in numbers)
+
+
+def entries(who: str, word: str, value: Any, axes: int | None = None) -> tuple[Any, ...]:
+    """Return one entry per spatial axis, of any type; without `axes`, those that are given.
+
+    Raises:
+      ValueError: If the number of entries is wrong.
+
+    Example:
+      >>> entries("resize", "scale", 0.5, axes=2)
+      (0.5, 0.5)
+    """
+    many = isinstance(value, Sequence) or np.ndim(value) == 1
+    many = many and not isinstance(value, bytes | bytearray)  # sequences of integers to Python
+    found = tuple(value) if many else (value,) * (1 if axes is None else axes)
+    if axes not in (None, len(found)):
         raise ValueError(
             f"{who}: {word} needs {axes} entries, one per spatial axis of the input, got {value}. "
             "A single number is repeated for all axes"
         )
-    if not all(_is_int(entry) and 1 <= entry < 2**31 for entry in entries):
-        raise ValueError(f"{who}: {word} must be whole numbers of at least 1, got {value}")
-    return tuple(int(entry) for entry in entries)
+    return found
 
 
-def check_window(who: str, padding: Any = "VALID", **numbers: Any) -> None:
+def check_window(who: str, padding: Any = "VALID", **numbers: Any) -> Callable[[Any], list]:
     """Raise if a window's options cannot fit any input, while the layer is made.
 
-    The required number of entries is known only with the input.
+    The required number of entries is known only with the input. So the result is a function of the
+    input, which returns each of the numbers as one entry per spatial axis.
 
     Args:
       who: Name of the layer, for messages.
@@ -84,6 +99,8 @@ def check_window(who: str, padding: Any = "VALID", **numbers: Any) -> None:
       ValueError: If one of them has the wrong form.
 
     Example:
+      >>> check_window("conv", kernel_size=(3, 5), strides=2)(jn.spec((2, 8, 6, 3)))
+      [(3, 5), (2, 2)]
       >>> check_window("conv", padding="SAME", strides=0)
       Traceback (most recent call last):
       ...
@@ -91,16 +108,21 @@ def check_window(who: str, padding: Any = "VALID", **numbers: Any) -> None:
     """
     for word, value in numbers.items():
         if value is not None:
-            many = isinstance(value, Sequence) or np.ndim(value) == 1
-            per_axis(who, word, value, len(value) if many else 1)
-    entries = padding if isinstance(padding, Sequence) else [padding]
+            per_axis(who, word, value, None)
+    each = padding if isinstance(padding, Sequence) else [padding]
     words = isinstance(padding, str)
     names = ("SAME", "VALID", "CAUSAL")
-    if padding not in names if words else not all(_is_int(p) or _is_pair(p) for p in entries):
+    if padding not in names if words else not all(_is_int(p) or _is_pair(p) for p in each):
         raise ValueError(
             f'{who}: padding must be "SAME", "VALID", "CAUSAL" (for one spatial axis), a number, '
             f"or per spatial axis a number or a pair (before, after), got {padding!r:.60}"
         )
+
+    def by_axis(x):
+        axes = spatial_axes(who, x)
+        return [per_axis(who, word, value, axes) for word, value in numbers.items()]
+
+    return by_axis
 
 
 def pad_pairs(
@@ -110,7 +132,7 @@ def pad_pairs(
     window: tuple[int, ...],
     strides: tuple[int, ...],
     dilation: tuple[int, ...] | None = None,
-) -> tuple[tuple[int, int], ...]:
+) -> Pairs:
     """Return padding as (before, after) per spatial axis.
 
     Args:
@@ -148,9 +170,9 @@ def pad_pairs(
         if padding == "CAUSAL" and axes == 1:
             return ((spans[0] - 1, 0),)
     else:
-        entries = (padding,) * axes if _is_int(padding) else padding
-        if isinstance(entries, Sequence) and len(entries) == axes:
-            pairs = [(p, p) if _is_int(p) else p for p in entries]
+        each = (padding,) * axes if _is_int(padding) else padding
+        if isinstance(each, Sequence) and len(each) == axes:
+            pairs = [(p, p) if _is_int(p) else p for p in each]
             if all(map(_is_pair, pairs)):
                 return tuple((int(low), int(high)) for low, high in pairs)
     raise ValueError(
@@ -159,29 +181,32 @@ def pad_pairs(
     )
 
 
-def zero_padded(
-    x: jax.Array, padding: tuple[tuple[int, int], ...], input_dilation: tuple[int, ...]
+def padded(
+    x: jax.Array, padding: Pairs, input_dilation: tuple[int, ...] | None = None, fill: Any = 0
 ) -> jax.Array:
-    """Return x with zeros around it and between its entries.
+    """Return x with zeros, or another number, around it and between its entries.
 
     Args:
       x: Array (batch, *space, features).
       padding: Zeros (before, after) per spatial axis; negative numbers crop.
-      input_dilation: Distance between the entries of x in the result, per spatial axis.
+      input_dilation: Distance between the entries of x in the result, per spatial axis; 1 by
+        default.
+      fill: The number instead of zero.
 
     Example:
-      >>> zero_padded(jnp.arange(1, 4).reshape(1, 3, 1), ((1, -1),), (2,)).ravel()
+      >>> padded(jnp.arange(1, 4).reshape(1, 3, 1), ((1, -1),), (2,)).ravel()
       Array([0, 1, 0, 2, 0], dtype=int32)
     """
-    edges = [(*pair, d - 1) for pair, d in zip(padding, input_dilation, strict=True)]
-    return lax.pad(x, jnp.zeros((), x.dtype), ((0, 0, 0), *edges, (0, 0, 0)))
+    apart = input_dilation or (1,) * len(padding)
+    edges = [(*pair, d - 1) for pair, d in zip(padding, apart, strict=True)]
+    return lax.pad(x, jnp.asarray(fill, x.dtype), ((0, 0, 0), *edges, (0, 0, 0)))
 
 
 def taps(
     x: jax.Array,
     window: tuple[int, ...],
     strides: tuple[int, ...],
-    padding: tuple[tuple[int, int], ...],
+    padding: Pairs,
     dilation: tuple[int, ...] | None = None,
     input_dilation: tuple[int, ...] | None = None,
 ) -> Iterator[jax.Array]:
@@ -204,7 +229,7 @@ def taps(
     """
     axes = range(len(window))
     dilation = dilation or (1,) * len(window)
-    x = zero_padded(x, padding, input_dilation or (1,) * len(window))
+    x = padded(x, padding, input_dilation)
     spans = [(k - 1) * d for k, d in zip(window, dilation, strict=True)]
     lengths = [(x.shape[i + 1] - spans[i] - 1) // strides[i] * strides[i] + 1 for i in axes]
     for entry in itertools.product(*map(range, window)):

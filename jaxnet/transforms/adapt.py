@@ -14,8 +14,15 @@ from jaxnet.ops.product import product, rows
 from jaxnet.services.checks import abstract, at_least, check_dict, within
 from jaxnet.services.nodes import Stored, plain
 from jaxnet.services.paths import check_patterns, fits
-from jaxnet.services.trees import Memo, describe, flat, signature
-from jaxnet.transforms.kernels import Axes, axes_of, matching, replaced
+from jaxnet.services.trees import describe, flat
+from jaxnet.transforms.kernels import (
+    Axes,
+    axes_of,
+    matching,
+    replaced,
+    transforms_of,
+    with_own_entries,
+)
 
 A, B = "_lora_a", "_lora_b"
 
@@ -88,7 +95,7 @@ def lora(
     check_patterns("lora", "where", [where])
     if trainable is not None:
         check_patterns("lora", "trainable", [trainable])
-    return _lora(layer, _Options(rank, where, scale, trainable), layer, Memo())
+    return _lora(layer, _Options(rank, where, scale, trainable), layer)
 
 
 def merge(layer: Layer, params: Params) -> Params:
@@ -122,9 +129,8 @@ def merge(layer: Layer, params: Params) -> Params:
     """
     layer = as_layer(layer, "merge", "layer")
     check_dict("merge", "params", params)
-    inner, merged = layer, params
-    while isinstance(inner.inside, tuple):
-        inner, rewrap = inner.inside
+    merged = params
+    for _, rewrap in transforms_of(layer):
         if join := getattr(rewrap, "merge", None):
             merged = join(merged)
     if merged is params:
@@ -142,13 +148,14 @@ class _Options(NamedTuple):
     trainable: str | None
 
 
-def _lora(layer: Layer, options: _Options, bare: Layer, known: Memo) -> Layer:
+def _lora(layer: Layer, options: _Options, bare: Layer) -> Layer:
     """Return an adapted layer; `bare`, the layer without watches, shows the axes of kernels."""
     rank, where, scale, trainable = options
-    rewrap: Any = lambda inner: _lora(inner, options, bare, known)  # noqa: E731
-    if _is_quantized(layer):  # adapt the layer inside, whose kernels are floats with the same paths
+    rewrap: Any = partial(_lora, options=options, bare=bare)
+    if any(each.kind == "quantized" for each, _ in transforms_of(layer)):
+        # adapt the layer inside, whose kernels are floats with the same paths
         inner, outer = layer.inside
-        return outer(_lora(inner, options, inner, Memo()))
+        return outer(_lora(inner, options, inner))
 
     def init(key, x):
         params, state = layer.init(key, x)
@@ -157,8 +164,7 @@ def _lora(layer: Layer, options: _Options, bare: Layer, known: Memo) -> Layer:
             raise ValueError(f"lora: {again[0]} is already adapted; merge it first, by jn.merge")
         if trainable is not None:
             matching("lora", trainable, params, what="trainable")
-        x = abstract(x, "lora")
-        axes = known.of(signature(x), lambda: axes_of(bare, kernels, x))
+        axes = axes_of(bare, kernels, abstract(x, "lora"))
 
         def draw(path, kernel):
             return _draw(child_key(child_key(key, "lora"), path), kernel, axes[path], rank)
@@ -183,24 +189,14 @@ def _lora(layer: Layer, options: _Options, bare: Layer, known: Memo) -> Layer:
         return plain(_joined(params, scale))
 
     rewrap.merge, rewrap.of_params, rewrap.lora = joined, True, options
-    return as_layer(Layer(init, apply, layer.name, "lora"))._replace(inside=(layer, rewrap))
+    return with_own_entries(layer, init, apply, rewrap, "lora")
 
 
 def options_of(layer: Layer) -> _Options | None:
     """Return the options of `lora` of a layer; None if it is not adapted."""
-    while isinstance(layer.inside, tuple):
-        layer, rewrap = layer.inside
-        if options := getattr(rewrap, "lora", None):
-            return options
-    return None
-
-
-def _is_quantized(layer: Layer) -> bool:
-    while isinstance(layer.inside, tuple):
-        if layer.kind == "quantized":
-            return True
-        layer = layer.inside[0]
-    return False
+    return next(
+        (rewrap.lora for _, rewrap in transforms_of(layer) if hasattr(rewrap, "lora")), None
+    )
 
 
 def _draw(key: jax.Array, kernel: Any, axes: Axes, rank: int) -> tuple[Any, Any]:
@@ -234,13 +230,9 @@ def _joined(params: Params, scale: float) -> Params:
             joined[name] = _joined(entry, scale)
         elif name + A in params and name + B in params:
             joined[name] = Adapted(entry, params[name + A], params[name + B], scale)
-        elif not _is_factor(name, params):
+        elif not (name.endswith((A, B)) and name.removesuffix(A).removesuffix(B) in params):
             joined[name] = entry
     return joined
-
-
-def _is_factor(name: str, params: Params) -> bool:
-    return any(name.endswith(end) and name.removesuffix(end) in params for end in (A, B))
 
 
 @partial(jax.tree_util.register_dataclass, data_fields=["kernel", "a", "b"], meta_fields=["scale"])
@@ -259,13 +251,8 @@ class Adapted(Stored):
     b: Any
     scale: float
 
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return self.kernel.shape
-
-    @property
-    def dtype(self) -> Any:
-        return self.kernel.dtype
+    shape = property(lambda self: self.kernel.shape)
+    dtype = property(lambda self: self.kernel.dtype)
 
     def array(self) -> jax.Array:
         kernel = plain(self.kernel)

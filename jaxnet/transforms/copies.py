@@ -1,5 +1,6 @@
 """Copies of a layer, each with its own parameters, in sequence or in parallel."""
 
+from functools import partial
 from typing import Any
 
 import jax
@@ -8,7 +9,7 @@ import numpy as np
 
 from jaxnet.core import Layer, as_layer, transform
 from jaxnet.services.checks import at_least, check_dict, on_device
-from jaxnet.services.trees import PyTree, describe, flat, key_spec, path_name
+from jaxnet.services.trees import PyTree, describe, flat, key_spec
 
 
 def repeat(layer: Layer, n: int) -> Layer:
@@ -82,8 +83,8 @@ def _repeat(layer: Layer, n: int, streams: bool) -> Layer:
         (y, state), sown = jax.lax.scan(in_place, (x, state), (jnp.arange(n), params))
         return y, state | sown
 
-    rewrap: Any = lambda inner: _repeat(inner, n, streams)  # noqa: E731
-    rewrap.over_stream = lambda inner: _repeat(inner, n, True)
+    rewrap: Any = partial(_repeat, n=n, streams=streams)
+    rewrap.over_stream = partial(_repeat, n=n, streams=True)
     rewrap.copies = n  # for `summary`
     return transform(layer, apply, rewrap, kind="repeat", init=init)
 
@@ -125,7 +126,7 @@ def ensemble(layer: Layer, n: int) -> Layer:
 
         return jax.vmap(member)(jnp.arange(n), params, state)
 
-    rewrap: Any = lambda inner: ensemble(inner, n)  # noqa: E731
+    rewrap: Any = partial(ensemble, n=n)
     rewrap.copies = n  # for `summary`
     return transform(layer, apply, rewrap, kind="ensemble", init=init)
 
@@ -160,9 +161,8 @@ def mapped(layer: Layer, axis: int = 1) -> Layer:
     at_least("mapped", "axis", axis, 0)
 
     def size(x):
-        sizes = {path_name(path) or "the input": jnp.shape(leaf)[axis : axis + 1]
-                 for path, leaf in jax.tree_util.tree_leaves_with_path(x)}  # fmt: skip
-        if len(set(sizes.values())) == 1 and (n := next(iter(sizes.values()))):
+        sizes = {jnp.shape(leaf)[axis : axis + 1] for leaf in jax.tree.leaves(x)}
+        if len(sizes) == 1 and (n := sizes.pop()):
             return n[0]
         raise ValueError(
             f"mapped: every array must have axis {axis} of one size, got {describe(x)}"
@@ -180,10 +180,8 @@ def mapped(layer: Layer, axis: int = 1) -> Layer:
         def one(i, x):
             own_key = None if key is None else jax.random.fold_in(key, i)
             y, after = layer.apply(params, state, x, key=own_key, train=train)
-            pairs = {
-                n: zip(*map(jax.tree.leaves, (after[n], state[n])), strict=True) for n in state
-            }
-            if changed := [n for n, pair in pairs.items() if any(a is not b for a, b in pair)]:
+            arrays = lambda tree: [*map(id, jax.tree.leaves(tree))]  # noqa: E731
+            if changed := [n for n in state if arrays(after[n]) != arrays(state[n])]:
                 raise ValueError(
                     f"mapped: {layer.name} changes its state, {', '.join(changed)}, which all "
                     "entries share. Apply it to the whole array, or to x.reshape(-1, ...)"
@@ -193,7 +191,7 @@ def mapped(layer: Layer, axis: int = 1) -> Layer:
         y, sown = jax.vmap(one, (0, axis), (axis, 0))(jnp.arange(size(x)), x)
         return y, state | sown
 
-    return transform(layer, apply, lambda inner: mapped(inner, axis), kind="mapped", init=init)
+    return transform(layer, apply, partial(mapped, axis=axis), kind="mapped", init=init)
 
 
 def _check_copies(who: str, n: int, params: PyTree, state: PyTree) -> None:

@@ -1,6 +1,7 @@
 """How a layer runs: what it keeps for the backward pass, its dtype, whether it is trained."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -11,7 +12,8 @@ from jaxnet.core import Layer, as_layer, transform
 from jaxnet.services.checks import a_function, check_dtype
 from jaxnet.services.nodes import is_stored
 from jaxnet.services.paths import check_patterns, first_fits, fits
-from jaxnet.services.trees import PyTree, path_name
+from jaxnet.services.trees import PyTree, flat
+from jaxnet.transforms.kernels import replaced
 from jaxnet.transforms.observing import observe
 
 
@@ -51,8 +53,7 @@ def remat(
     Reference: Chen et al. 2016, "Training deep nets with sublinear memory cost".
     """
     layer = as_layer(layer, "remat", "layer")
-    if policy is not None:
-        a_function("remat", "policy", policy, "a primitive and its arguments")
+    a_function("remat", "policy", policy, "a primitive and its arguments", optional=True)
     patterns = {"keep": keep, "offload": offload}
     patterns = {what: pattern for what, pattern in patterns.items() if pattern is not None}
     check_patterns("remat", " and ".join(patterns), patterns.values())
@@ -85,8 +86,7 @@ def remat(
             )
         return made
 
-    rewrap = lambda inner: remat(inner, policy=policy, **patterns)  # noqa: E731
-    return transform(layer, apply, rewrap, kind="remat")
+    return transform(layer, apply, partial(remat, policy=policy, **patterns), kind="remat")
 
 
 _BY_ROLE = jax.checkpoint_policies.save_and_offload_only_these_names(
@@ -142,7 +142,7 @@ def cast(layer: Layer, dtype: Any) -> Layer:
         after |= jax.tree.map(lambda new, old: new.astype(old.dtype), kept, state)
         return to(y, jnp.result_type(*floats) if floats else jnp.float32), after
 
-    return transform(layer, apply, lambda inner: cast(inner, dtype), kind="cast")
+    return transform(layer, apply, partial(cast, dtype=dtype), kind="cast")
 
 
 def freeze(layer: Layer, where: str | None = None) -> Layer:
@@ -169,27 +169,15 @@ def freeze(layer: Layer, where: str | None = None) -> Layer:
       (0.0, 4.0)
     """
     layer = as_layer(layer, "freeze", "layer")
-    if where is not None:
-        return _freeze_some(layer, where)
+    check_patterns("freeze", "where", [] if where is None else [where])
 
     def apply(params, state, x, *, key, train):
+        if where is not None:
+            entries = dict(flat(params))
+            frozen = zip(entries, first_fits("freeze", [where], entries), strict=True)
+            held = {path: jax.lax.stop_gradient(entries[path]) for path, fit in frozen if fit}
+            return layer.apply(replaced(params, held), state, x, key=key, train=train)
         y, after = layer.apply(jax.lax.stop_gradient(params), state, x, key=key)
         return y, after | jax.lax.stop_gradient({name: after[name] for name in state})
 
-    return transform(layer, apply, freeze, kind="freeze")
-
-
-def _freeze_some(layer: Layer, where: str) -> Layer:
-    check_patterns("freeze", "where", [where])
-
-    def apply(params, state, x, *, key, train):
-        entries, structure = jax.tree_util.tree_flatten_with_path(params, is_stored)
-        frozen = first_fits("freeze", [where], [path_name(path) for path, _ in entries])
-        leaves = [
-            jax.lax.stop_gradient(leaf) if held else leaf
-            for (_, leaf), held in zip(entries, frozen, strict=True)
-        ]
-        held = jax.tree.unflatten(structure, leaves)
-        return layer.apply(held, state, x, key=key, train=train)
-
-    return transform(layer, apply, lambda inner: freeze(inner, where), kind="freeze")
+    return transform(layer, apply, partial(freeze, where=where), kind="freeze")

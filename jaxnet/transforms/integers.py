@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache, partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -18,8 +18,8 @@ from jaxnet.ops.product import product, rows, spread
 from jaxnet.services.checks import abstract, at_least, check_dict, check_options, one_of
 from jaxnet.services.nodes import Stored, plain
 from jaxnet.services.paths import check_patterns
-from jaxnet.services.trees import Memo, PyTree, signature
-from jaxnet.transforms.kernels import Axes, axes_of, matching, replaced
+from jaxnet.services.trees import PyTree
+from jaxnet.transforms.kernels import Axes, axes_of, matching, replaced, with_own_entries
 
 WHERE = "*(kernel|embedding)"
 LARGEST = {8: 127, 4: 7}  # symmetric ranges, so -128 and -8 are not used
@@ -94,10 +94,9 @@ def quantized(
     one_of("quantized", "bits", bits, LARGEST)
     check_patterns("quantized", "where", [where])
     check_options("quantized", aware=aware)
-    if group is not None:
-        at_least("quantized", "group", group)
+    at_least("quantized", "group", group, optional=True)
     group = 32 if group is None and bits == 4 else group
-    return _quantized(layer, _Options(bits, where, group, aware), layer, Memo())
+    return _quantized(layer, layer, bits, where, group, aware)
 
 
 def quantize(layer: Layer, params: Params, x: PyTree) -> Params:
@@ -136,22 +135,15 @@ def quantize(layer: Layer, params: Params, x: PyTree) -> Params:
     return packed(params, x)
 
 
-class _Options(NamedTuple):
-    bits: int
-    where: str
-    group: int | None
-    aware: bool
-
-
-def _quantized(layer: Layer, options: _Options, bare: Layer, known: Memo) -> Layer:
+def _quantized(
+    layer: Layer, bare: Layer, bits: int, where: str, group: int | None, aware: bool
+) -> Layer:
     """Return a quantized layer; `bare`, the layer without watches, shows the axes of kernels."""
-    bits, where, group, aware = options
 
     def changed(change, params, x):
         """Return the params with `change(kernel, axes, bits, group)` instead of each kernel."""
-        x = abstract(x, "quantized")
         kernels = matching("quantized", where, params)
-        axes = known.of(signature(x), lambda: axes_of(bare, kernels, x))
+        axes = axes_of(bare, kernels, abstract(x, "quantized"))
         new = {path: change(leaf, axes[path], bits, group) for path, leaf in kernels.items()}
         return replaced(params, new)
 
@@ -168,42 +160,29 @@ def _quantized(layer: Layer, options: _Options, bare: Layer, known: Memo) -> Lay
 
     apply.takes_stored = True  # type: ignore[attr-defined]
 
-    rewrap: Any = lambda inner: _quantized(inner, options, bare, known)  # noqa: E731
-
-    def packed(params, x):
-        return changed(_packed, params, x)
+    options = {"bits": bits, "where": where, "group": group, "aware": aware}
+    rewrap: Any = partial(_quantized, bare=bare, **options)
 
     def merge(params):
         if not aware and not _has_integers(params):
             raise ValueError("merge: params hold no integers of jn.quantize")
         return plain(_stored(params))
 
-    rewrap.merge, rewrap.packed, rewrap.of_params = merge, None if aware else packed, True
-    return as_layer(Layer(init, apply, layer.name, "quantized"))._replace(inside=(layer, rewrap))
-
-
-def _reduced(shape: tuple[int, ...], axes: Axes, group: int | None) -> tuple[list[int], int, int]:
-    """Return the axes that share a scale, the axis that is cut, and the size of its groups.
-
-    Groups have about equal sizes, which follow from their number and the size of the axis.
-    """
-    first = axes.copies
-    shared = [first + 1] if axes.table else list(range(first, first + axes.inputs))
-    last = shared[-1]
-    length = max(shape[last], 1)
-    if group is None or length <= group:
-        return shared, last, length
-    return [], last, -(-length // -(-length // group))
+    packed = None if aware else partial(changed, _packed)
+    rewrap.merge, rewrap.packed, rewrap.of_params = merge, packed, True
+    return with_own_entries(layer, init, apply, rewrap, "quantized")
 
 
 def _grid(kernel: Any, axes: Axes, bits: int, group: int | None) -> tuple[jax.Array, jax.Array]:
     """Return the integers of a kernel, still floats, and their scales."""
-    w = wide(jnp.asarray(kernel))
-    shared, last, size = _reduced(w.shape, axes, group)
+    w, first = wide(jnp.asarray(kernel)), axes.copies
+    shared = [first + 1] if axes.table else list(range(first, first + axes.inputs))
+    last = shared[-1]
     length = w.shape[last]
-    if shared:
+    if group is None or length <= group:
         largest = jnp.abs(w).max(shared, keepdims=True, initial=0)
-    else:
+    else:  # groups of about equal sizes, which follow from their number and the size of the axis
+        size = -(-length // -(-length // group))
         groups = -(-length // size)
         widths = [(0, groups * size - length if axis == last else 0) for axis in range(w.ndim)]
         cut = jnp.pad(jnp.abs(w), widths)
@@ -293,9 +272,11 @@ class Quantized(Stored):
 
     def block(self, i: Any, count: int, axis: int) -> "Quantized":
         """Return the i-th of several blocks of equal size along an axis of outputs."""
-        cut = lambda a: jax.lax.dynamic_slice_in_dim(  # noqa: E731
-            a, i * (a.shape[axis] // count), a.shape[axis] // count, axis
-        )
+
+        def cut(a):
+            size = a.shape[axis] // count
+            return jax.lax.dynamic_slice_in_dim(a, i * size, size, axis)
+
         return replace(self, numbers=cut(self.numbers), scale=cut(self.scale))
 
     def rows(self, ids: jax.Array) -> jax.Array:

@@ -1,6 +1,7 @@
 """Kernels by their paths, and their axes: copies, inputs and outputs in this order."""
 
 import difflib
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
@@ -12,8 +13,8 @@ from jaxnet.core.errors import compare
 from jaxnet.ops.product import product, rows
 from jaxnet.services.checks import abstract, check_dict
 from jaxnet.services.nodes import Stored
-from jaxnet.services.paths import check_patterns, fits
-from jaxnet.services.trees import PyTree, flat, key_spec, path_name, shapes_of
+from jaxnet.services.paths import fits
+from jaxnet.services.trees import PyTree, flat, key_spec, memo_of, path_name, shapes_of, signature
 
 
 class Axes(NamedTuple):
@@ -48,7 +49,6 @@ def matching(who: str, where: str, params: Params, what: str = "where") -> dict[
       ...
       ValueError: lora: no parameter fits where='*/kernal'. The nearest paths: dense/kernel
     """
-    check_patterns(who, "where", [where])
     entries = dict(flat(params))
     found = {path: leaf for path, leaf in entries.items() if fits(where, path)}
     if not found:
@@ -83,9 +83,15 @@ def axes_of(layer: Layer, kernels: dict[str, Any], x: PyTree) -> dict[str, Axes]
       >>> axes_of(net, kernels, jn.spec((2, 5, 8)))
       {'attention/query/kernel': Axes(copies=1, inputs=1, table=False)}
     """
-    params, state = jax.eval_shape(layer.init, key_spec(), shapes_of(x))
-    found = {path: seen.axes for path, seen in _used(layer, kernels, params, state, x).items()}
-    return {path: axes or Axes(0, len(kernels[path].shape) - 1) for path, axes in found.items()}
+    x = shapes_of(x)
+
+    def run():
+        params, state = jax.eval_shape(layer.init, key_spec(), x)
+        uses = _uses(layer, kernels, params, state, x)
+        plain = {path: (Axes(0, len(leaf.shape) - 1), False) for path, leaf in kernels.items()}
+        return {path: axes for path, (axes, _) in (plain | uses).items()}
+
+    return memo_of(layer.apply).of(("axes", *kernels, signature(x)), run)
 
 
 def matrix_axes(net: Layer, params: Params, x: PyTree) -> PyTree:
@@ -125,13 +131,13 @@ def matrix_axes(net: Layer, params: Params, x: PyTree) -> PyTree:
     if bad := [(name, leaf) for name, leaf in flat(params) if not hasattr(leaf, "shape")]:
         raise TypeError("matrix_axes: params/{} must be an array, got {!r:.60}".format(*bad[0]))
     compare("params", needed, params, x)
-    uses = _used(net, dict(flat(params)), needed, state, x)
+    uses = _uses(net, dict(flat(params)), needed, state, x)
     one = lambda axes: axes[0] if len(axes) == 1 else axes  # noqa: E731
 
     def numbers(path: Any, leaf: Any) -> Any:
         name, rank = path_name(path), len(leaf.shape)
-        axes = uses[name].axes
-        is_kernel = uses[name].product or name.endswith("kernel")
+        axes, multiplies = uses.get(name, (None, False))
+        is_kernel = multiplies or name.endswith("kernel")
         if axes is None or axes.table or not is_kernel or not axes.inputs:
             return None
         first, last = axes.copies, axes.copies + axes.inputs
@@ -140,76 +146,83 @@ def matrix_axes(net: Layer, params: Params, x: PyTree) -> PyTree:
     return jax.tree_util.tree_map_with_path(numbers, params)
 
 
-def _used(
+def _uses(
     layer: Layer, kernels: dict[str, Any], params: Params, state: State, x: PyTree
-) -> dict[str, "_Seen"]:
-    """Return how a run on shapes uses each kernel, by path."""
-    seen = {path: _Seen(len(leaf.shape)) for path, leaf in kernels.items()}
-    key, x = key_spec(), shapes_of(x)
-    marked = replaced(
-        params, {path: _Marked(leaf, seen[path]) for path, leaf in flat(params) if path in seen}
-    )
-    jax.eval_shape(lambda *args, key: layer.apply(*args, key=key), marked, state, x, key=key)
-    return seen
+) -> dict[str, tuple[Axes, bool]]:
+    """Return the axes of each kernel that a run on shapes uses, and whether it is multiplied."""
+    uses = {}
 
-
-class _Seen:
-    """What the first use of a kernel shows; its axes are None if there is none."""
-
-    def __init__(self, rank: int):
-        self.rank, self.product = rank, False
-        self.axes: Axes | None = None
-
-    def note(self, own: Any, inputs: int | None = None, table: bool = False) -> jax.Array:
-        if self.axes is None:
-            rank = len(own.shape)
-            self.product = inputs is not None
-            self.axes = Axes(self.rank - rank, rank - 1 if inputs is None else inputs, table)
+    def note(path, own, inputs=None, table=False):
+        """Return a kernel, after its first use has shown its axes."""
+        rank = len(own.shape)
+        copies = len(kernels[path].shape) - rank
+        axes = Axes(copies, rank - 1 if inputs is None else inputs, table)
+        uses.setdefault(path, (axes, inputs is not None))
         return own
 
+    new = {
+        path: _Marked(leaf, partial(note, path)) for path, leaf in flat(params) if path in kernels
+    }
+    run = lambda *args, key: layer.apply(*args, key=key)  # noqa: E731
+    jax.eval_shape(run, replaced(params, new), state, shapes_of(x), key=key_spec())
+    return uses
 
-@partial(jax.tree_util.register_dataclass, data_fields=["own"], meta_fields=["seen"])
+
+@partial(jax.tree_util.register_dataclass, data_fields=["own"], meta_fields=["note"])
 @dataclass(frozen=True, eq=False)
 class _Marked(Stored):
     """A kernel that notes how it is used."""
 
     own: Any
-    seen: _Seen
+    note: Callable[..., jax.Array]
 
     shape = property(lambda self: self.own.shape)
     dtype = property(lambda self: self.own.dtype)
 
     def array(self) -> jax.Array:
-        return self.seen.note(self.own)
+        return self.note(self.own)
 
     def astype(self, dtype: Any) -> "_Marked":
-        return _Marked(self.own.astype(dtype), self.seen)
+        return _Marked(self.own.astype(dtype), self.note)
 
     def product(self, x: jax.Array, inputs: int, transposed: bool) -> jax.Array:
-        return product(
-            x, self.seen.note(self.own, inputs, transposed), inputs, transposed=transposed
-        )
+        kernel = self.note(self.own, inputs, transposed)
+        return product(x, kernel, inputs, transposed=transposed)
 
     def rows(self, ids: jax.Array) -> jax.Array:
-        return rows(self.seen.note(self.own, 1, True), ids)
+        return rows(self.note(self.own, 1, True), ids)
 
 
-def replaced(params: Params, new: dict[str, Any]) -> Params:
+def replaced(params: Params, new: dict[str, Any], above: str = "") -> Params:
     """Return the params with other entries at some paths.
 
     Example:
       >>> replaced({"a": {"b": 1, "c": 2}}, {"a/b": 3})
       {'a': {'b': 3, 'c': 2}}
     """
+    found = {}
+    for name, entry in params.items():
+        path = above + name
+        inner = replaced(entry, new, f"{path}/") if isinstance(entry, dict) else entry
+        found[name] = new.get(path, inner)
+    return found
 
-    def walk(path: str, tree: Params) -> Params:
-        return {
-            name: new[path + name]
-            if path + name in new
-            else walk(f"{path}{name}/", entry)
-            if isinstance(entry, dict)
-            else entry
-            for name, entry in tree.items()
-        }
 
-    return walk("", params)
+def with_own_entries(
+    layer: Layer,
+    init: Callable,
+    apply: Callable,
+    rewrap: Callable,
+    kind: str,
+    name: str | None = None,
+) -> Layer:
+    """Return a transform that checks its entries as a leaf does: they differ from the layer's."""
+    own = as_layer(Layer(init, apply, layer.name if name is None else name, kind))
+    return own._replace(inside=(layer, rewrap))
+
+
+def transforms_of(layer: Layer) -> Iterator[tuple[Layer, Any]]:
+    """Yield a layer and the layers inside it, as long as they are transforms, with `rewrap`."""
+    while isinstance(layer.inside, tuple):
+        yield layer, layer.inside[1]
+        layer = layer.inside[0]

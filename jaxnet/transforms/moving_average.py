@@ -1,6 +1,7 @@
 """A target network: a copy of a net whose params follow the trained ones."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -85,16 +86,13 @@ def moving_average(layer: Layer, decay: float | Callable[[jax.Array], Any] = 0.9
             target = _moved(target, jax.lax.stop_gradient(plain(params)), decay)
         keys = (None, None) if key is None else (key, jax.random.fold_in(key, 1))
         y, after = layer.apply(params, kept, x, key=keys[0], train=train)
-        followed, ahead = layer.apply(
-            target["params"], target["state"], given, key=keys[1], train=train
-        )
+        copy = target["params"], target["state"]
+        followed, ahead = layer.apply(*copy, given, key=keys[1], train=train)
         ahead = {name: value for name, value in ahead.items() if not name.startswith(SOWN)}
         target = jax.lax.stop_gradient(target | {"state": ahead})
         return (y, jax.lax.stop_gradient(followed)), after | {OWN: target}
 
-    def rewrap(inner):
-        return moving_average(inner, decay)
-
+    rewrap = partial(moving_average, decay=decay)
     return transform(layer, apply, rewrap, kind="moving_average", init=init)
 
 

@@ -4,6 +4,7 @@ Both transform a layer of any kind. They act on every entry of its params whose 
 ends in `_kernel`, and pass ordinary kernels to the layer.
 """
 
+from functools import partial
 from typing import Any
 
 import jax
@@ -14,7 +15,8 @@ from jaxnet.ops.precision import wide
 from jaxnet.ops.product import spread
 from jaxnet.services.checks import at_least, within
 from jaxnet.services.nodes import plain
-from jaxnet.services.trees import path_name
+from jaxnet.services.trees import flat, path_name
+from jaxnet.transforms.kernels import replaced, with_own_entries
 
 
 def weight_norm(layer: Layer, *, name: str | None = None) -> Layer:
@@ -53,16 +55,13 @@ def weight_norm(layer: Layer, *, name: str | None = None) -> Layer:
     def init(key, x):
         params, state = layer.init(key, x)
         kernels = _kernels(params, layer, "weight_norm")
-        return _merge(params, jax.tree.map(split, kernels)), state
+        return replaced(params, {path: split(kernel) for path, kernel in flat(kernels)}), state
 
     def apply(params, state, x, *, key=None, train=False):
         return layer.apply(_join(plain(params)), state, x, key=key, train=train)
 
-    def rewrap(inner):
-        return weight_norm(inner, name=name)
-
-    name = layer.name if name is None else name
-    return _transform(init, apply, name, "weight_norm", (layer, rewrap))
+    rewrap = partial(weight_norm, name=name)
+    return with_own_entries(layer, init, apply, rewrap, "weight_norm", name)
 
 
 def spectral_norm(
@@ -140,20 +139,12 @@ def spectral_norm(
         if train:
             vectors = jax.tree.map(improve, kernels, vectors)
         inner = {name: entry for name, entry in state.items() if name != own}
-        divided = _merge(params, jax.tree.map(divide, kernels, vectors))
+        divided = replaced(params, dict(flat(jax.tree.map(divide, kernels, vectors))))
         y, inner = layer.apply(divided, inner, x, key=key, train=train)
         return y, inner | {own: vectors}
 
-    def rewrap(inner):
-        return spectral_norm(inner, iterations=iterations, epsilon=epsilon, name=name)
-
-    name = layer.name if name is None else name
-    return _transform(init, apply, name, own, (layer, rewrap))
-
-
-def _transform(init, apply, name: str, kind: str, inside: Any) -> Layer:
-    """Return a transform that checks its entries as a leaf does: they differ from the layer's."""
-    return as_layer(Layer(init, apply, name, kind))._replace(inside=inside)
+    rewrap = partial(spectral_norm, iterations=iterations, epsilon=epsilon, name=name)
+    return with_own_entries(layer, init, apply, rewrap, own, name)
 
 
 def _is_kernel(name: str) -> bool:
@@ -178,16 +169,6 @@ def _kernels(params: Params, layer: Layer, who: str) -> Params:
             f"{', '.join(params) or 'none'}"
         )
     return kernels
-
-
-def _merge(params: Params, changed: Params) -> Params:
-    """Return the params with the changed kernels."""
-    return {
-        name: _merge(entry, changed.get(name, {}))
-        if isinstance(entry, dict)
-        else changed.get(name, entry)
-        for name, entry in params.items()
-    }
 
 
 def _join(params: Params) -> Params:

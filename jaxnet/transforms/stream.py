@@ -64,8 +64,7 @@ def stream(
       True
     """
     net = as_layer(net, "stream", "net")
-    if length is not None:
-        at_least("stream", "length", length)
+    at_least("stream", "length", length, optional=True)
     check_options("stream", ragged=ragged)
     if dtype is not None:
         check_dtype("stream", dtype)

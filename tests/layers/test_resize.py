@@ -114,6 +114,8 @@ def test_resize_messages():
         jn.resize(scale=(1, 2, 3)).apply({}, {}, x)
     with pytest.raises(ValueError, match=r"at least one position, got .* and \(0, 0\)"):
         jn.resize(scale=0.3).apply({}, {}, x)
+    with pytest.raises(ValueError, match=r"at least one position, got \(1, 0, 2, 1\)"):
+        jn.resize(3).apply({}, {}, x[:, :0])
     with pytest.raises(ValueError, match="size needs 2 entries"):
         jn.resize((1, 2, 3)).apply({}, {}, x)
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import jaxnet as jn
-from jaxnet.ops.window import pad_pairs, per_axis, taps, zero_padded
+from jaxnet.ops.window import pad_pairs, padded, per_axis, taps
 
 
 @pytest.mark.parametrize("space", [5, 6, 7])
@@ -32,7 +32,7 @@ def test_causal_padding_is_before_and_zeros_go_between_positions_alone():
     x = np.arange(1.0, 13).reshape(2, 3, 2)
     found = np.zeros((2, 7, 2))
     found[:, 1:6:2] = x
-    np.testing.assert_array_equal(zero_padded(jnp.asarray(x), ((1, 1),), (2,)), found)
+    np.testing.assert_array_equal(padded(jnp.asarray(x), ((1, 1),), (2,)), found)
 
 
 @pytest.mark.parametrize(

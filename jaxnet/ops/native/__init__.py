@@ -9,10 +9,13 @@ turns the library off, "avx2" leaves out AVX-512.
 import ctypes
 import os
 import warnings
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 LIBRARY = Path(__file__).parent / "kernels.so"
 TARGETS = (
@@ -67,6 +70,21 @@ def instructions() -> str | None:
         )
         return None
     return level
+
+
+def runs(*arrays: Any) -> bool:
+    """Return whether the library is there and these arrays have sizes that it can count."""
+    sizes = (size for array in arrays for size in array.shape)  # not numbers in an open export
+    return all(isinstance(n, int) and 0 < n < 2**31 for n in sizes) and instructions() is not None
+
+
+def compute(
+    target: str, shapes: Sequence, *arrays: Any, aliases: Any = None, **options: Any
+) -> list:
+    """Return the results of a function of the library, float32 arrays of these shapes."""
+    results = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes]
+    call = jax.ffi.ffi_call(target, results, input_output_aliases=aliases)
+    return list(call(*arrays, **options))
 
 
 def _check_whole(path: Path) -> None:

@@ -3,11 +3,10 @@
 from collections.abc import Sequence
 from functools import partial
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnet.ops.native import instructions
+from jaxnet.ops.native import compute, runs
 from jaxnet.ops.native.call import Kernel
 
 FEW = 8  # queries are the lanes of vectors
@@ -27,11 +26,7 @@ def supports(q, k, v, *rest) -> bool:
       >>> supports(q, q, q)  # one query
       False
     """
-    sizes = *q.shape, *k.shape, *v.shape
-    if not all(isinstance(size, int) and 0 < size < 2**31 for size in sizes):
-        return False
-    narrow = all(a.dtype in DTYPES for a in (q, k, v))
-    return narrow and q.shape[1] >= FEW and instructions() is not None
+    return runs(q, k, v) and all(a.dtype in DTYPES for a in (q, k, v)) and q.shape[1] >= FEW
 
 
 def run(q, k, v, first, last, *, form: tuple[float, float]):
@@ -69,11 +64,9 @@ def run_back(q, k, v, first, last, *rest, form: tuple[float, float], wanted: Seq
 
 
 def _call(target, shapes, q, k, v, first, last, *rest, form):
-    results = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes]
     q, k, v, *rest = (a.astype(jnp.float32) for a in (q, k, v, *rest))
     edges = (jnp.broadcast_to(a, q.shape[:2]).astype(jnp.int32) for a in (first, last))
-    call = jax.ffi.ffi_call(target, results)
-    return call(q, k, v, *edges, *rest, form=np.array(form, np.float32))
+    return compute(target, shapes, q, k, v, *edges, *rest, form=np.array(form, np.float32))
 
 
 def values(form: tuple[float, float]) -> Kernel:

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnet.ops.native import instructions
+from jaxnet.ops.native import compute, runs
 
 TARGET = "jaxnet_conv"
 
@@ -29,10 +29,8 @@ def supports(a, b, *, wanted: str, form) -> bool:
       >>> supports(x.astype(int), x, wanted="y", form=form)
       False
     """
-    sizes = (*a.shape, *b.shape)
-    if len(form.window) > 3 or a.dtype != jnp.float32 or b.dtype != jnp.float32:
-        return False
-    if not all(isinstance(size, int) and 0 < size < 2**31 for size in sizes):
+    floats = a.dtype == b.dtype == jnp.float32
+    if len(form.window) > 3 or not floats or not runs(a, b):
         return False
     if wanted == "w" and max(form.input_dilation) > 1:
         if max(form.strides) > 1:
@@ -40,11 +38,8 @@ def supports(a, b, *, wanted: str, form) -> bool:
         form = _mirrored(form)
     far = [abs(n) for pair in form.padding for n in pair]
     far += [k * d for k, d in zip(form.window, form.dilation, strict=True)]
-    if max(far) > FAR:
-        return False
-    if form.groups == 1 and math.prod(form.window) == 1:  # XLA computes it as a matrix product
-        return False
-    return instructions() is not None
+    product = form.groups == 1 and math.prod(form.window) == 1  # XLA multiplies matrices as fast
+    return max(far) <= FAR and not product
 
 
 def convolution(a: jax.Array, b: jax.Array, *, wanted: str, form) -> jax.Array:
@@ -76,9 +71,9 @@ def convolution(a: jax.Array, b: jax.Array, *, wanted: str, form) -> jax.Array:
 
     a = a.reshape(volume(a.shape, wanted == "x"))
     b = b.reshape(volume(b.shape, wanted == "y"))
-    result = jax.ShapeDtypeStruct(volume(shape, wanted == "w"), jnp.float32)
-    call = jax.ffi.ffi_call(TARGET, result)
-    found = call(a, b, form=np.array(numbers, np.int64)).reshape(shape)
+    shapes = [volume(shape, wanted == "w")]
+    (found,) = compute(TARGET, shapes, a, b, form=np.array(numbers, np.int64))
+    found = found.reshape(shape)
     if wanted != "x":
         return found
     for axis, seen in enumerate(_read(form), 2):  # the library multiplies zeros by the kernel there

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxnet.ops.integers import scaled, unpacked
-from jaxnet.ops.native import instructions
+from jaxnet.ops.native import compute, runs
 from jaxnet.ops.native.call import Kernel, native_call
 
 MOST_ROWS = 4
@@ -56,9 +56,8 @@ def few_rows(
       >>> few_rows(jnp.ones((1, 2)), kernel, jnp.array([[1.0, 1.0, 0.5]]))
       Array([[5. , 7. , 4.5]], dtype=float32)
     """
-    given = [x, kernel] if scale is None else [x, kernel, scale]
-    in_jax = in_jax or partial(_in_jax, transposed=transposed)
-    return native_call(in_jax, FORMS[transposed], *given)
+    in_c = Kernel(partial(run, transposed=transposed), partial(supports, transposed=transposed))
+    return native_call(in_jax or partial(_in_jax, transposed=transposed), in_c, x, kernel, scale)
 
 
 def supports(x, kernel, scale=None, *, transposed: bool) -> bool:
@@ -74,16 +73,16 @@ def supports(x, kernel, scale=None, *, transposed: bool) -> bool:
     bits = BITS.get(kernel.dtype.name)
     if bits is None or x.dtype not in (jnp.float32, jnp.bfloat16) or (scale is None) != (bits > 8):
         return False
-    if not all(isinstance(n, int) and 0 < n < 2**31 for n in (*x.shape, *kernel.shape)):
+    if not runs(x, kernel):
         return False
     if x.shape[0] > MOST_ROWS or (kernel.dtype.name == "int4" and kernel.shape[-1] % 2):
         return False
     if scale is not None:
         groups = scale.shape[transposed]
         size = -(-x.shape[1] // groups)
-        if -(-x.shape[1] // size) != groups or (transposed and groups > 1 and size % (32 // bits)):
-            return False
-    return instructions() is not None
+        whole = not transposed or groups == 1 or not size % (32 // bits)
+        return whole and -(-x.shape[1] // size) == groups
+    return True
 
 
 def run(x, kernel, scale=None, *, transposed: bool) -> list[jax.Array]:
@@ -96,10 +95,10 @@ def run(x, kernel, scale=None, *, transposed: bool) -> list[jax.Array]:
       >>> (y,) = run(jnp.ones((1, 3)), jnp.ones((3, 2)), transposed=False)  # doctest: +SKIP
     """
     outputs = kernel.shape[0] if transposed else (kernel if scale is None else scale).shape[1]
-    result = jax.ShapeDtypeStruct((x.shape[0], outputs), jnp.float32)
-    call = jax.ffi.ffi_call("jaxnet_gemv_transposed" if transposed else "jaxnet_gemv", result)
+    target = "jaxnet_gemv_transposed" if transposed else "jaxnet_gemv"
     given = [kernel] if scale is None else [kernel, scale.astype(jnp.float32)]
-    return [call(x.astype(jnp.float32), *given).astype(x.dtype)]
+    (y,) = compute(target, [(x.shape[0], outputs)], x.astype(jnp.float32), *given)
+    return [y.astype(x.dtype)]
 
 
 def _in_jax(x, kernel, scale=None, *, transposed):
@@ -107,11 +106,3 @@ def _in_jax(x, kernel, scale=None, *, transposed):
         length = x.shape[1] if transposed else scale.shape[1]
         kernel = scaled(unpacked(kernel, length).astype(scale.dtype), scale)
     return (x @ (kernel.T if transposed else kernel)).astype(x.dtype)
-
-
-def _form(transposed: bool) -> Kernel:
-    options = dict(transposed=transposed)
-    return Kernel(partial(run, **options), partial(supports, **options))
-
-
-FORMS = {transposed: _form(transposed) for transposed in (False, True)}

@@ -2,13 +2,8 @@
 
 from functools import partial
 
-import jax
-import jax.numpy as jnp
-
-from jaxnet.ops.native import instructions
+from jaxnet.ops.native import compute, runs
 from jaxnet.ops.native.call import Kernel
-
-MOST = 2**31 - 1
 
 
 def supports(pre, kernel, *rest) -> bool:
@@ -23,11 +18,9 @@ def supports(pre, kernel, *rest) -> bool:
       >>> supports(jnp.ones((1, 8, 12)), jnp.ones((3, 12)))  # one step needs no loop
       False
     """
-    if not all(isinstance(size, int) and 0 < size <= MOST for size in (*pre.shape, *kernel.shape)):
-        return False
     # Packing the kernel pays off after several steps, and the rows of a batch are divided among
     # threads.
-    return pre.shape[0] >= 8 and pre.shape[1] >= 4 and instructions() is not None
+    return runs(pre, kernel) and pre.shape[0] >= 8 and pre.shape[1] >= 4
 
 
 def run(pre, kernel, bias, c, h, mask=None, *, slopes):
@@ -40,12 +33,10 @@ def run(pre, kernel, bias, c, h, mask=None, *, slopes):
     Example:
       >>> h, c, last = run(pre, kernel, bias, c, h, slopes=False)  # doctest: +SKIP
     """
-    like = jax.ShapeDtypeStruct((*pre.shape[:2], h.shape[-1]), jnp.float32)
-    results = [like, jax.ShapeDtypeStruct(c.shape, jnp.float32)]
-    results += [jax.ShapeDtypeStruct(pre.shape, jnp.float32), like, like] if slopes else []
-    aliases = {0: 2} if slopes else {}
-    call = jax.ffi.ffi_call("jaxnet_lstm", results, input_output_aliases=aliases)
-    every, c, *slopes = call(pre, kernel, bias, c, h, *_flat(mask))
+    like, aliases = (*pre.shape[:2], h.shape[-1]), {0: 2} if slopes else {}
+    shapes = [like, c.shape, *([pre.shape, like, like] if slopes else [])]
+    given = pre, kernel, bias, c, h, *_flat(mask)
+    every, c, *slopes = compute("jaxnet_lstm", shapes, *given, aliases=aliases)
     return [every, c, every[-1], *slopes]
 
 
@@ -63,9 +54,8 @@ def run_back(by_gates, by_old_c, by_c, kernel, *rest):
     """
     *mask, d_h, d_c, d_last = rest
     shapes = [by_gates.shape, d_c.shape, d_last.shape]
-    results = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes]
-    call = jax.ffi.ffi_call("jaxnet_lstm_back", results)
-    return call(by_gates, by_old_c, by_c, kernel, d_h, d_c, d_last, *_flat(*mask))
+    given = by_gates, by_old_c, by_c, kernel, d_h, d_c, d_last, *_flat(*mask)
+    return compute("jaxnet_lstm_back", shapes, *given)
 
 
 def _flat(mask=None):

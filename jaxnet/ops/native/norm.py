@@ -4,11 +4,10 @@ import itertools
 import math
 from functools import partial
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnet.ops.native import instructions
+from jaxnet.ops.native import compute, runs
 from jaxnet.ops.native.call import Kernel
 
 
@@ -24,14 +23,12 @@ def form_of(shape: tuple[int, ...], axes: tuple[int, ...]) -> tuple[int, ...] | 
       ((8, 35, 4, 3), (8, 1, 1, 5), None)
     """
     over = {axis % len(shape) for axis in axes}
-    runs = itertools.groupby(range(len(shape)), lambda axis: axis in over)
-    found = [(averaged, math.prod(shape[axis] for axis in run)) for averaged, run in runs]
+    parts = itertools.groupby(range(len(shape)), lambda axis: axis in over)
+    found = [(averaged, math.prod(shape[axis] for axis in part)) for averaged, part in parts]
     if not found or found[0][0] or not 2 <= len(found) <= 4:
         return None
     examples, *sizes = (size for _, size in found)
-    return {1: (examples, 1, 1, *sizes), 2: (examples, *sizes, 1), 3: (examples, *sizes)}[
-        len(sizes)
-    ]
+    return (examples, 1, 1, *sizes) if len(sizes) == 1 else (examples, *sizes, 1)[:4]
 
 
 def supports(x, *given, axes) -> bool:
@@ -46,12 +43,11 @@ def supports(x, *given, axes) -> bool:
       >>> supports(jnp.ones((2, 8)), axes=(0,))
       False
     """
-    if x.dtype != jnp.float32 or not all(isinstance(n, int) and n > 0 for n in x.shape):
+    if x.dtype != jnp.float32 or not runs(x):
         return False
     form = form_of(x.shape, axes)
-    if form is None or form[1] == 1 or form[2] * form[3] < 16:  # XLA keeps a row in the cache too
-        return False
-    return instructions() is not None
+    # XLA keeps a row in the cache, too.
+    return form is not None and form[1] > 1 and form[2] * form[3] >= 16
 
 
 def run(x, *given, axes, epsilon):
@@ -65,8 +61,8 @@ def run(x, *given, axes, epsilon):
       >>> (y,) = run(jnp.ones((2, 20)), axes=(-1,), epsilon=1e-5)  # doctest: +SKIP
     """
     form = form_of(x.shape, axes)
-    call = jax.ffi.ffi_call("jaxnet_norm", jax.ShapeDtypeStruct(form, jnp.float32))
-    found = call(*(a.reshape(form) for a in (x, *given)), epsilon=np.float32(epsilon))
+    arrays = (a.reshape(form) for a in (x, *given))
+    (found,) = compute("jaxnet_norm", [form], *arrays, epsilon=np.float32(epsilon))
     return [found.reshape(x.shape)]
 
 
