@@ -171,15 +171,15 @@ class Checkpoints:
             # Listed again each time, since a run that is writing may have removed some.
             step = max(steps)
             passed.add(step)
-            found = self._read(step, like)
-            if not isinstance(found, str):
-                return found
-            if step in self._steps():
-                self._damaged.add(step)
-                warn(
-                    f"Checkpoints: {self.folder / str(step)} is damaged and skipped ({found}); "
-                    f"the next save renames it to {step}.damaged"
-                )
+            try:
+                return self._read(step, like)
+            except OSError as error:
+                if step in self._steps():
+                    self._damaged.add(step)
+                    warn(
+                        f"Checkpoints: {self.folder / str(step)} is damaged and skipped ({error}); "
+                        f"the next save renames it to {step}.damaged"
+                    )
         if passed:
             raise ValueError(
                 f"Checkpoints: all checkpoints in {self.folder} are damaged. Name another folder, "
@@ -208,12 +208,12 @@ class Checkpoints:
             step = by_first(lambda: self._best_of(self._listed()))
             if step is None:
                 raise ValueError(f"Checkpoints.best: there is no checkpoint in {self.folder}")
-            found = self._read(step, like)
-            if not isinstance(found, str):
-                return found
-            if step in self._steps():  # not removed meanwhile by a run that is writing
-                path = self.folder / str(step)
-                raise ValueError(f"Checkpoints.best: {path} is damaged: {found}")
+            try:
+                return self._read(step, like)
+            except OSError as error:
+                if step in self._steps():  # not removed meanwhile by a run that is writing
+                    path = self.folder / str(step)
+                    raise ValueError(f"Checkpoints.best: {path} is damaged: {error}") from None
 
     def close(self) -> None:
         """Wait until all is written, and release the lock.
@@ -311,10 +311,10 @@ class Checkpoints:
     def _holds(self, epoch: Epoch) -> bool:
         """Return whether the folder has this very train_state."""
         try:
-            stored, _ = self._restore(epoch.step, epoch.train_state)
+            stored, _ = self._restored(epoch.step, epoch.train_state)
             pair = (packed("Checkpoints", tree, parts=True) for tree in (stored, epoch.train_state))
             other = not _equal(*(arrays for arrays, _ in pair))
-        except (_Unreadable, ValueError):
+        except (OSError, ValueError):
             other = True
         return not agreed(0, other)[1]
 
@@ -390,37 +390,20 @@ class Checkpoints:
         reason = reason[0].lower() + reason[1:] + lost
         return told(OSError(error.errno, reason), f"Checkpoints: {self.folder} cannot be written")
 
-    def _read(self, step: int, like: TrainState) -> tuple[TrainState, Position] | str:
-        """Return a checkpoint, which the run then continues, or what is wrong with it."""
-        path = self.folder / str(step)
-        if (problem := by_first(lambda: damage(path))) is not None:
-            return problem
-        try:
-            found = self._restore(step, like)
-        except _Unreadable as error:
-            return str(error)
+    def _read(self, step: int, like: TrainState) -> tuple[TrainState, Position]:
+        """Return a checkpoint, which the run then continues; raise an OSError if it is damaged."""
+        if (problem := by_first(lambda: damage(self.folder / str(step)))) is not None:
+            raise OSError(problem)
+        found = self._restored(step, like)
         self._at = step
         return found
 
-    def _restore(self, step: int, like: TrainState) -> tuple[TrainState, Position]:
+    def _restored(self, step: int, like: TrainState) -> tuple[TrainState, Position]:
         path = self.folder / str(step)
-        try:
-            stored = by_first(lambda: read_run(path))
-        except OSError as error:
-            raise _Unreadable(f"it cannot be read: {error}") from None
+        stored = by_first(lambda: read_run(path))
         check_like(path, stored, like)
         files = [file_of(path, process) for process in range(stored["processes"])]
-        try:
-            train_state = unpacked("Checkpoints", files, like)
-        except Exception:
-            if path.exists():  # the files are unchanged, so the error is not damage
-                raise
-            raise _Unreadable("it was removed") from None
-        return train_state, position_from_json(stored)
-
-
-class _Unreadable(Exception):
-    """The error for a checkpoint that was removed while it was read."""
+        return unpacked("Checkpoints", files, like), position_from_json(stored)
 
 
 def _equal(one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> bool:
