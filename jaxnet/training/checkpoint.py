@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from jaxnet.services.checks import on_device
+from jaxnet.services.checks import check_type, on_device
 from jaxnet.services.files import readable, replacing
 from jaxnet.services.trees import as_lines, describe, differences
 
@@ -381,8 +381,8 @@ def _is_key(leaf: Any) -> bool:
 
 def _without_key(who: str, name: str, leaf: Any) -> tuple[Any, dict[str, str]]:
     """Return a leaf, or the data of a random key with a note on it."""
-    if not isinstance(leaf, jax.Array | np.ndarray | np.generic | bool | int | float | complex):
-        raise TypeError(f"{who}: {name} must be an array, got {type(leaf).__name__}")
+    kinds = jax.Array | np.ndarray | np.generic | bool | int | float | complex
+    check_type(who, name, leaf, kinds, "an array")
     if isinstance(leaf, jax.Array) and leaf.is_deleted():
         raise ValueError(
             f"{who}: {name} was donated to a step and is gone; save what the step returned"

@@ -126,8 +126,7 @@ class Checkpoints:
           OSError: If the folder cannot be written, or this or the last checkpoint could not, for
             example because the disk is full. The earlier ones stay whole.
         """
-        if not isinstance(epoch, Epoch):
-            raise TypeError(f"Checkpoints.save: expected an Epoch, got {type(epoch).__name__}")
+        check_type("Checkpoints.save", "", epoch, Epoch, "an Epoch")
         scalars = epoch.scalars()
         if self._name is not None and self._name not in scalars:
             raise ValueError(
