@@ -254,5 +254,5 @@ def main(name: str, runs: int, seed: int) -> None:
 
 
 if __name__ == "__main__":
-    warnings.filterwarnings("ignore", message="Checkpoints: .* is half written")
+    warnings.filterwarnings("ignore", message="Checkpoints: .* is incomplete")
     obey() if sys.argv[1] == "--obey" else write(sys.argv[2])
