@@ -4,7 +4,6 @@ import pytest
 
 from tools import kills
 
-pytest.importorskip("orbax.checkpoint")
 pytest.importorskip("grain")
 
 

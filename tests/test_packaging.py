@@ -100,7 +100,7 @@ def test_colab_keeps_its_versions():
     wanted = [*PROJECT["dependencies"], *(need for extra in extras for need in extra)]
     lowest = dict(re.findall(r"([\w-]+)(?:\[\w+\])?>=([\d.]+)", "\n".join(wanted)))
     kept = lowest.keys() & colab.keys()
-    assert {"jax", "numpy", "matplotlib", "flax", "orbax-checkpoint", "scikit-learn"} <= kept
+    assert {"jax", "numpy", "matplotlib", "flax", "scikit-learn"} <= kept
     for name in kept:
         have, need = ([*map(int, f"{v}.0".split("."))][:3] for v in (colab[name], lowest[name]))
         assert have >= need and have[:2] == need[:2], f"{name}: {colab[name]}, {lowest[name]}"

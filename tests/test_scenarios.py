@@ -8,8 +8,6 @@ import pytest
 
 from tools import scenarios
 
-pytest.importorskip("orbax.checkpoint")
-
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["kill_in_save", "two_writers", "reader"])
@@ -19,7 +17,6 @@ def test_no_checkpoint_is_lost(name, tmp_path):
 
 @pytest.mark.slow
 def test_no_checkpoint_is_lost_on_a_full_disk():
-    """In a process of its own, since the threads of orbax may complain after the end."""
     command = [sys.executable, "-m", "tools.kills", "--scenario", "full_disk", "--runs", "3"]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
     said = subprocess.run(

@@ -134,7 +134,7 @@ def full_disk(folder: Path, runs: int, seed: int) -> None:
         with disk(place, rng.randint(4, 400) * 4096) as make_room:
             written = step = 0
             try:
-                with jn.Checkpoints(place / "kept", keep=30) as kept:
+                with jn.Checkpoints(place / "kept", keep=100) as kept:
                     for step in range(1, 100):
                         kept.save(epoch(step))
                         written = step - 1
@@ -142,7 +142,7 @@ def full_disk(folder: Path, runs: int, seed: int) -> None:
                 assert "cannot be written: " in str(error), error
             assert step < 99, "the disk was not full"
             make_room()
-            with jn.Checkpoints(place / "kept", keep=30) as kept:
+            with jn.Checkpoints(place / "kept", keep=100) as kept:
                 found = look(kept)
                 assert found >= written, f"{written} was written, found {found}"
                 assert kept.save(epoch(found + 1))
@@ -254,5 +254,5 @@ def main(name: str, runs: int, seed: int) -> None:
 
 
 if __name__ == "__main__":
-    warnings.filterwarnings("ignore", message="Checkpoints: .* is half written")
+    warnings.filterwarnings("ignore", message="Checkpoints: .* is incomplete")
     obey() if sys.argv[1] == "--obey" else write(sys.argv[2])

@@ -286,7 +286,8 @@ def _dead(objective: Layer, train_state: TrainState, batches: tuple) -> dict[str
     run = jax.jit(alive)
     seen = [jax.device_get(run(*given, batch)) for batch in batches]
     program, found = jax.make_jaxpr(alive, return_shape=True)(*given, batches[0])
-    learned = depends_on(program.jaxpr, len(jax.tree.leaves(train_state.params)))
+    count = len(jax.tree.leaves(train_state.params))
+    learned = depends_on(program.jaxpr, [i < count for i in range(len(program.jaxpr.invars))])
     paths = [path for path, own in zip(sorted(found), learned, strict=True) if own]
     units = {path: np.any([s[path] for s in seen], axis=0) for path in paths}
     return {path: (int((~u).sum()), u.size) for path, u in units.items() if not u.all()}

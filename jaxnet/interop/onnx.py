@@ -46,10 +46,8 @@ def to_onnx(
     The inputs are named "x", or by their path in x: "x/0" and "x/1" for a pair, "x/lengths" for the
     entry of a dict. The outputs are named "y" in the same way. Variable sizes have their names.
 
-    Caution: it needs the extra jaxnet-toolkit[onnx], which cannot be installed together with the
-    extra runs: jax2onnx 0.17 demands an older orbax-checkpoint. The first conversion of a process
-    imports all of jax2onnx, which takes seconds, and while it converts, other threads must not use
-    JAX.
+    Caution: it needs the extra jaxnet-toolkit[onnx]. The first conversion of a process imports all
+    of jax2onnx, which takes seconds, and while it converts, other threads must not use JAX.
 
     Args:
       net: Any layer.

@@ -742,18 +742,14 @@ def check_call(who: str, params: PyTree, state: PyTree, x: PyTree, key: Any, tra
         raise TypeError(f"{who}: apply needs params, state and x; {write}")
     if key is not None:
         check_key(key, who)
-    if not isinstance(train, bool | np.bool_):
-        raise TypeError(f"{who}: train must be True or False, got {train!r:.60}")
+    check_options(who, train=train)
     return all_native((params, state, x), who)
 
 
 def check_dict(who: str, kind: str, tree: PyTree) -> None:
     """Raise unless params or state are a dict."""
-    if not isinstance(tree, dict):
-        raise TypeError(
-            f"{who}: {kind} must be the dict that init returns, got {type(tree).__name__}; write "
-            "params, state = net.init(key, x), then net.apply(params, state, x)"
-        )
+    hint = "write params, state = net.init(key, x), then net.apply(params, state, x)"
+    check_type(who, kind, tree, dict, "the dict that init returns", hint)
 
 
 def abstract(x: PyTree, who: str) -> PyTree:

@@ -1,6 +1,6 @@
 """Jaxprs inside jaxprs: bodies of loops, of `jit`, of `remat`."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -33,18 +33,29 @@ def arrays_in(jaxpr: Any) -> Iterator[Any]:
             yield from arrays_in(inner)
 
 
-def depends_on(jaxpr: Any, count: int) -> list[bool]:
-    """Return for each output of a jaxpr whether it depends on one of the first `count` inputs.
+def depends_on(jaxpr: Any, given: Sequence[bool]) -> list[bool]:
+    """Return for each output of a jaxpr whether it depends on one of the given inputs.
 
-    Every output of an equation counts as depending on all inputs of the equation.
+    Every output of an equation counts as depending on all inputs of the equation, except for calls
+    of other functions, which are looked into.
+
+    Args:
+      jaxpr: Jaxpr.
+      given: Whether each input is one of them.
 
     Example:
       >>> jaxpr = jax.make_jaxpr(lambda a, b: (a + 1, a * b, -b))(1.0, 2.0).jaxpr
-      >>> depends_on(jaxpr, 1)
+      >>> depends_on(jaxpr, [True, False])
       [True, True, False]
     """
-    reached = {id(variable) for variable in jaxpr.invars[:count]}
-    for equation in jaxpr.eqns:
-        if any(id(variable) in reached for variable in equation.invars):
-            reached |= {id(variable) for variable in equation.outvars}
-    return [id(variable) in reached for variable in jaxpr.outvars]
+    known = {var for var, yes in zip(jaxpr.invars, given, strict=True) if yes}
+    of = lambda vars: [not hasattr(v, "val") and v in known for v in vars]  # noqa: E731
+    for eqn in jaxpr.eqns:
+        found = [any(of(eqn.invars))] * len(eqn.outvars)
+        inner = [p for p in jaxprs_among(eqn.params.values()) if len(p.invars) == len(eqn.invars)]
+        # A loop carries what one result depends on to the others.
+        called = eqn.primitive.name not in ("scan", "while") and inner
+        if called and len(inner[0].outvars) == len(eqn.outvars):
+            found = depends_on(inner[0], of(eqn.invars))
+        known |= {var for var, yes in zip(eqn.outvars, found, strict=True) if yes}
+    return of(jaxpr.outvars)

@@ -1,13 +1,13 @@
 """The gradient of a batch that is computed in parts, in the memory of one part."""
 
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from jaxnet.core import State
 from jaxnet.ops.precision import wide
+from jaxnet.services.jaxprs import depends_on
 from jaxnet.services.trees import PyTree
 from jaxnet.training.objective import Average, added, examples
 
@@ -49,7 +49,7 @@ def accumulated(
         )(floats)
         names = [path for path, _ in jax.tree_util.tree_leaves_with_path(found)]
         weight = names.index((jax.tree_util.DictKey("loss"), jax.tree_util.GetAttrKey("weight")))
-        if depends(jaxpr.jaxpr, [True] * len(jaxpr.jaxpr.invars))[weight]:
+        if depends_on(jaxpr.jaxpr, [True] * len(jaxpr.jaxpr.invars))[weight]:
             raise ValueError(
                 "step: accumulate= needs a loss (totals, weights) whose weights do not depend on "
                 "the params. Write jax.lax.stop_gradient(weights), or accumulate=1"
@@ -88,23 +88,3 @@ def in_parts(batch: PyTree, mask: jax.Array | None, n: int) -> tuple[PyTree, jax
         batch = jax.tree.map(lambda a: jnp.resize(a, (rows * n, *a.shape[1:])), batch)
     cut = lambda a: jnp.moveaxis(a.reshape(rows, n, *a.shape[1:]), 1, 0)  # noqa: E731
     return jax.tree.map(cut, batch), None if mask is None else cut(mask)
-
-
-def depends(jaxpr: Any, given: list[bool]) -> list[bool]:
-    """Return which results of a jaxpr depend on the given variables, as far as can be seen.
-
-    Example:
-      >>> jaxpr = jax.make_jaxpr(lambda a, b: (a + 1, b))(1.0, 2.0).jaxpr
-      >>> depends(jaxpr, [True, False])
-      [True, False]
-    """
-    known = {var for var, yes in zip(jaxpr.invars, given, strict=True) if yes}
-    of = lambda vars: [not hasattr(v, "val") and v in known for v in vars]  # noqa: E731
-    for eqn in jaxpr.eqns:
-        found = [any(of(eqn.invars))] * len(eqn.outvars)
-        inner = [getattr(p, "jaxpr", p) for p in eqn.params.values()]
-        inner = [p for p in inner if hasattr(p, "eqns") and len(p.invars) == len(eqn.invars)]
-        if inner and len(inner[0].outvars) == len(eqn.outvars) and eqn.primitive.name != "scan":
-            found = depends(inner[0], of(eqn.invars))
-        known |= {var for var, yes in zip(eqn.outvars, found, strict=True) if yes}
-    return of(jaxpr.outvars)

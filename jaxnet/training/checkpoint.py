@@ -1,12 +1,17 @@
-"""Save and load any pytree of arrays in one file."""
+"""Save and load any pytree of arrays in one file.
 
+`jn.Checkpoints` writes the same files: one for each process, with the part of the arrays that the
+process has.
+"""
+
+import functools
 import hashlib
 import json
 import os
 import struct
 import zipfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO, Any
 
@@ -15,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from jaxnet.services.checks import on_device
+from jaxnet.services.checks import check_type, on_device
 from jaxnet.services.files import readable, replacing
 from jaxnet.services.trees import as_lines, describe, differences
 
@@ -27,7 +32,8 @@ _KNOWN = {
     "int32": "I32", "uint64": "U64", "int64": "I64", "float16": "F16", "bfloat16": "BF16",
     "float32": "F32", "float64": "F64",
 }  # fmt: skip
-_EMPTY = {"none": lambda: None, "empty": dict, "empty list": list, "empty tuple": tuple}
+_EMPTY = {"none": type(None), "empty": dict, "empty list": list, "empty tuple": tuple}
+Notes = dict[str, dict[str, Any]]  # what safetensors cannot store, by name of an array
 
 
 def save(path: str | os.PathLike, tree: PyTree, *, config: Any = None) -> None:
@@ -37,8 +43,8 @@ def save(path: str | os.PathLike, tree: PyTree, *, config: Any = None) -> None:
     program that is stopped does not change the old file. The new file keeps its mode, and a
     symbolic link remains one. Missing parent folders are created. The tree may hold every dtype,
     typed random keys, Python numbers, and the tuples of optax, so you can save a whole `TrainState`
-    and resume training from it. A checksum lets `load` detect a file that was changed. For many
-    hosts, or arrays larger than one machine holds, use orbax-checkpoint.
+    and resume training from it. A checksum lets `load` detect a file that was changed. For
+    arrays that are spread over several hosts, use `jn.Checkpoints`.
 
     Args:
       path: Path of the file, such as "lenet.safetensors"; "~" is the home folder.
@@ -64,19 +70,8 @@ def save(path: str | os.PathLike, tree: PyTree, *, config: Any = None) -> None:
       ((2, 3), {}, {'features': 3})
     """
     _check_json(config, "config")
-    arrays: dict[str, np.ndarray] = {}
-    notes: dict[str, dict[str, str]] = {}  # properties that safetensors cannot store, by path
-    for name, leaf in _named(tree, "save").items():
-        if empty := _empty(leaf):  # such as the empty state of a network without state
-            notes[name] = {"is": empty}
-            continue
-        arrays[name], note = _to_array(name, leaf)
-        if note:
-            notes[name] = note
-    metadata = {"config": json.dumps(config), "jaxnet": json.dumps(notes)}
-    metadata["sha256"] = _digest(arrays, metadata)
-    with replacing("save", path) as file:
-        write_tensors(file, arrays, metadata)
+    arrays, notes = packed("save", tree)
+    write_file("save", path, arrays, notes, config)
 
 
 def load(path: str | os.PathLike, like: PyTree = None) -> tuple[PyTree, Any]:
@@ -115,9 +110,8 @@ def load(path: str | os.PathLike, like: PyTree = None) -> tuple[PyTree, Any]:
     """
     path = readable("load", path)
     stored, metadata = read_tensors("load", path)
-    if ("jaxnet" in metadata or "sha256" in metadata) and (
-        metadata.get("sha256") != _digest(stored, metadata)
-    ):
+    sealed = "jaxnet" in metadata or "sha256" in metadata
+    if sealed and metadata.get("sha256") != _digest(sorted(stored.items()), metadata):
         raise ValueError(
             f"load: {path} was changed after it was saved, or was written by a version without "
             "checksums; safetensors.numpy.load_file can still read its arrays"
@@ -125,7 +119,10 @@ def load(path: str | os.PathLike, like: PyTree = None) -> tuple[PyTree, Any]:
     try:
         config = json.loads(metadata.get("config", "null"))
         notes = dict(json.loads(metadata.get("jaxnet", "{}")))
-        leaves = {name: _from_array(value, notes.pop(name, None)) for name, value in stored.items()}
+        leaves = {}
+        for name, value in stored.items():
+            note = notes.pop(name, {})
+            leaves[name] = _loaded(_numbers(value, note), note)
         leaves |= {name: _EMPTY[note["is"]]() for name, note in notes.items()}
     except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise ValueError(f"load: the metadata of {path} is broken: {error!r:.200}") from error
@@ -136,6 +133,129 @@ def load(path: str | os.PathLike, like: PyTree = None) -> tuple[PyTree, Any]:
     _compare(path, wanted, leaves)
     placed = iter([_put(leaves[name], leaf) for name, leaf in wanted.items()])
     return jax.tree.map(lambda _: next(placed), like), config
+
+
+def packed(who: str, tree: PyTree, parts: bool = False) -> tuple[dict[str, np.ndarray], Notes]:
+    """Return copies of a tree's arrays by path, as safetensors stores them, and notes on the rest.
+
+    Args:
+      who: Name of the function, for messages.
+      tree: Tree, as for `save`.
+      parts: Whether of an array that is spread over several processes this one packs its part.
+    """
+    arrays: dict[str, np.ndarray] = {}
+    notes: Notes = {}
+    for name, leaf in _named(tree, who).items():
+        if empty := _empty(leaf):  # such as the empty state of a network without state
+            notes[name] = {"is": empty}
+            continue
+        leaf, note = _without_key(who, name, leaf)
+        if getattr(leaf, "is_fully_addressable", True):
+            pieces = {name: (leaf, note)}
+        elif not parts:
+            raise ValueError(f"{who}: {name} is spread over several hosts; use jn.Checkpoints")
+        else:
+            pieces = {}
+            for shard in (shard for shard in leaf.addressable_shards if shard.replica_id == 0):
+                start = [part.start or 0 for part in shard.index]
+                pieces[f"{name}{start}"] = shard.data, note | {"of": name, "start": start}
+        for piece, (value, note) in pieces.items():
+            arrays[piece], raw = _to_array(who, name, value)
+            if note | raw:
+                notes[piece] = note | raw
+    return arrays, notes
+
+
+def write_file(
+    who: str, path: Any, arrays: dict[str, np.ndarray], notes: Notes, config: Any, own: bool = False
+) -> None:
+    """Write a file of what `packed` returns, with a checksum, whole or not at all.
+
+    Args:
+      who: Name of the function, for messages.
+      path, own: Arguments of `replacing`.
+      arrays, notes: Result of `packed`.
+      config: Data for JSON.
+    """
+    metadata = {"config": json.dumps(config), "jaxnet": json.dumps(notes)}
+    metadata["sha256"] = _digest(sorted(arrays.items()), metadata)
+    with replacing(who, path, own) as file:
+        write_tensors(file, arrays, metadata)
+
+
+def config_of(who: str, path: Path, *, whole: bool = True) -> Any:
+    """Return the config of a file of `write_file`.
+
+    Args:
+      who: Name of the function, for messages.
+      path: Path of the file.
+      whole: Whether to compare the contents with the checksum.
+
+    Raises:
+      OSError: If the file cannot be read.
+      ValueError: If it is broken, or was changed.
+    """
+    with opened(who, path) as file:
+        metadata = file.metadata() or {}
+        values = ((name, tensor(who, path, file, name)) for name in sorted(file.keys()))
+        if whole and metadata.get("sha256") != _digest(values, metadata):
+            raise ValueError(f"{who}: {path} was changed after it was saved")
+        return json.loads(metadata.get("config", "null"))
+
+
+def unpacked(who: str, paths: Sequence[Path], like: PyTree) -> PyTree:
+    """Return the tree whose parts several files hold, put on devices as the arrays of `like` are.
+
+    Each process reads only what its devices need.
+
+    Args:
+      who: Name of the function, for messages.
+      paths: Files of `write_file`.
+      like: Arrays or shapes, which must fit the files.
+    """
+    with ExitStack() as stack:
+        parts: dict[str, list[tuple[dict, Any]]] = {}
+        for path in paths:
+            file = stack.enter_context(opened(who, path))
+            notes = json.loads(file.metadata()["jaxnet"])
+            for name in file.keys():
+                note = notes.get(name, {})
+                parts.setdefault(note.get("of", name), []).append((note, file.get_slice(name)))
+        named = _named(like, who).items()
+        leaves = iter([_assembled(parts[name], leaf) for name, leaf in named if not _empty(leaf)])
+        return jax.tree.map(lambda _: next(leaves), like)
+
+
+def _assembled(parts: list[tuple[dict, Any]], like: Any) -> Any:
+    """Return an array of which files hold parts, on the devices of `like`."""
+    note, sharding = parts[0][0], getattr(like, "sharding", None)
+    if note.get("is") == "key":
+        like = jax.eval_shape(jax.random.key_data, like)
+    fill = functools.partial(_box, parts, like)
+    if sharding is None:
+        return _loaded(fill([slice(None)] * len(like.shape)), note)
+    return _loaded(jax.make_array_from_callback(like.shape, sharding, fill), note)
+
+
+def _box(parts: list[tuple[dict, Any]], like: Any, index: Any) -> np.ndarray:
+    """Return the entries at an index of an array whose parts cover it."""
+    wanted = [range(size)[part] for size, part in zip(like.shape, index, strict=True)]
+    box = np.empty([len(span) for span in wanted], like.dtype)
+    for note, part in parts:
+        starts = note.get("start", [0] * len(wanted))
+        has = [range(s, s + size) for s, size in zip(starts, part.get_shape(), strict=False)]
+        both = [
+            range(max(a.start, b.start), min(a.stop, b.stop))
+            for a, b in zip(wanted, has, strict=True)
+        ]
+        if all(both):
+            box[_slices(both, wanted)] = _numbers(part[_slices(both, has)], note)
+    return box
+
+
+def _slices(spans: list[range], inside: list[range]) -> tuple[slice, ...]:
+    pairs = zip(spans, inside, strict=True)
+    return tuple(slice(a.start - b.start, a.stop - b.start) for a, b in pairs)
 
 
 def read_tensors(who: str, path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
@@ -210,10 +330,10 @@ def _bytes(array: np.ndarray) -> Any:
     return array.reshape(-1).view(np.uint8).data
 
 
-def _digest(arrays: dict[str, np.ndarray], metadata: dict[str, str]) -> str:
+def _digest(arrays: Iterable[tuple[str, np.ndarray]], metadata: dict[str, str]) -> str:
     """Return a checksum of a file's contents: names, dtypes, shapes, values, config and notes."""
     found = hashlib.sha256()
-    for name, array in sorted(arrays.items()):
+    for name, array in arrays:
         found.update(json.dumps([name, array.dtype.name, array.shape]).encode())
         found.update(_bytes(array))
     found.update(json.dumps([metadata.get(name) for name in ("config", "jaxnet")]).encode())
@@ -222,10 +342,7 @@ def _digest(arrays: dict[str, np.ndarray], metadata: dict[str, str]) -> str:
 
 def _empty(leaf: Any) -> str:
     """Return the name of an empty entry of a tree, None or an empty container; "" for any leaf."""
-    if leaf is None:
-        return "none"
-    kinds = {dict: "empty", list: "empty list", tuple: "empty tuple"}
-    found = (word for kind, word in kinds.items() if isinstance(leaf, kind) and not leaf)
+    found = (word for word, kind in _EMPTY.items() if isinstance(leaf, kind) and not leaf)
     return next(found, "")
 
 
@@ -262,36 +379,37 @@ def _is_key(leaf: Any) -> bool:
     return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 
-def _to_array(name: str, leaf: Any) -> tuple[np.ndarray, dict[str, str] | None]:
+def _without_key(who: str, name: str, leaf: Any) -> tuple[Any, dict[str, str]]:
+    """Return a leaf, or the data of a random key with a note on it."""
+    kinds = jax.Array | np.ndarray | np.generic | bool | int | float | complex
+    check_type(who, name, leaf, kinds, "an array")
+    if isinstance(leaf, jax.Array) and leaf.is_deleted():
+        raise ValueError(
+            f"{who}: {name} was donated to a step and is gone; save what the step returned"
+        )
+    if isinstance(leaf, jax.Array) and _is_key(leaf):
+        return jax.random.key_data(leaf), {"is": "key", "impl": str(jax.random.key_impl(leaf))}
+    return leaf, {}
+
+
+def _to_array(who: str, name: str, leaf: Any) -> tuple[np.ndarray, dict[str, str]]:
     """Return the array that safetensors stores for a leaf, and a note if the two differ."""
-    if not isinstance(leaf, jax.Array | np.ndarray | np.generic | bool | int | float | complex):
-        raise TypeError(f"save: {name} must be an array, got {type(leaf).__name__}")
-    if isinstance(leaf, jax.Array):
-        if leaf.is_deleted():
-            raise ValueError(
-                f"save: {name} was donated to a step and is gone; save what the step returned"
-            )
-        if not leaf.is_fully_addressable:
-            raise ValueError(f"save: {name} is spread over several hosts; use orbax-checkpoint")
-        if _is_key(leaf):
-            implementation = str(jax.random.key_impl(leaf))
-            return np.asarray(jax.random.key_data(leaf)), {"is": "key", "impl": implementation}
-    elif isinstance(leaf, np.ma.MaskedArray):
+    if isinstance(leaf, np.ma.MaskedArray):
         raise TypeError(
-            f"save: {name} is a masked array, whose mask would be lost; save {name}.data and "
+            f"{who}: {name} is a masked array, whose mask would be lost; save {name}.data and "
             f"{name}.mask"
         )
-    elif isinstance(leaf, int) and not isinstance(leaf, bool):
+    if isinstance(leaf, int) and not isinstance(leaf, bool):
         leaf = _integer(name, leaf)
     array = np.asarray(leaf, order="C")
     array = array.astype(array.dtype.newbyteorder("="), copy=False)
     if array.dtype.name in _KNOWN:
-        return array, None
+        return array, {}
     if not jnp.issubdtype(array.dtype, np.number):
-        raise TypeError(f"save: {name} must hold numbers, got dtype {array.dtype}")
+        raise TypeError(f"{who}: {name} must hold numbers, got dtype {array.dtype}")
     if array.dtype in (np.longdouble, np.clongdouble):
         raise TypeError(
-            f"save: {name} has dtype {array.dtype}, which JAX lacks; write x.astype(np.float64)"
+            f"{who}: {name} has dtype {array.dtype}, which JAX lacks; write x.astype(np.float64)"
         )
     raw = np.frombuffer(array.tobytes(), np.uint8).reshape(*array.shape, array.dtype.itemsize)
     return raw, {"is": "raw", "dtype": array.dtype.name}
@@ -306,14 +424,18 @@ def _integer(name: str, value: int) -> np.ndarray:
         raise TypeError(f"save: {name} must fit 64 bits, got {value}") from None
 
 
-def _from_array(array: np.ndarray, note: dict[str, str] | None) -> Any:
-    if note and note["is"] == "key":
-        return jax.random.wrap_key_data(on_device(array), impl=note["impl"])
-    if note and note["is"] == "raw":
-        dtype = np.dtype(note["dtype"])
-        array = np.frombuffer(array.tobytes(), dtype).reshape(array.shape[:-1])
-    narrow = jax.dtypes.canonicalize_dtype(array.dtype) != array.dtype
-    return array if narrow else on_device(array)
+def _loaded(array: Any, note: dict[str, Any]) -> Any:
+    """Return an array as JAX has it, or as it is if JAX would cut its 64 bits; a key as a key."""
+    if jax.dtypes.canonicalize_dtype(array.dtype) == array.dtype:
+        array = on_device(array)
+    return jax.random.wrap_key_data(array, impl=note["impl"]) if note.get("is") == "key" else array
+
+
+def _numbers(array: np.ndarray, note: dict[str, Any]) -> np.ndarray:
+    """Return the array that was stored, in its own dtype."""
+    if note.get("is") != "raw":
+        return array
+    return np.frombuffer(array.tobytes(), np.dtype(note["dtype"])).reshape(array.shape[:-1])
 
 
 def _put(value: Any, like: Any) -> Any:
@@ -333,10 +455,10 @@ def _is_number(leaf: Any) -> bool:
 
 def _compare(path: Path, wanted: dict[str, Any], stored: dict[str, Any]) -> None:
     needed = {name: _describe(name, leaf) for name, leaf in wanted.items()}
-    have = {name: describe(value) for name, value in stored.items()}
-    for name, leaf in wanted.items():
-        if name in stored and _is_number(leaf) and _is_like(stored[name], leaf):
-            have[name] = needed[name]
+    have = {
+        name: needed[name] if _is_like(value, wanted.get(name)) else describe(value)
+        for name, value in stored.items()
+    }
     if wrong := differences(needed, have):
         raise ValueError("\n".join([f"load: {path} does not fit:", *as_lines(wrong)]))
 
@@ -344,7 +466,8 @@ def _compare(path: Path, wanted: dict[str, Any], stored: dict[str, Any]) -> None
 def _is_like(value: Any, number: Any) -> bool:
     """Return whether a stored value is a number of the same kind as a Python number."""
     kinds = {bool: "b", int: "iu", float: "fV", complex: "c"}  # V is the kind of bfloat16
-    return value.shape == () and not _is_key(value) and value.dtype.kind in kinds[type(number)]
+    kind = kinds.get(type(number), "")
+    return value.shape == () and not _is_key(value) and value.dtype.kind in kind
 
 
 def _describe(name: str, leaf: Any) -> str:

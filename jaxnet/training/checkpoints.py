@@ -1,50 +1,42 @@
-"""Save checkpoints of a run atomically and in the background, with orbax.
+"""Save checkpoints of a run atomically and in the background.
 
-Orbax writes each process's part of the arrays, and renames the folder of a step at the end. This
-module decides who may write and which steps are kept, and finds steps that are damaged or belong to
-another run.
+Each process writes a file with its part of the arrays into a folder, which gets the name of the
+step when all files are there. This module decides who may write and which steps are kept, and finds
+steps that are damaged or belong to another run.
 """
 
-import errno
-import gc
-import logging
 import math
 import os
 import shutil
 import threading
-import warnings
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jaxnet.services.checks import at_least, check_type, one_of
-from jaxnet.services.extras import extra
 from jaxnet.services.files import file_path, told
 from jaxnet.services.lock import Held
-from jaxnet.services.trees import PyTree
 from jaxnet.services.warn import warn
 from jaxnet.training import preemption
+from jaxnet.training.checkpoint import packed, unpacked, write_file
 from jaxnet.training.epoch import Epoch, Position
 from jaxnet.training.placement import agreed
 from jaxnet.training.stored import (
-    SUMS,
     by_first,
     check_like,
     damage,
+    file_of,
+    of_all_processes,
     position_from_json,
     read_run,
     run_to_json,
-    seal,
 )
 from jaxnet.training.trainer import TrainState
 
-HALF = ".orbax-checkpoint-tmp"  # how orbax marks unfinished folders
-LOGGERS = "absl", "asyncio"  # loggers of orbax's threads
-REMOVED = ".removed"  # how we mark folders that are being removed
+HALF, REMOVED = ".half", ".removed"  # suffixes of folders that are being written or removed
 _LIKE = "a TrainState, as trainer.init returns it"
 
 
@@ -73,7 +65,6 @@ class Checkpoints:
         best.
 
     Raises:
-      ImportError: If orbax-checkpoint (extra "runs") is not installed.
       NotADirectoryError: If `folder` is a file.
       ValueError: If `mode` is not "min" or "max".
       ValueError: If `keep` is below 1.
@@ -104,7 +95,6 @@ class Checkpoints:
         one_of("Checkpoints", "mode", mode, ["min", "max"])
         if not (best is None or isinstance(best, str)):
             raise TypeError(f"Checkpoints: best must name a metric, got {best!r:.60}")
-        self._orbax = extra("orbax.checkpoint", "orbax-checkpoint", "Checkpoints", "runs")
         self.folder = Path(os.path.abspath(file_path("Checkpoints", folder, "folder")))
         for path in (self.folder, *self.folder.parents):
             if path.exists() and not path.is_dir():
@@ -112,11 +102,9 @@ class Checkpoints:
         self._keep, self._name, self._mode = keep, best, mode
         self._at: int | None = None  # the step that the run of this object has reached
         self._damaged: set[int] = set()  # steps that `newest` skipped
-        self._scores: dict[int, float] = {}
         self._held: Held | None = None  # held by the first process
-        self._writer: Any = None  # orbax's manager, created by the first save
+        self._thread: threading.Thread | None = None  # writes the file of this process
         self._writing = 0  # the step that is being saved
-        self._thread: threading.Thread | None = None  # waits until the step is written
         self._error: BaseException | None = None  # raised in that thread
         self._stack = ExitStack()
 
@@ -138,8 +126,7 @@ class Checkpoints:
           OSError: If the folder cannot be written, or this or the last checkpoint could not, for
             example because the disk is full. The earlier ones stay whole.
         """
-        if not isinstance(epoch, Epoch):
-            raise TypeError(f"Checkpoints.save: expected an Epoch, got {type(epoch).__name__}")
+        check_type("Checkpoints.save", "", epoch, Epoch, "an Epoch")
         scalars = epoch.scalars()
         if self._name is not None and self._name not in scalars:
             raise ValueError(
@@ -152,20 +139,11 @@ class Checkpoints:
         position = epoch.position or Position(epoch.number, 0, epoch.step, 0)
         finite = {name: value for name, value in scalars.items() if math.isfinite(value)}
         run = run_to_json(epoch.train_state, position, finite)
-        self._scores.pop(epoch.step, None)
-        args = self._orbax.args
-        args = args.Composite(
-            train_state=args.StandardSave(epoch.train_state), run=args.JsonSave(run)
-        )
-        self._writing = epoch.step
-        self._clear()  # in case Ctrl-C interrupted an earlier save
-        try:
-            self._open().save(self.folder / str(epoch.step), args=args)
-        except Exception as error:
-            self._error = error
-            self._clear()
-            self._wait()
-        self._thread = threading.Thread(target=self._finish)
+        arrays, notes = packed("Checkpoints.save", epoch.train_state, parts=True)
+        arrays = {name: array.copy() for name, array in arrays.items()}  # a step may reuse them
+        self._writing, self._error = epoch.step, None
+        by_first(self._begin)
+        self._thread = threading.Thread(target=self._write, args=(arrays, notes, run))
         self._thread.start()
         return True
 
@@ -192,15 +170,15 @@ class Checkpoints:
             # Listed again each time, since a run that is writing may have removed some.
             step = max(steps)
             passed.add(step)
-            found = self._read(step, like)
-            if not isinstance(found, str):
-                return found
-            if step in self._steps():
-                self._damaged.add(step)
-                warn(
-                    f"Checkpoints: {self.folder / str(step)} is damaged and skipped ({found}); "
-                    f"the next save renames it to {step}.damaged"
-                )
+            try:
+                return self._read(step, like)
+            except OSError as error:
+                if step in self._steps():
+                    self._damaged.add(step)
+                    warn(
+                        f"Checkpoints: {self.folder / str(step)} is damaged and skipped ({error}); "
+                        f"the next save renames it to {step}.damaged"
+                    )
         if passed:
             raise ValueError(
                 f"Checkpoints: all checkpoints in {self.folder} are damaged. Name another folder, "
@@ -229,12 +207,12 @@ class Checkpoints:
             step = by_first(lambda: self._best_of(self._listed()))
             if step is None:
                 raise ValueError(f"Checkpoints.best: there is no checkpoint in {self.folder}")
-            found = self._read(step, like)
-            if not isinstance(found, str):
-                return found
-            if step in self._steps():  # not removed meanwhile by a run that is writing
-                path = self.folder / str(step)
-                raise ValueError(f"Checkpoints.best: {path} is damaged: {found}")
+            try:
+                return self._read(step, like)
+            except OSError as error:
+                if step in self._steps():  # not removed meanwhile by a run that is writing
+                    path = self.folder / str(step)
+                    raise ValueError(f"Checkpoints.best: {path} is damaged: {error}") from None
 
     def close(self) -> None:
         """Wait until all is written, and release the lock.
@@ -245,8 +223,6 @@ class Checkpoints:
         try:
             self._wait()
         finally:
-            if self._writer is not None:
-                self._drop()
             if self._held is not None:
                 self._held.close()
                 self._held = None
@@ -257,6 +233,9 @@ class Checkpoints:
 
     def __exit__(self, *error: Any) -> None:
         with self._stack:  # exits the process if it was asked to stop
+            if error[0] is not None and jax.process_count() > 1 and self._thread is not None:
+                self._thread.join()  # but do not ask the other processes, which may go on
+                self._thread = None
             self.close()
 
     def _listed(self) -> list[int]:
@@ -271,12 +250,10 @@ class Checkpoints:
 
     def _score(self, step: int) -> float:
         """Return the value of the named metric, larger is better; if not finite, the worst."""
-        if step not in self._scores:
-            self._scores[step] = -math.inf
-            with suppress(OSError, ValueError, KeyError, TypeError):
-                found = float(read_run(self.folder / str(step))["scalars"][self._name])
-                self._scores[step] = found if self._mode == "max" else -found
-        return self._scores[step]
+        with suppress(OSError, ValueError, KeyError, TypeError):
+            found = float(read_run(self.folder / str(step))["scalars"][self._name])
+            return found if self._mode == "max" else -found
+        return -math.inf
 
     def _best_of(self, steps: list[int]) -> int | None:
         return max(steps, key=self._score, default=None)
@@ -304,13 +281,14 @@ class Checkpoints:
     def _clean(self) -> None:
         """Remove what stopped processes left."""
         for path in sorted(self.folder.iterdir()):
-            if HALF in path.name:
+            if path.suffix not in (HALF, REMOVED) or not path.stem.isdecimal():
+                continue
+            if path.suffix == HALF:
                 warn(
                     f"Checkpoints: {path} is incomplete because its writer was stopped; it is "
                     "removed, and the previous checkpoint is used"
                 )
-            if HALF in path.name or path.name.endswith(REMOVED):
-                shutil.rmtree(path, ignore_errors=True)
+            shutil.rmtree(path, ignore_errors=True)
 
     def _is_new(self, epoch: Epoch, steps: list[int]) -> bool:
         """Return whether to save an epoch; raise if another run's checkpoints would hide it."""
@@ -332,48 +310,61 @@ class Checkpoints:
     def _holds(self, epoch: Epoch) -> bool:
         """Return whether the folder has this very train_state."""
         try:
-            stored, _ = self._restore(epoch.step, epoch.train_state)
-            other = _bits(stored) != _bits(epoch.train_state)
-        except (_Unreadable, ValueError):
+            stored, _ = self._restored(epoch.step, epoch.train_state)
+            pair = (packed("Checkpoints", tree, parts=True) for tree in (stored, epoch.train_state))
+            other = not _equal(*(arrays for arrays, _ in pair))
+        except (OSError, ValueError):
             other = True
         return not agreed(0, other)[1]
 
-    def _open(self) -> Any:
-        if self._writer is None:
-            options = self._orbax.AsyncOptions(
-                # Runs in the first process before orbax renames the folder, so a checkpoint exists
-                # only with its checksums.
-                post_finalization_callback=lambda: seal(self._half()),
-                create_directories_asynchronously=False,  # so that a full disk raises immediately
-            )
-            handler = self._orbax.CompositeCheckpointHandler()
-            self._writer = self._orbax.AsyncCheckpointer(handler, async_options=options)
-            for name in LOGGERS:
-                logging.getLogger(name).addFilter(_is_heard)
-        return self._writer
-
     def _half(self) -> Path:
-        name = f"{self._writing}{HALF}"
-        return next(self.folder.glob(f"{name}*"), self.folder / name)
+        return self.folder / f"{self._writing}{HALF}"
 
-    def _drop(self) -> None:
-        with suppress(Exception):  # `save` has already raised its errors
-            if self._writer is not None:
-                self._writer.close()
-        self._writer = None
-        for name in LOGGERS:
-            logging.getLogger(name).removeFilter(_is_heard)
-
-    def _finish(self) -> None:
-        """Wait until a checkpoint is written and remove old ones, in a thread."""
+    def _begin(self) -> None:
+        """Create the folder in which all processes write a step."""
+        shutil.rmtree(
+            self._half(), ignore_errors=True
+        )  # in case Ctrl-C interrupted an earlier save
         try:
-            self._writer.wait_until_finished()
-            self._at = self._writing
-            if jax.process_index() == 0:
-                self._prune()
+            self._half().mkdir()
+        except OSError as error:
+            raise self._told(error, self._writing) from None
+
+    def _write(self, *contents: Any) -> None:
+        """Write the file of this process, in a thread; the last process names the folder."""
+        half = self._half()
+        try:
+            write_file("Checkpoints", file_of(half, jax.process_index()), *contents, own=True)
+            if all(file_of(half, process).exists() for process in range(jax.process_count())):
+                with suppress(FileNotFoundError):  # another process was the last one too
+                    half.rename(self.folder / str(self._writing))
         except BaseException as error:
             self._error = error
-            self._clear()
+
+    def _wait(self) -> None:
+        """Wait for the last save; raise in all processes if it failed in one."""
+        if self._thread is None:
+            return
+        self._thread.join()
+        error = self._error and self._told(self._error, self._writing)
+        errors = [words for words in of_all_processes(error and str(error)) if words]
+        self._thread = None
+        if errors and jax.process_index() == 0:
+            shutil.rmtree(self._half(), ignore_errors=True)
+        if errors:
+            raise error or OSError(errors[0])
+        by_first(self._finish)
+        self._at = self._writing
+
+    def _finish(self) -> None:
+        """Remove old checkpoints, after all processes wrote a new one."""
+        path = self.folder / str(self._writing)
+        try:
+            if not path.exists():  # no process saw the files of all others
+                self._half().rename(path)
+        except OSError as error:
+            raise self._told(error, self._writing) from None
+        self._prune()
 
     def _prune(self) -> None:
         steps = self._listed()
@@ -387,112 +378,33 @@ class Checkpoints:
                 (self.folder / str(step)).rename(gone)
             shutil.rmtree(gone, ignore_errors=True)
 
-    def _clear(self) -> None:
-        """Remove what a failed save left."""
-        if jax.process_index() == 0:
-            shutil.rmtree(self._half(), ignore_errors=True)
-
-    def _wait(self) -> None:
-        """Wait for the last save; raise if it failed."""
-        if self._thread is not None:
-            self._thread.join()
-            self._thread = None
-        if self._error is not None:
-            # The error of orbax has hundreds of lines.
-            error = self._told(self._error, self._writing)
-            self._error = None
-            with warnings.catch_warnings(action="ignore"):
-                gc.collect()  # asyncio reports unread errors when they are collected
-            self._drop()
-            self._clear()  # again, since threads of orbax may have continued to write
-            raise error
-
     def _told(self, error: BaseException, step: int | None = None) -> BaseException:
         """Return an error about a file as one sentence, and any other error unchanged."""
-        number = _errno_of(error)
-        if number is None:
+        if not isinstance(error, OSError) or error.errno is None:
             return error
-        reason, lost = os.strerror(number), ""
+        reason, lost = os.strerror(error.errno), ""
         if step is not None:
             whole = [str(s) for s in self._listed() if damage(self.folder / str(s)) is None]
             lost = f"; step {step} was not saved. Whole checkpoints: {', '.join(whole) or 'none'}"
         reason = reason[0].lower() + reason[1:] + lost
-        return told(OSError(number, reason), f"Checkpoints: {self.folder} cannot be written")
+        return told(OSError(error.errno, reason), f"Checkpoints: {self.folder} cannot be written")
 
-    def _read(self, step: int, like: TrainState) -> tuple[TrainState, Position] | str:
-        """Return a checkpoint, which the run then continues, or what is wrong with it."""
-        path = self.folder / str(step)
-        if (problem := by_first(lambda: damage(path))) is not None:
-            return problem
-        try:
-            found = self._restore(step, like)
-        except _Unreadable as error:
-            return str(error)
+    def _read(self, step: int, like: TrainState) -> tuple[TrainState, Position]:
+        """Return a checkpoint, which the run then continues; raise an OSError if it is damaged."""
+        if (problem := by_first(lambda: damage(self.folder / str(step)))) is not None:
+            raise OSError(problem)
+        found = self._restored(step, like)
         self._at = step
         return found
 
-    def _restore(self, step: int, like: TrainState) -> tuple[TrainState, Position]:
+    def _restored(self, step: int, like: TrainState) -> tuple[TrainState, Position]:
         path = self.folder / str(step)
-        try:
-            stored = by_first(lambda: read_run(path))
-        except OSError as error:
-            raise _Unreadable(f"it cannot be read: {error}") from None
+        stored = by_first(lambda: read_run(path))
         check_like(path, stored, like)
-        args = self._orbax.args
-        wanted = args.Composite(train_state=args.StandardRestore(jax.tree.map(_spec, like)))
-        reader = self._orbax.Checkpointer(self._orbax.CompositeCheckpointHandler())
-        try:
-            train_state = reader.restore(path, args=wanted)["train_state"]
-        except Exception:
-            if (path / SUMS).exists():  # the files are unchanged, so the error is not damage
-                raise
-            raise _Unreadable("it was removed") from None
-        return train_state, position_from_json(stored)
+        files = [file_of(path, process) for process in range(stored["processes"])]
+        return unpacked("Checkpoints", files, like), position_from_json(stored)
 
 
-class _Unreadable(Exception):
-    """The error for a checkpoint that was removed while it was read."""
-
-
-def _is_heard(record: logging.LogRecord) -> bool:
-    """Return False for messages of orbax's threads about a disk that `_wait` raises anyway."""
-    error = record.exc_info[1] if record.exc_info else None
-    return error is None or _errno_of(error) is None
-
-
-# Messages of errors of orbax and tensorstore that are not an OSError.
-_WORDS = {
-    errno.ENOSPC: ("RESOURCE_EXHAUSTED", "No space left"),
-    errno.EDQUOT: ("quota exceeded",),
-    errno.EFBIG: ("File too large",),
-    errno.EROFS: ("Read-only file system",),
-    errno.EACCES: ("PERMISSION_DENIED", "Permission denied"),
-}
-
-
-def _errno_of(error: BaseException) -> int | None:
-    """Return the errno behind an error; None if there is none."""
-    chain: BaseException | None = error
-    while chain is not None:
-        if isinstance(chain, OSError) and chain.errno is not None:
-            return chain.errno
-        for number, words in _WORDS.items():
-            if any(word in str(chain) for word in words):
-                return number
-        chain = chain.__cause__ or chain.__context__
-    return None
-
-
-def _bits(tree: PyTree) -> list[bytes]:
-    """Return the bytes of all arrays; for sharded arrays, the part of this process."""
-
-    def plain(leaf):
-        is_key = jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-        return jax.random.key_data(leaf) if is_key else jnp.asarray(leaf)
-
-    shards = (shard for a in map(plain, jax.tree.leaves(tree)) for shard in a.addressable_shards)
-    return [np.asarray(shard.data).tobytes() for shard in shards]
-
-
-def _spec(leaf: Any) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=getattr(leaf, "sharding", None))
+def _equal(one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> bool:
+    """Return whether the bits of all arrays are equal."""
+    return all(array.tobytes() == other[name].tobytes() for name, array in one.items())

@@ -16,6 +16,7 @@ import optax
 from jaxnet.core import Layer
 from jaxnet.services.trees import PyTree, path_name
 from jaxnet.services.warn import warn
+from jaxnet.training.objective import Augmented, Supervised
 from jaxnet.training.trainer import Trainer
 
 ROWS = 8  # number of examples that the description includes
@@ -101,39 +102,14 @@ def _objective(layer: Layer | None) -> str | None:
     kinds: list[str] = []
     while layer is not None:
         kinds.append(layer.kind)
-        if isinstance(layer.inside, tuple) and layer.kind != "truncated_bptt":
-            layer = layer.inside[0]
-            continue
-        calls = _Calls()
-        if layer.kind in ("supervised", "augmented") and callable(layer.inside):
-            layer.inside(calls, calls.batch)  # objectives written by the user are not run
-        if calls.loss is not None:
-            kinds[-1] += f" with {calls.loss}"
-        layer = calls.inner
+        inside, layer = layer.inside, None
+        if isinstance(inside, Supervised):
+            kinds[-1] += f" with {inside.loss.kind}"
+        elif isinstance(inside, Augmented):
+            layer = inside.objective
+        elif isinstance(inside, tuple) and kinds[-1] != "truncated_bptt":
+            layer = inside[0]
     return " of ".join(kinds) or None
-
-
-class _Calls:
-    """Replaces the `m` of an objective, and computes nothing."""
-
-    train = False
-
-    def __init__(self):
-        self.batch = (None, None)
-        self.inner: Layer | None = None
-        self.loss: str | None = None
-
-    def __call__(self, layer: Layer, x: Any) -> int:
-        if layer.name == "loss":
-            self.loss = layer.kind
-        return 0
-
-    def inline(self, layer: Layer, x: Any) -> Any:
-        if x is self.batch:  # the layer is an objective, not a net
-            self.inner = layer
-
-    def penalize(self, penalty: Any) -> int:
-        return 0
 
 
 def _computed(optimizer: optax.GradientTransformation | None) -> list[Any] | None:

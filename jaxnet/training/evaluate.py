@@ -1,6 +1,5 @@
 """Compute the loss and metrics of an objective, and the outputs of a net, batch by batch."""
 
-import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -11,9 +10,9 @@ import numpy as np
 from jaxnet.core import Layer, Params, State, as_layer
 from jaxnet.services.checks import all_native, at_least, check_data, check_type, to_device
 from jaxnet.services.keywords import explain_keywords
-from jaxnet.services.trees import Memo, PyTree, key_spec, memo_of, path_name, shapes_of
+from jaxnet.services.trees import Memo, PyTree, memo_of, path_name
 from jaxnet.training import placement
-from jaxnet.training.objective import Average, averaged
+from jaxnet.training.objective import Average, averaged, traced
 from jaxnet.training.targets import check_targets
 from jaxnet.training.watch import explain_reuse
 
@@ -177,13 +176,12 @@ def mask_of(i: Any, size: int, count: int) -> jax.Array | None:
 def takes_mask(objective: Layer | None, programs: Memo, params, state, batch: PyTree) -> bool:
     """Return whether all values are per example, so that padding can be left out."""
 
+    if objective is None:
+        return False
+
     def look():
-        if objective is None:
-            return False
-        apply = functools.partial(objective.apply, train=False)
-        specs = shapes_of((params, state, batch))
-        output, _ = jax.eval_shape(lambda *args, key: apply(*args, key=key), *specs, key=key_spec())
-        return all(leaf.ndim > 0 for leaf in jax.tree.leaves(output))
+        shapes = traced(objective, params, state, batch)[1]
+        return all(leaf.ndim > 0 for leaf in jax.tree.leaves(shapes))
 
     return programs.of(("takes mask", objective), look)
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 
+from jaxnet.services.checks import check_type
 from jaxnet.services.files import file_path, own_file, replacing
 from jaxnet.training.epoch import Epoch
 
@@ -38,17 +39,14 @@ def append_log(path: str | os.PathLike, epoch: Epoch | Mapping[str, float]) -> N
       {"step": 100, "train/loss": 0.5}
       {"step": 200, "train/loss": 0.25}
     """
+    check_type("append_log", "", epoch, Epoch | Mapping, "an Epoch or a dict of numbers")
     if isinstance(epoch, Epoch):
         row: dict[str, Any] = epoch.scalars()
-    elif isinstance(epoch, Mapping):
+    else:
         row = {str(name): float(value) for name, value in epoch.items() if name != "step"}
         if "step" not in epoch:
             raise ValueError(f'append_log: the numbers need a "step", got {", ".join(row)}')
         row = {"step": int(epoch["step"])} | row
-    else:
-        raise TypeError(
-            f"append_log: expected an Epoch or a dict of numbers, got {type(epoch).__name__}"
-        )
     path = file_path("append_log", path)
     if jax.process_index():
         return

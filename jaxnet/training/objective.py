@@ -14,6 +14,7 @@ objectives.
 import itertools
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
@@ -22,8 +23,9 @@ import jax.numpy as jnp
 from jaxnet.core import Layer, Params, State, as_layer, compose, transform
 from jaxnet.services.checks import WrongValues, a_function, check_type
 from jaxnet.services.functions import function_name
+from jaxnet.services.jaxprs import jaxprs_among
 from jaxnet.services.keywords import explain_keywords
-from jaxnet.services.trees import PyTree, describe, path_name
+from jaxnet.services.trees import PyTree, describe, key_spec, path_name, shapes_of
 
 Compare = Callable[[PyTree, PyTree], Any]  # (outputs, targets) -> values
 
@@ -69,10 +71,28 @@ def supervised(
     check_type("supervised", "metrics", metrics, dict, words)
     if "loss" in metrics:
         raise ValueError("supervised: 'loss' is the name of the loss; give the metric another name")
-    compare_loss = _comparison("loss", loss)
-    compare_metrics = {name: _comparison(name, metric) for name, metric in metrics.items()}
+    compared = {name: _comparison(name, metric) for name, metric in metrics.items()}
+    forward = Supervised(net, _comparison("loss", loss), compared, penalty)
+    return compose(forward, name=net.name, kind="supervised")
 
-    def forward(m, batch):
+
+@dataclass(eq=False)
+class Supervised:
+    """The `forward(m, batch)` of `supervised`, of which a program can read the parts.
+
+    Fields:
+      net: Layer to train.
+      loss: Layer of (outputs, targets).
+      metrics: Layers of (outputs, targets), by name.
+      penalty: Function of the parameters.
+    """
+
+    net: Layer
+    loss: Layer
+    metrics: dict[str, Layer]
+    penalty: Callable[[Params], jax.Array] | None
+
+    def __call__(self, m: Any, batch: PyTree) -> Any:
         if not (isinstance(batch, tuple | list) and len(batch) == 2):
             of = f" of {len(batch)}" if isinstance(batch, tuple | list) else ""
             if isinstance(batch, dict):
@@ -83,15 +103,11 @@ def supervised(
                 f"supervised: expected a batch (inputs, targets), got {type(batch).__name__}{of}"
             )
         x, targets = batch
-        outputs = m.inline(net, x)
-        values = m(compare_loss, (outputs, targets))
-        if penalty is not None:
-            values = _add(values, m.penalize(penalty))
-        return values, {
-            name: m(layer, (outputs, targets)) for name, layer in compare_metrics.items()
-        }
-
-    return compose(forward, name=net.name, kind="supervised")
+        pair = m.inline(self.net, x), targets
+        values = m(self.loss, pair)
+        if self.penalty is not None:
+            values = _add(values, m.penalize(self.penalty))
+        return values, {name: m(layer, pair) for name, layer in self.metrics.items()}
 
 
 def _comparison(name: str, function: Compare) -> Layer:
@@ -229,8 +245,7 @@ def crossed(function: Compare, outputs: PyTree, targets: PyTree) -> tuple[int, .
       >>> crossed(loss, jnp.ones((5, 1)), jnp.ones(5)), crossed(loss, jnp.ones(5), jnp.ones(5))
       ((5, 5), None)
     """
-    sides = [jax.tree.map(lambda a: jax.ShapeDtypeStruct(jnp.shape(a), jnp.result_type(a)), tree)
-             for tree in (outputs, targets)]  # fmt: skip
+    sides = shapes_of([outputs, targets])
     pairs = itertools.product(*(jax.tree.leaves(side) for side in sides))
     if not any(_grows(a.shape, b.shape) for a, b in pairs):
         return None
@@ -258,8 +273,8 @@ def _crossing(jaxpr: Any, given: list) -> tuple[list, tuple[int, ...] | None]:
         of = [known.get(v, nothing) if not hasattr(v, "val") else nothing for v in eqn.invars]
         out = eqn.outvars[0].aval.shape if eqn.outvars else ()
         # A branch has no input for the index, the body of a loop none for what its test reads.
-        inner = [getattr(p, "jaxpr", p) for p in jax.tree.leaves(list(eqn.params.values()))]
-        inner = [p for p in inner if hasattr(p, "eqns") and len(p.invars) <= len(of)]
+        inner = jaxprs_among(jax.tree.leaves(list(eqn.params.values())))
+        inner = [p for p in inner if len(p.invars) <= len(of)]
         inside = [_crossing(p, of[len(of) - len(p.invars) :]) for p in inner]
         first = first or next((found for _, found in inside if found), None)
         if results := [now for now, _ in inside if len(now) == len(eqn.outvars)]:
@@ -320,21 +335,33 @@ def augmented(objective: Layer, f: Callable[[jax.Array, PyTree], PyTree]) -> Lay
 
     objective = as_layer(objective, "augmented", "objective")
     a_function("augmented", "f", f, "(key, batch)")
+    return compose(Augmented(objective, f), name=objective.name, kind="augmented")
 
-    def forward(m, batch):
+
+@dataclass(eq=False)
+class Augmented:
+    """The `forward(m, batch)` of `augmented`.
+
+    Fields:
+      objective: Objective that gets the batches.
+      f: Function `(key, batch) -> batch`.
+    """
+
+    objective: Layer
+    f: Callable[[jax.Array, PyTree], PyTree]
+
+    def __call__(self, m: Any, batch: PyTree) -> Any:
         if m.train:
             key = m.key("augment")
             try:
-                batch = f(key, batch)
+                batch = self.f(key, batch)
             except Exception as error:
                 error.add_note(
                     f"in the augmentation, which gets (key, batch), batch {describe(batch)}; for "
                     "one that takes (key, images), write jn.data.on_inputs(...)"
                 )
                 raise
-        return m.inline(objective, batch)
-
-    return compose(forward, name=objective.name, kind="augmented")
+        return m.inline(self.objective, batch)
 
 
 def learning_rule(net: Layer, rule: Callable[..., tuple[PyTree, tuple[Any, dict]]]) -> Layer:
@@ -559,6 +586,21 @@ def averaged(
     """
     output, after = objective.apply(params, state, batch, key=key, train=train)
     return jax.named_scope("loss")(_averages)(output, batch, weights, objective.name), after
+
+
+def traced(
+    objective: Layer, params: Params, state: State, batch: PyTree, *, train: bool = False
+) -> Any:
+    """Return the jaxpr of what an objective returns without its state, and the shapes of that.
+
+    Example:
+      >>> net = jn.dense(2)
+      >>> traced(net, *net.init(jax.random.key(0), jnp.ones((5, 3))), jnp.ones((5, 3)))[1].shape
+      (5, 2)
+    """
+    run = lambda *args, key: objective.apply(*args, key=key, train=train)[0]  # noqa: E731
+    given = shapes_of((params, state, batch))
+    return jax.make_jaxpr(run, return_shape=True)(*given, key=key_spec())
 
 
 def _averages(output: Any, batch: PyTree, weights: Any, who: str) -> dict[str, Average]:

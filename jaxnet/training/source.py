@@ -19,13 +19,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnet.services.trees import PyTree, key_spec, shapes_of
+from jaxnet.services.trees import PyTree
 from jaxnet.services.warn import warn
 from jaxnet.training import placement, preemption
 from jaxnet.training.described import describe_run
 from jaxnet.training.epoch import Position
 from jaxnet.training.evaluate import mask_of, on_device, takes_mask
-from jaxnet.training.objective import Average, added
+from jaxnet.training.objective import Average, added, traced
 from jaxnet.training.targets import check_targets, rows_are_in_order
 from jaxnet.training.trainer import Trainer, TrainState, driver, key_of, next_key
 
@@ -329,10 +329,8 @@ class Stream:
         if (objective := self.trainer.objective) is None or self.explained:
             return
         self.explained = True
-        apply = functools.partial(objective.apply, train=True)
-        given = shapes_of((train_state.params, train_state.state, batch))
         try:
-            jax.eval_shape(lambda *args, key: apply(*args, key=key)[0], *given, key=key_spec())
+            traced(objective, train_state.params, train_state.state, batch, train=True)
         except ValueError as error:
             warn(
                 "fit: the last batch has one example, which is repeated to fill it, so its "

@@ -1,13 +1,11 @@
-"""The contents of a checkpoint in addition to arrays: checksums, and the run as JSON.
+"""The contents of a checkpoint in addition to arrays: the run as JSON.
 
-The files of a step are `train_state` and `run`, both written by orbax, and `checksums.json`.
+A step is a folder with a file for each process, which has its part of the arrays and the same run.
 """
 
 import base64
-import hashlib
 import json
-import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -16,26 +14,18 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from jaxnet.services.files import replacing
 from jaxnet.services.trees import as_lines, differences, in_words
 from jaxnet.services.version import version
+from jaxnet.training.checkpoint import config_of
 from jaxnet.training.epoch import Position
 from jaxnet.training.trainer import TrainState
 
-SUMS = "checksums.json"  # checksums of the files of a checkpoint, stored next to them
-PARTS = ("run", "train_state")
-FORMAT = 2  # increase it if older versions cannot read the files of this version
+FORMAT = 3  # increase it if older versions cannot read the files of this version
 
 
-def seal(folder: Path) -> None:
-    """Write the checksums of a checkpoint that is about to be committed, and flush its files.
-
-    Args:
-      folder: Folder of the checkpoint, which gets its final name afterwards.
-    """
-    sums = dict(_sums(folder, flush=True))
-    with replacing("Checkpoints", folder / SUMS, own=True) as file:
-        file.write(json.dumps(sums).encode())
+def file_of(folder: Path, process: int) -> Path:
+    """Return the file of a checkpoint that a process writes."""
+    return folder / f"{process}.safetensors"
 
 
 def damage(folder: Path) -> str | None:
@@ -44,38 +34,25 @@ def damage(folder: Path) -> str | None:
     Args:
       folder: Folder of the checkpoint.
     """
-    try:
-        for part in PARTS:
-            if not ((folder / part).is_dir() and any((folder / part).iterdir())):
-                return f"{part} is missing"
-        if not (folder / SUMS).exists():
-            return f"{SUMS} is missing"
-        stored = json.loads((folder / SUMS).read_bytes())
-        found = dict(_sums(folder))
-    except ValueError:
-        return f"{SUMS} is broken"
-    except OSError as error:
-        return f"it cannot be read: {error.strerror}"
-    if not isinstance(stored, dict) or not stored:
-        return f"{SUMS} is broken"
-    missing = sorted(stored.keys() - found.keys())
-    changed = sorted(name for name in stored if name in found and stored[name] != found[name])
-    for word, names in (("is missing", missing), ("was changed", changed)):
-        if names:
-            return f"{names[0]} {word}" + (f", and {len(names) - 1} more" if names[1:] else "")
+    process, count = 0, 1
+    while process < count and not _is_of_orbax(folder):
+        file = file_of(folder, process)
+        try:
+            if not file.is_file():
+                return f"{file.name} is missing"
+            run = config_of("Checkpoints", file)
+        except ValueError:
+            return f"{file.name} was changed"
+        except OSError as error:
+            return f"it cannot be read: {error.strerror}"
+        count = run.get("processes", 1) if isinstance(run, dict) else 1
+        process += 1
     return None
 
 
-def _sums(folder: Path, flush: bool = False) -> Iterator[tuple[str, str]]:
-    """Yield the checksums of the parts; the other files change when orbax commits them."""
-    for file in (file for part in PARTS for file in sorted((folder / part).rglob("*"))):
-        if file.is_file():
-            with open(file, "r+b", buffering=0) if flush else open(file, "rb") as opened:
-                digest = hashlib.file_digest(opened, "sha256").hexdigest()
-                # Otherwise a power failure could leave an empty new file without the old one.
-                if flush:
-                    os.fsync(opened.fileno())
-            yield file.relative_to(folder).as_posix(), digest
+def _is_of_orbax(folder: Path) -> bool:
+    """Return whether a version of jaxnet wrote this that used orbax."""
+    return (folder / "run").is_dir()
 
 
 def run_to_json(
@@ -102,7 +79,7 @@ def run_to_json(
 
 
 def read_run(folder: Path) -> dict[str, Any]:
-    """Read the result of `run_to_json`; its checksum says that it is as it was written.
+    """Read the result of `run_to_json` from a checkpoint that `damage` found to be whole.
 
     Args:
       folder: Folder of the checkpoint.
@@ -113,8 +90,8 @@ def read_run(folder: Path) -> dict[str, Any]:
     """
     written = None
     with suppress(ValueError, AttributeError, TypeError, KeyError, RecursionError):
-        # Written by orbax's JsonSave.
-        stored = json.loads((folder / "run" / "metadata").read_bytes())
+        old = _is_of_orbax(folder)
+        stored = {} if old else config_of("Checkpoints", file_of(folder, 0), whole=False)
         written = stored.get("jaxnet")
         parts = {"format", "processes", "position", "leaves", "optimizer", "scalars"}
         known = parts <= stored.keys() and stored["format"] == FORMAT

@@ -23,12 +23,12 @@ from jaxnet.services.table import Number, Table
 from jaxnet.services.trees import PyTree, describe, floats_of
 from jaxnet.training.evaluate import loss_first, measure, on_device, predict
 from jaxnet.training.loss_scale import LossScale
+from jaxnet.training.objective import Supervised
 from jaxnet.training.placement import Shardings, check_batch, shardings_of
 from jaxnet.training.source import resident_programs
 from jaxnet.training.targets import check_targets
 from jaxnet.training.trainer import TrainState, without_weak_types
 from jaxnet.training.trainer import trainer as make_trainer
-from jaxnet.transforms.observing import observe
 
 
 class Sweep(NamedTuple):
@@ -321,27 +321,15 @@ def _cross_validated(objective, optimizer, data, folds: int, options: dict[str, 
     held = np.stack([part[:least] for part in parts])
     options |= {"evaluate": take(held), "own_data": True}
     found = sweep(objective, optimizer, take(np.stack(rest)), **options)._replace(folds=folds)
-    if objective.kind != "supervised":
+    if not isinstance(objective.inside, Supervised):
         return found
-
-    def outputs(params, state, batch, *, key=None, train=False):
-        seen = []
-
-        def see(path, layer, x, y):
-            if path == ("loss",):  # a layer of (outputs, targets)
-                seen.append(x[0])
-            return y
-
-        observe(objective, see).apply(params, state, batch, key=key, train=train)
-        return seen[0], state
-
-    net, size = objective._replace(apply=outputs), options["batch_size"]
+    net, size = objective.inside.net, options["batch_size"]
     by_setting, back = [], np.argsort(np.concatenate(parts))
     for i in range(len(found.settings)):
         each = []
         for fold, part in enumerate(parts):
-            run, padded = found.member(i, fold), take(np.resize(part, most))  # one program
-            y = predict(net, run.params, run.state, padded, batch_size=size)
+            run, (x, _) = found.member(i, fold), take(np.resize(part, most))  # one program
+            y = predict(net, run.params, run.state, x, batch_size=size)
             each.append(jax.tree.map(lambda a, n=len(part): a[:n], y))
         by_setting.append(jax.tree.map(lambda *a: np.concatenate(a)[back], *each))
     return found._replace(outputs=jax.tree.map(lambda *a: np.stack(a), *by_setting))

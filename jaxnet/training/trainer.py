@@ -17,6 +17,7 @@ from jaxnet.services.checks import (
     at_least,
     check_arrays,
     check_key,
+    check_type,
     is_traced,
     on_device,
     within,
@@ -367,11 +368,8 @@ def _filled(path: str, drawn: PyTree, given: PyTree) -> PyTree:
 
 
 def _check(objective: Any, optimizer: Any) -> None:
-    if not isinstance(objective, Layer):
-        raise TypeError(
-            "trainer: the objective must be a layer, such as jn.supervised(net, loss), got "
-            f"{type(objective).__name__}"
-        )
+    words = "a layer, such as jn.supervised(net, loss)"
+    check_type("trainer", "the objective", objective, Layer, words)
     if isinstance(optimizer, optax.GradientTransformation):
         return
     hint = ""
@@ -396,11 +394,8 @@ def check_train_state(who: str, train_state: Any) -> None:
       ...
       TypeError: fit: train_state must be the result of trainer.init(key, batch), got dict
     """
-    if not isinstance(train_state, TrainState):
-        raise TypeError(
-            f"{who}: train_state must be the result of trainer.init(key, batch), got "
-            f"{type(train_state).__name__}"
-        )
+    words = "the result of trainer.init(key, batch)"
+    check_type(who, "train_state", train_state, TrainState, words)
     check_arrays(f"{who}: train_state", train_state)
     as_array(who, "train_state.step", train_state.step, "()", "integers")
     for path, leaf in jax.tree_util.tree_leaves_with_path(train_state.params):

@@ -9,7 +9,7 @@ import numpy as np
 
 from jaxnet.core import Params, State
 from jaxnet.services.checks import is_traced
-from jaxnet.services.trees import PyTree, path_name
+from jaxnet.services.trees import PyTree, differences, path_name
 from jaxnet.services.warn import warn
 from jaxnet.training.loss_scale import LossScale
 
@@ -49,12 +49,13 @@ class Watcher:
         before.append(now)
         if len(before) < 2:
             return
-        last = before[-2]
-        changed = [n for n in sorted(last.keys() | now.keys()) if last.get(n) != now.get(n)]
+        changed = differences(before[-2], now)
         of_batch = all(name.split("/")[0] in ("batch", "data") for name in changed)
         if of_batch and len(before) <= self.shapes:
             return
-        changes = [f"{n}: {last.get(n, 'nothing')} -> {now.get(n, 'nothing')}" for n in changed]
+        changes = [
+            f"{n}: {old or 'nothing'} -> {new or 'nothing'}" for n, (old, new) in changed.items()
+        ]
         hint = "; for batches of n shapes, write jn.trainer(..., shapes=n)" if of_batch else ""
         warn(
             f"{program} is compiled again (number {len(before)}), because of "

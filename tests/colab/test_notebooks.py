@@ -33,7 +33,7 @@ MAY_IMPORT = {
 # Of extras that not all lessons install.
 PACKAGES = {
     "data": ("array_record", "sklearn", "tensorflow_datasets"),
-    "runs": ("grain", "orbax"),
+    "runs": ("grain",),
     "text": ("sacrebleu", "tokenizers"),
     "speech": ("librosa",),
     "experiments": ("statsmodels", "tyro"),

@@ -114,6 +114,23 @@ with jn.Checkpoints(folder) as kept:
 print("never")
 """
 
+SEEN = """
+def seen(train_state):
+    return [float(jnp.abs(a * jnp.arange(a.size).reshape(a.shape)).max())
+            for a in jax.tree.leaves(train_state.params)]
+"""
+
+READ = """
+said = []
+for rule in (P(), sharded):
+    start = jn.distributed.put(trainer.init(jax.random.key(1), (x, y)), mesh, rule)
+    found, position = jn.Checkpoints(folder).newest(start)
+    assert jax.tree.all(jax.tree.map(lambda a, b: a.sharding == b.sharding, found, start))
+    said.append([int(found.step), *seen(found)])
+assert said[0] == said[1]
+print(*said[0])
+"""
+
 LOCKED = """
 import pathlib
 from jaxnet.services.lock import Held
@@ -140,7 +157,7 @@ with jn.Checkpoints(folder, best="train/loss") as kept:
         held.close()
     assert kept.save(one) and not kept.save(one) and kept.save(two)
     assert int(kept.newest(start)[0].step) == int(kept.best(start)[0].step) == 8
-    (pathlib.Path(folder) / "8" / "checksums.json").write_text("[]") if index == 0 else None
+    (pathlib.Path(folder) / "8" / "1.safetensors").write_text("[]") if index == 0 else None
     multihost_utils.sync_global_devices("damaged")
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -148,7 +165,8 @@ with jn.Checkpoints(folder, best="train/loss") as kept:
     assert "8 is damaged" in str(caught[-1].message) and int(found.step) == 4
     (two,) = jn.fit(trainer, found, data, epochs=2, batch_size=16, position=position)
     assert kept.save(two)
-print(int(kept.newest(start)[0].step))
+found = kept.newest(start)[0]
+print(int(found.step), *seen(found))
 """
 
 
@@ -182,7 +200,6 @@ def test_a_peer_that_dies_ends_the_others(on_processes):
 
 @pytest.mark.long
 def test_all_stop_at_the_same_step_whoever_is_asked(on_processes, tmp_path):
-    pytest.importorskip("orbax.checkpoint")
     program = f"folder = {str(tmp_path)!r}\n{START}{STOPPED}"
     first, second = on_processes(program, 2, expect=143)
     assert first == second and 200 < int(first) < 400  # long before the next epoch
@@ -191,8 +208,9 @@ def test_all_stop_at_the_same_step_whoever_is_asked(on_processes, tmp_path):
 
 @pytest.mark.slow
 def test_a_lock_and_a_damaged_checkpoint_are_told_in_all_processes(on_processes, tmp_path):
-    pytest.importorskip("orbax.checkpoint")
-    program = f"folder = {str(tmp_path / 'kept')!r}\n{START}{LOCKED}"
-    assert on_processes(program, 2) == ["8", "8"]
+    program = f"folder = {str(tmp_path / 'kept')!r}\n{START}{SEEN}"
+    said, same = on_processes(program + LOCKED, 2)
+    assert said == same and said.startswith("8 ")
     names = sorted(place.name for place in (tmp_path / "kept").iterdir())
     assert names == [".lock", "4", "8", "8.damaged"]
+    assert on_processes(program + READ, 1) == [said]  # spread in two ways over other devices

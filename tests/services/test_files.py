@@ -15,7 +15,7 @@ import jaxnet as jn
 from jaxnet.services import files
 from jaxnet.services.files import file_path, readable, replacing
 from jaxnet.services.lock import Held
-from jaxnet.training.stored import seal
+from jaxnet.training.checkpoint import write_file
 
 unix = pytest.mark.skipif(os.name == "nt", reason="modes, pipes and devices")
 
@@ -220,7 +220,11 @@ def lock(folder):
     Held("save", folder).close()
 
 
-WRITERS = {"log.jsonl": write_log, ".lock": lock, "checksums.json": seal}
+def checkpoint(folder):
+    write_file("Checkpoints", folder / "0.safetensors", {}, {}, None, own=True)
+
+
+WRITERS = {"log.jsonl": write_log, ".lock": lock, "0.safetensors": checkpoint}
 
 
 @pytest.mark.parametrize("kind", ["link", "dangling link", "hard link", "pipe", "folder"])

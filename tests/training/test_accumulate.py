@@ -7,7 +7,7 @@ import optax
 import pytest
 
 import jaxnet as jn
-from jaxnet.training.accumulate import depends, in_parts
+from jaxnet.training.accumulate import in_parts
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(12, 5)).astype(np.float32)
@@ -123,12 +123,3 @@ def test_16_bit_gradients_are_summed_in_float32():
 def test_parts_take_every_nth_row():
     batch, mask = in_parts({"x": jnp.arange(8)}, None, 4)
     assert mask is None and batch["x"].tolist() == [[0, 4], [1, 5], [2, 6], [3, 7]]
-
-
-def test_what_depends_on_what():
-    @jax.jit
-    def both(a, b):
-        return a * 2, b + 1
-
-    jaxpr = jax.make_jaxpr(lambda a, b: (*both(a, b), 3.0))(1.0, 2.0).jaxpr
-    assert depends(jaxpr, [True, False]) == [True, False, False]

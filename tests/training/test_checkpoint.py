@@ -442,7 +442,7 @@ def test_broken_notes(tmp_path, notes):
     from jaxnet.training.checkpoint import _digest
 
     arrays, metadata = {"a": np.ones(2, np.uint8)}, {"config": "null", "jaxnet": notes}
-    metadata["sha256"] = _digest(arrays, metadata)
+    metadata["sha256"] = _digest(arrays.items(), metadata)
     save_file(arrays, tmp_path / "a", metadata)
     with pytest.raises(ValueError, match=f"load: the metadata of {tmp_path}/a is broken"):
         jn.load(tmp_path / "a")
@@ -533,3 +533,26 @@ def test_bytes_that_flip_are_seen(tmp_path):
         if bytes(words) != whole:
             with pytest.raises(ValueError, match=re.escape(str(file))):
                 jn.load(file)
+
+
+def test_parts_of_several_files_become_one_array(tmp_path):
+    """As several processes write them, whatever the devices that read."""
+    whole = {
+        "a": np.arange(24, dtype=np.float32).reshape(4, 6),
+        "c": (np.arange(4) * (1 + 2j)).astype(np.complex64),
+        "n": np.int32(7),
+        "none": np.zeros((0, 3), np.float32),
+    }
+    from jaxnet.training.checkpoint import packed, unpacked, write_file
+
+    for i, (rows, at) in enumerate([(slice(0, 1), 0), (slice(1, 4), 1)]):
+        parts = {f"{name}[{at}]": whole[name][rows] for name in ("a", "c")}
+        arrays, notes = packed("save", parts)
+        for name, start in (("a", [at, 0]), ("c", [at])):
+            notes[f"{name}[{at}]"] = notes.get(f"{name}[{at}]", {}) | {"of": name, "start": start}
+        arrays |= {name: whole[name] for name in ("n", "none")} if i else {}
+        write_file("save", tmp_path / str(i), arrays, notes, None)
+    files = [tmp_path / "0", tmp_path / "1"]
+    specs = jax.eval_shape(lambda: whole)
+    for like in (specs, jax.device_put(jax.tree.map(jnp.zeros_like, whole))):
+        assert bits(unpacked("load", files, like)) == bits(whole)
