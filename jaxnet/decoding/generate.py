@@ -427,9 +427,7 @@ def _row_keys(who: str, key: Any, batch: int) -> jax.Array:
     return _fold_rows(key if typed else jax.random.wrap_key_data(key), np.arange(batch))
 
 
-@jax.jit
-def _fold_rows(key: jax.Array, rows: jax.Array) -> jax.Array:
-    return jax.vmap(jax.random.fold_in, (None, 0))(key, rows)
+_fold_rows = jax.jit(jax.vmap(jax.random.fold_in, (None, 0)))  # (key, rows) -> keys
 
 
 def _stops(who: str, stop: Any, vocabulary: int) -> np.ndarray:
