@@ -13,7 +13,7 @@ from jaxnet.inspect.activations import floats
 from jaxnet.services import checks
 from jaxnet.services.jax_versions import enable_x64
 from jaxnet.services.table import Table, Tabular
-from jaxnet.services.trees import PyTree, describe
+from jaxnet.services.trees import PyTree, describe, path_name, with_floats
 
 STEP = 1e-6  # near the cube root of float64's precision, the best step for central differences
 
@@ -288,21 +288,13 @@ def _entry(path, value, places, heights, automatic, tolerance) -> Entry:
 def _floats(params: PyTree, x: PyTree) -> tuple[dict[str, Any], Callable[[list], tuple]]:
     """Return the arrays that have gradients, by path, and a function that rebuilds the trees."""
     tree = (params, x)
-    leaves, structure = jax.tree_util.tree_flatten_with_path(tree)
-    named, places = {}, []
-    for i, ((first, *path), leaf) in enumerate(leaves):
-        if _float(leaf):
-            words = [jax.tree_util.keystr((word,), simple=True) for word in path]
-            named["/".join(["input" if first.idx else "params", *words])] = jnp.asarray(leaf)
-            places.append(i)
-
-    def rebuild(values):
-        whole = [leaf for _, leaf in leaves]
-        for i, value in zip(places, values, strict=True):
-            whole[i] = value
-        return jax.tree.unflatten(structure, whole)
-
-    return named, rebuild
+    chosen = jax.tree.map(lambda leaf: jnp.asarray(leaf) if _float(leaf) else None, tree)
+    leaves, structure = jax.tree_util.tree_flatten_with_path(chosen)
+    named = {}
+    for (first, *path), leaf in leaves:
+        words = "input" if first.idx else "params", path_name(path)
+        named["/".join(filter(None, words))] = leaf
+    return named, lambda values: with_floats(tree, structure.unflatten(values))
 
 
 def _wide(leaf: Any, random: np.random.Generator) -> Any:
