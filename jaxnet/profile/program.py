@@ -26,6 +26,7 @@ FREE = {
     "conditional", "after-all", "partition-id", "replica-id", "opt-barrier",
 }  # fmt: skip
 CALLS = {"while", "call", "conditional", "fusion", "async-start"}
+SLICES = {"dynamic-slice", "slice", "gather"}
 
 
 class Shape(NamedTuple):
@@ -273,7 +274,7 @@ def bytes_of(run: Run, program: Program) -> int:
     if run.fused or one.opcode in FREE:
         return 0
     out = sum(shape.bytes for shape in one.shapes)
-    if one.opcode in ("dynamic-slice", "slice", "gather"):
+    if one.opcode in SLICES:
         return 2 * out
     if one.opcode == "dynamic-update-slice":
         return 2 * run.operands[1].bytes
@@ -297,16 +298,10 @@ def _fused_bytes(body: dict[str, Instruction], out: int) -> int:
             total += sum(shape.bytes for shape in update.shapes) - whole if update else 0
         if one.opcode != "parameter":
             continue
-        sliced = all(
-            user.opcode in ("dynamic-slice", "slice", "gather") and user.operands[0] == one.name
-            for user in by
-        )
-        updated = all(
-            user.opcode == "dynamic-update-slice" and user.operands[0] == one.name for user in by
-        )
-        if by and sliced:
+        kinds = {user.opcode if user.operands[0] == one.name else "" for user in by}
+        if kinds and kinds <= SLICES:
             whole = sum(shape.bytes for user in by for shape in user.shapes)
-        elif by and updated:
+        elif kinds == {"dynamic-update-slice"}:
             whole = 0
         total += whole
     return total
