@@ -83,7 +83,7 @@ def whole_batches(key: jax.Array, x: jax.Array, batch_size: int) -> tuple[jax.Ar
     """
     size = min(batch_size, len(x))
     missing = -len(x) % size
-    return (_lengthened(key, x, missing) if missing else x), size
+    return (jnp.concatenate([x, drawn(key, x, missing)]) if missing else x), size
 
 
 def trained(
@@ -96,9 +96,9 @@ def trained(
 
 
 @partial(jax.jit, static_argnums=2)
-def _lengthened(key: jax.Array, x: jax.Array, missing: int) -> jax.Array:
-    repeated = jax.random.choice(key, len(x), (missing,), replace=False)
-    return jnp.concatenate([x, x[repeated]])
+def drawn(key: jax.Array, x: jax.Array, count: int) -> jax.Array:
+    """Return different random rows."""
+    return x[jax.random.choice(key, len(x), (count,), replace=False)]
 
 
 @jax.jit

@@ -6,7 +6,6 @@ the centers of an `rbf` layer.
 """
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import jax
@@ -17,14 +16,9 @@ from jaxnet import Layer, compose, product, tools
 from jaxnet.initializers import normal
 from jaxnet.ops import output_dtype, plus, wide
 from jaxnet.typing import Params
-from jaxnet.unsupervised.check import check_fit, scaled
+from jaxnet.unsupervised.check import check_fit, drawn, scaled
 
 Vectors = Callable[[jax.Array, Any, int], jax.Array]  # (key, x, features) -> (features, inputs)
-
-
-@partial(jax.jit, static_argnums=2)
-def _drawn(key: jax.Array, x: jax.Array, features: int) -> jax.Array:
-    return x[jax.random.choice(key, len(x), (features,), replace=False)]
 
 
 def kmeans(
@@ -155,7 +149,7 @@ def fit_random_vectors(
     """
     tools.within("fit_random_vectors", "scale", scale, "(0, inf)", optional=True)
     x = check_fit(key, x, features, "fit_random_vectors", limit=0)
-    rows = _drawn(key, x, features)
+    rows = drawn(key, x, features)
     if scale is None:
         return {"kernel": rows.T, "bias": jnp.zeros(features, x.dtype)}
     mean = x.mean(0)

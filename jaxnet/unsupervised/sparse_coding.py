@@ -17,7 +17,7 @@ from jaxnet import Layer, child_key, compose, tools
 from jaxnet.initializers import normal
 from jaxnet.ops import largest_eigenvalue, varying, wide
 from jaxnet.typing import Params
-from jaxnet.unsupervised.check import check_fit, scaled
+from jaxnet.unsupervised.check import check_fit, drawn, scaled
 
 # Products in reduced precision, the default on GPUs, would keep the codes from converging.
 dot = partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
@@ -264,9 +264,9 @@ def fit_dictionary(
 @partial(jax.jit, static_argnums=2)
 def _first_atoms(key: jax.Array, x: jax.Array, features: int) -> jax.Array:
     """Return examples with some noise."""
-    rows = jax.random.choice(child_key(key, "rows"), len(x), (features,), replace=False)
+    rows = drawn(child_key(key, "rows"), x, features)
     noise = jax.random.normal(child_key(key, "noise"), (features, x.shape[1]), x.dtype)
-    return _unit(x[rows] + 0.1 * _root_mean_square(x) * noise)
+    return _unit(rows + 0.1 * _root_mean_square(x) * noise)
 
 
 @partial(jax.jit, static_argnums=(5, 6, 7))
