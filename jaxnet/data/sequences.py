@@ -165,12 +165,10 @@ def _sequences(who: str, sequences: Any) -> list[np.ndarray]:
 
 def _check_value(who: str, value: Any, dtype: np.dtype) -> None:
     """Raise if the sequences' dtype would change the padding, such as 0.5 to 0 or 300 to 44."""
-    array = isinstance(value, np.generic | np.ndarray | jax.Array)
-    kind = value.dtype if array else type(value)
-    real = any(jnp.issubdtype(kind, real) for real in (np.bool_, jnp.integer, jnp.floating))
-    if np.ndim(value) or not (kind in (bool, int, float) or real):
-        raise TypeError(f"{who}: value must be a number, got {value!r:.60}")
     given = np.asarray(value)
+    kinds = np.bool_, jnp.integer, jnp.floating
+    if given.ndim or not any(jnp.issubdtype(given.dtype, kind) for kind in kinds):
+        raise TypeError(f"{who}: value must be a number, got {value!r:.60}")
     with np.errstate(all="ignore"):
         cast = given.astype(dtype)
     whole = dtype.kind in "biu"  # floats are rounded, but not to infinity
