@@ -446,10 +446,8 @@ def _stops(who: str, stop: Any, vocabulary: int) -> np.ndarray:
                 f"{who}: stop must hold ids in [0, {vocabulary}) and sequences of them, got {ids}"
             )
     longest = max(map(len, found), default=1)
-    padded = np.full((len(found), longest), -1, np.int32)
-    for row, ids in zip(padded, found, strict=True):
-        row[longest - len(ids) :] = ids
-    return padded
+    rows = [np.pad(ids, (longest - len(ids), 0), constant_values=-1) for ids in found]
+    return np.array(rows, np.int32).reshape(len(found), longest)
 
 
 def _sound(who: str, tokens: Any) -> Any:

@@ -106,9 +106,8 @@ def to_onnx(
 
     with variable_batch("to_onnx", is_open):
         traced, result = jax.make_jaxpr(run, return_shape=True)(*leaves)
-    plain = jax.make_jaxpr(lambda *leaves: _distinct(leaves, evaluate(traced, leaves, CONVERTED)))(
-        *leaves
-    )
+    convert = lambda *given: _distinct(given, evaluate(traced, given, CONVERTED))  # noqa: E731
+    plain = jax.make_jaxpr(convert)(*leaves)
     inputs, outputs = _names("x", spec), _names("y", result)
     try:
         model = jax2onnx.to_onnx(
