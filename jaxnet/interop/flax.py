@@ -8,7 +8,6 @@ nested in each other. Weights need no conversion, since params have the same nam
     state, params = flax.core.pop(variables, "params")  # in jaxnet, for from_linen(module)
 """
 
-import functools
 import inspect
 from collections.abc import Callable
 from typing import Any
@@ -19,6 +18,7 @@ import jax.numpy as jnp
 from flax import errors, nnx
 from flax import linen as nn
 from flax.core import unfreeze
+from flax.traverse_util import flatten_dict, unflatten_dict
 
 from jaxnet.core import Layer, as_layer, child_key
 from jaxnet.services.checks import a_function, check_name, check_type
@@ -277,20 +277,13 @@ def _split(module: nnx.Module) -> tuple[Any, Variables, Variables, Variables]:
 
 def _nested(variables: Variables) -> dict:
     """Return nested dicts of arrays with string keys, since mixed keys cannot be sorted."""
-    tree: dict = {}
-    for path, variable in variables.items():
-        here = tree
-        for key in path[:-1]:
-            here = here.setdefault(str(key), {})
-        here[str(path[-1])] = variable.get_value()
-    return tree
+    values = {tuple(map(str, path)): variable.get_value() for path, variable in variables.items()}
+    return unflatten_dict(values)
 
 
 def _filled(variables: Variables, tree: dict) -> Variables:
-    def value(path):
-        return functools.reduce(lambda here, key: here[str(key)], path, tree)
-
-    return {path: variable.replace(value(path)) for path, variable in variables.items()}
+    values = flatten_dict(tree)
+    return {path: old.replace(values[tuple(map(str, path))]) for path, old in variables.items()}
 
 
 def _seeds(streams: Variables, key: jax.Array) -> Variables:
