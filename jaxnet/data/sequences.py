@@ -165,12 +165,10 @@ def _sequences(who: str, sequences: Any) -> list[np.ndarray]:
 
 def _check_value(who: str, value: Any, dtype: np.dtype) -> None:
     """Raise if the sequences' dtype would change the padding, such as 0.5 to 0 or 300 to 44."""
-    array = isinstance(value, np.generic | np.ndarray | jax.Array)
-    kind = value.dtype if array else type(value)
-    real = any(jnp.issubdtype(kind, real) for real in (np.bool_, jnp.integer, jnp.floating))
-    if np.ndim(value) or not (kind in (bool, int, float) or real):
-        raise TypeError(f"{who}: value must be a number, got {value!r:.60}")
     given = np.asarray(value)
+    kinds = np.bool_, jnp.integer, jnp.floating
+    if given.ndim or not any(jnp.issubdtype(given.dtype, kind) for kind in kinds):
+        raise TypeError(f"{who}: value must be a number, got {value!r:.60}")
     with np.errstate(all="ignore"):
         cast = given.astype(dtype)
     whole = dtype.kind in "biu"  # floats are rounded, but not to infinity
@@ -242,39 +240,25 @@ class Bucketed:
       epoch: Number of passes begun, which determines the next order together with the seed.
     """
 
-    def __init__(
-        self,
-        data: PyTree,
-        batch_size: int,
-        bounds: Any,
-        drop_longer: bool,
-        value: Any,
-        seed: int | None,
-    ):
-        if isinstance(data, list):
-            parts, self._tree = [data], None
-        else:
-            parts, self._tree = jax.tree.flatten(data, is_leaf=lambda d: isinstance(d, list))
-        listed = [isinstance(part, list) for part in parts]
-        counts = {len(part) if isinstance(part, list) or np.ndim(part) else -1 for part in parts}
-        if not any(listed) or counts & {0, -1} or len(counts) > 1:
-            sizes = [len(part) if isinstance(part, list) else np.shape(part) for part in parts]
-            kinds = ", ".join(
-                f"{type(part).__name__} of {size}" for part, size in zip(parts, sizes, strict=True)
-            )
+    def __init__(self, data: PyTree, batch_size: int, bounds: Any, drop_longer, value, seed):
+        parts, self._tree = jax.tree.flatten(data, is_leaf=_is_list)
+        counts = {len(part) if _is_list(part) or np.ndim(part) else -1 for part in parts}
+        if not any(map(_is_list, parts)) or counts & {0, -1} or len(counts) > 1:
+            sizes = [len(part) if _is_list(part) else np.shape(part) for part in parts]
+            named = zip(parts, sizes, strict=True)
+            kinds = ", ".join(f"{type(part).__name__} of {size}" for part, size in named)
             raise ValueError(
                 "bucketed: data must be lists of sequences, and arrays with the same number of "
                 f"rows, got {kinds or 'nothing'}"
             )
-        self._parts = [_sequences("bucketed", p) if of else np.asarray(p)
-                       for p, of in zip(parts, listed, strict=True)]  # fmt: skip
-        for part, of in zip(self._parts, listed, strict=True):
-            if of:
-                _check_value("bucketed", value, part[0].dtype)
-        self._listed, self._batch_size, self._value = listed, batch_size, value
-        lengths = np.array(
-            [[len(s) for s in p] for p, of in zip(self._parts, listed, strict=True) if of]
-        ).T  # (examples, lists)
+        self._batch_size, self._value = batch_size, value
+        self._parts = [
+            _sequences("bucketed", part) if _is_list(part) else np.asarray(part) for part in parts
+        ]
+        lists = [part for part in self._parts if _is_list(part)]
+        for part in lists:
+            _check_value("bucketed", value, part[0].dtype)
+        lengths = np.array([list(map(len, part)) for part in lists]).T  # (examples, lists)
         self.bounds = _bounds(bounds, lengths)
         fits = np.all(lengths[:, None] <= np.array(self.bounds), axis=-1)  # (examples, buckets)
         longer = ~fits[:, -1]  # bounds increase
@@ -329,11 +313,15 @@ class Bucketed:
         lengths = iter(self.bounds[bucket])
         out = [
             _padded([part[row] for row in rows], next(lengths), self._value)
-            if listed
+            if _is_list(part)
             else part[rows]
-            for part, listed in zip(self._parts, self._listed, strict=True)
+            for part in self._parts
         ]
-        return out[0] if self._tree is None else self._tree.unflatten(out)
+        return self._tree.unflatten(out)
+
+
+def _is_list(part: Any) -> bool:
+    return isinstance(part, list)
 
 
 def _bounds(given: Any, lengths: np.ndarray) -> list[tuple[int, ...]]:

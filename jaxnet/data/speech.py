@@ -172,21 +172,18 @@ def digit_strings(
         for _ in range(rng.integers(fewest, most + 1)):
             left[speaker] = left[speaker] or rng.permutation(of[speaker]).tolist()
             rows.append(left[speaker].pop())
-        pieces, places, here = [], [], 0
+        pieces = []
         for i, row in enumerate([rows[0], *rows]):  # the first gap, then each recording and its gap
             wave = recordings.waves[row]
-            if i:
-                pieces.append(wave)
-                places.append((here, here + len(wave)))
-                here += len(wave)
             silence = rng.normal(0, _noise(wave, rate), int(rate * rng.uniform(*gap)))
             whole = np.issubdtype(wave.dtype, np.integer)
-            pieces.append((np.rint(silence) if whole else silence).astype(wave.dtype))
-            here += len(silence)
+            silence = (np.rint(silence) if whole else silence).astype(wave.dtype)
+            pieces += [wave, silence] if i else [silence]
+        ends = np.cumsum([len(piece) for piece in pieces])
         out.waves.append(np.concatenate(pieces))
         out.digits.append(np.asarray(recordings.digits)[rows])
         out.rows.append(np.array(rows))
-        out.places.append(np.array(places))
+        out.places.append(np.stack([ends[:-1:2], ends[1::2]], 1))
     return out
 
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.scipy.ndimage import map_coordinates
 
 from jaxnet.ops.linalg import inverse_2x2
 from jaxnet.services import checks
@@ -325,35 +326,26 @@ def _warp(
     out = dict(x)
     out["image"] = jax.vmap(_bilinear)(x["image"], source)
     if "mask" in x:
-        nearest = jnp.round(source).astype(jnp.int32)
-        out["mask"] = jax.vmap(_pick)(x["mask"], nearest)
+        out["mask"] = jax.vmap(_nearest)(x["mask"], source)
     if "boxes" in x:
         out["boxes"] = _warp_boxes(x["boxes"], matrix, center, size[None])
     return out
 
 
-def _pick(image: jax.Array, place: jax.Array) -> jax.Array:
-    """Return the pixels at integer positions (height, width, 2), 0 outside."""
-    height, width = image.shape[:2]
-    inside = ((place >= 0) & (place < jnp.array([[[height, width]]]))).all(-1)
-    row, column = jnp.clip(place[..., 0], 0, height - 1), jnp.clip(place[..., 1], 0, width - 1)
-    found = image[row, column]
-    return jnp.where(inside.reshape(inside.shape + (1,) * (found.ndim - 2)), found, 0)
+def _nearest(mask: jax.Array, place: jax.Array) -> jax.Array:
+    """Return the values of a mask nearest to positions (height, width, 2), 0 outside."""
+    row, column = jnp.moveaxis(jnp.round(place).astype(jnp.int32), -1, 0)
+    return mask.at[row, column].get(mode="fill", fill_value=0, wrap_negative_indices=False)
 
 
 def _bilinear(image: jax.Array, place: jax.Array) -> jax.Array:
     """Interpolate bilinearly at (height, width, 2), in the dtype of the image."""
     place = jnp.round(place * 1024) / 1024  # a rounding error must not move the last pixel outside
-    low = jnp.floor(place).astype(jnp.int32)
-    part = place - low
-    total = 0.0
-    for down in (0, 1):
-        for right in (0, 1):
-            share = jnp.abs(jnp.array([[[1 - down, 1 - right]]]) - part).prod(-1)
-            total = total + share[..., None] * _pick(image, low + jnp.array([[[down, right]]]))
-    if jnp.issubdtype(image.dtype, jnp.integer):
-        total = jnp.round(total)
-    return jnp.asarray(total).astype(image.dtype)
+    wide = image.astype(jnp.promote_types(image.dtype, place.dtype))
+    at = [place[..., 0], place[..., 1]]
+    found = jax.vmap(lambda a: map_coordinates(a, at, 1, mode="constant"), -1, -1)(wide)
+    whole = jnp.issubdtype(image.dtype, jnp.integer)
+    return (jnp.round(found) if whole else found).astype(image.dtype)
 
 
 def _warp_boxes(boxes, matrix, center, size):

@@ -6,8 +6,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxnet.losses.arrays import wide
-from jaxnet.services.checks import as_array, at_least, check_range
+from jaxnet.losses.arrays import read_steps, wide
+from jaxnet.services.checks import at_least
 
 
 def ctc_greedy(
@@ -154,15 +154,9 @@ def _read(
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Return checked logits and lengths, and whether each example has a most probable path
     (batch,)."""
-    sizes: dict[str, Any] = {}
-    logits = as_array(who, "logits", logits, "(batch, steps, classes)", "reals", sizes)
-    batch, steps, classes = logits.shape
     at_least(who, "blank", blank, 0)
-    if blank >= classes:
-        raise ValueError(f"{who}: blank must be in [0, classes) = [0, {classes}), got {blank}")
-    if lengths is None:
-        lengths = jnp.full(batch, steps, jnp.int32)
-    lengths = as_array(who, "lengths", lengths, "(batch,)", "integers", sizes)
-    check_range(lengths, steps + 1, f"{who}: lengths")
+    outputs = logits if lengths is None else (logits, lengths)
+    logits, lengths = read_steps(who, outputs, blank, {})
+    steps = logits.shape[1]
     fine = (logits.max(-1) > -jnp.inf) | (jnp.arange(steps)[None] >= lengths[:, None])
     return logits, lengths, fine.all(1) & (lengths >= 0) & (lengths <= steps)

@@ -91,18 +91,14 @@ def nucleus(ranked: jax.Array, top_p: float | jax.Array) -> jax.Array:
 def check_filters(who, temperature, top_k, top_p, min_p, repetition_penalty, vocabulary) -> None:
     """Raise unless the numbers of `filter_logits` are in their ranges."""
     within(who, "temperature", temperature, "(0, inf)", "what divides the logits")
-    if top_p is not None:
-        within(who, "top_p", top_p, "(0, 1]")
-    if min_p is not None:
-        within(who, "min_p", min_p, "[0, 1]")
-    if repetition_penalty is not None:
-        within(who, "repetition_penalty", repetition_penalty, "(0, inf)")
-    if top_k is not None:
-        at_least(who, "top_k", top_k)
-        if top_k > vocabulary:
-            raise ValueError(
-                f"{who}: top_k must be at most the number of tokens, {vocabulary}, got {top_k}"
-            )
+    within(who, "top_p", top_p, "(0, 1]", optional=True)
+    within(who, "min_p", min_p, "[0, 1]", optional=True)
+    within(who, "repetition_penalty", repetition_penalty, "(0, inf)", optional=True)
+    at_least(who, "top_k", top_k, optional=True)
+    if top_k is not None and top_k > vocabulary:
+        raise ValueError(
+            f"{who}: top_k must be at most the number of tokens, {vocabulary}, got {top_k}"
+        )
 
 
 def latest(n: int, tokens: jax.Array, written: Any) -> jax.Array:

@@ -12,18 +12,7 @@ from jaxnet.core import Layer, Params, State, as_layer
 from jaxnet.core.meshes import on_auto_axes
 from jaxnet.decoding.filters import changed, check_filters, filter_logits, latest
 from jaxnet.losses.arrays import wide
-from jaxnet.services.checks import (
-    a_function,
-    all_at_least,
-    as_array,
-    check_dict,
-    check_dtype,
-    check_key,
-    check_range,
-    is_traced,
-    on_host,
-    within,
-)
+from jaxnet.services import checks
 from jaxnet.services.progress import progress_bar
 from jaxnet.services.trees import describe, key_spec, memo_of, signature
 from jaxnet.transforms.stream import start_stream, stream
@@ -154,7 +143,7 @@ def generate(
         draft_length, dtype,
     )  # fmt: skip
     start, advance = _begin("generate", net, params, prompt, key, options)
-    run, traced = start, is_traced(start)
+    run, traced = start, checks.is_traced(start)
     total = len(start.last) * length
     with progress_bar(total, "generate", progress and not traced, unit="token") as bar:
         for run in _steps(start, advance, length, length if bar.disable else 16):
@@ -201,7 +190,7 @@ def iterate(
         )
     given = _Options(**options)
     run, advance = _begin("iterate", net, params, prompt, key, given)
-    if is_traced(run):
+    if checks.is_traced(run):
         raise TypeError("iterate: is called inside jit; write generate, or a loop with jn.stream")
     steps = enumerate(_steps(run, advance, given.length, 1))
     return (_sound("iterate", np.array(run.tokens)[:, t]) for t, run in steps)
@@ -278,11 +267,10 @@ def _begin(
     who: str, net: Any, params: Any, prompt: Any, key: Any, given: _Options
 ) -> tuple[_Run, Callable[[_Run, int], _Run]]:
     """Return the run after the prompts, and a function that continues it to a number of tokens."""
-    all_at_least(who, length=given.length, draft_length=given.draft_length)
+    checks.all_at_least(who, length=given.length, draft_length=given.draft_length)
     if given.dtype is not None:
-        check_dtype(who, given.dtype)
-    if given.logits is not None:
-        a_function(who, "logits", given.logits, "(values, ids)")
+        checks.check_dtype(who, given.dtype)
+    checks.a_function(who, "logits", given.logits, "(values, ids)", optional=True)
     models = [_model(who, "net", net, params, given.state)]
     if given.draft is not None:
         if not isinstance(given.draft, tuple | list) or len(given.draft) not in (2, 3):
@@ -303,8 +291,8 @@ def _begin(
             f"{sizes[1][1]} tokens"
         )
     capacity, vocabulary = min(sizes)
-    check_range(rows, vocabulary, f"{who}: ids of the prompt")
-    more = (jnp if is_traced(rows) else np).pad
+    checks.check_range(rows, vocabulary, f"{who}: ids of the prompt")
+    more = (jnp if checks.is_traced(rows) else np).pad
     padded = more(rows, ((0, 0), (0, min(max(16, _power(time)), capacity) - time))).astype(np.int32)
 
     greedy, top_k, numbers = _filters(who, given, vocabulary)
@@ -319,7 +307,7 @@ def _begin(
     states = jax.tree.map(jnp.copy, states)
     read = _program(_read, setup, static_argnums=4)
     run = read(values, states, padded, lengths, given.repetition_penalty is not None)
-    advance = _program(_advance, setup, donate_argnums=() if is_traced(run) else 1)
+    advance = _program(_advance, setup, donate_argnums=() if checks.is_traced(run) else 1)
     return run, lambda run, bound: advance(inputs, run, np.int32(bound))
 
 
@@ -335,11 +323,11 @@ def _steps(run: _Run, advance: Callable, length: int, pace: int) -> Iterator[_Ru
 def _filters(who: str, given: _Options, vocabulary: int) -> tuple[bool, int | None, dict]:
     """Return whether the most probable token is taken, top_k, and the numbers of the filters."""
     temperature, top_k, top_p, min_p, penalty = given[2:7]
-    greedy = not is_traced(temperature) and np.ndim(temperature) == 0 and temperature == 0
+    greedy = not checks.is_traced(temperature) and np.ndim(temperature) == 0 and temperature == 0
     if greedy:
         temperature = 1.0
     else:
-        within(who, "temperature", temperature, "[0, inf)")
+        checks.within(who, "temperature", temperature, "[0, inf)")
     check_filters(who, temperature, top_k, top_p, min_p, penalty, vocabulary)
     numbers = {"temperature": temperature, "top_p": top_p, "min_p": min_p}
     if greedy:  # filters that only drop less probable tokens change nothing
@@ -356,7 +344,7 @@ def _power(n: int) -> int:
 def _model(who: str, what: str, net, params, state=None) -> tuple[Layer, Any, Any]:
     """Return the net as a layer, its params and its state; raise if a needed state is missing."""
     net = as_layer(net, who, what)
-    check_dict(who, f"the params of {what}" if what == "draft" else "params", params)
+    checks.check_dict(who, f"the params of {what}" if what == "draft" else "params", params)
     if state is None:
         look = lambda: jax.eval_shape(net.init, key_spec(), _ids(8))[1]  # noqa: E731
         if jax.tree.leaves(fresh := memo_of(net.apply).of("state of tokens", look)):
@@ -365,7 +353,7 @@ def _model(who: str, what: str, net, params, state=None) -> tuple[Layer, Any, An
                 f"{'state=state' if what == 'net' else 'draft=(net, params, state)'}"
             )
         state = {}
-    check_dict(who, "state", state)
+    checks.check_dict(who, "state", state)
     return net, params, state
 
 
@@ -401,11 +389,9 @@ def _fit(who: str, net: Layer, params: Any, state: Any, capacity: int, needed: i
 
 def _prompts(who: str, prompt: Any) -> tuple[Any, np.ndarray]:
     """Return the prompts padded at the end, (batch, time), and their lengths."""
-    if isinstance(prompt, str) or (
-        isinstance(prompt, list | tuple) and any(isinstance(row, str) for row in prompt)
-    ):
+    if any(isinstance(leaf, str) for leaf in jax.tree.leaves(prompt)):
         raise TypeError(f"{who}: the prompt must hold ids of tokens, got text; encode it first")
-    check, xp = (as_array, jnp) if is_traced(prompt) else (on_host, np)
+    check, xp = (checks.as_array, jnp) if checks.is_traced(prompt) else (checks.on_host, np)
     rows: Any = prompt
     if isinstance(rows, list | tuple) and all(np.ndim(row) == 1 for row in rows):
         rows = [check(who, f"prompt {i}", row, "(time,)", "integers") for i, row in enumerate(rows)]
@@ -437,13 +423,11 @@ def _row_keys(who: str, key: Any, batch: int) -> jax.Array:
         if key.shape != (batch,):
             raise ValueError(f"{who}: keys must have shape () or ({batch},), got {key.shape}")
         return key
-    check_key(key, who)
+    checks.check_key(key, who)
     return _fold_rows(key if typed else jax.random.wrap_key_data(key), np.arange(batch))
 
 
-@jax.jit
-def _fold_rows(key: jax.Array, rows: jax.Array) -> jax.Array:
-    return jax.vmap(jax.random.fold_in, (None, 0))(key, rows)
+_fold_rows = jax.jit(jax.vmap(jax.random.fold_in, (None, 0)))  # (key, rows) -> keys
 
 
 def _stops(who: str, stop: Any, vocabulary: int) -> np.ndarray:
@@ -455,22 +439,20 @@ def _stops(who: str, stop: Any, vocabulary: int) -> np.ndarray:
             "stop=[vocabulary.encode(text)] for a sequence"
         )
     given = [one if np.ndim(one) else [one] for one in given]
-    found = [on_host(who, "stop", one, "(n,)", "integers") for one in given]
+    found = [checks.on_host(who, "stop", one, "(n,)", "integers") for one in given]
     for ids in found:
         if not ids.size or ids.min() < 0 or ids.max() >= vocabulary:
             raise ValueError(
                 f"{who}: stop must hold ids in [0, {vocabulary}) and sequences of them, got {ids}"
             )
     longest = max(map(len, found), default=1)
-    padded = np.full((len(found), longest), -1, np.int32)
-    for row, ids in zip(padded, found, strict=True):
-        row[longest - len(ids) :] = ids
-    return padded
+    rows = [np.pad(ids, (longest - len(ids), 0), constant_values=-1) for ids in found]
+    return np.array(rows, np.int32).reshape(len(found), longest)
 
 
 def _sound(who: str, tokens: Any) -> Any:
     """Return the tokens; raise if they are known and one is missing."""
-    if not is_traced(tokens) and (lost := np.argwhere(tokens < 0)).size:
+    if not checks.is_traced(tokens) and (lost := np.argwhere(tokens < 0)).size:
         row, *at = lost[0]
         after = f" after {at[0]} tokens" if at else ""
         raise ValueError(

@@ -124,17 +124,15 @@ def sample(
     check_key(key, "sample")
     meaning = "what divides the logits (for 0, write greedy)"
     within("sample", "temperature", temperature, "(0, inf)", meaning)
-    if top_p is not None:
-        within("sample", "top_p", top_p, "(0, 1]")
-    if top_k is not None:
-        at_least("sample", "top_k", top_k)
+    step, first, spec = _model("sample", stream, params, state, first, length, end, inputs)
+    check_filters("sample", temperature, top_k, top_p, None, None, spec.shape[1])
 
     def draw(t, logits):
         here = jax.random.fold_in(key, t)
         logits = wide(logits) / temperature
         if top_p is None and top_k is None:
             return jax.random.categorical(here, logits)
-        check_filters("sample", temperature, top_k, top_p, None, None, logits.shape[-1])
+
         order = jnp.argsort(-logits, stable=True)  # (batch, vocabulary), best first
         ranked = jnp.take_along_axis(logits, order, -1)
         if top_k is not None:
@@ -144,7 +142,6 @@ def sample(
         rank = jax.random.categorical(here, ranked)  # (batch,)
         return jnp.take_along_axis(order, rank[:, None], -1)[:, 0]
 
-    step, first, _ = _model("sample", stream, params, state, first, length, end, inputs)
     return _generate(step, state, first, length, end, draw)
 
 
@@ -205,8 +202,7 @@ def beam_search(
     at_least("beam_search", "beams", beams)
     at_least("beam_search", "end", end, 0)
     within("beam_search", "length_penalty", length_penalty, "[0, inf)")
-    if logits is not None:
-        a_function("beam_search", "logits", logits, "(values, ids)")
+    a_function("beam_search", "logits", logits, "(values, ids)", optional=True)
     step, first, spec = _model("beam_search", stream, params, state, first, length, end, inputs)
     axes = batch_axes(stream, _chunk(inputs, first))
     batch, vocabulary = spec.shape
@@ -342,8 +338,7 @@ def _model(
             f"{who}: the net must give logits (batch, time, vocabulary), here ({batch}, 1, ...), "
             f"got {describe(logits)}"
         )
-    if end is not None:
-        at_least(who, "end", end, 0)
+    at_least(who, "end", end, 0, optional=True)
     if end is not None and end >= shape[2]:
         raise ValueError(f"{who}: end must be in [0, vocabulary) = [0, {shape[2]}), got {end}")
 

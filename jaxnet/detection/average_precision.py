@@ -89,14 +89,10 @@ def average_precision(
     overlap = np.asarray(_overlaps(found["boxes"], truth["boxes"]))  # (images, n, m)
     curves = [_curve(found, truth, overlap, c, iou) for c in range(classes)]
     recall, precision, scores = (list(part) for part in zip(*curves, strict=True))
-    occurs = [(truth["classes"] == c).any() for c in range(classes)]
-    each = np.array(
-        [
-            _area(r, p, points) if there else np.nan
-            for r, p, there in zip(recall, precision, occurs, strict=True)
-        ]
-    )
-    mean = float(each[occurs].mean()) if any(occurs) else float("nan")
+    occurs = np.isin(np.arange(classes), truth["classes"])
+    areas = [_area(*curve, points) for curve in zip(recall, precision, strict=True)]
+    each = np.where(occurs, areas, np.nan)
+    mean = float(each[occurs].mean()) if occurs.any() else float("nan")
     return AveragePrecision(mean, each, recall, precision, scores)
 
 

@@ -11,7 +11,7 @@ from jaxnet.core import Layer, Params, State
 from jaxnet.core.meshes import on_auto_axes
 from jaxnet.nets import check_net
 from jaxnet.services.checks import a_function, all_native, is_traced
-from jaxnet.services.trees import PyTree, describe, path_name
+from jaxnet.services.trees import PyTree, describe, floats_of, path_name, shapes_of, with_floats
 from jaxnet.services.warn import warn
 from jaxnet.transforms.observing import observe
 
@@ -166,20 +166,20 @@ def first_nonfinite(
                 if id(leaf) in made:
                     consumers[made[id(leaf)][0]].append(name)
             # The gradients of the shifts are the gradients of the outputs.
-            y = _merge(y, [a + b for a, b in zip(floats(y), shifts[name], strict=True)])
+            y = with_floats(y, jax.tree.map(jnp.add, floats_of(y), shifts[name]))
             # References to the leaves keep their ids unique.
             made.update({id(leaf): (name, leaf) for leaf in jax.tree.leaves(y)})
             seen[name] = (count(x), count(y))
             return y
 
-        whole = _merge(x, x_floats)
+        whole = with_floats(x, x_floats)
         y, _ = run(net, params, state, whole, key, train, note, transforms=True)
         value = one_float("first_nonfinite", loss(y))
         return value, (seen, count(value))
 
-    shifts = {name: [jnp.zeros(a.shape, a.dtype) for a in floats(y)] for name, y in names.items()}
+    shifts = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), floats_of(names))
     program = jax.jit(jax.grad(forward, argnums=(0, 1, 2), has_aux=True, allow_int=True))
-    gradients, (seen, of_loss) = jax.device_get(program(params, floats(x), shifts))
+    gradients, (seen, of_loss) = jax.device_get(program(params, floats_of(x), shifts))
     where = {name: "/".join(filter(None, (net.name, name))) for name in names}
     size = {name: sum(a.size for a in floats(y)) for name, y in names.items()}
 
@@ -208,7 +208,7 @@ def first_nonfinite(
                 arises = f"the gradient of the output of {consumer}, its consumer, is finite"
             arises += _range(names[name])
             return NonFinite("backward", where[name], nans, infs, size[name], "gradient", arises)
-    if bad := _first({"params": of_params, "x": _merge(x, of_x)}):
+    if bad := _first({"params": of_params, "x": with_floats(x, of_x)}):
         return NonFinite("backward", *bad, "gradient", "the gradients of all outputs are finite")
     return None
 
@@ -254,7 +254,7 @@ def _names(net: Layer, params, state, x, key, train) -> dict[str, PyTree]:
 
     def note(name, x, y):
         if not is_traced(y):
-            names[name] = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), y)
+            names[name] = shapes_of(y)
         return y
 
     run(net, params, state, x, key, train, note, transforms=True)
@@ -270,12 +270,6 @@ def count(tree: PyTree) -> Any:
     """Count NaN and Inf in all leaves, (2,)."""
     sums = [jnp.stack([jnp.isnan(a).sum(), jnp.isinf(a).sum()]) for a in floats(tree)]
     return sum(sums, jnp.zeros(2, jnp.int32))
-
-
-def _merge(tree: PyTree, values: list[jax.Array]) -> PyTree:
-    """Return the tree with these values in the leaves that hold floats."""
-    rest = iter(values)
-    return jax.tree.map(lambda a: next(rest) if jnp.issubdtype(a.dtype, jnp.inexact) else a, tree)
 
 
 def _mean(y: PyTree) -> jax.Array:

@@ -220,14 +220,7 @@ def choose(
             raise TypeError(
                 f"{who}: target must be an index of integers and slices, got {target!r:.60}"
             )
-        chosen = np.zeros(y.shape[1:], bool)
-        try:
-            chosen[target] = True
-        except IndexError:
-            raise ValueError(
-                f"{who}: target {target} is out of range for {where}, whose output for one example "
-                f"has shape {y.shape[1:]}"
-            ) from None
+        chosen = marked(f"{who}: target {target}", where, y.shape[1:], target)
         return net, params, state, x, jnp.asarray(chosen)[None]
     if len(y.shape) != 2:
         raise ValueError(
@@ -249,6 +242,18 @@ def choose(
             f"{best.min()}..{best.max()}"
         )
     return net, params, state, x, jnp.asarray(best.reshape(-1, 1) == np.arange(classes))
+
+
+def marked(what: str, where: str, shape: tuple[int, ...], index: tuple) -> np.ndarray:
+    """Return booleans of the shape of one example's output, True at an index of it."""
+    chosen = np.zeros(shape, bool)
+    try:
+        chosen[index] = True
+    except IndexError:
+        raise ValueError(
+            f"{what} is out of range for {where}, whose output for one example has shape {shape}"
+        ) from None
+    return chosen
 
 
 def output_at(net: Layer, params: Params, state: State, x: jax.Array, path: str | None) -> Any:

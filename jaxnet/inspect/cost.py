@@ -13,7 +13,8 @@ from jaxnet.inspect.activations import one_float
 from jaxnet.services.checks import a_function, all_native, check_input, check_type, within
 from jaxnet.services.jaxprs import jaxprs_among
 from jaxnet.services.table import size_of
-from jaxnet.services.trees import PyTree, floats_of, key_spec, with_floats
+from jaxnet.services.trees import PyTree, key_spec
+from jaxnet.training.trainer import trainer
 
 
 def flops(function: Callable[..., Any], *args: PyTree) -> int:
@@ -139,26 +140,14 @@ def memory(
     check_type("memory", "optimizer", optimizer, optax.GradientTransformation | None, words)
     loss = _mean_square if loss is None else loss
     a_function("memory", "loss", loss, "(output)")
-    key = key_spec()
-    params, state = jax.eval_shape(lambda key: net.init(key, x), key)
-    opt_state = jax.eval_shape(optimizer.init, floats_of(params)) if optimizer else ()
 
-    def step(held, x, key):
-        params, state, opt_state = held
+    def objective(params, state, x, *, key=None, train=False):
+        y, after = net.apply(params, state, x, key=key, train=train)
+        return (one_float("memory", loss(y)), {}), after
 
-        def objective(floats):
-            given = with_floats(params, floats)
-            y, after = net.apply(given, state, x, key=key, train=True)
-            return one_float("memory", loss(y)), after
-
-        floats = floats_of(params)  # integers, such as the params of `quantized`, do not change
-        (_, state), grads = jax.value_and_grad(objective, has_aux=True)(floats)
-        if optimizer:
-            grads, opt_state = optimizer.update(grads, opt_state, floats)
-        floats = jax.tree.map(lambda p, g: p + g.astype(p.dtype), floats, grads)
-        return with_floats(params, floats), state, opt_state
-
-    lowered = jax.jit(step, donate_argnums=0).lower((params, state, opt_state), x, key)
+    learner = trainer(Layer(net.init, objective, net.name), optimizer or optax.sgd(1.0))
+    start = jax.eval_shape(learner.init, key_spec(), x)
+    lowered = jax.jit(learner.update, donate_argnums=0).lower(start, x)
     plan = lowered.compile().memory_analysis()
     if plan is None:
         raise NotImplementedError(

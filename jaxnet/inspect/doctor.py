@@ -216,10 +216,11 @@ def _stale(before: PyTree, states: tuple, steps: int) -> list[str]:
     """Return findings about state that a step does not change and statistics never updated."""
     found = []
     leaves = jax.tree_util.tree_leaves_with_path(before)
-    after = list(zip(*map(jax.tree.leaves, states), strict=True))
+    entries = [(path_name(path), leaf) for path, leaf in leaves]
+    after = zip(*map(jax.tree.leaves, states), strict=True)
     still = [
-        path_name(path)
-        for (path, old), news in zip(leaves, after, strict=True)
+        path
+        for (path, old), news in zip(entries, after, strict=True)
         if all(np.array_equal(old, new, equal_nan=True) for new in news)
     ]
     if still:
@@ -228,11 +229,8 @@ def _stale(before: PyTree, states: tuple, steps: int) -> list[str]:
             "train=train, and is its new state returned?"
         )
     init = {"mean": 0, "var": 1}
-    fresh = [
-        path_name(path)
-        for path, old in leaves
-        if (name := path_name(path[-1:])) in init and (np.asarray(old) == init[name]).all()
-    ]
+    named = [(path, path.rpartition("/")[2], old) for path, old in entries]
+    fresh = [path for path, name, old in named if name in init and np.all(old == init[name])]
     if fresh and steps > 0:
         found.append(
             f"after {steps} steps these statistics still have their initial values, and evaluation "

@@ -214,9 +214,8 @@ def _starts(images: np.ndarray) -> np.ndarray:
 
 def _describe(free: np.ndarray, shape: tuple[int, ...]) -> Gabor:
     """Return the functions of free parameters (filters, 8), with the angles in their ranges."""
-    row, column, angle, frequency, along, across, even, odd = map(
-        np.asarray, _unpack(free.T, shape)
-    )
+    found = map(np.asarray, _unpack(free.T, shape))
+    row, column, angle, frequency, along, across, even, odd = found
     # a cos + b sin = A cos(wave + phase), with the sine a quarter of a cycle behind
     phase, amplitude = np.arctan2(-odd, even), np.hypot(even, odd)
     # A rotation by π mirrors the wave.

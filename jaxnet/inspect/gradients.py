@@ -7,13 +7,14 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.flatten_util import ravel_pytree
 
 from jaxnet.core import Layer, as_layer, child_key
 from jaxnet.inspect.activations import floats
 from jaxnet.services import checks
 from jaxnet.services.jax_versions import enable_x64
 from jaxnet.services.table import Table, Tabular
-from jaxnet.services.trees import PyTree, describe
+from jaxnet.services.trees import PyTree, describe, path_name, with_floats
 
 STEP = 1e-6  # near the cube root of float64's precision, the best step for central differences
 
@@ -85,10 +86,8 @@ def numerical_gradient(
             up, down = x.copy(), x.copy()
             up[place] += h
             down[place] -= h
-            if method == "central":
-                gradient[place] = (value(up) - value(down)) / (2 * h)
-            else:
-                gradient[place] = (value(up) - value(x)) / h
+            low, width = (down, 2 * h) if method == "central" else (x, h)
+            gradient[place] = (value(up) - value(low)) / width
         return gradient
 
 
@@ -216,38 +215,34 @@ def check_gradients(
                 y, _ = y  # an objective returns the loss and the metrics
             return floats(y)
 
-        values = list(named.values())
-        shapes = jax.eval_shape(outputs, values)
-        narrow = {str(a.dtype) for a in (*shapes, *values) if a.dtype != jnp.float64}
+        arrays = list(named.values())
+        shapes = jax.eval_shape(outputs, arrays)
+        narrow = {str(a.dtype) for a in (*shapes, *arrays) if a.dtype != jnp.float64}
         if narrow or not shapes:
             raise TypeError(
                 f"check_gradients: {layer.name} must return float64 for float64, got "
                 f"{', '.join(sorted(narrow)) or 'no floats'}; check a layer with a cast without it"
             )
         weights = [random.normal(size=a.shape) for a in shapes]
+        values, split = ravel_pytree(arrays)
 
         @jax.jit
         def f(values):
-            return sum(jnp.sum(w * a) for w, a in zip(weights, outputs(values), strict=True))
+            return sum(jnp.sum(w * a) for w, a in zip(weights, outputs(split(values)), strict=True))
 
-        @jax.jit
-        def moved(values, which, place, by):  # one program for all coordinates of all arrays
-            def move(i, v):
-                here = jnp.where(which == i, place, v.size)  # an index past the end changes nothing
-                return v.reshape(-1).at[here].add(by, mode="drop").reshape(v.shape)
-
-            return f([move(i, v) for i, v in enumerate(values)])
-
-        here, gradients = float(f(values)), jax.jit(jax.grad(f))(values)
-        entries = []
-        for which, (path, value) in enumerate(named.items()):
+        # One program for all coordinates of all arrays.
+        moved = jax.jit(lambda values, place, by: f(values.at[place].add(by)))
+        here, gradient = float(f(values)), np.asarray(jax.jit(jax.grad(f))(values))
+        entries, first = [], 0
+        for path, value in named.items():
             places = np.sort(random.permutation(value.size)[:samples])
             up, down = (
-                np.array([float(moved(values, which, place, by)) for place in places])
+                np.array([float(moved(values, first + place, by)) for place in places])
                 for by in (STEP, -STEP)
             )
-            automatic = np.asarray(gradients[which]).reshape(-1)[places]
+            automatic = gradient[first + places]
             entries.append(_entry(path, value, places, (down, here, up), automatic, tolerance))
+            first += value.size
     wrong = [
         f"  {e.path}[{', '.join(map(str, e.place))}]: numeric {e.numeric:.6g}, "
         f"automatic {e.automatic:.6g}, relative error {e.error:.1e}"
@@ -288,21 +283,13 @@ def _entry(path, value, places, heights, automatic, tolerance) -> Entry:
 def _floats(params: PyTree, x: PyTree) -> tuple[dict[str, Any], Callable[[list], tuple]]:
     """Return the arrays that have gradients, by path, and a function that rebuilds the trees."""
     tree = (params, x)
-    leaves, structure = jax.tree_util.tree_flatten_with_path(tree)
-    named, places = {}, []
-    for i, ((first, *path), leaf) in enumerate(leaves):
-        if _float(leaf):
-            words = [jax.tree_util.keystr((word,), simple=True) for word in path]
-            named["/".join(["input" if first.idx else "params", *words])] = jnp.asarray(leaf)
-            places.append(i)
-
-    def rebuild(values):
-        whole = [leaf for _, leaf in leaves]
-        for i, value in zip(places, values, strict=True):
-            whole[i] = value
-        return jax.tree.unflatten(structure, whole)
-
-    return named, rebuild
+    chosen = jax.tree.map(lambda leaf: jnp.asarray(leaf) if _float(leaf) else None, tree)
+    leaves, structure = jax.tree_util.tree_flatten_with_path(chosen)
+    named = {}
+    for (first, *path), leaf in leaves:
+        words = "input" if first.idx else "params", path_name(path)
+        named["/".join(filter(None, words))] = leaf
+    return named, lambda values: with_floats(tree, structure.unflatten(values))
 
 
 def _wide(leaf: Any, random: np.random.Generator) -> Any:

@@ -12,6 +12,7 @@ import numpy as np
 from jaxnet.services.checks import a_function, as_array
 from jaxnet.services.jax_versions import bind
 from jaxnet.services.table import Table, Tabular, short
+from jaxnet.services.trees import path_name
 
 CALLS = ("jit", "pjit", "closed_call", "core_call", "remat", "remat2", "checkpoint")
 SIGNS: dict[str, str] = {
@@ -22,6 +23,12 @@ SIGNS: dict[str, str] = {
     "gt": ">", "lt": "<", "ge": "≥", "le": "≤", "eq": "=", "ne": "≠",
 }  # fmt: skip
 RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+# Labels of an operation of a number and x, and of x and a number.
+FORMS = {
+    "add": ("+{n}", "+{n}"), "sub": ("{n}−x", "−{n}"), "mul": ("×{n}", "×{n}"),
+    "div": ("{n}/x", "÷{n}"), "pow": ("{n}^x", "x^{n}"),
+}  # fmt: skip
+FORMS |= dict.fromkeys(("gt", "lt", "ge", "le", "eq", "ne"), ("{n} {sign} x", "x {sign} {n}"))
 
 
 class Node(NamedTuple):
@@ -260,18 +267,8 @@ def _label(eqn: Any, args: list[Any]) -> str:
         return sign
     left = not isinstance(args[0], _Wire)
     number = short(args[0] if left else args[1])
-    match name:
-        case "add":
-            return number if number.startswith("−") else f"+{number}"
-        case "sub" | "div" | "pow" if left:
-            return number + {"sub": "−", "div": "/", "pow": "^"}[name] + "x"
-        case "sub" | "mul" | "div":
-            return sign + number
-        case "pow":
-            return f"x^{number}"
-        case "gt" | "lt" | "ge" | "le" | "eq" | "ne":
-            return f"{number} {sign} x" if left else f"x {sign} {number}"
-    return f"{sign}({number}, x)"
+    forms = FORMS.get(name, ("{sign}({n}, x)",) * 2)
+    return forms[0 if left else 1].format(n=number, sign=sign).replace("+−", "−")
 
 
 def _names(f: Callable, args: tuple) -> list[str]:
@@ -284,8 +281,7 @@ def _names(f: Callable, args: tuple) -> list[str]:
     except (TypeError, ValueError):  # a builtin without a signature
         words = [f"x{i}" for i in range(len(args))]
     paths = [path for path, _ in jax.tree_util.tree_flatten_with_path(args)[0]]
-    return ["/".join([words[p[0].idx], *(jax.tree_util.keystr((k,), simple=True) for k in p[1:])])
-            for p in paths]  # fmt: skip
+    return ["/".join(filter(None, (words[p[0].idx], path_name(p[1:])))) for p in paths]
 
 
 def _floating(x: Any) -> bool:

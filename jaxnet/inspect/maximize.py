@@ -9,7 +9,7 @@ import optax
 
 from jaxnet.core import Layer, Params, State
 from jaxnet.core.meshes import on_auto_axes
-from jaxnet.inspect.attribution import output_at
+from jaxnet.inspect.attribution import marked, output_at
 from jaxnet.nets import check_net
 from jaxnet.services.checks import all_within, at_least, check_key, check_sizes, check_type, within
 from jaxnet.services.trees import compiled_for
@@ -89,21 +89,14 @@ def maximize_activation(
     net, params, state = check_net(who, net, params, state, many)
     y = jax.eval_shape(lambda x: output_at(net, params, state, x, path), many)
     weights = np.zeros(y.shape, np.float32)  # weight of each output in the maximized sum
-    for place, unit in enumerate(units):
-        weight = weights[place]
+    where = net.name if path is None else f"{net.name}/{path}"
+    for i, unit in enumerate(units):
         index = unit if isinstance(unit, tuple) else (unit,)
         if not all(isinstance(number, int | np.integer) for number in index) or not index:
             raise TypeError(f"{who}: a unit must be a number or a tuple of them, got {unit!r:.60}")
         index = unit if isinstance(unit, tuple) else (Ellipsis, unit)
-        try:
-            weight[index] = 1
-        except IndexError:
-            raise ValueError(
-                f"{who}: unit {unit} is out of range for "
-                f"{net.name if path is None else f'{net.name}/{path}'}, whose output for one image "
-                f"has shape {y.shape[1:]}"
-            ) from None
-        weight /= weight.sum()
+        weights[i][marked(f"{who}: unit {unit}", where, y.shape[1:], index)] = 1
+        weights[i] /= weights[i].sum()
     blurs = tuple(jnp.asarray(_blur(n, blur)) for n in shape[:2])
     options = jnp.float32(learning_rate), jnp.float32(background), jnp.float32(decay)
     return _ascend(net, params, state, path, jnp.asarray(weights), key, shape, blurs, options,

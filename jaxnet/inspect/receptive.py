@@ -112,37 +112,33 @@ def receptive_fields(net: Layer, x: PyTree) -> ReceptiveFields:
                         found[name].append(y[(slice(None), *beside)])
                 return y
 
-            units: dict[str, tuple[int, ...]] = {}
             run(net, params, state, x, None, False, note)
-            order.update(units)
             return found
 
-        order: dict[str, tuple[int, ...]] = {}
+        units: dict[str, tuple[int, ...]] = {}  # in the order of the calls
         rest = jax.device_get(middle(params, state, np.zeros(one.shape)))
-        seen: dict[str, list[list[set[int]]]] = {
-            name: [[set() for _ in values] for _ in space] for name, values in rest.items()
-        }
+        # Per axis, which positions change the middle unit and its neighbors: (units, positions).
+        seen = {k: [np.zeros((len(v), n), bool) for n in space] for k, v in rest.items()}
         for axis, length in enumerate(space):
             for start in range(0, length, CHUNK):
-                places = range(start, min(start + CHUNK, length))
+                places = np.arange(start, min(start + CHUNK, length))
                 x = np.zeros(one.shape)
-                for i, place in enumerate(places):
-                    np.moveaxis(x[i], axis, 0)[place] = 1
+                np.moveaxis(x, axis + 1, 1)[np.arange(len(places)), places] = 1
                 for name, values in middle(params, state, x).items():
-                    for which, value in enumerate(values):
-                        moved = (np.asarray(value) != rest[name][which]).any(-1)
-                        seen[name][axis][which] |= {p for i, p in enumerate(places) if moved[i]}
+                    moved = (np.asarray(values) != np.asarray(rest[name])).any(-1)
+                    seen[name][axis][:, places] = moved[:, : len(places)]
 
     fields, strides, starts, cut = {}, {}, {}, set()
-    for name in order:
-        here = [seen[name][axis][0] for axis in range(len(space))]
-        beside = [seen[name][axis][axis + 1] for axis in range(len(space))]
+    for name in units:
+        found = [[set(np.flatnonzero(a).tolist()) for a in each] for each in seen[name]]
+        here = [each[0] for each in found]
+        beside = [each[axis + 1] for axis, each in enumerate(found)]
         fields[name] = tuple(max(s) - min(s) + 1 if s else 0 for s in here)
         starts[name] = tuple(min(s) if s else 0 for s in here)
         strides[name] = tuple(map(_stride, here, beside, space))
         if any(s and (min(s) == 0 or max(s) == n - 1) for s, n in zip(here, space, strict=True)):
             cut.add(name)
-    return ReceptiveFields(net.name, fields, strides, starts, cut, order)
+    return ReceptiveFields(net.name, fields, strides, starts, cut, units)
 
 
 def _stride(here: set[int], beside: set[int], length: int) -> int | None:

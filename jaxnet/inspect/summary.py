@@ -5,13 +5,12 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 
 from jaxnet.core import Layer, as_layer
 from jaxnet.inspect.cost import flops
 from jaxnet.services.checks import check_input
 from jaxnet.services.table import Table, Tabular, size_of
-from jaxnet.services.trees import Path, PyTree, describe, key_spec
+from jaxnet.services.trees import Path, PyTree, describe, key_spec, shapes_of
 from jaxnet.transforms.observing import observe
 
 
@@ -123,7 +122,7 @@ def summary(net: Layer, x: PyTree) -> Summary:
     found: dict[Path, list[tuple[Layer, PyTree, PyTree]]] = {}
 
     def see(path, layer, x, y):
-        found.setdefault(path, []).append((layer, _shapes(x), _shapes(y)))
+        found.setdefault(path, []).append((layer, shapes_of(x), shapes_of(y)))
         return y
 
     key = key_spec()
@@ -181,21 +180,6 @@ def _bytes(tree: PyTree) -> int:
     return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 
 
-def _shapes(tree: PyTree) -> PyTree:
-    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), tree)
-
-
 def _words(output: PyTree) -> str:
     """Return shapes in words, with the dtype if it is not float32."""
-
-    def word(leaf):
-        plain = leaf.dtype == jnp.float32
-        return _Plain(str(leaf.shape) if plain else f"{leaf.shape} {leaf.dtype}")
-
-    return str(jax.tree.map(word, output))
-
-
-class _Plain(str):
-    """A string that prints without quotes inside a container."""
-
-    __repr__ = str.__str__
+    return describe(output).replace(" float32", "")

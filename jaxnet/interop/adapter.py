@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnet.core import Layer, Params, as_layer
+from jaxnet.interop.decoder import GPT2, LLAMA
 from jaxnet.interop.names import raise_lines
 from jaxnet.interop.weights import numbers
 from jaxnet.services.checks import check_dict
@@ -22,12 +23,8 @@ from jaxnet.transforms.kernels import replaced
 
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 
-# The kernels of a block of `jn.models.decoder`, and their names in the package transformers.
-KERNEL = re.compile(r"block_(\d+)/(.+)/kernel")
-LLAMA = {f"attention/{ours}": f"self_attn.{ours[0]}_proj" for ours in ("query", "key", "value")}
-LLAMA |= {"attention/out": "self_attn.o_proj", "mlp_in": "mlp.gate_proj"}
-LLAMA |= {"mlp_gate": "mlp.up_proj", "mlp_out": "mlp.down_proj"}
-GPT2 = {"attention/out": "attn.c_proj", "mlp_in": "mlp.c_fc", "mlp_out": "mlp.c_proj"}
+KERNEL = re.compile(r"block_(\d+)/(.+)/kernel")  # the kernels of a block of `jn.models.decoder`
+
 # Entries of a config that change what an adapter computes.
 UNKNOWN = ("alpha_pattern", "lora_bias", "rank_pattern", "use_dora", "use_qalora")
 

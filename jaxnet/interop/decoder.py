@@ -21,6 +21,11 @@ BUFFERS = (".rotary_emb.inv_freq", ".attn.bias", ".attn.masked_bias")
 PREFIXES = "model.", "transformer."
 EMBEDDING = "embed_tokens.weight", "wte.weight"
 HEAD = "lm_head.weight"
+# The kernels of a block of `jn.models.decoder`, and their names in most families and in GPT-2.
+LLAMA = {f"attention/{ours}": f"self_attn.{ours[0]}_proj" for ours in ("query", "key", "value")}
+LLAMA |= {"attention/out": "self_attn.o_proj", "mlp_in": "mlp.gate_proj"}
+LLAMA |= {"mlp_gate": "mlp.up_proj", "mlp_out": "mlp.down_proj"}
+GPT2 = {"attention/out": "attn.c_proj", "mlp_in": "mlp.c_fc", "mlp_out": "mlp.c_proj"}
 
 # Gemma stores what is added to 1.
 _plus_one = invertible(lambda a: np.asarray(a, np.float32) + 1, lambda a: a - 1)
@@ -115,38 +120,35 @@ def _llama(options: dict[str, Any], first: str, gemma: bool) -> dict[str, Source
     heads, groups = options["heads"], options["kv_heads"] or options["heads"]
     size = options["head_size"] or options["width"] // heads
     biased, qk_norm, norm_at = options["use_bias"], options.get("qk_norm"), options.get("norm_at")
-    block, own = first + "layers.{i}", first + "layers.{i}.self_attn"
+    block = first + "layers.{i}"
+    joined = shaped(heads, size, options["width"], given=(-1, options["width"]))
+    counts = {"query": heads, "key": groups, "value": groups}
     table: dict[str, Source] = {
         "embedding/embedding": f"{first}embed_tokens.weight",
         "norm/scale": _scale(f"{first}norm.weight", gemma),
     }
-    for ours, theirs, count in (
-        ("query", "q", heads),
-        ("key", "k", groups),
-        ("value", "v", groups),
-    ):
-        path = f"block_{{i}}/attention/{ours}"
-        table[f"{path}/kernel"] = (f"{own}.{theirs}_proj.weight", _heads_of(count))
-        if ours in biased:
-            flat = shaped(count, size, given=(-1,))
-            table[f"{path}/bias"] = (f"{own}.{theirs}_proj.bias", flat)
-        if qk_norm in ("head", "all") and ours != "value":
-            table[f"{path}_norm/scale"] = _scale(f"{own}.{theirs}_norm.weight", gemma)
-    joined = shaped(heads, size, options["width"], given=(-1, options["width"]))
-    table["block_{i}/attention/out/kernel"] = (f"{own}.o_proj.weight", transposed, joined)
-    if "out" in biased:
-        table["block_{i}/attention/out/bias"] = f"{own}.o_proj.bias"
+    for ours, theirs in LLAMA.items():
+        path, name, kind = f"block_{{i}}/{ours}", f"{block}.{theirs}", ours.rpartition("/")[2]
+        if options.get("experts") and kind.startswith("mlp"):
+            continue
+        bias: Source = f"{name}.bias"
+        if count := counts.get(kind):
+            changes, bias = (_heads_of(count),), (bias, shaped(count, size, given=(-1,)))
+        else:
+            changes = (transposed, joined) if kind == "out" else (transposed,)
+        table[f"{path}/kernel"] = (f"{name}.weight", *changes)
+        if kind.partition("_")[0] in biased:
+            table[f"{path}/bias"] = bias
+        if qk_norm in ("head", "all") and kind in ("query", "key"):
+            norm = name.replace("proj", "norm")
+            table[f"{path}_norm/scale"] = _scale(f"{norm}.weight", gemma)
     if options.get("experts"):
         own = f"{block}.block_sparse_moe"
         table["block_{i}/moe/router/kernel"] = (f"{own}.gate.weight", transposed)
         for ours, theirs in (("mlp_in", "w1"), ("mlp_gate", "w3"), ("mlp_out", "w2")):
             name = own + ".experts.{j}." + theirs + ".weight"
             table[f"block_{{i}}/moe/experts/{ours}/kernel"] = (name, transposed)
-    parts = (("mlp_in", "gate"), ("mlp_gate", "up"), ("mlp_out", "down"))
-    for ours, theirs in () if options.get("experts") else parts:
-        table[f"block_{{i}}/{ours}/kernel"] = (f"{block}.mlp.{theirs}_proj.weight", transposed)
-        if "mlp" in biased:
-            table[f"block_{{i}}/{ours}/bias"] = f"{block}.mlp.{theirs}_proj.bias"
+
     for ours, theirs in NORMS[norm_at or "input"].items():
         table[f"block_{{i}}/{ours}/scale"] = _scale(f"{block}.{theirs}.weight", gemma)
     return table
@@ -201,9 +203,8 @@ def _gpt2(width: int, heads: int, first: str) -> dict[str, Source]:
         table[f"{path}/kernel"] = (f"{block}.attn.c_attn.weight", part(i, 3), split)
         table[f"{path}/bias"] = (f"{block}.attn.c_attn.bias", part(i, 3), flat)
     joined = shaped(heads, size, width, given=(width, width))
-    table["block_{i}/attention/out/kernel"] = (f"{block}.attn.c_proj.weight", joined)
-    table["block_{i}/attention/out/bias"] = f"{block}.attn.c_proj.bias"
-    for ours, theirs in (("mlp_in", "c_fc"), ("mlp_out", "c_proj")):
-        for what, name in (("kernel", "weight"), ("bias", "bias")):
-            table[f"block_{{i}}/{ours}/{what}"] = f"{block}.mlp.{theirs}.{name}"
+    for ours, theirs in GPT2.items():
+        name = f"{block}.{theirs}.weight"
+        table[f"block_{{i}}/{ours}/kernel"] = (name, joined) if ours == "attention/out" else name
+        table[f"block_{{i}}/{ours}/bias"] = f"{block}.{theirs}.bias"
     return table

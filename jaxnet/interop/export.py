@@ -29,13 +29,7 @@ import jax.numpy as jnp
 
 from jaxnet.core import Layer, Params, State
 from jaxnet.nets import check_net
-from jaxnet.services.checks import (
-    all_native,
-    at_least,
-    check_input,
-    check_options,
-    one_of,
-)
+from jaxnet.services.checks import all_native, at_least, check_input, check_options, one_of
 from jaxnet.services.files import file_path, readable, replacing
 from jaxnet.services.trees import PyTree, describe, path_name
 

@@ -8,7 +8,6 @@ nested in each other. Weights need no conversion, since params have the same nam
     state, params = flax.core.pop(variables, "params")  # in jaxnet, for from_linen(module)
 """
 
-import functools
 import inspect
 from collections.abc import Callable
 from typing import Any
@@ -19,6 +18,7 @@ import jax.numpy as jnp
 from flax import errors, nnx
 from flax import linen as nn
 from flax.core import unfreeze
+from flax.traverse_util import flatten_dict, unflatten_dict
 
 from jaxnet.core import Layer, as_layer, child_key
 from jaxnet.services.checks import a_function, check_name, check_type
@@ -248,7 +248,7 @@ def from_nnx(
     def apply(params, state, x, *, key=None, train=False):
         # Without a key no random stream may be used; the streams' counters show whether one was.
         seeds = _seeds(streams_here, jax.random.key(0) if key is None else key)
-        before = {path: _value(seed) for path, seed in seeds.items()}
+        before = {path: seed.get_value() for path, seed in seeds.items()}
         module = nnx.merge(
             structure,
             nnx.from_flat_state(seeds),
@@ -258,7 +258,7 @@ def from_nnx(
         module.train() if train else module.eval()
         y = call(module, x, train)
         _, _, streams, state = _split(module)
-        if key is None and any(_value(streams[p]) is not before[p] for p in before):
+        if key is None and any(streams[p].get_value() is not before[p] for p in before):
             raise ValueError(_needs_key(name))
         return y, _nested({path: state[path] for path in state_here})
 
@@ -275,33 +275,22 @@ def _split(module: nnx.Module) -> tuple[Any, Variables, Variables, Variables]:
     return structure, params, streams, state
 
 
-def _value(variable: Any) -> Any:
-    return variable.get_value()
-
-
 def _nested(variables: Variables) -> dict:
     """Return nested dicts of arrays with string keys, since mixed keys cannot be sorted."""
-    tree: dict = {}
-    for path, variable in variables.items():
-        here = tree
-        for key in path[:-1]:
-            here = here.setdefault(str(key), {})
-        here[str(path[-1])] = _value(variable)
-    return tree
+    values = {tuple(map(str, path)): variable.get_value() for path, variable in variables.items()}
+    return unflatten_dict(values)
 
 
 def _filled(variables: Variables, tree: dict) -> Variables:
-    def value(path):
-        return functools.reduce(lambda here, key: here[str(key)], path, tree)
-
-    return {path: variable.replace(value(path)) for path, variable in variables.items()}
+    values = flatten_dict(tree)
+    return {path: old.replace(values[tuple(map(str, path))]) for path, old in variables.items()}
 
 
 def _seeds(streams: Variables, key: jax.Array) -> Variables:
     """Return the key of each stream, derived from its path, with each counter at 0."""
     seeds = {}
     for path, variable in streams.items():
-        shape = _value(variable).shape
+        shape = variable.get_value().shape
         if isinstance(variable, nnx.RngKey):
             seed = child_key(key, "/".join(map(str, path)))
             seeds[path] = variable.replace(jax.random.split(seed, shape) if shape else seed)

@@ -380,9 +380,7 @@ class _Row(NamedTuple):
         place = PLACE.search(name)
         if place is None:
             return [(name, self._undo(array))]
-        return [
-            (_filled(name, {place[1]: str(i)}), self._undo(layer)) for i, layer in enumerate(array)
-        ]
+        return [(_filled(name, {place[1]: str(i)}), self._undo(a)) for i, a in enumerate(array)]
 
     def _undo(self, array: np.ndarray) -> Any:
         given: Any = array

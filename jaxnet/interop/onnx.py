@@ -24,7 +24,7 @@ from jaxnet.nets import check_net
 from jaxnet.services.checks import at_least, check_input
 from jaxnet.services.extras import extra
 from jaxnet.services.files import file_path, replacing
-from jaxnet.services.trees import PyTree, path_name
+from jaxnet.services.trees import PyTree, flat, path_name
 
 TOLERANCE = 1e-4  # largest difference in the comparison, relative to the largest output
 
@@ -104,9 +104,8 @@ def to_onnx(
 
     with variable_batch("to_onnx", is_open):
         traced, result = jax.make_jaxpr(run, return_shape=True)(*leaves)
-    plain = jax.make_jaxpr(lambda *leaves: _distinct(leaves, evaluate(traced, leaves, CONVERTED)))(
-        *leaves
-    )
+    convert = lambda *given: _distinct(given, evaluate(traced, given, CONVERTED))  # noqa: E731
+    plain = jax.make_jaxpr(convert)(*leaves)
     inputs, outputs = _names("x", spec), _names("y", result)
     try:
         model = jax2onnx.to_onnx(
@@ -170,8 +169,7 @@ def _distinct(inputs: Sequence[Any], outputs: Sequence[Any]) -> list[Any]:
 
 
 def _names(root: str, tree: PyTree) -> list[str]:
-    paths, _ = jax.tree_util.tree_flatten_with_path(tree)
-    return [f"{root}/{path_name(path)}" if path else root for path, _ in paths]
+    return [f"{root}/{path}" if path else root for path, _ in flat(tree)]
 
 
 def _check_float32(tree: PyTree) -> None:

@@ -11,6 +11,7 @@ their own order: the order of `m.param` here, and of the state_dict there.
 
 import re
 from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -113,24 +114,21 @@ def from_torch(
       >>> jax.tree.map(jnp.shape, params["conv"])
       {'bias': (4,), 'kernel': (5, 5, 3, 4)}
     """
-    given = x
-    net, weights, x, names = _checked("from_torch", net, weights, x, names)
-    params, state, pairs = _match(net, weights, x, names)
+    net, _, params, state, pairs = _match("from_torch", net, weights, x, names)
     for part, group in pairs:
         ours = _to_ours(group.entries, part)
-        for tree, entries in ((params, part.params), (state, part.state)):
-            for entry, spec in entries.items():
-                where, _, name = f"{part.path}/{entry}".rpartition("/")
-                # a copy: PyTorch changes its tensors in place
-                try:
-                    _at(tree, where)[name] = numbers(ours[entry], spec.dtype)
-                except ValueError as error:
-                    raise ValueError(
-                        f"torch weights: {group.prefix or 'the module'}, for {net.name}/"
-                        f"{part.name}: {entry} {error}"
-                    ) from None
+        for entry, spec in part.entries.items():
+            holder, name = _holder(f"{part.path}/{entry}", params, state)
+            # a copy: PyTorch changes its tensors in place
+            try:
+                holder[name] = numbers(ours[entry], spec.dtype)
+            except ValueError as error:
+                raise ValueError(
+                    f"torch weights: {group.prefix or 'the module'}, for {net.name}/"
+                    f"{part.name}: {entry} {error}"
+                ) from None
     if outputs is not None:
-        _compare(net, params, state, given, outputs, pairs)
+        _compare(net, params, state, x, outputs, pairs)
     return params, state
 
 
@@ -150,7 +148,7 @@ def _compare(net: Layer, params: Params, state: State, x: Any, outputs: Any, pai
         return
     alike: dict[Any, list[str]] = {}
     for part, _ in pairs:
-        shapes = {entry: spec.shape for entry, spec in (part.params | part.state).items()}
+        shapes = {entry: spec.shape for entry, spec in part.entries.items()}
         alike.setdefault((part.kind, tuple(sorted(shapes.items()))), []).append(part.name)
     several = "; ".join(", ".join(names) for names in alike.values() if len(names) > 1)
     hint = "" if not several else (
@@ -198,16 +196,11 @@ def to_torch(
       >>> to_torch(jn.dense(4), params, {}, weights, jn.spec((2, 3)))["weight"][1].tolist()
       [1.0, 5.0, 9.0]
     """
-    net, weights, x, names = _checked("to_torch", net, weights, x, names)
-    out = {name: np.asarray(array) for name, array in weights.items()}
-    *needed, pairs = _match(net, weights, x, names)
-    _check_entries(net, needed, params, state, x)
+    net, arrays, *_, pairs = _match("to_torch", net, weights, x, names, (params, state))
+    out = {name: np.asarray(array) for name, array in arrays.items()}
     for part, group in pairs:
-        ours = {
-            entry: np.asarray(_at(tree, f"{part.path}/{entry}"))
-            for tree, entries in ((params, part.params), (state, part.state))
-            for entry in entries
-        }
+        places = {entry: _holder(f"{part.path}/{entry}", params, state) for entry in part.entries}
+        ours = {entry: np.asarray(holder[name]) for entry, (holder, name) in places.items()}
         for entry, array in _to_theirs(ours, part).items():
             for name in group.names[entry]:
                 out[name] = array.reshape(out[name].shape).astype(out[name].dtype)
@@ -278,31 +271,25 @@ def first_difference(
     check_type("first_difference", "module", module, torch.nn.Module, "a torch.nn.Module")
     within("first_difference", "tolerance", tolerance, "[0, inf)")
     x = as_array("first_difference", "x", x, dtype="booleans or numbers")
-    weights = module.state_dict()
-    net, weights, specs, names = _checked("first_difference", net, weights, x, names)
-    *needed, pairs = _match(net, weights, specs, names)
-    _check_entries(net, needed, params, state, specs)
+    trees, weights = (params, state), module.state_dict()
+    net, *_, pairs = _match("first_difference", net, weights, x, names, trees)
     channels_last = x.ndim > 2 and pairs[0][0].given == LAST
     pairs = [pair for pair in pairs if pair[0].kind != PARAMETER]
     modules = [group.module for _, group in pairs]
     pairs = [pair for pair in pairs if modules.count(pair[1].module) == 1]
     theirs: dict[str, Any] = {}
-    hooks = []
-    for _, group in pairs:
+    with ExitStack() as hooks, torch.no_grad():
+        for _, group in pairs:
 
-        def keep(_module, _inputs, output, name=group.module):
-            # Recurrent layers and attention return tuples.
-            output = output[0] if isinstance(output, tuple) else output
-            # a copy, since later modules may work in place
-            theirs.setdefault(name, output.detach().clone().numpy())
+            def keep(_module, _inputs, output, name=group.module):
+                # Recurrent layers and attention return tuples.
+                output = output[0] if isinstance(output, tuple) else output
+                # a copy, since later modules may work in place
+                theirs.setdefault(name, output.detach().clone().numpy())
 
-        hooks.append(module.get_submodule(group.module).register_forward_hook(keep))
-    try:
-        with torch.no_grad():
-            module(torch.tensor(np.moveaxis(x, -1, 1) if channels_last else np.asarray(x)))
-    finally:
-        for hook in hooks:
-            hook.remove()
+            hook = module.get_submodule(group.module).register_forward_hook(keep)
+            hooks.enter_context(hook)
+        module(torch.tensor(np.moveaxis(x, -1, 1) if channels_last else np.asarray(x)))
     ours: dict[str, Any] = {}
 
     def see(path, layer, x, y):
@@ -334,7 +321,7 @@ class _Part(NamedTuple):
 
     Fields:
       path, kind: Path and kind of the layer; the kind of a parameter is "parameter".
-      params, state: Specs of its entries.
+      entries: Specs of its params and state.
       inputs: Number of its input's features.
       given: Layout of the net's input.
       order: Our index of each of PyTorch's input features, after a flatten.
@@ -342,8 +329,7 @@ class _Part(NamedTuple):
 
     path: str
     kind: str
-    params: dict[str, Any]
-    state: dict[str, Any]
+    entries: dict[str, Any]
     inputs: int = 0
     given: Layout = LAST
     order: np.ndarray | None = None
@@ -353,7 +339,7 @@ class _Part(NamedTuple):
         """The path of the layer, or of the parameter."""
         if self.kind != PARAMETER:
             return self.path
-        return "/".join(filter(None, (self.path, *self.params, *self.state)))
+        return "/".join(filter(None, (self.path, *self.entries)))
 
 
 class _Group(NamedTuple):
@@ -372,28 +358,16 @@ class _Group(NamedTuple):
     names: dict[str, list[str]]
 
 
-def _check_entries(net: Layer, needed: list, params: Params, state: State, x: Any) -> None:
-    with call(net.name, x):
-        compare("params", needed[0], params, x)
-        compare("state", needed[1], state, x)
-
-
-def _checked(
-    who: str, net: Any, weights: Any, x: Any, names: Any
-) -> tuple[Layer, dict[str, Any], PyTree, dict[str, str]]:
-    """The net as a layer, the weights as arrays by name, specs of x, and the pairs of names."""
-    net, x = as_layer(net, who, "net"), check_input(who, x)
-    check_type(who, "names", names, Mapping | None, "a dict of paths of layers to PyTorch's names")
-    arrays = read_weights(who, weights)
-    arrays = {n: on_host(who, n, a, dtype="floats") if NUMBERS.search(n) else a
-              for n, a in arrays.items()}  # fmt: skip
-    return net, arrays, x, dict(names or {})
-
-
 def _at(tree: PyTree, path: str) -> Any:
     for name in filter(None, path.split("/")):
         tree = tree.get(name, {}) if isinstance(tree, dict) else {}
     return tree
+
+
+def _holder(path: str, *trees: PyTree) -> tuple[dict[str, Any], str]:
+    """Return the dict that has the entry at a path of one of the trees, and the entry's name."""
+    where, _, name = path.rpartition("/")
+    return next(found for tree in trees if name in (found := _at(tree, where))), name
 
 
 def _own(tree: PyTree, path: str, kind: str) -> dict[str, Any]:
@@ -424,20 +398,17 @@ def _parts(net: Layer, params: Params, state: State, x: PyTree) -> list[_Part]:
                     "of the layer inside; import into the net without it"
                 )
             layer = layer.inside[0]
-        own = _own(params, name, layer.kind), _own(state, name, layer.kind)
+        own = _own(params, name, layer.kind) | _own(state, name, layer.kind)
         shapes = [leaf.shape for leaf in jax.tree.leaves(x)]
         if layer.kind == "flatten":
             flattened.add(("/".join(path[:-1]), y.shape[-1]))
         inputs = shapes[0][-1] if shapes and shapes[0] else 0
-        if any(own) and layer.kind in KINDS:
-            found.setdefault(name, _Part(name, layer.kind, *own, inputs=inputs))
+        if own and layer.kind in KINDS:
+            found.setdefault(name, _Part(name, layer.kind, own, inputs=inputs))
         else:
-            for i, entries in enumerate(own):
-                for entry, spec in entries.items():
-                    each = [{}, {}]
-                    each[i] = {entry: spec}
-                    part = _Part(name, PARAMETER, *each, inputs=inputs)
-                    found.setdefault(part.name, part)
+            for entry, spec in own.items():
+                part = _Part(name, PARAMETER, {entry: spec}, inputs=inputs)
+                found.setdefault(part.name, part)
         calls.append((name, layer.kind, max(map(len, shapes), default=0)))
         return mark(len(calls) - 1, x, y)
 
@@ -465,15 +436,14 @@ def _given(leaf: Any, calls: list[tuple[str, str, int]]) -> Layout:
     """Return the layout of an input: a sequence if the first layer takes sequences, else maps."""
     if len(leaf.shape) < 3:
         return SAME
-    first = [(kind, axes) for _, kind, axes in calls if kind in (*KINDS, "flatten")]
-    first = [(kind, axes) for kind, axes in first if kind not in NORMS]
-    is_sequence = len(leaf.shape) == 3 and first and first[0][0] in FEATURES_LAST
-    return SAME if is_sequence and first[0][1] == 3 else LAST
+    kinds = {*KINDS, "flatten"} - {*NORMS}
+    kind, axes = next(((kind, axes) for _, kind, axes in calls if kind in kinds), ("", 0))
+    return SAME if len(leaf.shape) == axes == 3 and kind in FEATURES_LAST else LAST
 
 
 def _check_features(net: Layer, part: _Part, layouts: set, flattened: set) -> None:
     """Raise for a parameter with one entry per flattened feature, whose order differs."""
-    (spec,) = (part.params | part.state).values()
+    (spec,) = part.entries.values()
     flat = any(layout == LOST or isinstance(layout, tuple) for layout in layouts)
     if (flat and part.inputs in spec.shape) or any((part.path, n) in flattened for n in spec.shape):
         raise ValueError(
@@ -502,9 +472,15 @@ def _order(net: Layer, part: _Part, layouts: set[Layout]) -> np.ndarray | None:
 
 
 def _match(
-    net: Layer, weights: dict[str, Any], x: PyTree, names: Mapping[str, str]
-) -> tuple[Params, State, list[tuple[_Part, _Group]]]:
-    """Return specs of params and state, and each layer with its weights in PyTorch."""
+    who: str, net: Any, weights: Any, x: Any, names: Any, given: tuple[Params, State] | None = None
+) -> tuple[Layer, dict[str, Any], Params, State, list[tuple[_Part, _Group]]]:
+    """Return the net as a layer, the weights as arrays by name, specs of params and state, which
+    those given must fit, and each layer with its weights in PyTorch."""
+    net, x = as_layer(net, who, "net"), check_input(who, x)
+    check_type(who, "names", names, Mapping | None, "a dict of paths of layers to PyTorch's names")
+    names, weights = dict(names or {}), read_weights(who, weights)
+    weights = {name: on_host(who, name, array, dtype="floats") if NUMBERS.search(name) else array
+               for name, array in weights.items()}  # fmt: skip
     declared: list[str] = []
 
     def init(key):
@@ -528,7 +504,12 @@ def _match(
     groups = _joined(groups, len(layers), set(names.values()))
     outside = f"parameters outside of layers of kind {', '.join(KINDS)}"
     others = _paired(net, single, alone, names, outside)
-    return params, state, _paired(net, layers, groups, names, "layers with weights") + others
+    pairs = _paired(net, layers, groups, names, "layers with weights") + others
+    if given is not None:
+        with call(net.name, x):
+            compare("params", params, given[0], x)
+            compare("state", state, given[1], x)
+    return net, weights, params, state, pairs
 
 
 def _leaves(tree: PyTree, path: str = "") -> list[str]:
@@ -582,7 +563,7 @@ def _check_swapped(net: Layer, pairs: list[tuple[_Part, _Group]]) -> None:
 
 def _renamed(group: _Group, part: _Part) -> _Group:
     """Return a parameter of PyTorch under the name that it has here."""
-    (entry,), (array,) = part.params | part.state, group.entries.values()
+    (entry,), (array,) = part.entries, group.entries.values()
     array = on_host("torch weights", group.prefix, array, dtype="floats")
     return group._replace(entries={entry: array}, names={entry: [group.prefix]})
 
@@ -626,27 +607,26 @@ def _joined(groups: dict[str, _Group], count: int, kept: set[str]) -> dict[str, 
     if len(groups) <= count:
         return groups
     joined: dict[str, _Group] = {}
+    first: dict[frozenset, _Group] = {}  # by the addresses of the arrays
     for name, group in groups.items():
-        mine = {entry: id(array) for entry, array in group.entries.items()}
-        for other in [] if name in kept else joined.values():
-            if mine == {entry: id(array) for entry, array in other.entries.items()}:
-                for entry, places in group.names.items():
-                    other.names[entry].extend(places)
-                break
-        else:
+        mine = frozenset((entry, id(array)) for entry, array in group.entries.items())
+        other = first.setdefault(mine, group)
+        if other is group or name in kept:
             joined[name] = group
+        else:
+            for entry, places in group.names.items():
+                other.names[entry].extend(places)
     return joined
 
 
 def _check(net: Layer, part: _Part, group: _Group) -> None:
-    entries = part.params | part.state
     where = f"torch weights: {net.name}/{part.name} and {group.prefix or 'the module'}"
-    if part.kind != PARAMETER and not set(entries) <= ENTRIES[part.kind]:
+    if part.kind != PARAMETER and not set(part.entries) <= ENTRIES[part.kind]:
         raise ValueError(
             f"{where}: expected a layer of kind {', '.join(KINDS)}, got one of kind {part.kind} "
-            f"with {', '.join(entries)}"
+            f"with {', '.join(part.entries)}"
         )
-    theirs = _to_theirs(_blank(entries), part._replace(order=None))
+    theirs = _to_theirs(_blank(part.entries), part._replace(order=None))
     expected, got = sorted(theirs), sorted(group.entries)
     if expected != got:
         raise ValueError(
@@ -678,7 +658,7 @@ def _ordered(entries: Entries, part: _Part, order: np.ndarray | None) -> Entries
 
 def _grouped(entries: Entries, part: _Part, *, back: bool = False) -> Entries:
     """Return a transposed convolution's kernel; in PyTorch its groups are along the inputs."""
-    groups = part.inputs // part.params["kernel"].shape[-2] if part.kind == "conv_transpose" else 1
+    groups = part.inputs // part.entries["kernel"].shape[-2] if part.kind == "conv_transpose" else 1
     if groups == 1:
         return entries
     # ours (*window, inputs / groups, features), theirs (*window, inputs, features / groups)
@@ -692,7 +672,7 @@ def _to_theirs(ours: Entries, part: _Part) -> Entries:
 
 
 def _to_ours(theirs: Entries, part: _Part) -> Entries:
-    ours = kind_of(part.kind).to_ours(theirs, _blank(part.params | part.state))
+    ours = kind_of(part.kind).to_ours(theirs, _blank(part.entries))
     order = None if part.order is None else np.argsort(part.order)
     return _ordered(_grouped(ours, part, back=True), part, order)
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnet.ops import precision
-from jaxnet.services.checks import WrongValues, as_array, is_traced, known, on_host
+from jaxnet.services.checks import WrongValues, as_array, check_range, is_traced, known, on_host
 from jaxnet.services.trees import describe
 
 Loss = Callable[[Any, Any], jax.Array]  # (outputs, targets) -> one value per example or entry
@@ -48,17 +48,16 @@ def at_target(values: jax.Array, targets: jax.Array) -> jax.Array:
     return jnp.where(p != 0, p * jnp.where(p != 0, values, 0), 0).sum(-1)
 
 
-def read_same(
-    who: str, a: Any, b: Any, names: tuple[str, str] = ("outputs", "targets")
-) -> tuple[jax.Array, jax.Array]:
+def read_same(who: str, outputs: Any, targets: Any) -> tuple[jax.Array, jax.Array]:
     """Return two checked arrays of one shape, as floats."""
-    a, b = as_array(who, names[0], a, dtype="reals"), as_array(who, names[1], b, dtype="reals")
-    if a.shape != b.shape:
+    outputs = as_array(who, "outputs", outputs, dtype="reals")
+    targets = as_array(who, "targets", targets, dtype="reals")
+    if outputs.shape != targets.shape:
         raise ValueError(
-            f"{who}: expected {' and '.join(names)} of the same shape, got {a.shape} and "
-            f"{b.shape}. To drop a last axis of size 1, write outputs[..., 0]"
+            f"{who}: expected outputs and targets of the same shape, got {outputs.shape} and "
+            f"{targets.shape}. To drop a last axis of size 1, write outputs[..., 0]"
         )
-    return a, b
+    return outputs, targets
 
 
 def read_unit(who: str, outputs: Any, targets: Any) -> tuple[jax.Array, jax.Array]:
@@ -84,6 +83,23 @@ def read_labels(who: str, outputs: Any, targets: Any) -> tuple[jax.Array, jax.Ar
             f"{outputs.shape} and {targets.shape}"
         )
     return outputs, targets.astype(jnp.promote_types(targets.dtype, jnp.int32))
+
+
+def read_steps(
+    who: str, outputs: Any, blank: int, sizes: dict[str, Any]
+) -> tuple[jax.Array, jax.Array]:
+    """Return checked logits (batch, steps, classes) and the number of valid steps of each."""
+    logits, lengths = outputs, None
+    if isinstance(outputs, tuple | list):
+        logits, lengths = split_pair(who, "outputs must be logits or (logits, lengths)", outputs)
+    z = as_array(who, "logits", logits, "(batch, steps, classes)", "reals", sizes)
+    batch, steps, classes = z.shape
+    if blank >= classes:
+        raise ValueError(f"{who}: blank must be in [0, classes) = [0, {classes}), got {blank}")
+    lengths = np.full(batch, steps, np.int32) if logits is outputs else lengths
+    size = as_array(who, "lengths", lengths, "(batch,)", "integers", sizes)
+    check_range(lengths, steps + 1, f"{who}: lengths")
+    return z, size
 
 
 def are_probabilities(outputs: Any, targets: Any) -> bool:
@@ -145,13 +161,11 @@ def by_class(who: str, table: Any, outputs: jax.Array) -> jax.Array:
     return jnp.broadcast_to(jnp.asarray(table, wide(outputs).dtype), outputs.shape)
 
 
-def check_values(who: str, per: str, values: Any, positions: jax.Array) -> None:
+def check_values(who: str, per: str, values: Any, shape: tuple[int, ...]) -> None:
     """Raise unless a loss returned one value per position."""
     got = getattr(values, "shape", type(values).__name__)
-    if got != positions.shape:
-        raise ValueError(
-            f"{who}: expected a loss with one value per {per} {positions.shape}, got {got}"
-        )
+    if got != shape:
+        raise ValueError(f"{who}: expected a loss with one value per {per} {shape}, got {got}")
 
 
 def check_labels(who: str, labels: Any, classes: int) -> None:

@@ -116,25 +116,22 @@ def focal(outputs: jax.Array, targets: jax.Array, *, gamma: float = 2.0) -> jax.
         )
     z = arrays.wide(outputs)
     total = jax.nn.logsumexp(z, axis=-1, keepdims=True)
+    each = jnp.expand_dims(z, -2)  # (batch, ..., 1, classes)
     if arrays.are_probabilities(outputs, targets):
-        return arrays.at_target(_focal(z, total, gamma), targets)
+        others = jnp.where(jnp.eye(z.shape[-1], dtype=bool), -jnp.inf, each)
+        return arrays.at_target(_focal(z, total, gamma, others), targets)
     at = arrays.at_target(z, targets)[..., None]  # (batch, ..., 1)
-    itself = targets[..., None] == jnp.arange(z.shape[-1]).reshape((1,) * (z.ndim - 1) + (-1,))
-    return _focal(at, total, gamma, jnp.where(itself, -jnp.inf, z))[..., 0]
+    itself = targets[..., None, None] == jnp.arange(z.shape[-1]).reshape((1,) * z.ndim + (-1,))
+    return _focal(at, total, gamma, jnp.where(itself, -jnp.inf, each))[..., 0]
 
 
-def _focal(z: jax.Array, total: jax.Array, gamma: Any, others: Any = None) -> jax.Array:
-    """Return the focal loss of logits z, (batch, ..., 1) or of all classes."""
+def _focal(z: jax.Array, total: jax.Array, gamma: Any, others: jax.Array) -> jax.Array:
+    """Return the focal loss of logits z, (batch, ..., n), given the logits of the other classes,
+    (batch, ..., n, classes), with -inf for the class itself."""
     # log(1 - p) from the other classes: 1 - p itself would round to 0, where x^gamma may have
     # an infinite slope.
-    if others is None:
-        n = z.shape[-1]
-        others = jnp.where(jnp.eye(n, dtype=bool), -jnp.inf, jnp.expand_dims(z, -2))
-        some = (others > -jnp.inf).any(-1)
-        rest = jax.nn.logsumexp(jnp.where(some[..., None], others, 0), axis=-1)
-    else:
-        some = (others > -jnp.inf).any(-1, keepdims=True)
-        rest = jax.nn.logsumexp(jnp.where(some, others, 0), axis=-1, keepdims=True)
+    some = (others > -jnp.inf).any(-1)
+    rest = jax.nn.logsumexp(jnp.where(some[..., None], others, 0), axis=-1)
     # Without other classes, or if they are masked, p is 1.
     factor = jnp.where(some, jnp.exp(gamma * jnp.where(some, rest - total, 0)), gamma == 0)
     there = z != -jnp.inf  # NaN, for a label that is not a class, stays NaN

@@ -56,7 +56,7 @@ def masked(loss: arrays.Loss = cross_entropy) -> arrays.Loss:
         else:  # in NumPy, so that the loss can check known labels
             labels = _zero_outside(values, counted.astype(bool), np)
         values = loss(_zero_outside(outputs, mask), labels)
-        arrays.check_values("masked", "entry of the mask", values, mask)
+        arrays.check_values("masked", "entry of the mask", values, mask.shape)
         values = as_array("masked", "values", values, dtype="reals")
         axes = tuple(range(1, values.ndim))
         return jnp.where(mask, arrays.wide(values), 0).sum(axes) / jnp.maximum(mask.sum(axes), 1)
@@ -148,40 +148,32 @@ def _by_label(who: str, loss: Any, class_weights: Any, label: int | None) -> Cal
         table = arrays.read_weights(who, "class_weights", table, "(classes,)")
     inner, _, options = unwrapped(loss)
 
-    def _by_probabilities(outputs: jax.Array, targets: jax.Array) -> tuple[jax.Array, ...]:
-        """Each class has its weight in the mean over the classes."""
-        by_entry = arrays.by_class(who, table, outputs)
-        weights = arrays.at_target(by_entry, targets)
-        if inner is cross_entropy:
-            values = smoothed(
-                jax.nn.log_softmax(arrays.wide(outputs)) * by_entry, targets, **options
-            )
-        else:
-            values = arrays.wide(loss(outputs, targets)) * weights
-        axes = tuple(range(1, values.ndim))
-        return values.sum(axes), weights.sum(axes)
+    def weigh(outputs: jax.Array, targets: jax.Array, given: Any) -> tuple[jax.Array, Any]:
+        """Return the weighted losses and the weights; each class of a row has its own weight."""
+        by_entry = None if table is None else arrays.by_class(who, table, outputs)
+        weight = 1.0 if by_entry is None else arrays.at_target(by_entry, targets)
+        if by_entry is not None and inner is cross_entropy:
+            log_p = jax.nn.log_softmax(arrays.wide(outputs)) * by_entry
+            return smoothed(log_p, targets, **options), weight
+        values = loss(outputs, given)
+        arrays.check_values(who, "label", values, outputs.shape[:-1])
+        return arrays.wide(values) * weight, weight
 
     def pair(outputs: jax.Array, targets: jax.Array) -> tuple[jax.Array, ...]:
         given = known(targets)
+        counted: Any = True
         if arrays.are_probabilities(outputs, targets) and label is None:
-            return _by_probabilities(outputs, targets)
-        outputs, targets = arrays.read_labels(who, outputs, targets)
-        counted: Any = True if label is None else targets != label
-        targets = jnp.where(counted, targets, 0)
-        # In NumPy, so that known labels can be checked.
-        given = targets if given is None else np.where(given == label, 0, given)
-        arrays.check_labels(who, given, outputs.shape[-1])
-        by_entry = None if table is None else arrays.by_class(who, table, outputs)
-        weight = 1.0 if by_entry is None else arrays.at_label(by_entry, targets)
-        if by_entry is not None and inner is cross_entropy:
-            values = smoothed(
-                jax.nn.log_softmax(arrays.wide(outputs)) * by_entry, targets, **options
-            )
+            values, weight = weigh(outputs, targets, targets)
         else:
-            values = loss(outputs, given)
-            arrays.check_values(who, "label", values, targets)
+            outputs, targets = arrays.read_labels(who, outputs, targets)
+            counted = True if label is None else targets != label
+            targets = jnp.where(counted, targets, 0)
+            # In NumPy, so that known labels can be checked.
+            given = targets if given is None else np.where(given == label, 0, given)
+            arrays.check_labels(who, given, outputs.shape[-1])
+            values, weight = weigh(outputs, targets, given)
             inside = (targets >= 0) & (targets < outputs.shape[-1])  # the weights may be traced
-            values = jnp.where(inside, arrays.wide(values), jnp.nan) * weight
+            values = jnp.where(inside, values, jnp.nan)
         axes, parts = tuple(range(1, values.ndim)), (values, jnp.full_like(values, weight))
         return tuple(jnp.where(counted, part, 0).sum(axes) for part in parts)
 

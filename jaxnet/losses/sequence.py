@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxnet.losses.arrays import split_pair, wide
+from jaxnet.losses.arrays import read_steps, split_pair, wide
 from jaxnet.losses.form import comparison
 from jaxnet.services.checks import WrongValues, as_array, at_least, check_range, known
 
@@ -44,21 +44,13 @@ def ctc(outputs: Any, targets: Any, *, blank: int = 0) -> jax.Array:
 
     Reference: Graves et al. 2006, "Connectionist Temporal Classification".
     """
-    logits, lengths = outputs, None
-    if isinstance(outputs, tuple | list):
-        logits, lengths = split_pair("ctc", "outputs must be logits or (logits, lengths)", outputs)
     labels, label_lengths = split_pair("ctc", "targets must be (labels, label_lengths)", targets)
     sizes: dict[str, Any] = {}
-    z = as_array("ctc", "logits", logits, "(batch, steps, classes)", "reals", sizes)
+    z, size = read_steps("ctc", outputs, blank, sizes)
     y = as_array("ctc", "labels", labels, "(batch, n)", "integers", sizes)
-    batch, steps, classes = z.shape
-    if blank >= classes:
-        raise ValueError(f"ctc: blank must be below the classes, {classes}, got {blank}")
-    if logits is outputs:
-        lengths = np.full(batch, steps)
-    size = as_array("ctc", "lengths", lengths, "(batch,)", "integers", sizes)
     n = as_array("ctc", "label_lengths", label_lengths, "(batch,)", "integers", sizes)
-    _check_known(lengths, labels, label_lengths, z.shape, blank)
+    _, steps, classes = z.shape
+    _check_known(labels, label_lengths, classes, blank)
     padding = jnp.arange(steps)[None] >= size[:, None]  # (batch, steps)
     label_padding = jnp.arange(y.shape[1])[None] >= n[:, None]  # (batch, n)
     values = optax.ctc_loss(
@@ -73,12 +65,8 @@ def ctc(outputs: Any, targets: Any, *, blank: int = 0) -> jax.Array:
     return jnp.where(fine, values, jnp.nan)
 
 
-def _check_known(
-    lengths: Any, labels: Any, label_lengths: Any, shape: tuple[int, ...], blank: int
-) -> None:
+def _check_known(labels: Any, label_lengths: Any, classes: int, blank: int) -> None:
     """Raise if known values do not have a probability."""
-    _, steps, classes = shape
-    check_range(lengths, steps + 1, "ctc: lengths")
     check_range(label_lengths, labels.shape[1] + 1, "ctc: label_lengths")
     counts, values = known(label_lengths), known(labels)
     if counts is not None and values is not None:

@@ -20,7 +20,7 @@ from jaxnet import (
     rms_norm,
     transformer_block,
 )
-from jaxnet.tools import at_least, check_options, gated_mlp, one_of, within
+from jaxnet.tools import all_at_least, check_options, gated_mlp, one_of, within
 from jaxnet.typing import Rotation
 
 NORMS = {"rms": rms_norm, "layer": layer_norm}
@@ -123,8 +123,7 @@ def decoder(
     3"; Qwen Team 2025, "Qwen3"; OLMo Team 2024, "2 OLMo 2 Furious"; Jiang et al. 2024, "Mixtral of
     Experts".
     """
-    for what, size in {"vocabulary": vocabulary, "depth": depth, "width": width}.items():
-        at_least(name, what, size)
+    all_at_least(name, vocabulary=vocabulary, depth=depth, width=width)
     one_of(name, "norm", norm, NORMS)
     one_of(name, "qk_norm", qk_norm, ("none", "head", "all"))
     check_options(name, tied=tied)

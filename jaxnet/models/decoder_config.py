@@ -189,24 +189,12 @@ ACTIVATION = (
     lambda value: isinstance(value, str) and value in ACTIVATIONS,
 )
 LAYERS = f"a whole number from 1 to {DEEPEST:,}", lambda value: _count(value) and value <= DEEPEST
+# The other entries are of the kind of their defaults.
+BY_TYPE = {int: COUNT, float: NUMBER, bool: FLAG, str: ACTIVATION}
 KINDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     **dict.fromkeys(["num_hidden_layers", "n_layer"], LAYERS),
-    **dict.fromkeys(
-        ["vocab_size", "hidden_size", "num_attention_heads", "num_key_value_heads", "head_dim",
-         "intermediate_size", "max_position_embeddings", "original_max_position_embeddings",
-         "sliding_window", "sliding_window_pattern", "num_local_experts", "num_experts_per_tok",
-         "n_positions", "n_embd", "n_head", "n_inner"],
-        COUNT,
-    ),
-    **dict.fromkeys(
-        ["rms_norm_eps", "layer_norm_epsilon", "query_pre_attn_scalar", "attn_logit_softcapping",
-         "final_logit_softcapping", "rope_theta", "rope_local_base_freq", "partial_rotary_factor"],
-        NUMBER,
-    ),
-    **dict.fromkeys(
-        ["attention_bias", "mlp_bias", "tie_word_embeddings", "use_sliding_window"], FLAG
-    ),
-    **dict.fromkeys(["hidden_act", "hidden_activation", "activation_function"], ACTIVATION),
+    **dict.fromkeys(["n_inner", "original_max_position_embeddings"], COUNT),
+    **dict.fromkeys(["query_pre_attn_scalar", "partial_rotary_factor"], NUMBER),
     **dict.fromkeys(["rope_parameters", "rope_scaling"], OBJECT),
     "max_window_layers": (
         "a whole number of at least 0",
@@ -217,11 +205,7 @@ KINDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
         lambda value: isinstance(value, list) and all(one in KIND for one in value),
     ),
 }  # fmt: skip
-MAY_BE_NULL = {
-    "num_key_value_heads", "head_dim", "sliding_window", "layer_types", "n_inner",
-    "attn_logit_softcapping", "final_logit_softcapping", "rope_parameters", "rope_scaling",
-    "partial_rotary_factor", "original_max_position_embeddings",
-}  # fmt: skip
+
 
 # Entries of every family. These must have one value, if they are given.
 ONLY = {
@@ -502,3 +486,6 @@ FAMILIES: dict[str, Family] = {
         GPT2_ALIASES,
     ),
 }  # fmt: skip
+DEFAULTS = [entry for family in FAMILIES.values() for entry in family.defaults.items()]
+MAY_BE_NULL = {name for name, value in DEFAULTS if value is None}
+KINDS |= {n: BY_TYPE[type(v)] for n, v in DEFAULTS if v is not None and n not in KINDS}

@@ -8,7 +8,6 @@ import jax.numpy as jnp
 from jaxnet import (
     Layer,
     avg_pool,
-    batch_norm,
     compose,
     conv,
     dense,
@@ -19,6 +18,7 @@ from jaxnet import (
 )
 from jaxnet.initializers import he_normal
 from jaxnet.layers import local_response_norm
+from jaxnet.models.parts import unit
 from jaxnet.tools import check_options
 
 # Maps per module: 1x1; before and after 3x3; before and after 5x5; after pooling.
@@ -138,8 +138,4 @@ def _conv(m, x, features: int, size: int, name: str, strides: int = 1) -> jax.Ar
 
 def _normalized_conv(m, x, features: int, size: int, name: str, strides: int = 1) -> jax.Array:
     """Return a convolution, batch norm and a ReLU."""
-    layer = conv(
-        features, size, strides=strides, padding=size // 2, use_bias=False,
-        kernel_init=he_normal(), name=name,
-    )  # fmt: skip
-    return jax.nn.relu(m(batch_norm(epsilon=1e-3, name=f"{name}_norm"), m(layer, x)))
+    return unit(m, x, features, size, strides, name=name, epsilon=1e-3)

@@ -30,6 +30,7 @@ def unit(
     strides: int = 1,
     *,
     name: str,
+    norm_name: str | None = None,
     activation: Activation | None = jax.nn.relu,
     groups: int = 1,
     **norm,
@@ -37,7 +38,7 @@ def unit(
     """A convolution with PyTorch's symmetric padding, batch norm, and an activation or None."""
     options = {"groups": groups, "use_bias": False, "kernel_init": he_normal()}
     layer = conv(features, size, strides=strides, padding=size // 2, name=name, **options)
-    x = m(batch_norm(name=f"{name}_norm", **norm), m(layer, x))
+    x = m(batch_norm(name=norm_name or f"{name}_norm", **norm), m(layer, x))
     return x if activation is None else activation(x)
 
 

@@ -227,8 +227,8 @@ def train_perceptron(
     tools.at_least("train_perceptron", "passes", passes, 1)
     layer = perceptron(y.shape[1])
     first = layer.init(jax.random.key(0), x)[0] if params is None else params
-    kernel, bias = _check_params("train_perceptron", first)
-    first = {"kernel": kernel.astype(x.dtype), "bias": bias.astype(x.dtype)}
+    first = _check_params("train_perceptron", first)
+    first = {name: entry.astype(x.dtype) for name, entry in first.items()}
     layer.apply(first, {}, x[:1])  # raises if the params do not fit
     trained, mistakes, made, cycles = _train(first, x, y, learning_rate, passes)
     counts = np.asarray(mistakes)[: int(made)]
@@ -330,31 +330,27 @@ def _check_batch(who: str, params: Any, batch: Any) -> tuple[Params, jax.Array, 
     """Return the params as JAX arrays, and inputs and targets of a batch that fits them."""
     if not (isinstance(batch, tuple | list) and len(batch) == 2):
         raise TypeError(f"{who}: the batch must be (x, targets), got {tools.describe(batch)}")
-    kernel, bias = _check_params(who, params)
-    x = tools.as_array(who, "x", batch[0], "(batch, inputs)", "reals", {"inputs": len(kernel)})
+    params = _check_params(who, params)
+    inputs, features = params["kernel"].shape
+    x = tools.as_array(who, "x", batch[0], "(batch, inputs)", "reals", {"inputs": inputs})
     targets = tools.as_array(who, "targets", batch[1], "(...)", "reals")
-    _check_targets(who, (len(x), kernel.shape[1]), targets.shape)
-    return {"kernel": kernel, "bias": bias}, x, targets
+    if targets.shape != (len(x), features):
+        raise ValueError(
+            f"{who}: expected x (batch, inputs) and targets (batch, features), got outputs "
+            f"{(len(x), features)} and targets {targets.shape}. For one unit, pass y[:, None]"
+        )
+    return params, x, targets
 
 
-def _check_params(who: str, params: Any) -> tuple[jax.Array, jax.Array]:
+def _check_params(who: str, params: Any) -> Params:
     """Kernel and bias of a perceptron."""
     tools.check_dict(who, "params", params)
     sizes: dict[str, int] = {}
-    return (
-        tools.as_array(
-            who, "the kernel", params.get("kernel"), "(inputs, features)", "reals", sizes
-        ),
-        tools.as_array(who, "the bias", params.get("bias"), "(features,)", "reals", sizes),
-    )
-
-
-def _check_targets(who: str, outputs: tuple[int, ...], targets: tuple[int, ...]) -> None:
-    if outputs != targets:
-        raise ValueError(
-            f"{who}: expected x (batch, inputs) and targets (batch, features), got outputs "
-            f"{outputs} and targets {targets}. For one unit, pass y[:, None]"
-        )
+    forms = {"kernel": "(inputs, features)", "bias": "(features,)"}
+    return {
+        name: tools.as_array(who, f"the {name}", params.get(name), form, "reals", sizes)
+        for name, form in forms.items()
+    }
 
 
 def _check_examples(who: str, x: Any, y: Any) -> tuple[jax.Array, jax.Array]:

@@ -6,6 +6,7 @@ import jax
 
 from jaxnet import Layer, batch_norm, compose, conv, dense, global_avg_pool, max_pool, serial
 from jaxnet.initializers import he_normal
+from jaxnet.models.parts import unit
 from jaxnet.tools import at_least, one_of
 
 
@@ -47,7 +48,7 @@ def cifar_resnet(depth: int = 20, classes: int = 10, *, name: str = "cifar_resne
     if depth < 8 or (depth - 2) % 6:
         raise ValueError(f"cifar_resnet: depth must be 6 n + 2, such as 20, got {depth}")
     blocks = (depth - 2) // 6
-    layers = [_conv(16, 3, name="conv_0"), batch_norm(name="norm_0"), jax.nn.relu]
+    layers = _stem(16, 3, 1)
     for i in range(3 * blocks):
         stage, place = divmod(i, blocks)
         strides = 2 if stage and not place else 1
@@ -118,8 +119,7 @@ def resnet(
             "resnet: groups and group_width are for the bottlenecks of depth 50, 101 and 152, got "
             f"groups={groups}, group_width={group_width} at depth {depth}"
         )
-    layers = [_conv(64, 7, 2, "conv_0"), batch_norm(name="norm_0"), jax.nn.relu]
-    layers.append(max_pool(3, strides=2, padding=1))
+    layers = [*_stem(64, 7, 2), max_pool(3, strides=2, padding=1)]
     for stage, blocks in enumerate(STAGES[depth], 1):
         features = 64 * 2 ** (stage - 1)
         for i in range(1, blocks + 1):
@@ -132,6 +132,12 @@ def resnet(
                 layers.append(_bottleneck(inner, 4 * features, groups, strides, block_name))
     net = serial(*layers, global_avg_pool(), dense(classes, name="output"), name=name)
     return net._replace(kind="resnet")
+
+
+def _stem(features: int, size: int, strides: int) -> list:
+    options = {"use_bias": False, "kernel_init": he_normal(), "name": "conv_0"}
+    layer = conv(features, size, strides=strides, padding=size // 2, **options)
+    return [layer, batch_norm(name="norm_0"), jax.nn.relu]
 
 
 def _block(features: int, strides: int, name: str) -> Layer:
@@ -151,26 +157,12 @@ def _residual(convs: tuple[tuple[int, int, int, int], ...], name: str) -> Layer:
     def forward(m, x):
         y = x
         for i, (features, size, strides, groups) in enumerate(convs, 1):
-            y = m(_conv(features, size, strides, f"conv_{i}", groups), y)
-            y = m(batch_norm(name=f"norm_{i}"), y)
-            y = jax.nn.relu(y) if i < len(convs) else y
+            names = {"name": f"conv_{i}", "norm_name": f"norm_{i}"}
+            activation = jax.nn.relu if i < len(convs) else None
+            y = unit(m, y, features, size, strides, activation=activation, groups=groups, **names)
         if x.shape != y.shape:
             strides = math.prod(strides for _, _, strides, _ in convs)
-            x = m(_conv(y.shape[-1], 1, strides, "shortcut"), x)
-            x = m(batch_norm(name="shortcut_norm"), x)
+            x = unit(m, x, y.shape[-1], 1, strides, name="shortcut", activation=None)
         return jax.nn.relu(y + x)
 
     return compose(forward, name=name, kind="residual_block")
-
-
-def _conv(features: int, size: int, strides: int = 1, name: str = "conv", groups: int = 1) -> Layer:
-    return conv(
-        features,
-        size,
-        strides=strides,
-        groups=groups,
-        padding=size // 2,
-        use_bias=False,  # batch norm removes the mean
-        kernel_init=he_normal(),
-        name=name,
-    )

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from jaxnet import Layer, compose, conv, conv_transpose, max_pool
 from jaxnet.initializers import he_normal
 from jaxnet.models.parts import unit
-from jaxnet.tools import at_least
+from jaxnet.tools import all_at_least
 
 
 def unet(classes: int, features: int = 64, levels: int = 5, *, name: str = "unet") -> Layer:
@@ -44,8 +44,7 @@ def unet(classes: int, features: int = 64, levels: int = 5, *, name: str = "unet
     Reference: Ronneberger, Fischer and Brox 2015, "U-Net: Convolutional Networks for Biomedical
     Image Segmentation".
     """
-    for what, number in (("classes", classes), ("features", features), ("levels", levels)):
-        at_least("unet", what, number)
+    all_at_least("unet", classes=classes, features=features, levels=levels)
 
     def forward(m, x):
         multiple = 2 ** (levels - 1)

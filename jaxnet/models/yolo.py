@@ -14,10 +14,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxnet import Layer, batch_norm, compose, conv
+from jaxnet import Layer, batch_norm, compose, conv, tools
 from jaxnet.detection import area, iou, non_max_suppression, to_corners, to_middle
 from jaxnet.initializers import he_normal
-from jaxnet.tools import WrongValues, all_at_least, all_within, as_array, at_least, describe, known
 
 leaky_relu = partial(jax.nn.leaky_relu, negative_slope=0.1)  # equation 2 of the paper
 
@@ -91,9 +90,8 @@ def yolo(
     Reference: Redmon, Divvala, Girshick and Farhadi 2016, "You Only Look Once: Unified, Real-Time
     Object Detection".
     """
-    all_at_least(name, classes=classes, boxes=boxes)
-    if not isinstance(hidden, tuple | list):
-        raise TypeError(f"{name}: hidden must be a tuple of features, got {hidden!r:.60}")
+    tools.all_at_least(name, classes=classes, boxes=boxes)
+    tools.check_type(name, "hidden", hidden, tuple | list, "a tuple of features")
     head = []
     for i, features in enumerate(hidden, 1):
         no_bias = partial(conv, use_bias=False, kernel_init=he_normal())  # batch norm has a bias
@@ -138,7 +136,7 @@ def yolo_assign(targets: Targets, rows: int, columns: int) -> Cells:
       >>> cells.label.tolist()
       [[[4, -1, -1], [-1, -1, -1]]]
     """
-    all_at_least("yolo_assign", rows=rows, columns=columns)
+    tools.all_at_least("yolo_assign", rows=rows, columns=columns)
     return _assign(*_targets("yolo_assign", targets), int(rows), int(columns))
 
 
@@ -147,21 +145,21 @@ def _targets(who: str, targets: Any, count: int | None = None) -> tuple[jax.Arra
     if not isinstance(targets, dict) or not {"boxes", "classes"} <= set(targets):
         raise TypeError(
             f'{who}: targets must be a dict with "boxes" (batch, n, 4) and "classes" (batch, n), '
-            f"got {describe(targets)}"
+            f"got {tools.describe(targets)}"
         )
     sizes: dict[str, Any] = {}
-    boxes = as_array(who, "boxes", targets["boxes"], "(batch, n, 4)", "reals", sizes)
-    classes = as_array(who, "classes", targets["classes"], "(batch, n)", "integers", sizes)
-    corners, labels = known(boxes), known(classes)
+    boxes = tools.as_array(who, "boxes", targets["boxes"], "(batch, n, 4)", "reals", sizes)
+    classes = tools.as_array(who, "classes", targets["classes"], "(batch, n)", "integers", sizes)
+    corners, labels = tools.known(boxes), tools.known(classes)
     if corners is None or labels is None or not _wrong(corners, labels, count).any():
         return boxes, classes
     largest = labels.max()
     if count is not None and largest >= count:
-        raise WrongValues(
+        raise tools.WrongValues(
             f"{who}: classes must be below {count} for outputs of {count} classes, got {largest}. "
             "Count classes from 0, and pass the same boxes= to net and loss"
         )
-    raise WrongValues(
+    raise tools.WrongValues(
         f"{who}: boxes must be fractions of the image's height and width, got "
         f"{corners[labels >= 0].max():g}. Divide pixels by [height, width, height, width], see "
         "jn.data.pad_boxes"
@@ -235,7 +233,7 @@ def yolo_loss(
       >>> yolo_loss(outputs, targets).shape
       (2,)
     """
-    all_within("yolo_loss", "[0, inf)", coordinates=coordinates, no_object=no_object)
+    tools.all_within("yolo_loss", "[0, inf)", coordinates=coordinates, no_object=no_object)
     places, confidence, probabilities = _parts("yolo_loss", outputs, boxes)
     rows, columns = places.shape[1:3]
     true, labels = _targets("yolo_loss", targets, probabilities.shape[-1])
@@ -327,8 +325,8 @@ def yolo_detect(
 
 def _parts(who: str, outputs: Any, boxes: int) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Return x, y and roots (batch, rows, columns, boxes, 4), confidence (..., boxes), classes."""
-    at_least(who, "boxes", boxes)
-    outputs = as_array(who, "outputs", outputs, "(batch, rows, columns, values)", "floats")
+    tools.at_least(who, "boxes", boxes)
+    outputs = tools.as_array(who, "outputs", outputs, "(batch, rows, columns, values)", "floats")
     if outputs.shape[-1] <= boxes * 5:
         raise ValueError(
             f"{who}: expected outputs (batch, rows, columns, {boxes} boxes * 5 + classes), "

@@ -9,6 +9,8 @@ import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
+import numpy as np
+
 from jaxnet.ops.native.conv import KINDS, TARGET
 from jaxnet.services.trees import Path
 
@@ -26,6 +28,9 @@ FREE = {
     "conditional", "after-all", "partition-id", "replica-id", "opt-barrier",
 }  # fmt: skip
 CALLS = {"while", "call", "conditional", "fusion", "async-start"}
+SLICES = {"dynamic-slice", "slice", "gather"}
+# Numbers of a convolution's window in the order of `_products`, and their defaults.
+WINDOW = {"stride": 1, "rhs_dilate": 1, "pad": 0, "lhs_dilate": 1}
 
 
 class Shape(NamedTuple):
@@ -203,20 +208,15 @@ def flops_of(run: Run) -> int:
     found = re.search(r"dim_labels=(\w+)_(\w+)->(\w+)", one.attributes)
     if not found:
         return 0
-    labels = [
+    image, kernel, result = (
         dict(zip(names, shape.sizes, strict=False))
         for names, shape in zip(found.groups(), (left, right, out), strict=True)
-    ]
-    image, kernel, result = labels
+    )
     groups = (re.findall(r"batch_group_count=(\d+)", one.attributes) or ["1"])[0]
     total = 2 * result["b"] * result["f"] * kernel["i"] // int(groups)
     for axis in sorted(set(image) - {"b", "f"}):
-        total *= _products(
-            image[axis], kernel[axis], result[axis],
-            stride=_of_window(one, "stride", axis, 1), low=_of_window(one, "pad", axis, 0),
-            between=_of_window(one, "lhs_dilate", axis, 1),
-            dilation=_of_window(one, "rhs_dilate", axis, 1),
-        )  # fmt: skip
+        window = [_of_window(one, key, axis, usual) for key, usual in WINDOW.items()]
+        total *= _products(image[axis], kernel[axis], result[axis], *window)
     return total
 
 
@@ -231,11 +231,7 @@ def _flops_in_c(one: Instruction, operands: tuple[Shape, ...]) -> int:
     x, w, y = arrays
     total = 2 * x[0] * x[1] * w[-2] * w[-1]
     for axis in range(3):
-        stride, dilation, low, between = numbers[axis::3]
-        total *= _products(
-            x[2 + axis], w[1 + axis], y[2 + axis],
-            stride=stride, low=low, between=between, dilation=dilation,
-        )  # fmt: skip
+        total *= _products(x[2 + axis], w[1 + axis], y[2 + axis], *numbers[axis::3])
     return total
 
 
@@ -246,15 +242,11 @@ def _of_window(one: Instruction, key: str, axis: str, usual: int) -> int:
 
 
 def _products(
-    size: int, kernel: int, out: int, *, stride: int, low: int, between: int, dilation: int
+    size: int, kernel: int, out: int, stride: int, dilation: int, low: int, between: int
 ) -> int:
     """Count the pairs of output and tap, along an axis, that use an entry of x."""
-    found = 0
-    for tap in range(kernel):
-        for place in range(out):
-            at = place * stride + tap * dilation - low
-            found += 0 <= at <= (size - 1) * between and at % between == 0
-    return found
+    at = np.add.outer(np.arange(out) * stride, np.arange(kernel) * dilation) - low
+    return int(((at >= 0) & (at <= (size - 1) * between) & (at % between == 0)).sum())
 
 
 def _contracted(attributes: str) -> list[int]:
@@ -273,7 +265,7 @@ def bytes_of(run: Run, program: Program) -> int:
     if run.fused or one.opcode in FREE:
         return 0
     out = sum(shape.bytes for shape in one.shapes)
-    if one.opcode in ("dynamic-slice", "slice", "gather"):
+    if one.opcode in SLICES:
         return 2 * out
     if one.opcode == "dynamic-update-slice":
         return 2 * run.operands[1].bytes
@@ -297,16 +289,10 @@ def _fused_bytes(body: dict[str, Instruction], out: int) -> int:
             total += sum(shape.bytes for shape in update.shapes) - whole if update else 0
         if one.opcode != "parameter":
             continue
-        sliced = all(
-            user.opcode in ("dynamic-slice", "slice", "gather") and user.operands[0] == one.name
-            for user in by
-        )
-        updated = all(
-            user.opcode == "dynamic-update-slice" and user.operands[0] == one.name for user in by
-        )
-        if by and sliced:
+        kinds = {user.opcode if user.operands[0] == one.name else "" for user in by}
+        if kinds and kinds <= SLICES:
             whole = sum(shape.bytes for user in by for shape in user.shapes)
-        elif by and updated:
+        elif kinds == {"dynamic-update-slice"}:
             whole = 0
         total += whole
     return total

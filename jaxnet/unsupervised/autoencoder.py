@@ -21,7 +21,7 @@ from jaxnet.losses import half_squared_error, kl_sparsity
 from jaxnet.models import bottleneck
 from jaxnet.transforms import as_layer, transform
 from jaxnet.typing import Params
-from jaxnet.unsupervised.check import check_examples, trained, whole_batches
+from jaxnet.unsupervised.check import check_fit, trained, whole_batches
 
 Corruption = Callable[[jax.Array, jax.Array], jax.Array]
 Penalty = Callable[[Params], jax.Array]
@@ -287,9 +287,7 @@ def fit_sparse_autoencoder(
     Reference: Ng 2011, "Sparse autoencoder" (lecture notes).
     """
     who = "fit_sparse_autoencoder"
-    tools.check_key(key, who)
-    x = check_examples(x, features, who)
-    tools.all_at_least(who, epochs=epochs, batch_size=batch_size)
+    x = check_fit(key, x, features, who, epochs=epochs, batch_size=batch_size)
     tools.within(who, "rho", rho, "(0, 1)")
     tools.within(who, "beta", beta, "[0, inf)")
     tools.within(who, "learning_rate", learning_rate, "(0, inf)")

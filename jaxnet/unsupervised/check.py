@@ -8,10 +8,19 @@ import jax.numpy as jnp
 
 from jaxnet import Trainer, TrainState, fit
 from jaxnet.ops import plus
-from jaxnet.tools import as_array, at_least, check_finite
+from jaxnet.tools import all_at_least, as_array, at_least, check_finite, check_key
 from jaxnet.typing import Params
 
 MEASURED = 10_000  # number of examples used to measure the scale of outputs
+
+
+def check_fit(
+    key: Any, x: Any, features: int, who: str, *, limit: int | None = None, **counts: Any
+) -> jax.Array:
+    """Validate what every fit takes, and numbers of at least 1; return the examples."""
+    check_key(key, who)
+    all_at_least(who, **counts)
+    return check_examples(x, features, who, limit=limit)
 
 
 def check_examples(x: Any, features: int, who: str, *, limit: int | None = None) -> jax.Array:
@@ -74,7 +83,7 @@ def whole_batches(key: jax.Array, x: jax.Array, batch_size: int) -> tuple[jax.Ar
     """
     size = min(batch_size, len(x))
     missing = -len(x) % size
-    return (_lengthened(key, x, missing) if missing else x), size
+    return (jnp.concatenate([x, drawn(key, x, missing)]) if missing else x), size
 
 
 def trained(
@@ -87,9 +96,9 @@ def trained(
 
 
 @partial(jax.jit, static_argnums=2)
-def _lengthened(key: jax.Array, x: jax.Array, missing: int) -> jax.Array:
-    repeated = jax.random.choice(key, len(x), (missing,), replace=False)
-    return jnp.concatenate([x, x[repeated]])
+def drawn(key: jax.Array, x: jax.Array, count: int) -> jax.Array:
+    """Return different random rows."""
+    return x[jax.random.choice(key, len(x), (count,), replace=False)]
 
 
 @jax.jit

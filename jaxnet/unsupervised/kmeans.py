@@ -6,7 +6,6 @@ the centers of an `rbf` layer.
 """
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import jax
@@ -17,14 +16,9 @@ from jaxnet import Layer, compose, product, tools
 from jaxnet.initializers import normal
 from jaxnet.ops import output_dtype, plus, wide
 from jaxnet.typing import Params
-from jaxnet.unsupervised.check import check_examples, scaled
+from jaxnet.unsupervised.check import check_fit, drawn, scaled
 
 Vectors = Callable[[jax.Array, Any, int], jax.Array]  # (key, x, features) -> (features, inputs)
-
-
-@partial(jax.jit, static_argnums=2)
-def _drawn(key: jax.Array, x: jax.Array, features: int) -> jax.Array:
-    return x[jax.random.choice(key, len(x), (features,), replace=False)]
 
 
 def kmeans(
@@ -59,10 +53,8 @@ def kmeans(
     Reference: Lloyd 1982, "Least squares quantization in PCM"; Arthur and Vassilvitskii 2007,
     "k-means++: the advantages of careful seeding".
     """
-    tools.check_key(key, "kmeans")
-    tools.at_least("kmeans", "iterations", iterations)
     tools.within("kmeans", "tolerance", tolerance, "[0, inf)")
-    x = check_examples(x, features, "kmeans", limit=0)
+    x = check_fit(key, x, features, "kmeans", limit=0, iterations=iterations)
     # Explicit, since x64 makes the default 64 bits.
     seed = int(jax.random.bits(key, dtype=jnp.uint32))
     cluster = tools.extra("sklearn.cluster", "scikit-learn", "kmeans")
@@ -114,10 +106,8 @@ def fit_kmeans(
     Reference: Coates, Lee and Ng 2011, "An analysis of single-layer networks in unsupervised
     feature learning"; Coates and Ng 2012, "Learning feature representations with k-means".
     """
-    tools.check_key(key, "fit_kmeans")
-    tools.at_least("fit_kmeans", "iterations", iterations)
     tools.within("fit_kmeans", "scale", scale, "(0, inf)", optional=True)
-    x = check_examples(x, features, "fit_kmeans", limit=0)
+    x = check_fit(key, x, features, "fit_kmeans", limit=0, iterations=iterations)
     centroids = kmeans(key, x, features, iterations=iterations)
     if scale is None:
         return {"kernel": centroids.T, "bias": -(centroids**2).sum(1) / 2}
@@ -157,10 +147,9 @@ def fit_random_vectors(
       >>> bool(jnp.allclose(y.std(), 1, atol=1e-4)), bool(jnp.allclose(y.mean(0), 0, atol=1e-4))
       (True, True)
     """
-    tools.check_key(key, "fit_random_vectors")
     tools.within("fit_random_vectors", "scale", scale, "(0, inf)", optional=True)
-    x = check_examples(x, features, "fit_random_vectors", limit=0)
-    rows = _drawn(key, x, features)
+    x = check_fit(key, x, features, "fit_random_vectors", limit=0)
+    rows = drawn(key, x, features)
     if scale is None:
         return {"kernel": rows.T, "bias": jnp.zeros(features, x.dtype)}
     mean = x.mean(0)
@@ -204,10 +193,9 @@ def fit_rbf_centers(
     Reference: Moody and Darken 1989, "Fast learning in networks of locally-tuned processing units".
     """
     who = "fit_rbf_centers"
-    tools.check_key(key, who)
     tools.a_function(who, "method", method, "(key, x, features)")
     tools.within(who, "overlap", overlap, "(0, inf)")
-    x = check_examples(x, features, who, limit=0)
+    x = check_fit(key, x, features, who, limit=0)
     sizes = {"features": features, "inputs": x.shape[1]}
     try:
         centers = method(key, x, features)

@@ -17,10 +17,10 @@ from jaxnet import Layer, child_key, compose, tools
 from jaxnet.initializers import normal
 from jaxnet.ops import largest_eigenvalue, varying, wide
 from jaxnet.typing import Params
-from jaxnet.unsupervised.check import check_examples, scaled
+from jaxnet.unsupervised.check import check_fit, drawn, scaled
 
 # Products in reduced precision, the default on GPUs, would keep the codes from converging.
-exact_dot = partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
+dot = partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
 
 
 # Each is jitted, since a scan outside of jit compiles at every call.
@@ -74,25 +74,20 @@ def fista(
     inverse problems"; O'Donoghue and Candès 2015, "Adaptive restart for accelerated gradient
     schemes".
     """
-    sizes: dict[str, Any] = {}
-    form = "(features, inputs)"
-    dictionary = tools.as_array(
-        "fista", "dictionary", dictionary, form, "reals", sizes, empty=False
-    )
-    x = tools.as_array("fista", "x", x, "(..., inputs)", "reals", sizes)
-    tools.at_least("fista", "steps", steps, 0)
-    tools.check_options("fista", positive=positive)
-    penalty = _not_negative("fista", "penalty", penalty)
+    who, form, sizes = "fista", "(features, inputs)", {}
+    dictionary = tools.as_array(who, "dictionary", dictionary, form, "reals", sizes, empty=False)
+    x = tools.as_array(who, "x", x, "(..., inputs)", "reals", sizes)
+    tools.at_least(who, "steps", steps, 0)
+    tools.check_options(who, positive=positive)
+    penalty = _not_negative(who, "penalty", penalty)
     if jnp.ndim(penalty):
-        tools.as_array("fista", "penalty", penalty, "(features,)", "reals", sizes)
+        tools.as_array(who, "penalty", penalty, "(features,)", "reals", sizes)
     dtype = jnp.result_type(dictionary, x)
     dictionary, x, penalty = (jnp.asarray(a, dtype) for a in (dictionary, x, penalty))
     start = varying(jnp.zeros((*x.shape[:-1], len(dictionary)), dtype), x, dictionary)
     if codes is not None:
-        start = tools.as_array("fista", "codes", codes, "(..., features)", "reals", sizes).astype(
-            dtype
-        )
-    return _fista(dictionary, x, penalty, start, int(steps), positive)
+        start = tools.as_array(who, "codes", codes, "(..., features)", "reals", sizes)
+    return _fista(dictionary, x, penalty, start.astype(dtype), int(steps), positive)
 
 
 @partial(jax.jit, static_argnums=(4, 5))
@@ -116,20 +111,17 @@ def _proximal_step(
 ) -> Callable[[jax.Array], jax.Array]:
     """Return the step from codes to better codes."""
     (features, inputs), dtype = dictionary.shape, x.dtype
-    gram = exact_dot(dictionary, dictionary.T)  # (features, features)
+    gram = dot(dictionary, dictionary.T)  # (features, features)
     # The gradient's Lipschitz constant is the largest eigenvalue, computed from the smaller
     # product.
-    smaller = gram if features <= inputs else exact_dot(dictionary.T, dictionary)
+    smaller = gram if features <= inputs else dot(dictionary.T, dictionary)
     largest = largest_eigenvalue(smaller.astype(jnp.promote_types(dtype, jnp.float32)))
     curvature = jnp.maximum(largest, jnp.finfo(dtype).tiny).astype(dtype)
-    target = exact_dot(x, dictionary.T)  # (..., inputs) -> (..., features)
+    target = dot(x, dictionary.T)  # (..., inputs) -> (..., features)
 
     def step(z):
-        explained = (
-            exact_dot(z, gram)
-            if features < 2 * inputs
-            else exact_dot(exact_dot(z, dictionary), dictionary.T)
-        )
+        few = features < 2 * inputs
+        explained = dot(z, gram) if few else dot(dot(z, dictionary), dictionary.T)
         z = z + (target - explained) / curvature
         threshold = penalty / curvature
         return jnp.maximum(z - threshold, 0) if positive else z - jnp.clip(z, -threshold, threshold)
@@ -243,9 +235,8 @@ def fit_dictionary(
     sparse coding".
     """
     who = "fit_dictionary"
-    tools.check_key(key, who)
-    x = check_examples(x, features, who, limit=0)
-    tools.all_at_least(who, epochs=epochs, batch_size=batch_size, steps=steps)
+    counts = {"epochs": epochs, "batch_size": batch_size, "steps": steps}
+    x = check_fit(key, x, features, who, limit=0, **counts)
     tools.check_options(who, positive=positive, progress=progress)
     if not bool(x.any()):
         raise ValueError(f"{who}: x must not be 0 everywhere")
@@ -273,9 +264,9 @@ def fit_dictionary(
 @partial(jax.jit, static_argnums=2)
 def _first_atoms(key: jax.Array, x: jax.Array, features: int) -> jax.Array:
     """Return examples with some noise."""
-    rows = jax.random.choice(child_key(key, "rows"), len(x), (features,), replace=False)
+    rows = drawn(child_key(key, "rows"), x, features)
     noise = jax.random.normal(child_key(key, "noise"), (features, x.shape[1]), x.dtype)
-    return _unit(x[rows] + 0.1 * _root_mean_square(x) * noise)
+    return _unit(rows + 0.1 * _root_mean_square(x) * noise)
 
 
 @partial(jax.jit, static_argnums=(5, 6, 7))
@@ -289,7 +280,7 @@ def _epoch(key, atoms, sums, x, penalty, batch_size, steps, positive):
         atoms, (codes, examples) = carry
         key, batch = now[0], x[now[1]]  # (batch, inputs)
         z = fista(atoms, batch, penalty, steps, positive=positive)  # (batch, features)
-        codes, examples = keep * codes + exact_dot(z.T, z), keep * examples + exact_dot(z.T, batch)
+        codes, examples = keep * codes + dot(z.T, z), keep * examples + dot(z.T, batch)
         fresh = _unit(batch[jax.random.randint(key, (len(atoms),), 0, batch_size)])
         return (_better_atoms(atoms, codes, examples, fresh), (codes, examples)), (z != 0).mean()
 
@@ -313,7 +304,7 @@ def _better_atoms(
     unused = used <= 1e-6 * used.mean()
 
     def one(j, atoms):
-        moved = _unit(used[j] * atoms[j] + examples[j] - exact_dot(codes[j], atoms))
+        moved = _unit(used[j] * atoms[j] + examples[j] - dot(codes[j], atoms))
         return atoms.at[j].set(jnp.where(unused[j], fresh[j], moved))
 
     return jax.lax.fori_loop(0, len(atoms), one, atoms)
@@ -362,9 +353,8 @@ def fit_sparse_coding(
     Reference: Coates and Ng 2011, "The importance of encoding versus training with sparse coding
     and vector quantization".
     """
-    tools.check_key(key, "fit_sparse_coding")
     tools.all_within("fit_sparse_coding", "(0, inf)", optional=True, scale=scale, penalty=penalty)
-    x = check_examples(x, features, "fit_sparse_coding", limit=0)
+    x = check_fit(key, x, features, "fit_sparse_coding", limit=0)
     penalty = _usual_penalty(x) if penalty is None else penalty
     learned = fit_dictionary(key, x, features, penalty=penalty, positive=True, **options)
     kernel = learned["dictionary"].T

@@ -67,9 +67,7 @@ def boxes(
             _draw(axes, part, i, dashed=what == "true")
     named = range(len(names))
     if len(names) > len(COLORS):  # with many classes, list only the classes on the images
-        named = sorted(
-            {int(c) for part in given.values() for c in np.unique(part["classes"])} - {-1}
-        )
+        named = sorted({c for p in given.values() for c in p["classes"].ravel().tolist()} - {-1})
     lines = [Line2D([], [], color=_color(c), linewidth=3) for c in named]
     lines += [Line2D([], [], color="0.3", linestyle="--" if w == "true" else "-") for w in given]
     words = [*(names[c] for c in named), *given]

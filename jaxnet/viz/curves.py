@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from jaxnet.tools import check_list, on_host
-from jaxnet.viz.style import COLORS, Figure, a_dict, new_figure, styled, texts
+from jaxnet.viz.style import COLORS, Figure, a_dict, cells, new_figure, styled, texts
 
 Panels = Mapping[str, Mapping[str, Any]]
 
@@ -90,9 +90,8 @@ def curves(panels: Panels, *, xlabel: str = "epoch") -> Figure:
         )
     figure = new_figure(4.8 * len(panels), 3.6)
     lines = list(dict.fromkeys(name for panel in panels.values() for name in panel))
-    for axes, (metric, panel) in zip(
-        figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True
-    ):
+    places = cells(figure, 1, len(panels), len(panels))
+    for axes, (metric, panel) in zip(places, panels.items(), strict=True):
         for name, given in panel.items():
             values = on_host("curves", f"{metric}/{name}", given)
             if values.ndim not in (1, 2) or values.size == 0:

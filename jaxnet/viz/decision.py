@@ -74,10 +74,8 @@ def decision(
     # A single call, so that one shape is compiled.
     both = np.concatenate([plane, x.astype(np.float32)])
     found = {title: _classes(f, both) for title, f in panels.items()}
-    regions = {title: classes[: len(plane)] for title, classes in found.items()}
-    predicted = {title: classes[len(plane) :] for title, classes in found.items()}
-    count = 1 + max(y.max(), *(a.max() for a in [*regions.values(), *predicted.values()]))
-    least = min(y.min(), *(a.min() for a in regions.values()))
+    classes = np.concatenate([y, *found.values()])
+    count, least = 1 + classes.max(), classes.min()
     if least < 0 or count > len(COLORS):
         raise ValueError(
             f"decision: classes must be 0 to {len(COLORS) - 1}, got {least} to {count - 1}"
@@ -89,11 +87,11 @@ def decision(
     rows, columns = grid("decision", len(panels), columns)
     figure = new_figure(3.1 * columns, 3.1 * rows + 0.45)
     places = cells(figure, rows, columns, len(panels), sharex=True, sharey=True)
-    for axes, title in zip(places, panels, strict=True):
-        field = regions[title].reshape(resolution, resolution)
-        _regions(axes, ticks, field, count)
-        _points(axes, x, y, predicted[title])
-        wrong = f"{(predicted[title] != y).sum()} of {len(y)} wrong"
+    for axes, (title, classes) in zip(places, found.items(), strict=True):
+        regions, predicted = np.split(classes, [len(plane)])
+        _regions(axes, ticks, regions.reshape(resolution, resolution), count)
+        _points(axes, x, y, predicted)
+        wrong = f"{(predicted != y).sum()} of {len(y)} wrong"
         xlim, ylim = zip(low, high, strict=True)
         axes.set(xlim=xlim, ylim=ylim, title=f"{title}: {wrong}" if title else wrong)
     handles = [

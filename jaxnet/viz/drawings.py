@@ -82,21 +82,21 @@ def unrolled(steps: int = 4, *, inputs: Any = None, outputs: Any = None) -> Figu
         made = [f"${letter}_{{{t + 1}}}$" for t in range(steps)] if given is None else given
         names[what] = texts("unrolled", what, made, steps, "step")
     axes = canvas(1.5 * (steps + 1) + 0.8, 2.6)
-    _box(axes, 0.6, 1.3, 0.8, 0.6, "cell")
-    _arrow(axes, (0.6, 0.45), (0.6, 1.0))
-    _arrow(axes, (0.6, 1.6), (0.6, 2.15))
-    _word(axes, 0.6, 0.25, "$x_t$")
-    _word(axes, 0.6, 2.35, "$y_t$")
+
+    def cell(x, below, above):
+        _box(axes, x, 1.3, 0.8, 0.6, "cell")
+        _arrow(axes, (x, 0.45), (x, 1.0))
+        _arrow(axes, (x, 1.6), (x, 2.15))
+        _word(axes, x, 0.25, below)
+        _word(axes, x, 2.35, above)
+
+    cell(0.6, "$x_t$", "$y_t$")
     _arrow(axes, (1.0, 1.42), (1.0, 1.18), bend=-2.2)
     _word(axes, 1.52, 1.3, "$h$", color=MARK)
     _word(axes, 1.95, 1.3, "=")
     for t in range(steps):
         x = 2.9 + 1.5 * t
-        _box(axes, x, 1.3, 0.8, 0.6, "cell")
-        _arrow(axes, (x, 0.45), (x, 1.0))
-        _arrow(axes, (x, 1.6), (x, 2.15))
-        _word(axes, x, 0.25, names["inputs"][t])
-        _word(axes, x, 2.35, names["outputs"][t])
+        cell(x, names["inputs"][t], names["outputs"][t])
         _arrow(axes, (x - 1.1 if t else x - 0.75, 1.3), (x - 0.4, 1.3), color=MARK)
         _word(axes, x - 0.78, 1.48, f"$h_{{{t}}}$", color=MARK)
     return axes.figure
@@ -115,10 +115,9 @@ def lstm_cell() -> Figure:
     """
     axes = canvas(7.4, 3.7)
     _rectangle(axes, 1.0, 0.65, 5.3, 2.55, fill="0.97", line="0.7")
-    top, middle, low = 2.8, 1.75, 1.15
-    _arrow(axes, (0.2, top), (1.85, top), color=MARK)
-    _arrow(axes, (2.15, top), (3.6, top), color=MARK)
-    _arrow(axes, (3.9, top), (7.1, top), color=MARK)
+    top, middle = 2.8, 1.75
+    for start, end in ((0.2, 1.85), (2.15, 3.6), (3.9, 7.1)):
+        _arrow(axes, (start, top), (end, top), color=MARK)
     for x, y, sign in ((2.0, top, "×"), (3.75, top, "+"), (3.2, 2.15, "×"), (5.45, 2.15, "×")):
         _circle(axes, x, y, sign)
     gates = (("σ", 2.0, "f"), ("σ", 2.75, "i"), ("tanh", 3.65, "g"), ("σ", 4.7, "o"))
@@ -129,18 +128,13 @@ def lstm_cell() -> Figure:
         _arrow(axes, (x, 0.9), (x, 1.2))
         _word(axes, x - wide / 2 - 0.1, middle, f"${name}$", color=COLORS[0])
     _arrow(axes, (2.0, 1.6), (2.0, top - 0.15))
-    _line(axes, [(2.75, 1.6), (2.75, 2.15)])
-    _arrow(axes, (2.75, 2.15), (3.05, 2.15))
-    _line(axes, [(3.65, 1.6), (3.65, 2.15)])
-    _arrow(axes, (3.65, 2.15), (3.35, 2.15))
-    _line(axes, [(3.2, 2.3), (3.2, 2.48), (3.75, 2.48)])
-    _arrow(axes, (3.75, 2.48), (3.75, top - 0.15))
-    _line(axes, [(4.7, 1.6), (4.7, 2.15)])
-    _arrow(axes, (4.7, 2.15), (5.3, 2.15))
+    _route(axes, (2.75, 1.6), (2.75, 2.15), (3.05, 2.15))
+    _route(axes, (3.65, 1.6), (3.65, 2.15), (3.35, 2.15))
+    _route(axes, (3.2, 2.3), (3.2, 2.48), (3.75, 2.48), (3.75, top - 0.15))
+    _route(axes, (4.7, 1.6), (4.7, 2.15), (5.3, 2.15))
     _arrow(axes, (5.45, top), (5.45, 2.3))
     _word(axes, 5.78, 2.5, "tanh")
-    _line(axes, [(5.45, 2.0), (5.45, low - 0.25)])
-    _arrow(axes, (5.45, 0.9), (7.1, 0.9))
+    _route(axes, (5.45, 2.0), (5.45, 0.9), (7.1, 0.9))
     _line(axes, [(1.4, 0.2), (1.4, 0.9)])
     _word(axes, 1.4, 0.1, "$x_t$")
     for x, y, word in (
@@ -238,6 +232,12 @@ def _word(axes, x, y, word, color="black") -> None:
 
 def _line(axes, points) -> None:
     axes.plot(*zip(*points, strict=True), color=LINE, linewidth=1.2)
+
+
+def _route(axes, *points) -> None:
+    """Draw a line that ends in an arrow."""
+    _line(axes, points[:-1])
+    _arrow(axes, *points[-2:])
 
 
 def _arrow(axes, start, end, *, color=LINE, width=1.2, bend=0.0) -> None:

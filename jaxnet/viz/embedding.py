@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from jaxnet.tools import on_host
-from jaxnet.viz.style import Figure, a_dict, frame, new_figure, styled, texts
+from jaxnet.viz.style import Figure, a_dict, cells, frame, new_figure, styled, texts
 
 
 @styled()
@@ -55,9 +55,8 @@ def embedding(panels: Mapping[str, Any], labels: Any, names: Sequence[str] | Non
     longest = max(map(len, words.values()))
     figure = new_figure(4.6 * len(panels) + 0.6 + 0.08 * longest, 4.6)
     size = np.clip(4000 / len(labels), 1.5, 14)
-    for axes, (title, points) in zip(
-        figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True
-    ):
+    places = cells(figure, 1, len(panels), len(panels))
+    for axes, (title, points) in zip(places, panels.items(), strict=True):
         # a single scatter plot, so that no class covers the others
         axes.scatter(*points.T, s=size, color=colors(labels % 20), linewidths=0, alpha=0.7)
         for label in classes:

@@ -84,9 +84,8 @@ def masks(
         labels[title] = on_host("masks", f"labels[{title!r}]", mask, dtype="integers")
     within("masks", "share", share, "[0, 1]")
     titles = None if titles is None else texts("masks", "titles", titles, len(x), "image")
-    columns = {"image": x} | {
-        title: overlay(x, mask, colors, share=share) for title, mask in labels.items()
-    }
+    painted = {title: overlay(x, mask, colors, share=share) for title, mask in labels.items()}
+    columns = {"image": x} | painted
     width = 2.6  # inches per image; a name in the legend needs about 1.2
     in_a_row = min(6, max(1, int(width * len(columns) / 1.2)))
     legend = 0.3 * -(-len(names) // in_a_row) + 0.1

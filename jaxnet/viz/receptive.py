@@ -55,9 +55,7 @@ def receptive(
         path: on_host("receptive", f"effective[{path!r}]", m, "(height, width)", sizes=size)
         for path, m in maps.items()
     }
-    paths = (
-        (list(maps) or _distinct(fields)) if paths is None else texts("receptive", "paths", paths)
-    )
+    paths = list(maps) or _distinct(fields) if paths is None else texts("receptive", "paths", paths)
     for path in (*paths, *maps):
         if path not in fields.fields:
             raise ValueError(

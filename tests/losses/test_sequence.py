@@ -90,7 +90,7 @@ LABELS, N = jnp.ones((2, 3), int), jnp.array([3, 2])
         (0, (jnp.ones((2, 6, 4)), jnp.ones(2)), (LABELS, N), "ctc: lengths must hold integers"),
         (0, jnp.ones((2, 6, 4)), LABELS, r"ctc: targets must be \(labels, label_lengths\)"),
         (0, jnp.ones((2, 6, 4)), (LABELS * 0.5, N), "ctc: labels must hold integers"),
-        (4, jnp.ones((2, 6, 4)), (LABELS, N), r"ctc: blank must be below the classes, 4, got 4"),
+        (4, jnp.ones((2, 6, 4)), (LABELS, N), r"ctc: blank must be in .* = \[0, 4\), got 4"),
         (-1, None, None, "ctc: blank must be at least 0, got -1"),
         ("a", None, None, "ctc: blank must be an integer, got 'a'"),
     ],

@@ -58,14 +58,9 @@ def builder() -> type:
                 mask = files[path.replace(f"/{folder}/", f"/{folder}annot/")]
                 name = PurePosixPath(path).stem
                 box, nearest = pillow.Resampling.BOX, pillow.Resampling.NEAREST
-                yield (
-                    name,
-                    {
-                        "image": scaled(image, box, "JPEG", quality=QUALITY),
-                        "segmentation_mask": scaled(mask, nearest, "PNG"),
-                        "name": name,
-                    },
-                )
+                picture = scaled(image, box, "JPEG", quality=QUALITY)
+                small = scaled(mask, nearest, "PNG")
+                yield name, {"image": picture, "segmentation_mask": small, "name": name}
 
     def splits(downloads: Path) -> dict[str, Iterator]:
         files = contents("camvid", ARCHIVE, downloads, ORIGIN.size)

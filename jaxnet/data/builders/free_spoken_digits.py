@@ -46,15 +46,8 @@ def builder() -> type:
             name = PurePosixPath(path).stem  # digit_speaker_number
             digit, speaker, number = name.split("_")
             if (int(number) < HELD_OUT) == (part == "test"):
-                yield (
-                    name,
-                    {
-                        "audio": samples(path, data),
-                        "label": int(digit),
-                        "speaker": speaker,
-                        "recording": int(number),
-                    },
-                )
+                labels = {"label": int(digit), "speaker": speaker, "recording": int(number)}
+                yield name, {"audio": samples(path, data), **labels}
 
     def splits(downloads: Path) -> dict[str, Iterator]:
         files = contents(who, ARCHIVE, downloads, ORIGIN.size)

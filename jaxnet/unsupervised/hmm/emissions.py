@@ -262,9 +262,7 @@ def _symbol_scores(logits, x):
     return table.at[x].get(mode="fill", fill_value=jnp.nan)
 
 
-@jax.jit
-def _mixture_scores(params, x):
-    return logsumexp(_components(params, x), -1)
+_mixture_scores = jax.jit(lambda params, x: logsumexp(_components(params, x), -1))
 
 
 def _components(params, x):  # (..., features) -> (..., states, mixtures)

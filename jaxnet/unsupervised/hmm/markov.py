@@ -310,6 +310,11 @@ def _later(scores, mask):
     return _by_time(scores)[1:], _by_time(mask)[1:, :, None]
 
 
+def _first(log_start, scores, mask):
+    """Return the shifted scores of the first step."""
+    return _shifted(log_start[None] + jnp.where(mask[:, :1], scores[:, 0], 0))
+
+
 def _shifted(log_p: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Return log_p minus its largest entry, and that entry (batch, 1), without a gradient.
 
@@ -333,7 +338,7 @@ def _alphas(log_start, log_transition, scores, mask):
         carry = jnp.where(counts, moved, alpha), jnp.where(counts, shift + top, shift)
         return carry, carry
 
-    first = _shifted(log_start[None] + jnp.where(mask[:, :1], scores[:, 0], 0))
+    first = _first(log_start, scores, mask)
     (alpha, shift), later = jax.lax.scan(step, first, _later(scores, mask))
     log_likelihood = jnp.where(mask[:, 0], logsumexp(alpha, 1) + shift[:, 0], 0)
     alphas, shifts = jax.tree.map(lambda a, b: jnp.concatenate([a[None], b]), first, later)
@@ -372,9 +377,7 @@ def _viterbi(start, transition, scores, mask):
         moved, top = _shifted(ways.max(1) + score)
         return jnp.where(counts, moved, delta), (came_from, jnp.where(counts, top, 0))
 
-    first, shift = _shifted(
-        log_probabilities(start)[None] + jnp.where(mask[:, :1], scores[:, 0], 0)
-    )
+    first, shift = _first(log_probabilities(start), scores, mask)
     delta, (came_from, tops) = jax.lax.scan(step, first, _later(scores, mask))
     last = delta.argmax(1).astype(jnp.int32)  # (batch,)
 

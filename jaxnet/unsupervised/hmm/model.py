@@ -240,6 +240,7 @@ def fit_hmm(
     net = hmm(states, emission, start_init=start_init, transition_init=transition_init)
     values = np.asarray(sequence.x)
     align = emission.align if align is None else align
+    options = {"iterations": iterations, "tolerance": tolerance, "progress": progress}
     runs = []
     for i in range(restarts):
         here = jax.random.fold_in(key, i)
@@ -250,12 +251,7 @@ def fit_hmm(
                 child_key(here, "begin"), params["emission"], values[mask], labels[mask]
             )
             params = params | {"emission": first}
-        runs.append(
-            baum_welch(
-                params, sequence.x, emission, sequence.lengths,
-                iterations=iterations, tolerance=tolerance, progress=progress,
-            )
-        )  # fmt: skip
+        runs.append(baum_welch(params, sequence.x, emission, sequence.lengths, **options))
     return max(runs, key=lambda run: run.log_likelihoods[-1]).params
 
 
@@ -281,10 +277,8 @@ def _without_padding(sequence: Sequence) -> jax.Array:
 
 
 def _check_emission(who: str, emission: Any) -> None:
-    if not isinstance(emission, Emission):
-        raise TypeError(
-            f"{who}: emission must be an Emission, such as categorical(5), got {emission!r:.60}"
-        )
+    words = "an Emission, such as categorical(5)"
+    tools.check_type(who, "emission", emission, Emission, words)
 
 
 def _read(x: Any, lengths: Any, who: str) -> tuple[Sequence, np.ndarray]:

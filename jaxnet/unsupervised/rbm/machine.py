@@ -28,7 +28,7 @@ from jaxnet.initializers import Initializer, normal, zeros
 from jaxnet.ops import plus
 from jaxnet.training import learning_rule
 from jaxnet.typing import Params
-from jaxnet.unsupervised.check import check_examples, trained, whole_batches
+from jaxnet.unsupervised.check import check_fit, trained, whole_batches
 from jaxnet.unsupervised.rbm.units import Visible, bernoulli, check_visible, draw, gaussian
 
 
@@ -315,9 +315,7 @@ def fit_rbm(
       (50, 4)
     """
     who = "fit_rbm"
-    tools.check_key(key, who)
-    x = check_examples(x, features, who)
-    tools.all_at_least(who, k=k, epochs=epochs, batch_size=batch_size)
+    x = check_fit(key, x, features, who, k=k, epochs=epochs, batch_size=batch_size)
     tools.within(who, "learning_rate", learning_rate, "(0, inf)")
     tools.within(who, "momentum", momentum, "[0, 1)")
     tools.within(who, "weight_decay", weight_decay, "[0, inf)")
