@@ -30,6 +30,7 @@ NEEDS = {  # not imported by the code itself
     "Run a model in onnxruntime": ("jax2onnx",),
     "Quantize and export to ONNX": ("jax2onnx",),
 }
+DATA = {"Look at prepared data": ("bccd", "camvid", "free_spoken_digits")}  # prepared datasets
 # The other sections are slow: most compile a net and its training.
 FAST = {
     "From a convolution to C",
@@ -105,6 +106,16 @@ def needed(name, found):
     return [*named, *NEEDS.get(name, ())]
 
 
+def lacking(name, found):
+    """The packages and the prepared datasets of a section that are not there."""
+    missing = [name for name in needed(name, found) if importlib.util.find_spec(name) is None]
+    if wanted := DATA.get(name):
+        folder = os.environ.get("TFDS_DATA_DIR", "")
+        there = jn.data.tfds.prepared(folder) if os.path.isdir(folder) else ()
+        missing += [f"the prepared dataset {name}" for name in wanted if name not in there]
+    return missing
+
+
 @cache
 def beginning(page):
     """The names that every section of a page starts from; run once, so that it compiles once."""
@@ -116,8 +127,7 @@ def beginning(page):
 
 @pytest.mark.parametrize(("page", "name", "found"), list(cases()))
 def test_section_runs(page, name, found, tmp_path, monkeypatch):
-    missing = [name for name in needed(name, found) if importlib.util.find_spec(name) is None]
-    if missing:
+    if missing := lacking(name, found):
         pytest.skip(f"needs {', '.join(missing)}")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "80")
@@ -142,7 +152,7 @@ def test_page_runs_from_top_to_bottom(page, tmp_path, monkeypatch):
     monkeypatch.setattr(os, "environ", os.environ.copy())
     names = {"__name__": "guide"}
     for name, found in sections(page).items():
-        if all(importlib.util.find_spec(package) for package in needed(name, found)):
+        if not lacking(name, found):
             for block in found:
                 run(block, names)
 
@@ -373,10 +383,34 @@ def test_outputs_are_results(page):
             assert not re.search(r"print\(.*\bsorted\(", block.code), block.where
 
 
+def pictures(page):
+    """The pictures of `guide/pictures` on a page: position of each and name of its file."""
+    found = re.finditer(r"!\[([^]]+)\]\((?:\.\./)?pictures/([\w.]+)\)", page.read_text())
+    return [(match.start(), match[2]) for match in found]
+
+
+def test_pictures_are_made_by_the_blocks_before_them():
+    """`python -m tools.pictures` makes them again."""
+    shown = []
+    for page in PAGES:
+        text = page.read_text()
+        for place, name in pictures(page):
+            code = text[:place].rpartition("```python\n")[2]
+            assert f'"{name}"' in code, f"{page.name}: {name} is not saved by the block before it"
+            shown.append(name)
+    there = {path.name for path in (GUIDE / "pictures").iterdir()}
+    assert len(shown) == len(set(shown)) >= 25 and set(shown) == there
+
+
+@pytest.mark.parametrize("path", sorted((GUIDE / "pictures").iterdir()), ids=lambda p: p.name)
+def test_pictures_are_small(path):
+    assert 500 < path.stat().st_size < 60_000
+
+
 def test_the_marked_sections_exist():
     names = [name for page in PAGES for name in programs(page)]
     assert len(names) == len(set(names))
-    assert set(names) >= FAST | LONG | set(NEEDS) | set(CHECKS) | IN_ORDER
+    assert set(names) >= FAST | LONG | set(NEEDS) | set(DATA) | set(CHECKS) | IN_ORDER
 
 
 def anchors(page):
