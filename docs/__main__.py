@@ -31,6 +31,7 @@ FORMULA = re.compile(r'<(span|div) class="arithmatex">\\([(\[])(.*?)\\[)\]]</\1>
 CELL = re.compile(r'<td( style="[^"]*")?>(.*?)</td>', re.S)
 NUMBER = re.compile(r"[-−]?\d[\d.,%±()e×− -]{,18}(to [\d.,]+%?\))?( ?[A-Za-zµ%]+)?")
 CODE = re.compile(r"^( *)(`{3,})[^`\n]*\n.*?^\1\2`*$|(`+).+?\3", re.S | re.M)
+HTML_LINK = re.compile(r'(<a href="[^":]*?)(README)?\.md(?=["#])')  # of a picture with a height
 LINK = re.compile(r"(\]\()([^)#\s]+)(#[^)\s]*)?(\))")
 # What link_names looks at: blocks of code, headings, links, names of jaxnet and other code.
 NAMED = re.compile(
@@ -151,7 +152,8 @@ def mend_links(path: Path, pages: Path) -> None:
     for block in CODE.finditer(text):
         parts += [LINK.sub(mended, text[end : block.start()]), block[0]]
         end = block.end()
-    path.write_text("".join([*parts, LINK.sub(mended, text[end:])]))
+    whole = "".join([*parts, LINK.sub(mended, text[end:])])
+    path.write_text(HTML_LINK.sub(lambda m: f"{m[1]}{'index' if m[2] else ''}.html", whole))
 
 
 def link_names(text: str) -> str:
