@@ -110,8 +110,12 @@ def finding(name: str, record: Record, pictures: str = "../pictures", root: str 
 
 
 def measured(name: str, record: Record, root: str) -> str:
-    """Return one line of Markdown: runs, machine, versions, commands with their times, links."""
-    parts = [f"{runs(record)}, {record.machine}, {record.versions}"]
+    """Return one line of Markdown: runs, commands with their times, and links.
+
+    The machine and the versions come after the runs if they are not those of most records.
+    """
+    unusual = (record.machine, record.versions) != (Record.machine, Record.versions)
+    parts = [f"{runs(record)}, {record.machine}, {record.versions}" if unusual else runs(record)]
     for given in record.commands:
         time = given.time or (f"{given.seconds:g} s" if given.seconds else "")
         parts += [f"`{command(name, given.options)}`" + (f" ({time})" if time else "")]

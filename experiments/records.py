@@ -202,7 +202,8 @@ class Record:
         if wrong := unknown(
             f"{self.sentence} {self.caveat} {self.key}", [self._cells(), self.note]
         ):
-            yield f"{', '.join(wrong)} in the sentence, caveat or key: not in the tables or the note"
+            words = ", ".join(wrong)
+            yield f"{words} in the sentence, caveat or key: not in the tables or the note"
 
     def _cells(self) -> str:
         """Return the text of all cells and their columns."""

@@ -13,7 +13,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from tests.pages import ROOT, Block, blocks, run, sections
+from tests.pages import ROOT, Block, blocks, run, sections, start
 
 FOLDER = ROOT / "guide" / "pictures"
 COLORS = 256  # of a file; plots and pixel images need no more
@@ -26,8 +26,7 @@ def programs(page: Path) -> list[list[Block]]:
     """
     if "blocks run in order" in page.read_text():
         return [blocks(page)]
-    parts = sections(page)
-    return [parts.get("", []) + found for name, found in parts.items() if name]
+    return [start(page) + found for name, found in sections(page).items() if name]
 
 
 def shown(page: Path) -> set[str]:
