@@ -31,6 +31,8 @@ FORMULA = re.compile(r'<(span|div) class="arithmatex">\\([(\[])(.*?)\\[)\]]</\1>
 CELL = re.compile(r'<td( style="[^"]*")?>(.*?)</td>', re.S)
 NUMBER = re.compile(r"[-−]?\d[\d.,%±()e×− -]{,18}(to [\d.,]+%?\))?( ?[A-Za-zµ%]+)?")
 CODE = re.compile(r"^( *)(`{3,})[^`\n]*\n.*?^\1\2`*$|(`+).+?\3", re.S | re.M)
+LINKED_TEXT = re.compile(r"\[([^]]+)\]\([^)]+\)")
+HTML_LINK = re.compile(r'(<a href="[^":]*?)(README)?\.md(?=["#])')  # of a picture with a height
 LINK = re.compile(r"(\]\()([^)#\s]+)(#[^)\s]*)?(\))")
 # What link_names looks at: blocks of code, headings, links, names of jaxnet and other code.
 NAMED = re.compile(
@@ -58,6 +60,7 @@ def build(out: Path = OUT) -> Path:
         if path.relative_to(pages).parts[0] in LINKED:
             path.write_text(link_names(path.read_text()))
     write_reference(pages)
+    (pages / "llms.txt").write_text(overview(pages))
     menu = navigation(pages)
     for path in (path for entry in menu for path in entry.values() if isinstance(path, str)):
         page = pages / path
@@ -80,6 +83,25 @@ def build(out: Path = OUT) -> Path:
     for page in (out / "html").rglob("*.html"):
         page.write_text(CELL.sub(sized, FORMULA.sub(mathml, page.read_text())))
     return out / "html" / "index.html"
+
+
+def overview(pages: Path) -> str:
+    """The file llms.txt: what jaxnet is, and the pages with a line on each, for language models."""
+    readme = (pages / "README.md").read_text()
+    lead = " ".join(readme.split("\n\n")[1].split())
+    lines = ["# jaxnet", "", "> " + LINKED_TEXT.sub(r"\1", lead), ""]
+    for part in (pages / "guide" / "README.md").read_text().split("\n## ")[1:]:
+        heading, *rest = part.split("\n")
+        lines += [f"## {heading}", ""]
+        for item in re.split(r"\n(?:- |\d+\. )", "\n" + "\n".join(rest))[1:]:
+            link = re.match(r"\[([^]]+)\]\(([^)#\s]+)\.md[^)]*\)", item)
+            if link:
+                place = os.path.normpath(f"guide/{link[2]}").replace("README", "index")
+                about = LINKED_TEXT.sub(r"\1", " ".join(item[link.end() :].split()))
+                lines += [f"- [{link[1]}]({address()}{place}.html){about}"]
+        lines += [""]
+    lines += ["## API", "", f"- [Reference]({address()}reference/index.html): every public name"]
+    return "\n".join(lines) + "\n"
 
 
 def mathml(match: re.Match) -> str:
@@ -151,7 +173,8 @@ def mend_links(path: Path, pages: Path) -> None:
     for block in CODE.finditer(text):
         parts += [LINK.sub(mended, text[end : block.start()]), block[0]]
         end = block.end()
-    path.write_text("".join([*parts, LINK.sub(mended, text[end:])]))
+    whole = "".join([*parts, LINK.sub(mended, text[end:])])
+    path.write_text(HTML_LINK.sub(lambda m: f"{m[1]}{'index' if m[2] else ''}.html", whole))
 
 
 def link_names(text: str) -> str:

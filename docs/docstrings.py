@@ -37,6 +37,11 @@ WORD = re.compile(r"(?<![\[`\w])`(?:jn\.)?([A-Za-z_][\w.]*)`(?![\w\[`])")
 HEAD = re.compile(r"^[A-Z][\w ;]*:$")  # of a section of a docstring
 # griffe takes what is before a colon for the type, and removes its parentheses.
 RETURNS = re.compile(r"^(Returns|Yields):\n(\s+)", re.M)
+# A row of a list in two columns, such as "  lengths   Integers (batch,)", or its next line.
+ROW = re.compile(r"( {2,})(\S(?:.*?\S)?) {2,}(\S.*)")
+ARGUMENTS = re.compile(r"(Args|Arguments|Fields|Attributes|Returns|Yields|Raises)\b.*:$")
+# An example that draws, and what it prints of the figure.
+LOOK = re.compile(r"(>>> figure = [^\n]*\n(?: *\.\.\. [^\n]*\n)*)(?: +\S[^\n]*\n?)+")
 PROMPT = re.compile(r"^( *(?:>>>|\.\.\.) ?)(.*)$")
 
 
@@ -148,6 +153,59 @@ def qualified(text: str, path: str, known: Container[str]) -> str:
     return "\n".join(lines)
 
 
+def lists(text: str) -> str:
+    """A docstring whose lists in two columns, and entries ending in ";", are lists in Markdown.
+
+    >>> print(lists("One of:\\n  x       An array\\n          of floats.\\n  (x, n)  The same."))
+    One of:
+    <BLANKLINE>
+    - `x`: An array of floats.
+    - `(x, n)`: The same.
+    """
+    shown: list[str] = []
+    indent = column = -1  # of the list that the line before belongs to
+    example, arguments, entries, ended = False, False, False, True
+    for line in text.splitlines():
+        example = line.lstrip().startswith(">>>") or (example and bool(line.strip()))
+        row, depth = ROW.fullmatch(line), len(line) - len(line.lstrip())
+        if line[:1].strip():
+            arguments = bool(ARGUMENTS.match(line))
+        if not (example or arguments) and row and depth != column and indent in (-1, depth):
+            if indent < 0:
+                shown.append("")
+            indent, column = depth, row.start(3)
+            shown.append(f"- {quoted(row[2])}: {row[3]}")
+        elif indent >= 0 and depth > indent and line.strip():
+            shown[-1] += f" {line.strip()}"
+        elif entries and line.strip() and not line[0].strip():
+            if ended:
+                shown.append("- ")
+            shown[-1] += f" {line.strip().removesuffix(';')}".lstrip("" if not ended else " ")
+            ended = line.endswith(";")
+        else:
+            if indent >= 0 and line.strip():
+                shown.append("")
+            indent = column = -1
+            shown.append(line)
+        if SECTION.fullmatch(line):
+            entries, ended = has_entries(text, line), True
+            shown += [""] * entries
+        elif not line.strip() or depth == 0:
+            entries = False
+    return "\n".join(shown)
+
+
+def has_entries(text: str, head: str) -> bool:
+    """Whether the lines of a section of a layer are entries, each of which ends in ";"."""
+    part = text.split(f"{head}\n", 1)[1].split("\n\n")[0]
+    return bool(re.search(r";$", part, re.M)) and not re.search(r"^  \S.*\S {2,}\S", part, re.M)
+
+
+def quoted(term: str) -> str:
+    """A term as code, unless it has backticks."""
+    return term if "`" in term else f"`{term}`"
+
+
 def nearest(name: str, path: str) -> str:
     """The public name with this last part that has most of its beginning in common with a path."""
     places = places_by_last_part()[name]
@@ -170,7 +228,9 @@ class Sections(griffe.Extension):
 
 def shown(text: str, obj: griffe.Object) -> str:
     """The docstring of an object, for the reference."""
-    text = qualified(text, obj.path, obj.module.members)
+    text = lists(qualified(text, obj.path, obj.module.members))
+    if obj.path.startswith("jaxnet.viz."):
+        text = LOOK.sub(r"\1", text)  # the reference shows the figure itself
     for section, title in TITLES.items():
         text = re.sub(rf"^{section}:$", title, text, flags=re.M)
     text = linked(text, others=own_names(obj))

@@ -13,6 +13,7 @@ import griffe
 
 import jaxnet
 from docs.docstrings import linked, methods, module_places, own_names, public_places
+from docs.plots import write_plots
 
 ROOT = Path(__file__).parent.parent
 # Section -> page -> the modules below jaxnet whose public names it has, in this order.
@@ -180,7 +181,7 @@ LEAD = (
 
 def write_reference(pages: Path) -> None:
     """Writes the pages, and the index with one row for each public name."""
-    (pages / "reference").mkdir(parents=True)
+    plots = write_plots(pages)
     index, section = ["# Reference", "", LEAD, ""], ""
     for page in reference():
         index += [f"## {page.section}", ""] if page.section != section else []
@@ -189,7 +190,7 @@ def write_reference(pages: Path) -> None:
             index += [f"### {page.title}", ""]
         index += table(page.names)
         (pages / page.path).write_text(
-            "\n".join([f"# {page.title}", "", *table(page.names), *entries(page.names)])
+            "\n".join([f"# {page.title}", "", *table(page.names), *entries(page.names, plots)])
         )
     (pages / "reference" / "index.md").write_text("\n".join(index))
 
@@ -205,8 +206,8 @@ def cell(name: Name) -> str:
     return name.summary.replace("|", "\\|")
 
 
-def entries(names: list[Name]) -> list[str]:
-    """The docstrings of a page, those of methods below their class.
+def entries(names: list[Name], plots: dict[str, str]) -> list[str]:
+    """The docstrings of a page, those of methods below their class, and the pictures of plots.
 
     Two public names of one value share an entry.
     """
@@ -215,6 +216,9 @@ def entries(names: list[Name]) -> list[str]:
         first, *more = [name for name in names if name.place == place]
         lines += [f"[](){{ #{name.public} }}" for name in more]
         lines += entry(first.public, place, 2)
+        if first.public in plots:
+            short = first.public.replace("jaxnet", "jn", 1)
+            lines += [f"![What the example of {short} draws]({plots[first.public]})", ""]
         lines += [f"Also `{name.public}`." for name in more] + [""] * bool(more)
         for method in first.methods:
             lines += entry(f"{first.public}.{method}", f"{place}.{method}", 3)

@@ -51,6 +51,10 @@ RECORDS = (
         columns=("digits", "classified correctly", "of"),
         rows=(("drawn on the page", "199", "200"),),
         commands=(Command("", 441, "108 s of CPU, and about 5 min of Chromium"),),
+        caveat=(
+            "All drawings are variants of one template per digit, so people's drawings may be "
+            "harder."
+        ),
         seeds=1,
         key="199 of 200 drawings",
         note=(

@@ -55,6 +55,10 @@ RECORDS = (
             ("FCN-8s", "0.417 ± 0.002", "80.9"),
         ),
         commands=(Command("--seeds 2", 1826, "24 min of CPU"),),
+        caveat=(
+            "While developing the recipe we looked at the test images, so 0.417 is slightly "
+            "optimistic."
+        ),
         seeds=2,
         key="mean IoU 0.417 ± 0.002, without skips 0.351 ± 0.004",
         baseline="FCN-32s, without skips",

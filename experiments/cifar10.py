@@ -35,6 +35,10 @@ RECORDS = (
             Command("", 475, "15 min of CPU"),
             Command("--epochs 5", 285, "285 s of CPU"),
         ),
+        caveat=(
+            "The photos are [re-encoded](../README.md#how-to-read-the-results), so your figures "
+            "will differ a little."
+        ),
         seeds=1,
         key="83.60% of the test photos",
         baseline="5 epochs",
@@ -72,6 +76,10 @@ RECORDS = (
             ("6", "80.95"),
         ),
         commands=(Command("--model resnet20 --epochs 6", 1344, "19 min of CPU"),),
+        caveat=(
+            "The photos are [re-encoded](../README.md#how-to-read-the-results), so your figures "
+            "will differ a little."
+        ),
         seeds=1,
         key="80.95% after six epochs",
         note=(

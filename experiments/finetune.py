@@ -70,6 +70,7 @@ RECORDS = (
             ("all fine-tuned", "89.76 ± 2.46", "94.49 ± 0.70", "97.05 ± 0.12"),
         ),
         commands=(Command("", 137, "137 s of CPU, all methods"),),
+        caveat="All runs that reuse layers start from the same trunk.",
         seeds=5,
         key="90.69 ± 1.56%, from scratch 85.06 ± 3.27%",
         baseline="from scratch",

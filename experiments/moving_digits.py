@@ -56,6 +56,7 @@ RECORDS = (
             ("video, 3-D convolutions", "99.95 ± 0.00", "75.35 ± 2.25", "75.30 ± 2.25", "52,770"),
         ),
         commands=(Command("", 417, "466 s of CPU, all three nets"),),
+        caveat="With more noise, one frame shows the digit worst.",
         seeds=3,
         key="75.30 ± 2.25% with both correct, stacked frames 64.12 ± 1.71%",
         baseline="stack of frames, 2-D convolutions",

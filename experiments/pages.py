@@ -1,6 +1,7 @@
 """The pages of results, written from the records."""
 
 import re
+from collections import Counter
 from collections.abc import Iterable
 from decimal import Decimal
 from pathlib import Path
@@ -15,6 +16,8 @@ NEXT = """---
 Next: [all findings](../README.md#findings), or [run an experiment](../README.md#run-an-experiment)
 yourself."""
 FAILED = "Not supported"
+LONG = 12  # rows of a table; a longer one is folded
+SHOWN = 3  # findings of a topic whose pictures the index shows
 Findings = list[tuple[str, Record]]
 """Name of the experiment, and one of its records."""
 
@@ -57,18 +60,31 @@ def pages(findings: Findings) -> dict[Path, str]:
 
 
 def _topic(topic: str, findings: Findings) -> str:
-    names = "\n".join(
-        f"- [{record.title}](#{anchor(record.title)}) ({record.verdict.lower()})"
-        for _, record in findings
-    )
     parts = [
         WRITTEN,
         f"# {TOPICS[topic]}",
-        f"This page shows {LEADS[topic]} ([how to read the figures]"
-        "(../README.md#how-to-read-the-results)).",
+        f"{LEADS[topic]} ([how to read the figures](../README.md#how-to-read-the-results)).",
     ]
-    parts += [names, *(finding(name, record) for name, record in findings), NEXT]
+    if thumbnails := gallery(findings):
+        parts.append(thumbnails)
+    parts += [*(finding(name, record) for name, record in findings), NEXT]
     return "\n\n".join(parts) + "\n"
+
+
+def gallery(findings: Findings, page: str = "", pictures: str = "../pictures") -> str:
+    """Return the first picture of each finding with its key figure, as a link; "" without pictures.
+
+    Args:
+      findings: Findings.
+      page: Page of the findings; by default they are on the same page.
+      pictures: Folder of the pictures, seen from the page.
+    """
+    return "\n".join(
+        f'<a href="{page}#{anchor(record.title)}"><img src="{pictures}/{record.pictures[0].file}" '
+        f'height="120" alt="{record.pictures[0].caption}" title="{record.key}"></a>'
+        for _, record in findings
+        if record.pictures
+    )
 
 
 def finding(name: str, record: Record, pictures: str = "../pictures", root: str = "../..") -> str:
@@ -80,48 +96,30 @@ def finding(name: str, record: Record, pictures: str = "../pictures", root: str 
       pictures: Folder of the pictures, seen from the page.
       root: Folder of the repository, seen from the page.
     """
-    parts = [f"## {record.title}"]
     lead = f"**{record.verdict}.**"
     if record.claim:
-        lead = f"**Claim, {record.verdict.lower()}:** {record.claim}."
-    parts += [f"{lead} {record.sentence}"]
-    parts += [table(record.columns, record.rows, record.across, record.baseline)]
-    shown = [
-        f"![{picture.caption}]({pictures}/{picture.file})\n\n*{picture.caption}.*"
-        for picture in record.pictures
-    ]
+        lead = f"**{record.verdict}:** {record.claim}."
+    figures = table(record.columns, record.rows, record.across, record.baseline)
+    if len(record.rows) > LONG:
+        figures = folded(f"{len(record.rows)} rows", figures)
+    shown = [f"![{picture.caption}]({pictures}/{picture.file})" for picture in record.pictures]
+    parts = [f"## {record.title}", f"{lead} {record.sentence} {record.caveat}".rstrip(), figures]
     parts += shown[:1]
-    parts += [facts(record.note)] if record.note else []
     parts += [folded("More pictures", "\n\n".join(shown[1:]))] if shown[1:] else []
-    for more in record.more:
-        parts += [folded(more.title, table(more.columns, more.rows, more.across))]
-    parts += (
-        [folded("How the options were chosen", facts(record.history))] if record.history else []
-    )
-    lines = [f"- {runs(record)}, {record.machine}, {record.versions}"]
+    return "\n\n".join([*parts, measured(name, record, root)])
+
+
+def measured(name: str, record: Record, root: str) -> str:
+    """Return one line of Markdown: runs, commands with their times, and links.
+
+    The machine and the versions come after the runs if they are not those of most records.
+    """
+    unusual = (record.machine, record.versions) != (Record.machine, Record.versions)
+    parts = [f"{runs(record)}, {record.machine}, {record.versions}" if unusual else runs(record)]
     for given in record.commands:
         time = given.time or (f"{given.seconds:g} s" if given.seconds else "")
-        lines += [f"- `{command(name, given.options)}`" + (f": {time}" if time else "")]
-    lines += [f"- {', '.join(_links(name, record, root))}"]
-    return "\n\n".join([*parts, "How it was measured:", "\n".join(lines)])
-
-
-def facts(text: str) -> str:
-    """Return the lines of a text as a list, or its sentences if it is one line of more than two.
-
-    Example:
-      >>> print(facts("Two runs. The first took 3.5 s. Both used NumPy."))
-      - Two runs.
-      - The first took 3.5 s.
-      - Both used NumPy.
-      >>> print(facts("We made two runs. The first took 3.5 s.\\nBoth used NumPy."))
-      - We made two runs. The first took 3.5 s.
-      - Both used NumPy.
-    """
-    if "\n" in text:
-        return "\n".join(f"- {line}" for line in text.splitlines())
-    sentences = re.split(r"(?<=[.!?])\s+(?=[A-Z`*(])", text)
-    return "\n".join(f"- {one}" for one in sentences) if len(sentences) > 2 else text
+        parts += [f"`{command(name, given.options)}`" + (f" ({time})" if time else "")]
+    return "; ".join([*parts, ", ".join(_links(name, record, root))]) + "."
 
 
 def folded(title: str, text: str) -> str:
@@ -181,24 +179,22 @@ def number(cell: str) -> Decimal:
 
 
 def index(findings: Findings) -> str:
-    """Return the tables of findings by topic, and of the claims that failed, in Markdown."""
-    parts = []
+    """Return the table of topics with their findings, and a gallery, in Markdown."""
+    rows, thumbnails = [], []
     for topic, heading in TOPICS.items():
-        chosen = [record for _, record in findings if record.topic == topic]
-        if chosen:
-            chosen.sort(key=lambda record: record.verdict == FAILED)
-            parts += [f"### [{heading}](results/{topic}.md)", _summary(chosen)]
-    failed = [record for _, record in findings if record.verdict == FAILED]
-    if failed:
-        rows = tuple((_link(record), record.claim, record.key) for record in failed)
-        parts += ["### Claims that failed", table(("finding", "claim", "key figure"), rows)]
-    return "\n\n".join(parts) + "\n"
-
-
-def _summary(records: list[Record]) -> str:
-    rows = tuple((_link(record), record.key, record.verdict.lower()) for record in records)
-    return table(("finding", "key figure", "verdict"), rows)
-
-
-def _link(record: Record) -> str:
-    return f"[{record.title}](results/{record.topic}.md#{anchor(record.title)})"
+        chosen = [pair for pair in findings if pair[1].topic == topic]
+        if not chosen:
+            continue
+        verdicts = Counter(record.verdict.lower() for _, record in chosen)
+        counts = ", ".join(f"{count} {verdict}" for verdict, count in sorted(verdicts.items()))
+        rows += [(f"[{heading}](results/{topic}.md)", LEADS[topic], counts)]
+        thumbnails += [gallery(chosen[:SHOWN], f"results/{topic}.md", "pictures")]
+    return (
+        "\n\n".join(
+            [
+                "\n".join(filter(None, thumbnails)),
+                table(("topic", "what it shows", "findings"), tuple(rows)),
+            ]
+        )
+        + "\n"
+    )

@@ -25,25 +25,17 @@ TOPICS = {
 }
 """Topic -> heading of its page."""
 LEADS = {
-    "images": "how well small networks classify digits and photos, and which pixels they use",
-    "segmentation": "that small networks trained from scratch can segment streets and detect blood "
-    "cells",
-    "transfer": "what helps if there are few labels, and how little accuracy a small network loses "
-    "with 8- or 4-bit weights",
-    "speech": "how well hidden Markov models, an LSTM and convolutions recognize spoken digits, by "
-    "known speakers and by new ones",
-    "sequences": "which networks do best on videos, text, translation and time series, and where "
-    "they do not beat a simpler method",
-    "unsupervised": "what generative and unsupervised methods learn from images, and when they "
-    "beat simpler methods",
-    "classic": "that classic results on perceptrons, optimizers, Boltzmann machines and policies "
-    "can be reproduced",
-    "agreement": "that jaxnet's gradients and logits agree with JAX, with theory and with "
-    "torchvision",
-    "cost": "how long training takes compared with other libraries, and what sweeps, sharding and "
-    "loading data cost",
+    "images": "How well small networks classify digits and photos, and which pixels they use",
+    "segmentation": "Small networks, trained from scratch, segment streets and detect blood cells",
+    "transfer": "What helps if there are few labels, and what 8- or 4-bit weights cost",
+    "speech": "How well hidden Markov models, an LSTM and convolutions recognize spoken digits",
+    "sequences": "Which networks do best on videos, text, translation and time series",
+    "unsupervised": "What generative and unsupervised methods learn from images",
+    "classic": "Classic results on perceptrons, optimizers, Boltzmann machines and policies",
+    "agreement": "jaxnet's gradients and logits agree with JAX, with theory and with torchvision",
+    "cost": "How long training takes, and what sweeps, sharding and loading data cost",
 }
-"""Topic -> what its page shows."""
+"""Topic -> what its page shows, without a full stop."""
 CPU = "2 CPU cores"
 LARGE_PAGES = "2 CPU cores with large pages"
 """Run with GLIBC_TUNABLES=glibc.malloc.hugetlb=1 in the environment."""
@@ -91,7 +83,7 @@ def lower(*names: str) -> tuple[Column, ...]:
 
 
 class Figures(NamedTuple):
-    """Figures with a title, which a page shows folded.
+    """Figures with a title, which stay in the record.
 
     Fields:
       title: Title of the table.
@@ -131,14 +123,15 @@ class Record:
       commands: The commands that gave the figures.
       seeds: Number of repetitions, for which the cells give mean and standard deviation.
       repeated: What was repeated, if not seeds.
-      key: The figure that represents the finding in the index, with its unit.
+      key: The figure that represents the finding in the gallery, with its unit.
       baseline: Label of the row to compare with.
       across: Whether the best number is the best of its row instead of its column.
-      note: What could make the figures wrong or hard to compare. Each line becomes an item of a
-        list; a text of one line becomes a list of its sentences if it has more than two.
-      history: How the options were chosen, with the figures that led to them; folded on the page,
-        in the form of the note.
-      more: Further tables, folded on the page.
+      caveat: The circumstance that would change the reader's mind, in one sentence; "" for none.
+        With the sentence and the claim, it has at most 100 words.
+      note: Everything else that could make the figures wrong or hard to compare. It stays here,
+        where who measures again reads it; the pages print only the caveat.
+      history: How the options were chosen, with the figures that led to them; not on the pages.
+      more: Further tables, which the pages do not print.
       machine: Machine of the measurement.
       versions: Versions of the libraries.
       pictures: Pictures of the finding.
@@ -161,6 +154,7 @@ class Record:
     repeated: str = "seed"
     baseline: str = ""
     across: bool = False
+    caveat: str = ""
     note: str = ""
     history: str = ""
     more: tuple[Figures, ...] = ()
@@ -174,6 +168,9 @@ class Record:
             raise ValueError(f"{self.title}: {problem}")
 
     def _problems(self) -> Iterable[str]:
+        words = f"{self.claim} {self.sentence} {self.caveat}".split()
+        if len(words) > 100:
+            yield f"claim, sentence and caveat must have at most 100 words, got {len(words)}"
         if self.topic not in TOPICS and self.topic != "performance":
             yield f"topic must be one of {', '.join(TOPICS)}, got {self.topic!r}"
         if self.verdict not in get_args(Verdict):
@@ -202,8 +199,11 @@ class Record:
                     yield f"{title}: {text!r} contains |"
         if self.baseline and self.baseline not in [row[0] for row in self.rows]:
             yield f"baseline {self.baseline!r} is not a row"
-        if wrong := unknown(f"{self.sentence} {self.key}", [self._cells(), self.note]):
-            yield f"{', '.join(wrong)} in the sentence or key: not in the tables or the note"
+        if wrong := unknown(
+            f"{self.sentence} {self.caveat} {self.key}", [self._cells(), self.note]
+        ):
+            words = ", ".join(wrong)
+            yield f"{words} in the sentence, caveat or key: not in the tables or the note"
 
     def _cells(self) -> str:
         """Return the text of all cells and their columns."""

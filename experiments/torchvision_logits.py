@@ -70,6 +70,7 @@ RECORDS = (
             ("`vit_b_32`", "88,189,672", "100", "9.9e-7"),
         ),
         commands=(Command("", 276, "146 s of CPU"),),
+        caveat="The weights are random, so that nothing has to be downloaded.",
         seeds=1,
         key="differences up to 4.3e-6",
         note=(

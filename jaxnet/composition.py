@@ -16,6 +16,9 @@ def serial(*layers: Layer | Callable[..., Any], name: str = "serial") -> Layer:
       layers: Layers or plain functions, such as `jax.nn.relu`.
       name: Name of the layer.
 
+    Returns:
+      A layer, from the input of the first layer to the output of the last one.
+
     Example:
       >>> net = jn.serial(jn.dense(4), jax.nn.relu, jn.dense(2))
       >>> params, state = net.init(jax.random.key(0), jn.spec((5, 3)))
@@ -42,6 +45,9 @@ def parallel(*layers: Layer | Callable[..., Any], name: str = "parallel") -> Lay
     Args:
       layers: Layers or plain functions.
       name: Name of the layer.
+
+    Returns:
+      A layer whose output is a tuple with one entry per layer.
 
     Raises:
       ValueError: If the length of a tuple is not the number of layers.
@@ -80,6 +86,9 @@ def residual(
       layer: Layer that keeps the shape of x, or changes it as `shortcut` does.
       shortcut: Layer, for example a 1x1 convolution if `layer` changes the shape.
       name: Name of the layer.
+
+    Returns:
+      A layer with the output layer(x) + shortcut(x).
 
     Raises:
       ValueError: If the shapes differ; they are never broadcast.

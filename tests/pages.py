@@ -23,7 +23,11 @@ BLOCK = re.compile(
 DECIMAL = re.compile(r"\d+\.\d+|\d+(?= s\b)")  # or whole seconds
 # A note that JAX adds to every exception.
 FILTERED = re.compile(r"^-+\nFor simplicity, JAX has removed .*\n", re.MULTILINE)
-SHARED = "The same network in jaxnet"  # of a page on another library: all its sections need it
+# Sections that all others of a page need, and what other pages need of them.
+SHARED = ("The same network in jaxnet", "Start from this block")
+STARTS = {
+    name: "training" for name in ("losses", "optimizers", "evaluation", "data", "checkpoints")
+}
 FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 
 
@@ -55,11 +59,11 @@ def blocks(page: Path) -> list[Block]:
 def sections(page: Path) -> dict[str, list[Block]]:
     """Heading of the second level -> its blocks; "" has the blocks before the first heading.
 
-    On the pages on other libraries, "" has the blocks of the jaxnet program.
+    It also has those of a section that all others need.
     """
     lines, found = page.read_text().splitlines(), {}
     starts = {i + 1: line[3:] for i, line in enumerate(lines) if line.startswith("## ")}
-    starts = {i: "" if heading == SHARED else heading for i, heading in starts.items()}
+    starts = {i: "" if heading in SHARED else heading for i, heading in starts.items()}
     for block in blocks(page):
         line = int(block.where.split(":")[1])
         heading = max((start for start in starts if start < line), default=0)
@@ -67,10 +71,10 @@ def sections(page: Path) -> dict[str, list[Block]]:
     return found
 
 
-def count_lines(found: list[Block]) -> int:
-    """Lines of code, without blank lines, comments and imports."""
-    lines = [line.strip() for block in found for line in block.code.splitlines()]
-    return sum(bool(line) and not line.startswith(("#", "import ", "from ")) for line in lines)
+def start(page: Path) -> list[Block]:
+    """The blocks that every section of a page needs, which may stand on another page."""
+    shared = "README" if page.parent.name == "migrating" else STARTS.get(page.stem, page.stem)
+    return sections(page).get("", []) or sections(page.with_name(f"{shared}.md")).get("", [])
 
 
 def run(block: Block, names: dict) -> None:

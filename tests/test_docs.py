@@ -198,6 +198,47 @@ def test_every_picture_is_in_the_gallery_with_a_claim(site):
         assert len(words(figure.split("<figcaption>")[1].split("<span>")[0])) > 8, figure
 
 
+def rows_in_two_columns():
+    """Public name and first column of each row of a list in a docstring."""
+    for public in docstrings.public_places():
+        value = operator.attrgetter(public.removeprefix("jaxnet."))(jn)
+        text = docstrings.lists(inspect.getdoc(value) or "")
+        for term in re.findall(r"^- `([^`\n]+)`: ", text, re.M):
+            yield public, term
+
+
+@pytest.mark.slow
+def test_lists_of_docstrings_are_lists(site):
+    pages = "".join(page.read_text() for page in (site / "reference").glob("*.html"))
+    items = {words(item) for item in re.findall(r"<li>(?:<p>)?<code>.*?</code>", pages, re.S)}
+    found = list(rows_in_two_columns())
+    assert len(found) > 20 and {public for public, _ in found} >= {
+        "jaxnet.compose", "jaxnet.moe", "jaxnet.multi_head_attention", "jaxnet.interop.by_names"
+    }  # fmt: skip
+    for public, term in found:
+        assert " ".join(term.split()) in {" ".join(item.split()) for item in items}, (public, term)
+
+
+@pytest.mark.slow
+def test_the_example_of_a_plot_is_its_picture(site):
+    page = (site / "reference" / "plots.html").read_text()
+    for name in ("confusion", "curves", "embedding", "graph", "masks"):
+        assert f'src="pictures/{name}.png"' in page
+    assert "get_text()" not in words(page)
+
+
+@pytest.mark.slow
+def test_llms_txt_lists_the_pages(site):
+    text = (site / "llms.txt").read_text()
+    assert text.startswith("# jaxnet\n\n> jaxnet is ")
+    links = re.findall(rf"\]\({PLACE}([^)#]+)\)", text) or re.findall(
+        r"jaxnet/([\w/]+\.html)", text
+    )
+    assert len(links) > 20
+    for link in links:
+        assert (site / link).exists(), link
+
+
 @pytest.mark.slow
 def test_formulas_need_no_program(site):
     lesson = (site / "colab" / "01_perceptron_to_backpropagation.html").read_text()

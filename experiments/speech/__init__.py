@@ -40,12 +40,10 @@ RECORDS = (
         title="On single digits, recognizers improve in historical order",
         verdict="Supported",
         sentence=(
-            "Three generations of recognizers classify 300 single digits, recorded by speakers "
-            "who also made the training recordings. They are hidden Markov models (HMMs) with "
-            "Gaussian mixtures, HMMs with a neural frame classifier pretrained by restricted "
-            "Boltzmann machines (RBMs), and an LSTM trained by connectionist temporal "
-            "classification (CTC). The error rate falls from 3.22% to 2.00% to 0.11%. Pretraining "
-            "the frame classifier gives no reliable gain."
+            "Three generations of recognizers classify 300 single digits: hidden Markov models "
+            "(HMMs) with Gaussian mixtures, HMMs with a neural frame classifier, and an LSTM. The"
+            " error rate falls from 3.22% to 2.00% to 0.11%. Pretraining the frame classifier "
+            "gives no reliable gain."
         ),
         columns=("recognizer", *lower("error rate (%)")),
         rows=(
@@ -58,6 +56,10 @@ RECORDS = (
         commands=(
             Command("", 680, "1,129 s of CPU, single digits, strings and held-out speakers"),
             Command("--features 64 --updates 1000 --learning-rate 5e-3", 571, "728 s of CPU"),
+        ),
+        caveat=(
+            "We chose the larger LSTM after measuring a smaller one on the test, so its rate is "
+            "slightly optimistic."
         ),
         seeds=3,
         key="LSTM: error rate 0.11 ± 0.19%, with Gaussian mixtures 3.22 ± 0.38%",
@@ -107,6 +109,7 @@ RECORDS = (
             Command("", 680, "1,129 s of CPU, single digits, strings and held-out speakers"),
             Command("--features 64 --updates 1000 --learning-rate 5e-3", 571, "728 s of CPU"),
         ),
+        caveat="One edit more or less is 0.17 per 100 digits.",
         seeds=3,
         key="no edit in 600 digits, frame classifier 0.22 ± 0.10 per 100",
         baseline="HMM with Gaussian mixtures",
@@ -147,6 +150,7 @@ RECORDS = (
             Command("", 680, "1,129 s of CPU, single digits, strings and held-out speakers"),
             Command("--features 64 --updates 1000 --learning-rate 5e-3", 571, "728 s of CPU"),
         ),
+        caveat="There is one seed per speaker, so ± is over the six speakers.",
         seeds=6,
         key="LSTM: error rate 13.97 ± 7.38%, with Gaussian mixtures 12.67 ± 9.00%",
         repeated="speaker",

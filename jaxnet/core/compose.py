@@ -536,6 +536,9 @@ def compose(
       name: Name of the layer; the name of `forward` by default, if there is no `kind`.
       kind: Name of the function that made the layer; `name` by default.
 
+    Returns:
+      A layer. Its `init` and `apply` run `forward`.
+
     Example:
       >>> def scaled(m, x):
       ...     y = m(jn.dense(5), x)
@@ -641,6 +644,9 @@ def stateless(
       init: Function that draws the parameters; `x` holds shapes and dtypes, not data.
       apply: Function that computes the output.
       name: Name of the layer's entry inside a parent.
+
+    Returns:
+      A layer with these params and without state.
 
     Raises:
       ValueError: In `apply`, if params are missing, unknown or of the wrong shape.

@@ -133,6 +133,9 @@ def chain(*augmentations: Augmentation) -> Augmentation:
     Args:
       augmentations: Augmentations in the order of their application.
 
+    Returns:
+      An augmentation `(key, batch) -> batch` that applies them in order.
+
     Raises:
       TypeError: If an augmentation is not a function.
 

@@ -71,7 +71,9 @@ def image_folder(
     """
     root = file_path("image_folder", folder, "folder")
     if not root.is_dir():
-        raise ValueError(f"image_folder: no folder {root}")
+        raise ValueError(
+            f"image_folder: {root} is not a folder. Pass a folder with one subfolder per class"
+        )
     classes = sorted(path.name for path in root.iterdir() if path.is_dir() and _shown(path, root))
     if not classes:
         raise ValueError(

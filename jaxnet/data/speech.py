@@ -396,7 +396,7 @@ def _check_wave(who: str, i: int, wave: Any, size: int) -> np.ndarray:
             + ("" if size == 1 else "; pad it with silence to one window, or drop it")
         )
     if not np.isfinite(wave).all():
-        raise ValueError(f"{who}: wave {i} contains NaN or Inf")
+        raise ValueError(f"{who}: wave {i} contains NaN or Inf. Leave it out, or repair its file")
     if kind.kind == "i":
         return (wave / -float(np.iinfo(kind).min)).astype(np.float32)
     return wave.astype(np.float32)

@@ -26,6 +26,9 @@ def context_parallel(layer: Layer, mesh: Mesh, axis: str) -> Layer:
       mesh: Mesh created by `jax.make_mesh`, on which params and data are.
       axis: Name of the axis of the mesh over which the time is divided.
 
+    Returns:
+      A layer with the same params, for inputs whose time axis is sharded.
+
     Raises:
       TypeError: If the arguments are not a layer and a mesh.
       ValueError: If the mesh lacks the axis.

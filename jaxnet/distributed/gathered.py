@@ -23,6 +23,9 @@ def gathered(layer: Layer, mesh: Mesh) -> Layer:
       layer: Block, at most as large as fits on one device.
       mesh: Mesh created by `jax.make_mesh`, on which the params are.
 
+    Returns:
+      A layer with the same params, state and outputs.
+
     Raises:
       TypeError: If the arguments are not a layer and a mesh.
 

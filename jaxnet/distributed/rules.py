@@ -99,6 +99,9 @@ def fully_sharded(axis: str, mesh: Mesh, smallest: int = 2**14) -> Rules:
       mesh: Mesh created by `jax.make_mesh`.
       smallest: Smallest number of entries that is split; smaller arrays are copied to every device.
 
+    Returns:
+      A sharding rule for `put` and `shardings`.
+
     Raises:
       ValueError: If the mesh lacks the axis.
 
@@ -145,6 +148,9 @@ def tensor_parallel(axis: str) -> Rules:
 
     Args:
       axis: Name of an axis of the mesh.
+
+    Returns:
+      A sharding rule for `put` and `shardings`.
 
     Example:
       >>> rule = tensor_parallel("model")

@@ -78,7 +78,10 @@ def numerical_gradient(
                 raise
             y = checks.on_host(who, "the output of f", y).astype(precision)
             if y.size != 1:
-                raise ValueError(f"numerical_gradient: f must return one number, got {y.shape}")
+                raise ValueError(
+                    f"numerical_gradient: f must return one number, got {y.shape}. "
+                    "Take the mean or the sum of its output"
+                )
             return y.reshape(())
 
         gradient = np.zeros_like(x)

@@ -52,6 +52,9 @@ def conv(
     Params:
       kernel (*window, inputs // groups, features); bias (features,).
 
+    Returns:
+      A layer from (batch, *space, channels) to (batch, *space', features).
+
     Raises:
       ValueError: If the input does not have spatial axes.
       ValueError: If an option has a different number of entries than there are spatial axes.
@@ -109,6 +112,9 @@ def depthwise_conv(
 
     Params:
       kernel (*window, 1, inputs * multiplier); bias (inputs * multiplier,).
+
+    Returns:
+      A layer that convolves each channel by itself.
 
     Raises:
       ValueError: As in `conv`.
@@ -174,6 +180,9 @@ def conv_transpose(
 
     Params:
       kernel (*window, inputs // groups, features); bias (features,).
+
+    Returns:
+      A layer from (batch, *space, channels) to (batch, *space', features).
 
     Raises:
       ValueError: As in `conv`.

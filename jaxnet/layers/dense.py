@@ -29,6 +29,9 @@ def dense(
     Params:
       kernel (inputs, features); bias (features,).
 
+    Returns:
+      A layer from (..., inputs) to (..., features).
+
     Raises:
       ValueError: If `features` is below 1.
       ValueError: If the input does not have a feature axis.

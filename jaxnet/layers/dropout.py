@@ -21,6 +21,9 @@ def dropout(rate: float, *, axes: tuple[int, ...] | None = None, name: str = "dr
         they are dropped together: (0, -1) drops whole feature maps, as `spatial_dropout` does.
       name: Name of the layer.
 
+    Returns:
+      A layer with outputs of the shape of its inputs.
+
     Raises:
       TypeError: If `rate` is not a number, or `axes` are not integers.
       TypeError: If the input is not float.

@@ -62,6 +62,9 @@ def embedding(
     Params:
       embedding (vocabulary, features), float32 for integer input.
 
+    Returns:
+      A layer from integers (...) to vectors (..., features).
+
     Raises:
       TypeError: If ids are float, unless `tied`.
       ValueError: If ids are out of range.

@@ -55,6 +55,10 @@ def gru(
       kernel (inputs, 3 * features); recurrent_kernel (features, 3 * features);
       bias (3 * features,); recurrent_bias (features,), unless reset_after=False.
 
+    Returns:
+      A layer from a sequence (batch, time, inputs) to (batch, time, features), in the form of its
+      input.
+
     Raises:
       ValueError: If `features` is below 1.
       ValueError: If the input is not (batch, time, features), or does not have steps.

@@ -68,6 +68,10 @@ def lstm(
       kernel (inputs, 4 * features); recurrent_kernel (features, 4 * features);
       bias (4 * features,).
 
+    Returns:
+      A layer from a sequence (batch, time, inputs) to (batch, time, features), in the form of its
+      input.
+
     Raises:
       ValueError: If `features` is below 1.
       ValueError: If the input is not (batch, time, features), or does not have steps.

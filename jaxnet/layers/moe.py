@@ -79,6 +79,9 @@ def moe(
       router: kernel (width, experts);
       experts: params of `expert`, with a leading axis of `experts`.
 
+    Returns:
+      A layer with outputs of the shape of x.
+
     Raises:
       ValueError: If `k` is above `experts`.
       ValueError: If `expert` has state.

@@ -54,6 +54,9 @@ def batch_norm(
     State:
       mean, var: (features,).
 
+    Returns:
+      A layer with outputs of the shape of its inputs.
+
     Raises:
       ValueError: If `momentum` is outside [0, 1).
       ValueError: If a training batch has fewer than two values per feature, such as one example
@@ -132,6 +135,9 @@ def layer_norm(
     Params:
       scale, bias: (features,).
 
+    Returns:
+      A layer with outputs of the shape of its inputs.
+
     Raises:
       ValueError: If the input does not have a feature axis.
 
@@ -171,6 +177,9 @@ def rms_norm(
 
     Params:
       scale: (features,).
+
+    Returns:
+      A layer with outputs of the shape of its inputs.
 
     Raises:
       ValueError: If the input does not have a feature axis.
@@ -219,6 +228,9 @@ def group_norm(
 
     Params:
       scale, bias: (features,).
+
+    Returns:
+      A layer with outputs of the shape of its inputs.
 
     Raises:
       ValueError: If `groups` is below 1, or does not divide the features.

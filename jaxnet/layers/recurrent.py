@@ -175,6 +175,9 @@ def recurrent(cell: Layer | Callable, *, name: str | None = None) -> Layer:
     Params:
       The params of the cell.
 
+    Returns:
+      A layer from a sequence to the outputs of the cell at each step.
+
     Raises:
       ValueError: If the input is not a sequence.
       ValueError: If the carry does not fit.

@@ -43,6 +43,10 @@ def rnn(
     Params:
       kernel (inputs, features); recurrent_kernel (features, features); bias (features,).
 
+    Returns:
+      A layer from a sequence (batch, time, inputs) to (batch, time, features), in the form of its
+      input.
+
     Raises:
       ValueError: If `features` is below 1.
       ValueError: If the input is not (batch, time, features), or does not have steps.

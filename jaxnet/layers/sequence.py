@@ -310,6 +310,9 @@ def bidirectional(
     Params:
       forward, backward: params of the two layers.
 
+    Returns:
+      A layer with the merged outputs of both directions, in the form of its input.
+
     Raises:
       ValueError: If the input is not a sequence.
       ValueError: If "initial" does not have the two directions.

@@ -78,6 +78,9 @@ def transformer_block(
         transformer and BERT.
       name: Name of the layer.
 
+    Returns:
+      A layer with outputs in the form of its input.
+
     Raises:
       ValueError: As in `multi_head_attention`.
       ValueError: If `norm_at` is unknown.

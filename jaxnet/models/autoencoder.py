@@ -34,6 +34,9 @@ def autoencoder(
       decoder: Layer that maps the code to x.
       name: Name of the model. Its layers are named encoder and decoder.
 
+    Returns:
+      A layer from inputs to reconstructions of their shape.
+
     Raises:
       ValueError: If the reconstruction does not have the shape of x.
 

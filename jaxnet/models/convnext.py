@@ -45,6 +45,9 @@ def convnext(
     Input:
       Images (batch, height, width, 3); 224x224 in the paper, other sizes work as well.
 
+    Returns:
+      A layer from images (batch, height, width, channels) to logits (batch, classes).
+
     Raises:
       ValueError: If `variant` is not one of these.
       ValueError: If `drop_path_rate` is outside [0, 1).

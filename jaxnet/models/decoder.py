@@ -99,6 +99,9 @@ def decoder(
       embedding; positions, with max_length; block_0, block_1, ...; norm; head (a kernel alone),
       unless tied.
 
+    Returns:
+      A layer from integers (batch, time) to logits (batch, time, vocabulary).
+
     Raises:
       ValueError: If a size is below 1, or as in `jaxnet.transformer_block`.
 

@@ -29,6 +29,9 @@ def mlp(
         for tanh or sigmoid pass `jaxnet.initializers.glorot_uniform()`.
       name: Name of the model. Its layers are dense, dense_1, ..., and output, the last one.
 
+    Returns:
+      A layer from (batch, ...) to (batch, features[-1]).
+
     Raises:
       ValueError: If `features` is empty or has an entry below 1.
 

@@ -97,6 +97,9 @@ def resnet(
     Input:
       Images (batch, height, width, 3); 224x224 in the paper, other sizes work as well.
 
+    Returns:
+      A layer from images (batch, height, width, channels) to logits (batch, classes).
+
     Raises:
       ValueError: If `depth` is not one of these.
       ValueError: If `groups` or `group_width` is given at depth 18 or 34.

@@ -37,6 +37,9 @@ def vit(
       Images (batch, height, width, 3); 224x224 in the paper. The number of positions depends on
       height and width, which must be multiples of the patch.
 
+    Returns:
+      A layer from images (batch, height, width, channels) to logits (batch, classes).
+
     Raises:
       ValueError: If `variant` is not one of these.
       ValueError: If `dropout_rate` is outside [0, 1).

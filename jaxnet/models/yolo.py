@@ -75,6 +75,9 @@ def yolo(
       output: Last activation; `lambda x: x` is the paper's.
       name: Name of the model. Its layers are the backbone's name, head_1, norm_1, ..., output.
 
+    Returns:
+      A layer from images to the outputs of each grid cell, for `yolo_loss` and `yolo_detect`.
+
     Raises:
       ValueError: If `classes` or `boxes` is below 1.
       ValueError: If the output of the backbone is not a feature map.

@@ -27,6 +27,9 @@ def alternate(**trainers: Trainer | tuple[Trainer, int]) -> Trainer:
       trainers: Trainers by name, in the order of their steps. A pair `(trainer, n)` makes n steps
         per batch.
 
+    Returns:
+      A `Trainer`, whose `step` makes a step of each trainer.
+
     Raises:
       TypeError: If a value is not a trainer, or a trainer and a number.
       ValueError: If there is no trainer.

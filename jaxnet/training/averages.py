@@ -36,6 +36,9 @@ def ema(decay: float = 0.999) -> optax.GradientTransformationExtraArgs:
     Args:
       decay: Weight of the old average, in [0, 1).
 
+    Returns:
+      An optax transformation to put at the end of a chain. Its state has the averages as `ema`.
+
     Raises:
       ValueError: If `decay` is outside [0, 1).
       ValueError: In the update, if params are missing.

@@ -24,6 +24,9 @@ def by_path(
       optimizers: Optax optimizers by pattern, such as "encoder/*", "*/bias" or
         "*/attention/(query|value)/kernel"; "*" fits all. The first that fits counts.
 
+    Returns:
+      An optax optimizer for the whole tree of params.
+
     Raises:
       TypeError: If `optimizers` is not a dict of optax optimizers.
       ValueError: In `init`, if an array matches no pattern, or if a pattern is the first match

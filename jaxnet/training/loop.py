@@ -68,6 +68,10 @@ def fit(
         dispatch takes about 0.2 s.
       progress: Whether to show a progress bar, in a terminal or a notebook.
 
+    Yields:
+      An `Epoch` after each pass, or after every `every` steps. Its `train_state` is the result so
+      far.
+
     Raises:
       TypeError: If the arguments are not a trainer and a TrainState.
       ValueError: If `epochs` is below 1, or if both or neither of epochs and steps are given.

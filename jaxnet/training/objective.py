@@ -51,6 +51,10 @@ def supervised(
       metrics: Metrics to report by name, such as `{"accuracy": jn.metrics.accuracy}`.
       penalty: Function of the parameters, added to the loss; see `jaxnet.penalties`.
 
+    Returns:
+      An objective: a layer whose input is a batch (inputs, targets). It returns the loss of each
+      example and a dict of metrics.
+
     Raises:
       TypeError: If a batch is not a pair.
       ValueError: If a metric is called "loss".
@@ -321,6 +325,9 @@ def augmented(objective: Layer, f: Callable[[jax.Array, PyTree], PyTree]) -> Lay
         keeps the shapes of the batch and runs inside the compiled program; in evaluation it does
         not run.
 
+    Returns:
+      An objective with the params, the state and the metrics of `objective`.
+
     Example:
       >>> objective = jn.supervised(jn.dense(1), optax.squared_error)
       >>> noisy = lambda key, batch: (batch[0] + jax.random.normal(key, batch[0].shape), batch[1])
@@ -378,6 +385,9 @@ def learning_rule(net: Layer, rule: Callable[..., tuple[PyTree, tuple[Any, dict]
       rule: Function `(params, state, batch, *, key, train) -> (tree like params, (state,
         metrics))`. A metric called "loss" becomes the value of the objective, which is 0 otherwise.
 
+    Returns:
+      An objective whose step uses the update of the rule as the gradient.
+
     Example:
       >>> def toward_zero(params, state, batch, *, key, train):
       ...     return jax.tree.map(jnp.sign, params), (state, {})
@@ -434,6 +444,9 @@ def truncated_bptt(net: Layer, loss: Compare) -> Layer:
         and what `serial` makes of them.
       loss: Function `(outputs, targets) -> values`, such as `jn.losses.masked()`. A batch is ((x,
         start), targets), where `start` (batch,) marks the rows that begin a text, from zeros.
+
+    Returns:
+      An objective whose state has the recurrent state of the last batch.
 
     Raises:
       ValueError: If the numbers of rows of batch and carry differ.

@@ -223,7 +223,8 @@ class Stream:
         """Go to a position: by the state of the iterator, or past the batches that were used."""
         if position.key is not None:
             raise ValueError(
-                "fit: the position belongs to a run on arrays, and these data are a stream"
+                "fit: position= was saved while training on arrays, but data is a stream. Pass the "
+                "same arrays, or leave position= out"
             )
         for _ in range(position.epoch - (position.start // self.steps if self.steps else 0)):
             past = iter(self.batches)

@@ -97,8 +97,8 @@ class Sweep(NamedTuple):
         parts = {"train": self.train, "evaluation": self.evaluation}
         values = parts.get(part)
         if values is None or metric not in values:
-            there = {name: sorted(found) for name, found in parts.items() if found is not None}
-            raise KeyError(f"Sweep: no {metric!r} of {part!r}; there are {there}")
+            names = ", ".join(sorted(values)) if values else "no metrics"
+            raise KeyError(f"Sweep.rows: {part!r} has no metric {metric!r}; it has {names}")
         # A metric that stays within [0, 1] is a fraction, such as an accuracy, and so is its mean.
         curves = [found[metric] for found in parts.values() if found and metric in found]
         inside = ((c >= 0) & (c <= 1) | np.isnan(c) for c in curves)

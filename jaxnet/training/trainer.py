@@ -175,6 +175,10 @@ def trainer(
       shapes: Number of batch shapes to expect, such as `jn.data.bucketed(...).shapes`. Up to this
         number of compilations, there is no warning.
 
+    Returns:
+      A `Trainer`: `init(key, batch, params=None)` returns a train state, and `step(train_state,
+      batch)` the next one and the metrics.
+
     Raises:
       TypeError: If `objective` is not a layer, or if `optimizer` is not an optax optimizer.
       ValueError: If `accumulate` or `shapes` is below 1.

@@ -64,6 +64,10 @@ def lora(
       has inputs (features,) and outputs (heads, size), for example. Below `jn.repeat` and
       `jn.ensemble` all of them have the leading axis of the copies.
 
+    Returns:
+      A layer whose params also have the matrices. `merge` returns the params of the layer without
+      them.
+
     Raises:
       ValueError: In `init`, if no param fits `where` or `trainable`.
       ValueError: In `init`, if a param that fits `where` is not a kernel or is already adapted.

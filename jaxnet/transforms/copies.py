@@ -22,6 +22,9 @@ def repeat(layer: Layer, n: int) -> Layer:
       layer: Layer whose output has the shape and dtype of its input.
       n: Number of copies, at least 1.
 
+    Returns:
+      A layer whose params and state have a leading axis of the copies.
+
     Raises:
       TypeError: If `layer` is not a layer or `n` is not an integer.
       ValueError: If `n` is below 1.
@@ -100,6 +103,9 @@ def ensemble(layer: Layer, n: int) -> Layer:
       layer: Any layer.
       n: Number of members, at least 1.
 
+    Returns:
+      A layer whose params, state and output have a leading axis of the members.
+
     Raises:
       TypeError: If `layer` is not a layer or `n` is not an integer.
       ValueError: If `n` is below 1, or if params have a different n.
@@ -143,6 +149,9 @@ def mapped(layer: Layer, axis: int = 1) -> Layer:
 
     Params, state:
       Those of `layer`.
+
+    Returns:
+      A layer with the same params, whose inputs and outputs have the mapped axis.
 
     Raises:
       TypeError: If `layer` is not a layer or `axis` is not an integer.

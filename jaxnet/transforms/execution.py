@@ -36,6 +36,9 @@ def remat(
       offload: Pattern of the paths of layers whose outputs wait in the memory of the host, if
         `keep` does not fit them. On CPU there is only one memory.
 
+    Returns:
+      A layer with the same params, state and outputs.
+
     Raises:
       ValueError: In `apply`, if `keep` or `offload` fits no layer.
 
@@ -112,6 +115,9 @@ def cast(layer: Layer, dtype: Any) -> Layer:
       layer: Any layer.
       dtype: Float dtype of the computation.
 
+    Returns:
+      A layer with the same params and state.
+
     Raises:
       TypeError: If `layer` is not a layer or `dtype` is not a dtype.
       ValueError: If `dtype` is not a float dtype.
@@ -156,6 +162,9 @@ def freeze(layer: Layer, where: str | None = None) -> Layer:
     Args:
       layer: Any layer.
       where: Pattern of the paths of the params to freeze, such as "*/bias"; None is all.
+
+    Returns:
+      A layer with the same params, state and outputs.
 
     Raises:
       ValueError: If no param fits `where`.

@@ -66,6 +66,9 @@ def quantized(
       table of an embedding (vocabulary, features) has a scale (vocabulary, groups). A table with 2
       or an odd number of features is never packed.
 
+    Returns:
+      A layer with the params of `quantize`, or with those of `layer` if `aware`.
+
     Raises:
       ValueError: In `init`, if no param fits `where`, or if one that fits is not a kernel.
 
@@ -108,6 +111,9 @@ def quantize(layer: Layer, params: Params, x: PyTree) -> Params:
       layer: Layer made by `jn.quantized`.
       params: Params of the layer inside it, such as trained ones.
       x: Input or its spec, which tells inputs of a kernel from its outputs.
+
+    Returns:
+      Params for the quantized layer.
 
     Raises:
       TypeError: If `layer` is not made by `jn.quantized`, or is made with `aware=True`.

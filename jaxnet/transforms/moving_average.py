@@ -42,6 +42,10 @@ def moving_average(layer: Layer, decay: float | Callable[[jax.Array], Any] = 0.9
     State: The layer's state, and
       target: params, state and step, the number of training steps.
 
+    Returns:
+      A layer for pairs of inputs that returns a pair of outputs, of the network and of its
+      average.
+
     Raises:
       ValueError: If `decay` is outside [0, 1], or if the input is not a pair.
 

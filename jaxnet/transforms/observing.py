@@ -26,6 +26,9 @@ def observe(
         the paths of the layer inside, which may run in a loop or under `vmap`: `see` gets tracers.
         Layers inside `lora` and `quantized`, which change params alone, are always seen.
 
+    Returns:
+      A layer with the same params and state.
+
     Example:
       >>> net = jn.serial(jnp.sin, jn.serial(jnp.cos, name="inner"))
       >>> def see(path, layer, x, y):
@@ -61,6 +64,9 @@ def collect(layer: Layer) -> Layer:
 
     Args:
       layer: Any layer, such as a model or an objective.
+
+    Returns:
+      A layer that returns (y, values) instead of y.
 
     Example:
       >>> def gated(m, x):

@@ -35,6 +35,9 @@ def weight_norm(layer: Layer, *, name: str | None = None) -> Layer:
       The layer's params, with a dict instead of each kernel (..., features): g (features,) and
       v (..., features).
 
+    Returns:
+      A layer whose params have a dict of g and v instead of each kernel.
+
     Raises:
       ValueError: In `init`, if the layer does not have a kernel.
 
@@ -87,6 +90,9 @@ def spectral_norm(
     State:
       The layer's state, and "spectral_norm" with u (features,) and v (inputs,) instead of each
       kernel.
+
+    Returns:
+      A layer with the same params, and the vectors of the iteration in its state.
 
     Raises:
       ValueError: If `iterations` is below 1.

@@ -83,7 +83,9 @@ def test_transparent_is_white_and_palettes_are_colors(tmp_path: Path):
 
 
 def test_what_cannot_be_read_is_named(tmp_path: Path):
-    with pytest.raises(ValueError, match="image_folder: no folder"):
+    with pytest.raises(
+        ValueError, match="image_folder: .* is not a folder. Pass a folder with one"
+    ):
         jn.data.image_folder(tmp_path / "nowhere", 4)
     with pytest.raises(ValueError, match="one folder per class .* it has nothing"):
         jn.data.image_folder(tmp_path, 4)

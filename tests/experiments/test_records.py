@@ -47,8 +47,8 @@ def row(*cells):
         (row("Linen 1.5", ""), "'Linen 1.5' is not one number"),
         (row("a|b", ""), r"'a\|b' contains |"),
         ({"seeds": 1}, "'2.0 ± 0.1' is of one run and has no deviation"),
-        ({"sentence": "The error is 1.6%."}, "1.6% in the sentence or key: not in the tables"),
-        ({"key": "2.0 ± 0.2%"}, "2.0 ± 0.2% in the sentence or key: not in the tables"),
+        ({"sentence": "The error is 1.6%."}, "1.6% in the sentence, caveat or key: not in"),
+        ({"key": "2.0 ± 0.2%"}, "2.0 ± 0.2% in the sentence, caveat or key: not in"),
         ({"more": (Figures("All", ("net", "error"), (("a", "1 2"),)),)}, "All: '1 2' is not one"),
     ],
 )

@@ -157,7 +157,7 @@ def test_a_stream_whose_last_batch_was_seen_goes_on_with_the_next_pass():
     ({"epochs": None, "steps": None}, "either epochs= or steps=, got none"),
     ({"every": 0}, "every must be at least 1"),
     ({"batch_size": 25}, "belongs to a run with batches of 16 examples, 3 steps into a pass"),
-    ({"data": Batches(data())}, "position belongs to a run on arrays, and these data are a stream"),
+    ({"data": Batches(data())}, "was saved while training on arrays, but data is a stream"),
 ])  # fmt: skip
 def test_a_position_of_another_run(change, words):
     trainer, train_state = build()
