@@ -1,9 +1,6 @@
 """The contract: names, keys, sharing, errors, and that init is abstract and cheap."""
 
-import runpy
-import sys
 import zlib
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -675,16 +672,6 @@ def test_an_update_in_a_loop_raises(jit):
         run(params, state, x)
         with pytest.raises(ValueError, match=f"{words}.* inside a function that JAX runs.*repeat"):
             run(params, state, x, train=True)
-
-
-def test_jaxnet_may_lie_beside_jax(monkeypatch):
-    """Where pip installs both, the path of one begins like that of the other."""
-    module = sys.modules["jaxnet.services.frames"]
-    beside = str(Path(jn.__file__).parent).removesuffix("net")
-    monkeypatch.setattr(jax, "__file__", f"{beside}/__init__.py")
-    monkeypatch.setattr(module, "_JAX", runpy.run_path(module.__file__)["_JAX"])
-    net, x = jn.batch_norm(), jnp.ones((4, 3))
-    net.apply(*net.init(KEY, x), x, train=True)
 
 
 def test_a_state_that_does_not_change_may_be_read_in_a_loop():
