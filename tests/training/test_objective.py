@@ -211,10 +211,11 @@ def test_what_the_loss_raises_says_what_was_compared():
 @pytest.mark.parametrize("loss, outputs, targets, write", [
     (optax.squared_error, (4, 1), jnp.ones(4), "targets[..., None] or outputs[..., 0]"),
     (LABELS, (4, 3), jnp.ones((4, 1), int), "targets[..., 0] if they are labels"),
+    (LABELS, (4, 5, 3), jnp.ones((4, 5, 1), int), "targets[..., 0] if they are labels"),
     (LABELS, (4, 3), jnp.ones(4), "targets.astype(int) if they are labels"),
     (optax.softmax_cross_entropy, (4, 3), jnp.ones(4, int), "jax.nn.one_hot(targets, 3)"),
     (optax.squared_error, (4, 3), jnp.ones((4, 2)), ""),
-], ids=["column", "column of labels", "floats", "labels", "other"])  # fmt: skip
+], ids=["column", "column of labels", "columns of steps", "floats", "labels", "other"])  # fmt: skip
 def test_errors_of_optax_are_explained(loss, outputs, targets, write):
     with pytest.raises((TypeError, ValueError)) as raised:
         jn.supervised(lambda x: x, loss).apply({}, {}, (jnp.ones(outputs), targets))

@@ -83,6 +83,18 @@ def test_tables_of_any_width_come_back(features, group):
     np.testing.assert_allclose(found, rounded(table.T, 7, size).T, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("width", "group", "stored"),
+    [(8, 4, "int4"), (8, None, "int4"), (7, 4, "int8"), (7, None, "int8"), (7, 1, "int4")],
+)
+def test_two_numbers_share_a_byte_where_the_scales_tell_the_width(width, group, stored):
+    table = jn.embedding(11, width)
+    x = jnp.zeros((2, 3), int)
+    small = jn.quantized(table, bits=4, group=group)
+    packed = jn.quantize(small, table.init(KEY, x)[0], x)
+    assert set(packed["embedding"]) == {stored, "scale"}
+
+
 @pytest.mark.parametrize("bits", [pytest.param(8, marks=pytest.mark.slow), 4])
 def test_integers_give_the_outputs_of_aware_floats(bits):
     net, x = decoder(), tokens()
