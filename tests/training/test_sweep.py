@@ -111,7 +111,7 @@ def test_rows_have_means_and_intervals():
     text = str(found)
     assert repr(found) == text
     assert text.count("\n") == 4 and "learning_rate" in text and f"{row['mean']:.4f}" in text
-    with pytest.raises(KeyError, match="no 'f1' of 'evaluation'"):
+    with pytest.raises(KeyError, match="'evaluation' has no metric 'f1'; it has accuracy, loss"):
         found.rows("f1")
 
 

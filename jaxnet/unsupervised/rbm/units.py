@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 
 from jaxnet.ops import plus
-from jaxnet.tools import check_type
 
 
 class Visible(NamedTuple):
@@ -49,7 +48,10 @@ def check_visible(who: str, visible: Any) -> None:
       ...
       TypeError: rbm: visible must be rbm.bernoulli, rbm.gaussian or a Visible, got 'bernoulli'
     """
-    check_type(who, "visible", visible, Visible, "rbm.bernoulli, rbm.gaussian or a Visible")
+    if not isinstance(visible, Visible):
+        raise TypeError(
+            f"{who}: visible must be rbm.bernoulli, rbm.gaussian or a Visible, got {visible!r:.60}"
+        )
 
 
 def draw(key: jax.Array, p: jax.Array) -> jax.Array:
