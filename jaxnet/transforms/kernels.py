@@ -12,7 +12,7 @@ from jaxnet.core import Layer, Params, State, as_layer
 from jaxnet.core.errors import compare
 from jaxnet.ops.product import product, rows
 from jaxnet.services.checks import abstract, check_dict
-from jaxnet.services.nodes import Stored
+from jaxnet.services.nodes import Stored, is_stored
 from jaxnet.services.paths import fits
 from jaxnet.services.trees import PyTree, flat, key_spec, memo_of, path_name, shapes_of, signature
 
@@ -193,19 +193,21 @@ class _Marked(Stored):
         return rows(self.note(self.own, 1, True), ids)
 
 
-def replaced(params: Params, new: dict[str, Any], above: str = "") -> Params:
+def replaced(params: Params, new: dict[str, Any]) -> Params:
     """Return the params with other entries at some paths.
 
     Example:
-      >>> replaced({"a": {"b": 1, "c": 2}}, {"a/b": 3})
-      {'a': {'b': 3, 'c': 2}}
+      >>> replaced({"a": {"b": 1, "c": [2, 3]}}, {"a/b": 4, "a/c/1": 5})
+      {'a': {'b': 4, 'c': [2, 5]}}
     """
-    found = {}
-    for name, entry in params.items():
-        path = above + name
-        inner = replaced(entry, new, f"{path}/") if isinstance(entry, dict) else entry
-        found[name] = new.get(path, inner)
-    return found
+
+    def one(path, entry):
+        return new.get(path_name(path), entry)
+
+    def whole(path, entry):
+        return is_stored(entry) or path_name(path) in new
+
+    return jax.tree_util.tree_map_with_path(one, params, is_leaf=whole, is_leaf_takes_path=True)
 
 
 def with_own_entries(

@@ -140,6 +140,21 @@ def test_freeze_stops_params_and_state_but_not_the_input():
         assert moved.max() > 0.01
 
 
+@pytest.mark.parametrize("kind", [list, tuple, dict])
+def test_params_in_containers_are_frozen(kind):
+    made = {"x": jnp.ones(3), "y": jnp.ones(3)} if kind is dict else kind([jnp.ones(3)] * 2)
+
+    def apply(params, x):
+        return sum(jax.tree.leaves(params["w"])) * params["b"] * x
+
+    net = jn.stateless(lambda key, x: {"w": made, "b": jnp.ones(3)}, apply)
+    params, state = net.init(KEY, jnp.ones((2, 3)))
+    frozen = jn.freeze(net, "w/*")
+    found = jax.grad(lambda p: frozen.apply(p, state, jnp.ones((2, 3)))[0].sum())(params)
+    assert jax.tree.structure(found) == jax.tree.structure(params)
+    assert all(not leaf.any() for leaf in jax.tree.leaves(found["w"])) and found["b"].all()
+
+
 def test_params_frozen_by_path():
     """Only these get no gradient; the layer stays in the mode of its parent."""
     net = jn.serial(jn.dense(4), jn.batch_norm(), jn.dense(2, name="head"))
