@@ -165,7 +165,10 @@ def _sequences(who: str, sequences: Any) -> list[np.ndarray]:
 
 def _check_value(who: str, value: Any, dtype: np.dtype) -> None:
     """Raise if the sequences' dtype would change the padding, such as 0.5 to 0 or 300 to 44."""
-    given = np.asarray(value)
+    try:
+        given = np.asarray(value)
+    except (TypeError, ValueError):  # a random key, or lists of different lengths
+        given = np.array(None)
     kinds = np.bool_, jnp.integer, jnp.floating
     if given.ndim or not any(jnp.issubdtype(given.dtype, kind) for kind in kinds):
         raise TypeError(f"{who}: value must be a number, got {value!r:.60}")

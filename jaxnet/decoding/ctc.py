@@ -155,8 +155,7 @@ def _read(
     """Return checked logits and lengths, and whether each example has a most probable path
     (batch,)."""
     at_least(who, "blank", blank, 0)
-    outputs = logits if lengths is None else (logits, lengths)
-    logits, lengths = read_steps(who, outputs, blank, {})
+    logits, lengths = read_steps(who, logits, ... if lengths is None else lengths, blank, {})
     steps = logits.shape[1]
     fine = (logits.max(-1) > -jnp.inf) | (jnp.arange(steps)[None] >= lengths[:, None])
     return logits, lengths, fine.all(1) & (lengths >= 0) & (lengths <= steps)

@@ -446,6 +446,7 @@ def _stops(who: str, stop: Any, vocabulary: int) -> np.ndarray:
                 f"{who}: stop must hold ids in [0, {vocabulary}) and sequences of them, got {ids}"
             )
     longest = max(map(len, found), default=1)
+    found = [ids.astype(np.int32) for ids in found]  # before -1, which uint8 does not hold
     rows = [np.pad(ids, (longest - len(ids), 0), constant_values=-1) for ids in found]
     return np.array(rows, np.int32).reshape(len(found), longest)
 

@@ -125,14 +125,13 @@ def sample(
     meaning = "what divides the logits (for 0, write greedy)"
     within("sample", "temperature", temperature, "(0, inf)", meaning)
     step, first, spec = _model("sample", stream, params, state, first, length, end, inputs)
-    check_filters("sample", temperature, top_k, top_p, None, None, spec.shape[1])
+    check_filters("sample", 1.0, top_k, top_p, None, None, spec.shape[1])
 
     def draw(t, logits):
         here = jax.random.fold_in(key, t)
         logits = wide(logits) / temperature
         if top_p is None and top_k is None:
             return jax.random.categorical(here, logits)
-
         order = jnp.argsort(-logits, stable=True)  # (batch, vocabulary), best first
         ranked = jnp.take_along_axis(logits, order, -1)
         if top_k is not None:

@@ -282,8 +282,9 @@ def _nested(variables: Variables) -> dict:
 
 
 def _filled(variables: Variables, tree: dict) -> Variables:
-    values = flatten_dict(tree)
-    return {path: old.replace(values[tuple(map(str, path))]) for path, old in variables.items()}
+    names = {tuple(map(str, path)): path for path in variables}
+    values = flatten_dict(tree, is_leaf=lambda name, _: name in names)  # a value may be a dict
+    return {path: variables[path].replace(values[name]) for name, path in names.items()}
 
 
 def _seeds(streams: Variables, key: jax.Array) -> Variables:

@@ -90,10 +90,8 @@ def to_onnx(
     if path is not None:
         path = file_path("to_onnx", path)
     _check_float32({"params": params, "state": state, "x": x})
-    where = "in an environment without the extra runs"
     jax2onnx, onnx, runtime = (
-        extra(name, f"{name}, {where}", "to_onnx", "onnx")
-        for name in ("jax2onnx", "onnx", "onnxruntime")
+        extra(name, name, "to_onnx", "onnx") for name in ("jax2onnx", "onnx", "onnxruntime")
     )
     params, state = jax.tree.map(jnp.asarray, (params, state))
     spec, is_open = open_spec("to_onnx", x, batch)

@@ -158,8 +158,8 @@ def _compare(net: Layer, params: Params, state: State, x: Any, outputs: Any, pai
     shapes = " ".join(f"{np.shape(a)} and {b.shape}" for a, b in zip(found, wanted, strict=True))
     raise ValueError(
         f"from_torch: with these weights {net.name} differs from PyTorch's outputs by {error:.1e} "
-        f"of their largest value (shapes {shapes}). {hint}jn.interop.first_difference finds the "
-        "first layer that differs"
+        f"of their largest value (shapes {shapes}). {hint}"
+        "jaxnet.interop.torch.first_difference finds the first layer that differs"
     )
 
 

@@ -86,17 +86,14 @@ def read_labels(who: str, outputs: Any, targets: Any) -> tuple[jax.Array, jax.Ar
 
 
 def read_steps(
-    who: str, outputs: Any, blank: int, sizes: dict[str, Any]
+    who: str, logits: Any, lengths: Any, blank: int, sizes: dict[str, Any]
 ) -> tuple[jax.Array, jax.Array]:
-    """Return checked logits (batch, steps, classes) and the number of valid steps of each."""
-    logits, lengths = outputs, None
-    if isinstance(outputs, tuple | list):
-        logits, lengths = split_pair(who, "outputs must be logits or (logits, lengths)", outputs)
+    """Return checked logits (batch, steps, classes) and lengths (batch,); ... means all steps."""
     z = as_array(who, "logits", logits, "(batch, steps, classes)", "reals", sizes)
     batch, steps, classes = z.shape
     if blank >= classes:
         raise ValueError(f"{who}: blank must be in [0, classes) = [0, {classes}), got {blank}")
-    lengths = np.full(batch, steps, np.int32) if logits is outputs else lengths
+    lengths = np.full(batch, steps, np.int32) if lengths is ... else lengths
     size = as_array(who, "lengths", lengths, "(batch,)", "integers", sizes)
     check_range(lengths, steps + 1, f"{who}: lengths")
     return z, size

@@ -44,9 +44,12 @@ def ctc(outputs: Any, targets: Any, *, blank: int = 0) -> jax.Array:
 
     Reference: Graves et al. 2006, "Connectionist Temporal Classification".
     """
+    logits, lengths = outputs, ...
+    if isinstance(outputs, tuple | list):
+        logits, lengths = split_pair("ctc", "outputs must be logits or (logits, lengths)", outputs)
     labels, label_lengths = split_pair("ctc", "targets must be (labels, label_lengths)", targets)
     sizes: dict[str, Any] = {}
-    z, size = read_steps("ctc", outputs, blank, sizes)
+    z, size = read_steps("ctc", logits, lengths, blank, sizes)
     y = as_array("ctc", "labels", labels, "(batch, n)", "integers", sizes)
     n = as_array("ctc", "label_lengths", label_lengths, "(batch,)", "integers", sizes)
     _, steps, classes = z.shape

@@ -94,7 +94,8 @@ def yolo(
     Object Detection".
     """
     tools.all_at_least(name, classes=classes, boxes=boxes)
-    tools.check_type(name, "hidden", hidden, tuple | list, "a tuple of features")
+    if not isinstance(hidden, tuple | list):
+        raise TypeError(f"{name}: hidden must be a tuple of features, got {hidden!r:.60}")
     head = []
     for i, features in enumerate(hidden, 1):
         no_bias = partial(conv, use_bias=False, kernel_init=he_normal())  # batch norm has a bias

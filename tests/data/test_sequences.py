@@ -77,6 +77,7 @@ def test_a_dtype_that_holds_all_sequences(sequences, expected):
     ([np.float16([1])], 1e9, ValueError, "value must fit the sequences of float16, got 1000000000"),
     ([[1]], "a", TypeError, "value must be a number, got 'a'"),
     ([[1]], None, TypeError, "value must be a number, got None"),
+    ([[1]], [[1], [1, 2]], TypeError, r"value must be a number, got \[\[1\], \[1, 2\]\]"),
 ], ids=str)  # fmt: skip
 def test_what_cannot_be_padded_without_loss(sequences, value, error, words):
     with pytest.raises(error, match=f"^pad: .*{words}"):

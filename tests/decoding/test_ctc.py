@@ -151,6 +151,10 @@ def test_nan_gives_scores_of_nan():
             r"must have shape \(batch, steps, cl.* pass x\[None\]",
         ),
         (lambda: ctc_greedy(None), "ctc_greedy: logits must be a JAX or NumPy array, got NoneType"),
+        (
+            lambda: ctc_greedy((jnp.ones((2, 5, 3)), jnp.array([5, 5]))),
+            "JAX or NumPy array, got tuple",
+        ),
         (lambda: ctc_greedy(jnp.ones((2, 5, 3)), blank=3), r"blank must be in .*\[0, 3\), got 3"),
         (lambda: ctc_greedy(jnp.ones((2, 5, 3)), blank=-1), "ctc_greedy: blank must be at least 0"),
         (

@@ -131,6 +131,15 @@ def test_stops_cut_a_row(plain, draft):
     assert made.lengths[0] <= 4
 
 
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_stops_of_small_integers(plain, dtype):
+    free = generate(*plain, PROMPTS[:1], length=6, temperature=0)
+    first = int(free.tokens[0, 0])
+    never = (first + 1) % 13, (first + 2) % 13
+    stop = [np.array([first], dtype), np.array(never, dtype)]
+    assert generate(*plain, PROMPTS[:1], length=6, temperature=0, stop=stop).lengths.tolist() == [0]
+
+
 @pytest.mark.slow
 def test_a_loop_ends_when_all_rows_have_stopped(plain):
     made = generate(*plain, PROMPTS, length=20, temperature=0)

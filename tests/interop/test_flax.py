@@ -648,3 +648,20 @@ def test_options_of_another_type(options, words):
 def test_names_in_linen_are_words(what):
     with pytest.raises(TypeError, match=f"to_linen: {what} must be a str, got int"):
         to_linen(jn.dense(3), **{what: 3})
+
+
+class KeepsADict(nnx.Module):
+    def __init__(self):
+        self.seen = nnx.BatchStat({"sum": jnp.zeros(3), "count": jnp.zeros(())})
+
+    def __call__(self, x):
+        old = self.seen.get_value()
+        self.seen.set_value({"sum": old["sum"] + x.sum(0), "count": old["count"] + len(x)})
+        return x
+
+
+def test_from_nnx_with_a_variable_that_holds_a_dict():
+    layer = from_nnx(lambda rngs: KeepsADict())
+    x = jnp.arange(6.0).reshape(2, 3)
+    _, state = layer.apply(*layer.init(KEY, x), x, train=True)
+    assert state["seen"]["sum"].tolist() == [3, 5, 7] and int(state["seen"]["count"]) == 2

@@ -74,7 +74,9 @@ def test_what_is_refused():
 def test_the_missing_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "jax2onnx", None)
     params, state = DENSE.init(jax.random.key(0), SPEC)
-    with pytest.raises(ImportError, match=r"to_onnx: needs jax2onnx, in an env.*\[onnx\]"):
+    with pytest.raises(
+        ImportError, match=r"to_onnx: needs jax2onnx \(.*\). Install it with .*\[onnx\]"
+    ):
         to_onnx(DENSE, params, state, SPEC)
 
 

@@ -11,6 +11,7 @@ import pytest
 from safetensors.numpy import save_file
 
 import jaxnet as jn
+import jaxnet.interop.torch
 from jaxnet.interop.weights import read_weights
 
 

@@ -277,8 +277,10 @@ def _without_padding(sequence: Sequence) -> jax.Array:
 
 
 def _check_emission(who: str, emission: Any) -> None:
-    words = "an Emission, such as categorical(5)"
-    tools.check_type(who, "emission", emission, Emission, words)
+    if not isinstance(emission, Emission):
+        raise TypeError(
+            f"{who}: emission must be an Emission, such as categorical(5), got {emission!r:.60}"
+        )
 
 
 def _read(x: Any, lengths: Any, who: str) -> tuple[Sequence, np.ndarray]:
