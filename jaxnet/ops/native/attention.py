@@ -6,7 +6,7 @@ from functools import partial
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnet.ops.native import compute, runs
+from jaxnet.ops.native import compute, countable, instructions
 from jaxnet.ops.native.call import Kernel
 
 FEW = 8  # queries are the lanes of vectors
@@ -26,7 +26,8 @@ def supports(q, k, v, *rest) -> bool:
       >>> supports(q, q, q)  # one query
       False
     """
-    return runs(q, k, v) and all(a.dtype in DTYPES for a in (q, k, v)) and q.shape[1] >= FEW
+    fits = countable(q, k, v) and all(a.dtype in DTYPES for a in (q, k, v))
+    return fits and q.shape[1] >= FEW and instructions() is not None
 
 
 def run(q, k, v, first, last, *, form: tuple[float, float]):

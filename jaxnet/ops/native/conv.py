@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnet.ops.native import compute, runs
+from jaxnet.ops.native import compute, countable, instructions
 
 TARGET = "jaxnet_conv"
 
@@ -30,7 +30,7 @@ def supports(a, b, *, wanted: str, form) -> bool:
       False
     """
     floats = a.dtype == b.dtype == jnp.float32
-    if len(form.window) > 3 or not floats or not runs(a, b):
+    if len(form.window) > 3 or not floats or not countable(a, b):
         return False
     if wanted == "w" and max(form.input_dilation) > 1:
         if max(form.strides) > 1:
@@ -39,7 +39,7 @@ def supports(a, b, *, wanted: str, form) -> bool:
     far = [abs(n) for pair in form.padding for n in pair]
     far += [k * d for k, d in zip(form.window, form.dilation, strict=True)]
     product = form.groups == 1 and math.prod(form.window) == 1  # XLA multiplies matrices as fast
-    return max(far) <= FAR and not product
+    return max(far) <= FAR and not product and instructions() is not None
 
 
 def convolution(a: jax.Array, b: jax.Array, *, wanted: str, form) -> jax.Array:

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxnet.ops.integers import scaled, unpacked
-from jaxnet.ops.native import compute, runs
+from jaxnet.ops.native import compute, countable, instructions
 from jaxnet.ops.native.call import Kernel, native_call
 
 MOST_ROWS = 4
@@ -73,7 +73,7 @@ def supports(x, kernel, scale=None, *, transposed: bool) -> bool:
     bits = BITS.get(kernel.dtype.name)
     if bits is None or x.dtype not in (jnp.float32, jnp.bfloat16) or (scale is None) != (bits > 8):
         return False
-    if not runs(x, kernel):
+    if not countable(x, kernel):
         return False
     if x.shape[0] > MOST_ROWS or (kernel.dtype.name == "int4" and kernel.shape[-1] % 2):
         return False
@@ -81,8 +81,9 @@ def supports(x, kernel, scale=None, *, transposed: bool) -> bool:
         groups = scale.shape[transposed]
         size = -(-x.shape[1] // groups)
         whole = not transposed or groups == 1 or not size % (32 // bits)
-        return whole and -(-x.shape[1] // size) == groups
-    return True
+        if not whole or -(-x.shape[1] // size) != groups:
+            return False
+    return instructions() is not None
 
 
 def run(x, kernel, scale=None, *, transposed: bool) -> list[jax.Array]:

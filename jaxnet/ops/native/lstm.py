@@ -2,7 +2,7 @@
 
 from functools import partial
 
-from jaxnet.ops.native import compute, runs
+from jaxnet.ops.native import compute, countable, instructions
 from jaxnet.ops.native.call import Kernel
 
 
@@ -20,7 +20,8 @@ def supports(pre, kernel, *rest) -> bool:
     """
     # Packing the kernel pays off after several steps, and the rows of a batch are divided among
     # threads.
-    return runs(pre, kernel) and pre.shape[0] >= 8 and pre.shape[1] >= 4
+    fits = countable(pre, kernel) and pre.shape[0] >= 8 and pre.shape[1] >= 4
+    return fits and instructions() is not None
 
 
 def run(pre, kernel, bias, c, h, mask=None, *, slopes):

@@ -1,6 +1,7 @@
 """Convolutions in C against plain loops in float64, and everything around them."""
 
 import ctypes
+import importlib
 import itertools
 import subprocess
 import sys
@@ -351,6 +352,28 @@ def test_another_value_of_the_variable_is_an_error(monkeypatch):
     monkeypatch.setenv("JAXNET_NATIVE", "sse")
     with pytest.raises(ValueError, match="JAXNET_NATIVE must be one of 1, avx512, avx2, 0, got"):
         instructions.__wrapped__()
+
+
+@pytest.mark.parametrize(
+    ("layer", "shape"),
+    [
+        (jn.conv(5, 1), (4, 8, 8, 3)),
+        (jn.lstm(8), (1, 9, 3)),
+        (jn.layer_norm(), (4, 16)),
+        (jn.multi_head_attention(2), (2, 4, 8)),
+    ],
+    ids=lambda value: getattr(value, "kind", ""),
+)
+def test_what_the_library_does_not_support_does_not_load_it(monkeypatch, layer, shape):
+    def load():
+        raise AssertionError("the library is loaded")
+
+    for name in ("attention", "conv", "gemv", "lstm", "norm"):
+        module = importlib.import_module(f"jaxnet.ops.native.{name}")
+        monkeypatch.setattr(module, "instructions", load)
+    shapes = jax.eval_shape(layer.init, jax.random.key(0), jn.spec(shape))
+    run = jax.value_and_grad(lambda params, state, x: layer.apply(params, state, x)[0].sum())
+    jax.jit(run).lower(*shapes, jn.spec(shape))
 
 
 def test_a_library_that_cannot_be_used_is_one_warning(monkeypatch, tmp_path):
