@@ -59,8 +59,9 @@ def shardings(tree: PyTree, mesh: Mesh, rules: Rules = P()) -> PyTree:
         path: (leaf.shape, where)
         for (path, leaf), where in zip(flat(tree.params), jax.tree.leaves(params), strict=True)
     }
-    parts = {field: _following(part, of, mesh) for field, part in tree._asdict().items()}
-    return tree._replace(**parts | {"params": params})
+    others = {field: part for field, part in tree._asdict().items() if field != "params"}
+    parts = {field: _following(part, of, mesh) for field, part in others.items()}
+    return tree._replace(params=params, **parts)
 
 
 def put(tree: PyTree, mesh: Mesh, rules: Rules = P(), *, local: bool = False) -> PyTree:

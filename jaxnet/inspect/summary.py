@@ -11,6 +11,7 @@ from jaxnet.inspect.cost import flops
 from jaxnet.services.checks import check_input
 from jaxnet.services.table import Table, Tabular, size_of
 from jaxnet.services.trees import Path, PyTree, describe, key_spec, shapes_of
+from jaxnet.transforms.kernels import transforms_of
 from jaxnet.transforms.observing import observe
 
 
@@ -159,11 +160,7 @@ def _work(layer: Layer, x: PyTree, key: Any) -> int:
 
 def _copies(layer: Layer) -> int:
     """Return how often the layers inside a layer run in one call of it."""
-    copies = 1
-    while isinstance(layer.inside, tuple):
-        layer, rewrap = layer.inside
-        copies *= getattr(rewrap, "copies", 1)
-    return copies
+    return math.prod(getattr(rewrap, "copies", 1) for _, rewrap in transforms_of(layer))
 
 
 def _at(tree: PyTree, path: Path) -> PyTree:

@@ -72,13 +72,13 @@ class Recurrence:
         def forward(m, given):
             sequence = read_chunk(m, given, self.name)
             x, mask = sequence.x, sequence.mask()
-            kernel, recurrent_kernel, *biases = entries = self._entries(m, x)
+            kernel, recurrent_kernel, *biases = weights = self._weights(m, x)
             if mask is not None:  # the padding must not affect anything, even if it is NaN
                 x, mask = jnp.where(mask[..., None], x, 0), mask.T[..., None]
             # The bias is added in the loop, which avoids an array of all steps.
             pre = product(x.swapaxes(0, 1), kernel)  # (time, batch, gates * f)
             kept = None if m.stream is None else self._kept(m, x)
-            carry = self._carry(sequence.initial if kept is None else kept, x, entries)
+            carry = self._carry(sequence.initial if kept is None else kept, x, weights)
             pre = pre.astype(hidden(carry).dtype)
             h, final = unroll(self.cell, pre, recurrent_kernel, tuple(biases), carry, mask)
             for entry, value in _entries(final).items() if m.stream is not None else ():
@@ -92,7 +92,7 @@ class Recurrence:
 
         def forward(m, given):
             carry, x = _read_step(given, self.name)
-            kernel, recurrent_kernel, bias, recurrent_bias = entries = self._entries(m, x)
+            kernel, recurrent_kernel, bias, recurrent_bias = entries = self._weights(m, x)
             carry = self._carry(carry, x, entries)
             pre = plus(product(x, kernel), bias)
             if self.cell is RESET_BEFORE:
@@ -104,7 +104,7 @@ class Recurrence:
 
         return compose(forward, name=self.name, kind=kind)
 
-    def _entries(self, m: Any, x: Any) -> list[Any]:
+    def _weights(self, m: Any, x: Any) -> list[Any]:
         """Return the two kernels and the two biases, None without them."""
         features, columns = self.features, self.cell.gates * self.features
         kernel = m.kernel("kernel", self.kernel_init, (x.shape[-1], columns))
@@ -123,13 +123,14 @@ class Recurrence:
         kept = {name: m.state(name, zeros, (x.shape[0], self.features)) for name in names}
         return kept if self.cell.memory else kept["h"]
 
-    def _carry(self, given: PyTree, x: jax.Array, entries: list[Any]) -> PyTree:
+    def _carry(self, given: PyTree, x: jax.Array, weights: list[Any]) -> PyTree:
         """Return the given carry, or zeros, in the dtype of the computation."""
         shape = (x.shape[0], self.features)
-        dtype = jnp.result_type(x.dtype, *(entry.dtype for entry in entries if entry is not None))
+        dtype = jnp.result_type(x.dtype, *(w.dtype for w in weights if w is not None))
         like = {"c": dtype, "h": dtype} if self.cell.memory else dtype
         if given is None:
-            given = jax.tree.map(partial(jnp.zeros, shape), like)
+            zero = jnp.zeros(shape, dtype)
+            given = {"c": zero, "h": zero} if self.cell.memory else zero
         shapes = {getattr(leaf, "shape", None) for leaf in jax.tree.leaves(given)}
         fits = jax.tree.structure(given) == jax.tree.structure(like)
         if not fits or shapes != {shape}:
@@ -139,7 +140,7 @@ class Recurrence:
                 f"{self.name}: the initial carry must be {form} (batch, features) = {shape}, "
                 f"got {got}. Omit it to start from zeros"
             )
-        return varying(jax.tree.map(lambda leaf: leaf.astype(dtype), given), x, entries)
+        return varying(jax.tree.map(lambda leaf: leaf.astype(dtype), given), x, weights)
 
 
 def _entries(carry: PyTree) -> dict[str, jax.Array]:

@@ -123,8 +123,8 @@ def transformer_block(
     def transform(m, x):
         if mlp is not None:
             return m(mlp, x)
-        options: dict[str, Any] = {"activation": activation, "use_bias": "mlp" in biased}
-        return gated_mlp(m, x, mlp_features, gated=gated, **options)
+        use_bias = "mlp" in biased
+        return gated_mlp(m, x, mlp_features, gated=gated, activation=activation, use_bias=use_bias)
 
     def forward(m, given):
         x, *beside = given if isinstance(given, tuple | list) and given else (given,)

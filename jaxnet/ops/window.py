@@ -85,18 +85,20 @@ def entries(who: str, word: str, value: Any, axes: int | None = None) -> tuple[A
 
 
 def check_window(who: str, padding: Any = "VALID", **numbers: Any) -> Callable[[Any], list]:
-    """Raise if a window's options cannot fit any input, while the layer is made.
+    """Check a window's options while the layer is made, and return what they are for an input.
 
-    The required number of entries is known only with the input. So the result is a function of the
-    input, which returns each of the numbers as one entry per spatial axis.
+    How many entries are needed is known only with the input.
 
     Args:
       who: Name of the layer, for messages.
       padding: Padding, as in `pad_pairs`.
       numbers: Sizes, strides and dilation by name; None is a default.
 
+    Returns:
+      A function of the input, which returns each number as one entry per spatial axis.
+
     Raises:
-      ValueError: If one of them has the wrong form.
+      ValueError: If one of them has a form that fits no input.
 
     Example:
       >>> check_window("conv", kernel_size=(3, 5), strides=2)(jn.spec((2, 8, 6, 3)))
