@@ -381,7 +381,7 @@ def _check_outside_jax(what: str) -> None:
         raise ValueError(
             f"{here()}: {what} is called inside a function that JAX runs, such as the body of "
             "jax.lax.scan or of jax.grad, so the value ends with that function. Return the "
-            "value from it and call m.update after it. For layers with state, use jn.repeat, "
+            "value from it, and make the call after it. For layers with state, use jn.repeat, "
             "or call layer.apply(params, state, x) in an objective jn.Layer(init, apply)"
         )
 

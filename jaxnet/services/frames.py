@@ -1,4 +1,4 @@
-"""Which functions called the one that runs: whether JAX runs it, and whether at each turn alike."""
+"""Which functions called this one: whether JAX did, and whether each turn of a loop has one key."""
 
 import os
 import sys

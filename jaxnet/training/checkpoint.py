@@ -136,12 +136,12 @@ def load(path: str | os.PathLike, like: PyTree = None) -> tuple[PyTree, Any]:
 
 
 def packed(who: str, tree: PyTree, parts: bool = False) -> tuple[dict[str, np.ndarray], Notes]:
-    """Return copies of a tree's arrays by path, as safetensors stores them, and notes on the rest.
+    """Return a tree's arrays by path, as safetensors stores them, and notes on the rest.
 
     Args:
       who: Name of the function, for messages.
       tree: Tree, as for `save`.
-      parts: Whether of an array that is spread over several processes this one packs its part.
+      parts: Whether to pack this process's part of an array that several share.
     """
     arrays: dict[str, np.ndarray] = {}
     notes: Notes = {}
@@ -227,7 +227,7 @@ def unpacked(who: str, paths: Sequence[Path], like: PyTree) -> PyTree:
 
 
 def _assembled(parts: list[tuple[dict, Any]], like: Any) -> Any:
-    """Return an array of which files hold parts, on the devices of `like`."""
+    """Return an array whose parts are in files, on the devices of `like`."""
     note, sharding = parts[0][0], getattr(like, "sharding", None)
     if note.get("is") == "key":
         like = jax.eval_shape(jax.random.key_data, like)

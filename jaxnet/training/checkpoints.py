@@ -322,9 +322,8 @@ class Checkpoints:
 
     def _begin(self) -> None:
         """Create the folder in which all processes write a step."""
-        shutil.rmtree(
-            self._half(), ignore_errors=True
-        )  # in case Ctrl-C interrupted an earlier save
+        # An earlier save may have been interrupted by Ctrl-C.
+        shutil.rmtree(self._half(), ignore_errors=True)
         try:
             self._half().mkdir()
         except OSError as error:

@@ -386,7 +386,7 @@ def learning_rule(net: Layer, rule: Callable[..., tuple[PyTree, tuple[Any, dict]
         metrics))`. A metric called "loss" becomes the value of the objective, which is 0 otherwise.
 
     Returns:
-      An objective whose step uses the update of the rule as the gradient.
+      An objective whose gradient is the update of the rule.
 
     Example:
       >>> def toward_zero(params, state, batch, *, key, train):

@@ -51,7 +51,7 @@ def damage(folder: Path) -> str | None:
 
 
 def _is_of_orbax(folder: Path) -> bool:
-    """Return whether a version of jaxnet wrote this that used orbax."""
+    """Return whether a version of jaxnet that used orbax wrote this."""
     return (folder / "run").is_dir()
 
 

@@ -20,9 +20,6 @@ def embedding(panels: Mapping[str, Any], labels: Any, names: Sequence[str] | Non
       labels: Classes 0, 1, 2, ..., (examples,); up to 20 have different colors.
       names: Names of the classes; their numbers by default.
 
-    Returns:
-      A layer from integers (...) to vectors (..., features).
-
     Raises:
       TypeError: If `panels` is not a dict of numbers, or `labels` are not integers, or `names` not
         str.
