@@ -660,7 +660,7 @@ class KeepsADict(nnx.Module):
         return x
 
 
-def test_from_nnx_with_a_variable_that_holds_a_dict():
+def test_from_nnx_with_a_dict_in_a_variable():
     layer = from_nnx(lambda rngs: KeepsADict())
     x = jnp.arange(6.0).reshape(2, 3)
     _, state = layer.apply(*layer.init(KEY, x), x, train=True)
