@@ -80,8 +80,12 @@ def on_processes():
             pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
             command = [sys.executable, "-c", start]
             running.append(subprocess.Popen(command, env=environment, **pipes))
-        with ThreadPoolExecutor(count) as threads:  # a full pipe would stop its process
-            said = list(threads.map(lambda process: process.communicate(timeout=300), running))
+        try:
+            with ThreadPoolExecutor(count) as threads:  # a full pipe would stop its process
+                said = list(threads.map(lambda process: process.communicate(timeout=240), running))
+        finally:
+            for process in running:
+                process.kill()
         codes = tuple(process.returncode for process in running)
         wrong = "\n".join(errors[-3000:] for _, errors in said)
         if expect is None:
