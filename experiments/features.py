@@ -22,6 +22,7 @@ import numpy as np
 import optax
 
 import jaxnet as jn
+from experiments import centroids
 from experiments.common import Data, Output, Seeds, Short, grid, main, mean_std, over_seeds, save
 from experiments.records import Command, Picture, Record, higher
 from jaxnet import child_key
@@ -206,14 +207,14 @@ def methods(features: int) -> dict[str, Callable[[jax.Array, Any], dict[str, Lea
         return {"linear": Learned(jn.dense(features), params, params["kernel"])}
 
     def random_digits(key, x):
-        return {"relu": rectified(kmeans.fit_random_vectors(key, x, features))}
+        return {"relu": rectified(centroids.fit_random_vectors(key, x, features))}
 
-    def centroids(key, x):
+    def clusters(key, x):
         options = {"iterations": ITERATIONS}
         centers = kmeans.kmeans(child_key(key, "triangle"), x, features, **options)
         return {
-            "relu": rectified(kmeans.fit_kmeans(child_key(key, "relu"), x, features, **options)),
-            "triangle": Learned(kmeans.triangle(features), {"centers": centers}),
+            "relu": rectified(centroids.fit_kmeans(child_key(key, "relu"), x, features, **options)),
+            "triangle": Learned(centroids.triangle(features), {"centers": centers}),
         }
 
     def codes(key, x):
@@ -231,7 +232,7 @@ def methods(features: int) -> dict[str, Callable[[jax.Array, Any], dict[str, Lea
         "random weights": random_weights,
         "PCA whitening": pca_whitening,
         "random digits": random_digits,
-        "k-means": centroids,
+        "k-means": clusters,
         "sparse coding": codes,
     }
 
@@ -263,20 +264,17 @@ def read(learned: Learned, key: jax.Array, train: Pair, test: Pair, epochs: int)
     return jn.evaluate(trainer.objective, trained.params, trained.state, test)["accuracy"]
 
 
-def random_rows(key: jax.Array, x: Any, features: int) -> jax.Array:
-    """Return examples drawn at random without replacement."""
-    return kmeans.fit_random_vectors(key, x, features, scale=None)["kernel"].T
-
-
 def rbf_networks(config: Config) -> dict[str, np.ndarray]:
     """Return accuracies (centers, seeds) of RBF networks on the digits of 8x8 pixels."""
     train, test = ((x.reshape(len(x), -1), y) for x, y in jn.data.digits())
     found = {}
-    for name, method in {"k-means": kmeans.kmeans, "random digits": random_rows}.items():
+    ways = {"k-means": kmeans.kmeans, "random digits": centroids.random_vectors}
+    for name, method in ways.items():
 
         def accuracy(seed, count, method=method):
             key = jax.random.key(seed)
-            params = kmeans.fit_rbf_centers(child_key(key, "fit"), train[0], count, method=method)
+            x, fitting = train[0], child_key(key, "fit")
+            params = centroids.fit_rbf_centers(fitting, x, count, method=method)
             return read(
                 Learned(jn.layers.rbf(count), params), child_key(key, "read"), train, test, 40
             )

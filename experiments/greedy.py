@@ -19,6 +19,7 @@ import numpy as np
 import optax
 
 import jaxnet as jn
+from experiments import centroids
 from experiments.common import (
     Data,
     Output,
@@ -33,7 +34,7 @@ from experiments.common import (
 )
 from experiments.records import Command, Picture, Record, higher
 from jaxnet import Table
-from jaxnet.unsupervised import autoencoder, kmeans, pretrain, rbm, sparse_coding
+from jaxnet.unsupervised import autoencoder, pretrain, rbm, sparse_coding
 from jaxnet.viz.style import new_figure
 
 METHODS: dict[str, Any] = {
@@ -47,8 +48,8 @@ METHODS: dict[str, Any] = {
         sparse_coding.fit_sparse_coding, scale=1.0, epochs=5, steps=20, batch_size=1000,
         progress=False,
     ),
-    "k-means": kmeans.fit_kmeans,
-    "random data vectors": kmeans.fit_random_vectors,
+    "k-means": centroids.fit_kmeans,
+    "random data vectors": centroids.fit_random_vectors,
 }  # fmt: skip
 ALL = 0  # labels per class: all there are
 EPOCHS = {10: 150, 30: 100, 100: 60, ALL: 8}  # more for fewer labels

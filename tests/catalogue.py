@@ -352,7 +352,6 @@ ROWS = [
         lambda: jn.unsupervised.sparse_coding.sparse_code(4, 0.1, steps=5),
         spec((3, 5)),
     ),
-    Row("triangle", lambda: jn.unsupervised.kmeans.triangle(4), spec((3, 5))),
 ]
 
 # Models of several layers that have rows of their own: seconds to compile.

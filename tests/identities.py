@@ -312,18 +312,6 @@ def centroids_are_means(kmeans: Function) -> None:
     close([x[nearest == c].mean(0) for c in range(4)], found)
 
 
-def nearest_centroids_have_the_largest_output(fit_kmeans: Function) -> None:
-    x = f64(normal(30, 3))
-    found = [fit_kmeans(jax.random.key(1), x, 4, scale=scale) for scale in (None, 2.0)]
-    outputs = [x @ f64(p["kernel"]) + f64(p["bias"]) for p in found]
-    centroids = f64(found[0]["kernel"]).T
-    distances = np.square(x[:, None] - centroids).sum(-1)
-    for y in outputs:
-        assert (y.argsort(1) == distances.argsort(1)[:, ::-1]).all()
-    close(outputs[0], -(distances - np.square(x).sum(1, keepdims=True)) / 2)
-    close([outputs[1].mean(), outputs[1].std()], [0, 2], 1e-3)
-
-
 def one_beam_is_greedy(beam_search: Function) -> None:
     table = normal(5, 5)
 
@@ -584,29 +572,6 @@ def contraction_of_a_sigmoid(contractive_reconstruction: Function) -> None:
     wanted = (np.square(s * (1 - s)) * np.square(f64(encoder["kernel"])).sum(0)).sum(1)
     close(metrics["contraction"], wanted)
     close(values, f64(errors) + 0.7 * wanted)
-
-
-def width_is_the_distance_of_neighbors(fit_rbf_centers: Function) -> None:
-    x = f64(normal(20, 2))
-    params = fit_rbf_centers(jax.random.key(0), x, 4, overlap=1.5)
-    centers = f64(params["centers"])
-    distances = np.linalg.norm(centers[:, None] - centers, axis=-1) + 99 * np.eye(4)
-    close(params["width"], 1.5 * distances.min(1).mean())
-    one = fit_rbf_centers(jax.random.key(0), x, 1)
-    close(one["width"], np.sqrt(np.square(x - x.mean(0)).sum(1).mean()))
-
-
-def projections_have_the_scale(fit_random_vectors: Function) -> None:
-    """Rows of the data less the mean, of one length; with a scale one factor for all outputs."""
-    x = f64(normal(20, 3)) + 2
-    rows = f64(fit_random_vectors(jax.random.key(0), x, 4, scale=None)["kernel"]).T
-    assert all(np.abs(x - row).sum(1).min() < 1e-5 for row in rows)
-    params = fit_random_vectors(jax.random.key(0), x, 4, scale=2.0)
-    kernel = f64(params["kernel"])
-    along = (rows - x.mean(0)) / np.linalg.norm(rows - x.mean(0), axis=1, keepdims=True)
-    close(kernel.T / np.linalg.norm(kernel, axis=0)[:, None], along, 1e-3)
-    y = x @ kernel + f64(params["bias"])
-    close([y.mean(), y.std()], [0, 2], 1e-3)
 
 
 def estimates_are_near_the_sum(ais: Function) -> None:
@@ -935,8 +900,6 @@ IDENTITIES: dict[str, Function] = {
     "unsupervised.sparse_coding.fit_sparse_coding": codes_are_products_less_the_penalty,
     "unsupervised.hmm.baum_welch": one_pass_of_expectation_maximization,
     "unsupervised.autoencoder.contractive_reconstruction": contraction_of_a_sigmoid,
-    "unsupervised.kmeans.fit_rbf_centers": width_is_the_distance_of_neighbors,
-    "unsupervised.kmeans.fit_random_vectors": projections_have_the_scale,
     "unsupervised.rbm.ais": estimates_are_near_the_sum,
     "unsupervised.rbm.gibbs": chains_have_the_distribution,
     "evaluate": sums_over_many_batches,
@@ -977,7 +940,6 @@ IDENTITIES: dict[str, Function] = {
     "decoding.sample": draws_have_their_shares,
     "decoding.ctc_beam_search": all_beams_give_the_loss,
     "unsupervised.sparse_coding.fista": codes_are_optimal,
-    "unsupervised.kmeans.fit_kmeans": nearest_centroids_have_the_largest_output,
     "unsupervised.kmeans.kmeans": centroids_are_means,
     "unsupervised.whitening.fit_pca": components_are_eigenvectors,
     "unsupervised.whitening.fit_whitening": whitened_data_have_covariance_1,

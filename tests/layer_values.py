@@ -439,11 +439,6 @@ def distances(x, centers):
     return np.sqrt(np.square(x[:, None] - centers).sum(-1))
 
 
-def triangle(p, x):
-    d = distances(x, p["centers"])
-    return np.maximum(d.mean(-1, keepdims=True) - d, 0)
-
-
 def fista(p, x, penalty, steps):
     atoms = p["dictionary"]
     curvature = np.linalg.eigvalsh(atoms @ atoms.T)[-1]
@@ -715,5 +710,4 @@ VALUES: dict[str, Value] = {
     "hmm of symbols": stateless(hmm_of_symbols),
     "rbm": stateless(lambda p, x: sigmoid(dense(p, x))),
     "sparse_code": stateless(lambda p, x: fista(p, x, 0.1, 5)),
-    "triangle": stateless(triangle),
 }

@@ -59,8 +59,8 @@ def rbf(
     """Compute radial basis functions: unit i gives exp(-‖x - center_i‖² / (2 width²)).
 
     A unit is 1 at its center and near 0 a few widths away. Random centers suit a few inputs of mean
-    0 and variance 1; `jaxnet.unsupervised.kmeans` fits centers and width to data. Both are trained
-    like any other parameter.
+    0 and variance 1; for others take examples, or the centroids of `jn.unsupervised.kmeans`.
+    Centers and width are trained like any other parameter.
 
     Args:
       features: Number of centers, at least 1.

@@ -331,7 +331,7 @@ def fit_sparse_coding(
     Args:
       key, x, features, penalty: As in `fit_dictionary`.
       scale: Standard deviation of the outputs over x, positive; one factor and one shift for all
-        outputs give them this standard deviation and mean 0, as in `kmeans.fit_kmeans`. None leaves
+        outputs give them this standard deviation and mean 0. None leaves
         atoms and penalty unchanged.
       options: Other options of `fit_dictionary`: epochs, batch_size, steps, progress.
 

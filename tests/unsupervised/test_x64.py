@@ -26,14 +26,12 @@ def hidden_states(mixtures, key, x, **options):
 
 def pretrained(key, x):
     net = jn.models.mlp([3, 2])
-    return u.pretrain.pretrain_greedy(net, x, u.kmeans.fit_kmeans, key=key, progress=False)
+    fit = partial(u.autoencoder.fit_sparse_autoencoder, **FEW)
+    return u.pretrain.pretrain_greedy(net, x, fit, key=key, progress=False)
 
 
 FITS = {
     "kmeans": partial(u.kmeans.kmeans, features=2),
-    "fit_kmeans": partial(u.kmeans.fit_kmeans, features=2),
-    "fit_random_vectors": partial(u.kmeans.fit_random_vectors, features=2),
-    "fit_rbf_centers": partial(u.kmeans.fit_rbf_centers, features=2),
     "pretrain_greedy": pretrained,
     "fit_pca": partial(u.whitening.fit_pca, features=2),
     "fit_whitening": u.whitening.fit_whitening,
@@ -58,7 +56,7 @@ def test_no_fit_is_left_out():
     assert public <= set(FITS)
 
 
-FAST = ("kmeans", "fit_rbf_centers", "fit_hmm, mixtures")  # where float64 was lost once
+FAST = ("kmeans", "fit_hmm, mixtures")  # where float64 was lost once
 
 
 @pytest.mark.parametrize(
