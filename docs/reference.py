@@ -65,7 +65,6 @@ SECTIONS: dict[str, dict[str, tuple[str, ...]]] = {
         "Restricted Boltzmann machines": ("unsupervised.rbm",),
         "Deep belief networks": ("unsupervised.dbn", "unsupervised.pretrain"),
         "Autoencoder objectives": ("unsupervised.autoencoder",),
-        "Sparse coding": ("unsupervised.sparse_coding",),
         "Clustering and whitening": ("unsupervised.kmeans", "unsupervised.whitening"),
         "Hidden Markov models": ("unsupervised.hmm",),
     },

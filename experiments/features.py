@@ -22,12 +22,12 @@ import numpy as np
 import optax
 
 import jaxnet as jn
-from experiments import centroids
+from experiments import centroids, sparse_coding
 from experiments.common import Data, Output, Seeds, Short, grid, main, mean_std, over_seeds, save
 from experiments.records import Command, Picture, Record, higher
 from jaxnet import child_key
 from jaxnet.typing import Pair
-from jaxnet.unsupervised import kmeans, sparse_coding, whitening
+from jaxnet.unsupervised import kmeans, whitening
 from jaxnet.viz.style import COLORS, frame, new_figure
 
 ITERATIONS = 10  # of k-means

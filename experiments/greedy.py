@@ -19,7 +19,7 @@ import numpy as np
 import optax
 
 import jaxnet as jn
-from experiments import centroids
+from experiments import centroids, sparse_coding
 from experiments.common import (
     Data,
     Output,
@@ -34,7 +34,7 @@ from experiments.common import (
 )
 from experiments.records import Command, Picture, Record, higher
 from jaxnet import Table
-from jaxnet.unsupervised import autoencoder, pretrain, rbm, sparse_coding
+from jaxnet.unsupervised import autoencoder, pretrain, rbm
 from jaxnet.viz.style import new_figure
 
 METHODS: dict[str, Any] = {
@@ -45,8 +45,7 @@ METHODS: dict[str, Any] = {
         progress=False,
     ),
     "sparse coding": partial(
-        sparse_coding.fit_sparse_coding, scale=1.0, epochs=5, steps=20, batch_size=1000,
-        progress=False,
+        sparse_coding.fit_sparse_coding, standardize=True, epochs=5, steps=20, batch_size=1000,
     ),
     "k-means": centroids.fit_kmeans,
     "random data vectors": centroids.fit_random_vectors,

@@ -347,11 +347,6 @@ ROWS = [
         smooth=False,  # integers give float32 parameters: gradients are in tests of its own
     ),
     Row("rbm", lambda: jn.unsupervised.rbm.rbm(4, chains=2), spec((3, 5))),
-    Row(
-        "sparse_code",
-        lambda: jn.unsupervised.sparse_coding.sparse_code(4, 0.1, steps=5),
-        spec((3, 5)),
-    ),
 ]
 
 # Models of several layers that have rows of their own: seconds to compile.

@@ -35,7 +35,6 @@ from tests.oracles import (
     normal,
     paths_of_states,
     posteriors,
-    soft_threshold,
 )
 from tests.oracles import boxes as random_boxes
 
@@ -284,27 +283,6 @@ def components_are_eigenvectors(fit_pca: Function) -> None:
     assert (kernel[np.abs(kernel).argmax(0), [0, 1]] > 0).all()
 
 
-def codes_are_optimal(solve: Function) -> None:
-    """The slope of the squared error is the penalty where a code is not 0, else at most that."""
-    dictionary, x = normal(6, 4), normal(3, 4)
-    for positive in (False, True):
-        z = f64(solve(dictionary, x, 0.3, 600, positive=positive))
-        slope = (f64(x) - z @ f64(dictionary)) @ f64(dictionary).T
-        close(slope[z != 0], 0.3 * np.sign(z[z != 0]), 2e-3)
-        still = slope[z == 0] if positive else np.abs(slope[z == 0])
-        assert (still <= 0.3 + 1e-3).all() and (z == 0).any() and (z != 0).any()
-        assert not positive or (z >= 0).all()
-
-
-def few_steps_are_gradient_steps(fista: Function) -> None:
-    dictionary, x, start = normal(3, 4), normal(2, 4), normal(2, 3)
-    gram = f64(dictionary) @ f64(dictionary).T
-    curvature = np.linalg.eigvalsh(gram)[-1]
-    moved = f64(start) + (f64(x) @ f64(dictionary).T - f64(start) @ gram) / curvature
-    found = fista(dictionary, x, 0.2, 1, codes=start)
-    close(found, soft_threshold(moved, 0.2 / curvature), 1e-3)
-
-
 def centroids_are_means(kmeans: Function) -> None:
     x = f64(normal(30, 2))
     found = f64(kmeans(jax.random.key(0), x, 4, tolerance=0.0))
@@ -475,18 +453,6 @@ def outputs_in_the_order_of_the_inputs(predict: Function) -> None:
 
 def operations_of_a_product(flops: Function) -> None:
     assert flops(lambda a, b: a @ b, jn.spec((3, 5)), jn.spec((5, 7))) == 2 * 3 * 5 * 7
-
-
-def atoms_are_found_again(fit_dictionary: Function) -> None:
-    """Each example has one or two of three atoms at right angles."""
-    atoms = np.linalg.qr(f64(normal(4, 3)))[0].T
-    codes = RANDOM.uniform(1, 2, (60, 3)) * (RANDOM.uniform(size=(60, 3)) < 0.5)
-    found = f64(
-        fit_dictionary(jax.random.key(0), codes @ atoms, 3, penalty=0.05, batch_size=20, epochs=30,
-                       positive=True, progress=False)["dictionary"]
-    )  # fmt: skip
-    close(np.linalg.norm(found, axis=1), np.ones(3))
-    assert np.abs(found @ atoms.T).max(0).min() > 0.98
 
 
 def a_machine_starts_at_the_mean(fit_rbm: Function) -> None:
@@ -781,19 +747,6 @@ def hidden_layers_alone(mlp_params: Function) -> None:
     close(found["dense_1"]["kernel"], machines["rbm_1"]["kernel"])
 
 
-def codes_are_products_less_the_penalty(fit_sparse_coding: Function) -> None:
-    x = jnp.asarray(RANDOM.uniform(size=(60, 5)), jnp.float32)
-    options = {"epochs": 2, "progress": False}
-    params = fit_sparse_coding(jax.random.key(1), x, 3, penalty=0.3, **options)
-    close(params["bias"], [-0.3] * 3)
-    close(np.linalg.norm(f64(params["kernel"]), axis=0), np.ones(3))
-    scaled = fit_sparse_coding(jax.random.key(1), x, 3, penalty=0.3, scale=2.0, **options)
-    y = f64(x) @ f64(scaled["kernel"]) + f64(scaled["bias"])
-    close([y.mean(), y.std()], [0, 2], 1e-3)
-    plain = f64(x) @ f64(params["kernel"])
-    close(y, 2 * (plain - plain.mean()) / plain.std(), 1e-2)
-
-
 def clusters_are_states(fit_hmm: Function) -> None:
     x = RANDOM.normal(size=(4, 10, 1)) * 0.1
     x[:, 5:] += 3
@@ -897,7 +850,6 @@ IDENTITIES: dict[str, Function] = {
     "unsupervised.autoencoder.sparse_reconstruction": squares_and_the_divergence,
     "unsupervised.dbn.mlp_params": hidden_layers_alone,
     "unsupervised.hmm.fit_hmm": clusters_are_states,
-    "unsupervised.sparse_coding.fit_sparse_coding": codes_are_products_less_the_penalty,
     "unsupervised.hmm.baum_welch": one_pass_of_expectation_maximization,
     "unsupervised.autoencoder.contractive_reconstruction": contraction_of_a_sigmoid,
     "unsupervised.rbm.ais": estimates_are_near_the_sum,
@@ -911,7 +863,6 @@ IDENTITIES: dict[str, Function] = {
     "models.yolo_decode": decoded_boxes_are_in_their_cells,
     "models.yolo_detect": detection_is_decoding_and_suppression,
     "unsupervised.rbm.fit_rbm": a_machine_starts_at_the_mean,
-    "unsupervised.sparse_coding.fit_dictionary": atoms_are_found_again,
     "models.train_perceptron": separable_data_are_separated,
     "data.batches": batches_hold_every_example_once,
     "data.color_jitter": jitter_changes_one_factor,
@@ -939,7 +890,6 @@ IDENTITIES: dict[str, Function] = {
     "decoding.beam_search": all_beams_are_all_sequences,
     "decoding.sample": draws_have_their_shares,
     "decoding.ctc_beam_search": all_beams_give_the_loss,
-    "unsupervised.sparse_coding.fista": codes_are_optimal,
     "unsupervised.kmeans.kmeans": centroids_are_means,
     "unsupervised.whitening.fit_pca": components_are_eigenvectors,
     "unsupervised.whitening.fit_whitening": whitened_data_have_covariance_1,

@@ -439,20 +439,6 @@ def distances(x, centers):
     return np.sqrt(np.square(x[:, None] - centers).sum(-1))
 
 
-def fista(p, x, penalty, steps):
-    atoms = p["dictionary"]
-    curvature = np.linalg.eigvalsh(atoms @ atoms.T)[-1]
-    old = ahead = np.zeros((len(x), len(atoms)))
-    t = np.ones((len(x), 1))
-    for _ in range(steps):
-        z = ahead + (x - ahead @ atoms) @ atoms.T / curvature
-        new = np.sign(z) * np.maximum(abs(z) - penalty / curvature, 0)
-        t = np.where(((ahead - new) * (new - old)).sum(-1, keepdims=True) > 0, 1, t)
-        later = (1 + np.sqrt(1 + 4 * t**2)) / 2
-        old, ahead, t = new, new + (t - 1) / later * (new - old), later
-    return old
-
-
 def hmm_of_gaussians(p, x, lengths):
     e = p["emission"]
     away = np.square(x[:, :, None, None] - e["mean"]) / np.exp(e["log_variance"])
@@ -709,5 +695,4 @@ VALUES: dict[str, Value] = {
     "hmm": stateless(lambda p, x: hmm_of_gaussians(p, *x)),
     "hmm of symbols": stateless(hmm_of_symbols),
     "rbm": stateless(lambda p, x: sigmoid(dense(p, x))),
-    "sparse_code": stateless(lambda p, x: fista(p, x, 0.1, 5)),
 }

@@ -338,11 +338,6 @@ def log_likelihood(params, x, *, visible=None):
     return -free_energy(params, x) - log_partition(params)
 
 
-def soft_threshold(x, threshold, *, positive=False):
-    x = f64(x)
-    return np.maximum(x - threshold, 0) - (0 if positive else np.maximum(-x - threshold, 0))
-
-
 def distortion(x, projected):
     pairs = list(itertools.combinations(range(len(x)), 2))
     before, after = (

@@ -14,7 +14,7 @@ import jaxnet as jn
 
 SNAPSHOT = Path(__file__).with_name("public_api.txt")
 UNSUPERVISED = [f"unsupervised.{name}" for name in (
-    "rbm", "dbn", "autoencoder", "sparse_coding", "kmeans", "hmm", "whitening",
+    "rbm", "dbn", "autoencoder", "kmeans", "hmm", "whitening",
     "pretrain")]  # fmt: skip
 PARTS = [
     "", "layers", "transforms", "training", "ops", "tools", "typing", "models",

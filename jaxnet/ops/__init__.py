@@ -1,6 +1,5 @@
 """Arithmetic without parameters: convolution, sliding windows, recurrence, attention."""
 
-from jaxnet.ops.linalg import largest_eigenvalue as largest_eigenvalue
 from jaxnet.ops.precision import output_dtype as output_dtype
 from jaxnet.ops.precision import wide as wide
 from jaxnet.ops.product import plus as plus

@@ -42,21 +42,6 @@ def one_by_one(decompose: Callable[[jax.Array], Any]) -> Callable[[jax.Array], A
 
 
 qr = one_by_one(jnp.linalg.qr)
-_eigh = one_by_one(jnp.linalg.eigh)
-
-
-def largest_eigenvalue(a: jax.Array) -> jax.Array:
-    """Return the largest eigenvalue vᵀ a v of symmetric matrices (..., n, n), with v of length 1.
-
-    The gradient with respect to a is v vᵀ, exact if the eigenvalue is simple.
-
-    Example:
-      >>> largest_eigenvalue(jnp.array([[2.0, 1.0], [1.0, 2.0]])).round(4).tolist()
-      3.0
-    """
-    _, vectors = _eigh(jax.lax.stop_gradient(a))
-    v = vectors[..., -1]
-    return jnp.einsum("...i,...ij,...j", v, a, v, precision="highest")
 
 
 def inverse_2x2(a: jax.Array) -> jax.Array:

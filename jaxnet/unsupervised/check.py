@@ -1,17 +1,13 @@
-"""Checked examples, whole batches and the scale of outputs, for all fits."""
+"""Checked examples and whole batches, for all fits."""
 
-from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from jaxnet import Trainer, TrainState, fit
-from jaxnet.ops import plus
 from jaxnet.tools import all_at_least, as_array, at_least, check_finite, check_key
 from jaxnet.typing import Params
-
-MEASURED = 10_000  # number of examples used to measure the scale of outputs
 
 
 def check_fit(
@@ -82,8 +78,10 @@ def whole_batches(key: jax.Array, x: jax.Array, batch_size: int) -> tuple[jax.Ar
       ((9, 2), 3)
     """
     size = min(batch_size, len(x))
-    missing = -len(x) % size
-    return (jnp.concatenate([x, drawn(key, x, missing)]) if missing else x), size
+    if missing := -len(x) % size:
+        repeated = jax.random.choice(key, len(x), (missing,), replace=False)
+        x = jnp.concatenate([x, x[repeated]])
+    return x, size
 
 
 def trained(
@@ -93,33 +91,3 @@ def trained(
     for epoch in fit(learner, train_state, x, epochs=epochs, batch_size=size, progress=progress):
         train_state = epoch.train_state
     return train_state.params
-
-
-@partial(jax.jit, static_argnums=2)
-def drawn(key: jax.Array, x: jax.Array, count: int) -> jax.Array:
-    """Return different random rows."""
-    return x[jax.random.choice(key, len(x), (count,), replace=False)]
-
-
-@jax.jit
-def scaled(kernel: jax.Array, bias: jax.Array, x: jax.Array, scale: float) -> Params:
-    """Return params of `jn.dense` whose outputs have mean 0 and a given standard deviation over x.
-
-    All units share one factor and one shift, so the order of the outputs stays the same. On other
-    scales, units with a ReLU would be always on or always off, and sigmoids would saturate.
-
-    Args:
-      kernel: Kernel (inputs, features).
-      bias: Bias (features,).
-      x: Examples (n, inputs), of which at most 10,000 rows are used.
-      scale: Standard deviation, positive. If all outputs are equal they become 0.
-
-    Example:
-      >>> params = scaled(jnp.ones((1, 1)), jnp.zeros(1), jnp.array([[3.0], [5.0]]), 1.0)
-      >>> params["kernel"].tolist(), params["bias"].tolist()
-      ([[1.0]], [-4.0])
-    """
-    outputs = plus(x[:: -(-len(x) // MEASURED)] @ kernel, bias)
-    spread = outputs.std()
-    factor = scale / jnp.where(spread > 0, spread, 1)
-    return {"kernel": factor * kernel, "bias": factor * (bias - outputs.mean())}

@@ -181,6 +181,7 @@ def test_every_experiment_is_found():
         "torchvision_nets",
         "lenet5_1998",
         "random_projections",
+        "sparse_coding",
         "tied_autoencoder",
     }
     assert set(rows.EXPERIMENTS) == (files - no_experiment) | {"speech"}

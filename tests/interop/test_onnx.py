@@ -242,8 +242,7 @@ def test_positions_of_an_open_time_axis(net):
         np.testing.assert_allclose(found, wanted, 1e-4, 1e-5)
 
 
-# 3-D convolution; an eigendecomposition of more than 2x2.
-UNSUPPORTED = {"conv-video", "sparse_code"}
+UNSUPPORTED = {"conv-video"}  # 3-D convolution
 
 
 @converter

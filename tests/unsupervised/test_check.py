@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxnet.unsupervised.check import check_examples, scaled, whole_batches
+from jaxnet.unsupervised.check import check_examples, whole_batches
 
 X = np.ones((5, 3), np.float32)
 HOLED = X.copy()
@@ -48,21 +48,6 @@ def test_what_comes_back():
 
 def test_float64_stays(x64):
     assert check_examples(X.astype(np.float64), 1, "fit").dtype == jnp.float64
-
-
-@pytest.mark.slow
-def test_scaled_outputs():
-    draw = np.random.default_rng(0)
-    x = jnp.asarray(draw.normal(size=(30_001, 3)) + 5, jnp.float32)
-    kernel, bias = jnp.asarray(draw.normal(size=(3, 4)), jnp.float32), jnp.arange(4.0)
-    params = scaled(kernel, bias, x, 0.5)
-    y = np.asarray(x @ params["kernel"] + params["bias"])
-    np.testing.assert_allclose([y.mean(), y.std()], [0, 0.5], atol=0.01)  # by a part of the rows
-    assert y[::4].std() == pytest.approx(0.5, abs=1e-4)  # by these
-    ratio = params["kernel"] / kernel
-    np.testing.assert_allclose(ratio, ratio[0, 0], rtol=1e-5)
-    shift = params["bias"] - ratio[0, 0] * bias
-    np.testing.assert_allclose(shift, shift[0], rtol=1e-4)
 
 
 @pytest.mark.parametrize(

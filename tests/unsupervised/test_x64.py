@@ -36,8 +36,6 @@ FITS = {
     "fit_pca": partial(u.whitening.fit_pca, features=2),
     "fit_whitening": u.whitening.fit_whitening,
     "fit_sparse_autoencoder": partial(u.autoencoder.fit_sparse_autoencoder, features=2, **FEW),
-    "fit_dictionary": partial(u.sparse_coding.fit_dictionary, features=2, steps=2, **FEW),
-    "fit_sparse_coding": partial(u.sparse_coding.fit_sparse_coding, features=2, steps=2, **FEW),
     "fit_rbm": partial(binary(u.rbm.fit_rbm), features=2, **FEW),
     "fit_dbn": partial(binary(u.dbn.fit_dbn), sizes=[3, 2], **FEW),
     "fit_hmm": partial(hidden_states, 1),

@@ -1,0 +1,200 @@
+"""Sparse coding: each example as a sum of few atoms of a dictionary.
+
+The codes z of x minimize ½‖x − z D‖² + penalty · ‖z‖₁, where the rows of D are the atoms. `fista`
+approaches the minimum in steps, and `fit_dictionary` learns D.
+"""
+
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.custom_batching import sequential_vmap
+
+import jaxnet as jn
+from experiments.centroids import random_vectors, standardized
+from jaxnet import child_key
+from jaxnet.typing import Params
+
+# Products in reduced precision, the default on GPUs, would keep the codes from converging.
+dot = partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
+
+
+@partial(jax.jit, static_argnames=("steps", "positive"))
+def fista(
+    dictionary: Any, x: Any, penalty: Any, steps: int = 100, *, positive: bool = False
+) -> jax.Array:
+    """Return codes (..., features) of x (..., inputs) by gradient steps with momentum.
+
+    Each step ends with a soft threshold. The distance to the minimum falls as 1 / steps². The
+    momentum of an example restarts if it points uphill. A small penalty takes many steps.
+
+    Args:
+      dictionary: Dictionary (features, inputs), one atom per row, of any length.
+      x: Examples (..., inputs).
+      penalty: Number at least 0, or one per feature (features,).
+      steps: Number of steps.
+      positive: Whether codes must not be negative.
+
+    Reference: Beck and Teboulle 2009, "A fast iterative shrinkage-thresholding algorithm for linear
+    inverse problems"; O'Donoghue and Candès 2015, "Adaptive restart for accelerated gradient
+    schemes".
+    """
+    features, inputs = dictionary.shape
+    gram = dot(dictionary, dictionary.T)  # (features, features)
+    # The gradient's Lipschitz constant, computed from the smaller product.
+    largest = _largest_eigenvalue(gram if features <= inputs else dot(dictionary.T, dictionary))
+    curvature = jnp.maximum(largest, jnp.finfo(x.dtype).tiny)
+    target = dot(x, dictionary.T)  # (..., inputs) -> (..., features)
+    threshold = penalty / curvature
+
+    def better(z):
+        few = features < 2 * inputs
+        explained = dot(z, gram) if few else dot(dot(z, dictionary), dictionary.T)
+        z = z + (target - explained) / curvature
+        return jnp.maximum(z - threshold, 0) if positive else z - jnp.clip(z, -threshold, threshold)
+
+    def body(carry, _):
+        old, ahead, t = carry
+        new = better(ahead)
+        uphill = ((ahead - new) * (new - old)).sum(-1, keepdims=True) > 0
+        t = jnp.where(uphill, 1, t)
+        t_next = (1 + jnp.sqrt(1 + 4 * t**2)) / 2
+        return (new, new + (t - 1) / t_next * (new - old), t_next), None
+
+    start = jnp.zeros_like(target)
+    t = jnp.ones((*target.shape[:-1], 1), target.dtype)
+    return jax.lax.scan(body, (start, start, t), length=steps)[0][0]
+
+
+def _largest_eigenvalue(a: jax.Array) -> jax.Array:
+    v = _vectors(a)[:, -1]
+    return jnp.einsum("i,ij,j", v, a, v, precision="highest")
+
+
+# One matrix at a time, since batched calls of LAPACK may hang, see jaxnet/ops/linalg.py.
+_vectors = sequential_vmap(lambda a: jnp.linalg.eigh(a)[1])
+
+
+def sparse_code(
+    features: int, penalty: float, *, steps: int = 50, positive: bool = False
+) -> jn.Layer:
+    """Make a layer of codes by `fista`, with params {"dictionary": (features, inputs)}.
+
+    Reference: Gregor and LeCun 2010, "Learning fast approximations of sparse coding".
+    """
+
+    def forward(m, x):
+        dictionary = m.param("dictionary", jn.initializers.normal(1.0), (features, x.shape[-1]))
+        return fista(dictionary, x, penalty, steps, positive=positive)
+
+    return jn.compose(forward, name="sparse_code")
+
+
+def fit_dictionary(
+    key: jax.Array,
+    x: Any,
+    features: int,
+    *,
+    penalty: float,
+    positive: bool = False,
+    epochs: int = 10,
+    batch_size: int = 256,
+    steps: int = 50,
+) -> jax.Array:
+    """Return atoms (features, inputs) of length 1, few of which make up an example of x.
+
+    The codes of each batch are computed by `fista`. Then each atom in turn moves to the minimum of
+    the cost with the codes held fixed [Mairal et al. 2009]. Atoms start as examples with some
+    noise, and an atom that is not used by any example is replaced by an example. The mean is not
+    subtracted: whiten or center data of a large mean first. Each epoch leaves out the remainder of
+    a new permutation.
+
+    Reference: Olshausen and Field 1996, "Emergence of simple-cell receptive field properties by
+    learning a sparse code for natural images"; Mairal et al. 2009, "Online dictionary learning for
+    sparse coding".
+    """
+    x = jnp.asarray(x)
+    atoms = _first_atoms(key, x, features)
+    # Σ zᵀ z and Σ zᵀ x over about the last epoch
+    sums = jnp.zeros((features, features), x.dtype), jnp.zeros_like(atoms)
+    size = min(batch_size, len(x))
+    for i in range(epochs):
+        here = jax.random.fold_in(key, i)
+        atoms, sums = _epoch(here, atoms, sums, x, penalty, size, steps, positive)
+    return atoms
+
+
+@partial(jax.jit, static_argnums=2)
+def _first_atoms(key, x, features):
+    rows = random_vectors(child_key(key, "rows"), x, features)
+    noise = jax.random.normal(child_key(key, "noise"), (features, x.shape[1]), x.dtype)
+    return _unit(rows + 0.1 * _root_mean_square(x) * noise)
+
+
+@partial(jax.jit, static_argnums=(5, 6, 7))
+def _epoch(key, atoms, sums, x, penalty, batch_size, steps, positive):
+    """Return atoms and sums after one pass over x."""
+    keep = 1 - batch_size / len(x)
+    order = jax.random.permutation(child_key(key, "order"), len(x))
+    order = order[: len(x) // batch_size * batch_size].reshape(-1, batch_size)
+
+    def step(carry, now):
+        atoms, (codes, examples) = carry
+        key, batch = now[0], x[now[1]]  # (batch, inputs)
+        z = fista(atoms, batch, penalty, steps, positive=positive)  # (batch, features)
+        codes, examples = keep * codes + dot(z.T, z), keep * examples + dot(z.T, batch)
+        fresh = _unit(batch[jax.random.randint(key, (len(atoms),), 0, batch_size)])
+        return (_better_atoms(atoms, codes, examples, fresh), (codes, examples)), None
+
+    keys = jax.random.split(child_key(key, "fresh"), len(order))
+    return jax.lax.scan(step, (atoms, sums), (keys, order))[0]
+
+
+def _better_atoms(atoms, codes, examples, fresh):
+    """Move each atom to the minimum of the cost while the others stay.
+
+    Args:
+      atoms: Atoms (features, inputs).
+      codes: Sum Σ zᵀ z, (features, features).
+      examples: Sum Σ zᵀ x, (features, inputs).
+      fresh: Replacements (features, inputs) for atoms that are not used by any code.
+    """
+    used = jnp.diag(codes)
+    unused = used <= 1e-6 * used.mean()
+
+    def one(j, atoms):
+        moved = _unit(used[j] * atoms[j] + examples[j] - dot(codes[j], atoms))
+        return atoms.at[j].set(jnp.where(unused[j], fresh[j], moved))
+
+    return jax.lax.fori_loop(0, len(atoms), one, atoms)
+
+
+def fit_sparse_coding(
+    key: jax.Array, x: Any, features: int, *, standardize: bool = False, **options: Any
+) -> Params:
+    """Return atoms learned by `fit_dictionary`, as params of `jn.dense(features)` before relu.
+
+    The kernel's columns are the atoms, and every bias is -penalty. So `relu(dense(x))` is the first
+    step of `fista` from 0 toward codes that are not negative, of step size 1: the soft threshold
+    encoder of Coates and Ng. The penalty is 1.2 times the root mean square of the entries of x, the
+    choice of Mairal et al.
+
+    Reference: Coates and Ng 2011, "The importance of encoding versus training with sparse coding
+    and vector quantization".
+    """
+    x = jnp.asarray(x)
+    penalty = 1.2 * float(_root_mean_square(x))
+    kernel = fit_dictionary(key, x, features, penalty=penalty, positive=True, **options).T
+    bias = jnp.full(features, -penalty, kernel.dtype)
+    return standardized(kernel, bias, x) if standardize else {"kernel": kernel, "bias": bias}
+
+
+@jax.jit
+def _root_mean_square(x: jax.Array) -> jax.Array:
+    return jnp.sqrt((x**2).mean())
+
+
+def _unit(atoms: jax.Array) -> jax.Array:
+    length = jnp.linalg.norm(atoms, axis=-1, keepdims=True)
+    return atoms / jnp.maximum(length, jnp.finfo(atoms.dtype).tiny)
