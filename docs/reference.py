@@ -72,7 +72,7 @@ SECTIONS: dict[str, dict[str, tuple[str, ...]]] = {
         "Summaries and checks": ("inspect",),
         "Attribution and features": (
             "inspect.attribution", "inspect.class_map", "inspect.deletion", "inspect.maximize",
-            "inspect.receptive", "inspect.effective", "inspect.gabor"),
+            "inspect.receptive", "inspect.gabor"),
         "Profiling": ("profile",),
     },
     "Plots": {"Plots": ("viz",)},

@@ -24,7 +24,7 @@ from experiments.common import Output, Short, TrainSize, grid, main, run_epochs,
 from experiments.records import Command, Picture, Record, lower
 from jaxnet import Table
 from jaxnet.typing import Pair
-from jaxnet.viz.style import COLORS, new_figure
+from jaxnet.viz.style import COLORS, new_figure, styled
 
 RECORDS = (
     Record(
@@ -328,10 +328,10 @@ def look(s: Subject, read: np.ndarray, config: Config) -> tuple[dict[str, Any], 
     )
 
     fields = inspect.receptive_fields(s.net, x[:1])
-    effective = {path: inspect.effective_field(*at, x[:200], path) for path in s.fields}
-    figures["receptive"] = jn.viz.receptive(x[one], fields, effective=effective)
+    effective = {path: effective_field(*at, x[:200], path, fields) for path in s.fields}
+    figures["receptive"] = draw_fields(x[one], fields, effective)
     for path, field in effective.items():
-        share, area = inner(np.asarray(field), fields, path)
+        share, area = inner(field, fields, path)
         print(f"{s.name}/{path}: {share:.0%} of the gradient in the inner {area:.0%} of the field")
 
     few = x[: len(s.control[1])], y[: len(s.control[1])]
@@ -387,12 +387,49 @@ def importance(name: str, values: jax.Array, size: tuple[int, int]) -> jax.Array
     return jax.image.resize(values, (len(values), *size), "bilinear")
 
 
+def effective_field(
+    net: jn.Layer, params: Any, state: Any, x: np.ndarray, path: str, fields: Any
+) -> np.ndarray:
+    """Return the mean absolute gradient of the middle unit (height, width), at most 1.
+
+    Reference: Luo, Li, Urtasun and Zemel 2016, "Understanding the Effective Receptive Field in Deep
+    Convolutional Neural Networks".
+    """
+    middle = (*(n // 2 for n in fields.units[path]), slice(None))
+    gradient = jn.inspect.saliency(net, params, state, x, middle, path=path)
+    size = np.abs(gradient).sum(-1).mean(0)
+    return size / size.max()
+
+
 def inner(field: np.ndarray, fields: Any, path: str) -> tuple[float, float]:
     """Return the fractions of gradient and pixels in about the middle half of rows and columns."""
     (top, left), (rows, columns) = fields.starts[path], fields.fields[path]
     i, j = rows // 4, columns // 4
     inside = field[top + i : top + rows - i, left + j : left + columns - j]
     return float(inside.sum() / field.sum()), inside.size / (rows * columns)
+
+
+@styled()
+def draw_fields(image: np.ndarray, fields: Any, effective: dict[str, np.ndarray]) -> Any:
+    """Draw receptive fields on an image, and the effective ones beside it; dark is the largest."""
+    from matplotlib.patches import Rectangle
+
+    figure = jn.viz.receptive(image, fields, list(effective))
+    first: Any = figure.axes[0]
+    cells = figure.add_gridspec(1, 1 + len(effective))
+    first.set_subplotspec(cells[0])
+    figure.set_figwidth(2.4 * (1 + len(effective)) + 0.1)
+    for i, (path, values) in enumerate(effective.items()):
+        axes, box = figure.add_subplot(cells[i + 1]), first.patches[i]
+        axes.imshow(values, cmap="gist_heat_r", vmin=0)
+        axes.add_patch(
+            Rectangle(
+                box.get_xy(), box.get_width(), box.get_height(), fill=False,
+                ec=box.get_edgecolor(), lw=1.5, clip_on=False,
+            )
+        )  # fmt: skip
+        axes.set(title=path, xticks=[], yticks=[])
+    return figure
 
 
 def table(name: str, curves: dict[str, np.ndarray]) -> Table:

@@ -643,15 +643,6 @@ def fields_by_hand(receptive_fields: Function) -> None:
     assert found.starts == {"conv": (7, 9), "max_pool": (7, 9), "conv_1": (5, 5)} and not found.cut
 
 
-def gradients_of_the_middle(effective_field: Function) -> None:
-    kernel = normal(3, 3, 1, 2)
-    net, params = jn.serial(jn.conv(2, 3)), {"kernel": kernel, "bias": jnp.zeros(2)}
-    found = effective_field(net, {"conv": params}, {}, normal(2, 7, 9, 1), "conv", unit=1)
-    wanted = np.zeros((7, 9))
-    wanted[2:5, 3:6] = np.abs(f64(kernel)[..., 0, 1])
-    close(found, wanted / wanted.max())
-
-
 def a_step_of_least_squares(delta_rule: Function) -> None:
     params, x, t = {"kernel": normal(3, 2), "bias": normal(2)}, normal(4, 3), normal(4, 2)
     slopes, (_, metrics) = delta_rule(params, {}, (x, t))
@@ -838,7 +829,6 @@ IDENTITIES: dict[str, Function] = {
     "layers.spatial_dropout": whole_channels_are_dropped,
     "sweep": runs_of_gradient_descent,
     "inspect.class_activation_map": maps_by_their_weights,
-    "inspect.effective_field": gradients_of_the_middle,
     "inspect.gabor_fit": wave_is_found_again,
     "inspect.occlusion": drops_of_a_linear_score,
     "inspect.receptive_fields": fields_by_hand,

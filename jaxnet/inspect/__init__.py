@@ -10,7 +10,6 @@ from jaxnet.inspect.cost import flops as flops
 from jaxnet.inspect.cost import memory as memory
 from jaxnet.inspect.deletion import deletion as deletion
 from jaxnet.inspect.doctor import doctor as doctor
-from jaxnet.inspect.effective import effective_field as effective_field
 from jaxnet.inspect.gabor import Gabor as Gabor
 from jaxnet.inspect.gabor import GaborFit as GaborFit
 from jaxnet.inspect.gabor import gabor_fit as gabor_fit

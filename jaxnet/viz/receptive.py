@@ -1,37 +1,27 @@
 """Receptive fields on an image."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from jaxnet.inspect import ReceptiveFields
 from jaxnet.tools import check_type, on_host
 from jaxnet.viz.feature_maps import show_image
-from jaxnet.viz.style import COLORS, Figure, a_dict, frame, new_figure, styled, texts
+from jaxnet.viz.style import COLORS, Figure, new_figure, styled, texts
 
 
 @styled()
-def receptive(
-    image: Any,
-    fields: ReceptiveFields,
-    paths: Sequence[str] | None = None,
-    *,
-    effective: Mapping[str, Any] | None = None,
-) -> Figure:
+def receptive(image: Any, fields: ReceptiveFields, paths: Sequence[str] | None = None) -> Figure:
     """Draw the receptive field of the middle unit of each layer, as boxes on an image.
-
-    With `effective`, one panel per layer shows the effective receptive field; dark pixels have the
-    largest effect.
 
     Args:
       image: Image in [0, 1], (height, width, 1 or 3 channels).
       fields: Result of `jn.inspect.receptive_fields(net, image[None])`.
       paths: Paths of the layers to draw; by default, all layers whose field differs from the
         previous layer's field.
-      effective: Dict of path -> (height, width), of `jn.inspect.effective_field`.
 
     Raises:
       TypeError: If an argument has the wrong type.
-      ValueError: If a path is unknown, or if the sizes of image and effective field differ.
+      ValueError: If a path is unknown, or if `image` has another shape.
 
     Example:
       >>> net = jn.serial(jn.conv(2, 3), jax.nn.relu, jn.max_pool(2), jn.conv(2, 3, name="second"))
@@ -49,14 +39,8 @@ def receptive(
         )
     result = "the result of jn.inspect.receptive_fields"
     check_type("receptive", "fields", fields, ReceptiveFields, result)
-    maps = {} if effective is None else a_dict("receptive", "effective", effective, "path -> field")
-    size: dict[str, Any] = dict(zip(("height", "width"), image.shape, strict=False))
-    maps = {
-        path: on_host("receptive", f"effective[{path!r}]", m, "(height, width)", sizes=size)
-        for path, m in maps.items()
-    }
-    paths = list(maps) or _distinct(fields) if paths is None else texts("receptive", "paths", paths)
-    for path in (*paths, *maps):
+    paths = _distinct(fields) if paths is None else texts("receptive", "paths", paths)
+    for path in paths:
         if path not in fields.fields:
             raise ValueError(
                 f"receptive: {fields.name} has no layer with maps {path!r}; layers: "
@@ -64,28 +48,18 @@ def receptive(
             )
     side = 2.4  # inches
     high = side * image.shape[0] / image.shape[1]
-    count = 1 + len(maps)
-    figure = new_figure(side * count + 0.1, high + 0.3 + 0.18 * len(paths))
-    cells = figure.subplots(1, count, squeeze=False)[0]
-    colors = {path: COLORS[i % len(COLORS)] for i, path in enumerate(paths)}
-
-    def box(path, color, **style):
-        (top, left), (rows, columns) = fields.starts[path], fields.fields[path]
-        place = (left - 0.5, top - 0.5)
-        return Rectangle(place, columns, rows, fill=False, ec=color, clip_on=False, **style)
-
-    show_image("receptive", cells[0], image, alpha=0.75)
+    figure = new_figure(side + 0.1, high + 0.3 + 0.18 * len(paths))
+    axes = figure.subplots()
+    show_image("receptive", axes, image, alpha=0.75)
     for i, path in enumerate(paths):  # later boxes are wider and drawn below, to stay visible
-        cells[0].add_patch(
-            box(path, colors[path], lw=1.5 + i, zorder=3 - i / len(paths),
-                label=f"{path}, {_size(fields, path)}")
+        (top, left), (rows, columns) = fields.starts[path], fields.fields[path]
+        box = Rectangle(
+            (left - 0.5, top - 0.5), columns, rows, fill=False, ec=COLORS[i % len(COLORS)],
+            lw=1.5 + i, zorder=3 - i / len(paths), clip_on=False,
+            label=f"{path}, {_size(fields, path)}",
         )  # fmt: skip
-    cells[0].legend(loc="upper center", bbox_to_anchor=(0.5, -0.02), fontsize=8, handlelength=1.0)
-    for axes, (path, values) in zip(cells[1:], maps.items(), strict=True):
-        axes.imshow(values, cmap="gist_heat_r", vmin=0)
-        axes.add_patch(box(path, colors.get(path, "black"), lw=1.5))
-        axes.set_title(path)
-        frame(axes)
+        axes.add_patch(box)
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.02), fontsize=8, handlelength=1.0)
     return figure
 
 

@@ -32,17 +32,6 @@ def test_a_box_a_layer_round_the_pixels_that_it_sees(fields):
     }
 
 
-def test_effective_fields_beside_it(fields):
-    effective = {"second": np.random.default_rng(1).uniform(size=(20, 24))}
-    figure = viz.receptive(IMAGE, fields, effective=effective)
-    left, right = figure.axes
-    assert [p.get_label() for p in left.patches] == ["second, 8×12"]
-    assert right.get_title() == "second" and len(right.patches) == 1
-    np.testing.assert_array_equal(right.images[0].get_array(), effective["second"])
-    many = viz.receptive(IMAGE, fields, ["conv", "second"], effective=effective)
-    assert len(many.axes[0].patches) == 2
-
-
 def test_a_field_that_reaches_the_border_says_so():
     cut = jn.inspect.receptive_fields(NET, jn.spec((1, 6, 24, 1)))
     axes = viz.receptive(IMAGE[:6], cut, ["second"]).axes[0]
@@ -52,5 +41,3 @@ def test_a_field_that_reaches_the_border_says_so():
 def test_messages(fields):
     with pytest.raises(ValueError, match="no layer with maps 'third'; layers: conv, rel"):
         viz.receptive(IMAGE, fields, ["third"])
-    with pytest.raises(ValueError, match=r"effective\['conv'\] must .* width = 24, got \(3, 3\)"):
-        viz.receptive(IMAGE, fields, effective={"conv": np.zeros((3, 3))})
