@@ -12,6 +12,7 @@ from jaxnet.data import DIGITS_RATE as RATE
 from jaxnet.data import Recordings, Strings
 
 HOP = 0.01  # seconds between frames
+WINDOW = 0.025  # seconds per frame
 
 
 class Utterances(NamedTuple):
@@ -42,7 +43,7 @@ def concatenate(a: Utterances, b: Utterances) -> Utterances:
 
 def features(waves: Sequence[np.ndarray]) -> list[np.ndarray]:
     """Return MFCCs with first and second differences: 39 numbers every 10 ms."""
-    return jn.data.mfcc(waves, rate=RATE, hop=HOP)
+    return jn.data.mfcc(waves, rate=RATE, window=WINDOW, hop=HOP)
 
 
 def isolated(recordings: Recordings) -> Utterances:
@@ -55,11 +56,17 @@ def isolated(recordings: Recordings) -> Utterances:
 def connected(strings: Strings) -> Utterances:
     """Return utterances of several digits, with the place of each."""
     found = features(strings.waves)
-    places = [
-        jn.data.piece_of_frames(p, len(f), rate=RATE, hop=HOP)
-        for p, f in zip(strings.places, found, strict=True)
-    ]
+    places = [piece_of_frames(p, len(f)) for p, f in zip(strings.places, found, strict=True)]
     return Utterances(found, strings.digits, places, strings.speakers)
+
+
+def piece_of_frames(places: np.ndarray, frames: int) -> np.ndarray:
+    """Return the recording at the center of each frame (frames,), of places (recordings, 2)."""
+    middle = np.arange(frames) * round(HOP * RATE) + round(WINDOW * RATE) / 2
+    out = np.full(frames, -1)
+    for i, (start, stop) in enumerate(places):
+        out[(middle >= start) & (middle < stop)] = i
+    return out
 
 
 def padded(arrays: list[np.ndarray], multiple: int = 64) -> tuple[jax.Array, jax.Array]:

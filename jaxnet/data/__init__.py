@@ -36,7 +36,6 @@ from jaxnet.data.speech import Strings as Strings
 from jaxnet.data.speech import digit_strings as digit_strings
 from jaxnet.data.speech import log_mel as log_mel
 from jaxnet.data.speech import mfcc as mfcc
-from jaxnet.data.speech import piece_of_frames as piece_of_frames
 from jaxnet.data.speech import spoken_digits as spoken_digits
 from jaxnet.data.text import LOST as LOST
 from jaxnet.data.text import Vocabulary as Vocabulary

@@ -194,35 +194,6 @@ def _noise(wave: np.ndarray, rate: float) -> float:
     return float(blocks.std(1).min())
 
 
-def piece_of_frames(
-    places: Any, frames: int, *, rate: float, window: float = 0.025, hop: float = 0.01
-) -> np.ndarray:
-    """Return the recording at the center of each frame's window; -1 in a gap.
-
-    Args:
-      places: Samples (recordings, 2), as in `Strings`.
-      frames: Number of frames of the string.
-      rate, window, hop: Options of the features, see `log_mel`.
-
-    Raises:
-      TypeError, ValueError: If an option is out of range, or if `places` has the wrong shape.
-
-    Example:
-      >>> piece_of_frames([(400, 800), (960, 1360)], 6, rate=8000, hop=0.03).tolist()
-      [-1, -1, 0, -1, 1, 1]
-    """
-    size, step = _check_frames("piece_of_frames", rate, window, hop)
-    checks.at_least("piece_of_frames", "frames", frames, 0)
-    if not np.size(places) and isinstance(places, list | tuple | np.ndarray):
-        places = np.zeros((0, 2))  # a string without recordings
-    places = checks.on_host("piece_of_frames", "places", places, "(recordings, 2)")
-    middle = np.arange(frames) * step + size / 2
-    out = np.full(frames, -1)
-    for i, (start, stop) in enumerate(places):
-        out[(middle >= start) & (middle < stop)] = i
-    return out
-
-
 def log_mel(
     waves: Sequence[Any],
     *,

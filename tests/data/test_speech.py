@@ -77,12 +77,6 @@ def test_a_gap_is_as_loud_as_the_quietest_part():
         assert 40 < gap.std() < 52
 
 
-def test_frames_by_the_middle_of_their_windows():
-    # Middles at 100, 180, 260, 340, 420, 500: by hand.
-    found = speech.piece_of_frames([(180, 260), (341, 500)], 6, rate=RATE)
-    assert found.tolist() == [-1, 0, -1, -1, 1, -1]
-
-
 def reference(wave, bands, coefficients=None, size=200, step=80, points=512):
     """Log mel power and its cosine transform, from their definitions, in float64."""
     from scipy.fft import dct  # scipy 1.17.1
@@ -258,20 +252,6 @@ def test_strings_that_cannot_be(options, words):
 def test_options_of_strings_of_another_type(options, words):
     with pytest.raises(TypeError, match=f"digit_strings: {words}"):
         speech.digit_strings(**({"recordings": some(), "count": 3, "seed": 0} | options))
-
-
-@pytest.mark.parametrize(
-    ("change", "error", "words"),
-    [
-        ({"frames": -1}, ValueError, "frames must be at least 0, got -1"),
-        ({"frames": 2.5}, TypeError, "frames must be an integer, got 2.5"),
-        ({"places": [1, 2]}, ValueError, r"places must have shape \(recordings, 2\), got \(2,\)"),
-        ({"places": None}, TypeError, "places must be an array of shape .*, got NoneType"),
-    ],
-)
-def test_places_of_frames_of_another_type(change, error, words):
-    with pytest.raises(error, match=f"piece_of_frames: {words}"):
-        speech.piece_of_frames(**({"places": [(0, 9)], "frames": 3, "rate": RATE} | change))
 
 
 def test_strings_of_an_empty_wave_or_a_nan():

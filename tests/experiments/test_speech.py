@@ -94,6 +94,12 @@ class TestChains:
             np.testing.assert_allclose(np.exp(hmm.log_probabilities(part)).sum(-1), 1, rtol=1e-5)
 
 
+def test_frames_by_the_middle_of_their_windows():
+    # Middles at 100, 180, 260, 340, 420, 500: by hand.
+    found = utterances.piece_of_frames(np.array([(180, 260), (341, 500)]), 6)
+    assert found.tolist() == [-1, 0, -1, -1, 1, -1]
+
+
 def test_segments_of_a_digit_are_cut_to_a_number_evenly_over_all():
     places = [np.array([-1, 0, 0, 1, 1, 1]), np.zeros(4, int), np.zeros(chains.FRAMES + 1, int)]
     digits = [np.array([7, 7]), np.array([7]), np.array([7])]  # the last one is too long
