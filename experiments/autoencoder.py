@@ -12,7 +12,7 @@ training codes have its class.
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
@@ -274,8 +274,7 @@ def make(kind: Kind, mean: np.ndarray, sizes: Sizes) -> tuple[jn.Layer, jn.Layer
             corrupt = autoencoder.masking_noise(MASKED)
             return net, autoencoder.denoising_reconstruction(net, corrupt)
         case "contractive":
-            # one random direction: the Jacobian of MNIST would need one pass per unit of the code
-            return net, autoencoder.contractive_reconstruction(net, 0.01, probes=1)
+            return net, contractive_reconstruction(net, 0.01)
         case "sparse":
             return net, autoencoder.sparse_reconstruction(net, rho=0.2, beta=0.1)
         case "tied":
@@ -287,6 +286,30 @@ def make(kind: Kind, mean: np.ndarray, sizes: Sizes) -> tuple[jn.Layer, jn.Layer
             decoder = jn.serial(up, jax.nn.relu, output, jax.nn.sigmoid)
             net = jn.models.autoencoder(jn.models.mlp([*sizes.hidden, sizes.width]), decoder)
     return net, autoencoder.reconstruction(net)
+
+
+def contractive_reconstruction(net: jn.Layer, strength: float) -> jn.Layer:
+    """Add strength · ‖∂code/∂x‖² (Frobenius), so that the code is insensitive to changes of x.
+
+    The norm (batch,) is estimated along one random direction: the Jacobian of MNIST would need one
+    pass per unit of the code.
+
+    Reference: Rifai et al. 2011, "Contractive Auto-Encoders".
+    """
+    plain, both = autoencoder.reconstruction(net), autoencoder.with_code(net)
+
+    def apply(params, state, x, *, key: Any = None, train=False):
+        (values, metrics), after = plain.apply(params, state, x, key=key, train=train)
+
+        def encode(x):
+            return both.apply(params, state, x, key=key, train=train)[0][1]
+
+        (probe,) = jax.random.split(jn.child_key(key, "probes"), 1)
+        _, moved = jax.jvp(encode, (x,), (jax.random.rademacher(probe, x.shape, x.dtype),))
+        norm = jnp.square(moved).sum(1)
+        return (values + strength * norm, metrics | {"contraction": norm}), after
+
+    return jn.Layer(plain.init, apply, "contractive_reconstruction")
 
 
 def prepare(

@@ -524,22 +524,6 @@ def same_layer(wrap: Function) -> None:
     )
 
 
-def contraction_of_a_sigmoid(contractive_reconstruction: Function) -> None:
-    """The Jacobian of sigmoid(x W + b) is diag(s (1 - s)) Wᵀ."""
-    net = tied_autoencoder(3)
-    x = normal(4, 5)
-    params, state = net.init(jax.random.key(0), x)
-    params = jax.tree.map(lambda leaf: leaf + 0.1, params)
-    objective, plain = contractive_reconstruction(net, 0.7), jn.unsupervised.autoencoder
-    (values, metrics), _ = jax.jit(objective.apply)(params, state, x)
-    (errors, _), _ = jax.jit(plain.reconstruction(net).apply)(params, state, x)
-    encoder = params["encoder"]
-    s = np.exp(log_sigmoid(f64(x) @ f64(encoder["kernel"]) + f64(encoder["bias"])))
-    wanted = (np.square(s * (1 - s)) * np.square(f64(encoder["kernel"])).sum(0)).sum(1)
-    close(metrics["contraction"], wanted)
-    close(values, f64(errors) + 0.7 * wanted)
-
-
 def estimates_are_near_the_sum(ais: Function) -> None:
     found = ais(jax.random.key(0), MACHINE, runs=200, betas=np.linspace(0, 1, 101), data=BITS)
     error = float(found.log_partition) - log_partition(MACHINE)
@@ -841,7 +825,6 @@ IDENTITIES: dict[str, Function] = {
     "unsupervised.dbn.mlp_params": hidden_layers_alone,
     "unsupervised.hmm.fit_hmm": clusters_are_states,
     "unsupervised.hmm.baum_welch": one_pass_of_expectation_maximization,
-    "unsupervised.autoencoder.contractive_reconstruction": contraction_of_a_sigmoid,
     "unsupervised.rbm.ais": estimates_are_near_the_sum,
     "unsupervised.rbm.gibbs": chains_have_the_distribution,
     "evaluate": sums_over_many_batches,

@@ -1,4 +1,4 @@
-"""Objectives of autoencoders: reconstruction alone, or with noise, contraction or sparsity.
+"""Objectives of autoencoders: reconstruction alone, or with noise or sparsity.
 
 Each function maps an autoencoder to an objective for `jn.trainer`. The batch is x itself, without
 targets; params and state are the net's. The net is `jn.models.autoencoder(...)`, or any layer whose
@@ -121,49 +121,6 @@ def denoising_reconstruction(
     return _objective(net, "denoising_reconstruction", loss, corrupt=corrupt)
 
 
-def contractive_reconstruction(
-    net: Layer, strength: float, loss: Callable = half_squared_error, *, probes: int | None = None
-) -> Layer:
-    """Add strength · ‖∂code/∂x‖² (Frobenius), so that the code is insensitive to changes of x.
-
-    Args:
-      net, loss: As in `reconstruction`.
-      strength: Strength of the contraction, at least 0.
-      probes: Number of random directions, at least 1, from which the norm is estimated without
-        bias; it takes one forward pass each, and a key in evaluation too. None computes the
-        Jacobian, one backward pass per entry of the code.
-
-    Raises:
-      TypeError: As in `reconstruction`.
-      ValueError: If `strength` is negative.
-      ValueError: If `probes` is below 1.
-      ValueError: If the key is missing with `probes`.
-
-    Example:
-      >>> net = jn.models.autoencoder(jn.dense(3), jn.dense(7))
-      >>> objective = contractive_reconstruction(net, 0.1)
-      >>> params, state = objective.init(jax.random.key(0), jn.spec((5, 7)))
-      >>> (_, metrics), _ = objective.apply(params, state, jnp.ones((5, 7)))
-      >>> bool(jnp.allclose(metrics["contraction"], (params["encoder"]["kernel"] ** 2).sum()))
-      True
-
-    Reference: Rifai et al. 2011, "Contractive Auto-Encoders".
-    """
-    tools.within("contractive_reconstruction", "strength", strength, "[0, inf)")
-    tools.at_least("contractive_reconstruction", "probes", probes, optional=True)
-
-    def contraction(encode, x, z, key):
-        if probes is None:
-            norm = _squared_jacobian(encode, x)
-        elif key is None:
-            raise ValueError("contractive_reconstruction: probes need a key; write apply(key=...)")
-        else:
-            norm = _estimated_squared_jacobian(encode, x, child_key(key, "probes"), probes)
-        return strength * norm, {"contraction": norm}
-
-    return _objective(net, "contractive_reconstruction", loss, extra=contraction)
-
-
 def sparse_reconstruction(
     net: Layer,
     rho: float = 0.05,
@@ -202,11 +159,11 @@ def sparse_reconstruction(
     tools.within("sparse_reconstruction", "rho", rho, "(0, 1)")
     tools.within("sparse_reconstruction", "beta", beta, "[0, inf)")
 
-    def sparsity(encode, x, z, key):
+    def sparsity(z):
         value = kl_sparsity(z, rho=rho)
         return beta * value, {"kl": value, "activation": z.mean(tuple(range(1, z.ndim)))}
 
-    return _objective(net, "sparse_reconstruction", loss, penalty, extra=sparsity, scalar=True)
+    return _objective(net, "sparse_reconstruction", loss, penalty, sparsity=sparsity)
 
 
 def masking_noise(rate: float) -> Corruption:
@@ -313,10 +270,9 @@ def _objective(
     penalty: Penalty | None = None,
     *,
     corrupt: Corruption | None = None,
-    extra: Callable | None = None,
-    scalar: bool = False,
+    sparsity: Callable | None = None,
 ) -> Layer:
-    """Return the reconstruction loss plus `extra(encode, x, code, key) -> (value, metrics)`."""
+    """Return the reconstruction loss; with `sparsity(code) -> (value, metrics)`, their mean."""
     net = as_layer(net, kind, "net")
     tools.check_form(kind, "loss", loss)
     tools.a_function(kind, "penalty", penalty, "(params)", optional=True)
@@ -331,10 +287,7 @@ def _objective(
         if corrupt is not None and train:
             seen = corrupt(child_key(tools.needs_key(key, kind), "corrupt"), x)
 
-        def run(x):
-            return both.apply(params, state, x, key=key, train=train)
-
-        (y, z), after = run(seen)
+        (y, z), after = both.apply(params, state, seen, key=key, train=train)
         values = loss(y, x)
         got = getattr(values, "shape", type(values).__name__)
         if y.shape != x.shape or got not in [x.shape[:n] for n in range(1, x.ndim + 1)]:
@@ -344,15 +297,15 @@ def _objective(
             )
         values = values.sum(tuple(range(1, values.ndim)))  # (batch,)
         metrics = {"error": optax.squared_error(y, x).mean(tuple(range(1, x.ndim)))}
-        if extra is not None:
-            more, watched = extra(lambda x: run(x)[0][1], x, z, key)
+        if sparsity is not None:
+            more, watched = sparsity(z)
             values, metrics = values + more, metrics | watched
         if penalty is not None:
             values = values + penalty(tools.plain(params))
-        return (values.mean() if scalar else values, metrics), after
+        return (values if sparsity is None else values.mean(), metrics), after
 
     def rewrap(net):
-        return _objective(net, kind, loss, penalty, corrupt=corrupt, extra=extra, scalar=scalar)
+        return _objective(net, kind, loss, penalty, corrupt=corrupt, sparsity=sparsity)
 
     return transform(net, apply, rewrap, kind=kind, init=init, name=kind)
 
@@ -364,27 +317,3 @@ def _array(x: Any, who: str) -> Any:
             f"{type(x).__name__}; leave the targets out, as in jn.fit(trainer, train_state, x)"
         )
     return x
-
-
-def _squared_jacobian(encode: Callable, x: jax.Array) -> jax.Array:
-    """Return ‖∂code/∂x‖² of each example, (batch,), by one backward pass per entry of the code."""
-    z, back = jax.vjp(encode, x)
-    directions = jnp.eye(z[0].size, dtype=z.dtype).reshape(-1, *z.shape[1:])
-
-    def row(direction):  # the gradient of one entry of the code, for all examples at once
-        (grad,) = back(jnp.broadcast_to(direction, z.shape))
-        return jnp.square(grad).sum(tuple(range(1, x.ndim)))
-
-    return jax.vmap(row)(directions).sum(0)
-
-
-def _estimated_squared_jacobian(
-    encode: Callable, x: jax.Array, key: jax.Array, probes: int
-) -> jax.Array:
-    """Return the mean of ‖J v‖² over random signs v, (batch,), whose expectation is ‖J‖²."""
-
-    def probe(key):
-        _, moved = jax.jvp(encode, (x,), (jax.random.rademacher(key, x.shape, x.dtype),))
-        return jnp.square(moved).sum(tuple(range(1, moved.ndim)))
-
-    return jax.vmap(probe)(jax.random.split(key, probes)).mean(0)

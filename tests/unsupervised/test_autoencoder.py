@@ -1,4 +1,4 @@
-"""Objectives by hand, the contraction against jax.jacobian, and the mean activation learned."""
+"""Objectives by hand, and the mean activation learned."""
 
 import math
 from functools import partial
@@ -10,9 +10,7 @@ import optax
 import pytest
 
 import jaxnet as jn
-from experiments.tied_autoencoder import tied_autoencoder
 from jaxnet.unsupervised.autoencoder import (
-    contractive_reconstruction,
     denoising_reconstruction,
     fit_sparse_autoencoder,
     masking_noise,
@@ -87,12 +85,9 @@ def test_params_are_those_of_the_net(given):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "make", [reconstruction, partial(contractive_reconstruction, strength=0.3)]
-)
-def test_padding_does_not_count(given, make):
+def test_padding_does_not_count(given):
     params, state, x = given
-    objective = make(NET)
+    objective = reconstruction(NET)
     whole = jn.evaluate(objective, params, state, x, batch_size=6)
     padded = jn.evaluate(objective, params, state, x, batch_size=4)
     assert padded == pytest.approx(whole, rel=1e-12)
@@ -143,61 +138,6 @@ def test_masking_noise_keeps_or_zeroes():
     assert (masking_noise(0.0)(KEY, x) == x).all()
 
 
-def jacobian_norm(given):
-    params, state, x = given
-
-    def code(row):
-        return jit_apply(with_code(NET), params, state, row[None])[0][1][0]
-
-    return np.square(jax.jit(jax.vmap(jax.jacobian(code)))(x)).sum((1, 2))  # (batch,)
-
-
-@pytest.mark.slow
-def test_contraction_is_the_norm_of_the_jacobian(given):
-    (values, metrics), _ = contractive_reconstruction(NET, 0.3).apply(*given)
-    exact = jacobian_norm(given)
-    np.testing.assert_allclose(metrics["contraction"], exact, rtol=1e-10)
-    (plain, _), _ = reconstruction(NET).apply(*given)
-    np.testing.assert_allclose(values, plain + 0.3 * exact, rtol=1e-10)
-
-
-@pytest.mark.slow
-def test_contraction_of_one_sigmoid_layer_by_hand(x64):
-    """Σ_j (h_j (1 - h_j))² Σ_i W_ij², Rifai et al. 2011, equation 5; and its gradient."""
-    net = tied_autoencoder(3)
-    params, state = net.init(KEY, jnp.asarray(X))
-
-    def by_hand(params):
-        w, b = params["encoder"]["kernel"], params["encoder"]["bias"]
-        h = jax.nn.sigmoid(X @ w + b)
-        return (jnp.square(h * (1 - h)) @ jnp.square(w).sum(0)).mean()
-
-    def ours(params):
-        (_, metrics), _ = jit_apply(
-            contractive_reconstruction(net, 1.0), params, state, jnp.asarray(X)
-        )
-        return metrics["contraction"].mean()
-
-    np.testing.assert_allclose(ours(params), by_hand(params), rtol=1e-10)
-    jax.tree.map(
-        partial(np.testing.assert_allclose, atol=1e-12),
-        jax.jit(jax.grad(ours))(params),
-        jax.jit(jax.grad(by_hand))(params),
-    )
-
-
-@pytest.mark.slow
-def test_probes_are_unbiased(given):
-    probes = 3000
-    objective = contractive_reconstruction(NET, 1.0, probes=probes)
-    _, metrics = value(objective, given, key=KEY)
-    estimate, exact = metrics["contraction"].mean(), jacobian_norm(given).mean()
-    assert estimate == pytest.approx(exact, rel=0.05)
-    assert estimate != pytest.approx(exact, rel=1e-6)
-    with pytest.raises(ValueError, match="probes need a key"):
-        objective.apply(*given)
-
-
 @pytest.mark.slow
 def test_sparsity_is_beta_times_kl(given):
     _, z = code_and_output(given)
@@ -214,8 +154,6 @@ def test_sparsity_is_beta_times_kl(given):
     ("make", "message"),
     [
         (lambda: masking_noise(1.0), r"masking_noise: rate .*\[0, 1\), got 1.0"),
-        (lambda: contractive_reconstruction(NET, -1), r"strength must be in \[0, inf\)"),
-        (lambda: contractive_reconstruction(NET, 1, probes=0), "probes must be at least 1"),
         (lambda: sparse_reconstruction(NET, rho=1.0), r"rho must be in \(0, 1\)"),
         (lambda: sparse_reconstruction(NET, beta=-1), r"beta must be in \[0, inf\)"),
         (
