@@ -17,7 +17,6 @@ import jax.numpy as jnp
 
 from jaxnet.core.contract import Layer, Params, State, child_key, param_dtype
 from jaxnet.core.errors import Misfit, call, calls, check_kept, check_pair, compare, drawn, here
-from jaxnet.core.meshes import apply_on_auto_axes
 from jaxnet.services.checks import (
     a_function,
     abstract,
@@ -30,6 +29,7 @@ from jaxnet.services.checks import (
 )
 from jaxnet.services.frames import inside_jax, same_at_each_turn
 from jaxnet.services.functions import function_name, takes
+from jaxnet.services.meshes import apply_on_auto_axes
 from jaxnet.services.nodes import Stored, plain
 from jaxnet.services.trees import Memo, Path, PyTree, key_spec, memo_of, shapes_of, signature
 

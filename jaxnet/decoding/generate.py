@@ -9,10 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnet.core import Layer, Params, State, as_layer
-from jaxnet.core.meshes import on_auto_axes
 from jaxnet.decoding.filters import changed, check_filters, filter_logits, latest
 from jaxnet.losses.arrays import wide
 from jaxnet.services import checks
+from jaxnet.services.meshes import on_auto_axes
 from jaxnet.services.progress import progress_bar
 from jaxnet.services.trees import describe, key_spec, memo_of, signature
 from jaxnet.transforms.stream import start_stream, stream

@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnet.core import Layer, Params, State
-from jaxnet.core.meshes import on_auto_axes
 from jaxnet.nets import check_net
 from jaxnet.services.checks import a_function, all_native, is_traced
+from jaxnet.services.meshes import on_auto_axes
 from jaxnet.services.trees import PyTree, describe, floats_of, path_name, shapes_of, with_floats
 from jaxnet.services.warn import warn
 from jaxnet.transforms.observing import observe

@@ -8,10 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnet.core import Layer, Params, State
-from jaxnet.core.meshes import on_auto_axes
 from jaxnet.inspect.activations import run
 from jaxnet.nets import check_net
 from jaxnet.services.checks import as_array, at_least, check_type, on_host, within
+from jaxnet.services.meshes import on_auto_axes
 from jaxnet.services.trees import compiled_for
 
 CHUNK = 128  # covered images per forward pass

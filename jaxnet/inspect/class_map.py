@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnet.core import Layer, Params, State
-from jaxnet.core.meshes import on_auto_axes
 from jaxnet.inspect.attribution import choose, output_at, shifted, total
 from jaxnet.services.checks import check_type
+from jaxnet.services.meshes import on_auto_axes
 from jaxnet.services.trees import compiled_for
 
 

@@ -7,10 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnet.core import Layer, Params, State
-from jaxnet.core.meshes import on_auto_axes
 from jaxnet.inspect.attribution import filling
 from jaxnet.nets import check_net
 from jaxnet.services.checks import as_array, check_range, check_values, on_host
+from jaxnet.services.meshes import on_auto_axes
 from jaxnet.services.trees import compiled_for, describe
 
 CHUNK = 500  # images per forward pass

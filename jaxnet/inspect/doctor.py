@@ -8,10 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnet.core import Layer
-from jaxnet.core.meshes import on_auto_axes
 from jaxnet.inspect.activations import activations
 from jaxnet.services.checks import all_native, check_input
 from jaxnet.services.jaxprs import depends_on
+from jaxnet.services.meshes import on_auto_axes
 from jaxnet.services.table import Table, Tabular
 from jaxnet.services.trees import PyTree, differences, floats_of, path_name, with_floats
 from jaxnet.training.objective import averaged

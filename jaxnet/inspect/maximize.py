@@ -8,10 +8,10 @@ import numpy as np
 import optax
 
 from jaxnet.core import Layer, Params, State
-from jaxnet.core.meshes import on_auto_axes
 from jaxnet.inspect.attribution import marked, output_at
 from jaxnet.nets import check_net
 from jaxnet.services.checks import all_within, at_least, check_key, check_sizes, check_type, within
+from jaxnet.services.meshes import on_auto_axes
 from jaxnet.services.trees import compiled_for
 
 

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnet.core import Layer, Params, State
-from jaxnet.core.meshes import on_auto_axes
 from jaxnet.services.checks import within
+from jaxnet.services.meshes import on_auto_axes
 from jaxnet.services.trees import PyTree
 from jaxnet.transforms.observing import observe
 from jaxnet.transforms.stream import start_stream, stream
