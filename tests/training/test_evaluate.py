@@ -8,7 +8,7 @@ import pytest
 
 import jaxnet as jn
 from jaxnet.services.trees import Memo
-from jaxnet.training.evaluate import measure, predict_program
+from jaxnet.training.evaluate import means, measure, predict_program
 from tests.compiled import jit_apply
 
 KEY = jax.random.key(0)
@@ -52,6 +52,13 @@ def test_evaluate_of_a_scalar_objective_is_exact():
     objective = jn.compose(lambda m, batch: (batch.mean(), {}))
     found = jn.evaluate(objective, {}, {}, jnp.arange(11.0), batch_size=4)
     np.testing.assert_allclose(found["loss"], 5.0)
+
+
+def test_means_of_nothing_are_zero():
+    """A batch whose labels are all ignored has no weight."""
+    none, some = (np.float32(0), np.float32(0)), (np.float32(6), np.float32(4))
+    found = means({"accuracy": none, "loss": some})
+    assert list(found.items()) == [("loss", 1.5), ("accuracy", 0.0)]
 
 
 def test_the_old_argument_order_is_answered():
