@@ -30,7 +30,6 @@ def pillow(image, name, strength):
     return {"autocontrast": ImageOps.autocontrast, "equalize": ImageOps.equalize}[name](image)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("strength", [0.6, -1.0])
 def test_colors_are_those_of_pillow(strength):
     moves = ("identity", "rotate", "shear_rows", "shear_columns", "shift_down", "shift_right")
@@ -41,11 +40,11 @@ def test_colors_are_those_of_pillow(strength):
     for name, found in zip(names, y, strict=True):
         wanted = np.asarray(pillow(IMAGE, name, strength), float)
         difference = np.abs(255 * found - wanted)
-        assert difference.max() <= 2.01, (name, difference.max())  # Pillow rounds in between
+        limit = 0.01 if name in ("posterize", "solarize") else 2.01  # Pillow rounds in between
+        assert difference.max() <= limit, (name, difference.max())
         assert np.abs(wanted - IMAGE).max() >= 3, name
 
 
-@pytest.mark.slow
 def test_moves_are_those_by_hand():
     x = jnp.asarray(SMALL[None], jnp.float32) / 255
     change = jax.jit(changed)
@@ -61,7 +60,8 @@ def test_moves_are_those_by_hand():
     np.testing.assert_allclose(right[:, :-3], image[:, 3:], atol=1e-6)
     np.testing.assert_allclose(made("rotate", 0.0), image, atol=1e-6)
     np.testing.assert_allclose(made("shear_rows", 1.0)[4], image[4], atol=1e-6)  # the middle row
-    assert np.abs(made("shear_rows", 1.0)[0] - image[0]).max() > 0.1
+    sheared = made("shear_rows", 1.0)[0, 2:-2]  # 4 rows above the middle: by 0.3 * 4 = 1.2 pixels
+    np.testing.assert_allclose(sheared, 0.8 * image[0, 3:-1] + 0.2 * image[0, 4:], atol=1e-3)
     assert np.abs(made("rotate", 1.0) - made("rotate", -1.0)).max() > 0.1
 
 

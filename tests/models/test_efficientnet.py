@@ -16,8 +16,9 @@ PUBLISHED = {
 }  # fmt: skip
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("variant", PUBLISHED)
+@pytest.mark.parametrize("variant", [
+    pytest.param(name, marks=[] if name == "v2_s" else pytest.mark.slow) for name in PUBLISHED
+])  # fmt: skip
 def test_parameters(variant):
     assert count(efficientnet(variant), (2, 224, 224, 3)) == PUBLISHED[variant]
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from jax.test_util import check_grads
 
-from jaxnet.ops.native import instructions
+from jaxnet.ops.native import instructions, norm
 from jaxnet.ops.normalization import standardized
 
 pytestmark = pytest.mark.skipif(instructions() is None, reason="needs the kernels in C")
@@ -64,3 +64,11 @@ def test_averages_over_the_batch_or_over_rows_run_in_jax(axes):
     program = jax.jit(lambda x: standardized(x, axes, 0.0)).lower(x).compile()
     assert "jaxnet_norm" not in program.as_text()
     np.testing.assert_allclose(program(x), exact(x, axes, 0.0), rtol=1e-5)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_other_dtypes_are_not_for_the_library(case):
+    shape, axes = CASES[case]
+    assert norm.supports(jnp.ones(shape), axes=axes)
+    for dtype in (jnp.bfloat16, jnp.float16, jnp.int32):
+        assert not norm.supports(jnp.ones(shape, dtype), axes=axes), dtype
