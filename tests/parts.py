@@ -98,6 +98,6 @@ def pytest_testnodedown(node):
 
 def pytest_terminal_summary(terminalreporter, config):
     if parts := config.getoption("part"):
-        files = Counter(test.partition("::")[0] for test in left_out)
-        told = ", ".join(f"{file} {count}" for file, count in sorted(files.items())) or "none"
+        rooms = Counter(map(room, left_out))
+        told = ", ".join(f"{name} {count}" for name, count in sorted(rooms.items())) or "none"
         terminalreporter.write_line(f"LEFT OUT by --part {' '.join(parts)}: {told}")
