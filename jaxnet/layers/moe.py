@@ -44,10 +44,10 @@ def moe(
     and must process each token independently.
 
     Only the chosen experts are computed. Without `capacity`, the result is exact; it takes at most
-    twice the necessary rows, and copies of the experts' params. With `capacity`, each expert takes
-    a fixed number of tokens in training, and adds nothing to the tokens beyond it. First choices
-    come before second choices, and earlier tokens before later ones. Params are not copied then, so
-    you can shard the experts over a mesh. In evaluation, no token is dropped.
+    1.5 times the necessary rows, and copies of the experts' params. With `capacity`, each expert
+    takes a fixed number of tokens in training, and adds nothing to the tokens beyond it. First
+    choices come before second choices, and earlier tokens before later ones. Params are not copied
+    then, so you can shard the experts over a mesh. In evaluation, no token is dropped.
 
     Input:
       x          (batch, ..., width)
@@ -188,11 +188,12 @@ def _fixed(chosen: jax.Array, ranks: jax.Array, experts: int, capacity: float) -
 def _blocks(chosen: jax.Array, ranks: jax.Array, sizes: jax.Array, experts: int) -> _Plan:
     """Plan as many blocks per expert as its choices need; the total suffices for any division."""
     total = chosen.shape[0]
-    rows = max(-(-total // experts), 1)
+    # Smaller blocks would save rows, and copy more kernels: they take as long, and more memory.
+    rows = max(-(-total // (2 * experts)), 1)
     if isinstance(total, int):
         blocks = experts + (total - experts) // rows if total else 0
     else:  # symbolic in an export: at most one block of each expert is not full
-        blocks = 2 * experts
+        blocks = 3 * experts
     needed = -(-sizes // rows)
     ends = jnp.cumsum(needed)
     slots = (ends - needed)[jnp.minimum(chosen, experts - 1)] * rows + ranks
