@@ -80,8 +80,7 @@ LARGE_INPUTS = {
     "models.alexnet": PHOTO, "models.vgg": PHOTO,
     "models.resnet": PHOTO, "models.googlenet": PHOTO, "models.fcn": PHOTO,
     **{f"models.{name}": jn.spec((1, 64, 64, 3)) for name in (
-        "convnext", "densenet", "efficientnet", "mobilenet_v2", "mobilenet_v3", "regnet",
-        "shufflenet_v2", "squeezenet", "vit")},
+        "convnext", "densenet", "efficientnet", "mobilenet_v2", "mobilenet_v3", "vit")},
     "models.cifar_resnet": jn.spec((2, 32, 32, 3)), "models.lenet5": jn.spec((2, 28, 28, 1)),
     "models.rnnsearch": (WORDS, jn.spec((2,), jnp.int32), WORDS),
     "models.translation_transformer": (WORDS, jn.spec((2,), jnp.int32), WORDS),
