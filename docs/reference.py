@@ -71,7 +71,7 @@ SECTIONS: dict[str, dict[str, tuple[str, ...]]] = {
     "Inspection": {
         "Summaries and checks": ("inspect",),
         "Attribution and features": (
-            "inspect.attribution", "inspect.class_map", "inspect.deletion", "inspect.maximize",
+            "inspect.attribution", "inspect.class_map", "inspect.maximize",
             "inspect.receptive", "inspect.gabor"),
         "Profiling": ("profile",),
     },
