@@ -23,7 +23,6 @@ from jaxnet.models.perceptron import train_perceptron as train_perceptron
 from jaxnet.models.resnet import cifar_resnet as cifar_resnet
 from jaxnet.models.resnet import resnet as resnet
 from jaxnet.models.rnnsearch import rnnsearch as rnnsearch
-from jaxnet.models.transformer import translation_transformer as translation_transformer
 from jaxnet.models.unet import unet as unet
 from jaxnet.models.vgg import vgg as vgg
 from jaxnet.models.vit import vit as vit
