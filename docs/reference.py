@@ -54,7 +54,7 @@ SECTIONS: dict[str, dict[str, tuple[str, ...]]] = {
         "Image classification": ("models",),
         "Segmentation and object detection": ("models.fcn", "models.unet", "models.yolo"),
         "Language and translation": (
-            "models.decoder", "models.decoder_config", "models.rnnsearch", "models.transformer"),
+            "models.decoder", "models.decoder_config", "models.rnnsearch"),
         "Perceptrons and autoencoders": ("models.perceptron", "models.mlp", "models.autoencoder"),
     },
     "Decoding and boxes": {"Decoding": ("decoding",), "Boxes": ("detection",)},
@@ -71,7 +71,7 @@ SECTIONS: dict[str, dict[str, tuple[str, ...]]] = {
     "Inspection": {
         "Summaries and checks": ("inspect",),
         "Attribution and features": (
-            "inspect.attribution", "inspect.class_map", "inspect.deletion", "inspect.maximize",
+            "inspect.attribution", "inspect.class_map", "inspect.maximize",
             "inspect.receptive", "inspect.gabor"),
         "Profiling": ("profile",),
     },

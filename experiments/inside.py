@@ -123,6 +123,7 @@ RECORDS = (
 SHARES = (0, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5)
 SHOWN = (0.05, 0.1, 0.2, 0.5)  # in the table
 FEATURES = (32, 64, 128)  # maps of the color network
+CHUNK = 500  # images without pixels per forward pass
 
 
 @dataclass(frozen=True)
@@ -344,9 +345,7 @@ def look(s: Subject, read: np.ndarray, config: Config) -> tuple[dict[str, Any], 
     name, control = s.control
     maps[name] = control
     maps["at random"] = np.random.default_rng(0).uniform(size=few[0].shape[:3])
-    curves = {
-        name: inspect.deletion(*at, *few, m, SHARES, value=s.gray) for name, m in maps.items()
-    }
+    curves = {name: deletion(*at, *few, m, SHARES, s.gray) for name, m in maps.items()}
     print(table(s.name, curves))
     figures["deletion"] = draw(curves)
     return figures, curves
@@ -385,6 +384,38 @@ def importance(name: str, values: jax.Array, size: tuple[int, int]) -> jax.Array
     if values.ndim == 4:
         values = jnp.abs(values).max(-1) if name == "saliency" else values.sum(-1)
     return jax.image.resize(values, (len(values), *size), "bilinear")
+
+
+def deletion(
+    net: jn.Layer, params: Any, state: Any, x: Any, labels: Any, ranks: Any, shares: Any, value: Any
+) -> np.ndarray:
+    """Return the accuracy without each of the shares of pixels, those of the largest ranks first.
+
+    Of pixels of equal rank, upper left ones are removed first. They get the value, a number or one
+    per channel.
+
+    Reference: Samek et al. 2017, "Evaluating the Visualization of What a Deep Neural Network Has
+    Learned" (region perturbation); Petsiuk, Das and Saenko 2018, "RISE" (deletion).
+    """
+    counts = jnp.array([round(share * ranks[0].size) for share in shares])
+    right = sum(
+        correct(net, params, state, *(a[i : i + CHUNK] for a in (x, labels, ranks)), counts, value)
+        for i in range(0, len(x), CHUNK)
+    )
+    return np.asarray(right) / len(x)
+
+
+@partial(jax.jit, static_argnums=0)
+def correct(net, params, state, x, labels, ranks, counts, value):
+    """Return the number of images classified correctly, (counts,)."""
+    order = jnp.argsort(-ranks.reshape(len(x), -1), axis=1)
+    place = jnp.argsort(order, axis=1).reshape(ranks.shape)  # 0 for the most important pixel
+
+    def left(count):
+        rest = jnp.where((place < count)[..., None], jnp.asarray(value, x.dtype), x)
+        return (net.apply(params, state, rest)[0].argmax(-1) == labels).sum()
+
+    return jax.lax.map(left, counts)
 
 
 def effective_field(

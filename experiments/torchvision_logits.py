@@ -3,8 +3,8 @@
 Claim: `from_torch` takes the weights of torchvision's networks without mistakes.
 
 The weights are random, since nothing is downloaded. Norms get random statistics, scales and
-biases, so that no layer is without effect. The networks are from `jaxnet.models`; MNASNet and a
-dilated FCN are written in `experiments.torchvision_nets`. Inputs have 64×64 pixels, or 224×224 if a
+biases, so that no layer is without effect. The networks are from `jaxnet.models` or
+`experiments.torchvision_nets`. Inputs have 64×64 pixels, or 224×224 if a
 network needs them. The difference is the largest one of all logits, divided by the largest logit.
 """
 
@@ -120,11 +120,11 @@ NETWORKS = {
     "efficientnet_v2_s": Network(lambda: models.efficientnet("v2_s")),
     "densenet121": Network(lambda: models.densenet(121)),
     "densenet161": Network(lambda: models.densenet(161)),
-    "squeezenet1_0": Network(lambda: models.squeezenet("1_0"), 224),
-    "squeezenet1_1": Network(lambda: models.squeezenet("1_1")),
-    "shufflenet_v2_x1_0": Network(lambda: models.shufflenet_v2("x1_0")),
-    "regnet_x_400mf": Network(lambda: models.regnet("x_400mf")),
-    "regnet_y_400mf": Network(lambda: models.regnet("y_400mf")),
+    "squeezenet1_0": Network(lambda: nets.squeezenet("1_0"), 224),
+    "squeezenet1_1": Network(lambda: nets.squeezenet("1_1")),
+    "shufflenet_v2_x1_0": Network(lambda: nets.shufflenet_v2("x1_0")),
+    "regnet_x_400mf": Network(lambda: nets.regnet("x_400mf")),
+    "regnet_y_400mf": Network(lambda: nets.regnet("y_400mf")),
     "segmentation.fcn_resnet50": Network(nets.fcn_resnet50, options={"weights_backbone": None}),
     "convnext_tiny": Network(lambda: models.convnext("tiny")),
     "vit_b_16": Network(lambda: models.vit("b_16"), 224),

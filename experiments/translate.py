@@ -10,6 +10,7 @@ nrefs:1|case:mixed|eff:no|tok:13a|smooth:exp|version:2.6.0.
 """
 
 import json
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -291,6 +292,56 @@ def read(split: str, config: Config, size: int | None = None) -> Texts:
     return Texts(*both)
 
 
+def translation_transformer(
+    source_vocabulary: int,
+    target_vocabulary: int,
+    *,
+    layers: int = 6,
+    features: int = 512,
+    heads: int = 8,
+    mlp_features: int = 2048,
+    dropout_rate: float = 0.1,
+) -> jn.Layer:
+    """Make an encoder and a decoder of transformer blocks, called like `jn.models.rnnsearch`.
+
+    The blocks are pre-norm (the paper's are post-norm) with a norm after the last one, and GELU
+    instead of ReLU. The decoder's embedding table also gives the logits.
+
+    Reference: Vaswani et al. 2017, "Attention Is All You Need".
+    """
+    drop = jn.dropout(dropout_rate) if dropout_rate else lambda x: x
+    options: dict[str, Any] = {"mlp_features": mlp_features, "dropout_rate": dropout_rate}
+    names = [f"block_{i + 1}" for i in range(layers)]
+
+    def placed(m, words, ids):
+        x = m(words, ids) * math.sqrt(features)  # the embeddings have variance 1 / features
+        return m(drop, m(jn.layers.sinusoidal_positions(), x))
+
+    def encode(m, given):
+        source, lengths = given
+        x = placed(m, jn.embedding(source_vocabulary, features), source)
+        for name in names:
+            x, _ = m(jn.transformer_block(heads, **options, name=name), (x, lengths))
+        return m(jn.layer_norm(name="norm"), x)  # (batch, source time, features)
+
+    def decode(m, given):
+        target, *memory = given
+        words = jn.embedding(target_vocabulary, features, tied=True)
+        x = placed(m, words, target)
+        for name in names:
+            block = jn.transformer_block(heads, causal=True, cross=True, **options, name=name)
+            x, *_ = m(block, (x, *memory))
+        return m(words, m(jn.layer_norm(name="norm"), x))  # (batch, time, target_vocabulary)
+
+    encoder, decoder = jn.compose(encode, name="encoder"), jn.compose(decode, name="decoder")
+
+    def forward(m, given):
+        source, lengths, target = given
+        return m(decoder, (target, m.whole(encoder, (source, lengths)), lengths))
+
+    return jn.compose(forward, name="translation_transformer", kind="translation_transformer")
+
+
 def build(config: Config, source: Vocabulary, target: Vocabulary) -> Translator:
     """Return the model of the configuration, with its decoding."""
     sizes, attention = (source.size, target.size), None
@@ -303,7 +354,7 @@ def build(config: Config, source: Vocabulary, target: Vocabulary) -> Translator:
             "mlp_features": 4 * config.features,
             "dropout_rate": config.dropout,
         }
-        net = jn.models.translation_transformer(*sizes, **options)
+        net = translation_transformer(*sizes, **options)
     else:
         options = {
             "embedding_features": config.features,

@@ -323,16 +323,6 @@ ROWS = [
         train="random",
         smooth=False,  # integers give float32 parameters: gradients are in its own test
     ),
-    Row(
-        "translation_transformer",
-        lambda: jn.models.translation_transformer(
-            7, 8, layers=1, features=8, heads=2, mlp_features=6, dropout_rate=0.2
-        ),
-        (spec((3, 6), jnp.int32), spec((3,), jnp.int32), spec((3, 4), jnp.int32)),
-        high=7,
-        train="random",
-        smooth=False,
-    ),
     # unsupervised
     Row(
         "hmm",
@@ -350,9 +340,7 @@ ROWS = [
 ]
 
 # Models of several layers that have rows of their own: seconds to compile.
-LARGE = {
-    "rnnsearch", "translation_transformer", "cifar_resnet", "unet", "transformer_block-decoder",
-}  # fmt: skip
+LARGE = {"rnnsearch", "cifar_resnet", "unet", "transformer_block-decoder"}
 
 
 def cases(rows: Iterable[Row] = ROWS) -> list:

@@ -505,23 +505,6 @@ def rnnsearch(p, source, lengths, target, attends=True, maxout=True):
     return np.stack(logits, 1), np.stack(all_weights, 1) if attends else None
 
 
-def translation_transformer(p, source, lengths, target):
-    def placed(p, words):
-        x = p["embedding"]["embedding"][np.asarray(words)]
-        return sinusoidal(x * math.sqrt(x.shape[-1]))
-
-    e, d = p["encoder"], p["decoder"]
-    layers = [name for name in e if name.startswith("block_")]
-    x, seen = placed(e, source), until(lengths, np.shape(source)[1])
-    for i in range(len(layers)):
-        one = e[f"block_{i + 1}"]
-        x = block(one, x, lambda y, one=one: attention(one["attention"], y, y, seen)[0])
-    memory, x = layer_norm(e["norm"], x), placed(d, target)
-    for i in range(len(layers)):
-        x = decoder_block(d[f"block_{i + 1}"], x, memory, lengths, layer_norm, gated=False)
-    return layer_norm(d["norm"], x) @ d["embedding"]["embedding"].T
-
-
 def stateless(compute: Value) -> Value:
     return lambda p, s, x, train: compute(p, x)
 
@@ -691,7 +674,6 @@ VALUES: dict[str, Value] = {
     "lenet5": stateless(lenet5),
     "yolo": yolo,
     "rnnsearch": stateless(lambda p, x: rnnsearch(p, *x)[0]),
-    "translation_transformer": stateless(lambda p, x: translation_transformer(p, *x)),
     "hmm": stateless(lambda p, x: hmm_of_gaussians(p, *x)),
     "hmm of symbols": stateless(hmm_of_symbols),
     "rbm": stateless(lambda p, x: sigmoid(dense(p, x))),

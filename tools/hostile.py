@@ -74,17 +74,15 @@ WRONG: dict[str, Any] = {
 LEFT_OUT = {"fit", "sweep", "time_by_layer"}
 # Draw with the keys of a method that is given.
 RANDOM = {"unsupervised.pretrain.pretrain_greedy"}
-LARGE = {"rnnsearch", "translation_transformer", "cifar_resnet", "lenet5", "unet"}  # slow to call
+LARGE = {"rnnsearch", "cifar_resnet", "lenet5", "unet"}  # slow to call
 PHOTO, WORDS = jn.spec((2, 224, 224, 3)), jn.spec((2, 5), jnp.int32)
 LARGE_INPUTS = {
     "models.alexnet": PHOTO, "models.vgg": PHOTO,
     "models.resnet": PHOTO, "models.googlenet": PHOTO, "models.fcn": PHOTO,
     **{f"models.{name}": jn.spec((1, 64, 64, 3)) for name in (
-        "convnext", "densenet", "efficientnet", "mobilenet_v2", "mobilenet_v3", "regnet",
-        "shufflenet_v2", "squeezenet", "vit")},
+        "convnext", "densenet", "efficientnet", "mobilenet_v2", "mobilenet_v3", "vit")},
     "models.cifar_resnet": jn.spec((2, 32, 32, 3)), "models.lenet5": jn.spec((2, 28, 28, 1)),
     "models.rnnsearch": (WORDS, jn.spec((2,), jnp.int32), WORDS),
-    "models.translation_transformer": (WORDS, jn.spec((2,), jnp.int32), WORDS),
 }  # fmt: skip
 KEY = jax.random.key(3)
 # The parameters whose first axis is the batch, as it is of the result.

@@ -8,7 +8,6 @@ from jaxnet.inspect.attribution import saliency as saliency
 from jaxnet.inspect.class_map import class_activation_map as class_activation_map
 from jaxnet.inspect.cost import flops as flops
 from jaxnet.inspect.cost import memory as memory
-from jaxnet.inspect.deletion import deletion as deletion
 from jaxnet.inspect.doctor import doctor as doctor
 from jaxnet.inspect.gabor import Gabor as Gabor
 from jaxnet.inspect.gabor import GaborFit as GaborFit

@@ -171,22 +171,12 @@ def occlusion(
         )
     # Each is (positions, pixels): whether the patch at a position covers a pixel.
     rows, columns = map(_covers, x.shape[1:3], patch, step)
-    value = filling("occlusion", value, x)
-    return _drops(net, params, state, x, chosen, path, rows, columns, value)
-
-
-def filling(who: str, value: Any, x: jax.Array) -> jax.Array:
-    """Return the value of removed pixels: a number, or one per channel.
-
-    Example:
-      >>> filling("occlusion", [0.2, 0.5, 0.3], jnp.ones((2, 4, 5, 3))).shape
-      (3,)
-    """
     if isinstance(value, int | float):
-        within(who, "value", value, "(-inf, inf)")
-    array = on_host(who, "value", value, "()" if np.ndim(value) == 0 else "(channels,)",
-                    sizes={"channels": x.shape[-1]})  # fmt: skip
-    return jnp.asarray(array, x.dtype)
+        within("occlusion", "value", value, "(-inf, inf)")
+    shape = "()" if np.ndim(value) == 0 else "(channels,)"
+    gray = on_host("occlusion", "value", value, shape, sizes={"channels": x.shape[-1]})
+    gray = jnp.asarray(gray, x.dtype)
+    return _drops(net, params, state, x, chosen, path, rows, columns, gray)
 
 
 def choose(

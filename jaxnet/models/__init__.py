@@ -20,13 +20,9 @@ from jaxnet.models.perceptron import mistake_bound as mistake_bound
 from jaxnet.models.perceptron import perceptron as perceptron
 from jaxnet.models.perceptron import perceptron_rule as perceptron_rule
 from jaxnet.models.perceptron import train_perceptron as train_perceptron
-from jaxnet.models.regnet import regnet as regnet
 from jaxnet.models.resnet import cifar_resnet as cifar_resnet
 from jaxnet.models.resnet import resnet as resnet
 from jaxnet.models.rnnsearch import rnnsearch as rnnsearch
-from jaxnet.models.shufflenet import shufflenet_v2 as shufflenet_v2
-from jaxnet.models.squeezenet import squeezenet as squeezenet
-from jaxnet.models.transformer import translation_transformer as translation_transformer
 from jaxnet.models.unet import unet as unet
 from jaxnet.models.vgg import vgg as vgg
 from jaxnet.models.vit import vit as vit

@@ -1,7 +1,5 @@
 """RNNsearch: translation by recurrent networks with attention."""
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,7 +8,6 @@ from jaxnet import Layer, bidirectional, compose, dense, dropout, embedding, gru
 from jaxnet.initializers import zeros
 from jaxnet.layers import additive_attention, gru_cell
 from jaxnet.tools import at_least, check_options, stream_positions, within
-from jaxnet.typing import PyTree
 
 
 def rnnsearch(
@@ -158,7 +155,12 @@ def rnnsearch(
     decoder, output = compose(decode, name="decoder"), compose(readout, name="readout")
 
     def forward(m, given):
-        source, lengths, target = sentences(given, name)
+        if not isinstance(given, tuple | list) or len(given) != 3:
+            raise ValueError(
+                f"{name}: expected (source, lengths, target): ids (batch, source time), their "
+                "lengths (batch,) and the ids before each output, (batch, time)"
+            )
+        source, lengths, target = given
         if return_weights and not attention:
             raise ValueError(f"{name}: return_weights=True needs attention=True")
         encoded = m.whole(encoder, (source, lengths))
@@ -168,26 +170,3 @@ def rnnsearch(
         return (logits, *weights) if return_weights else logits
 
     return compose(forward, name=name, kind="rnnsearch")
-
-
-def sentences(given: PyTree, who: str) -> tuple[Any, Any, Any]:
-    """Check that the input of a translation model is (source, lengths, target).
-
-    Args:
-      given: The input.
-      who: Name of the model, for the message.
-
-    Raises:
-      ValueError: If the input does not have three entries.
-
-    Example:
-      >>> sentences((1, 2, 3), "rnnsearch")
-      (1, 2, 3)
-    """
-    if not isinstance(given, tuple | list) or len(given) != 3:
-        raise ValueError(
-            f"{who}: expected (source, lengths, target): ids (batch, source time), their lengths "
-            "(batch,) and the ids before each output, (batch, time)"
-        )
-    source, lengths, target = given
-    return source, lengths, target

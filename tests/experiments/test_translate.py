@@ -1,6 +1,7 @@
 """The translators: objective, BLEU by length, attention, and a short run of each."""
 
 import json
+import math
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +14,10 @@ pytest.importorskip("sacrebleu", reason="needs the extra jaxnet-toolkit[text]")
 
 import jaxnet as jn
 from experiments import translate
-from experiments.translate import Config, Texts
+from experiments.translate import Config, Texts, translation_transformer
+from tests import compiled
+from tests import layer_values as values
+from tests.models.test_rnnsearch import GIVEN, LENGTHS, SOURCE, TARGET, in_chunks, searches
 
 SENTENCES = ["Ein Hund läuft.", "", "Zwei Männer spielen im Freien Fußball, Hund!", "Hund"]
 TINY = {"vocabulary": 290, "features": 8, "layers": 1, "buckets": 1, "longest": 12, "beams": 2}
@@ -90,6 +94,88 @@ def test_bleu_by_length():
 def test_wrong_options(wrong, message):
     with pytest.raises(ValueError, match=message):
         Config(**wrong)
+
+
+SIZES = {"features": 8, "heads": 2, "mlp_features": 12}
+
+
+def drawn(layers=2):
+    """The transformer without dropout, with params of its own that are not near 0."""
+    net = translation_transformer(10, 9, **SIZES, layers=layers, dropout_rate=0.0)
+    params, _ = jax.eval_shape(net.init, jax.random.key(0), GIVEN)
+    random = np.random.default_rng(0)
+    return net, jax.tree.map(lambda p: jnp.asarray(0.4 * random.normal(size=p.shape)), params)
+
+
+def test_the_papers_size():
+    net = translation_transformer(37_000, 37_000)
+    given = (jn.spec((2, 7), jnp.int32), jn.spec((2,), jnp.int32), jn.spec((2, 8), jnp.int32))
+    params, state = jax.eval_shape(net.init, jax.random.key(0), given)
+    d, h = 512, 2048
+    attention, mlp, norm = 4 * (d * d + d), 2 * d * h + d + h, 2 * d
+    encoder = 6 * (attention + mlp + 2 * norm) + norm
+    decoder = 6 * (2 * attention + mlp + 3 * norm) + norm
+    count = sum(leaf.size for leaf in jax.tree.leaves(params))
+    assert state == {} and count == 2 * 37_000 * d + encoder + decoder
+
+
+def logits_in_numpy(p, source, lengths, target):
+    """What the transformer computes with one block in each half."""
+
+    def placed(p, words):
+        x = p["embedding"]["embedding"][words]
+        return values.sinusoidal(x * math.sqrt(x.shape[-1]))
+
+    e, d = p["encoder"], p["decoder"]
+    weights, seen = e["block_1"]["attention"], values.until(lengths, source.shape[1])
+    x = values.block(
+        e["block_1"], placed(e, source), lambda y: values.attention(weights, y, y, seen)[0]
+    )
+    memory, x = values.layer_norm(e["norm"], x), placed(d, target)
+    x = values.decoder_block(d["block_1"], x, memory, lengths, values.layer_norm, gated=False)
+    return values.layer_norm(d["norm"], x) @ d["embedding"]["embedding"].T
+
+
+def test_whole_and_chunks_have_the_values_of_numpy():
+    net, params = drawn(layers=1)
+
+    @jax.jit
+    def run(params):
+        return net.apply(params, {}, GIVEN)[0], in_chunks(net, params, [3, 2])
+
+    wide = jax.tree.map(lambda p: np.asarray(p, float), params)
+    wanted = logits_in_numpy(wide, SOURCE, LENGTHS, TARGET)
+    for found in run(params):
+        np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.slow
+def test_beams_have_the_values_of_single_steps_by_hand():
+    """Taken from loops that kept the caches and the projected memory of each beam by hand."""
+    _, (beams, _, scores), program = searches(*drawn(), end=5)
+    two, four, later = [2] * 6, [2, 4, 2, 2, 2, 2], [2, 2, 4, 2, 2, 2]
+    assert beams.tolist() == [[four, two, later], [two, four, later], [two, four, later]]
+    wanted = [
+        [-2.9544491219, -2.9626940339, -2.9824861093],
+        [-2.9370112192, -2.9436595712, -2.9727307888],
+        [-2.8180694923, -2.8640140051, -2.8938314284],
+    ]
+    np.testing.assert_allclose(scores, wanted, rtol=1e-5)
+    # Two blocks, and the logits. The keys and values of the memory are computed before the loop.
+    *others, search = sorted(compiled.loops(program))  # the others write the caches
+    assert not any(loop.products for loop in others)
+    assert search.products == 2 * 8 + 1 and "/encoder/" not in search.text
+
+
+@pytest.mark.long
+def test_dropout_is_of_the_words_and_of_all_that_layers_add():
+    """Where nearly all is dropped, nothing but the last norm's bias reaches the logits."""
+    net = translation_transformer(10, 9, **SIZES, layers=2, dropout_rate=1 - 1e-6)
+    _, params = drawn()
+    train = jax.jit(lambda p: net.apply(p, {}, GIVEN, key=jax.random.key(1), train=True)[0])
+    logits, decoder = train(params), params["decoder"]
+    alone = decoder["embedding"]["embedding"] @ decoder["norm"]["bias"]
+    np.testing.assert_allclose(logits, jnp.broadcast_to(alone, (3, 5, 9)), rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.long

@@ -85,7 +85,7 @@ def test_inside_a_compiled_function():
     assert "convolution" not in primitives(jn.interop.plain(net), params, state, x)
 
 
-LOOPS = ("lstm-lengths", "gru-states", "bidirectional", "hmm", "translation_transformer")
+LOOPS = ("lstm-lengths", "gru-states", "bidirectional", "hmm")
 
 
 @pytest.mark.parametrize("row", cases(row for row in ROWS if row.id in LOOPS))

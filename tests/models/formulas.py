@@ -6,8 +6,8 @@ from importlib import import_module
 from jaxnet.models.parts import divisible
 
 NAMES = {
-    "efficientnet": "VARIANTS", "regnet": "VARIANTS", "resnet": "STAGES", "densenet": "DEPTHS",
-    "convnext": "VARIANTS", "vgg": "STAGES", "shufflenet": "VARIANTS", "vit": "SIZES",
+    "efficientnet": "VARIANTS", "resnet": "STAGES", "densenet": "DEPTHS",
+    "convnext": "VARIANTS", "vgg": "STAGES", "vit": "SIZES",
 }  # fmt: skip
 MODULES = {net: import_module(f"jaxnet.models.{net}") for net in NAMES}
 TABLES = {net: getattr(MODULES[net], name) for net, name in NAMES.items()}
@@ -64,22 +64,6 @@ def efficientnet(t, variant):
     t.conv(divisible(last * width))
 
 
-def regnet(t, variant):
-    row, gated = TABLES["regnet"][variant], variant[0] == "y"
-    group = row[-1]
-    t.conv(32, 3, 2)
-    for maps, blocks in MODULES["regnet"]._stages(*row):
-        for i in range(blocks):
-            before, strides = t.maps, 1 if i else 2
-            t.conv(maps)
-            t.conv(maps, 3, strides, maps // min(group, maps))
-            if gated:
-                t.gate(round(before / 4))
-            t.conv(maps)
-            if not i:
-                t.branch(before, (maps, 1, strides), strides=strides)
-
-
 def resnet(t, depth, groups=1, group_width=64):
     bottleneck = depth >= 50
     t.conv(64, 7, 2)
@@ -134,23 +118,6 @@ def vgg(t, depth):
     t.maps *= t.side**2
     t.dense(4096)
     t.dense(4096)
-
-
-def shufflenet(t, variant):
-    *stages, last = TABLES["shufflenet"][variant]
-    t.conv(24, 3, 2)
-    t.side //= 2
-    for maps, blocks in zip(stages, MODULES["shufflenet"].BLOCKS, strict=True):
-        for i in range(blocks):
-            before = t.maps if not i else maps // 2
-            t.maps = before
-            t.conv(maps // 2)
-            t.depthwise(3, 1 if i else 2)
-            t.conv(maps // 2)
-            if not i:
-                t.branch(before, (before, 3, 2, before), (maps // 2,), strides=2)
-            t.maps = maps
-    t.conv(last)
 
 
 def vit(t, variant):

@@ -30,21 +30,6 @@ PUBLISHED = [
     ("efficientnet", "v2_s", 384, 21_458_488, 8.366),
     ("efficientnet", "v2_m", 480, 54_139_356, 24.582),
     ("efficientnet", "v2_l", 480, 118_515_272, 56.08),
-    ("regnet", "x_400mf", 224, 5_495_976, 0.414),
-    ("regnet", "x_800mf", 224, 7_259_656, 0.8),
-    ("regnet", "x_1_6gf", 224, 9_190_136, 1.603),
-    ("regnet", "x_3_2gf", 224, 15_296_552, 3.177),
-    ("regnet", "x_8gf", 224, 39_572_648, 7.995),
-    ("regnet", "x_16gf", 224, 54_278_536, 15.941),
-    ("regnet", "x_32gf", 224, 107_811_560, 31.736),
-    ("regnet", "y_400mf", 224, 4_344_144, 0.402),
-    ("regnet", "y_800mf", 224, 6_432_512, 0.834),
-    ("regnet", "y_1_6gf", 224, 11_202_430, 1.612),
-    ("regnet", "y_3_2gf", 224, 19_436_338, 3.176),
-    ("regnet", "y_8gf", 224, 39_381_472, 8.473),
-    ("regnet", "y_16gf", 224, 83_590_140, 15.912),
-    ("regnet", "y_32gf", 224, 145_046_770, 32.28),
-    ("regnet", "y_128gf", 384, 644_812_894, 374.57),
     ("resnet", 18, 224, 11_689_512, 1.814),
     ("resnet", 34, 224, 21_797_672, 3.664),
     ("resnet", 50, 224, 25_557_032, 4.089),
@@ -62,10 +47,6 @@ PUBLISHED = [
     ("vgg", 13, 224, 133_047_848, 11.308),
     ("vgg", 16, 224, 138_357_544, 15.47),
     ("vgg", 19, 224, 143_667_240, 19.632),
-    ("shufflenet", "x0_5", 224, 1_366_792, 0.04),
-    ("shufflenet", "x1_0", 224, 2_278_604, 0.145),
-    ("shufflenet", "x1_5", 224, 3_503_624, 0.296),
-    ("shufflenet", "x2_0", 224, 7_393_996, 0.583),
     ("vit", "b_16", 224, 86_567_656, 17.564),
     ("vit", "b_32", 224, 88_224_232, 4.409),
     ("vit", "l_16", 224, 304_326_632, 61.555),
@@ -141,10 +122,6 @@ TRACED = {
               {"relu": 11 + 8, "relu6": 29, "hard_silu": 21, "hard_sigmoid": 29, "dropout": 1},
               TENSORFLOW | {0.8}),
     "cifar": (lambda: models.cifar_resnet(20), 32, 272_474, 40.813, {"relu": 19}, BATCH_NORM),
-    "1_0": (lambda: models.squeezenet("1_0"), 224, 1_248_424, 818.925,
-            {"relu": 18, "dropout": 1}, {0.5}),
-    "1_1": (lambda: models.squeezenet(), 224, 1_235_496, 349.152, {"relu": 18, "dropout": 1},
-            {0.5}),
     "vgg": (lambda: models.vgg(11, normalized=True), 224, 132_868_840, 7609.09,
             {"relu": 10, "dropout": 2}, BATCH_NORM | {0.5}),
     "unet": (lambda: models.unet(2), 64, 31_037_698, 3413.377, {"relu": 18}, BATCH_NORM),
@@ -165,23 +142,19 @@ STAGES = ((1, 3, 1, 16, 1, 0), (6, 5, 2, 24, 2, 0), (4, 3, 2, 32, 2, 1), (1, 3, 
 SHORT = {
     "efficientnet": ("b0", efficientnet.Variant(STAGES, 1.1, 1.3, 0.3, 24, 40, 1e-3, 0.99),
                      {"drop_path_rate": 0.8}),
-    "regnet": ("y_400mf", (5, 24, 16.0, 2.0, 16), {}),
     "densenet": (121, ((2, 1, 2, 1), 12, 20), {}),
     "convnext": ("tiny", ((8, 1), (16, 2), (24, 1), (32, 1)), {"drop_path_rate": 0.8}),
     "resnet": (18, (2, 1, 1, 1), {}),
     "resnext": (50, (2, 1, 1, 1), {"groups": 2, "group_width": 6}),
-    "shufflenet": ("x0_5", (16, 32, 64, 40), {}),
     "vit": ("b_32", (2, 24, 3), {"dropout_rate": 0.1}),
 }  # fmt: skip
 DROPS = {round(1 - 0.8 * i / 11, 7) for i in (1, 3, 4, 6, 7, 8, 9, 10)}  # with a shortcut
 EXPECTED = {
     "efficientnet": ({"silu": 21, "sigmoid": 26, "dropout": 8 + 1}, TENSORFLOW | DROPS | {0.7}),
-    "regnet": ({"relu": 1 + 5 * 4, "sigmoid": 5}, BATCH_NORM),
     "densenet": ({"relu": 1 + 6 * 2 + 3 + 1}, BATCH_NORM),
     "convnext": ({"gelu": 5, "dropout": 4}, {0.8, 0.6, 0.4, 0.2, 1e-6, 0.5, round(0.5**0.5, 7)}),
     "resnet": ({"relu": 1 + 5 * 2}, BATCH_NORM),
     "resnext": ({"relu": 1 + 5 * 3}, BATCH_NORM),
-    "shufflenet": ({"relu": 1 + 5 * 2 + 3 + 1}, BATCH_NORM),
     "vit": ({"gelu": 2, "dropout": 1 + 2 * 3},
             {0.9, 1e-6, 0.5, round(0.5**0.5, 7), round(8**0.5, 7)}),
 }  # fmt: skip
@@ -193,10 +166,8 @@ def test_short_nets(name, monkeypatch):
     variant, row, options = SHORT[name]
     net = "resnet" if name == "resnext" else name
     monkeypatch.setitem(formulas.TABLES[net], "b" if net == "vit" else variant, row)
-    monkeypatch.setattr(formulas.MODULES["shufflenet"], "BLOCKS", (2, 1, 2))
-    make = getattr(models, "shufflenet_v2" if net == "shufflenet" else net)
     side = 96 if net in ("vit", "convnext") else 100  # patches fill the image
-    found, tally = traced(make(variant, 7, **options), side), formulas.Tally(side)
+    found, tally = traced(getattr(models, net)(variant, 7, **options), side), formulas.Tally(side)
     getattr(formulas, net)(tally, variant, **(options if net == "resnet" else {}))
     tally.dense(7)
     assert found.params == tally.params and found.macs == tally.macs

@@ -61,7 +61,6 @@ def analyses(params, state, x, y):
     yield jn.inspect.saliency(*given, y)
     yield jn.inspect.occlusion(*given, y, size=3)
     yield jn.inspect.class_activation_map(*given, "conv", y)
-    yield jn.inspect.deletion(*given, y, jnp.ones(x.shape[:3]), (0.5,))
     yield jn.inspect.maximize_activation(*given[:3], "conv", [0], jax.random.key(0), (6, 6, 2),
                                          steps=2)
     yield jn.collect(net).apply(*given[1:])[0][0]
