@@ -13,7 +13,10 @@ _JAX = os.path.join(os.path.dirname(jax.__file__), "")
 _LOOPS = os.path.join("control_flow", "loops.py")
 _OURS = os.path.join(os.path.dirname(os.path.dirname(__file__)), "")
 # Where a layer applies another one with its own key.
-_LAYERS = tuple(_OURS + room for room in ("core", "transforms", "layers", "composition.py"))
+_ON_MESHES = os.path.join("services", "meshes.py")
+_LAYERS = tuple(
+    _OURS + room for room in ("core", "transforms", "layers", "composition.py", _ON_MESHES)
+)
 
 
 def inside_jax(below: Container[CodeType]) -> bool:
