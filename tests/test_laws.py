@@ -375,7 +375,7 @@ def test_gradients_in_16_bits_are_those_of_float32(case: Case, dtype: str):
         assert off <= 0.01 * max(np.linalg.norm(a), 1e-3 * largest)
 
 
-@one_per_kind
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:state does not change in training")
 def test_trains_in_float16_as_in_float32(case: Case):
     """The outputs of other params, in 100 steps: a gradient of 0 or an overflow would show."""

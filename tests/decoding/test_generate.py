@@ -358,7 +358,7 @@ def rules(values, ids):
     return values.at[5].set(-jnp.inf).at[ids[-1]].add(jnp.where(ids[-1] < 0, 0, -jnp.inf))
 
 
-@pytest.mark.parametrize("draft", [False, True])
+@pytest.mark.parametrize("draft", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_logits_are_changed_as_by_hand(plain, x64, draft):
     net, params, _ = draw()
     options = {"draft": draw(seed=3)[:2], "draft_length": 3} if draft else {}
@@ -387,7 +387,7 @@ def test_wrong_logits(plain):
         generate(*plain, [[1]], KEY, logits=lambda values, ids: values - jnp.inf)
 
 
-@pytest.mark.parametrize("draft", [False, True])
+@pytest.mark.parametrize("draft", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_inside_jit(plain, draft):
     """Everything may be traced: params, prompts, keys and numbers."""
     net, params = plain

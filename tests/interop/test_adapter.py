@@ -65,7 +65,10 @@ def flat(tree):
     return [(jax.tree_util.keystr(p, simple=True, separator="/"), leaf) for p, leaf in leaves]
 
 
-@pytest.mark.parametrize(("make", "x", "options"), NETS.values(), ids=NETS)
+@pytest.mark.parametrize(("make", "x", "options"), [
+    pytest.param(*given, id=name, marks=[] if name == "llama" else pytest.mark.slow)
+    for name, given in NETS.items()
+])  # fmt: skip
 def test_there_and_back(tmp_path, make, x, options):
     net = make()
     lora, params, own, state = adapted(net, x, **options)

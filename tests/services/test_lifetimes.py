@@ -104,7 +104,10 @@ USES = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", USES)
+@pytest.mark.parametrize("name", [
+    pytest.param(name, marks=[] if name in ("apply", "generate", "pair") else pytest.mark.slow)
+    for name in USES
+])  # fmt: skip
 def test_what_was_used_and_dropped_is_gone(name):
     alive = [weakref.ref(USES[name]().apply) for _ in range(2)]
     gc.collect()

@@ -169,6 +169,7 @@ print(both.skipped)
 """
 
 
+@pytest.mark.slow
 def test_a_sharded_run_skips_on_all_devices(on_devices):
     assert on_devices(SHARDED, 2).split() == ["1"]
 

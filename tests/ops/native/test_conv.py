@@ -446,7 +446,9 @@ def test_an_exported_program_does_not_need_the_kernels():
 
 
 @pytest.mark.skipif(not native.LIBRARY.exists(), reason="the library was not built")
-@pytest.mark.parametrize("share", [0, 0.001, 0.5, 0.99])
+@pytest.mark.parametrize(
+    "share", [0.5, *(pytest.param(share, marks=pytest.mark.slow) for share in (0, 0.001, 0.99))]
+)
 def test_a_library_that_was_cut_is_one_warning(share, tmp_path):
     """An interrupted copy would end the process with SIGBUS when its end is read."""
     words = native.LIBRARY.read_bytes()
