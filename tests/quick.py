@@ -7,6 +7,7 @@ than these run. `XLA_FLAGS= pytest` compiles them as users have them.
 import os
 import subprocess
 import sys
+from importlib.metadata import version
 
 QUICK = (
     "--xla_backend_optimization_level=0",
@@ -19,7 +20,8 @@ OLD = "--xla_cpu_use_fusion_emitters=false"  # gone from the XLA of JAX 0.12
 def flags() -> str:
     """Return the options that this XLA knows: an unknown one ends the process."""
     run = [sys.executable, "-c", "import jax; jax.devices()"]
-    for choice in (" ".join((*QUICK, OLD)), " ".join(QUICK)):
+    before = tuple(map(int, version("jax").split(".")[:2])) < (0, 12)
+    for choice in (" ".join((*QUICK, OLD)), " ".join(QUICK))[0 if before else 1 :]:
         env = os.environ | {"XLA_FLAGS": choice}
         if not subprocess.run(run, env=env, capture_output=True).returncode:
             return choice
