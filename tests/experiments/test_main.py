@@ -177,6 +177,7 @@ def test_every_experiment_is_found():
         "common",
         "classify",
         "pages",
+        "precision",
         "records",
         "torchvision_nets",
         "lenet5_1998",
