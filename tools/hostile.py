@@ -632,12 +632,17 @@ def judged(good: Call, call: Call, result: Any) -> str:
         other, wanted = run(call._replace(function=call.reference))
         if other.what == "value":  # what NumPy refuses has no right value
             return "right" if alike(found, numbers(wanted)) else "wrong"
-    axes, before = (
-        [np.ndim(bound(one).get(name)) for name in call.batched] for one in (call, good)
-    )
+    axes, before = ([_rank(bound(one).get(name)) for name in call.batched] for one in (call, good))
     if not call.batched or axes < before:  # the first axis may hold the features of one example
         return "unjudged"
     return "alike" if consistent(call, result) else "wrong"
+
+
+def _rank(value: Any) -> int:
+    try:
+        return np.ndim(value)
+    except ValueError:  # lists of several lengths
+        return 0
 
 
 GOOD: dict[str, list[np.ndarray]] = {}  # the value of a good call

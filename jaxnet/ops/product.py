@@ -11,6 +11,7 @@ import jax.numpy as jnp
 
 from jaxnet.ops.native.gemv import few_rows, is_few
 from jaxnet.ops.precision import wide
+from jaxnet.services.checks import all_native
 from jaxnet.services.nodes import Stored
 
 
@@ -42,6 +43,7 @@ def product(
       >>> jn.product(jnp.ones((2, 3)), jnp.ones((7, 3)), transposed=True).shape
       (2, 7)
     """
+    x, kernel = all_native((x, kernel), "product")
     if isinstance(kernel, Stored):
         return kernel.product(x, inputs, transposed)
     before = x.shape[: x.ndim - inputs]
@@ -94,7 +96,7 @@ def rows(table: jax.Array | Stored, ids: jax.Array) -> jax.Array:
     """
     if isinstance(table, Stored):
         return table.rows(ids)
-    table = jnp.asarray(table)
+    table, ids = map(jnp.asarray, all_native((table, ids), "rows"))
     if not jnp.issubdtype(table.dtype, jnp.inexact):  # integers have neither gradient nor NaN
         return table[ids]
     ids = jnp.where(ids < 0, table.shape[0], ids)

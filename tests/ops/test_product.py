@@ -132,3 +132,10 @@ def test_several_axes_of_inputs():
     x = floats(5, 2, 3)
     right = np.tensordot(x, plain(kernel), 2)
     np.testing.assert_allclose(product(x, kernel, 2), right, rtol=1e-4, atol=1e-3)
+
+
+def test_arrays_of_another_byte_order_are_read():
+    x, kernel = np.arange(6.0).reshape(2, 3), np.arange(12.0).reshape(3, 4)
+    swapped = x.astype(">f4"), kernel.astype(">f4")
+    np.testing.assert_allclose(product(*swapped), x @ kernel)
+    np.testing.assert_allclose(rows(swapped[1], np.array([2, 0], ">i4")), kernel[[2, 0]])
