@@ -1,7 +1,5 @@
 """Arithmetic without parameters: convolution, sliding windows, recurrence, attention."""
 
-from jaxnet.ops.precision import output_dtype as output_dtype
 from jaxnet.ops.precision import wide as wide
 from jaxnet.ops.product import plus as plus
 from jaxnet.ops.product import spread as spread
-from jaxnet.ops.varying import varying as varying

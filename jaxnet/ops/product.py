@@ -81,8 +81,10 @@ def plus(y: jax.Array, bias: jax.Array | None) -> jax.Array:
     """
     if bias is None:
         return y
-    shape = jnp.broadcast_shapes(y.shape, bias.shape)
-    return spread(y, shape) + spread(bias, shape)
+    both: list[jax.Array] = all_native([y, bias], "plus")
+    shape = jnp.broadcast_shapes(*(a.shape for a in both))
+    y, bias = (spread(a, shape) for a in both)
+    return y + bias
 
 
 def rows(table: jax.Array | Stored, ids: jax.Array) -> jax.Array:
@@ -94,9 +96,10 @@ def rows(table: jax.Array | Stored, ids: jax.Array) -> jax.Array:
       >>> rows(jnp.array([[1.0, 2.0], [3.0, 4.0]]), jnp.array([1, 2])).tolist()
       [[3.0, 4.0], [nan, nan]]
     """
+    table, ids = all_native((table, ids), "rows")
     if isinstance(table, Stored):
         return table.rows(ids)
-    table, ids = map(jnp.asarray, all_native((table, ids), "rows"))
+    table = jnp.asarray(table)
     if not jnp.issubdtype(table.dtype, jnp.inexact):  # integers have neither gradient nor NaN
         return table[ids]
     ids = jnp.where(ids < 0, table.shape[0], ids)

@@ -18,8 +18,7 @@ def varying(tree: PyTree, *like: PyTree) -> PyTree:
       >>> varying(jnp.zeros(3), jnp.ones(3))
       Array([0., 0., 0.], dtype=float32)
     """
-    arrays = [leaf for leaf in jax.tree.leaves(like) if isinstance(leaf, jax.Array)]
-    axes: set = set().union(*map(varying_axes, arrays))
+    axes: set = set().union(*(varying_axes(leaf) for leaf in jax.tree.leaves(like)))
 
     def leaf(a):
         missing = axes - varying_axes(a)
