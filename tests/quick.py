@@ -20,8 +20,9 @@ OLD = "--xla_cpu_use_fusion_emitters=false"  # gone from the XLA of JAX 0.12
 def flags() -> str:
     """Return the options that this XLA knows: an unknown one ends the process."""
     run = [sys.executable, "-c", "import jax; jax.devices()"]
-    before = tuple(map(int, version("jax").split(".")[:2])) < (0, 12)
-    for choice in (" ".join((*QUICK, OLD)), " ".join(QUICK))[0 if before else 1 :]:
+    is_old = tuple(map(int, version("jax").split(".")[:2])) < (0, 12)
+    for options in [(*QUICK, OLD), QUICK] if is_old else [QUICK]:
+        choice = " ".join(options)
         env = os.environ | {"XLA_FLAGS": choice}
         if not subprocess.run(run, env=env, capture_output=True).returncode:
             return choice

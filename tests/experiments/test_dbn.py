@@ -25,6 +25,6 @@ def test_a_tiny_run(few_examples, tmp_path, capsys):
     results = dbn.run(config)
     assert set(results.accuracies) == {"deep belief net", "random, sigmoid", "random, relu"}
     assert results.accuracies["random, relu"].shape == (1, 1)
-    assert 0.3 < results.accuracies["random, relu"][0, 0] < 0.95  # by chance 0.1
+    assert 0.45 < results.accuracies["random, relu"][0, 0] < 0.95  # by chance 0.1
     assert [path.name for path in results.pictures] == ["samples.png", "accuracy.png"]
     assert "fitted 784 - 20 to 1,000 digits, no labels" in capsys.readouterr().out
