@@ -1,7 +1,8 @@
 """Resampling along one axis: the entries of the input and their weights for every output.
 
 Nearest neighbors are entries picked by index; all other methods are a product with a matrix
-(outputs, inputs) that NumPy computes from the sizes.
+(outputs, inputs) that NumPy computes from the sizes. Upsampling by a whole factor, each output is
+near its input, and the product is a sum of shifted inputs.
 """
 
 from collections.abc import Callable
@@ -9,6 +10,9 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
+
+MOST = 8  # shifts of an input for which their sum is faster than a product
 
 
 def weighted(x: jax.Array, axis: int, weights: np.ndarray) -> jax.Array:
@@ -18,8 +22,41 @@ def weighted(x: jax.Array, axis: int, weights: np.ndarray) -> jax.Array:
       >>> weighted(jnp.ones((2, 3, 4)), 1, average(3, 5)).shape
       (2, 5, 4)
     """
+    outputs, inputs = weights.shape
+    phases, rest = divmod(outputs, inputs)
+    if not rest:
+        by_phase = weights.reshape(inputs, phases, inputs)
+        entry, _, source = np.nonzero(by_phase)
+        if np.ptp(source - entry) < MOST:
+            return _shifted(x, axis, by_phase)
     y = jnp.tensordot(x, weights.astype(x.dtype), axes=(axis, 1))
     return jnp.moveaxis(y, -1, axis)
+
+
+def _shifted(x, axis, weights):
+    """Return `weighted` for weights (inputs, phases, inputs) near the diagonal, as shifted sums.
+
+    A dense product multiplies zeros, for hundreds of them per output.
+    """
+    inputs, phases, _ = weights.shape
+    entry, _, source = np.nonzero(weights)
+    before, after = max(0, *(entry - source)), max(0, *(source - entry))
+    pads = [(0, 0)] * x.ndim
+    pads[axis] = (before, after)
+    x, weights = jnp.pad(x, pads), np.pad(weights, ((0, 0), (0, 0), (before, after)))
+    each = np.arange(inputs)
+    found = []
+    for phase in range(phases):
+        terms = []
+        for start in range(before + 1 + after):
+            weight = weights[each, phase, each + start].astype(x.dtype)
+            if weight.any():
+                weight = weight.reshape([inputs if i == axis else 1 for i in range(x.ndim)])
+                terms.append(weight * lax.slice_in_dim(x, start, start + inputs, axis=axis))
+        found.append(sum(terms))
+    y = jnp.stack(found, axis + 1)
+    # Fused with the next axis, each sum would be computed once for each of its shifts.
+    return lax.optimization_barrier(y.reshape(*y.shape[:axis], -1, *y.shape[axis + 2 :]))
 
 
 def windows(inputs: int, outputs: int) -> list[tuple[int, int]]:

@@ -1,9 +1,19 @@
 """Weights of resampling: sums, ends, and the kernels."""
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxnet.ops.resample import average, cubic, interpolation, nearest, triangle, windows
+from jaxnet.ops.resample import (
+    average,
+    cubic,
+    interpolation,
+    nearest,
+    triangle,
+    weighted,
+    windows,
+)
 
 SIZES = [(7, 3), (3, 7), (5, 5), (1, 4), (6, 1)]
 
@@ -68,3 +78,23 @@ def test_places_that_are_whole_numbers_up_to_rounding():
     # 3 / 0.6 is 5.000000000000001 or 4.999999999999999 depending on how it is written
     assert nearest(10, 6, 0.6, centers=False).tolist() == [0, 1, 3, 5, 6, 8]
     assert nearest(10, 11, 1.1, centers=False)[-1] == 9
+
+
+@pytest.mark.parametrize("kernel", [triangle, cubic(-0.75)])
+@pytest.mark.parametrize("align_corners", [False, True])
+def test_upsampling_by_a_whole_factor_costs_a_few_products_per_output(kernel, align_corners):
+    options = {"align_corners": align_corners, "antialias": False}
+    weights = interpolation(20, 60, 3.0, kernel, **options)
+    x = jax.random.normal(jax.random.key(0), (2, 5, 20, 3))
+
+    def up(x):
+        return weighted(x, 2, weights)
+
+    np.testing.assert_allclose(up(x), np.einsum("oi,nkif->nkof", weights, x), atol=1e-5)
+    gradient = jax.grad(lambda x: jnp.square(up(x)).sum())
+    back = np.einsum("oi,nkof->nkif", weights, 2 * up(x))
+    np.testing.assert_allclose(gradient(x), back, atol=1e-5)
+    # A product with all weights takes 2 * 20 for each output, and again for the gradient.
+    for function, most in ((up, 10), (gradient, 20)):
+        cost = jax.jit(function).lower(x).compile().cost_analysis()
+        assert cost["flops"] <= most * up(x).size
