@@ -158,6 +158,8 @@ def moe(
     return compose(forward, name=name, kind="moe")
 
 
+ROWS = 128  # in a block: below, copying a kernel takes longer than what it saves
+
 # How the experts compute in blocks: the row of each choice among all rows, beyond them if it is
 # dropped; the number of blocks, and of rows in each; and the expert of each block, None if there is
 # one block per expert, in order.
@@ -188,9 +190,10 @@ def _fixed(chosen: jax.Array, ranks: jax.Array, experts: int, capacity: float) -
 def _blocks(chosen: jax.Array, ranks: jax.Array, sizes: jax.Array, experts: int) -> _Plan:
     """Plan as many blocks per expert as its choices need; the total suffices for any division."""
     total = chosen.shape[0]
-    # Smaller blocks would save rows, and copy more kernels: they take as long, and more memory.
     rows = max(-(-total // (2 * experts)), 1)
     if isinstance(total, int):
+        # Smaller blocks save rows, up to a fifth of them, and copy more kernels: worth it for many.
+        rows = max(min(rows, ROWS), -(-total // (5 * experts)))
         blocks = experts + (total - experts) // rows if total else 0
     else:  # symbolic in an export: at most one block of each expert is not full
         blocks = 3 * experts

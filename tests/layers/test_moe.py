@@ -162,6 +162,16 @@ def test_only_the_chosen_experts_are_computed():
     assert jax.jit(in_training).lower(*shapes).cost_analysis()["flops"] < 1.5 * one
 
 
+def test_many_tokens_take_a_fifth_more_rows_than_there_are():
+    mlp = jn.models.mlp([64, 32])
+
+    def flops(net, rows):
+        args = *jax.eval_shape(net.init, KEY, jn.spec((rows, 32))), jn.spec((rows, 32))
+        return jax.jit(net.apply).lower(*args).cost_analysis()["flops"]
+
+    assert flops(jn.moe(mlp, 4, 2), 4096) < 1.22 * flops(mlp, 2 * 4096)
+
+
 @pytest.mark.slow
 def test_below_cast_and_repeat():
     net = jn.repeat(jn.cast(jn.residual(jn.moe(GATED, 4, 2)), jnp.bfloat16), 3)
