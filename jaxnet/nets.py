@@ -3,7 +3,7 @@
 from typing import Any
 
 from jaxnet.core import Layer, Params, State, as_layer
-from jaxnet.services.checks import all_native, check_dict, check_input
+from jaxnet.services.checks import as_dict, check_input
 
 
 def check_net(who: str, net: Any, params: Any, state: Any, x: Any) -> tuple[Layer, Params, State]:
@@ -23,7 +23,5 @@ def check_net(who: str, net: Any, params: Any, state: Any, x: Any) -> tuple[Laye
       TypeError: saliency: params must be the dict that init returns, got list; write params, ...
     """
     net = as_layer(net, who, "net")
-    check_dict(who, "params", params)
-    check_dict(who, "state", state)
     check_input(who, x)
-    return net, *all_native((params, state), who)
+    return net, as_dict(who, "params", params), as_dict(who, "state", state)

@@ -1,6 +1,8 @@
 """Arguments of functions of a whole net."""
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 import jaxnet as jn
@@ -20,3 +22,35 @@ def test_nets_and_inputs_of_another_kind(change, words):
     assert check_net("a", *given.values())[0].kind == "function"
     with pytest.raises(TypeError, match=words):
         check_net("a", *(given | change).values())
+
+
+def adapter(net, params, folder):
+    jn.interop.save_adapter(folder, net, params)
+    return jn.interop.load_adapter(folder, net, params)
+
+
+NET, IDS = jn.models.decoder(11, depth=1, width=8, heads=2), jnp.ones((1, 3), int)
+SMALL, LORA = jn.quantized(NET), jn.lora(NET, 2)
+DENSE, NAMES = jn.dense(4), {"kernel": "weight", "bias": "bias"}
+
+
+@pytest.mark.parametrize(
+    ("net", "use"),
+    [
+        (SMALL, lambda net, p, _: jn.merge(net, p)),
+        (NET, lambda _, p, __: jn.quantize(SMALL, p, IDS)),
+        (LORA, lambda net, p, _: jn.merge(net, p)),
+        (LORA, adapter),
+        (NET, lambda net, p, _: jn.decoding.generate(net, p, IDS, jax.random.key(0), length=4)),
+        (DENSE, lambda net, p, _: jn.interop.to_names(net, p, {}, jn.spec((1, 3)), NAMES)),
+    ],
+    ids=["merge int8", "quantize", "merge lora", "adapter", "generate", "to_names"],
+)
+def test_params_in_another_byte_order_are_the_same(net, use, tmp_path):
+    """As from a file of another machine; results are written and read, so bytes count too."""
+    params, _ = net.init(jax.random.key(0), jn.spec((1, 3)) if net is DENSE else IDS)
+    swapped = jax.tree.map(lambda a: np.asarray(a).astype(a.dtype.newbyteorder(">")), params)
+    wanted, found = (use(net, p, tmp_path / str(i)) for i, p in enumerate((params, swapped)))
+    for a, b in zip(*map(jax.tree.leaves, (wanted, found)), strict=True):
+        np.testing.assert_array_equal(a, b)
+        assert np.asarray(b).dtype.isnative

@@ -344,7 +344,8 @@ def _power(n: int) -> int:
 def _model(who: str, what: str, net, params, state=None) -> tuple[Layer, Any, Any]:
     """Return the net as a layer, its params and its state; raise if a needed state is missing."""
     net = as_layer(net, who, what)
-    checks.check_dict(who, f"the params of {what}" if what == "draft" else "params", params)
+    of = "the params of draft" if what == "draft" else "params"
+    params = checks.as_dict(who, of, params)
     if state is None:
         look = lambda: jax.eval_shape(net.init, key_spec(), _ids(8))[1]  # noqa: E731
         if jax.tree.leaves(fresh := memo_of(net.apply).of("state of tokens", look)):
@@ -353,8 +354,7 @@ def _model(who: str, what: str, net, params, state=None) -> tuple[Layer, Any, An
                 f"{'state=state' if what == 'net' else 'draft=(net, params, state)'}"
             )
         state = {}
-    checks.check_dict(who, "state", state)
-    return net, params, state
+    return net, params, checks.as_dict(who, "state", state)
 
 
 def _ids(time: int) -> jax.ShapeDtypeStruct:

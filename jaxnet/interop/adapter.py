@@ -13,7 +13,7 @@ from jaxnet.core import Layer, Params, as_layer
 from jaxnet.interop.decoder import GPT2, LLAMA
 from jaxnet.interop.names import raise_lines
 from jaxnet.interop.weights import numbers
-from jaxnet.services.checks import check_dict
+from jaxnet.services.checks import as_dict
 from jaxnet.services.files import file_path, readable, replacing
 from jaxnet.services.paths import fits
 from jaxnet.services.trees import flat
@@ -69,7 +69,7 @@ def save_adapter(folder: str | Path, net: Layer, params: Params) -> None:
     options = options_of(as_layer(net, who, "net"))
     if options is None:
         raise TypeError(f"{who}: net must be made by jn.lora, got a {net.kind}")
-    check_dict(who, "params", params)
+    params = as_dict(who, "params", params)
     folder, entries = file_path(who, folder, "folder"), dict(flat(params))
     arrays, targets = {}, set()
     for path, leaf in entries.items():
@@ -113,7 +113,7 @@ def load_adapter(folder: str | Path, net: Layer, params: Params) -> Params:
     """
     who = "load_adapter"
     options = options_of(net := as_layer(net, who, "net"))
-    check_dict(who, "params", params)
+    params = as_dict(who, "params", params)
     folder = file_path(who, folder, "folder")
     scale, rank = _read(who, readable(who, folder / CONFIG))
     path = readable(who, folder / WEIGHTS)

@@ -199,6 +199,7 @@ def to_names(
     specs = jax.eval_shape(net.init, key_spec(), x)
     compare("to_names: params", specs[0], params, x)
     compare("to_names: state", specs[1], state, x)
+    params, state = checks.all_native((params, state), "to_names")
     found: dict[str, np.ndarray] = {}
     parts: dict[str, list[_Piece]] = {}
     wrong: list[str] = []

@@ -752,6 +752,12 @@ def check_dict(who: str, kind: str, tree: PyTree) -> None:
     check_type(who, kind, tree, dict, "the dict that init returns", hint)
 
 
+def as_dict(who: str, kind: str, tree: PyTree) -> Any:
+    """Return params or state with host arrays as JAX has them; raise unless they are a dict."""
+    check_dict(who, kind, tree)
+    return all_native(tree, who)
+
+
 def abstract(x: PyTree, who: str) -> PyTree:
     """Return shapes and dtypes instead of data."""
 

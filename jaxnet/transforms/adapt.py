@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jaxnet.core import Layer, Params, as_layer, child_key
 from jaxnet.initializers import lecun_normal, normal
 from jaxnet.ops.product import product, rows
-from jaxnet.services.checks import abstract, at_least, check_dict, within
+from jaxnet.services.checks import abstract, as_dict, at_least, within
 from jaxnet.services.nodes import Stored, plain
 from jaxnet.services.paths import check_patterns, fits
 from jaxnet.services.trees import describe, flat
@@ -132,7 +132,7 @@ def merge(layer: Layer, params: Params) -> Params:
       (['bias', 'kernel'], True)
     """
     layer = as_layer(layer, "merge", "layer")
-    check_dict("merge", "params", params)
+    params = as_dict("merge", "params", params)
     merged = params
     for _, rewrap in transforms_of(layer):
         if join := getattr(rewrap, "merge", None):

@@ -15,7 +15,7 @@ from jaxnet.ops.integers import scaled, scales_of_values, unpacked
 from jaxnet.ops.native.gemv import few_rows, is_few
 from jaxnet.ops.precision import wide
 from jaxnet.ops.product import product, rows, spread
-from jaxnet.services.checks import abstract, at_least, check_dict, check_options, one_of
+from jaxnet.services.checks import abstract, as_dict, at_least, check_options, one_of
 from jaxnet.services.nodes import Stored, plain
 from jaxnet.services.paths import check_patterns
 from jaxnet.services.trees import PyTree
@@ -127,7 +127,7 @@ def quantize(layer: Layer, params: Params, x: PyTree) -> Params:
       ([[50, 0, 127], [-127, 0, 127]], (1, 3))
     """
     layer = as_layer(layer, "quantize", "layer")
-    check_dict("quantize", "params", params)
+    params = as_dict("quantize", "params", params)
     packed = getattr(layer.inside[1], "packed", None) if isinstance(layer.inside, tuple) else None
     if packed is None:
         made = "jn.quantized with aware=True" if layer.kind == "quantized" else f"a {layer.kind}"
