@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import jaxnet as jn
-from jaxnet.data.rand_augment import CHANGES, changed
+from jaxnet.data.rand_augment import CHANGES, _autocontrast, changed
 
 IMAGE = np.clip(np.random.default_rng(0).normal(120, 45, (27, 36, 3)), 0, 255).astype(np.uint8)
 SMALL = IMAGE[:9, :12]
@@ -43,6 +43,14 @@ def test_colors_are_those_of_pillow(strength):
         limit = 0.01 if name in ("posterize", "solarize") else 2.01  # Pillow rounds in between
         assert difference.max() <= limit, (name, difference.max())
         assert np.abs(wanted - IMAGE).max() >= 3, name
+
+
+def test_autocontrast_by_hand():
+    """The darkest value of each channel becomes 0, the brightest 1; one value alone stays."""
+    x = jnp.array([0.25, 0.375, 0.75, 0.5, 0.5, 0.625, 0.4, 0.4, 0.4]).reshape(3, 1, 3)
+    y = _autocontrast(x.transpose(1, 2, 0)[None])
+    want = [[0, 0.25, 1], [0, 0, 1], [0.4, 0.4, 0.4]]
+    np.testing.assert_allclose(y[0, 0].T, want, atol=1e-6)
 
 
 def test_moves_are_those_by_hand():

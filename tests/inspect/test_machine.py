@@ -67,3 +67,11 @@ def test_other_devices_by_kind(monkeypatch):
     monkeypatch.setattr(jax, "devices", lambda: [t4] * 3)
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     assert jn.inspect.machine().endswith(" on gpu (3 of Tesla T4, 12 GB)")
+
+
+@pytest.mark.parametrize("stats", [None, {}])
+def test_a_device_that_tells_no_memory(stats, monkeypatch):
+    device = SimpleNamespace(device_kind="Chip", memory_stats=lambda: stats)
+    monkeypatch.setattr(jax, "devices", lambda: [device])
+    monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
+    assert jn.inspect.machine().endswith(" on tpu (1 of Chip)")

@@ -209,3 +209,13 @@ def test_wrong_arguments(saved):
         save_adapter(folder, lora, own)
     with pytest.raises(ValueError, match=r"conv/kernel .*holds int8; load into"):
         load_adapter(folder, conv(), own | {"conv": {"kernel": np.ones((3, 3, 1, 4), np.int8)}})
+
+
+def test_what_trains_beside_the_adapters_is_saved(tmp_path):
+    lora = jn.lora(jn.serial(jn.dense(3), jn.dense(2, name="head")), 1, trainable="head/*")
+    shapes = {"kernel": (4, 3), "bias": (3,), "kernel_lora_a": (4, 1), "kernel_lora_b": (1, 3)}
+    dense = {name: np.ones(shape) for name, shape in shapes.items()}
+    head = {"kernel": np.ones((3, 2)), "bias": np.ones(2)}
+    save_adapter(tmp_path, lora, {"dense": dense, "head": head})
+    saved = {name for name in load_file(tmp_path / WEIGHTS) if "lora" not in name}
+    assert saved == {"head/kernel", "head/bias"}

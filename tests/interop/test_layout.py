@@ -49,6 +49,9 @@ def scanned(x):
         pytest.param(
             lambda x: jnp.moveaxis(x, -1, 1).reshape(2, 60), IMAGE, LAST, SAME, id="as PyTorch"
         ),
+        pytest.param(
+            lambda x: x + jnp.moveaxis(x, -1, 1), (2, 5, 5, 5), LAST, LOST, id="equal_axes"
+        ),
         pytest.param(lambda x: x.mean((1, 2)), IMAGE, LAST, SAME, id="mean"),
         pytest.param(lambda x: x[:, 0, 0], IMAGE, LAST, SAME, id="one pixel"),
         pytest.param(lambda x: x.reshape(24, 5), IMAGE, LAST, SAME, id="pixels as examples"),

@@ -27,6 +27,17 @@ def test_ctc_by_hand():
     close(jnp.exp(-last), want[:1], 1e-5)
 
 
+def test_sizes_beyond_the_arrays_give_nan():
+    """One step of two classes: label 1, the empty sequence, and sizes and labels that are wrong."""
+    lengths = jnp.array([1, 1, 2, -1, 1, 1, 1, 1])
+    labels = jnp.array([1, 0, 1, 1, 2, 0, 1, 1])[:, None]
+    n = jnp.array([1, 0, 1, 1, 1, 1, 2, -1])
+    z = jnp.log(jnp.full((8, 1, 2), jnp.array([0.25, 0.75])))
+    values = jax.jit(losses.ctc)((z, lengths), (labels, n))
+    close(jnp.exp(-values[:2]), [0.75, 0.25], 1e-5)
+    assert np.isnan(values[2:]).all()
+
+
 @pytest.mark.slow
 def test_ctc_of_labels_without_an_alignment():
     """ "aa" needs three steps. The loss is large, and finite."""

@@ -50,6 +50,13 @@ def test_accuracy_of_sequences_and_narrow_labels():
     assert values.tolist() == [[1, 1, 0], [1, 0, 1]]
 
 
+@pytest.mark.parametrize("metric", [metrics.accuracy, partial(metrics.top_k_accuracy, k=1)])
+def test_class_probabilities_of_integer_scores(metric):
+    """The dtype of the targets alone tells that they are probabilities."""
+    scores, targets = jnp.array([[1, 4, 2], [3, 0, 1]]), jnp.array([[0.1, 0.9, 0.0], [0.2, 0.8, 0]])
+    assert metric(scores, targets).tolist() == [1, 0]
+
+
 @pytest.mark.slow
 def test_top_k_accuracy():
     labels = jnp.array([2, 1, 0, 0])

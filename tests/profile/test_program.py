@@ -10,6 +10,7 @@ from jaxnet.profile.program import (
     Program,
     Run,
     Shape,
+    _cut,
     bytes_of,
     flops_of,
     layer_of,
@@ -257,3 +258,15 @@ def test_what_is_not_understood_is_no_work():
     assert flops_of(Run(one, (Shape("f32", (3,)),) * 2, 1, False)) == 0
     program = parse("HloModule nothing\n")
     assert list(program.runs()) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "first", "rest"),
+    [
+        ("f32[2]{0} add(%a, %b)", "f32[2]{0}", "add(%a, %b)"),
+        ("(f32[2], (s32[], pred[]))  tuple(%a)", "(f32[2], (s32[], pred[]))", "tuple(%a)"),
+        ("(f32[2]", "(f32[2]", ""),
+    ],
+)
+def test_a_type_is_cut_from_a_line(text, first, rest):
+    assert _cut(text) == (first, rest)

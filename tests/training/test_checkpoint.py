@@ -5,6 +5,7 @@ import os
 import re
 import struct
 import zipfile
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +17,7 @@ from safetensors.numpy import load_file, save_file
 
 import jaxnet as jn
 from jaxnet.services.jax_versions import enable_x64
+from jaxnet.training.checkpoint import packed
 
 NET = jn.serial(jn.dense(3), jn.batch_norm(), jn.dropout(0.5), jn.dense(2), name="net")
 
@@ -556,3 +558,21 @@ def test_parts_of_several_files_become_one_array(tmp_path):
     specs = jax.eval_shape(lambda: whole)
     for like in (specs, jax.device_put(jax.tree.map(jnp.zeros_like, whole))):
         assert bits(unpacked("load", files, like)) == bits(whole)
+
+
+def test_parts_of_an_array_that_several_hosts_share():
+    """Each part that is the first of its copies, with the place where it starts."""
+
+    class Shared(np.ndarray):
+        is_fully_addressable = False
+
+    whole = np.arange(12.0, dtype=np.float32).reshape(4, 3).view(Shared)
+    whole.addressable_shards = [
+        SimpleNamespace(replica_id=copy, index=index, data=np.asarray(whole)[index])
+        for copy, index in enumerate([(slice(2, 4), slice(None)), (slice(0, 2), slice(None))])
+    ]
+    with pytest.raises(ValueError, match="save: kernel is spread over several hosts"):
+        packed("save", {"kernel": whole})
+    arrays, notes = packed("save", {"kernel": whole}, parts=True)
+    assert notes == {"kernel[2, 0]": {"of": "kernel", "start": [2, 0]}}
+    assert arrays["kernel[2, 0]"].tolist() == [[6, 7, 8], [9, 10, 11]] and len(arrays) == 1
