@@ -1,8 +1,8 @@
 """Resampling along one axis: the entries of the input and their weights for every output.
 
 Nearest neighbors are entries picked by index; all other methods are a product with a matrix
-(outputs, inputs) that NumPy computes from the sizes. Upsampling by a whole factor, each output is
-near its input, and the product is a sum of shifted inputs.
+(outputs, inputs) that NumPy computes from the sizes. In upsampling by a small whole factor,
+each output depends on few inputs near it, so the product is a sum of shifted inputs.
 """
 
 from collections.abc import Callable
@@ -11,8 +11,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-
-MOST = 8  # shifts of an input for which their sum is faster than a product
 
 
 def weighted(x: jax.Array, axis: int, weights: np.ndarray) -> jax.Array:
@@ -27,20 +25,20 @@ def weighted(x: jax.Array, axis: int, weights: np.ndarray) -> jax.Array:
     if not rest:
         by_phase = weights.reshape(inputs, phases, inputs)
         entry, _, source = np.nonzero(by_phase)
-        if np.ptp(source - entry) < MOST:
-            return _shifted(x, axis, by_phase)
+        before, after = (entry - source).max(initial=0), (source - entry).max(initial=0)
+        # A product takes `inputs` terms per output. With larger factors the sums would be slower.
+        if phases * (before + 1 + after) <= inputs:
+            return _shifted(x, axis, by_phase, before, after)
     y = jnp.tensordot(x, weights.astype(x.dtype), axes=(axis, 1))
     return jnp.moveaxis(y, -1, axis)
 
 
-def _shifted(x, axis, weights):
+def _shifted(x, axis, weights, before, after):
     """Return `weighted` for weights (inputs, phases, inputs) near the diagonal, as shifted sums.
 
-    A dense product multiplies zeros, for hundreds of them per output.
+    Each output depends on the entries from `before` its own to `after` it.
     """
     inputs, phases, _ = weights.shape
-    entry, _, source = np.nonzero(weights)
-    before, after = max(0, *(entry - source)), max(0, *(source - entry))
     pads = [(0, 0)] * x.ndim
     pads[axis] = (before, after)
     x, weights = jnp.pad(x, pads), np.pad(weights, ((0, 0), (0, 0), (before, after)))

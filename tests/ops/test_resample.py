@@ -98,3 +98,13 @@ def test_upsampling_by_a_whole_factor_costs_a_few_products_per_output(kernel, al
     for function, most in ((up, 10), (gradient, 20)):
         cost = jax.jit(function).lower(x).compile().cost_analysis()
         assert cost["flops"] <= most * up(x).size
+
+
+@pytest.mark.parametrize(("inputs", "outputs"), [(1, 64), (14, 224)])
+def test_upsampling_by_a_large_factor_is_one_product(inputs, outputs):
+    """A program with a term for each place between two inputs would be long, and slower."""
+    options = {"align_corners": False, "antialias": False}
+    weights = interpolation(inputs, outputs, outputs / inputs, triangle, **options)
+    x = jax.random.normal(jax.random.key(0), (2, inputs, 3))
+    np.testing.assert_allclose(weighted(x, 1, weights), weights @ np.asarray(x), atol=1e-5)
+    assert len(jax.make_jaxpr(lambda x: weighted(x, 1, weights))(x).eqns) < 5
