@@ -23,5 +23,6 @@ def check_net(who: str, net: Any, params: Any, state: Any, x: Any) -> tuple[Laye
       TypeError: saliency: params must be the dict that init returns, got list; write params, ...
     """
     net = as_layer(net, who, "net")
+    params, state = as_dict(who, "params", params), as_dict(who, "state", state)
     check_input(who, x)
-    return net, as_dict(who, "params", params), as_dict(who, "state", state)
+    return net, params, state

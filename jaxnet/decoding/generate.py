@@ -344,8 +344,8 @@ def _power(n: int) -> int:
 def _model(who: str, what: str, net, params, state=None) -> tuple[Layer, Any, Any]:
     """Return the net as a layer, its params and its state; raise if a needed state is missing."""
     net = as_layer(net, who, what)
-    of = "the params of draft" if what == "draft" else "params"
-    params = checks.as_dict(who, of, params)
+    kind = "the params of draft" if what == "draft" else "params"
+    params = checks.as_dict(who, kind, params)
     if state is None:
         look = lambda: jax.eval_shape(net.init, key_spec(), _ids(8))[1]  # noqa: E731
         if jax.tree.leaves(fresh := memo_of(net.apply).of("state of tokens", look)):

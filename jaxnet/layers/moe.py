@@ -158,7 +158,7 @@ def moe(
     return compose(forward, name=name, kind="moe")
 
 
-ROWS = 128  # in a block: below, copying a kernel takes longer than what it saves
+ROWS = 128  # in a block; with fewer, copying its kernel takes longer than the rows saved
 
 # How the experts compute in blocks: the row of each choice among all rows, beyond them if it is
 # dropped; the number of blocks, and of rows in each; and the expert of each block, None if there is
@@ -192,7 +192,7 @@ def _blocks(chosen: jax.Array, ranks: jax.Array, sizes: jax.Array, experts: int)
     total = chosen.shape[0]
     rows = max(-(-total // (2 * experts)), 1)
     if isinstance(total, int):
-        # Smaller blocks save rows, up to a fifth of them, and copy more kernels: worth it for many.
+        # Smaller blocks leave fewer rows empty, and copy more kernels.
         rows = max(min(rows, ROWS), -(-total // (5 * experts)))
         blocks = experts + (total - experts) // rows if total else 0
     else:  # symbolic in an export: at most one block of each expert is not full

@@ -755,7 +755,7 @@ def check_dict(who: str, kind: str, tree: PyTree) -> None:
 def as_dict(who: str, kind: str, tree: PyTree) -> Any:
     """Return params or state with host arrays as JAX has them; raise unless they are a dict."""
     check_dict(who, kind, tree)
-    return all_native(tree, who)
+    return all_native(tree, who, kind)
 
 
 def abstract(x: PyTree, who: str) -> PyTree:
@@ -816,11 +816,11 @@ def native(who: str, what: str, value: np.ndarray) -> np.ndarray:
     return value.astype(kept, copy=False)
 
 
-def all_native(x: PyTree, who: str) -> PyTree:
+def all_native(x: PyTree, who: str, what: str = "the input") -> PyTree:
     """Return the same tree with its host arrays converted by `native`."""
     if not any(isinstance(leaf, np.ndarray) for leaf in jax.tree.leaves(x)):
         return x
-    each = lambda a: native(who, "the input", a) if isinstance(a, np.ndarray) else a  # noqa: E731
+    each = lambda a: native(who, what, a) if isinstance(a, np.ndarray) else a  # noqa: E731
     return jax.tree.map(each, x)
 
 

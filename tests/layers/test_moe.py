@@ -144,12 +144,12 @@ def test_padding_takes_no_room():
     assert float(values["dropped"]) == 0 and values["shares"].tolist() == [0, 1]
 
 
-def test_only_the_chosen_experts_are_computed():
-    def flops(net):
-        params, state = jax.eval_shape(net.init, KEY, jn.spec((512, 32)))
-        run = jax.jit(net.apply).lower(params, state, jn.spec((512, 32)))
-        return run.cost_analysis()["flops"]
+def flops(net, rows=512):
+    args = *jax.eval_shape(net.init, KEY, jn.spec((rows, 32))), jn.spec((rows, 32))
+    return jax.jit(net.apply).lower(*args).cost_analysis()["flops"]
 
+
+def test_only_the_chosen_experts_are_computed():
     wide = jn.models.mlp([256, 32])
     one = flops(wide)
     assert flops(jn.moe(wide, 32, 1)) < 1.8 * one < flops(jn.ensemble(wide, 32)) / 10
@@ -164,11 +164,6 @@ def test_only_the_chosen_experts_are_computed():
 
 def test_many_tokens_take_a_fifth_more_rows_than_there_are():
     mlp = jn.models.mlp([64, 32])
-
-    def flops(net, rows):
-        args = *jax.eval_shape(net.init, KEY, jn.spec((rows, 32))), jn.spec((rows, 32))
-        return jax.jit(net.apply).lower(*args).cost_analysis()["flops"]
-
     assert flops(jn.moe(mlp, 4, 2), 4096) < 1.22 * flops(mlp, 2 * 4096)
 
 

@@ -6,6 +6,7 @@ import math
 import pytest
 
 from jaxnet.models import mobilenet_v2, mobilenet_v3
+from tests.models.formulas import Tally
 from tests.models.sizes import count, shapes, trained
 
 mobilenet = importlib.import_module("jaxnet.models.mobilenet")
@@ -25,20 +26,24 @@ def test_parameters_of_v3(variant, parameters):
     assert count(mobilenet_v3(variant), (2, 224, 224, 3)) == parameters
 
 
-def block(before, inside, maps, size, gate=0):
-    """Params of an inverted residual: a scale and a bias for each map of a convolution."""
-    expand = (before + 2) * inside if inside != before else 0
-    gate = 2 * inside * gate + inside + gate if gate else 0
-    return expand + (size**2 + 2) * inside + gate + (inside + 2) * maps
+def bottleneck(t, inside, maps, size, gate=0):
+    if inside != t.maps:
+        t.conv(inside)
+    t.depthwise(size)
+    if gate:
+        t.gate(gate)
+    t.conv(maps)
 
 
 def test_table_of_v2():
-    before, total = 32, (27 + 2) * 32
+    t = Tally(224)
+    t.conv(32, 3)
     for times, maps, blocks, _ in mobilenet.V2:
         for _ in range(blocks):
-            total += block(before, times * before, maps, 3)
-            before = maps
-    assert total + (before + 2) * 1280 + 1281 * 1000 == 3_504_872
+            bottleneck(t, times * t.maps, maps, 3)
+    t.conv(1280)
+    t.dense(1000)
+    assert t.params == 3_504_872
 
 
 @pytest.mark.parametrize(
@@ -47,12 +52,14 @@ def test_table_of_v2():
 )
 def test_tables_of_v3(variant, parameters, gated, hard, strides):
     rows, hidden = mobilenet.V3[variant]
-    before, total = 16, (27 + 2) * 16
+    t = Tally(224)
+    t.conv(16, 3)
     for size, inside, maps, gate, _, _ in rows:
-        total += block(before, inside, maps, size, gate * 8 * math.ceil(inside / 32))
-        before = maps
-    total += (before + 2) * 6 * before + (6 * before + 1) * hidden + (hidden + 1) * 1000
-    assert total == parameters
+        bottleneck(t, inside, maps, size, gate * 8 * math.ceil(inside / 32))
+    t.conv(6 * t.maps)
+    t.dense(hidden)
+    t.dense(1000)
+    assert t.params == parameters
     assert sum(row[3] for row in rows) == gated and sum(row[4] for row in rows) == hard
     assert [i for i, row in enumerate(rows) if row[5] == 2] == strides
 
