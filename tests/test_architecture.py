@@ -115,6 +115,19 @@ def test_no_function_is_asked_what_it_is():
         assert not re.search(words, path.read_text()), path
 
 
+def test_no_size_beside_the_batch_is_left_to_reshape():
+    """A -1 beside the size of a batch divides by 0 if the batch is empty."""
+    beside = re.compile(r"\bbatch\b|shape\[:|shape\[0\]|len\(")
+    for path in FILES:
+        if part(path) not in {"layers", "losses", "models", "ops"}:
+            continue
+        for call in ast.walk(ast.parse(path.read_text())):
+            if isinstance(call, ast.Call) and ast.unparse(call.func).endswith("reshape"):
+                sizes = [ast.unparse(size) for size in call.args]
+                found = "-1" in sizes and any(map(beside.search, sizes))
+                assert not found, f"{path}:{call.lineno}: {ast.unparse(call)}"
+
+
 def test_tests_mirror_the_library():
     tests = {f.relative_to(ROOT / "tests") for f in (ROOT / "tests").rglob("test_*.py")}
     for path in FILES:

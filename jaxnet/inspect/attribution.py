@@ -292,7 +292,7 @@ def score(net, params, state, x, chosen, path) -> jax.Array:
 
 def total(y: jax.Array, chosen: jax.Array) -> jax.Array:
     """Sum the chosen outputs per example; other outputs may be infinite."""
-    return jnp.where(chosen, y, 0).reshape(y.shape[0], -1).sum(1)
+    return jnp.where(chosen, y, 0).sum(range(1, y.ndim))
 
 
 @compiled_for(static_argnums=3)

@@ -371,4 +371,4 @@ def _check_examples(who: str, x: Any, y: Any) -> tuple[jax.Array, jax.Array]:
         )
     x = tools.to_device(who, "x", x)
     x = x.astype(tools.param_dtype(x))
-    return x, jnp.asarray(y.reshape(len(y), -1)).astype(x.dtype)
+    return x, jnp.asarray(y if y.ndim == 2 else y[:, None]).astype(x.dtype)

@@ -146,7 +146,7 @@ def rnnsearch(
         t = jnp.concatenate(given, -1)
         if maxout:
             t = m(dense(2 * readout_features, name="hidden"), t)
-            t = t.reshape(*t.shape[:-1], readout_features, 2).max(-1)
+            t = jnp.maximum(t[..., ::2], t[..., 1::2])
         else:
             t = jnp.tanh(m(dense(readout_features, name="hidden"), t))
         return m(dense(target_vocabulary, name="output"), m(drop, t))

@@ -1,6 +1,7 @@
 """Vision transformers: attention between patches of an image."""
 
 import jax.numpy as jnp
+from jax import lax
 
 from jaxnet import Layer, compose, conv, dense, dropout, layer_norm, transformer_block
 from jaxnet.initializers import lecun_normal, normal, zeros
@@ -74,7 +75,7 @@ def _vit(
                 "Resize the images, for example with jn.resize"
             )
         options = {"strides": patch, "padding": "VALID", "kernel_init": lecun_normal()}
-        x = m(conv(width, patch, name="patches", **options), x).reshape(batch, -1, width)
+        x = lax.collapse(m(conv(width, patch, name="patches", **options), x), 1, 3)
         first = m.param("class_token", zeros, (1, 1, width))
         x = jnp.concatenate([spread(first, (batch, 1, width)), x], 1)
         positions = m.param("positions", normal(0.02), (1, x.shape[1], width))

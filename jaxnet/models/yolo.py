@@ -289,7 +289,7 @@ def yolo_decode(outputs: jax.Array, *, boxes: int = 2) -> tuple[jax.Array, jax.A
     scores = confidence[..., None] * probabilities[..., None, :]
     batch, rows, columns = places.shape[:3]
     count = rows * columns * boxes
-    return found.reshape(batch, count, 4), scores.reshape(batch, count, -1)
+    return found.reshape(batch, count, 4), scores.reshape(batch, count, scores.shape[-1])
 
 
 def yolo_detect(

@@ -379,8 +379,7 @@ def _cuts(how, k):
 
     def places(x):
         # A product with NaN is NaN even if its weight is 0.
-        x = _pad(jnp.where(jnp.isfinite(x), x, 0), 1, how.columns)
-        x = x.reshape(x.shape[0], -1, how.columns, *x.shape[2:])
+        x = _blocks(jnp.where(jnp.isfinite(x), x, 0), 1, how.columns)
         return x.transpose(1, 0, 3, 2, 4)  # (columns, batch, groups, places, size)
 
     return partial(_rows, how, groups), places, places, partial(_table, how, groups)
@@ -401,12 +400,10 @@ def _strange(q, k, v, first, last):
 def _fixed(how, k, fixed):
     """Return which places the queries of a block may see, and which blocks a row sees."""
     first, last, mask, _ = fixed
-    first, last = (
-        _pad(edge, 1, how.rows).reshape(edge.shape[0], -1, how.rows) for edge in (first, last)
-    )
+    first, last = (_blocks(edge, 1, how.rows) for edge in (first, last))
     some = first < last
-    low = jnp.where(some, first, k.shape[1]).min((0, 2)) // how.columns
-    high = -(-jnp.where(some, last, 0).max((0, 2)) // how.columns)
+    low = jnp.where(some, first, k.shape[1]).min((0, 2), initial=k.shape[1]) // how.columns
+    high = -(-jnp.where(some, last, 0).max((0, 2), initial=0) // how.columns)
     table = None if mask is None else _table(how, k.shape[2], mask)
 
     def allowed(i, j):
@@ -437,31 +434,32 @@ def _drop(how, key, p, at):
     return jnp.where(kept, p / how.keep, 0)
 
 
-def _pad(x, axis, block):
-    return jnp.pad(x, [(0, -x.shape[n] % block if n == axis else 0) for n in range(x.ndim)])
+def _blocks(x, axis, block):
+    """Pad an axis with zeros and divide it into (blocks, block)."""
+    x = jnp.pad(x, [(0, -x.shape[n] % block if n == axis else 0) for n in range(x.ndim)])
+    return x.reshape(*x.shape[:axis], x.shape[axis] // block, block, *x.shape[axis + 1 :])
 
 
 def _rows(how, groups, x):
     """(batch, time, heads, size) -> (rows, batch, groups, heads / groups, queries, size)."""
-    x = _pad(x, 1, how.rows)
-    batch, _, heads, size = x.shape
-    x = x.reshape(batch, -1, how.rows, groups, heads // groups, size)
+    x = _blocks(x, 1, how.rows)
+    *before, heads, size = x.shape
+    x = x.reshape(*before, groups, heads // groups, size)
     return x.transpose(1, 0, 3, 4, 2, 5)
 
 
 def _join(x, q):
     """(rows, batch, groups, heads / groups, queries, size) -> (batch, time, heads, size)."""
-    x = x.transpose(1, 0, 4, 2, 3, 5)
-    return x.reshape(x.shape[0], -1, q.shape[2], x.shape[-1])[:, : q.shape[1]]
+    x = lax.collapse(lax.collapse(x.transpose(1, 0, 4, 2, 3, 5), 3, 5), 1, 3)
+    return x[:, : q.shape[1]]
 
 
 def _table(how, groups, x):
     """(batch, heads, time, places) -> (rows, columns, batch, groups, heads / groups, ...)."""
     batch, heads, time, _ = x.shape
     groups = groups if heads > 1 else 1
-    rows = how.rows if time > 1 else 1
-    x = _pad(_pad(x, 2, rows), 3, how.columns)
-    x = x.reshape(batch, groups, heads // groups, -1, rows, x.shape[3] // how.columns, how.columns)
+    x = _blocks(_blocks(x, 3, how.columns), 2, how.rows if time > 1 else 1)
+    x = x.reshape(batch, groups, heads // groups, *x.shape[2:])
     return x.transpose(3, 5, 0, 1, 2, 4, 6)
 
 

@@ -54,7 +54,7 @@ def _shifted(x, axis, weights, before, after):
         found.append(sum(terms))
     y = jnp.stack(found, axis + 1)
     # Fused with the next axis, each sum would be computed once for each of its shifts.
-    return lax.optimization_barrier(y.reshape(*y.shape[:axis], -1, *y.shape[axis + 2 :]))
+    return lax.optimization_barrier(lax.collapse(y, axis, axis + 2))
 
 
 def windows(inputs: int, outputs: int) -> list[tuple[int, int]]:

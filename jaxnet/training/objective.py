@@ -222,7 +222,7 @@ def per_example(
         )
     if array is None or array.ndim == 1:
         return values
-    return array.reshape(array.shape[0], -1).mean(1, dtype=_at_least_32(array))
+    return array.mean(range(1, array.ndim), dtype=_at_least_32(array))
 
 
 def _at_least_32(values: jax.Array) -> Any:

@@ -453,6 +453,15 @@ def test_a_long_sequence_builds_no_scores():
     assert temporary(program) < 2048**2 * 4
 
 
+def test_an_empty_batch():
+    layer, x = jn.multi_head_attention(2, causal=True), jnp.zeros((0, 600, 4))
+    params, _ = layer.init(jax.random.key(0), x)
+    gradient = jax.grad(lambda params, x: layer.apply(params, {}, x)[0].sum(), (0, 1))(params, x)
+    assert gradient[1].shape == x.shape and not any(
+        leaf.any() for leaf in jax.tree.leaves(gradient)
+    )
+
+
 def test_when_blocks_are_used():
     def asked(time, places):
         return in_blocks(jnp.ones((1, time, 1, 1)), jnp.ones((1, places, 1, 1)))
