@@ -76,6 +76,11 @@ def test_filters_equal_those_of_transformers(x64, options):
     np.testing.assert_allclose(found, scores.numpy(), rtol=1e-12)
 
 
+def test_a_nucleus_that_has_reached_its_share_takes_no_more():
+    z = jnp.log(jnp.array([0.5, 0.25, 0.25]))
+    assert jnp.isfinite(filter_logits(z, top_p=0.5)).tolist() == [True, False, False]
+
+
 def test_among_equal_tokens_those_of_lower_id_stay():
     found = filter_logits(jnp.zeros((2, 4)), top_k=2)
     np.testing.assert_array_equal(found, [[0, 0, -jnp.inf, -jnp.inf]] * 2)

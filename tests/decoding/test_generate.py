@@ -70,7 +70,6 @@ def test_greedy_is_the_whole_net_again_and_again(x64, make):
     jax.tree.map(np.asarray, state)  # is still there
 
 
-@pytest.mark.slow
 def test_draws_are_those_of_the_filtered_logits_by_row_and_position(x64):
     net, params, _ = draw()
     options = {"temperature": 0.8, "top_k": 6, "top_p": 0.9, "min_p": 0.01}
@@ -215,7 +214,6 @@ def test_greedy_with_a_draft_gives_the_same_tokens(x64, make):
         np.testing.assert_array_equal(made.tokens, plain.tokens)
 
 
-@pytest.mark.slow
 def test_draws_with_a_draft_have_the_distribution_of_the_net():
     make = lambda: jn.serial(jn.embedding(3, 4), jn.gru(4), jn.dense(3))  # noqa: E731
     net, params, _ = draw(make)

@@ -522,7 +522,6 @@ def test_mixed_nests_are_the_sum_of_their_parts(train):
 # from_nnx
 
 
-@pytest.mark.slow
 def test_from_nnx_is_the_module():
     """The same values for the same key; outputs, gradients and statistics after three steps."""
     layer, module = nnx_net(), NNXNet(rngs=nnx.Rngs(KEY))

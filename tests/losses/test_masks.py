@@ -127,6 +127,8 @@ Z, Y = jnp.ones((2, 3, 4)), jnp.zeros((2, 3), int)
         (lambda: ignore(losses.dice)(Z, Y), r"one value per label \(2, 3\), got"),
         (lambda: ignore(lambda *_: None)(Z, Y), "per label .* got NoneType"),
         (lambda: IGNORE(Z, jnp.zeros((2, 3))), "ignore_label: targets must hold integers"),
+        (lambda: losses.weighted(class_weights=jnp.ones(4))(Z, Z.astype(int)),
+         r"targets \(batch, ...\), got"),
         (lambda: IGNORE(Z, None), "ignore_label: targets must be a JAX or NumPy array"),
         (lambda: IGNORE(Z[..., :3], Y), "weights must hold one per class, 3, got 4"),
         (lambda: IGNORE(Z[:, 0], Y[:, 0]), r"cancel .* one position per example,.* weighted\("),

@@ -1,11 +1,15 @@
 """Attention on a ring of devices, against attention in blocks on one device."""
 
+from functools import partial
+
+import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from jax.sharding import AbstractMesh
 
-from jaxnet.ops.blockwise import see
-from jaxnet.ops.ring import Ring, ring_attention
+from jaxnet.ops.blockwise import blockwise_attention, see
+from jaxnet.ops.ring import Ring, _around, ring_attention
 
 VALUES = """
 import jax, jax.numpy as jnp, numpy as np
@@ -41,6 +45,28 @@ ones = [*there[:2], jnp.ones_like(there[2])]
 y = run(*ones)
 assert 0.8 < y[:, :14].mean() < 1.2 and len(np.unique(np.round(y, 4))) > 100
 """
+
+
+def test_values_and_gradients_on_four_members_of_vmap():
+    """A named axis of `vmap` passes parts around as devices do."""
+    q, k, v = jax.random.normal(jax.random.key(0), (3, 1, 16, 2, 4))
+    ranges = see(16, 16, window=(3, 2))
+    parts = lambda a: jnp.stack(jnp.split(a, 4, axis=1))  # noqa: E731
+    here = [parts(jnp.asarray(a)) for a in ranges[:2]]
+    how = "time", (("scale", None),)
+
+    def whole(q, k, v):
+        return jnp.sin(blockwise_attention(q, k, v, ranges)[0]).sum()
+
+    def part(q, k, v, first, last):
+        return jnp.sin(_around(how, q, k, v, first, last, None)[0]).sum()
+
+    ring = jax.vmap(jax.value_and_grad(part, (0, 1, 2)), axis_name="time")
+    totals, gradients = jax.jit(ring)(parts(q), parts(k), parts(v), *here)
+    total, wanted = jax.jit(jax.value_and_grad(whole, (0, 1, 2)))(q, k, v)
+    close = partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5)
+    close(totals.sum(), total)
+    jax.tree.map(close, gradients, tuple(map(parts, wanted)))
 
 
 @pytest.mark.long
