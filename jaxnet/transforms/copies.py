@@ -69,7 +69,8 @@ def _repeat(layer: Layer, n: int, streams: bool) -> Layer:
             return layer.apply(params, state, x, key=_key_of(i, key), train=train)
 
         def body(x, each):
-            return copy(*each, x)
+            i, params, state = each
+            return copy(i, params, state, x)
 
         def in_place(carry, each):
             (x, state), (i, params) = carry, each
