@@ -127,31 +127,22 @@ def _prefixes(log_p: jax.Array, length: jax.Array, beams: int, blank: int):
         n_new = jnp.where(fine, n[source] + ~stays, 0)
         added = (places == n_new[:, None] - 1) & ~stays[:, None]
         grown = jnp.where(added, label[:, None], labels[source])
-        new = (
-            jnp.where(fine[:, None], grown, blank),
-            n_new,
-            jnp.where(stays, stay_blank[source], -jnp.inf),
-            jnp.where(stays, stay_label[source], best),
-        )
+        ends_blank = jnp.where(stays, stay_blank[source], -jnp.inf)
+        ends_label = jnp.where(stays, stay_label[source], best)
+        new = jnp.where(fine[:, None], grown, blank), n_new, ends_blank, ends_label
         counts = t < length
         return jax.tree.map(lambda a, b: jnp.where(counts, a, b), new, loop), None
 
     nothing = jnp.full(beams, -jnp.inf, log_p.dtype)
-    start = (
-        jnp.full((beams, steps), blank, jnp.int32),
-        jnp.zeros(beams, jnp.int32),
-        nothing.at[0].set(0),
-        nothing,
-    )
+    labels, n = jnp.full((beams, steps), blank, jnp.int32), jnp.zeros(beams, jnp.int32)
+    start = labels, n, nothing.at[0].set(0), nothing
     if steps:  # scan cannot trace `advance` on labels with no steps
         start, _ = jax.lax.scan(advance, start, (jnp.arange(steps), log_p))
     labels, n, ends_blank, ends_label = start
     return labels, n, jnp.logaddexp(ends_blank, ends_label)
 
 
-def _read(
-    who: str, logits: Any, lengths: Any, blank: int
-) -> tuple[jax.Array, jax.Array, jax.Array]:
+def _read(who: str, logits: Any, lengths: Any, blank: int) -> tuple[jax.Array, ...]:
     """Return checked logits and lengths, and whether each example has a most probable path
     (batch,)."""
     at_least(who, "blank", blank, 0)

@@ -236,8 +236,7 @@ def beam_search(
             return a.reshape(batch, beams * kept)
 
         _, place = jax.lax.top_k(flat(rank), beams)  # (batch, beams), the first among equals
-        scores = jnp.take_along_axis(flat(total), place, -1)
-        last = jnp.take_along_axis(flat(words), place, -1)
+        scores, last = (jnp.take_along_axis(flat(a), place, -1) for a in (total, words))
         source = place // kept  # the continued beam
         ended = jnp.take_along_axis(ended, source, -1) | (last == end)
         ended &= scores > -jnp.inf  # an empty beam is not complete
@@ -245,28 +244,21 @@ def beam_search(
         state = jax.tree.map(partial(_continued, source), state, axes)
         return t + 1, state, last, tokens, scores, ended, lost
 
-    start = (
-        jnp.int32(0),
-        state,
-        jnp.repeat(first[:, None], beams, axis=1),
-        jnp.full((batch, beams, length), end, jnp.int32),
-        # At first there is one empty sequence.
-        jnp.full((batch, beams), -jnp.inf, dtype).at[:, 0].set(0),
-        jnp.zeros((batch, beams), bool),
-        jnp.zeros((batch, 1), bool),
-    )
+    last = jnp.repeat(first[:, None], beams, axis=1)
+    tokens = jnp.full((batch, beams, length), end, jnp.int32)
+    # At first there is one empty sequence.
+    scores = jnp.full((batch, beams), -jnp.inf, dtype).at[:, 0].set(0)
+    ended, lost = jnp.zeros((batch, beams), bool), jnp.zeros((batch, 1), bool)
+    start = jnp.int32(0), state, last, tokens, scores, ended, lost
     _, _, _, tokens, scores, _, lost = jax.lax.while_loop(alive, advance, start)
     tokens = jnp.where(scores[..., None] > -jnp.inf, tokens, end)
     lengths = _lengths(tokens, end)
     counted = jnp.minimum(lengths + 1, length).astype(dtype)  # including `end`
-    scores = scores / counted**length_penalty
-    scores = jnp.where(lost, jnp.nan, scores)
+    scores = jnp.where(lost, jnp.nan, scores / counted**length_penalty)
     order = jnp.argsort(-scores, axis=-1, stable=True)  # (batch, beams)
-    return (
-        jnp.take_along_axis(tokens, order[..., None], 1),
-        jnp.take_along_axis(lengths, order, -1),
-        jnp.take_along_axis(scores, order, -1),
-    )
+    tokens = jnp.take_along_axis(tokens, order[..., None], 1)
+    lengths, scores = (jnp.take_along_axis(a, order, -1) for a in (lengths, scores))
+    return tokens, lengths, scores
 
 
 def _continued(source: jax.Array, leaf: jax.Array, axis: int) -> jax.Array:
@@ -311,9 +303,7 @@ def _lengths(tokens: jax.Array, end: int | None) -> jax.Array:
     return (jnp.cumsum(tokens == end, -1) == 0).sum(-1, dtype=jnp.int32)
 
 
-def _model(
-    who: str, stream, params, state, first, length, end, inputs
-) -> tuple[Step, jax.Array, Any]:
+def _model(who, stream, params, state, first, length, end, inputs) -> tuple[Step, jax.Array, Any]:
     """Return one step of the model, the first tokens as int32, and the spec of the logits."""
     at_least(who, "length", length)
     stream = as_layer(stream, who, "stream")

@@ -135,8 +135,7 @@ def doctor(trainer: Trainer, train_state: TrainState, *batches: PyTree) -> Repor
             f"on the same batches the loss is {train_loss:.3g} in training and {eval_loss:.3g} in "
             "evaluation mode: the running statistics do not describe the data (yet)"
         )
-    dead = _dead(objective, train_state, batches)
-    if dead:
+    if dead := _dead(objective, train_state, batches):
         words = ", ".join(f"{path} {n} of {units}" for path, (n, units) in dead.items())
         findings.append(f"dead units, 0 on all examples: {words}")
     findings += _mixed(objective, train_state, batches[0])
@@ -173,13 +172,9 @@ def _types(batch: PyTree) -> dict[str, str]:
 def _entries(before: PyTree, gradients: tuple, after: tuple) -> dict[str, tuple]:
     """Return size and norms by path, with the largest gradient and update over the batches."""
     entries = {}
-    trees = zip(
-        jax.tree_util.tree_leaves_with_path(before),
-        zip(*map(jax.tree.leaves, gradients), strict=True),
-        zip(*map(jax.tree.leaves, after), strict=True),
-        strict=True,
-    )
-    for (path, old), grads, news in trees:
+    leaves = jax.tree_util.tree_leaves_with_path(before)
+    others = [zip(*map(jax.tree.leaves, trees), strict=True) for trees in (gradients, after)]
+    for (path, old), grads, news in zip(leaves, *others, strict=True):
         weight, gradient = _norm(old), max(map(_norm, grads), key=_bad)
         update = max((_norm(np.subtract(new, old, dtype=np.float64)) for new in news), key=_bad)
         ratio = update / weight if weight else None
@@ -217,12 +212,10 @@ def _stale(before: PyTree, states: tuple, steps: int) -> list[str]:
     found = []
     leaves = jax.tree_util.tree_leaves_with_path(before)
     entries = [(path_name(path), leaf) for path, leaf in leaves]
-    after = zip(*map(jax.tree.leaves, states), strict=True)
-    still = [
-        path
-        for (path, old), news in zip(entries, after, strict=True)
-        if all(np.array_equal(old, new, equal_nan=True) for new in news)
-    ]
+    still = []
+    for (path, old), *news in zip(entries, *map(jax.tree.leaves, states), strict=True):
+        if all(np.array_equal(old, new, equal_nan=True) for new in news):
+            still.append(path)
     if still:
         found.append(
             f"training does not change the state {', '.join(still)}: is the net applied with "

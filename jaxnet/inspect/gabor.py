@@ -168,15 +168,11 @@ def _search(images, starts):
             trial = trial.at[:6].set(jnp.clip(trial[:6], -8, 8))
             after = jnp.square(_residual(trial, image)).sum()
             better = after < error
-            return (
-                jnp.where(better, trial, free),
-                jnp.where(better, after, error),
-                jnp.clip(damping * jnp.where(better, 0.3, 4.0), 1e-7, 1e7),
-            )
+            free, error = jnp.where(better, trial, free), jnp.where(better, after, error)
+            return free, error, jnp.clip(damping * jnp.where(better, 0.3, 4.0), 1e-7, 1e7)
 
         first = free, jnp.square(_residual(free, image)).sum(), jnp.asarray(1e-2, free.dtype)
-        free, error, _ = jax.lax.fori_loop(0, STEPS, body, first)
-        return free, error
+        return jax.lax.fori_loop(0, STEPS, body, first)[:2]
 
     return jax.vmap(jax.vmap(one, (None, 0)))(images, starts)
 

@@ -133,9 +133,7 @@ class GradientCheck(Tabular):
     tolerance: float
 
     def table(self) -> Table:
-        rows = [
-            (e.path, e.size, e.checked, e.kinks or None, f"{e.error:.1e}") for e in self.entries
-        ]
+        rows = [(*e[:3], e.kinks or None, f"{e.error:.1e}") for e in self.entries]
         total = [sum(column) for column in zip(*(e[1:4] for e in self.entries), strict=True)]
         worst = max((e.error for e in self.entries), default=0.0)
         return Table(
@@ -205,9 +203,8 @@ def check_gradients(
         random = np.random.default_rng(0)
         x = jax.tree.map(lambda leaf: _wide(leaf, random), x)
         params, state = layer.init(key, x)
-        params = jax.tree.map(
-            lambda leaf: leaf + 0.1 * _normal(random, leaf) if _float(leaf) else leaf, params
-        )
+        shifted = lambda a: a + 0.1 * _normal(random, a) if _float(a) else a  # noqa: E731
+        params = jax.tree.map(shifted, params)
         named, rebuild = _floats(params, x)
         run_key = child_key(key, "check_gradients")
 
@@ -239,12 +236,9 @@ def check_gradients(
         entries, first = [], 0
         for path, value in named.items():
             places = np.sort(random.permutation(value.size)[:samples])
-            up, down = (
-                np.array([float(moved(values, first + place, by)) for place in places])
-                for by in (STEP, -STEP)
-            )
-            automatic = gradient[first + places]
-            entries.append(_entry(path, value, places, (down, here, up), automatic, tolerance))
+            at = first + places
+            up, down = (np.array([float(moved(values, i, by)) for i in at]) for by in (STEP, -STEP))
+            entries.append(_entry(path, value, places, (down, here, up), gradient[at], tolerance))
             first += value.size
     wrong = [
         f"  {e.path}[{', '.join(map(str, e.place))}]: numeric {e.numeric:.6g}, "

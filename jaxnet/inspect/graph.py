@@ -1,7 +1,7 @@
 """The computational graph of a function, with the value and the gradient on every edge."""
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -128,10 +128,8 @@ def graph(f: Callable[..., Any], *args: Any) -> Graph:
             f"graph: f must return one float, got {given}; return its mean, or one entry"
         )
     tape = _Tape()
-    wires = [
-        tape.add(name, "input", jnp.asarray(leaf))
-        for name, leaf in zip(_names(f, args), jax.tree.leaves(args), strict=True)
-    ]
+    named = zip(_names(f, args), jax.tree.leaves(args), strict=True)
+    wires = [tape.add(name, "input", jnp.asarray(leaf)) for name, leaf in named]
     (output,) = tape.run(closed.jaxpr, closed.consts, wires)
     output = tape.wire(output)
     name = getattr(f, "__name__", "f")
@@ -233,11 +231,9 @@ class _Tape:
             for wire, gradient in found:  # gradients of several uses add up
                 if gradient is not None:
                     gradients[wire.node][wire.slot] += gradient
-        nodes = [
-            Node(step.label, step.kind, *(_one(tuple(entry)) for entry in (step.values, gradient)))
-            for step, gradient in zip(self.steps, gradients, strict=True)
-        ]
-        return Graph(tuple(nodes), tuple(reversed(edges)))
+        done = zip(self.steps, gradients, strict=True)
+        nodes = tuple(Node(step.label, step.kind, _one(step.values), _one(g)) for step, g in done)
+        return Graph(nodes, tuple(reversed(edges)))
 
 
 def _bind(eqn: Any, args: list[Any]) -> tuple[Any, ...]:
@@ -247,10 +243,8 @@ def _bind(eqn: Any, args: list[Any]) -> tuple[Any, ...]:
 
 def _is_identity(eqn: Any) -> bool:
     """Return whether this is a cast that keeps the dtype, which JAX uses to mark weak types."""
-    return (
-        eqn.primitive.name in ("convert_element_type", "copy", "copy_p")
-        and eqn.invars[0].aval.dtype == eqn.outvars[0].aval.dtype
-    )
+    copies = eqn.primitive.name in ("convert_element_type", "copy", "copy_p")
+    return copies and eqn.invars[0].aval.dtype == eqn.outvars[0].aval.dtype
 
 
 def _label(eqn: Any, args: list[Any]) -> str:
@@ -288,5 +282,5 @@ def _floating(x: Any) -> bool:
     return jnp.issubdtype(x.dtype, jnp.inexact)
 
 
-def _one(values: tuple) -> Any:
-    return values[0] if len(values) == 1 else values
+def _one(values: Sequence[Any]) -> Any:
+    return values[0] if len(values) == 1 else tuple(values)

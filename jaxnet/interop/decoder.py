@@ -123,10 +123,8 @@ def _llama(options: dict[str, Any], first: str, gemma: bool) -> dict[str, Source
     block = first + "layers.{i}"
     joined = shaped(heads, size, options["width"], given=(-1, options["width"]))
     counts = {"query": heads, "key": groups, "value": groups}
-    table: dict[str, Source] = {
-        "embedding/embedding": f"{first}embed_tokens.weight",
-        "norm/scale": _scale(f"{first}norm.weight", gemma),
-    }
+    table: dict[str, Source] = {"embedding/embedding": f"{first}embed_tokens.weight"}
+    table["norm/scale"] = _scale(f"{first}norm.weight", gemma)
     for ours, theirs in LLAMA.items():
         path, name, kind = f"block_{{i}}/{ours}", f"{block}.{theirs}", ours.rpartition("/")[2]
         if options.get("experts") and kind.startswith("mlp"):
@@ -186,10 +184,8 @@ def _gpt2(width: int, heads: int, first: str) -> dict[str, Source]:
     """Return the names of GPT-2: kernels are (inputs, outputs), with queries, keys and values
     joined."""
     size, block = width // heads, first + "h.{i}"
-    table: dict[str, Source] = {
-        "embedding/embedding": f"{first}wte.weight",
-        "positions/embedding": f"{first}wpe.weight",
-    }
+    table: dict[str, Source] = {"embedding/embedding": f"{first}wte.weight"}
+    table["positions/embedding"] = f"{first}wpe.weight"
     for ours, theirs in (
         ("norm", f"{first}ln_f"),
         ("block_{i}/attention_norm", f"{block}.ln_1"),

@@ -79,19 +79,14 @@ def from_linen(module: nn.Module, *, call: Call | None = None, name: str | None 
         return params, {name: entry for name, entry in variables.items() if entry}
 
     def apply(params, state, x, *, key=None, train=False):
-        given = state
+        rngs = {} if key is None else key  # one key for all of Flax's streams
+        options = {"mutable": list(state), "method": lambda m, x: call(m, x, train)}
         try:
-            y, state = module.apply(
-                {"params": params, **state},
-                x,
-                rngs={} if key is None else key,  # one key for all of Flax's streams
-                mutable=list(state),
-                method=lambda m, x: call(m, x, train),
-            )
+            y, after = module.apply({"params": params, **state}, x, rngs=rngs, **options)
         except errors.InvalidRngError as error:
             raise ValueError(_needs_key(name)) from error
-        after = unfreeze(state)  # statistics may have changed to the dtype of x
-        return y, jax.tree.map(lambda new, old: new.astype(old.dtype), after, given)
+        # Statistics may have changed to the dtype of x.
+        return y, jax.tree.map(lambda new, old: new.astype(old.dtype), unfreeze(after), state)
 
     return _Linen(module, call)(as_layer(Layer(init, apply, name)))
 
@@ -249,12 +244,8 @@ def from_nnx(
         # Without a key no random stream may be used; the streams' counters show whether one was.
         seeds = _seeds(streams_here, jax.random.key(0) if key is None else key)
         before = {path: seed.get_value() for path, seed in seeds.items()}
-        module = nnx.merge(
-            structure,
-            nnx.from_flat_state(seeds),
-            nnx.from_flat_state(_filled(params_here, params)),
-            nnx.from_flat_state(_filled(state_here, state)),
-        )
+        variables = seeds, _filled(params_here, params), _filled(state_here, state)
+        module = nnx.merge(structure, *map(nnx.from_flat_state, variables))
         module.train() if train else module.eval()
         y = call(module, x, train)
         _, _, streams, state = _split(module)

@@ -15,15 +15,9 @@ from jaxnet.services.jax_versions import bind
 
 # Primitives that call a jaxpr, with the name of the parameter that holds it. Their custom rules are
 # dropped.
-_CALLS = {
-    "jit": "jaxpr",
-    "closed_call": "call_jaxpr",
-    "custom_jvp_call": "call_jaxpr",
-    "custom_vjp_call": "call_jaxpr",
-    "custom_vmap_call": "call",
-    "remat2": "jaxpr",
-    "native_call": "jaxpr",
-}
+_CALLS = {"custom_vmap_call": "call"}
+_CALLS |= dict.fromkeys(("jit", "remat2", "native_call"), "jaxpr")
+_CALLS |= dict.fromkeys(("closed_call", "custom_jvp_call", "custom_vjp_call"), "call_jaxpr")
 
 # Replaces the primitive of `jaxnet.ops.convolution` by JAX's convolution or a transpose of it.
 OURS: Mapping[str, Callable] = {"convolution": accelerator}
@@ -88,8 +82,7 @@ def evaluate(closed: Any, arguments: Sequence[Any], instead: Mapping[str, Callab
       [Array(5., dtype=float32)]
     """
     jaxpr = getattr(closed, "jaxpr", closed)
-    values: dict[Any, Any] = {}
-    values.update(zip(jaxpr.constvars, getattr(closed, "consts", ()), strict=True))
+    values = dict(zip(jaxpr.constvars, getattr(closed, "consts", ()), strict=True))
     values.update(zip(jaxpr.invars, arguments, strict=True))
 
     def read(atom: Any) -> Any:

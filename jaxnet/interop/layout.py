@@ -116,10 +116,8 @@ def _output(kind: str, shape: tuple[int, ...], given: Layout, operand: Shaped) -
     if kind == "flatten" and given == LAST:
         mixes = shape[-1] > 1 and np.prod(shape[1:-1]) > 1
         return tuple(shape[1:]) if mixes else SAME
-    if kind == "flatten" and given in (SAME, FIRST):
-        return SAME
-    if kind == "flatten" and given == EITHER:
-        return LOST
+    if kind == "flatten" and given in (SAME, FIRST, EITHER):
+        return LOST if given == EITHER else SAME
     if kind in ("layer_norm", "rms_norm") and given == LAST:
         return EITHER
     if kind in GIVEN:

@@ -424,15 +424,12 @@ def _filled(name: str, numbers: Mapping[str, str]) -> str:
 @lru_cache(maxsize=4096)
 def _expression(path: str) -> str:
     """Return a regular expression for the paths that fit a row."""
-    seen: set[str] = set()
-    words = PLACE.split(path)
-    for k, word in enumerate(words):
-        if k % 2 == 0:
-            words[k] = re.escape(word)
-        else:
-            words[k] = f"(?P={word})" if word in seen else rf"(?P<{word}>\d+)"
-            seen.add(word)
-    return "".join(words)
+    first, *rest = PLACE.split(path)
+    expression = re.escape(first)
+    for place, text in zip(rest[::2], rest[1::2], strict=True):
+        again = f"(?P<{place}>" in expression
+        expression += (f"(?P={place})" if again else rf"(?P<{place}>\d+)") + re.escape(text)
+    return expression
 
 
 def _rows(table: Any) -> list[_Row]:

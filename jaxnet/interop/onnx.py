@@ -90,9 +90,8 @@ def to_onnx(
     if path is not None:
         path = file_path("to_onnx", path)
     _check_float32({"params": params, "state": state, "x": x})
-    jax2onnx, onnx, runtime = (
-        extra(name, name, "to_onnx", "onnx") for name in ("jax2onnx", "onnx", "onnxruntime")
-    )
+    needed = ("jax2onnx", "onnx", "onnxruntime")
+    jax2onnx, onnx, runtime = (extra(name, name, "to_onnx", "onnx") for name in needed)
     params, state = jax.tree.map(jnp.asarray, (params, state))
     spec, is_open = open_spec("to_onnx", x, batch)
     leaves, structure = jax.tree.flatten(spec)
@@ -182,9 +181,8 @@ def _check_float32(tree: PyTree) -> None:
 def _compare(session: Any, names: list[str], given: list[np.ndarray], expected: list) -> None:
     """Raise unless the model computes what the net does."""
     found = session.run(None, dict(zip(names, given, strict=True)))
-    for output, ours, theirs in zip(
-        session.get_outputs(), found, map(np.asarray, expected), strict=True
-    ):
+    outputs = zip(session.get_outputs(), found, map(np.asarray, expected), strict=True)
+    for output, ours, theirs in outputs:
         scale = max(float(np.abs(theirs).max(initial=0)), 1e-30)
         error = float(np.abs(ours - theirs).max(initial=0)) / scale
         if ours.shape != theirs.shape or not error <= TOLERANCE:

@@ -22,6 +22,7 @@ from jaxnet.core import Layer, Params, State, as_layer
 from jaxnet.core.errors import call, compare
 from jaxnet.interop.layout import FIRST, LAST, LOST, SAME, Layout, flat_order, follow, mark
 from jaxnet.interop.torch_weights import (
+    CONVERSIONS,
     ENTRIES,
     FEATURES_LAST,
     KINDS,
@@ -29,7 +30,6 @@ from jaxnet.interop.torch_weights import (
     PARAMETER,
     THEIRS,
     Entries,
-    kind_of,
 )
 from jaxnet.interop.weights import Weights, numbers, read_array, read_weights
 from jaxnet.services.checks import as_array, check_input, check_type, on_host, within
@@ -142,8 +142,7 @@ def _compare(net: Layer, params: Params, state: State, x: Any, outputs: Any, pai
             f"from_torch: outputs must be the {len(found)} arrays that {net.name} returns, got "
             f"{len(wanted)}"
         )
-    pairs_of_outputs = zip(found, wanted, strict=True)
-    error = max((_distance(np.asarray(a), b) for a, b in pairs_of_outputs), default=0.0)
+    error = max(map(_distance, map(np.asarray, found), wanted), default=0.0)
     if error <= SAME_OUTPUTS:
         return
     alike: dict[Any, list[str]] = {}
@@ -426,10 +425,9 @@ def _parts(net: Layer, params: Params, state: State, x: PyTree) -> list[_Part]:
     for part in found.values():
         if part.kind == PARAMETER:
             _check_features(net, part, layouts[part.path], flattened)
-    return [
-        part._replace(order=_order(net, part, layouts[part.path]), given=given[0])
-        for part in found.values()
-    ]
+    orders = [_order(net, part, layouts[part.path]) for part in found.values()]
+    parts = zip(found.values(), orders, strict=True)
+    return [part._replace(order=order, given=given[0]) for part, order in parts]
 
 
 def _given(leaf: Any, calls: list[tuple[str, str, int]]) -> Layout:
@@ -668,11 +666,11 @@ def _grouped(entries: Entries, part: _Part, *, back: bool = False) -> Entries:
 
 
 def _to_theirs(ours: Entries, part: _Part) -> Entries:
-    return kind_of(part.kind).to_theirs(_grouped(_ordered(ours, part, part.order), part))
+    return CONVERSIONS[part.kind].to_theirs(_grouped(_ordered(ours, part, part.order), part))
 
 
 def _to_ours(theirs: Entries, part: _Part) -> Entries:
-    ours = kind_of(part.kind).to_ours(theirs, _blank(part.entries))
+    ours = CONVERSIONS[part.kind].to_ours(theirs, _blank(part.entries))
     order = None if part.order is None else np.argsort(part.order)
     return _ordered(_grouped(ours, part, back=True), part, order)
 
@@ -682,9 +680,7 @@ def _distance(mine: np.ndarray, theirs: np.ndarray) -> float:
 
     Their axes may be channels first or time first.
     """
-    forms = [theirs]
-    if theirs.ndim > 2:
-        forms += [np.moveaxis(theirs, 1, -1), theirs.swapaxes(0, 1)]
+    turned = [np.moveaxis(theirs, 1, -1), theirs.swapaxes(0, 1)] if theirs.ndim > 2 else []
     scale = max(np.abs(theirs).max(), 1e-30)
-    same = [form for form in forms if form.shape == mine.shape]
+    same = [form for form in (theirs, *turned) if form.shape == mine.shape]
     return min((float(np.abs(mine - form).max() / scale) for form in same), default=float("inf"))

@@ -122,32 +122,25 @@ def _attention_to_ours(theirs: Entries, like: Entries) -> Entries:
         biases = np.split(theirs["in_proj_bias"], 3)
         ours |= {f"{part}/bias": a for part, a in zip(PARTS, biases, strict=True)}
         ours["out/bias"] = theirs["out_proj.bias"]
-    return {name: a.reshape(like[name].shape) for name, a in ours.items()}
+    return _in_shape(ours, like)
+
+
+def _in_shape(entries: Entries, like: Entries) -> Entries:
+    return {name: a.reshape(like[name].shape) for name, a in entries.items()}
 
 
 # A parameter outside of a layer, such as a class token; axes of length 1 may differ.
 PARAMETER = "parameter"
 
 KINDS = {
-    "dense": _KERNEL,
-    "embedding": _KERNEL,
-    "conv": _KERNEL,
-    "depthwise_conv": _KERNEL,
+    **dict.fromkeys(("dense", "embedding", "conv", "depthwise_conv"), _KERNEL),
     "conv_transpose": _TRANSPOSED,
     **dict.fromkeys(NORMS, _KERNEL),
     **dict.fromkeys(RECURRENT, Kind(_recurrent_to_theirs, _recurrent_to_ours)),
     "multi_head_attention": Kind(_attention_to_theirs, _attention_to_ours),
 }
-_PARAMETER = Kind(
-    lambda ours: ours,
-    lambda theirs, like: {name: a.reshape(like[name].shape) for name, a in theirs.items()},
-)
-
-
-def kind_of(name: str) -> Kind:
-    """Return the conversions of a kind of layers, or of a parameter by itself."""
-    return _PARAMETER if name == PARAMETER else KINDS[name]
-
+# The conversions of each kind of layers, and of a parameter by itself.
+CONVERSIONS = {**KINDS, PARAMETER: Kind(lambda ours: ours, _in_shape)}
 
 # The entries of each kind. A layer with other entries does not have a counterpart.
 ENTRIES = {

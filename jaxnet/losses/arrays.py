@@ -102,9 +102,8 @@ def read_steps(
 def are_probabilities(outputs: Any, targets: Any) -> bool:
     """Return whether targets are class probabilities, in the shape of the outputs."""
     shape = getattr(targets, "shape", None)
-    return bool(shape) and shape == getattr(outputs, "shape", None) and (
-        jnp.issubdtype(targets.dtype, jnp.floating)
-    )  # fmt: skip
+    alike = bool(shape) and shape == getattr(outputs, "shape", None)
+    return alike and jnp.issubdtype(targets.dtype, jnp.floating)
 
 
 def read_targets(who: str, outputs: Any, targets: Any) -> tuple[jax.Array, jax.Array]:

@@ -74,9 +74,8 @@ def sigmoid_cross_entropy(
     """
     z = arrays.wide(outputs)
     y = targets.astype(z.dtype)
-    factor = jnp.asarray(
-        arrays.read_weights("sigmoid_cross_entropy", "pos_weight", pos_weight), z.dtype
-    )
+    factor = arrays.read_weights("sigmoid_cross_entropy", "pos_weight", pos_weight)
+    factor = jnp.asarray(factor, z.dtype)
     if factor.ndim and factor.shape != z.shape[-1:]:
         raise ValueError(
             "sigmoid_cross_entropy: pos_weight must be a number or one per label, got "

@@ -56,13 +56,9 @@ def ctc(outputs: Any, targets: Any, *, blank: int = 0) -> jax.Array:
     _check_known(labels, label_lengths, classes, blank)
     padding = jnp.arange(steps)[None] >= size[:, None]  # (batch, steps)
     label_padding = jnp.arange(y.shape[1])[None] >= n[:, None]  # (batch, n)
-    values = optax.ctc_loss(
-        jnp.where(padding[..., None], 0, wide(z)),
-        padding.astype(wide(z).dtype),
-        jnp.where(label_padding, 0, y),
-        label_padding.astype(wide(z).dtype),
-        blank_id=blank,
-    )
+    given = jnp.where(padding[..., None], 0, wide(z)), padding.astype(wide(z).dtype)
+    wanted = jnp.where(label_padding, 0, y), label_padding.astype(wide(z).dtype)
+    values = optax.ctc_loss(*given, *wanted, blank_id=blank)
     fine = ((y >= 0) & (y < classes) & (y != blank)) | label_padding
     fine = fine.all(1) & (size >= 0) & (size <= steps) & (n >= 0) & (n <= y.shape[1])
     return jnp.where(fine, values, jnp.nan)

@@ -61,8 +61,7 @@ def linear_cross_entropy(
     x, labels = as_array(who, "x", x), as_array(who, "labels", labels, dtype="integers")
     at_least(who, "chunk", chunk)
     within(who, "label_smoothing", label_smoothing, "[0, 1)")
-    if softcap is not None:
-        within(who, "softcap", softcap, "(0, inf)")
+    within(who, "softcap", softcap, "(0, inf)", optional=True)
     width, vocabulary = kernel.shape[::-1] if transposed else kernel.shape
     if x.shape != (*labels.shape, width):
         raise ValueError(

@@ -1,6 +1,7 @@
 """The cost and the time of a compiled program by layer, forward and backward."""
 
 import math
+import operator
 import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -215,11 +216,8 @@ def time_by_layer(compiled: Any, trace: str | FilePath) -> LayerTimes:
             "inside the trace, as in compiled(train_state, batch)"
         )
     order = {layer_of(program.origin(run.instruction))[0]: None for run in program.runs()}
-    sorted_ = {path: found[path] for path in order if path in found}
-    rows = [
-        LayerTime("/".join(path), *(ms / len(runs) for ms in sums))
-        for path, sums in _inclusive(sorted_)
-    ]
+    inclusive = _inclusive({path: found[path] for path in order if path in found})
+    rows = [LayerTime("/".join(p), *(ms / len(runs) for ms in sums)) for p, sums in inclusive]
     return LayerTimes(rows, len(runs))
 
 
@@ -262,9 +260,8 @@ def _inclusive(found: dict[Path, list]) -> Iterator[tuple[Path, list]]:
     sums: dict[Path, list] = {}
     for path, entry in found.items():
         for depth in range(1, len(path) + 1):
-            above = sums.setdefault(path[:depth], [0] * len(entry))
-            for i, value in enumerate(entry):
-                above[i] += value
+            above = sums.get(path[:depth], [0] * len(entry))
+            sums[path[:depth]] = [*map(operator.add, above, entry)]
 
     def below(path: Path) -> Iterator[tuple[Path, list]]:
         for other in sums:

@@ -81,13 +81,12 @@ def collectives(compiled: Any) -> Collectives:
         if kind not in KINDS:
             continue
         devices = _group(run.instruction.attributes, everyone)
-        arrays = run.operands
-        size = sum(shape.bytes for shape in arrays)
+        size = sum(shape.bytes for shape in run.operands)
         if kind == "all-gather":
             size *= devices
         sent = {"all-reduce": 2 * size * (devices - 1) // devices, "collective-permute": size}
         entry = found.setdefault((kind, devices), [0, 0, 0])
-        entry[0] += run.times * len(arrays)
+        entry[0] += run.times * len(run.operands)
         entry[1] += run.times * size
         entry[2] += run.times * sent.get(kind, size * (devices - 1) // devices)
     return Collectives([Collective(*where, *sums) for where, sums in found.items()])

@@ -208,10 +208,8 @@ def flops_of(run: Run) -> int:
     found = re.search(r"dim_labels=(\w+)_(\w+)->(\w+)", one.attributes)
     if not found:
         return 0
-    image, kernel, result = (
-        dict(zip(names, shape.sizes, strict=False))
-        for names, shape in zip(found.groups(), (left, right, out), strict=True)
-    )
+    named = zip(found.groups(), (left, right, out), strict=True)
+    image, kernel, result = (dict(zip(axes, a.sizes, strict=False)) for axes, a in named)
     groups = (re.findall(r"batch_group_count=(\d+)", one.attributes) or ["1"])[0]
     total = 2 * result["b"] * result["f"] * kernel["i"] // int(groups)
     for axis in sorted(set(image) - {"b", "f"}):

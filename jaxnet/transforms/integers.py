@@ -166,8 +166,7 @@ def _quantized(
 
     apply.takes_stored = True  # type: ignore[attr-defined]
 
-    options = {"bits": bits, "where": where, "group": group, "aware": aware}
-    rewrap: Any = partial(_quantized, bare=bare, **options)
+    rewrap: Any = partial(_quantized, bare=bare, bits=bits, where=where, group=group, aware=aware)
 
     def merge(params):
         if not aware and not _has_integers(params):
@@ -267,11 +266,8 @@ class Quantized(Stored):
             return self
         groups, shape = self.scale.shape[:inputs], self.shape
         odd = self.numbers.dtype == jnp.uint8 and shape[-1] % 2
-        if (
-            odd
-            or (inputs > 1 and set(groups) != {1})
-            or self.scale.shape[inputs:] != shape[inputs:]
-        ):
+        in_groups = inputs > 1 and set(groups) != {1}
+        if odd or in_groups or self.scale.shape[inputs:] != shape[inputs:]:
             return None
         flat = lambda a: a.reshape(math.prod(a.shape[:inputs]), -1)  # noqa: E731
         return replace(self, numbers=flat(self.numbers), scale=flat(self.scale))

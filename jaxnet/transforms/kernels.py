@@ -186,8 +186,7 @@ class _Marked(Stored):
         return _Marked(self.own.astype(dtype), self.note)
 
     def product(self, x: jax.Array, inputs: int, transposed: bool) -> jax.Array:
-        kernel = self.note(self.own, inputs, transposed)
-        return product(x, kernel, inputs, transposed=transposed)
+        return product(x, self.note(self.own, inputs, transposed), inputs, transposed=transposed)
 
     def rows(self, ids: jax.Array) -> jax.Array:
         return rows(self.note(self.own, 1, True), ids)
@@ -211,12 +210,7 @@ def replaced(params: Params, new: dict[str, Any]) -> Params:
 
 
 def with_own_entries(
-    layer: Layer,
-    init: Callable,
-    apply: Callable,
-    rewrap: Callable,
-    kind: str,
-    name: str | None = None,
+    layer: Layer, init: Callable, apply: Callable, rewrap: Any, kind: str, name: str | None = None
 ) -> Layer:
     """Return a transform that checks its entries as a leaf does: they differ from the layer's."""
     own = as_layer(Layer(init, apply, layer.name if name is None else name, kind))
