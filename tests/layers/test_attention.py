@@ -401,6 +401,21 @@ def test_the_fused_call_is_the_same_attention(causal, padded, monkeypatch):
     assert not padded or not y[1].any()
 
 
+@pytest.mark.parametrize(
+    "options", [{"value_size": 4}, {"window": 2}, {"scale": 0.5}, {"softcap": 3.0}], ids=str
+)
+def test_the_fused_call_is_not_asked_for_what_it_lacks(options, monkeypatch):
+    from jaxnet.layers import attention
+
+    monkeypatch.setattr(attention, "fused_attention", None)
+    x = jn.spec((2, 5, 16))
+    layer = jn.multi_head_attention(2, fused=True, **options)
+    params, _ = jax.eval_shape(layer.init, jax.random.key(0), x)
+    assert jax.eval_shape(layer.apply, params, {}, x)[0].shape == x.shape
+    with pytest.raises(TypeError, match="NoneType"):
+        jax.eval_shape(jn.multi_head_attention(2, fused=True).init, jax.random.key(0), x)
+
+
 @pytest.mark.slow
 def test_bfloat16_is_near_float32():
     x = jnp.asarray(draw(2, 6, 16), jnp.bfloat16)

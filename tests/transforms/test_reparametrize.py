@@ -253,7 +253,6 @@ def test_observe_looks_inside(wrap):
     assert ("block/dense", "dense") in seen and ("block", wrap.__name__) in seen
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("train", [False, True], ids=["eval", "train"])
 def test_spectral_norm_of_zeros_is_zero(train):
     layer = jn.transforms.spectral_norm(
