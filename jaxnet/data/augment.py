@@ -44,9 +44,8 @@ def on_inputs(augmentation: Augmentation) -> Augmentation:
     checks.a_function("on_inputs", "augmentation", augmentation, "(key, inputs)")
 
     def augment(key, batch):
-        x, targets = _pair(
-            "on_inputs", batch, "targets", "; for inputs alone use the augmentation itself"
-        )
+        hint = "; for inputs alone use the augmentation itself"
+        x, targets = _pair("on_inputs", batch, "targets", hint)
         return augmentation(key, x), targets
 
     return augment
@@ -83,9 +82,8 @@ def on_masks(augmentation: Augmentation, *, void: int = 0) -> Augmentation:
         x, mask = _pair("on_masks", batch, "masks")
         mask = checks.as_array("on_masks", "masks", mask, "(batch, height, width)", "integers")
         bounds = jnp.iinfo(mask.dtype)
-        checks.between(
-            "on_masks", "void", void, bounds.min, bounds.max, f"the range of {mask.dtype} masks"
-        )
+        meaning = f"the range of {mask.dtype} masks"
+        checks.between("on_masks", "void", void, bounds.min, bounds.max, meaning)
         moved = augmentation(key, {"image": x, "mask": mask - void})  # padded with 0
         return moved["image"], moved["mask"] + void
 

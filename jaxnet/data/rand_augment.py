@@ -104,10 +104,8 @@ def _moved(x: jax.Array, which: jax.Array, strength: jax.Array) -> jax.Array:
     cos, sin, one = jnp.cos(angle), jnp.sin(angle), jnp.ones(len(x))
     rotation = matrices(cos, -sin, sin, cos)
     down, right = 0.3 * by("shear_columns"), 0.3 * by("shear_rows")
-    shift = [height * by("shift_down"), width * by("shift_right")]
-    return warp(
-        x, rotation @ matrices(one, down, right, one), -jnp.round(0.45 * jnp.stack(shift, -1))
-    )
+    shift = jnp.stack([height * by("shift_down"), width * by("shift_right")], -1)
+    return warp(x, rotation @ matrices(one, down, right, one), -jnp.round(0.45 * shift))
 
 
 def _gray(x: jax.Array) -> jax.Array:

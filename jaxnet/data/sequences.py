@@ -42,8 +42,7 @@ def pad(
       >>> tokens.tolist(), lengths.tolist()
       ([[5, 6, 7], [8, 0, 0], [9, 4, 0]], [3, 1, 2])
     """
-    arrays = _sequences("pad", sequences)
-    _check_value("pad", value, arrays[0].dtype)
+    arrays = _sequences("pad", sequences, value)
     longest = max(1, *map(len, arrays))
     at_least("pad", "length", length, optional=True)
     if length is not None and longest > length:
@@ -97,17 +96,14 @@ def packed(sequences: Sequence[Any], length: int, *, value: Any = 0) -> Packed:
     Reference: Krell et al. 2021, "Efficient Sequence Packing without Cross-contamination".
     """
     at_least("packed", "length", length)
-    arrays = _sequences("packed", sequences)
-    _check_value("packed", value, arrays[0].dtype)
+    arrays = _sequences("packed", sequences, value)
     if (longest := max(map(len, arrays))) > length:
         raise ValueError(
             f"packed: a sequence has {longest} steps, more than length={length}; cut it into parts"
         )
     rows: list[list[np.ndarray]] = []
     by_room: list[list[int]] = [[] for _ in range(length + 1)]  # rows with that much room
-    for array in sorted(arrays, key=len, reverse=True):
-        if not len(array):
-            continue
+    for array in sorted(filter(len, arrays), key=len, reverse=True):
         room = next((n for n in range(len(array), length) if by_room[n]), length)
         if room == length:
             rows.append([])
@@ -116,18 +112,14 @@ def packed(sequences: Sequence[Any], length: int, *, value: Any = 0) -> Packed:
         rows[row].append(array)
         by_room[room - len(array)].append(row)
     shape = max(len(rows), 1), length
-    out = Packed(
-        np.full((*shape, *arrays[0].shape[1:]), value, arrays[0].dtype),
-        np.zeros(shape, np.int32),
-        np.zeros(shape, np.int32),
-    )
+    x = np.full((*shape, *arrays[0].shape[1:]), value, arrays[0].dtype)
+    out = Packed(x, np.zeros(shape, np.int32), np.zeros(shape, np.int32))
     for i, row in enumerate(rows):
-        start = 0
-        for number, array in enumerate(row, 1):
-            here = slice(start, start + len(array))
-            out.x[i, here], out.segments[i, here] = array, number
-            out.positions[i, here] = np.arange(len(array))
-            start += len(array)
+        lengths = [len(array) for array in row]
+        used = slice(sum(lengths))
+        out.x[i, used] = np.concatenate(row)
+        out.segments[i, used] = np.repeat(np.arange(len(row)) + 1, lengths)
+        out.positions[i, used] = np.concatenate([np.arange(n) for n in lengths])
     return out
 
 
@@ -138,8 +130,8 @@ def _padded(arrays: list[np.ndarray], length: int, value: Any) -> tuple[np.ndarr
     return out, np.array([len(array) for array in arrays], np.int32)
 
 
-def _sequences(who: str, sequences: Any) -> list[np.ndarray]:
-    """Return the sequences as arrays of one dtype, which holds the values of all."""
+def _sequences(who: str, sequences: Any, value: Any) -> list[np.ndarray]:
+    """Return the sequences as arrays of one dtype, which holds the values of all, and `value`."""
     sequences, numbers = check_list(who, "sequences", sequences, "sequences"), "booleans or numbers"
     arrays = [on_host(who, f"sequence {i}", s, dtype=numbers) for i, s in enumerate(sequences)]
     if not arrays:
@@ -160,6 +152,7 @@ def _sequences(who: str, sequences: Any) -> list[np.ndarray]:
                 f"{who}: the sequences hold {' and '.join(sorted(map(str, given)))}, which no "
                 "dtype holds without loss; write np.asarray(sequence, dtype) for each"
             )
+    _check_value(who, value, common)
     return [array.astype(common, copy=False) for array in arrays]
 
 
@@ -256,11 +249,10 @@ class Bucketed:
             )
         self._batch_size, self._value = batch_size, value
         self._parts = [
-            _sequences("bucketed", part) if _is_list(part) else np.asarray(part) for part in parts
+            _sequences("bucketed", part, value) if _is_list(part) else np.asarray(part)
+            for part in parts
         ]
         lists = [part for part in self._parts if _is_list(part)]
-        for part in lists:
-            _check_value("bucketed", value, part[0].dtype)
         lengths = np.array([list(map(len, part)) for part in lists]).T  # (examples, lists)
         self.bounds = _bounds(bounds, lengths)
         fits = np.all(lengths[:, None] <= np.array(self.bounds), axis=-1)  # (examples, buckets)

@@ -81,12 +81,8 @@ def spoken_digits(
       (2700, dtype('int16'))
     """
     data = tfds.load("free_spoken_digits", split, data_dir=data_dir, download=download)
-    return Recordings(
-        data["audio"],
-        data["label"].astype(np.int32),
-        np.array(data["speaker"]),
-        np.asarray(data["recording"]),
-    )
+    digits, speakers = data["label"].astype(np.int32), np.array(data["speaker"])
+    return Recordings(data["audio"], digits, speakers, np.asarray(data["recording"]))
 
 
 class Strings(NamedTuple):
@@ -299,8 +295,7 @@ def _features(
     waves = [_check_wave(who, i, wave, size) for i, wave in enumerate(waves)]
     librosa = _librosa(who)
     points = 2 ** (2 * size - 1).bit_length()  # fine enough to resolve the lowest bands
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # empty bands raise below
+    with warnings.catch_warnings(action="ignore", category=UserWarning):  # empty bands raise below
         triangles = librosa.filters.mel(sr=rate, n_fft=points, n_mels=bands)
     if not triangles.any(1).all():
         raise ValueError(

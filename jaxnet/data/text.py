@@ -261,8 +261,7 @@ def _checked_special(names: Sequence[str], known: Sequence[str], who: str) -> di
 
 def _text_ids(ids: Any, size: int, special: dict[str, int]) -> np.ndarray:
     """Return the ids of text up to the first end, without pads and starts."""
-    ids = on_host("decode", "ids", ids, "(length,)", "integers")
-    ids = ids.astype(np.int64)
+    ids = on_host("decode", "ids", ids, "(length,)", "integers").astype(np.int64)
     wrong = ids[(ids < 0) | (ids >= size)]
     if wrong.size:
         raise ValueError(f"decode: ids must be in [0, {size}), got {wrong[0]}")

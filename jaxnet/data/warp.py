@@ -11,6 +11,7 @@ image. A box without area is padding and stays so.
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -74,7 +75,7 @@ def random_rotation(degrees: float) -> Augmentation:
       (3, 8, 6, 1)
     """
     checks.within("random_rotation", "degrees", degrees, "(0, 180]")
-    return _linear(_rotations(degrees), "random_rotation")
+    return _linear(partial(_rotations, degrees), "random_rotation")
 
 
 def random_shear(degrees: float) -> Augmentation:
@@ -91,7 +92,7 @@ def random_shear(degrees: float) -> Augmentation:
       (3, 8, 6, 1)
     """
     checks.within("random_shear", "degrees", degrees, "(0, 90)")
-    return _linear(_shears(degrees), "random_shear")
+    return _linear(partial(_shears, degrees), "random_shear")
 
 
 def random_scale(low: float, high: float) -> Augmentation:
@@ -108,7 +109,7 @@ def random_scale(low: float, high: float) -> Augmentation:
       (3, 8, 6, 1)
     """
     _check_scales("random_scale", "low", "high", low, high)
-    return _linear(_scales(low, high), "random_scale")
+    return _linear(partial(_scales, low, high), "random_scale")
 
 
 def elastic(
@@ -157,7 +158,7 @@ def elastic(
     low, high = scale
     _check_scales("elastic", "scale[0]", "scale[1]", low, high)
     shift, displacement = float(shift), float(displacement)
-    draws = _scales(low, high), _rotations(rotation), _shears(shear)
+    draws = partial(_scales, low, high), partial(_rotations, rotation), partial(_shears, shear)
 
     def augment(key, x):
         x, whole = _entries("elastic", x, key)
@@ -209,8 +210,7 @@ def random_crop(share: float) -> Augmentation:
         # The range of the center of the part.
         room = jnp.array([[height - 1, width - 1]]) / 2 * (1 - size)
         center = room * jax.random.uniform(place_key, (n, 2), minval=-1, maxval=1)
-        matrix = jnp.eye(2)[None] / size[..., None]
-        return whole(_warp(x, matrix, center))
+        return whole(_warp(x, jnp.eye(2)[None] / size[..., None], center))
 
     return augment
 
@@ -245,8 +245,7 @@ def warp(x: Any, matrix: jax.Array, center: jax.Array | None = None) -> Any:
 
 
 def _check_scales(who: str, least: str, most: str, low: Any, high: Any) -> None:
-    checks.within(who, least, low, "(0, inf)")
-    checks.within(who, most, high, "(0, inf)")
+    checks.all_within(who, "(0, inf)", **{least: low, most: high})
     if low > high:
         raise ValueError(f"{who}: {least} must be at most {most}, got {low} and {high}")
 
@@ -256,29 +255,20 @@ def matrices(a: jax.Array, b: jax.Array, c: jax.Array, d: jax.Array) -> jax.Arra
     return jnp.stack([a, b, c, d], -1).reshape(-1, 2, 2)
 
 
-def _rotations(degrees: float) -> Draw:
-    def draw(key, n):
-        angle = math.radians(degrees) * jax.random.uniform(key, (n,), minval=-1, maxval=1)
-        cos, sin = jnp.cos(angle), jnp.sin(angle)
-        return matrices(cos, sin, -sin, cos)
-
-    return draw
+def _rotations(degrees: float, key: jax.Array, n: int) -> jax.Array:
+    angle = math.radians(degrees) * jax.random.uniform(key, (n,), minval=-1, maxval=1)
+    cos, sin = jnp.cos(angle), jnp.sin(angle)
+    return matrices(cos, sin, -sin, cos)
 
 
-def _shears(degrees: float) -> Draw:
-    def draw(key, n):
-        angle = math.radians(degrees) * jax.random.uniform(key, (n,), minval=-1, maxval=1)
-        return matrices(jnp.ones(n), jnp.zeros(n), jnp.tan(angle), jnp.ones(n))
-
-    return draw
+def _shears(degrees: float, key: jax.Array, n: int) -> jax.Array:
+    angle = math.radians(degrees) * jax.random.uniform(key, (n,), minval=-1, maxval=1)
+    return matrices(jnp.ones(n), jnp.zeros(n), jnp.tan(angle), jnp.ones(n))
 
 
-def _scales(low: float, high: float) -> Draw:
-    def draw(key, n):
-        logs = jax.random.uniform(key, (n,), minval=math.log(low), maxval=math.log(high))
-        return jnp.exp(logs)[:, None, None] * jnp.eye(2)[None]
-
-    return draw
+def _scales(low: float, high: float, key: jax.Array, n: int) -> jax.Array:
+    logs = jax.random.uniform(key, (n,), minval=math.log(low), maxval=math.log(high))
+    return jnp.exp(logs)[:, None, None] * jnp.eye(2)[None]
 
 
 def _linear(draw: Draw, who: str) -> Augmentation:
@@ -323,8 +313,7 @@ def _warp(
     inverse = inverse_2x2(matrix)  # from the result to the image
     source = jnp.einsum("nij,hwj->nhwi", inverse, offset) + center[:, None, None]
     source = source + (size - 1)[None] / 2 + displacements  # (batch, height, width, 2)
-    out = dict(x)
-    out["image"] = jax.vmap(_bilinear)(x["image"], source)
+    out = x | {"image": jax.vmap(_bilinear)(x["image"], source)}
     if "mask" in x:
         out["mask"] = jax.vmap(_nearest)(x["mask"], source)
     if "boxes" in x:

@@ -106,9 +106,8 @@ def _curve(found, truth, overlap, c: int, iou: float) -> tuple[np.ndarray, ...]:
     right = np.zeros(len(order))
     for at, (i, j) in enumerate(zip(image[order], place[order], strict=True)):
         over = np.where(free[i], overlap[i, j], -1)
-        best = over.argmax() if over.size else 0
-        if over.size and over[best] >= iou:
-            right[at], free[i, best] = 1, False
+        if over.size and over.max() >= iou:
+            right[at], free[i, over.argmax()] = 1, False
     hits = right.cumsum()
     return hits / max(total, 1), hits / np.arange(1, len(hits) + 1), scores[order]
 

@@ -34,32 +34,28 @@ def alexnet(classes: int = 1000, *, groups: int = 2, name: str = "alexnet") -> L
     """
     maps = (96, 256, 384, 384, 256)
 
-    def convolution(i: int, size: int, groups: int = 1, **options) -> Layer:
-        init = he_normal()
-        return conv(maps[i - 1], size, groups=groups, kernel_init=init, name=f"conv_{i}", **options)
+    def convolution(i: int, size: int, groups: int = 1, **options) -> list:
+        options |= {"groups": groups, "kernel_init": he_normal(), "name": f"conv_{i}"}
+        return [conv(maps[i - 1], size, **options), jax.nn.relu]
 
     def end(i: int) -> list:
-        return [jax.nn.relu, local_response_norm(), max_pool(3, strides=2, name=f"pool_{i}")]
+        return [local_response_norm(), max_pool(3, strides=2, name=f"pool_{i}")]
+
+    def hidden(i: int) -> list:
+        return [dropout(0.5), dense(4096, kernel_init=he_normal(), name=f"dense_{i}"), jax.nn.relu]
 
     return serial(
-        convolution(1, 11, strides=4, padding="VALID"),
+        *convolution(1, 11, strides=4, padding="VALID"),
         *end(1),  # (batch, 27, 27, 96)
-        convolution(2, 5, groups),
+        *convolution(2, 5, groups),
         *end(2),  # (batch, 13, 13, 256)
-        convolution(3, 3),
-        jax.nn.relu,
-        convolution(4, 3, groups),
-        jax.nn.relu,
-        convolution(5, 3, groups),
-        jax.nn.relu,
+        *convolution(3, 3),
+        *convolution(4, 3, groups),
+        *convolution(5, 3, groups),
         max_pool(3, strides=2, name="pool_5"),  # (batch, 6, 6, 256)
         flatten(),  # (batch, 9216)
-        dropout(0.5),
-        dense(4096, kernel_init=he_normal(), name="dense_6"),
-        jax.nn.relu,
-        dropout(0.5),
-        dense(4096, kernel_init=he_normal(), name="dense_7"),
-        jax.nn.relu,
+        *hidden(6),
+        *hidden(7),
         dense(classes, name="output"),
         name=name,
     )._replace(kind="alexnet")

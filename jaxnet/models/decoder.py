@@ -1,6 +1,5 @@
 """The decoder of language models: Llama, Qwen, Gemma, Mistral, OLMo, GPT-2 by options."""
 
-import math
 from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from typing import Literal
@@ -182,11 +181,8 @@ def decoder(
         for layer in blocks:
             x = m(layer, x)
         x = m(normal(name="norm"), x)
-        last = words if tied else dense(vocabulary, use_bias=False, name="head")
-        logits = m(last, x)
-        if logit_softcap is None:
-            return logits
-        return logit_softcap * jnp.tanh(logits / logit_softcap)
+        logits = m(words if tied else dense(vocabulary, use_bias=False, name="head"), x)
+        return logits if logit_softcap is None else logit_softcap * jnp.tanh(logits / logit_softcap)
 
     return compose(forward, name=name, kind="decoder")
 
@@ -195,7 +191,7 @@ def _across_heads(norm: Callable[..., Layer], *, name: str) -> Layer:
     """Return a norm of all heads together, (batch, time, heads, size)."""
 
     def forward(m, x):
-        flat = x.reshape(*x.shape[:2], math.prod(x.shape[2:]))
+        flat = jax.lax.collapse(x, 2)
         return m.inline(norm(), flat).reshape(x.shape)
 
     return compose(forward, name=name, kind="across_heads")

@@ -149,15 +149,12 @@ def _complete(where: str, family: str, given: Mapping[str, Any]) -> Config:
         seen.add(name)
         if name in defaults:
             need, fits = KINDS[name]
-            if value is None and name in MAY_BE_NULL:
-                pass
-            elif not fits(value):
+            if not (value is None and name in MAY_BE_NULL or fits(value)):
                 raise complete.error(f"{name} must be {need}, got {value!r:.60}")
             complete.entries[name] = value
-        elif name in only and value in (None, only[name]):
-            pass
         elif name in only:
-            raise complete.error(f"{name} must be {only[name]}, got {value!r:.60}; {OTHERWISE}")
+            if value not in (None, only[name]):
+                raise complete.error(f"{name} must be {only[name]}, got {value!r:.60}; {OTHERWISE}")
         elif name not in IGNORED and name not in ignored:
             raise complete.error(
                 f"the entry {name!r:.60} is unknown for {family}. If the logits do not depend on "
@@ -283,7 +280,7 @@ def _qwen2(config: Config) -> dict[str, Any]:
     window = _window(config) if config.entries["use_sliding_window"] else None
     first, depth = config.entries["max_window_layers"], config.entries["num_hidden_layers"]
     near = [window is not None and i >= first for i in range(depth)]
-    options = {"window": window, "windowed": _windowed(config, near, window)}
+    options = _windows(config, near, window)
     return _llama(config) | options | {"use_bias": ("query", "key", "value")}
 
 
@@ -300,9 +297,8 @@ def _gemma2(config: Config, every: int = 2) -> dict[str, Any]:
         "scale": given["query_pre_attn_scalar"] ** -0.5,
         "softcap": given["attn_logit_softcapping"],
         "logit_softcap": given["final_logit_softcapping"],
-        "window": window,
-        "windowed": _windowed(config, near, window),
         "embedding_scale": given["hidden_size"] ** 0.5,
+        **_windows(config, near, window),
     }
 
 
@@ -343,8 +339,8 @@ def _window(config: Config) -> tuple[int, int] | None:
     return None if size is None else (size - 1, 0)
 
 
-def _windowed(config: Config, usual: list[bool], window: Any) -> list[bool]:
-    """Return for each layer whether it has the window."""
+def _windows(config: Config, usual: list[bool], window: Any) -> dict[str, Any]:
+    """Return the window and, for each layer, whether it has the window."""
     kinds, depth = config.entries["layer_types"], config.entries["num_hidden_layers"]
     near = usual if kinds is None else [kind == "sliding_attention" for kind in kinds]
     if len(near) != depth:
@@ -353,7 +349,7 @@ def _windowed(config: Config, usual: list[bool], window: Any) -> list[bool]:
         )
     if any(near) and window is None:
         raise config.error("sliding_window must be a number, since layers use it, got None")
-    return near
+    return {"window": window, "windowed": near}
 
 
 def _rotation(config: Config, kind: str = "full_attention") -> Callable:
@@ -422,7 +418,13 @@ LLAMA: dict[str, Any] = ROTATION | {
     "head_dim": None, "hidden_act": "silu", "rms_norm_eps": 1e-6, "attention_bias": False,
     "tie_word_embeddings": False, "max_position_embeddings": 2048,
 }  # fmt: skip
-MISTRAL = LLAMA | {
+
+
+def _without(entries: dict[str, Any], *names: str) -> dict[str, Any]:
+    return {name: value for name, value in entries.items() if name not in names}
+
+
+MISTRAL = _without(LLAMA, "attention_bias") | {
     "intermediate_size": 14_336, "num_key_value_heads": 8, "max_position_embeddings": 131_072,
     "sliding_window": 4096,
 }  # fmt: skip
@@ -431,7 +433,7 @@ QWEN = LLAMA | {
     "max_position_embeddings": 32_768, "use_sliding_window": False, "sliding_window": 4096,
     "max_window_layers": 28, "layer_types": None,
 }  # fmt: skip
-GEMMA = LLAMA | {
+GEMMA = _without(LLAMA, "hidden_act") | {
     "vocab_size": 256_000, "hidden_size": 2304, "intermediate_size": 9216,
     "num_hidden_layers": 26, "num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 256,
     "hidden_activation": "gelu_pytorch_tanh", "max_position_embeddings": 8192,
@@ -443,17 +445,10 @@ GPT2 = {
     "n_inner": None, "activation_function": "gelu_new", "layer_norm_epsilon": 1e-5,
     "tie_word_embeddings": True,
 }  # fmt: skip
-UNCAPPED = {"final_logit_softcapping": None, "attn_logit_softcapping": None}
 GPT2_ALIASES = {
     "hidden_size": "n_embd", "max_position_embeddings": "n_positions",
     "num_attention_heads": "n_head", "num_hidden_layers": "n_layer",
 }  # fmt: skip
-
-
-def _without(entries: dict[str, Any], *names: str) -> dict[str, Any]:
-    return {name: value for name, value in entries.items() if name not in names}
-
-
 BIAS = {"attention_bias": False, "mlp_bias": False}
 CAUSAL = {"use_bidirectional_attention": False}
 ROUTER = "output_router_logits", "router_aux_loss_coef", "router_jitter_noise"
@@ -461,18 +456,17 @@ FAMILIES: dict[str, Family] = {
     "llama": Family(
         LLAMA | {"mlp_bias": False}, _llama, {"rope_interleaved": False}, ("is_llama_config",)
     ),
-    "mistral": Family(_without(MISTRAL, "attention_bias"), _mistral, BIAS),
+    "mistral": Family(MISTRAL, _mistral, BIAS),
     "mixtral": Family(
-        _without(MISTRAL, "attention_bias")
-        | {"rms_norm_eps": 1e-5, "sliding_window": None, "rope_theta": 1e6}
+        MISTRAL | {"rms_norm_eps": 1e-5, "sliding_window": None, "rope_theta": 1e6}
         | {"num_local_experts": 8, "num_experts_per_tok": 2},
         _mixtral, BIAS, ROUTER, {"num_experts": "num_local_experts"},
     ),
     "qwen2": Family(_without(QWEN, "attention_bias"), _qwen2, {"use_mrope": False}),
     "qwen3": Family(QWEN | {"head_dim": 128}, _qwen3),
-    "gemma2": Family(_without(GEMMA, "hidden_act"), _gemma2, CAUSAL, ("hidden_act",)),
+    "gemma2": Family(GEMMA, _gemma2, CAUSAL, ("hidden_act",)),
     "gemma3_text": Family(
-        _without(GEMMA, "hidden_act") | UNCAPPED
+        GEMMA | {"final_logit_softcapping": None, "attn_logit_softcapping": None}
         | {"vocab_size": 262_208, "max_position_embeddings": 131_072, "rope_theta": 1e6}
         | {"rope_local_base_freq": 1e4, "sliding_window_pattern": 6},
         _gemma3, CAUSAL, ("hidden_act", "_sliding_window_pattern"),

@@ -122,10 +122,8 @@ def _upsample(times: int, learned: bool, name: str) -> Layer:
 
     def forward(m, x):
         frame = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="edge")
-        layer = conv_transpose(
-            x.shape[-1], 2 * times - times % 2, strides=times, use_bias=False,
-            kernel_init=_bilinear, name="conv_transpose",
-        )  # fmt: skip
+        options = {"strides": times, "use_bias": False, "kernel_init": _bilinear}
+        layer = conv_transpose(x.shape[-1], 2 * times - times % 2, name="conv_transpose", **options)
         return m(layer, frame)[:, times:-times, times:-times]
 
     return compose(forward, name=name, kind="learned_upsample")
@@ -133,10 +131,7 @@ def _upsample(times: int, learned: bool, name: str) -> Layer:
 
 def _bilinear(key, shape, dtype=jnp.float32):
     """Bilinear kernel of a transposed convolution, for each class separately."""
-    sides = []
-    for k in shape[:2]:
-        times = (k + 1) // 2
-        sides.append(1 - abs(np.arange(k) - (k - 1) / 2) / times)
+    sides = [1 - abs(np.arange(k) - (k - 1) / 2) / ((k + 1) // 2) for k in shape[:2]]
     window = np.multiply.outer(*sides)  # (height, width)
     return jnp.asarray(np.multiply.outer(window, np.eye(*shape[2:])), dtype)
 

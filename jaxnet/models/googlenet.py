@@ -130,10 +130,8 @@ def _auxiliary(run: Callable, classes: int, name: str) -> Layer:
 
 def _conv(m, x, features: int, size: int, name: str, strides: int = 1) -> jax.Array:
     """Return a convolution and a ReLU."""
-    layer = conv(
-        features, size, strides=strides, padding=size // 2, kernel_init=he_normal(), name=name
-    )
-    return jax.nn.relu(m(layer, x))
+    options = {"strides": strides, "padding": size // 2, "kernel_init": he_normal()}
+    return jax.nn.relu(m(conv(features, size, name=name, **options), x))
 
 
 def _normalized_conv(m, x, features: int, size: int, name: str, strides: int = 1) -> jax.Array:

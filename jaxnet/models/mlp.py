@@ -54,5 +54,4 @@ def mlp(
     layers: list[Layer | Callable] = [flatten()]
     for size in features[:-1]:
         layers += [dense(size, kernel_init=kernel_init), activation]
-    net = serial(*layers, dense(features[-1], name="output"), name=name)
-    return net._replace(kind="mlp")
+    return serial(*layers, dense(features[-1], name="output"), name=name)._replace(kind="mlp")

@@ -122,8 +122,7 @@ def perceptron_rule(
     Reference: Rosenblatt 1958, "The Perceptron".
     """
     params, x, y = _check_batch("perceptron_rule", params, batch)
-    o = _fires(params, x)
-    error = o - y  # (batch, features); the optimizer subtracts
+    error = _fired(_score(params, x)) - y  # (batch, features); the optimizer subtracts
     return _outer(x, error), (state, {"loss": jnp.abs(error).mean()})
 
 
@@ -283,7 +282,7 @@ def _train(params, x, y, rate, passes):
 
     def one(params, example):
         x, y = example
-        error = y - _fires(params, x)  # (features,)
+        error = y - _fired(_score(params, x))  # (features,)
         change = {"kernel": jnp.outer(x, error), "bias": error}
         moved = jax.tree.map(lambda w, d: (w + rate * d).astype(w.dtype), params, change)
         return moved, jnp.abs(error).sum().astype(jnp.int32)
@@ -310,10 +309,6 @@ def _train(params, x, y, rate, passes):
 
 def _score(params: Params, x: jax.Array) -> jax.Array:
     return plus(product(x, params["kernel"]), params["bias"])  # (..., inputs) -> (..., features)
-
-
-def _fires(params: Params, x: jax.Array) -> jax.Array:
-    return _fired(_score(params, x))
 
 
 def _fired(z: jax.Array) -> jax.Array:
@@ -354,10 +349,8 @@ def _check_params(who: str, params: Any) -> Params:
 
 
 def _check_examples(who: str, x: Any, y: Any) -> tuple[jax.Array, jax.Array]:
-    x, y = (
-        tools.on_host(who, what, a, dtype="booleans or numbers")
-        for what, a in (("x", x), ("targets", y))
-    )
+    x = tools.on_host(who, "x", x, dtype="booleans or numbers")
+    y = tools.on_host(who, "targets", y, dtype="booleans or numbers")
     tools.check_data((x, y), who)
     if x.ndim != 2 or y.ndim not in (1, 2):
         raise ValueError(

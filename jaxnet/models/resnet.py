@@ -7,7 +7,7 @@ import jax
 from jaxnet import Layer, batch_norm, compose, conv, dense, global_avg_pool, max_pool, serial
 from jaxnet.initializers import he_normal
 from jaxnet.models.parts import unit
-from jaxnet.tools import at_least, one_of
+from jaxnet.tools import all_at_least, at_least, one_of
 
 
 def cifar_resnet(depth: int = 20, classes: int = 10, *, name: str = "cifar_resnet") -> Layer:
@@ -115,8 +115,7 @@ def resnet(
     Zagoruyko and Komodakis 2016, "Wide Residual Networks".
     """
     one_of("resnet", "depth", depth, STAGES)
-    at_least("resnet", "groups", groups)
-    at_least("resnet", "group_width", group_width)
+    all_at_least("resnet", groups=groups, group_width=group_width)
     if depth < 50 and (groups, group_width) != (1, 64):
         raise ValueError(
             "resnet: groups and group_width are for the bottlenecks of depth 50, 101 and 152, got "

@@ -143,12 +143,9 @@ def rnnsearch(
         return [part.swapaxes(0, 1) for part in seen]
 
     def readout(m, given):
-        t = jnp.concatenate(given, -1)
-        if maxout:
-            t = m(dense(2 * readout_features, name="hidden"), t)
-            t = jnp.maximum(t[..., ::2], t[..., 1::2])
-        else:
-            t = jnp.tanh(m(dense(readout_features, name="hidden"), t))
+        hidden = dense((2 if maxout else 1) * readout_features, name="hidden")
+        t = m(hidden, jnp.concatenate(given, -1))
+        t = jnp.maximum(t[..., ::2], t[..., 1::2]) if maxout else jnp.tanh(t)
         return m(dense(target_vocabulary, name="output"), m(drop, t))
 
     encoder, target_words = compose(encode, name="encoder"), compose(words, name="target")

@@ -47,20 +47,12 @@ def vgg(
     for stage, count in enumerate(STAGES[depth], 1):
         features = min(64 * 2 ** (stage - 1), 512)
         for i in range(1, count + 1):
-            layers.append(conv(features, 3, kernel_init=he_normal(), name=f"conv_{stage}_{i}"))
-            if normalized:
-                layers.append(batch_norm(name=f"norm_{stage}_{i}"))
-            layers.append(jax.nn.relu)
+            convolution = conv(features, 3, kernel_init=he_normal(), name=f"conv_{stage}_{i}")
+            norm = [batch_norm(name=f"norm_{stage}_{i}")] if normalized else []
+            layers += [convolution, *norm, jax.nn.relu]
         layers.append(max_pool(2, name=f"pool_{stage}"))
-    return serial(
-        *layers,
-        flatten(),  # (batch, 25088)
-        dense(4096, kernel_init=he_normal(), name="dense_6"),
-        jax.nn.relu,
-        dropout(0.5),
-        dense(4096, kernel_init=he_normal(), name="dense_7"),
-        jax.nn.relu,
-        dropout(0.5),
-        dense(classes, name="output"),
-        name=name,
-    )._replace(kind="vgg")
+    layers.append(flatten())  # (batch, 25088)
+    for i in (6, 7):
+        hidden = dense(4096, kernel_init=he_normal(), name=f"dense_{i}")
+        layers += [hidden, jax.nn.relu, dropout(0.5)]
+    return serial(*layers, dense(classes, name="output"), name=name)._replace(kind="vgg")

@@ -59,13 +59,8 @@ def vit(
     at_least("vit", "classes", classes)
     within("vit", "dropout_rate", dropout_rate, "[0, 1)")
     size, _, patch = variant.partition("_")
-    blocks, width, heads = SIZES[size]
-    return _vit(blocks, width, heads, int(patch), classes, dropout_rate, name)
+    patch, (blocks, width, heads) = int(patch), SIZES[size]
 
-
-def _vit(
-    blocks: int, width: int, heads: int, patch: int, classes: int, rate: float, name: str
-) -> Layer:
     def forward(m, x):
         check_rank("vit", x, 4, "(batch, height, width, channels)")
         batch, *size, _ = x.shape
@@ -79,9 +74,9 @@ def _vit(
         first = m.param("class_token", zeros, (1, 1, width))
         x = jnp.concatenate([spread(first, (batch, 1, width)), x], 1)
         positions = m.param("positions", normal(0.02), (1, x.shape[1], width))
-        x = m(dropout(rate), plus(x, positions))
+        x = m(dropout(dropout_rate), plus(x, positions))
         for i in range(1, blocks + 1):
-            options = {"dropout_rate": rate, "activation": gelu, "name": f"block_{i}"}
+            options = {"dropout_rate": dropout_rate, "activation": gelu, "name": f"block_{i}"}
             x = m(transformer_block(heads, **options), x)
         return m(dense(classes, name="output"), m(layer_norm(name="norm"), x)[:, 0])
 

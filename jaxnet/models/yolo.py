@@ -287,9 +287,7 @@ def yolo_decode(outputs: jax.Array, *, boxes: int = 2) -> tuple[jax.Array, jax.A
     places, confidence, probabilities = _parts("yolo_decode", outputs, boxes)
     found = jnp.clip(_to_boxes(places), 0, 1)  # (batch, rows, columns, boxes, 4)
     scores = confidence[..., None] * probabilities[..., None, :]
-    batch, rows, columns = places.shape[:3]
-    count = rows * columns * boxes
-    return found.reshape(batch, count, 4), scores.reshape(batch, count, scores.shape[-1])
+    return jax.lax.collapse(found, 1, 4), jax.lax.collapse(scores, 1, 4)
 
 
 def yolo_detect(

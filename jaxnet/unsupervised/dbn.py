@@ -96,9 +96,8 @@ def generate(
     """
     check_key(key, "generate")
     all_at_least("generate", n=n, steps=steps)
-    below = _machines("generate", params)
+    below = _machines("generate", params, visible)
     kinds = [visible] + [bernoulli] * (len(params) - 1)
-    below = [read_params("generate", one, kind)[0] for one, kind in zip(below, kinds, strict=True)]
     top, kind = below.pop(), kinds.pop()
     start = kind.sample(child_key(key, "start"), jnp.zeros((n, top["kernel"].shape[0])))
     x, mean = gibbs(child_key(key, "top"), top, start, steps, visible=kind)
@@ -136,20 +135,19 @@ def mlp_params(params: Params) -> Params:
       >>> sorted(train_state.params)  # jn.fit continues from here
       ['dense', 'dense_1', 'output']
     """
-    machines = [read_params("mlp_params", one)[0] for one in _machines("mlp_params", params)]
     return {
         _name("dense", i): {name: one[name] for name in ("kernel", "bias")}
-        for i, one in enumerate(machines)
+        for i, one in enumerate(_machines("mlp_params", params))
     }
 
 
-def _machines(who: str, params: Any) -> list[Params]:
-    """Return the params of each machine, from the data upward."""
+def _machines(who: str, params: Any, visible: Visible = bernoulli) -> list[Params]:
+    """Return the checked params of each machine, from the data upward."""
     names = [_name("rbm", i) for i in range(len(params))] if isinstance(params, dict) else []
     if not names or set(names) != set(params):
         got = sorted(map(str, params)) if isinstance(params, dict) else type(params).__name__
         raise TypeError(f'{who}: params must be the result of fit_dbn, {{"rbm": ...}}, got {got}')
-    return [params[name] for name in names]
+    return [read_params(who, params[name], visible)[0] for name in names]
 
 
 def _name(layer: str, i: int) -> str:

@@ -47,9 +47,8 @@ def kmeans(
     # Explicit, since x64 makes the default 64 bits.
     seed = int(jax.random.bits(key, dtype=jnp.uint32))
     cluster = tools.extra("sklearn.cluster", "scikit-learn", "kmeans")
-    model = cluster.KMeans(
-        features, n_init=1, max_iter=iterations, tol=tolerance, random_state=seed
-    )
+    options = {"max_iter": iterations, "tol": tolerance, "random_state": seed}
+    model = cluster.KMeans(features, n_init=1, **options)
     # Several threads would add numbers in varying order, so that results would vary. On a loaded
     # machine they are also much slower, since they wait for each other.
     with tools.extra("threadpoolctl", "threadpoolctl", "kmeans").threadpool_limits(1):

@@ -88,17 +88,13 @@ def _draw(axes: Any, part: dict[str, np.ndarray], i: int, dashed: bool) -> None:
         if c < 0 or bottom <= top or right <= left:
             continue
         color = _color(c)
-        axes.add_patch(
-            Rectangle(
-                (left, top), right - left, bottom - top, fill=False, edgecolor=color,
-                linestyle="--" if dashed else "-", linewidth=1.0 if dashed else 1.6,
-            )
-        )  # fmt: skip
+        style = {"linestyle": "--" if dashed else "-", "linewidth": 1.0 if dashed else 1.6}
+        style |= {"fill": False, "edgecolor": color}
+        axes.add_patch(Rectangle((left, top), right - left, bottom - top, **style))
         if "scores" in part:
-            axes.text(
-                left, top, f"{part['scores'][i][j]:.2f}", fontsize=6, color="white", va="top",
-                clip_on=True, bbox=dict(facecolor=color, edgecolor="none", pad=0.8),
-            )  # fmt: skip
+            label = {"facecolor": color, "edgecolor": "none", "pad": 0.8}
+            style = {"fontsize": 6, "color": "white", "va": "top", "clip_on": True, "bbox": label}
+            axes.text(left, top, f"{part['scores'][i][j]:.2f}", **style)
 
 
 def _color(c: int) -> str:

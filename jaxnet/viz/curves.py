@@ -113,10 +113,9 @@ def _line(axes: Any, values: np.ndarray, name: str, number: int) -> None:
     runs, epochs = values.shape
     color, style = COLORS[number % len(COLORS)], ("-", "--", ":", "-.")[number % 4]
     x, mean = np.arange(1, epochs + 1), values.mean(0)
-    last = f"{mean[-1]:.4g} at the end"
-    label = f"{name}, {last}"
+    of = f"mean of {runs} runs: " if runs > 1 else ""
+    label = f"{name}, {of}{mean[-1]:.4g} at the end"
     if runs > 1:
         axes.plot(x, values.T, color=color, linewidth=0.7, alpha=0.4)
-        label = f"{name}, mean of {runs} runs: {last}"
     mark = "o" if epochs < 12 else None  # a line through a single epoch would be invisible
     axes.plot(x, mean, style, color=color, linewidth=1.8, marker=mark, markersize=4, label=label)

@@ -135,9 +135,8 @@ def _points(axes: Any, x: np.ndarray, y: np.ndarray, predicted: np.ndarray) -> N
     for i in np.unique(y):
         for wrong in (False, True):
             here = x[(y == i) & ((predicted != y) == wrong)]
-            if not len(here):
-                continue
-            axes.scatter(
-                *here.T, s=size, marker=MARKERS[i], color=COLORS[i],
-                edgecolors="black" if wrong else "white", linewidths=1.3 if wrong else 0.5,
-            )  # fmt: skip
+            if len(here):
+                axes.scatter(
+                    *here.T, s=size, marker=MARKERS[i], color=COLORS[i],
+                    edgecolors="black" if wrong else "white", linewidths=1.3 if wrong else 0.5,
+                )  # fmt: skip

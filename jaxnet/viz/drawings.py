@@ -51,12 +51,10 @@ def sliding_window(image: Any, kernel: Any, *, at: tuple[int, int] = (0, 0)) -> 
         (row, column), (high, wide) = mark
         _rectangle(axes, column, row, wide, high, fill="none", line=MARK, thick=2.5)
         axes.set_title(title)
-    window = image[at[0] : at[0] + kernel.shape[0], at[1] : at[1] + kernel.shape[1]]
-    products = zip(window.ravel(), kernel.ravel(), strict=True)
+    products = zip(views[at].ravel(), kernel.ravel(), strict=True)
     terms = [f"{_short(a)}·{_short(b)}" for a, b in products if b]
     more = " + …" if len(terms) > 6 else ""
-    total = _short(result[at])
-    figure.supxlabel(f"{' + '.join(terms[:6])}{more} = {total}", fontsize=9)
+    figure.supxlabel(f"{' + '.join(terms[:6])}{more} = {_short(result[at])}", fontsize=9)
     return figure
 
 
@@ -136,9 +134,8 @@ def lstm_cell() -> Figure:
     _word(axes, 5.78, 2.5, "tanh")
     _route(axes, (5.45, 2.0), (5.45, 0.9), (7.1, 0.9))
     _line(axes, [(1.4, 0.2), (1.4, 0.9)])
-    _word(axes, 1.4, 0.1, "$x_t$")
     for x, y, word in (
-        (0.35, top + 0.2, "$c_{t-1}$"), (6.9, top + 0.2, "$c_t$"),
+        (1.4, 0.1, "$x_t$"), (0.35, top + 0.2, "$c_{t-1}$"), (6.9, top + 0.2, "$c_t$"),
         (0.35, 1.1, "$h_{t-1}$"), (6.9, 1.1, "$h_t$"),
     ):  # fmt: skip
         _word(axes, x, y, word)
@@ -171,9 +168,8 @@ def attention_steps(query: str, words: Any, weights: Any) -> Figure:
     check_values("attention_steps", "weights", weights, "[0, 1]")
     axes = canvas(1.3 * len(words) + 2.6, 3.6)
     middle = 1.3 * (len(words) - 1) / 2 + 2.4
-    _word(axes, 0.75, 0.35, "words")
-    _word(axes, 0.75, 1.15, "keys, values")
-    _word(axes, 0.75, 2.0, "weights")
+    for y, row in ((0.35, "words"), (1.15, "keys, values"), (2.0, "weights")):
+        _word(axes, 0.75, y, row)
     _box(axes, middle, 2.95, 1.5, 0.45, "Σ weight · value")
     for i, (word, weight) in enumerate(zip(words, weights, strict=True)):
         x = 2.4 + 1.3 * i
@@ -192,11 +188,10 @@ def _cells(axes: Any, numbers: np.ndarray) -> None:
     """Draw a table of numbers; larger numbers are darker."""
     rows, columns = numbers.shape
     span = float(np.ptp(numbers)) or 1.0
-    for r in range(rows):
-        for c in range(columns):
-            share = (numbers[r, c] - numbers.min()) / span
-            _rectangle(axes, c, r, 1, 1, fill=str(1 - 0.25 * share), line="0.75")
-            axes.text(c + 0.5, r + 0.5, _short(numbers[r, c]), ha="center", va="center", size=8)
+    for (r, c), number in np.ndenumerate(numbers):
+        share = (number - numbers.min()) / span
+        _rectangle(axes, c, r, 1, 1, fill=str(1 - 0.25 * share), line="0.75")
+        axes.text(c + 0.5, r + 0.5, _short(number), ha="center", va="center", size=8)
     axes.set(xlim=(-0.06, columns + 0.06), ylim=(rows + 0.06, -0.06), aspect="equal")
     axes.spines[:].set_visible(False)
     frame(axes)
@@ -209,9 +204,8 @@ def _short(number: float) -> str:
 def _rectangle(axes, x, y, width, height, *, fill=FILL, line=LINE, thick=1.0) -> None:
     from matplotlib.patches import Rectangle
 
-    axes.add_patch(
-        Rectangle((x, y), width, height, facecolor=fill, edgecolor=line, linewidth=thick)
-    )
+    style = {"facecolor": fill, "edgecolor": line, "linewidth": thick}
+    axes.add_patch(Rectangle((x, y), width, height, **style))
 
 
 def _box(axes, x, y, width, height, word) -> None:

@@ -88,9 +88,8 @@ def _box(axes: Any, x: float, y: float, width: float, fill: str, label: str) -> 
 
     corner, size = (x - width / 2 + 0.05, y - 0.11), (width - 0.1, 0.22)
     style = "round,pad=0.05,rounding_size=0.08"
-    axes.add_patch(
-        FancyBboxPatch(corner, *size, boxstyle=style, fc=fill, ec="0.35", lw=1, zorder=3)
-    )
+    box = FancyBboxPatch(corner, *size, boxstyle=style, fc=fill, ec="0.35", lw=1, zorder=3)
+    axes.add_patch(box)
     axes.text(x, y, label, ha="center", va="center", fontsize=10, zorder=4)
 
 
@@ -98,10 +97,8 @@ def _words(axes: Any, x: float, y: float, words: str, color: str, where: str) ->
     from matplotlib.patheffects import withStroke
 
     # Keeps the text legible over other edges.
-    halo = [withStroke(linewidth=2.5, foreground="white")]
-    axes.text(
-        x, y, words, color=color, fontsize=8.5, ha="center", va=where, path_effects=halo, zorder=5
-    )
+    halo = {"path_effects": [withStroke(linewidth=2.5, foreground="white")], "zorder": 5}
+    axes.text(x, y, words, color=color, fontsize=8.5, ha="center", va=where, **halo)
 
 
 def _line(axes: Any, points: list[tuple[float, float]]) -> None:
@@ -114,12 +111,8 @@ def _line(axes: Any, points: list[tuple[float, float]]) -> None:
         middle = (x0 + x1) / 2
         corners += [(middle, y0), (middle, y1), (x1, y1)]
         codes += [Path.CURVE4] * 3
-    axes.add_patch(
-        FancyArrowPatch(
-            path=Path(corners, codes), arrowstyle="-|>", mutation_scale=8, color="0.45",
-            lw=1, shrinkA=0, shrinkB=0, zorder=2,
-        )
-    )  # fmt: skip
+    style = {"arrowstyle": "-|>", "mutation_scale": 8, "color": "0.45", "lw": 1, "zorder": 2}
+    axes.add_patch(FancyArrowPatch(path=Path(corners, codes), shrinkA=0, shrinkB=0, **style))
 
 
 def _layout(count: int, edges: list[tuple[int, int]]) -> tuple[np.ndarray, list[np.ndarray]]:

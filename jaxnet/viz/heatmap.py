@@ -65,24 +65,20 @@ def heatmap(
     room = 0.1 / wide  # space for the titles, whose width the layout underestimates
     figure.set_layout_engine("constrained", rect=(room, 0, 1 - room, 1))
     cells = figure.subplots(len(images), 1 + len(flat), squeeze=False)
-    red_and_blue = _colors()
+    scale = {"cmap": _colors(), "vmin": -1, "vmax": 1}
     drawn: Any = None
     for i, image in enumerate(images):
         show_image("heatmap", cells[i, 0], image)
         if titles is not None:
-            place = cells[i, 0].transAxes
-            cells[i, 0].text(
-                -0.05, 0.5, titles[i], fontsize=9, ha="right", va="center", transform=place
-            )
+            style = {"fontsize": 9, "ha": "right", "va": "center"}
+            cells[i, 0].text(-0.05, 0.5, titles[i], transform=cells[i, 0].transAxes, **style)
         # Images of one channel show dark ink.
         gray = image.mean(-1) if image.shape[-1] == 3 else 1 - image[..., 0]
         for axes, (name, values) in zip(cells[i, 1:], flat.items(), strict=True):
             extent = (-0.5, width - 0.5, height - 0.5, -0.5)
             axes.imshow(0.6 + 0.4 * np.clip(gray, 0, 1), cmap="gray", vmin=0, vmax=1)
             smooth = "bilinear" if values.shape[1:] != (height, width) else "nearest"
-            drawn = axes.imshow(
-                values[i], cmap=red_and_blue, vmin=-1, vmax=1, extent=extent, interpolation=smooth
-            )
+            drawn = axes.imshow(values[i], extent=extent, interpolation=smooth, **scale)
             frame(axes)
             if not i:
                 axes.set_title(name)

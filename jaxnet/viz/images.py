@@ -36,8 +36,7 @@ def images(x: Any, titles: Sequence[str] | None = None, *, columns: int | None =
         )
     titles = None if titles is None else texts("images", "titles", titles, len(x), "image")
     rows, columns = grid("images", len(x), columns)
-    longest = max(len(title) for title in titles or [""])
-    width = max(1.2, 0.1 * longest)
+    width = max(1.2, 0.1 * max(map(len, titles or [""])))
     height = width * x.shape[1] / x.shape[2] + (0.3 if titles is not None else 0)
     figure = new_figure(width * columns, height * rows)
     for i, axes in enumerate(cells(figure, rows, columns, len(x))):

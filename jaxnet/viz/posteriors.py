@@ -39,25 +39,21 @@ def posteriors(
       [0.0, 0.0, 1.0]
     """
     sizes: dict[str, int] = {}
-    posterior = on_host(
-        "posteriors", "posterior", posterior, "(time, states)", sizes=sizes, empty=False
-    )
+    form = "(time, states)"
+    posterior = on_host("posteriors", "posterior", posterior, form, sizes=sizes, empty=False)
     check_values("posteriors", "posterior", posterior, "[0, 1]", 1e-5)
     time, count = posterior.shape
     names = None if names is None else texts("posteriors", "names", names, count, "state")
     steps = None if steps is None else texts("posteriors", "steps", steps, time, "step")
-    width = min(max(0.17 * time, 4), 14) + 1.5
-    figure = new_figure(width, 0.45 * min(count, 16) + 1.2)
+    figure = new_figure(min(max(0.17 * time, 4), 14) + 1.5, 0.45 * min(count, 16) + 1.2)
     axes = figure.subplots()
     image = axes.imshow(posterior.T, cmap="Blues", vmin=0, vmax=1, aspect="auto", origin="lower")
     if path is not None:
         path = on_host("posteriors", "path", path, "(time,)", "integers", sizes)
         check_values("posteriors", "path", path, f"[-1, {count})")
         line = np.where(path < 0, np.nan, path)
-        axes.plot(
-            np.arange(time), line, color=COLORS[1], marker="o" if time <= 80 else "",
-            markersize=3.5, linewidth=1.2, label="most likely path",
-        )  # fmt: skip
+        style = {"color": COLORS[1], "marker": "o" if time <= 80 else "", "markersize": 3.5}
+        axes.plot(np.arange(time), line, linewidth=1.2, label="most likely path", **style)
         axes.legend(loc="lower right", bbox_to_anchor=(1, 1))
     axes.set_yticks(range(count), names or [str(i) for i in range(count)])
     axes.set(ylim=(-0.5, count - 0.5), ylabel="state")

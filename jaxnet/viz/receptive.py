@@ -53,12 +53,9 @@ def receptive(image: Any, fields: ReceptiveFields, paths: Sequence[str] | None =
     show_image("receptive", axes, image, alpha=0.75)
     for i, path in enumerate(paths):  # later boxes are wider and drawn below, to stay visible
         (top, left), (rows, columns) = fields.starts[path], fields.fields[path]
-        box = Rectangle(
-            (left - 0.5, top - 0.5), columns, rows, fill=False, ec=COLORS[i % len(COLORS)],
-            lw=1.5 + i, zorder=3 - i / len(paths), clip_on=False,
-            label=f"{path}, {_size(fields, path)}",
-        )  # fmt: skip
-        axes.add_patch(box)
+        style = {"ec": COLORS[i % len(COLORS)], "lw": 1.5 + i, "zorder": 3 - i / len(paths)}
+        style |= {"fill": False, "clip_on": False, "label": f"{path}, {_size(fields, path)}"}
+        axes.add_patch(Rectangle((left - 0.5, top - 0.5), columns, rows, **style))
     axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.02), fontsize=8, handlelength=1.0)
     return figure
 

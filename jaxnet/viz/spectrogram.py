@@ -72,10 +72,8 @@ def spectrogram(
     figure = new_figure(min(max(4, 0.04 * frames), 13) + 1, sum(heights) + 0.8)
     panels = figure.subplots(len(heights), 1, sharex=True, squeeze=False, height_ratios=heights)
     top, *below = panels[:, 0]
-    top.imshow(
-        features.T, cmap="Greys", aspect="auto", origin="lower",
-        extent=(0, frames * hop, -0.5, features.shape[1] - 0.5),
-    )  # fmt: skip
+    extent = (0, frames * hop, -0.5, features.shape[1] - 0.5)
+    top.imshow(features.T, cmap="Greys", aspect="auto", origin="lower", extent=extent)
     top.set_ylabel("band")
     if rows:
         _draw_rows(below[0], rows, hop)
@@ -98,10 +96,8 @@ def _is_segment(segment: Any) -> bool:
 def _draw_rows(axes: Any, rows: Mapping[str, Sequence[Segment]], hop: float) -> None:
     for y, row in enumerate(rows.values()):
         for i, (name, start, stop) in enumerate(row):
-            axes.barh(
-                y, (stop - start) * hop, left=start * hop, height=0.8,
-                color=COLORS[(0, 5)[i % 2]], alpha=0.35, edgecolor=COLORS[0], linewidth=0.6,
-            )  # fmt: skip
+            style = {"color": COLORS[(0, 5)[i % 2]], "edgecolor": COLORS[0], "linewidth": 0.6}
+            axes.barh(y, (stop - start) * hop, left=start * hop, height=0.8, alpha=0.35, **style)
             middle = (start + stop) / 2 * hop
             axes.text(middle, y, name, ha="center", va="center", fontsize=8, clip_on=True)
     axes.set_yticks(range(len(rows)), list(rows))
@@ -135,8 +131,7 @@ def _draw_posterior(axes: Any, posterior: Any, names: Any, blank: int, step: flo
         i = int(best[start])
         if i != blank:
             peak = start + int(posterior[start:stop, i].argmax())
-            axes.text(
-                time[peak], 1.04, str(i) if names is None else names[i], ha="center",
-                fontsize=8, color=COLORS[shown.index(i) % (len(COLORS) - 1)],
-            )  # fmt: skip
+            name = str(i) if names is None else names[i]
+            color = COLORS[shown.index(i) % (len(COLORS) - 1)]
+            axes.text(time[peak], 1.04, name, ha="center", fontsize=8, color=color)
     axes.set(ylim=(0, 1.2), yticks=[0, 0.5, 1], ylabel="p(class)")

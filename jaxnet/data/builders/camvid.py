@@ -57,9 +57,8 @@ def builder() -> type:
             if path.startswith(f"CamVid/{folder}/"):
                 mask = files[path.replace(f"/{folder}/", f"/{folder}annot/")]
                 name = PurePosixPath(path).stem
-                box, nearest = pillow.Resampling.BOX, pillow.Resampling.NEAREST
-                picture = scaled(image, box, "JPEG", quality=QUALITY)
-                small = scaled(mask, nearest, "PNG")
+                picture = scaled(image, pillow.Resampling.BOX, "JPEG", quality=QUALITY)
+                small = scaled(mask, pillow.Resampling.NEAREST, "PNG")
                 yield name, {"image": picture, "segmentation_mask": small, "name": name}
 
     def splits(downloads: Path) -> dict[str, Iterator]:
@@ -68,12 +67,10 @@ def builder() -> type:
 
     width, height = SIZE
     pictures = tfds.features.Image
-    features = tfds.features.FeaturesDict(
-        {
-            "image": pictures(shape=(height, width, 3), encoding_format="jpeg"),
-            "segmentation_mask": pictures(shape=(height, width, 1), encoding_format="png"),
-            "name": tfds.features.Text(),
-        }
-    )
-    keys = ("image", "segmentation_mask")
+    parts = {
+        "image": pictures(shape=(height, width, 3), encoding_format="jpeg"),
+        "segmentation_mask": pictures(shape=(height, width, 1), encoding_format="png"),
+        "name": tfds.features.Text(),
+    }
+    features, keys = tfds.features.FeaturesDict(parts), ("image", "segmentation_mask")
     return builder_class("camvid", ORIGIN, "CamVid,", features, keys, splits, labels=list(CLASSES))

@@ -53,14 +53,13 @@ def builder() -> type:
         files = contents(who, ARCHIVE, downloads, ORIGIN.size)
         return {part: examples(files, part) for part in ("train", "test")}
 
-    features = tfds.features.FeaturesDict(
-        {
-            "audio": tfds.features.Tensor(shape=(None,), dtype=np.int16),
-            "label": tfds.features.ClassLabel(num_classes=10),
-            "speaker": tfds.features.Text(),
-            "recording": tfds.features.Scalar(dtype=np.int64),
-        }
-    )
+    parts = {
+        "audio": tfds.features.Tensor(shape=(None,), dtype=np.int16),
+        "label": tfds.features.ClassLabel(num_classes=10),
+        "speaker": tfds.features.Text(),
+        "recording": tfds.features.Scalar(dtype=np.int64),
+    }
+    features = tfds.features.FeaturesDict(parts)
     title, keys = "Free Spoken Digit Dataset,", ("audio", "label")
     return builder_class(who, ORIGIN, title, features, keys, splits, sample_rate=RATE)
 

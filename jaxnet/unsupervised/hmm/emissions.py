@@ -138,9 +138,8 @@ def categorical(symbols: int) -> Emission:
         return _symbol_scores(params["logits"], x)
 
     def fit(params, x, posterior):
-        states = posterior.shape[-1]
-        flat = posterior.reshape(-1, states)
-        count = jnp.zeros((symbols, states), flat.dtype).at[x.reshape(-1)].add(flat).T
+        flat = posterior.reshape(-1, posterior.shape[-1])
+        count = jnp.zeros((symbols, flat.shape[-1]), flat.dtype).at[x.reshape(-1)].add(flat).T
         return {"logits": shares(count, params["logits"])}
 
     def begin(key, params, x, labels):

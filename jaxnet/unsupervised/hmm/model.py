@@ -247,9 +247,8 @@ def fit_hmm(
         params, _ = net.init(child_key(here, "init"), spec(values.shape, values.dtype))
         if align:
             labels = align(child_key(here, "align"), values, mask, states)
-            first = emission.begin(
-                child_key(here, "begin"), params["emission"], values[mask], labels[mask]
-            )
+            begin_key = child_key(here, "begin")
+            first = emission.begin(begin_key, params["emission"], values[mask], labels[mask])
             params = params | {"emission": first}
         runs.append(baum_welch(params, sequence.x, emission, sequence.lengths, **options))
     return max(runs, key=lambda run: run.log_likelihoods[-1]).params

@@ -41,11 +41,8 @@ def log_partition(params: Params, *, visible: Visible = bernoulli) -> jax.Array:
     params, _ = read_params("log_partition", params, visible)
     inputs, features = params["kernel"].shape
     if visible is bernoulli and inputs < features:  # the same machine with its layers exchanged
-        params = {
-            "kernel": params["kernel"].T,
-            "bias": params["visible_bias"],
-            "visible_bias": params["bias"],
-        }
+        biases = {"bias": params["visible_bias"], "visible_bias": params["bias"]}
+        params = biases | {"kernel": params["kernel"].T}
     units = params["bias"].shape[0]
     if units > MOST_UNITS:
         raise ValueError(

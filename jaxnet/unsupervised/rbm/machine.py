@@ -331,9 +331,8 @@ def fit_rbm(
     net = rbm(features, visible=visible, chains=batch_size if persistent else 0)
     schedule = optax.linear_schedule(learning_rate, 0, epochs * (len(examples) // batch_size))
     decayed = {"kernel": True, "bias": False, "visible_bias": False}
-    optimizer = optax.chain(
-        optax.add_decayed_weights(weight_decay, mask=decayed), optax.sgd(schedule, momentum)
-    )
+    decay = optax.add_decayed_weights(weight_decay, mask=decayed)
+    optimizer = optax.chain(decay, optax.sgd(schedule, momentum))
     learner = trainer(contrastive_divergence(net, k=k, visible=visible), optimizer)
     start = {"visible_bias": visible.bias(x.mean(0))}
     train_state = learner.init(key, examples, params=start)
