@@ -417,7 +417,6 @@ def test_a_layer_gives_the_same_in_blocks(masked, options, always):
     both(always, lambda: jax.grad(loss, (0, 1), has_aux=True)(params, x))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("window", [None, 5, 150, 0])
 def test_a_stream_gives_the_same_in_blocks(window, always):
     """Chunks of different lengths, rows of different lengths, and places overwritten."""

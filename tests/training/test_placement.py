@@ -13,6 +13,7 @@ from jax.sharding import PartitionSpec as P
 import jaxnet as jn
 from jaxnet.services.jax_versions import EXPLICIT_MESHES
 from jaxnet.training.placement import (
+    Shardings,
     check_batch,
     constrain,
     is_named,
@@ -30,6 +31,13 @@ def test_a_single_device_needs_nothing():
         assert shardings_of(each) is None and check_batch("fit", each, 3) is None
         assert onto_mesh("fit", each, None) == (each, None) and constrain(each, None) is each
     assert is_named(on_one["kernel"]) and not is_named(tree["kernel"]) and not is_named(None)
+
+
+def test_leading_axes_are_not_divided():
+    mesh = jax.make_mesh((1,), ("data",), (AxisType.Auto,))
+    shardings = Shardings((NamedSharding(mesh, P("data")),), jax.tree.structure(0))
+    program = jax.make_jaxpr(lambda a: constrain(a, shardings, 2))(jnp.ones((3, 4, 5)))
+    assert program.eqns[0].params["sharding"].spec == P(None, None, "data")
 
 
 def test_an_explicit_mesh_needs_jax_0_8(monkeypatch):

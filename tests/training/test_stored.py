@@ -1,5 +1,6 @@
 """Checkpoints as files: checksums, descriptions, the states of loaders."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -44,6 +45,13 @@ def test_a_position_of_several_processes_needs_as_many():
 ])  # fmt: skip
 def test_an_optimizer_is_told_by_all_its_states(optimizer, kinds):
     assert stored._kinds(optimizer.init({"kernel": jnp.ones(3)})) == kinds
+
+
+def test_what_the_first_process_found_is_that_of_all(monkeypatch):
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr(jax, "process_index", lambda: 1)
+    monkeypatch.setattr(stored, "of_all_processes", lambda own: ['[[7, 9], null, ""]', own])
+    assert by_first(lambda: [1]) == [7, 9]
 
 
 def test_an_error_of_the_first_process_is_that_of_all():
