@@ -66,7 +66,8 @@ def _repeat(layer: Layer, n: int, streams: bool) -> Layer:
         _check_copies("repeat", n, params, state)
 
         def copy(i, params, state, x):
-            return layer.apply(params, state, x, key=_key_of(i, key), train=train)
+            own_key = None if key is None else jax.random.fold_in(key, i)
+            return layer.apply(params, state, x, key=own_key, train=train)
 
         def body(x, each):
             i, params, state = each
@@ -126,7 +127,8 @@ def ensemble(layer: Layer, n: int) -> Layer:
         _check_copies("ensemble", n, params, state)
 
         def member(i, params, state):
-            return layer.apply(params, state, x, key=_key_of(i, key), train=train)
+            own_key = None if key is None else jax.random.fold_in(key, i)
+            return layer.apply(params, state, x, key=own_key, train=train)
 
         return jax.vmap(member)(jnp.arange(n), params, state)
 
@@ -185,7 +187,8 @@ def mapped(layer: Layer, axis: int = 1) -> Layer:
 
     def apply(params, state, x, *, key, train):
         def one(i, x):
-            y, after = layer.apply(params, state, x, key=_key_of(i, key), train=train)
+            own_key = None if key is None else jax.random.fold_in(key, i)
+            y, after = layer.apply(params, state, x, key=own_key, train=train)
             arrays = lambda tree: [*map(id, jax.tree.leaves(tree))]  # noqa: E731
             if changed := [n for n in state if arrays(after[n]) != arrays(state[n])]:
                 raise ValueError(
@@ -198,11 +201,6 @@ def mapped(layer: Layer, axis: int = 1) -> Layer:
         return y, state | sown
 
     return transform(layer, apply, partial(mapped, axis=axis), kind="mapped", init=init)
-
-
-def _key_of(i: jax.Array, key: jax.Array | None) -> jax.Array | None:
-    """Return the key of the i-th copy."""
-    return None if key is None else jax.random.fold_in(key, i)
 
 
 def _check_copies(who: str, n: int, params: PyTree, state: PyTree) -> None:
