@@ -123,7 +123,8 @@ def test_no_size_beside_the_batch_is_left_to_reshape():
             continue
         for call in ast.walk(ast.parse(path.read_text())):
             if isinstance(call, ast.Call) and ast.unparse(call.func).endswith("reshape"):
-                sizes = [ast.unparse(size) for size in call.args]
+                inside = [getattr(size, "elts", [size]) for size in call.args]
+                sizes = [ast.unparse(size) for size in sum(inside, [])]
                 found = "-1" in sizes and any(map(beside.search, sizes))
                 assert not found, f"{path}:{call.lineno}: {ast.unparse(call)}"
 

@@ -15,7 +15,14 @@ from jaxnet.services.checks import abstract, as_dict, at_least, within
 from jaxnet.services.nodes import Stored, plain
 from jaxnet.services.paths import check_patterns, fits
 from jaxnet.services.trees import describe, flat
-from jaxnet.transforms.kernels import axes_of, matching, replaced, transforms_of, with_own_entries
+from jaxnet.transforms.kernels import (
+    Axes,
+    axes_of,
+    matching,
+    replaced,
+    transforms_of,
+    with_own_entries,
+)
 
 A, B = "_lora_a", "_lora_b"
 
@@ -164,7 +171,7 @@ def _lora(layer: Layer, options: _Options, bare: Layer) -> Layer:
         axes = axes_of(bare, kernels, abstract(x, "lora"))
 
         def draw(path, kernel):
-            return _draw(child_key(child_key(key, "lora"), path), kernel, rank, *axes[path])
+            return _draw(child_key(child_key(key, "lora"), path), kernel, axes[path], rank)
 
         return beside(params, {path: draw(path, leaf) for path, leaf in kernels.items()}), state
 
@@ -195,16 +202,16 @@ def options_of(layer: Layer) -> _Options | None:
     return next(filter(None, found), None)
 
 
-def _draw(key, kernel: Any, rank: int, copies: int, inputs: int, table: bool) -> tuple[Any, Any]:
+def _draw(key: jax.Array, kernel: Any, axes: Axes, rank: int) -> tuple[Any, Any]:
     """Return the two factors of a kernel at the start: a drawn, b zeros."""
-    stacked, rest = kernel.shape[:copies], kernel.shape[copies:]
-    before, after = rest[:inputs], rest[inputs:]
+    copies, rest = kernel.shape[: axes.copies], kernel.shape[axes.copies :]
+    inputs, outputs = rest[: axes.inputs], rest[axes.inputs :]
     # A table's rows are picked, not summed, so the variance does not depend on the number of rows.
-    make = normal(1.0) if table else lecun_normal()
-    keys = jax.random.split(key, math.prod(stacked))
-    draw = jax.vmap(lambda key: make(key, (math.prod(before), rank), kernel.dtype))
-    a = draw(keys).reshape(*stacked, *before, rank)
-    return a, jnp.zeros((*stacked, rank, *after), kernel.dtype)
+    make = normal(1.0) if axes.table else lecun_normal()
+    keys = jax.random.split(key, math.prod(copies))
+    draw = jax.vmap(lambda key: make(key, (math.prod(inputs), rank), kernel.dtype))
+    a = draw(keys).reshape(*copies, *inputs, rank)
+    return a, jnp.zeros((*copies, rank, *outputs), kernel.dtype)
 
 
 def beside(params: Params, drawn: dict[str, tuple[Any, Any]], above: str = "") -> Params:

@@ -97,8 +97,9 @@ def _words(axes: Any, x: float, y: float, words: str, color: str, where: str) ->
     from matplotlib.patheffects import withStroke
 
     # Keeps the text legible over other edges.
-    halo = {"path_effects": [withStroke(linewidth=2.5, foreground="white")], "zorder": 5}
-    axes.text(x, y, words, color=color, fontsize=8.5, ha="center", va=where, **halo)
+    halo = [withStroke(linewidth=2.5, foreground="white")]
+    style = {"fontsize": 8.5, "ha": "center", "path_effects": halo, "zorder": 5}
+    axes.text(x, y, words, color=color, va=where, **style)
 
 
 def _line(axes: Any, points: list[tuple[float, float]]) -> None:
