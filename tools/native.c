@@ -153,6 +153,27 @@ static void make(Array *a, int rank, const int64_t *dims, int known) {
   };
 }
 
+/* Makes an array one of bfloat16, rounded towards zero. */
+static void halve(Array *a, int known) {
+  Guarded wide = a->array;
+  a->array = guarded(wide.n, (size_t)wide.n * 2);
+  for (long k = 0; k < wide.n; k++) {
+    memcpy((char *)a->array.data + 2 * k, (char *)(wide.data + k) + 2, 2);
+    memset(wide.data + k, 0, 2);
+    if (known) a->exact[k] = wide.data[k];
+  }
+  munmap(wide.map, wide.bytes);
+  a->buffer.dtype = XLA_FFI_DataType_BF16;
+  a->buffer.data = a->array.data;
+}
+
+static float number(const Array *a, long k) {
+  if (a->buffer.dtype == XLA_FFI_DataType_F32) return a->array.data[k];
+  float wide = 0;
+  memcpy((char *)&wide + 2, (char *)a->array.data + 2 * k, 2);
+  return wide;
+}
+
 static void drop(Array *a) {
   free(a->exact);
   free(a->first);
@@ -168,20 +189,24 @@ static int right(const char *name, long one, XLA_FFI_Error *handler(XLA_FFI_Call
     int other = run == 4; /* the lower instruction set */
     if (other && best != 3) break;
     if (other) jaxnet_use(2);
-    for (int i = 0; i < count; i++)
-      memset(results[i]->array.data, 0xff, (size_t)results[i]->array.n * 4);
+    for (int i = 0; i < count; i++) {
+      int half = results[i]->buffer.dtype == XLA_FFI_DataType_BF16;
+      memset(results[i]->array.data, 0xff, (size_t)results[i]->array.n * (half ? 2 : 4));
+    }
     XLA_FFI_Error *failed = handler(frame);
     jaxnet_use(best);
     if (failed) return printf("%s %ld: %s\n", name, one, failed->message), 0;
     for (int i = 0; good && i < count; i++) {
       Array *a = results[i];
-      size_t bytes = (size_t)a->array.n * 4;
+      int half = a->buffer.dtype == XLA_FFI_DataType_BF16;
+      size_t bytes = (size_t)a->array.n * (half ? 2 : 4);
       if (!a->first) a->first = memcpy(malloc(bytes + 1), a->array.data, bytes);
       if (!other && memcmp(a->first, a->array.data, bytes))
         good = 0, printf("%s %ld: %d threads have other bits\n", name, one, threads);
       double scale = 1, error = 0;
       for (long k = 0; k < a->array.n; k++) {
-        double off = fabs(a->array.data[k] - a->exact[k]);
+        double off = fabs(number(a, k) - a->exact[k]);
+        if (half) off = MAX(0, off - fabs(a->exact[k]) / 256); /* of rounding */
         if (!(off <= error)) error = off;
         scale = MAX(scale, fabs(a->exact[k]));
       }
@@ -500,42 +525,54 @@ static int attention_case(long one) {
 }
 
 static int norm_case(long one) {
-  int back = (int)draw(0, 1);
+  int back = (int)draw(0, 1), centered = (int)draw(0, 1);
   int64_t dims[] = {draw(1, 9), PICK(1, 1, 2, 5, 20, 100), PICK(1, 1, 2, 3, 8), FEATURES};
   long n = dims[2] * dims[3], group = dims[3];
+  int64_t features[] = {n};
   float epsilon = 0.1f;
-  Array x, given, y;
+  Array x, given, y, scale, bias, by_scale, by_bias;
   make(&x, 4, dims, 1);
   make(&given, 4, dims, 1);
   make(&y, 4, dims, 0);
+  make(&scale, 1, features, 1);
+  make(&bias, 1, features, 1);
+  make(&by_scale, 1, features, 0);
+  make(&by_bias, 1, features, 0);
+  if (draw(0, 1)) halve(&x, 1), halve(&given, 1), halve(&y, 0);
   for (long e = 0; e < dims[0]; e++)
     for (long g = 0; g < dims[2]; g++) {
       double mean = 0, variance = 0, by = 0, along = 0, count = (double)(dims[1] * group);
       long start = e * dims[1] * n + g * group;
 #define MEMBERS                               \
   for (long p = 0; p < dims[1]; p++)          \
-    for (long i = start + p * n; i < start + p * n + group; i++)
-      MEMBERS mean += x.exact[i] / count, by += given.exact[i] / count;
+    for (long i = start + p * n, f = g * group; i < start + p * n + group; i++, f++)
+      MEMBERS if (centered) mean += x.exact[i] / count, by += given.exact[i] * scale.exact[f] / count;
       MEMBERS variance += pow(x.exact[i] - mean, 2) / count;
-      MEMBERS along += (x.exact[i] - mean) * given.exact[i] / count / (variance + epsilon);
+      double root = 1 / sqrt(variance + epsilon);
+      MEMBERS along += (x.exact[i] - mean) * root * given.exact[i] * scale.exact[f] / count;
       MEMBERS {
-        double centered = x.exact[i] - mean;
-        double value = back ? given.exact[i] - by - centered * along : centered;
-        y.exact[i] = value / sqrt(variance + epsilon);
+        double unit = (x.exact[i] - mean) * root;
+        by_scale.exact[f] += unit * given.exact[i];
+        by_bias.exact[f] += given.exact[i];
+        y.exact[i] = back ? (given.exact[i] * scale.exact[f] - by - unit * along) * root
+                          : unit * scale.exact[f] + bias.exact[f];
       }
 #undef MEMBERS
     }
-  XLA_FFI_Scalar number = {XLA_FFI_DataType_F32, &epsilon};
-  XLA_FFI_AttrType types[] = {XLA_FFI_AttrType_SCALAR};
-  void *attributes[] = {&number}, *operands[] = {&x.buffer, &given.buffer}, *results[] = {&y.buffer};
-  Array *made[] = {&y};
+  XLA_FFI_Scalar options[] = {{XLA_FFI_DataType_S32, &centered}, {XLA_FFI_DataType_F32, &epsilon}};
+  XLA_FFI_AttrType types[] = {XLA_FFI_AttrType_SCALAR, XLA_FFI_AttrType_SCALAR};
+  void *attributes[] = {options, options + 1};
+  void *operands[] = {&x.buffer, &scale.buffer, back ? &given.buffer : &bias.buffer};
+  void *results[] = {&y.buffer, &by_scale.buffer, &by_bias.buffer};
+  Array *made[] = {&y, &by_scale, &by_bias};
   XLA_FFI_CallFrame frame = {
     .api = &api, .stage = XLA_FFI_ExecutionStage_EXECUTE,
-    .args = {.size = 1 + back, .args = operands}, .rets = {.size = 1, .rets = results},
-    .attrs = {.size = 1, .types = types, .attrs = attributes},
+    .args = {.size = 3, .args = operands}, .rets = {.size = 1 + 2 * back, .rets = results},
+    .attrs = {.size = 2, .types = types, .attrs = attributes},
   };
-  int good = right("norm", one, jaxnet_norm, &frame, made, 1);
-  drop(&x), drop(&given), drop(&y);
+  int good = right("norm", one, jaxnet_norm, &frame, made, 1 + 2 * back);
+  for (int i = 0; i < 3; i++) drop(made[i]);
+  drop(&x), drop(&given), drop(&scale), drop(&bias);
   return good;
 }
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxnet.core import Layer, compose
 from jaxnet.initializers import Initializer, ones, zeros
 from jaxnet.ops.normalization import normalized, standardized
-from jaxnet.ops.precision import output_dtype, wide
+from jaxnet.ops.precision import output_dtype
 from jaxnet.ops.product import plus, spread
 from jaxnet.services.checks import at_least, check_options, check_rank, within
 from jaxnet.services.keywords import explain_keywords
@@ -85,10 +85,9 @@ def batch_norm(
             if m.train:  # the averages stay constant on purpose, as in `freeze`
                 m.update("mean", jax.lax.stop_gradient(mean))
                 m.update("var", jax.lax.stop_gradient(var))
-            factor = jax.lax.rsqrt(var + epsilon)
-            # Computed on (features,), which is small.
-            factor = factor if scale is None else factor * scale
-            return _scaled(plus(x, -mean), (factor, bias), x)
+            factor = jax.lax.rsqrt(var + epsilon) * scale  # of (features,), which is small
+            y = plus(x, -mean)
+            return plus(y * spread(factor, y.shape), bias).astype(output_dtype(x))
         if x.size == 0:
             raise ValueError(f"{name}: needs at least one entry per feature, got {x.shape}")
         if math.prod(x.shape[:-1]) == 1:  # the variance would be 0, so the output would be the bias
@@ -97,8 +96,6 @@ def batch_norm(
                 f"{x.shape}. Take a larger batch (drop_last=True if one example is left over), or "
                 "layer_norm"
             )
-        scale = jnp.ones_like(mean) if scale is None else scale
-        bias = jnp.zeros_like(mean) if bias is None else bias
         y, now, spread_now = normalized(x.astype(mean.dtype), scale, bias, epsilon)
         for entry, old, new in (("mean", mean, now), ("var", var, spread_now)):
             new = momentum * old + (1 - momentum) * jax.lax.stop_gradient(new)
@@ -154,7 +151,7 @@ def layer_norm(
 
     def forward(m, x):
         check_rank(name, x, 2)
-        return _scaled(standardized(wide(x), (-1,), epsilon), affine(m, x), x)
+        return _standardized(x, affine(m, x), (-1,), epsilon)
 
     return compose(forward, name=name, kind="layer_norm")
 
@@ -195,8 +192,7 @@ def rms_norm(
 
     def forward(m, x):
         check_rank(name, x, 2)
-        square = jnp.square(wide(x)).mean(-1, keepdims=True)
-        return _scaled(wide(x) * jax.lax.rsqrt(square + epsilon), affine(m, x), x)
+        return _standardized(x, affine(m, x), (-1,), epsilon, centered=False)
 
     return compose(forward, name=name, kind="rms_norm")
 
@@ -255,9 +251,9 @@ def group_norm(
         shape = (*x.shape[:-1], groups, x.shape[-1] // groups)
         if x.ndim > 2:
             m.not_in_stream("takes statistics over time")
-        grouped = wide(x).reshape(shape)  # (batch, ..., groups, members)
-        axes = (*range(1, x.ndim - 1), -1)
-        return _scaled(standardized(grouped, axes, epsilon).reshape(x.shape), affine(m, x), x)
+        both = jax.tree.map(lambda a: a.reshape(shape[-2:]), affine(m, x))
+        axes = (*range(1, x.ndim - 1), -1)  # of (batch, ..., groups, members)
+        return _standardized(x.reshape(shape), both, axes, epsilon).reshape(x.shape)
 
     return compose(forward, name=name, kind="group_norm")
 
@@ -305,28 +301,27 @@ def instance_norm(
         check_rank(name, x, 3, "(batch, positions, ..., features)")
         m.not_in_stream("takes statistics over time")
         axes = tuple(range(1, x.ndim - 1))
-        return _scaled(standardized(wide(x), axes, epsilon), affine(m, x), x)
+        return _standardized(x, affine(m, x), axes, epsilon)
 
     return compose(forward, name=name, kind="instance_norm")
 
 
 def _affine(name, epsilon, use_scale, use_bias, scale_init, bias_init) -> Callable:
-    """The learned scale and bias of a norm by `(m, x)`, None if left out; checks its options."""
+    """The learned scale and bias of a norm by `(m, x)`, 1 and 0 if left out; checks its options."""
     within(name, "epsilon", epsilon, "[0, inf)")
     options = {"use_scale": use_scale, "use_bias": use_bias}
     check_options(name, **options, scale_init=scale_init, bias_init=bias_init)
 
-    def affine(m: Any, x: jax.Array) -> tuple[jax.Array | None, jax.Array | None]:
+    def affine(m: Any, x: jax.Array) -> tuple[jax.Array, jax.Array]:
         if jnp.issubdtype(x.dtype, jnp.complexfloating):
             raise TypeError(f"{name}: expected an input of real numbers, got {x.dtype}")
-        scale = m.param("scale", scale_init, x.shape[-1:]) if use_scale else None
-        return scale, m.param("bias", bias_init, x.shape[-1:]) if use_bias else None
+        size, dtype = x.shape[-1:], output_dtype(x)
+        scale = m.param("scale", scale_init, size) if use_scale else jnp.ones(size, dtype)
+        return scale, m.param("bias", bias_init, size) if use_bias else jnp.zeros(size, dtype)
 
     return affine
 
 
-def _scaled(y: jax.Array, affine: tuple[Any, Any], x: jax.Array) -> jax.Array:
-    """Return y * scale + bias, in the dtype of x if x is float."""
+def _standardized(x, affine, axes, epsilon, centered=True):
     scale, bias = affine
-    y = y if scale is None else y * spread(scale, y.shape)
-    return plus(y, bias).astype(output_dtype(x))
+    return standardized(x.astype(output_dtype(x)), scale, bias, axes, epsilon, centered)

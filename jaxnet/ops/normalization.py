@@ -1,4 +1,4 @@
-"""Normalization of features over the batch, with a gradient of few passes over memory."""
+"""Normalization of features, with a gradient of few passes over memory."""
 
 import math
 from functools import partial
@@ -9,6 +9,7 @@ from jax import lax
 
 from jaxnet.ops.native.call import native_call
 from jaxnet.ops.native.norm import kernels
+from jaxnet.ops.precision import wide
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(3,))
@@ -39,8 +40,8 @@ def normalized(
 
 
 def _beside(a, x):
-    """Return a (features,) with the number of axes of x."""
-    return a.reshape((1,) * (x.ndim - 1) + a.shape)
+    """Return an array of the last axes of x with the number of its axes."""
+    return a.reshape((1,) * (x.ndim - a.ndim) + a.shape)
 
 
 def _first(x, axes):
@@ -82,46 +83,69 @@ def _tangents(epsilon, primals, tangents):
     return (y, mean, var), (dy, dmean.ravel(), dvar.ravel())
 
 
-@partial(jax.jit, static_argnums=(1, 2), inline=True)  # else eager calls compile each time
-def standardized(x: jax.Array, axes: tuple[int, ...], epsilon: float) -> jax.Array:
-    """Return x minus its mean over these axes, divided by its standard deviation.
+@partial(jax.jit, static_argnums=(3, 4, 5), inline=True)  # else eager calls compile each time
+def standardized(
+    x: jax.Array,
+    scale: jax.Array,
+    bias: jax.Array,
+    axes: tuple[int, ...],
+    epsilon: float,
+    centered: bool = True,
+) -> jax.Array:
+    """Return x minus its mean over these axes, divided by its standard deviation, in its dtype.
 
     Args:
       x: Floats of any shape.
+      scale, bias: What the result is multiplied by, and what is added to it, of the shape of the
+        last axes of x.
       axes: Axes to average over.
       epsilon: Number added to the variance, which is biased.
+      centered: Whether to subtract the mean. If not, x is divided by the root of its mean square.
 
     Example:
-      >>> standardized(jnp.array([[1.0, 3.0], [5.0, 9.0]]), (-1,), 0.0).tolist()
-      [[-1.0, 1.0], [-1.0, 1.0]]
+      >>> x = jnp.array([[1.0, 3.0], [5.0, 9.0]])
+      >>> standardized(x, jnp.ones(2), jnp.array([2.0, 0.0]), (-1,), 0.0).tolist()
+      [[1.0, 1.0], [1.0, 1.0]]
     """
-    return _values(x, axes, epsilon)
+    dtype = wide(x).dtype
+    return _values(x, scale.astype(dtype), bias.astype(dtype), (axes, epsilon, centered))
 
 
-@partial(jax.custom_jvp, nondiff_argnums=(1, 2))
-def _values(x, axes, epsilon):
-    return _run(0, _standardized, axes, epsilon, x)
+@partial(jax.custom_jvp, nondiff_argnums=(3,))
+def _values(x, scale, bias, options):
+    return native_call(partial(_standardized, options), kernels(*options)[0], x, scale, bias)
 
 
 @_values.defjvp
-def _tangents_of_values(axes, epsilon, primals, tangents):
-    (x,), (dx,) = primals, tangents
-    return _values(x, axes, epsilon), _run(1, _push, axes, epsilon, x, dx)
+def _tangents_of_values(options, primals, tangents):
+    push = native_call(partial(_push, options), kernels(*options)[1], *primals[:2], *tangents)
+    return _values(*primals, options), push
 
 
-def _run(which, function, axes, epsilon, *arrays):
-    run = partial(function, axes, epsilon)
-    return native_call(run, kernels(axes, epsilon)[which], *arrays)
+def _units(options, x):
+    """Return the standardized x and one over its deviation, in at least float32."""
+    axes, epsilon, centered = options
+    x = wide(x)
+    if centered:
+        _, x, square = _moments(x, axes)
+    else:
+        square = jnp.square(x).mean(axes, keepdims=True)
+    root = lax.rsqrt(square + epsilon)
+    return x * root, root
 
 
-def _standardized(axes, epsilon, x):
-    _, centered, var = _moments(x, axes)
-    return centered * lax.rsqrt(var + epsilon)
+def _standardized(options, x, scale, bias):
+    unit, _ = _units(options, x)
+    return (unit * _beside(scale, x) + _beside(bias, x)).astype(x.dtype)
 
 
-def _push(axes, epsilon, x, dx):
-    """Return the tangents, which are linear in dx; the transpose is the same function."""
-    _, centered, var = _moments(x, axes)
-    root = lax.rsqrt(var + epsilon)
-    along = (centered * dx).mean(axes, keepdims=True)
-    return root * (dx - dx.mean(axes, keepdims=True)) - centered * (root**3 * along)
+def _push(options, x, scale, dx, dscale, dbias):
+    """Return the tangents, which are linear in the last three; C computes the transpose."""
+    axes, _, centered = options
+    unit, root = _units(options, x)
+    dx = wide(dx)
+    dunit = root * (dx - unit * (unit * dx).mean(axes, keepdims=True))
+    if centered:
+        dunit -= root * dx.mean(axes, keepdims=True)
+    dy = dunit * _beside(scale, x) + unit * _beside(dscale, x) + _beside(dbias, x)
+    return dy.astype(x.dtype)

@@ -1,6 +1,7 @@
-"""Batch normalization: PyTorch's values and gradients, plain formulas in every mode, few passes."""
+"""Normalization: PyTorch's values and gradients, plain formulas in every mode, few passes."""
 
 import re
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -49,23 +50,25 @@ def test_all_derivatives_are_those_of_the_formulas(x64):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, 1e-7, 1e-9), found, wanted)
 
 
+@pytest.mark.parametrize("centered", [True, False])
 @pytest.mark.parametrize("axes", [(-1,), (1, 2), (0,)])
-def test_derivatives_of_the_standardized(x64, axes):
-    def formulas(x):
-        centered = x - x.mean(axes, keepdims=True)
-        return centered * lax.rsqrt(jnp.square(centered).mean(axes, keepdims=True) + 1e-3)
+def test_derivatives_of_the_standardized(x64, axes, centered):
+    def formulas(x, scale, bias):
+        x -= centered * x.mean(axes, keepdims=True)
+        unit = x * lax.rsqrt(jnp.square(x).mean(axes, keepdims=True) + 1e-3)
+        return unit * scale[None, None] + bias[None, None]
 
     def loss(function):
-        return lambda x: (jnp.sin(function(x)) * jnp.arange(x.size).reshape(x.shape)).sum()
+        return lambda *a: (jnp.sin(function(*a)) * jnp.arange(a[0].size).reshape(a[0].shape)).sum()
 
-    def ours(x):
-        return standardized(x, axes, 1e-3)
+    def ours(*given):
+        return standardized(*given, axes, 1e-3, centered)
 
-    def derivatives(x):
-        each = jax.grad, jax.jacfwd, jax.hessian
-        return [[f(x), *(d(loss(f))(x) for d in each)] for f in (ours, formulas)]
+    def derivatives(*given):
+        each = [partial(d, argnums=(0, 1, 2)) for d in (jax.grad, jax.jacfwd, jax.hessian)]
+        return [[f(*given), *(d(loss(f))(*given) for d in each)] for f in (ours, formulas)]
 
-    found, wanted = jax.jit(derivatives)(operands((4, 3, 5))[0])
+    found, wanted = jax.jit(derivatives)(*operands((4, 3, 5)))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, 1e-8, 1e-9), found, wanted)
 
 

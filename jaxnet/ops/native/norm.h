@@ -1,57 +1,75 @@
-/* Standardizes x (examples, pixels, groups, members) over pixels and members, and the gradient, as a
- * handler of XLA's foreign function interface. An example stays in a cache for all its passes. The
- * gradient computes the moments again, since x is read anyway. */
+/* Standardizes x (examples, pixels, groups, members) over pixels and members, times a scale plus a
+ * bias of (groups * members), or only divides it by the root of its mean square; and the gradients.
+ * As a handler of XLA's foreign function interface. An example stays in a cache for all its passes.
+ * The gradient computes the moments again, since x is read anyway. */
 
 typedef struct {
   Work work;
   const Kernels *kernels;
   long examples;
+  float *sums; /* of each chunk the gradients of scale and bias, or NULL */
   Norm s;
 } Norms;
 
 static int run_norm(Work *work, long chunk) {
   const Norms *all = (const Norms *)work;
-  float *memory = zeros(4 * (all->s.features + 16), sizeof(float));
+  long room = all->s.features + 16;
+  float *memory = zeros(7 * room, sizeof(float));
+  float *sums = all->sums ? all->sums + 2 * room * chunk : NULL;
   long last = all->examples * (chunk + 1) / work->chunks;
   for (long i = all->examples * chunk / work->chunks; memory && i < last; i++)
-    all->kernels->norm(&all->s, i, memory);
+    all->kernels->norm(&all->s, i, memory, sums);
   free(memory);
   return memory != NULL;
 }
 
-static void free_norm(Work *work) { free(work); }
+static void free_norm(Work *work) {
+  free(((Norms *)work)->sums);
+  free(work);
+}
 
 XLA_FFI_Error *jaxnet_norm(XLA_FFI_CallFrame *f) {
   if (no_run(f)) return NULL;
-  REQUIRE((f->args.size == 1 || f->args.size == 2) && f->rets.size == 1 && f->attrs.size == 1);
-  REQUIRE(f->attrs.types[0] == XLA_FFI_AttrType_SCALAR);
-  const XLA_FFI_Scalar *epsilon = f->attrs.attrs[0];
-  REQUIRE(epsilon->dtype == XLA_FFI_DataType_F32);
-  XLA_FFI_Buffer **in = (XLA_FFI_Buffer **)f->args.args, *x = in[0], *out = f->rets.rets[0];
-  XLA_FFI_Buffer *arrays[] = {x, in[f->args.size - 1], out};
-  long size = 1;
-  for (int i = 0; i < 3; i++) {
-    REQUIRE(arrays[i]->dtype == XLA_FFI_DataType_F32 && arrays[i]->rank == 4);
-    for (int axis = 0; axis < 4; axis++) REQUIRE(arrays[i]->dims[axis] == x->dims[axis]);
-  }
-  for (int axis = 0; axis < 4; axis++) size *= x->dims[axis];
+  int back = f->rets.size == 3;
+  REQUIRE(f->args.size == 3 && (back || f->rets.size == 1) && f->attrs.size == 2);
+  const XLA_FFI_Scalar **options = (const XLA_FFI_Scalar **)f->attrs.attrs; /* sorted by name */
+  for (int i = 0; i < 2; i++) REQUIRE(f->attrs.types[i] == XLA_FFI_AttrType_SCALAR);
+  REQUIRE(options[0]->dtype == XLA_FFI_DataType_S32);
+  REQUIRE(options[1]->dtype == XLA_FFI_DataType_F32);
+  XLA_FFI_Buffer **in = (XLA_FFI_Buffer **)f->args.args, **out = (XLA_FFI_Buffer **)f->rets.rets;
+  XLA_FFI_Buffer *x = in[0], *wide[] = {x, out[0], in[2]};
+  XLA_FFI_Buffer *narrow[] = {in[1], back ? out[1] : in[2], back ? out[2] : in[2]};
+  REQUIRE(x->dtype == XLA_FFI_DataType_F32 || x->dtype == XLA_FFI_DataType_BF16);
+  REQUIRE(x->rank == 4);
+  long features = x->dims[2] * x->dims[3], size = x->dims[0] * x->dims[1] * features;
+  for (int i = 0; i < 2 + back; i++) REQUIRE(is(wide[i], x->dtype, 4, x->dims));
+  for (int i = 0; i < 3; i++) REQUIRE(IS(narrow[i], F32, features));
   const Kernels *kernels = kernels_in_use();
   REQUIRE(kernels);
   if (!size) return NULL;
   Norms *all = zeros(1, sizeof(Norms));
   if (!all) return error(f->api, XLA_FFI_Error_Code_RESOURCE_EXHAUSTED, "jaxnet: no memory");
-  long threads = threads_of(f), pieces = size / 16384 + 1; /* of work that is worth a thread */
   *all = (Norms){
     .work = {.holders = 1, .run = run_norm, .close = free_norm},
     .kernels = kernels, .examples = x->dims[0],
     .s = {
-      .pixels = x->dims[1], .features = x->dims[2] * x->dims[3], .inner = x->dims[3],
-      .x = x->data, .given = f->args.size == 2 ? in[1]->data : NULL, .y = out->data,
+      .half = x->dtype == XLA_FFI_DataType_BF16, .pixels = x->dims[1], .features = features,
+      .inner = x->dims[3], .x = x->data, .scale = in[1]->data, .y = out[0]->data,
     },
   };
-  memcpy(&all->s.epsilon, epsilon->value, sizeof(float));
-  all->work.chunks = MIN(MIN(4 * threads, pieces), all->examples);
-  int ok = run_chunks(&all->work, f, threads);
+  *(back ? &all->s.given : (const void **)&all->s.bias) = in[2]->data;
+  memcpy(&all->s.centered, options[0]->value, sizeof(int));
+  memcpy(&all->s.epsilon, options[1]->value, sizeof(float));
+  /* The sums of chunks are added in their order, so their number may not depend on the threads. */
+  long pieces = size / 16384 + 1, room = features + 16; /* of work that is worth a thread */
+  all->work.chunks = MIN(MIN(32, pieces), all->examples);
+  if (back) all->sums = zeros(2 * room * all->work.chunks, sizeof(float));
+  int ok = (!back || all->sums) && run_chunks(&all->work, f, threads_of(f));
+  for (int i = 0; ok && i < 2 * back; i++) {
+    float *to = memcpy(out[1 + i]->data, all->sums + i * room, features * sizeof(float));
+    for (long chunk = 1; chunk < all->work.chunks; chunk++)
+      for (long n = 0; n < features; n++) to[n] += all->sums[(2 * chunk + i) * room + n];
+  }
   release(&all->work);
   return ok ? NULL : error(f->api, XLA_FFI_Error_Code_RESOURCE_EXHAUSTED, "jaxnet: no memory");
 }

@@ -1,14 +1,17 @@
-"""Standardizing over pixels in C, and its gradient: one pass over memory each."""
+"""Standardizing in C, and its gradient: one pass over memory each."""
 
 import itertools
 import math
 from functools import partial
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnet.ops.native import compute, countable, instructions
+from jaxnet.ops.native import countable, instructions
 from jaxnet.ops.native.call import Kernel
+
+SMALLEST = 16384  # entries of an array without pixels
 
 
 def form_of(shape: tuple[int, ...], axes: tuple[int, ...]) -> tuple[int, ...] | None:
@@ -31,52 +34,62 @@ def form_of(shape: tuple[int, ...], axes: tuple[int, ...]) -> tuple[int, ...] | 
     return (examples, 1, 1, *sizes) if len(sizes) == 1 else (examples, *sizes, 1)[:4]
 
 
-def supports(x, *given, axes) -> bool:
+def supports(x, scale, *others, axes) -> bool:
     """Return whether the library standardizes x, faster than XLA.
 
     Args:
       x: Array.
-      *given: For the gradient, the gradient of the result.
+      scale: Array of the last axes of x.
+      *others: The bias or, for the gradient, the gradient of the result.
       axes: Axes to average over.
 
     Example:
-      >>> supports(jnp.ones((2, 8)), axes=(0,))
+      >>> supports(jnp.ones((2, 8)), jnp.ones(8), axes=(0,))
       False
     """
-    if x.dtype != jnp.float32 or not countable(x):
+    if x.dtype not in (jnp.float32, jnp.bfloat16) or scale.dtype != jnp.float32:
         return False
-    form = form_of(x.shape, axes)
-    # XLA keeps a row in the cache, too.
-    fits = form is not None and form[1] > 1 and form[2] * form[3] >= 16
-    return fits and instructions() is not None
+    form = form_of(x.shape, axes) if countable(x) else None
+    if form is None or form[2] * form[3] != scale.size or scale.size < 16:
+        return False
+    # XLA is as fast for a few rows, which stay in the cache.
+    return (form[1] > 1 or x.size >= SMALLEST) and instructions() is not None
 
 
-def run(x, *given, axes, epsilon):
-    """Return the standardized x or, given the gradient of it, the gradient of x; as a list.
+def run(x, scale, *others, axes, epsilon, centered, back):
+    """Return the standardized x or the gradients of x, scale and bias, as a list.
 
     Args:
-      x, *given, axes: Arguments of `supports`.
+      x, scale, *others, axes: Arguments of `supports`.
       epsilon: Number added to the variance.
+      centered: Whether to subtract the mean.
+      back: Whether to compute the gradients.
 
     Example:
-      >>> (y,) = run(jnp.ones((2, 20)), axes=(-1,), epsilon=1e-5)  # doctest: +SKIP
+      >>> x = jnp.ones((2, 20))
+      >>> options = dict(axes=(-1,), epsilon=1e-5, centered=True, back=False)
+      >>> (y,) = run(x, jnp.ones(20), jnp.ones(20), **options)  # doctest: +SKIP
     """
     form = form_of(x.shape, axes)
-    arrays = (a.reshape(form) for a in (x, *given))
-    (found,) = compute("jaxnet_norm", [form], *arrays, epsilon=np.float32(epsilon))
-    return [found.reshape(x.shape)]
+    wide, narrow = map(jax.ShapeDtypeStruct, (form, (scale.size,)), (x.dtype, scale.dtype))
+    arrays = x.reshape(form), scale.ravel(), others[0].reshape(form if back else scale.size)
+    call = jax.ffi.ffi_call("jaxnet_norm", [wide] + 2 * back * [narrow])
+    y, *sums = call(*arrays, centered=np.int32(centered), epsilon=np.float32(epsilon))
+    return [y.reshape(x.shape), *(a.reshape(scale.shape) for a in sums)]
 
 
-def kernels(axes: tuple[int, ...], epsilon: float) -> tuple[Kernel, Kernel]:
+def kernels(axes: tuple[int, ...], epsilon: float, centered: bool) -> tuple[Kernel, Kernel]:
     """Return the kernels of the values, and of the tangents, whose transpose runs in C.
 
     Args:
-      axes, epsilon: Arguments of `run`.
+      axes, epsilon, centered: Arguments of `run`.
 
     Example:
-      >>> values, tangents = kernels((-1,), 1e-5)
+      >>> values, tangents = kernels((-1,), 1e-5, True)
       >>> tangents.linear
-      1
+      3
     """
-    here, fits = partial(run, axes=axes, epsilon=epsilon), partial(supports, axes=axes)
-    return Kernel(here, fits), Kernel(linear=1, transpose=Kernel(here, fits))
+    here = partial(run, axes=axes, epsilon=epsilon, centered=centered)
+    fits = partial(supports, axes=axes)
+    back = Kernel(partial(here, back=True), fits)
+    return Kernel(partial(here, back=False), fits), Kernel(linear=3, transpose=back)

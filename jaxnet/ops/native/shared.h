@@ -59,13 +59,15 @@ typedef struct {
   int32_t first[16];
 } Spread;
 
-/* Arrays (examples, pixels, features) whose groups of `inner` features are standardized; see norm.h.
- * `given` is the gradient of the result, or NULL. */
+/* Arrays (examples, pixels, features) whose groups of `inner` features are standardized, of floats or
+ * of bfloat16; see norm.h. `given` is the gradient of the result, or NULL. */
 typedef struct {
+  int half, centered;
   long pixels, features, inner;
   float epsilon;
-  const float *x, *given;
-  float *y;
+  const float *scale, *bias;
+  const void *x, *given;
+  void *y;
 } Norm;
 
 /* A product of one to four rows x (rows, inputs) with w; see gemv.h. */
@@ -123,7 +125,7 @@ typedef struct {
   void (*softmax)(const Panel *, float *scores, float *top, float *sums, float *y, long width);
   void (*slopes)(const Panel *, float *weights, float *slopes, long row, const float *totals,
                  const float *means);
-  void (*norm)(const Norm *, long example, float *memory);
+  void (*norm)(const Norm *, long example, float *memory, float *sums);
 } Kernels;
 
 /* Numbers of two vectors, by their places in both. */

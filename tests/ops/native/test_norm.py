@@ -12,6 +12,7 @@ from jaxnet.ops.normalization import standardized
 pytestmark = pytest.mark.skipif(instructions() is None, reason="needs the kernels in C")
 
 CASES = {
+    "layer norm": ((9, 61, 37), (-1,)),
     "group norm": ((2, 3, 5, 4, 6), (1, 2, 4)),
     "groups of vectors": ((2, 7, 3, 32), (1, 3)),
     "instance norm": ((3, 4, 5, 19), (1, 2)),
@@ -19,56 +20,80 @@ CASES = {
 }
 
 
-def exact(x, axes, epsilon, given=None):
-    x = np.asarray(x, np.float64)
-    centered = x - x.mean(axes, keepdims=True)
-    root = 1 / np.sqrt(np.square(centered).mean(axes, keepdims=True) + epsilon)
-    if given is None:
-        return centered * root
-    along = (centered * given).mean(axes, keepdims=True) * root**2
-    return root * (given - given.mean(axes, keepdims=True) - centered * along)
+def exact(x, scale, bias, given, axes, centered):
+    """The values and the three gradients, in float64."""
+    x, scale, bias, given = (np.asarray(a, np.float64) for a in (x, scale, bias, given))
+    unit = x - centered * x.mean(axes, keepdims=True)
+    root = 1 / np.sqrt(np.square(unit).mean(axes, keepdims=True) + 1e-3)
+    unit, slope = unit * root, given * scale
+    along = (unit * slope).mean(axes, keepdims=True)
+    by_x = root * (slope - centered * slope.mean(axes, keepdims=True) - unit * along)
+    others = tuple(range(x.ndim - scale.ndim))
+    return unit * scale + bias, (by_x, (unit * given).sum(others), given.sum(others))
 
 
-@pytest.mark.parametrize("case", CASES)
-def test_values_and_gradients(case):
+def operands(case, dtype=np.float32):
     shape, axes = CASES[case]
+    shape = (shape[0] * 10, *shape[1:]) if axes == (-1,) else shape
+    last = shape[-2:] if len(axes) > 1 and axes[-1] == len(shape) - 1 else shape[-1:]
     rng = np.random.default_rng(0)
-    x, given = (rng.normal(3, 2, shape).astype(np.float32) for _ in range(2))
-    values = jax.jit(lambda x: standardized(x, axes, 1e-3)).lower(x).compile()
+    drawn = [rng.normal(3, 2, sizes).astype(np.float32) for sizes in (shape, last, last, shape)]
+    return [jnp.asarray(a, dtype if a.shape == shape else None) for a in drawn], axes
 
-    def gradient(x, given):
-        return jax.vjp(lambda x: standardized(x, axes, 1e-3), x)[1](given)[0]
 
-    gradients = jax.jit(gradient).lower(x, given).compile()
-    for program in (values, gradients):
-        assert 'custom_call_target="jaxnet_norm"' in program.as_text()
-    np.testing.assert_allclose(values(x), exact(x, axes, 1e-3), rtol=0, atol=1e-5)
-    expected = exact(x, axes, 1e-3, np.asarray(given, np.float64))
-    np.testing.assert_allclose(gradients(x, given), expected, rtol=0, atol=1e-5)
+@pytest.mark.parametrize("centered", [True, False])
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize("case", CASES)
+def test_values_and_gradients(case, dtype, centered):
+    (*given, slope), axes = operands(case, dtype)
+
+    def both(slope, *given):
+        y, pull = jax.vjp(lambda *a: standardized(*a, axes, 1e-3, centered), *given)
+        return y, pull(slope)
+
+    program = jax.jit(both).lower(slope, *given).compile()
+    assert program.as_text().count('custom_call_target="jaxnet_norm"') == 2
+    most = 1e-5 if dtype == jnp.float32 else 2**-8
+    for a, b in zip(
+        jax.tree.leaves(program(slope, *given)),
+        jax.tree.leaves(exact(*given, slope, axes, centered)),
+        strict=True,
+    ):
+        assert a.dtype == (dtype if a.shape == slope.shape else jnp.float32)
+        np.testing.assert_allclose(np.asarray(a, np.float64), b, rtol=0, atol=most * abs(b).max())
 
 
 def test_equal_numbers_and_what_is_not_a_number():
     x = jnp.full((4, 2, 1, 20), 1e6).at[1, 1, 0, 3].set(jnp.nan).at[2].set(jnp.arange(20.0))
-    y = jax.jit(lambda x: standardized(x, (1, 3), 1e-6))(x)
-    assert (y[0] == 0).all() and jnp.isnan(y[1]).all() and jnp.isfinite(y[2:]).all()
+    rows = jnp.tile(
+        jnp.full((4, 64), 1e6).at[1, 3].set(jnp.nan).at[2].set(jnp.arange(64.0)), (64, 1)
+    )
+    for a, axes in ((x, (1, 3)), (rows, (1,)), (rows.astype(jnp.bfloat16), (1,))):
+        last = jnp.ones(a.shape[2:] or a.shape[1:])
+        y = jax.jit(lambda *x, axes=axes: standardized(*x, axes, 1e-6))(a, last, 0 * last)
+        assert (y[0] == 0).all() and jnp.isnan(y[1]).all() and jnp.isfinite(y[2:4]).all()
 
 
 def test_second_derivatives_agree_with_numbers():
     x = jnp.linspace(-1, 2, 2 * 3 * 16).reshape(2, 3, 2, 8) ** 3
-    check_grads(lambda x: standardized(x, (1, 3), 0.1), (x,), 2, rtol=0.02)
+    scale, bias = jnp.linspace(1, 2, 16).reshape(2, 8), jnp.linspace(-1, 1, 16).reshape(2, 8)
+    check_grads(lambda *a: standardized(*a, (1, 3), 0.1), (x, scale, bias), 2, rtol=0.02)
 
 
 @pytest.mark.parametrize("axes", [(0,), (1,)])
-def test_averages_over_the_batch_or_over_rows_run_in_jax(axes):
-    x = jnp.arange(64.0).reshape(2, 32)
-    program = jax.jit(lambda x: standardized(x, axes, 0.0)).lower(x).compile()
+def test_averages_over_the_batch_or_over_few_rows_run_in_jax(axes):
+    x, ones, zeros = jnp.arange(64.0).reshape(2, 32), jnp.ones(32), jnp.zeros(32)
+    program = jax.jit(lambda x: standardized(x, ones, zeros, axes, 1e-3)).lower(x).compile()
     assert "jaxnet_norm" not in program.as_text()
-    np.testing.assert_allclose(program(x), exact(x, axes, 0.0), rtol=1e-5)
+    wanted, _ = exact(x, ones, zeros, x, axes, True)
+    np.testing.assert_allclose(program(x), wanted, rtol=1e-5)
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_other_dtypes_are_not_for_the_library(case):
-    shape, axes = CASES[case]
-    assert norm.supports(jnp.ones(shape), axes=axes)
-    for dtype in (jnp.bfloat16, jnp.float16, jnp.int32):
-        assert not norm.supports(jnp.ones(shape, dtype), axes=axes), dtype
+    (x, scale, *_), axes = operands(case)
+    assert norm.supports(x, scale, axes=axes)
+    for dtype in (jnp.float16, jnp.int32):
+        assert not norm.supports(x.astype(dtype), scale, axes=axes), dtype
+    assert not norm.supports(x, scale.astype(jnp.bfloat16), axes=axes)
+    assert not norm.supports(x, scale[..., :1], axes=axes)
