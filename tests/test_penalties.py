@@ -93,7 +93,6 @@ def test_complex_weights():
     assert jax.jit(jax.grad(penalties.l2(1.0)))(params)["kernel"] == 6 - 8j
 
 
-@pytest.mark.slow
 def test_l2_is_weight_decay_under_sgd():
     """With plain SGD, l2(d / 2) and optax's decay d in the update are the same step."""
     params = PARAMS["dense"]
@@ -167,7 +166,6 @@ def test_proximal_l1_matches_scikit_learns_lasso():
         assert 0 < (lasso.coef_ == 0).sum() < 8
 
 
-@pytest.mark.slow
 def test_proximal_l1_follows_a_schedule():
     """The same rate at the same step as the optimizer: 0.1 first, then 0.01."""
     schedule = optax.piecewise_constant_schedule(0.1, {1: 0.1})

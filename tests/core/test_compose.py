@@ -42,7 +42,6 @@ def test_child_key_is_fold_in_of_crc32():
     assert jax.random.key_data(jn.child_key(KEY, "dense")).tolist() == GOLDEN_KEY
 
 
-@pytest.mark.slow
 def test_golden_values_of_a_nested_net():
     net = jn.serial(jn.dense(2), jn.serial(jn.dense(2), name="inner"), name="net")
     params, _ = net.init(KEY, jn.spec((1, 3)))

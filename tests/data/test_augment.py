@@ -217,7 +217,6 @@ def test_void_that_the_masks_cannot_hold():
         on_masks(lambda key, x: x, void=300)(jax.random.key(0), batch)
 
 
-@pytest.mark.slow
 def test_chain_gives_each_a_key_of_its_own():
     x = jnp.ones((50, 6, 6, 1))
     y = chain(cutout(2), cutout(2))(jax.random.key(0), x)

@@ -121,7 +121,6 @@ class TestFeatures:
             assert cepstra.dtype == np.float32
             np.testing.assert_allclose(cepstra, reference(wave, 30, 13), atol=1e-3)
 
-    @pytest.mark.slow
     def test_another_window_and_hop(self):
         (mel,) = jn.data.log_mel(
             [sound()], rate=RATE, window=0.032, hop=0.015, bands=9, normalize=False
@@ -147,7 +146,6 @@ class TestFeatures:
             np.testing.assert_allclose(all_three[t, 13:26], slope, atol=1e-3)
             np.testing.assert_allclose(all_three[t, 26:], curve, atol=1e-3)
 
-    @pytest.mark.slow
     def test_normalised_features_know_no_loudness(self):
         wave = sound(3000).astype(np.float32)
         a, b = jn.data.log_mel([wave, wave * 1e-3], rate=RATE)
@@ -155,7 +153,6 @@ class TestFeatures:
         np.testing.assert_allclose(a.mean(0), 0, atol=1e-5)
         np.testing.assert_allclose(a.std(0), 1, atol=1e-4)
 
-    @pytest.mark.slow
     def test_waves_do_not_influence_each_other(self):
         waves = [sound(1500), sound(900, 1), sound(201, 2)]
         together = jn.data.mfcc(waves, rate=RATE)
@@ -164,7 +161,6 @@ class TestFeatures:
             np.testing.assert_array_equal(jn.data.mfcc([wave], rate=RATE)[0], features)
         assert jn.data.mfcc([], rate=RATE) == []
 
-    @pytest.mark.slow
     def test_silence_gives_zeros_and_one_frame_too(self):
         for wave in (np.zeros(800, np.int16), sound(200)):
             (features,) = jn.data.mfcc([wave], rate=RATE)

@@ -179,7 +179,6 @@ def test_boxes_are_not_bent():
         elastic(displacement=1)(jax.random.key(0), x)
 
 
-@pytest.mark.slow
 def test_flip_turns_half_of_them():
     x = jnp.arange(2.0).reshape(1, 1, 2, 1).repeat(400, 0)
     share = float((random_flip()(jax.random.key(0), x)[:, 0, 0, 0] == 1).mean())

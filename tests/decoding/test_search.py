@@ -172,7 +172,6 @@ def test_beam_search_with_ties_and_impossible_tokens(x64):
             compare([part[i] for part in result], expected)
 
 
-@pytest.mark.slow
 def test_beams_beyond_the_vocabulary():
     @jax.jit
     def run(first):

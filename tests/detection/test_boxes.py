@@ -53,14 +53,12 @@ def test_iou_by_hand(a, b, value):
     assert detection.iou(a, b).tolist() == detection.iou(b, a).tolist() == [[value]]
 
 
-@pytest.mark.slow
 def test_iou_against_a_loop(x64):
     a, b = random_boxes(0, 2, 7), random_boxes(1, 2, 5)
     wanted = [[[loop_iou(p, q) for q in b[i]] for p in a[i]] for i in range(2)]
     np.testing.assert_allclose(detection.iou(jnp.asarray(a), jnp.asarray(b)), wanted, atol=1e-12)
 
 
-@pytest.mark.slow
 def test_iou_has_finite_gradients_at_padding():
     a, b = jnp.zeros((2, 4)), jnp.array([[0.0, 0.0, 1.0, 1.0], [0.0, 0.0, 0.0, 0.0]])
     for gradient in jax.jit(jax.grad(lambda a, b: detection.iou(a, b).sum(), (0, 1)))(a, b):
@@ -96,7 +94,6 @@ def test_suppression_by_hand():
     assert kept(iou=0.1, score=0.95) == []
 
 
-@pytest.mark.slow
 def test_equal_scores_padding_and_boxes_without_area():
     found = jnp.array([[0, 0, 1, 1], [0, 0, 1, 1], [0, 0, 0, 0], [0, 0, 0, 0], [2, 2, 3, 3]], float)
     scores = jnp.array([0.5, 0.5, -jnp.inf, 0.4, -jnp.inf])
@@ -119,7 +116,6 @@ def test_suppression_of_no_boxes():
     assert none.indices.tolist() == [0, 0, 0] and not none.valid.any()
 
 
-@pytest.mark.slow
 def test_there_and_back():
     found = jnp.asarray(random_boxes(0, 3, 5))
     np.testing.assert_allclose(detection.to_corners(detection.to_middle(found)), found, atol=1e-6)

@@ -26,7 +26,7 @@ SHORT = {
 }
 
 
-@pytest.mark.fast_cases("perceptron")
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
     [

@@ -136,6 +136,7 @@ def logits_in_numpy(p, source, lengths, target):
     return values.layer_norm(d["norm"], x) @ d["embedding"]["embedding"].T
 
 
+@pytest.mark.slow
 def test_whole_and_chunks_have_the_values_of_numpy():
     net, params = drawn(layers=1)
 

@@ -23,7 +23,6 @@ def net():
     return jn.serial(jn.dense(7, name="first"), jn.compose(block), jn.batch_norm(), name="net")
 
 
-@pytest.mark.slow
 def test_values():
     layer = net()
     params, state = layer.init(KEY, X)
@@ -43,7 +42,6 @@ def test_values():
         np.testing.assert_allclose(found[name], value, 1e-5, 1e-6)
 
 
-@pytest.mark.slow
 def test_under_jit_grad_and_vmap():
     layer = net()
     params, state = layer.init(KEY, X)
@@ -115,7 +113,6 @@ def test_observe_changes_outputs():
     assert jax.tree.structure(after) == jax.tree.structure(state)
 
 
-@pytest.mark.slow
 def test_observe_keeps_the_layer():
     layer = net()
     watched = jn.observe(layer, lambda path, layer, x, y: y)
@@ -161,7 +158,6 @@ def test_all_finite():
     assert first_nonfinite(layer, params, state, X) is None
 
 
-@pytest.mark.slow
 def test_before():
     layer = net()
     params, state = layer.init(KEY, X)
@@ -182,7 +178,6 @@ def test_forward():
     )
 
 
-@pytest.mark.slow
 def test_forward_between_layers():
     layer = jn.compose(lambda m, x: m(jnp.tanh, x / m(jax.nn.relu, x)), name="net")
     found = first_nonfinite(layer, {}, {}, BAD.at[0, 0].set(0))
@@ -196,7 +191,6 @@ def test_forward_of_the_loss():
     assert str(found) == ("forward: net, loss: 0 NaN and 1 Inf in 1 numbers; the output is finite")
 
 
-@pytest.mark.slow
 def test_backward():
     layer = jn.serial(
         jn.dense(3, name="in"), jax.nn.relu, jn.serial(jnp.sqrt, jnp.sin, name="b"), name="net"
@@ -251,7 +245,6 @@ def test_an_objective():
     assert found is not None and found[:2] == ("before", "x/1")
 
 
-@pytest.mark.slow
 def test_integers_pass():
     layer = jn.compose(lambda m, x: m(lambda x: {"i": x["i"], "f": jnp.sqrt(x["f"])}, x)["f"])
     found = first_nonfinite(layer, {}, {}, {"i": jnp.arange(3), "f": jnp.zeros(2)})

@@ -184,7 +184,6 @@ def test_a_unit_inside_by_path(trained):
     assert occlusion(net, params, state, IMAGES, (0, 0, 0), path="tanh", size=3).any()
 
 
-@pytest.mark.slow
 def test_the_second_call_of_a_shared_layer():
     shared = jn.dense(3)
     net = jn.serial(shared, shared, name="twice")
@@ -197,7 +196,6 @@ def test_the_second_call_of_a_shared_layer():
     np.testing.assert_allclose(second[0], kernel @ kernel[:, 1], atol=1e-6)
 
 
-@pytest.mark.slow
 def test_running_statistics_are_used():
     """In evaluation mode no example changes the attribution of another."""
     net = jn.serial(jn.conv(3, 3), jn.batch_norm(), jnp.tanh, jn.global_avg_pool())

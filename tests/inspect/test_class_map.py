@@ -97,7 +97,6 @@ def test_a_layer_inside_another():
     assert found.shape == (3, 4, 3) and bool(jnp.abs(found).sum() > 0)
 
 
-@pytest.mark.slow
 def test_messages():
     net = pooled()
     x = jnp.asarray(IMAGES, jnp.float32)

@@ -36,7 +36,6 @@ def test_drawn_as_the_formula_says():
     np.testing.assert_allclose(one.draw(12, 11), by_hand(one, 12, 11), atol=1e-5)
 
 
-@pytest.mark.slow
 def test_several_are_drawn_as_one(x64):
     one = Gabor(*(field[0] for field in TRUE))
     np.testing.assert_allclose(TRUE.draw(12, 11)[:, :, 0], one.draw(12, 11), atol=1e-12)
@@ -98,7 +97,6 @@ def test_free_parameters_are_described():
         np.testing.assert_allclose(by_hand(one, 7, 6), wanted, atol=1e-5)
 
 
-@pytest.mark.slow
 def test_an_upright_edge_has_orientation_0():
     edge = Gabor(5.0, 5.0, 0.0, 0.08, np.pi / 2, 2.0, 4.0, 1.0).draw(11, 11)
     assert (edge[5, :5] > 0).all() and (edge[5, 6:] < 0).all()  # changes along the row
@@ -156,7 +154,6 @@ def test_noise_is_no_gabor_function(fits):
     assert 0.08 < r2.mean() < 0.2 and r2.max() < 0.35
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", ["noisy", "offset"])
 def test_r2_is_that_of_the_drawn_function(fits, name):
     filters, fitted, r2 = fits[name]
@@ -165,12 +162,10 @@ def test_r2_is_that_of_the_drawn_function(fits, name):
     np.testing.assert_allclose(r2, 1 - left / total, atol=1e-5)
 
 
-@pytest.mark.slow
 def test_scale_does_not_matter_and_zero_fits_nothing(fits):
     assert (fits["scaled"][2] > 0.999).all() and fits["zero"][2] == 0
 
 
-@pytest.mark.slow
 def test_bells_keep_their_least_width(fits):
     """A lone pixel is no wave, but the narrowest bell comes near it."""
     _, fitted, _ = fits["pixel"]

@@ -105,7 +105,6 @@ def test_entries(train):
     assert any(abs(e.numeric) > 0.1 for e in check.entries)  # something was there to compare
 
 
-@pytest.mark.slow
 def test_table():
     check = jn.inspect.check_gradients(jn.dense(3, name="d"), jn.spec((4, 2)), samples=5)
     lines = str(check).splitlines()

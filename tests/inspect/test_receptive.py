@@ -51,7 +51,6 @@ def test_fields(layers, field, stride):
     assert last(jn.serial(*layers)) == (field, stride, False)
 
 
-@pytest.mark.slow
 def test_one_dimension_and_three():
     assert last(jn.serial(conv((3,)), conv((5,))), jn.spec((1, 40, 2)))[0] == (7,)
     assert last(jn.serial(conv((3, 1, 2))), jn.spec((1, 7, 8, 9, 2)))[0] == (3, 1, 2)
@@ -105,7 +104,6 @@ def test_parameters_that_let_everything_through():
         assert (found[name] == np.float32(wanted)).all()
 
 
-@pytest.mark.slow
 def test_layers_without_space_have_no_row():
     net = jn.serial(conv(3), lambda x: x.mean((1, 2)), jn.dense(3))
     assert list(receptive_fields(net, IMAGE).fields) == ["conv"]
@@ -115,7 +113,6 @@ def test_one_unit_has_no_stride():
     assert last(jn.serial(jn.conv(2, (33, 47), padding="VALID")))[1:] == ((None, None), True)
 
 
-@pytest.mark.slow
 def test_the_parameters_play_no_part():
     """Kernels that start at 0 see as much as others."""
     assert last(jn.serial(conv(3, kernel_init=jn.initializers.zeros)))[0] == (3, 3)

@@ -149,7 +149,6 @@ def test_several_platforms(row):
     close(program(sized(x, 3)), jit_apply(layer, params, state, sized(x, 3))[0])
 
 
-@pytest.mark.slow
 def test_the_program_is_plain_stablehlo():
     net, x = jn.conv(4, 3), jn.spec((2, 8, 6, 3))
     text = export(net, *net.init(KEY, x), x).exported.mlir_module()

@@ -320,7 +320,6 @@ def test_rows_that_see_nothing_are_zero_and_finite(make, dtype):
         jit_apply(layer, params, {}, (queries, memory, lengths))
 
 
-@pytest.mark.slow
 def test_a_single_row_or_head_that_sees_nothing():
     x = draw(1, 3, 4).astype(np.float32)
     layer = jn.multi_head_attention(2, return_weights=True)
@@ -340,7 +339,6 @@ def test_a_single_row_or_head_that_sees_nothing():
 # Dropout
 
 
-@pytest.mark.slow
 def test_dropout_falls_on_the_weights():
     """With identical values each output is the share that is kept, rescaled: its mean is 1."""
     x = jnp.ones((30, 40, 4))
@@ -497,7 +495,6 @@ def test_lengths_beyond_the_places_raise(layer, lengths):
     np.testing.assert_allclose(y, wanted, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.slow
 def test_rotary_needs_an_even_size_of_heads():
     with pytest.raises(ValueError, match="rotary=True needs an even head_size, got 3"):
         jn.multi_head_attention(2, rotary=True).init(jax.random.key(0), jn.spec((2, 5, 6)))
@@ -522,7 +519,6 @@ def test_a_bias_that_diverged_reaches_the_output(make):
         assert np.isnan(by_bias[..., 0, columns]).all() and np.isfinite(by_bias[..., 1:, :]).all()
 
 
-@pytest.mark.slow
 def test_a_causal_mask_of_as_many_sequences_as_steps(x64):
     """Two axes are refused; with mask[None] the mask is that of causal=True."""
     x, mask = jnp.asarray(draw(5, 5, 6)), jnp.tril(jnp.ones((5, 5), bool))

@@ -106,7 +106,6 @@ def test_shapes(layer, x, y):
     assert output_shape(layer, x) == y
 
 
-@pytest.mark.slow
 def test_a_shifted_input_gives_a_shifted_map():
     layer = jn.conv(4, 3, padding="VALID")
     x = np.random.default_rng(0).normal(size=(2, 9, 8, 3)).astype(np.float32)
@@ -116,7 +115,6 @@ def test_a_shifted_input_gives_a_shifted_map():
     np.testing.assert_allclose(moved[:, 2:, 1:], y[:, :-2, :-1], 1e-5, 1e-6)
 
 
-@pytest.mark.slow
 def test_causal_sees_no_later_inputs():
     layer = jn.conv(4, 3, padding="CAUSAL", dilation=2)
     x = np.random.default_rng(0).normal(size=(1, 9, 2)).astype(np.float32)
@@ -127,7 +125,6 @@ def test_causal_sees_no_later_inputs():
     np.testing.assert_array_equal(reach, wanted)
 
 
-@pytest.mark.slow
 def test_fresh_outputs_have_variance_near_one():
     layer = jn.conv(50, 5, padding="VALID")
     x = jax.random.normal(jax.random.key(0), (4, 24, 24, 8))

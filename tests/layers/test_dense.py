@@ -21,7 +21,6 @@ def test_values_by_hand(x, expected):
     assert y.tolist() == [expected]
 
 
-@pytest.mark.slow
 def test_a_fresh_layer_keeps_the_variance():
     x = jax.random.normal(jax.random.key(1), (500, 400))
     params, _ = jn.dense(300).init(KEY, x)
@@ -38,7 +37,6 @@ def test_last_axis_alone_is_mapped():
     assert list(params) == ["kernel"]
 
 
-@pytest.mark.slow
 def test_pixels_are_fine():
     params, _ = jn.dense(4).init(KEY, jn.spec((2, 3), jnp.uint8))
     y, _ = jit_apply(jn.dense(4), params, {}, jnp.full((2, 3), 255, jnp.uint8))
@@ -82,7 +80,6 @@ def test_a_layer_of_n_to_m_has_n_times_m_weights(inputs, features):
     assert params["kernel"].size == inputs * features  # 78,400 for a 28 x 28 image to 100 units
 
 
-@pytest.mark.slow
 def test_a_random_bias_is_not_the_kernel_again():
     draw = jn.initializers.normal(1.0)
     params, _ = jn.dense(5, kernel_init=draw, bias_init=draw).init(

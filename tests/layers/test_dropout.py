@@ -41,14 +41,12 @@ def test_drops_its_share_and_rescales_the_rest(make, shape, free, rate):
     near(ratio, 1.0, np.sqrt(rate / (1 - rate)), first.size)
 
 
-@pytest.mark.slow
 def test_axes_choose_what_goes_together():
     y = train(jn.dropout(0.5, axes=(1,)), jnp.ones((3, 50, 4)))
     assert (y == y[:1, :, :1]).all()
     assert 0 < (y[0, :, 0] == 0).sum() < 50
 
 
-@pytest.mark.slow
 def test_units_are_independent():
     """The share of neighbors that are both dropped is the square of the rate."""
     y = train(jn.dropout(0.3), jnp.ones((300, 200)))
@@ -63,14 +61,12 @@ def test_identity_in_evaluation_and_at_rate_0():
         assert (jit_apply(make(0.0), {}, {}, x, train=True)[0] == x).all()
 
 
-@pytest.mark.slow
 def test_two_in_one_net_draw_differently():
     net = jn.parallel(jn.dropout(0.5), jn.dropout(0.5))
     a, b = train(net, jnp.ones((20, 20)))
     assert (a != b).any()
 
 
-@pytest.mark.slow
 def test_gradient_is_the_mask():
     x = jnp.ones((30, 4))
     layer = jn.dropout(0.25)

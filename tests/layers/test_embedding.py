@@ -16,7 +16,6 @@ def draw(*shape, seed=0):
     return np.random.default_rng(seed).normal(size=shape)
 
 
-@pytest.mark.slow
 def test_takes_rows_of_the_table():
     layer = jn.embedding(11, 4)
     table = jnp.arange(44.0).reshape(11, 4)
@@ -69,7 +68,6 @@ def test_padding_idx_equals_torch(x64):
         jn.embedding(11, 4, padding_idx=11)
 
 
-@pytest.mark.slow
 def test_a_fresh_table_has_variance_1_over_features():
     params, _ = jn.embedding(300, 50).init(jax.random.key(0), jn.spec((1,), jnp.int32))
     table = params["embedding"]
@@ -140,7 +138,6 @@ def test_embedding_messages():
         jn.embedding(4, 0)
 
 
-@pytest.mark.slow
 def test_learned_positions_add_the_row_of_each_place():
     layer = jn.learned_positions(7)
     params = {"embedding": jnp.asarray(draw(7, 4), jnp.float32)}
@@ -179,7 +176,6 @@ def test_sinusoidal_positions_by_the_formula(x64):
             )
 
 
-@pytest.mark.slow
 def test_sinusoidal_positions_one_at_a_time_and_in_bfloat16():
     layer, x = jn.layers.sinusoidal_positions(), jnp.zeros((2, 400, 6))
     whole, _ = jit_apply(layer, {}, {}, x)
@@ -232,7 +228,6 @@ def test_rotary_products_depend_on_the_distance_alone(x64):
     assert abs(other - products[0]) > 1e-3
 
 
-@pytest.mark.slow
 def test_rotary_in_bfloat16_and_its_message():
     x = jnp.asarray(draw(1, 300, 1, 4), jnp.bfloat16)
     wide = jn.rotary(x.astype(jnp.float32))

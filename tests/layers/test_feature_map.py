@@ -33,7 +33,6 @@ def test_polynomial_sizes_of_the_docstring():
     assert y.shape == (3, 2144)
 
 
-@pytest.mark.slow
 def test_polynomial_slopes_at_0():
     """d(ab)/da = b also where a = 0, and d(a²)/da = 0."""
     jacobian = jax.jit(jax.jacobian(lambda x: polynomial(2).apply({}, {}, x)[0][0]))(
@@ -42,7 +41,6 @@ def test_polynomial_slopes_at_0():
     assert jacobian[:, 0].tolist() == [[1, 0], [0, 1], [0, 0], [3, 0], [0, 6]]  # a b aa ab bb
 
 
-@pytest.mark.slow
 def test_polynomial_leaves_middle_axes_alone():
     x = jnp.array(X[:6].reshape(2, 3, 4), jnp.float32)
     y, _ = jit_apply(polynomial(2), {}, {}, x)
@@ -77,7 +75,6 @@ def test_rbf_far_from_the_origin():
     np.testing.assert_allclose(y, want, 1e-6)
 
 
-@pytest.mark.slow
 def test_rbf_begins_with_its_width_and_normal_centers():
     params, _ = rbf(500, width=3.0).init(KEY, jn.spec((2, 40)))
     assert params["width"] == 3 and params["centers"].shape == (500, 40)
@@ -94,7 +91,6 @@ def test_random_fourier_by_hand(x64):
     np.testing.assert_allclose(y, want, 1e-14)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("bandwidth", [0.7, 2.0])
 def test_random_fourier_approximates_the_gaussian_kernel(bandwidth):
     """4 waves' worth of deviation; the error falls with the root of their number."""
@@ -111,7 +107,6 @@ def test_random_fourier_approximates_the_gaussian_kernel(bandwidth):
     assert many < 0.012 < 0.02 < few < 0.12
 
 
-@pytest.mark.slow
 def test_random_fourier_draws_as_it_says():
     params, _ = random_fourier(4000, 0.5).init(KEY, jn.spec((2, 3)))
     assert params["kernel"].shape == (3, 4000) and params["bias"].shape == (4000,)
@@ -122,7 +117,6 @@ def test_random_fourier_draws_as_it_says():
     assert abs(np.corrcoef(params["kernel"][0], params["bias"])[0, 1]) < 0.06
 
 
-@pytest.mark.slow
 def test_frozen_waves_stay():
     net = jn.serial(jn.freeze(random_fourier(6)), jn.dense(1))
     params, _ = net.init(KEY, jn.spec((2, 3)))

@@ -9,7 +9,6 @@ import jaxnet as jn
 from tests.compiled import jit_apply
 
 
-@pytest.mark.slow
 def test_the_reset_gate_acts_after_the_product(x64):
     """One feature, one step from h: n = tanh(a_n + r (h w_n + b)), h' = (1 - u) n + u h."""
     params = {
@@ -49,7 +48,6 @@ def test_the_reset_gate_of_the_paper_acts_before_the_product(x64):
         np.testing.assert_allclose(y[:, t], h, rtol=1e-10)
 
 
-@pytest.mark.slow
 def test_params():
     params, _ = jn.gru(4).init(jax.random.key(0), jn.spec((2, 6, 5)))
     assert jax.tree.map(jnp.shape, params) == {
@@ -62,7 +60,6 @@ def test_params():
     assert set(params) == {"kernel", "recurrent_kernel"}
 
 
-@pytest.mark.slow
 def test_messages():
     with pytest.raises(ValueError, match="gru: features must be at least 1, got 0"):
         jn.gru(0)

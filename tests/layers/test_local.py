@@ -49,7 +49,6 @@ def test_each_position_has_its_own_kernel():
     assert y.ravel().tolist() == [1, 30, 4300]
 
 
-@pytest.mark.slow
 def test_fresh_outputs_have_variance_near_one():
     layer = jn.layers.locally_connected(7, 5)
     x = jax.random.normal(jax.random.key(0), (40, 12, 11, 3))

@@ -28,7 +28,6 @@ def test_a_fresh_lstm_remembers():
     assert forget_bias(2.0)(jax.random.key(0), (12,)).tolist() == [0] * 3 + [2] * 3 + [0] * 6
 
 
-@pytest.mark.slow
 def test_params():
     params, state = jn.lstm(4).init(jax.random.key(0), jn.spec((2, 6, 5)))
     shapes = jax.tree.map(jnp.shape, params)

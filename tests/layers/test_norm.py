@@ -192,7 +192,6 @@ def test_fresh_batch_norm_gives_its_input_back():
     np.testing.assert_allclose(y, x, rtol=1e-5)
 
 
-@pytest.mark.slow
 def test_running_statistics_carry_no_gradient():
     layer = jn.batch_norm()
     x = jnp.asarray(draw(4, 3), jnp.float32)

@@ -126,7 +126,6 @@ def test_pooling_over_features():
     np.testing.assert_allclose(y, [[[5, 13]], [[0, 17]]])
 
 
-@pytest.mark.slow
 def test_max_forgives_a_small_shift():
     image = jnp.zeros((8, 8)).at[2, 4].set(1.0)
     moved = jnp.roll(image, 1, 1)
@@ -144,14 +143,12 @@ def test_the_first_of_equal_maxima_gets_the_gradient(layer):
     np.testing.assert_array_equal(gradient[0, ..., 0], [[1, 0], [0, 0]])
 
 
-@pytest.mark.slow
 def test_the_first_is_meant_row_by_row():
     x = jnp.array([[0.0, 7], [7, 0]])
     gradient = jax.jit(jax.grad(lambda x: pooled(jn.max_pool(2), x).sum()))(x)
     np.testing.assert_array_equal(gradient, [[0, 1], [0, 0]])
 
 
-@pytest.mark.slow
 def test_l2_at_zero_has_a_gradient():
     for layer, x in (
         (jn.layers.lp_pool(2, 2), jnp.zeros((1, 4, 1)).at[0, 2].set(3.0)),

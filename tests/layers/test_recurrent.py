@@ -222,7 +222,6 @@ def test_padding_changes_nothing_in_float32(kind):
     close(y[:1, :3], alone, 1e-6)
 
 
-@pytest.mark.slow
 @each
 def test_a_sequence_of_length_0_keeps_its_initial_carry(kind, x64):
     layer, params, initial = KINDS[kind][0](FEATURES), random_params(kind), random_carry(kind)
@@ -367,7 +366,6 @@ def test_recurrent_keys_and_state_by_hand():
     np.testing.assert_allclose(after["batch_norm"]["mean"], 2.75, atol=0.1)
 
 
-@pytest.mark.slow
 def test_recurrent_with_lengths_freezes_any_carry():
     def cell(m, given):
         carry, x = given
@@ -385,7 +383,6 @@ def test_recurrent_with_lengths_freezes_any_carry():
     assert out["final"][0].tolist() == [6, 1, 3]
 
 
-@pytest.mark.slow
 def test_recurrent_over_tokens():
     """Steps may be integers, without an axis of features."""
 

@@ -79,7 +79,6 @@ def test_resize_of_signals_and_volumes():
         np.testing.assert_allclose(y, wanted, 1e-5, 1e-5)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("method", ["nearest", "bilinear"])
 def test_factor_one_changes_nothing_and_a_constant_stays(method):
     x = jax.random.normal(jax.random.key(0), (2, 3, 4, 1))
@@ -88,7 +87,6 @@ def test_factor_one_changes_nothing_and_a_constant_stays(method):
     np.testing.assert_allclose(ones, np.ones((1, 2, 15, 2)), 1e-6)
 
 
-@pytest.mark.slow
 def test_integers():
     x = jnp.array([0, 255], jnp.uint8).reshape(1, 2, 1)
     assert jit_apply(jn.resize(scale=2, method="nearest"), {}, {}, x)[0].dtype == jnp.uint8

@@ -15,7 +15,6 @@ def test_by_hand():
     np.testing.assert_allclose(y, wanted[None], 1e-6)
 
 
-@pytest.mark.slow
 def test_alexnet_by_default():
     x = jnp.full((1, 2, 2, 7), 10.0)
     y, _ = jit_apply(jn.layers.local_response_norm(), {}, {}, x)
@@ -42,7 +41,6 @@ def test_is_that_of_pytorch(x64, size):
     np.testing.assert_allclose(slope, last(x.grad), 1e-10, 1e-10)
 
 
-@pytest.mark.slow
 def test_narrow_floats():
     x = jnp.full((1, 5), 3.0, jnp.bfloat16)
     y, _ = jit_apply(jn.layers.local_response_norm(alpha=1.0), {}, {}, x)

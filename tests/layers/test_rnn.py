@@ -3,7 +3,6 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 
 import jaxnet as jn
 from tests.compiled import jit_apply
@@ -35,7 +34,6 @@ def test_simple_rnn_and_readout_by_hand(x64):
     assert abs(a1 - 0.7310585786) < 1e-10  # sigma(1)
 
 
-@pytest.mark.slow
 def test_long_padding_after_a_layer_that_blows_up(x64):
     """relu and a kernel above 1: 400 steps of padding would overflow."""
     layer = jn.rnn(1, activation=jax.nn.relu)
@@ -54,7 +52,6 @@ def test_long_padding_after_a_layer_that_blows_up(x64):
     assert gradient["recurrent_kernel"] == 2 and gradient["kernel"] == 9 * 1 + 1
 
 
-@pytest.mark.slow
 def test_a_fresh_layer_keeps_variance():
     layer = jn.rnn(200, activation=lambda z: z)
     x = random(64, 1, 300).astype(np.float32)

@@ -86,7 +86,6 @@ def test_both_directions_by_hand():
     assert out["final"]["backward"].ravel().tolist() == [15, 15, 15]
 
 
-@pytest.mark.slow
 def test_directions_have_params_of_their_own():
     net = jn.bidirectional(jn.gru(4))
     params, _ = net.init(jax.random.key(0), jn.spec((3, 5, 2)))
@@ -98,7 +97,6 @@ def test_directions_have_params_of_their_own():
     assert y.shape == (3, 5, 11) and params["backward"]["kernel"].shape == (2, 28)
 
 
-@pytest.mark.slow
 def test_gradient_of_the_backward_direction():
     """The gradient of each step is that of its own step."""
     weights = random(3, 5, 1)
@@ -170,7 +168,6 @@ def test_a_whole_model_decodes_with_states():
 # time_distributed and last_step
 
 
-@pytest.mark.slow
 def test_time_distributed_keeps_the_form_and_clears_the_padding():
     layer = jn.layers.time_distributed(lambda x: x + 1)
     (y, lengths), _ = jit_apply(layer, {}, {}, (ONES, LENGTHS))
@@ -191,7 +188,6 @@ def test_time_distributed_keeps_the_form_and_clears_the_padding():
     assert params["kernel"].shape == (1, 4)
 
 
-@pytest.mark.slow
 def test_time_distributed_passes_state_key_and_training_on():
     net = jn.layers.time_distributed(jn.serial(jn.batch_norm(momentum=0.5), jn.dropout(0.5)))
     params, state = net.init(jax.random.key(0), (ONES, LENGTHS))
@@ -201,7 +197,6 @@ def test_time_distributed_passes_state_key_and_training_on():
     assert (y[0] == 0).any() and (y[0] != 0).any()
 
 
-@pytest.mark.slow
 def test_last_step():
     x = jnp.arange(15.0).reshape(3, 5, 1)
     assert jit_apply(jn.last_step(), {}, {}, x)[0].ravel().tolist() == [4, 9, 14]

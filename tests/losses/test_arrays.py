@@ -3,7 +3,6 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 
 from jaxnet.losses import arrays
 
@@ -14,7 +13,6 @@ def test_wide_keeps_wide_dtypes_and_widens_narrow_ones(x64):
     assert arrays.wide(np.ones(2, np.complex64)).dtype == "complex64"
 
 
-@pytest.mark.slow
 def test_log_is_continued_by_its_tangent():
     eps = float(jnp.finfo(jnp.float32).eps)
     p = jnp.array([1.0, 0.25, eps, 0.0])
@@ -24,7 +22,6 @@ def test_log_is_continued_by_its_tangent():
     np.testing.assert_allclose(slope[jnp.array([0, 1, 3])], [1, 4, 1 / eps], rtol=1e-6)
 
 
-@pytest.mark.slow
 def test_at_label():
     values = jnp.array([[[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]]])
     assert arrays.at_label(values, jnp.array([[2, 0]], jnp.uint8)).tolist() == [[3, 4]]

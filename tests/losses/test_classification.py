@@ -18,7 +18,6 @@ LABELS = np.array([0, 3, 1, 1, 2])
 BITS = RNG.integers(0, 2, size=(5, 4)).astype(float)
 
 
-@pytest.mark.slow
 def test_cross_entropies_agree():
     """On probabilities and on logits, optax's and ours are the same function."""
 
@@ -44,7 +43,6 @@ def test_cross_entropies_agree():
             np.testing.assert_allclose(ours, theirs, 1e-10, 1e-10, err_msg=name)
 
 
-@pytest.mark.slow
 def test_focal_by_hand():
     z = np.log(np.float32([[0.75, 0.25]]))
     close(

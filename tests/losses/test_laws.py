@@ -198,7 +198,6 @@ def test_messages(call, message):
         call()
 
 
-@pytest.mark.slow
 def test_losses_take_part_in_training():
     """A perceptron trained on its criterion learns AND, with no mistake left."""
     x = jnp.array([[0.0, 0.0], [0.0, 1.0], [1.0, 0.0], [1.0, 1.0]])

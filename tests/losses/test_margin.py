@@ -1,12 +1,10 @@
 import jax.numpy as jnp
 import numpy as np
-import pytest
 
 from jaxnet import losses
 from tests.losses.common import slopes
 
 
-@pytest.mark.slow
 def test_classes_may_be_written_in_three_ways():
     z, signs = jnp.array([0.5, -2.0, 0.25, -0.125]), jnp.array([1, 1, -1, -1])
     assert losses.perceptron(z, signs).tolist() == [0, 2, 0.25, 0]
@@ -14,7 +12,6 @@ def test_classes_may_be_written_in_three_ways():
         assert (losses.perceptron(z, targets) == losses.perceptron(z, signs)).all()
 
 
-@pytest.mark.slow
 def test_perceptron_gradient_is_the_learning_rule():
     """-(y - o) for a unit that outputs 1 where z > 0 else 0, also at z = 0."""
     z = jnp.array([-2.0, 0.0, 3.0, -2.0, 0.0, 3.0])
@@ -25,7 +22,6 @@ def test_perceptron_gradient_is_the_learning_rule():
     assert (values == abs(z) * (y != o)).all()
 
 
-@pytest.mark.slow
 def test_nan_is_not_hidden_by_a_target_that_seems_right():
     nan, inf = jnp.nan, jnp.inf
     z, y = jnp.array([nan, nan, 1.0, 1.0, -inf]), jnp.array([-1.0, 1.0, nan, 1.0, -1.0])

@@ -76,7 +76,6 @@ def test_an_image_without_labeled_pixels_has_loss_zero():
         assert (grads[0] == 0).all() and jnp.isfinite(grads).all() and (grads[1] != 0).sum() == 3
 
 
-@pytest.mark.slow
 def test_labels_that_are_no_classes_reach_the_weighted_mean_as_nan():
     """Also where the loss is a metric, whose values are finite: weights[-1] would be the last."""
     weighted = losses.ignore_label(jn.metrics.accuracy, label=9, class_weights=np.ones(3))
@@ -84,13 +83,11 @@ def test_labels_that_are_no_classes_reach_the_weighted_mean_as_nan():
     assert np.isnan(values).tolist() == [True, True, False]
 
 
-@pytest.mark.slow
 def test_narrow_labels_are_compared_with_any_label():
     loss = losses.ignore_label(losses.cross_entropy, label=300)
     close(loss(jnp.zeros((1, 2, 4)), jnp.zeros((1, 2), jnp.uint8)), [math.log(4)], 1e-6)
 
 
-@pytest.mark.slow
 def test_masked_means_of_half_precision_do_not_overflow():
     values, mask = jnp.full((1, 200), 1000, jnp.float16), jnp.arange(200)[None] < 150
     assert losses.masked(lambda z, y: z)(values, (values, mask)) == 1000

@@ -2,7 +2,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import pytest
 
 from jaxnet import losses
 from jaxnet.services.jax_versions import enable_x64
@@ -22,13 +21,11 @@ def test_dice_by_hand():
     close(losses.dice(z, jnp.array([[0, 0, 1, 1]])), [1 - 1 / 5], 1e-5)
 
 
-@pytest.mark.slow
 def test_dice_without_labeled_pixels_is_zero():
     value, grad = slopes(losses.dice, jnp.ones((1, 4, 3)), jnp.full((1, 4), -1))
     assert value == 0 and (grad == 0).all()
 
 
-@pytest.mark.slow
 def test_dice_leaves_void_pixels_out():
     z = jnp.array(RNG.normal(size=(2, 6, 3)))
     labels = jnp.array([[0, 1, 2, 255, -1, 1], [2, 2, 1, 0, 255, 3]])
@@ -36,7 +33,6 @@ def test_dice_leaves_void_pixels_out():
     close(losses.dice(z, labels)[0], kept[0], 1e-6)
 
 
-@pytest.mark.slow
 def test_dice_matches_optax_where_every_pixel_is_labeled():
     with enable_x64(True):
         z = jnp.array(RNG.normal(size=(2, 5, 4, 3)))

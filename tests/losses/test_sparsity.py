@@ -12,7 +12,6 @@ from tests.losses.common import check_torch, close
 RNG = np.random.default_rng(7)
 
 
-@pytest.mark.slow
 def test_kl_sparsity_is_zero_at_rho_and_grows_on_both_sides():
     at = lambda mean: float(losses.kl_sparsity(jnp.full((4, 1), mean), rho=0.05))  # noqa: E731
     assert abs(at(0.05)) < 1e-7
@@ -22,7 +21,6 @@ def test_kl_sparsity_is_zero_at_rho_and_grows_on_both_sides():
     close(at(0.2), 0.05 * math.log(0.25) + 0.95 * math.log(1.1875), 1e-5)
 
 
-@pytest.mark.slow
 def test_kl_sparsity_is_of_the_mean_and_sums_over_units():
     """Activations 0 and 0.4 have the mean 0.2; a mean of KLs would be far from 0."""
     one = losses.kl_sparsity(jnp.array([[0.0], [0.4]]), rho=0.2)

@@ -21,7 +21,6 @@ def test_confusion_by_hand():
     assert metrics.confusion(guesses, labels, 3, void=2).tolist() == [[1, 1, 0], [0, 1, 0], [0] * 3]
 
 
-@pytest.mark.slow
 def test_confusion_ignores_labels_that_are_no_classes():
     labels = jnp.array([0, -1, 3, 255, 1, 1], jnp.int32)
     guesses = jnp.array([0, 0, 255, -1, 1, 2], jnp.int32)
@@ -43,14 +42,12 @@ def test_predictions_that_are_no_classes_never_help(guess):
     np.testing.assert_allclose(metrics.scores(matrix).iou, [1 / 3, 1 / 3])
 
 
-@pytest.mark.slow
 def test_confusion_does_not_wrap_narrow_integers():
     """20 · 21 + 20 is more than a byte holds."""
     labels = jnp.arange(21, dtype=jnp.uint8)
     assert metrics.confusion(labels, labels, 21).tolist() == np.eye(21).tolist()
 
 
-@pytest.mark.slow
 def test_confusion_sums_over_batches_under_jit():
     whole = metrics.confusion(GUESSES, LABELS, 4)
     jitted = jax.jit(lambda a, b: metrics.confusion(a, b, 4))
@@ -59,7 +56,6 @@ def test_confusion_sums_over_batches_under_jit():
     assert whole.sum() == 200
 
 
-@pytest.mark.slow
 def test_confusion_and_scores_match_scikit_learn():
     sklearn = pytest.importorskip("sklearn.metrics", reason="scikit-learn is the reference")
     matrix = metrics.confusion(GUESSES, LABELS, 4)
@@ -73,7 +69,6 @@ def test_confusion_and_scores_match_scikit_learn():
     np.testing.assert_allclose(metrics.scores(matrix).mean_iou, jaccard.mean(), 1e-6)
 
 
-@pytest.mark.slow
 def test_segmentation_scores_are_of_the_whole_set():
     """Sums over batches, void left out; the mean of the batches' scores is another number."""
     sklearn = pytest.importorskip("sklearn.metrics", reason="scikit-learn is the reference")
@@ -153,7 +148,6 @@ def test_scores_print_as_a_table():
     assert lines[-1] == "accuracy 1.0000, mean IoU 1.0000"
 
 
-@pytest.mark.slow
 def test_confusion_does_not_wrap_wide_labels(x64):
     wide = jnp.array([0, 2**32, 2**32 - 1])
     assert metrics.confusion(wide, wide, 2).tolist() == [[1, 0], [0, 0]]

@@ -19,7 +19,6 @@ def test_parameters(net, size, parameters):
     assert count(net, (2, size, size, 3)) == parameters
 
 
-@pytest.mark.slow
 def test_stages():
     found = shapes(jn.models.alexnet(classes=7), (2, 227, 227, 3))
     wanted = {

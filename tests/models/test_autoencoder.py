@@ -11,7 +11,6 @@ RANDOM = np.random.default_rng(0)
 X = RANDOM.normal(size=(5, 7))
 
 
-@pytest.mark.slow
 def test_the_parts_are_layers_with_params_of_their_own():
     encoder, decoder = jn.models.mlp([6, 3]), jn.serial(jn.dense(6), jnp.tanh, jn.dense(7))
     net = autoencoder(encoder, decoder)
@@ -24,7 +23,6 @@ def test_the_parts_are_layers_with_params_of_their_own():
     np.testing.assert_array_equal(net.apply(params, state, x)[0], y)
 
 
-@pytest.mark.slow
 def test_plain_functions_and_state_pass():
     net = autoencoder(jn.serial(jn.dense(3), jn.batch_norm()), jn.serial(jn.dense(7), jnp.tanh))
     params, state = net.init(jax.random.key(0), jn.spec((5, 7)))
@@ -49,7 +47,6 @@ def sigmoid(a):
     return 1 / (1 + np.exp(-a))
 
 
-@pytest.mark.slow
 def test_tied_values_and_gradients(x64):
     """By hand: z = σ(x W + b), y = σ(z Wᵀ + c); W has the gradients of both its uses."""
     net = tied_autoencoder(3, jax.nn.sigmoid, jax.nn.sigmoid)
@@ -73,7 +70,6 @@ def test_tied_values_and_gradients(x64):
     np.testing.assert_allclose(grads["decoder"]["bias"], d_out.sum(0), atol=1e-12)
 
 
-@pytest.mark.slow
 def test_the_tied_encoder_stands_by_itself():
     net = tied_autoencoder(3)
     params, state = net.init(jax.random.key(0), jn.spec((5, 7)))

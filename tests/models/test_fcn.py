@@ -311,7 +311,6 @@ def test_scores_begin_at_zero_and_learn():
     assert (y == 0).all() and (abs(grads["score_8"]["kernel"]) > 0).any()
 
 
-@pytest.mark.slow
 def test_a_window_that_is_no_square(x64):
     """The dense layer counts rows, columns, channels; so does the convolution."""
     x = jnp.asarray(RNG.normal(size=(3, 2, 5, 4)))

@@ -10,7 +10,6 @@ from jaxnet.services.jax_versions import enable_x64
 from tests.compiled import jit_apply
 
 
-@pytest.mark.slow
 def test_parameters_of_each_layer():
     params, state = lenet5(classes=10).init(jax.random.key(0), jn.spec((2, 32, 32, 1)))
     sizes = {name: sum(a.size for a in entry.values()) for name, entry in params.items()}
@@ -20,7 +19,6 @@ def test_parameters_of_each_layer():
     assert state == {}
 
 
-@pytest.mark.slow
 def test_28x28_has_the_same_parameters_as_32x32():
     small, large = (lenet5().init(jax.random.key(0), jn.spec((2, n, n, 1)))[0] for n in (28, 32))
     jax.tree.map(np.testing.assert_array_equal, small, large)
@@ -95,7 +93,6 @@ def test_another_size_says_what_to_write(shape):
         lenet5().init(jax.random.key(0), jn.spec(shape))
 
 
-@pytest.mark.slow
 def test_three_channels():
     params, _ = lenet5(classes=3).init(jax.random.key(0), jn.spec((2, 32, 32, 3)))
     assert params["c1"]["kernel"].shape == (5, 5, 3, 6)
@@ -105,7 +102,6 @@ def test_three_channels():
 # The form of 1998.
 
 
-@pytest.mark.slow
 def test_parameters_as_published():
     params, state = lenet5_1998().init(jax.random.key(0), jn.spec((2, 32, 32, 1)))
     sizes = {name: sum(a.size for a in entry.values()) for name, entry in params.items()}

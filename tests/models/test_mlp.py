@@ -11,7 +11,6 @@ def count(params):
     return sum(leaf.size for leaf in jax.tree.leaves(params))
 
 
-@pytest.mark.slow
 def test_a_layer_of_100_on_28x28_has_78400_weights():
     params, state = mlp([100, 10]).init(jax.random.key(0), jn.spec((2, 28, 28, 1)))
     assert params["dense"]["kernel"].size == 78_400  # 28 · 28 · 100
@@ -68,7 +67,6 @@ def test_values_by_hand():
     np.testing.assert_array_equal(y, [[9.5], [9.0]])
 
 
-@pytest.mark.slow
 def test_one_size_is_a_linear_model():
     net = mlp([10])
     params, _ = net.init(jax.random.key(0), jn.spec((2, 8, 8, 1)))
@@ -79,7 +77,6 @@ def test_one_size_is_a_linear_model():
     np.testing.assert_allclose(y[0] + y[1] - bias, y[2], atol=1e-5)
 
 
-@pytest.mark.slow
 def test_a_stack_without_activations_stays_linear():
     net = mlp([7, 6, 5], lambda x: x)
     params, _ = net.init(jax.random.key(0), jn.spec((2, 4)))

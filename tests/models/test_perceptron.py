@@ -65,7 +65,6 @@ def test_adaline_is_linear():
     assert y.tolist() == [[3.5], [5.5]]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("layer", [perceptron, adaline])
 def test_units_begin_at_0(layer):
     params, _ = layer(4).init(KEY, jn.spec((2, 3)))
@@ -75,7 +74,6 @@ def test_units_begin_at_0(layer):
     assert (drawn["kernel"] != 0).all()
 
 
-@pytest.mark.slow
 def test_gradients_teach_a_threshold_nothing():
     params = {"kernel": jnp.array([[1.0], [2.0]]), "bias": jnp.array([0.3])}
     grads = jax.grad(lambda p: perceptron().apply(p, {}, CORNERS)[0].sum())(params)
@@ -113,7 +111,6 @@ def test_a_batch_adds_up_and_units_are_apart():
     assert state == {} and float(metrics["loss"]) == 0.5  # 3 of 6
 
 
-@pytest.mark.slow
 def test_the_rule_is_the_gradient_of_its_criterion():
     """jn.losses.perceptron on the scores, summed; both where z = 0 too."""
     x, y, _ = separable(1)
@@ -185,7 +182,6 @@ def test_the_bound_is_reached():
     assert train_perceptron([[3.0]], [1]).mistakes.sum() == 1
 
 
-@pytest.mark.slow
 def test_several_units_are_as_many_perceptrons():
     x, y, _ = separable(0)
     _, other, _ = separable(0, margin=0.05)
@@ -276,7 +272,6 @@ def test_mapped_xor_has_0_mistakes(layer, params):
     assert net.apply(whole, {}, CORNERS)[0][:, 0].tolist() == XOR.tolist()
 
 
-@pytest.mark.slow
 def test_a_stack_of_linear_layers_stays_linear():
     """It is one affine map, and XOR behind it is as inseparable as before."""
     stack = jn.serial(jn.dense(7), jn.dense(6), jn.dense(5))
@@ -328,7 +323,6 @@ def test_the_batch_rule_is_gradient_descent_on_e_exactly(x64):
         np.testing.assert_allclose(train_state.params["bias"], [b], 1e-10)
 
 
-@pytest.mark.slow
 def test_the_stochastic_rule_written_out(x64):
     x, t = noisy()
     trainer = jn.trainer(jn.training.learning_rule(adaline(), delta_rule), optax.sgd(0.05))

@@ -126,7 +126,6 @@ def test_gradients_are_finite(value):
     assert np.isfinite(slope_of(outputs, targets)).all()
 
 
-@pytest.mark.slow
 def test_an_image_without_objects():
     outputs = jnp.full((2, ROWS, COLUMNS, 10 + CLASSES), 0.2)
     targets = {"boxes": jnp.zeros((2, 6, 4)), "classes": jnp.full((2, 6), -1)}
@@ -221,7 +220,6 @@ def test_what_is_true_comes_back_and_has_no_loss():
     assert (found.boxes[1, 4:] == 0).all() and (found.scores[1, 4:] == -jnp.inf).all()
 
 
-@pytest.mark.slow
 def test_detection_is_decoding_and_suppression_of_each_class():
     outputs = jnp.asarray(scene(7)[0], jnp.float32)
     found = jax.jit(partial(yolo_detect, score=0.3, iou=0.3, most=12))(outputs)

@@ -28,7 +28,6 @@ def test_masked_softmax_by_hand():
     np.testing.assert_allclose(masked_softmax(scores, None)[0], [1 / 8, 2 / 8, 5 / 8], rtol=1e-6)
 
 
-@pytest.mark.slow
 def test_masked_softmax_without_any_entry_has_gradient_0():
     def first(scores):
         return masked_softmax(scores, jnp.zeros((2, 3), bool))[:, 0].sum()
@@ -99,7 +98,6 @@ def test_is_jaxs_own_attention(kv_heads):
     np.testing.assert_allclose(y, jax.nn.dot_product_attention(q, k, v, mask=mask), 1e-5, 1e-5)
 
 
-@pytest.mark.slow
 def test_dropout_keeps_the_mean_and_leaves_the_returned_weights():
     q, v = jnp.zeros((40, 30, 1, 2)), jnp.ones((40, 50, 1, 1))
     k = jnp.zeros((40, 50, 1, 2))

@@ -185,7 +185,6 @@ def test_dtypes_promote():
     assert y.dtype == jnp.float32
 
 
-@pytest.mark.slow
 def test_four_spatial_axes_and_an_empty_batch(x64):
     x, w = random((2, 3, 4, 5, 6, 2), (2, 3, 2, 3, 2, 3))
     y = convolve(x, w, strides=(1, 1, 1, 1), padding=((0, 0),) * 4)

@@ -105,7 +105,7 @@ USES = {
 
 
 @pytest.mark.parametrize("name", [
-    pytest.param(name, marks=[] if name in ("apply", "generate", "pair") else pytest.mark.slow)
+    pytest.param(name, marks=[] if name in ("apply", "pair") else pytest.mark.slow)
     for name in USES
 ])  # fmt: skip
 def test_what_was_used_and_dropped_is_gone(name):

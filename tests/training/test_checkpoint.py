@@ -41,7 +41,6 @@ def bits(tree):
     return jax.tree.map(leaf, tree)
 
 
-@pytest.mark.slow
 def test_keys_are_paths(tmp_path):
     params, state = NET.init(jax.random.key(0), jn.spec((2, 4)))
     jn.save(tmp_path / "net", {"params": params, "state": state})
@@ -59,7 +58,6 @@ def test_keys_are_paths(tmp_path):
     np.testing.assert_array_equal(stored["params/dense/kernel"], params["dense"]["kernel"])
 
 
-@pytest.mark.slow
 def test_nested_dicts_come_back(tmp_path):
     params, state = NET.init(jax.random.key(0), jn.spec((2, 4)))
     jn.save(tmp_path / "net", {"params": params, "state": state}, config={"features": [3, 2]})

@@ -66,7 +66,6 @@ def test_the_old_argument_order_is_answered():
         jn.evaluate({}, {}, jn.dense(2), data())  # type: ignore[arg-type]
 
 
-@pytest.mark.slow
 def test_predict_in_batches_is_apply():
     net = jn.serial(jn.dense(4), jn.batch_norm(), jn.dense(2))
     params, state = net.init(KEY, jn.spec((1, 3)))

@@ -57,7 +57,6 @@ def test_every_example_once_an_epoch(size, chunk):
     assert len(trainer.watcher.traces["fit"]) == 1
 
 
-@pytest.mark.slow
 def test_order_is_drawn_again_for_each_epoch():
     orders = []
 

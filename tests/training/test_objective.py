@@ -80,7 +80,6 @@ def test_a_batch_that_is_no_pair_is_answered(batch):
         jn.supervised(NET, optax.squared_error).apply(PARAMS, {}, batch, train=True)
 
 
-@pytest.mark.slow
 def test_train_and_key_reach_the_net():
     objective = jn.supervised(jn.dropout(0.5), lambda h, y: h)
     batch = jnp.ones((50, 4)), jnp.ones((50, 4))
@@ -110,7 +109,6 @@ def test_gradient_of_a_rule_is_its_tree():
     assert jnp.array_equal(grads["kernel"], 3 * PARAMS["kernel"])
 
 
-@pytest.mark.slow
 def test_a_rule_trains_by_any_optimizer():
     def shrink(params, state, batch, *, key, train):
         return params, (state, {})
@@ -253,7 +251,6 @@ def test_a_label_beyond_the_outputs(label, words):
     assert not any("one_hot" in note for note in raised.value.__notes__)
 
 
-@pytest.mark.slow
 def test_outputs_in_a_dict_do_not_broadcast():
     def loss(outputs, targets):
         return jnp.square(outputs["y"] - targets["y"])
@@ -307,7 +304,6 @@ def test_transforms_apply_to_objectives(transform):
     assert np.isfinite(metrics["loss"])
 
 
-@pytest.mark.slow
 def test_a_frozen_objective_does_not_train():
     net = jn.serial(jn.dense(4), jn.dense(1))
     trainer = jn.trainer(jn.freeze(jn.supervised(net, optax.squared_error)), optax.sgd(0.1))
@@ -368,7 +364,6 @@ def test_outputs_of_another_form_are_answered(output, error, words):
         averages(output(x), x, None, "mine")
 
 
-@pytest.mark.slow
 def test_a_carry_of_another_number_of_rows_is_answered():
     net = jn.serial(
         jn.layers.time_distributed(jn.embedding(7, 3)),
@@ -386,7 +381,6 @@ def test_a_carry_of_another_number_of_rows_is_answered():
         objective.init(KEY, jnp.ones(3))
 
 
-@pytest.mark.slow
 def test_weights_may_be_integers():
     output = (jnp.array([6.0, 2.0]), jnp.array([3, 1])), {"m": (jnp.array([300.0, 300.0]),) * 2}
     found = averages(output, jnp.ones(2), None, "mine")

@@ -65,7 +65,6 @@ def test_step_is_the_update_written_out(optimizer):
     assert int(train_state.step) == 5
 
 
-@pytest.mark.slow
 def test_line_search_gets_value_and_function():
     optimizer = optax.chain(optax.sgd(1.0), optax.scale_by_backtracking_linesearch(15))
     trainer, train_state = build(jn.dense(2), optimizer)
@@ -95,7 +94,6 @@ def test_the_new_key_was_never_handed_out():
     assert not set(keys) & set(handed)
 
 
-@pytest.mark.slow
 def test_init_and_training_keys_differ():
     _, train_state = build(jn.dense(2))
     key_data = jax.random.key_data
@@ -171,7 +169,6 @@ def test_shapes_that_are_meant_are_not_told():
         jn.trainer(jn.supervised(jn.dense(2), LOSS), optax.sgd(0.1), shapes=0)
 
 
-@pytest.mark.slow
 def test_a_change_that_is_not_of_the_batch_is_told_even_among_the_shapes_meant():
     trainer = jn.trainer(jn.supervised(jn.dense(2), LOSS), optax.sgd(0.1), shapes=3)
     train_state = trainer.init(KEY, data())
@@ -359,7 +356,6 @@ def test_weak_types_do_not_compile_twice():
     assert len(trainer.watcher.traces["step"]) == 1
 
 
-@pytest.mark.slow
 def test_inputs_in_a_tuple():
     net = jn.compose(lambda m, pair: m(jn.dense(2), pair[0]) + m(jn.dense(2), pair[1]))
     x, y = data()

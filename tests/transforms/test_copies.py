@@ -45,7 +45,6 @@ def test_repeat_keeps_names_and_paths():
     assert jax.tree.map(jnp.shape, params["c"]) == {"kernel": (4, 3, 3), "bias": (4, 3)}
 
 
-@pytest.mark.slow
 def test_repeat_needs_a_layer_that_keeps_the_shape():
     with pytest.raises(ValueError, match=r"must keep the shape of its input, \(4, 3\) float32"):
         jn.repeat(jn.dense(2), 4).init(KEY, X)

@@ -95,7 +95,6 @@ def test_remat_of_no_layer(options, error, words):
         gradient(lambda block: jn.remat(block, **options))
 
 
-@pytest.mark.slow
 def test_cast_computes_in_the_dtype_and_keeps_params():
     seen = []
 

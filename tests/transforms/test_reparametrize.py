@@ -41,7 +41,6 @@ def test_weight_norm_starts_as_the_layer_itself():
     )
 
 
-@pytest.mark.slow
 def test_weight_norm_inside_a_net_keeps_the_keys_and_names():
     plain = jn.serial(jn.dense(4), jn.dense(2))
     net = jn.serial(jn.transforms.weight_norm(jn.dense(4)), jn.dense(2))
@@ -103,7 +102,6 @@ def test_weight_norm_ignores_the_length_of_v():
     np.testing.assert_allclose(jit_apply(layer, params, state, x)[0], y, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.slow
 def test_weight_norm_of_zero_is_zero_and_finite():
     layer = jn.transforms.weight_norm(jn.dense(3, kernel_init=jn.initializers.zeros))
     params, state = layer.init(key(), jn.spec((2, 5)))
@@ -191,7 +189,6 @@ def test_spectral_norm_moves_its_vectors_in_training_only():
     assert (moved["spectral_norm"]["kernel"]["u"] != state["spectral_norm"]["kernel"]["u"]).any()
 
 
-@pytest.mark.slow
 def test_more_iterations_are_several_steps():
     once, thrice = (jn.transforms.spectral_norm(jn.dense(9), iterations=n) for n in (1, 3))
     x = jnp.ones((2, 8))
@@ -202,7 +199,6 @@ def test_more_iterations_are_several_steps():
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, 1e-5, 1e-6), state, far)
 
 
-@pytest.mark.slow
 def test_dropout_inside_still_gets_its_key():
     layer = jn.transforms.weight_norm(jn.serial(jn.dense(4), jn.dropout(0.5)))
     params, state = layer.init(key(), jn.spec((3, 5)))
@@ -212,7 +208,6 @@ def test_dropout_inside_still_gets_its_key():
     assert (y == 0).any()
 
 
-@pytest.mark.slow
 def test_messages():
     for wrap in (jn.transforms.weight_norm, jn.transforms.spectral_norm):
         with pytest.raises(ValueError, match="layer_norm has no parameter named kernel"):

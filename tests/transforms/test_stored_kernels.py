@@ -24,6 +24,7 @@ def held(program):
     return memory.argument_size_in_bytes + memory.temp_size_in_bytes
 
 
+@pytest.mark.slow
 def test_a_token_of_a_decoder_holds_integers():
     net = jn.models.decoder(16384, depth=2, width=512, heads=8, mlp_features=2048)
 
@@ -39,6 +40,7 @@ def test_a_token_of_a_decoder_holds_integers():
     assert token(jn.lora(jn.quantized(net), 8)) < 0.42 * floats
 
 
+@pytest.mark.slow
 def test_factors_cost_two_thirds_of_full_training():
     net = jn.models.decoder(500, depth=2, width=256, heads=4, mlp_features=1024)
     full = compiled_step(net, optax.adam(1e-3)).cost_analysis()["flops"]
@@ -46,6 +48,7 @@ def test_factors_cost_two_thirds_of_full_training():
     assert lora < 0.72 * full
 
 
+@pytest.mark.slow
 def test_factors_and_integers_stay_small_below_repeat():
     block = jn.remat(jn.transformer_block(4, causal=True))
     net = jn.serial(jn.embedding(300, 256), jn.repeat(block, 8), jn.dense(300))
@@ -98,6 +101,7 @@ def test_a_layer_of_a_user_saves_too():
     assert program.memory_analysis().temp_size_in_bytes < 9e6  # the floats are 17 MB
 
 
+@pytest.mark.slow
 def test_muon_gets_the_axes_of_every_kernel():
     attention = jn.transformer_block(2, name="block")
     experts = jn.moe(jn.dense(8), 4, 2)

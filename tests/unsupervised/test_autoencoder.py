@@ -63,7 +63,6 @@ def value(objective, given, **options):
     return values.mean(), metrics
 
 
-@pytest.mark.slow
 def test_reconstruction_is_a_sum_over_the_entries_of_each_example(given):
     y, _ = code_and_output(given)
     penalty = jn.penalties.l2(0.1)
@@ -102,7 +101,6 @@ def test_padding_does_not_count(given):
     jax.tree.map(close, epoch.train_state.params, params)
 
 
-@pytest.mark.slow
 def test_the_kl_of_a_padded_batch_is_refused(given):
     trainer = jn.trainer(sparse_reconstruction(NET), optax.sgd(0.1))
     train_state = trainer.init(KEY, given[2])
@@ -110,7 +108,6 @@ def test_the_kl_of_a_padded_batch_is_refused(given):
         next(jn.fit(trainer, train_state, given[2], epochs=1, batch_size=4))
 
 
-@pytest.mark.slow
 def test_denoising_sees_noise_and_wants_the_truth(given):
     seen = []
 
@@ -138,7 +135,6 @@ def test_masking_noise_keeps_or_zeroes():
     assert (masking_noise(0.0)(KEY, x) == x).all()
 
 
-@pytest.mark.slow
 def test_sparsity_is_beta_times_kl(given):
     _, z = code_and_output(given)
     (loss, metrics), _ = sparse_reconstruction(NET, rho=0.1, beta=2.0).apply(*given)
@@ -169,7 +165,6 @@ def test_wrong_options(make, message):
         make()
 
 
-@pytest.mark.slow
 def test_a_pair_is_no_batch(given):
     with pytest.raises(TypeError, match="the array x, its own target, got tuple"):
         reconstruction(NET).apply(*given[:2], (X, X))
@@ -177,7 +172,6 @@ def test_a_pair_is_no_batch(given):
         reconstruction(NET).init(KEY, (X, X))
 
 
-@pytest.mark.slow
 def test_a_loss_of_another_shape(given):
     with pytest.raises(ValueError, match=r"expected a reconstruction of shape \(6, 7\) and a loss"):
         reconstruction(NET, lambda y, x: jnp.square(y - x).mean()).apply(*given)

@@ -60,7 +60,6 @@ def test_each_machine_learns_from_the_one_below(monkeypatch):
         below = sigmoid(below @ np.asarray(params[name]["kernel"]) + params[name]["bias"])
 
 
-@pytest.mark.slow
 def test_machines_on_top_of_each_other_are_layers():
     params = {"rbm": draw(5, 4, 1), "rbm_1": draw(4, 3, 2)}
     x = np.random.default_rng(0).normal(size=(6, 5)).astype(np.float32)

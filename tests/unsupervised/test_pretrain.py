@@ -56,7 +56,6 @@ def test_each_layer_has_a_key_of_its_own_and_the_same_key_gives_the_same():
     assert not np.allclose(one["dense"]["kernel"][:5, :4], one["dense_1"]["kernel"])
 
 
-@pytest.mark.slow
 def test_nested_layers_batch_norm_and_a_layer_without_bias():
     inner = jn.serial(jn.dense(5, use_bias=False), jn.batch_norm(), jnp.tanh, name="encoder")
     net = jn.serial(inner, jn.dropout(0.5), jn.dense(4), jax.nn.relu, jn.dense(3))
