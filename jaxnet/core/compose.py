@@ -259,7 +259,8 @@ class Scope:
             if len(error.path) == len(calls()) and name not in (None, *self._params):
                 error.add_note(f"entries given here: {', '.join(self._params)}")
             raise
-        if state and not _is_same(given, state):
+        before, after = ([*map(id, jax.tree.leaves(tree))] for tree in (given, state))
+        if state and before != after:  # array by array
             if self.stream is not None and name is not None and self._counts[name]:
                 raise ValueError(
                     f"{here()}: is called twice in a stream, where each call keeps its own state; "
@@ -417,11 +418,6 @@ def _output(layer: Layer, x: PyTree, memo: Memo) -> PyTree:
     run = lambda x, key: _outline(layer, x, key, {})  # noqa: E731
     key = calls(), signature(shape)
     return memo.of(key, lambda: jax.eval_shape(run, shape, key_spec()))
-
-
-def _is_same(before: PyTree, after: PyTree) -> bool:
-    """Return whether a state is unchanged, array by array."""
-    return [*map(id, jax.tree.leaves(before))] == [*map(id, jax.tree.leaves(after))]
 
 
 def _zeros(tree: PyTree) -> PyTree:

@@ -154,7 +154,7 @@ def first_nonfinite(
 
     names = _names(net, params, state, x, key, train)
     consumers: dict[str, list[str]] = {name: [] for name in names}
-    loss = loss or _mean
+    loss = loss or (lambda y: sum((a.real.mean() for a in floats(y)), jnp.zeros(())))
 
     def forward(params, x_floats, shifts):
         seen, made = {}, {}
@@ -270,7 +270,3 @@ def count(tree: PyTree) -> Any:
     """Count NaN and Inf in all leaves, (2,)."""
     sums = [jnp.stack([jnp.isnan(a).sum(), jnp.isinf(a).sum()]) for a in floats(tree)]
     return sum(sums, jnp.zeros(2, jnp.int32))
-
-
-def _mean(y: PyTree) -> jax.Array:
-    return sum((a.real.mean() for a in floats(y)), jnp.zeros(()))

@@ -86,8 +86,7 @@ def batch_norm(
                 m.update("mean", jax.lax.stop_gradient(mean))
                 m.update("var", jax.lax.stop_gradient(var))
             factor = jax.lax.rsqrt(var + epsilon) * scale  # of (features,), which is small
-            y = plus(x, -mean)
-            return plus(y * spread(factor, y.shape), bias).astype(output_dtype(x))
+            return plus(plus(x, -mean) * spread(factor, x.shape), bias).astype(output_dtype(x))
         if x.size == 0:
             raise ValueError(f"{name}: needs at least one entry per feature, got {x.shape}")
         if math.prod(x.shape[:-1]) == 1:  # the variance would be 0, so the output would be the bias
@@ -151,7 +150,7 @@ def layer_norm(
 
     def forward(m, x):
         check_rank(name, x, 2)
-        return _standardized(x, affine(m, x), (-1,), epsilon)
+        return standardized(x, *affine(m, x), (-1,), epsilon)
 
     return compose(forward, name=name, kind="layer_norm")
 
@@ -192,7 +191,7 @@ def rms_norm(
 
     def forward(m, x):
         check_rank(name, x, 2)
-        return _standardized(x, affine(m, x), (-1,), epsilon, centered=False)
+        return standardized(x, *affine(m, x), (-1,), epsilon, False)
 
     return compose(forward, name=name, kind="rms_norm")
 
@@ -253,7 +252,7 @@ def group_norm(
             m.not_in_stream("takes statistics over time")
         both = jax.tree.map(lambda a: a.reshape(shape[-2:]), affine(m, x))
         axes = (*range(1, x.ndim - 1), -1)  # of (batch, ..., groups, members)
-        return _standardized(x.reshape(shape), both, axes, epsilon).reshape(x.shape)
+        return standardized(x.reshape(shape), *both, axes, epsilon).reshape(x.shape)
 
     return compose(forward, name=name, kind="group_norm")
 
@@ -301,7 +300,7 @@ def instance_norm(
         check_rank(name, x, 3, "(batch, positions, ..., features)")
         m.not_in_stream("takes statistics over time")
         axes = tuple(range(1, x.ndim - 1))
-        return _standardized(x, affine(m, x), axes, epsilon)
+        return standardized(x, *affine(m, x), axes, epsilon)
 
     return compose(forward, name=name, kind="instance_norm")
 
@@ -320,8 +319,3 @@ def _affine(name, epsilon, use_scale, use_bias, scale_init, bias_init) -> Callab
         return scale, m.param("bias", bias_init, size) if use_bias else jnp.zeros(size, dtype)
 
     return affine
-
-
-def _standardized(x, affine, axes, epsilon, centered=True):
-    scale, bias = affine
-    return standardized(x.astype(output_dtype(x)), scale, bias, axes, epsilon, centered)

@@ -9,7 +9,7 @@ from jax import lax
 
 from jaxnet.ops.native.call import native_call
 from jaxnet.ops.native.norm import kernels
-from jaxnet.ops.precision import wide
+from jaxnet.ops.precision import output_dtype, wide
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(3,))
@@ -50,11 +50,11 @@ def _first(x, axes):
     return x[tuple(slice(1 if axis in averaged else None) for axis in range(x.ndim))]
 
 
-def _moments(x, axes):
-    """Return the mean, x minus the mean, and the variance; axes are kept."""
+def _moments(x, axes, centered=True):
+    """Return the mean, x minus the mean, and the variance; or do not subtract it."""
     # From the first entry on: the mean of equal numbers is then exact, however large they are.
     first = _first(x, axes)
-    mean = first + (x - first).mean(axes, keepdims=True)
+    mean = first + (x - first).mean(axes, keepdims=True) if centered else jnp.zeros_like(first)
     centered = x - mean
     # The mean of squares minus the squared mean would lose digits for data far from zero.
     return mean, centered, jnp.square(centered).mean(axes, keepdims=True)
@@ -95,7 +95,7 @@ def standardized(
     """Return x minus its mean over these axes, divided by its standard deviation, in its dtype.
 
     Args:
-      x: Floats of any shape.
+      x: Array of any shape; integers become float32.
       scale, bias: What the result is multiplied by, and what is added to it, of the shape of the
         last axes of x.
       axes: Axes to average over.
@@ -107,7 +107,7 @@ def standardized(
       >>> standardized(x, jnp.ones(2), jnp.array([2.0, 0.0]), (-1,), 0.0).tolist()
       [[1.0, 1.0], [1.0, 1.0]]
     """
-    dtype = wide(x).dtype
+    x, dtype = x.astype(output_dtype(x)), wide(x).dtype
     return _values(x, scale.astype(dtype), bias.astype(dtype), (axes, epsilon, centered))
 
 
@@ -125,11 +125,7 @@ def _tangents_of_values(options, primals, tangents):
 def _units(options, x):
     """Return the standardized x and one over its deviation, in at least float32."""
     axes, epsilon, centered = options
-    x = wide(x)
-    if centered:
-        _, x, square = _moments(x, axes)
-    else:
-        square = jnp.square(x).mean(axes, keepdims=True)
+    _, x, square = _moments(wide(x), axes, centered)
     root = lax.rsqrt(square + epsilon)
     return x * root, root
 

@@ -116,11 +116,8 @@ def with_floats(tree: PyTree, floats: PyTree) -> PyTree:
       >>> with_floats({"int8": jnp.ones(2, jnp.int8), "scale": 0.5}, {"int8": None, "scale": 2.0})
       {'int8': Array([1, 1], dtype=int8), 'scale': 2.0}
     """
-    return jax.tree.map(lambda new, old: old if new is None else new, floats, tree, is_leaf=_none)
-
-
-def _none(entry: Any) -> bool:
-    return entry is None
+    none = lambda entry: entry is None  # noqa: E731
+    return jax.tree.map(lambda new, old: old if new is None else new, floats, tree, is_leaf=none)
 
 
 def shapes_of(tree: PyTree) -> PyTree:

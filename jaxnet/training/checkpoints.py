@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 
 from jaxnet.services.checks import at_least, check_type, one_of
 from jaxnet.services.files import file_path, told
@@ -312,7 +311,8 @@ class Checkpoints:
         try:
             stored, _ = self._restored(epoch.step, epoch.train_state)
             pair = (packed("Checkpoints", tree, parts=True) for tree in (stored, epoch.train_state))
-            other = not _equal(*(arrays for arrays, _ in pair))
+            (one, _), (new, _) = pair
+            other = any(one[name].tobytes() != new[name].tobytes() for name in one)
         except (OSError, ValueError):
             other = True
         return not agreed(0, other)[1]
@@ -402,8 +402,3 @@ class Checkpoints:
         check_like(path, stored, like)
         files = [file_of(path, process) for process in range(stored["processes"])]
         return unpacked("Checkpoints", files, like), position_from_json(stored)
-
-
-def _equal(one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> bool:
-    """Return whether the bits of all arrays are equal."""
-    return all(array.tobytes() == other[name].tobytes() for name, array in one.items())

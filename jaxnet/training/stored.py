@@ -35,7 +35,7 @@ def damage(folder: Path) -> str | None:
       folder: Folder of the checkpoint.
     """
     process, count = 0, 1
-    while process < count and not _is_of_orbax(folder):
+    while process < count:
         file = file_of(folder, process)
         try:
             if not file.is_file():
@@ -48,11 +48,6 @@ def damage(folder: Path) -> str | None:
         count = run.get("processes", 1) if isinstance(run, dict) else 1
         process += 1
     return None
-
-
-def _is_of_orbax(folder: Path) -> bool:
-    """Return whether a version of jaxnet that used orbax wrote this."""
-    return (folder / "run").is_dir()
 
 
 def run_to_json(
@@ -90,8 +85,7 @@ def read_run(folder: Path) -> dict[str, Any]:
     """
     written = None
     with suppress(ValueError, AttributeError, TypeError, KeyError, RecursionError):
-        old = _is_of_orbax(folder)
-        stored = {} if old else config_of("Checkpoints", file_of(folder, 0), whole=False)
+        stored = config_of("Checkpoints", file_of(folder, 0), whole=False)
         written = stored.get("jaxnet")
         parts = {"format", "processes", "position", "leaves", "optimizer", "scalars"}
         known = parts <= stored.keys() and stored["format"] == FORMAT

@@ -324,15 +324,6 @@ def test_a_checkpoint_is_a_file_of_save(tmp_path):
     assert written["jaxnet"] == jn.__version__ and written["processes"] == 1
 
 
-@pytest.mark.parametrize("name", ["pytree_metadata", "metadata"])
-def test_one_that_orbax_wrote_is_of_another_version(tmp_path, name):
-    (tmp_path / "3" / "run").mkdir(parents=True)
-    (tmp_path / "3" / "run" / name).write_text("{}")
-    with pytest.raises(ValueError, match="3 was written by another version of jaxnet, and this"):
-        jn.Checkpoints(tmp_path).newest(build()[1])
-    assert folders(tmp_path) == ["3"]
-
-
 def test_only_folders_of_steps_are_removed(tmp_path):
     _, epochs = run(tmp_path, epochs=1)
     for name in ("mine.half", "mine.removed", "3.halfway"):

@@ -34,45 +34,42 @@ def form_of(shape: tuple[int, ...], axes: tuple[int, ...]) -> tuple[int, ...] | 
     return (examples, 1, 1, *sizes) if len(sizes) == 1 else (examples, *sizes, 1)[:4]
 
 
-def supports(x, scale, *others, axes) -> bool:
+def supports(x, scale, other, *, axes) -> bool:
     """Return whether the library standardizes x, faster than XLA.
 
     Args:
       x: Array.
       scale: Array of the last axes of x.
-      *others: The bias or, for the gradient, the gradient of the result.
+      other: The bias or, for the gradient, the gradient of the result.
       axes: Axes to average over.
 
     Example:
-      >>> supports(jnp.ones((2, 8)), jnp.ones(8), axes=(0,))
+      >>> supports(jnp.ones((2, 8)), jnp.ones(8), jnp.ones(8), axes=(0,))
       False
     """
-    if x.dtype not in (jnp.float32, jnp.bfloat16) or scale.dtype != jnp.float32:
-        return False
-    form = form_of(x.shape, axes) if countable(x) else None
+    floats = x.dtype in (jnp.float32, jnp.bfloat16) and scale.dtype == jnp.float32
+    form = form_of(x.shape, axes) if floats and countable(x) else None
     if form is None or form[2] * form[3] != scale.size or scale.size < 16:
         return False
     # XLA is as fast for a few rows, which stay in the cache.
     return (form[1] > 1 or x.size >= SMALLEST) and instructions() is not None
 
 
-def run(x, scale, *others, axes, epsilon, centered, back):
+def run(x, scale, other, *, axes, epsilon, centered):
     """Return the standardized x or the gradients of x, scale and bias, as a list.
 
     Args:
-      x, scale, *others, axes: Arguments of `supports`.
+      x, scale, other, axes: Arguments of `supports`.
       epsilon: Number added to the variance.
       centered: Whether to subtract the mean.
-      back: Whether to compute the gradients.
 
     Example:
-      >>> x = jnp.ones((2, 20))
-      >>> options = dict(axes=(-1,), epsilon=1e-5, centered=True, back=False)
-      >>> (y,) = run(x, jnp.ones(20), jnp.ones(20), **options)  # doctest: +SKIP
+      >>> x, one = jnp.ones((2, 20)), jnp.ones(20)
+      >>> (y,) = run(x, one, one, axes=(-1,), epsilon=1e-5, centered=True)  # doctest: +SKIP
     """
-    form = form_of(x.shape, axes)
+    form, back = form_of(x.shape, axes), other.shape == x.shape
     wide, narrow = map(jax.ShapeDtypeStruct, (form, (scale.size,)), (x.dtype, scale.dtype))
-    arrays = x.reshape(form), scale.ravel(), others[0].reshape(form if back else scale.size)
+    arrays = x.reshape(form), scale.ravel(), other.reshape(form if back else scale.size)
     call = jax.ffi.ffi_call("jaxnet_norm", [wide] + 2 * back * [narrow])
     y, *sums = call(*arrays, centered=np.int32(centered), epsilon=np.float32(epsilon))
     return [y.reshape(x.shape), *(a.reshape(scale.shape) for a in sums)]
@@ -90,6 +87,5 @@ def kernels(axes: tuple[int, ...], epsilon: float, centered: bool) -> tuple[Kern
       3
     """
     here = partial(run, axes=axes, epsilon=epsilon, centered=centered)
-    fits = partial(supports, axes=axes)
-    back = Kernel(partial(here, back=True), fits)
-    return Kernel(partial(here, back=False), fits), Kernel(linear=3, transpose=back)
+    kernel = Kernel(here, partial(supports, axes=axes))
+    return kernel, Kernel(linear=3, transpose=kernel)

@@ -92,8 +92,8 @@ def test_averages_over_the_batch_or_over_few_rows_run_in_jax(axes):
 @pytest.mark.parametrize("case", CASES)
 def test_other_dtypes_are_not_for_the_library(case):
     (x, scale, *_), axes = operands(case)
-    assert norm.supports(x, scale, axes=axes)
+    assert norm.supports(x, scale, scale, axes=axes)
     for dtype in (jnp.float16, jnp.int32):
-        assert not norm.supports(x.astype(dtype), scale, axes=axes), dtype
-    assert not norm.supports(x, scale.astype(jnp.bfloat16), axes=axes)
-    assert not norm.supports(x, scale[..., :1], axes=axes)
+        assert not norm.supports(x.astype(dtype), scale, scale, axes=axes), dtype
+    assert not norm.supports(x, scale.astype(jnp.bfloat16), scale, axes=axes)
+    assert not norm.supports(x, scale[..., :1], scale, axes=axes)
