@@ -140,6 +140,13 @@ def test_other_intervals_are_not_clipped():
     assert np.isnan(diverged["low"]) and np.isnan(diverged["high"])
 
 
+def test_a_run_that_diverged_leaves_the_others_their_range():
+    one = made_of([0.99, 1.0, 0.91])
+    both = np.stack([one.train["accuracy"][0], np.full((3, 1), np.nan)])
+    two = one._replace(settings=[{"rate": 0.1}, {"rate": 9.0}], train={"accuracy": both})
+    assert two.rows("accuracy")[0]["high"] == 1 and np.isnan(two.rows("accuracy")[1]["high"])
+
+
 def test_in_a_notebook_it_is_a_table():
     root = ElementTree.fromstring(made_of([0.4, 0.5, 0.6])._repr_html_())
     heads = [cell.text for cell in root.iter("th")]

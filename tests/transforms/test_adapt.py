@@ -62,6 +62,15 @@ def test_the_formula_of_peft_for_each_shape_of_kernel():
     assert all(np.array_equal(merged[path], given[path]) for path in same)
 
 
+def test_one_factor_alone_is_an_error():
+    layer, x = jn.lora(jn.dense(3), 2, where="kernel"), jnp.ones((1, 4))
+    params = drawn(layer, x)
+    for name in ("kernel_lora_a", "kernel_lora_b"):
+        some = {path: entry for path, entry in params.items() if path != name}
+        with pytest.raises(ValueError, match=name):
+            layer.apply(some, {}, x)
+
+
 def test_a_convolution_has_the_window_among_its_inputs():
     layer = jn.lora(jn.conv(5, (3, 2), padding="VALID"), 2, where="kernel")
     x = jax.random.normal(KEY, (2, 6, 5, 4))

@@ -157,3 +157,11 @@ def test_messages():
         fit_dbn(jax.random.key(0), np.zeros((4, 3)), ())
     with pytest.raises(ValueError, match="n must be at least 1, got 0"):
         generate(jax.random.key(0), {"rbm": draw(3, 4, 0)}, 0, 5)
+
+
+def test_params_that_are_no_belief_net():
+    message = "params must be the result of fit_dbn, .*, got "
+    with pytest.raises(TypeError, match=message + "list"):
+        mlp_params([])  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=message + r"\['head', 'rbm'\]"):
+        mlp_params({"rbm": {}, "head": {}})
