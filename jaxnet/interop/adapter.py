@@ -18,7 +18,7 @@ from jaxnet.services.files import file_path, readable, replacing
 from jaxnet.services.paths import fits
 from jaxnet.services.trees import flat
 from jaxnet.training.checkpoint import read_tensors, write_tensors
-from jaxnet.transforms.adapt import A, B, beside, factors_product, options_of
+from jaxnet.transforms.adapt import A, B, beside, check_factors, factors_product, options_of
 from jaxnet.transforms.kernels import replaced
 
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
@@ -70,10 +70,11 @@ def save_adapter(folder: str | Path, net: Layer, params: Params) -> None:
     if options is None:
         raise TypeError(f"{who}: net must be made by jn.lora, got a {net.kind}")
     params = as_dict(who, "params", params)
+    check_factors(who, params)
     folder, entries = file_path(who, folder, "folder"), dict(flat(params))
     arrays, targets = {}, set()
     for path, leaf in entries.items():
-        if path + A in entries and path + B in entries:
+        if path + A in entries:
             a, b = np.asarray(entries[path + A]), np.asarray(entries[path + B])
             copies = a.ndim + b.ndim - 2 - leaf.ndim  # axes of `repeat`, which PEFT lacks
             if name := "" if copies else _module(path, params):
@@ -82,8 +83,6 @@ def save_adapter(folder: str | Path, net: Layer, params: Params) -> None:
             targets.add(name.split(".", 5)[-1] if name else path.rpartition("/")[0])
         elif options.trainable is not None and fits(options.trainable, path):
             arrays[path] = np.asarray(leaf)
-    if not targets:
-        raise ValueError(f"{who}: params have no entries ending in {A} and {B}")
     config = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "base_model_name_or_path": None}
     config |= {"r": options.rank, "lora_alpha": float(options.scale) * options.rank, "bias": "none"}
     config |= {"target_modules": sorted(targets), "fan_in_fan_out": "positions" in params}

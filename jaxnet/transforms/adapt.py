@@ -181,15 +181,14 @@ def _lora(layer: Layer, options: _Options, bare: Layer) -> Layer:
     apply.takes_stored = True  # type: ignore[attr-defined]
 
     def held(params):
-        def each(path, leaf):
-            learns = path.endswith((A, B)) or (trainable is not None and fits(trainable, path))
-            return leaf if learns else jax.lax.stop_gradient(leaf)
+        def learns(path):
+            return path.endswith((A, B)) or (trainable is not None and fits(trainable, path))
 
-        return replaced(params, {path: each(path, leaf) for path, leaf in flat(params)})
+        fixed = {path: leaf for path, leaf in flat(params) if not learns(path)}
+        return replaced(params, jax.lax.stop_gradient(fixed))
 
     def joined(params):
-        if not any(path.endswith(B) for path, _ in flat(params)):
-            raise ValueError(f"merge: params have no entries ending in {A} and {B}")
+        check_factors("merge", params)
         return plain(_joined(params, scale))
 
     rewrap.merge, rewrap.of_params, rewrap.lora = joined, True, options
@@ -223,6 +222,14 @@ def beside(params: Params, drawn: dict[str, tuple[Any, Any]], above: str = "") -
         if path in drawn:
             found |= {name + A: drawn[path][0], name + B: drawn[path][1]}
     return found
+
+
+def check_factors(who: str, params: Params) -> None:
+    """Raise unless params have two factors for some kernels, and for no kernel one of them."""
+    a, b = ({p.removesuffix(end) for p, _ in flat(params) if p.endswith(end)} for end in (A, B))
+    if not a or a != b:
+        alone = f"; {min(a ^ b)} has one of them" if a ^ b else ""
+        raise ValueError(f"{who}: params have no entries ending in {A} and {B}{alone}")
 
 
 def _joined(params: Params, scale: float) -> Params:

@@ -62,13 +62,17 @@ def test_the_formula_of_peft_for_each_shape_of_kernel():
     assert all(np.array_equal(merged[path], given[path]) for path in same)
 
 
-def test_one_factor_alone_is_an_error():
-    layer, x = jn.lora(jn.dense(3), 2, where="kernel"), jnp.ones((1, 4))
-    params = drawn(layer, x)
-    for name in ("kernel_lora_a", "kernel_lora_b"):
-        some = {path: entry for path, entry in params.items() if path != name}
-        with pytest.raises(ValueError, match=name):
-            layer.apply(some, {}, x)
+@pytest.mark.parametrize("lost", ["kernel_lora_a", "kernel_lora_b"])
+def test_one_factor_alone_is_an_error(tmp_path, lost):
+    """A merge would leave out the adapter without a word."""
+    layer = jn.lora(jn.serial(jn.dense(3), jn.dense(2, name="head")), 2, where="*/kernel")
+    params = drawn(layer, jnp.ones((1, 4)))
+    del params["head"][lost]
+    with pytest.raises(ValueError, match="merge: .* _lora_b; head/kernel has one of them"):
+        jn.merge(layer, params)
+    with pytest.raises(ValueError, match="save_adapter: .*; head/kernel has one of them"):
+        jn.interop.save_adapter(tmp_path / "adapter", layer, params)
+    assert not (tmp_path / "adapter").exists()
 
 
 def test_a_convolution_has_the_window_among_its_inputs():
