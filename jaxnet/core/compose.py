@@ -259,8 +259,8 @@ class Scope:
             if len(error.path) == len(calls()) and name not in (None, *self._params):
                 error.add_note(f"entries given here: {', '.join(self._params)}")
             raise
-        before, after = ([*map(id, jax.tree.leaves(tree))] for tree in (given, state))
-        if state and before != after:  # array by array
+        # Whether any array is another one.
+        if state and [*map(id, jax.tree.leaves(given))] != [*map(id, jax.tree.leaves(state))]:
             if self.stream is not None and name is not None and self._counts[name]:
                 raise ValueError(
                     f"{here()}: is called twice in a stream, where each call keeps its own state; "

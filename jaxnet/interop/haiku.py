@@ -63,8 +63,7 @@ def from_haiku(transformed: Any) -> Layer:
 
     def apply(params, state, x, *, key=None, train=False):
         inputs, mode = given(x, train)
-        both = (params, state)[: 1 + stateful]
-        trees = [{n.replace(".", "/"): leaves for n, leaves in tree.items()} for tree in both]
+        trees = [_slashed(tree) for tree in ((params, state) if stateful else (params,))]
         y = transformed.apply(*trees, *([key] if draws else []), *inputs, **mode)
         return (y[0], _dotted(y[1])) if stateful else (y, state)
 
@@ -73,3 +72,7 @@ def from_haiku(transformed: Any) -> Layer:
 
 def _dotted(tree: Any) -> dict:
     return {name.replace("/", "."): dict(leaves) for name, leaves in tree.items()}
+
+
+def _slashed(tree: Any) -> dict:
+    return {name.replace(".", "/"): leaves for name, leaves in tree.items()}

@@ -191,7 +191,7 @@ def rms_norm(
 
     def forward(m, x):
         check_rank(name, x, 2)
-        return standardized(x, *affine(m, x), (-1,), epsilon, False)
+        return standardized(x, *affine(m, x), (-1,), epsilon, centered=False)
 
     return compose(forward, name=name, kind="rms_norm")
 

@@ -40,7 +40,7 @@ def normalized(
 
 
 def _beside(a, x):
-    """Return an array of the last axes of x with the number of its axes."""
+    """Return an array of the last axes of x with as many axes as x."""
     return a.reshape((1,) * (x.ndim - a.ndim) + a.shape)
 
 
@@ -51,7 +51,7 @@ def _first(x, axes):
 
 
 def _moments(x, axes, centered=True):
-    """Return the mean, x minus the mean, and the variance; or do not subtract it."""
+    """Return the mean, x minus the mean, and the variance; uncentered: 0, x and its mean square."""
     # From the first entry on: the mean of equal numbers is then exact, however large they are.
     first = _first(x, axes)
     mean = first + (x - first).mean(axes, keepdims=True) if centered else jnp.zeros_like(first)
@@ -92,12 +92,13 @@ def standardized(
     epsilon: float,
     centered: bool = True,
 ) -> jax.Array:
-    """Return x minus its mean over these axes, divided by its standard deviation, in its dtype.
+    """Return x with mean 0 and variance 1 over these axes, times a scale plus a bias.
+
+    The result has the dtype of x.
 
     Args:
       x: Array of any shape; integers become float32.
-      scale, bias: What the result is multiplied by, and what is added to it, of the shape of the
-        last axes of x.
+      scale, bias: Arrays of the shape of the last axes of x.
       axes: Axes to average over.
       epsilon: Number added to the variance, which is biased.
       centered: Whether to subtract the mean. If not, x is divided by the root of its mean square.
@@ -123,7 +124,7 @@ def _tangents_of_values(options, primals, tangents):
 
 
 def _units(options, x):
-    """Return the standardized x and one over its deviation, in at least float32."""
+    """Return x without scale and bias, and one over its deviation, in at least float32."""
     axes, epsilon, centered = options
     _, x, square = _moments(wide(x), axes, centered)
     root = lax.rsqrt(square + epsilon)
@@ -131,8 +132,7 @@ def _units(options, x):
 
 
 def _standardized(options, x, scale, bias):
-    unit, _ = _units(options, x)
-    return (unit * _beside(scale, x) + _beside(bias, x)).astype(x.dtype)
+    return (_units(options, x)[0] * _beside(scale, x) + _beside(bias, x)).astype(x.dtype)
 
 
 def _push(options, x, scale, dx, dscale, dbias):

@@ -310,9 +310,8 @@ class Checkpoints:
         """Return whether the folder has this very train_state."""
         try:
             stored, _ = self._restored(epoch.step, epoch.train_state)
-            pair = (packed("Checkpoints", tree, parts=True) for tree in (stored, epoch.train_state))
-            (one, _), (new, _) = pair
-            other = any(one[name].tobytes() != new[name].tobytes() for name in one)
+            a, b = (packed("Checkpoints", t, parts=True)[0] for t in (stored, epoch.train_state))
+            other = any(a[name].tobytes() != b[name].tobytes() for name in a)
         except (OSError, ValueError):
             other = True
         return not agreed(0, other)[1]

@@ -6,8 +6,8 @@
  *     jaxnet_lstm_back        lstm.h, the gradient                 the transpose of its _push
  *     jaxnet_attention        attention.h, values                  _attended of blockwise.py
  *     jaxnet_attention_back   attention.h, the gradient            the transpose of its _tangents
- *     jaxnet_gemv             gemv.h, x @ w of few rows            _product of product.py
- *     jaxnet_gemv_transposed  gemv.h, x @ w.T                      _product of product.py
+ *     jaxnet_gemv             gemv.h, x @ w of few rows            _in_jax of gemv.py
+ *     jaxnet_gemv_transposed  gemv.h, x @ w.T of few rows          _in_jax of gemv.py
  *     jaxnet_norm             norm.h, values or the gradient       _standardized of normalization.py,
  *                                                                  the transpose of its _push */
 

@@ -1,7 +1,8 @@
-/* Standardizes x (examples, pixels, groups, members) over pixels and members, times a scale plus a
- * bias of (groups * members), or only divides it by the root of its mean square; and the gradients.
- * As a handler of XLA's foreign function interface. An example stays in a cache for all its passes.
- * The gradient computes the moments again, since x is read anyway. */
+/* Norms of x (examples, pixels, groups, members) and their gradients, as a handler of XLA's foreign
+ * function interface. x is standardized over pixels and members, or only divided by the root of its
+ * mean square; then it is multiplied by a scale, and a bias is added, both of (groups * members). An
+ * example stays in a cache for all its passes. The gradient computes the moments again, since x is
+ * read anyway. */
 
 typedef struct {
   Work work;

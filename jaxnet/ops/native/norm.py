@@ -11,8 +11,6 @@ import numpy as np
 from jaxnet.ops.native import countable, instructions
 from jaxnet.ops.native.call import Kernel
 
-SMALLEST = 16384  # entries of an array without pixels
-
 
 def form_of(shape: tuple[int, ...], axes: tuple[int, ...]) -> tuple[int, ...] | None:
     """Return the sizes (examples, pixels, groups, members), or None in another order.
@@ -51,15 +49,16 @@ def supports(x, scale, other, *, axes) -> bool:
     form = form_of(x.shape, axes) if floats and countable(x) else None
     if form is None or form[2] * form[3] != scale.size or scale.size < 16:
         return False
-    # XLA is as fast for a few rows, which stay in the cache.
-    return (form[1] > 1 or x.size >= SMALLEST) and instructions() is not None
+    # XLA is as fast for rows of fewer entries, which stay in the cache.
+    return (form[1] > 1 or x.size >= 16384) and instructions() is not None
 
 
 def run(x, scale, other, *, axes, epsilon, centered):
     """Return the standardized x or the gradients of x, scale and bias, as a list.
 
     Args:
-      x, scale, other, axes: Arguments of `supports`.
+      x, scale, other, axes: Arguments of `supports`; with an `other` of the shape of x, the
+        gradients are returned.
       epsilon: Number added to the variance.
       centered: Whether to subtract the mean.
 
