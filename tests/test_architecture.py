@@ -109,6 +109,17 @@ def test_lazy_modules_complete_and_load():
         jaxnet.nothing  # noqa: B018
 
 
+def test_jax_export_is_imported_where_it_is_used():
+    """With JAX 0.7, `import jax` is not enough, unless something else has imported it."""
+    for room in ("jaxnet", "experiments", "tests", "tools"):
+        for path in (ROOT / room).rglob("*.py"):
+            used = any(
+                isinstance(node, ast.Attribute) and ast.unparse(node) == "jax.export"
+                for node in ast.walk(ast.parse(path.read_text()))
+            )
+            assert not used or "jax.export" in imports(path), path
+
+
 def test_no_function_is_asked_what_it_is():
     words = r"__self__|__qualname__|isinstance\([^)]*\b(apply|init)\b"
     for path in FILES:

@@ -7,6 +7,8 @@
 The file holds the bytes of `jax.export`, followed by a checksum that JAX ignores. So it can be read
 with jax and flatbuffers alone:
 
+    import jax.export
+
     with open("digits.stablehlo", "rb") as file:
         program = jax.export.deserialize(bytearray(file.read()))
     logits = program.call(images)

@@ -1,6 +1,7 @@
 """Low-rank adaptation: values and gradients by hand, the axes of kernels, and what it composes."""
 
 import jax
+import jax.export
 import jax.numpy as jnp
 import numpy as np
 import optax

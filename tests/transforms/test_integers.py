@@ -1,6 +1,7 @@
 """Kernels in 8 and 4 bits: values by hand, the forms of scales, training, and what it composes."""
 
 import jax
+import jax.export
 import jax.numpy as jnp
 import numpy as np
 import optax

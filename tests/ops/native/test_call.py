@@ -1,6 +1,7 @@
 """A function in C beside the same in JAX. Here "C" is JAX too, with other values."""
 
 import jax
+import jax.export
 import jax.numpy as jnp
 import pytest
 
