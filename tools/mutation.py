@@ -65,8 +65,8 @@ NO_ARITHMETIC = (
 NO_ARITHMETIC_IN = ("__repr__", "__str__", "_repr_html_", "check", "_check")
 NO_VALUE = {"strict", "stacklevel", "name", "kind", "progress"}  # keyword arguments
 
-# minimum, logaddexp, promote_types: the same either way
-SYMMETRIC = ("min", "max", "log", "pro", "result_type")
+# minimum, logaddexp, promote_types, the sum of two values: the same either way
+SYMMETRIC = ("min", "max", "log", "pro", "result_type", "plus", "add", "mul")
 
 
 class Mutant(NamedTuple):
@@ -162,7 +162,7 @@ def left_out(node: ast.AST) -> Iterator[ast.AST]:
     if isinstance(node, ast.JoinedStr | ast.Raise):
         yield node
     yield from filter(None, (getattr(node, part, None) for part in ("annotation", "returns")))
-    if isinstance(node, ast.If) and all(isinstance(line, ast.Raise) for line in node.body):
+    if isinstance(node, ast.If) and isinstance(node.body[-1], ast.Raise):
         yield from (node.test, *node.body)
     elif isinstance(node, ast.Assert) or (
         isinstance(node, ast.Expr) and isinstance(node.value, ast.Call)
