@@ -72,20 +72,15 @@ def filter_logits(
     if top_k is not None or top_p is not None:
         best, order = jax.lax.top_k(z, top_k or vocabulary)
         if top_p is not None:
-            best = nucleus(best, top_p)
+            p = jax.nn.softmax(best)
+            before = jnp.cumsum(p, -1) - p  # 0 for the first token, which always stays
+            # The sum of all may be rounded to 1 before the last tokens.
+            best = jnp.where((before < top_p) | (top_p >= 1), best, -jnp.inf)
         none = jnp.full_like(z, -jnp.inf)
         z = jnp.put_along_axis(none, order, best, axis=-1, inplace=False)
     if min_p is not None:
         z = jnp.where(z >= z.max(-1, keepdims=True) + jnp.log(min_p), z, -jnp.inf)
     return z
-
-
-def nucleus(ranked: jax.Array, top_p: float | jax.Array) -> jax.Array:
-    """Return logits, best first, with -inf after the smallest set whose probability is top_p."""
-    p = jax.nn.softmax(ranked)
-    before = jnp.cumsum(p, -1) - p  # 0 for the first token, which always stays
-    # The sum of all may be rounded to 1 before the last tokens.
-    return jnp.where((before < top_p) | (top_p >= 1), ranked, -jnp.inf)
 
 
 def check_filters(who, temperature, top_k, top_p, min_p, repetition_penalty, vocabulary) -> None:

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxnet.core import Layer, Params, State, as_layer
-from jaxnet.decoding.filters import changed, check_filters, nucleus
+from jaxnet.decoding.filters import changed, check_filters, filter_logits
 from jaxnet.losses.arrays import wide
 from jaxnet.services.checks import a_function, as_array, at_least, check_dict, check_key, within
 from jaxnet.services.trees import PyTree, describe
@@ -128,18 +128,8 @@ def sample(
     check_filters("sample", 1.0, top_k, top_p, None, None, spec.shape[1])
 
     def draw(t, logits):
-        here = jax.random.fold_in(key, t)
-        logits = wide(logits) / temperature
-        if top_p is None and top_k is None:
-            return jax.random.categorical(here, logits)
-        order = jnp.argsort(-logits, stable=True)  # (batch, vocabulary), best first
-        ranked = jnp.take_along_axis(logits, order, -1)
-        if top_k is not None:
-            ranked = jnp.where(jnp.arange(ranked.shape[-1]) < top_k, ranked, -jnp.inf)
-        if top_p is not None:
-            ranked = nucleus(ranked, top_p)
-        rank = jax.random.categorical(here, ranked)  # (batch,)
-        return jnp.take_along_axis(order, rank[:, None], -1)[:, 0]
+        kept = filter_logits(logits, temperature=temperature, top_k=top_k, top_p=top_p)
+        return jax.random.categorical(jax.random.fold_in(key, t), kept)
 
     return _generate(step, state, first, length, end, draw)
 

@@ -15,10 +15,12 @@ from jaxnet import (
     embedding,
     layer_norm,
     learned_positions,
+    losses,
     moe,
     rms_norm,
     transformer_block,
 )
+from jaxnet.initializers import lecun_normal
 from jaxnet.tools import all_at_least, check_options, gated_mlp, one_of, within
 from jaxnet.typing import Rotation
 
@@ -89,17 +91,20 @@ def decoder(
       name: Name of the model.
 
     Input:
-      ids (batch, time), integers.
+      ids (batch, time), integers; or (ids, labels) with the next ids, to train with a large
+      vocabulary.
 
     Output:
-      logits (batch, time, vocabulary).
+      logits (batch, time, vocabulary); for (ids, labels) the cross-entropy of each label, (batch,
+      time), by `jaxnet.losses.linear_cross_entropy`, which never holds all logits at once.
 
     Params:
       embedding; positions, with max_length; block_0, block_1, ...; norm; head (a kernel alone),
       unless tied.
 
     Returns:
-      A layer from integers (batch, time) to logits (batch, time, vocabulary).
+      A layer from integers (batch, time) to logits (batch, time, vocabulary), and from (ids,
+      labels) to losses (batch, time).
 
     Raises:
       ValueError: If a size is below 1, or as in `jaxnet.transformer_block`.
@@ -111,6 +116,13 @@ def decoder(
       >>> logits, _ = net.apply(params, state, ids)
       >>> logits.shape, sorted(params)
       ((1, 4, 11), ['block_0', 'block_1', 'embedding', 'head', 'norm'])
+
+      Trained without the logits of all tokens:
+
+      >>> objective = jn.compose(lambda m, batch: (m(net, batch).mean(-1), {}))
+      >>> trainer = jn.trainer(objective, optax.adam(1e-3))
+      >>> train_state = trainer.init(jax.random.key(0), (ids, ids))
+      >>> train_state, metrics = trainer.step(train_state, (ids, ids))
 
       SmolLM2 of 135 million parameters:
 
@@ -170,9 +182,13 @@ def decoder(
         )
 
     words = embedding(vocabulary, width, tied=tied, name="embedding")
+    head = words if tied else dense(vocabulary, use_bias=False, name="head")
+    head = _with_losses(head, width, vocabulary, logit_softcap)
+    words = head if tied else words
     blocks = [block(i) for i in range(depth)]
 
     def forward(m, ids):
+        ids, labels = ids if isinstance(ids, tuple) else (ids, None)
         x = m(words, ids)
         x = x if embedding_scale == 1 else x * jnp.asarray(embedding_scale, x.dtype)
         if max_length is not None:
@@ -181,7 +197,9 @@ def decoder(
         for layer in blocks:
             x = m(layer, x)
         x = m(normal(name="norm"), x)
-        logits = m(words if tied else dense(vocabulary, use_bias=False, name="head"), x)
+        if labels is not None:
+            return m(head, (x, labels))
+        logits = m(head, x)
         return logits if logit_softcap is None else logit_softcap * jnp.tanh(logits / logit_softcap)
 
     return compose(forward, name=name, kind="decoder")
@@ -195,3 +213,17 @@ def _across_heads(norm: Callable[..., Layer], *, name: str) -> Layer:
         return m.inline(norm(), flat).reshape(x.shape)
 
     return compose(forward, name=name, kind="across_heads")
+
+
+def _with_losses(layer: Layer, width: int, vocabulary: int, softcap: float | None) -> Layer:
+    """Return the layer of logits, which maps (x, labels) to their cross-entropy."""
+
+    def forward(m, x):
+        if not isinstance(x, tuple):
+            return m.inline(layer, x)
+        tied = layer.kind == "embedding"
+        shape = (vocabulary, width) if tied else (width, vocabulary)
+        kernel = m.kernel("embedding" if tied else "kernel", lecun_normal(), shape)
+        return losses.linear_cross_entropy(x[0], kernel, x[1], transposed=tied, softcap=softcap)
+
+    return compose(forward, name=layer.name, kind=layer.kind)

@@ -12,7 +12,7 @@ import functools
 import sys
 import time
 import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sized
 from typing import Any, NamedTuple
 
 import jax
@@ -203,7 +203,8 @@ class Stream:
 
     def __init__(self, trainer: Trainer, batches: Iterable[PyTree], size: int, shuffle: bool):
         self.trainer, self.batches, self.size = trainer, batches, size
-        self.steps = _length(batches)
+        length = len(batches) if isinstance(batches, Sized) else sys.maxsize
+        self.steps = length if length < sys.maxsize else None  # grain says maxsize if it never ends
         self.iterator: Any = None  # iterator of the current pass
         self.first: dict[int, int] = {}  # checksum of the first batch, by pass
         self.step: Any = None  # the program, made for the first batch
@@ -359,12 +360,6 @@ def _paired(update: Callable) -> Callable:
         return train_state, tuple(found)
 
     return run
-
-
-def _length(batches: Any) -> int | None:
-    """Return the number of batches if it is known; in grain sys.maxsize means an endless stream."""
-    length = len(batches) if hasattr(batches, "__len__") else None
-    return None if length is None or length >= sys.maxsize else length
 
 
 class Pace:

@@ -1,5 +1,7 @@
 """The decoder by its parts; tests/interop/test_decoder.py compares it with published models."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -32,6 +34,43 @@ def test_the_decoder_by_its_parts(x64):
         x = run(block, p[f"block_{i}"], x)
     logits = run(norm(), p["norm"], x) @ p["embedding"]["embedding"].T
     np.testing.assert_allclose(run(net, p, IDS), 2 * jnp.tanh(logits / 2), 1e-10)
+
+
+@pytest.mark.parametrize("wrap", [lambda net: net, jn.quantized, partial(jn.lora, rank=2)])
+@pytest.mark.parametrize("tied", [True, False])
+def test_labels_give_the_losses_of_the_logits(tied, wrap):
+    net = jn.models.decoder(11, depth=1, width=8, heads=2, tied=tied, logit_softcap=2.0)
+    net, labels = wrap(net), IDS[:, ::-1]
+    params, state = net.init(jax.random.key(0), (IDS, labels))
+    whole, _ = net.init(jax.random.key(0), IDS)
+    jax.tree.map(np.testing.assert_array_equal, params, whole)
+
+    def losses(params):
+        return net.apply(params, state, (IDS, labels))[0]
+
+    def of_logits(params):
+        return jn.losses.cross_entropy(net.apply(params, state, IDS)[0], labels)
+
+    np.testing.assert_allclose(losses(params), of_logits(params), 1e-5)
+    slopes = [
+        jax.grad(lambda params, f=f: f(params).sum(), allow_int=True)(params)
+        for f in (losses, of_logits)
+    ]
+    floats = lambda a: jnp.issubdtype(a.dtype, jnp.floating)  # noqa: E731
+    jax.tree.map(lambda a, b: floats(a) and np.testing.assert_allclose(a, b, 1e-4, 1e-6), *slopes)
+
+
+def test_training_with_labels_does_not_hold_all_logits():
+    net, ids = jn.models.decoder(8000, depth=1, width=16, heads=2), jn.spec((4, 512), jnp.int32)
+    params, state = jax.eval_shape(net.init, jax.random.key(0), ids)
+
+    def held(loss):
+        slopes = jax.jit(jax.grad(lambda params, ids: loss(params, ids).sum()))
+        return slopes.lower(params, ids).compile().memory_analysis().temp_size_in_bytes
+
+    chunks = held(lambda params, ids: net.apply(params, state, (ids, ids))[0])
+    whole = held(lambda p, ids: jn.losses.cross_entropy(net.apply(p, state, ids)[0], ids))
+    assert chunks < whole / 3
 
 
 @pytest.mark.parametrize(
