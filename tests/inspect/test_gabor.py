@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from jaxnet.inspect import Gabor, gabor_fit
-from jaxnet.inspect.gabor import _describe, _starts
+from jaxnet.inspect.gabor import _describe, _residual, _search, _starts
 
 RANDOM = np.random.default_rng(0)
 N = 24
@@ -79,6 +79,14 @@ def test_the_search_starts_at_the_peak_of_the_spectrum():
     np.testing.assert_allclose(0.5 * sigmoid(frequency), wave, atol=1e-6)
     turned = np.arctan2(down, right)[:, None] + np.pi / 2 * np.array([0, 0, 0, 0, 1, 1])
     np.testing.assert_allclose(angle, turned, atol=1e-6)
+
+
+def test_the_search_returns_the_error_of_what_it_found():
+    images = np.float32([TRUE._replace(phase=0.3).draw(12, 11)[:, :, 0]])
+    found, errors = _search(images, _starts(images).astype(np.float32))
+    again = [np.square(_residual(free, images[0])).sum() for free in found[0]]
+    np.testing.assert_allclose(errors[0], again, rtol=1e-4, atol=1e-6)
+    assert errors.min() < 1e-4
 
 
 def test_free_parameters_are_described():

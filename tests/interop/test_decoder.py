@@ -57,6 +57,14 @@ def published(name, folder):
     return torch, model
 
 
+def test_names_of_the_experts_are_those_of_mixtral():
+    table = decoder_table(SIZES | MODELS["mixtral"][1] | {"model_type": "mixtral"})
+    experts = {k.split("/")[-2]: v[0] for k, v in table.items() if "/experts/" in k}
+    layer = "model.layers.{i}.block_sparse_moe.experts.{j}"
+    wanted = {"mlp_in": "w1", "mlp_gate": "w3", "mlp_out": "w2"}
+    assert experts == {ours: f"{layer}.{theirs}.weight" for ours, theirs in wanted.items()}
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", MODELS)
 def test_logits_text_and_the_way_back(name, tmp_path):

@@ -230,7 +230,6 @@ def test_a_place_that_is_not_finite_reaches_only_queries_that_see_it(bad):
     attends_to_what_it_sees(SMALL, bad)
 
 
-@pytest.mark.slow
 def test_dropout_drops_the_same_weights_in_the_gradient(x64):
     """Values that are unit vectors show the weights that are kept."""
     q, k, v = inputs(2, 19, 29, 2, 1, 5, 7)
