@@ -78,13 +78,14 @@ def changed(x: jax.Array, which: jax.Array, strength: jax.Array) -> jax.Array:
     size = jnp.abs(strength)[:, None, None, None]
     factor = 1 + 0.9 * strength[:, None, None, None]
     moved = _moved(x, which, strength)
+    step = 2 ** jnp.round(4 * size)  # how many of the 256 levels become one
     found = {
         "identity": x,
         "autocontrast": _autocontrast(x),
         "equalize": _equalize(x),
         "solarize": jnp.where(x >= 1 - size, 1 - x, x),
         "color": _blend(_gray(x), x, factor),
-        "posterize": _posterize(x, size),
+        "posterize": jnp.floor(jnp.round(255 * x) / step) * step / 255,
         "contrast": _blend(_gray(x).mean((1, 2, 3), keepdims=True), x, factor),
         "brightness": _blend(jnp.zeros_like(x), x, factor),
         "sharpness": _blend(_smooth(x), x, factor),
@@ -120,11 +121,6 @@ def _autocontrast(x: jax.Array) -> jax.Array:
     low, high = x.min((1, 2), keepdims=True), x.max((1, 2), keepdims=True)
     span = high - low
     return jnp.where(span > 0, (x - low) / jnp.where(span > 0, span, 1), x)
-
-
-def _posterize(x: jax.Array, size: jax.Array) -> jax.Array:
-    step = 2 ** jnp.round(4 * size)  # how many of the 256 levels become one
-    return jnp.floor(jnp.round(255 * x) / step) * step / 255
 
 
 def _smooth(x: jax.Array) -> jax.Array:

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import numpy as np
 
 from jaxnet.services.jaxprs import arrays_in
 
@@ -93,7 +92,7 @@ def jit(run: Callable, **options) -> Callable:
     def call(*args):
         # The first argument, params or a train_state, keeps its shapes; to flatten it would cost
         # microseconds.
-        shapes = tuple([np.shape(leaf) for leaf in jax.tree.leaves(args[1:])])
+        shapes = tuple([getattr(leaf, "shape", ()) for leaf in jax.tree.leaves(args[1:])])
         program = chosen.get(shapes)
         if program is None:  # XLA would warn about each array that is larger than a piece
             fits = _largest(plain.trace(*args).jaxpr.jaxpr) <= PIECE  # both calls trace only once

@@ -57,16 +57,17 @@ def history(*runs: Iterable[Any]) -> dict[str, dict[str, np.ndarray]]:
 
 
 @styled()
-def curves(panels: Panels, *, xlabel: str = "epoch") -> Figure:
+def curves(panels: Panels, *, xlabel: str = "epoch", x: Any = None) -> Figure:
     """Draw one panel per metric and one line per dataset split, over the epochs 1, 2, ...
 
-    The legend shows the last value of each line. Several runs are thin lines, with their mean as a
-    thick line.
+    The legend shows the last value of each line, unless `x` is given. Several runs are thin lines,
+    with their mean as a thick line.
 
     Args:
       panels: Values (epochs,) or (runs, epochs), as metric -> name of a line -> values; see
         `history`.
       xlabel: Label of the horizontal axis.
+      x: Places of the values on it, (epochs,); None is 1, 2, ...
 
     Raises:
       TypeError: If `panels` is not a dict of dicts of numbers.
@@ -90,31 +91,34 @@ def curves(panels: Panels, *, xlabel: str = "epoch") -> Figure:
         )
     figure = new_figure(4.8 * len(panels), 3.6)
     lines = list(dict.fromkeys(name for panel in panels.values() for name in panel))
-    places = cells(figure, 1, len(panels), len(panels))
-    for axes, (metric, panel) in zip(places, panels.items(), strict=True):
+    panes = cells(figure, 1, len(panels), len(panels))
+    for axes, (metric, panel) in zip(panes, panels.items(), strict=True):
         for name, given in panel.items():
             values = on_host("curves", f"{metric}/{name}", given)
-            if values.ndim not in (1, 2) or values.size == 0:
+            fits = x is None or values.shape[-1:] == np.shape(x)
+            if values.ndim not in (1, 2) or values.size == 0 or not fits:
                 raise ValueError(
                     f"curves: {metric}/{name} must have shape (epochs,) or (runs, epochs), "
-                    f"got {values.shape}"
+                    f"got {values.shape}{'' if x is None else f' for x {np.shape(x)}'}"
                 )
-            _line(axes, np.atleast_2d(values), name, lines.index(name))
-        axes.set(xlabel=xlabel, ylabel=metric, xlim=(0.5, None))
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
+            _line(axes, x, np.atleast_2d(values), name, lines.index(name))
+        axes.set(xlabel=xlabel, ylabel=metric)
+        if x is None:
+            axes.set_xlim(0.5, None)
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
         axes.grid()
         axes.spines[["top", "right"]].set_visible(False)
         axes.legend()
     return figure
 
 
-def _line(axes: Any, values: np.ndarray, name: str, number: int) -> None:
+def _line(axes: Any, x: Any, values: np.ndarray, name: str, number: int) -> None:
     """Return the runs of one line, (runs, epochs)."""
     runs, epochs = values.shape
     color, style = COLORS[number % len(COLORS)], ("-", "--", ":", "-.")[number % 4]
-    x, mean = np.arange(1, epochs + 1), values.mean(0)
-    of = f"mean of {runs} runs: " if runs > 1 else ""
-    label = f"{name}, {of}{mean[-1]:.4g} at the end"
+    mean, of = values.mean(0), f"mean of {runs} runs: " if runs > 1 else ""
+    label = f"{name}, {of}{mean[-1]:.4g} at the end" if x is None else name
+    x = np.arange(1, epochs + 1) if x is None else x
     if runs > 1:
         axes.plot(x, values.T, color=color, linewidth=0.7, alpha=0.4)
     mark = "o" if epochs < 12 else None  # a line through a single epoch would be invisible

@@ -65,6 +65,14 @@ def test_lines_are_the_values_over_epochs_from_1():
     assert figure.axes[0].get_xlabel() == "epoch" and figure.axes[0].get_ylabel() == "loss"
 
 
+def test_places_are_given():
+    (axes,) = viz.curves({"loss": {"rule": [3.0, 2.0]}}, x=[0.1, 10.0]).axes
+    assert axes.get_lines()[0].get_xdata().tolist() == [0.1, 10.0]
+    assert axes.get_legend().get_texts()[0].get_text() == "rule"
+    with pytest.raises(ValueError, match=r"got \(3,\) for x \(2,\)"):
+        viz.curves({"loss": {"rule": [3.0, 2.0, 1.0]}}, x=[0.1, 10.0])
+
+
 def test_several_runs_are_thin_and_their_mean_is_thick():
     figure = viz.curves({"loss": {"train": [[3.0, 1.0], [5.0, 2.0]]}})
     lines = figure.axes[0].get_lines()
