@@ -157,6 +157,12 @@ def test_the_iterator_gives_the_same_tokens(plain, draft):
     np.testing.assert_array_equal(np.stack(found, 1), made.tokens)
 
 
+def test_there_is_room_for_all_tokens():
+    net = jn.stateless(lambda key, x: {}, lambda params, x: jax.nn.one_hot((x + 1) % 7, 7), "next")
+    made = generate(net, {}, [[3] * 40], temperature=0, length=100)
+    assert made.tokens[0].tolist() == [(4 + i) % 7 for i in range(100)]
+
+
 def test_one_program_for_many_lengths_of_prompts_and_results():
     plain = draw()[:2]  # without the programs of other tests
     generate(*plain, [[1, 2, 3]], KEY, length=3)

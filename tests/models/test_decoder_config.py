@@ -290,6 +290,7 @@ def test_near_layers_keep_their_own_rotation():
         ("llama", {"rms_norm_eps": float("nan")}, "rms_norm_eps must be a positive number"),
         ("llama", {"num_key_value_heads": 3}, "num_key_value_heads must divide"),
         ("llama", {"hidden_size": 33}, "num_attention_heads must divide hidden_size = 33, got 32"),
+        ("gpt2", {"n_inner": 2.5}, "n_inner must be a whole number of at least 1, got 2.5"),
         ("gpt2", {"n_head": 5}, "n_head must divide n_embd = 768, got 5"),
         ("gpt2", {"n_embd": 24, "hidden_size": 24}, "n_embd is given twice"),
         ("gemma2", {"sliding_window": None}, "sliding_window must be a number"),
