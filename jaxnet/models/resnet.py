@@ -52,8 +52,7 @@ def cifar_resnet(depth: int = 20, classes: int = 10, *, name: str = "cifar_resne
     for i in range(3 * blocks):
         stage, place = divmod(i, blocks)
         strides = 2 if stage and not place else 1
-        convs = ((16 * 2**stage, 3, strides, 1), (16 * 2**stage, 3, 1, 1))
-        layers.append(_residual(convs, f"block_{i + 1}"))
+        layers.append(_block(16 * 2**stage, strides, f"block_{i + 1}"))
     net = serial(*layers, global_avg_pool(), dense(classes, name="output"), name=name)
     return net._replace(kind="cifar_resnet")
 
@@ -129,11 +128,10 @@ def resnet(
             strides = 2 if stage > 1 and i == 1 else 1
             block_name = f"stage_{stage}_block_{i}"
             if depth < 50:
-                convs = ((features, 3, strides, 1), (features, 3, 1, 1))
-            else:  # a 3x3 convolution between 1x1 convolutions that reduce and restore the maps
+                layers.append(_block(features, strides, block_name))
+            else:
                 inner = groups * group_width * 2 ** (stage - 1)
-                convs = ((inner, 1, 1, 1), (inner, 3, strides, groups), (4 * features, 1, 1, 1))
-            layers.append(_residual(convs, block_name))
+                layers.append(_bottleneck(inner, 4 * features, groups, strides, block_name))
     net = serial(*layers, global_avg_pool(), dense(classes, name="output"), name=name)
     return net._replace(kind="resnet")
 
@@ -142,6 +140,17 @@ def _stem(features: int, size: int, strides: int) -> list:
     options = {"use_bias": False, "kernel_init": he_normal(), "name": "conv_0"}
     layer = conv(features, size, strides=strides, padding=size // 2, **options)
     return [layer, batch_norm(name="norm_0"), jax.nn.relu]
+
+
+def _block(features: int, strides: int, name: str) -> Layer:
+    """Return two 3x3 convolutions, added to the shortcut."""
+    return _residual(((features, 3, strides, 1), (features, 3, 1, 1)), name)
+
+
+def _bottleneck(inner: int, features: int, groups: int, strides: int, name: str) -> Layer:
+    """Return a 3x3 convolution between 1x1 convolutions that reduce and restore the maps."""
+    convs = (inner, 1, 1, 1), (inner, 3, strides, groups), (features, 1, 1, 1)
+    return _residual(convs, name)
 
 
 def _residual(convs: tuple[tuple[int, int, int, int], ...], name: str) -> Layer:

@@ -332,10 +332,8 @@ def layer_of(op_name: str) -> tuple[Path, bool]:
         if part.startswith(("jit(", "pjit(")):
             if path or part.startswith("jit(_"):
                 if "/body/" in op_name:
-                    # JAX 0.12 repeats the path for each enclosing loop: one period is enough.
-                    n, loop = len(path) - since, path[since:]
-                    whole = (k for k in range(1, n) if loop[:k] * (n // k) == loop)
-                    path[since:] = loop[: next(whole, n)]
+                    # JAX 0.12 repeats the path for each enclosing loop.
+                    path[since:] = _once(path[since:])
                 break  # a function that a layer calls
             continue
         derived = part.startswith(("jvp(", "transpose("))
@@ -362,3 +360,9 @@ def layer_of(op_name: str) -> tuple[Path, bool]:
     # Other names belong to parameters, or to regions of a reduction.
     known = op_name.startswith(("jit(", "pjit("))
     return (tuple(path) if known else ()), backward
+
+
+def _once(path: list[str]) -> list[str]:
+    """Return one period of a path that repeats itself."""
+    n = len(path)
+    return next((path[:k] for k in range(1, n) if n % k == 0 and path[:k] * (n // k) == path), path)
