@@ -91,8 +91,8 @@ def curves(panels: Panels, *, xlabel: str = "epoch", x: Any = None) -> Figure:
         )
     figure = new_figure(4.8 * len(panels), 3.6)
     lines = list(dict.fromkeys(name for panel in panels.values() for name in panel))
-    panes = cells(figure, 1, len(panels), len(panels))
-    for axes, (metric, panel) in zip(panes, panels.items(), strict=True):
+    places = cells(figure, 1, len(panels), len(panels))
+    for axes, (metric, panel) in zip(places, panels.items(), strict=True):
         for name, given in panel.items():
             values = on_host("curves", f"{metric}/{name}", given)
             fits = x is None or values.shape[-1:] == np.shape(x)
