@@ -90,6 +90,9 @@ def run(block: Block, names: dict) -> None:
     out = io.StringIO()
     with redirect_stdout(out), warnings.catch_warnings():
         warnings.simplefilter("always")
+        # As Python does: a deprecation is shown to the code that it concerns, here the section.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        warnings.filterwarnings("always", category=DeprecationWarning, module="guide")
         warnings.showwarning = lambda message, category, *_, **__: print(
             f"{category.__name__}: {message}"
         )
