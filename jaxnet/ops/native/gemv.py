@@ -10,7 +10,7 @@ from jaxnet.ops.integers import scaled, unpacked
 from jaxnet.ops.native import compute, countable, instructions
 from jaxnet.ops.native.call import Kernel, native_call
 
-MOST_ROWS = 4
+MOST_ROWS = 4  # of the kernels in C
 BITS = {"float32": 32, "bfloat16": 16, "int8": 8, "uint8": 4, "int4": 4}  # of each number
 
 
@@ -23,7 +23,12 @@ def is_few(x: jax.Array, kernel: jax.Array) -> bool:
     """
     sizes = (*x.shape, *kernel.shape)  # not numbers in an export with open sizes
     known = all(isinstance(n, int) for n in sizes)
-    return known and x.shape[0] <= MOST_ROWS and kernel.size >= 2**16
+    return known and x.shape[0] <= _most(kernel) and kernel.size >= 2**16
+
+
+def _most(kernel: jax.Array) -> int:
+    """Return the most rows that C multiplies faster than XLA, which makes floats of integers."""
+    return MOST_ROWS if jnp.issubdtype(kernel.dtype, jnp.floating) else 2 * MOST_ROWS
 
 
 @partial(jax.jit, static_argnames=("transposed", "in_jax"), inline=True)  # else eager calls compile
@@ -37,7 +42,8 @@ def few_rows(
 ) -> jax.Array:
     """Return x @ kernel, or x @ kernel.T, for a kernel of integers times their scales, or floats.
 
-    The kernels in C run for one to four rows. Then only the kernel's own bytes are read.
+    The kernels in C run for one to four rows, of integers for up to eight, four at a time. Then
+    only the kernel's own bytes are read.
 
     Args:
       x: Array (rows, inputs).
@@ -75,7 +81,7 @@ def supports(x, kernel, scale=None, *, transposed: bool) -> bool:
         return False
     if not countable(x, kernel):
         return False
-    if x.shape[0] > MOST_ROWS or (kernel.dtype.name == "int4" and kernel.shape[-1] % 2):
+    if x.shape[0] > _most(kernel) or (kernel.dtype.name == "int4" and kernel.shape[-1] % 2):
         return False
     if scale is not None:
         groups = scale.shape[transposed]
@@ -98,8 +104,11 @@ def run(x, kernel, scale=None, *, transposed: bool) -> list[jax.Array]:
     outputs = kernel.shape[0] if transposed else (kernel if scale is None else scale).shape[1]
     target = "jaxnet_gemv_transposed" if transposed else "jaxnet_gemv"
     given = [kernel] if scale is None else [kernel, scale.astype(jnp.float32)]
-    (y,) = compute(target, [(x.shape[0], outputs)], x.astype(jnp.float32), *given)
-    return [y.astype(x.dtype)]
+    y = []
+    for first in range(0, x.shape[0], MOST_ROWS):
+        some = x[first : first + MOST_ROWS]
+        y += compute(target, [(some.shape[0], outputs)], some.astype(jnp.float32), *given)
+    return [jnp.concatenate(y).astype(x.dtype)]
 
 
 def _in_jax(x, kernel, scale=None, *, transposed):
