@@ -328,17 +328,6 @@ def _nats(model: Model, params, x, y, counts):
     return jax.lax.scan(body, state, (x, y, counts))[1]
 
 
-@partial(jax.jit, static_argnames=("model", "length", "temperature", "top_p"))
-def sample(model: Model, params: PyTree, prompt: jax.Array, key: jax.Array, *, length: int,
-           **options: Any) -> jax.Array:  # fmt: skip
-    """Return `length` tokens (batch, length) after the prompt (batch, at least 1)."""
-    stream = jn.stream(model.net, prompt.shape[1] + length)
-    state = jn.start_stream(stream, prompt)
-    if prompt.shape[1] > 1:
-        _, state = stream.apply(params, state, prompt[:, :-1])
-    return jn.decoding.sample(stream, params, state, prompt[:, -1], key, length=length, **options)
-
-
 def write(model: Model, params: PyTree, vocabulary: Vocabulary, prompt: str, key: jax.Array, *,
           length: int, **options: Any) -> str:  # fmt: skip
     """Return the prompt and `length` characters after it.
@@ -350,11 +339,11 @@ def write(model: Model, params: PyTree, vocabulary: Vocabulary, prompt: str, key
     while len(text) < stop:
         seen = text if model.context is None else text[-(model.context // 2) :]
         count = stop - len(text) if model.context is None else model.context - len(seen)
-        new = sample(
-            model, params, jnp.asarray(seen)[None], jax.random.fold_in(key, len(text)),
-            length=count, **options,
+        new = jn.decoding.generate(
+            model.net, params, seen[None], jax.random.fold_in(key, len(text)),
+            length=count, progress=False, **options,
         )  # fmt: skip
-        text = np.concatenate([text, np.asarray(new)[0]])
+        text = np.concatenate([text, new.tokens[0]])
     return vocabulary.decode(text[:stop])
 
 

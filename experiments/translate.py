@@ -373,12 +373,10 @@ def build(config: Config, source: Vocabulary, target: Vocabulary) -> Translator:
     @partial(jax.jit, static_argnames="beams")
     def decode(params, source, lengths, *, beams):
         begin, inputs = jnp.full(source.shape[0], first, jnp.int32), (source, lengths)
-        given = stream, params, jn.start_stream(stream, (*inputs, begin[:, None])), begin
-        options = {"length": config.longest, "end": end, "inputs": inputs}
-        if beams == 1:
-            return jn.decoding.greedy(*given, **options)
+        state = jn.start_stream(stream, (*inputs, begin[:, None]))
+        options = {"length": config.longest, "length_penalty": config.length_penalty}
         tokens, n, _ = jn.decoding.beam_search(
-            *given, beams=beams, length_penalty=config.length_penalty, **options
+            stream, params, state, begin, beams=beams, end=end, inputs=inputs, **options
         )
         return tokens[:, 0], n[:, 0]
 

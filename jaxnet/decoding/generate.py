@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnet.core import Layer, Params, State, as_layer
-from jaxnet.decoding.filters import changed, check_filters, filter_logits, latest
+from jaxnet.decoding.filters import changed, check_filters, filter_logits, latest, with_inputs
 from jaxnet.losses.arrays import wide
 from jaxnet.services import checks
 from jaxnet.services.meshes import on_auto_axes
@@ -58,6 +58,7 @@ def generate(
     *,
     length: int = 200,
     state: State | None = None,
+    inputs: tuple = (),
     temperature: float = 1.0,
     top_k: int | None = None,
     top_p: float | None = None,
@@ -91,13 +92,16 @@ def generate(
     accepted tokens to its state.
 
     Args:
-      net: Any causal net from tokens (batch, time) to logits (batch, time, vocabulary).
+      net: Any causal net from tokens (batch, time) to logits (batch, time, vocabulary), or from
+        (*inputs, tokens).
       params: Params of the net.
       prompt: Integers (batch, time), or a list of lists of ids of any lengths. Each row has at
         least one token, such as the token that begins a text.
       key: Random key, or one key per row (batch,); not needed with temperature=0.
       length: Number of tokens to generate, at least 1.
       state: State of the net, if it has any, such as the statistics of batch norm.
+      inputs: Inputs of the net before the tokens, with the batch axis first, such as (source,
+        lengths) of sentences to translate. They are the same at each step.
       temperature: Number that divides the logits; 0 takes the most probable token.
       top_k, top_p, min_p, repetition_penalty: Filters of the logits, see `filter_logits`. The
         penalty counts the tokens of the prompt too.
@@ -108,7 +112,8 @@ def generate(
         token. Define it once, since a new function compiles again.
       stop: Id of the token that ends a text, or a list of such ids and of sequences of ids, such as
         [2, [13, 13]].
-      draft: Smaller net over the same vocabulary, as (net, params) or (net, params, state).
+      draft: Smaller net over the same vocabulary and inputs, as (net, params) or (net, params,
+        state).
       draft_length: Number of tokens that the draft proposes at a time.
       dtype: Dtype of kept keys and values, such as jnp.bfloat16.
       progress: Whether to show tokens per second, in a terminal or a notebook.
@@ -119,7 +124,7 @@ def generate(
 
     Raises:
       TypeError: If the prompt does not contain integers.
-      TypeError: If `key` is missing.
+      TypeError: If `key` is missing, or if `inputs` is not a tuple.
       ValueError: If a prompt is empty or has ids beyond the vocabulary.
       ValueError: If the net is not causal.
       ValueError: If the net has fewer positions than prompt and length need.
@@ -139,8 +144,8 @@ def generate(
     Speculative Decoding".
     """
     options = _Options(
-        length, state, temperature, top_k, top_p, min_p, repetition_penalty, logits, stop, draft,
-        draft_length, dtype,
+        length, state, inputs, temperature, top_k, top_p, min_p, repetition_penalty, logits, stop,
+        draft, draft_length, dtype,
     )  # fmt: skip
     start, advance = _begin("generate", net, params, prompt, key, options)
     run, traced = start, checks.is_traced(start)
@@ -201,6 +206,7 @@ class _Options(NamedTuple):
 
     length: Any = 200
     state: Any = None
+    inputs: Any = ()
     temperature: Any = 1.0
     top_k: Any = None
     top_p: Any = None
@@ -271,20 +277,21 @@ def _begin(
     if given.dtype is not None:
         checks.check_dtype(who, given.dtype)
     checks.a_function(who, "logits", given.logits, "(values, ids)", optional=True)
-    models = [_model(who, "net", net, params, given.state)]
+    rows, lengths = _prompts(who, prompt)
+    extra = _inputs(who, given.inputs, len(rows))
+    models = [_model(who, "net", extra, net, params, given.state)]
     if given.draft is not None:
         if not isinstance(given.draft, tuple | list) or len(given.draft) not in (2, 3):
             raise TypeError(
                 f"{who}: draft must be (net, params) or (net, params, state), got "
                 f"{type(given.draft).__name__}"
             )
-        models.append(_model(who, "draft", *given.draft))
+        models.append(_model(who, "draft", extra, *given.draft))
     proposals = given.draft_length * (len(models) - 1)
 
-    rows, lengths = _prompts(who, prompt)
     batch, time = rows.shape
     needed = time + given.length - 1 + proposals
-    sizes = [_fit(who, *one, max(64, _power(needed)), needed) for one in models]
+    sizes = [_fit(who, extra, *one, max(64, _power(needed)), needed) for one in models]
     if len({vocabulary for _, vocabulary in sizes}) > 1:
         raise ValueError(
             f"{who}: net and draft must have the same vocabulary, got logits for {sizes[0][1]} and "
@@ -302,13 +309,13 @@ def _begin(
     setup = _Setup(nets, capacity, vocabulary, greedy, top_k, given.logits, proposals, kept)
     values = jax.tree.map(jnp.asarray, values)
     keys = None if greedy else _row_keys(who, key, batch)
-    inputs = values, keys, numbers, stops, np.int32(given.length)
+    fixed = values, extra, keys, numbers, stops, np.int32(given.length)
     # Copies, because the loop reuses the memory of its state.
     states = jax.tree.map(jnp.copy, states)
-    read = _program(_read, setup, static_argnums=4)
-    run = read(values, states, padded, lengths, given.repetition_penalty is not None)
+    read = _program(_read, setup, static_argnums=5)
+    run = read(values, extra, states, padded, lengths, given.repetition_penalty is not None)
     advance = _program(_advance, setup, donate_argnums=() if checks.is_traced(run) else 1)
-    return run, lambda run, bound: advance(inputs, run, np.int32(bound))
+    return run, lambda run, bound: advance(fixed, run, np.int32(bound))
 
 
 def _steps(run: _Run, advance: Callable, length: int, pace: int) -> Iterator[_Run]:
@@ -322,7 +329,7 @@ def _steps(run: _Run, advance: Callable, length: int, pace: int) -> Iterator[_Ru
 
 def _filters(who: str, given: _Options, vocabulary: int) -> tuple[bool, int | None, dict]:
     """Return whether the most probable token is taken, top_k, and the numbers of the filters."""
-    temperature, top_k, top_p, min_p, penalty = given[2:7]
+    temperature, top_k, top_p, min_p, penalty = given[3:8]
     greedy = not checks.is_traced(temperature) and np.ndim(temperature) == 0 and temperature == 0
     if greedy:
         temperature = 1.0
@@ -341,13 +348,25 @@ def _power(n: int) -> int:
     return 1 << (n - 1).bit_length()
 
 
-def _model(who: str, what: str, net, params, state=None) -> tuple[Layer, Any, Any]:
+def _inputs(who: str, inputs: Any, batch: int) -> tuple:
+    """Return the inputs before the tokens as JAX arrays."""
+    checks.check_type(who, "inputs", inputs, tuple, "a tuple, such as (source, lengths)")
+    for leaf in jax.tree.leaves(inputs := checks.all_native(inputs, who, "inputs")):
+        if np.shape(leaf)[:1] != (batch,):
+            raise ValueError(
+                f"{who}: inputs must have the batch axis of the prompts first, ({batch}, ...), got "
+                f"{describe(leaf)}"
+            )
+    return jax.tree.map(jnp.asarray, inputs)
+
+
+def _model(who: str, what: str, inputs: tuple, net, params, state=None) -> tuple[Layer, Any, Any]:
     """Return the net as a layer, its params and its state; raise if a needed state is missing."""
     net = as_layer(net, who, what)
     kind = "the params of draft" if what == "draft" else "params"
     params = checks.as_dict(who, kind, params)
     if state is None:
-        look = lambda: jax.eval_shape(net.init, key_spec(), _ids(8))[1]  # noqa: E731
+        look = lambda: jax.eval_shape(net.init, key_spec(), _chunk(inputs, 8))[1]  # noqa: E731
         if jax.tree.leaves(fresh := memo_of(net.apply).of("state of tokens", look)):
             raise ValueError(
                 f"{who}: the {what} has a state ({', '.join(fresh)}); pass "
@@ -357,26 +376,28 @@ def _model(who: str, what: str, net, params, state=None) -> tuple[Layer, Any, An
     return net, params, checks.as_dict(who, "state", state)
 
 
-def _ids(time: int) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct((1, time), jnp.int32)
+def _chunk(inputs: tuple, time: int) -> Any:
+    """Return the shapes of one row of the net's input."""
+    one = lambda a: jax.ShapeDtypeStruct((1, *a.shape[1:]), a.dtype)  # noqa: E731
+    return with_inputs(jax.tree.map(one, inputs), jax.ShapeDtypeStruct((1, time), jnp.int32))
 
 
-def _fit(who: str, net: Layer, params: Any, state: Any, capacity: int, needed: int) -> Any:
+def _fit(who, inputs, net: Layer, params: Any, state: Any, capacity: int, needed: int) -> Any:
     """Return how many tokens the net accepts, at most `capacity`, and its vocabulary."""
 
     def vocabulary(time: int) -> int:
         run = lambda params, state, x: net.apply(params, state, x)[0]  # noqa: E731
-        logits = jax.eval_shape(run, params, state, _ids(time))
+        logits = jax.eval_shape(run, params, state, _chunk(inputs, time))
         shape = getattr(logits, "shape", ())
         floats = jnp.issubdtype(getattr(logits, "dtype", bool), jnp.floating)
         if len(shape) != 3 or shape[:2] != (1, time) or not floats:
             raise TypeError(
                 f"{who}: the net must map tokens (batch, time) to logits (batch, time, "
-                f"vocabulary), got {describe(logits)} for {describe(_ids(time))}"
+                f"vocabulary), got {describe(logits)} for {describe(_chunk(inputs, time))}"
             )
         return shape[2]
 
-    shapes = signature(jax.eval_shape(lambda tree: tree, (params, state)))
+    shapes = signature(jax.eval_shape(lambda tree: tree, (params, state, _chunk(inputs, 1))))
     for time in (capacity, needed):
         try:
             found = partial(vocabulary, time)
@@ -469,15 +490,16 @@ def _program(function: Callable, setup: _Setup, **options: Any) -> Callable:
     return memo_of(setup.nets[0].apply).of((function, setup, *options.items()), make)
 
 
-def _read(setup: _Setup, params, states, prompt, lengths, penalized: bool) -> _Run:
+def _read(setup: _Setup, params, inputs, states, prompt, lengths, penalized: bool) -> _Run:
     """Read the prompts except their last tokens, whose logits are the first ones needed."""
     batch = prompt.shape[0]
     rows = np.arange(batch)
     kept = []
     for one, values, state in zip(setup.streams(), params, states, strict=True):
-        empty = start_stream(one, (prompt, lengths), state)
+        chunk = with_inputs(inputs, prompt)
+        empty = start_stream(one, (chunk, lengths), state)
         # The logits are not used, so the program does not contain the layers that only they need.
-        kept.append(one.apply(values, empty, (prompt, lengths - 1))[1])
+        kept.append(one.apply(values, empty, (chunk, lengths - 1))[1])
     seen = None
     if penalized:
         inside = np.arange(prompt.shape[1]) < lengths[:, None]
@@ -501,10 +523,15 @@ class _Job(NamedTuple):
 
     setup: _Setup
     params: Any
+    inputs: Any
     keys: Any
     numbers: Any
     stops: Any
     length: Any
+
+    def chunk(self, tokens):
+        """Return the input of a net for tokens (batch, time)."""
+        return with_inputs(self.inputs, tokens)
 
     def distribution(self, logits, tokens, written, seen):
         """Return logits (batch, vocabulary) to draw from, after `written` of the tokens."""
@@ -556,17 +583,18 @@ class _Job(NamedTuple):
         )
 
 
-def _advance(setup: _Setup, inputs, run: _Run, bound) -> _Run:
+def _advance(setup: _Setup, fixed, run: _Run, bound) -> _Run:
     """Generate until every active row has `bound` tokens."""
     going = lambda run: (run.active & (run.written < bound)).any()  # noqa: E731
-    step = partial(_several if setup.proposals else _one, _Job(setup, *inputs), setup.streams())
+    step = partial(_several if setup.proposals else _one, _Job(setup, *fixed), setup.streams())
     return jax.lax.while_loop(going, step, run)
 
 
 def _one(job: _Job, streams: list[Layer], run: _Run) -> _Run:
     """Add one token per row by the net alone."""
     steps = run.active.astype(jnp.int32)
-    logits, state = streams[0].apply(job.params[0], run.states[0], (run.last[:, None], steps))
+    chunk = job.chunk(run.last[:, None])
+    logits, state = streams[0].apply(job.params[0], run.states[0], (chunk, steps))
     logits = wide(logits[:, 0])
     filtered = job.distribution(logits, run.tokens, run.written, run.seen)
     token = jnp.where(_is_sound(filtered), job.choose(filtered, run.written), -1)
@@ -580,7 +608,8 @@ def _several(job: _Job, streams: list[Layer], run: _Run) -> _Run:
 
     def propose(loop, t):
         state, token, tokens, seen = loop
-        logits, state = streams[1].apply(job.params[1], state, (token[:, None], steps))
+        chunk = job.chunk(token[:, None])
+        logits, state = streams[1].apply(job.params[1], state, (chunk, steps))
         filtered = job.distribution(wide(logits[:, 0]), tokens, run.written + t, seen)
         token = job.choose(filtered, run.written + t)
         after = _set(tokens, run.written + t, token), _mark(seen, token)
@@ -592,7 +621,7 @@ def _several(job: _Job, streams: list[Layer], run: _Run) -> _Run:
     if seen is not None:
         assert run.seen is not None
         seen = jnp.concatenate([run.seen[None], seen])
-    chunk = jnp.concatenate([run.last[:, None], proposed], 1)  # (batch, n + 1)
+    chunk = job.chunk(jnp.concatenate([run.last[:, None], proposed], 1))  # (batch, n + 1) tokens
     logits = wide(streams[0].apply(job.params[0], run.states[0], (chunk, steps * (n + 1)))[0])
     written = run.written[:, None] + np.arange(n + 1, dtype=np.int32)
     each = jax.vmap(job.distribution, (1, None, 1, 0), 1)

@@ -1,4 +1,4 @@
-"""Search with a model of the next token: greedy, sampling, beam search."""
+"""Beam search with a model of the next token."""
 
 from collections.abc import Callable
 from functools import partial
@@ -8,130 +8,13 @@ import jax
 import jax.numpy as jnp
 
 from jaxnet.core import Layer, Params, State, as_layer
-from jaxnet.decoding.filters import changed, check_filters, filter_logits
+from jaxnet.decoding.filters import changed, with_inputs
 from jaxnet.losses.arrays import wide
-from jaxnet.services.checks import a_function, as_array, at_least, check_dict, check_key, within
-from jaxnet.services.trees import PyTree, describe
+from jaxnet.services.checks import a_function, as_array, at_least, check_dict, check_type, within
+from jaxnet.services.trees import describe
 from jaxnet.transforms.stream import batch_axes
 
 Step = Callable[[State, jax.Array], tuple[State, jax.Array]]  # (state, tokens) -> (state, logits)
-
-
-def greedy(
-    stream: Layer,
-    params: Params,
-    state: State,
-    first: jax.Array,
-    *,
-    length: int,
-    end: int | None = None,
-    inputs: tuple = (),
-) -> tuple[jax.Array, jax.Array]:
-    """Take the most probable token at each step; among equals the lowest id.
-
-    Args:
-      stream: Model of the next token, made by `jn.stream`; see `jaxnet.decoding`.
-      params: Params of the stream.
-      state: State of the stream before the first step.
-      first: Tokens (batch,) before the first step, such as a start token or the last token of a
-        prompt; not part of the result.
-      length: Number of steps of the result, at least 1.
-      end: Token that ends a sequence; None if sequences do not end.
-      inputs: Inputs of the net before the tokens, with the batch axis first, such as (source,
-        lengths). They are the same at each step.
-
-    Returns:
-      tokens (batch, length), filled with `end` after the end; lengths (batch,), the number of
-      tokens before `end`, or `length` for a sequence that is cut off. If a step does not have a
-      most probable token (logits with NaN, or -inf throughout), the tokens are -1 from there on.
-
-    Raises:
-      TypeError: If an argument has the wrong type.
-      ValueError: If `stream` is not a stream.
-      ValueError: If the output of `stream` is not logits (batch, 1, vocabulary).
-      ValueError: If an argument is out of range.
-
-    Example:
-      A model that counts, with 4 as the end:
-
-      >>> count = jn.stream(lambda tokens: jax.nn.one_hot(tokens + 1, 5))
-      >>> tokens, lengths = greedy(count, {}, {}, jnp.array([0, 2]), length=6, end=4)
-      >>> tokens.tolist(), lengths.tolist()
-      ([[1, 2, 3, 4, 4, 4], [3, 4, 4, 4, 4, 4]], [3, 1])
-
-      After a prompt:
-
-      >>> net = jn.serial(jn.embedding(9, 8), jn.transformer_block(2, causal=True), jn.dense(9))
-      >>> prompt = jnp.array([[3, 1, 4, 1]])
-      >>> params, state = net.init(jax.random.key(0), prompt)
-      >>> stream = jn.stream(net, length=20)
-      >>> kept = jn.start_stream(stream, prompt, state)
-      >>> _, kept = stream.apply(params, kept, prompt[:, :-1])
-      >>> greedy(stream, params, kept, prompt[:, -1], length=10)[0].shape
-      (1, 10)
-    """
-    step, first, _ = _model("greedy", stream, params, state, first, length, end, inputs)
-    tokens = _generate(step, state, first, length, end, lambda t, z: z.argmax(-1))
-    return tokens, _lengths(tokens, end)
-
-
-def sample(
-    stream: Layer,
-    params: Params,
-    state: State,
-    first: jax.Array,
-    key: jax.Array,
-    *,
-    length: int,
-    temperature: float = 1.0,
-    top_p: float | None = None,
-    top_k: int | None = None,
-    end: int | None = None,
-    inputs: tuple = (),
-) -> jax.Array:
-    """Draw each token from the model's distribution.
-
-    Temperature, top_k and top_p are applied in this order.
-
-    Args:
-      stream, params, state, first: As in `greedy`.
-      key: Random key.
-      length: Number of steps of the result, at least 1.
-      temperature: Number above 0 that divides the logits. Below 1, probable tokens become more
-        probable. For temperature 0, use `greedy`.
-      top_p: Probability in (0, 1]. Tokens are drawn from the smallest set of most probable tokens
-        whose total probability is at least top_p (the nucleus). None means all tokens.
-      top_k: Number of most probable tokens to draw from, at most the number of tokens; among equal
-        ones, the tokens of lower id. None means all tokens.
-      end, inputs: As in `greedy`.
-
-    Returns:
-      tokens (batch, length), filled with `end` after the end; -1 as in `greedy`.
-
-    Raises:
-      TypeError: As in `greedy`.
-      ValueError: As in `greedy`.
-
-    Example:
-      >>> model = jn.stream(lambda tokens: jnp.log(jnp.array([[[0.5, 0.3, 0.2]]])))
-      >>> start = jnp.array([0])
-      >>> draw = jax.jit(lambda key: sample(model, {}, {}, start, key, length=1000, top_p=0.6))
-      >>> np.bincount(draw(jax.random.key(0))[0], minlength=3) / 1000  # 5/8, 3/8, 0
-      array([0.6..., 0.3..., 0.   ])
-
-    Reference: top_p: Holtzman et al. 2020, "The Curious Case of Neural Text Degeneration".
-    """
-    check_key(key, "sample")
-    meaning = "what divides the logits (for 0, write greedy)"
-    within("sample", "temperature", temperature, "(0, inf)", meaning)
-    step, first, spec = _model("sample", stream, params, state, first, length, end, inputs)
-    check_filters("sample", 1.0, top_k, top_p, None, None, spec.shape[1])
-
-    def draw(t, logits):
-        kept = filter_logits(logits, temperature=temperature, top_k=top_k, top_p=top_p)
-        return jax.random.categorical(jax.random.fold_in(key, t), kept)
-
-    return _generate(step, state, first, length, end, draw)
 
 
 def beam_search(
@@ -150,12 +33,17 @@ def beam_search(
     """Keep the `beams` most probable sequences at each step and return them, best first.
 
     A sequence that takes `end` is complete and stays in the beam, so the beam gets narrower, as in
-    the paper. With beams=1, this is `greedy`. The state of the stream is repeated `beams` times,
-    and its rows are reordered at each step. The beams of an example share its `inputs`, so that
-    work on them alone, such as an encoder, is done once and not `beams` times.
+    the paper. With beams=1, it takes the most probable token at each step. The state of the stream
+    is repeated `beams` times, and its rows are reordered at each step. The beams of an example
+    share its `inputs`, so that work on them alone, such as an encoder, is done once and not `beams`
+    times.
 
     Args:
-      stream, params, state, first: As in `greedy`, without an axis for beams.
+      stream: Model of the next token, made by `jn.stream`; see `jaxnet.decoding`.
+      params: Params of the stream.
+      state: State of the stream before the first step, without an axis for beams.
+      first: Tokens (batch,) before the first step, such as a start token or the last token of a
+        prompt; not part of the result.
       beams: Number of sequences kept per example, at least 1; may exceed the vocabulary.
       length: Number of steps of the result, at least 1.
       end: Token that completes a sequence.
@@ -164,7 +52,7 @@ def beam_search(
         short sequences.
       logits: Function of (values, ids) that changes the logits of a beam, as in `generate`; scores
         are log-probabilities after it.
-      inputs: As in `greedy`.
+      inputs: Inputs of the net before the tokens, as in `generate`.
 
     Returns:
       tokens (batch, beams, length), best sequence first, filled with `end` after the end; lengths
@@ -174,8 +62,10 @@ def beam_search(
       NaN if a kept beam has logits with NaN, or -inf throughout.
 
     Raises:
-      TypeError: As in `greedy`.
-      ValueError: As in `greedy`.
+      TypeError: If an argument has the wrong type.
+      ValueError: If `stream` is not a stream.
+      ValueError: If the output of `stream` is not logits (batch, 1, vocabulary).
+      ValueError: If an argument is out of range.
 
     Example:
       Greedy takes 1 (0.6), after which every token is improbable; 2 (0.4), then 1, is better.
@@ -189,11 +79,10 @@ def beam_search(
     Reference: Sutskever, Vinyals and Le 2014, "Sequence to Sequence Learning", 3.2.
     """
     at_least("beam_search", "beams", beams)
-    at_least("beam_search", "end", end, 0)
     within("beam_search", "length_penalty", length_penalty, "[0, inf)")
     a_function("beam_search", "logits", logits, "(values, ids)", optional=True)
     step, first, spec = _model("beam_search", stream, params, state, first, length, end, inputs)
-    axes = batch_axes(stream, _chunk(inputs, first))
+    axes = batch_axes(stream, with_inputs(inputs, first[:, None]))
     batch, vocabulary = spec.shape
     dtype = jnp.promote_types(spec.dtype, jnp.float32)
     kept = min(beams, vocabulary)  # number of continuations per beam that can be among the best
@@ -259,37 +148,8 @@ def _continued(source: jax.Array, leaf: jax.Array, axis: int) -> jax.Array:
     return jax.vmap(take, in_axes=(axis + 1, 0), out_axes=axis + 1)(leaf, source)
 
 
-def _generate(
-    step: Step, state: State, first: jax.Array, length: int, end: int | None, choose: Callable
-) -> jax.Array:
-    """Return tokens (batch, length) chosen by `choose(t, logits)`, with `end` after the end."""
-    batch = first.shape[0]
-    fill = 0 if end is None else end
-
-    def going(loop):
-        t, _, _, _, ended = loop
-        return (t < length) & ~ended.all()
-
-    def advance(loop):
-        t, state, last, tokens, ended = loop
-        lost = (last < 0) & (t > 0)
-        state, logits = step(state, last)
-        lost |= ~(logits.max(-1) > -jnp.inf)  # NaN is not above
-        last = jnp.where(lost, -1, choose(t, logits))
-        last = jnp.where(ended, fill, last).astype(jnp.int32)
-        if end is not None:
-            ended |= last == end
-        return t + 1, state, last, tokens.at[:, t].set(last), ended
-
-    tokens = jnp.full((batch, length), fill, jnp.int32)
-    start = (jnp.int32(0), state, first, tokens, jnp.zeros(batch, bool))
-    return jax.lax.while_loop(going, advance, start)[3]
-
-
-def _lengths(tokens: jax.Array, end: int | None) -> jax.Array:
+def _lengths(tokens: jax.Array, end: int) -> jax.Array:
     """Return the number of tokens before the first `end`, along the last axis."""
-    if end is None:
-        return jnp.full(tokens.shape[:-1], tokens.shape[-1], jnp.int32)
     return (jnp.cumsum(tokens == end, -1) == 0).sum(-1, dtype=jnp.int32)
 
 
@@ -301,13 +161,10 @@ def _model(who, stream, params, state, first, length, end, inputs) -> tuple[Step
         raise ValueError(f"{who}: expected a stream, got {stream}. Write jn.stream(net, length)")
     check_dict(who, "state", state)
     first = as_array(who, "first", first, "(batch,)", "integers").astype(jnp.int32)
-    if not isinstance(inputs, tuple):
-        raise TypeError(
-            f"{who}: inputs must be a tuple, such as (source, lengths), got {describe(inputs)}"
-        )
+    check_type(who, "inputs", inputs, tuple, "a tuple, such as (source, lengths)")
 
     def step(state, tokens):
-        logits, state = stream.apply(params, state, _chunk(inputs, tokens))
+        logits, state = stream.apply(params, state, with_inputs(inputs, tokens[:, None]))
         return state, logits
 
     _, logits = jax.eval_shape(step, state, first)
@@ -317,8 +174,8 @@ def _model(who, stream, params, state, first, length, end, inputs) -> tuple[Step
             f"{who}: the net must give logits (batch, time, vocabulary), here ({batch}, 1, ...), "
             f"got {describe(logits)}"
         )
-    at_least(who, "end", end, 0, optional=True)
-    if end is not None and end >= shape[2]:
+    at_least(who, "end", end, 0)
+    if end >= shape[2]:
         raise ValueError(f"{who}: end must be in [0, vocabulary) = [0, {shape[2]}), got {end}")
 
     def one(state, tokens):
@@ -326,8 +183,3 @@ def _model(who, stream, params, state, first, length, end, inputs) -> tuple[Step
         return state, logits[:, 0]
 
     return one, first, jax.ShapeDtypeStruct((batch, shape[2]), logits.dtype)
-
-
-def _chunk(inputs: tuple, tokens: jax.Array) -> PyTree:
-    """Return the input of a stream for one more token of each sequence."""
-    return (*inputs, tokens[:, None]) if inputs else tokens[:, None]

@@ -1,4 +1,4 @@
-"""Searches against plain Python searches and sums over all sequences."""
+"""Beam search against a plain Python search and sums over all sequences."""
 
 import itertools
 import math
@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import jaxnet as jn
-from jaxnet.decoding import beam_search, greedy, sample
+from jaxnet.decoding import beam_search
 from jaxnet.initializers import zeros
 
 KEYS_MAY_REPEAT = True  # draws are compared
@@ -65,10 +65,8 @@ def plain_network(table, inner, out):
 
 @partial(jax.jit, static_argnames=("beams", "length", "penalty"))
 def search(weights, carry, first, *, beams, length, penalty=1.0):
-    """Beam search by the network; greedy with no beams."""
+    """Beam search by the network."""
     model = network(*weights), {}, carry
-    if not beams:
-        return greedy(*model, first, length=length, end=END)
     return beam_search(*model, first, beams=beams, length=length, end=END, length_penalty=penalty)
 
 
@@ -123,10 +121,6 @@ def test_beam_search_equals_a_plain_one(x64, beams, length, penalty):
             model = plain_network(*weights(seed))
             expected = plain_beam_search(model, h, token, beams, length, END, penalty)
             compare([part[i] for part in result], expected)
-        if beams == 1:
-            tokens, lengths = search(weights(seed), carry, first, beams=0, length=length)
-            np.testing.assert_array_equal(result[0][:, 0], tokens)
-            np.testing.assert_array_equal(result[1][:, 0], lengths)
 
 
 @pytest.mark.slow
@@ -185,13 +179,12 @@ def test_beams_beyond_the_vocabulary():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("beams", [0, 3])
-def test_examples_do_not_influence_each_other(x64, beams):
+def test_examples_do_not_influence_each_other(x64):
     carry, first = start(3)
-    together = search(weights(1), carry, first, beams=beams, length=6)
+    together = search(weights(1), carry, first, beams=3, length=6)
     for i in range(3):
         one = jax.tree.map(lambda leaf, i=i: leaf[i : i + 1], (carry, first))
-        alone = search(weights(1), *one, beams=beams, length=6)
+        alone = search(weights(1), *one, beams=3, length=6)
         for a, b in zip(together, alone, strict=True):
             np.testing.assert_allclose(a[i], b[0], rtol=1e-12)
 
@@ -215,11 +208,9 @@ def test_beams_of_a_repeated_layer_and_of_inputs_are_those_of_whole_sequences(x6
 
     @jax.jit
     def run(params):
-        state, options = jn.start_stream(stream, chunk), {"length": 6, "inputs": (extra,)}
-        found = beam_search(
-            stream, params, state, first, beams=3, end=END, length_penalty=0.0, **options
-        )
-        return found, greedy(stream, params, state, first, end=END, **options)
+        given = stream, params, jn.start_stream(stream, chunk), first
+        options = {"length": 6, "end": END, "length_penalty": 0.0}
+        return beam_search(*given, beams=3, inputs=(extra,), **options)
 
     @jax.jit
     def log_p(params, tokens):
@@ -227,42 +218,28 @@ def test_beams_of_a_repeated_layer_and_of_inputs_are_those_of_whole_sequences(x6
         logits = jax.nn.log_softmax(net.apply(params, {}, (extra, so_far))[0])
         return jnp.take_along_axis(logits, tokens[..., None], -1)[..., 0]
 
-    (tokens, lengths, scores), (plain, n) = run(params)
+    tokens, lengths, scores = run(params)
     for k in range(3):
         steps = log_p(params, tokens[:, k])
         counted = jnp.arange(6) <= lengths[:, k, None]
         np.testing.assert_allclose(scores[:, k], (steps * counted).sum(1), rtol=1e-4, atol=1e-5)
-    so_far = jnp.concatenate([first[:, None], plain[:, :-1]], 1)
-    best = net.apply(params, {}, (extra, so_far))[0].argmax(-1)
-    counted = np.arange(6) <= np.asarray(n)[:, None]
-    np.testing.assert_array_equal(plain[counted], best[counted])
 
 
-@pytest.mark.fast_cases("greedy")
-@pytest.mark.parametrize("beams", [0, 3], ids=["greedy", "beams"])
-def test_the_loop_ends_with_the_last_sequence(beams):
+def test_the_loop_ends_with_the_last_sequence():
     calls = []
 
     def logits(tokens):
         jax.debug.callback(lambda: calls.append(1))
         return jnp.log(0.001 + jax.nn.one_hot(tokens + 1, 5))
 
-    count, first = stateless(logits), jnp.array([1, 2])
-    if beams:
-        tokens, lengths, _ = beam_search(*count, first, beams=beams, length=50, end=4)
-        tokens, lengths = tokens[:, 0], lengths[:, 0]
-    else:
-        tokens, lengths = greedy(*count, first, length=50, end=4)
+    tokens, lengths, _ = beam_search(
+        *stateless(logits), jnp.array([1, 2]), beams=3, length=50, end=4
+    )
+    tokens, lengths = tokens[:, 0], lengths[:, 0]
     jax.effects_barrier()
     assert tokens[:, :3].tolist() == [[2, 3, 4], [3, 4, 4]] and lengths.tolist() == [2, 1]
     assert (tokens[:, 3:] == 4).all()
-    assert 3 <= len(calls) <= 10 if beams else len(calls) == 3
-
-
-def test_greedy_takes_the_first_of_equals_and_needs_no_end():
-    model = stateless(lambda tokens: jnp.array([[0.0, 7.0, 7.0]]))
-    tokens, lengths = greedy(*model, jnp.array([2]), length=3)
-    assert tokens.tolist() == [[1, 1, 1]] and lengths.tolist() == [3]
+    assert 3 <= len(calls) <= 10
 
 
 @pytest.mark.slow
@@ -280,53 +257,7 @@ def test_logits_of_few_digits_are_summed_with_many():
 def test_no_sequences_at_all():
     model = stateless(lambda tokens: jnp.zeros((len(tokens), 3)))
     nothing = jnp.zeros(0, jnp.int32)
-    assert greedy(*model, nothing, length=4, end=1)[0].shape == (0, 4)
     assert beam_search(*model, nothing, beams=2, length=4, end=1)[0].shape == (0, 2, 4)
-
-
-# Sampling.
-
-P = np.array([0.1, 0.4, 0.2, 0.3])
-
-
-def frequencies(n=4000, **options):
-    model = stateless(lambda tokens: jnp.broadcast_to(jnp.log(jnp.asarray(P)), (len(tokens), 4)))
-    first = jnp.zeros(n // 10, jnp.int32)
-    draw = jax.jit(lambda key: sample(*model, first, key, length=10, **options))
-    tokens = draw(jax.random.key(0))
-    return np.bincount(np.asarray(tokens).ravel(), minlength=4) / n
-
-
-@pytest.mark.parametrize(
-    ("options", "expected"),
-    [
-        pytest.param({}, P, id="as the model says"),
-        pytest.param({"temperature": 0.5}, P**2 / (P**2).sum(), id="p^(1/T)"),
-        pytest.param({"top_k": 2}, [0, 4 / 7, 0, 3 / 7], id="the two best"),
-        pytest.param({"top_p": 0.65}, [0, 4 / 7, 0, 3 / 7], id="0.4 + 0.3"),
-        pytest.param({"top_p": 0.75}, [0, 4 / 9, 2 / 9, 3 / 9], id="0.4 + 0.3 + 0.2"),
-        pytest.param({"top_p": 1e-6}, [0, 1, 0, 0], id="one at least"),
-        pytest.param({"top_k": 3, "top_p": 0.7}, [0, 4 / 7, 0, 3 / 7], id="p among the k: 4/9+3/9"),
-        pytest.param({"top_k": 4, "top_p": 1.0}, P, id="no restriction"),
-        pytest.param({"temperature": 0.5, "top_p": 0.5}, [0, 1, 0, 0], id="p of p^(1/T): 16/30"),
-    ],
-)
-def test_sample_draws_with_the_right_probabilities(options, expected):
-    got, expected = frequencies(**options), np.asarray(expected)
-    error = np.sqrt(expected * (1 - expected) / 4000)
-    assert (np.abs(got - expected) <= 4 * error).all(), got
-
-
-@pytest.mark.slow
-def test_sample_keeps_k_of_equals_and_ends():
-    step = stateless(lambda tokens: jnp.zeros((len(tokens), 5)))
-    first = jnp.zeros(200, jnp.int32)
-    tokens = sample(*step, first, jax.random.key(1), length=6, top_k=3, end=END)
-    assert set(np.unique(tokens)) == {0, 1, 2}
-    ended = np.cumsum(tokens == END, 1) > 0
-    assert (np.asarray(tokens)[ended] == END).all() and 0.8 < ended[:, -1].mean() < 1
-    again = sample(*step, first, jax.random.key(2), length=6, top_k=3, end=END)
-    assert (tokens != again).any()
 
 
 def dies(carry, tokens):
@@ -338,31 +269,6 @@ def dies(carry, tokens):
 
 CLOCKS = {"clock": jnp.array([[0.0, 0.0], [0.0, 1.0], [0.0, 2.0]])}  # step and row
 DIES = as_stream(dies), {}
-
-
-LOST = [[2, 2, 2], [2, -1, -1], [-1, -1, -1]]
-
-
-def test_a_token_without_a_distribution_is_minus_one():
-    first = jnp.zeros(3, int)
-    tokens, lengths = jax.jit(partial(greedy, *DIES, length=3, end=3))(CLOCKS, first)
-    assert tokens.tolist() == LOST and lengths.tolist() == [3, 3, 3]
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("end", [None, 3])
-def test_a_draw_without_a_distribution_is_minus_one(end):
-    first = jnp.zeros(3, int)
-    tokens, lengths = jax.jit(partial(greedy, *DIES, length=3, end=end))(CLOCKS, first)
-    assert tokens.tolist() == LOST and lengths.tolist() == [3, 3, 3]
-    key = jax.random.key(0)
-    for options in ({}, {"top_p": 0.5}, {"top_k": 2}):
-        draw = partial(sample, *DIES, length=3, temperature=1e-3, end=end, **options)
-        assert jax.jit(draw)(CLOCKS, first, key).tolist() == LOST
-    embed = jn.embedding(4, 2)  # a step of such a token is NaN again
-    params, _ = embed.init(key, first)
-    seen, _ = jax.jit(embed.apply)(params, {}, tokens[1])
-    assert jnp.isnan(seen[1]).all() and not jnp.isnan(seen[0]).any()
 
 
 @pytest.mark.fast_cases("2")
@@ -377,43 +283,42 @@ def test_beams_without_a_distribution_have_scores_of_nan(beams):
 
 FINE = stateless(lambda tokens: jnp.zeros((len(tokens), 5)))
 FIRST, KEY = jnp.array([0, 1]), jax.random.key(0)
+BEAMS = {"beams": 2, "length": 2, "end": 1}
+
+
+def beaming(stream=FINE[0], state=FINE[2], first=FIRST, **options):
+    return lambda: beam_search(stream, {}, state, first, **BEAMS | options)
 
 
 def gives(output):
-    """Greedy by a net of this output."""
-    return lambda: greedy(jn.stream(lambda tokens: output), {}, {}, FIRST, length=2)
-
-
-def drawing(**options):
-    return lambda: sample(*FINE, FIRST, KEY, length=2, **options)
-
-
-def beaming(**options):
-    return lambda: beam_search(*FINE, FIRST, **({"beams": 2, "length": 2, "end": 1} | options))
+    return beaming(jn.stream(lambda tokens: output))
 
 
 @pytest.mark.parametrize(
     ("run", "message"),
     [
-        (lambda: greedy(*FINE, FIRST, length=0), "greedy: length must be at least 1, got 0"),
-        (lambda: greedy(*FINE, 3, length=2), "greedy: first must be a JAX or NumPy array"),
-        (lambda: greedy(*FINE, None, length=2), "greedy: first must be a JAX or NumPy array"),
-        (lambda: greedy(*FINE, FIRST * 0.5, length=2), "greedy: first must hold integers"),
-        (lambda: greedy(*FINE, FIRST[None], length=2), r"first must have shape \(batch,\), got"),
-        (lambda: greedy(*FINE, FIRST, length=2, end=5), r"end must be in .*\[0, 5\), got 5"),
-        (lambda: greedy(*FINE, FIRST, length=2, end=1.5), "greedy: end must be an integer"),
-        (lambda: greedy(None, {}, {}, FIRST, length=2), "greedy: stream must be a layer"),
+        (beaming(length=0), "beam_search: length must be at least 1, got 0"),
+        (beaming(first=3), "beam_search: first must be a JAX or NumPy array"),
+        (beaming(first=None), "beam_search: first must be a JAX or NumPy array"),
+        (beaming(first=FIRST * 0.5), "beam_search: first must hold integers"),
+        (beaming(first=FIRST[None]), r"first must have shape \(batch,\), got"),
+        (beaming(end=5), r"end must be in .*\[0, 5\), got 5"),
+        (beaming(end=1.5), "beam_search: end must be an integer"),
+        (beaming(None), "beam_search: stream must be a layer"),
         (
-            lambda: greedy(jn.gru(3), {}, {}, FIRST, length=2),
-            r"greedy: expected a stream, got .*'gru'\). Write jn.stream\(net, length\)",
+            beaming(jn.gru(3)),
+            r"beam_search: expected a stream, got .*'gru'\). Write jn.stream\(net, length\)",
         ),
-        (lambda: greedy(FINE[0], {}, None, FIRST, length=2), "greedy: state must be the dict"),
-        (lambda: greedy(FINE[0], {}, {"a": KEY}, FIRST, length=2), "unused entries: state/a"),
+        (beaming(state=None), "beam_search: state must be the dict"),
+        (beaming(state={"a": KEY}), "unused entries: state/a"),
         (
-            lambda: greedy(*FINE, FIRST, length=2, inputs=jnp.ones(2)),
-            r"greedy: inputs must be a tuple, such as \(source, lengths\), got \(2,\) float32",
+            beaming(inputs=jnp.ones(2)),
+            r"beam_search: inputs must be a tuple, such as \(source, lengths\), got ArrayImpl",
         ),
-        (gives(jnp.ones((2, 1))), r"greedy: the net must give logits \(batch, time, vocabulary\)"),
+        (
+            gives(jnp.ones((2, 1))),
+            r"beam_search: the net must give logits \(batch, time, vocabulary\)",
+        ),
         (gives(jnp.ones((2, 1, 0))), r"here \(2, 1, ...\), got \(2, 1, 0\) float32"),
         (gives((jnp.ones((2, 1, 3)), FIRST)), r"here \(2, 1, ...\), got"),
         (beaming(beams=0), "beam_search: beams must be at least 1, got 0"),
@@ -422,18 +327,6 @@ def beaming(**options):
         (beaming(length_penalty=np.nan), "beam_search: length_penalty must be in .* got nan"),
         (beaming(length_penalty=-1), r"length_penalty must be in \[0, inf\), got -1"),
         (beaming(length_penalty=None), r"beam_search: length_penalty must be a number"),
-        (
-            drawing(temperature=0.0),
-            r"temperature .* \(for 0, write greedy\).*in \(0, inf\), got 0.0",
-        ),
-        (drawing(temperature=np.nan), "sample: temperature is .* got nan"),
-        (drawing(temperature="1"), "sample: temperature must be a number"),
-        (drawing(top_p=0.0), r"sample: top_p must be in \(0, 1\], got 0.0"),
-        (drawing(top_p=np.nan), "sample: top_p must be in .* got nan"),
-        (drawing(top_k=0), "sample: top_k must be at least 1"),
-        (drawing(top_k=99), "sample: top_k must be at most the number of tokens, [0-9]+, got 99"),
-        (lambda: sample(*FINE, FIRST, None, length=2), "sample: expected a single key"),
-        (lambda: sample(*FINE, FIRST, 3, length=2), "sample: expected a single key"),
     ],
 )
 def test_messages(run, message):

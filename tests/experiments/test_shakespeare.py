@@ -10,7 +10,7 @@ import pytest
 
 import jaxnet as jn
 from experiments import shakespeare
-from experiments.shakespeare import Config, bits, build, sample, write
+from experiments.shakespeare import Config, bits, build, write
 
 KEY = jax.random.key(0)
 SIZE = 11  # characters
@@ -57,8 +57,8 @@ def test_one_character_after_another_is_the_whole(kind):
 def test_a_sample_follows_the_most_probable_characters_of_the_whole_model(kind):
     model, params = tiny(kind)
     prompt = TEXT[:4].reshape(2, 2)
-    new = sample(model, params, jnp.asarray(prompt), KEY, length=4, temperature=1e-4)
-    text = np.concatenate([prompt, new], 1)
+    made = jn.decoding.generate(model.net, params, prompt, KEY, length=4, temperature=1e-4)
+    text = np.concatenate([prompt, made.tokens], 1)
     most_probable = whole(model, params, text[:, :-1]).argmax(-1)
     np.testing.assert_array_equal(text[:, 2:], most_probable[:, 1:])
 

@@ -9,7 +9,7 @@ import optax
 import pytest
 
 import jaxnet as jn
-from jaxnet.decoding import beam_search, greedy
+from jaxnet.decoding import beam_search, generate
 from jaxnet.models import rnnsearch
 from tests import compiled, layer_values
 
@@ -180,24 +180,23 @@ def searches(net, params, *, end):
     """Greedy, and three beams, of length 6; also the compiled program of the beams."""
     stream, first, inputs = jn.stream(net, 6), jnp.ones(3, jnp.int32), GIVEN[:2]
 
-    @partial(jax.jit, static_argnames="beams")
-    def run(params, inputs, beams):
-        state = jn.start_stream(stream, (*inputs, first[:, None]))
-        given, options = (stream, params, state, first), {"length": 6, "end": end, "inputs": inputs}
-        if beams is None:
-            return jn.decoding.greedy(*given, **options)
-        return jn.decoding.beam_search(*given, beams=beams, length_penalty=0.6, **options)
+    @jax.jit
+    def run(params, inputs):
+        given = stream, params, jn.start_stream(stream, (*inputs, first[:, None])), first
+        options = {"length": 6, "end": end, "length_penalty": 0.6}
+        return beam_search(*given, beams=3, inputs=inputs, **options)
 
-    program = run.lower(params, inputs, beams=3).compile()
-    found = run(params, inputs, beams=None), program(params, inputs)
-    return *jax.device_get(found), program.as_text()
+    options = {"length": 6, "stop": end, "inputs": inputs}
+    made = generate(net, params, first[:, None], temperature=0, **options)
+    program = run.lower(params, inputs).compile()
+    return made[:2], jax.device_get(program(params, inputs)), program.as_text()
 
 
 def test_searches_have_the_values_of_single_steps_by_hand():
     """Taken from loops that kept the state and the memory of each beam by hand."""
     net, params = drawn()
     (tokens, lengths), (beams, sizes, scores), program = searches(net, params, end=2)
-    assert tokens.tolist() == [[0, 0, 2, 2, 2, 2], [4, 2, 2, 2, 2, 2], [4, 4, 4, 4, 4, 4]]
+    assert tokens.tolist() == [[0, 0, 2, 0, 0, 0], [4, 2, 0, 0, 0, 0], [4, 4, 4, 4, 4, 4]]
     assert lengths.tolist() == [2, 1, 6]
     assert beams.tolist() == [
         [[0, 0, 2, 2, 2, 2], [6, 0, 2, 2, 2, 2], [0, 0, 0, 2, 2, 2]],
@@ -331,15 +330,18 @@ def test_learns_to_reverse():
     assert 1.5 < first.losses[0] < 3  # log 8 = 2.1
     assert 1e-5 < last.train["loss"] < 0.2
 
+    params = last.train_state.params["rnnsearch"]
     stream, inputs, begin = jn.stream(net), (source, lengths), jnp.ones(50, jnp.int32)
+    options = {"length": 6, "inputs": inputs}
 
     @jax.jit
     def translate(params):
         state = jn.start_stream(stream, (*inputs, begin[:, None]))
-        given, options = (stream, params, state, begin), {"length": 6, "end": 2, "inputs": inputs}
-        best, n, _ = beam_search(*given, beams=3, **options)
-        return (best[:, 0], n[:, 0]), greedy(*given, **options)
+        best, n, _ = beam_search(stream, params, state, begin, beams=3, end=2, **options)
+        return best[:, 0], n[:, 0]
 
-    for words, n in translate(last.train_state.params["rnnsearch"]):
+    made = generate(net, params, begin[:, None], temperature=0, stop=2, **options)
+    greedy = np.where(made.tokens == 0, 2, made.tokens), made.lengths
+    for words, n in (translate(params), greedy):
         right = (words[:, :4] == jnp.where(target == 0, 2, target)[:, 1:5]).all(1)
         assert right.mean() > 0.9 and (np.asarray(n == lengths)[right]).all()
