@@ -9,9 +9,7 @@ from pathlib import Path
 
 from experiments.benchmarks import fresh, report
 from experiments.benchmarks.measure import (
-    DEFAULT,
     PEERS,
-    REUSED,
     TOLERANCE,
     Processes,
     Row,
@@ -36,9 +34,9 @@ class Config:
     """libraries to compare with; those not installed are reported and left out"""
     skip: tuple[str, ...] = ()
     """words; programs with one of them in their name are skipped, e.g. compiled"""
-    memory: bool = False
-    """run each program in both settings of memory, `jn.reuse_memory` and the system's default, and
-    report page faults and peak memory"""
+    memory: tuple[str, ...] = ()
+    """libraries, e.g. ours, torch; their programs run in both settings of memory, the default and
+    `jn.reuse_memory`, and page faults and peak memory are reported"""
     rounds: int = 15
     """number of samples per program"""
     seconds: float = 0.2
@@ -62,6 +60,7 @@ class Config:
             if not any(name.startswith(word) for name in names):
                 raise ValueError(f"no workload begins with {word!r}; workloads: {', '.join(names)}")
         check_peers(self.peers)
+        check_peers([peer for peer in self.memory if peer != "ours"])
         if min(self.rounds, self.fresh_rounds) < 1:
             raise ValueError("rounds and fresh_rounds must be at least 1")
 
@@ -79,9 +78,7 @@ def run(config: Config, workloads: tuple[Workload, ...] = WORKLOADS) -> list[Row
         report.show(rows, about, config.out)
         return rows
     rows: list[Row] = []
-    processes = Processes(
-        ("ours", *config.peers), config.timeout, (DEFAULT, REUSED) if config.memory else (DEFAULT,)
-    )
+    processes = Processes(("ours", *config.peers), config.timeout, config.memory)
     try:
         about = report.describe(processes.get("ours", 0).ask("device"), config)
         backend = about["backend"]

@@ -16,6 +16,7 @@ from typing import Any
 
 from experiments import pages
 from experiments.benchmarks import report
+from experiments.benchmarks.measure import REUSED
 from experiments.benchmarks.report import Line
 from experiments.records import CELL, Column, Command, Picture, Record
 
@@ -33,8 +34,9 @@ LABELS = {
         "LSTM": "LSTM, 100 steps, hidden 256, batch 32",
         "GRU": "GRU, 100 steps, hidden 256, batch 32",
         "transformer block": "transformer block, 8 × 128 × 256",
-        "MLP": "MLP 784-512-512-10, batch 128",
+        "transformer block, 2,048 steps": "transformer block, 1 × 2,048 × 512",
         "64 LeNets": "64 LeNets, batch 32 each",
+        "MLP": "MLP 784-512-512-10, batch 128",
         "MLP 3x64": "MLP 3×64, batch 32",
     },
     "gpu": {
@@ -92,24 +94,49 @@ def take(run: Path, path: Path = FILE) -> None:
     for workload, lines in report.groups(rows).items():
         label = LABELS[about["backend"]].get(workload)
         if label and lines[0].row.samples:
-            old[label] = row_of(label, lines)
-    content |= {"rows": list(old.values()), "versions": versions}
+            old[label] = (every_peer if about["backend"] == "cpu" else row_of)(label, lines)
+    order = list(LABELS[about["backend"]].values())
+    rows = sorted(old.values(), key=lambda row: order.index(row[0]))
+    content |= {"rows": rows, "versions": versions}
     if arguments := about.get("arguments"):
         content["commands"] = [[arguments, 0, ""]]
     content["seeds"] = int(about["config"]["rounds"])
     path.write_text(json.dumps(contents, indent=1, ensure_ascii=False) + "\n")
 
 
+def every_peer(label: str, lines: list[Line]) -> list[str]:
+    """Return a row of the table of all libraries: jaxnet's time and the ratio of each to it.
+
+    PyTorch has two columns, by default and with freed memory kept.
+    """
+    torch = [x for x in lines if x.row.peer == "torch"]
+    kept = [x for x in torch if REUSED in x.row.program]
+    peers = [[x for x in lines if x.row.peer == name] for name in report.LIBRARIES]
+    return [
+        label,
+        digits(lines[0].middle),
+        *(ratio(fastest(found)) for found in (*peers, [x for x in torch if x not in kept], kept)),
+    ]
+
+
 def row_of(label: str, lines: list[Line]) -> list[str]:
     """Return a row of the table: jaxnet's time, the best of both kinds of peers, and the ratios."""
-    times, ratios, programs = [digits(lines[0].middle)], [], []
-    for peers in (("hand", *report.LIBRARIES), ("torch",)):
-        known = [x for x in lines[1:] if x.row.peer in peers and x.row.samples]
-        best = min(known, key=lambda line: line.middle, default=None)
-        times.append(digits(best.middle) if best else "")
-        ratios.append(f"{best.ratio:.2f} ({best.low:.2f} to {best.high:.2f})" if best else "")
-        programs += [best.row.program] if best else []
-    return [label, *times, *ratios, "; ".join(programs)]
+    kinds = ("hand", *report.LIBRARIES), ("torch",)
+    best = [fastest([x for x in lines[1:] if x.row.peer in peers]) for peers in kinds]
+    times = [digits(one.middle) if one else "" for one in (lines[0], *best)]
+    programs = "; ".join(one.row.program for one in best if one)
+    return [label, *times, *map(ratio, best), programs]
+
+
+def fastest(lines: list[Line]) -> Line | None:
+    """Return the fastest program that ran."""
+    known = [line for line in lines if line.row.samples]
+    return min(known, key=lambda line: line.middle, default=None)
+
+
+def ratio(line: Line | None) -> str:
+    """Return the ratio of a program's time to jaxnet's, with its interval."""
+    return f"{line.ratio:.2f} ({line.low:.2f} to {line.high:.2f})" if line else ""
 
 
 def digits(value: float) -> str:
@@ -127,8 +154,8 @@ def draw(folder: Path = pages.HERE / "pictures") -> list[Path]:
     from jaxnet.viz import save
 
     paths = []
-    for _, record in findings():
-        plot = plot_ratios if len(record.columns) > 4 else plot_rates
+    for module, record in findings():
+        plot = plot_rates if module.endswith("generation") else plot_ratios
         for picture in record.pictures:
             paths.append(save(plot(record), folder / picture.file, dpi=120))
     return paths
@@ -138,12 +165,16 @@ def plot_ratios(record: Record) -> Any:
     """Plot the time of the other libraries divided by jaxnet's, with intervals, on a log axis."""
     from jaxnet.viz.style import COLORS, new_figure
 
-    figure = new_figure(8, 1.3 + 0.45 * len(record.rows))
+    columns = [c if isinstance(c, str) else c.name for c in record.columns]
+    cells = [i for i in range(len(columns)) if any(" to " in row[i] for row in record.rows)]
+    figure = new_figure(8, 1.3 + (0.33 + 0.05 * len(cells)) * len(record.rows))
     axes = figure.add_subplot()
     axes.axvline(1, color="0.4", linewidth=1, zorder=0)
-    for shift, cell, name, color in ((-0.15, 4, "JAX library", COLORS[1]),
-                                     (0.15, 5, "PyTorch", "0.1")):  # fmt: skip
-        label: str | None = name
+    for number, cell in enumerate(cells):
+        shift = 0.7 * ((number + 0.5) / len(cells) - 0.5)
+        label: str | None = columns[cell].partition("'s time")[0]
+        kept = "memory kept" in columns[cell]
+        color = "0.6" if kept else "0.1" if "PyTorch" in columns[cell] else COLORS[1 + number]
         for place, row in enumerate(record.rows):
             if CELL.fullmatch(row[cell]):
                 middle, low, high = map(float, re.findall(r"[\d.]+", row[cell]))
@@ -164,7 +195,7 @@ def plot_ratios(record: Record) -> Any:
     axes.tick_params(axis="y", length=0)
     axes.grid(axis="x", color="0.9")
     axes.set_axisbelow(True)
-    figure.legend(loc="outside lower center", ncols=2, frameon=False)
+    figure.legend(loc="outside lower center", ncols=4, frameon=False)
     return figure
 
 
@@ -172,15 +203,16 @@ def plot_rates(record: Record) -> Any:
     """Plot a bar per library and row; higher is better."""
     from jaxnet.viz.style import COLORS, new_figure
 
-    figure = new_figure(6, 0.8 + 0.8 * len(record.rows))
+    figure = new_figure(6, 0.8 + 0.5 * len(record.rows))
     axes = figure.add_subplot()
     for i, column in enumerate(record.columns[1:3]):
-        values = [float(pages.number(row[1 + i])) for row in record.rows]
-        places = [place + 0.36 * (i - 0.5) for place in range(len(values))]
+        cells = {place: row[1 + i] for place, row in enumerate(record.rows) if row[1 + i]}
+        values = [float(pages.number(cell)) for cell in cells.values()]
+        places = [place + 0.36 * (i - 0.5) for place in cells]
         name = column.name.partition(" (")[0] if isinstance(column, Column) else column
         bars = axes.barh(places, values, 0.34, color=COLORS[i], label=name)
-        axes.bar_label(bars, [row[1 + i] for row in record.rows], padding=3)
-    axes.set_yticks(range(len(record.rows)), [f"batch {row[0]}" for row in record.rows])
+        axes.bar_label(bars, list(cells.values()), padding=3)
+    axes.set_yticks(range(len(record.rows)), [row[0] for row in record.rows])
     axes.invert_yaxis()
     axes.set_xlabel("tokens per second")
     axes.spines[["top", "right"]].set_visible(False)

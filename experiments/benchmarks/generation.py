@@ -4,8 +4,9 @@
 
 Both have the sizes of a Llama and the same weights, and write greedy tokens after the same prompts,
 prefill included: `jn.decoding.generate`, which compiles at its first call, and LlamaForCausalLM in
-eager PyTorch with a cache of keys and values. Each runs in a separate process, and they take
-turns. Tokens that differ are reported: if logits are nearly equal, rounding decides.
+eager PyTorch with a cache of keys and values, both in float32 and in bfloat16, and jaxnet with
+integers too. Each runs in a separate process, and they take turns. Tokens that differ are reported:
+if logits are nearly equal, rounding decides.
 """
 
 import multiprocessing
@@ -20,7 +21,11 @@ import numpy as np
 from experiments.benchmarks.measure import bootstrap, in_a_line, load
 
 EPSILON = 1e-6
-PROGRAMS = ("jaxnet", "transformers")
+PROGRAMS = (
+    "jaxnet", "transformers", "jaxnet bfloat16", "transformers bfloat16", "jaxnet int8",
+    "jaxnet int4",
+)  # fmt: skip
+Run = Callable[[np.ndarray], np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -82,9 +87,10 @@ def prompts(config: Config, batch: int) -> np.ndarray:
     return rng.integers(0, config.vocabulary, (batch, config.prompt))
 
 
-def jaxnet(config: Config) -> tuple[Callable[[np.ndarray], np.ndarray], str]:
+def jaxnet(config: Config, numbers: str) -> tuple[Run, str]:
     """Return a function from prompts to tokens, and the device it runs on."""
     import jax
+    import jax.numpy as jnp
 
     import jaxnet as jn
 
@@ -128,6 +134,13 @@ def jaxnet(config: Config) -> tuple[Callable[[np.ndarray], np.ndarray], str]:
         }
     )
 
+    if numbers.startswith("int"):
+        net = jn.quantized(net, int(numbers.removeprefix("int")))
+        params = jn.quantize(net, params, jn.spec((1, 8), jnp.int32))
+    elif numbers:
+        net = jn.cast(net, numbers)
+        params = jax.tree.map(lambda a: a.astype(numbers), params)
+
     def run(prompt: np.ndarray) -> np.ndarray:
         options: dict[str, Any] = {"temperature": 0, "progress": False}
         return jn.decoding.generate(net, params, prompt, length=config.length, **options).tokens
@@ -135,7 +148,7 @@ def jaxnet(config: Config) -> tuple[Callable[[np.ndarray], np.ndarray], str]:
     return run, str(jax.devices()[0].device_kind)
 
 
-def transformers(config: Config) -> tuple[Callable[[np.ndarray], np.ndarray], str]:
+def transformers(config: Config, numbers: str) -> tuple[Run, str]:
     """Return a function from prompts to tokens, and the device it runs on."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
@@ -158,7 +171,7 @@ def transformers(config: Config) -> tuple[Callable[[np.ndarray], np.ndarray], st
     )
     net = LlamaForCausalLM(sizes).eval()
     net.load_state_dict({name: torch.tensor(value) for name, value in draw(config).items()})
-    net.to(device)
+    net.to(device, getattr(torch, numbers or "float32"))
 
     def run(prompt: np.ndarray) -> np.ndarray:
         ids = torch.tensor(prompt, device=device)
@@ -178,7 +191,9 @@ def transformers(config: Config) -> tuple[Callable[[np.ndarray], np.ndarray], st
 def _serve(pipe: Any, name: str, config: Config) -> None:
     """Answer batch sizes with (seconds, tokens), in a separate process."""
     try:
-        run, device = {"jaxnet": jaxnet, "transformers": transformers}[name](config)
+        library, _, numbers = name.partition(" ")
+        make = {"jaxnet": jaxnet, "transformers": transformers}[library]
+        run, device = make(config, numbers)
         pipe.send((True, device))
         while (batch := pipe.recv()) is not None:
             given = prompts(config, batch)
@@ -246,11 +261,14 @@ def run(config: Config) -> dict[int, dict[str, list[float]]]:
                 if rates:
                     low, middle, high = np.quantile(rates, [0, 0.5, 1])
                     print(f"  {name}: {middle:.1f} tokens/s ({low:.1f} to {high:.1f})", flush=True)
-            if all(samples.get(name) for name in PROGRAMS):
-                ours, theirs = (samples[name] for name in PROGRAMS)
+            for name, theirs in samples.items():
+                kind = name.removeprefix("transformers")
+                ours = samples.get(f"jaxnet{kind}")
+                if kind == name or not ours or not theirs:
+                    continue
                 ratio, low, high = bootstrap(ours, theirs)
-                print(f"  jaxnet / transformers: {ratio:.2f} ({low:.2f} to {high:.2f})")
-                mine, other = (first[name][1] for name in PROGRAMS)
+                print(f"  jaxnet{kind} / {name}: {ratio:.2f} ({low:.2f} to {high:.2f})")
+                mine, other = first[f"jaxnet{kind}"][1], first[name][1]
                 print(f"  equal tokens: {(mine == other).sum()} of {mine.size}")
         for one in writers:
             print(f"{one.name}: {one.note or one.device}")

@@ -123,19 +123,23 @@ class Processes:
     Args:
       names: Names of the peers.
       seconds: Timeout of an answer, e.g. while a program compiles.
-      settings: Settings of memory, DEFAULT or REUSED; each program runs once in each.
+      both: Peers whose programs run once in each setting of memory, DEFAULT and REUSED.
     """
 
-    def __init__(self, names: Sequence[str], seconds: float, settings: Sequence[str] = (DEFAULT,)):
-        self.seconds, self.settings = seconds, tuple(settings)
+    def __init__(self, names: Sequence[str], seconds: float, both: Sequence[str] = ()):
+        self.seconds, self.both = seconds, tuple(both)
         self.started: dict[str, list[Process]] = {name: [] for name in names}
 
     def get(self, name: str, number: int) -> "Process":
         """Return process `number` of a peer; the settings of memory take turns."""
         while len(self.started[name]) <= number:
-            setting = self.settings[len(self.started[name]) % len(self.settings)]
+            settings = self.settings(name)
+            setting = settings[len(self.started[name]) % len(settings)]
             self.started[name].append(Process(name, self.seconds, setting))
         return self.started[name][number]
+
+    def settings(self, name: str) -> tuple[str, ...]:
+        return (DEFAULT, REUSED) if name in self.both else (DEFAULT,)
 
     def all(self) -> list["Process"]:
         return [one for several in self.started.values() for one in several]
@@ -346,7 +350,7 @@ def run_workload(
             rows.append(Row(workload.name, name, name, "ms", [], str(error)))
             continue
         variants = [one for one in variants if not any(word in one for word in skip)]
-        programs = [(one, setting) for one in variants for setting in processes.settings]
+        programs = [(one, setting) for one in variants for setting in processes.settings(name)]
         for number, (variant, setting) in enumerate(programs):
             title = f"{variant}, {setting}" if setting else variant
             say(f"{workload.name}: {title}")
@@ -375,7 +379,7 @@ def run_workload(
                 one.lost = True
                 rows[one.row] = rows[one.row]._replace(note=f"lost in round {r + 1}: {error}")
             one.spent += time.perf_counter() - start
-    if len(processes.settings) > 1:
+    if processes.both:
         rows += memory_rows(workload, rows, running)
         processes.stop()  # kept memory would count in the next workload
     for process in processes.all():
