@@ -214,6 +214,7 @@ def plot_rates(record: Record) -> Any:
         axes.bar_label(bars, list(cells.values()), padding=3)
     axes.set_yticks(range(len(record.rows)), [row[0] for row in record.rows])
     axes.invert_yaxis()
+    axes.set_ylabel(str(record.columns[0]))
     axes.set_xlabel("tokens per second")
     axes.spines[["top", "right"]].set_visible(False)
     axes.margins(x=0.12)
