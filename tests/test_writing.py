@@ -9,15 +9,13 @@ import operator
 import re
 import subprocess
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 import jaxnet as jn
 from tests.test_api import PARTS, members
+from tests.test_architecture import FILES, ROOT, parsed
 
-ROOT = Path(__file__).parent.parent
-SOURCES = sorted((ROOT / "jaxnet").rglob("*.py"))
 PAGES = sorted(
     path
     for folder in ("jaxnet", "guide", "colab", "experiments", "docs", "tools")
@@ -82,23 +80,24 @@ def public_functions() -> dict[str, object]:
     }
 
 
-@pytest.mark.parametrize("name", public_functions())
-def test_first_line_is_an_imperative(name):
-    first = inspect.getdoc(operator.attrgetter(name)(jn)).splitlines()[0]
-    assert not wrong_beginning(first) and first.endswith((".", ":")), first
+def test_first_line_is_an_imperative():
+    for name in public_functions():
+        first = inspect.getdoc(operator.attrgetter(name)(jn)).splitlines()[0]
+        assert not wrong_beginning(first) and first.endswith((".", ":")), f"{name}: {first}"
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_entries_of_docstrings(path):
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.FunctionDef | ast.ClassDef):
-            assert wrong_entries(ast.get_docstring(node) or "") == [], node.name
+def test_entries_of_docstrings():
+    for path in FILES:
+        for node in ast.walk(parsed(path)):
+            if isinstance(node, ast.FunctionDef | ast.ClassDef):
+                wrong = wrong_entries(ast.get_docstring(node) or "")
+                assert wrong == [], f"{path}: {node.name}"
 
 
-@pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_spelling_is_american(path):
-    text = re.sub(r'"image/png": "[^"]*"', "", path.read_text())
-    assert BRITISH.findall(text) == []
+def test_spelling_is_american():
+    for path in PAGES:
+        text = re.sub(r'"image/png": "[^"]*"', "", path.read_text())
+        assert BRITISH.findall(text) == [], path
 
 
 def test_subjects_of_commits():
