@@ -21,7 +21,7 @@ ELSEWHERE = {
     "08": "364 0.75",  # size of a dataset; an exercise
     "11": "26% 20.7% 18.4% 17.7% 3,000 20 39 2,500 39",  # published; datasets and their features
     "13": "2,000",  # an exercise
-    "14": "0.28 0.74",  # differences
+    "14": "0.74",  # differences
     "15": "1,438 90",  # size of a dataset; degrees
     "17": "135",  # millions
 }
