@@ -12,6 +12,10 @@ KEYS_MAY_REPEAT = True
 SAVED, _ = jn.load(golden.FILE)
 
 
+def test_nothing_is_kept_of_layers_that_are_gone():
+    assert set(SAVED) <= {row.id for row in ROWS}
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("row", [pytest.param(row, id=row.id) for row in ROWS if row.id in SAVED])
 def test_saved_values_compute_the_same(row: Row):

@@ -55,14 +55,14 @@ def embedding(panels: Mapping[str, Any], labels: Any, names: Sequence[str] | Non
     longest = max(map(len, words.values()))
     figure = new_figure(4.6 * len(panels) + 0.6 + 0.08 * longest, 4.6)
     size = np.clip(4000 / len(labels), 1.5, 14)
-    halo = {"path_effects": [withStroke(linewidth=3, foreground="white")], "fontweight": "bold"}
+    readable = {"path_effects": [withStroke(linewidth=3, foreground="white")], "fontweight": "bold"}
     places = cells(figure, 1, len(panels), len(panels))
     for axes, (title, points) in zip(places, panels.items(), strict=True):
         # a single scatter plot, so that no class covers the others
         axes.scatter(*points.T, s=size, color=colors(labels % 20), linewidths=0, alpha=0.7)
         for label in classes:
             x, y = np.median(points[labels == label], axis=0)
-            style = {"color": colors(int(label) % 20), "fontsize": 14, **halo}
+            style = {"color": colors(int(label) % 20), "fontsize": 14, **readable}
             axes.text(x, y, words[label], ha="center", va="center", **style)
         axes.set_title(title)
         frame(axes)
