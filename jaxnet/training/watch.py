@@ -60,7 +60,7 @@ class Watcher:
             f"{program} is compiled again (number {len(before)}), because of "
             + (
                 "; ".join(changes[:8])
-                or "a different batch_size or sharding, or a list instead of a tuple"
+                or "another batch_size or sharding, a list instead of a tuple, or cleared caches"
             )
             + hint
         )
