@@ -368,15 +368,13 @@ def build(config: Config, source: Vocabulary, target: Vocabulary) -> Translator:
         if config.model == "rnnsearch":
             attention = jn.models.rnnsearch(*sizes, **options, return_weights=True)
     first, end = ends(target)
-    stream = jn.stream(net, config.longest)
 
     @partial(jax.jit, static_argnames="beams")
     def decode(params, source, lengths, *, beams):
-        begin, inputs = jnp.full(source.shape[0], first, jnp.int32), (source, lengths)
-        state = jn.start_stream(stream, (*inputs, begin[:, None]))
+        begin = jnp.full((source.shape[0], 1), first)
         options = {"length": config.longest, "length_penalty": config.length_penalty}
         tokens, n, _ = jn.decoding.beam_search(
-            stream, params, state, begin, beams=beams, end=end, inputs=inputs, **options
+            net, params, begin, beams=beams, end=end, inputs=(source, lengths), **options
         )
         return tokens[:, 0], n[:, 0]
 

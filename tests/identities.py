@@ -300,9 +300,9 @@ def one_beam_is_greedy(beam_search: Function) -> None:
 
     @jax.jit
     def search():
-        model = jn.stream(jn.compose(forward, name="model"))
-        given = model, {}, {"steps": jnp.zeros(3)}, jnp.array([0, 3, 2])
-        return beam_search(*given, beams=1, length=4, end=1, length_penalty=0.5)
+        net, state = jn.compose(forward, name="model"), {"steps": jnp.zeros(3)}
+        prompt, options = jnp.array([[0], [3], [2]]), {"state": state, "length_penalty": 0.5}
+        return beam_search(net, {}, prompt, beams=1, length=4, end=1, **options)
 
     tokens, lengths, scores = (a[:, 0] for a in jax.device_get(search()))
     for first, row, n, score in zip((0, 3, 2), tokens, lengths, scores, strict=True):
@@ -322,8 +322,8 @@ def all_beams_are_all_sequences(beam_search: Function) -> None:
     table = f64(normal(3, 3))
     search = jax.jit(
         lambda: beam_search(
-            jn.stream(lambda tokens: jnp.asarray(table)[tokens]), {}, {},
-            jnp.array([1]), beams=15, length=3, end=0,
+            lambda tokens: jnp.asarray(table)[tokens], {}, jnp.array([[1]]), beams=15, length=3,
+            end=0,
         )
     )  # fmt: skip
     tokens, lengths, scores = (a[0] for a in jax.device_get(search()))

@@ -1,14 +1,10 @@
 """Decodes token sequences from a model of the next token, and labels from the outputs of CTC.
 
 `generate` writes text after prompts with any causal net from tokens to logits, and `iterate` yields
-it as it is made: draws with filters, or by temperature=0 the most probable token. A net with
-further inputs, such as a source to translate, takes the tokens last, and gets the others as
-`inputs`.
-
-`beam_search` looks for the most probable sequences. It takes a stream: `jn.stream(net, length)` of
-such a net, with its params, and with its state from `jn.start_stream` or after a prompt. Its shapes
-are fixed: call it inside a jitted function of the params and the inputs to compile it once. The
-loop stops when all sequences have ended. Sequences of a batch do not influence each other.
+it as it is made: draws with filters, or by temperature=0 the most probable token. `beam_search`
+looks for the most probable sequences. A net with further inputs, such as a source to translate,
+takes the tokens last, and gets the others as `inputs`. Sequences of a batch do not influence each
+other, and the loop stops when all of them have ended.
 """
 
 from jaxnet.decoding.ctc import ctc_beam_search as ctc_beam_search

@@ -96,11 +96,6 @@ def check_filters(who, temperature, top_k, top_p, min_p, repetition_penalty, voc
         )
 
 
-def with_inputs(inputs: tuple, tokens: Any) -> Any:
-    """Return the input of a net for tokens (batch, time) after its other inputs."""
-    return (*inputs, tokens) if inputs else tokens
-
-
 def latest(n: int, tokens: jax.Array, written: Any) -> jax.Array:
     """Return the last n of the tokens that were written, after -1 where there are fewer."""
     at = jnp.arange(n) - n + written

@@ -8,13 +8,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnet.core import Layer, Params, State, as_layer
-from jaxnet.decoding.filters import changed, check_filters, filter_logits, latest, with_inputs
+from jaxnet.core import Layer, Params, State
+from jaxnet.decoding.filters import changed, check_filters, filter_logits, latest
+from jaxnet.decoding.nets import inputs_of, model_of, row_of, with_inputs
 from jaxnet.losses.arrays import wide
 from jaxnet.services import checks
 from jaxnet.services.meshes import on_auto_axes
 from jaxnet.services.progress import progress_bar
-from jaxnet.services.trees import describe, key_spec, memo_of, signature
+from jaxnet.services.trees import describe, memo_of, signature
 from jaxnet.transforms.stream import start_stream, stream
 
 Prompt = Any  # an array (batch, time), or a list of lists of ids
@@ -278,15 +279,15 @@ def _begin(
         checks.check_dtype(who, given.dtype)
     checks.a_function(who, "logits", given.logits, "(values, ids)", optional=True)
     rows, lengths = _prompts(who, prompt)
-    extra = _inputs(who, given.inputs, len(rows))
-    models = [_model(who, "net", extra, net, params, given.state)]
+    extra = inputs_of(who, given.inputs, len(rows))
+    models = [model_of(who, "net", extra, net, params, given.state)]
     if given.draft is not None:
         if not isinstance(given.draft, tuple | list) or len(given.draft) not in (2, 3):
             raise TypeError(
                 f"{who}: draft must be (net, params) or (net, params, state), got "
                 f"{type(given.draft).__name__}"
             )
-        models.append(_model(who, "draft", extra, *given.draft))
+        models.append(model_of(who, "draft", extra, *given.draft))
     proposals = given.draft_length * (len(models) - 1)
 
     batch, time = rows.shape
@@ -348,56 +349,22 @@ def _power(n: int) -> int:
     return 1 << (n - 1).bit_length()
 
 
-def _inputs(who: str, inputs: Any, batch: int) -> tuple:
-    """Return the inputs before the tokens as JAX arrays."""
-    checks.check_type(who, "inputs", inputs, tuple, "a tuple, such as (source, lengths)")
-    for leaf in jax.tree.leaves(inputs := checks.all_native(inputs, who, "inputs")):
-        if np.shape(leaf)[:1] != (batch,):
-            raise ValueError(
-                f"{who}: inputs must have the batch axis of the prompts first, ({batch}, ...), got "
-                f"{describe(leaf)}"
-            )
-    return jax.tree.map(jnp.asarray, inputs)
-
-
-def _model(who: str, what: str, inputs: tuple, net, params, state=None) -> tuple[Layer, Any, Any]:
-    """Return the net as a layer, its params and its state; raise if a needed state is missing."""
-    net = as_layer(net, who, what)
-    kind = "the params of draft" if what == "draft" else "params"
-    params = checks.as_dict(who, kind, params)
-    if state is None:
-        look = lambda: jax.eval_shape(net.init, key_spec(), _chunk(inputs, 8))[1]  # noqa: E731
-        if jax.tree.leaves(fresh := memo_of(net.apply).of("state of tokens", look)):
-            raise ValueError(
-                f"{who}: the {what} has a state ({', '.join(fresh)}); pass "
-                f"{'state=state' if what == 'net' else 'draft=(net, params, state)'}"
-            )
-        state = {}
-    return net, params, checks.as_dict(who, "state", state)
-
-
-def _chunk(inputs: tuple, time: int) -> Any:
-    """Return the shapes of one row of the net's input."""
-    one = lambda a: jax.ShapeDtypeStruct((1, *a.shape[1:]), a.dtype)  # noqa: E731
-    return with_inputs(jax.tree.map(one, inputs), jax.ShapeDtypeStruct((1, time), jnp.int32))
-
-
 def _fit(who, inputs, net: Layer, params: Any, state: Any, capacity: int, needed: int) -> Any:
     """Return how many tokens the net accepts, at most `capacity`, and its vocabulary."""
 
     def vocabulary(time: int) -> int:
         run = lambda params, state, x: net.apply(params, state, x)[0]  # noqa: E731
-        logits = jax.eval_shape(run, params, state, _chunk(inputs, time))
+        logits = jax.eval_shape(run, params, state, row_of(inputs, time))
         shape = getattr(logits, "shape", ())
         floats = jnp.issubdtype(getattr(logits, "dtype", bool), jnp.floating)
         if len(shape) != 3 or shape[:2] != (1, time) or not floats:
             raise TypeError(
                 f"{who}: the net must map tokens (batch, time) to logits (batch, time, "
-                f"vocabulary), got {describe(logits)} for {describe(_chunk(inputs, time))}"
+                f"vocabulary), got {describe(logits)} for {describe(row_of(inputs, time))}"
             )
         return shape[2]
 
-    shapes = signature(jax.eval_shape(lambda tree: tree, (params, state, _chunk(inputs, 1))))
+    shapes = signature(jax.eval_shape(lambda tree: tree, (params, state, row_of(inputs, 1))))
     for time in (capacity, needed):
         try:
             found = partial(vocabulary, time)

@@ -1,58 +1,55 @@
-"""Beam search with a model of the next token."""
+"""Search for the most probable sequences after a prompt."""
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from jaxnet.core import Layer, Params, State, as_layer
-from jaxnet.decoding.filters import changed, with_inputs
+from jaxnet.core import Layer, Params, State
+from jaxnet.decoding.filters import changed
+from jaxnet.decoding.nets import inputs_of, model_of, with_inputs
 from jaxnet.losses.arrays import wide
-from jaxnet.services.checks import a_function, as_array, at_least, check_dict, check_type, within
+from jaxnet.services.checks import a_function, all_at_least, as_array, at_least, check_range, within
 from jaxnet.services.trees import describe
-from jaxnet.transforms.stream import batch_axes
-
-Step = Callable[[State, jax.Array], tuple[State, jax.Array]]  # (state, tokens) -> (state, logits)
+from jaxnet.transforms.stream import batch_axes, start_stream, stream
 
 
 def beam_search(
-    stream: Layer,
+    net: Layer,
     params: Params,
-    state: State,
-    first: jax.Array,
+    prompt: jax.Array,
     *,
     beams: int,
     length: int,
     end: int,
+    state: State | None = None,
+    inputs: tuple = (),
     length_penalty: float = 1.0,
     logits: Callable | None = None,
-    inputs: tuple = (),
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Keep the `beams` most probable sequences at each step and return them, best first.
 
     A sequence that takes `end` is complete and stays in the beam, so the beam gets narrower, as in
-    the paper. With beams=1, it takes the most probable token at each step. The state of the stream
+    the paper. With beams=1, it takes the most probable token at each step.
+
+    The net reads the prompt and then one token after another by `jn.stream`. What the stream keeps
     is repeated `beams` times, and its rows are reordered at each step. The beams of an example
     share its `inputs`, so that work on them alone, such as an encoder, is done once and not `beams`
-    times.
+    times. All shapes are fixed: call it inside a jitted function to compile it once.
 
     Args:
-      stream: Model of the next token, made by `jn.stream`; see `jaxnet.decoding`.
-      params: Params of the stream.
-      state: State of the stream before the first step, without an axis for beams.
-      first: Tokens (batch,) before the first step, such as a start token or the last token of a
-        prompt; not part of the result.
+      net: Any causal net from tokens (batch, time) to logits (batch, time, vocabulary), or from
+        (*inputs, tokens).
+      params: Params of the net.
+      prompt: Integers (batch, time), at least one per row, such as a token that begins a sentence.
       beams: Number of sequences kept per example, at least 1; may exceed the vocabulary.
-      length: Number of steps of the result, at least 1.
+      length: Number of tokens of the result, at least 1.
       end: Token that completes a sequence.
+      state, inputs, logits: As in `generate`; scores are log-probabilities after `logits`.
       length_penalty: Number at least 0; a sequence of n tokens, including `end`, has the score log
         p / n^length_penalty. 1 gives the mean log-probability per token, 0 the sum, which favors
         short sequences.
-      logits: Function of (values, ids) that changes the logits of a beam, as in `generate`; scores
-        are log-probabilities after it.
-      inputs: Inputs of the net before the tokens, as in `generate`.
 
     Returns:
       tokens (batch, beams, length), best sequence first, filled with `end` after the end; lengths
@@ -63,27 +60,55 @@ def beam_search(
 
     Raises:
       TypeError: If an argument has the wrong type.
-      ValueError: If `stream` is not a stream.
-      ValueError: If the output of `stream` is not logits (batch, 1, vocabulary).
-      ValueError: If an argument is out of range.
+      ValueError: If an argument is out of range, or if a known id is not in the vocabulary.
+      ValueError: If the net is not causal, or has fewer positions than prompt and length need.
+      ValueError: If the output of the net is not logits (batch, time, vocabulary).
 
     Example:
       Greedy takes 1 (0.6), after which every token is improbable; 2 (0.4), then 1, is better.
 
       >>> p = jnp.array([[0.0, 0.6, 0.4], [0.3, 0.3, 0.4], [0.1, 0.9, 0.0]])
-      >>> model, start = jn.stream(lambda tokens: jnp.log(p)[tokens]), jnp.array([0])
-      >>> tokens, lengths, scores = beam_search(model, {}, {}, start, beams=2, length=2, end=0)
+      >>> net = lambda tokens: jnp.log(p)[tokens]
+      >>> prompt = jnp.array([[0]])
+      >>> tokens, lengths, scores = beam_search(net, {}, prompt, beams=2, length=2, end=0)
       >>> tokens[0].tolist(), np.exp(2 * scores[0]).round(2)
       ([[2, 1], [1, 2]], array([0.36, 0.24], dtype=float32))
 
     Reference: Sutskever, Vinyals and Le 2014, "Sequence to Sequence Learning", 3.2.
     """
-    at_least("beam_search", "beams", beams)
-    within("beam_search", "length_penalty", length_penalty, "[0, inf)")
-    a_function("beam_search", "logits", logits, "(values, ids)", optional=True)
-    step, first, spec = _model("beam_search", stream, params, state, first, length, end, inputs)
-    axes = batch_axes(stream, with_inputs(inputs, first[:, None]))
-    batch, vocabulary = spec.shape
+    who = "beam_search"
+    all_at_least(who, beams=beams, length=length)
+    within(who, "length_penalty", length_penalty, "[0, inf)")
+    a_function(who, "logits", logits, "(values, ids)", optional=True)
+    prompt = as_array(who, "prompt", prompt, "(batch, time)", "integers")
+    batch, time = prompt.shape
+    at_least(who, "the number of tokens of a prompt", time)
+    inputs = inputs_of(who, inputs, batch)
+    net, params, state = model_of(who, "net", inputs, net, params, state)
+    beam, first = stream(net, time + length - 1), prompt[:, -1].astype(jnp.int32)
+
+    def step(state, tokens):
+        """Return the next state and the logits (batch, vocabulary)."""
+        z, state = beam.apply(params, state, with_inputs(inputs, tokens[:, None]))
+        shape = getattr(z, "shape", ())
+        if len(shape) != 3 or shape[:2] != (batch, 1) or not shape[2]:
+            raise ValueError(
+                f"{who}: the net must give logits (batch, time, vocabulary), here ({batch}, 1, "
+                f"...), got {describe(z)}"
+            )
+        return state, z[:, 0]
+
+    chunk = with_inputs(inputs, prompt[:, -1:])
+    state = start_stream(beam, chunk, state)
+    spec = jax.eval_shape(step, state, first)[1]
+    vocabulary = spec.shape[1]
+    check_range(prompt, vocabulary, f"{who}: ids of the prompt")
+    at_least(who, "end", end, 0)
+    if end >= vocabulary:
+        raise ValueError(f"{who}: end must be in [0, vocabulary) = [0, {vocabulary}), got {end}")
+    if time > 1:
+        _, state = beam.apply(params, state, with_inputs(inputs, prompt[:, :-1]))
+    axes = batch_axes(beam, chunk)
     dtype = jnp.promote_types(spec.dtype, jnp.float32)
     kept = min(beams, vocabulary)  # number of continuations per beam that can be among the best
     state = jax.tree.map(lambda leaf: jnp.repeat(leaf[None], beams, 0), state)  # (beams, ...)
@@ -151,35 +176,3 @@ def _continued(source: jax.Array, leaf: jax.Array, axis: int) -> jax.Array:
 def _lengths(tokens: jax.Array, end: int) -> jax.Array:
     """Return the number of tokens before the first `end`, along the last axis."""
     return (jnp.cumsum(tokens == end, -1) == 0).sum(-1, dtype=jnp.int32)
-
-
-def _model(who, stream, params, state, first, length, end, inputs) -> tuple[Step, jax.Array, Any]:
-    """Return one step of the model, the first tokens as int32, and the spec of the logits."""
-    at_least(who, "length", length)
-    stream = as_layer(stream, who, "stream")
-    if stream.kind != "stream":
-        raise ValueError(f"{who}: expected a stream, got {stream}. Write jn.stream(net, length)")
-    check_dict(who, "state", state)
-    first = as_array(who, "first", first, "(batch,)", "integers").astype(jnp.int32)
-    check_type(who, "inputs", inputs, tuple, "a tuple, such as (source, lengths)")
-
-    def step(state, tokens):
-        logits, state = stream.apply(params, state, with_inputs(inputs, tokens[:, None]))
-        return state, logits
-
-    _, logits = jax.eval_shape(step, state, first)
-    batch, shape = first.shape[0], getattr(logits, "shape", ())
-    if len(shape) != 3 or shape[:2] != (batch, 1) or not shape[2]:
-        raise ValueError(
-            f"{who}: the net must give logits (batch, time, vocabulary), here ({batch}, 1, ...), "
-            f"got {describe(logits)}"
-        )
-    at_least(who, "end", end, 0)
-    if end >= shape[2]:
-        raise ValueError(f"{who}: end must be in [0, vocabulary) = [0, {shape[2]}), got {end}")
-
-    def one(state, tokens):
-        state, logits = step(state, tokens)
-        return state, logits[:, 0]
-
-    return one, first, jax.ShapeDtypeStruct((batch, shape[2]), logits.dtype)

@@ -248,32 +248,6 @@ def test_draws_with_a_draft_have_the_distribution_of_the_net():
     assert np.abs(other - mine).max() > 0.1  # the draft is another distribution
 
 
-@pytest.mark.parametrize("draft", [False, pytest.param(True, marks=pytest.mark.slow)])
-def test_inputs_before_the_tokens_are_the_same_at_each_step(x64, draft):
-    def forward(m, given):
-        extra, tokens = given
-        x = m(jn.embedding(13, 8), tokens) + m.whole(jn.dense(8), extra)[:, None]
-        return m(jn.dense(13), m(jn.transformer_block(2, 9, causal=True), x))
-
-    net, extra = jn.compose(forward), np.eye(3)
-    params, _ = net.init(KEY, (extra, jnp.ones((3, 1), int)))
-    params = jax.tree.map(lambda leaf: 2 * leaf, params)
-    options = {"length": 6, "temperature": 0, "inputs": (extra,)}
-    if draft:
-        options["draft"] = net, jax.tree.map(lambda leaf: -leaf, params)
-    made = generate(net, params, PROMPTS, **options)
-    for i, prompt in enumerate(PROMPTS):
-        row = jn.compose(lambda m, x, i=i: m.inline(net, (extra[i : i + 1], x)))
-        found = one_by_one(row, params, {}, prompt, 6, lambda t, z, ids: z.argmax())
-        assert made.tokens[i].tolist() == found[0]
-    other = generate(net, params, PROMPTS, **options | {"inputs": (extra[::-1],)})
-    assert (made.tokens != other.tokens).any()
-    with pytest.raises(ValueError, match=r"inputs must have the batch axis .* \(3, ...\), got"):
-        generate(net, params, PROMPTS, **options | {"inputs": (extra[:2],)})
-    with pytest.raises(TypeError, match="inputs must be a tuple, such as .*, got ndarray"):
-        generate(net, params, PROMPTS, **options | {"inputs": extra})
-
-
 def test_the_first_of_equals_is_taken():
     net = lambda tokens: jnp.tile(jnp.array([0.0, 7.0, 7.0]), (*tokens.shape, 1))  # noqa: E731
     made = generate(net, {}, [[2]], length=3, temperature=0)

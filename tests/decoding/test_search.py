@@ -24,11 +24,10 @@ def weights(seed):
     return [2 * draw.normal(size=shape) for shape in shapes]
 
 
-def as_stream(step):
-    """The stream of a step `(carry, tokens) -> (carry, logits)`, whose carry is its state."""
+def as_net(step):
+    """The net of a step `(carry, tokens) -> (carry, logits)`, whose carry is its state."""
 
     def forward(m, tokens):
-        assert tokens.shape[1] == 1
         entries = {"h": (WIDTH,), "n": ()} if step is not dies else {"clock": (2,)}
         shapes = {n: (len(tokens), *shape) for n, shape in entries.items()}
         carry = {n: m.state(n, zeros, shape, jnp.result_type(float)) for n, shape in shapes.items()}
@@ -37,7 +36,7 @@ def as_stream(step):
             m.update(entry, value)
         return logits[:, None]
 
-    return jn.stream(jn.compose(forward, name="model"))
+    return jn.compose(forward, name="model")
 
 
 def network(table, inner, out):
@@ -45,12 +44,12 @@ def network(table, inner, out):
         h = jnp.tanh(carry["h"] @ inner + jnp.asarray(table)[tokens])
         return {"h": h, "n": carry["n"] + 1}, h @ out
 
-    return as_stream(step)
+    return as_net(step)
 
 
 def stateless(logits):
-    """A model of the token before alone: tokens (batch, 1) -> logits."""
-    return jn.stream(lambda tokens: logits(tokens[:, 0])[:, None]), {}, {}
+    """A model of the token before alone: tokens (batch,) -> logits, and its params."""
+    return lambda tokens: logits(tokens[:, 0])[:, None], {}
 
 
 def plain_network(table, inner, out):
@@ -66,8 +65,8 @@ def plain_network(table, inner, out):
 @partial(jax.jit, static_argnames=("beams", "length", "penalty"))
 def search(weights, carry, first, *, beams, length, penalty=1.0):
     """Beam search by the network."""
-    model = network(*weights), {}, carry
-    return beam_search(*model, first, beams=beams, length=length, end=END, length_penalty=penalty)
+    options = {"beams": beams, "length": length, "end": END, "length_penalty": penalty}
+    return beam_search(network(*weights), {}, first[:, None], state=carry, **options)
 
 
 def start(batch, seed=0):
@@ -157,7 +156,7 @@ def test_beam_search_with_ties_and_impossible_tokens(x64):
     model = stateless(lambda tokens: jnp.asarray(table)[tokens])
     for beams, length in [(3, 4), (9, 3)]:
         run = partial(beam_search, *model, beams=beams, length=length, end=END)
-        result = jax.device_get(jax.jit(run)(jnp.array([0, 1])))
+        result = jax.device_get(jax.jit(run)(jnp.array([[0], [1]])))
         for i in range(2):
             expected = plain_beam_search(
                 lambda s, token: (s, table[token]), 0, i, beams, length, END, 1.0
@@ -172,7 +171,7 @@ def test_beams_beyond_the_vocabulary():
         model = stateless(lambda tokens: jnp.log(jnp.array([[0.2, 0.5, 0.3]] * len(tokens))))
         return beam_search(*model, first, beams=5, length=1, end=END)
 
-    tokens, lengths, scores = jax.device_get(run(jnp.array([0])))
+    tokens, lengths, scores = jax.device_get(run(jnp.array([[0]])))
     assert tokens[0].tolist() == [[1], [2], [0], [2], [2]]
     assert lengths[0].tolist() == [1, 0, 1, 0, 0]
     np.testing.assert_allclose(np.exp(scores[0]), [0.5, 0.3, 0.2, 0, 0], rtol=1e-6)
@@ -198,24 +197,23 @@ def test_beams_of_a_repeated_layer_and_of_inputs_are_those_of_whole_sequences(x6
         x = m(jn.embedding(VOCABULARY, 8), tokens) + m.whole(jn.dense(8), extra)[:, None]
         return m(jn.dense(VOCABULARY), m(jn.repeat(jn.transformer_block(2, 9, causal=True), 2), x))
 
-    net, extra, first = jn.compose(forward), jnp.eye(3), jnp.array([1, 3, 0])
-    shapes, _ = jax.eval_shape(net.init, KEY, (extra, first[:, None]))
+    net, extra = jn.compose(forward), jnp.eye(3)
+    prompt = jnp.array([[4, 0, 1], [0, 1, 3], [3, 4, 0]])
+    shapes, _ = jax.eval_shape(net.init, KEY, (extra, prompt))
     random = np.random.default_rng(5)
     params = jax.tree.map(lambda p: jnp.asarray(random.normal(size=p.shape)), shapes)
-    stream = jn.stream(net, 6)
-    chunk = extra, first[:, None]
-    assert set(jax.tree.leaves(jn.transforms.batch_axes(stream, chunk))) == {1}
+    axes = jn.transforms.batch_axes(jn.stream(net, 8), (extra, prompt))
+    assert set(jax.tree.leaves(axes)) == {1}
 
     @jax.jit
     def run(params):
-        given = stream, params, jn.start_stream(stream, chunk), first
         options = {"length": 6, "end": END, "length_penalty": 0.0}
-        return beam_search(*given, beams=3, inputs=(extra,), **options)
+        return beam_search(net, params, prompt, beams=3, inputs=(extra,), **options)
 
     @jax.jit
     def log_p(params, tokens):
-        so_far = jnp.concatenate([first[:, None], tokens[:, :-1]], 1)
-        logits = jax.nn.log_softmax(net.apply(params, {}, (extra, so_far))[0])
+        so_far = jnp.concatenate([prompt, tokens[:, :-1]], 1)
+        logits = jax.nn.log_softmax(net.apply(params, {}, (extra, so_far))[0][:, 2:])
         return jnp.take_along_axis(logits, tokens[..., None], -1)[..., 0]
 
     tokens, lengths, scores = run(params)
@@ -233,7 +231,7 @@ def test_the_loop_ends_with_the_last_sequence():
         return jnp.log(0.001 + jax.nn.one_hot(tokens + 1, 5))
 
     tokens, lengths, _ = beam_search(
-        *stateless(logits), jnp.array([1, 2]), beams=3, length=50, end=4
+        *stateless(logits), jnp.array([[1], [2]]), beams=3, length=50, end=4
     )
     tokens, lengths = tokens[:, 0], lengths[:, 0]
     jax.effects_barrier()
@@ -247,7 +245,7 @@ def test_logits_of_few_digits_are_summed_with_many():
     """log 1000 = 6.9078 in float32, 6.9062 in bfloat16."""
     logits = jnp.zeros((1, 1000), jnp.bfloat16)
     _, _, scores = beam_search(
-        *stateless(lambda tokens: logits), jnp.array([0]),
+        *stateless(lambda tokens: logits), jnp.array([[0]]),
         beams=1, length=3, end=END, length_penalty=0.0,
     )  # fmt: skip
     np.testing.assert_allclose(scores, [[-3 * np.log(1000)]], rtol=1e-6)
@@ -256,7 +254,7 @@ def test_logits_of_few_digits_are_summed_with_many():
 @pytest.mark.slow
 def test_no_sequences_at_all():
     model = stateless(lambda tokens: jnp.zeros((len(tokens), 3)))
-    nothing = jnp.zeros(0, jnp.int32)
+    nothing = jnp.zeros((0, 1), jnp.int32)
     assert beam_search(*model, nothing, beams=2, length=4, end=1)[0].shape == (0, 2, 4)
 
 
@@ -268,49 +266,48 @@ def dies(carry, tokens):
 
 
 CLOCKS = {"clock": jnp.array([[0.0, 0.0], [0.0, 1.0], [0.0, 2.0]])}  # step and row
-DIES = as_stream(dies), {}
+DIES = as_net(dies), {}
 
 
 @pytest.mark.fast_cases("2")
 @pytest.mark.parametrize("beams", [1, 2, 6])
 def test_beams_without_a_distribution_have_scores_of_nan(beams):
     run = jax.jit(partial(beam_search, *DIES, beams=beams, length=3, end=3))
-    _, _, scores = jax.device_get(run(CLOCKS, np.zeros(3, int)))
+    _, _, scores = jax.device_get(run(jnp.zeros((3, 1), int), state=CLOCKS))
     assert np.isnan(scores[1:]).all() and not np.isnan(scores[0]).any()
 
 
 # Messages.
 
 FINE = stateless(lambda tokens: jnp.zeros((len(tokens), 5)))
-FIRST, KEY = jnp.array([0, 1]), jax.random.key(0)
+PROMPT, KEY = jnp.array([[0], [1]]), jax.random.key(0)
 BEAMS = {"beams": 2, "length": 2, "end": 1}
 
 
-def beaming(stream=FINE[0], state=FINE[2], first=FIRST, **options):
-    return lambda: beam_search(stream, {}, state, first, **BEAMS | options)
+def beaming(net=FINE[0], prompt=PROMPT, **options):
+    return lambda: beam_search(net, {}, prompt, **BEAMS | options)
 
 
 def gives(output):
-    return beaming(jn.stream(lambda tokens: output))
+    return beaming(lambda tokens: output)
 
 
 @pytest.mark.parametrize(
     ("run", "message"),
     [
         (beaming(length=0), "beam_search: length must be at least 1, got 0"),
-        (beaming(first=3), "beam_search: first must be a JAX or NumPy array"),
-        (beaming(first=None), "beam_search: first must be a JAX or NumPy array"),
-        (beaming(first=FIRST * 0.5), "beam_search: first must hold integers"),
-        (beaming(first=FIRST[None]), r"first must have shape \(batch,\), got"),
+        (beaming(prompt=3), "beam_search: prompt must be a JAX or NumPy array"),
+        (beaming(prompt=None), "beam_search: prompt must be a JAX or NumPy array"),
+        (beaming(prompt=PROMPT * 0.5), "beam_search: prompt must hold integers"),
+        (beaming(prompt=PROMPT[0]), r"prompt must have shape \(batch, time\), got"),
+        (beaming(prompt=PROMPT[:, :0]), "number of tokens of a prompt must be at least 1, got 0"),
+        (beaming(prompt=PROMPT + 4), r"ids of the prompt must be in \[0, 5\), got 5"),
         (beaming(end=5), r"end must be in .*\[0, 5\), got 5"),
         (beaming(end=1.5), "beam_search: end must be an integer"),
-        (beaming(None), "beam_search: stream must be a layer"),
-        (
-            beaming(jn.gru(3)),
-            r"beam_search: expected a stream, got .*'gru'\). Write jn.stream\(net, length\)",
-        ),
-        (beaming(state=None), "beam_search: state must be the dict"),
-        (beaming(state={"a": KEY}), "unused entries: state/a"),
+        (beaming(None), "beam_search: net must be a layer"),
+        (beaming(as_net(lambda carry, tokens: (carry, carry["h"]))), "the net has a state"),
+        (beaming(state=3), "beam_search: state must be the dict"),
+        (beaming(state={"a": KEY}), "does not fit the stream"),
         (
             beaming(inputs=jnp.ones(2)),
             r"beam_search: inputs must be a tuple, such as \(source, lengths\), got ArrayImpl",
@@ -320,7 +317,7 @@ def gives(output):
             r"beam_search: the net must give logits \(batch, time, vocabulary\)",
         ),
         (gives(jnp.ones((2, 1, 0))), r"here \(2, 1, ...\), got \(2, 1, 0\) float32"),
-        (gives((jnp.ones((2, 1, 3)), FIRST)), r"here \(2, 1, ...\), got"),
+        (gives((jnp.ones((2, 1, 3)), PROMPT)), r"here \(2, 1, ...\), got"),
         (beaming(beams=0), "beam_search: beams must be at least 1, got 0"),
         (beaming(beams="a"), "beam_search: beams must be an integer, got 'a'"),
         (beaming(end=None), "beam_search: end must be an integer, got None"),
@@ -348,11 +345,11 @@ def test_logits_of_beams_are_changed_as_by_hand():
         ],
         bool,
     )
-    model = jn.stream(lambda tokens: jnp.log(p)[tokens])
+    net = lambda tokens: jnp.log(p)[tokens]  # noqa: E731
     grammar = lambda values, ids: jnp.where(jnp.asarray(allowed)[ids[-1]], values, -jnp.inf)  # noqa: E731
     options = {"beams": 200, "length": 3, "end": 0, "length_penalty": 0}
     search = jn.decoding.beam_search
-    tokens, lengths, scores = search(model, {}, {}, jnp.array([1]), logits=grammar, **options)
+    tokens, lengths, scores = search(net, {}, jnp.array([[1]]), logits=grammar, **options)
     found = {}
     for n, row, score in zip(lengths[0], np.asarray(tokens[0]), scores[0], strict=True):
         if score > -np.inf:
@@ -371,4 +368,4 @@ def test_logits_of_beams_are_changed_as_by_hand():
     for ids, score in found.items():
         np.testing.assert_allclose(score, expected[ids], rtol=1e-4)
     with pytest.raises(TypeError, match="beam_search: logits must be a function"):
-        search(model, {}, {}, jnp.array([1]), logits=3, **options)
+        search(net, {}, jnp.array([[1]]), logits=3, **options)

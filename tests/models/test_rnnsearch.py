@@ -178,16 +178,14 @@ def test_every_example_has_its_own_number_of_steps():
 
 def searches(net, params, *, end):
     """Greedy, and three beams, of length 6; also the compiled program of the beams."""
-    stream, first, inputs = jn.stream(net, 6), jnp.ones(3, jnp.int32), GIVEN[:2]
+    first, inputs = jnp.ones((3, 1), jnp.int32), GIVEN[:2]
 
     @jax.jit
     def run(params, inputs):
-        given = stream, params, jn.start_stream(stream, (*inputs, first[:, None])), first
         options = {"length": 6, "end": end, "length_penalty": 0.6}
-        return beam_search(*given, beams=3, inputs=inputs, **options)
+        return beam_search(net, params, first, beams=3, inputs=inputs, **options)
 
-    options = {"length": 6, "stop": end, "inputs": inputs}
-    made = generate(net, params, first[:, None], temperature=0, **options)
+    made = generate(net, params, first, length=6, stop=end, inputs=inputs, temperature=0)
     program = run.lower(params, inputs).compile()
     return made[:2], jax.device_get(program(params, inputs)), program.as_text()
 
@@ -331,16 +329,14 @@ def test_learns_to_reverse():
     assert 1e-5 < last.train["loss"] < 0.2
 
     params = last.train_state.params["rnnsearch"]
-    stream, inputs, begin = jn.stream(net), (source, lengths), jnp.ones(50, jnp.int32)
-    options = {"length": 6, "inputs": inputs}
+    begin, options = jnp.ones((50, 1), jnp.int32), {"length": 6, "inputs": (source, lengths)}
 
     @jax.jit
     def translate(params):
-        state = jn.start_stream(stream, (*inputs, begin[:, None]))
-        best, n, _ = beam_search(stream, params, state, begin, beams=3, end=2, **options)
+        best, n, _ = beam_search(net, params, begin, beams=3, end=2, **options)
         return best[:, 0], n[:, 0]
 
-    made = generate(net, params, begin[:, None], temperature=0, stop=2, **options)
+    made = generate(net, params, begin, temperature=0, stop=2, **options)
     greedy = np.where(made.tokens == 0, 2, made.tokens), made.lengths
     for words, n in (translate(params), greedy):
         right = (words[:, :4] == jnp.where(target == 0, 2, target)[:, 1:5]).all(1)
