@@ -190,7 +190,9 @@ def plot_ratios(record: Record) -> Any:
     axes.set_xticks([tick for tick in ticks if low <= tick <= high])
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
     axes.minorticks_off()
-    axes.set_xlabel("time of the other library / jaxnet's, logarithmic\n(above 1, jaxnet is faster)")
+    axes.set_xlabel(
+        "time of the other library / jaxnet's, logarithmic\n(above 1, jaxnet is faster)"
+    )
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.tick_params(axis="y", length=0)
     axes.grid(axis="x", color="0.9")
