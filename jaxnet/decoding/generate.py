@@ -279,7 +279,8 @@ def _begin(
         checks.check_dtype(who, given.dtype)
     checks.a_function(who, "logits", given.logits, "(values, ids)", optional=True)
     rows, lengths = _prompts(who, prompt)
-    extra = inputs_of(who, given.inputs, len(rows))
+    batch, time = rows.shape
+    extra = inputs_of(who, given.inputs, batch)
     models = [model_of(who, "net", extra, net, params, given.state)]
     if given.draft is not None:
         if not isinstance(given.draft, tuple | list) or len(given.draft) not in (2, 3):
@@ -290,7 +291,6 @@ def _begin(
         models.append(model_of(who, "draft", extra, *given.draft))
     proposals = given.draft_length * (len(models) - 1)
 
-    batch, time = rows.shape
     needed = time + given.length - 1 + proposals
     sizes = [_fit(who, extra, *one, max(64, _power(needed)), needed) for one in models]
     if len({vocabulary for _, vocabulary in sizes}) > 1:
@@ -461,9 +461,8 @@ def _read(setup: _Setup, params, inputs, states, prompt, lengths, penalized: boo
     """Read the prompts except their last tokens, whose logits are the first ones needed."""
     batch = prompt.shape[0]
     rows = np.arange(batch)
-    kept = []
+    kept, chunk = [], with_inputs(inputs, prompt)
     for one, values, state in zip(setup.streams(), params, states, strict=True):
-        chunk = with_inputs(inputs, prompt)
         empty = start_stream(one, (chunk, lengths), state)
         # The logits are not used, so the program does not contain the layers that only they need.
         kept.append(one.apply(values, empty, (chunk, lengths - 1))[1])
