@@ -55,7 +55,8 @@ def product(
     flat = x.reshape(math.prod(before), math.prod(x.shape[x.ndim - inputs :]))
     matrix = kernel if transposed else kernel.reshape(flat.shape[1], math.prod(outputs))
     if is_few(flat, matrix):
-        y = few_rows(flat, matrix, transposed=transposed)
+        dtype = jnp.result_type(flat, matrix)  # as the product of many rows has
+        y = few_rows(flat.astype(dtype), matrix, transposed=transposed)
     else:
         y = flat @ (matrix.T if transposed else matrix)
     return y.reshape(*before, *outputs)

@@ -248,6 +248,7 @@ class Quantized(Stored):
         return replace(self, dtype=jnp.dtype(dtype))
 
     def product(self, x: jax.Array, inputs: int, transposed: bool) -> jax.Array:
+        x = x.astype(jnp.result_type(x, self.dtype))  # few rows and many give the same dtype
         matrix = self if transposed else self._matrix(inputs)
         if matrix is None:
             return _in_blocks(x, self, inputs, transposed)

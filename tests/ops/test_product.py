@@ -143,3 +143,22 @@ def test_arrays_of_another_byte_order_are_read():
     np.testing.assert_allclose(plus(swapped[0], x[0].astype(">f4")), x + x[0])
     stored = Quantized(jnp.ones((3, 4), jnp.int8), jnp.ones((3, 1)), jnp.dtype("float32"))
     np.testing.assert_allclose(rows(stored, ids), np.ones((2, 4)))
+
+
+@pytest.mark.parametrize("kind", ["float32", "bfloat16", "int8", "int4"])
+@pytest.mark.parametrize("dtype", ["uint8", "int32", "bool", "bfloat16", "float32"])
+def test_the_number_of_rows_changes_neither_dtype_nor_values(kind, dtype):
+    """A kernel of so many numbers takes another way for one row than for sixteen."""
+    net = jn.dense(256, use_bias=False)
+    params = {"kernel": jnp.asarray(RNG.normal(size=(256, 256)), jnp.float32)}
+    x = jax.device_put(RNG.integers(0, 3, (16, 256)).astype(jnp.dtype(dtype)))
+    if kind.startswith("int"):
+        net = jn.quantized(net, int(kind[3:]))
+        params = jn.quantize(net, params, x)
+    else:
+        params = jax.tree.map(lambda a: a.astype(kind), params)
+    run = jax.jit(lambda x: net.apply(params, {}, x)[0])
+    whole, alone = run(x), run(x[:1])
+    assert whole.dtype == alone.dtype and jnp.issubdtype(whole.dtype, jnp.floating)
+    error = np.abs(np.asarray(whole[:1] - alone, np.float32)).max()
+    assert error < (0.3 if whole.dtype == jnp.bfloat16 else 1e-3)
