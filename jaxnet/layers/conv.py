@@ -222,12 +222,13 @@ def _padded(m, x, name, padding, size, steps, apart) -> tuple[jax.Array, Any]:
         m.not_in_stream('needs padding="CAUSAL" and strides of 1 along time')
     shape = (x.shape[0], span - 1, *x.shape[2:])
     last = m.state("last", zeros, shape, x.dtype)
-    x = jnp.concatenate([last, x], 1)
+    x = jnp.concatenate([last.astype(x.dtype), x], 1)  # below `cast` they differ
     if m.stream.steps is None:
-        m.update("last", x[:, x.shape[1] - (span - 1) :])
+        kept = x[:, x.shape[1] - (span - 1) :]
     else:  # the last inputs of each example before its first step that does not count
         cut = lambda row, at: jax.lax.dynamic_slice_in_dim(row, at, span - 1)  # noqa: E731
-        m.update("last", jax.vmap(cut)(x, m.stream.steps))
+        kept = jax.vmap(cut)(x, m.stream.steps)
+    m.update("last", kept.astype(last.dtype))
     return x, ((0, 0), *pairs[1:])
 
 

@@ -157,6 +157,29 @@ def test_chunks_of_any_length_give_the_whole(x64, make):
         np.testing.assert_allclose(chunks, whole, rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.fast_cases("dilated", "block", "a cell")
+@pytest.mark.parametrize("make", NETS.values(), ids=NETS)
+def test_below_cast_a_stream_computes_in_the_same_dtypes(make):
+    """Kept values have the dtypes of the state, which `cast` leaves alone."""
+    x = jnp.ones((2, 5, 8))
+    net = jn.cast(make(), jnp.bfloat16)
+    params, state = jax.eval_shape(net.init, KEY, x)
+
+    def dtypes(layer, state):
+        seen = []
+
+        def see(path, layer, x, y):
+            seen.extend((layer.kind, leaf.dtype) for leaf in jax.tree.leaves(y))
+            return y
+
+        jax.eval_shape(jn.observe(layer, see, transforms=True).apply, params, state, x)
+        return [each for each in seen if each[0] not in ("cast", "stream")]
+
+    stream = jn.stream(net, 5)
+    kept = jax.eval_shape(lambda state: jn.start_stream(stream, x, state), state)
+    assert dtypes(stream, kept) == dtypes(net, state)
+
+
 @pytest.mark.slow
 def test_single_steps_in_a_scan_and_the_gradient_through_chunks(x64):
     x = jax.random.normal(jax.random.key(1), (2, 9, 8), jnp.float64)
