@@ -189,16 +189,20 @@ def mapped(layer: Layer, axis: int = 1) -> Layer:
         def one(i, x):
             own_key = None if key is None else jax.random.fold_in(key, i)
             y, after = layer.apply(params, state, x, key=own_key, train=train)
-            arrays = lambda tree: [*map(id, jax.tree.leaves(tree))]  # noqa: E731
-            if changed := [n for n in state if arrays(after[n]) != arrays(state[n])]:
-                raise ValueError(
-                    f"mapped: {layer.name} changes its state, {', '.join(changed)}, which all "
-                    "entries share. Apply it to the whole array, or to x.reshape(-1, ...)"
-                )
-            return y, {n: value for n, value in after.items() if n not in state}
+            sown = {n: value for n, value in after.items() if n not in state}
+            return y, {n: after[n] for n in state}, sown
 
-        y, sown = jax.vmap(one, (0, axis), (axis, 0))(jnp.arange(size(x)), x)
-        return y, state | sown
+        places = jnp.arange(size(x))
+        try:
+            y, after, sown = jax.vmap(one, (0, axis), (axis, None, 0))(places, x)
+        except ValueError as error:
+            if "out_axes" not in str(error):
+                raise
+            raise ValueError(
+                f"mapped: {layer.name} changes its state, {', '.join(state)}, which all entries "
+                "share. Apply it to the whole array, or to x.reshape(-1, ...)"
+            ) from error
+        return y, after | sown
 
     return transform(layer, apply, partial(mapped, axis=axis), kind="mapped", init=init)
 

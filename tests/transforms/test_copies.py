@@ -132,3 +132,19 @@ def test_what_mapped_cannot_do():
         jn.transforms.mapped(jnp.tanh, 3).init(key, x)
     with pytest.raises(ValueError, match="every array must have axis 1"):
         jn.transforms.mapped(jn.parallel(jnp.tanh, jnp.tanh)).init(key, (x, x[:, :2]))
+
+
+@pytest.mark.parametrize("wrap", [jn.freeze, jn.remat, lambda layer: jn.repeat(layer, 1)])
+def test_mapped_takes_layers_that_return_their_state_as_it_is(wrap):
+    backbone = jn.serial(jn.dense(3), jn.batch_norm(), name="backbone")
+    net = jn.serial(jn.transforms.mapped(wrap(backbone), 1), name="net")
+    x = jnp.stack([X, 2 * X], 1)  # (batch, frames, features)
+    params, state = net.init(KEY, x)
+    y, after = jit_apply(net, params, state, x)
+    inner = wrap(backbone)
+    own = params["backbone"], state["backbone"]
+    close(y, jnp.stack([inner.apply(*own, x[:, i])[0] for i in range(2)], 1))
+    close(after, state)
+    if wrap is not jn.freeze:
+        with pytest.raises(ValueError, match="changes its state"):
+            net.apply(params, state, x, train=True)
