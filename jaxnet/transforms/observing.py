@@ -1,6 +1,8 @@
 """Watch the calls of a network, or collect the values that its layers report."""
 
 from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 from jaxnet.core import Layer, as_layer, transform
 from jaxnet.core.compose import SOWN, Watch, recompose, watched
@@ -53,7 +55,9 @@ def observe(
         y, state = inner.apply(params, state, x, key=key, train=train)
         return see((), layer, x, y), state
 
-    return layer._replace(apply=apply)
+    rewrap: Any = partial(observe, see=see, transforms=transforms)
+    rewrap.of_params = True
+    return transform(layer, apply, rewrap, kind=layer.kind)
 
 
 def collect(layer: Layer) -> Layer:

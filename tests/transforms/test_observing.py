@@ -157,3 +157,19 @@ def test_a_watch_that_does_not_collect_keeps_no_sown_values():
     params, state = net.init(jax.random.key(0), x)
     _, after = jn.observe(net, lambda path, layer, x, y: y).apply(params, state, x)
     assert jax.tree.structure(after) == jax.tree.structure(state)
+
+
+@pytest.mark.parametrize("make", [
+    jn.serial, lambda layer: jn.lora(layer, 2, where="*kernel"), jn.quantized, jn.remat,
+    lambda layer: jn.repeat(layer, 2),
+], ids=["serial", "lora", "quantized", "remat", "repeat"])  # fmt: skip
+def test_what_an_observer_changes_stays_below_other_watches(make):
+    net, x = make(jn.dense(3)), jnp.ones((2, 3))
+    params, state = net.init(KEY, x)
+    seven = jn.observe(net, lambda path, layer, x, y: jnp.full_like(y, 7))
+    same = lambda path, layer, x, y: y  # noqa: E731
+    assert (seven.apply(params, state, x)[0] == 7).all()
+    assert (jn.collect(seven).apply(params, state, x)[0][0] == 7).all()
+    for transforms in (False, True):
+        watched = jn.observe(seven, same, transforms=transforms)
+        assert (watched.apply(params, state, x)[0] == 7).all()
