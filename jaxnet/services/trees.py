@@ -1,7 +1,9 @@
 """Pytrees in words: shapes, dtypes and paths, and a cache keyed by them."""
 
 import functools
+import inspect
 import threading
+import weakref
 from collections.abc import Callable, Hashable, Mapping
 from typing import Any
 
@@ -174,16 +176,27 @@ def memo_of(owner: Any) -> Memo:
       >>> memo_of(apply) is memo_of(apply)
       True
     """
-    held = getattr(owner, "_jaxnet_memo", None)
-    if held is None:
-        try:
-            held = owner.__dict__.setdefault("_jaxnet_memo", Memo())
-        except (AttributeError, TypeError):  # a builtin cannot hold anything
-            return _OTHERS
+    entries = getattr(owner, "__dict__", None)
+    if not isinstance(entries, dict) or inspect.ismethod(owner):  # a method's are its function's
+        return _PartOfOthers(owner)
+    held, of = entries.get("_jaxnet_memo", (None, None))
+    if held is None or of() is not owner:  # `functools.wraps` copies what a function holds
+        held = Memo()
+        entries["_jaxnet_memo"] = held, weakref.ref(owner)
     return held
 
 
 _OTHERS = Memo()
+
+
+class _PartOfOthers(Memo):
+    """The entries of an owner that cannot hold its own, such as a bound method or a builtin."""
+
+    def __init__(self, owner: Any):
+        self.owner = owner
+
+    def of(self, key: Hashable, make: Callable[[], Any]) -> Any:
+        return _OTHERS.of((self.owner, key), make)
 
 
 def compiled_for(**options: Any) -> Callable:

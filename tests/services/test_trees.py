@@ -1,9 +1,21 @@
 """Pytrees in words, and the cache that they key."""
 
+import functools
+
+import jax
 import jax.numpy as jnp
+import numpy as np
 
 import jaxnet as jn
-from jaxnet.services.trees import Memo, as_lines, describe, differences, in_words, signature
+from jaxnet.services.trees import (
+    Memo,
+    as_lines,
+    describe,
+    differences,
+    in_words,
+    memo_of,
+    signature,
+)
 
 
 def test_describe_trees():
@@ -49,3 +61,41 @@ def test_a_memo_makes_an_entry_once():
     memo, made = Memo(), []
     assert [memo.of("a", lambda: made.append(1)) for _ in range(2)] == [None, None]
     assert made == [1]
+
+
+def test_methods_and_wrappers_have_caches_of_their_own():
+    class Scaled:
+        def __init__(self, gain):
+            self.gain = gain
+
+        def act(self, x):
+            return self.gain * x
+
+    one, ten = Scaled(1), Scaled(10)
+    assert memo_of(one.act).of("gain", lambda: 1) == 1
+    assert memo_of(ten.act).of("gain", lambda: 10) == 10
+    assert memo_of(one.act).of("gain", lambda: 2) == 1  # kept
+    assert memo_of(len).of("name", lambda: "len") == "len"
+    assert memo_of(sum).of("name", lambda: "sum") == "sum"
+
+    def plain(x):
+        return x
+
+    assert memo_of(plain).of("gain", lambda: 1) == 1
+    twice = functools.wraps(plain)(lambda x: 2 * plain(x))
+    assert memo_of(twice).of("gain", lambda: 2) == 2
+
+
+def test_an_rnn_takes_the_method_of_its_own_object():
+    class Scaled:
+        def __init__(self, gain):
+            self.gain = gain
+
+        def act(self, x):
+            return self.gain * x
+
+    x = jnp.ones((1, 1, 3))
+    layers = [jn.rnn(2, activation=Scaled(gain).act) for gain in (1.0, 10.0)]
+    params, state = layers[0].init(jax.random.key(0), x)
+    one, ten = (layer.apply(params, state, x)[0] for layer in layers)
+    np.testing.assert_allclose(ten, 10 * one, rtol=1e-6)
