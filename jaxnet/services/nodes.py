@@ -36,6 +36,10 @@ class Stored:
         """Return rows of the array; see `jn.rows`."""
         raise NotImplementedError
 
+    def frozen(self) -> "Stored":
+        """Return the same param without a gradient of the kernel."""
+        return jax.lax.stop_gradient(self)
+
 
 def is_stored(entry: Any) -> bool:
     """Return whether an entry of params is in another form.
@@ -45,6 +49,17 @@ def is_stored(entry: Any) -> bool:
       False
     """
     return isinstance(entry, Stored)
+
+
+def frozen(tree: Any) -> Any:
+    """Return the tree without gradients, but with those of factors which `jn.lora` puts around it.
+
+    Example:
+      >>> float(jax.grad(lambda tree: frozen(tree)["kernel"])({"kernel": 2.0})["kernel"])
+      0.0
+    """
+    each = lambda a: a.frozen() if is_stored(a) else jax.lax.stop_gradient(a)  # noqa: E731
+    return jax.tree.map(each, tree, is_leaf=is_stored)
 
 
 def plain(tree: Any, x: Any = ()) -> Any:

@@ -12,7 +12,7 @@ from jaxnet.core import Layer, Params, as_layer, child_key
 from jaxnet.initializers import lecun_normal, normal
 from jaxnet.ops.product import product, rows
 from jaxnet.services.checks import abstract, as_dict, at_least, within
-from jaxnet.services.nodes import Stored, plain
+from jaxnet.services.nodes import Stored, frozen, plain
 from jaxnet.services.paths import check_patterns, fits
 from jaxnet.services.trees import describe, flat
 from jaxnet.transforms.kernels import (
@@ -271,6 +271,9 @@ class Adapted(Stored):
     def astype(self, dtype: Any) -> "Adapted":
         kernel, a, b = (each.astype(dtype) for each in (self.kernel, self.a, self.b))
         return replace(self, kernel=kernel, a=a, b=b)
+
+    def frozen(self) -> "Adapted":
+        return replace(self, kernel=frozen(self.kernel))
 
     def product(self, x: jax.Array, inputs: int, transposed: bool) -> jax.Array:
         y = product(x, self.kernel, inputs, transposed=transposed)

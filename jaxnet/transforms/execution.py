@@ -10,7 +10,7 @@ from jax.ad_checkpoint import checkpoint_name
 
 from jaxnet.core import Layer, as_layer, transform
 from jaxnet.services.checks import a_function, check_dtype
-from jaxnet.services.nodes import is_stored
+from jaxnet.services.nodes import frozen, is_stored
 from jaxnet.services.paths import check_patterns, first_fits, fits
 from jaxnet.services.trees import PyTree, flat
 from jaxnet.transforms.kernels import replaced
@@ -183,10 +183,10 @@ def freeze(layer: Layer, where: str | None = None) -> Layer:
     def apply(params, state, x, *, key, train):
         if where is not None:
             entries = dict(flat(params))
-            frozen = zip(entries, first_fits("freeze", [where], entries), strict=True)
-            held = {path: jax.lax.stop_gradient(entries[path]) for path, fit in frozen if fit}
+            fitting = zip(entries, first_fits("freeze", [where], entries), strict=True)
+            held = {path: frozen(entries[path]) for path, fit in fitting if fit}
             return layer.apply(replaced(params, held), state, x, key=key, train=train)
-        y, after = layer.apply(jax.lax.stop_gradient(params), state, x, key=key)
+        y, after = layer.apply(frozen(params), state, x, key=key)
         return y, after | jax.lax.stop_gradient({name: after[name] for name in state})
 
     return transform(layer, apply, partial(freeze, where=where), kind="freeze")

@@ -257,3 +257,19 @@ def test_an_adapted_net_is_exported():
     x = tokens((3, 7))
     found = jax.export.deserialize(exported.serialize()).call(x)
     np.testing.assert_allclose(found, run(x), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("frozen", ["layer", "pattern"])
+def test_factors_around_a_frozen_layer_train(frozen):
+    old, head = jn.serial(jn.dense(4), name="old"), jn.dense(2, name="head")
+    net = (
+        jn.serial(jn.freeze(old), head)
+        if frozen == "layer"
+        else jn.freeze(jn.serial(old, head), "old/*")
+    )
+    adapted = jn.lora(net, 2, where="old/*/kernel", trainable="head/*")
+    params, state = adapted.init(KEY, jn.spec((3, 4)))
+    loss = lambda params: adapted.apply(params, state, jnp.ones((3, 4)), train=True)[0].sum()  # noqa: E731
+    grads = jax.grad(loss)(params)["old"]["dense"]
+    assert np.abs(grads["kernel_lora_b"]).max() > 0
+    assert np.abs(grads["kernel"]).max() == np.abs(grads["bias"]).max() == 0
