@@ -4,6 +4,8 @@ Both transform a layer of any kind. They act on every entry of its params whose 
 ends in `_kernel`, and pass ordinary kernels to the layer.
 """
 
+import math
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -13,27 +15,28 @@ import jax.numpy as jnp
 from jaxnet.core import Layer, Params, as_layer, child_key
 from jaxnet.ops.precision import wide
 from jaxnet.ops.product import spread
-from jaxnet.services.checks import at_least, within
+from jaxnet.services.checks import abstract, at_least, within
 from jaxnet.services.nodes import plain
 from jaxnet.services.trees import flat, path_name
-from jaxnet.transforms.kernels import replaced, with_own_entries
+from jaxnet.transforms.kernels import axes_of, replaced, with_own_entries
 
 
 def weight_norm(layer: Layer, *, name: str | None = None) -> Layer:
     """Return a layer with each kernel written as g * v / |v|, which separates length and direction.
 
     The norm is over all axes but the last, so every output feature has one length g, as in
-    `torch.nn.utils.parametrizations.weight_norm`. With the same key the new layer starts as the
-    same function as `layer`: v is the kernel drawn by its init, g the norm of v. A kernel of zeros
-    does not have a direction: it stays zero, and its gradient is zero.
+    `torch.nn.utils.parametrizations.weight_norm`; the copies of `jn.repeat` have their own. With
+    the same key the new layer starts as the same function as `layer`: v is the kernel drawn by its
+    init, g the norm of v. A kernel of zeros does not have a direction: it stays zero, and its
+    gradient is zero.
 
     Args:
       layer: Layer with at least one kernel.
       name: Name of the new layer; the name of `layer` by default.
 
     Params:
-      The layer's params, with a dict instead of each kernel (..., features): g (features,) and
-      v (..., features).
+      The layer's params, with a dict instead of each kernel (*copies, ..., features): g (*copies,
+      features) and v, of the kernel's shape.
 
     Returns:
       A layer whose params have a dict of g and v instead of each kernel.
@@ -49,21 +52,27 @@ def weight_norm(layer: Layer, *, name: str | None = None) -> Layer:
 
     Reference: Salimans and Kingma 2016, "Weight Normalization".
     """
-
     layer = as_layer(layer, "weight_norm", "layer")
+    return _weight_norm(layer, layer, name)
 
-    def split(kernel):
-        return {"g": _norm(wide(kernel)).astype(kernel.dtype), "v": kernel}
+
+def _weight_norm(layer: Layer, bare: Layer, name: str | None) -> Layer:
+    """Return a normalized layer; `bare`, the layer without watches, shows the axes of kernels."""
 
     def init(key, x):
         params, state = layer.init(key, x)
-        kernels = _kernels(params, layer, "weight_norm")
-        return replaced(params, {path: split(kernel) for path, kernel in flat(kernels)}), state
+        kernels = dict(flat(_kernels(params, layer, "weight_norm")))
+        axes = axes_of(bare, kernels, abstract(x, "weight_norm"))
+
+        def split(path, v):
+            return {"g": _norm(wide(v), axes[path].copies).astype(v.dtype), "v": v}
+
+        return replaced(params, {path: split(path, v) for path, v in kernels.items()}), state
 
     def apply(params, state, x, *, key=None, train=False):
         return layer.apply(_join(plain(params)), state, x, key=key, train=train)
 
-    rewrap = partial(weight_norm, name=name)
+    rewrap = partial(_weight_norm, bare=bare, name=name)
     return with_own_entries(layer, init, apply, rewrap, "weight_norm", name)
 
 
@@ -72,11 +81,11 @@ def spectral_norm(
 ) -> Layer:
     """Return a layer with each kernel divided by its largest singular value, by power iteration.
 
-    A kernel is treated as a matrix from all its other axes to the last one, as PyTorch does for its
-    own layout; for a convolution this bounds the map of one patch. The state holds the singular
-    vectors u and v; each call in training runs `iterations` steps of the power method, and `init`
-    runs 15, so that an untrained layer is already near its bound. Gradients treat u and v as
-    constants.
+    A kernel is treated as the matrix that multiplies the inputs; for a convolution this bounds the
+    map of one patch. Each copy of `jn.repeat` is divided by its own value. The state holds
+    the singular vectors u and v; each call in training runs `iterations` steps of the power method,
+    and `init` runs 15, so that an untrained layer is already near its bound. Gradients treat u and
+    v as constants.
 
     Args:
       layer: Layer with at least one kernel. A kernel of zeros stays zero.
@@ -88,8 +97,8 @@ def spectral_norm(
       The layer's params.
 
     State:
-      The layer's state, and "spectral_norm" with u (features,) and v (inputs,) instead of each
-      kernel.
+      The layer's state, and "spectral_norm" with u (*copies, outputs) and v (*copies, inputs)
+      instead of each kernel.
 
     Returns:
       A layer with the same params, and the vectors of the iteration in its state.
@@ -111,21 +120,35 @@ def spectral_norm(
     layer = as_layer(layer, own, "layer")
     at_least(own, "iterations", iterations)
     within(own, "epsilon", epsilon, "(0, inf)")
+    return _spectral_norm(layer, layer, iterations, epsilon, name)
+
+
+def _spectral_norm(
+    layer: Layer, bare: Layer, iterations: int, epsilon: float, name: str | None
+) -> Layer:
+    """Return a normalized layer; `bare`, the layer without watches, shows the axes of kernels."""
+    own = "spectral_norm"
 
     def init(key, x):
         params, state = layer.init(key, x)
         if own in state:
             raise ValueError(f"{own}: the kernels of {layer.name} are already normalized")
 
-        def draw(path, kernel):
-            here = child_key(child_key(key, own), path_name(path))
-            matrix = _matrix(kernel)
-            u = jax.random.normal(child_key(here, "u"), matrix.shape[1:], matrix.dtype)
-            v = jax.random.normal(child_key(here, "v"), matrix.shape[:1], matrix.dtype)
-            drawn = {"u": u / jnp.linalg.norm(u), "v": v / jnp.linalg.norm(v)}
-            return _power(matrix, drawn, 15, epsilon)
-
         kernels = _kernels(params, layer, own)
+        axes = axes_of(bare, dict(flat(kernels)), abstract(x, own))
+
+        def draw(path, kernel):
+            here, of = child_key(child_key(key, own), path_name(path)), axes[path_name(path)]
+            copies, shape = kernel.shape[: of.copies], kernel.shape[of.copies :]
+            sizes = {"u": math.prod(shape[of.inputs :]), "v": math.prod(shape[: of.inputs])}
+            dtype = wide(kernel).dtype
+            drawn = {
+                n: jax.random.normal(child_key(here, n), (*copies, s), dtype)
+                for n, s in sizes.items()
+            }
+            drawn = {n: a / jnp.linalg.norm(a, axis=-1, keepdims=True) for n, a in drawn.items()}
+            return _power(kernel, drawn, 15, epsilon)
+
         return params, state | {own: jax.tree_util.tree_map_with_path(draw, kernels)}
 
     def apply(params, state, x, *, key=None, train=False):
@@ -133,10 +156,11 @@ def spectral_norm(
         kernels = _kernels(params, layer, own)
 
         def improve(kernel, vectors):
-            return _power(jax.lax.stop_gradient(_matrix(kernel)), vectors, iterations, epsilon)
+            return _power(jax.lax.stop_gradient(kernel), vectors, iterations, epsilon)
 
         def divide(kernel, vectors):
-            sigma = vectors["v"] @ _matrix(kernel) @ vectors["u"]
+            sigma = _of_copies(lambda w, v, u: v @ w @ u, _matrix(kernel, vectors), **vectors)
+            sigma = sigma.reshape(*sigma.shape, *[1] * (kernel.ndim - sigma.ndim))
             # The largest singular value of a zero kernel is 0, so it cannot be divided and stays
             # zero.
             return (kernel / jnp.where(sigma == 0, 1, sigma)).astype(kernel.dtype)
@@ -149,7 +173,8 @@ def spectral_norm(
         y, inner = layer.apply(divided, inner, x, key=key, train=train)
         return y, inner | {own: vectors}
 
-    rewrap = partial(spectral_norm, iterations=iterations, epsilon=epsilon, name=name)
+    options = {"iterations": iterations, "epsilon": epsilon, "name": name}
+    rewrap = partial(_spectral_norm, bare=bare, **options)
     return with_own_entries(layer, init, apply, rewrap, own, name)
 
 
@@ -186,33 +211,47 @@ def _join(params: Params) -> Params:
         if not (_is_kernel(name) and set(entry) == {"g", "v"}):
             return _join(entry)
         g, v = entry["g"], wide(entry["v"])
-        norm = _norm(v)
+        norm = _norm(v, g.ndim - 1)
         # If v is 0, the quotient is undefined: the quotient and its gradient are set to 0.
         factor = jnp.where(norm > 0, g / jnp.where(norm > 0, norm, 1), 0)
+        factor = factor.reshape(*g.shape[:-1], *[1] * (v.ndim - g.ndim), g.shape[-1])
         return (v * spread(factor, v.shape)).astype(entry["v"].dtype)
 
     return {name: whole(name, entry) for name, entry in params.items()}
 
 
-def _norm(v: jax.Array) -> jax.Array:
-    """Return the length of each output feature, (..., features) -> (features,); gradient 0 at 0."""
-    squares = jnp.square(v).sum(tuple(range(v.ndim - 1)))
+def _norm(v: jax.Array, copies: int) -> jax.Array:
+    """Return the length of each feature, (*copies, ..., features) -> (*copies, features).
+
+    Its gradient is 0 at 0.
+    """
+    squares = jnp.square(v).sum(tuple(range(copies, v.ndim - 1)))
     positive = squares > 0
     return jnp.where(positive, jnp.sqrt(jnp.where(positive, squares, 1)), 0)
 
 
-def _matrix(kernel: jax.Array) -> jax.Array:
-    return wide(kernel).reshape(-1, kernel.shape[-1])  # (..., features) -> (inputs, features)
+def _matrix(kernel: jax.Array, vectors: Params) -> jax.Array:
+    """Return the matrices of a kernel, (*copies, inputs, outputs)."""
+    u, v = vectors["u"], vectors["v"]
+    return wide(kernel).reshape(*u.shape[:-1], v.shape[-1], u.shape[-1])
 
 
-def _power(matrix: jax.Array, vectors: Params, iterations: int, epsilon: float) -> Params:
+def _of_copies(function: Callable, matrix: jax.Array, v: jax.Array, u: jax.Array) -> Any:
+    """Return the function of each copy's matrix and vectors."""
+    for _ in range(u.ndim - 1):
+        function = jax.vmap(function)
+    return function(matrix, v, u)
+
+
+def _power(kernel: jax.Array, vectors: Params, iterations: int, epsilon: float) -> Params:
     """Return singular vectors by the power method: u of the outputs, v of the inputs."""
 
-    def improve(_, vectors):
-        u = _unit(vectors["v"] @ matrix, epsilon, vectors["u"])
-        return {"u": u, "v": _unit(matrix @ u, epsilon, vectors["v"])}
+    def improve(matrix, v, u):
+        u = _unit(v @ matrix, epsilon, u)
+        return {"u": u, "v": _unit(matrix @ u, epsilon, v)}
 
-    return jax.lax.fori_loop(0, iterations, improve, vectors)
+    each = partial(_of_copies, improve, _matrix(kernel, vectors))
+    return jax.lax.fori_loop(0, iterations, lambda _, vectors: each(**vectors), vectors)
 
 
 def _unit(vector: jax.Array, epsilon: float, before: jax.Array) -> jax.Array:

@@ -267,3 +267,41 @@ def test_spectral_norm_of_zeros_is_zero(train):
     for _ in range(30):
         y, after = run(params, after, jnp.eye(4), train=True)
     np.testing.assert_allclose(jnp.linalg.norm(y, 2), 1, rtol=1e-5)
+
+
+def test_each_copy_is_normalized_alone():
+    inner = jn.repeat(jn.dense(4, use_bias=False), 3)
+    x = draw(2, 4).astype(np.float32)
+    net = jn.transforms.spectral_norm(inner)
+    params, state = net.init(key(), x)
+    vectors = state["spectral_norm"]["kernel"]
+    assert vectors["u"].shape == vectors["v"].shape == (3, 4)
+    for _ in range(40):
+        _, state = jit_apply(net, params, state, x, train=True)
+    u, v = (state["spectral_norm"]["kernel"][n] for n in "uv")
+    kernel = params["kernel"]
+    sigma = np.einsum("ci,cio,co->c", v, kernel, u)
+    np.testing.assert_allclose(sigma, np.linalg.norm(kernel, 2, (1, 2)), rtol=1e-3)
+    y, _ = jit_apply(net, params, state, x)
+    by_hand = x @ (kernel[0] / sigma[0]) @ (kernel[1] / sigma[1]) @ (kernel[2] / sigma[2])
+    np.testing.assert_allclose(y, by_hand, 1e-4, 1e-5)
+
+    net = jn.transforms.weight_norm(inner)
+    params, state = net.init(key(), x)
+    assert params["kernel"]["g"].shape == (3, 4)
+    np.testing.assert_allclose(
+        jit_apply(net, params, state, x)[0],
+        jit_apply(inner, {"kernel": params["kernel"]["v"]}, {}, x)[0],
+        1e-5, 1e-6,
+    )  # fmt: skip
+
+
+def test_heads_are_outputs_of_one_matrix():
+    net = jn.transforms.spectral_norm(jn.multi_head_attention(2, use_bias=False), iterations=50)
+    x = draw(2, 3, 8).astype(np.float32)
+    params, state = net.init(key(), x)
+    _, state = jit_apply(net, params, state, x, train=True)
+    kernel = np.reshape(params["query"]["kernel"], (8, 8))
+    vectors = state["spectral_norm"]["query"]["kernel"]
+    sigma = vectors["v"] @ kernel @ vectors["u"]
+    np.testing.assert_allclose(sigma, np.linalg.norm(kernel, 2), rtol=1e-4)
