@@ -98,7 +98,7 @@ def embedding(
         raise ValueError(f"{name}: padding_idx must be below {vocabulary}, got {padding_idx}")
 
     def table_init(key, shape, dtype):
-        table = embedding_init(key, shape, dtype)
+        table = jnp.asarray(embedding_init(key, shape, dtype))
         return table if padding_idx is None else table.at[padding_idx].set(0)
 
     def forward(m, x):
@@ -165,7 +165,7 @@ def learned_positions(
 
     def forward(m, given):
         x, positions = _positions(m, given, name)
-        if m.stream is None and not isinstance(given, tuple) and given.shape[1] > max_length:
+        if m.stream is None and not isinstance(given, tuple | list) and given.shape[1] > max_length:
             raise ValueError(
                 f"{name}: has {max_length} positions, got a sequence of length {given.shape[1]}"
             )

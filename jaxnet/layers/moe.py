@@ -141,7 +141,7 @@ def moe(
         z = jnp.square(jax.nn.logsumexp(logits, -1))
         m.sow("z", jnp.where(real, z, 0).sum() / total)
         m.sow("shares", shares)
-        m.sow("dropped", 1 - (slots < blocks * rows).sum() / (real.sum() * k))
+        m.sow("dropped", 1 - (slots < blocks * rows).sum() / (total * k))
 
         place = jnp.arange(k * tokens.shape[0]) % max(tokens.shape[0], 1)
         source = jnp.zeros(blocks * rows, place.dtype)

@@ -361,7 +361,7 @@ def _reversed(x: jax.Array, lengths: jax.Array | None) -> jax.Array:
     """Return each sequence from its last step to its first; the padding stays in place."""
     if lengths is None:
         return jnp.flip(x, 1)
-    t, n = jnp.arange(x.shape[1])[None], jnp.clip(lengths, 0, x.shape[1])[:, None]
+    t, n = jnp.arange(x.shape[1])[None], jnp.clip(lengths.astype(jnp.int32), 0, x.shape[1])[:, None]
     places = jnp.where(t < n, n - 1 - t, t)  # (batch, time), each step once
     return jax.vmap(
         lambda row, place: row.at[place].get(mode="promise_in_bounds", unique_indices=True)

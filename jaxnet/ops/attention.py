@@ -289,6 +289,6 @@ def fused_attention(
       (2, 3, 4, 6)
     """
     if lengths is not None:
-        lengths = jnp.clip(lengths, 1, k.shape[1]).astype(jnp.int32)
+        lengths = jnp.clip(lengths.astype(jnp.int32), 1, k.shape[1])
     options = {"key_value_seq_lengths": lengths, "implementation": implementation}
     return jax.nn.dot_product_attention(q, k, v, is_causal=causal, **options)

@@ -262,3 +262,15 @@ def test_positions_of_another_form_are_named(layer):
     for given in (x, x, x), (x, {"positions": x}):
         with pytest.raises(ValueError, match=rf"{layer.name}: expected x or \(x, positions\)"):
             layer.init(jax.random.key(0), given)
+
+
+def test_a_table_of_numpy_and_a_list_of_positions():
+    table = draw(11, 4).astype(np.float32)
+    layer = jn.embedding(11, 4, padding_idx=0, embedding_init=lambda *_: table)
+    params, _ = layer.init(jax.random.key(0), IDS)
+    assert (params["embedding"][0] == 0).all() and (params["embedding"][1:] == table[1:]).all()
+    layer = jn.learned_positions(5)
+    x, places = jnp.ones((2, 3, 4)), jnp.array([[0, 1, 2], [4, 3, 2]])
+    params, state = layer.init(jax.random.key(0), (x, places))
+    as_tuple, _ = layer.apply(params, state, (x, places))
+    assert (layer.apply(params, state, [x, places])[0] == as_tuple).all()

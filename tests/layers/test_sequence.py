@@ -293,3 +293,13 @@ def test_a_length_out_of_range_is_told_or_nan(layer, length):
     assert jnp.isnan(y[1]).all() and jnp.isfinite(y[jnp.array([0, 2])]).all()
     with pytest.raises(ValueError, match="lengths must be in"):
         jn.predict(layer, params, state, (x, lengths))
+
+
+def test_lengths_of_eight_bits_reach_beyond_255_steps():
+    x = random(2, 300, 1)
+    layer = jn.bidirectional(SUM)
+    y = layer.apply(
+        *layer.init(jax.random.key(0), (x, jnp.array([200, 9]))), (x, jnp.array([200, 9]))
+    )[0]
+    small = x, jnp.array([200, 9], jnp.uint8)
+    np.testing.assert_array_equal(layer.apply({}, {}, small)[0][0], y[0])
