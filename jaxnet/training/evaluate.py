@@ -13,7 +13,7 @@ from jaxnet.services.keywords import explain_keywords
 from jaxnet.services.trees import Memo, PyTree, memo_of, path_name
 from jaxnet.training import placement
 from jaxnet.training.objective import Average, averaged, traced
-from jaxnet.training.targets import check_targets
+from jaxnet.training.targets import check_targets, rows_are_in_order
 from jaxnet.training.watch import explain_reuse
 
 _first_key = jax.jit(lambda: jax.random.key(0))  # nothing is moved to the device
@@ -71,7 +71,7 @@ def measure_all(
     params, state = all_native((params, state), who)
     # A fixed key, so that evaluation with sampling, as in an RBM, is reproducible.
     key = _first_key()
-    sums, shardings = None, placement.shardings_of((params, state))
+    sums, first, shardings = None, 0, placement.shardings_of((params, state))
     accepted = [] if is_stream(data) else None
     for batch in data if is_stream(data) else [data]:
         batch = on_device(batch, f"{who}: data")
@@ -87,8 +87,11 @@ def measure_all(
         for part in parts:
             n = jax.tree.leaves(part)[0].shape[0]
             batches = placement.check_batch(who, part, min(size, n))
-            program = measure(objective, programs, min(size, n), batches, shardings)
-            found = program(params, state, part, key)
+            carried = rows_are_in_order(objective, state, part, min(size, n))
+            options = batches, shardings, carried
+            program = measure(objective, programs, min(size, n), *options)
+            found, after = program(params, state, part, key, jax.device_put(np.int32(first)))
+            state, first = after if carried else state, first - (-n // size)
             sums = found if sums is None else jax.tree.map(jnp.add, sums, found)
     if sums is None:
         raise ValueError(f"{who}: the data yielded no batch")
@@ -141,8 +144,12 @@ def measure(
     size: int,
     batches: placement.Shardings | None = None,
     shardings: placement.Shardings | None = None,
+    carried: bool = False,
 ) -> Callable:
-    """Return the program (params, state, data, key) -> sums of mean * weight, and of the weights.
+    """Return the program that sums the means of batches times their weights, and the weights.
+
+    Its arguments are params, state, data, key and the number of batches before these. It also
+    returns the state after the last batch, if it is carried.
 
     Args:
       objective: Layer to measure.
@@ -150,21 +157,23 @@ def measure(
       size: Number of examples in a batch.
       batches: Shardings of the data.
       shardings: Shardings of params and state.
+      carried: Whether each batch gets the state after the batch before it, as carries need.
     """
 
-    def run(params, state, data, key):
+    def run(params, state, data, key, first):
         count = jax.tree.leaves(data)[0].shape[0]
 
-        def sums(i, batch):
-            key_now = jax.random.fold_in(key, i)
-            mask = mask_of(i, size, count)
-            found, _ = averaged(objective, params, state, batch, mask, key_now)
-            return {n: Average(a.mean * a.weight, a.weight) for n, a in found.items()}
+        def sums(carry, i, batch):
+            given = carry if carried else state
+            now = mask_of(i, size, count), jax.random.fold_in(key, first + i)
+            found, after = averaged(objective, params, given, batch, *now)
+            each = {n: Average(a.mean * a.weight, a.weight) for n, a in found.items()}
+            return after if carried else (), each
 
-        each = _over_batches(sums, data, size, batches)
-        return jax.tree.map(lambda leaf: leaf.sum(0), each)
+        after, each = _over_batches(sums, state if carried else (), data, size, batches)
+        return jax.tree.map(lambda leaf: leaf.sum(0), each), after
 
-    key = "measure", objective, size, batches, shardings
+    key = "measure", objective, size, batches, shardings, carried
     return programs.of(key, lambda: placement.placed(run, batches or shardings, keeps=False))
 
 
@@ -237,7 +246,7 @@ def predict_program(
     def run(params, state, x):
         count = jax.tree.leaves(x)[0].shape[0]
 
-        def outputs(i, batch):
+        def outputs(_, i, batch):
             y, _ = net.apply(params, state, batch)
             for leaf in jax.tree.leaves(y):
                 if jnp.shape(leaf)[:1] != (size,):
@@ -246,9 +255,9 @@ def predict_program(
                         f"got {jnp.shape(leaf)} for {size} examples. Keep the batch axis first; "
                         "for one value of all examples, write net.apply(params, state, x)"
                     )
-            return y
+            return (), y
 
-        y = _over_batches(outputs, x, size, batches)
+        _, y = _over_batches(outputs, (), x, size, batches)
         return jax.tree.map(lambda a: a.reshape(len(a) * size, *a.shape[2:])[:count], y)
 
     key = "predict", net, size, batches, shardings
@@ -258,9 +267,11 @@ def predict_program(
 
 
 def _over_batches(
-    function: Callable, data: PyTree, size: int, shardings: placement.Shardings | None
-) -> PyTree:
-    """Map a function (i, batch); copies of the last example, which are finite, fill the last batch.
+    function: Callable, carry: PyTree, data: PyTree, size: int, shardings: Any
+) -> tuple[PyTree, PyTree]:
+    """Scan a function (carry, i, batch) -> (carry, y), and fill the last batch.
+
+    It is filled with copies of the last example, which are finite.
 
     On one device a batch is read when its turn comes. On a mesh the data are divided once: rows
     that are taken by their numbers would be collected from all devices.
@@ -273,14 +284,14 @@ def _over_batches(
         return jax.tree.map(lambda a: a[rows], data)
 
     if shardings is None:
-        return jax.lax.map(lambda i: function(i, batch(i)), numbers)
+        return jax.lax.scan(lambda carry, i: function(carry, i, batch(i)), carry, numbers)
 
     def divided(a):
         pad = [(0, len(numbers) * size - count)] + [(0, 0)] * (a.ndim - 1)
         return jnp.pad(a, pad, mode="edge").reshape(len(numbers), size, *a.shape[1:])
 
     parts = placement.constrain(jax.tree.map(divided, data), shardings, axes=1)
-    return jax.lax.map(lambda each: function(*each), (numbers, parts))
+    return jax.lax.scan(lambda carry, each: function(carry, *each), carry, (numbers, parts))
 
 
 def is_stream(data: Any) -> bool:

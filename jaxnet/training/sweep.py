@@ -26,7 +26,7 @@ from jaxnet.training.loss_scale import LossScale
 from jaxnet.training.objective import Supervised
 from jaxnet.training.placement import Shardings, check_batch, shardings_of
 from jaxnet.training.source import resident_programs
-from jaxnet.training.targets import check_targets
+from jaxnet.training.targets import check_targets, rows_are_in_order
 from jaxnet.training.trainer import TrainState, without_weak_types
 from jaxnet.training.trainer import trainer as make_trainer
 
@@ -240,7 +240,10 @@ def sweep(
     seeds = _seeds(seeds)
     settings = _settings({} if grid is None else grid)
     _check_optimizer(optimizer, settings[0])
-    make = optax.inject_hyperparams(optimizer) if grid else optimizer
+    make = optimizer
+    if grid:  # by default, optax also traces all other numbers, and calls functions as schedules
+        fixed = set(inspect.signature(optimizer).parameters) - set(grid)
+        make = optax.inject_hyperparams(optimizer, static_args=fixed)
     trainer = make_trainer(objective, make(**settings[0]))
     items = "seeds" if own_data else "examples"
     data = on_device(data, "sweep: data", items)
@@ -270,6 +273,7 @@ def sweep(
         check_targets(objective, drawn.params, drawn.state, tested, "sweep: evaluate")
     count = jax.tree.leaves(example)[0].shape[0]
     size = min(batch_size, count)
+    carried = test is not None and rows_are_in_order(objective, drawn.state, tested, size)
     steps = -(-count // size)
     batches = _batches(data, own_data, size)
     programs = resident_programs(trainer, size, shuffle, batches=batches)
@@ -282,9 +286,13 @@ def sweep(
         if test is not None:
             many = jax.tree.leaves(test)[0].shape[0]
             cut = check_batch("sweep", test, min(size, many))
-            run = measure(objective, trainer.programs, min(size, many), cut)
-            sums.append(run(train_state.params, train_state.state, test, jax.random.key(0)))
-        return train_state, [{n: total / weight for n, (total, weight) in s.items()} for s in sums]
+            run = measure(objective, trainer.programs, min(size, many), cut, carried=carried)
+            given = train_state.params, train_state.state, test, jax.random.key(0), jnp.int32(0)
+            sums.append(run(*given)[0])
+        return train_state, [
+            {n: total / jnp.where(weight == 0, 1, weight) for n, (total, weight) in each.items()}
+            for each in sums
+        ]
 
     # Runs with the same seed share their randomness, so the order of examples is drawn once per
     # seed.

@@ -103,6 +103,8 @@ def _integers(leaf: Any) -> frozenset[int]:
     ):
         return frozenset()
     values = np.asarray(leaf, np.int64).ravel()
+    if not values.size:
+        return frozenset()
     low = values.min()
     if values.max() - low < 2**16:  # counting is faster than sorting
         return frozenset((np.flatnonzero(np.bincount(values - low)) + low).tolist())

@@ -1,5 +1,7 @@
 """Descriptions of runs: what they tell apart, and what they do not."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -139,3 +141,13 @@ assert len(_arrays(jnp.ones((4, 3)))[""][1]) == 4
 """,
         2,
     )
+
+
+def test_sums_of_integers_may_round_as_on_another_cpu():
+    row = RNG.integers(0, 256, 3072).astype(np.uint8)
+    exact = math.fsum(row * np.cos(np.arange(row.size)))
+    said = [{"0": ("(8, 3072) uint8", [number])} for number in (exact, exact * (1 + 1e-12))]
+    assert _other_data(*said) is None
+    row[5] += 1
+    said[1]["0"] = ("(8, 3072) uint8", [_number(row)])
+    assert _other_data(*said) is not None

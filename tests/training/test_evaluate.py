@@ -200,7 +200,7 @@ def test_a_last_smaller_batch_copies_no_data():
     objective = jn.supervised(net, optax.squared_error)
     data = jn.spec((4099, 1000)), jn.spec((4099, 1))
     params, state = jax.eval_shape(objective.init, jax.random.key(0), data)
-    measured = jax.jit(measure(objective, Memo(), 16)).lower(params, state, data, KEY)
+    measured = jax.jit(measure(objective, Memo(), 16)).lower(params, state, data, KEY, jnp.int32(0))
     predicted = jax.jit(predict_program(net, 16, None, None)).lower(params, state, data[0])
     for program in (measured, predicted):
         held = program.compile().memory_analysis().temp_size_in_bytes
@@ -210,3 +210,34 @@ def test_a_last_smaller_batch_copies_no_data():
 def test_predict_says_what_is_not_a_net():
     with pytest.raises(TypeError, match="predict: net must be a layer, .*got float"):
         jn.predict(2.5, {}, {}, np.ones((2, 3)))  # type: ignore
+
+
+def test_a_stream_gets_new_random_numbers_in_each_batch():
+    def forward(m, batch):
+        return jax.random.normal(m.key("z"), batch.shape), {}
+
+    noise, zeros = jn.compose(forward, name="noise"), np.zeros(64, np.float32)
+    whole = jn.evaluate(noise, {}, {}, zeros, batch_size=16)
+    assert jn.evaluate(noise, {}, {}, Loader(np.split(zeros, 4)), batch_size=16) == whole
+    assert jn.evaluate(noise, {}, {}, zeros[:16], batch_size=16) != whole
+
+
+def test_carries_go_from_batch_to_batch():
+    """Also the first ones, which `start` resets."""
+    rng, streams = np.random.default_rng(0), 3
+    cut = jn.data.windows(rng.integers(0, 5, 61), streams, 4)
+    held = (np.eye(5, dtype=np.float32)[cut.x], cut.start), (cut.y, cut.counts)
+    net = jn.serial(jn.gru(4), jn.layers.time_distributed(jn.dense(5)))
+    objective = jn.training.truncated_bptt(net, jn.losses.masked())
+    rows = lambda i: jax.tree.map(lambda a: a[i : i + streams], held)  # noqa: E731
+    params, state = objective.init(KEY, rows(0))
+    other = jax.tree.map(jnp.ones_like, state)  # such as the last carry of training
+    values, after = [], state
+    for i in range(0, len(cut.x), streams):
+        (values_now, _), after = objective.apply(params, after, rows(i))
+        values.append(values_now)
+    expected = float(np.concatenate(values).mean())
+    stream = Loader([rows(i) for i in range(0, len(cut.x), streams)])
+    for given, data in ((state, held), (other, held), (other, stream)):
+        found = jn.evaluate(objective, params, given, data, batch_size=streams)
+        assert found["loss"] == pytest.approx(expected, rel=1e-5)

@@ -1,5 +1,6 @@
 """Runs side by side are the runs one after another."""
 
+import functools
 import xml.etree.ElementTree as ElementTree
 
 import jax
@@ -261,3 +262,34 @@ def test_folds_train_on_the_others_and_give_an_output_to_each_example(count):
 def test_folds_that_do_not_fit_raise(options, words):
     with pytest.raises(ValueError, match=words):
         jn.sweep(objective(jn.dense(3)), lambda: optax.sgd(0.1), data(), epochs=1, **options)
+
+
+def only_kernels(params):
+    return {name: leaf.ndim > 1 for name, leaf in params.items()}
+
+
+@pytest.mark.parametrize("optimizer", [
+    functools.partial(optax.adamw, weight_decay=3.0, mask=only_kernels),
+    lambda learning_rate, steps=9: optax.adam(optax.cosine_decay_schedule(learning_rate, steps)),
+], ids=["mask", "number of steps"])  # fmt: skip
+def test_only_what_the_grid_varies_is_traced(optimizer):
+    """Otherwise optax calls the mask as a schedule, and traces the number of steps."""
+    net, (x, y) = objective(jn.dense(3)), data()
+    found = jn.sweep(
+        net, optimizer, (x, y), epochs=2, seeds=1, grid={"learning_rate": [0.1]}, progress=False
+    )
+    trainer = jn.trainer(net, optimizer(learning_rate=0.1))
+    *_, epoch = jn.fit(
+        trainer, trainer.init(jax.random.key(0), (x, y)), (x, y), epochs=2, progress=False
+    )
+    close(found.member(0, 0).params, epoch.train_state.params)
+
+
+def test_a_metric_of_nothing_is_zero_as_in_fit():
+    x, y = data()
+    rare = jn.losses.weighted(jn.metrics.accuracy, ignore_label=0)
+    of = jn.supervised(jn.dense(3), LOSS, metrics={"rare": rare})
+    held = x[y == 0], y[y == 0]
+    found = jn.sweep(of, optax.sgd, (x, y), epochs=1, seeds=1, grid={"learning_rate": [0.1]},
+                     evaluate=held, progress=False)  # fmt: skip
+    assert found.evaluation["rare"].ravel().tolist() == [0.0]

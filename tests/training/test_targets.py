@@ -254,3 +254,13 @@ def test_targets_to_evaluate_are_checked_before_an_epoch_is_trained():
     with pytest.raises(ValueError, match="got -1") as error:
         jn.fit(trainer, train_state, (X, GOOD), epochs=1, evaluate=(X, bad(-1)), progress=False)
     assert "fit: evaluate looked at the targets first" in error.value.__notes__[-1]
+
+
+def test_a_stream_may_have_an_empty_array_of_integers():
+    batch = X, (GOOD, np.zeros((6, 0), np.int32))
+    loss = lambda outputs, targets: optaxs(outputs, targets[0])  # noqa: E731
+    whole, stream = (
+        jn.evaluate(jn.supervised(jn.dense(3), loss), *jn.dense(3).init(KEY, X), data)
+        for data in (batch, Batches(batch))
+    )
+    assert whole == stream
