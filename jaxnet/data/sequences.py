@@ -4,7 +4,7 @@ A sequence is an array with its steps along the first axis: ids of a text (lengt
 sound (length, features).
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -287,9 +287,13 @@ class Bucketed:
             f"padding {self.padding:.0%}{left}"
         )
 
-    def __iter__(self) -> Iterator[PyTree]:
-        draw = None if self.seed is None else np.random.default_rng((self.seed, self.epoch))
+    def __iter__(self) -> "_Pass":
         self.epoch += 1
+        return _Pass(self, self.epoch - 1)
+
+    def chosen(self, epoch: int) -> list[tuple[int, np.ndarray]]:
+        """Return the bucket and the examples of each batch of a pass."""
+        draw = None if self.seed is None else np.random.default_rng((self.seed, epoch))
         chosen: list[tuple[int, np.ndarray]] = []  # bucket, examples
         rest = np.zeros(0, np.int64)
         for i, rows in enumerate(self._buckets):
@@ -302,9 +306,9 @@ class Bucketed:
         # The smaller batch is last, since fit takes the batch size from the first batch.
         if len(rest):
             chosen.append((len(self.bounds) - 1, rest))
-        return (self._batch(i, rows) for i, rows in chosen)
+        return chosen
 
-    def _batch(self, bucket: int, rows: np.ndarray) -> PyTree:
+    def batch(self, bucket: int, rows: np.ndarray) -> PyTree:
         lengths = iter(self.bounds[bucket])
         out = [
             _padded([part[row] for row in rows], next(lengths), self._value)
@@ -313,6 +317,30 @@ class Bucketed:
             for part in self._parts
         ]
         return self._tree.unflatten(out)
+
+
+class _Pass:
+    """One pass over a `Bucketed`, which `fit` resumes by its state."""
+
+    def __init__(self, of: Bucketed, epoch: int):
+        self._of, self._epoch, self._done = of, epoch, 0
+        self._chosen = of.chosen(epoch)
+
+    def __iter__(self) -> "_Pass":
+        return self
+
+    def __next__(self) -> PyTree:
+        if self._done == len(self._chosen):
+            raise StopIteration
+        self._done += 1
+        return self._of.batch(*self._chosen[self._done - 1])
+
+    def get_state(self) -> dict[str, int]:
+        return {"epoch": self._epoch, "done": self._done}
+
+    def set_state(self, state: dict[str, int]) -> None:
+        self.__init__(self._of, state["epoch"])  # type: ignore[misc]
+        self._done, self._of.epoch = state["done"], state["epoch"] + 1
 
 
 def _is_list(part: Any) -> bool:

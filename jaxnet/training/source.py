@@ -227,6 +227,9 @@ class Stream:
                 "fit: position= was saved while training on arrays, but data is a stream. Pass the "
                 "same arrays, or leave position= out"
             )
+        if position.loader is not None and not position.done:  # of a Bucketed, after a pass
+            iter(self.batches).set_state(position.loader)
+            return
         for _ in range(position.epoch - (position.start // self.steps if self.steps else 0)):
             past = iter(self.batches)
             if past is self.batches:  # an iterator, which cannot start again
@@ -285,8 +288,9 @@ class Stream:
                 "a loader, or an object whose __iter__ starts over for each epoch"
             )
         if ended or done == self.steps:
+            state = self.iterator.get_state() if hasattr(self.batches, "epoch") else None
             self.iterator = None
-            position = position._replace(epoch=position.epoch + 1, done=0, loader=None)
+            position = position._replace(epoch=position.epoch + 1, done=0, loader=state)
         else:
             state = getattr(self.iterator, "get_state", lambda: None)()
             position = position._replace(done=done, loader=state)
@@ -341,7 +345,8 @@ class Stream:
 
     def _compare_first(self, epoch: int, batch: PyTree) -> None:
         """Warn if a loader that could shuffle begins two passes with the same batch."""
-        if not hasattr(self.iterator, "get_state") or len(self.first) > 1:
+        shuffles = hasattr(self.batches, "epoch")  # as Bucketed, if it has a seed
+        if not hasattr(self.iterator, "get_state") or shuffles or len(self.first) > 1:
             return
         leaves = [leaf for leaf in jax.tree.leaves(batch) if leaf.is_fully_addressable]
         sums = [zlib.crc32(np.asarray(leaf).tobytes()) for leaf in leaves]

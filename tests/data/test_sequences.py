@@ -298,3 +298,30 @@ def test_packed_sequences_do_not_see_each_other():
             here = segments == number
             wanted = outputs[tuple(rows.x[row][here].tolist())][: here.sum()]
             np.testing.assert_allclose(np.asarray(y)[row][here], wanted, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("stop", [2, 6, 8])
+def test_a_run_resumes_with_the_same_object_or_a_new_one(stop):
+    """Passes of six batches, of which the object counts more than the run has used."""
+
+    def forward(m, batch):
+        (_, lengths), y = batch
+        w = m.param("w", jn.initializers.zeros, ())
+        return (w - y) ** 2 + 0 * lengths, {}
+
+    make = lambda: bucketed((ragged(), np.arange(23.0, dtype=np.float32)), 4, bounds=1, seed=0)  # noqa: E731
+    trainer = jn.trainer(jn.compose(forward, name="mean"), optax.sgd(0.01))
+
+    def run(data, train_state, **options):
+        epochs = [*jn.fit(trainer, train_state, data, every=2, progress=False, **options)]
+        return {epoch.step: epoch for epoch in epochs}
+
+    data = make()
+    start = trainer.init(KEY, next(iter(data)))
+    whole = run(data, start, steps=12)
+    used = make()
+    next(iter(used))
+    half = run(used, start, steps=stop)[stop]
+    for again in (used, make()):
+        end = run(again, half.train_state, steps=12, position=half.position)[12]
+        assert end.train_state.params == whole[12].train_state.params
