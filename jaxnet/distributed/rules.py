@@ -82,6 +82,8 @@ def put(tree: PyTree, mesh: Mesh, rules: Rules = P(), *, local: bool = False) ->
       'data'
     """
 
+    check_mesh("put", mesh)
+
     def leaf(a, where):
         if isinstance(a, jax.ShapeDtypeStruct):
             return jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=where)
@@ -89,7 +91,8 @@ def put(tree: PyTree, mesh: Mesh, rules: Rules = P(), *, local: bool = False) ->
             return jax.make_array_from_process_local_data(where, a)
         return jax.device_put(a, where)
 
-    return jax.tree.map(leaf, tree, shardings(tree, mesh, rules))
+    places = _by_rules(tree, mesh, rules, local) if local else shardings(tree, mesh, rules)
+    return jax.tree.map(leaf, tree, places)
 
 
 def fully_sharded(axis: str, mesh: Mesh, smallest: int = 2**14) -> Rules:
@@ -199,7 +202,7 @@ def check_axis(who: str, mesh: Mesh, axis: Any) -> None:
         raise ValueError(f"{who}: the mesh has the axes {', '.join(mesh.axis_names)}, not {axis!r}")
 
 
-def _by_rules(tree: PyTree, mesh: Mesh, rules: Rules) -> PyTree:
+def _by_rules(tree: PyTree, mesh: Mesh, rules: Rules, local: bool = False) -> PyTree:
     words = "a PartitionSpec, a dict from patterns to PartitionSpecs or a function (path, shape)"
     check_type("shardings", "rules", rules, P | Mapping | Callable, words)
     paths = [path for path, _ in flat(tree)]
@@ -213,13 +216,15 @@ def _by_rules(tree: PyTree, mesh: Mesh, rules: Rules) -> PyTree:
         shape = tuple(a.shape)
         if isinstance(rules, Mapping):
             pattern = chosen[path]
-            return _checked(path, shape, mesh, P() if pattern is None else rules[pattern])
-        return _checked(path, shape, mesh, rules if isinstance(rules, P) else rules(path, shape))
+            spec = P() if pattern is None else rules[pattern]
+        else:
+            spec = rules if isinstance(rules, P) else rules(path, shape)
+        return _checked(path, shape, mesh, spec, local)
 
     return jax.tree_util.tree_map_with_path(leaf, tree)
 
 
-def _checked(path: str, shape: tuple[int, ...], mesh: Mesh, spec: Any) -> NamedSharding:
+def _checked(path: str, shape: tuple, mesh: Mesh, spec: Any, local: bool) -> NamedSharding:
     path = path or "the array"
     if not isinstance(spec, P):
         raise TypeError(f"shardings: the rule of {path} must be a PartitionSpec, got {spec!r:.60}")
@@ -229,6 +234,8 @@ def _checked(path: str, shape: tuple[int, ...], mesh: Mesh, spec: Any) -> NamedS
         names = names if isinstance(names, tuple) else () if names is None else (names,)
         for name in names:
             check_axis(f"shardings: {path}", mesh, name)
+        if local and not at:  # JAX divides the rows of all processes together
+            continue
         if shape[at] % (parts := prod(mesh.shape[name] for name in names)):
             raise ValueError(
                 f"shardings: dimension {at} of {path} {shape} cannot be divided among the {parts} "

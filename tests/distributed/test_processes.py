@@ -90,6 +90,8 @@ raises("data/0 is a ndarray, which may differ between", lambda: trainer.step(who
 raises(alone, lambda: jn.evaluate(objective, whole.params, whole.state, (x, y)))
 raises(alone, lambda: jn.predict(net, whole.params, whole.state, x))
 raises("labels in [0, 8)", lambda: fit(whole, (data[0], data[1] + 1)))
+few = np.ones((2, 3))  # one row for each of this process's devices
+assert jn.distributed.put(few, mesh, P("data"), local=True).shape == (4, 3)
 print("told")
 """
 
