@@ -68,7 +68,7 @@ def filter_logits(
             )
         less = jnp.where(z < 0, z * repetition_penalty, z / repetition_penalty)
         z = jnp.where(seen, less, z)
-    z = z / temperature
+    z = z / jnp.maximum(temperature, 1e-30)  # 0 if traced: the most probable token
     if top_k is not None or top_p is not None:
         best, order = jax.lax.top_k(z, top_k or vocabulary)
         if top_p is not None:

@@ -420,7 +420,8 @@ _fold_rows = jax.jit(jax.vmap(jax.random.fold_in, (None, 0)))  # (key, rows) -> 
 
 def _stops(who: str, stop: Any, vocabulary: int) -> np.ndarray:
     """Return the sequences that stop a row, (n, longest), padded in front with -1 for any token."""
-    given = [] if stop is None else stop if isinstance(stop, list | tuple) else [stop]
+    several = isinstance(stop, list | tuple) or (not isinstance(stop, str) and np.ndim(stop))
+    given = [] if stop is None else list(stop) if several else [stop]
     if any(isinstance(leaf, str) for leaf in jax.tree.leaves(given)):
         raise TypeError(
             f"{who}: stop must hold ids of tokens, got text; encode it first, as in "
@@ -597,7 +598,7 @@ def _several(job: _Job, streams: list[Layer], run: _Run) -> _Run:
     q = jnp.where(jnp.isfinite(q), q, 0)  # the proposals of a broken draft are rejected
     u = [job.uniform(run.written + t) for t in range(n)]
     of = lambda p: jnp.take_along_axis(p[:, :n], proposed[..., None], -1)[..., 0]  # noqa: E731
-    agrees = (jnp.stack(u, 1) * of(q) < of(p)) & sound[:, :n]
+    agrees = (jnp.stack(u, 1) * of(q) < of(p)) & (of(q) > 0) & sound[:, :n]
     accepted = jnp.cumprod(agrees.astype(jnp.int32), 1).sum(1)
     p = p[rows, accepted]
     q = jnp.pad(q, ((0, 0), (0, 1), (0, 0)))[rows, accepted]

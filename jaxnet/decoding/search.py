@@ -132,7 +132,8 @@ def beam_search(
         # A complete sequence has one continuation, `end` at an unchanged score, always kept.
         only = ended[..., None] & (jnp.arange(kept) > 0)[None, None]
         total = scores[..., None] + jnp.where(ended[..., None], 0, log_p)
-        total = jnp.where(only, -jnp.inf, total)
+        empty = ~(scores[..., None] > -jnp.inf)  # whose logits may be NaN
+        total = jnp.where(only | empty, -jnp.inf, total)
         words = jnp.where(ended[..., None], end, words)
         rank = jnp.where(ended[..., None] & ~only, jnp.inf, total)
 

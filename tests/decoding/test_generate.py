@@ -281,8 +281,34 @@ def test_nan_raises(plain):
         generate(net, broken, [[1]], length=3, temperature=0)
     with pytest.raises(ValueError, match="iterate: the logits of row 0 are NaN"):
         list(iterate(net, broken, [[1]], length=3, temperature=0))
-    made = generate(net, params, [[1]], KEY, length=9, draft=(net, broken))
-    assert (made.tokens >= 0).all()  # a broken draft is not believed
+
+
+@pytest.mark.parametrize("value", [np.nan, -np.inf])
+def test_a_broken_draft_is_not_believed(value):
+    even = lambda tokens: jnp.zeros((*tokens.shape, 5))  # noqa: E731
+    broken = lambda tokens: jnp.full((*tokens.shape, 5), value)  # noqa: E731
+    made = generate(even, {}, [[1]] * 500, KEY, length=4, draft=(broken, {}), progress=False)
+    counts = [np.bincount(made.tokens[:, t], minlength=5) for t in range(4)]
+    assert np.min(counts) > 60 and np.max(counts) < 140  # 100 each
+
+
+def test_ids_in_an_array_each_stop(plain):
+    table = 9 * jnp.eye(10)[(jnp.arange(10) + 1) % 10]  # counts
+    net = lambda tokens: table[tokens]  # noqa: E731
+    for stop in ([3, 9], np.array([3, 9]), jnp.array([3, 9]), range(3, 6)):
+        made = generate(net, {}, [[0]], length=5, temperature=0, stop=stop, progress=False)
+        assert made.lengths.tolist() == [2]
+
+
+def test_a_traced_temperature_may_be_0():
+    table = jnp.array([[-3.0, -1.0, -2.0], [1.0, 2.0, 5.0], [0.0, -1.0, 0.5]])
+
+    @jax.jit
+    def tokens(temperature):
+        net, key = lambda tokens: table[tokens], jax.random.key(0)
+        return generate(net, {}, jnp.array([[0]]), key, length=3, temperature=temperature).tokens
+
+    assert tokens(0.0).tolist() == [[1, 2, 2]]
 
 
 ON_MESH = """

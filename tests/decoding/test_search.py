@@ -277,6 +277,19 @@ def test_beams_without_a_distribution_have_scores_of_nan(beams):
     assert np.isnan(scores[1:]).all() and not np.isnan(scores[0]).any()
 
 
+@pytest.mark.parametrize("row", [0.0, -np.inf, np.nan])
+def test_an_empty_beam_stays_empty(row):
+    """No sequence goes through padding, whatever the net says after it."""
+    with np.errstate(divide="ignore"):
+        table = np.log([[1.0] * 5, [0, 0, 0.6, 0.4, 0], [0, 0, 0, 0.5, 0.5], [0, 0, 0.3, 0, 0.7]])
+    table = np.vstack([table, np.log(np.full(5, 0.2))]).astype(np.float32)
+    table[0] = row
+    net = lambda tokens: jnp.asarray(table)[tokens]  # noqa: E731
+    options = {"beams": 3, "length": 2, "end": 4, "length_penalty": 0}
+    _, _, scores = beam_search(net, {}, jnp.array([[1]]), **options)
+    np.testing.assert_allclose(np.exp(scores[0]), [0.3, 0.3, 0.28], 1e-5)
+
+
 # Messages.
 
 FINE = stateless(lambda tokens: jnp.zeros((len(tokens), 5)))
