@@ -88,7 +88,7 @@ def check_stream(
 def _distance(whole: np.ndarray, parts: list[np.ndarray]) -> float:
     """Largest difference; infinite if the parts do not make up the whole."""
     if all(part.shape == whole.shape for part in parts):  # the layer is outside the stream
-        return max(np.abs(part - whole).max(initial=0) for part in parts)
+        return np.max([np.abs(part - whole).max(initial=0) for part in parts])
     if whole.ndim < 2 or any(part.ndim != whole.ndim for part in parts):
         return np.inf
     joined = np.concatenate(parts, 1)

@@ -76,7 +76,7 @@ def from_linen(module: nn.Module, *, call: Call | None = None, name: str | None 
         variables = module.lazy_init(key, x, method=lambda m, x: call(m, x, False))
         variables = unfreeze(nn.meta.unbox(variables))
         params = variables.pop("params", {})
-        return params, {name: entry for name, entry in variables.items() if entry}
+        return params, _without_sown(variables)
 
     def apply(params, state, x, *, key=None, train=False):
         rngs = {} if key is None else key  # one key for all of Flax's streams
@@ -89,6 +89,13 @@ def from_linen(module: nn.Module, *, call: Call | None = None, name: str | None 
         return y, jax.tree.map(lambda new, old: new.astype(old.dtype), unfreeze(after), state)
 
     return _Linen(module, call)(as_layer(Layer(init, apply, name)))
+
+
+def _without_sown(variables: dict) -> dict:
+    """Return the collections without what modules sow, which Flax keeps as tuples."""
+    kept = {n: _without_sown(a) if isinstance(a, dict) else a for n, a in variables.items()}
+    sown = {n for n, a in kept.items() if isinstance(a, tuple) or (isinstance(a, dict) and not a)}
+    return {n: a for n, a in kept.items() if n not in sown}
 
 
 class _Linen:

@@ -142,7 +142,8 @@ def _compare(net: Layer, params: Params, state: State, x: Any, outputs: Any, pai
             f"from_torch: outputs must be the {len(found)} arrays that {net.name} returns, got "
             f"{len(wanted)}"
         )
-    error = max(map(_distance, map(np.asarray, found), wanted), default=0.0)
+    distances = [_distance(np.asarray(a), b) for a, b in zip(found, wanted, strict=True)]
+    error = np.max(distances, initial=0)  # NaN if one is
     if error <= SAME_OUTPUTS:
         return
     alike: dict[Any, list[str]] = {}

@@ -154,6 +154,7 @@ def _targets(who: str, targets: Any, count: int | None = None) -> tuple[jax.Arra
     sizes: dict[str, Any] = {}
     boxes = tools.as_array(who, "boxes", targets["boxes"], "(batch, n, 4)", "reals", sizes)
     classes = tools.as_array(who, "classes", targets["classes"], "(batch, n)", "integers", sizes)
+    classes = classes.astype(jnp.int32)  # where -1 is no class of 8 bits
     corners, labels = tools.known(boxes), tools.known(classes)
     if corners is None or labels is None or not _wrong(corners, labels, count).any():
         return boxes, classes

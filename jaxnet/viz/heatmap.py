@@ -46,6 +46,7 @@ def heatmap(
       5
     """
     images = on_host("heatmap", "images", images, dtype="booleans or numbers")
+    images = images / 255 if images.dtype == np.uint8 else images
     maps = a_dict("heatmap", "maps", maps, "name -> maps")
     unsigned = texts("heatmap", "unsigned", unsigned)
     within("heatmap", "side", side, "(0, 100]")
@@ -100,7 +101,8 @@ def _flat(name: str, values: Any, images: np.ndarray, unsigned: bool) -> np.ndar
         values = np.abs(values)
     if values.ndim == 4:
         values = values.max(-1) if unsigned else values.sum(-1)
-    largest = np.abs(values).max((1, 2), keepdims=True)
+    finite = np.isfinite(values)
+    largest = np.abs(values).max((1, 2), keepdims=True, where=finite, initial=0)
     return values / np.where(largest > 0, largest, 1)
 
 

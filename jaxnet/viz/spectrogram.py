@@ -123,7 +123,8 @@ def _draw_posterior(axes: Any, posterior: Any, names: Any, blank: int, step: flo
     time = (np.arange(steps) + 0.5) * step
     axes.plot(time, posterior[:, blank], color="0.7", linewidth=0.8, linestyle=":")
     best = posterior.argmax(1)
-    shown = [i for i in range(classes) if i != blank and posterior[:, i].max() >= SHOWN]
+    likely = {*best.tolist(), *np.flatnonzero(posterior.max(0) >= SHOWN).tolist()}
+    shown = sorted(likely - {blank})
     for j, i in enumerate(shown):
         axes.plot(time, posterior[:, i], color=COLORS[j % (len(COLORS) - 1)], linewidth=1.2)
     starts = np.flatnonzero((best != np.roll(best, 1)) | (np.arange(steps) == 0))

@@ -664,3 +664,18 @@ def test_from_nnx_with_a_dict_in_a_variable():
     x = jnp.arange(6.0).reshape(2, 3)
     _, state = layer.apply(*layer.init(KEY, x), x, train=True)
     assert state["seen"]["sum"].tolist() == [3, 5, 7] and int(state["seen"]["count"]) == 2
+
+
+@pytest.mark.parametrize("constant", [False, True])
+def test_what_a_linen_module_sows_is_no_state(constant):
+    class Balanced(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            y = nn.Dense(3)(x)
+            self.sow("losses", "aux", jnp.float32(1) if constant else jnp.square(y).mean())
+            return y
+
+    layer, x = from_linen(Balanced()), jnp.ones((2, 4))
+    params, state = layer.init(KEY, x)
+    y, after = jit_apply(layer, params, state, x)
+    assert y.shape == (2, 3) and state == after == {}

@@ -2,6 +2,7 @@
 
 import importlib.util
 import sys
+import types
 from functools import partial
 
 import jax
@@ -12,7 +13,7 @@ import pytest
 from jax import lax
 
 import jaxnet as jn
-from jaxnet.interop.onnx import _pad, _select, to_onnx
+from jaxnet.interop.onnx import _compare, _pad, _select, to_onnx
 from jaxnet.services.jax_versions import enable_x64
 from tests.catalogue import ROWS, fill
 
@@ -293,3 +294,21 @@ def test_the_process_is_as_before():
     grads = jax.grad(lambda p: net.apply(p, {}, x)[0].sum())(drawn(net, x)[0])
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(grads))
     jax.vmap(jax.random.normal)(jax.random.split(jax.random.key(0), 3))
+
+
+def test_booleans_and_infinities_may_be_equal():
+    class Session:
+        def __init__(self, *found):
+            self.found = found
+
+        def get_outputs(self):
+            return [types.SimpleNamespace(name="y") for _ in self.found]
+
+        def run(self, _, given):
+            return [*self.found]
+
+    mask, low = np.array([True, False]), np.array([-np.inf, 1.0], np.float32)
+    _compare(Session(mask, low), [], [], [mask, low])
+    for other in (~mask, low):
+        with pytest.raises(ValueError, match="the net differ in y"):
+            _compare(Session(other), [], [], [mask if other.dtype == bool else -low])

@@ -587,3 +587,11 @@ def test_layers_of_equal_names_are_not_exchanged():
     assert params["key"]["bias"][0] == 0 and params["query"]["bias"][0] == 1
     params, _ = from_torch(net, weights, x, names={"query": "key", "key": "query"})  # on purpose
     assert params["key"]["bias"][0] == 1
+
+
+def test_nan_in_a_later_output_is_noticed():
+    net = jn.compose(lambda m, x: (y := m(jn.dense(2, name="a"), x), jnp.log(y - 100)), name="net")
+    weights = {"a.weight": np.ones((2, 3), np.float32), "a.bias": np.zeros(2, np.float32)}
+    right = np.full((4, 2), 3.0, np.float32)
+    with pytest.raises(ValueError, match="differs from PyTorch's outputs by nan"):
+        from_torch(net, weights, np.ones((4, 3), np.float32), outputs=(right, right))

@@ -322,3 +322,10 @@ def test_known_targets_are_checked_while_outputs_are_traced():
     wrong = targets | {"boxes": 32 * targets["boxes"]}
     with pytest.raises(ValueError, match="boxes must be fractions"):
         jax.eval_shape(lambda outputs: yolo_loss(outputs, wrong), outputs)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_classes_of_few_bits(dtype):
+    boxes = jnp.array([[[0.1, 0.1, 0.4, 0.3], [0.0, 0.0, 0.0, 0.0]]])
+    targets = {"boxes": boxes, "classes": np.array([[2, 0]], dtype)}
+    assert yolo_assign(targets, 1, 3).label.tolist() == [[[2, -1, -1]]]

@@ -63,3 +63,10 @@ def test_without_names_and_with_another_blank():
 def test_what_does_not_fit(features, rows, options, words):
     with pytest.raises(ValueError, match=words):
         viz.spectrogram(features, rows, **options)
+
+
+def test_a_class_may_win_with_little():
+    posterior = np.full((5, 30), 1 / 30)
+    posterior[:, 3] += 0.01
+    axes = viz.spectrogram(FEATURES, posterior=posterior, stride=4).axes[1]
+    assert [t.get_text() for t in axes.texts] == ["3"]

@@ -29,7 +29,7 @@ from jaxnet.ops import plus
 from jaxnet.training import learning_rule
 from jaxnet.typing import Params
 from jaxnet.unsupervised.check import check_fit, trained, whole_batches
-from jaxnet.unsupervised.rbm.units import Visible, bernoulli, check_visible, draw, gaussian
+from jaxnet.unsupervised.rbm.units import Visible, bernoulli, check_visible, draw
 
 
 def rbm(
@@ -322,7 +322,7 @@ def fit_rbm(
     check_visible(who, visible)
     tools.check_options(who, full=full, persistent=persistent, progress=progress)
     low, high = float(x.min()), float(x.max())
-    if visible is not gaussian and (low < 0 or high > 1):
+    if visible is bernoulli and (low < 0 or high > 1):
         raise ValueError(
             f"fit_rbm: binary visible units need values in [0, 1], got {low:.4g} to {high:.4g}; "
             "scale x, or standardize its columns and write visible=gaussian"

@@ -269,3 +269,12 @@ def test_sampling_messages():
 def test_fit_messages(x, features, message):
     with pytest.raises(ValueError, match=message):
         fit_rbm(jax.random.key(0), x, features)
+
+
+def test_visible_units_of_your_own_take_any_numbers():
+    own = gaussian._replace(name="mine")
+    x = np.random.default_rng(0).normal(size=(20, 3)).astype(np.float32)
+    options = {"epochs": 1, "learning_rate": 1e-3, "progress": False}
+    params = fit_rbm(jax.random.key(0), x, 2, visible=own, **options)
+    same = fit_rbm(jax.random.key(0), x, 2, visible=gaussian, **options)
+    np.testing.assert_array_equal(params["kernel"], same["kernel"])
