@@ -36,11 +36,13 @@ def reuse_memory() -> bool:
     By default glibc gives every array of more than 32 MiB back to the system when it is freed, and
     gets it again page by page, at each training step. `jn.trainer` asks glibc to keep memory, and
     XLA to divide temporary memory, which serves programs whose single arrays have at most 56 MiB,
-    unless the environment says `JAXNET_REUSE_MEMORY=0`. This function serves arrays of every size:
-    it also makes JAX run programs on the calling thread, whose heap can grow
-    (`jax_cpu_enable_async_dispatch`). This makes steps of less than a millisecond slower, by about
-    0.04 ms each. Call it once, before the first computation; it holds for the whole process and
-    cannot be undone. The process keeps its largest demand so far until it ends.
+    unless the environment says `JAXNET_REUSE_MEMORY=0`. XLA does not divide it if JAX has a folder
+    of compiled programs (`jax_compilation_cache_dir`), which cannot hold programs so divided. This
+    function serves arrays of every size: it also makes JAX run programs on the calling thread,
+    whose heap can grow (`jax_cpu_enable_async_dispatch`). This makes steps of less than a
+    millisecond slower, by about 0.04 ms each. Call it once, before the first computation; it holds
+    for the whole process and cannot be undone. The process keeps its largest demand so far until it
+    ends.
 
     Returns:
       Whether the process takes the setting; False, and nothing changes, without glibc.
@@ -84,7 +86,8 @@ def jit(run: Callable, **options) -> Callable:
       1.0
     """
     plain = jax.jit(run, **options)
-    if not _kept or jax.default_backend() != "cpu":
+    # JAX's folder of compiled programs takes none with several temporary arrays.
+    if not _kept or jax.default_backend() != "cpu" or jax.config.jax_compilation_cache_dir:
         return plain
     pieces = jax.jit(run, compiler_options=IN_PIECES, **options)
     chosen = {}

@@ -31,6 +31,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 def faults(program: str, setting: str = "1") -> int:
     """What a program prints in a fresh process."""
     environment = os.environ | {"JAXNET_REUSE_MEMORY": setting}
+    environment.pop("JAX_COMPILATION_CACHE_DIR", None)
     run = [sys.executable, "-c", program]
     done = subprocess.run(run, capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr
@@ -119,7 +120,10 @@ def compiled(monkeypatch):
 
     monkeypatch.setattr(memory.jax, "jit", watched)
     monkeypatch.setattr(memory, "_kept", True)
-    return found
+    folder = jax.config.jax_compilation_cache_dir
+    jax.config.update("jax_compilation_cache_dir", None)
+    yield found
+    jax.config.update("jax_compilation_cache_dir", folder)
 
 
 def test_temporary_memory_is_divided(compiled):
@@ -171,5 +175,12 @@ def test_other_errors_are_raised(compiled):
 
 def test_programs_are_not_divided_where_no_memory_is_kept(compiled, monkeypatch):
     monkeypatch.setattr(memory, "_kept", False)
+    assert memory.jit(jnp.sin)(0.0) == 0
+    assert compiled == [None]
+
+
+def test_programs_for_a_folder_are_not_divided(compiled, tmp_path):
+    """JAX would warn that it cannot write one with several temporary arrays, and compile again."""
+    jax.config.update("jax_compilation_cache_dir", str(tmp_path))
     assert memory.jit(jnp.sin)(0.0) == 0
     assert compiled == [None]
