@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 F = TypeVar("F", bound=Callable[..., Any])
 _INPUTS = "leave it out: init takes the number of inputs from the data"
 
-# What to write instead of arguments of PyTorch, Keras and Flax.
+# What to write instead of arguments of PyTorch, Keras and Flax, unless a name here is much alike.
 _ADVICE = {
     "write features, the number of outputs": "filters hidden_size out_channels out_features units",
     _INPUTS: "embed_dim in_channels in_features input_dim input_shape input_size normalized_shape "
@@ -29,17 +29,13 @@ _ADVICE = {
     "write jn.bidirectional(jn.lstm(8))": "bidirectional go_backwards",
     "write statements in the loop, for epoch in jn.fit(...): ...": "callbacks",
     "pass the loss to jn.supervised": "criterion",
-    "write dilation=": "dilation_rate",
     "add jn.dropout(0.1) as a layer, or write dropout_rate= if the layer has it": "dropout",
     "write jn.cast(layer, jnp.bfloat16)": "dtype",
     "write features=": "embedding_dim",
     "write epsilon=": "eps",
     "write jn.losses.weighted(loss, ignore_label=...)": "ignore_index",
-    "write causal=": "is_causal",
-    "write kernel_init=": "kernel_initializer",
     "write activation=": "nonlinearity",
     "write vocabulary=": "num_embeddings",
-    "write groups=": "num_groups",
     "write heads=": "num_heads",
     "write jn.layers.stack_rnn(jn.lstm(8), jn.lstm(8))": "num_layers",
     "write rate=": "p",
@@ -47,7 +43,6 @@ _ADVICE = {
     "use a loss with one value per example": "reduction",
     "leave it out; add jn.last_step() for the last output alone": "return_sequences",
     "pass a key to init and to apply": "rngs",
-    "write strides=": "stride",
     "write use_running_average=": "track_running_stats",
     "write evaluate=": "validation_data",
     "split the arrays, and pass the second part as evaluate=": "validation_split",
