@@ -54,7 +54,7 @@ RECORDS = (
             ("deep belief net", "80.06 ± 0.80", "88.35 ± 0.31", "92.91 ± 0.42"),
         ),
         commands=(Command("", 210, "3 min 30 s of CPU"),),
-        caveat="All runs start from the same belief net, and we tried one set of options.",
+        caveat="Its runs start from one belief net, and we tried one set of options.",
         seeds=3,
         key="80.06 ± 0.80%, random start 74.33 ± 0.51%",
         baseline="random weights, sigmoid",

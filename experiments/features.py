@@ -48,8 +48,7 @@ RECORDS = (
             "We trained a softmax classifier on 400 features of MNIST digits. Sparse codes, "
             "computed by the iterative method FISTA, reach 96.56%, and pixels 90.88%. PCA "
             "whitening, at 87.82%, is worse than pixels. Learned centroids are no better than "
-            "randomly chosen digits. One step of sparse coding is better than pixels only if its "
-            "biases are balanced."
+            "randomly chosen digits."
         ),
         columns=("features", *higher("test accuracy (%)")),
         rows=(

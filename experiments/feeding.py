@@ -28,8 +28,9 @@ RECORDS = (
         sentence=(
             "`jn.models.lenet5` trains on MNIST in batches of 128, with data from six sources. "
             "With slices of arrays, a step takes 12.5 ms, whether the slices are read ahead or "
-            "not. So in this run they cost no time that we could measure. Decoding PNGs raises "
-            "the time to 45.0 ms, because decoding and the step share two cores."
+            "not. Data on the device runs many steps in one program, which is slower here. "
+            "Decoding PNGs raises the time to 45.0 ms, because decoding and the step share two "
+            "cores."
         ),
         columns=("source of the data", *lower("time per step (ms)"), "in a second run (ms)"),
         rows=(

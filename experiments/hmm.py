@@ -35,8 +35,8 @@ RECORDS = (
         verdict="Supported",
         sentence=(
             "A hidden Markov model with two states learns from 50,000 letters and spaces of "
-            "`tiny_shakespeare`. In each of five runs, one state comes to stand for vowels and "
-            "the other for consonants: each of the 25 letters other than y occurs more often in "
+            "`tiny_shakespeare`. In each of five runs, one state learns the vowels and "
+            "the other the consonants: each of the 25 letters other than y occurs more often in "
             "the matching state. On the test split, two states need 3.9451 bits per symbol, and "
             "one state needs 4.0729."
         ),

@@ -41,7 +41,7 @@ RECORDS = (
             "Three nets classify 2,000 videos of moving MNIST digits by direction and by digit. "
             "Both nets that see all frames recognize the direction. Of these two, the net with 3-D "
             "convolutions recognizes more digits: 75.35%, against 64.12% with stacked frames. One "
-            "frame shows the digit best, 81.75%, but not the direction."
+            "frame reveals most digits, 81.75%, but not the direction."
         ),
         columns=("input", *higher("direction (%)", "digit (%)", "both (%)"), "weights"),
         rows=(
@@ -56,7 +56,7 @@ RECORDS = (
             ("video, 3-D convolutions", "99.95 ± 0.00", "75.35 ± 2.25", "75.30 ± 2.25", "52,770"),
         ),
         commands=(Command("", 417, "466 s of CPU, all three nets"),),
-        caveat="With more noise, one frame shows the digit worst.",
+        caveat="With more noise, one frame reveals the fewest digits.",
         seeds=3,
         key="75.30 ± 2.25% with both correct, stacked frames 64.12 ± 1.71%",
         baseline="stack of frames, 2-D convolutions",

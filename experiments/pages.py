@@ -98,7 +98,7 @@ def finding(name: str, record: Record, pictures: str = "../pictures", root: str 
     """
     lead = f"**{record.verdict}.**"
     if record.claim:
-        lead = f"**{record.verdict}:** {record.claim}."
+        lead = f"**{record.verdict}:** *{record.claim}.*"
     figures = table(record.columns, record.rows, record.across, record.baseline)
     if len(record.rows) > LONG:
         figures = folded(f"{len(record.rows)} rows", figures)

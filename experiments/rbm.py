@@ -82,8 +82,8 @@ RECORDS = (
         rows=(("CD-1", "−161.0"), ("PCD", "−92.5")),
         commands=(Command("", 417, "463 s of CPU, both machines"),),
         caveat=(
-            "With a tenth of the annealing steps the estimate is −89.2, so it is less certain "
-            "than its error says."
+            "With a tenth of the annealing steps the estimate is −89.2, so it is uncertain by "
+            "several nats."
         ),
         seeds=1,
         key="−92.5 nats, CD-1 −161.0",

@@ -36,7 +36,8 @@ RECORDS = (
         verdict="Supported",
         sentence=(
             "After its first step, jaxnet trains LeNet-5 to 99% test accuracy in about 7 s and "
-            "PyTorch in about 12 s. With start-up it is 10.3 s, PyTorch 20.9 s and Linen 25.3 s."
+            "PyTorch in about 12 s. With start-up, jaxnet takes 10.3 s, PyTorch 20.9 s and Linen "
+            "25.3 s."
         ),
         columns=(
             "library",

@@ -56,8 +56,8 @@ RECORDS = (
         sentence=(
             "Three methods learn an encoder from 10,000 digits without labels. We then train a "
             "logistic regression on its fixed features. With 100 labels per class, it classifies "
-            "85.56% of the test digits correctly on the features of SimCLR, and 60.59% on those of "
-            "a random encoder. BYOL and DINO are between the two."
+            "85.56% of the test digits correctly on the features of SimCLR, and 60.59% on a "
+            "random encoder's. BYOL and DINO are between the two."
         ),
         columns=("encoder", *higher("10 labels per class (accuracy, %)", "100 labels")),
         rows=(

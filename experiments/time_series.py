@@ -45,8 +45,7 @@ RECORDS = (
         verdict="Supported",
         sentence=(
             "A net of 1-D convolutions classifies 99.89% of 300 recordings of spoken digits "
-            "correctly. Its input is the waveform, without computed speech features. The speakers "
-            "also made the training recordings."
+            "correctly. Its input is the waveform, without computed speech features."
         ),
         columns=("net", *higher("test accuracy (%)"), "lowest of the seeds (%)", "highest (%)"),
         rows=(("1-D convolutions on raw samples", "99.89 ± 0.19", "99.67", "100.00"),),

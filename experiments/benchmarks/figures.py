@@ -34,10 +34,16 @@ LABELS = {
         "LSTM": "LSTM, 100 steps, hidden 256, batch 32",
         "GRU": "GRU, 100 steps, hidden 256, batch 32",
         "transformer block": "transformer block, 8 × 128 × 256",
+        "transformer block, 512 steps": "transformer block, 1 × 512 × 512",
         "transformer block, 2,048 steps": "transformer block, 1 × 2,048 × 512",
+        "transformer block, 8,192 steps": "transformer block, 1 × 8,192 × 512",
         "64 LeNets": "64 LeNets, batch 32 each",
         "MLP": "MLP 784-512-512-10, batch 128",
         "MLP 3x64": "MLP 3×64, batch 32",
+    },
+    "start-up": {
+        "ResNet-20: first step, cold": "ResNet-20, batch 64",
+        "transformer block: first step, cold": "transformer block, 8 × 128 × 256",
     },
     "gpu": {
         "LeNet": "LeNet, batch 1,024",
@@ -50,7 +56,7 @@ LABELS = {
         "MLP 3x64": "MLP 3×64, batch 32",
     },
 }
-"""Backend -> name of a workload -> label of its row."""
+"""Section of the file -> name of a workload -> label of its row."""
 NAMES = {"jax": "jax", "flax": "Flax", "equinox": "Equinox", "torch": "PyTorch"}
 
 
@@ -84,23 +90,29 @@ def take(run: Path, path: Path = FILE) -> None:
     """
     rows, about = report.read(run)
     contents = json.loads(path.read_text())
-    content = contents[about["backend"]]
     versions = ", ".join(
         f"{name} {about['versions'][key]}"
         for key, name in NAMES.items()
         if key in about["versions"]
     )
-    old = {row[0]: row for row in content["rows"]} if content["versions"] == versions else {}
-    for workload, lines in report.groups(rows).items():
-        label = LABELS[about["backend"]].get(workload)
-        if label and lines[0].row.samples:
-            old[label] = (every_peer if about["backend"] == "cpu" else row_of)(label, lines)
-    order = list(LABELS[about["backend"]].values())
-    rows = sorted(old.values(), key=lambda row: order.index(row[0]))
-    content |= {"rows": rows, "versions": versions}
-    if arguments := about.get("arguments"):
-        content["commands"] = [[arguments, 0, ""]]
-    content["seeds"] = int(about["config"]["rounds"])
+    for section in ("cpu", "start-up") if about["backend"] == "cpu" else ("gpu",):
+        content, labels = contents[section], LABELS[section]
+        known = {row[0]: row for row in content["rows"]} if content["versions"] == versions else {}
+        found = {
+            labels[workload]: (row_of if section == "gpu" else every_peer)(labels[workload], lines)
+            for workload, lines in report.groups(rows).items()
+            if workload in labels and lines[0].row.samples
+        }
+        if not found:
+            continue
+        order, width = list(labels.values()), len(content["columns"])
+        content["rows"] = sorted((known | found).values(), key=lambda row: order.index(row[0]))
+        content["rows"] = [row[:width] for row in content["rows"]]
+        content["versions"] = versions
+        if arguments := about.get("arguments"):
+            content["commands"] = [[arguments, 0, ""]]
+        which = "fresh_rounds" if section == "start-up" else "rounds"
+        content["seeds"] = int(about["config"][which])
     path.write_text(json.dumps(contents, indent=1, ensure_ascii=False) + "\n")
 
 

@@ -43,10 +43,10 @@ PROGRAMS = (
     ("ours", "jaxnet"),
     ("linen", "Linen"),
     ("linen", "Linen, jitted init"),
-    ("nnx", "NNX nnx.jit"),
+    ("nnx", "NNX cached_partial"),
     ("equinox", "Equinox filter_jit"),
     ("haiku", "Haiku"),
-    ("keras", "Keras train_on_batch"),
+    ("keras", "Keras stateless"),
     ("torch", "PyTorch"),
     ("torch", "PyTorch compiled"),
 )

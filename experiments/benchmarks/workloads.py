@@ -230,13 +230,16 @@ WORKLOADS = (
     Workload("LSTM", Lstm(256), (32, 100, 64)),
     Workload("GRU", Gru(256), (32, 100, 64)),
     Workload("transformer block", Transformer(8, 1024), (8, 128, 256)),
-    Workload(  # one example, whose loss a larger rate brings to 0 in five steps
-        "transformer block, 2,048 steps",
-        Transformer(8, 2048),
-        (1, 2048, 512),
-        peers=LARGE,
-        rate=1e-4,
-    ),  # fmt: skip
+    *(  # one example, whose loss a larger rate brings to 0 in five steps
+        Workload(
+            f"transformer block, {steps:,} steps",
+            Transformer(8, 2048),
+            (1, steps, 512),
+            peers=LARGE,
+            rate=1e-4,
+        )
+        for steps in (512, 2048, 8192)
+    ),
     Workload("64 LeNets", LeNet(), (32, 28, 28, 1), members=64),
 )
 # For one GPU. Sizes as in published training runs; the small rows show what a launch costs.

