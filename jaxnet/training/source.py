@@ -228,7 +228,7 @@ class Stream:
                 "same arrays, or leave position= out"
             )
         if position.loader is not None and not position.done:  # of a Bucketed, after a pass
-            iter(self.batches).set_state(position.loader)
+            self._at(position.loader)
             return
         for _ in range(position.epoch - (position.start // self.steps if self.steps else 0)):
             past = iter(self.batches)
@@ -237,21 +237,27 @@ class Stream:
             next(past, None)  # a loader may count the passes, to shuffle each differently
         if not position.done:
             return
-        self.iterator = iter(self.batches)
         if position.loader is not None:
-            if not hasattr(self.iterator, "set_state"):
-                raise ValueError(
-                    "fit: the position has the state of a different kind of iterator from that "
-                    f"of a {type(self.batches).__name__}, which has no set_state"
-                )
-            self.iterator.set_state(position.loader)
+            self.iterator = self._at(position.loader)
             return
+        self.iterator = iter(self.batches)
         for i in range(position.done):
             if next(self.iterator, None) is None:
                 raise ValueError(
                     f"fit: the position is {position.done} batches into a pass, and these data "
                     f"yielded {i}; pass what the run was started with"
                 )
+
+    def _at(self, state: Any) -> Any:
+        """Return an iterator in this state."""
+        iterator: Any = iter(self.batches)
+        if not hasattr(iterator, "set_state"):
+            raise ValueError(
+                "fit: the position has the state of a different kind of iterator from that "
+                f"of a {type(self.batches).__name__}, which has no set_state"
+            )
+        iterator.set_state(state)
+        return iterator
 
     def run(
         self, train_state: TrainState, position: Position, limit: int | None, bar: Any, pace: "Pace"
