@@ -86,9 +86,8 @@ class Table:
             return GAP.join(cells).rstrip()
 
         rule = "─" * (sum(widths) + len(GAP) * (len(widths) - 1))
-        title = _wrap(self.title, width) if self.title else []
-        lines = [*title, line(self.head), rule]
-        lines += map(line, body[: len(self.rows)])
+        lines = _wrap(self.title, width) if self.title else []
+        lines += [line(self.head), rule, *map(line, body[: len(self.rows)])]
         if self.totals:
             lines += [rule, *map(line, body[len(self.rows) :])]
         for note in self.notes:
@@ -105,9 +104,8 @@ class Table:
         )
 
     def _numeric(self) -> list[bool]:
-        columns = zip(*self.rows, *self.totals, strict=True)
-        numeric = [any(isinstance(v, int | float | Number) for v in column) for column in columns]
-        return numeric or [False] * len(self.head)
+        columns = zip(self.head, *self.rows, *self.totals, strict=True)
+        return [any(isinstance(v, int | float | Number) for v in cells) for _, *cells in columns]
 
 
 class Tabular:

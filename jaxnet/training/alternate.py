@@ -70,24 +70,18 @@ def alternate(**trainers: Trainer | tuple[Trainer, int]) -> Trainer:
     def init(key: jax.Array, batch: PyTree) -> TrainState:
         states = each(key, batch)
         _check_shared(states)
-        params, state = (
-            reduce(_joined, [getattr(one, field) for one in states.values()])
-            for field in ("params", "state")
-        )
+        first, *_ = states.values()
         opt_state = {name: one.opt_state for name, one in states.items()}
-        first = next(iter(states.values()))
-        return TrainState(first.step, params, state, opt_state, first.key)
+        return first._replace(opt_state=opt_state, **reduce(_joined, map(_shared, states.values())))
 
     def update(train_state: TrainState, batch: PyTree, mask: jax.Array | None = None):
         outlines, begun, found = jax.eval_shape(each, key_spec(), batch), train_state.step, {}
         finite = jax.tree.map(lambda _: jnp.bool_(True), train_state.params)
         for name, (trainer, steps) in pairs.items():
-            like = outlines[name]
             own = train_state._replace(
                 step=begun,
-                params=_part(train_state.params, like.params),
-                state=_part(train_state.state, like.state),
                 opt_state=train_state.opt_state[name],
+                **_part(_shared(train_state), _shared(outlines[name])),
             )
             if steps > 1:
                 more = lambda _, own, of=trainer: of.update(own, batch, mask)[0]  # noqa: E731
@@ -99,20 +93,23 @@ def alternate(**trainers: Trainer | tuple[Trainer, int]) -> Trainer:
                 both = jax.tree.map(jnp.logical_and, _part(finite, own.params), fine)
                 finite = _joined(finite, both)
             train_state = train_state._replace(
-                params=_joined(train_state.params, own.params),
-                state=_joined(train_state.state, own.state),
                 opt_state=train_state.opt_state | {name: own.opt_state},
                 key=own.key,
+                **_joined(_shared(train_state), _shared(own)),
             )
         losses = [found[f"{name}/loss"] for name in pairs]
         total = Average(jnp.stack([loss.mean for loss in losses]).sum(), losses[0].weight)
-        flags = jax.tree.leaves(finite)
-        flags = jnp.stack(flags) if flags else jnp.ones(0, bool)
+        flags = jnp.array(jax.tree.leaves(finite), bool)
         return train_state._replace(step=begun + 1), {"loss": total} | found, flags
 
     watcher, programs = Watcher(), Memo()
     step = step_of(update, None, watcher, programs)
     return Trainer(init, step, update, watcher=watcher, programs=programs)
+
+
+def _shared(train_state: TrainState) -> dict[str, PyTree]:
+    """Return the fields of which several trainers may have the same entries."""
+    return {"params": train_state.params, "state": train_state.state}
 
 
 def _joined(old: PyTree, new: PyTree) -> PyTree:
@@ -131,7 +128,7 @@ def _check_shared(states: dict[str, TrainState]) -> None:
     """Raise unless all trainers agree in the entries that they share."""
     seen: dict[str, tuple[str, str]] = {}
     for name, one in states.items():
-        for path, leaf in flat({"params": one.params, "state": one.state}):
+        for path, leaf in flat(_shared(one)):
             first, form = seen.setdefault(path, (name, describe(leaf)))
             if form != describe(leaf):
                 raise ValueError(

@@ -33,6 +33,8 @@ _KNOWN = {
     "float32": "F32", "float64": "F64",
 }  # fmt: skip
 _EMPTY = {"none": type(None), "empty": dict, "empty list": list, "empty tuple": tuple}
+# Python's numbers, not NumPy's, and the kinds of dtypes in which they are stored; "V" is bfloat16.
+_NUMBERS = {bool: "b", int: "iu", float: "fV", complex: "c"}
 Notes = dict[str, dict[str, Any]]  # what safetensors cannot store, by name of an array
 
 
@@ -161,9 +163,8 @@ def packed(who: str, tree: PyTree, parts: bool = False) -> tuple[dict[str, np.nd
                 pieces[f"{name}{start}"] = shard.data, note | {"of": name, "start": start}
         for piece, (value, note) in pieces.items():
             arrays[piece], raw = _to_array(who, name, value)
-            if note | raw:
-                notes[piece] = note | raw
-    return arrays, notes
+            notes[piece] = note | raw
+    return arrays, {name: note for name, note in notes.items() if note}
 
 
 def write_file(
@@ -400,7 +401,11 @@ def _to_array(who: str, name: str, leaf: Any) -> tuple[np.ndarray, dict[str, str
             f"{name}.mask"
         )
     if isinstance(leaf, int) and not isinstance(leaf, bool):
-        leaf = _integer(name, leaf)
+        usual = jax.dtypes.canonicalize_dtype(np.int64)  # 64 bits are for numbers that need them
+        try:
+            leaf = np.asarray(leaf, usual if abs(leaf) <= np.iinfo(usual).max else np.int64)
+        except OverflowError:
+            raise TypeError(f"save: {name} must fit 64 bits, got {leaf}") from None
     array = np.asarray(leaf, order="C")
     array = array.astype(array.dtype.newbyteorder("="), copy=False)
     if array.dtype.name in _KNOWN:
@@ -413,15 +418,6 @@ def _to_array(who: str, name: str, leaf: Any) -> tuple[np.ndarray, dict[str, str
         )
     raw = np.frombuffer(array.tobytes(), np.uint8).reshape(*array.shape, array.dtype.itemsize)
     return raw, {"is": "raw", "dtype": array.dtype.name}
-
-
-def _integer(name: str, value: int) -> np.ndarray:
-    """Return the number in the integers of JAX, or in 64 bits if it needs them."""
-    usual = jax.dtypes.canonicalize_dtype(np.int64)
-    try:
-        return np.asarray(value, usual if abs(value) <= np.iinfo(usual).max else np.int64)
-    except OverflowError:
-        raise TypeError(f"save: {name} must fit 64 bits, got {value}") from None
 
 
 def _loaded(array: Any, note: dict[str, Any]) -> Any:
@@ -440,17 +436,12 @@ def _numbers(array: np.ndarray, note: dict[str, Any]) -> np.ndarray:
 
 def _put(value: Any, like: Any) -> Any:
     """Put a value on the devices of `like` if those are several; make it a number if `like` is."""
-    if _is_number(like):
+    if type(like) in _NUMBERS:
         return np.asarray(value).item()
     sharding = getattr(like, "sharding", None)
     if sharding is not None and len(sharding.device_set) > 1:
         return jax.device_put(value, sharding)
     return value
-
-
-def _is_number(leaf: Any) -> bool:
-    """Return whether this is one of Python's numbers, not NumPy's."""
-    return type(leaf) in (bool, int, float, complex)
 
 
 def _compare(path: Path, wanted: dict[str, Any], stored: dict[str, Any]) -> None:
@@ -465,13 +456,12 @@ def _compare(path: Path, wanted: dict[str, Any], stored: dict[str, Any]) -> None
 
 def _is_like(value: Any, number: Any) -> bool:
     """Return whether a stored value is a number of the same kind as a Python number."""
-    kinds = {bool: "b", int: "iu", float: "fV", complex: "c"}  # V is the kind of bfloat16
-    kind = kinds.get(type(number), "")
-    return value.shape == () and not _is_key(value) and value.dtype.kind in kind
+    kinds = _NUMBERS.get(type(number), "")
+    return value.shape == () and not _is_key(value) and value.dtype.kind in kinds
 
 
 def _describe(name: str, leaf: Any) -> str:
-    if _is_number(leaf):
+    if type(leaf) in _NUMBERS:
         return f"a Python {type(leaf).__name__}"
     if not (hasattr(leaf, "shape") and hasattr(leaf, "dtype")):
         raise TypeError(
@@ -502,16 +492,14 @@ def _nested(path: Path, leaves: dict[str, Any]) -> PyTree:
 
 
 def _check_json(value: Any, where: str) -> None:
-    if isinstance(value, dict):
-        for key, inner in value.items():
-            if not isinstance(key, str):
+    if isinstance(value, dict | list | tuple):
+        named = isinstance(value, dict)
+        for key, inner in value.items() if named else enumerate(value):
+            if named and not isinstance(key, str):
                 raise TypeError(
                     f"save: {where} has the key {key!r}, but keys in JSON must be strings"
                 )
             _check_json(inner, f"{where}[{key!r}]")
-    elif isinstance(value, list | tuple):
-        for i, inner in enumerate(value):
-            _check_json(inner, f"{where}[{i}]")
     elif value is not None and not isinstance(value, bool | int | float | str):
         raise TypeError(
             f"save: {where} must be data that JSON can store, got {type(value).__name__}"

@@ -133,9 +133,9 @@ class Checkpoints:
                 f"{', '.join(scalars)}"
             )
         self._wait()
-        if not self._is_new(epoch, by_first(self._prepared)):
-            return False
         position = epoch.position or Position(epoch.number, 0, epoch.step, 0)
+        if not self._is_new(epoch, position.start, by_first(self._prepared)):
+            return False
         finite = {name: value for name, value in scalars.items() if math.isfinite(value)}
         run = run_to_json(epoch.train_state, position, finite)
         arrays, notes = packed("Checkpoints.save", epoch.train_state, parts=True)
@@ -289,14 +289,11 @@ class Checkpoints:
                 )
             shutil.rmtree(path, ignore_errors=True)
 
-    def _is_new(self, epoch: Epoch, steps: list[int]) -> bool:
+    def _is_new(self, epoch: Epoch, began: int, steps: list[int]) -> bool:
         """Return whether to save an epoch; raise if another run's checkpoints would hide it."""
-        if not steps:
-            return True
-        last = steps[-1]
+        last = max(steps, default=-math.inf)  # every epoch continues from an empty folder
         if epoch.step in steps and self._holds(epoch):
             return False
-        began = epoch.position.start if epoch.position is not None else epoch.step
         if epoch.step > last and (self._at == last or began >= last):
             return True
         raise ValueError(
@@ -362,9 +359,6 @@ class Checkpoints:
                 self._half().rename(path)
         except OSError as error:
             raise self._told(error, self._writing) from None
-        self._prune()
-
-    def _prune(self) -> None:
         steps = self._listed()
         kept = set(steps[-self._keep :])
         if self._name is not None:

@@ -119,21 +119,20 @@ def _comparison(name: str, function: Compare) -> Layer:
     what = name if name == "loss" else f"metrics[{name!r}]"
     compare_checked = _checked(function, "supervised", what)
 
-    def compare(pair):
+    def compare(m, pair):
         outputs, targets = pair
         try:
             values = compare_checked(outputs, targets)
-        except WrongValues:  # the shapes fit, so no hint is needed
-            raise
         except (TypeError, ValueError) as error:  # errors of optax do not say what to write
-            if hint := _fitting(outputs, targets):
+            shapes_fit = isinstance(error, WrongValues)  # so no hint is needed
+            if not shapes_fit and (hint := _fitting(outputs, targets)):
                 error.add_note(hint)
             raise
         if name == "loss":
             check_loss("supervised", values)
         return per_example(values, name, outputs, targets, compare_checked)
 
-    return compose(lambda m, both: compare(both), name=name, kind=function_name(function))
+    return compose(compare, name=name, kind=function_name(function))
 
 
 def _fitting(outputs: PyTree, targets: PyTree) -> str:
@@ -250,13 +249,11 @@ def crossed(function: Compare, outputs: PyTree, targets: PyTree) -> tuple[int, .
       ((5, 5), None)
     """
     sides = shapes_of([outputs, targets])
-    pairs = itertools.product(*(jax.tree.leaves(side) for side in sides))
-    if not any(_grows(a.shape, b.shape) for a, b in pairs):
+    shapes = [[leaf.shape for leaf in jax.tree.leaves(side)] for side in sides]
+    if not any(_grows(a, b) for a, b in itertools.product(*shapes)):
         return None
-    jaxpr: Any = jax.make_jaxpr(function)(*sides).jaxpr
-    marks = ["o"] * len(jax.tree.leaves(sides[0])) + ["t"] * len(jax.tree.leaves(sides[1]))
-    given = [(mark, var.aval.shape) for mark, var in zip(marks, jaxpr.invars, strict=True)]
-    return _crossing(jaxpr, given)[1]
+    given = [(side, shape) for side, of in zip("ot", shapes, strict=True) for shape in of]
+    return _crossing(jax.make_jaxpr(function)(*sides).jaxpr, given)[1]
 
 
 def _grows(a: tuple[int, ...], b: tuple[int, ...]) -> bool:
@@ -289,8 +286,7 @@ def _crossing(jaxpr: Any, given: list) -> tuple[list, tuple[int, ...] | None]:
         known |= {var: (sides, origin) for var in eqn.outvars}
         apart = [(side, shape) for side, shape in of if side]
         if sides == "ot" and len({side for side, _ in apart}) > 1:
-            same = all(var.aval.shape in ((), out) or _broadcasts(var.aval.shape, out)
-                       for var in eqn.invars)  # fmt: skip
+            same = all(_broadcasts(var.aval.shape, out) for var in eqn.invars)
             if same and math.prod(out) > max(math.prod(shape) for _, shape in apart):
                 first = first or out
     results = [known.get(v, nothing) if not hasattr(v, "val") else nothing for v in jaxpr.outvars]
@@ -298,7 +294,7 @@ def _crossing(jaxpr: Any, given: list) -> tuple[list, tuple[int, ...] | None]:
 
 
 def _broadcasts(a: tuple[int, ...], out: tuple[int, ...]) -> bool:
-    return len(a) == len(out) and all(m in (1, n) for m, n in zip(a, out, strict=True))
+    return not a or (len(a) == len(out) and all(m in (1, n) for m, n in zip(a, out, strict=True)))
 
 
 def _broadcast(a: tuple[int, ...], b: tuple[int, ...]) -> tuple[int, ...] | None:
@@ -420,10 +416,8 @@ def learning_rule(net: Layer, rule: Callable[..., tuple[PyTree, tuple[Any, dict]
                 f"{jax.tree.structure(params)}, got {jax.tree.structure(tree)}"
             )
         # Zero in value, and its gradient is the tree.
-        zero = sum(
-            jnp.vdot(g, p - h)
-            for g, p, h in zip(*map(jax.tree.leaves, (tree, params, held)), strict=True)
-        )
+        leaves = zip(*map(jax.tree.leaves, (tree, params, held)), strict=True)
+        zero = sum(jnp.vdot(g, p - h) for g, p, h in leaves)
         loss = jax.lax.stop_gradient(metrics.pop("loss", 0.0))
         return (zero + jnp.mean(loss), metrics), state
 

@@ -4,6 +4,7 @@ A step is a folder with a file for each process, which has its part of the array
 """
 
 import base64
+import itertools
 import json
 from collections.abc import Callable
 from contextlib import suppress
@@ -34,8 +35,7 @@ def damage(folder: Path) -> str | None:
     Args:
       folder: Folder of the checkpoint.
     """
-    process, count = 0, 1
-    while process < count:
+    for process in itertools.count():
         file = file_of(folder, process)
         try:
             if not file.is_file():
@@ -45,9 +45,8 @@ def damage(folder: Path) -> str | None:
             return f"{file.name} was changed"
         except OSError as error:
             return f"it cannot be read: {error.strerror}"
-        count = run.get("processes", 1) if isinstance(run, dict) else 1
-        process += 1
-    return None
+        if not isinstance(run, dict) or process + 1 >= run.get("processes", 1):
+            return None
 
 
 def run_to_json(
@@ -94,8 +93,7 @@ def read_run(folder: Path) -> dict[str, Any]:
     writer = f" ({written})" if isinstance(written, str) else ""
     raise ValueError(
         f"Checkpoints: {folder} was written by another version of jaxnet{writer}, and this is "
-        f"{version()}. Continue the run with the version that wrote it, or name another "
-        "folder"
+        f"{version()}. Continue the run with the version that wrote it, or name another folder"
     )
 
 
@@ -125,8 +123,7 @@ def _kinds(state: Any) -> str:
     """Return the names of the states of an optimizer, including states without arrays."""
     inner = state.values() if isinstance(state, dict) else state
     inner = inner if isinstance(state, dict | list | tuple) else ()
-    parts = [words for words in map(_kinds, inner) if words]
-    words = ", ".join(parts)
+    words = ", ".join(filter(None, map(_kinds, inner)))
     if isinstance(state, tuple):
         name = type(state).__name__ if hasattr(state, "_fields") else ""
         return f"{name}({words})" if words or not name else name

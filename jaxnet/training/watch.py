@@ -5,6 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.tree_util import tree_leaves_with_path
 
 from jaxnet.core import Params, State
 from jaxnet.services.checks import is_traced
@@ -41,7 +42,7 @@ class Watcher:
         """
         if jax.config.jax_disable_jit:  # nothing is compiled
             return
-        leaves, _ = jax.tree_util.tree_flatten_with_path(args)
+        leaves = tree_leaves_with_path(args)
         now = {path_name(path): str(jax.typeof(leaf)) for path, leaf in leaves}
         self.traces.setdefault(program, []).append(now)
         before = self._by_place.setdefault((program, place), [])
@@ -56,14 +57,9 @@ class Watcher:
             f"{n}: {old or 'nothing'} -> {new or 'nothing'}" for n, (old, new) in changed.items()
         ]
         hint = "; for batches of n shapes, write jn.trainer(..., shapes=n)" if of_batch else ""
-        warn(
-            f"{program} is compiled again (number {len(before)}), because of "
-            + (
-                "; ".join(changes[:8])
-                or "another batch_size or sharding, a list instead of a tuple, or cleared caches"
-            )
-            + hint
-        )
+        otherwise = "another batch_size or sharding, a list instead of a tuple, or cleared caches"
+        why = "; ".join(changes[:8]) or otherwise
+        warn(f"{program} is compiled again (number {len(before)}), because of {why}{hint}")
 
     def updated(self, before: State, after: State) -> None:
         """Warn, while a step is traced, about leaves that are returned as the same value."""
@@ -72,12 +68,8 @@ class Watcher:
                 "step: the objective must return state of the structure it was given, "
                 f"{jax.tree.structure(before)}, got {jax.tree.structure(after)}"
             )
-        leaves, _ = jax.tree_util.tree_flatten_with_path(before)
-        same = {
-            path_name(path)
-            for (path, old), new in zip(leaves, jax.tree.leaves(after), strict=True)
-            if new is old
-        }
+        pairs = zip(tree_leaves_with_path(before), jax.tree.leaves(after), strict=True)
+        same = {path_name(path) for (path, old), new in pairs if new is old}
         if new := same - self._still:
             self._still |= new
             warn(
@@ -146,8 +138,8 @@ def warn_skipped(params: Params, scales: list[LossScale], finite: np.ndarray) ->
 
 def _named(params: Params, finite: np.ndarray) -> str:
     """Return the paths of the leaves whose gradient is not finite."""
-    names = [path_name(path) for path, _ in jax.tree_util.tree_flatten_with_path(params)[0]]
-    which = [name for name, fine in zip(names, finite, strict=True) if not fine]
+    pairs = zip(tree_leaves_with_path(params), finite, strict=True)
+    which = [path_name(path) for (path, _), fine in pairs if not fine]
     return ", ".join(which[:8]) + (f" and {len(which) - 8} more" if len(which) > 8 else "")
 
 
