@@ -257,8 +257,7 @@ def open_spec(who: str, x: PyTree, batch: int | None) -> tuple[PyTree, bool]:
       >>> open_spec("export", jn.spec((2, 5)), None)
       (ShapeDtypeStruct(shape=(batch, 5), dtype=float32), True)
     """
-    given = [n for leaf in jax.tree.leaves(x) for n in leaf.shape]
-    chosen = any(map(jax.export.is_symbolic_dim, given))
+    chosen = any(jax.export.is_symbolic_dim(n) for leaf in jax.tree.leaves(x) for n in leaf.shape)
     if batch is not None and chosen:
         raise ValueError(f"{who}: batch must be None for an x with symbolic sizes, got {batch}")
     (size,) = (batch,) if batch is not None else jax.export.symbolic_shape("batch")

@@ -76,7 +76,9 @@ def from_linen(module: nn.Module, *, call: Call | None = None, name: str | None 
         variables = module.lazy_init(key, x, method=lambda m, x: call(m, x, False))
         variables = unfreeze(nn.meta.unbox(variables))
         params = variables.pop("params", {})
-        return params, _without_sown(variables)
+        # without what modules sow, which Flax keeps as tuples
+        entries = flatten_dict(variables).items()
+        return params, unflatten_dict({n: a for n, a in entries if not isinstance(a, tuple)})
 
     def apply(params, state, x, *, key=None, train=False):
         rngs = {} if key is None else key  # one key for all of Flax's streams
@@ -89,13 +91,6 @@ def from_linen(module: nn.Module, *, call: Call | None = None, name: str | None 
         return y, jax.tree.map(lambda new, old: new.astype(old.dtype), unfreeze(after), state)
 
     return _Linen(module, call)(as_layer(Layer(init, apply, name)))
-
-
-def _without_sown(variables: dict) -> dict:
-    """Return the collections without what modules sow, which Flax keeps as tuples."""
-    kept = {n: _without_sown(a) if isinstance(a, dict) else a for n, a in variables.items()}
-    sown = {n for n, a in kept.items() if isinstance(a, tuple) or (isinstance(a, dict) and not a)}
-    return {n: a for n, a in kept.items() if n not in sown}
 
 
 class _Linen:
@@ -316,11 +311,7 @@ def _usual_call(who: str, module: Any) -> Call:
             f"{who}: {type(module).__name__} needs {', '.join(needed)} in addition to its input; "
             f"write {who}(..., call=lambda module, x, train: module(x, {needed[0]}=...))"
         )
-
-    def call(module: Any, x: PyTree, train: bool) -> PyTree:
-        return module(x, **{flag: train == value for flag, value in flags.items()})
-
-    return call
+    return lambda module, x, train: module(x, **{f: train == v for f, v in flags.items()})
 
 
 def _needs_key(name: str) -> str:

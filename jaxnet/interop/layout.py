@@ -25,6 +25,7 @@ import jax
 import numpy as np
 from jax.ad_checkpoint import checkpoint_name
 
+from jaxnet.services.jaxprs import jaxprs_among
 from jaxnet.services.trees import PyTree
 
 SAME, LAST, FIRST, EITHER, LOST = "same", "last", "first", "either", "lost"
@@ -32,10 +33,8 @@ Layout = str | tuple[int, ...] | None
 Shaped = tuple[tuple[int, ...], Layout]  # an operand: its shape and its layout
 
 MARK = "jaxnet.interop.layout"
-GIVEN = {
-    "conv": LAST, "depthwise_conv": LAST, "conv_transpose": LAST, "dense": SAME, "embedding": SAME,
-    "multi_head_attention": SAME, "rnn": SAME, "lstm": SAME, "gru": SAME,
-}  # fmt: skip
+GIVEN: dict[str, Layout] = dict.fromkeys(("conv", "depthwise_conv", "conv_transpose"), LAST)
+GIVEN |= dict.fromkeys(("dense", "embedding", "multi_head_attention", "rnn", "lstm", "gru"), SAME)
 
 
 def mark(call: int, x: PyTree, y: PyTree) -> PyTree:
@@ -62,7 +61,7 @@ def follow(jaxpr: Any, layouts: Sequence[Layout], kinds: Sequence[str]) -> dict[
       layouts: Layouts of its arguments.
       kinds: Kind of the layer, by call.
     """
-    inputs: dict[int, tuple[tuple[int, ...], Layout]] = {}
+    inputs: dict[int, Shaped] = {}
 
     def run(jaxpr: Any, given: Sequence[Layout]) -> list[Layout]:
         known: dict[Any, Layout] = dict(zip(jaxpr.invars, given, strict=True))
@@ -72,18 +71,18 @@ def follow(jaxpr: Any, layouts: Sequence[Layout], kinds: Sequence[str]) -> dict[
 
         for equation in jaxpr.eqns:
             operands = [(v.aval.shape, read(v)) for v in equation.invars]
+            found = [layout for _, layout in operands]
             words = str(equation.params.get("name", "")).split()
-            if (body := _body(equation)) is not None:
-                found = run(body, [layout for _, layout in operands])
-            elif words[:1] == [MARK]:
-                (operand,), call = operands, int(words[2])
-                if words[1] == "in":
-                    inputs[call] = operand
-                found = [_output(kinds[call], *inputs[call], operand) if words[1] == "out"
-                         else operand[1]]  # fmt: skip
-            elif equation.primitive.name == "optimization_barrier":
-                found = [layout for _, layout in operands]
-            else:
+            # the programs inside jit, remat, scan or a custom derivative
+            inner = jaxprs_among(equation.params.values())
+            if bodies := [body for body in inner if len(body.invars) == len(operands)]:
+                found = run(bodies[0], found)
+            elif words[:2] == [MARK, "in"]:
+                inputs[int(words[2])] = operands[0]
+            elif words[:2] == [MARK, "out"]:
+                call = int(words[2])
+                found = [_output(kinds[call], *inputs[call], operands[0])]
+            elif equation.primitive.name != "optimization_barrier":
                 found = [_result(equation, operands, v.aval.shape) for v in equation.outvars]
             known.update(zip(equation.outvars, found, strict=True))
         return [read(variable) for variable in jaxpr.outvars]
@@ -102,15 +101,6 @@ def flat_order(shape: tuple[int, ...]) -> np.ndarray:
     return np.moveaxis(np.arange(np.prod(shape)).reshape(shape), -1, 0).ravel()
 
 
-def _body(equation: Any) -> Any:
-    """Return the program inside an equation (jit, remat, scan, a custom derivative), or None."""
-    for value in equation.params.values():
-        value = getattr(value, "jaxpr", value)
-        if hasattr(value, "eqns") and len(value.invars) == len(equation.invars):
-            return value
-    return None
-
-
 def _output(kind: str, shape: tuple[int, ...], given: Layout, operand: Shaped) -> Layout:
     """Return the layout of a layer's output, by its kind and its input."""
     if kind == "flatten" and given == LAST:
@@ -119,6 +109,10 @@ def _output(kind: str, shape: tuple[int, ...], given: Layout, operand: Shaped) -
     if kind == "flatten" and given in (SAME, FIRST, EITHER):
         return LOST if given == EITHER else SAME
     if kind in ("layer_norm", "rms_norm") and given == LAST:
+        return EITHER
+    if kind in ("adaptive_avg_pool", "resize"):  # products over positions
+        return given
+    if kind == "dense" and given == LAST:  # PyTorch may have moved the channels, and back
         return EITHER
     if kind in GIVEN:
         return GIVEN[kind] if len(operand[0]) > 2 else SAME
@@ -133,6 +127,9 @@ def _result(equation: Any, operands: list[Shaped], shape: tuple[int, ...]) -> La
     name, (given, layout) = equation.primitive.name, known[0]
     if name == "dot_general":
         return SAME
+    gone = equation.params.get("axes", equation.params.get("dimensions", ()))
+    if layout == LAST and name.startswith(("reduce_", "arg", "squeeze")) and len(given) - 1 in gone:
+        return SAME  # a map without channels
     if name == "reshape":
         return _reshaped(given, layout, shape)
     if name == "transpose":
@@ -148,18 +145,16 @@ def _result(equation: Any, operands: list[Shaped], shape: tuple[int, ...]) -> La
     if LOST in layouts or layouts >= {FIRST, LAST}:
         return LOST
     if flat:
-        beside = {layout for size, layout in known if size[-1:] == shape[-1:]}
-        kept = beside == flat and len(flat) == 1 and all(
-            size == shape for size, layout in known if layout in flat
-        )  # fmt: skip
+        kept = len(flat) == 1 and all(
+            size == shape if layout in flat else size[-1:] != shape[-1:] for size, layout in known
+        )
         return flat.pop() if kept else LOST
     if len(shape) < 3:
         return SAME
     if name == "broadcast_in_dim" and len(given) < 3:
         return None  # the same vector at each position
-    if LAST in layouts and shape != given == shape[: len(given)]:
-        return EITHER  # an axis after the channels, as in a shuffle
-    if layouts >= {LAST, SAME}:
+    behind = shape != given == shape[: len(given)]  # an axis after the channels, as in a shuffle
+    if LAST in layouts and (behind or SAME in layouts):
         return EITHER
     return next(layout for layout in (EITHER, FIRST, LAST, SAME) if layout in layouts)
 
@@ -184,6 +179,4 @@ def _reshaped(given: tuple[int, ...], layout: Layout, shape: tuple[int, ...]) ->
         return EITHER if len(shape) > len(given) else LAST
     if layout == SAME and len(given) == 2 and len(shape) > 2 and shape[-1] != given[-1]:
         return FIRST
-    if len(shape) < 3 and layout != LOST:
-        return SAME
-    return layout
+    return SAME if len(shape) < 3 and layout != LOST else layout

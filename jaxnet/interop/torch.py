@@ -12,6 +12,7 @@ their own order: the order of `m.param` here, and of the state_dict there.
 import re
 from collections.abc import Mapping
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -271,8 +272,7 @@ def first_difference(
     check_type("first_difference", "module", module, torch.nn.Module, "a torch.nn.Module")
     within("first_difference", "tolerance", tolerance, "[0, inf)")
     x = as_array("first_difference", "x", x, dtype="booleans or numbers")
-    trees, weights = (params, state), module.state_dict()
-    net, *_, pairs = _match("first_difference", net, weights, x, names, trees)
+    net, *_, pairs = _match("first_difference", net, module.state_dict(), x, names, (params, state))
     channels_last = x.ndim > 2 and pairs[0][0].given == LAST
     pairs = [pair for pair in pairs if pair[0].kind != PARAMETER]
     modules = [group.module for _, group in pairs]
@@ -287,14 +287,12 @@ def first_difference(
                 # a copy, since later modules may work in place
                 theirs.setdefault(name, output.detach().clone().numpy())
 
-            hook = module.get_submodule(group.module).register_forward_hook(keep)
-            hooks.enter_context(hook)
+            hooks.enter_context(module.get_submodule(group.module).register_forward_hook(keep))
         module(torch.tensor(np.moveaxis(x, -1, 1) if channels_last else np.asarray(x)))
     ours: dict[str, Any] = {}
 
     def see(path, layer, x, y):
-        y_only = y["x"] if isinstance(y, dict) else jax.tree.leaves(y)[0]
-        ours.setdefault("/".join(path), y_only)
+        ours.setdefault("/".join(path), y["x"] if isinstance(y, dict) else jax.tree.leaves(y)[0])
         return y
 
     observe(net, see).apply(params, state, x)
@@ -412,10 +410,7 @@ def _parts(net: Layer, params: Params, state: State, x: PyTree) -> list[_Part]:
         calls.append((name, layer.kind, max(map(len, shapes), default=0)))
         return mark(len(calls) - 1, x, y)
 
-    def run(params, state, x):
-        watched = observe(net, see, transforms=True)
-        return watched.apply(params, state, x, key=jax.random.key(0))
-
+    run = partial(observe(net, see, transforms=True).apply, key=jax.random.key(0))
     program = jax.make_jaxpr(run)(params, state, x).jaxpr
     known = [None] * len(jax.tree.leaves((params, state)))
     given = [_given(leaf, calls) for leaf in jax.tree.leaves(x)]
@@ -426,9 +421,8 @@ def _parts(net: Layer, params: Params, state: State, x: PyTree) -> list[_Part]:
     for part in found.values():
         if part.kind == PARAMETER:
             _check_features(net, part, layouts[part.path], flattened)
-    orders = [_order(net, part, layouts[part.path]) for part in found.values()]
-    parts = zip(found.values(), orders, strict=True)
-    return [part._replace(order=order, given=given[0]) for part, order in parts]
+    return [part._replace(order=_order(net, part, layouts[part.path]), given=given[0])
+            for part in found.values()]  # fmt: skip
 
 
 def _given(leaf: Any, calls: list[tuple[str, str, int]]) -> Layout:
@@ -490,8 +484,7 @@ def _match(
     params, state = jax.eval_shape(init, key_spec())
     parts = _parts(net, params, state, x)
     layers = [part for part in parts if part.kind != PARAMETER]
-    single = [part for part in parts if part.kind == PARAMETER]
-    single.sort(key=lambda part: declared.index(part.name))
+    single = sorted((p for p in parts if p.kind == PARAMETER), key=lambda p: declared.index(p.name))
     groups, alone = _groups(weights, {names.get(part.name) for part in single})
     unknown = [path for path in names if path not in {part.name for part in parts}]
     unknown += [name for name in names.values() if name not in groups | alone]
@@ -533,7 +526,10 @@ def _paired(
             )
         group = groups[names[part.name]] if part.name in names else rest.pop(0)
         if part.kind == PARAMETER:
-            group = _renamed(group, part)
+            # under the name that it has here
+            (entry,), (array,) = part.entries, group.entries.values()
+            array = on_host("torch weights", group.prefix, array, dtype="floats")
+            group = group._replace(entries={entry: array}, names={entry: [group.prefix]})
         _check(net, part, group)
         pairs.append((part, group))
     _check_swapped(net, [pair for pair in pairs if pair[0].name not in names])
@@ -560,13 +556,6 @@ def _check_swapped(net: Layer, pairs: list[tuple[_Part, _Group]]) -> None:
             )
 
 
-def _renamed(group: _Group, part: _Part) -> _Group:
-    """Return a parameter of PyTorch under the name that it has here."""
-    (entry,), (array,) = part.entries, group.entries.values()
-    array = on_host("torch weights", group.prefix, array, dtype="floats")
-    return group._replace(entries={entry: array}, names={entry: [group.prefix]})
-
-
 def _groups(
     weights: dict[str, Any], named: set[str | None]
 ) -> tuple[dict[str, _Group], dict[str, _Group]]:
@@ -581,10 +570,11 @@ def _groups(
         if name in named or entry == "num_batches_tracked":
             continue
         prefix, outer = module, module.rpartition(".")[0]
+        projections = {f"{outer}.{which}_proj_weight".removeprefix(".") for which in ("in", "q")}
         if found := RECURRENT_ENTRY.fullmatch(entry):
             entry, layer = found.groups()
             prefix = ".".join(filter(None, (module, layer)))
-        elif module.endswith("out_proj") and _is_attention(outer, weights):
+        elif module.endswith("out_proj") and projections & weights.keys():  # attention
             prefix, module, entry = outer, outer, f"out_proj.{entry}"
         group = groups.setdefault(prefix, _Group(prefix, module, {}, {}))
         group.entries[entry], group.names[entry] = array, [name]
@@ -594,11 +584,6 @@ def _groups(
              for name, array in weights.items()
              if name not in kept and not name.endswith("num_batches_tracked")}  # fmt: skip
     return layers, alone
-
-
-def _is_attention(module: str, weights: dict[str, Any]) -> bool:
-    start = f"{module}." if module else ""
-    return f"{start}in_proj_weight" in weights or f"{start}q_proj_weight" in weights
 
 
 def _joined(groups: dict[str, _Group], count: int, kept: set[str]) -> dict[str, _Group]:

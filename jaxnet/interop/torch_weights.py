@@ -92,13 +92,10 @@ def _recurrent_to_ours(theirs: Entries, like: Entries) -> Entries:
 PARTS = ("query", "key", "value")
 
 
-def _rows(kernel: np.ndarray) -> np.ndarray:
-    """Convert (width, heads, size) to (heads * size, width)."""
-    return kernel.reshape(len(kernel), -1).T
-
-
 def _attention_to_theirs(ours: Entries) -> Entries:
-    kernels = [_rows(ours[f"{part}/kernel"]) for part in PARTS]
+    kernels = [ours[f"{part}/kernel"] for part in PARTS]
+    # (width, heads, size) -> (heads * size, width)
+    kernels = [kernel.reshape(len(kernel), -1).T for kernel in kernels]
     if kernels[0].shape[1] == kernels[1].shape[1]:
         theirs = {"in_proj_weight": np.concatenate(kernels)}
     else:  # the memory has a different width

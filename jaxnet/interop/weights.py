@@ -53,10 +53,9 @@ def _files(who: str, folder: Path) -> list[Path]:
         try:
             shards = json.loads(index.read_text())["weight_map"]
             names = sorted(set(shards.values()))
-            known = all(isinstance(name, str) for name in (*shards, *names))
         except (ValueError, RecursionError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"{who}: {index} is not an index of weights: {error!r:.200}") from None
-        if odd := [name for name in names if not (known and name and Path(name).name == name)]:
+        if odd := [name for name in names if not name or Path(str(name)).name != name]:
             raise ValueError(
                 f"{who}: {index}: weight_map must map names to files of its folder, got "
                 f"{odd[0]!r:.60}"
@@ -114,8 +113,7 @@ def read_weights(who: str, weights: Any) -> dict[str, np.ndarray]:
     """
     if isinstance(weights, str | Path):
         weights, _ = read_tensors(who, readable(who, weights))
-    words = "a state_dict or the path of a safetensors file"
-    check_type(who, "weights", weights, Mapping, words)
+    check_type(who, "weights", weights, Mapping, "a state_dict or the path of a safetensors file")
     # All are held while addresses are compared: a mapping may make its arrays when it is asked,
     # and the address of one that is freed may become that of the next.
     held = dict(weights.items())
@@ -135,11 +133,10 @@ def read_weights(who: str, weights: Any) -> dict[str, np.ndarray]:
 def _memory(given: Any) -> tuple:
     """Return a key that is equal for arrays that share all their memory, such as tied weights."""
     start, strides = id(given), ()
-    if not math.prod(np.shape(given)):
-        pass  # has no memory
-    elif hasattr(given, "data_ptr"):
+    has_memory = math.prod(np.shape(given)) > 0
+    if has_memory and hasattr(given, "data_ptr"):
         start, strides = given.data_ptr(), given.stride()
-    elif isinstance(given, np.ndarray):
+    elif has_memory and isinstance(given, np.ndarray):
         start, strides = given.__array_interface__["data"][0], given.strides
     return start, tuple(strides), tuple(np.shape(given)), str(getattr(given, "dtype", ""))
 
@@ -171,7 +168,7 @@ def numbers(array: Any, dtype: Any) -> jax.Array:
     if all(kinds):
         most = float(jnp.finfo(dtype).max)
         if float(jnp.finfo(array.dtype).max) > most:
-            large = np.abs(np.asarray(array))
+            large = np.abs(array)
             if (large[np.isfinite(large)] > most).any():
                 raise ValueError(f"holds values beyond {most:.3g}, the largest {dtype}")
     elif array.size and not np.can_cast(array.dtype, dtype):

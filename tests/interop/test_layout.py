@@ -18,6 +18,7 @@ from jaxnet.interop.layout import (
     follow,
     mark,
 )
+from jaxnet.interop.torch import from_torch
 
 IMAGE, FEATURES, SEQUENCE = (2, 4, 3, 5), (2, 60), (2, 4, 5)
 
@@ -171,3 +172,31 @@ def test_flat_order():
     """Pixel (2, 1) of channel 4 in maps of 3x3x6: ours 46, PyTorch's 4 * 9 + 2 * 3 + 1."""
     assert flat_order((3, 3, 6))[43] == 46
     np.testing.assert_array_equal(np.sort(flat_order((3, 2, 5))), np.arange(30))
+
+
+@pytest.mark.parametrize(
+    "reduced",
+    [lambda x: x.mean(-1), lambda x: x.max(-1), lambda x: x[..., 0]],
+    ids=["mean", "max", "first"],
+)
+def test_a_map_without_channels_keeps_the_order_of_its_pixels(reduced):
+    net = jn.serial(jn.conv(6, 3, use_bias=False), reduced, jn.flatten(), jn.dense(2))
+    rng = np.random.default_rng(0)
+    weights = {
+        "0.weight": rng.normal(size=(6, 4, 3, 3)).astype(np.float32),
+        "1.weight": rng.normal(size=(2, 64)).astype(np.float32),
+        "1.bias": np.zeros(2, np.float32),
+    }
+    params, _ = from_torch(net, weights, jn.spec((2, 8, 8, 4)))
+    np.testing.assert_array_equal(params["dense"]["kernel"], weights["1.weight"].T)
+
+
+def test_channels_of_a_resized_map_are_known():
+    net = jn.serial(jn.layers.adaptive_avg_pool(3), jn.flatten(), jn.dense(2))
+    weights = {
+        "weight": np.arange(72.0, dtype=np.float32).reshape(2, 36),
+        "bias": np.zeros(2, np.float32),
+    }
+    params, _ = from_torch(net, {f"2.{n}": a for n, a in weights.items()}, jn.spec((2, 8, 8, 4)))
+    by_hand = weights["weight"].reshape(2, 4, 9).swapaxes(1, 2).reshape(2, 36).T
+    np.testing.assert_array_equal(params["dense"]["kernel"], by_hand)
