@@ -57,14 +57,26 @@ def _operations(jaxpr: Any) -> int:
             kernel = equation.invars[1].aval.shape
             features = kernel[params["dimension_numbers"].rhs_spec[0]]
             total += 2 * out * math.prod(kernel) // max(1, features)
-        elif name == "convolution":  # the primitive of jaxnet: (nets, *window, inputs, features)
-            total += 2 * out * math.prod(equation.invars[1].aval.shape[1:-1])
+        elif name == "convolution":  # the primitive of jaxnet
+            total += 2 * _products(equation)
         elif name == "cond":
             total += max(_operations(branch.jaxpr) for branch in params["branches"])
         else:
             iterations = params.get("length", 1) if name == "scan" else 1
             total += iterations * sum(map(_operations, jaxprs_among(params.values())))
     return total
+
+
+def _products(equation: Any) -> int:
+    """Return the multiplications of a convolution or a gradient of it: the same three arrays."""
+    wanted, form = equation.params["wanted"], equation.params["form"]
+    given = {"y": "xw", "x": "wy", "w": "xy"}[wanted]
+    shapes = {n: each.aval.shape for n, each in zip(given, equation.invars, strict=False)}
+    shapes[wanted] = equation.outvars[0].aval.shape
+    w = shapes["w"]  # (nets, *window, inputs, features)
+    if max(form.input_dilation) > 1:  # products with the zeros between the inputs do not count
+        return math.prod(shapes["x"]) * math.prod(w[1:-2]) * w[-1] // form.groups
+    return math.prod(shapes["y"]) * math.prod(w[1:-1])
 
 
 class MemoryEstimate(NamedTuple):

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 
 from jaxnet.core import Layer, as_layer
 from jaxnet.inspect.cost import flops
@@ -153,7 +154,10 @@ def summary(net: Layer, x: PyTree) -> Summary:
 
 
 def _work(layer: Layer, x: PyTree, key: Any) -> int:
-    # Uses the layer's own init, since inside a `repeat` the tree has the entries of all n copies.
+    # Uses the layer's own init, since inside a `repeat` the tree has the entries of all n copies,
+    # and float32, since without a `cast` around it a layer need not keep 16 bits.
+    wide = lambda a: jax.ShapeDtypeStruct(a.shape, jnp.promote_types(a.dtype, jnp.float32))  # noqa: E731
+    x = jax.tree.map(lambda a: wide(a) if jnp.issubdtype(a.dtype, jnp.floating) else a, x)
     params, state = jax.eval_shape(lambda key: layer.init(key, x), key)
     return flops(lambda p, s, x, key: layer.apply(p, s, x, key=key), params, state, x, key)
 

@@ -65,6 +65,8 @@ def boxes(
         frame(axes)
         for what, part in given.items():
             _draw(axes, part, i, dashed=what == "true")
+    if not given:
+        return figure
     named = range(len(names))
     if len(names) > len(COLORS):  # with many classes, list only the classes on the images
         named = sorted({c for p in given.values() for c in p["classes"].ravel().tolist()} - {-1})

@@ -182,3 +182,14 @@ def test_memory_of_integers():
     floats = sum(leaf.nbytes for leaf in leaves if jnp.issubdtype(leaf.dtype, jnp.floating))
     held = sum(leaf.nbytes for leaf in leaves) + x.size * 4 + 2 * floats
     assert held <= memory(small, x, 1e9, optimizer=adam).held < held + 100
+
+
+def test_gradients_of_a_convolution_are_two_more_and_zeros_do_not_count():
+    conv, x = jn.conv(16, 3), jn.spec((4, 12, 12, 8))
+    params, state = jax.eval_shape(lambda key: conv.init(key, x), jax.random.key(0))
+    total = lambda params, x: conv.apply(params, state, x)[0].sum()  # noqa: E731
+    forward = jn.inspect.flops(total, params, x)
+    assert forward == 2 * 4 * 12 * 12 * 16 * 9 * 8
+    assert jn.inspect.flops(jax.grad(total, (0, 1)), params, x) == 3 * forward
+    summary = jn.summary(jn.conv_transpose(6, 3, strides=2), jn.spec((2, 8, 8, 4)))
+    assert summary.rows[0].flops == 2 * 2 * 8 * 8 * 4 * 9 * 6

@@ -241,3 +241,11 @@ def test_an_objective_of_your_own():
 def test_arguments_of_another_type(net, x):
     with pytest.raises(TypeError, match="summary: (net must be a layer|the input must be)"):
         jn.summary(net, x)
+
+
+def test_a_cast_net_with_a_repeat_has_the_operations_of_the_net():
+    net = jn.serial(jn.dense(8), jn.repeat(jn.transformer_block(2), 3))
+    narrow, whole = (
+        jn.summary(each, jn.spec((2, 4, 5))) for each in (jn.cast(net, jnp.bfloat16), net)
+    )
+    assert narrow.rows[0].flops == whole.rows[0].flops

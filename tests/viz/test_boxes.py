@@ -97,3 +97,7 @@ def test_messages():
         viz.boxes(X, FOUND | {"scores": np.zeros((2, 3))})
     with pytest.raises(ValueError, match="class 2 has no name; names: a, b"):
         viz.boxes(X, FOUND, names=["a", "b"])
+
+
+def test_images_without_boxes():
+    assert not viz.boxes(np.zeros((1, 8, 8, 3))).legends
