@@ -127,6 +127,8 @@ class Scope:
 
     def update(self, name: str, value: jax.Array) -> None:
         """Give an entry of the state its next value, of the same shape and dtype."""
+        if self._is_skipped():
+            return
         if name not in self._own or name not in self._state:
             known = ", ".join(self._own.keys() & self._state.keys()) or "none"
             raise ValueError(
@@ -140,9 +142,13 @@ class Scope:
     def sow(self, name: str, value: PyTree) -> None:
         """Report a value from inside the net to `jn.collect`."""
         _check_entry_name(name, "m.sow(name, value)")
-        if any(watch.sown for watch in self._watches):
+        if any(watch.sown for watch in self._watches) and not self._is_skipped():
             _check_outside_jax(f"m.sow({name!r})")
             self._note(name, value)
+
+    def _is_skipped(self) -> bool:
+        """Return whether the values from here on are zeros, since no watch needs them."""
+        return any(watch.done() for watch in self._watches)
 
     def _note(self, path: str, value: PyTree) -> None:
         """Keep a sown value, under the next free name if a layer is called again."""
@@ -162,7 +168,7 @@ class Scope:
         if name in self._names.values():
             raise ValueError(f"{here()}: the {what} {name!r} has the name of a child")
         self._own[name], self._counts[name] = needed, 0
-        if any(watch.done() for watch in self._watches):
+        if self._is_skipped():
             return _zeros(needed)
         return self._given(kind, given, name, initializer, needed)
 

@@ -110,4 +110,4 @@ def keep(m: Any, q, k, v, *, before: int | None, rotate: Any, name: str) -> Kept
         first = jnp.maximum(place - before, slots - start)
         return all_k, all_v, Ranges(first, place + 1, (slots - before, slots))
 
-    return Kept(q, k, v, seen, at < limit, in_order)
+    return Kept(q, k, v, seen, (at < limit) | (at >= end), in_order)

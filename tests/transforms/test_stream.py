@@ -488,3 +488,16 @@ for name, net in {
 def test_the_law_on_a_mesh_of_four_devices(on_devices):
     """The batch is divided among the devices, and the heads of attention too."""
     on_devices(ON_MESH, 4)
+
+
+def test_padding_beyond_the_length_stays_out_of_a_window_behind():
+    window = lambda name: jn.multi_head_attention(2, window=(2, 0), name=name)  # noqa: E731
+    net = jn.serial(window("a"), window("b"))
+    x = jax.random.normal(jax.random.key(1), (1, 4, 8))
+    params, state = net.init(KEY, x)
+    stream = jn.stream(net, length=4, ragged=True)
+    state = jn.start_stream(stream, (x, jnp.array([3])))
+    _, state = stream.apply(params, state, (x[:, :3], jnp.array([3])))
+    chunk = jnp.concatenate([x[:, 3:], jnp.zeros((1, 2, 8))], 1)
+    y, _ = stream.apply(params, state, (chunk, jnp.array([1])))
+    np.testing.assert_allclose(y[0, 0], net.apply(params, {}, x)[0][0, 3], 1e-5, 1e-5)

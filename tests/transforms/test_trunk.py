@@ -160,3 +160,22 @@ def test_a_later_call_of_the_same_layer_is_tapped_by_its_number():
         ValueError, match="has no layer 'relu_1'; it has dense, relu, dense_1, relu#2"
     ):
         jn.tap(net, "relu_1").init(KEY, x)
+
+
+def test_what_is_skipped_neither_updates_nor_reports():
+    def forward(m, x):
+        z = m(jn.dense(3, name="b"), m(jn.dense(3, name="a"), x))
+        mean = m.state("mean", jn.initializers.zeros, (3,))
+        m.sow("share", z.mean())
+        if m.train:
+            m.update("mean", mean + 1)
+        return z
+
+    net, x = jn.compose(forward, name="net"), jnp.ones((4, 3))
+    params, _ = net.init(jax.random.key(0), x)
+    state, trunk = {"mean": jnp.full(3, 5.0)}, jn.tap(net, "a")
+    _, after = trunk.apply(params, state, x, train=True)
+    assert after["mean"].tolist() == [5, 5, 5]
+    assert jn.collect(trunk).apply(params, state, x)[0][1] == {}
+    own, state = trunk.init(jax.random.key(0), x)
+    assert trunk.apply(own, state, x, train=True)[1] == state
