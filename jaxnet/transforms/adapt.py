@@ -16,6 +16,7 @@ from jaxnet.services.nodes import Stored, frozen, plain
 from jaxnet.services.paths import check_patterns, fits
 from jaxnet.services.trees import describe, flat
 from jaxnet.transforms.kernels import (
+    FACTORS,
     Axes,
     axes_of,
     matching,
@@ -24,7 +25,7 @@ from jaxnet.transforms.kernels import (
     with_own_entries,
 )
 
-A, B = "_lora_a", "_lora_b"
+A, B = FACTORS
 
 
 def lora(
@@ -159,6 +160,9 @@ def _lora(layer: Layer, options: _Options, bare: Layer) -> Layer:
     if any(each.kind == "quantized" for each, _ in transforms_of(layer)):
         # adapt the layer inside, whose kernels are floats with the same paths
         inner, outer = layer.inside
+        if layer.kind == "freeze":  # which would freeze the factors; the kernels inside are frozen
+            inner, around = inner.inside
+            return _lora(around(outer(inner)), options, bare)
         return outer(_lora(inner, options, inner))
 
     def init(key, x):

@@ -19,7 +19,14 @@ from jaxnet.services.checks import abstract, as_dict, at_least, check_options, o
 from jaxnet.services.nodes import Stored, plain
 from jaxnet.services.paths import check_patterns
 from jaxnet.services.trees import PyTree
-from jaxnet.transforms.kernels import Axes, axes_of, matching, replaced, with_own_entries
+from jaxnet.transforms.kernels import (
+    FACTORS,
+    Axes,
+    axes_of,
+    matching,
+    replaced,
+    with_own_entries,
+)
 
 WHERE = "*(kernel|embedding)"
 LARGEST = {8: 127, 4: 7}  # symmetric ranges, so -128 and -8 are not used
@@ -148,7 +155,8 @@ def _quantized(
 
     def changed(change, params, x):
         """Return the params with `change(kernel, axes, bits, group)` instead of each kernel."""
-        kernels = matching("quantized", where, params)
+        found = matching("quantized", where, params).items()
+        kernels = {path: leaf for path, leaf in found if not path.endswith(FACTORS)}
         axes = axes_of(bare, kernels, abstract(x, "quantized"))
         new = {path: change(leaf, axes[path], bits, group) for path, leaf in kernels.items()}
         return replaced(params, new)

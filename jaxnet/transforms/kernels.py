@@ -16,6 +16,8 @@ from jaxnet.services.nodes import Stored, is_stored
 from jaxnet.services.paths import fits
 from jaxnet.services.trees import PyTree, flat, key_spec, memo_of, path_name, shapes_of, signature
 
+FACTORS = "_lora_a", "_lora_b"  # ends of the names of the factors of a kernel
+
 
 class Axes(NamedTuple):
     """The axes of a kernel.

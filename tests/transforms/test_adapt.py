@@ -273,3 +273,16 @@ def test_factors_around_a_frozen_layer_train(frozen):
     grads = jax.grad(loss)(params)["old"]["dense"]
     assert np.abs(grads["kernel_lora_b"]).max() > 0
     assert np.abs(grads["kernel"]).max() == np.abs(grads["bias"]).max() == 0
+
+
+@pytest.mark.parametrize("make", [
+    lambda net: jn.freeze(jn.quantized(net)), lambda net: jn.quantized(jn.freeze(net)),
+    lambda net: jn.quantized(net, where="*"), lambda net: jn.freeze(jn.quantized(net), "*kernel*"),
+], ids=["freeze of integers", "integers of freeze", "any path", "freeze by path"])  # fmt: skip
+def test_factors_around_integers_are_floats_that_train(make):
+    adapted = jn.lora(make(jn.dense(3, use_bias=False)), 2, where="kernel")
+    params, state = adapted.init(KEY, jn.spec((4, 6)))
+    assert {params["kernel_lora_a"].dtype, params["kernel_lora_b"].dtype} == {jnp.dtype("float32")}
+    b, rest = params["kernel_lora_b"], params
+    loss = lambda b: adapted.apply(rest | {"kernel_lora_b": b}, state, jnp.ones((4, 6)))[0].sum()  # noqa: E731
+    assert np.abs(jax.grad(loss)(b)).max() > 0
