@@ -98,6 +98,7 @@ def rows(table: jax.Array | Stored, ids: jax.Array) -> jax.Array:
       [[3.0, 4.0], [nan, nan]]
     """
     table, ids = all_native((table, ids), "rows")
+    ids = ids.astype(jnp.promote_types(ids.dtype, jnp.int32))  # 8 bits count no further than 127
     if isinstance(table, Stored):
         return table.rows(ids)
     table = jnp.asarray(table)

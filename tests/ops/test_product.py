@@ -162,3 +162,11 @@ def test_the_number_of_rows_changes_neither_dtype_nor_values(kind, dtype):
     assert whole.dtype == alone.dtype and jnp.issubdtype(whole.dtype, jnp.floating)
     error = np.abs(np.asarray(whole[:1] - alone, np.float32)).max()
     assert error < (0.3 if whole.dtype == jnp.bfloat16 else 1e-3)
+
+
+def test_ids_of_eight_bits_find_rows_of_a_large_table():
+    table = jnp.arange(400.0).reshape(200, 2)
+    ids = jnp.array([3, -1], jnp.int8)
+    assert rows(table, ids)[0].tolist() == [6, 7] and np.isnan(rows(table, ids)[1]).all()
+    layer = jn.embedding(200, 2)
+    assert layer.init(jax.random.key(0), jn.spec((3,), jnp.int8))[0]["embedding"].shape == (200, 2)
