@@ -323,7 +323,7 @@ def cutmix(alpha: float, classes: int) -> Augmentation:
         middle = jax.random.uniform(place_key, (n, 2)) * jnp.array([size])
         other = _rectangles(jnp.round(middle - half), jnp.round(middle + half), size)
         order = jax.random.permutation(order_key, n)
-        part = other.mean((1, 2), dtype=targets.dtype)[:, None]
+        part = other.mean((1, 2))[:, None].astype(targets.dtype)
         mixed = jnp.where(other[..., None], x[order], x)
         return mixed, (1 - part) * targets + part * targets[order]
 

@@ -364,7 +364,7 @@ def _named(tree: PyTree, who: str) -> dict[str, Any]:
             )
         if any("/" in word for word in words):
             raise ValueError(f"{who}: a name in the tree has a '/', which separates names: {words}")
-        if words == [""]:
+        if "" in words:
             raise ValueError(f"{who}: a name in the tree is empty")
         if name == "__metadata__":
             raise ValueError(f"{who}: the name __metadata__ belongs to the file; choose another")
@@ -410,7 +410,7 @@ def _to_array(who: str, name: str, leaf: Any) -> tuple[np.ndarray, dict[str, str
     array = array.astype(array.dtype.newbyteorder("="), copy=False)
     if array.dtype.name in _KNOWN:
         return array, {}
-    if not jnp.issubdtype(array.dtype, np.number):
+    if not jnp.issubdtype(array.dtype, np.number) or array.dtype.kind == "m":  # a duration
         raise TypeError(f"{who}: {name} must hold numbers, got dtype {array.dtype}")
     if array.dtype in (np.longdouble, np.clongdouble):
         raise TypeError(

@@ -206,6 +206,11 @@ class Checkpoints:
             step = by_first(lambda: self._best_of(self._listed()))
             if step is None:
                 raise ValueError(f"Checkpoints.best: there is no checkpoint in {self.folder}")
+            if self._name not in (known := self._scalars(step)):
+                raise ValueError(
+                    f"Checkpoints.best: there is no {self._name!r}; the metrics of step {step} are "
+                    f"{', '.join(known)}"
+                )
             try:
                 return self._read(step, like)
             except OSError as error:
@@ -249,10 +254,15 @@ class Checkpoints:
 
     def _score(self, step: int) -> float:
         """Return the value of the named metric, larger is better; if not finite, the worst."""
-        with suppress(OSError, ValueError, KeyError, TypeError):
-            found = float(read_run(self.folder / str(step))["scalars"][self._name])
+        with suppress(ValueError, KeyError, TypeError):
+            found = float(self._scalars(step)[self._name])
             return found if self._mode == "max" else -found
         return -math.inf
+
+    def _scalars(self, step: int) -> dict[Any, float]:
+        with suppress(OSError, ValueError, KeyError, TypeError):
+            return read_run(self.folder / str(step))["scalars"]
+        return {self._name: math.nan}  # of a damaged one
 
     def _best_of(self, steps: list[int]) -> int | None:
         return max(steps, key=self._score, default=None)

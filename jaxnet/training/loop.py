@@ -121,6 +121,11 @@ def fit(
             f"fit: a {type(data).__name__} can be used once only, and epochs={epochs} starts it "
             "again; write steps=..., or pass an object whose __iter__ starts over for each epoch"
         )
+    if isinstance(evaluate, Generator | map | zip) and (epochs != 1 or every):
+        raise ValueError(
+            f"fit: evaluate= is read in each epoch, and a {type(evaluate).__name__} can be used "
+            "once only; pass arrays, or an object whose __iter__ starts over"
+        )
     source = (Stream if is_stream(data) else Resident)(trainer, data, batch_size, shuffle)
     with explain_reuse():
         train_state, step = source.joined(train_state), int(train_state.step)

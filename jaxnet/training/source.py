@@ -330,7 +330,10 @@ class Stream:
         if count < size:
             batch = jax.tree.map(lambda leaf: jnp.resize(leaf, (size, *leaf.shape[1:])), batch)
         # One program for all batches.
-        if count == size and not takes_mask(trainer.objective, trainer.programs, *now, batch):
+        own = trainer.optimizer is None  # whose step takes no mask
+        if count == size and (
+            own or not takes_mask(trainer.objective, trainer.programs, *now, batch)
+        ):
             return train_state, batch, None
         if count not in self.masks:
             self.masks[count] = _given((np.arange(size) < count).astype(np.float32))

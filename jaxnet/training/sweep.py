@@ -76,6 +76,10 @@ class Sweep(NamedTuple):
                 )
         trained = every.params, every.state, every.opt_state
         params, state, opt_state = jax.tree.map(lambda leaf: leaf[setting, seed], trained)
+        if self.settings[0]:  # what a trainer with these settings has, without their values
+            scaled = isinstance(opt_state, LossScale)
+            own = (opt_state.optimizer if scaled else opt_state).inner_state
+            opt_state = opt_state._replace(optimizer=own) if scaled else own
         return TrainState(every.step, params, state, opt_state, every.key[seed])
 
     def rows(self, metric: str = "loss", part: str | None = None) -> list[dict[str, float]]:
@@ -241,9 +245,11 @@ def sweep(
     settings = _settings({} if grid is None else grid)
     _check_optimizer(optimizer, settings[0])
     make = optimizer
-    if grid:  # by default, optax also traces all other numbers, and calls functions as schedules
-        fixed = set(inspect.signature(optimizer).parameters) - set(grid)
-        make = optax.inject_hyperparams(optimizer, static_args=fixed)
+    if grid:  # of other arguments optax would trace numbers, and call functions as schedules
+        varied: Any = lambda **values: optimizer(**values)  # noqa: E731
+        each = [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY) for name in grid]
+        varied.__signature__ = inspect.Signature(each)
+        make = optax.inject_hyperparams(varied)
     trainer = make_trainer(objective, make(**settings[0]))
     items = "seeds" if own_data else "examples"
     data = on_device(data, "sweep: data", items)
@@ -321,6 +327,10 @@ def _cross_validated(objective, optimizer, data, folds: int, options: dict[str, 
     checks.between("sweep", "folds", folds, 2, count)
     if isinstance(options["seeds"], int):
         options["seeds"] = range(folds)
+    elif len(options["seeds"]) != folds:
+        raise ValueError(
+            f"sweep: folds={folds} needs a seed for each, got {len(options['seeds'])} seeds"
+        )
     order = np.random.default_rng(0).permutation(count)
     parts = [order[i::folds] for i in range(folds)]
     take = lambda rows: jax.tree.map(lambda a: a[rows], data)  # noqa: E731

@@ -31,7 +31,7 @@ from jaxnet.training.accumulate import accumulated
 from jaxnet.training.loss_scale import LossScale, computes_in_float16, settled, started
 from jaxnet.training.objective import Average, averaged
 from jaxnet.training.placement import Shardings, check_processes, is_named, placed, shardings_of
-from jaxnet.training.targets import check_targets
+from jaxnet.training.targets import check_targets, rows_are_in_order
 from jaxnet.training.watch import Watcher, explain_reuse
 
 Metrics = dict[str, jax.Array]
@@ -258,6 +258,12 @@ def trainer(
             value_of = lambda floats: loss(floats)[1][1]["loss"].mean  # noqa: E731
             (_, (state, found)), grads = gradient(start)
         else:
+            part = jax.tree.leaves(batch)[0].shape[0] // accumulate
+            if rows_are_in_order(objective, train_state.state, batch, part):
+                raise ValueError(
+                    "step: each row of a batch continues a row of the batch before it, and "
+                    f"accumulate={accumulate} cuts batches by rows; leave accumulate= out"
+                )
             summed = accumulated(loss, train_state.state, batch, mask, key, accumulate)
             value_of = lambda floats: summed(floats)[0][1][1]["loss"].mean  # noqa: E731
             (_, (state, found)), grads = summed(start)

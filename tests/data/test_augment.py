@@ -236,3 +236,13 @@ def test_color_of_images_in_other_units():
     over = jax.jit(jitter)(1.2 * ramp - 0.1)
     np.testing.assert_array_equal(over, jitter(1.2 * ramp - 0.1))
     assert over.min() == 0 and over.max() == 1 and np.ptp(jitter(0.9 * ramp)) > 0.8
+
+
+def test_cutmix_of_narrow_images_weighs_all_pixels():
+    """A sum of more than 256 ones in bfloat16 is 256."""
+    x = jnp.zeros((8, 32, 32, 1), jnp.bfloat16) + jnp.arange(8, dtype=jnp.bfloat16).reshape(
+        8, 1, 1, 1
+    )
+    mixed, targets = cutmix(1.0, 8)(jax.random.key(1), (x, jnp.arange(8)))
+    kept = np.asarray(mixed == x).mean((1, 2, 3))
+    np.testing.assert_allclose(np.diagonal(targets).astype(np.float32), kept, atol=0.01)

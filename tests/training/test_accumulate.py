@@ -123,3 +123,16 @@ def test_16_bit_gradients_are_summed_in_float32():
 def test_parts_take_every_nth_row():
     batch, mask = in_parts({"x": jnp.arange(8)}, None, 4)
     assert mask is None and batch["x"].tolist() == [[0, 4], [1, 5], [2, 6], [3, 7]]
+
+
+def test_carries_of_rows_are_not_cut():
+    windows = jn.data.windows(np.arange(81) % 7, 4, 5)
+    each = jn.layers.time_distributed
+    net = jn.serial(each(jn.embedding(7, 3)), jn.gru(4), each(jn.dense(7)))
+    objective = jn.training.truncated_bptt(net, jn.losses.masked())
+    data = (windows.x, windows.start), (windows.y, windows.counts)
+    trainer = jn.trainer(objective, optax.sgd(0.1), accumulate=2)
+    part, whole = (jax.tree.map(lambda a, n=n: a[:n], data) for n in (2, 4))
+    train_state = trainer.init(jax.random.key(0), part)
+    with pytest.raises(ValueError, match="accumulate=2 cuts batches by rows"):
+        trainer.step(train_state, whole)

@@ -574,3 +574,13 @@ def test_parts_of_an_array_that_several_hosts_share():
     arrays, notes = packed("save", {"kernel": whole}, parts=True)
     assert notes == {"kernel[2, 0]": {"of": "kernel", "start": [2, 0]}}
     assert arrays["kernel[2, 0]"].tolist() == [[6, 7, 8], [9, 10, 11]] and len(arrays) == 1
+
+
+@pytest.mark.parametrize(
+    ("tree", "error"),
+    [({"a": np.array([5], "m8[s]")}, TypeError), ({"a": {"": np.ones(2)}}, ValueError)],
+)
+def test_what_cannot_be_read_again_is_not_written(tree, error, tmp_path):
+    with pytest.raises(error, match="save: "):
+        jn.save(tmp_path / "file", tree)
+    assert not (tmp_path / "file").exists()

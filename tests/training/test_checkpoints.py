@@ -512,3 +512,15 @@ def test_another_run_is_told_when_it_is_resumed(tmp_path):
         next(run_on)
     trainer = build(optimizer=optax.adam(0.01))[0]  # another rate passes
     assert len(list(jn.fit(trainer, found, data, position=position, **options))) == 3
+
+
+def test_the_best_by_an_unknown_metric_raises(tmp_path):
+    trainer = jn.trainer(jn.supervised(jn.dense(1), optax.squared_error), optax.sgd(0.1))
+    data = np.ones((8, 2), np.float32), np.ones((8, 1), np.float32)
+    start = trainer.init(jax.random.key(0), data)
+    with jn.Checkpoints(tmp_path, best="evaluation/loss") as kept:
+        for epoch in jn.fit(trainer, start, data, epochs=2, evaluate=data, progress=False):
+            kept.save(epoch)
+    with jn.Checkpoints(tmp_path, best="eval/loss") as kept:
+        with pytest.raises(ValueError, match="there is no 'eval/loss'; .*evaluation/loss"):
+            kept.best(start)

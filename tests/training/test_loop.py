@@ -342,3 +342,22 @@ def test_progress_is_checked_at_the_call():
     train_state = learner.init(jax.random.key(0), data)
     with pytest.raises(TypeError, match="fit: progress must be True or False, got 'yes'"):
         jn.fit(learner, train_state, data, epochs=1, progress="yes")  # type: ignore
+
+
+def test_an_own_trainer_with_an_objective_reads_whole_batches_of_a_stream():
+    x, y = np.ones((16, 3), np.float32), np.zeros(16, int)
+    net = jn.supervised(jn.dense(2), optax.softmax_cross_entropy_with_integer_labels)
+    inner = jn.trainer(net, optax.sgd(0.1))
+    own = jn.Trainer(inner.init, lambda *args: inner.step(*args), objective=net)
+    start = inner.init(jax.random.key(0), (x, y))
+    batches = iter([(x[:8], y[:8]), (x[8:], y[8:])])
+    (epoch,) = jn.fit(own, start, batches, epochs=1, evaluate=(x, y), progress=False)
+    assert epoch.step == 2 and epoch.evaluation["loss"] < 1
+
+
+def test_a_generator_cannot_evaluate_several_epochs():
+    x, y = np.ones((16, 3), np.float32), np.zeros((16, 1), np.float32)
+    trainer = jn.trainer(jn.supervised(jn.dense(1), optax.squared_error), optax.sgd(0.1))
+    held = ((x[i : i + 8], y[i : i + 8]) for i in (0, 8))
+    with pytest.raises(ValueError, match="evaluate= is read in each epoch"):
+        jn.fit(trainer, trainer.init(jax.random.key(0), (x, y)), (x, y), epochs=2, evaluate=held)

@@ -293,3 +293,26 @@ def test_a_metric_of_nothing_is_zero_as_in_fit():
     found = jn.sweep(of, optax.sgd, (x, y), epochs=1, seeds=1, grid={"learning_rate": [0.1]},
                      evaluate=held, progress=False)  # fmt: skip
     assert found.evaluation["rare"].ravel().tolist() == [0.0]
+
+
+def test_a_member_trains_further_as_a_run_of_its_own():
+    net, (x, y) = objective(jn.dense(3)), data()
+    options = {"seeds": 2, "progress": False}
+    found = jn.sweep(net, optax.adam, (x, y), epochs=2, grid={"learning_rate": [0.01]}, **options)
+    trainer = jn.trainer(net, optax.adam(0.01))
+    start = trainer.init(jax.random.key(1), (x, y))
+    *_, whole = jn.fit(trainer, start, (x, y), epochs=3, progress=False)
+    (more,) = jn.fit(trainer, found.member(0, 1), (x, y), epochs=1, progress=False)
+    close(more.train_state.params, whole.train_state.params)
+
+
+def test_a_seed_for_each_fold_and_an_optimizer_of_any_names():
+    net = objective(jn.dense(3))
+    with pytest.raises(ValueError, match="folds=4 needs a seed for each, got 3 seeds"):
+        jn.sweep(net, lambda: optax.sgd(0.1), data(), epochs=1, seeds=[7, 8, 9], folds=4)
+    grid = {"learning_rate": [0.1]}
+    free, own = (
+        jn.sweep(net, make, data(), epochs=1, seeds=1, grid=grid, progress=False)
+        for make in (lambda **values: optax.adam(**values), optax.adam)
+    )
+    close(free.train_state.params, own.train_state.params)
