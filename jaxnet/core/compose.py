@@ -301,11 +301,7 @@ class Scope:
         unused = [f"{what}/{n}" for what in trees for n in trees[what] if n not in self._counts]
         if unused:
             words = ", ".join(unused), ", ".join(n for n in self._counts if "/" not in n) or "none"
-            lora = any("_lora_" in name for name in unused)
-            hint = ". These are params of jn.lora: use the adapted net, or jn.merge" if lora else ""
-            raise ValueError(
-                "{}: unused entries: {}; layers here: {}{}".format(here(), *words, hint)
-            )
+            raise ValueError("{}: unused entries: {}; layers here: {}".format(here(), *words))
         return self._state | {SOWN + path: value for path, value in self._sown.items()}
 
     def __getattr__(self, name: str) -> Any:

@@ -195,11 +195,9 @@ def color_jitter(
         factors = 1 + strong * jax.random.uniform(key, (3, len(x)), minval=-1, maxval=1)
         bright, contrast_, saturated = factors[..., None, None, None]
         y = x * bright
+        gray = in_gray(y)
         if x.shape[-1] == 3:
-            gray = (y @ jnp.array(GRAY, y.dtype))[..., None]
             y = gray + saturated * (y - gray)
-        else:
-            gray = y.mean(-1, keepdims=True)
         mean = gray.mean((1, 2), keepdims=True)
         y = jnp.clip(mean + contrast_ * (y - mean), 0, 1)
         return jnp.where(foreign, jnp.nan, y).astype(x.dtype)
@@ -363,6 +361,13 @@ def images(who: str, key: Any, x: Any, dtype: str = "booleans or numbers") -> ja
     """Return a checked batch of images, and check the key."""
     checks.check_key(key, who)
     return checks.as_array(who, "inputs", x, "(batch, height, width, channels)", dtype)
+
+
+def in_gray(x: jax.Array) -> jax.Array:
+    """Return the gray of each pixel, of one channel; the mean unless there are three channels."""
+    if x.shape[-1] != 3:
+        return x.mean(-1, keepdims=True)
+    return (x @ jnp.array(GRAY, x.dtype))[..., None]
 
 
 def in_other_units(who: str, x: jax.Array) -> jax.Array:

@@ -5,7 +5,7 @@ import math
 import jax
 import jax.numpy as jnp
 
-from jaxnet.data.augment import GRAY, images, in_other_units
+from jaxnet.data.augment import images, in_gray, in_other_units
 from jaxnet.data.warp import matrices, warp
 from jaxnet.services.checks import at_least, within
 from jaxnet.typing import Augmentation
@@ -77,16 +77,16 @@ def changed(x: jax.Array, which: jax.Array, strength: jax.Array) -> jax.Array:
     """
     size = jnp.abs(strength)[:, None, None, None]
     factor = 1 + 0.9 * strength[:, None, None, None]
-    moved = _moved(x, which, strength)
+    moved, gray = _moved(x, which, strength), in_gray(x)
     step = 2 ** jnp.round(4 * size)  # how many of the 256 levels become one
     found = {
         "identity": x,
         "autocontrast": _autocontrast(x),
         "equalize": _equalize(x),
         "solarize": jnp.where(x >= 1 - size, 1 - x, x),
-        "color": _blend(_gray(x), x, factor),
+        "color": _blend(gray, x, factor),
         "posterize": jnp.floor(jnp.round(255 * x) / step) * step / 255,
-        "contrast": _blend(_gray(x).mean((1, 2, 3), keepdims=True), x, factor),
+        "contrast": _blend(gray.mean((1, 2, 3), keepdims=True), x, factor),
         "brightness": _blend(jnp.zeros_like(x), x, factor),
         "sharpness": _blend(_smooth(x), x, factor),
     }
@@ -107,10 +107,6 @@ def _moved(x: jax.Array, which: jax.Array, strength: jax.Array) -> jax.Array:
     down, right = 0.3 * by("shear_columns"), 0.3 * by("shear_rows")
     shift = jnp.stack([height * by("shift_down"), width * by("shift_right")], -1)
     return warp(x, rotation @ matrices(one, down, right, one), -jnp.round(0.45 * shift))
-
-
-def _gray(x: jax.Array) -> jax.Array:
-    return x if x.shape[-1] == 1 else (x @ jnp.array(GRAY, x.dtype))[..., None]
 
 
 def _blend(still: jax.Array, x: jax.Array, factor: jax.Array) -> jax.Array:

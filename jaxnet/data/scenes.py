@@ -87,11 +87,11 @@ def _scenes(rng, data: Pair, n: int, classes: int, most: int, size: tuple[int, i
             side, which = rng.integers(LEAST, MOST + 1), rng.integers(len(x))
             for _ in range(20):  # attempts to find space
                 low = rng.integers(0, np.subtract(size, side) + 1)
-                if not ink[i][_window(low, side)].any():
+                window = tuple(slice(start, start + side) for start in low)
+                if not ink[i][window].any():
                     break
             else:
                 continue
-            window = _window(low, side)
             ink[i][window] = drawn = _enlarge(x[which, ..., 0], side)
             colors[i][window] = rng.uniform(0, 0.5, 3)
             labels[i][window] = np.where(drawn > PALE, y[which], classes)
@@ -105,10 +105,6 @@ def _scenes(rng, data: Pair, n: int, classes: int, most: int, size: tuple[int, i
     paper = rng.uniform(0.75, 1, (n, 1, 1, 3)).astype(np.float32)
     images = paper + ink[..., None] * (colors - paper)
     return Scenes(images, labels, pad_boxes(boxes, found, most=most))
-
-
-def _window(low: np.ndarray, side: int) -> tuple[slice, slice]:
-    return slice(low[0], low[0] + side), slice(low[1], low[1] + side)
 
 
 def _enlarge(image: np.ndarray, side: int) -> np.ndarray:

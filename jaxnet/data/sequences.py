@@ -4,7 +4,7 @@ A sequence is an array with its steps along the first axis: ids of a text (lengt
 sound (length, features).
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -319,15 +319,12 @@ class Bucketed:
         return self._tree.unflatten(out)
 
 
-class _Pass:
+class _Pass(Iterator):
     """One pass over a `Bucketed`, which `fit` resumes by its state."""
 
     def __init__(self, of: Bucketed, epoch: int):
         self._of, self._epoch, self._done = of, epoch, 0
         self._chosen = of.chosen(epoch)
-
-    def __iter__(self) -> "_Pass":
-        return self
 
     def __next__(self) -> PyTree:
         if self._done == len(self._chosen):

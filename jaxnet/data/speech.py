@@ -6,7 +6,7 @@ of such arrays.
 """
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -51,8 +51,7 @@ class Recordings(NamedTuple):
           [1]
         """
         places = np.arange(len(self.waves))[rows]
-        rest = (part[places] for part in (self.digits, self.speakers, self.numbers))
-        return Recordings([self.waves[i] for i in places], *rest)
+        return Recordings([self.waves[i] for i in places], *(part[places] for part in self[1:]))
 
 
 def spoken_digits(
@@ -237,7 +236,7 @@ def log_mel(
     Reference: Davis and Mermelstein 1980, "Comparison of parametric representations for
     monosyllabic word recognition".
     """
-    return _features("log_mel", waves, rate, window, hop, bands, deltas, normalize, lambda mel: mel)
+    return _features("log_mel", waves, rate, window, hop, bands, deltas, normalize)
 
 
 def mfcc(
@@ -276,15 +275,11 @@ def mfcc(
     """
     checks.at_least("mfcc", "bands", bands)
     checks.between("mfcc", "coefficients", coefficients, 1, bands, "the number of bands")
-
-    def cepstrum(mel):  # (bands, frames) -> (coefficients, frames)
-        return _librosa("mfcc").feature.mfcc(S=mel, n_mfcc=coefficients)
-
-    return _features("mfcc", waves, rate, window, hop, bands, deltas, normalize, cepstrum)
+    return _features("mfcc", waves, rate, window, hop, bands, deltas, normalize, coefficients)
 
 
 def _features(
-    who: str, waves, rate, window, hop, bands, deltas, normalize, change: Callable
+    who: str, waves, rate, window, hop, bands, deltas, normalize, coefficients: int | None = None
 ) -> list[np.ndarray]:
     size, step = _check_frames(who, rate, window, hop)
     checks.at_least(who, "bands", bands)
@@ -293,7 +288,7 @@ def _features(
     words, hint = "a list of arrays (samples,)", "for a single wave pass [wave]"
     checks.check_type(who, "waves", waves, list | tuple, words, hint)
     waves = [_check_wave(who, i, wave, size) for i, wave in enumerate(waves)]
-    librosa = _librosa(who)
+    librosa = extra("librosa", "librosa", who, "speech")
     points = 2 ** (2 * size - 1).bit_length()  # fine enough to resolve the lowest bands
     with warnings.catch_warnings(action="ignore", category=UserWarning):  # empty bands raise below
         triangles = librosa.filters.mel(sr=rate, n_fft=points, n_mels=bands)
@@ -311,7 +306,9 @@ def _features(
         )  # (frequencies, frames)
         power = triangles @ (spectrum.real**2 + spectrum.imag**2)  # (bands, frames)
         least = max(float(power.max()) * 10 ** (-RANGE / 10), np.finfo(np.float32).tiny)
-        out = change(np.log(np.maximum(power, least)))
+        out = np.log(np.maximum(power, least))
+        if coefficients is not None:
+            out = librosa.feature.mfcc(S=out, n_mfcc=coefficients)  # (coefficients, frames)
         slopes = [
             librosa.feature.delta(out, width=DELTA_FRAMES, order=i + 1, mode="nearest")
             for i in range(deltas)
@@ -324,10 +321,6 @@ def _features(
         return out.astype(np.float32)
 
     return [of_wave(wave) for wave in waves]
-
-
-def _librosa(who: str) -> Any:
-    return extra("librosa", "librosa", who, "speech")
 
 
 def _check_frames(who: str, rate: Any, window: float, hop: float) -> tuple[int, int]:

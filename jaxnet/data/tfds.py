@@ -133,9 +133,8 @@ def _open(who: str, name: str, split: str, data_dir: Any, download: bool) -> tup
 
 def _missing(who: str, name: str, place: Path, here: list[str], data_dir: Any) -> str:
     said = "" if data_dir or "TFDS_DATA_DIR" in os.environ else " (TFDS_DATA_DIR is not set)"
-    holds = f"which has {', '.join(here)}" if here else "which has no dataset"
-    if not place.is_dir():
-        holds = "which does not exist"
+    nothing = "which has no dataset" if place.is_dir() else "which does not exist"
+    holds = f"which has {', '.join(here)}" if here else nothing
     if base_name(name) in KNOWN:
         get = f"run python -m jaxnet.data.prepare {base_name(name)}, or pass download=True"
     else:

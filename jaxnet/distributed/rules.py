@@ -234,9 +234,8 @@ def _checked(path: str, shape: tuple, mesh: Mesh, spec: Any, local: bool) -> Nam
         names = names if isinstance(names, tuple) else () if names is None else (names,)
         for name in names:
             check_axis(f"shardings: {path}", mesh, name)
-        if local and not at:  # JAX divides the rows of all processes together
-            continue
-        if shape[at] % (parts := prod(mesh.shape[name] for name in names)):
+        # JAX divides the rows of all processes together.
+        if (at or not local) and shape[at] % (parts := prod(mesh.shape[name] for name in names)):
             raise ValueError(
                 f"shardings: dimension {at} of {path} {shape} cannot be divided among the {parts} "
                 f"devices along {', '.join(names)}"

@@ -11,7 +11,7 @@ from jaxnet.core import Layer, Params, State
 from jaxnet.nets import check_net
 from jaxnet.services.checks import a_function, all_native, is_traced
 from jaxnet.services.meshes import on_auto_axes
-from jaxnet.services.trees import PyTree, describe, floats_of, path_name, shapes_of, with_floats
+from jaxnet.services.trees import PyTree, describe, flat, floats_of, shapes_of, with_floats
 from jaxnet.services.warn import warn
 from jaxnet.transforms.observing import observe
 
@@ -227,10 +227,10 @@ def one_float(who: str, value: Any) -> jax.Array:
 
 def _first(tree: PyTree) -> tuple[str, int, int, int] | None:
     """Return path and counts of NaN, Inf and all numbers of the first leaf that is not finite."""
-    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+    for path, leaf in flat(tree, None):
         nans, infs = map(int, count(leaf))
         if nans or infs:
-            return path_name(path), nans, infs, leaf.size
+            return path, nans, infs, leaf.size
     return None
 
 

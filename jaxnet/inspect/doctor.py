@@ -13,7 +13,7 @@ from jaxnet.services.checks import all_native, check_input
 from jaxnet.services.jaxprs import depends_on
 from jaxnet.services.meshes import on_auto_axes
 from jaxnet.services.table import Table, Tabular
-from jaxnet.services.trees import PyTree, differences, floats_of, path_name, with_floats
+from jaxnet.services.trees import PyTree, differences, flat, floats_of, with_floats
 from jaxnet.training.objective import averaged
 from jaxnet.training.trainer import Trainer, TrainState, check_train_state
 
@@ -165,20 +165,18 @@ def _changes(old: dict[str, str], new: dict[str, str]) -> list[str]:
 
 
 def _types(batch: PyTree) -> dict[str, str]:
-    leaves = jax.tree_util.tree_leaves_with_path(batch)
-    return {path_name(path) or "batch": str(jax.typeof(leaf)) for path, leaf in leaves}
+    return {path or "batch": str(jax.typeof(leaf)) for path, leaf in flat(batch, None)}
 
 
 def _entries(before: PyTree, gradients: tuple, after: tuple) -> dict[str, tuple]:
     """Return size and norms by path, with the largest gradient and update over the batches."""
     entries = {}
-    leaves = jax.tree_util.tree_leaves_with_path(before)
     others = [zip(*map(jax.tree.leaves, trees), strict=True) for trees in (gradients, after)]
-    for (path, old), grads, news in zip(leaves, *others, strict=True):
+    for (path, old), grads, news in zip(flat(before, None), *others, strict=True):
         weight, gradient = _norm(old), max(map(_norm, grads), key=_bad)
         update = max((_norm(np.subtract(new, old, dtype=np.float64)) for new in news), key=_bad)
         ratio = update / weight if weight else None
-        entries[path_name(path)] = (old.size, weight, gradient, ratio)
+        entries[path] = (old.size, weight, gradient, ratio)
     return entries
 
 
@@ -209,10 +207,7 @@ def _bad(value: float) -> float:
 
 def _stale(before: PyTree, states: tuple, steps: int) -> list[str]:
     """Return findings about state that a step does not change and statistics never updated."""
-    found = []
-    leaves = jax.tree_util.tree_leaves_with_path(before)
-    entries = [(path_name(path), leaf) for path, leaf in leaves]
-    still = []
+    entries, found, still = flat(before, None), [], []
     for (path, old), *news in zip(entries, *map(jax.tree.leaves, states), strict=True):
         if all(np.array_equal(old, new, equal_nan=True) for new in news):
             still.append(path)

@@ -14,7 +14,7 @@ from jaxnet.inspect.activations import floats
 from jaxnet.services import checks
 from jaxnet.services.jax_versions import enable_x64
 from jaxnet.services.table import Table, Tabular
-from jaxnet.services.trees import PyTree, describe, path_name, with_floats
+from jaxnet.services.trees import PyTree, describe, flat, with_floats
 
 STEP = 1e-6  # near the cube root of float64's precision, the best step for central differences
 
@@ -203,8 +203,7 @@ def check_gradients(
         random = np.random.default_rng(0)
         x = jax.tree.map(lambda leaf: _wide(leaf, random), x)
         params, state = layer.init(key, x)
-        shifted = lambda a: a + 0.1 * _normal(random, a) if _float(a) else a  # noqa: E731
-        params = jax.tree.map(shifted, params)
+        params = jax.tree.map(lambda a: a + 0.1 * _normal(random, a) if _float(a) else a, params)
         named, rebuild = _floats(params, x)
         run_key = child_key(key, "check_gradients")
 
@@ -281,11 +280,8 @@ def _floats(params: PyTree, x: PyTree) -> tuple[dict[str, Any], Callable[[list],
     """Return the arrays that have gradients, by path, and a function that rebuilds the trees."""
     tree = (params, x)
     chosen = jax.tree.map(lambda leaf: jnp.asarray(leaf) if _float(leaf) else None, tree)
-    leaves, structure = jax.tree_util.tree_flatten_with_path(chosen)
-    named = {}
-    for (first, *path), leaf in leaves:
-        words = "input" if first.idx else "params", path_name(path)
-        named["/".join(filter(None, words))] = leaf
+    named = dict(flat({"params": chosen[0]}, None) + flat({"input": chosen[1]}, None))
+    structure = jax.tree.structure(chosen)
     return named, lambda values: with_floats(tree, structure.unflatten(values))
 
 
@@ -298,9 +294,7 @@ def _wide(leaf: Any, random: np.random.Generator) -> Any:
 
 def _normal(random: np.random.Generator, leaf: Any) -> np.ndarray:
     """Return standard normal numbers in float64; zeros for a leaf of integers."""
-    if _float(leaf):
-        return random.normal(size=leaf.shape)
-    return np.zeros(leaf.shape, leaf.dtype)
+    return random.normal(size=leaf.shape) if _float(leaf) else np.zeros(leaf.shape, leaf.dtype)
 
 
 def _float(leaf: Any) -> bool:

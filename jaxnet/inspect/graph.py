@@ -12,7 +12,7 @@ import numpy as np
 from jaxnet.services.checks import a_function, as_array
 from jaxnet.services.jax_versions import bind
 from jaxnet.services.table import Table, Tabular, short
-from jaxnet.services.trees import path_name
+from jaxnet.services.trees import flat
 
 CALLS = ("jit", "pjit", "closed_call", "core_call", "remat", "remat2", "checkpoint")
 SIGNS: dict[str, str] = {
@@ -274,8 +274,8 @@ def _names(f: Callable, args: tuple) -> list[str]:
             words += [p.name] if rest is None else [f"{p.name}{i}" for i in range(rest)]
     except (TypeError, ValueError):  # a builtin without a signature
         words = [f"x{i}" for i in range(len(args))]
-    paths = [path for path, _ in jax.tree_util.tree_flatten_with_path(args)[0]]
-    return ["/".join(filter(None, (words[p[0].idx], path_name(p[1:])))) for p in paths]
+    named = zip(words, args, strict=False)  # parameters with a default may have no argument
+    return [path for word, arg in named for path, _ in flat({word: arg}, None)]
 
 
 def _floating(x: Any) -> bool:

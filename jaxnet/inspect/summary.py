@@ -11,7 +11,7 @@ from jaxnet.core import Layer, as_layer
 from jaxnet.inspect.cost import flops
 from jaxnet.services.checks import check_input
 from jaxnet.services.table import Table, Tabular, size_of
-from jaxnet.services.trees import Path, PyTree, describe, key_spec, shapes_of
+from jaxnet.services.trees import Path, PyTree, describe, key_spec, nested, shapes_of
 from jaxnet.transforms.kernels import transforms_of
 from jaxnet.transforms.observing import observe
 
@@ -65,7 +65,8 @@ class Summary(Tabular):
         for row in self.rows:
             path = (self.name, *row.path.split("/")) if row.path else (self.name,)
             kind = row.kind if row.calls == 1 else f"{row.kind} ×{row.calls}"
-            cells = ("  " * (len(path) - 1) + path[-1], kind, _words(row.output))
+            output = describe(row.output).replace(" float32", "")  # any other dtype stays
+            cells = ("  " * (len(path) - 1) + path[-1], kind, output)
             work = size_of(row.flops, "") if row.flops else None
             rows.append((*cells, row.params or None, row.state or None, work))
         counts = _count(self.params), _count(self.state), size_of(self.rows[0].flops, "")
@@ -144,13 +145,7 @@ def summary(net: Layer, x: PyTree) -> Summary:
             _count(p), _count(s), work, copies * _bytes(outputs),
         )  # fmt: skip
 
-    def below(path):
-        yield row(path)
-        for other in found:  # in the order of the calls
-            if other and other[:-1] == path:
-                yield from below(other)
-
-    return Summary(net.name, x, list(below(())), params, state)
+    return Summary(net.name, x, list(map(row, nested(found))), params, state)
 
 
 def _work(layer: Layer, x: PyTree, key: Any) -> int:
@@ -179,8 +174,3 @@ def _count(tree: PyTree) -> int:
 
 def _bytes(tree: PyTree) -> int:
     return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
-
-
-def _words(output: PyTree) -> str:
-    """Return shapes in words, with the dtype if it is not float32."""
-    return describe(output).replace(" float32", "")

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from jaxnet.profile.program import bytes_of, flops_of, layer_of, parse
 from jaxnet.services.files import file_path
 from jaxnet.services.table import Number, Table, Tabular, size_of
-from jaxnet.services.trees import Path
+from jaxnet.services.trees import Path, nested
 
 NO_LAYER = "(no layer)"
 
@@ -108,8 +108,7 @@ def cost_by_layer(compiled: Any) -> LayerCosts:
             entry[backward] += work[0] * run.times
             entry[2 + backward] += work[1] * run.times
     rows = [LayerCost("/".join(path), *sums) for path, sums in _inclusive(found)]
-    analysis = compiled.cost_analysis() or {}
-    counted = float(analysis.get("flops", math.nan))
+    counted = float((compiled.cost_analysis() or {}).get("flops", math.nan))
     flops, bytes_ = (sum(e[i] + e[i + 1] for e in found.values()) for i in (0, 2))
     return LayerCosts(rows, flops, bytes_, once, counted)
 
@@ -222,16 +221,15 @@ def time_by_layer(compiled: Any, trace: str | FilePath) -> LayerTimes:
 
 
 def _events(profile: Any) -> Iterator[tuple[dict[str, Any], float]]:
-    for plane in profile.planes:
-        for line in plane.lines:
-            for event in line.events:
-                # The first access causes a warning on JAX 0.12, which ends the process if warnings
-                # are errors.
-                with warnings.catch_warnings():
-                    warnings.simplefilter("ignore", DeprecationWarning)
-                    stats = dict(event.stats)
-                if "hlo_op" in stats:
-                    yield stats, event.duration_ns
+    lines = (line for plane in profile.planes for line in plane.lines)
+    for event in (event for line in lines for event in line.events):
+        # The first access causes a warning on JAX 0.12, which ends the process if warnings are
+        # errors.
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)
+            stats = dict(event.stats)
+        if "hlo_op" in stats:
+            yield stats, event.duration_ns
 
 
 def program_text(who: str, compiled: Any) -> str:
@@ -254,7 +252,7 @@ def program_text(who: str, compiled: Any) -> str:
     return text
 
 
-def _inclusive(found: dict[Path, list]) -> Iterator[tuple[Path, list]]:
+def _inclusive(found: dict[Path, list]) -> list[tuple[Path, list]]:
     """Return sums over each path and the paths below it. A path precedes the paths below it; () is
     last."""
     sums: dict[Path, list] = {}
@@ -262,16 +260,8 @@ def _inclusive(found: dict[Path, list]) -> Iterator[tuple[Path, list]]:
         for depth in range(1, len(path) + 1):
             above = sums.get(path[:depth], [0] * len(entry))
             sums[path[:depth]] = [*map(operator.add, above, entry)]
-
-    def below(path: Path) -> Iterator[tuple[Path, list]]:
-        for other in sums:
-            if other[:-1] == path:
-                yield other, sums[other]
-                yield from below(other)
-
-    yield from below(())
-    if () in found:
-        yield (), found[()]
+    outside = [((), found[()])] if () in found else []
+    return [(path, sums[path]) for path in nested(sums)] + outside
 
 
 def _outermost(rows: Iterable[Any]) -> list[Any]:

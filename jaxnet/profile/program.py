@@ -274,19 +274,15 @@ def bytes_of(run: Run, program: Program) -> int:
 
 def _fused_bytes(body: dict[str, Instruction], out: int) -> int:
     """Return the bytes of the parameters and the result of a fusion."""
-    users: dict[str, list[Instruction]] = {name: [] for name in body}
-    for one in body.values():
-        for other in one.operands:
-            users.get(other, []).append(one)
     total = out
     for one in body.values():
-        by = users[one.name]
         whole = sum(shape.bytes for shape in one.shapes)
         if one.opcode == "dynamic-update-slice" and one.root:  # in place: only the slice is written
             update = body.get(one.operands[1])
             total += sum(shape.bytes for shape in update.shapes) - whole if update else 0
         if one.opcode != "parameter":
             continue
+        by = [user for user in body.values() for name in user.operands if name == one.name]
         kinds = {user.opcode if user.operands[0] == one.name else "" for user in by}
         if kinds and kinds <= SLICES:
             whole = sum(shape.bytes for user in by for shape in user.shapes)

@@ -25,7 +25,6 @@ _ADVICE = {
     "write use_scale= and use_bias=": "affine elementwise_affine",
     "leave it out: sequences are (batch, time, features)": "batch_first",
     "write use_bias=": "bias center",
-    "write bias_init=": "bias_initializer",
     "write jn.bidirectional(jn.lstm(8))": "bidirectional go_backwards",
     "write statements in the loop, for epoch in jn.fit(...): ...": "callbacks",
     "pass the loss to jn.supervised": "criterion",
@@ -36,7 +35,6 @@ _ADVICE = {
     "write jn.losses.weighted(loss, ignore_label=...)": "ignore_index",
     "write activation=": "nonlinearity",
     "write vocabulary=": "num_embeddings",
-    "write heads=": "num_heads",
     "write jn.layers.stack_rnn(jn.lstm(8), jn.lstm(8))": "num_layers",
     "write rate=": "p",
     "write window=": "pool_size",
@@ -82,7 +80,7 @@ def explain_keywords(function: F) -> F:
 
 def instead(name: str, known: list[str]) -> str:
     """Return what to write for an unknown argument, given the names of the known ones."""
-    near = difflib.get_close_matches(name, known, 1, 0.75)
+    near = difflib.get_close_matches(name, known, 1, 0.7)
     if name in _ELSEWHERE:
         return _ELSEWHERE[name]
     return f"write {near[0]}=" if near else f"known: {', '.join(known)}"

@@ -4,7 +4,6 @@ import ctypes
 import os
 import sys
 from collections.abc import Callable
-from typing import Any
 
 import jax
 
@@ -98,8 +97,9 @@ def jit(run: Callable, **options) -> Callable:
         shapes = tuple([getattr(leaf, "shape", ()) for leaf in jax.tree.leaves(args[1:])])
         program = chosen.get(shapes)
         if program is None:  # XLA would warn about each array that is larger than a piece
-            fits = _largest(plain.trace(*args).jaxpr.jaxpr) <= PIECE  # both calls trace only once
-            program = chosen[shapes] = pieces if fits else plain
+            arrays = arrays_in(plain.trace(*args).jaxpr.jaxpr)  # both calls trace only once
+            largest = max((one.size * one.dtype.itemsize for one in arrays), default=0)
+            program = chosen[shapes] = pieces if largest <= PIECE else plain
         try:
             return program(*args)
         except ValueError as error:  # a program inside another one does not take options
@@ -112,11 +112,6 @@ def jit(run: Callable, **options) -> Callable:
         return plain(*args)
 
     return call
-
-
-def _largest(jaxpr: Any) -> int:
-    """Return the bytes of the largest array that a program computes."""
-    return max((array.size * array.dtype.itemsize for array in arrays_in(jaxpr)), default=0)
 
 
 def _glibc() -> bool:

@@ -4,7 +4,8 @@ import functools
 import inspect
 import threading
 import weakref
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
+from types import SimpleNamespace
 from typing import Any
 
 import jax
@@ -18,7 +19,7 @@ Path = tuple[str, ...]
 Differences = dict[str, tuple[Any, Any]]
 
 
-def flat(tree: PyTree, is_leaf: Callable[[Any], bool] = is_stored) -> list[tuple[str, Any]]:
+def flat(tree: PyTree, is_leaf: Callable[[Any], bool] | None = is_stored) -> list[tuple[str, Any]]:
     """Return the leaves of a tree with their paths as messages show them."""
     leaves, _ = jax.tree_util.tree_flatten_with_path(tree, is_leaf)
     return [(path_name(path), leaf) for path, leaf in leaves]
@@ -33,6 +34,20 @@ def path_name(path: Any) -> str:
       'conv/kernel'
     """
     return jax.tree_util.keystr(path, simple=True, separator="/")
+
+
+def nested(paths: Iterable[Path]) -> list[Path]:
+    """Return paths in their order, but each before the paths below it, which follow it.
+
+    Args:
+      paths: Paths of layers, with the paths of all layers around them.
+
+    Example:
+      >>> nested([("net", "dense"), ("loss",), ("net",), ("net", "tanh")])
+      [('loss',), ('net',), ('net', 'dense'), ('net', 'tanh')]
+    """
+    place = {path: i for i, path in enumerate(paths)}
+    return sorted(place, key=lambda path: [place[path[: i + 1]] for i in range(len(path))])
 
 
 def describe(x: PyTree) -> str:
@@ -166,7 +181,7 @@ class Memo:
         return value
 
 
-def memo_of(owner: Any) -> Memo:
+def memo_of(owner: Any) -> Any:
     """Return the cache that belongs to a function, such as a net's `apply`, and lives as long.
 
     A cache at module level would keep alive all that its entries hold: nets, and their programs.
@@ -178,7 +193,7 @@ def memo_of(owner: Any) -> Memo:
     """
     entries = getattr(owner, "__dict__", None)
     if not isinstance(entries, dict) or inspect.ismethod(owner):  # a method's are its function's
-        return _PartOfOthers(owner)
+        return SimpleNamespace(of=lambda key, make: _OTHERS.of((owner, key), make))
     held, of = entries.get("_jaxnet_memo", (None, None))
     if held is None or of() is not owner:  # `functools.wraps` copies what a function holds
         held = Memo()
@@ -187,16 +202,6 @@ def memo_of(owner: Any) -> Memo:
 
 
 _OTHERS = Memo()
-
-
-class _PartOfOthers(Memo):
-    """The entries of an owner that cannot hold its own, such as a bound method or a builtin."""
-
-    def __init__(self, owner: Any):
-        self.owner = owner
-
-    def of(self, key: Hashable, make: Callable[[], Any]) -> Any:
-        return _OTHERS.of((self.owner, key), make)
 
 
 def compiled_for(**options: Any) -> Callable:

@@ -208,8 +208,7 @@ class Checkpoints:
                 raise ValueError(f"Checkpoints.best: there is no checkpoint in {self.folder}")
             if self._name not in (known := self._scalars(step)):
                 raise ValueError(
-                    f"Checkpoints.best: there is no {self._name!r}; the metrics of step {step} are "
-                    f"{', '.join(known)}"
+                    f"Checkpoints.best: {self._name!r} is not among {', '.join(known)}"
                 )
             try:
                 return self._read(step, like)

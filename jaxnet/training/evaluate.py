@@ -88,8 +88,7 @@ def measure_all(
             n = jax.tree.leaves(part)[0].shape[0]
             batches = placement.check_batch(who, part, min(size, n))
             carried = rows_are_in_order(objective, state, part, min(size, n))
-            options = batches, shardings, carried
-            program = measure(objective, programs, min(size, n), *options)
+            program = measure(objective, programs, min(size, n), batches, shardings, carried)
             found, after = program(params, state, part, key, jax.device_put(np.int32(first)))
             state, first = after if carried else state, first - (-n // size)
             sums = found if sums is None else jax.tree.map(jnp.add, sums, found)

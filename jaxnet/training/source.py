@@ -330,10 +330,8 @@ class Stream:
         if count < size:
             batch = jax.tree.map(lambda leaf: jnp.resize(leaf, (size, *leaf.shape[1:])), batch)
         # One program for all batches.
-        own = trainer.optimizer is None  # whose step takes no mask
-        if count == size and (
-            own or not takes_mask(trainer.objective, trainer.programs, *now, batch)
-        ):
+        of_rows = takes_mask(trainer.objective, trainer.programs, *now, batch)
+        if count == size and (trainer.optimizer is None or not of_rows):  # an own step has no mask
             return train_state, batch, None
         if count not in self.masks:
             self.masks[count] = _given((np.arange(size) < count).astype(np.float32))

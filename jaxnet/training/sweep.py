@@ -325,19 +325,16 @@ def _cross_validated(objective, optimizer, data, folds: int, options: dict[str, 
     """Sweep over folds, of which each run leaves one out."""
     count = checks.check_data(data, "sweep: data")
     checks.between("sweep", "folds", folds, 2, count)
-    if isinstance(options["seeds"], int):
-        options["seeds"] = range(folds)
-    elif len(options["seeds"]) != folds:
-        raise ValueError(
-            f"sweep: folds={folds} needs a seed for each, got {len(options['seeds'])} seeds"
-        )
+    seeds = range(folds) if isinstance(options["seeds"], int) else options["seeds"]
+    if len(seeds) != folds:
+        raise ValueError(f"sweep: folds={folds} needs a seed for each, got {len(seeds)} seeds")
     order = np.random.default_rng(0).permutation(count)
     parts = [order[i::folds] for i in range(folds)]
     take = lambda rows: jax.tree.map(lambda a: a[rows], data)  # noqa: E731
     most, least = len(parts[0]), len(parts[-1])
     rest = [np.concatenate(parts[:i] + parts[i + 1 :])[: count - most] for i in range(folds)]
     held = np.stack([part[:least] for part in parts])
-    options |= {"evaluate": take(held), "own_data": True}
+    options |= {"evaluate": take(held), "own_data": True, "seeds": seeds}
     found = sweep(objective, optimizer, take(np.stack(rest)), **options)._replace(folds=folds)
     if not isinstance(objective.inside, Supervised):
         return found

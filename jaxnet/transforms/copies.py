@@ -192,9 +192,8 @@ def mapped(layer: Layer, axis: int = 1) -> Layer:
             sown = {n: value for n, value in after.items() if n not in state}
             return y, {n: after[n] for n in state}, sown
 
-        places = jnp.arange(size(x))
         try:
-            y, after, sown = jax.vmap(one, (0, axis), (axis, None, 0))(places, x)
+            y, after, sown = jax.vmap(one, (0, axis), (axis, None, 0))(jnp.arange(size(x)), x)
         except ValueError as error:
             if "out_axes" not in str(error):
                 raise

@@ -141,13 +141,12 @@ def _spectral_norm(
             here, of = child_key(child_key(key, own), path_name(path)), axes[path_name(path)]
             copies, shape = kernel.shape[: of.copies], kernel.shape[of.copies :]
             sizes = {"u": math.prod(shape[of.inputs :]), "v": math.prod(shape[: of.inputs])}
-            dtype = wide(kernel).dtype
-            drawn = {
-                n: jax.random.normal(child_key(here, n), (*copies, s), dtype)
-                for n, s in sizes.items()
-            }
-            drawn = {n: a / jnp.linalg.norm(a, axis=-1, keepdims=True) for n, a in drawn.items()}
-            return _power(kernel, drawn, 15, epsilon)
+
+            def unit(n):
+                a = jax.random.normal(child_key(here, n), (*copies, sizes[n]), wide(kernel).dtype)
+                return a / jnp.linalg.norm(a, axis=-1, keepdims=True)
+
+            return _power(kernel, {n: unit(n) for n in sizes}, 15, epsilon)
 
         return params, state | {own: jax.tree_util.tree_map_with_path(draw, kernels)}
 
@@ -173,8 +172,7 @@ def _spectral_norm(
         y, inner = layer.apply(divided, inner, x, key=key, train=train)
         return y, inner | {own: vectors}
 
-    options = {"iterations": iterations, "epsilon": epsilon, "name": name}
-    rewrap = partial(_spectral_norm, bare=bare, **options)
+    rewrap = partial(_spectral_norm, bare=bare, iterations=iterations, epsilon=epsilon, name=name)
     return with_own_entries(layer, init, apply, rewrap, own, name)
 
 

@@ -35,8 +35,7 @@ def confusion(matrix: Any, names: Sequence[str] | None = None) -> Figure:
     matrix = on_host("confusion", "matrix", matrix, "(classes, classes)", empty=False)
     check_values("confusion", "counts", matrix, "[0, inf)")
     n = len(matrix)
-    names = list(map(str, range(n))) if names is None else names
-    names = texts("confusion", "names", names, n, "class")
+    names = texts("confusion", "names", map(str, range(n)) if names is None else names, n, "class")
     share = matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
     longest = max(len(name) for name in names)
     side = 1.6 + 0.42 * n + 0.06 * longest

@@ -68,8 +68,8 @@ def decision(
         a_function("decision", "predict", f, "(x)")
     low, high = x.min(0), x.max(0)
     room = 0.15 * np.where(high > low, high - low, 1)
-    low, high = low - room, high + room
-    ticks = [np.linspace(a, b, resolution) for a, b in zip(low, high, strict=True)]
+    limits = list(zip(low - room, high + room, strict=True))
+    ticks = [np.linspace(*limit, resolution) for limit in limits]
     plane = np.stack(np.meshgrid(*ticks), -1).reshape(-1, 2).astype(np.float32)
     # A single call, so that one shape is compiled.
     both = np.concatenate([plane, x.astype(np.float32)])
@@ -92,13 +92,10 @@ def decision(
         _regions(axes, ticks, regions.reshape(resolution, resolution), count)
         _points(axes, x, y, predicted)
         wrong = f"{(predicted != y).sum()} of {len(y)} wrong"
-        xlim, ylim = zip(low, high, strict=True)
-        axes.set(xlim=xlim, ylim=ylim, title=f"{title}: {wrong}" if title else wrong)
-    handles = [
-        Line2D([], [], linestyle="", marker=MARKERS[i], color=COLORS[i], label=names[i])
-        for i in range(count)
-    ]
-    figure.legend(handles=handles, loc="outside lower center", ncols=count)
+        title = f"{title}: {wrong}" if title else wrong
+        axes.set(xlim=limits[0], ylim=limits[1], title=title)
+    dots = [Line2D([], [], ls="", marker=MARKERS[i], color=COLORS[i]) for i in range(count)]
+    figure.legend(dots, names[:count], loc="outside lower center", ncols=count)
     return figure
 
 

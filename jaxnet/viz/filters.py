@@ -80,5 +80,4 @@ def _as_images(kernel: np.ndarray, shape: tuple[int, ...] | None) -> np.ndarray:
         raise ValueError(
             f"filters: the kernel has {len(kernel)} pixels, which does not match shape {shape}"
         )
-    channels = shape[2] if len(shape) == 3 else 1
-    return kernel.reshape(shape[0], shape[1], channels, -1)  # (pixels, units) -> 4 axes
+    return kernel.reshape(*(*shape, 1)[:3], -1)  # (pixels, units) -> 4 axes

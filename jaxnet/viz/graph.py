@@ -51,11 +51,10 @@ def graph(computed: Graph, *, digits: int = 3) -> Figure:
     ]
 
     wide = np.zeros(int(places[:, 0].max()) + 1)  # width of each column, in inches
-    for (column, _), width, total in zip(places, widths, sums, strict=True):
-        wide[int(column)] = max(wide[int(column)], width, 0.075 * len(total))
-    for route, (forward, backward) in zip(routes, words, strict=True):
-        column = int(route[1, 0])
-        wide[column] = max(wide[column], 0.15 + 0.075 * max(len(forward), len(backward)))
+    boxes = [max(width, 0.075 * len(total)) for width, total in zip(widths, sums, strict=True)]
+    np.maximum.at(wide, places[:, 0].astype(int), boxes)
+    labels = [0.15 + 0.075 * max(map(len, pair)) for pair in words]
+    np.maximum.at(wide, [int(route[1, 0]) for route in routes], labels)
     left = np.concatenate([[0], np.cumsum(wide[:-1] + GAP)])
     rows = np.concatenate([places[:, 1], *(route[:, 1] for route in routes)])
     width, height = left[-1] + wide[-1], ROW * (rows.max() - rows.min())

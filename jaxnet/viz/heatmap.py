@@ -101,8 +101,7 @@ def _flat(name: str, values: Any, images: np.ndarray, unsigned: bool) -> np.ndar
         values = np.abs(values)
     if values.ndim == 4:
         values = values.max(-1) if unsigned else values.sum(-1)
-    finite = np.isfinite(values)
-    largest = np.abs(values).max((1, 2), keepdims=True, where=finite, initial=0)
+    largest = np.abs(np.where(np.isfinite(values), values, 0)).max((1, 2), keepdims=True)
     return values / np.where(largest > 0, largest, 1)
 
 

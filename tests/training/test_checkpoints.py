@@ -522,5 +522,5 @@ def test_the_best_by_an_unknown_metric_raises(tmp_path):
         for epoch in jn.fit(trainer, start, data, epochs=2, evaluate=data, progress=False):
             kept.save(epoch)
     with jn.Checkpoints(tmp_path, best="eval/loss") as kept:
-        with pytest.raises(ValueError, match="there is no 'eval/loss'; .*evaluation/loss"):
+        with pytest.raises(ValueError, match="'eval/loss' is not among .*evaluation/loss"):
             kept.best(start)

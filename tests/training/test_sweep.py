@@ -256,7 +256,7 @@ def test_folds_train_on_the_others_and_give_an_output_to_each_example(count):
         ({"folds": 1}, "sweep: folds must be"),
         ({"folds": 99}, "sweep: folds must be"),
         ({"folds": 2, "own_data": True}, "folds= cuts the data; leave out evaluate= and own_data="),
-        ({"folds": 3, "seeds": [1, 2]}, "data must have a leading axis of 2 seeds"),
+        ({"folds": 3, "seeds": [1, 2]}, "folds=3 needs a seed for each, got 2 seeds"),
     ],
 )
 def test_folds_that_do_not_fit_raise(options, words):
@@ -306,10 +306,8 @@ def test_a_member_trains_further_as_a_run_of_its_own():
     close(more.train_state.params, whole.train_state.params)
 
 
-def test_a_seed_for_each_fold_and_an_optimizer_of_any_names():
+def test_an_optimizer_may_take_any_names():
     net = objective(jn.dense(3))
-    with pytest.raises(ValueError, match="folds=4 needs a seed for each, got 3 seeds"):
-        jn.sweep(net, lambda: optax.sgd(0.1), data(), epochs=1, seeds=[7, 8, 9], folds=4)
     grid = {"learning_rate": [0.1]}
     free, own = (
         jn.sweep(net, make, data(), epochs=1, seeds=1, grid=grid, progress=False)

@@ -276,5 +276,5 @@ def test_params_of_another_net_are_not_quantized():
         jn.Misfit, match="quantize: params do not fit the net .*\n  kernel_lora_a: unk"
     ):
         jn.quantize(jn.quantized(net), params, x)
-    with pytest.raises(ValueError, match="params of jn.lora: use the adapted net, or jn.merge"):
+    with pytest.raises(ValueError, match="unused entries: params/kernel_lora_a"):
         net.apply(params, {}, jnp.ones((1, 4)))
