@@ -51,7 +51,6 @@ def shardings(tree: PyTree, mesh: Mesh, rules: Rules = P()) -> PyTree:
       >>> tuple(where["dense"]["kernel"].spec)
       (None, 'model')
     """
-    check_mesh("shardings", mesh)
     if not hasattr(tree, "opt_state"):
         return _by_rules(tree, mesh, rules)
     params = _by_rules(tree.params, mesh, rules)
@@ -81,8 +80,6 @@ def put(tree: PyTree, mesh: Mesh, rules: Rules = P(), *, local: bool = False) ->
       >>> x.sharding.spec[0]
       'data'
     """
-
-    check_mesh("put", mesh)
 
     def leaf(a, where):
         if isinstance(a, jax.ShapeDtypeStruct):
@@ -203,6 +200,7 @@ def check_axis(who: str, mesh: Mesh, axis: Any) -> None:
 
 
 def _by_rules(tree: PyTree, mesh: Mesh, rules: Rules, local: bool = False) -> PyTree:
+    check_mesh("shardings", mesh)
     words = "a PartitionSpec, a dict from patterns to PartitionSpecs or a function (path, shape)"
     check_type("shardings", "rules", rules, P | Mapping | Callable, words)
     paths = [path for path, _ in flat(tree)]
