@@ -143,8 +143,7 @@ def _compare(net: Layer, params: Params, state: State, x: Any, outputs: Any, pai
             f"from_torch: outputs must be the {len(found)} arrays that {net.name} returns, got "
             f"{len(wanted)}"
         )
-    distances = [_distance(np.asarray(a), b) for a, b in zip(found, wanted, strict=True)]
-    error = np.max(distances, initial=0)  # NaN if one is
+    error = np.max([*map(_distance, map(np.asarray, found), wanted)], initial=0)  # NaN if one is
     if error <= SAME_OUTPUTS:
         return
     alike: dict[Any, list[str]] = {}

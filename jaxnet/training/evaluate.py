@@ -71,7 +71,7 @@ def measure_all(
     params, state = all_native((params, state), who)
     # A fixed key, so that evaluation with sampling, as in an RBM, is reproducible.
     key = _first_key()
-    sums, first, shardings = None, 0, placement.shardings_of((params, state))
+    sums, first, carried, shardings = None, 0, False, placement.shardings_of((params, state))
     accepted = [] if is_stream(data) else None
     for batch in data if is_stream(data) else [data]:
         batch = on_device(batch, f"{who}: data")
@@ -87,7 +87,8 @@ def measure_all(
         for part in parts:
             n = jax.tree.leaves(part)[0].shape[0]
             batches = placement.check_batch(who, part, min(size, n))
-            carried = rows_are_in_order(objective, state, part, min(size, n))
+            if sums is None:  # of the first batch, since it may trace
+                carried = rows_are_in_order(objective, state, part, min(size, n))
             program = measure(objective, programs, min(size, n), batches, shardings, carried)
             found, after = program(params, state, part, key, jax.device_put(np.int32(first)))
             state, first = after if carried else state, first - (-n // size)
