@@ -320,11 +320,12 @@ class Bucketed:
 
 
 class _Pass(Iterator):
-    """One pass over a `Bucketed`, which `fit` resumes by its state."""
+    """One pass over a `Bucketed`, which `fit` resumes by its state, also between two passes."""
+
+    counts_passes = True
 
     def __init__(self, of: Bucketed, epoch: int):
-        self._of, self._epoch, self._done = of, epoch, 0
-        self._chosen = of.chosen(epoch)
+        self._of, self._epoch, self._done, self._chosen = of, epoch, 0, of.chosen(epoch)
 
     def __next__(self) -> PyTree:
         if self._done == len(self._chosen):

@@ -206,10 +206,8 @@ class Checkpoints:
             step = by_first(lambda: self._best_of(self._listed()))
             if step is None:
                 raise ValueError(f"Checkpoints.best: there is no checkpoint in {self.folder}")
-            if self._name not in (known := self._scalars(step)):
-                raise ValueError(
-                    f"Checkpoints.best: {self._name!r} is not among {', '.join(known)}"
-                )
+            if self._name not in (has := self._scalars(step)):
+                raise ValueError(f"Checkpoints.best: {self._name!r} is not among {', '.join(has)}")
             try:
                 return self._read(step, like)
             except OSError as error:

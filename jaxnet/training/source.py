@@ -294,7 +294,8 @@ class Stream:
                 "a loader, or an object whose __iter__ starts over for each epoch"
             )
         if ended or done == self.steps:
-            state = self.iterator.get_state() if hasattr(self.batches, "epoch") else None
+            counts = getattr(self.iterator, "counts_passes", False)
+            state = self.iterator.get_state() if counts else None
             self.iterator = None
             position = position._replace(epoch=position.epoch + 1, done=0, loader=state)
         else:
@@ -352,8 +353,8 @@ class Stream:
 
     def _compare_first(self, epoch: int, batch: PyTree) -> None:
         """Warn if a loader that could shuffle begins two passes with the same batch."""
-        shuffles = hasattr(self.batches, "epoch")  # as Bucketed, if it has a seed
-        if not hasattr(self.iterator, "get_state") or shuffles or len(self.first) > 1:
+        counts = getattr(self.iterator, "counts_passes", False)  # and may repeat them on purpose
+        if not hasattr(self.iterator, "get_state") or counts or len(self.first) > 1:
             return
         leaves = [leaf for leaf in jax.tree.leaves(batch) if leaf.is_fully_addressable]
         sums = [zlib.crc32(np.asarray(leaf).tobytes()) for leaf in leaves]

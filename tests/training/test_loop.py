@@ -361,3 +361,39 @@ def test_a_generator_cannot_evaluate_several_epochs():
     held = ((x[i : i + 8], y[i : i + 8]) for i in (0, 8))
     with pytest.raises(ValueError, match="evaluate= is read in each epoch"):
         jn.fit(trainer, trainer.init(jax.random.key(0), (x, y)), (x, y), epochs=2, evaluate=held)
+
+
+@pytest.mark.parametrize("states", [False, True])
+def test_a_loader_may_have_an_epoch_of_its_own(states):
+    """Its iterators need not have a state, and are not asked for one between passes."""
+    x, y = np.ones((16, 3), np.float32), np.zeros((16, 1), np.float32)
+
+    class Batches:
+        def __init__(self, epoch):
+            self.epoch, self.place = epoch, 0
+
+        def __iter__(self):
+            return Batches(self.epoch)
+
+        def __next__(self):
+            if self.place == 16:
+                raise StopIteration
+            self.place += 8
+            return x[self.place - 8 : self.place], y[self.place - 8 : self.place]
+
+    class WithState(Batches):
+        def __iter__(self):
+            self.epoch += 1
+            return WithState(self.epoch)
+
+        def __next__(self):
+            return tuple(self.epoch + a for a in super().__next__())  # passes begin differently
+
+        def get_state(self):
+            return {"place": self.place}
+
+    trainer = jn.trainer(jn.supervised(jn.dense(1), optax.squared_error), optax.sgd(0.1))
+    start = trainer.init(jax.random.key(0), (x, y))
+    batches = (WithState if states else Batches)(0)
+    epochs = [*jn.fit(trainer, start, batches, epochs=2, progress=False)]
+    assert [epoch.position.loader for epoch in epochs] == [None, None]
