@@ -132,17 +132,28 @@ def _instead(name: str, room: str = "jaxnet") -> str:
     import difflib
 
     import jax
+    import optax
 
     if name.startswith("_"):
         return ""
-    homes = {n: f"{r.__name__[7:]}.{n}" for r in (layers, training, transforms) for n in dir(r)}
+    rooms = [layers, training, transforms]
+    if room == "jaxnet":  # elsewhere an import may be running, which asks for a file by its name
+        rooms += [__getattr__(r) for r in ("data", "losses", "metrics", "models")]
+    homes = {n: f"{r.__name__[7:]}.{n}" for r in rooms for n in dir(r)}
     homes |= {n: n for n in __dir__() if room == "jaxnet" or n not in _LATER}
-    if name not in homes and callable(getattr(jax.nn, name.lower(), None)):
-        return f"; write jax.nn.{name.lower()}"
-    others = {"linear": "dense", "sequential": "serial", "module": "compose", "embed": "embedding"}
+    for other in (jax.nn, optax):
+        if name not in homes and callable(getattr(other, name.lower(), None)):
+            return f"; write {other.__name__}.{name.lower()}"
+    others = {
+        "linear": "dense",
+        "sequential": "serial",
+        "module": "compose",
+        "embed": "embedding",
+        "meanpool": "avg_pool",
+    }
     plain = {n.replace("_", ""): home for n, home in homes.items() if n[0] != "_"}
     short = name.lower().replace("_", "").removesuffix("1d").removesuffix("2d").removesuffix("3d")
-    near = [others[short]] if short in others else difflib.get_close_matches(short, plain, 1, 0.8)
+    near = [others[short]] if short in others else difflib.get_close_matches(short, plain, 1, 0.81)
     return f"; did you mean jn.{plain.get(near[0], near[0])}?" if near else ""
 
 

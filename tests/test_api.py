@@ -103,11 +103,19 @@ if __name__ == "__main__":
         ("Conv2d", "jn.conv"),
         ("Sequential", "jn.serial"),
         ("GELU", "jax.nn.gelu"),
+        ("adam", "optax.adam"),
+        ("MNIST", "jn.data.mnist"),
+        ("CrossEntropyLoss", "jn.losses.cross_entropy"),
     ],
 )
 def test_names_of_other_libraries_are_answered(name, instead):
     with pytest.raises(AttributeError, match=f"no attribute '{name}'; .*{instead}"):
         getattr(jn, name)
+
+
+def test_a_name_like_no_other_has_no_hint():
+    with pytest.raises(AttributeError, match="no attribute 'nn'$"):
+        jn.nn  # noqa: B018
 
 
 def test_dir_lists_a_name_once():

@@ -29,6 +29,7 @@ from jaxnet.services.checks import (
 )
 from jaxnet.services.frames import inside_jax, same_at_each_turn
 from jaxnet.services.functions import function_name, takes
+from jaxnet.services.keywords import instead
 from jaxnet.services.meshes import apply_on_auto_axes
 from jaxnet.services.nodes import Stored, plain
 from jaxnet.services.trees import Memo, Path, PyTree, key_spec, memo_of, shapes_of, signature
@@ -110,18 +111,18 @@ class Scope:
                 y = watch.see(calls()[watch.depth :], layer, x, y)
             return y
 
-    def param(self, name: str, initializer: Callable, shape: Shape) -> jax.Array:
+    def param(self, name: str, initializer: Callable, shape: Shape = ...) -> jax.Array:
         """Return a parameter of this layer."""
         return plain(self.kernel(name, initializer, shape), self._x)
 
-    def kernel(self, name: str, initializer: Callable, shape: Shape) -> "jax.Array | Stored":
+    def kernel(self, name: str, initializer: Callable, shape: Shape = ...) -> "jax.Array | Stored":
         """Return a parameter as it is stored, for `jn.product` and `jn.rows`.
 
         Below `jn.quantized` and `jn.lora` it is a node of integers or factors instead of an array.
         """
         return self._entry("params", self._params, name, initializer, shape, None)
 
-    def state(self, name: str, initializer: Callable, shape: Shape, dtype=None) -> jax.Array:
+    def state(self, name: str, initializer: Callable, shape: Shape = ..., dtype=None) -> jax.Array:
         """Return an entry of this layer's state, which `update` changes."""
         return self._entry("state", self._state, name, initializer, shape, dtype)
 
@@ -161,7 +162,7 @@ class Scope:
         at = f"{here()}: m.{what}({name!r})"
         if not callable(initializer):
             raise TypeError(f"{at}: {_not_an_initializer(what, initializer, shape)}")
-        check_shape(at, shape)
+        check_shape(f"{at}: the shape", shape)
         if dtype is None:
             dtype = self._dtype = self._dtype or param_dtype(self._x)
         needed = jax.ShapeDtypeStruct(tuple(shape), dtype)
@@ -394,7 +395,14 @@ def _outline(layer: Layer, x: PyTree, key: Any, plan: Plan, watches: tuple = ())
     if not callable(layer.inside):
         return _outline_pair(layer, x, key, plan)
     abstract(x, here())
-    return layer.inside(Outline(x, key, plan, watches), x)
+    return _output_of(layer, Outline(x, key, plan, watches), x)
+
+
+def _output_of(layer: Layer, m: Scope, x: PyTree) -> PyTree:
+    y = layer.inside(m, x)
+    if y is None:
+        raise TypeError(f"{here()}: the function returned None; is its return statement missing?")
+    return y
 
 
 def _outline_pair(layer: Layer, x: PyTree, key: Any, plan: Plan) -> PyTree:
@@ -455,7 +463,7 @@ def walk(
     if callable(layer.inside):
         m = Scope(x, params, state, key, train, watches)
         try:
-            return layer.inside(m, x), m.finish()
+            return _output_of(layer, m, x), m.finish()
         except Misfit as error:
             if not hasattr(error, "_jaxnet_noted"):  # raised by this layer's own m.param
                 needed = jax.eval_shape(layer.init, key_spec(), abstract(x, here()))
@@ -623,7 +631,11 @@ def transform(
 def _called(name: str, run: Callable[..., Any]) -> Callable[..., Any]:
     """Return the apply of a layer, which checks its arguments and names the call."""
 
-    def apply(params, state, x=..., *, key=None, train=False):  # x is required; see check_call
+    # x is required; see check_call
+    def apply(params, state, x=..., *, key=None, train=False, **unknown):
+        for other in unknown:
+            write = instead(other, ["key", "train"])
+            raise TypeError(f"{name}: apply has no argument {other}; {write}")
         params, state, x = check_call(name, params, state, x, key, train)
         with call(name, x):
             return apply_on_auto_axes(run, params, state, x, key, train)

@@ -10,7 +10,7 @@ Parameters and state are nested dicts of arrays, keyed by the names of the layer
 
 import zlib
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -61,6 +61,14 @@ class Layer(NamedTuple):
     name: str
     kind: str = ""
     inside: Any = None
+
+    if not TYPE_CHECKING:  # for a type checker a layer is not a function
+
+        def __call__(self, *args, **kwargs):
+            raise TypeError(
+                f"{self.name}: a layer is not a function; write net.apply(params, state, x), or "
+                "m(layer, x) in the function of jn.compose"
+            )
 
     def __repr__(self) -> str:
         return f"Layer({self.name!r}, kind={self.kind or self.name!r})"

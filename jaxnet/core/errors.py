@@ -122,8 +122,8 @@ def compare(kind: str, needed: dict[str, Any], given: dict[str, Any], x: PyTree)
     want, have = ({n: np.shape(a) for n, a in flat(tree)} for tree in (needed, given))
     found = differences(want, have)
     misfits = {name: shape for name, (shape, _) in found.items() if shape is not None}
-    where = here() or "the net"  # outside a call
-    error = Misfit(f"{kind} do not fit {where} for an input of {describe(x)}:", found)
+    where, verb = here() or "the net", "does" if kind == "state" else "do"
+    error = Misfit(f"{kind} {verb} not fit {where} for an input of {describe(x)}:", found)
     # Without a batch axis, the input of `conv` lacks an axis, and `flatten` keeps the wrong axis.
     # A sequence with lengths is (x, lengths) or {"x": x, ...}.
     whole = x[0] if isinstance(x, tuple | list) and x else x.get("x") if isinstance(x, dict) else x

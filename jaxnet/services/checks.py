@@ -453,7 +453,10 @@ def check_rank(who: str, x: Any, rank: int, form: str = "(batch, ..., features)"
       ValueError: dense: expected an input of shape (batch, ..., features), got (5,). Is the ...
     """
     if not hasattr(x, "shape") or jnp.issubdtype(x.dtype, jax.dtypes.extended):
-        raise TypeError(f"{who}: expected an input of shape {form}, got {describe(x)}")
+        hint = "; write np.stack(x)" if isinstance(x, list) else ""
+        if isinstance(x, dict) and "x" in x:
+            hint = "; jn.layers.time_distributed(layer) takes the dict of a sequence"
+        raise TypeError(f"{who}: expected an input of shape {form}, got {describe(x)}{hint}")
     if len(x.shape) < rank:
         raise ValueError(
             f"{who}: expected an input of shape {form}, got {tuple(x.shape)}. "
@@ -668,7 +671,8 @@ def a_function(who: str, what: str, value: Any, form: str, *, optional: bool = F
       ...
       TypeError: masked: loss must be a function of (outputs, targets), got int
     """
-    if not callable(value) and not (optional and value is None):
+    # A layer is a tuple, which can be called for its message alone.
+    if (not callable(value) or isinstance(value, tuple)) and not (optional and value is None):
         raise TypeError(f"{who}: {what} must be a function of {form}, got {type(value).__name__}")
 
 

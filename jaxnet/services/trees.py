@@ -50,6 +50,9 @@ def nested(paths: Iterable[Path]) -> list[Path]:
     return sorted(place, key=lambda path: [place[path[: i + 1]] for i in range(len(path))])
 
 
+MOST = 30  # leaves that a message describes one by one
+
+
 def describe(x: PyTree) -> str:
     """Return shapes and dtypes in words, for messages: "(2, 3) float32".
 
@@ -62,6 +65,9 @@ def describe(x: PyTree) -> str:
         array = hasattr(a, "shape") and hasattr(a, "dtype")
         return _Words(f"{tuple(a.shape)} {a.dtype}" if array else type(a).__name__)
 
+    leaves = jax.tree.leaves(x)
+    if len(leaves) > MOST:
+        return f"{type(x).__name__} of {len(leaves):,} leaves, the first {words(leaves[0])!r}"
     return str(jax.tree.map(words, x))
 
 

@@ -11,9 +11,10 @@ Any layer of this form is an objective, such as a `compose` of eight lines; this
 objectives.
 """
 
+import contextlib
 import itertools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -49,7 +50,8 @@ def supervised(
       loss: Function `(outputs, targets) -> values`, such as `jn.losses.cross_entropy`. Set options
         of a loss or metric by `functools.partial`.
       metrics: Metrics to report by name, such as `{"accuracy": jn.metrics.accuracy}`.
-      penalty: Function of the parameters, added to the loss; see `jaxnet.penalties`.
+      penalty: Function of the parameters, added to the loss, in evaluation too; see
+        `jaxnet.penalties`.
 
     Returns:
       An objective: a layer whose input is a batch (inputs, targets). It returns the loss of each
@@ -591,8 +593,23 @@ def averaged(
       >>> float(found["loss"].mean)
       2.0
     """
-    output, after = objective.apply(params, state, batch, key=key, train=train)
+    with hint_of_batch(objective, batch):
+        output, after = objective.apply(params, state, batch, key=key, train=train)
     return jax.named_scope("loss")(_averages)(output, batch, weights, objective.name), after
+
+
+@contextlib.contextmanager
+def hint_of_batch(objective: Layer, batch: PyTree) -> Iterator[None]:
+    """Say that a batch needs an objective where a net gets one."""
+    try:
+        yield
+    except Exception as error:
+        if objective.kind != "supervised" and isinstance(batch, tuple):
+            error.add_note(
+                f"{objective.name} got the whole batch. Is it a net? Then pass an objective, "
+                "jn.supervised(net, loss)"
+            )
+        raise
 
 
 def traced(
@@ -607,7 +624,8 @@ def traced(
     """
     run = lambda *args, key: objective.apply(*args, key=key, train=train)[0]  # noqa: E731
     given = shapes_of((params, state, batch))
-    return jax.make_jaxpr(run, return_shape=True)(*given, key=key_spec())
+    with hint_of_batch(objective, batch):
+        return jax.make_jaxpr(run, return_shape=True)(*given, key=key_spec())
 
 
 def _averages(output: Any, batch: PyTree, weights: Any, who: str) -> dict[str, Average]:
@@ -642,8 +660,8 @@ def _average(name: str, values: Any, rows: int, weights: Any, who: str) -> Avera
         if weights is not None:
             raise ValueError(
                 f"{who}: the last batch is padded, and {name} is one value per batch, from which "
-                "the padding cannot be left out; return one value per example, (batch,), or choose "
-                "a batch_size that divides the number of examples"
+                "the padding cannot be left out; leave out .mean(), so that there is one value per "
+                "example, (batch,), or choose a batch_size that divides the number of examples"
             )
         return Average(values, jnp.float32(rows))
     if values.shape != (rows,) and counted is None:

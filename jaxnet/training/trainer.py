@@ -29,7 +29,7 @@ from jaxnet.services.memory import keep_by_default
 from jaxnet.services.trees import Memo, PyTree, describe, floats_of, with_floats
 from jaxnet.training.accumulate import accumulated
 from jaxnet.training.loss_scale import LossScale, computes_in_float16, settled, started
-from jaxnet.training.objective import Average, averaged
+from jaxnet.training.objective import Average, averaged, hint_of_batch
 from jaxnet.training.placement import Shardings, check_processes, is_named, placed, shardings_of
 from jaxnet.training.targets import check_targets, rows_are_in_order
 from jaxnet.training.watch import Watcher, explain_reuse
@@ -217,7 +217,8 @@ def trainer(
 
     def init(key: jax.Array, batch: PyTree, params: Params | None = None) -> TrainState:
         check_key(key, "trainer.init")
-        drawn = objective.init(child_key(key, "init"), _specs(batch))
+        with hint_of_batch(objective, batch):
+            drawn = objective.init(child_key(key, "init"), _specs(batch))
         drawn, state = without_weak_types(drawn)
         filled = drawn if params is None else _filled("params", drawn, params)
         train_key = child_key(key, "train")
@@ -406,7 +407,8 @@ def check_train_state(who: str, train_state: Any) -> None:
       TypeError: fit: train_state must be the result of trainer.init(key, batch), got dict
     """
     words = "the result of trainer.init(key, batch)"
-    check_type(who, "train_state", train_state, TrainState, words)
+    hint = "if it was saved, write jn.load(path, like=train_state)" * isinstance(train_state, dict)
+    check_type(who, "train_state", train_state, TrainState, words, hint)
     check_arrays(f"{who}: train_state", train_state)
     as_array(who, "train_state.step", train_state.step, "()", "integers")
     for path, leaf in jax.tree_util.tree_leaves_with_path(train_state.params):
@@ -426,10 +428,13 @@ def check_train_state(who: str, train_state: Any) -> None:
 def _specs(batch: PyTree) -> PyTree:
     for leaf in jax.tree.leaves(batch):
         if not getattr(leaf, "shape", ()):
+            number = isinstance(leaf, int | float | np.generic)
+            hint = (
+                "for a list, write np.asarray(list)" if number else "for a loader, pass one batch"
+            )
             raise TypeError(
                 "trainer.init: the batch must be arrays or specs with one example per row, such "
-                f"as (inputs, targets), got {type(leaf).__name__} in it; for a loader, pass one "
-                "batch"
+                f"as (inputs, targets), got {type(leaf).__name__} in it; {hint}"
             )
     return abstract(batch, "trainer.init")
 

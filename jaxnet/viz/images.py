@@ -28,7 +28,7 @@ def images(x: Any, titles: Sequence[str] | None = None, *, columns: int | None =
       ['a', 'b', 'c', 'd', 'e']
     """
     x = on_host("images", "x", x, dtype="booleans or numbers")
-    x = x[..., None] if x.ndim == 3 else x
+    x = x[..., None] if x.ndim == 3 and x.shape[-1] not in (1, 3) else x  # or it is one image
     if x.ndim != 4 or x.shape[-1] not in (1, 3) or not x.size:
         raise ValueError(
             "images: expected (images, height, width, 1 or 3 channels), at least one, got "

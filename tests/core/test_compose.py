@@ -249,7 +249,13 @@ ones = jn.initializers.ones
      r"m.state\('w'\): .* swapped.* Write m.state\(name, initializer, shape\)"),
     (lambda m, x: m.param("w", 0.5, (3,)), TypeError,
      "the initializer must be a function .*, got 0.5. For a constant"),
-    (lambda m, x: m.param("w", ones, 3), TypeError, r"net: m.param\('w'\) must be a tuple of int"),
+    (lambda m, x: m.param("w", ones, 3), TypeError, r"m.param\('w'\): the shape must be a"),
+    (lambda m, x: m.param("w", ones), TypeError, r"m.param\('w'\): the shape must be a"),
+    (lambda m, x: m.param("w", jnp.ones(3)), TypeError, "the initializer must be a function"),
+    (lambda m, x: None, TypeError, "net: the function returned None; is its return"),
+    (lambda m, x: jn.dense(3)(x), TypeError, r"dense: a layer is not a function; .*m\(layer"),
+    (lambda m, x: m(jn.dense(3), [x] * 99), TypeError, r"list of 99 leaves, .*; write np.stack"),
+    (lambda m, x: m(jn.dense(3), {"x": x}), TypeError, "jn.layers.time_distributed"),
     (lambda m, x: m.param("w", lambda *_: jnp.ones(4), (3,)), ValueError,
      r"net: the initializer of 'w' must return an array of shape \(3,\), got \(4,\) float32"),
     (lambda m, x: m([jn.dense(3)], x), TypeError, "net: expected a layer or a function, got list"),
@@ -435,7 +441,7 @@ def test_unknown_entry_raises(drawn):
 def test_state_that_does_not_fit_raises(drawn):
     params, state = drawn
     with pytest.raises(
-        ValueError, match=r"(?s)state do not fit .*batch_norm/mean: expected.*nothing"
+        ValueError, match=r"(?s)state does not fit .*batch_norm/mean: expected.*nothing"
     ):
         NET.apply(params, {}, jnp.ones((2, 3)))
     state["block"]["batch_norm"]["var"] = jnp.ones(5)
