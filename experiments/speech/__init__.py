@@ -37,7 +37,7 @@ HELD_OUT_STRINGS = 100  # per speaker
 RECORDS = (
     Record(
         topic="speech",
-        title="On single digits, recognizers improve in historical order",
+        title="For known speakers, digit recognizers improve in historical order",
         verdict="Supported",
         sentence=(
             "Three generations of recognizers classify 300 single digits: hidden Markov models "
