@@ -159,9 +159,7 @@ def make_optimizer(
 
 def kernels(params: Any) -> Any:
     """Return a tree of booleans: True for kernels, which decay, False for biases and scales."""
-    return jax.tree_util.tree_map_with_path(
-        lambda path, _: jn.penalties.is_kernel(tuple(entry.key for entry in path)), params
-    )
+    return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key.endswith("kernel"), params)
 
 
 def learn(

@@ -32,10 +32,10 @@ from experiments.common import (
     total_steps,
 )
 from experiments.records import Command, Picture, Record, higher
-from jaxnet.data import DIGITS_RATE as RATE
 from jaxnet.typing import Augmentation, Pair
 from jaxnet.viz.style import COLORS, frame, new_figure
 
+RATE = 8000
 SAMPLES = 6000  # 0.75 s: all of 97% of the recordings; the others are cut
 
 RECORDS = (

@@ -25,7 +25,7 @@ import optax
 import jaxnet as jn
 from experiments.common import Output, Seed, Short, TrainSize, grid, main, save
 from experiments.records import LARGE_PAGES, Command, Figures, Picture, Record, higher
-from jaxnet.data import LOST, Vocabulary
+from jaxnet.data import Vocabulary
 from jaxnet.typing import Params
 from jaxnet.viz.style import COLORS, new_figure
 
@@ -462,7 +462,8 @@ def words_of(vocabulary: Vocabulary, ids: np.ndarray) -> list[list[int]]:
     words: list[list[int]] = []
     for i, piece in enumerate(ids):
         text = vocabulary.decode([int(piece)])
-        inside = text[:1].isalnum() or text[:1] == LOST  # part of a character
+        part = text[:1] == "\N{REPLACEMENT CHARACTER}"  # of a character
+        inside = text[:1].isalnum() or part
         if not words or not inside:
             words.append([])
         words[-1].append(i)

@@ -12,7 +12,7 @@ gradient is rescaled. Under plain SGD, a decay of `d` equals the penalty `l2(d /
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -23,23 +23,8 @@ from jaxnet.services.checks import within
 from jaxnet.services.paths import check_patterns, fits
 from jaxnet.services.trees import flat, path_name
 
-_KERNELS = "*/(kernel|*_kernel)"  # of `is_kernel`
+_KERNELS = "*/(kernel|*_kernel)"
 Penalty = Callable[[Any], jax.Array]
-
-
-def is_kernel(path: tuple[str, ...]) -> bool:
-    """Return whether a path ends in a kernel's name: `kernel`, `recurrent_kernel` and the like.
-
-    Args:
-      path: Names from the root of the params to an entry.
-
-    Example:
-      >>> is_kernel(("dense", "kernel")), is_kernel(("dense", "bias"))
-      (True, False)
-    """
-    if not isinstance(path, tuple) or not all(isinstance(name, str) for name in path):
-        raise TypeError(f"is_kernel: path must be a tuple of names, got {path!r:.60}")
-    return bool(path) and (path[-1] == "kernel" or path[-1].endswith("_kernel"))
 
 
 def l1(strength: float, *, where: str = _KERNELS) -> Penalty:
@@ -91,12 +76,6 @@ def l2(strength: float, *, where: str = _KERNELS) -> Penalty:
     return _penalty("l2", strength, where, _squares)
 
 
-class ProximalState(NamedTuple):
-    """Number of steps taken, the argument of a learning rate schedule."""
-
-    step: jax.Array
-
-
 def proximal_l1(
     strength: float, learning_rate: optax.ScalarOrSchedule, *, where: str = _KERNELS
 ) -> optax.GradientTransformation:
@@ -133,14 +112,14 @@ def proximal_l1(
 
     def init(params):
         _chosen("proximal_l1", params, where)
-        return ProximalState(jnp.zeros((), jnp.int32))
+        return optax.ScaleByScheduleState(jnp.zeros((), jnp.int32))
 
     def update(updates, state, params=None):
         if params is None:
             raise ValueError(
                 "proximal_l1: update needs params. Write optimizer.update(grads, state, params)"
             )
-        rate = learning_rate(state.step) if callable(learning_rate) else learning_rate
+        rate = learning_rate(state.count) if callable(learning_rate) else learning_rate
 
         def shrink(path, update, w):
             if not fits(where, path_name(path)):
@@ -152,7 +131,7 @@ def proximal_l1(
             return jnp.where(near, -w, update - strength * rate * jnp.sign(after)).astype(w.dtype)
 
         updates = jax.tree_util.tree_map_with_path(shrink, updates, params)
-        return updates, ProximalState(state.step + 1)
+        return updates, optax.ScaleByScheduleState(state.count + 1)
 
     return optax.GradientTransformation(init, update)
 

@@ -81,8 +81,8 @@ def maps_of(augment: Function) -> tuple[np.ndarray, np.ndarray]:
     return np.linalg.inv(maps[:, :, :2]), maps[:, :, 2]
 
 
-def rotations_are_of_both_signs(random_rotation: Function) -> None:
-    matrix, shift = maps_of(random_rotation(30))
+def rotations_are_of_both_signs(elastic: Function) -> None:
+    matrix, shift = maps_of(elastic(rotation=30))
     angle = np.degrees(np.arctan2(matrix[:, 0, 1], matrix[:, 0, 0]))
     assert -30.1 < angle.min() < -28 and 28 < angle.max() < 30.1
     c, s = np.cos(np.radians(angle)), np.sin(np.radians(angle))
@@ -90,8 +90,8 @@ def rotations_are_of_both_signs(random_rotation: Function) -> None:
     close(shift, 0 * shift, 5e-3)
 
 
-def shears_move_along_rows(random_shear: Function) -> None:
-    matrix, shift = maps_of(random_shear(20))
+def shears_move_along_rows(elastic: Function) -> None:
+    matrix, shift = maps_of(elastic(shear=20))
     angle = np.degrees(np.arctan(matrix[:, 1, 0]))
     assert -20.1 < angle.min() < -18 and 18 < angle.max() < 20.1
     matrix[:, 1, 0] = 0
@@ -99,8 +99,8 @@ def shears_move_along_rows(random_shear: Function) -> None:
     close(shift, 0 * shift, 5e-3)
 
 
-def scales_are_log_uniform(random_scale: Function) -> None:
-    matrix, shift = maps_of(random_scale(0.5, 2.0))
+def scales_are_log_uniform(elastic: Function) -> None:
+    matrix, shift = maps_of(elastic(scale=(0.5, 2.0)))
     scale = matrix[:, 0, 0]
     close(matrix, scale[:, None, None] * np.eye(2), 2e-2)
     assert 0.5 <= scale.min() < 0.53 and 1.85 < scale.max() < 2.02
@@ -153,6 +153,9 @@ def an_affine_map_is_the_product_and_a_shift(elastic: Function) -> None:
     for found, most in ((np.degrees(angle), 20), (np.degrees(np.arctan(lean)), 15),
                         (np.log(scale), np.log(1.25))):  # fmt: skip
         assert -1.02 < found.min() / most < -0.9 and 0.9 < found.max() / most < 1.02
+    rotations_are_of_both_signs(elastic)
+    shears_move_along_rows(elastic)
+    scales_are_log_uniform(elastic)
     bends_have_their_size(elastic)
 
 
@@ -847,9 +850,6 @@ IDENTITIES: dict[str, Function] = {
     "data.on_masks": void_comes_from_outside,
     "data.random_crop": crops_are_inside,
     "data.random_flip": flips_turn_half,
-    "data.random_rotation": rotations_are_of_both_signs,
-    "data.random_scale": scales_are_log_uniform,
-    "data.random_shear": shears_move_along_rows,
     "data.mixup": mixtures_are_of_two_examples,
     "data.overlapping": overlapping_windows_predict_every_token_once,
     "data.random_shift": shifts_move_whole_images,

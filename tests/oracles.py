@@ -154,11 +154,15 @@ def half_squared_error(outputs, targets):
     return (np.square(f64(outputs) - f64(targets)) / 2).sum(tuple(range(1, np.ndim(outputs))))
 
 
-def l1(strength, *, where=jn.penalties.is_kernel):
+def is_kernel(path):
+    return path[-1].endswith("kernel")
+
+
+def l1(strength, *, where=is_kernel):
     return _penalty(strength, where, np.abs)
 
 
-def l2(strength, *, where=jn.penalties.is_kernel):
+def l2(strength, *, where=is_kernel):
     return _penalty(strength, where, np.square)
 
 
@@ -377,21 +381,6 @@ def rotary(x, positions=None, *, base=10000.0, size=None, interleaved=False):
     return np.concatenate([turned, kept], -1)
 
 
-def llama3_scaling(angles, *, factor=8.0, low=1.0, high=4.0, length=8192):
-    """Case by case, as in the reference code."""
-
-    def one(angle):
-        wavelength = 2 * math.pi / angle
-        if wavelength < length / high:
-            return angle
-        if wavelength > length / low:
-            return angle / factor
-        smooth = (length / wavelength - low) / (high - low)
-        return (1 - smooth) * angle / factor + smooth * angle
-
-    return np.array([one(angle) for angle in f64(angles)])
-
-
 def mistake_bound(x, y, params):
     w = np.append(f64(params["kernel"])[:, 0], f64(params["bias"]))
     ones = np.concatenate([f64(x), np.ones((len(x), 1))], 1)
@@ -524,9 +513,6 @@ REFERENCES = {
     "layers.sinusoidal": Reference(sinusoidal, (normal(2, 5), 6), {"base": 100.0}),
     "segment_mask": Reference(segment_mask, (np.array([[1, 1, 2, 0], [1, 2, 2, 3]]),)),
     "rotary": Reference(rotary, (normal(2, 5, 3, 8),), {"size": 6, "base": 100.0}),
-    "layers.llama3_scaling": Reference(
-        llama3_scaling, (np.array([1.0, 0.01, 0.003, 0.001, 7e-4, 1e-5]),), {"factor": 4.0}
-    ),
     "models.mistake_bound": Reference(
         mistake_bound,
         (

@@ -531,7 +531,7 @@ REQUIRED = {
     "k": 2,
 }  # fmt: skip
 WRONG = {"an object": object(), "words": "abc", "many": np.ones((2, 3)), "nan": np.float32("nan")}
-NO_LAYERS = {"rotary", "segment_mask", "initial_carry", "llama3_scaling", "sinusoidal"}
+NO_LAYERS = {"rotary", "segment_mask", "initial_carry", "sinusoidal"}
 MAKERS = {
     name: make
     for name, make in inspect.getmembers(jn) + inspect.getmembers(layers)

@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxnet as jn
-from jaxnet.data import DIGITS_RATE as RATE
 from jaxnet.data import Recordings, Strings
 
+RATE = 8000  # samples per second
 HOP = 0.01  # seconds between frames
 WINDOW = 0.025  # seconds per frame
 

@@ -16,7 +16,7 @@ from jaxnet.data import tfds
 from jaxnet.services import checks
 from jaxnet.services.extras import extra
 
-DIGITS_RATE = 8000
+_RATE = 8000
 """Samples per second of `spoken_digits`."""
 QUIET = 0.02  # seconds per block in the estimate of a recording's noise
 DELTA_FRAMES = 9  # frames per slope
@@ -110,7 +110,7 @@ def digit_strings(
     seed: int,
     digits: tuple[int, int] = (3, 7),
     gap: tuple[float, float] = (0.02, 0.1),
-    rate: float = DIGITS_RATE,
+    rate: float = _RATE,
 ) -> Strings:
     """Concatenate recordings into strings of digits, with short gaps around each recording.
 

@@ -17,7 +17,7 @@ from jaxnet.services.files import readable, replacing
 
 SPECIAL = ("pad", "start", "end", "unknown")
 LARGEST = 2**24  # ids of subwords; `tokenizers` aborts the program if it runs out of memory
-LOST = "\N{REPLACEMENT CHARACTER}"
+_LOST = "\N{REPLACEMENT CHARACTER}"
 """The character that stands for an unknown one in decoded text."""
 
 
@@ -59,13 +59,55 @@ class Vocabulary(NamedTuple):
         return self.special.get("unknown")
 
     def save(self, path: str | Path) -> None:
-        """Write a JSON file for `load_vocabulary`, whole or not at all; see `jn.save`.
+        """Write a JSON file for `load`, whole or not at all; see `jn.save`.
 
         Raises:
           OSError: If the file cannot be written.
         """
         with replacing("Vocabulary.save", path) as file:
             file.write(json.dumps(self.contents).encode())
+
+    @staticmethod
+    def load(path: str | Path) -> "Vocabulary":
+        """Read a vocabulary from a file of `save`.
+
+        Args:
+          path: Path of the file.
+
+        Raises:
+          FileNotFoundError: If the file does not exist.
+          IsADirectoryError: If `path` is a directory.
+          OSError: If the file cannot be read.
+          ValueError: If the file has a different format.
+          ImportError: If the vocabulary has subwords and `tokenizers` is not installed.
+
+        Example:
+          >>> import tempfile
+          >>> file = f"{tempfile.mkdtemp()}/letters.json"
+          >>> characters("to be").save(file)
+          >>> Vocabulary.load(file).encode("bet")
+          array([1, 2, 4], dtype=int32)
+        """
+        path = readable("Vocabulary.load", path)
+        try:
+            contents = json.loads(path.read_bytes())
+            kind, names = contents["vocabulary"], contents["special"]
+            special = _checked_special(names, SPECIAL, "Vocabulary.load")
+            if kind == "characters":
+                alphabet = contents["characters"]
+                if not alphabet or alphabet != "".join(sorted(set(alphabet))):
+                    raise ValueError("the characters must be different and in order")
+                return _characters(alphabet, special)
+            if kind != "subwords":
+                raise ValueError(f"unknown kind {kind!r}")
+            words = json.dumps(contents["tokenizer"])
+            return _subwords(_import_tokenizers().Tokenizer.from_str(words), special)
+        except ImportError:
+            raise
+        except Exception as error:  # `tokenizers` raises a plain Exception for a broken file
+            raise ValueError(
+                f"Vocabulary.load: {path} is not a file of Vocabulary.save: {error!r}"
+            ) from error
 
 
 def characters(text: str, *, special: Sequence[str] = ()) -> Vocabulary:
@@ -119,7 +161,7 @@ def _characters(alphabet: str, special: dict[str, int]) -> Vocabulary:
             )
         return np.where(known, places + shift, special.get("unknown", 0)).astype(np.int32)
 
-    letters = np.concatenate([np.full(shift, ord(LOST), np.uint32), codes])
+    letters = np.concatenate([np.full(shift, ord(_LOST), np.uint32), codes])
 
     def decode(ids: Any) -> str:
         kept = _text_ids(ids, size, special)
@@ -204,48 +246,6 @@ def _subwords(tokenizer: Any, special: dict[str, int]) -> Vocabulary:
     contents = {"vocabulary": "subwords", "special": list(special)}
     contents["tokenizer"] = json.loads(tokenizer.to_str())
     return Vocabulary(size, encode, decode, special, contents)
-
-
-def load_vocabulary(path: str | Path) -> Vocabulary:
-    """Read a vocabulary from a file of `Vocabulary.save`.
-
-    Args:
-      path: Path of the file.
-
-    Raises:
-      FileNotFoundError: If the file does not exist.
-      IsADirectoryError: If `path` is a directory.
-      OSError: If the file cannot be read.
-      ValueError: If the file has a different format.
-      ImportError: If the vocabulary has subwords and `tokenizers` is not installed.
-
-    Example:
-      >>> import tempfile
-      >>> file = f"{tempfile.mkdtemp()}/letters.json"
-      >>> characters("to be").save(file)
-      >>> load_vocabulary(file).encode("bet")
-      array([1, 2, 4], dtype=int32)
-    """
-    path = readable("load_vocabulary", path)
-    try:
-        contents = json.loads(path.read_bytes())
-        kind, names = contents["vocabulary"], contents["special"]
-        special = _checked_special(names, SPECIAL, "load_vocabulary")
-        if kind == "characters":
-            alphabet = contents["characters"]
-            if not alphabet or alphabet != "".join(sorted(set(alphabet))):
-                raise ValueError("the characters must be different and in order")
-            return _characters(alphabet, special)
-        if kind != "subwords":
-            raise ValueError(f"unknown kind {kind!r}")
-        words = json.dumps(contents["tokenizer"])
-        return _subwords(_import_tokenizers().Tokenizer.from_str(words), special)
-    except ImportError:
-        raise
-    except Exception as error:  # `tokenizers` raises a plain Exception for a broken file
-        raise ValueError(
-            f"load_vocabulary: {path} is not a file of Vocabulary.save: {error!r}"
-        ) from error
 
 
 def _checked_special(names: Sequence[str], known: Sequence[str], who: str) -> dict[str, int]:

@@ -22,8 +22,6 @@ from jaxnet.ops.linalg import inverse_2x2
 from jaxnet.services import checks
 from jaxnet.typing import Augmentation
 
-Draw = Callable[[jax.Array, int], jax.Array]  # (key, n) -> (n, 2, 2)
-
 
 def random_flip(*, vertical: bool = False) -> Augmentation:
     """Return a function that flips each image left to right with probability 1/2.
@@ -60,58 +58,6 @@ def random_flip(*, vertical: bool = False) -> Augmentation:
     return augment
 
 
-def random_rotation(degrees: float) -> Augmentation:
-    """Return a function that rotates each image about its center by a random angle.
-
-    Args:
-      degrees: Largest angle, in (0, 180]; the angle is in [-degrees, degrees].
-
-    Raises:
-      ValueError: If `degrees` is outside (0, 180].
-
-    Example:
-      >>> x = jnp.ones((3, 8, 6, 1))
-      >>> random_rotation(30)(jax.random.key(0), x).shape
-      (3, 8, 6, 1)
-    """
-    checks.within("random_rotation", "degrees", degrees, "(0, 180]")
-    return _linear(partial(_rotations, degrees), "random_rotation")
-
-
-def random_shear(degrees: float) -> Augmentation:
-    """Return a function that shears each image horizontally by a random angle.
-
-    Args:
-      degrees: Largest angle, in (0, 90); the angle is in [-degrees, degrees].
-
-    Raises:
-      ValueError: If `degrees` is outside (0, 90).
-
-    Example:
-      >>> random_shear(20)(jax.random.key(0), jnp.ones((3, 8, 6, 1))).shape
-      (3, 8, 6, 1)
-    """
-    checks.within("random_shear", "degrees", degrees, "(0, 90)")
-    return _linear(partial(_shears, degrees), "random_shear")
-
-
-def random_scale(low: float, high: float) -> Augmentation:
-    """Return a function that scales each image about its center by a factor in [low, high].
-
-    Args:
-      low, high: Bounds 0 < low <= high of the factor, which is log-uniform.
-
-    Raises:
-      ValueError: If `low` or `high` is out of range.
-
-    Example:
-      >>> random_scale(0.8, 1.25)(jax.random.key(0), jnp.ones((3, 8, 6, 1))).shape
-      (3, 8, 6, 1)
-    """
-    _check_scales("random_scale", "low", "high", low, high)
-    return _linear(partial(_scales, low, high), "random_scale")
-
-
 def elastic(
     *,
     rotation: float = 0.0,
@@ -123,9 +69,8 @@ def elastic(
 ) -> Augmentation:
     """Return a function that deforms each image, with one interpolation.
 
-    It shears, rotates, scales, shifts and elastically deforms the image. A chain of
-    `random_shear`, `random_rotation`, `random_scale` and a shift interpolates once per step, and
-    each interpolation blurs the image.
+    It shears, rotates, scales (about the center), shifts and elastically deforms the image. A chain
+    of several interpolates once per step, and each interpolation blurs the image.
 
     The elastic deformation draws a displacement for each point of a coarse grid. The displacements
     of the pixels follow by cubic interpolation.
@@ -133,7 +78,7 @@ def elastic(
     Args:
       rotation: Largest angle in degrees, in [0, 180].
       shear: Largest angle in degrees, in [0, 90).
-      scale: Smallest and largest factor, as in `random_scale`.
+      scale: Smallest and largest factor, 0 < low <= high; the factor is log-uniform.
       shift: Largest shift along each axis in pixels, at least 0; it may be fractional.
       displacement: Standard deviation of the displacements in pixels, at least 0; not for boxes.
       spacing: Distance of the grid's points in pixels, at least 1.
@@ -156,7 +101,9 @@ def elastic(
     checks.within("elastic", "spacing", spacing, "[1, inf)")
     checks.check_tuple("elastic", "scale", scale, "(low, high)")
     low, high = scale
-    _check_scales("elastic", "scale[0]", "scale[1]", low, high)
+    checks.all_within("elastic", "(0, inf)", **{"scale[0]": low, "scale[1]": high})
+    if low > high:
+        raise ValueError(f"elastic: scale[0] must be at most scale[1], got {low} and {high}")
     shift, displacement = float(shift), float(displacement)
     draws = partial(_scales, low, high), partial(_rotations, rotation), partial(_shears, shear)
 
@@ -244,12 +191,6 @@ def warp(x: Any, matrix: jax.Array, center: jax.Array | None = None) -> Any:
     return whole(_warp(x, matrix, center))
 
 
-def _check_scales(who: str, least: str, most: str, low: Any, high: Any) -> None:
-    checks.all_within(who, "(0, inf)", **{least: low, most: high})
-    if low > high:
-        raise ValueError(f"{who}: {least} must be at most {most}, got {low} and {high}")
-
-
 def matrices(a: jax.Array, b: jax.Array, c: jax.Array, d: jax.Array) -> jax.Array:
     """Return the matrices [[a, b], [c, d]] of entries (n,), (n, 2, 2)."""
     return jnp.stack([a, b, c, d], -1).reshape(-1, 2, 2)
@@ -269,15 +210,6 @@ def _shears(degrees: float, key: jax.Array, n: int) -> jax.Array:
 def _scales(low: float, high: float, key: jax.Array, n: int) -> jax.Array:
     logs = jax.random.uniform(key, (n,), minval=math.log(low), maxval=math.log(high))
     return jnp.exp(logs)[:, None, None] * jnp.eye(2)[None]
-
-
-def _linear(draw: Draw, who: str) -> Augmentation:
-    def augment(key, x):
-        x, whole = _entries(who, x, key)
-        n = x["image"].shape[0]
-        return whole(_warp(x, draw(key, n), jnp.zeros((n, 2))))
-
-    return augment
 
 
 def _entries(who: str, x: Any, key: Any = None) -> tuple[dict[str, Any], Callable]:

@@ -21,7 +21,6 @@ What most programs need is at `jn.`, the rest at `jn.layers`.
 from jaxnet.layers.additive_attention import additive_attention as additive_attention
 from jaxnet.layers.dropout import drop_path as drop_path
 from jaxnet.layers.dropout import spatial_dropout as spatial_dropout
-from jaxnet.layers.embedding import llama3_scaling as llama3_scaling
 from jaxnet.layers.embedding import sinusoidal as sinusoidal
 from jaxnet.layers.embedding import sinusoidal_positions as sinusoidal_positions
 from jaxnet.layers.feature_map import polynomial as polynomial

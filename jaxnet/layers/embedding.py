@@ -278,8 +278,8 @@ def rotary(
         All by default.
       interleaved: Whether feature 2i is paired with 2i + 1, as in the paper and GPT-J, instead of
         i with i + size / 2, as in Llama and GPT-NeoX.
-      scaling: Function of the angles per position (size / 2,) that gives the angles to use, such
-        as `llama3_scaling`, for sequences longer than in training.
+      scaling: Function of the angles per position (size / 2,) that gives the angles to use, for
+        sequences longer than in training, such as `lambda angles: angles / 2`.
 
     Raises:
       TypeError: If x is not float.
@@ -314,43 +314,6 @@ def rotary(
     if angles.ndim == 3:
         angles = angles[None]  # (batch or 1, time, 1, size / 2)
     return rotate_pairs(x, jnp.cos(angles), jnp.sin(angles), interleaved=interleaved)
-
-
-def llama3_scaling(
-    angles: np.ndarray,
-    *,
-    factor: float = 8.0,
-    low: float = 1.0,
-    high: float = 4.0,
-    length: int = 8192,
-) -> np.ndarray:
-    """Slow down the slow rotations of `rotary`, as Llama 3.1 does for long sequences.
-
-    Args:
-      angles: Angles per position, in radians.
-      factor: Factor by which rotations are slowed if they turn fewer than `low` times in `length`.
-      low, high: Numbers of turns. Between them the factor decreases to 1, which it is from `high`
-        on.
-      length: Longest sequence of the training before this scaling.
-
-    Raises:
-      ValueError: If `factor` is below 1, or `high` is not above `low`.
-
-    Example:
-      >>> slow, fast = 2 * np.pi / 10_000, 2 * np.pi / 100
-      >>> (llama3_scaling(np.array([slow, fast])) / [slow, fast]).tolist()
-      [0.125, 1.0]
-
-    Reference: Llama Team 2024, "The Llama 3 Herd of Models", and its reference code.
-    """
-    within("llama3_scaling", "factor", factor, "[1, inf)")
-    within("llama3_scaling", "low", low, "(0, inf)")
-    if not high > low:
-        raise ValueError(f"llama3_scaling: high must be above low={low}, got {high}")
-    at_least("llama3_scaling", "length", length)
-    turns = length * np.asarray(angles) / (2 * np.pi)
-    kept = np.clip((turns - low) / (high - low), 0, 1)
-    return np.asarray(angles) * ((1 - kept) / factor + kept)
 
 
 def counted(length: Any) -> Any:

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 
 from jaxnet import rotary as turn
-from jaxnet.layers import llama3_scaling
 from jaxnet.tools import check_type, readable
 
 ACTIVATIONS = {
@@ -404,8 +404,25 @@ def _rotation(config: Config, kind: str = "full_attention") -> Callable:
                 f"{name} must have a factor of at least 1 and a high_freq_factor above the "
                 f"low_freq_factor, got {rope!r:.200}"
             )
-        scaled = partial(llama3_scaling, **options)
+        scaled = partial(_llama3_scaling, **options)
     return partial(turn, base=float(number("rope_theta", base)), scaling=scaled)
+
+
+def _llama3_scaling(angles, *, factor, low, high, length):
+    """Slow down the slow rotations of `rotary`, as Llama 3.1 does for long sequences.
+
+    Args:
+      angles: Angles per position, in radians.
+      factor: Factor by which rotations are slowed if they turn fewer than `low` times in `length`.
+      low, high: Numbers of turns. Between them the factor decreases to 1, which it is from `high`
+        on.
+      length: Longest sequence of the training before this scaling.
+
+    Reference: Llama Team 2024, "The Llama 3 Herd of Models", and its reference code.
+    """
+    turns = length * np.asarray(angles) / (2 * np.pi)
+    kept = np.clip((turns - low) / (high - low), 0, 1)
+    return np.asarray(angles) * ((1 - kept) / factor + kept)
 
 
 ROTATION = {
