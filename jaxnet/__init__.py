@@ -138,7 +138,8 @@ def _instead(name: str, room: str = "jaxnet") -> str:
         return ""
     rooms = [layers, training, transforms]
     if room == "jaxnet":  # elsewhere an import may be running, which asks for a file by its name
-        rooms += [__getattr__(r) for r in ("data", "losses", "metrics", "models")]
+        rest = ("data", "losses", "metrics", "models")
+        rooms += [_importlib.import_module(f"jaxnet.{r}") for r in rest]
     homes = {n: f"{r.__name__[7:]}.{n}" for r in rooms for n in dir(r)}
     homes |= {n: n for n in __dir__() if room == "jaxnet" or n not in _LATER}
     for other in (jax.nn, optax):

@@ -111,18 +111,18 @@ class Scope:
                 y = watch.see(calls()[watch.depth :], layer, x, y)
             return y
 
-    def param(self, name: str, initializer: Callable, shape: Shape = ...) -> jax.Array:
+    def param(self, name: str, initializer: Callable, shape: Any = ...) -> jax.Array:
         """Return a parameter of this layer."""
         return plain(self.kernel(name, initializer, shape), self._x)
 
-    def kernel(self, name: str, initializer: Callable, shape: Shape = ...) -> "jax.Array | Stored":
+    def kernel(self, name: str, initializer: Callable, shape: Any = ...) -> "jax.Array | Stored":
         """Return a parameter as it is stored, for `jn.product` and `jn.rows`.
 
         Below `jn.quantized` and `jn.lora` it is a node of integers or factors instead of an array.
         """
         return self._entry("params", self._params, name, initializer, shape, None)
 
-    def state(self, name: str, initializer: Callable, shape: Shape = ..., dtype=None) -> jax.Array:
+    def state(self, name: str, initializer: Callable, shape: Any = ..., dtype=None) -> jax.Array:
         """Return an entry of this layer's state, which `update` changes."""
         return self._entry("state", self._state, name, initializer, shape, dtype)
 

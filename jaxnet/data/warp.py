@@ -101,7 +101,8 @@ def elastic(
     checks.within("elastic", "spacing", spacing, "[1, inf)")
     checks.check_tuple("elastic", "scale", scale, "(low, high)")
     low, high = scale
-    checks.all_within("elastic", "(0, inf)", **{"scale[0]": low, "scale[1]": high})
+    for i in (0, 1):
+        checks.within("elastic", f"scale[{i}]", scale[i], "(0, inf)")
     if low > high:
         raise ValueError(f"elastic: scale[0] must be at most scale[1], got {low} and {high}")
     shift, displacement = float(shift), float(displacement)

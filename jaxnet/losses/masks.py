@@ -167,7 +167,8 @@ def _by_label(who: str, loss: Any, class_weights: Any, label: int | None) -> Cal
         else:
             outputs, targets = arrays.read_labels(who, outputs, targets)
             counted = True if label is None else targets != label
-            targets = jnp.where(counted, targets, 0)
+            if label is not None:  # else 0 times a NaN slope would still be NaN
+                outputs, targets = _zero_outside(outputs, counted), jnp.where(counted, targets, 0)
             # In NumPy, so that known labels can be checked.
             given = targets if given is None else np.where(given == label, 0, given)
             arrays.check_labels(who, given, outputs.shape[-1])

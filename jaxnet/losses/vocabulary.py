@@ -69,14 +69,15 @@ def linear_cross_entropy(
             f"of x without its last axis, got x {x.shape} and labels {labels.shape}"
         )
     check_labels(who, labels, vocabulary)
-    dtype = kernel.dtype
-    if not isinstance(kernel, Stored):
-        kernel = wide(kernel)  # so that the gradients of all chunks are added in float32
+    dtype, narrow = kernel.dtype, getattr(bias, "dtype", None)
+    # So that the gradients of all chunks are added in float32.
+    kernel, bias = kernel.astype(jnp.promote_types(dtype, jnp.float32)), jax.tree.map(wide, bias)
 
     @jax.checkpoint
     def values(args: Any) -> jax.Array:
         rows, targets = args
-        logits = wide(plus(product(rows, kernel.astype(dtype), transposed=transposed), bias))
+        own = jax.tree.map(lambda b: b.astype(narrow), bias)
+        logits = wide(plus(product(rows, kernel.astype(dtype), transposed=transposed), own))
         if softcap is not None:
             logits = softcap * jnp.tanh(logits / softcap)
         return smoothed(jax.nn.log_softmax(logits), targets, label_smoothing)

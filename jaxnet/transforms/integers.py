@@ -272,7 +272,7 @@ class Quantized(Stored):
     def _matrix(self, inputs: int) -> "Quantized | None":
         """Return the kernel as a matrix (inputs, outputs); None if its scales do not fit."""
         if len(self.shape) == 2:
-            return self
+            return self if self.scale.shape[1] == self.shape[1] else None  # in groups of outputs
         groups, shape = self.scale.shape[:inputs], self.shape
         odd = self.numbers.dtype == jnp.uint8 and shape[-1] % 2
         in_groups = inputs > 1 and set(groups) != {1}
@@ -319,7 +319,9 @@ def _blocks(x: jax.Array, kernel: Quantized, axis: int) -> int:
     """Return the number of blocks."""
     count = math.prod(x.shape[:-1])  # not a number in an export with open sizes
     few = isinstance(count, int) and count <= 64
-    if not few or len(kernel.shape) != 2 or kernel.numbers.size < 2**21:
+    # Unequal groups of scales would begin between the blocks.
+    uneven = kernel.shape[axis] % kernel.scale.shape[axis]
+    if not few or len(kernel.shape) != 2 or kernel.numbers.size < 2**21 or uneven:
         return 1
     sizes = kernel.numbers.shape[axis], kernel.scale.shape[axis]
     most = kernel.shape[axis] // 512
