@@ -207,8 +207,8 @@ def shifts_move_whole_images(random_shift: Function) -> None:
 
 
 def squares_are_cut_out_around_every_pixel(cutout: Function) -> None:
-    y = np.asarray(jax.jit(cutout(3))(jax.random.key(0), jnp.ones((300, 4, 5, 2))))
-    assert (y[..., 0] == y[..., 1]).all()
+    y = np.asarray(jax.jit(cutout(3))(jax.random.key(0), jnp.ones((300, 4, 5, 2), bool)))
+    assert y.dtype == bool and (y[..., 0] == y[..., 1]).all()
     found = {tuple(map(tuple, np.argwhere(image == 0))) for image in y[..., 0]}
     around = {
         tuple((i, j) for i in range(4) for j in range(5) if abs(i - a) < 2 and abs(j - b) < 2)

@@ -72,9 +72,12 @@ def test_bad_arguments_of_what_trains():
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("part", range(8))  # all at once take longer than one test may
-def test_good_calls_give_the_same_in_float64_and_for_every_order_of_the_examples(calls, part):
+def test_good_calls_give_the_same_in_float64_on_a_mesh_and_for_every_order_of_the_examples(
+    calls, part
+):
     calls = calls[part::8]
     wrong = [f"{call.name}: {line}" for call in calls if (line := hostile.in_float64(call))]
+    wrong += [f"{call.name}: {line}" for call in calls if (line := hostile.on_a_mesh(call))]
     wrong += [
         f"{call.name}: depends on the other examples"
         for call in calls

@@ -689,6 +689,30 @@ def in_float64(call: Call) -> str:
         return "" if alike(numbers(again), numbers(result), 1e-3) else "another result"
 
 
+OFF_MESH = {"unsupervised.hmm.fit_hmm"}  # its example compiles programs without an argument
+
+
+def on_a_mesh(call: Call) -> str:
+    """What the call gives for arrays on a mesh with Explicit axes instead of the same value."""
+    used = tuple(call.then) if isinstance(call.then, Use) else ()
+    leaves, tree = jax.tree.flatten((call.args, call.kwargs, used))
+    found, result = run(call)
+    if found.what != "value" or call.name in OFF_MESH:
+        return ""
+    mesh = jax.make_mesh((1,), ("data",), (jax.sharding.AxisType.Explicit,))
+    place = jax.NamedSharding(mesh, jax.P("data"))
+    batch = {id(a) for name in call.batched for a in jax.tree.leaves(bound(call).get(name))}
+    whole = jax.NamedSharding(mesh, jax.P())
+    moved = [
+        jax.device_put(a, place if id(a) in batch else whole) if isinstance(a, jax.Array) else a
+        for a in leaves
+    ]
+    args, kwargs, used = tree.unflatten(moved)
+    then = Use(*used) if used else call.then
+    what = difference(call._replace(args=args, kwargs=kwargs, then=then), numbers(result))
+    return what.splitlines()[0] if what else ""
+
+
 # In 16 bits these have another value, for another reason than lost digits.
 OTHER_IN_16_BITS: dict[str, str] = {}
 

@@ -1,5 +1,3 @@
-import itertools
-
 import numpy as np
 import pytest
 
@@ -17,21 +15,15 @@ def test_batches_in_order_with_a_short_last_one():
     np.testing.assert_array_equal(np.concatenate([b[0] for b in got]), x)
 
 
-@pytest.mark.parametrize(
-    ("n", "size", "lengths"), [(7, 3, [3, 3]), (6, 3, [3, 3]), (3, 3, [3]), (5, 1, [1] * 5)]
-)
+@pytest.mark.parametrize(("n", "size", "lengths"), [(7, 3, [3, 3]), (6, 3, [3, 3]), (3, 3, [3])])
 def test_drop_last(n, size, lengths):
     assert [len(b[1]) for b in batches(pair(n), size, drop_last=True)] == lengths
 
 
-def test_a_seed_shuffles_whole_examples_each_once():
-    x, y = pair(50)
-    got = list(batches((x, y), 8, seed=3))
-    order = np.concatenate([b[1] for b in got])
-    assert sorted(order) == list(range(50)) and order.tolist() != list(range(50))
-    np.testing.assert_array_equal(np.concatenate([b[0] for b in got]), x[order])  # pairs stay pairs
-    again = np.concatenate([b[1] for b in batches((x, y), 8, seed=3)])
-    other = np.concatenate([b[1] for b in batches((x, y), 8, seed=4)])
+def test_a_seed_gives_its_order():
+    order, again, other = (
+        np.concatenate([b[1] for b in batches(pair(50), 8, seed=seed)]) for seed in (3, 3, 4)
+    )
     assert (again == order).all() and (other != order).any()
 
 
@@ -43,25 +35,9 @@ def test_a_shuffled_pass_without_the_last_batch_leaves_out_others_each_time():
     assert len(left) > 3
 
 
-def test_batches_refuse_at_the_call_and_not_at_the_first_batch():
-    with pytest.raises(ValueError, match="batch_size must be at least 1, got 0"):
-        batches(pair(), 0)
-    with pytest.raises(ValueError, match="7 examples give no full batch of 8"):
-        batches(pair(), 8, drop_last=True)
-    with pytest.raises(
-        ValueError, match="batches: all arrays must have the same leading dimension"
-    ):
-        batches((np.zeros(3), np.zeros(4)), 2)
-
-
-def test_split_keeps_pairs_order_and_everything():
-    x, y = pair(20)
-    (a, b), (c, d) = split((x, y), 0.3)
-    assert len(b) == 14 and len(d) == 6
-    assert sorted([*b, *d]) == list(range(20))
+def test_split_keeps_the_order():
+    (_, b), (_, d) = split(pair(20), 0.3)
     assert (np.diff(b) > 0).all() and (np.diff(d) > 0).all()
-    np.testing.assert_array_equal(a, x[b])
-    np.testing.assert_array_equal(c, x[d])
 
 
 def test_split_is_a_function_of_its_seed():
@@ -82,45 +58,25 @@ def test_split_gives_every_class_its_share():
 
 def test_split_draws_within_a_class_at_random():
     labels = np.zeros(30, int)
-    seen = set(
-        itertools.chain(*(split(np.arange(30), 0.2, seed=s, labels=labels)[1] for s in range(40)))
-    )
-    assert seen == set(range(30))
+    held = [split(np.arange(30), 0.2, seed=s, labels=labels)[1] for s in range(40)]
+    assert set(np.concatenate(held)) == set(range(30))
 
 
-@pytest.mark.parametrize("share", [0, 1, 1.5, -0.1])
-def test_split_needs_a_share(share):
-    with pytest.raises(ValueError, match=rf"in \(0, 1\), got {share}"):
-        split(pair(), share)
-
-
-def test_split_says_where_a_part_would_be_empty_or_labels_do_not_fit():
-    with pytest.raises(ValueError, match=r"0.01 of 7 examples leaves a part empty.*at least 0.14"):
-        split(pair(7), 0.01)
-    with pytest.raises(ValueError, match=r"0.99 of 7 examples leaves a part empty.*at most 0.86"):
-        split(pair(7), 0.99)
-    with pytest.raises(ValueError, match=r"one class per example, \(7,\), got \(6,\)"):
-        split(pair(7), labels=np.zeros(6))
-
-
-@pytest.mark.parametrize(("options", "error", "words"), [
-    ({"share": None}, TypeError, "split: share must be a number"),
-    ({"share": np.nan}, ValueError, "split: share is the part to hold out"),
-    ({"seed": 2.5}, TypeError, "split: seed must be an integer, got 2.5"),
-    ({"seed": -1}, ValueError, "split: seed must be at least 0, got -1"),
-    ({"labels": 3}, ValueError, "split: labels must hold one class per example, .* got int"),
-    ({"labels": np.array([None] * 7)}, ValueError, "split: labels must hold one class per example"),
-], ids=str)  # fmt: skip
-def test_options_of_split_of_another_type(options, error, words):
-    with pytest.raises(error, match=words):
-        split(pair(7), **options)
-
-
-@pytest.mark.parametrize(("options", "error", "words"), [
-    ({"batch_size": 2.5}, TypeError, "batches: batch_size must be an integer, got 2.5"),
-    ({"seed": "a"}, TypeError, "batches: seed must be an integer, got 'a'"),
-    ({"drop_last": "no"}, TypeError, "batches: drop_last must be True or False, got 'no'"),
-], ids=str)  # fmt: skip
-def test_options_of_batches_of_another_type(options, error, words):
-    with pytest.raises(error, match=words):
-        batches(pair(7), **{"batch_size": 3} | options)
+@pytest.mark.parametrize("call, words", [
+    (lambda: batches(pair(), 0), "batch_size must be at least 1, got 0"),  # not at the first batch
+    (lambda: batches(pair(), 8, drop_last=True), "7 examples give no full batch of 8"),
+    (lambda: batches((np.zeros(3), np.zeros(4)), 2),
+     "batches: all arrays must have the same leading dimension"),
+    (lambda: split(pair(), 0), r"in \(0, 1\), got 0"),
+    (lambda: split(pair(), 1), r"in \(0, 1\), got 1"),
+    (lambda: split(pair(), np.nan), "split: share is the part to hold out"),
+    (lambda: split(pair(), 0.01), "0.01 of 7 examples leaves a part empty.*at least 0.14"),
+    (lambda: split(pair(), 0.1, labels=np.arange(7) // 2), "leaves a part empty.*at least 0.5"),
+    (lambda: split(pair(), 0.99), "0.99 of 7 examples leaves a part empty.*at most 0.86"),
+    (lambda: split(pair(), labels=np.zeros(6)), r"one class per example, \(7,\), got \(6,\)"),
+    (lambda: split(pair(), labels=3), "split: labels must hold one class per example, .* got int"),
+    (lambda: split(pair(), labels=np.array([None] * 7)), "labels must hold one class per example"),
+])  # fmt: skip
+def test_refusals(call, words):
+    with pytest.raises(ValueError, match=words):
+        call()

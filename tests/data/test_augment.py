@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 
 from jaxnet.data import (
-    chain,
     color_jitter,
     cutmix,
     cutout,
@@ -16,20 +15,6 @@ from jaxnet.data import (
 )
 
 
-def test_each_image_is_one_of_the_moves_by_hand():
-    x = np.arange(1, 2 * 3 * 4 * 2 + 1, dtype=np.float32).reshape(2, 3, 4, 2)
-    x = np.tile(x, (30, 1, 1, 1))  # (60, 3, 4, 2)
-    y = np.asarray(random_shift(1)(jax.random.key(0), jnp.asarray(x)))
-    seen = set()
-    for before, after in zip(x, y, strict=True):
-        room = np.pad(before, ((1, 1), (1, 1), (0, 0)))
-        moves = {(i, j): room[i : i + 3, j : j + 4] for i in range(3) for j in range(3)}
-        fits = [move for move, image in moves.items() if (image == after).all()]
-        assert len(fits) == 1
-        seen.add(fits[0])
-    assert len(seen) == 9  # every move comes up, each image has its own
-
-
 @pytest.mark.slow
 def test_moves_are_equally_likely():
     x = jnp.zeros((9000, 3, 3, 1)).at[:, 1, 1].set(1.0)
@@ -37,26 +22,6 @@ def test_moves_are_equally_likely():
     share = np.asarray(y.mean(0)[..., 0])
     # 4 standard errors of a share of 1/9 in 9000 draws
     np.testing.assert_allclose(share, 1 / 9, atol=4 * np.sqrt(1 / 9 * 8 / 9 / 9000))
-
-
-@pytest.mark.slow
-def test_shape_dtype_jit_and_key():
-    x = jnp.arange(5 * 6 * 7, dtype=jnp.uint8).reshape(5, 6, 7, 1)
-    shift = random_shift(2)
-    y = shift(jax.random.key(0), x)
-    assert y.shape == x.shape and y.dtype == x.dtype
-    np.testing.assert_array_equal(y, jax.jit(shift)(jax.random.key(0), x))
-    assert (y != shift(jax.random.key(1), x)).any()
-
-
-@pytest.mark.slow
-def test_on_inputs_changes_inputs_and_no_targets():
-    x, y = jnp.zeros((50, 3, 3, 1)).at[:, 1, 1].set(1.0), jnp.arange(50)
-    moved, labels = on_inputs(random_shift(1))(jax.random.key(0), (x, y))
-    np.testing.assert_array_equal(moved, random_shift(1)(jax.random.key(0), x))
-    assert (moved != x).any() and (labels == y).all()
-    with pytest.raises(TypeError, match="expected a batch .*got ArrayImpl; for inputs alone"):
-        on_inputs(random_shift(1))(jax.random.key(0), x)
 
 
 @pytest.mark.slow
@@ -74,8 +39,6 @@ def test_on_masks_moves_masks_along_and_fills_with_void():
         plain = half(None, {"image": x, "mask": mask + 1})["mask"]  # 0 is what came in
         np.testing.assert_array_equal(moved, jnp.where(plain == 0, 11, plain - 1))
         assert moved.dtype == dtype and (moved == 11).sum() > 100 and (moved == 0).any()
-    with pytest.raises(TypeError, match=r"on_masks: expected a batch \(inputs, masks\), got dict"):
-        on_masks(half)(jax.random.key(0), {"image": x, "mask": mask})
 
 
 @pytest.mark.slow
@@ -99,70 +62,20 @@ def test_an_augmented_objective():
     assert moved.losses[0] != still.losses[0]
 
 
-def test_messages():
-    with pytest.raises(ValueError, match="pixels must be at least 1, got 0"):
-        random_shift(0)
-    with pytest.raises(ValueError, match="pixels must be 1 to 7, the larger side"):
-        random_shift(2**30)(jax.random.key(0), jnp.zeros((3, 5, 7, 1)))
-    with pytest.raises(
-        ValueError, match=r"shape \(batch, height, width, channels\), got \(3, 64\)"
-    ):
-        random_shift(1)(jax.random.key(0), jnp.zeros((3, 64)))
-
-
-def test_color_by_hand():
+def test_color_stays_between_0_and_1_and_gray_has_contrast():
     x = np.random.default_rng(0).uniform(0.3, 0.6, (50, 3, 4, 3)).astype(np.float32)
-    gray = x @ np.array([0.299, 0.587, 0.114], np.float32)
-    bright = np.asarray(color_jitter(brightness=0.3)(jax.random.key(0), x)) / x
-    factor = bright[:, 0, 0, 0]
-    np.testing.assert_allclose(bright, np.broadcast_to(factor[:, None, None, None], x.shape), 1e-5)
-    assert 0.7 <= factor.min() < 0.75 and 1.25 < factor.max() <= 1.3
-    y = np.asarray(color_jitter(saturation=0.5)(jax.random.key(0), x))
-    np.testing.assert_allclose(y @ np.array([0.299, 0.587, 0.114]), gray, atol=1e-5)  # gray stays
-    assert abs(y - x).max() > 0.01
-    y = np.asarray(color_jitter(contrast=0.5)(jax.random.key(0), x))
-    mean = gray.mean((1, 2))[:, None, None, None]
-    ratio = (y - mean) / (x - mean)
-    spread = np.median(ratio, (1, 2, 3))
-    assert 0.5 <= spread.min() < 0.6 and 1.4 < spread.max() <= 1.5
     assert color_jitter(contrast=0.5)(jax.random.key(0), x[..., :1]).shape == (50, 3, 4, 1)
     strong = color_jitter(brightness=1.0)(jax.random.key(0), x)
     assert strong.min() >= 0 and strong.max() <= 1
-    with pytest.raises(ValueError, match="with 3 channels for saturation"):
-        color_jitter(saturation=0.5)(jax.random.key(0), x[..., :2])
-    with pytest.raises(ValueError, match=r"contrast must be in \[0, 1\], got 2"):
-        color_jitter(contrast=2)
 
 
 @pytest.mark.slow
-def test_cutout_covers_a_square_about_each_pixel():
-    y = np.asarray(cutout(3)(jax.random.key(0), jnp.ones((600, 5, 6, 2))))
-    assert (y[..., 0] == y[..., 1]).all()
-    seen = set()
-    for image in y[..., 0]:
-        rows, columns = np.nonzero(image == 0)
-        assert len(rows) == len(set(rows)) * len(set(columns))  # a rectangle
-        seen.add((rows.min(), rows.max(), columns.min(), columns.max()))
-    wanted = {(max(r - 1, 0), min(r + 1, 4), max(c - 1, 0), min(c + 1, 5))
-              for r in range(5) for c in range(6)}  # fmt: skip
-    assert seen == wanted
-    with pytest.raises(ValueError, match="size must be at least 1"):
-        cutout(0)
-
-
-@pytest.mark.slow
-def test_mixup_blends_inputs_and_targets_alike():
-    x, y = jnp.eye(40), jnp.arange(40) % 5
-    blended, shares = mixup(1.0, classes=5)(jax.random.key(0), (x, y))
-    labels = np.eye(5)[np.asarray(y)]
-    np.testing.assert_allclose(shares, np.asarray(blended) @ labels, atol=1e-6)
-    np.testing.assert_allclose(blended.sum(1), 1, atol=1e-6)
-    own = np.diag(np.asarray(blended))
+def test_mixup_blends_by_the_beta_distribution():
+    batch = jnp.eye(40), jnp.arange(40) % 5
+    own = np.diag(np.asarray(mixup(1.0, classes=5)(jax.random.key(0), batch)[0]))
     assert 0.3 < own.mean() < 0.75 and own.std() > 0.15  # of Beta(1, 1), uniform
-    weak, _ = mixup(0.05, classes=5)(jax.random.key(0), (x, y))
+    weak, _ = mixup(0.05, classes=5)(jax.random.key(0), batch)
     assert ((np.asarray(weak).max(1) > 0.99).mean()) > 0.6
-    with pytest.raises(ValueError, match=r"mixup: alpha must be in \(0, inf\), got 0"):
-        mixup(0, 5)
 
 
 def test_cutmix_pastes_a_rectangle_and_mixes_labels_by_its_area():
@@ -184,15 +97,13 @@ def test_cutmix_pastes_a_rectangle_and_mixes_labels_by_its_area():
     assert 0.15 < np.mean(areas) < 0.5 and np.std(areas) > 0.1
     small, _ = cutmix(0.01, 5)(jax.random.key(0), (x.astype(jnp.uint8), y))
     assert small.dtype == jnp.uint8
-    with pytest.raises(TypeError, match=r"cutmix: expected a batch \(inputs, labels\)"):
-        cutmix(1.0, 5)(jax.random.key(0), x)
 
 
 @pytest.mark.parametrize("make", [
     lambda: on_inputs(color_jitter(brightness=0.5)), lambda: mixup(0.2, 3),
 ], ids=["color_jitter", "mixup"])  # fmt: skip
-@pytest.mark.parametrize("dtype", [np.uint8, np.int32, bool])
-def test_integers_are_not_mixed_or_scaled_to_0(make, dtype, request):
+@pytest.mark.parametrize("dtype", [np.uint8, bool])
+def test_integers_are_not_mixed_or_scaled_to_0(make, dtype):
     x = np.full((4, 5, 6, 3), 1, dtype)
     for run in (make(), jax.jit(make())):
         with pytest.raises(TypeError, match=r"inputs must hold floats; write x.astype.*, got "):
@@ -206,20 +117,6 @@ def test_labels_of_no_class_are_refused_or_nan(label):
         mixup(0.2, 3)(jax.random.key(0), (x, labels))
     _, targets = jax.jit(mixup(0.2, 3))(jax.random.key(0), (x, labels))
     assert jnp.isnan(targets).any() and targets.dtype == x.dtype
-
-
-def test_void_that_the_masks_cannot_hold():
-    with pytest.raises(TypeError, match="on_masks: void must be an integer, got 2.5"):
-        on_masks(random_shift(1), void=2.5)
-    batch = jnp.ones((1, 3, 4, 3)), jnp.ones((1, 3, 4), jnp.uint8)
-    with pytest.raises(ValueError, match="void must be 0 to 255, the range of uint8 masks"):
-        on_masks(lambda key, x: x, void=300)(jax.random.key(0), batch)
-
-
-def test_chain_gives_each_a_key_of_its_own():
-    x = jnp.ones((50, 6, 6, 1))
-    y = chain(cutout(2), cutout(2))(jax.random.key(0), x)
-    assert float((y == 0).sum()) > 1.5 * float((cutout(2)(jax.random.key(0), x) == 0).sum())
 
 
 def test_color_of_images_in_other_units():
@@ -240,9 +137,34 @@ def test_color_of_images_in_other_units():
 
 def test_cutmix_of_narrow_images_weighs_all_pixels():
     """A sum of more than 256 ones in bfloat16 is 256."""
-    x = jnp.zeros((8, 32, 32, 1), jnp.bfloat16) + jnp.arange(8, dtype=jnp.bfloat16).reshape(
-        8, 1, 1, 1
-    )
+    x = jnp.arange(8, dtype=jnp.bfloat16)[:, None, None, None] + jnp.zeros((8, 32, 32, 1))
+    x = x.astype(jnp.bfloat16)
     mixed, targets = cutmix(1.0, 8)(jax.random.key(1), (x, jnp.arange(8)))
     kept = np.asarray(mixed == x).mean((1, 2, 3))
     np.testing.assert_allclose(np.diagonal(targets).astype(np.float32), kept, atol=0.01)
+
+
+X = jnp.ones((3, 5, 7, 2))
+
+
+@pytest.mark.parametrize("call, error, words", [
+    (lambda key: random_shift(0), ValueError, "pixels must be at least 1, got 0"),
+    (lambda key: random_shift(2**30)(key, X), ValueError, "pixels must be 1 to 7, the larger side"),
+    (lambda key: random_shift(1)(key, jnp.zeros((3, 64))), ValueError,
+     r"shape \(batch, height, width, channels\), got \(3, 64\)"),
+    (lambda key: on_inputs(random_shift(1))(key, X), TypeError,
+     "expected a batch .*got ArrayImpl; for inputs alone"),
+    (lambda key: on_masks(random_shift(1))(key, {"image": X}), TypeError,
+     r"on_masks: expected a batch \(inputs, masks\), got dict"),
+    (lambda key: on_masks(lambda key, x: x, void=300)(key, (X, jnp.ones((3, 5, 7), jnp.uint8))),
+     ValueError, "void must be 0 to 255, the range of uint8 masks"),
+    (lambda key: color_jitter(saturation=0.5)(key, X), ValueError,
+     "with 3 channels for saturation"),
+    (lambda key: color_jitter(contrast=2), ValueError, r"contrast must be in \[0, 1\], got 2"),
+    (lambda key: cutout(0), ValueError, "size must be at least 1"),
+    (lambda key: mixup(0, 5), ValueError, r"mixup: alpha must be in \(0, inf\), got 0"),
+    (lambda key: cutmix(1.0, 5)(key, X), TypeError, r"cutmix: expected a batch \(inputs, labels\)"),
+])  # fmt: skip
+def test_refusals(call, error, words):
+    with pytest.raises(error, match=words):
+        call(jax.random.key(0))

@@ -11,29 +11,20 @@ def missing(error=FileNotFoundError):
     raise error("no such set")
 
 
-def test_the_first_that_is_there(capsys):
-    assert jn.data.first_available(lambda: 3, missing) == 3
-    assert capsys.readouterr().out == ""
-
-
 @pytest.mark.parametrize("error", [FileNotFoundError, ImportError, ConnectionError])
 def test_goes_on_and_says_so(capsys, error):
+    assert jn.data.first_available(lambda: 3, missing) == 3
+    assert capsys.readouterr().out == ""
     assert jn.data.first_available(partial(missing, error), missing, lambda: 5) == 5
     assert capsys.readouterr().out.startswith("missing is not available (no such set)\nmissing")
 
 
-def test_other_errors_are_not_hidden():
-    with pytest.raises(KeyError):
-        jn.data.first_available(partial(missing, KeyError), lambda: 5)
-
-
-def test_none_is_there():
-    with pytest.raises(FileNotFoundError, match="no such set"):
-        jn.data.first_available(missing, missing)
-    with pytest.raises(ValueError, match="expected at least one loader"):
-        jn.data.first_available()
-
-
-def test_loaders_are_functions():
-    with pytest.raises(TypeError, match=r"first_available: loader 1 must be a function of"):
-        jn.data.first_available(missing, 3)
+@pytest.mark.parametrize("loaders, error, words", [
+    ([missing, missing], FileNotFoundError, "no such set"),
+    ([partial(missing, KeyError), lambda: 5], KeyError, "no such set"),  # is not hidden
+    ([], ValueError, "expected at least one loader"),
+    ([missing, 3], TypeError, "first_available: loader 1 must be a function of"),
+])  # fmt: skip
+def test_refusals(loaders, error, words):
+    with pytest.raises(error, match=words):
+        jn.data.first_available(*loaders)

@@ -64,8 +64,3 @@ def test_names_belong_to_the_labels(parts, tfds_data_dir):
     assert height["sky"] < height["building"] < height["car"] < height["road"]
     assert CLASSES[VOID] == "void" and COLORS.shape == (12, 3)
     assert len({tuple(color) for color in COLORS}) == 12 and (COLORS[VOID] == 0).all()
-
-
-def test_a_folder_that_is_not_there(tmp_path):
-    with pytest.raises(FileNotFoundError, match="pass data_dir="):
-        camvid(data_dir=tmp_path / "nowhere")

@@ -28,6 +28,8 @@ def test_every_digit_is_held_out_by_a_fifth():
     (_, y), (_, held) = digits()
     share = np.bincount(held) / (np.bincount(y) + np.bincount(held))
     assert (np.abs(share - 0.2) < 0.003).all()
+    (_, y), (_, held) = digits(share=0.5)
+    assert abs(len(y) - len(held)) <= 10
 
 
 def test_the_split_is_fixed():
@@ -37,11 +39,6 @@ def test_the_split_is_fixed():
     assert float(x.sum()) == 28114.25
     assert (digits()[1][1] == held).all()
     assert (digits(seed=1)[1][1] != held).any()
-
-
-def test_another_share():
-    (_, y), (_, held) = digits(share=0.5)
-    assert abs(len(y) - len(held)) <= 10
 
 
 def test_without_scikit_learn_it_says_what_to_install(monkeypatch):

@@ -45,22 +45,16 @@ def test_pixels_of_the_right_size_are_kept(tmp_path: Path):
     np.testing.assert_array_equal(jn.data.read_image(file, (5, 7)), (pixels / 255).astype("f4"))
 
 
-def test_the_middle_is_taken_in_its_proportions(tmp_path: Path):
-    """Left and right quarters of a wide image are cut off; a squeezed one would keep them."""
-    pixels = np.repeat([[10] * 4 + [100] * 4 + [200] * 4 + [10] * 4], 8, axis=0)
-    image = jn.data.read_image(write(tmp_path / "a.png", pixels), 8, channels=1)
-    assert image.shape == (8, 8, 1)
-    np.testing.assert_array_equal(image[..., 0] * 255, np.repeat([[100] * 4 + [200] * 4], 8, 0))
-
-
-def test_a_whole_image_is_stretched_so_that_boxes_stay_in_it(tmp_path: Path):
+def test_the_middle_is_taken_in_its_proportions_or_the_whole_stretched(tmp_path: Path):
+    """Left and right quarters of a wide image are cut off; boxes need the whole image."""
     pixels = np.repeat([[10] * 4 + [100] * 4 + [200] * 4 + [10] * 4], 8, axis=0)
     file = write(tmp_path / "a.png", pixels)
+    image = jn.data.read_image(file, 8, channels=1)
+    assert image.shape == (8, 8, 1)
+    np.testing.assert_array_equal(image[..., 0] * 255, np.repeat([[100] * 4 + [200] * 4], 8, 0))
     image = jn.data.read_image(file, (8, 4), channels=1, crop=False)[..., 0] * 255
     assert image.shape == (8, 4)
     np.testing.assert_allclose(image, np.repeat([[10, 100, 200, 10]], 8, 0), atol=25)
-    with pytest.raises(TypeError, match="read_image: crop must be True or False"):
-        jn.data.read_image(file, 8, crop=0.5)  # type: ignore[arg-type]
 
 
 def test_turned_as_the_camera_was_held(tmp_path: Path):
@@ -82,42 +76,11 @@ def test_transparent_is_white_and_palettes_are_colors(tmp_path: Path):
     np.testing.assert_array_equal(jn.data.read_image(tmp_path / "b.gif", 2)[0], expected[0])
 
 
-def test_what_cannot_be_read_is_named(tmp_path: Path):
-    with pytest.raises(
-        ValueError, match="image_folder: .* is not a folder. Pass a folder with one"
-    ):
-        jn.data.image_folder(tmp_path / "nowhere", 4)
-    with pytest.raises(ValueError, match="one folder per class .* it has nothing"):
-        jn.data.image_folder(tmp_path, 4)
-    whole = write(tmp_path / "photo.png", np.random.default_rng(0).integers(0, 256, (40, 40, 3)))
-    with pytest.raises(ValueError, match=r"one folder per class .* it has photo\.png"):
-        jn.data.image_folder(tmp_path, 4)
-    (tmp_path / "cat").mkdir()
-    with pytest.raises(ValueError, match=r"class 'cat' has no images \(.*\.png.*; .* has nothing"):
-        jn.data.image_folder(tmp_path, 4)
-    (tmp_path / "cat" / "cut.png").write_bytes(whole.read_bytes()[:900])
-    with pytest.raises(ValueError, match=r"cat/cut\.png cannot be read as an image"):
-        jn.data.image_folder(tmp_path, 4)
-    (tmp_path / "text.png").write_text("no image")
-    with pytest.raises(ValueError, match=r"text\.png cannot be read as an image"):
-        jn.data.read_image(tmp_path / "text.png", 4)
-    Image.fromarray(np.full((4, 4), 40_000, np.uint16)).save(tmp_path / "deep.png")
-    with pytest.raises(ValueError, match=r"deep\.png has more than 8 bits per channel \(mode I;16"):
-        jn.data.read_image(tmp_path / "deep.png", 4)
-    for size in ((0, 4), "8", 8.0, (4, 4, 3)):
-        with pytest.raises(ValueError, match="size must be integers of at least 1"):
-            jn.data.read_image(whole, size)
-    assert jn.data.read_image(whole, np.int64(4)).shape == (4, 4, 3)
-    with pytest.raises(ValueError, match="channels must be 3"):
-        jn.data.read_image(whole, 4, channels=4)
-
-
 def png(depth: int, color: int, values: int) -> bytes:
     """A PNG of 2x2 pixels whose samples are all 200 or 51,400."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
-        check = zlib.crc32(kind + data)
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", check)
+        return struct.pack(">I4s", len(data), kind) + data + zlib.crc32(kind + data).to_bytes(4)
 
     row = b"\0" + bytes([200]) * (2 * values * depth // 8)
     head = struct.pack(">IIBBBBB", 2, 2, depth, color, 0, 0, 0)
@@ -140,13 +103,9 @@ def tiff(depth: int) -> bytes:
 
 
 DEEP = {
-    "gray.png": lambda depth: png(depth, 0, 1),
-    "rgb.png": lambda depth: png(depth, 2, 3),
-    "alpha.png": lambda depth: png(depth, 4, 2),
-    "rgba.png": lambda depth: png(depth, 6, 4),
-    "rgb.ppm": ppm,
-    "rgb.tif": tiff,
-}
+    "gray.png": lambda depth: png(depth, 0, 1), "rgba.png": lambda depth: png(depth, 6, 4),
+    "rgb.ppm": ppm, "rgb.tif": tiff,
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", DEEP)
@@ -179,7 +138,7 @@ def test_a_decompression_bomb_is_named(tmp_path: Path, monkeypatch):
         jn.data.read_image(file, 4)
 
 
-@pytest.mark.parametrize("suffix", ["png", "gif", "bmp", "tif", "jpg", "webp", "ppm"])
+@pytest.mark.parametrize("suffix", ["png", "gif", "tif", "jpg", "webp"])
 def test_broken_files_are_named(tmp_path: Path, suffix: str):
     file = write(tmp_path / f"a.{suffix}", np.random.default_rng(0).integers(0, 256, (9, 7, 3)))
     raw, rng = file.read_bytes(), np.random.default_rng(1)
@@ -193,21 +152,44 @@ def test_broken_files_are_named(tmp_path: Path, suffix: str):
             assert str(error).startswith(f"read_image: {file} ")
 
 
-def test_files_that_are_not_there(tmp_path: Path):
-    with pytest.raises(FileNotFoundError, match="read_image: there is no file .*a.png"):
-        jn.data.read_image(tmp_path / "a.png", 4)
-    with pytest.raises(IsADirectoryError, match="read_image: .* is a folder"):
-        jn.data.read_image(tmp_path, 4)
-    for file in (None, 3, b"a"):
-        with pytest.raises(TypeError, match="read_image: file must be a str or a Path, got "):
-            jn.data.read_image(file, 4)
-        with pytest.raises(TypeError, match="image_folder: folder must be a str or a Path, got "):
-            jn.data.image_folder(file, 4)
-
-
 def test_says_what_to_install(tmp_path: Path, monkeypatch):
     monkeypatch.setitem(sys.modules, "PIL", None)
     with pytest.raises(
         ImportError, match=r'read_image: needs Pillow .*pip install "jaxnet-toolkit\[data\]'
     ):
         jn.data.read_image(tmp_path / "a.png", 4)
+
+
+def test_refusals(tmp_path: Path):
+    whole = write(tmp_path / "whole.png", np.random.default_rng(0).integers(0, 256, (40, 40, 3)))
+    for name, data in (("loose/photo.png", b""), ("none/cat/a.txt", b""), ("text.png", b"no"),
+                       ("cut/cat/a.png", whole.read_bytes()[:900])):  # fmt: skip
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(data)
+    (tmp_path / "empty").mkdir()
+    write(tmp_path / "linked/cat/a.png", np.zeros((4, 4, 3)))
+    (tmp_path / "linked/cat/more").symlink_to(tmp_path / "cut/cat")
+    Image.fromarray(np.full((4, 4), 40_000, np.uint16)).save(tmp_path / "deep.png")
+    for name, words in {
+        "nowhere": "image_folder: .* is not a folder. Pass a folder with one",
+        "empty": "one folder per class .* it has nothing",
+        "loose": r"one folder per class .* it has photo\.png",
+        "none": r"class 'cat' has no images \(.*\.png.*; .* has a\.txt",
+        "linked": "cat/more is a link to a folder; move the images here",
+        "cut": r"cat/a\.png cannot be read as an image",
+    }.items():
+        with pytest.raises(ValueError, match=words):
+            jn.data.image_folder(tmp_path / name, 4)
+    for name, options, error, words in (
+        ("text.png", {}, ValueError, r"text\.png cannot be read as an image"),
+        ("deep.png", {}, ValueError, r"deep\.png has more than 8 bits per channel \(mode I;16"),
+        ("whole.png", {"size": (0, 4)}, ValueError, "size must be integers of at least 1"),
+        ("whole.png", {"size": "8"}, ValueError, "size must be integers of at least 1"),
+        ("whole.png", {"size": (4, 4, 3)}, ValueError, "size must be integers of at least 1"),
+        ("whole.png", {"channels": 4}, ValueError, "channels must be 3"),
+        ("no.png", {}, FileNotFoundError, "read_image: there is no file .*no.png"),
+        ("empty", {}, IsADirectoryError, "read_image: .* is a folder"),
+    ):
+        with pytest.raises(error, match=words):
+            jn.data.read_image(tmp_path / name, **{"size": 4} | options)
+    assert jn.data.read_image(whole, np.int64(4)).shape == (4, 4, 3)

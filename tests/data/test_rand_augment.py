@@ -83,11 +83,12 @@ def test_every_image_has_its_own_changes():
     assert np.isnan(augment(jax.random.key(0), 255 * x)).all()
 
 
-def test_what_is_refused():
-    x = jnp.ones((2, 5, 6, 3))
-    with pytest.raises(ValueError, match=r"rand_augment: images must be in \[0, 1\], got values"):
-        jn.data.rand_augment()(jax.random.key(0), 255 * x)
-    with pytest.raises(ValueError, match="must have 1 or 3 channels"):
-        jn.data.rand_augment()(jax.random.key(0), x[..., :2])
-    with pytest.raises(ValueError, match=r"strength must be in \[0, 1\], got 9"):
-        jn.data.rand_augment(2, 9)
+@pytest.mark.parametrize("call, words", [
+    (lambda x: jn.data.rand_augment()(jax.random.key(0), 255 * x),
+     r"rand_augment: images must be in \[0, 1\], got values"),
+    (lambda x: jn.data.rand_augment()(jax.random.key(0), x[..., :2]), "must have 1 or 3 channels"),
+    (lambda x: jn.data.rand_augment(2, 9), r"strength must be in \[0, 1\], got 9"),
+])  # fmt: skip
+def test_refusals(call, words):
+    with pytest.raises(ValueError, match=words):
+        call(jnp.ones((2, 5, 6, 3)))

@@ -6,13 +6,7 @@ import optax
 import pytest
 
 import jaxnet as jn
-from jaxnet.data.sequences import (
-    bucketed,
-    overlapping,
-    packed,
-    pad,
-    windows,
-)
+from jaxnet.data.sequences import bucketed, overlapping, packed, pad, windows
 
 KEY = jax.random.key(0)
 
@@ -22,11 +16,6 @@ def ragged(n=23, longest=9, seed=0, first=1):
     lengths = np.random.default_rng(seed).integers(1, longest + 1, n)
     numbers = np.arange(first, first + lengths.sum())
     return np.split(numbers, np.cumsum(lengths)[:-1])
-
-
-def within(lengths, steps):
-    """(n, steps), True inside a sequence."""
-    return np.arange(steps) < lengths[:, None]
 
 
 # Padding.
@@ -39,17 +28,16 @@ def test_pad_by_hand():
 
 
 def test_pad_keeps_further_axes_and_dtype():
-    sounds = [np.ones((n, 2), np.float32) for n in (3, 1)]
-    x, lengths = pad(sounds)
+    x, _ = pad([np.ones((n, 2), np.float32) for n in (3, 1)])
     assert x.shape == (2, 3, 2) and x.dtype == np.float32 and x.sum((1, 2)).tolist() == [6, 2]
     assert pad([[], []])[0].shape == (2, 1)
+    assert pad([[0.5]], length=2, value=-np.inf)[0].tolist() == [[0.5, -np.inf]]
+    assert pad([[1]], length=2, value=2.0)[0].tolist() == [[1, 2]]
 
 
 @pytest.mark.parametrize(("sequences", "expected"), [
     ([np.uint8([1]), [300]], np.int64),
-    ([[1], [0.5]], np.float64),
     ([np.float32([1]), np.array([300], np.int16)], np.float32),
-    ([np.float16([1]), np.float32([0.1])], np.float32),
     ([np.int32([1]), []], np.int32),
     ([[True], [2]], np.int64),
 ], ids=str)  # fmt: skip
@@ -63,48 +51,6 @@ def test_a_dtype_that_holds_all_sequences(sequences, expected):
     assert all(batch[0].dtype == expected for batch in batches)
 
 
-@pytest.mark.parametrize(("sequences", "value", "error", "words"), [
-    ([[2**60 + 1], [0.5]], 0, TypeError, "float64 and int64, which no dtype holds"),
-    ([np.uint64([2**63 + 1]), np.int64([-1])], 0, TypeError, "no dtype holds without loss"),
-    ([["a"], ["b"]], 0, TypeError, "sequence 0 must be an array of shape .*, got list"),
-    ([[1], None], 0, TypeError, "sequence 1 must be an array of shape .*, got NoneType"),
-    ([[[1], [2, 3]]], 0, TypeError, "sequence 0 must be an array of shape .*, got list"),
-    (3, 0, TypeError, "sequences must be a list of sequences, got int"),
-    ([[1, 2]], 0.5, ValueError, "value must fit the sequences of int64, got 0.5"),
-    ([np.uint8([1])], 300, ValueError, "value must fit the sequences of uint8, got 300"),
-    ([np.uint8([1])], -1, ValueError, "value must fit the sequences of uint8, got -1"),
-    ([np.int8([1])], np.nan, ValueError, "value must fit the sequences of int8, got nan"),
-    ([np.float16([1])], 1e9, ValueError, "value must fit the sequences of float16, got 1000000000"),
-    ([[1]], "a", TypeError, "value must be a number, got 'a'"),
-    ([[1]], None, TypeError, "value must be a number, got None"),
-    ([[1]], [[1], [1, 2]], TypeError, r"value must be a number, got \[\[1\], \[1, 2\]\]"),
-], ids=str)  # fmt: skip
-def test_what_cannot_be_padded_without_loss(sequences, value, error, words):
-    with pytest.raises(error, match=f"^pad: .*{words}"):
-        pad(sequences, value=value)
-    with pytest.raises((TypeError, ValueError), match="^bucketed: "):
-        bucketed(sequences, 1, value=value)
-
-
-def test_padding_of_infinity_and_of_another_number_type():
-    assert pad([[0.5]], length=2, value=-np.inf)[0].tolist() == [[0.5, -np.inf]]
-    assert pad([[1]], length=2, value=2.0)[0].tolist() == [[1, 2]]
-
-
-@pytest.mark.parametrize(
-    ("sequences", "options", "words"),
-    [
-        ([], {}, "at least one sequence"),
-        ([[1, 2, 3]], {"length": 2}, "3 steps, more than length=2"),
-        ([np.ones((2, 3)), np.ones((2, 4))], {}, "same further axes"),
-        ([1, 2], {}, "steps along the first axis"),
-    ],
-)
-def test_pad_refuses(sequences, options, words):
-    with pytest.raises(ValueError, match=words):
-        pad(sequences, **options)
-
-
 # Buckets.
 
 
@@ -113,13 +59,12 @@ def test_every_sequence_is_in_one_batch_of_a_fitting_shape():
     batches = bucketed(data, 4, bounds=3, seed=1)
     passes = []
     for _ in range(2):
-        seen, shapes = [], set()
-        sizes = []
+        seen, shapes, sizes = [], set(), []
         for tokens, lengths in batches:
             shapes.add(tokens.shape[1])
             sizes.append(len(tokens))
             seen += [row[:n].tolist() for row, n in zip(tokens, lengths, strict=True)]
-            assert not tokens[~within(lengths, tokens.shape[1])].any()
+            assert not tokens[np.arange(tokens.shape[1]) >= lengths[:, None]].any()
         assert sorted(map(tuple, seen)) == sorted(tuple(s.tolist()) for s in data)
         assert shapes <= {bound[0] for bound in batches.bounds} and len(shapes) == 3
         assert sizes == [4, 4, 4, 4, 4, 3] and len(batches) == 6
@@ -137,6 +82,8 @@ def test_buckets_keep_padding_small():
     room = sum(tokens.size for tokens, _ in four)  # what went up to the next bucket costs a little
     assert four.padding < 1 - sum(map(len, data)) / room < four.padding + 0.05
     assert sum(four.counts) == 200 and max(four.counts) < 100
+    *widths, _ = [tokens.shape[1] for tokens, _ in four]
+    assert widths != sorted(widths) and len(widths) == 24  # all lengths come mixed
 
 
 def test_pairs_stay_pairs():
@@ -162,44 +109,17 @@ def test_without_a_seed_the_order_is_always_the_same_from_short_to_long():
     assert first == second and [len(x[0]) for x in first] == sorted(len(x[0]) for x in first)
 
 
-def test_batches_of_all_lengths_come_mixed():
-    batches = bucketed(ragged(200, longest=40), 8, bounds=4)
-    *widths, _ = [tokens.shape[1] for tokens, _ in batches]
-    assert widths != sorted(widths) and len(widths) == 24
-
-
-def test_what_is_too_long_is_told_or_counted():
+def test_what_is_too_long_is_dropped_and_counted():
     data = [[1] * n for n in (2, 3, 9, 4, 8)]
-    with pytest.raises(ValueError, match=r"2 of 5 examples are longer than .*\(4,\), the longest"):
-        bucketed(data, 2, bounds=[2, 4])
     batches = bucketed(data, 2, bounds=[2, 4], drop_longer=True)
     assert batches.dropped == 2 and "2 longer ones dropped" in repr(batches)
     assert sum(len(x) for x, _ in batches) == 3 and len(batches) == 2
     assert batches.padding == pytest.approx(1 / 10)  # of 2 + 2 * 4 steps, 2 + 3 + 4 are filled
-    with pytest.raises(ValueError, match="all examples are longer"):
-        bucketed(data, 2, bounds=[1], drop_longer=True)
 
 
 def test_batches_are_filled_up_with_the_value():
     ((tokens, lengths),) = bucketed([[1, 2, 3], [4], [5, 6]], 3, bounds=1, value=-1)
-    assert (tokens[~within(lengths, 3)] == -1).all() and (tokens == -1).sum() == 3
-
-
-@pytest.mark.parametrize(
-    ("data", "options", "words"),
-    [
-        (([[1]], [[1], [2]]), {}, "got list of 1, list of 2"),
-        ([], {}, "got list of 0"),
-        (np.ones((3, 2)), {}, "must be lists of sequences"),
-        ([[1]], {"bounds": [4, 2]}, "bounds must be at least 1 and increase"),
-        ([[1]], {"bounds": [(4, 4)]}, "a tuple of 1"),
-        ([[1]], {"bounds": 0}, "bounds must be at least 1, got 0"),
-        ([[1]], {"batch_size": 0}, "batch_size must be at least 1"),
-    ],
-)
-def test_bucketed_refuses(data, options, words):
-    with pytest.raises(ValueError, match=words):
-        bucketed(data, **{"batch_size": 2, **options})
+    assert (tokens[np.arange(3) >= lengths[:, None]] == -1).all() and (tokens == -1).sum() == 3
 
 
 @pytest.mark.slow
@@ -219,8 +139,8 @@ def test_fit_compiles_once_a_shape_and_says_nothing():
 # Windows.
 
 
-@pytest.mark.parametrize("length", [2, 7, 12, 31])
-@pytest.mark.parametrize(("streams", "steps"), [(1, 1), (1, 5), (3, 4), (5, 2), (2, 40)])
+@pytest.mark.parametrize("length", [2, 31])
+@pytest.mark.parametrize(("streams", "steps"), [(1, 1), (3, 4), (5, 2), (2, 40)])
 def test_windows_predict_every_token_but_the_first_once(length, streams, steps):
     streams = min(streams, length - 1)
     tokens = np.arange(100, 100 + length)
@@ -236,7 +156,7 @@ def test_windows_predict_every_token_but_the_first_once(length, streams, steps):
         assert (length - 1) // streams <= len(read) <= -(-(length - 1) // streams)
 
 
-@pytest.mark.parametrize("length", [2, 5, 6, 13, 30])
+@pytest.mark.parametrize("length", [2, 30])
 @pytest.mark.parametrize(("steps", "fresh"), [(5, 1), (5, 3), (5, 5), (1, 1)])
 def test_overlapping_windows_predict_every_token_but_the_first_once(length, steps, fresh):
     tokens = np.arange(100, 100 + length)
@@ -245,15 +165,6 @@ def test_overlapping_windows_predict_every_token_but_the_first_once(length, step
     assert (cut.y[cut.counts] == cut.x[cut.counts] + 1).all()
     for row in cut.counts[1:]:  # at least steps - fresh tokens of context
         assert 1 <= row.sum() <= fresh and not row[: steps - fresh].any()
-
-
-def test_windows_refuse():
-    with pytest.raises(ValueError, match=r"streams must be 1 to 3, one less than the tokens"):
-        windows(np.arange(4), 4, 2)
-    with pytest.raises(ValueError, match="one sequence of at least two tokens"):
-        windows(np.ones((4, 2), int), 1, 2)
-    with pytest.raises(ValueError, match=r"fresh must be 1 to 5"):
-        overlapping(np.arange(9), 5, 6)
 
 
 def test_packed_rows_hold_every_sequence_once():
@@ -270,8 +181,6 @@ def test_packed_rows_hold_every_sequence_once():
     assert sorted(found) == sorted(one.tolist() for one in sequences)
     padding = (rows.segments == 0).mean()
     assert padding < 0.05 < 0.4 < (pad(sequences)[0] == 0).mean()
-    with pytest.raises(ValueError, match="packed: a sequence has 9 steps, more than length=8"):
-        packed(sequences, 8)
 
 
 def test_packed_sequences_do_not_see_each_other():
@@ -325,3 +234,46 @@ def test_a_run_resumes_with_the_same_object_or_a_new_one(stop):
     for again in (used, make()):
         end = run(again, half.train_state, steps=12, position=half.position)[12]
         assert end.train_state.params == whole[12].train_state.params
+
+
+@pytest.mark.parametrize("call, error, words", [
+    (lambda: pad([[2**60 + 1], [0.5]]), TypeError,
+     "^pad: .*float64 and int64, which no dtype holds"),
+    (lambda: pad([[1], None]), TypeError, "sequence 1 must be an array of shape .*, got NoneType"),
+    (lambda: pad([[[1], [2, 3]]]), TypeError, "sequence 0 must be an array of shape .*, got list"),
+    (lambda: pad([[1, 2]], value=0.5), ValueError,
+     "value must fit the sequences of int64, got 0.5"),
+    (lambda: pad([np.uint8([1])], value=-1), ValueError, "fit the sequences of uint8, got -1"),
+    (lambda: pad([np.int8([1])], value=np.nan), ValueError, "fit the sequences of int8, got nan"),
+    (lambda: pad([np.float16([1])], value=1e9), ValueError,
+     "the sequences of float16, got 1000000000"),
+    (lambda: pad([[1]], value=[[1], [1, 2]]), TypeError,
+     r"value must be a number, got \[\[1\], \[1, 2\]\]"),
+    (lambda: pad([[1]], value="a"), TypeError, "value must be a number, got 'a'"),
+    (lambda: pad([]), ValueError, "at least one sequence"),
+    (lambda: pad([[1, 2, 3]], length=2), ValueError, "3 steps, more than length=2"),
+    (lambda: pad([np.ones((2, 3)), np.ones((2, 4))]), ValueError, "same further axes"),
+    (lambda: pad([1, 2]), ValueError, "steps along the first axis"),
+    (lambda: bucketed([[1]], 1, value="a"), TypeError, "^bucketed: "),
+    (lambda: bucketed(([[1]], [[1], [2]]), 2), ValueError, "got list of 1, list of 2"),
+    (lambda: bucketed([], 2), ValueError, "got list of 0"),
+    (lambda: bucketed(np.ones((3, 2)), 2), ValueError, "must be lists of sequences"),
+    (lambda: bucketed([[1]], 2, bounds=[4, 2]), ValueError,
+     "bounds must be at least 1 and increase"),
+    (lambda: bucketed([[1]], 2, bounds=[(4, 4)]), ValueError, "a tuple of 1"),
+    (lambda: bucketed([[1]], 2, bounds=0), ValueError, "bounds must be at least 1, got 0"),
+    (lambda: bucketed([[1] * n for n in (2, 3, 9, 4, 8)], 2, bounds=[2, 4]), ValueError,
+     r"2 of 5 examples are longer than .*\(4,\), the longest"),
+    (lambda: bucketed([[1, 1]], 2, bounds=[1], drop_longer=True), ValueError,
+     "all examples are longer than"),
+    (lambda: windows(np.arange(4), 4, 2), ValueError,
+     "streams must be 1 to 3, one less than the tokens"),
+    (lambda: windows(np.ones((4, 2), int), 1, 2), ValueError,
+     "one sequence of at least two tokens"),
+    (lambda: overlapping(np.arange(9), 5, 6), ValueError, "fresh must be 1 to 5"),
+    (lambda: packed(ragged(57), 8), ValueError,
+     "packed: a sequence has 9 steps, more than length=8"),
+])  # fmt: skip
+def test_refusals(call, error, words):
+    with pytest.raises(error, match=words):
+        call()

@@ -1,30 +1,11 @@
 """CTC decoding against a plain Python search and sums over all alignments."""
 
-import itertools
-from functools import partial
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxnet import losses
 from jaxnet.decoding import ctc_beam_search, ctc_greedy
-
-
-def collapse(path, blank):
-    labels = [label for label, _ in itertools.groupby(path)]
-    return tuple(label for label in labels if label != blank)
-
-
-def all_labels(log_p, blank):
-    """Every label sequence with its log-probability: the sum over all alignments."""
-    total = {}
-    for path in itertools.product(range(log_p.shape[1]), repeat=len(log_p)):
-        labels = collapse(path, blank)
-        score = log_p[range(len(path)), path].sum()
-        total[labels] = np.logaddexp(total.get(labels, -np.inf), score)
-    return total
 
 
 def plain_prefixes(log_p, beams, blank):
@@ -55,31 +36,6 @@ prefix_search = jax.jit(ctc_beam_search, static_argnames=("beams", "blank"))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("blank", [0, 2])
-def test_ctc_beam_search_sums_over_all_alignments(x64, blank):
-    z, lengths = ctc_logits(5, 3), np.array([5, 3])
-    z[1, 3:] = np.nan  # padding
-    labels, n, scores = jax.device_get(prefix_search(z, lengths, beams=40, blank=blank))
-    for i, steps in enumerate(lengths):
-        expected = all_labels(
-            z[i, :steps] - np.logaddexp.reduce(z[i, :steps], -1, keepdims=True), blank
-        )
-        got = {tuple(labels[i, j, : n[i, j]]): scores[i, j] for j in range(len(expected))}
-        assert got.keys() == expected.keys()
-        for key in got:
-            np.testing.assert_allclose(got[key], expected[key], rtol=1e-10)
-        assert (np.diff(scores[i, : len(expected)]) <= 0).all()
-        rest = slice(len(expected), None)
-        assert (scores[i, rest] == -np.inf).all() and (n[i, rest] == 0).all()
-        assert (labels[i, rest] == blank).all()
-        k = int(np.argmax(n[i] >= 1))  # the loss of the best sequence with labels
-        y = labels[i, k : k + 1, : n[i, k]]
-        targets = y, np.array([y.shape[1]])
-        loss = jax.jit(partial(losses.ctc, blank=blank))(z[i : i + 1, :steps], targets)
-        np.testing.assert_allclose(scores[i, k], -loss[0], rtol=1e-8)
-
-
-@pytest.mark.slow
 @pytest.mark.parametrize("beams", [1, 3])
 def test_ctc_beam_search_equals_a_plain_one(x64, beams):
     for seed in range(4):
@@ -90,14 +46,6 @@ def test_ctc_beam_search_equals_a_plain_one(x64, beams):
             got = [tuple(labels[i, j, : n[i, j]]) for j in range(beams)]
             assert got == list(expected)
             np.testing.assert_allclose(scores[i], list(expected.values()), rtol=1e-10)
-
-
-def test_ctc_greedy_by_hand():
-    path = jnp.array([[2, 2, 1, 2, 0, 0, 2], [1, 1, 1, 1, 3, 3, 3], [3, 1, 3, 3, 1, 3, 0]])
-    z = jax.nn.one_hot(path, 4).at[1, 4:].set(jnp.nan)
-    labels, n = jax.jit(lambda z, n: ctc_greedy(z, n, blank=1))(z, jnp.array([7, 4, 6]))
-    assert labels.tolist() == [[2, 2, 0, 2, 1, 1, 1], [1] * 7, [3, 3, 3, 1, 1, 1, 1]]
-    assert n.tolist() == [4, 0, 3]
 
 
 @pytest.mark.slow
@@ -143,36 +91,17 @@ def test_nan_gives_scores_of_nan():
     assert np.isnan(scores[1:3]).all()
 
 
-@pytest.mark.parametrize(
-    ("run", "message"),
-    [
-        (
-            lambda: ctc_greedy(jnp.ones((5, 3))),
-            r"must have shape \(batch, steps, cl.* pass x\[None\]",
-        ),
-        (lambda: ctc_greedy(None), "ctc_greedy: logits must be a JAX or NumPy array, got NoneType"),
-        (
-            lambda: ctc_greedy((jnp.ones((2, 5, 3)), jnp.array([5, 5]))),
-            "JAX or NumPy array, got tuple",
-        ),
-        (lambda: ctc_greedy(jnp.ones((2, 5, 3)), blank=3), r"blank must be in .*\[0, 3\), got 3"),
-        (lambda: ctc_greedy(jnp.ones((2, 5, 3)), blank=-1), "ctc_greedy: blank must be at least 0"),
-        (
-            lambda: ctc_greedy(jnp.ones((2, 5, 3)), blank="a"),
-            "ctc_greedy: blank must be an integer",
-        ),
-        (lambda: ctc_greedy(jnp.ones((2, 5, 3)), jnp.array([5, 6])), r"lengths .* \[0, 6\), got 6"),
-        (
-            lambda: ctc_greedy(jnp.ones((2, 5, 3)), np.array([5, -1])),
-            r"lengths .* \[0, 6\), got -1",
-        ),
-        (lambda: ctc_greedy(jnp.ones((2, 5, 3)), jnp.array([5])), r"lengths must .* \(batch,\)"),
-        (lambda: ctc_greedy(jnp.ones((2, 5, 3)), jnp.ones(2)), "lengths must hold integers"),
-        (lambda: ctc_greedy(jnp.ones((2, 5, 3)), [5, 5]), "ctc_greedy: lengths must .* got list"),
-        (lambda: ctc_beam_search(jnp.ones((2, 5, 3)), beams=0), "beams must be at least 1"),
-        (lambda: ctc_beam_search(jnp.ones((2, 5, 3)), beams=2.5), "beams must be an integer"),
-    ],
-)
+@pytest.mark.parametrize(("run", "message"), [
+    (lambda: ctc_greedy(jnp.ones((5, 3))), r"must have shape \(batch, steps, cl.* pass x\[None\]"),
+    (lambda: ctc_greedy((jnp.ones((2, 5, 3)), jnp.array([5, 5]))), "JAX or NumPy array, got tuple"),
+    (lambda: ctc_greedy(jnp.ones((2, 5, 3)), blank=3), r"blank must be in .*\[0, 3\), got 3"),
+    (lambda: ctc_greedy(jnp.ones((2, 5, 3)), blank=-1), "ctc_greedy: blank must be at least 0"),
+    (lambda: ctc_greedy(jnp.ones((2, 5, 3)), jnp.array([5, 6])), r"lengths .* \[0, 6\), got 6"),
+    (lambda: ctc_greedy(jnp.ones((2, 5, 3)), np.array([5, -1])), r"lengths .* \[0, 6\), got -1"),
+    (lambda: ctc_greedy(jnp.ones((2, 5, 3)), jnp.array([5])), r"lengths must .* \(batch,\)"),
+    (lambda: ctc_greedy(jnp.ones((2, 5, 3)), [5, 5]), "ctc_greedy: lengths must .* got list"),
+    (lambda: ctc_beam_search(jnp.ones((2, 5, 3)), beams=0), "beams must be at least 1"),
+])  # fmt: skip
 def test_messages(run, message):
     with pytest.raises((ValueError, TypeError), match=message):
         run()

@@ -1,4 +1,4 @@
-"""Filters against loops in NumPy, and against those of transformers."""
+"""Filters against loops in NumPy."""
 
 from functools import partial
 
@@ -13,15 +13,10 @@ RNG = np.random.default_rng(0)
 LOGITS = 3 * RNG.normal(size=(6, 12))
 SEEN = (RNG.random((6, 12)) < 0.3) | (np.arange(12) == 4)
 OPTIONS = [
-    {"temperature": 0.7},
-    {"top_k": 1},
-    {"top_k": 5},
-    {"top_p": 0.6},
-    {"top_p": 1e-6},
-    {"min_p": 0.2},
+    {"temperature": 0.7}, {"top_k": 5}, {"top_p": 0.6}, {"top_p": 1e-6}, {"min_p": 0.2},
     {"repetition_penalty": 1.7},
     {"repetition_penalty": 1.3, "temperature": 1.4, "top_k": 7, "top_p": 0.9, "min_p": 0.1},
-]
+]  # fmt: skip
 
 
 def plain(logits, seen, temperature=1.0, top_k=None, top_p=None, min_p=None, penalty=None):
@@ -54,28 +49,6 @@ def test_filters_equal_a_plain_loop(x64, options):
     np.testing.assert_allclose(found, expected, rtol=1e-12)
 
 
-@pytest.mark.parametrize("options", OPTIONS, ids=str)
-def test_filters_equal_those_of_transformers(x64, options):
-    torch = pytest.importorskip("torch")
-    process = pytest.importorskip("transformers.generation.logits_process")
-    ids = torch.tensor(
-        [[*np.flatnonzero(row), *[np.flatnonzero(row)[0]] * 12][:12] for row in SEEN]
-    )
-    scores = torch.tensor(LOGITS)
-    named = {
-        "repetition_penalty": process.RepetitionPenaltyLogitsProcessor,
-        "temperature": process.TemperatureLogitsWarper,
-        "top_k": process.TopKLogitsWarper,
-        "top_p": process.TopPLogitsWarper,
-        "min_p": process.MinPLogitsWarper,
-    }
-    for name, make in named.items():
-        if name in options:
-            scores = make(options[name])(ids, scores)
-    found = filter_logits(jnp.asarray(LOGITS), seen=jnp.asarray(SEEN), **options)
-    np.testing.assert_allclose(found, scores.numpy(), rtol=1e-12)
-
-
 def test_a_nucleus_that_has_reached_its_share_takes_no_more():
     z = jnp.log(jnp.array([0.5, 0.25, 0.25]))
     assert jnp.isfinite(filter_logits(z, top_p=0.5)).tolist() == [True, False, False]
@@ -106,13 +79,12 @@ def test_wrong_arguments(options, words):
         filter_logits(jnp.zeros((1, 4)), **options)
 
 
-@pytest.mark.parametrize("vocabulary", [1_000, 50_000])
-def test_a_nucleus_of_everything_drops_no_token(vocabulary):
+def test_a_nucleus_of_everything_drops_no_token():
     """The sum of all probabilities is rounded to 1 before the last tokens."""
-    logits = np.random.default_rng(0).normal(size=(2, vocabulary)).astype(np.float32) * 4
+    logits = np.random.default_rng(0).normal(size=(2, 50_000)).astype(np.float32) * 4
     for given in (1.0, jnp.float32(1.0)):
         found = jax.jit(lambda z, p=given: filter_logits(z, top_p=p))(logits)
         assert np.isfinite(found).all()
     assert np.isfinite(filter_logits(logits, min_p=0.0)).all()
-    assert np.isfinite(filter_logits(logits, top_k=vocabulary)).all()
+    assert np.isfinite(filter_logits(logits, top_k=50_000)).all()
     assert (np.isfinite(filter_logits(logits, top_p=1e-9)).sum(-1) == 1).all()

@@ -35,28 +35,20 @@ def random_boxes(seed, *shape):
     return np.concatenate([low, low + rng.uniform(0.01, 0.4, (*shape, 2))], -1)
 
 
-@pytest.mark.parametrize(
-    ("a", "b", "value"),
-    [
-        pytest.param([0, 0, 2, 3], [0, 0, 2, 3], 1, id="the same"),
-        pytest.param([0, 0, 2, 3], [0, 1, 2, 4], 0.5, id="4 / (6 + 6 - 4)"),
-        pytest.param([0, 0, 4, 4], [1, 2, 2, 4], 0.125, id="inside: 2 / 16"),
-        pytest.param([0, 0, 2, 3], [2, 0, 4, 3], 0, id="touching"),
-        pytest.param([0, 0, 2, 3], [5, 7, 6, 9], 0, id="apart both ways"),
-        pytest.param([0, 0, 2, 3], [0, 0, 0, 0], 0, id="padding"),
-        pytest.param([0, 0, 0, 0], [0, 0, 0, 0], 0, id="padding twice"),
-        pytest.param([3, 3, 2, 2], [0, 0, 9, 9], 0, id="bottom above top"),
-    ],
-)
+@pytest.mark.parametrize(("a", "b", "value"), [
+    pytest.param([0, 0, 4, 4], [1, 2, 2, 4], 0.125, id="inside: 2 / 16"),
+    pytest.param([0, 0, 2, 3], [2, 0, 4, 3], 0, id="touching"),
+    pytest.param([0, 0, 0, 0], [0, 0, 0, 0], 0, id="padding twice"),
+    pytest.param([3, 3, 2, 2], [0, 0, 9, 9], 0, id="bottom above top"),
+])  # fmt: skip
 def test_iou_by_hand(a, b, value):
     a, b = jnp.array([a], float), jnp.array([b], float)
     assert detection.iou(a, b).tolist() == detection.iou(b, a).tolist() == [[value]]
 
 
-def test_iou_against_a_loop(x64):
-    a, b = random_boxes(0, 2, 7), random_boxes(1, 2, 5)
-    wanted = [[[loop_iou(p, q) for q in b[i]] for p in a[i]] for i in range(2)]
-    np.testing.assert_allclose(detection.iou(jnp.asarray(a), jnp.asarray(b)), wanted, atol=1e-12)
+def test_boxes_that_end_before_they_begin_have_no_area():
+    corners = jnp.array([[1.0, 2, 5, 4], [5, 2, 1, 4], [5, 4, 1, 2]])
+    assert detection.area(corners).tolist() == [8, 0, 0]
 
 
 def test_iou_has_finite_gradients_at_padding():
@@ -65,7 +57,7 @@ def test_iou_has_finite_gradients_at_padding():
         assert jnp.isfinite(gradient).all()
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(2))
 @pytest.mark.parametrize(("iou", "score", "most"), [(0.5, 0.0, 60), (0.2, 0.4, 60), (0.3, 0.1, 7)])
 def test_suppression_against_a_loop(seed, iou, score, most):
     found = random_boxes(seed, 60)
@@ -116,17 +108,6 @@ def test_suppression_of_no_boxes():
     assert none.indices.tolist() == [0, 0, 0] and not none.valid.any()
 
 
-def test_there_and_back():
-    found = jnp.asarray(random_boxes(0, 3, 5))
-    np.testing.assert_allclose(detection.to_corners(detection.to_middle(found)), found, atol=1e-6)
-    assert detection.to_middle(jnp.array([1.0, 2.0, 5.0, 4.0])).tolist() == [3.0, 3.0, 4.0, 2.0]
-    assert detection.area(jnp.array([[1.0, 2, 5, 4], [5, 2, 1, 4], [5, 4, 1, 2]])).tolist() == [
-        8,
-        0,
-        0,
-    ]
-
-
 @pytest.mark.fast_cases("asarray0-float32", "asarray1-uint16", "asarray1-float16")
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.int32, np.int64, np.float16, np.float32])
 @pytest.mark.parametrize("make", [np.asarray, jnp.asarray])
@@ -172,32 +153,18 @@ NMS = detection.non_max_suppression
 BOXES, SCORES = np.zeros((3, 4)), np.zeros(3)
 
 
-@pytest.mark.parametrize(
-    ("run", "message"),
-    [
-        (lambda: detection.iou(np.zeros(4), BOXES), r"iou: a must have shape \(..., n, 4\), got"),
-        (lambda: detection.iou(BOXES, None), "iou: b must be a JAX or NumPy array, got NoneType"),
-        (lambda: detection.iou(BOXES, [[0, 0, 1, 1]]), r"iou: b must be .* jnp.asarray\(x\)"),
-        (lambda: detection.iou(np.zeros((2, 3, 4)), np.zeros((5, 3, 4))), r"iou: .* broadcast"),
-        (lambda: detection.area(np.zeros((2, 3))), r"area: boxes must have shape \(..., 4\)"),
-        (lambda: detection.to_corners(np.zeros((2, 6))), r"to_corners: boxes must have shape"),
-        (lambda: detection.to_middle(np.zeros((4, 2))), r"to_middle: boxes must have shape"),
-        (lambda: detection.area(np.zeros(4, complex)), "area: boxes must hold real numbers"),
-        (lambda: NMS(BOXES, np.zeros((3, 2))), r"boxes \(..., n, 4\) and scores \(..., n\), got"),
-        (lambda: NMS(BOXES, "a"), "non_max_suppression: scores must be a JAX or NumPy array"),
-        (lambda: NMS(BOXES, SCORES, most=0), "most must be at least 1, got 0"),
-        (
-            lambda: NMS(BOXES, SCORES, iou=50),
-            r"non_max_suppression: iou must be in \[0, 1\], got 50",
-        ),
-        (lambda: NMS(BOXES, SCORES, iou=np.nan), r"iou must be in \[0, 1\], got nan"),
-        (
-            lambda: NMS(BOXES, SCORES, score=np.nan),
-            "non_max_suppression: score must be in .* got nan",
-        ),
-        (lambda: NMS(BOXES, SCORES, score="0.5"), "non_max_suppression: score must be a number"),
-    ],
-)
+@pytest.mark.parametrize(("run", "message"), [
+    (lambda: detection.iou(np.zeros(4), BOXES), r"iou: a must have shape \(..., n, 4\), got"),
+    (lambda: detection.iou(BOXES, [[0, 0, 1, 1]]), r"iou: b must be .* jnp.asarray\(x\)"),
+    (lambda: detection.iou(np.zeros((2, 3, 4)), np.zeros((5, 3, 4))), r"iou: .* broadcast"),
+    (lambda: detection.area(np.zeros((2, 3))), r"area: boxes must have shape \(..., 4\)"),
+    (lambda: detection.to_corners(np.zeros((2, 6))), r"to_corners: boxes must have shape"),
+    (lambda: detection.to_middle(np.zeros((4, 2))), r"to_middle: boxes must have shape"),
+    (lambda: NMS(BOXES, np.zeros((3, 2))), r"boxes \(..., n, 4\) and scores \(..., n\), got"),
+    (lambda: NMS(BOXES, SCORES, most=0), "most must be at least 1, got 0"),
+    (lambda: NMS(BOXES, SCORES, iou=50), r"non_max_suppression: iou must be in \[0, 1\], got 50"),
+    (lambda: NMS(BOXES, SCORES, score=np.nan), "non_max_suppression: score must be in .* got nan"),
+])  # fmt: skip
 def test_messages(run, message):
     with pytest.raises((ValueError, TypeError), match=message):
         run()

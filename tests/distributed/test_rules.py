@@ -157,6 +157,8 @@ put = jn.distributed.put
 trainer, train_state = fresh()
 raises(ValueError, "dimension 1 of top/kernel (64, 12) cannot be divided among the 8 devices along",
        lambda: put({"top": {"kernel": np.ones((64, 12))}}, mesh, {"*/kernel": P(None, "data")}))
+raises(ValueError, "dimension 0 of the array (6, 2) cannot be divided among the 8 devices",
+       lambda: put(np.ones((6, 2)), mesh, P("data"), local=True))
 raises(ValueError, "a batch of 12 cannot be divided among the 8 devices along data",
        lambda: list(jn.fit(trainer, put(train_state, mesh), put((x, y), mesh, P("data")),
                            epochs=1, batch_size=12)))

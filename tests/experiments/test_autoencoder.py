@@ -61,15 +61,3 @@ def test_mnist_is_cut_to_the_train_size(monkeypatch):
 def test_sizes_of_the_data_set_where_no_option_is_given():
     sizes = autoencoder.Config(data="mnist", epochs=3).sizes()
     assert sizes == autoencoder.SIZES["mnist"]._replace(epochs=3)
-
-
-@pytest.mark.parametrize(
-    ("wrong", "message"),
-    [
-        ({"seeds": 0}, "seeds must be at least 1, got 0"),
-        ({"kinds": ("deep", "wide")}, "kinds must be one of plain, tied, .*, got 'wide'"),
-    ],
-)
-def test_wrong_options(wrong, message):
-    with pytest.raises(ValueError, match=message):
-        autoencoder.Config(**wrong)

@@ -8,21 +8,6 @@ pytest.importorskip("tensorflow_datasets", reason="needs the extra jaxnet-toolki
 from experiments import bccd
 
 
-@pytest.mark.long
-def test_a_tiny_run(few_examples, tmp_path, capsys, monkeypatch):
-    folder = few_examples(4, 3)
-    monkeypatch.setattr(bccd, "CONVOLUTIONS", ((4, 4), (8, 4)))
-    monkeypatch.setattr(bccd, "HEAD", (8,))
-    config = bccd.Config(
-        height=48, epochs=2, batch_size=2, frames=3, data_dir=folder, output=tmp_path
-    )
-    results = bccd.run(config)
-    assert results.precisions.shape == (1, 3) and (results.precisions >= 0).all()
-    assert results.frames > 1
-    assert {path.name for path in results.pictures} == {"boxes.png", "precision.png", "curves.png"}
-    assert "4 images to train on, 3 and 3 to measure" in capsys.readouterr().out
-
-
 @pytest.mark.slow
 def test_boxes_move_with_the_image_and_are_dropped_where_little_is_left():
     """Bright rectangles on black: the boxes are where the light is."""
@@ -51,10 +36,3 @@ def test_boxes_move_with_the_image_and_are_dropped_where_little_is_left():
     assert 5 < len(corners) < 35  # others are cut off, wholly or all but a rim
     seen = (corners[:, 2:] - corners[:, :2]).prod(-1)
     assert seen.min() > bccd.VISIBLE * 0.06**2 * np.exp(-2 * 0.25)
-
-
-def test_wrong_options():
-    with pytest.raises(ValueError, match="activation must be one of sigmoid, linear, got 'relu'"):
-        bccd.Config(activation="relu")  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="height must be a multiple of 48, got 200"):
-        bccd.Config(height=200)

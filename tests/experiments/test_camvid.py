@@ -7,7 +7,7 @@ from experiments import camvid
 
 
 @pytest.mark.long
-def test_a_tiny_net_learns_where_road_and_buildings_are(few_examples, tmp_path, capsys):
+def test_a_tiny_net_learns_where_road_and_buildings_are(few_examples, tmp_path):
     config = camvid.Config(
         nets=("8s",), epochs=4, features=(8, 8, 8, 8), blocks=1, balance=0.0,
         data_dir=few_examples(24, 6), output=tmp_path,
@@ -18,8 +18,6 @@ def test_a_tiny_net_learns_where_road_and_buildings_are(few_examples, tmp_path, 
     assert 0.3 < np.trace(matrix) / matrix.sum() < 0.95
     assert results.predicted["8s"].shape == (6, 120, 160)
     assert results.history["8s"]["loss"]["train"].shape == (4,)
-    assert {path.name for path in results.pictures} == {"overlays.png", "classes.png", "curves.png"}
-    assert "FCN-8s" in capsys.readouterr().out
 
 
 @pytest.mark.slow
@@ -30,16 +28,3 @@ def test_the_table_has_means_over_seeds():
     text = str(camvid.table({"8s": two, "32s": two}))
     # mean over the classes that occur: 1 and (1/2 + 0) / 2
     assert "sky" in text and "0.750" in text and "0.6250" in text and "66.67%" in text
-
-
-@pytest.mark.parametrize(
-    ("options", "words"),
-    [
-        ({"nets": ("4s",)}, "nets must be one of 32s, .* got '4s'"),
-        ({"epochs": 0}, "epochs must be at least 1, got 0"),
-        ({"features": (8, 8, 8, 0)}, "features must be at least 1, got 0"),
-    ],
-)
-def test_a_wrong_choice(options, words):
-    with pytest.raises(ValueError, match=words):
-        camvid.Config(**options)

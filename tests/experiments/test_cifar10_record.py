@@ -291,7 +291,7 @@ def test_look_ahead_continues_from_the_average_and_ends_on_it():
 
 @pytest.mark.long
 @pytest.mark.parametrize("optimizer", record.OPTIMIZERS)
-def test_runs_differ_by_seed_and_repeat(optimizer, monkeypatch, tmp_path, capsys):
+def test_runs_differ_by_seed_and_repeat(optimizer, monkeypatch, tmp_path):
     def few(name, split, **options):
         return load(name, f"{split}[:60]", **options)
 
@@ -304,7 +304,6 @@ def test_runs_differ_by_seed_and_repeat(optimizer, monkeypatch, tmp_path, capsys
     loss = both.history["loss"]["train"]
     assert loss.shape == (2, 5) and np.isfinite(loss).all()
     assert (loss[0] != loss[1]).all() and (both.seconds > 0).all()
-    assert "s per run without compilation" in capsys.readouterr().out
     second = record.run(record.Config(seed=1, **options))
     np.testing.assert_allclose(second.history["loss"]["train"][0], loss[1], rtol=1e-3)
     assert second.accuracies[0] == pytest.approx(both.accuracies[1], abs=0.02)
@@ -314,8 +313,3 @@ def test_options():
     assert record.Config(optimizer="muon").recipe[:2] == (8.0, 2000)
     assert record.Config(epochs=3).recipe[:2] == (3, 1024)
     assert record.Config(width=0.25).widths == (16, 64, 64)
-    for name in ("width", "epochs", "batch_size"):
-        with pytest.raises(ValueError, match=f"{name} must be positive, got 0"):
-            record.Config(**{name: 0})  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="tta must be one of 0, 1, 2, got 3"):
-        record.Config(tta=3)  # type: ignore[arg-type]

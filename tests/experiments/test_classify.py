@@ -40,27 +40,15 @@ def test_the_rate_falls_to_0_over_the_steps():
     assert given[10] == pytest.approx(0, abs=1e-7)
 
 
-@pytest.mark.parametrize(
-    ("wrong", "message"),
-    [
-        (
-            {"optimizer": "adm"},
-            "optimizer must be one of sgd, momentum, nesterov, adagrad, rmsprop, adam",
-        ),
-        ({"epochs": -3}, "epochs must be at least 1, got -3"),
-        ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
-        ({"seeds": 0}, "seeds must be at least 1, got 0"),
-        ({"learning_rate": 0.0}, "learning_rate must be positive, got 0.0"),
-        ({"learning_rate": float("nan")}, "learning_rate must be positive, got nan"),
-        ({"smoothing": 1.0}, r"smoothing must be in \[0, 1\), got 1.0"),
-        ({"smoothing": -0.1}, r"smoothing must be in \[0, 1\), got -0.1"),
-        ({"epochs": 7, "clean_epochs": 8}, r"clean_epochs must be in \[0, 7\], the epochs, got 8"),
-        ({"clean_epochs": -1}, "clean_epochs must be in"),
-        ({"warmup": 1.0}, r"warmup must be in \[0, 1\), got 1.0"),
-        ({"weight_decay": -1.0}, "weight_decay must not be negative, got -1.0"),
-        ({"seed": -1}, "seed must not be negative, got -1"),
-    ],
-)
+@pytest.mark.parametrize(("wrong", "message"), [
+    ({"learning_rate": 0.0}, "learning_rate must be positive, got 0.0"),
+    ({"learning_rate": float("nan")}, "learning_rate must be positive, got nan"),
+    ({"smoothing": 1.0}, r"smoothing must be in \[0, 1\), got 1.0"),
+    ({"epochs": 7, "clean_epochs": 8}, r"clean_epochs must be in \[0, 7\], the epochs, got 8"),
+    ({"clean_epochs": -1}, "clean_epochs must be in"),
+    ({"warmup": 1.0}, r"warmup must be in \[0, 1\), got 1.0"),
+    ({"weight_decay": -1.0}, "weight_decay must not be negative, got -1.0"),
+])  # fmt: skip
 def test_wrong_options(wrong, message):
     with pytest.raises(ValueError, match=message):
         Training(**wrong)
@@ -76,25 +64,11 @@ def test_a_recipe_scales_the_usual_rate_and_no_given_one():
 
 
 @pytest.mark.slow
-def test_training_images_are_augmented(tmp_path):
-    changes = []
-
-    def spy(key, x):
-        changes.append(x.shape)
-        return x
-
-    options = Training(epochs=1, output=tmp_path)
-    classify(SOFTMAX._replace(augment=spy), shapes(), shapes(30, 1), options)
-    assert changes and all(shape[1:] == (4, 4, 1) for shape in changes)
-
-
-@pytest.mark.slow
-def test_the_last_epochs_see_images_as_they_are(tmp_path, capsys):
+def test_the_last_epochs_see_images_as_they_are(tmp_path):
     blank = SOFTMAX._replace(augment=lambda key, x: 0 * x)  # nothing can be learned from these
     options = Training(epochs=8, clean_epochs=5, batch_size=16, optimizer="sgd", output=tmp_path)
     found = classify(blank, shapes(), shapes(30, 1), options).history["loss"]["train"]
     assert found.shape == (8,) and found[:3].min() > 1.3 > 0.9 > found[4:].max() > 0.05
-    assert "epoch 8/8" in capsys.readouterr().out
     with_none = Training(epochs=1, clean_epochs=1, optimizer="sgd", output=tmp_path)
     assert classify(blank, shapes(), shapes(30, 1), with_none).accuracies[0] > 0.3
 
@@ -130,7 +104,7 @@ def shapes(n=60, seed=0):
 
 
 @pytest.mark.slow
-def test_learns_draws_and_reports(tmp_path, capsys):
+def test_learns_and_draws(tmp_path):
     (tmp_path / "mistakes.png").write_text("of an earlier run, to be removed")
     options = Training(epochs=12, batch_size=16, seeds=2, optimizer="sgd", output=tmp_path)
     results = classify(SOFTMAX, shapes(), shapes(30, 1), options)
@@ -138,17 +112,10 @@ def test_learns_draws_and_reports(tmp_path, capsys):
     loss = results.history["loss"]["evaluation"][:, -1].mean()
     assert 0.02 < loss < 0.6  # and is not certain yet
     assert results.history["accuracy"]["train"].shape == (2, 12)
-    assert {path.name for path in results.pictures} == {
-        "curves.png",
-        "confusion.png",
-        "filters.png",
-    }
+    names = {path.stem for path in results.pictures if path.suffix == ".png"}
+    assert names == {"curves", "confusion", "filters"} and len(results.pictures) == 3
     assert all(path.exists() for path in results.pictures)
     assert not (tmp_path / "mistakes.png").exists()
-    printed = capsys.readouterr().out
-    assert "100.00 ± 0.00% (100.00% to 100.00%) of the test images are classified" in printed
-    assert "60 images to train on, 30 to test with" in printed
-    assert len(re.findall(r"^epoch", printed, re.M)) == 2 * 6  # not one of every epoch
 
 
 @pytest.mark.slow

@@ -22,31 +22,6 @@ def test_the_claim_with_fewer_epochs(tmp_path):
     assert 0.5 < results.history["loss"]["train"][-1] < 0.75
 
 
-def test_a_wrong_model_from_python():
-    with pytest.raises(ValueError, match="model must be one of softmax, mlp, conv, got 'cnn'"):
-        digits.Config(model="cnn")  # type: ignore[arg-type]
-
-
-@pytest.mark.parametrize(
-    ("arguments", "words"),
-    [
-        (["--model", "cnn"], ["invalid choice 'cnn'", "'softmax', 'mlp', 'conv'"]),
-        (["--optimizer", "adm"], ["invalid choice 'adm'", "'rmsprop'"]),
-        (["--epochs", "-3"], ["epochs must be at least 1, got -3"]),
-        (["--batch-size", "0"], ["batch_size must be at least 1, got 0"]),
-        (["--epoch", "3"], ["Unrecognized", "--epochs"]),
-    ],
-)
-def test_wrong_options_on_the_command_line(arguments, words, capsys):
-    tyro = pytest.importorskip("tyro")
-    with pytest.raises(SystemExit) as stop:
-        tyro.cli(digits.Config, args=arguments)
-    assert stop.value.code not in (0, None)
-    printed = " ".join(capsys.readouterr().err.replace("│", " ").split())
-    for word in words:
-        assert word in printed
-
-
 @pytest.mark.long
 def test_runs_as_a_command(tmp_path):
     command = [sys.executable, "-m", "experiments.digits", "--model", "softmax", "--epochs", "1"]

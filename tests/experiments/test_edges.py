@@ -9,7 +9,7 @@ from jaxnet.inspect import Gabor, GaborFit
 
 
 @pytest.mark.long
-def test_the_claim_at_a_smaller_size(tmp_path, capsys):
+def test_the_claim_at_a_smaller_size(tmp_path):
     """More than half of the filters are Gabor functions; all of them would be suspicious."""
     config = edges.Config(
         size=8, components=32, patches=12_000, features=36, epochs=40, output=tmp_path
@@ -20,10 +20,6 @@ def test_the_claim_at_a_smaller_size(tmp_path, capsys):
     assert results.shares["random"][0] < 0.1
     low, high = results.activation[0]
     assert abs(low - config.rho) < 0.02 and abs(high - config.rho) < 0.02 and low < high
-    assert {path.name for path in results.pictures} == {
-        "patches.png", "filters.png", "gabors.png", "r2.png"
-    }  # fmt: skip
-    assert "filters that fit a Gabor function with R² > 0.6" in capsys.readouterr().out
 
 
 def test_what_counts_as_oriented():
@@ -63,15 +59,3 @@ def test_photographs_of_tfds(images, monkeypatch):
     photos = edges.load(edges.Config(images=images))
     assert len(photos) == 6 and photos[0].shape == (40, 30)
     np.testing.assert_allclose(photos, 0.2, rtol=1e-6)
-
-
-@pytest.mark.parametrize(
-    ("wrong", "message"),
-    [
-        ({"features": 0}, "features must be at least 1, got 0"),
-        ({"size": 7, "components": 50}, "at most the number of pixels of a patch, 49, got 50"),
-    ],
-)
-def test_wrong_options(wrong, message):
-    with pytest.raises(ValueError, match=message):
-        edges.Config(**wrong)

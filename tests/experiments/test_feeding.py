@@ -22,8 +22,3 @@ def test_an_example_of_tfds_is_scaled():
 def test_records_are_read(tfds_data_dir):
     found = feeding.run(feeding.Config(ways=("records",), steps=2, rounds=1))
     assert 0 < found["records"]
-
-
-def test_a_wrong_way():
-    with pytest.raises(ValueError, match="ways must be one of device, slices"):
-        feeding.Config(ways=("air",))  # type: ignore[arg-type]

@@ -69,7 +69,7 @@ def fake(monkeypatch, missing=3):
 
 
 @pytest.mark.slow
-def test_a_tiny_run(monkeypatch, tmp_path, capsys):
+def test_a_tiny_run(monkeypatch, tmp_path):
     fake(monkeypatch)
     config = Config(
         past=60, future=8, validation_from=1988, test_from=1991, features=(4, 4), epochs=(4, 4),
@@ -80,8 +80,6 @@ def test_a_tiny_run(monkeypatch, tmp_path, capsys):
     means = {name: float(np.sqrt(np.square(e).mean())) for name, e in results.errors.items()}
     assert 0.2 < means["linear"] < means["last year's changes"] < means["persistence"]
     assert 0.2 < means["LSTM"] < means["persistence"] > means["convolutions"] > 0.2
-    assert {path.name for path in results.pictures} == {"errors.png", "lines.png"}
-    assert "3 missing, 0 of them in the test split" in capsys.readouterr().out
 
 
 @pytest.mark.slow
@@ -108,12 +106,3 @@ def test_the_real_series():
     assert len(dates) == len(ppm) == 2284 and np.isnan(ppm).sum() == 59
     assert str(dates[0]) == "1958-03-29" and ppm[0] == 316.1 and ppm[-1] == 371.5
     assert (np.diff(dates).astype(int) == 7).all()
-
-
-def test_wrong_options():
-    with pytest.raises(
-        ValueError, match="past must be above 52 and future at most 52.* got 52 and 52"
-    ):
-        Config(past=52)
-    with pytest.raises(ValueError, match="seeds must be at least 1, got 0"):
-        Config(seeds=0)

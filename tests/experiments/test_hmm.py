@@ -7,7 +7,7 @@ from experiments import hmm
 
 
 @pytest.mark.slow
-def test_two_states_tell_some_letters_apart(tfds_data_dir, tmp_path, capsys):
+def test_two_states_tell_some_letters_apart(tfds_data_dir, tmp_path):
     config = hmm.Config(
         symbols=10000, seeds=2, restarts=1, iterations=12, data_dir=tfds_data_dir, output=tmp_path
     )
@@ -15,9 +15,6 @@ def test_two_states_tell_some_letters_apart(tfds_data_dir, tmp_path, capsys):
     assert results.vowel.shape == (2, 27) and results.letters.shape == results.bits.shape == (2,)
     assert ((results.vowel >= 0) & (results.vowel <= 1 + 1e-5)).all()
     assert 3 < results.bits.min() < results.one_state + 0.3 < 5
-    assert [path.name for path in results.pictures] == ["letters.png", "path.png"]
-    assert all(path.exists() for path in results.pictures)
-    assert "P(vowel state | letter)" in capsys.readouterr().out
 
 
 @pytest.mark.slow
@@ -50,9 +47,3 @@ def test_share_of_letters_in_the_state_of_their_kind():
     vowel[[0, 24, 26]] = 0, 1, 1  # a wrong; y and the space are not counted
     assert hmm.right(vowel) == 24 / 25
     assert hmm.right(vowel, np.arange(27) + 1) == 1 - 1 / (378 - 25 - 27)
-
-
-@pytest.mark.parametrize("options", [{"symbols": 10}, {"restarts": 0}, {"iterations": 0}])
-def test_a_wrong_choice(options):
-    with pytest.raises(ValueError, match="at least"):
-        hmm.Config(**options)

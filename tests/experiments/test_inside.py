@@ -81,8 +81,3 @@ def test_the_inner_quarter():
     field[top : top + 8, left : left + 8] = 1
     field[top + 2 : top + 6, left + 2 : left + 6] = 5
     assert inside.inner(field, fields, "conv") == (80 / 128, 16 / 64)
-
-
-def test_wrong_options():
-    with pytest.raises(ValueError, match="steps must be at least 8, got 7"):
-        inside.Config(steps=7)

@@ -9,7 +9,7 @@ from experiments.invariance import change, rotation, scale, shear
 
 @pytest.mark.long
 def test_the_smallest_and_the_largest_change_are_measured_with_and_without_augmentation(
-    few_examples, tmp_path, capsys
+    few_examples, tmp_path
 ):
     config = invariance.Config(
         steps=3, epochs=1, batch_size=32, seeds=2, data_dir=few_examples(500, 100), output=tmp_path
@@ -26,9 +26,6 @@ def test_the_smallest_and_the_largest_change_are_measured_with_and_without_augme
     middles = [panel["without"][:, 1] for panel in results.accuracies.values()]
     np.testing.assert_array_equal(middles[0], middles[1])  # the identity in every panel
     np.testing.assert_array_equal(middles[0], middles[2])
-    assert results.pictures[0].exists()
-    printed = capsys.readouterr().out
-    assert "-90" in printed and "2.00" in printed and "0.50" in printed
 
 
 @pytest.mark.slow
@@ -52,16 +49,3 @@ def test_changes_are_those_of_the_axes():
 def test_all_images_are_changed():
     x = np.random.default_rng(0).uniform(size=(501, 5, 6, 1)).astype(np.float32)
     np.testing.assert_allclose(change(x, np.eye(2)), x, atol=1e-6)
-
-
-@pytest.mark.parametrize(
-    ("wrong", "words"),
-    [
-        ({"steps": 4}, "steps must be odd and at least 3, got 4"),
-        ({"epochs": 0}, "epochs must be at least 1, got 0"),
-        ({"scale": 0.5}, "scale must be at least 1, got 0.5"),
-    ],
-)
-def test_wrong_options(wrong, words):
-    with pytest.raises(ValueError, match=words):
-        invariance.Config(**wrong)

@@ -31,4 +31,3 @@ def test_short_runs_learn(tfds_data_dir, tmp_path, monkeypatch):
     results = moe.run(config)
     (bits,) = results.bits["mixture of eight"]
     assert 3 < bits < 4.6 and results.shares.shape == (1, 2, 8)
-    assert [path.name for path in results.pictures] == ["moe.png"]

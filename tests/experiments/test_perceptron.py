@@ -5,7 +5,7 @@ from experiments import perceptron
 
 
 @pytest.mark.long
-def test_learns_reports_and_draws(tmp_path, capsys):
+def test_learns_reports_and_draws(tmp_path):
     from PIL import Image
 
     config = perceptron.Config(points=16, passes=20, seeds=1, pairs=2, output=tmp_path)
@@ -16,12 +16,8 @@ def test_learns_reports_and_draws(tmp_path, capsys):
     }  # fmt: skip
     assert results.pairs.all() and (results.pair_accuracies > 0.95).all()
     assert 0.8 < results.digits["no map"][0] < 0.97 < results.digits["random Fourier"][0] < 0.995
-    assert {path.name for path in results.pictures} == {"line.png", "line.gif", "xor.png"}
     with Image.open(tmp_path / "line.gif") as film:
         assert film.n_frames == results.mistakes + 1
-    printed = capsys.readouterr().out
-    assert "no hyperplane separates the classes" in printed  # of XOR's corners
-    assert "2 pairs of digits: 2 separable" in printed
 
 
 def test_points_lie_on_both_sides_of_the_line_and_off_it():
@@ -34,9 +30,3 @@ def test_clouds_are_xor():
     x, y = perceptron.xor_data(400)
     right, up = (x > 0).T
     assert ((right != up) == y).mean() > 0.99 and y.mean() == 0.5
-
-
-@pytest.mark.parametrize("name", ["points", "passes", "seeds", "pairs"])
-def test_wrong_options(name):
-    with pytest.raises(ValueError, match=f"{name} must be at least 1, got 0"):
-        perceptron.Config(**{name: 0})

@@ -1,5 +1,4 @@
 import math
-from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -32,21 +31,13 @@ def solve():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(3))
-def test_planted_codes_come_back(seed, solve):
-    """20 entries of 256 from 100 measurements, four problems a seed, in float32."""
-    A, x, y = planted(seed)
+def test_planted_codes_come_back(solve):
+    """20 entries of 256 from 100 measurements, four problems, in float32."""
+    A, x, y = planted(0)
     found = solve(A.astype(np.float32), y.astype(np.float32))
     error = np.linalg.norm(found - x, axis=1) / np.linalg.norm(x, axis=1)
     assert found.dtype == jnp.float32
     assert (error > 1e-9).all() and (error < 1e-5).all()  # asked for: 1e-3
-
-
-@pytest.mark.slow
-def test_least_squares_would_not_do(solve):
-    A, x, y = planted(0)
-    least = np.stack([np.linalg.pinv(a) @ b for a, b in zip(A, y, strict=True)])
-    assert (np.linalg.norm(least - x, axis=1) / np.linalg.norm(x, axis=1) > 0.5).all()
 
 
 def test_too_few_measurements_do_not_bring_it_back(solve):
@@ -78,18 +69,6 @@ def test_equals_linear_programming(positive, x64):
 
 
 @pytest.mark.slow
-def test_signs_known_take_fewer_measurements():
-    A, x, _ = planted(0, measurements=60)
-    x, A = np.abs(x).astype(np.float32), A.astype(np.float32)
-    y = np.einsum("bmn,bn->bm", A, x)
-    off = {}
-    for positive in (False, True):
-        solve = jax.jit(jax.vmap(partial(basis_pursuit, positive=positive)))
-        off[positive] = np.linalg.norm(solve(A, y) - x, axis=1) / np.linalg.norm(x, axis=1)
-    assert np.median(off[True]) < 1e-3 < 0.05 < np.median(off[False])
-
-
-@pytest.mark.slow
 def test_several_signals_of_one_matrix_and_any_scale():
     A, x, _ = planted(1, problems=6)
     solve = jax.jit(basis_pursuit)
@@ -111,27 +90,11 @@ def test_as_many_measurements_as_unknowns_and_nothing_measured():
     np.testing.assert_array_equal(basis_pursuit(A[:3], np.zeros(3, np.float32)), np.zeros(5))
 
 
-@pytest.mark.parametrize("shapes", [((5, 3), (5,)), ((3, 5), (5,)), ((5,), (5,)), ((3, 5), ())])
-def test_shapes_that_do_not_fit(shapes):
-    with pytest.raises(ValueError, match=r"basis_pursuit: [Ay] must .*measurements"):
-        basis_pursuit(*map(jnp.ones, shapes))
-
-
-def test_no_steps():
-    with pytest.raises(ValueError, match="steps must be at least 1, got 0"):
-        basis_pursuit(jnp.ones((1, 2)), jnp.ones(1), 0)
-
-
-def signs(key, shape, dtype=jnp.float32):
-    return jax.random.rademacher(key, shape, dtype) / math.sqrt(shape[-1])
-
-
-@pytest.mark.parametrize("options", [{}, {"kernel_init": signs}], ids=["normal", "signs"])
-def test_distances_are_kept_as_theory_says(options):
-    """‖y‖²/‖x‖² has variance 2/m for dense vectors, whatever the entries."""
+def test_distances_are_kept_as_theory_says():
+    """‖y‖²/‖x‖² has variance 2/m for dense vectors."""
     features, points = 200, 60
     x = np.random.default_rng(0).normal(size=(points, 800)).astype(np.float32)
-    layer = random_projection(features, **options)
+    layer = random_projection(features)
     params, state = layer.init(jax.random.key(5), x)
     y, _ = jit_apply(layer, params, state, x)
     found = distortion(x, y)
@@ -154,7 +117,6 @@ def test_projection_is_a_dense_layer():
     x = jnp.ones((3, 5))
     y, other = jit_apply(layer, params, state, x)[0], jit_apply(dense, params, state, x)[0]
     np.testing.assert_array_equal(y, other)
-    jn.inspect.check_gradients(jn.serial(layer, jnp.tanh), x)
 
 
 def test_distortion_by_hand():
@@ -163,10 +125,7 @@ def test_distortion_by_hand():
     np.testing.assert_array_equal(found, [3, 3, 3, 0, 3, 3])
     broken = distortion(x, np.array([[0.0], [5], [6], [10]]))
     np.testing.assert_allclose(broken, [0, 0.44, 0, np.inf, 0, -0.36], atol=1e-12)
-
-
-def test_distortion_of_two_points():
-    np.testing.assert_allclose(distortion(np.eye(2), 2 * np.eye(2)), [3])
+    np.testing.assert_allclose(distortion(np.eye(2), 2 * np.eye(2)), [3])  # of two points
 
 
 def test_distortion_far_from_the_origin():
@@ -175,25 +134,28 @@ def test_distortion_far_from_the_origin():
     np.testing.assert_allclose(distortion(x, x[:, :1]), [0, -1, -0.8], atol=1e-12)
 
 
-@pytest.mark.parametrize(("shapes", "words"), [
-    (((3, 2), (4, 2)), "projected must have .* points = 3, got"),
-    (((3,), (3,)), "x must have shape"),
-    (((1, 2), (1, 2)), "at least two points"),
-])  # fmt: skip
-def test_distortion_of_other_shapes(shapes, words):
-    with pytest.raises(ValueError, match=f"distortion: .*{words}"):
-        distortion(*map(np.ones, shapes))
-
-
-@pytest.mark.parametrize("points", [2, 100, 10**6])
-@pytest.mark.parametrize("epsilon", [0.05, 0.3, 0.9])
+@pytest.mark.parametrize(("points", "epsilon"), [(2, 0.9), (100, 0.3), (10**6, 0.05)])
 def test_projection_features_are_those_of_scikit_learn(points, epsilon):
     sklearn = pytest.importorskip("sklearn.random_projection", reason="needs scikit-learn")
     asked = sklearn.johnson_lindenstrauss_min_dim(points, eps=epsilon)  # sklearn 1.9.1, floored
     assert 0 <= projection_features(points, epsilon) - asked <= 1
 
 
-@pytest.mark.parametrize(("points", "epsilon"), [(1, 0.5), (5, 0), (5, 1), (5, -1)])
-def test_projection_features_out_of_range(points, epsilon):
-    with pytest.raises(ValueError, match="points must be at least 2|distortion must be in"):
-        projection_features(points, epsilon)
+def ones(*shapes):
+    return [np.ones(shape, np.float32) for shape in shapes]
+
+
+@pytest.mark.parametrize(("call", "words"), [
+    (lambda: basis_pursuit(*ones((5, 3), (5,))), "basis_pursuit: A must .*measurements"),
+    (lambda: basis_pursuit(*ones((3, 5), (5,))), "basis_pursuit: y must .*measurements"),
+    (lambda: basis_pursuit(*ones((3, 5), ())), "basis_pursuit: y must .*measurements"),
+    (lambda: basis_pursuit(*ones((1, 2), (1,)), 0), "steps must be at least 1, got 0"),
+    (lambda: distortion(*ones((3, 2), (4, 2))), "distortion: projected must have .* = 3, got"),
+    (lambda: distortion(*ones((3,), (3,))), "distortion: x must have shape"),
+    (lambda: distortion(*ones((1, 2), (1, 2))), "distortion: .*at least two points"),
+    (lambda: projection_features(1, 0.5), "points must be at least 2"),
+    (lambda: projection_features(5, 1), "distortion must be in"),
+])  # fmt: skip
+def test_what_does_not_fit_raises(call, words):
+    with pytest.raises(ValueError, match=words):
+        call()

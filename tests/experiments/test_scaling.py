@@ -85,8 +85,3 @@ def test_devices_that_came_too_late(monkeypatch):
     jax.devices()
     with pytest.raises(RuntimeError, match="JAX has started with . devices; set XLA_FLAGS="):
         scaling.start_devices(100)
-
-
-def test_wrong_options():
-    with pytest.raises(ValueError, match="rules must be one of data, fully sharded"):
-        scaling.Config(rules=("pipeline",))  # type: ignore

@@ -13,7 +13,7 @@ from experiments.seconds_to_accuracy import Curve, rotated, said, table
 @pytest.mark.long
 @pytest.mark.parametrize("data", ["mnist", "cifar10"])
 def test_all_libraries_train_the_same_net_on_the_same_batches(
-    data, few_examples, tmp_path, capsys, monkeypatch
+    data, few_examples, tmp_path, monkeypatch
 ):
     """Equal weights, order, optimizer and rates: accuracies agree up to rounding."""
     if data == "cifar10":  # at its own rate, 18 steps on photos amplify the rounding
@@ -31,9 +31,6 @@ def test_all_libraries_train_the_same_net_on_the_same_batches(
         np.testing.assert_allclose(curve.accuracies, curves[0].accuracies, atol=0.021)
         assert (np.diff([0, curve.ready, *curve.seconds]) > 0).all()
         assert 0.05 < max(curve.accuracies) < 0.95
-    assert (tmp_path / f"seconds_to_accuracy_{data}.png").exists()
-    printed = capsys.readouterr().out
-    assert "round 0, PyTorch" in printed and "end / jaxnet" in printed
 
 
 def test_seconds_until_an_accuracy():
@@ -87,10 +84,3 @@ def test_words():
     assert [rotated(["a", "b", "c"], by) for by in (0, 1, 5)] == [
         ["a", "b", "c"], ["b", "c", "a"], ["c", "a", "b"]
     ]  # fmt: skip
-
-
-def test_wrong_options():
-    with pytest.raises(ValueError, match="rounds must be at least 1, got 0"):
-        seconds_to_accuracy.Config(rounds=0)
-    with pytest.raises(ValueError, match="data must be one of mnist, cifar10, got 'digits'"):
-        seconds_to_accuracy.Config(data="digits")

@@ -27,13 +27,10 @@ SHORT = {
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(name, marks=pytest.mark.long if short.long else ())
-        for name, short in SHORT.items()
-    ],
-)
+@pytest.mark.parametrize("name", [
+    pytest.param(name, marks=pytest.mark.long if short.long else ())
+    for name, short in SHORT.items()
+])  # fmt: skip
 def test_a_short_run(name, tmp_path, monkeypatch):
     short = SHORT[name]
     if short.needs:

@@ -12,8 +12,3 @@ def test_the_three_ways_agree():
     }  # fmt: skip
     assert results.apart.shape == (2,) and (results.apart < 1e-4).all()
     assert "learning_rate" in results.table
-
-
-def test_a_wrong_choice():
-    with pytest.raises(ValueError, match="rates must not be empty"):
-        sweep.Config(rates=())

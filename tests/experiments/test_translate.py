@@ -83,19 +83,6 @@ def test_bleu_by_length():
     assert "tok:13a" in translate.bleu(target, target)[1]
 
 
-@pytest.mark.parametrize(
-    ("wrong", "message"),
-    [
-        ({"model": "rnn"}, "model must be one of rnnsearch, encdec, transformer, got 'rnn'"),
-        ({"source": "fr"}, "source must be one of de, en, got 'fr'"),
-        ({"beams": 0}, "beams must be at least 1, got 0"),
-    ],
-)
-def test_wrong_options(wrong, message):
-    with pytest.raises(ValueError, match=message):
-        Config(**wrong)
-
-
 SIZES = {"features": 8, "heads": 2, "mlp_features": 12}
 
 
@@ -188,12 +175,9 @@ def test_a_short_run_learns(few_examples, tmp_path, capsys):
     results = translate.run(config)
     assert 0 <= results.bleu < 20 and len(results.validation) == 2 and len(results.by_length) == 5
     printed = capsys.readouterr().out
-    assert "test: " in printed and "tok:13a" in printed
     losses = [float(line.split("nats ")[1].split()[0]) for line in printed.splitlines()
               if line.startswith("epoch ") and "nats" in line]  # fmt: skip
     assert 2 < losses[1] < losses[0] < np.log(290) + 1
-    name = "transformer_de_en"
-    assert json.loads((tmp_path / f"{name}.json").read_text())["bleu"] == results.bleu
-    assert (tmp_path / f"{name}.safetensors").exists()
-    drawn = [path.name for path in results.pictures]
-    assert drawn == ["lengths_de_en.png"]
+    saved = tmp_path / "transformer_de_en.json"
+    assert json.loads(saved.read_text())["bleu"] == results.bleu
+    assert saved.with_suffix(".safetensors").exists()

@@ -5,15 +5,13 @@ from experiments import universal
 
 
 @pytest.mark.slow
-def test_the_error_falls_with_units_and_is_drawn(tmp_path, capsys):
+def test_the_error_falls_with_units_and_is_drawn(tmp_path):
     config = universal.Config(widths=(2, 30), seeds=2, steps=300, points=60, output=tmp_path)
     results = universal.run(config)
     assert results.errors.shape == results.largest.shape == (2, 2)
     few, many = results.errors
     assert 0.3 < few.min() < 1.3 and 0.005 < many.max() < 0.5 * few.min()
     assert (results.largest > results.errors).all()
-    assert [path.name for path in results.pictures] == ["universal.png"]
-    assert "root mean squared error" in capsys.readouterr().out
 
 
 def test_the_function_is_continuous_and_has_two_kinks():
@@ -35,16 +33,3 @@ def test_units_rise_in_different_places():
     places = -params["dense"]["bias"] / params["dense"]["kernel"][0]
     assert 0.3 < (np.abs(places) < 1).mean() < 0.7
     assert np.ptp(np.asarray(places)[np.abs(places) < 1]) > 1.6
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"widths": (4, 0)}, "widths must be at least 1, got 0"),
-        ({"widths": ()}, "widths must not be empty"),
-        ({"steps": 0}, "steps must be at least 1, got 0"),
-    ],
-)
-def test_wrong_options(options, message):
-    with pytest.raises(ValueError, match=message):
-        universal.Config(**options)

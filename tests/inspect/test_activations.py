@@ -100,31 +100,17 @@ def test_layers_in_a_loop_are_left_out():
     assert first_nonfinite(layer, params, state, X) is None
 
 
-def test_observe_changes_outputs():
-    """The hook itself: what `see` returns goes on."""
-    layer = net()
-    params, state = layer.init(KEY, X)
-
-    def zero(path, layer, x, y):
-        return 0 * y if path == ("first",) else y
-
-    y, after = jit_apply(jn.observe(layer, zero), params, state, X, train=True)
-    np.testing.assert_array_equal(y, 0)
-    assert jax.tree.structure(after) == jax.tree.structure(state)
-
-
 def test_observe_keeps_the_layer():
-    layer = net()
+    layer = jn.serial(net(), jn.serial(jn.dropout(0.5), name="a"), jn.dropout(0.5), name="net")
     watched = jn.observe(layer, lambda path, layer, x, y: y)
     params, state = layer.init(KEY, X)
-    for a, b in zip(
-        jax.tree.leaves(watched.init(KEY, X)), jax.tree.leaves((params, state)), strict=True
-    ):
-        np.testing.assert_array_equal(a, b)
-    y, _ = jit_apply(layer, params, state, X, train=True)
-    z, _ = jit_apply(watched, params, state, X, train=True)
+    jax.tree.map(np.testing.assert_array_equal, watched.init(KEY, X), (params, state))
+    y, z = (
+        jit_apply(one, params, state, X, key=jax.random.key(1), train=True)[0]
+        for one in (layer, watched)
+    )
     np.testing.assert_array_equal(y, z)
-    with pytest.raises(ValueError, match="net: unused entries: params/surplus; layers here: first"):
+    with pytest.raises(ValueError, match="net: unused entries: params/surplus; layers here: net"):
         watched.apply(params | {"surplus": {}}, state, X)
 
 
@@ -136,14 +122,6 @@ def test_observe_shares_a_composed_layer():
     assert list(activations(layer, params, state, X)) == [
         "a/b/dense", "a/b", "a", "a/b/dense#2", "a/b#2", "a#2",
     ]  # fmt: skip
-
-
-def test_observe_passes_keys_on():
-    layer = jn.serial(jn.serial(jn.dropout(0.5), name="a"), jn.dropout(0.5), name="net")
-    watched = jn.observe(layer, lambda path, layer, x, y: y)
-    y, _ = jit_apply(layer, {}, {}, X, key=jax.random.key(1), train=True)
-    z, _ = jit_apply(watched, {}, {}, X, key=jax.random.key(1), train=True)
-    np.testing.assert_array_equal(y, z)
 
 
 # The first NaN.
@@ -251,30 +229,10 @@ def test_integers_pass():
     assert found is not None and found[:5] == ("backward", "x/f", 0, 2, 2)
 
 
-@pytest.mark.parametrize(("change", "error", "words"), [
-    ({"net": None}, TypeError, "net must be a layer, such as jn.dense"),
-    ({"params": [1]}, TypeError, "params must be the dict that init returns, got list"),
-    ({"state": None}, TypeError, "state must be the dict that init returns, got NoneType"),
-    ({"x": None}, TypeError, "the input must be an array, .* got None"),
-    ({"x": [1.0, 2.0]}, TypeError, "the input must be an array, .* got float in it"),
-], ids=str)  # fmt: skip
-@pytest.mark.parametrize("function", [activations, first_nonfinite])
-def test_arguments_of_another_type(function, change, error, words):
-    given = {"net": jn.serial(jnp.tanh), "params": {}, "state": {}, "x": jnp.ones((2, 3))} | change
-    with pytest.raises(error, match=f"{function.__name__}: {words}"):
-        function(*given.values())
-
-
-@pytest.mark.parametrize("loss", [3, lambda y: None, lambda y: y, lambda y: 1])
+@pytest.mark.parametrize("loss", [3, lambda y: y, lambda y: 1])
 def test_losses_that_are_no_number(loss):
     with pytest.raises(TypeError, match="first_nonfinite: loss must "):
         first_nonfinite(jn.serial(jnp.tanh), {}, {}, jnp.ones((2, 3)), loss=loss)
-
-
-def test_arrays_of_another_byte_order():
-    x = np.array([[1.0, np.inf]], ">f4")
-    assert first_nonfinite(jn.serial(jnp.tanh), {}, {}, x).path == "x"
-    assert first_nonfinite(jn.serial(jnp.tanh), {}, {}, np.ones((2, 3), ">f4")) is None
 
 
 @pytest.mark.fast_cases("quantized")
@@ -306,14 +264,10 @@ def test_the_layer_is_found_inside_a_transform(wrap):
     assert found.path.endswith("net/log") and found.arises == "its input is finite"
 
 
-@pytest.mark.parametrize(
-    ("dtype", "ends"),
-    [
-        (jnp.float16, "its input is finite; it is in float16, which ends at 65,504"),
-        (jnp.bfloat16, "None"),
-    ],
-    ids=["float16", "bfloat16"],
-)
+@pytest.mark.parametrize(("dtype", "ends"), [
+    (jnp.float16, "its input is finite; it is in float16, which ends at 65,504"),
+    (jnp.bfloat16, "None"),
+], ids=["float16", "bfloat16"])  # fmt: skip
 def test_an_overflow_of_float16_names_its_range(dtype, ends):
     net = jn.cast(jn.serial(jnp.abs, lambda x: x * x, name="net"), dtype)
     assert str(first_nonfinite(net, {}, {}, jnp.array([[300.0, 1.0]]))).endswith(ends)

@@ -17,30 +17,21 @@ def of(layer, x):
     return flops(lambda p, s, x: jit_apply(layer, p, s, x), params, state, x)
 
 
-@pytest.mark.parametrize(
-    ("layer", "x", "products"),
-    [
-        pytest.param(jn.dense(7), spec((3, 5)), 3 * 5 * 7, id="dense"),
-        pytest.param(jn.dense(7), spec((2, 3, 5)), 2 * 3 * 5 * 7, id="dense on a sequence"),
-        pytest.param(
-            jn.conv(7, 3, padding="VALID"), spec((2, 5, 8, 4)), 2 * 3 * 6 * 7 * 9 * 4, id="valid"
-        ),
-        pytest.param(jn.conv(7, 3, strides=2), spec((2, 5, 8, 4)), 168 * 9 * 4, id="same"),
-        pytest.param(jn.conv(6, 3, groups=2), spec((2, 5, 8, 4)), 480 * 9 * 2, id="groups"),
-        pytest.param(jn.batch_norm(), spec((2, 5)), 0, id="nothing"),
-        pytest.param(jn.serial(jn.dense(7), jnp.tanh, jn.dense(2)), spec((3, 5)), 147, id="serial"),
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize(("layer", "x", "products"), [
+    pytest.param(jn.dense(7), spec((3, 5)), 3 * 5 * 7, id="dense"),
+    pytest.param(jn.conv(7, 3, padding="VALID"), spec((2, 5, 8, 4)), 2 * 3 * 6 * 7 * 9 * 4,
+     id="valid"),
+    pytest.param(jn.conv(7, 3, strides=2), spec((2, 5, 8, 4)), 168 * 9 * 4, id="same"),
+    pytest.param(jn.conv(6, 3, groups=2), spec((2, 5, 8, 4)), 480 * 9 * 2, id="groups"),
+    pytest.param(jn.batch_norm(), spec((2, 5)), 0, id="nothing"),
+])  # fmt: skip
 def test_layers_by_hand(layer, x, products):
     assert of(layer, x) == 2 * products
 
 
 def test_plain_convolution():
-    def conv(x, w):
-        return jax.lax.conv_general_dilated(
-            x, w, (1, 1), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC"), feature_group_count=2
-        )
-
+    names = {"dimension_numbers": ("NHWC", "HWIO", "NHWC"), "feature_group_count": 2}
+    conv = lambda x, w: jax.lax.conv_general_dilated(x, w, (1, 1), "VALID", **names)  # noqa: E731
     assert flops(conv, spec((2, 5, 8, 4)), spec((3, 3, 2, 6))) == 2 * 2 * 3 * 6 * 6 * 9 * 2
 
 
@@ -80,9 +71,7 @@ def test_rows_of_the_summary():
 
 
 @pytest.mark.parametrize(
-    ("optimizer", "copies"),
-    [(None, 1), (optax.sgd(0.1), 1), (optax.sgd(0.1, momentum=0.9), 2), (optax.adam(0.1), 3)],
-    ids=["none", "sgd", "momentum", "adam"],
+    "optimizer, copies", [(None, 1), (optax.sgd(0.1), 1), (optax.adam(0.1), 3)]
 )
 def test_memory_that_is_held(optimizer, copies):
     """Parameters once, and once more for each average that the optimizer keeps."""
@@ -114,6 +103,7 @@ def test_the_answer():
     assert yes.startswith("fits: a training step needs ") and "of 15.0 GB (" in yes
     assert yes.endswith(f"as compiled for {jax.default_backend()}")
     assert str(memory(net, x, 1e6)).startswith("does not fit: a training step needs ")
+    assert memory(net, x, 16 * 2**30).memory == 16 * 2**30  # an integer of many bits
 
 
 def test_nothing_is_allocated():
@@ -126,11 +116,10 @@ def test_a_backend_without_analysis(monkeypatch):
     """Some backends return None."""
     compiled = type(jax.jit(lambda x: x).lower(1.0).compile())
     monkeypatch.setattr(compiled, "memory_analysis", lambda self: None)
-    backend = jax.default_backend().upper()
-    with pytest.raises(
-        NotImplementedError,
-        match=f"memory: memory analysis is not available on the {backend} backend",
-    ):
+    words = (
+        f"memory: memory analysis is not available on the {jax.default_backend().upper()} backend"
+    )
+    with pytest.raises(NotImplementedError, match=words):
         memory(jn.dense(3), spec((2, 5)), 1e6)
 
 
@@ -144,33 +133,6 @@ def test_an_objective():
 def test_a_loss_of_your_own_and_state():
     net = jn.serial(jn.dense(4), jn.batch_norm(), jn.dropout(0.5))
     assert memory(net, spec((8, 3)), 1e6, loss=lambda y: jnp.log(y).sum())
-
-
-@pytest.mark.parametrize(("change", "error", "words"), [
-    ({"net": None}, TypeError, "net must be a layer"),
-    ({"x": 3}, TypeError, "the input must be an array"),
-    ({"memory": "15 GB"}, TypeError, "memory must be a number"),
-    ({"memory": -1}, ValueError, r"memory must be in \[0, inf\), got -1"),
-    ({"optimizer": optax.adam}, TypeError, "optimizer must be an optax optimizer"),
-    ({"loss": 3}, TypeError, "loss must be a function"),
-    ({"loss": lambda y: y}, TypeError, "loss must return one float"),
-    ({"loss": lambda y: None}, TypeError, "loss must return one float, got None"),
-])  # fmt: skip
-def test_arguments_of_memory_of_another_type(change, error, words):
-    given = {"net": jn.dense(3), "x": jn.spec((2, 5)), "memory": 1e9} | change
-    with pytest.raises(error, match=f"memory: {words}"):
-        memory(**given)
-
-
-def test_arguments_of_flops_of_another_type():
-    with pytest.raises(TypeError, match="flops: function must be a function"):
-        flops(None, jn.spec((2,)))
-    with pytest.raises(TypeError, match="flops: the input must be an array"):
-        flops(jnp.sum, "a")
-
-
-def test_memory_as_an_integer_of_many_bits():
-    assert memory(jn.dense(3), jn.spec((2, 5)), 16 * 2**30).memory == 16 * 2**30
 
 
 def test_memory_of_integers():
@@ -193,3 +155,15 @@ def test_gradients_of_a_convolution_are_two_more_and_zeros_do_not_count():
     assert jn.inspect.flops(jax.grad(total, (0, 1)), params, x) == 3 * forward
     summary = jn.summary(jn.conv_transpose(6, 3, strides=2), jn.spec((2, 8, 8, 4)))
     assert summary.rows[0].flops == 2 * 2 * 8 * 8 * 4 * 9 * 6
+
+
+@pytest.mark.parametrize("change, error, words", [
+    ({"memory": -1}, ValueError, r"memory must be in \[0, inf\), got -1"),
+    ({"optimizer": optax.adam}, TypeError, "optimizer must be an optax optimizer"),
+    ({"loss": 3}, TypeError, "loss must be a function"),
+    ({"loss": lambda y: y}, TypeError, "loss must return one float"),
+    ({"loss": lambda y: None}, TypeError, "loss must return one float, got None"),
+])  # fmt: skip
+def test_refusals(change, error, words):
+    with pytest.raises(error, match=f"memory: {words}"):
+        memory(jn.dense(3), spec((2, 5)), **{"memory": 1e9} | change)

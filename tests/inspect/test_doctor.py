@@ -45,51 +45,21 @@ def test_healthy():
     assert str(report).splitlines()[0] == "no findings"
     assert str(report).splitlines()[-1] == "no problems found"
     ElementTree.fromstring(report._repr_html_())
+    after, _ = trainer.step(train_state, BATCH)  # nothing is used up
+    assert int(after.step) == 4 and [len(t) for t in trainer.watcher.traces.values()] == [1]
 
 
 @pytest.mark.slow
-def test_nothing_is_used_up():
-    trainer, train_state = patient(healthy(), steps=1)
-    doctor(trainer, train_state, BATCH)
-    after, _ = trainer.step(train_state, BATCH)
-    assert int(after.step) == 2 and [len(t) for t in trainer.watcher.traces.values()] == [1]
-
-
-def test_no_batch():
-    trainer, train_state = patient(healthy())
-    with pytest.raises(ValueError, match="expected at least one batch"):
-        doctor(trainer, train_state)
-
-
-@pytest.mark.slow
-def test_compiled_twice():
+def test_compiled_twice_and_once_more_for_another_batch():
     trainer, train_state = patient(healthy(), steps=1)
     short = BATCH[0][:3], BATCH[1][:3]
     with pytest.warns(UserWarning, match="compiled again"):
         train_state, _ = trainer.step(train_state, short)
-    (finding,) = doctor(trainer, train_state, BATCH).findings
-    assert finding == (
-        "step was compiled 2 times: batch/0 float32[16,5] -> float32[3,5]; "
-        "batch/1 int32[16] -> int32[3]"
-    )
-
-
-@pytest.mark.slow
-def test_batches_that_would_compile_again():
-    trainer, train_state = patient(healthy())
-    (finding,) = doctor(trainer, train_state, BATCH, (BATCH[0][:3], BATCH[1][:3])).findings
-    assert finding == (
-        "batch 1 makes the step compile again: 0 float32[16,5] -> float32[3,5]; "
-        "1 int32[16] -> int32[3]"
-    )
-
-
-@pytest.mark.slow
-def test_a_gradient_of_zero():
-    net = jn.serial(jn.dense(4, name="cut"), jax.lax.stop_gradient, jn.dense(3), name="net")
-    trainer, train_state = patient(net)
-    (finding,) = doctor(trainer, train_state, BATCH).findings
-    assert finding == "the gradient is 0, or rounding, on all batches: cut/bias, cut/kernel"
+    change = "0 float32[16,5] -> float32[3,5]; {}1 int32[16] -> int32[3]"
+    assert doctor(trainer, train_state, BATCH, short).findings == [
+        "step was compiled 2 times: batch/" + change.format("batch/"),
+        "batch 1 makes the step compile again: " + change.format(""),
+    ]
 
 
 @pytest.mark.slow
@@ -112,30 +82,12 @@ def test_a_gradient_that_is_not_finite():
 
 
 @pytest.mark.slow
-def test_one_bad_batch_of_several():
-    trainer, train_state = patient(healthy())
-    bad = BATCH[0].at[3, 2].set(jnp.nan), BATCH[1]
-    findings = doctor(trainer, train_state, BATCH, bad, BATCH).findings
-    assert findings[0] == "the gradient is not finite: in/bias, in/kernel, out/bias, out/kernel"
-
-
-@pytest.mark.slow
 def test_a_loss_that_is_not_finite():
     net = jn.serial(jn.dense(3, name="d"), lambda x: jnp.log(-(x**2)), name="net")
     trainer, train_state = patient(net)
     findings = doctor(trainer, train_state, BATCH).findings
     assert "the loss in training mode is not finite: [nan]" in findings
     assert "the loss in evaluation mode is not finite: [nan]" in findings
-
-
-@pytest.mark.parametrize(
-    ("rate", "words"),
-    [(100.0, "an update moves the weights by more than 10%: in/kernel, out/kernel"),
-     (1e-7, "an update moves the weights by less than 1e-06 of their size: in/kernel, out/kernel")],
-)  # fmt: skip
-def test_learning_rates(rate, words):
-    trainer, train_state = patient(healthy(), optax.sgd(rate))
-    assert doctor(trainer, train_state, BATCH).findings == [words]
 
 
 @pytest.mark.slow
@@ -152,14 +104,10 @@ def test_state_that_does_not_change():
         warnings.simplefilter("ignore")
         trainer, train_state = patient(net, steps=2, objective=objective)
     first, second = doctor(trainer, train_state, BATCH).findings
-    assert first == (
-        "training does not change the state batch_norm/mean, batch_norm/var: is the net applied "
-        "with train=train, and is its new state returned?"
+    assert first.startswith(
+        "training does not change the state batch_norm/mean, batch_norm/var: is"
     )
-    assert second == (
-        "after 2 steps these statistics still have their initial values, and evaluation uses them: "
-        "batch_norm/mean, batch_norm/var"
-    )
+    assert second.startswith("after 2 steps these statistics still have their initial values, and")
 
 
 def test_statistics_that_do_not_describe_the_data():
@@ -168,9 +116,7 @@ def test_statistics_that_do_not_describe_the_data():
     far = 100 * BATCH[0] + 500, BATCH[1]
     (finding,) = doctor(trainer, train_state, far).findings
     assert finding.startswith("on the same batches the loss is ")
-    assert finding.endswith(
-        "evaluation mode: the running statistics do not describe the data (yet)"
-    )
+    assert finding.endswith("mode: the running statistics do not describe the data (yet)")
 
 
 @pytest.mark.slow
@@ -211,32 +157,10 @@ def test_80_columns(monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
     net = jn.serial(jn.dense(3, name="a_layer_with_a_long_name" * 4), name="net")
     trainer, train_state = patient(net, optax.sgd(100.0))
-    lines = str(doctor(trainer, train_state, BATCH)).splitlines()
+    report = doctor(trainer, train_state, BATCH)
+    assert report.findings[0].startswith("an update moves the weights by more than 10%: a_layer")
+    lines = str(report).splitlines()
     assert lines[0] == "1 finding" and max(map(len, lines)) <= 80
-
-
-@pytest.mark.parametrize(("change", "words"), [
-    ({"trainer": None}, "expected a trainer from jn.trainer"),
-    ({"train_state": {}}, r"train_state must be the result of trainer.init\(key, batch\), got"),
-    ({"batch": None}, "the input must be an array"),
-    ({"batch": ([1.0], [2.0])}, "the input must be an array, .* got float in it"),
-], ids=str)  # fmt: skip
-def test_arguments_of_another_type(change, words):
-    batch = jnp.ones((4, 3)), jnp.ones((4, 1))
-    trainer = jn.trainer(jn.supervised(jn.dense(1), optax.squared_error), optax.sgd(0.1))
-    state = trainer.init(jax.random.key(0), batch)
-    given = {"trainer": trainer, "train_state": state, "batch": batch} | change
-    with pytest.raises(TypeError, match=f"doctor: {words}"):
-        doctor(*given.values())
-
-
-def test_params_in_another_byte_order():
-    trainer = jn.trainer(jn.supervised(jn.dense(2), optax.squared_error), optax.sgd(0.1))
-    batch = jnp.ones((4, 3)), jnp.ones((4, 2))
-    train_state = trainer.init(jax.random.key(0), batch)
-    swapped = jax.tree.map(lambda a: np.asarray(a).astype(">f4"), train_state.params)
-    expected = jn.inspect.doctor(trainer, train_state, batch)
-    assert jn.inspect.doctor(trainer, train_state._replace(params=swapped), batch) == expected
 
 
 def test_entries_by_hand():
@@ -315,11 +239,8 @@ def test_integers_have_no_gradient():
     adapted = jn.lora(jn.quantized(healthy(), 4), 2, where="*/kernel", trainable="*")
     report = doctor(*patient(adapted, optax.adam(1e-3), steps=2), BATCH)
     assert not any("gradient" in finding for finding in report.findings)
-    assert set(report.entries) == {
-        f"{layer}/{name}"
-        for layer in ("in", "out")
-        for name in ("bias", "kernel/scale", "kernel_lora_a", "kernel_lora_b")
-    }
+    names = "bias", "kernel/scale", "kernel_lora_a", "kernel_lora_b"
+    assert set(report.entries) == {f"{layer}/{name}" for layer in ("in", "out") for name in names}
 
 
 @pytest.mark.slow
@@ -327,9 +248,8 @@ def test_dead_units_of_an_adapted_net():
     net = jn.serial(jn.dense(4), jax.nn.relu, jn.dense(3, name="out"))
     adapted = jn.lora(jn.quantized(net), 2, where="*/kernel")
     trainer, train_state = patient(adapted)
-    params = train_state.params | {
-        "dense": train_state.params["dense"] | {"bias": jnp.array([-99.0, 9, 9, 9])}
-    }
+    dense = train_state.params["dense"] | {"bias": jnp.array([-99.0, 9, 9, 9])}
+    params = train_state.params | {"dense": dense}
     report = doctor(trainer, train_state._replace(params=params), BATCH)
     assert {path.split("/")[-1]: dead for path, dead in report.dead.items()} == {"relu": (1, 4)}
 
@@ -352,3 +272,18 @@ def test_examples_that_influence_each_other():
     right, wrong = found
     assert not any("other examples" in finding for finding in right)
     assert "depend on the other examples of its batch, first at gate" in wrong[-1]
+
+
+@pytest.mark.parametrize("change, error, words", [
+    ({"trainer": None}, TypeError, "expected a trainer from jn.trainer"),
+    ({"train_state": {}}, TypeError, r"must be the result of trainer.init\(key, batch\), got"),
+    ({"batch": ([1.0], [2.0])}, TypeError, "the input must be an array, .* got float in it"),
+    ({"batch": ()}, ValueError, "expected at least one batch"),
+], ids=str)  # fmt: skip
+def test_refusals(change, error, words):
+    trainer, train_state = patient(healthy())
+    given = {"trainer": trainer, "train_state": train_state, "batch": BATCH} | change
+    with pytest.raises(error, match=f"doctor: .*{words}"):
+        doctor(
+            given["trainer"], given["train_state"], *([given["batch"]] if given["batch"] else [])
+        )

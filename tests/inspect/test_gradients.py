@@ -24,35 +24,15 @@ def exact():
     return s * (1 - s) * X
 
 
-def test_numerical_gradient_of_the_neuron():
-    np.testing.assert_allclose(numerical_gradient(neuron, W), exact(), atol=1e-10)
-    forward = numerical_gradient(neuron, W, method="forward")
-    error = np.abs(forward - exact()).max()
-    assert 1e-9 < error < 1e-7  # h f'' / 2
-
-
-@pytest.mark.parametrize(("method", "order"), [("forward", 1), ("central", 2)])
-def test_truncation_error(method, order):
-    def error(h):
-        return np.abs(numerical_gradient(neuron, W, h, method) - exact()).max()
-
-    assert error(1e-2) / error(1e-3) == pytest.approx(10**order, rel=0.02)
-
-
 def test_numerical_gradient_of_numpy_functions_and_any_shape():
     x = np.arange(6.0).reshape(2, 3)
     np.testing.assert_allclose(numerical_gradient(lambda x: (x**2).sum(), x), 2 * x, atol=1e-8)
     assert numerical_gradient(lambda x: x**3, 2.0).shape == ()
 
 
-def test_numerical_gradient_of_float32_parameters():
-    """Differences of 1e-6 need float64: the context is the function's own."""
-    w = jnp.asarray(W, jnp.float32)
-    np.testing.assert_allclose(numerical_gradient(neuron, w), exact(), atol=1e-8)
-
-
-@pytest.mark.parametrize(("dtype", "eps"), [(np.float64, 1.1e-16), (np.float32, 6e-8)])
-@pytest.mark.parametrize(("method", "best"), [("forward", 1 / 2), ("central", 1 / 3)])
+@pytest.mark.parametrize("dtype, eps, method, best", [
+    (np.float64, 1.1e-16, "forward", 1 / 2), (np.float32, 6e-8, "central", 1 / 3),
+])  # fmt: skip
 def test_rounding_takes_over_below_some_step(dtype, eps, method, best):
     """Below eps^best its error, about eps/h, is all that is seen."""
     steps = np.geomspace(100 * eps, eps**best / 10, 30)
@@ -70,17 +50,8 @@ def test_numerical_gradient_in_float32():
     coarse = np.abs(numerical_gradient(neuron, W, 1e-6, dtype=jnp.float32) - exact()).max()
     assert 1e-3 < coarse < 0.1  # the default step is for float64
     assert numerical_gradient(neuron, W).dtype == np.float64
-
-
-def test_numerical_gradient_messages():
-    with pytest.raises(ValueError, match="dtype must be float64 or float32, got int32"):
-        numerical_gradient(neuron, W, dtype=np.int32)
-    with pytest.raises(ValueError, match=r"h must be in \(0, inf\), got 0"):
-        numerical_gradient(neuron, W, 0)
-    with pytest.raises(ValueError, match="method must be 'central' or 'forward', got 'both'"):
-        numerical_gradient(neuron, W, method="both")
-    with pytest.raises(ValueError, match=r"f must return one number, got \(2,\)"):
-        numerical_gradient(lambda w: w, W)
+    w = jnp.asarray(W, jnp.float32)  # differences of 1e-6 need float64: the function's own context
+    np.testing.assert_allclose(numerical_gradient(neuron, w), exact(), atol=1e-8)
 
 
 def net():
@@ -92,14 +63,11 @@ def net():
 def test_entries(train):
     check = jn.inspect.check_gradients(net(), jn.spec((4, 5)), train=train)
     assert [(e.path, e.size, e.checked, e.kinks) for e in check.entries] == [
-        ("params/batch_norm/bias", 7, 7, 0),
-        ("params/batch_norm/scale", 7, 7, 0),
-        ("params/dense/bias", 7, 7, 0),
-        ("params/dense/kernel", 35, 20, 0),
-        ("params/dense_1/bias", 3, 3, 0),
-        ("params/dense_1/kernel", 21, 20, 0),
+        ("params/batch_norm/bias", 7, 7, 0), ("params/batch_norm/scale", 7, 7, 0),
+        ("params/dense/bias", 7, 7, 0), ("params/dense/kernel", 35, 20, 0),
+        ("params/dense_1/bias", 3, 3, 0), ("params/dense_1/kernel", 21, 20, 0),
         ("input", 20, 20, 0),
-    ]
+    ]  # fmt: skip
     assert all(0 < e.error < 1e-6 for e in check.entries)
     assert all(abs(e.numeric - e.automatic) < 1e-6 for e in check.entries)
     assert any(abs(e.numeric) > 0.1 for e in check.entries)  # something was there to compare
@@ -125,26 +93,17 @@ def off_by(factor):
     return square
 
 
-@pytest.mark.parametrize("factor", [1.0001, 0.0, np.nan])
+@pytest.mark.parametrize("factor", [1.0001, 0.0, 2, np.nan])
 def test_a_wrong_gradient_raises(factor):
+    """The message has both values; a right custom gradient passes."""
     with pytest.raises(AssertionError) as error:
-        jn.inspect.check_gradients(jn.serial(off_by(factor), name="net"), np.array([[3.0], [0.5]]))
-    assert str(error.value).startswith(
-        "check_gradients: net for an input of (2, 1) float64, allowed error 1e-05:\n  input["
-    )
-
-
-def test_the_message_has_both_values():
-    with pytest.raises(AssertionError) as error:
-        jn.inspect.check_gradients(jn.serial(off_by(2), name="net"), np.array([[3.0]]))
-    line = str(error.value).splitlines()[1]
+        jn.inspect.check_gradients(jn.serial(off_by(factor), name="net"), np.array([[3.0]]))
+    first, line = str(error.value).splitlines()[:2]
+    assert first == "check_gradients: net for an input of (1, 1) float64, allowed error 1e-05:"
     words = line.replace(",", "").split()
     assert words[:2] == ["input[0", "0]:"]
-    assert float(words[5]) == pytest.approx(2 * float(words[3]), rel=1e-5)
-    assert words[-1] == "5.0e-01"
-
-
-def test_a_right_custom_gradient_passes():
+    assert float(words[5]) == pytest.approx(factor * float(words[3]), rel=1e-5, nan_ok=True)
+    assert factor != 2 or words[-1] == "5.0e-01"
     jn.inspect.check_gradients(jn.serial(off_by(1.0)), np.array([[3.0], [0.5]]))
 
 
@@ -152,11 +111,6 @@ def test_kinks_are_counted():
     x = np.array([[1.0, 0.0, -1.0, 1e-8]])
     (entry,) = jn.inspect.check_gradients(jn.serial(jax.nn.relu), x).entries
     assert (entry.checked, entry.kinks) == (2, 2)
-
-
-def test_nothing_but_kinks_raises():
-    with pytest.raises(AssertionError, match="input: all 3 sampled coordinates are kinks"):
-        jn.inspect.check_gradients(jn.serial(jnp.abs), np.zeros((1, 3)))
 
 
 def test_float32_is_refused():
@@ -193,33 +147,6 @@ def test_scales_of_zero_hide_nothing():
 def test_the_program_stays_in_float32():
     jn.inspect.check_gradients(jn.dense(3), jn.spec((4, 2)))
     assert jnp.ones(1).dtype == jnp.float32 and not jax.config.jax_enable_x64
-
-
-@pytest.mark.parametrize(("change", "error", "words"), [
-    ({"f": 3}, TypeError, "f must be a function"),
-    ({"f": lambda x: "a"}, TypeError, "the output of f must be an array"),
-    ({"x": "a"}, TypeError, "x must be an array"),
-    ({"h": None}, TypeError, "h must be a number"),
-    ({"method": 3}, ValueError, "method must be 'central' or 'forward', got 3"),
-    ({"dtype": "x"}, TypeError, "dtype must be one of JAX"),
-])  # fmt: skip
-def test_arguments_of_numerical_gradient_of_another_type(change, error, words):
-    with pytest.raises(error, match=f"numerical_gradient: {words}"):
-        numerical_gradient(**{"f": np.sum, "x": [1.0, 2.0]} | change)
-
-
-@pytest.mark.parametrize(("change", "error", "words"), [
-    ({"layer": None}, TypeError, "layer must be a layer"),
-    ({"x": (2, 3)}, TypeError, "the input must be an array"),
-    ({"x": jn.spec((0, 3))}, ValueError, r"the input must not be empty, got \(0, 3\) float32"),
-    ({"key": 3}, TypeError, "expected a single key"),
-    ({"train": "yes"}, TypeError, "train must be True or False"),
-    ({"samples": 0}, ValueError, "samples must be at least 1"),
-    ({"tolerance": 0}, ValueError, r"tolerance must be in \(0, inf\)"),
-])  # fmt: skip
-def test_arguments_of_check_gradients_of_another_type(change, error, words):
-    with pytest.raises(error, match=f"check_gradients: {words}"):
-        jn.inspect.check_gradients(**{"layer": jn.dense(2), "x": jn.spec((2, 3))} | change)
 
 
 def test_an_entry_by_hand():
@@ -263,3 +190,26 @@ def test_integers_stay(bits):
     paths = [entry.path for entry in jn.inspect.check_gradients(net, jn.spec((3, 4))).entries]
     named = {f"params/{name}" for name in ("bias", "kernel_lora_a", "kernel_lora_b")}
     assert set(paths) == named | {"params/kernel/scale", "input"}
+
+
+@pytest.mark.parametrize("call, error, words", [
+    (lambda: numerical_gradient(neuron, W, dtype=np.int32), ValueError,
+     "dtype must be float64 or float32, got int32"),
+    (lambda: numerical_gradient(neuron, W, 0), ValueError, r"h must be in \(0, inf\), got 0"),
+    (lambda: numerical_gradient(neuron, W, method="both"), ValueError,
+     "numerical_gradient: method must be 'central' or 'forward', got 'both'"),
+    (lambda: numerical_gradient(lambda w: w, W), ValueError,
+     r"f must return one number, got \(2,\)"),
+    (lambda: numerical_gradient(lambda w: "a", W), TypeError, "the output of f must be an array"),
+    (lambda: jn.inspect.check_gradients(jn.dense(2), jn.spec((0, 3))), ValueError,
+     r"check_gradients: the input must not be empty, got \(0, 3\) float32"),
+    (lambda: jn.inspect.check_gradients(jn.dense(2), jn.spec((2, 3)), samples=0), ValueError,
+     "samples must be at least 1"),
+    (lambda: jn.inspect.check_gradients(jn.dense(2), jn.spec((2, 3)), tolerance=0), ValueError,
+     r"tolerance must be in \(0, inf\)"),
+    (lambda: jn.inspect.check_gradients(jn.serial(jnp.abs), np.zeros((1, 3))), AssertionError,
+     "input: all 3 sampled coordinates are kinks"),
+])  # fmt: skip
+def test_refusals(call, error, words):
+    with pytest.raises(error, match=words):
+        call()

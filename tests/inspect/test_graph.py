@@ -34,16 +34,12 @@ def test_the_lecture_s_product_of_a_sum():
         "x": (-2, -4), "y": (5, -4), "z": (-4, 3), "+": (3, -4), "×": (-12, 1), "f": (-12, 1)
     }  # fmt: skip
     assert edges(g) == [
-        ("x", "+", -2, -4),
-        ("y", "+", 5, -4),
-        ("+", "×", 3, -4),
-        ("z", "×", -4, 3),
+        ("x", "+", -2, -4), ("y", "+", 5, -4), ("+", "×", 3, -4), ("z", "×", -4, 3),
         ("×", "f", -12, 1),
-    ]
+    ]  # fmt: skip
     assert [node.kind for node in g.nodes] == ["input"] * 3 + ["operation"] * 2 + ["output"]
 
 
-W0, X0, W1, X1, W2 = 2.0, -1.0, -3.0, -2.0, -3.0
 NEURON = {"w0": -0.20, "x0": 0.39, "w1": -0.39, "x1": -0.59, "w2": 0.20}  # the slide's gradients
 
 
@@ -51,7 +47,7 @@ def test_the_sigmoid_neuron_operation_by_operation():
     def neuron(w0, x0, w1, x1, w2):
         return 1 / (1 + jnp.exp(-(w0 * x0 + w1 * x1 + w2)))
 
-    found = numbers(graph(neuron, W0, X0, W1, X1, W2))
+    found = numbers(graph(neuron, 2, -1, -3, -2, -3))
     assert {name: round(found[name][1], 2) for name in NEURON} == NEURON
     chain = {name: tuple(round(n, 2) for n in found[name]) for name in ("×−1", "exp", "+1", "1/x")}
     assert chain == {
@@ -70,16 +66,6 @@ def test_the_sigmoid_gate_passes_on_a_fifth():
     assert gate[2] == 1 and gate[3] == pytest.approx(s * (1 - s), abs=1e-6)
     assert (round(s, 2), round(gate[3], 2)) == (0.73, 0.20)
     assert {name: round(found[name][1], 2) for name in NEURON} == NEURON
-
-
-def test_add_distributes():
-    g = graph(lambda x, y: (x + y) * 7.0, 2, 3)
-    assert numbers(g)["x"][1] == numbers(g)["y"][1] == numbers(g)["+"][1] == 7
-
-
-def test_multiply_swaps():
-    found = numbers(graph(lambda x, y: x * y, 2, 3))
-    assert (found["x"][1], found["y"][1]) == (3, 2)
 
 
 def test_max_routes():
@@ -108,9 +94,8 @@ def test_intermediate_gradients_are_those_of_perturbations():
     found = nodes(graph(f, w, x))
     np.testing.assert_allclose(found["w"][1], jax.jit(jax.grad(f))(w, x), atol=1e-6)
     np.testing.assert_allclose(found["x"][1], jax.jit(jax.grad(f, 1))(w, x), atol=1e-6)
-    np.testing.assert_allclose(
-        found["@"][1], jax.jit(jax.grad(perturbed))(jnp.zeros((3, 2))), atol=1e-6
-    )
+    slope = jax.jit(jax.grad(perturbed))(jnp.zeros((3, 2)))
+    np.testing.assert_allclose(found["@"][1], slope, atol=1e-6)
     np.testing.assert_allclose(found["@"][0], x @ w, atol=1e-6)
     assert list(found) == ["w", "x", "@", "tanh", "x²", "Σ", "÷3", "f"]
 
@@ -131,21 +116,17 @@ def test_a_wrong_derivative_is_shown_as_it_is():
     assert numbers(graph(square, 3))["x"] == (3, 21)
 
 
-@pytest.mark.parametrize(
-    ("f", "label", "value", "gradient"),
-    [
-        (lambda x: x - 1, "−1", 1.0, 1.0),
-        (lambda x: 1 - x, "1−x", -1.0, -1.0),
-        (lambda x: x / 4, "÷4", 0.5, 0.25),
-        (lambda x: 4 / x, "4/x", 2.0, -1.0),
-        (lambda x: x**3, "x³", 8.0, 12.0),
-        (lambda x: x**1.5, "x^1.5", 2.0**1.5, 1.5 * 2**0.5),
-        (lambda x: jnp.maximum(x, 0.5), "max(0.5, x)", 2.0, 1.0),
-        (jnp.sqrt, "√", 2**0.5, 0.5 / 2**0.5),
-        (jnp.log, "log", np.log(2), 0.5),
-        (jax.nn.softplus, "logaddexp", np.log1p(np.exp(2)), 1 / (1 + np.exp(-2))),
-    ],
-)
+@pytest.mark.parametrize(("f", "label", "value", "gradient"), [
+    (lambda x: x - 1, "−1", 1.0, 1.0),
+    (lambda x: 1 - x, "1−x", -1.0, -1.0),
+    (lambda x: x / 4, "÷4", 0.5, 0.25),
+    (lambda x: 4 / x, "4/x", 2.0, -1.0),
+    (lambda x: x**1.5, "x^1.5", 2.0**1.5, 1.5 * 2**0.5),
+    (lambda x: jnp.maximum(x, 0.5), "max(0.5, x)", 2.0, 1.0),
+    (jnp.sqrt, "√", 2**0.5, 0.5 / 2**0.5),
+    (jnp.log, "log", np.log(2), 0.5),
+    (jax.nn.softplus, "logaddexp", np.log1p(np.exp(2)), 1 / (1 + np.exp(-2))),
+])  # fmt: skip
 def test_signs(f, label, value, gradient):
     g = graph(f, 2)
     assert g.nodes[1].label == label and len(g.nodes) == 3
@@ -233,24 +214,18 @@ def test_float64(x64):
     np.testing.assert_allclose(g.nodes[0].gradient, s * (1 - s) * np.array([0.5, -0.2]), rtol=1e-12)
 
 
-@pytest.mark.parametrize(
-    ("f", "z", "value", "slope"),
-    [
-        (jax.nn.sigmoid, 1.0, 0.7310585786, 0.1966119332),  # 0.73 and 0.20
-        (jnp.tanh, 1.0, 0.7615941560, 0.4199743416),
-        (jax.nn.relu, 1.0, 1.0, 1.0),
-        (jax.nn.relu, -1.0, 0.0, 0.0),
-        (jax.nn.softplus, 1.0, 1.3132616875, 0.7310585786),  # ln(1 + e), and its slope is σ
-        (jax.nn.softplus, -800.0, 0.0, 0.0),
-    ],
-)
+@pytest.mark.parametrize(("f", "z", "value", "slope"), [
+    (jnp.tanh, 1.0, 0.7615941560, 0.4199743416),
+    (jax.nn.relu, -1.0, 0.0, 0.0),
+    (jax.nn.softplus, -800.0, 0.0, 0.0),
+])  # fmt: skip
 def test_activations_and_their_slopes(f, z, value, slope, x64):
     g = graph(f, z)
     assert float(g.nodes[-1].value) == pytest.approx(value, abs=1e-10)
     assert float(g.nodes[0].gradient) == pytest.approx(slope, abs=1e-10)
 
 
-@pytest.mark.parametrize("f", [lambda x: jnp.stack([x, x]), lambda x: x > 0, lambda x: (x, x)])
+@pytest.mark.parametrize("f", [lambda x: x > 0, lambda x: (x, x)])
 def test_one_float_is_needed(f):
     with pytest.raises(
         ValueError, match=r"graph: f must return one float, got .*; return its mean"
@@ -270,13 +245,3 @@ def test_short():
     assert short(-0.0) == "0"
     assert short(np.array([3.0, 4.0])) == "(2,) ‖5‖"
     assert short((1.0, None)) == "1, " and short(np.True_) == "True"
-
-
-@pytest.mark.parametrize(("f", "args", "words"), [
-    (3, (2.0,), "f must be a function"),
-    (jnp.sin, ("a",), "argument 0 must be a JAX or NumPy array, got str"),
-    (jnp.sin, (np.array(["a"]),), "argument 0 must hold booleans or numbers"),
-])  # fmt: skip
-def test_arguments_of_another_type(f, args, words):
-    with pytest.raises(TypeError, match=f"graph: {words}"):
-        graph(f, *args)

@@ -44,14 +44,11 @@ def test_versions_cores_and_memory(cpu, found):
     assert jn.inspect.machine() == cpu
 
 
-@pytest.mark.parametrize(
-    ("command", "file", "words"),
-    [
-        ("nvidia-smi", "", 'GPU: run pip install "jax[cuda12]==VERSION" and restart'),
-        ("", "/dev/accel0", 'TPU: run pip install "jax[tpu]==VERSION" and restart'),
-        ("", "/dev/vfio/0", 'TPU: run pip install "jax[tpu]==VERSION" and restart'),
-    ],
-)
+@pytest.mark.parametrize(("command", "file", "words"), [
+    ("nvidia-smi", "", 'GPU: run pip install "jax[cuda12]==VERSION" and restart'),
+    ("", "/dev/accel0", 'TPU: run pip install "jax[tpu]==VERSION" and restart'),
+    ("", "/dev/vfio/0", 'TPU: run pip install "jax[tpu]==VERSION" and restart'),
+])  # fmt: skip
 def test_a_device_that_jax_does_not_use(command, file, words, cpu, found):
     found(command, file)
     words = words.replace("VERSION", jax.__version__)

@@ -23,7 +23,6 @@ def test_a_net_that_streams_passes():
 
 @pytest.mark.parametrize(("net", "path"), [
     (jn.serial(jn.dense(3), lambda x: jnp.cumsum(x, 1), jn.gru(2)), "serial/lambda"),
-    (jn.serial(jn.residual(lambda x: x - x.mean(1, keepdims=True))), "serial/residual/lambda"),
     (jn.serial(jn.repeat(jn.serial(lambda x: x[:, ::-1]), 3), jnp.tanh), "serial/serial"),
 ])  # fmt: skip
 def test_the_first_layer_that_differs_is_named(net, path):

@@ -57,7 +57,7 @@ total                                                158     10  1.2 k
 
 
 def test_html_holds_the_same_rows():
-    summary = jn.summary(net(), jn.spec((4, 7)))
+    summary = jn.summary(net(), jnp.ones((4, 7)))
     root = ElementTree.fromstring(summary._repr_html_())
     rows = [[cell.text or "" for cell in row] for row in root.iter("tr")]
     assert len(rows) == 1 + len(summary.rows) + 1
@@ -116,14 +116,6 @@ def test_bytes_of_narrow_types():
     )
     last = str(jn.summary(layer, jn.spec((2, 3)))).splitlines()[-1]
     assert last == "14 B of parameters, 0 B of state, 6 B of activations"
-
-
-@pytest.mark.slow
-def test_arrays_do_as_input():
-    assert str(jn.summary(net(), jnp.ones((4, 7)))) == str(jn.summary(net(), jn.spec((4, 7))))
-
-
-def test_other_dtypes_are_named():
     layer = jn.serial(lambda x: x > 1, name="net")
     assert jn.summary(layer, jn.spec((2, 3), jnp.int32)).table().rows[0][2] == "(2, 3) bool"
 
@@ -143,30 +135,19 @@ def test_a_layer_alone():
     assert row == ("", "dense", 1, row.output, 18, 0, 60, 24)
 
 
-def test_a_shared_layer_counts_once():
-    layer = jn.dense(5)
-    summary = jn.summary(jn.serial(layer, layer, layer), jn.spec((2, 5)))
-    assert [(r.calls, r.params) for r in summary.rows] == [(1, 30), (3, 30)]
-
-
 def double(m, x):
     return 2 * x
 
 
-@pytest.mark.parametrize(
-    ("layer", "word"),
-    [
-        (jn.dense(120, name="c5"), "dense"),
-        (jn.batch_norm(name="bn"), "batch_norm"),
-        (jn.dropout(0.1, name="noise"), "dropout"),
-        (jn.serial(name="lenet"), "serial"),
-        (jn.stateless(lambda key, x: {}, lambda params, x: x, "mine"), "mine"),
-        (jn.Layer(lambda key, x: ({}, {}), lambda p, s, x, **_: (x, s), "mine", "own"), "own"),
-        (jn.compose(double, name="mine"), "mine"),
-        (jn.compose(double, name="mine", kind="twice"), "twice"),
-        (jn.freeze(jn.dense(120)), "freeze"),
-    ],
-)
+@pytest.mark.parametrize(("layer", "word"), [
+    (jn.dense(120, name="c5"), "dense"),
+    (jn.serial(name="lenet"), "serial"),
+    (jn.stateless(lambda key, x: {}, lambda params, x: x, "mine"), "mine"),
+    (jn.Layer(lambda key, x: ({}, {}), lambda p, s, x, **_: (x, s), "mine", "own"), "own"),
+    (jn.compose(double, name="mine"), "mine"),
+    (jn.compose(double, name="mine", kind="twice"), "twice"),
+    (jn.freeze(jn.dense(120)), "freeze"),
+])  # fmt: skip
 def test_kind(layer, word):
     """The first row is that of the layer, and shows what made it; plain functions say so."""
     assert jn.summary(layer, jn.spec((2, 5))).rows[0].kind == word
@@ -178,15 +159,8 @@ def test_errors_of_the_layer_come_through():
     with pytest.raises(ValueError, match="dense: ") as error:
         jn.summary(jn.serial(jn.dense(3), name="net"), jn.spec((5,)))
     assert error.value.__notes__[0] == "in net/dense, input (5,) float32"
-
-
-def test_looks_inside_transforms():
-    block = jn.residual(jn.serial(jn.dense(5), jnp.tanh, name="body"), name="block")
-    net = jn.serial(jn.repeat(block, 4), jn.cast(jn.dense(3, name="out"), jnp.bfloat16), name="net")
-    rows = {row.path: row for row in jn.summary(net, jn.spec((2, 5))).rows}
-    assert rows["block"].kind == "repeat" and rows["out"].kind == "cast"
-    assert rows["block/body/dense"].kind == "dense"
-    assert rows["block"].params == rows["block/body/dense"].params == 4 * 30
+    with pytest.raises(TypeError, match="summary: the input must be an array"):
+        jn.summary(jn.dense(2), None)
 
 
 def test_columns_add_up_inside_copies():
@@ -201,8 +175,7 @@ def test_columns_add_up_inside_copies():
     }  # fmt: skip
     assert {row.params for row in summary.rows if row.kind == "dense"} == {6 * 30, 24 * 30}
     for row in summary.rows:
-        inner = [r for r in summary.rows if r.path and r.path.rpartition("/")[0] == row.path]
-        inner = [r for r in inner if r is not row]
+        inner = [r for r in summary.rows[1:] if r.path.rpartition("/")[0] == row.path]
         if inner:
             assert sum(r.flops for r in inner) == row.flops, row.path
             assert sum(r.params for r in inner) == row.params, row.path
@@ -236,16 +209,8 @@ def test_an_objective_of_your_own():
     assert [row.path for row in rows] == ["", "encoder", "decoder", "lambda"]
 
 
-@pytest.mark.parametrize(("net", "x"), [(None, jn.spec((1, 5, 1))), (jn.dense(2), None),
-                                        (jn.dense(2), (1, 5, 1))], ids=str)  # fmt: skip
-def test_arguments_of_another_type(net, x):
-    with pytest.raises(TypeError, match="summary: (net must be a layer|the input must be)"):
-        jn.summary(net, x)
-
-
 def test_a_cast_net_with_a_repeat_has_the_operations_of_the_net():
     net = jn.serial(jn.dense(8), jn.repeat(jn.transformer_block(2), 3))
-    narrow, whole = (
-        jn.summary(each, jn.spec((2, 4, 5))) for each in (jn.cast(net, jnp.bfloat16), net)
-    )
-    assert narrow.rows[0].flops == whole.rows[0].flops
+    narrow = jn.summary(jn.cast(net, jnp.bfloat16), jn.spec((2, 4, 5)))
+    assert narrow.rows[0].kind == "cast"
+    assert narrow.rows[0].flops == jn.summary(net, jn.spec((2, 4, 5))).rows[0].flops

@@ -141,7 +141,6 @@ def saved(tmp_path):
 @pytest.mark.parametrize(("change", "words"), [
     (lambda a: a.pop("conv/kernel_lora_b"), "conv/kernel .*there is only one of"),
     (lambda a: a.update({"conv/kernel_lora_b": np.ones((2, 4), "f")}), r"lora_b\" \(2, 4\)"),
-    (lambda a: a.update({"conv/kernel_lora_b": np.ones((3, 5), "f")}), r"lora_b\" \(3, 5\)"),
     (lambda a: a.update({"conv/kernel_lora_b": np.ones((), "f")}), r"lora_b\" \(\)"),
     (lambda a: a.update({"conv/kernel_lora_b": np.ones((3, 4), int)}), "floats are needed"),
     (lambda a: a.update({"other": np.ones(3, "f")}), r'not used: "other" \(3,\)'),
@@ -158,7 +157,6 @@ def test_weights_that_do_not_fit(saved, change, words):
 
 
 @pytest.mark.parametrize(("change", "words"), [
-    ("[", "is not the config of an adapter"),
     ("[]", "is not the config of an adapter"),
     ("[" * 100_000, "is not the config of an adapter"),
     ({"r": "3"}, "needs LORA with r at least 1"),

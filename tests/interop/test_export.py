@@ -38,6 +38,12 @@ def close(a, b, tolerance=1e-5):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, tolerance, tolerance), a, b)
 
 
+def dense(**options):
+    """The program of a small net."""
+    net, x = jn.dense(3), jn.spec((2, 5))
+    return export(net, *net.init(KEY, x), x, **options)
+
+
 def sized(x, n):
     return jax.tree.map(lambda a: jnp.asarray(np.concatenate([a] * n)[:n]), x)
 
@@ -127,7 +133,7 @@ SOME = {"conv-strided", "locally_connected", "max_pool-overlap", "multi_head_att
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("row", [pytest.param(r, id=r.id) for r in ROWS if r.id in SOME])
+@pytest.mark.parametrize("row", cases(row for row in ROWS if row.id in SOME))
 def test_values_with_an_open_batch_size(row):
     layer, x = row.make(), fill(row)
     params, state = layer.init(KEY, row.x)
@@ -140,7 +146,7 @@ SEVERAL = {"conv-grouped", "conv-video"}
 
 
 @pytest.mark.fast_cases("conv-video")
-@pytest.mark.parametrize("row", [pytest.param(r, id=r.id) for r in ROWS if r.id in SEVERAL])
+@pytest.mark.parametrize("row", cases(row for row in ROWS if row.id in SEVERAL))
 def test_several_platforms(row):
     layer, x = row.make(), fill(row)
     params, state = layer.init(KEY, row.x)
@@ -161,10 +167,8 @@ def test_the_program_is_plain_stablehlo():
 def test_weights_outside_are_exchanged(tmp_path):
     from safetensors.numpy import load_file
 
-    net, spec = (
-        jn.serial(jn.conv(4, 3), jn.batch_norm(), jn.global_avg_pool()),
-        jn.spec((2, 6, 5, 1)),
-    )
+    net = jn.serial(jn.conv(4, 3), jn.batch_norm(), jn.global_avg_pool(), jn.dropout(0.5))
+    spec = jn.spec((2, 6, 5, 1))
     params, state = drawn(net, spec)
     file = export(net, params, state, spec, weights_inside=False).save(tmp_path / "net.stablehlo")
     program, x = load_exported(file), inputs(spec, 3)
@@ -173,9 +177,8 @@ def test_weights_outside_are_exchanged(tmp_path):
         jn.save(tmp_path / "net.safetensors", {"params": params, "state": state})
         weights = load_file(tmp_path / "net.safetensors")
         close(program(weights, x), jit_apply(net, params, state, x)[0])
-    with pytest.raises(
-        ValueError, match=r"expected \(a dict of 6 weights, \(batch, 6, 5, 1\) float32"
-    ):
+    words = r"expected \(a dict of 6 weights, \(batch, 6, 5, 1\) float32"
+    with pytest.raises(ValueError, match=words):
         program(x)
     with pytest.raises(ValueError, match=r"(?s)Shape mismatch.*params/conv/kernel.*\(3, 3, 1, 4\)"):
         program(weights | {"params/conv/kernel": jnp.zeros((3, 3, 2, 4))}, x)
@@ -184,11 +187,9 @@ def test_weights_outside_are_exchanged(tmp_path):
 def test_weights_inside_make_the_file_larger(tmp_path):
     net, x = jn.dense(100), jn.spec((2, 50))
     params, state = net.init(KEY, x)
-    inside = export(net, params, state, x).save(tmp_path / "a").stat().st_size
-    outside = (
-        export(net, params, state, x, weights_inside=False).save(tmp_path / "b").stat().st_size
-    )
-    assert 4 * 5000 < inside < 4 * 5000 + 5000 and outside < 5000
+    for inside, low, high in ((True, 4 * 5000, 5 * 5000), (False, 0, 5000)):
+        program = export(net, params, state, x, weights_inside=inside)
+        assert low < program.save(tmp_path / "a").stat().st_size < high
 
 
 @pytest.mark.slow
@@ -207,10 +208,8 @@ def test_gradients_by_option(tmp_path, outside):
     def ours(params, x):
         return jit_apply(net, params, state, x)[0].sum()
 
-    argument = 0 if outside else 1
-    close(
-        jax.jit(jax.grad(theirs, argument))(params, x), jax.jit(jax.grad(ours, argument))(params, x)
-    )
+    found, wanted = (jax.jit(jax.grad(f, 0 if outside else 1)) for f in (theirs, ours))
+    close(found(params, x), wanted(params, x))
     never = load_exported(program.save(tmp_path / "never"))
     weights = {f"params/conv/{name}": params["conv"][name] for name in names}
     with pytest.raises(ValueError, match="[Nn]o VJP"):
@@ -236,19 +235,14 @@ def test_further_open_sizes():
     program = export(net, params, state, (jn.spec((batch, time, 5)), jn.spec((batch,), jnp.int32)))
     x = jax.random.normal(KEY, (4, 9, 5)), jnp.array([9, 1, 5, 7])
     close(program(x), jit_apply(net, params, state, x)[0])
-    with pytest.raises(ValueError, match="batch must be None for an x with symbolic sizes, got 2"):
-        export(net, params, state, jn.spec((batch, 5)), batch=2)
-
-
-def attention(**options):
-    return jn.multi_head_attention(2, causal=True, **options)
 
 
 @pytest.mark.parametrize(
     "net",
     [
-        attention(rotary=True),
-        attention(rotary=partial(jn.rotary, size=2, interleaved=True), window=2),
+        jn.multi_head_attention(
+            2, causal=True, rotary=partial(jn.rotary, size=2, interleaved=True), window=2
+        ),
         pytest.param(
             jn.transformer_block(
                 2, 12, rotary=True, causal=True, norm=jn.rms_norm, gated=True, kv_heads=1
@@ -258,7 +252,7 @@ def attention(**options):
         jn.layers.sinusoidal_positions(),
         pytest.param(jn.learned_positions(9), marks=pytest.mark.slow),
     ],
-    ids=["rotary", "partial", "block", "sinusoidal", "learned"],
+    ids=["partial", "block", "sinusoidal", "learned"],
 )
 def test_positions_of_an_open_time_axis(net):
     params, state = drawn(net, jn.spec((2, 5, 8)))
@@ -270,13 +264,10 @@ def test_positions_of_an_open_time_axis(net):
 
 
 def test_a_fixed_batch_size():
-    net, x = jn.dense(3), jn.spec((2, 5))
-    program = export(net, *net.init(KEY, x), x, batch=4)
+    program = dense(batch=4)
     assert str(program).startswith("(4, 5) float32 -> (4, 3) float32 on ")
     with pytest.raises(ValueError, match=r"expected \(4, 5\) float32, got \(2, 5\) float32"):
         program(jnp.ones((2, 5)))
-    with pytest.raises(ValueError, match="batch must be at least 1, .*got 0"):
-        export(net, *net.init(KEY, x), x, batch=0)
 
 
 def test_a_layer_that_needs_the_batch_size():
@@ -285,33 +276,6 @@ def test_a_layer_that_needs_the_batch_size():
         export(net, {}, {}, jn.spec((2, 5)))
     assert "write export(..., batch=32)" in "".join(caught.value.__notes__)
     close(export(net, {}, {}, jn.spec((2, 5)), batch=4)(jnp.ones((4, 5))), jnp.ones((4, 5)) / 4)
-
-
-@pytest.mark.slow
-def test_evaluation_mode():
-    net, x = jn.serial(jn.dropout(0.5), jn.batch_norm()), jn.spec((8, 3))
-    params, state = drawn(net, x)
-    program, x = export(net, params, state, x), inputs(x, 6)
-    mean, var = state["batch_norm"]["mean"], state["batch_norm"]["var"]
-    scale, bias = params["batch_norm"]["scale"], params["batch_norm"]["bias"]
-    close(program(x), (x - mean) / jnp.sqrt(var + 1e-5) * scale + bias)
-
-
-@pytest.mark.parametrize(
-    ("x", "message"),
-    [
-        (np.ones((3, 4), np.float32), r"\(batch, 5\) float32, got \(3, 4\) float32: Shape"),
-        (np.ones((3, 5), np.int32), r"expected \(batch, 5\) float32, got \(3, 5\) int32: Dtype"),
-        (np.ones(5, np.float32), r"expected \(batch, 5\) float32, got \(5,\) float32"),
-        (np.ones((0, 5), np.float32), r"expected \(batch, 5\) float32, got \(0, 5\) float32"),
-        ([np.ones((3, 5), np.float32)], r"got \[\(3, 5\) float32\].*structure"),
-    ],
-    ids=["features", "dtype", "rank", "empty", "structure"],
-)
-def test_inputs_that_do_not_fit(x, message):
-    net, spec = jn.dense(3), jn.spec((2, 5))
-    with pytest.raises(ValueError, match=message):
-        export(net, *net.init(KEY, spec), spec)(x)
 
 
 def test_a_program_for_another_platform():
@@ -323,42 +287,34 @@ def test_a_program_for_another_platform():
 
 def test_a_program_that_this_jax_cannot_read():
     """As one of 0.12.0 is for 0.10.2."""
-    net, x = jn.dense(3), jn.spec((2, 5))
-    program = export(net, *net.init(KEY, x), x)
+    program = dense()
     unknown = dataclasses.replace(program.exported, mlir_module_serialized=b"of tomorrow")
-    with pytest.raises(
-        ValueError, match=f"jax {jax.__version__} cannot read a program written by a newer"
-    ):
+    words = f"jax {jax.__version__} cannot read a program written by a newer"
+    with pytest.raises(ValueError, match=words):
         program._replace(exported=unknown)(jnp.ones((2, 5)))
 
 
 @pytest.mark.parametrize(
     "damage",
-    [lambda b: b[:-1], lambda b: b[: len(b) // 2], lambda b: b"", lambda b: b"x" * 999,
-     lambda b: b[:400] + bytes([b[400] ^ 1]) + b[401:]],
-    ids=["a byte short", "half", "empty", "another file", "a bit turned"],
-)  # fmt: skip
+    [lambda b: b[:-1], lambda b: b"", lambda b: b[:400] + bytes([b[400] ^ 1]) + b[401:]],
+    ids=["a byte short", "empty", "a bit turned"],
+)
 def test_broken_files(tmp_path, damage):
-    net, x = jn.dense(3), jn.spec((2, 5))
-    file = export(net, *net.init(KEY, x), x).save(tmp_path / "new" / "net.stablehlo")
-    load_exported(file)
+    file = dense().save(tmp_path / "new" / "net.stablehlo")
     file.write_bytes(damage(file.read_bytes()))
     with pytest.raises(ValueError, match="net.stablehlo .* is truncated, changed, or not written"):
         load_exported(file)
-    with pytest.raises(IsADirectoryError, match="load_exported: .* is a folder"):
-        load_exported(tmp_path)
-    with pytest.raises(FileNotFoundError, match="load_exported: there is no file .*none"):
-        load_exported(tmp_path / "none")
 
 
 def test_a_program_keeps_links_and_modes_and_refuses_pipes(tmp_path, monkeypatch):
-    net, x = jn.dense(3), jn.spec((2, 5))
-    program = export(net, *net.init(KEY, x), x)
+    program = dense()
     (tmp_path / "a").touch(mode=0o600)
     (tmp_path / "link").symlink_to(tmp_path / "a")
     monkeypatch.setenv("HOME", str(tmp_path))
     assert program.save("~/link") == tmp_path / "link"
     assert (tmp_path / "link").is_symlink() and (tmp_path / "a").stat().st_mode & 0o777 == 0o600
+    for name in ("load", "loads", "Unpickler"):
+        monkeypatch.delattr(pickle, name)  # it is not used
     assert load_exported("~/link")(jnp.ones((2, 5))).shape == (2, 3)
     os.mkfifo(tmp_path / "pipe")
     for function in (program.save, load_exported):
@@ -368,45 +324,39 @@ def test_a_program_keeps_links_and_modes_and_refuses_pipes(tmp_path, monkeypatch
             function(None)
 
 
-def test_no_pickle(tmp_path, monkeypatch):
-    net, x = jn.dense(3), jn.spec((2, 5))
-    file = export(net, *net.init(KEY, x), x).save(tmp_path / "net.stablehlo")
-
-    def never(*args, **kwargs):
-        raise AssertionError("pickle is used")
-
-    for name in ("load", "loads", "Unpickler"):
-        monkeypatch.setattr(pickle, name, never)
-    assert load_exported(file)(jnp.ones((2, 5))).shape == (2, 3)
+def tanh(**change):
+    given = {"net": jn.serial(jnp.tanh), "params": {}, "state": {}, "x": jn.spec((2, 3))}
+    return export(**given | change)
 
 
-def test_params_that_do_not_fit():
-    with pytest.raises(ValueError, match="dense/kernel: expected"):
-        export(jn.dense(3), {}, {}, jn.spec((2, 5)))
+@pytest.mark.parametrize(("call", "error", "words"), [
+    (lambda: dense()(np.ones((3, 4), "f")), ValueError,
+     r"\(batch, 5\) float32, got \(3, 4\) float32: Shape"),
+    (lambda: dense()(np.ones((3, 5), "i")), ValueError, r"32, got \(3, 5\) int32: Dtype"),
+    (lambda: dense()(np.ones(5, "f")), ValueError, r"\(batch, 5\) float32, got \(5,\) float32"),
+    (lambda: dense()(np.ones((0, 5), "f")), ValueError, r"float32, got \(0, 5\) float32"),
+    (lambda: dense()([np.ones((3, 5), "f")]), ValueError, r"got \[\(3, 5\) float32\].*structure"),
+    (lambda: dense()(object()), TypeError, r"program: |the input must "),
+    (lambda: dense(batch=0), ValueError, "batch must be at least 1, .*got 0"),
+    (lambda: tanh(net=jn.dense(3)), ValueError, "dense/kernel: expected"),
+    (lambda: tanh(batch=2.5), TypeError, "export: batch must be an integer, got 2.5"),
+    (lambda: tanh(batch=2, x=jn.spec((*jax.export.symbolic_shape("b"), 5))), ValueError,
+     "batch must be None for an x with symbolic sizes, got 2"),
+    (lambda: tanh(platforms="cpu"), TypeError,
+     "export: platforms must be a list of str, such as .*got 'cpu'"),
+    (lambda: tanh(platforms=[]), TypeError, "export: platforms must be a list of str"),
+    (lambda: tanh(platforms=["gpu"]), ValueError,
+     "export: a platform must be 'cpu', 'cuda', 'rocm' or 'tpu', got"),
+    (lambda: load_exported("."), IsADirectoryError, "load_exported: .* is a folder"),
+    (lambda: load_exported("none"), FileNotFoundError, "load_exported: there is no file .*none"),
+])  # fmt: skip
+def test_refusals(call, error, words):
+    with pytest.raises(error, match=words):
+        call()
 
 
-@pytest.mark.parametrize(("change", "error", "words"), [
-    ({"net": None}, TypeError, "net must be a layer"),
-    ({"params": None}, TypeError, "params must be the dict"),
-    ({"x": None}, TypeError, "the input must be an array"),
-    ({"batch": 2.5}, TypeError, "batch must be an integer, got 2.5"),
-    ({"platforms": "cpu"}, TypeError, "platforms must be a list of str, such as .*got 'cpu'"),
-    ({"platforms": []}, TypeError, "platforms must be a list of str"),
-    ({"platforms": ["gpu"]}, ValueError, "a platform must be 'cpu', 'cuda', 'rocm' or 'tpu', got"),
-    ({"weights_inside": "no"}, TypeError, "weights_inside must be True or False"),
-], ids=str)  # fmt: skip
-def test_arguments_of_another_type(change, error, words):
-    given = {"net": jn.serial(jnp.tanh), "params": {}, "state": {}, "x": jn.spec((2, 3))} | change
-    with pytest.raises(error, match=f"export: {words}"):
-        export(**given)
-
-
-def test_inputs_of_another_type():
-    program = export(jn.serial(jnp.tanh), {}, {}, jn.spec((2, 3)))
-    for x in (object(), 2**40, [1, "b"]):
-        with pytest.raises(TypeError, match=r"program: |the input must "):
-            program(x)
-    assert program(np.zeros((2, 3), ">f4")).tolist() == [[0, 0, 0]] * 2
+def test_inputs_of_another_byte_order():
+    assert tanh()(np.zeros((2, 3), ">f4")).tolist() == [[0, 0, 0]] * 2
 
 
 KERNELS = "*(kernel|embedding)"
@@ -418,10 +368,9 @@ KERNELS = "*(kernel|embedding)"
     [
         lambda net: jn.lora(net, 2, where=KERNELS),
         jn.quantized,
-        lambda net: jn.quantized(net, 4),
         lambda net: jn.lora(jn.quantized(net, 4), 2, where=KERNELS),
     ],
-    ids=["lora", "8 bits", "4 bits", "lora of 4 bits"],
+    ids=["lora", "8 bits", "lora of 4 bits"],
 )
 def test_adapted_and_quantized_nets(make, tmp_path):
     """With the weights inside, and as a small program that takes the integers from a file."""

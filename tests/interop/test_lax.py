@@ -63,16 +63,9 @@ def test_no_primitive_of_ours_is_left(row):
     params, state = jax.eval_shape(lambda key: net.init(key, row.x), jax.random.key(0))
     ours = primitives(net, params, state, row.x)
     theirs = primitives(jn.interop.plain(net), params, state, row.x)
-    assert "convolution" not in theirs
+    assert "convolution" not in theirs and (row not in CONVOLUTIONS or "convolution" in ours)
     assert not theirs & {"jit", "custom_jvp_call", "custom_vmap_call", "remat2"}
     assert theirs - ours <= {"conv_general_dilated"}
-
-
-def test_every_kind_of_convolution_was_ours():
-    for row in CONVOLUTIONS:
-        net = row.make()
-        params, state = jax.eval_shape(lambda key: net.init(key, row.x), jax.random.key(0))  # noqa: B023
-        assert "convolution" in primitives(net, params, state, row.x), row.id
 
 
 def test_inside_a_compiled_function():
@@ -85,7 +78,7 @@ def test_inside_a_compiled_function():
     assert "convolution" not in primitives(jn.interop.plain(net), params, state, x)
 
 
-LOOPS = ("lstm-lengths", "gru-states", "bidirectional", "hmm")
+LOOPS = ("bidirectional", "hmm")
 
 
 @pytest.mark.parametrize("row", cases(row for row in ROWS if row.id in LOOPS))

@@ -1,8 +1,6 @@
 """Each kind of weights, by the outputs of small networks in PyTorch, there and back."""
 
 import copy
-import inspect
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -51,6 +49,9 @@ def agree(net, theirs, shape, *, names=None, maps=True, ids=None, atol=1e-4):
     for p in fresh.parameters():
         nn.init.ones_(p)
     back = to_torch(net, params, state, fresh.state_dict(), x, names=names)
+    for name, array in theirs.state_dict().items():
+        if "bias_ih" not in name and "bias_hh" not in name:  # these two are summed
+            np.testing.assert_array_equal(back[name], array.numpy(), err_msg=name)
     fresh.load_state_dict({name: torch.tensor(a) for name, a in back.items()})
     with torch.no_grad():
         again = value(fresh(given))
@@ -81,7 +82,6 @@ class Recurrent(nn.Module):
         (nn.LSTM, jn.lstm(4, use_bias=False), {"bias": False}),
         (nn.GRU, jn.gru(4, use_bias=False), {"bias": False}),
         (nn.LSTM, jn.layers.stack_rnn(jn.lstm(4), jn.lstm(4)), {"num_layers": 2}),
-        (nn.GRU, jn.bidirectional(jn.gru(4)), {"bidirectional": True}),
         (
             nn.LSTM,
             jn.serial(jn.bidirectional(jn.lstm(4)), jn.bidirectional(jn.lstm(4), name="second")),
@@ -89,7 +89,7 @@ class Recurrent(nn.Module):
         ),
         (nn.LSTM, jn.recurrent(jn.layers.lstm_cell(4)), {}),
     ],
-    ids="rnn relu lstm gru lstm-plain gru-plain two both-ways two-both-ways recurrent".split(),
+    ids="rnn relu lstm gru lstm-plain gru-plain two two-both-ways recurrent".split(),
 )
 def test_recurrent_layers(kind, layer, options):
     net = jn.serial(layer, jn.dense(5))
@@ -112,11 +112,8 @@ def test_cells(cell):
         def forward(self, x):  # the rows of the kernel are permuted, as those of a dense layer
             return self.cell(self.conv(x).flatten(1))
 
-    ours = {
-        "RNNCell": jn.layers.rnn_cell,
-        "LSTMCell": jn.layers.lstm_cell,
-        "GRUCell": jn.layers.gru_cell,
-    }[cell](4)
+    make = {"RNNCell": jn.layers.rnn_cell, "LSTMCell": jn.layers.lstm_cell}
+    ours = make.get(cell, jn.layers.gru_cell)(4)
 
     def forward(m, x):
         x = m(jn.flatten(), m(jn.conv(2, 2, padding="VALID"), x))
@@ -142,12 +139,6 @@ def test_the_biases_of_a_recurrent_layer():
     # the weights that were given are unchanged
     for name, array in theirs.state_dict().items():
         np.testing.assert_array_equal(array, kept[name])
-
-
-def test_a_projection_is_refused():
-    theirs = nn.LSTM(3, 4, proj_size=2)
-    with pytest.raises(ValueError, match="lstm and l0: expected .*, got .*weight_hr"):
-        from_torch(jn.serial(jn.lstm(4)), theirs.state_dict(), jn.spec((2, 6, 3)))
 
 
 class Attention(nn.Module):
@@ -191,19 +182,6 @@ def test_attention_to_a_memory_of_another_width():
 
     params, *_ = agree(jn.compose(forward), Cross(), (2, 5, 8), maps=False)
     assert params["multi_head_attention"]["key"]["kernel"].shape == (6, 2, 4)
-
-
-def test_attention_of_other_sizes_is_refused():
-    weights = Attention(add_bias_kv=True).state_dict()
-    net = jn.compose(lambda m, x: m(jn.dense(3), m(jn.flatten(), m(jn.multi_head_attention(2), x))))
-    with pytest.raises(ValueError, match="multi_head_attention and mha: expected .* got bias_k"):
-        from_torch(net, weights, jn.spec((2, 5, 8)))
-    weights = Attention().state_dict()
-    net = jn.serial(jn.multi_head_attention(2, kv_heads=1), jn.flatten(), jn.dense(3))
-    with pytest.raises(
-        ValueError, match=r"in_proj_weight must have shape \(16, 8\), got \(24, 8\)"
-    ):
-        from_torch(net, weights, jn.spec((2, 5, 8)))
 
 
 @pytest.mark.slow
@@ -250,13 +228,6 @@ def test_tied_embeddings():
     agree(apart, Tied(), (2, 5), ids=11, maps=False, names=names)
 
 
-def test_equal_arrays_are_not_tied():
-    """Norms whose weights are all ones are not shared."""
-    theirs = nn.Sequential(nn.Linear(3, 3), nn.LayerNorm(3), nn.LayerNorm(3))
-    with pytest.raises(ValueError, match="unused: 2"):
-        from_torch(jn.serial(jn.dense(3), jn.layer_norm()), theirs.state_dict(), jn.spec((2, 3)))
-
-
 @pytest.mark.parametrize(
     ("net", "build", "shape"),
     [
@@ -271,6 +242,13 @@ def test_equal_arrays_are_not_tied():
             lambda: [nn.Conv2d(3, 6, 3, padding=1, groups=3), nn.BatchNorm2d(6),
                      nn.Conv2d(6, 5, 1)],
             (2, 5, 4, 3), id="depthwise",
+        ),
+        pytest.param(  # the groups are along the inputs in PyTorch, along the features here
+            [jn.conv_transpose(6, 3, strides=2, padding="VALID", groups=2), jnp.tanh,
+             jn.conv(3, 1)],
+            lambda: [nn.ConvTranspose2d(4, 6, 3, stride=2, groups=2), nn.Tanh(),
+                     nn.Conv2d(6, 3, 1)],
+            (2, 5, 4, 4), id="grouped-transpose",
         ),
         pytest.param(
             [jn.conv(4, 3, padding="VALID"), jn.batch_norm(), jn.flatten(), jn.dense(3)],
@@ -298,55 +276,35 @@ def test_equal_arrays_are_not_tied():
     ],
 )  # fmt: skip
 def test_convolutions_and_norms(net, build, shape):
-    agree(jn.serial(*net), nn.Sequential(*build()), shape)
-
-
-@pytest.mark.skipif(
-    "groups" not in inspect.signature(jn.conv_transpose).parameters, reason="needs groups"
-)
-def test_grouped_transposed_convolution():
-    """The groups are along the inputs in PyTorch, along the features here."""
-    layer: Any = jn.conv_transpose
-    net = [layer(6, 3, strides=2, padding="VALID", groups=2), jnp.tanh, jn.conv(3, 1)]
-    theirs = [nn.ConvTranspose2d(4, 6, 3, stride=2, groups=2), nn.Tanh(), nn.Conv2d(6, 3, 1)]
-    agree(jn.serial(*net), nn.Sequential(*theirs), (2, 5, 4, 4))
-
-
-class Tokens(nn.Module):
-    """An image as a sequence of pixels, as vision transformers have it."""
-
-    def __init__(self):
-        super().__init__()
-        self.conv, self.mix = nn.Conv2d(3, 4, 2), nn.Linear(4, 4)
-        self.out = nn.Linear(24, 5)
-
-    def forward(self, x):
-        x = self.conv(x).flatten(2).transpose(1, 2)
-        x = x + self.mix(x)
-        return self.out(x.flatten(1))
+    net = jn.serial(*net)
+    params, state, theirs, x = agree(net, nn.Sequential(*build()), shape)
+    assert first_difference(net, params, state, theirs, x).path is None
 
 
 def test_pixels_in_a_row_are_not_flattened_unseen():
     """There the order in PyTorch may be either; as the mean of all, it does not matter."""
 
-    def forward(m, x, end):
-        x = m(jn.conv(4, 2, padding="VALID"), x).reshape(x.shape[0], -1, 4)
-        x = x + m(jn.dense(4), x)
-        return m(jn.dense(5, name="out"), end(m, x))
+    class Tokens(nn.Module):
+        """An image as a sequence of pixels, as vision transformers have it."""
 
-    flat = jn.compose(lambda m, x: forward(m, x, lambda m, x: m(jn.flatten(), x)))
-    with pytest.raises(ValueError, match="/out: the order of its input's features"):
-        from_torch(flat, Tokens().state_dict(), jn.spec((2, 4, 3, 3)))
-    mean = jn.compose(lambda m, x: forward(m, x, lambda m, x: x.mean(1)))
+        def __init__(self, width):
+            super().__init__()
+            self.conv, self.mix, self.out = nn.Conv2d(3, 4, 2), nn.Linear(4, 4), nn.Linear(width, 5)
 
-    class Mean(Tokens):
         def forward(self, x):
             x = self.conv(x).flatten(2).transpose(1, 2)
             return self.out((x + self.mix(x)).mean(1))
 
-    theirs = Mean()
-    theirs.out = nn.Linear(4, 5)
-    agree(mean, theirs, (2, 4, 3, 3))
+    def net(end):
+        def forward(m, x):
+            x = m(jn.conv(4, 2, padding="VALID"), x).reshape(x.shape[0], -1, 4)
+            return m(jn.dense(5, name="out"), m(end, x + m(jn.dense(4), x)))
+
+        return jn.compose(forward)
+
+    with pytest.raises(ValueError, match="/out: the order of its input's features"):
+        from_torch(net(jn.flatten()), Tokens(24).state_dict(), jn.spec((2, 4, 3, 3)))
+    agree(net(lambda x: x.mean(1)), Tokens(4), (2, 4, 3, 3))
 
 
 def test_columns_of_an_image_as_features_of_a_sequence():
@@ -413,13 +371,201 @@ def test_every_kind_has_its_entries():
     assert set(KINDS) == set(ENTRIES)
 
 
-def test_the_grus_of_pytorch_and_of_the_paper_are_not_confused():
-    """Their weights have the same shapes; the paper's reset gate acts before the product."""
-    weights = {
-        "weight_ih_l0": np.ones((12, 3)), "weight_hh_l0": np.ones((12, 4)),
-        "bias_ih_l0": np.ones(12), "bias_hh_l0": np.ones(12),
-    }  # fmt: skip
-    x = jn.spec((2, 5, 3))
-    from_torch(jn.gru(4), weights, x)
-    with pytest.raises(ValueError, match="got gru, whose entries differ"):
-        from_torch(jn.gru(4, reset_after=False), weights, x)
+def refused(net, theirs, shape):
+    return from_torch(net, theirs.state_dict(), jn.spec(shape))
+
+
+def attentive(**options):
+    return jn.serial(jn.multi_head_attention(2, **options), jn.flatten(), jn.dense(3))
+
+
+@pytest.mark.parametrize(("call", "error", "words"), [
+    (lambda: refused(jn.serial(jn.lstm(4)), nn.LSTM(3, 4, proj_size=2), (2, 6, 3)),
+     ValueError, "lstm and l0: expected .*, got .*weight_hr"),
+    (lambda: refused(attentive(), Attention(add_bias_kv=True), (2, 5, 8)), ValueError,
+     "multi_head_attention and mha: expected .* got bias_k"),
+    (lambda: refused(attentive(kv_heads=1), Attention(), (2, 5, 8)), ValueError,
+     r"in_proj_weight must have shape \(16, 8\), got \(24, 8\)"),
+    # Norms whose weights are all ones are not shared.
+    (lambda: refused(jn.serial(jn.dense(3), jn.layer_norm()), nn.Sequential(
+        nn.Linear(3, 3), nn.LayerNorm(3), nn.LayerNorm(3)), (2, 3)),
+     ValueError, "unused: 2"),
+    # Weights of the paper's GRU have the same shapes; its reset gate acts before the product.
+    (lambda: refused(jn.gru(4, reset_after=False), nn.GRU(3, 4), (2, 5, 3)), ValueError,
+     "got gru, whose entries differ"),
+    (lambda: first_difference(jn.dense(4), {}, {}, {}, np.ones((2, 3))), TypeError,
+     "first_difference: module must be a torch.nn.Module, got "),
+    (lambda: first_difference(jn.dense(4), {"kernel": jnp.ones((3, 4)), "bias": jnp.ones(4)}, {},
+                              nn.Linear(3, 4), np.ones((2, 3)), tolerance=-1), ValueError,
+     r"first_difference: tolerance must be in \[0, inf\), got -1"),
+])  # fmt: skip
+def test_refusals(call, error, words):
+    with pytest.raises(error, match=words):
+        call()
+
+
+# The order of features, by the logits of both.
+
+
+def test_conv_transpose_with_as_many_inputs_as_features():
+    """A square kernel: no shape shows that PyTorch has inputs first, and the window reversed."""
+    theirs = nn.Sequential(
+        nn.ConvTranspose2d(4, 4, 3, stride=2, padding=1), nn.ConvTranspose2d(4, 2, 2)
+    )
+    net = jn.serial(
+        jn.conv_transpose(4, 3, strides=2, padding=1), jn.conv_transpose(2, 2, padding="VALID")
+    )
+    agree(net, theirs, (2, 5, 6, 4))
+
+
+def test_a_flatten_of_the_input_and_two_of_one_size():
+    class Two(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.conv, self.b = nn.Linear(36, 3), nn.Conv2d(2, 6, (3, 1)), nn.Linear(36, 3)
+
+        def forward(self, x):  # 3*6*2 and 1*6*6 are both 36
+            return self.a(x.flatten(1)) * self.b(self.conv(x).flatten(1))
+
+    def forward(m, x):
+        a = m(jn.dense(3, name="a"), m(jn.flatten(), x))
+        conv = m(jn.conv(6, (3, 1), padding="VALID"), x)
+        return a * m(jn.dense(3, name="b"), m(jn.flatten(), conv))
+
+    agree(jn.compose(forward), Two(), (2, 3, 6, 2))
+
+
+def test_functions_between_the_layers_keep_the_order():
+    """Inline activations, sums and pooling, and transforms, need no help."""
+
+    class Theirs(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.wide = nn.Conv2d(3, 4, 3, padding=1), nn.Linear(4, 4)
+            self.norm, self.a, self.b = nn.BatchNorm1d(120), nn.Linear(120, 7), nn.Linear(7, 7)
+
+        def forward(self, x):
+            x = torch.relu(self.conv(x))
+            x = x * torch.sigmoid(self.wide(x.mean((2, 3))))[:, :, None, None]
+            x = 2 * torch.tanh(self.norm(x.flatten(1))) + 1
+            x = x / x.abs().mean(1, keepdim=True)
+            x = torch.relu(self.a(x))
+            return x + self.b(x)
+
+    def forward(m, x):
+        x = jax.nn.relu(m(jn.conv(4, 3), x))
+        x = (
+            x
+            * jax.nn.sigmoid(m(jn.freeze(jn.dense(4, name="wide")), x.mean((1, 2))))[:, None, None]
+        )
+        x = 2 * jnp.tanh(m(jn.batch_norm(), m(jn.flatten(), x))) + 1
+        x = x / jnp.abs(x).mean(1, keepdims=True)
+        x = jax.nn.relu(m(jn.remat(jn.serial(jn.dense(7), name="a")), x))
+        return x + m(jn.cast(jn.dense(7, name="b"), jnp.float32), x)
+
+    agree(jn.compose(forward), Theirs(), (2, 5, 6, 3))
+
+
+def test_an_embedding_flattens_as_in_torch():
+    """(batch, time, features) has the same axes in both, so nothing is permuted."""
+    net = jn.serial(jn.embedding(11, 4), jn.flatten(), jn.dense(5))
+    theirs = nn.Sequential(nn.Embedding(11, 4), nn.Flatten(), nn.Linear(12, 5))
+    agree(net, theirs, (2, 3), ids=11, maps=False)
+
+
+def inline(flatten):
+    def net(m, x):
+        x = flatten(m(jn.conv(4, 3, padding="VALID"), x))
+        return m(jn.dense(2), jax.nn.relu(m(jn.batch_norm(), x)))
+
+    return jn.compose(net)
+
+
+def test_an_inline_reshape():
+    """Its order in PyTorch is not known: it raises, or follows PyTorch's axes where written so."""
+    theirs = nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.Flatten(), nn.BatchNorm1d(48), nn.ReLU(), nn.Linear(48, 2)
+    )
+    weights = theirs.state_dict()
+    flat = lambda x: jax.nn.relu(x).reshape(len(x), -1)  # noqa: E731
+    words = r"net/batch_norm: the order .* not known.*m\(jn.flatten\(\), x\)"
+    for reshape in (flat, jax.jit(flat)):
+        with pytest.raises(ValueError, match=words):
+            from_torch(inline(reshape), weights, jn.spec((2, 5, 6, 3)))
+    channels_first = inline(lambda x: jnp.moveaxis(x, -1, 1).reshape(len(x), -1))
+    agree(channels_first, theirs, (2, 5, 6, 3))
+
+
+def test_a_decoder():
+    """From features to maps the order is known only where it is written in PyTorch's axes."""
+    theirs = nn.Sequential(
+        nn.Linear(5, 24), nn.ReLU(), nn.Unflatten(1, (4, 3, 2)), nn.ConvTranspose2d(4, 2, 2)
+    )
+
+    def decoder(shape):
+        def net(m, x):
+            x = m(jn.dense(24), x)
+            x = shape(jax.nn.relu(x))
+            return m(jn.conv_transpose(2, 2, padding="VALID"), x)
+
+        return jn.compose(net)
+
+    agree(decoder(lambda x: jnp.moveaxis(x.reshape(-1, 4, 3, 2), 1, -1)), theirs, (7, 5))
+    with pytest.raises(ValueError, match="net/conv_transpose: the order"):
+        from_torch(decoder(lambda x: x.reshape(-1, 3, 2, 4)), theirs.state_dict(), jn.spec((7, 5)))
+
+
+def test_a_shared_layer():
+    """On features and on pixels, which needs no order; on two different ones it raises."""
+
+    class Shared(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a = nn.Linear(4, 4)
+
+        def forward(self, x):
+            return self.a(self.a(x.permute(0, 2, 3, 1)).mean((1, 2)))
+
+    shared = jn.dense(4)
+    net = jn.compose(lambda m, x: m(shared, m(shared, x).mean((1, 2))))
+    agree(net, Shared(), (2, 5, 6, 4))
+    two = jn.serial(jn.flatten(), shared := jn.dense(12), shared)
+    with pytest.raises(ValueError, match="serial/dense: the order"):
+        from_torch(two, nn.Linear(12, 12).state_dict(), jn.spec((2, 2, 3, 2)))
+
+
+@pytest.mark.slow
+def test_resnet_18_trains_as_torchvisions(x64):
+    """Batch statistics and gradients, in float64."""
+    from experiments.torchvision_logits import lively, torchvision
+
+    try:
+        models = torchvision().models  # torchvision 0.28.0
+    except ImportError:
+        pytest.skip("compares with torchvision")
+    theirs = lively(models.resnet18(num_classes=5), torch).double()
+    net, x = jn.models.resnet(18, 5), np.random.default_rng(0).normal(size=(3, 48, 40, 3))
+    params, state = from_torch(net, theirs.state_dict(), x)
+    params, state = jax.tree.map(lambda a: a.astype(jnp.float64), (params, state))
+
+    @jax.jit
+    def run(params, state):
+        def loss(params):
+            y, new = net.apply(params, state, x, train=True)
+            return (y**2).sum(), (y, new)
+
+        return jax.grad(loss, has_aux=True)(params)
+
+    gradient, (y, new) = run(params, state)
+    theirs.train()
+    output = theirs(torch.tensor(np.moveaxis(x, -1, 1)))
+    (output**2).sum().backward()
+    np.testing.assert_allclose(y, output.detach().numpy(), rtol=1e-9)
+    kept = theirs.state_dict()
+    wanted = {name: p.grad for name, p in theirs.named_parameters()}
+    found = to_torch(net, gradient, new, kept, x)
+    for name, grad in wanted.items():
+        np.testing.assert_allclose(found[name], grad.numpy(), rtol=1e-6, atol=1e-8, err_msg=name)
+    for name, array in kept.items():
+        if name.endswith("running_mean"):
+            np.testing.assert_allclose(found[name], array.numpy(), rtol=1e-7, atol=1e-10)

@@ -1,4 +1,4 @@
-"""Additive attention by hand, and with keys computed once."""
+"""Additive attention with keys computed once, and what it refuses."""
 
 import jax
 import jax.numpy as jnp
@@ -6,27 +6,7 @@ import numpy as np
 import pytest
 
 import jaxnet as jn
-from tests.layers.test_attention import draw, random_params, run, softmax
-
-
-def test_additive_attention_by_hand(x64):
-    queries, memory, lengths = draw(2, 3, 4), draw(2, 5, 7, seed=1), jnp.array([2, 5])
-    layer = jn.layers.additive_attention(6, return_weights=True)
-    given = (jnp.asarray(queries), jnp.asarray(memory), lengths)
-    p = random_params(layer, given)
-    y, weights = run(layer, p, given)
-    w, u, v = (np.asarray(p[part]["kernel"]) for part in ("query", "key", "score"))
-    for b in range(2):
-        for t in range(3):
-            n = lengths[b]
-            scores = [np.tanh(queries[b, t] @ w + memory[b, s] @ u) @ v[:, 0] for s in range(n)]
-            wanted = softmax(np.array(scores))
-            np.testing.assert_allclose(weights[b, t, :n], wanted, rtol=1e-10)
-            assert not weights[b, t, n:].any()
-            np.testing.assert_allclose(y[b, t], wanted @ memory[b, :n], rtol=1e-10, atol=1e-12)
-    one, alone = run(layer, p, (given[0][:, 1], given[1], lengths))
-    np.testing.assert_allclose(one, y[:, 1], rtol=1e-10)
-    np.testing.assert_allclose(alone, weights[:, 1], rtol=1e-10)
+from tests.layers.test_attention import draw, random_params, run
 
 
 @pytest.mark.slow
@@ -44,31 +24,30 @@ def test_keys_computed_once_give_the_same(mask, x64):
     assert set(drawn) == {"query", "score"}
 
 
-def test_messages():
-    queries, memory = jn.spec((2, 3, 4)), jn.spec((2, 5, 7))
-    with pytest.raises(ValueError, match="features must be at least 1, got 0"):
-        jn.layers.additive_attention(0)
+def inits(*given, **projected):
     layer = jn.layers.additive_attention(3)
-
-    def says(match, *given):
-        with pytest.raises(ValueError, match=match):
-            layer.init(jax.random.key(0), given if len(given) > 1 else given[0])
-
-    says(r"expected \(queries, memory\) with", queries)
-    says(r"got \(2, 3, 4\) and \(2, 7\)", queries, jn.spec((2, 7)))
-    says(r"got \(4,\) and \(2, 5, 7\)", jn.spec((4,)), memory)
-    wrong = {"key": jn.spec((2, 5, 4)), "value": memory}
-    says(r"expected keys of shape \(2, 5, 3\) for a memory .*, got \(2, 5, 4\)", queries, wrong)
+    return layer.init(jax.random.key(0), (*given, projected) if projected else given)
 
 
-@pytest.mark.parametrize("dtype", [jnp.int32, jnp.uint8, jnp.bool_])
-def test_a_memory_of_integers_is_refused(dtype):
-    layer = jn.layers.additive_attention(4)
-    queries, memory, lengths = jnp.ones((2, 3, 4)), jnp.ones((2, 5, 7), dtype), jnp.array([5, 2])
-    with pytest.raises(TypeError, match="additive_attention: expected an input of floats, got"):
-        layer.init(jax.random.key(0), (queries, memory, lengths))  # the weights would become 0
-    for part in ("key", "value"):
-        given = {"key": jnp.ones((2, 5, 4)), "value": jnp.ones((2, 5, 7))}
-        given[part] = given[part].astype(dtype)
-        with pytest.raises(TypeError, match="expected an input of floats"):
-            layer.init(jax.random.key(0), (queries, given, lengths))
+QUERIES, MEMORY = jn.spec((2, 3, 4)), jn.spec((2, 5, 7))
+KEYS = jn.spec((2, 5, 3))
+
+
+@pytest.mark.parametrize(("call", "error", "words"), [
+    (lambda: jn.layers.additive_attention(0), ValueError, "features must be at least 1, got 0"),
+    (lambda: inits(QUERIES), ValueError, r"expected \(queries, memory\) with"),
+    (lambda: inits(QUERIES, jn.spec((2, 7))), ValueError, r"got \(2, 3, 4\) and \(2, 7\)"),
+    (lambda: inits(jn.spec((4,)), MEMORY), ValueError, r"got \(4,\) and \(2, 5, 7\)"),
+    (lambda: inits(QUERIES, key=QUERIES, value=MEMORY), ValueError,
+     r"expected keys of shape \(2, 5, 3\) for a memory .*, got \(2, 3, 4\)"),
+    # The weights would become 0.
+    (lambda: inits(QUERIES, jn.spec((2, 5, 7), int), jn.spec((2,), int)), TypeError,
+     "additive_attention: expected an input of floats, got"),
+    (lambda: inits(QUERIES, key=KEYS, value=jn.spec((2, 5, 7), int)), TypeError,
+     "expected an input of floats"),
+    (lambda: inits(QUERIES, key=jn.spec((2, 5, 3), int), value=MEMORY), TypeError,
+     "expected an input of floats"),
+])  # fmt: skip
+def test_refusals(call, error, words):
+    with pytest.raises(error, match=words):
+        call()

@@ -19,7 +19,7 @@ def near(share, wanted, deviation, n):
     assert abs(share - wanted) < 4 * deviation / np.sqrt(n)
 
 
-@pytest.mark.parametrize("rate", [0.1, 0.5, 0.9])
+@pytest.mark.parametrize("rate", [0.1, 0.9])
 @pytest.mark.parametrize(
     ("make", "shape", "free"),
     [
@@ -61,40 +61,21 @@ def test_identity_in_evaluation_and_at_rate_0():
         assert (jit_apply(make(0.0), {}, {}, x, train=True)[0] == x).all()
 
 
-def test_two_in_one_net_draw_differently():
-    net = jn.parallel(jn.dropout(0.5), jn.dropout(0.5))
-    a, b = train(net, jnp.ones((20, 20)))
-    assert (a != b).any()
+PIXELS = np.full((2, 5, 3), 200, np.uint8)  # 200 / 0.5 would become 255
 
 
-def test_gradient_is_the_mask():
-    x = jnp.ones((30, 4))
-    layer = jn.dropout(0.25)
-    grad = jax.jit(jax.grad(lambda x: train(layer, x).sum()))(x)
-    np.testing.assert_allclose(grad, train(layer, x))
+@pytest.mark.parametrize("make", [jn.dropout, jn.layers.spatial_dropout, jn.layers.drop_path])
+def test_refusals(make):
+    with pytest.raises(ValueError, match="fraction to drop"):
+        make(1.0)
+    with pytest.raises(ValueError, match=f"{make(0.5).kind}: needs a key in training"):
+        make(0.5).apply({}, {}, jnp.ones((2, 3, 4)), train=True)
+    with pytest.raises(
+        TypeError, match=f"{make(0.5).kind}: expected an input of floats, got uint8"
+    ):
+        make(0.5).apply({}, {}, PIXELS)
 
 
-def test_drop_path_in_a_residual_block_skips_whole_examples():
-    block = jn.residual(jn.serial(lambda x: x + 1, jn.layers.drop_path(0.5)))
-    y = np.asarray(train(block, jnp.ones((50, 3))))
-    assert set(map(tuple, y)) == {(1.0, 1.0, 1.0), (5.0, 5.0, 5.0)}  # x, and x + 2 * (x + 1)
-
-
-def test_messages():
-    for make in (jn.dropout, jn.layers.spatial_dropout, jn.layers.drop_path):
-        with pytest.raises(ValueError, match="fraction to drop"):
-            make(1.0)
+def test_axes_that_are_not_there():
     with pytest.raises(ValueError, match=r"axes of the input \(2, 3\), got \(2,\)"):
         jn.dropout(0.5, axes=(2,)).init(jax.random.key(0), jn.spec((2, 3)))
-    with pytest.raises(ValueError, match="drop_path: needs a key in training"):
-        jn.layers.drop_path(0.5).apply({}, {}, jnp.ones((2, 3)), train=True)
-
-
-@pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
-@pytest.mark.parametrize("layer", [
-    jn.dropout(0.5), jn.layers.spatial_dropout(0.5), jn.layers.drop_path(0.5)],
-                         ids=lambda layer: layer.kind)  # fmt: skip
-def test_integers_are_refused(layer, training):
-    x = jnp.full((2, 5, 3), 200, jnp.uint8)  # 200 / 0.5 would become 255
-    with pytest.raises(TypeError, match=f"{layer.kind}: expected an input of floats, got uint8"):
-        layer.apply({}, {}, x, key=jax.random.key(0), train=training)

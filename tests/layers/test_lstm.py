@@ -1,4 +1,4 @@
-"""LSTM: the forget bias, params and messages; see test_recurrent.py for its values."""
+"""LSTM: the forget bias and messages; tests/layer_values.py has its values."""
 
 import jax
 import jax.numpy as jnp
@@ -26,12 +26,6 @@ def test_a_fresh_lstm_remembers():
     # 19 steps of sigmoid(1) = 0.73 against sigmoid(0) = 0.5: about (0.73 / 0.5)^19 = 1350 times
     assert 50 < reach(forget_bias(1.0)) / reach(initializers.zeros) < 50_000
     assert forget_bias(2.0)(jax.random.key(0), (12,)).tolist() == [0] * 3 + [2] * 3 + [0] * 6
-
-
-def test_params():
-    params, state = jn.lstm(4).init(jax.random.key(0), jn.spec((2, 6, 5)))
-    shapes = jax.tree.map(jnp.shape, params)
-    assert shapes == {"bias": (16,), "kernel": (5, 16), "recurrent_kernel": (4, 16)} and state == {}
 
 
 PARAMS = random_params("lstm")

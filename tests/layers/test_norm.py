@@ -2,7 +2,6 @@
 
 from functools import partial
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -105,51 +104,6 @@ def test_equals_torch(make, make_torch, shape, x64):
         np.testing.assert_allclose(still, back(other(given)), rtol=1e-10, atol=1e-10)
 
 
-# flax 0.12
-FLAX = [
-    pytest.param(jn.layer_norm, nn.LayerNorm(param_dtype=float), (4, 5, 6), id="layer_norm"),
-    pytest.param(jn.rms_norm, nn.RMSNorm(param_dtype=float), (4, 5, 6), id="rms_norm"),
-    pytest.param(
-        lambda: jn.group_norm(3), nn.GroupNorm(3, param_dtype=float), (4, 5, 7, 6), id="group_norm"
-    ),
-    pytest.param(
-        jn.layers.instance_norm,
-        nn.InstanceNorm(param_dtype=float),
-        (4, 5, 7, 6),
-        id="instance_norm",
-    ),
-    pytest.param(
-        lambda: jn.batch_norm(momentum=0.7),
-        nn.BatchNorm(momentum=0.7, use_running_average=False, param_dtype=float),
-        (4, 5, 7, 6),
-        id="batch_norm",
-    ),
-]
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(("make", "other", "shape"), FLAX)
-def test_equals_flax_with_its_own_params(make, other, shape, x64):
-    layer, x, weights = make(), jnp.asarray(draw(*shape)), draw(*shape, seed=1)
-    # Flax's running averages start in float32.
-    drawn = jax.device_get(jax.jit(other.init)(jax.random.key(0), x))
-    variables = jax.tree.map(lambda a: a.astype(float), drawn)
-    params = {name: draw(6, seed=2 + i) for i, name in enumerate(sorted(variables["params"]))}
-    y, grads, after = run(layer, params, x, weights, train=True)
-
-    def loss(params, x):
-        y, new = other.apply(variables | {"params": params}, x, mutable=["batch_stats"])
-        return (y * weights).sum(), (y, new)
-
-    theirs, (out, new) = jax.jit(jax.grad(loss, argnums=(0, 1), has_aux=True))(params, x)
-    np.testing.assert_allclose(y, out, rtol=1e-10, atol=1e-10)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, 1e-10, 1e-10), grads, theirs)
-    if after:
-        jax.tree.map(
-            lambda a, b: np.testing.assert_allclose(a, b, 1e-10, 1e-10), after, new["batch_stats"]
-        )
-
-
 def test_batch_norm_by_hand():
     """Entries 1 and 5: mean 3, variance 4; the averages move a tenth of the way."""
     layer = jn.batch_norm(epsilon=0.0)
@@ -168,8 +122,7 @@ NORMS = {  # the axes that the statistics are taken over, for (batch, positions,
 }
 
 
-@pytest.mark.parametrize("use_bias", [True, False])
-@pytest.mark.parametrize("use_scale", [True, False])
+@pytest.mark.parametrize(("use_scale", "use_bias"), [(True, False), (False, True)])
 @pytest.mark.parametrize("name", NORMS)
 def test_values_with_and_without_scale_and_bias(name, use_scale, use_bias):
     """In training, against NumPy in float64."""
@@ -177,6 +130,7 @@ def test_values_with_and_without_scale_and_bias(name, use_scale, use_bias):
     layer = make(epsilon=0.25, use_scale=use_scale, use_bias=use_bias)
     x = draw(3, 5, 4)
     params, state = layer.init(jax.random.key(0), jn.spec(x.shape))
+    assert [*params] == ["scale"] * use_scale + ["bias"] * use_bias
     values = {"scale": np.array([2.0, -1.0, 0.5, 3.0]), "bias": np.array([1.0, 4.0, -2.0, 0.0])}
     params = {key: jnp.asarray(values[key], jnp.float32) for key in params}
     y, _ = jit_apply(layer, params, state, jnp.asarray(x, jnp.float32), train=True)
@@ -201,42 +155,6 @@ def test_running_statistics_carry_no_gradient():
     assert not grad.any()
 
 
-@pytest.mark.parametrize(
-    "make",
-    [jn.batch_norm, jn.layer_norm, jn.rms_norm, jn.layers.instance_norm, lambda: jn.group_norm(2)],
-    ids=["batch", "layer", "rms", "instance", "group"],
-)
-def test_bfloat16_has_statistics_in_float32(make):
-    """4096 entries near 100: a sum in bfloat16 stops growing at 256 times the entry."""
-    x = jnp.asarray(100 + 10 * np.random.default_rng(0).normal(size=(2, 32, 64, 4)))
-    x = x.astype(jnp.bfloat16)
-    layer = make()
-    params, state = layer.init(jax.random.key(0), x)
-    narrow, _ = jit_apply(layer, params, state, x, train=True)
-    wide, _ = jit_apply(layer, params, state, x.astype(jnp.float32), train=True)
-    assert narrow.dtype == jnp.bfloat16
-    # One rounding to 8 bits at the end is all that may be lost: at most 2^-8 of the value.
-    np.testing.assert_allclose(narrow.astype(jnp.float32), wide, rtol=2**-8, atol=1e-6)
-
-
-@pytest.mark.fast_cases("layer_norm", "instance_norm")
-@pytest.mark.parametrize(
-    ("make", "axes"),
-    [
-        pytest.param(jn.layer_norm, (3,), id="layer_norm"),
-        pytest.param(jn.layers.instance_norm, (1, 2), id="instance_norm"),
-        pytest.param(lambda: jn.group_norm(1), (1, 2, 3), id="group_norm"),
-        pytest.param(jn.batch_norm, (0, 1, 2), id="batch_norm"),
-    ],
-)
-def test_mean_0_and_variance_1_over(make, axes):
-    x = jnp.asarray(draw(4, 5, 7, 6), jnp.float32)
-    layer = make()
-    y, _ = jit_apply(layer, *layer.init(jax.random.key(0), x), x, train=True)
-    np.testing.assert_allclose(y.mean(axes), 0, atol=1e-5)
-    np.testing.assert_allclose(y.var(axes), 1, rtol=1e-3)
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "make",
@@ -254,57 +172,46 @@ def test_constant_input_is_finite(make):
     assert jnp.isfinite(value) and jnp.isfinite(grad).all()
 
 
-def test_switches_leave_params_out():
-    for make in (
-        jn.layer_norm,
-        jn.layers.instance_norm,
-        jn.batch_norm,
-        lambda **o: jn.group_norm(2, **o),
-    ):
-        x = jn.spec((2, 5, 4))
-        assert set(make(use_bias=False).init(jax.random.key(0), x)[0]) == {"scale"}
-        assert set(make(use_scale=False).init(jax.random.key(0), x)[0]) == {"bias"}
-    assert jn.rms_norm(use_scale=False).init(jax.random.key(0), x)[0] == {}
+def apply(layer, *shape):
+    return layer.apply(*layer.init(jax.random.key(0), jn.spec(shape)), jnp.ones(shape), train=True)
 
 
-def test_messages():
-    key = jax.random.key(0)
-    with pytest.raises(ValueError, match="momentum must be in"):
-        jn.batch_norm(momentum=1.0)
-    with pytest.raises(ValueError, match="at least one entry per feature"):
-        layer = jn.batch_norm()
-        layer.apply(*layer.init(key, jn.spec((0, 3))), jnp.ones((0, 3)), train=True)
-    with pytest.raises(ValueError, match="groups must be at least 1"):
-        jn.group_norm(0)
-    with pytest.raises(ValueError, match="4 groups must divide the 6 features"):
-        jn.group_norm(4).init(key, jn.spec((2, 6)))
-    with pytest.raises(ValueError, match="of shape .batch, positions, ..., features., got"):
-        jn.layers.instance_norm().init(key, jn.spec((2, 6)))
-    for make in (jn.layer_norm, jn.rms_norm, jn.batch_norm):
-        with pytest.raises(ValueError, match="of shape .batch, ..., features., got"):
-            make().init(key, jn.spec((2,)))
+SPACED = r"of shape .batch, positions, ..., features., got"
+SHAPED = r"of shape .batch, ..., features., got"
+
+
+@pytest.mark.parametrize(("call", "error", "words"), [
+    (lambda: jn.batch_norm(momentum=1.0), ValueError, "momentum must be in"),
+    (lambda: jn.layer_norm(epsilon=float("nan")), ValueError,
+     r"epsilon must be in \[0, inf\), got"),
+    (lambda: apply(jn.batch_norm(), 0, 3), ValueError, "at least one entry per feature"),
+    (lambda: jn.group_norm(0), ValueError, "groups must be at least 1"),
+    (lambda: apply(jn.group_norm(4), 2, 6), ValueError, "4 groups must divide the 6 features"),
+    (lambda: apply(jn.layers.instance_norm(), 2, 6), ValueError, SPACED),
+    (lambda: apply(jn.layer_norm(), 2), ValueError, SHAPED),
+    (lambda: apply(jn.rms_norm(), 2), ValueError, SHAPED),
+    (lambda: apply(jn.batch_norm(), 2), ValueError, SHAPED),
+    (lambda: jn.rms_norm().init(jax.random.key(0), jn.spec((2, 5, 3), jnp.complex64)), TypeError,
+     "expected an input of real numbers, got complex64"),
+])  # fmt: skip
+def test_refusals(call, error, words):
+    with pytest.raises(error, match=words):
+        call()
 
 
 def test_a_batch_of_one_has_no_variance():
     """Training on it gave the bias, whatever the input; init, evaluation and positions are fine."""
     net = jn.serial(jn.dense(3), jn.batch_norm())
     params, state = net.init(jax.random.key(0), jn.spec((1, 2)))
-    with pytest.raises(
-        ValueError, match=r"batch_norm: .* got an input of shape \(1, 3\).*layer_norm"
-    ) as caught:
+    words = r"batch_norm: .* got an input of shape \(1, 3\).*layer_norm"
+    with pytest.raises(ValueError, match=words) as caught:
         net.apply(params, state, jnp.ones((1, 2)), train=True)
     assert any("in serial/batch_norm" in note for note in caught.value.__notes__)
     with pytest.raises(ValueError, match="more than one value per feature"):
         jax.jit(partial(net.apply, train=True))(params, state, jnp.ones((1, 2)))
     assert net.apply(params, state, jnp.ones((1, 2)))[0].shape == (1, 3)
-    image, layer = jnp.ones((1, 4, 4, 3)), jn.batch_norm()
-    assert (
-        layer.apply(*layer.init(jax.random.key(0), image), image, train=True)[0].shape
-        == image.shape
-    )
-    held = jn.batch_norm(use_running_average=True)
-    x = jnp.ones((1, 3))
-    held.apply(*held.init(jax.random.key(0), x), x, train=True)
+    assert apply(jn.batch_norm(), 1, 4, 4, 3)[0].shape == (1, 4, 4, 3)
+    apply(jn.batch_norm(use_running_average=True), 1, 3)
 
 
 def test_fit_pads_the_last_example_with_others():
@@ -315,20 +222,8 @@ def test_fit_pads_the_last_example_with_others():
     trainer = jn.trainer(objective, optax.sgd(0.1))
     start = trainer.init(jax.random.key(0), (x, y))
     (epoch,) = jn.fit(trainer, start, (x, y), epochs=1, batch_size=4, progress=False)
-    assert (
-        np.isfinite(epoch.train["loss"])
-        and (epoch.train_state.state["batch_norm"]["var"] > 0.75).all()
-    )
-
-
-@pytest.mark.parametrize("make", [
-    jn.batch_norm, jn.layer_norm, jn.rms_norm, jn.layers.instance_norm],
-                         ids=lambda make: make.__name__)  # fmt: skip
-def test_what_no_norm_takes(make):
-    with pytest.raises(ValueError, match=r"epsilon must be in \[0, inf\), got nan"):
-        make(epsilon=float("nan"))
-    with pytest.raises(TypeError, match="expected an input of real numbers, got complex64"):
-        make().init(jax.random.key(0), jn.spec((2, 5, 3), jnp.complex64))
+    assert np.isfinite(epoch.train["loss"])
+    assert (epoch.train_state.state["batch_norm"]["var"] > 0.75).all()
 
 
 def test_frozen_statistics_are_those_of_pytorch_in_eval(x64):
@@ -381,7 +276,7 @@ FOUR = [jn.layer_norm(), jn.group_norm(1), jn.layers.instance_norm(), jn.batch_n
 
 
 @pytest.mark.parametrize("layer", FOUR, ids=lambda layer: layer.name)
-@pytest.mark.parametrize("value", [33_000.0, 1.1e6, 1e7])
+@pytest.mark.parametrize("value", [33_000.0, 1e7])
 def test_equal_numbers_become_zero(layer, value):
     """Far from 0, the mean of equal numbers was rounded, and the rest divided by itself."""
     x = np.full((4, 5, 7, 16), value, np.float32)

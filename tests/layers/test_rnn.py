@@ -1,4 +1,4 @@
-"""The simple recurrent layer by hand; see test_recurrent.py for what it shares with the others."""
+"""The simple recurrent layer; see test_recurrent.py for what it shares with the others."""
 
 import jax
 import jax.numpy as jnp
@@ -7,31 +7,6 @@ import numpy as np
 import jaxnet as jn
 from tests.compiled import jit_apply
 from tests.layers.test_recurrent import random
-
-
-def test_simple_rnn_and_readout_by_hand(x64):
-    """h = sigma(W x + U h + b), o = sigma(V h + c): 1 input, 2 features, 1 output, 3 steps."""
-    net = jn.serial(jn.rnn(2, activation=jax.nn.sigmoid), jn.dense(1), jax.nn.sigmoid)
-    params = {
-        "rnn": {
-            "kernel": jnp.array([[1.0, -2.0]]),
-            "recurrent_kernel": jnp.array([[0.5, 1.0], [-1.0, 0.0]]),
-            "bias": jnp.array([0.0, 1.0]),
-        },
-        "dense": {"kernel": jnp.array([[2.0], [-1.0]]), "bias": jnp.array([0.25])},
-    }
-    y, _ = jit_apply(net, params, {}, jnp.array([[[1.0], [0.0], [-1.0]]]))
-
-    def sigma(z):
-        return 1 / (1 + np.exp(-z))
-
-    # by hand: row t holds x_t W + h_{t-1} U + b written out
-    a1, b1 = sigma(1.0), sigma(-2.0 + 1.0)
-    a2, b2 = sigma(0.5 * a1 - b1), sigma(a1 + 1.0)
-    a3, b3 = sigma(-1.0 + 0.5 * a2 - b2), sigma(2.0 + a2 + 1.0)
-    o = [sigma(2 * a - b + 0.25) for a, b in ((a1, b1), (a2, b2), (a3, b3))]
-    np.testing.assert_allclose(y[0, :, 0], o, rtol=1e-14)
-    assert abs(a1 - 0.7310585786) < 1e-10  # sigma(1)
 
 
 def test_long_padding_after_a_layer_that_blows_up(x64):

@@ -6,12 +6,6 @@ import jaxnet as jn
 from tests.compiled import jit_apply
 
 
-def test_flatten_keeps_the_order():
-    x = jnp.arange(24).reshape(2, 3, 4)
-    y, _ = jit_apply(jn.flatten(), {}, {}, x)
-    assert y.shape == (2, 12) and y[1].tolist() == list(range(12, 24))
-
-
 def test_flatten_of_an_empty_batch_and_of_flat_data():
     assert jit_apply(jn.flatten(), {}, {}, jnp.ones((0, 3, 4)))[0].shape == (0, 12)
     assert jit_apply(jn.flatten(), {}, {}, jnp.ones((5, 3)))[0].shape == (5, 3)

@@ -1,7 +1,5 @@
 """The transformer block, against PyTorch's and in a stream."""
 
-from functools import partial
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -50,41 +48,6 @@ def test_a_gated_mlp_by_llamas_names(x64):
     np.testing.assert_allclose(run(block, p, jnp.asarray(x)), wanted, rtol=1e-10, atol=1e-10)
 
 
-# torch 2.13.0
-@pytest.mark.parametrize("norm_first", [True, False])
-def test_block_equals_torchs_encoder_layer(norm_first, x64):
-    torch = pytest.importorskip("torch", reason="values are compared with PyTorch's")
-    x, lengths = draw(2, 5, 6), np.array([5, 3])
-    norm_at = "input" if norm_first else "sum"
-    block = jn.transformer_block(2, 9, activation=jax.nn.relu, norm_at=norm_at)
-    given = (jnp.asarray(x), jnp.asarray(lengths))
-    p = jax.tree.map(np.asarray, random_params(block, given))
-    other = torch.nn.TransformerEncoderLayer(
-        6, 2, 9, dropout=0.0, batch_first=True, norm_first=norm_first, layer_norm_eps=1e-6
-    ).double()
-    attention = p["attention"]
-    parts = [attention[n] for n in ("query", "key", "value")]
-    state = {
-        "self_attn.in_proj_weight": np.concatenate([a["kernel"].reshape(6, 6).T for a in parts]),
-        "self_attn.in_proj_bias": np.concatenate([a["bias"].reshape(6) for a in parts]),
-        "self_attn.out_proj.weight": attention["out"]["kernel"].reshape(6, 6).T,
-        "self_attn.out_proj.bias": attention["out"]["bias"],
-        "linear1.weight": p["mlp_in"]["kernel"].T,
-        "linear1.bias": p["mlp_in"]["bias"],
-        "linear2.weight": p["mlp_out"]["kernel"].T,
-        "linear2.bias": p["mlp_out"]["bias"],
-        "norm1.weight": p["attention_norm"]["scale"],
-        "norm1.bias": p["attention_norm"]["bias"],
-        "norm2.weight": p["mlp_norm"]["scale"],
-        "norm2.bias": p["mlp_norm"]["bias"],
-    }
-    other.load_state_dict({name: torch.tensor(value) for name, value in state.items()})
-    padding = torch.tensor(np.arange(5) >= lengths[:, None])
-    theirs = other.train()(torch.tensor(x), src_key_padding_mask=padding).detach()
-    y, _ = run(block, p, given)
-    np.testing.assert_allclose(y, theirs, rtol=1e-10, atol=1e-10)
-
-
 @pytest.mark.slow
 def test_post_norm_with_a_memory_by_its_parts(x64):
     """With norm_at="sum" each sum is normalized, in a decoder too, and step by step."""
@@ -109,21 +72,18 @@ def test_post_norm_with_a_memory_by_its_parts(x64):
 
 def test_norms_of_outputs_by_their_parts(x64):
     x = jnp.asarray(draw(2, 5, 6))
-    for norm_at in ("output", "both"):
-        block = jn.transformer_block(2, 9, norm_at=norm_at, use_bias=("mlp",), norm=jn.rms_norm)
-        p = random_params(block, x)
+    block = jn.transformer_block(2, 9, norm_at="output", use_bias=("mlp",), norm=jn.rms_norm)
+    p = random_params(block, x)
 
-        def part(layer, name, given, p=p):
-            return run(layer, p[name], given)
+    def part(layer, name, given):
+        return run(layer, p[name], given)
 
-        norm, attention = jn.rms_norm(), jn.multi_head_attention(2, use_bias=False)
-        out = "" if norm_at == "output" else "_out"
-        before = (lambda name, x: x) if norm_at == "output" else partial(part, norm)
-        y = part(attention, "attention", before("attention_norm", x))
-        h = x + part(norm, f"attention{out}_norm", y)
-        hidden = jax.nn.gelu(part(jn.dense(9), "mlp_in", before("mlp_norm", h)))
-        wanted = h + part(norm, f"mlp{out}_norm", part(jn.dense(6), "mlp_out", hidden))
-        np.testing.assert_allclose(run(block, p, x), wanted, 1e-10)
+    norm = jn.rms_norm()
+    y = part(jn.multi_head_attention(2, use_bias=False), "attention", x)
+    h = x + part(norm, "attention_norm", y)
+    hidden = jax.nn.gelu(part(jn.dense(9), "mlp_in", h))
+    wanted = h + part(norm, "mlp_norm", part(jn.dense(6), "mlp_out", hidden))
+    np.testing.assert_allclose(run(block, p, x), wanted, 1e-10)
 
 
 def test_a_layer_in_place_of_the_mlp(x64):

@@ -1,4 +1,3 @@
-import math
 from functools import partial
 
 import jax
@@ -7,29 +6,9 @@ import numpy as np
 import pytest
 
 from jaxnet import losses
-from tests.losses.common import check_torch, close
+from tests.losses.common import check_torch
 
 RNG = np.random.default_rng(7)
-
-
-def test_kl_sparsity_is_zero_at_rho_and_grows_on_both_sides():
-    at = lambda mean: float(losses.kl_sparsity(jnp.full((4, 1), mean), rho=0.05))  # noqa: E731
-    assert abs(at(0.05)) < 1e-7
-    assert at(0.02) > at(0.04) > 1e-4
-    assert at(0.5) > at(0.1) > 1e-3
-    # by hand: 0.05 log(0.05/0.2) + 0.95 log(0.95/0.8)
-    close(at(0.2), 0.05 * math.log(0.25) + 0.95 * math.log(1.1875), 1e-5)
-
-
-def test_kl_sparsity_is_of_the_mean_and_sums_over_units():
-    """Activations 0 and 0.4 have the mean 0.2; a mean of KLs would be far from 0."""
-    one = losses.kl_sparsity(jnp.array([[0.0], [0.4]]), rho=0.2)
-    assert abs(one) < 1e-6
-    a = jnp.array(RNG.uniform(size=(6, 3)))
-    each = [losses.kl_sparsity(a[:, j : j + 1], rho=0.1) for j in range(3)]
-    close(losses.kl_sparsity(a, rho=0.1), sum(each), 1e-5)
-    # positions are averaged like the batch
-    close(losses.kl_sparsity(a.reshape(2, 3, 3), rho=0.1), sum(each), 1e-5)
 
 
 @pytest.mark.parametrize("end, sign", [(0.0, -1), (1.0, 1)])

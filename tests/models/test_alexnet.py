@@ -10,7 +10,6 @@ from tests.models.sizes import count, shapes
 @pytest.mark.parametrize(
     ("net", "size", "parameters"),
     [
-        (jn.models.alexnet(), 227, 60_965_224),
         (jn.models.alexnet(groups=1), 227, 62_378_344),
         (torchvision_nets.alexnet(), 224, 61_100_840),
     ],

@@ -59,12 +59,6 @@ def test_a_perceptron_fires_above_0_alone():
     assert y[:, 1].tolist() == [0, 0, 0, 0]  # z = 0 is not above
 
 
-def test_adaline_is_linear():
-    params = {"kernel": jnp.array([[1.0], [2.0]]), "bias": jnp.array([0.5])}
-    y, _ = adaline().apply(params, {}, jnp.array([[1.0, 1.0], [-1.0, 3.0]]))
-    assert y.tolist() == [[3.5], [5.5]]
-
-
 @pytest.mark.parametrize("layer", [perceptron, adaline])
 def test_units_begin_at_0(layer):
     params, _ = layer(4).init(KEY, jn.spec((2, 3)))
@@ -128,26 +122,23 @@ def test_the_rule_is_the_gradient_of_its_criterion():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("optimizer", [optax.sgd(1.0, momentum=0.5), optax.adam(0.1)])
-def test_any_optimizer_takes_the_rule(optimizer):
+def test_any_optimizer_takes_the_rule():
     x, y, _ = separable(2, margin=0.2)
-    trainer = jn.trainer(jn.training.learning_rule(perceptron(), perceptron_rule), optimizer)
+    trainer = jn.trainer(jn.training.learning_rule(perceptron(), perceptron_rule), optax.adam(0.1))
     data = x, y[:, None]
     train_state = trainer.init(KEY, data)
-    losses = [
-        epoch.train["loss"] for epoch in jn.fit(trainer, train_state, data, epochs=60, batch_size=1)
-    ]
+    epochs = jn.fit(trainer, train_state, data, epochs=60, batch_size=1)
+    losses = [epoch.train["loss"] for epoch in epochs]
     assert losses[0] > 0 and losses[-1] == 0
 
 
 # Training to the end.
 
 
-@pytest.mark.parametrize("rate", [1.0, 0.25])
-def test_training_is_the_loop_in_plain_python(rate):
+def test_training_is_the_loop_in_plain_python():
     x, y, _ = separable(7)
-    run = train_perceptron(x, y, learning_rate=rate)
-    w, b, counts = online(x, y, rate)
+    run = train_perceptron(x, y, learning_rate=0.25)
+    w, b, counts = online(x, y, 0.25)
     assert run.converged and not run.cycles
     assert run.mistakes.tolist() == counts and len(counts) > 2
     np.testing.assert_allclose(run.params["kernel"][:, 0], w, 1e-5, 1e-6)
@@ -155,7 +146,7 @@ def test_training_is_the_loop_in_plain_python(rate):
 
 
 @pytest.mark.parametrize("margin", [0.05, 0.4])
-@pytest.mark.parametrize("seed", range(15))
+@pytest.mark.parametrize("seed", range(4))
 def test_mistakes_stay_below_novikoffs_bound(seed, margin):
     x, y, hidden = separable(seed, margin=margin)
     assert len(x) == 60 and 0 < y.sum() < 60
@@ -184,7 +175,6 @@ def test_the_bound_is_reached():
 
 def test_several_units_are_as_many_perceptrons():
     x, y, _ = separable(0)
-    _, other, _ = separable(0, margin=0.05)
     other = (x[:, 0] > 0.1).astype(np.float32)
     both = train_perceptron(x, np.stack([y, other], 1))
     one, two = train_perceptron(x, y), train_perceptron(x, other)
@@ -222,13 +212,8 @@ def test_xor_does_not_converge_and_says_so():
     assert 1 < len(run.mistakes) < 30 and (run.mistakes > 0).all()
     _, _, counts = online(CORNERS, XOR, passes=50)
     assert counts[: len(run.mistakes)] == run.mistakes.tolist() and min(counts) > 0
-    for words in (
-        "did not converge",
-        "no hyperplane separates",
-        "repeat in a cycle",
-        "polynomial(2)",
-    ):
-        assert words in str(run)
+    words = "did not converge", "no hyperplane separates", "repeat in a cycle", "polynomial(2)"
+    assert all(part in str(run) for part in words)
 
 
 def test_too_few_passes_are_no_proof():
@@ -272,20 +257,6 @@ def test_mapped_xor_has_0_mistakes(layer, params):
     assert net.apply(whole, {}, CORNERS)[0][:, 0].tolist() == XOR.tolist()
 
 
-def test_a_stack_of_linear_layers_stays_linear():
-    """It is one affine map, and XOR behind it is as inseparable as before."""
-    stack = jn.serial(jn.dense(7), jn.dense(6), jn.dense(5))
-    params, _ = stack.init(KEY, CORNERS)
-    params = jax.tree.map(lambda w: w + 0.1, params)  # biases too
-    mapped, _ = stack.apply(params, {}, CORNERS)
-    at_0, _ = stack.apply(params, {}, np.zeros((1, 2), np.float32))
-    product = params["dense"]["kernel"] @ params["dense_1"]["kernel"] @ params["dense_2"]["kernel"]
-    np.testing.assert_allclose(mapped, CORNERS @ product + at_0, 1e-5, 1e-5)
-    assert not train_perceptron(mapped, XOR, passes=500).converged
-    bent = np.tanh(CORNERS @ np.array([[5.0, -5.0], [-5.0, 5.0]]) - 2.5)
-    assert train_perceptron(bent, XOR).converged
-
-
 # ADALINE.
 
 
@@ -296,65 +267,30 @@ def noisy(seed=0):
     return x, t
 
 
-def least_squares(x, t):
-    return np.linalg.lstsq(np.append(x, np.ones((len(x), 1)), 1), t, rcond=None)[0]
-
-
-@pytest.mark.slow
-def test_the_batch_rule_is_gradient_descent_on_e_exactly(x64):
+@pytest.mark.parametrize("size", [1, pytest.param(30, marks=pytest.mark.slow)])
+def test_the_rule_is_gradient_descent_on_e_exactly(size, x64):
     """Δw = η Σ (t - o) x, written out in NumPy, and the gradient of ½ Σ (t - o)²."""
     x, t = noisy()
     trainer = jn.trainer(jn.training.learning_rule(adaline(), delta_rule), optax.sgd(0.01))
     train_state = trainer.init(KEY, (x, t[:, None]))
     w, b = np.zeros(3), 0.0
 
-    def energy(params):
-        return jn.losses.half_squared_error(adaline().apply(params, {}, x)[0], t[:, None]).sum()
+    @jax.jit
+    def both(params, x, t):
+        def energy(params):
+            return jn.losses.half_squared_error(adaline().apply(params, {}, x)[0], t).sum()
 
-    for _ in range(10):
-        grads = jax.grad(energy)(train_state.params)
-        tree, _ = delta_rule(train_state.params, {}, (x, t[:, None]))
+        return jax.grad(energy)(params), delta_rule(params, {}, (x, t))[0]
+
+    for x_i, t_i in [(x, t)] * 10 if size == 30 else zip(x[:, None], t[:, None], strict=True):
+        grads, tree = both(train_state.params, x_i, t_i[:, None])
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, 1e-12, 1e-12), tree, grads)
-        train_state, metrics = trainer.step(train_state, (x, t[:, None]))
-        o = x @ w + b
-        np.testing.assert_allclose(metrics["loss"], ((t - o) ** 2).sum() / 2, 1e-12)
-        w, b = w + 0.01 * (t - o) @ x, b + 0.01 * (t - o).sum()
+        train_state, metrics = trainer.step(train_state, (x_i, t_i[:, None]))
+        o = x_i @ w + b
+        np.testing.assert_allclose(metrics["loss"], ((t_i - o) ** 2).sum() / 2, 1e-12)
+        w, b = w + 0.01 * (t_i - o) @ x_i, b + 0.01 * (t_i - o).sum()
         np.testing.assert_allclose(train_state.params["kernel"][:, 0], w, 1e-10)
         np.testing.assert_allclose(train_state.params["bias"], [b], 1e-10)
-
-
-def test_the_stochastic_rule_written_out(x64):
-    x, t = noisy()
-    trainer = jn.trainer(jn.training.learning_rule(adaline(), delta_rule), optax.sgd(0.05))
-    train_state = trainer.init(KEY, (x, t[:, None]))
-    w, b = np.zeros(3), 0.0
-    for x_i, t_i in zip(x, t, strict=True):
-        train_state, _ = trainer.step(train_state, (x_i[None], np.array([[t_i]])))
-        o = w @ x_i + b
-        w, b = w + 0.05 * (t_i - o) * x_i, b + 0.05 * (t_i - o)
-        np.testing.assert_allclose(train_state.params["kernel"][:, 0], w, 1e-10)
-        np.testing.assert_allclose(train_state.params["bias"], [b], 1e-10)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    "batch_size, epochs, rate, tolerance",
-    [
-        pytest.param(30, 600, 0.02, 1e-5, id="batch"),
-        pytest.param(1, 300, optax.polynomial_schedule(0.05, 0.0, 2, 9000), 2e-3, id="stochastic"),
-    ],
-)
-def test_both_reach_the_least_squares_solution(batch_size, epochs, rate, tolerance):
-    x, t = (a.astype(np.float32) for a in noisy())
-    data = x, t[:, None]
-    trainer = jn.trainer(jn.training.learning_rule(adaline(), delta_rule), optax.sgd(rate))
-    train_state = trainer.init(KEY, data)
-    for epoch in jn.fit(trainer, train_state, data, epochs=epochs, batch_size=batch_size):
-        train_state = epoch.train_state
-    found = np.append(train_state.params["kernel"], train_state.params["bias"])
-    solution = least_squares(x, t)
-    assert np.abs(solution).min() > 0.05
-    np.testing.assert_allclose(found, solution, atol=tolerance)
 
 
 # Messages.
@@ -376,26 +312,16 @@ def fresh(inputs=2, features=1):
         (lambda: train_perceptron(CORNERS, 2 * XOR - 1), r"0 or 1, got \[-1.0, 1.0\].*pass y > 0"),
         (lambda: train_perceptron(CORNERS, XOR, learning_rate=0), r"must be in \(0, inf\), got 0"),
         (lambda: train_perceptron(CORNERS, XOR, passes=0), "passes must be at least 1, got 0"),
-        (
-            lambda: train_perceptron(CORNERS, XOR, params=fresh(inputs=3)),
-            r"perceptron/kernel: expected \(2, 1\)",
-        ),
-        (
-            lambda: mistake_bound(CORNERS, XOR, fresh()),
-            "smallest margin of 0. A linear support vector machine",
-        ),
-        (
-            lambda: mistake_bound(CORNERS, XOR, fresh(features=2)),
-            r"params of perceptron\(1\) on 2 inputs, got kernel \(2, 2\)",
-        ),
-        (
-            lambda: perceptron_rule(fresh(), {}, (CORNERS, XOR)),
-            r"perceptron_rule.*\(4, 1\) and targets \(4,\)\. For one unit, pass y\[:, None\]",
-        ),
-        (
-            lambda: delta_rule(fresh(), {}, (CORNERS, XOR)),
-            r"delta_rule.*\(4, 1\) and targets \(4,\)",
-        ),
+        (lambda: train_perceptron(CORNERS, XOR, params=fresh(inputs=3)),
+         r"perceptron/kernel: expected \(2, 1\)"),
+        (lambda: mistake_bound(CORNERS, XOR, fresh()),
+         "smallest margin of 0. A linear support vector machine"),
+        (lambda: mistake_bound(CORNERS, XOR, fresh(features=2)),
+         r"params of perceptron\(1\) on 2 inputs, got kernel \(2, 2\)"),
+        (lambda: perceptron_rule(fresh(), {}, (CORNERS, XOR)),
+         r"perceptron_rule.*\(4, 1\) and targets \(4,\)\. For one unit, pass y\[:, None\]"),
+        (lambda: delta_rule(fresh(), {}, (CORNERS, XOR)),
+         r"delta_rule.*\(4, 1\) and targets \(4,\)"),
     ],
 )  # fmt: skip
 def test_messages(call, message):

@@ -16,6 +16,7 @@ import jaxnet as jn
 from jaxnet import models
 from jaxnet.services.jaxprs import jaxprs_among
 from tests.models import formulas
+from tests.models.sizes import count
 
 # Net, variant, side of its images, parameters, billions of multiply-adds.
 PUBLISHED = [
@@ -62,6 +63,52 @@ def test_tables(net, variant, side, params, billions):
     tally.dense(1000)
     assert tally.params == params
     assert round(tally.macs / 1e9, 3) == billions
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("net", "variant", "side", "params", "billions"), PUBLISHED)
+def test_parameters_of_whole_nets(net, variant, side, params, billions):
+    assert count(getattr(models, net)(variant), (2, 224, 224, 3)) == params
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("depth", "groups", "group_width", "params"),
+    [(50, 32, 4, 25_028_904), (101, 64, 4, 83_455_272), (101, 1, 128, 126_886_696)],
+)
+def test_parameters_of_grouped_and_wide_ones(depth, groups, group_width, params):
+    net = models.resnet(depth, groups=groups, group_width=group_width)
+    assert count(net, (2, 224, 224, 3)) == params
+
+
+@pytest.mark.parametrize(("call", "error", "words"), [
+    (lambda: models.vgg(17), ValueError, "depth must be 11, 13, 16 or 19, got 17"),
+    (lambda: models.densenet(120), ValueError,
+     "densenet: depth must be 121, 161, 169 or 201, got 120"),
+    (lambda: models.vit("b_8"), ValueError, "variant must be 'b_16', 'b_32', .* got 'b_8'"),
+    (lambda: models.convnext("huge"), ValueError,
+     "convnext: variant must be 'tiny', 'small', 'base' or"),
+    (lambda: models.efficientnet("b8"), ValueError,
+     "efficientnet: variant must be 'b0', .* got 'b8'"),
+    (lambda: models.efficientnet(drop_path_rate=1), ValueError,
+     r"drop_path_rate must be in \[0, 1\), got 1"),
+    (lambda: models.convnext(drop_path_rate=1), ValueError,
+     r"convnext: drop_path_rate must be in \[0, 1\), got 1"),
+    (lambda: models.mobilenet_v2(width=0), ValueError,
+     r"mobilenet_v2: width must be in \(0, inf\), got 0"),
+    (lambda: models.mobilenet_v3("b"), ValueError,
+     "mobilenet_v3: variant must be 'small' or 'large'"),
+    (lambda: models.resnet(20), ValueError, "depth must be 18, 34, 50, 101 or 152, got 20"),
+    (lambda: models.resnet(18, groups=2), ValueError,
+     "resnet: groups and group_width are for the bottlenecks"),
+    (lambda: models.cifar_resnet(2), ValueError, r"depth must be 6 n \+ 2.*got 2"),
+    (lambda: models.cifar_resnet(21), ValueError, r"depth must be 6 n \+ 2.*got 21"),
+    (lambda: models.googlenet(auxiliary="a"), TypeError, "googlenet: auxiliary must be "),
+    (lambda: models.googlenet(normalized="a"), TypeError, "googlenet: normalized must be "),
+])  # fmt: skip
+def test_refusals(call, error, words):
+    with pytest.raises(error, match=words):
+        call()
 
 
 class Traced(NamedTuple):

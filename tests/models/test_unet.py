@@ -71,41 +71,6 @@ def test_stages_and_other_numbers_of_axes():
     assert shapes(jn.models.unet(2, 4, 3), (1, 8, 1))["output"] == (1, 8, 2)
 
 
-@pytest.mark.slow
-def test_equals_torch():
-    torch = pytest.importorskip("torch", reason="compares with PyTorch")  # torch 2.13.0
-    from tests.interop.test_torch import compare
-
-    def level(inputs, features):
-        layers = []
-        for n in (inputs, features):
-            layers += [torch.nn.Conv2d(n, features, 3, padding=1, bias=False)]
-            layers += [torch.nn.BatchNorm2d(features), torch.nn.ReLU()]
-        return torch.nn.Sequential(*layers)
-
-    class UNet(torch.nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.down = torch.nn.ModuleList([level(3, 4), level(4, 8), level(8, 16)])
-            self.up = torch.nn.ModuleList()
-            for n in (8, 4):
-                self.up += [torch.nn.ConvTranspose2d(2 * n, n, 2, stride=2), level(2 * n, n)]
-            self.output = torch.nn.Conv2d(4, 5, 1)
-
-        def forward(self, x):
-            maps = []
-            for i, part in enumerate(self.down):
-                x = part(torch.nn.functional.max_pool2d(x, 2) if i else x)
-                maps.append(x)
-            for i in (0, 1):
-                x = torch.cat([maps[1 - i], self.up[2 * i](x)], 1)
-                x = self.up[2 * i + 1](x)
-            return self.output(x)
-
-    torch.manual_seed(0)
-    compare(jn.models.unet(5, 4, 3), UNet(), (2, 8, 12, 3), torch)
-
-
 def test_wrong_sizes():
     with pytest.raises(ValueError, match="unet: classes must be at least 1, got 0"):
         jn.models.unet(0)

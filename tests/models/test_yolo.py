@@ -74,8 +74,9 @@ def paper_loss(outputs, targets, boxes, coordinates=5.0, no_object=0.5):
     return total
 
 
-@pytest.mark.parametrize("boxes", [1, 2, 3])
-@pytest.mark.parametrize("weights", [{}, {"coordinates": 2.0, "no_object": 0.1}])
+@pytest.mark.parametrize(
+    ("boxes", "weights"), [(1, {}), (2, {"coordinates": 2.0, "no_object": 0.1}), (3, {})]
+)
 def test_the_loss_is_the_papers(boxes, weights, x64):
     outputs, targets = scene(boxes, boxes)
     given = jnp.asarray(outputs), jax.tree.map(jnp.asarray, targets)
@@ -116,7 +117,7 @@ def test_where_no_box_overlaps_the_nearest_is_responsible():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("value", [0.0, 1.0, -1.0, 0.5])
+@pytest.mark.parametrize("value", [0.0, -1.0])
 def test_gradients_are_finite(value):
     outputs, targets = scene(0)
     outputs = jnp.full(outputs.shape, value, jnp.float32)
@@ -287,16 +288,20 @@ def test_it_learns_to_find_squares():
     assert 0.8 < precision <= 1
 
 
-def test_messages():
-    backbone = jn.serial(jn.conv(4, 3), jn.flatten(), name="backbone")
-    with pytest.raises(ValueError, match=r"must return a feature map .*, got \(2, 256\)"):
-        yolo(backbone, 3).init(jax.random.key(0), jn.spec((2, 8, 8, 1)))
-    with pytest.raises(ValueError, match="classes must be at least 1, got 0"):
-        yolo(backbone, 0)
-    with pytest.raises(ValueError, match="boxes must be at least 1, got 0"):
-        yolo(backbone, 3, boxes=0)
-    with pytest.raises(ValueError, match=r"3 boxes \* 5 \+ classes\), got \(2, 4, 4, 13\)"):
-        yolo_decode(jnp.zeros((2, 4, 4, 13)), boxes=3)
+BACKBONE = jn.serial(jn.conv(4, 3), jn.flatten(), name="backbone")
+
+
+@pytest.mark.parametrize(("call", "words"), [
+    (lambda: count(yolo(BACKBONE, 3), (2, 8, 8, 1)),
+     r"must return a feature map .*, got \(2, 256\)"),
+    (lambda: yolo(BACKBONE, 0), "classes must be at least 1, got 0"),
+    (lambda: yolo(BACKBONE, 3, boxes=0), "boxes must be at least 1, got 0"),
+    (lambda: yolo_decode(jnp.zeros((2, 4, 4, 13)), boxes=3),
+     r"3 boxes \* 5 \+ classes\), got \(2, 4, 4, 13\)"),
+])  # fmt: skip
+def test_messages(call, words):
+    with pytest.raises(ValueError, match=words):
+        call()
 
 
 def test_defaults_are_those_of_the_paper():

@@ -9,7 +9,6 @@ from jaxnet.ops.attention import (
     dot_product_attention,
     expand_mask,
     fits_cudnn,
-    fused_attention,
     hardware,
     in_window,
     masked_softmax,
@@ -40,21 +39,13 @@ def test_the_forms_of_a_mask():
     lengths = jnp.array([3, 1])
     seen = jnp.arange(3) < lengths[:, None]
     whole = jnp.broadcast_to(seen[:, None, None], (2, 4, 5, 3))
-    for form in (
-        lengths,
-        seen,
-        whole[:, :1, 0],
-        whole[:, 0],
-        whole[:, :1, :1],
-        whole[:, :1],
-        whole,
-    ):
+    forms = whole[:, :1, 0], whole[:, 0], whole[:, :1, :1], whole[:, :1], whole
+    for form in (lengths, seen, *forms):
         full = jnp.broadcast_to(expand_mask("a", form, (2, 4, 5, 3))[0], (2, 4, 5, 3))
         np.testing.assert_array_equal(full, whole)
     assert expand_mask("a", None, (2, 4, 5, 3)) == (None, None)
-    with pytest.raises(
-        ValueError, match=r"a: a mask is lengths, integers \(2,\).*got \(3,\) int32"
-    ):
+    words = r"a: a mask is lengths, integers \(2,\).*got \(3,\) int32"
+    with pytest.raises(ValueError, match=words):
         expand_mask("a", jnp.array([1, 2, 3]), (2, 4, 5, 3))
 
 
@@ -63,9 +54,8 @@ def test_a_square_mask_of_two_axes_is_refused():
     causal = jnp.tril(jnp.ones((5, 5), bool))
     for shape in ((5, 2, 5, 5), (4, 2, 4, 5)):  # self-attention, and a memory of five places
         mask = causal[: shape[2]]
-        with pytest.raises(
-            ValueError, match=r"a: .* could be \(batch, places\) or \(time, places\)"
-        ):
+        words = r"a: .* could be \(batch, places\) or \(time, places\)"
+        with pytest.raises(ValueError, match=words):
             expand_mask("a", mask, shape)
         by_query, _ = expand_mask("a", mask[None], shape)
         by_sequence, _ = expand_mask("a", mask[:, None], shape)
@@ -73,55 +63,30 @@ def test_a_square_mask_of_two_axes_is_refused():
         np.testing.assert_array_equal(by_sequence, mask[:, None, None])
     one, _ = expand_mask("a", causal[:1], (1, 2, 1, 5))  # both readings agree
     np.testing.assert_array_equal(one, causal[None, None, :1])
-    with pytest.raises(
-        ValueError, match=r"booleans \(4, 5\), \(4 or 1, 5 or 1, 5\) .*got \(5, 5\)"
-    ):
+    words = r"booleans \(4, 5\), \(4 or 1, 5 or 1, 5\) .*got \(5, 5\)"
+    with pytest.raises(ValueError, match=words):
         expand_mask("a", causal, (4, 2, 5, 5))
 
 
-def test_two_heads_that_share_a_key_by_hand(x64):
-    """Queries 0 and log(9) on keys 0 and 1: weights 1/2, 1/2 and 1/10, 9/10."""
-    q = jnp.array([0.0, np.log(9.0)]).reshape(1, 1, 2, 1)
-    k, v = jnp.array([0.0, 1.0]).reshape(1, 2, 1, 1), jnp.array([0.0, 20.0]).reshape(1, 2, 1, 1)
-    y, weights = dot_product_attention(q, k, v)
-    np.testing.assert_allclose(weights[0, :, 0], [[0.5, 0.5], [0.1, 0.9]], rtol=1e-12)
-    np.testing.assert_allclose(y[0, 0, :, 0], [10, 18], rtol=1e-12)
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize("kv_heads", [1, 2, 4])
-def test_is_jaxs_own_attention(kv_heads):
+def test_is_jaxs_own_attention():
     """jax 0.10, in float32, its precision."""
-    q, k, v = (a.astype(jnp.float32) for a in (draw(2, 5, 4, 6), *draw(2, 2, 7, kv_heads, 6)))
+    q, k, v = (a.astype(jnp.float32) for a in (draw(2, 5, 4, 6), *draw(2, 2, 7, 2, 6)))
     mask = jnp.asarray(np.random.default_rng(1).random((2, 1, 5, 7)) < 0.6).at[..., 0].set(True)
     y, _ = dot_product_attention(q, k, v, mask)
     np.testing.assert_allclose(y, jax.nn.dot_product_attention(q, k, v, mask=mask), 1e-5, 1e-5)
-
-
-def test_dropout_keeps_the_mean_and_leaves_the_returned_weights():
-    q, v = jnp.zeros((40, 30, 1, 2)), jnp.ones((40, 50, 1, 1))
-    k = jnp.zeros((40, 50, 1, 2))
-    y, weights = dot_product_attention(q, k, v, dropout_rate=0.25, key=jax.random.key(0))
-    np.testing.assert_allclose(weights, 1 / 50, rtol=1e-5)
-    kept = np.asarray(y) * 50 * 0.75  # number of kept weights of a query
-    np.testing.assert_allclose(kept, np.round(kept), atol=1e-3)
-    assert abs(kept.mean() - 50 * 0.75) < 4 * np.sqrt(50 * 0.75 * 0.25 / kept.size)
 
 
 @pytest.mark.parametrize(
     ("backend", "capability", "dtype", "head_size", "fits"),
     [
         ("gpu", 8.0, jnp.bfloat16, 64, True),
-        ("gpu", 8.0, jnp.float16, 128, True),
         ("gpu", 9.0, jnp.bfloat16, 256, True),
         ("gpu", 8.0, jnp.bfloat16, 136, False),
-        ("gpu", 9.0, jnp.bfloat16, 264, False),
         ("gpu", 8.0, jnp.bfloat16, 60, False),
         ("gpu", 7.5, jnp.float16, 64, False),
-        ("gpu", 0.0, jnp.float16, 64, False),
         ("gpu", 9.0, jnp.float32, 64, False),
         ("cpu", 9.0, jnp.bfloat16, 64, False),
-        ("tpu", 0.0, jnp.bfloat16, 64, False),
     ],
 )
 def test_fits_cudnn(backend, capability, dtype, head_size, fits):
@@ -134,18 +99,6 @@ def test_hardware_of_other_vendors(monkeypatch):
 
     monkeypatch.setattr(jax, "devices", lambda: [Device()])
     assert hardware() == (jax.default_backend(), 0.0)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("causal", [False, True])
-def test_fused_attention_with_lengths(causal):
-    q, k, v = (draw(3, 5, 2, 8, seed=i).astype(jnp.float32) for i in range(3))
-    lengths = jnp.array([3, 0, 5])
-    y = fused_attention(q, k, v, lengths, causal=causal, implementation="xla")
-    seen = jnp.arange(5) < jnp.maximum(lengths, 1)[:, None, None, None]
-    seen = seen & jnp.tril(jnp.ones((5, 5), bool)) if causal else seen
-    wanted, _ = dot_product_attention(q, k, v, jnp.broadcast_to(seen, (3, 1, 5, 5)))
-    np.testing.assert_allclose(y, wanted, 1e-5, 1e-5)
 
 
 def test_floats_of_a_mask_are_added_and_minus_infinity_masks():

@@ -46,10 +46,8 @@ CASES = [  # batch, time, places, heads, kv_heads, size, width; ranges; other op
     pytest.param((2, 21, 21, 2, 1, 16, 16), {"causal": True, "window": (3, 0)}, {}, id="window"),
     pytest.param((3, 19, 19, 2, 2, 5, 5), {"causal": True, "lengths": [0, 19, 7]}, {},
                  id="lengths"),
-    slow((2, 16, 16, 2, 2, 40, 40), {"causal": True}, {}, id="causal"),
     pytest.param((1, 37, 37, 2, 2, 5, 5), {"window": (9, 4)}, {}, id="both sides"),
     slow((3, 37, 37, 2, 1, 5, 5), {"window": (2, 5), "lengths": [0, 37, 7]}, {}, id="all ranges"),
-    slow((1, 37, 37, 2, 2, 5, 5), {"window": (30, 30)}, {}, id="wide window"),
     slow((2, 19, 29, 6, 2, 5, 7), {}, {"softcap": 2.0, "scale": 0.7}, id="groups, softcap"),
     slow((2, 19, 29, 4, 2, 5, 7), {}, {"mask": (2, 4, 19, 29)}, id="mask"),
     slow((2, 19, 19, 4, 2, 5, 7), {"causal": True}, {"mask": (2, 1, 1, 19)}, id="padding"),
@@ -91,20 +89,14 @@ def test_values_and_gradients(sizes, ranges, options, x64):
     def everything(form):
         return jax.jit(lambda *a: (jax.vjp(form, *a)[1](slope), form(*a)))(*arrays)
 
-    for a, b in zip(*map(jax.tree.leaves, map(everything, (ours, dense))), strict=True):
+    with jax.numpy_rank_promotion("raise"):  # users may forbid it
+        found = everything(ours)
+    for a, b in zip(*map(jax.tree.leaves, (found, everything(dense))), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-12)
 
 
-@pytest.mark.parametrize(("sizes", "ranges", "options"), CASES)
-def test_no_rank_is_promoted(sizes, ranges, options):
-    ours, _, arrays = forms(sizes, ranges, options)
-    with jax.numpy_rank_promotion("raise"):
-        slopes = jax.grad(lambda *a: ours(*a).sum(), tuple(range(len(arrays))))
-        assert len(jax.eval_shape(slopes, *arrays)) == len(arrays)
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize(("sizes", "ranges", "options"), [CASES[i] for i in (1, 2, 7, 9, 10)])
+@pytest.mark.parametrize(("sizes", "ranges", "options"), [CASES[i] for i in (1, 2, 5, 7, 8)])
 def test_forward_mode_and_second_derivatives(sizes, ranges, options, x64):
     ours, dense, arrays = forms(sizes, ranges, options)
     along = tuple(draw(*a.shape, seed=7) for a in arrays)
@@ -118,13 +110,11 @@ def test_forward_mode_and_second_derivatives(sizes, ranges, options, x64):
             gradients = jax.grad(loss, every)(*a)
             return sum((g * t).sum() for g, t in zip(gradients, along, strict=True))
 
-        return jax.jit(
-            lambda *a: {
-                "forward": jax.jvp(loss, a, along)[1],
-                "reverse over reverse": jax.grad(slope, every)(*a),
-                "forward over reverse": jax.jvp(jax.grad(loss, every), a, along)[1],
-            }
-        )(*arrays)
+        def all_three(*a):
+            forward = jax.jvp(loss, a, along)[1], jax.jvp(jax.grad(loss, every), a, along)[1]
+            return forward, jax.grad(slope, every)(*a)
+
+        return jax.jit(all_three)(*arrays)
 
     ours, dense = everything(ours), everything(dense)
     for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(dense), strict=True):
@@ -249,13 +239,10 @@ def test_dropout_drops_the_same_weights_in_the_gradient(x64):
         weights = dot_product_attention(q, k, v)[1]
         return jnp.einsum("bhts,bsd->bthd", jnp.where(dropped, 0, weights / 0.75), v[:, :, 0])
 
-    for a, b in zip(
-        *(
-            jax.jit(jax.grad(lambda *a, f=f: (f(*a) ** 2).sum(), (0, 1, 2)))(q, k, v)
-            for f in (ours, dense)
-        ),
-        strict=True,
-    ):
+    def slopes(f):
+        return jax.jit(jax.grad(lambda *a: (f(*a) ** 2).sum(), (0, 1, 2)))(q, k, v)
+
+    for a, b in zip(slopes(ours), slopes(dense), strict=True):
         np.testing.assert_allclose(a, b, 1e-9, 1e-12)
 
 
@@ -416,7 +403,7 @@ def test_a_layer_gives_the_same_in_blocks(masked, options, always):
     both(always, lambda: jax.grad(loss, (0, 1), has_aux=True)(params, x))
 
 
-@pytest.mark.parametrize("window", [None, 5, 150, 0])
+@pytest.mark.parametrize("window", [None, 5, 0])
 def test_a_stream_gives_the_same_in_blocks(window, always):
     """Chunks of different lengths, rows of different lengths, and places overwritten."""
     x = draw(2, 300, 8, dtype=jnp.float32)
@@ -455,9 +442,8 @@ def test_an_empty_batch():
     layer, x = jn.multi_head_attention(2, causal=True), jnp.zeros((0, 600, 4))
     params, _ = layer.init(jax.random.key(0), x)
     gradient = jax.grad(lambda params, x: layer.apply(params, {}, x)[0].sum(), (0, 1))(params, x)
-    assert gradient[1].shape == x.shape and not any(
-        leaf.any() for leaf in jax.tree.leaves(gradient)
-    )
+    assert gradient[1].shape == x.shape
+    assert not any(leaf.any() for leaf in jax.tree.leaves(gradient))
 
 
 def test_when_blocks_are_used():

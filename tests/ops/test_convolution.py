@@ -116,28 +116,9 @@ def test_vmap_is_a_loop():
     one = jax.jit(everything)
     for axes, found in zip(BATCHES, many(x, w), strict=True):
         for i in range(3):
-            wanted = one(
-                *(a[0 if axis is None else i] for a, axis in zip((x, w), axes, strict=True))
-            )
+            pairs = zip((x, w), axes, strict=True)
+            wanted = one(*(a[0 if axis is None else i] for a, axis in pairs))
             close(jax.tree.map(lambda a, i=i: a[i], found), wanted, 1e-4)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("axes", BATCHES, ids=["over x", "over w", "over both"])
-@pytest.mark.parametrize(
-    "x_shape, w_shape, options", [case for case in CASES if case.id in ("groups", "blocks of two")]
-)
-def test_vmap(x64, x_shape, w_shape, options, axes):
-    x, w = random(
-        *((3, *s) if a == 0 else s for s, a in zip((x_shape, w_shape), axes, strict=True))
-    )
-
-    @partial(jax.jit, static_argnums=0)
-    def many(f, x, w):
-        f = partial(f, **options)
-        return jax.vmap(f, axes)(x, w), jax.vmap(jax.grad(objective(f), (0, 1)), axes)(x, w)
-
-    close(many(convolve, x, w), many(oracle, x, w))
 
 
 @pytest.mark.slow
@@ -149,9 +130,8 @@ def test_vmap_twice(x64, inner, outer):
     for sizes, axes in ((3, inner), (2, outer)):
         shapes = [(sizes, *s) if a == 0 else s for s, a in zip(shapes, axes, strict=True)]
     x, w = random(*shapes)
-    moved = [
-        jnp.moveaxis(a, 0, -1) if axis == 0 else a for a, axis in zip((x, w), outer, strict=True)
-    ]
+    pairs = zip((x, w), outer, strict=True)
+    moved = [jnp.moveaxis(a, 0, -1) if axis == 0 else a for a, axis in pairs]
     options = dict(strides=(2,), padding=((1, 1),), groups=2)
 
     def twice(f, outer):
@@ -191,51 +171,16 @@ def test_four_spatial_axes_and_an_empty_batch(x64):
     y = convolve(x, w, strides=(1, 1, 1, 1), padding=((0, 0),) * 4)
     window = x[1, 1:3, 0:3, 2:4, 3:6]
     np.testing.assert_allclose(y[1, 1, 0, 2, 3], np.einsum("abcdi,abcdio->o", window, w), 1e-12)
-    assert convolve(x[:0], w, strides=(1, 1, 1, 1), padding=((0, 0),) * 4).shape == (
-        0, 2, 2, 4, 4, 3,
-    )  # fmt: skip
+    none = convolve(x[:0], w, strides=(1, 1, 1, 1), padding=((0, 0),) * 4)
+    assert none.shape == (0, 2, 2, 4, 4, 3)
 
 
-@pytest.mark.parametrize(
-    "x, w, options, message",
-    [
-        ((2, 5, 3), (6, 3, 4), {}, r"window of \(6,\) with dilation \(1,\) does not fit"),
-        ((2, 5, 3), (3, 3, 4), {"dilation": (3,)}, r"with dilation \(3,\) does not fit"),
-    ],
-)
-def test_messages(x, w, options, message):
-    axes = len(x) - 2
-    options = dict(strides=(1,) * axes, padding=((0, 0),) * axes) | options
-    with pytest.raises(ValueError, match=message):
-        convolve(jnp.ones(x), jnp.ones(w), **options)
-
-
-DISTRIBUTED = """
-import jax, jax.numpy as jnp, numpy as np
-from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
-from jaxnet.ops.convolution import convolve
-
-rng = np.random.default_rng(0)
-x, w = [rng.normal(size=s).astype("f4") for s in ((4, 6, 5, 3), (3, 3, 3, 20))]
-
-def loss(w, x):
-    return (convolve(x, w, strides=(2, 1), padding=((1, 1), (1, 1))) ** 2).sum()
-
-def check(gradients):
-    for a, b in zip(gradients, jax.grad(loss, (0, 1))(w, x), strict=True):
-        np.testing.assert_allclose(a, b, 1e-4, 1e-3)
-
-mesh = jax.make_mesh((2,), ("data",), axis_types=(AxisType.Auto,))
-split = NamedSharding(mesh, P("data"))
-here = jax.device_put(w, NamedSharding(mesh, P())), jax.device_put(x, split)
-gradients = jax.jit(jax.grad(loss, (0, 1)))(*here)
-check(gradients)
-assert "data" in str(gradients[1].sharding.spec), gradients[1].sharding
-each = jax.shard_map(
-    jax.grad(loss, (0, 1)), mesh=mesh, in_specs=(P(), P("data")), out_specs=(P(), P("data"))
-)
-check(jax.jit(each)(*here))
-"""
+@pytest.mark.parametrize(("window", "dilation"), [(6, 1), (3, 3)])
+def test_a_window_that_does_not_fit(window, dilation):
+    words = rf"window of \({window},\) with dilation \({dilation},\) does not fit"
+    x, w = jnp.ones((2, 5, 3)), jnp.ones((window, 3, 4))
+    with pytest.raises(ValueError, match=words):
+        convolve(x, w, strides=(1,), padding=((0, 0),), dilation=(dilation,))
 
 
 @pytest.mark.parametrize("platform", ["cpu", "cuda", "tpu"])
@@ -250,8 +195,3 @@ def test_accelerators_get_their_own_form(platform):
     text = jax.export.export(step, platforms=[platform])(w, x).mlir_module()
     forms = re.findall(r"dim_numbers = (\S.*?), window", text)
     assert len(forms) == 3 and len(set(forms)) == (1 if platform == "cpu" else 3), forms
-
-
-@pytest.mark.slow
-def test_on_several_devices(on_devices):
-    on_devices(DISTRIBUTED, 2)

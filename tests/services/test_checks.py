@@ -9,25 +9,12 @@ import pytest
 
 import jaxnet as jn
 from jaxnet.core import as_layer
-from jaxnet.services.checks import (
-    a_function,
-    as_array,
-    at_least,
-    check_data,
-    check_finite,
-    check_floats,
-    check_input,
-    check_options,
-    check_range,
-    check_rank,
-    is_traced,
-    needs_key,
-    on_host,
-    one_of,
-    to_device,
-    within,
-)
+from jaxnet.services import checks
+from jaxnet.services.checks import as_array, at_least, check_data, on_host, within
 from jaxnet.services.jax_versions import enable_x64
+
+KEY = jax.random.key(0)
+X = jnp.ones(3)
 
 
 @pytest.mark.parametrize("value", [1, np.int32(3), jnp.int32(2)], ids=repr)
@@ -37,10 +24,11 @@ def test_counts_pass(value):
 
 @pytest.mark.parametrize(("value", "error", "words"), [
     (0, ValueError, "dense: features must be at least 1, got 0"),
+    (2**31, ValueError, r"dense: features must be below 2\*\*31, got 2147483648"),
+    (10**30, ValueError, r"dense: features must be below 2\*\*31, got 10000"),
     (2.5, TypeError, "dense: features must be an integer, got 2.5"),
     (True, TypeError, "an integer, got True"),
     ("3", TypeError, "an integer, got '3'"),
-    (None, TypeError, "an integer, got None"),
     (np.array(3.0), TypeError, r"an integer, got array\(3.\)"),
     (np.ones(3, int), TypeError, r"an integer, got array\("),
 ], ids=repr)  # fmt: skip
@@ -49,20 +37,13 @@ def test_what_is_no_count_is_answered(value, error, words):
         at_least("dense", "features", value)
 
 
-@pytest.mark.parametrize("value", [2**31, 10**30])
-def test_counts_beyond_any_size_raise(value):
-    with pytest.raises(ValueError, match=rf"dense: features must be below 2\*\*31, got {value}"):
-        at_least("dense", "features", value)
-
-
 @pytest.mark.parametrize("options", [
-    {"use_bias": 1}, {"use_bias": None}, {"use_bias": jnp.array(True)}, {"kernel_init": None},
-    {"bias_init": 0.5}, {"bias_init": jnp.ones(3)},
+    {"use_bias": 1}, {"use_bias": jnp.array(True)}, {"kernel_init": None},
 ], ids=str)  # fmt: skip
 def test_options_of_another_kind_raise(options):
-    check_options("conv", use_bias=np.bool_(True), kernel_init=jn.initializers.zeros)
+    checks.check_options("conv", use_bias=np.bool_(True), kernel_init=jn.initializers.zeros)
     with pytest.raises(TypeError, match=f"conv: {next(iter(options))} must be "):
-        check_options("conv", **options)
+        checks.check_options("conv", **options)
 
 
 @pytest.mark.parametrize(("data", "error", "words"), [
@@ -86,64 +67,35 @@ def test_tracers_are_recognized():
     seen = []
 
     def run(x):
-        seen.append(is_traced({"a": x, "b": 1.0}))
+        seen.append(checks.is_traced({"a": x, "b": 1.0}))
         return x
 
-    x = jnp.ones(3)
-    jax.jit(run)(x), jax.vmap(run)(x), jax.grad(lambda x: run(x).sum())(x)
-    jax.lax.scan(lambda c, x: (c, run(x)), 0, x)
+    jax.jit(run)(X), jax.vmap(run)(X), jax.grad(lambda x: run(x).sum())(X)
+    jax.lax.scan(lambda c, x: (c, run(x)), 0, X)
     assert all(seen) and len(seen) >= 4
-    assert not is_traced({"a": x, "b": np.ones(2), "c": 1.0, "d": jax.random.key(0)})
+    assert not checks.is_traced({"a": X, "b": np.ones(2), "c": 1.0, "d": KEY})
 
 
-@pytest.mark.parametrize("value", [0, 0.0, 0.999, np.float32(0.5), jnp.float32(0.5)], ids=repr)
-def test_numbers_within(value):
-    within("a", "rate", value, "[0, 1)")
+def test_numbers_within():
+    for value in (0, 0.999, np.float32(0.5), jnp.float32(0.5)):
+        within("a", "rate", value, "[0, 1)")
+    within("a", "scale", 2.0**40, "(0, inf)")
+    jax.jit(lambda rate: within("a", "rate", rate, "[0, 1)"))(7.0)  # its value is not known
 
 
 @pytest.mark.parametrize(("value", "interval"), [
-    (-0.1, "[0, 1)"), (1.0, "[0, 1)"), (0, "(0, 1]"), (1.1, "(0, 1]"), (float("nan"), "[0, inf)"),
-    (float("inf"), "[0, inf)"), (np.float32("nan"), "[-inf, inf]"),
+    (-0.1, "[0, 1)"), (1.0, "[0, 1)"), (0, "(0, 1]"), (float("inf"), "[0, inf)"),
+    (np.float32("nan"), "[-inf, inf]"),
 ], ids=repr)  # fmt: skip
 def test_numbers_outside(value, interval):
     with pytest.raises(ValueError, match=f"a: rate must be in {re.escape(interval)}, got "):
         within("a", "rate", value, interval)
 
 
-@pytest.mark.parametrize(
-    "value",
-    ["1", None, True, [0.5], np.ones(2), 1j, np.bool_(True), np.str_("a"), jax.random.key(0)],
-    ids=repr,
-)
+@pytest.mark.parametrize("value", ["1", True, [0.5], 1j, KEY], ids=repr)
 def test_what_is_no_number(value):
     with pytest.raises(TypeError, match=r"a: rate must be a number in \[0, 1\), got "):
         within("a", "rate", value, "[0, 1)")
-
-
-def test_traced_numbers_pass():
-    jax.jit(lambda rate: within("a", "rate", rate, "[0, 1)"))(7.0)
-
-
-def test_a_number_is_no_integer_that_overflows():
-    within("a", "scale", 2.0**40, "(0, inf)")
-    with pytest.raises(ValueError, match=r"a: scale must be below 2\*\*31 or a float, got 1099"):
-        within("a", "scale", 2**40, "(0, inf)")
-
-
-def test_one_of():
-    one_of("a", "mode", "b", ["b", "c"])
-    with pytest.raises(ValueError, match="a: mode must be 'b', 'c' or None, got 1"):
-        one_of("a", "mode", 1, ["b", "c", None])
-    with pytest.raises(ValueError, match="got True"):
-        one_of("a", "mode", True, [1, 2])
-    with pytest.raises(ValueError, match="got array"):
-        one_of("a", "mode", np.ones(2), ["b"])
-
-
-def test_a_function():
-    a_function("a", "f", len, "(x)")
-    with pytest.raises(TypeError, match=r"a: f must be a function of \(x\), got NoneType"):
-        a_function("a", "f", None, "(x)")
 
 
 @pytest.mark.parametrize(("value", "form", "dtype", "error", "words"), [
@@ -153,7 +105,6 @@ def test_a_function():
     (np.ones(3), "(n,)", "integers", TypeError, r"hold integers; .*argmax\(-1\), got float64"),
     (np.ones(3, bool), "(n,)", "integers", TypeError, "got bool"),
     (np.ones(3, complex), "(n,)", "reals", TypeError, "got complex"),
-    (np.array(["a"]), "(n,)", "reals", TypeError, "got <U1"),
     (np.array([None]), "(n,)", "reals", TypeError, "got object"),
     (np.ones(3), "(batch, n)", "floats", ValueError, r"\(batch, n\), got \(3,\). Is the batch"),
     (np.ones((3, 5)), "(..., n, 4)", "floats", ValueError, r"\(..., n, 4\), got \(3, 5\)$"),
@@ -185,57 +136,65 @@ def test_named_axes_agree():
         as_array("a", "scores", np.ones((3, 5)), "(..., n)", "floats", sizes)
 
 
-def test_wide_integers_move_or_are_answered():
-    assert to_device("a", "y", np.array([2**31 - 1])).tolist() == [2**31 - 1]
-    with pytest.raises(ValueError, match="a: y hold 4294967297, which int32 cannot hold"):
-        to_device("a", "y", np.array([1, 2**32 + 1]))
+def test_what_fits_passes():
+    checks.one_of("a", "mode", "b", ["b", "c"])
+    checks.a_function("a", "f", len, "(x)")
+    checks.check_floats("a", jn.spec((3,), jnp.bfloat16))
+    for fits in (jn.spec((3, 5)), jnp.ones((2, 3, 5))):
+        checks.check_rank("dense", fits, 2)
+    for ids in (jnp.array([0, 4]), jnp.zeros((0,), int)):
+        checks.check_range(ids, 5, "ids")
+    jax.jit(lambda ids: checks.check_range(ids, 5, "ids"))(jnp.array([7]))  # values are not known
+    assert checks.needs_key(KEY, "a") is KEY
+    assert as_layer(layer := jn.dense(3)) is layer
+    assert checks.check_input("a", [np.ones(3, np.float32)]) == [jn.spec((3,))]
+    assert checks.to_device("a", "y", np.array([2**31 - 1])).tolist() == [2**31 - 1]
     with enable_x64(True):
-        assert to_device("a", "y", np.array([2**32 + 1])).tolist() == [2**32 + 1]
+        assert checks.to_device("a", "y", np.array([2**32 + 1])).tolist() == [2**32 + 1]
 
 
-def test_floats_only():
-    check_floats("a", jn.spec((3,), jnp.bfloat16))
-    with pytest.raises(TypeError, match="a: expected an input of floats, got uint8"):
-        check_floats("a", jn.spec((3,), jnp.uint8))
+NO_BATCH = (
+    r"dense: expected an input of shape \(batch, ..., features\), got \(5,\). "
+    r"Is the batch axis missing\? For a single example, pass x\[None\]"
+)
 
 
-def test_a_missing_batch_axis():
-    wanted = (
-        r"dense: expected an input of shape \(batch, ..., features\), got \(5,\). "
-        r"Is the batch axis missing\? For a single example, pass x\[None\]"
-    )
-    with pytest.raises(ValueError, match=wanted):
-        check_rank("dense", jn.spec((5,)), 2)
-    check_rank("dense", jn.spec((3, 5)), 2)
-    check_rank("dense", jnp.ones((2, 3, 5)), 2)
-
-
-def test_ids():
-    check_range(jnp.array([0, 4]), 5, "ids")
-    check_range(jnp.zeros((0,), int), 5, "ids")
-    for wrong in (5, -1):
-        with pytest.raises(ValueError, match=rf"ids must be in \[0, 5\), got {wrong}"):
-            check_range(jnp.array([0, wrong]), 5, "ids")
-    jax.jit(lambda ids: check_range(ids, 5, "ids"))(jnp.array([7]))  # values are not known
-
-
-def test_a_missing_key():
-    with pytest.raises(ValueError, match=r"a: needs a key in training. Pass one, as in net.apply"):
-        needs_key(None, "a")
-    key = jax.random.key(0)
-    assert needs_key(key, "a") is key
+@pytest.mark.parametrize(("call", "error", "words"), [
+    (lambda: within("a", "scale", 2**40, "(0, inf)"), ValueError,
+     r"a: scale must be below 2\*\*31 or a float, got 1099"),
+    (lambda: checks.one_of("a", "mode", 1, ["b", "c", None]), ValueError,
+     "a: mode must be 'b', 'c' or None, got 1"),
+    (lambda: checks.one_of("a", "mode", True, [1, 2]), ValueError, "got True"),
+    (lambda: checks.one_of("a", "mode", np.ones(2), ["b"]), ValueError, "got array"),
+    (lambda: checks.a_function("a", "f", None, "(x)"), TypeError,
+     r"a: f must be a function of \(x\), got NoneType"),
+    (lambda: checks.to_device("a", "y", np.array([1, 2**32 + 1])), ValueError,
+     "a: y hold 4294967297, which int32 cannot hold"),
+    (lambda: checks.check_floats("a", jn.spec((3,), jnp.uint8)), TypeError,
+     "a: expected an input of floats, got uint8"),
+    (lambda: checks.check_rank("dense", jn.spec((5,)), 2), ValueError, NO_BATCH),
+    (lambda: checks.check_range(jnp.array([0, 5]), 5, "ids"), ValueError, r"in \[0, 5\), got 5"),
+    (lambda: checks.check_range(jnp.array([0, -1]), 5, "ids"), ValueError, "ids must .*got -1"),
+    (lambda: checks.needs_key(None, "a"), ValueError,
+     r"a: needs a key in training. Pass one, as in net.apply"),
+    (lambda: as_layer((jn.dense(3),), "a", "net"), TypeError,
+     r"a: net must be a layer, such as jn.dense\(3\), got "),
+    (lambda: jax.jit(lambda x: on_host("a", "x", x))(1.0), TypeError,
+     "a: x must be an array .*got DynamicJaxprTracer"),
+])  # fmt: skip
+def test_what_does_not_raises(call, error, words):
+    with pytest.raises(error, match=words):
+        call()
 
 
 @pytest.mark.parametrize(("value", "dtype", "error", "words"), [
     (None, "reals", TypeError, r"a: x must be an array of shape \(n, 2\), got NoneType"),
-    ("ab", "reals", TypeError, "an array of shape .*, got str"),
     ([[1, 2], [3]], "reals", TypeError, "an array of shape .*, got list"),
-    ([["a", "b"]], "reals", TypeError, "an array of shape .*, got list"),
     (np.array([["a", "b"]]), "reals", TypeError, "a: x must hold real numbers, got <U1"),
     ([[1, 2.5]], "integers", TypeError, "a: x must hold integers; .*, got float64"),
     ([1, 2], "reals", ValueError, r"a: x must have shape \(n, 2\), got \(2,\)"),
     ([[1, 2j]], "reals", TypeError, "got complex128"),
-    (jax.random.key(0), "reals", TypeError, "got "),
+    (KEY, "reals", TypeError, "got "),
 ], ids=str)  # fmt: skip
 def test_arrays_on_the_host_that_do_not_fit(value, dtype, error, words):
     with pytest.raises(error, match=words):
@@ -247,49 +206,32 @@ def test_arrays_on_the_host_that_fit():
         assert on_host("a", "x", value, "(n, 2)").dtype == np.float64
     assert on_host("a", "x", [[1, 2]], "(n, 2)", "integers").dtype == np.int64
     assert on_host("a", "x", [], "(n,)", "integers").shape == (0,)
-    with pytest.raises(TypeError, match="a: x must be an array .*got DynamicJaxprTracer"):
-        jax.jit(lambda x: on_host("a", "x", x))(1.0)
-
-
-@pytest.mark.parametrize("value", [None, 3, "a", (jn.dense(3),)], ids=repr)
-def test_what_is_no_layer(value):
-    with pytest.raises(TypeError, match=r"a: net must be a layer, such as jn.dense\(3\), got "):
-        as_layer(value, "a", "net")
-    assert as_layer(layer := jn.dense(3)) is layer
-
-
-def test_inputs_as_shapes():
-    assert check_input("a", [np.ones(3, np.float32)]) == [jn.spec((3,))]
 
 
 @pytest.mark.parametrize("make", [np.asarray, jnp.asarray])
 def test_rows_must_be_finite(make):
     rows = np.ones((4, 2, 3), np.float32)
-    check_finite("a", make(rows))
-    check_finite("a", make(rows.astype(int)))
-    check_finite("a", make(rows[:, :0]))
+    for fine in (rows, rows.astype(int), rows[:, :0]):
+        checks.check_finite("a", make(fine))
     rows[1, 0, 2], rows[3, 1, 1] = np.nan, np.inf
     with pytest.raises(ValueError, match="a: 2 of 4 rows contain NaN or Inf, the first at index 1"):
-        check_finite("a", make(rows), "rows")
+        checks.check_finite("a", make(rows), "rows")
 
 
 @pytest.mark.parametrize(("init", "words"), [
     (lambda key, shape, dtype: jnp.zeros(3), r"must return .* of shape \(4, 3\), got \(3,\) "),
     (lambda key, shape, dtype: None, r"must return an array of shape \(4, 3\), got NoneType"),
-    (lambda key, shape, dtype: 0.0, r"must return an array of shape \(4, 3\), got float"),
 ])  # fmt: skip
 def test_an_initializer_gives_the_shape_it_got(init, words):
     with pytest.raises(ValueError, match=f"dense: the initializer of 'kernel' {words}"):
-        jn.dense(3, kernel_init=init).init(jax.random.key(0), jn.spec((2, 4)))
+        jn.dense(3, kernel_init=init).init(KEY, jn.spec((2, 4)))
 
 
 @pytest.mark.parametrize(("layer", "shape", "what"), [
-    (jn.dense(3, kernel_init=lambda: 0.0), (2, 4), "'kernel' of dense"),
     (jn.dense(3, bias_init=lambda: 0.0), (2, 4), "'bias' of dense"),
     (jn.conv(3, (3, 3), kernel_init=lambda: 0.0), (2, 4, 4, 1), "'kernel' of conv"),
-    (jn.batch_norm(scale_init=lambda: 0.0), (2, 4), "'scale' of batch_norm"),
 ])  # fmt: skip
 def test_an_initializer_that_fails_is_named(layer, shape, what):
     with pytest.raises(TypeError) as error:
-        layer.init(jax.random.key(0), jn.spec(shape))
+        layer.init(KEY, jn.spec(shape))
     assert f"in the initializer of {what}, which gets (key, shape, dtype)" in error.value.__notes__

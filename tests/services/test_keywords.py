@@ -4,46 +4,24 @@ import doctest
 import importlib
 import inspect
 
-import jax
 import jax.numpy as jnp
-import optax
 import pytest
 
 import jaxnet as jn
 from jaxnet.services.keywords import _ELSEWHERE, explain_keywords
 
-LOSS = optax.l2_loss
 
-
-@pytest.mark.parametrize(
-    "wrong, message",
-    [
-        (lambda: jn.conv(8, 3, stride=2), "conv: unknown argument stride; write strides="),
-        (lambda: jn.max_pool(2, stride=2), "max_pool: .* write strides="),
-        (
-            lambda: jn.dense(8, activation="relu"),
-            "dense: .* jn.serial",
-        ),
-        (lambda: jn.dense(8, in_features=3), "dense: .* init takes the number of inputs"),
-        (lambda: jn.dense(784, 10), "dense: expected features by position, got 2; .* inputs"),
-        (lambda: jn.dropout(p=0.5), "dropout: unknown argument p; write rate="),
-        (lambda: jn.batch_norm(eps=1e-3), "batch_norm: .* write epsilon="),
-        (
-            lambda: jn.batch_norm(64),
-            "batch_norm: expected no argument by position, got 1; .*name$",
-        ),
-        (lambda: jn.lstm(8, num_layers=2), "lstm: .* jn.layers.stack_rnn"),
-        (lambda: jn.conv(8, 3, stridess=2), "conv: unknown argument stridess; write strides="),
-        (
-            lambda: jn.dense(8, zzz=1),
-            "dense: unknown argument zzz; known: features, use_",
-        ),
-        (lambda: jn.fit(None, None, None, validation_data=()), "fit: .* write evaluate="),
-        (lambda: jn.fit(None, None, None, callbacks=[]), "fit: .* for epoch in jn.fit"),
-        (lambda: jn.trainer(None, learning_rate=1e-3), "trainer: .* belongs to the optimizer"),
-        (lambda: jn.supervised(jn.dense(2), LOSS, metric={}), "supervised: .* write metrics="),
-    ],
-)
+@pytest.mark.parametrize("wrong, message", [
+    (lambda: jn.conv(8, 3, stride=2), "conv: unknown argument stride; write strides="),
+    (lambda: jn.dense(8, activation="relu"), "dense: .* jn.serial"),
+    (lambda: jn.dense(784, 10), "dense: expected features by position, got 2; .* inputs"),
+    (lambda: jn.batch_norm(64), "batch_norm: expected no argument by position, got 1; .*name$"),
+    (lambda: jn.lstm(8, num_layers=2), "lstm: .* jn.layers.stack_rnn"),
+    (lambda: jn.conv(8, 3, stridess=2), "conv: unknown argument stridess; write strides="),
+    (lambda: jn.dense(8, zzz=1), "dense: unknown argument zzz; known: features, use_"),
+    (lambda: jn.fit(None, None, None, callbacks=[]), "fit: .* for epoch in jn.fit"),
+    (lambda: jn.trainer(None, learning_rate=1e-3), "trainer: .* belongs to the optimizer"),
+])  # fmt: skip
 def test_message_says_what_to_write(wrong, message):
     with pytest.raises(TypeError, match=message):
         wrong()
@@ -56,9 +34,7 @@ def test_what_is_missing_is_named_by_python():
 
 def test_known_arguments_pass():
     assert jn.rnn(8, activation=jnp.tanh).kind == "rnn"  # a hint elsewhere, an argument here
-    y, _ = jn.dense(features=2).apply(*jn.dense(2).init(jax.random.key(0), jnp.ones((1, 3))),
-                                      jnp.ones((1, 3)))  # fmt: skip
-    assert y.shape == (1, 2)
+    assert jn.dense(features=2).kind == "dense"
 
 
 def test_function_looks_like_itself():

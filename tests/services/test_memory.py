@@ -40,20 +40,17 @@ def faults(program: str, setting: str = "1") -> int:
 
 @pytest.mark.long
 @pytest.mark.skipif(not memory._glibc(), reason="glibc alone has this setting")
-@pytest.mark.parametrize(
-    "call, megabytes",
-    [
-        ("assert jn.reuse_memory()", 80),
-        ("jn.trainer(jn.supervised(jn.dense(2), optax.l2_loss), optax.sgd(0.1))", 48),
-    ],
-)
+@pytest.mark.parametrize(("call", "megabytes"), [
+    ("assert jn.reuse_memory()", 80),
+    ("jn.trainer(jn.supervised(jn.dense(2), optax.l2_loss), optax.sgd(0.1))", 48),
+])  # fmt: skip
 def test_pages_are_used_again(call, megabytes):
     program = PROGRAM.replace("MEGABYTES", str(megabytes))
     kept, not_kept = (faults(program.replace("CALL", each)) for each in (call, ""))
     assert 0 <= kept < 0.1 * not_kept
 
 
-@pytest.mark.parametrize("setting, calls", [(None, 1), ("1", 1), ("0", 0)])
+@pytest.mark.parametrize("setting, calls", [(None, 1), ("0", 0)])
 def test_trainer_keeps_freed_memory_unless_switched_off(setting, calls, monkeypatch):
     if setting is None:
         monkeypatch.delenv("JAXNET_REUSE_MEMORY", raising=False)
@@ -65,16 +62,12 @@ def test_trainer_keeps_freed_memory_unless_switched_off(setting, calls, monkeypa
     assert len(called) == calls
 
 
-@pytest.mark.parametrize("platform", ["darwin", "win32"])
-def test_elsewhere_nothing_happens(platform, monkeypatch):
-    monkeypatch.setattr(memory.sys, "platform", platform)
+@pytest.mark.parametrize(("module", "name", "value"), [
+    (memory.sys, "platform", "darwin"), (memory.os, "confstr", lambda name: None),
+], ids=["elsewhere", "without glibc"])  # fmt: skip
+def test_elsewhere_nothing_happens(module, name, value, monkeypatch):
+    monkeypatch.setattr(module, name, value)
     monkeypatch.setattr(memory.ctypes, "CDLL", None)  # would raise
-    assert jn.reuse_memory() is False
-
-
-def test_without_glibc_nothing_happens(monkeypatch):
-    monkeypatch.setattr(memory.os, "confstr", lambda name: None)
-    monkeypatch.setattr(memory.ctypes, "CDLL", None)
     assert jn.reuse_memory() is False
 
 
@@ -173,14 +166,13 @@ def test_other_errors_are_raised(compiled):
         memory.jit(fails)(1.0)
 
 
-def test_programs_are_not_divided_where_no_memory_is_kept(compiled, monkeypatch):
-    monkeypatch.setattr(memory, "_kept", False)
-    assert memory.jit(jnp.sin)(0.0) == 0
-    assert compiled == [None]
-
-
-def test_programs_for_a_folder_are_not_divided(compiled, tmp_path):
+@pytest.mark.parametrize("kept", [False, True])
+def test_programs_without_kept_memory_or_for_a_folder_are_not_divided(
+    compiled, monkeypatch, tmp_path, kept
+):
     """JAX would warn that it cannot write one with several temporary arrays, and compile again."""
-    jax.config.update("jax_compilation_cache_dir", str(tmp_path))
+    monkeypatch.setattr(memory, "_kept", kept)
+    if kept:
+        jax.config.update("jax_compilation_cache_dir", str(tmp_path))
     assert memory.jit(jnp.sin)(0.0) == 0
     assert compiled == [None]

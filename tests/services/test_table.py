@@ -11,26 +11,15 @@ import pytest
 import jaxnet as jn
 from jaxnet.services.table import Number, Table, size_of
 
-TABLE = Table(
-    "Sizes <of> layers",
-    ("layer", "parameters"),
-    [("dense", 1234567), ("<tanh>", None)],
-    [("total", 1234567)],
-    ["a & b"],
-)
+TABLE = Table("Sizes <of> layers", ("layer", "parameters"),
+              [("dense", 1234567), ("<tanh>", None)], [("total", 1234567)], ["a & b"])  # fmt: skip
 
 
 def test_text():
-    assert str(TABLE) == (
-        "Sizes <of> layers\n"
-        "layer   parameters\n"
-        "──────────────────\n"
-        "dense    1,234,567\n"
-        "<tanh>\n"
-        "──────────────────\n"
-        "total    1,234,567\n"
-        "a & b"
-    )
+    assert str(TABLE).splitlines() == [
+        "Sizes <of> layers", "layer   parameters", "──────────────────", "dense    1,234,567",
+        "<tanh>", "──────────────────", "total    1,234,567", "a & b",
+    ]  # fmt: skip
     assert repr(TABLE) == str(TABLE)
 
 
@@ -42,29 +31,20 @@ def test_html_is_well_formed_and_escaped():
     assert root.find("p").text == "a & b"
 
 
-@pytest.mark.parametrize("width", [30, 40, 80])
-def test_wide_rows_are_cut_to_the_width(width):
-    table = Table("t" * 100, ("path", "shape"), [("p" * 50, "s" * 60)], [], ["n " * 60], width)
-    assert max(map(len, str(table).splitlines())) == width
-    assert str(table).count("…") == 2
+def test_wide_rows_are_cut_to_the_width():
+    for width in (30, 80):
+        table = Table("t" * 100, ("path", "shape"), [("p" * 50, "s" * 60)], [], ["n " * 60], width)
+        assert max(map(len, str(table).splitlines())) == width
+        assert str(table).count("…") == 2
 
 
-def test_numbers_are_not_cut():
-    interval = Number("2.1720 (2.0020 to 2.3421)")
-    text = str(
-        Table(
-            "t",
-            ("rate", "loss", "test loss", "note"),
-            [(1, interval, interval, "w" * 40)],
-            width=60,
-        )
-    )
-    assert text.count(interval) == 2 and "wwwwwww…" in text and "w" * 9 not in text
-
-
-def test_short_columns_are_not_cut():
+def test_numbers_and_short_columns_are_not_cut():
     table = Table("t", ("path", "n"), [("p" * 100, 1234567)], width=40)
     assert str(table).splitlines()[-1] == "p" * 28 + "…  1,234,567"
+    interval = Number("2.1720 (2.0020 to 2.3421)")
+    head, row = ("rate", "loss", "test loss", "note"), (1, interval, interval, "w" * 40)
+    text = str(Table("t", head, [row], width=60))
+    assert text.count(interval) == 2 and "wwwwwww…" in text and "w" * 9 not in text
 
 
 def test_the_terminal_gives_the_width(monkeypatch):
@@ -81,33 +61,19 @@ def test_wide_letters_line_up():
 def test_cells():
     rows = [(True, 0.123456), (False, 1e-12)]
     assert str(Table("t", ("a", "b"), rows)).splitlines()[3:] == ["yes  0.123", " no  1e-12"]
-
-
-def test_no_rows():
+    sizes = Table("t", ("a", "b"), [(size_of(7), 1), (size_of(7000), 2)])  # on the right
+    assert str(sizes).splitlines()[3:] == ["   7 B  1", "7.0 kB  2"]
     assert str(Table("t", ("a", "b"), [])) == "t\na  b\n────"
 
 
-@pytest.mark.parametrize(
-    ("count", "words"),
-    [
-        (0, "0 B"),
-        (7.4, "7 B"),
-        (999, "999 B"),
-        (1000, "1.0 kB"),
-        (999_960, "1.0 MB"),
-        (2e12, "2.0 TB"),
-    ],
-)
+@pytest.mark.parametrize(("count", "words"), [
+    (7.4, "7 B"), (999, "999 B"), (1000, "1.0 kB"), (999_960, "1.0 MB"), (2e12, "2.0 TB")
+])  # fmt: skip
 def test_size_of(count, words):
     assert size_of(count) == words
 
 
-def test_numbers_in_words_stand_on_the_right():
-    table = Table("t", ("a", "b"), [(size_of(7), 1), (size_of(7000), 2)])
-    assert str(table).splitlines()[3:] == ["   7 B  1", "7.0 kB  2"]
-
-
-@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp1252", "utf-8", None])
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252", "utf-8", None])
 def test_a_terminal_prints_it_in_its_letters(monkeypatch, encoding):
     table = Table("Größe of ↓ “nets”", ("layer", "field"), [("conv", "≥ 3×3"), ("long…", -1.5)])
     plain = str(table)

@@ -7,20 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxnet as jn
-from jaxnet.services.trees import (
-    Memo,
-    as_lines,
-    describe,
-    differences,
-    in_words,
-    memo_of,
-    signature,
-)
+from jaxnet.services import trees
+from jaxnet.services.trees import Memo, as_lines, differences, in_words, memo_of
 
 
 def test_describe_trees():
     tree = {"a": jn.spec((2, 3)), "b": [jn.spec((), jnp.int32)]}
-    assert describe(tree) == "{'a': (2, 3) float32, 'b': [() int32]}"
+    assert trees.describe(tree) == "{'a': (2, 3) float32, 'b': [() int32]}"
 
 
 def test_differences_name_what_lacks_differs_and_is_left_over():
@@ -45,8 +38,10 @@ def test_an_empty_shape_is_not_the_lack_of_an_entry():
     ]  # fmt: skip
 
 
-def test_a_memo_drops_its_oldest_entry():
-    memo = Memo()
+def test_a_memo_makes_an_entry_once_and_drops_the_oldest():
+    memo, made = Memo(), []
+    assert [memo.of("a", lambda: made.append(1)) for _ in range(2)] == [None, None]
+    assert made == [1]
     for i in range(Memo.size + 1):
         memo.of(i, lambda i=i: i)
     assert list(memo._entries) == list(range(1, Memo.size + 1))
@@ -54,23 +49,18 @@ def test_a_memo_drops_its_oldest_entry():
 
 def test_signatures_tell_shapes_and_dtypes_apart():
     specs = [jn.spec((2, 3)), jn.spec((3, 2)), jn.spec((2, 3), jnp.int32), (jn.spec((2, 3)),)]
-    assert len({signature(x) for x in specs}) == 4
+    assert len({trees.signature(x) for x in specs}) == 4
 
 
-def test_a_memo_makes_an_entry_once():
-    memo, made = Memo(), []
-    assert [memo.of("a", lambda: made.append(1)) for _ in range(2)] == [None, None]
-    assert made == [1]
+class Scaled:
+    def __init__(self, gain):
+        self.gain = gain
+
+    def act(self, x):
+        return self.gain * x
 
 
 def test_methods_and_wrappers_have_caches_of_their_own():
-    class Scaled:
-        def __init__(self, gain):
-            self.gain = gain
-
-        def act(self, x):
-            return self.gain * x
-
     one, ten = Scaled(1), Scaled(10)
     assert memo_of(one.act).of("gain", lambda: 1) == 1
     assert memo_of(ten.act).of("gain", lambda: 10) == 10
@@ -87,13 +77,6 @@ def test_methods_and_wrappers_have_caches_of_their_own():
 
 
 def test_an_rnn_takes_the_method_of_its_own_object():
-    class Scaled:
-        def __init__(self, gain):
-            self.gain = gain
-
-        def act(self, x):
-            return self.gain * x
-
     x = jnp.ones((1, 1, 3))
     layers = [jn.rnn(2, activation=Scaled(gain).act) for gain in (1.0, 10.0)]
     params, state = layers[0].init(jax.random.key(0), x)

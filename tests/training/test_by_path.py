@@ -55,6 +55,20 @@ def test_in_fit_and_sweep():
     np.testing.assert_allclose(epoch.train["loss"], found.train["loss"][0, 0, -1], 1e-5)
 
 
+def test_a_run_is_saved_and_resumed(tmp_path):
+    """Its state has no names with a "/", which no file of weights could hold."""
+
+    def make():
+        return jn.trainer(OBJECTIVE, jn.by_path({"old/*": optax.sgd(0.1), "*": optax.adam(0.1)}))
+
+    start = make().init(jax.random.key(0), (X, Y))
+    with jn.Checkpoints(tmp_path) as checkpoints:
+        *_, last = jn.fit(make(), start, (X, Y), epochs=1, progress=False)
+        checkpoints.save(last)
+    found, _ = jn.Checkpoints(tmp_path).newest(start)
+    jax.tree.map(np.testing.assert_array_equal, found, last.train_state)
+
+
 @pytest.mark.parametrize(("optimizers", "error", "words"), [
     ({}, TypeError, "must be a dict from patterns"),
     (optax.sgd(0.1), TypeError, "must be a dict from patterns"),

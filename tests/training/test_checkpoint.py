@@ -17,18 +17,10 @@ from safetensors.numpy import load_file, save_file
 
 import jaxnet as jn
 from jaxnet.services.jax_versions import enable_x64
-from jaxnet.training.checkpoint import packed
+from jaxnet.training.checkpoint import _digest, packed, unpacked, write_file
 
 NET = jn.serial(jn.dense(3), jn.batch_norm(), jn.dropout(0.5), jn.dense(2), name="net")
-
-
-def training():
-    rng = np.random.default_rng(0)
-    batch = rng.normal(size=(8, 4)).astype(np.float32), rng.integers(0, 2, 8)
-    optimizer = optax.adamw(optax.linear_schedule(1e-2, 0, 100))
-    objective = jn.supervised(NET, optax.softmax_cross_entropy_with_integer_labels)
-    trainer = jn.trainer(objective, optimizer)
-    return trainer.step, trainer.init(jax.random.key(5), batch), batch
+X = jnp.ones(2)
 
 
 def bits(tree):
@@ -41,30 +33,19 @@ def bits(tree):
     return jax.tree.map(leaf, tree)
 
 
-def test_keys_are_paths(tmp_path):
-    params, state = NET.init(jax.random.key(0), jn.spec((2, 4)))
-    jn.save(tmp_path / "net", {"params": params, "state": state})
-    stored = load_file(tmp_path / "net")
-    assert sorted(stored) == [
-        "params/batch_norm/bias",
-        "params/batch_norm/scale",
-        "params/dense/bias",
-        "params/dense/kernel",
-        "params/dense_1/bias",
-        "params/dense_1/kernel",
-        "state/batch_norm/mean",
-        "state/batch_norm/var",
-    ]
-    np.testing.assert_array_equal(stored["params/dense/kernel"], params["dense"]["kernel"])
-
-
-def test_nested_dicts_come_back(tmp_path):
+def test_nested_dicts_come_back_and_keys_are_paths(tmp_path):
     params, state = NET.init(jax.random.key(0), jn.spec((2, 4)))
     jn.save(tmp_path / "net", {"params": params, "state": state}, config={"features": [3, 2]})
     tree, config = jn.load(tmp_path / "net")
-    assert bits(tree) == bits({"params": params, "state": state})
+    assert bits(tree) == bits({"params": params, "state": state}) and config == {"features": [3, 2]}
     assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(tree))
-    assert config == {"features": [3, 2]}
+    stored = load_file(tmp_path / "net")
+    assert sorted(stored) == [
+        "params/batch_norm/bias", "params/batch_norm/scale", "params/dense/bias",
+        "params/dense/kernel", "params/dense_1/bias", "params/dense_1/kernel",
+        "state/batch_norm/mean", "state/batch_norm/var",
+    ]  # fmt: skip
+    np.testing.assert_array_equal(stored["params/dense/kernel"], params["dense"]["kernel"])
 
 
 def test_a_network_without_state_comes_back_with_an_empty_one(tmp_path):
@@ -80,29 +61,23 @@ def test_a_network_without_state_comes_back_with_an_empty_one(tmp_path):
 
 @pytest.mark.slow
 def test_training_goes_on_as_if_never_stopped(tmp_path):
-    step, train_state, batch = training()
-    for _ in range(3):
-        train_state, _ = step(train_state, batch)
-    jn.save(tmp_path / "run", train_state)
-    for _ in range(3):
-        train_state, metrics = step(train_state, batch)
-
-    step, fresh, batch = training()
+    rng = np.random.default_rng(0)
+    batch = rng.normal(size=(8, 4)).astype(np.float32), rng.integers(0, 2, 8)
+    optimizer = optax.adamw(optax.linear_schedule(1e-2, 0, 100))
+    objective = jn.supervised(NET, optax.softmax_cross_entropy_with_integer_labels)
+    trainer = jn.trainer(objective, optimizer)
+    train_state, fresh = (trainer.init(jax.random.key(5), batch) for _ in range(2))
+    for step in range(6):
+        if step == 3:
+            jn.save(tmp_path / "run", train_state)
+        train_state, metrics = trainer.step(train_state, batch)
     resumed, _ = jn.load(tmp_path / "run", like=fresh)
     assert type(resumed) is jn.TrainState and int(resumed.step) == 3
     assert jax.tree.structure(resumed) == jax.tree.structure(fresh)
-    for _ in range(3):
-        resumed, same = step(resumed, batch)
+    for _ in range(3):  # a second compilation would warn
+        resumed, same = trainer.step(resumed, batch)
     assert bits(resumed) == bits(train_state)
     assert float(same["loss"]) == float(metrics["loss"])
-
-
-@pytest.mark.slow
-def test_resuming_compiles_nothing_again(tmp_path):
-    step, train_state, batch = training()
-    train_state, _ = step(train_state, batch)
-    jn.save(tmp_path / "run", train_state)
-    step(jn.load(tmp_path / "run", like=train_state)[0], batch)  # a second compilation would warn
 
 
 def test_like_may_be_shapes(tmp_path):
@@ -120,8 +95,9 @@ DTYPES = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("shape", [(), (0, 3), (2, 3)], ids=str)
+@pytest.mark.parametrize(("dtype", "shape"), [
+    *[(dtype, (2, 3)) for dtype in DTYPES], ("float32", ()), ("float32", (0, 3)), ("int4", ()),
+])  # fmt: skip
 def test_every_dtype_is_kept(tmp_path, dtype, shape):
     array = (np.arange(np.prod(shape, dtype=int)) % 2).reshape(shape).astype(dtype)
     jn.save(tmp_path / "a", {"a": array})
@@ -202,13 +178,9 @@ def test_none_and_empty_containers_come_back(tmp_path):
 
 
 def test_all_that_differs_is_named(tmp_path):
-    jn.save(
-        tmp_path / "a", {"p": {"kernel": jnp.ones((3, 4)), "old": jnp.ones(2)}, "n": jnp.ones(5)}
-    )
-    like = {
-        "p": {"kernel": jn.spec((3, 5)), "new": jn.spec((7,), jnp.bfloat16)},
-        "n": jn.spec((5,), jnp.int32),
-    }
+    jn.save(tmp_path / "a", {"p": {"kernel": jnp.ones((3, 4)), "old": X}, "n": jnp.ones(5)})
+    like: dict = {"p": {"kernel": jn.spec((3, 5)), "new": jn.spec((7,), jnp.bfloat16)}}
+    like["n"] = jn.spec((5,), jnp.int32)
     with pytest.raises(ValueError) as error:
         jn.load(tmp_path / "a", like=like)
     assert str(error.value) == (
@@ -224,54 +196,33 @@ def test_all_that_differs_is_named(tmp_path):
 
 
 def bad_trees():
-    donated = jnp.ones(2) + 1
+    donated = X + 1
     donated.delete()
+    hidden = np.ma.masked_array([1.0, 2.0], [True, False])
+    longdouble = f"a has dtype {np.dtype(np.longdouble)}, which JAX lacks; write"
     return [
-        ({"a": {"name": "conv"}}, TypeError, "save: a/name must be an array, got str"),
-        ({"a": jnp.tanh}, TypeError, "save: a must be an array, got "),
-        ({"a": np.array(["x"])}, TypeError, "save: a must hold numbers, got dtype <U1"),
-        ({"a": np.array([None])}, TypeError, "save: a must hold numbers, got dtype object"),
+        ({"a": {"name": "conv"}}, TypeError, "a/name must be an array, got str"),
+        ({"a": jnp.tanh}, TypeError, "a must be an array, got "),
+        ({"a": np.array(["x"])}, TypeError, "a must hold numbers, got dtype <U1"),
+        ({"a": np.array([None])}, TypeError, "a must hold numbers, got dtype object"),
+        ({"a": np.array(["2020"], "M8[D]")}, TypeError, "a must hold numbers, got dtype "),
+        ({"a": np.array([5], "m8[s]")}, TypeError, "a must hold numbers, got dtype "),
+        (jnp.ones(2), TypeError, 'the tree needs names, such as {"params": params}, got ArrayImpl'),
+        (None, TypeError, "the tree needs names"),
+        ({"a/b": X}, ValueError, "a name in the tree has a '/', which separates names: ['a/b']"),
+        ({"__metadata__": X}, ValueError, "the name __metadata__ belongs to the"),
+        ({"": X}, ValueError, "a name in the tree is empty"),
+        ({"a": {"": X}}, ValueError, "a name in the tree is empty"),
+        ({"a\ud800": X}, ValueError, "names in the tree must be valid Unicode, got 'a\\ud800'"),
+        ({"a": X, 0: X}, TypeError, "the names in a dict must be all "),
+        ({"a": np.ones(2, np.longdouble)}, TypeError, longdouble),
+        ({"a": 2**70}, TypeError, "a must fit 64 bits, got 1180591620717411303424"),
         (
-            jnp.ones(2),
+            {"a": hidden},
             TypeError,
-            'save: the tree needs names, such as {"params": params}, got ArrayImpl',
+            "a is a masked array, whose mask would be lost; save a.data and",
         ),
-        (
-            {"a/b": jnp.ones(2)},
-            ValueError,
-            "save: a name in the tree has a '/', which separates names: ['a/b']",
-        ),
-        ({"a": {0: jnp.ones(2)}, "b": [1]}, None, ""),
-        ({"__metadata__": jnp.ones(2)}, ValueError, "save: the name __metadata__ belongs to the"),
-        ({"": jnp.ones(2)}, ValueError, "save: a name in the tree is empty"),
-        (
-            {"a\ud800": jnp.ones(2)},
-            ValueError,
-            "save: names in the tree must be valid Unicode, got 'a\\ud800'",
-        ),
-        ({"a": jnp.ones(2), 0: jnp.ones(2)}, TypeError, "save: the names in a dict must be all "),
-        (None, TypeError, "save: the tree needs names"),
-        (
-            {"a": np.ones(2, np.longdouble)},
-            TypeError,
-            f"save: a has dtype {np.dtype(np.longdouble)}, which JAX lacks; write",
-        ),
-        (
-            {"a": np.array(["2020"], "M8[D]")},
-            TypeError,
-            "save: a must hold numbers, got dtype ",
-        ),
-        ({"a": 2**70}, TypeError, "save: a must fit 64 bits, got 1180591620717411303424"),
-        (
-            {"a": np.ma.masked_array([1.0, 2.0], [True, False])},
-            TypeError,
-            "save: a is a masked array, whose mask would be lost; save a.data and a.mask",
-        ),
-        (
-            {"params": {"w": donated}},
-            ValueError,
-            "save: params/w was donated to a step and is gone; save what the step returned",
-        ),
+        ({"w": donated}, ValueError, "w was donated to a step and is gone; save what the step"),
     ]
 
 
@@ -280,130 +231,43 @@ def test_what_cannot_be_saved(tmp_path, tree, error, words):
     file = tmp_path / "a"
     jn.save(file, {"old": jnp.ones(3)})
     before = file.read_bytes()
-    if error is None:
+    with pytest.raises(error, match="^save: " + re.escape(words)):
         jn.save(file, tree)
-        return
-    with pytest.raises(error) as raised:
-        jn.save(file, tree)
-    assert str(raised.value).startswith(words)
     assert file.read_bytes() == before and os.listdir(tmp_path) == ["a"]
 
 
-@pytest.mark.parametrize(
-    ("config", "words"),
-    [
-        (
-            {"a": [1, {"f": jnp.ones(1)}]},
-            "config['a'][1]['f'] must be data that JSON can store, got Arr",
-        ),
-        ({"a": {3: "x"}}, "config['a'] has the key 3, but keys in JSON must be strings"),
-        ({"a": optax.adam}, "config['a'] must be data that JSON can store, got function"),
-        (np.float32(1), "config must be data that JSON can store, got float32"),
-    ],
-)
+@pytest.mark.parametrize(("config", "words"), [
+    ({"a": [1, {"f": X}]}, "config['a'][1]['f'] must be data that JSON can store, got Arr"),
+    ({"a": {3: "x"}}, "config['a'] has the key 3, but keys in JSON must be strings"),
+    ({"a": optax.adam}, "config['a'] must be data that JSON can store, got function"),
+    (np.float32(1), "config must be data that JSON can store, got float32"),
+])  # fmt: skip
 def test_config_beyond_json(tmp_path, config, words):
-    with pytest.raises(TypeError) as error:
+    with pytest.raises(TypeError, match="^save: " + re.escape(words)):
         jn.save(tmp_path / "a", {"a": jnp.ones(1)}, config=config)
-    assert str(error.value).startswith(f"save: {words}")
     assert os.listdir(tmp_path) == []
 
 
-@pytest.mark.parametrize("config", [None, 3, "text", [1, 2.5, None, True], {"ä": {"b": ["ß"]}}])
+@pytest.mark.parametrize("config", [3, [1, 2.5, None, True], {"ä": {"b": ["ß"]}}])
 def test_config_comes_back(tmp_path, config):
     jn.save(tmp_path / "a", {"a": jnp.ones(1)}, config=config)
     assert jn.load(tmp_path / "a")[1] == config
 
 
-@pytest.mark.parametrize("breaks", ["write_tensors", "os.fsync", "os.replace"])
-def test_a_failure_leaves_the_old_file(tmp_path, monkeypatch, breaks):
-    from jaxnet.training import checkpoint
-
-    file = tmp_path / "a"
-    jn.save(file, {"old": jnp.ones(3)})
-    before = file.read_bytes()
-
-    def fail(*args, **kwargs):
-        raise OSError("no space left")
-
-    where, name = (checkpoint.os, breaks[3:]) if breaks.startswith("os.") else (checkpoint, breaks)
-    monkeypatch.setattr(where, name, fail)
-    with pytest.raises(OSError, match="no space left"):
-        jn.save(file, {"new": jnp.ones(100)})
-    monkeypatch.undo()
-    assert file.read_bytes() == before and os.listdir(tmp_path) == ["a"]
-
-
-def test_the_new_file_replaces_the_old_one_whole(tmp_path):
-    jn.save(tmp_path / "a", {"old": jnp.ones(300)})
-    jn.save(tmp_path / "a", {"new": jnp.ones(3)})
-    assert list(jn.load(tmp_path / "a")[0]) == ["new"] and os.listdir(tmp_path) == ["a"]
-
-
-def test_a_link_stays_a_link(tmp_path):
-    (tmp_path / "latest").symlink_to(tmp_path / "run-7")
-    jn.save(tmp_path / "latest", {"a": jnp.ones(3)})
-    assert (tmp_path / "latest").is_symlink() and (tmp_path / "run-7").is_file()
-
-
-def test_folders_are_made_and_others_may_read(tmp_path):
-    jn.save(tmp_path / "runs" / "7" / "net", {"a": jnp.ones(3)})
-    (tmp_path / "plain").touch()
-    assert (tmp_path / "runs" / "7" / "net").stat().st_mode == (tmp_path / "plain").stat().st_mode
-
-
-def test_a_folder_is_no_file(tmp_path):
-    for function in (lambda: jn.save(tmp_path, {"a": jnp.ones(1)}), lambda: jn.load(tmp_path)):
+def test_a_folder_and_a_missing_file(tmp_path):
+    for function in (lambda: jn.save(tmp_path, {"a": X}), lambda: jn.load(tmp_path)):
         with pytest.raises(IsADirectoryError, match=f"{tmp_path} is a folder; name a file in it"):
             function()
-
-
-def test_a_missing_file(tmp_path):
     with pytest.raises(FileNotFoundError, match=f"load: there is no file '{tmp_path}/none'"):
         jn.load(tmp_path / "none")
 
 
-@pytest.mark.parametrize("left", [0, 5, 30, -1], ids=str)
+@pytest.mark.parametrize("left", [0, 5, -1], ids=str)
 def test_a_file_that_is_cut_short(tmp_path, left):
     jn.save(tmp_path / "a", {"a": jnp.ones(30)})
     (tmp_path / "a").write_bytes((tmp_path / "a").read_bytes()[:left])
-    with pytest.raises(ValueError, match="is not a safetensors file, or is cut short") as error:
+    with pytest.raises(ValueError, match=f"^load: {tmp_path}/a is not a .* file, or is cut short"):
         jn.load(tmp_path / "a")
-    assert str(error.value).startswith(f"load: {tmp_path / 'a'} is not")
-
-
-def test_another_format(tmp_path):
-    np.savez(tmp_path / "a.npz", a=np.ones(3))
-    with pytest.raises(ValueError, match="is not a safetensors file"):
-        jn.load(tmp_path / "a.npz")
-
-
-def flips(raw, count, seed=0):
-    """The bytes with one bit flipped, at the beginning, at the end and at random places."""
-    places = np.random.default_rng(seed).permutation(8 * len(raw))[:count]
-    for place in places:
-        broken = bytearray(raw)
-        broken[place // 8] ^= 1 << place % 8
-        yield int(place), bytes(broken)
-
-
-@pytest.mark.slow
-def test_1000_flipped_bits_are_all_found(tmp_path):
-    key, x = jax.random.key(0), jn.spec((2, 4))
-    tree = {"net": NET.init(key, x), "key": key, "time": 0.5, "none": None, "half": jnp.bfloat16(3)}
-    jn.save(tmp_path / "a", tree, config={"ä": [1.5, "text"]})
-    raw = (tmp_path / "a").read_bytes()
-    silent = []
-    for place, broken in flips(raw, 1000):
-        (tmp_path / "a").write_bytes(broken)
-        try:
-            jn.load(tmp_path / "a")
-        except ValueError as error:
-            assert str(error).startswith(f"load: {tmp_path}/a ")
-        else:
-            silent.append(place)
-    assert not silent
-    (tmp_path / "a").write_bytes(raw)
-    assert bits(jn.load(tmp_path / "a", like=tree)[0]) == bits(tree)
 
 
 @pytest.mark.parametrize("drop", ["jaxnet", "sha256"])
@@ -435,12 +299,10 @@ def test_files_of_eight_bit_floats_and_of_pytorch(tmp_path):
 
 
 @pytest.mark.parametrize("notes", [
-    "[1]", "3", '{"a": 3}', '{"a": {"is": "key", "impl": "x"}}',
-    '{"a": {"is": "raw", "dtype": "x"}}', '{"b": {}}', "{",
+    "3", '{"a": 3}', '{"a": {"is": "key", "impl": "x"}}', '{"a": {"is": "raw", "dtype": "x"}}',
+    '{"b": {}}', "{",
 ])  # fmt: skip
 def test_broken_notes(tmp_path, notes):
-    from jaxnet.training.checkpoint import _digest
-
     arrays, metadata = {"a": np.ones(2, np.uint8)}, {"config": "null", "jaxnet": notes}
     metadata["sha256"] = _digest(arrays.items(), metadata)
     save_file(arrays, tmp_path / "a", metadata)
@@ -448,21 +310,7 @@ def test_broken_notes(tmp_path, notes):
         jn.load(tmp_path / "a")
 
 
-def test_a_pipe_is_no_checkpoint(tmp_path):
-    os.mkfifo(tmp_path / "pipe")
-    for function in (lambda p: jn.save(p, {"a": jnp.ones(1)}), jn.load):
-        with pytest.raises(OSError, match="pipe is a device, pipe or socket"):
-            function(tmp_path / "pipe")
-
-
-@pytest.mark.parametrize("path", [None, 3, b"a"], ids=repr)
-def test_paths_of_other_types(path):
-    for words, function in {"save": lambda p: jn.save(p, {}), "load": jn.load}.items():
-        with pytest.raises(TypeError, match=f"{words}: path must be a str or a Path, got "):
-            function(path)
-
-
-@pytest.mark.parametrize("like", [3, jnp.ones(2), "a", {"a": "b"}, {"a": None}], ids=str)
+@pytest.mark.parametrize("like", [3, {"a": "b"}, {"a": None}], ids=str)
 def test_likes_that_are_no_trees(tmp_path, like):
     jn.save(tmp_path / "a", {"a": jnp.ones(1)})
     with pytest.raises((TypeError, ValueError), match="^load: "):
@@ -475,12 +323,6 @@ def test_files_of_others(tmp_path):
     assert list(tree) == ["conv.weight"] and config is None
     save_file({"a": np.ones(2), "a/b": np.ones(2)}, tmp_path / "a")
     with pytest.raises(ValueError, match="a/b is below an array; no tree can have both"):
-        jn.load(tmp_path / "a")
-
-
-def test_a_config_that_is_not_json(tmp_path):
-    save_file({"a": np.ones(2)}, tmp_path / "a", {"config": "{broken"})
-    with pytest.raises(ValueError, match=f"load: the metadata of {tmp_path / 'a'} is broken: JSON"):
         jn.load(tmp_path / "a")
 
 
@@ -507,6 +349,7 @@ DAMAGED = {
     "negative": {"a": ONE | {"shape": [-1]}},
     "deep metadata": {"__metadata__": {"config": "[" * 100_000}, "a": ONE},
     "notes of another kind": {"__metadata__": {"jaxnet": "[[1]]"}, "a": ONE},
+    "config of no JSON": {"__metadata__": {"config": "{broken"}, "a": ONE},
     "no JSON": b"{",
 }
 
@@ -521,7 +364,8 @@ def test_a_damaged_file_is_named(tmp_path, name):
 def test_bytes_that_flip_are_seen(tmp_path):
     """Each of 300 damaged files is an error that names it; no array comes back changed."""
     file, rng = tmp_path / "net", np.random.default_rng(0)
-    jn.save(file, {"a": np.arange(6.0), "b": {"c": np.ones((2, 3), np.int8)}}, config={"x": [1]})
+    tree = {"a": np.arange(6.0), "key": jax.random.key(0), "none": None, "half": jnp.bfloat16(3)}
+    jn.save(file, tree, config={"ä": [1.5, "text"]})
     whole = file.read_bytes()
     for _ in range(300):
         words = bytearray(whole)
@@ -537,14 +381,9 @@ def test_bytes_that_flip_are_seen(tmp_path):
 
 def test_parts_of_several_files_become_one_array(tmp_path):
     """As several processes write them, whatever the devices that read."""
-    whole = {
-        "a": np.arange(24, dtype=np.float32).reshape(4, 6),
-        "c": (np.arange(4) * (1 + 2j)).astype(np.complex64),
-        "n": np.int32(7),
-        "none": np.zeros((0, 3), np.float32),
-    }
-    from jaxnet.training.checkpoint import packed, unpacked, write_file
-
+    whole = {"a": np.arange(24, dtype=np.float32).reshape(4, 6), "n": np.int32(7),
+             "c": (np.arange(4) * (1 + 2j)).astype(np.complex64),
+             "none": np.zeros((0, 3), np.float32)}  # fmt: skip
     for i, (rows, at) in enumerate([(slice(0, 1), 0), (slice(1, 4), 1)]):
         parts = {f"{name}[{at}]": whole[name][rows] for name in ("a", "c")}
         arrays, notes = packed("save", parts)
@@ -574,13 +413,3 @@ def test_parts_of_an_array_that_several_hosts_share():
     arrays, notes = packed("save", {"kernel": whole}, parts=True)
     assert notes == {"kernel[2, 0]": {"of": "kernel", "start": [2, 0]}}
     assert arrays["kernel[2, 0]"].tolist() == [[6, 7, 8], [9, 10, 11]] and len(arrays) == 1
-
-
-@pytest.mark.parametrize(
-    ("tree", "error"),
-    [({"a": np.array([5], "m8[s]")}, TypeError), ({"a": {"": np.ones(2)}}, ValueError)],
-)
-def test_what_cannot_be_read_again_is_not_written(tree, error, tmp_path):
-    with pytest.raises(error, match="save: "):
-        jn.save(tmp_path / "file", tree)
-    assert not (tmp_path / "file").exists()

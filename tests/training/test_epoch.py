@@ -23,9 +23,14 @@ def test_scalars_have_paths_and_leave_arrays_out():
 
 
 def test_between_passes_it_prints_the_epoch_and_inside_one_the_step():
-    assert str(epoch(evaluation=None)) == "epoch  2/10  |  loss 0.5000  |  1.5 s"
+    assert (
+        str(epoch(evaluation=None))
+        == repr(epoch(evaluation=None))
+        == "epoch  2/10  |  loss 0.5000  |  1.5 s"
+    )
     inside = jn.training.Position(1, 2, 0, 4)
     assert str(epoch(position=inside, evaluation=None)) == "step  6/30  |  loss 0.5000  |  1.5 s"
+    assert "  |  evaluation loss 0.2500" in str(epoch(evaluation={"loss": 0.25}))
     assert str(epoch(epochs=None, steps=None, evaluation=None)).startswith("step 6  |")
 
 

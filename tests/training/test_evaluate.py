@@ -10,25 +10,7 @@ import jaxnet as jn
 from jaxnet.services.trees import Memo
 from jaxnet.training.evaluate import means, measure, predict_program
 from tests.compiled import jit_apply
-
-KEY = jax.random.key(0)
-LOSS = optax.softmax_cross_entropy_with_integer_labels
-
-
-def data(n=50, seed=0):
-    rng = np.random.default_rng(seed)
-    x = rng.normal(size=(n, 3)).astype(np.float32)
-    return x, (x[:, 0] + 0.5 * rng.normal(size=n) > 0).astype(np.int32)
-
-
-class Loader:
-    """An iterable of batches, as grain's and PyTorch's loaders are."""
-
-    def __init__(self, batches):
-        self.batches = batches
-
-    def __iter__(self):
-        return iter(self.batches)
+from tests.training.conftest import KEY, LOSS, Batches, data
 
 
 @pytest.mark.slow
@@ -43,7 +25,7 @@ def test_evaluate_by_hand_for_every_batch_size():
         assert list(found) == ["loss", "accuracy"]
         for name, value in expected.items():
             np.testing.assert_allclose(found[name], value, rtol=1e-5)
-    parts = Loader([(x[:7], y[:7]), (x[7:], y[7:])])
+    parts = Batches((x[:7], y[:7]), (x[7:], y[7:]))
     found = jn.evaluate(objective, params, state, parts)
     np.testing.assert_allclose(found["loss"], expected["loss"], rtol=1e-5)
 
@@ -85,8 +67,7 @@ def reader(**options):
     return jn.serial(jn.serial(table, name="in"), lambda x: x.mean(1), jn.dense(2), name="net")
 
 
-@pytest.mark.parametrize("wrap", [lambda net: net, jn.freeze], ids=["net", "frozen"])
-@pytest.mark.parametrize("batch_size", [2, 256])
+@pytest.mark.parametrize(("wrap", "batch_size"), [(lambda net: net, 2), (jn.freeze, 256)])
 def test_an_id_without_an_embedding_raises(wrap, batch_size):
     net = wrap(reader())
     params, state = net.init(KEY, IDS)
@@ -101,11 +82,9 @@ def test_an_id_without_an_embedding_raises(wrap, batch_size):
     assert good.shape == (5, 2) and np.isfinite(good).all()
 
 
-@pytest.mark.parametrize(
-    "function, got",
-    [(jnp.mean, r"\(\)"), (jnp.ravel, r"\(12,\)"), (lambda x: {"y": x.mean(0)}, r"\(3,\)")],
-    ids=["scalar", "flattened", "mean"],
-)
+@pytest.mark.parametrize(("function", "got"), [
+    (jnp.mean, r"\(\)"), (jnp.ravel, r"\(12,\)"), (lambda x: {"y": x.mean(0)}, r"\(3,\)"),
+], ids=["scalar", "flattened", "mean"])  # fmt: skip
 def test_outputs_that_are_not_one_per_example_are_answered(function, got):
     net = jn.serial(function, name="net")
     words = rf"predict: expected one output per example from net, \(batch, ...\), got {got} for 4"
@@ -130,20 +109,11 @@ def test_fit_reports_ids_of_the_test_data():
         next(epochs)
 
 
-class Batches:
-    def __init__(self, batches):
-        self.batches = batches
-
-    def __iter__(self):
-        return iter(self.batches)
-
-
 def test_nothing_moves_to_the_device_by_itself():
     """With all data there, as `jax.transfer_guard("disallow")` wants it."""
     x, y = jax.device_put((np.ones((10, 3), np.float32), np.arange(10) % 2))
     net = jn.serial(jn.dense(4), jn.dropout(0.5), jn.dense(2))
-    loss = optax.softmax_cross_entropy_with_integer_labels
-    objective = jn.supervised(net, loss, metrics={"accuracy": jn.metrics.accuracy})
+    objective = jn.supervised(net, LOSS, metrics={"accuracy": jn.metrics.accuracy})
     trainer = jn.trainer(objective, optax.adam(0.1))
     now, other = (trainer.init(jax.random.key(i), (x, y)) for i in range(2))
     stream = [(x[:4], y[:4]), (x[4:8], y[4:8]), (x[8:], y[8:])]
@@ -153,7 +123,7 @@ def test_nothing_moves_to_the_device_by_itself():
             jn.evaluate(objective, now.params, now.state, (x, y), batch_size=4)
             jn.predict(net, now.params, now.state, x, batch_size=4)
             options = {"batch_size": 4, "evaluate": (x, y), "epochs": 2, "progress": False}
-            for data in ((x, y), Batches(stream)):
+            for data in ((x, y), Batches(*stream)):
                 *_, epoch = jn.fit(trainer, now, data, **options)
     assert epoch.number == 2
 
@@ -218,7 +188,7 @@ def test_a_stream_gets_new_random_numbers_in_each_batch():
 
     noise, zeros = jn.compose(forward, name="noise"), np.zeros(64, np.float32)
     whole = jn.evaluate(noise, {}, {}, zeros, batch_size=16)
-    assert jn.evaluate(noise, {}, {}, Loader(np.split(zeros, 4)), batch_size=16) == whole
+    assert jn.evaluate(noise, {}, {}, Batches(*np.split(zeros, 4)), batch_size=16) == whole
     assert jn.evaluate(noise, {}, {}, zeros[:16], batch_size=16) != whole
 
 
@@ -237,7 +207,7 @@ def test_carries_go_from_batch_to_batch():
         (values_now, _), after = objective.apply(params, after, rows(i))
         values.append(values_now)
     expected = float(np.concatenate(values).mean())
-    stream = Loader([rows(i) for i in range(0, len(cut.x), streams)])
-    for given, data in ((state, held), (other, held), (other, stream)):
-        found = jn.evaluate(objective, params, given, data, batch_size=streams)
+    stream = Batches(*[rows(i) for i in range(0, len(cut.x), streams)])
+    for given, source in ((state, held), (other, held), (other, stream)):
+        found = jn.evaluate(objective, params, given, source, batch_size=streams)
         assert found["loss"] == pytest.approx(expected, rel=1e-5)

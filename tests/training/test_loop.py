@@ -11,15 +11,7 @@ import optax
 import pytest
 
 import jaxnet as jn
-
-KEY = jax.random.key(0)
-LOSS = optax.softmax_cross_entropy_with_integer_labels
-
-
-def data(n=50, seed=0):
-    rng = np.random.default_rng(seed)
-    x = rng.normal(size=(n, 3)).astype(np.float32)
-    return x, (x[:, 0] + 0.5 * rng.normal(size=n) > 0).astype(np.int32)
+from tests.training.conftest import KEY, LOSS, Batches, data, same
 
 
 def build(net=None, optimizer=None, loss=LOSS, **kwargs):
@@ -41,9 +33,10 @@ def recorder(spy=lambda batch: None):
     return trainer, trainer.init(KEY, examples), examples
 
 
-@pytest.mark.fast_cases("100-1")
-@pytest.mark.parametrize("size", [1, 4, 11, 64])
-@pytest.mark.parametrize("chunk", [None, 1, 2, 100])
+@pytest.mark.fast_cases("1-100")
+@pytest.mark.parametrize(
+    ("size", "chunk"), [(1, 100), (1, 2), (4, None), (4, 2), (11, 1), (64, 100)]
+)
 def test_every_example_once_an_epoch(size, chunk):
     trainer, train_state, examples = recorder()
     epochs = list(
@@ -82,10 +75,7 @@ def test_unshuffled_fit_is_the_loop_of_steps():
         for i in range(0, 24, 8):
             train_state, metrics = trainer.step(train_state, (x[i : i + 8], y[i : i + 8]))
             losses.append(float(metrics["loss"]))
-    jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, 1e-4, 1e-6),
-        epoch.train_state.params, train_state.params,
-    )  # fmt: skip
+    same(epoch.train_state.params, train_state.params, 1e-4, 1e-6)
     np.testing.assert_allclose(epoch.losses, losses, rtol=1e-4)
     np.testing.assert_allclose(epoch.train["loss"], np.mean(losses), rtol=1e-5)
 
@@ -98,10 +88,7 @@ def test_short_last_batch_weighs_its_own_examples_only():
     for part in (slice(0, 8), slice(8, 10)):
         one = jn.trainer(trainer.objective, optax.sgd(0.1))  # another shape: warns in the same one
         train_state, metrics = one.step(train_state, (x[part], y[part]))
-    jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, 1e-4, 1e-6),
-        epoch.train_state.params, train_state.params,
-    )  # fmt: skip
+    same(epoch.train_state.params, train_state.params, 1e-4, 1e-6)
 
 
 @pytest.mark.slow
@@ -110,24 +97,10 @@ def test_stream_equals_resident():
     trainer, train_state = build()
     batches = [(x[i : i + 8], y[i : i + 8]) for i in (0, 8, 16)]
     *_, a = jn.fit(trainer, train_state, (x, y), epochs=2, batch_size=8, shuffle=False)
-    *_, b = jn.fit(trainer, train_state, Loader(batches), epochs=2, evaluate=Loader(batches))
-    jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, 1e-4, 1e-6),
-        a.train_state.params,
-        b.train_state.params,
-    )
+    *_, b = jn.fit(trainer, train_state, Batches(*batches), epochs=2, evaluate=Batches(*batches))
+    same(a.train_state.params, b.train_state.params, 1e-4, 1e-6)
     np.testing.assert_allclose(a.train["loss"], b.train["loss"], rtol=1e-5)
     assert b.evaluation["loss"] < b.train["loss"]
-
-
-class Loader:
-    """An iterable of batches, as grain's and PyTorch's loaders are."""
-
-    def __init__(self, batches):
-        self.batches = batches
-
-    def __iter__(self):
-        return iter(self.batches)
 
 
 @pytest.mark.slow
@@ -140,15 +113,8 @@ def test_a_loader_of_pytorch_gives_batches():
     loader = torch.utils.data.DataLoader(examples, batch_size=8)
     *_, a = jn.fit(trainer, train_state, loader, epochs=2)
     batches = [[x[i : i + 8], y[i : i + 8]] for i in (0, 8, 16)]  # lists, as from the loader
-    *_, b = jn.fit(trainer, train_state, Loader(batches), epochs=2)
+    *_, b = jn.fit(trainer, train_state, Batches(*batches), epochs=2)
     np.testing.assert_array_equal(a.losses, b.losses)
-
-
-def test_an_iterator_that_is_used_up_is_answered():
-    x, y = data(8)
-    trainer, train_state = build()
-    with pytest.raises(ValueError, match="starts over for each epoch"):
-        list(jn.fit(trainer, train_state, iter([(x, y)]), epochs=2))
 
 
 @pytest.mark.slow
@@ -158,9 +124,7 @@ def test_resuming_gives_what_one_run_gives():
     epochs = list(jn.fit(trainer, train_state, data(), epochs=4, batch_size=16))
     *_, resumed = jn.fit(trainer, epochs[1].train_state, data(), epochs=2, batch_size=16)
     assert (resumed.number, resumed.epochs) == (4, 4)  # the count goes on
-    jax.tree.map(
-        np.testing.assert_array_equal, resumed.train_state.params, epochs[3].train_state.params
-    )
+    same(resumed.train_state.params, epochs[3].train_state.params)
 
 
 @pytest.mark.slow
@@ -195,23 +159,6 @@ def test_an_augmentation_changes_training_alone():
     np.testing.assert_allclose(epoch.evaluation["zero"], (y == 0).mean(), rtol=1e-6)
 
 
-@pytest.mark.slow
-def test_epoch_prints_as_one_line():
-    trainer, train_state = build(metrics={"accuracy": jn.metrics.accuracy})
-    (epoch,) = jn.fit(trainer, train_state, data(), epochs=1, evaluate=data())
-    assert str(epoch).startswith("epoch 1/1  |  loss 0.") and str(epoch).endswith(" s")
-    assert "evaluation loss 0." in str(epoch) and "\n" not in str(epoch)
-    assert repr(epoch) == str(epoch)
-
-
-@pytest.mark.slow
-def test_non_finite_gradients_are_told_with_the_step():
-    x, y = data(16)
-    trainer, train_state = build(loss=lambda h, t: jnp.log(h[:, 0] * 0) * t)
-    with pytest.warns(UserWarning, match=r"not finite at step 1: bias, kernel"):
-        list(jn.fit(trainer, train_state, (x, y), epochs=1, batch_size=8))
-
-
 @pytest.mark.parametrize(("change", "words"), [
     ({"epochs": 0}, "epochs must be at least 1, got 0"),
     ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
@@ -223,19 +170,14 @@ def test_non_finite_gradients_are_told_with_the_step():
     ({"data": 7}, "data must be arrays"),
     ({"trainer": print}, "expected a trainer from jn.trainer"),
     ({"train_state": {}}, "train_state must be the result of trainer.init"),
+    ({"progress": "yes"}, "fit: progress must be True or False, got 'yes'"),
+    ({"epochs": 2, "evaluate": (data() for _ in "ab")}, "evaluate= is read in each epoch"),
 ], ids=lambda value: next(iter(value)) if isinstance(value, dict) else "")  # fmt: skip
 def test_bad_input_is_answered_before_anything_runs(change, words):
     trainer, train_state = build()
     call = {"trainer": trainer, "train_state": train_state, "data": data(), "epochs": 1} | change
     with pytest.raises((ValueError, TypeError), match=words):
         jn.fit(**call)
-
-
-@pytest.mark.slow
-def test_progress_bar_is_silent_where_nobody_looks(capsys):
-    trainer, train_state = build()
-    list(jn.fit(trainer, train_state, data(), epochs=1))
-    assert capsys.readouterr() == ("", "")
 
 
 @pytest.mark.slow
@@ -336,17 +278,9 @@ for i in range(4):
     assert set(later) == {first} and len(later) == 3
 
 
-def test_progress_is_checked_at_the_call():
-    learner = jn.trainer(jn.supervised(jn.dense(1), optax.squared_error), optax.sgd(0.1))
-    data = np.ones((4, 3), np.float32), np.ones((4, 1), np.float32)
-    train_state = learner.init(jax.random.key(0), data)
-    with pytest.raises(TypeError, match="fit: progress must be True or False, got 'yes'"):
-        jn.fit(learner, train_state, data, epochs=1, progress="yes")  # type: ignore
-
-
 def test_an_own_trainer_with_an_objective_reads_whole_batches_of_a_stream():
     x, y = np.ones((16, 3), np.float32), np.zeros(16, int)
-    net = jn.supervised(jn.dense(2), optax.softmax_cross_entropy_with_integer_labels)
+    net = jn.supervised(jn.dense(2), LOSS)
     inner = jn.trainer(net, optax.sgd(0.1))
     own = jn.Trainer(inner.init, lambda *args: inner.step(*args), objective=net)
     start = inner.init(jax.random.key(0), (x, y))
@@ -355,25 +289,17 @@ def test_an_own_trainer_with_an_objective_reads_whole_batches_of_a_stream():
     assert epoch.step == 2 and epoch.evaluation["loss"] < 1
 
 
-def test_a_generator_cannot_evaluate_several_epochs():
-    x, y = np.ones((16, 3), np.float32), np.zeros((16, 1), np.float32)
-    trainer = jn.trainer(jn.supervised(jn.dense(1), optax.squared_error), optax.sgd(0.1))
-    held = ((x[i : i + 8], y[i : i + 8]) for i in (0, 8))
-    with pytest.raises(ValueError, match="evaluate= is read in each epoch"):
-        jn.fit(trainer, trainer.init(jax.random.key(0), (x, y)), (x, y), epochs=2, evaluate=held)
-
-
 @pytest.mark.parametrize("states", [False, True])
 def test_a_loader_may_have_an_epoch_of_its_own(states):
     """Its iterators need not have a state, and are not asked for one between passes."""
     x, y = np.ones((16, 3), np.float32), np.zeros((16, 1), np.float32)
 
-    class Batches:
+    class Plain:
         def __init__(self, epoch):
             self.epoch, self.place = epoch, 0
 
         def __iter__(self):
-            return Batches(self.epoch)
+            return Plain(self.epoch)
 
         def __next__(self):
             if self.place == 16:
@@ -381,7 +307,7 @@ def test_a_loader_may_have_an_epoch_of_its_own(states):
             self.place += 8
             return x[self.place - 8 : self.place], y[self.place - 8 : self.place]
 
-    class WithState(Batches):
+    class WithState(Plain):
         def __iter__(self):
             self.epoch += 1
             return WithState(self.epoch)
@@ -394,6 +320,12 @@ def test_a_loader_may_have_an_epoch_of_its_own(states):
 
     trainer = jn.trainer(jn.supervised(jn.dense(1), optax.squared_error), optax.sgd(0.1))
     start = trainer.init(jax.random.key(0), (x, y))
-    batches = (WithState if states else Batches)(0)
+    batches = (WithState if states else Plain)(0)
     epochs = [*jn.fit(trainer, start, batches, epochs=2, progress=False)]
     assert [epoch.position.loader for epoch in epochs] == [None, None]
+
+
+def test_an_iterator_that_is_used_up_is_answered():
+    trainer, train_state = build()
+    with pytest.raises(ValueError, match="starts over for each epoch"):
+        list(jn.fit(trainer, train_state, iter([data(8)]), epochs=2))

@@ -34,17 +34,13 @@ def same(a, b):
     return all(np.array_equal(one, other) for one, other in leaves)
 
 
-@pytest.mark.parametrize(
-    ("net", "scaled"),
-    [
-        (jn.dense(1), False),
-        (jn.cast(jn.dense(1), jnp.bfloat16), False),
-        (jn.cast(jn.dense(1), jnp.float16), True),
-        (jn.serial(jn.repeat(jn.remat(jn.cast(jn.dense(3), jnp.float16)), 2), jn.dense(1)), True),
-        (jn.compose(lambda m, x: m(jn.dense(1), x.astype(jnp.float16)), name="own"), True),
-    ],
-    ids=["float32", "bfloat16", "float16", "inside loops", "own layer"],
-)
+@pytest.mark.parametrize(("net", "scaled"), [
+    (jn.dense(1), False),
+    (jn.cast(jn.dense(1), jnp.bfloat16), False),
+    (jn.cast(jn.dense(1), jnp.float16), True),
+    (jn.serial(jn.repeat(jn.remat(jn.cast(jn.dense(3), jnp.float16)), 2), jn.dense(1)), True),
+    (jn.compose(lambda m, x: m(jn.dense(1), x.astype(jnp.float16)), name="own"), True),
+], ids=["float32", "bfloat16", "float16", "inside loops", "own layer"])  # fmt: skip
 def test_the_loss_is_scaled_if_something_is_computed_in_float16(net, scaled):
     trainer, start = made(net, optax.sgd(0.1))
     assert isinstance(start.opt_state, LossScale) == scaled
@@ -184,8 +180,7 @@ def test_many_overflows_in_a_row_warn_by_path():
     with pytest.warns(UserWarning, match=words):
         list(jn.fit(trainer, start, bad, **options))
     trainer, state = made(jn.cast(jn.dense(1), jnp.float16), optax.sgd(0.1))
-    with pytest.warns(
-        UserWarning, match=r"changed nothing.*: bias, kernel. .*float16 ends at 65,504"
-    ):
+    words = r"changed nothing.*: bias, kernel. .*float16 ends at 65,504"
+    with pytest.warns(UserWarning, match=words):
         for _ in range(15):
             state, _ = trainer.step(state, bad)

@@ -10,6 +10,7 @@ import optax
 import pytest
 
 import jaxnet as jn
+from tests.training.conftest import same
 
 KEY = jax.random.key(0)
 RNG = np.random.default_rng(0)
@@ -74,8 +75,7 @@ RULES = {
 }
 
 
-@pytest.mark.parametrize("batch", [12, 3], ids=["all examples", "stochastic"])
-@pytest.mark.parametrize("name", RULES)
+@pytest.mark.parametrize(("name", "batch"), [*[(name, 3) for name in RULES], ("adam", 12)])
 def test_ten_steps_are_the_update_written_out(name, batch, x64):
     optimizer, rule = RULES[name]
     net = jn.dense(2, use_bias=False)
@@ -165,8 +165,7 @@ def test_line_searches_run_in_fit(x64):
         for _ in range(4):
             train_state, _ = trainer.step(train_state, (X[:4], Y[:4]))
             train_state, _ = trainer.step(train_state, (X[4:7], Y[4:7]))
-    close = lambda a, b: np.testing.assert_allclose(a, b, 1e-9)  # noqa: E731
-    jax.tree.map(close, last.train_state.params, train_state.params)
+    same(last.train_state.params, train_state.params, 1e-9)
 
 
 @pytest.mark.slow
@@ -183,62 +182,3 @@ def test_a_line_search_through_dropout():
         for _ in range(20):
             train_state, _ = trainer.step(train_state, data)
     assert 0.05 * start < jn.evaluate(trainer.objective, *now(), data)["loss"] < 0.7 * start
-
-
-# What the user's loop does.
-
-
-@pytest.mark.slow
-def test_early_stopping_is_a_statement_in_the_loop():
-    """Labels are noise for half of the digits: the held-out loss turns, and the loop ends there."""
-    x, y = digits()
-    x, y = x.astype(np.float32), y.astype(np.int32)
-    train, test = (x[:60], y[:60]), (x[200:], y[200:])
-    train[1][::2] = np.random.default_rng(0).integers(0, 10, 30)
-    net, optimizer = jn.models.mlp([64, 10]), optax.adam(1e-2)
-    cross_entropy = optax.softmax_cross_entropy_with_integer_labels
-    trainer = jn.trainer(jn.supervised(net, cross_entropy), optimizer)
-    train_state = trainer.init(KEY, train)
-
-    best, epochs = None, []
-    for epoch in jn.fit(trainer, train_state, train, epochs=200, evaluate=test, progress=False):
-        epochs.append(epoch)
-        if best is None or epoch.evaluation["loss"] < best.evaluation["loss"]:
-            best = epoch
-        elif epoch.number - best.number >= 5:  # patience
-            break
-
-    losses = [epoch.evaluation["loss"] for epoch in epochs]
-    assert 3 < best.number < len(epochs) - 4 and len(epochs) == best.number + 5 < 100
-    assert best.evaluation["loss"] == min(losses) < epochs[-1].evaluation["loss"]
-    assert epochs[-1].train["loss"] < best.train["loss"]  # it would have gone on learning noise
-    again = jn.evaluate(
-        trainer.objective, best.train_state.params, best.train_state.state, test
-    )  # what was kept is still the best
-    assert again["loss"] == pytest.approx(best.evaluation["loss"], rel=1e-5)
-
-
-@pytest.mark.slow
-def test_l1_by_a_proximal_step_gives_exact_zeros_and_by_gradients_none():
-    """On digits: pixels that are blank in all images, and more, get no weight at all."""
-    x, y = digits()
-    data = x.astype(np.float32), y.astype(np.int32)
-    net, kernels = jn.dense(10, kernel_init=jn.initializers.normal(0.1)), {}
-    cross_entropy = optax.softmax_cross_entropy_with_integer_labels
-    ways = {
-        "gradient": (optax.sgd(0.2), jn.penalties.l1(0.01)),
-        "proximal": (optax.chain(optax.sgd(0.2), jn.penalties.proximal_l1(0.01, 0.2)), None),
-    }
-    for way, (optimizer, penalty) in ways.items():
-        trainer = jn.trainer(jn.supervised(net, cross_entropy, penalty=penalty), optimizer)
-        train_state = trainer.init(KEY, data)
-        for epoch in jn.fit(trainer, train_state, data, epochs=200, batch_size=400, progress=False):
-            train_state = epoch.train_state
-        kernels[way] = np.asarray(train_state.params["kernel"])
-        assert 0.3 < epoch.train["loss"] < 1.8
-        assert (np.asarray(train_state.params["bias"]) != 0).all()  # never on biases
-    blank = (data[0] == 0).all(0)
-    assert blank.sum() >= 3 and (kernels["proximal"][blank] == 0).all()
-    assert 0.4 < (kernels["proximal"] == 0).mean() < 0.95
-    # by gradients only what the sign's slope of 0 leaves at 0: nothing, here
-    assert (kernels["gradient"] == 0).mean() < 0.01

@@ -4,15 +4,13 @@ import os
 import signal
 import threading
 
-import jax
 import numpy as np
 import optax
 import pytest
 
 import jaxnet as jn
 from jaxnet.training import preemption
-
-KEY = jax.random.key(0)
+from tests.training.conftest import KEY, Batches
 
 
 def build():
@@ -25,13 +23,7 @@ def build():
 def test_the_run_saves_and_ends(tmp_path, stream):
     trainer, train_state, data = build()
     if stream:
-        batches = [tuple(a[i : i + 4] for a in data) for i in range(0, 64, 4)]
-
-        class Batches:
-            def __iter__(self):
-                return iter(batches)
-
-        data = Batches()
+        data = Batches(*[tuple(a[i : i + 4] for a in data) for i in range(0, 64, 4)])
     seen, after = [], False
     with pytest.raises(SystemExit) as stopped:
         with jn.Checkpoints(tmp_path) as kept:

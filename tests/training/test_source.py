@@ -10,6 +10,7 @@ import optax
 import pytest
 
 import jaxnet as jn
+from tests.training.conftest import same
 
 KEY = jax.random.key(0)
 LOSS = optax.softmax_cross_entropy_with_integer_labels
@@ -39,10 +40,6 @@ class Batches:
             yield jax.tree.map(lambda a, s=start: a[s : s + 16], self.rows)
 
 
-def same(a, b):
-    jax.tree.map(np.testing.assert_array_equal, a, b)
-
-
 @pytest.mark.fast_cases("True")
 @pytest.mark.parametrize("stream", [False, True])
 def test_every_cuts_a_run_without_changing_it(stream):
@@ -62,8 +59,7 @@ def test_every_cuts_a_run_without_changing_it(stream):
         np.testing.assert_allclose(epoch.train["loss"], mean, rtol=1e-5)
 
 
-@pytest.mark.parametrize("stream", [False, True])
-@pytest.mark.parametrize("at", [0, 1, 2])
+@pytest.mark.parametrize(("stream", "at"), [(False, 1), (False, 2), (True, 0), (True, 1)])
 def test_a_run_goes_on_from_a_position(stream, at):
     trainer, train_state = build()
     source = Batches(data()) if stream else data()
@@ -90,22 +86,15 @@ class Shuffled(Batches):
             yield jax.tree.map(lambda a, s=start: a[order[s : s + 16]], self.rows)
 
 
-@pytest.mark.parametrize("at", [1, 2])
-def test_a_loader_that_counts_its_passes_goes_on_with_the_right_one(at):
+def test_a_loader_that_counts_its_passes_goes_on_with_the_right_one():
     trainer, train_state = build()
     whole = list(jn.fit(trainer, train_state, Shuffled(data()), steps=9, every=2))
-    assert [(e.position.epoch, e.position.done) for e in whole] == [
-        (0, 2),
-        (1, 1),
-        (1, 3),
-        (2, 2),
-        (2, 3),
-    ]
-    rest = list(
-        jn.fit(trainer, whole[at].train_state, Shuffled(data()), steps=9, every=2,
-               position=whole[at].position)
-    )  # fmt: skip
-    same(rest[-1].train_state, whole[-1].train_state)
+    places = [(e.position.epoch, e.position.done) for e in whole]
+    assert places == [(0, 2), (1, 1), (1, 3), (2, 2), (2, 3)]
+    for one in whole[1:3]:
+        rest = list(jn.fit(trainer, one.train_state, Shuffled(data()), steps=9, every=2,
+                           position=one.position))  # fmt: skip
+        same(rest[-1].train_state, whole[-1].train_state)
 
 
 def test_a_position_after_the_last_step_ends_the_run():

@@ -30,9 +30,8 @@ def test_a_state_that_json_cannot_hold_is_told():
 
 def test_a_position_of_several_processes_needs_as_many():
     run = run_to_json(STATE, jn.training.Position(1, 2, 0, 8, loader=b"1"), {}) | {"processes": 2}
-    with pytest.raises(
-        ValueError, match="in 2 processes, each at its own position, and there are 1"
-    ):
+    words = "in 2 processes, each at its own position, and there are 1"
+    with pytest.raises(ValueError, match=words):
         position_from_json(run)
 
 

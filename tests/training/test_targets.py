@@ -10,25 +10,14 @@ import pytest
 
 import jaxnet as jn
 from jaxnet import losses
+from tests.training.conftest import KEY, LOSS, Batches
 
-KEY = jax.random.key(0)
 X = np.random.default_rng(0).normal(size=(6, 4)).astype(np.float32)
 GOOD = np.array([0, 1, 2, 0, 1, 2])
-optaxs = optax.softmax_cross_entropy_with_integer_labels
 
 
 def bad(label, dtype=np.int64):
     return np.array([0, 1, 2, 0, label, 2], dtype)
-
-
-class Batches:
-    """A stream of the same batches in each pass."""
-
-    def __init__(self, *batches):
-        self.batches = batches
-
-    def __iter__(self):
-        return iter(self.batches)
 
 
 def trained(objective, data, **options):
@@ -39,29 +28,27 @@ def trained(objective, data, **options):
     return list(jn.fit(trainer, train_state, data, **options))
 
 
-def fit(y, loss=optaxs, net=None, x=X):
+def fit(y, loss=LOSS, net=None, x=X):
     return trained(jn.supervised(net or jn.dense(3), loss), (x, y))
 
 
-def fit_stream(y, loss=optaxs, net=None, x=X):
+def fit_stream(y, loss=LOSS, net=None, x=X):
     return trained(jn.supervised(net or jn.dense(3), loss), Batches((x, y)))
 
 
-def evaluate(y, loss=optaxs, net=None, x=X):
+def evaluate(y, loss=LOSS, net=None, x=X):
     objective = jn.supervised(net or jn.dense(3), loss)
     return jn.evaluate(objective, *objective.init(KEY, (x, y)), (x, y))
 
 
-def sweep(y, loss=optaxs, net=None, x=X):
+def sweep(y, loss=LOSS, net=None, x=X):
     objective = jn.supervised(net or jn.dense(3), loss)
     return jn.sweep(objective, lambda: optax.sgd(0.1), (x, y), epochs=1, seeds=2, progress=False)
 
 
-runs = pytest.mark.parametrize("run", [fit, fit_stream, evaluate, sweep])
-
-
-@runs
-@pytest.mark.parametrize("label", [-1, 3, -2147483648])
+@pytest.mark.parametrize(("run", "label"), [
+    (fit, -1), (fit, 3), (fit, -2147483648), (fit_stream, -2147483648), (evaluate, -1), (sweep, -1),
+])  # fmt: skip
 def test_a_label_that_is_not_a_class(run, label):
     who = run.__name__.partition("_")[0]
     with pytest.raises(ValueError, match=rf"labels in \[0, 3\) for 3 outputs, got {label}") as e:
@@ -69,34 +56,26 @@ def test_a_label_that_is_not_a_class(run, label):
     assert any(note.startswith(f"{who} looked at the targets first") for note in e.value.__notes__)
 
 
-@runs
-@pytest.mark.parametrize(
-    "loss, targets, message",
-    [
-        (losses.sigmoid_cross_entropy, 255, r"in \[0, 1\], got 255.* x / 255"),
-        (losses.sigmoid_cross_entropy, -1, r"in \[0, 1\], got -1"),
-        (optax.sigmoid_binary_cross_entropy, 3, r"in \[0, 1\], got 3"),
-        (optax.softmax_cross_entropy, 1, "sum to 1, got 3.*sigmoid_binary_cross_entropy"),
-        (functools.partial(optax.softmax_cross_entropy), 0.2, "sum to 1, got 0.6"),
-        (optax.hinge_loss, 0, "must be -1 or 1, got 0.*2 \\* targets - 1"),
-    ],
-)
+@pytest.mark.parametrize(("run", "loss", "targets", "message"), [
+    (fit, losses.sigmoid_cross_entropy, 255, r"in \[0, 1\], got 255.* x / 255"),
+    (fit_stream, losses.sigmoid_cross_entropy, -1, r"in \[0, 1\], got -1"),
+    (sweep, optax.sigmoid_binary_cross_entropy, 3, r"in \[0, 1\], got 3"),
+    (evaluate, optax.softmax_cross_entropy, 1, "sum to 1, got 3.*sigmoid_binary_cross_entropy"),
+    (fit, functools.partial(optax.softmax_cross_entropy), 0.2, "sum to 1, got 0.6"),
+    (evaluate, optax.hinge_loss, 0, "must be -1 or 1, got 0.*2 \\* targets - 1"),
+])  # fmt: skip
 def test_targets_of_the_wrong_range(run, loss, targets, message):
     """Seen to train down to negative losses without a word."""
-    y = np.full((6, 3), targets, np.float32)
     with pytest.raises(ValueError, match=message):
-        run(y, loss)
+        run(np.full((6, 3), targets, np.float32), loss)
 
 
-@pytest.mark.parametrize(
-    "loss, y",
-    [
-        (losses.sigmoid_cross_entropy, np.full((6, 3), 0.25, np.float32)),
-        (optax.softmax_cross_entropy, np.full((6, 3), 1 / 3, np.float16)),
-        (optax.hinge_loss, np.ones((6, 3), np.float32)),
-        (optax.squared_error, np.full((6, 3), 255, np.float32)),
-    ],
-)
+@pytest.mark.parametrize(("loss", "y"), [
+    (losses.sigmoid_cross_entropy, np.full((6, 3), 0.25, np.float32)),
+    (optax.softmax_cross_entropy, np.full((6, 3), 1 / 3, np.float16)),
+    (optax.hinge_loss, np.ones((6, 3), np.float32)),
+    (optax.squared_error, np.full((6, 3), 255, np.float32)),
+])  # fmt: skip
 def test_targets_in_range(loss, y):
     trained(jn.supervised(jn.dense(3), loss), (X, y))
 
@@ -110,7 +89,7 @@ def test_rows_of_one_hot_labels_get_a_hint():
 
 
 def test_a_later_batch_of_a_stream():
-    objective = jn.supervised(jn.dense(3), optaxs)
+    objective = jn.supervised(jn.dense(3), LOSS)
     assert len(trained(objective, Batches((X, GOOD), (X, GOOD)), epochs=2)) == 2
     with pytest.raises(ValueError, match="got -1"):
         trained(objective, Batches((X, GOOD), (X, GOOD), (X, bad(-1))))
@@ -125,7 +104,7 @@ def test_in_pairs_dicts_and_objectives_of_the_user():
     sequence = np.ones((6, 2, 4), np.float32)
     labels, mask = np.tile(bad(-1)[:, None], (1, 2)), np.ones((6, 2), bool)
     net = jn.layers.time_distributed(jn.dense(3))
-    for loss in (losses.masked(), losses.masked(optaxs)):
+    for loss in (losses.masked(), losses.masked(LOSS)):
         with pytest.raises(ValueError, match="got -1"):
             trained(jn.supervised(net, loss), (sequence, (labels, mask)))
         trained(jn.supervised(net, loss), (sequence, (labels, labels >= 0)))  # at masked positions
@@ -140,19 +119,19 @@ def test_in_pairs_dicts_and_objectives_of_the_user():
 
 
 @pytest.mark.fast_cases("fit")
-@runs
+@pytest.mark.parametrize("run", [fit, fit_stream, evaluate, sweep])
 def test_a_label_that_the_loss_leaves_out(run):
     maps = np.ones((6, 2, 2, 1), np.float32)
     y = np.tile(bad(3)[:, None, None], (1, 2, 2))
-    run(y, losses.ignore_label(optaxs, label=3), jn.conv(3, 1), maps)
+    run(y, losses.ignore_label(LOSS, label=3), jn.conv(3, 1), maps)
     run(bad(-100), losses.weighted(ignore_label=-100))
 
 
 def test_a_label_that_a_function_of_the_user_may_misread():
     with pytest.warns(UserWarning, match="targets hold -1, .* of 3 outputs.*weighted"):
-        fit(bad(-1), lambda o, y: optaxs(o, jnp.maximum(y, 0)))
+        fit(bad(-1), lambda o, y: LOSS(o, jnp.maximum(y, 0)))
     with pytest.raises(UserWarning, match="targets hold -1"):  # where warnings are errors
-        fit(bad(-1), lambda o, y: optaxs(o, jnp.maximum(y, 0)))
+        fit(bad(-1), lambda o, y: LOSS(o, jnp.maximum(y, 0)))
 
 
 def test_integers_that_are_not_labels():
@@ -167,7 +146,7 @@ def test_labels_that_would_wrap(run):
 
 
 def test_another_byte_order_is_turned():
-    objective = jn.supervised(jn.dense(3), optaxs)
+    objective = jn.supervised(jn.dense(3), LOSS)
     params, state = objective.init(KEY, (X, GOOD))
     expected = jn.evaluate(objective, params, state, (X, GOOD))
     other = X.astype(">f4"), GOOD.astype(">i8")
@@ -194,7 +173,7 @@ def test_labels_that_augmentation_makes():
 
 def test_labels_beside_augmented_inputs():
     """Targets that augmentation passes on are checked; what it makes of them has no values yet."""
-    objective = jn.supervised(jn.dense(3), optaxs)
+    objective = jn.supervised(jn.dense(3), LOSS)
     with pytest.raises(ValueError, match="got -1"):
         trained(jn.augmented(objective, jn.data.on_inputs(lambda key, x: 2 * x)), (X, bad(-1)))
     signs = lambda key, batch: (batch[0], 2 * batch[1] - 1)  # noqa: E731
@@ -208,7 +187,7 @@ def text():
     net = jn.serial(jn.gru(4), jn.layers.time_distributed(jn.dense(3)))
     x = np.random.default_rng(0).normal(size=(6, 5, 4)).astype(np.float32)
     data = (x, np.zeros(6, bool)), np.tile(GOOD[:, None], (1, 5))
-    return jn.training.truncated_bptt(net, optaxs), data
+    return jn.training.truncated_bptt(net, LOSS), data
 
 
 def first_two(data):
@@ -240,7 +219,7 @@ def test_rows_that_continue_each_other_have_integer_labels(text):
 
 
 def test_the_first_batch_of_a_loop_of_your_own():
-    trainer = jn.trainer(jn.supervised(jn.dense(3), optaxs), optax.sgd(0.1))
+    trainer = jn.trainer(jn.supervised(jn.dense(3), LOSS), optax.sgd(0.1))
     train_state = trainer.init(KEY, (X, GOOD))
     with pytest.raises(ValueError, match="got -1") as error:
         trainer.step(train_state, (X, bad(-1)))
@@ -249,7 +228,7 @@ def test_the_first_batch_of_a_loop_of_your_own():
 
 
 def test_targets_to_evaluate_are_checked_before_an_epoch_is_trained():
-    trainer = jn.trainer(jn.supervised(jn.dense(3), optaxs), optax.sgd(0.1))
+    trainer = jn.trainer(jn.supervised(jn.dense(3), LOSS), optax.sgd(0.1))
     train_state = trainer.init(KEY, (X, GOOD))
     with pytest.raises(ValueError, match="got -1") as error:
         jn.fit(trainer, train_state, (X, GOOD), epochs=1, evaluate=(X, bad(-1)), progress=False)
@@ -258,7 +237,7 @@ def test_targets_to_evaluate_are_checked_before_an_epoch_is_trained():
 
 def test_a_stream_may_have_an_empty_array_of_integers():
     batch = X, (GOOD, np.zeros((6, 0), np.int32))
-    loss = lambda outputs, targets: optaxs(outputs, targets[0])  # noqa: E731
+    loss = lambda outputs, targets: LOSS(outputs, targets[0])  # noqa: E731
     whole, stream = (
         jn.evaluate(jn.supervised(jn.dense(3), loss), *jn.dense(3).init(KEY, X), data)
         for data in (batch, Batches(batch))

@@ -45,11 +45,6 @@ def test_repeat_keeps_names_and_paths():
     assert jax.tree.map(jnp.shape, params["c"]) == {"kernel": (4, 3, 3), "bias": (4, 3)}
 
 
-def test_repeat_needs_a_layer_that_keeps_the_shape():
-    with pytest.raises(ValueError, match=r"must keep the shape of its input, \(4, 3\) float32"):
-        jn.repeat(jn.dense(2), 4).init(KEY, X)
-
-
 @pytest.mark.slow
 def test_repeat_compiles_one_body_for_any_depth():
     def size(n):
@@ -74,17 +69,6 @@ def test_ensemble_is_its_members(train):
         close((y[i], at(after, i)), found)
 
 
-def test_members_differ():
-    params, _ = jn.ensemble(jn.dense(3), 2).init(KEY, X)
-    assert not jnp.array_equal(params["kernel"][0], params["kernel"][1])
-
-
-@pytest.mark.parametrize("make", [jn.repeat, jn.ensemble])
-def test_none_is_no_number_of_layers(make):
-    with pytest.raises(ValueError, match="n must be at least 1, got 0"):
-        make(jn.dense(3), 0)
-
-
 @pytest.mark.parametrize("transform", [jn.repeat, jn.ensemble], ids=lambda f: f.__name__)
 def test_params_of_another_n_are_named(transform):
     x = jnp.ones((2, 3))
@@ -97,13 +81,6 @@ def test_params_of_another_n_are_named(transform):
                 "dense": {"kernel": params["dense"]["kernel"]}}, state, x)  # fmt: skip
         with pytest.raises(TypeError, match=f"{transform.__name__}: params must be the dict"):
             transform(layer, 4).apply(None, state, x)
-
-
-@pytest.mark.parametrize("n", [2.5, None, "3", True], ids=repr)
-@pytest.mark.parametrize("transform", [jn.repeat, jn.ensemble], ids=lambda f: f.__name__)
-def test_n_is_an_integer(transform, n):
-    with pytest.raises(TypeError, match=f"{transform.__name__}: n must be an integer, got"):
-        transform(jn.dense(3), n)
 
 
 def test_mapped_is_the_layer_for_each_entry_with_its_own_key():
@@ -121,19 +98,6 @@ def test_mapped_is_the_layer_for_each_entry_with_its_own_key():
     assert jax.tree.map(jnp.shape, params) == jax.tree.map(jnp.shape, wanted)
 
 
-def test_what_mapped_cannot_do():
-    x, key = np.ones((4, 5, 2), np.float32), jax.random.key(0)
-    net = jn.transforms.mapped(jn.batch_norm())
-    params, state = net.init(key, x)
-    with pytest.raises(ValueError, match="batch_norm changes its state, mean, var"):
-        net.apply(params, state, x, train=True)
-    assert net.apply(params, state, x)[0].shape == x.shape
-    with pytest.raises(ValueError, match="every array must have axis 3 of one size"):
-        jn.transforms.mapped(jnp.tanh, 3).init(key, x)
-    with pytest.raises(ValueError, match="every array must have axis 1"):
-        jn.transforms.mapped(jn.parallel(jnp.tanh, jnp.tanh)).init(key, (x, x[:, :2]))
-
-
 @pytest.mark.parametrize("wrap", [jn.freeze, jn.remat, lambda layer: jn.repeat(layer, 1)])
 def test_mapped_takes_layers_that_return_their_state_as_it_is(wrap):
     backbone = jn.serial(jn.dense(3), jn.batch_norm(), name="backbone")
@@ -148,3 +112,20 @@ def test_mapped_takes_layers_that_return_their_state_as_it_is(wrap):
     if wrap is not jn.freeze:
         with pytest.raises(ValueError, match="changes its state"):
             net.apply(params, state, x, train=True)
+
+
+@pytest.mark.parametrize("call, error, words", [
+    (lambda x: jn.repeat(jn.dense(3), 0), ValueError, "n must be at least 1, got 0"),
+    (lambda x: jn.ensemble(jn.dense(3), 0), ValueError, "n must be at least 1, got 0"),
+    (lambda x: jn.repeat(jn.dense(3), True), TypeError, "repeat: n must be an integer, got"),
+    (lambda x: jn.ensemble(jn.dense(3), 2.5), TypeError, "ensemble: n must be an integer, got"),
+    (lambda x: jn.repeat(jn.dense(2), 4).init(KEY, X), ValueError,
+     r"must keep the shape of its input, \(4, 3\) float32"),
+    (lambda x: jn.transforms.mapped(jnp.tanh, 3).init(KEY, x), ValueError,
+     "every array must have axis 3 of one size"),
+    (lambda x: jn.transforms.mapped(jn.parallel(jnp.tanh, jnp.tanh)).init(KEY, (x, x[:, :2])),
+     ValueError, "every array must have axis 1"),
+])  # fmt: skip
+def test_refusals(call, error, words):
+    with pytest.raises(error, match=words):
+        call(np.ones((4, 5, 2), np.float32))

@@ -28,14 +28,14 @@ def rounded(w, largest, group):
 
 
 @pytest.mark.parametrize(("bits", "largest"), [(8, 127), (4, 7)])
-@pytest.mark.parametrize("group", [1, 3, 4, 5, 12, 100])
-@pytest.mark.parametrize("features", [1, 6, 7])
+@pytest.mark.parametrize("group", [1, 5, 100])
+@pytest.mark.parametrize("features", [1, 7])
 def test_a_kernel_is_rounded_group_by_group(bits, largest, group, features):
     w = np.random.default_rng(5).normal(size=(12, features)).astype(np.float32)
     w[:, 0] *= np.arange(12) > 4  # some groups are all zeros
     layer = jn.quantized(jn.dense(features, use_bias=False), bits, group=group)
     small = jn.quantize(layer, {"kernel": jnp.asarray(w)}, jn.spec((2, 12)))
-    even = {1: 1, 3: 3, 4: 4, 5: 4, 12: 12, 100: 12}[group]  # 12 in three groups of at most 5
+    even = {1: 1, 5: 4, 100: 12}[group]  # 12 in three groups of at most 5
     found = jn.merge(layer, small)["kernel"]
     np.testing.assert_allclose(found, rounded(w, largest, even), rtol=1e-5, atol=1e-6)
     numbers = {8: "int8", 4: "int4"}[bits]
@@ -56,12 +56,8 @@ def test_the_last_group_may_be_smaller():
 
 def test_scales_are_shared_by_inputs_and_by_rows_of_tables():
     net = decoder()
-    shapes = {
-        path: leaf.shape
-        for path, leaf in flat(jax.eval_shape(jn.quantized(net).init, KEY, TOKENS)[0])
-    }
-    assert {path: shape for path, shape in shapes.items() if path.endswith("scale")
-            and "norm" not in path} == {
+    small, _ = jax.eval_shape(jn.quantized(net).init, KEY, TOKENS)
+    assert {path: leaf.shape for path, leaf in flat(small) if path.endswith("scale")} == {
         "embedding/embedding/scale": (11, 1),
         "residual/attention/query/kernel/scale": (3, 1, 2, 4),
         "residual/attention/key/kernel/scale": (3, 1, 2, 4),
@@ -74,8 +70,8 @@ def test_scales_are_shared_by_inputs_and_by_rows_of_tables():
     assert four["residual"]["attention"]["out"]["kernel"]["scale"].shape == (3, 2, 2, 8)
 
 
-@pytest.mark.parametrize("features", [1, 2, 5, 6])
-@pytest.mark.parametrize("group", [1, 2, 32])
+@pytest.mark.parametrize("features", [1, 5, 6])
+@pytest.mark.parametrize("group", [2, 32])
 def test_tables_of_any_width_come_back(features, group):
     layer = jn.quantized(jn.embedding(7, features), 4, group=group)
     table = np.random.default_rng(5).normal(size=(7, features)).astype(np.float32)
@@ -87,7 +83,7 @@ def test_tables_of_any_width_come_back(features, group):
 
 @pytest.mark.parametrize(
     ("width", "group", "stored"),
-    [(8, 4, "int4"), (8, None, "int4"), (7, 4, "int8"), (7, None, "int8"), (7, 1, "int4")],
+    [(8, 4, "int4"), (8, None, "int4"), (7, None, "int8"), (7, 1, "int4")],
 )
 def test_two_numbers_share_a_byte_where_the_scales_tell_the_width(width, group, stored):
     table = jn.embedding(11, width)
@@ -114,6 +110,23 @@ def test_integers_give_the_outputs_of_aware_floats(bits):
 
 def shapes(tree):
     return jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), tree)
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize(("size", "first", "rows"), [
+    ((1058, 4000), False, 2),  # in blocks, which do not begin with the groups of scales
+    ((256, 512), True, 1), ((256, 512), True, 8), ((256, 512), True, 9),
+])  # fmt: skip
+def test_a_kernel_is_used_in_both_directions(bits, size, first, rows):
+    def tied(m, x):
+        kernel = m.kernel("kernel", jn.initializers.normal(), size)
+        return jn.product(jn.product(x, kernel, transposed=first), kernel, transposed=not first)
+
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(rows, size[first])), jnp.float32)
+    net = jn.quantized(jn.compose(tied), bits, group=64)
+    params, state = net.init(KEY, x)
+    want = jn.compose(tied).apply(jn.merge(net, params), state, x)[0]
+    np.testing.assert_allclose(net.apply(params, state, x)[0], want, 1e-4, 1e-4 * want.std())
 
 
 def test_bytes_are_those_of_the_integers():
@@ -204,19 +217,6 @@ def test_factors_find_integers_inside_other_transforms(wrap):
     assert [row.calls for row in layers] == [2 if wrap == "ensemble" else 1] * 2
 
 
-@pytest.mark.slow
-def test_a_stream_of_integers():
-    _, adapted = qlora()
-    x = tokens()
-    params = drawn(adapted, TOKENS)
-    whole, _ = adapted.apply(params, {}, x)
-    stream = jn.stream(adapted, 5)
-    state = jn.start_stream(stream, x)
-    first, state = stream.apply(params, state, x[:, :3])
-    rest, state = stream.apply(params, state, x[:, 3:])
-    np.testing.assert_allclose(jnp.concatenate([first, rest], 1), whole, rtol=1e-4, atol=1e-5)
-
-
 def test_integers_are_saved_and_loaded(tmp_path):
     params, _ = jn.quantized(jn.dense(5), 4).init(KEY, jn.spec((2, 6)))
     jn.save(tmp_path / "small", params)
@@ -248,6 +248,9 @@ def test_a_gradient_that_is_not_finite_is_named_past_integers():
     (lambda net, p, x: jn.merge(jn.quantized(net), p), ValueError, "hold no integers"),
     (lambda net, p, x: jn.quantized(net).apply(p, {}, jnp.ones((2, 3))), ValueError,
      r"kernel/int8: expected \(3, 4\), got nothing"),
+    (lambda net, p, x: jn.quantize(
+        jn.quantized(net), jn.lora(net, 2, where="kernel").init(KEY, x)[0], x), jn.Misfit,
+     "quantize: params do not fit the net .*\n  kernel_lora_a: unk"),
 ])  # fmt: skip
 def test_what_does_not_fit_is_named(call, error, words):
     net, x = jn.dense(4), jn.spec((2, 3))
@@ -258,23 +261,12 @@ def test_what_does_not_fit_is_named(call, error, words):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("bits", [8, 4])
-def test_integers_are_exported(bits):
-    small, _ = qlora(bits)
-    params = drawn(small, TOKENS)
+def test_factors_on_integers_are_exported(bits):
+    _, adapted = qlora(bits)
+    params = drawn(adapted, TOKENS)
     batch, time = jax.export.symbolic_shape("batch, time")
-    run = jax.jit(lambda x: small.apply(params, {}, x)[0])
+    run = jax.jit(lambda x: adapted.apply(params, {}, x)[0])
     exported = jax.export.export(run)(jax.ShapeDtypeStruct((batch, time), jnp.int32))
     x = tokens((3, 7))
     found = jax.export.deserialize(exported.serialize()).call(x)
     np.testing.assert_allclose(found, run(x), rtol=1e-5, atol=1e-5)
-
-
-def test_params_of_another_net_are_not_quantized():
-    net, x = jn.dense(3, name="net"), jn.spec((1, 4))
-    params, _ = jn.lora(net, 2, where="kernel").init(jax.random.key(0), x)
-    with pytest.raises(
-        jn.Misfit, match="quantize: params do not fit the net .*\n  kernel_lora_a: unk"
-    ):
-        jn.quantize(jn.quantized(net), params, x)
-    with pytest.raises(ValueError, match="unused entries: params/kernel_lora_a"):
-        net.apply(params, {}, jnp.ones((1, 4)))

@@ -19,14 +19,12 @@ KEY = jax.random.key(0)
     (lambda: jn.multi_head_attention(4), jn.spec((4, 4, 16)), "query/kernel", Axes(0, 1)),
     (lambda: jn.multi_head_attention(4, head_size=4), jn.spec((4, 4, 4)), "out/kernel", Axes(0, 2)),
     (lambda: jn.embedding(4, 4), jn.spec((4, 4), jnp.int32), "embedding", Axes(0, 1, table=True)),
-    (lambda: jn.ensemble(jn.dense(4), 2), jn.spec((2, 3)), "kernel", Axes(1, 1)),
     (lambda: jn.ensemble(jn.repeat(jn.multi_head_attention(2), 2), 2), jn.spec((2, 5, 8)),
      "value/kernel", Axes(2, 1)),
     (lambda: jn.serial(jn.repeat(jn.dense(3), 2), jn.repeat(jn.dense(3), 2)), jn.spec((2, 3)),
      "dense_1/kernel", Axes(1, 1)),
     (lambda: jn.ensemble(jn.cast(jn.embedding(4, 4), jnp.bfloat16), 2), jn.spec((4,), jnp.int32),
      "embedding", Axes(1, 1, table=True)),
-    (lambda: jn.ensemble(jn.gru(4), 2), jn.spec((2, 5, 3)), "kernel", Axes(1, 1)),
     (lambda: jn.gru(4), jn.spec((2, 5, 3)), "recurrent_kernel", Axes(0, 1)),
 ])  # fmt: skip
 def test_axes_of_kernels(make, x, path, axes):

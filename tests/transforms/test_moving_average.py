@@ -92,9 +92,8 @@ def test_randomness_and_reported_values():
 
     net = jn.transforms.moving_average(jn.compose(noisy))
     params, state = net.init(KEY, (X, X))
-    ((y, target), sown), after = jit_apply(
-        jn.collect(net), params, state, (X, 2 * X), key=KEY, train=True
-    )
+    options = {"key": KEY, "train": True}
+    ((y, target), sown), after = jit_apply(jn.collect(net), params, state, (X, 2 * X), **options)
     assert jax.tree.structure(after) == jax.tree.structure(state)
     np.testing.assert_allclose(sown["size"], np.abs(X).sum(), rtol=1e-5)
     assert ((y == 0) != (target == 0)).any()
@@ -115,12 +114,13 @@ def test_a_run_resumes_to_the_bit(tmp_path):
     jax.tree.map(np.testing.assert_array_equal, last.train_state.state, whole[-1].train_state.state)
 
 
-def test_what_does_not_fit():
-    with pytest.raises(ValueError, match=r"moving_average: decay must be in \[0, 1\], got 1.5"):
-        jn.transforms.moving_average(jn.dense(3), 1.5)
-    with pytest.raises(ValueError, match=r"moving_average: expected \(x, given\)"):
-        jn.transforms.moving_average(jn.dense(3)).init(KEY, X)
-    with pytest.raises(ValueError, match="already has an entry 'target' in its state"):
-        jn.transforms.moving_average(jn.transforms.moving_average(jn.dense(3))).init(
-            KEY, ((X, X), X)
-        )
+@pytest.mark.parametrize("call, words", [
+    (lambda net: jn.transforms.moving_average(net, 1.5), r"decay must be in \[0, 1\], got 1.5"),
+    (lambda net: jn.transforms.moving_average(net).init(KEY, X),
+     r"moving_average: expected \(x, given\)"),
+    (lambda net: jn.transforms.moving_average(jn.transforms.moving_average(net)).init(
+        KEY, ((X, X), X)), "already has an entry 'target' in its state"),
+])  # fmt: skip
+def test_refusals(call, words):
+    with pytest.raises(ValueError, match=words):
+        call(jn.dense(3))

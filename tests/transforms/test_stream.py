@@ -180,38 +180,12 @@ def test_below_cast_a_stream_computes_in_the_same_dtypes(make):
     assert dtypes(stream, kept) == dtypes(net, state)
 
 
-@pytest.mark.slow
-def test_single_steps_in_a_scan_and_the_gradient_through_chunks(x64):
-    x = jax.random.normal(jax.random.key(1), (2, 9, 8), jnp.float64)
-    net, params, state = draw(lambda: jn.serial(blocks(rotary=True), jn.lstm(4)), x)
-    stream = jn.stream(net, 9)
-    empty = jn.start_stream(stream, x, state)
-
-    def steps(params):
-        def step(state, x):
-            y, state = stream.apply(params, state, x[:, None])
-            return state, y[:, 0]
-
-        return jax.lax.scan(step, empty, x.swapaxes(0, 1))[1].swapaxes(0, 1)
-
-    loss = lambda y: jnp.sin(y).sum()  # noqa: E731
-    whole = lambda params: net.apply(params, state, x)[0]  # noqa: E731
-    np.testing.assert_allclose(jax.jit(steps)(params), whole(params), rtol=1e-12, atol=1e-12)
-    ours = jax.jit(jax.grad(lambda params: loss(steps(params))))(params)
-    theirs = jax.jit(jax.grad(lambda params: loss(whole(params))))(params)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12), ours, theirs)
-
-
 @pytest.mark.fast_cases("windows")
-@pytest.mark.parametrize(
-    "make",
-    [
-        lambda: jn.serial(jn.learned_positions(20), blocks(rotary=True), jn.gru(4)),
-        lambda: jn.serial(blocks(window=(2, 0)), jn.conv(5, 3, padding="CAUSAL", dilation=2)),
-        lambda: jn.recurrent(jn.layers.lstm_cell(5)),
-    ],
-    ids=["attention", "windows", "cell"],
-)
+@pytest.mark.parametrize("make", [
+    lambda: jn.serial(jn.learned_positions(20), blocks(rotary=True), jn.gru(4)),
+    lambda: jn.serial(blocks(window=(2, 0)), jn.conv(5, 3, padding="CAUSAL", dilation=2)),
+    lambda: jn.recurrent(jn.layers.lstm_cell(5)),
+], ids=["attention", "windows", "cell"])  # fmt: skip
 def test_every_example_has_its_own_number_of_steps(x64, make):
     rng = np.random.default_rng(0)
     x = jnp.asarray(rng.normal(size=(3, 13, 8)))
@@ -240,12 +214,7 @@ def test_the_state_is_the_nets_and_what_is_kept():
     assert jax.tree.map(jnp.shape, start["gru"]) == {"h": (2, 3)}
     np.testing.assert_array_equal(start["batch_norm"]["var"], trained["batch_norm"]["var"])
     np.testing.assert_array_equal(jn.start_stream(stream, x)["batch_norm"]["var"], np.ones(4))
-    same, _ = stream.init(KEY, x)
-    jax.tree.map(np.testing.assert_array_equal, same, params)
-    with pytest.raises(ValueError, match="lstm: unknown entry"):
-        jn.start_stream(stream, x, {"lstm": jnp.zeros(2)})
-    with pytest.raises(ValueError, match=r"gru/h: expected \(3, 3\), got \(2, 3\)"):
-        stream.apply(params, start, jnp.ones((3, 5, 4)))
+    jax.tree.map(np.testing.assert_array_equal, stream.init(KEY, x)[0], params)
 
 
 shared = jn.gru(8, name="shared")
@@ -266,24 +235,21 @@ def test_what_does_not_work_in_a_stream_is_said_with_its_path(net, words):
         in_chunks(net, params, state, x, [3, 2])
 
 
-def test_wrong_arguments():
-    with pytest.raises(ValueError, match="stream: length must be at least 1"):
-        jn.stream(jn.gru(3), 0)
-    with pytest.raises(ValueError, match=r"with ragged=True the input is \(x, steps\)"):
-        jn.start_stream(jn.stream(jn.gru(3), ragged=True), jnp.ones((2, 3, 4)))
-    stream = jn.stream(jn.gru(3))
-    params, state = stream.init(KEY, jnp.ones((2, 3, 4)))
-    with pytest.raises(ValueError, match="gru: in a stream the carry is in the state"):
-        stream.apply(params, state, {"x": jnp.ones((2, 3, 4)), "initial": jnp.ones((2, 3))})
+def attended(m, given):
+    source, target = given
+    memory = m.whole(jn.bidirectional(jn.gru(4)), source)
+    return m(jn.multi_head_attention(2), (m(jn.gru(8), target), memory))
 
 
-@pytest.mark.slow
-def test_a_part_outside_the_stream_gets_its_whole_input_at_each_call(x64):
-    def forward(m, given):
-        source, target = given
-        memory = m.whole(jn.bidirectional(jn.gru(4)), source)
-        return m(jn.multi_head_attention(2), (m(jn.gru(8), target), memory))
+def averaged(m, given):
+    """The part changes batch and time."""
+    source, target = given
+    mean = m.whole(jn.serial(lambda x: x.mean(1), jn.dense(8)), source)
+    return m(jn.gru(4), target + mean[:, None])
 
+
+@pytest.mark.parametrize("forward", [pytest.param(attended, marks=pytest.mark.slow), averaged])
+def test_a_part_outside_the_stream_gets_its_whole_input_at_each_call(x64, forward):
     net = jn.compose(forward, name="translator")
     source, target = jax.random.normal(jax.random.key(1), (2, 3, 5, 8), jnp.float64)
     params, state = net.init(KEY, (source, target))
@@ -293,22 +259,6 @@ def test_a_part_outside_the_stream_gets_its_whole_input_at_each_call(x64):
     a, state = stream.apply(params, state, (source, target[:, :2]))
     b, state = stream.apply(params, state, (source, target[:, 2:]))
     np.testing.assert_allclose(jnp.concatenate([a, b], 1), whole, rtol=1e-12, atol=1e-12)
-
-
-def test_a_part_outside_the_stream_may_change_batch_and_time():
-    def forward(m, given):
-        source, target = given
-        mean = m.whole(jn.serial(lambda x: x.mean(1), jn.dense(8)), source)
-        return m(jn.gru(4), target + mean[:, None])
-
-    net, (source, target) = jn.compose(forward), jnp.ones((2, 3, 5, 8))
-    params, _ = net.init(KEY, (source, target))
-    whole, _ = net.apply(params, {}, (source, target))
-    stream = jn.stream(net)
-    state = jn.start_stream(stream, (source, target))
-    a, state = stream.apply(params, state, (source, target[:, :2]))
-    b, _ = stream.apply(params, state, (source, target[:, 2:]))
-    np.testing.assert_allclose(jnp.concatenate([a, b], 1), whole, rtol=1e-5)
 
 
 def test_batch_axes():
@@ -501,3 +451,18 @@ def test_padding_beyond_the_length_stays_out_of_a_window_behind():
     chunk = jnp.concatenate([x[:, 3:], jnp.zeros((1, 2, 8))], 1)
     y, _ = stream.apply(params, state, (chunk, jnp.array([1])))
     np.testing.assert_allclose(y[0, 0], net.apply(params, {}, x)[0][0, 3], 1e-5, 1e-5)
+
+
+@pytest.mark.parametrize("call, words", [
+    (lambda stream, x: jn.stream(jn.gru(3), 0), "stream: length must be at least 1"),
+    (lambda stream, x: jn.start_stream(jn.stream(jn.gru(3), ragged=True), x),
+     r"with ragged=True the input is \(x, steps\)"),
+    (lambda stream, x: jn.start_stream(stream, x, {"lstm": jnp.zeros(2)}), "lstm: unknown entry"),
+    (lambda stream, x: stream.apply(*stream.init(KEY, x), jnp.ones((3, 5, 4))),
+     r"gru/h: expected \(3, 3\), got \(2, 3\)"),
+    (lambda stream, x: stream.apply(*stream.init(KEY, x), {"x": x, "initial": x[:, 0, :3]}),
+     "gru: in a stream the carry is in the state"),
+])  # fmt: skip
+def test_refusals(call, words):
+    with pytest.raises(ValueError, match=words):
+        call(jn.stream(jn.gru(3)), jnp.ones((2, 5, 4)))

@@ -47,13 +47,8 @@ def test_with_code(given):
     np.testing.assert_array_equal(y, NET.apply(*given)[0])
     encoder = jn.serial(jn.dense(4), jnp.tanh, jn.dense(3), jax.nn.sigmoid)
     np.testing.assert_array_equal(z, encoder.apply(given[0]["encoder"], {}, given[2])[0])
-    assert jax.tree.map(jnp.shape, with_code(NET).init(KEY, X)) == jax.tree.map(
-        jnp.shape, given[:2]
-    )
-    with pytest.raises(
-        ValueError, match=r"must call m\(jn.models.bottleneck, z\) once.*got 0 calls"
-    ):
-        with_code(jn.dense(7)).init(KEY, jn.spec((6, 7)))
+    drawn = with_code(NET).init(jax.random.key(1), given[2])
+    jax.tree.map(np.testing.assert_array_equal, drawn, given[:2])
 
 
 def value(objective, given, **options):
@@ -63,17 +58,42 @@ def value(objective, given, **options):
     return values.mean(), metrics
 
 
-def test_reconstruction_is_a_sum_over_the_entries_of_each_example(given):
-    y, _ = code_and_output(given)
-    penalty = jn.penalties.l2(0.1)
-    objective = reconstruction(NET, penalty=penalty)
-    (values, metrics), state = objective.apply(*given, key=None, train=True)
+def test_losses_of_entries_are_summed_and_codes_are_active(given):
+    y, z = code_and_output(given)
+    (entropy, metrics), state = reconstruction(NET, lambda y, x: -x * y).apply(*given)
     assert state == {} and set(metrics) == {"error"}
-    half = 0.5 * np.square(y - X).sum(1)
-    np.testing.assert_allclose(values, half + penalty(given[0]), rtol=1e-12)
-    np.testing.assert_allclose(metrics["error"], np.square(y - X).mean(1), rtol=1e-12)
-    (entropy, _), _ = reconstruction(NET, lambda y, x: -x * y).apply(*given)  # one value per entry
     np.testing.assert_allclose(entropy, -(X * y).sum(1), rtol=1e-12)
+    (loss, metrics), _ = sparse_reconstruction(NET).apply(*given)
+    assert loss.shape == ()
+    np.testing.assert_allclose(metrics["activation"], np.asarray(z).mean(1), rtol=1e-12)
+
+
+def test_no_noise_in_evaluation(given):
+    seen = []
+    objective = denoising_reconstruction(NET, lambda key, x: seen.append(x) or x)
+    objective.apply(*given, key=KEY)
+    assert not seen
+    with pytest.raises(ValueError, match="denoising_reconstruction: needs a key in training"):
+        objective.apply(*given, train=True)
+
+
+@pytest.mark.parametrize("call, error, words", [
+    (lambda: masking_noise(1.0), ValueError, r"masking_noise: rate .*\[0, 1\), got 1.0"),
+    (lambda: sparse_reconstruction(NET, rho=1.0), ValueError, r"rho must be in \(0, 1\)"),
+    (lambda: sparse_reconstruction(NET, beta=-1), ValueError, r"beta must be in \[0, inf\)"),
+    (lambda: fit_sparse_autoencoder(KEY, np.zeros((3, 2, 2)), 3), ValueError,
+     r"fit_sparse_autoencoder: x must have shape \(n, inputs\)"),
+    (lambda: with_code(jn.dense(7)).init(KEY, jn.spec((6, 7))), ValueError,
+     r"must call m\(jn.models.bottleneck, z\) once.*got 0 calls"),
+    (lambda: reconstruction(NET).apply(*NET.init(KEY, X), (X, X)), TypeError,
+     "the array x, its own target, got tuple"),
+    (lambda: reconstruction(NET).init(KEY, (X, X)), TypeError, "its own target, got tuple"),
+    (lambda: reconstruction(NET, lambda y, x: jnp.square(y - x).mean()).apply(*NET.init(KEY, X), X),
+     ValueError, r"expected a reconstruction of shape \(6, 7\) and a loss"),
+])  # fmt: skip
+def test_refusals(call, error, words):
+    with pytest.raises(error, match=words):
+        call()
 
 
 @pytest.mark.slow
@@ -108,24 +128,6 @@ def test_the_kl_of_a_padded_batch_is_refused(given):
         next(jn.fit(trainer, train_state, given[2], epochs=1, batch_size=4))
 
 
-def test_denoising_sees_noise_and_wants_the_truth(given):
-    seen = []
-
-    def corrupt(key, x):
-        seen.append(2 * x)
-        return seen[-1]
-
-    objective = denoising_reconstruction(NET, corrupt)
-    loss, _ = value(objective, given, key=KEY, train=True)
-    y, _ = NET.apply(*given[:2], 2 * given[2])
-    np.testing.assert_allclose(loss, 0.5 * np.square(y - X).sum(1).mean(), rtol=1e-12)
-    clean, _ = value(objective, given, key=KEY)
-    np.testing.assert_allclose(clean, value(reconstruction(NET), given)[0], rtol=1e-12)
-    assert len(seen) == 1  # none in evaluation
-    with pytest.raises(ValueError, match="denoising_reconstruction: needs a key in training"):
-        objective.apply(*given, train=True)
-
-
 def test_masking_noise_keeps_or_zeroes():
     x = jnp.full((400, 50), 3.0)
     noisy = masking_noise(0.3)(KEY, x)
@@ -133,48 +135,6 @@ def test_masking_noise_keeps_or_zeroes():
     error = (0.3 * 0.7 / x.size) ** 0.5
     assert abs(float((noisy == 0).mean()) - 0.3) < 4 * error
     assert (masking_noise(0.0)(KEY, x) == x).all()
-
-
-def test_sparsity_is_beta_times_kl(given):
-    _, z = code_and_output(given)
-    (loss, metrics), _ = sparse_reconstruction(NET, rho=0.1, beta=2.0).apply(*given)
-    assert loss.shape == () and metrics["activation"].shape == (6,)
-    r = np.asarray(z).mean(0)
-    kl = (0.1 * np.log(0.1 / r) + 0.9 * np.log(0.9 / (1 - r))).sum()
-    np.testing.assert_allclose(metrics["kl"], kl, rtol=1e-10)
-    np.testing.assert_allclose(metrics["activation"], np.asarray(z).mean(1), rtol=1e-12)
-    np.testing.assert_allclose(loss, value(reconstruction(NET), given)[0] + 2 * kl, rtol=1e-10)
-
-
-@pytest.mark.parametrize(
-    ("make", "message"),
-    [
-        (lambda: masking_noise(1.0), r"masking_noise: rate .*\[0, 1\), got 1.0"),
-        (lambda: sparse_reconstruction(NET, rho=1.0), r"rho must be in \(0, 1\)"),
-        (lambda: sparse_reconstruction(NET, beta=-1), r"beta must be in \[0, inf\)"),
-        (
-            lambda: fit_sparse_autoencoder(KEY, np.zeros((3, 2, 2)), 3),
-            r"fit_sparse_autoencoder: x must have shape \(n, inputs\)",
-        ),
-        (lambda: fit_sparse_autoencoder(KEY, np.full((3, 2), np.nan), 3), "contain NaN"),
-        (lambda: fit_sparse_autoencoder(KEY, np.ones((3, 2)), 0), "features must be at least 1"),
-    ],
-)
-def test_wrong_options(make, message):
-    with pytest.raises(ValueError, match=message):
-        make()
-
-
-def test_a_pair_is_no_batch(given):
-    with pytest.raises(TypeError, match="the array x, its own target, got tuple"):
-        reconstruction(NET).apply(*given[:2], (X, X))
-    with pytest.raises(TypeError, match="the array x, its own target, got tuple"):
-        reconstruction(NET).init(KEY, (X, X))
-
-
-def test_a_loss_of_another_shape(given):
-    with pytest.raises(ValueError, match=r"expected a reconstruction of shape \(6, 7\) and a loss"):
-        reconstruction(NET, lambda y, x: jnp.square(y - x).mean()).apply(*given)
 
 
 @pytest.fixture(scope="module")

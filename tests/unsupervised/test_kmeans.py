@@ -47,10 +47,6 @@ def test_rounds_of_lloyd_lower_the_inertia():
         for i in (1, 2, 4, 50)
     ]
     assert (np.diff(inertias) < 0).all()
-    centroids = kmeans(KEY, x, 12, tolerance=0)
-    index, _ = nearest(centroids, x)
-    means = np.stack([x[np.asarray(index) == i].mean(0) for i in range(12)])
-    np.testing.assert_allclose(centroids, means, atol=1e-5)  # another round would change nothing
 
 
 def test_a_centroid_an_example():
@@ -67,16 +63,13 @@ def test_fewer_distinct_examples_than_centroids():
     np.testing.assert_allclose(nearest(centroids, x)[1], 0, atol=1e-9)
 
 
-@pytest.mark.parametrize(
-    ("call", "words"),
-    [
-        (lambda: kmeans(KEY, GROUPS, 101), "kmeans: 100 examples .* at most 100 features, got 101"),
-        (lambda: kmeans(KEY, GROUPS, 5, iterations=0), "iterations must be at least 1, got 0"),
-        (lambda: kmeans(KEY, GROUPS * np.nan, 5), "kmeans: 100 of 100 examples contain NaN"),
-        (lambda: kmeans(KEY, GROUPS[:0], 5), "kmeans: x must hold at least one example"),
-        (lambda: kmeans(KEY, GROUPS[0], 5), r"kmeans: x must have shape \(n, inputs\), got \(3,\)"),
-    ],
-)
+@pytest.mark.parametrize(("call", "words"), [
+    (lambda: kmeans(KEY, GROUPS, 101), "kmeans: 100 examples .* at most 100 features, got 101"),
+    (lambda: kmeans(KEY, GROUPS, 5, iterations=0), "iterations must be at least 1, got 0"),
+    (lambda: kmeans(KEY, GROUPS * np.nan, 5), "kmeans: 100 of 100 examples contain NaN"),
+    (lambda: kmeans(KEY, GROUPS[:0], 5), "kmeans: x must hold at least one example"),
+    (lambda: kmeans(KEY, GROUPS[0], 5), r"kmeans: x must have shape \(n, inputs\), got \(3,\)"),
+])  # fmt: skip
 def test_messages(call, words):
     with pytest.raises(ValueError, match=words):
         call()

@@ -31,17 +31,15 @@ def pretrained(key, x):
 
 
 FITS = {
-    "kmeans": partial(u.kmeans.kmeans, features=2),
-    "pretrain_greedy": pretrained,
-    "fit_pca": partial(u.whitening.fit_pca, features=2),
-    "fit_whitening": u.whitening.fit_whitening,
+    "kmeans": partial(u.kmeans.kmeans, features=2), "pretrain_greedy": pretrained,
+    "fit_pca": partial(u.whitening.fit_pca, features=2), "fit_whitening": u.whitening.fit_whitening,
     "fit_sparse_autoencoder": partial(u.autoencoder.fit_sparse_autoencoder, features=2, **FEW),
     "fit_rbm": partial(binary(u.rbm.fit_rbm), features=2, **FEW),
     "fit_dbn": partial(binary(u.dbn.fit_dbn), sizes=[3, 2], **FEW),
     "fit_hmm": partial(hidden_states, 1),
     "fit_hmm, mixtures": partial(hidden_states, 2, lengths=np.array([5, 4, 5, 5])),
     "fit_hmm, segments": partial(hidden_states, 2, align=u.hmm.uniform_segments),
-}
+}  # fmt: skip
 
 
 def test_no_fit_is_left_out():

@@ -3,13 +3,13 @@
 import numpy as np
 import pytest
 
-from jaxnet.viz import attention, save
+from jaxnet.viz import attention
 
 SOURCE = "ein Mann mit einem orangefarbenen Hut starrt etwas an .".split()
 TARGET = "a man in an orange hat starring at something .".split()
 
 
-def test_rows_are_what_was_written(tmp_path):
+def test_rows_are_what_was_written():
     weights = np.random.default_rng(0).dirichlet(np.ones(10), size=10)
     figure = attention(weights, SOURCE, TARGET, title="a sentence")
     axes = figure.axes[0]
@@ -17,7 +17,6 @@ def test_rows_are_what_was_written(tmp_path):
     assert [t.get_text() for t in axes.get_yticklabels()] == TARGET
     np.testing.assert_array_equal(axes.images[0].get_array(), weights)
     assert axes.images[0].get_clim() == (0, 1) and figure.get_suptitle() == "a sentence"
-    assert save(figure, tmp_path / "a.png").stat().st_size > 1000
 
 
 @pytest.mark.slow
@@ -34,20 +33,12 @@ def test_words_do_not_touch_each_other_or_the_edge():
         assert all(figure.bbox.contains(b.x1, b.y1) for b in boxes)
 
 
-@pytest.mark.parametrize(
-    ("weights", "message"),
-    [
-        (np.ones((10, 9)), r"words\) with source words = 10, got \(10, 9\)"),
-        (np.full((10, 10), 1.5), r"in \[0, 1\], got 1.5 to 1.5"),
-        (np.full((10, 10), -0.1), r"in \[0, 1\]"),
-        (np.full((10, 10), np.nan), r"in \[0, 1\]"),
-    ],
-)
+@pytest.mark.parametrize(("weights", "message"), [
+    (np.ones((10, 9)), r"words\) with source words = 10, got \(10, 9\)"),
+    (np.full((10, 10), 1.5), r"in \[0, 1\], got 1.5 to 1.5"),
+    (np.ones((0, 10)), "sizes of at least 1"),
+    (np.full((10, 10), np.nan), r"in \[0, 1\]"),
+])  # fmt: skip
 def test_messages(weights, message):
     with pytest.raises(ValueError, match=message):
-        attention(weights, SOURCE, TARGET)
-
-
-def test_no_words():
-    with pytest.raises(ValueError, match="sizes of at least 1"):
-        attention(np.ones((0, 10)), SOURCE, [])
+        attention(weights, SOURCE, TARGET[: len(weights)])

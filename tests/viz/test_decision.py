@@ -4,7 +4,6 @@ from matplotlib.collections import PathCollection
 from matplotlib.colors import to_hex, to_rgb
 from matplotlib.contour import ContourSet
 
-import jaxnet as jn
 from jaxnet import viz
 from jaxnet.viz.style import COLORS
 
@@ -82,14 +81,6 @@ def test_ground_is_pale_and_of_the_markers_hue():
 
 
 @pytest.mark.slow
-def test_takes_a_perceptron():
-    run = jn.models.train_perceptron(X, [0, 1, 1, 1])
-    unit = jn.models.perceptron()
-    figure = viz.decision(lambda x: unit.apply(run.params, {}, x)[0][:, 0], X, [0, 1, 1, 1])
-    assert figure.axes[0].get_title() == "0 of 4 wrong"
-
-
-@pytest.mark.slow
 def test_everything_lies_inside_and_the_file_is_small(tmp_path):
     panels = {f"after {i} mistakes": right_of(i / 5) for i in range(6)}
     figure = viz.decision(panels, X, Y, names=["no", "yes"], columns=3)
@@ -102,19 +93,16 @@ def test_everything_lies_inside_and_the_file_is_small(tmp_path):
     assert viz.save(figure, tmp_path / "a.png").stat().st_size < 120_000
 
 
-@pytest.mark.parametrize(
-    "arguments, options, message",
-    [
-        ((right_of(0), np.ones((3, 4)), [0, 1, 0]), {}, r"expected x .*got \(3, 4\) and \(3,\)"),
-        ((right_of(0), np.ones((0, 2)), []), {}, "at least one example"),
-        ((right_of(0), X, [0, 1]), {}, r"got \(4, 2\) and \(2,\)"),
-        ((lambda x: x, X, Y), {}, r"must return classes .*scores.argmax\(-1\)"),
-        ((lambda x: x[:, 0], X, Y), {}, "values such as .*return probabilities > 0.5"),
-        ((right_of(0), X, 3 * Y - 1), {}, "classes must be 0 to 6, got -1 to 2"),
-        ((right_of(0), X, 8 * Y), {}, "must be 0 to 6, got 0 to 8"),
-        ((right_of(0), X, Y), {"names": ["a"]}, "expected 2 names, one per class, got 1"),
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize("arguments, options, message", [
+    ((right_of(0), np.ones((3, 4)), [0, 1, 0]), {}, r"expected x .*got \(3, 4\) and \(3,\)"),
+    ((right_of(0), np.ones((0, 2)), []), {}, "at least one example"),
+    ((right_of(0), X, [0, 1]), {}, r"got \(4, 2\) and \(2,\)"),
+    ((lambda x: x, X, Y), {}, r"must return classes .*scores.argmax\(-1\)"),
+    ((lambda x: x[:, 0], X, Y), {}, "values such as .*return probabilities > 0.5"),
+    ((right_of(0), X, 3 * Y - 1), {}, "classes must be 0 to 6, got -1 to 2"),
+    ((right_of(0), X, 8 * Y), {}, "must be 0 to 6, got 0 to 8"),
+    ((right_of(0), X, Y), {"names": ["a"]}, "expected 2 names, one per class, got 1"),
+])  # fmt: skip
 def test_messages(arguments, options, message):
     with pytest.raises(ValueError, match=message):
         viz.decision(*arguments, **options)

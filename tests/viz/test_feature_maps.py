@@ -46,10 +46,11 @@ def test_an_image_in_color_and_of_bytes():
     np.testing.assert_allclose(shown(figure, 1)[0], image / 255)
 
 
-def test_messages():
-    with pytest.raises(ValueError, match=r"\(height, width, maps\), got \(1, 4, 5, 6\)"):
-        viz.feature_maps(maps()[None])
-    with pytest.raises(ValueError, match="most_active must be at least 1, got 0"):
-        viz.feature_maps(maps(), most_active=0)
-    with pytest.raises(ValueError, match=r"an image must have shape .*got \(4, 5, 2\)"):
-        viz.feature_maps(maps(), np.zeros((4, 5, 2)))
+@pytest.mark.parametrize("call, words", [
+    (lambda: viz.feature_maps(maps()[None]), r"\(height, width, maps\), got \(1, 4, 5, 6\)"),
+    (lambda: viz.feature_maps(maps(), most_active=0), "most_active must be at least 1, got 0"),
+    (lambda: viz.feature_maps(maps(), np.zeros((4, 5, 2))), r"must have shape .*got \(4, 5, 2\)"),
+])  # fmt: skip
+def test_refusals(call, words):
+    with pytest.raises(ValueError, match=words):
+        call()

@@ -53,15 +53,12 @@ def test_digits():
     assert "0.73" in words(drawn(neuron, 2, -1, -3, -2, -3, digits=2))
 
 
-@pytest.mark.parametrize(
-    ("f", "args"),
-    [
-        (product, (-2, 5, -4)),
-        (neuron, (2, -1, -3, -2, -3)),
-        (many_ways, (1.5, 2)),
-        (lambda x, unused: jnp.sum(jnp.tanh(x @ x.T)), (np.ones((2, 3)), 1)),
-    ],
-)
+@pytest.mark.parametrize(("f", "args"), [
+    (product, (-2, 5, -4)),
+    (neuron, (2, -1, -3, -2, -3)),
+    (many_ways, (1.5, 2)),
+    (lambda x, unused: jnp.sum(jnp.tanh(x @ x.T)), (np.ones((2, 3)), 1)),
+])  # fmt: skip
 def test_nothing_overlaps_and_nothing_is_cut_off(f, args):
     """Boxes and words, in pixels, as drawn."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg

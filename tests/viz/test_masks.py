@@ -56,16 +56,13 @@ def test_the_legend_lies_inside(columns):
     assert box.x0 >= 0 and box.x1 <= figure.bbox.width
 
 
-@pytest.mark.parametrize(
-    ("call", "words"),
-    [
-        (lambda: overlay(X, MASK[0], COLORS), r"got \(2, 3, 4, 3\) and \(3, 4\)"),
-        (lambda: overlay(X, MASK, COLORS, share=2), r"share must be in \[0, 1\], got 2"),
-        (lambda: viz.masks(X[0], {}, ["a"], COLORS[:1]), r"For a single example, pass x\[None\]"),
-        (lambda: viz.masks(X, {}, ["a"], COLORS), r"with names = 1, got \(3, 3\)"),
-        (lambda: viz.masks(X, {}, list("abc"), COLORS, titles=["a"]), "expected 2 titles"),
-    ],
-)
+@pytest.mark.parametrize(("call", "words"), [
+    (lambda: overlay(X, MASK[0], COLORS), r"got \(2, 3, 4, 3\) and \(3, 4\)"),
+    (lambda: overlay(X, MASK, COLORS, share=2), r"share must be in \[0, 1\], got 2"),
+    (lambda: viz.masks(X[0], {}, ["a"], COLORS[:1]), r"For a single example, pass x\[None\]"),
+    (lambda: viz.masks(X, {}, ["a"], COLORS), r"with names = 1, got \(3, 3\)"),
+    (lambda: viz.masks(X, {}, list("abc"), COLORS, titles=["a"]), "expected 2 titles"),
+])  # fmt: skip
 def test_errors(call, words):
     with pytest.raises(ValueError, match=words):
         call()

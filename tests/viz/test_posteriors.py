@@ -24,18 +24,14 @@ def test_without_a_path():
     assert [t.get_text() for t in axes.get_yticklabels()] == ["0", "1", "2"]
 
 
-@pytest.mark.parametrize(
-    ("posterior", "options", "words"),
-    [
-        (POSTERIOR[0], {}, r"\(time, states\), got \(3,\)"),
-        (np.log(POSTERIOR + 0.1), {}, r"must be in \[0, 1\], got -2.3026 to"),
-        (POSTERIOR * np.nan, {}, r"must be in \[0, 1\]"),
-        (POSTERIOR, {"path": [0, 1]}, r"with time = 4, got \(2,\)"),
-        (POSTERIOR, {"path": [0, 1, 2, 3]}, r"path must be in \[-1, 3\), got 0 to 3"),
-        (POSTERIOR, {"names": ["a"]}, "3 names, one per state, got 1"),
-        (POSTERIOR, {"steps": "abc"}, "4 steps, one per step, got 3"),
-    ],
-)
+@pytest.mark.parametrize(("posterior", "options", "words"), [
+    (POSTERIOR[0], {}, r"\(time, states\), got \(3,\)"),
+    (np.log(POSTERIOR + 0.1), {}, r"must be in \[0, 1\], got -2.3026 to"),
+    (POSTERIOR, {"path": [0, 1]}, r"with time = 4, got \(2,\)"),
+    (POSTERIOR, {"path": [0, 1, 2, 3]}, r"path must be in \[-1, 3\), got 0 to 3"),
+    (POSTERIOR, {"names": ["a"]}, "3 names, one per state, got 1"),
+    (POSTERIOR, {"steps": "abc"}, "4 steps, one per step, got 3"),
+])  # fmt: skip
 def test_what_does_not_fit(posterior, options, words):
     with pytest.raises(ValueError, match=words):
         viz.posteriors(posterior, **options)

@@ -45,21 +45,15 @@ def test_without_names_and_with_another_blank():
     assert [t.get_text() for t in axes.texts] == ["1", "1"]
 
 
-@pytest.mark.parametrize(
-    ("features", "rows", "options", "words"),
-    [
-        (FEATURES[0], None, {}, r"\(frames, bands\), got \(5,\)"),
-        (FEATURES[:0], None, {}, r"got \(0, 5\)"),
-        (FEATURES, {"row": [("x", 3, 21)]}, {}, "20 frames, got 'x' of row from 3 to 21"),
-        (FEATURES, {"row": [("x", 3, 3)]}, {}, "from 3 to 3"),
-        (FEATURES, None, {"hop": 0}, r"hop must be in \(0, inf\), got 0"),
-        (FEATURES, None, {"posterior": POSTERIOR[0]}, r"\(steps, classes\), got \(3,\)"),
-        (FEATURES, None, {"posterior": np.log(POSTERIOR + 0.01)}, "softmax"),
-        (FEATURES, None, {"posterior": POSTERIOR * np.nan}, "probabilities"),
-        (FEATURES, None, {"posterior": POSTERIOR, "blank": 3}, "one of the 3 classes"),
-        (FEATURES, None, {"posterior": POSTERIOR, "names": ["a"]}, "got blank 0 and 1 names"),
-    ],
-)
+@pytest.mark.parametrize(("features", "rows", "options", "words"), [
+    (FEATURES[0], None, {}, r"\(frames, bands\), got \(5,\)"),
+    (FEATURES, {"row": [("x", 3, 21)]}, {}, "20 frames, got 'x' of row from 3 to 21"),
+    (FEATURES, None, {"hop": 0}, r"hop must be in \(0, inf\), got 0"),
+    (FEATURES, None, {"posterior": POSTERIOR[0]}, r"\(steps, classes\), got \(3,\)"),
+    (FEATURES, None, {"posterior": np.log(POSTERIOR + 0.01)}, "softmax"),
+    (FEATURES, None, {"posterior": POSTERIOR, "blank": 3}, "one of the 3 classes"),
+    (FEATURES, None, {"posterior": POSTERIOR, "names": ["a"]}, "got blank 0 and 1 names"),
+])  # fmt: skip
 def test_what_does_not_fit(features, rows, options, words):
     with pytest.raises(ValueError, match=words):
         viz.spectrogram(features, rows, **options)

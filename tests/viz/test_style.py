@@ -1,3 +1,4 @@
+import itertools
 import os
 import subprocess
 import sys
@@ -20,23 +21,20 @@ FIGURES = {
 
 
 @pytest.mark.parametrize("make", FIGURES.values(), ids=FIGURES)
-def test_saves_what_can_be_read_back(make, tmp_path):
+def test_saves_what_can_be_read_back_and_lies_inside_the_figure(make, tmp_path):
     from PIL import Image
 
     figure = make()
-    path = viz.save(figure, tmp_path / "new" / "folder" / "a.png")
+    path = viz.save(figure, tmp_path / "new" / "folder" / "a.png", metadata={"Title": "A"})
     with Image.open(path) as image:
         wide, high = figure.get_size_inches() * 100
         assert abs(image.width - wide) <= 1 and abs(image.height - high) <= 1
         assert len(set(image.convert("L").tobytes())) > 1  # not one color
-
-
-def test_texts_are_stored_in_the_file(tmp_path):
-    from PIL import Image
-
-    path = viz.save(FIGURES["confusion"](), tmp_path / "a.png", metadata={"Title": "A"})
-    with Image.open(path) as image:
         assert image.info["Title"] == "A"
+    figure.draw_without_rendering()
+    box, whole = figure.get_tightbbox(), figure.bbox_inches
+    assert box.x0 >= -0.02 and box.y0 >= -0.02
+    assert box.x1 <= whole.x1 + 0.02 and box.y1 <= whole.y1 + 0.02
 
 
 @pytest.mark.slow
@@ -60,19 +58,14 @@ def test_a_figure_replaces_a_file_whole(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(("change", "error", "words"), [
     ({"figure": 3}, TypeError, "viz.save: figure must be a figure of jn.viz, got int"),
-    ({"path": None}, TypeError, "viz.save: path must be a str or a Path, got NoneType"),
-    ({"path": "a"}, ValueError, r"viz.save: path must end in .*\.png.*, got 'a'"),
+    ({"path": "a"}, ValueError, r"viz.save: path must end in .*\.png.*, got ''"),
     ({"path": "a.exe"}, ValueError, "viz.save: path must end in "),
     ({"dpi": 0}, ValueError, r"viz.save: dpi must be in \(0, 10000\], got 0"),
-    ({"dpi": "x"}, TypeError, "viz.save: dpi must be a number"),
 ], ids=str)  # fmt: skip
-def test_what_cannot_be_saved(tmp_path, change, error, words):
-    arguments = {"figure": FIGURES["images"](), "path": "a.png"} | change
-    if isinstance(arguments["path"], str):
-        arguments["path"] = str(tmp_path / arguments["path"])
-        words = words.replace("got 'a'", "got ''")
+def test_what_cannot_be_saved(tmp_path, monkeypatch, change, error, words):
+    monkeypatch.chdir(tmp_path)
     with pytest.raises(error, match=words):
-        viz.save(**arguments)
+        viz.save(**{"figure": FIGURES["images"](), "path": "a.png"} | change)
     assert not list(tmp_path.iterdir())
 
 
@@ -107,28 +100,24 @@ GOOD = {
                     "posterior": [[0.5, 0.5]], "names": ["a", "b"], "blank": 0, "stride": 1,
                     "hop": 0.01},
 }  # fmt: skip
-CASES = [(name, what) for name, good in GOOD.items() for what in good]
-
-
-@pytest.mark.parametrize(("name", "what"), CASES, ids=[f"{name}-{what}" for name, what in CASES])
-def test_arguments_of_another_type_are_named(name, what):
-    function, good = getattr(viz, name), GOOD[name]
-    for wrong in (object(), 2.5j, [None], {"a": None}, float("nan"), np.array(["a"])):
-        words = ("names", "source", "target", "steps", "paths", "titles", "unsigned")
-        if what in words and hasattr(wrong, "dtype"):
-            continue  # an array of words is a list of words
-        with pytest.raises((TypeError, ValueError), match=f"^{name}: ") as error:
-            function(**good | {what: wrong})
-        assert type(error.value) in (TypeError, ValueError)
 
 
 @pytest.mark.parametrize("name", GOOD)
-def test_the_arguments_are_good(name):
-    assert getattr(viz, name)(**GOOD[name]).axes
+def test_arguments_of_another_type_are_named(name):
+    function, good = getattr(viz, name), GOOD[name]
+    assert function(**good).axes
+    texts = ("names", "source", "target", "steps", "paths", "titles", "unsigned")
+    wrongs = (object(), 2.5j, [None], {"a": None}, float("nan"), np.array(["a"]))
+    for what, wrong in itertools.product(good, wrongs):
+        if what in texts and hasattr(wrong, "dtype"):
+            continue  # an array of words is a list of words
+        with pytest.raises((TypeError, ValueError), match=f"^{name}: ") as error:
+            function(**good | {what: wrong})
+        assert type(error.value) in (TypeError, ValueError), what
 
 
 @pytest.mark.parametrize(("given", "error"), [
-    (3, TypeError), ("ab", TypeError), ([3], TypeError), ({"a": 1}, TypeError), ([], ValueError),
+    ("ab", TypeError), ([3], TypeError), ([], ValueError),
 ], ids=str)  # fmt: skip
 def test_runs_of_another_type(given, error):
     with pytest.raises(error, match="history: "):
@@ -154,19 +143,9 @@ def test_values_that_cannot_be_drawn(name, change, words):
         getattr(viz, name)(**GOOD[name] | change)
 
 
-@pytest.mark.parametrize("make", FIGURES.values(), ids=FIGURES)
-def test_everything_drawn_lies_inside_the_figure(make):
-    figure = make()
-    figure.draw_without_rendering()
-    box, whole = figure.get_tightbbox(), figure.bbox_inches
-    assert box.x0 >= -0.02 and box.y0 >= -0.02
-    assert box.x1 <= whole.x1 + 0.02 and box.y1 <= whole.y1 + 0.02
-
-
-@pytest.mark.parametrize("make", FIGURES.values(), ids=FIGURES)
-def test_a_notebook_shows_it_without_pyplot(make):
+def test_a_notebook_shows_it_without_pyplot():
     formatters = pytest.importorskip("IPython.core.formatters")
-    png = formatters.PNGFormatter()(make())
+    png = formatters.PNGFormatter()(FIGURES["images"]())
     assert png is not None and png.startswith(b"\x89PNG")
 
 

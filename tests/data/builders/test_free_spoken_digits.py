@@ -47,11 +47,10 @@ def test_prepared_and_read_back(site, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(("data", "words"), [
     (wav(np.zeros((5, 2), np.int16)), "(2, 2, 8000)"),
-    (wav(np.zeros(5, np.int32)), "(1, 4, 8000)"),
     (wav(np.zeros(5, np.int16), 16000), "(1, 2, 16000)"),
     (wav(np.zeros(5, np.float32)), "unknown format: 3"),
     (b"", "EOFError"),
-], ids=["stereo", "32 bits", "16 kHz", "floats", "empty"])  # fmt: skip
+], ids=["stereo", "16 kHz", "floats", "empty"])  # fmt: skip
 def test_another_format(data, words):
     with pytest.raises(ValueError, match=f"a.wav is not a WAV file of 16.*{re.escape(words)}"):
         samples("a.wav", data)

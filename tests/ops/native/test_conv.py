@@ -57,29 +57,18 @@ def exact(wanted, form, x, w, y):
     zeros[:, :, *inside] = x if wanted != "x" else 0
     g, result = form.groups, {"x": zeros, "w": np.zeros_like(w), "y": np.zeros_like(y)}[wanted]
     for tap in np.ndindex(form.window):
-        seen = tuple(
-            slice(at, at + (n - 1) * s + 1, s)
-            for at, n, s in zip(
-                [
-                    far - low + t * d
-                    for t, d, (low, _) in zip(tap, form.dilation, form.padding, strict=True)
-                ],
-                form.outputs, form.strides, strict=True,
-            )
-        )  # fmt: skip
+        taps = zip(tap, form.dilation, form.padding, form.outputs, form.strides, strict=True)
+        places = [(far - low + t * d, n, step) for t, d, (low, _), n, step in taps]
+        seen = tuple(slice(at, at + (n - 1) * step + 1, step) for at, n, step in places)
         for i in range(g):
             ins, outs = (slice(i * n // g, (i + 1) * n // g) for n in (x.shape[-1], y.shape[-1]))
+            here, kernel, there = zeros[:, :, *seen, ins], w[:, *tap, :, outs], y[..., outs]
             if wanted == "y":
-                result[..., outs] += np.einsum(
-                    "en...i,eio->en...o", zeros[:, :, *seen, ins], w[:, *tap, :, outs]
-                )
+                result[..., outs] += np.einsum("en...i,eio->en...o", here, kernel)
             elif wanted == "x":
-                zeros[:, :, *seen, ins] += np.einsum(
-                    "en...o,eio->en...i", y[..., outs], w[:, *tap, :, outs]
-                )
+                here += np.einsum("en...o,eio->en...i", there, kernel)
             else:
-                flat = [a.reshape(len(a), -1, a.shape[-1]) for a in (zeros[:, :, *seen, ins],
-                                                                    y[..., outs])]  # fmt: skip
+                flat = [a.reshape(len(a), -1, a.shape[-1]) for a in (here, there)]
                 result[:, *tap, :, outs] += np.einsum("eni,eno->eio", *flat)
     return zeros[:, :, *inside] if wanted == "x" else result
 
@@ -102,20 +91,12 @@ CASES = {
     "groups": (form_of((6, 9), (3, 2), low=1, high=0, groups=3), 1, 2, 12, 18),
     "depthwise": (form_of((6, 9), (3, 3), strides=2, low=1, high=0, groups=21), 1, 2, 21, 21),
     "small groups": (form_of((6, 9), (3, 3), low=1, high=1, groups=8), 2, 2, 32, 32),
-    "uneven groups": (form_of((6, 9), (2, 3), 2, 1, 0, dilation=2, groups=6), 1, 2, 36, 12),
     "many outputs of one input": (form_of((3, 4, 7), (2, 2, 3), groups=9), 1, 2, 9, 36),
     "line": (form_of((40,), (4,), strides=2, low=3, high=0), 3, 2, 5, 12),
     "one pixel": (form_of((1, 1), (3, 3), low=1, high=1), 1, 4, 40, 8),
     "zeros between": (form_of((4, 6), (3, 2), low=2, high=1, input_dilation=2), 1, 2, 9, 33),
-    "zeros between groups": (form_of((5,), (4,), low=1, input_dilation=3, groups=3), 2, 2, 6, 12),
     "volume": (form_of((3, 5, 7), (3, 2, 3), low=1, high=1), 1, 2, 5, 17),
-    "volume far apart": (form_of((5, 4, 6), (2, 3, 2), 2, 2, 1, dilation=2, groups=2), 2, 1, 4, 6),
-    "volume cropped": (form_of((6, 7, 5), (3, 3, 2), low=-1, high=-1), 1, 2, 3, 4),
     "volume depthwise": (form_of((3, 5, 9), (3, 3, 3), low=1, high=1, groups=18), 1, 2, 18, 18),
-    "zeros between small": (form_of((4, 5), (3, 2), input_dilation=2, groups=8), 1, 2, 24, 8),
-    "zeros between frames": (
-        form_of((3, 4, 5), (2, 3, 4), low=1, high=2, input_dilation=2), 1, 2, 3, 19,
-    ),
 }  # fmt: skip
 
 
@@ -448,7 +429,7 @@ def test_an_exported_program_does_not_need_the_kernels():
 
 @pytest.mark.skipif(not native.LIBRARY.exists(), reason="the library was not built")
 @pytest.mark.parametrize(
-    "share", [0.5, *(pytest.param(share, marks=pytest.mark.slow) for share in (0, 0.001, 0.99))]
+    "share", [0.5, *(pytest.param(share, marks=pytest.mark.slow) for share in (0, 0.99))]
 )
 def test_a_library_that_was_cut_is_one_warning(share, tmp_path):
     """An interrupted copy would end the process with SIGBUS when its end is read."""

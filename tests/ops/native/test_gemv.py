@@ -98,12 +98,8 @@ def spec(shape, dtype="float32"):
         ((1, 6), [spec((6, 3), "uint8"), spec((1, 5))], False, True),
         ((1, 6), [spec((6, 5), "int8")], False, False),  # no scale
         ((1, 9), [spec((9, 5), "int8"), spec((5, 5))], False, True),
-        (
-            (1, 9),
-            [spec((9, 5), "int8"), spec((6, 5))],
-            False,
-            False,
-        ),  # 2 inputs would give 5 groups
+        # 2 inputs would give 5 groups.
+        ((1, 9), [spec((9, 5), "int8"), spec((6, 5))], False, False),
         ((1, 9), [spec((5, 9), "int8"), spec((5, 3))], True, False),  # a word has two scales
     ],
 )

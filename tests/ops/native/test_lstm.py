@@ -20,22 +20,18 @@ pytestmark = pytest.mark.skipif(instructions() is None, reason="needs the kernel
 
 def lstm_arguments(steps=9, batch=6, features=19, masked=True, dtype=np.float32):
     rng = np.random.default_rng(5)
-    shapes = [
-        (steps, batch, 4 * features), (features, 4 * features), (4 * features,), (batch, features),
-        (batch, features),
-    ]  # fmt: skip
+    wide, carry = 4 * features, (batch, features)
+    shapes = (steps, batch, wide), (features, wide), (wide,), carry, carry
     pre, kernel, bias, c, h = (jnp.asarray(rng.normal(size=s), dtype) for s in shapes)
     mask = np.arange(steps)[:, None, None] < rng.integers(1, steps + 1, batch)[:, None]
-    return (pre, kernel * 0.3, (bias, None), {"c": c, "h": h}), jnp.asarray(
-        mask
-    ) if masked else None
+    given = pre, kernel * 0.3, (bias, None), {"c": c, "h": h}
+    return given, jnp.asarray(mask) if masked else None
 
 
 def lstm_loss(given, mask):
     h, final = unroll(LSTM, *given, mask)
-    return (jnp.sin(h) * jnp.arange(1.0, 1 + h.shape[-1])).sum() + sum(
-        jnp.square(leaf).sum() for leaf in jax.tree.leaves(final)
-    )
+    last = sum(jnp.square(leaf).sum() for leaf in jax.tree.leaves(final))
+    return (jnp.sin(h) * jnp.arange(1.0, 1 + h.shape[-1])).sum() + last
 
 
 def compiled(function, *args):
@@ -66,19 +62,17 @@ def test_derivatives_of_an_lstm_agree_with_xla(monkeypatch, masked):
     def everything(given, mask):
         loss = partial(lstm_loss, mask=mask)
         moved = jax.tree.map(jnp.cos, given)
+        scaled = lambda k: jax.grad(loss)(jax.tree.map(lambda a: a * k, given))  # noqa: E731
         return {
             "gradient": jax.grad(loss)(given),
             "tangent": jax.jvp(loss, (given,), (moved,)),
             "second": jax.jvp(jax.grad(loss), (given,), (moved,)),
             "reverse twice": jax.grad(lambda a: jnp.sin(jax.grad(loss)(a)[1]).sum())(given),
             "remat": jax.grad(jax.checkpoint(loss))(given),
-            "vmap": jax.vmap(lambda k: jax.grad(loss)(jax.tree.map(lambda a: a * k, given)))(
-                jnp.linspace(0.5, 1, 2)
-            ),
-            "scan": jax.lax.scan(
-                lambda s, _: (s * loss(given), jax.grad(loss)(given)), 1.0, None, 2
-            ),
-        }
+            "vmap": jax.vmap(scaled)(jnp.linspace(0.5, 1, 2)),
+            "scan": jax.lax.scan(lambda s, _: (s * loss(given), jax.grad(loss)(given)), 1.0,
+                                 None, 2),
+        }  # fmt: skip
 
     program = compiled(everything, given, mask)
     for target in ("jaxnet_lstm", "jaxnet_lstm_back"):

@@ -24,7 +24,7 @@ from tests.unsupervised.rbm.machines import (
 )
 
 
-@pytest.mark.parametrize(("inputs", "features"), [(5, 3), (3, 5), (4, 13)])
+@pytest.mark.parametrize(("inputs", "features"), [(5, 3), (4, 13)])
 def test_free_energy_and_likelihood_are_sums_over_all_states(x64, inputs, features):
     params = draw(inputs, features, dtype=np.float64)
     x = states(inputs)
@@ -78,16 +78,6 @@ def trained():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(4))
-def test_ais_is_within_its_error(trained, seed):
-    estimate = ais(jax.random.key(seed), trained, betas=np.linspace(0, 1, 201))
-    error = float(estimate.log_partition - log_partition(trained))
-    assert 0.002 < estimate.standard_error < 0.05
-    assert abs(error) < 3 * estimate.standard_error
-    assert estimate.log_weights.shape == (100,)
-
-
-@pytest.mark.slow
 def test_ais_errors_are_spread_as_they_say(trained):
     """Over 60 seeds the error in units of its standard error has mean 0 and deviation 1, nearly."""
     betas = np.linspace(0, 1, 101)
@@ -118,13 +108,12 @@ def test_ais_of_no_weights_is_exact():
 
 
 @pytest.mark.slow
-def test_messages():
-    params = draw(21, 22)
-    with pytest.raises(ValueError, match=r"2\*\*21 states; .* limited to 20 units.* write ais"):
-        log_partition(params)
-    with pytest.raises(ValueError, match=r"2\*\*22 states"):
-        log_likelihood(params, jnp.zeros((1, 21)), visible=gaussian)
-    with pytest.raises(ValueError, match="betas must rise from 0 to 1"):
-        ais(jax.random.key(0), params, betas=[0, 0.5, 0.5, 1])
-    with pytest.raises(ValueError, match="runs must be at least 2, got 1"):
-        ais(jax.random.key(0), params, runs=1)
+@pytest.mark.parametrize("call, words", [
+    (lambda p: log_partition(p), r"2\*\*21 states; .* limited to 20 units.* write ais"),
+    (lambda p: log_likelihood(p, jnp.zeros((1, 21)), visible=gaussian), r"2\*\*22 states"),
+    (lambda p: ais(jax.random.key(0), p, betas=[0, 0.5, 0.5, 1]), "betas must rise from 0 to 1"),
+    (lambda p: ais(jax.random.key(0), p, runs=1), "runs must be at least 2, got 1"),
+])  # fmt: skip
+def test_refusals(call, words):
+    with pytest.raises(ValueError, match=words):
+        call(draw(21, 22))
