@@ -44,6 +44,7 @@ from jaxnet.services.files import file_path as file_path
 from jaxnet.services.files import readable as readable
 from jaxnet.services.files import replacing as replacing
 from jaxnet.services.functions import takes as takes
+from jaxnet.services.meshes import on_auto_axes as on_auto_axes
 from jaxnet.services.nodes import plain as plain
 from jaxnet.services.progress import progress_bar as progress_bar
 from jaxnet.services.table import short as short

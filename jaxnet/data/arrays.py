@@ -11,6 +11,7 @@ import jax
 import numpy as np
 
 from jaxnet.services.checks import at_least, check_data, check_options, within
+from jaxnet.services.meshes import on_auto_axes
 from jaxnet.services.trees import PyTree, describe
 
 
@@ -54,9 +55,10 @@ def split(
         rows = draw.permutation(np.flatnonzero(labels == label))
         held[rows[: round(share * len(rows))]] = True
     if held.all() or not held.any():
+        least = 1 / np.unique(labels, return_counts=True)[1].max()  # of the largest class
         raise ValueError(
             f"split: a share of {share} of {n} examples leaves a part empty; hold out at "
-            + (f"most {1 - 1 / n:.2g}" if held.all() else f"least {1 / n:.2g}")
+            + (f"most {1 - least:.2g}" if held.all() else f"least {least:.2g}")
         )
     return _take(data, np.flatnonzero(~held)), _take(data, np.flatnonzero(held))
 
@@ -106,5 +108,6 @@ def batches(
     return (_take(data, rows[i : min(i + batch_size, stop)]) for i in range(0, stop, batch_size))
 
 
+@on_auto_axes
 def _take(data: PyTree, rows: np.ndarray) -> PyTree:
     return jax.tree.map(lambda leaf: leaf[rows], data)

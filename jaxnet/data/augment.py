@@ -12,6 +12,7 @@ import jax.numpy as jnp
 
 from jaxnet.ops.precision import output_dtype
 from jaxnet.services import checks
+from jaxnet.services.meshes import on_auto_axes
 from jaxnet.typing import Augmentation
 
 GRAY = (0.299, 0.587, 0.114)  # ITU-R BT.601
@@ -78,6 +79,7 @@ def on_masks(augmentation: Augmentation, *, void: int = 0) -> Augmentation:
     checks.a_function("on_masks", "augmentation", augmentation, "(key, x)")
     checks.at_least("on_masks", "void", void, -(2**31))
 
+    @on_auto_axes
     def augment(key, batch):
         x, mask = _pair("on_masks", batch, "masks")
         mask = checks.as_array("on_masks", "masks", mask, "(batch, height, width)", "integers")
@@ -111,6 +113,7 @@ def random_shift(pixels: int) -> Augmentation:
     """
     checks.at_least("random_shift", "pixels", pixels)
 
+    @on_auto_axes
     def augment(key, x):
         x = images("random_shift", key, x)
         checks.between("random_shift", "pixels", pixels, 1, max(x.shape[1:3]), SIDE)
@@ -183,6 +186,7 @@ def color_jitter(
     strengths: Any = dict(brightness=brightness, contrast=contrast, saturation=saturation)
     checks.all_within("color_jitter", "[0, 1]", **strengths)
 
+    @on_auto_axes
     def augment(key, x):
         x = images("color_jitter", key, x, "floats")
         if saturation and x.shape[-1] != 3:
@@ -225,12 +229,14 @@ def cutout(size: int) -> Augmentation:
     """
     checks.at_least("cutout", "size", size)
 
+    @on_auto_axes
     def augment(key, x):
         x = images("cutout", key, x)
         checks.between("cutout", "size", size, 1, max(x.shape[1:3]), SIDE)
         n, *sides = x.shape[:3]
         first = jax.random.randint(key, (n, 2), 0, jnp.array([sides])) - size // 2
-        return jnp.where(_rectangles(first, first + size, sides)[..., None], 0, x)
+        inside = _rectangles(first, first + size, sides)[..., None]
+        return jnp.where(inside, jnp.zeros((), x.dtype), x)
 
     return augment
 
@@ -264,6 +270,7 @@ def mixup(alpha: float, classes: int) -> Augmentation:
     checks.at_least("mixup", "classes", classes)
     shape = float(alpha)
 
+    @on_auto_axes
     def augment(key, batch):
         x, targets = _labeled("mixup", key, batch, "(batch, ...)", "floats", classes)
         share_key, order_key = jax.random.split(key)
@@ -311,6 +318,7 @@ def cutmix(alpha: float, classes: int) -> Augmentation:
     checks.at_least("cutmix", "classes", classes)
     shape = float(alpha)
 
+    @on_auto_axes
     def augment(key, batch):
         form = "(batch, height, width, channels)"
         x, targets = _labeled("cutmix", key, batch, form, "booleans or numbers", classes)

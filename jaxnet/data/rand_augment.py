@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jaxnet.data.augment import images, in_gray, in_other_units
 from jaxnet.data.warp import matrices, warp
 from jaxnet.services.checks import at_least, within
+from jaxnet.services.meshes import on_auto_axes
 from jaxnet.typing import Augmentation
 
 CHANGES = (
@@ -51,6 +52,7 @@ def rand_augment(changes: int = 2, strength: float = 0.3) -> Augmentation:
     at_least("rand_augment", "changes", changes)
     within("rand_augment", "strength", strength, "[0, 1]")
 
+    @on_auto_axes
     def augment(key, x):
         x = images("rand_augment", key, x, "floats")
         if x.shape[-1] not in (1, 3):

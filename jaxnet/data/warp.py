@@ -20,6 +20,7 @@ from jax.scipy.ndimage import map_coordinates
 
 from jaxnet.ops.linalg import inverse_2x2
 from jaxnet.services import checks
+from jaxnet.services.meshes import on_auto_axes
 from jaxnet.typing import Augmentation
 
 
@@ -40,6 +41,7 @@ def random_flip(*, vertical: bool = False) -> Augmentation:
     axis = 1 if vertical else 2
     low, high = (0, 2) if vertical else (1, 3)
 
+    @on_auto_axes
     def augment(key, x):
         x, whole = _entries("random_flip", x, key)
         flip = jax.random.bernoulli(key, shape=(x["image"].shape[0],))
@@ -108,6 +110,7 @@ def elastic(
     shift, displacement = float(shift), float(displacement)
     draws = partial(_scales, low, high), partial(_rotations, rotation), partial(_shears, shear)
 
+    @on_auto_axes
     def augment(key, x):
         x, whole = _entries("elastic", x, key)
         if displacement and "boxes" in x:
@@ -150,6 +153,7 @@ def random_crop(share: float) -> Augmentation:
     meaning = "a part of both sides (in pixels: random_shift)"
     checks.within("random_crop", "share", share, "(0, 1)", meaning)
 
+    @on_auto_axes
     def augment(key, x):
         x, whole = _entries("random_crop", x, key)
         n, height, width = x["image"].shape[:3]

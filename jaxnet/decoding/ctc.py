@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from jaxnet.losses.arrays import read_steps, wide
 from jaxnet.services.checks import at_least
+from jaxnet.services.meshes import on_auto_axes
 
 
 def ctc_greedy(
@@ -48,6 +49,7 @@ def ctc_greedy(
     return jnp.where(fine[:, None], labels, -1), jnp.where(fine, new.sum(1), logits.shape[1])
 
 
+@on_auto_axes
 def ctc_beam_search(
     logits: jax.Array, lengths: jax.Array | None = None, *, beams: int, blank: int = 0
 ) -> tuple[jax.Array, jax.Array, jax.Array]:

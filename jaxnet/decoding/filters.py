@@ -8,9 +8,11 @@ import jax.numpy as jnp
 
 from jaxnet.losses.arrays import wide
 from jaxnet.services.checks import as_array, at_least, within
+from jaxnet.services.meshes import on_auto_axes
 from jaxnet.services.trees import describe
 
 
+@on_auto_axes
 def filter_logits(
     logits: jax.Array,
     *,

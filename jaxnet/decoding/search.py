@@ -11,10 +11,12 @@ from jaxnet.decoding.filters import changed
 from jaxnet.decoding.nets import inputs_of, model_of, with_inputs
 from jaxnet.losses.arrays import wide
 from jaxnet.services.checks import a_function, all_at_least, as_array, at_least, check_range, within
+from jaxnet.services.meshes import on_auto_axes
 from jaxnet.services.trees import describe
 from jaxnet.transforms.stream import batch_axes, start_stream, stream
 
 
+@on_auto_axes
 def beam_search(
     net: Layer,
     params: Params,

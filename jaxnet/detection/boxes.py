@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnet.tools import as_array, at_least, known, within
+from jaxnet.tools import as_array, at_least, known, on_auto_axes, within
 
 
 class NMSResult(NamedTuple):
@@ -26,6 +26,7 @@ class NMSResult(NamedTuple):
     valid: jax.Array
 
 
+@on_auto_axes
 def iou(a: jax.Array, b: jax.Array) -> jax.Array:
     """Return the intersection over union of every box of `a` with every box of `b`.
 
@@ -69,6 +70,7 @@ def _iou(a: jax.Array, b: jax.Array) -> jax.Array:
     return both / jnp.where(either > 0, either, 1)  # 0 / 1 for two boxes without area
 
 
+@on_auto_axes
 def non_max_suppression(
     boxes: jax.Array,
     scores: jax.Array,

@@ -233,7 +233,8 @@ def _checked(path: str, shape: tuple, mesh: Mesh, spec: Any, local: bool) -> Nam
         for name in names:
             check_axis(f"shardings: {path}", mesh, name)
         # JAX divides the rows of all processes together.
-        if (at or not local) and shape[at] % (parts := prod(mesh.shape[name] for name in names)):
+        whole = not local or jax.process_count() == 1
+        if (at or whole) and shape[at] % (parts := prod(mesh.shape[name] for name in names)):
             raise ValueError(
                 f"shardings: dimension {at} of {path} {shape} cannot be divided among the {parts} "
                 f"devices along {', '.join(names)}"

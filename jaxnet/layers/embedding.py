@@ -25,6 +25,7 @@ from jaxnet.services.checks import (
     within,
 )
 from jaxnet.services.keywords import explain_keywords
+from jaxnet.services.meshes import on_auto_axes
 from jaxnet.services.trees import describe
 
 # The variance is 1 / features, so that tied logits start with the variance of their inputs.
@@ -255,6 +256,7 @@ def _waves(positions: jax.Array, features: int, base: float, dtype: Any) -> jax.
     return waves.reshape(*positions.shape, features)
 
 
+@on_auto_axes
 def rotary(
     x: jax.Array,
     positions: jax.Array | None = None,

@@ -11,9 +11,11 @@ import optax
 from jaxnet.losses.arrays import read_steps, split_pair, wide
 from jaxnet.losses.form import comparison
 from jaxnet.services.checks import WrongValues, as_array, at_least, check_range, known
+from jaxnet.services.meshes import on_auto_axes
 
 
 @comparison(blank=partial(at_least, minimum=0))
+@on_auto_axes
 def ctc(outputs: Any, targets: Any, *, blank: int = 0) -> jax.Array:
     """Return the connectionist temporal classification loss, -log p(labels) over all alignments.
 

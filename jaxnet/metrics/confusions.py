@@ -8,10 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnet.services.checks import as_array, at_least, known
+from jaxnet.services.meshes import on_auto_axes
 
 MOST_CLASSES = 46_340  # its square is below 2**31
 
 
+@on_auto_axes
 def confusion(
     predictions: jax.Array, labels: jax.Array, classes: int, *, void: int | None = None
 ) -> jax.Array:
@@ -97,6 +99,7 @@ class Scores(NamedTuple):
         return "\n".join([*lines, f"accuracy {self.accuracy:.4f}, mean IoU {self.mean_iou:.4f}"])
 
 
+@on_auto_axes
 def scores(matrix: jax.Array) -> Scores:
     """Return precision, recall, F1, IoU and accuracy of a confusion matrix.
 

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jaxnet.ops.native.gemv import few_rows, is_few
 from jaxnet.ops.precision import wide
 from jaxnet.services.checks import all_native
+from jaxnet.services.meshes import on_auto_axes
 from jaxnet.services.nodes import Stored
 
 
@@ -88,6 +89,7 @@ def plus(y: jax.Array, bias: jax.Array | None) -> jax.Array:
     return y + bias
 
 
+@on_auto_axes
 def rows(table: jax.Array | Stored, ids: jax.Array) -> jax.Array:
     """Return the rows of a table (n, ...); NaN for ids out of range, including negative ids.
 

@@ -61,6 +61,8 @@ def by_path(
                 f"by_path: no pattern fits {paths[found.index(None)]}; add one for the rest, such "
                 'as {"*": optax.adamw(1e-3)}'
             )
-        return jax.tree.unflatten(structure, found)
+        return jax.tree.unflatten(structure, map(number.get, found))
 
-    return optax.multi_transform({**optimizers}, labels)
+    # Numbers, since a checkpoint has no names with a "/".
+    number = {pattern: str(i) for i, pattern in enumerate(optimizers)}
+    return optax.multi_transform({number[p]: optimizers[p] for p in optimizers}, labels)

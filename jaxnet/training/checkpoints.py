@@ -242,7 +242,8 @@ class Checkpoints:
     def _listed(self) -> list[int]:
         with suppress(FileNotFoundError):
             folders = [path for path in self.folder.iterdir() if path.is_dir()]
-            return sorted(int(path.name) for path in folders if path.name.isdecimal())
+            names = (path.name for path in folders if path.name.isdecimal())
+            return sorted(int(name) for name in names if str(int(name)) == name)  # not "007"
         return []
 
     def _steps(self) -> list[int]:

@@ -166,8 +166,8 @@ def trainer(
       accumulate: Number of parts into which each batch is cut by rows. One step then needs the
         memory of a part, and makes one update with the gradient of the whole batch, whatever its
         masks and padding are. A loss that compares examples, such as SimCLR's, compares those of a
-        part. Batch norm normalizes by the statistics of a part, and its running averages move once
-        per part.
+        part. Batch norm normalizes by the statistics of a part. Its running averages, and the
+        targets of `moving_average`, move once per part.
       loss_scale: Number by which the loss is multiplied while gradients are computed, so that they
         stay in the range of float16. By default, if the objective computes anything in float16, as
         a net from `jn.cast(net, jnp.float16)` does, the scale is dynamic: it starts at 65,536, is

@@ -99,7 +99,8 @@ def fit_whitening(
         raise ValueError(
             f"fit_whitening: zca returns one feature per input, {x.shape[1]}, got {features}"
         )
-    known = variances > _NO_VARIANCE * max(variances[0], np.finfo(np.float64).tiny)
+    rounding = 1e-18 * float(mean @ mean)  # of constant inputs
+    known = variances > _NO_VARIANCE * max(variances[0], rounding, np.finfo(np.float64).tiny)
     deviations = np.sqrt(np.where(known, variances + epsilon * variances.mean(), 1))
     kernel = directions * np.where(known, 1 / deviations, 0)
     return _dense(mean, kernel @ directions.T if zca else kernel[:, :features], x.dtype)

@@ -257,7 +257,8 @@ def gaussian_mixture(mixtures: int = 1, *, floor: float = 1e-3) -> Emission:
 @jax.jit
 def _symbol_scores(logits, x):
     table = log_probabilities(logits).T  # (symbols, states)
-    x = jnp.where(x < 0, len(table), x)  # JAX would count negative indices from the end
+    # JAX would count negative indices from the end.
+    x = jnp.where(x < 0, len(table), x.astype(jnp.int32))
     return table.at[x].get(mode="fill", fill_value=jnp.nan)
 
 

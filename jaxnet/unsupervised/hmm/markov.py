@@ -26,7 +26,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnet.initializers import Initializer
-from jaxnet.tools import as_array, at_least, check_dtype, check_shape, read_sequence
+from jaxnet.tools import (
+    as_array,
+    at_least,
+    check_dtype,
+    check_shape,
+    on_auto_axes,
+    read_sequence,
+)
 from jaxnet.typing import Params
 
 NEVER = -1e30
@@ -218,6 +225,7 @@ def posteriors(params: Params, scores: Any, lengths: Any = None) -> jax.Array:
     return _counts(*_read(params, scores, lengths, "posteriors")).posterior
 
 
+@on_auto_axes
 def viterbi(params: Params, scores: Any, lengths: Any = None) -> tuple[jax.Array, jax.Array]:
     """Return the most likely path of states, and log p(path and observations).
 

@@ -23,6 +23,7 @@ import numpy as np
 from jaxnet import Layer, child_key, compose, spec, stateless, tools
 from jaxnet.initializers import Initializer, zeros
 from jaxnet.ops import wide
+from jaxnet.tools import on_auto_axes
 from jaxnet.typing import Params, Sequence
 from jaxnet.unsupervised.hmm.emissions import Align, Emission, shares
 from jaxnet.unsupervised.hmm.markov import expected_counts, forward
@@ -108,6 +109,7 @@ class EMResult(NamedTuple):
     log_likelihoods: np.ndarray
 
 
+@on_auto_axes
 def baum_welch(
     params: Params,
     x: Any,
@@ -180,6 +182,7 @@ def baum_welch(
     return EMResult(params, np.array(history))
 
 
+@on_auto_axes
 def fit_hmm(
     key: jax.Array,
     x: Any,
