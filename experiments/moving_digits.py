@@ -80,7 +80,9 @@ RECORDS = (
             ),
         ),
         pictures=(
-            Picture("moving_digits_videos.png", "Moving digits, frame by frame; wrong answers are orange"),
+            Picture(
+                "moving_digits_videos.png", "Moving digits by frames; wrong answers are orange"
+            ),
             Picture("moving_digits_filters.png", "Filters of the first 3-D convolution"),
         ),
     ),
