@@ -604,7 +604,7 @@ def hint_of_batch(objective: Layer, batch: PyTree) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if objective.kind != "supervised" and isinstance(batch, tuple):
+        if objective.kind == "serial" and isinstance(batch, tuple):
             error.add_note(
                 f"{objective.name} got the whole batch. Is it a net? Then pass an objective, "
                 "jn.supervised(net, loss)"

@@ -169,7 +169,7 @@ def test_an_augmentation_changes_training_alone():
     ({"evaluate": (np.full((3, 3), np.inf), np.ones(3))}, "fit: evaluate/0: 3 of 3 examples"),
     ({"data": 7}, "data must be arrays"),
     ({"trainer": print}, "expected a trainer from jn.trainer"),
-    ({"train_state": {}}, "train_state must be the result of trainer.init"),
+    ({"train_state": {}}, "must be the result of trainer.init.*jn.load.*like="),
     ({"progress": "yes"}, "fit: progress must be True or False, got 'yes'"),
     ({"epochs": 2, "evaluate": (data() for _ in "ab")}, "evaluate= is read in each epoch"),
 ], ids=lambda value: next(iter(value)) if isinstance(value, dict) else "")  # fmt: skip

@@ -361,6 +361,19 @@ def test_a_loss_that_fits_its_arrays_together_itself_is_left_alone(name):
     assert np.shape(value) == ()
 
 
+def test_a_net_in_the_place_of_an_objective_is_answered():
+    net, batch = jn.serial(jn.dense(3)), (jnp.ones((4, 2)), jnp.zeros(4, int))
+    trainer = jn.trainer(net, optax.sgd(0.1))
+    params, state = net.init(jax.random.key(0), batch[0])
+    for call in (
+        lambda: trainer.init(jax.random.key(0), batch),
+        lambda: jn.evaluate(net, params, state, batch),
+    ):
+        with pytest.raises(TypeError) as error:
+            call()
+        assert any("jn.supervised(net, loss)" in note for note in error.value.__notes__)
+
+
 def test_what_is_no_example_is_named():
     forward = lambda m, b: (jnp.square(m(jn.dense(1), b["x"]))[:, 0], {})  # noqa: E731
     objective = jn.compose(forward, name="own")

@@ -175,6 +175,12 @@ def test_init_without_a_key_is_answered():
         trainer.init(0, data())
 
 
+def test_labels_in_a_list_are_answered():
+    trainer, (x, y) = build(jn.dense(2))[0], data()
+    with pytest.raises(TypeError, match=r"got int64 in it; for a list, write np.asarray\(list\)"):
+        trainer.init(KEY, (x, list(y.astype(np.int64))))
+
+
 def test_init_takes_specs_arrays_and_trees():
     net = jn.compose(lambda m, x: m(jn.dense(2), x["a"]))
     for inputs in ({"a": jn.spec((50, 3))}, {"a": np.ones((50, 3), np.float32)}):
