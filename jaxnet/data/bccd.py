@@ -55,9 +55,7 @@ def bccd(
         cells = data["objects"]
         parts.append((_resized(data["image"], size), cells["bbox"], cells["label"]))
     most = max(len(boxes) for _, lists, _ in parts for boxes in lists)
-    train, validation, test = (
-        (images, pad_boxes(boxes, classes, most=most)) for images, boxes, classes in parts
-    )
+    train, validation, test = ((x, pad_boxes(*targets, most=most)) for x, *targets in parts)
     return train, validation, test
 
 

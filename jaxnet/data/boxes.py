@@ -46,18 +46,17 @@ def pad_boxes(
       >>> targets["boxes"][0].tolist(), targets["classes"].tolist()
       ([[0.25, 0.25, 0.75, 1.0], [0.0, 0.0, 1.0, 0.125]], [[2, 0], [-1, -1]])
     """
-    who = "pad_boxes"
     if len(boxes) != len(classes):
         raise ValueError(
-            f"{who}: boxes and classes must have one entry per image, got {len(boxes)} and "
+            f"pad_boxes: boxes and classes must have one entry per image, got {len(boxes)} and "
             f"{len(classes)}"
         )
-    kept = [_real(who, i, *pair) for i, pair in enumerate(zip(boxes, classes, strict=True))]
+    kept = [_real(i, *pair) for i, pair in enumerate(zip(boxes, classes, strict=True))]
     fullest = max((len(c) for _, c in kept), default=0)
     most = max(fullest, 1) if most is None else most
-    at_least(who, "most", most)
+    at_least("pad_boxes", "most", most)
     if fullest > most:
-        raise ValueError(f"{who}: an image has {fullest} boxes, more than most={most}")
+        raise ValueError(f"pad_boxes: an image has {fullest} boxes, more than most={most}")
     result = {
         "boxes": np.zeros((len(kept), most, 4), np.float32),
         "classes": np.full((len(kept), most), -1, np.int32),
@@ -68,30 +67,30 @@ def pad_boxes(
     return result
 
 
-def _real(who: str, i: int, boxes: Any, classes: Any) -> tuple[np.ndarray, np.ndarray]:
+def _real(i: int, boxes: Any, classes: Any) -> tuple[np.ndarray, np.ndarray]:
     """Return the checked boxes of image i that have an area, and their classes."""
     if hasattr(boxes, "__len__") and not len(boxes):
         boxes = np.zeros((0, 4))  # [] has one axis
     sizes: dict[str, int] = {}
-    boxes = on_host(who, f"boxes[{i}]", boxes, "(n, 4)", "reals", sizes)
-    classes = on_host(who, f"classes[{i}]", classes, "(n,)", "reals", sizes)
+    boxes = on_host("pad_boxes", f"boxes[{i}]", boxes, "(n, 4)", "reals", sizes)
+    classes = on_host("pad_boxes", f"classes[{i}]", classes, "(n,)", "reals", sizes)
     outside = ~((boxes >= -ROUNDING) & (boxes <= 1 + ROUNDING))  # also true for NaN
     if outside.any():
         raise ValueError(
-            f"{who}: boxes[{i}] must be fractions of the image's height and width, in [0, 1], got "
-            f"{boxes[outside][0]:g}. Divide pixels by [height, width, height, width]; clip a box "
-            "that extends beyond the image with np.clip(boxes, 0, 1)"
+            f"pad_boxes: boxes[{i}] must be fractions of the image's height and width, in [0, 1], "
+            f"got {boxes[outside][0]:g}. Divide pixels by [height, width, height, width]; clip a "
+            "box that extends beyond the image with np.clip(boxes, 0, 1)"
         )
     size = boxes[:, 2:] - boxes[:, :2]
     if (size < 0).any():
         box = boxes[(size < 0).any(-1)][0].round(3).tolist()
         raise ValueError(
-            f"{who}: boxes[{i}] must hold top, left, bottom, right, got {box}, which ends before "
-            "it begins. For a center, height and width, write jn.detection.to_corners(boxes)"
+            f"pad_boxes: boxes[{i}] must hold top, left, bottom, right, got {box}, which ends "
+            "before it begins. For a center, height and width, write jn.detection.to_corners(boxes)"
         )
     if (classes < 0).any() or np.mod(classes, 1).any():
         raise ValueError(
-            f"{who}: classes[{i}] must be whole numbers from 0, got {classes.tolist()!r:.60}; "
+            f"pad_boxes: classes[{i}] must be whole numbers from 0, got {classes.tolist()!r:.60}; "
             "leave out objects without a class"
         )
     real = (size > 0).all(-1)

@@ -85,10 +85,8 @@ def image_folder(
         here = root / name
         pictures = (f for f in here.rglob("*") if f.suffix.lower() in SUFFIXES and f.is_file())
         found = sorted(f for f in pictures if _shown(f, root))
-        if links := [f for f in here.rglob("*") if f.is_symlink() and f.is_dir()]:
-            raise ValueError(
-                f"image_folder: {links[0]} is a link to a folder; move the images here"
-            )
+        if link := next((f for f in here.rglob("*") if f.is_symlink() and f.is_dir()), None):
+            raise ValueError(f"image_folder: {link} is a link to a folder; move the images here")
         if not found:
             raise ValueError(
                 f"image_folder: class {name!r} has no images ({', '.join(sorted(SUFFIXES))}); "

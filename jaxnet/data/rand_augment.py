@@ -137,13 +137,10 @@ def _equalize(x: jax.Array) -> jax.Array:
     """Flatten the histogram of 256 levels of each channel."""
     levels = jnp.round(255 * x).astype(jnp.int32)
 
-    def channel(levels: jax.Array) -> jax.Array:  # (pixels,)
+    def channel(levels: jax.Array) -> jax.Array:  # (height, width)
         counts = jnp.zeros(256, jnp.int32).at[levels].add(1)
-        last = counts[levels.max()]
-        step = (levels.size - last) // 255
+        step = (levels.size - counts[levels.max()]) // 255
         table = (jnp.cumsum(counts) - counts + step // 2) // jnp.maximum(step, 1)
         return jnp.where(step == 0, levels, jnp.clip(table, 0, 255)[levels])
 
-    flat = levels.reshape(len(x), math.prod(x.shape[1:3]), x.shape[-1])
-    flat = jax.vmap(jax.vmap(channel, 1, 1))(flat)
-    return flat.reshape(x.shape).astype(x.dtype) / 255
+    return jax.vmap(jax.vmap(channel, 2, 2))(levels).astype(x.dtype) / 255

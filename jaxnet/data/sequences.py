@@ -132,8 +132,10 @@ def _padded(arrays: list[np.ndarray], length: int, value: Any) -> tuple[np.ndarr
 
 def _sequences(who: str, sequences: Any, value: Any) -> list[np.ndarray]:
     """Return the sequences as arrays of one dtype, which holds the values of all, and `value`."""
-    sequences, numbers = check_list(who, "sequences", sequences, "sequences"), "booleans or numbers"
-    arrays = [on_host(who, f"sequence {i}", s, dtype=numbers) for i, s in enumerate(sequences)]
+    arrays = [
+        on_host(who, f"sequence {i}", sequence, dtype="booleans or numbers")
+        for i, sequence in enumerate(check_list(who, "sequences", sequences, "sequences"))
+    ]
     if not arrays:
         raise ValueError(f"{who}: expected at least one sequence, got none")
     if any(array.ndim == 0 for array in arrays) or len({array.shape[1:] for array in arrays}) > 1:
@@ -144,14 +146,12 @@ def _sequences(who: str, sequences: Any, value: Any) -> list[np.ndarray]:
     # An empty list does not change the common dtype.
     given = {array.dtype for array in arrays if array.size} or {arrays[0].dtype}
     common = np.result_type(*given)
-    for array in arrays:
-        if array.dtype.kind in "iu" and common.kind not in "iu" and (
-            array.astype(common).astype(array.dtype) != array
-        ).any():  # fmt: skip
-            raise TypeError(
-                f"{who}: the sequences hold {' and '.join(sorted(map(str, given)))}, which no "
-                "dtype holds without loss; write np.asarray(sequence, dtype) for each"
-            )
+    whole = [a for a in arrays if a.dtype.kind in "iu" and a.dtype != common]
+    if any((a.astype(common).astype(a.dtype) != a).any() for a in whole):
+        raise TypeError(
+            f"{who}: the sequences hold {' and '.join(sorted(map(str, given)))}, which no dtype "
+            "holds without loss; write np.asarray(sequence, dtype) for each"
+        )
     _check_value(who, value, common)
     return [array.astype(common, copy=False) for array in arrays]
 
@@ -241,11 +241,10 @@ class Bucketed:
         counts = {len(part) if _is_list(part) or np.ndim(part) else -1 for part in parts}
         if not any(map(_is_list, parts)) or counts & {0, -1} or len(counts) > 1:
             sizes = [len(part) if _is_list(part) else np.shape(part) for part in parts]
-            named = zip(parts, sizes, strict=True)
-            kinds = ", ".join(f"{type(part).__name__} of {size}" for part, size in named)
+            kinds = [f"{type(p).__name__} of {n}" for p, n in zip(parts, sizes, strict=True)]
             raise ValueError(
                 "bucketed: data must be lists of sequences, and arrays with the same number of "
-                f"rows, got {kinds or 'nothing'}"
+                f"rows, got {', '.join(kinds) or 'nothing'}"
             )
         self._batch_size, self._value = batch_size, value
         self._parts = [
@@ -277,10 +276,8 @@ class Bucketed:
         return -(-sum(self.counts) // self._batch_size)
 
     def __repr__(self) -> str:
-        each = "; ".join(
-            f"up to {', '.join(map(str, bound))}: {n}"
-            for bound, n in zip(self.bounds, self.counts, strict=True)
-        )
+        buckets = zip(self.bounds, self.counts, strict=True)
+        each = "; ".join(f"up to {', '.join(map(str, bound))}: {n}" for bound, n in buckets)
         left = f"; {self.dropped} longer ones dropped" if self.dropped else ""
         return (
             f"Bucketed of {sum(self.counts)} examples in batches of {self._batch_size}: {each}; "
@@ -310,13 +307,13 @@ class Bucketed:
 
     def batch(self, bucket: int, rows: np.ndarray) -> PyTree:
         lengths = iter(self.bounds[bucket])
-        out = [
-            _padded([part[row] for row in rows], next(lengths), self._value)
-            if _is_list(part)
-            else part[rows]
-            for part in self._parts
-        ]
-        return self._tree.unflatten(out)
+
+        def chosen(part):
+            if not _is_list(part):
+                return part[rows]
+            return _padded([part[row] for row in rows], next(lengths), self._value)
+
+        return self._tree.unflatten(map(chosen, self._parts))
 
 
 class _Pass(Iterator):
@@ -349,19 +346,15 @@ def _bounds(given: Any, lengths: np.ndarray) -> list[tuple[int, ...]]:
     """Return one length per bucket and list, from a number of buckets or as given."""
     if not isinstance(given, list | tuple):
         at_least("bucketed", "bounds", given)
-        shares = np.arange(1, given + 1) / given
-        found = np.quantile(lengths, shares, axis=0, method="inverted_cdf")
+        found = np.quantile(lengths, np.arange(1, given + 1) / given, axis=0, method="inverted_cdf")
         # Buckets with equal bounds are merged.
         return sorted({tuple(max(1, int(n)) for n in row) for row in found})
     kinds = lengths.shape[1]
     bounds = [tuple(b) if isinstance(b, list | tuple) else (b,) * kinds for b in given]
     whole = all(isinstance(n, int | np.integer) for bound in bounds for n in bound)
     fit = bounds and whole and all(len(b) == kinds and min(b) >= 1 for b in bounds)
-    rising = all(
-        a != b and all(m <= n for m, n in zip(a, b, strict=True))
-        for a, b in zip(bounds, bounds[1:], strict=False)
-    )
-    if not fit or not rising:
+    steps = zip(bounds, bounds[1:], strict=False)
+    if not fit or any(a == b or np.greater(a, b).any() for a, b in steps):
         raise ValueError(
             f"bucketed: bounds must be at least 1 and increase, each a number or a tuple of "
             f"{kinds}, one per list of sequences, got {given}"
@@ -427,8 +420,7 @@ def windows(tokens: Any, streams: int, steps: int) -> Windows:
         return a.reshape(streams, rows, steps).swapaxes(0, 1).reshape(-1, steps)
 
     x, y = (np.where(counts, tokens[np.minimum(places, pairs - 1) + i], 0) for i in (0, 1))
-    start = np.arange(rows * streams) < streams
-    return Windows(cut(x), cut(y), cut(counts), start)
+    return Windows(cut(x), cut(y), cut(counts), np.arange(rows * streams) < streams)
 
 
 def overlapping(tokens: Any, steps: int, fresh: int) -> Windows:

@@ -51,7 +51,6 @@ def load(
       >>> data["image"].shape, data["label"].shape  # doctest: +SKIP
       ((5, 28, 28, 1), (5,))
     """
-    check_options("tfds.load", download=download)
     data_source, builder = _open("tfds.load", name, split, data_dir, download)
     examples = []
     with progress_bar(len(data_source), f"{name} {split}", unit="example") as bar:
@@ -85,12 +84,12 @@ def source(
       >>> len(images), images[0]["image"].shape  # doctest: +SKIP
       (60000, (28, 28, 1))
     """
-    check_options("tfds.source", download=download)
     return _open("tfds.source", name, split, data_dir, download)[0]
 
 
 def _open(who: str, name: str, split: str, data_dir: Any, download: bool) -> tuple[Any, Any]:
     """Return the source of a split's examples, and the builder of the dataset."""
+    check_options(who, download=download)
     check_type(who, "name", name, str, "a str")
     check_type(who, "split", split, str, "a str")
     place = folder(who, data_dir)

@@ -11,7 +11,6 @@ image. A box without area is padding and stays so.
 
 import math
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import jax
@@ -45,17 +44,16 @@ def random_flip(*, vertical: bool = False) -> Augmentation:
     def augment(key, x):
         x, whole = _entries("random_flip", x, key)
         flip = jax.random.bernoulli(key, shape=(x["image"].shape[0],))
-        out = dict(x)
         for name in ("image", "mask"):
             if name in x:
                 here = flip.reshape(-1, *[1] * (x[name].ndim - 1))
-                out[name] = jnp.where(here, jnp.flip(x[name], axis), x[name])
+                x[name] = jnp.where(here, jnp.flip(x[name], axis), x[name])
         if "boxes" in x:
             boxes = x["boxes"]
             ends = 1 - boxes[..., [high, low]]
             flipped = jnp.where(_real(boxes), boxes.at[..., [low, high]].set(ends), boxes)
-            out["boxes"] = jnp.where(flip[:, None, None], flipped, boxes)
-        return whole(out)
+            x["boxes"] = jnp.where(flip[:, None, None], flipped, boxes)
+        return whole(x)
 
     return augment
 
@@ -108,7 +106,6 @@ def elastic(
     if low > high:
         raise ValueError(f"elastic: scale[0] must be at most scale[1], got {low} and {high}")
     shift, displacement = float(shift), float(displacement)
-    draws = partial(_scales, low, high), partial(_rotations, rotation), partial(_shears, shear)
 
     @on_auto_axes
     def augment(key, x):
@@ -116,9 +113,9 @@ def elastic(
         if displacement and "boxes" in x:
             raise ValueError("elastic: boxes cannot be deformed elastically; pass displacement=0")
         n, height, width = x["image"].shape[:3]
-        shift_key, *keys = jax.random.split(key, 4)
-        scales, rotations, shears = (draw(key, n) for draw, key in zip(draws, keys, strict=True))
-        matrix = scales @ rotations @ shears  # (batch, 2, 2)
+        shift_key, scale_key, rotation_key, shear_key = jax.random.split(key, 4)
+        matrix = _scales(scale_key, n, low, high) @ _rotations(rotation_key, n, rotation)
+        matrix = matrix @ _shears(shear_key, n, shear)  # (batch, 2, 2)
         shifts = shift * jax.random.uniform(shift_key, (n, 2), minval=-1, maxval=1)
         # The shift moves the result. For the image it has the opposite sign, and comes before the
         # matrix.
@@ -201,18 +198,18 @@ def matrices(a: jax.Array, b: jax.Array, c: jax.Array, d: jax.Array) -> jax.Arra
     return jnp.stack([a, b, c, d], -1).reshape(-1, 2, 2)
 
 
-def _rotations(degrees: float, key: jax.Array, n: int) -> jax.Array:
+def _rotations(key: jax.Array, n: int, degrees: float) -> jax.Array:
     angle = math.radians(degrees) * jax.random.uniform(key, (n,), minval=-1, maxval=1)
     cos, sin = jnp.cos(angle), jnp.sin(angle)
     return matrices(cos, sin, -sin, cos)
 
 
-def _shears(degrees: float, key: jax.Array, n: int) -> jax.Array:
+def _shears(key: jax.Array, n: int, degrees: float) -> jax.Array:
     angle = math.radians(degrees) * jax.random.uniform(key, (n,), minval=-1, maxval=1)
     return matrices(jnp.ones(n), jnp.zeros(n), jnp.tan(angle), jnp.ones(n))
 
 
-def _scales(low: float, high: float, key: jax.Array, n: int) -> jax.Array:
+def _scales(key: jax.Array, n: int, low: float, high: float) -> jax.Array:
     logs = jax.random.uniform(key, (n,), minval=math.log(low), maxval=math.log(high))
     return jnp.exp(logs)[:, None, None] * jnp.eye(2)[None]
 
@@ -247,8 +244,8 @@ def _warp(
     size = jnp.array([[[height, width]]])
     grid = jnp.stack(jnp.meshgrid(jnp.arange(height), jnp.arange(width), indexing="ij"), -1)
     offset = grid - (size - 1) / 2  # (height, width, 2), from the center
-    inverse = inverse_2x2(matrix)  # from the result to the image
-    source = jnp.einsum("nij,hwj->nhwi", inverse, offset) + center[:, None, None]
+    # The inverse goes from the result to the image.
+    source = jnp.einsum("nij,hwj->nhwi", inverse_2x2(matrix), offset) + center[:, None, None]
     source = source + (size - 1)[None] / 2 + displacements  # (batch, height, width, 2)
     out = x | {"image": jax.vmap(_bilinear)(x["image"], source)}
     if "mask" in x:

@@ -62,10 +62,8 @@ def activations(
     run(net, params, state, x, key, train, note)
     inner = [name for name, y in found.items() if is_traced(y)]
     if inner and not is_traced(found[""]):
-        warn(
-            "activations: omitted, since they run inside jax.lax.scan or the like: "
-            + ", ".join(f"{net.name}/{name}" for name in inner)
-        )
+        names = ", ".join(f"{net.name}/{name}" for name in inner)
+        warn(f"activations: omitted, since they run inside jax.lax.scan or the like: {names}")
         found = {name: y for name, y in found.items() if name not in inner}
     whole = found.pop("")
     return found or {net.name: whole}
@@ -147,8 +145,7 @@ def first_nonfinite(
     x = all_native(x, "first_nonfinite")
     params, state = jax.tree.map(jnp.asarray, (params, state))
     a_function("first_nonfinite", "loss", loss, "(output)", optional=True)
-    trees = {"params": params, "state": state, "x": x}
-    if bad := _first(trees):
+    if bad := _first({"params": params, "state": state, "x": x}):
         hint = "; pass params and state from before the step" * (not bad[0].startswith("x"))
         return NonFinite("before", *bad, "entry", f"it was passed in{hint}")
 
@@ -172,8 +169,7 @@ def first_nonfinite(
             seen[name] = (count(x), count(y))
             return y
 
-        whole = with_floats(x, x_floats)
-        y, _ = run(net, params, state, whole, key, train, note, transforms=True)
+        y, _ = run(net, params, state, with_floats(x, x_floats), key, train, note, transforms=True)
         value = one_float("first_nonfinite", loss(y))
         return value, (seen, count(value))
 

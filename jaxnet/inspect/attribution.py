@@ -60,8 +60,7 @@ def saliency(
     Reference: Simonyan, Vedaldi and Zisserman 2013, "Deep Inside Convolutional Networks:
     Visualising Image Classification Models and Saliency Maps".
     """
-    net, params, state, x, chosen = choose("saliency", net, params, state, x, target, path)
-    return _gradient(net, params, state, x, chosen, path)
+    return _gradient(*choose("saliency", net, params, state, x, target, path), path)
 
 
 @on_auto_axes
@@ -175,8 +174,7 @@ def occlusion(
         within("occlusion", "value", value, "(-inf, inf)")
     shape = "()" if np.ndim(value) == 0 else "(channels,)"
     gray = on_host("occlusion", "value", value, shape, sizes={"channels": x.shape[-1]})
-    gray = jnp.asarray(gray, x.dtype)
-    return _drops(net, params, state, x, chosen, path, rows, columns, gray)
+    return _drops(net, params, state, x, chosen, path, rows, columns, jnp.asarray(gray, x.dtype))
 
 
 def choose(
@@ -268,21 +266,18 @@ def shifted(
 
     The gradient with respect to the shift is the gradient with respect to the layer's output.
     """
-    names: list[str] = []
-    found = []
+    wanted = path or ""
+    found: dict[str, Any] = {}
 
     def note(name, x, y):
-        names.append(name)
-        if name == (path or ""):
-            y = y if shift is None else y + shift
-            found.append(y)
-        return y
+        found[name] = y + shift if name == wanted and shift is not None else y
+        return found[name]
 
     y, _ = run(net, params, state, x, None, False, note)
-    if not found:
-        there = ", ".join(name for name in names if name) or "none, it is a single layer"
+    if wanted not in found:
+        there = ", ".join(filter(None, found)) or "none, it is a single layer"
         raise ValueError(f"{net.name} has no layer {path!r}; layers inside: {there}")
-    return y, found[0]
+    return y, found[wanted]
 
 
 def score(net, params, state, x, chosen, path) -> jax.Array:

@@ -51,8 +51,7 @@ def _operations(jaxpr: Any) -> int:
         out = math.prod(getattr(equation.outvars[0].aval, "shape", ())) if equation.outvars else 0
         if name == "dot_general":
             (contracted, _), _ = params["dimension_numbers"]
-            left = equation.invars[0].aval.shape
-            total += 2 * out * math.prod(left[i] for i in contracted)
+            total += 2 * out * math.prod(equation.invars[0].aval.shape[i] for i in contracted)
         elif name == "conv_general_dilated":
             kernel = equation.invars[1].aval.shape
             features = kernel[params["dimension_numbers"].rhs_spec[0]]
@@ -159,8 +158,7 @@ def memory(
 
     learner = trainer(Layer(net.init, objective, net.name), optimizer or optax.sgd(1.0))
     start = jax.eval_shape(learner.init, key_spec(), x)
-    lowered = jax.jit(learner.update, donate_argnums=0).lower(start, x)
-    plan = lowered.compile().memory_analysis()
+    plan = jax.jit(learner.update, donate_argnums=0).lower(start, x).compile().memory_analysis()
     if plan is None:
         raise NotImplementedError(
             f"memory: memory analysis is not available on the {jax.default_backend().upper()} "

@@ -38,15 +38,11 @@ class Report(Tabular):
     dead: dict[str, tuple[int, int]]
 
     def table(self) -> Table:
-        rows = [
-            (path, size, *(None if n is None else float(n) for n in norms))
-            for path, (size, *norms) in self.entries.items()
-        ]
         notes = [f"{i}. {finding}" for i, finding in enumerate(self.findings, 1)]
         return Table(
             f"{len(self.findings) or 'no'} finding{'s' * (len(self.findings) != 1)}",
             ("entry", "size", "weight", "gradient", "update/weight"),
-            rows,
+            [(path, *figures) for path, figures in self.entries.items()],
             notes=notes or ["no problems found"],
         )
 
@@ -148,10 +144,8 @@ def _compilations(traces_of: dict[str, list[dict[str, str]]], batches: tuple) ->
         if len(traces) > 1:
             steps = zip(traces, traces[1:], strict=False)
             changes = [change for old, new in steps for change in _changes(old, new)]
-            found.append(
-                f"{program} was compiled {len(traces)} times: "
-                + ("; ".join(changes[:8]) or "for no change of shapes or dtypes")
-            )
+            words = "; ".join(changes[:8]) or "for no change of shapes or dtypes"
+            found.append(f"{program} was compiled {len(traces)} times: {words}")
     first = _types(batches[0])
     for i, batch in enumerate(batches[1:], 1):
         if changes := _changes(first, _types(batch)):
@@ -175,8 +169,7 @@ def _entries(before: PyTree, gradients: tuple, after: tuple) -> dict[str, tuple]
     for (path, old), grads, news in zip(flat(before, None), *others, strict=True):
         weight, gradient = _norm(old), max(map(_norm, grads), key=_bad)
         update = max((_norm(np.subtract(new, old, dtype=np.float64)) for new in news), key=_bad)
-        ratio = update / weight if weight else None
-        entries[path] = (old.size, weight, gradient, ratio)
+        entries[path] = (old.size, weight, gradient, update / weight if weight else None)
     return entries
 
 
@@ -261,10 +254,9 @@ def _dead(objective: Layer, train_state: TrainState, batches: tuple) -> dict[str
     """
 
     def alive(params, state, key, batch):
-        found = activations(objective, params, state, batch, key=key)
         return {
             path: (y != 0).any(tuple(range(y.ndim - 1)))
-            for path, y in found.items()
+            for path, y in activations(objective, params, state, batch, key=key).items()
             if hasattr(y, "ndim") and y.ndim > 1 and jnp.issubdtype(y.dtype, jnp.floating)
         }
 

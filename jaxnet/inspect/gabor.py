@@ -126,20 +126,19 @@ def gabor_fit(filters: Any) -> GaborFit:
 
 
 @partial(jax.jit, static_argnums=1)
-def _unpack(free, shape):
-    """Return center (row, column), orientation, frequency, widths and amplitudes."""
+def _even(free, shape):
+    """Return the even function of amplitude 1."""
     height, width = shape
     squeeze, room = jax.nn.sigmoid, max(shape) - NARROWEST
     center = (height - 1) * squeeze(free[0]), (width - 1) * squeeze(free[1])
     widths = NARROWEST + room * squeeze(free[4]), NARROWEST + room * squeeze(free[5])
-    return (*center, free[2], 0.5 * squeeze(free[3]), *widths, free[6], free[7])
+    return Gabor(*center, free[2], 0.5 * squeeze(free[3]), 0.0, *widths, 1.0)
 
 
 def _waves(free, shape):
     """Return the even and the odd function, (2, height, width)."""
-    center_row, center_column, angle, frequency, along, across, _, _ = _unpack(free, shape)
-    pair = Gabor(center_row, center_column, angle, frequency, 0.0, along, across, 1.0)
-    return jnp.stack([pair.draw(*shape), pair._replace(phase=-jnp.pi / 2).draw(*shape)])
+    even = _even(free, shape)
+    return jnp.stack([even.draw(*shape), even._replace(phase=-jnp.pi / 2).draw(*shape)])
 
 
 def _residual(free, image):
@@ -210,10 +209,10 @@ def _starts(images: np.ndarray) -> np.ndarray:
 
 def _describe(free: np.ndarray, shape: tuple[int, ...]) -> Gabor:
     """Return the functions of free parameters (filters, 8), with the angles in their ranges."""
-    found = map(np.asarray, _unpack(free.T, shape))
-    row, column, angle, frequency, along, across, even, odd = found
+    wave = Gabor(*map(np.asarray, _even(free.T, shape)))
+    even, odd = free.T[6:]
     # a cos + b sin = A cos(wave + phase), with the sine a quarter of a cycle behind
     phase, amplitude = np.arctan2(-odd, even), np.hypot(even, odd)
     # A rotation by π mirrors the wave.
-    phase = np.where(angle % (2 * np.pi) >= np.pi, -phase, phase)
-    return Gabor(row, column, angle % np.pi, frequency, phase, along, across, amplitude)
+    phase = np.where(wave.orientation % (2 * np.pi) >= np.pi, -phase, phase)
+    return wave._replace(orientation=wave.orientation % np.pi, phase=phase, amplitude=amplitude)

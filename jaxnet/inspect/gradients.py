@@ -58,15 +58,14 @@ def numerical_gradient(
       >>> ((1 - np.tanh(-0.46) ** 2) * x).round(4).tolist()
       [0.4075, -0.163]
     """
-    who = "numerical_gradient"
-    checks.a_function(who, "f", f, "(x)")
-    x = checks.on_host(who, "x", x)
-    checks.one_of(who, "method", method, ["central", "forward"])
-    checks.check_dtype(who, dtype)
+    checks.a_function("numerical_gradient", "f", f, "(x)")
+    x = checks.on_host("numerical_gradient", "x", x)
+    checks.one_of("numerical_gradient", "method", method, ["central", "forward"])
+    checks.check_dtype("numerical_gradient", dtype)
     precision = np.dtype(dtype)
     if precision not in (np.float64, np.float32):
         raise ValueError(f"numerical_gradient: dtype must be float64 or float32, got {precision}")
-    checks.within(who, "h", h, "(0, inf)")
+    checks.within("numerical_gradient", "h", h, "(0, inf)")
     with enable_x64(precision == np.float64):
         x, h = np.array(x, precision), precision.type(h)
 
@@ -74,9 +73,9 @@ def numerical_gradient(
             try:
                 y = f(at)
             except Exception as error:
-                error.add_note(f"{who}: in f(x), for x {describe(at)}")
+                error.add_note(f"numerical_gradient: in f(x), for x {describe(at)}")
                 raise
-            y = checks.on_host(who, "the output of f", y).astype(precision)
+            y = checks.on_host("numerical_gradient", "the output of f", y).astype(precision)
             if y.size != 1:
                 raise ValueError(
                     f"numerical_gradient: f must return one number, got {y.shape}. "
@@ -133,13 +132,12 @@ class GradientCheck(Tabular):
     tolerance: float
 
     def table(self) -> Table:
-        rows = [(*e[:3], e.kinks or None, f"{e.error:.1e}") for e in self.entries]
         total = [sum(column) for column in zip(*(e[1:4] for e in self.entries), strict=True)]
         worst = max((e.error for e in self.entries), default=0.0)
         return Table(
             f"Gradients of {self.name}, numeric against automatic",
             ("entry", "size", "checked", "kinks", "largest error"),
-            rows,
+            [(*e[:3], e.kinks or None, f"{e.error:.1e}") for e in self.entries],
             [("total", *(total or [0, 0, 0]), f"{worst:.1e}")],
             [f"relative errors, allowed {self.tolerance:.0e}"],
         )
@@ -245,11 +243,8 @@ def check_gradients(
         for e in entries
         if not e.error <= tolerance  # also true for NaN
     ]
-    wrong += [
-        f"  {e.path}: all {e.kinks} sampled coordinates are kinks"
-        for e in entries
-        if e.kinks and not e.checked
-    ]
+    unchecked = [e for e in entries if e.kinks and not e.checked]
+    wrong += [f"  {e.path}: all {e.kinks} sampled coordinates are kinks" for e in unchecked]
     if wrong:
         raise AssertionError(
             f"check_gradients: {layer.name} for an input of {describe(x)}, allowed error "

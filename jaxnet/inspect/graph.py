@@ -130,8 +130,7 @@ def graph(f: Callable[..., Any], *args: Any) -> Graph:
     tape = _Tape()
     named = zip(_names(f, args), jax.tree.leaves(args), strict=True)
     wires = [tape.add(name, "input", jnp.asarray(leaf)) for name, leaf in named]
-    (output,) = tape.run(closed.jaxpr, closed.consts, wires)
-    output = tape.wire(output)
+    output = tape.wire(tape.run(closed.jaxpr, closed.consts, wires)[0])
     name = getattr(f, "__name__", "f")
     tape.add("f" if name == "<lambda>" else name, "output", output.value, [output])
     return tape.backward()
@@ -170,12 +169,14 @@ class _Tape:
         """Return x itself, or a node for a constant."""
         return x if isinstance(x, _Wire) else self.add(short(x), "constant", jnp.asarray(x))
 
+    def number(self, x: Any) -> Any:
+        """Return a number itself, or a node for an array."""
+        return x if np.ndim(x) == 0 else self.add("constant", "constant", x)
+
     def run(self, jaxpr: Any, consts: Any, args: list[Any]) -> list[Any]:
         """Run the equations; arguments and results are wires or plain numbers."""
         known = dict(zip(jaxpr.invars, args, strict=True))
-        for variable, value in zip(jaxpr.constvars, consts, strict=True):
-            scalar = np.ndim(value) == 0
-            known[variable] = value if scalar else self.add("constant", "constant", value)
+        known |= zip(jaxpr.constvars, map(self.number, consts), strict=True)
 
         def read(variable):
             return variable.val if hasattr(variable, "val") else known[variable]
@@ -193,8 +194,7 @@ class _Tape:
             return args
         sources = [a for a in args if isinstance(a, _Wire)]
         if not sources and all(np.ndim(a) == 0 for a in args) and len(eqn.outvars) == 1:
-            found = _bind(eqn, args)[0]
-            return [found if np.ndim(found) == 0 else self.add("constant", "constant", found)]
+            return [self.number(_bind(eqn, args)[0])]
         moving = [i for i, a in enumerate(args) if isinstance(a, _Wire) and _floating(a.value)]
 
         def function(*moved):
@@ -259,10 +259,9 @@ def _label(eqn: Any, args: list[Any]) -> str:
     sign = SIGNS.get(name, name)
     if len(args) != 2 or sum(isinstance(a, _Wire) for a in args) != 1:
         return sign
-    left = not isinstance(args[0], _Wire)
-    number = short(args[0] if left else args[1])
-    forms = FORMS.get(name, ("{sign}({n}, x)",) * 2)
-    return forms[0 if left else 1].format(n=number, sign=sign).replace("+−", "−")
+    place = 1 if isinstance(args[0], _Wire) else 0  # of the number
+    form = FORMS.get(name, ("{sign}({n}, x)",) * 2)[place]
+    return form.format(n=short(args[place]), sign=sign).replace("+−", "−")
 
 
 def _names(f: Callable, args: tuple) -> list[str]:

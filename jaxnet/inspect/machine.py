@@ -25,16 +25,15 @@ def machine() -> str:
     devices = jax.devices()
     backend, kind = jax.default_backend(), devices[0].device_kind
     memory = (devices[0].memory_stats() or {}).get("bytes_limit", 0)
-    words, unused = [f"{len(devices)} of {kind}"], ""
+    words = [f"{len(devices)} of {kind}"]
     if backend == "cpu":
         words = [f"{os.cpu_count()} cores", f"convolutions by {native.instructions() or 'XLA'}"]
         if hasattr(os, "sysconf"):
             memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-        unused = _unused()
     if memory:
         words.insert(1, f"{memory / 1e9:.0f} GB")
     versions = f"jaxnet {version()}, jax {jax.__version__}, Python {platform.python_version()}"
-    return f"{versions} on {backend} ({', '.join(words)}){unused}"
+    return f"{versions} on {backend} ({', '.join(words)}){_unused() if backend == 'cpu' else ''}"
 
 
 def _unused() -> str:

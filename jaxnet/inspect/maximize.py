@@ -124,8 +124,7 @@ def _ascend(net, params, state, path, weights, key, shape, blurs, options, steps
         return jnp.clip(z + updates, 0, 1), opt_state
 
     noise_key, move_key = jax.random.split(key)
-    noise = 0.1 * jax.random.normal(noise_key, (len(weights), *shape))
-    z = jnp.clip(background + noise, 0, 1)
+    z = jnp.clip(background + 0.1 * jax.random.normal(noise_key, (len(weights), *shape)), 0, 1)
     z, _ = jax.lax.fori_loop(0, steps, step, (z, optimizer.init(z)))
     return image(z)
 

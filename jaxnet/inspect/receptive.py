@@ -104,12 +104,9 @@ def receptive_fields(net: Layer, x: PyTree) -> ReceptiveFields:
                 shaped = hasattr(y, "ndim") and y.ndim == len(shape) and y.shape[0] == CHUNK
                 if shaped and name and "#" not in name:
                     units[name] = y.shape[1:-1]
-                    center = [n // 2 for n in units[name]]
-                    found[name] = [y[(slice(None), *center)]]
-                    for axis, n in enumerate(units[name]):
-                        beside = list(center)
-                        beside[axis] = min(center[axis] + 1, n - 1)
-                        found[name].append(y[(slice(None), *beside)])
+                    sizes = np.array(units[name])
+                    beside = np.minimum(sizes // 2 + np.eye(len(sizes), dtype=int), sizes - 1)
+                    found[name] = [y[:, *place] for place in (sizes // 2, *beside)]
                 return y
 
             run(net, params, state, x, None, False, note)

@@ -70,14 +70,13 @@ class Summary(Tabular):
             work = size_of(row.flops, "") if row.flops else None
             rows.append((*cells, row.params or None, row.state or None, work))
         counts = _count(self.params), _count(self.state), size_of(self.rows[0].flops, "")
-        total = ("total", None, None, *counts)
         note = (
             f"{size_of(_bytes(self.params))} of parameters, {size_of(_bytes(self.state))} of "
             f"state, {size_of(self.activations)} of activations"
         )
         title = f"{self.name} for an input of {describe(self.input)}"
         head = ("layer", "kind", "output", "parameters", "state", "FLOPs")
-        return Table(title, head, rows, [total], [note])
+        return Table(title, head, rows, [("total", None, None, *counts)], [note])
 
     @property
     def activations(self) -> int:
@@ -135,14 +134,12 @@ def summary(net: Layer, x: PyTree) -> Summary:
 
     def row(path):
         calls = found[path]
-        p, s = (_at(tree, path) for tree in (params, state))
         copies = math.prod(_copies(found[path[:i]][0][0]) for i in range(len(path)))
         work = copies * sum(_work(layer, x, key) for layer, x, _ in calls)
         outputs = [y for _, _, y in calls]
-        layer = calls[0][0]
         return Row(
-            "/".join(path), layer.kind, copies * len(calls), outputs[0],
-            _count(p), _count(s), work, copies * _bytes(outputs),
+            "/".join(path), calls[0][0].kind, copies * len(calls), outputs[0],
+            _count(_at(params, path)), _count(_at(state, path)), work, copies * _bytes(outputs),
         )  # fmt: skip
 
     return Summary(net.name, x, list(map(row, nested(found))), params, state)

@@ -81,8 +81,7 @@ def load_decoder(
     net = decoder(**options)
     table = _table(config.family, options, first)
     ids = spec((1, 1), jnp.int32)
-    params, state = by_names(net, stored, ids, table, leave=leave, dtype=dtype, put=put)
-    return net, params, state
+    return net, *by_names(net, stored, ids, table, leave=leave, dtype=dtype, put=put)
 
 
 def decoder_table(
@@ -138,8 +137,7 @@ def _llama(options: dict[str, Any], first: str, gemma: bool) -> dict[str, Source
         if kind.partition("_")[0] in biased:
             table[f"{path}/bias"] = bias
         if qk_norm in ("head", "all") and kind in ("query", "key"):
-            norm = name.replace("proj", "norm")
-            table[f"{path}_norm/scale"] = _scale(f"{norm}.weight", gemma)
+            table[f"{path}_norm/scale"] = _scale(f"{name.replace('proj', 'norm')}.weight", gemma)
     if options.get("experts"):
         own = f"{block}.block_sparse_moe"
         table["block_{i}/moe/router/kernel"] = (f"{own}.gate.weight", transposed)
@@ -148,22 +146,19 @@ def _llama(options: dict[str, Any], first: str, gemma: bool) -> dict[str, Source
             table[f"block_{{i}}/moe/experts/{ours}/kernel"] = (name, transposed)
 
     for ours, theirs in NORMS[norm_at or "input"].items():
-        table[f"block_{{i}}/{ours}/scale"] = _scale(f"{block}.{theirs}.weight", gemma)
+        table[f"block_{{i}}/{ours}/scale"] = _scale(f"{block}.{theirs}_layernorm.weight", gemma)
     return table
 
 
-# Our norms -> theirs, by `norm_at`.
+# Our norms -> theirs without "_layernorm", by `norm_at`.
 NORMS = {
-    "input": {"attention_norm": "input_layernorm", "mlp_norm": "post_attention_layernorm"},
-    "output": {
-        "attention_norm": "post_attention_layernorm",
-        "mlp_norm": "post_feedforward_layernorm",
-    },
+    "input": {"attention_norm": "input", "mlp_norm": "post_attention"},
+    "output": {"attention_norm": "post_attention", "mlp_norm": "post_feedforward"},
     "both": {
-        "attention_norm": "input_layernorm",
-        "attention_out_norm": "post_attention_layernorm",
-        "mlp_norm": "pre_feedforward_layernorm",
-        "mlp_out_norm": "post_feedforward_layernorm",
+        "attention_norm": "input",
+        "attention_out_norm": "post_attention",
+        "mlp_norm": "pre_feedforward",
+        "mlp_out_norm": "post_feedforward",
     },
 }
 
@@ -186,11 +181,9 @@ def _gpt2(width: int, heads: int, first: str) -> dict[str, Source]:
     size, block = width // heads, first + "h.{i}"
     table: dict[str, Source] = {"embedding/embedding": f"{first}wte.weight"}
     table["positions/embedding"] = f"{first}wpe.weight"
-    for ours, theirs in (
-        ("norm", f"{first}ln_f"),
-        ("block_{i}/attention_norm", f"{block}.ln_1"),
-        ("block_{i}/mlp_norm", f"{block}.ln_2"),
-    ):
+    norms = {"norm": f"{first}ln_f", "block_{i}/attention_norm": f"{block}.ln_1"}
+    norms |= {"block_{i}/mlp_norm": f"{block}.ln_2"}
+    for ours, theirs in norms.items():
         table |= {f"{ours}/scale": f"{theirs}.weight", f"{ours}/bias": f"{theirs}.bias"}
     for i, ours in enumerate(("query", "key", "value")):
         path = f"block_{{i}}/attention/{ours}"

@@ -166,8 +166,7 @@ def _reshaped(given: tuple[int, ...], layout: Layout, shape: tuple[int, ...]) ->
         return layout if shape == given else LOST
     if layout in (LAST, EITHER) and len(shape) == 2:
         # (batch, 1, c), (batch, h, 1) and (batch * h, c) keep their order
-        apart = shape[-1] == given[-1] or given[-1] == 1
-        return SAME if apart else LOST
+        return SAME if given[-1] in (1, shape[-1]) else LOST
     if layout == LAST and len(shape) < len(given):
         if given[-1] not in (1, shape[-1]):
             # Channels and positions share an axis, and PyTorch may have either of them first.

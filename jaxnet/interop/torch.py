@@ -225,8 +225,9 @@ class Difference(NamedTuple):
 
     def __str__(self) -> str:
         if self.path is None:
-            largest = f"{self.error:.1e}"
-            return f"{self.layers} layers agree; the largest relative difference is {largest}"
+            return (
+                f"{self.layers} layers agree; the largest relative difference is {self.error:.1e}"
+            )
         return (
             f"{self.path} ({self.module} in PyTorch) is the first of {self.layers} layers that "
             f"differs, by {self.error:.1e}. The layers before it agree: check its options "

@@ -209,8 +209,7 @@ def _across_heads(norm: Callable[..., Layer], *, name: str) -> Layer:
     """Return a norm of all heads together, (batch, time, heads, size)."""
 
     def forward(m, x):
-        flat = jax.lax.collapse(x, 2)
-        return m.inline(norm(), flat).reshape(x.shape)
+        return m.inline(norm(), jax.lax.collapse(x, 2)).reshape(x.shape)
 
     return compose(forward, name=name, kind="across_heads")
 

@@ -280,13 +280,11 @@ def _qwen2(config: Config) -> dict[str, Any]:
     window = _window(config) if config.entries["use_sliding_window"] else None
     first, depth = config.entries["max_window_layers"], config.entries["num_hidden_layers"]
     near = [window is not None and i >= first for i in range(depth)]
-    options = _windows(config, near, window)
-    return _llama(config) | options | {"use_bias": ("query", "key", "value")}
+    return _llama(config) | _windows(config, near, window) | {"use_bias": ("query", "key", "value")}
 
 
 def _qwen3(config: Config) -> dict[str, Any]:
-    own = {"use_bias": _llama(config)["use_bias"], "qk_norm": "head"}
-    return _qwen2(config) | own
+    return _qwen2(config) | {"use_bias": _llama(config)["use_bias"], "qk_norm": "head"}
 
 
 def _gemma2(config: Config, every: int = 2) -> dict[str, Any]:

@@ -84,8 +84,7 @@ def fcn(
         )
     for path, each in taps.items():
         at_least(name, f"the stride of {path!r}", each)
-    strides = sorted(taps.values())
-    one_of(name, "stride", stride, strides)
+    one_of(name, "stride", stride, sorted(taps.values()))
     used = {s: path for path, s in taps.items() if s >= stride}
     steps = sorted(used, reverse=True)  # 32, 16, 8
     for coarse, fine in zip(steps, steps[1:], strict=False):

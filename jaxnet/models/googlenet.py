@@ -105,12 +105,11 @@ def _inception(run: Callable, maps: tuple[int, int, int, int, int, int], name: s
     large = 3 if run is _normalized_conv else 5
 
     def forward(m, x):
-        pool = max_pool(3, strides=1, padding="SAME")
         branches = [
             run(m, x, one, 1, "conv_1x1"),
             run(m, run(m, x, before_3, 1, "reduce_3x3"), three, 3, "conv_3x3"),
             run(m, run(m, x, before_5, 1, "reduce_5x5"), five, large, "conv_5x5"),
-            run(m, m(pool, x), pooled, 1, "project"),
+            run(m, m(max_pool(3, strides=1, padding="SAME"), x), pooled, 1, "project"),
         ]
         return jnp.concatenate(branches, -1)
 

@@ -108,8 +108,7 @@ def mobilenet_v3(
     norm: dict[str, Any] = {"epsilon": 1e-3, "momentum": 0.99}
 
     def excite(m, x):
-        inner = divisible(x.shape[-1] // 4)
-        return squeeze_excite(m, x, inner, jax.nn.relu, jax.nn.hard_sigmoid)
+        return squeeze_excite(m, x, divisible(x.shape[-1] // 4), jax.nn.relu, jax.nn.hard_sigmoid)
 
     def forward(m, x):
         x = unit(m, x, 16, 3, 2, name="conv_0", activation=jax.nn.hard_swish, **norm)

@@ -49,7 +49,6 @@ def perceptron(
 
     Reference: Rosenblatt 1958, "The Perceptron".
     """
-    tools.at_least(name, "features", features, 1)
     scores = dense(features, kernel_init=kernel_init, bias_init=bias_init, name=name)
 
     def forward(m, x):

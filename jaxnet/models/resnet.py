@@ -149,8 +149,7 @@ def _block(features: int, strides: int, name: str) -> Layer:
 
 def _bottleneck(inner: int, features: int, groups: int, strides: int, name: str) -> Layer:
     """Return a 3x3 convolution between 1x1 convolutions that reduce and restore the maps."""
-    convs = (inner, 1, 1, 1), (inner, 3, strides, groups), (features, 1, 1, 1)
-    return _residual(convs, name)
+    return _residual(((inner, 1, 1, 1), (inner, 3, strides, groups), (features, 1, 1, 1)), name)
 
 
 def _residual(convs: tuple[tuple[int, int, int, int], ...], name: str) -> Layer:

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnet.services.trees import PyTree, describe, path_name
+from jaxnet.services.trees import PyTree, describe, flat
 
 
 def at_least(who: str, what: str, value: Any, minimum: int = 1, *, optional: bool = False) -> None:
@@ -30,10 +30,9 @@ def at_least(who: str, what: str, value: Any, minimum: int = 1, *, optional: boo
         return
     if is_traced(value):
         raise TypeError(f"{who}: {what} sets a shape, so it must be known before tracing")
-    try:
+    number = None
+    with suppress(TypeError):
         number = operator.index(value)
-    except TypeError:
-        number = None
     if number is None or isinstance(value, bool | np.bool_):
         raise TypeError(f"{who}: {what} must be an integer, got {value!r:.60}")
     if number < minimum:
@@ -428,9 +427,8 @@ def _check_form(
             )
         return
     having = ", ".join(f"{axis} = {size}" for axis, size in known.items())
-    hint = ""
-    if not fits and "..." not in axes and len(shape) + 1 == len(axes):
-        hint = ". Is the batch axis missing? For a single example, pass x[None]"
+    missing = not fits and "..." not in axes and len(shape) + 1 == len(axes)
+    hint = ". Is the batch axis missing? For a single example, pass x[None]" if missing else ""
     raise ValueError(
         f"{who}: {what} must have shape {form}{f' with {having}' if having else ''}, "
         f"got {shape}{hint}"
@@ -563,8 +561,7 @@ def check_data(data: PyTree, who: str, items: str = "examples") -> int:
       ...
       ValueError: fit: all arrays must have the same leading dimension, got 0: 3, 1: 4
     """
-    found, _ = jax.tree_util.tree_flatten_with_path(data)
-    named = [(path_name(path) or "the array", leaf) for path, leaf in found]
+    named = [(path or "the array", leaf) for path, leaf in flat(data, None)]
     if not named:
         raise ValueError(
             f"{who}: expected an array or a tuple of arrays such as (x, y), got {data!r:.60}"
@@ -695,17 +692,15 @@ def check_key(key: Any, who: str) -> None:
 
 def check_name(who: str, name: Any) -> str:
     """Return the name; raise unless it can name an entry of params."""
-    if not isinstance(name, str):
-        raise TypeError(f"{who}: name must be a word without '/', got {name!r:.60}")
-    if not name or "/" in name:
-        raise ValueError(f"{who}: name must be a word without '/', got {name!r:.60}")
+    if not isinstance(name, str) or not name or "/" in name:
+        kind = ValueError if isinstance(name, str) else TypeError
+        raise kind(f"{who}: name must be a word without '/', got {name!r:.60}")
     return name
 
 
 def check_shape(what: str, shape: Any) -> None:
     """Raise unless this is a shape: sizes of at least 0."""
-    whole = isinstance(shape, tuple | list) and all(map(_is_size, shape))
-    if not whole:
+    if not (isinstance(shape, tuple | list) and all(map(_is_size, shape))):
         raise TypeError(f"{what} must be a tuple of integers, got {shape!r:.60}")
     if any(size < 0 for size in shape):
         raise ValueError(f"{what} must be a tuple of integers of at least 0, got {shape!r:.60}")
@@ -719,10 +714,9 @@ def _is_size(size: Any) -> bool:
 
 def check_dtype(who: str, dtype: Any) -> None:
     """Raise unless JAX has this dtype."""
-    try:
+    known = np.dtype(object)
+    with suppress(TypeError):
         known = jax.dtypes.canonicalize_dtype(dtype, allow_extended_dtype=True)
-    except TypeError:
-        known = np.dtype(object)
     if dtype is None or not _has_numbers(known):
         raise TypeError(f"{who}: dtype must be one of JAX, such as jnp.float32, got {dtype!r:.60}")
 
@@ -778,9 +772,9 @@ def abstract(x: PyTree, who: str) -> PyTree:
                 f"{who}: the input must be a JAX or NumPy array, got a torch.Tensor; pass x.numpy()"
             )
         check_numbers(who, "the input", value)
-        if jnp.issubdtype(value.dtype, jax.dtypes.extended):
-            return jax.ShapeDtypeStruct(value.shape, value.dtype)
-        dtype = jax.dtypes.canonicalize_dtype(value.dtype).newbyteorder("=")
+        dtype = value.dtype
+        if not jnp.issubdtype(dtype, jax.dtypes.extended):
+            dtype = jax.dtypes.canonicalize_dtype(dtype).newbyteorder("=")
         return jax.ShapeDtypeStruct(value.shape, dtype)
 
     return jax.tree.map(leaf, x)

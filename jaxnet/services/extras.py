@@ -42,11 +42,10 @@ def command(extras: str) -> str:
       >>> command("viz")
       'Install it with pip install "jaxnet-toolkit[viz] @ git+https://github.com/jaxnet/jaxnet"'
     """
-    address, lines = "", []
+    address = ""
     with suppress(importlib.metadata.PackageNotFoundError):  # a checkout that is not installed
-        lines = importlib.metadata.metadata("jaxnet-toolkit").get_all("Project-URL") or []
-    for line in lines:
-        name, _, url = line.partition(", ")
-        if name == "Repository":
-            address = f" @ git+{url}"
+        for line in importlib.metadata.metadata("jaxnet-toolkit").get_all("Project-URL") or []:
+            name, _, url = line.partition(", ")
+            if name == "Repository":
+                address = f" @ git+{url}"
     return f'Install it with pip install "jaxnet-toolkit[{extras}]{address}"'

@@ -18,10 +18,8 @@ def takes(function: Callable, count: int) -> bool:
     """
     try:
         inspect.signature(function).bind(*[None] * count)
-    except TypeError:
-        return False
-    except ValueError:
-        return True
+    except (TypeError, ValueError) as error:
+        return isinstance(error, ValueError)  # some builtins have no signature
     return True
 
 

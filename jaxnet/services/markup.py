@@ -37,10 +37,8 @@ def html_table(
         return f"<tr>{made}</tr>"
 
     parts = [f"<caption>{html.escape(caption)}</caption>"] if caption else []
-    parts += [
-        f"<thead>{row(head, 'th')}</thead>",
-        f"<tbody>{''.join(row(cells, 'td') for cells in rows)}</tbody>",
-    ]
+    parts += [f"<thead>{row(head, 'th')}</thead>"]
+    parts += [f"<tbody>{''.join(row(cells, 'td') for cells in rows)}</tbody>"]
     if totals:
         parts += [f"<tfoot>{''.join(row(cells, 'th') for cells in totals)}</tfoot>"]
     below = "".join(f"<p>{html.escape(note)}</p>" for note in notes)

@@ -50,8 +50,7 @@ def reuse_memory() -> bool:
       >>> jn.reuse_memory()  # doctest: +SKIP
       True
     """
-    kept = keep_freed()
-    if kept:
+    if kept := keep_freed():
         jax.config.update("jax_cpu_enable_async_dispatch", False)
     return kept
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxnet.core import State
 from jaxnet.ops.precision import wide
 from jaxnet.services.jaxprs import depends_on
-from jaxnet.services.trees import PyTree
+from jaxnet.services.trees import PyTree, flat
 from jaxnet.training.objective import Average, added, examples
 
 
@@ -32,23 +32,21 @@ def accumulated(
     """
     batches, masks = in_parts(batch, mask, n)
 
-    def one(carry, numbered, floats):
-        state, sums, grads = carry
-        i, *part = numbered
-        gradient = jax.value_and_grad(loss, has_aux=True)
-        (_, (state, found)), grad = gradient(floats, state, *part, jax.random.fold_in(key, i))
-        weight = found["loss"].weight
-        grads = jax.tree.map(lambda total, g: total + wide(g) * weight, grads, grad)
-        return (state, added(sums, found), grads), None
-
     def run(floats):
+        def one(carry, numbered):
+            state, sums, grads = carry
+            i, *part = numbered
+            gradient = jax.value_and_grad(loss, has_aux=True)
+            (_, (state, found)), grad = gradient(floats, state, *part, jax.random.fold_in(key, i))
+            weight = found["loss"].weight
+            grads = jax.tree.map(lambda total, g: total + wide(g) * weight, grads, grad)
+            return (state, added(sums, found), grads), None
+
         parts = jnp.arange(n), batches, masks
         first = jax.tree.map(lambda leaf: leaf[0], parts[1:])
-        jaxpr, found = jax.make_jaxpr(
-            lambda floats: loss(floats, state, *first, key)[1][1], return_shape=True
-        )(floats)
-        names = [path for path, _ in jax.tree_util.tree_leaves_with_path(found)]
-        weight = names.index((jax.tree_util.DictKey("loss"), jax.tree_util.GetAttrKey("weight")))
+        metrics = lambda floats: loss(floats, state, *first, key)[1][1]  # noqa: E731
+        jaxpr, found = jax.make_jaxpr(metrics, return_shape=True)(floats)
+        weight = [path for path, _ in flat(found, None)].index("loss/weight")
         if depends_on(jaxpr.jaxpr, [True] * len(jaxpr.jaxpr.invars))[weight]:
             raise ValueError(
                 "step: accumulate= needs a loss (totals, weights) whose weights do not depend on "
@@ -56,8 +54,7 @@ def accumulated(
             )
         zeros = lambda a: jnp.zeros(a.shape, jnp.promote_types(a.dtype, jnp.float32))  # noqa: E731
         start = state, jax.tree.map(zeros, found), jax.tree.map(zeros, floats)
-        end, _ = jax.lax.scan(lambda carry, part: one(carry, part, floats), start, parts)
-        after, sums, grads = end
+        (after, sums, grads), _ = jax.lax.scan(one, start, parts)
         means = {name: Average(s.mean / _safe(s.weight), s.weight) for name, s in sums.items()}
         scale = 1 / _safe(means["loss"].weight)
         grads = jax.tree.map(lambda g, a: (g * scale).astype(a.dtype), grads, floats)

@@ -78,11 +78,8 @@ def alternate(**trainers: Trainer | tuple[Trainer, int]) -> Trainer:
         outlines, begun, found = jax.eval_shape(each, key_spec(), batch), train_state.step, {}
         finite = jax.tree.map(lambda _: jnp.bool_(True), train_state.params)
         for name, (trainer, steps) in pairs.items():
-            own = train_state._replace(
-                step=begun,
-                opt_state=train_state.opt_state[name],
-                **_part(_shared(train_state), _shared(outlines[name])),
-            )
+            part = _part(_shared(train_state), _shared(outlines[name]))
+            own = train_state._replace(step=begun, opt_state=train_state.opt_state[name], **part)
             if steps > 1:
                 more = lambda _, own, of=trainer: of.update(own, batch, mask)[0]  # noqa: E731
                 own = jax.lax.fori_loop(1, steps, more, own)
@@ -92,11 +89,9 @@ def alternate(**trainers: Trainer | tuple[Trainer, int]) -> Trainer:
                 fine = jax.tree.unflatten(jax.tree.structure(own.params), list(flags))
                 both = jax.tree.map(jnp.logical_and, _part(finite, own.params), fine)
                 finite = _joined(finite, both)
-            train_state = train_state._replace(
-                opt_state=train_state.opt_state | {name: own.opt_state},
-                key=own.key,
-                **_joined(_shared(train_state), _shared(own)),
-            )
+            opt_state = train_state.opt_state | {name: own.opt_state}
+            shared = _joined(_shared(train_state), _shared(own))
+            train_state = train_state._replace(opt_state=opt_state, key=own.key, **shared)
         losses = [found[f"{name}/loss"] for name in pairs]
         total = Average(jnp.stack([loss.mean for loss in losses]).sum(), losses[0].weight)
         flags = jnp.array(jax.tree.leaves(finite), bool)

@@ -76,10 +76,7 @@ def ema(decay: float = 0.999) -> optax.GradientTransformationExtraArgs:
         step = state.step
         rate = jnp.minimum(decay, (1 + step) / (10 + step))
         rate = jnp.where(step == 0, 0, rate)  # the average starts as the first params
-
-        def mix(old, now):
-            return (rate * old + (1 - rate) * now).astype(old.dtype)
-
+        mix = lambda old, now: (rate * old + (1 - rate) * now).astype(old.dtype)  # noqa: E731
         return updates, EmaState(step + 1, jax.tree.map(mix, state.ema, new))
 
     return optax.GradientTransformationExtraArgs(init, update)

@@ -8,7 +8,7 @@ import optax
 from jaxnet.core import Params
 from jaxnet.services.checks import check_type
 from jaxnet.services.paths import check_patterns, first_fits
-from jaxnet.services.trees import path_name
+from jaxnet.services.trees import flat
 
 
 def by_path(
@@ -53,16 +53,15 @@ def by_path(
         check_type("by_path", what, optimizer, optax.GradientTransformation, words)
 
     def labels(params: Params) -> Params:
-        entries, structure = jax.tree_util.tree_flatten_with_path(params)
-        paths = [path_name(path) for path, _ in entries]
+        paths = [path for path, _ in flat(params, None)]
         found = first_fits("by_path", optimizers, paths)
         if None in found:
             raise ValueError(
                 f"by_path: no pattern fits {paths[found.index(None)]}; add one for the rest, such "
                 'as {"*": optax.adamw(1e-3)}'
             )
-        return jax.tree.unflatten(structure, map(number.get, found))
+        return jax.tree.unflatten(jax.tree.structure(params), map(number.get, found))
 
     # Numbers, since a checkpoint has no names with a "/".
-    number = {pattern: str(i) for i, pattern in enumerate(optimizers)}
+    number: dict[str | None, str] = {pattern: str(i) for i, pattern in enumerate(optimizers)}
     return optax.multi_transform({number[p]: optimizers[p] for p in optimizers}, labels)

@@ -245,10 +245,8 @@ def _box(parts: list[tuple[dict, Any]], like: Any, index: Any) -> np.ndarray:
     for note, part in parts:
         starts = note.get("start", [0] * len(wanted))
         has = [range(s, s + size) for s, size in zip(starts, part.get_shape(), strict=False)]
-        both = [
-            range(max(a.start, b.start), min(a.stop, b.stop))
-            for a, b in zip(wanted, has, strict=True)
-        ]
+        pairs = zip(wanted, has, strict=True)
+        both = [range(max(a.start, b.start), min(a.stop, b.stop)) for a, b in pairs]
         if all(both):
             box[_slices(both, wanted)] = _numbers(part[_slices(both, has)], note)
     return box
@@ -446,10 +444,8 @@ def _put(value: Any, like: Any) -> Any:
 
 def _compare(path: Path, wanted: dict[str, Any], stored: dict[str, Any]) -> None:
     needed = {name: _describe(name, leaf) for name, leaf in wanted.items()}
-    have = {
-        name: needed[name] if _is_like(value, wanted.get(name)) else describe(value)
-        for name, value in stored.items()
-    }
+    have = {name: describe(value) for name, value in stored.items()}
+    have |= {n: needed[n] for n, value in stored.items() if _is_like(value, wanted.get(n))}
     if wrong := differences(needed, have):
         raise ValueError("\n".join([f"load: {path} does not fit:", *as_lines(wrong)]))
 

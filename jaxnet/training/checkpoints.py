@@ -313,12 +313,11 @@ class Checkpoints:
 
     def _holds(self, epoch: Epoch) -> bool:
         """Return whether the folder has this very train_state."""
-        try:
+        other = True
+        with suppress(OSError, ValueError):
             stored, _ = self._restored(epoch.step, epoch.train_state)
             a, b = (packed("Checkpoints", t, parts=True)[0] for t in (stored, epoch.train_state))
             other = any(a[name].tobytes() != b[name].tobytes() for name in a)
-        except (OSError, ValueError):
-            other = True
         return not agreed(0, other)[1]
 
     def _half(self) -> Path:

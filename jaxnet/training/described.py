@@ -14,7 +14,7 @@ import numpy as np
 import optax
 
 from jaxnet.core import Layer
-from jaxnet.services.trees import PyTree, describe, path_name
+from jaxnet.services.trees import PyTree, describe, flat
 from jaxnet.services.warn import warn
 from jaxnet.training.objective import Augmented, Supervised
 from jaxnet.training.trainer import Trainer
@@ -139,19 +139,17 @@ def _computed(optimizer: optax.GradientTransformation | None) -> list[Any] | Non
 
 def _arrays(data: PyTree) -> dict[str, list[Any]]:
     """Return shape and dtype of each array by path, and a number of each of the first examples."""
-    return {
-        path_name(path): [describe(leaf), [_number(row) for row in _first_rows(leaf)]]
-        for path, leaf in jax.tree_util.tree_leaves_with_path(data)
-    }
+    return {path: [describe(leaf), _numbers(leaf)] for path, leaf in flat(data, None)}
 
 
-def _first_rows(leaf: Any) -> Any:
-    """Return the first examples on the host; none of an array that is spread over devices."""
+def _numbers(leaf: Any) -> list[float]:
+    """Return a number of each of the first examples; none of an array spread over devices."""
     device, *others = leaf.sharding.device_set
     if others or jax.process_count() > 1 or jnp.issubdtype(leaf.dtype, jax.dtypes.extended):
-        return ()
+        return []
     # On CPU this makes no copy. Elsewhere it takes a slice, so that not all data are transferred.
-    return np.asarray(leaf)[:ROWS] if device.platform == "cpu" else np.asarray(leaf[:ROWS])
+    rows = np.asarray(leaf)[:ROWS] if device.platform == "cpu" else np.asarray(leaf[:ROWS])
+    return [_number(row) for row in rows]
 
 
 def _number(row: Any) -> float:

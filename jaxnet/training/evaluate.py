@@ -51,9 +51,8 @@ def evaluate(
     check_type("evaluate", "", objective, Layer, words, hint)
     at_least("evaluate", "batch_size", batch_size)
     with explain_reuse():
-        return measure_all(
-            objective, memo_of(objective.apply), params, state, data, batch_size, "evaluate"
-        )
+        programs = memo_of(objective.apply)
+        return measure_all(objective, programs, params, state, data, batch_size, "evaluate")
 
 
 def measure_all(
@@ -119,9 +118,8 @@ def explain_nan(layer: Layer, params, state, data: PyTree, batch_size: int) -> N
       ...     print(error)
       embedding: ids must be in [0, 5), got 9
     """
-    known = all(
-        np.isfinite(leaf).all() for leaf in jax.tree.leaves((params, state)) if _float(leaf)
-    )
+    leaves = jax.tree.leaves((params, state))
+    known = all(np.isfinite(leaf).all() for leaf in leaves if _float(leaf))
     if not known or placement.shardings_of((params, state, data)) is not None:
         return
     key, count = jax.random.key(0), jax.tree.leaves(data)[0].shape[0]

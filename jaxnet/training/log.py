@@ -56,9 +56,8 @@ def append_log(path: str | os.PathLike, epoch: Epoch | Mapping[str, float]) -> N
     last = end.rstrip(b"\n").rpartition(b"\n")[2]
     if not end or (end.endswith(b"\n") and _step(path, last) < row["step"]):
         path.parent.mkdir(parents=True, exist_ok=True)
-        with os.fdopen(
-            own_file("append_log", path, os.O_WRONLY | os.O_APPEND | os.O_CREAT), "ab"
-        ) as file:
+        number = own_file("append_log", path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+        with os.fdopen(number, "ab") as file:
             file.write(line)
         return
     words = path.read_bytes()

@@ -150,9 +150,8 @@ def fit(
             "loop can use the train_state that was passed"
         )
     pace = Pace(steps_per_dispatch)
-    return _Epochs(
-        _epochs(trainer, train_state, source, pace, position, end, every, evaluate, progress)
-    )
+    run = _epochs(trainer, train_state, source, pace, position, end, every, evaluate, progress)
+    return _Epochs(run)
 
 
 class _Epochs:
@@ -185,16 +184,12 @@ class _End(NamedTuple):
 
 
 def _end(position: Position, per_pass: int | None, epochs: int | None, steps: int | None) -> _End:
-    last_epoch = last_step = None
-    if per_pass:
-        begun = position.start // per_pass  # passes before this run
-        last_epoch = begun + (-(-steps // per_pass) if steps else epochs)  # type: ignore[operator]
-        last_step = position.start + (steps or epochs * per_pass)  # type: ignore[operator]
-    elif steps:
-        last_step = position.start + steps
-    else:
-        last_epoch = epochs
-    return _End(last_epoch, last_step)
+    if not per_pass:
+        return _End(epochs, position.start + steps if steps else None)
+    begun = position.start // per_pass  # passes before this run
+    passes = -(-steps // per_pass) if steps else epochs
+    made = steps or epochs * per_pass  # type: ignore[operator]
+    return _End(begun + passes, position.start + made)  # type: ignore[operator]
 
 
 def _steps_to(position: Position, per_pass: int) -> int:
@@ -248,10 +243,9 @@ def _epochs(
         else:
             warned = warned or warn_nonfinite(train_state.params, finite, losses, before + 1)
         found = None
-        if test is not None and trainer.objective is not None:
-            now = train_state.params, train_state.state
-            given = trainer.objective, trainer.programs, *now, test, source.size, "fit"
-            found = measure_all(*given, checked=not is_stream(test))
+        if test is not None:
+            now = trainer.objective, trainer.programs, *train_state[1:3]
+            found = measure_all(*now, test, source.size, "fit", checked=not is_stream(test))
         yield Epoch(
             number=position.epoch + (position.done > 0),
             epochs=end.epoch,

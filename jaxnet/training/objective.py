@@ -26,7 +26,7 @@ from jaxnet.services.checks import WrongValues, a_function, check_type
 from jaxnet.services.functions import function_name
 from jaxnet.services.jaxprs import jaxprs_among
 from jaxnet.services.keywords import explain_keywords
-from jaxnet.services.trees import PyTree, describe, key_spec, path_name, shapes_of
+from jaxnet.services.trees import PyTree, describe, flat, key_spec, shapes_of
 
 Compare = Callable[[PyTree, PyTree], Any]  # (outputs, targets) -> values
 
@@ -126,8 +126,8 @@ def _comparison(name: str, function: Compare) -> Layer:
         try:
             values = compare_checked(outputs, targets)
         except (TypeError, ValueError) as error:  # errors of optax do not say what to write
-            shapes_fit = isinstance(error, WrongValues)  # so no hint is needed
-            if not shapes_fit and (hint := _fitting(outputs, targets)):
+            # With wrong values, the shapes fit.
+            if not isinstance(error, WrongValues) and (hint := _fitting(outputs, targets)):
                 error.add_note(hint)
             raise
         if name == "loss":
@@ -524,8 +524,7 @@ def examples(batch: PyTree, who: str) -> int:
       ...
       ValueError: net: all arrays of a batch must have one row per example, but params has 3 and ...
     """
-    leaves = jax.tree_util.tree_leaves_with_path(batch)
-    rows = {path_name(path) or "the batch": jnp.shape(leaf)[:1] for path, leaf in leaves}
+    rows = {path or "the batch": jnp.shape(leaf)[:1] for path, leaf in flat(batch, None)}
     if len(set(rows.values())) == 1 and (found := next(iter(rows.values()))):
         return found[0]
     got = " and ".join(f"{name} has {n[0] if n else 'no axis'}" for name, n in rows.items())

@@ -185,9 +185,8 @@ def onto_mesh(
             )
         # The axes are Explicit. A spec with an entry for each dimension avoids a transfer.
         mesh = batches.mesh
-        train_state = jax.tree.map(
-            lambda a: jax.device_put(a, NamedSharding(mesh, P(*[None] * a.ndim))), train_state
-        )
+        put = lambda a: jax.device_put(a, NamedSharding(mesh, P(*[None] * a.ndim)))  # noqa: E731
+        train_state = jax.tree.map(put, train_state)
         shardings = shardings_of(train_state)
     cut = any(s.spec[0] for s in (batches.each if batches is not None else ()) if len(s.spec))
     if shardings is not None and shardings.mesh.size > 1 and not cut:

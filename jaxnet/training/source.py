@@ -97,11 +97,9 @@ def resident_programs(
         order = jnp.resize(order, (steps, size))  # wraps around at the end of the examples
         _, found, finite = jax.eval_shape(one_step, train_state, jnp.int32(0), data, order)
         zeros = lambda leaf: jnp.zeros(leaf.shape, jnp.result_type(leaf.dtype, jnp.float32))  # noqa: E731
-        totals = Totals(
-            jax.tree.map(zeros, found),
-            jnp.zeros(steps, found["loss"].mean.dtype),
-            jnp.ones((steps, *finite.shape), bool),
-        )
+        losses = jnp.zeros(steps, found["loss"].mean.dtype)
+        finite = jnp.ones((steps, *finite.shape), bool)
+        totals = Totals(jax.tree.map(zeros, found), losses, finite)
         return train_state, (key, order, totals)
 
     def advance(train_state, data, totals, order, start, stop):
@@ -114,10 +112,9 @@ def resident_programs(
         return jax.lax.fori_loop(start, stop, body, (train_state, totals))
 
     programs, key = trainer.programs, ("fit", "data", size, shuffle, batches)
-    return Programs(
-        programs.of(("begin", *key, shardings), lambda: placement.placed(begin, shardings)),
-        driver(programs, trainer.watcher, key, advance, shardings, donate=(0, 2)),
-    )
+    first = programs.of(("begin", *key, shardings), lambda: placement.placed(begin, shardings))
+    steps = driver(programs, trainer.watcher, key, advance, shardings, donate=(0, 2))
+    return Programs(first, steps)
 
 
 class Resident:
@@ -165,16 +162,15 @@ class Resident:
         """Run at most `limit` steps, and no further than the end of the pass."""
         assert self.steps is not None
         key = None if position.key is None else _given(np.asarray(position.key, np.uint32))
-        train_state, (key, order, totals) = self.programs.begin(train_state, self.data, key)
+        begin, advance = self.programs
+        train_state, (key, order, totals) = begin(train_state, self.data, key)
         key = np.asarray(key)  # read before advance, whose outputs are available much later
         first = done = position.done
         last = self.steps if limit is None else min(self.steps, first + limit)
         while done < last and not pace.stopped:
             stop, start = min(done + pace.steps, last), time.perf_counter()
             span = _given((np.int32(done), np.int32(stop)))
-            train_state, totals = self.programs.advance(
-                train_state, self.data, totals, order, *span
-            )
+            train_state, totals = advance(train_state, self.data, totals, order, *span)
             jax.block_until_ready(totals.losses)
             bar.update(stop - done)
             pace.took(stop - done, time.perf_counter() - start)
@@ -319,7 +315,12 @@ class Stream:
         if self.step is None:
             batches = placement.check_batch("fit", batch, count)
             train_state, shardings = placement.onto_mesh("fit", train_state, batches)
-            key, run = ("fit from batches", "batch"), _paired(trainer.update)
+            key, update = ("fit from batches", "batch"), trainer.update
+
+            def run(train_state, batch, mask):
+                train_state, *found = update(train_state, batch, mask)
+                return train_state, tuple(found)
+
             self.step = driver(trainer.programs, trainer.watcher, key, run, shardings)
         if count > size:
             raise ValueError(
@@ -365,14 +366,6 @@ class Stream:
                 "order. With grain, write dataset.seed(0).shuffle().repeat() before batch and "
                 "to_iter_dataset, and fit(..., steps=...)"
             )
-
-
-def _paired(update: Callable) -> Callable:
-    def run(train_state, batch, mask):
-        train_state, *found = update(train_state, batch, mask)
-        return train_state, tuple(found)
-
-    return run
 
 
 class Pace:

@@ -148,10 +148,9 @@ def position_from_json(stored: dict[str, Any]) -> Position:
             "again"
         )
     loader = loaders[jax.process_index()] if before == now else None
-    return Position(**stored["position"])._replace(
-        key=None if key is None else np.array(key, np.uint32),
-        loader=None if loader is None else _state_from_text(loader),
-    )
+    key = None if key is None else np.array(key, np.uint32)
+    loader = None if loader is None else _state_from_text(loader)
+    return Position(**stored["position"])._replace(key=key, loader=loader)
 
 
 def _state_to_text(state: Any) -> str | None:

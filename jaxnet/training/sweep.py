@@ -19,7 +19,7 @@ from jaxnet.services import checks
 from jaxnet.services.functions import function_name
 from jaxnet.services.keywords import explain_keywords
 from jaxnet.services.progress import progress_bar
-from jaxnet.services.table import Number, Table
+from jaxnet.services.table import Number, Table, Tabular
 from jaxnet.services.trees import PyTree, describe, floats_of
 from jaxnet.training.evaluate import loss_first, measure, on_device, predict
 from jaxnet.training.loss_scale import LossScale
@@ -67,15 +67,14 @@ class Sweep(NamedTuple):
         Raises:
           IndexError: If there is no such run.
         """
-        every = self.train_state
-        counts = {"setting": len(self.settings), "seed": len(self.seeds)}
-        for (what, count), i in zip(counts.items(), (setting, seed), strict=True):
+        settings, seeds = len(self.settings), len(self.seeds)
+        for what, i, count in (("setting", setting, settings), ("seed", seed, seeds)):
             if not -count <= i < count:  # JAX would use the last run
                 raise IndexError(
                     f"Sweep: member takes indices, {what} from 0 to {count - 1}, got {i}"
                 )
-        trained = every.params, every.state, every.opt_state
-        params, state, opt_state = jax.tree.map(lambda leaf: leaf[setting, seed], trained)
+        every = self.train_state
+        params, state, opt_state = jax.tree.map(lambda leaf: leaf[setting, seed], every[1:4])
         if self.settings[0]:  # what a trainer with these settings has, without their values
             scaled = isinstance(opt_state, LossScale)
             own = (opt_state.optimizer if scaled else opt_state).inner_state
@@ -145,13 +144,8 @@ class Sweep(NamedTuple):
         note = f"{runs} each, {self.seconds:.3g} s in all"
         return Table("", head, [tuple(cells) for cells in rows], notes=[note])
 
-    def __str__(self) -> str:
-        return str(self.table())
-
-    __repr__ = __str__  # the arrays inside would fill pages
-
-    def _repr_html_(self) -> str:
-        return self.table()._repr_html_()
+    __str__ = __repr__ = Tabular.__str__  # the arrays inside would fill pages
+    _repr_html_ = Tabular._repr_html_
 
 
 @explain_keywords
@@ -303,7 +297,8 @@ def sweep(
     # Runs with the same seed share their randomness, so the order of examples is drawn once per
     # seed.
     seen = 0 if own_data else None  # the axis of seeds in the data
-    by_seed, by_setting = _axes(key=0), _axes(key=None)
+    # Which parts of a TrainState have an axis of members.
+    by_seed, by_setting = (TrainState(None, 0, 0, 0, key) for key in (0, None))  # type: ignore[arg-type]
     epoch = jax.vmap(epoch, (by_seed, seen, seen), (by_seed, 0))
     epoch = jax.jit(jax.vmap(epoch, (by_setting, None, None), (by_setting, 0)), donate_argnums=0)
     train_state = _start(objective, make, example, settings, seeds, params)
@@ -363,11 +358,6 @@ def _batches(data: PyTree, own_data: bool, size: int) -> Shardings | None:
     return batches
 
 
-def _axes(key: int | None) -> Any:
-    """Return which parts of a TrainState have an axis of members."""
-    return TrainState(None, 0, 0, 0, key)  # type: ignore[arg-type]
-
-
 def _check_optimizer(optimizer: Any, setting: Mapping[str, float]) -> None:
     form = 'the names in grid, such as optax.adam with grid={"learning_rate": [1e-3, 1e-2]}'
     checks.a_function("sweep", "optimizer", optimizer, form)
@@ -386,17 +376,14 @@ def _start(objective, make, data, settings, seeds, params) -> TrainState:
         return without_weak_types(make(**values).init(floats_of(params)))
 
     init = make_trainer(objective, optax.identity()).init
-    fresh = []
-    for i, seed in enumerate(seeds):
-        given = None if params is None else jax.tree.map(lambda leaf, i=i: leaf[i], params)
-        fresh.append(init(jax.random.key(seed), data, params=given))
+    given = lambda i: jax.tree.map(lambda leaf: leaf[i], params)  # noqa: E731
+    fresh = [init(jax.random.key(seed), data, given(i)) for i, seed in enumerate(seeds)]
     first: TrainState = jax.tree.map(lambda *leaves: jnp.stack(leaves), *fresh)
     values = {name: jnp.array([s[name] for s in settings], jnp.float32) for name in settings[0]}
     many = jax.vmap(jax.vmap(start, (None, 0)), (0, None), axis_size=len(settings))
     opt_state = jax.jit(many)(values, first.params)
-    params, state, scaling = jax.tree.map(
-        lambda leaf: jnp.broadcast_to(leaf, (len(settings), *leaf.shape)), first[1:4]
-    )
+    copied = lambda leaf: jnp.broadcast_to(leaf, (len(settings), *leaf.shape))  # noqa: E731
+    params, state, scaling = jax.tree.map(copied, first[1:4])
     if isinstance(scaling, LossScale):
         opt_state = scaling._replace(optimizer=opt_state)
     return TrainState(fresh[0].step, params, state, opt_state, first.key)
@@ -408,13 +395,12 @@ def _seeds(seeds: Any) -> list[int]:
     if isinstance(seeds, Sequence) and not isinstance(seeds, str | bytes):
         for seed in seeds:
             checks.at_least("sweep", "seeds", seed, -(2**63))
-        found = [int(seed) for seed in seeds]
     else:
         checks.at_least("sweep", "seeds", seeds, 0)
-        found = list(range(int(seeds)))  # type: ignore[arg-type]
-    if not found:
+        seeds = range(int(seeds))
+    if not seeds:
         raise ValueError("sweep: expected at least one seed, got none")
-    return found
+    return [int(seed) for seed in seeds]
 
 
 def _settings(grid: Mapping[str, Sequence[float]]) -> list[dict[str, float]]:

@@ -67,8 +67,7 @@ def check_targets(
         return objective.apply(params, state, batch, key=key, train=train)[0]
 
     def trace(state):
-        shapes = shapes_of((params, state, x, leaves))
-        jax.eval_shape(run, *shapes, key_spec())
+        jax.eval_shape(run, *shapes_of((params, state, x, leaves)), key_spec())
 
     try:
         try:
@@ -98,13 +97,10 @@ def _values(leaf: Any, alone: bool) -> Any:
 
 def _integers(leaf: Any) -> frozenset[int]:
     """Return the integers in an array; none if it holds other numbers."""
-    if not jnp.issubdtype(leaf.dtype, jnp.integer) or not getattr(
-        leaf, "is_fully_addressable", True
-    ):
+    here = getattr(leaf, "is_fully_addressable", True)
+    if not (here and leaf.size and jnp.issubdtype(leaf.dtype, jnp.integer)):
         return frozenset()
     values = np.asarray(leaf, np.int64).ravel()
-    if not values.size:
-        return frozenset()
     low = values.min()
     if values.max() - low < 2**16:  # counting is faster than sorting
         return frozenset((np.flatnonzero(np.bincount(values - low)) + low).tolist())

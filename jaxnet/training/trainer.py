@@ -12,9 +12,9 @@ import optax
 from jaxnet.core import Layer, Params, State, child_key
 from jaxnet.services.checks import (
     abstract,
+    all_at_least,
     all_native,
     as_array,
-    at_least,
     check_arrays,
     check_key,
     check_type,
@@ -206,8 +206,7 @@ def trainer(
       True
     """
     _check(objective, optimizer)
-    at_least("trainer", "accumulate", accumulate)
-    at_least("trainer", "shapes", shapes)
+    all_at_least("trainer", accumulate=accumulate, shapes=shapes)
     within("trainer", "loss_scale", loss_scale, "(0, inf)", optional=True)
     keep_by_default()
     optimizer = optax.with_extra_args_support(optimizer)
@@ -218,7 +217,8 @@ def trainer(
     def init(key: jax.Array, batch: PyTree, params: Params | None = None) -> TrainState:
         check_key(key, "trainer.init")
         with hint_of_batch(objective, batch):
-            drawn = objective.init(child_key(key, "init"), _specs(batch))
+            specs = _specs(batch)
+            drawn = objective.init(child_key(key, "init"), specs)
         drawn, state = without_weak_types(drawn)
         filled = drawn if params is None else _filled("params", drawn, params)
         train_key = child_key(key, "train")
@@ -226,8 +226,7 @@ def trainer(
             # Key data would not keep a different kind of key.
             train_key = jax.random.key_data(train_key)
         step, opt_state = on_device(np.zeros((), np.int32)), start(filled)
-        given = objective, filled, state, _specs(batch)
-        if loss_scale is not None or computes_in_float16(*given):
+        if loss_scale is not None or computes_in_float16(objective, filled, state, specs):
             opt_state = started(loss_scale, opt_state, filled)
         return TrainState(step, filled, state, opt_state, train_key)
 
@@ -248,26 +247,23 @@ def trainer(
 
         def loss(floats, state=train_state.state, batch=batch, mask=mask, key=key):
             params = with_floats(train_state.params, floats)
-            given = objective, params, state, batch, mask, key
-            found, after = averaged(*given, train=True)
+            found, after = averaged(objective, params, state, batch, mask, key, train=True)
             watcher.updated(state, after)
             mean = found["loss"].mean
             return mean if scaling is None else mean * scaling.loss_scale, (after, found)
 
         gradient = jax.value_and_grad(loss, has_aux=True)
-        if accumulate == 1:
-            value_of = lambda floats: loss(floats)[1][1]["loss"].mean  # noqa: E731
-            (_, (state, found)), grads = gradient(start)
-        else:
+        value_of = lambda floats: loss(floats)[1][1]["loss"].mean  # noqa: E731
+        if accumulate > 1:
             part = jax.tree.leaves(batch)[0].shape[0] // accumulate
             if rows_are_in_order(objective, train_state.state, batch, part):
                 raise ValueError(
                     "step: each row of a batch continues a row of the batch before it, and "
                     f"accumulate={accumulate} cuts batches by rows; leave accumulate= out"
                 )
-            summed = accumulated(loss, train_state.state, batch, mask, key, accumulate)
-            value_of = lambda floats: summed(floats)[0][1][1]["loss"].mean  # noqa: E731
-            (_, (state, found)), grads = summed(start)
+            gradient = accumulated(loss, train_state.state, batch, mask, key, accumulate)
+            value_of = lambda floats: gradient(floats)[0][1][1]["loss"].mean  # noqa: E731
+        (_, (state, found)), grads = gradient(start)
         if scaling is not None:
             unscaled = lambda grad: (grad / scaling.loss_scale).astype(grad.dtype)  # noqa: E731
             grads = jax.tree.map(unscaled, grads)
@@ -384,11 +380,10 @@ def _check(objective: Any, optimizer: Any) -> None:
     check_type("trainer", "the objective", objective, Layer, words)
     if isinstance(optimizer, optax.GradientTransformation):
         return
-    hint = ""
+    got, hint = type(optimizer).__name__, ""
     if hasattr(optimizer, "gradient_transformation"):  # optax.MultiSteps
         hint = "; write optimizer.gradient_transformation()"
-    got = type(optimizer).__name__
-    if callable(optimizer) and not hint:
+    elif callable(optimizer):
         got = f"the function {function_name(optimizer)}"
         hint = f"; did you forget to call it: {function_name(optimizer)}(1e-3)?"
     raise TypeError(
@@ -401,10 +396,10 @@ def check_train_state(who: str, train_state: Any) -> None:
     """Raise unless it is a TrainState of arrays, whose params are floats.
 
     Example:
-      >>> check_train_state("fit", {})
+      >>> check_train_state("fit", 3)
       Traceback (most recent call last):
       ...
-      TypeError: fit: train_state must be the result of trainer.init(key, batch), got dict
+      TypeError: fit: train_state must be the result of trainer.init(key, batch), got int
     """
     words = "the result of trainer.init(key, batch)"
     hint = "if it was saved, write jn.load(path, like=train_state)" * isinstance(train_state, dict)
@@ -413,10 +408,9 @@ def check_train_state(who: str, train_state: Any) -> None:
     as_array(who, "train_state.step", train_state.step, "()", "integers")
     for path, leaf in jax.tree_util.tree_leaves_with_path(train_state.params):
         if not (jnp.issubdtype(leaf.dtype, jnp.inexact) or leaf.dtype in (jnp.int8, jnp.uint8)):
-            name = f"train_state.params{jax.tree_util.keystr(path)}"
             raise TypeError(
-                f"{who}: {name} must hold floats, or int8 and uint8 as in jn.quantized, got "
-                f"{leaf.dtype}"
+                f"{who}: train_state.params{jax.tree_util.keystr(path)} must hold floats, or int8 "
+                f"and uint8 as in jn.quantized, got {leaf.dtype}"
             )
     kind: Any = getattr(train_state.key, "dtype", object)
     if kind != np.uint32 and not jnp.issubdtype(kind, jax.dtypes.prng_key):
@@ -428,10 +422,9 @@ def check_train_state(who: str, train_state: Any) -> None:
 def _specs(batch: PyTree) -> PyTree:
     for leaf in jax.tree.leaves(batch):
         if not getattr(leaf, "shape", ()):
-            number = isinstance(leaf, int | float | np.generic)
-            hint = (
-                "for a list, write np.asarray(list)" if number else "for a loader, pass one batch"
-            )
+            hint = "for a loader, pass one batch"
+            if isinstance(leaf, int | float | np.generic):
+                hint = "for a list, write np.asarray(list)"
             raise TypeError(
                 "trainer.init: the batch must be arrays or specs with one example per row, such "
                 f"as (inputs, targets), got {type(leaf).__name__} in it; {hint}"
@@ -443,11 +436,10 @@ def without_weak_types(tree: PyTree) -> PyTree:
     """Return the tree without weak types, so that the first step does not compile twice."""
 
     def leaf(a):
-        weak = getattr(a, "weak_type", False)
-        if weak and not is_traced(a):
-            return on_device(np.asarray(a))
-        extended = jnp.issubdtype(a.dtype, jax.dtypes.extended)
-        return jax.lax.convert_element_type(a, a.dtype) if weak and not extended else a
+        if not getattr(a, "weak_type", False):  # so of all keys, which cannot be converted
+            return a
+        traced = is_traced(a)
+        return jax.lax.convert_element_type(a, a.dtype) if traced else on_device(np.asarray(a))
 
     return jax.tree.map(leaf, tree)
 

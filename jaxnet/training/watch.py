@@ -5,11 +5,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.tree_util import tree_leaves_with_path
 
 from jaxnet.core import Params, State
 from jaxnet.services.checks import is_traced
-from jaxnet.services.trees import PyTree, differences, path_name
+from jaxnet.services.trees import PyTree, differences, flat
 from jaxnet.services.warn import warn
 from jaxnet.training.loss_scale import LossScale
 
@@ -42,8 +41,7 @@ class Watcher:
         """
         if jax.config.jax_disable_jit:  # nothing is compiled
             return
-        leaves = tree_leaves_with_path(args)
-        now = {path_name(path): str(jax.typeof(leaf)) for path, leaf in leaves}
+        now = {path: str(jax.typeof(leaf)) for path, leaf in flat(args, None)}
         self.traces.setdefault(program, []).append(now)
         before = self._by_place.setdefault((program, place), [])
         before.append(now)
@@ -53,9 +51,7 @@ class Watcher:
         of_batch = all(name.split("/")[0] in ("batch", "data") for name in changed)
         if of_batch and len(before) <= self.shapes:
             return
-        changes = [
-            f"{n}: {old or 'nothing'} -> {new or 'nothing'}" for n, (old, new) in changed.items()
-        ]
+        changes = [f"{n}: {a or 'nothing'} -> {b or 'nothing'}" for n, (a, b) in changed.items()]
         hint = "; for batches of n shapes, write jn.trainer(..., shapes=n)" if of_batch else ""
         otherwise = "another batch_size or sharding, a list instead of a tuple, or cleared caches"
         why = "; ".join(changes[:8]) or otherwise
@@ -68,8 +64,8 @@ class Watcher:
                 "step: the objective must return state of the structure it was given, "
                 f"{jax.tree.structure(before)}, got {jax.tree.structure(after)}"
             )
-        pairs = zip(tree_leaves_with_path(before), jax.tree.leaves(after), strict=True)
-        same = {path_name(path) for (path, old), new in pairs if new is old}
+        pairs = zip(flat(before, None), jax.tree.leaves(after), strict=True)
+        same = {path for (path, old), new in pairs if new is old}
         if new := same - self._still:
             self._still |= new
             warn(
@@ -138,8 +134,8 @@ def warn_skipped(params: Params, scales: list[LossScale], finite: np.ndarray) ->
 
 def _named(params: Params, finite: np.ndarray) -> str:
     """Return the paths of the leaves whose gradient is not finite."""
-    pairs = zip(tree_leaves_with_path(params), finite, strict=True)
-    which = [path_name(path) for (path, _), fine in pairs if not fine]
+    pairs = zip(flat(params, None), finite, strict=True)
+    which = [path for (path, _), fine in pairs if not fine]
     return ", ".join(which[:8]) + (f" and {len(which) - 8} more" if len(which) > 8 else "")
 
 

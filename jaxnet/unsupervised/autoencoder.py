@@ -243,12 +243,11 @@ def fit_sparse_autoencoder(
 
     Reference: Ng 2011, "Sparse autoencoder" (lecture notes).
     """
-    who = "fit_sparse_autoencoder"
-    x = check_fit(key, x, features, who, epochs=epochs, batch_size=batch_size)
-    tools.within(who, "rho", rho, "(0, 1)")
-    tools.within(who, "beta", beta, "[0, inf)")
-    tools.within(who, "learning_rate", learning_rate, "(0, inf)")
-    tools.check_options(who, progress=progress)
+    x = check_fit(key, x, features, "fit_sparse_autoencoder", epochs=epochs, batch_size=batch_size)
+    tools.within("fit_sparse_autoencoder", "rho", rho, "(0, 1)")
+    tools.within("fit_sparse_autoencoder", "beta", beta, "[0, inf)")
+    tools.within("fit_sparse_autoencoder", "learning_rate", learning_rate, "(0, inf)")
+    tools.check_options("fit_sparse_autoencoder", progress=progress)
     x, batch_size = whole_batches(child_key(key, "batches"), x, batch_size)
     steps = epochs * (len(x) // batch_size)
     optimizer = optax.adam(optax.cosine_decay_schedule(learning_rate, steps))
@@ -257,7 +256,7 @@ def fit_sparse_autoencoder(
     encoder = dense(features, kernel_init=glorot, bias_init=start, name="encoder")
     decoder = dense(x.shape[1], kernel_init=glorot, name="decoder")
 
-    last = () if output is None else (as_layer(output, who, "output"),)
+    last = () if output is None else (as_layer(output, "fit_sparse_autoencoder", "output"),)
     net = serial(encoder, jax.nn.sigmoid, bottleneck, decoder, *last, name="sparse_autoencoder")
     learner = trainer(sparse_reconstruction(net, rho, beta, penalty=penalty), optimizer)
     return trained(learner, learner.init(key, x), x, epochs, batch_size, progress)["encoder"]

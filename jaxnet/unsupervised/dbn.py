@@ -135,10 +135,8 @@ def mlp_params(params: Params) -> Params:
       >>> sorted(train_state.params)  # jn.fit continues from here
       ['dense', 'dense_1', 'output']
     """
-    return {
-        _name("dense", i): {name: one[name] for name in ("kernel", "bias")}
-        for i, one in enumerate(_machines("mlp_params", params))
-    }
+    machines = enumerate(_machines("mlp_params", params))
+    return {_name("dense", i): {"kernel": m["kernel"], "bias": m["bias"]} for i, m in machines}
 
 
 def _machines(who: str, params: Any, visible: Visible = bernoulli) -> list[Params]:

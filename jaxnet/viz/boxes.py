@@ -57,8 +57,7 @@ def boxes(
     rows, columns = grid("boxes", len(x), columns)
     width = 3.6
     figure = new_figure(width * columns, width * x.shape[1] / x.shape[2] * rows + 0.4)
-    each = cells(figure, rows, columns, len(x))
-    for i, (axes, image) in enumerate(zip(each, x, strict=True)):
+    for i, (axes, image) in enumerate(zip(cells(figure, rows, columns, len(x)), x, strict=True)):
         # Relative coordinates are the axes, for any number of pixels.
         axes.imshow(image, cmap="gray_r", vmin=0, vmax=1, extent=(0, 1, 1, 0), aspect="auto")
         axes.set_box_aspect(x.shape[1] / x.shape[2])
@@ -125,11 +124,8 @@ def _checked(what: str, part: Mapping[str, Any], images: int) -> dict[str, np.nd
             f"{', '.join(map(str, given)) or 'nothing'}"
         )
     sizes = {"images": images}
-    arrays = {
-        name: on_host("boxes", f"{what} {name}", given[name], *forms[name], sizes)
-        for name in forms
-        if name in given
-    }
+    kept = [name for name in forms if name in given]
+    arrays = {n: on_host("boxes", f"{what} {n}", given[n], *forms[n], sizes) for n in kept}
     # Signed, since classes are compared with -1.
     arrays["classes"] = arrays["classes"].astype(np.int64)
     check_values("boxes", f"{what} boxes", arrays["boxes"], "(-inf, inf)")

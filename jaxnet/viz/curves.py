@@ -113,7 +113,7 @@ def curves(panels: Panels, *, xlabel: str = "epoch", x: Any = None) -> Figure:
 
 
 def _line(axes: Any, x: Any, values: np.ndarray, name: str, number: int) -> None:
-    """Return the runs of one line, (runs, epochs)."""
+    """Draw the runs of one line, (runs, epochs)."""
     runs, epochs = values.shape
     color, style = COLORS[number % len(COLORS)], ("-", "--", ":", "-.")[number % 4]
     mean, of = values.mean(0), f"mean of {runs} runs: " if runs > 1 else ""

@@ -118,9 +118,8 @@ def lstm_cell() -> Figure:
         _arrow(axes, (start, top), (end, top), color=MARK)
     for x, y, sign in ((2.0, top, "×"), (3.75, top, "+"), (3.2, 2.15, "×"), (5.45, 2.15, "×")):
         _circle(axes, x, y, sign)
-    gates = (("σ", 2.0, "f"), ("σ", 2.75, "i"), ("tanh", 3.65, "g"), ("σ", 4.7, "o"))
     _line(axes, [(0.2, 0.9), (4.7, 0.9)])
-    for word, x, name in gates:
+    for word, x, name in (("σ", 2.0, "f"), ("σ", 2.75, "i"), ("tanh", 3.65, "g"), ("σ", 4.7, "o")):
         wide = 0.7 if word == "tanh" else 0.5
         _box(axes, x, 1.4, wide, 0.4, word)
         _arrow(axes, (x, 0.9), (x, 1.2))

@@ -52,8 +52,7 @@ def embedding(panels: Mapping[str, Any], labels: Any, names: Sequence[str] | Non
 
     colors = colormaps["tab10" if classes[-1] < 10 else "tab20"]
     words = {c: str(c if names is None else names[c]) for c in classes}
-    longest = max(map(len, words.values()))
-    figure = new_figure(4.6 * len(panels) + 0.6 + 0.08 * longest, 4.6)
+    figure = new_figure(4.6 * len(panels) + 0.6 + 0.08 * max(map(len, words.values())), 4.6)
     size = np.clip(4000 / len(labels), 1.5, 14)
     readable = {"path_effects": [withStroke(linewidth=3, foreground="white")], "fontweight": "bold"}
     places = cells(figure, 1, len(panels), len(panels))

@@ -54,7 +54,9 @@ def receptive(image: Any, fields: ReceptiveFields, paths: Sequence[str] | None =
     for i, path in enumerate(paths):  # later boxes are wider and drawn below, to stay visible
         (top, left), (rows, columns) = fields.starts[path], fields.fields[path]
         style = {"ec": COLORS[i % len(COLORS)], "lw": 1.5 + i, "zorder": 3 - i / len(paths)}
-        style |= {"fill": False, "clip_on": False, "label": f"{path}, {_size(fields, path)}"}
+        size = "×".join(map(str, fields.fields[path]))
+        size = f"≥ {size}" if path in fields.cut else size
+        style |= {"fill": False, "clip_on": False, "label": f"{path}, {size}"}
         axes.add_patch(Rectangle((left - 0.5, top - 0.5), columns, rows, **style))
     axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.02), fontsize=8, handlelength=1.0)
     return figure
@@ -68,8 +70,3 @@ def _distinct(fields: ReceptiveFields) -> list[str]:
             found.append(path)
             last = field
     return found
-
-
-def _size(fields: ReceptiveFields, path: str) -> str:
-    words = "×".join(map(str, fields.fields[path]))
-    return f"≥ {words}" if path in fields.cut else words

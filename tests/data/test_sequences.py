@@ -261,6 +261,8 @@ def test_a_run_resumes_with_the_same_object_or_a_new_one(stop):
     (lambda: bucketed([[1]], 2, bounds=[4, 2]), ValueError,
      "bounds must be at least 1 and increase"),
     (lambda: bucketed([[1]], 2, bounds=[(4, 4)]), ValueError, "a tuple of 1"),
+    (lambda: bucketed(([[1]], [[1]]), 2, bounds=[(5, 4), (6,)]), ValueError, "a tuple of 2"),
+    (lambda: bucketed(([[1]], [[1]]), 2, bounds=[(5, 4), ("a", 3)]), ValueError, "a tuple of 2"),
     (lambda: bucketed([[1]], 2, bounds=0), ValueError, "bounds must be at least 1, got 0"),
     (lambda: bucketed([[1] * n for n in (2, 3, 9, 4, 8)], 2, bounds=[2, 4]), ValueError,
      r"2 of 5 examples are longer than .*\(4,\), the longest"),

@@ -36,7 +36,7 @@ class Origin(NamedTuple):
 
 
 def builder_class(
-    name: str,
+    dataset: str,
     origin: Origin,
     title: str,
     features: Any,
@@ -47,7 +47,7 @@ def builder_class(
     """Return a class of builders for TensorFlow Datasets.
 
     Args:
-      name: Name of the dataset.
+      dataset: Name of the dataset.
       origin: Place it comes from.
       title: Beginning of its description.
       features: Features of TensorFlow Datasets.
@@ -56,8 +56,7 @@ def builder_class(
         (key, dict of features).
       metadata: Entries of the dataset's metadata.
     """
-    tfds = extra("tensorflow_datasets", "tensorflow-datasets", name)
-    dataset = name
+    tfds = extra("tensorflow_datasets", "tensorflow-datasets", dataset)
 
     class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # pyright: ignore
         name = dataset

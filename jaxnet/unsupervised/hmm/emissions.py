@@ -247,8 +247,7 @@ def gaussian_mixture(mixtures: int = 1, *, floor: float = 1e-3) -> Emission:
                 some = own[:: -(-len(own) // SOME)]
                 mean[state] = kmeans(jax.random.fold_in(key, state), some, mixtures)
         first = {"mean": mean, "log_variance": np.log(spread)}
-        dtype = params["mean"].dtype
-        return params | jax.tree.map(lambda a: jnp.asarray(a, dtype), first)
+        return params | jax.tree.map(lambda a: jnp.asarray(a, params["mean"].dtype), first)
 
     return Emission(init, check, score, fit, begin, _clusters, name)
 

@@ -26,14 +26,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnet.initializers import Initializer
-from jaxnet.tools import (
-    as_array,
-    at_least,
-    check_dtype,
-    check_shape,
-    on_auto_axes,
-    read_sequence,
-)
+from jaxnet.tools import as_array, at_least, check_dtype, check_shape, on_auto_axes, read_sequence
 from jaxnet.typing import Params
 
 NEVER = -1e30
@@ -304,8 +297,7 @@ def _read(params: Params, scores: Any, lengths: Any, who: str) -> tuple:
     scores = as_array(who, "scores", scores, "(batch, time, states)", "reals", sizes)
     if lengths is None:
         lengths = jnp.full(scores.shape[0], scores.shape[1])
-    mask = read_sequence((scores, lengths), who).mask()
-    return start, transition, scores, mask
+    return start, transition, scores, read_sequence((scores, lengths), who).mask()
 
 
 def _by_time(a: jax.Array) -> jax.Array:
@@ -344,8 +336,7 @@ def _alphas(log_start, log_transition, scores, mask):
     def step(carry, now):
         alpha, shift = carry
         score, counts = now  # (batch, states), (batch, 1)
-        moved = logsumexp(alpha[:, :, None] + log_transition[None], 1) + score
-        moved, top = _shifted(moved)
+        moved, top = _shifted(logsumexp(alpha[:, :, None] + log_transition[None], 1) + score)
         carry = jnp.where(counts, moved, alpha), jnp.where(counts, shift + top, shift)
         return carry, carry
 

@@ -23,7 +23,6 @@ import numpy as np
 from jaxnet import Layer, child_key, compose, spec, stateless, tools
 from jaxnet.initializers import Initializer, zeros
 from jaxnet.ops import wide
-from jaxnet.tools import on_auto_axes
 from jaxnet.typing import Params, Sequence
 from jaxnet.unsupervised.hmm.emissions import Align, Emission, shares
 from jaxnet.unsupervised.hmm.markov import expected_counts, forward
@@ -109,7 +108,7 @@ class EMResult(NamedTuple):
     log_likelihoods: np.ndarray
 
 
-@on_auto_axes
+@tools.on_auto_axes
 def baum_welch(
     params: Params,
     x: Any,
@@ -182,7 +181,7 @@ def baum_welch(
     return EMResult(params, np.array(history))
 
 
-@on_auto_axes
+@tools.on_auto_axes
 def fit_hmm(
     key: jax.Array,
     x: Any,
@@ -260,8 +259,7 @@ def fit_hmm(
 @partial(jax.jit, static_argnums=3)
 def _round(params, x, mask, emission):
     """Return better params, and the log-likelihood of each sequence before the round."""
-    scores = emission.score(params["emission"], x)
-    counts = expected_counts(params, scores, mask.sum(1))
+    counts = expected_counts(params, emission.score(params["emission"], x), mask.sum(1))
     better = {
         "start": shares(counts.start, params["start"]),
         "transition": shares(counts.transition, params["transition"]),

@@ -79,10 +79,8 @@ def rbm(
 
     def forward(m, x):
         tools.check_rank(name, x, 2, "(batch, ..., inputs)")
-        params = {
-            "kernel": m.param("kernel", kernel_init, (x.shape[-1], features)),
-            "bias": m.param("bias", zeros, (features,)),
-        }
+        kernel = m.param("kernel", kernel_init, (x.shape[-1], features))
+        params = {"kernel": kernel, "bias": m.param("bias", zeros, (features,))}
         m.param("visible_bias", zeros, x.shape[-1:])  # used only to reconstruct the visible units
         if chains:
             m.state("chain", chain_init, (chains, x.shape[-1]))
@@ -314,13 +312,12 @@ def fit_rbm(
       >>> y.shape
       (50, 4)
     """
-    who = "fit_rbm"
-    x = check_fit(key, x, features, who, k=k, epochs=epochs, batch_size=batch_size)
-    tools.within(who, "learning_rate", learning_rate, "(0, inf)")
-    tools.within(who, "momentum", momentum, "[0, 1)")
-    tools.within(who, "weight_decay", weight_decay, "[0, inf)")
-    check_visible(who, visible)
-    tools.check_options(who, full=full, persistent=persistent, progress=progress)
+    x = check_fit(key, x, features, "fit_rbm", k=k, epochs=epochs, batch_size=batch_size)
+    tools.within("fit_rbm", "learning_rate", learning_rate, "(0, inf)")
+    tools.within("fit_rbm", "momentum", momentum, "[0, 1)")
+    tools.within("fit_rbm", "weight_decay", weight_decay, "[0, inf)")
+    check_visible("fit_rbm", visible)
+    tools.check_options("fit_rbm", full=full, persistent=persistent, progress=progress)
     low, high = float(x.min()), float(x.max())
     if visible is bernoulli and (low < 0 or high > 1):
         raise ValueError(
@@ -334,7 +331,6 @@ def fit_rbm(
     decay = optax.add_decayed_weights(weight_decay, mask=decayed)
     optimizer = optax.chain(decay, optax.sgd(schedule, momentum))
     learner = trainer(contrastive_divergence(net, k=k, visible=visible), optimizer)
-    start = {"visible_bias": visible.bias(x.mean(0))}
-    train_state = learner.init(key, examples, params=start)
+    train_state = learner.init(key, examples, params={"visible_bias": visible.bias(x.mean(0))})
     params = trained(learner, train_state, examples, epochs, batch_size, progress)
     return params if full else {"kernel": params["kernel"], "bias": params["bias"]}
