@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 
 from jaxnet.core import Layer, compose
@@ -104,13 +105,14 @@ def residual(
     def forward(m, x):
         y = m(layer, x)
         x = x if shortcut is None else m(shortcut, x)
-        if jnp.shape(x) != jnp.shape(y):
+        added, kept = (jax.tree.map(jnp.shape, tree) for tree in (y, x))
+        if added != kept:
             raise ValueError(
-                f"{name}: expected equal shapes, got {jnp.shape(y)} from the layer and "
-                f"{jnp.shape(x)} from the shortcut; pass a shortcut of the layer's output shape, "
+                f"{name}: expected equal shapes, got {added} from the layer and "
+                f"{kept} from the shortcut; pass a shortcut of the layer's output shape, "
                 "such as residual(layer, conv(features, 1, strides=2))"
             )
-        return y + x
+        return jax.tree.map(jnp.add, y, x)
 
     return compose(forward, name=name, kind="residual")
 

@@ -30,6 +30,12 @@ def test_serial_parallel_residual_values():
     assert (y == 7).all()
 
 
+def test_a_residual_of_two_arrays_adds_each():
+    x = jnp.ones(3), jnp.ones(3)
+    (a, b), _ = jn.residual(jn.parallel(jnp.negative, jnp.abs)).apply({}, {}, x)
+    assert (a == 0).all() and (b == 2).all()
+
+
 def test_parallel_of_the_wrong_number_of_inputs():
     with pytest.raises(ValueError, match="expected one input per layer, 2, got a tuple of 3"):
         jn.parallel(jnp.sin, jnp.cos).apply({}, {}, (jnp.ones(2),) * 3)

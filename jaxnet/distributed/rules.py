@@ -137,6 +137,12 @@ _TENSOR = {
 }
 
 
+# Entries of quantized kernels and tables.
+_STORED = tuple(
+    f"{w}/{part}" for w in ("kernel", "embedding") for part in ("int8", "int4", "scale")
+)
+
+
 def tensor_parallel(axis: str) -> Rules:
     """Return a rule that divides transformer blocks, and decoders of them, over an axis of a mesh.
 
@@ -167,8 +173,10 @@ def tensor_parallel(axis: str) -> Rules:
     """
 
     def rule(path: str, shape: tuple[int, ...]) -> P:
+        path, _, part = path.rpartition("/") if path.endswith(_STORED) else (path, "", "")
         at = next((at for pattern, at in _TENSOR.items() if fits(pattern, path)), None)
-        return P() if at is None else P(*[None] * (len(shape) + at), axis)
+        shared = part == "scale" and at is not None and shape[at] == 1  # by all entries of the axis
+        return P() if at is None or shared else P(*[None] * (len(shape) + at), axis)
 
     return rule
 

@@ -55,8 +55,9 @@ def doctor(trainer: Trainer, train_state: TrainState, *batches: PyTree) -> Repor
     are 0 or not finite; updates that are far too large or small for their weights; state that
     training does not change; running statistics that still have their initial values although the
     network was trained; an evaluation loss far above the training loss on the same batch; units
-    that are 0 on every example (if they depend on parameters: pixels may be blank); and, for
-    `jn.supervised`, layers in which the examples of a batch influence each other in evaluation.
+    that are 0 on every example (if they depend on parameters: pixels may be blank), except inside
+    `repeat` and `ensemble`; and, for `jn.supervised`, layers in which the examples of a batch
+    influence each other in evaluation.
 
     Nothing is donated or changed: `train_state` can be used afterwards.
 

@@ -26,7 +26,9 @@ WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 KERNEL = re.compile(r"block_(\d+)/(.+)/kernel")  # the kernels of a block of `jn.models.decoder`
 
 # Entries of a config that change what an adapter computes.
-UNKNOWN = ("alpha_pattern", "lora_bias", "rank_pattern", "use_dora", "use_qalora")
+UNKNOWN = ("alora_invocation_tokens", "alpha_pattern", "layer_replication", "lora_bias",
+           "rank_pattern", "use_bdlora", "use_dora", "use_qalora")  # fmt: skip
+MOVE_THE_BASE = ("pissa", "olora", "corda", "loftq")  # ways to begin that change the net's kernels
 
 
 def save_adapter(folder: str | Path, net: Layer, params: Params) -> None:
@@ -191,6 +193,8 @@ def _read(who: str, path: Path) -> tuple[float, int]:
         )
     if type(alpha) not in (int, float) or not abs(alpha) < math.inf:
         raise ValueError(f"{who}: {path}: lora_alpha must be a number, got {alpha!r:.60}")
-    if odd := [name for name in UNKNOWN if config.get(name)]:
+    start = "init_lora_weights"
+    moved = str(config.get(start)).startswith(MOVE_THE_BASE)
+    if odd := [start] * moved + [name for name in UNKNOWN if config.get(name)]:
         raise ValueError(f"{who}: {path}: {odd[0]} is not supported, got {config[odd[0]]!r:.60}")
     return alpha / (math.sqrt(rank) if config.get("use_rslora") else rank), rank

@@ -71,9 +71,10 @@ def load_decoder(
             f"{layers}.{options['depth'] - 1}.…"
         )
     leave = [name for name in stored if name.endswith(BUFFERS)]
-    if HEAD in stored and options["tied"]:
+    words = first + EMBEDDING[config.family == "gpt2"]
+    if HEAD in stored and words in stored and options["tied"]:
         # Whoever changed one of them, as by adding tokens, did not untie them in the config.
-        table = np.asarray(stored[first + EMBEDDING[config.family == "gpt2"]])
+        table = np.asarray(stored[words])
         if np.array_equal(np.asarray(stored[HEAD]), table):
             leave.append(HEAD)
         else:

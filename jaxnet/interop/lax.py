@@ -34,8 +34,9 @@ def plain(net: Layer) -> Layer:
 
     Calls of compiled functions and functions with their own derivatives are replaced by the
     operations in them, inside loops as well. Values, params and state equal the net's, up to
-    rounding. So do gradients, except where an operation of JAX has a kink: the gradient of
-    `jax.nn.relu` at 0 is 1/2 here, as for `jnp.maximum`.
+    rounding. So do gradients, except of functions with derivatives of their own, and where an
+    operation of JAX has a kink: the gradient of `jax.nn.relu` at 0 is 1/2 here, as for
+    `jnp.maximum`.
 
     Caution: `remat` has no effect here, and on CPU the gradients of convolutions are slow inside
     loops; train the net itself. `jax.experimental.jet` has no rule for loops (recurrent layers,

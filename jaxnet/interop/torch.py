@@ -277,6 +277,8 @@ def first_difference(
     pairs = [pair for pair in pairs if pair[0].kind != PARAMETER]
     modules = [group.module for _, group in pairs]
     pairs = [pair for pair in pairs if modules.count(pair[1].module) == 1]
+    if not pairs:
+        raise ValueError("first_difference: no layer belongs to one module, so none is compared")
     theirs: dict[str, Any] = {}
     with ExitStack() as hooks, torch.no_grad():
         for _, group in pairs:
@@ -309,7 +311,7 @@ def first_difference(
             mine = mine[:, part.order]
         error = _distance(mine, theirs[group.module])
         if not error <= tolerance:
-            return Difference(part.path, group.prefix, error, len(pairs))
+            return Difference(part.path or "the net", group.prefix, error, len(pairs))
         worst = max(worst, error)
     return Difference(None, None, worst, len(pairs))
 
@@ -426,12 +428,16 @@ def _parts(net: Layer, params: Params, state: State, x: PyTree) -> list[_Part]:
 
 
 def _given(leaf: Any, calls: list[tuple[str, str, int]]) -> Layout:
-    """Return the layout of an input: a sequence if the first layer takes sequences, else maps."""
+    """Return the layout of an input: a sequence if the first layer takes sequences, else maps.
+
+    Three axes that are flattened first, as images without channels, are the same in PyTorch.
+    """
     if len(leaf.shape) < 3:
         return SAME
     kinds = {*KINDS, "flatten"} - {*NORMS}
     kind, axes = next(((kind, axes) for _, kind, axes in calls if kind in kinds), ("", 0))
-    return SAME if len(leaf.shape) == axes == 3 and kind in FEATURES_LAST else LAST
+    sequence = kind == "flatten" or (axes == 3 and kind in FEATURES_LAST)
+    return SAME if len(leaf.shape) == 3 and sequence else LAST
 
 
 def _check_features(net: Layer, part: _Part, layouts: set, flattened: set) -> None:
@@ -666,6 +672,7 @@ def _distance(mine: np.ndarray, theirs: np.ndarray) -> float:
 
     Their axes may be channels first or time first.
     """
+    mine, theirs = mine + 0.0, theirs + 0.0  # booleans have no difference
     turned = [np.moveaxis(theirs, 1, -1), theirs.swapaxes(0, 1)] if theirs.ndim > 2 else []
     scale = max(np.abs(theirs).max(), 1e-30)
     same = [form for form in (theirs, *turned) if form.shape == mine.shape]

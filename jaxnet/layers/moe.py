@@ -119,6 +119,7 @@ def moe(
         x, counts = _split(name, m, given)
         tokens = x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
         real = counts.reshape(tokens.shape[0])
+        tokens = jnp.where(real[:, None], tokens, 0)  # even if one is NaN
         logits = wide(m(router, tokens))  # (tokens, experts)
         probabilities = jax.nn.softmax(logits)
         chosen = jax.lax.top_k(jax.lax.stop_gradient(probabilities), k)[1]  # (tokens, k)

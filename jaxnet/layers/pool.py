@@ -161,7 +161,7 @@ def lp_pool(
 
     def pool(x, size, steps, apart, pairs):
         y = wide(x)
-        powers = y**2 if p == 2 else jnp.abs(y) ** p
+        powers = jnp.real(y * y.conj()) if p == 2 else jnp.abs(y) ** p
         total = _slide(powers, size, steps, apart, pairs, jnp.add, 0)
         return _root(total, p).astype(output_dtype(x))
 
@@ -196,7 +196,7 @@ def l2_pool_channels(size: int, *, name: str = "l2_pool_channels") -> Layer:
             raise ValueError(f"{name}: expected a multiple of {size} features, got {x.shape}")
         shape = (*x.shape[:-1], x.shape[-1] // size, size)
         groups = wide(x).reshape(shape)  # (..., f) -> (..., f / size, size)
-        return _root((groups**2).sum(-1)).astype(output_dtype(x))
+        return _root(jnp.real(groups * groups.conj()).sum(-1)).astype(output_dtype(x))
 
     return _pooling(pool, name, "l2_pool_channels", places=False)
 
@@ -311,8 +311,9 @@ def _by_window(
         space = x.shape[1:-1]
         pairs = pad_pairs(name, padding, space, size, steps, apart)
         spans = [(k - 1) * d + 1 for k, d in zip(size, apart, strict=True)]
-        for n, span, pair in zip(space, spans, pairs, strict=True):
-            if max(pair) >= span or n + sum(pair) < span:
+        for n, span, pair, d in zip(space, spans, pairs, apart, strict=True):
+            between = max(pair) > 0 and n < d  # taps on both sides of the input
+            if max(pair) >= span or n + sum(pair) < span or (d > 1 and between):
                 raise ValueError(
                     f"{name}: a window of {size} needs an input at least as large and padding "
                     f"smaller than the window, got an input of {space} with padding {pairs}"

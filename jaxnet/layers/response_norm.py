@@ -55,7 +55,7 @@ def local_response_norm(
         check_rank(name, x, 1)
         y = wide(x)
         shape = (math.prod(x.shape[:-1]), x.shape[-1], 1)
-        squares = (y**2).reshape(shape)  # the window slides over the features
+        squares = jnp.real(y * y.conj()).reshape(shape)  # the window slides over the features
         shifted = taps(squares, (size,), (1,), ((size // 2, (size - 1) // 2),))
         total = functools.reduce(jnp.add, shifted)
         return (y * (k + alpha * total.reshape(y.shape)) ** -beta).astype(output_dtype(x))

@@ -65,7 +65,8 @@ def transformer_block(
       gated: Whether the MLP's hidden layer is multiplied by a second projection, as in SwiGLU with
         activation=jax.nn.silu: mlp_out(activation(mlp_in(x)) * mlp_gate(x)). The activated half is
         mlp_in, which Llama calls gate_proj; mlp_gate is its up_proj, and mlp_out its down_proj.
-      mlp: Layer instead of the MLP, such as a mixture of experts.
+      mlp: Layer instead of the MLP, such as a mixture of experts. It gets x alone, so padding takes
+        part in the balance and the capacity of a mixture.
       use_bias: Whether attention and MLP have biases, or the names of the parts with biases, among
         query, key, value, out and mlp.
       dropout_rate: Fraction to drop of the weights of the attention, and of each branch before it

@@ -18,7 +18,7 @@ from jaxnet.training.epoch import Epoch, Position
 from jaxnet.training.evaluate import is_stream, means, measure_all, on_device
 from jaxnet.training.loss_scale import scales_in
 from jaxnet.training.placement import shardings_of
-from jaxnet.training.source import Pace, Resident, Stream, Totals
+from jaxnet.training.source import Pace, Resident, Spent, Stream, Totals
 from jaxnet.training.targets import check_targets
 from jaxnet.training.trainer import Trainer, TrainState, check_train_state
 from jaxnet.training.watch import explain_reuse, warn_nonfinite, warn_skipped
@@ -226,7 +226,14 @@ def _epochs(
         with progress_bar(size, title, progress) as bar:
             while not pace.stopped:
                 limit = None if stop is None else stop - step
-                train_state, totals, position = source.run(train_state, position, limit, bar, pace)
+                try:
+                    train_state, totals, position = source.run(
+                        train_state, position, limit, bar, pace
+                    )
+                except Spent:  # an iterator for one pass: what it gave is an epoch
+                    if not parts:
+                        raise
+                    break
                 if totals is not None:
                     parts.append(totals)
                     step += len(totals.losses)

@@ -647,9 +647,9 @@ def _average(name: str, values: Any, rows: int, weights: Any, who: str) -> Avera
     counted = None
     if isinstance(values, tuple):
         shapes = [jnp.shape(leaf) for leaf in values]
-        if len(values) != 2 or shapes[0] != shapes[1] or len(shapes[0]) != 1:
+        if shapes != [(rows,), (rows,)]:
             raise ValueError(
-                f"{who}: {name} must be a pair (totals, weights), (batch,) each, got {shapes}"
+                f"{who}: {name} must be a pair (totals, weights), {(rows,)} each, got {shapes}"
             )
         dtype = jnp.result_type(values[0], jnp.float32)
         values, counted = (jnp.asarray(v, dtype) for v in values)

@@ -32,6 +32,10 @@ from jaxnet.training.trainer import Trainer, TrainState, driver, key_of, next_ke
 REFRESH = 0.2  # seconds of work per dispatch, short enough to update the progress bar
 
 
+class Spent(ValueError):
+    """A pass had no batch."""
+
+
 class Totals(NamedTuple):
     """Sums over consecutive steps, on the device.
 
@@ -285,7 +289,7 @@ class Stream:
                 pace.stopped = preemption.asked()
         done = position.done + len(seen)
         if not done:
-            raise ValueError(
+            raise Spent(
                 "fit: the data yielded no batch; an iterator can be used once only, so pass "
                 "a loader, or an object whose __iter__ starts over for each epoch"
             )

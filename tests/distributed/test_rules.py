@@ -286,6 +286,11 @@ def test_one_process_has_the_whole_slice():
     ("positions/embedding", (12, 8), P()),
     ("head/kernel", (8, 12), P(None, "model")),
     ("overhead/kernel", (8, 12), P()),
+    ("head/kernel/int4", (8, 6), P(None, "model")),
+    ("head/kernel/scale", (2, 12), P(None, "model")),
+    ("mlp_out/kernel/int8", (16, 8), P("model")),
+    ("mlp_out/kernel/scale", (1, 8), P()),
+    ("embedding/embedding/scale", (12, 1), P("model")),
 ])  # fmt: skip
 def test_rule_of_tensor_parallelism(path, shape, spec):
     assert jn.distributed.tensor_parallel("model")(path, shape) == spec

@@ -164,6 +164,8 @@ def test_weights_that_do_not_fit(saved, change, words):
     ({"lora_alpha": float("nan")}, "lora_alpha must be a number"),
     ({"lora_alpha": 7}, r"needs jn.lora\(net, 3, scale=2.33333\)"),
     ({"use_dora": True}, "use_dora is not supported"),
+    ({"alora_invocation_tokens": [1, 2]}, "alora_invocation_tokens is not supported"),
+    ({"init_lora_weights": "pissa_niter_16"}, "init_lora_weights is not supported, got 'pissa_nit"),
     ({"use_rslora": True}, "needs jn.lora"),
 ])  # fmt: skip
 def test_configs_that_do_not_fit(saved, change, words):

@@ -227,6 +227,14 @@ def test_gradients_pass_by_integers(tmp_path):
     close(theirs, jax.jit(jax.grad(lambda x: net.apply(params, state, (x, lengths))[0].sum()))(x))
 
 
+def test_images_of_open_sizes():
+    net = jn.serial(jn.conv(4, 3), jn.conv(2, 3, padding="VALID", groups=2))
+    params, state = net.init(KEY, jn.spec((1, 9, 9, 4)))
+    sizes = jax.export.symbolic_shape("batch, h, w", constraints=["h >= 8", "w >= 8"])
+    program, x = export(net, params, state, jn.spec((*sizes, 4))), jnp.ones((2, 8, 11, 4))
+    close(program(x), jit_apply(net, params, state, x)[0])
+
+
 @pytest.mark.slow
 def test_further_open_sizes():
     net = NETS["lstm"][0]()

@@ -333,13 +333,24 @@ def test_columns_of_an_image_as_features_of_a_sequence():
     agree(channels_first, Theirs(), (2, 3, 6, 3))
 
 
+def test_images_without_channels_are_flattened_as_in_pytorch():
+    x = np.random.default_rng(0).normal(size=(2, 7, 5)).astype(np.float32)
+    for first, theirs in ((), ()), ((jn.layer_norm(epsilon=1e-5),), (nn.LayerNorm(5),)):
+        module = nn.Sequential(*theirs, nn.Flatten(), nn.Linear(35, 3))
+        net = jn.serial(*first, jn.flatten(), jn.dense(3))
+        params, state = from_torch(net, module.state_dict(), x)
+        with torch.no_grad():
+            wanted = module(torch.tensor(x)).numpy()
+        np.testing.assert_allclose(net.apply(params, state, x)[0], wanted, 1e-4, 1e-4)
+
+
 def test_layer_norm_leaves_the_order_unknown():
     """PyTorch's acts on the last axis, so that the channels were moved there, and perhaps back."""
     norms = jn.serial(jn.layer_norm(), jn.flatten(), jn.dense(3))
-    theirs = nn.Sequential(nn.LayerNorm(4), nn.Flatten(), nn.Linear(20, 3))
+    theirs = nn.Sequential(nn.LayerNorm(4), nn.Flatten(), nn.Linear(120, 3))
     words = "serial/dense: the order .* with jn.interop.by_names"
     with pytest.raises(ValueError, match=words):
-        from_torch(norms, theirs.state_dict(), jn.spec((2, 5, 4)))
+        from_torch(norms, theirs.state_dict(), jn.spec((2, 5, 6, 4)))
 
     def written(m, x):  # in the axes of PyTorch
         x = m(jn.layer_norm(epsilon=1e-5), m(jn.conv(4, 1), x))

@@ -136,6 +136,15 @@ def test_reported_values_and_padding():
     np.testing.assert_array_equal(same, y)
 
 
+def test_padding_may_be_nan():
+    net = jn.moe(jn.dense(3), 2, 1)
+    x, lengths = jnp.ones((2, 3, 3)), jnp.array([0, 3])
+    params, state = net.init(jax.random.key(0), (x, lengths))
+    run = jax.jit(lambda p, x: net.apply(p, state, (x, lengths))[0])
+    value, slope = jax.value_and_grad(lambda p: jnp.sum(run(p, x.at[0].set(jnp.nan))[0]))(params)
+    assert all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves((value, slope)))
+
+
 def test_padding_takes_no_room():
     net = jn.moe(GATED, 2, 1, capacity=1.0)
     params, state, x = drawn(net, (1, 8, 4), skewed=9.0)

@@ -155,6 +155,16 @@ def test_second_derivatives_and_vmap():
         np.testing.assert_allclose(product, many[i], 1e-5)
 
 
+def test_complex_numbers_have_real_squares():
+    x = jnp.array([[[1 + 1j, 2 - 1j]]])
+    sizes = jn.layers.lp_pool(2, 1).apply({}, {}, x)[0]
+    np.testing.assert_allclose(sizes[0, 0], np.sqrt([2, 5]), 1e-6)
+    both = jn.layers.l2_pool_channels(2).apply({}, {}, x)[0]
+    np.testing.assert_allclose(both[0, 0], np.sqrt([7]), 1e-6)
+    y = jn.layers.local_response_norm(1).apply({}, {}, x)[0]
+    np.testing.assert_allclose(y[0, 0], x[0, 0] * (2 + 1e-4 * np.array([2, 5])) ** -0.75, 1e-5)
+
+
 def test_no_scatter_in_the_compiled_gradient():
     layer = jn.max_pool(3, strides=2)
     run = jax.jit(jax.grad(lambda x: layer.apply({}, {}, x)[0].sum()))
@@ -169,6 +179,7 @@ def test_no_scatter_in_the_compiled_gradient():
         (lambda: jn.max_pool((2, 2)), (2, 5, 3), "window needs 1 entries"),
         (lambda: jn.avg_pool(6), (2, 5, 3), r"avg_pool: a window of \(6,\) needs an input at"),
         (lambda: jn.max_pool(2, padding=2), (2, 5, 3), "padding smaller than the window"),
+        (lambda: jn.max_pool(2, padding=2, dilation=3), (1, 1, 1), "needs an input at least as la"),
         (lambda: jn.layers.l2_pool_channels(0), None, "size must be at least 1"),
         (lambda: jn.layers.l2_pool_channels(2), (2, 5, 3), "a multiple of 2 features"),
         (lambda: jn.layers.global_max_pool(), (2, 5), "global_max_pool: expected an input"),

@@ -325,6 +325,14 @@ def test_a_loader_may_have_an_epoch_of_its_own(states):
     assert [epoch.position.loader for epoch in epochs] == [None, None]
 
 
+def test_the_last_steps_of_an_iterator_for_one_pass_are_an_epoch():
+    trainer, train_state = build()
+    run = jn.fit(trainer, train_state, iter([data(8)] * 7), steps=10, every=3, progress=False)
+    assert [next(run).step for _ in range(3)] == [3, 6, 7]
+    with pytest.raises(ValueError, match="the data yielded no batch"):
+        next(run)
+
+
 def test_an_iterator_that_is_used_up_is_answered():
     trainer, train_state = build()
     with pytest.raises(ValueError, match="starts over for each epoch"):

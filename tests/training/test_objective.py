@@ -250,6 +250,7 @@ def test_a_summary_of_an_objective_shows_its_loss():
     (lambda x: (x > 0, {}), TypeError, "must be of floats"),
     (lambda x: (x[:, None], {}), ValueError, r"loss must be \(batch,\).*got \(4, 1\)"),
     (lambda x: ((x, x[:2]), {}), ValueError, "a pair"),
+    (lambda x: ((x[:1], x[:1]), {}), ValueError, "a pair"),  # would be broadcast against padding
     (lambda x: (x, {"loss": x}), ValueError, "the name of the loss"),
     (lambda x: (x, {"m": x[:, None]}), ValueError, r"m must be \(batch,\)"),
 ])  # fmt: skip
