@@ -180,7 +180,8 @@ def test_training_differs_only_where_it_should(case: Case):
 
     assert same(a, still) == (case.row.train == "same")
     assert same(a, b) == (case.row.train != "random")
-    if case.row.train == "differs":
+    own = any(case.row is row for row in ROWS)  # and not a norm of Flax, of another momentum
+    if case.row.train == "differs" and own:
         is_evaluation_with_the_statistics_of_the_batch(case)
 
 
