@@ -72,8 +72,12 @@ def from_linen(module: nn.Module, *, call: Call | None = None, name: str | None 
     module, call = module.clone(parent=None), call or _usual_call("from_linen", module)
 
     def init(key, x):
-        # lazy_init passes only shapes to the module and does not run a forward pass.
-        variables = module.lazy_init(key, x, method=lambda m, x: call(m, x, False))
+        evaluated = lambda m, x: call(m, x, False)  # noqa: E731
+        try:  # passes only shapes to the module and does not run a forward pass
+            variables = module.lazy_init(key, x, method=evaluated)
+        except errors.LazyInitError:  # of Flax before 0.12.9, if a value that is sown depends on x
+            zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), x)
+            variables = jax.jit(lambda key: module.init(key, zeros, method=evaluated))(key)
         variables = unfreeze(nn.meta.unbox(variables))
         params = variables.pop("params", {})
         # without what modules sow, which Flax keeps as tuples

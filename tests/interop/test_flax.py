@@ -559,10 +559,6 @@ def test_from_nnx_with_a_dict_in_a_variable():
     assert state["seen"]["sum"].tolist() == [3, 5, 7] and int(state["seen"]["count"]) == 2
 
 
-@pytest.mark.skipif(
-    tuple(map(int, flax.__version__.split(".")[:2])) < (0, 12),
-    reason="lazy_init of Flax before 0.12 refuses modules that sow, by an error of its own",
-)
 @pytest.mark.parametrize("constant", [False, True])
 def test_what_a_linen_module_sows_is_no_state(constant):
     class Balanced(nn.Module):
