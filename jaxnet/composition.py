@@ -92,7 +92,7 @@ def residual(
       A layer with the output layer(x) + shortcut(x).
 
     Raises:
-      ValueError: If the shapes differ; they are never broadcast.
+      ValueError: If the shapes differ, which are never broadcast, or for a tuple of arrays.
 
     Example:
       >>> net = jn.residual(jnp.tanh)
@@ -106,13 +106,13 @@ def residual(
         y = m(layer, x)
         x = x if shortcut is None else m(shortcut, x)
         added, kept = (jax.tree.map(jnp.shape, tree) for tree in (y, x))
-        if added != kept:
+        if added != kept or isinstance(y, tuple | list | dict):  # the sum of two tuples joins them
             raise ValueError(
-                f"{name}: expected equal shapes, got {added} from the layer and "
+                f"{name}: expected two arrays of equal shapes, got {added} from the layer and "
                 f"{kept} from the shortcut; pass a shortcut of the layer's output shape, "
                 "such as residual(layer, conv(features, 1, strides=2))"
             )
-        return jax.tree.map(jnp.add, y, x)
+        return y + x
 
     return compose(forward, name=name, kind="residual")
 

@@ -30,10 +30,11 @@ def test_serial_parallel_residual_values():
     assert (y == 7).all()
 
 
-def test_a_residual_of_two_arrays_adds_each():
-    x = jnp.ones(3), jnp.ones(3)
-    (a, b), _ = jn.residual(jn.parallel(jnp.negative, jnp.abs)).apply({}, {}, x)
-    assert (a == 0).all() and (b == 2).all()
+def test_a_residual_of_tuples_is_refused():
+    """Python would join them, and a sum of each part would double the lengths of sequences."""
+    for x in ((jnp.ones(3), jnp.ones(3)), (jnp.ones((2, 3, 4)), jnp.array([1, 3]))):
+        with pytest.raises(ValueError, match="residual: expected two arrays of equal shapes, got"):
+            jn.residual(lambda x: x).apply({}, {}, x)
 
 
 def test_parallel_of_the_wrong_number_of_inputs():

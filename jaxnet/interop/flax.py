@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 from flax import errors, nnx
 from flax import linen as nn
-from flax.core import unfreeze
+from flax.core import DenyList, unfreeze
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from jaxnet.core import Layer, as_layer, child_key
@@ -73,11 +73,15 @@ def from_linen(module: nn.Module, *, call: Call | None = None, name: str | None 
 
     def init(key, x):
         evaluated = lambda m, x: call(m, x, False)  # noqa: E731
-        try:  # passes only shapes to the module and does not run a forward pass
-            variables = module.lazy_init(key, x, method=evaluated)
-        except errors.LazyInitError:  # of Flax before 0.12.9, if a value that is sown depends on x
-            zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), x)
-            variables = jax.jit(lambda key: module.init(key, zeros, method=evaluated))(key)
+        shapes = jax.eval_shape(lambda x: module.init(key, x, method=evaluated), x)
+        # What is sown is a tuple. Flax before 0.12.9 refuses it if it depends on x.
+        sown = [
+            n
+            for n, tree in shapes.items()
+            if tree and all(isinstance(a, tuple) for a in flatten_dict(tree).values())
+        ]
+        # lazy_init passes only shapes to the module and does not run a forward pass.
+        variables = module.lazy_init(key, x, method=evaluated, mutable=DenyList(sown))
         variables = unfreeze(nn.meta.unbox(variables))
         params = variables.pop("params", {})
         # without what modules sow, which Flax keeps as tuples

@@ -559,6 +559,20 @@ def test_from_nnx_with_a_dict_in_a_variable():
     assert state["seen"]["sum"].tolist() == [3, 5, 7] and int(state["seen"]["count"]) == 2
 
 
+@pytest.mark.skipif(
+    tuple(map(int, flax.__version__.split(".")[:3])) >= (0, 12, 9),
+    reason="lazy_init of newer Flax takes them",
+)
+def test_params_that_depend_on_the_input_are_refused():
+    class Centered(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            return x - self.param("mean", lambda key: x.mean(0))
+
+    with pytest.raises(flax.errors.LazyInitError):
+        from_linen(Centered()).init(KEY, jnp.ones((2, 4)))
+
+
 @pytest.mark.parametrize("constant", [False, True])
 def test_what_a_linen_module_sows_is_no_state(constant):
     class Balanced(nn.Module):
