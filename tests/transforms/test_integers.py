@@ -123,7 +123,7 @@ def test_a_kernel_is_used_in_both_directions(bits, size, first, rows):
         return jn.product(jn.product(x, kernel, transposed=first), kernel, transposed=not first)
 
     x = jnp.asarray(np.random.default_rng(0).normal(size=(rows, size[first])), jnp.float32)
-    net = jn.quantized(jn.compose(tied), bits, group=64)
+    net = jn.quantized(jn.compose(tied), bits, group=32)
     params, state = net.init(KEY, x)
     want = jn.compose(tied).apply(jn.merge(net, params), state, x)[0]
     np.testing.assert_allclose(net.apply(params, state, x)[0], want, 1e-4, 1e-4 * want.std())
