@@ -11,7 +11,6 @@ from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_ext import build_ext
 
 FOLDER = "jaxnet/ops/native"
-HEADERS = "shared", "tiles", "conv", "gemv", "gemv_tiles", "lstm", "norm", "norm_tiles"
 
 
 class Build(build_ext):

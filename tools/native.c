@@ -205,10 +205,10 @@ static int right(const char *name, long one, XLA_FFI_Error *handler(XLA_FFI_Call
         good = 0, printf("%s %ld: %d threads have other bits\n", name, one, threads);
       double scale = 1, error = 0;
       for (long k = 0; k < a->array.n; k++) {
-        double off = fabs(number(a, k) - a->exact[k]);
+        double off = number(a, k) == a->exact[k] ? 0 : fabs(number(a, k) - a->exact[k]);
         if (half) off = MAX(0, off - fabs(a->exact[k]) / 256); /* of rounding */
         if (!(off <= error)) error = off;
-        scale = MAX(scale, fabs(a->exact[k]));
+        if (isfinite(a->exact[k])) scale = MAX(scale, fabs(a->exact[k]));
       }
       if (!(error / scale < 1e-5))
         good = 0, printf("%s %ld, result %d: error %g\n", name, one, i, error / scale);
@@ -576,13 +576,61 @@ static int norm_case(long one) {
   return good;
 }
 
+static int pool_case(long one) {
+  int back = (int)draw(0, 1);
+  int64_t form[8], in[4] = {draw(1, 9), draw(1, 9), draw(1, 20), FEATURES}, out[4];
+  out[0] = in[0], out[3] = in[3];
+  for (int i = 0; i < 2; i++) {
+    long window = form[i] = draw(1, 4), apart = form[4 + i] = PICK(1, 1, 2, 3);
+    long span = (window - 1) * apart + 1, before = draw(-1, span), whole;
+    form[2 + i] = draw(1, 4), form[6 + i] = before;
+    whole = in[1 + i] + before + draw(0, span) - span; /* windows may be wholly outside */
+    out[1 + i] = whole < 0 ? 0 : whole / form[2 + i] + 1;
+  }
+  Array x, given, y;
+  make(&x, 4, in, 1);
+  make(&given, 4, out, 1);
+  make(&y, 4, back ? in : out, 0);
+  for (long i = 0; i < x.array.n; i++) { /* many equal ones */
+    x.exact[i] = x.array.data[i] = (float)draw(-2, 2);
+    if (!draw(0, 30)) x.exact[i] = x.array.data[i] = -INFINITY;
+  }
+  for (long i = 0; i < given.array.n; i++) {
+    long f = i % in[3], column = i / in[3] % out[2], row = i / in[3] / out[2] % out[1];
+    long example = i / in[3] / out[2] / out[1], first = -1;
+    for (long k = 0; k < form[0] * form[1]; k++) {
+      long r = row * form[2] - form[6] + k / form[1] * form[4];
+      long c = column * form[3] - form[7] + k % form[1] * form[5];
+      if (r < 0 || r >= in[1] || c < 0 || c >= in[2]) continue;
+      long here = ((example * in[1] + r) * in[2] + c) * in[3] + f;
+      if (first < 0 || x.exact[here] > x.exact[first]) first = here;
+    }
+    double best = first < 0 ? -INFINITY : x.exact[first];
+    if (back && first >= 0) y.exact[first] += given.exact[i];
+    if (!back) y.exact[i] = best;
+  }
+  XLA_FFI_Array numbers = {XLA_FFI_DataType_S64, 8, form};
+  XLA_FFI_AttrType types[] = {XLA_FFI_AttrType_ARRAY};
+  void *attributes[] = {&numbers}, *operands[] = {&x.buffer, &given.buffer};
+  void *results[] = {&y.buffer};
+  Array *made[] = {&y};
+  XLA_FFI_CallFrame frame = {
+    .api = &api, .stage = XLA_FFI_ExecutionStage_EXECUTE,
+    .args = {.size = 1 + back, .args = operands}, .rets = {.size = 1, .rets = results},
+    .attrs = {.size = 1, .types = types, .attrs = attributes},
+  };
+  int good = right("pool", one, jaxnet_max_pool, &frame, made, 1);
+  drop(&x), drop(&given), drop(&y);
+  return good;
+}
+
 int main(int count, char **words) {
   long cases = count > 1 ? atol(words[1]) : 100, seed = count > 2 ? atol(words[2]) : 0;
   for (long one = 0; one < cases; one++) {
     state = (uint64_t)(seed * 1000003 + one);
     draw(0, 1);
     if (!convolution_case(one) || !lstm_case(one) || !gemv_case(one) || !attention_case(one) ||
-        !norm_case(one)) return 1;
+        !norm_case(one) || !pool_case(one)) return 1;
   }
   printf("%ld cases of each, largest error %.1e\n", cases, worst);
   return 0;

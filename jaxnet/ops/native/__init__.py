@@ -1,9 +1,9 @@
-"""Convolutions, LSTMs, norms, attention and products of few rows in C for CPU, faster than XLA.
+"""Convolutions, pools, LSTMs, norms, attention and products of few rows in C, for CPU.
 
-Installing jaxnet builds the library from kernels.c if there is a C compiler. The first of these
-operations that is compiled loads it. Operations that it does not support run in XLA's form, and so
-do all operations if it was not built. Set the environment variable JAXNET_NATIVE to choose: "0"
-turns the library off, "avx2" leaves out AVX-512.
+They are faster than XLA's forms. Installing jaxnet builds the library from kernels.c if there is a
+C compiler. The first of these operations that is compiled loads it. Operations that it does not
+support run in XLA's form, and so do all operations if it was not built. Set the environment
+variable JAXNET_NATIVE to choose: "0" turns the library off, "avx2" leaves out AVX-512.
 """
 
 import ctypes
@@ -27,6 +27,7 @@ TARGETS = (
     "jaxnet_attention",
     "jaxnet_attention_back",
     "jaxnet_norm",
+    "jaxnet_max_pool",
 )
 
 # The library's names of the instruction sets.

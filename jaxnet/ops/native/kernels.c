@@ -9,6 +9,8 @@
  *     jaxnet_gemv             gemv.h, x @ w of few rows            _in_jax of gemv.py
  *     jaxnet_gemv_transposed  gemv.h, x @ w.T of few rows          _in_jax of gemv.py
  *     jaxnet_norm             norm.h, values or the gradient       _standardized of normalization.py,
+ *                                                                  the transpose of its _push
+ *     jaxnet_max_pool         pool.h, values or the gradient       _highest of pool.py in layers,
  *                                                                  the transpose of its _push */
 
 #include "shared.h"
@@ -18,3 +20,4 @@
 #include "gemv.h"
 #include "lstm.h"
 #include "norm.h"
+#include "pool.h"

@@ -70,6 +70,26 @@ typedef struct {
   void *y;
 } Norm;
 
+/* Windows of images x (examples, rows, columns, features) whose largest entries are taken, by axis of
+ * an image; see pool.h. `given` is the gradient of the results, and `y` then that of x. */
+typedef struct {
+  long examples, features, in[2], out[2], window[2], strides[2], apart[2], before[2];
+  const float *x, *given;
+  float *y;
+} Pool;
+
+/* The taps of a window that are inside along an axis: first to last, from the place of tap 0 on. */
+typedef struct {
+  long start, first, last;
+} Taps;
+
+static Taps taps_of(const Pool *p, int axis, long result) {
+  long apart = p->apart[axis], start = result * p->strides[axis] - p->before[axis];
+  long first = start < 0 ? (-start + apart - 1) / apart : 0;
+  long last = (p->in[axis] - start + apart - 1) / apart;
+  return (Taps){start, first, MAX(first, MIN(last, p->window[axis]))};
+}
+
 /* A product of one to four rows x (rows, inputs) with w; see gemv.h. */
 typedef enum { F32, BF16, INT8, INT4 } Numbers; /* of which a word of 32 bits holds 1, 2, 4 or 8 */
 typedef struct {
@@ -126,6 +146,7 @@ typedef struct {
   void (*slopes)(const Panel *, float *weights, float *slopes, long row, const float *totals,
                  const float *means);
   void (*norm)(const Norm *, long example, float *memory, float *sums);
+  void (*pool)(const Pool *, const float *x, const float *given, float *y, Taps, long features);
 } Kernels;
 
 /* Numbers of two vectors, by their places in both. */

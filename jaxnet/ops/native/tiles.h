@@ -223,6 +223,7 @@ static void NAME(cell_back)(const CellBack *s) {
 #include "gemv_tiles.h"
 #include "attention_tiles.h"
 #include "norm_tiles.h"
+#include "pool_tiles.h"
 
 /* The instances, and the tables to find them in. */
 
@@ -276,7 +277,7 @@ static const Kernels NAME(kernels) = {
   {EACH(SUM_EACH_ENTRY)}, {ONE_ROW(ADD_EACH_ENTRY) BY_ROWS(ADD_EACH_ENTRY)},
   NAME(spread), NAME(cell), NAME(cell_back), NAME(gemv),
   NAME(pack), NAME(unpack), NAME(gather), NAME(finite), NAME(dot), NAME(softmax), NAME(slopes),
-  NAME(norm),
+  NAME(norm), NAME(pool),
 };
 
 #undef VEC
