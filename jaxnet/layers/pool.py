@@ -347,7 +347,7 @@ def _slide(x, window, strides, apart, pairs, combine, fill):
 
 
 def _maxima(form, x):
-    return _slide(x, *form, _first_max, _lowest(x.dtype))
+    return _slide(x, *form, combine=_first_max, fill=_lowest(x.dtype))
 
 
 def _kernels(form, x):

@@ -1,50 +1,52 @@
 /* The inner loops of pool.h, for one width of vectors; tiles.h includes this file. */
 
-/* One value where the bits of `here` are set, another elsewhere. */
-INLINE NAME(ints) NAME(pick)(NAME(ints) here, NAME(ints) some, NAME(ints) other) {
-  return (some & here) | (other & ~here);
-}
-
-/* The first largest entry of a window, and the number of its tap in `*at`. A NaN is the largest. */
-INLINE VEC NAME(largest)(const Pool *p, const float *x, Taps rows, Taps columns, long left,
-                         NAME(ints) *at) {
-  VEC best = (VEC){0} - __builtin_inff();
-  NAME(ints) first = (NAME(ints)){0} + (int)(rows.first * p->window[1] + columns.first);
-  for (long r = rows.first; r < rows.last; r++) {
-    const float *row = x + (rows.start + r * p->apart[0]) * p->in[1] * p->features;
-    for (long c = columns.first; c < columns.last; c++) {
-      VEC here = NAME(load)(row + (columns.start + c * p->apart[1]) * p->features, left);
-      NAME(ints) larger = ~(best >= here) & (best == best);
-      best = (VEC)NAME(pick)(larger, (NAME(ints))here, (NAME(ints))best);
-      first = NAME(pick)(larger, (NAME(ints)){0} + (int)(r * p->window[1] + c), first);
+/* A vector of results: the first largest entry of `rows` by `columns` taps, which are `down` and
+ * `right` apart from x on; a NaN is the largest. With a gradient of the result, y is like x, and it
+ * is added there. */
+INLINE void NAME(pooled)(long rows, long columns, const float *x, const float *given, float *y,
+                         long down, long right, long left) {
+  VEC best = NAME(load)(x, left);
+  NAME(ints) first = {0};
+  UNROLL for (long r = 0; r < rows; r++)
+    UNROLL for (long c = 0; c < columns; c++) {
+      VEC here = NAME(load)(x + r * down + c * right, left);
+      NAME(ints) stays = (best >= here) | (best != best);
+      best = (VEC)(((NAME(ints))best & stays) | ((NAME(ints))here & ~stays));
+      if (given) first = (first & stays) | (((NAME(ints)){0} + (int)(r * columns + c)) & ~stays);
     }
+  if (!given) {
+    NAME(put)(y, best, left);
+    return;
   }
-  *at = first;
-  return best;
+  NAME(ints) slope = (NAME(ints))NAME(load)(given, left);
+  UNROLL for (long r = 0; r < rows; r++)
+    UNROLL for (long c = 0; c < columns; c++) {
+      float *to = y + r * down + c * right;
+      NAME(ints) mine = first == (int)(r * columns + c);
+      NAME(put)(to, NAME(load)(to, left) + (VEC)(slope & mine), left);
+    }
 }
 
-/* A row of results for some features: the largest entries or, with a gradient of them, what it adds
- * to the gradient y of x. */
+/* A row of results for some features, or what their gradient adds to that of x. */
 static void NAME(pool)(const Pool *p, const float *x, const float *given, float *y, Taps rows,
                        long features) {
+  long n = p->features, right = p->apart[1] * n, down = p->apart[0] * p->in[1] * n;
   for (long o = 0; o < p->out[1]; o++) {
     Taps columns = taps_of(p, 1, o);
+    long high = rows.last - rows.first, wide = columns.last - columns.first;
+    long corner = (rows.start * p->in[1] + columns.start) * n + rows.first * down +
+                  columns.first * right;
     for (long f = 0; f < features; f += LANES) {
-      long left = features - f, result = o * p->features + f;
-      NAME(ints) at;
-      VEC best = NAME(largest)(p, x + f, rows, columns, left, &at);
-      if (!given) {
-        NAME(put)(y + result, best, left);
-        continue;
-      }
-      NAME(ints) slope = (NAME(ints))NAME(load)(given + result, left);
-      for (long r = rows.first; r < rows.last; r++)
-        for (long c = columns.first; c < columns.last; c++) {
-          long row = rows.start + r * p->apart[0], column = columns.start + c * p->apart[1];
-          float *to = y + f + (row * p->in[1] + column) * p->features;
-          NAME(ints) mine = at == (int)(r * p->window[1] + c);
-          NAME(put)(to, NAME(load)(to, left) + (VEC)(slope & mine), left);
-        }
+      long left = features - f, at = o * n + f;
+      const float *from = x + corner + f, *slope = given ? given + at : NULL;
+      float *to = given ? y + corner + f : y + at;
+      if (!high || !wide) {
+        if (!given) NAME(put)(to, (VEC){0} - __builtin_inff(), left);
+      } else if (left < LANES) NAME(pooled)(high, wide, from, slope, to, down, right, left);
+      else if (high == 3 && wide == 3)
+        if (given) NAME(pooled)(3, 3, from, slope, to, down, right, LANES);
+        else NAME(pooled)(3, 3, from, NULL, to, down, right, LANES);
+      else NAME(pooled)(high, wide, from, slope, to, down, right, LANES);
     }
   }
 }
