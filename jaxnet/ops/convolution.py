@@ -20,12 +20,11 @@ On CPU, float32 convolutions of one to three axes run in C, see `jaxnet.ops.nati
 platforms on which the library was not built, use the forms for XLA.
 """
 
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir, xla
 
 from jaxnet.ops.convolution_lowering import Form, accelerator, cpu
@@ -88,13 +87,25 @@ def convolve(
     dtype = jnp.promote_types(x.dtype, kernel.dtype)
     x, kernel = jnp.asarray(x, dtype), jnp.asarray(kernel, dtype)
     x, kernel = varying((x, kernel), x, kernel)
-    return convolution_p.bind(x[None], kernel[None], wanted="y", form=form)[0]
+    return _primitive().bind(x[None], kernel[None], wanted="y", form=form)[0]
 
 
 # The primitive. Its operands are x, w, y in this order, without the wanted one.
 
-convolution_p = Primitive("convolution")
-convolution_p.def_impl(partial(xla.apply_primitive, convolution_p))
+
+@cache
+def _primitive():
+    from jax.extend.core import Primitive  # a third of the time that `import jaxnet` would take
+
+    convolution_p = Primitive("convolution")
+    convolution_p.def_impl(partial(xla.apply_primitive, convolution_p))
+    convolution_p.def_abstract_eval(_result)
+    ad.defbilinear(convolution_p, partial(_transpose, 0), partial(_transpose, 1))
+    batching.primitive_batchers[convolution_p] = _batch
+    mlir.register_lowering(convolution_p, mlir.lower_fun(accelerator, multiple_results=False))
+    mlir.register_lowering(convolution_p, _lower_for_cpu, platform="cpu")
+    return convolution_p
+
 
 # The two operands per wanted result.
 _OPERANDS = {"y": ("x", "w"), "x": ("w", "y"), "w": ("x", "y")}
@@ -108,7 +119,6 @@ _SHARED = {
 }
 
 
-@convolution_p.def_abstract_eval
 def _result(a, b, *, wanted, form):
     return a.update(shape=form.result(a.shape, b.shape, wanted), weak_type=False)
 
@@ -117,10 +127,7 @@ def _transpose(operand, cotangent, a, b, *, wanted, form):
     """Return the derivative of T by the unknown operand."""
     known = {wanted: cotangent, _OPERANDS[wanted][1 - operand]: a if operand else b}
     target = _OPERANDS[wanted][operand]
-    return convolution_p.bind(*(known[n] for n in _OPERANDS[target]), wanted=target, form=form)
-
-
-ad.defbilinear(convolution_p, partial(_transpose, 0), partial(_transpose, 1))
+    return _primitive().bind(*(known[n] for n in _OPERANDS[target]), wanted=target, form=form)
 
 
 def _batch(operands, dims, *, wanted, form):
@@ -133,14 +140,14 @@ def _batch(operands, dims, *, wanted, form):
         each = operands[0].shape[1]
         # (b, e, ...) -> (b * e, ...)
         operands = [a.reshape(size * each, *a.shape[2:]) for a in operands]
-        result = convolution_p.bind(*operands, wanted=wanted, form=form)
+        result = _primitive().bind(*operands, wanted=wanted, form=form)
         return result.reshape(size, each, *result.shape[1:]), 0
     batched = dims.index(None) ^ 1
     name = _OPERANDS[wanted][batched]
     shared = _SHARED[frozenset((name, wanted))]
     size = operands[batched].shape[0]
     operands[batched] = _fold(operands[batched], *shared[name], form.groups)
-    result = convolution_p.bind(*operands, wanted=wanted, form=form)
+    result = _primitive().bind(*operands, wanted=wanted, form=form)
     return _unfold(result, *shared[wanted], form.groups, size), 0
 
 
@@ -162,10 +169,6 @@ def _unfold(a, axis, grouped, groups, size):
     )
 
 
-batching.primitive_batchers[convolution_p] = _batch
-mlir.register_lowering(convolution_p, mlir.lower_fun(accelerator, multiple_results=False))
-
-
 def _lower_for_cpu(ctx, a, b, *, wanted, form):
     """Return the kernels in C if they run, else XLA's form."""
     in_c = on_one_device(ctx.module_context) and native.supports(
@@ -173,6 +176,3 @@ def _lower_for_cpu(ctx, a, b, *, wanted, form):
     )
     lower: Any = mlir.lower_fun(native.convolution if in_c else cpu, multiple_results=False)
     return lower(ctx, a, b, wanted=wanted, form=form)
-
-
-mlir.register_lowering(convolution_p, _lower_for_cpu, platform="cpu")

@@ -12,7 +12,7 @@ from jaxnet.ops.native.norm import kernels
 from jaxnet.ops.precision import output_dtype, wide
 
 
-@partial(jax.custom_jvp, nondiff_argnums=(3,))
+@partial(jax.jit, static_argnums=3, inline=True)  # so that norms of one shape are traced once
 def normalized(
     x: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
@@ -32,6 +32,11 @@ def normalized(
       >>> y.round(2).tolist(), mean.tolist(), var.tolist()
       ([[-2.0, 7.0], [2.0, 7.0]], [2.0, 5.0], [1.0, 0.0])
     """
+    return _normalized(x, scale, bias, epsilon)
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(3,))
+def _normalized(x, scale, bias, epsilon):
     mean, _, var = _moments(x, tuple(range(x.ndim - 1)))
     # x minus its mean is written in three ways, here and in the tangents. If the expressions were
     # equal, XLA would compute the array once, write it to memory and read it again.
@@ -60,7 +65,7 @@ def _moments(x, axes, centered=True):
     return mean, centered, jnp.square(centered).mean(axes, keepdims=True)
 
 
-@normalized.defjvp
+@_normalized.defjvp
 def _tangents(epsilon, primals, tangents):
     """Return tangents whose transpose, the gradient, takes two sums of (batch) arrays and one pass.
 
@@ -69,7 +74,7 @@ def _tangents(epsilon, primals, tangents):
     """
     x, scale, _ = primals
     dx, dscale, dbias = tangents
-    y, mean, var = normalized(*primals, epsilon)
+    y, mean, var = _normalized(*primals, epsilon)
     axes = tuple(range(x.ndim - 1))
     at_mean, scale, dscale, dbias = (_beside(a, x) for a in (mean, scale, dscale, dbias))
     root = lax.rsqrt(_beside(var, x) + epsilon)

@@ -5,11 +5,10 @@ programs and whatever counts or replaces operations use it, so C serves values a
 """
 
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 import jax
-from jax.extend.core import Primitive, jaxpr_as_fun
 from jax.interpreters import ad, batching, mlir, xla
 
 from jaxnet.ops.varying import varying
@@ -53,23 +52,34 @@ def native_call(function: Callable, kernel: Kernel, *args: PyTree) -> PyTree:
         return function(*jax.tree.unflatten(structure, leaves))
 
     jaxpr, shapes = jax.make_jaxpr(flat, return_shape=True)(*leaves)
-    results = native_call_p.bind(*leaves, jaxpr=jaxpr, kernel=kernel)
+    results = _primitive().bind(*leaves, jaxpr=jaxpr, kernel=kernel)
     return jax.tree.unflatten(jax.tree.structure(shapes), results)
 
 
-native_call_p = Primitive("native_call")
-native_call_p.multiple_results = True
+@cache
+def _primitive():
+    from jax.extend.core import Primitive  # a third of the time that `import jaxnet` would take
+
+    native_call_p = Primitive("native_call")
+    native_call_p.multiple_results = True
+    native_call_p.def_impl(partial(xla.apply_primitive, native_call_p))
+    native_call_p.def_abstract_eval(lambda *leaves, jaxpr, kernel: jaxpr.out_avals)
+    ad.primitive_jvps[native_call_p] = _jvp
+    ad.primitive_transposes[native_call_p] = _transpose
+    batching.primitive_batchers[native_call_p] = _batch
+    mlir.register_lowering(native_call_p, mlir.lower_fun(_run, multiple_results=True))
+    mlir.register_lowering(native_call_p, _lower_for_cpu, platform="cpu")
+    return native_call_p
 
 
 def _run(*leaves, jaxpr, kernel):
-    return jaxpr_as_fun(jaxpr)(*leaves)
+    return _as_function(jaxpr)(*leaves)
 
 
-native_call_p.def_impl(
-    lambda *leaves, **params: xla.apply_primitive(native_call_p, *leaves, **params)
-)
-native_call_p.def_abstract_eval(lambda *leaves, jaxpr, kernel: jaxpr.out_avals)
-mlir.register_lowering(native_call_p, mlir.lower_fun(_run, multiple_results=True))
+def _as_function(jaxpr):
+    from jax.extend.core import jaxpr_as_fun
+
+    return jaxpr_as_fun(jaxpr)
 
 
 def _jvp(primals, tangents, *, jaxpr, kernel):
@@ -78,7 +88,7 @@ def _jvp(primals, tangents, *, jaxpr, kernel):
     def run(*some):
         some = iter(some)
         every = [next(some) if m else p for m, p in zip(moving, primals, strict=True)]
-        return jaxpr_as_fun(jaxpr)(*every)
+        return _as_function(jaxpr)(*every)
 
     def among(leaves):
         return [leaf for leaf, m in zip(leaves, moving, strict=True) if m]
@@ -108,14 +118,14 @@ def _pull(jaxpr, unknown, avals, known, cotangents):
 
     def run(*some):
         known_now, some = iter(known), iter(some)
-        return jaxpr_as_fun(jaxpr)(*[next(some) if u else next(known_now) for u in unknown])
+        return _as_function(jaxpr)(*[next(some) if u else next(known_now) for u in unknown])
 
     at = [aval for aval, u in zip(avals, unknown, strict=True) if u]
     return list(jax.linear_transpose(run, *at)(list(cotangents)))
 
 
 def _batch(leaves, dims, *, jaxpr, kernel):
-    results = jax.vmap(jaxpr_as_fun(jaxpr), dims)(*leaves)
+    results = jax.vmap(_as_function(jaxpr), dims)(*leaves)
     return results, [0] * len(results)
 
 
@@ -125,7 +135,7 @@ def _lower_for_cpu(ctx, *leaves, jaxpr, kernel):
         and on_one_device(ctx.module_context)
         and kernel.supports(*ctx.avals_in)
     )
-    run: Any = kernel.run if in_c else jaxpr_as_fun(jaxpr)
+    run: Any = kernel.run if in_c else _as_function(jaxpr)
     return mlir.lower_fun(lambda *a: run(*a), multiple_results=True)(ctx, *leaves)
 
 
@@ -151,9 +161,3 @@ def on_one_device(context: Any) -> bool:
     if mesh is not None:
         return mesh.size == 1 or set(where.manual_axes) == set(mesh.axis_names)
     return getattr(where, "num_devices", None) == 1
-
-
-ad.primitive_jvps[native_call_p] = _jvp
-ad.primitive_transposes[native_call_p] = _transpose
-batching.primitive_batchers[native_call_p] = _batch
-mlir.register_lowering(native_call_p, _lower_for_cpu, platform="cpu")
