@@ -461,7 +461,8 @@ def next_key(train_state: TrainState) -> tuple[TrainState, jax.Array]:
     # The stored key is a counter; each returned key is a hash of it. XLA drops the hash if nothing
     # is drawn, which it could not do with a split.
     here = jax.random.fold_in(jax.random.wrap_key_data(data), 0)
-    return train_state._replace(key=data.at[-1].add(1)), here
+    # On CPU, an addition at one place takes 20 microseconds longer than a new array.
+    return train_state._replace(key=jnp.concatenate([data[:-1], data[-1:] + 1])), here
 
 
 def key_of(data: Any, train_state: TrainState) -> jax.Array:
