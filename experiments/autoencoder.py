@@ -39,9 +39,9 @@ RECORDS = (
         ),
         sentence=(
             "All methods have codes of 16 numbers for digits of 8×8 pixels. The deep autoencoder "
-            "halves the error of principal components (PCA), from 0.01116 to 0.00562. The tied "
-            "autoencoder has a larger error than PCA. So does the denoising autoencoder on whole "
-            "images, but it has the smallest error of all if a fifth of the pixels is masked."
+            "halves the error of principal components (PCA), from 0.01116 to 0.00562. On "
+            "whole images the tied and the denoising autoencoder have a larger error than PCA. "
+            "If a fifth of the pixels is masked, the denoising one has the smallest error."
         ),
         columns=(
             "method",

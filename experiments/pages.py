@@ -103,7 +103,8 @@ def finding(name: str, record: Record, pictures: str = "../pictures", root: str 
     if len(record.rows) > LONG:
         figures = folded(f"{len(record.rows)} rows", figures)
     shown = [f"![{picture.caption}]({pictures}/{picture.file})" for picture in record.pictures]
-    parts = [f"## {record.title}", f"{lead} {record.sentence} {record.caveat}".rstrip(), figures]
+    parts = [f"## {record.title}", f"{lead} {record.sentence} {record.caveat}".rstrip()]
+    parts += [] if record.drawn else [figures]
     parts += shown[:1]
     parts += [folded("More pictures", "\n\n".join(shown[1:]))] if shown[1:] else []
     return "\n\n".join([*parts, measured(name, record, root)])

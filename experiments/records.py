@@ -135,6 +135,7 @@ class Record:
       machine: Machine of the measurement.
       versions: Versions of the libraries.
       pictures: Pictures of the finding.
+      drawn: Whether its page has the picture instead of the table.
       lesson: Number of the lesson in `colab` that teaches it; 0 for none.
 
     Raises:
@@ -161,6 +162,7 @@ class Record:
     machine: str = CPU
     versions: str = "jax 0.12.0.1"
     pictures: tuple[Picture, ...] = ()
+    drawn: bool = False
     lesson: int = 0
 
     def __post_init__(self):

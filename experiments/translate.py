@@ -41,7 +41,7 @@ CHUNK = 64  # sentences that are translated at a time
 RECORDS = (
     Record(
         topic="sequences",
-        title="Attention improves translation, most in long sentences",
+        title="Attention improves translation, least in short sentences",
         verdict="Supported",
         sentence=(
             "RNNsearch, an encoder-decoder with attention, translates captions of Multi30k from "
