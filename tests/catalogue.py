@@ -3,6 +3,7 @@
 A new layer adds one row here. Sizes all differ, so that a swapped axis shows.
 """
 
+import re
 from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any, NamedTuple
@@ -341,6 +342,8 @@ ROWS = [
 
 # Models of several layers that have rows of their own: seconds to compile.
 LARGE = {"rnnsearch", "cifar_resnet", "unet", "transformer_block-decoder"}
+
+ONE_PER_KIND = {re.split("[- ]", row.id)[0]: row for row in reversed(ROWS)}
 
 
 def cases(rows: Iterable[Row] = ROWS) -> list:

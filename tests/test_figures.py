@@ -118,7 +118,7 @@ CAMVID = "[FCN](experiments/results/segmentation.md) "
     [
         (f"{CAMVID}has 0.417 ± 0.002, or 0.42, and 76.6%.", []),
         (f"{CAMVID}has 0.417 ± 0.012 and 76.1%.", ["0.417 ± 0.012", "76.1%"]),
-        (f"{SPEED}below.\n\n| LeNet | **8.82** | 182 |", []),
+        (f"{SPEED}below.\n\n| LeNet | **4.79** | 110 |", []),
         (f"{SPEED}below.\n\n| LeNet | **4.06** | 189 |", ["4.06", "4.06", "189"]),
         ("`python -m experiments.forecast` gives 0.70 and 0.74 ppm.", ["0.74"]),
         (f"- {CAMVID}has 0.42.\n- A rate of 0.7.\n1. {CAMVID}has 0.492.", ["0.492"]),

@@ -18,7 +18,7 @@ from jaxnet import layers
 from jaxnet.layers import norm
 from jaxnet.profile.program import layer_of
 from jaxnet.services.jax_versions import enable_x64
-from tests.catalogue import LARGE, ROWS, Row, fill
+from tests.catalogue import LARGE, ONE_PER_KIND, ROWS, Row, fill
 from tests.layer_values import VALUES
 from tools.mutation import mutated
 
@@ -45,9 +45,6 @@ class Case:
     def outputs(self):
         """(y, state) by mode, compiled."""
         return {train: self.run(train) for train in (False, True)}
-
-
-ONE_PER_KIND = {re.split("[- ]", row.id)[0]: row for row in reversed(ROWS)}
 
 
 def marks(row: Row) -> list[pytest.MarkDecorator]:
@@ -244,6 +241,7 @@ def test_training_output_depends_on_the_input(case: Case):
     assert np.ptp(y) > 1e-3 and np.abs(y - other).max() > 1e-3
 
 
+@one_per_kind
 def test_gradients_are_right_in_float64(case: Case):
     """The slope of a weighted sum of the outputs along a line: by the chain rule, by differences.
 

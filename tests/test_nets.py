@@ -34,6 +34,7 @@ SMALL, LORA = jn.quantized(NET), jn.lora(NET, 2)
 DENSE, NAMES = jn.dense(4), {"kernel": "weight", "bias": "bias"}
 
 
+@pytest.mark.fast_cases("adapter", "merge lora")
 @pytest.mark.parametrize(
     ("net", "use"),
     [

@@ -24,7 +24,15 @@ def test_values_are_those_of_numpy(name):
     assert alike(numbers(found), numbers(wanted)), (found, wanted)
 
 
-@pytest.mark.parametrize("name", IDENTITIES)
+SLOW = {  # their own tests are fast
+    "data.elastic", "decoding.generate", "fit", "inspect.gabor_fit", "sweep",
+    "unsupervised.hmm.baum_welch", "unsupervised.hmm.fit_hmm", "unsupervised.rbm.fit_rbm",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=pytest.mark.slow if n in SLOW else ()) for n in IDENTITIES]
+)
 def test_identities_hold(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     restart()

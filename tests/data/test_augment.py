@@ -78,6 +78,7 @@ def test_mixup_blends_by_the_beta_distribution():
     assert ((np.asarray(weak).max(1) > 0.99).mean()) > 0.6
 
 
+@pytest.mark.slow
 def test_cutmix_pastes_a_rectangle_and_mixes_labels_by_its_area():
     n = 60
     x = jnp.arange(n, dtype=jnp.float32).reshape(n, 1, 1, 1).repeat(8, 1).repeat(12, 2)
@@ -135,6 +136,7 @@ def test_color_of_images_in_other_units():
     assert over.min() == 0 and over.max() == 1 and np.ptp(jitter(0.9 * ramp)) > 0.8
 
 
+@pytest.mark.slow
 def test_cutmix_of_narrow_images_weighs_all_pixels():
     """A sum of more than 256 ones in bfloat16 is 256."""
     x = jnp.arange(8, dtype=jnp.bfloat16)[:, None, None, None] + jnp.zeros((8, 32, 32, 1))

@@ -88,6 +88,7 @@ class TestFeatures:
     def librosa(self):
         pytest.importorskip("librosa", reason="needs the extra jaxnet-toolkit[speech]")  # 0.11.0
 
+    @pytest.mark.slow
     def test_another_window_and_hop(self):
         options = {"window": 0.032, "hop": 0.015, "bands": 9, "normalize": False}
         (mel,) = jn.data.log_mel([sound()], rate=RATE, **options)
@@ -111,6 +112,7 @@ class TestFeatures:
             np.testing.assert_allclose(all_three[t, 13:26], slope, atol=1e-3)
             np.testing.assert_allclose(all_three[t, 26:], curve, atol=1e-3)
 
+    @pytest.mark.slow
     def test_normalised_features_know_no_loudness(self):
         wave = sound(3000).astype(np.float32)
         a, b = jn.data.log_mel([wave, wave * 1e-3], rate=RATE)

@@ -209,6 +209,7 @@ def test_greedy_with_a_draft_gives_the_same_tokens(x64, make):
         np.testing.assert_array_equal(made.tokens, plain.tokens)
 
 
+@pytest.mark.slow
 def test_draws_with_a_draft_have_the_distribution_of_the_net():
     make = lambda: jn.serial(jn.embedding(3, 4), jn.gru(4), jn.dense(3))  # noqa: E731
     net, params, _ = draw(make)
@@ -425,6 +426,7 @@ def test_inside_jit(plain, draft):
         jax.jit(lambda params: iterate(net, params, [[1]], KEY))(params)
 
 
+@pytest.mark.slow
 def test_inside_jit_of_constants_and_lists(plain):
     constant = jax.jit(lambda: generate(*plain, PROMPTS, length=4, temperature=0).tokens)()
     lists = jax.jit(lambda rows: generate(*plain, rows, length=4, temperature=0).tokens)

@@ -271,6 +271,7 @@ def test_muon_orthogonalizes_the_step_and_keeps_the_norm_of_kernels():
     assert 0.5 < np.diag(inside).min() and np.diag(inside).max() < 1.3
 
 
+@pytest.mark.slow
 def test_look_ahead_continues_from_the_average_and_ends_on_it():
     def state(value):
         value = {"w": jnp.float32(value)}
@@ -309,6 +310,7 @@ def test_runs_differ_by_seed_and_repeat(optimizer, monkeypatch, tmp_path):
     assert second.accuracies[0] == pytest.approx(both.accuracies[1], abs=0.02)
 
 
+@pytest.mark.slow
 def test_options():
     assert record.Config(optimizer="muon").recipe[:2] == (8.0, 2000)
     assert record.Config(epochs=3).recipe[:2] == (3, 1024)

@@ -62,6 +62,7 @@ def test_returns_are_those_of_the_first_episode():
     np.testing.assert_allclose(found[:3].std(), 1, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_the_gain_is_clipped():
     """An action that is more likely than before by over 20% and good has no gradient."""
 

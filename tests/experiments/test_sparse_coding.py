@@ -165,6 +165,7 @@ def test_atoms_of_small_codes_are_in_use():
     np.testing.assert_allclose(moved, jnp.eye(3)[1:], atol=1e-6)
 
 
+@pytest.mark.slow
 def test_atoms_begin_as_examples_with_some_noise():
     x = np.random.default_rng(0).normal(size=(30, 60)).astype(np.float32)
     atoms = np.asarray(_first_atoms(jax.random.key(0), x, 30))

@@ -21,6 +21,7 @@ def test_a_net_that_streams_passes():
     check(jn.serial(jn.dense(4), jn.multi_head_attention(2, causal=True), jn.gru(3), jnp.tanh))
 
 
+@pytest.mark.slow
 def test_tokens_without_an_axis_of_time_pass():
     check(jn.serial(jn.moe(jn.dense(3), 2, 1), jn.gru(2)))
     net, x = jn.gru(3), {"x": X}
@@ -29,7 +30,10 @@ def test_tokens_without_an_axis_of_time_pass():
 
 
 @pytest.mark.parametrize(("net", "path"), [
-    (jn.serial(jn.moe(jn.dense(3), 2, 1), lambda x: jnp.cumsum(x, 1)), "serial/lambda"),
+    pytest.param(
+        jn.serial(jn.moe(jn.dense(3), 2, 1), lambda x: jnp.cumsum(x, 1)), "serial/lambda",
+        marks=pytest.mark.slow,
+    ),
     (jn.serial(jn.dense(3), lambda x: jnp.cumsum(x, 1), jn.gru(2)), "serial/lambda"),
     (jn.serial(jn.repeat(jn.serial(lambda x: x[:, ::-1]), 3), jnp.tanh), "serial/serial"),
 ])  # fmt: skip

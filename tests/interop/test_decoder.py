@@ -164,6 +164,7 @@ def test_stacked_layers_and_parts_go_back():
     jax.tree.map(np.testing.assert_array_equal, again, params)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["llama", "gpt2"])
 def test_a_head_that_differs_from_the_table_is_kept(tmp_path, family):
     """As after merging an adapter, although the config says that they are tied."""

@@ -57,6 +57,7 @@ def test_values_and_gradients_are_those_of_the_net(row, x64):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, 1e-10, 1e-10), ours, theirs)
 
 
+@pytest.mark.fast_cases("adaline", "conv-video", "gru-states", "lstm", "perceptron", "rnn_cell")
 @pytest.mark.parametrize("row", ROWS, ids=ids)
 def test_no_primitive_of_ours_is_left(row):
     net = row.make()

@@ -13,6 +13,7 @@ KEY = jax.random.key(0)
 attention = partial(jn.multi_head_attention, 4, causal=True)
 
 
+@pytest.mark.slow
 def test_chunks_see_what_the_whole_sequence_sees():
     x = jax.random.normal(jax.random.key(1), (2, 7, 8))
     net = attention(window=(2, 0), rotary=True)

@@ -109,6 +109,7 @@ def test_an_empty_batch_has_no_values(loss):
     assert loss(jnp.ones((0, 3)), jnp.ones(0, int)).shape == (0,)
 
 
+@pytest.mark.fast_cases("cross_entropy", "focal", "perceptron")
 @pytest.mark.parametrize("name", ALL)
 def test_values_are_wide_and_jit_is_eager(name):
     loss, targets = ALL[name], jnp.array([1, 0, 1])
@@ -187,6 +188,9 @@ def with_gradient(loss, *args):
     return jax.jit(loss)(*args), jax.jit(run)(*args)[1]
 
 
+@pytest.mark.fast_cases(
+    "all others-cross_entropy", "all others-focal", "two-cross_entropy without smoothing"
+)
 @pytest.mark.parametrize("name", CLASSES)
 @pytest.mark.parametrize("masked", [[3, 4], [1, 2, 3, 4]], ids=["two", "all others"])
 def test_classes_of_minus_infinity_are_as_if_they_were_not_there(name, masked):
@@ -221,6 +225,7 @@ def test_certain_units_cost_nothing_or_infinitely_much(weight):
     np.testing.assert_allclose(slope, [0, 0, 1, -weight])
 
 
+@pytest.mark.fast_cases("cross_entropy", "cross_entropy without smoothing", "focal")
 @pytest.mark.parametrize("name", CLASSES)
 def test_probabilities_are_targets_too(name):
     """One-hot targets are labels; mixed ones give the mean of the labels' losses."""
@@ -280,6 +285,14 @@ def narrow(name, dtype):
     return SAME[name], z, RNG.integers(0, 2, shape).astype(dtype)
 
 
+@pytest.mark.fast_cases(
+    "cross_entropy-bfloat16",
+    "dice-bfloat16",
+    "focal-bfloat16",
+    "half_squared_error-bfloat16",
+    "perceptron-bfloat16",
+    "sigmoid_cross_entropy-bfloat16",
+)
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, np.float16], ids=["bfloat16", "float16"])
 @pytest.mark.parametrize("name", ALL)
 def test_sums_are_made_in_float32(name, dtype):

@@ -20,6 +20,7 @@ def whole(x, kernel, labels, bias=None, softcap=None, transposed=False, **option
     return cross_entropy(logits, labels, **options)
 
 
+@pytest.mark.fast_cases("1-{}", "21-{'transposed': True}", "4-{'softcap': 3.0}")
 @pytest.mark.parametrize(("chunk", "options"), [
     (1, {}), (4, {}), (100, {}), (4, {"softcap": 3.0}), (4, {"label_smoothing": 0.1}),
     (21, {"transposed": True}), (5, {"transposed": True}),

@@ -34,6 +34,7 @@ def test_the_decoder_by_its_parts(x64):
     np.testing.assert_allclose(run(net, p, IDS), 2 * jnp.tanh(logits / 2), 1e-10)
 
 
+@pytest.mark.fast_cases("False-<lambda>")
 @pytest.mark.parametrize("wrap", [lambda net: net, jn.quantized])
 @pytest.mark.parametrize("tied", [True, False])
 def test_labels_give_the_losses_of_the_logits(tied, wrap):

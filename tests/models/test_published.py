@@ -175,6 +175,7 @@ TRACED = {
 }  # fmt: skip
 
 
+@pytest.mark.fast_cases("alexnet", "unet")
 @pytest.mark.parametrize("name", TRACED)
 def test_traced(name):
     make, side, params, millions, functions, numbers = TRACED[name]
@@ -207,6 +208,7 @@ EXPECTED = {
 }  # fmt: skip
 
 
+@pytest.mark.fast_cases("convnext", "resnet")
 @pytest.mark.parametrize("name", SHORT)
 def test_short_nets(name, monkeypatch):
     """What is traced has the size and the work of the formula."""

@@ -138,6 +138,7 @@ def searches(net, params, *, end):
     return made[:2], jax.device_get(program(params, inputs)), program.as_text()
 
 
+@pytest.mark.slow
 def test_searches_have_the_values_of_single_steps_by_hand():
     """Taken from loops that kept the state and the memory of each beam by hand."""
     net, params = drawn()

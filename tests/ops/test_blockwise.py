@@ -81,6 +81,7 @@ def forms(sizes, ranges, options):
     return ours, dense, arrays
 
 
+@pytest.mark.fast_cases("both sides", "odd")
 @pytest.mark.parametrize(("sizes", "ranges", "options"), CASES)
 def test_values_and_gradients(sizes, ranges, options, x64):
     ours, dense, arrays = forms(sizes, ranges, options)
@@ -220,6 +221,7 @@ def test_a_place_that_is_not_finite_reaches_only_queries_that_see_it(bad):
     attends_to_what_it_sees(SMALL, bad)
 
 
+@pytest.mark.slow
 def test_dropout_drops_the_same_weights_in_the_gradient(x64):
     """Values that are unit vectors show the weights that are kept."""
     q, k, v = inputs(2, 19, 29, 2, 1, 5, 7)
@@ -287,6 +289,7 @@ def compiled(time, *, window=None, causal=True, heads=1):
     return jax.jit(jax.grad(loss, (0, 1, 2))).lower(shape, shape, shape).compile()
 
 
+@pytest.mark.fast_cases("all")
 @pytest.mark.parametrize("window", [None, (100, 0)], ids=["all", "window"])
 def test_memory_grows_with_the_length(window):
     """Between 1,024 and 8,192 steps by less than 8 times; all scores would need 64 times."""
@@ -403,6 +406,7 @@ def test_a_layer_gives_the_same_in_blocks(masked, options, always):
     both(always, lambda: jax.grad(loss, (0, 1), has_aux=True)(params, x))
 
 
+@pytest.mark.fast_cases("0")
 @pytest.mark.parametrize("window", [None, 5, 0])
 def test_a_stream_gives_the_same_in_blocks(window, always):
     """Chunks of different lengths, rows of different lengths, and places overwritten."""

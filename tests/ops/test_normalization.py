@@ -46,6 +46,7 @@ def test_all_derivatives_are_those_of_the_formulas(x64):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, 1e-7, 1e-9), found, wanted)
 
 
+@pytest.mark.fast_cases("axes0-True", "axes2-True")
 @pytest.mark.parametrize(
     ("axes", "centered"), [((-1,), True), ((-1,), False), ((1, 2), True), ((0,), True)]
 )

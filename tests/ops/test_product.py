@@ -91,6 +91,7 @@ FORMS = {
 }
 
 
+@pytest.mark.fast_cases("groups", "int8", "lora of a table")
 @pytest.mark.parametrize("form", FORMS)
 def test_products_and_rows_are_those_of_the_array(form):
     kernel = FORMS[form]()

@@ -46,6 +46,7 @@ def same(a, b, tolerance=2e-6):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, tolerance, tolerance), a, b)
 
 
+@pytest.mark.fast_cases("ignored-4", "mean-4", "pair-4")
 @pytest.mark.parametrize(
     ("loss", "n"), [*[(loss, 4) for loss in LOSSES], ("mean", 2), ("pair", 12)]
 )

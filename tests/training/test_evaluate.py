@@ -128,6 +128,7 @@ def test_nothing_moves_to_the_device_by_itself():
     assert epoch.number == 2
 
 
+@pytest.mark.slow
 def test_without_compilation_there_is_no_warning_about_it():
     objective = jn.supervised(jn.dense(1), optax.squared_error)
     batch = np.ones((4, 2), np.float32), np.ones((4, 1), np.float32)

@@ -131,6 +131,7 @@ def test_an_epoch_of_float32_has_no_skipped_steps():
     assert epoch.skipped is None and "skipped" not in epoch.scalars()
 
 
+@pytest.mark.slow
 def test_runs_of_a_sweep_have_scales_of_their_own():
     objective = jn.supervised(HALF, optax.squared_error)
     grid = {"learning_rate": [1e-3, 1e-2]}

@@ -59,6 +59,7 @@ def test_every_cuts_a_run_without_changing_it(stream):
         np.testing.assert_allclose(epoch.train["loss"], mean, rtol=1e-5)
 
 
+@pytest.mark.fast_cases("False-1", "True-0")
 @pytest.mark.parametrize(("stream", "at"), [(False, 1), (False, 2), (True, 0), (True, 1)])
 def test_a_run_goes_on_from_a_position(stream, at):
     trainer, train_state = build()
@@ -185,6 +186,7 @@ def test_data_in_a_dict():
     assert losses[2] < losses[0] < 1.5
 
 
+@pytest.mark.slow
 def test_grain_in_the_same_order_is_told():
     grain = pytest.importorskip("grain")
     x, y = data()

@@ -246,6 +246,7 @@ def only_kernels(params):
     return {name: leaf.ndim > 1 for name, leaf in params.items()}
 
 
+@pytest.mark.fast_cases("mask")
 @pytest.mark.parametrize("optimizer", [
     functools.partial(optax.adamw, weight_decay=3.0, mask=only_kernels),
     lambda learning_rate, steps=9: optax.adam(optax.cosine_decay_schedule(learning_rate, steps)),
@@ -284,6 +285,7 @@ def test_a_member_trains_further_as_a_run_of_its_own():
     close(more.train_state.params, whole.train_state.params)
 
 
+@pytest.mark.slow
 def test_an_optimizer_may_take_any_names():
     net = objective(jn.dense(3))
     grid = {"learning_rate": [0.1]}

@@ -27,6 +27,7 @@ def rounded(w, largest, group):
     return found
 
 
+@pytest.mark.fast_cases("1-1-4-7", "1-100-8-127", "7-1-4-7", "7-100-8-127")
 @pytest.mark.parametrize(("bits", "largest"), [(8, 127), (4, 7)])
 @pytest.mark.parametrize("group", [1, 5, 100])
 @pytest.mark.parametrize("features", [1, 7])
@@ -112,6 +113,7 @@ def shapes(tree):
     return jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), tree)
 
 
+@pytest.mark.fast_cases("size0-False-2-4", "size2-True-8-4")
 @pytest.mark.parametrize("bits", [4, 8])
 @pytest.mark.parametrize(("size", "first", "rows"), [
     ((1058, 4000), False, 2),  # in blocks, which do not begin with the groups of scales

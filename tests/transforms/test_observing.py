@@ -72,6 +72,7 @@ def test_sown_values_come_out_by_path():
     np.testing.assert_allclose(sown["gate/share"], jax.nn.sigmoid(y)[:, 0], 1e-6)
 
 
+@pytest.mark.fast_cases("<lambda>-shape0", "<lambda>-shape3", "remat-shape2")
 @pytest.mark.parametrize(("wrap", "shape"), [
     (lambda f: jn.repeat(f, 3), (3, 4)),
     (lambda f: jn.ensemble(f, 3), (3, 4)),

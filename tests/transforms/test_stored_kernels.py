@@ -58,6 +58,7 @@ def test_factors_and_integers_stay_small_below_repeat():
     assert held(compiled_step(jn.lora(jn.quantized(net), 8, where=where), FACTORS)) < 0.3 * full
 
 
+@pytest.mark.fast_cases("4")
 @pytest.mark.parametrize("bits", [8, 4])
 def test_few_rows_are_multiplied_in_blocks(bits):
     """With the values and gradients of the whole product."""
@@ -72,6 +73,7 @@ def test_few_rows_are_multiplied_in_blocks(bits):
     assert jax.jit(run).lower(x).compile().memory_analysis().temp_size_in_bytes < 4e6
 
 
+@pytest.mark.slow
 def test_a_tied_table_is_quantized_by_rows_and_multiplied_in_blocks():
     table = jn.embedding(8192, 512, tied=True)
     tied = jn.compose(lambda m, ids: m(table, m(table, ids)))

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import jaxnet as jn
-from tests.catalogue import ROWS, Row, fill
+from tests.catalogue import ONE_PER_KIND, ROWS, Row, fill
 
 KEY = jax.random.key(0)
 
@@ -63,9 +63,10 @@ KEEPS = {
     "rnn", "lstm", "lstm-lengths", "gru", "gru-reset", "recurrent", "time_distributed", "mapped",
     "random_fourier", "moe", "moe-lengths",
 }  # fmt: skip
-SLOW = {"cifar_resnet", "yolo", "lenet5", "moe"}
+SLOW = {"cifar_resnet", "yolo", "lenet5", "moe", "unet", "transformer_block"}
+FAST = [row.id for row in ONE_PER_KIND.values() if row.id not in SLOW]
 TIMED = [
-    pytest.param(row, id=row.id, marks=pytest.mark.slow if row.id in SLOW else ())
+    pytest.param(row, id=row.id, marks=() if row.id in FAST else pytest.mark.slow)
     for row in ROWS
     if has_time(row)
 ]
@@ -146,7 +147,7 @@ def draw(make, x):
     return net, params, state
 
 
-@pytest.mark.fast_cases("windows", "block", "dilated", "stack", "weight norm", "ensemble")
+@pytest.mark.fast_cases("windows", "dilated", "weight norm")
 @pytest.mark.parametrize("make", NETS.values(), ids=NETS)
 def test_chunks_of_any_length_give_the_whole(x64, make):
     x = jax.random.normal(jax.random.key(1), (2, 11, 8), jnp.float64)
@@ -440,6 +441,7 @@ def test_the_law_on_a_mesh_of_four_devices(on_devices):
     on_devices(ON_MESH, 4)
 
 
+@pytest.mark.slow
 def test_padding_beyond_the_length_stays_out_of_a_window_behind():
     window = lambda name: jn.multi_head_attention(2, window=(2, 0), name=name)  # noqa: E731
     net = jn.serial(window("a"), window("b"))

@@ -100,7 +100,7 @@ def ranges_of(time, places, *, lengths=None, **ranges):
     return see(time, places, lengths=None if lengths is None else jnp.array(lengths), **ranges)
 
 
-@pytest.mark.fast_cases("window", "softcap")
+@pytest.mark.fast_cases("window")
 @pytest.mark.parametrize("case", CASES)
 def test_values_and_gradients(monkeypatch, case):
     """Against the blocks in JAX, and against float64."""

@@ -42,6 +42,7 @@ def in_c(x, *given, transposed=False):
     return np.asarray(program(x, *given), np.float64)
 
 
+@pytest.mark.fast_cases("bfloat16-False", "float32-False", "int4-True", "int8-True")
 @pytest.mark.parametrize("transposed", [False, True])
 @pytest.mark.parametrize("form", FORMS)
 def test_values(form, transposed):
