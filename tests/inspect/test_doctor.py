@@ -110,6 +110,17 @@ def test_state_that_does_not_change():
     assert second.startswith("after 2 steps these statistics still have their initial values, and")
 
 
+def test_an_evaluation_loss_below_twice_that_of_training_is_no_finding():
+    def forward(m, batch):
+        y = m(jn.dense(3), m(jn.batch_norm(), batch[0]))
+        return 0 * LOSS(y, batch[1]) + (4.0 if m.train else 7.9), {}
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        findings = doctor(*patient(None, objective=jn.compose(forward)), BATCH).findings
+    assert not any("running statistics" in finding for finding in findings)
+
+
 def test_statistics_that_do_not_describe_the_data():
     net = jn.serial(jn.batch_norm(), jn.dense(3), name="net")
     trainer, train_state = patient(net)

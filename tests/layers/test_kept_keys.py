@@ -13,14 +13,14 @@ KEY = jax.random.key(0)
 attention = partial(jn.multi_head_attention, 4, causal=True)
 
 
-@pytest.mark.slow
-def test_chunks_see_what_the_whole_sequence_sees():
-    x = jax.random.normal(jax.random.key(1), (2, 7, 8))
+@pytest.mark.parametrize("cuts", [(3, 4), (70, 71)], ids=["weights", "blocks"])
+def test_chunks_see_what_the_whole_sequence_sees(cuts):
+    x = jax.random.normal(jax.random.key(1), (2, cuts[0] + cuts[1], 8))
     net = attention(window=(2, 0), rotary=True)
     params, state = net.init(KEY, x)
-    stream, parts = jn.stream(net, 7), []
+    stream, parts = jn.stream(net, x.shape[1]), []
     after = jn.start_stream(stream, x, state)
-    for chunk in (x[:, :3], x[:, 3:4], x[:, 4:]):
+    for chunk in jnp.split(x, cuts, 1):
         y, after = stream.apply(params, after, chunk)
         parts.append(y)
     whole, _ = net.apply(params, state, x)

@@ -81,7 +81,6 @@ def forms(sizes, ranges, options):
     return ours, dense, arrays
 
 
-@pytest.mark.fast_cases("both sides", "odd")
 @pytest.mark.parametrize(("sizes", "ranges", "options"), CASES)
 def test_values_and_gradients(sizes, ranges, options, x64):
     ours, dense, arrays = forms(sizes, ranges, options)

@@ -70,10 +70,10 @@ def test_an_explicit_mesh_of_one_device_is_no_trouble(stream):
 
 @pytest.mark.parametrize(("each", "warns"), [((P("data"),), False), ((P(None), P()), True)])
 def test_a_train_state_on_a_mesh_needs_divided_data(each, warns, monkeypatch):
-    state, mesh = {"kernel": 1.0}, SimpleNamespace(size=8, axis_names=("data",))
+    state, mesh = {"kernel": 1.0}, SimpleNamespace(size=2, axis_names=("data",))
     on_mesh = SimpleNamespace(mesh=mesh)
     monkeypatch.setitem(onto_mesh.__globals__, "shardings_of", lambda tree: on_mesh)
     batches = SimpleNamespace(mesh=mesh, each=[SimpleNamespace(spec=spec) for spec in each])
-    words = "the train_state is on 8 devices, each of which computes the same, since the data are"
+    words = "the train_state is on 2 devices, each of which computes the same, since the data are"
     with pytest.warns(UserWarning, match=words) if warns else nullcontext():
         assert onto_mesh("fit", state, batches) == (state, on_mesh)
