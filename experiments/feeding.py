@@ -23,12 +23,12 @@ from experiments.records import Command, Record, lower
 RECORDS = (
     Record(
         topic="cost",
-        title="Reading slices of arrays costs no time, decoding images does",
+        title="Reading slices of arrays costs little time, decoding images much",
         verdict="Supported",
         sentence=(
             "`jn.models.lenet5` trains on MNIST in batches of 128, with data from six sources. "
-            "With slices of arrays, a step takes 12.5 ms, whether the slices are read ahead or "
-            "not. Data on the device runs many steps in one program, which is slower here. "
+            "With slices of arrays, a step takes 12.5 ms, and reading ahead does not reliably "
+            "help. Data on the device runs many steps in one program, which is slower here. "
             "Decoding PNGs raises the time to 45.0 ms, because decoding and the step share two "
             "cores."
         ),

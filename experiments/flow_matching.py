@@ -81,8 +81,8 @@ RECORDS = (
         ),
         commands=(Command("", 485, "485 s of CPU, all rows"),),
         caveat=(
-            "A correct class does not show that a digit looks real: the Fréchet distance is "
-            "smallest with guidance 1."
+            "A correct class does not show that a digit looks real: of the generated images, "
+            "those with guidance 1 have the smallest Fréchet distance."
         ),
         seeds=3,
         key="100.0 ± 0.0% classified as their label with guidance 3, 11.1 ± 2.1% without",
