@@ -262,7 +262,9 @@ CHECKS = {
     "Per-example gradients": per_example_gradients_are_right,
     "A language model with a cache": lambda names: names["epoch"].evaluation["loss"] < 2,
     "Features without labels": lambda names: names["learned"] > names["pixels"] + 0.05,
-    "Flow matching with guidance": lambda names: (names["predicted"] == names["label"]).mean() > 0.95,
+    "Flow matching with guidance": lambda names: (
+        (names["predicted"] == names["label"]).mean() > 0.95
+    ),
     "A selective state-space model": repeats_in_a_stream,
     "PPO in one program": lambda names: names["success"][0] < 0.3 and names["success"][-1] > 0.9,
     "Classify texts": lambda names: names["epoch"].evaluation["accuracy"] > 0.95,
