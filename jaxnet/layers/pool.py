@@ -12,6 +12,7 @@ from jax import lax
 
 from jaxnet.core import Layer, compose
 from jaxnet.layers.resize import resized
+from jaxnet.ops.convolution_lowering import Form
 from jaxnet.ops.native.call import native_call
 from jaxnet.ops.native.pool import kernels
 from jaxnet.ops.precision import output_dtype, wide
@@ -37,8 +38,9 @@ def max_pool(
 
     On CPU, the gradient is several times faster than the gradient of `jax.lax.reduce_window`, which
     is a scatter. For adjacent windows it is written in one pass, by the index of their first
-    largest entry. For overlapping windows of float32 images with at least 16 features, a kernel in
-    C does the same; else the maximum is taken along one axis after another, between shifted slices.
+    largest entry. Overlapping windows run in C for float32 inputs with one or two spatial axes and
+    at least 16 features. For others, the maximum is taken along one axis after another, between
+    shifted slices.
 
     Args:
       window: Size of the window, a number for all spatial axes or one per axis.
@@ -64,7 +66,7 @@ def max_pool(
     def pool(x, size, steps, apart, pairs):
         if steps == size and max(apart) == 1 and jnp.issubdtype(x.dtype, jnp.floating):
             return _largest(padded(x, pairs, fill=-jnp.inf), size)
-        form = size, steps, apart, pairs
+        form = Form(steps, pairs, apart, (1,) * len(size), 1, x.shape[1:-1], size)
         return _highest(x, form) if jnp.issubdtype(x.dtype, jnp.floating) else _maxima(form, x)
 
     return _by_window(pool, name, "max_pool", window, strides, padding, dilation)
@@ -347,23 +349,20 @@ def _slide(x, window, strides, apart, pairs, combine, fill):
 
 
 def _maxima(form, x):
-    return _slide(x, *form, combine=_first_max, fill=_lowest(x.dtype))
-
-
-def _kernels(form, x):
-    return kernels(form, jax.eval_shape(partial(_maxima, form), x).shape[1:-1])
+    sizes = form.window, form.strides, form.dilation, form.padding
+    return _slide(x, *sizes, combine=_first_max, fill=_lowest(x.dtype))
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(1,))
 def _highest(x, form):
-    return native_call(partial(_maxima, form), _kernels(form, x)[0], x)
+    return native_call(partial(_maxima, form), kernels(form)[0], x)
 
 
 @_highest.defjvp
 def _highest_tangent(form, primals, tangents):
     """Find the maxima again; C computes the transpose, the gradient."""
-    kernel = _kernels(form, *primals)[1]
-    return _highest(*primals, form), native_call(partial(_push, form), kernel, *primals, *tangents)
+    push = native_call(partial(_push, form), kernels(form)[1], *primals, *tangents)
+    return _highest(*primals, form), push
 
 
 def _push(form, x, dx):

@@ -14,50 +14,53 @@ def supports(x, *_, form) -> bool:
 
     Args:
       x: Array (batch, *space, features).
-      form: Sizes, strides, dilation and padding of the windows, each per axis of space.
+      form: The windows, as those of a convolution.
 
     Example:
-      >>> supports(jnp.ones((1, 5, 16), int), form=((3,), (2,), (1,), ((0, 0),)))
+      >>> from jaxnet.ops.convolution_lowering import Form
+      >>> form = Form((2,), ((0, 0),), (1,), (1,), 1, inputs=(5,), window=(3,))
+      >>> supports(jnp.ones((1, 5, 16), int), form=form)
       False
     """
-    there = x.dtype == jnp.float32 and len(form[0]) < 3 and countable(x)
+    there = x.dtype == jnp.float32 and len(form.window) < 3 and countable(x)
     return there and x.shape[-1] >= 16 and instructions() is not None
 
 
-def run(x, *given, form, outputs):
+def run(x, *given, form):
     """Return the maxima or, given their gradient, the gradient of x; in a list.
 
     Args:
       x, form: Arguments of `supports`.
       *given: Nothing, or an array like the maxima.
-      outputs: Number of windows, per axis.
 
     Example:
-      >>> x = jnp.arange(80.0).reshape(1, 5, 16)
-      >>> form = (3,), (2,), (1,), ((0, 0),)
-      >>> run(x, form=form, outputs=(2,))[0][0, :, 0]  # doctest: +SKIP
+      >>> from jaxnet.ops.convolution_lowering import Form
+      >>> form = Form((2,), ((0, 0),), (1,), (1,), 1, inputs=(5,), window=(3,))
+      >>> run(jnp.arange(80.0).reshape(1, 5, 16), form=form)[0][0, :, 0]  # doctest: +SKIP
       Array([32., 64.], dtype=float32)
     """
-    flat = (1,) * (2 - len(form[0]))  # a line is an image of one row
-    numbers = *form[:3], tuple(low for low, _ in form[3])
-    numbers = [*(f for n in numbers[:3] for f in (*flat, *n)), *(0 for _ in flat), *numbers[3]]
-    image, result = ((x.shape[0], *flat, *n, x.shape[-1]) for n in (x.shape[1:-1], outputs))
-    arrays = [a.reshape(shape) for a, shape in zip((x, *given), (image, result), strict=False)]
-    options = {"form": np.array(numbers, np.int64)}
-    (y,) = compute("jaxnet_max_pool", [image if given else result], *arrays, **options)
-    return [y.reshape(x.shape if given else (x.shape[0], *outputs, x.shape[-1]))]
+    flat = (1,) * (2 - len(form.window))  # a line is an image of one row
+    numbers = [*flat, *form.window, *flat, *form.strides, *flat, *form.dilation]
+    numbers += [*(0 for _ in flat), *(low for low, _ in form.padding)]
+    image, result = (
+        (x.shape[0], *flat, *space, x.shape[-1]) for space in (form.inputs, form.outputs)
+    )
+    arrays = [x.reshape(image), *(a.reshape(result) for a in given)]
+    shape = image if given else result
+    (y,) = compute("jaxnet_max_pool", [shape], *arrays, form=np.array(numbers, np.int64))
+    return [y.reshape(shape[0], *shape[1 + len(flat) :])]
 
 
-def kernels(form: tuple, outputs: tuple[int, ...]) -> tuple[Kernel, Kernel]:
+def kernels(form) -> tuple[Kernel, Kernel]:
     """Return the kernels of the values, and of the tangents, whose transpose runs in C.
 
     Args:
-      form, outputs: Arguments of `run`.
+      form: Argument of `run`.
 
     Example:
-      >>> values, tangents = kernels(((3,), (2,), (1,), ((0, 0),)), (2,))
+      >>> values, tangents = kernels(None)
       >>> tangents.linear
       1
     """
-    kernel = Kernel(partial(run, form=form, outputs=outputs), partial(supports, form=form))
+    kernel = Kernel(partial(run, form=form), partial(supports, form=form))
     return kernel, Kernel(linear=1, transpose=kernel)
