@@ -13,7 +13,7 @@ import pytest
 
 import jaxnet as jn
 from experiments.benchmarks import __main__ as benchmark
-from experiments.benchmarks import figures, fresh, generation, gpu, measure, report
+from experiments.benchmarks import figures, fresh, generation, gpu, layers, measure, report
 from experiments.benchmarks import workloads as w
 from experiments.benchmarks.measure import Row, bootstrap, disagreement, outputs
 from experiments.benchmarks.peers import jax_program
@@ -430,3 +430,20 @@ def test_large_nets_have_equal_losses(name, workload):
     tolerance = measure.TOLERANCE["gpu"] if workload.half else (1e-4, 1e-2)
     assert disagreement(theirs, ours, tolerance) == ""
     assert ours[-1] < ours[0]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", layers.CASES)
+def test_a_layer_and_its_twin_in_pytorch_have_outputs_of_one_shape(name):
+    torch = pytest.importorskip("torch", reason="compares with PyTorch")
+    case = layers.CASES[name]
+    net, x = case.jaxnet(jn), jn.spec(case.shape, layers.data(case).dtype)
+    params, state = jax.eval_shape(net.init, jax.random.key(0), x)
+    y, _ = jax.eval_shape(net.apply, params, state, x)
+    with torch.device("meta"):
+        dtype = torch.int32 if case.words else None
+        twin, x = case.torch(torch.nn), torch.zeros(case.shape, dtype=dtype)
+    x = x.movedim(-1, 1) if case.first else x
+    theirs = twin(x, x, x) if name.startswith("attention") else twin(x)
+    theirs = theirs[0] if isinstance(theirs, tuple) else theirs
+    assert (theirs.movedim(1, -1) if case.first else theirs).shape == y.shape

@@ -73,7 +73,7 @@ def inputs(x, n, key=KEY):
 ELSEWHERE = """
 import sys
 sys.modules["jaxnet"] = None
-import jax, numpy as np
+import jax.export, numpy as np
 
 try:
     import jaxnet
