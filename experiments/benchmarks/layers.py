@@ -219,6 +219,7 @@ def run(config: Config) -> list[tuple[str, ...]]:
         for library in LIBRARIES:
             pipe, there = context.Pipe()
             context.Process(target=serve, args=(there, library), daemon=True).start()
+            there.close()  # else a process that died would be waited for
             pipes.append(pipe)
         for pipe in pipes:
             pipe.send(name)
