@@ -4,28 +4,30 @@ How an input and a key travel through a net, for `net = jn.serial(jn.dense(4), j
 
 1. `contract.py`: `net` is a `Layer`, a pair of pure functions `init` and `apply`. `serial` made it
    by `compose` from a function `forward(m, x)`.
-2. `compose.py`: `net.init(key, x)` runs `forward` on the shapes of x. Each `m(layer, x)` goes
+2. `run.py`: `net.init(key, x)` runs `forward` on the shapes of x. Each `m(layer, x)` goes
    through a `Scope`, which gives the layer a name that is free in its parent, such as "dense", and
    notes what it asks for. Nothing is computed, and no number is drawn.
 3. Then each entry is drawn with a key of its own: `child_key(key, name)`, layer by layer. So an
    entry does not change if another layer is added.
-4. `net.apply(params, state, x, key=key, train=True)` runs `forward` again. Now `m(dense, x)` calls
-   `dense.apply` with the params and state below the name, and with the key of the name.
-5. Watches see every call with its path. `jn.tap`, `jn.observe`, `jn.collect` and `jn.summary` are
-   watches: a transform never has to look inside a layer.
+4. `net.apply(params, state, x, key=key, train=True)` calls `run`, and so does each `m(dense, x)`,
+   with the params and state below the name, and with the key of the name. A transform gets the
+   layer inside as a function `run(params, state, x)`, and never makes another layer.
+5. Training, streams and watches are in the `Mode` of a call, which `run` hands on. `jn.tap`,
+   `jn.observe`, `jn.collect` and `jn.summary` are watches, which see every call with its path.
 6. `errors.py`: an exception leaves with the path of the layer and the shape of its input. Params
    that do not fit raise `Misfit`, which lists what is missing, left over or of another shape.
 """
 
 from typing import TYPE_CHECKING
 
-from jaxnet.core.compose import as_layer, compose, stateless, transform
-from jaxnet.core.contract import Layer, Params, State, child_key, param_dtype, spec
+from jaxnet.core.compose import again, compose, stateless, transform, transformed
+from jaxnet.core.contract import Around, Layer, Params, State, child_key, param_dtype, spec
 from jaxnet.core.errors import Misfit, here
+from jaxnet.core.run import Run, as_layer
 
 __all__ = [
-    "Layer", "Misfit", "Params", "State", "as_layer", "child_key", "compose", "here",
-    "param_dtype", "spec", "stateless", "transform",
+    "Around", "Layer", "Misfit", "Params", "Run", "State", "again", "as_layer", "child_key",
+    "compose", "here", "param_dtype", "spec", "stateless", "transform", "transformed",
 ]  # fmt: skip
 
 if not TYPE_CHECKING:  # otherwise a type checker would accept every name

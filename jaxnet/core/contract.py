@@ -23,7 +23,15 @@ Params = dict[str, Any]
 State = dict[str, Any]
 
 
-class Layer(NamedTuple):
+class _Fields(NamedTuple):
+    init: Callable[[jax.Array, PyTree], tuple[Params, State]]
+    apply: Callable[..., tuple[PyTree, State]]
+    name: str
+    kind: str = ""
+    inside: Any = None
+
+
+class Layer(_Fields):
     """A pair of pure functions, a name, and the structure of the layer as data.
 
     Layers of this library and of `jn.compose` check their arguments and name themselves in
@@ -39,8 +47,8 @@ class Layer(NamedTuple):
         state has the structure, shapes and dtypes of the given state.
       name: Name of the layer's entry inside a parent, such as "c5".
       kind: Name of the function that made the layer, such as "dense".
-      inside: The `forward(m, x)` of a composed layer; `(inner, rewrap)` for a transform, in
-        which `rewrap(layer)` transforms another layer in the same way; None for a pair of your own.
+      inside: The `forward(m, x)` of a composed layer; what a transform is made of (`Around`); None
+        for a pair of your own.
 
     Example:
       A layer that counts how often it was applied in training:
@@ -56,11 +64,7 @@ class Layer(NamedTuple):
       1
     """
 
-    init: Callable[[jax.Array, PyTree], tuple[Params, State]]
-    apply: Callable[..., tuple[PyTree, State]]
-    name: str
-    kind: str = ""
-    inside: Any = None
+    __slots__ = ()
 
     if not TYPE_CHECKING:  # for a type checker a layer is not a function
 
@@ -70,11 +74,41 @@ class Layer(NamedTuple):
                 "m(layer, x) in the function of jn.compose"
             )
 
+    def _replace(self, **fields: Any) -> "Layer":  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Return a layer with other fields; with another init or apply it is a pair of these."""
+        if not fields.keys().isdisjoint(("init", "apply")):
+            fields = {"inside": None, **fields}
+        return super()._replace(**fields)
+
     def __repr__(self) -> str:
         return f"Layer({self.name!r}, kind={self.kind or self.name!r})"
 
     def _repr_html_(self) -> str:
         return html_line(repr(self))
+
+
+class Around(NamedTuple):
+    """A transform of a layer, as data: no field but `layer` knows the layer.
+
+    Fields:
+      layer: The layer inside; None for a pair of functions.
+      apply: `(run, params, state, x) -> (y, state)`, where `run` is the layer inside as a function.
+      init: `(run, key, x) -> (params, state)`.
+      own: Whether its entries differ from those of the layer, so that they are compared here.
+      clear: Whether every watch sees the calls inside, since only params change.
+      copies: Number of copies that each entry holds along its first axis; 0 if it has no such axis.
+      join: Own params -> params of the layer inside, for `jn.merge`; None if they are alike.
+      options: What the function that made it wants to know of it later.
+    """
+
+    layer: Any
+    apply: Callable[..., tuple[PyTree, State]]
+    init: Callable[..., tuple[Params, State]]
+    own: bool = False
+    clear: bool = False
+    copies: int = 0
+    join: Callable[[Params], Params] | None = None
+    options: Any = None
 
 
 def spec(shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.ShapeDtypeStruct:

@@ -11,7 +11,6 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxnet.core.contract import Layer
 from jaxnet.services.nodes import is_stored
 from jaxnet.services.trees import (
     Differences,
@@ -178,9 +177,8 @@ def check_kept(before: dict[str, Any], after: dict[str, Any]) -> None:
     raise ValueError("; ".join([rule, *(line.strip() for line in lines[:1])]))
 
 
-def drawn(layer: Layer, key: Any, x: PyTree) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return (params, state) of a pair of functions; raise unless they are two dicts of arrays."""
-    pair = layer.init(key, x)
+def drawn(pair: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return (params, state) as an init returned them; raise unless they are dicts of arrays."""
     check_pair(pair, "init must return (params, state)")
     for kind, tree in zip(("params", "state"), pair, strict=True):
         if not isinstance(tree, dict):

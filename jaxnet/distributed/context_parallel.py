@@ -1,10 +1,8 @@
 """A transform that divides the time axis of a sequence among devices."""
 
-from functools import partial
-
 from jax.sharding import Mesh
 
-from jaxnet.core import Layer, as_layer, transform
+from jaxnet.core import Layer, as_layer, transformed
 from jaxnet.distributed.rules import check_axis, check_mesh
 from jaxnet.ops.ring import Ring, around
 
@@ -51,9 +49,8 @@ def context_parallel(layer: Layer, mesh: Mesh, axis: str) -> Layer:
     # A layer runs on Auto axes, whatever the user's are.
     ring = Ring(Mesh(mesh.devices, mesh.axis_names), axis)
 
-    def apply(params, state, x, *, key=None, train=False):
+    def apply(run, params, state, x):
         with around(ring):
-            return layer.apply(params, state, x, key=key, train=train)
+            return run(params, state, x)
 
-    rewrap = partial(context_parallel, mesh=mesh, axis=axis)
-    return transform(layer, apply, rewrap, kind="context_parallel")
+    return transformed(layer, apply, kind="context_parallel")

@@ -1,13 +1,12 @@
 """A transform that says where the params of a fully sharded net are gathered."""
 
-from functools import partial
 from typing import Any
 
 import jax
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from jaxnet.core import Layer, as_layer, transform
+from jaxnet.core import Layer, as_layer, transformed
 from jaxnet.distributed.rules import check_mesh
 
 
@@ -44,13 +43,13 @@ def gathered(layer: Layer, mesh: Mesh) -> Layer:
     where: Any = NamedSharding(mesh, P())
     explicit = AxisType.Explicit in mesh.axis_types
 
-    def apply(params, state, x, *, key=None, train=False):
+    def apply(run, params, state, x):
         # If the axes are Explicit, an update runs inside auto_axes, with the mesh as context. Only
         # the evaluation of shapes runs outside it.
         if not explicit:
             params = jax.lax.with_sharding_constraint(params, where)
         elif jax.sharding.get_abstract_mesh().axis_names:
             params = jax.lax.with_sharding_constraint(params, P())
-        return layer.apply(params, state, x, key=key, train=train)
+        return run(params, state, x)
 
-    return transform(layer, apply, partial(gathered, mesh=mesh), kind="gathered")
+    return transformed(layer, apply, kind="gathered")

@@ -156,7 +156,7 @@ def _work(layer: Layer, x: PyTree, key: Any) -> int:
 
 def _copies(layer: Layer) -> int:
     """Return how often the layers inside a layer run in one call of it."""
-    return math.prod(getattr(rewrap, "copies", 1) for _, rewrap in transforms_of(layer))
+    return math.prod(each.inside.copies or 1 for each in transforms_of(layer))
 
 
 def _at(tree: PyTree, path: Path) -> PyTree:

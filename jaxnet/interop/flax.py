@@ -10,7 +10,7 @@ nested in each other. Weights need no conversion, since params have the same nam
 
 import inspect
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax
 import jax
@@ -98,17 +98,15 @@ def from_linen(module: nn.Module, *, call: Call | None = None, name: str | None 
         # Statistics may have changed to the dtype of x.
         return y, jax.tree.map(lambda new, old: new.astype(old.dtype), unfreeze(after), state)
 
-    return _Linen(module, call)(as_layer(Layer(init, apply, name)))
+    linen = as_layer(Layer(init, apply, name, "linen"))
+    return linen._replace(inside=linen.inside._replace(options=Linen(module, call)))
 
 
-class _Linen:
+class Linen(NamedTuple):
     """The module and the call inside a layer of kind "linen", where `to_linen` finds them."""
 
-    def __init__(self, module: nn.Module, call: Call):
-        self.module, self.call = module, call
-
-    def __call__(self, layer: Layer) -> Layer:
-        return Layer(layer.init, layer.apply, layer.name, "linen", (layer, self))
+    module: nn.Module
+    call: Call
 
 
 def to_linen(
@@ -168,7 +166,7 @@ class LayerModule(nn.Module):
     def __call__(self, x: PyTree, train: bool = False) -> PyTree:
         """Return the layer's output; its state is stored in the collection."""
         if self.layer.kind == "linen":
-            _, linen = self.layer.inside
+            linen = self.layer.inside.options
             module = linen.module.clone(parent=self, name=None)
             # The variables keep the paths of the original module.
             nn.share_scope(self, module)

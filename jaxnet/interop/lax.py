@@ -9,7 +9,7 @@ from typing import Any
 
 import jax
 
-from jaxnet.core import Layer, as_layer, transform
+from jaxnet.core import Layer, as_layer, transformed
 from jaxnet.ops.convolution_lowering import accelerator
 from jaxnet.services.jax_versions import bind
 
@@ -61,15 +61,15 @@ def plain(net: Layer) -> Layer:
     """
     net = as_layer(net, "plain", "net")
 
-    def apply(params, state, x, *, key=None, train=False):
-        def run(params, state, x, key):
-            return net.apply(params, state, x, key=key, train=train)
+    def apply(run, params, state, x):
+        def inner(params, state, x, key):
+            return run._replace(key=key)(params, state, x)
 
-        traced, result = jax.make_jaxpr(run, return_shape=True)(params, state, x, key)
-        leaves = evaluate(traced, jax.tree.leaves((params, state, x, key)), OURS)
+        traced, result = jax.make_jaxpr(inner, return_shape=True)(params, state, x, run.key)
+        leaves = evaluate(traced, jax.tree.leaves((params, state, x, run.key)), OURS)
         return jax.tree.unflatten(jax.tree.structure(result), leaves)
 
-    return transform(net, apply, plain, kind="plain")
+    return transformed(net, apply, kind="plain")
 
 
 def evaluate(closed: Any, arguments: Sequence[Any], instead: Mapping[str, Callable]) -> list[Any]:

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from jaxnet.core import Layer, Params, State, as_layer
+from jaxnet.core import Around, Layer, Params, State, as_layer
 from jaxnet.core.errors import call, compare
 from jaxnet.interop.layout import FIRST, LAST, LOST, SAME, Layout, flat_order, follow, mark
 from jaxnet.interop.torch_weights import (
@@ -37,9 +37,6 @@ from jaxnet.services.checks import as_array, check_input, check_type, on_host, w
 from jaxnet.services.extras import extra
 from jaxnet.services.trees import PyTree, flat, key_spec
 from jaxnet.transforms.observing import observe
-
-# Transforms that do not change the entries of their layer.
-TRANSPARENT = ("cast", "freeze", "remat", "time_distributed", "recurrent")
 
 SAME_OUTPUTS = 1e-3  # largest difference by rounding, relative to the largest value
 
@@ -390,14 +387,16 @@ def _parts(net: Layer, params: Params, state: State, x: PyTree) -> list[_Part]:
         name = "/".join(path)
         if layer.kind == "projection":  # its weights belong to the enclosing attention layer
             return y
-        while isinstance(layer.inside, tuple):
-            if layer.kind not in TRANSPARENT and (_at(params, name) or _at(state, name)):
+        while isinstance(around := layer.inside, Around) and around.layer is not None:
+            other = layer.kind in KINDS and layer.kind != around.layer.kind  # another gate, say
+            differs = other or around.own or around.copies
+            if differs and (_at(params, name) or _at(state, name)):
                 raise ValueError(
                     f"torch weights: {net.name}/{name}: expected a layer of kind "
                     f"{', '.join(KINDS)}, got {layer.kind}, whose entries differ from the entries "
                     "of the layer inside; import into the net without it"
                 )
-            layer = layer.inside[0]
+            layer = around.layer
         own = _own(params, name, layer.kind) | _own(state, name, layer.kind)
         shapes = [leaf.shape for leaf in jax.tree.leaves(x)]
         if layer.kind == "flatten":

@@ -51,7 +51,7 @@ def keep(m: Any, q, k, v, *, before: int | None, rotate: Any, name: str) -> Kept
       ValueError: If the stream is full. Inside `jit`, where that is not known, `fits` is False.
     """
     batch, time = q.shape[:2]
-    length, dtype, steps = m.stream
+    length, dtype, steps, _ = m.stream
     if length is None and before is None:
         raise ValueError(
             f"{name}: attends to all earlier positions, so the stream needs the largest number of "

@@ -1,13 +1,12 @@
 """Mixture of experts: a router sends each token to a few of many layers."""
 
 import math
-from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from jaxnet.core import Layer, as_layer, compose, transform
+from jaxnet.core import Layer, as_layer, compose, transformed
 from jaxnet.initializers import Initializer, lecun_normal
 from jaxnet.layers.dense import dense
 from jaxnet.ops.precision import wide
@@ -214,25 +213,24 @@ def _apart(slots: jax.Array, fits: jax.Array, beyond: int) -> jax.Array:
 def _experts(expert: Layer, n: int, who: str) -> Layer:
     """Return copies of a layer, each of which computes one block (rows, width)."""
 
-    def init(key, given):
+    def init(run, key, given):
         rows, _ = given
         one = jax.ShapeDtypeStruct(rows.shape[1:], rows.dtype)
-        params, state = stacked_init(expert, key, one, n)
+        params, state = stacked_init(run.init, key, one, n)
         if state:
             raise ValueError(
-                f"{who}: expert must have no state, got {expert.name} with {', '.join(state)}; "
+                f"{who}: expert must have no state, got {run.layer.name} with {', '.join(state)}; "
                 "instead of batch norm use jn.layer_norm or jn.rms_norm"
             )
         return params, state
 
-    def apply(params, state, given, *, key, train):
+    def apply(run, params, state, given):
         rows, which = given
         if which is not None:
             params = jax.tree.map(lambda leaf: rows_of(leaf, which), params)
 
         def block(i, params, rows):
-            own_key = None if key is None else jax.random.fold_in(key, i)
-            y, after = expert.apply(params, state, rows, key=own_key, train=train)
+            y, after = run(params, state, rows, turn=i)
             if getattr(y, "ndim", 0) != 2 or y.shape[0] != rows.shape[0]:
                 raise ValueError(
                     f"{who}: expert must map (tokens, width) to (tokens, features), got "
@@ -242,8 +240,7 @@ def _experts(expert: Layer, n: int, who: str) -> Layer:
 
         return jax.vmap(block)(jnp.arange(rows.shape[0]), params, rows)
 
-    rewrap = partial(_experts, n=n, who=who)
-    return transform(expert, apply, rewrap, kind="experts", init=init, name="experts")
+    return transformed(expert, apply, kind="experts", init=init, name="experts", copies=n)
 
 
 def _split(who: str, m: Any, given: Any) -> tuple[jax.Array, jax.Array]:

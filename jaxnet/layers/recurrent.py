@@ -7,16 +7,16 @@ sequence layer of any cell, including the user's.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnet.core import Layer, as_layer, compose, transform
+from jaxnet.core import Layer, Params, State, as_layer, compose, transformed
+from jaxnet.core.errors import compare
 from jaxnet.initializers import Initializer, normal, zeros
-from jaxnet.layers.sequence import read_chunk, read_sequence
+from jaxnet.layers.sequence import read_chunk
 from jaxnet.ops import linalg
 from jaxnet.ops.product import plus, product
 from jaxnet.ops.recurrence import GRU, RESET_BEFORE, Cell, hidden, reset_before, unroll
@@ -202,12 +202,30 @@ def recurrent(cell: Layer | Callable, *, name: str | None = None) -> Layer:
         """Return the spec of x_t."""
         return jax.ShapeDtypeStruct((x.shape[0], *x.shape[2:]), x.dtype)
 
-    def init(key, given):
-        return cell.init(key, (None, one_step(read_sequence(given, name, rank=2).x)))
+    def init(run, key, given):
+        step = one_step(read_chunk(run.mode, given, name, rank=2).x)
+        streams, run = run.mode.stream is not None, run.changed(stream=None)
+        params, state = run.init(key, (None, step))
+        return params, state | (_kept(_zero_carry(run, params, state, step)) if streams else {})
 
-    def apply(params, state, given, *, key=None, train=False):
-        sequence = read_sequence(given, name, rank=2)
-        zero = _zero_carry(cell, params, state, one_step(sequence.x), key, train)
+    def apply(run, params, state, given):
+        sequence = read_chunk(run.mode, given, name, rank=2)
+        if run.mode.stream is None:
+            y, final, state = loop(run, params, state, sequence)
+            return sequence.write(y, final), state
+        run = run.changed(stream=None)  # the cell runs step by step
+        inner = {n: entry for n, entry in state.items() if not n.startswith("carry_")}
+        zero = _zero_carry(run, params, inner, one_step(sequence.x))
+        needed, before = _kept(zero), {n: state[n] for n in state if n not in inner}
+        compare("state", needed, before, given)
+        carry = jax.tree.unflatten(jax.tree.structure(zero), [before[n] for n in needed])
+        y, final, inner = loop(run, params, inner, sequence._replace(initial=carry))
+        after = {n: leaf.astype(before[n].dtype) for n, leaf in _kept(final).items()}
+        return sequence.write(y, final), inner | after
+
+    def loop(run, params, state, sequence):
+        """Return the outputs, the last carry and the state."""
+        zero = _zero_carry(run, params, state, one_step(sequence.x))
         carry = zero if sequence.initial is None else sequence.initial
         shapes, given_shapes = (jax.tree.map(jnp.shape, tree) for tree in (zero, carry))
         if given_shapes != shapes:
@@ -224,8 +242,7 @@ def recurrent(cell: Layer | Callable, *, name: str | None = None) -> Layer:
         def body(loop, now):
             carry, state = loop
             x, mask, t = now
-            own_key = None if key is None else jax.random.fold_in(key, t)
-            (new, y), after = cell.apply(params, state, (carry, x), key=own_key, train=train)
+            (new, y), after = run(params, state, (carry, x), turn=t)
             if after.keys() != state.keys():
                 raise ValueError(
                     f"{name}: values sown inside a cell cannot be collected; return them as "
@@ -239,26 +256,9 @@ def recurrent(cell: Layer | Callable, *, name: str | None = None) -> Layer:
 
         now = (x.swapaxes(0, 1), mask, jnp.arange(x.shape[1]))
         (final, state), y = jax.lax.scan(body, varying((carry, state), params, carry, x), now)
-        return sequence.write(y.swapaxes(0, 1), final), state
+        return y.swapaxes(0, 1), final, state
 
-    rewrap: Any = partial(recurrent, name=name)
-    loop = transform(cell, apply, rewrap, kind="recurrent", init=init, name=name)
-
-    def in_stream(m, given):
-        sequence = read_chunk(m, given, name, rank=2)
-        stream, m.stream = m.stream, None  # the cell runs step by step
-        leaves, structure = jax.tree.flatten(initial_carry(cell, one_step(sequence.x)))
-        kept = [m.state(f"carry_{i}", zeros, a.shape, a.dtype) for i, a in enumerate(leaves)]
-        parts = {"x": sequence.x, "initial": jax.tree.unflatten(structure, kept)}
-        parts |= {} if sequence.lengths is None else {"lengths": sequence.lengths}
-        y = m.inline(loop, parts)
-        for i, a in enumerate(jax.tree.leaves(y["final"])):
-            m.update(f"carry_{i}", a.astype(kept[i].dtype))
-        m.stream = stream
-        return sequence.write(y["x"], y["final"])
-
-    rewrap.in_stream = compose(in_stream, name=name, kind="recurrent")
-    return loop
+    return transformed(cell, apply, kind="recurrent", init=init, name=name)
 
 
 def initial_carry(cell: Layer, x: Any) -> PyTree:
@@ -275,12 +275,16 @@ def initial_carry(cell: Layer, x: Any) -> PyTree:
     cell = as_layer(cell, "initial_carry", "cell")
     x = check_input("initial_carry", x)
     params, state = jax.eval_shape(lambda key: cell.init(key, (None, x)), key_spec())
-    return _zero_carry(cell, params, state, x, key_spec(), True)
+    run = lambda *given: cell.apply(*given, key=jax.random.key(0), train=True)  # noqa: E731
+    return _zero_carry(run, params, state, x)
 
 
-def _zero_carry(cell: Layer, params, state, x, key, train: bool) -> PyTree:
-    def run(params, state, x, key):
-        return cell.apply(params, state, (None, x), key=key, train=train)[0][0]
+def _kept(carry: PyTree) -> dict[str, Any]:
+    """Return a carry as entries of the state of a stream."""
+    return {f"carry_{i}": leaf for i, leaf in enumerate(jax.tree.leaves(carry))}
 
-    shapes = jax.eval_shape(run, params, state, x, key)
+
+def _zero_carry(run: Callable, params: Params, state: State, x: Any) -> PyTree:
+    """Return the carry of zeros of a cell, given as a function of params, state and input."""
+    shapes = jax.eval_shape(lambda *given: run(*given)[0][0], params, state, (None, x))
     return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)

@@ -13,14 +13,13 @@ beyond a sequence's length influence nothing, and outputs there are zero.
 """
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnet.core import Layer, as_layer, compose, transform
+from jaxnet.core import Layer, as_layer, compose, transformed
 from jaxnet.services.checks import a_function, is_traced
 from jaxnet.services.trees import PyTree
 
@@ -122,7 +121,7 @@ def read_sequence(given: PyTree, who: str, *, rank: int = 3, passing: bool = Fal
     return Sequence(x, lengths, initial, given)
 
 
-def read_chunk(m: Any, given: PyTree, who: str, *, rank: int = 3) -> Sequence:
+def read_chunk(mode: Any, given: PyTree, who: str, *, rank: int = 3) -> Sequence:
     """Call `read`, in a stream with the steps of this chunk that count as its lengths.
 
     Raises:
@@ -130,11 +129,11 @@ def read_chunk(m: Any, given: PyTree, who: str, *, rank: int = 3) -> Sequence:
       ValueError: If a carry is given in a stream, since the state has it.
     """
     sequence = read_sequence(given, who, rank=rank)
-    if m.stream is None:
+    if mode.stream is None:
         return sequence
     if sequence.initial is not None:
         raise ValueError(f"{who}: in a stream the carry is in the state; leave out 'initial'")
-    steps = m.stream.steps
+    steps = mode.stream.steps
     return sequence if steps is None else sequence._replace(lengths=steps)
 
 
@@ -183,12 +182,12 @@ def time_distributed(layer: Layer | Callable, *, name: str | None = None) -> Lay
     inner = as_layer(layer, "time_distributed", "layer")
     name = inner.name if name is None else name
 
-    def init(key, given):
-        return inner.init(key, read_sequence(given, name, rank=2, passing=True).x)
+    def init(run, key, given):
+        return run.init(key, read_sequence(given, name, rank=2, passing=True).x)
 
-    def apply(params, state, given, *, key=None, train=False):
+    def apply(run, params, state, given):
         sequence = read_sequence(given, name, rank=2, passing=True)
-        y, state = inner.apply(params, state, sequence.x, key=key, train=train)
+        y, state = run(params, state, sequence.x)
         if not hasattr(y, "shape") or y.shape[:2] != sequence.x.shape[:2]:
             raise ValueError(
                 f"{name}: time_distributed needs a layer that keeps the axes (batch, time) = "
@@ -197,8 +196,7 @@ def time_distributed(layer: Layer | Callable, *, name: str | None = None) -> Lay
         out = sequence.write(y)
         return ({**given, **out} if isinstance(given, dict) else out), state
 
-    rewrap = partial(time_distributed, name=name)
-    return transform(inner, apply, rewrap, kind="time_distributed", init=init, name=name)
+    return transformed(inner, apply, kind="time_distributed", init=init, name=name)
 
 
 def last_step(*, name: str = "last_step") -> Layer:

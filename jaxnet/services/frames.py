@@ -1,4 +1,4 @@
-"""Which functions called this one: whether JAX did, and whether each turn of a loop has one key."""
+"""Which functions called this one: whether JAX did, and how many of its loops."""
 
 import os
 import sys
@@ -11,12 +11,6 @@ import jax
 # With the separator at its end, so that the path of jaxnet does not match.
 _JAX = os.path.join(os.path.dirname(jax.__file__), "")
 _LOOPS = os.path.join("control_flow", "loops.py")
-_OURS = os.path.join(os.path.dirname(os.path.dirname(__file__)), "")
-# Where a layer applies another one with its own key.
-_ON_MESHES = os.path.join("services", "meshes.py")
-_LAYERS = tuple(
-    _OURS + room for room in ("core", "transforms", "layers", "composition.py", _ON_MESHES)
-)
 
 
 def inside_jax(below: Container[CodeType]) -> bool:
@@ -40,41 +34,27 @@ def inside_jax(below: Container[CodeType]) -> bool:
     return False
 
 
-def same_at_each_turn(applies: Container[CodeType], child: CodeType) -> bool:
-    """Return whether a forward function runs inside of a loop of JAX, where all turns have one key.
-
-    It looks at the functions that called, up to the `apply` that got the key from outside. A loop
-    of this library has a key for each turn, in a variable called `own_key`.
-
-    Args:
-      applies: Code of the functions that are the `apply` of a layer.
-      child: Code of the function by which a layer calls another one.
+def loops_around() -> int:
+    """Return how many frames of JAX's loops run the caller: each traces a body once for all turns.
 
     Example:
-      >>> same_at_each_turn({}, None)
-      False
+      >>> seen = []
+      >>> _ = jax.vmap(lambda x: seen.append(loops_around()))(jnp.ones(2))
+      >>> seen[0] - loops_around()
+      1
     """
-    frame: Any = sys._getframe(2)
-    looped = applied = own = skipped = False  # own: the next loop has a key for each turn
+    frame: Any = sys._getframe(1)
+    count, mapped = 0, False  # mapped: the frames since a loop only pass a call on
     while frame is not None:
         code = frame.f_code
-        path = code.co_filename
-        if path.startswith(_JAX):
+        if code.co_filename.startswith(_JAX):
             # jax.jacfwd maps tangents alone: what they belong to is computed once.
-            looped = code.co_name != "jacfun" and (looped or (not own and _is_loop(code)))
-            skipped = own
-        elif path.startswith(_OURS):
-            if applied and not path.startswith(_LAYERS):
-                return False
-            if "own_key" in code.co_varnames:
-                looped, own, skipped = False, True, False
-            elif skipped:
-                own = skipped = False
-            applied = code is not child and (applied or code in applies)
-        elif applied or looped:
-            return looped and not applied
+            count += _is_loop(code) - (mapped and code.co_name == "jacfun")
+            mapped = code.co_name == "vmap_f" or mapped and "traceback" in code.co_filename
+        else:
+            mapped = False
         frame = frame.f_back
-    return False
+    return count
 
 
 def _is_loop(code: CodeType) -> bool:

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxnet.core import Layer
+from jaxnet.core import Around, Layer
 from jaxnet.services.trees import PyTree, describe, flat
 from jaxnet.services.warn import warn
 from jaxnet.training.objective import Augmented, Supervised
@@ -107,8 +107,8 @@ def _objective(layer: Layer | None) -> str | None:
             kinds[-1] += f" with {inside.loss.kind}"
         elif isinstance(inside, Augmented):
             layer = inside.objective
-        elif isinstance(inside, tuple) and kinds[-1] != "truncated_bptt":
-            layer = inside[0]
+        elif isinstance(inside, Around) and kinds[-1] != "truncated_bptt":
+            layer = inside.layer
     return " of ".join(kinds) or None
 
 

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxnet.core import Layer, Params, State, as_layer, compose, transform
+from jaxnet.core import Layer, Params, State, as_layer, compose, transformed
 from jaxnet.services.checks import WrongValues, a_function, check_type
 from jaxnet.services.functions import function_name
 from jaxnet.services.jaxprs import jaxprs_among
@@ -475,19 +475,19 @@ def truncated_bptt(net: Layer, loss: Compare) -> Layer:
             ) from None
         return x, start, targets
 
-    def init(key, batch):
+    def init(run, key, batch):
         x, _, _ = parts(batch)
-        params, state = net.init(key, {"x": x})
-        out = jax.eval_shape(lambda p, s, x: net.apply(p, s, {"x": x})[0], params, state, x)
+        params, state = run.init(key, {"x": x})
+        out = jax.eval_shape(lambda p, s, x: run(p, s, {"x": x})[0], params, state, x)
         if not isinstance(out, dict) or "final" not in out:
             raise ValueError(
-                f"truncated_bptt: {net.name} must return a dict with 'x' and 'final' for a dict "
-                f"with 'x' and 'initial', got {describe(out)}"
+                f"truncated_bptt: {run.layer.name} must return a dict with 'x' and 'final' for a "
+                f"dict with 'x' and 'initial', got {describe(out)}"
             )
         carry = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), out["final"])
         return params, {"net": state, "carry": carry}
 
-    def apply(params, state, batch, *, key=None, train=False):
+    def apply(run, params, state, batch):
         x, start, targets = parts(batch)
         rows = jax.tree.leaves(state["carry"])[0].shape[0]
         if rows != start.shape[0]:
@@ -500,14 +500,13 @@ def truncated_bptt(net: Layer, loss: Compare) -> Layer:
             return jnp.where(start.reshape(-1, *[1] * (carry.ndim - 1)), 0, carry)
 
         given = {"x": x, "initial": jax.tree.map(begin, state["carry"])}
-        out, inner = net.apply(params, state["net"], given, key=key, train=train)
+        out, inner = run(params, state["net"], given)
         values = loss(out["x"], targets)
         check_loss("truncated_bptt", values)
         values = per_example(values, "loss", out["x"], targets, loss)
         return (values, {}), {"net": inner, "carry": out["final"]}
 
-    rewrap = lambda inner: truncated_bptt(inner, loss)  # noqa: E731
-    return transform(net, apply, rewrap, kind="truncated_bptt", init=init)
+    return transformed(net, apply, kind="truncated_bptt", init=init)
 
 
 def examples(batch: PyTree, who: str) -> int:

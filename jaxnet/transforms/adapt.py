@@ -2,28 +2,20 @@
 
 import math
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import partial, reduce
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from jaxnet.core import Layer, Params, as_layer, child_key
+from jaxnet.core import Layer, Params, again, as_layer, child_key, transformed
 from jaxnet.initializers import lecun_normal, normal
 from jaxnet.ops.product import product, rows
-from jaxnet.services.checks import abstract, as_dict, at_least, within
+from jaxnet.services.checks import as_dict, at_least, within
 from jaxnet.services.nodes import Stored, frozen, plain
 from jaxnet.services.paths import check_patterns, fits
 from jaxnet.services.trees import describe, flat
-from jaxnet.transforms.kernels import (
-    FACTORS,
-    Axes,
-    axes_of,
-    matching,
-    replaced,
-    transforms_of,
-    with_own_entries,
-)
+from jaxnet.transforms.kernels import FACTORS, Axes, axes_of, matching, replaced, transforms_of
 
 A, B = FACTORS
 
@@ -100,7 +92,7 @@ def lora(
     check_patterns("lora", "where", [where])
     if trainable is not None:
         check_patterns("lora", "trainable", [trainable])
-    return _lora(layer, _Options(rank, where, scale, trainable), layer)
+    return _lora(layer, Options(rank, where, scale, trainable))
 
 
 def merge(layer: Layer, params: Params) -> Params:
@@ -134,55 +126,55 @@ def merge(layer: Layer, params: Params) -> Params:
     """
     layer = as_layer(layer, "merge", "layer")
     params = as_dict("merge", "params", params)
-    merged = params
-    for _, rewrap in transforms_of(layer):
-        if join := getattr(rewrap, "merge", None):
-            merged = join(merged)
-    if merged is params:
+    joins = [each.inside.join for each in transforms_of(layer) if each.inside.join]
+    if not joins:
         raise TypeError(
             f"merge: layer must be made by jn.lora or jn.quantized, got a {layer.kind}. Adapt the "
             "whole net, and choose its parts by where="
         )
-    return merged
+    return reduce(lambda params, join: join(params), joins, params)
 
 
-class _Options(NamedTuple):
+class Options(NamedTuple):
+    """The options of `lora`."""
+
     rank: int
     where: str
     scale: float
     trainable: str | None
 
 
-def _lora(layer: Layer, options: _Options, bare: Layer) -> Layer:
-    """Return an adapted layer; `bare`, the layer without watches, shows the axes of kernels."""
-    rank, where, scale, trainable = options
-    rewrap: Any = partial(_lora, options=options, bare=bare)
-    if any(each.kind == "quantized" for each, _ in transforms_of(layer)):
-        # adapt the layer inside, whose kernels are floats with the same paths
-        inner, outer = layer.inside
-        if layer.kind == "freeze":  # which would freeze the factors; the kernels inside are frozen
-            inner, around = inner.inside
-            return _lora(around(outer(inner)), options, bare)
-        return outer(_lora(inner, options, inner))
+def options_of(layer: Layer) -> Options | None:
+    """Return the options of `lora` of a layer; None if it is not adapted."""
+    found = (each.inside.options for each in transforms_of(layer) if each.kind == "lora")
+    return next(found, None)
 
-    def init(key, x):
-        params, state = layer.init(key, x)
+
+def _lora(layer: Layer, options: Options) -> Layer:
+    if any(each.kind == "quantized" for each in transforms_of(layer)):
+        # adapt the layer inside, whose kernels are floats with the same paths
+        inner = layer.inside.layer
+        if layer.kind == "freeze":  # which would freeze the factors; the kernels inside are frozen
+            return _lora(again(inner, again(layer, inner.inside.layer)), options)
+        return again(layer, _lora(inner, options))
+    rank, where, scale, trainable = options
+
+    def init(run, key, x):
+        params, state = run.init(key, x)
         kernels = matching("lora", where, params)
-        if again := [path for path in kernels if path + A in dict(flat(params))]:
-            raise ValueError(f"lora: {again[0]} is already adapted; merge it first, by jn.merge")
+        if twice := [path for path in kernels if path + A in dict(flat(params))]:
+            raise ValueError(f"lora: {twice[0]} is already adapted; merge it first, by jn.merge")
         if trainable is not None:
             matching("lora", trainable, params, what="trainable")
-        axes = axes_of(bare, kernels, abstract(x, "lora"))
+        axes = axes_of(run.layer, kernels, x)
 
         def draw(path, kernel):
             return _draw(child_key(child_key(key, "lora"), path), kernel, axes[path], rank)
 
         return beside(params, {path: draw(path, leaf) for path, leaf in kernels.items()}), state
 
-    def apply(params, state, x, *, key=None, train=False):
-        return layer.apply(_joined(held(params), scale), state, x, key=key, train=train)
-
-    apply.takes_stored = True  # type: ignore[attr-defined]
+    def apply(run, params, state, x):
+        return run(_joined(held(params), scale), state, x)
 
     def held(params):
         def learns(path):
@@ -191,18 +183,12 @@ def _lora(layer: Layer, options: _Options, bare: Layer) -> Layer:
         fixed = {path: leaf for path, leaf in flat(params) if not learns(path)}
         return replaced(params, jax.lax.stop_gradient(fixed))
 
-    def joined(params):
+    def join(params):
         check_factors("merge", params)
         return plain(_joined(params, scale))
 
-    rewrap.merge, rewrap.of_params, rewrap.lora = joined, True, options
-    return with_own_entries(layer, init, apply, rewrap, "lora")
-
-
-def options_of(layer: Layer) -> _Options | None:
-    """Return the options of `lora` of a layer; None if it is not adapted."""
-    found = (getattr(rewrap, "lora", None) for _, rewrap in transforms_of(layer))
-    return next(filter(None, found), None)
+    own = {"own": True, "clear": True, "join": join}
+    return transformed(layer, apply, kind="lora", init=init, options=options, **own)
 
 
 def _draw(key: jax.Array, kernel: Any, axes: Axes, rank: int) -> tuple[Any, Any]:

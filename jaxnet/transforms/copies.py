@@ -1,15 +1,14 @@
 """Copies of a layer, each with its own parameters, in sequence or in parallel."""
 
-from functools import partial
-from typing import Any
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnet.core import Layer, as_layer, transform
+from jaxnet.core import Layer, as_layer, transformed
 from jaxnet.services.checks import at_least, check_dict, on_device
-from jaxnet.services.trees import PyTree, describe, flat, key_spec
+from jaxnet.services.trees import PyTree, describe, flat
 
 
 def repeat(layer: Layer, n: int) -> Layer:
@@ -41,55 +40,40 @@ def repeat(layer: Layer, n: int) -> Layer:
     """
     layer = as_layer(layer, "repeat", "layer")
     at_least("repeat", "n", n)
-    return _repeat(layer, n, False)
 
-
-def _repeat(layer: Layer, n: int, streams: bool) -> Layer:
-    """Return n copies; if they stream, each writes its state into the stack of all copies.
-
-    A scan that returned the states would make a new stack of caches for each token.
-    """
-
-    def init(key, x):
-        drawn = stacked_init(layer, key, x, n)
+    def init(run, key, x):
+        drawn = stacked_init(run.init, key, x, n)
         one = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), drawn)
-        run = lambda p, s, x, k: layer.apply(p, s, x, key=k)  # noqa: E731
-        y, _ = jax.eval_shape(run, *one, x, key_spec())
+        y, _ = jax.eval_shape(lambda *given: run(*given), *one, x)
         if describe(y) != describe(x) or jax.tree.structure(y) != jax.tree.structure(x):
             raise ValueError(
-                f"repeat: {layer.name} must keep the shape of its input, {describe(x)}, "
+                f"repeat: {run.layer.name} must keep the shape of its input, {describe(x)}, "
                 f"got {describe(y)}"
             )
         return drawn
 
-    def apply(params, state, x, *, key, train):
+    def apply(run, params, state, x):
         _check_copies("repeat", n, params, state)
-
-        def copy(i, params, state, x):
-            own_key = None if key is None else jax.random.fold_in(key, i)
-            return layer.apply(params, state, x, key=own_key, train=train)
 
         def body(x, each):
             i, params, state = each
-            return copy(i, params, state, x)
+            return run(params, state, x, turn=i)
 
         def in_place(carry, each):
             (x, state), (i, params) = carry, each
             given = jax.tree.map(lambda a: jax.lax.dynamic_index_in_dim(a, i, 0, False), state)
-            y, after = copy(i, params, given, x)
+            y, after = run(params, given, x, turn=i)
             put = lambda a, new: jax.lax.dynamic_update_index_in_dim(a, new, i, 0)  # noqa: E731
             state = jax.tree.map(put, state, {name: after.pop(name) for name in state})
             return (y, state), after  # only sown values remain
 
-        if not streams:
+        if run.mode.stream is None:
             return jax.lax.scan(body, x, (jnp.arange(n), params, state))
+        # A scan that returned the states would make a new stack of caches for each token.
         (y, state), sown = jax.lax.scan(in_place, (x, state), (jnp.arange(n), params))
         return y, state | sown
 
-    rewrap: Any = partial(_repeat, n=n, streams=streams)
-    rewrap.over_stream = partial(_repeat, n=n, streams=True)
-    rewrap.copies = n  # for `summary`
-    return transform(layer, apply, rewrap, kind="repeat", init=init)
+    return transformed(layer, apply, kind="repeat", init=init, copies=n)
 
 
 def ensemble(layer: Layer, n: int) -> Layer:
@@ -120,21 +104,15 @@ def ensemble(layer: Layer, n: int) -> Layer:
     layer = as_layer(layer, "ensemble", "layer")
     at_least("ensemble", "n", n)
 
-    def init(key, x):
-        return stacked_init(layer, key, x, n)
+    def init(run, key, x):
+        return stacked_init(run.init, key, x, n)
 
-    def apply(params, state, x, *, key, train):
+    def apply(run, params, state, x):
         _check_copies("ensemble", n, params, state)
-
-        def member(i, params, state):
-            own_key = None if key is None else jax.random.fold_in(key, i)
-            return layer.apply(params, state, x, key=own_key, train=train)
-
+        member = lambda i, params, state: run(params, state, x, turn=i)  # noqa: E731
         return jax.vmap(member)(jnp.arange(n), params, state)
 
-    rewrap: Any = partial(ensemble, n=n)
-    rewrap.copies = n  # for `summary`
-    return transform(layer, apply, rewrap, kind="ensemble", init=init)
+    return transformed(layer, apply, kind="ensemble", init=init, copies=n)
 
 
 def mapped(layer: Layer, axis: int = 1) -> Layer:
@@ -177,18 +155,17 @@ def mapped(layer: Layer, axis: int = 1) -> Layer:
             f"mapped: every array must have axis {axis} of one size, got {describe(x)}"
         )
 
-    def init(key, x):
+    def init(run, key, x):
         size(x)
 
         def one(a):
             return jax.ShapeDtypeStruct(a.shape[:axis] + a.shape[axis + 1 :], a.dtype)
 
-        return layer.init(key, jax.tree.map(one, x))
+        return run.init(key, jax.tree.map(one, x))
 
-    def apply(params, state, x, *, key, train):
+    def apply(run, params, state, x):
         def one(i, x):
-            own_key = None if key is None else jax.random.fold_in(key, i)
-            y, after = layer.apply(params, state, x, key=own_key, train=train)
+            y, after = run(params, state, x, turn=i)
             sown = {n: value for n, value in after.items() if n not in state}
             return y, {n: after[n] for n in state}, sown
 
@@ -198,12 +175,12 @@ def mapped(layer: Layer, axis: int = 1) -> Layer:
             if "out_axes" not in str(error):
                 raise
             raise ValueError(
-                f"mapped: {layer.name} changes its state, {', '.join(state)}, which all entries "
-                "share. Apply it to the whole array, or to x.reshape(-1, ...)"
+                f"mapped: {run.layer.name} changes its state, {', '.join(state)}, which all "
+                "entries share. Apply it to the whole array, or to x.reshape(-1, ...)"
             ) from error
         return y, after | sown
 
-    return transform(layer, apply, partial(mapped, axis=axis), kind="mapped", init=init)
+    return transformed(layer, apply, kind="mapped", init=init)
 
 
 def _check_copies(who: str, n: int, params: PyTree, state: PyTree) -> None:
@@ -218,11 +195,11 @@ def _check_copies(who: str, n: int, params: PyTree, state: PyTree) -> None:
                 )
 
 
-def stacked_init(layer: Layer, key: jax.Array, x: PyTree, n: int) -> tuple[PyTree, PyTree]:
-    """Return n stacked draws of a layer's params and state; draw i has the key fold_in(key, i).
+def stacked_init(init: Callable, key: jax.Array, x: PyTree, n: int) -> tuple[PyTree, PyTree]:
+    """Return n stacked draws of params and state; draw i has the key fold_in(key, i).
 
     Example:
-      >>> params, state = stacked_init(jn.dense(4), jax.random.key(0), jn.spec((2, 3)), 5)
+      >>> params, state = stacked_init(jn.dense(4).init, jax.random.key(0), jn.spec((2, 3)), 5)
       >>> params["kernel"].shape
       (5, 3, 4)
     """
@@ -230,9 +207,9 @@ def stacked_init(layer: Layer, key: jax.Array, x: PyTree, n: int) -> tuple[PyTre
     try:
         # One by one, since drawing is faster than compiling a program for n.
         for i in range(n):
-            draw = layer.init(jax.random.fold_in(key, i), x)
+            draw = init(jax.random.fold_in(key, i), x)
             draws.append(jax.tree.map(np.asarray, draw))
     except jax.errors.TracerArrayConversionError:  # inside jit or vmap
         each = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(n))
-        return jax.vmap(lambda key: layer.init(key, x))(each)
+        return jax.vmap(lambda key: init(key, x))(each)
     return jax.tree.map(lambda *leaves: on_device(np.stack(leaves)), *draws)

@@ -1,20 +1,18 @@
 """How a layer runs: what it keeps for the backward pass, its dtype, whether it is trained."""
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
-from jaxnet.core import Layer, as_layer, transform
+from jaxnet.core import Layer, as_layer, transformed
 from jaxnet.services.checks import a_function, check_dtype
 from jaxnet.services.nodes import frozen, is_stored
 from jaxnet.services.paths import check_patterns, first_fits, fits
 from jaxnet.services.trees import PyTree, flat
 from jaxnet.transforms.kernels import replaced
-from jaxnet.transforms.observing import observe
 
 
 def remat(
@@ -70,7 +68,7 @@ def remat(
         options |= {"name": name} if name else {}
         return policy is not None and policy(primitive, *values, **options)
 
-    def apply(params, state, x, *, key, train):
+    def apply(run, params, state, x):
         paths: list[str] = []
 
         def named(path, layer, x, y):
@@ -78,18 +76,21 @@ def remat(
             tag = lambda leaf: checkpoint_name(leaf, paths[-1])  # noqa: E731
             return jax.tree.map(tag, y) if role(paths[-1]) else y
 
-        def run(params, state, x, key):
-            inner = observe(layer, named, transforms=True) if patterns else layer
-            return inner.apply(params, state, x, key=key, train=train)
+        def inner(params, state, x, key):
+            if not patterns:
+                return run._replace(key=key)(params, state, x)
+            y, state = run._replace(key=key).watched(named, transforms=True)(params, state, x)
+            return named((), run.layer, x, y), state
 
-        made = jax.checkpoint(run, policy=rule if patterns else policy)(params, state, x, key)
+        kept = jax.checkpoint(inner, policy=rule if patterns else policy)
+        result = kept(params, state, x, run.key)
         for what in patterns.keys() - set(map(role, paths)):
             raise ValueError(
                 f"remat: no layer needs {what}={patterns[what]!r}; paths: {', '.join(paths[:8])}"
             )
-        return made
+        return result
 
-    return transform(layer, apply, partial(remat, policy=policy, **patterns), kind="remat")
+    return transformed(layer, apply, kind="remat")
 
 
 _BY_ROLE = jax.checkpoint_policies.save_and_offload_only_these_names(
@@ -141,14 +142,14 @@ def cast(layer: Layer, dtype: Any) -> Layer:
         each = lambda a: a.astype(dtype) if floating(a) else a  # noqa: E731
         return jax.tree.map(each, tree, is_leaf=is_stored)
 
-    def apply(params, state, x, *, key, train):
+    def apply(run, params, state, x):
         floats = [a.dtype for a in jax.tree.leaves(x) if jnp.issubdtype(a.dtype, jnp.floating)]
-        y, after = layer.apply(to(params, dtype), state, to(x, dtype), key=key, train=train)
+        y, after = run(to(params, dtype), state, to(x, dtype))
         kept = {n: after[n] for n in state}
         after |= jax.tree.map(lambda new, old: new.astype(old.dtype), kept, state)
         return to(y, jnp.result_type(*floats) if floats else jnp.float32), after
 
-    return transform(layer, apply, partial(cast, dtype=dtype), kind="cast")
+    return transformed(layer, apply, kind="cast")
 
 
 def freeze(layer: Layer, where: str | None = None) -> Layer:
@@ -180,13 +181,13 @@ def freeze(layer: Layer, where: str | None = None) -> Layer:
     layer = as_layer(layer, "freeze", "layer")
     check_patterns("freeze", "where", [] if where is None else [where])
 
-    def apply(params, state, x, *, key, train):
+    def apply(run, params, state, x):
         if where is not None:
             entries = dict(flat(params))
             fitting = zip(entries, first_fits("freeze", [where], entries), strict=True)
             held = {path: frozen(entries[path]) for path, fit in fitting if fit}
-            return layer.apply(replaced(params, held), state, x, key=key, train=train)
-        y, after = layer.apply(frozen(params), state, x, key=key)
+            return run(replaced(params, held), state, x)
+        y, after = run(frozen(params), state, x, train=False)
         return y, after | jax.lax.stop_gradient({name: after[name] for name in state})
 
-    return transform(layer, apply, partial(freeze, where=where), kind="freeze")
+    return transformed(layer, apply, kind="freeze")

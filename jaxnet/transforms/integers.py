@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxnet.core import Layer, Params, as_layer
+from jaxnet.core import Layer, Params, as_layer, transformed
 from jaxnet.core.errors import compare
 from jaxnet.ops.integers import scaled, scales_of_values, unpacked
 from jaxnet.ops.native.gemv import few_rows, is_few
@@ -18,15 +18,8 @@ from jaxnet.ops.product import product, rows, spread
 from jaxnet.services.checks import abstract, as_dict, at_least, check_options, one_of
 from jaxnet.services.nodes import Stored, plain
 from jaxnet.services.paths import check_patterns
-from jaxnet.services.trees import PyTree
-from jaxnet.transforms.kernels import (
-    FACTORS,
-    Axes,
-    axes_of,
-    matching,
-    replaced,
-    with_own_entries,
-)
+from jaxnet.services.trees import PyTree, key_spec
+from jaxnet.transforms.kernels import FACTORS, Axes, axes_of, matching, replaced
 
 WHERE = "*(kernel|embedding)"
 LARGEST = {8: 127, 4: 7}  # symmetric ranges, so -128 and -8 are not used
@@ -106,7 +99,34 @@ def quantized(
     check_options("quantized", aware=aware)
     at_least("quantized", "group", group, optional=True)
     group = 32 if group is None and bits == 4 else group
-    return _quantized(layer, layer, bits, where, group, aware)
+
+    def changed(change, layer, params, x):
+        """Return the params with `change(kernel, axes, bits, group)` instead of each kernel."""
+        found = matching("quantized", where, params).items()
+        kernels = {path: leaf for path, leaf in found if not path.endswith(FACTORS)}
+        axes = axes_of(layer, kernels, abstract(x, "quantized"))
+        new = {path: change(leaf, axes[path], bits, group) for path, leaf in kernels.items()}
+        return replaced(params, new)
+
+    def init(run, key, x):
+        params, state = run.init(key, x)
+        if aware:
+            matching("quantized", where, params)
+            return params, state
+        return changed(_packed, run.layer, params, x), state
+
+    def apply(run, params, state, x):
+        held = changed(_through, run.layer, params, x) if aware else _stored(params)
+        return run(held, state, x)
+
+    def merge(params):
+        if not aware and not _has_integers(params):
+            raise ValueError("merge: params hold no integers of jn.quantize")
+        return plain(_stored(params))
+
+    own = {"own": True, "clear": True, "join": merge}
+    options = None if aware else partial(changed, _packed)
+    return transformed(layer, apply, kind="quantized", init=init, options=options, **own)
 
 
 def quantize(layer: Layer, params: Params, x: PyTree) -> Params:
@@ -135,7 +155,7 @@ def quantize(layer: Layer, params: Params, x: PyTree) -> Params:
     """
     layer = as_layer(layer, "quantize", "layer")
     params = as_dict("quantize", "params", params)
-    packed = getattr(layer.inside[1], "packed", None) if isinstance(layer.inside, tuple) else None
+    packed = layer.inside.options if layer.kind == "quantized" else None
     if packed is None:
         made = "jn.quantized with aware=True" if layer.kind == "quantized" else f"a {layer.kind}"
         raise TypeError(
@@ -143,47 +163,9 @@ def quantize(layer: Layer, params: Params, x: PyTree) -> Params:
         )
     if _has_integers(params):
         raise ValueError("quantize: params are quantized already")
-    needed, _ = jax.eval_shape(layer.inside[0].init, jax.random.key(0), abstract(x, "quantize"))
+    needed, _ = jax.eval_shape(layer.inside.layer.init, key_spec(), abstract(x, "quantize"))
     compare("quantize: params", needed, params, x)
-    return packed(params, x)
-
-
-def _quantized(
-    layer: Layer, bare: Layer, bits: int, where: str, group: int | None, aware: bool
-) -> Layer:
-    """Return a quantized layer; `bare`, the layer without watches, shows the axes of kernels."""
-
-    def changed(change, params, x):
-        """Return the params with `change(kernel, axes, bits, group)` instead of each kernel."""
-        found = matching("quantized", where, params).items()
-        kernels = {path: leaf for path, leaf in found if not path.endswith(FACTORS)}
-        axes = axes_of(bare, kernels, abstract(x, "quantized"))
-        new = {path: change(leaf, axes[path], bits, group) for path, leaf in kernels.items()}
-        return replaced(params, new)
-
-    def init(key, x):
-        params, state = layer.init(key, x)
-        if aware:
-            matching("quantized", where, params)
-            return params, state
-        return changed(_packed, params, x), state
-
-    def apply(params, state, x, *, key=None, train=False):
-        held = changed(_through, params, x) if aware else _stored(params)
-        return layer.apply(held, state, x, key=key, train=train)
-
-    apply.takes_stored = True  # type: ignore[attr-defined]
-
-    rewrap: Any = partial(_quantized, bare=bare, bits=bits, where=where, group=group, aware=aware)
-
-    def merge(params):
-        if not aware and not _has_integers(params):
-            raise ValueError("merge: params hold no integers of jn.quantize")
-        return plain(_stored(params))
-
-    packed = None if aware else partial(changed, _packed)
-    rewrap.merge, rewrap.packed, rewrap.of_params = merge, packed, True
-    return with_own_entries(layer, init, apply, rewrap, "quantized")
+    return packed(layer.inside.layer, params, x)
 
 
 def _grid(kernel: Any, axes: Axes, bits: int, group: int | None) -> tuple[jax.Array, jax.Array]:

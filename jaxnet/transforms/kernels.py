@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from jaxnet.core import Layer, Params, State, as_layer
+from jaxnet.core import Around, Layer, Params, State, as_layer
 from jaxnet.core.errors import compare
 from jaxnet.ops.product import product, rows
 from jaxnet.services.checks import abstract, check_dict
@@ -75,7 +75,7 @@ def axes_of(layer: Layer, kernels: dict[str, Any], x: PyTree) -> dict[str, Axes]
     its layer. Code that takes the array, such as a convolution, has one axis of outputs, the last.
 
     Args:
-      layer: Layer that has these kernels, without watches.
+      layer: Layer that has these kernels.
       kernels: Arrays or shapes of the kernels by path.
       x: Input of the layer, or its spec.
 
@@ -211,16 +211,8 @@ def replaced(params: Params, new: dict[str, Any]) -> Params:
     return jax.tree_util.tree_map_with_path(one, params, is_leaf=whole, is_leaf_takes_path=True)
 
 
-def with_own_entries(
-    layer: Layer, init: Callable, apply: Callable, rewrap: Any, kind: str, name: str | None = None
-) -> Layer:
-    """Return a transform that checks its entries as a leaf does: they differ from the layer's."""
-    own = as_layer(Layer(init, apply, layer.name if name is None else name, kind))
-    return own._replace(inside=(layer, rewrap))
-
-
-def transforms_of(layer: Layer) -> Iterator[tuple[Layer, Any]]:
-    """Yield a layer and the layers inside it, as long as they are transforms, with `rewrap`."""
-    while isinstance(layer.inside, tuple):
-        yield layer, layer.inside[1]
-        layer = layer.inside[0]
+def transforms_of(layer: Layer) -> Iterator[Layer]:
+    """Yield a layer and the layers inside it, as long as they are transforms."""
+    while isinstance(layer.inside, Around) and layer.inside.layer is not None:
+        yield layer
+        layer = layer.inside.layer

@@ -1,14 +1,13 @@
 """A target network: a copy of a net whose params follow the trained ones."""
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from jaxnet.core import Layer, as_layer, transform
-from jaxnet.core.compose import SOWN
+from jaxnet.core import Layer, as_layer, transformed
+from jaxnet.core.run import SOWN
 from jaxnet.services.checks import within
 from jaxnet.services.nodes import plain
 from jaxnet.services.trees import PyTree, describe
@@ -73,31 +72,28 @@ def moving_average(layer: Layer, decay: float | Callable[[jax.Array], Any] = 0.9
     if not callable(decay):
         within("moving_average", "decay", decay, "[0, 1]")
 
-    def init(key, pair):
-        params, state = layer.init(key, _pair(pair)[0])
+    def init(run, key, pair):
+        params, state = run.init(key, _pair(pair)[0])
         if OWN in state:
             raise ValueError(
-                f"moving_average: {layer.name} already has an entry {OWN!r} in its state"
+                f"moving_average: {run.layer.name} already has an entry {OWN!r} in its state"
             )
         # Copies, since a step donates the memory of each array.
         copy = {"params": jax.tree.map(jnp.copy, params), "state": jax.tree.map(jnp.copy, state)}
         return params, state | {OWN: copy | {"step": jnp.zeros([], jnp.int32)}}
 
-    def apply(params, state, pair, *, key, train):
+    def apply(run, params, state, pair):
         x, given = _pair(pair)
         target, kept = state[OWN], {name: state[name] for name in state if name != OWN}
-        if train:
+        if run.mode.train:
             target = _moved(target, jax.lax.stop_gradient(plain(params)), decay)
-        keys = (None, None) if key is None else (key, jax.random.fold_in(key, 1))
-        y, after = layer.apply(params, kept, x, key=keys[0], train=train)
-        copy = target["params"], target["state"]
-        followed, ahead = layer.apply(*copy, given, key=keys[1], train=train)
+        y, after = run(params, kept, x)
+        followed, ahead = run(target["params"], target["state"], given, turn=1)
         ahead = {name: value for name, value in ahead.items() if not name.startswith(SOWN)}
         target = jax.lax.stop_gradient(target | {"state": ahead})
         return (y, jax.lax.stop_gradient(followed)), after | {OWN: target}
 
-    rewrap = partial(moving_average, decay=decay)
-    return transform(layer, apply, rewrap, kind="moving_average", init=init)
+    return transformed(layer, apply, kind="moving_average", init=init, own=True)
 
 
 def _moved(target: Any, params: PyTree, decay: float | Callable[[jax.Array], Any]) -> Any:

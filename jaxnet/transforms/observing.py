@@ -1,11 +1,9 @@
 """Watch the calls of a network, or collect the values that its layers report."""
 
 from collections.abc import Callable
-from functools import partial
-from typing import Any
 
-from jaxnet.core import Layer, as_layer, transform
-from jaxnet.core.compose import SOWN, Watch, recompose, watched
+from jaxnet.core import Layer, as_layer, transformed
+from jaxnet.core.run import SOWN
 from jaxnet.services.checks import a_function, check_options
 from jaxnet.services.trees import Path, PyTree
 
@@ -45,19 +43,12 @@ def observe(
     layer = as_layer(layer, "observe", "layer")
     a_function("observe", "see", see, "(path, layer, x, y)")
     check_options("observe", transforms=transforms)
-    watch = Watch(see, transforms=transforms)
-    if callable(layer.inside):
-        whole = lambda m, x: see((), layer, x, layer.inside(m.watched(watch), x))  # noqa: E731
-        return recompose(layer, whole)
-    inner = watched(layer, watch)
 
-    def apply(params, state, x, *, key=None, train=False):
-        y, state = inner.apply(params, state, x, key=key, train=train)
-        return see((), layer, x, y), state
+    def apply(run, params, state, x):
+        y, state = run.watched(see, transforms=transforms)(params, state, x)
+        return see((), run.layer, x, y), state
 
-    rewrap: Any = partial(observe, see=see, transforms=transforms)
-    rewrap.of_params = True
-    return transform(layer, apply, rewrap, kind=layer.kind)
+    return transformed(layer, apply, kind=layer.kind, clear=True)
 
 
 def collect(layer: Layer) -> Layer:
@@ -93,11 +84,10 @@ def collect(layer: Layer) -> Layer:
       >>> trainer = jn.trainer(jn.compose(objective), optax.adam(0.1))
     """
     layer = as_layer(layer, "collect", "layer")
-    inner = watched(layer, Watch(transforms=True, sown=True))
 
-    def apply(params, state, x, *, key=None, train=False):
-        y, after = inner.apply(params, state, x, key=key, train=train)
+    def apply(run, params, state, x):
+        y, after = run.watched(transforms=True, sown=True)(params, state, x)
         sown = {n.removeprefix(SOWN): after[n] for n in after if n.startswith(SOWN)}
         return (y, sown), {n: value for n, value in after.items() if not n.startswith(SOWN)}
 
-    return transform(layer, apply, collect, kind="collect")
+    return transformed(layer, apply, kind="collect")

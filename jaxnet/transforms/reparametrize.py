@@ -12,13 +12,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxnet.core import Layer, Params, as_layer, child_key
+from jaxnet.core import Layer, Params, as_layer, child_key, transformed
 from jaxnet.ops.precision import wide
 from jaxnet.ops.product import spread
-from jaxnet.services.checks import abstract, at_least, within
+from jaxnet.services.checks import at_least, within
 from jaxnet.services.nodes import plain
 from jaxnet.services.trees import flat, path_name
-from jaxnet.transforms.kernels import axes_of, replaced, with_own_entries
+from jaxnet.transforms.kernels import axes_of, replaced
 
 
 def weight_norm(layer: Layer, *, name: str | None = None) -> Layer:
@@ -53,27 +53,21 @@ def weight_norm(layer: Layer, *, name: str | None = None) -> Layer:
     Reference: Salimans and Kingma 2016, "Weight Normalization".
     """
     layer = as_layer(layer, "weight_norm", "layer")
-    return _weight_norm(layer, layer, name)
 
-
-def _weight_norm(layer: Layer, bare: Layer, name: str | None) -> Layer:
-    """Return a normalized layer; `bare`, the layer without watches, shows the axes of kernels."""
-
-    def init(key, x):
-        params, state = layer.init(key, x)
-        kernels = dict(flat(_kernels(params, layer, "weight_norm")))
-        axes = axes_of(bare, kernels, abstract(x, "weight_norm"))
+    def init(run, key, x):
+        params, state = run.init(key, x)
+        kernels = dict(flat(_kernels(params, run.layer, "weight_norm")))
+        axes = axes_of(run.layer, kernels, x)
 
         def split(path, v):
             return {"g": _norm(wide(v), axes[path].copies).astype(v.dtype), "v": v}
 
         return replaced(params, {path: split(path, v) for path, v in kernels.items()}), state
 
-    def apply(params, state, x, *, key=None, train=False):
-        return layer.apply(_join(plain(params)), state, x, key=key, train=train)
+    def apply(run, params, state, x):
+        return run(_join(plain(params)), state, x)
 
-    rewrap = partial(_weight_norm, bare=bare, name=name)
-    return with_own_entries(layer, init, apply, rewrap, "weight_norm", name)
+    return transformed(layer, apply, kind="weight_norm", init=init, name=name, own=True)
 
 
 def spectral_norm(
@@ -120,22 +114,14 @@ def spectral_norm(
     layer = as_layer(layer, own, "layer")
     at_least(own, "iterations", iterations)
     within(own, "epsilon", epsilon, "(0, inf)")
-    return _spectral_norm(layer, layer, iterations, epsilon, name)
 
-
-def _spectral_norm(
-    layer: Layer, bare: Layer, iterations: int, epsilon: float, name: str | None
-) -> Layer:
-    """Return a normalized layer; `bare`, the layer without watches, shows the axes of kernels."""
-    own = "spectral_norm"
-
-    def init(key, x):
-        params, state = layer.init(key, x)
+    def init(run, key, x):
+        params, state = run.init(key, x)
         if own in state:
-            raise ValueError(f"{own}: the kernels of {layer.name} are already normalized")
+            raise ValueError(f"{own}: the kernels of {run.layer.name} are already normalized")
 
-        kernels = _kernels(params, layer, own)
-        axes = axes_of(bare, dict(flat(kernels)), abstract(x, own))
+        kernels = _kernels(params, run.layer, own)
+        axes = axes_of(run.layer, dict(flat(kernels)), x)
 
         def draw(path, kernel):
             here, of = child_key(child_key(key, own), path_name(path)), axes[path_name(path)]
@@ -150,9 +136,9 @@ def _spectral_norm(
 
         return params, state | {own: jax.tree_util.tree_map_with_path(draw, kernels)}
 
-    def apply(params, state, x, *, key=None, train=False):
+    def apply(run, params, state, x):
         params = plain(params)
-        kernels = _kernels(params, layer, own)
+        kernels = _kernels(params, run.layer, own)
 
         def improve(kernel, vectors):
             return _power(jax.lax.stop_gradient(kernel), vectors, iterations, epsilon)
@@ -165,15 +151,14 @@ def _spectral_norm(
             return (kernel / jnp.where(sigma == 0, 1, sigma)).astype(kernel.dtype)
 
         vectors = jax.lax.stop_gradient(state[own])
-        if train:
+        if run.mode.train:
             vectors = jax.tree.map(improve, kernels, vectors)
         inner = {name: entry for name, entry in state.items() if name != own}
         divided = replaced(params, dict(flat(jax.tree.map(divide, kernels, vectors))))
-        y, inner = layer.apply(divided, inner, x, key=key, train=train)
+        y, inner = run(divided, inner, x)
         return y, inner | {own: vectors}
 
-    rewrap = partial(_spectral_norm, bare=bare, iterations=iterations, epsilon=epsilon, name=name)
-    return with_own_entries(layer, init, apply, rewrap, own, name)
+    return transformed(layer, apply, kind=own, init=init, name=name, own=True)
 
 
 def _is_kernel(name: str) -> bool:

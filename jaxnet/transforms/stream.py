@@ -7,9 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnet.core import Layer, State, as_layer, compose
-from jaxnet.core.compose import Stream, Watch
-from jaxnet.core.errors import here
+from jaxnet.core import Layer, State, as_layer, transformed
+from jaxnet.core.mode import Stream
 from jaxnet.services.checks import abstract, at_least, check_dict, check_dtype, check_options
 from jaxnet.services.trees import PyTree, as_lines, describe, differences, flat
 
@@ -69,13 +68,20 @@ def stream(
     if dtype is not None:
         check_dtype("stream", dtype)
 
-    def forward(m, given):
+    def in_stream(given):
         x, steps = _ragged(given) if ragged else (given, None)
-        m = m.watched(Watch(_checked(x), transforms=True, stream=True))
-        m.stream = Stream(length, dtype, steps)
-        return m.inline(net, x)
+        chunk = next((leaf.shape[:2] for leaf in jax.tree.leaves(x)), ())
+        return x, Stream(length, dtype, steps, chunk)
 
-    return compose(forward, name=net.name, kind="stream")
+    def init(run, key, given):
+        x, stream = in_stream(given)
+        return run.init(key, x, stream=stream)
+
+    def apply(run, params, state, given):
+        x, stream = in_stream(given)
+        return run(params, state, x, stream=stream)
+
+    return transformed(net, apply, kind="stream", init=init, clear=True)
 
 
 def start_stream(stream: Layer, x: PyTree, state: State | None = None) -> State:
@@ -156,19 +162,6 @@ def batch_axes(stream: Layer, x: PyTree) -> PyTree:
         return next((i for i, (a, b) in pairs if a != b), -1)
 
     return jax.tree.map(axis, state_of(x), state_of(jax.tree.map(grown, x)))
-
-
-def _checked(x: PyTree) -> Callable[..., PyTree]:
-    """Raise if a plain function changes (batch, time): it does not know about the stream."""
-    chunk = next((leaf.shape[:2] for leaf in jax.tree.leaves(x)), ())
-
-    def see(path, layer, x, y):
-        kept = getattr(y, "shape", chunk)[:2] == chunk
-        if layer.kind == "function" and getattr(x, "shape", ())[:2] == chunk and not kept:
-            raise ValueError(f"{here()}: must keep (batch, time) = {chunk} in a stream")
-        return y
-
-    return see
 
 
 def _ragged(given: PyTree) -> tuple[PyTree, jax.Array]:

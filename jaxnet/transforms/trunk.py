@@ -3,7 +3,7 @@
 from collections import Counter
 
 from jaxnet.core import Layer, as_layer, compose
-from jaxnet.core.compose import Watch
+from jaxnet.core.mode import Watch
 from jaxnet.services.trees import Memo, PyTree
 
 

@@ -275,18 +275,17 @@ def _objective(
     net = as_layer(net, kind, "net")
     tools.check_form(kind, "loss", loss)
     tools.a_function(kind, "penalty", penalty, "(params)", optional=True)
-    both = with_code(net)
 
-    def init(key, x):
-        return net.init(key, _array(x, kind))
+    def init(run, key, x):
+        return run.init(key, _array(x, kind))
 
-    def apply(params, state, x, *, key=None, train=False):
+    def apply(run, params, state, x):
         _array(x, kind)
         seen = x
-        if corrupt is not None and train:
-            seen = corrupt(child_key(tools.needs_key(key, kind), "corrupt"), x)
+        if corrupt is not None and run.mode.train:
+            seen = corrupt(child_key(tools.needs_key(run.key, kind), "corrupt"), x)
 
-        (y, z), after = both.apply(params, state, seen, key=key, train=train)
+        (y, z), after = run(params, state, seen)
         values = loss(y, x)
         got = getattr(values, "shape", type(values).__name__)
         if y.shape != x.shape or got not in [x.shape[:n] for n in range(1, x.ndim + 1)]:
@@ -303,10 +302,7 @@ def _objective(
             values = values + penalty(tools.plain(params))
         return (values if sparsity is None else values.mean(), metrics), after
 
-    def rewrap(net):
-        return _objective(net, kind, loss, penalty, corrupt=corrupt, sparsity=sparsity)
-
-    return transform(net, apply, rewrap, kind=kind, init=init, name=kind)
+    return transform(with_code(net), apply, kind=kind, init=init, name=kind)
 
 
 def _array(x: Any, who: str) -> Any:

@@ -9,7 +9,7 @@ import pytest
 
 import jaxnet as jn
 from jaxnet.initializers import zeros
-from jaxnet.services.trees import Memo
+from jaxnet.services.trees import memo_of
 
 KEY = jax.random.key(0)
 
@@ -165,8 +165,8 @@ def test_structure_is_data():
     assert (inner.name, inner.kind) == ("c5", "dense") and callable(inner.inside)
     net = jn.serial(inner)
     assert net.kind == "serial" and callable(net.inside)
-    layer, rewrap = jn.repeat(inner, 2).inside
-    assert layer is inner and rewrap(jn.dense(3)).kind == "repeat"
+    around = jn.repeat(inner, 2).inside
+    assert around.layer is inner and around.copies == 2
 
 
 def test_another_init_of_a_layer_is_called():
@@ -187,9 +187,7 @@ def test_caches_are_bounded():
     layer = jn.dense(3)
     for n in range(1, 80):
         layer.init(KEY, jn.spec((n, 2)))
-    memo = next(
-        c.cell_contents for c in layer.init.__closure__ if isinstance(c.cell_contents, Memo)
-    )
+    memo = memo_of(layer.init)
     assert len(memo._entries) == memo.size == 32
 
 
@@ -354,7 +352,7 @@ def test_init_of_nested_transforms_is_not_exponential():
     runs = []
 
     def wrap(layer):  # what a transform does: its init calls init, its apply calls apply
-        return jn.Layer(layer.init, layer.apply, layer.name, "wrap", (layer, wrap))
+        return jn.transforms.transform(layer, lambda run, *given: run(*given), kind="wrap")
 
     def nest(depth):
         def forward(m, x):
@@ -526,7 +524,8 @@ def test_errors_in_init_carry_the_path():
 
 def test_errors_through_a_transform_carry_the_whole_path():
     inner = broken()
-    wrapped = jn.Layer(inner.init, inner.apply, "wrapped", "wrap", (inner, lambda layer: layer))
+    pass_on = lambda run, *given: run(*given)  # noqa: E731
+    wrapped = jn.transforms.transform(inner, pass_on, kind="wrap", name="wrapped")
     net = jn.serial(wrapped, name="model")
     params, state = net.init(KEY, jn.spec((3, 5)))
     with pytest.raises(RuntimeError) as error:
@@ -551,8 +550,11 @@ def test_a_transform_of_a_composed_layer_is_not_bypassed():
         y, state = inner.apply(params, state, x, key=key, train=train)
         return y + 5, state
 
-    for inside in (None, (inner, lambda layer: layer)):
-        layer = jn.Layer(inner.init, apply, "t", "t", inside)
+    for layer in (
+        jn.Layer(inner.init, apply, "t", "t"),
+        inner._replace(apply=apply),
+        jn.freeze(inner)._replace(apply=apply),
+    ):
         y, _ = jn.serial(layer).apply({}, {}, jnp.zeros((2, 3)))
         assert (y == 6).all()
 

@@ -1,0 +1,64 @@
+"""What all layers of one call share: training or evaluation, a stream, views of the calls."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from jaxnet.core.contract import Layer
+from jaxnet.core.errors import calls
+from jaxnet.services.trees import Path, PyTree
+
+
+class Watch(NamedTuple):
+    """A view of the calls inside a layer.
+
+    Fields:
+      see: `(path, layer, x, y) -> y`, with the path below the watched layer.
+      done: Whether the remaining calls are skipped; their outputs are then zeros.
+      transforms: Whether to look inside transforms that change more than params.
+      sown: Whether to keep sown values.
+      depth: Number of calls around the watched layer, including its own.
+      skipped: Shapes of skipped outputs, by path and input.
+    """
+
+    see: Callable[[Path, Layer, PyTree, PyTree], PyTree] = lambda path, layer, x, y: y
+    done: Callable[[], bool] = lambda: False
+    transforms: bool = False
+    sown: bool = False
+    depth: int = 0
+    skipped: Any = None
+
+
+class Stream(NamedTuple):
+    """How a sequence arrives, for the layers inside `jn.stream`.
+
+    Fields:
+      length: Largest number of steps in all chunks together; None if nothing needs it.
+      dtype: Dtype of kept keys and values; None is the dtype of the computation.
+      steps: Number of steps of this chunk that count, (batch,); None is all.
+      chunk: Shape (batch, time) of this chunk.
+    """
+
+    length: int | None
+    dtype: Any
+    steps: Any
+    chunk: tuple[int, ...]
+
+
+class Mode(NamedTuple):
+    """What all layers of one call share.
+
+    Fields:
+      train: Whether in training.
+      stream: How a sequence arrives; None is as a whole.
+      watches: Views of the calls inside, innermost first.
+      loops: Number of loops of JAX that were running where the key was given.
+    """
+
+    train: bool = False
+    stream: Stream | None = None
+    watches: tuple[Watch, ...] = ()
+    loops: int = 0
+
+    def watched(self, watch: Watch) -> "Mode":
+        """Return the mode with one more watch, on the calls below the one that runs now."""
+        return self._replace(watches=(watch._replace(depth=len(calls())), *self.watches))

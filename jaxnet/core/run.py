@@ -1,0 +1,619 @@
+"""How a layer runs: every call of every layer comes through `run`.
+
+What is inside a layer is a forward function, which `run` gives an `m` (a `Scope`), or a transform,
+which `run` gives a `Run`: the layer inside, as a function. `begin` makes entries in the same way,
+with an `m` that notes what is asked for (an `Outline`). What all layers of one call share is in a
+`Mode`. So a net that streams, is watched or is trained is the same net, and nothing is made again.
+"""
+
+import copy
+import inspect
+import itertools
+from collections.abc import Callable, Container
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxnet.core.contract import Around, Layer, Params, State, child_key, param_dtype
+from jaxnet.core.errors import Misfit, call, calls, check_kept, check_pair, compare, drawn, here
+from jaxnet.core.mode import Mode, Stream, Watch
+from jaxnet.services.checks import (
+    a_function,
+    abstract,
+    check_call,
+    check_dict,
+    check_key,
+    check_name,
+    check_shape,
+    initialized,
+)
+from jaxnet.services.frames import inside_jax, loops_around
+from jaxnet.services.functions import function_name, takes
+from jaxnet.services.keywords import instead
+from jaxnet.services.meshes import apply_on_auto_axes
+from jaxnet.services.nodes import Stored, plain
+from jaxnet.services.trees import Memo, PyTree, key_spec, memo_of, shapes_of, signature
+
+SOWN = "sown/"  # prefix of the names of sown values in the returned state
+
+# What init notes about a layer, by name. For a child it is the child's plan. For an entry it is
+# whether the entry is state, its initializer, and its shape. For a transform, "" holds what draws
+# its entries, and their shapes.
+Plan = dict[str, Any]
+
+
+class Run(NamedTuple):
+    """The layer inside a transform, as a function, in the mode of the call.
+
+        run(params, state, x)                its output and state
+        run(params, state, x, turn=i)        the same in turn i of a loop, with a key of its own
+        run(params, state, x, train=False)   the same in another mode
+        run.init(key, x)                     its params and state
+        run.watched(see)                     the same function, which shows the calls inside
+        run.changed(stream=None)             the same function in another mode
+
+    Fields:
+      layer: The layer inside.
+      key: Key of the call, or None.
+      mode: Mode of the call: `run.mode.train`, `run.mode.stream`.
+      outside: Number of loops of JAX around the call.
+    """
+
+    layer: Layer
+    key: Any
+    mode: Mode
+    outside: int = 0
+
+    def __call__(
+        self, params: Params, state: State, x: PyTree, *, turn: Any = None, **changed: Any
+    ) -> tuple[PyTree, State]:
+        key, mode = self.key, self.mode._replace(**changed) if changed else self.mode
+        if turn is not None and key is not None:  # the loops around the call still share a key
+            loops = mode.loops + loops_around() - self.outside
+            key, mode = jax.random.fold_in(key, turn), mode._replace(loops=loops)
+        with call(self.layer.name, x):
+            return run(self.layer, params, state, x, key, mode)
+
+    def init(self, key: jax.Array, x: PyTree, **changed: Any) -> tuple[Params, State]:
+        stream = self.changed(**changed).mode.stream
+        return begin(self.layer, key, abstract(x, self.layer.name), stream)
+
+    def watched(self, see: Callable = Watch().see, **options: Any) -> "Run":
+        return self._replace(mode=self.mode.watched(Watch(see, **options)))
+
+    def changed(self, **mode: Any) -> "Run":
+        return self._replace(mode=self.mode._replace(**mode))
+
+
+def run(
+    layer: Layer, params: Params, state: State, x: PyTree, key: Any, mode: Mode
+) -> tuple[PyTree, State]:
+    """Return the output and the state of a layer."""
+    inside = layer.inside
+    if isinstance(inside, Around):
+        if inside.own:
+            _compare(layer, params, state, x, mode.stream)
+        watches = tuple(each for each in mode.watches if each.transforms or inside.clear)
+        outside = 0 if key is None else loops_around()
+        inner = Run(inside.layer, key, mode._replace(watches=watches), outside)
+        result = inside.apply(inner, params, state, x)
+        check_pair(result, "apply must return (y, state)")
+        kept = {name: value for name, value in result[1].items() if not name.startswith(SOWN)}
+        check_kept(shapes_of(state), shapes_of(kept))
+        return result
+    m = Scope(x, params, state, key, mode)
+    try:
+        return _output_of(layer, m, x), m.finish()
+    except Misfit as error:
+        if not hasattr(error, "_jaxnet_noted"):  # raised by this layer's own m.param
+            _compare(layer, params, state, x, mode.stream)  # these errors name all misfits
+        raise
+
+
+def begin(layer: Layer, key: Any, x: PyTree, stream: Stream | None) -> tuple[Params, State]:
+    """Return the entries of a layer for an input of these shapes, drawn with the key."""
+    stream = _without_values(stream)
+    if isinstance(inside := layer.inside, Around):
+        with call(layer.name, x):
+            return drawn(inside.init(Run(inside.layer, key, Mode(stream=stream)), key, x))
+
+    def outlined():
+        plan: Plan = {}
+        look = lambda x, key: _outline(layer, x, key, plan, Mode(stream=stream))  # noqa: E731
+        with call(layer.name, x):
+            jax.eval_shape(look, x, key_spec())
+        return _pruned(plan)
+
+    # A transform may call init inside init. Without this, nesting would cost 2^depth.
+    return _draw(memo_of(layer.init).of(_signature("plan", x, stream), outlined), key)
+
+
+def entries(layer: Layer, x: PyTree, stream: Stream | None) -> tuple[Params, State]:
+    """Return the shapes of the params and the state of a layer."""
+    shape, stream = abstract(x, here()), _without_values(stream)
+    look = lambda key: begin(layer, key, shape, stream)  # noqa: E731
+    make = lambda: jax.eval_shape(look, key_spec())  # noqa: E731
+    return memo_of(layer.init).of(_signature("entries", shape, stream), make)
+
+
+def _compare(layer: Layer, params: Params, state: State, x: PyTree, stream: Any) -> None:
+    needed = entries(layer, x, stream)
+    compare("params", needed[0], params, x)
+    compare("state", needed[1], state, x)
+
+
+def _without_values(stream: Stream | None) -> Stream | None:
+    """Return the stream with other numbers of steps: entries depend on shapes alone."""
+    if stream is None or stream.steps is None:
+        return stream
+    return stream._replace(steps=np.zeros(stream.steps.shape, stream.steps.dtype))
+
+
+def _signature(what: str, x: PyTree, stream: Stream | None) -> Any:
+    return what, signature(x), stream and stream._replace(steps=stream.steps is None)
+
+
+def made(name: str, kind: str, inside: Any) -> Layer:
+    """Return the layer of a forward function, or of a transform."""
+
+    def init(key, x):
+        x = abstract(x, name)
+        check_key(key, name)
+        return begin(layer, key, x, None)
+
+    # x is required; see check_call
+    def apply(params, state, x=..., *, key=None, train=False, **unknown):
+        for other in unknown:
+            write = instead(other, ["key", "train"])
+            raise TypeError(f"{name}: apply has no argument {other}; {write}")
+        params, state, x = check_call(name, params, state, x, key, train)
+        mode = Mode(train, loops=0 if key is None else loops_around())
+
+        def first(params, state, x, *, key, train):
+            return run(layer, params, state, x, key, mode)
+
+        with call(name, x):
+            return apply_on_auto_axes(first, params, state, x, key, train)
+
+    layer = Layer(init, apply, name, kind, inside)
+    return layer
+
+
+class Scope:
+    """The `m` of one run of a forward function on data."""
+
+    def __init__(self, x, params, state, key, mode: Mode):
+        for what, tree in (("params", params), ("state", state)):
+            check_dict(here(), what, tree)
+        self._x, self._key, self._mode = x, key, mode
+        self._params, self._state = params, dict(state)
+        self._names: dict[int, str] = {}
+        self._sown: dict[str, PyTree] = {}  # by path
+        # Keeps layers alive, since Python may reuse the id of a freed layer.
+        self._held: list[Any] = []
+        self._counts: dict[str, int] = {}  # number of calls, by name
+        self._own: dict[str, Any] = {}  # what m.param and m.state declared, by name
+        self._dtype: Any = None  # dtype of params, once one is requested
+
+    train = property(lambda self: self._mode.train)
+    stream = property(lambda self: self._mode.stream)
+
+    def __call__(self, layer: Layer | Callable[..., Any], x: PyTree) -> PyTree:
+        """Return the output of a child."""
+        given, layer = layer, as_layer(layer, here())
+        name = self._name(given, layer.name)
+        with call(name, x, child=True):
+            for watch in self._mode.watches:
+                if watch.done():
+                    self._counts.setdefault(name, 0)  # its entries may be given, as by `tap`
+                    return _zeros(_output(layer, x, watch.skipped, self._mode))
+            self._counts[name] = count = self._counts.get(name, -1) + 1
+            y = self._run(layer, name, x, self._fold(name, count))
+            for watch in self._mode.watches:
+                y = watch.see(calls()[watch.depth :], layer, x, y)
+            return y
+
+    def param(self, name: str, initializer: Callable, shape: Any = ...) -> jax.Array:
+        """Return a parameter of this layer."""
+        return plain(self.kernel(name, initializer, shape), self._x)
+
+    def kernel(self, name: str, initializer: Callable, shape: Any = ...) -> "jax.Array | Stored":
+        """Return a parameter as it is stored, for `jn.product` and `jn.rows`.
+
+        Below `jn.quantized` and `jn.lora` it is a node of integers or factors instead of an array.
+        """
+        return self._entry("params", self._params, name, initializer, shape, None)
+
+    def state(self, name: str, initializer: Callable, shape: Any = ..., dtype=None) -> jax.Array:
+        """Return an entry of this layer's state, which `update` changes."""
+        return self._entry("state", self._state, name, initializer, shape, dtype)
+
+    def update(self, name: str, value: jax.Array) -> None:
+        """Give an entry of the state its next value, of the same shape and dtype."""
+        if self._is_skipped():
+            return
+        if name not in self._own or name not in self._state:
+            known = ", ".join(self._own.keys() & self._state.keys()) or "none"
+            raise ValueError(
+                f"{here()}: m.update({name!r}) needs an entry that m.state has declared. Declared "
+                f"here: {known}"
+            )
+        check_kept(shapes_of({name: self._state[name]}), shapes_of({name: value}))
+        _check_outside_jax(f"m.update({name!r})")
+        self._state[name] = value
+
+    def sow(self, name: str, value: PyTree) -> None:
+        """Report a value from inside the net to `jn.collect`."""
+        _check_entry_name(name, "m.sow(name, value)")
+        if any(watch.sown for watch in self._mode.watches) and not self._is_skipped():
+            _check_outside_jax(f"m.sow({name!r})")
+            self._note(name, value)
+
+    def _is_skipped(self) -> bool:
+        """Return whether the values from here on are zeros, since no watch needs them."""
+        return any(watch.done() for watch in self._mode.watches)
+
+    def _note(self, path: str, value: PyTree) -> None:
+        """Keep a sown value, under the next free name if a layer is called again."""
+        self._sown[_free(path, self._sown)] = value
+
+    def _entry(self, kind: str, given: dict, name, initializer, shape, dtype) -> jax.Array:
+        """Return an entry of the params or of the state."""
+        what = kind.removesuffix("s")
+        _check_entry_name(name, f"m.{what}(name, initializer, shape)")
+        at = f"{here()}: m.{what}({name!r})"
+        if not callable(initializer):
+            raise TypeError(f"{at}: {_not_an_initializer(what, initializer, shape)}")
+        check_shape(f"{at}: the shape", shape)
+        if dtype is None:
+            dtype = self._dtype = self._dtype or param_dtype(self._x)
+        needed = jax.ShapeDtypeStruct(tuple(shape), dtype)
+        if name in self._names.values():
+            raise ValueError(f"{here()}: the {what} {name!r} has the name of a child")
+        self._own[name], self._counts[name] = needed, 0
+        if self._is_skipped():
+            return _zeros(needed)
+        return self._given(kind, given, name, initializer, needed)
+
+    def _given(self, kind: str, given: dict, name: str, initializer, needed) -> jax.Array:
+        """Return an entry of the given params or state."""
+        compare(kind, {name: needed}, {n: given[n] for n in [name] if n in given}, self._x)
+        return given[name]
+
+    def key(self, name: str | None = None) -> jax.Array:
+        """Return a random key, new at each call; without a name, the layer's own key."""
+        if name is not None:
+            _check_entry_name(name, "m.key(name)")
+        if self._key is None:
+            mode = ", train=True" if self.train else ""
+            raise ValueError(
+                f"{here()}: needs a key{' in training' * self.train}. Pass one, as in "
+                f"net.apply(params, state, x, key=jax.random.key(0){mode})"
+            )
+        self._check_own_key()
+        if name is None:
+            return self._key
+        name = f"key/{name}"  # the name of a child never contains '/'
+        self._counts[name] = count = self._counts.get(name, -1) + 1
+        return self._fold(name, count)
+
+    def _check_own_key(self) -> None:
+        if loops_around() > self._mode.loops:
+            raise ValueError(
+                f"{here()}: draws random numbers inside jax.vmap, jax.lax.scan or another loop, "
+                "where it has the same key at each turn, so the same numbers are drawn again. Map "
+                "the layer by m(jn.transforms.mapped(layer, axis), x), repeat it by jn.repeat, or "
+                "draw all numbers before the loop"
+            )
+
+    def inline(self, layer: Layer, x: PyTree) -> PyTree:
+        """Return the output of a layer that has this layer's entries; for layers around a layer."""
+        if callable(layer.inside):
+            return layer.inside(self, x)
+        self._counts |= dict.fromkeys([*self._params, *self._state], 0)
+        return self._run(layer, None, x, self._key)
+
+    def whole(self, layer: Layer | Callable[..., Any], x: PyTree) -> PyTree:
+        """Return the output of a child outside the stream, with its whole input at each call."""
+        return self._in(self._mode._replace(stream=None))(layer, x)
+
+    def not_in_stream(self, why: str) -> None:
+        """Raise inside a stream, for a layer whose outputs need other parts of the sequence."""
+        if self.stream is not None:
+            raise ValueError(f"{here()}: {why}, so it does not work in a stream")
+
+    def penalize(self, penalty: Callable[[Params], Any]) -> Any:
+        """Return a function of all parameters of this layer; 0 in init."""
+        return penalty(plain(self._params))
+
+    def watched(self, watch: Watch) -> "Scope":
+        """Return the same scope with one more watch."""
+        return self._in(self._mode.watched(watch))
+
+    def _in(self, mode: Mode) -> "Scope":
+        scope = copy.copy(self)
+        scope._mode = mode
+        return scope
+
+    def _run(self, layer: Layer, name: str | None, x: PyTree, key: Any) -> PyTree:
+        """Return the output of a child or, without a name, of a layer with this layer's entries."""
+        params, given = (
+            {n: tree[n] for n in tree if n not in self._own} if name is None else tree.get(name, {})
+            for tree in (self._params, self._state)
+        )
+        try:
+            y, state = run(layer, params, given, x, key, self._mode)
+        except Misfit as error:
+            if len(error.path) == len(calls()) and name not in (None, *self._params):
+                error.add_note(f"entries given here: {', '.join(self._params)}")
+            raise
+        # Whether any array is another one.
+        if state and [*map(id, jax.tree.leaves(given))] != [*map(id, jax.tree.leaves(state))]:
+            if self.stream is not None and name is not None and self._counts[name]:
+                raise ValueError(
+                    f"{here()}: is called twice in a stream, where each call keeps its own state; "
+                    "make a second layer"
+                )
+            _check_outside_jax(f"m({layer.name}, x), a layer that changes its state,")
+        for entry in [entry for entry in state if entry.startswith(SOWN)]:
+            below = entry.removeprefix(SOWN)
+            self._note(below if name is None else f"{name}/{below}", state.pop(entry))
+        if state:
+            self._state.update(state if name is None else {name: state})
+        return y
+
+    def _fold(self, name: str, count: int) -> Any:
+        if self._key is None:
+            return None
+        key = child_key(self._key, name)
+        return jax.random.fold_in(key, count) if count else key
+
+    def _name(self, layer: Layer | Callable[..., Any], base: str) -> str:
+        """Return the child's name here: its layer's name, with a number if it is taken."""
+        if id(layer) not in self._names:
+            if base in self._own:
+                raise ValueError(f"{here()}: the child {base!r} has the name of a parameter")
+            self._held.append(layer)
+            self._names[id(layer)] = _free(base, {*self._names.values(), *self._own})
+        return self._names[id(layer)]
+
+    def finish(self) -> State:
+        """Return the state after the run; raise if an entry belongs to nothing here."""
+        trees = {"params": self._params, "state": self._state}
+        unused = [f"{what}/{n}" for what in trees for n in trees[what] if n not in self._counts]
+        if unused:
+            words = ", ".join(unused), ", ".join(n for n in self._counts if "/" not in n) or "none"
+            raise ValueError("{}: unused entries: {}; layers here: {}".format(here(), *words))
+        return self._state | {SOWN + path: value for path, value in self._sown.items()}
+
+    def __getattr__(self, name: str) -> Any:
+        raise AttributeError(
+            f"m has no attribute {name!r}; it has m(layer, x), m.param, m.kernel, m.state, "
+            "m.update, m.sow, m.key, m.train, m.whole and m.stream"
+            + (PARAMS_ARE_OUTSIDE if name == "params" else "")
+        )
+
+    def __dir__(self) -> list[str]:
+        """Return the public names, of which Python suggests one for a misspelled name."""
+        return [name for name in super().__dir__() if not name.startswith("_")]
+
+
+class Outline(Scope):
+    """The `m` of init: it notes in a plan what a layer asks for, and goes on with zeros."""
+
+    def __init__(self, x, key, plan: Plan, mode: Mode):
+        super().__init__(x, {}, {}, key, mode)
+        self._plan = plan
+
+    def sow(self, name: str, value: PyTree) -> None:
+        _check_entry_name(name, "m.sow(name, value)")
+
+    def penalize(self, penalty: Callable[[Params], Any]) -> Any:
+        return 0.0
+
+    def _check_own_key(self) -> None:
+        """Nothing is drawn here."""
+
+    def _given(self, kind: str, given: dict, name: str, initializer, needed) -> jax.Array:
+        who, is_state = here(), kind == "state"
+        draw = lambda key: initialized(who, name, initializer, key, needed)  # noqa: E731
+        _, _, first = self._plan.setdefault(name, (is_state, draw, needed))
+        compare(kind, {name: first}, {name: needed}, self._x)
+        return given.setdefault(name, _zeros(needed)) if is_state else _zeros(needed)
+
+    def _run(self, layer: Layer, name: str | None, x: PyTree, key: Any) -> PyTree:
+        plan = self._plan if name is None else self._plan.setdefault(name, {})
+        return _outline(layer, x, key, plan, self._mode)
+
+
+def _free(base: str, taken: Container[str]) -> str:
+    """Return a name that is not taken: the base itself, or with the next number."""
+    numbered = (f"{base}_{n}" for n in itertools.count(1))
+    return next(name for name in itertools.chain([base], numbered) if name not in taken)
+
+
+PARAMS_ARE_OUTSIDE = (
+    ". Params belong to the caller: net.apply(params, state, x). For a penalty on them, pass "
+    "jn.supervised(..., penalty=...)"
+)
+
+
+def _check_entry_name(name: Any, form: str) -> None:
+    if not (isinstance(name, str) and name and "/" not in name):
+        raise TypeError(f"{here()}: expected {form}, a name without '/', got {name!r:.40}")
+
+
+def _not_an_initializer(what: str, initializer: Any, shape: Any) -> str:
+    """Return what is wrong with the last two arguments of `m.param` or `m.state`."""
+    if callable(shape):
+        return (
+            f"the initializer and the shape are swapped, got {initializer!r:.40} and then a "
+            f"function. Write m.{what}(name, initializer, shape)"
+        )
+    return (
+        "the initializer must be a function (key, shape, dtype) -> array, got "
+        f"{initializer!r:.40}. For a constant, write jn.initializers.constant(value)"
+    )
+
+
+def _check_outside_jax(what: str) -> None:
+    """Raise in a function that JAX runs, such as the body of a scan: its values end there."""
+    if inside_jax(below=_RUNS):
+        raise ValueError(
+            f"{here()}: {what} is called inside a function that JAX runs, such as the body of "
+            "jax.lax.scan or of jax.grad, so the value ends with that function. Return the "
+            "value from it, and make the call after it. For layers with state, use jn.repeat, "
+            "or call layer.apply(params, state, x) in an objective jn.Layer(init, apply)"
+        )
+
+
+def _outline(layer: Layer, x: PyTree, key: Any, plan: Plan, mode: Mode) -> PyTree:
+    """Return the output of a layer while tracing, with fresh entries, noted in the plan."""
+    shape = abstract(x, here())
+    if not isinstance(layer.inside, Around):
+        return _output_of(layer, Outline(x, key, plan, mode), x)
+    stream = _without_values(mode.stream)
+    fresh = begin(layer, key, shape, stream)
+    _, first = plan.setdefault("", (lambda key: begin(layer, key, shape, stream), shapes_of(fresh)))
+    for kind, needed, tree in zip(("params", "state"), first, fresh, strict=True):
+        compare(kind, needed, tree, shape)
+    return run(layer, *fresh, x, key, mode)[0]
+
+
+def _output_of(layer: Layer, m: "Scope", x: PyTree) -> PyTree:
+    y = layer.inside(m, x)
+    if y is None:
+        raise TypeError(f"{here()}: the function returned None; is its return statement missing?")
+    return y
+
+
+def _output(layer: Layer, x: PyTree, memo: Memo, mode: Mode) -> PyTree:
+    """Return the shapes of the output of a layer that is not run."""
+    shape = abstract(x, here())
+    look = lambda x, key: _outline(layer, x, key, {}, mode._replace(watches=()))  # noqa: E731
+    key = calls(), signature(shape)
+    return memo.of(key, lambda: jax.eval_shape(look, shape, key_spec()))
+
+
+def _zeros(tree: PyTree) -> PyTree:
+    return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), tree)
+
+
+def _pruned(plan: Plan) -> Plan:
+    """Return the plan without layers that draw nothing, which do not need a key."""
+    kept: Plan = {n: _pruned(each) if isinstance(each, dict) else each for n, each in plan.items()}
+    return {n: each for n, each in kept.items() if each and not (n == "" and each[1] == ({}, {}))}
+
+
+def _draw(plan: Plan, key: jax.Array) -> tuple[Params, State]:
+    """Return the parameters and state of everything in the plan."""
+    params, state = {}, {}
+    for name, each in plan.items():
+        if name == "":
+            own, kept = each[0](key)
+        elif isinstance(each, dict):
+            own, kept = ({name: it} if it else {} for it in _draw(each, child_key(key, name)))
+        else:
+            entry = {name: each[1](child_key(key, name))}
+            own, kept = ({}, entry) if each[0] else (entry, {})
+        params.update(own)
+        state.update(kept)
+    return params, state
+
+
+def as_layer(value: Any, who: str = "as_layer", what: str = "") -> Layer:
+    """Convert a layer, a pair of functions or a plain function to a layer of this library.
+
+    Args:
+      value: A layer, or a function of x.
+      who: Name of the calling function, for the error.
+      what: Name of its argument.
+
+    Raises:
+      TypeError: If `value` is neither.
+      TypeError: When the layer is applied, if `value` is a function that makes layers, such as
+        `flatten` without its parentheses.
+
+    Example:
+      >>> as_layer(jnp.tanh)
+      Layer('tanh', kind='function')
+      >>> as_layer(None, "saliency", "net")
+      Traceback (most recent call last):
+      ...
+      TypeError: saliency: net must be a layer, such as jn.dense(3), got NoneType
+    """
+    if isinstance(value, Layer):
+        if value.inside is None:
+            return _of_pair(value)
+        if not (callable(value.inside) or isinstance(value.inside, Around)):
+            raise TypeError(
+                f"{value.name}: `inside` is what jn.compose and jn.transforms.transform give a "
+                "layer; for a transform of your own, write jn.transforms.transform(layer, apply, "
+                f"kind={value.kind!r}), with apply(run, params, state, x) -> (y, state)"
+            )
+        return value
+    if callable(value):
+        name = function_name(value)
+        return made(name, "function", lambda m, x: _in_steps(m, x, _applied(value, x)))
+    several = "; pass several layers one by one, as in jn.serial(a, b, c)"
+    rule = f"{what} must be a layer, such as jn.dense(3)"
+    rule = rule if what else "expected a layer or a function"
+    hint = several if isinstance(value, list | tuple) else ""
+    raise TypeError(f"{who}: {rule}, got {type(value).__name__}{hint}")
+
+
+def _of_pair(pair: Layer) -> Layer:
+    """Return a pair of functions as a transform of no layer, whose entries are compared."""
+    who = pair.kind or "Layer"
+    check_name(who, pair.name)
+    a_function(who, "init", pair.init, "(key, x)")
+    a_function(who, "apply", pair.apply, "(params, state, x, *, key=None, train=False)")
+
+    def init(run, key, x):
+        return pair.init(key, x)
+
+    def apply(run, params, state, x):
+        return pair.apply(plain(params), state, x, key=run.key, train=run.mode.train)
+
+    around = Around(None, apply, init, own=True)
+    # A pair that is used twice is the same layer, so it shares its params. It is held next to the
+    # ids of its functions, which Python may give to others once they are free.
+    make = lambda: (pair, made(pair.name, pair.kind or pair.name, around))  # noqa: E731
+    return memo_of(pair.apply).of(tuple(map(id, pair)), make)[1]
+
+
+def _applied(function: Callable[..., Any], x: PyTree) -> PyTree:
+    """Return the output of a plain function; raise if it is a function that makes layers."""
+    name = function_name(function)
+    uncalled = f"got the function `{name}`, not a layer; did you forget to call it: {name}()?"
+    try:
+        y = function(x)
+    except Exception as error:
+        if _makes_layers(function):
+            raise TypeError(uncalled) from error
+        if not takes(function, 1):
+            raise TypeError(f"{name}: must be a function of one argument, x") from error
+        raise
+    if isinstance(y, Layer):
+        raise TypeError(uncalled)
+    return y
+
+
+def _in_steps(m: Scope, x: PyTree, y: PyTree) -> PyTree:
+    """Return the output of a plain function; raise if it changed the time of a stream."""
+    chunk = () if m.stream is None else m.stream.chunk
+    if chunk and getattr(x, "shape", ())[:2] == chunk and getattr(y, "shape", chunk)[:2] != chunk:
+        raise ValueError(f"{here()}: must keep (batch, time) = {chunk} in a stream")
+    return y
+
+
+def _makes_layers(function: Callable) -> bool:
+    try:
+        return inspect.signature(function).return_annotation in (Layer, "Layer")
+    except (TypeError, ValueError):  # a builtin without a signature
+        return False
+
+
+_RUNS = {run.__code__, _outline.__code__}  # code that runs a forward function

@@ -1,0 +1,198 @@
+"""A net alone, observed, collected and in a stream is the same net, whatever transforms it has.
+
+A transform gets the layer inside as a function, and no transform makes another layer. So programs
+are compared, not numbers: what is traced must be the same, operation by operation.
+"""
+
+import functools
+import re
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxnet as jn
+from jaxnet.core import Around, Layer
+
+KEY = jax.random.key(0)
+X = jnp.asarray(np.random.default_rng(0).normal(size=(2, 6, 8)), jnp.float32)
+MESH = jax.make_mesh((1,), ("time",), (jax.sharding.AxisType.Auto,))
+
+
+def scaled(layer, factor=3.0):  # as in the guide
+    def apply(run, params, state, x):
+        y, state = run(params, state, x)
+        return factor * y, state
+
+    return jn.transforms.transform(layer, apply, kind="scaled")
+
+
+def same(path, layer, x, y):
+    return y
+
+
+def averaged(layer):
+    average = jn.transforms.moving_average(layer, 0.5)
+    return jn.compose(lambda m, x: sum(m(average, (x, x))), name="averaged")
+
+
+def as_cell(layer):
+    def cell(m, given):
+        carry, x = given
+        y = m(layer, x if carry is None else x + carry)
+        return y, y
+
+    return jn.compose(cell)
+
+
+TRANSFORMS: dict[str, Callable[[Layer], Layer]] = {
+    "repeat": lambda f: jn.repeat(f, 2),
+    "ensemble": lambda f: jn.ensemble(f, 2),
+    "mapped": lambda f: jn.transforms.mapped(f, 1),
+    "remat": jn.remat,
+    "remat-policy": lambda f: jn.remat(f, policy=jax.checkpoint_policies.dots_saveable),
+    "remat-keep": lambda f: jn.remat(f, keep="*"),
+    "cast": lambda f: jn.cast(f, jnp.bfloat16),
+    "freeze": jn.freeze,
+    "freeze-where": lambda f: jn.freeze(f, "*bias"),
+    "lora": lambda f: jn.lora(f, 2, where="*kernel", trainable="*bias"),
+    "quantized": jn.quantized,
+    "quantized-4": lambda f: jn.quantized(f, 4, group=4),
+    "quantized-aware": lambda f: jn.quantized(f, aware=True),
+    "weight_norm": jn.transforms.weight_norm,
+    "spectral_norm": jn.transforms.spectral_norm,
+    "time_distributed": jn.layers.time_distributed,
+    "recurrent": lambda f: jn.recurrent(as_cell(f)),
+    "experts": lambda f: jn.moe(f, 3, 2),
+    "moving_average": averaged,
+    "gathered": lambda f: jn.distributed.gathered(f, MESH),
+    "context_parallel": lambda f: jn.distributed.context_parallel(f, MESH, "time"),
+    "observe": lambda f: jn.observe(f, same),
+    "observe-transforms": lambda f: jn.observe(f, same, transforms=True),
+    "collect": lambda f: jn.compose(lambda m, x: m(jn.collect(f), x)[0], name="collected"),
+    "tap": lambda f: jn.tap(jn.serial(f, jnp.tanh), f.name),
+    "plain": jn.interop.plain,
+    "pair": lambda f: jn.Layer(f.init, f.apply, f.name),
+    "scaled": scaled,
+}
+LOOKS: dict[str, Callable[[Layer], Layer]] = {
+    "observe": TRANSFORMS["observe"],
+    "observe-transforms": TRANSFORMS["observe-transforms"],
+    "collect": jn.collect,
+}
+
+
+def base() -> Layer:
+    return jn.serial(jn.dense(8), jax.nn.relu, jn.dropout(0.5), jn.dense(8), name="base")
+
+
+def steps() -> Layer:
+    """A causal net, whose outputs depend on earlier steps."""
+    attention = jn.multi_head_attention(2, causal=True, rotary=True)
+    return jn.serial(jn.dense(8), jn.residual(attention), jn.gru(8), name="steps")
+
+
+def program(net: Layer, x: Any, train: bool = False, collected: bool = False) -> str:
+    """The traced program of a net; skips a net that its transforms refuse to make or to run."""
+
+    def run(params, state, x, key):
+        y, state = net.apply(params, state, x, key=key, train=train)
+        return y[0] if collected else y, state
+
+    try:
+        given = jax.eval_shape(net.init, KEY, x)
+        return re.sub(r"0x[0-9a-f]+", "", str(jax.make_jaxpr(run)(*given, x, KEY)))
+    except (TypeError, ValueError) as error:
+        pytest.skip(str(error).split("\n")[0])
+
+
+def holds_a_layer(function: Any) -> bool:
+    """Whether a function has a layer in its closure."""
+    if isinstance(function, functools.partial):
+        return any(map(holds_a_layer, (function.func, *function.args, *function.keywords.values())))
+    cells = [cell.cell_contents for cell in getattr(function, "__closure__", None) or ()]
+    functions = [each for each in cells if callable(each) and not isinstance(each, type)]
+    return isinstance(function, Layer) or any(map(holds_a_layer, functions))
+
+
+def check_looks(net: Layer, trains=(False, True)) -> None:
+    """The net is the same program, however it is looked at."""
+    for train in trains:
+        alone = program(net, X, train)
+        for name, look in LOOKS.items():
+            looked = program(look(net), X, train, name == "collect")
+            if looked != alone and name == "collect":  # what is sown leaves a loop or a remat
+                looked, alone = (numbers(each, train) for each in (look(net), net))
+                looked = looked[0][0], looked[1]
+                jax.tree.map(np.testing.assert_array_equal, looked, alone)
+            else:
+                assert looked == alone, (name, train)
+
+
+def numbers(net: Layer, train: bool) -> Any:
+    params, state = jax.jit(net.init)(KEY, X)
+    return jax.jit(net.apply, static_argnames="train")(params, state, X, key=KEY, train=train)
+
+
+@pytest.mark.parametrize("name", TRANSFORMS)
+def test_a_transform_is_the_same_program_however_it_is_looked_at(name):
+    check_looks(TRANSFORMS[name](base()))
+
+
+@pytest.mark.parametrize("inner", TRANSFORMS)
+@pytest.mark.parametrize("outer", TRANSFORMS)
+@pytest.mark.slow
+def test_a_pair_of_transforms_is_the_same_program_however_it_is_looked_at(outer, inner):
+    check_looks(TRANSFORMS[outer](TRANSFORMS[inner](base())), [True])
+
+
+def check_stream(net: Layer, numbers: bool = True) -> None:
+    """Chunks give what the whole gives; looked at, the stream is the same program."""
+    stream, chunk = jn.stream(net, length=6), X[:, :3]
+    alone = program(stream, chunk)
+    for name, look in LOOKS.items():
+        looked = jn.stream(look(net), length=6)
+        assert program(looked, chunk, collected=name == "collect") == alone, name
+    if numbers:
+        params, state = jax.jit(net.init)(KEY, X)
+        whole, _ = jax.jit(net.apply)(params, state, X)
+        now, apply = jn.start_stream(stream, chunk, state), jax.jit(stream.apply)
+        first, now = apply(params, now, chunk)
+        rest, _ = apply(params, now, X[:, 3:])
+        found = jnp.concatenate([first, rest], whole.ndim - 2)
+        np.testing.assert_allclose(found, whole, rtol=2e-2, atol=2e-2)  # below cast, 16 bits
+
+
+ALONE = ("moving_average", "plain", "pair", "tap", "mapped", "collect")  # see the message
+
+
+@pytest.mark.parametrize("name", [name for name in TRANSFORMS if name not in ALONE])
+def test_a_transform_streams(name):
+    net = TRANSFORMS[name](jn.dense(8) if name in ("recurrent", "experts") else steps())
+    check_stream(net)
+
+
+@pytest.mark.parametrize("inner", [name for name in TRANSFORMS if name not in ALONE])
+@pytest.mark.parametrize("outer", [name for name in TRANSFORMS if name not in ALONE])
+@pytest.mark.slow
+def test_a_pair_of_transforms_streams(outer, inner):
+    net = TRANSFORMS[inner](jn.dense(8) if "recurrent" in (inner, outer) else steps())
+    check_stream(TRANSFORMS[outer](net), numbers=False)
+
+
+@pytest.mark.parametrize("name", TRANSFORMS)
+def test_no_transform_holds_the_layer_inside(name):
+    """So it is the same transform of any other layer."""
+    around = TRANSFORMS[name](jn.dense(8)).inside
+    if isinstance(around, Around) and around.layer is not None:
+        assert not holds_a_layer(around.apply) and not holds_a_layer(around.init)
+
+
+def test_the_old_form_of_a_transform_is_answered():
+    inner = jn.dense(3)
+    layer = jn.Layer(inner.init, inner.apply, "mine", "scaled", (inner, scaled))
+    with pytest.raises(TypeError, match=r"^mine: .* jn.transforms.transform\(layer, apply, kind="):
+        jn.serial(layer).init(KEY, X)
