@@ -20,14 +20,13 @@ import optax
 
 from jaxnet.losses.arrays import wide
 from jaxnet.services.checks import within
-from jaxnet.services.paths import check_patterns, fits
+from jaxnet.services.paths import KERNEL, check_patterns, fits
 from jaxnet.services.trees import flat, path_name
 
-_KERNELS = "*/(kernel|*_kernel)"
 Penalty = Callable[[Any], jax.Array]
 
 
-def l1(strength: float, *, where: str = _KERNELS) -> Penalty:
+def l1(strength: float, *, where: str = KERNEL) -> Penalty:
     """Return the penalty strength * Σ|W|, with gradient 0 at 0.
 
     Gradient steps make weights oscillate around 0. For weights that are exactly 0, use
@@ -52,7 +51,7 @@ def l1(strength: float, *, where: str = _KERNELS) -> Penalty:
     return _penalty("l1", strength, where, _sizes)
 
 
-def l2(strength: float, *, where: str = _KERNELS) -> Penalty:
+def l2(strength: float, *, where: str = KERNEL) -> Penalty:
     """Return the penalty strength * ΣW², with gradient 2 * strength * W.
 
     For a weight decay (λ/2) ΣW², pass strength λ/2.
@@ -77,7 +76,7 @@ def l2(strength: float, *, where: str = _KERNELS) -> Penalty:
 
 
 def proximal_l1(
-    strength: float, learning_rate: optax.ScalarOrSchedule, *, where: str = _KERNELS
+    strength: float, learning_rate: optax.ScalarOrSchedule, *, where: str = KERNEL
 ) -> optax.GradientTransformation:
     """Return the last transform of an `optax.chain`: an L1 penalty that makes weights exactly 0.
 

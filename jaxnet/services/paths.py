@@ -13,6 +13,19 @@ from collections.abc import Iterable
 from functools import cache
 from typing import Any
 
+KERNEL = "*/(kernel|*_kernel)"  # what a layer multiplies by, not a bias, a gain or a table
+KERNEL_OR_TABLE = "*/(kernel|*_kernel|embedding)"
+
+
+def is_kernel(path: str) -> bool:
+    """Return whether a path names a kernel.
+
+    Example:
+      >>> is_kernel("gru/recurrent_kernel"), is_kernel("gru/bias"), is_kernel("mykernel")
+      (True, False, False)
+    """
+    return fits(KERNEL, path)
+
 
 def fits(pattern: str, path: str) -> bool:
     """Return whether a path fits a pattern.

@@ -17,11 +17,10 @@ from jaxnet.ops.precision import wide
 from jaxnet.ops.product import product, rows, spread
 from jaxnet.services.checks import abstract, as_dict, at_least, check_options, one_of
 from jaxnet.services.nodes import Stored, plain
-from jaxnet.services.paths import check_patterns
+from jaxnet.services.paths import KERNEL_OR_TABLE, check_patterns
 from jaxnet.services.trees import PyTree, key_spec
 from jaxnet.transforms.kernels import FACTORS, Axes, axes_of, matching, replaced
 
-WHERE = "*(kernel|embedding)"
 LARGEST = {8: 127, 4: 7}  # symmetric ranges, so -128 and -8 are not used
 
 
@@ -29,7 +28,7 @@ def quantized(
     layer: Layer,
     bits: int = 8,
     *,
-    where: str = WHERE,
+    where: str = KERNEL_OR_TABLE,
     group: int | None = None,
     aware: bool = False,
 ) -> Layer:

@@ -13,7 +13,7 @@ from jaxnet.core.errors import compare
 from jaxnet.ops.product import product, rows
 from jaxnet.services.checks import abstract, check_dict
 from jaxnet.services.nodes import Stored, is_stored
-from jaxnet.services.paths import fits
+from jaxnet.services.paths import fits, is_kernel
 from jaxnet.services.trees import PyTree, flat, key_spec, memo_of, path_name, shapes_of, signature
 
 FACTORS = "_lora_a", "_lora_b"  # ends of the names of the factors of a kernel
@@ -139,8 +139,7 @@ def matrix_axes(net: Layer, params: Params, x: PyTree) -> PyTree:
     def numbers(path: Any, leaf: Any) -> Any:
         name, rank = path_name(path), len(leaf.shape)
         axes, multiplies = uses.get(name, (None, False))
-        is_kernel = multiplies or name.endswith("kernel")
-        if axes is None or axes.table or not is_kernel or not axes.inputs:
+        if axes is None or axes.table or not (multiplies or is_kernel(name)) or not axes.inputs:
             return None
         first, last = axes.copies, axes.copies + axes.inputs
         return MuonDimensionNumbers(one((*range(first, last),)), one((*range(last, rank),)))

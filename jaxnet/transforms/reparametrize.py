@@ -17,6 +17,7 @@ from jaxnet.ops.precision import wide
 from jaxnet.ops.product import spread
 from jaxnet.services.checks import at_least, within
 from jaxnet.services.nodes import plain
+from jaxnet.services.paths import is_kernel
 from jaxnet.services.trees import flat, path_name
 from jaxnet.transforms.kernels import axes_of, replaced
 
@@ -161,16 +162,12 @@ def spectral_norm(
     return transformed(layer, apply, kind=own, init=init, name=name, own=True)
 
 
-def _is_kernel(name: str) -> bool:
-    return name == "kernel" or name.endswith("_kernel")
-
-
 def _find(params: Params) -> Params:
     """Return the entries of params that are kernels."""
     inside = {
         name: _find(entry) if isinstance(entry, dict) else entry
         for name, entry in params.items()
-        if isinstance(entry, dict) or _is_kernel(name)
+        if isinstance(entry, dict) or is_kernel(name)
     }
     return {name: entry for name, entry in inside.items() if not isinstance(entry, dict) or entry}
 
@@ -191,7 +188,7 @@ def _join(params: Params) -> Params:
     def whole(name: str, entry: Any) -> Any:
         if not isinstance(entry, dict):
             return entry
-        if not (_is_kernel(name) and set(entry) == {"g", "v"}):
+        if not (is_kernel(name) and set(entry) == {"g", "v"}):
             return _join(entry)
         g, v = entry["g"], wide(entry["v"])
         norm = _norm(v, g.ndim - 1)
