@@ -3,8 +3,12 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
+
 from jaxnet.core.contract import Layer
 from jaxnet.core.errors import calls
+from jaxnet.services.nodes import is_stored
 from jaxnet.services.trees import Path, PyTree
 
 
@@ -49,15 +53,29 @@ class Mode(NamedTuple):
 
     Fields:
       train: Whether in training.
+      dtype: Dtype of the computation below `jn.cast`; None leaves it to the params and the input.
       stream: How a sequence arrives; None is as a whole.
       watches: Views of the calls inside, innermost first.
       loops: Number of loops of JAX that were running where the key was given.
     """
 
     train: bool = False
+    dtype: Any = None
     stream: Stream | None = None
     watches: tuple[Watch, ...] = ()
     loops: int = 0
+
+    def rounded(self, tree: PyTree) -> PyTree:
+        """Return the tree with its floats in the dtype of the computation."""
+        if self.dtype is None:
+            return tree
+
+        def each(a):
+            dtype = getattr(a, "dtype", self.dtype)
+            other = dtype != self.dtype and jnp.issubdtype(dtype, jnp.floating)
+            return a.astype(self.dtype) if other else a
+
+        return jax.tree.map(each, tree, is_leaf=is_stored)
 
     def watched(self, watch: Watch) -> "Mode":
         """Return the mode with one more watch, on the calls below the one that runs now."""

@@ -196,6 +196,7 @@ class Scope:
         self._counts: dict[str, int] = {}  # number of calls, by name
         self._own: dict[str, Any] = {}  # what m.param and m.state declared, by name
         self._dtype: Any = None  # dtype of params, once one is requested
+        self._wide = False  # whether an entry has more digits than the computation
 
     train = property(lambda self: self._mode.train)
     stream = property(lambda self: self._mode.stream)
@@ -210,25 +211,34 @@ class Scope:
                     self._counts.setdefault(name, 0)  # its entries may be given, as by `tap`
                     return _zeros(_output(layer, x, watch.skipped, self._mode))
             self._counts[name] = count = self._counts.get(name, -1) + 1
-            y = self._run(layer, name, x, self._fold(name, count))
+            y = self._run(layer, name, self._rounded(x), self._fold(name, count))
             for watch in self._mode.watches:
                 y = watch.see(calls()[watch.depth :], layer, x, y)
             return y
 
     def param(self, name: str, initializer: Callable, shape: Any = ...) -> jax.Array:
-        """Return a parameter of this layer."""
-        return plain(self.kernel(name, initializer, shape), self._x)
+        """Return a parameter of this layer.
 
-    def kernel(self, name: str, initializer: Callable, shape: Any = ...) -> "jax.Array | Stored":
+        Below `jn.cast` it keeps its dtype: what plain operations do with it has a gradient that is
+        a sum over examples and positions, for which 16 bits are too few.
+        """
+        entry = self._entry("params", self._params, name, initializer, shape, None)
+        return self._seen(plain(entry, self._x))
+
+    def kernel(
+        self, name: str, initializer: Callable, shape: Any = ..., *, array: bool = False
+    ) -> "jax.Array | Stored":
         """Return a parameter as it is stored, for `jn.product` and `jn.rows`.
 
-        Below `jn.quantized` and `jn.lora` it is a node of integers or factors instead of an array.
+        Below `jn.quantized` and `jn.lora` it is a node of integers or factors instead of an array,
+        unless `array` is True; below `jn.cast` it has the dtype of the computation.
         """
-        return self._entry("params", self._params, name, initializer, shape, None)
+        entry = self._entry("params", self._params, name, initializer, shape, None)
+        return self._mode.rounded(plain(entry, self._x) if array else entry)
 
     def state(self, name: str, initializer: Callable, shape: Any = ..., dtype=None) -> jax.Array:
         """Return an entry of this layer's state, which `update` changes."""
-        return self._entry("state", self._state, name, initializer, shape, dtype)
+        return self._seen(self._entry("state", self._state, name, initializer, shape, dtype))
 
     def update(self, name: str, value: jax.Array) -> None:
         """Give an entry of the state its next value, of the same shape and dtype."""
@@ -323,6 +333,14 @@ class Scope:
         """Raise inside a stream, for a layer whose outputs need other parts of the sequence."""
         if self.stream is not None:
             raise ValueError(f"{here()}: {why}, so it does not work in a stream")
+
+    def _seen(self, value: jax.Array) -> jax.Array:
+        self._wide |= self._mode.rounded(value) is not value
+        return value
+
+    def _rounded(self, tree: PyTree) -> PyTree:
+        """Return what leaves this layer, in the dtype of the computation."""
+        return self._mode.rounded(tree) if self._wide else tree
 
     def penalize(self, penalty: Callable[[Params], Any]) -> Any:
         """Return a function of all parameters of this layer; 0 in init."""
@@ -486,7 +504,7 @@ def _output_of(layer: Layer, m: "Scope", x: PyTree) -> PyTree:
     y = layer.inside(m, x)
     if y is None:
         raise TypeError(f"{here()}: the function returned None; is its return statement missing?")
-    return y
+    return m._rounded(y)
 
 
 def _output(layer: Layer, x: PyTree, memo: Memo, mode: Mode) -> PyTree:
@@ -575,7 +593,9 @@ def _of_pair(pair: Layer) -> Layer:
         return pair.init(key, x)
 
     def apply(run, params, state, x):
-        return pair.apply(plain(params), state, x, key=run.key, train=run.mode.train)
+        result = pair.apply(plain(params), state, x, key=run.key, train=run.mode.train)
+        check_pair(result, "apply must return (y, state)")
+        return run.mode.rounded(result[0]), result[1]
 
     around = Around(None, apply, init, own=True)
     # A pair that is used twice is the same layer, so it shares its params. It is held next to the

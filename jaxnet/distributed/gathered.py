@@ -8,6 +8,9 @@ from jax.sharding import PartitionSpec as P
 
 from jaxnet.core import Layer, as_layer, transformed
 from jaxnet.distributed.rules import check_mesh
+from jaxnet.services.nodes import is_stored
+from jaxnet.services.paths import is_kernel
+from jaxnet.services.trees import path_name
 
 
 def gathered(layer: Layer, mesh: Mesh) -> Layer:
@@ -44,12 +47,18 @@ def gathered(layer: Layer, mesh: Mesh) -> Layer:
     explicit = AxisType.Explicit in mesh.axis_types
 
     def apply(run, params, state, x):
+        def narrow(path, a):
+            return run.mode.rounded(a) if is_kernel(path_name(path)) else a
+
+        # Kernels travel in the dtype of the computation: below `cast`, half the bytes.
+        sent = jax.tree_util.tree_map_with_path(narrow, params, is_leaf=is_stored)
         # If the axes are Explicit, an update runs inside auto_axes, with the mesh as context. Only
         # the evaluation of shapes runs outside it.
         if not explicit:
-            params = jax.lax.with_sharding_constraint(params, where)
+            sent = jax.lax.with_sharding_constraint(sent, where)
         elif jax.sharding.get_abstract_mesh().axis_names:
-            params = jax.lax.with_sharding_constraint(params, P())
-        return run(params, state, x)
+            sent = jax.lax.with_sharding_constraint(sent, P())
+        as_given = lambda new, old: new.astype(old.dtype)  # noqa: E731
+        return run(jax.tree.map(as_given, sent, params, is_leaf=is_stored), state, x)
 
     return transformed(layer, apply, kind="gathered")

@@ -78,7 +78,9 @@ def conv(
 
     def forward(m, x):
         size, steps, apart = sizes(x)
-        kernel = m.param("kernel", kernel_init, (*size, _members(name, x, groups), features))
+        kernel = m.kernel(
+            "kernel", kernel_init, (*size, _members(name, x, groups), features), array=True
+        )
         x, pairs = _padded(m, x, name, padding, size, steps, apart)
         options = {"strides": steps, "padding": pairs, "dilation": apart, "groups": groups}
         y = _primitive()(x, kernel, **options, who=name)
@@ -202,7 +204,9 @@ def conv_transpose(
 
     def forward(m, x):
         size, steps, apart = sizes(x)
-        kernel = m.param("kernel", kernel_init, (*size, _members(name, x, groups), features))
+        kernel = m.kernel(
+            "kernel", kernel_init, (*size, _members(name, x, groups), features), array=True
+        )
         m.not_in_stream("spreads each input over later outputs")
         pairs = _transposed_padding(name, padding, x.shape[1:-1], size, steps, apart)
         options = {"padding": pairs, "dilation": apart, "input_dilation": steps, "groups": groups}

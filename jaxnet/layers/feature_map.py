@@ -141,7 +141,7 @@ def random_fourier(features: int, bandwidth: float = 1.0, *, name: str = "random
 
     def forward(m, x):
         check_rank(name, x, 2)
-        kernel = m.param("kernel", waves, (x.shape[-1], features))
+        kernel = m.kernel("kernel", waves, (x.shape[-1], features), array=True)
         bias = m.param("bias", phases_init, (features,))
         z = plus(product(x, kernel), bias)  # (..., inputs) -> (..., features)
         return math.sqrt(2 / features) * jnp.cos(z)

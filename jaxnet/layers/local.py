@@ -76,7 +76,7 @@ def locally_connected(
             )
         positions = tuple(r // s + 1 for r, s in zip(room, steps, strict=True))
         inputs = math.prod(window) * x.shape[-1]
-        kernel = m.param("kernel", whole_init, (*positions, inputs, features))
+        kernel = m.kernel("kernel", whole_init, (*positions, inputs, features), array=True)
         seen = jnp.stack(list(taps(x, window, steps, pairs)), axis=-2)
         seen = jnp.moveaxis(seen.reshape(*x.shape[:1], *positions, inputs), 0, -2)
         y = jnp.moveaxis(seen @ kernel, -2, 0)  # a product of matrices per position

@@ -108,12 +108,19 @@ class Recurrence:
         """Return the two kernels and the two biases, None without them."""
         features, columns = self.features, self.cell.gates * self.features
         kernel = m.kernel("kernel", self.kernel_init, (x.shape[-1], columns))
-        recurrent_kernel = m.param("recurrent_kernel", self.recurrent_init, (features, columns))
-        bias = m.param("bias", self.bias_init, (columns,)) if self.use_bias else None
+        recurrent_kernel = m.kernel(
+            "recurrent_kernel", self.recurrent_init, (features, columns), array=True
+        )
+
+        def entry(name, size):
+            # Narrow below `cast`, as what is kept of all steps must be; the op sums in float32.
+            return m.param(name, self.bias_init, (size,)).astype(recurrent_kernel.dtype)
+
+        bias = entry("bias", columns) if self.use_bias else None
         recurrent_bias = None
         if self.use_bias and self.cell is GRU:
             # The bias of the candidate; the gates do not need a second bias.
-            own = m.param("recurrent_bias", self.bias_init, (features,))
+            own = entry("recurrent_bias", features)
             recurrent_bias = jnp.concatenate([jnp.zeros_like(own)] * 2 + [own])
         return [kernel, recurrent_kernel, bias, recurrent_bias]
 

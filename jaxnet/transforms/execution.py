@@ -8,10 +8,11 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
 from jaxnet.core import Layer, as_layer, transformed
+from jaxnet.core.mode import Mode
 from jaxnet.services.checks import a_function, check_dtype
-from jaxnet.services.nodes import frozen, is_stored
+from jaxnet.services.nodes import frozen
 from jaxnet.services.paths import check_patterns, first_fits, fits
-from jaxnet.services.trees import PyTree, flat
+from jaxnet.services.trees import flat
 from jaxnet.transforms.kernels import replaced
 
 
@@ -104,10 +105,14 @@ _BY_ROLE = jax.checkpoint_policies.save_and_offload_only_these_names(
 def cast(layer: Layer, dtype: Any) -> Layer:
     """Return a layer computed in another float dtype, such as `jnp.bfloat16`.
 
-    Parameters and their gradients keep their dtype; the layer gets converted copies. The output has
-    the dtype of the input (float32 for integers), and the state keeps its dtype. In 16 bits some
-    things are still computed in float32: long sums, as in norms, softmax, pooling and products, and
-    losses. What is not below `cast`, such as the loss of a net that is cast, stays as it is.
+    The output has the dtype of the input (float32 for integers). Parameters, their gradients and
+    the state keep their dtype. The layers inside convert what they multiply: inputs and kernels, as
+    `m.kernel` returns them. `m.param` returns parameters as they are stored, so what a layer of
+    your own does with them is computed in float32, and its output is rounded. That keeps the digits
+    of its gradients, which are sums over all examples; for a large product, write
+    `jn.product(x, m.kernel(...))`. A layer of another library gets its params as they are, too.
+    Long sums are in float32, as in norms, softmax, pooling and products, and losses. What is not
+    below `cast`, such as the loss of a net that is cast, stays as it is.
 
     float16 is what a GPU without bfloat16 units, such as a T4, is fast in. It holds at most 65,504,
     so `jn.trainer` then scales the loss and skips steps that overflow.
@@ -137,17 +142,14 @@ def cast(layer: Layer, dtype: Any) -> Layer:
     if not jnp.issubdtype(dtype, jnp.floating):
         raise ValueError(f"cast: dtype must be a float, such as jnp.bfloat16, got {dtype}")
 
-    def to(tree: PyTree, dtype: Any) -> PyTree:
-        floating = lambda leaf: jnp.issubdtype(leaf.dtype, jnp.floating)  # noqa: E731
-        each = lambda a: a.astype(dtype) if floating(a) else a  # noqa: E731
-        return jax.tree.map(each, tree, is_leaf=is_stored)
-
     def apply(run, params, state, x):
         floats = [a.dtype for a in jax.tree.leaves(x) if jnp.issubdtype(a.dtype, jnp.floating)]
-        y, after = run(to(params, dtype), state, to(x, dtype))
+        inside = run.changed(dtype=jnp.dtype(dtype))
+        y, after = inside(params, state, inside.mode.rounded(x))
         kept = {n: after[n] for n in state}
         after |= jax.tree.map(lambda new, old: new.astype(old.dtype), kept, state)
-        return to(y, jnp.result_type(*floats) if floats else jnp.float32), after
+        outside = Mode(dtype=jnp.result_type(*floats) if floats else jnp.float32)
+        return outside.rounded(y), after
 
     return transformed(layer, apply, kind="cast")
 

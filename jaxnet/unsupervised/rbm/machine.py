@@ -79,7 +79,7 @@ def rbm(
 
     def forward(m, x):
         tools.check_rank(name, x, 2, "(batch, ..., inputs)")
-        kernel = m.param("kernel", kernel_init, (x.shape[-1], features))
+        kernel = m.kernel("kernel", kernel_init, (x.shape[-1], features), array=True)
         params = {"kernel": kernel, "bias": m.param("bias", zeros, (features,))}
         m.param("visible_bias", zeros, x.shape[-1:])  # used only to reconstruct the visible units
         if chains:
