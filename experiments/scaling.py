@@ -28,7 +28,6 @@ from jax.sharding import PartitionSpec as P
 import jaxnet as jn
 from experiments.common import Seed, Short, main
 from experiments.records import Command, Figures, Record, lower
-from jaxnet.tools import size_of
 
 Rule = Literal["data", "fully sharded", "compiler", "tensor"]
 Variant = Literal["plain", "remat", "bfloat16"]
@@ -127,6 +126,11 @@ RECORDS = (
         ),
     ),
 )
+
+
+def size_of(n: float, unit: str = "B") -> str:
+    """Return a number of bytes or operations in millions."""
+    return f"{n / 1e6:.4g} M{unit}".rstrip()
 
 
 @dataclass(frozen=True)

@@ -20,13 +20,14 @@ import optax
 
 from jaxnet.losses.arrays import wide
 from jaxnet.services.checks import within
-from jaxnet.services.paths import KERNEL, check_patterns, fits
+from jaxnet.services.paths import KERNEL as _KERNEL
+from jaxnet.services.paths import check_patterns, fits
 from jaxnet.services.trees import flat, path_name
 
 Penalty = Callable[[Any], jax.Array]
 
 
-def l1(strength: float, *, where: str = KERNEL) -> Penalty:
+def l1(strength: float, *, where: str = _KERNEL) -> Penalty:
     """Return the penalty strength * Σ|W|, with gradient 0 at 0.
 
     Gradient steps make weights oscillate around 0. For weights that are exactly 0, use
@@ -51,7 +52,7 @@ def l1(strength: float, *, where: str = KERNEL) -> Penalty:
     return _penalty("l1", strength, where, _sizes)
 
 
-def l2(strength: float, *, where: str = KERNEL) -> Penalty:
+def l2(strength: float, *, where: str = _KERNEL) -> Penalty:
     """Return the penalty strength * ΣW², with gradient 2 * strength * W.
 
     For a weight decay (λ/2) ΣW², pass strength λ/2.
@@ -76,7 +77,7 @@ def l2(strength: float, *, where: str = KERNEL) -> Penalty:
 
 
 def proximal_l1(
-    strength: float, learning_rate: optax.ScalarOrSchedule, *, where: str = KERNEL
+    strength: float, learning_rate: optax.ScalarOrSchedule, *, where: str = _KERNEL
 ) -> optax.GradientTransformation:
     """Return the last transform of an `optax.chain`: an L1 penalty that makes weights exactly 0.
 

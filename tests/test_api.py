@@ -5,6 +5,7 @@ After a change that is meant: `python -m tests.test_api > tests/public_api.txt`
 
 import inspect
 import operator
+import re
 import types
 from pathlib import Path
 
@@ -24,15 +25,19 @@ PARTS = [
 
 
 def members(part: str) -> dict:
-    """The public names that a part defines; at the top level also those loaded on first use."""
+    """The names that a part defines or hands on, at the top those loaded on first use too."""
     module = operator.attrgetter(part)(jn) if part else jn
 
-    def own(value) -> bool:
+    source = inspect.getsource(module) if part != "typing" else ""  # types have pages elsewhere
+    handed_on = set(re.findall(r"import (\w+) as \1\b", source))
+
+    def own(name, value) -> bool:
         made_in = getattr(value, "__module__", module.__name__)
-        return f"{made_in}.".startswith(f"{module.__name__}.")
+        return name in handed_on or f"{made_in}.".startswith(f"{module.__name__}.")
 
     found = {name: getattr(module, name) for name in dir(module) if not name.startswith("_")}
-    return {name: v for name, v in found.items() if not isinstance(v, types.ModuleType) and own(v)}
+    found = {name: v for name, v in found.items() if not isinstance(v, types.ModuleType)}
+    return {name: value for name, value in found.items() if own(name, value)}
 
 
 def public_api() -> str:

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from jaxnet.tools import a_function
+from jaxnet.services.checks import a_function
 
 
 def first_available(*loaders: Callable[[], Any]) -> Any:

@@ -6,7 +6,8 @@ import numpy as np
 
 from jaxnet.data import tfds
 from jaxnet.data.boxes import pad_boxes
-from jaxnet.tools import check_sizes, extra
+from jaxnet.services.checks import check_sizes
+from jaxnet.services.extras import extra
 
 CELLS = ("red cell", "white cell", "platelet")
 """Names of the classes 0, 1 and 2 of `bccd`."""

@@ -3,7 +3,7 @@
 import numpy as np
 
 from jaxnet.data.arrays import split
-from jaxnet.tools import extra
+from jaxnet.services.extras import extra
 from jaxnet.typing import Pair
 
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from jaxnet.tools import extra
+from jaxnet.services.extras import extra
 
 NAMES = ("china", "flower", "hopper")
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxnet.data.builders import CATALOG, KNOWN, OWN, base_name, folder, prepared
-from jaxnet.tools import extra
+from jaxnet.services.extras import extra
 
 
 def prepare(who: str, name: str, place: Path) -> None:

@@ -6,7 +6,8 @@ import numpy as np
 
 from jaxnet.data import digits
 from jaxnet.data.boxes import pad_boxes
-from jaxnet.tools import all_at_least, at_least, between, check_sizes
+from jaxnet.services.checks import all_at_least, between, check_sizes
+from jaxnet.tools import at_least
 from jaxnet.typing import Pair
 
 LEAST, MOST = 14, 24  # pixels of a digit's side, including its margin

@@ -15,7 +15,10 @@ import numpy as np
 
 from jaxnet.data.builders import KNOWN, base_name, folder
 from jaxnet.data.builders import prepared as prepared
-from jaxnet.tools import check_options, check_type, extra, progress_bar
+from jaxnet.services.checks import check_type
+from jaxnet.services.extras import extra
+from jaxnet.services.progress import progress_bar
+from jaxnet.tools import check_options
 
 BLOCK = 500  # examples per read: few enough to update the progress bar
 

@@ -11,7 +11,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnet.tools import as_array, at_least, known, on_auto_axes, within
+from jaxnet.services.checks import known
+from jaxnet.services.meshes import on_auto_axes
+from jaxnet.tools import as_array, at_least, within
 
 
 class NMSResult(NamedTuple):

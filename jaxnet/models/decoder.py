@@ -21,7 +21,8 @@ from jaxnet import (
     transformer_block,
 )
 from jaxnet.initializers import lecun_normal
-from jaxnet.tools import all_at_least, check_options, gated_mlp, one_of, within
+from jaxnet.services.checks import all_at_least, one_of
+from jaxnet.tools import check_options, gated_mlp, within
 from jaxnet.typing import Rotation
 
 NORMS = {"rms": rms_norm, "layer": layer_norm}

@@ -16,7 +16,8 @@ import jax
 import numpy as np
 
 from jaxnet import rotary as turn
-from jaxnet.tools import check_type, readable
+from jaxnet.services.checks import check_type
+from jaxnet.services.files import readable
 
 ACTIVATIONS = {
     "silu": jax.nn.silu,

@@ -6,7 +6,8 @@ import jax.numpy as jnp
 from jaxnet import Layer, avg_pool, batch_norm, compose, conv, dense, global_avg_pool, max_pool
 from jaxnet.initializers import he_normal
 from jaxnet.models.parts import unit
-from jaxnet.tools import at_least, one_of
+from jaxnet.services.checks import one_of
+from jaxnet.tools import at_least
 
 # Blocks per stage, maps that a block adds, maps of the first convolution.
 DEPTHS = {

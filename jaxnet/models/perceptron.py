@@ -10,6 +10,8 @@ import numpy as np
 from jaxnet import Layer, compose, dense, product, tools
 from jaxnet.initializers import Initializer, zeros
 from jaxnet.ops import plus
+from jaxnet.services.checks import check_data, check_dict, to_device
+from jaxnet.services.trees import describe
 from jaxnet.typing import Params, State
 
 Batch = tuple[jax.Array, jax.Array]
@@ -323,7 +325,7 @@ def _outer(x: jax.Array, error: jax.Array) -> Params:
 def _check_batch(who: str, params: Any, batch: Any) -> tuple[Params, jax.Array, jax.Array]:
     """Return the params as JAX arrays, and inputs and targets of a batch that fits them."""
     if not (isinstance(batch, tuple | list) and len(batch) == 2):
-        raise TypeError(f"{who}: the batch must be (x, targets), got {tools.describe(batch)}")
+        raise TypeError(f"{who}: the batch must be (x, targets), got {describe(batch)}")
     params = _check_params(who, params)
     inputs, features = params["kernel"].shape
     x = tools.as_array(who, "x", batch[0], "(batch, inputs)", "reals", {"inputs": inputs})
@@ -338,7 +340,7 @@ def _check_batch(who: str, params: Any, batch: Any) -> tuple[Params, jax.Array, 
 
 def _check_params(who: str, params: Any) -> Params:
     """Kernel and bias of a perceptron."""
-    tools.check_dict(who, "params", params)
+    check_dict(who, "params", params)
     sizes: dict[str, int] = {}
     forms = {"kernel": "(inputs, features)", "bias": "(features,)"}
     return {
@@ -350,7 +352,7 @@ def _check_params(who: str, params: Any) -> Params:
 def _check_examples(who: str, x: Any, y: Any) -> tuple[jax.Array, jax.Array]:
     x = tools.on_host(who, "x", x, dtype="booleans or numbers")
     y = tools.on_host(who, "targets", y, dtype="booleans or numbers")
-    tools.check_data((x, y), who)
+    check_data((x, y), who)
     if x.ndim != 2 or y.ndim not in (1, 2):
         raise ValueError(
             f"{who}: expected x (n, inputs) and targets (n,) or (n, features), got {x.shape} and "
@@ -361,6 +363,6 @@ def _check_examples(who: str, x: Any, y: Any) -> tuple[jax.Array, jax.Array]:
             f"{who}: targets must be 0 or 1, got {np.unique(y)[:5].tolist()}. For -1 and +1, pass "
             "y > 0; for one unit per class, y[:, None] == np.arange(classes)"
         )
-    x = tools.to_device(who, "x", x)
-    x = x.astype(tools.param_dtype(x))
+    x = to_device(who, "x", x)
+    x = x.astype(jnp.result_type(jnp.float32, x))
     return x, jnp.asarray(y if y.ndim == 2 else y[:, None]).astype(x.dtype)

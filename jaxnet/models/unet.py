@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from jaxnet import Layer, compose, conv, conv_transpose, max_pool
 from jaxnet.initializers import he_normal
 from jaxnet.models.parts import unit
-from jaxnet.tools import all_at_least
+from jaxnet.services.checks import all_at_least
 
 
 def unet(classes: int, features: int = 64, levels: int = 5, *, name: str = "unet") -> Layer:

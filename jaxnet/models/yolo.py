@@ -17,6 +17,8 @@ import jax.numpy as jnp
 from jaxnet import Layer, batch_norm, compose, conv, tools
 from jaxnet.detection import area, iou, non_max_suppression, to_corners, to_middle
 from jaxnet.initializers import he_normal
+from jaxnet.services.checks import WrongValues, all_at_least, all_within, known
+from jaxnet.services.trees import describe
 
 leaky_relu = partial(jax.nn.leaky_relu, negative_slope=0.1)  # equation 2 of the paper
 
@@ -93,7 +95,7 @@ def yolo(
     Reference: Redmon, Divvala, Girshick and Farhadi 2016, "You Only Look Once: Unified, Real-Time
     Object Detection".
     """
-    tools.all_at_least(name, classes=classes, boxes=boxes)
+    all_at_least(name, classes=classes, boxes=boxes)
     if not isinstance(hidden, tuple | list):
         raise TypeError(f"{name}: hidden must be a tuple of features, got {hidden!r:.60}")
     head = []
@@ -140,7 +142,7 @@ def yolo_assign(targets: Targets, rows: int, columns: int) -> Cells:
       >>> cells.label.tolist()
       [[[4, -1, -1], [-1, -1, -1]]]
     """
-    tools.all_at_least("yolo_assign", rows=rows, columns=columns)
+    all_at_least("yolo_assign", rows=rows, columns=columns)
     return _assign(*_targets("yolo_assign", targets), int(rows), int(columns))
 
 
@@ -149,22 +151,22 @@ def _targets(who: str, targets: Any, count: int | None = None) -> tuple[jax.Arra
     if not isinstance(targets, dict) or not {"boxes", "classes"} <= set(targets):
         raise TypeError(
             f'{who}: targets must be a dict with "boxes" (batch, n, 4) and "classes" (batch, n), '
-            f"got {tools.describe(targets)}"
+            f"got {describe(targets)}"
         )
     sizes: dict[str, Any] = {}
     boxes = tools.as_array(who, "boxes", targets["boxes"], "(batch, n, 4)", "reals", sizes)
     classes = tools.as_array(who, "classes", targets["classes"], "(batch, n)", "integers", sizes)
     classes = classes.astype(jnp.int32)  # where -1 is no class of 8 bits
-    corners, labels = tools.known(boxes), tools.known(classes)
+    corners, labels = known(boxes), known(classes)
     if corners is None or labels is None or not _wrong(corners, labels, count).any():
         return boxes, classes
     largest = labels.max()
     if count is not None and largest >= count:
-        raise tools.WrongValues(
+        raise WrongValues(
             f"{who}: classes must be below {count} for outputs of {count} classes, got {largest}. "
             "Count classes from 0, and pass the same boxes= to net and loss"
         )
-    raise tools.WrongValues(
+    raise WrongValues(
         f"{who}: boxes must be fractions of the image's height and width, got "
         f"{corners[labels >= 0].max():g}. Divide pixels by [height, width, height, width], see "
         "jn.data.pad_boxes"
@@ -238,7 +240,7 @@ def yolo_loss(
       >>> yolo_loss(outputs, targets).shape
       (2,)
     """
-    tools.all_within("yolo_loss", "[0, inf)", coordinates=coordinates, no_object=no_object)
+    all_within("yolo_loss", "[0, inf)", coordinates=coordinates, no_object=no_object)
     places, confidence, probabilities = _parts("yolo_loss", outputs, boxes)
     rows, columns = places.shape[1:3]
     true, labels = _targets("yolo_loss", targets, probabilities.shape[-1])

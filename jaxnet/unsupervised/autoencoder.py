@@ -19,6 +19,9 @@ from jaxnet import Layer, child_key, compose, dense, observe, serial, tools, tra
 from jaxnet.initializers import constant, glorot_uniform
 from jaxnet.losses import half_squared_error, kl_sparsity
 from jaxnet.models import bottleneck
+from jaxnet.services.checks import a_function, check_key, needs_key
+from jaxnet.services.nodes import plain
+from jaxnet.tools import check_form
 from jaxnet.transforms import as_layer, transform
 from jaxnet.typing import Params
 from jaxnet.unsupervised.check import check_fit, trained, whole_batches
@@ -117,7 +120,7 @@ def denoising_reconstruction(
 
     Reference: Vincent et al. 2010, "Stacked Denoising Autoencoders".
     """
-    tools.a_function("denoising_reconstruction", "corrupt", corrupt, "(key, x)")
+    a_function("denoising_reconstruction", "corrupt", corrupt, "(key, x)")
     return _objective(net, "denoising_reconstruction", loss, corrupt=corrupt)
 
 
@@ -184,7 +187,7 @@ def masking_noise(rate: float) -> Corruption:
     tools.within("masking_noise", "rate", rate, "[0, 1)", "the fraction to drop")
 
     def corrupt(key, x):
-        tools.check_key(key, "masking_noise")
+        check_key(key, "masking_noise")
         x = tools.as_array("masking_noise", "x", x)
         return jnp.where(jax.random.bernoulli(key, 1 - rate, x.shape), x, 0)
 
@@ -273,8 +276,8 @@ def _objective(
 ) -> Layer:
     """Return the reconstruction loss; with `sparsity(code) -> (value, metrics)`, their mean."""
     net = as_layer(net, kind, "net")
-    tools.check_form(kind, "loss", loss)
-    tools.a_function(kind, "penalty", penalty, "(params)", optional=True)
+    check_form(kind, "loss", loss)
+    a_function(kind, "penalty", penalty, "(params)", optional=True)
 
     def init(run, key, x):
         return run.init(key, _array(x, kind))
@@ -283,7 +286,7 @@ def _objective(
         _array(x, kind)
         seen = x
         if corrupt is not None and run.mode.train:
-            seen = corrupt(child_key(tools.needs_key(run.key, kind), "corrupt"), x)
+            seen = corrupt(child_key(needs_key(run.key, kind), "corrupt"), x)
 
         (y, z), after = run(params, state, seen)
         values = loss(y, x)
@@ -299,7 +302,7 @@ def _objective(
             more, watched = sparsity(z)
             values, metrics = values + more, metrics | watched
         if penalty is not None:
-            values = values + penalty(tools.plain(params))
+            values = values + penalty(plain(params))
         return (values if sparsity is None else values.mean(), metrics), after
 
     return transform(with_code(net), apply, kind=kind, init=init, name=kind)

@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 
 from jaxnet import Trainer, TrainState, fit
-from jaxnet.tools import all_at_least, as_array, at_least, check_finite, check_key
+from jaxnet.services.checks import all_at_least, check_finite, check_key
+from jaxnet.tools import as_array, at_least
 from jaxnet.typing import Params
 
 

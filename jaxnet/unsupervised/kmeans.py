@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnet import tools
+from jaxnet.services.extras import extra
 from jaxnet.unsupervised.check import check_fit
 
 
@@ -46,11 +47,11 @@ def kmeans(
     x = check_fit(key, x, features, "kmeans", limit=0, iterations=iterations)
     # Explicit, since x64 makes the default 64 bits.
     seed = int(jax.random.bits(key, dtype=jnp.uint32))
-    cluster = tools.extra("sklearn.cluster", "scikit-learn", "kmeans")
+    cluster = extra("sklearn.cluster", "scikit-learn", "kmeans")
     options = {"max_iter": iterations, "tol": tolerance, "random_state": seed}
     model = cluster.KMeans(features, n_init=1, **options)
     # Several threads would add numbers in varying order, so that results would vary. On a loaded
     # machine they are also much slower, since they wait for each other.
-    with tools.extra("threadpoolctl", "threadpoolctl", "kmeans").threadpool_limits(1):
+    with extra("threadpoolctl", "threadpoolctl", "kmeans").threadpool_limits(1):
         centroids = model.fit(np.asarray(x)).cluster_centers_
     return jnp.asarray(centroids, x.dtype)

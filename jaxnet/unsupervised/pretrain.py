@@ -8,6 +8,9 @@ import jax
 import jax.numpy as jnp
 
 from jaxnet import Layer, child_key, observe, predict, tools
+from jaxnet.services.checks import a_function, check_key
+from jaxnet.services.functions import takes
+from jaxnet.services.progress import progress_bar
 from jaxnet.transforms import as_layer
 from jaxnet.typing import Params, State
 
@@ -76,13 +79,13 @@ def pretrain_greedy(
     who = "pretrain_greedy"
     net = as_layer(net, who, "net")
     key = jax.random.key(0) if key is None else key
-    tools.check_key(key, who)
+    check_key(key, who)
     x = tools.as_array(who, "data", data, "(examples, ...)")
     if not len(x):
         raise ValueError(f"{who}: data must hold at least one example, got {x.shape}")
     if method is not None:
-        tools.a_function(who, "method", method, "(key, x, features)")
-        if not tools.takes(method, 3):
+        a_function(who, "method", method, "(key, x, features)")
+        if not takes(method, 3):
             raise TypeError(
                 f"{who}: method must be a function of (key, x, features), got one of "
                 f"{inspect.signature(method)}"
@@ -105,7 +108,7 @@ def pretrain_greedy(
             "to fit with layers=[...]"
         )
     order = [path for path in found if path in chosen]
-    with tools.progress_bar(len(order), "layers", progress) as bar:
+    with progress_bar(len(order), "layers", progress) as bar:
         for path in order:
             seen = predict(_input_of(net, path), params, state, x, batch_size=batch_size)
             old = _entry(params, path)

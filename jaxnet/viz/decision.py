@@ -5,7 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from jaxnet.tools import a_function, at_least, on_host
+from jaxnet.services.checks import a_function
+from jaxnet.tools import at_least, on_host
 from jaxnet.viz.style import COLORS, Figure, cells, grid, new_figure, styled, texts
 
 Predict = Callable[[Any], Any]

@@ -5,7 +5,9 @@ from typing import Any
 import numpy as np
 
 from jaxnet.inspect import Graph
-from jaxnet.tools import at_least, check_type, short
+from jaxnet.services.checks import check_type
+from jaxnet.services.table import short
+from jaxnet.tools import at_least
 from jaxnet.viz.style import COLORS, Figure, canvas, styled
 
 FORWARD, BACKWARD = COLORS[2], COLORS[1]  # green and vermilion

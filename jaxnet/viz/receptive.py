@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from jaxnet.inspect import ReceptiveFields
-from jaxnet.tools import check_type, on_host
+from jaxnet.services.checks import check_type
+from jaxnet.tools import on_host
 from jaxnet.viz.feature_maps import show_image
 from jaxnet.viz.style import COLORS, Figure, new_figure, styled, texts
 

@@ -10,7 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jaxnet.tools import at_least, check_list, check_type, command, file_path, replacing, within
+from jaxnet.services.checks import check_list, check_type
+from jaxnet.services.extras import command
+from jaxnet.services.files import file_path, replacing
+from jaxnet.tools import at_least, within
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -17,7 +17,9 @@ import numpy as np
 from jaxnet import child_key
 from jaxnet.initializers import normal, zeros
 from jaxnet.ops import plus, spread
-from jaxnet.tools import at_least, check_range, extra, on_host, param_dtype, within
+from jaxnet.services.checks import check_range
+from jaxnet.services.extras import extra
+from jaxnet.tools import at_least, on_host, within
 from jaxnet.typing import Params
 from jaxnet.unsupervised.hmm.markov import log_probabilities, logsumexp, to_logits
 from jaxnet.unsupervised.kmeans import kmeans
@@ -131,7 +133,7 @@ def categorical(symbols: int) -> Emission:
 
     def init(key, x, states):
         check_shape(x)
-        return {"logits": normal(1.0)(key, (states, symbols), param_dtype(x))}
+        return {"logits": normal(1.0)(key, (states, symbols), jnp.result_type(jnp.float32, x))}
 
     def score(params, x):
         check(x)
@@ -193,7 +195,7 @@ def gaussian_mixture(mixtures: int = 1, *, floor: float = 1e-3) -> Emission:
 
     def init(key, x, states):
         check(x)
-        shape, dtype = (states, mixtures, x.shape[-1]), param_dtype(x)
+        shape, dtype = (states, mixtures, x.shape[-1]), jnp.result_type(jnp.float32, x)
         return {
             "weight": zeros(key, shape[:2], dtype),
             "mean": normal(1.0)(child_key(key, "mean"), shape, dtype),

@@ -23,6 +23,16 @@ import numpy as np
 from jaxnet import Layer, child_key, compose, spec, stateless, tools
 from jaxnet.initializers import Initializer, zeros
 from jaxnet.ops import wide
+from jaxnet.services.checks import (
+    a_function,
+    all_at_least,
+    all_native,
+    check_finite,
+    check_key,
+    to_device,
+)
+from jaxnet.services.meshes import on_auto_axes
+from jaxnet.services.progress import progress_bar
 from jaxnet.typing import Params, Sequence
 from jaxnet.unsupervised.hmm.emissions import Align, Emission, shares
 from jaxnet.unsupervised.hmm.markov import expected_counts, forward
@@ -108,7 +118,7 @@ class EMResult(NamedTuple):
     log_likelihoods: np.ndarray
 
 
-@tools.on_auto_axes
+@on_auto_axes
 def baum_welch(
     params: Params,
     x: Any,
@@ -158,12 +168,12 @@ def baum_welch(
     tools.at_least("baum_welch", "iterations", iterations)
     tools.within("baum_welch", "tolerance", tolerance, "(-inf, inf)")
     _check_emission("baum_welch", emission)
-    params = tools.all_native(params, "baum_welch")
+    params = all_native(params, "baum_welch")
     sequence, mask = _read(x, lengths, "baum_welch")
     emission.check(sequence.x)
     steps = int(mask.sum())
     history: list[float] = []
-    with tools.progress_bar(iterations, "Baum-Welch", progress) as bar:
+    with progress_bar(iterations, "Baum-Welch", progress) as bar:
         for _ in range(iterations):
             params, log_likelihood = _round(params, sequence.x, jnp.asarray(mask), emission)
             each = np.asarray(log_likelihood, np.float64)
@@ -181,7 +191,7 @@ def baum_welch(
     return EMResult(params, np.array(history))
 
 
-@tools.on_auto_axes
+@on_auto_axes
 def fit_hmm(
     key: jax.Array,
     x: Any,
@@ -230,11 +240,11 @@ def fit_hmm(
       >>> sorted(abs(params["emission"]["mean"][:, 0, 0]).round().tolist())
       [0.0, 9.0]
     """
-    tools.check_key(key, "fit_hmm")
-    tools.all_at_least("fit_hmm", states=states, restarts=restarts)
+    check_key(key, "fit_hmm")
+    all_at_least("fit_hmm", states=states, restarts=restarts)
     tools.check_options("fit_hmm", start_init=start_init, transition_init=transition_init)
     _check_emission("fit_hmm", emission)
-    tools.a_function("fit_hmm", "align", align, "(key, x, mask, states)", optional=True)
+    a_function("fit_hmm", "align", align, "(key, x, mask, states)", optional=True)
     sequence, mask = _read(x, lengths, "fit_hmm")
     steps = int(mask.sum())
     if steps < states:
@@ -285,7 +295,7 @@ def _check_emission(who: str, emission: Any) -> None:
 
 def _read(x: Any, lengths: Any, who: str) -> tuple[Sequence, np.ndarray]:
     """Return the checked sequences with zeros in padding, and their mask."""
-    x = tools.to_device(who, "x", x)
+    x = to_device(who, "x", x)
     if lengths is not None:
         lengths = tools.as_array(who, "lengths", lengths, "(batch,)", "integers")
     sequence = tools.read_sequence(x if lengths is None else (x, lengths), who, rank=2)
@@ -293,5 +303,5 @@ def _read(x: Any, lengths: Any, who: str) -> tuple[Sequence, np.ndarray]:
     mask = np.ones(x.shape[:2], bool) if lengths is None else np.asarray(sequence.mask())
     if not mask.any():
         raise ValueError(f"{who}: x must hold at least one step, got {x.shape}, lengths {lengths}")
-    tools.check_finite(who, sequence.x, "sequences")
+    check_finite(who, sequence.x, "sequences")
     return sequence, mask

@@ -26,6 +26,7 @@ from jax.typing import ArrayLike
 from jaxnet import Layer, child_key, compose, product, tools, trainer
 from jaxnet.initializers import Initializer, normal, zeros
 from jaxnet.ops import plus
+from jaxnet.services.checks import check_key, check_rank
 from jaxnet.training import learning_rule
 from jaxnet.typing import Params
 from jaxnet.unsupervised.check import check_fit, trained, whole_batches
@@ -78,7 +79,7 @@ def rbm(
     tools.check_options(name, kernel_init=kernel_init)
 
     def forward(m, x):
-        tools.check_rank(name, x, 2, "(batch, ..., inputs)")
+        check_rank(name, x, 2, "(batch, ..., inputs)")
         kernel = m.kernel("kernel", kernel_init, (x.shape[-1], features), array=True)
         params = {"kernel": kernel, "bias": m.param("bias", zeros, (features,))}
         m.param("visible_bias", zeros, x.shape[-1:])  # used only to reconstruct the visible units
@@ -170,7 +171,7 @@ def gibbs(
       >>> x.shape, mean[:, 2].tolist()  # the third unit has no weights
       ((5, 3), [0.5, 0.5, 0.5, 0.5, 0.5])
     """
-    tools.check_key(key, "gibbs")
+    check_key(key, "gibbs")
     tools.at_least("gibbs", "steps", steps)
     params, sizes = read_params("gibbs", params, visible)
     x = tools.as_array("gibbs", "x", x, "(..., inputs)", "reals", sizes)
