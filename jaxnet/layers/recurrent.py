@@ -213,6 +213,11 @@ def recurrent(cell: Layer | Callable, *, name: str | None = None) -> Layer:
         step = one_step(read_chunk(run.mode, given, name, rank=2).x)
         streams, run = run.mode.stream is not None, run.changed(stream=None)
         params, state = run.init(key, (None, step))
+        if clash := [n for n in state if n.startswith("carry_")]:
+            raise ValueError(
+                f"{name}: the cell has the state {clash[0]!r}; names that begin with 'carry_' are "
+                "those of the carry in a stream. Give it another name"
+            )
         return params, state | (_kept(_zero_carry(run, params, state, step)) if streams else {})
 
     def apply(run, params, state, given):

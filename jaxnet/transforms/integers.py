@@ -19,7 +19,7 @@ from jaxnet.services.checks import abstract, as_dict, at_least, check_options, o
 from jaxnet.services.nodes import Stored, plain
 from jaxnet.services.paths import KERNEL_OR_TABLE, check_patterns
 from jaxnet.services.trees import PyTree, key_spec
-from jaxnet.transforms.kernels import FACTORS, Axes, axes_of, matching, replaced
+from jaxnet.transforms.kernels import FACTORS, Axes, Marked, axes_of, matching, replaced
 
 LARGEST = {8: 127, 4: 7}  # symmetric ranges, so -128 and -8 are not used
 
@@ -188,6 +188,9 @@ def _grid(kernel: Any, axes: Axes, bits: int, group: int | None) -> tuple[jax.Ar
 
 def _through(kernel: jax.Array, axes: Axes, bits: int, group: int | None) -> jax.Array:
     """Return the rounded kernel, with the gradient of the identity."""
+    if isinstance(kernel, Marked):  # a transform around this one looks for the axes of its product
+        return kernel
+    kernel = plain(kernel)
     numbers, scale = _grid(jax.lax.stop_gradient(kernel), axes, bits, group)
     nearest = scaled(numbers.astype(kernel.dtype), scale)
     # The value of the difference is exactly 0.

@@ -162,7 +162,7 @@ def _uses(
         return own
 
     new = {
-        path: _Marked(leaf, partial(note, path)) for path, leaf in flat(params) if path in kernels
+        path: Marked(leaf, partial(note, path)) for path, leaf in flat(params) if path in kernels
     }
     run = lambda *args, key: layer.apply(*args, key=key)  # noqa: E731
     jax.eval_shape(run, replaced(params, new), state, shapes_of(x), key=key_spec())
@@ -171,7 +171,7 @@ def _uses(
 
 @partial(jax.tree_util.register_dataclass, data_fields=["own"], meta_fields=["note"])
 @dataclass(frozen=True, eq=False)
-class _Marked(Stored):
+class Marked(Stored):
     """A kernel that notes how it is used."""
 
     own: Any
@@ -183,8 +183,8 @@ class _Marked(Stored):
     def array(self) -> jax.Array:
         return self.note(self.own)
 
-    def astype(self, dtype: Any) -> "_Marked":
-        return _Marked(self.own.astype(dtype), self.note)
+    def astype(self, dtype: Any) -> "Marked":
+        return Marked(self.own.astype(dtype), self.note)
 
     def product(self, x: jax.Array, inputs: int, transposed: bool) -> jax.Array:
         return product(x, self.note(self.own, inputs, transposed), inputs, transposed=transposed)

@@ -272,3 +272,16 @@ def test_factors_on_integers_are_exported(bits):
     x = tokens((3, 7))
     found = jax.export.deserialize(exported.serialize()).call(x)
     np.testing.assert_allclose(found, run(x), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("outer", [
+    jn.transforms.weight_norm, jn.transforms.spectral_norm, jn.quantized,
+    lambda net: jn.lora(net, 2, where="*kernel"),
+])  # fmt: skip
+def test_a_transform_around_training_that_rounds_sees_the_axes_of_a_product(outer):
+    net, x = jn.serial(jn.multi_head_attention(2), jn.dense(3)), jn.spec((2, 5, 4))
+    shapes = [
+        jax.eval_shape(outer(inside).init, jax.random.key(0), x)
+        for inside in (net, jn.quantized(net, aware=True))
+    ]
+    assert shapes[0] == shapes[1]
