@@ -22,7 +22,7 @@ from jaxnet.ops.product import plus, product
 from jaxnet.ops.recurrence import GRU, RESET_BEFORE, Cell, hidden, reset_before, unroll
 from jaxnet.ops.varying import varying
 from jaxnet.services.checks import at_least, check_input, check_options, check_rank, on_device
-from jaxnet.services.trees import PyTree, key_spec
+from jaxnet.services.trees import PyTree, describe, key_spec
 
 
 def orthogonal_blocks(key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32):
@@ -259,6 +259,11 @@ def recurrent(cell: Layer | Callable, *, name: str | None = None) -> Layer:
                 raise ValueError(
                     f"{name}: values sown inside a cell cannot be collected; return them as "
                     "outputs of the cell"
+                )
+            if describe(new) != describe(carry):
+                raise ValueError(
+                    f"{name}: the cell must return a carry like the one that it gets, "
+                    f"{describe(carry)}, got {describe(new)}"
                 )
             if mask is not None:
                 new = jax.tree.map(
