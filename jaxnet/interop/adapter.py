@@ -16,8 +16,8 @@ from jaxnet.interop.weights import numbers
 from jaxnet.services.checks import as_dict
 from jaxnet.services.files import file_path, readable, replacing
 from jaxnet.services.paths import fits
+from jaxnet.services.saving import read_tensors, write_tensors
 from jaxnet.services.trees import flat
-from jaxnet.training.checkpoint import read_tensors, write_tensors
 from jaxnet.transforms.adapt import A, B, beside, check_factors, factors_product, options_of
 from jaxnet.transforms.kernels import replaced
 

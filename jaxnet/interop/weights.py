@@ -12,7 +12,7 @@ import numpy as np
 
 from jaxnet.services.checks import check_type, on_device
 from jaxnet.services.files import readable
-from jaxnet.training.checkpoint import opened, read_tensors, tensor
+from jaxnet.services.saving import opened, read_tensors, tensor
 
 Weights = Mapping[str, Any]  # names, as in a state_dict, -> arrays or tensors
 Files = str | Path | Sequence[str | Path]  # safetensors: a file, several, or a folder of them

@@ -5,37 +5,27 @@ process has.
 """
 
 import functools
-import hashlib
 import json
 import os
-import struct
-import zipfile
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from safetensors import SafetensorError, safe_open
 
 from jaxnet.services.checks import check_type, on_device
-from jaxnet.services.files import readable, replacing
+from jaxnet.services.files import readable
+from jaxnet.services.saving import KNOWN, Notes, digest, opened, read_tensors, write_file
 from jaxnet.services.trees import as_lines, describe, differences
 
 PyTree = Any
 
-# The dtypes that safetensors 0.8 supports for NumPy; other dtypes are stored as bytes.
-_KNOWN = {
-    "bool": "BOOL", "uint8": "U8", "int8": "I8", "uint16": "U16", "int16": "I16", "uint32": "U32",
-    "int32": "I32", "uint64": "U64", "int64": "I64", "float16": "F16", "bfloat16": "BF16",
-    "float32": "F32", "float64": "F64",
-}  # fmt: skip
 _EMPTY = {"none": type(None), "empty": dict, "empty list": list, "empty tuple": tuple}
 # Python's numbers, not NumPy's, and the kinds of dtypes in which they are stored; "V" is bfloat16.
 _NUMBERS = {bool: "b", int: "iu", float: "fV", complex: "c"}
-Notes = dict[str, dict[str, Any]]  # what safetensors cannot store, by name of an array
 
 
 def save(path: str | os.PathLike, tree: PyTree, *, config: Any = None) -> None:
@@ -113,7 +103,7 @@ def load(path: str | os.PathLike, like: PyTree = None) -> tuple[PyTree, Any]:
     path = readable("load", path)
     stored, metadata = read_tensors("load", path)
     sealed = "jaxnet" in metadata or "sha256" in metadata
-    if sealed and metadata.get("sha256") != _digest(sorted(stored.items()), metadata):
+    if sealed and metadata.get("sha256") != digest(sorted(stored.items()), metadata):
         raise ValueError(
             f"load: {path} was changed after it was saved, or was written by a version without "
             "checksums; safetensors.numpy.load_file can still read its arrays"
@@ -167,43 +157,6 @@ def packed(who: str, tree: PyTree, parts: bool = False) -> tuple[dict[str, np.nd
     return arrays, {name: note for name, note in notes.items() if note}
 
 
-def write_file(
-    who: str, path: Any, arrays: dict[str, np.ndarray], notes: Notes, config: Any, own: bool = False
-) -> None:
-    """Write a file of what `packed` returns, with a checksum, whole or not at all.
-
-    Args:
-      who: Name of the function, for messages.
-      path, own: Arguments of `replacing`.
-      arrays, notes: Result of `packed`.
-      config: Data for JSON.
-    """
-    metadata = {"config": json.dumps(config), "jaxnet": json.dumps(notes)}
-    metadata["sha256"] = _digest(sorted(arrays.items()), metadata)
-    with replacing(who, path, own) as file:
-        write_tensors(file, arrays, metadata)
-
-
-def config_of(who: str, path: Path, *, whole: bool = True) -> Any:
-    """Return the config of a file of `write_file`.
-
-    Args:
-      who: Name of the function, for messages.
-      path: Path of the file.
-      whole: Whether to compare the contents with the checksum.
-
-    Raises:
-      OSError: If the file cannot be read.
-      ValueError: If it is broken, or was changed.
-    """
-    with opened(who, path) as file:
-        metadata = file.metadata() or {}
-        values = ((name, tensor(who, path, file, name)) for name in sorted(file.keys()))
-        if whole and metadata.get("sha256") != _digest(values, metadata):
-            raise ValueError(f"{who}: {path} was changed after it was saved")
-        return json.loads(metadata.get("config", "null"))
-
-
 def unpacked(who: str, paths: Sequence[Path], like: PyTree) -> PyTree:
     """Return the tree whose parts several files hold, put on devices as the arrays of `like` are.
 
@@ -255,88 +208,6 @@ def _box(parts: list[tuple[dict, Any]], like: Any, index: Any) -> np.ndarray:
 def _slices(spans: list[range], inside: list[range]) -> tuple[slice, ...]:
     pairs = zip(spans, inside, strict=True)
     return tuple(slice(a.start - b.start, a.stop - b.start) for a, b in pairs)
-
-
-def read_tensors(who: str, path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """Return the arrays and the metadata of a safetensors file.
-
-    Raises:
-      ValueError: If the file is broken or in a different format, or has a dtype that NumPy lacks.
-    """
-    with opened(who, path) as file:
-        try:
-            return {n: tensor(who, path, file, n) for n in file.keys()}, file.metadata() or {}
-        except (OverflowError, MemoryError) as error:
-            raise ValueError(f"{who}: {path} is broken: {error}") from None
-
-
-def tensor(who: str, path: Path, file: Any, name: str) -> np.ndarray:
-    """Return one array of an open safetensors file.
-
-    Raises:
-      ValueError: If it has a dtype that NumPy lacks.
-    """
-    try:
-        return file.get_tensor(name)
-    except (AttributeError, TypeError, KeyError):
-        raise ValueError(
-            f"{who}: {path}: {name} holds {file.get_slice(name).get_dtype()}, which safetensors "
-            "cannot read for NumPy; convert it with the library that wrote it"
-        ) from None
-    except ValueError as error:  # of NumPy, such as for 65 axes
-        raise ValueError(f"{who}: {path}: {name} cannot be read: {error}") from None
-
-
-@contextmanager
-def opened(who: str, path: Path) -> Iterator[Any]:
-    """Open a safetensors file, mapped into memory.
-
-    Raises:
-      ValueError: If it is broken or in a different format.
-    """
-    try:
-        with safe_open(path, framework="numpy") as file:
-            yield file
-    except (SafetensorError, OSError) as error:
-        torch = zipfile.is_zipfile(path) and "; weights of PyTorch: pass torch.load(...) itself"
-        raise ValueError(
-            f"{who}: {path} is not a safetensors file, or is cut short ({path.stat().st_size} "
-            f"bytes): {error}{torch or ''}"
-        ) from None
-
-
-def write_tensors(file: IO[bytes], arrays: dict[str, np.ndarray], metadata: dict[str, str]) -> None:
-    """Write the format of safetensors without a copy of all arrays in memory.
-
-    The file has the length of the header, the header as JSON, and the arrays, wide dtypes first.
-    """
-    header: dict[str, Any] = {"__metadata__": metadata}
-    order = sorted(arrays, key=lambda name: (-arrays[name].itemsize, name))
-    end = 0
-    for name in order:
-        array, begin = arrays[name], end
-        end += array.nbytes
-        entry = {"dtype": _KNOWN[array.dtype.name], "shape": array.shape}
-        header[name] = entry | {"data_offsets": [begin, end]}
-    words = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
-    words += b" " * (-len(words) % 8)
-    file.write(struct.pack("<Q", len(words)) + words)
-    for name in order:
-        file.write(_bytes(arrays[name]))
-
-
-def _bytes(array: np.ndarray) -> Any:
-    return array.reshape(-1).view(np.uint8).data
-
-
-def _digest(arrays: Iterable[tuple[str, np.ndarray]], metadata: dict[str, str]) -> str:
-    """Return a checksum of a file's contents: names, dtypes, shapes, values, config and notes."""
-    found = hashlib.sha256()
-    for name, array in arrays:
-        found.update(json.dumps([name, array.dtype.name, array.shape]).encode())
-        found.update(_bytes(array))
-    found.update(json.dumps([metadata.get(name) for name in ("config", "jaxnet")]).encode())
-    return found.hexdigest()
 
 
 def _empty(leaf: Any) -> str:
@@ -406,7 +277,7 @@ def _to_array(who: str, name: str, leaf: Any) -> tuple[np.ndarray, dict[str, str
             raise TypeError(f"save: {name} must fit 64 bits, got {leaf}") from None
     array = np.asarray(leaf, order="C")
     array = array.astype(array.dtype.newbyteorder("="), copy=False)
-    if array.dtype.name in _KNOWN:
+    if array.dtype.name in KNOWN:
         return array, {}
     if not jnp.issubdtype(array.dtype, np.number) or array.dtype.kind == "m":  # a duration
         raise TypeError(f"{who}: {name} must hold numbers, got dtype {array.dtype}")

@@ -15,9 +15,9 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+from jaxnet.services.saving import config_of
 from jaxnet.services.trees import as_lines, differences, in_words
 from jaxnet.services.version import version
-from jaxnet.training.checkpoint import config_of
 from jaxnet.training.epoch import Position
 from jaxnet.training.trainer import TrainState
 

@@ -15,7 +15,7 @@ import jaxnet as jn
 from jaxnet.services import files
 from jaxnet.services.files import file_path, readable, replacing
 from jaxnet.services.lock import Held
-from jaxnet.training.checkpoint import write_file
+from jaxnet.services.saving import write_file
 
 unix = pytest.mark.skipif(os.name == "nt", reason="modes, pipes and devices")
 

@@ -18,8 +18,8 @@ from safetensors.numpy import load_file, save_file
 
 import jaxnet as jn
 from jaxnet.services import lock
+from jaxnet.services.saving import read_tensors, write_file
 from jaxnet.training import checkpoints
-from jaxnet.training.checkpoint import read_tensors, write_file
 from tests.training.conftest import same
 
 FILE = "0.safetensors"
