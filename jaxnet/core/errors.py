@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from jaxnet.services.checks import explain_spent
 from jaxnet.services.nodes import is_stored
 from jaxnet.services.trees import (
     Differences,
@@ -71,6 +72,7 @@ class call:  # noqa: N801
         if isinstance(error, Exception) and not hasattr(error, "_jaxnet_noted"):
             error._jaxnet_noted = True  # type: ignore[attr-defined]
             error.add_note(f"in {here()}, input {describe(self._x)}")
+            explain_spent(error)
         if self._scope is not None:
             self._scope.__exit__(kind, error, trace)
             _path.reset(self._token)

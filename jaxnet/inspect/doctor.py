@@ -16,6 +16,7 @@ from jaxnet.services.table import Table, Tabular
 from jaxnet.services.trees import PyTree, differences, flat, floats_of, with_floats
 from jaxnet.training.objective import averaged
 from jaxnet.training.trainer import Trainer, TrainState, check_train_state
+from jaxnet.training.watch import explain_reuse
 
 FAST, SLOW = 0.1, 1e-6  # update / weight; usually near 1e-3
 ROUNDING = 1e-6  # relative to the largest gradient: the size of rounding errors of 0 in float32
@@ -47,6 +48,7 @@ class Report(Tabular):
         )
 
 
+@explain_reuse()
 @on_auto_axes
 def doctor(trainer: Trainer, train_state: TrainState, *batches: PyTree) -> Report:
     """Make a trial step on each batch and report problems.

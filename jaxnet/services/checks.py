@@ -652,6 +652,23 @@ def is_traced(tree: PyTree) -> bool:
     return False
 
 
+def explain_spent(error: BaseException | None) -> None:
+    """Add to JAX's error about a deleted array, once, what to write instead.
+
+    Example:
+      >>> explain_spent(RuntimeError("Array has been deleted with shape=float32[3]."))
+    """
+    note = (
+        "a train_state goes into one step only, which reuses its memory; continue with the "
+        "train_state that it returned: train_state, metrics = trainer.step(train_state, ...). If "
+        "an error or a signal came before this assignment, both are lost: jn.fit yields "
+        "train_states that stay valid, and jn.trainer(..., donate=False) keeps the one that a step "
+        "was given"
+    )
+    if error and "has been deleted" in str(error) and note not in getattr(error, "__notes__", ()):
+        error.add_note(note)
+
+
 def a_function(who: str, what: str, value: Any, form: str, *, optional: bool = False) -> None:
     """Raise unless a value can be called.
 

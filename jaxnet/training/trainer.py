@@ -17,6 +17,7 @@ from jaxnet.services.checks import (
     as_array,
     check_arrays,
     check_key,
+    check_options,
     check_type,
     is_traced,
     on_device,
@@ -28,6 +29,7 @@ from jaxnet.services.markup import html_line
 from jaxnet.services.memory import keep_by_default
 from jaxnet.services.trees import Memo, PyTree, describe, floats_of, with_floats
 from jaxnet.training.accumulate import accumulated
+from jaxnet.training.interrupts import is_spent, uninterrupted
 from jaxnet.training.loss_scale import LossScale, computes_in_float16, settled, started
 from jaxnet.training.objective import Average, averaged, hint_of_batch
 from jaxnet.training.placement import Shardings, check_processes, is_named, placed, shardings_of
@@ -56,6 +58,8 @@ class TrainState(NamedTuple):
     key: jax.Array
 
     def __repr__(self) -> str:
+        if is_spent(self):
+            return "TrainState(used up by a step; continue with the one that the step returned)"
         known = isinstance(self.step, jax.Array | np.ndarray | int) and not is_traced(self.step)
         parts = [f"step={self.step if known else type(self.step).__name__}"]
         for name in ("params", "state", "opt_state"):
@@ -139,6 +143,7 @@ def trainer(
     accumulate: int = 1,
     loss_scale: float | None = None,
     shapes: int = 1,
+    donate: bool = True,
 ) -> Trainer:
     """Return the trainer of an objective.
 
@@ -175,6 +180,9 @@ def trainer(
         nothing is scaled. A number is a constant scale, whatever the dtypes are.
       shapes: Number of batch shapes to expect, such as `jn.data.bucketed(...).shapes`. Up to this
         number of compilations, there is no warning.
+      donate: Whether `step` reuses the memory of the train_state, so that the one it was given is
+        gone. False keeps it, for twice the memory. Ctrl-C in a loop of steps loses nothing: it is
+        handled before the next step donates.
 
     Returns:
       A `Trainer`: `init(key, batch, params=None)` returns a train state, and `step(train_state,
@@ -207,6 +215,7 @@ def trainer(
     """
     _check(objective, optimizer)
     all_at_least("trainer", accumulate=accumulate, shapes=shapes)
+    check_options("trainer", donate=donate)
     within("trainer", "loss_scale", loss_scale, "(0, inf)", optional=True)
     keep_by_default()
     optimizer = optax.with_extra_args_support(optimizer)
@@ -214,6 +223,7 @@ def trainer(
     # Eager zeros would compile for each shape.
     start = jax.jit(lambda params: without_weak_types(optimizer.init(floats_of(params))))
 
+    @explain_reuse()
     def init(key: jax.Array, batch: PyTree, params: Params | None = None) -> TrainState:
         check_key(key, "trainer.init")
         with hint_of_batch(objective, batch):
@@ -280,12 +290,12 @@ def trainer(
             after = settled(loss_scale, train_state, after, finite)
         return after, found, finite
 
-    step = step_of(update, objective, watcher, programs)
+    step = step_of(update, objective, watcher, programs, donate)
     return Trainer(init, step, update, objective, optimizer, watcher, programs)
 
 
 def step_of(
-    update: Callable, objective: Layer | None, watcher: Watcher, programs: Memo
+    update: Callable, objective: Layer | None, watcher: Watcher, programs: Memo, donate: bool = True
 ) -> Callable[[TrainState, PyTree], tuple[TrainState, Metrics]]:
     """Return the step made from an update, compiled unless its arguments are traced."""
 
@@ -293,7 +303,7 @@ def step_of(
         after, found, _ = update(train_state, batch)  # unused results are not computed
         return after, {name: average.mean for name, average in found.items()}
 
-    def step(train_state: TrainState, batch: PyTree) -> tuple[TrainState, Metrics]:
+    def one_step(train_state: TrainState, batch: PyTree) -> tuple[TrainState, Metrics]:
         # Not the whole train_state, since flattening it costs microseconds. If only state or
         # opt_state is traced, the results are the same, but the buffers of the others are reused.
         if is_traced((train_state.step, train_state.params, train_state.key, batch)):
@@ -307,10 +317,14 @@ def step_of(
             shardings = shardings_of(train_state) if is_named(train_state.step) else None
             if jax.process_count() > 1:
                 check_processes("step", train_state, batch)
-            run = driver(programs, watcher, ("step", "batch"), pure_step, shardings)
+            given = (0,) if donate else ()
+            run = driver(programs, watcher, ("step", "batch"), pure_step, shardings, given)
             after, metrics = run(train_state, batch)
         watcher.stepped(after, metrics["loss"])
         return after, metrics
+
+    def step(train_state: TrainState, batch: PyTree) -> tuple[TrainState, Metrics]:
+        return uninterrupted(one_step, train_state, batch)
 
     return step
 

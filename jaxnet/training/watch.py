@@ -1,5 +1,6 @@
 """Watch a run: recompilation, state never updated, values that are not finite, reuse."""
 
+from contextlib import ContextDecorator
 from typing import Any
 
 import jax
@@ -7,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnet.core import Params, State
-from jaxnet.services.checks import is_traced
+from jaxnet.services.checks import explain_spent, is_traced
 from jaxnet.services.trees import PyTree, differences, flat
 from jaxnet.services.warn import warn
 from jaxnet.training.loss_scale import LossScale
@@ -170,7 +171,7 @@ def warn_nonfinite(params: Params, finite: np.ndarray, losses: np.ndarray, first
     return bool(steep.size or high.size)
 
 
-class explain_reuse:
+class explain_reuse(ContextDecorator):
     """Add to JAX's error about a deleted array what to write instead.
 
     It runs at each step. `contextlib.contextmanager` would cost two microseconds.
@@ -179,9 +180,4 @@ class explain_reuse:
     def __enter__(self) -> None: ...
 
     def __exit__(self, _: Any, error: BaseException | None, __: Any) -> None:
-        if error is not None and "has been deleted" in str(error):
-            error.add_note(
-                "a train_state goes into one step only, which reuses its memory; continue with "
-                "the train_state that it returned: train_state, metrics = "
-                "trainer.step(train_state, ...)"
-            )
+        explain_spent(error)

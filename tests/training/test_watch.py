@@ -66,3 +66,20 @@ def test_a_used_train_state_is_explained_in_fit_evaluate_and_predict():
         with pytest.raises((RuntimeError, ValueError)) as error:
             call()
         assert any("goes into one step only" in note for note in error.value.__notes__)
+
+
+def test_every_use_of_a_spent_state_says_what_to_write():
+    net, batch = jn.dense(2), (np.ones((4, 3), np.float32), np.ones((4, 2), np.float32))
+    trainer = jn.trainer(jn.supervised(net, optax.squared_error), optax.sgd(0.1))
+    spent = trainer.init(jax.random.key(0), batch)
+    trainer.step(spent, batch)
+    assert "used up by a step; continue with the one" in repr(spent)
+    for call in (
+        lambda: net.apply(spent.params, spent.state, batch[0]),
+        lambda: jn.inspect.doctor(trainer, spent, batch),
+        lambda: trainer.init(jax.random.key(0), batch, params=spent.params),
+        lambda: trainer.step(spent, batch),
+    ):
+        with pytest.raises(RuntimeError) as caught:
+            call()
+        assert sum("goes into one step only" in note for note in caught.value.__notes__) == 1

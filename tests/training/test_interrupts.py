@@ -1,0 +1,119 @@
+"""Ctrl-C at any line: the next call is right, or says what is lost."""
+
+import itertools
+import os
+import signal
+import sys
+import threading
+import time
+
+import jax
+import numpy as np
+import optax
+import pytest
+
+import jaxnet as jn
+from jaxnet.training import interrupts
+
+DATA = np.ones((4, 3), np.float32), np.zeros((4, 2), np.float32)
+
+
+def interrupted(call, files, at):
+    """Whether `call` ran so far that KeyboardInterrupt could be raised at its line number `at`."""
+    left = [at]
+
+    def trace(frame, event, _):
+        if not frame.f_code.co_filename.endswith(files):
+            return None
+        left[0] -= event == "line"
+        if event == "line" and left[0] < 0:
+            raise KeyboardInterrupt
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        call()
+    except KeyboardInterrupt:
+        return True
+    finally:
+        sys.settrace(before)
+    return False
+
+
+@pytest.fixture
+def pair():
+    trainer = jn.trainer(jn.supervised(jn.dense(2), optax.squared_error), optax.sgd(0.1))
+    yield trainer, trainer.init(jax.random.key(0), DATA)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def test_an_interrupt_at_every_line_of_a_step(pair):
+    trainer, _ = pair
+    for at in itertools.count():
+        train_state = trainer.init(jax.random.key(0), DATA)
+        files = "trainer.py", "interrupts.py", "watch.py"
+        if not interrupted(lambda start=train_state: trainer.step(start, DATA), files, at):
+            break
+        try:
+            trainer.step(train_state, DATA)
+        except RuntimeError as error:
+            assert "both are lost: jn.fit yields" in "".join(error.__notes__)
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    assert at > 20
+
+
+def test_a_signal_after_the_donation_waits_for_the_next_step(pair, monkeypatch):
+    trainer, train_state = pair
+    monkeypatch.setattr(trainer.watcher, "stepped", lambda *_: signal.raise_signal(signal.SIGINT))
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            train_state, _ = trainer.step(train_state, DATA)
+            trainer.step(train_state, DATA)
+    with pytest.raises(KeyboardInterrupt):  # or comes by itself
+        train_state, _ = trainer.step(train_state, DATA)
+        time.sleep(60)
+    assert int(train_state.step) == 3 and not interrupts.is_spent(train_state)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_a_signal_while_a_step_compiles_comes_at_once():
+    ready = []
+
+    def loss(outputs, targets):
+        if ready:
+            signal.raise_signal(signal.SIGINT)
+        return optax.squared_error(outputs, targets)
+
+    trainer = jn.trainer(jn.supervised(jn.dense(2), loss), optax.sgd(0.1))
+    train_state = trainer.init(jax.random.key(0), DATA)
+    ready.append(True)
+    with pytest.raises(KeyboardInterrupt):
+        trainer.step(train_state, DATA)
+    assert not interrupts.is_spent(train_state)
+
+
+def test_a_handler_of_the_user_is_called_as_late(pair, monkeypatch):
+    trainer, train_state = pair
+    called = []
+    before = signal.signal(signal.SIGINT, lambda *_: called.append(1))
+    try:
+        monkeypatch.setattr(trainer.watcher, "stepped", lambda *_: os.kill(os.getpid(), 2))
+        train_state, _ = trainer.step(train_state, DATA)
+        assert not called
+        trainer.step(train_state, DATA)
+        assert called == [1]
+    finally:
+        time.sleep(3 * interrupts.LATE)
+        signal.signal(signal.SIGINT, before)
+
+
+def test_a_step_that_does_not_donate_or_runs_in_a_thread(pair):
+    trainer = jn.trainer(pair[0].objective, optax.sgd(0.1), donate=False)
+    train_state = trainer.init(jax.random.key(0), DATA)
+    found = []
+    thread = threading.Thread(target=lambda: found.append(trainer.step(train_state, DATA)))
+    thread.start()
+    thread.join()
+    assert int(found[0][0].step) == 1 and not interrupts.is_spent(train_state)
