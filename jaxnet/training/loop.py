@@ -137,11 +137,14 @@ def fit(
         source.resume(position)
         check_run(position.run, about)
         position = position._replace(run=about)
-        made, own = step - position.start, trainer.objective is None
-        if source.steps and not own and made != _steps_to(position, source.steps):
+        made = wanted = step - position.start
+        if trainer.objective is not None:  # the step of one's own may not count
+            wanted = max(made, position.done)
+            wanted = _steps_to(position, source.steps) if source.steps else wanted
+        if made != wanted or made < 0:
             raise ValueError(
-                f"fit: the position is {_steps_to(position, source.steps)} steps into a run, the "
-                f"train_state {made}; pass both from the same epoch"
+                f"fit: the position is {wanted} steps into a run that began at step "
+                f"{position.start}, the train_state at step {step}; pass both from the same epoch"
             )
     end = _end(position, source.steps, epochs, steps)
     if end.reached(position, step):

@@ -162,8 +162,11 @@ def test_a_position_of_another_run(change, words):
 def test_a_train_state_of_another_moment():
     trainer, train_state = build()
     first = next(iter(jn.fit(trainer, train_state, data(), steps=11, every=3, batch_size=16)))
-    with pytest.raises(ValueError, match="the position is 3 steps into a run, the train_state 0"):
+    with pytest.raises(ValueError, match="position is 3 steps into a run .* train_state at step 0"):
         jn.fit(trainer, train_state, data(), steps=11, position=first.position, batch_size=16)
+    later = jn.training.Position(0, 0, 9, 16)
+    with pytest.raises(ValueError, match="that began at step 9, the train_state at step 0"):
+        jn.fit(trainer, train_state, Batches(data()), steps=11, position=later)
 
 
 def test_a_stream_that_became_shorter():
