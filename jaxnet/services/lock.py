@@ -46,14 +46,20 @@ class Held:
         number = own_file(who, path, os.O_RDWR | os.O_CREAT)
         self._closing = weakref.finalize(self, os.close, number)
         try:
+            self._take(who, folder, number)
+        except BaseException:  # also Ctrl-C, whose traceback would keep the lock alive
+            self.close()
+            raise
+
+    def _take(self, who: str, folder: Path, number: int) -> None:
+        try:
             claim(number)
         except OSError as error:
             if error.errno in _TAKEN:
-                note = _note(number)
-                self.close()
                 raise BlockingIOError(
-                    f"{who}: {folder} is being written by {note or 'another process'}. A folder "
-                    "takes one run at a time: wait until that run ends, or name another folder"
+                    f"{who}: {folder} is being written by {_note(number) or 'another process'}. A "
+                    "folder takes one run at a time: wait until that run ends, or name another "
+                    "folder"
                 ) from None
             warn(
                 f"{who}: {folder} is on a file system without locks ({error.strerror}): nothing "

@@ -8,8 +8,13 @@ steps that are damaged or belong to another run.
 import math
 import os
 import shutil
+import sys
 import threading
+import weakref
+from _thread import start_new_thread
+from collections.abc import Callable
 from contextlib import ExitStack, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -103,9 +108,9 @@ class Checkpoints:
         self._at: int | None = None  # the step that the run of this object has reached
         self._damaged: set[int] = set()  # steps that `newest` skipped
         self._held: Held | None = None  # held by the first process
-        self._thread: threading.Thread | None = None  # writes the file of this process
-        self._writing = 0  # the step that is being saved
-        self._error: BaseException | None = None  # raised in that thread
+        self._closing = False  # whether who still writes releases the lock
+        self._last: list[_Saving] = []  # the last save, until it is known how it ended
+        weakref.finalize(self, _end, self._last)
         self._stack = ExitStack()
 
     def save(self, epoch: Epoch) -> bool:
@@ -133,6 +138,7 @@ class Checkpoints:
                 f"Checkpoints.save: best={self._name!r} is not among the epoch's scalars: "
                 f"{', '.join(scalars)}"
             )
+        self._closing = False
         self._wait()
         position = epoch.position or Position(epoch.number, 0, epoch.step, 0)
         if not self._is_new(epoch, position.start, by_first(self._prepared)):
@@ -141,10 +147,11 @@ class Checkpoints:
         run = run_to_json(epoch.train_state, position, finite)
         arrays, notes = packed("Checkpoints.save", epoch.train_state, parts=True)
         arrays = {name: array.copy() for name, array in arrays.items()}  # a step may reuse them
-        self._writing, self._error = epoch.step, None
-        by_first(self._begin)
-        self._thread = threading.Thread(target=self._write, args=(arrays, notes, run))
-        self._thread.start()
+        by_first(lambda: self._begin(epoch.step))
+        # If Ctrl-C comes before the thread has started, `_wait` writes the file.
+        saving = _Saving(epoch.step, partial(self._write, epoch.step, arrays, notes, run))
+        self._last.append(saving)
+        start_new_thread(saving.write, (False,))  # a Thread waits, with locks, for its start
         return True
 
     def newest(self, like: TrainState) -> tuple[TrainState, Position | None]:
@@ -225,9 +232,9 @@ class Checkpoints:
         try:
             self._wait()
         finally:
-            if self._held is not None:
-                self._held.close()
-                self._held = None
+            self._closing = True
+            if all(saving.done for saving in self._last):
+                self._unlock()
 
     def __enter__(self) -> "Checkpoints":
         self._stack.enter_context(preemption.listening())
@@ -235,9 +242,10 @@ class Checkpoints:
 
     def __exit__(self, *error: Any) -> None:
         with self._stack:  # exits the process if it was asked to stop
-            if error[0] is not None and jax.process_count() > 1 and self._thread is not None:
-                self._thread.join()  # but do not ask the other processes, which may go on
-                self._thread = None
+            if error[0] is not None and jax.process_count() > 1:
+                for saving in self._last:  # but do not ask the other processes, which may go on
+                    saving.write()
+                self._last.clear()
             self.close()
 
     def _listed(self) -> list[int]:
@@ -321,52 +329,68 @@ class Checkpoints:
             other = any(a[name].tobytes() != b[name].tobytes() for name in a)
         return not agreed(0, other)[1]
 
-    def _half(self) -> Path:
-        return self.folder / f"{self._writing}{HALF}"
+    def _half(self, step: int) -> Path:
+        return self.folder / f"{step}{HALF}"
 
-    def _begin(self) -> None:
+    def _begin(self, step: int) -> None:
         """Create the folder in which all processes write a step."""
         # An earlier save may have been interrupted by Ctrl-C.
-        shutil.rmtree(self._half(), ignore_errors=True)
+        shutil.rmtree(self._half(step), ignore_errors=True)
         try:
-            self._half().mkdir()
+            self._half(step).mkdir()
         except OSError as error:
-            raise self._told(error, self._writing) from None
+            raise self._told(error, step) from None
 
-    def _write(self, *contents: Any) -> None:
-        """Write the file of this process, in a thread; the last process names the folder."""
-        half = self._half()
+    def _write(self, step: int, *contents: Any) -> None:
+        """Write the file of this process; the last process names the folder."""
+        half, path = self._half(step), self.folder / str(step)
+        if path.is_dir():  # it was named, and Ctrl-C came before that was noted
+            return
         try:
             write_file("Checkpoints", file_of(half, jax.process_index()), *contents, own=True)
             if all(file_of(half, process).exists() for process in range(jax.process_count())):
                 with suppress(FileNotFoundError):  # another process was the last one too
-                    half.rename(self.folder / str(self._writing))
-        except BaseException as error:
-            self._error = error
+                    half.rename(path)
+        except Exception as error:
+            raise self._told(error, step) from None
+        finally:
+            if self._closing:
+                self._unlock()
+
+    def _unlock(self) -> None:
+        held, self._held = self._held, None
+        if held is not None:
+            held.close()
 
     def _wait(self) -> None:
-        """Wait for the last save; raise in all processes if it failed in one."""
-        if self._thread is None:
+        """Wait for the last save; raise in all processes if it failed in one.
+
+        Ctrl-C may end it anywhere, and it can be called again.
+        """
+        if not self._last:
             return
-        self._thread.join()
-        error = self._error and self._told(self._error, self._writing)
+        saving = self._last[-1]
+        error = saving.write()
         errors = [words for words in of_all_processes(error and str(error)) if words]
-        self._thread = None
-        if errors and jax.process_index() == 0:
-            shutil.rmtree(self._half(), ignore_errors=True)
+        if not errors:
+            by_first(lambda: self._finish(saving.step))
+            self._at = saving.step
+        elif jax.process_index() == 0:
+            shutil.rmtree(self._half(saving.step), ignore_errors=True)
+        self._last.clear()
         if errors:
             raise error or OSError(errors[0])
-        by_first(self._finish)
-        self._at = self._writing
 
-    def _finish(self) -> None:
+    def _finish(self, step: int) -> None:
         """Remove old checkpoints, after all processes wrote a new one."""
-        path = self.folder / str(self._writing)
+        if self._held is None:  # another run may write by now
+            return
+        path = self.folder / str(step)
         try:
             if not path.exists():  # no process saw the files of all others
-                self._half().rename(path)
+                self._half(step).rename(path)
         except OSError as error:
-            raise self._told(error, self._writing) from None
+            raise self._told(error, step) from None
         steps = self._listed()
         kept = set(steps[-self._keep :])
         if self._name is not None:
@@ -403,3 +427,35 @@ class Checkpoints:
         check_like(path, stored, like)
         files = [file_of(path, process) for process in range(stored["processes"])]
         return unpacked("Checkpoints", files, like), position_from_json(stored)
+
+
+class _Saving:
+    """The file of a step that this process writes, in a thread or where somebody waits for it."""
+
+    def __init__(self, step: int, write: Callable[[], None]):
+        self.step, self._write = step, write
+        self.done, self._error = False, None
+        # Ctrl-C may leave it locked, but then it is the same thread that waits.
+        self._lock = threading.RLock()
+
+    def write(self, wait: bool = True) -> Exception | None:
+        """Write the file unless it is done, or wait until it is; return the error, if any."""
+        if not self.done and self._lock.acquire(wait):
+            try:
+                if not self.done:
+                    self._write()
+                    self.done = True
+            except Exception as error:
+                self._error, self.done = error, True
+            finally:
+                self._lock.release()
+        if self.done:
+            self._write = list  # without the arrays, and the checkpoints
+        return self._error
+
+
+def _end(last: list[_Saving]) -> None:
+    """Wait for the last save when Python ends, and tell of it if it fails."""
+    for saving in last:
+        if error := saving.write():
+            print(error, file=sys.stderr)

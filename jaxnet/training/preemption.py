@@ -9,7 +9,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-_ASKED = threading.Event()
+_ASKED: list[int] = []  # an Event has a lock, which Ctrl-C may leave locked
 # The exit status that a shell reports for a process ended by the signal.
 EXIT = 128 + signal.SIGTERM
 
@@ -21,12 +21,12 @@ def asked() -> bool:
       >>> asked()
       False
     """
-    return _ASKED.is_set()
+    return bool(_ASKED)
 
 
 def pass_on() -> None:
     """Note that another process of this run was asked to stop."""
-    _ASKED.set()
+    _ASKED.append(signal.SIGTERM)
 
 
 @contextmanager
@@ -46,7 +46,7 @@ def listening() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGTERM, lambda number, frame: _ASKED.set())
+    before = signal.signal(signal.SIGTERM, lambda number, frame: _ASKED.append(number))
     try:
         yield
     finally:

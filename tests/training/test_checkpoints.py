@@ -7,6 +7,8 @@ import json
 import os
 import re
 import shutil
+import subprocess
+import sys
 import threading
 
 import jax
@@ -330,6 +332,21 @@ def test_a_full_disk_is_one_sentence_and_costs_one_checkpoint(tmp_path, monkeypa
 
 
 @pytest.mark.slow
+@pytest.mark.long
+def test_a_last_save_that_fails_is_told_when_python_ends(tmp_path):
+    program = f"""
+import resource, signal
+from tests.training.test_checkpoints import jn, trained
+kept = jn.Checkpoints({str(tmp_path / "kept")!r})
+(epoch,) = trained(1)
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (500, 500))
+kept.save(epoch)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert re.search("kept cannot be written: file too large; step . was not saved", done.stderr)
+
+
 def test_another_error_of_a_save_stays_what_it_is(tmp_path, monkeypatch):
     _, epochs = run(tmp_path / "old", epochs=1)
     monkeypatch.setattr(checkpoints, "write_file", fails(ZeroDivisionError("mine")))

@@ -13,6 +13,7 @@ import optax
 import pytest
 
 import jaxnet as jn
+from jaxnet.services.lock import Held
 from jaxnet.training import interrupts
 
 DATA = np.ones((4, 3), np.float32), np.zeros((4, 2), np.float32)
@@ -117,3 +118,24 @@ def test_a_step_that_does_not_donate_or_runs_in_a_thread(pair):
     thread.start()
     thread.join()
     assert int(found[0][0].step) == 1 and not interrupts.is_spent(train_state)
+
+
+@pytest.mark.long
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # a file left open
+def test_an_interrupt_at_every_line_of_a_save(pair, tmp_path):
+    trainer, start = pair
+    epochs = list(jn.fit(trainer, start, DATA, epochs=3))
+    files = "checkpoints.py", "lock.py", "threading.py", "saving.py", "stored.py", "files.py"
+    save, best = lambda kept: kept.save(epochs[1]), lambda kept: kept.best(start)
+    for number, call in enumerate((save, best, jn.Checkpoints.close)):
+        for at in itertools.count(number, 7):
+            folder = tmp_path / f"{number}.{at}"
+            kept = jn.Checkpoints(folder, best="train/loss")
+            kept.save(epochs[0])
+            hit = interrupted(lambda call=call, kept=kept: call(kept), files, at)
+            kept.save(epochs[2])
+            kept.close()
+            assert int(jn.Checkpoints(folder).newest(start)[0].step) == 3
+            Held("the next run", folder).close()
+            if not hit:
+                break
