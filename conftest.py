@@ -4,6 +4,8 @@ import doctest
 import gc
 import inspect
 import os
+import sys
+from contextlib import contextmanager
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -56,6 +58,39 @@ ROOMS = (
     "unsupervised",
 )
 SLOW_EXAMPLES = tuple(f"jaxnet/{room}/" for room in ROOMS)
+
+# Modules of the extra `full`: a test that finds one missing, in a fixture or a call, is skipped.
+OPTIONAL = {
+    "IPython", "flax", "grain", "hmmlearn", "librosa", "nbclient", "nbformat", "pycocotools",
+    "sacrebleu", "statsmodels", "tensorflow_datasets", "tokenizers",
+}  # fmt: skip
+collect_ignore = [] if find_spec("flax") else ["jaxnet/interop/flax.py"]
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_setup(item):
+    with skipped_without_full():
+        return (yield)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item):
+    with skipped_without_full():
+        return (yield)
+
+
+@contextmanager
+def skipped_without_full():
+    try:
+        yield
+    except Exception as error:
+        cause = error.exc_info[1] if isinstance(error, doctest.UnexpectedException) else error
+        while cause and not isinstance(cause, ModuleNotFoundError):
+            cause = cause.__cause__ or cause.__context__
+        name = (getattr(cause, "name", None) or "").partition(".")[0]
+        if name not in OPTIONAL or name in sys.modules or find_spec(name):
+            raise
+        pytest.skip(f"needs {name}: pip install -e '.[full]'")
 
 
 def pytest_collection_modifyitems(config, items):

@@ -22,7 +22,18 @@ EXTRAS = PROJECT["optional-dependencies"]
 README = (ROOT / "README.md").read_text()
 STARTED = (ROOT / "guide" / "getting_started.md").read_text()
 # Extras for work on jaxnet itself.
-OWN = {"all", "browser", "experiments", "lint", "notebooks", "parity", "peers", "site", "test"}
+OWN = {
+    "all",
+    "browser",
+    "experiments",
+    "full",
+    "lint",
+    "notebooks",
+    "parity",
+    "peers",
+    "site",
+    "test",
+}
 WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
 CI = (ROOT / ".ci" / "run").read_text()
 
@@ -119,6 +130,15 @@ def commands(job) -> list[list[str]]:
     return [shlex.split(line) for line in lines]
 
 
+def packages(extras: str) -> set[str]:
+    """The packages of extras, and of the extras that they name."""
+    found = set()
+    for need in [need for extra in extras.split(",") for need in EXTRAS[extra]]:
+        own = need.startswith(NAME)
+        found |= packages(need.split("[")[1][:-1]) if own else {re.split(r"[<>=\[]", need)[0]}
+    return found
+
+
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
 def test_workflows_run_what_there_is(path):
     yaml = pytest.importorskip("yaml", reason="reads workflows")
@@ -135,8 +155,7 @@ def test_workflows_run_what_there_is(path):
             tool, *rest = command
             if "-e" in rest:
                 extras = re.fullmatch(r"\.\[([\w,]+)\]", rest[rest.index("-e") + 1])[1]
-                wanted = [need for extra in extras.split(",") for need in EXTRAS[extra]]
-                installed |= {re.split(r"[<>=\[]", need)[0] for need in wanted}
+                installed |= packages(extras)
             elif tool == "bash":
                 assert (ROOT / rest[0]).is_file(), command
             elif tool == "python":

@@ -1,6 +1,6 @@
 """Writes what transformers computed for each published decoder, to compare without it.
 
-    pip install -e ".[parity,test]" && python -m tools.decoders
+    pip install -e ".[parity,full]" && python -m tools.decoders
 
 The file holds the weights of small random models in bfloat16, by their published names, prompts,
 and the logits and the greedy text of transformers. The configs are in its header. It is read by

@@ -1,6 +1,5 @@
 """Multi-head attention against PyTorch and Flax in float64, masked, fused and dropped."""
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -103,6 +102,8 @@ def test_a_softcap_bounds_the_scores_before_the_mask(x64):
 
 @pytest.mark.slow
 def test_params_pass_over_from_flax_unchanged(x64):
+    import flax.linen as nn
+
     queries, memory = jnp.asarray(draw(2, 4, 6)), jnp.asarray(draw(2, 5, 8, seed=1))
     other = nn.MultiHeadDotProductAttention(3, out_features=7, param_dtype=float)
     mask = (np.random.default_rng(2).random((2, 1, 4, 5)) < 0.6) | (np.arange(5) == 0)
