@@ -7,18 +7,17 @@ section. This holds for pages, docstrings and lessons.
 """
 
 import ast
-import json
 import re
 from pathlib import Path
 
 import pytest
 
-pytest.importorskip("tyro", reason="needs the extra jaxnet-toolkit[experiments]")
-
 from experiments.__main__ import findings
 from experiments.benchmarks import figures
 from experiments.pages import anchor
 from experiments.records import CELL, Record, unknown
+from tests.helpers import each, notebook, read
+from tests.test_architecture import parsed
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "experiments" / "performance.md", *ROOT.glob("guide/**/*.md")]
@@ -67,14 +66,14 @@ def wrong(text: str, *, page: bool = True) -> list[str]:
     return problems
 
 
-@pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
+@each(PAGES)
 def test_pages_state_the_figures_of_the_records(path):
-    assert wrong(path.read_text()) == []
+    assert wrong(read(path)) == []
 
 
-@pytest.mark.parametrize("path", LESSONS, ids=lambda path: path.stem[:2])
+@each(LESSONS)
 def test_lessons_state_the_figures_of_the_records(path):
-    for cell in json.loads(path.read_text())["cells"]:
+    for cell in notebook(path)["cells"]:
         if cell["cell_type"] == "markdown":
             assert wrong("".join(cell["source"]), page=False) == []
 
@@ -92,8 +91,8 @@ def test_pictures_were_made_by_the_versions_of_their_records():
 
 def test_docstrings_state_the_figures_of_the_records():
     for path in SOURCES:
-        text = path.read_text()
-        for node in ast.walk(ast.parse(text)) if "experiments" in text else ():
+        text = read(path)
+        for node in ast.walk(parsed(path)) if "experiments" in text else ():
             if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef):
                 assert wrong(ast.get_docstring(node) or "", page=False) == [], path
 
@@ -102,7 +101,7 @@ def test_docstrings_of_experiments_leave_the_figures_to_the_records():
     for name in {name for name, _ in findings()}:
         path = ROOT / "experiments" / f"{name}.py"
         path = path if path.exists() else path.with_suffix("") / "__init__.py"
-        doc = ast.get_docstring(ast.parse(path.read_text())) or ""
+        doc = ast.get_docstring(parsed(path)) or ""
         assert not re.search(r"\d ?± ?\d|\+-", doc), path
         own = [record.text for other, record in findings() if other == name]
         prose = re.sub(r"^    .*[=(].*$", "", doc, flags=re.MULTILINE)  # without its code
@@ -113,18 +112,15 @@ SPEED = "[Speed](experiments/performance.md): "
 CAMVID = "[FCN](experiments/results/segmentation.md) "
 
 
-@pytest.mark.parametrize(
-    ("text", "problems"),
-    [
-        (f"{CAMVID}has 0.417 ± 0.002, or 0.42, and 76.6%.", []),
-        (f"{CAMVID}has 0.417 ± 0.012 and 76.1%.", ["0.417 ± 0.012", "76.1%"]),
-        (f"{SPEED}below.\n\n| LeNet | **4.79** | 110 |", []),
-        (f"{SPEED}below.\n\n| LeNet | **4.06** | 189 |", ["4.06", "4.06", "189"]),
-        ("`python -m experiments.forecast` gives 0.70 and 0.74 ppm.", ["0.74"]),
-        (f"- {CAMVID}has 0.42.\n- A rate of 0.7.\n1. {CAMVID}has 0.492.", ["0.492"]),
-        ("It has 0.1 ± 0.2.", ["no link to records: It has 0.1 ± 0.2."]),
-        ("```\nloss 0.1 ± 0.2\n```\nA rate of 0.1.", []),
-    ],
-)
+@pytest.mark.parametrize(("text", "problems"), [
+    (f"{CAMVID}has 0.417 ± 0.002, or 0.42, and 76.6%.", []),
+    (f"{CAMVID}has 0.417 ± 0.012 and 76.1%.", ["0.417 ± 0.012", "76.1%"]),
+    (f"{SPEED}below.\n\n| LeNet | **4.79** | 110 |", []),
+    (f"{SPEED}below.\n\n| LeNet | **4.06** | 189 |", ["4.06", "4.06", "189"]),
+    ("`python -m experiments.forecast` gives 0.70 and 0.74 ppm.", ["0.74"]),
+    (f"- {CAMVID}has 0.42.\n- A rate of 0.7.\n1. {CAMVID}has 0.492.", ["0.492"]),
+    ("It has 0.1 ± 0.2.", ["no link to records: It has 0.1 ± 0.2."]),
+    ("```\nloss 0.1 ± 0.2\n```\nA rate of 0.1.", []),
+])  # fmt: skip
 def test_wrong_numbers_are_found(text, problems):
     assert wrong(text) == problems

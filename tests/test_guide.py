@@ -12,6 +12,7 @@ import optax
 import pytest
 
 import jaxnet as jn
+from tests.helpers import each, read
 from tests.pages import ROOT, blocks, run, sections, start
 
 GUIDE = ROOT / "guide"
@@ -276,7 +277,7 @@ CHECKS = {
 }
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(GUIDE)))
+@each(PAGES)
 def test_outputs_are_results(page):
     """What a reader came for: a check that prints True or sorted names is a test."""
     for block in blocks(page):
@@ -304,7 +305,7 @@ def test_pictures_are_made_by_the_blocks_before_them():
     assert len(shown) == len(set(shown)) >= 25 and set(shown) == there
 
 
-@pytest.mark.parametrize("path", sorted((GUIDE / "pictures").iterdir()), ids=lambda p: p.name)
+@each(sorted((GUIDE / "pictures").iterdir()))
 def test_pictures_are_small(path):
     assert 500 < path.stat().st_size < 60_000
 
@@ -315,16 +316,19 @@ def test_the_marked_sections_exist():
     assert set(names) >= FAST | LONG | set(NEEDS) | set(DATA) | set(CHECKS) | IN_ORDER
 
 
+def prose(page):
+    return re.sub(r"```.*?```", "", read(page), flags=re.S)
+
+
 def anchors(page):
     """The headings as GitHub links to them."""
-    heads = re.findall(r"^#+ (.*)$", re.sub(r"```.*?```", "", page.read_text(), flags=re.S), re.M)
+    heads = re.findall(r"^#+ (.*)$", prose(page), re.M)
     return {re.sub(r"[^\w\- ]", "", head.lower()).replace(" ", "-") for head in heads}
 
 
-@pytest.mark.parametrize("page", [INDEX, *PAGES], ids=lambda page: str(page.relative_to(GUIDE)))
+@each([INDEX, *PAGES])
 def test_links_exist(page):
-    text = re.sub(r"```.*?```", "", page.read_text(), flags=re.S)
-    links = re.findall(r"\]\(([^)#\s]*)(?:#([^)\s]*))?\)", text)
+    links = re.findall(r"\]\(([^)#\s]*)(?:#([^)\s]*))?\)", prose(page))
     assert links
     for path, anchor in links:
         if path.startswith("http"):
@@ -343,7 +347,7 @@ def test_links_to_the_guide_exist():
     links = {
         (file, *link)
         for file in files
-        for link in re.findall(r"guide/([a-z_/]+\.md)(?:#([\w-]+))?", file.read_text())
+        for link in re.findall(r"guide/([a-z_/]+\.md)(?:#([\w-]+))?", read(file))
     }
     assert len(links) > 20
     for file, path, anchor in links:
@@ -361,9 +365,9 @@ def test_the_index_names_every_page():
     assert not set(PAGES) - listed
 
 
-@pytest.mark.parametrize("page", [INDEX, *PAGES], ids=lambda page: str(page.relative_to(GUIDE)))
+@each([INDEX, *PAGES])
 def test_names_exist(page):
-    for name in set(re.findall(r"\bjn\.([a-zA-Z_]\w*(?:\.[a-zA-Z_]\w*)*)", page.read_text())):
+    for name in set(re.findall(r"\bjn\.([a-zA-Z_]\w*(?:\.[a-zA-Z_]\w*)*)", read(page))):
         there = jn
         for part in name.split("."):
             there = getattr(there, part)

@@ -14,6 +14,8 @@ from pathlib import Path
 import pytest
 
 import jaxnet as jn
+from tests.helpers import read
+from tests.test_architecture import parsed
 
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -70,7 +72,7 @@ def test_one_address():
     found = {
         path.name: address
         for path in paths
-        for address in re.findall(r"https?://github\.com/[\w.-]+/jaxnet\b", path.read_text())
+        for address in re.findall(r"https?://github\.com/[\w.-]+/jaxnet\b", read(path))
     }
     assert set(found) >= {"README.md", "CITATION.cff"} and set(found.values()) == {ADDRESS}, found
 
@@ -185,7 +187,7 @@ def test_the_promises_of_security():
     assert all(f"`{word}`" in text for word in ("pickle", "eval", "exec"))
     readers = set()
     for path in (ROOT / "jaxnet").rglob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text())):
+        for node in ast.walk(parsed(path)):
             names = [alias.name for alias in getattr(node, "names", []) if hasattr(alias, "asname")]
             modules = {name.split(".")[0] for name in [*names, getattr(node, "module", None) or ""]}
             assert not NEVER_IMPORTED & modules, path

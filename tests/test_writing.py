@@ -13,6 +13,7 @@ from collections.abc import Iterator
 import pytest
 
 import jaxnet as jn
+from tests.helpers import read
 from tests.test_api import PARTS, members
 from tests.test_architecture import FILES, ROOT, parsed
 
@@ -96,7 +97,7 @@ def test_entries_of_docstrings():
 
 def test_spelling_is_american():
     for path in PAGES:
-        text = re.sub(r'"image/png": "[^"]*"', "", path.read_text())
+        text = re.sub(r'"image/png": "[^"]*"', "", read(path))
         assert BRITISH.findall(text) == [], path
 
 

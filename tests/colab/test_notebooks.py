@@ -19,6 +19,7 @@ import pytest
 
 import jaxnet as jn
 from colab.render import sources_hash
+from tests.helpers import each, notebook, read
 
 ROOT = Path(__file__).parent.parent.parent
 NOTEBOOKS = sorted((ROOT / "colab").glob("*.ipynb"))
@@ -65,7 +66,7 @@ most_are_long = pytest.mark.parametrize(
 
 
 def cells_of(path: Path, kind: str) -> list[dict]:
-    return [cell for cell in json.loads(path.read_text())["cells"] if cell["cell_type"] == kind]
+    return [cell for cell in notebook(path)["cells"] if cell["cell_type"] == kind]
 
 
 def cells(path: Path, kind: str) -> list[str]:
@@ -193,9 +194,9 @@ def test_numbers_have_no_gap():
     assert numbers == [f"{i:02d}_" for i in range(1, len(NOTEBOOKS) + 1)]
 
 
-@notebooks
+@each(NOTEBOOKS)
 def test_form(path: Path):
-    book = json.loads(path.read_text())
+    book = notebook(path)
     assert (book["nbformat"], book["nbformat_minor"]) == (4, 5)
     usual = {"accelerator", "colab", "jaxnet", "kernelspec", "language_info"}
     assert set(book["metadata"]) == usual
@@ -208,14 +209,19 @@ def test_form(path: Path):
         folded = {"cellView": "form", "jupyter": {"source_hidden": True}}  # in Colab, in Jupyter
         assert cell["metadata"] == (folded if cell["id"] == "setup" else {})
         assert "".join(cell["source"]).strip()
-    nbformat = pytest.importorskip("nbformat", reason="validates notebooks")
-    nbformat.validate(nbformat.read(path, as_version=4))
 
 
-@notebooks
+def test_notebooks_are_valid():
+    import nbformat
+
+    for path in NOTEBOOKS:
+        nbformat.validate(nbformat.read(path, as_version=4))
+
+
+@each(NOTEBOOKS)
 def test_outputs_are_those_of_the_code(path: Path):
     """Else run `python -m colab.render --keep --only` with the notebook's number."""
-    book = json.loads(path.read_text())
+    book = notebook(path)
     assert book["metadata"]["jaxnet"]["sources"] == sources_hash(book), "the code was changed"
     code = cells_of(path, "code")
     assert [cell["execution_count"] for cell in code] == list(range(1, len(code) + 1))
@@ -227,18 +233,16 @@ def test_outputs_are_those_of_the_code(path: Path):
 
 
 @pytest.mark.parametrize("jax_is_there", [True, False])
-@pytest.mark.parametrize(
-    ("command", "file", "extra"),
-    [
-        ("nvidia-smi", "", "cuda12"),
-        ("", "/dev/accel0", "tpu"),
-        ("", "/dev/vfio/0", "tpu"),
-        [""] * 3,
-    ],
-)
+@pytest.mark.parametrize(("command", "file", "extra"), [
+    ("nvidia-smi", "", "cuda12"),
+    ("", "/dev/accel0", "tpu"),
+    ("", "/dev/vfio/0", "tpu"),
+    [""] * 3,
+])  # fmt: skip
 def test_jax_is_installed_only_if_there_is_none(command, file, extra, jax_is_there, monkeypatch):
-    interactive = pytest.importorskip("IPython.core.interactiveshell", reason="expands {extras}")
-    shell = interactive.InteractiveShell()
+    from IPython.core.interactiveshell import InteractiveShell
+
+    shell = InteractiveShell()
     asked = []
     shell.register_magic_function(asked.append, magic_name="pip")
     source = cells(NOTEBOOKS[0], "code")[1]
@@ -262,7 +266,7 @@ def first_cells(path: Path) -> str:
     return "\n".join(cells(path, "code")[:2])
 
 
-@notebooks
+@each(NOTEBOOKS)
 def test_begins_like_all_others(path: Path):
     first, own = own_extras(NOTEBOOKS[0]), own_extras(path)
     begins = first_cells(path)
@@ -296,7 +300,7 @@ def test_titles_link_to_colab_and_to_the_neighbors():
         assert titles[i].endswith("\n\n" + " ·\n".join(links)), path.name
 
 
-@notebooks
+@each(NOTEBOOKS)
 def test_ends_with_exercises_and_their_solutions(path: Path):
     *_, exercises, solutions = cells(path, "markdown")
     assert "## Exercises\n" in exercises and solutions.startswith("## Solutions\n\n<details>")
@@ -306,16 +310,16 @@ def test_ends_with_exercises_and_their_solutions(path: Path):
     assert asked == answered == [str(n + 1) for n in range(len(asked))]
 
 
-@notebooks
+@each(NOTEBOOKS)
 def test_one_address(path: Path):
-    text = path.read_text()
+    text = read(path)
     found = re.findall(r"https://github\.com/[\w.-]+/[\w.-]+", text)
     assert len(found) >= 2 and set(found) == {ADDRESS}  # the address to install from, and links
     for file in re.findall(rf"{re.escape(ADDRESS)}/blob/main/([\w./-]+)", text):
         assert (ROOT / file).is_file(), file
 
 
-@notebooks
+@each(NOTEBOOKS)
 def test_is_thin(path: Path):
     code = cells(path, "code")
     assert len(cells(path, "markdown")) >= len(code) / 2
@@ -329,7 +333,7 @@ def test_is_thin(path: Path):
                 assert (node.module or "").split(".")[0] in MAY_IMPORT
 
 
-@notebooks
+@each(NOTEBOOKS)
 def test_asserts_are_bounded_on_both_sides(path: Path):
     asserts = [
         node.test
@@ -340,7 +344,7 @@ def test_asserts_are_bounded_on_both_sides(path: Path):
     assert any(isinstance(test, ast.Compare) and len(test.ops) == 2 for test in asserts)
 
 
-@notebooks
+@each(NOTEBOOKS)
 def test_the_readme_opens_it(path: Path):
     assert README.count(colab_link(path)) == 1
 

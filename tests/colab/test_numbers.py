@@ -4,13 +4,10 @@ import ast
 import re
 from pathlib import Path
 
-import pytest
-
-pytest.importorskip("tyro", reason="needs the extra jaxnet-toolkit[experiments]")
-
 from experiments.__main__ import findings
 from experiments.records import unknown as not_in
 from tests.colab.test_notebooks import NOTEBOOKS, cells, cells_of, parse
+from tests.helpers import each
 
 # Numbers that a lesson does not compute, by lesson.
 ELSEWHERE = {
@@ -87,7 +84,7 @@ def test_a_number_without_a_source_is_found():
     assert unknown("94%, 1.98 bits, 3% and 20,000 digits", known) == ["94%", "1.98", "3%", "20,000"]
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=[path.stem for path in NOTEBOOKS])
+@each(NOTEBOOKS)
 def test_numbers_in_prose(path: Path):
     """Solutions are left out: no cell of the lesson runs them."""
     *prose, _ = cells(path, "markdown")
@@ -101,7 +98,7 @@ def test_numbers_in_prose(path: Path):
     assert sorted(missing) == sorted(listed)
 
 
-@pytest.mark.parametrize("lesson", MEASURED)
+@each(MEASURED)
 def test_numbers_of_experiments_are_those_of_the_records(lesson):
     name, cited = MEASURED[lesson]
     texts = [record.text for experiment, record in findings() if experiment == name]

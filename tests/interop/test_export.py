@@ -17,25 +17,12 @@ import jaxnet as jn
 from jaxnet.interop.export import export, load_exported
 from tests.catalogue import ROWS, cases, fill
 from tests.compiled import jit_apply
+from tests.helpers import close, drawn
 
 pytest.importorskip("flatbuffers", reason="jax.export writes its files with it")
 
 KEYS_MAY_REPEAT = True  # one key draws the same weights and inputs for both sides
 KEY = jax.random.key(5)
-
-
-def drawn(net, x):
-    """Params and state, no entry as `init` gives it (0 and 1 would hide a mistake)."""
-    rng = np.random.default_rng(6)
-
-    def moved(a):
-        return jnp.asarray(a + rng.random(a.shape) / 4, a.dtype)
-
-    return jax.tree.map(moved, jax.device_get(net.init(KEY, x)))
-
-
-def close(a, b, tolerance=1e-5):
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, tolerance, tolerance), a, b)
 
 
 def dense(**options):
@@ -254,23 +241,19 @@ def test_further_open_sizes():
     close(program(x), jit_apply(net, params, state, x)[0])
 
 
-@pytest.mark.parametrize(
-    "net",
-    [
-        jn.multi_head_attention(
-            2, causal=True, rotary=partial(jn.rotary, size=2, interleaved=True), window=2
+@pytest.mark.parametrize("net", [
+    jn.multi_head_attention(
+        2, causal=True, rotary=partial(jn.rotary, size=2, interleaved=True), window=2
+    ),
+    pytest.param(
+        jn.transformer_block(
+            2, 12, rotary=True, causal=True, norm=jn.rms_norm, gated=True, kv_heads=1
         ),
-        pytest.param(
-            jn.transformer_block(
-                2, 12, rotary=True, causal=True, norm=jn.rms_norm, gated=True, kv_heads=1
-            ),
-            marks=pytest.mark.slow,
-        ),
-        jn.layers.sinusoidal_positions(),
-        pytest.param(jn.learned_positions(9), marks=pytest.mark.slow),
-    ],
-    ids=["partial", "block", "sinusoidal", "learned"],
-)
+        marks=pytest.mark.slow,
+    ),
+    jn.layers.sinusoidal_positions(),
+    pytest.param(jn.learned_positions(9), marks=pytest.mark.slow),
+], ids=["partial", "block", "sinusoidal", "learned"])  # fmt: skip
 def test_positions_of_an_open_time_axis(net):
     params, state = drawn(net, jn.spec((2, 5, 8)))
     sizes = jax.export.symbolic_shape("batch, time", constraints=["time <= 9"])
@@ -380,15 +363,11 @@ KERNELS = "*(kernel|embedding)"
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "make",
-    [
-        lambda net: jn.lora(net, 2, where=KERNELS),
-        jn.quantized,
-        lambda net: jn.lora(jn.quantized(net, 4), 2, where=KERNELS),
-    ],
-    ids=["lora", "8 bits", "lora of 4 bits"],
-)
+@pytest.mark.parametrize("make", [
+    lambda net: jn.lora(net, 2, where=KERNELS),
+    jn.quantized,
+    lambda net: jn.lora(jn.quantized(net, 4), 2, where=KERNELS),
+], ids=["lora", "8 bits", "lora of 4 bits"])  # fmt: skip
 def test_adapted_and_quantized_nets(make, tmp_path):
     """With the weights inside, and as a small program that takes the integers from a file."""
     from safetensors.numpy import load_file

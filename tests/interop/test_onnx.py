@@ -15,6 +15,7 @@ from jax import lax
 import jaxnet as jn
 from jaxnet.interop.onnx import _compare, _pad, _select, to_onnx
 from jaxnet.services.jax_versions import enable_x64
+from tests import helpers
 from tests.catalogue import ROWS, fill
 
 converter = pytest.mark.skipif(
@@ -24,14 +25,8 @@ DENSE = jn.dense(3)
 SPEC = jn.spec((2, 5))
 
 
-def drawn(net, x):
-    """Params and state, no entry as `init` gives it (0 and 1 would hide a mistake).
-
-    Little is added: with 0.25, JAX's own float32 output of the largest encoder is off by 3e-5.
-    """
-    rng = np.random.default_rng(6)
-    weights = jax.device_get(net.init(jax.random.key(5), x))
-    return jax.tree.map(lambda a: jnp.asarray(a + 0.05 * rng.random(a.shape), a.dtype), weights)
+# Little is added: with 0.25, JAX's own float32 output of the largest encoder is off by 3e-5.
+drawn = partial(helpers.drawn, scale=0.05)
 
 
 # Without the extra.
@@ -208,18 +203,10 @@ def test_a_model_stores_the_integers(bits):
 
 @converter
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "net",
-    [
-        jn.multi_head_attention(
-            2, causal=True, rotary=partial(jn.rotary, size=2, interleaved=True)
-        ),
-        jn.transformer_block(
-            2, 12, rotary=True, causal=True, norm=jn.rms_norm, gated=True, kv_heads=1
-        ),
-    ],
-    ids=["partial", "block"],
-)
+@pytest.mark.parametrize("net", [
+    jn.multi_head_attention(2, causal=True, rotary=partial(jn.rotary, size=2, interleaved=True)),
+    jn.transformer_block(2, 12, rotary=True, causal=True, norm=jn.rms_norm, gated=True, kv_heads=1),
+], ids=["partial", "block"])  # fmt: skip
 def test_positions_of_an_open_time_axis(net):
     import onnxruntime
 

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 import jaxnet as jn
-from tests.layers.test_attention import draw, random_params, run
+from tests.helpers import draw
+from tests.layers.test_attention import random_params, run
 
 
 @pytest.mark.slow

@@ -7,7 +7,8 @@ import pytest
 
 import jaxnet as jn
 from jaxnet.services.trees import flat
-from tests.layers.test_attention import draw, random_params, run
+from tests.helpers import draw
+from tests.layers.test_attention import random_params, run
 
 
 def in_steps(block, params, x, memory):

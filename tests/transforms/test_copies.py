@@ -7,6 +7,7 @@ import pytest
 
 import jaxnet as jn
 from tests.compiled import jit_apply
+from tests.helpers import close
 
 KEY = jax.random.key(0)
 X = jax.random.normal(jax.random.key(9), (4, 3))
@@ -15,10 +16,6 @@ X = jax.random.normal(jax.random.key(9), (4, 3))
 def block():
     body = jn.serial(jn.dense(3), jn.batch_norm(), jnp.tanh, jn.dropout(0.3))
     return jn.residual(body, name="block")
-
-
-def close(a, b, tolerance=1e-5):
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, tolerance, tolerance), a, b)
 
 
 def at(tree, i):

@@ -8,7 +8,8 @@ import pytest
 
 import jaxnet as jn
 from tests.compiled import jit_apply
-from tests.transforms.test_copies import KEY, X, block, close
+from tests.helpers import close
+from tests.transforms.test_copies import KEY, X, block
 
 
 @pytest.mark.slow

@@ -7,14 +7,11 @@ import pytest
 
 import jaxnet as jn
 from tests.compiled import jit_apply
+from tests.helpers import draw
 
 
 def key():
     return jax.random.key(0)
-
-
-def draw(*shape, seed=0):
-    return np.random.default_rng(seed).normal(size=shape)
 
 
 def test_weight_norm_inside_a_net_keeps_the_keys_and_names():
