@@ -72,17 +72,14 @@ def test_training_with_labels_does_not_hold_all_logits():
     assert chunks < whole / 3
 
 
-@pytest.mark.parametrize(
-    "options, words",
-    [
-        ({"depth": 0}, "depth must be at least 1"),
-        ({"norm": "batch"}, "norm must be 'rms' or 'layer', got 'batch'"),
-        ({"qk_norm": True}, "qk_norm must be 'none', 'head' or 'all', got True"),
-        ({"windowed": ()}, "windowed must be booleans for the first blocks"),
-        ({"logit_softcap": 0.0}, "logit_softcap must be"),
-        ({"heads": 3}, "heads must divide|3 heads"),
-    ],
-)
+@pytest.mark.parametrize("options, words", [
+    ({"depth": 0}, "depth must be at least 1"),
+    ({"norm": "batch"}, "norm must be 'rms' or 'layer', got 'batch'"),
+    ({"qk_norm": True}, "qk_norm must be 'none', 'head' or 'all', got True"),
+    ({"windowed": ()}, "windowed must be booleans for the first blocks"),
+    ({"logit_softcap": 0.0}, "logit_softcap must be"),
+    ({"heads": 3}, "heads must divide|3 heads"),
+])  # fmt: skip
 def test_options_that_do_not_fit(options, words):
     with pytest.raises(ValueError, match=words):
         net = jn.models.decoder(**{"vocabulary": 11, "depth": 1, "width": 8, "heads": 2} | options)

@@ -193,31 +193,25 @@ def test_every_family_has_the_defaults_of_transformers(family):
     assert {k: v for k, v in others if k not in ELSEWHERE | {*NUMBERS}} == FORMS[family]
 
 
-@pytest.mark.parametrize(
-    ("family", "entry", "option", "value"),
-    [
-        ("qwen2", {"use_sliding_window": True}, "windowed", [False] * 28 + [True] * 4),
-        ("gpt2", {"hidden_size": 24}, "width", 24),
-        ("mistral", {"num_key_value_heads": None}, "kv_heads", None),
-        ("gpt2", {"tie_word_embeddings": False}, "tied", False),
-        ("llama", {"attention_bias": True}, "use_bias", ("query", "key", "value", "out")),
-        ("llama", {"mlp_bias": True}, "use_bias", ("mlp",)),
-        ("qwen3", {"attention_bias": True}, "use_bias", ("query", "key", "value", "out")),
-    ],
-)
+@pytest.mark.parametrize(("family", "entry", "option", "value"), [
+    ("qwen2", {"use_sliding_window": True}, "windowed", [False] * 28 + [True] * 4),
+    ("gpt2", {"hidden_size": 24}, "width", 24),
+    ("mistral", {"num_key_value_heads": None}, "kv_heads", None),
+    ("gpt2", {"tie_word_embeddings": False}, "tied", False),
+    ("llama", {"attention_bias": True}, "use_bias", ("query", "key", "value", "out")),
+    ("llama", {"mlp_bias": True}, "use_bias", ("mlp",)),
+    ("qwen3", {"attention_bias": True}, "use_bias", ("query", "key", "value", "out")),
+])  # fmt: skip
 def test_what_is_left_out_has_the_default_of_its_family(family, entry, option, value):
     options = jn.models.decoder_config({"model_type": family} | entry)
     assert options[option] == value
 
 
-@pytest.mark.parametrize(
-    ("config", "base"),
-    [
-        ({"model_type": "llama", "rope_theta": 7, "rope_parameters": {}}, 7),
-        ({"model_type": "llama", "rope_theta": 7, "rope_parameters": {"rope_theta": 5}}, 5),
-        ({"model_type": "gemma3_text", "rope_theta": 7}, 7),
-    ],
-)
+@pytest.mark.parametrize(("config", "base"), [
+    ({"model_type": "llama", "rope_theta": 7, "rope_parameters": {}}, 7),
+    ({"model_type": "llama", "rope_theta": 7, "rope_parameters": {"rope_theta": 5}}, 5),
+    ({"model_type": "gemma3_text", "rope_theta": 7}, 7),
+])  # fmt: skip
 def test_the_base_of_the_rotation(config, base):
     assert jn.models.decoder_config(config)["rotary"].keywords["base"] == base
 

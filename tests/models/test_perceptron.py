@@ -237,15 +237,11 @@ def test_a_cycle_of_any_length_is_found():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "layer, params",
-    [
-        (jn.layers.polynomial(2), {}),
-        (jn.layers.rbf(2), {"centers": np.array([[0, 0], [1, 1]]), "width": np.array(1.0)}),
-        (jn.layers.random_fourier(20), None),
-    ],
-    ids=["polynomial", "rbf", "random_fourier"],
-)
+@pytest.mark.parametrize("layer, params", [
+    (jn.layers.polynomial(2), {}),
+    (jn.layers.rbf(2), {"centers": np.array([[0, 0], [1, 1]]), "width": np.array(1.0)}),
+    (jn.layers.random_fourier(20), None),
+], ids=["polynomial", "rbf", "random_fourier"])  # fmt: skip
 def test_mapped_xor_has_0_mistakes(layer, params):
     if params is None:
         params, _ = layer.init(KEY, CORNERS)

@@ -133,13 +133,10 @@ def test_an_image_without_objects():
     assert loss_of(outputs, targets)[0] == pytest.approx(0.5 * 0.04 * 2 * ROWS * COLUMNS)
 
 
-@pytest.mark.parametrize(
-    ("name", "change", "words"),
-    [
-        ("classes", lambda classes: classes + 1, "classes must be below 5 for .* 5 classes, got 5"),
-        ("boxes", lambda boxes: boxes * 32, "boxes must be fractions .*, got [0-9]+.* Divide"),
-    ],
-)
+@pytest.mark.parametrize(("name", "change", "words"), [
+    ("classes", lambda classes: classes + 1, "classes must be below 5 for .* 5 classes, got 5"),
+    ("boxes", lambda boxes: boxes * 32, "boxes must be fractions .*, got [0-9]+.* Divide"),
+])  # fmt: skip
 def test_targets_that_the_net_cannot_learn_raise_or_are_nan(name, change, words):
     """They would train in silence: a class without an output, pixels taken for fractions."""
     outputs, targets = jax.tree.map(jnp.asarray, scene(0))
