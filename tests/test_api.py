@@ -101,18 +101,15 @@ if __name__ == "__main__":
     print(public_api(), end="")
 
 
-@pytest.mark.parametrize(
-    ("name", "instead"),
-    [
-        ("Dense", "jn.dense"),
-        ("Conv2d", "jn.conv"),
-        ("Sequential", "jn.serial"),
-        ("GELU", "jax.nn.gelu"),
-        ("adam", "optax.adam"),
-        ("MNIST", "jn.data.mnist"),
-        ("CrossEntropyLoss", "jn.losses.cross_entropy"),
-    ],
-)
+@pytest.mark.parametrize(("name", "instead"), [
+    ("Dense", "jn.dense"),
+    ("Conv2d", "jn.conv"),
+    ("Sequential", "jn.serial"),
+    ("GELU", "jax.nn.gelu"),
+    ("adam", "optax.adam"),
+    ("MNIST", "jn.data.mnist"),
+    ("CrossEntropyLoss", "jn.losses.cross_entropy"),
+])  # fmt: skip
 def test_names_of_other_libraries_are_answered(name, instead):
     with pytest.raises(AttributeError, match=f"no attribute '{name}'; .*{instead}"):
         getattr(jn, name)

@@ -261,19 +261,16 @@ def test_a_link_to_nowhere_stops_the_build(tmp_path, monkeypatch):
         docs.build(tmp_path)
 
 
-@pytest.mark.parametrize(
-    ("module", "section", "page"),
-    [
-        ("layers.conv", "Layers", "Dense and convolution"),
-        ("layers.new_kind", "Layers", "New kind"),
-        ("unsupervised.hmm.markov", "Unsupervised", "Hidden Markov models"),
-        ("training.checkpoint", "Training", "Checkpoints and logs"),
-        ("training.new", "Training", "Objectives and trainers"),
-        ("core.compose", "Core", "Core"),
-        ("", "Core", "Core"),
-        ("brand_new", "Brand new", "Brand new"),
-    ],
-)
+@pytest.mark.parametrize(("module", "section", "page"), [
+    ("layers.conv", "Layers", "Dense and convolution"),
+    ("layers.new_kind", "Layers", "New kind"),
+    ("unsupervised.hmm.markov", "Unsupervised", "Hidden Markov models"),
+    ("training.checkpoint", "Training", "Checkpoints and logs"),
+    ("training.new", "Training", "Objectives and trainers"),
+    ("core.compose", "Core", "Core"),
+    ("", "Core", "Core"),
+    ("brand_new", "Brand new", "Brand new"),
+])  # fmt: skip
 def test_the_file_of_a_name_decides_its_page(module, section, page):
     assert reference.page_of(module)[0] == (section, page)
 
@@ -349,16 +346,13 @@ def test_a_picture_of_a_finding_has_its_links(tmp_path):
     assert second[2:] == ("Other", "results/images.md#other", "", "")
 
 
-@pytest.mark.parametrize(
-    ("text", "kind"),
-    [
-        ("99.11 ± 0.60", "number"),
-        ("<b>3.45 (3.27 to 3.53)</b>", "number"),
-        ("−3.1e-5 s", "number"),
-        ("81.01% after six epochs", "medium"),
-        ("a word " * 6, "long"),
-    ],
-)
+@pytest.mark.parametrize(("text", "kind"), [
+    ("99.11 ± 0.60", "number"),
+    ("<b>3.45 (3.27 to 3.53)</b>", "number"),
+    ("−3.1e-5 s", "number"),
+    ("81.01% after six epochs", "medium"),
+    ("a word " * 6, "long"),
+])  # fmt: skip
 def test_numbers_in_tables_stay_on_one_line(text, kind):
     assert docs.CELL.sub(docs.sized, f"<td>{text}</td>") == f'<td class="{kind}">{text}</td>'
     style = ' style="text-align: right;"'

@@ -35,18 +35,14 @@ DENSE, NAMES = jn.dense(4), {"kernel": "weight", "bias": "bias"}
 
 
 @pytest.mark.fast_cases("adapter", "merge lora")
-@pytest.mark.parametrize(
-    ("net", "use"),
-    [
-        (SMALL, lambda net, p, _: jn.merge(net, p)),
-        (NET, lambda _, p, __: jn.quantize(SMALL, p, IDS)),
-        (LORA, lambda net, p, _: jn.merge(net, p)),
-        (LORA, adapter),
-        (NET, lambda net, p, _: jn.decoding.generate(net, p, IDS, jax.random.key(0), length=4)),
-        (DENSE, lambda net, p, _: jn.interop.to_names(net, p, {}, jn.spec((1, 3)), NAMES)),
-    ],
-    ids=["merge int8", "quantize", "merge lora", "adapter", "generate", "to_names"],
-)
+@pytest.mark.parametrize(("net", "use"), [
+    (SMALL, lambda net, p, _: jn.merge(net, p)),
+    (NET, lambda _, p, __: jn.quantize(SMALL, p, IDS)),
+    (LORA, lambda net, p, _: jn.merge(net, p)),
+    (LORA, adapter),
+    (NET, lambda net, p, _: jn.decoding.generate(net, p, IDS, jax.random.key(0), length=4)),
+    (DENSE, lambda net, p, _: jn.interop.to_names(net, p, {}, jn.spec((1, 3)), NAMES)),
+], ids=["merge int8", "quantize", "merge lora", "adapter", "generate", "to_names"])  # fmt: skip
 def test_params_in_another_byte_order_are_the_same(net, use, tmp_path):
     """As from a file of another machine; results are written and read, so bytes count too."""
     params, _ = net.init(jax.random.key(0), jn.spec((1, 3)) if net is DENSE else IDS)

@@ -17,13 +17,10 @@ PARAMS = {
 }
 
 
-@pytest.mark.parametrize(
-    "penalty, value, slope",
-    [
-        pytest.param(penalties.l1(0.1), 0.7, lambda w: 0.1 * jnp.sign(w), id="1+2+0+3+0.5+0.5"),
-        pytest.param(penalties.l2(0.1), 1.45, lambda w: 0.2 * w, id="1+4+0+9+0.25+0.25"),
-    ],
-)
+@pytest.mark.parametrize("penalty, value, slope", [
+    pytest.param(penalties.l1(0.1), 0.7, lambda w: 0.1 * jnp.sign(w), id="1+2+0+3+0.5+0.5"),
+    pytest.param(penalties.l2(0.1), 1.45, lambda w: 0.2 * w, id="1+4+0+9+0.25+0.25"),
+])  # fmt: skip
 def test_values_by_hand_on_kernels_alone(penalty, value, slope):
     np.testing.assert_allclose(penalty(PARAMS), value, 1e-6)
     grads = jax.jit(jax.grad(penalty))(PARAMS)

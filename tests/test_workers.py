@@ -59,13 +59,10 @@ def run(*options: str) -> subprocess.CompletedProcess:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("files", "failed", "passed"),
-    [
-        pytest.param([DIES, DIES_LAST, PASSES, PASSES], 2, 11, id="dies"),
-        pytest.param([PASSES, HANGS, PASSES], 1, 2, id="hangs"),
-    ],
-)
+@pytest.mark.parametrize(("files", "failed", "passed"), [
+    pytest.param([DIES, DIES_LAST, PASSES, PASSES], 2, 11, id="dies"),
+    pytest.param([PASSES, HANGS, PASSES], 1, 2, id="hangs"),
+])  # fmt: skip
 def test_a_worker_that_dies_fails_its_test_alone(files, failed, passed, tmp_path):
     for i, text in enumerate(files):
         (tmp_path / f"test_{i}.py").write_text(text)
@@ -141,18 +138,15 @@ def test_every_mark_is_selected_by_a_command_of_ci(pytestconfig):
         assert "XLA_FLAGS= pytest -m long -k size_colab" in (ROOT / page).read_text()
 
 
-@pytest.mark.parametrize(
-    ("path", "expected"),
-    [
-        ("jaxnet/layers/dense.py", "layers"),
-        ("tests/layers/test_dense.py::test_values[1]", "layers"),
-        ("jaxnet/penalties.py", "penalties"),
-        ("tests/test_penalties.py::test_l2", "penalties"),
-        ("guide/data.md", "guide"),
-        ("tests/test_guide.py::test_section_runs[data: Augment]", "guide"),
-        ("experiments/digits.py", "experiments"),
-        ("README.md", "README.md"),
-    ],
-)
+@pytest.mark.parametrize(("path", "expected"), [
+    ("jaxnet/layers/dense.py", "layers"),
+    ("tests/layers/test_dense.py::test_values[1]", "layers"),
+    ("jaxnet/penalties.py", "penalties"),
+    ("tests/test_penalties.py::test_l2", "penalties"),
+    ("guide/data.md", "guide"),
+    ("tests/test_guide.py::test_section_runs[data: Augment]", "guide"),
+    ("experiments/digits.py", "experiments"),
+    ("README.md", "README.md"),
+])  # fmt: skip
 def test_a_room_has_its_files_and_their_tests(path, expected):
     assert room(path) == expected

@@ -72,25 +72,21 @@ class Recurrent(nn.Module):
 
 
 @pytest.mark.fast_cases("rnn", "lstm", "gru", "gru-plain")
-@pytest.mark.parametrize(
-    ("kind", "layer", "options"),
-    [
-        (nn.RNN, jn.rnn(4), {}),
-        (nn.RNN, jn.rnn(4, activation=jax.nn.relu), {"nonlinearity": "relu"}),
-        (nn.LSTM, jn.lstm(4), {}),
-        (nn.GRU, jn.gru(4), {}),
-        (nn.LSTM, jn.lstm(4, use_bias=False), {"bias": False}),
-        (nn.GRU, jn.gru(4, use_bias=False), {"bias": False}),
-        (nn.LSTM, jn.layers.stack_rnn(jn.lstm(4), jn.lstm(4)), {"num_layers": 2}),
-        (
-            nn.LSTM,
-            jn.serial(jn.bidirectional(jn.lstm(4)), jn.bidirectional(jn.lstm(4), name="second")),
-            {"num_layers": 2, "bidirectional": True},
-        ),
-        (nn.LSTM, jn.recurrent(jn.layers.lstm_cell(4)), {}),
-    ],
-    ids="rnn relu lstm gru lstm-plain gru-plain two two-both-ways recurrent".split(),
-)
+@pytest.mark.parametrize(("kind", "layer", "options"), [
+    (nn.RNN, jn.rnn(4), {}),
+    (nn.RNN, jn.rnn(4, activation=jax.nn.relu), {"nonlinearity": "relu"}),
+    (nn.LSTM, jn.lstm(4), {}),
+    (nn.GRU, jn.gru(4), {}),
+    (nn.LSTM, jn.lstm(4, use_bias=False), {"bias": False}),
+    (nn.GRU, jn.gru(4, use_bias=False), {"bias": False}),
+    (nn.LSTM, jn.layers.stack_rnn(jn.lstm(4), jn.lstm(4)), {"num_layers": 2}),
+    (
+        nn.LSTM,
+        jn.serial(jn.bidirectional(jn.lstm(4)), jn.bidirectional(jn.lstm(4), name="second")),
+        {"num_layers": 2, "bidirectional": True},
+    ),
+    (nn.LSTM, jn.recurrent(jn.layers.lstm_cell(4)), {}),
+], ids="rnn relu lstm gru lstm-plain gru-plain two two-both-ways recurrent".split())  # fmt: skip
 def test_recurrent_layers(kind, layer, options):
     net = jn.serial(layer, jn.dense(5))
     params, state, theirs, x = agree(net, Recurrent(kind, **options), (2, 6, 3), maps=False)

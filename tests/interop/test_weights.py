@@ -33,14 +33,11 @@ def test_tensors():
     np.testing.assert_array_equal(found["0.bias"], half.bias.detach().float().numpy())
 
 
-@pytest.mark.parametrize(
-    ("weights", "words"),
-    [
-        ([1], "here: weights must be a state_dict or the path of a safetensors file, got list"),
-        ({3: np.ones(2)}, "here: weights must have names, got 3"),
-        ({"a": [1, 2]}, "here: weights must hold arrays or tensors, got list for a"),
-    ],
-)
+@pytest.mark.parametrize(("weights", "words"), [
+    ([1], "here: weights must be a state_dict or the path of a safetensors file, got list"),
+    ({3: np.ones(2)}, "here: weights must have names, got 3"),
+    ({"a": [1, 2]}, "here: weights must hold arrays or tensors, got list for a"),
+])  # fmt: skip
 def test_other_types(weights, words):
     with pytest.raises(TypeError, match=words):
         read_weights("here", weights)
@@ -89,15 +86,11 @@ def test_views_of_one_array_are_shared_only_if_they_are_equal():
     assert same == {("a", "b")}
 
 
-@pytest.mark.parametrize(
-    ("array", "words"),
-    [
-        (np.full((3, 4), 127, np.int8), "holds int8 where floats are needed: quantized weights"),
-        (np.ones((3, 4), bool), "holds bool where floats are needed"),
-        (np.full((3, 4), 1e39), "holds values beyond 3.4e+38, the largest float32"),
-    ],
-    ids=["int8", "bool", "beyond"],
-)
+@pytest.mark.parametrize(("array", "words"), [
+    (np.full((3, 4), 127, np.int8), "holds int8 where floats are needed: quantized weights"),
+    (np.ones((3, 4), bool), "holds bool where floats are needed"),
+    (np.full((3, 4), 1e39), "holds values beyond 3.4e+38, the largest float32"),
+], ids=["int8", "bool", "beyond"])  # fmt: skip
 def test_weights_that_would_lose_their_values_are_errors(array, words):
     with pytest.raises((ValueError, TypeError), match=re.escape(words) + "|must hold numbers"):
         jn.interop.by_names(NET, {"w": array}, X, TABLE)

@@ -20,14 +20,11 @@ def near(share, wanted, deviation, n):
 
 
 @pytest.mark.parametrize("rate", [0.1, 0.9])
-@pytest.mark.parametrize(
-    ("make", "shape", "free"),
-    [
-        pytest.param(jn.dropout, (100, 40, 5), (100, 40, 5), id="units"),
-        pytest.param(jn.layers.spatial_dropout, (100, 3, 2, 90), (100, 1, 1, 90), id="channels"),
-        pytest.param(jn.layers.drop_path, (6000, 3, 2), (6000, 1, 1), id="paths"),
-    ],
-)
+@pytest.mark.parametrize(("make", "shape", "free"), [
+    pytest.param(jn.dropout, (100, 40, 5), (100, 40, 5), id="units"),
+    pytest.param(jn.layers.spatial_dropout, (100, 3, 2, 90), (100, 1, 1, 90), id="channels"),
+    pytest.param(jn.layers.drop_path, (6000, 3, 2), (6000, 1, 1), id="paths"),
+])  # fmt: skip
 def test_drops_its_share_and_rescales_the_rest(make, shape, free, rate):
     x = jnp.asarray(np.random.default_rng(0).uniform(1, 2, shape), jnp.float32)
     y = np.asarray(train(make(rate), x))

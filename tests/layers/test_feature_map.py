@@ -102,20 +102,14 @@ def test_frozen_waves_stay():
     assert (grads["dense"]["kernel"] != 0).all()
 
 
-@pytest.mark.parametrize(
-    "make, message",
-    [
-        (lambda: polynomial(0), "polynomial: degree must be at least 1, got 0"),
-        (lambda: rbf(0), "rbf: features must be at least 1, got 0"),
-        (lambda: rbf(3, width=0.0), r"rbf: width must be in \(0, inf\), got 0.0"),
-        (lambda: random_fourier(0), "random_fourier: features must be at least 1, got 0"),
-        (
-            lambda: random_fourier(3, -1.0),
-            r"random_fourier: bandwidth must be in \(0, inf\), got -1.0",
-        ),
-        (lambda: polynomial(2).init(KEY, jn.spec((3,))), r"polynomial: expected .* got \(3,\)"),
-    ],
-)
+@pytest.mark.parametrize("make, message", [
+    (lambda: polynomial(0), "polynomial: degree must be at least 1, got 0"),
+    (lambda: rbf(0), "rbf: features must be at least 1, got 0"),
+    (lambda: rbf(3, width=0.0), r"rbf: width must be in \(0, inf\), got 0.0"),
+    (lambda: random_fourier(0), "random_fourier: features must be at least 1, got 0"),
+    (lambda: random_fourier(3, -1.0), r"random_fourier: bandwidth must be in \(0, inf\), got -1.0"),
+    (lambda: polynomial(2).init(KEY, jn.spec((3,))), r"polynomial: expected .* got \(3,\)"),
+])  # fmt: skip
 def test_messages(make, message):
     with pytest.raises(ValueError, match=message):
         make()

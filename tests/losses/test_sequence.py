@@ -42,15 +42,12 @@ def test_ctc_padding_does_not_count():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("lengths", "labels", "n", "message"),
-    [
-        (6, [1, 4], 2, r"ctc: labels must be in \[0, 4\), got 4"),
-        (6, [1, 0], 2, "ctc: labels must differ from blank, 0"),
-        (7, [1, 2], 2, r"ctc: lengths must be in \[0, 7\), got 7"),
-        (6, [1, 2], 3, r"ctc: label_lengths must be in \[0, 3\), got 3"),
-    ],
-)
+@pytest.mark.parametrize(("lengths", "labels", "n", "message"), [
+    (6, [1, 4], 2, r"ctc: labels must be in \[0, 4\), got 4"),
+    (6, [1, 0], 2, "ctc: labels must differ from blank, 0"),
+    (7, [1, 2], 2, r"ctc: lengths must be in \[0, 7\), got 7"),
+    (6, [1, 2], 3, r"ctc: label_lengths must be in \[0, 3\), got 3"),
+])  # fmt: skip
 def test_ctc_of_what_no_probability_is_defined_for(lengths, labels, n, message):
     """NaN where values are not known, else an error; the other examples are not affected."""
     z = jnp.array(RNG.normal(size=(2, 6, 4)))
@@ -65,19 +62,16 @@ def test_ctc_of_what_no_probability_is_defined_for(lengths, labels, n, message):
 LABELS, N = jnp.ones((2, 3), int), jnp.array([3, 2])
 
 
-@pytest.mark.parametrize(
-    ("blank", "outputs", "targets", "message"),
-    [
-        (0, jnp.ones((2, 6, 4)), (LABELS, N[:1]), r"ctc: label_lengths must have shape \(batch,\)"),
-        (0, jnp.ones((2, 6)), (LABELS, N), r"logits must have shape \(batch, steps, classes\)"),
-        (0, [[1.0]], (LABELS, N), r"ctc: outputs must be logits or \(logits, lengths\)"),
-        (0, (jnp.ones((2, 6, 4)), None), (LABELS, N), "ctc: lengths must be a JAX or NumPy array"),
-        (0, (jnp.ones((2, 6, 4)), jnp.ones(2)), (LABELS, N), "ctc: lengths must hold integers"),
-        (0, jnp.ones((2, 6, 4)), LABELS, r"ctc: targets must be \(labels, label_lengths\)"),
-        (0, jnp.ones((2, 6, 4)), (LABELS * 0.5, N), "ctc: labels must hold integers"),
-        (4, jnp.ones((2, 6, 4)), (LABELS, N), r"ctc: blank must be in .* = \[0, 4\), got 4"),
-    ],
-)
+@pytest.mark.parametrize(("blank", "outputs", "targets", "message"), [
+    (0, jnp.ones((2, 6, 4)), (LABELS, N[:1]), r"ctc: label_lengths must have shape \(batch,\)"),
+    (0, jnp.ones((2, 6)), (LABELS, N), r"logits must have shape \(batch, steps, classes\)"),
+    (0, [[1.0]], (LABELS, N), r"ctc: outputs must be logits or \(logits, lengths\)"),
+    (0, (jnp.ones((2, 6, 4)), None), (LABELS, N), "ctc: lengths must be a JAX or NumPy array"),
+    (0, (jnp.ones((2, 6, 4)), jnp.ones(2)), (LABELS, N), "ctc: lengths must hold integers"),
+    (0, jnp.ones((2, 6, 4)), LABELS, r"ctc: targets must be \(labels, label_lengths\)"),
+    (0, jnp.ones((2, 6, 4)), (LABELS * 0.5, N), "ctc: labels must hold integers"),
+    (4, jnp.ones((2, 6, 4)), (LABELS, N), r"ctc: blank must be in .* = \[0, 4\), got 4"),
+])  # fmt: skip
 def test_messages(blank, outputs, targets, message):
     with pytest.raises((ValueError, TypeError), match=message):
         losses.ctc(outputs, targets, blank=blank)

@@ -11,14 +11,11 @@ from jaxnet import metrics
 SCORES = jnp.array([[0.1, 2.0, 0.3], [5.0, 1.0, 7.0], [0.0, 0.0, 0.0], [1.0, jnp.nan, 0.0]])
 
 
-@pytest.mark.parametrize(
-    "labels, correct",
-    [
-        pytest.param([1, 2, 0, 0], [1, 1, 1, 0], id="a tie counts for the first, NaN is wrong"),
-        pytest.param([0, 0, 1, 1], [0, 0, 0, 0], id="all wrong; NaN is no maximum"),
-        pytest.param([-1, 255, 3, 1], [0, 0, 0, 0], id="labels that are no classes"),
-    ],
-)
+@pytest.mark.parametrize("labels, correct", [
+    pytest.param([1, 2, 0, 0], [1, 1, 1, 0], id="a tie counts for the first, NaN is wrong"),
+    pytest.param([0, 0, 1, 1], [0, 0, 0, 0], id="all wrong; NaN is no maximum"),
+    pytest.param([-1, 255, 3, 1], [0, 0, 0, 0], id="labels that are no classes"),
+])  # fmt: skip
 def test_accuracy_is_one_value_per_example(labels, correct):
     values = metrics.accuracy(SCORES, jnp.array(labels))
     assert values.dtype == jnp.float32

@@ -67,17 +67,14 @@ def test_classes_that_do_not_occur():
 COUNTS = np.array([[3, 1, 0], [2, 4, 0], [0, 0, 0]])
 
 
-@pytest.mark.parametrize(
-    "matrix",
-    [
-        pytest.param(jnp.array(COUNTS * 2**28), id="int32 sums overflow"),
-        pytest.param(COUNTS * 2**40, id="int64 would be narrowed"),
-        pytest.param((COUNTS * 2**40).astype(">i8"), id="big-endian"),
-        pytest.param(COUNTS.astype(np.uint8) * 60, id="uint8 sums overflow"),
-        pytest.param(jnp.array(COUNTS * 2**13, jnp.float16), id="float16 sums overflow"),
-        pytest.param(COUNTS / 10, id="shares"),
-    ],
-)
+@pytest.mark.parametrize("matrix", [
+    pytest.param(jnp.array(COUNTS * 2**28), id="int32 sums overflow"),
+    pytest.param(COUNTS * 2**40, id="int64 would be narrowed"),
+    pytest.param((COUNTS * 2**40).astype(">i8"), id="big-endian"),
+    pytest.param(COUNTS.astype(np.uint8) * 60, id="uint8 sums overflow"),
+    pytest.param(jnp.array(COUNTS * 2**13, jnp.float16), id="float16 sums overflow"),
+    pytest.param(COUNTS / 10, id="shares"),
+])  # fmt: skip
 def test_scores_do_not_depend_on_the_size_of_counts(matrix):
     found, wanted = metrics.scores(matrix), metrics.scores(jnp.array(COUNTS))
     jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-6), found, wanted)

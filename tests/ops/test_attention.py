@@ -77,18 +77,15 @@ def test_is_jaxs_own_attention():
     np.testing.assert_allclose(y, jax.nn.dot_product_attention(q, k, v, mask=mask), 1e-5, 1e-5)
 
 
-@pytest.mark.parametrize(
-    ("backend", "capability", "dtype", "head_size", "fits"),
-    [
-        ("gpu", 8.0, jnp.bfloat16, 64, True),
-        ("gpu", 9.0, jnp.bfloat16, 256, True),
-        ("gpu", 8.0, jnp.bfloat16, 136, False),
-        ("gpu", 8.0, jnp.bfloat16, 60, False),
-        ("gpu", 7.5, jnp.float16, 64, False),
-        ("gpu", 9.0, jnp.float32, 64, False),
-        ("cpu", 9.0, jnp.bfloat16, 64, False),
-    ],
-)
+@pytest.mark.parametrize(("backend", "capability", "dtype", "head_size", "fits"), [
+    ("gpu", 8.0, jnp.bfloat16, 64, True),
+    ("gpu", 9.0, jnp.bfloat16, 256, True),
+    ("gpu", 8.0, jnp.bfloat16, 136, False),
+    ("gpu", 8.0, jnp.bfloat16, 60, False),
+    ("gpu", 7.5, jnp.float16, 64, False),
+    ("gpu", 9.0, jnp.float32, 64, False),
+    ("cpu", 9.0, jnp.bfloat16, 64, False),
+])  # fmt: skip
 def test_fits_cudnn(backend, capability, dtype, head_size, fits):
     assert fits_cudnn(backend, capability, dtype, head_size) is fits
 

@@ -263,17 +263,14 @@ def test_ranges():
 # Memory and FLOPs of compiled programs
 
 
-@pytest.mark.parametrize(
-    ("matrices", "time", "near", "sizes"),
-    [
-        pytest.param(8, 400, None, (400, 400), id="all scores at once"),
-        pytest.param(2, 4096, None, (512, 512), id="in the cache"),
-        pytest.param(8, 4096, None, (256, 256), id="of eight heads"),
-        pytest.param(64, 4096, None, (128, 128), id="of many heads"),
-        pytest.param(2, 4096, (-199, 1), (200, 200), id="as small as the window"),
-        pytest.param(2, 1100, None, (368, 368), id="equally large"),
-    ],
-)
+@pytest.mark.parametrize(("matrices", "time", "near", "sizes"), [
+    pytest.param(8, 400, None, (400, 400), id="all scores at once"),
+    pytest.param(2, 4096, None, (512, 512), id="in the cache"),
+    pytest.param(8, 4096, None, (256, 256), id="of eight heads"),
+    pytest.param(64, 4096, None, (128, 128), id="of many heads"),
+    pytest.param(2, 4096, (-199, 1), (200, 200), id="as small as the window"),
+    pytest.param(2, 1100, None, (368, 368), id="equally large"),
+])  # fmt: skip
 def test_sizes_of_blocks_on_a_cpu(matrices, time, near, sizes):
     assert blockwise._sizes(matrices, time, time, near, None) == sizes
 

@@ -40,16 +40,12 @@ def test_rows_out_of_range_are_nan_and_those_of_integers_are_integers():
 
 
 @NARROW
-@pytest.mark.parametrize(
-    ("function", "shape"),
-    [
-        (lambda a: plus(jnp.zeros((30, 400, 3), a.dtype), a), (3,)),
-        (lambda a: spread(a, (12_000, 3)), (3,)),
-        (lambda a: rows(a, jnp.zeros(12_000, jnp.int32)), (2, 3)),
-        (lambda a: product(jnp.ones((30, 400, 2), a.dtype), a), (2, 3)),
-    ],
-    ids=["plus", "spread", "rows", "product"],
-)
+@pytest.mark.parametrize(("function", "shape"), [
+    (lambda a: plus(jnp.zeros((30, 400, 3), a.dtype), a), (3,)),
+    (lambda a: spread(a, (12_000, 3)), (3,)),
+    (lambda a: rows(a, jnp.zeros(12_000, jnp.int32)), (2, 3)),
+    (lambda a: product(jnp.ones((30, 400, 2), a.dtype), a), (2, 3)),
+], ids=["plus", "spread", "rows", "product"])  # fmt: skip
 def test_gradients_are_summed_in_float32(function, shape, dtype):
     found = jax.jit(jax.grad(lambda a: function(a).sum()))(jnp.ones(shape, dtype))
     assert found.dtype == dtype
