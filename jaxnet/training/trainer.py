@@ -158,6 +158,7 @@ def trainer(
     train_state (its memory is reused), so always continue with the train_state that `step`
     returned. Inside the user's own `jit`, `grad`, `scan` or `vmap` it is a pure function.
     Optimizers with a line search, such as `optax.lbfgs`, also get value, gradient and function.
+    Gradients of complex params are the conjugates of `jax.grad`'s, so that descent lowers the loss.
 
     It warns, with paths, about recompilations, about state that does not change in training, and
     about gradients or losses that are not finite. To detect the last, it reads values from time to
@@ -274,6 +275,8 @@ def trainer(
             gradient = accumulated(loss, train_state.state, batch, mask, key, accumulate)
             value_of = lambda floats: gradient(floats)[0][1][1]["loss"].mean  # noqa: E731
         (_, (state, found)), grads = gradient(start)
+        # The direction of ascent, which optax expects; JAX's gradient is its conjugate.
+        grads = jax.tree.map(jnp.conj, grads)
         if scaling is not None:
             unscaled = lambda grad: (grad / scaling.loss_scale).astype(grad.dtype)  # noqa: E731
             grads = jax.tree.map(unscaled, grads)
@@ -379,7 +382,8 @@ def _filled(path: str, drawn: PyTree, given: PyTree) -> PyTree:
         raise TypeError(
             f"trainer.init: {path} must be an array {describe(drawn)}, got {describe(given)}"
         )
-    floats = all(jnp.issubdtype(leaf.dtype, jnp.floating) for leaf in (drawn, given))
+    floats = all(jnp.issubdtype(leaf.dtype, jnp.inexact) for leaf in (drawn, given))
+    floats &= jnp.iscomplexobj(drawn) == jnp.iscomplexobj(given)
     if given.shape != drawn.shape or not (floats or given.dtype == drawn.dtype):
         raise ValueError(
             f"trainer.init: {path} must be {describe(drawn)}, got {describe(given)}. Leave out "

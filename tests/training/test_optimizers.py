@@ -182,3 +182,52 @@ def test_a_line_search_through_dropout():
         for _ in range(20):
             train_state, _ = trainer.step(train_state, data)
     assert 0.05 * start < jn.evaluate(trainer.objective, *now(), data)["loss"] < 0.7 * start
+
+
+# Complex params: optax expects the direction of ascent, which is the conjugate of JAX's gradient.
+
+A = (RNG.normal(size=(12, 3)) + 1j * RNG.normal(size=(12, 3))).astype(np.complex64)
+B = (A @ np.array([1 - 1j, 2j, -0.5])).astype(np.complex64)
+
+
+def fitting(parts):
+    """The fit |A w - B|² of complex w, or of its two parts."""
+
+    def forward(m, batch):
+        a, b = batch
+        zeros = lambda dtype: lambda key, shape, _: jnp.zeros(shape, dtype)  # noqa: E731
+        if parts:
+            real, imag = (m.param(name, zeros(jnp.float32), (3,)) for name in "ab")
+            w = real + 1j * imag
+        else:
+            w = m.param("w", zeros(jnp.complex64), (3,))
+        v = m.param("v", zeros(jnp.float32), (1,))
+        return (jnp.abs(a @ w - b) ** 2 + (v - 1) ** 2).mean(), {}
+
+    return jn.compose(forward, name="fitting")
+
+
+@pytest.mark.parametrize(("optimizer", "options", "alike"), [
+    (optax.sgd(0.1), {"loss_scale": 1024.0}, True),
+    pytest.param(optax.adam(0.1), {}, False, marks=pytest.mark.slow),
+    (optax.chain(optax.clip_by_global_norm(0.5), optax.sgd(0.2, momentum=0.8)), {}, True),
+    (jn.by_path({"v": optax.adam(0.1), "*": optax.sgd(0.1)}), {}, True),
+    pytest.param(optax.sgd(0.1), {"accumulate": 3}, True, marks=pytest.mark.slow),
+    pytest.param(optax.lbfgs(), {}, True, marks=pytest.mark.long),
+], ids=["scaled", "adam", "clipped", "by path", "accumulated", "lbfgs"])  # fmt: skip
+def test_complex_params_train_as_their_two_parts(optimizer, options, alike, tmp_path):
+    losses = []
+    for parts in (False, True):
+        trainer = jn.trainer(fitting(parts), optimizer, **options)
+        train_state = trainer.init(KEY, (A, B))
+        found = []
+        for step in range(150):
+            if step == 3:  # as if it went on after an interruption
+                jn.save(tmp_path / "run", train_state)
+                train_state, _ = jn.load(tmp_path / "run", like=train_state)
+            train_state, metrics = trainer.step(train_state, (A, B))
+            found.append(float(metrics["loss"]))
+        losses.append(found)
+    assert 0 <= losses[0][-1] < 1e-3 < losses[0][0]
+    if alike:
+        np.testing.assert_allclose(*losses, rtol=1e-2, atol=1e-6)
