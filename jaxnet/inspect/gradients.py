@@ -157,7 +157,7 @@ def check_gradients(
     The layer is initialized and run in float64, even if the program runs in float32. Noise is added
     to its initial parameters, since a scale of 0 or equal biases would hide errors. A coordinate at
     which the two one-sided differences disagree has a kink (ReLU at 0, a tie in max pooling) and no
-    gradient; it is skipped and counted.
+    gradient; it is skipped and counted. Complex arrays have two entries, `real` and `imag`.
 
     Args:
       layer: Layer or objective that computes in the dtype of its input. A layer that rounds or
@@ -210,7 +210,7 @@ def check_gradients(
             y, _ = layer.apply(params, state, x, key=run_key, train=train)
             if isinstance(y, tuple) and len(y) == 2 and isinstance(y[1], dict):
                 y, _ = y  # an objective returns the loss and the metrics
-            return floats(y)
+            return floats(jax.tree.map(_parts, y))
 
         arrays = list(named.values())
         shapes = jax.eval_shape(outputs, arrays)
@@ -271,26 +271,49 @@ def _entry(path, value, places, heights, automatic, tolerance) -> Entry:
     return Entry(path, value.size, len(places) - count, count, error, place, numeric, automatic)
 
 
+class _Complex(NamedTuple):
+    real: jax.Array
+    imag: jax.Array
+
+
+def _parts(leaf: jax.Array) -> Any:
+    """Return the two parts of complex numbers, each of which has derivatives."""
+    return _Complex(leaf.real, leaf.imag) if jnp.iscomplexobj(leaf) else leaf
+
+
+def _whole(parts: Any) -> Any:
+    return jax.lax.complex(*parts) if isinstance(parts, _Complex) else parts
+
+
 def _floats(params: PyTree, x: PyTree) -> tuple[dict[str, Any], Callable[[list], tuple]]:
     """Return the arrays that have gradients, by path, and a function that rebuilds the trees."""
     tree = (params, x)
-    chosen = jax.tree.map(lambda leaf: jnp.asarray(leaf) if _float(leaf) else None, tree)
+    chosen = jax.tree.map(lambda leaf: _parts(jnp.asarray(leaf)) if _float(leaf) else None, tree)
     named = dict(flat({"params": chosen[0]}, None) + flat({"input": chosen[1]}, None))
     structure = jax.tree.structure(chosen)
-    return named, lambda values: with_floats(tree, structure.unflatten(values))
+
+    def rebuild(values):
+        floats = structure.unflatten(values)
+        pair = lambda part: isinstance(part, _Complex)  # noqa: E731
+        return with_floats(tree, jax.tree.map(_whole, floats, is_leaf=pair))
+
+    return named, rebuild
 
 
 def _wide(leaf: Any, random: np.random.Generator) -> Any:
     """Return the input in float64, drawn at random for a spec."""
     if isinstance(leaf, jax.ShapeDtypeStruct):
         return _normal(random, leaf)
-    return np.asarray(leaf, np.float64) if _float(leaf) else leaf
+    return np.asarray(leaf, np.promote_types(leaf.dtype, np.float64)) if _float(leaf) else leaf
 
 
 def _normal(random: np.random.Generator, leaf: Any) -> np.ndarray:
-    """Return standard normal numbers in float64; zeros for a leaf of integers."""
-    return random.normal(size=leaf.shape) if _float(leaf) else np.zeros(leaf.shape, leaf.dtype)
+    """Return standard normal numbers of 64 bits a part; zeros for a leaf of integers."""
+    if not _float(leaf):
+        return np.zeros(leaf.shape, leaf.dtype)
+    draw = lambda: random.normal(size=leaf.shape)  # noqa: E731
+    return draw() + 1j * draw() if jnp.issubdtype(leaf.dtype, jnp.complexfloating) else draw()
 
 
 def _float(leaf: Any) -> bool:
-    return jnp.issubdtype(leaf.dtype, jnp.floating)
+    return jnp.issubdtype(leaf.dtype, jnp.inexact)

@@ -107,6 +107,23 @@ def test_a_wrong_gradient_raises(factor):
     jn.inspect.check_gradients(jn.serial(off_by(1.0)), np.array([[3.0], [0.5]]))
 
 
+@pytest.mark.parametrize("factor", [1, 99])
+def test_both_parts_of_complex_numbers_are_compared(factor):
+    """Of params, inputs and outputs, in a function that is not holomorphic."""
+    draw = lambda key, shape, dtype: jnp.full(shape, 1 - 2j, dtype)  # noqa: E731
+    scaled = jax.custom_jvp(lambda w: w * jnp.abs(w))
+    true = lambda w, dw: jax.jvp(lambda w: w * jnp.abs(w), [w], [dw])[1]  # noqa: E731
+    scaled.defjvp(lambda w, dw: (scaled(*w), factor * true(*w, *dw)))
+    layer = jn.compose(lambda m, x: x * scaled(m.param("w", draw, (2,))), name="net")
+    x = jn.spec((3, 2), jnp.complex64)
+    if factor == 1:
+        paths = [entry.path for entry in jn.inspect.check_gradients(layer, x).entries]
+        assert paths == ["params/w/real", "params/w/imag", "input/real", "input/imag"]
+    else:
+        with pytest.raises(AssertionError, match="(?s)params/w/real.*params/w/imag"):
+            jn.inspect.check_gradients(layer, x)
+
+
 def test_kinks_are_counted():
     x = np.array([[1.0, 0.0, -1.0, 1e-8]])
     (entry,) = jn.inspect.check_gradients(jn.serial(jax.nn.relu), x).entries
