@@ -171,13 +171,17 @@ def _entries(before: PyTree, gradients: tuple, after: tuple) -> dict[str, tuple]
     others = [zip(*map(jax.tree.leaves, trees), strict=True) for trees in (gradients, after)]
     for (path, old), grads, news in zip(flat(before, None), *others, strict=True):
         weight, gradient = _norm(old), max(map(_norm, grads), key=_bad)
-        update = max((_norm(np.subtract(new, old, dtype=np.float64)) for new in news), key=_bad)
+        update = max((_norm(_wide(new) - _wide(old)) for new in news), key=_bad)
         entries[path] = (old.size, weight, gradient, update / weight if weight else None)
     return entries
 
 
 def _norm(a: np.ndarray) -> float:
-    return float(np.linalg.norm(np.asarray(a, np.float64)))
+    return float(np.linalg.norm(_wide(a)))
+
+
+def _wide(a: np.ndarray) -> np.ndarray:
+    return np.asarray(a, np.promote_types(a.dtype, np.float64))
 
 
 def _moves(entries: dict[str, tuple]) -> list[str]:

@@ -285,6 +285,16 @@ def test_examples_that_influence_each_other():
     assert "depend on the other examples of its batch, first at gate" in wrong[-1]
 
 
+def test_complex_params_have_norms():
+    kernel = lambda key, shape, dtype: jnp.full(shape, 3 + 4j, jnp.complex64)  # noqa: E731
+    net = jn.compose(lambda m, x: jnp.abs(x @ m.param("w", kernel, (3, 1))))
+    trainer = jn.trainer(jn.supervised(net, optax.squared_error), optax.sgd(0.01))
+    batch = jnp.ones((2, 3)), jnp.zeros((2, 1))
+    report = doctor(trainer, trainer.init(jax.random.key(0), batch), batch)
+    # |w| = 5 √3; the slope of (3 · 5)² by each |w| is 30, and a hundredth of it the update
+    assert report.entries["w"] == pytest.approx((3, 75**0.5, 30 * 3**0.5, 0.06), rel=1e-5)
+
+
 @pytest.mark.parametrize("change, error, words", [
     ({"trainer": None}, TypeError, "expected a trainer from jn.trainer"),
     ({"train_state": {}}, TypeError, r"must be the result of trainer.init\(key, batch\), got"),
