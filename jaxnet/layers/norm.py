@@ -89,12 +89,8 @@ def batch_norm(
             return plus(plus(x, -mean) * spread(factor, x.shape), bias).astype(output_dtype(x))
         if x.size == 0:
             raise ValueError(f"{name}: needs at least one entry per feature, got {x.shape}")
-        if math.prod(x.shape[:-1]) == 1:  # the variance would be 0, so the output would be the bias
-            raise ValueError(
-                f"{name}: training needs more than one value per feature, got an input of shape "
-                f"{x.shape}. Take a larger batch (drop_last=True if one example is left over), or "
-                "layer_norm"
-            )
+        write = "a larger batch (drop_last=True if one example is left over), or layer_norm"
+        _check_count(f"{name}: training", x, math.prod(x.shape[:-1]), "feature", write)
         y, now, spread_now = normalized(x.astype(mean.dtype), scale, bias, epsilon)
         for entry, old, new in (("mean", mean, now), ("var", var, spread_now)):
             new = momentum * old + (1 - momentum) * jax.lax.stop_gradient(new)
@@ -135,7 +131,7 @@ def layer_norm(
       A layer with outputs of the shape of its inputs.
 
     Raises:
-      ValueError: If the input does not have a feature axis.
+      ValueError: If the input does not have a feature axis of size 2 or more.
 
     Example:
       >>> layer = layer_norm()
@@ -150,6 +146,7 @@ def layer_norm(
 
     def forward(m, x):
         check_rank(name, x, 2)
+        _check_count(f"{name}:", x, x.shape[-1], "position", "batch_norm")
         return standardized(x, *affine(m, x), (-1,), epsilon)
 
     return compose(forward, name=name, kind="layer_norm")
@@ -178,7 +175,7 @@ def rms_norm(
       A layer with outputs of the shape of its inputs.
 
     Raises:
-      ValueError: If the input does not have a feature axis.
+      ValueError: If the input does not have a feature axis of size 2 or more.
 
     Example:
       >>> y, _ = rms_norm(use_scale=False).apply({}, {}, jnp.array([[3.0, 4.0, 0.0, 0.0]]))
@@ -191,6 +188,7 @@ def rms_norm(
 
     def forward(m, x):
         check_rank(name, x, 2)
+        _check_count(f"{name}:", x, x.shape[-1], "position", "batch_norm")
         return standardized(x, *affine(m, x), (-1,), epsilon, centered=False)
 
     return compose(forward, name=name, kind="rms_norm")
@@ -229,6 +227,7 @@ def group_norm(
 
     Raises:
       ValueError: If `groups` is below 1, or does not divide the features.
+      ValueError: If a group holds one value.
 
     Example:
       >>> layer = group_norm(3)
@@ -251,6 +250,7 @@ def group_norm(
         if x.ndim > 2:
             m.not_in_stream("takes statistics over time")
         both = jax.tree.map(lambda a: a.reshape(shape[-2:]), affine(m, x))
+        _check_count(f"{name}:", x, math.prod(shape[1:]) // groups, "group", "fewer groups")
         axes = (*range(1, x.ndim - 1), -1)  # of (batch, ..., groups, members)
         return standardized(x.reshape(shape), *both, axes, epsilon).reshape(x.shape)
 
@@ -283,7 +283,7 @@ def instance_norm(
       scale, bias: (features,).
 
     Raises:
-      ValueError: If the input does not have positions.
+      ValueError: If the input has fewer than two positions.
 
     Example:
       >>> layer = instance_norm()
@@ -300,9 +300,19 @@ def instance_norm(
         check_rank(name, x, 3, "(batch, positions, ..., features)")
         m.not_in_stream("takes statistics over time")
         axes = tuple(range(1, x.ndim - 1))
+        _check_count(f"{name}:", x, math.prod(x.shape[1:-1]), "feature map", "layer_norm")
         return standardized(x, *affine(m, x), axes, epsilon)
 
     return compose(forward, name=name, kind="instance_norm")
+
+
+def _check_count(who: str, x: jax.Array, count: int, of: str, write: str) -> None:
+    """Raise for statistics of one value: its variance is 0, so the output would be the bias."""
+    if count < 2:
+        raise ValueError(
+            f"{who} needs more than one value per {of}, got an input of shape {x.shape}. Take "
+            f"{write}"
+        )
 
 
 def _affine(name, epsilon, use_scale, use_bias, scale_init, bias_init) -> Callable:

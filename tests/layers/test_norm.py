@@ -178,6 +178,7 @@ def apply(layer, *shape):
 
 SPACED = r"of shape .batch, positions, ..., features., got"
 SHAPED = r"of shape .batch, ..., features., got"
+ONE = "norm: needs more than one value per {}, got an input of shape {}"  # its output was 0
 
 
 @pytest.mark.parametrize(("call", "error", "words"), [
@@ -191,6 +192,12 @@ SHAPED = r"of shape .batch, ..., features., got"
     (lambda: apply(jn.layer_norm(), 2), ValueError, SHAPED),
     (lambda: apply(jn.rms_norm(), 2), ValueError, SHAPED),
     (lambda: apply(jn.batch_norm(), 2), ValueError, SHAPED),
+    (lambda: apply(jn.layer_norm(), 5, 1), ValueError, ONE.format("position", r"\(5, 1\)")),
+    (lambda: apply(jn.rms_norm(), 5, 4, 1), ValueError, ONE.format("position", r"\(5, 4, 1\)")),
+    (lambda: apply(jn.group_norm(3), 5, 3), ValueError, ONE.format("group", r"\(5, 3\)")),
+    (lambda: apply(jn.group_norm(3), 5, 1, 1, 3), ValueError, ONE.format("group", "")),
+    (lambda: apply(jn.layers.instance_norm(), 5, 1, 1, 3), ValueError,
+     ONE.format("feature map", r"\(5, 1, 1, 3\)")),
     (lambda: jn.rms_norm().init(jax.random.key(0), jn.spec((2, 5, 3), jnp.complex64)), TypeError,
      "expected an input of real numbers, got complex64"),
 ])  # fmt: skip
