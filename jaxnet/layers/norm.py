@@ -35,6 +35,8 @@ def batch_norm(
     an untrained layer returns its input, up to epsilon. Both variances are biased (divided by n),
     as in Flax; PyTorch's running variance divides by n - 1.
 
+    Squares are summed in float32, so inputs must be smaller than about 1e16.
+
     Args:
       momentum: Weight of the old average in each step, in [0, 1): 0.9 corresponds to
         momentum=0.1 in PyTorch.
@@ -114,7 +116,7 @@ def layer_norm(
     """Normalize each position over its features (the last axis).
 
     Examples are independent, so training and evaluation are the same. `epsilon` is Flax's;
-    PyTorch's is 1e-5.
+    PyTorch's is 1e-5. Squares are summed in float32, so inputs must be smaller than about 1e16.
 
     Args:
       epsilon: Number added to the variance, which is biased (divided by n).
@@ -162,6 +164,8 @@ def rms_norm(
 ) -> Layer:
     """Divide each position by the root mean square of its features, without centering.
 
+    Squares are summed in float32, so inputs must be smaller than about 1e16.
+
     Args:
       epsilon: Number added to the mean square. PyTorch's is the machine epsilon, 1.2e-7 in float32.
       use_scale: Whether to multiply by a learned scale.
@@ -208,7 +212,7 @@ def group_norm(
     """Normalize over all positions and a group of neighboring features.
 
     Each example has its own statistics, so the batch may be small. `group_norm(1)` takes all
-    features together.
+    features together. Squares are summed in float32, so inputs must be smaller than about 1e16.
 
     Args:
       groups: Number of groups, which must divide the number of features.
@@ -270,6 +274,7 @@ def instance_norm(
     """Normalize each feature map of each example over its positions.
 
     PyTorch's InstanceNorm has epsilon 1e-5 and, by default, neither scale nor bias.
+    Squares are summed in float32, so inputs must be smaller than about 1e16.
 
     Args:
       epsilon: Number added to the variance.

@@ -136,7 +136,8 @@ def lp_pool(
     """Take the p-norm of each window, per feature: (sum of |x|^p)^(1/p).
 
     It is a sum of absolute values at p = 1, and approaches the largest absolute value as p grows.
-    If a whole window is 0, the gradient is 0; the plain formula would give NaN.
+    If a whole window is 0, the gradient is 0; the plain formula would give NaN. Powers are summed
+    in float32: at p = 2, inputs must be smaller than about 1e16, and below 1e-19 they count as 0.
 
     PyTorch's LPPool sums x^p without the absolute value. So for odd p it sums signed powers, and is
     NaN if the sum is negative and p is above 1; for p that is not whole, negative inputs give NaN.
@@ -176,7 +177,8 @@ def lp_pool(
 def l2_pool_channels(size: int, *, name: str = "l2_pool_channels") -> Layer:
     """Take the root of the sum of squares over neighboring features, per position.
 
-    Filters that are pooled together learn variants of one another. The gradient is as in `lp_pool`.
+    Filters that are pooled together learn variants of one another. The gradient and the
+    range of inputs are as in `lp_pool`.
 
     Args:
       size: Number of neighboring features that become one.

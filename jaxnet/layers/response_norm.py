@@ -25,6 +25,8 @@ def local_response_norm(
     PyTorch and Caffe it multiplies the mean, so their alpha is `size` times ours: write
     `alpha=their_alpha / size`. PyTorch's k is 1 by default.
 
+    Squares are summed in float32, so inputs must be smaller than about 1e16.
+
     Args:
       size: Number of features in a sum: size // 2 before and (size - 1) // 2 after each, fewer at
         the ends.

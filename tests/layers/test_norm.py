@@ -114,6 +114,16 @@ def test_batch_norm_by_hand():
     np.testing.assert_allclose(state["var"], [1.3], rtol=1e-6)  # 0.9 * 1 + 0.1 * 4
 
 
+@pytest.mark.parametrize("make", [
+    jn.rms_norm, jn.layer_norm, jn.layers.instance_norm, jn.batch_norm, partial(jn.group_norm, 2),
+])  # fmt: skip
+def test_squares_up_to_the_size_in_the_docstring(make):
+    layer, x = make(epsilon=0), jax.random.normal(jax.random.key(0), (2, 6, 4))
+    given = layer.init(jax.random.key(0), x)
+    one, large = (jit_apply(layer, *given, a, train=True)[0] for a in (x, 1e16 * x))
+    np.testing.assert_allclose(large, one, 1e-4)
+
+
 NORMS = {  # the axes that the statistics are taken over, for (batch, positions, features)
     "batch_norm": (jn.batch_norm, (0, 1)),
     "layer_norm": (jn.layer_norm, (2,)),

@@ -155,6 +155,14 @@ def test_second_derivatives_and_vmap():
         np.testing.assert_allclose(product, many[i], 1e-5)
 
 
+@pytest.mark.parametrize("size", [1e16, 1e-17])
+@pytest.mark.parametrize("layer", [jn.layers.lp_pool(2, 2), jn.layers.l2_pool_channels(2)])
+def test_roots_of_squares_in_the_range_of_the_docstring(layer, size):
+    x = jax.random.normal(jax.random.key(0), (2, 6, 4))
+    small, large = (jit_apply(layer, {}, {}, a)[0] for a in (x, size * x))
+    np.testing.assert_allclose(large, size * small, 1e-4, 2e-19)
+
+
 def test_complex_numbers_have_real_squares():
     x = jnp.array([[[1 + 1j, 2 - 1j]]])
     sizes = jn.layers.lp_pool(2, 1).apply({}, {}, x)[0]
