@@ -44,8 +44,15 @@ def at_target(values: jax.Array, targets: jax.Array) -> jax.Array:
     """
     if targets.shape != values.shape:
         return at_label(values, targets)
-    p = targets.astype(values.dtype)
-    return jnp.where(p != 0, p * jnp.where(p != 0, values, 0), 0).sum(-1)
+    return times(targets.astype(values.dtype), values).sum(-1)
+
+
+def times(p: jax.Array, values: jax.Array) -> jax.Array:
+    """Return p * values, and 0 where p is 0 and the value is not finite.
+
+    Elsewhere the gradient by p is the value, also at 0, for targets that are learned.
+    """
+    return p * jnp.where((p == 0) & ~jnp.isfinite(values), 0, values)
 
 
 def read_same(who: str, outputs: Any, targets: Any) -> tuple[jax.Array, jax.Array]:

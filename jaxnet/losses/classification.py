@@ -82,9 +82,8 @@ def sigmoid_cross_entropy(
             f"{factor.shape} for outputs {z.shape}"
         )
     # At a logit of -inf or inf, one of the logarithms is infinite; its factor may be 0.
-    yes = jnp.where(y == 0, 0, factor * y * jnp.where(y == 0, 0, jax.nn.log_sigmoid(z)))
-    no = jnp.where(y == 1, 0, (1 - y) * jnp.where(y == 1, 0, jax.nn.log_sigmoid(-z)))
-    return -(yes + no)
+    yes = arrays.times(factor * y, jax.nn.log_sigmoid(z))
+    return -(yes + arrays.times(1 - y, jax.nn.log_sigmoid(-z)))
 
 
 @comparison(arrays.read_classes, gamma="[0, inf)")

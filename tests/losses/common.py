@@ -30,10 +30,15 @@ def check_torch(ours, theirs, outputs, targets):
     import torch
 
     theirs_in = torch.tensor(outputs, requires_grad=True)
-    value = theirs(theirs_in, torch.tensor(targets))
+    soft = targets.dtype == float
+    theirs_targets = torch.tensor(targets, requires_grad=soft)
+    value = theirs(theirs_in, theirs_targets)
     value.sum().backward()
     with enable_x64(True):
         values, grads = slopes(ours, jnp.array(outputs), jnp.array(targets))
         close(values, value.detach().numpy())
         close(grads, theirs_in.grad.numpy(), 1e-9)
+        if soft and theirs_targets.grad is not None:
+            _, by_targets = slopes(lambda t, z: ours(z, t), jnp.array(targets), jnp.array(outputs))
+            close(by_targets, theirs_targets.grad.numpy(), 1e-9)
     return np.asarray(grads)

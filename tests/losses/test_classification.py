@@ -47,10 +47,11 @@ def torch_pairs(torch):
         "binary": (binary, bce, LOGITS, BITS),
         "cross_entropy": (ours, smoothed, LOGITS, LABELS),
         "focal": (partial(losses.focal, gamma=1.7), focal, LOGITS, LABELS),
+        "one-hot": (ours, smoothed, LOGITS, np.eye(4)[LABELS]),
     }
 
 
-@pytest.mark.parametrize("name", ["binary", "cross_entropy", "focal"])
+@pytest.mark.parametrize("name", ["binary", "cross_entropy", "focal", "one-hot"])
 def test_values_and_gradients_match_pytorch(name):
     torch = pytest.importorskip("torch", reason="PyTorch is the reference")
     check_torch(*torch_pairs(torch)[name])

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from jax.test_util import check_grads
 
 import jaxnet as jn
 from jaxnet import losses
@@ -248,11 +249,25 @@ def test_probabilities_are_targets_too(name):
         loss(z, one_hot[:, :3])
 
 
+# All that take probabilities; the perceptron takes the sign of its targets.
+SOFT = CLASSES | SAME | {"weighted": losses.weighted(class_weights=[1.0, 2.0, 4.0])}
+
+
+@pytest.mark.fast_cases("cross_entropy", "sigmoid_cross_entropy", "weighted")
+@pytest.mark.parametrize("name", sorted(SOFT.keys() - {"perceptron"}))
+def test_gradients_by_both_arguments(name, x64):
+    """Also by probabilities of exactly 0 and 1, as of labels that are learned."""
+    y = np.array([[1.0, 0, 0], [0, 1, 0], [0.25, 0.75, 0], [0.5, 0.25, 0.25]])
+    check_grads(jax.jit(SOFT[name]), (RNG.normal(size=y.shape), y), order=1, modes=["rev"])
+
+
 def test_a_masked_class_may_have_probability_0():
     z, p = np.float32([[1, -np.inf, 2]]), np.float32([[0.25, 0, 0.75]])
     for loss in (losses.cross_entropy, losses.focal):
         values, slope = with_gradient(loss, z, p)
         assert np.isfinite(values).all() and np.isfinite(slope).all()
+        by_p = jax.jit(jax.grad(lambda p, z, loss=loss: loss(z, p).sum()))(p, z)
+        assert np.isfinite(by_p).all() and by_p[0, 2] > 0
 
 
 def test_class_weights_of_probabilities():
