@@ -31,10 +31,11 @@ def resize(
 
     Args:
       size: Size of the output, a number for all spatial axes or one per axis.
-      scale: Number of outputs per input, instead of a size, a number or one per axis; sizes are
-        rounded down.
+      scale: Number of outputs per input, instead of a size, a number or one per axis. Sizes are
+        rounded down, after the rounding error of the product: 0.29 of 100 is 28, as in PyTorch.
       method: One of
-        "nearest": the input at floor(output / scale), PyTorch's "nearest";
+        "nearest": the input at floor(output / scale), PyTorch's "nearest" but for its rounding
+          errors, by which it may take a neighbor where the quotient is whole;
         "nearest-exact": the input whose area holds the center of the output, as in Pillow,
           TensorFlow and `jax.image`;
         "bilinear": linear interpolation along every axis, for signals and volumes too;
@@ -79,8 +80,7 @@ def resize(
         if size is not None:
             return [(n, None) for n in wanted(x)[0]]
         factors = _scales(name, scale, spatial_axes(name, x))
-        # Rounding errors: 1.1 * 10 is a little more than 11, and 0.7 * 10 a little less than 7.
-        return [(int(n * s + 1e-9), s) for n, s in zip(x.shape[1:-1], factors, strict=True)]
+        return [(int(n * s), s) for n, s in zip(x.shape[1:-1], factors, strict=True)]
 
     def forward(m, x):
         m.not_in_stream("resizes the axis of time")

@@ -59,6 +59,13 @@ def test_factor_one_changes_nothing_and_a_constant_stays(method):
     np.testing.assert_allclose(ones, np.ones((1, 2, 15, 2)), 1e-6)
 
 
+@pytest.mark.parametrize("inputs, scale, outputs", [
+    (88, 120 / 88, 119), (100, 0.29, 28), (50, 2.3, 114), (90, 0.7, 62), (10, 1.1, 11),
+])  # fmt: skip
+def test_sizes_by_a_factor_are_those_of_pytorch(inputs, scale, outputs):  # torch 2.13.0
+    assert resized(scale=scale, x=(1, inputs, 1))[0].shape == (1, outputs, 1)
+
+
 def test_integers():
     x = jnp.array([0, 255], jnp.uint8).reshape(1, 2, 1)
     assert jit_apply(jn.resize(scale=2, method="nearest"), {}, {}, x)[0].dtype == jnp.uint8
