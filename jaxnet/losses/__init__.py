@@ -17,7 +17,7 @@ outside [0, classes); inside `jit`, the loss of such a label is NaN.
 Use optax for the rest: `optax.softmax_cross_entropy` (soft targets), `optax.squared_error` (its
 mean is the mean squared error), `optax.huber_loss`, `optax.hinge_loss` (targets -1 and +1),
 `optax.losses.multiclass_hinge_loss`, `optax.sigmoid_focal_loss`, `optax.cosine_distance`,
-`optax.kl_divergence`, `optax.ntxent`, `optax.triplet_margin_loss`.
+`optax.kl_divergence`, `optax.ntxent`, `optax.losses.triplet_margin_loss`.
 """
 
 from jaxnet.losses.classification import cross_entropy as cross_entropy

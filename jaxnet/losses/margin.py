@@ -14,8 +14,8 @@ def perceptron(outputs: jax.Array, targets: jax.Array) -> jax.Array:
     Gradient descent on this loss is the perceptron rule.
 
     The unit outputs +1 for z > 0 and -1 otherwise. At z = 0 it is therefore wrong on targets +1,
-    with slope -1, and correct on targets -1, with slope 0. `optax.perceptron_loss` has half the
-    slope for both, so a perceptron that starts from zero weights would follow another rule.
+    with slope -1, and correct on targets -1, with slope 0. `optax.losses.perceptron_loss` has half
+    the slope for both, so a perceptron that starts from zero weights would follow another rule.
 
     Args:
       outputs: Scores (batch, ...) before the threshold.

@@ -71,7 +71,9 @@ def weighted(
     """Weight a loss or metric by the label of each entry, and leave out one label.
 
     The mean over a batch is then weighted too, as in PyTorch: it is the sum of the totals divided
-    by the sum of the weights. A metric next to the loss needs the same transform, such as
+    by the sum of the weights. For class probabilities, the weight of an example is the mean of the
+    class weights by these probabilities, so that one-hot rows are labels; PyTorch divides by the
+    number of examples there. A metric next to the loss needs the same transform, such as
     `metrics={"accuracy": jn.losses.weighted(jn.metrics.accuracy, ignore_label=-100)}`.
 
     Args:

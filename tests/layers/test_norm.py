@@ -243,6 +243,13 @@ def test_fit_pads_the_last_example_with_others():
     assert (epoch.train_state.state["batch_norm"]["var"] > 0.75).all()
 
 
+def test_pytorchs_defaults_that_docstrings_name():
+    nn = pytest.importorskip("torch", reason="values are compared with PyTorch's").nn
+    norms = nn.LayerNorm(2), nn.GroupNorm(1, 2), nn.InstanceNorm1d(2), nn.BatchNorm1d(2)
+    assert [norm.eps for norm in norms] == [1e-5] * 4 and not norms[2].affine
+    assert (nn.LocalResponseNorm(2).k, nn.RMSNorm(2).eps, norms[3].momentum) == (1, None, 0.1)
+
+
 def test_frozen_statistics_are_those_of_pytorch_in_eval(x64):
     """`use_running_average` trains scale and bias on fixed statistics, as bn.eval() does."""
     torch = pytest.importorskip("torch", reason="values are compared with PyTorch's")

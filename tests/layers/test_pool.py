@@ -163,6 +163,13 @@ def test_roots_of_squares_in_the_range_of_the_docstring(layer, size):
     np.testing.assert_allclose(large, size * small, 1e-4, 2e-19)
 
 
+def test_odd_powers_keep_their_sign_in_pytorch_alone():
+    torch = pytest.importorskip("torch", reason="PyTorch is the reference")
+    x = torch.tensor([[[1, 2, -1, 3, 1, -3.0]]])
+    for p, wanted in ((1.0, [3, 2, -2]), (3.0, [9 ** (1 / 3), 26 ** (1 / 3), np.nan])):
+        np.testing.assert_allclose(torch.nn.functional.lp_pool1d(x, p, 2)[0, 0], wanted, 1e-6)
+
+
 def test_complex_numbers_have_real_squares():
     x = jnp.array([[[1 + 1j, 2 - 1j]]])
     sizes = jn.layers.lp_pool(2, 1).apply({}, {}, x)[0]

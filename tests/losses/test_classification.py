@@ -90,6 +90,15 @@ def test_weighted_cross_entropy_is_that_of_pytorch(options):
         close(slope, given.grad.numpy(), 1e-9)
 
 
+def test_pytorch_divides_weighted_probabilities_by_examples():
+    torch = pytest.importorskip("torch", reason="PyTorch is the reference")
+    p = RNG.dirichlet([1.0, 2, 3, 4], size=5)
+    theirs = torch.nn.functional.cross_entropy(*map(torch.tensor, (LOGITS, p, WEIGHTS)))
+    totals, weights = losses.weighted(class_weights=WEIGHTS)(LOGITS, p)
+    close(totals.mean(), theirs, 1e-6)
+    close(weights, p @ WEIGHTS, 1e-6)
+
+
 def test_any_loss_can_be_weighted():
     """The pair is the values times the weights, and the weights."""
     rng = np.random.default_rng(1)

@@ -40,6 +40,16 @@ def test_weight_norm_of_zero_is_zero_and_finite():
     assert all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(grads))
 
 
+def test_weight_norm_equals_torch():
+    torch = pytest.importorskip("torch", reason="values are compared with PyTorch's")
+    other = torch.nn.utils.parametrizations.weight_norm(torch.nn.Linear(5, 3, bias=False))
+    g, v = other.parametrizations.weight.parameters()
+    kernel = {"g": jnp.array(2 * g.detach().numpy()[:, 0]), "v": jnp.array(v.detach().numpy().T)}
+    layer = jn.transforms.weight_norm(jn.dense(3, use_bias=False))
+    y, _ = layer.apply({"kernel": kernel}, {}, jnp.ones((1, 5)))
+    np.testing.assert_allclose(y, 2 * other(torch.ones(1, 5)).detach(), rtol=1e-5)
+
+
 @pytest.mark.slow
 def test_spectral_norm_equals_torch_over_steps_in_which_the_kernel_moves(x64):
     torch = pytest.importorskip("torch", reason="values are compared with PyTorch's")
