@@ -19,8 +19,8 @@ import jax.numpy as jnp
 import optax
 
 from jaxnet.losses.arrays import wide
-from jaxnet.services.checks import within
 from jaxnet.services.paths import KERNEL as _KERNEL
+from jaxnet.services.checks import all_native, within
 from jaxnet.services.paths import check_patterns, fits
 from jaxnet.services.trees import flat, path_name
 
@@ -163,7 +163,7 @@ def _chosen(who: str, params: Any, where: str) -> list[jax.Array]:
                 (f"params/{path}", "an array") if path else ("params", "nested dicts of arrays")
             )
             raise TypeError(f"{who}: {name} must be {of}, got {type(leaf).__name__}")
-    chosen = [leaf for path, leaf in entries if fits(where, path)]
+    chosen = all_native([leaf for path, leaf in entries if fits(where, path)], who, "params")
     if not chosen:
         names = ", ".join(path for path, _ in entries) or "no entries"
         raise ValueError(

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 
 from jaxnet.detection.boxes import iou as box_iou
-from jaxnet.tools import at_least, on_host, within
+from jaxnet.tools import as_array, at_least, on_host, within
 
 _overlaps = jax.jit(box_iou)
 
@@ -142,7 +142,8 @@ def _read(
     if largest >= classes:
         raise ValueError(f"{who}: {what}['classes'] must be below {classes}, got {largest}")
     real = parts["classes"] >= 0  # padding may contain anything
-    if not np.isfinite(parts["boxes"][real]).all():
+    boxes = as_array(who, f"{what}['boxes']", parts["boxes"][real])
+    if not np.isfinite(boxes).all():
         raise ValueError(f"{who}: {what}['boxes'] must be finite, got NaN or Inf")
     if scored and np.isnan(parts["scores"][real]).any():
         raise ValueError(f"{who}: {what}['scores'] must not hold NaN")

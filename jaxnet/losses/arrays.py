@@ -8,7 +8,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnet.ops import precision
-from jaxnet.services.checks import WrongValues, as_array, check_range, is_traced, known, on_host
+from jaxnet.services.checks import (
+    WrongValues,
+    as_array,
+    check_range,
+    is_traced,
+    known,
+    native,
+    on_host,
+)
 from jaxnet.services.trees import describe
 
 Loss = Callable[[Any, Any], jax.Array]  # (outputs, targets) -> one value per example or entry
@@ -151,7 +159,7 @@ def read_weights(who: str, what: str, weights: Any, form: str = "(...)") -> Any:
     weights = on_host(who, what, weights, form)
     if not (np.isfinite(weights) & (weights >= 0)).all():
         raise ValueError(f"{who}: {what} must be finite and at least 0, got {weights}")
-    return weights
+    return native(who, what, weights)
 
 
 def by_class(who: str, table: Any, outputs: jax.Array) -> jax.Array:

@@ -276,7 +276,7 @@ def as_array(
     Raises:
       TypeError: If `value` is not an array, or does not fit `dtype`.
       ValueError: If the shape does not fit `form`.
-      ValueError: If the device's dtype cannot hold the integers.
+      ValueError: If the device's dtype cannot hold the numbers.
 
     Example:
       >>> sizes = {}
@@ -366,11 +366,11 @@ def check_input(who: str, x: PyTree) -> PyTree:
 
 
 def to_device(who: str, what: str, value: Any) -> jax.Array:
-    """Return a host array as a JAX array, in native byte order and without wrapping integers.
+    """Return a host array as a JAX array, in native byte order, with the numbers that it holds.
 
     Raises:
       TypeError: If `value` holds words, objects or dates, or is a masked array.
-      ValueError: If the device's dtype cannot hold the integers.
+      ValueError: If the device's dtype cannot hold the numbers.
 
     Example:
       >>> to_device("fit", "labels", np.array([2**32 + 1]))
@@ -812,23 +812,33 @@ def check_numbers(who: str, what: str, value: Any) -> None:
 
 
 def native(who: str, what: str, value: np.ndarray) -> np.ndarray:
-    """Return a host array in JAX's dtype for it, in native byte order, without wrapping integers.
+    """Return a host array in JAX's dtype for it, in native byte order, with the same numbers.
+
+    Integers do not wrap, and floats are rounded but do not become infinite.
 
     Raises:
       TypeError: If `value` does not hold numbers, or is a masked array.
-      ValueError: If the device's dtype cannot hold the integers.
+      ValueError: If the device's dtype cannot hold the numbers.
     """
     check_numbers(who, what, value)
     kept = jax.dtypes.canonicalize_dtype(value.dtype).newbyteorder("=")
+    wrong: list[Any] = []
     if value.dtype.kind in "iu" and kept.itemsize < value.dtype.itemsize and value.size:
         bounds = np.iinfo(kept)
-        for extreme in (value.max(), value.min()):
-            if not bounds.min <= extreme <= bounds.max:
-                raise ValueError(
-                    f"{who}: {what} hold {extreme}, which {kept} cannot hold; JAX has 32 bits "
-                    "unless jax.enable_x64 is set"
-                )
-    return value.astype(kept, copy=False)
+        wrong = [n for n in (value.max(), value.min()) if not bounds.min <= n <= bounds.max]
+    try:
+        with np.errstate(over="raise"):  # a finite float that would become infinite
+            found = value.astype(kept, copy=False)
+    except FloatingPointError:
+        with np.errstate(over="ignore"):
+            found = value.astype(kept)
+        wrong = value[np.isinf(found) & np.isfinite(value)].tolist()
+    if wrong:
+        raise ValueError(
+            f"{who}: {what} hold {wrong[0]}, which {kept} cannot hold; JAX has 32 bits unless "
+            "jax.enable_x64 is set"
+        )
+    return found
 
 
 def all_native(x: PyTree, who: str, what: str = "the input") -> PyTree:

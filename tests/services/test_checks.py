@@ -170,6 +170,8 @@ NO_BATCH = (
      r"a: f must be a function of \(x\), got NoneType"),
     (lambda: checks.to_device("a", "y", np.array([1, 2**32 + 1])), ValueError,
      "a: y hold 4294967297, which int32 cannot hold"),
+    (lambda: checks.to_device("a", "y", np.array([np.inf, -1e300])), ValueError,
+     r"a: y hold -1e\+300, which float32 cannot hold"),
     (lambda: checks.check_floats("a", jn.spec((3,), jnp.uint8)), TypeError,
      "a: expected an input of floats, got uint8"),
     (lambda: checks.check_rank("dense", jn.spec((5,)), 2), ValueError, NO_BATCH),

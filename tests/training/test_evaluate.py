@@ -212,3 +212,28 @@ def test_carries_go_from_batch_to_batch():
     for given, source in ((state, held), (other, held), (other, stream)):
         found = jn.evaluate(objective, params, given, source, batch_size=streams)
         assert found["loss"] == pytest.approx(expected, rel=1e-5)
+
+
+def test_numbers_beyond_float32_raise_at_every_door():
+    """They would become infinite: 1e300 stands for "no value" in rasters."""
+    net, big, y = jn.dense(2), np.array([[1e300, 1], [2, 3]]), np.zeros((2, 2))
+    trainer = jn.trainer(jn.supervised(net, optax.squared_error), optax.sgd(0.1))
+    start, wide = trainer.init(jax.random.key(0), (y, y)), {"kernel": big, "bias": np.zeros(2)}
+    for call in (
+        lambda: net.apply(start.params, {}, big),
+        lambda: net.apply(wide, {}, y),
+        lambda: jn.predict(net, wide, {}, y),
+        lambda: jn.predict(net, start.params, {}, big),
+        lambda: jn.evaluate(trainer.objective, start.params, {}, (y, big)),
+        lambda: next(iter(jn.fit(trainer, start, (big, y), epochs=1, progress=False))),
+        lambda: next(iter(jn.fit(trainer, start, iter([(y, big)]), epochs=1, progress=False))),
+        lambda: trainer.step(start, (y, big)),
+        lambda: trainer.init(jax.random.key(0), (y, y), params=wide),
+        lambda: jn.detection.iou(big.reshape(1, 4), np.ones((1, 4))),
+        lambda: jn.penalties.l2(0.1)(wide),
+        lambda: jn.metrics.accuracy(big, np.array([0, 1])),
+        lambda: jn.losses.half_squared_error(y, big),
+        lambda: jn.losses.weighted(class_weights=big[0])(y, np.array([0, 1])),
+    ):
+        with pytest.raises(ValueError, match=r"hold 1e\+300, which float32 cannot hold"):
+            call()
