@@ -44,7 +44,7 @@ def kmeans(
     "k-means++: the advantages of careful seeding".
     """
     tools.within("kmeans", "tolerance", tolerance, "[0, inf)")
-    x = check_fit(key, x, features, "kmeans", limit=0, iterations=iterations)
+    given, x = x, check_fit(key, x, features, "kmeans", limit=0, iterations=iterations)
     # Explicit, since x64 makes the default 64 bits.
     seed = int(jax.random.bits(key, dtype=jnp.uint32))
     cluster = extra("sklearn.cluster", "scikit-learn", "kmeans")
@@ -53,5 +53,6 @@ def kmeans(
     # Several threads would add numbers in varying order, so that results would vary. On a loaded
     # machine they are also much slower, since they wait for each other.
     with extra("threadpoolctl", "threadpoolctl", "kmeans").threadpool_limits(1):
-        centroids = model.fit(np.asarray(x)).cluster_centers_
+        data = np.asarray(given, np.promote_types(given.dtype, x.dtype))  # float64 stays float64
+        centroids = model.fit(data).cluster_centers_
     return jnp.asarray(centroids, x.dtype)

@@ -2,7 +2,8 @@
 
 The axes are the eigenvectors of the covariance, computed on the host in float64, whatever the dtype
 of x: in float32 the directions of small variance, which whitening scales up most, would be rounding
-errors.
+errors. The layer computes in its own dtype: if the mean of the data is large next to their spread,
+subtract it in float64 first.
 """
 
 from typing import Any
@@ -107,10 +108,10 @@ def fit_whitening(
 
 
 def _directions(x: Any, features: int | None, who: str):
-    """Return x, its mean (inputs,), decreasing variances, and directions as columns (inputs,
-    inputs)."""
-    x = check_examples(x, 1 if features is None else features, who, limit=1)
-    centered = np.asarray(x, np.float64)
+    """Return the checked x, its mean (inputs,), decreasing variances, and directions as columns
+    (inputs, inputs)."""
+    given, x = x, check_examples(x, 1 if features is None else features, who, limit=1)
+    centered = np.asarray(given, np.float64)  # not of x, which is rounded to float32
     mean = centered.mean(0)
     centered = centered - mean
     # n - 1, since the mean is estimated from the data

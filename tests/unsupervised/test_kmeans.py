@@ -49,6 +49,11 @@ def test_rounds_of_lloyd_lower_the_inertia():
     assert (np.diff(inertias) < 0).all()
 
 
+def test_float64_far_from_zero_is_not_rounded_before():
+    """Rounded to float32 these examples are equal, of which scikit-learn warns."""
+    kmeans(jax.random.key(0), np.array([[0.0], [1], [3], [4]]) + 2.0**27, 2)
+
+
 def test_a_centroid_an_example():
     x = GROUPS[:9]
     centroids = kmeans(KEY, x, 9)

@@ -48,7 +48,7 @@ def test_signs_are_fixed_and_directions_in_order():
     assert (kernel[np.abs(kernel).argmax(0), np.arange(7)] > 0).all()
     variances = outputs(params, X.astype(np.float32)).var(0)
     assert (np.diff(variances) < 0).all()
-    np.testing.assert_array_equal(kernel, fit_pca(None, jnp.asarray(X))["kernel"])
+    np.testing.assert_array_equal(kernel, fit_pca(None, X)["kernel"])
     assert kernel.dtype == np.float32
 
 
@@ -74,6 +74,12 @@ def test_small_directions_survive_float32_data():
     x = np.random.default_rng(2).normal(size=(9000, 2)) @ np.diag([1.0, 1e-4]) @ ROTATION
     white = outputs(fit_whitening(KEY, x.astype(np.float32), epsilon=0), x.astype(np.float32))
     np.testing.assert_allclose(np.cov(white.T), np.eye(2), atol=0.01)
+
+
+@pytest.mark.parametrize("fit", [fit_pca, fit_whitening])
+def test_float64_far_from_zero_is_not_rounded_before(fit):
+    far, near = (fit(KEY, X + offset)["kernel"] for offset in (2.0**27, 0))
+    np.testing.assert_allclose(far, near, atol=1e-5)
 
 
 ROTATION = np.array([[0.8, 0.6], [-0.6, 0.8]])
