@@ -20,7 +20,7 @@ def ctc(outputs: Any, targets: Any, *, blank: int = 0) -> jax.Array:
     """Return the connectionist temporal classification loss, -log p(labels) over all alignments.
 
     In contrast to `optax.ctc_loss`, it takes lengths instead of padding masks, and ignores entries
-    beyond a length.
+    beyond a length. Classes whose logit is -inf are left out, as in `cross_entropy`.
 
     If an example has too few steps for its labels and a blank between equal neighbors, it has no
     alignment. Its loss is infinite in theory and about 100,000 here, so remove such examples from
@@ -58,8 +58,11 @@ def ctc(outputs: Any, targets: Any, *, blank: int = 0) -> jax.Array:
     _check_known(labels, label_lengths, classes, blank)
     padding = jnp.arange(steps)[None] >= size[:, None]  # (batch, steps)
     label_padding = jnp.arange(y.shape[1])[None] >= n[:, None]  # (batch, n)
-    given = jnp.where(padding[..., None], 0, wide(z)), padding.astype(wide(z).dtype)
-    wanted = jnp.where(label_padding, 0, y), label_padding.astype(wide(z).dtype)
+    z = jnp.where(padding[..., None], 0, wide(z))
+    # A class that is left out costs as much as optax's zero, since 0 times infinity would be NaN.
+    least = jax.lax.stop_gradient(z.max(-1, keepdims=True)) - 1e5
+    given = jnp.where(z == -jnp.inf, least, z), padding.astype(z.dtype)
+    wanted = jnp.where(label_padding, 0, y), label_padding.astype(z.dtype)
     values = optax.ctc_loss(*given, *wanted, blank_id=blank)
     fine = ((y >= 0) & (y < classes) & (y != blank)) | label_padding
     fine = fine.all(1) & (size >= 0) & (size <= steps) & (n >= 0) & (n <= y.shape[1])

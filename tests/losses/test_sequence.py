@@ -21,6 +21,16 @@ def test_sizes_beyond_the_arrays_give_nan():
     assert np.isnan(values[2:]).all()
 
 
+def test_classes_of_minus_infinity_are_left_out():
+    """Of 11, 1- and -1 among four paths of equal probability; and a path that is impossible."""
+    z, y = jnp.zeros((1, 2, 3)).at[..., 2].set(-jnp.inf), (jnp.array([[1]]), jnp.array([1]))
+    value, slope = slopes(losses.ctc, z, y)
+    close(value, np.log(4 / 3), 1e-6)
+    close(slope[..., :2], slopes(losses.ctc, z[..., :2], y)[1], 1e-6)
+    value, slope = slopes(losses.ctc, z.at[..., 1].set(-jnp.inf), y)
+    assert 1e4 < value < 1e6 and jnp.isfinite(slope).all()
+
+
 @pytest.mark.slow
 def test_ctc_of_labels_without_an_alignment():
     """ "aa" needs three steps. The loss is large, and finite."""
