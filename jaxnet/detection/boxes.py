@@ -102,7 +102,7 @@ def non_max_suppression(
       TypeError: If `boxes` or `scores` is not an array of numbers.
       ValueError: If the shapes of boxes and scores do not match.
       ValueError: If an option is out of range.
-      ValueError: If a box that scores above `score` is NaN. Inside `jit` such a box is left out.
+      ValueError: If a box that scores above `score` is not finite. Inside `jit` it is left out.
 
     Example:
       >>> boxes = jnp.array([[0, 0, 2, 3], [0, 0, 2, 3.1], [5, 5, 8, 9]])
@@ -130,11 +130,11 @@ def non_max_suppression(
     within(who, "iou", iou, "[0, 1]")
     within(who, "score", score, "[-inf, inf]")
     left = scores > score
-    missing = jnp.isnan(boxes).any(-1)
+    missing = ~jnp.isfinite(boxes).all(-1)
     if (wrong := known(left & missing)) is not None and wrong.any():
         place = tuple(np.argwhere(wrong)[0].tolist())
         raise ValueError(
-            f"{who}: a box must not be NaN, got {boxes[place].tolist()} at {place}. To leave a box "
+            f"{who}: a box must be finite, got {boxes[place].tolist()} at {place}. To leave a box "
             "out, give it the score -inf"
         )
     if boxes.ndim > 2:

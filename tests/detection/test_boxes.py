@@ -135,12 +135,13 @@ def test_suppression_keeps_no_box_whose_score_is_nan():
     assert kept.indices[kept.valid].tolist() == [1]
 
 
-def test_suppression_keeps_no_box_that_is_nan():
+@pytest.mark.parametrize("wrong", [np.nan, np.inf])
+def test_suppression_keeps_no_box_that_is_not_finite(wrong):
     """With a score of -inf it is padding; else it raises, or is left out inside jit."""
-    found = np.array([[5, np.nan, 8, 9], [5, 5, 8, 9], [0, 0, 2, 3]], np.float32)
+    found = np.array([[5, wrong, 8, 9], [5, 5, 8, 9], [0, 0, 2, 3]], np.float32)
     kept = detection.non_max_suppression(found, np.array([-np.inf, 0.5, 0.3]), most=2)
     assert kept.indices[kept.valid].tolist() == [1, 2]
-    with pytest.raises(ValueError, match=r"a box must not be NaN, got .* at \(0,\)\..*score -inf"):
+    with pytest.raises(ValueError, match=r"a box must be finite, got .* at \(0,\)\..*score -inf"):
         detection.non_max_suppression(found, np.array([0.9, 0.5, 0.3]), most=2)
     batch = np.stack([found[::-1], found]), np.array([[0.9, 0.5, -1], [0.9, 0.5, 0.3]])
     with pytest.raises(ValueError, match=r"at \(0, 2\)"):
