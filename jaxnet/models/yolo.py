@@ -132,7 +132,7 @@ def yolo_assign(targets: Targets, rows: int, columns: int) -> Cells:
 
     Raises:
       ValueError: If arrays have the wrong shapes.
-      ValueError: If a box is in pixels.
+      ValueError: If a box is in pixels, or reversed.
 
     Example:
       Two boxes in the upper left cell of a 2x3 grid, the second smaller, and padding:
@@ -166,6 +166,12 @@ def _targets(who: str, targets: Any, count: int | None = None) -> tuple[jax.Arra
             f"{who}: classes must be below {count} for outputs of {count} classes, got {largest}. "
             "Count classes from 0, and pass the same boxes= to net and loss"
         )
+    turned = corners[(labels >= 0) & (corners[..., 2:] < corners[..., :2]).any(-1)]
+    if len(turned):
+        raise WrongValues(
+            f"{who}: boxes must be top, left, bottom, right, got {turned[0].tolist()}, whose "
+            "bottom or right comes first"
+        )
     raise WrongValues(
         f"{who}: boxes must be fractions of the image's height and width, got "
         f"{corners[labels >= 0].max():g}. Divide pixels by [height, width, height, width], see "
@@ -174,11 +180,12 @@ def _targets(who: str, targets: Any, count: int | None = None) -> tuple[jax.Arra
 
 
 def _wrong(boxes: Any, classes: Any, count: int | None) -> Any:
-    """Whether an image has a box in pixels, or a class that is not one of `count`; (batch,)."""
+    """Whether an image has a box in pixels or reversed, or a class beyond `count`; (batch,)."""
     # A box may extend beyond each edge by the size of the image.
     near = (abs(boxes - 0.5) <= 1.5).all(-1)
+    upright = (boxes[..., 2:] >= boxes[..., :2]).all(-1)
     fits = True if count is None else classes < count
-    return ((classes >= 0) & ~(near & fits)).any(-1)
+    return ((classes >= 0) & ~(near & upright & fits)).any(-1)
 
 
 @partial(jax.jit, static_argnums=(2, 3))
@@ -211,10 +218,10 @@ def yolo_loss(
     """Return the paper's loss (equation 3): squared errors of boxes, confidences and classes.
 
     In a cell with a true box one of its boxes is responsible: the box with the largest overlap
-    (IoU) at the time, or without any overlap the nearest in center and square roots of the sizes,
-    as in the authors' code. Its targets are the true box and, for the confidence, the overlap of
-    the two. The target of all other confidences is 0, with less weight. The targets of the classes
-    are 1 and 0, in cells with a true box. No gradient passes through the overlap.
+    (IoU) at the time, or without any overlap the nearest in center, height and width as fractions
+    of the image, as in the authors' code. Its targets are the true box and, for the confidence, the
+    overlap of the two. The target of all other confidences is 0, with less weight. The targets of
+    the classes are 1 and 0, in cells with a true box. No gradient passes through the overlap.
 
     Args:
       outputs: Outputs of the net, (batch, rows, columns, boxes * 5 + classes), see the module.
@@ -226,12 +233,12 @@ def yolo_loss(
 
     Returns:
       (batch,), the sum over the cells. Inside `jit`, where values cannot raise errors, it is NaN
-      for an image with a class that the outputs do not have, or with a box in pixels.
+      for an image with a class that the outputs do not have, or with a box in pixels or reversed.
 
     Raises:
       ValueError: If `outputs` does not match the number of boxes.
       ValueError: If a class is not in the outputs.
-      ValueError: If a box is in pixels.
+      ValueError: If a box is in pixels, or reversed.
 
     Example:
       >>> outputs = jnp.zeros((2, 6, 8, 13))
@@ -254,9 +261,9 @@ def _loss(places, confidence, probabilities, cells, wrong, coordinates, no_objec
     occupied = cells.label >= 0  # (batch, rows, columns)
 
     truth = _to_places(cells.box)[..., None, :]  # (batch, rows, columns, 1, 4)
-    fixed = jax.lax.stop_gradient(places)
-    overlap = iou(_to_boxes(fixed), cells.box[..., None, :])[..., 0]
-    distance = ((fixed - truth) ** 2).sum(-1)
+    found, true = _to_boxes(jax.lax.stop_gradient(places)), cells.box[..., None, :]
+    overlap = iou(found, true)[..., 0]
+    distance = ((to_middle(found) - to_middle(true)) ** 2).sum(-1)
     nearest = jnp.where(overlap.max(-1, keepdims=True) > 0, overlap, -distance)
     chosen = jax.nn.one_hot(nearest.argmax(-1), places.shape[-2], dtype=places.dtype)
     responsible = chosen * occupied[..., None]  # (batch, rows, columns, boxes)

@@ -109,9 +109,12 @@ def test_the_gradient_takes_overlap_and_choice_as_given(x64):
 def test_where_no_box_overlaps_the_nearest_is_responsible():
     truth = {"boxes": jnp.array([[[0.2, 0.3, 0.6, 0.5]]]), "classes": jnp.array([[0]])}
     far, near = [0.9, 0.9, 0.0, 0.0, 0.0], [0.5, 0.4, 0.0, 0.0, 0.0]  # boxes without area
-    for places, responsible in (([*far, *near], 1), ([*near, *far], 0)):
-        outputs = jnp.array([*places, 1.0]).reshape(1, 1, 1, 11)
-        gradient = np.asarray(slope_of(outputs, truth)).ravel()
+    right, aside = [0.6, 0.4, 0.0, 0.0, 0.0], [1.44, 0.4, 0.2**0.5, 0.4**0.5, 0.0]  # 0.2, 0.21²
+    for places, responsible, columns in (
+        ([*far, *near], 1, 1), ([*near, *far], 0, 1), ([*right, *aside], 1, 4)
+    ):  # fmt: skip
+        outputs = jnp.tile(jnp.array([*places, 1.0]), columns).reshape(1, 1, columns, 11)
+        gradient = np.asarray(slope_of(outputs, truth))[0, 0, columns // 3]
         learns = [bool(gradient[5 * b : 5 * b + 4].any()) for b in range(2)]
         assert learns == [responsible == 0, responsible == 1]
 
@@ -133,10 +136,14 @@ def test_an_image_without_objects():
     assert loss_of(outputs, targets)[0] == pytest.approx(0.5 * 0.04 * 2 * ROWS * COLUMNS)
 
 
-@pytest.mark.parametrize(("name", "change", "words"), [
-    ("classes", lambda classes: classes + 1, "classes must be below 5 for .* 5 classes, got 5"),
-    ("boxes", lambda boxes: boxes * 32, "boxes must be fractions .*, got [0-9]+.* Divide"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "change", "words"),
+    [
+        ("classes", lambda classes: classes + 1, "classes must be below 5 for .* 5 classes, got 5"),
+        ("boxes", lambda boxes: boxes * 32, "boxes must be fractions .*, got [0-9]+.* Divide"),
+        ("boxes", lambda boxes: boxes[:, ::-1], "boxes must be top, left, bottom, right, got"),
+    ],
+)
 def test_targets_that_the_net_cannot_learn_raise_or_are_nan(name, change, words):
     """They would train in silence: a class without an output, pixels taken for fractions."""
     outputs, targets = jax.tree.map(jnp.asarray, scene(0))
