@@ -19,8 +19,8 @@ import jax.numpy as jnp
 import optax
 
 from jaxnet.losses.arrays import wide
-from jaxnet.services.paths import KERNEL as _KERNEL
 from jaxnet.services.checks import all_native, within
+from jaxnet.services.paths import KERNEL as _KERNEL
 from jaxnet.services.paths import check_patterns, fits
 from jaxnet.services.trees import flat, path_name
 

@@ -1,7 +1,8 @@
 """Arrays in memory: a held-out split, and batches for a loop of your own.
 
 Data is an array or a pytree of arrays, such as the tuple (x, y), with one example per row. `jn.fit`
-takes it directly; `batches` is for a training loop of your own.
+takes it directly; `batches` is for a training loop of your own. Rows are chosen by position, also
+those of a pandas Series, and their values are not looked at: missing ones can be filled afterwards.
 """
 
 from collections.abc import Iterator
@@ -10,7 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxnet.services.checks import at_least, check_data, check_options, within
+from jaxnet.services.checks import as_rows, at_least, check_options, to_numpy, within
 from jaxnet.services.meshes import on_auto_axes
 from jaxnet.services.trees import PyTree, describe
 
@@ -21,11 +22,12 @@ def split(
     """Split the data into two parts at random, the second held out.
 
     Args:
-      data: Array or pytree of arrays, one example per row.
+      data: Array or pytree of arrays, one example per row. Columns and data frames become arrays.
       share: Fraction of the examples to hold out, in (0, 1).
       seed: Seed of the draw. The same seed and number of examples always give the same parts.
       labels: Classes (examples,) for a stratified split, which holds out the same fraction of each
-        class, so that both parts contain rare classes.
+        class, but at least one example, so that both parts contain rare classes. A class of one
+        example stays in the first part.
 
     Returns:
       (rest, held out), each with the structure and the order of `data`.
@@ -33,7 +35,7 @@ def split(
     Raises:
       TypeError: If `share` or `seed` is not a number.
       ValueError: If `share` is outside (0, 1) or leaves a part empty.
-      ValueError: If the arrays have different lengths, have zero examples, or contain NaN or Inf.
+      ValueError: If the arrays have different lengths, or zero examples.
 
     Example:
       >>> x, y = np.arange(12.0).reshape(6, 2), np.array([0, 0, 0, 1, 1, 1])
@@ -41,25 +43,31 @@ def split(
       >>> train[0].shape, test[1]
       ((4, 2), array([0, 1]))
     """
-    n = check_data(data, "split")
+    data, n = _rows(data, "split")
     within("split", "share", share, "(0, 1)", "the part to hold out")
     at_least("split", "seed", seed, 0)
-    labels = np.zeros(n, int) if labels is None else labels
-    if np.shape(labels) != (n,) or (labels := np.asarray(labels)).dtype.kind not in "biufSU":
+    stratified, labels = labels is not None, np.zeros(n, int) if labels is None else labels
+    classes = to_numpy("split", "labels", labels)
+    if classes.dtype == object and all(isinstance(word, str) for word in classes.flat):
+        classes = classes.astype(str)  # a column of words
+    known = classes.dtype.kind in "biufSU" and (classes == classes).all()
+    if classes.shape != (n,) or not known:
         raise ValueError(
             f"split: labels must hold one class per example, ({n},), got {describe(labels):.60}"
         )
     draw = np.random.default_rng(seed)
     held = np.zeros(n, bool)
-    for label in np.unique(labels):
-        rows = draw.permutation(np.flatnonzero(labels == label))
+    orders = [draw.permutation(np.flatnonzero(classes == label)) for label in np.unique(classes)]
+    for rows in orders:
         held[rows[: round(share * len(rows))]] = True
     if held.all() or not held.any():
-        least = 1 / np.unique(labels, return_counts=True)[1].max()  # of the largest class
+        least = 1 / max(map(len, orders))  # of the largest class
         raise ValueError(
             f"split: a share of {share} of {n} examples leaves a part empty; hold out at "
             + (f"most {1 - least:.2g}" if held.all() else f"least {least:.2g}")
         )
+    for rows in orders if stratified else ():
+        held[rows[0]], held[rows[-1]] = True, False
     return _take(data, np.flatnonzero(~held)), _take(data, np.flatnonzero(held))
 
 
@@ -72,7 +80,7 @@ def batches(
     jitted function is compiled again for it; `drop_last=True` omits it.
 
     Args:
-      data: Array or pytree of arrays, one example per row.
+      data: Array or pytree of arrays, one example per row. Columns and data frames become arrays.
       batch_size: Number of examples per batch, at least 1.
       seed: Seed that shuffles the examples; pass another seed for each epoch. None keeps the order.
       drop_last: Whether to omit a smaller last batch.
@@ -80,7 +88,7 @@ def batches(
     Raises:
       TypeError: If `batch_size` or `seed` is not an integer.
       ValueError: If `batch_size` is below 1, or above the number of examples with `drop_last`.
-      ValueError: If the arrays have different lengths, have zero examples, or contain NaN or Inf.
+      ValueError: If the arrays have different lengths, or zero examples.
 
     Example:
       >>> x, y = np.zeros((7, 2)), np.arange(7)
@@ -94,7 +102,7 @@ def batches(
       1 (3, 2) [...]
       1 (1, 2) [...]
     """
-    n = check_data(data, "batches")
+    data, n = _rows(data, "batches")
     at_least("batches", "batch_size", batch_size)
     check_options("batches", drop_last=drop_last)
     at_least("batches", "seed", seed, 0, optional=True)
@@ -106,6 +114,12 @@ def batches(
     rows = np.arange(n) if seed is None else np.random.default_rng(seed).permutation(n)
     stop = n - n % batch_size if drop_last else n
     return (_take(data, rows[i : min(i + batch_size, stop)]) for i in range(0, stop, batch_size))
+
+
+def _rows(data: PyTree, who: str) -> tuple[PyTree, int]:
+    """Return data as arrays, and the number of rows."""
+    data = as_rows(data, who, finite=False)
+    return data, jax.tree.leaves(data)[0].shape[0]
 
 
 @on_auto_axes

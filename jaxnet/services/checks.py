@@ -8,6 +8,7 @@ import operator
 import re
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
+from numbers import Number
 from typing import Any
 
 import jax
@@ -333,6 +334,7 @@ def on_host(
       ...
       TypeError: confusion: matrix must be an array of shape (n, n), got list
     """
+    check_mask(who, what, value)
     array = None
     # Lists of different lengths, tracers, and objects of other libraries fail.
     with suppress(Exception):
@@ -365,6 +367,58 @@ def check_input(who: str, x: PyTree) -> PyTree:
     return abstract(x, who)
 
 
+def to_numpy(who: str, what: str, value: Any) -> np.ndarray:
+    """Return an array of another library, such as a column, a data frame or a tensor, as NumPy's.
+
+    Its rows are then indexed by position: a Series would be indexed by its labels.
+
+    Raises:
+      TypeError: If it is a table whose columns differ in dtype, a sparse matrix, a dict that JAX
+        does not know, or not an array.
+
+    Example:
+      >>> from types import SimpleNamespace
+      >>> table = SimpleNamespace(columns=["age", "city"], dtypes=["int64", "str"])
+      >>> to_numpy("fit", "data/0", table)
+      Traceback (most recent call last):
+      ...
+      TypeError: fit: the columns of data/0 differ in dtype: age int64, city str. ...
+    """
+    if isinstance(value, np.ndarray):
+        return value
+    table = hasattr(value, "columns") and hasattr(value, "dtypes")  # of pandas or polars
+    if table and len(set(value.dtypes)) > 1:
+        columns = [f"{n} {t}" for n, t in zip(value.columns, value.dtypes, strict=True)]
+        more = f" and {len(columns) - 8} more" * (len(columns) > 8)
+        raise TypeError(
+            f"{who}: the columns of {what} differ in dtype: {', '.join(columns[:8])}{more}. Choose "
+            "those of numbers, table[[...]].to_numpy(np.float32), and give each other column as "
+            "integers, such as names, ids = np.unique(column, return_inverse=True)"
+        )
+    if _is_sparse(value):
+        raise TypeError(
+            f"{who}: {what} must be an array with all its entries, got a sparse "
+            f"{type(value).__name__}; write x.toarray()"
+        )
+    if isinstance(value, Mapping):
+        raise TypeError(f"{who}: {what} is a {type(value).__name__}; write dict(x)")
+    try:
+        found = np.asarray(value)
+        if found.dtype == object and all(isinstance(each, Number) for each in found.flat):
+            found = np.array(found.tolist())  # of columns that could have gaps
+        return found
+    except Exception as error:  # each library has its own errors
+        raise TypeError(
+            f"{who}: {what} must be an array, got {type(value).__module__}.{type(value).__name__}, "
+            f"which NumPy cannot read: {error}. For a tensor, write "
+            "x.detach().cpu().float().numpy()"
+        ) from None
+
+
+def _is_sparse(value: Any) -> bool:
+    return hasattr(value, "toarray") or hasattr(value, "todense")
+
+
 def to_device(who: str, what: str, value: Any) -> jax.Array:
     """Return a host array as a JAX array, in native byte order, with the numbers that it holds.
 
@@ -380,7 +434,7 @@ def to_device(who: str, what: str, value: Any) -> jax.Array:
     """
     if isinstance(value, jax.Array):
         return value
-    return on_device(np.array(native(who, what, np.asanyarray(value))))
+    return on_device(np.array(native(who, what, value)))
 
 
 def on_device(array: Any) -> jax.Array:
@@ -545,9 +599,6 @@ def needs_key(key: jax.Array | None, who: str) -> jax.Array:
 def check_data(data: PyTree, who: str, items: str = "examples") -> int:
     """Check arrays that hold one example per row, and return the number of examples.
 
-    Values are checked if they are on the host; arrays on the device have been computed, or checked
-    before.
-
     Raises:
       TypeError: If a leaf is not an array.
       ValueError: If there are no arrays or examples, or if lengths differ.
@@ -561,29 +612,68 @@ def check_data(data: PyTree, who: str, items: str = "examples") -> int:
       ...
       ValueError: fit: all arrays must have the same leading dimension, got 0: 3, 1: 4
     """
-    named = [(path or "the array", leaf) for path, leaf in flat(data, None)]
+    return jax.tree.leaves(as_rows(data, who, items))[0].shape[0]
+
+
+def as_rows(data: PyTree, who: str, items: str = "examples", *, finite: bool = True) -> PyTree:
+    """Return data as arrays of NumPy or JAX that hold one example per row, as `check_data` says.
+
+    Values are checked if they are on the host; arrays on the device have been computed, or checked
+    before.
+
+    Args:
+      data: Array or pytree of arrays, also of columns, data frames and tensors.
+      who: Name of the function.
+      items: Plural noun for the rows, for messages.
+      finite: Whether NaN and Inf raise.
+
+    Example:
+      >>> as_rows(np.ma.masked_array([1.0, 2.0], [True, False]), "fit")
+      Traceback (most recent call last):
+      ...
+      TypeError: fit: the array must be a plain array, got a masked one, ...
+    """
+    named = [(path or "the array", leaf) for path, leaf in flat(data, _is_sparse)]
     if not named:
         raise ValueError(
             f"{who}: expected an array or a tuple of arrays such as (x, y), got {data!r:.60}"
         )
-    for name, leaf in named:
-        if not getattr(leaf, "shape", ()):
+    for i, (name, leaf) in enumerate(named):
+        array = leaf if isinstance(leaf, jax.Array) else to_numpy(who, name, leaf)
+        if not array.shape:
             raise TypeError(
                 f"{who}: expected arrays with one example per row, got {leaf!r:.60} ({name}); "
                 "for a list, pass np.asarray(list)"
             )
+        check_mask(who, name, array)
+        named[i] = name, array
     lengths = {name: leaf.shape[0] for name, leaf in named}
     if len(set(lengths.values())) > 1:
         got = ", ".join(f"{name}: {n}" for name, n in lengths.items())
-        raise ValueError(f"{who}: all arrays must have the same leading dimension, got {got}")
+        hint = f"; {LOADER}" if is_list_of_batches(data) else ""
+        raise ValueError(f"{who}: all arrays must have the same leading dimension, got {got}{hint}")
     n = next(iter(lengths.values()))
     if n == 0:
         shapes = ", ".join(str(tuple(leaf.shape)) for _, leaf in named)
         raise ValueError(f"{who}: expected at least one example, got arrays of shape {shapes}")
     for name, leaf in named:
-        if not isinstance(leaf, jax.Array):
-            check_finite(who if name == "the array" else f"{who}/{name}", np.asarray(leaf), items)
-    return n
+        if finite and not isinstance(leaf, jax.Array):
+            check_finite(who if name == "the array" else f"{who}/{name}", leaf, items)
+    return jax.tree.unflatten(jax.tree.structure(data, _is_sparse), [leaf for _, leaf in named])
+
+
+LOADER = "a list of batches is taken for arrays: wrap it in an object with __iter__"
+
+
+def is_list_of_batches(data: Any) -> bool:
+    """Return whether data is a list of tuples or dicts of one structure, as batches are.
+
+    Example:
+      >>> is_list_of_batches([(1, 2), (3, 4)]), is_list_of_batches([(1, 2), 3])
+      (True, False)
+    """
+    nested = isinstance(data, list) and all(isinstance(part, tuple | list | dict) for part in data)
+    return nested and len(data) > 0 and len(set(map(jax.tree.structure, data))) == 1
 
 
 def check_arrays(what: str, tree: PyTree) -> None:
@@ -777,16 +867,13 @@ def abstract(x: PyTree, who: str) -> PyTree:
     """Return shapes and dtypes instead of data."""
 
     def leaf(value):
+        value = to_numpy(who, "the input", value) if _is_foreign(value) else value
         if not (hasattr(value, "shape") and hasattr(value, "dtype")):
             shape = isinstance(x, tuple | list) and all(isinstance(n, int) for n in x)
             raise TypeError(
                 f"{who}: the input must be an array, jn.spec(shape) or a pytree of them, "
                 f"got {type(value).__name__} in it; for a shape write "
                 f"jn.spec({tuple(x) if shape else (32, 784)})"
-            )
-        if type(value).__module__ == "torch":
-            raise TypeError(
-                f"{who}: the input must be a JAX or NumPy array, got a torch.Tensor; pass x.numpy()"
             )
         check_numbers(who, "the input", value)
         dtype = value.dtype
@@ -799,11 +886,30 @@ def abstract(x: PyTree, who: str) -> PyTree:
 
 def check_numbers(who: str, what: str, value: Any) -> None:
     """Raise unless an array or spec holds numbers, booleans or keys, all of which count."""
+    kind = getattr(value.dtype, "kind", "O")
     if not _has_numbers(value.dtype):
+        write = _INSTEAD.get(kind, "x.astype(np.float32)")
         raise TypeError(
-            f"{who}: {what} must hold numbers that JAX has, got dtype {value.dtype}; for labels "
-            "that are words, write names, labels = np.unique(words, return_inverse=True)"
+            f"{who}: {what} must hold numbers that JAX has, got dtype {value.dtype}; {write}"
         )
+    check_mask(who, what, value)
+
+
+# What to write, by the kind of a dtype.
+_WORDS = "for labels that are words, write names, labels = np.unique(words, return_inverse=True)"
+_INSTEAD = {
+    "U": _WORDS,
+    "S": _WORDS,
+    "T": _WORDS,
+    "O": f"{_WORDS}; for numbers with gaps, column.astype(float), and fill the NaN",
+    "M": "for times, write numbers such as (times - times.min()) / np.timedelta64(1, 'D')",
+    "m": "for durations, write numbers such as x / np.timedelta64(1, 'D')",
+    "V": "for records, write one array per field, {name: x[name] for name in x.dtype.names}",
+}
+
+
+def check_mask(who: str, what: str, value: Any) -> None:
+    """Raise for a masked array, which would lose its mask."""
     if isinstance(value, np.ma.MaskedArray):
         raise TypeError(
             f"{who}: {what} must be a plain array, got a masked one, whose mask would be lost; "
@@ -811,7 +917,7 @@ def check_numbers(who: str, what: str, value: Any) -> None:
         )
 
 
-def native(who: str, what: str, value: np.ndarray) -> np.ndarray:
+def native(who: str, what: str, value: Any) -> np.ndarray:
     """Return a host array in JAX's dtype for it, in native byte order, with the same numbers.
 
     Integers do not wrap, and floats are rounded but do not become infinite.
@@ -820,6 +926,7 @@ def native(who: str, what: str, value: np.ndarray) -> np.ndarray:
       TypeError: If `value` does not hold numbers, or is a masked array.
       ValueError: If the device's dtype cannot hold the numbers.
     """
+    value = to_numpy(who, what, value)
     check_numbers(who, what, value)
     kept = jax.dtypes.canonicalize_dtype(value.dtype).newbyteorder("=")
     wrong: list[Any] = []
@@ -842,11 +949,23 @@ def native(who: str, what: str, value: np.ndarray) -> np.ndarray:
 
 
 def all_native(x: PyTree, who: str, what: str = "the input") -> PyTree:
-    """Return the same tree with its host arrays converted by `native`."""
-    if not any(isinstance(leaf, np.ndarray) for leaf in jax.tree.leaves(x)):
+    """Return the same tree with its arrays of other libraries converted by `native`."""
+    if not any(map(_is_foreign, jax.tree.leaves(x))):
         return x
-    each = lambda a: native(who, what, a) if isinstance(a, np.ndarray) else a  # noqa: E731
+    each = lambda a: native(who, what, a) if _is_foreign(a) else a  # noqa: E731
     return jax.tree.map(each, x)
+
+
+_FOREIGN: dict[type, bool] = {}
+
+
+def _is_foreign(leaf: Any) -> bool:
+    """Return whether a leaf is an array that JAX has to convert."""
+    kind = type(leaf)
+    if kind not in _FOREIGN:
+        array = hasattr(leaf, "__array__") or isinstance(leaf, Mapping) or _is_sparse(leaf)
+        _FOREIGN[kind] = array and not isinstance(leaf, jax.Array | np.generic)
+    return _FOREIGN[kind]
 
 
 def initialized(

@@ -1,6 +1,6 @@
 """Compute the loss and metrics of an objective, and the outputs of a net, batch by batch."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnet.core import Layer, Params, State, as_layer
-from jaxnet.services.checks import all_native, at_least, check_data, check_type, to_device
+from jaxnet.services.checks import all_native, as_rows, at_least, check_type, to_device
 from jaxnet.services.keywords import explain_keywords
 from jaxnet.services.trees import Memo, PyTree, memo_of, path_name
 from jaxnet.training import placement
@@ -293,21 +293,25 @@ def _over_batches(
 
 
 def is_stream(data: Any) -> bool:
-    """Return whether data is an iterable of batches rather than arrays in memory."""
-    arrays = isinstance(data, tuple | list | dict) or hasattr(data, "shape")
-    if not arrays and not hasattr(data, "__iter__"):
+    """Return whether data is an iterable of batches rather than arrays in memory.
+
+    Containers that JAX knows, such as registered dataclasses, hold arrays.
+    """
+    if hasattr(data, "shape") or not jax.tree_util.all_leaves([data]):
+        return False
+    if isinstance(data, Mapping) or not hasattr(data, "__iter__"):
         raise TypeError(
             "data must be arrays, such as (x, y), or an iterable of batches, "
-            f"got {type(data).__name__}"
+            f"got {type(data).__name__}" + "; write dict(data)" * isinstance(data, Mapping)
         )
-    return not arrays
+    return True
 
 
 def on_device(data: PyTree, who: str, items: str = "examples") -> PyTree:
     """Check the arrays and move them to the default device."""
-    check_data(data, who, items)
     return jax.tree_util.tree_map_with_path(
-        lambda path, leaf: to_device(who, path_name(path) or "the array", leaf), data
+        lambda path, leaf: to_device(who, path_name(path) or "the array", leaf),
+        as_rows(data, who, items),
     )
 
 

@@ -22,7 +22,13 @@ import jax
 import jax.numpy as jnp
 
 from jaxnet.core import Layer, Params, State, as_layer, compose, transformed
-from jaxnet.services.checks import WrongValues, a_function, check_type
+from jaxnet.services.checks import (
+    LOADER,
+    WrongValues,
+    a_function,
+    check_type,
+    is_list_of_batches,
+)
 from jaxnet.services.functions import function_name
 from jaxnet.services.jaxprs import jaxprs_among
 from jaxnet.services.keywords import explain_keywords
@@ -103,8 +109,8 @@ class Supervised:
             of = f" of {len(batch)}" if isinstance(batch, tuple | list) else ""
             if isinstance(batch, dict):
                 of = f" of {', '.join(map(str, batch))}; write (batch[...], batch[...])"
-            if isinstance(batch, list) and batch and isinstance(batch[0], tuple | dict):
-                of += "; a list of batches is taken for arrays: wrap it in an object with __iter__"
+            if is_list_of_batches(batch):
+                of += f"; {LOADER}"
             raise TypeError(
                 f"supervised: expected a batch (inputs, targets), got {type(batch).__name__}{of}"
             )
@@ -598,10 +604,15 @@ def averaged(
 
 @contextlib.contextmanager
 def hint_of_batch(objective: Layer, batch: PyTree) -> Iterator[None]:
-    """Say that a batch needs an objective where a net gets one."""
+    """Say that a batch needs an objective where a net gets one, or that several are one too many.
+
+    A list of two batches has the form of a pair, so it reaches the first layer.
+    """
     try:
         yield
     except Exception as error:
+        if is_list_of_batches(batch) and LOADER not in str(error):
+            raise TypeError(f"expected one batch, got {describe(batch):.200}; {LOADER}") from error
         if objective.kind == "serial" and isinstance(batch, tuple):
             error.add_note(
                 f"{objective.name} got the whole batch. Is it a net? Then pass an objective, "

@@ -318,7 +318,8 @@ def sweep(
 
 def _cross_validated(objective, optimizer, data, folds: int, options: dict[str, Any]) -> Sweep:
     """Sweep over folds, of which each run leaves one out."""
-    count = checks.check_data(data, "sweep: data")
+    data = on_device(data, "sweep: data")
+    count = jax.tree.leaves(data)[0].shape[0]
     checks.between("sweep", "folds", folds, 2, count)
     seeds = range(folds) if isinstance(options["seeds"], int) else options["seeds"]
     if len(seeds) != folds:

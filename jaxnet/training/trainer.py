@@ -1,7 +1,7 @@
 """A trainer: `init(key, batch) -> train_state` and `step(train_state, batch)`."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -443,6 +443,8 @@ def _specs(batch: PyTree) -> PyTree:
             hint = "for a loader, pass one batch"
             if isinstance(leaf, int | float | np.generic):
                 hint = "for a list, write np.asarray(list)"
+            if isinstance(leaf, Mapping):
+                hint = "write dict(batch)"
             raise TypeError(
                 "trainer.init: the batch must be arrays or specs with one example per row, such "
                 f"as (inputs, targets), got {type(leaf).__name__} in it; {hint}"

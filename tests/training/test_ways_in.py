@@ -1,0 +1,141 @@
+"""Whatever form the data have, each call that takes data says or computes the same.
+
+Rows count by position: a Series would be indexed by its labels.
+"""
+
+import dataclasses
+
+import jax
+import numpy as np
+import optax
+import pytest
+import scipy.sparse
+
+import jaxnet as jn
+from tests.training.conftest import KEY, LOSS, Batches, data
+
+pd = pytest.importorskip("pandas")
+
+X, Y = data(12)
+ORDER = np.random.default_rng(1).permutation(12)
+WORDS = np.array(["a", "b", "c"])[np.arange(12) % 3]
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass
+class Pair:
+    x: object
+    y: object
+
+
+class Tensor:
+    """What NumPy reads by `__array__`; its rows are as those of a Series, not by position."""
+
+    def __init__(self, values, error=None):
+        self.values, self.error, self.shape, self.dtype = values, error, values.shape, "tensor"
+
+    def __array__(self, dtype=None, copy=None):
+        if self.error:
+            raise self.error
+        return self.values
+
+
+class Dict(dict):
+    """A dict that JAX does not know, as those of tokenizers are."""
+
+
+def frame(x, **columns):
+    names = [f"x{i}" for i in range(x.shape[1])]
+    return pd.DataFrame(x, columns=names, index=ORDER).assign(**columns)
+
+
+SAME = {
+    "arrays in JAX": (jax.numpy.asarray(X), jax.numpy.asarray(Y)),
+    "frame": (frame(X), pd.Series(Y, index=ORDER)),
+    "filtered": (frame(X)[lambda f: f.x0 < 99], pd.Series(Y, index=ORDER + 50)),
+    "nullable": (frame(X).astype("Float32"), pd.Series(Y).astype("Int32")),
+    "tensors": (Tensor(X), Tensor(Y)),
+    "in a list": [X, pd.Series(Y, index=ORDER)],
+    "dataclass": Pair(frame(X), Y),
+}  # fmt: skip
+WRONG = {
+    "several dtypes": ((frame(X, city=WORDS), Y), "x2 float32, city (str|object)"),
+    "sparse": ((scipy.sparse.csr_matrix(X), Y), r"sparse csr_matrix; write x.toarray\(\)"),
+    "masked": ((np.ma.masked_array(X, X > 1), Y), "masked one, whose mask would be lost"),
+    "no array": ((Tensor(X, RuntimeError("requires grad")), Y), "requires grad"),
+    "dict": (Dict(x=X, y=Y), r"write dict\("),
+}  # fmt: skip
+NO_NUMBERS = {
+    "words": ((X, pd.Series(WORDS)), "labels that are words"),
+    "categories": ((X, pd.Series(WORDS).astype("category")), "labels that are words"),
+    "dates": ((X, pd.Series(pd.date_range("2020", periods=12))), r"np.timedelta64\(1, 'D'\)"),
+    "records": ((X, np.zeros(12, [("a", "f4")])), "one array per field"),
+}  # fmt: skip
+
+NET = jn.dense(2)
+SUPERVISED = jn.supervised(NET, LOSS)
+OBJECTIVE = jn.compose(
+    lambda m, b: m.inline(SUPERVISED, (b.x, b.y) if isinstance(b, Pair) else b), name="objective"
+)
+TRAINER = jn.trainer(OBJECTIVE, optax.sgd(0.1), shapes=len(SAME))
+PARAMS, STATE = NET.init(KEY, X)
+
+
+def inputs(data):
+    return data.x if isinstance(data, Pair) else data if isinstance(data, dict) else data[0]
+
+
+def trained(data):
+    start = TRAINER.init(KEY, (X, Y))
+    return [e.train_state.params for e in jn.fit(TRAINER, start, data, epochs=1, batch_size=6)]
+
+
+def swept(data, **options):
+    sgd = lambda: optax.sgd(0.1)  # noqa: E731
+    return jn.sweep(OBJECTIVE, sgd, data, epochs=1, seeds=2, **options).train_state.params
+
+
+SPLITS = {
+    "split": lambda data: jn.data.split(data, 0.3),
+    "batches": lambda data: list(jn.data.batches(data, 5, seed=0)),
+}
+CALLS = SPLITS | {
+    "init": lambda data: TRAINER.init(KEY, data).params,
+    "step": lambda data: TRAINER.step(TRAINER.init(KEY, (X, Y)), data)[0].params,
+    "fit": trained,
+    "fit from batches": lambda data: trained(Batches(data)),
+    "evaluate": lambda data: jn.evaluate(OBJECTIVE, PARAMS, STATE, data),
+    "evaluate batches": lambda data: jn.evaluate(OBJECTIVE, PARAMS, STATE, Batches(data)),
+    "predict": lambda data: jn.predict(NET, PARAMS, STATE, inputs(data)),
+    "apply": lambda data: NET.apply(PARAMS, STATE, inputs(data)),
+    "sweep": swept,
+    "folds": lambda data: swept(data, folds=2),
+    "doctor": lambda data: jn.inspect.doctor(TRAINER, TRAINER.init(KEY, (X, Y)), data).entries,
+}
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("call", CALLS)
+def test_the_same_numbers_in_every_form(call):
+    expected = jax.tree.leaves(CALLS[call]((X, Y)))
+    for form, given in SAME.items():
+        for a, b in zip(jax.tree.leaves(CALLS[call](given)), expected, strict=True):
+            np.testing.assert_allclose(np.asarray(a, float), b, 1e-5, err_msg=form)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("call", CALLS)
+def test_what_is_no_array_of_numbers_is_told_what_to_write(call):
+    whole = call in ("predict", "apply")  # of the inputs alone
+    for given, words in [
+        *WRONG.values(),
+        *({} if call in SPLITS or whole else NO_NUMBERS).values(),
+    ]:
+        with pytest.raises(TypeError, match=words):
+            CALLS[call](given)
+
+
+def test_rows_of_a_shuffled_frame_stay_together():
+    for x, y in [*jn.data.batches(SAME["frame"], 5, seed=0), *jn.data.split(SAME["frame"])]:
+        rows = [int(np.flatnonzero((row == X).all(1))[0]) for row in x]
+        assert y.tolist() == Y[rows].tolist()
