@@ -36,6 +36,7 @@ def checked(loss: Any, who: str = "supervised", what: str = "loss") -> Loss:
     """
     check_form(who, what, loss)
     function, _, options = unwrapped(loss)
+    function = function.__wrapped__ if hasattr(function, "lower") else function  # by jax.jit
     if str(getattr(function, "__module__", "")).startswith("jaxnet."):
         return loss
     moved = not {"axis", "where"}.isdisjoint(options)
@@ -90,6 +91,19 @@ def _unknown(who: str, outputs: Any, targets: Any) -> None:
         )
 
 
+def _distribution(who: str, outputs: Any, targets: Any) -> None:
+    """Raise for labels, which optax would broadcast against the classes."""
+    given, wanted = jnp.shape(targets), jnp.shape(outputs)
+    if wanted and given in (wanted[:-1], (*wanted[:-1], 1)) and given != wanted:
+        where = "targets[..., 0]" if len(given) == len(wanted) else "targets"
+        raise ValueError(
+            f"{who}: targets must be probabilities {wanted}, got {describe(targets)}. For labels, "
+            f"write jax.nn.one_hot({where}, {wanted[-1]}), or take "
+            "optax.softmax_cross_entropy_with_integer_labels"
+        )
+    check_distribution(who, outputs, targets)
+
+
 def _unit(who: str, outputs: Any, targets: Any) -> None:
     check_unit(who, "targets", targets)
 
@@ -109,9 +123,9 @@ _CHECKS: dict[Callable, Callable[[str, Any, Any], None]] = {
     optax.losses.multiclass_perceptron_loss: _labels,
     optax.losses.sigmoid_binary_cross_entropy: _unit,
     optax.losses.sigmoid_focal_loss: _unit,
-    optax.losses.softmax_cross_entropy: check_distribution,
-    optax.losses.safe_softmax_cross_entropy: check_distribution,
-    optax.losses.poly_loss_cross_entropy: check_distribution,
+    optax.losses.softmax_cross_entropy: _distribution,
+    optax.losses.safe_softmax_cross_entropy: _distribution,
+    optax.losses.poly_loss_cross_entropy: _distribution,
     optax.losses.hinge_loss: _sign,
     optax.losses.perceptron_loss: _sign,
 }

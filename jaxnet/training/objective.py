@@ -29,6 +29,7 @@ from jaxnet.services.checks import (
     check_type,
     is_list_of_batches,
 )
+from jaxnet.services.frames import raised_here
 from jaxnet.services.functions import function_name
 from jaxnet.services.jaxprs import jaxprs_among
 from jaxnet.services.keywords import explain_keywords
@@ -131,11 +132,19 @@ def _comparison(name: str, function: Compare) -> Layer:
         outputs, targets = pair
         try:
             values = compare_checked(outputs, targets)
-        except (TypeError, ValueError) as error:  # errors of optax do not say what to write
-            # With wrong values, the shapes fit.
-            if not isinstance(error, WrongValues) and (hint := _fitting(outputs, targets)):
-                error.add_note(hint)
+        except WrongValues:  # the shapes fit
             raise
+        except (AssertionError, IndexError, TypeError, ValueError) as error:
+            hint = _fitting(outputs, targets)
+            if raised_here(error) or type(error).__module__ != "builtins":
+                if "rite " not in str(error):
+                    error.add_note(hint)
+                raise
+            got = f"outputs {describe(outputs)} with targets {describe(targets)}"
+            raise (TypeError if isinstance(error, TypeError) else ValueError)(
+                f"supervised: {what} {function_name(function)} cannot compare {got}. "
+                + (hint or f"It raised: {error}")
+            ) from error
         if name == "loss":
             check_loss("supervised", values)
         return per_example(values, name, outputs, targets, compare_checked)
@@ -146,28 +155,33 @@ def _comparison(name: str, function: Compare) -> Layer:
 def _fitting(outputs: PyTree, targets: PyTree) -> str:
     """Return what to write if the shapes come from a common mistake; otherwise ""."""
     given, wanted = getattr(outputs, "shape", ()), getattr(targets, "shape", ())
+    single = "if they are labels; for one number each, end the net with jn.dense(1)"
     if given == (*wanted, 1):
         write = "targets[..., None] or outputs[..., 0]"
+    elif wanted == (*given, 1):
+        write = "targets[..., 0] or outputs[..., None]"
     elif given[:-1] == wanted[:-1] and wanted[-1:] == (1,) != given[-1:]:
-        write = "targets[..., 0] if they are labels"
+        write = f"targets[..., 0] {single}"
     elif given[:-1] == wanted and len(given) > 1 and jnp.issubdtype(targets.dtype, jnp.integer):
         labels = "optax.softmax_cross_entropy_with_integer_labels"
         write = f"a loss of labels, such as {labels}, or jax.nn.one_hot(targets, {given[-1]})"
     elif given[:-1] == wanted and len(given) > 1:
-        write = "targets.astype(int) if they are labels"
+        write = f"targets.astype(int) {single}"
     elif given and wanted and given[0] != wanted[0]:
         return (
             f"There are {given[0]:,} outputs, but {wanted[0]:,} targets. Inputs and targets need "
             "the same number of examples."
         )
-    elif len(wanted) == 1 and len(given) > 2:
+    elif len(given) > 2 and wanted and wanted[1:] in ((), given[-1:]):
         return (
             f"The outputs {given} still have the axes of images or sequences. Did you forget "
             "jn.flatten() or jn.global_avg_pool() before the last jn.dense?"
         )
+    elif given and given == wanted:
+        write = "targets.argmax(-1) if the loss takes labels"
     else:
         return ""
-    return f"Do the targets {describe(targets)} fit the outputs {given}? Write {write}."
+    return f"Write {write}."
 
 
 def _checked(loss: Compare, who: str, what: str = "loss") -> Compare:
