@@ -66,12 +66,12 @@ class Checkpoints:
       keep: Number of newest checkpoints to keep.
       best: Name of an entry of `epoch.scalars()`, such as "evaluation/loss". The checkpoint with
         the best value is kept as well.
-      mode: Whether the lowest ("min", the default) or the highest ("max") value of `best` is the
-        best.
+      mode: Whether the lowest ("min") or the highest ("max") value of `best` is the best. Needed
+        unless `best` names a loss, whose lowest value is the best.
 
     Raises:
       NotADirectoryError: If `folder` is a file.
-      ValueError: If `mode` is not "min" or "max".
+      ValueError: If `mode` is not "min" or "max", or left out if `best` does not name a loss.
       ValueError: If `keep` is below 1.
 
     Example:
@@ -94,12 +94,18 @@ class Checkpoints:
         *,
         keep: int = 3,
         best: str | None = None,
-        mode: str = "min",
+        mode: str | None = None,
     ):
         at_least("Checkpoints", "keep", keep)
-        one_of("Checkpoints", "mode", mode, ["min", "max"])
         if not (best is None or isinstance(best, str)):
             raise TypeError(f"Checkpoints: best must name a metric, got {best!r:.60}")
+        if mode is None and best is not None and "loss" not in best:
+            raise ValueError(
+                f"Checkpoints: is the highest {best!r} the best, or the lowest? Write mode='max', "
+                "as for an accuracy, or mode='min', as for an error"
+            )
+        mode = "min" if mode is None else mode
+        one_of("Checkpoints", "mode", mode, ["min", "max"])
         self.folder = Path(os.path.abspath(file_path("Checkpoints", folder, "folder")))
         for path in (self.folder, *self.folder.parents):
             if path.exists() and not path.is_dir():

@@ -488,7 +488,12 @@ def test_another_run_is_told_when_it_is_resumed(tmp_path):
 
 
 def test_the_best_by_an_unknown_metric_raises(tmp_path):
-    train_state, _ = run(tmp_path, epochs=1, scores=[1.0], best="evaluation/score")
-    with jn.Checkpoints(tmp_path, best="eval/score") as kept:
+    train_state, _ = run(tmp_path, epochs=1, scores=[1.0], best="evaluation/score", mode="max")
+    with jn.Checkpoints(tmp_path, best="eval/score", mode="max") as kept:
         with pytest.raises(ValueError, match="'eval/score' is not among .*evaluation/score"):
             kept.best(train_state)
+
+
+def test_the_best_of_what_is_no_loss_needs_its_direction(tmp_path):
+    with pytest.raises(ValueError, match="Write mode='max', as for an accuracy"):
+        jn.Checkpoints(tmp_path, best="evaluation/accuracy")
