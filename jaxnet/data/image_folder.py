@@ -2,12 +2,13 @@
 
 import operator
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxnet.services.checks import check_options
+from jaxnet.services.checks import check_list, check_options
 from jaxnet.services.extras import extra
 from jaxnet.services.files import file_path, readable
 from jaxnet.services.progress import progress_bar
@@ -34,18 +35,26 @@ class ImageFolder(NamedTuple):
 
 
 def image_folder(
-    folder: str | Path, size: int | tuple[int, int], *, channels: int = 3
+    folder: str | Path,
+    size: int | tuple[int, int],
+    *,
+    channels: int = 3,
+    classes: Sequence[str] | None = None,
 ) -> ImageFolder:
     """Load all images of folder/CLASS/..., resized to one size, with their labels.
 
-    Classes are numbered in the order of their names. The images are sorted by class; use
-    `jn.data.split(..., labels=labels)` for a stratified split. All images are in memory: 10,000 RGB
-    images of 224x224 pixels are 6 GB. Hidden files and folders, and files without the suffix of an
-    image, are ignored.
+    Classes are numbered in the order of their names. For a test folder, pass the `classes` of the
+    training folder: without them, a class that is missing would shift the labels of those after it.
+
+    The images are sorted by class; use `jn.data.split(..., labels=labels)` for a stratified split.
+    All images are in memory: 10,000 RGB images of 224x224 pixels are 6 GB. Hidden files and
+    folders, and files without the suffix of an image, are ignored.
 
     Args:
       folder: Folder that contains the class folders.
       size, channels: Options of `read_image`.
+      classes: Names of the classes in the order of their labels. A class may then lack a folder or
+        images.
 
     Returns:
       A named tuple of `images` (examples, height, width, channels) float32 in [0, 1]; `labels`
@@ -55,7 +64,7 @@ def image_folder(
     Raises:
       ImportError: If Pillow is not installed.
       ValueError: If `folder` does not exist or has no class folders.
-      ValueError: If a class has no images.
+      ValueError: If a class has no images, or if `classes` lacks the name of a folder.
       OSError, TypeError, ValueError: As in `read_image`.
 
     Example:
@@ -74,20 +83,26 @@ def image_folder(
         raise ValueError(
             f"image_folder: {root} is not a folder. Pass a folder with one subfolder per class"
         )
-    classes = sorted(path.name for path in root.iterdir() if path.is_dir() and _shown(path, root))
-    if not classes:
+    there = sorted(path.name for path in root.iterdir() if path.is_dir() and _shown(path, root))
+    names = there if classes is None else check_list("image_folder", "classes", classes, "names")
+    if unknown := [name for name in there if name not in names]:
+        raise ValueError(
+            f"image_folder: {root} has folders that are not among classes: {', '.join(unknown)}. "
+            f"classes are {', '.join(map(str, names))}"
+        )
+    if not there:
         raise ValueError(
             f"image_folder: expected one folder per class in {root}, such as {root}/cat/1.png and "
             f"{root}/dog/2.png; it has {_listed(root)}"
         )
     files, labels = [], []
-    for label, name in enumerate(classes):
+    for label, name in enumerate(names):
         here = root / name
         pictures = (f for f in here.rglob("*") if f.suffix.lower() in SUFFIXES and f.is_file())
         found = sorted(f for f in pictures if _shown(f, root))
         if link := next((f for f in here.rglob("*") if f.is_symlink() and f.is_dir()), None):
             raise ValueError(f"image_folder: {link} is a link to a folder; move the images here")
-        if not found:
+        if not found and classes is None:
             raise ValueError(
                 f"image_folder: class {name!r} has no images ({', '.join(sorted(SUFFIXES))}); "
                 f"{here} has {_listed(here)}"
@@ -99,7 +114,7 @@ def image_folder(
         for i, file in enumerate(files):
             images[i] = read_image(file, size, channels=channels)
             bar.update()
-    return ImageFolder(images, np.array(labels, np.int32), classes, files)
+    return ImageFolder(images, np.array(labels, np.int32), names, files)
 
 
 def read_image(

@@ -193,3 +193,12 @@ def test_refusals(tmp_path: Path):
         with pytest.raises(error, match=words):
             jn.data.read_image(tmp_path / name, **{"size": 4} | options)
     assert jn.data.read_image(whole, np.int64(4)).shape == (4, 4, 3)
+
+
+def test_classes_of_the_training_folder_number_those_of_a_test_folder(tmp_path: Path):
+    write(tmp_path / "dog/a.png", flat(1, 3, 3))
+    (tmp_path / "cat").mkdir()
+    found = jn.data.image_folder(tmp_path, 4, classes=["ant", "cat", "dog"])
+    assert found.labels.tolist() == [2] and found.classes == ["ant", "cat", "dog"]
+    with pytest.raises(ValueError, match="not among classes: dog"):
+        jn.data.image_folder(tmp_path, 4, classes=["ant", "cat"])
