@@ -29,8 +29,8 @@ def confusion(
     class.
 
     Args:
-      predictions: Integers of any shape, such as `outputs.argmax(-1)`.
-      labels: Integers in the shape of predictions.
+      predictions: Integers or booleans of any shape, such as `outputs.argmax(-1)` or `p > 0.5`.
+      labels: Integers or booleans in the shape of predictions.
       classes: Number of classes, 1 to 46,340.
       void: Label of unlabeled positions, which are not counted.
 
@@ -51,8 +51,15 @@ def confusion(
     if classes > MOST_CLASSES:
         raise ValueError(f"confusion: classes must be at most {MOST_CLASSES:,}, got {classes}")
     at_least("confusion", "void", void, -(2**31), optional=True)
-    predictions = as_array("confusion", "predictions", predictions, dtype="integers")
-    labels = as_array("confusion", "labels", labels, dtype="integers")
+    same = np.shape(predictions) == np.shape(labels)
+    if same and jnp.issubdtype(getattr(predictions, "dtype", int), jnp.floating):
+        raise TypeError(
+            "confusion: predictions must hold integers or booleans; for two classes, write p > 0.5 "
+            f"of probabilities or z > 0 of logits, got {predictions.dtype}"
+        )
+    whole = lambda a: a.astype(np.int32) if getattr(a, "dtype", None) == np.bool_ else a  # noqa: E731
+    predictions = as_array("confusion", "predictions", whole(predictions), dtype="integers")
+    labels = as_array("confusion", "labels", whole(labels), dtype="integers")
     if predictions.shape != labels.shape:
         raise ValueError(
             "confusion: expected predictions and labels of the same shape, got "

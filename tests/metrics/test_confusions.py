@@ -124,3 +124,11 @@ def test_confusion_does_not_wrap_wide_labels(x64):
 def test_messages(call, message):
     with pytest.raises((ValueError, TypeError), match=message):
         call()
+
+
+def test_booleans_are_two_classes_and_probabilities_are_told_the_threshold():
+    p, labels = jnp.array([0.2, 0.7, 0.9]), np.array([False, True, False])
+    for given in (labels, labels.astype(int)):
+        assert metrics.confusion(p > 0.5, given, 2).tolist() == [[1, 1], [0, 1]]
+    with pytest.raises(TypeError, match="write p > 0.5 of probabilities"):
+        metrics.confusion(p, labels, 2)
