@@ -11,7 +11,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnet.services.checks import at_least, between, check_list, check_options, on_host
+from jaxnet.services.checks import (
+    as_rows,
+    at_least,
+    between,
+    check_list,
+    check_options,
+    on_host,
+)
 from jaxnet.services.trees import PyTree
 
 
@@ -248,7 +255,9 @@ class Bucketed:
             )
         self._batch_size, self._value = batch_size, value
         self._parts = [
-            _sequences("bucketed", part, value) if _is_list(part) else np.asarray(part)
+            _sequences("bucketed", part, value)
+            if _is_list(part)
+            else as_rows(part, "bucketed", finite=False)
             for part in parts
         ]
         lists = [part for part in self._parts if _is_list(part)]

@@ -343,6 +343,7 @@ def _check_wave(who: str, i: int, wave: Any, size: int) -> np.ndarray:
             f"{who}: a wave must be an array of signed integers or floats, got for wave {i} "
             f"{type(wave).__name__ if kind is None else kind}"
         )
+    checks.check_mask(who, f"wave {i}", wave)
     wave = np.asarray(wave)
     if wave.ndim != 1:
         raise ValueError(

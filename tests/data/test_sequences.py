@@ -279,3 +279,17 @@ def test_a_run_resumes_with_the_same_object_or_a_new_one(stop):
 def test_refusals(call, error, words):
     with pytest.raises(error, match=words):
         call()
+
+
+def test_masked_arrays_would_lose_their_mask():
+    masked, wave = np.ma.masked_array([1, 2], [True, False]), np.ma.masked_array(np.ones(9))
+    for call in (
+        lambda: jn.data.pad([masked]),
+        lambda: jn.data.packed([masked], 4),
+        lambda: jn.data.bucketed(([[1, 2]], masked[:1]), 1),
+        lambda: jn.data.windows(masked, 1, 1),
+        lambda: jn.data.patches([np.ma.masked_array(np.ones((4, 4, 1)))], 2, 1),
+        lambda: jn.data.log_mel([wave], rate=8000),
+    ):
+        with pytest.raises(TypeError, match="masked one, whose mask would be lost"):
+            call()
