@@ -80,3 +80,15 @@ def test_split_draws_within_a_class_at_random():
 def test_refusals(call, words):
     with pytest.raises(ValueError, match=words):
         call()
+
+
+@pytest.mark.parametrize("share", [0.2, 0.8])
+def test_split_keeps_rare_classes_in_both_parts(share):
+    labels = np.array(["a"] * 20 + ["b"] * 2 + ["c"])
+    rest, held = split(labels, share, labels=labels)
+    assert sorted(set(rest)) == ["a", "b", "c"] and sorted(set(held)) == ["a", "b"]
+
+
+def test_values_are_not_looked_at():
+    assert all(np.isnan(part).all() for part in split(np.full(9, np.nan)))
+    assert len(list(batches(np.full((9, 2), np.inf), 2))) == 5
