@@ -85,7 +85,8 @@ def supervised(
     if "loss" in metrics:
         raise ValueError("supervised: 'loss' is the name of the loss; give the metric another name")
     compared = {name: _comparison(name, metric) for name, metric in metrics.items()}
-    forward = Supervised(net, _comparison("loss", loss), compared, penalty)
+    own = str(getattr(getattr(loss, "func", loss), "__module__", "")).startswith("jaxnet.")
+    forward = Supervised(net, _comparison("loss", loss), compared, penalty, own)
     return compose(forward, name=net.name, kind="supervised")
 
 
@@ -98,12 +99,14 @@ class Supervised:
       loss: Layer of (outputs, targets).
       metrics: Layers of (outputs, targets), by name.
       penalty: Function of the parameters.
+      own: Whether the loss is of this library, which checks its targets.
     """
 
     net: Layer
     loss: Layer
     metrics: dict[str, Layer]
     penalty: Callable[[Params], jax.Array] | None
+    own: bool
 
     def __call__(self, m: Any, batch: PyTree) -> Any:
         if not (isinstance(batch, tuple | list) and len(batch) == 2):
@@ -121,6 +124,14 @@ class Supervised:
         if self.penalty is not None:
             values = _add(values, m.penalize(self.penalty))
         return values, {name: m(layer, pair) for name, layer in self.metrics.items()}
+
+
+def supervised_in(objective: Layer | None) -> Supervised | None:
+    """Return the parts of `supervised`, also inside `augmented` or a transform; None without it."""
+    while objective is not None and not isinstance(objective.inside, Supervised):
+        inside = objective.inside
+        objective = getattr(inside, "objective", None) or getattr(inside, "layer", None)
+    return objective and objective.inside
 
 
 def _comparison(name: str, function: Compare) -> Layer:

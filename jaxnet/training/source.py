@@ -24,7 +24,7 @@ from jaxnet.services.warn import warn
 from jaxnet.training import placement, preemption
 from jaxnet.training.described import describe_run
 from jaxnet.training.epoch import Position
-from jaxnet.training.evaluate import mask_of, on_device, takes_mask
+from jaxnet.training.evaluate import check_metrics, mask_of, on_device, takes_mask
 from jaxnet.training.objective import Average, added, traced
 from jaxnet.training.targets import check_targets, rows_are_in_order
 from jaxnet.training.trainer import Trainer, TrainState, driver, key_of, next_key
@@ -135,6 +135,8 @@ class Resident:
         """Return the train_state on the mesh of the data; raise if the two do not fit."""
         objective, now = self.trainer.objective, (train_state.params, train_state.state)
         check_targets(objective, *now, self.data, "fit", train=True)
+        if self.steps != 1:
+            check_metrics("fit", objective, self.trainer.programs, *now, self.data)
         if self.shuffle and rows_are_in_order(objective, train_state.state, self.data, self.size):
             raise ValueError(
                 "fit: the state has an entry for each row of a batch, such as the carry of "
@@ -326,6 +328,8 @@ class Stream:
                 return train_state, tuple(found)
 
             self.step = driver(trainer.programs, trainer.watcher, key, run, shardings)
+        else:
+            check_metrics("fit", trainer.objective, trainer.programs, *now, batch)
         if count > size:
             raise ValueError(
                 f"fit: the first batch had {size} examples, a later one {count}; only the last "

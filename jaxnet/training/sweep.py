@@ -21,7 +21,7 @@ from jaxnet.services.keywords import explain_keywords
 from jaxnet.services.progress import progress_bar
 from jaxnet.services.table import Number, Table, Tabular
 from jaxnet.services.trees import PyTree, describe, floats_of
-from jaxnet.training.evaluate import loss_first, measure, on_device, predict
+from jaxnet.training.evaluate import check_metrics, loss_first, measure, on_device, predict
 from jaxnet.training.loss_scale import LossScale
 from jaxnet.training.objective import Supervised
 from jaxnet.training.placement import Shardings, check_batch, shardings_of
@@ -275,6 +275,8 @@ def sweep(
     size = min(batch_size, count)
     carried = test is not None and rows_are_in_order(objective, drawn.state, tested, size)
     steps = -(-count // size)
+    if steps > 1 or (test is not None and size < jax.tree.leaves(test)[0].shape[own_data]):
+        check_metrics("sweep", objective, trainer.programs, drawn.params, drawn.state, example)
     batches = _batches(data, own_data, size)
     programs = resident_programs(trainer, size, shuffle, batches=batches)
 

@@ -237,3 +237,30 @@ def test_numbers_beyond_float32_raise_at_every_door():
     ):
         with pytest.raises(ValueError, match=r"hold 1e\+300, which float32 cannot hold"):
             call()
+
+
+def f1(outputs, targets):
+    found = outputs.argmax(-1)
+    return 2 * (found * targets).sum() / (found.sum() + targets.sum())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("wrap", [lambda o: o, lambda o: jn.augmented(o, lambda key, batch: batch)])
+def test_a_number_per_batch_is_no_metric_of_several_batches(wrap):
+    pair = data(12)
+    objective = wrap(jn.supervised(jn.dense(2), LOSS, metrics={"f1": jax.jit(f1)}))
+    trainer = jn.trainer(objective, optax.sgd(0.1))
+    train_state = trainer.init(KEY, pair)
+    given, batches = (objective, *train_state[1:3]), Batches(*[pair] * 2)
+    assert jn.evaluate(*given, pair)["f1"] > 0  # of all at once
+    for call in (
+        lambda: jn.evaluate(*given, pair, batch_size=6),
+        lambda: jn.evaluate(*given, batches),
+        lambda: list(jn.fit(trainer, train_state, pair, epochs=1, batch_size=6)),
+        lambda: list(jn.fit(trainer, train_state, batches, epochs=1)),
+        lambda: jn.sweep(objective, lambda: optax.sgd(0.1), pair, epochs=1, seeds=1, batch_size=6),
+    ):
+        with pytest.raises(
+            ValueError, match=r"metrics\['f1'\] is one number .*jn.metrics.confusion"
+        ):
+            call()
