@@ -14,7 +14,7 @@ from jaxnet.services.jaxprs import depends_on
 from jaxnet.services.meshes import on_auto_axes
 from jaxnet.services.table import Table, Tabular
 from jaxnet.services.trees import PyTree, differences, flat, floats_of, with_floats
-from jaxnet.training.objective import averaged
+from jaxnet.training.objective import averaged, supervised_in
 from jaxnet.training.trainer import Trainer, TrainState, check_train_state
 from jaxnet.training.watch import explain_reuse
 
@@ -59,7 +59,7 @@ def doctor(trainer: Trainer, train_state: TrainState, *batches: PyTree) -> Repor
     network was trained; an evaluation loss far above the training loss on the same batch; units
     that are 0 on every example (if they depend on parameters: pixels may be blank), except inside
     `repeat` and `ensemble`; and, for `jn.supervised`, layers in which the examples of a batch
-    influence each other in evaluation.
+    influence each other in evaluation, and a sigmoid or softmax before a loss or metric of logits.
 
     Nothing is donated or changed: `train_state` can be used afterwards.
 
@@ -138,6 +138,7 @@ def doctor(trainer: Trainer, train_state: TrainState, *batches: PyTree) -> Repor
         words = ", ".join(f"{path} {n} of {units}" for path, (n, units) in dead.items())
         findings.append(f"dead units, 0 on all examples: {words}")
     findings += _mixed(objective, train_state, batches[0])
+    findings += _squashed(objective, train_state, batches[0])
     return Report(findings, entries, dead)
 
 
@@ -231,7 +232,7 @@ def _mixed(objective: Layer, train_state: TrainState, batch: PyTree) -> list[str
     """Return a finding if the outputs of an example change with the other examples of its batch."""
     sizes = {jnp.shape(leaf)[:1] for leaf in jax.tree.leaves(batch)}
     size = sizes.pop() if len(sizes) == 1 else ()
-    if objective.kind != "supervised" or not size or size[0] < 2:
+    if supervised_in(objective) is None or not size or size[0] < 2:
         return []  # other objectives may compare examples
     half, paths = size[0] // 2, []
 
@@ -251,6 +252,44 @@ def _mixed(objective: Layer, train_state: TrainState, batch: PyTree) -> list[str
                 f"batch, first at {path}: does it mix values along the batch axis?"
             ]
     return []
+
+
+def _squashed(objective: Layer, train_state: TrainState, batch: PyTree) -> list[str]:
+    """Return findings if a loss or metric takes logits, and the net ends in a sigmoid or softmax.
+
+    The loss tells by its values: from the best corner of [0, 1] it falls further only if it takes
+    logits. A metric of logits is the same for all outputs in (0, 1).
+    """
+    parts, (x, targets) = supervised_in(objective), batch if len(batch) == 2 else ((), ())
+    if parts is None or objective.kind not in ("supervised", "augmented"):
+        return []
+    large = jax.tree.map(lambda p: 30 * p if p.dtype.kind == "f" else p, train_state.params)
+
+    @jax.jit
+    def run(params, state, x, targets, key):
+        of = lambda layer, y: jax.tree.leaves(layer.apply({}, {}, (y, targets))[0])[0]  # noqa: E731
+        both = [parts.net.apply(p, state, x)[0] for p in params]
+        if not (hasattr(both[0], "dtype") and jnp.issubdtype(both[0].dtype, jnp.floating)):
+            return None
+        inside = [((y >= 0) & (y <= 1)).all() & (y > 0).any() for y in both]
+        corner = (jax.grad(lambda y: of(parts.loss, y).mean())(both[0]) < 0).astype(both[0].dtype)
+        losses = of(parts.loss, corner).mean(), of(parts.loss, 3 * corner - 1).mean()
+        u = jax.random.uniform(key, both[0].shape, both[0].dtype, 1e-3, 1 - 1e-3)
+        same = [(of(m, u) == of(m, 1 - u)).all() for m in parts.metrics.values()]
+        one = abs(both[0].sum(-1) - 1).max() < 1e-3
+        return inside[0] & inside[1], one, (losses[1] < losses[0]) & (losses[0] > 1e-3), same
+
+    found = run((train_state.params, large), train_state.state, x, targets, jax.random.key(0))
+    if found is None or not found[0]:
+        return []
+    last = "softmax" if found[1] else "sigmoid"
+    names = ["the loss"] * bool(found[2])
+    names += [f"metrics[{n!r}]" for n, same in zip(parts.metrics, found[3], strict=True) if same]
+    write = f"leave out the {last} at the end of the net"
+    if not found[2]:
+        write = f"{write}, or write functools.partial(jn.metrics.binary_accuracy, threshold=0.5)"
+    told = f"all outputs are in [0, 1], but logits are expected by {' and '.join(names)}: {write}"
+    return [told] if names else []
 
 
 def _dead(objective: Layer, train_state: TrainState, batches: tuple) -> dict[str, tuple[int, int]]:

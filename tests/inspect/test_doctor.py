@@ -1,5 +1,6 @@
 """A patient for each finding, and a healthy one."""
 
+import re
 import warnings
 import xml.etree.ElementTree as ElementTree
 
@@ -308,3 +309,20 @@ def test_refusals(change, error, words):
         doctor(
             given["trainer"], given["train_state"], *([given["batch"]] if given["batch"] else [])
         )
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("last, loss, threshold, words", [
+    ([jax.nn.sigmoid], optax.sigmoid_binary_cross_entropy, 0.5, "expected by the loss: leave out"),
+    ([jax.nn.sigmoid], optax.squared_error, 0.0, r"by metrics\['right'\]: .*threshold=0.5"),
+    ([jax.nn.sigmoid], optax.squared_error, 0.5, ""),
+    ([], optax.sigmoid_binary_cross_entropy, 0.0, ""),
+])  # fmt: skip
+def test_a_sigmoid_before_what_takes_logits(last, loss, threshold, words):
+    right = lambda a, b: jn.metrics.binary_accuracy(a, b, threshold=threshold)  # noqa: E731
+    net, given = jn.serial(jn.dense(1), *last), lambda a, b: loss(a, b)
+    trainer = jn.trainer(jn.supervised(net, given, metrics={"right": right}), optax.sgd(0.1))
+    batch = jnp.eye(4), jnp.array([[0.0], [1.0], [1.0], [0.0]])
+    findings = doctor(trainer, trainer.init(jax.random.key(0), batch), batch).findings
+    found = [finding for finding in findings if "logits" in finding]
+    assert len(found) == bool(words) and re.search(words, "".join(found))
