@@ -282,7 +282,7 @@ def trainer(
             grads = jax.tree.map(unscaled, grads)
         extra = {"value": found["loss"].mean, "grad": grads, "value_fn": value_of}
         with jax.named_scope("optimizer"):
-            updates, opt_state = optimizer.update(grads, opt_state, start, **extra)
+            updates, opt_state = _updates(optimizer, grads, opt_state, start, extra)
             params = with_floats(train_state.params, optax.apply_updates(start, updates))
         # NaN and infinity times 0 are NaN. On CPU this is faster than isfinite(leaf).all().
         checked = jax.tree.leaves(with_floats(train_state.params, grads))
@@ -295,6 +295,25 @@ def trainer(
 
     step = step_of(update, objective, watcher, programs, donate)
     return Trainer(init, step, update, objective, optimizer, watcher, programs)
+
+
+def _updates(optimizer: Any, grads: PyTree, opt_state: PyTree, params: PyTree, extra: dict) -> Any:
+    """Return what an optimizer returns, which gets those of the extra arguments that it takes.
+
+    A chain hands all of them to its parts, so only a call tells.
+    """
+    try:
+        return optimizer.update(grads, opt_state, params, **extra)
+    except TypeError as error:
+        taken = {n: v for n, v in extra.items() if f"keyword argument '{n}'" not in str(error)}
+        if taken == extra:
+            raise
+        return _updates(optimizer, grads, opt_state, params, taken)
+    except AttributeError as error:
+        raise TypeError(
+            f"trainer: the optimizer does not take a dict of params ({error}). optax.lookahead "
+            "needs params of its own; for an average of params, append jn.ema() by optax.chain"
+        ) from error
 
 
 def step_of(

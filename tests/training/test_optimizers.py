@@ -231,3 +231,22 @@ def test_complex_params_train_as_their_two_parts(optimizer, options, alike, tmp_
     assert 0 <= losses[0][-1] < 1e-3 < losses[0][0]
     if alike:
         np.testing.assert_allclose(*losses, rtol=1e-2, atol=1e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("clip", [10.0, 0.2])
+def test_optimizers_get_the_arguments_that_they_take(clip):
+    """`sam` takes no value of the loss: one step goes up, and the next one from there down."""
+    sam = optax.contrib.sam(optax.sgd(0.1), optax.sgd(0.01))
+    objective = jn.supervised(jn.dense(2, use_bias=False), loss)
+    trainer = jn.trainer(objective, sam if clip > 1 else optax.chain(optax.clip(clip), sam))
+    train_state = trainer.init(KEY, (X, Y))
+    w = np.array(train_state.params["kernel"])
+    for _ in range(2):
+        train_state, _ = trainer.step(train_state, (X, Y))
+    up = np.clip(gradient(w, X, Y), -clip, clip)
+    w -= 0.1 * np.clip(gradient(w + 0.01 * up, X, Y), -clip, clip)
+    np.testing.assert_allclose(train_state.params["kernel"], w, rtol=1e-4)
+    trainer = jn.trainer(objective, optax.lookahead(optax.sgd(0.1), 5, 0.5))
+    with pytest.raises(TypeError, match=r"lookahead needs params of its own; .* jn.ema\(\)"):
+        trainer.step(trainer.init(KEY, (X, Y)), (X, Y))
