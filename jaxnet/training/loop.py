@@ -21,7 +21,7 @@ from jaxnet.training.placement import shardings_of
 from jaxnet.training.source import Pace, Resident, Spent, Stream, Totals
 from jaxnet.training.targets import check_targets
 from jaxnet.training.trainer import Trainer, TrainState, check_train_state
-from jaxnet.training.watch import explain_reuse, warn_nonfinite, warn_skipped
+from jaxnet.training.watch import explain_reuse, warn_below, warn_nonfinite, warn_skipped
 
 
 @explain_keywords
@@ -211,7 +211,7 @@ def _epochs(
     test: PyTree | None,
     progress: bool,
 ) -> Iterator[Epoch]:
-    warned = False  # warn once, since values that are not finite usually stay so
+    warned = below = False  # warn once, since values that are not finite usually stay so
     with explain_reuse():
         step = int(train_state.step)
     while not end.reached(position, step) and not pace.stopped:
@@ -252,6 +252,7 @@ def _epochs(
             warned = warned or warn_skipped(train_state.params, scales, finite[-1])
         else:
             warned = warned or warn_nonfinite(train_state.params, finite, losses, before + 1)
+        below = below or warn_below(trainer.objective, losses)
         found = None
         if test is not None:
             now = trainer.objective, trainer.programs, *train_state[1:3]

@@ -331,7 +331,7 @@ def step_of(
         if is_traced((train_state.step, train_state.params, train_state.key, batch)):
             return pure_step(train_state, batch)
         batch = all_native(batch, "step")
-        with explain_reuse():
+        with explain_reuse(train_state):
             if "step" not in watcher.traces:  # later batches are assumed to be like the first one
                 check_targets(objective, *train_state[1:3], batch, "step", train=True)
             # One check suffices, since a train_state is on a mesh as a whole; flattening costs
@@ -342,7 +342,7 @@ def step_of(
             given = (0,) if donate else ()
             run = driver(programs, watcher, ("step", "batch"), pure_step, shardings, given)
             after, metrics = run(train_state, batch)
-        watcher.stepped(after, metrics["loss"])
+        watcher.stepped(after, metrics["loss"], objective)
         return after, metrics
 
     def step(train_state: TrainState, batch: PyTree) -> tuple[TrainState, Metrics]:

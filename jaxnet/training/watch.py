@@ -7,11 +7,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnet.core import Params, State
+from jaxnet.core import Layer, Params, State
 from jaxnet.services.checks import explain_spent, is_traced
 from jaxnet.services.trees import PyTree, differences, flat
 from jaxnet.services.warn import warn
 from jaxnet.training.loss_scale import LossScale
+from jaxnet.training.objective import supervised_in
 
 MANY = 10  # steps in a row without an update, after which the loss scale is 1,000 times smaller
 
@@ -31,6 +32,7 @@ class Watcher:
         self._still: set[str] = set()
         self._losses: list[jax.Array] = []  # not read yet
         self._patience = 1
+        self._below = False  # whether a loss below 0 was told
 
     def traced(self, program: str, place: Any = None, **args: PyTree) -> None:
         """Warn, while a program is traced, which argument made it compile again.
@@ -75,7 +77,7 @@ class Watcher:
                 "the function of the layer, not in the state"
             )
 
-    def stepped(self, train_state: Any, loss: jax.Array) -> None:
+    def stepped(self, train_state: Any, loss: jax.Array, objective: Layer | None = None) -> None:
         """Read losses only after some steps, since reading waits for the device.
 
         After call 1 it reads the parameters and the loss, later the losses, at least every 256
@@ -93,6 +95,7 @@ class Watcher:
             scale = train_state.opt_state
             warn_skipped(train_state.params, [scale], np.asarray(scale.finite))
             return
+        self._below = self._below or warn_below(objective, np.asarray(unread[-1:]))
         if not first and np.isfinite(unread[-1]):  # a NaN reaches the parameters and stays there
             return
         losses = np.asarray(unread)
@@ -171,13 +174,44 @@ def warn_nonfinite(params: Params, finite: np.ndarray, losses: np.ndarray, first
     return bool(steep.size or high.size)
 
 
+def warn_below(objective: Layer | None, losses: np.ndarray) -> bool:
+    """Warn about a loss of outputs and targets below 0, and return whether it did.
+
+    A cross entropy has no lower bound if its targets are -1 and 1. Losses of this library check
+    their targets.
+    """
+    parts = supervised_in(objective)
+    checked = parts is None or parts.own or parts.penalty is not None
+    below = not checked and losses.min() < -1e-3  # more than rounding
+    if below:
+        warn(
+            f"the loss is {losses.min():.4g}. Few losses of outputs and targets are below 0: log "
+            "densities, as of a Gaussian, and negative similarities. A cross entropy or an error "
+            "is not, so look at its targets: -1 and 1 need (targets + 1) / 2, pixels and "
+            "probabilities must be in [0, 1], and class numbers need a loss of labels"
+        )
+    return below
+
+
 class explain_reuse(ContextDecorator):
-    """Add to JAX's error about a deleted array what to write instead.
+    """Add to JAX's errors about a deleted array, or one in two places, what to write instead.
 
     It runs at each step. `contextlib.contextmanager` would cost two microseconds.
     """
+
+    def __init__(self, train_state: Any = None):
+        self.train_state = train_state
 
     def __enter__(self) -> None: ...
 
     def __exit__(self, _: Any, error: BaseException | None, __: Any) -> None:
         explain_spent(error)
+        if error is not None and "donate the same buffer twice" in str(error):
+            places: dict[int, list[str]] = {}
+            for path, leaf in flat(self.train_state, None):
+                places.setdefault(id(leaf), []).append(path)
+            twice = [" and ".join(paths) for paths in places.values() if len(paths) > 1]
+            error.add_note(
+                f"one array is in two places of the train_state: {', '.join(twice[:3])}. Copy one "
+                "of them, as in train_state._replace(params=jax.tree.map(jnp.copy, params))"
+            )

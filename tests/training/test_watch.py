@@ -83,3 +83,33 @@ def test_every_use_of_a_spent_state_says_what_to_write():
         with pytest.raises(RuntimeError) as caught:
             call()
         assert sum("goes into one step only" in note for note in caught.value.__notes__) == 1
+
+
+def bce(outputs, targets):
+    return optax.sigmoid_binary_cross_entropy(outputs[:, 0], targets)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("targets, told", [([1.0, -1.0], True), ([1.0, 0.0], False)])
+@pytest.mark.parametrize("loop", ["step", "fit"])
+def test_a_cross_entropy_below_0_is_told(loop, targets, told):
+    trainer = jn.trainer(jn.supervised(jn.dense(1), jax.jit(bce)), optax.sgd(9.0))
+    batch = jnp.eye(2), jnp.array(targets)
+    train_state = trainer.init(jax.random.key(0), batch)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for _ in jn.fit(trainer, train_state, batch, epochs=5) if loop == "fit" else range(16):
+            if loop == "step":
+                train_state, _ = trainer.step(train_state, batch)
+    assert ["Few losses" in str(warning.message) for warning in caught] == [True] * told
+
+
+def test_an_array_in_two_places_is_named():
+    trainer = jn.trainer(jn.supervised(jn.dense(1), bce), optax.chain(optax.sgd(0.1), jn.ema()))
+    batch = jnp.eye(2), jnp.ones(2)
+    train_state = trainer.init(jax.random.key(0), batch)
+    average = optax.tree.get(train_state.opt_state, "ema")
+    kinds = ValueError, jax.errors.JaxRuntimeError
+    with pytest.raises(kinds, match="donate the same buffer twice") as error:
+        trainer.step(train_state._replace(params=average), batch)
+    assert "params/bias and opt_state/1/ema/bias" in error.value.__notes__[0]
