@@ -159,6 +159,19 @@ def test_jit_is_eager(case: Case):
         assert shapes(eager) == shapes(case.outputs[train])
 
 
+@one_per_kind
+def test_a_layer_that_went_through_cloudpickle_computes_the_same(case: Case):
+    cloudpickle = pytest.importorskip("cloudpickle")
+
+    def program(layer):
+        run = partial(layer.apply, key=KEY, train=True)
+        jaxpr = jax.make_jaxpr(run)(case.params, case.state, case.x)
+        return re.sub("_:key.*|name=.*", "", str(jaxpr))  # jax.jit(f) loses the name of f
+
+    again = cloudpickle.loads(cloudpickle.dumps(case.layer))
+    assert again is not case.layer and program(again) == program(case.layer)
+
+
 def test_operations_have_the_name_of_the_layer(case: Case):
     run = case._run.lower(case.params, case.state, case.x, key=KEY, train=True)
     names = re.findall(r'loc\("(jit\([^"]*/[^"]*)"', run.as_text(debug_info=True))

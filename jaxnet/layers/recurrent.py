@@ -95,7 +95,7 @@ class Recurrence:
             kernel, recurrent_kernel, bias, recurrent_bias = entries = self._weights(m, x)
             carry = self._carry(carry, x, entries)
             pre = plus(product(x, kernel), bias)
-            if self.cell is RESET_BEFORE:
+            if self.cell == RESET_BEFORE:
                 carry = reset_before(pre, recurrent_kernel, carry)
                 return carry, carry
             again = plus(product(hidden(carry), recurrent_kernel), recurrent_bias)
@@ -118,7 +118,7 @@ class Recurrence:
 
         bias = entry("bias", columns) if self.use_bias else None
         recurrent_bias = None
-        if self.use_bias and self.cell is GRU:
+        if self.use_bias and self.cell == GRU:
             # The bias of the candidate; the gates do not need a second bias.
             own = entry("recurrent_bias", features)
             recurrent_bias = jnp.concatenate([jnp.zeros_like(own)] * 2 + [own])

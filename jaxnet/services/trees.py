@@ -2,7 +2,6 @@
 
 import functools
 import inspect
-import threading
 import weakref
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from types import SimpleNamespace
@@ -160,13 +159,16 @@ def key_spec() -> jax.ShapeDtypeStruct:
 
 
 class Memo:
-    """A cache that drops its oldest entry when it is full; threads may share it."""
+    """A cache that drops its oldest entries when it is full; its copies and pickles are empty.
+
+    Threads may share it: it needs no lock, since each operation of a dict is atomic.
+    """
 
     size = 32
 
-    def __init__(self) -> None:
+    def __init__(self, owner: Any = None) -> None:
+        self.owner = None if owner is None else weakref.ref(owner)
         self._entries: dict[Hashable, Any] = {}
-        self._lock = threading.Lock()
 
     def of(self, key: Hashable, make: Callable[[], Any]) -> Any:
         """Return the value of a key, made if it is missing.
@@ -176,15 +178,15 @@ class Memo:
           >>> memo.of("a", lambda: 1), memo.of("a", lambda: 2)
           (1, 1)
         """
-        with self._lock:
-            if key in self._entries:
-                return self._entries[key]
-        value = make()  # outside of the lock, since it may ask for other entries
-        with self._lock:
-            value = self._entries.setdefault(key, value)  # of the thread that was first
-            while len(self._entries) > self.size:
-                del self._entries[next(iter(self._entries))]
+        entries = self._entries
+        if (value := entries.get(key, entries)) is entries:
+            value = entries.setdefault(key, make())  # of the thread that was first
+            for oldest in list(entries)[: -self.size]:
+                entries.pop(oldest, None)
         return value
+
+    def __reduce__(self) -> tuple:
+        return Memo, ()
 
 
 def memo_of(owner: Any) -> Any:
@@ -197,14 +199,14 @@ def memo_of(owner: Any) -> Any:
       >>> memo_of(apply) is memo_of(apply)
       True
     """
-    entries = getattr(owner, "__dict__", None)
-    if not isinstance(entries, dict) or inspect.ismethod(owner):  # a method's are its function's
+    held = getattr(owner, "__dict__", None)
+    if not isinstance(held, dict) or inspect.ismethod(owner):  # a method's are its function's
         return SimpleNamespace(of=lambda key, make: _OTHERS.of((owner, key), make))
-    held, of = entries.get("_jaxnet_memo", (None, None))
-    if held is None or of() is not owner:  # `functools.wraps` copies what a function holds
-        held = Memo()
-        entries["_jaxnet_memo"] = held, weakref.ref(owner)
-    return held
+    memo = held.get("_jaxnet_memo")
+    if memo is None or memo.owner is None or memo.owner() is not owner:
+        # `functools.wraps` and pickles copy what a function holds
+        memo = held["_jaxnet_memo"] = Memo(owner)
+    return memo
 
 
 _OTHERS = Memo()

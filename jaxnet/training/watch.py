@@ -34,6 +34,9 @@ class Watcher:
         self._patience = 1
         self._below = False  # whether a loss below 0 was told
 
+    def __reduce__(self) -> tuple:  # a copy of a trainer has not compiled anything
+        return Watcher, (self.shapes,)
+
     def traced(self, program: str, place: Any = None, **args: PyTree) -> None:
         """Warn, while a program is traced, which argument made it compile again.
 

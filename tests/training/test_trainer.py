@@ -1,5 +1,6 @@
 """One step: equal to the update written out, keys that move on, warnings with paths."""
 
+import copy
 import gc
 import weakref
 
@@ -44,6 +45,23 @@ def test_line_search_gets_value_and_function():
         train_state, metrics = trainer.step(train_state, data())
         losses.append(float(metrics["loss"]))
     assert all(b < a for a, b in zip(losses, losses[1:], strict=False)) and losses[-1] > 0
+
+
+def through_cloudpickle(value):
+    cloudpickle = pytest.importorskip("cloudpickle")
+    return cloudpickle.loads(cloudpickle.dumps(value))
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, through_cloudpickle])
+def test_a_copy_of_a_used_trainer_trains_alike(copied, tmp_path):
+    net = jn.serial(jn.cast(jn.dense(3), jnp.float16), jn.dropout(0.5), jn.dense(2))
+    trainer, train_state = build(net, optax.adam(0.1))
+    train_state, _ = trainer.step(train_state, data())
+    again, checkpoints = copied((trainer, jn.Checkpoints(tmp_path)))
+    programs = [jax.make_jaxpr(each.step)(train_state, data()) for each in (trainer, again)]
+    assert str(programs[0]) == str(programs[1])
+    assert not again.watcher.traces  # so it does not warn that it compiles for the second time
+    assert checkpoints.newest(train_state)[0] is train_state
 
 
 def test_the_new_key_was_never_handed_out():
