@@ -114,19 +114,23 @@ def read_weights(who: str, weights: Any) -> dict[str, np.ndarray]:
         weights, _ = read_tensors(who, readable(who, weights))
     check_type(who, "weights", weights, Mapping, "a state_dict or the path of a safetensors file")
     # All are held while addresses are compared: a mapping may make its arrays when it is asked,
-    # and the address of one that is freed may become that of the next.
-    held = dict(weights.items())
-    for name, given in held.items():
+    # and the address of one that is freed may become that of the next. It may also refill one
+    # buffer, so what is not a dict is copied, and shares its memory only if the values are equal.
+    kept = isinstance(weights, dict)
+    for name, given in weights.items() if kept else ():
         if isinstance(given, Mapping):  # as in a checkpoint of PyTorch Lightning
             raise TypeError(
                 f"{who}: weights must hold arrays or tensors, got {type(given).__name__} for "
                 f"{name}; write weights[{name!r:.60}]"
             )
-    known: dict[tuple, np.ndarray] = {}
-    return {
-        name: known.setdefault(_memory(given), read_array(who, name, given))
-        for name, given in held.items()
-    }
+    held, known, arrays = [], {}, {}
+    for name, given in weights.items():
+        held.append(given)
+        array = read_array(who, name, given)
+        array = array if kept else array.copy()
+        first = known.setdefault(_memory(given), array)
+        arrays[name] = first if kept or np.array_equal(first, array) else array
+    return arrays
 
 
 def _memory(given: Any) -> tuple:
@@ -187,10 +191,16 @@ def read_array(who: str, name: Any, given: Any) -> np.ndarray:
     if not isinstance(name, str):
         raise TypeError(f"{who}: weights must have names, got {name!r:.60}")
     if hasattr(given, "detach"):
-        given = given.detach().cpu()
-        # NumPy lacks PyTorch's bfloat16 and floats of 8 bits
-        small = given.is_floating_point() and given.itemsize < 4
-        given = (given.float() if small else given).numpy()
+        try:
+            given = given.detach().cpu()
+            # NumPy lacks PyTorch's bfloat16 and floats of 8 bits
+            small = given.is_floating_point() and given.itemsize < 4
+            given = (given.float() if small else given).numpy()
+        except Exception as error:  # without values, or sparse, or quantized
+            raise TypeError(
+                f"{who}: {name} must be a dense tensor with values, got one on {given.device} "
+                f"with layout {given.layout}: {str(error)[:100]}"
+            ) from error
     if not isinstance(given, np.ndarray | np.generic | jax.Array):
         raise TypeError(
             f"{who}: weights must hold arrays or tensors, got {type(given).__name__} for {name}"

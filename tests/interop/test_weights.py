@@ -76,6 +76,33 @@ def test_arrays_that_are_made_when_asked_for_are_told_apart():
     assert float(params["dense_7"]["kernel"][0, 0]) == 7
 
 
+class Refilled(Made):
+    """It reads each array into one buffer, as a reader of large files may."""
+
+    buffer = np.empty((SIZE, SIZE), np.float32)
+
+    def __getitem__(self, name):
+        self.buffer[:] = super().__getitem__(name)
+        return self.buffer
+
+
+def test_a_buffer_that_is_refilled_is_copied():
+    arrays = read_weights("from_torch", Refilled(MADE))
+    assert [a[0, 0] for a in arrays.values()] == list(range(12))
+
+
+@pytest.mark.parametrize("form", ["meta", "sparse", "uninitialized"])
+def test_a_tensor_without_values_is_named(form):
+    torch = pytest.importorskip("torch", reason="is about its tensors")
+    tensor = {
+        "meta": lambda: torch.ones(4, 3, device="meta"),
+        "sparse": lambda: torch.eye(3).to_sparse(),
+        "uninitialized": lambda: torch.nn.LazyLinear(3).weight,
+    }[form]()
+    with pytest.raises(TypeError, match="by_names: w must be a dense tensor with values, got one"):
+        jn.interop.by_names(NET, {"w": tensor}, X, TABLE)
+
+
 def test_views_of_one_array_are_shared_only_if_they_are_equal():
     whole = np.arange(24.0).reshape(4, 6)
     views = {"a": whole[:2], "b": whole[:2], "c": whole[2:], "d": whole[:2].T}
