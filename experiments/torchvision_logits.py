@@ -181,12 +181,12 @@ def compare(name: str, seed: int = 0) -> Row:
     net = network.net()
     x = np.random.default_rng(seed).normal(size=(1, network.size, network.size, 3))
     x = x.astype(np.float32)
-    params, state = from_torch(net, weights, x)
-    y = np.asarray(jax.jit(lambda params, state: net.apply(params, state, x)[0])(params, state))
     with torch.no_grad():
         wanted = theirs(torch.tensor(np.moveaxis(x, -1, 1)))
     wanted = (wanted["out"] if isinstance(wanted, dict) else wanted).numpy()
     wanted = np.moveaxis(wanted, 1, -1)  # of (batch, classes) no change
+    params, state = from_torch(net, weights, x, outputs=wanted)
+    y = np.asarray(jax.jit(lambda params, state: net.apply(params, state, x)[0])(params, state))
     if y.shape != wanted.shape:
         raise ValueError(f"{name}: expected logits of shape {wanted.shape}, got {y.shape}")
     leaves = jax.tree_util.tree_leaves_with_path(params)

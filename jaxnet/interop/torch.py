@@ -13,6 +13,7 @@ import re
 from collections.abc import Mapping
 from contextlib import ExitStack
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -45,6 +46,7 @@ NUMBERS = re.compile(r"(^|\.|_)(weight|bias|running_mean|running_var)(_|$)")
 
 # An entry of a recurrent module, with the layer and the direction.
 RECURRENT_ENTRY = re.compile(r"((?:weight|bias)_(?:ih|hh|hr))(?:_(l\d+(?:_reverse)?))?")
+WRAPPERS = {"module", "_orig_mod"}  # what DataParallel and torch.compile add to names
 
 
 def from_torch(
@@ -62,9 +64,10 @@ def from_torch(
     permuted. The two biases of a recurrent layer are summed. Both sides must match completely.
     Weights do not determine the padding: "SAME" with strides of 2 differs from PyTorch's padding=1.
 
-    Two layers of one kind and shape that PyTorch declares in another order than the net calls them
-    would be exchanged, which nothing in the weights can show. So pass the outputs of PyTorch for an
-    x of numbers, in evaluation mode: they are compared with the outputs of the net.
+    Two layers of equal shapes that PyTorch declares in another order than the net calls them would
+    be exchanged. So pass the outputs of PyTorch for an x of numbers, in evaluation mode: they are
+    compared with the outputs of the net. Without outputs, the names of such layers must show which
+    is which: they are equal on both sides, or in the same module, or numbered in order.
 
     A recurrent module with several layers or directions has one jaxnet layer for each, such as
     `stack_rnn(bidirectional(lstm(8)), bidirectional(lstm(8)))`.
@@ -92,7 +95,8 @@ def from_torch(
       OSError: If a file is missing or cannot be read.
       TypeError: If `weights` are not arrays of floats.
       ValueError: If a layer does not have a counterpart of the same kind and shape.
-      ValueError: If the outputs differ. The message names layers that may be exchanged.
+      ValueError: If the outputs differ, or are left out though layers may be exchanged. The message
+        names them.
       ValueError: If a layer comes after a reshape inside a function, so that the order of its input
         features in PyTorch is unknown.
 
@@ -125,7 +129,9 @@ def from_torch(
                     f"torch weights: {group.prefix or 'the module'}, for {net.name}/"
                     f"{part.name}: {entry} {error}"
                 ) from None
-    if outputs is not None:
+    if outputs is None:
+        _check_decided(net, [pair for pair in pairs if pair[0].name not in (names or {})])
+    else:
         _compare(net, params, state, x, outputs, pairs)
     return params, state
 
@@ -549,16 +555,64 @@ def _paired(
 
 def _check_swapped(net: Layer, pairs: list[tuple[_Part, _Group]]) -> None:
     """Raise if equal names on both sides are matched crosswise, though their shapes agree."""
-    ours = {part.name.replace("/", "."): part for part, _ in pairs}
-    theirs = {group.prefix for _, group in pairs}
-    for (name, part), (_, group) in zip(ours.items(), pairs, strict=True):
-        if group.prefix != name and group.prefix in ours and name in theirs:
+    ours, theirs = _short_names(pairs)
+    for name, other, (part, group) in zip(ours, theirs, pairs, strict=True):
+        if other != name and other in ours and name in theirs:
+            swapped, right = pairs[ours.index(other)][0], pairs[theirs.index(name)][1].prefix
             raise ValueError(
                 f"torch weights: {net.name}/{part.name} would get the weights of {group.prefix}, "
-                f"although there are weights named {name}: layers are matched by their order. "
-                f'Pass names={{"{part.name}": "{name}", "{ours[group.prefix].name}": '
-                f'"{group.prefix}"}}, or, if the order is right, names with the pairs in order'
+                f"although there are weights named {right}: layers are matched by their order. "
+                f'Pass names={{"{part.name}": "{right}", "{swapped.name}": "{group.prefix}"}}, or, '
+                "if the order is right, names with the pairs in order"
             )
+
+
+def _check_decided(net: Layer, pairs: list[tuple[_Part, _Group]]) -> None:
+    """Raise if weights could be exchanged and no name or number shows that they are not."""
+    alike: dict[Any, list[tuple[str, str, _Part, _Group]]] = {}
+    for ours, theirs, (part, group) in zip(*_short_names(pairs), pairs, strict=True):
+        single = part.kind == PARAMETER
+        shapes = [("", np.squeeze(array).shape) if single else (entry, np.shape(array))
+                  for entry, array in sorted(group.entries.items())]  # fmt: skip
+        inside = {name.rpartition(".")[0] for name in (ours, theirs)}
+        place = min(inside) if len(inside) == 1 else None  # the same module on both sides
+        if ours != theirs:
+            alike.setdefault((*shapes, place), []).append((ours, theirs, part, group))
+    unclear = [(a, b, several) for several in alike.values() for a, b in pairwise(several)
+               if not _numbered(a[1], b[1]) or _numbered(b[0], a[0])]  # fmt: skip
+    if unclear:
+        (*_, part, group), (*_, other, last), _ = unclear[0]
+        in_order = {p.name: g.prefix for *_, several in unclear for *_, p, g in several}
+        raise ValueError(
+            f"from_torch: {net.name}/{part.name} and {net.name}/{other.name} have equal shapes, "
+            f"and the names {group.prefix} and {last.prefix} do not say which is which: PyTorch "
+            "lists modules as they are declared, not as they are called. Pass outputs=module(x), "
+            "in evaluation mode and for an x of numbers, which are compared. Or pass the right "
+            f"pairs; in order of declaration they are names={in_order}"
+        )
+
+
+def _short_names(pairs: list[tuple[_Part, _Group]]) -> list[list[str]]:
+    """Return our names and PyTorch's, without wrappers and without the modules around all."""
+    modules = [group.module for _, group in pairs]
+    theirs = [g.module if modules.count(g.module) == 1 else g.prefix for _, g in pairs]
+    sides = []
+    for names in [part.name.replace("/", ".") for part, _ in pairs], theirs:
+        paths = [[word for word in name.split(".") if word not in WRAPPERS] for name in names]
+        while paths and all(path[1:] and path[0] == paths[0][0] for path in paths):
+            paths = [path[1:] for path in paths]
+        sides.append([".".join(path) for path in paths])
+    return sides
+
+
+def _numbered(name: str, after: str) -> bool:
+    """Return whether numbers order two names, as "blocks.2.conv" and "blocks.10.norm"."""
+    back = "_reverse"  # the second direction of a recurrent layer
+    pair = [re.split(r"(\d+)", f"{each.removesuffix(back)}.{int(each.endswith(back))}")
+            for each in (name, after)]  # fmt: skip
+    differ = (i for i, (a, b) in enumerate(zip(*pair, strict=False)) if a != b)
+    at = next(differ, 0)
+    return at % 2 == 1 and int(pair[0][at]) < int(pair[1][at])
 
 
 def _groups(
@@ -585,7 +639,7 @@ def _groups(
         group.entries[entry], group.names[entry] = array, [name]
     layers = {name: group for name, group in groups.items() if THEIRS & group.entries.keys()}
     kept = {name for group in layers.values() for names in group.names.values() for name in names}
-    alone = {name: _Group(name, name.rpartition(".")[0], {name: array}, {name: [name]})
+    alone = {name: _Group(name, name, {name: array}, {name: [name]})
              for name, array in weights.items()
              if name not in kept and not name.endswith("num_batches_tracked")}  # fmt: skip
     return layers, alone

@@ -363,6 +363,44 @@ def test_layer_norm_leaves_the_order_unknown():
     agree(jn.compose(written), Theirs(), (2, 5, 4))
 
 
+KINDS_IN_A_ROW = {
+    "lstm": (lambda: nn.LSTM(4, 4, batch_first=True), lambda name: jn.lstm(4, name=name)),
+    "bidirectional": (
+        lambda: nn.GRU(4, 2, batch_first=True, bidirectional=True),
+        lambda name: jn.bidirectional(jn.gru(2), name=name),
+    ),
+    "dense": (lambda: nn.Linear(4, 4), lambda name: jn.dense(4, name=name)),
+    "conv": (lambda: nn.Conv1d(4, 4, 3, padding=1), lambda name: jn.conv(4, 3, name=name)),
+    "attention": (
+        lambda: nn.MultiheadAttention(4, 2, batch_first=True),
+        lambda name: jn.multi_head_attention(2, name=name),
+    ),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS_IN_A_ROW)
+@pytest.mark.parametrize("names", [("a", "b", "c"), ("x", "y", "z"), ("fc1", "fc2", "fc3")])
+def test_layers_are_never_exchanged(kind, names):
+    """In any order of declaration, below any wrapper: right, or an error."""
+    make, layer = KINDS_IN_A_ROW[kind]
+    net, x = jn.serial(*map(layer, "abc")), jn.spec((2, 5, 4))
+    for order in [names, names[::-1], names[1:] + names[:1]]:
+        theirs = lively(nn.ModuleDict({name: make() for name in order}))
+        right = [theirs[name].state_dict() for name in names]
+        for prefix in ("", "model.", "module._orig_mod."):
+            weights = {prefix + name: array for name, array in theirs.state_dict().items()}
+            try:
+                params, _ = from_torch(net, weights, x)
+            except ValueError as error:
+                assert order != names or names == ("x", "y", "z"), error
+                assert "names={" in str(error)
+                continue
+            for ours, arrays in zip("abc", right, strict=True):
+                found, _ = from_torch(layer(ours), arrays, x)
+                jax.tree.map(np.testing.assert_array_equal, params[ours], found)
+
+
 def test_names_of_the_directions():
     net = jn.bidirectional(jn.gru(4))
     theirs = nn.GRU(3, 4, batch_first=True, bidirectional=True)
