@@ -2,8 +2,7 @@
 
 import math
 from collections.abc import Callable, Collection
-from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +13,7 @@ from jaxnet.layers.embedding import counted
 from jaxnet.layers.embedding import rotary as turn
 from jaxnet.layers.kept_keys import keep
 from jaxnet.ops.attention import (
+    Scoring,
     dot_product_attention,
     expand_mask,
     fits_cudnn,
@@ -172,8 +172,7 @@ def multi_head_attention(
     flags = {"causal": causal, "return_weights": return_weights}
     check_options(name, **flags, fused=fused is not None and fused, kernel_init=kernel_init)
     groups = heads if kv_heads is None else kv_heads
-    plain = value_size is None and span is None and scale is None and softcap is None
-    scoring: dict[str, Any] = {"scale": scale, "softcap": softcap, "dropout_rate": dropout_rate}
+    form = _Form(name, causal, span, rotate, fused, return_weights)
 
     def projected(m, part, x, groups, size):
         """Project (batch, time, width) to (batch, time, groups, size)."""
@@ -192,75 +191,98 @@ def multi_head_attention(
         size = head_size or width // heads
         if rotary is True and size % 2:
             raise ValueError(f"{name}: rotary=True needs an even head_size, got {size}")
-        key = m.key() if m.train and dropout_rate else None
+        dropout = (dropout_rate, m.key()) if m.train and dropout_rate else ()
+        scoring = Scoring(scale, softcap, None, *dropout)
         source = queries if memory is None else memory
         q = projected(m, "query", queries, heads, size)
         k = projected(m, "key", source, groups, size)
         v = projected(m, "value", source, groups, value_size or size)
         arriving = m.stream is not None and memory is None
-        mix = partial(chunk, m) if arriving else whole
-        mixed, weights, rows = mix(q, k, v, mask, key)
+        attend = _to_kept if arriving else _to_itself if memory is None else _to_all
+        mixed, weights, rows = attend(m, form, q, k, v, mask, scoring)
         out = _projection("out", (features or width,), "out" in biased, kernel_init, inputs=2)
         y = m(out, mixed)
         if rows is not None:  # otherwise the other rows would get the bias of `out`
             y = jnp.where(rows[..., None], y, jnp.nan if arriving else 0)
         return (y, weights) if return_weights else y
 
-    def whole(q, k, v, mask, key):
-        """Attend to all positions of a sequence or a memory.
-
-        Returns the values (batch, time, heads, size), the weights (batch, heads, time, places) or
-        None if they were not computed, and the queries that see something; None is all.
-        """
-        batch, time, places = q.shape[0], q.shape[1], k.shape[1]
-        if rotate is not None:
-            q, k = rotate(q, counted(time)), rotate(k, counted(time))
-        seen, bias = expand_mask(name, mask, (batch, heads, time, places))
-        axes = 0 if mask is None or not jnp.issubdtype(mask.dtype, jnp.integer) else mask.ndim
-        lengths, segments = (mask if axes == n else None for n in (1, 2))
-        rest = None if axes else seen
-        parts = ring() if time == places and rest is None and bias is None else None
-        # The fused kernel supports lengths and causality; other masks would cost it a full bias.
-        fuse = plain and key is None and parts is None and (mask is None or lengths is not None)
-        fuse = fuse and not return_weights and fused is not False
-        fuse = fuse and (fused or fits_cudnn(*hardware(), q.dtype, q.shape[-1]))
-        ranges_only = rest is None and bias is None and key is None
-        blocks = parts is not None or in_blocks(q, k, plain=ranges_only)
-        if not fuse and not return_weights and blocks:
-            own = {"causal": causal, "window": span}
-            ranges = see(time, places, lengths=lengths, segments=segments, **own)
-            if parts is not None:
-                y, total = ring_attention(parts, q, k, v, ranges, key=key, **scoring)
-            else:
-                y, total = blockwise_attention(q, k, v, ranges, rest, bias=bias, key=key, **scoring)
-            return y, None, None if mask is None else (total != -jnp.inf).any(1)
-        if causal or span is not None:
-            before, after = span or (time, time)
-            near = in_window(time, places, (before, 0 if causal else after))[None, None]
-            seen = near if seen is None else seen & near
-        rows = None
-        if mask is not None and seen is not None:
-            rows = jnp.broadcast_to(seen.any((1, 3)), (batch, time))
-        if fuse:
-            y = fused_attention(q, k, v, mask, causal=causal, implementation="cudnn")
-            return y, None, rows
-        return *dot_product_attention(q, k, v, seen, bias=bias, key=key, **scoring), rows
-
-    def chunk(m, q, k, v, mask, key):
-        """Attend from a chunk of a stream to itself and to the kept keys of earlier chunks."""
-        if not causal and (span is None or span[1]):
-            m.not_in_stream("attends to later places; with causal=True it would not")
-        if mask is not None:
-            m.not_in_stream("has a mask; with ragged=True the input already says which steps count")
-        before = None if span is None else span[0]
-        kept = keep(m, q, k, v, before=before, rotate=rotate, name=name)
-        if not return_weights and in_blocks(kept.q, kept.k, plain=key is None):
-            y, _ = blockwise_attention(kept.q, *kept.in_order(), key=key, **scoring)
-            return y, None, kept.fits
-        given = kept.q, kept.k, kept.v, kept.seen
-        return *dot_product_attention(*given, key=key, **scoring), kept.fits
-
     return compose(forward, name=name, kind="multi_head_attention")
+
+
+class _Form(NamedTuple):
+    """What `multi_head_attention` attends to, and what it returns."""
+
+    name: str
+    causal: bool
+    span: tuple[int, int] | None
+    rotate: Any
+    fused: bool | None
+    return_weights: bool
+
+
+def _to_itself(m, form, q, k, v, mask, scoring):
+    """Attend to all positions of the queries' own sequence, see `_to_all`."""
+    if form.rotate is not None:
+        q, k = form.rotate(q, counted(q.shape[1])), form.rotate(k, counted(k.shape[1]))
+    return _to_all(m, form, q, k, v, mask, scoring)
+
+
+def _to_all(m, form, q, k, v, mask, scoring):
+    """Attend to all positions of a sequence or a memory.
+
+    Returns the values (batch, time, heads, size), the weights (batch, heads, time, places) or
+    None if they were not computed, and the queries that see something; None is all.
+    """
+    batch, time, heads, size = q.shape
+    places = k.shape[1]
+    seen, bias = expand_mask(form.name, mask, (batch, heads, time, places))
+    axes = 0 if mask is None or not jnp.issubdtype(mask.dtype, jnp.integer) else mask.ndim
+    lengths, segments = (mask if axes == n else None for n in (1, 2))
+    rest = None if axes else seen
+    plain = scoring[:4] == Scoring()[:4] and form.span is None and v.shape[-1] == size
+    ranges_only = rest is None and bias is None
+    parts = ring() if time == places and ranges_only else None
+    # The fused kernel supports lengths and causality; other masks would cost it a full bias.
+    fuse = plain and parts is None and (mask is None or lengths is not None)
+    fuse = fuse and not form.return_weights and form.fused is not False
+    fuse = fuse and (form.fused or fits_cudnn(*hardware(), q.dtype, size))
+    ranges_only = ranges_only and scoring.key is None
+    blocks = parts is not None or in_blocks(q, k, plain=ranges_only)
+    scoring = scoring._replace(bias=bias)
+    if not fuse and not form.return_weights and blocks:
+        own = {"causal": form.causal, "window": form.span}
+        ranges = see(time, places, lengths=lengths, segments=segments, **own)
+        if parts is not None:
+            y, total = ring_attention(parts, q, k, v, ranges, scoring)
+        else:
+            y, total = blockwise_attention(q, k, v, ranges, rest, scoring)
+        return y, None, None if mask is None else (total != -jnp.inf).any(1)
+    if form.causal or form.span is not None:
+        before, after = form.span or (time, time)
+        near = in_window(time, places, (before, 0 if form.causal else after))[None, None]
+        seen = near if seen is None else seen & near
+    rows = None
+    if mask is not None and seen is not None:
+        rows = jnp.broadcast_to(seen.any((1, 3)), (batch, time))
+    if fuse:
+        y = fused_attention(q, k, v, mask, causal=form.causal, implementation="cudnn")
+        return y, None, rows
+    return *dot_product_attention(q, k, v, seen, scoring), rows
+
+
+def _to_kept(m, form, q, k, v, mask, scoring):
+    """Attend from a chunk of a stream to itself and to the kept keys of earlier chunks."""
+    if not form.causal and (form.span is None or form.span[1]):
+        m.not_in_stream("attends to later places; with causal=True it would not")
+    if mask is not None:
+        m.not_in_stream("has a mask; with ragged=True the input already says which steps count")
+    before = None if form.span is None else form.span[0]
+    kept = keep(m, q, k, v, before=before, rotate=form.rotate, name=form.name)
+    if not form.return_weights and in_blocks(kept.q, kept.k, plain=scoring.key is None):
+        k, v, ranges = kept.in_order()
+        y, _ = blockwise_attention(kept.q, k, v, ranges, None, scoring)
+        return y, None, kept.fits
+    return *dot_product_attention(kept.q, kept.k, kept.v, kept.seen, scoring), kept.fits
 
 
 def _projection(

@@ -1,12 +1,36 @@
 """Attention: scaled dot products, masks, and when cuDNN's fused kernel applies."""
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from jaxnet.services.checks import check_range
+
+
+class Scoring(NamedTuple):
+    """How attention makes scores of queries and keys, and which weights it drops.
+
+    Fields:
+      scale: Factor of the products; None is 1 / sqrt(size).
+      softcap: Bound c of the scores before the bias, c * tanh(scores / c); None is unbounded.
+      bias: Floats (batch or 1, heads or 1, time or 1, places) to add to the scores; None is zeros.
+      dropout_rate: Fraction of the weights to drop, in [0, 1), if there is a key.
+      key: Random key for dropout; None turns dropout off.
+    """
+
+    scale: float | None = None
+    softcap: float | None = None
+    bias: Any = None
+    dropout_rate: float = 0.0
+    key: Any = None
+
+    def capped(self, scores: jax.Array, bias: jax.Array | None) -> jax.Array:
+        """Return bounded scores plus a bias, such as the bias of a block."""
+        if self.softcap is not None:
+            scores = self.softcap * jnp.tanh(scores / self.softcap)
+        return scores if bias is None else scores + bias.astype(scores.dtype)
 
 
 def masked_softmax(scores: jax.Array, mask: jax.Array | None) -> jax.Array:
@@ -163,12 +187,7 @@ def dot_product_attention(
     k: jax.Array,
     v: jax.Array,
     mask: jax.Array | None = None,
-    *,
-    bias: jax.Array | None = None,
-    scale: float | None = None,
-    softcap: float | None = None,
-    dropout_rate: float = 0.0,
-    key: jax.Array | None = None,
+    scoring: Scoring = Scoring(),
 ) -> tuple[jax.Array, jax.Array]:
     """Return softmax(q k * scale + bias) v by heads; keys and values may have fewer heads.
 
@@ -181,11 +200,7 @@ def dot_product_attention(
       v: Values (batch, places, kv_heads, width).
       mask: Booleans (batch, heads or 1, time or 1, places) or (time, places), True where a query
         may attend.
-      bias: Floats that are added to the scores and broadcast against them; None is zeros.
-      scale: Factor of the scores; 1 / sqrt(size) by default.
-      softcap: Bound c of the scores before the bias, c * tanh(scores / c); None is unbounded.
-      dropout_rate: Fraction of the weights to drop, in [0, 1), if there is a key.
-      key: Random key for dropout; None turns dropout off.
+      scoring: How scores are made.
 
     Returns:
       The values (batch, time, heads, width), and the weights before dropout (batch, heads, time,
@@ -209,17 +224,13 @@ def dot_product_attention(
         scores = products.sum(-1)  # (batch, groups, heads / groups, places)
     else:
         scores = jnp.einsum("btghd,bsgd->bghts", q, k, preferred_element_type=wide)
-    scores = scores / math.sqrt(size) if scale is None else scores * scale
-    scores = scores.reshape(batch, heads, time, places)
-    if softcap is not None:
-        scores = softcap * jnp.tanh(scores / softcap)
-    if bias is not None:
-        scores = scores + bias
+    scores = scores / math.sqrt(size) if scoring.scale is None else scores * scoring.scale
+    scores = scoring.capped(scores.reshape(batch, heads, time, places), scoring.bias)
     weights = masked_softmax(scores, mask).astype(v.dtype)
     kept = weights
-    if key is not None:
-        keep = 1 - dropout_rate
-        kept = jnp.where(jax.random.bernoulli(key, keep, kept.shape), kept / keep, 0)
+    if scoring.key is not None:
+        keep = 1 - scoring.dropout_rate
+        kept = jnp.where(jax.random.bernoulli(scoring.key, keep, kept.shape), kept / keep, 0)
         kept = kept.astype(v.dtype)
     kept = kept.reshape(batch, groups, heads // groups, time, places)
     if time == 1:

@@ -10,7 +10,7 @@ import numpy as np
 from jax import lax
 from jax.custom_derivatives import SymbolicZero
 
-from jaxnet.ops.attention import runs
+from jaxnet.ops.attention import Scoring, runs
 from jaxnet.ops.native import attention
 from jaxnet.ops.native.call import native_call
 from jaxnet.ops.varying import varying
@@ -98,9 +98,7 @@ def see(
 class _How(NamedTuple):
     """What is known before the program runs, see `blockwise_attention`."""
 
-    scale: float
-    softcap: float | None
-    keep: float
+    scoring: Scoring  # without its arrays
     rows: int  # queries of a block
     columns: int  # places of a block
     near: tuple[int, int] | None
@@ -122,12 +120,8 @@ def blockwise_attention(
     v: jax.Array,
     ranges: Ranges | None = None,
     mask: jax.Array | None = None,
+    scoring: Scoring = Scoring(),
     *,
-    bias: jax.Array | None = None,
-    scale: float | None = None,
-    softcap: float | None = None,
-    dropout_rate: float = 0.0,
-    key: jax.Array | None = None,
     block: int | None = None,
 ) -> tuple[jax.Array, jax.Array]:
     """Return `dot_product_attention` without its weights, in blocks that are not kept.
@@ -144,8 +138,7 @@ def blockwise_attention(
       ranges: Places that each query sees; None is all.
       mask: Booleans (batch or 1, heads or 1, time or 1, places), True where a query may attend to
         a place within its range; None is all True.
-      bias: Floats (batch or 1, heads or 1, time or 1, places) to add to the scores; None is zeros.
-      scale, softcap, dropout_rate, key: As in `dot_product_attention`.
+      scoring: How scores are made.
       block: Largest number of queries and places of a block, by default for the device.
 
     Returns:
@@ -168,13 +161,13 @@ def blockwise_attention(
     first, last = (jnp.clip(jnp.asarray(edge), 0, places) for edge in ranges[:2])
     matrices = batch * heads if isinstance(batch, int) else heads  # not the symbol of an export
     rows, columns = _sizes(matrices, time, places, ranges.near, block)
-    scale = 1 / math.sqrt(size) if scale is None else scale
-    keep = 1.0 if key is None else 1 - dropout_rate
-    plain = bias is None and mask is None and keep == 1 and block is None
-    in_c = (float(scale), float(softcap or 0)) if plain else None
-    how = _How(scale, softcap, keep, rows, columns, ranges.near, in_c)
-    fixed = first, last, mask, key if keep < 1 else None
-    return _traced_once(how, (q, k, v, bias), fixed)
+    key = scoring.key if scoring.dropout_rate else None
+    scale = 1 / math.sqrt(size) if scoring.scale is None else scoring.scale
+    plain = scoring.bias is None and mask is None and key is None and block is None
+    in_c = (float(scale), float(scoring.softcap or 0)) if plain else None
+    alone = scoring._replace(scale=scale, bias=None, key=None)
+    how = _How(alone, rows, columns, ranges.near, in_c)
+    return _traced_once(how, (q, k, v, scoring.bias), (first, last, mask, key))
 
 
 def _sizes(matrices: int, time: int, places: int, near: Any, most: int | None) -> tuple[int, int]:
@@ -417,10 +410,8 @@ def _fixed(how, k, fixed):
 
 def _scores(how, q, k, bias):
     wide = jnp.promote_types(q.dtype, jnp.float32)
-    scores = jnp.einsum("bgrqd,bgkd->bgrqk", q, k, preferred_element_type=wide) * how.scale
-    if how.softcap is not None:
-        scores = how.softcap * jnp.tanh(scores / how.softcap)
-    return scores if bias is None else scores + bias.astype(wide)
+    scores = jnp.einsum("bgrqd,bgkd->bgrqk", q, k, preferred_element_type=wide)
+    return how.scoring.capped(scores * how.scoring.scale, bias)
 
 
 def _mix(p, v):
@@ -430,8 +421,9 @@ def _mix(p, v):
 def _drop(how, key, p, at):
     if key is None:
         return p
-    kept = jax.random.bernoulli(jax.random.fold_in(key, at), how.keep, p.shape)
-    return jnp.where(kept, p / how.keep, 0)
+    keep = 1 - how.scoring.dropout_rate
+    kept = jax.random.bernoulli(jax.random.fold_in(key, at), keep, p.shape)
+    return jnp.where(kept, p / keep, 0)
 
 
 def _blocks(x, axis, block):

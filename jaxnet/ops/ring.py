@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +16,7 @@ from jax import lax
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
+from jaxnet.ops.attention import Scoring
 from jaxnet.ops.blockwise import Ranges, blockwise_attention
 from jaxnet.ops.varying import varying
 
@@ -56,7 +57,12 @@ def ring() -> Ring | None:
 
 
 def ring_attention(
-    ring: Ring, q: jax.Array, k: jax.Array, v: jax.Array, ranges: Ranges, **scoring: Any
+    ring: Ring,
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    ranges: Ranges,
+    scoring: Scoring = Scoring(),
 ) -> tuple[jax.Array, jax.Array]:
     """Return `blockwise_attention` of a sequence to itself, with its time axis on a ring.
 
@@ -66,7 +72,7 @@ def ring_attention(
     Args:
       ring: Devices among which the time axis is divided.
       q, k, v, ranges: As in `blockwise_attention`, with as many places as queries.
-      scoring: Options `scale`, `softcap`, `dropout_rate` and `key` of `blockwise_attention`.
+      scoring: How scores are made, without a bias.
 
     Raises:
       ValueError: If the time cannot be divided among the devices.
@@ -88,17 +94,16 @@ def ring_attention(
             f"context_parallel: a sequence of {time} steps cannot be divided among the {count} "
             f"devices along {ring.axis!r}; choose a multiple of {count}"
         )
-    key = scoring.pop("key", None)
     split, whole = P(None, ring.axis), P()
     context = jax.sharding.get_abstract_mesh()
     run = jax.shard_map(
-        partial(_around, (ring.axis, tuple(scoring.items()))),
+        partial(_around, (ring.axis, scoring._replace(key=None))),
         mesh=ring.mesh if context.empty else None,
         axis_names={ring.axis},
         in_specs=(split, split, split, split, split, whole),
         out_specs=(split, P(None, None, ring.axis)),
     )
-    return jax.jit(run)(q, k, v, *map(jnp.asarray, ranges[:2]), key)
+    return jax.jit(run)(q, k, v, *map(jnp.asarray, ranges[:2]), scoring.key)
 
 
 def _part(how, q, k, v, first, last, key, n):
@@ -109,7 +114,7 @@ def _part(how, q, k, v, first, last, key, n):
     start = owner * k.shape[1]
     key = key if key is None else jax.random.fold_in(key, here * count + owner)
     ranges = Ranges(first - start, last - start)
-    return blockwise_attention(q, k, v, ranges, key=key, **dict(scoring))
+    return blockwise_attention(q, k, v, ranges, None, scoring._replace(key=key))
 
 
 def _send(axis, tree):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import jaxnet as jn
-from jaxnet.ops.attention import dot_product_attention, fused_attention
+from jaxnet.ops.attention import Scoring, dot_product_attention, fused_attention
 from tests.compiled import jit_apply, jit_init
 
 
@@ -84,7 +84,7 @@ def test_a_softcap_bounds_the_scores_before_the_mask(x64):
     """By hand, as in Gemma 2: c * tanh(scores / c), then the mask."""
     q, k, v = draw(2, 5, 3, 4) * 5, draw(2, 6, 3, 4, seed=1) * 5, draw(2, 6, 3, 2, seed=2)
     mask = np.random.default_rng(3).random((2, 1, 5, 6)) < 0.7
-    y, weights = dot_product_attention(*map(jnp.asarray, (q, k, v, mask)), softcap=2.0)
+    y, weights = dot_product_attention(*map(jnp.asarray, (q, k, v, mask)), Scoring(softcap=2.0))
     scores = 2 * np.tanh(np.einsum("bthd,bshd->bhts", q, k) / 2 / 2)
     wanted = softmax(np.where(mask, scores, -np.inf))
     np.testing.assert_allclose(weights, wanted, 1e-10, 1e-12)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from jaxnet.ops.attention import (
+    Scoring,
     dot_product_attention,
     expand_mask,
     fits_cudnn,
@@ -112,7 +113,7 @@ def test_a_nan_to_add_does_not_mask(x64):
 
     def attend(bias):
         seen, added = expand_mask("a", bias, (1, 2, 3, 3))
-        y, _ = dot_product_attention(q, k, v, seen, bias=added)
+        y, _ = dot_product_attention(q, k, v, seen, Scoring(bias=added))
         return y.sum(), y
 
     (_, y), slope = jax.jit(jax.value_and_grad(attend, has_aux=True))(bias)
@@ -137,7 +138,8 @@ def test_dropped_weights_are_0_and_the_others_grow():
     """With one value per place the output is the weights."""
     q, k = jnp.zeros((3, 40, 1, 2)), jnp.zeros((3, 5, 1, 2))
     places = jnp.tile(jnp.eye(5)[None, :, None], (3, 1, 1, 1))
-    draw = jax.jit(lambda key: dot_product_attention(q, k, places, dropout_rate=0.25, key=key))
+    score = lambda key: Scoring(dropout_rate=0.25, key=key)  # noqa: E731
+    draw = jax.jit(lambda key: dot_product_attention(q, k, places, None, score(key)))
     y, weights = jax.device_get(draw(jax.random.key(0)))
     np.testing.assert_allclose(weights, 0.2, rtol=1e-6)
     dropped = y == 0

@@ -10,7 +10,7 @@ import pytest
 
 import jaxnet as jn
 from jaxnet.ops import blockwise
-from jaxnet.ops.attention import dot_product_attention, in_window
+from jaxnet.ops.attention import Scoring, dot_product_attention, in_window
 from jaxnet.ops.blockwise import blockwise_attention, in_blocks, see
 from jaxnet.profile.program import flops_of, parse
 
@@ -73,10 +73,10 @@ def forms(sizes, ranges, options):
     seen = seen if mask is None else seen & mask
 
     def ours(q, k, v, bias=None):
-        return SMALL(q, k, v, see(time, places, **ranges), mask, bias=bias, **options)[0]
+        return SMALL(q, k, v, see(time, places, **ranges), mask, Scoring(bias=bias, **options))[0]
 
     def dense(q, k, v, bias=None):
-        return dot_product_attention(q, k, v, seen, bias=bias, **options)[0]
+        return dot_product_attention(q, k, v, seen, Scoring(bias=bias, **options))[0]
 
     return ours, dense, arrays
 
@@ -227,7 +227,7 @@ def test_dropout_drops_the_same_weights_in_the_gradient(x64):
     key = jax.random.key(0)
 
     def ours(q, k, v):
-        return SMALL(q, k, v, dropout_rate=0.25, key=key)[0]
+        return SMALL(q, k, v, scoring=Scoring(dropout_rate=0.25, key=key))[0]
 
     unit = jnp.broadcast_to(jnp.eye(29)[None, :, None], (2, 29, 1, 29))
     weights = jax.jit(ours)(q, k, unit).transpose(0, 2, 1, 3)

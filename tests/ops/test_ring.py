@@ -8,11 +8,13 @@ import numpy as np
 import pytest
 from jax.sharding import AbstractMesh
 
+from jaxnet.ops.attention import Scoring
 from jaxnet.ops.blockwise import blockwise_attention, see
 from jaxnet.ops.ring import Ring, _around, ring_attention
 
 VALUES = """
 import jax, jax.numpy as jnp, numpy as np
+from jaxnet.ops.attention import Scoring
 from jaxnet.ops.blockwise import blockwise_attention, see
 from jaxnet.ops.ring import Ring, ring_attention
 
@@ -23,6 +25,8 @@ arrays = [jax.random.normal(key, shape) for key, shape in zip(keys, shapes)]
 there = jax.device_put(arrays, jax.NamedSharding(mesh, jax.P("data", "time")))
 segments = jnp.array([[1] * 5 + [2] * 9 + [0] * 2] * 2)
 
+capped, dropped = Scoring(softcap=3.0), Scoring(dropout_rate=0.5, key=keys[0])
+
 def total(run, *arrays):
     y, lse = run(*arrays)
     return jnp.sin(y).sum() + jnp.where(lse == -jnp.inf, 0, jnp.sin(lse)).sum(), (y, lse)
@@ -30,8 +34,8 @@ def total(run, *arrays):
 for options in {}, {"window": (3, 2)}, {"causal": True, "lengths": jnp.array([16, 5])}, {
     "segments": segments}:
     ranges = see(16, 16, **options)
-    runs = (lambda *given: blockwise_attention(*given, ranges, softcap=3.0),
-            lambda *given: ring_attention(Ring(mesh, "time"), *given, ranges, softcap=3.0))
+    runs = (lambda *given: blockwise_attention(*given, ranges, None, capped),
+            lambda *given: ring_attention(Ring(mesh, "time"), *given, ranges, capped))
     found = [
         jax.jit(jax.value_and_grad(lambda *given: total(run, *given), (0, 1, 2), has_aux=True))(*at)
         for run, at in zip(runs, (arrays, there))
@@ -40,7 +44,7 @@ for options in {}, {"window": (3, 2)}, {"causal": True, "lengths": jnp.array([16
     jax.tree.map(close, *jax.device_get(found))
 
 ring = Ring(mesh, "time")
-run = jax.jit(lambda *given: ring_attention(ring, *given, ranges, dropout_rate=0.5, key=keys[0])[0])
+run = jax.jit(lambda *given: ring_attention(ring, *given, ranges, dropped)[0])
 ones = [*there[:2], jnp.ones_like(there[2])]
 y = run(*ones)
 assert 0.8 < y[:, :14].mean() < 1.2 and len(np.unique(np.round(y, 4))) > 100
@@ -53,7 +57,7 @@ def test_values_and_gradients_on_four_members_of_vmap():
     ranges = see(16, 16, window=(3, 2))
     parts = lambda a: jnp.stack(jnp.split(a, 4, axis=1))  # noqa: E731
     here = [parts(jnp.asarray(a)) for a in ranges[:2]]
-    how = "time", (("scale", None),)
+    how = "time", Scoring()
 
     def whole(q, k, v):
         return jnp.sin(blockwise_attention(q, k, v, ranges)[0]).sum()

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import jaxnet as jn
+from jaxnet.ops.attention import Scoring
 from jaxnet.ops.blockwise import Ranges, blockwise_attention, see
 from jaxnet.ops.native import attention, call, instructions
 from jaxnet.profile.program import flops_of, parse
@@ -55,7 +56,7 @@ def close(found, wanted, bound=1e-5):
 
 def everything(q, k, v, d_y, d_total, ranges, **options):
     """Values and gradients. Queries that see nothing have a total of -inf."""
-    attend = partial(blockwise_attention, ranges=ranges, **options)
+    attend = partial(blockwise_attention, ranges=ranges, scoring=Scoring(**options))
     (y, total), pull = jax.vjp(attend, q, k, v)
     d_total = jnp.where(total == -jnp.inf, 0, d_total.astype(total.dtype))
     return y, total, pull((d_y.astype(y.dtype), d_total))
@@ -173,8 +174,8 @@ def test_derivatives_of_all_kinds_agree_with_jax(monkeypatch):
 
 def test_what_attention_leaves_to_jax():
     q, k, v = inputs(2, 20, 20, 2, 1, 4, 4)[:3]
-    mask, bias = jnp.ones((1, 1, 20, 20), bool), jnp.ones((1, 1, 20, 20))
-    dropout = {"dropout_rate": 0.5, "key": jax.random.key(0)}
+    mask, bias = jnp.ones((1, 1, 20, 20), bool), Scoring(bias=jnp.ones((1, 1, 20, 20)))
+    dropout = Scoring(dropout_rate=0.5, key=jax.random.key(0))
 
     def calls(q, **options):
         def run(q):
@@ -183,8 +184,8 @@ def test_what_attention_leaves_to_jax():
         return "jaxnet_attention" in jax.jit(run).lower(q).as_text()
 
     assert calls(q)
-    assert not any(calls(q, **options) for options in ({"mask": mask}, {"bias": bias}, dropout))
-    assert not calls(q, block=8) and not calls(q[:, :1])
+    assert not any(calls(q, scoring=scoring) for scoring in (bias, dropout))
+    assert not calls(q, mask=mask) and not calls(q, block=8) and not calls(q[:, :1])
     exported = jax.export.export(jax.jit(lambda q: blockwise_attention(q, k, v)))(q)
     assert "jaxnet_attention" not in exported.mlir_module()
     close(exported.call(q), blockwise_attention(q, k, v))
