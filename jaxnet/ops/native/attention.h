@@ -18,9 +18,9 @@ enum {
 typedef struct {
   Work work;
   const Kernels *kernels;
-  long batch, time, heads, size, places, groups, width;
-  long rows, blocks; /* queries of a block, and how many blocks a head has */
-  long parts;        /* chunks of a group of heads in the gradient */
+  int64_t batch, time, heads, size, places, groups, width;
+  int64_t rows, blocks; /* queries of a block, and how many blocks a head has */
+  int64_t parts;        /* chunks of a group of heads in the gradient */
   float scale, softcap, factor; /* `factor` of scores; with a softcap of the argument of tanh */
   const float *q, *k, *v, *y, *total, *dy, *dtotal;
   const int32_t *first, *last;
@@ -30,40 +30,40 @@ typedef struct {
 } Attention;
 
 static void close_attention(Work *work) {
-  free(((Attention *)work)->partial);
+  free_vectors(((Attention *)work)->partial);
   free(((Attention *)work)->ended);
   free(work);
 }
 
-static long divide_up(long a, long b) { return (a + b - 1) / b; }
-static long round_up(long a, long b) { return divide_up(a, b) * b; }
+static int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
+static int64_t round_up(int64_t a, int64_t b) { return divide_up(a, b) * b; }
 
 /* Makes arrays of these many floats, aligned for vectors; the first one is to be freed. */
-static int allocate(long count, const long *floats, float **arrays) {
-  long total = 0;
-  for (long i = 0; i < count; i++) total += round_up(floats[i], 16);
-  arrays[0] = aligned_alloc(64, (size_t)total * sizeof(float));
-  for (long i = 1; arrays[0] && i < count; i++)
+static int allocate(int64_t count, const int64_t *floats, float **arrays) {
+  int64_t total = 0;
+  for (int64_t i = 0; i < count; i++) total += round_up(floats[i], 16);
+  arrays[0] = new_vectors(total * 4);
+  for (int64_t i = 1; arrays[0] && i < count; i++)
     arrays[i] = arrays[i - 1] + round_up(floats[i - 1], 16);
   return arrays[0] != NULL;
 }
 
 /* Asks for some rows of n floats that are needed soon: the processor does not by itself for rows
  * that lie far apart. */
-INLINE void fetch(const float *from, long row, long count, long n) {
-  for (long r = 0; r < count; r++)
-    for (long d = 0; d < n; d += 16) __builtin_prefetch(from + r * row + d, 0, 2);
+INLINE void fetch(const float *from, int64_t row, int64_t count, int64_t n) {
+  for (int64_t r = 0; r < count; r++)
+    for (int64_t d = 0; d < n; d += 16) __builtin_prefetch(from + r * row + d, 0, 2);
 }
 
 /* c[i][j] = sum over r < depth of x[i][r] * w[r][j]; with `onto` it is added to what was there. Rows
  * of x and c are x_row and c_row apart; the columns of w are in panels. */
-static void multiply(const Kernels *k, long rows, long columns, long depth, const float *x,
-                     long x_row, const float *w, int onto, float *c, long c_row) {
-  long panel = 2 * k->lanes, tiles = divide_up(rows, k->most / 2);
-  for (long j = 0; j < columns; j += panel) {
+static void multiply(const Kernels *k, int64_t rows, int64_t columns, int64_t depth, const float *x,
+                     int64_t x_row, const float *w, int onto, float *c, int64_t c_row) {
+  int64_t panel = 2 * k->lanes, tiles = divide_up(rows, k->most / 2);
+  for (int64_t j = 0; j < columns; j += panel) {
     const float *these = w + j * depth;
-    for (long n = 0; n < tiles; n++) {
-      long i = rows * n / tiles;
+    for (int64_t n = 0; n < tiles; n++) {
+      int64_t i = rows * n / tiles;
       const float *from = x + i * x_row;
       Sum s = {
         .x = &from, .w = &these, .rows = 1, .taps = 1, .run = depth, .pixel = x_row,
@@ -75,25 +75,26 @@ static void multiply(const Kernels *k, long rows, long columns, long depth, cons
 }
 
 /* c[i][j] += sum over r < depth of x[r][i] * y[r][j]. */
-static void accumulate(const Kernels *k, long rows, long columns, long depth, const float *x,
-                       long x_row, const float *y, long y_row, float *c, long c_row) {
-  long panel = 2 * k->lanes, tiles = divide_up(rows, k->most / 2);
+static void accumulate(const Kernels *k, int64_t rows, int64_t columns, int64_t depth,
+                       const float *x, int64_t x_row, const float *y, int64_t y_row, float *c,
+                       int64_t c_row) {
+  int64_t panel = 2 * k->lanes, tiles = divide_up(rows, k->most / 2);
   Add a = {
     .x = &x, .y = &y, .rows = 1, .columns = depth, .step_x = x_row, .step_y = y_row, .width = c_row,
   };
-  for (long j = 0; j < columns; j += panel)
-    for (long n = 0; n < tiles; n++) {
-      long i = rows * n / tiles, count = rows * (n + 1) / tiles - i;
+  for (int64_t j = 0; j < columns; j += panel)
+    for (int64_t n = 0; n < tiles; n++) {
+      int64_t i = rows * n / tiles, count = rows * (n + 1) / tiles - i;
       k->add[columns - j >= panel][count](&a, i, j, c + i * c_row + j);
     }
 }
 
 /* Queries past the end see nothing. */
-static Ranges read_ranges(const Attention *s, long batch, long query) {
+static Ranges read_ranges(const Attention *s, int64_t batch, int64_t query) {
   Ranges r = {.low = s->places, .all_high = s->places};
-  for (long t = 0; t < MIN(2 * s->kernels->lanes, s->time - query); t++) {
-    long at = batch * s->time + query + t;
-    long first = MAX(s->first[at], 0), last = MIN(s->last[at], s->places);
+  for (int64_t t = 0; t < MIN(2 * s->kernels->lanes, s->time - query); t++) {
+    int64_t at = batch * s->time + query + t;
+    int64_t first = MAX(s->first[at], 0), last = MIN(s->last[at], s->places);
     r.first[t] = (int32_t)first, r.last[t] = (int32_t)last;
     r.all_low = MAX(r.all_low, first), r.all_high = MIN(r.all_high, last);
     if (first < last) r.low = MIN(r.low, first), r.high = MAX(r.high, last);
@@ -102,8 +103,8 @@ static Ranges read_ranges(const Attention *s, long batch, long query) {
 }
 
 /* The places of a block that a panel sees: those below `end` from `place` on, if any. */
-static Panel cut(const Attention *s, const Ranges *r, long place, long end) {
-  long from = MAX(place, r->low), count = MIN(end, r->high) - from;
+static Panel cut(const Attention *s, const Ranges *r, int64_t place, int64_t end) {
+  int64_t from = MAX(place, r->low), count = MIN(end, r->high) - from;
   return (Panel){
     .ranges = r, .place = from, .count = count, .softcap = s->softcap,
     .masked = from < r->all_low || from + count > r->all_high,
@@ -111,19 +112,19 @@ static Panel cut(const Attention *s, const Ranges *r, long place, long end) {
 }
 
 /* Replaces what is not finite by 0: its product with a weight of 0 would be NaN. */
-static void clean(float *x, long n) {
-  for (long i = 0; i < n; i++)
+static void clean(float *x, int64_t n) {
+  for (int64_t i = 0; i < n; i++)
     if (!__builtin_isfinite(x[i])) x[i] = 0;
 }
 
 /* Makes the sums of queries NaN that see a place whose key or value is not finite. */
-static void spread_nan(const Attention *s, const Ranges *ranges, long panels, long place,
-                       long count, const float *keys, long n, const float *values, long w,
+static void spread_nan(const Attention *s, const Ranges *ranges, int64_t panels, int64_t place,
+                       int64_t count, const float *keys, int64_t n, const float *values, int64_t w,
                        float *sums) {
-  long panel = 2 * s->kernels->lanes;
-  for (long i = 0; i < count; i++) {
+  int64_t panel = 2 * s->kernels->lanes;
+  for (int64_t i = 0; i < count; i++) {
     if (s->kernels->finite(keys + i * n, n) && s->kernels->finite(values + i * w, w)) continue;
-    for (long t = 0; t < panels * panel; t++) {
+    for (int64_t t = 0; t < panels * panel; t++) {
       const Ranges *r = ranges + t / panel;
       if (r->first[t % panel] <= place + i && place + i < r->last[t % panel])
         sums[t] = __builtin_nanf("");
@@ -133,33 +134,34 @@ static void spread_nan(const Attention *s, const Ranges *ranges, long panels, lo
 
 /* One block of queries of one head: for each block of places and each panel of queries the scores
  * and, with them, the values collected so far, (width, panel). */
-static int attend(Work *work, long chunk) {
+static int attend(Work *work, int64_t chunk) {
   const Attention *s = (const Attention *)work;
   const Kernels *k = s->kernels;
-  long n = s->size, w = s->width, heads = s->batch * s->heads, panel = 2 * k->lanes;
-  long n_wide = round_up(n, k->lanes), w_wide = round_up(w, k->lanes);
-  long start = (s->blocks - 1 - chunk / heads) * s->rows; /* causal: most work first */
-  long b = chunk % heads / s->heads, h = chunk % s->heads, g = h / (s->heads / s->groups);
-  long rows = MIN(s->rows, s->time - start), panels = divide_up(rows, panel), all = panels * panel;
+  int64_t n = s->size, w = s->width, heads = s->batch * s->heads, panel = 2 * k->lanes;
+  int64_t n_wide = round_up(n, k->lanes), w_wide = round_up(w, k->lanes);
+  int64_t start = (s->blocks - 1 - chunk / heads) * s->rows; /* causal: most work first */
+  int64_t b = chunk % heads / s->heads, h = chunk % s->heads, g = h / (s->heads / s->groups);
+  int64_t rows = MIN(s->rows, s->time - start), panels = divide_up(rows, panel);
+  int64_t all = panels * panel;
   enum { Q, Y, TOP, SUMS, INVERSE, SCORES, K, V, ARRAYS };
   float *a[ARRAYS];
-  if (!allocate(ARRAYS, (long[]){all * n, all * w, all, all, all, PLACES * panel, PLACES * n_wide,
-                                 PLACES * w_wide}, a))
+  if (!allocate(ARRAYS, (int64_t[]){all * n, all * w, all, all, all, PLACES * panel,
+                                 PLACES * n_wide, PLACES * w_wide}, a))
     return 0;
   Ranges ranges[QUERIES / 8];
-  long low = s->places, high = 0;
-  for (long p = 0; p < panels; p++) {
-    long query = start + p * panel, row = ((b * s->time + query) * s->heads + h) * n;
+  int64_t low = s->places, high = 0;
+  for (int64_t p = 0; p < panels; p++) {
+    int64_t query = start + p * panel, row = ((b * s->time + query) * s->heads + h) * n;
     ranges[p] = read_ranges(s, b, query);
     low = MIN(low, ranges[p].low), high = MAX(high, ranges[p].high);
     k->pack(s->q + row, s->heads * n, rows - p * panel, n, s->factor, a[Q] + p * panel * n);
   }
   memset(a[Y], 0, all * w * sizeof(float));
-  for (long i = 0; i < all; i++) a[TOP][i] = -__FLT_MAX__, a[SUMS][i] = 0;
+  for (int64_t i = 0; i < all; i++) a[TOP][i] = -__FLT_MAX__, a[SUMS][i] = 0;
   /* Blocks begin at multiples of PLACES, so that results do not depend on the queries of a chunk. */
-  for (long place = low / PLACES * PLACES; place < high; place += PLACES) {
-    long from = MAX(place, low), end = MIN(place + PLACES, high);
-    long row = (b * s->places + from) * s->groups + g;
+  for (int64_t place = low / PLACES * PLACES; place < high; place += PLACES) {
+    int64_t from = MAX(place, low), end = MIN(place + PLACES, high);
+    int64_t row = (b * s->places + from) * s->groups + g;
     const float *keys = s->k + row * n, *values = s->v + row * w;
     k->gather(keys, s->groups * n, end - from, n, n_wide, 1, a[K]);
     k->gather(values, s->groups * w, end - from, w, w_wide, 1, a[V]);
@@ -168,8 +170,9 @@ static int attend(Work *work, long chunk) {
       clean(a[K], (end - from) * n_wide);
       clean(a[V], (end - from) * w_wide);
     }
-    for (long p = 0; p < panels; p++) {
-      long ahead = end - from + PLACES * p / panels, most = end - from + PLACES * (p + 1) / panels;
+    for (int64_t p = 0; p < panels; p++) {
+      int64_t ahead = end - from + PLACES * p / panels;
+      int64_t most = end - from + PLACES * (p + 1) / panels;
       fetch(keys + ahead * s->groups * n, s->groups * n, MIN(most, high - from) - ahead, n);
       fetch(values + ahead * s->groups * w, s->groups * w, MIN(most, high - from) - ahead, w);
       Panel now = cut(s, ranges + p, place, end);
@@ -181,14 +184,14 @@ static int attend(Work *work, long chunk) {
       accumulate(k, w, panel, now.count, value, w_wide, a[SCORES], panel, y, panel);
     }
   }
-  for (long i = 0; i < all; i++) a[INVERSE][i] = a[SUMS][i] == 0 ? 0 : 1 / a[SUMS][i];
-  for (long p = 0; p < panels; p++)
+  for (int64_t i = 0; i < all; i++) a[INVERSE][i] = a[SUMS][i] == 0 ? 0 : 1 / a[SUMS][i];
+  for (int64_t p = 0; p < panels; p++)
     k->unpack(a[Y] + p * panel * w, a[INVERSE] + p * panel, s->heads * w, rows - p * panel, w,
               s->out + ((b * s->time + start + p * panel) * s->heads + h) * w);
-  long at = (b * s->heads + h) * s->time + start;
+  int64_t at = (b * s->heads + h) * s->time + start;
   memcpy(s->top + at, a[TOP], rows * sizeof(float));
   memcpy(s->sums + at, a[SUMS], rows * sizeof(float));
-  free(a[0]);
+  free_vectors(a[0]);
   return 1;
 }
 
@@ -199,30 +202,31 @@ typedef struct {
   float *q, *dy, *q_rows, *dy_rows, *totals, *means, *dq;
 } Block;
 
-static void gather_panels(const Kernels *k, const float *from, long row, long count, long n,
-                          float factor, float *to) {
-  long panel = 2 * k->lanes;
+static void gather_panels(const Kernels *k, const float *from, int64_t row, int64_t count,
+                          int64_t n, float factor, float *to) {
+  int64_t panel = 2 * k->lanes;
   memset(to, 0, BACK * round_up(n, k->lanes) * sizeof(float));
-  for (long d = 0; d < n; d += panel) {
-    long wide = MIN(panel, round_up(n - d, k->lanes));
+  for (int64_t d = 0; d < n; d += panel) {
+    int64_t wide = MIN(panel, round_up(n - d, k->lanes));
     k->gather(from + d, row, count, n - d, wide, factor, to + d * BACK);
   }
 }
 
-static void read_block(const Attention *s, long b, long h, long start, const Block *to) {
+static void read_block(const Attention *s, int64_t b, int64_t h, int64_t start, const Block *to) {
   const Kernels *k = s->kernels;
-  long n = s->size, w = s->width, n_row = s->heads * n, w_row = s->heads * w, panel = 2 * k->lanes;
-  long rows = MIN(BACK, s->time - start), at = (b * s->heads + h) * s->time + start;
-  long row = (b * s->time + start) * s->heads + h;
+  int64_t n = s->size, w = s->width, panel = 2 * k->lanes;
+  int64_t n_row = s->heads * n, w_row = s->heads * w;
+  int64_t rows = MIN(BACK, s->time - start), at = (b * s->heads + h) * s->time + start;
+  int64_t row = (b * s->time + start) * s->heads + h;
   const float *q = s->q + row * n, *y = s->y + row * w, *dy = s->dy + row * w;
-  for (long p = 0; p < BACK; p += panel) {
+  for (int64_t p = 0; p < BACK; p += panel) {
     k->pack(q + p * n_row, n_row, rows - p, n, s->factor, to->q + p * n);
     k->pack(dy + p * w_row, w_row, rows - p, w, 1, to->dy + p * w);
   }
   gather_panels(k, q, n_row, rows, n, s->scale, to->q_rows);
   gather_panels(k, dy, w_row, rows, w, 1, to->dy_rows);
   memset(to->dq, 0, BACK * round_up(n, k->lanes) * sizeof(float));
-  for (long i = 0; i < BACK; i++) {
+  for (int64_t i = 0; i < BACK; i++) {
     float total = i < rows ? s->total[at + i] : 0;
     to->totals[i] = total == -__builtin_inff() ? 0 : total * LOG2_E;
     to->means[i] = i < rows ? k->dot(y + i * w_row, dy + i * w_row, w) - s->dtotal[at + i] : 0;
@@ -230,63 +234,63 @@ static void read_block(const Attention *s, long b, long h, long start, const Blo
 }
 
 /* The sum of a group's parts in order, so that it does not depend on the threads. */
-static void sum_parts(const Attention *s, long group, long n, long wide, const float *from,
-                      long part, float *to) {
+static void sum_parts(const Attention *s, int64_t group, int64_t n, int64_t wide, const float *from,
+                      int64_t part, float *to) {
   to += (group / s->groups * s->places * s->groups + group % s->groups) * n;
-  for (long r = 0; r < s->places; r++, from += wide, to += s->groups * n) {
+  for (int64_t r = 0; r < s->places; r++, from += wide, to += s->groups * n) {
     memcpy(to, from, n * sizeof(float));
-    for (long i = 1; i < s->parts; i++)
-      for (long d = 0; d < n; d++) to[d] += from[i * part + d];
+    for (int64_t i = 1; i < s->parts; i++)
+      for (int64_t d = 0; d < n; d++) to[d] += from[i * part + d];
   }
 }
 
 /* One part of the blocks of queries of all heads that share keys and values: for each block of
  * queries and each block of places the scores, their gradients, and from these all three gradients.
  * The gradients by keys and values collect in memory of this chunk, (places, size or width). */
-static int attend_back(Work *work, long chunk) {
+static int attend_back(Work *work, int64_t chunk) {
   Attention *s = (Attention *)work;
   const Kernels *k = s->kernels;
-  long n = s->size, w = s->width, panel = 2 * k->lanes, panels = BACK / panel;
-  long n_wide = round_up(n, k->lanes), w_wide = round_up(w, k->lanes);
-  long group = chunk / s->parts, b = group / s->groups, g = group % s->groups;
-  long shared = s->heads / s->groups, part = s->places * (n_wide + w_wide);
+  int64_t n = s->size, w = s->width, panel = 2 * k->lanes, panels = BACK / panel;
+  int64_t n_wide = round_up(n, k->lanes), w_wide = round_up(w, k->lanes);
+  int64_t group = chunk / s->parts, b = group / s->groups, g = group % s->groups;
+  int64_t shared = s->heads / s->groups, part = s->places * (n_wide + w_wide);
   float *dk = s->partial + chunk * part, *dv = dk + s->places * n_wide;
   enum { K, V, WEIGHTS, SLOPES, Q, DY, Q_ROWS, DY_ROWS, TOTALS, MEANS, DQ, ARRAYS };
   float *a[ARRAYS];
-  if (!allocate(ARRAYS, (long[]){s->places * n_wide, s->places * w_wide, PLACES * BACK,
+  if (!allocate(ARRAYS, (int64_t[]){s->places * n_wide, s->places * w_wide, PLACES * BACK,
                                  PLACES * BACK, BACK * n, BACK * w, BACK * n_wide, BACK * w_wide,
                                  BACK, BACK, BACK * n_wide}, a))
     return 0;
   Block of = {a[Q], a[DY], a[Q_ROWS], a[DY_ROWS], a[TOTALS], a[MEANS], a[DQ]};
-  long row = b * s->places * s->groups + g;
+  int64_t row = b * s->places * s->groups + g;
   k->gather(s->k + row * n, s->groups * n, s->places, n, n_wide, 1, a[K]);
   k->gather(s->v + row * w, s->groups * w, s->places, w, w_wide, 1, a[V]);
   if (!k->finite(a[K], s->places * n_wide)) clean(a[K], s->places * n_wide);
   if (!k->finite(a[V], s->places * w_wide)) clean(a[V], s->places * w_wide);
   memset(dk, 0, part * sizeof(float));
-  for (long i = chunk % s->parts; i < shared * s->blocks; i += s->parts) {
-    long h = g * shared + i / s->blocks, start = i % s->blocks * BACK;
+  for (int64_t i = chunk % s->parts; i < shared * s->blocks; i += s->parts) {
+    int64_t h = g * shared + i / s->blocks, start = i % s->blocks * BACK;
     read_block(s, b, h, start, &of);
     Ranges ranges[BACK / 8];
-    long low = s->places, high = 0;
-    for (long p = 0; p < panels; p++) {
+    int64_t low = s->places, high = 0;
+    for (int64_t p = 0; p < panels; p++) {
       ranges[p] = read_ranges(s, b, start + p * panel);
       low = MIN(low, ranges[p].low), high = MAX(high, ranges[p].high);
     }
-    for (long place = low; place < high; place += PLACES) {
-      long end = MIN(place + PLACES, high);
-      for (long p = 0; p < panels; p++) {
+    for (int64_t place = low; place < high; place += PLACES) {
+      int64_t end = MIN(place + PLACES, high);
+      for (int64_t p = 0; p < panels; p++) {
         Panel now = cut(s, ranges + p, place, end);
         float *weights = a[WEIGHTS] + p * panel, *slopes = a[SLOPES] + p * panel;
         if (now.count < end - place) /* places that the panel does not see */
-          for (long r = 0; r < end - place; r++) {
+          for (int64_t r = 0; r < end - place; r++) {
             memset(weights + r * BACK, 0, panel * sizeof(float));
             memset(slopes + r * BACK, 0, panel * sizeof(float));
           }
         if (now.count <= 0) continue;
         weights += (now.place - place) * BACK, slopes += (now.place - place) * BACK;
         float *keys = a[K] + now.place * n_wide, *values = a[V] + now.place * w_wide;
-        long first = p * panel;
+        int64_t first = p * panel;
         multiply(k, now.count, panel, n, keys, n_wide, of.q + first * n, 0, weights, BACK);
         multiply(k, now.count, panel, w, values, w_wide, of.dy + first * w, 0, slopes, BACK);
         k->slopes(&now, weights, slopes, BACK, of.totals + first, of.means + first);
@@ -299,10 +303,10 @@ static int attend_back(Work *work, long chunk) {
                n_wide);
     }
     float *dq = s->dq + ((b * s->time + start) * s->heads + h) * n;
-    for (long r = 0; r < MIN(BACK, s->time - start); r++)
-      for (long d = 0; d < n; d++) dq[r * s->heads * n + d] = of.dq[r * n_wide + d] * s->scale;
+    for (int64_t r = 0; r < MIN(BACK, s->time - start); r++)
+      for (int64_t d = 0; d < n; d++) dq[r * s->heads * n + d] = of.dq[r * n_wide + d] * s->scale;
   }
-  free(a[0]);
+  free_vectors(a[0]);
   if (atomic_fetch_add(s->ended + group, 1) == s->parts - 1) {
     const float *from = s->partial + group * s->parts * part;
     sum_parts(s, group, n, n_wide, from, part, s->dk);
@@ -321,9 +325,9 @@ static XLA_FFI_Error *attention(XLA_FFI_CallFrame *f, int back) {
   const XLA_FFI_Array *numbers = f->attrs.attrs[0];
   REQUIRE(numbers->dtype == XLA_FFI_DataType_F32 && numbers->size == 2);
   REQUIRE(in[0]->rank == 4 && in[1]->rank == 4 && in[2]->rank == 4);
-  long batch = in[0]->dims[0], time = in[0]->dims[1], heads = in[0]->dims[2];
-  long size = in[0]->dims[3], places = in[1]->dims[1], groups = in[1]->dims[2];
-  long width = in[2]->dims[3];
+  int64_t batch = in[0]->dims[0], time = in[0]->dims[1], heads = in[0]->dims[2];
+  int64_t size = in[0]->dims[3], places = in[1]->dims[1], groups = in[1]->dims[2];
+  int64_t width = in[2]->dims[3];
   REQUIRE(MIN(MIN(batch, time), MIN(heads, size)) > 0);
   REQUIRE(MIN(places, MIN(groups, width)) > 0 && heads % groups == 0);
   REQUIRE(IS(in[0], F32, batch, time, heads, size) && IS(in[1], F32, batch, places, groups, size));
@@ -351,7 +355,7 @@ static XLA_FFI_Error *attention(XLA_FFI_CallFrame *f, int back) {
     .factor = softcap ? scale / softcap : scale * LOG2_E, .q = in[0]->data, .k = in[1]->data,
     .v = in[2]->data, .first = in[3]->data, .last = in[4]->data,
   };
-  long threads = threads_of(f), panel = 2 * kernels->lanes, lanes = kernels->lanes;
+  int64_t threads = threads_of(f), panel = 2 * kernels->lanes, lanes = kernels->lanes;
   int ok = 1;
   if (back) {
     s->y = in[5]->data, s->total = in[6]->data, s->dy = in[7]->data, s->dtotal = in[8]->data;
@@ -361,12 +365,12 @@ static XLA_FFI_Error *attention(XLA_FFI_CallFrame *f, int back) {
     s->parts = MIN(divide_up(8, batch * groups), heads / groups * s->blocks);
     s->work.chunks = batch * groups * s->parts;
     s->ended = zeros(batch * groups, sizeof(atomic_int));
-    long part = places * (round_up(size, lanes) + round_up(width, lanes));
-    ok = s->ended && allocate(1, (long[]){s->work.chunks * part}, &s->partial);
+    int64_t part = places * (round_up(size, lanes) + round_up(width, lanes));
+    ok = s->ended && allocate(1, (int64_t[]){s->work.chunks * part}, &s->partial);
   } else {
     s->out = out[0]->data, s->top = out[1]->data, s->sums = out[2]->data;
     /* Enough chunks that all threads end together. */
-    long wanted = divide_up(4 * threads, batch * heads);
+    int64_t wanted = divide_up(4 * threads, batch * heads);
     s->rows = MIN(QUERIES, round_up(divide_up(time, wanted), panel));
     s->blocks = divide_up(time, s->rows);
     s->work.chunks = batch * heads * s->blocks;

@@ -57,27 +57,28 @@ INLINE void NAME(transpose)(VEC *rows) {
 
 /* Writes `count` rows of n floats, `row` apart, times a factor as a panel (n, PANEL); queries past
  * them are zeros. */
-static void NAME(pack)(const float *from, long row, long count, long n, float factor, float *to) {
-  for (long d = 0; d < n; d += LANES)
-    for (long t = 0; t < PANEL; t += LANES) {
+static void NAME(pack)(const float *from, int64_t row, int64_t count, int64_t n, float factor,
+                       float *to) {
+  for (int64_t d = 0; d < n; d += LANES)
+    for (int64_t t = 0; t < PANEL; t += LANES) {
       VEC some[LANES];
-      for (long i = 0; i < LANES; i++)
+      for (int64_t i = 0; i < LANES; i++)
         some[i] = NAME(load)(from + (t + i) * row + d, t + i < count ? n - d : 0) * factor;
       NAME(transpose)(some);
-      for (long i = 0; i < MIN(LANES, n - d); i++) *(VEC *)(to + (d + i) * PANEL + t) = some[i];
+      for (int64_t i = 0; i < MIN(LANES, n - d); i++) *(VEC *)(to + (d + i) * PANEL + t) = some[i];
     }
 }
 
 /* The inverse, with one factor per query. */
-static void NAME(unpack)(const float *from, const float *factor, long row, long count, long n,
-                         float *to) {
-  for (long d = 0; d < n; d += LANES)
-    for (long t = 0; t < PANEL; t += LANES) {
+static void NAME(unpack)(const float *from, const float *factor, int64_t row, int64_t count,
+                         int64_t n, float *to) {
+  for (int64_t d = 0; d < n; d += LANES)
+    for (int64_t t = 0; t < PANEL; t += LANES) {
       VEC some[LANES];
-      for (long i = 0; i < LANES; i++) /* past the end the last row again, which `put` leaves out */
+      for (int64_t i = 0; i < LANES; i++) /* past the end the last row again, which `put` leaves out */
         some[i] = *(const VEC *)(from + MIN(d + i, n - 1) * PANEL + t) * *(const VEC *)(factor + t);
       NAME(transpose)(some);
-      for (long i = 0; i < MIN(LANES, count - t); i++)
+      for (int64_t i = 0; i < MIN(LANES, count - t); i++)
         NAME(put)(to + (t + i) * row + d, some[i], n - d);
     }
 }
@@ -85,16 +86,17 @@ static void NAME(unpack)(const float *from, const float *factor, long row, long 
 /* Copies rows of n floats, `row` apart, times a factor to rows of `wide` floats, the rest of which
  * is zero. Rows of a head lie far apart, often by a power of 2, and would displace each other from
  * the cache. */
-static void NAME(gather)(const float *from, long row, long count, long n, long wide, float factor,
-                         float *to) {
-  for (long r = 0; r < count; r++, from += row, to += wide)
-    for (long d = 0; d < wide; d += LANES) *(VEC *)(to + d) = NAME(load)(from + d, n - d) * factor;
+static void NAME(gather)(const float *from, int64_t row, int64_t count, int64_t n, int64_t wide,
+                         float factor, float *to) {
+  for (int64_t r = 0; r < count; r++, from += row, to += wide)
+    for (int64_t d = 0; d < wide; d += LANES)
+      *(VEC *)(to + d) = NAME(load)(from + d, n - d) * factor;
 }
 
 /* Whether n floats, a multiple of LANES, are all finite. */
-static int NAME(finite)(const float *x, long n) {
+static int NAME(finite)(const float *x, int64_t n) {
   INTS bad = {0};
-  for (long i = 0; i < n; i += LANES) {
+  for (int64_t i = 0; i < n; i += LANES) {
     VEC y = *(const VEC *)(x + i);
     bad |= ~(y - y == 0);
   }
@@ -103,15 +105,15 @@ static int NAME(finite)(const float *x, long n) {
   return 1;
 }
 
-static float NAME(dot)(const float *x, const float *y, long n) {
+static float NAME(dot)(const float *x, const float *y, int64_t n) {
   VEC sum = {0};
-  for (long d = 0; d < n; d += LANES) sum += NAME(load)(x + d, n - d) * NAME(load)(y + d, n - d);
+  for (int64_t d = 0; d < n; d += LANES) sum += NAME(load)(x + d, n - d) * NAME(load)(y + d, n - d);
   float total = 0;
   for (int lane = 0; lane < LANES; lane++) total += sum[lane];
   return total;
 }
 
-INLINE INTS NAME(sees)(const Ranges *r, int v, long place) {
+INLINE INTS NAME(sees)(const Ranges *r, int v, int64_t place) {
   INTS first = *(const INTS *)(r->first + v * LANES), last = *(const INTS *)(r->last + v * LANES);
   return (first <= (int)place) & (last > (int)place);
 }
@@ -126,11 +128,11 @@ INLINE VEC NAME(cap)(VEC x, float softcap, VEC *slope) {
 /* Replaces the scores of a block of places by weights relative to the largest score so far. Changes
  * that, the sum of weights, and the values `y` (width, PANEL) collected before. */
 static void NAME(softmax)(const Panel *p, float *scores, float *top, float *sums, float *y,
-                          long width) {
+                          int64_t width) {
   for (int v = 0; v < 2; v++) {
     float *x = scores + v * LANES;
     VEC old = *(VEC *)(top + v * LANES), most = old, sum = {0}, slope;
-    for (long i = 0; i < p->count; i++) {
+    for (int64_t i = 0; i < p->count; i++) {
       VEC score = *(VEC *)(x + i * PANEL);
       if (p->softcap) score = NAME(cap)(score, p->softcap, &slope);
       if (p->masked)
@@ -139,7 +141,7 @@ static void NAME(softmax)(const Panel *p, float *scores, float *top, float *sums
       if (p->softcap || p->masked) *(VEC *)(x + i * PANEL) = score;
       most = NAME(maximum)(most, score);
     }
-    for (long i = 0; i < p->count; i++) {
+    for (int64_t i = 0; i < p->count; i++) {
       VEC weight = NAME(exp2)(*(VEC *)(x + i * PANEL) - most);
       *(VEC *)(x + i * PANEL) = weight;
       sum += weight;
@@ -147,19 +149,19 @@ static void NAME(softmax)(const Panel *p, float *scores, float *top, float *sums
     VEC keep = NAME(exp2)(old - most);
     *(VEC *)(top + v * LANES) = most;
     *(VEC *)(sums + v * LANES) = *(VEC *)(sums + v * LANES) * keep + sum;
-    for (long d = 0; d < width; d++) *(VEC *)(y + d * PANEL + v * LANES) *= keep;
+    for (int64_t d = 0; d < width; d++) *(VEC *)(y + d * PANEL + v * LANES) *= keep;
   }
 }
 
 /* Turns scores into weights and gradients by weights into gradients by scores, both with rows of
  * `row` floats. `totals` are the logarithms of the sums of the weights, and `means` what the
  * gradients by the weights are on average, by query. */
-static void NAME(slopes)(const Panel *p, float *weights, float *slopes, long row,
+static void NAME(slopes)(const Panel *p, float *weights, float *slopes, int64_t row,
                          const float *totals, const float *means) {
   for (int v = 0; v < 2; v++) {
     VEC total = *(const VEC *)(totals + v * LANES), mean = *(const VEC *)(means + v * LANES);
     VEC bend = {0};
-    for (long i = 0; i < p->count; i++) {
+    for (int64_t i = 0; i < p->count; i++) {
       VEC *weight = (VEC *)(weights + i * row + v * LANES), score = *weight;
       VEC *slope = (VEC *)(slopes + i * row + v * LANES);
       if (p->softcap) score = NAME(cap)(score, p->softcap, &bend);

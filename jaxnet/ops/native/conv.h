@@ -10,18 +10,18 @@
 /* One axis. Position p and tap k of the kernel meet entry (p * step + k * dilation + offset) / gaps
  * of what is read, if it is a whole number and inside. */
 typedef struct {
-  long in, out, window, step, dilation, offset, gaps;
+  int64_t in, out, window, step, dilation, offset, gaps;
 } Axis;
 
 /* The entry that a position and a tap meet, -1 outside, or -2 between two entries. */
-static long meet(const Axis *a, long position, long tap) {
-  long at = position * a->step + tap * a->dilation + a->offset, entry = at / a->gaps;
+static int64_t meet(const Axis *a, int64_t position, int64_t tap) {
+  int64_t at = position * a->step + tap * a->dilation + a->offset, entry = at / a->gaps;
   return at % a->gaps ? -2 : at < 0 || entry >= a->in ? -1 : entry;
 }
 
 /* Columns that meet the same taps: every `period`-th, from the first on. */
 typedef struct {
-  long count, tap, taps, start;
+  int64_t count, tap, taps, start;
   int tile[2]; /* columns per tile, of one and of two vectors */
 } Class;
 
@@ -32,32 +32,32 @@ typedef struct {
   const Kernels *kernels;
   Kind kind;
   Axis z, h, w; /* frames, rows and columns */
-  long nets, groups, batch, planes; /* planes of all images of a net's result */
-  long window;                      /* taps of the kernel */
-  long C, D;            /* features of `a` and of what `b` is or makes of them, per group */
-  long D_padded;        /* D in whole vectors */
-  int each;             /* each feature by itself: all of them are one group here */
-  Spread *spread;       /* NULL, or how rows are copied for small groups; see `merge_groups` */
-  long depth, own;      /* features of `a` that a result depends on, and results of its own group */
-  long source;          /* features of a group in the rows of `a` */
-  long low, columns;    /* the first column that is read, and their number, with zeros around */
-  int direct;           /* there are no zeros: rows are read where they are */
-  long period, classes; /* of columns */
+  int64_t nets, groups, batch, planes; /* planes of all images of a net's result */
+  int64_t window;                      /* taps of the kernel */
+  int64_t C, D;            /* features of `a` and of what `b` is or makes of them, per group */
+  int64_t D_padded;        /* D in whole vectors */
+  int each;                /* each feature by itself: all of them are one group here */
+  Spread *spread;          /* NULL, or how rows are copied for small groups; see `merge_groups` */
+  int64_t depth, own;      /* features of `a` that a result depends on, and results of its own group */
+  int64_t source;          /* features of a group in the rows of `a` */
+  int64_t low, columns;    /* the first column that is read, and their number, with zeros around */
+  int direct;              /* there are no zeros: rows are read where they are */
+  int64_t period, classes; /* of columns */
   Class *class;
-  int merged;           /* the taps of a row are neighbors in memory */
-  long tap, tap_x;      /* distance of the taps of a class, in the kernel and in what is read */
-  long block, blocks;   /* features of a kernel's gradient at once */
-  long parts;           /* of the rows */
-  int finite;           /* the weights are: then zeros need not be multiplied */
-  const float *a, *b;   /* what is read, in rows, and the weights or the gradient of y */
-  float *out, *scratch; /* the result, and packed weights or a sum per chunk */
+  int merged;            /* the taps of a row are neighbors in memory */
+  int64_t tap, tap_x;    /* distance of the taps of a class, in the kernel and in what is read */
+  int64_t block, blocks; /* features of a kernel's gradient at once */
+  int64_t parts;         /* of the rows */
+  int finite;            /* the weights are: then zeros need not be multiplied */
+  const float *a, *b;    /* what is read, in rows, and the weights or the gradient of y */
+  float *out, *scratch;  /* the result, and packed weights or a sum per chunk */
 } Job;
 
-static long down(long a, long b) { return a >= 0 ? a / b : -((-a + b - 1) / b); }
+static int64_t down(int64_t a, int64_t b) { return a >= 0 ? a / b : -((-a + b - 1) / b); }
 
-static int all_finite(const float *x, long n) {
+static int all_finite(const float *x, int64_t n) {
   int32_t found = 0;
-  for (long i = 0; i < n; i++) {
+  for (int64_t i = 0; i < n; i++) {
     int32_t bits;
     memcpy(&bits, x + i, 4);
     found |= (bits & 0x7f800000) == 0x7f800000;
@@ -69,16 +69,16 @@ static int all_finite(const float *x, long n) {
 typedef struct {
   const Job *job;
   const float *from;
-  long stride, offset, frames, slots, size, *tags;
+  int64_t stride, offset, frames, slots, size, *tags;
   float *memory;
 } Rows;
 
 /* How many frames a frame of the result reads from the first to the last. */
-static long frames_at_once(const Job *j) {
+static int64_t frames_at_once(const Job *j) {
   return MIN((j->z.window - 1) * j->z.dilation / j->z.gaps + 1, j->z.in);
 }
 
-static int open_rows(Rows *r, const Job *j, long net, long group, long needed) {
+static int open_rows(Rows *r, const Job *j, int64_t net, int64_t group, int64_t needed) {
   r->job = j;
   r->stride = j->source * j->groups;
   r->offset = group * j->source;
@@ -88,7 +88,7 @@ static int open_rows(Rows *r, const Job *j, long net, long group, long needed) {
   r->size = j->columns * j->C;
   /* The first row stays zero. */
   r->memory = zeros((r->frames * r->slots + 1) * r->size, sizeof(float));
-  r->tags = zeros(r->frames * r->slots, sizeof(long));
+  r->tags = zeros(r->frames * r->slots, sizeof(int64_t));
   return r->memory && r->tags;
 }
 
@@ -98,81 +98,81 @@ static void close_rows(Rows *r) {
 }
 
 /* Row h of a frame of an image, copied unless it is still there; zeros for one outside. */
-static const float *row_of(Rows *r, long image, long frame, long h) {
+static const float *row_of(Rows *r, int64_t image, int64_t frame, int64_t h) {
   const Job *j = r->job;
   if (frame < 0 || h < 0) return r->memory;
-  long row = (image * j->z.in + frame) * j->h.in + h;
+  int64_t row = (image * j->z.in + frame) * j->h.in + h;
   const float *from = r->from + row * j->w.in * r->stride;
   if (j->direct) return from;
-  long slot = frame % r->frames * r->slots + h % r->slots;
+  int64_t slot = frame % r->frames * r->slots + h % r->slots;
   float *to = r->memory + (slot + 1) * r->size;
   if (r->tags[slot] == row + 1) return to;
   r->tags[slot] = row + 1;
-  long first = MAX(j->low, 0), last = MIN(j->low + j->columns, j->w.in);
+  int64_t first = MAX(j->low, 0), last = MIN(j->low + j->columns, j->w.in);
   float *put = to + (first - j->low) * j->C;
   if (j->spread)
-    for (long c = first; c < last; c++, put += j->C)
+    for (int64_t c = first; c < last; c++, put += j->C)
       j->kernels->spread(j->spread, from + c * r->stride, (j->w.in - c) * r->stride - r->offset, put);
   else if (j->groups == 1) {
     if (last > first) memcpy(put, from + first * j->C, (last - first) * j->C * sizeof(float));
   } else
-    for (long c = first; c < last; c++, put += j->C)
+    for (int64_t c = first; c < last; c++, put += j->C)
       memcpy(put, from + c * r->stride, j->C * sizeof(float));
   return to;
 }
 
 /* How many output rows to compute before the next block of features, so that their inputs stay in
  * the first cache, or in the second where a block's weights fill the first. */
-static long rows_at_once(const Job *j, long weights, long row) {
-  long budget = weights > 262144 ? 262144 : weights > 16384 ? 131072 : 24576;
-  long most = budget / (4 * row) * j->h.gaps / j->h.step - j->h.window * j->h.dilation;
-  long blocks = most < 1 ? j->h.out : (j->h.out + most - 1) / most;
+static int64_t rows_at_once(const Job *j, int64_t weights, int64_t row) {
+  int64_t budget = weights > 262144 ? 262144 : weights > 16384 ? 131072 : 24576;
+  int64_t most = budget / (4 * row) * j->h.gaps / j->h.step - j->h.window * j->h.dilation;
+  int64_t blocks = most < 1 ? j->h.out : (j->h.out + most - 1) / most;
   return (j->h.out + blocks - 1) / blocks;
 }
 
 /* The value, or the gradient of the input: rows first to last of all images of a net and group. */
-static int sums(Job *j, long net, long group, long first, long last) {
+static int sums(Job *j, int64_t net, int64_t group, int64_t first, int64_t last) {
   const Axis *z = &j->z, *h = &j->h, *w = &j->w;
-  long lanes = j->kernels->lanes, C = j->C, D = j->D, stride = D * j->groups;
-  long weights = j->window * j->depth, lines = z->window * h->window;
+  int64_t lanes = j->kernels->lanes, C = j->C, D = j->D, stride = D * j->groups;
+  int64_t weights = j->window * j->depth, lines = z->window * h->window;
   const float *packed = j->scratch + (net * j->groups + group) * weights * j->D_padded;
-  long at_once = rows_at_once(j, weights * MIN(2 * lanes, j->D_padded) * 4,
-                              j->columns * C * frames_at_once(j));
-  long needed = (at_once * h->step + h->window * h->dilation) / h->gaps + 2;
+  int64_t at_once = rows_at_once(j, weights * MIN(2 * lanes, j->D_padded) * 4,
+                                 j->columns * C * frames_at_once(j));
+  int64_t needed = (at_once * h->step + h->window * h->dilation) / h->gaps + 2;
   Rows rows;
   const float **x = zeros(3 * lines, sizeof(float *)), **y = x + lines, **rows_w = y + lines;
-  long every = j->period * w->step / w->gaps;
+  int64_t every = j->period * w->step / w->gaps;
   Sum s = {
     .x = x, .w = y, .tap_x = j->tap_x, .pixel = every * C, .result = j->period * stride,
   };
   int ok = open_rows(&rows, j, net, group, needed) && x;
-  for (long block = first; ok && block < last;) {
-    long plane = block / h->out, top = block % h->out, image = plane / z->out;
-    long end = MIN(MIN(top + at_once, h->out), top + last - block);
-    for (long d = 0; d < j->D_padded;) {
+  for (int64_t block = first; ok && block < last;) {
+    int64_t plane = block / h->out, top = block % h->out, image = plane / z->out;
+    int64_t end = MIN(MIN(top + at_once, h->out), top + last - block);
+    for (int64_t d = 0; d < j->D_padded;) {
       int vectors = !j->each && j->D_padded - d >= 2 * lanes ? 2 : 1;
-      long width = vectors * lanes, feature = j->each ? d : 0;
-      for (long p = top; p < end; p++) {
-        long row = ((net * j->planes + plane) * h->out + p) * w->out;
+      int64_t width = vectors * lanes, feature = j->each ? d : 0;
+      for (int64_t p = top; p < end; p++) {
+        int64_t row = ((net * j->planes + plane) * h->out + p) * w->out;
         float *result = j->out + row * stride + group * D + d;
         s.rows = 0;
-        for (long k = 0; k < lines; k++) {
-          long frame = meet(z, plane % z->out, k / h->window), at = meet(h, p, k % h->window);
+        for (int64_t k = 0; k < lines; k++) {
+          int64_t frame = meet(z, plane % z->out, k / h->window), at = meet(h, p, k % h->window);
           if (MIN(frame, at) < (j->finite ? 0 : -1)) continue;
           x[s.rows] = row_of(&rows, image, frame, at);
           rows_w[s.rows++] = packed + weights * d + k * w->window * j->depth * width;
         }
-        for (long i = 0; i < j->classes; i++) {
+        for (int64_t i = 0; i < j->classes; i++) {
           const Class *c = j->class + i;
-          for (long r = 0; r < s.rows; r++) y[r] = rows_w[r] + c->tap * j->depth * width;
+          for (int64_t r = 0; r < s.rows; r++) y[r] = rows_w[r] + c->tap * j->depth * width;
           s.taps = j->merged && c->taps ? 1 : c->taps;
           s.run = j->merged ? c->taps * j->depth : j->depth;
           s.tap_w = j->tap * j->depth * width;
           int tile = c->tile[vectors - 1];
           SumTile *run =
             j->each ? j->kernels->sum_each[tile] : j->kernels->sum[vectors - 1][tile];
-          for (long t = 0; t < c->count; t += tile) {
-            long at = MIN(t, c->count - tile); /* the last tile overlaps the one before it */
+          for (int64_t t = 0; t < c->count; t += tile) {
+            int64_t at = MIN(t, c->count - tile); /* the last tile overlaps the one before it */
             run(&s, (c->start + at * every) * C + feature,
                 result + (i + at * j->period) * stride, D - d);
           }
@@ -189,45 +189,45 @@ static int sums(Job *j, long net, long group, long first, long last) {
 
 /* The gradient of the kernel from some rows, for a block of features: (*window, C, block). Where x is
  * dilated, conv.py asks for the gradient of the mirrored convolution. */
-static int kernel_gradient(Job *j, long net, long group, long block_of_features, long first,
-                           long last, float *result) {
+static int kernel_gradient(Job *j, int64_t net, int64_t group, int64_t block_of_features,
+                           int64_t first, int64_t last, float *result) {
   const Axis *z = &j->z, *h = &j->h, *w = &j->w;
   const Kernels *tiles = j->kernels;
-  long d0 = block_of_features * j->block, padded = MIN(j->block, j->D_padded - d0);
-  long lanes = tiles->lanes, C = j->C, stride = j->D * j->groups;
-  long line = w->out * stride, size = w->window * j->depth;
+  int64_t d0 = block_of_features * j->block, padded = MIN(j->block, j->D_padded - d0);
+  int64_t lanes = tiles->lanes, C = j->C, stride = j->D * j->groups;
+  int64_t line = w->out * stride, size = w->window * j->depth;
   int whole = j->merged || (j->each && !j->spread);
-  long run = whole ? size : j->depth, runs = whole ? 1 : w->window;
+  int64_t run = whole ? size : j->depth, runs = whole ? 1 : w->window;
   AddTile *const(*by_rows)[10] = j->each ? tiles->add_each : tiles->add_rows;
-  long row = j->columns * C * h->step + w->out * padded;
-  long at_once = rows_at_once(j, h->window * size * padded * 4, row);
+  int64_t row = j->columns * C * h->step + w->out * padded;
+  int64_t at_once = rows_at_once(j, h->window * size * padded * 4, row);
   Rows rows;
   const float *read = j->b + net * j->planes * h->out * line + group * j->D + d0;
   const float **x = zeros(6 * at_once, sizeof(float *)), **y = x + 5 * at_once;
-  long *kept = zeros(at_once, sizeof(long));
+  int64_t *kept = zeros(at_once, sizeof(int64_t));
   /* Whole vectors reach beyond a row of y, so the last ones are copied. */
   const float *end_y = j->b + j->nets * j->planes * h->out * line;
-  long reach = line - stride + padded;
+  int64_t reach = line - stride + padded;
   float *tail = zeros(MIN(at_once, padded / line + 2) * reach, sizeof(float));
-  long needed = at_once * h->step + h->window * h->dilation;
+  int64_t needed = at_once * h->step + h->window * h->dilation;
   int ok = open_rows(&rows, j, net, group, needed) && x && kept && tail;
   Add a = {
     .x = x, .y = y, .columns = w->out, .step_x = w->step * C, .step_y = stride,
     .step_tap = j->spread ? lanes : w->dilation * C, .kernel = size * j->block, .width = j->block,
   };
-  for (long block = first; ok && block < last;) {
-    long plane = block / h->out, top = block % h->out, image = plane / z->out;
-    long end = MIN(MIN(top + at_once, h->out), top + last - block);
-    for (long line_k = 0, together; line_k < z->window * h->window; line_k += together) {
-      long k = line_k % h->window, left = run < 10 ? h->window - k : 0;
-      long frame = meet(z, plane % z->out, line_k / h->window);
+  for (int64_t block = first; ok && block < last;) {
+    int64_t plane = block / h->out, top = block % h->out, image = plane / z->out;
+    int64_t end = MIN(MIN(top + at_once, h->out), top + last - block);
+    for (int64_t line_k = 0, together; line_k < z->window * h->window; line_k += together) {
+      int64_t k = line_k % h->window, left = run < 10 ? h->window - k : 0;
+      int64_t frame = meet(z, plane % z->out, line_k / h->window);
       float *to = result + line_k * size * j->block;
       together = left >= 5 && by_rows[2][run] ? 5 : left >= 3 && by_rows[1][run] ? 3 : 1;
       a.rows = 0;
       float *copy = tail;
-      for (long p = top; p < end; p++) {
+      for (int64_t p = top; p < end; p++) {
         const float *here = read + (plane * h->out + p) * line;
-        long own = line - group * j->D - d0; /* to the end of the row */
+        int64_t own = line - group * j->D - d0; /* to the end of the row */
         int outside = frame < 0 || (together == 1 && meet(h, p, k) < 0);
         if (outside && all_finite(here, own)) continue; /* zeros */
         if (end_y - here < reach) {
@@ -237,20 +237,20 @@ static int kernel_gradient(Job *j, long net, long group, long block_of_features,
         y[a.rows] = here;
         kept[a.rows++] = p;
       }
-      for (long i = 0; i < together; i++)
-        for (long r = 0; r < a.rows; r++)
+      for (int64_t i = 0; i < together; i++)
+        for (int64_t r = 0; r < a.rows; r++)
           x[i * a.rows + r] = row_of(&rows, image, frame, meet(h, kept[r], k + i));
-      for (long d = 0; d < padded;) {
+      for (int64_t d = 0; d < padded;) {
         int several = together > 1 || j->each;
         int vectors = !several && padded - d >= 2 * lanes ? 2 : 1;
-        long most = together > 1 ? run : j->each ? 9 : tiles->most / vectors;
-        long pieces = (run + most - 1) / most, feature = j->each ? d0 + d : 0;
-        for (long i = 0; i < runs; i++)
-          for (long piece = 0; piece < pieces; piece++) {
-            long c = run * piece / pieces, count = run * (piece + 1) / pieces - c;
+        int64_t most = together > 1 ? run : j->each ? 9 : tiles->most / vectors;
+        int64_t pieces = (run + most - 1) / most, feature = j->each ? d0 + d : 0;
+        for (int64_t i = 0; i < runs; i++)
+          for (int64_t piece = 0; piece < pieces; piece++) {
+            int64_t c = run * piece / pieces, count = run * (piece + 1) / pieces - c;
             AddTile *tile =
               several ? by_rows[together / 2][count] : tiles->add[vectors - 1][count];
-            long start = (i * w->dilation + w->offset - j->low) * C;
+            int64_t start = (i * w->dilation + w->offset - j->low) * C;
             start += j->each ? c * a.step_tap + feature : c;
             tile(&a, start, d, to + (i * j->depth + c) * j->block + d);
           }
@@ -266,13 +266,13 @@ static int kernel_gradient(Job *j, long net, long group, long block_of_features,
   return ok;
 }
 
-static int convolve(Work *work, long chunk) {
+static int convolve(Work *work, int64_t chunk) {
   Job *j = (Job *)work;
-  long pair = chunk / (j->blocks * j->parts), block = chunk / j->parts % j->blocks;
-  long part = chunk % j->parts, rows = j->planes * j->h.out;
-  long net = pair / j->groups, group = pair % j->groups;
-  long first = rows * part / j->parts, last = rows * (part + 1) / j->parts;
-  long size = j->window * j->depth * j->block;
+  int64_t pair = chunk / (j->blocks * j->parts), block = chunk / j->parts % j->blocks;
+  int64_t part = chunk % j->parts, rows = j->planes * j->h.out;
+  int64_t net = pair / j->groups, group = pair % j->groups;
+  int64_t first = rows * part / j->parts, last = rows * (part + 1) / j->parts;
+  int64_t size = j->window * j->depth * j->block;
   return j->kind == KERNEL
            ? kernel_gradient(j, net, group, block, first, last, j->scratch + chunk * size)
            : sums(j, net, group, first, last);
@@ -289,51 +289,51 @@ static void free_job(Work *work) {
 /* The weights of a net and group as (blocks of features, *window, C, one or two vectors): what a
  * tile reads is in order. For the gradient of the input the window is reversed; each of the groups
  * that are merged has its own inputs. */
-static void pack(const Job *j, long net, long group, float *to) {
-  long taps = j->window, C = j->depth, D = j->D, lanes = j->kernels->lanes;
-  long total = C * (D / j->own) * j->groups;
+static void pack(const Job *j, int64_t net, int64_t group, float *to) {
+  int64_t taps = j->window, C = j->depth, D = j->D, lanes = j->kernels->lanes;
+  int64_t total = C * (D / j->own) * j->groups;
   const float *from = j->b + net * taps * C * D * j->groups;
-  for (long d = 0; d < D;) {
-    long width = !j->each && j->D_padded - d >= 2 * lanes ? 2 * lanes : lanes;
-    long some = MIN(width, D - d);
-    for (long k = 0; k < taps; k++, to += C * width)
+  for (int64_t d = 0; d < D;) {
+    int64_t width = !j->each && j->D_padded - d >= 2 * lanes ? 2 * lanes : lanes;
+    int64_t some = MIN(width, D - d);
+    for (int64_t k = 0; k < taps; k++, to += C * width)
       if (j->each && !j->spread)
         memcpy(to, from + (j->kind == VALUE ? k : taps - 1 - k) * D + d, some * sizeof(float));
       else if (j->kind == VALUE)
-        for (long c = 0; c < C; c++)
+        for (int64_t c = 0; c < C; c++)
           memcpy(to + c * width, from + (k * C + c) * D * j->groups + group * D + d, some * 4);
       else
-        for (long i = 0; i < some; i++) {
+        for (int64_t i = 0; i < some; i++) {
           const float *line = from + ((taps - 1 - k) * j->own + (d + i) % j->own) * total;
           line += (group * (D / j->own) + (d + i) / j->own) * C;
-          for (long c = 0; c < C; c++) to[c * width + i] = line[c];
+          for (int64_t c = 0; c < C; c++) to[c * width + i] = line[c];
         }
     d += width;
   }
 }
 
 /* The sum of the parts in order, so that it does not depend on the number of threads. */
-static void add_parts(const Job *j, long net, long group) {
-  long lines = j->window * j->depth, size = lines * j->block;
+static void add_parts(const Job *j, int64_t net, int64_t group) {
+  int64_t lines = j->window * j->depth, size = lines * j->block;
   const float *from = j->scratch + (net * j->groups + group) * j->blocks * j->parts * size;
-  for (long block = 0; block < j->blocks; block++, from += (j->parts - 1) * size)
-    for (long k = 0; k < lines; k++, from += j->block) {
-      long first = block * j->block, some = MIN(j->block, j->D - first);
+  for (int64_t block = 0; block < j->blocks; block++, from += (j->parts - 1) * size)
+    for (int64_t k = 0; k < lines; k++, from += j->block) {
+      int64_t first = block * j->block, some = MIN(j->block, j->D - first);
       float *to = j->out + (net * lines + k) * j->D * j->groups + group * j->D + first;
       memcpy(to, from, some * sizeof(float));
-      for (long part = 1; part < j->parts; part++)
-        for (long d = 0; d < some; d++) to[d] += from[part * size + d];
+      for (int64_t part = 1; part < j->parts; part++)
+        for (int64_t d = 0; d < some; d++) to[d] += from[part * size + d];
     }
 }
 
 /* The greatest common divisor. */
-static long divisor(long a, long b) { return b ? divisor(b, a % b) : a; }
+static int64_t divisor(int64_t a, int64_t b) { return b ? divisor(b, a % b) : a; }
 
 /* Which columns read what; 0 if there is no memory. */
 static int plan(Job *j) {
   const Axis *w = &j->w;
-  long reach = (w->out - 1) * w->step + (w->window - 1) * w->dilation + w->offset;
-  long low = down(w->offset, w->gaps), high = down(reach, w->gaps);
+  int64_t reach = (w->out - 1) * w->step + (w->window - 1) * w->dilation + w->offset;
+  int64_t low = down(w->offset, w->gaps), high = down(reach, w->gaps);
   j->direct = j->groups == 1 && !j->spread && low >= 0 && high < w->in;
   if (j->each && j->D != j->D_padded) j->direct = 0; /* whole vectors reach over the end */
   j->low = j->direct ? 0 : low;
@@ -346,9 +346,9 @@ static int plan(Job *j) {
   j->classes = MIN(j->period, w->out);
   j->class = zeros(j->classes, sizeof(Class));
   if (!j->class) return 0;
-  for (long i = 0; i < j->classes; i++) {
+  for (int64_t i = 0; i < j->classes; i++) {
     Class *c = j->class + i;
-    long first = i * w->step + w->offset;
+    int64_t first = i * w->step + w->offset;
     c->count = (w->out - i + j->period - 1) / j->period;
     while (c->tap < MIN(j->tap, w->window) && (first + c->tap * w->dilation) % w->gaps) c->tap++;
     if (c->tap < MIN(j->tap, w->window)) {
@@ -357,7 +357,7 @@ static int plan(Job *j) {
     } else
       c->tap = 0;
     for (int v = 1; v <= 2; v++) {
-      long most = j->each ? 12 : j->kernels->most / v, tiles = (c->count + most - 1) / most;
+      int64_t most = j->each ? 12 : j->kernels->most / v, tiles = (c->count + most - 1) / most;
       c->tile[v - 1] = (int)((c->count + tiles - 1) / tiles);
     }
   }
@@ -368,7 +368,7 @@ static int plan(Job *j) {
  * rows are copied with one vector for each input of a group, in which each result finds its own. 0 if
  * there is no memory. */
 static int merge_groups(Job *j) {
-  long lanes = j->kernels->lanes, some = lanes / j->D;
+  int64_t lanes = j->kernels->lanes, some = lanes / j->D;
   while (some > 1 && j->groups % some) some--;
   j->own = j->D;
   j->source = j->depth = j->C;
@@ -384,30 +384,30 @@ static int merge_groups(Job *j) {
     j->source *= some;
     j->C = j->depth * lanes;
     *j->spread = (Spread){.depth = j->depth, .inputs = j->source};
-    for (long i = 0; i < lanes; i++)
+    for (int64_t i = 0; i < lanes; i++)
       j->spread->first[i] = (int32_t)(MIN(i, j->D - 1) / j->own * j->depth);
   }
   return 1;
 }
 
 /* Divides the work, by numbers that for a sum over rows do not depend on the number of threads. */
-static int prepare(Job *j, long threads) {
-  long lanes = j->kernels->lanes, taps = j->window;
+static int prepare(Job *j, int64_t threads) {
+  int64_t lanes = j->kernels->lanes, taps = j->window;
   if (!merge_groups(j)) return 0;
   j->D_padded = (j->D + lanes - 1) / lanes * lanes;
   if (!plan(j)) return 0;
-  long weights = taps * j->depth * j->D_padded, pairs = j->nets * j->groups;
+  int64_t weights = taps * j->depth * j->D_padded, pairs = j->nets * j->groups;
   int sum = j->kind == KERNEL, large = sum && weights > 65536; /* more than the second cache has */
   j->block = large ? MIN(j->D_padded, 2 * lanes) : j->D_padded;
   j->blocks = (j->D_padded + j->block - 1) / j->block;
-  long each = pairs * j->blocks, most = sum ? 8 : threads == 1 ? 1 : 4 * threads;
+  int64_t each = pairs * j->blocks, most = sum ? 8 : threads == 1 ? 1 : 4 * threads;
   double work = 2.0 * j->planes * j->h.out * j->w.out * weights;
-  j->parts = MIN((most + each - 1) / each, (long)MIN(work / 1e6, 1e6) + 1);
+  j->parts = MIN((most + each - 1) / each, (int64_t)MIN(work / 1e6, 1e6) + 1);
   j->parts = MIN(j->parts, j->planes * j->h.out);
   j->work.chunks = each * j->parts;
   j->scratch = zeros((sum ? j->work.chunks : pairs) * taps * j->depth * j->block, sizeof(float));
   if (!j->scratch) return 0;
-  for (long i = 0; !sum && i < pairs; i++)
+  for (int64_t i = 0; !sum && i < pairs; i++)
     pack(j, i / j->groups, i % j->groups, j->scratch + i * weights);
   j->finite = !sum && all_finite(j->scratch, pairs * weights);
   return 1;
@@ -434,13 +434,13 @@ XLA_FFI_Error *jaxnet_conv(XLA_FFI_CallFrame *f) {
   for (int i = GROUPS; i < NUMBERS; i++)
     REQUIRE(form[i] <= INT32_MAX && form[i] >= (i >= LOW && i < GAPS ? -INT32_MAX : 1));
   for (int i = GAPS; i < NUMBERS; i++) REQUIRE(kind != KERNEL || form[i] == 1);
-  long groups = form[GROUPS];
+  int64_t groups = form[GROUPS];
   REQUIRE(x->dims[0] == w->dims[0] && x->dims[0] == y->dims[0] && x->dims[1] == y->dims[1]);
   REQUIRE(x->dims[5] == w->dims[4] * groups && w->dims[5] == y->dims[5]);
   REQUIRE(y->dims[5] % groups == 0);
   const Kernels *kernels = kernels_in_use();
   REQUIRE(kernels);
-  long sizes[3];
+  int64_t sizes[3];
   for (int i = 0; i < 3; i++) {
     sizes[i] = 1;
     for (int axis = 0; axis < RANK; axis++) sizes[i] *= given[i]->dims[axis];
@@ -457,9 +457,9 @@ XLA_FFI_Error *jaxnet_conv(XLA_FFI_CallFrame *f) {
   };
   j->batch = x->dims[1];
   for (int axis = 0; axis < 3; axis++) {
-    long in = x->dims[2 + axis], out = y->dims[2 + axis], window = w->dims[1 + axis];
-    long stride = form[STRIDE + axis], dilation = form[DILATION + axis];
-    long low = form[LOW + axis], gaps = form[GAPS + axis];
+    int64_t in = x->dims[2 + axis], out = y->dims[2 + axis], window = w->dims[1 + axis];
+    int64_t stride = form[STRIDE + axis], dilation = form[DILATION + axis];
+    int64_t low = form[LOW + axis], gaps = form[GAPS + axis];
     *(Axis *[]){&j->z, &j->h, &j->w}[axis] =
       kind == INPUT
         ? (Axis){out, in, window, gaps, dilation, low - (window - 1) * dilation, stride}
@@ -472,9 +472,9 @@ XLA_FFI_Error *jaxnet_conv(XLA_FFI_CallFrame *f) {
   j->a = (kind == INPUT ? y : x)->data;
   j->b = (kind == KERNEL ? y : w)->data;
   j->out = given[2]->data;
-  long threads = threads_of(f);
+  int64_t threads = threads_of(f);
   int ok = prepare(j, threads) && run_chunks(&j->work, f, threads);
-  for (long i = 0; ok && kind == KERNEL && i < j->nets * j->groups; i++)
+  for (int64_t i = 0; ok && kind == KERNEL && i < j->nets * j->groups; i++)
     add_parts(j, i / j->groups, i % j->groups);
   release(&j->work);
   return ok ? NULL

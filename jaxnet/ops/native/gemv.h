@@ -10,14 +10,14 @@ typedef struct {
   Gemv s;
 } Product;
 
-static int run_gemv(Work *work, long chunk) {
+static int run_gemv(Work *work, int64_t chunk) {
   const Product *p = (const Product *)work;
   p->kernels->gemv(&p->s, chunk);
   return 1;
 }
 
 static void free_gemv(Work *work) {
-  free(((Product *)work)->s.sums);
+  free_vectors(((Product *)work)->s.sums);
   free(work);
 }
 
@@ -25,11 +25,11 @@ static void free_gemv(Work *work) {
  * the group of each word. */
 static void pack_x(const Gemv *s, int fields, int lanes) {
   memset(s->sums, 0, 4 * s->padded * sizeof(float));
-  for (long word = 0; word < s->padded / fields; word++)
+  for (int64_t word = 0; word < s->padded / fields; word++)
     s->places[word] = (int32_t)(MIN(word * fields, s->inputs - 1) / s->group);
-  for (long row = 0; row < s->rows; row++)
-    for (long i = 0; i < s->inputs; i++) {
-      long word = i / fields, field = i % fields;
+  for (int64_t row = 0; row < s->rows; row++)
+    for (int64_t i = 0; i < s->inputs; i++) {
+      int64_t word = i / fields, field = i % fields;
       float unit = s->numbers >= INT8 ? 1 / (float)(1 << field * (32 / fields) % 16) : 1;
       s->sums[row * s->padded + (word / lanes * fields + field) * lanes + word % lanes] =
         s->x[row * s->inputs + i] * unit;
@@ -43,10 +43,10 @@ static XLA_FFI_Error *gemv(XLA_FFI_CallFrame *f, int transposed) {
   const XLA_FFI_Buffer *x = in[0], *w = in[1], *scale = f->args.size == 3 ? in[2] : NULL;
   const XLA_FFI_DataType F = XLA_FFI_DataType_F32, dtype = w->dtype;
   REQUIRE(x->dtype == F && x->rank == 2 && w->rank == 2 && out->dtype == F && out->rank == 2);
-  long rows = x->dims[0], inputs = x->dims[1], outputs = out->dims[1];
+  int64_t rows = x->dims[0], inputs = x->dims[1], outputs = out->dims[1];
   REQUIRE(out->dims[0] == rows && rows <= 4);
   int packed = dtype == XLA_FFI_DataType_U8;
-  long wide[] = {transposed ? outputs : inputs, transposed ? inputs : outputs};
+  int64_t wide[] = {transposed ? outputs : inputs, transposed ? inputs : outputs};
   REQUIRE(w->dims[0] == wide[0] && w->dims[1] == (packed ? (wide[1] + 1) / 2 : wide[1]));
   REQUIRE(inputs <= INT32_MAX && outputs <= INT32_MAX);
   Numbers numbers;
@@ -56,10 +56,10 @@ static XLA_FFI_Error *gemv(XLA_FFI_CallFrame *f, int transposed) {
   else numbers = INT4;
   REQUIRE(numbers != INT4 || packed || (dtype == XLA_FFI_DataType_S4 && wide[1] % 2 == 0));
   int fields = 1 << numbers;
-  long group = MAX(inputs, 1);
+  int64_t group = MAX(inputs, 1);
   if (scale) {
     REQUIRE(scale->dtype == F && scale->rank == 2 && scale->dims[!transposed] == outputs);
-    long groups = scale->dims[transposed];
+    int64_t groups = scale->dims[transposed];
     REQUIRE(groups > 0);
     group = MAX((inputs + groups - 1) / groups, 1);
     REQUIRE((inputs + group - 1) / group == groups || !inputs);
@@ -71,10 +71,10 @@ static XLA_FFI_Error *gemv(XLA_FFI_CallFrame *f, int transposed) {
     memset(out->data, 0, rows * outputs * sizeof(float));
     return NULL;
   }
-  long unit = 16 * fields, padded = (wide[1] + unit - 1) / unit * unit;
-  long parts = transposed ? MIN(64, (outputs + 15) / 16) : MAX(1, MIN(16, inputs / 48));
+  int64_t unit = 16 * fields, padded = (wide[1] + unit - 1) / unit * unit;
+  int64_t parts = transposed ? MIN(64, (outputs + 15) / 16) : MAX(1, MIN(16, inputs / 48));
   Product *p = zeros(1, sizeof(Product));
-  float *sums = aligned_alloc(64, (transposed ? 5 : 2 * parts * rows) * padded * 4);
+  float *sums = new_vectors((transposed ? 5 : 2 * parts * rows) * padded * 4);
   if (p)
     *p = (Product){
       .work = {.holders = 1, .chunks = parts, .run = run_gemv, .close = free_gemv},
@@ -88,14 +88,14 @@ static XLA_FFI_Error *gemv(XLA_FFI_CallFrame *f, int transposed) {
     };
   if (p && sums && transposed) pack_x(&p->s, fields, kernels->lanes);
   int ok = p && sums && run_chunks(&p->work, f, threads_of(f));
-  for (long row = 0; ok && !transposed && row < rows; row++) { /* in order, for any threads */
+  for (int64_t row = 0; ok && !transposed && row < rows; row++) { /* in order, for any threads */
     float *y = p->s.y + row * outputs, *from = sums + row * padded;
     memcpy(y, from, outputs * sizeof(float));
-    for (long part = 1; part < parts; part++)
-      for (long o = 0; o < outputs; o++) y[o] += from[2 * part * rows * padded + o];
+    for (int64_t part = 1; part < parts; part++)
+      for (int64_t o = 0; o < outputs; o++) y[o] += from[2 * part * rows * padded + o];
   }
   if (p) release(&p->work);
-  else free(sums);
+  else free_vectors(sums);
   return ok ? NULL : error(f->api, XLA_FFI_Error_Code_RESOURCE_EXHAUSTED, "jaxnet: no memory");
 }
 

@@ -7,7 +7,7 @@
 typedef uint32_t WORDS __attribute__((vector_size(4 * LANES), aligned(1), may_alias));
 
 /* A vector of words, or the last bytes of a line and zeros. */
-INLINE WORDS NAME(words_at)(const char *from, long left) {
+INLINE WORDS NAME(words_at)(const char *from, int64_t left) {
   if (left >= 4 * LANES) return *(const WORDS *)from;
   WORDS words = {0};
   memcpy(&words, from, left);
@@ -41,18 +41,18 @@ INLINE void NAME(floats)(const Numbers numbers, const int fields, WORDS words, V
 /* sums += x * w for `count` lines of w, where each has all outputs. The first row of x turns the
  * numbers into floats, which the others find in the first cache. */
 INLINE void NAME(add_lines)(const Numbers numbers, const int fields, const int count, const int one,
-                            const Gemv *s, long first, float *sums) {
+                            const Gemv *s, int64_t first, float *sums) {
   const char *w = s->w + first * s->line;
-  const long size = 4 * LANES, rows = one ? 1 : s->rows;
+  const int64_t size = 4 * LANES, rows = one ? 1 : s->rows;
   float x[4][8];
-  for (long row = 0; row < rows; row++)
+  for (int64_t row = 0; row < rows; row++)
     for (int r = 0; r < count; r++) x[row][r] = s->x[row * s->inputs + first + r];
-  for (long at = 0; at < s->line; at += size, sums += fields * LANES) {
+  for (int64_t at = 0; at < s->line; at += size, sums += fields * LANES) {
     VEC total[8], some[8][8];
     if (at % 64 == 0 && count > 1) /* the processor itself fetches ahead within a line only */
       UNROLL for (int r = 0; r < count; r++)
         __builtin_prefetch(w + (count + r) * s->line + at, 0, 2);
-    for (long row = 0; row < rows; row++) {
+    for (int64_t row = 0; row < rows; row++) {
       VEC *to = (VEC *)(sums + row * s->padded);
       UNROLL for (int k = 0; k < fields; k++) total[k] = to[k];
       UNROLL for (int r = 0; r < count; r++) {
@@ -69,7 +69,7 @@ INLINE void NAME(add_lines)(const Numbers numbers, const int fields, const int c
  * vectors with the second, number by number. */
 INLINE void NAME(add_group)(const Numbers numbers, const int fields, const Gemv *s,
                             const float *scale, const float *group, float *sums) {
-  for (long o = 0; o < s->outputs; o += fields * LANES) {
+  for (int64_t o = 0; o < s->outputs; o += fields * LANES) {
     VEC v[8], next[8];
     UNROLL for (int k = 0; k < fields; k++)
       v[k] = *(const VEC *)(group + o + k * LANES) * UNIT_OF(numbers, fields, k);
@@ -90,7 +90,7 @@ INLINE void NAME(add_group)(const Numbers numbers, const int fields, const Gemv 
       UNROLL for (int k = 0; k < fields; k++) v[k] = next[k];
     }
     UNROLL for (int k = 0; k < fields; k++) {
-      long at = o + k * LANES;
+      int64_t at = o + k * LANES;
       if (scale) v[k] *= NAME(load)(scale + at, s->outputs - at);
       *(VEC *)(sums + at) += v[k];
     }
@@ -99,9 +99,9 @@ INLINE void NAME(add_group)(const Numbers numbers, const int fields, const Gemv 
 
 /* One part of the lines, group by group: eight lines at once, whose sums stay in a cache. */
 INLINE void NAME(part)(const Numbers numbers, const int fields, const int one, const Gemv *s,
-                       long part) {
-  long size = s->rows * s->padded, i = s->inputs * part / s->parts / 8 * 8, next;
-  long last = part == s->parts - 1 ? s->inputs : s->inputs * (part + 1) / s->parts / 8 * 8;
+                       int64_t part) {
+  int64_t size = s->rows * s->padded, i = s->inputs * part / s->parts / 8 * 8, next;
+  int64_t last = part == s->parts - 1 ? s->inputs : s->inputs * (part + 1) / s->parts / 8 * 8;
   float *sums = s->sums + 2 * part * size, *group = sums + size;
   memset(sums, 0, size * sizeof(float));
   for (; i < last; i = next) {
@@ -110,7 +110,7 @@ INLINE void NAME(part)(const Numbers numbers, const int fields, const int one, c
     memset(group, 0, size * sizeof(float));
     for (; next - i >= 8; i += 8) NAME(add_lines)(numbers, fields, 8, one, s, i, group);
     for (; i < next; i++) NAME(add_lines)(numbers, fields, 1, one, s, i, group);
-    for (long row = 0; row < s->rows; row++)
+    for (int64_t row = 0; row < s->rows; row++)
       NAME(add_group)(numbers, fields, s, scale, group + row * s->padded, sums + row * s->padded);
   }
 }
@@ -118,21 +118,21 @@ INLINE void NAME(part)(const Numbers numbers, const int fields, const int one, c
 /* The outputs from o on whose lines of w are `count` neighbors, where each has all inputs. x is in
  * the order of the fields of w. */
 INLINE void NAME(dots)(const Numbers numbers, const int fields, const int rows, const int count,
-                       const Gemv *s, long o) {
+                       const Gemv *s, int64_t o) {
   const char *w = s->w + o * s->line;
   const VEC *x = (const VEC *)s->sums;
   const int32_t *places = s->places;
-  long groups = (s->inputs + s->group - 1) / s->group;
+  int64_t groups = (s->inputs + s->group - 1) / s->group;
   VEC total[4][4];
   UNROLL for (int r = 0; r < count; r++)
     UNROLL for (int row = 0; row < rows; row++) total[r][row] = (VEC){0};
-  for (long at = 0; at < s->line; at += 4 * LANES, x += fields, places += LANES) {
+  for (int64_t at = 0; at < s->line; at += 4 * LANES, x += fields, places += LANES) {
     UNROLL for (int r = 0; r < count; r++) {
       VEC some[8], scale = {0};
       NAME(floats)(numbers, fields, NAME(words_at)(w + r * s->line + at, s->line - at), some);
       if (groups > 1) {
         NAME(ints) place = *(const NAME(ints) *)places;
-        long first = (o + r) * groups + places[0];
+        int64_t first = (o + r) * groups + places[0];
         scale = PERMUTE(NAME(load)(s->scale + first, s->outputs * groups - first), place - places[0]);
       }
       UNROLL for (int row = 0; row < rows; row++) {
@@ -152,13 +152,13 @@ INLINE void NAME(dots)(const Numbers numbers, const int fields, const int rows, 
 }
 
 INLINE void NAME(some_dots)(const Numbers numbers, const int fields, const int rows, const Gemv *s,
-                            long part) {
-  long o = s->outputs * part / s->parts, last = s->outputs * (part + 1) / s->parts;
+                            int64_t part) {
+  int64_t o = s->outputs * part / s->parts, last = s->outputs * (part + 1) / s->parts;
   for (; last - o >= 4; o += 4) NAME(dots)(numbers, fields, rows, 4, s, o);
   for (; o < last; o++) NAME(dots)(numbers, fields, rows, 1, s, o);
 }
 
-static void NAME(gemv)(const Gemv *s, long chunk) {
+static void NAME(gemv)(const Gemv *s, int64_t chunk) {
   const int one = s->rows == 1;
 #define CASE(kind, fields)                                                          \
   if (s->numbers == kind) {                                                         \

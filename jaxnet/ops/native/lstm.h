@@ -11,8 +11,8 @@ typedef struct {
   Work work;
   const Kernels *kernels;
   int back;
-  long steps, batch, features, vectors; /* at once */
-  const uint8_t *mask;                  /* (steps, batch) or NULL */
+  int64_t steps, batch, features, vectors; /* at once */
+  const uint8_t *mask;                     /* (steps, batch) or NULL */
   const float *kernel, *bias;
   const float *gates_in, *by_old_c_in, *by_c_in, *h_in; /* h before all steps, or h's gradients */
   float *gates, *by_old_c, *by_c, *h, *c, *carry;       /* `carry` is the gradient by h */
@@ -28,27 +28,28 @@ static void free_loop(Work *work) {
  * vector or two at once, with all features as inputs. For the loop back, the features of one or two
  * vectors, with all gates as inputs. */
 static void pack_kernel(Loop *l) {
-  long n = l->features, lanes = l->kernels->lanes, width = l->vectors * lanes;
+  int64_t n = l->features, lanes = l->kernels->lanes, width = l->vectors * lanes;
   float *to = l->packed;
   if (l->back)
-    for (long d = 0; d < n; d += width, to += GATES * n * width)
-      for (long i = 0; i < MIN(width, n - d); i++)
-        for (long k = 0; k < GATES * n; k++) to[k * width + i] = l->kernel[(d + i) * GATES * n + k];
+    for (int64_t d = 0; d < n; d += width, to += GATES * n * width)
+      for (int64_t i = 0; i < MIN(width, n - d); i++)
+        for (int64_t k = 0; k < GATES * n; k++)
+          to[k * width + i] = l->kernel[(d + i) * GATES * n + k];
   else
-    for (long d = 0; d < n; d += lanes)
-      for (long gate = 0; gate < GATES; gate += l->vectors)
-        for (long k = 0; k < n; k++, to += width)
-          for (long v = 0; v < l->vectors; v++)
+    for (int64_t d = 0; d < n; d += lanes)
+      for (int64_t gate = 0; gate < GATES; gate += l->vectors)
+        for (int64_t k = 0; k < n; k++, to += width)
+          for (int64_t v = 0; v < l->vectors; v++)
             memcpy(to + v * lanes, l->kernel + (GATES * k + gate + v) * n + d,
                    MIN(lanes, n - d) * sizeof(float));
 }
 
 /* result = x @ columns, for rows of x at this distance and of the result at that. */
-static void product(const Loop *l, long rows, const float *x, long inputs, const float *columns,
-                    float *result, long distance, long left) {
-  long most = l->kernels->most / l->vectors, tiles = (rows + most - 1) / most;
-  for (long i = 0; i < tiles; i++) {
-    long first = rows * i / tiles, count = rows * (i + 1) / tiles - first;
+static void product(const Loop *l, int64_t rows, const float *x, int64_t inputs,
+                    const float *columns, float *result, int64_t distance, int64_t left) {
+  int64_t most = l->kernels->most / l->vectors, tiles = (rows + most - 1) / most;
+  for (int64_t i = 0; i < tiles; i++) {
+    int64_t first = rows * i / tiles, count = rows * (i + 1) / tiles - first;
     const float *from = x + first * inputs;
     Sum s = {
       .x = &from, .w = &columns, .rows = 1, .taps = 1, .run = inputs, .pixel = inputs,
@@ -58,12 +59,12 @@ static void product(const Loop *l, long rows, const float *x, long inputs, const
   }
 }
 
-static int forward(Loop *l, long first, long rows) {
-  long n = l->features, lanes = l->kernels->lanes, width = l->vectors * lanes;
+static int forward(Loop *l, int64_t first, int64_t rows) {
+  int64_t n = l->features, lanes = l->kernels->lanes, width = l->vectors * lanes;
   float *gates = zeros(rows * GATES * lanes, sizeof(float));
   if (!gates) return 0;
-  for (long t = 0; t < l->steps; t++) {
-    long row = t * l->batch + first;
+  for (int64_t t = 0; t < l->steps; t++) {
+    int64_t row = t * l->batch + first;
     Cell s = {
       .rows = rows, .features = n, .mask = l->mask ? l->mask + row : NULL, .bias = l->bias,
       .product = gates, .gates = l->gates_in + row * GATES * n, .c = l->c + first * n,
@@ -75,8 +76,8 @@ static int forward(Loop *l, long first, long rows) {
       s.by_c = l->by_c + row * n;
     }
     const float *columns = l->packed;
-    for (long d = 0; d < n; d += lanes) {
-      for (long gate = 0; gate < GATES; gate += l->vectors, columns += n * width)
+    for (int64_t d = 0; d < n; d += lanes) {
+      for (int64_t gate = 0; gate < GATES; gate += l->vectors, columns += n * width)
         product(l, rows, s.before, n, columns, gates + gate * lanes, GATES * lanes, width);
       l->kernels->cell(&s, d);
     }
@@ -85,12 +86,12 @@ static int forward(Loop *l, long first, long rows) {
   return 1;
 }
 
-static int backward(Loop *l, long first, long rows) {
-  long n = l->features, width = l->vectors * l->kernels->lanes;
+static int backward(Loop *l, int64_t first, int64_t rows) {
+  int64_t n = l->features, width = l->vectors * l->kernels->lanes;
   float *kept = zeros(rows * n, sizeof(float));
   if (!kept) return 0;
-  for (long t = l->steps - 1; t >= 0; t--) {
-    long row = t * l->batch + first;
+  for (int64_t t = l->steps - 1; t >= 0; t--) {
+    int64_t row = t * l->batch + first;
     CellBack s = {
       .rows = rows, .features = n, .mask = l->mask ? l->mask + row : NULL,
       .slopes = l->gates_in + row * GATES * n, .by_old_c = l->by_old_c_in + row * n,
@@ -100,19 +101,19 @@ static int backward(Loop *l, long first, long rows) {
     };
     l->kernels->cell_back(&s);
     const float *columns = l->packed;
-    for (long d = 0; d < n; d += width, columns += GATES * n * width)
+    for (int64_t d = 0; d < n; d += width, columns += GATES * n * width)
       product(l, rows, s.gates, GATES * n, columns, s.h + d, n, n - d);
-    for (long r = 0; s.mask && r < rows; r++)
+    for (int64_t r = 0; s.mask && r < rows; r++)
       if (!s.mask[r]) memcpy(s.h + r * n, kept + r * n, n * sizeof(float));
   }
   free(kept);
   return 1;
 }
 
-static int run_rows(Work *work, long chunk) {
+static int run_rows(Work *work, int64_t chunk) {
   Loop *l = (Loop *)work;
-  long first = l->batch * chunk / work->chunks;
-  long rows = l->batch * (chunk + 1) / work->chunks - first;
+  int64_t first = l->batch * chunk / work->chunks;
+  int64_t rows = l->batch * (chunk + 1) / work->chunks - first;
   return l->back ? backward(l, first, rows) : forward(l, first, rows);
 }
 
@@ -125,11 +126,11 @@ static int run_rows(Work *work, long chunk) {
 static XLA_FFI_Error *lstm(XLA_FFI_CallFrame *f, int back) {
   if (no_run(f)) return NULL;
   XLA_FFI_Buffer **in = (XLA_FFI_Buffer **)f->args.args, **out = (XLA_FFI_Buffer **)f->rets.rets;
-  long operands = back ? 7 : 5, masked = f->args.size == operands + 1;
+  int64_t operands = back ? 7 : 5, masked = f->args.size == operands + 1;
   REQUIRE(f->args.size == operands || masked);
   REQUIRE(back ? f->rets.size == 3 : f->rets.size == 2 || f->rets.size == 5);
   REQUIRE(in[0]->rank == 3 && in[0]->dims[2] % GATES == 0);
-  long steps = in[0]->dims[0], batch = in[0]->dims[1], wide = in[0]->dims[2], n = wide / GATES;
+  int64_t steps = in[0]->dims[0], batch = in[0]->dims[1], wide = in[0]->dims[2], n = wide / GATES;
   REQUIRE(IS(in[0], F32, steps, batch, wide));
   REQUIRE(IS(in[back ? 3 : 1], F32, n, wide));
   REQUIRE(!masked || IS(in[operands], PRED, steps, batch));
@@ -142,7 +143,7 @@ static XLA_FFI_Error *lstm(XLA_FFI_CallFrame *f, int back) {
   } else {
     REQUIRE(IS(in[2], F32, wide) && IS(out[0], F32, steps, batch, n));
     REQUIRE(f->rets.size == 2 || IS(out[2], F32, steps, batch, wide));
-    for (long i = 3; i < f->rets.size; i++) REQUIRE(IS(out[i], F32, steps, batch, n));
+    for (int64_t i = 3; i < f->rets.size; i++) REQUIRE(IS(out[i], F32, steps, batch, n));
   }
   const Kernels *kernels = kernels_in_use();
   REQUIRE(kernels);
@@ -151,7 +152,7 @@ static XLA_FFI_Error *lstm(XLA_FFI_CallFrame *f, int back) {
   if (!steps || !batch || !n) return NULL;
   Loop *l = zeros(1, sizeof(Loop));
   if (!l) return error(f->api, XLA_FFI_Error_Code_RESOURCE_EXHAUSTED, "jaxnet: no memory");
-  long threads = threads_of(f), chunks = (batch + ROWS - 1) / ROWS;
+  int64_t threads = threads_of(f), chunks = (batch + ROWS - 1) / ROWS;
   *l = (Loop){
     .work = {.holders = 1, .run = run_rows, .close = free_loop},
     .kernels = kernels, .back = back, .steps = steps, .batch = batch, .features = n, .vectors = 2,

@@ -7,18 +7,18 @@
 typedef struct {
   Work work;
   const Kernels *kernels;
-  long examples;
+  int64_t examples;
   float *sums; /* of each chunk the gradients of scale and bias, or NULL */
   Norm s;
 } Norms;
 
-static int run_norm(Work *work, long chunk) {
+static int run_norm(Work *work, int64_t chunk) {
   const Norms *all = (const Norms *)work;
-  long room = all->s.features + 16;
+  int64_t room = all->s.features + 16;
   float *memory = zeros(7 * room, sizeof(float));
   float *sums = all->sums ? all->sums + 2 * room * chunk : NULL;
-  long last = all->examples * (chunk + 1) / work->chunks;
-  for (long i = all->examples * chunk / work->chunks; memory && i < last; i++)
+  int64_t last = all->examples * (chunk + 1) / work->chunks;
+  for (int64_t i = all->examples * chunk / work->chunks; memory && i < last; i++)
     all->kernels->norm(&all->s, i, memory, sums);
   free(memory);
   return memory != NULL;
@@ -42,7 +42,7 @@ XLA_FFI_Error *jaxnet_norm(XLA_FFI_CallFrame *f) {
   XLA_FFI_Buffer *narrow[] = {in[1], back ? out[1] : in[2], back ? out[2] : in[2]};
   REQUIRE(x->dtype == XLA_FFI_DataType_F32 || x->dtype == XLA_FFI_DataType_BF16);
   REQUIRE(x->rank == 4);
-  long features = x->dims[2] * x->dims[3], size = x->dims[0] * x->dims[1] * features;
+  int64_t features = x->dims[2] * x->dims[3], size = x->dims[0] * x->dims[1] * features;
   for (int i = 0; i < 2 + back; i++) REQUIRE(is(wide[i], x->dtype, 4, x->dims));
   for (int i = 0; i < 3; i++) REQUIRE(IS(narrow[i], F32, features));
   const Kernels *kernels = kernels_in_use();
@@ -62,14 +62,14 @@ XLA_FFI_Error *jaxnet_norm(XLA_FFI_CallFrame *f) {
   memcpy(&all->s.centered, options[0]->value, sizeof(int));
   memcpy(&all->s.epsilon, options[1]->value, sizeof(float));
   /* The sums of chunks are added in their order, so their number may not depend on the threads. */
-  long pieces = size / 16384 + 1, room = features + 16; /* of work that is worth a thread */
+  int64_t pieces = size / 16384 + 1, room = features + 16; /* of work that is worth a thread */
   all->work.chunks = MIN(MIN(32, pieces), all->examples);
   if (back) all->sums = zeros(2 * room * all->work.chunks, sizeof(float));
   int ok = (!back || all->sums) && run_chunks(&all->work, f, threads_of(f));
   for (int i = 0; ok && i < 2 * back; i++) {
     float *to = memcpy(out[1 + i]->data, all->sums + i * room, features * sizeof(float));
-    for (long chunk = 1; chunk < all->work.chunks; chunk++)
-      for (long n = 0; n < features; n++) to[n] += all->sums[(2 * chunk + i) * room + n];
+    for (int64_t chunk = 1; chunk < all->work.chunks; chunk++)
+      for (int64_t n = 0; n < features; n++) to[n] += all->sums[(2 * chunk + i) * room + n];
   }
   release(&all->work);
   return ok ? NULL : error(f->api, XLA_FFI_Error_Code_RESOURCE_EXHAUSTED, "jaxnet: no memory");

@@ -3,11 +3,11 @@
 typedef uint16_t NAME(halves) __attribute__((vector_size(2 * LANES), aligned(1), may_alias));
 
 /* The features of a pixel as floats, in `room` if they have to be made. */
-INLINE const float *NAME(pixel)(const Norm *s, const void *from, long pixel, float *room) {
-  long n = s->features;
+INLINE const float *NAME(pixel)(const Norm *s, const void *from, int64_t pixel, float *room) {
+  int64_t n = s->features;
   if (!s->half) return (const float *)from + pixel * n;
   const uint16_t *halves = (const uint16_t *)from + pixel * n;
-  for (long f = 0; f < n; f += LANES) {
+  for (int64_t f = 0; f < n; f += LANES) {
     NAME(halves) some = {0};
     if (n - f >= LANES) some = *(const NAME(halves) *)(halves + f);
     else memcpy(&some, halves + f, (n - f) * 2);
@@ -17,8 +17,8 @@ INLINE const float *NAME(pixel)(const Norm *s, const void *from, long pixel, flo
 }
 
 /* Rounds floats to the nearest bfloat16, to an even one between two. */
-INLINE void NAME(round)(const float *from, long n, uint16_t *to) {
-  for (long f = 0; f < n; f += LANES) {
+INLINE void NAME(round)(const float *from, int64_t n, uint16_t *to) {
+  for (int64_t f = 0; f < n; f += LANES) {
     VEC x = *(const VEC *)(from + f);
     NAME(words) bits = (NAME(words))x, none = (NAME(words))(x != x);
     bits = (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
@@ -32,12 +32,12 @@ INLINE void NAME(round)(const float *from, long n, uint16_t *to) {
  * difference itself and only its square is added. */
 INLINE void NAME(add_pixels)(const int squares, const Norm *s, const void *x, const void *y,
                              const float *mean, float *sum, float *other, float *room) {
-  long n = s->features;
-  for (long p = 0; p < s->pixels; p++) {
+  int64_t n = s->features;
+  for (int64_t p = 0; p < s->pixels; p++) {
     const float *row = NAME(pixel)(s, x, p, room);
     const float *factor = y ? NAME(pixel)(s, y, p, room + n + 16) : NULL;
-    for (long f = 0; f < n; f += LANES) {
-      long left = n - f;
+    for (int64_t f = 0; f < n; f += LANES) {
+      int64_t left = n - f;
       VEC centered = NAME(load)(row + f, left) - *(const VEC *)(mean + f);
       if (squares) *(VEC *)(sum + f) += centered * centered;
       else if (y) {
@@ -51,16 +51,16 @@ INLINE void NAME(add_pixels)(const int squares, const Norm *s, const void *x, co
 
 INLINE float NAME(total)(VEC sum) {
   float total = 0;
-  for (long l = 0; l < LANES; l++) total += sum[l];
+  for (int64_t l = 0; l < LANES; l++) total += sum[l];
   return total;
 }
 
 /* Replaces sums of features by the mean over their group or, of squares, by 1 / deviation. */
 INLINE void NAME(mean_of_groups)(const int squares, const Norm *s, float *sum) {
-  for (long f = 0; f < s->features; f += s->inner) {
+  for (int64_t f = 0; f < s->features; f += s->inner) {
     VEC lanes = {0};
     float total = 0;
-    long i = 0;
+    int64_t i = 0;
     for (; i + LANES <= s->inner; i += LANES) lanes += *(const VEC *)(sum + f + i);
     if (i) total = NAME(total)(lanes);
     for (; i < s->inner; i++) total += sum[f + i];
@@ -71,31 +71,31 @@ INLINE void NAME(mean_of_groups)(const int squares, const Norm *s, float *sum) {
 }
 
 /* x - mean of the features from here on, and 0 beyond the last. */
-INLINE VEC NAME(centered)(const float *x, long left, float mean) {
+INLINE VEC NAME(centered)(const float *x, int64_t left, float mean) {
   VEC some = NAME(load)(x, left) - mean;
-  for (long i = MAX(left, 0); i < LANES; i++) some[i] = 0;
+  for (int64_t i = MAX(left, 0); i < LANES; i++) some[i] = 0;
   return some;
 }
 
 /* An example of one pixel and one group, with numbers instead of arrays for its moments. */
 static void NAME(norm_row)(const Norm *s, const void *from, const void *by, void *to, float *room,
                            float *sums) {
-  long n = s->features, space = n + 16;
+  int64_t n = s->features, space = n + 16;
   const float *x = NAME(pixel)(s, from, 0, room);
   const float *given = by ? NAME(pixel)(s, by, 0, room + space) : NULL;
   float *result = s->half ? room + 2 * space : to, mean = 0;
   VEC sum = {0}, square = {0}, along = {0};
   if (s->centered) {
-    for (long f = 0; f < n; f += LANES) sum += NAME(centered)(x + f, n - f, x[0]);
+    for (int64_t f = 0; f < n; f += LANES) sum += NAME(centered)(x + f, n - f, x[0]);
     mean = x[0] + NAME(total)(sum) / (float)n;
   }
-  for (long f = 0; f < n; f += LANES) {
+  for (int64_t f = 0; f < n; f += LANES) {
     VEC some = NAME(centered)(x + f, n - f, mean);
     square += some * some;
   }
   float root = 1 / __builtin_sqrtf(NAME(total)(square) / (float)n + s->epsilon);
   sum = (VEC){0};
-  for (long f = 0; given && f < n; f += LANES) {
+  for (int64_t f = 0; given && f < n; f += LANES) {
     VEC slope = NAME(load)(given + f, n - f), unit = NAME(centered)(x + f, n - f, mean) * root;
     *(VEC *)(sums + f) += slope * unit;
     *(VEC *)(sums + space + f) += slope;
@@ -105,7 +105,7 @@ static void NAME(norm_row)(const Norm *s, const void *from, const void *by, void
   }
   float by_mean = s->centered && given ? NAME(total)(sum) / (float)n : 0;
   float by_root = given ? NAME(total)(along) / (float)n : 0;
-  for (long f = 0; f < n; f += LANES) {
+  for (int64_t f = 0; f < n; f += LANES) {
     VEC unit = (NAME(load)(x + f, n - f) - mean) * root, scale = NAME(load)(s->scale + f, n - f);
     VEC value = given ? (NAME(load)(given + f, n - f) * scale - by_mean - unit * by_root) * root
                       : unit * scale + NAME(load)(s->bias + f, n - f);
@@ -116,8 +116,8 @@ static void NAME(norm_row)(const Norm *s, const void *from, const void *by, void
 
 /* One example. Sums begin at the first entry of each group, so the mean of equal numbers is exact.
  * With a gradient of the result, those of scale and bias are added to `sums`. */
-static void NAME(norm)(const Norm *s, long example, float *memory, float *sums) {
-  long n = s->features, space = n + 16, start = example * s->pixels * n * (s->half ? 2 : 4);
+static void NAME(norm)(const Norm *s, int64_t example, float *memory, float *sums) {
+  int64_t n = s->features, space = n + 16, start = example * s->pixels * n * (s->half ? 2 : 4);
   const void *x = (const char *)s->x + start;
   const void *given = s->given ? (const char *)s->given + start : NULL;
   char *y = (char *)s->y + start;
@@ -127,18 +127,18 @@ static void NAME(norm)(const Norm *s, long example, float *memory, float *sums) 
   memset(memory, 0, 4 * space * sizeof(float));
   if (s->centered) {
     const float *first = NAME(pixel)(s, x, 0, room);
-    for (long f = 0; f < n; f += s->inner)
-      for (long i = 0; i < s->inner; i++) mean[f + i] = first[f];
+    for (int64_t f = 0; f < n; f += s->inner)
+      for (int64_t i = 0; i < s->inner; i++) mean[f + i] = first[f];
     NAME(add_pixels)(0, s, x, NULL, mean, sum, NULL, room);
     NAME(mean_of_groups)(0, s, sum);
-    for (long f = 0; f < n; f++) mean[f] += sum[f];
+    for (int64_t f = 0; f < n; f++) mean[f] += sum[f];
     memset(sum, 0, n * sizeof(float));
   }
   NAME(add_pixels)(1, s, x, NULL, mean, root, NULL, room);
   NAME(mean_of_groups)(1, s, root);
   if (given) {
     NAME(add_pixels)(0, s, x, given, mean, sum, along, room);
-    for (long f = 0; f < n; f++) {
+    for (int64_t f = 0; f < n; f++) {
       sums[f] += along[f] * root[f];
       sums[space + f] += sum[f];
       sum[f] *= s->centered ? s->scale[f] : 0;
@@ -146,14 +146,14 @@ static void NAME(norm)(const Norm *s, long example, float *memory, float *sums) 
     }
     NAME(mean_of_groups)(0, s, sum);
     NAME(mean_of_groups)(0, s, along);
-    for (long f = 0; f < n; f++) along[f] *= root[f] * root[f];
+    for (int64_t f = 0; f < n; f++) along[f] *= root[f] * root[f];
   }
-  for (long p = 0; p < s->pixels; p++) {
+  for (int64_t p = 0; p < s->pixels; p++) {
     const float *row = NAME(pixel)(s, x, p, room);
     const float *slopes = given ? NAME(pixel)(s, given, p, room + space) : NULL;
     float *to = s->half ? result : (float *)y + p * n;
-    for (long f = 0; f < n; f += LANES) {
-      long left = n - f;
+    for (int64_t f = 0; f < n; f += LANES) {
+      int64_t left = n - f;
       VEC value = NAME(load)(row + f, left) - *(const VEC *)(mean + f);
       VEC scale = NAME(load)(s->scale + f, left), factor = *(const VEC *)(root + f);
       if (given)

@@ -5,16 +5,16 @@
 typedef struct {
   Work work;
   const Kernels *kernels;
-  long blocks, block; /* of features */
+  int64_t blocks, block; /* of features */
   Pool p;
 } Pools;
 
 /* Some rows of results. */
-static int run_pool(Work *work, long chunk) {
+static int run_pool(Work *work, int64_t chunk) {
   const Pools *all = (const Pools *)work;
   const Pool *p = &all->p;
-  long rows = p->examples * p->out[0], wide = p->out[1] * p->features;
-  for (long i = rows * chunk / work->chunks; i < rows * (chunk + 1) / work->chunks; i++) {
+  int64_t rows = p->examples * p->out[0], wide = p->out[1] * p->features;
+  for (int64_t i = rows * chunk / work->chunks; i < rows * (chunk + 1) / work->chunks; i++) {
     const float *x = p->x + i / p->out[0] * p->in[0] * p->in[1] * p->features;
     all->kernels->pool(p, x, NULL, p->y + i * wide, taps_of(p, 0, i % p->out[0]), p->features);
   }
@@ -22,20 +22,20 @@ static int run_pool(Work *work, long chunk) {
 }
 
 /* The gradient of an example for some features. A row is set to zero just before its first sum. */
-static int run_pool_back(Work *work, long chunk) {
+static int run_pool_back(Work *work, int64_t chunk) {
   const Pools *all = (const Pools *)work;
   const Pool *p = &all->p;
-  long example = chunk / all->blocks, feature = chunk % all->blocks * all->block;
-  long features = MIN(all->block, p->features - feature), ready = 0;
-  long image = p->in[0] * p->in[1] * p->features, row = p->out[1] * p->features;
+  int64_t example = chunk / all->blocks, feature = chunk % all->blocks * all->block;
+  int64_t features = MIN(all->block, p->features - feature), ready = 0;
+  int64_t image = p->in[0] * p->in[1] * p->features, row = p->out[1] * p->features;
   const float *x = p->x + example * image + feature;
   const float *given = p->given + example * p->out[0] * row + feature;
   float *y = p->y + example * image + feature;
-  for (long o = 0; o <= p->out[0]; o++) {
+  for (int64_t o = 0; o <= p->out[0]; o++) {
     Taps taps = taps_of(p, 0, MIN(o, p->out[0] - 1));
-    long needed = o < p->out[0] ? taps.start + (taps.last - 1) * p->apart[0] + 1 : p->in[0];
+    int64_t needed = o < p->out[0] ? taps.start + (taps.last - 1) * p->apart[0] + 1 : p->in[0];
     for (; ready < MIN(needed, p->in[0]); ready++)
-      for (long c = 0; c < p->in[1]; c++)
+      for (int64_t c = 0; c < p->in[1]; c++)
         memset(y + (ready * p->in[1] + c) * p->features, 0, features * sizeof(float));
     if (o < p->out[0]) all->kernels->pool(p, x, given + o * row, y, taps, features);
   }
@@ -74,10 +74,10 @@ XLA_FFI_Error *jaxnet_max_pool(XLA_FFI_CallFrame *f) {
       .apart = {form[4], form[5]}, .before = {form[6], form[7]},
     },
   };
-  long n = all->p.features, wanted = MAX(1, 8 / all->p.examples); /* chunks of one */
+  int64_t n = all->p.features, wanted = MAX(1, 8 / all->p.examples); /* chunks of one */
   all->block = MAX(32, (n / wanted + 15) / 16 * 16);
   all->blocks = (n + all->block - 1) / all->block;
-  long pieces = x->dims[0] * x->dims[1] * x->dims[2] * n / 16384 + 1; /* worth a thread */
+  int64_t pieces = x->dims[0] * x->dims[1] * x->dims[2] * n / 16384 + 1; /* worth a thread */
   all->work.chunks = back ? all->p.examples * all->blocks
                           : MIN(MIN(64, pieces), all->p.examples * all->p.out[0]);
   if (all->work.chunks) run_chunks(&all->work, f, pieces > 1 ? threads_of(f) : 1);

@@ -19,11 +19,24 @@
 #endif
 #define HIDE(x) __asm__("" : "+r"(x))
 
+/* Memory that begins on a line of the cache, in whole lines: macOS gives no other. */
+#ifdef _WIN32
+#ifndef __clang__
+#error "GCC for Windows takes the stack for aligned, and its vectors there are not"
+#endif
+#include <malloc.h>
+#define new_vectors(bytes) _aligned_malloc((size_t)(bytes), 64)
+#define free_vectors _aligned_free
+#else
+#define new_vectors(bytes) aligned_alloc(64, (size_t)(bytes))
+#define free_vectors free
+#endif
+
 /* What a tile of `sum` reads: a row of x and one of w per row of the kernel, in both at these
  * distances per tap; `run` neighbors in memory per tap. */
 typedef struct {
   const float *const *x, *const *w;
-  long rows, taps, run, tap_x, tap_w, pixel, result;
+  int64_t rows, taps, run, tap_x, tap_w, pixel, result;
   int onto; /* whether to add to the result, for whole vectors */
 } Sum;
 
@@ -31,13 +44,13 @@ typedef struct {
  * kernel `rows` of x. `kernel` and `width` are distances in the result. */
 typedef struct {
   const float *const *x, *const *y;
-  long rows, columns, step_x, step_y, step_tap, kernel, width;
+  int64_t rows, columns, step_x, step_y, step_tap, kernel, width;
 } Add;
 
 /* What a step of an LSTM reads and writes, for some rows; see lstm.h. Rows are `features` apart, and
  * four times as far in `gates` and `slopes`. */
 typedef struct {
-  long rows, features;
+  int64_t rows, features;
   const uint8_t *mask;         /* one per row, or NULL */
   const float *bias, *product; /* of a row: its four gates, a vector of each */
   const float *gates, *before;
@@ -46,7 +59,7 @@ typedef struct {
 
 /* What a step back through an LSTM reads and writes. `slopes`, `by_old_c` and `by_c` are given. */
 typedef struct {
-  long rows, features;
+  int64_t rows, features;
   const uint8_t *mask;
   const float *slopes, *by_old_c, *by_c, *given_h;
   float *gates, *c, *h, *kept; /* `kept` is the gradient by h, for the rows that the mask leaves */
@@ -55,7 +68,7 @@ typedef struct {
 /* How inputs of some groups become vectors: `inputs` neighbors of `depth` per group, and the place of
  * the first input that each number of a vector needs. */
 typedef struct {
-  long depth, inputs;
+  int64_t depth, inputs;
   int32_t first[16];
 } Spread;
 
@@ -63,7 +76,7 @@ typedef struct {
  * of bfloat16; see norm.h. `given` is the gradient of the result, or NULL. */
 typedef struct {
   int half, centered;
-  long pixels, features, inner;
+  int64_t pixels, features, inner;
   float epsilon;
   const float *scale, *bias;
   const void *x, *given;
@@ -73,20 +86,20 @@ typedef struct {
 /* Windows of images x (examples, rows, columns, features) whose largest entries are taken, by axis of
  * an image; see pool.h. `given` is the gradient of the results, and `y` then that of x. */
 typedef struct {
-  long examples, features, in[2], out[2], window[2], strides[2], apart[2], before[2];
+  int64_t examples, features, in[2], out[2], window[2], strides[2], apart[2], before[2];
   const float *x, *given;
   float *y;
 } Pool;
 
 /* The taps of a window that are inside along an axis: first to last, from the place of tap 0 on. */
 typedef struct {
-  long start, first, last;
+  int64_t start, first, last;
 } Taps;
 
-static Taps taps_of(const Pool *p, int axis, long result) {
-  long apart = p->apart[axis], start = result * p->strides[axis] - p->before[axis];
-  long first = start < 0 ? (-start + apart - 1) / apart : 0;
-  long last = (p->in[axis] - start + apart - 1) / apart;
+static Taps taps_of(const Pool *p, int axis, int64_t result) {
+  int64_t apart = p->apart[axis], start = result * p->strides[axis] - p->before[axis];
+  int64_t first = start < 0 ? (-start + apart - 1) / apart : 0;
+  int64_t last = (p->in[axis] - start + apart - 1) / apart;
   return (Taps){start, first, MAX(first, MIN(last, p->window[axis]))};
 }
 
@@ -95,10 +108,10 @@ typedef enum { F32, BF16, INT8, INT4 } Numbers; /* of which a word of 32 bits ho
 typedef struct {
   Numbers numbers;
   int transposed;
-  long rows, inputs, outputs;
-  long group;        /* neighboring inputs that share a scale */
-  long parts;        /* of the inputs, or transposed of the outputs */
-  long line, padded; /* bytes of a line of w, and its numbers in whole vectors of words */
+  int64_t rows, inputs, outputs;
+  int64_t group;        /* neighboring inputs that share a scale */
+  int64_t parts;        /* of the inputs, or transposed of the outputs */
+  int64_t line, padded; /* bytes of a line of w, and its numbers in whole vectors of words */
   const float *x, *scale; /* scale may be NULL */
   const char *w;
   float *sums, *y; /* of each part its sums and those of a group; transposed, x for vectors of w */
@@ -108,22 +121,22 @@ typedef struct {
  * every query sees all of [all_low, all_high). */
 typedef struct {
   int32_t first[32], last[32];
-  long low, high, all_low, all_high;
+  int64_t low, high, all_low, all_high;
 } Ranges;
 
 /* What a panel of queries and a block of places need for their weights; see attention_tiles.h. */
 typedef struct {
   const Ranges *ranges;
-  long place, count;
+  int64_t place, count;
   int masked;    /* whether some query does not see all of these places */
   float softcap; /* or 0 */
 } Panel;
 
 #define LOG2_E 1.44269504f
 
-typedef void SumTile(const Sum *, long start, float *result, long left);
-typedef void AddTile(const Add *, long start, long feature, float *result);
-typedef void CellTile(const Cell *, long feature);
+typedef void SumTile(const Sum *, int64_t start, float *result, int64_t left);
+typedef void AddTile(const Add *, int64_t start, int64_t feature, float *result);
+typedef void CellTile(const Cell *, int64_t feature);
 typedef void CellBackTile(const CellBack *);
 
 typedef struct {
@@ -133,20 +146,22 @@ typedef struct {
   AddTile *add_rows[3][10]; /* three or five rows of the kernel at once: by half of it and count */
   SumTile *sum_each[13];    /* by count */
   AddTile *add_each[3][10]; /* as add_rows, and one row */
-  void (*spread)(const Spread *, const float *x, long left, float *to);
+  void (*spread)(const Spread *, const float *x, int64_t left, float *to);
   CellTile *cell;
   CellBackTile *cell_back;
-  void (*gemv)(const Gemv *, long chunk);
-  void (*pack)(const float *, long row, long count, long n, float factor, float *to);
-  void (*unpack)(const float *, const float *factor, long row, long count, long n, float *to);
-  void (*gather)(const float *, long row, long count, long n, long wide, float factor, float *to);
-  int (*finite)(const float *, long n);
-  float (*dot)(const float *, const float *, long n);
-  void (*softmax)(const Panel *, float *scores, float *top, float *sums, float *y, long width);
-  void (*slopes)(const Panel *, float *weights, float *slopes, long row, const float *totals,
+  void (*gemv)(const Gemv *, int64_t chunk);
+  void (*pack)(const float *, int64_t row, int64_t count, int64_t n, float factor, float *to);
+  void (*unpack)(const float *, const float *factor, int64_t row, int64_t count, int64_t n,
+                 float *to);
+  void (*gather)(const float *, int64_t row, int64_t count, int64_t n, int64_t wide, float factor,
+                 float *to);
+  int (*finite)(const float *, int64_t n);
+  float (*dot)(const float *, const float *, int64_t n);
+  void (*softmax)(const Panel *, float *scores, float *top, float *sums, float *y, int64_t width);
+  void (*slopes)(const Panel *, float *weights, float *slopes, int64_t row, const float *totals,
                  const float *means);
-  void (*norm)(const Norm *, long example, float *memory, float *sums);
-  void (*pool)(const Pool *, const float *x, const float *given, float *y, Taps, long features);
+  void (*norm)(const Norm *, int64_t example, float *memory, float *sums);
+  void (*pool)(const Pool *, const float *x, const float *given, float *y, Taps, int64_t features);
 } Kernels;
 
 /* Numbers of two vectors, by their places in both. */
@@ -230,9 +245,9 @@ int jaxnet_level(void) {
 #endif
 }
 
-static const Kernels *kernels_of(long level) {
+static const Kernels *kernels_of(int64_t level) {
 #if defined(__x86_64__)
-  long most = jaxnet_level();
+  int64_t most = jaxnet_level();
   return level > most ? NULL : level == 3 ? &kernels_avx512 : level == 2 ? &kernels_avx2 : NULL;
 #else
   return level == 1 ? &kernels_neon : NULL;
@@ -247,7 +262,7 @@ int jaxnet_use(int most) { return level = MIN(most, jaxnet_level()); }
 
 static const Kernels *kernels_in_use(void) { return kernels_of(level < 0 ? jaxnet_level() : level); }
 
-static void *zeros(long n, long size) {
+static void *zeros(int64_t n, int64_t size) {
   size_t bytes;
   if (__builtin_mul_overflow((size_t)n, (size_t)size, &bytes) || bytes > PTRDIFF_MAX) return NULL;
   return calloc(bytes + 64, 1);
@@ -271,15 +286,15 @@ static int ignored(const XLA_FFI_Api *api, XLA_FFI_Error *found) {
     return error(f->api, XLA_FFI_Error_Code_INVALID_ARGUMENT, "jaxnet: not " #condition);
 
 /* Whether a buffer has this type and these sizes. */
-static int is(const XLA_FFI_Buffer *b, XLA_FFI_DataType dtype, long rank, const long *sizes) {
+static int is(const XLA_FFI_Buffer *b, XLA_FFI_DataType dtype, int64_t rank, const int64_t *sizes) {
   if (b->dtype != dtype || b->rank != rank) return 0;
-  for (long i = 0; i < rank; i++)
+  for (int64_t i = 0; i < rank; i++)
     if (b->dims[i] != sizes[i] || sizes[i] > INT32_MAX) return 0;
   return 1;
 }
 #define IS(buffer, dtype, ...)                                                        \
-  is(buffer, XLA_FFI_DataType_##dtype, sizeof((long[]){__VA_ARGS__}) / sizeof(long), \
-     (const long[]){__VA_ARGS__})
+  is(buffer, XLA_FFI_DataType_##dtype, sizeof((int64_t[]){__VA_ARGS__}) / sizeof(int64_t), \
+     (const int64_t[]){__VA_ARGS__})
 
 /* Whether the call only asks for the version of the interface, which this answers, or anything else
  * than to run. */
@@ -299,14 +314,14 @@ static int no_run(XLA_FFI_CallFrame *f) {
 
 /* Work in chunks for all threads of XLA's pool. It is the first field of what it works on. */
 typedef struct Work {
-  atomic_long next, done, holders;
+  _Atomic int64_t next, done, holders;
   atomic_int failed;
-  long chunks;
-  int (*run)(struct Work *, long chunk); /* returns 0 without memory */
+  int64_t chunks;
+  int (*run)(struct Work *, int64_t chunk); /* returns 0 without memory */
   void (*close)(struct Work *);
 } Work;
 
-static long threads_of(XLA_FFI_CallFrame *f) {
+static int64_t threads_of(XLA_FFI_CallFrame *f) {
   int64_t threads = 1;
   XLA_FFI_ThreadPool_NumThreads_Args args = {
     XLA_FFI_ThreadPool_NumThreads_Args_STRUCT_SIZE, NULL, f->ctx, &threads,
@@ -315,7 +330,7 @@ static long threads_of(XLA_FFI_CallFrame *f) {
 }
 
 static void take_chunks(Work *work) {
-  for (long chunk; (chunk = atomic_fetch_add(&work->next, 1)) < work->chunks;) {
+  for (int64_t chunk; (chunk = atomic_fetch_add(&work->next, 1)) < work->chunks;) {
     if (!work->run(work, chunk)) atomic_store(&work->failed, 1);
     atomic_fetch_add(&work->done, 1);
   }
@@ -333,16 +348,16 @@ static void task(void *work) {
 /* Runs all chunks; returns 0 if one failed. All threads that are free take chunks until none is
  * left. The caller waits only for chunks that run, so it ends even if every other thread waits here
  * for itself. */
-static int run_chunks(Work *work, XLA_FFI_CallFrame *f, long threads) {
-  long helpers = MIN(threads, work->chunks) - 1;
+static int run_chunks(Work *work, XLA_FFI_CallFrame *f, int64_t threads) {
+  int64_t helpers = MIN(threads, work->chunks) - 1;
   XLA_FFI_ThreadPool_Schedule_Args args = {
     XLA_FFI_ThreadPool_Schedule_Args_STRUCT_SIZE, NULL, f->ctx, task, work,
   };
   atomic_fetch_add(&work->holders, MAX(helpers, 0));
-  for (long i = 0; i < helpers; i++)
+  for (int64_t i = 0; i < helpers; i++)
     if (ignored(f->api, f->api->XLA_FFI_ThreadPool_Schedule(&args))) release(work);
   take_chunks(work);
-  for (long spins = 0; atomic_load(&work->done) < work->chunks; spins++)
+  for (int64_t spins = 0; atomic_load(&work->done) < work->chunks; spins++)
     if (spins > 2000) sched_yield();
     else PAUSE();
   return !atomic_load(&work->failed);

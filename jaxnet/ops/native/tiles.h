@@ -9,12 +9,12 @@ typedef float NAME(vec) __attribute__((vector_size(4 * LANES), aligned(4), may_a
 typedef int32_t NAME(ints) __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
 #define VEC NAME(vec)
 
-INLINE void NAME(put)(float *to, VEC value, long left) {
+INLINE void NAME(put)(float *to, VEC value, int64_t left) {
   if (left >= LANES) *(VEC *)to = value;
 #ifdef STORE_FIRST
   else if (left > 0) STORE_FIRST(to, value, left);
 #else
-  else for (long i = 0; i < left; i++) to[i] = value[i];
+  else for (int64_t i = 0; i < left; i++) to[i] = value[i];
 #endif
 }
 
@@ -23,20 +23,20 @@ INLINE void NAME(put)(float *to, VEC value, long left) {
  * The compiler does not know the distance of the pixels x[t]. Four base pointers and the scales of
  * x86's addresses reach all of them without a register for each. HIDE keeps the compiler from
  * computing the addresses before the loop, for which there are too few registers. */
-INLINE void NAME(sum)(const int count, const int vectors, const Sum *s, long start, float *result,
-                      long left) {
+INLINE void NAME(sum)(const int count, const int vectors, const Sum *s, int64_t start,
+                      float *result, int64_t left) {
   VEC total[28][2];
   UNROLL for (int t = 0; t < count; t++)
     UNROLL for (int v = 0; v < vectors; v++)
       total[t][v] = s->onto ? *(VEC *)(result + t * s->result + v * LANES) : (VEC){0};
-  long step = s->pixel * 4;
-  for (long r = 0; r < s->rows; r++)
-    for (long k = 0; k < s->taps; k++) {
+  int64_t step = s->pixel * 4;
+  for (int64_t r = 0; r < s->rows; r++)
+    for (int64_t k = 0; k < s->taps; k++) {
       const char *x[4];
       const float *w = s->w[r] + k * s->tap_w;
       x[0] = (const char *)(s->x[r] + start + k * s->tap_x);
       UNROLL for (int i = 1; i < 4; i++) x[i] = x[i - 1] + 7 * step;
-      for (long c = 0; c < s->run; c++, w += vectors * LANES) {
+      for (int64_t c = 0; c < s->run; c++, w += vectors * LANES) {
         HIDE(step);
         VEC these[2];
         UNROLL for (int v = 0; v < vectors; v++) these[v] = *(const VEC *)(w + v * LANES);
@@ -55,16 +55,16 @@ INLINE void NAME(sum)(const int count, const int vectors, const Sum *s, long sta
 /* result[k][t] += sum over rows and columns of x[k][t] * y, where t are neighbors in memory and k
  * are rows of the kernel. */
 INLINE void NAME(add)(const int kernels, const int count, const int vectors, const Add *a,
-                      long start, long feature, float *result) {
+                      int64_t start, int64_t feature, float *result) {
   VEC total[28][2];
   UNROLL for (int k = 0; k < kernels; k++)
     UNROLL for (int t = 0; t < count; t++)
       UNROLL for (int v = 0; v < vectors; v++)
         total[k * count + t][v] = *(VEC *)(result + k * a->kernel + t * a->width + v * LANES);
-  for (long r = 0; r < a->rows; r++) {
+  for (int64_t r = 0; r < a->rows; r++) {
     const float *x[5], *y = a->y[r] + feature;
     UNROLL for (int k = 0; k < kernels; k++) x[k] = a->x[k * a->rows + r] + start;
-    for (long c = 0; c < a->columns; c++, y += a->step_y) {
+    for (int64_t c = 0; c < a->columns; c++, y += a->step_y) {
       VEC these[2];
       UNROLL for (int v = 0; v < vectors; v++) these[v] = *(const VEC *)(y + v * LANES);
       UNROLL for (int k = 0; k < kernels; k++) {
@@ -81,30 +81,31 @@ INLINE void NAME(add)(const int kernels, const int count, const int vectors, con
 }
 
 /* As `sum` and `add`, for features that are convolved each by itself: x is a vector too. */
-INLINE void NAME(sum_each)(const int count, const Sum *s, long start, float *result, long left) {
+INLINE void NAME(sum_each)(const int count, const Sum *s, int64_t start, float *result,
+                           int64_t left) {
   VEC total[12];
   UNROLL for (int t = 0; t < count; t++) total[t] = (VEC){0};
-  for (long r = 0; r < s->rows; r++)
-    for (long k = 0; k < s->taps; k++) {
+  for (int64_t r = 0; r < s->rows; r++)
+    for (int64_t k = 0; k < s->taps; k++) {
       const float *x = s->x[r] + start + k * s->tap_x;
       const float *w = s->w[r] + k * s->tap_w;
-      for (long c = 0; c < s->run; c++, x += LANES, w += LANES)
+      for (int64_t c = 0; c < s->run; c++, x += LANES, w += LANES)
         UNROLL for (int t = 0; t < count; t++)
           total[t] += *(const VEC *)(x + t * s->pixel) * *(const VEC *)w;
     }
   UNROLL for (int t = 0; t < count; t++) NAME(put)(result + t * s->result, total[t], left);
 }
 
-INLINE void NAME(add_each)(const int kernels, const int count, const Add *a, long start,
-                           long feature, float *result) {
+INLINE void NAME(add_each)(const int kernels, const int count, const Add *a, int64_t start,
+                           int64_t feature, float *result) {
   VEC total[28];
   UNROLL for (int k = 0; k < kernels; k++)
     UNROLL for (int t = 0; t < count; t++)
       total[k * count + t] = *(VEC *)(result + k * a->kernel + t * a->width);
-  for (long r = 0; r < a->rows; r++) {
+  for (int64_t r = 0; r < a->rows; r++) {
     const float *x[5], *y = a->y[r] + feature;
     UNROLL for (int k = 0; k < kernels; k++) x[k] = a->x[k * a->rows + r] + start;
-    for (long c = 0; c < a->columns; c++, y += a->step_y)
+    for (int64_t c = 0; c < a->columns; c++, y += a->step_y)
       UNROLL for (int k = 0; k < kernels; k++) {
         UNROLL for (int t = 0; t < count; t++)
           total[k * count + t] += *(const VEC *)(x[k] + t * a->step_tap) * *(const VEC *)y;
@@ -116,28 +117,28 @@ INLINE void NAME(add_each)(const int kernels, const int count, const Add *a, lon
       *(VEC *)(result + k * a->kernel + t * a->width) = total[k * count + t];
 }
 
-INLINE VEC NAME(load)(const float *from, long left) {
+INLINE VEC NAME(load)(const float *from, int64_t left) {
   if (left >= LANES) return *(const VEC *)from;
   VEC some = {0};
-  for (long i = 0; i < left; i++) some[i] = from[i];
+  for (int64_t i = 0; i < left; i++) some[i] = from[i];
   return some;
 }
 
 #ifndef PERMUTE
 INLINE VEC NAME(permute)(VEC x, NAME(ints) places) {
   VEC some;
-  for (long i = 0; i < LANES; i++) some[i] = x[places[i] % LANES];
+  for (int64_t i = 0; i < LANES; i++) some[i] = x[places[i] % LANES];
   return some;
 }
 #define PERMUTE NAME(permute)
 #endif
 
 /* A pixel of some groups as a vector for each input of a group. */
-static void NAME(spread)(const Spread *s, const float *x, long left, float *to) {
+static void NAME(spread)(const Spread *s, const float *x, int64_t left, float *to) {
   NAME(ints) at = *(const NAME(ints) *)s->first;
-  for (long i = 0; i < s->depth; i++, at += 1, to += LANES) {
+  for (int64_t i = 0; i < s->depth; i++, at += 1, to += LANES) {
     VEC some = PERMUTE(NAME(load)(x, left), at);
-    for (long first = LANES; first < s->inputs; first += LANES) {
+    for (int64_t first = LANES; first < s->inputs; first += LANES) {
       VEC others = PERMUTE(NAME(load)(x + first, left - first), at);
       NAME(ints) here = at >= (int)first;
       some = (VEC)(((NAME(ints))some & ~here) | ((NAME(ints))others & here));
@@ -170,12 +171,12 @@ INLINE VEC NAME(tanh)(VEC x) {
 
 INLINE VEC NAME(sigmoid)(VEC x) { return NAME(tanh)(x * 0.5f) * 0.5f + 0.5f; }
 
-static void NAME(cell)(const Cell *s, long feature) {
-  long n = s->features, left = n - feature;
+static void NAME(cell)(const Cell *s, int64_t feature) {
+  int64_t n = s->features, left = n - feature;
   VEC bias[4];
   for (int gate = 0; gate < 4; gate++) bias[gate] = NAME(load)(s->bias + gate * n + feature, left);
-  for (long r = 0; r < s->rows; r++) {
-    long at = r * n + feature, wide = 4 * r * n + feature;
+  for (int64_t r = 0; r < s->rows; r++) {
+    int64_t at = r * n + feature, wide = 4 * r * n + feature;
     VEC z[4], old_c = NAME(load)(s->c + at, left);
     for (int gate = 0; gate < 4; gate++)
       z[gate] = NAME(load)(s->gates + wide + gate * n, left) + bias[gate] +
@@ -201,10 +202,10 @@ static void NAME(cell)(const Cell *s, long feature) {
 }
 
 static void NAME(cell_back)(const CellBack *s) {
-  long n = s->features;
-  for (long r = 0; r < s->rows; r++)
-    for (long feature = 0; feature < n; feature += LANES) {
-      long at = r * n + feature, wide = 4 * r * n + feature, left = n - feature;
+  int64_t n = s->features;
+  for (int64_t r = 0; r < s->rows; r++)
+    for (int64_t feature = 0; feature < n; feature += LANES) {
+      int64_t at = r * n + feature, wide = 4 * r * n + feature, left = n - feature;
       VEC h = NAME(load)(s->given_h + at, left) + NAME(load)(s->h + at, left);
       if (s->mask && !s->mask[r]) {
         NAME(put)(s->kept + at, h, left);
@@ -246,23 +247,23 @@ static void NAME(cell_back)(const CellBack *s) {
 #endif
 
 #define SUM(count, vectors)                                                                        \
-  static void NAME(sum_##count##_##vectors)(const Sum *s, long start, float *result, long left) {  \
+  static void NAME(sum_##count##_##vectors)(const Sum *s, int64_t start, float *result, int64_t left) { \
     NAME(sum)(count, vectors, s, start, result, left);                                             \
   }
 #define ADD(count, vectors)                                                                        \
-  static void NAME(add_##count##_##vectors)(const Add *a, long start, long feature, float *to) {   \
+  static void NAME(add_##count##_##vectors)(const Add *a, int64_t start, int64_t feature, float *to) { \
     NAME(add)(1, count, vectors, a, start, feature, to);                                           \
   }
 #define ADD_ROWS(kernels, count)                                                                   \
-  static void NAME(rows_##kernels##_##count)(const Add *a, long start, long feature, float *to) {  \
+  static void NAME(rows_##kernels##_##count)(const Add *a, int64_t start, int64_t feature, float *to) { \
     NAME(add)(kernels, count, 1, a, start, feature, to);                                           \
   }
 #define SUM_EACH(count, vectors)                                                                   \
-  static void NAME(sum_each_##count)(const Sum *s, long start, float *result, long left) {         \
+  static void NAME(sum_each_##count)(const Sum *s, int64_t start, float *result, int64_t left) {   \
     NAME(sum_each)(count, s, start, result, left);                                                 \
   }
 #define ADD_EACH(kernels, count)                                                                   \
-  static void NAME(each_##kernels##_##count)(const Add *a, long start, long feature, float *to) {  \
+  static void NAME(each_##kernels##_##count)(const Add *a, int64_t start, int64_t feature, float *to) { \
     NAME(add_each)(kernels, count, a, start, feature, to);                                         \
   }
 ALL(SUM) ALL(ADD) BY_ROWS(ADD_ROWS) EACH(SUM_EACH) ONE_ROW(ADD_EACH) BY_ROWS(ADD_EACH)
