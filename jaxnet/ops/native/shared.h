@@ -172,6 +172,7 @@ typedef struct {
 #endif
 
 #if defined(__x86_64__)
+#include <cpuid.h>
 #include <immintrin.h>
 #ifdef __clang__
 #pragma clang attribute push(__attribute__((target("avx512f"))), apply_to = function)
@@ -234,12 +235,23 @@ typedef struct {
 #error "no vectors: jaxnet falls back to XLA's convolutions"
 #endif
 
+#if defined(__x86_64__)
+/* What processor and system have. Not by __builtin_cpu_supports: it says no in what Zig links. */
+static int find_level(void) {
+  uint32_t a, b, c, d, kept;
+  if (!__get_cpuid(1, &a, &b, &c, &d) || !(c & bit_OSXSAVE) || !(c & bit_FMA)) return 0;
+  __asm__("xgetbv" : "=a"(kept), "=d"(d) : "c"(0)); /* registers that the system saves */
+  if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || !(b & bit_AVX2) || (kept & 0x06) != 0x06) return 0;
+  return (b & bit_AVX512F) && (kept & 0xe6) == 0xe6 ? 3 : 2;
+}
+#endif
+
 /* The instruction set: 0 for none, 2 for AVX2, 3 for AVX-512, 1 for NEON. */
 int jaxnet_level(void) {
 #if defined(__x86_64__)
-  __builtin_cpu_init();
-  if (__builtin_cpu_supports("avx512f")) return 3;
-  return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") ? 2 : 0;
+  static atomic_int level = -1; /* a virtual machine takes long to answer */
+  if (level < 0) level = find_level();
+  return level;
 #else
   return 1;
 #endif
