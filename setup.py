@@ -1,9 +1,14 @@
 """Builds the kernels in C where there is a compiler; pyproject.toml has all the rest.
 
 The library is loaded with ctypes and does not use Python's headers, so one file fits each Python of
-a platform: its name and the wheel's tag do not name one.
+a platform: its name and the wheel's tag do not name one. Windows loads a kernels.so too.
+
+JAXNET_PLATFORM, such as win_amd64, is the tag of a wheel for another platform. CC must compile for
+it; .ci/release sets both.
 """
 
+import os
+import shlex
 from pathlib import Path
 
 from setuptools import Extension, setup
@@ -11,6 +16,7 @@ from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_ext import build_ext
 
 FOLDER = "jaxnet/ops/native"
+PLATFORM = os.environ.get("JAXNET_PLATFORM")
 
 
 class Build(build_ext):
@@ -19,6 +25,15 @@ class Build(build_ext):
 
     def get_export_symbols(self, ext):
         return ext.export_symbols  # no PyInit function
+
+    def build_extension(self, ext):
+        if not PLATFORM:
+            return super().build_extension(ext)
+        file = Path(self.get_ext_fullpath(ext.name))
+        file.parent.mkdir(parents=True, exist_ok=True)  # without this machine's flags for Python
+        compiler = [*shlex.split(os.environ["CC"]), *ext.extra_compile_args, "-w", "-s", "-shared"]
+        self.spawn([*compiler, *ext.sources, "-o", str(file)])
+        file.with_suffix(".lib").unlink(missing_ok=True)  # Zig's, for linkers of Windows
 
 
 class Wheel(bdist_wheel):
@@ -33,7 +48,7 @@ class Wheel(bdist_wheel):
 
     def get_tag(self):
         tag = super().get_tag()
-        return tag if self.root_is_pure else ("py3", "none", tag[2])
+        return tag if self.root_is_pure else ("py3", "none", PLATFORM or tag[2])
 
 
 setup(
@@ -44,7 +59,7 @@ setup(
             [f"{FOLDER}/kernels.c"],
             depends=[str(path) for path in Path(FOLDER).glob("*.h")],
             extra_compile_args=["-std=gnu11", "-O3", "-g0", "-Wno-psabi", "-fno-math-errno"],
-            optional=True,
+            optional=not PLATFORM,
         )
     ],
 )
