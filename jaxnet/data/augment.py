@@ -368,6 +368,11 @@ def _pair(who: str, batch: Any, second: str, hint: str = "") -> Any:
 def images(who: str, key: Any, x: Any, dtype: str = "booleans or numbers") -> jax.Array:
     """Return a checked batch of images, and check the key."""
     checks.check_key(key, who)
+    if isinstance(x, dict):
+        raise TypeError(
+            f"{who}: changes images alone, got a dict of {', '.join(x)}. For images together with "
+            "masks or boxes, take jn.data.elastic(shift=...), random_flip() or random_crop(...)"
+        )
     return checks.as_array(who, "inputs", x, "(batch, height, width, channels)", dtype)
 
 

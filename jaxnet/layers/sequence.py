@@ -297,6 +297,9 @@ def bidirectional(
     dict form, "initial" and "final" are {"forward": carry, "backward": carry}; the backward
     direction ends at the first step, so its final carry belongs to that step.
 
+    Each output has read the whole sequence, so do not train it to predict the next step: it would
+    copy the answer.
+
     Args:
       forward: Sequence layer.
       backward: Layer of the other direction; the same as `forward` by default, with separate

@@ -1,4 +1,4 @@
-"""Which functions called this one: whether JAX did, and how many of its loops; which one raised."""
+"""Which functions called this one: whether JAX did, and how many of its loops."""
 
 import os
 import sys
@@ -10,7 +10,6 @@ import jax
 
 # With the separator at its end, so that the path of jaxnet does not match.
 _JAX = os.path.join(os.path.dirname(jax.__file__), "")
-_HERE = os.path.join(os.path.dirname(os.path.dirname(__file__)), "")
 _LOOPS = os.path.join("control_flow", "loops.py")
 
 
@@ -60,19 +59,3 @@ def loops_around() -> int:
 
 def _is_loop(code: CodeType) -> bool:
     return code.co_name in ("vmap_f", "pmap_f") or code.co_filename.endswith(_LOOPS)
-
-
-def raised_here(error: BaseException) -> bool:
-    """Return whether a function of jaxnet raised an error itself, so that it says what to write.
-
-    Example:
-      >>> try:
-      ...     jn.dense(0)
-      ... except ValueError as error:
-      ...     print(raised_here(error))
-      True
-    """
-    trace: Any = error.__traceback__
-    while trace.tb_next is not None:
-        trace = trace.tb_next
-    return trace.tb_frame.f_code.co_filename.startswith(_HERE)

@@ -68,7 +68,8 @@ def curves(panels: Panels, *, xlabel: str = "epoch", x: Any = None) -> Figure:
       panels: Values (epochs,) or (runs, epochs), as metric -> name of a line -> values; see
         `history`.
       xlabel: Label of the horizontal axis.
-      x: Places of the values on it, (epochs,); None is 1, 2, ...
+      x: Places of the values on it, (epochs,); None is 1, 2, ... For a resumed run, pass
+        [epoch.number for epoch in epochs].
 
     Raises:
       TypeError: If `panels` is not a dict of dicts of numbers.

@@ -170,3 +170,9 @@ X = jnp.ones((3, 5, 7, 2))
 def test_refusals(call, error, words):
     with pytest.raises(error, match=words):
         call(jax.random.key(0))
+
+
+def test_a_change_of_images_alone_is_told_what_moves_masks():
+    batch = jnp.ones((2, 8, 8, 3)), jnp.ones((2, 8, 8), int)
+    with pytest.raises(TypeError, match="got a dict of image, mask.*elastic"):
+        on_masks(random_shift(1))(jax.random.key(0), batch)
