@@ -11,14 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnet.services.checks import (
-    as_rows,
-    at_least,
-    between,
-    check_list,
-    check_options,
-    on_host,
-)
+from jaxnet.services.checks import as_rows, at_least, between, check_list, check_options, on_host
 from jaxnet.services.trees import PyTree
 
 

@@ -210,7 +210,7 @@ def _stale(before: PyTree, states: tuple, steps: int) -> list[str]:
     """Return findings about state that a step does not change and statistics never updated."""
     entries, found, still = flat(before, None), [], []
     for (path, old), *news in zip(entries, *map(jax.tree.leaves, states), strict=True):
-        if all(np.array_equal(old, new, equal_nan=True) for new in news):
+        if old.dtype != bool and all(np.array_equal(old, new, equal_nan=True) for new in news):
             still.append(path)
     if still:
         found.append(
@@ -264,30 +264,22 @@ def _squashed(objective: Layer, train_state: TrainState, batch: PyTree) -> list[
     if parts is None or objective.kind not in ("supervised", "augmented"):
         return []
     large = jax.tree.map(lambda p: 30 * p if p.dtype.kind == "f" else p, train_state.params)
-
-    @jax.jit
-    def run(params, state, x, targets, key):
-        of = lambda layer, y: jax.tree.leaves(layer.apply({}, {}, (y, targets))[0])[0]  # noqa: E731
-        both = [parts.net.apply(p, state, x)[0] for p in params]
-        if not (hasattr(both[0], "dtype") and jnp.issubdtype(both[0].dtype, jnp.floating)):
-            return None
-        inside = [((y >= 0) & (y <= 1)).all() & (y > 0).any() for y in both]
-        corner = (jax.grad(lambda y: of(parts.loss, y).mean())(both[0]) < 0).astype(both[0].dtype)
-        losses = of(parts.loss, corner).mean(), of(parts.loss, 3 * corner - 1).mean()
-        u = jax.random.uniform(key, both[0].shape, both[0].dtype, 1e-3, 1 - 1e-3)
-        same = [(of(m, u) == of(m, 1 - u)).all() for m in parts.metrics.values()]
-        one = abs(both[0].sum(-1) - 1).max() < 1e-3
-        return inside[0] & inside[1], one, (losses[1] < losses[0]) & (losses[0] > 1e-3), same
-
-    found = run((train_state.params, large), train_state.state, x, targets, jax.random.key(0))
-    if found is None or not found[0]:
+    of = lambda layer, y: jax.tree.leaves(layer.apply({}, {}, (y, targets))[0])[0]  # noqa: E731
+    run = jax.jit(lambda params, x: parts.net.apply(params, train_state.state, x)[0])
+    y, larger = run(train_state.params, x), run(large, x)
+    floats = hasattr(y, "dtype") and jnp.issubdtype(y.dtype, jnp.floating)
+    if not (
+        floats and all(0 <= each.min() and each.max() <= 1 for each in (y, larger)) and y.any()
+    ):
         return []
-    last = "softmax" if found[1] else "sigmoid"
-    names = ["the loss"] * bool(found[2])
-    names += [f"metrics[{n!r}]" for n, same in zip(parts.metrics, found[3], strict=True) if same]
-    write = f"leave out the {last} at the end of the net"
-    if not found[2]:
-        write = f"{write}, or write functools.partial(jn.metrics.binary_accuracy, threshold=0.5)"
+    corner = (jax.grad(lambda y: of(parts.loss, y).mean())(y) < 0).astype(y.dtype)
+    near, far = (float(of(parts.loss, each).mean()) for each in (corner, 3 * corner - 1))
+    u = jax.random.uniform(jax.random.key(0), y.shape, y.dtype, 1e-3, 1 - 1e-3)
+    same = [n for n, m in parts.metrics.items() if (of(m, u) == of(m, 1 - u)).all()]
+    names = ["the loss"] * (far < near > 1e-3) + [f"metrics[{name!r}]" for name in same]
+    write = "leave out the sigmoid or softmax at the end of the net"
+    if not far < near > 1e-3:
+        write += ", or write functools.partial(jn.metrics.binary_accuracy, threshold=0.5)"
     told = f"all outputs are in [0, 1], but logits are expected by {' and '.join(names)}: {write}"
     return [told] if names else []
 

@@ -389,19 +389,16 @@ def to_numpy(who: str, what: str, value: Any) -> np.ndarray:
     table = hasattr(value, "columns") and hasattr(value, "dtypes")  # of pandas or polars
     if table and len(set(value.dtypes)) > 1:
         columns = [f"{n} {t}" for n, t in zip(value.columns, value.dtypes, strict=True)]
-        more = f" and {len(columns) - 8} more" * (len(columns) > 8)
         raise TypeError(
-            f"{who}: the columns of {what} differ in dtype: {', '.join(columns[:8])}{more}. Choose "
-            "those of numbers, table[[...]].to_numpy(np.float32), and give each other column as "
-            "integers, such as names, ids = np.unique(column, return_inverse=True)"
+            f"{who}: the columns of {what} differ in dtype: {', '.join(columns):.400}. Choose the "
+            "numbers by table[[...]].to_numpy(np.float32), and give each other column as integers, "
+            "such as names, ids = np.unique(column, return_inverse=True)"
         )
-    if _is_sparse(value):
-        raise TypeError(
-            f"{who}: {what} must be an array with all its entries, got a sparse "
-            f"{type(value).__name__}; write x.toarray()"
-        )
-    if isinstance(value, Mapping):
-        raise TypeError(f"{who}: {what} is a {type(value).__name__}; write dict(x)")
+    if _is_sparse(value) or isinstance(value, Mapping):
+        kind, write = f"a sparse {type(value).__name__}", "x.toarray()"
+        if isinstance(value, Mapping):
+            kind, write = type(value).__name__, "dict(x)"
+        raise TypeError(f"{who}: {what} must be an array, got {kind}; write {write}")
     try:
         found = np.asarray(value)
         if found.dtype == object and all(isinstance(each, Number) for each in found.flat):
@@ -409,9 +406,8 @@ def to_numpy(who: str, what: str, value: Any) -> np.ndarray:
         return found
     except Exception as error:  # each library has its own errors
         raise TypeError(
-            f"{who}: {what} must be an array, got {type(value).__module__}.{type(value).__name__}, "
-            f"which NumPy cannot read: {error}. For a tensor, write "
-            "x.detach().cpu().float().numpy()"
+            f"{who}: {what} must be an array, got {type(value).__name__}, which NumPy cannot read: "
+            f"{error}. For a tensor, write x.detach().cpu().float().numpy()"
         ) from None
 
 
@@ -886,26 +882,20 @@ def abstract(x: PyTree, who: str) -> PyTree:
 
 def check_numbers(who: str, what: str, value: Any) -> None:
     """Raise unless an array or spec holds numbers, booleans or keys, all of which count."""
-    kind = getattr(value.dtype, "kind", "O")
     if not _has_numbers(value.dtype):
-        write = _INSTEAD.get(kind, "x.astype(np.float32)")
+        write = _INSTEAD.get(getattr(value.dtype, "kind", ""), "write x.astype(np.float32)")
         raise TypeError(
             f"{who}: {what} must hold numbers that JAX has, got dtype {value.dtype}; {write}"
         )
     check_mask(who, what, value)
 
 
-# What to write, by the kind of a dtype.
 _WORDS = "for labels that are words, write names, labels = np.unique(words, return_inverse=True)"
-_INSTEAD = {
-    "U": _WORDS,
-    "S": _WORDS,
-    "T": _WORDS,
-    "O": f"{_WORDS}; for numbers with gaps, column.astype(float), and fill the NaN",
-    "M": "for times, write numbers such as (times - times.min()) / np.timedelta64(1, 'D')",
-    "m": "for durations, write numbers such as x / np.timedelta64(1, 'D')",
-    "V": "for records, write one array per field, {name: x[name] for name in x.dtype.names}",
-}
+_TIMES = "for times, write numbers such as (times - times.min()) / np.timedelta64(1, 'D')"
+_GAPS = f"{_WORDS}; for numbers with gaps, write column.astype(float) and fill the NaN"
+_FIELDS = "for records, write one array per field, {name: x[name] for name in x.dtype.names}"
+# What to write instead, by the kind of a dtype.
+_INSTEAD = {**dict.fromkeys("UST", _WORDS), **dict.fromkeys("Mm", _TIMES), "O": _GAPS, "V": _FIELDS}
 
 
 def check_mask(who: str, what: str, value: Any) -> None:
@@ -961,11 +951,10 @@ _FOREIGN: dict[type, bool] = {}
 
 def _is_foreign(leaf: Any) -> bool:
     """Return whether a leaf is an array that JAX has to convert."""
-    kind = type(leaf)
-    if kind not in _FOREIGN:
-        array = hasattr(leaf, "__array__") or isinstance(leaf, Mapping) or _is_sparse(leaf)
-        _FOREIGN[kind] = array and not isinstance(leaf, jax.Array | np.generic)
-    return _FOREIGN[kind]
+    if (known := _FOREIGN.get(type(leaf))) is not None:
+        return known
+    array = hasattr(leaf, "__array__") or isinstance(leaf, Mapping) or _is_sparse(leaf)
+    return _FOREIGN.setdefault(type(leaf), array and not isinstance(leaf, jax.Array | np.generic))
 
 
 def initialized(

@@ -18,9 +18,9 @@ from jaxnet.training.epoch import Epoch, Position
 from jaxnet.training.evaluate import is_stream, means, measure_all, on_device
 from jaxnet.training.loss_scale import scales_in
 from jaxnet.training.placement import shardings_of
-from jaxnet.training.source import Pace, Resident, Spent, Stream, Totals
+from jaxnet.training.source import REFRESH, Pace, Resident, Spent, Stream, Totals
 from jaxnet.training.targets import check_targets
-from jaxnet.training.trainer import Trainer, TrainState, check_train_state
+from jaxnet.training.trainer import Trainer, TrainState, check_train_state, without_weak_types
 from jaxnet.training.watch import explain_reuse, warn_below, warn_nonfinite, warn_skipped
 
 
@@ -103,7 +103,7 @@ def fit(
     hint = "write fit(trainer, train_state, data, epochs=...)"
     check_type("fit", "", trainer, Trainer, "a trainer from jn.trainer first", hint)
     check_train_state("fit", train_state)
-    train_state = all_native(train_state, "fit")
+    train_state = without_weak_types(all_native(train_state, "fit"))
     check_options("fit", shuffle=shuffle, progress=progress)
     if evaluate is not None:
         if trainer.objective is None:
@@ -211,6 +211,7 @@ def _epochs(
     test: PyTree | None,
     progress: bool,
 ) -> Iterator[Epoch]:
+    took = float("inf")  # seconds of the last epoch: a bar for a short one would only flicker
     warned = below = False  # warn once, since values that are not finite usually stay so
     with explain_reuse():
         step = int(train_state.step)
@@ -226,7 +227,7 @@ def _epochs(
         title, size = f"epoch {position.epoch + 1}{_of(end.epoch)}", source.steps
         if every is not None:
             title, size = f"to step {stop}{_of(end.step)}", every
-        with progress_bar(size, title, progress) as bar:
+        with progress_bar(size, title, progress and took > REFRESH) as bar:
             while not pace.stopped:
                 limit = None if stop is None else stop - step
                 try:
@@ -244,6 +245,7 @@ def _epochs(
                     break
         if not parts:  # the stream had ended
             return
+        took = time.perf_counter() - start
         losses = np.concatenate([part.losses for part in parts])
         finite = np.concatenate([part.finite for part in parts])
         skipped = None

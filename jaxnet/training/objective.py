@@ -14,6 +14,7 @@ objectives.
 import contextlib
 import itertools
 import math
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -22,14 +23,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxnet.core import Layer, Params, State, as_layer, compose, transformed
-from jaxnet.services.checks import (
-    LOADER,
-    WrongValues,
-    a_function,
-    check_type,
-    is_list_of_batches,
-)
-from jaxnet.services.frames import raised_here
+from jaxnet.services.checks import LOADER, WrongValues, a_function, check_type, is_list_of_batches
 from jaxnet.services.functions import function_name
 from jaxnet.services.jaxprs import jaxprs_among
 from jaxnet.services.keywords import explain_keywords
@@ -147,7 +141,7 @@ def _comparison(name: str, function: Compare) -> Layer:
             raise
         except (AssertionError, IndexError, TypeError, ValueError) as error:
             hint = _fitting(outputs, targets)
-            if raised_here(error) or type(error).__module__ != "builtins":
+            if re.match(r"[\w.]+: ", str(error)) or type(error).__module__ != "builtins":
                 if "rite " not in str(error):
                     error.add_note(hint)
                 raise

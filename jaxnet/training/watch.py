@@ -54,9 +54,13 @@ class Watcher:
         if len(before) < 2:
             return
         changed = differences(before[-2], now)
-        of_batch = all(name.split("/")[0] in ("batch", "data") for name in changed)
-        if of_batch and len(before) <= self.shapes:
+        sources = {name.split("/")[0] for name in changed}
+        of_batch = sources <= {"batch", "data"}
+        # A second data set is usually meant.
+        if of_batch and len(before) <= self.shapes + (sources == {"data"}):
             return
+        if changed and all(a and b and a.strip("~") == b.strip("~") for a, b in changed.values()):
+            return  # only a weak type, as of jnp.asarray(1e-3), after which nothing compiles again
         changes = [f"{n}: {a or 'nothing'} -> {b or 'nothing'}" for n, (a, b) in changed.items()]
         hint = "; for batches of n shapes, write jn.trainer(..., shapes=n)" if of_batch else ""
         otherwise = "another batch_size or sharding, a list instead of a tuple, or cleared caches"
@@ -64,20 +68,23 @@ class Watcher:
         warn(f"{program} is compiled again (number {len(before)}), because of {why}{hint}")
 
     def updated(self, before: State, after: State) -> None:
-        """Warn, while a step is traced, about leaves that are returned as the same value."""
+        """Warn, while a step is traced, about leaves that are returned as the same value.
+
+        Booleans may be: a mask of weights changes between runs, without a compilation.
+        """
         if jax.tree.structure(before) != jax.tree.structure(after):
             raise ValueError(
                 "step: the objective must return state of the structure it was given, "
                 f"{jax.tree.structure(before)}, got {jax.tree.structure(after)}"
             )
         pairs = zip(flat(before, None), jax.tree.leaves(after), strict=True)
-        same = {path for (path, old), new in pairs if new is old}
+        same = {path for (path, old), new in pairs if new is old and old.dtype != bool}
         if new := same - self._still:
             self._still |= new
             warn(
                 f"state does not change in training: {', '.join(sorted(new))}; is the net applied "
                 "with train=train, and is its new state returned? Keep a constant as an array in "
-                "the function of the layer, not in the state"
+                "the function of the layer, not in the state. A mask of booleans may stay"
             )
 
     def stepped(self, train_state: Any, loss: jax.Array, objective: Layer | None = None) -> None:

@@ -10,6 +10,7 @@ import pytest
 
 import jaxnet as jn
 from jaxnet.training.watch import Watcher, warn_nonfinite
+from tests.training.conftest import LOSS
 
 PARAMS = {"a": jnp.ones(2), "b": jnp.ones(3)}
 
@@ -112,4 +113,23 @@ def test_an_array_in_two_places_is_named():
     kinds = ValueError, jax.errors.JaxRuntimeError
     with pytest.raises(kinds, match="donate the same buffer twice") as error:
         trainer.step(train_state._replace(params=average), batch)
-    assert any("params/bias and opt_state/1/ema/bias" in n for n in error.value.__notes__)
+    assert "params/bias and opt_state/1/ema/bias" in "".join(error.value.__notes__)
+
+
+@pytest.mark.slow
+def test_what_is_meant_is_not_told():
+    """A second data set, a weak type, and a mask of booleans as state; a float as state is."""
+    net = jn.compose(
+        lambda m, x: m(jn.dense(2), x * m.state("mask", jn.initializers.ones, (2,), bool))
+    )
+    optimizer = optax.inject_hyperparams(optax.sgd)(learning_rate=0.1)
+    trainer = jn.trainer(jn.supervised(net, LOSS), optimizer)
+    batch = jnp.eye(2), jnp.array([0, 1])
+    train_state = trainer.init(jax.random.key(0), batch)
+    weak = optax.tree.set(train_state.opt_state, learning_rate=jnp.asarray(0.2))
+    for data, start in [
+        (batch, train_state),
+        (jax.tree.map(lambda a: jnp.tile(a, (2,) + (1,) * (a.ndim - 1)), batch), train_state),
+        (batch, train_state._replace(opt_state=weak)),
+    ]:
+        list(jn.fit(trainer, start, data, epochs=1, batch_size=2))
