@@ -19,11 +19,14 @@ GUIDE = ROOT / "guide"
 INDEX = GUIDE / "README.md"
 PAGES = sorted(page for page in GUIDE.rglob("*.md") if page != INDEX)
 # Pages to be read from top to bottom: the blocks of all sections run in order.
-IN_ORDER = {"getting_started", "key_ideas", "fine_tuning", "own_images", "own_boxes", "cheat_sheet"}
+IN_ORDER = {
+    "getting_started", "key_ideas", "fine_tuning", "own_images", "own_boxes", "cheat_sheet",
+    "data_frames",
+}  # fmt: skip
 # Packages of optional extras; a section that imports a missing one is skipped.
 OPTIONAL = (
     "ai_edge_litert", "equinox", "flax", "flatbuffers", "haiku", "keras", "onnxruntime", "PIL",
-    "sklearn", "tensorflow", "torch", "torchvision", "transformers"
+    "pandas", "sklearn", "tensorflow", "torch", "torchvision", "transformers"
 )  # fmt: skip
 NEEDS = {  # not imported by the code itself
     "Serve a model with StableHLO": ("flatbuffers",),
@@ -54,6 +57,7 @@ FAST = {
 LONG = {
     *(heading for heading in sections(GUIDE / "programs.md") if heading),
     "own_images",
+    "data_frames",
     "cheat_sheet",
     "A training run is a function",
     "Run a training step inside jit, scan, vmap or grad",
