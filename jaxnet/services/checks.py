@@ -919,21 +919,15 @@ def native(who: str, what: str, value: Any) -> np.ndarray:
     value = to_numpy(who, what, value)
     check_numbers(who, what, value)
     kept = jax.dtypes.canonicalize_dtype(value.dtype).newbyteorder("=")
-    wrong: list[Any] = []
-    if value.dtype.kind in "iu" and kept.itemsize < value.dtype.itemsize and value.size:
-        bounds = np.iinfo(kept)
-        wrong = [n for n in (value.max(), value.min()) if not bounds.min <= n <= bounds.max]
-    try:
-        with np.errstate(over="raise"):  # a finite float that would become infinite
-            found = value.astype(kept, copy=False)
-    except FloatingPointError:
-        with np.errstate(over="ignore"):
-            found = value.astype(kept)
-        wrong = value[np.isinf(found) & np.isfinite(value)].tolist()
-    if wrong:
+    if kept.itemsize == value.dtype.itemsize:
+        return value.astype(kept, copy=False)
+    with np.errstate(over="ignore"):
+        found = value.astype(kept)
+    lost = found != value if value.dtype.kind in "iu" else np.isinf(found) & np.isfinite(value)
+    if lost.any():
         raise ValueError(
-            f"{who}: {what} hold {wrong[0]}, which {kept} cannot hold; JAX has 32 bits unless "
-            "jax.enable_x64 is set"
+            f"{who}: {what} hold {value[lost][0]}, which {kept} cannot hold; JAX has 32 bits "
+            "unless jax.enable_x64 is set"
         )
     return found
 

@@ -401,8 +401,7 @@ def _filled(path: str, drawn: PyTree, given: PyTree) -> PyTree:
         raise TypeError(
             f"trainer.init: {path} must be an array {describe(drawn)}, got {describe(given)}"
         )
-    floats = all(jnp.issubdtype(leaf.dtype, jnp.inexact) for leaf in (drawn, given))
-    floats &= jnp.iscomplexobj(drawn) == jnp.iscomplexobj(given)
+    floats = all(jnp.issubdtype(leaf.dtype, jnp.floating) for leaf in (drawn, given))
     if given.shape != drawn.shape or not (floats or given.dtype == drawn.dtype):
         raise ValueError(
             f"trainer.init: {path} must be {describe(drawn)}, got {describe(given)}. Leave out "
