@@ -18,6 +18,13 @@ def _read(who: str, outputs: jax.Array, targets: jax.Array) -> tuple[jax.Array, 
     `fit` and `evaluate` do once for all of them.
     """
     labels, soft = known(targets), are_probabilities(outputs, targets)
+    shape = getattr(outputs, "shape", ())
+    one = shape == getattr(targets, "shape", None) and not (soft and shape[1:])
+    if shape[-1:] == (1,) or (shape and one):
+        raise ValueError(
+            f"{who}: expected two classes or more, got outputs {shape}. For one logit per example, "
+            "take jn.metrics.binary_accuracy"
+        )
     outputs, targets = read_targets(who, outputs, targets)
     if soft:
         return outputs, jnp.where(jnp.isnan(targets).any(-1), -1, targets.argmax(-1))

@@ -73,6 +73,8 @@ def test_labels_are_integers_or_probabilities():
     soft = 0.6 * np.eye(3)[labels] + 0.4 / 3
     for metric in (metrics.accuracy, partial(metrics.top_k_accuracy, k=2)):
         np.testing.assert_array_equal(metric(SCORES, soft), metric(SCORES, labels))
+        by_step = metric(SCORES.reshape(2, 2, 3), soft.reshape(2, 2, 3))  # of sequences
+        np.testing.assert_array_equal(by_step.ravel(), metric(SCORES, labels))
 
 
 NONE = jnp.zeros(4, int)
@@ -80,7 +82,9 @@ NONE = jnp.zeros(4, int)
 
 @pytest.mark.parametrize(("call", "error", "words"), [
     (lambda: metrics.accuracy(SCORES, NONE[:, None]), ValueError, r"\(4, 3\) and \(4, 1\)"),
-    (lambda: metrics.accuracy(SCORES[:, 0], NONE), ValueError, r"\(batch, ..., classes\)"),
+    (lambda: metrics.accuracy(SCORES[:, 0], NONE), ValueError, "take jn.metrics.binary_accuracy"),
+    (lambda: metrics.accuracy(SCORES[:, 0], SCORES[:, 0]), ValueError, "binary_accuracy"),
+    (lambda: metrics.accuracy(SCORES[:, :1], NONE), ValueError, r"got outputs \(4, 1\).*binary_"),
     (lambda: metrics.accuracy(SCORES, [0, 1, 2, 0]), TypeError,
      r"accuracy: targets .* jnp.asarray\(x\)"),
     (lambda: metrics.accuracy(SCORES, jnp.ones(4)), TypeError, "argmax"),
