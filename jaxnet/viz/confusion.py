@@ -14,11 +14,11 @@ from jaxnet.viz.style import Figure, new_figure, styled, table_lines, texts
 def confusion(matrix: Any, names: Sequence[str] | None = None) -> Figure:
     """Draw a confusion matrix of counts, with rows for true and columns for predicted classes.
 
-    A cell shows its count. Its shade is its fraction of the row, on a nonlinear scale that makes
-    rare errors visible. Cells of 0 are empty.
+    A cell shows its count, or its fraction if the matrix is normalized. Its shade is its fraction
+    of the row, on a nonlinear scale that makes rare errors visible. Cells of 0 are empty.
 
     Args:
-      matrix: Counts, (classes, classes), as `jn.metrics.confusion` returns them.
+      matrix: Counts, (classes, classes), as `jn.metrics.confusion` returns them, or fractions.
       names: Names of the classes; 0, 1, 2, ... by default.
 
     Raises:
@@ -37,7 +37,8 @@ def confusion(matrix: Any, names: Sequence[str] | None = None) -> Figure:
     check_values("confusion", "counts", matrix, "[0, inf)")
     n = len(matrix)
     names = texts("confusion", "names", map(str, range(n)) if names is None else names, n, "class")
-    share = matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
+    sums = matrix.sum(1, keepdims=True)
+    share, whole = matrix / np.where(sums > 0, sums, 1), not (matrix % 1).any()
     longest = max(len(name) for name in names)
     side = 1.6 + 0.42 * n + 0.06 * longest
     figure = new_figure(max(side, 3.6), max(side, 3.6))
@@ -46,7 +47,15 @@ def confusion(matrix: Any, names: Sequence[str] | None = None) -> Figure:
     for (row, column), count in np.ndenumerate(matrix):
         if count:
             color = "white" if share[row, column] > 0.38 else "black"
-            axes.text(column, row, f"{count:g}", ha="center", va="center", color=color, fontsize=9)
+            axes.text(
+                column,
+                row,
+                f"{count:{'g' if whole else '.2f'}}",
+                ha="center",
+                va="center",
+                color=color,
+                fontsize=9,
+            )
     angle = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"} if longest > 3 else {}
     axes.set_xticks(range(n), names, **angle)
     axes.set_yticks(range(n), names)
@@ -54,5 +63,6 @@ def confusion(matrix: Any, names: Sequence[str] | None = None) -> Figure:
     axes.spines[:].set_visible(False)
     axes.set(xlabel="predicted class", ylabel="true class")
     correct, total = np.trace(matrix), matrix.sum()
-    axes.set_title(f"{correct:g} of {total:g} correct ({correct / max(total, 1):.2%})")
+    rate = f"{correct / (total or 1):.2%}"
+    axes.set_title(f"{correct:g} of {total:g} correct ({rate})" if whole else f"{rate} correct")
     return figure

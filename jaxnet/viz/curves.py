@@ -61,8 +61,8 @@ def history(*runs: Iterable[Any]) -> dict[str, dict[str, np.ndarray]]:
 def curves(panels: Panels, *, xlabel: str = "epoch", x: Any = None) -> Figure:
     """Draw one panel per metric and one line per dataset split, over the epochs 1, 2, ...
 
-    The legend shows the last value of each line, unless `x` is given. Several runs are thin lines,
-    with their mean as a thick line.
+    The legend shows the last value of each line, unless `x` is given or the axis is not of epochs
+    or steps. Several runs are thin lines, with their mean as a thick line.
 
     Args:
       panels: Values (epochs,) or (runs, epochs), as metric -> name of a line -> values; see
@@ -86,7 +86,7 @@ def curves(panels: Panels, *, xlabel: str = "epoch", x: Any = None) -> Figure:
         metric: a_dict("curves", f"panels[{metric!r}]", panel, "name -> values")
         for metric, panel in a_dict("curves", "panels", panels, "metric -> lines").items()
     }
-    texts("curves", "xlabel", [xlabel])
+    (xlabel,) = texts("curves", "xlabel", [xlabel])
     if not panels:
         raise ValueError(
             "curves: expected at least one metric, such as {'loss': {'train': values}}"
@@ -103,7 +103,8 @@ def curves(panels: Panels, *, xlabel: str = "epoch", x: Any = None) -> Figure:
                     f"curves: {metric}/{name} must have shape (epochs,) or (runs, epochs), "
                     f"got {values.shape}{'' if x is None else f' for x {np.shape(x)}'}"
                 )
-            _line(axes, x, np.atleast_2d(values), name, lines.index(name))
+            final = x is None and xlabel in ("epoch", "step")
+            _line(axes, x, np.atleast_2d(values), name, lines.index(name), final)
         axes.set(xlabel=xlabel, ylabel=metric)
         if x is None:
             axes.set_xlim(0.5, None)
@@ -114,12 +115,12 @@ def curves(panels: Panels, *, xlabel: str = "epoch", x: Any = None) -> Figure:
     return figure
 
 
-def _line(axes: Any, x: Any, values: np.ndarray, name: str, number: int) -> None:
-    """Draw the runs of one line, (runs, epochs)."""
+def _line(axes: Any, x: Any, values: np.ndarray, name: str, number: int, final: bool) -> None:
+    """Draw the runs of one line, (runs, epochs), with its last value in the legend if `final`."""
     runs, epochs = values.shape
     color, style = COLORS[number % len(COLORS)], ("-", "--", ":", "-.")[number % 4]
     mean, of = values.mean(0), f"mean of {runs} runs: " if runs > 1 else ""
-    label = f"{name}, {of}{mean[-1]:.4g} at the end" if x is None else name
+    label = f"{name}, {of}{mean[-1]:.4g} at the end" if final else name
     x = np.arange(1, epochs + 1) if x is None else x
     if runs > 1:
         axes.plot(x, values.T, color=color, linewidth=0.7, alpha=0.4)

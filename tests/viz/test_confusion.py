@@ -22,6 +22,13 @@ def test_counts_stand_in_their_cells_and_zeros_are_empty():
     assert [tick.get_text() for tick in axes.get_xticklabels()] == ["0", "1", "2"]
 
 
+def test_fractions_have_two_digits_and_no_total():
+    figure = viz.confusion([[0.8, 0.2], [0, 0.25]])
+    assert cells(figure) == {(0, 0): "0.80", (0, 1): "0.20", (1, 1): "0.25"}
+    assert figure.axes[0].get_title() == "84.00% correct"
+    assert figure.axes[0].images[0].get_array()[1, 1] == 1
+
+
 def test_shade_is_the_share_of_the_row_and_names_stand_there():
     figure = viz.confusion([[90, 10], [0, 4]], names=["cat", "dog"])
     labels = [tick.get_text() for tick in figure.axes[0].get_yticklabels()]

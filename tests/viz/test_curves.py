@@ -66,6 +66,8 @@ def test_places_are_given():
     (axes,) = viz.curves({"loss": {"rule": [3.0, 2.0]}}, x=[0.1, 10.0]).axes
     assert axes.get_lines()[0].get_xdata().tolist() == [0.1, 10.0]
     assert axes.get_legend().get_texts()[0].get_text() == "rule"
+    (axes,) = viz.curves({"p": {"rule": [3.0, 2.0]}}, xlabel="rank").axes
+    assert axes.get_legend().get_texts()[0].get_text() == "rule"
 
 
 def test_several_runs_are_thin_and_their_mean_is_thick():
