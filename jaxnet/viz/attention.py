@@ -39,7 +39,7 @@ def attention(
     Translate", figure 3.
     """
     source, target = texts("attention", "source", source), texts("attention", "target", target)
-    texts("attention", "title", [title])
+    (title,) = texts("attention", "title", [title])
     form = "(target words, source words)"
     sizes = {"target words": len(target), "source words": len(source)}
     weights = on_host("attention", "weights", weights, form, sizes=sizes, empty=False)

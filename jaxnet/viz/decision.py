@@ -7,7 +7,7 @@ import numpy as np
 
 from jaxnet.services.checks import a_function
 from jaxnet.tools import at_least, on_host
-from jaxnet.viz.style import COLORS, Figure, cells, grid, new_figure, styled, texts
+from jaxnet.viz.style import COLORS, Figure, cells, grid, new_figure, plain, styled, texts
 
 Predict = Callable[[Any], Any]
 MARKERS = "osD^vPX"
@@ -93,7 +93,7 @@ def decision(
         _regions(axes, ticks, regions.reshape(resolution, resolution), count)
         _points(axes, x, y, predicted)
         wrong = f"{(predicted != y).sum()} of {len(y)} wrong"
-        title = f"{title}: {wrong}" if title else wrong
+        title = f"{plain(title)}: {wrong}" if title else wrong
         axes.set(xlim=limits[0], ylim=limits[1], title=title)
     dots = [Line2D([], [], ls="", marker=MARKERS[i], color=COLORS[i]) for i in range(count)]
     figure.legend(dots, names[:count], loc="outside lower center", ncols=count)

@@ -78,8 +78,8 @@ def unrolled(steps: int = 4, *, inputs: Any = None, outputs: Any = None) -> Figu
     at_least("unrolled", "steps", steps, 2)
     names = {}
     for what, given, letter in (("inputs", inputs, "x"), ("outputs", outputs, "y")):
-        made = [f"${letter}_{{{t + 1}}}$" for t in range(steps)] if given is None else given
-        names[what] = texts("unrolled", what, made, steps, "step")
+        made = [f"${letter}_{{{t + 1}}}$" for t in range(steps)]
+        names[what] = made if given is None else texts("unrolled", what, given, steps, "step")
     axes = canvas(1.5 * (steps + 1) + 0.8, 2.6)
 
     def cell(x, below, above):

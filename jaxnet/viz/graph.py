@@ -8,7 +8,7 @@ from jaxnet.inspect import Graph
 from jaxnet.services.checks import check_type
 from jaxnet.services.table import short
 from jaxnet.tools import at_least
-from jaxnet.viz.style import COLORS, Figure, canvas, styled
+from jaxnet.viz.style import COLORS, Figure, canvas, plain, styled
 
 FORWARD, BACKWARD = COLORS[2], COLORS[1]  # green and vermilion
 FILLS = {"input": "#E8F1FA", "constant": "0.93", "operation": "white", "output": "#FFF4DC"}
@@ -91,7 +91,7 @@ def _box(axes: Any, x: float, y: float, width: float, fill: str, label: str) -> 
     style = "round,pad=0.05,rounding_size=0.08"
     box = FancyBboxPatch(corner, *size, boxstyle=style, fc=fill, ec="0.35", lw=1, zorder=3)
     axes.add_patch(box)
-    axes.text(x, y, label, ha="center", va="center", fontsize=10, zorder=4)
+    axes.text(x, y, plain(label), ha="center", va="center", fontsize=10, zorder=4)
 
 
 def _words(axes: Any, x: float, y: float, words: str, color: str, where: str) -> None:

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from jaxnet.inspect import ReceptiveFields
-from jaxnet.services.checks import check_type
+from jaxnet.services.checks import check_list, check_type
 from jaxnet.tools import on_host
 from jaxnet.viz.feature_maps import show_image
-from jaxnet.viz.style import COLORS, Figure, new_figure, styled, texts
+from jaxnet.viz.style import COLORS, Figure, new_figure, plain, styled, texts
 
 
 @styled()
@@ -40,7 +40,8 @@ def receptive(image: Any, fields: ReceptiveFields, paths: Sequence[str] | None =
         )
     result = "the result of jn.inspect.receptive_fields"
     check_type("receptive", "fields", fields, ReceptiveFields, result)
-    paths = _distinct(fields) if paths is None else texts("receptive", "paths", paths)
+    paths = _distinct(fields) if paths is None else check_list("receptive", "paths", paths, "str")
+    texts("receptive", "paths", paths)
     for path in paths:
         if path not in fields.fields:
             raise ValueError(
@@ -57,7 +58,7 @@ def receptive(image: Any, fields: ReceptiveFields, paths: Sequence[str] | None =
         style = {"ec": COLORS[i % len(COLORS)], "lw": 1.5 + i, "zorder": 3 - i / len(paths)}
         size = "×".join(map(str, fields.fields[path]))
         size = f"≥ {size}" if path in fields.cut else size
-        style |= {"fill": False, "clip_on": False, "label": f"{path}, {size}"}
+        style |= {"fill": False, "clip_on": False, "label": plain(f"{path}, {size}")}
         axes.add_patch(Rectangle((left - 0.5, top - 0.5), columns, rows, **style))
     axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.02), fontsize=8, handlelength=1.0)
     return figure

@@ -110,7 +110,7 @@ def save(
 
 
 def texts(who: str, what: str, given: Any, count: int | None = None, per: str = "") -> list[str]:
-    """Return a list of str; raise for anything else, or if their number is not `count`.
+    """Return a list of str to draw; raise for anything else, or if their number is not `count`.
 
     Example:
       >>> texts("confusion", "names", ["cat", 3], 2)
@@ -124,11 +124,21 @@ def texts(who: str, what: str, given: Any, count: int | None = None, per: str = 
     if count is not None and len(words) != count:
         each = f", one per {per}" if per else ""
         raise ValueError(f"{who}: expected {count} {what}{each}, got {len(words)}")
-    return [str(word) for word in words]
+    return list(map(plain, words))
+
+
+def plain(text: Any) -> Any:
+    r"""Return a text that matplotlib draws as it is, since names with a dollar are no formulas.
+
+    Example:
+      >>> plain("$5 to $6")
+      '\\$5 to \\$6'
+    """
+    return text.replace("$", r"\$") if isinstance(text, str) else text
 
 
 def a_dict(who: str, what: str, given: Any, form: str) -> dict[Any, Any]:
-    """Return a mapping or a NamedTuple as a dict; raise for anything else.
+    """Return a mapping or a NamedTuple as a dict, with keys to draw; raise for anything else.
 
     Example:
       >>> a_dict("heatmap", "maps", [1], "name -> maps")
@@ -138,7 +148,7 @@ def a_dict(who: str, what: str, given: Any, form: str) -> dict[Any, Any]:
     """
     given = getattr(given, "_asdict", lambda: given)()
     check_type(who, what, given, Mapping, f"a dict of {form}")
-    return dict(given)
+    return {plain(name): value for name, value in given.items()}
 
 
 def grid(who: str, count: int, columns: int | None) -> tuple[int, int]:

@@ -116,6 +116,20 @@ def test_arguments_of_another_type_are_named(name):
         assert type(error.value) in (TypeError, ValueError), what
 
 
+@pytest.mark.parametrize("name", GOOD)
+def test_names_with_dollars_are_no_formulas(name):
+    def odd(value):
+        if isinstance(value, dict):
+            return {odd(key): odd(entry) for key, entry in value.items()}
+        if isinstance(value, list | tuple):
+            return type(value)(map(odd, value))
+        named = isinstance(value, str) and value not in ("boxes", "classes", "conv")
+        return rf"$\in_${value} costs $5$" if named else value
+
+    options = {what: odd(value) for what, value in GOOD[name].items() if what != "steps"}
+    getattr(viz, name)(**options).draw_without_rendering()
+
+
 @pytest.mark.parametrize(("given", "error"), [
     ("ab", TypeError), ([3], TypeError), ([], ValueError),
 ], ids=str)  # fmt: skip
@@ -131,6 +145,7 @@ def test_runs_of_another_type(given, error):
     ("boxes", {"found": {"boxes": BOXES["boxes"]}}, 'found must have "boxes", "classes"'),
     ("decision", {"y": [0.5, 1]}, r"x must be finite and y classes 0, 1, \.\.\."),
     ("decision", {"x": [[np.nan, 0], [0, 1]]}, "x must be finite"),
+    ("images", {"x": one(200.0)}, "drawn from 0 to 1, got 200. For pixels .* write x / 255"),
     ("images", {"columns": 0}, "columns must be at least 1, got 0"),
     ("heatmap", {"side": np.nan}, r"side must be in \(0, 100\], got nan"),
     ("masks", {"share": np.nan}, r"share must be in \[0, 1\], got nan"),
