@@ -34,7 +34,8 @@ def max_pool(
 
     Among equal largest entries, the first in row-major order gets the whole gradient, as in
     PyTorch and `jax.lax.reduce_window`; `jnp.max` would split it. Padding is never the maximum, and
-    a NaN in a window makes the output NaN.
+    a NaN in a window makes the output NaN. If all entries of a window that begins in padding are
+    -inf, their gradient may be 0.
 
     On CPU, the gradient is several times faster than the gradient of `jax.lax.reduce_window`, which
     is a scatter. For adjacent windows it is written in one pass, by the index of their first

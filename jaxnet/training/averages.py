@@ -31,7 +31,8 @@ def ema(decay: float = 0.999) -> optax.GradientTransformationExtraArgs:
 
     Running statistics, such as the averages of batch norm, do not fit the averaged params. To
     refresh them, run some batches of training data through the net with `train=True`, see the
-    guide.
+    guide. With `optax.MultiSteps`, put both into it, as in `optax.MultiSteps(optax.chain(optimizer,
+    jn.ema()), 4)`: after it, the average would move at each small step.
 
     Args:
       decay: Weight of the old average, in [0, 1).

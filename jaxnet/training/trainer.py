@@ -43,7 +43,8 @@ class TrainState(NamedTuple):
     """Everything that training changes: a pytree to save and resume as a whole.
 
     Fields:
-      step: Number of updates made, an int32 scalar.
+      step: Number of steps made, an int32 scalar. It counts those that a loss scale skipped, which
+        schedules of the optimizer do not see: they are at `step - opt_state.skipped`.
       params: Nested dicts that the optimizer changes.
       state: Nested dicts that `apply` changes, e.g. running statistics.
       opt_state: State of the optax optimizer.
