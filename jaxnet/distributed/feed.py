@@ -1,10 +1,11 @@
 """Batches of a loader on a mesh, read and moved ahead of their use."""
 
 import atexit
-import queue
-import threading
+from _thread import get_ident, start_new_thread  # a Thread waits, with locks, for its start
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from functools import partial
+from queue import Empty, SimpleQueue
 from typing import Any
 
 from jax.sharding import Mesh
@@ -89,8 +90,7 @@ class _Ahead:
 
     def __init__(self, iterator: Any, place: Callable[[PyTree], PyTree], ahead: int):
         self._iterator, self._place = iterator, place
-        self._ready: queue.Queue = queue.Queue(ahead)
-        self._stopped = threading.Event()
+        self._shared = _Shared(ahead)
         self._started = False
         self._state = iterator.get_state()
 
@@ -99,19 +99,21 @@ class _Ahead:
 
     def __next__(self) -> PyTree:
         if not self._started:
-            self._started = True
             # The thread does not hold this iterator, whose end it waits for.
-            args = self._iterator, self._place, self._ready, self._stopped
-            threading.Thread(target=_fill, args=args, name="feed", daemon=True).start()
-        batch, state, error = self._ready.get()
-        if error is not None:
-            self._ready.put((None, None, error))  # the next call raises the error again
-            raise error
-        self._state = state
-        return batch
+            start_new_thread(_fill, (self._iterator, self._place, self._shared))
+            self._started = True
+        shared = self._shared
+        if not (shared.ended and shared.ready.empty()):
+            batch, state = shared.ready.get()
+            if shared.taken.empty():
+                shared.taken.put(None)
+            if state is not _END:
+                self._state = state
+                return batch
+        raise shared.ended[0]  # again in each call
 
     def __del__(self) -> None:
-        self._stopped.set()
+        self._shared.stopped = True
 
     def get_state(self) -> Any:
         """Return the state after the batch that was handed out last."""
@@ -125,31 +127,45 @@ class _Ahead:
         self._state = state
 
 
-def _fill(iterator, place, ready: queue.Queue, stopped: threading.Event) -> None:
-    """Fill the queue with (batch, state after it, None), at last with the error or the end."""
-    thread, error = threading.current_thread(), None
+_END = object()
+
+
+class _Shared:
+    """What the thread and the iterator share, without locks that Ctrl-C could leave locked."""
+
+    def __init__(self, ahead: int):
+        self.ready, self.taken, self.finished = SimpleQueue(), SimpleQueue(), SimpleQueue()
+        self.ahead, self.stopped = ahead, False
+        self.begun: list[int] = []
+        self.ended: list[BaseException] = []
+
+
+def _fill(iterator: Any, place: Callable, shared: _Shared) -> None:
+    """Fill the queue with (batch, state after it), at last with the end; `ended` has the error."""
+    shared.begun.append(get_ident())
+    if shared.begun[0] != get_ident():  # Ctrl-C came while an earlier thread was started
+        return
 
     def end():  # before Python takes down what the iterator needs
-        stopped.set()
-        thread.join(timeout=10)
+        shared.stopped = True
+        with suppress(Empty):
+            shared.finished.get(timeout=10)
 
     atexit.register(end)
     try:
-        while error is None and not stopped.is_set():
-            item: tuple
+        while not shared.ended and not shared.stopped:
             try:
-                item = place(next(iterator)), iterator.get_state(), None
+                item = place(next(iterator)), iterator.get_state()
             except BaseException as caught:  # includes StopIteration
-                error = caught
-                item = None, None, error
-            while not stopped.is_set():
-                try:
-                    ready.put(item, timeout=0.2)
-                    break
-                except queue.Full:  # check whether the iterator still exists
-                    continue
+                shared.ended.append(caught)
+                item = None, _END
+            while not shared.stopped and shared.ready.qsize() >= shared.ahead:
+                with suppress(Empty):  # check whether the iterator still exists
+                    shared.taken.get(timeout=0.2)
+            shared.ready.put(item)
     finally:
         # An iterator of grain ends its own threads and processes.
         if hasattr(iterator, "close"):
             iterator.close()
         atexit.unregister(end)
+        shared.finished.put(None)

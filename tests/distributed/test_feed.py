@@ -3,7 +3,6 @@
 import gc
 import subprocess
 import sys
-import threading
 import time
 
 import jax
@@ -62,20 +61,13 @@ def test_an_error_of_the_loader_comes_where_its_batch_is_taken():
 
 
 def test_the_thread_ends_with_its_iterator():
-    def running():
-        return [thread for thread in threading.enumerate() if thread.name == "feed"]
-
-    before = set(running())
     fed = iter(jn.distributed.feed(batches(1000), MESH, P("data")))
     next(fed)
-    assert (mine := set(running()) - before)
+    finished = fed._shared.finished
+    assert finished.empty()
     del fed
     gc.collect()
-    for _ in range(50):
-        if not mine & set(running()):
-            return
-        time.sleep(0.1)
-    raise AssertionError("the thread runs on")
+    finished.get(timeout=10)
 
 
 @pytest.mark.parametrize(("loader", "ahead", "error", "words"), [

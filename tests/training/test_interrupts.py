@@ -139,3 +139,13 @@ def test_an_interrupt_at_every_line_of_a_save(pair, tmp_path):
             Held("the next run", folder).close()
             if not hit:
                 break
+
+
+def test_an_interrupt_at_every_line_of_feed():
+    mesh = jax.make_mesh((1,), ("data",))
+    for at in itertools.count():
+        fed = iter(jn.distributed.feed([np.ones((4, 3))] * 2, mesh, jax.P("data")))
+        hit = interrupted(lambda fed=fed: list(fed), ("feed.py", "threading.py"), at)
+        assert len(list(fed)) <= 2 and not list(fed)
+        if not hit:
+            break
