@@ -10,6 +10,7 @@ import pytest
 import jaxnet as jn
 from jaxnet.initializers import zeros
 from jaxnet.services.trees import memo_of
+from tests.compiled import jit_apply, jit_init
 
 KEY = jax.random.key(0)
 
@@ -760,8 +761,8 @@ def test_one_key_for_all_turns_of_a_loop_is_an_error(name):
 @pytest.mark.parametrize("name", OWN)
 def test_keys_that_differ_or_are_used_once_are_fine(name):
     net = jn.compose(OWN[name], name="net")
-    params, state = net.init(KEY, ROWS)
-    y, _ = net.apply(params, state, ROWS, key=KEY, train=True)
+    params, state = jit_init(net, KEY, ROWS)
+    y, _ = jit_apply(net, params, state, ROWS, key=KEY, train=True)
     assert not np.array_equal(y[0], y[1])
 
 

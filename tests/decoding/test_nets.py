@@ -1,12 +1,12 @@
 """Nets that read more than tokens, against the whole net applied to each sequence again."""
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import jaxnet as jn
 from jaxnet.decoding import beam_search, generate
+from tests.compiled import jit_init
 from tests.decoding.test_generate import KEY, PROMPTS, one_by_one
 
 
@@ -18,8 +18,8 @@ def test_inputs_before_the_tokens_are_the_same_at_each_step(x64, draft):
         return m(jn.dense(13), m(jn.transformer_block(2, 9, causal=True), x))
 
     net, extra = jn.compose(forward), np.eye(3)
-    params, _ = net.init(KEY, (extra, jnp.ones((3, 1), int)))
-    params = jax.tree.map(lambda leaf: 2 * leaf, params)
+    params, _ = jit_init(net, KEY, (extra, np.ones((3, 1), int)))
+    params = jax.tree.map(lambda leaf: 2 * jax.device_get(leaf), params)
     options = {"length": 6, "temperature": 0, "inputs": (extra,)}
     if draft:
         options["draft"] = net, jax.tree.map(lambda leaf: -leaf, params)

@@ -44,9 +44,10 @@ def test_equals_jax_grad_in_float64(hidden, name, x64):
 
 def test_one_neuron_by_hand():
     """z = -0.46, a = σ(z) = 0.387, δ = -(1 - a) a (1 - a), and then δ x + λ W."""
-    params = {"output": {"kernel": jnp.asarray(bp.W)[:, None], "bias": jnp.zeros(1)}}
-    x, y = jnp.asarray(bp.X)[None], jnp.ones((1, 1))
-    cost, gradients = bp.backpropagate(params, x, y, bp.sigmoid, bp.sigmoid_slope, 0.5)
+    w, x, y = np.float32(bp.W)[:, None], np.float32(bp.X)[None], np.ones((1, 1), np.float32)
+    params = {"output": {"kernel": w, "bias": np.zeros(1, np.float32)}}
+    run = jax.jit(bp.backpropagate, static_argnums=(3, 4))
+    cost, gradients = jax.device_get(run(params, x, y, bp.sigmoid, bp.sigmoid_slope, 0.5))
     a = 1 / (1 + np.exp(0.46))
     delta = -((1 - a) ** 2) * a
     np.testing.assert_allclose(gradients["output"]["bias"], [delta], rtol=1e-5)

@@ -354,11 +354,13 @@ def test_weights_are_packed_as_cudnn_wants_them():
 
     layer, x = jn.lstm(4), np.random.default_rng(0).normal(size=(3, 6, 5)).astype(np.float32)
     params, state = layer.init(jax.random.key(0), x)
-    params = {name: p + 0.1 for name, p in params.items()}
+    params = {name: np.float32(p) + np.float32(0.1) for name, p in params.items()}
     unpacked = rnn.unpack_lstm_weights(hand.packed(params), 5, 4, 1, False)
     zero, lengths = np.zeros((1, 3, 4), np.float32), np.full(3, 6, np.int32)
-    theirs, _, _ = rnn.lstm_ref(x, zero, zero, *unpacked, lengths, 5, 4, 1, 0.0, False)
-    ours, _ = layer.apply(params, state, x)
+    theirs, _, _ = jax.jit(
+        lambda x: rnn.lstm_ref(x, zero, zero, *unpacked, lengths, 5, 4, 1, 0.0, False)
+    )(x)
+    ours, _ = jax.jit(layer.apply)(params, state, x)
     np.testing.assert_allclose(theirs, ours, rtol=1e-5, atol=1e-6)
 
 

@@ -38,7 +38,7 @@ def test_the_largest_output_is_the_nearest_centroid():
     x = DRAW.normal(size=(400, 6)).astype(np.float32) + 1
     params = fit_kmeans(KEY, x, 11)
     nearest = distances(x, kmeans(KEY, x, 11)).argmin(1)
-    y = outputs(params, x)
+    y = np.asarray(outputs(params, x))
     assert (y.argmax(1) == nearest).mean() > 0.99  # but for ties
     assert len(set(nearest.tolist())) == 11
     np.testing.assert_allclose([y.mean(), y.std()], [0, 1], atol=1e-4)
@@ -59,7 +59,7 @@ def test_random_vectors_as_kernels():
     np.testing.assert_allclose(lengths, lengths[0], rtol=1e-5)
     cosines = (kernel.T * centered).sum(1) / lengths / np.linalg.norm(centered, axis=1)
     np.testing.assert_allclose(cosines, 1, atol=1e-5)
-    y = outputs(params, X)
+    y = np.asarray(outputs(params, X))
     np.testing.assert_allclose(y.mean(0), 0, atol=1e-3)
     np.testing.assert_allclose(y.std(), 1, rtol=1e-3)
 

@@ -1,5 +1,6 @@
 """The recipe of airbench94, part by part, and its first steps against PyTorch."""
 
+from functools import partial
 from typing import Any
 
 import jax
@@ -12,6 +13,7 @@ pytest.importorskip("tensorflow_datasets", reason="needs the extra jaxnet-toolki
 import jaxnet as jn
 from experiments import cifar10_record as record
 from jaxnet.data import tfds
+from tests.compiled import jit_apply
 from tests.experiments.synthetic import load
 
 WIDTHS, BATCH, STEPS, WHITEN_STEPS = (6, 8, 10), 16, 20, 12
@@ -188,18 +190,18 @@ def test_shifts_reflect_the_border():
 
 def test_whitened_patches_are_uncorrelated_with_variance_1():
     rng = np.random.default_rng(0)
-    x = jnp.asarray(rng.normal(size=(20, 9, 8, 3)) @ rng.normal(size=(3, 3)), jnp.float32)
-    kernel = record.whitening(x, epsilon=0)
+    x = (rng.normal(size=(20, 9, 8, 3)) @ rng.normal(size=(3, 3))).astype(np.float32)
+    whitening = jax.jit(record.whitening)
+    kernel = jax.device_get(whitening(x, epsilon=0))
     assert kernel.shape == (2, 2, 3, 24)
     np.testing.assert_array_equal(kernel[..., 12:], -kernel[..., :12])
-    y = jax.lax.conv_general_dilated(
-        x, kernel, (1, 1), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC")
-    )[..., :12].reshape(-1, 12)
+    y = jn.conv(24, 2, padding="VALID", use_bias=False)
+    y = jit_apply(y, {"kernel": kernel}, {}, x)[0][..., :12].reshape(-1, 12)
     np.testing.assert_allclose(y.T @ y / len(y), np.eye(12), atol=2e-4)
-    norms = jnp.linalg.norm(kernel.reshape(12, 24)[:, :12], axis=0)
-    assert (jnp.diff(norms) > 0).all()  # falling variances
-    damped = record.whitening(x, epsilon=1e3)
-    np.testing.assert_allclose(jnp.linalg.norm(damped.reshape(12, 24), axis=0), 1e3**-0.5, rtol=0.1)
+    norms = np.linalg.norm(kernel.reshape(12, 24)[:, :12], axis=0)
+    assert (np.diff(norms) > 0).all()  # falling variances
+    damped = np.asarray(whitening(x, epsilon=1e3)).reshape(12, 24)
+    np.testing.assert_allclose(np.linalg.norm(damped, axis=0), 1e3**-0.5, rtol=0.1)
 
 
 def test_the_rate_is_a_triangle():
@@ -212,23 +214,23 @@ def test_the_rate_is_a_triangle():
 
 
 def test_views_of_a_photo_and_its_mirror_image():
-    weights = jax.random.normal(jax.random.key(0), (6, 5, 3, 4))
-    photos = jax.random.normal(jax.random.key(1), (2, 6, 5, 3))
+    rng = np.random.default_rng(0)
+    weights, photos = (rng.normal(size=s).astype(np.float32) for s in ((6, 5, 3, 4), (2, 6, 5, 3)))
 
     def logits(x):
         return jnp.einsum("nhwc,hwck->nk", x**2, weights)
 
-    alone, both, six = (record.views(logits, photos, tta) for tta in (0, 1, 2))
-    np.testing.assert_array_equal(alone, logits(photos))
-    np.testing.assert_allclose(
-        both, record.views(logits, photos[:, :, ::-1], 1), rtol=1e-5, atol=1e-4
-    )
-    assert (jnp.abs(alone - record.views(logits, photos[:, :, ::-1], 0)) > 1e-2).any()
+    views = jax.jit(partial(record.views, logits), static_argnums=1)
+    alone, both, six = (jax.device_get(views(photos, tta)) for tta in (0, 1, 2))
+    logits = jax.jit(logits)
+    np.testing.assert_allclose(alone, logits(photos), rtol=1e-6, atol=1e-5)
+    np.testing.assert_allclose(both, views(photos[:, :, ::-1], 1), rtol=1e-5, atol=1e-4)
+    assert (np.abs(alone - views(photos[:, :, ::-1], 0)) > 1e-2).any()
     room = np.pad(photos, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="reflect")
     by_hand = 0
     for share, row in ((0.5, 1), (0.25, 0), (0.25, 2)):
         view = room[:, row : row + 6, row : row + 5]
-        by_hand += share / 2 * (logits(view) + logits(view[:, :, ::-1]))
+        by_hand += share / 2 * (np.asarray(logits(view)) + logits(view[:, :, ::-1]))
     np.testing.assert_allclose(six, by_hand, rtol=1e-5, atol=1e-4)
 
 
@@ -257,13 +259,12 @@ def test_the_whitening_kernel_stays_and_its_bias_stops(optimizer):
 
 
 def test_muon_orthogonalizes_the_step_and_keeps_the_norm_of_kernels():
-    kernel = jax.random.normal(jax.random.key(0), (3, 3, 4, 5))
+    kernel, slope = np.random.default_rng(0).normal(size=(2, 3, 3, 4, 5)).astype(np.float32)
     optimizer = record.muon(size=8, steps=10, whiten_steps=3)
-    params: Any = {"conv_1_1": {"kernel": kernel}}
-    grads = {"conv_1_1": {"kernel": jax.random.normal(jax.random.key(1), kernel.shape)}}
-    updates: Any
-    updates, _ = optimizer.update(grads, optimizer.init(params), params)
-    normed = kernel * np.sqrt(5) / jnp.linalg.norm(kernel)
+    params, grads = ({"conv_1_1": {"kernel": a}} for a in (kernel, slope))
+    run = jax.jit(lambda grads, params: optimizer.update(grads, optimizer.init(params), params)[0])
+    updates: Any = jax.device_get(run(grads, params))
+    normed = kernel * np.sqrt(5) / np.linalg.norm(kernel)
     step = (kernel + updates["conv_1_1"]["kernel"] - normed).reshape(36, 5) / -0.24
     left, _, right = np.linalg.svd(grads["conv_1_1"]["kernel"].reshape(36, 5), full_matrices=False)
     inside = left.T @ step @ right.T  # diagonal: the gradient's directions, about equally long

@@ -139,10 +139,10 @@ def test_memory_of_integers():
     """They have no gradient, and the optimizer holds nothing for them."""
     x, adam = jn.spec((2, 64)), optax.adam(1e-3)
     small = jn.lora(jn.quantized(jn.dense(128), 4), 2, where="kernel")
-    params, _ = small.init(jax.random.key(0), x)
-    leaves = jax.tree.leaves(params)
-    floats = sum(leaf.nbytes for leaf in leaves if jnp.issubdtype(leaf.dtype, jnp.floating))
-    held = sum(leaf.nbytes for leaf in leaves) + x.size * 4 + 2 * floats
+    leaves = jax.tree.leaves(jax.eval_shape(small.init, jax.random.key(0), x)[0])
+    sizes = [(leaf.size * leaf.dtype.itemsize, leaf.dtype) for leaf in leaves]
+    floats = sum(size for size, dtype in sizes if jnp.issubdtype(dtype, jnp.floating))
+    held = sum(size for size, _ in sizes) + x.size * 4 + 2 * floats
     assert held <= memory(small, x, 1e9, optimizer=adam).held < held + 100
 
 

@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 
 import jaxnet as jn
+from tests.compiled import jit_init
 
 KEY = jax.random.key(0)
 X = jnp.asarray(np.random.default_rng(0).normal(size=(2, 5, 4)), jnp.float32)
 
 
 def check(net, **options):
-    params, state = net.init(KEY, X)
+    params, state = jit_init(net, KEY, X)
     jn.inspect.check_stream(net, params, state, X, **options)
 
 

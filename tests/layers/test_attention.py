@@ -1,5 +1,6 @@
 """Multi-head attention against PyTorch and Flax in float64, masked, fused and dropped."""
 
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,10 +9,7 @@ import pytest
 import jaxnet as jn
 from jaxnet.ops.attention import Scoring, dot_product_attention, fused_attention
 from tests.compiled import jit_apply, jit_init
-
-
-def draw(*shape, seed=0):
-    return np.random.default_rng(seed).normal(size=shape)
+from tests.helpers import draw
 
 
 def random_params(layer, x, seed=5):
@@ -84,7 +82,7 @@ def test_a_softcap_bounds_the_scores_before_the_mask(x64):
     """By hand, as in Gemma 2: c * tanh(scores / c), then the mask."""
     q, k, v = draw(2, 5, 3, 4) * 5, draw(2, 6, 3, 4, seed=1) * 5, draw(2, 6, 3, 2, seed=2)
     mask = np.random.default_rng(3).random((2, 1, 5, 6)) < 0.7
-    y, weights = dot_product_attention(*map(jnp.asarray, (q, k, v, mask)), Scoring(softcap=2.0))
+    y, weights = jax.jit(lambda *a: dot_product_attention(*a, Scoring(softcap=2.0)))(q, k, v, mask)
     scores = 2 * np.tanh(np.einsum("bthd,bshd->bhts", q, k) / 2 / 2)
     wanted = softmax(np.where(mask, scores, -np.inf))
     np.testing.assert_allclose(weights, wanted, 1e-10, 1e-12)
@@ -137,15 +135,11 @@ def test_the_forms_of_a_mask_agree(x64):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "layer",
-    [
-        jn.multi_head_attention(2, kv_heads=1),
-        jn.multi_head_attention(2, rotary=True, causal=True),
-        jn.transformer_block(2, 16),
-    ],
-    ids=["grouped", "causal", "block"],
-)
+@pytest.mark.parametrize("layer", [
+    jn.multi_head_attention(2, kv_heads=1),
+    jn.multi_head_attention(2, rotary=True, causal=True),
+    jn.transformer_block(2, 16),
+], ids=["grouped", "causal", "block"])  # fmt: skip
 def test_padding_never_changes_a_result(layer):
     """Neither what it holds, nor how much of it there is; and it gets no gradient."""
     x, lengths = draw(2, 6, 8).astype(np.float32), np.array([4, 3])

@@ -1,5 +1,7 @@
 """Embeddings and positions: rows of a table, ids out of range, tied tables, angles by hand."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,12 +10,9 @@ import pytest
 
 import jaxnet as jn
 from tests.compiled import jit_apply
+from tests.helpers import draw
 
 IDS = jnp.array([[1, 5, 0], [10, 5, 2]])
-
-
-def draw(*shape, seed=0):
-    return np.random.default_rng(seed).normal(size=shape)
 
 
 def test_padding_idx_equals_torch(x64):
@@ -103,21 +102,23 @@ def test_sinusoidal_positions_one_at_a_time_and_in_bfloat16():
 def test_rotary_of_neighbors_and_of_a_part(x64):
     """Interleaved pairs are rotated as complex numbers; features beyond `size` stay."""
     x, positions = draw(2, 5, 3, 10), np.array([[0, 1, 2, 3, 4], [7, 0, 2, 9, 4]])
-    rotated = jn.rotary(jnp.asarray(x), positions, base=100.0, size=6, interleaved=True)
+    options = {"base": 100.0, "size": 6}
+    rotary = lambda *given, **more: np.asarray(jax.jit(partial(jn.rotary, **more))(*given))  # noqa: E731
+    rotated = rotary(x, positions, **options, interleaved=True)
     pairs = x[..., :6:2] + 1j * x[..., 1:6:2]
     angles = positions[..., None] / 100.0 ** (2 * np.arange(3) / 6)
     wanted = pairs * np.exp(1j * angles)[:, :, None]
     np.testing.assert_allclose(rotated[..., :6:2], wanted.real, 1e-10, 1e-12)
     np.testing.assert_allclose(rotated[..., 1:6:2], wanted.imag, 1e-10, 1e-12)
     np.testing.assert_array_equal(rotated[..., 6:], x[..., 6:])
-    part = jn.rotary(jnp.asarray(x), base=100.0, size=6)
-    np.testing.assert_allclose(part[..., :6], jn.rotary(jnp.asarray(x[..., :6]), base=100.0), 1e-12)
+    part = rotary(x, **options)
+    np.testing.assert_allclose(part[..., :6], rotary(x[..., :6], base=100.0), 1e-12)
 
 
 def test_rotary_in_bfloat16():
     x = jnp.asarray(draw(1, 300, 1, 4), jnp.bfloat16)
-    wide = jn.rotary(x.astype(jnp.float32))
-    np.testing.assert_allclose(jn.rotary(x).astype(jnp.float32), wide, rtol=2**-8, atol=1e-6)
+    found, wide = (np.float32(jax.jit(jn.rotary)(a)) for a in (x, np.float32(x)))
+    np.testing.assert_allclose(found, wide, rtol=2**-8, atol=1e-6)
 
 
 def test_a_table_of_numpy_and_a_list_of_positions():
