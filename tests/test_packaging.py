@@ -1,6 +1,7 @@
 """What users, PyPI and GitHub get: the wheel, its types, its version, the project's own files."""
 
 import ast
+import importlib
 import importlib.metadata
 import re
 import shlex
@@ -94,6 +95,22 @@ def test_the_guide_lists_the_extras_with_their_packages():
         named = {name.lower() for name in re.findall(r"[\w-]+", packages)}
         needed = {re.split(r"[>\[=]", need)[0].lower() for need in EXTRAS[extra]}
         assert named & needed == needed - {"array_record", "importlib_resources"}, extra
+
+
+@pytest.mark.parametrize(("name", "cause", "raised"), [
+    ("absent", None, pytest.skip.Exception), ("absent.part", ValueError, pytest.skip.Exception),
+    ("misspelt", None, ModuleNotFoundError), ("numpy.absent", None, ModuleNotFoundError),
+])  # fmt: skip
+def test_a_package_of_full_that_is_missing_skips(name, cause, raised, pytestconfig, monkeypatch):
+    conftest = pytestconfig.pluginmanager.get_plugin(str(ROOT / "conftest.py"))
+    monkeypatch.setattr(conftest, "OPTIONAL", {"absent", "numpy"})
+    with pytest.raises(raised), conftest.skipped_without_full():
+        try:
+            importlib.import_module(name)
+        except ModuleNotFoundError as error:
+            if cause is None:
+                raise
+            raise cause("no such data") from error
 
 
 def test_the_metadata_name_the_versions_that_are_tested():
