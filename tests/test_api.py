@@ -56,6 +56,8 @@ def signature(value) -> str:
         return f"({', '.join(value._fields)})"
     names = []
     for p in inspect.signature(value).parameters.values():
+        if p.name.startswith("_"):
+            continue
         default = repr(p.default).replace("PartitionSpec(", "P(")  # as JAX before 0.8 prints it
         if callable(p.default):  # by name, since how jax prints a function is its own affair
             named = getattr(p.default, "__qualname__", type(p.default).__name__)

@@ -97,7 +97,7 @@ def doctor(trainer: Trainer, train_state: TrainState, *batches: PyTree) -> Repor
         check_input("doctor", batch)
     train_state, batches = all_native((train_state, batches), "doctor")
     objective, update = trainer.objective, trainer.update
-    findings = _compilations(trainer.watcher.traces, batches)
+    findings = _compilations(trainer._kept.watcher.traces, batches)
 
     @jax.jit
     def trial(train_state, key, batch):

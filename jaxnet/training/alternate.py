@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxnet.services.checks import at_least
 from jaxnet.services.trees import Memo, PyTree, describe, flat, key_spec
 from jaxnet.training.objective import Average
-from jaxnet.training.trainer import Trainer, TrainState, step_of
+from jaxnet.training.trainer import Kept, Trainer, TrainState, step_of
 from jaxnet.training.watch import Watcher
 
 
@@ -99,7 +99,7 @@ def alternate(**trainers: Trainer | tuple[Trainer, int]) -> Trainer:
 
     watcher, programs = Watcher(), Memo()
     step = step_of(update, None, watcher, programs)
-    return Trainer(init, step, update, watcher=watcher, programs=programs)
+    return Trainer(init, step, update, _kept=Kept(watcher, programs))
 
 
 def _shared(train_state: TrainState) -> dict[str, PyTree]:

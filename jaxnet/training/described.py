@@ -42,7 +42,7 @@ def describe_run(trainer: Trainer, data: PyTree, shuffle: bool | None) -> dict[s
       >>> describe_run(trainer, jnp.ones((3, 2)), True)["objective"]
       'supervised with squared_error'
     """
-    objective, optimizer = trainer.programs.of(
+    objective, optimizer = trainer._kept.programs.of(
         "described", lambda: (_objective(trainer.objective), _computed(trainer.optimizer))
     )
     return {

@@ -257,7 +257,7 @@ def _epochs(
         below = below or warn_below(trainer.objective, losses)
         found = None
         if test is not None:
-            now = trainer.objective, trainer.programs, *train_state[1:3]
+            now = trainer.objective, trainer._kept.programs, *train_state[1:3]
             found = measure_all(*now, test, source.size, "fit", checked=not is_stream(test))
         yield Epoch(
             number=position.epoch + (position.done > 0),

@@ -115,9 +115,9 @@ def resident_programs(
 
         return jax.lax.fori_loop(start, stop, body, (train_state, totals))
 
-    programs, key = trainer.programs, ("fit", "data", size, shuffle, batches)
+    programs, key = trainer._kept.programs, ("fit", "data", size, shuffle, batches)
     first = programs.of(("begin", *key, shardings), lambda: placement.placed(begin, shardings))
-    steps = driver(programs, trainer.watcher, key, advance, shardings, donate=(0, 2))
+    steps = driver(programs, trainer._kept.watcher, key, advance, shardings, donate=(0, 2))
     return Programs(first, steps)
 
 
@@ -136,7 +136,7 @@ class Resident:
         objective, now = self.trainer.objective, (train_state.params, train_state.state)
         check_targets(objective, *now, self.data, "fit", train=True)
         if self.steps != 1:
-            check_metrics("fit", objective, self.trainer.programs, *now, self.data)
+            check_metrics("fit", objective, self.trainer._kept.programs, *now, self.data)
         if self.shuffle and rows_are_in_order(objective, train_state.state, self.data, self.size):
             raise ValueError(
                 "fit: the state has an entry for each row of a batch, such as the carry of "
@@ -327,9 +327,9 @@ class Stream:
                 train_state, *found = update(train_state, batch, mask)
                 return train_state, tuple(found)
 
-            self.step = driver(trainer.programs, trainer.watcher, key, run, shardings)
+            self.step = driver(trainer._kept.programs, trainer._kept.watcher, key, run, shardings)
         else:
-            check_metrics("fit", trainer.objective, trainer.programs, *now, batch)
+            check_metrics("fit", trainer.objective, trainer._kept.programs, *now, batch)
         if count > size:
             raise ValueError(
                 f"fit: the first batch had {size} examples, a later one {count}; only the last "
@@ -340,7 +340,7 @@ class Stream:
         if count < size:
             batch = jax.tree.map(lambda leaf: jnp.resize(leaf, (size, *leaf.shape[1:])), batch)
         # One program for all batches.
-        of_rows = takes_mask(trainer.objective, trainer.programs, *now, batch)
+        of_rows = takes_mask(trainer.objective, trainer._kept.programs, *now, batch)
         if count == size and (trainer.optimizer is None or not of_rows):  # an own step has no mask
             return train_state, batch, None
         if count not in self.masks:

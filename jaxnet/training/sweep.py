@@ -276,7 +276,9 @@ def sweep(
     carried = test is not None and rows_are_in_order(objective, drawn.state, tested, size)
     steps = -(-count // size)
     if steps > 1 or (test is not None and size < jax.tree.leaves(test)[0].shape[own_data]):
-        check_metrics("sweep", objective, trainer.programs, drawn.params, drawn.state, example)
+        check_metrics(
+            "sweep", objective, trainer._kept.programs, drawn.params, drawn.state, example
+        )
     batches = _batches(data, own_data, size)
     programs = resident_programs(trainer, size, shuffle, batches=batches)
 
@@ -288,7 +290,7 @@ def sweep(
         if test is not None:
             many = jax.tree.leaves(test)[0].shape[0]
             cut = check_batch("sweep", test, min(size, many))
-            run = measure(objective, trainer.programs, min(size, many), cut, carried=carried)
+            run = measure(objective, trainer._kept.programs, min(size, many), cut, carried=carried)
             given = train_state.params, train_state.state, test, jax.random.key(0), jnp.int32(0)
             sums.append(run(*given)[0])
         return train_state, [

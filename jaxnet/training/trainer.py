@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import jax
@@ -72,17 +73,16 @@ class TrainState(NamedTuple):
         return html_line(repr(self))
 
 
-class _Fields(NamedTuple):
-    init: Callable[..., TrainState]
-    step: Callable[[TrainState, PyTree], tuple[TrainState, Metrics]]
-    update: Callable[..., tuple[TrainState, dict[str, Average], jax.Array]]
-    objective: Any
-    optimizer: optax.GradientTransformation | None
-    watcher: Watcher
-    programs: Memo
+@dataclass(frozen=True)
+class Kept:
+    """What a trainer keeps between calls: who warns about its programs, and the programs."""
+
+    watcher: Watcher = field(default_factory=Watcher)
+    programs: Memo = field(default_factory=Memo)
 
 
-class Trainer(_Fields):
+@dataclass(frozen=True, eq=False, repr=False)
+class Trainer:
     """A pair of functions that train an objective; made by `jn.trainer`.
 
     `jn.Trainer(init, step)` is a trainer of your own. `fit` compiles its `step` and drives it. In a
@@ -95,19 +95,18 @@ class Trainer(_Fields):
         averages, finite)`, pure. By default it is made from `step`.
       objective: Layer that is trained; None in a trainer of your own.
       optimizer: Optax optimizer; None in a trainer of your own.
-      watcher: Object that warns about the trainer's programs.
-      programs: Compiled programs, which live as long as the trainer.
     """
 
-    __slots__ = ()
+    init: Callable[..., TrainState]
+    step: Callable[[TrainState, PyTree], tuple[TrainState, Metrics]]
+    update: Callable[..., tuple[TrainState, dict[str, Average], jax.Array]] = None  # type: ignore
+    objective: Any = None
+    optimizer: optax.GradientTransformation | None = None
+    _kept: Kept = field(default_factory=Kept)
 
-    def __new__(
-        cls, init, step, update=None, objective=None, optimizer=None, watcher=None, programs=None
-    ) -> "Trainer":
-        watcher = Watcher() if watcher is None else watcher
-        programs = Memo() if programs is None else programs
-        update = _update_by(step) if update is None else update
-        return super().__new__(cls, init, step, update, objective, optimizer, watcher, programs)
+    def __post_init__(self) -> None:
+        if self.update is None:
+            object.__setattr__(self, "update", _update_by(self.step))
 
     def __repr__(self) -> str:
         return f"Trainer({self.objective!r})"
@@ -295,7 +294,7 @@ def trainer(
         return after, found, finite
 
     step = step_of(update, objective, watcher, programs, donate)
-    return Trainer(init, step, update, objective, optimizer, watcher, programs)
+    return Trainer(init, step, update, objective, optimizer, Kept(watcher, programs))
 
 
 def _updates(optimizer: Any, grads: PyTree, opt_state: PyTree, params: PyTree, extra: dict) -> Any:

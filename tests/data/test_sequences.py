@@ -133,7 +133,7 @@ def test_fit_compiles_once_a_shape_and_says_nothing():
     train_state = trainer.init(KEY, next(iter(batches)))
     for epoch in jn.fit(trainer, train_state, batches, epochs=3):  # warnings are errors
         assert len(epoch.losses) == len(batches) == 6
-    assert len(trainer.watcher.traces["fit from batches"]) == batches.shapes == 2
+    assert len(trainer._kept.watcher.traces["fit from batches"]) == batches.shapes == 2
 
 
 # Windows.

@@ -47,7 +47,7 @@ def test_healthy():
     assert str(report).splitlines()[-1] == "no problems found"
     ElementTree.fromstring(report._repr_html_())
     after, _ = trainer.step(train_state, BATCH)  # nothing is used up
-    assert int(after.step) == 4 and [len(t) for t in trainer.watcher.traces.values()] == [1]
+    assert int(after.step) == 4 and [len(t) for t in trainer._kept.watcher.traces.values()] == [1]
 
 
 @pytest.mark.slow

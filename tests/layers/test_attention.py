@@ -1,6 +1,5 @@
 """Multi-head attention against PyTorch and Flax in float64, masked, fused and dropped."""
 
-
 import jax
 import jax.numpy as jnp
 import numpy as np

@@ -67,7 +67,9 @@ def test_an_interrupt_at_every_line_of_a_step(pair):
 
 def test_a_signal_after_the_donation_waits_for_the_next_step(pair, monkeypatch):
     trainer, train_state = pair
-    monkeypatch.setattr(trainer.watcher, "stepped", lambda *_: signal.raise_signal(signal.SIGINT))
+    monkeypatch.setattr(
+        trainer._kept.watcher, "stepped", lambda *_: signal.raise_signal(signal.SIGINT)
+    )
     for _ in range(2):
         with pytest.raises(KeyboardInterrupt):
             train_state, _ = trainer.step(train_state, DATA)
@@ -100,7 +102,7 @@ def test_a_handler_of_the_user_is_called_as_late(pair, monkeypatch):
     called = []
     before = signal.signal(signal.SIGINT, lambda *_: called.append(1))
     try:
-        monkeypatch.setattr(trainer.watcher, "stepped", lambda *_: os.kill(os.getpid(), 2))
+        monkeypatch.setattr(trainer._kept.watcher, "stepped", lambda *_: os.kill(os.getpid(), 2))
         train_state, _ = trainer.step(train_state, DATA)
         assert not called
         trainer.step(train_state, DATA)

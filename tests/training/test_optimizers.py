@@ -141,7 +141,7 @@ def test_lbfgs_finds_scikit_learns_softmax_regression(x64):
     for _ in range(150):
         train_state, metrics = trainer.step(train_state, (x, y))
         losses.append(float(metrics["loss"]))
-    assert len(trainer.watcher.traces["step"]) == 1
+    assert len(trainer._kept.watcher.traces["step"]) == 1
     assert (np.diff(losses) < 1e-9).all()
     np.testing.assert_allclose(train_state.params["kernel"].T, theirs.coef_, atol=2e-4)
     # 30 steps do what gradient descent does not in 150
