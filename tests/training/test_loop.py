@@ -180,6 +180,14 @@ def test_bad_input_is_answered_before_anything_runs(change, words):
         jn.fit(**call)
 
 
+def test_what_fit_returns_says_that_it_is_iterated():
+    epochs = jn.fit(*build(), data(), epochs=1, progress=False)
+    assert "; iterate it: losses = [epoch.train['loss'] for" in repr(epochs)
+    with pytest.raises(AttributeError, match="fit returns epochs; iterate it: .*, got .history"):
+        epochs.history
+    assert [epoch.number for epoch in epochs] == [1]
+
+
 @pytest.mark.slow
 def test_a_fit_that_is_never_iterated_warns():
     trainer, train_state = build()
