@@ -270,13 +270,6 @@ def test_given_params_that_do_not_fit(given, error, words):
         trainer.init(KEY, data(), params=given)
 
 
-def test_a_torch_tensor_is_named():
-    torch = pytest.importorskip("torch", reason="the message is about its tensors")
-    trainer, _ = build(jn.dense(2))
-    with pytest.raises(TypeError, match=r"trainer.init: .* torch.Tensor; pass x.numpy\(\)"):
-        trainer.init(KEY, (torch.ones(4, 2), torch.ones(4)))
-
-
 def test_the_optimizer_of_the_state_is_that_of_the_step():
     _, train_state = build(jn.dense(2), optax.adam(0.1))
     trainer, _ = build(jn.dense(2), optax.sgd(0.1))
