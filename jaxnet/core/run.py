@@ -29,6 +29,7 @@ from jaxnet.services.checks import (
     check_shape,
     initialized,
 )
+from jaxnet.services.foreign import check_holds_no_weights
 from jaxnet.services.frames import inside_jax, loops_around
 from jaxnet.services.functions import function_name, takes
 from jaxnet.services.keywords import instead
@@ -574,6 +575,7 @@ def as_layer(value: Any, who: str = "as_layer", what: str = "") -> Layer:
         return value
     if callable(value):
         name = function_name(value)
+        check_holds_no_weights(who, name, value)
         return made(name, "function", lambda m, x: _in_steps(m, x, _applied(value, x)))
     several = "; pass several layers one by one, as in jn.serial(a, b, c)"
     rule = f"{what} must be a layer, such as jn.dense(3)"

@@ -1,0 +1,91 @@
+"""Functions that hold weights, such as modules of other libraries, which nothing would train."""
+
+import functools
+from collections.abc import Iterator
+from contextlib import suppress
+from types import CodeType, FunctionType
+from typing import Any
+
+import jax
+import numpy as np
+
+# What to write instead of a module, by the package of its class; "" is anything else.
+INSTEAD = {
+    "flax.nnx": "jn.interop.flax.from_nnx(lambda rngs: nnx.Linear(3, 4, rngs=rngs))",
+    "flax.linen": "jn.interop.flax.from_linen(module)",
+    "torch.nn": "the same net in jaxnet with jn.interop.torch.from_torch(net, weights, x)",
+    "keras": "the same net in jaxnet with jn.interop.by_names(net, weights, x, table)",
+    "equinox": (
+        "params, rest = eqx.partition(module, eqx.is_inexact_array) and "
+        'jn.stateless(lambda key, x: {"module": jax.tree.map(jnp.copy, params)}, '
+        'lambda p, x: jax.vmap(eqx.combine(p["module"], rest))(x))'
+    ),
+    "": "jn.stateless(init, apply), where init(key, x) returns the arrays as params",
+}
+_OURS = ("jax", "jaxnet", "numpy", "optax")  # whose globals are not looked at
+
+
+def check_holds_no_weights(who: str, name: str, function: Any) -> None:
+    """Raise if a plain function holds weights, which would be constants of the net."""
+    if found := holder_of_weights(function):
+        holder, instead = found
+        raise TypeError(
+            f"{who or 'the net'}: {name} holds the weights of a {type(holder).__name__}, which "
+            f"would not be trained. Write {instead}. If they are constants on purpose, pass a "
+            "function that calls jax.lax.stop_gradient on them"
+        )
+
+
+def holder_of_weights(function: Any) -> tuple[Any, str] | None:
+    """Return what has weights among what a function is and calls, and what to write instead.
+
+    These are modules of other libraries, and objects and partials that hold float arrays of two
+    axes or more. A function that calls `stop_gradient` holds what it holds on purpose.
+
+    Example:
+      >>> import functools
+      >>> holder_of_weights(functools.partial(jnp.matmul, jnp.ones((2, 3))))[1]
+      'jn.stateless(init, apply), where init(key, x) returns the arrays as params'
+      >>> holder_of_weights(jnp.tanh)
+    """
+    seen: set[int] = set()
+    unseen = [function]
+    while unseen:
+        value: Any = unseen.pop()
+        if id(value) in seen or isinstance(value, type) or not callable(value):
+            continue
+        seen.add(id(value))
+        if isinstance(value, FunctionType):
+            unseen += _called_by(value)
+        elif wrapped := getattr(value, "__wrapped__", None):  # by `jax.jit`
+            unseen.append(wrapped)
+        else:
+            bound = isinstance(value, functools.partial)
+            held: Any = (value.args, value.keywords) if bound else getattr(value, "__self__", value)
+            classes = [f"{kind.__module__}." for kind in type(held).__mro__]
+            package = next((p for p in INSTEAD if p and any(p + "." in c for c in classes)), "")
+            leaves = jax.tree.leaves([held, [*getattr(held, "__dict__", {}).values()]])
+            axes = [a.ndim for a in leaves if isinstance(a, jax.Array | np.ndarray)
+                    and jax.numpy.issubdtype(a.dtype, np.floating)]  # fmt: skip
+            if package not in ("", "equinox") or max(axes, default=0) >= (1 if package else 2):
+                return held if package else value, INSTEAD[package]
+            unseen += [value.func, *value.args, *value.keywords.values()] if bound else []
+    return None
+
+
+def _called_by(function: FunctionType) -> Iterator[Any]:
+    """Yield what is in the closure of a function, and the globals that it names."""
+    names, codes = set(), [function.__code__]
+    while codes:
+        code = codes.pop()
+        names.update(code.co_names)
+        codes += [each for each in code.co_consts if isinstance(each, CodeType)]
+    if "stop_gradient" not in names:
+        yield getattr(function, "__wrapped__", None)
+        yield from function.__defaults__ or ()
+        for cell in function.__closure__ or ():
+            with suppress(ValueError):  # not filled yet
+                yield cell.cell_contents
+        known = function.__globals__
+        if str(known.get("__name__")).split(".")[0] not in _OURS:
+            yield from (known[name] for name in names if name in known)
