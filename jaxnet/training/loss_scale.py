@@ -11,8 +11,8 @@ import jax.numpy as jnp
 
 from jaxnet.core import Layer
 from jaxnet.services.jaxprs import arrays_in
-from jaxnet.services.trees import PyTree, memo_of, shapes_of, signature
-from jaxnet.training.objective import traced
+from jaxnet.services.trees import PyTree
+from jaxnet.training.captured import program_of
 
 FIRST, LARGEST = 2.0**16, 2.0**24
 PERIOD = 2000  # steps without an overflow after which the scale is doubled
@@ -84,13 +84,6 @@ def computes_in_float16(objective: Layer, params: PyTree, state: PyTree, batch: 
       >>> computes_in_float16(net, *net.init(jax.random.key(0), x), x)
       True
     """
-    given = params, state, batch
-
-    def trace():
-        try:
-            jaxpr = traced(objective, *given)[0].jaxpr
-        except Exception:  # raised by `step`, with the batch that it gets
-            return False
-        return any(array.dtype == jnp.float16 for array in arrays_in(jaxpr))
-
-    return memo_of(objective.apply).of(("float16", signature(shapes_of(given))), trace)
+    program = program_of(objective, params, state, batch)
+    found = () if program is None else arrays_in(program.jaxpr)
+    return any(array.dtype == jnp.float16 for array in found)

@@ -30,6 +30,7 @@ from jaxnet.services.markup import html_line
 from jaxnet.services.memory import keep_by_default
 from jaxnet.services.trees import Memo, PyTree, describe, floats_of, with_floats
 from jaxnet.training.accumulate import accumulated
+from jaxnet.training.captured import check_captured, program_of
 from jaxnet.training.interrupts import is_spent, uninterrupted
 from jaxnet.training.loss_scale import LossScale, computes_in_float16, settled, started
 from jaxnet.training.objective import Average, averaged, hint_of_batch
@@ -232,6 +233,7 @@ def trainer(
             drawn = objective.init(child_key(key, "init"), specs)
         drawn, state = without_weak_types(drawn)
         filled = drawn if params is None else _filled("params", drawn, params)
+        check_captured(objective, filled, program_of(objective, filled, state, specs))
         train_key = child_key(key, "train")
         if jax.random.key_impl(train_key) == jax.random.key_impl(jax.random.key(0)):
             # Key data would not keep a different kind of key.

@@ -184,7 +184,7 @@ def test_what_fit_returns_says_that_it_is_iterated():
     epochs = jn.fit(*build(), data(), epochs=1, progress=False)
     assert "; iterate it: losses = [epoch.train['loss'] for" in repr(epochs)
     with pytest.raises(AttributeError, match="fit returns epochs; iterate it: .*, got .history"):
-        epochs.history
+        epochs.history  # noqa: B018
     assert [epoch.number for epoch in epochs] == [1]
 
 
