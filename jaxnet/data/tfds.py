@@ -15,6 +15,7 @@ import numpy as np
 
 from jaxnet.data.builders import KNOWN, base_name, folder
 from jaxnet.data.builders import prepared as prepared
+from jaxnet.data.builders.metadata import check_metadata, damaged
 from jaxnet.services.checks import check_type
 from jaxnet.services.extras import extra
 from jaxnet.services.progress import progress_bar
@@ -59,7 +60,10 @@ def load(
     with progress_bar(len(data_source), f"{name} {split}", unit="example") as bar:
         for start in range(0, len(data_source), BLOCK):
             rows = range(start, min(start + BLOCK, len(data_source)))
-            examples += data_source.__getitems__(list(rows))
+            try:
+                examples += data_source.__getitems__(list(rows))
+            except Exception as error:  # of array_record, or of what decodes the examples
+                raise damaged("tfds.load", builder.data_dir, error) from error
             bar.update(len(rows))
     return _columns(builder.info.features.get_tensor_info(), examples)
 
@@ -113,10 +117,13 @@ def _open(who: str, name: str, split: str, data_dir: Any, download: bool) -> tup
             f"it as array_record files: python -m jaxnet.data.prepare {base_name(name)}"
         )
 
+    check_metadata(who, place / base_name(name))
     try:
         builder = tfds.builder(name, data_dir=place)
     except Exception as error:  # an unknown version or configuration has errors of many types
-        raise missing() from error
+        raise (
+            missing() if name != base_name(name) else damaged(who, place / name, error)
+        ) from error
     try:
         found: Any = builder.as_data_source(split)
     except NotImplementedError as error:  # of another version or format of files
@@ -128,6 +135,8 @@ def _open(who: str, name: str, split: str, data_dir: Any, download: bool) -> tup
             f"{who}: {name} has no split {split!r}; splits: {parts}, and parts, such as "
             f"'train[:80%]' ({str(error).splitlines()[0]})"
         ) from error
+    except Exception as error:  # of files that are missing, or cut short
+        raise damaged(who, builder.data_dir, error) from error
     # This silences a recommendation to install OpenCV.
     logging.getLogger("absl").setLevel(logging.ERROR)
     return found, builder
