@@ -8,7 +8,7 @@ How a batch travels, for `for epoch in jn.fit(trainer, train_state, data, evalua
    optimizer, and returns the next train state. With `accumulate`, `accumulate.py` sums over parts.
    `loss_scale.py` keeps gradients of float16 in range, and `alternate.py` joins several trainers.
 3. `source.py`: `Resident` holds arrays on the device and runs many steps per program, shuffled
-   inside it. `Stream` takes batches from an iterable, one program per step. Both go from one
+   inside it. `Batches` takes batches from an iterable, one program per step. Both go from one
    `Position` (`epoch.py`) to another, so that a resumed run ends with the same bits.
 4. `loop.py`: `fit` yields an `Epoch` after each pass: train state, means, losses, position.
    `evaluate.py` measures `held_out` with the params after it, a batch at a time.

@@ -73,7 +73,7 @@ def measure_all(
     sums, first, carried, shardings = None, 0, False, placement.shardings_of((params, state))
     accepted = [] if is_stream(data) else None
     for batch in data if is_stream(data) else [data]:
-        batch = on_device(batch, f"{who}: data")
+        batch = data_on_device(batch, f"{who}: data")
         placement.check_processes(who, params, batch)
         if not checked:
             check_targets(objective, params, state, batch, who, accepted)
@@ -98,7 +98,7 @@ def measure_all(
         raise ValueError(f"{who}: the data yielded no batch")
     found = means(sums)
     if np.isnan(found["loss"]) and not is_stream(data) and shardings is None:
-        explain_nan(objective, params, state, on_device(data, who), batch_size)
+        explain_nan(objective, params, state, data_on_device(data, who), batch_size)
     return found
 
 
@@ -238,7 +238,7 @@ def predict(
       (7, 2)
     """
     at_least("predict", "batch_size", batch_size)
-    net, x = as_layer(net, "predict", "net"), on_device(x, "predict: x")
+    net, x = as_layer(net, "predict", "net"), data_on_device(x, "predict: x")
     size = min(batch_size, jax.tree.leaves(x)[0].shape[0])
     params, state = all_native((params, state), "predict")
     placement.check_processes("predict", params, x)
@@ -326,7 +326,7 @@ def is_stream(data: Any) -> bool:
     return True
 
 
-def on_device(data: PyTree, who: str, items: str = "examples") -> PyTree:
+def data_on_device(data: PyTree, who: str, items: str = "examples") -> PyTree:
     """Check the arrays and move them to the default device."""
     return jax.tree_util.tree_map_with_path(
         lambda path, leaf: to_device(who, path_name(path) or "the array", leaf),

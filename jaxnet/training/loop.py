@@ -16,10 +16,10 @@ from jaxnet.services.trees import PyTree
 from jaxnet.services.warn import warn
 from jaxnet.training.described import check_run
 from jaxnet.training.epoch import Epoch, Position
-from jaxnet.training.evaluate import is_stream, means, measure_all, on_device
+from jaxnet.training.evaluate import data_on_device, is_stream, means, measure_all
 from jaxnet.training.loss_scale import scales_in
 from jaxnet.training.placement import shardings_of
-from jaxnet.training.source import REFRESH, Pace, Resident, Spent, Stream, Totals
+from jaxnet.training.source import REFRESH, Batches, Pace, Resident, Spent, Totals
 from jaxnet.training.targets import check_targets
 from jaxnet.training.trainer import Trainer, TrainState, check_train_state, without_weak_types
 from jaxnet.training.watch import explain_reuse, warn_below, warn_nonfinite, warn_skipped
@@ -113,9 +113,15 @@ def fit(
                 "or make the trainer by jn.trainer"
             )
         if not is_stream(evaluate):
-            evaluate = on_device(evaluate, "fit: evaluate")
+            evaluate = data_on_device(evaluate, "fit: evaluate")
             with explain_reuse():  # once, before any epoch is trained
-                check_targets(trainer.objective, *train_state[1:3], evaluate, "fit: evaluate")
+                check_targets(
+                    trainer.objective,
+                    train_state.params,
+                    train_state.state,
+                    evaluate,
+                    "fit: evaluate",
+                )
     check_type("fit", "position", position, Position | None, "the position of an Epoch")
     if isinstance(data, Generator | map | zip) and (epochs or 1) > 1:
         raise ValueError(
@@ -127,7 +133,7 @@ def fit(
             f"fit: evaluate= is read in each epoch, and a {type(evaluate).__name__} can be used "
             "once only; pass arrays, or an object whose __iter__ starts over"
         )
-    source = (Stream if is_stream(data) else Resident)(trainer, data, batch_size, shuffle)
+    source = (Batches if is_stream(data) else Resident)(trainer, data, batch_size, shuffle)
     with explain_reuse():
         train_state, step = source.joined(train_state), int(train_state.step)
     about = source.described()
@@ -188,7 +194,7 @@ class Epochs:
 
     trainer: Trainer
     train_state: TrainState | None
-    source: Resident | Stream
+    source: Resident | Batches
     pace: Pace
     position: Position
     end: _End

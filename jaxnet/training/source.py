@@ -24,7 +24,7 @@ from jaxnet.services.warn import warn
 from jaxnet.training import placement, preemption
 from jaxnet.training.described import describe_run
 from jaxnet.training.epoch import Position
-from jaxnet.training.evaluate import check_metrics, mask_of, on_device, takes_mask
+from jaxnet.training.evaluate import check_metrics, data_on_device, mask_of, takes_mask
 from jaxnet.training.objective import Average, added, traced
 from jaxnet.training.targets import check_targets, rows_are_in_order
 from jaxnet.training.trainer import Trainer, TrainState, driver, key_of, next_key
@@ -126,7 +126,7 @@ class Resident:
 
     def __init__(self, trainer: Trainer, data: PyTree, size: int, shuffle: bool):
         self.trainer, self.shuffle = trainer, shuffle
-        self.data = on_device(data, "fit: data")
+        self.data = data_on_device(data, "fit: data")
         count = jax.tree.leaves(self.data)[0].shape[0]
         self.size = min(size, count)
         self.steps: int | None = -(-count // self.size)
@@ -200,7 +200,7 @@ def _given(numbers: Any) -> Any:
 _END = object()
 
 
-class Stream:
+class Batches:
     """Batches from an iterable; a short one is padded with its own examples and masked."""
 
     def __init__(self, trainer: Trainer, batches: Iterable[PyTree], size: int, shuffle: bool):
@@ -312,7 +312,7 @@ class Stream:
 
     def _prepared(self, train_state: TrainState, batch: PyTree, size: int):
         """Return the train_state on the batch's mesh, the batch at its full size, and its mask."""
-        batch, trainer = on_device(batch, "fit: a batch"), self.trainer
+        batch, trainer = data_on_device(batch, "fit: a batch"), self.trainer
         placement.check_processes("fit", train_state, batch)
         now = train_state.params, train_state.state
         check_targets(trainer.objective, *now, batch, "fit", self.accepted, train=True)

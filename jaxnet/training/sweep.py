@@ -21,7 +21,7 @@ from jaxnet.services.keywords import explain_keywords
 from jaxnet.services.progress import progress_bar
 from jaxnet.services.table import Number, Table, Tabular
 from jaxnet.services.trees import PyTree, describe, floats_of
-from jaxnet.training.evaluate import check_metrics, loss_first, measure, on_device, predict
+from jaxnet.training.evaluate import check_metrics, data_on_device, loss_first, measure, predict
 from jaxnet.training.loss_scale import LossScale
 from jaxnet.training.objective import Supervised
 from jaxnet.training.placement import Shardings, check_batch, shardings_of
@@ -246,8 +246,8 @@ def sweep(
         make = optax.inject_hyperparams(varied)
     trainer = make_trainer(objective, make(**settings[0]))
     items = "seeds" if own_data else "examples"
-    data = on_device(data, "sweep: data", items)
-    test = None if evaluate is None else on_device(evaluate, "sweep: evaluate", items)
+    data = data_on_device(data, "sweep: data", items)
+    test = None if evaluate is None else data_on_device(evaluate, "sweep: evaluate", items)
     if params is not None:
         checks.check_arrays("sweep: params", params)
     own = {"data": data, "evaluate": test} if own_data else {}
@@ -322,7 +322,7 @@ def sweep(
 
 def _cross_validated(objective, optimizer, data, folds: int, options: dict[str, Any]) -> Sweep:
     """Sweep over folds, of which each run leaves one out."""
-    data = on_device(data, "sweep: data")
+    data = data_on_device(data, "sweep: data")
     count = jax.tree.leaves(data)[0].shape[0]
     checks.between("sweep", "folds", folds, 2, count)
     seeds = range(folds) if isinstance(options["seeds"], int) else options["seeds"]

@@ -335,7 +335,9 @@ def step_of(
         batch = all_native(batch, "step")
         with explain_reuse(train_state):
             if "step" not in watcher.traces:  # later batches are assumed to be like the first one
-                check_targets(objective, *train_state[1:3], batch, "step", train=True)
+                check_targets(
+                    objective, train_state.params, train_state.state, batch, "step", train=True
+                )
             # One check suffices, since a train_state is on a mesh as a whole; flattening costs
             # microseconds.
             shardings = shardings_of(train_state) if is_named(train_state.step) else None
