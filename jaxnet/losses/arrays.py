@@ -55,12 +55,21 @@ def at_target(values: jax.Array, targets: jax.Array) -> jax.Array:
     return times(targets.astype(values.dtype), values).sum(-1)
 
 
+@jax.custom_jvp
 def times(p: jax.Array, values: jax.Array) -> jax.Array:
     """Return p * values, and 0 where p is 0 and the value is not finite.
 
     Elsewhere the gradient by p is the value, also at 0, for targets that are learned.
     """
-    return p * jnp.where((p == 0) & ~jnp.isfinite(values), 0, values)
+    return p * _counted(p, values)
+
+
+def _counted(p: jax.Array, values: jax.Array) -> jax.Array:
+    return jnp.where((p == 0) & ~jnp.isfinite(values), 0, values)
+
+
+# By hand, since a gradient by the values would read them again for the mask.
+times.defjvps(lambda dp, _, p, values: dp * _counted(p, values), lambda dv, _, p, values: p * dv)
 
 
 def read_same(who: str, outputs: Any, targets: Any) -> tuple[jax.Array, jax.Array]:
@@ -112,6 +121,14 @@ def read_steps(
     size = as_array(who, "lengths", lengths, "(batch,)", "integers", sizes)
     check_range(lengths, steps + 1, f"{who}: lengths")
     return z, size
+
+
+def one_logit(who: str, shape: tuple[int, ...], write: str) -> ValueError:
+    """Return the error of outputs with one class."""
+    return ValueError(
+        f"{who}: expected two classes or more, got outputs {shape}. For one logit per example, "
+        f"take {write}"
+    )
 
 
 def are_probabilities(outputs: Any, targets: Any) -> bool:

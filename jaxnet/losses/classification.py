@@ -108,10 +108,7 @@ def focal(outputs: jax.Array, targets: jax.Array, *, gamma: float = 2.0) -> jax.
     Reference: Lin et al. 2017, "Focal Loss for Dense Object Detection".
     """
     if outputs.shape[-1] < 2:
-        raise ValueError(
-            f"focal: expected two classes or more, got outputs {outputs.shape}. For one logit per "
-            "example, take optax.sigmoid_focal_loss"
-        )
+        raise arrays.one_logit("focal", outputs.shape, "optax.sigmoid_focal_loss")
     z = arrays.wide(outputs)
     total = jax.nn.logsumexp(z, axis=-1, keepdims=True)
     each = jnp.expand_dims(z, -2)  # (batch, ..., 1, classes)

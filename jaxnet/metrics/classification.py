@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from jaxnet.losses.arrays import are_probabilities, read_same, read_targets
+from jaxnet.losses.arrays import are_probabilities, one_logit, read_same, read_targets
 from jaxnet.losses.form import comparison
 from jaxnet.services.checks import at_least, is_traced, known
 from jaxnet.services.warn import warn
@@ -21,10 +21,7 @@ def _read(who: str, outputs: jax.Array, targets: jax.Array) -> tuple[jax.Array, 
     shape = getattr(outputs, "shape", ())
     one = shape == getattr(targets, "shape", None) and not (soft and shape[1:])
     if shape[-1:] == (1,) or (shape and one):
-        raise ValueError(
-            f"{who}: expected two classes or more, got outputs {shape}. For one logit per example, "
-            "take jn.metrics.binary_accuracy"
-        )
+        raise one_logit(who, shape, "jn.metrics.binary_accuracy")
     outputs, targets = read_targets(who, outputs, targets)
     if soft:
         return outputs, jnp.where(jnp.isnan(targets).any(-1), -1, targets.argmax(-1))
