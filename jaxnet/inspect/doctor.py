@@ -260,10 +260,12 @@ def _squashed(objective: Layer, train_state: TrainState, batch: PyTree) -> list[
     The loss tells by its values: from the best corner of [0, 1] it falls further only if it takes
     logits. A metric of logits is the same for all outputs in (0, 1).
     """
-    parts, (x, targets) = supervised_in(objective), batch if len(batch) == 2 else ((), ())
+    parts = supervised_in(objective)
     if parts is None or objective.kind not in ("supervised", "augmented"):
         return []
-    large = jax.tree.map(lambda p: 30 * p if p.dtype.kind == "f" else p, train_state.params)
+    x, targets = batch
+    floats = jax.tree.map(lambda p: 30 * p, floats_of(train_state.params))
+    large = with_floats(train_state.params, floats)
     of = lambda layer, y: jax.tree.leaves(layer.apply({}, {}, (y, targets))[0])[0]  # noqa: E731
     run = jax.jit(lambda params, x: parts.net.apply(params, train_state.state, x)[0])
     y, larger = run(train_state.params, x), run(large, x)
