@@ -215,7 +215,7 @@ def subwords(
         )
     sentences = check_list("subwords", "sentences", sentences, "str")
     for i, sentence in enumerate(sentences):
-        check_type("subwords", f"sentence {i}", sentence, str, "a str")
+        _check_text("subwords", f"sentence {i}", sentence)
     if not any(sentences):
         raise ValueError("subwords: expected sentences, got none")
     byte_level = tokenizers.pre_tokenizers.ByteLevel
@@ -232,12 +232,23 @@ def subwords(
     return _subwords(tokenizer, named)
 
 
+def _check_text(who: str, what: str, text: Any) -> None:
+    check_type(who, what, text, str, "a str")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"{who}: {what} has half of a surrogate pair at {error.start}, which UTF-8 lacks; "
+            'write text.encode("utf-8", "replace").decode()'
+        ) from None
+
+
 def _subwords(tokenizer: Any, special: dict[str, int]) -> Vocabulary:
     tokenizer.encode_special_tokens = True  # a "[pad]" in a text is plain text
     size = tokenizer.get_vocab_size()
 
     def encode(text: str) -> np.ndarray:
-        check_type("encode", "text", text, str, "a str")
+        _check_text("encode", "text", text)
         return np.array(tokenizer.encode(text, add_special_tokens=False).ids, np.int32)
 
     def decode(ids: Any) -> str:

@@ -145,6 +145,7 @@ def test_refusals(call, error, words):
     ([], 300, ValueError, "expected sentences"),
     ("abc", 300, TypeError, "subwords: sentences must be a list of str, got "),
     (["a", 3], 300, TypeError, "subwords: sentence 1 must be a str, got "),
+    (["a", "b\ud800"], 300, ValueError, "subwords: sentence 1 has half of a surrogate pair at 1"),
 ])  # fmt: skip
 def test_refusals_of_subwords(sentences, size, error, words):
     pytest.importorskip("tokenizers", reason="needs the extra jaxnet-toolkit[text]")
