@@ -535,8 +535,9 @@ class _Job(NamedTuple):
         count = run.written + on
         tokens = _set(run.tokens, at, token)
         recent = jax.vmap(partial(latest, self.stops.shape[1]))(tokens, count)
-        hit = ((self.stops == recent[:, None]) | (self.stops < 0)).all(-1)  # (batch, stops)
-        matched = jnp.where(hit, (self.stops >= 0).sum(-1), 0).max(-1, initial=0)
+        stops = self.stops[None]  # (1, stops, longest)
+        hit = ((stops == recent[:, None]) | (stops < 0)).all(-1)  # (batch, stops)
+        matched = jnp.where(hit, (stops >= 0).sum(-1), 0).max(-1, initial=0)
         stopped = on & (matched > 0)
         over = stopped | (on & ((count >= self.length) | (token < 0)))
         return run._replace(

@@ -294,7 +294,8 @@ def test_ids_in_an_array_each_stop(plain):
     net = lambda tokens: jnp.asarray(table)[tokens]  # noqa: E731
     small = [np.array([3], np.uint8), np.array((9, 9), np.uint16)]
     for stop in ([3, 9], np.array([3, 9]), jnp.array([3, 9]), range(3, 6), small):
-        made = generate(net, {}, [[0]], length=5, temperature=0, stop=stop, progress=False)
+        with jax.numpy_rank_promotion("raise"):
+            made = generate(net, {}, [[0]], length=5, temperature=0, stop=stop, progress=False)
         assert made.lengths.tolist() == [2]
 
 
