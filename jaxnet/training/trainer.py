@@ -64,7 +64,8 @@ class TrainState(NamedTuple):
         if is_spent(self):
             return "TrainState(used up by a step; continue with the one that the step returned)"
         known = isinstance(self.step, jax.Array | np.ndarray | int) and not is_traced(self.step)
-        parts = [f"step={self.step if known else type(self.step).__name__}"]
+        with explain_reuse():
+            parts = [f"step={self.step if known else type(self.step).__name__}"]
         for name in ("params", "state", "opt_state"):
             leaves = jax.tree.leaves(getattr(self, name))
             parts.append(f"{name}: {sum(map(np.size, leaves)):,} in {len(leaves)} arrays")
