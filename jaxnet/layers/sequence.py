@@ -95,9 +95,10 @@ def read_sequence(given: PyTree, who: str, *, rank: int = 3, passing: bool = Fal
     if isinstance(given, dict):
         known = {"x", "lengths", "initial"} | ({"final"} if passing else set())
         if "x" not in given or set(given) - known:
+            stack = "final" in given and "; to stack layers, write jn.layers.stack_rnn(a, b)"
             raise ValueError(
                 f"{who}: a dict needs 'x' {axes} and may have 'lengths' (batch,) and 'initial' "
-                f"(a carry), got the entries {sorted(map(str, given))}"
+                f"(a carry), got the entries {sorted(map(str, given))}{stack or ''}"
             )
         x, lengths, initial = given["x"], given.get("lengths"), given.get("initial")
     elif isinstance(given, tuple | list):
