@@ -30,6 +30,8 @@ def compose(
         m.sow(name, value)                  a value for `jn.collect`, such as a balance loss
         m.key(name)                         a random key of this layer
         m.train                             True in training
+        m.whole(layer, x)                   a child outside the stream, with its whole input
+        m.stream                            how a sequence arrives in `jn.stream`; None as a whole
 
     `init` runs `forward` on shapes alone, in evaluation mode, and notes its calls; so `forward` may
     not depend on values, and must call the same layers at each run.

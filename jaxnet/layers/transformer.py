@@ -79,6 +79,12 @@ def transformer_block(
         transformer and BERT.
       name: Name of the layer.
 
+    Params:
+      attention, cross_attention: params of `multi_head_attention`;
+      attention_norm, cross_norm, mlp_norm: params of `norm`;
+      mlp_in, mlp_gate, mlp_out: kernel (inputs, features), bias (features,); or the params of `mlp`
+      under its name.
+
     Returns:
       A layer with outputs in the form of its input.
 
