@@ -6,16 +6,20 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from jaxnet.core import Layer, compose
+from jaxnet.core import Layer, as_layer, compose
 from jaxnet.initializers import Initializer, lecun_normal, zeros
 from jaxnet.layers.embedding import counted
 from jaxnet.layers.embedding import rotary as turn
 from jaxnet.layers.kept_keys import keep
 from jaxnet.ops.attention import (
+    Placed,
     Scoring,
+    add_table,
     dot_product_attention,
     expand_mask,
+    fits,
     fits_cudnn,
     fused_attention,
     hardware,
@@ -52,6 +56,7 @@ def multi_head_attention(
     causal: bool = False,
     window: int | tuple[int, int] | None = None,
     rotary: bool | Rotation = False,
+    bias: Layer | Callable | None = None,
     scale: float | None = None,
     softcap: float | None = None,
     qk_norm: Callable[..., Layer] | None = None,
@@ -80,8 +85,9 @@ def multi_head_attention(
                 of equal numbers around it, as in `jn.data.packed`. 0 is padding.
       booleans  (batch, positions), (batch or 1, time or 1, positions) or (batch or 1, heads or 1,
                 time or 1, positions). True if the query at `time` may attend to the position.
-      floats    (batch or 1, heads or 1, time or 1, positions). They are added to the scores, such
-                as ALiBi's slopes. -inf masks a position, and NaN gives NaN.
+      floats    (batch or 1, heads or 1, time or 1, positions). They are added to the scores. -inf
+                masks a position, and NaN gives NaN. For numbers that depend on positions alone,
+                such as ALiBi's slopes, write `bias=`, which also works in a stream.
     A boolean mask of two axes raises an error if batch and time are equal, because it could also be
     (time, positions). Write mask[:, None] for padding and mask[None] for one row per query.
     The inputs at masked positions must still be finite, because 0 times NaN is NaN. In a stream,
@@ -106,6 +112,12 @@ def multi_head_attention(
         Mistral's window of n.
       rotary: Whether to rotate queries and keys by their positions, or a function of (x, positions)
         that rotates them, such as `partial(jn.rotary, base=5e5)`. For self-attention only.
+      bias: Function or layer that adds numbers to the scores, by the positions of queries and keys.
+        It gets the pair (queries, keys) of integers, (time,) and (positions,), or in a stream
+        (batch, time) and (batch, positions), and returns (heads, time, positions) or (batch, heads,
+        time, positions); an axis of heads or time may be 1, and -inf masks. In blocks it gets the
+        positions of a block, so it must treat each pair of positions by itself. For self-attention
+        only.
       scale: Factor of the scores; 1 / sqrt(head_size) by default.
       softcap: Bound c of the scores before masking, c * tanh(scores / c). Not bounded by default.
       qk_norm: Function that makes the norms of queries and keys (batch, time, heads, head_size)
@@ -125,7 +137,8 @@ def multi_head_attention(
     Params:
       query, key, value: kernel (width, heads, head_size), bias (heads, head_size);
       out: kernel (heads, value_size, features), bias (features,);
-      query_norm, key_norm: params of the norms of `qk_norm`.
+      query_norm, key_norm: params of the norms of `qk_norm`;
+      and the params of the layer of `bias`, by its name.
 
     Returns:
       A layer with outputs (batch, time, features), or (y, weights) with `return_weights`.
@@ -151,8 +164,37 @@ def multi_head_attention(
       >>> weights.shape, weights[0, 0, 0].tolist()
       ((3, 2, 5, 5), [1.0, 0.0, 0.0, 0.0, 0.0])
 
+      ALiBi's slopes, with which MPT and BLOOM also read texts longer than in training:
+
+      >>> def alibi(positions):
+      ...     queries, keys = positions
+      ...     slopes = 2.0 ** -jnp.arange(1, 3)  # one per head
+      ...     distance = queries[..., :, None] - keys[..., None, :]
+      ...     return -slopes[:, None, None] * distance[..., None, :, :]
+      >>> layer = multi_head_attention(2, causal=True, bias=alibi)
+      >>> layer.apply(params, state, x)[0].shape
+      (3, 5, 8)
+
+      One table of distances that all blocks share, as in T5: the function that the blocks get reads
+      a param of the net around them.
+
+      >>> def net(m, x):
+      ...     table = m.param("distances", jn.initializers.normal(1.0), (9, 2))
+      ...     def bias(positions):
+      ...         queries, keys = positions
+      ...         distance = keys[..., None, :] - queries[..., :, None]
+      ...         return jnp.moveaxis(table[jnp.clip(distance, -4, 4) + 4], -1, -3)
+      ...     for i in range(12):
+      ...         x = m(jn.transformer_block(2, bias=bias, name=f"block_{i}"), x)
+      ...     return x
+      >>> params, state = jax.eval_shape(jn.compose(net).init, jax.random.key(0), x)
+      >>> params["distances"].shape, sorted(params["block_0"]["attention"])
+      ((9, 2), ['key', 'out', 'query', 'value'])
+
     Reference: Vaswani et al. 2017, "Attention Is All You Need"; grouped queries: Ainslie et al.
-    2023, "GQA"; windows: Beltagy et al. 2020, "Longformer"; softcap: Gemma Team 2024, "Gemma 2".
+    2023, "GQA"; windows: Beltagy et al. 2020, "Longformer"; softcap: Gemma Team 2024, "Gemma 2";
+    biases: Raffel et al. 2020, "Exploring the Limits of Transfer Learning with a Unified
+    Text-to-Text Transformer" (T5), Press et al. 2022, "Train Short, Test Long" (ALiBi).
     """
     all_at_least(name, heads=heads)
     sizes = {"head_size": head_size, "value_size": value_size, "features": features}
@@ -172,7 +214,8 @@ def multi_head_attention(
     flags = {"causal": causal, "return_weights": return_weights}
     check_options(name, **flags, fused=fused is not None and fused, kernel_init=kernel_init)
     groups = heads if kv_heads is None else kv_heads
-    form = _Form(name, causal, span, rotate, fused, return_weights)
+    placed = None if bias is None else as_layer(bias, name, "bias")
+    form = _Form(name, causal, span, rotate, placed, fused, return_weights)
 
     def projected(m, part, x, groups, size):
         """Project (batch, time, width) to (batch, time, groups, size)."""
@@ -181,7 +224,7 @@ def multi_head_attention(
 
     def forward(m, given):
         queries, memory, mask = split_inputs(name, given)
-        own = {"causal=True": causal, "rotary": rotate, "window": span}
+        own = {"causal=True": causal, "rotary": rotate, "window": span, "bias": bias}
         _check_sequences(queries, memory, [what for what, on in own.items() if on], name)
         width = queries.shape[-1]
         if head_size is None and width % heads:
@@ -216,6 +259,7 @@ class _Form(NamedTuple):
     causal: bool
     span: tuple[int, int] | None
     rotate: Any
+    bias: Layer | None
     fused: bool | None
     return_weights: bool
 
@@ -224,7 +268,8 @@ def _to_itself(m, form, q, k, v, mask, scoring):
     """Attend to all positions of the queries' own sequence, see `_to_all`."""
     if form.rotate is not None:
         q, k = form.rotate(q, counted(q.shape[1])), form.rotate(k, counted(k.shape[1]))
-    return _to_all(m, form, q, k, v, mask, scoring)
+    placed = _placed(m, form, q, *[counted(q.shape[1])] * 2)
+    return _to_all(m, form, q, k, v, mask, scoring._replace(bias=placed))
 
 
 def _to_all(m, form, q, k, v, mask, scoring):
@@ -235,26 +280,30 @@ def _to_all(m, form, q, k, v, mask, scoring):
     """
     batch, time, heads, size = q.shape
     places = k.shape[1]
-    seen, bias = expand_mask(form.name, mask, (batch, heads, time, places))
+    seen, added = expand_mask(form.name, mask, (batch, heads, time, places))
     axes = 0 if mask is None or not jnp.issubdtype(mask.dtype, jnp.integer) else mask.ndim
     lengths, segments = (mask if axes == n else None for n in (1, 2))
-    rest = None if axes else seen
     plain = scoring[:4] == Scoring()[:4] and form.span is None and v.shape[-1] == size
-    ranges_only = rest is None and bias is None
+    ranges_only = mask is None or axes > 0
     parts = ring() if time == places and ranges_only else None
     # The fused kernel supports lengths and causality; other masks would cost it a full bias.
     fuse = plain and parts is None and (mask is None or lengths is not None)
     fuse = fuse and not form.return_weights and form.fused is not False
     fuse = fuse and (form.fused or fits_cudnn(*hardware(), q.dtype, size))
-    ranges_only = ranges_only and scoring.key is None
+    ranges_only = ranges_only and scoring.key is None and scoring.bias is None
     blocks = parts is not None or in_blocks(q, k, plain=ranges_only)
-    scoring = scoring._replace(bias=bias)
-    if not fuse and not form.return_weights and blocks:
-        own = {"causal": form.causal, "window": form.span}
-        ranges = see(time, places, lengths=lengths, segments=segments, **own)
+    blocks = blocks and not fuse and not form.return_weights
+    if added is not None:
+        if scoring.bias is not None:
+            seen, added = add_table(seen, added, scoring.bias.table())
+        scoring = scoring._replace(bias=added)
+    if blocks:
+        own = {"lengths": lengths, "segments": segments}
+        ranges = see(time, places, causal=form.causal, window=form.span, **own)
         if parts is not None:
             y, total = ring_attention(parts, q, k, v, ranges, scoring)
         else:
+            rest = None if mask is None or axes else seen
             y, total = blockwise_attention(q, k, v, ranges, rest, scoring)
         return y, None, None if mask is None else (total != -jnp.inf).any(1)
     if form.causal or form.span is not None:
@@ -275,14 +324,40 @@ def _to_kept(m, form, q, k, v, mask, scoring):
     if not form.causal and (form.span is None or form.span[1]):
         m.not_in_stream("attends to later places; with causal=True it would not")
     if mask is not None:
-        m.not_in_stream("has a mask; with ragged=True the input already says which steps count")
+        m.not_in_stream(
+            "has a mask; with ragged=True the input already says which steps count, and bias= adds "
+            "numbers to the scores by position"
+        )
     before = None if form.span is None else form.span[0]
     kept = keep(m, q, k, v, before=before, rotate=form.rotate, name=form.name)
     if not form.return_weights and in_blocks(kept.q, kept.k, plain=scoring.key is None):
-        k, v, ranges = kept.in_order()
+        k, v, ranges, empty = kept.in_order()
+        placed = _placed(m, form, q, kept.at, np.arange(k.shape[1]), empty)
+        scoring = scoring._replace(bias=placed)
         y, _ = blockwise_attention(kept.q, k, v, ranges, None, scoring)
         return y, None, kept.fits
+    scoring = scoring._replace(bias=_placed(m, form, q, kept.at, kept.places))
     return *dot_product_attention(kept.q, kept.k, kept.v, kept.seen, scoring), kept.fits
+
+
+def _placed(m, form, q, queries, keys, before=0):
+    """Return the bias of a layer, if it has one, by positions after `before`."""
+    if form.bias is None:
+        return None
+
+    def of(queries, keys):
+        wanted = q.shape[2], queries.shape[-1], keys.shape[-1]
+        y = m.whole(form.bias, (queries, keys))
+        table = y[None] if getattr(y, "ndim", 0) == 3 else y
+        if hasattr(table, "dtype") and fits(table, (q.shape[0], *wanted)):
+            return table
+        raise ValueError(
+            f"{form.name}: bias must return numbers (heads, time, places) or (batch, heads, time, "
+            f"places) for the pair (queries, keys) of positions, here {wanted}, got {describe(y)}"
+        )
+
+    keys = jnp.maximum(keys - before, 0)  # positions of empty slots are negative
+    return Placed(of, jnp.asarray(queries, jnp.int32), keys.astype(jnp.int32))
 
 
 def _projection(

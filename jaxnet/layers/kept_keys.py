@@ -21,8 +21,10 @@ class Kept(NamedTuple):
       k, v: Keys and values of all kept positions, (batch, places, groups, size).
       seen: Booleans (batch, 1, time, places), True if a query may attend to a position.
       fits: Whether each step is within the length of the stream, (batch, time).
-      in_order: Function that returns keys and values in the order of their positions, and the
-        ranges of the queries.
+      at, places: Positions of the queries (batch, time) and of the keys (batch, places); those of
+        slots without a key are negative.
+      in_order: Function that returns keys and values in the order of their positions, the ranges of
+        the queries, and how many of the keys come before position 0, 0 or (batch, 1).
     """
 
     q: jax.Array
@@ -30,7 +32,9 @@ class Kept(NamedTuple):
     v: jax.Array
     seen: jax.Array
     fits: jax.Array
-    in_order: Callable[[], tuple[jax.Array, jax.Array, Ranges]]
+    at: jax.Array
+    places: jax.Array
+    in_order: Callable[[], tuple[jax.Array, jax.Array, Ranges, Any]]
 
 
 def keep(m: Any, q, k, v, *, before: int | None, rotate: Any, name: str) -> Kept:
@@ -90,24 +94,24 @@ def keep(m: Any, q, k, v, *, before: int | None, rotate: Any, name: str) -> Kept
         )
         last = at[:, :1] - 1
         places = jnp.concatenate([last - (last - np.arange(slots)) % slots, at], 1)
-    places, query = places[:, None, None], at[:, None, :, None]
-    seen = (places >= 0) & (places <= query)
+    place, query = places[:, None, None], at[:, None, :, None]
+    seen = (place >= 0) & (place <= query)
     if before is not None:
-        seen &= places >= query - before
+        seen &= place >= query - before
 
     def in_order():
         start, own = at[:, :1], np.arange(time, dtype=np.int32)[None]
         if slots == limit:
             place = start + own
             first = jnp.zeros_like(place) if before is None else place - before
-            return k, v, Ranges(first, place + 1)
+            return k, v, Ranges(first, place + 1), 0
         assert before is not None
         turn = ((start + np.arange(slots)) % slots)[:, :, None, None]
         all_k, all_v = (
             jnp.concatenate([jnp.take_along_axis(x, turn, 1), x[:, slots:]], 1) for x in (k, v)
         )
-        place = own + slots
-        first = jnp.maximum(place - before, slots - start)
-        return all_k, all_v, Ranges(first, place + 1, (slots - before, slots))
+        place, empty = own + slots, slots - start
+        first = jnp.maximum(place - before, empty)
+        return all_k, all_v, Ranges(first, place + 1, (slots - before, slots)), empty
 
-    return Kept(q, k, v, seen, (at < limit) | (at >= end), in_order)
+    return Kept(q, k, v, seen, (at < limit) | (at >= end), at, places, in_order)

@@ -31,6 +31,7 @@ def transformer_block(
     causal: bool = False,
     window: int | tuple[int, int] | None = None,
     rotary: bool | Rotation = False,
+    bias: Layer | Callable | None = None,
     scale: float | None = None,
     softcap: float | None = None,
     qk_norm: Callable[..., Layer] | None = None,
@@ -59,8 +60,8 @@ def transformer_block(
     Args:
       heads: Number of heads, see `multi_head_attention`.
       mlp_features: Width of the MLP's hidden layer; 4 times the width of x by default.
-      head_size, kv_heads, causal, window, rotary, scale, softcap, qk_norm: Options of
-        `multi_head_attention`.
+      head_size, kv_heads, causal, window, rotary, bias, scale, softcap, qk_norm: Options of
+        `multi_head_attention`; the second attention has no bias by positions.
       cross: Whether a second attention, to a memory, follows the first: a decoder block.
       gated: Whether the MLP's hidden layer is multiplied by a second projection, as in SwiGLU with
         activation=jax.nn.silu: mlp_out(activation(mlp_in(x)) * mlp_gate(x)). The activated half is
@@ -122,7 +123,7 @@ def transformer_block(
     a_function(name, "activation", activation, "an array")
     a_function(name, "norm", norm, "name=...")
     shared["use_bias"] = [part for part in PROJECTIONS if part in biased]
-    mode: dict[str, Any] = {"causal": causal, "window": window, "rotary": rotary}
+    mode: dict[str, Any] = {"causal": causal, "window": window, "rotary": rotary, "bias": bias}
     multi_head_attention(heads, name=name, **mode, **shared)  # an error names the block
     own = multi_head_attention(heads, name="attention", **mode, **shared)
     other = multi_head_attention(heads, name="cross_attention", **shared)

@@ -51,6 +51,7 @@ def decoder(
     window: int | tuple[int, int] | None = None,
     windowed: Sequence[bool] = (True,),
     local_rotary: Rotation | None = None,
+    bias: Layer | Callable | None = None,
     scale: float | None = None,
     softcap: float | None = None,
     logit_softcap: float | None = None,
@@ -69,7 +70,7 @@ def decoder(
       vocabulary: Number of ids.
       depth: Number of blocks, at least 1.
       width: Width of the embeddings.
-      heads, kv_heads, head_size, scale, softcap: Options of `jaxnet.multi_head_attention`.
+      heads, kv_heads, head_size, bias, scale, softcap: Options of `jaxnet.multi_head_attention`.
       mlp_features, activation, gated, norm_at, use_bias, dropout_rate: Options of
         `jaxnet.transformer_block`.
       experts: Number of MLPs in each block, of which a router chooses `experts_per_token` for each
@@ -169,6 +170,7 @@ def decoder(
             causal=True,
             window=window if near else None,
             rotary=local_rotary if near and local_rotary is not None else rotary,
+            bias=bias,
             scale=scale,
             softcap=softcap,
             qk_norm=of_heads,

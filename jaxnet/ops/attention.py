@@ -1,12 +1,38 @@
 """Attention: scaled dot products, masks, and when cuDNN's fused kernel applies."""
 
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.tree_util import Partial
 
 from jaxnet.services.checks import check_range
+
+
+class Placed(NamedTuple):
+    """A bias that is a function of positions, so that a block has a part of its own.
+
+    Fields:
+      of: Function (queries, keys) -> numbers (batch or 1, heads or 1, time or 1, places).
+      queries, keys: Positions (time,) and (places,), or (batch, time) and (batch, places).
+    """
+
+    of: Callable[..., jax.Array]
+    queries: jax.Array
+    keys: jax.Array
+
+    def table(self) -> jax.Array:
+        """Return the numbers of all positions."""
+        return self.of(self.queries, self.keys)
+
+    def hoisted(self, rows: int, columns: int) -> Partial:
+        """Return the function for blocks of these sizes, with the arrays it reads as its leaves."""
+        sizes = zip((self.queries, self.keys), (rows, columns), strict=True)
+        blocks = [jnp.zeros((*at.shape[:-1], size), at.dtype) for at, size in sizes]
+        run, values = jax.closure_convert(self.of, *blocks)
+        return Partial(lambda *given: run(*given[-2:], *given[:-2]), *values)
 
 
 class Scoring(NamedTuple):
@@ -15,7 +41,8 @@ class Scoring(NamedTuple):
     Fields:
       scale: Factor of the products; None is 1 / sqrt(size).
       softcap: Bound c of the scores before the bias, c * tanh(scores / c); None is unbounded.
-      bias: Floats (batch or 1, heads or 1, time or 1, places) to add to the scores; None is zeros.
+      bias: Numbers (batch or 1, heads or 1, time or 1, places) to add to the scores, or a function
+        of positions, of which -inf masks; None is zeros.
       dropout_rate: Fraction of the weights to drop, in [0, 1), if there is a key.
       key: Random key for dropout; None turns dropout off.
     """
@@ -99,11 +126,10 @@ def expand_mask(
                 )
             return mask[:, None, None], None
         whole = mask[:, None] if mask.ndim == 3 else mask
-        if _fits(whole, scores):
+        if fits(whole, scores):
             return whole, None
-    elif jnp.issubdtype(mask.dtype, jnp.floating) and _fits(mask, scores):
-        seen = mask != -jnp.inf  # NaN does not mask: it must reach the output
-        return seen, jnp.where(seen, mask, 0)
+    elif jnp.issubdtype(mask.dtype, jnp.floating) and fits(mask, scores):
+        return add_table(None, None, mask)
     raise ValueError(
         f"{who}: a mask is lengths, integers ({batch},), or segments of self-attention, integers "
         f"({batch}, {places}), or booleans ({batch}, {places}), "
@@ -113,8 +139,30 @@ def expand_mask(
     )
 
 
-def _fits(mask: jax.Array, scores: tuple[int, int, int, int]) -> bool:
-    """Return whether a mask with four axes broadcasts against the scores, with all their places."""
+def add_table(seen: Any, bias: Any, table: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Return the booleans and numbers of a mask to which a table of numbers is added.
+
+    Args:
+      seen, bias: Booleans and numbers, as `expand_mask` returns them, or None.
+      table: Numbers with four axes; -inf masks.
+
+    Example:
+      >>> seen, bias = add_table(None, None, jnp.array([2.0, -jnp.inf]))
+      >>> seen.tolist(), bias.tolist()
+      ([True, False], [2.0, 0.0])
+    """
+    free = table != -jnp.inf  # NaN does not mask: it must reach the output
+    table = jnp.where(free, table, 0)
+    return free if seen is None else seen & free, table if bias is None else table + bias
+
+
+def fits(mask: jax.Array, scores: tuple[int, int, int, int]) -> bool:
+    """Return whether a mask with four axes broadcasts against the scores, with all their places.
+
+    Example:
+      >>> fits(jnp.ones((1, 2, 1, 5)), (3, 2, 4, 5)), fits(jnp.ones((1, 2, 1, 1)), (3, 2, 4, 5))
+      (True, False)
+    """
     sizes = zip(mask.shape, scores, strict=False)
     return mask.ndim == 4 and mask.shape[3] == scores[3] and all(n in (1, m) for n, m in sizes)
 
@@ -225,7 +273,10 @@ def dot_product_attention(
     else:
         scores = jnp.einsum("btghd,bsgd->bghts", q, k, preferred_element_type=wide)
     scores = scores / math.sqrt(size) if scoring.scale is None else scores * scoring.scale
-    scores = scoring.capped(scores.reshape(batch, heads, time, places), scoring.bias)
+    bias = scoring.bias
+    if isinstance(bias, Placed):
+        mask, bias = add_table(mask, None, bias.table())
+    scores = scoring.capped(scores.reshape(batch, heads, time, places), bias)
     weights = masked_softmax(scores, mask).astype(v.dtype)
     kept = weights
     if scoring.key is not None:

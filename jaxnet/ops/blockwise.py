@@ -9,8 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jax.custom_derivatives import SymbolicZero
+from jax.tree_util import Partial
 
-from jaxnet.ops.attention import Scoring, runs
+from jaxnet.ops.attention import Placed, Scoring, runs
 from jaxnet.ops.native import attention
 from jaxnet.ops.native.call import native_call
 from jaxnet.ops.varying import varying
@@ -154,20 +155,38 @@ def blockwise_attention(
     Reference: Rabe and Staats 2021, "Self-attention Does Not Need O(n^2) Memory"; Dao et al. 2022,
     "FlashAttention".
     """
-    batch, time, heads, size = q.shape
-    places = k.shape[1]
+    time, size, places = q.shape[1], q.shape[3], k.shape[1]
     if ranges is None:
         ranges = Ranges(np.zeros((1, time), np.int32), np.full((1, time), places, np.int32))
     first, last = (jnp.clip(jnp.asarray(edge), 0, places) for edge in ranges[:2])
-    matrices = batch * heads if isinstance(batch, int) else heads  # not the symbol of an export
-    rows, columns = _sizes(matrices, time, places, ranges.near, block)
+    rows, columns = sizes_of_blocks(q, k, ranges.near, block)
     key = scoring.key if scoring.dropout_rate else None
     scale = 1 / math.sqrt(size) if scoring.scale is None else scoring.scale
-    plain = scoring.bias is None and mask is None and key is None and block is None
+    bias, positions = scoring.bias, None
+    if isinstance(bias, Placed):
+        bias, positions = bias.hoisted(rows, columns), bias[1:]
+    plain = bias is None and mask is None and key is None and block is None
     in_c = (float(scale), float(scoring.softcap or 0)) if plain else None
     alone = scoring._replace(scale=scale, bias=None, key=None)
     how = _How(alone, rows, columns, ranges.near, in_c)
-    return _traced_once(how, (q, k, v, scoring.bias), (first, last, mask, key))
+    return _traced_once(how, (q, k, v, bias), (first, last, mask, key, positions))
+
+
+def sizes_of_blocks(q: Any, k: Any, near: Any = None, most: int | None = None) -> tuple[int, int]:
+    """Return the numbers of queries and places of a block of `blockwise_attention`.
+
+    Args:
+      q, k: Queries and keys, or their shapes.
+      near: Bounds of `Ranges`.
+      most: Largest numbers; None is the best for the device.
+
+    Example:
+      >>> sizes_of_blocks(jnp.ones((1, 5, 1, 4)), jnp.ones((1, 7, 1, 4)))
+      (5, 7)
+    """
+    batch, time, heads, _ = q.shape
+    matrices = batch * heads if isinstance(batch, int) else heads  # not the symbol of an export
+    return _sizes(matrices, time, k.shape[1], near, most)
 
 
 def _sizes(matrices: int, time: int, places: int, near: Any, most: int | None) -> tuple[int, int]:
@@ -203,14 +222,14 @@ def _attended(how, moving, fixed):
     q, k, v, _ = moving
     grid = _grid(how, q, k, near=True)
     q_blocks, k_blocks, v_blocks, bias_blocks = _cut_all(_cuts(how, k), moving)
-    allowed, bounds = _fixed(how, k, fixed)
+    part, allowed, bounds = _fixed(how, k, fixed)
     wide = jnp.promote_types(q.dtype, jnp.float32)
     least = jnp.finfo(wide).min
 
     def step(carry, i, j, *_):
         total, top, sums = carry
         seen = allowed(i, j)
-        scores = _scores(how, q_blocks[i], k_blocks[j], _at(bias_blocks, i, j))
+        scores = _scores(how, q_blocks[i], k_blocks[j], part(bias_blocks, i, j))
         scores = jnp.where(seen, scores, least)
         new = jnp.maximum(top, scores.max(-1))
         p = jnp.where(seen, jnp.exp(scores - new[..., None]), 0)
@@ -242,18 +261,24 @@ def _tangents(how, moving, fixed, y, lse, d_moving):
     q_blocks, k_blocks, v_blocks, bias_blocks = _cut_all(cuts, moving)
     wide = jnp.promote_types(q.dtype, jnp.float32)
     d_q, d_k, d_v, d_bias = (
-        None if d is None else jax.jvp(cut, (x,), (d,))[1].astype(wide)
+        None if d is None else jax.tree.map(lambda d: d.astype(wide), jax.jvp(cut, (x,), (d,))[1])
         for cut, x, d in zip(cuts, moving, d_moving, strict=True)
     )
+    d_function = None
+    if isinstance(bias, Partial):
+        d_function, d_bias = d_bias, None
     grid = _grid(how, q, k, near=d_bias is None)
-    allowed, bounds = _fixed(how, k, fixed)
+    part, allowed, bounds = _fixed(how, k, fixed)
     least = jnp.finfo(wide).min
     known = jnp.where(lse == -jnp.inf, 0, lse)
     known = _rows(how, k.shape[2], known.mT[..., None])[..., 0]
 
-    def step(carry, i, j, d_q, d_k, d_v, d_bias):
+    def step(d_function, carry, i, j, d_q, d_k, d_v, d_bias):
         total, sums = carry
-        at: Any = q_blocks[i], k_blocks[j], _at(bias_blocks, i, j)
+        at: Any = q_blocks[i], k_blocks[j], part(bias_blocks, i, j)
+        if d_function is not None:
+            along = jax.tree.map(lambda d, x: d.astype(x.dtype), d_function, bias)
+            d_bias = jax.jvp(lambda bias: part(bias, i, j), (bias,), (along,))[1]
         # Tangents are float32, so that cotangents are added in float32.
         moved = {
             n: d.astype(at[n].dtype) for n, d in enumerate((d_q, d_k, d_bias)) if d is not None
@@ -281,7 +306,11 @@ def _tangents(how, moving, fixed, y, lse, d_moving):
     by_row = d_bias is not None and len(d_bias) > 1
     row = d_q, d_bias if by_row else None
     column = d_k, d_v, None if by_row or d_bias is None else d_bias[0]
-    total, sums = linear(partial(_loop, grid, bounds, step, start), row, column)
+
+    def run(row, column, d_function):
+        return _loop(grid, bounds, partial(step, d_function), start, row, column)
+
+    total, sums = linear(run, row, column, d_function)
     total, sums = _join(total, q), _join(sums[..., None], q)
     return (total - sums * y).astype(v.dtype), sums[..., 0].mT
 
@@ -289,7 +318,11 @@ def _tangents(how, moving, fixed, y, lse, d_moving):
 @partial(_attend.defjvp, symbolic_zeros=True)
 def _attend_jvp(how, primals, tangents):
     moving, fixed = primals
-    d_moving = tuple(None if isinstance(d, SymbolicZero) else d for d in tangents[0])
+    known = lambda x, d: jnp.zeros_like(x) if isinstance(d, SymbolicZero) else d  # noqa: E731
+    d_moving = tuple(
+        None if isinstance(d, SymbolicZero) else jax.tree.map(known, x, d)
+        for x, d in zip(moving, tangents[0], strict=True)
+    )
     y, lse = _attend(how, moving, fixed)
     # The outer checkpoint keeps the arrays as they came, not their blocks.
     push = jax.checkpoint(partial(_tangents, how))
@@ -391,8 +424,8 @@ def _strange(q, k, v, first, last):
 
 
 def _fixed(how, k, fixed):
-    """Return which places the queries of a block may see, and which blocks a row sees."""
-    first, last, mask, _ = fixed
+    """Return the bias of a block, the places its queries may see, and the blocks a row sees."""
+    first, last, mask, _, positions = fixed
     first, last = (_blocks(edge, 1, how.rows) for edge in (first, last))
     some = first < last
     low = jnp.where(some, first, k.shape[1]).min((0, 2), initial=k.shape[1]) // how.columns
@@ -405,7 +438,12 @@ def _fixed(how, k, fixed):
         seen = seen[:, None, None]  # (batch or 1, 1, 1, queries, places)
         return seen if table is None else seen & _at(table, i, j)
 
-    return allowed, (low, high)
+    if positions is None:
+        return _at, allowed, (low, high)
+    cut = ((at, at.ndim - 1, n) for at, n in zip(positions, (how.rows, how.columns), strict=True))
+    queries, keys = (jnp.moveaxis(_blocks(*one), -2, 0) for one in cut)
+    groups = k.shape[2]
+    return lambda bias, i, j: _grouped(groups, bias(queries[i], keys[j])), allowed, (low, high)
 
 
 def _scores(how, q, k, bias):
@@ -448,11 +486,18 @@ def _join(x, q):
 
 def _table(how, groups, x):
     """(batch, heads, time, places) -> (rows, columns, batch, groups, heads / groups, ...)."""
-    batch, heads, time, _ = x.shape
-    groups = groups if heads > 1 else 1
-    x = _blocks(_blocks(x, 3, how.columns), 2, how.rows if time > 1 else 1)
-    x = x.reshape(batch, groups, heads // groups, *x.shape[2:])
+    if isinstance(x, Partial):  # a function of positions
+        return x
+    rows = how.rows if x.shape[2] > 1 else 1
+    x = _grouped(groups, _blocks(_blocks(x, 3, how.columns), 2, rows))
     return x.transpose(3, 5, 0, 1, 2, 4, 6)
+
+
+def _grouped(groups, x):
+    """(batch, heads, ...) -> (batch, groups, heads / groups, ...)."""
+    batch, heads, *rest = x.shape
+    groups = groups if heads > 1 else 1
+    return x.reshape(batch, groups, heads // groups, *rest)
 
 
 def _at(table, i, j):

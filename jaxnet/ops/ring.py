@@ -16,8 +16,8 @@ from jax import lax
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
-from jaxnet.ops.attention import Scoring
-from jaxnet.ops.blockwise import Ranges, blockwise_attention
+from jaxnet.ops.attention import Placed, Scoring
+from jaxnet.ops.blockwise import Ranges, blockwise_attention, sizes_of_blocks
 from jaxnet.ops.varying import varying
 
 
@@ -72,7 +72,7 @@ def ring_attention(
     Args:
       ring: Devices among which the time axis is divided.
       q, k, v, ranges: As in `blockwise_attention`, with as many places as queries.
-      scoring: How scores are made, without a bias.
+      scoring: How scores are made; a bias is a function of the positions 0, 1, ...
 
     Raises:
       ValueError: If the time cannot be divided among the devices.
@@ -94,19 +94,23 @@ def ring_attention(
             f"context_parallel: a sequence of {time} steps cannot be divided among the {count} "
             f"devices along {ring.axis!r}; choose a multiple of {count}"
         )
-    split, whole = P(None, ring.axis), P()
+    split, whole, bias = P(None, ring.axis), P(), scoring.bias
+    if bias is not None:
+        parts = (jax.eval_shape(lambda x: x[:, : time // count], x) for x in (q, k))
+        bias = bias.hoisted(*sizes_of_blocks(*parts))
     context = jax.sharding.get_abstract_mesh()
     run = jax.shard_map(
-        partial(_around, (ring.axis, scoring._replace(key=None))),
+        partial(_around, (ring.axis, scoring._replace(key=None, bias=None))),
         mesh=ring.mesh if context.empty else None,
         axis_names={ring.axis},
-        in_specs=(split, split, split, split, split, whole),
+        in_specs=(split, split, split, whole, split, split, whole),
         out_specs=(split, P(None, None, ring.axis)),
+        check_vma=bias is None,  # a hoisted function does not know that positions vary
     )
-    return jax.jit(run)(q, k, v, *map(jnp.asarray, ranges[:2]), scoring.key)
+    return jax.jit(run)(q, k, v, bias, *map(jnp.asarray, ranges[:2]), scoring.key)
 
 
-def _part(how, q, k, v, first, last, key, n):
+def _part(how, q, k, v, bias, first, last, key, n):
     """Return attention to the part that arrives in round n."""
     axis, scoring = how
     here, count = lax.axis_index(axis), lax.axis_size(axis)
@@ -114,7 +118,10 @@ def _part(how, q, k, v, first, last, key, n):
     start = owner * k.shape[1]
     key = key if key is None else jax.random.fold_in(key, here * count + owner)
     ranges = Ranges(first - start, last - start)
-    return blockwise_attention(q, k, v, ranges, None, scoring._replace(key=key))
+    if bias is not None:
+        at = jnp.arange(k.shape[1])
+        bias = Placed(bias, here * k.shape[1] + at, start + at)
+    return blockwise_attention(q, k, v, ranges, None, scoring._replace(key=key, bias=bias))
 
 
 def _send(axis, tree):
@@ -128,10 +135,10 @@ def _rounds(how, step, start):
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _around(how, q, k, v, first, last, key):
+def _around(how, q, k, v, bias, first, last, key):
     def step(carry, n):
         y, total, k, v = carry
-        new, more = _part(how, q, k, v, first, last, key, n)
+        new, more = _part(how, q, k, v, bias, first, last, key, n)
         both = jnp.logaddexp(total, more)
         y = _weight(total, both) * y + _weight(more, both) * new
         return (y, both, *_send(how[0], (k, v))), None
@@ -150,24 +157,25 @@ def _forward(how, *given):
 
 
 def _backward(how, kept, cotangents):
-    q, k, v, first, last, key, y, total = kept
+    q, k, v, bias, first, last, key, y, total = kept
     d_y, d_total = cotangents
 
     def step(carry, n):
-        d_q, k, v, d_k, d_v = carry
-        run = lambda q, k, v: _part(how, q, k, v, first, last, key, n)  # noqa: E731
-        (new, more), pull = jax.vjp(run, q, k, v)
+        d_q, d_bias, k, v, d_k, d_v = carry
+        run = lambda q, k, v, bias: _part(how, q, k, v, bias, first, last, key, n)  # noqa: E731
+        (new, more), pull = jax.vjp(run, q, k, v, bias)
         weight = _weight(more, total)
         through = (d_y * (new - y).astype(total.dtype)).sum(-1).mT + d_total
         of = pull(((weight * d_y).astype(v.dtype), weight[..., 0].mT * through))
-        d_q, d_k, d_v = jax.tree.map(jnp.add, (d_q, d_k, d_v), of)
-        return (d_q, *_send(how[0], (k, v, d_k, d_v))), None
+        d_q, d_k, d_v, d_bias = jax.tree.map(jnp.add, (d_q, d_k, d_v, d_bias), of)
+        return (d_q, d_bias, *_send(how[0], (k, v, d_k, d_v))), None
 
-    zeros = jax.tree.map(lambda a: jnp.zeros(a.shape, total.dtype), (q, k, v))
-    start = varying((zeros[0], k, v, *zeros[1:]), q, k, v, first, last)
-    d_q, _, _, d_k, d_v = _rounds(how, step, start)
-    return (*(d.astype(a.dtype) for d, a in zip((d_q, d_k, d_v), (q, k, v), strict=True)),
-            None, None, None)  # fmt: skip
+    moving = q, k, v, bias
+    d_q, d_k, d_v, d_bias = jax.tree.map(lambda a: jnp.zeros(a.shape, total.dtype), moving)
+    start = varying((d_q, d_bias, k, v, d_k, d_v), q, k, v, first, last)
+    d_q, d_bias, _, _, d_k, d_v = _rounds(how, step, start)
+    found = jax.tree.map(lambda d, a: d.astype(a.dtype), (d_q, d_k, d_v, d_bias), moving)
+    return *found, None, None, None
 
 
 def _weight(total, both):

@@ -1,11 +1,17 @@
 """Multi-head attention against PyTorch and Flax in float64, masked, fused and dropped."""
 
+import functools
+import itertools
+
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import jaxnet as jn
+from jaxnet.core import as_layer
+from jaxnet.ops import blockwise
 from jaxnet.ops.attention import Scoring, dot_product_attention, fused_attention
 from tests.compiled import jit_apply, jit_init
 from tests.helpers import draw
@@ -99,7 +105,6 @@ def test_a_softcap_bounds_the_scores_before_the_mask(x64):
 
 @pytest.mark.slow
 def test_params_pass_over_from_flax_unchanged(x64):
-    import flax.linen as nn
 
     queries, memory = jnp.asarray(draw(2, 4, 6)), jnp.asarray(draw(2, 5, 8, seed=1))
     other = nn.MultiHeadDotProductAttention(3, out_features=7, param_dtype=float)
@@ -310,6 +315,10 @@ mha, ROW = jn.multi_head_attention, jn.spec((2, 5, 6))
     (lambda: inits(mha(2, causal=True), ROW, ROW), ValueError, "causal=True is for self-attention"),
     (lambda: inits(mha(2, window=1), ROW, ROW), ValueError, "window is for self-attention"),
     (lambda: inits(mha(2, rotary=True), ROW, ROW), ValueError, "rotary is for self-attention"),
+    (lambda: inits(mha(2, bias=alibi), ROW, ROW), ValueError, "bias is for self-attention"),
+    (lambda: inits(mha(3, bias=alibi), ROW), ValueError,
+     r"bias must return numbers \(heads, time, places\).* here \(3, 5, 5\), got \(2, 5, 5\)"),
+    (lambda: mha(2, bias=3), TypeError, "bias must be a layer"),
     (lambda: inits(mha(2), ROW, ROW, ROW), ValueError,
      r"expected x, \(x, mask\), \(queries, memory\)"),
     (lambda: inits(mha(2), ROW, {"key": ROW, "value": ROW}), ValueError, "got a dict of"),
@@ -388,3 +397,188 @@ def test_segments_are_the_mask_of_packed_rows():
 def test_rotary_needs_an_even_size_of_heads():
     with pytest.raises(ValueError, match="rotary=True needs an even head_size, got 3"):
         inits(mha(2, rotary=True), ROW)
+
+
+# Biases by positions
+
+
+def distances(positions):
+    queries, keys = positions
+    return keys[..., None, :] - queries[..., :, None]
+
+
+def alibi(positions):
+    return -jnp.array([0.5, 0.25])[:, None, None] * abs(distances(positions))[..., None, :, :]
+
+
+def relative(m, positions):
+    table = m.param("table", jn.initializers.normal(1.0), (9, 2))
+    return jnp.moveaxis(table[jnp.clip(distances(positions), -4, 4) + 4], -1, -3)
+
+
+@pytest.fixture
+def in_blocks(monkeypatch):
+    """A switch: attention in blocks of 16, or with all scores."""
+    sizes = blockwise._sizes
+    monkeypatch.setattr(blockwise, "_sizes", lambda *a: sizes(*a[:-1], 16))
+    monkeypatch.setattr(blockwise, "FEW", 1)
+    monkeypatch.setattr(blockwise, "FEW_IN_C", 2**40)
+    return lambda on: monkeypatch.setattr(blockwise, "FEW_SCORES", 4 if on else 2**40)
+
+
+@pytest.mark.fast_cases("relative-causal")
+@pytest.mark.parametrize(
+    "options", [{"causal": True}, {"window": (5, 2), "kv_heads": 1, "rotary": True}],
+    ids=["causal", "window"],
+)  # fmt: skip
+@pytest.mark.parametrize("bias", [alibi, jn.compose(relative)], ids=["alibi", "relative"])
+def test_a_bias_by_positions_is_a_mask_of_its_numbers(bias, options, in_blocks):
+    """Values and gradients with all scores and in blocks, with and without lengths."""
+    x, at = jnp.asarray(draw(2, 40, 8), jnp.float32), jnp.arange(40)
+    layer, plain = (jn.multi_head_attention(2, bias=b, **options) for b in (bias, None))
+    params = jax.tree.map(jnp.float32, random_params(layer, x))
+
+    def loss(params, x, given, layer, floats=None):
+        if floats is not None:
+            params = dict(params)
+            table = as_layer(bias).apply(params.pop("relative", {}), {}, (at, at))[0]
+            given = floats + table[None]
+        y, _ = layer.apply(params, {}, x if given is None else (x, given))
+        return jnp.sin(y).sum(), y
+
+    def slopes(*rest):
+        return jax.jit(lambda p, x: jax.grad(loss, (0, 1), has_aux=True)(p, x, *rest))(params, x)
+
+    lengths = jnp.array([0, 31])
+    free = jnp.where(at < lengths[:, None], 0, -jnp.inf)[:, None, None]
+    for on, (given, floats) in itertools.product((0, 1), ((None, 0.0), (lengths, free))):
+        in_blocks(on)
+        wanted = slopes(None, plain, jnp.broadcast_to(floats, (2, 1, 1, 40)))
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, 1e-3, 1e-3),
+                     slopes(given, layer), wanted)  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("window", [None, (7, 0)], ids=str)
+def test_a_bias_by_positions_in_a_stream(window, in_blocks):
+    x = jnp.asarray(draw(2, 40, 8), jnp.float32)
+    layer = jn.multi_head_attention(2, causal=True, window=window, bias=jn.compose(relative))
+    params, _ = layer.init(jax.random.key(0), x)
+    wanted, stream = run(layer, params, x), jn.stream(layer, None if window else 40)
+    for on in (0, 1):
+        in_blocks(on)
+        state, outputs = jn.start_stream(stream, x), []
+        for chunk in jnp.split(x, (20, 21, 25), 1):
+            y, state = jax.jit(lambda *a: stream.apply(*a))(params, state, chunk)
+            outputs.append(y)
+        np.testing.assert_allclose(jnp.concatenate(outputs, 1), wanted, 1e-4, 1e-5)
+
+
+@pytest.mark.long
+def test_shared_biases_equal_t5_of_transformers():
+    """Encoder, decoder, the gradients of both tables, and generated tokens; each table once."""
+    reason = "values are compared with transformers'"
+    torch, transformers = (pytest.importorskip(n, reason=reason) for n in ("torch", "transformers"))
+    sizes = {"vocab_size": 11, "d_model": 8, "d_kv": 4, "d_ff": 16, "num_layers": 2, "num_heads": 2}
+    far = {"relative_attention_num_buckets": 8, "relative_attention_max_distance": 16}
+    options = {"dropout_rate": 0.0, "tie_word_embeddings": False, "decoder_start_token_id": 0}
+    torch.manual_seed(0)
+    theirs = transformers.T5ForConditionalGeneration(
+        transformers.T5Config(**sizes, **far, **options, initializer_factor=5.0)
+    ).eval()
+
+    def bucket(distance, both):
+        half = 4 if both else 8
+        start = half * (distance > 0) if both else 0
+        n = abs(distance) if both else jnp.maximum(-distance, 0)
+        exact = half // 2
+        log = jnp.log(jnp.maximum(n, 1) / exact) / np.log(16 / exact) * (half - exact)
+        return start + jnp.where(n < exact, n, jnp.minimum(exact + log.astype(int), half - 1))
+
+    def stack(name, **options):
+        def forward(m, given):
+            x, *beside = given
+            table = m.param("table", jn.initializers.normal(1.0), (8, 2))
+
+            def bias(at):
+                buckets = bucket(distances(at), not beside)
+                return jnp.moveaxis(table[buckets], -1, -3)
+
+            norm = functools.partial(jn.rms_norm, epsilon=1e-6)
+            for i in range(2):
+                block = jn.transformer_block(
+                    2, 16, head_size=4, scale=1.0, bias=bias, use_bias=False, norm=norm,
+                    activation=jax.nn.relu, name=f"block_{i}", **options,
+                )  # fmt: skip
+                y = m(block, (x, *beside) if beside else x)
+                x = y[0] if beside else y
+            return m(norm(name="norm"), x)
+
+        return jn.compose(forward, name=name)
+
+    words = jn.embedding(11, 8, tied=True)
+    encoder, decoder = stack("encoder"), stack("decoder", cross=True, causal=True)
+
+    @jn.compose
+    def net(m, given):
+        source, tokens = given
+        memory = m.whole(encoder, (m.whole(words, source),))
+        return m(words, m(decoder, (m(words, tokens), memory)))
+
+    weights = {name: leaf.detach().numpy() for name, leaf in theirs.named_parameters()}
+
+    def attention(at):
+        kernel = {n: weights[f"{at}.{n[0]}.weight"].T for n in ("query", "key", "value", "out")}
+        own = {n: {"kernel": kernel[n].reshape(8, 2, 4)} for n in ("query", "key", "value")}
+        return own | {"out": {"kernel": kernel["out"].reshape(2, 4, 8)}}
+
+    def params_of(part):
+        def scale(name):
+            return {"scale": weights[f"{part}.{name}.weight"]}
+
+        at = "block.0.layer.0.SelfAttention.relative_attention_bias"
+        params = {"table": weights[f"{part}.{at}.weight"], "norm": scale("final_layer_norm")}
+        for i in range(2):
+            layers = [f"block.{i}.layer.{n}" for n in range(3 if part == "decoder" else 2)]
+            dense = f"{part}.{layers[-1]}.DenseReluDense"
+            params[f"block_{i}"] = {
+                "attention": attention(f"{part}.{layers[0]}.SelfAttention"),
+                "attention_norm": scale(f"{layers[0]}.layer_norm"),
+                "mlp_norm": scale(f"{layers[-1]}.layer_norm"),
+                "mlp_in": {"kernel": weights[f"{dense}.wi.weight"].T},
+                "mlp_out": {"kernel": weights[f"{dense}.wo.weight"].T},
+            } | ({
+                "cross_attention": attention(f"{part}.{layers[1]}.EncDecAttention"),
+                "cross_norm": scale(f"{layers[1]}.layer_norm"),
+            } if part == "decoder" else {})  # fmt: skip
+        return params
+
+    params = {part: params_of(part) for part in ("encoder", "decoder")}
+    params |= {"embedding": {"embedding": weights["shared.weight"]}}
+    rng = np.random.default_rng(0)
+    source, tokens = rng.integers(1, 11, (2, 30)), rng.integers(1, 11, (2, 25))
+    shapes = jax.eval_shape(net.init, jax.random.key(0), (source, tokens))[0]
+    assert jax.tree.map(jnp.shape, shapes) == jax.tree.map(np.shape, params)
+    assert sum(leaf.size for leaf in weights.values()) == sum(map(np.size, jax.tree.leaves(params)))
+
+    def loss(params):
+        logits, _ = net.apply(params, {}, (source, tokens))
+        return jnp.sin(logits).sum(), logits
+
+    slopes, logits = jax.jit(jax.grad(loss, has_aux=True))(params)
+    given = {"input_ids": torch.tensor(source), "decoder_input_ids": torch.tensor(tokens)}
+    wanted = theirs(**given).logits
+    np.testing.assert_allclose(logits, wanted.detach(), 1e-3, 1e-4)
+    wanted.sin().sum().backward()
+    for part in ("encoder", "decoder"):
+        layer = getattr(theirs, part).block[0].layer[0].SelfAttention
+        table = layer.relative_attention_bias.weight.grad
+        np.testing.assert_allclose(slopes[part]["table"], table, 1e-2, 1e-3)
+
+    made = jn.decoding.generate(
+        net, params, [[0], [0]], inputs=(source,), length=20, temperature=0, progress=False
+    )
+    ids = np.pad(made.tokens, ((0, 0), (1, 0)))
+    with torch.no_grad():
+        after = theirs(input_ids=given["input_ids"], decoder_input_ids=torch.tensor(ids)).logits
+    np.testing.assert_array_equal(made.tokens, after.argmax(-1)[:, :-1])
