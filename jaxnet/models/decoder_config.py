@@ -124,7 +124,7 @@ def read_config(who: str, config: str | Path | Mapping[str, Any]) -> Config:
         path = readable(who, path / "config.json" if path.is_dir() else path)
         where = f"{who}: {path}"
         try:
-            config = json.loads(path.read_text())
+            config = json.loads(path.read_bytes())
         except (ValueError, RecursionError) as error:  # also text that is not UTF-8
             raise ValueError(f"{where} is not JSON: {error}") from None
         if not isinstance(config, dict):
