@@ -99,7 +99,8 @@ def image_folder(
     for label, name in enumerate(names):
         here = root / name
         pictures = (f for f in here.rglob("*") if f.suffix.lower() in SUFFIXES and f.is_file())
-        found = sorted(f for f in pictures if _shown(f, root))
+        # By parts: paths of Windows compare as if all letters were small.
+        found = sorted((f for f in pictures if _shown(f, root)), key=lambda f: f.parts)
         if link := next((f for f in here.rglob("*") if f.is_symlink() and f.is_dir()), None):
             raise ValueError(f"image_folder: {link} is a link to a folder; move the images here")
         if not found and classes is None:
