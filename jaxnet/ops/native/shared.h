@@ -249,7 +249,7 @@ static int find_level(void) {
 /* The instruction set: 0 for none, 2 for AVX2, 3 for AVX-512, 1 for NEON. */
 int jaxnet_level(void) {
 #if defined(__x86_64__)
-  static atomic_int level = -1; /* a virtual machine takes long to answer */
+  static atomic_int level = -1; /* a virtual machine is slow to answer */
   if (level < 0) level = find_level();
   return level;
 #else
