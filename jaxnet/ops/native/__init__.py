@@ -2,9 +2,9 @@
 
 They are faster than XLA's forms. Wheels for Linux, macOS and Windows have the library, and
 installing from the sources builds it from kernels.c if there is a C compiler. The first of these
-operations that is compiled loads it. Operations that it does not support run in XLA's form, and so do all
-operations if there is no library. Set the environment variable JAXNET_NATIVE to choose: "0" turns
-the library off, "avx2" leaves out AVX-512.
+operations that is compiled loads it. Operations that it does not support run in XLA's form, and so
+do all operations if there is no library. Set the environment variable JAXNET_NATIVE to choose: "0"
+turns the library off, "avx2" leaves out AVX-512.
 """
 
 import ctypes
