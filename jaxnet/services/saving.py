@@ -13,6 +13,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from jaxnet.services.files import replacing
+from jaxnet.services.version import version
 
 # The dtypes that safetensors 0.8 supports for NumPy; other dtypes are stored as bytes.
 KNOWN = {
@@ -20,7 +21,12 @@ KNOWN = {
     "int32": "I32", "uint64": "U64", "int64": "I64", "float16": "F16", "bfloat16": "BF16",
     "float32": "F32", "float64": "F64",
 }  # fmt: skip
+FORMAT = "jaxnet 1"  # change the number if this version cannot read the files of others
 Notes = dict[str, dict[str, Any]]  # what safetensors cannot store, by name of an array
+
+
+class OtherFormat(ValueError):
+    """A file that is whole, but was written in another format of jaxnet."""
 
 
 def write_file(
@@ -35,6 +41,7 @@ def write_file(
       config: Data for JSON.
     """
     metadata = {"config": json.dumps(config), "jaxnet": json.dumps(notes)}
+    metadata |= {"format": FORMAT, "writer": version()}
     metadata["sha256"] = digest(sorted(arrays.items()), metadata)
     with replacing(who, path, own) as file:
         write_tensors(file, arrays, metadata)
@@ -55,9 +62,37 @@ def config_of(who: str, path: Path, *, whole: bool = True) -> Any:
     with opened(who, path) as file:
         metadata = file.metadata() or {}
         values = ((name, tensor(who, path, file, name)) for name in sorted(file.keys()))
-        if whole and metadata.get("sha256") != digest(values, metadata):
-            raise ValueError(f"{who}: {path} was changed after it was saved")
-        return json.loads(metadata.get("config", "null"))
+        check_seal(who, path, values if whole else None, metadata)
+        try:
+            return json.loads(metadata.get("config", "null"))
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"{who}: the config of {path} is broken: {error}") from None
+
+
+def check_seal(who: str, path: Path, arrays: Iterable | None, metadata: dict[str, str]) -> None:
+    """Raise unless a file is as it was written, in the format of this version.
+
+    Args:
+      who: Name of the function, for messages.
+      path: Path of the file.
+      arrays: Its names and arrays, sorted by name; None to look at the format alone.
+      metadata: Its metadata.
+
+    Raises:
+      OtherFormat: If it is whole, or may be, and was written by another version of jaxnet.
+      ValueError: If it was changed.
+    """
+    known = metadata.get("format", FORMAT) == FORMAT
+    changed = arrays is not None and metadata.get("sha256") != digest(arrays, metadata)
+    if changed and ("format" in metadata or "sha256" not in metadata):
+        raise ValueError(f"{who}: {path} was changed after it was saved")
+    if changed or not known:
+        writer = f"version {metadata.get('writer')}" if "format" in metadata else "an older version"
+        raise OtherFormat(
+            f"{who}: {path} was written by {writer} of jaxnet, in another format than {FORMAT!r}, "
+            f"which version {version()} reads{', or was changed' * changed}. Read it with the "
+            "version that wrote it"
+        )
 
 
 def read_tensors(who: str, path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
@@ -97,6 +132,8 @@ def opened(who: str, path: Path) -> Iterator[Any]:
     Raises:
       ValueError: If it is broken or in a different format.
     """
+    if not path.is_file():  # a pipe would block
+        raise OSError(f"{who}: {path} is not a file")
     try:
         with safe_open(path, framework="numpy") as file:
             yield file
@@ -138,5 +175,8 @@ def digest(arrays: Iterable[tuple[str, np.ndarray]], metadata: dict[str, str]) -
     for name, array in arrays:
         found.update(json.dumps([name, array.dtype.name, array.shape]).encode())
         found.update(_bytes(array))
-    found.update(json.dumps([metadata.get(name) for name in ("config", "jaxnet")]).encode())
+    words: list = [metadata.get(name) for name in ("config", "jaxnet")]  # of files without a format
+    if "format" in metadata:  # the same in every format, so that a newer one is not called damaged
+        words = sorted(item for item in metadata.items() if item[0] != "sha256")
+    found.update(json.dumps(words).encode())
     return found.hexdigest()

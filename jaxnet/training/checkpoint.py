@@ -18,7 +18,7 @@ import numpy as np
 
 from jaxnet.services.checks import check_type, on_device
 from jaxnet.services.files import readable
-from jaxnet.services.saving import KNOWN, Notes, digest, opened, read_tensors, write_file
+from jaxnet.services.saving import KNOWN, Notes, check_seal, opened, read_tensors, write_file
 from jaxnet.services.trees import as_lines, describe, differences
 
 PyTree = Any
@@ -102,12 +102,8 @@ def load(path: str | os.PathLike, like: PyTree = None) -> tuple[PyTree, Any]:
     """
     path = readable("load", path)
     stored, metadata = read_tensors("load", path)
-    sealed = "jaxnet" in metadata or "sha256" in metadata
-    if sealed and metadata.get("sha256") != digest(sorted(stored.items()), metadata):
-        raise ValueError(
-            f"load: {path} was changed after it was saved, or was written by a version without "
-            "checksums; safetensors.numpy.load_file can still read its arrays"
-        )
+    if "jaxnet" in metadata or "sha256" in metadata:  # not a file of another library
+        check_seal("load", path, sorted(stored.items()), metadata)
     try:
         config = json.loads(metadata.get("config", "null"))
         notes = dict(json.loads(metadata.get("jaxnet", "{}")))
@@ -164,44 +160,64 @@ def unpacked(who: str, paths: Sequence[Path], like: PyTree) -> PyTree:
 
     Args:
       who: Name of the function, for messages.
-      paths: Files of `write_file`.
-      like: Arrays or shapes, which must fit the files.
+      paths: Files of `write_file`, of one save.
+      like: Arrays or shapes.
+
+    Raises:
+      ValueError: If the files do not fit each other, or `like`.
     """
     with ExitStack() as stack:
         parts: dict[str, list[tuple[dict, Any]]] = {}
+        configs = set()
         for path in paths:
             file = stack.enter_context(opened(who, path))
             notes = json.loads(file.metadata()["jaxnet"])
+            configs.add(file.metadata().get("config"))
             for name in file.keys():
                 note = notes.get(name, {})
                 parts.setdefault(note.get("of", name), []).append((note, file.get_slice(name)))
-        named = _named(like, who).items()
-        leaves = iter([_assembled(parts[name], leaf) for name, leaf in named if not _empty(leaf)])
+        named = {name: leaf for name, leaf in _named(like, who).items() if not _empty(leaf)}
+        if len(configs) != 1 or parts.keys() != named.keys():
+            raise ValueError("its files are of several saves, or have other entries")
+        leaves = iter([_assembled(name, parts[name], leaf) for name, leaf in named.items()])
         return jax.tree.map(lambda _: next(leaves), like)
 
 
-def _assembled(parts: list[tuple[dict, Any]], like: Any) -> Any:
+def _assembled(name: str, parts: list[tuple[dict, Any]], like: Any) -> Any:
     """Return an array whose parts are in files, on the devices of `like`."""
-    note, sharding = parts[0][0], getattr(like, "sharding", None)
+    note, sharding, wanted = parts[0][0], getattr(like, "sharding", None), like.dtype
     if note.get("is") == "key":
         like = jax.eval_shape(jax.random.key_data, like)
-    fill = functools.partial(_box, parts, like)
+    fill = functools.partial(_box, name, parts, like)
     if sharding is None:
-        return _loaded(fill([slice(None)] * len(like.shape)), note)
-    return _loaded(jax.make_array_from_callback(like.shape, sharding, fill), note)
+        found = _loaded(fill([slice(None)] * len(like.shape)), note)
+    else:
+        found = _loaded(jax.make_array_from_callback(like.shape, sharding, fill), note)
+    if found.dtype != wanted:
+        raise ValueError(f"{name} has dtype {found.dtype}, not {wanted}")
+    return found
 
 
-def _box(parts: list[tuple[dict, Any]], like: Any, index: Any) -> np.ndarray:
-    """Return the entries at an index of an array whose parts cover it."""
+def _box(name: str, parts: list[tuple[dict, Any]], like: Any, index: Any) -> np.ndarray:
+    """Return the entries at an index of an array whose parts must cover it."""
     wanted = [range(size)[part] for size, part in zip(like.shape, index, strict=True)]
     box = np.empty([len(span) for span in wanted], like.dtype)
+    times = np.zeros(box.shape, np.uint8)
     for note, part in parts:
-        starts = note.get("start", [0] * len(wanted))
-        has = [range(s, s + size) for s, size in zip(starts, part.get_shape(), strict=False)]
+        starts, sizes = note.get("start", [0] * len(wanted)), part.get_shape()
+        has = [range(s, s + size) for s, size in zip(starts, sizes, strict=False)]
         pairs = zip(wanted, has, strict=True)
         both = [range(max(a.start, b.start), min(a.stop, b.stop)) for a, b in pairs]
+        if any(b.start < 0 or b.stop > n for b, n in zip(has, like.shape, strict=True)):
+            raise ValueError(f"{name} has a part {tuple(sizes)} at {starts}, beyond {like.shape}")
         if all(both):
-            box[_slices(both, wanted)] = _numbers(part[_slices(both, has)], note)
+            numbers = _numbers(part[_slices(both, has)], note)
+            if numbers.dtype != like.dtype:
+                raise ValueError(f"{name} has dtype {numbers.dtype}, not {like.dtype}")
+            box[_slices(both, wanted)] = numbers
+            times[_slices(both, wanted)] += 1
+    if (times != 1).any():
+        raise ValueError(f"the parts of {name} do not make up {like.shape}")
     return box
 
 

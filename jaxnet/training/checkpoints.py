@@ -112,7 +112,8 @@ class Checkpoints:
                 raise NotADirectoryError(f"Checkpoints: {path} is a file; name a folder")
         self._keep, self._name, self._mode = keep, best, mode
         self._at: int | None = None  # the step that the run of this object has reached
-        self._damaged: set[int] = set()  # steps that `newest` skipped
+        # Steps that `newest` skipped, and whether their files are whole, but false.
+        self._damaged: dict[int, bool] = {}
         self._held: Held | None = None  # held by the first process
         self._closing = False  # whether who still writes releases the lock
         self._last: list[_Saving] = []  # the last save, until it is known how it ended
@@ -178,24 +179,26 @@ class Checkpoints:
         """
         check_type("Checkpoints", "like", like, TrainState, _LIKE)
         self._wait()
-        passed: set[int] = set()
+        passed: dict[int, str] = {}
         while steps := [step for step in self._steps() if step not in passed]:
             # Listed again each time, since a run that is writing may have removed some.
             step = max(steps)
-            passed.add(step)
+            passed[step] = "it is gone"
             try:
                 return self._read(step, like)
             except OSError as error:
+                passed[step] = str(error)
                 if step in self._steps():
-                    self._damaged.add(step)
+                    false = by_first(lambda: damage(self.folder / str(step))) is None  # noqa: B023
+                    self._damaged[step] = false
                     warn(
                         f"Checkpoints: {self.folder / str(step)} is damaged and skipped ({error}); "
                         f"the next save renames it to {step}.damaged"
                     )
         if passed:
             raise ValueError(
-                f"Checkpoints: all checkpoints in {self.folder} are damaged. Name another folder, "
-                "or remove this one, to start from the beginning"
+                f"Checkpoints: all checkpoints in {self.folder} are damaged, the newest because "
+                f"{passed[max(passed)]}. Name another folder to start from the beginning"
             )
         return like, None
 
@@ -289,11 +292,11 @@ class Checkpoints:
                 raise self._told(error) from None
             self._held = Held("Checkpoints.save", self.folder)
             self._clean()
-        for step in self._damaged:
+        for step, false in self._damaged.items():
             path = self.folder / str(step)
             aside = path.with_name(f"{step}.damaged")
             # Another run may have rewritten the step since it was found damaged.
-            if damage(path) is not None:
+            if false or damage(path) is not None:
                 shutil.rmtree(aside, ignore_errors=True)  # the same step was damaged before
                 with suppress(FileNotFoundError):
                     path.rename(aside)
@@ -432,7 +435,17 @@ class Checkpoints:
         stored = by_first(lambda: read_run(path))
         check_like(path, stored, like)
         files = [file_of(path, process) for process in range(stored["processes"])]
-        return unpacked("Checkpoints", files, like), position_from_json(stored)
+        position, problem = position_from_json(stored), None
+        try:
+            found = unpacked("Checkpoints", files, like)
+            if int(found.step) != step:
+                problem = f"its train_state is of step {int(found.step)}"
+        # Whole files with other contents than a save writes can fail anywhere.
+        except (AttributeError, IndexError, KeyError, OSError, TypeError, ValueError) as error:
+            problem = str(error) or type(error).__name__
+        if agreed(0, problem is not None)[1]:
+            raise OSError(problem or "another process could not read it")
+        return found, position
 
 
 class _Saving:

@@ -6,6 +6,7 @@ A step is a folder with a file for each process, which has its part of the array
 import base64
 import itertools
 import json
+import secrets
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -15,7 +16,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from jaxnet.services.saving import config_of
+from jaxnet.services.saving import OtherFormat, config_of
 from jaxnet.services.trees import as_lines, differences, in_words
 from jaxnet.services.version import version
 from jaxnet.training.epoch import Position
@@ -39,13 +40,16 @@ def damage(folder: Path) -> str | None:
         file = file_of(folder, process)
         try:
             if not file.is_file():
-                return f"{file.name} is missing"
+                return f"{file.name} is missing, or an older version of jaxnet wrote it"
             run = config_of("Checkpoints", file)
+        except OtherFormat:  # `read_run` says so
+            return None
         except ValueError:
             return f"{file.name} was changed"
         except OSError as error:
             return f"it cannot be read: {error.strerror}"
-        if not isinstance(run, dict) or process + 1 >= run.get("processes", 1):
+        count = run.get("processes", 1) if isinstance(run, dict) else 1
+        if not isinstance(count, int) or process + 1 >= count:
             return None
 
 
@@ -63,6 +67,7 @@ def run_to_json(
     loader = of_all_processes(_state_to_text(position.loader))
     return {
         "format": FORMAT,
+        "id": by_first(lambda: secrets.token_hex(8)),  # the same in all files of this save
         "jaxnet": version(),
         "processes": jax.process_count(),
         "position": position._asdict() | {"key": key, "loader": loader},
@@ -83,11 +88,13 @@ def read_run(folder: Path) -> dict[str, Any]:
       ValueError: If it was written by another version of jaxnet; the message names the version.
     """
     written = None
-    with suppress(ValueError, AttributeError, TypeError, KeyError, RecursionError):
-        stored = config_of("Checkpoints", file_of(folder, 0), whole=False)
+    stored = config_of("Checkpoints", file_of(folder, 0), whole=False)
+    with suppress(AttributeError, TypeError, KeyError):
         written = stored.get("jaxnet")
         parts = {"format", "processes", "position", "leaves", "optimizer", "scalars"}
         known = parts <= stored.keys() and stored["format"] == FORMAT
+        kinds = {"processes": int, "leaves": dict, "optimizer": str, "scalars": dict}
+        known = known and all(isinstance(stored[name], kind) for name, kind in kinds.items())
         if known and stored["position"].keys() == set(Position._fields):
             return stored
     writer = f" ({written})" if isinstance(written, str) else ""
@@ -137,9 +144,15 @@ def position_from_json(stored: dict[str, Any]) -> Position:
       stored: Result of `read_run`.
 
     Raises:
+      OSError: If it is not what `run_to_json` writes.
       ValueError: If each process had its own position in the data, and there are more or fewer now.
     """
-    key, loaders = stored["position"]["key"], stored["position"]["loader"]
+    *numbers, key, loaders, run = (stored["position"][name] for name in Position._fields)
+    known = all(isinstance(number, int) and number >= 0 for number in numbers)
+    known = known and isinstance(loaders, list) and len(loaders) == stored["processes"]
+    kept = {"objective", "optimizer", "data", "shuffle"}  # by `describe_run`
+    if not known or not (run is None or isinstance(run, dict) and kept <= run.keys()):
+        raise OSError(f"its position is {stored['position']!r:.200}")
     before, now = stored["processes"], jax.process_count()
     if before != now and any(loader is not None for loader in loaders):
         raise ValueError(
@@ -148,8 +161,11 @@ def position_from_json(stored: dict[str, Any]) -> Position:
             "again"
         )
     loader = loaders[jax.process_index()] if before == now else None
-    key = None if key is None else np.array(key, np.uint32)
-    loader = None if loader is None else _state_from_text(loader)
+    try:
+        key = None if key is None else np.array(key, np.uint32).reshape(-1)
+        loader = None if loader is None else _state_from_text(loader)
+    except (AttributeError, OverflowError, TypeError, ValueError) as error:
+        raise OSError(f"its position is broken: {error}") from None
     return Position(**stored["position"])._replace(key=key, loader=loader)
 
 

@@ -120,7 +120,29 @@ def flipped(file):
     file.write_bytes(words)
 
 
+def sealed(change):
+    """A file with other contents, and with the checksum of these."""
+
+    def write(file):
+        arrays, metadata = read_tensors("test", file)
+        notes, run = json.loads(metadata["jaxnet"]), json.loads(metadata["config"])
+        change(arrays, notes, run)
+        write_file("test", file, arrays, notes, run)
+
+    return write
+
+
+KERNEL = "params/dense/kernel"
 DAMAGES = {
+    "false shape": sealed(lambda a, *_: a.update({KERNEL: np.ones((1, 1), np.float32)})),
+    "too large": sealed(lambda a, *_: a.update({KERNEL: np.ones((4, 5), np.float32)})),
+    "false dtype": sealed(lambda a, *_: a.update({KERNEL: np.ones((3, 5))})),
+    "missing entry": sealed(lambda a, *_: a.pop(KERNEL)),
+    "false start": sealed(lambda _, notes, __: notes.update({KERNEL: {"start": [1, 0]}})),
+    "another step": sealed(lambda a, *_: a.update(step=np.int32(9))),
+    "false position": sealed(lambda *all: all[2]["position"].update(done="x")),
+    "false run": sealed(lambda *all: all[2]["position"].update(run={})),
+    "a pipe": lambda file: [file.unlink(), os.mkfifo(file)],
     "changed": flipped,
     "missing": lambda file: file.unlink(),
     "cut": lambda file: file.write_bytes(file.read_bytes()[:-1]),
@@ -136,11 +158,13 @@ def test_a_damaged_one_is_named_and_passed_over(tmp_path, how):
     DAMAGES[how](tmp_path / "12" / FILE)
     before = files(tmp_path)
     with jn.Checkpoints(tmp_path) as kept:
-        with pytest.warns(UserWarning, match="12 is damaged and skipped.*renames it to 12.dam"):
+        with pytest.warns(UserWarning, match="(?s)12 is damaged and sk.*renames it to 12.dam"):
             found, position = kept.newest(train_state)
         same(found, epochs[-2].train_state)
         assert position == epochs[-2].position
         assert files(tmp_path) == before  # a reader changes nothing
+        with contextlib.suppress(ValueError):
+            jn.Checkpoints(tmp_path, best="train/loss").best(train_state)
         assert kept.save(epochs[-1])  # the number is free again
         same(kept.newest(train_state)[0], epochs[-1].train_state)
     assert folders(tmp_path) == ["12", "12.damaged", "6", "9"]
@@ -441,6 +465,7 @@ CHANGES = {
     "leaves": lambda run: run.pop("leaves"),
     "position": lambda run: run.update(position=[1]),
     "number": lambda run: run.update(format=0),
+    "kind": lambda run: run.update(processes="x"),
 }
 
 
