@@ -3,12 +3,12 @@
 import importlib
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import jaxnet as jn
 from jaxnet.models import convnext
+from tests.compiled import jit_apply, jit_init
 from tests.models.sizes import count
 
 module = importlib.import_module("jaxnet.models.convnext")
@@ -17,12 +17,12 @@ module = importlib.import_module("jaxnet.models.convnext")
 def test_dropped_paths():
     """In training the branch of an example is dropped, or divided by 1 - rate."""
     block = module._block(0.25, "block")
-    x = jnp.asarray(np.random.default_rng(0).normal(size=(64, 3, 3, 2)), jnp.float32)
-    params, state = block.init(jax.random.key(0), x)
+    x = np.random.default_rng(0).normal(size=(64, 3, 3, 2)).astype(np.float32)
+    params, state = jax.device_get(jit_init(block, jax.random.key(0), x))
     assert params["layer_scale"].tolist() == pytest.approx([1e-6, 1e-6])
-    params["layer_scale"] = params["layer_scale"] + 1.0
-    branch = block.apply(params, state, x)[0] - x
-    y, _ = block.apply(params, state, x, key=jax.random.key(1), train=True)
+    params["layer_scale"] = params["layer_scale"] + np.float32(1)
+    branch = jit_apply(block, params, state, x)[0] - x
+    y, _ = jit_apply(block, params, state, x, key=jax.random.key(1), train=True)
     kept = np.abs(y - x).max((1, 2, 3)) > 0
     assert 0.5 < kept.mean() < 0.95
     np.testing.assert_allclose((y - x)[kept], branch[kept] / 0.75, rtol=1e-4, atol=1e-6)

@@ -5,6 +5,7 @@ import pytest
 
 import jaxnet as jn
 from jaxnet.models.parts import divisible, gelu, squeeze_excite, unit
+from tests.compiled import jit_apply, jit_init
 
 
 @pytest.mark.parametrize(
@@ -22,19 +23,21 @@ def test_gelu_has_the_error_function():
 def test_a_gate_for_each_map():
     net = jn.compose(lambda m, x: squeeze_excite(m, x, 2, jax.nn.relu, jax.nn.sigmoid))
     x = np.random.default_rng(0).normal(size=(3, 4, 5, 6)).astype(np.float32)
-    params, state = net.init(jax.random.key(0), x)
+    params, state = jit_init(net, jax.random.key(0), x)
+    params = jax.device_get(params)
     first, second = (params[name]["kernel"][0, 0] for name in ("squeeze", "excite"))
     gate = 1 / (1 + np.exp(-np.maximum(x.mean((1, 2)) @ first, 0) @ second))
     wanted = x * gate[:, None, None]
-    np.testing.assert_allclose(net.apply(params, state, x)[0], wanted, rtol=1e-5, atol=1e-6)
+    y, _ = jit_apply(net, params, state, x)
+    np.testing.assert_allclose(y, wanted, rtol=1e-5, atol=1e-6)
 
 
 def test_padding_is_that_of_pytorch():
     """At strides of 2 the first window begins outside, and the last one ends inside."""
     net = jn.compose(lambda m, x: unit(m, x, 1, 3, 2, name="conv", activation=None))
-    x = jnp.arange(16.0).reshape(1, 4, 4, 1)
-    params, state = net.init(jax.random.key(0), x)
-    params["conv"]["kernel"] = jnp.ones((3, 3, 1, 1))
-    y, _ = net.apply(params, state, x)
+    x = np.arange(16, dtype=np.float32).reshape(1, 4, 4, 1)
+    params, state = jit_init(net, jax.random.key(0), x)
+    params["conv"]["kernel"] = np.ones((3, 3, 1, 1), np.float32)
+    y, _ = jit_apply(net, params, state, x)
     wanted = [[0 + 1 + 4 + 5, 1 + 2 + 3 + 5 + 6 + 7], [4 + 5 + 8 + 9 + 12 + 13, 90]]
     np.testing.assert_allclose(y[0, :, :, 0], wanted, rtol=1e-4)
