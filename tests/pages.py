@@ -98,6 +98,8 @@ def run(block: Block, names: dict) -> None:
         )
         try:
             exec(code, names)
+        except ImportError:  # no page shows one: the section needs a package
+            raise
         except Exception as error:
             print("".join(traceback.format_exception_only(error)))
     printed = FILTERED.sub("", out.getvalue())
