@@ -19,6 +19,14 @@ KEY = jax.random.key(0)
 VOCABULARY = 13
 PROMPTS = [[3, 1, 4, 1, 5], [9], [2, 6, 5]]
 
+
+def alibi(positions):
+    queries, keys = (
+        jnp.expand_dims(at, axis) for at, axis in zip(positions, (-1, -2), strict=True)
+    )
+    return jnp.array([0.5, 0.25])[:, None, None] * (keys - queries)[..., None, :, :]
+
+
 block = partial(jn.transformer_block, 2, causal=True, rotary=True)
 NETS = {
     "block": lambda: jn.serial(jn.embedding(13, 8), block(), jn.dense(13)),
@@ -26,6 +34,9 @@ NETS = {
         jn.embedding(13, 8), block(window=(3, 0)), jn.gru(8), jn.dense(13)
     ),
     "repeat": lambda: jn.serial(jn.embedding(13, 8), jn.repeat(block(), 2), jn.dense(13)),
+    "bias": lambda: jn.models.decoder(  # as MPT and BLOOM
+        13, depth=2, width=8, heads=2, rotary=False, window=4, windowed=(True, False), bias=alibi
+    ),
     "norm": lambda: jn.serial(jn.embedding(13, 8), jn.batch_norm(), jn.lstm(8), jn.dense(13)),
 }
 

@@ -14,7 +14,7 @@ from jaxnet.ops.ring import Ring, _around, ring_attention
 
 VALUES = """
 import jax, jax.numpy as jnp, numpy as np
-from jaxnet.ops.attention import Scoring
+from jaxnet.ops.attention import Placed, Scoring
 from jaxnet.ops.blockwise import blockwise_attention, see
 from jaxnet.ops.ring import Ring, ring_attention
 
@@ -25,7 +25,12 @@ arrays = [jax.random.normal(key, shape) for key, shape in zip(keys, shapes)]
 there = jax.device_put(arrays, jax.NamedSharding(mesh, jax.P("data", "time")))
 segments = jnp.array([[1] * 5 + [2] * 9 + [0] * 2] * 2)
 
-capped, dropped = Scoring(softcap=3.0), Scoring(dropout_rate=0.5, key=keys[0])
+at, dropped = jnp.arange(16), Scoring(dropout_rate=0.5, key=keys[0])
+
+def biased(q):  # the gradient by q goes through the bias, too
+    slope = jnp.sin(q).mean()
+    bias = lambda q, k: slope * (k - q[:, None])[None, None]
+    return Scoring(softcap=3.0, bias=Placed(bias, at, at))
 
 def total(run, *arrays):
     y, lse = run(*arrays)
@@ -34,8 +39,8 @@ def total(run, *arrays):
 for options in {}, {"window": (3, 2)}, {"causal": True, "lengths": jnp.array([16, 5])}, {
     "segments": segments}:
     ranges = see(16, 16, **options)
-    runs = (lambda *given: blockwise_attention(*given, ranges, None, capped),
-            lambda *given: ring_attention(Ring(mesh, "time"), *given, ranges, capped))
+    runs = (lambda *given: blockwise_attention(*given, ranges, None, biased(given[0])),
+            lambda *given: ring_attention(Ring(mesh, "time"), *given, ranges, biased(given[0])))
     found = [
         jax.jit(jax.value_and_grad(lambda *given: total(run, *given), (0, 1, 2), has_aux=True))(*at)
         for run, at in zip(runs, (arrays, there))
@@ -63,7 +68,7 @@ def test_values_and_gradients_on_four_members_of_vmap():
         return jnp.sin(blockwise_attention(q, k, v, ranges)[0]).sum()
 
     def part(q, k, v, first, last):
-        return jnp.sin(_around(how, q, k, v, first, last, None)[0]).sum()
+        return jnp.sin(_around(how, q, k, v, None, first, last, None)[0]).sum()
 
     ring = jax.vmap(jax.value_and_grad(part, (0, 1, 2)), axis_name="time")
     totals, gradients = jax.jit(ring)(parts(q), parts(k), parts(v), *here)
