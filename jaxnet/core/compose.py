@@ -9,6 +9,7 @@ from typing import Any
 import jax
 
 from jaxnet.core.contract import Around, Layer, Params
+from jaxnet.core.errors import check_pair
 from jaxnet.core.run import Run, as_layer, made
 from jaxnet.services.checks import a_function, check_name
 from jaxnet.services.functions import function_name, takes
@@ -101,7 +102,10 @@ def transform(
         run(params, state, x, turn=i)        the same in turn i of a loop, with a key of its own
         run(params, state, x, train=False)   the same in evaluation
         run.init(key, x)                     its params and state
-        run.key, run.mode.train              the key of the call, and whether in training
+        run.key(name)                        a random key that no layer inside has
+        run.train                            True in training
+
+    Two calls of `run` without `turn` draw the same random numbers.
 
     Args:
       layer: The layer inside.
@@ -139,7 +143,14 @@ def transform(
                 f"{kind}: {what} uses the layer around which it is made. Call `{form}` instead: it "
                 "is that layer with the key, the mode and the stream of the call"
             )
-    return transformed(layer, apply, kind=kind, init=init, name=name, own=init is not None)
+
+    def own(run, params, state, x):
+        result = apply(run, {**params}, {**state}, x)  # which it may change
+        check_pair(result, "apply must return (y, state)")
+        return run.mode.rounded(result[0], axes=2), result[1]
+
+    a_function(kind, "apply", apply, "(run, params, state, x)")
+    return transformed(layer, own, kind=kind, init=init, name=name, own=init is not None)
 
 
 def transformed(

@@ -65,15 +65,15 @@ class Mode(NamedTuple):
     watches: tuple[Watch, ...] = ()
     loops: int = 0
 
-    def rounded(self, tree: PyTree) -> PyTree:
-        """Return the tree with its floats in the dtype of the computation."""
+    def rounded(self, tree: PyTree, axes: int = 0) -> PyTree:
+        """Return the tree with its floats, of this many axes or more, in `dtype`."""
         if self.dtype is None:
             return tree
 
         def each(a):
             dtype = getattr(a, "dtype", self.dtype)
             other = dtype != self.dtype and jnp.issubdtype(dtype, jnp.floating)
-            return a.astype(self.dtype) if other else a
+            return a.astype(self.dtype) if other and len(a.shape) >= axes else a
 
         return jax.tree.map(each, tree, is_leaf=is_stored)
 

@@ -52,25 +52,28 @@ class Run(NamedTuple):
         run(params, state, x, turn=i)        the same in turn i of a loop, with a key of its own
         run(params, state, x, train=False)   the same in another mode
         run.init(key, x)                     its params and state
+        run.key(name)                        a random key of the transform
         run.watched(see)                     the same function, which shows the calls inside
         run.changed(stream=None)             the same function in another mode
 
     Fields:
       layer: The layer inside.
-      key: Key of the call, or None.
-      mode: Mode of the call: `run.mode.train`, `run.mode.stream`.
+      call_key: Key of the call, which the layer inside gets, or None.
+      mode: Mode of the call, such as `run.mode.stream`.
       outside: Number of loops of JAX around the call.
     """
 
     layer: Layer
-    key: Any
+    call_key: Any
     mode: Mode
     outside: int = 0
+
+    train = property(lambda self: self.mode.train)
 
     def __call__(
         self, params: Params, state: State, x: PyTree, *, turn: Any = None, **changed: Any
     ) -> tuple[PyTree, State]:
-        key, mode = self.key, self.mode._replace(**changed) if changed else self.mode
+        key, mode = self.call_key, self.mode._replace(**changed) if changed else self.mode
         if turn is not None and key is not None:  # the loops around the call still share a key
             loops = mode.loops + loops_around() - self.outside
             key, mode = jax.random.fold_in(key, turn), mode._replace(loops=loops)
@@ -80,6 +83,13 @@ class Run(NamedTuple):
     def init(self, key: jax.Array, x: PyTree, **changed: Any) -> tuple[Params, State]:
         stream = self.changed(**changed).mode.stream
         return begin(self.layer, key, abstract(x, self.layer.name), stream)
+
+    def key(self, name: str) -> jax.Array:
+        """Return a random key that no layer inside has, nor a transform of it."""
+        around, layer = 0, self.layer
+        while isinstance(layer.inside, Around) and layer.inside.layer is not None:
+            around, layer = around + 1, layer.inside.layer
+        return child_key(_usable(self.call_key, self.mode), f"transform/{around}/{name}")
 
     def watched(self, see: Callable = Watch().see, **options: Any) -> "Run":
         return self._replace(mode=self.mode.watched(Watch(see, **options)))
@@ -118,7 +128,8 @@ def begin(layer: Layer, key: Any, x: PyTree, stream: Stream | None) -> tuple[Par
     stream = _without_values(stream)
     if isinstance(inside := layer.inside, Around):
         with call(layer.name, x):
-            return drawn(inside.init(Run(inside.layer, key, Mode(stream=stream)), key, x))
+            mode = Mode(stream=stream, loops=loops_around())
+            return drawn(inside.init(Run(inside.layer, key, mode), key, x))
 
     def outlined():
         plan: Plan = {}
@@ -297,12 +308,6 @@ class Scope:
         """Return a random key, new at each call; without a name, the layer's own key."""
         if name is not None:
             _check_entry_name(name, "m.key(name)")
-        if self._key is None:
-            mode = ", train=True" if self.train else ""
-            raise ValueError(
-                f"{here()}: needs a key{' in training' * self.train}. Pass one, as in "
-                f"net.apply(params, state, x, key=jax.random.key(0){mode})"
-            )
         self._check_own_key()
         if name is None:
             return self._key
@@ -311,13 +316,7 @@ class Scope:
         return self._fold(name, count)
 
     def _check_own_key(self) -> None:
-        if loops_around() > self._mode.loops:
-            raise ValueError(
-                f"{here()}: draws random numbers inside jax.vmap, jax.lax.scan or another loop, "
-                "where it has the same key at each turn, so the same numbers are drawn again. Map "
-                "the layer by m(jn.transforms.mapped(layer, axis), x), repeat it by jn.repeat, or "
-                "draw all numbers before the loop"
-            )
+        _usable(self._key, self._mode)
 
     def inline(self, layer: Layer, x: PyTree) -> PyTree:
         """Return the output of a layer that has this layer's entries; for layers around a layer."""
@@ -339,9 +338,9 @@ class Scope:
         self._wide |= self._mode.rounded(value) is not value
         return value
 
-    def _rounded(self, tree: PyTree) -> PyTree:
+    def _rounded(self, tree: PyTree, axes: int = 0) -> PyTree:
         """Return what leaves this layer, in the dtype of the computation."""
-        return self._mode.rounded(tree) if self._wide else tree
+        return self._mode.rounded(tree, axes) if self._wide else tree
 
     def penalize(self, penalty: Callable[[Params], Any]) -> Any:
         """Return a function of all parameters of this layer; 0 in init."""
@@ -459,6 +458,24 @@ PARAMS_ARE_OUTSIDE = (
 )
 
 
+def _usable(key: Any, mode: Mode) -> jax.Array:
+    """Return the key of a call; raise without one, and where a loop would draw the same numbers."""
+    if key is None:
+        more = ", train=True" if mode.train else ""
+        raise ValueError(
+            f"{here()}: needs a key{' in training' * mode.train}. Pass one, as in "
+            f"net.apply(params, state, x, key=jax.random.key(0){more})"
+        )
+    if loops_around() > mode.loops:
+        raise ValueError(
+            f"{here()}: draws random numbers inside jax.vmap, jax.lax.scan or another loop, "
+            "where it has the same key at each turn, so the same numbers are drawn again. Map "
+            "the layer by m(jn.transforms.mapped(layer, axis), x), repeat it by jn.repeat, or "
+            "draw all numbers before the loop"
+        )
+    return key
+
+
 def _check_entry_name(name: Any, form: str) -> None:
     if not (isinstance(name, str) and name and "/" not in name):
         raise TypeError(f"{here()}: expected {form}, a name without '/', got {name!r:.40}")
@@ -505,7 +522,7 @@ def _output_of(layer: Layer, m: "Scope", x: PyTree) -> PyTree:
     y = layer.inside(m, x)
     if y is None:
         raise TypeError(f"{here()}: the function returned None; is its return statement missing?")
-    return m._rounded(y)
+    return m._rounded(y, axes=2)  # a loss of each example keeps its digits
 
 
 def _output(layer: Layer, x: PyTree, memo: Memo, mode: Mode) -> PyTree:
@@ -595,7 +612,7 @@ def _of_pair(pair: Layer) -> Layer:
         return pair.init(key, x)
 
     def apply(run, params, state, x):
-        result = pair.apply(plain(params), state, x, key=run.key, train=run.mode.train)
+        result = pair.apply(plain(params), state, x, key=run.call_key, train=run.train)
         check_pair(result, "apply must return (y, state)")
         return run.mode.rounded(result[0]), result[1]
 

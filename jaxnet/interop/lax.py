@@ -63,10 +63,10 @@ def plain(net: Layer) -> Layer:
 
     def apply(run, params, state, x):
         def inner(params, state, x, key):
-            return run._replace(key=key)(params, state, x)
+            return run._replace(call_key=key)(params, state, x)
 
-        traced, result = jax.make_jaxpr(inner, return_shape=True)(params, state, x, run.key)
-        leaves = evaluate(traced, jax.tree.leaves((params, state, x, run.key)), OURS)
+        traced, result = jax.make_jaxpr(inner, return_shape=True)(params, state, x, run.call_key)
+        leaves = evaluate(traced, jax.tree.leaves((params, state, x, run.call_key)), OURS)
         return jax.tree.unflatten(jax.tree.structure(result), leaves)
 
     return transformed(net, apply, kind="plain")

@@ -1,6 +1,7 @@
 """Copies of a layer, each with its own parameters, in sequence or in parallel."""
 
 from collections.abc import Callable
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -41,15 +42,19 @@ def repeat(layer: Layer, n: int) -> Layer:
     layer = as_layer(layer, "repeat", "layer")
     at_least("repeat", "n", n)
 
-    def init(run, key, x):
-        drawn = stacked_init(run.init, key, x, n)
-        one = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), drawn)
-        y, _ = jax.eval_shape(lambda *given: run(*given), *one, x)
+    def one(run, params, state, x, turn=None):
+        y, after = run(params, state, x, turn=turn)
         if describe(y) != describe(x) or jax.tree.structure(y) != jax.tree.structure(x):
             raise ValueError(
-                f"repeat: {run.layer.name} must keep the shape of its input, {describe(x)}, "
-                f"got {describe(y)}"
+                f"repeat: {run.layer.name} must keep the shape and dtype of its input, "
+                f"{describe(x)}, got {describe(y)}"
             )
+        return y, after
+
+    def init(run, key, x):
+        drawn = stacked_init(run.init, key, x, n)
+        first = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), drawn)
+        jax.eval_shape(partial(one, run), *first, x)
         return drawn
 
     def apply(run, params, state, x):
@@ -57,12 +62,12 @@ def repeat(layer: Layer, n: int) -> Layer:
 
         def body(x, each):
             i, params, state = each
-            return run(params, state, x, turn=i)
+            return one(run, params, state, x, i)
 
         def in_place(carry, each):
             (x, state), (i, params) = carry, each
             given = jax.tree.map(lambda a: jax.lax.dynamic_index_in_dim(a, i, 0, False), state)
-            y, after = run(params, given, x, turn=i)
+            y, after = one(run, params, given, x, i)
             put = lambda a, new: jax.lax.dynamic_update_index_in_dim(a, new, i, 0)  # noqa: E731
             state = jax.tree.map(put, state, {name: after.pop(name) for name in state})
             return (y, state), after  # only sown values remain

@@ -79,12 +79,12 @@ def remat(
 
         def inner(params, state, x, key):
             if not patterns:
-                return run._replace(key=key)(params, state, x)
-            y, state = run._replace(key=key).watched(named, transforms=True)(params, state, x)
+                return run._replace(call_key=key)(params, state, x)
+            y, state = run._replace(call_key=key).watched(named, transforms=True)(params, state, x)
             return named((), run.layer, x, y), state
 
         kept = jax.checkpoint(inner, policy=rule if patterns else policy)
-        result = kept(params, state, x, run.key)
+        result = kept(params, state, x, run.call_key)
         for what in patterns.keys() - set(map(role, paths)):
             raise ValueError(
                 f"remat: no layer needs {what}={patterns[what]!r}; paths: {', '.join(paths[:8])}"

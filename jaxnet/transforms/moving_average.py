@@ -85,7 +85,7 @@ def moving_average(layer: Layer, decay: float | Callable[[jax.Array], Any] = 0.9
     def apply(run, params, state, pair):
         x, given = _pair(pair)
         target, kept = state[OWN], {name: state[name] for name in state if name != OWN}
-        if run.mode.train:
+        if run.train:
             target = _moved(target, jax.lax.stop_gradient(plain(params)), decay)
         y, after = run(params, kept, x)
         followed, ahead = run(target["params"], target["state"], given, turn=1)

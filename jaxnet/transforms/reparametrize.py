@@ -152,7 +152,7 @@ def spectral_norm(
             return (kernel / jnp.where(sigma == 0, 1, sigma)).astype(kernel.dtype)
 
         vectors = jax.lax.stop_gradient(state[own])
-        if run.mode.train:
+        if run.train:
             vectors = jax.tree.map(improve, kernels, vectors)
         inner = {name: entry for name, entry in state.items() if name != own}
         divided = replaced(params, dict(flat(jax.tree.map(divide, kernels, vectors))))

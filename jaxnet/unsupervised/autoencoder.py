@@ -19,7 +19,7 @@ from jaxnet import Layer, child_key, compose, dense, observe, serial, tools, tra
 from jaxnet.initializers import constant, glorot_uniform
 from jaxnet.losses import half_squared_error, kl_sparsity
 from jaxnet.models import bottleneck
-from jaxnet.services.checks import a_function, check_key, needs_key
+from jaxnet.services.checks import a_function, check_key
 from jaxnet.services.nodes import plain
 from jaxnet.tools import check_form
 from jaxnet.transforms import as_layer, transform
@@ -285,8 +285,8 @@ def _objective(
     def apply(run, params, state, x):
         _array(x, kind)
         seen = x
-        if corrupt is not None and run.mode.train:
-            seen = corrupt(child_key(needs_key(run.key, kind), "corrupt"), x)
+        if corrupt is not None and run.train:
+            seen = corrupt(run.key("corrupt"), x)
 
         (y, z), after = run(params, state, seen)
         values = loss(y, x)

@@ -227,3 +227,54 @@ def test_entries_of_ones_own_are_compared():
         {n: params[n] for n in ("kernel", "bias")}, state, X)[0])  # fmt: skip
     with pytest.raises(jn.Misfit, match=r"factor: expected \(\), got \(2,\)"):
         jn.serial(layer).apply({"dense": params | {"factor": jnp.ones(2)}}, {}, X)
+
+
+def fading(layer, rate=0.5, steps=100):  # as in the guide
+    def init(run, key, x):
+        params, state = run.init(key, x)
+        return params, {**state, "count": jnp.zeros((), jnp.int32)}
+
+    def apply(run, params, state, x):
+        count = state.pop("count")
+        y, state = run(params, state, x)
+        if run.train:
+            keep = 1 - rate * jnp.maximum(0, 1 - count / steps)
+            y = jnp.where(jax.random.bernoulli(run.key("fade"), keep, y.shape), y / keep, 0)
+        return y, {**state, "count": count + run.train}
+
+    return jn.transforms.transform(layer, apply, kind="fading", init=init)
+
+
+def test_a_transform_draws_numbers_of_its_own():
+    x = jnp.ones((1000, 4))
+    for net in (
+        fading(jn.dropout(0.5)),
+        jn.serial(fading(jn.serial(jn.dropout(0.5, name="fade"))), name="net"),
+        jn.transforms.transform(fading(x_itself()), lambda run, p, s, x: (
+            jnp.where(jax.random.bernoulli(run.key("fade"), 0.5, x.shape), run(p, s, x)[0], 0), s
+        ), kind="outer"),
+    ):  # fmt: skip
+        given = net.init(KEY, x)
+        before = jax.tree.leaves(given[1])
+        y, after = net.apply(*given, x, key=KEY, train=True)
+        assert 0.72 < (y == 0).mean() < 0.78
+        assert jax.tree.leaves(given[1]) == before  # nothing is taken out of what was given
+    with pytest.raises(ValueError, match="needs a key in training. Pass one"):
+        net.apply(*given, x, train=True)
+
+
+def x_itself():
+    return jn.compose(lambda m, x: x, name="x")
+
+
+def test_the_output_of_a_transform_is_rounded_below_cast():
+    def centered(layer):
+        def apply(run, params, state, x):
+            y, state = run(params, state, x)
+            return y - jnp.float32(0.1) * jnp.ones(8, jnp.float32), state
+
+        return jn.transforms.transform(layer, apply, kind="centered")
+
+    net = jn.cast(jn.repeat(centered(jn.dense(8)), 2), jnp.bfloat16)
+    params, state = net.init(KEY, X)
+    assert net.apply(params, state, X)[0].dtype == jnp.float32

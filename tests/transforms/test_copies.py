@@ -117,7 +117,7 @@ def test_mapped_takes_layers_that_return_their_state_as_it_is(wrap):
     (lambda x: jn.repeat(jn.dense(3), True), TypeError, "repeat: n must be an integer, got"),
     (lambda x: jn.ensemble(jn.dense(3), 2.5), TypeError, "ensemble: n must be an integer, got"),
     (lambda x: jn.repeat(jn.dense(2), 4).init(KEY, X), ValueError,
-     r"must keep the shape of its input, \(4, 3\) float32"),
+     r"must keep the shape and dtype of its input, \(4, 3\) float32"),
     (lambda x: jn.transforms.mapped(jnp.tanh, 3).init(KEY, x), ValueError,
      "every array must have axis 3 of one size"),
     (lambda x: jn.transforms.mapped(jn.parallel(jnp.tanh, jnp.tanh)).init(KEY, (x, x[:, :2])),
