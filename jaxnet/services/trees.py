@@ -2,7 +2,6 @@
 
 import functools
 import inspect
-import weakref
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from types import SimpleNamespace
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxnet.services.functions import codes_of
 from jaxnet.services.nodes import is_stored
 
 PyTree = Any
@@ -161,13 +161,18 @@ def key_spec() -> jax.ShapeDtypeStruct:
 class Memo:
     """A cache that drops its oldest entries when it is full; its copies and pickles are empty.
 
-    Threads may share it: it needs no lock, since each operation of a dict is atomic.
+    It forgets all once a function of the user that it belongs to has other code, as after
+    `%autoreload 2`. Threads may share it: it needs no lock, since each operation of a dict is
+    atomic.
+
+    Args:
+      uses: Functions and layers that its values were made with.
     """
 
     size = 32
 
-    def __init__(self, owner: Any = None) -> None:
-        self.owner = None if owner is None else weakref.ref(owner)
+    def __init__(self, uses: Any = None) -> None:
+        self.uses, self._codes = uses, codes_of(uses)
         self._entries: dict[Hashable, Any] = {}
 
     def of(self, key: Hashable, make: Callable[[], Any]) -> Any:
@@ -178,6 +183,10 @@ class Memo:
           >>> memo.of("a", lambda: 1), memo.of("a", lambda: 2)
           (1, 1)
         """
+        for function, code in self._codes:
+            if function.__code__ is not code:
+                self._entries, self._codes = {}, codes_of(self.uses)
+                break
         entries = self._entries
         if (value := entries.get(key, entries)) is entries:
             value = entries.setdefault(key, make())  # of the thread that was first
@@ -203,8 +212,7 @@ def memo_of(owner: Any) -> Any:
     if not isinstance(held, dict) or inspect.ismethod(owner):  # a method's are its function's
         return SimpleNamespace(of=lambda key, make: _OTHERS.of((owner, key), make))
     memo = held.get("_jaxnet_memo")
-    if memo is None or memo.owner is None or memo.owner() is not owner:
-        # `functools.wraps` and pickles copy what a function holds
+    if memo is None or memo.uses is not owner:  # wraps and pickles copy what a function holds
         memo = held["_jaxnet_memo"] = Memo(owner)
     return memo
 

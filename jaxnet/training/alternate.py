@@ -97,7 +97,7 @@ def alternate(**trainers: Trainer | tuple[Trainer, int]) -> Trainer:
         flags = jnp.array(jax.tree.leaves(finite), bool)
         return train_state._replace(step=begun + 1), {"loss": total} | found, flags
 
-    watcher, programs = Watcher(), Memo()
+    watcher, programs = Watcher(), Memo(list(pairs.values()))
     step = step_of(update, None, watcher, programs)
     return Trainer(init, step, update, _kept=Kept(watcher, programs))
 

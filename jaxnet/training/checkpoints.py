@@ -435,7 +435,7 @@ class Checkpoints:
         stored = by_first(lambda: read_run(path))
         check_like(path, stored, like)
         files = [file_of(path, process) for process in range(stored["processes"])]
-        position, problem = position_from_json(stored), None
+        position, problem, found = position_from_json(stored), None, like
         try:
             found = unpacked("Checkpoints", files, like)
             if int(found.step) != step:

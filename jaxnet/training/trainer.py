@@ -109,6 +109,7 @@ class Trainer:
     def __post_init__(self) -> None:
         if self.update is None:
             object.__setattr__(self, "update", _update_by(self.step))
+            object.__setattr__(self, "_kept", Kept(programs=Memo((self.init, self.step))))
 
     def __repr__(self) -> str:
         return f"Trainer({self.objective!r})"
@@ -222,7 +223,7 @@ def trainer(
     within("trainer", "loss_scale", loss_scale, "(0, inf)", optional=True)
     keep_by_default()
     optimizer = optax.with_extra_args_support(optimizer)
-    watcher, programs = Watcher(shapes), Memo()
+    watcher, programs = Watcher(shapes), Memo((objective, optimizer))
     # Eager zeros would compile for each shape.
     start = jax.jit(lambda params: without_weak_types(optimizer.init(floats_of(params))))
 

@@ -63,7 +63,7 @@ class Watcher:
             return  # only a weak type, as of jnp.asarray(1e-3), after which nothing compiles again
         changes = [f"{n}: {a or 'nothing'} -> {b or 'nothing'}" for n, (a, b) in changed.items()]
         hint = "; for batches of n shapes, write jn.trainer(..., shapes=n)" if of_batch else ""
-        otherwise = "another batch_size or sharding, a list instead of a tuple, or cleared caches"
+        otherwise = "another batch_size or sharding, a list instead of a tuple, or edited code"
         why = "; ".join(changes[:8]) or otherwise
         warn(f"{program} is compiled again (number {len(before)}), because of {why}{hint}")
 

@@ -21,3 +21,51 @@ def test_the_name_of_a_function_is_that_of_its_definition():
 ], ids=["default", "none", "any", "by name", "builtin"])  # fmt: skip
 def test_numbers_of_arguments_by_position(function, counts):
     assert [n for n in range(4) if takes(function, n)] == counts
+
+
+NET = """
+import optax, jaxnet as jn
+
+def scaled(x):
+    return {0} * x
+
+def forward(m, x):
+    return scaled(m(jn.dense(3), x))
+
+def loss(outputs, targets):
+    return optax.squared_error({0} * outputs, targets)
+"""
+CELL = """
+import sys; sys.path.insert(0, "{0}")
+import jax, jaxnet as jn, numpy as np, optax, edited
+x = np.ones((4, 3), np.float32); y = 0 * x
+net = jn.compose(edited.forward)
+trainer = jn.trainer(jn.supervised(net, edited.loss), optax.sgd(0.0))
+start = trainer.init(jax.random.key(0), (x, y))
+class Loader:
+    __iter__ = lambda self: iter([(x, y)])
+def numbers():
+    copy, now = jax.tree.map(jax.numpy.copy, start), (start.params, start.state)
+    yield float((net.apply(*now, x)[0] ** 2).mean() * edited.loss(1.0, 0.0))
+    yield float((jn.predict(net, *now, x) ** 2).mean() * edited.loss(1.0, 0.0))
+    yield jn.evaluate(trainer.objective, *now, (x, y))["loss"]
+    for data in ((x, y), Loader()):
+        yield next(jn.fit(trainer, start, data, epochs=1, progress=False)).train["loss"]
+    yield float(trainer.step(copy, (x, y))[1]["loss"])
+first = [*numbers()]
+"""
+
+
+@pytest.mark.long
+def test_every_call_computes_what_was_edited_in_a_notebook(tmp_path):
+    client, nbformat = pytest.importorskip("nbclient"), pytest.importorskip("nbformat")
+    file = tmp_path / "edited.py"
+    file.write_text(NET.format(1))
+    cells = [
+        f"%load_ext autoreload\n%autoreload 2\n{CELL.format(tmp_path)}",
+        f"import os, pathlib; pathlib.Path({str(file)!r}).write_text({NET.format(3)!r})",
+        f"os.utime({str(file)!r}, (0, 4e9))",
+        "np.testing.assert_allclose([*numbers()], 81 * np.array(first), rtol=1e-5)",
+    ]
+    book = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
+    client.NotebookClient(book, timeout=60).execute()
