@@ -12,12 +12,12 @@ from jaxnet.training.stored import by_first, position_from_json, run_to_json
 
 STATE = jn.TrainState(jnp.int32(3), {}, {}, optax.adam(0.1).init({}), jnp.zeros(2, jnp.uint32))
 
+RUN = {"objective": "mine", "optimizer": "adam", "data": "x", "shuffle": True}
+
 
 @pytest.mark.parametrize("loader", [None, b"\x00\xff", {"index": np.int64(3), "rest": [1, "a"]}])
 def test_a_place_comes_back(loader):
-    position = jn.training.Position(
-        1, 2, 0, 8, np.array([1, 2], np.uint32), loader, {"shuffle": True}
-    )
+    position = jn.training.Position(1, 2, 0, 8, np.array([1, 2], np.uint32), loader, RUN)
     found = position_from_json(run_to_json(STATE, position, {}))
     np.testing.assert_array_equal(found.key, position.key)
     assert found._replace(key=None) == position._replace(key=None)
@@ -30,6 +30,7 @@ def test_a_state_that_json_cannot_hold_is_told():
 
 def test_a_position_of_several_processes_needs_as_many():
     run = run_to_json(STATE, jn.training.Position(1, 2, 0, 8, loader=b"1"), {}) | {"processes": 2}
+    run["position"]["loader"] *= 2
     words = "in 2 processes, each at its own position, and there are 1"
     with pytest.raises(ValueError, match=words):
         position_from_json(run)
