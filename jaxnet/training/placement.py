@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple, TypeGuard
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding
@@ -15,6 +16,7 @@ from jax.sharding import PartitionSpec as P
 
 from jaxnet.services import memory
 from jaxnet.services.jax_versions import EXPLICIT_MESHES
+from jaxnet.services.meshes import on_auto_axes
 from jaxnet.services.trees import PyTree, path_name
 from jaxnet.services.warn import warn
 
@@ -126,6 +128,20 @@ def placed(
         return jax.lax.with_sharding_constraint(run(*args), results)
 
     return memory.jit(kept, **options)
+
+
+def repeated(rows: jax.Array, size: int) -> jax.Array:
+    """Return an array with its rows repeated up to a size, placed as before.
+
+    Example:
+      >>> repeated(jnp.arange(3), 5).tolist()
+      [0, 1, 2, 0, 1]
+    """
+    found = on_auto_axes(jnp.resize)(rows, (size, *rows.shape[1:]))
+    if not (_on_mesh(where := rows.sharding) and _is_explicit(where)):
+        return found
+    # The type names the Explicit axes alone.
+    return jax.sharding.reshard(found, NamedSharding(where.mesh, jax.typeof(rows).sharding.spec))
 
 
 def agreed(value: int, asked: bool) -> tuple[int, bool]:

@@ -338,7 +338,7 @@ class Batches:
         if count == 1 < size:
             self._explain_one_example(train_state, batch)
         if count < size:
-            batch = jax.tree.map(lambda leaf: jnp.resize(leaf, (size, *leaf.shape[1:])), batch)
+            batch = jax.tree.map(lambda leaf: placement.repeated(leaf, size), batch)
         # One program for all batches.
         of_rows = takes_mask(trainer.objective, trainer._kept.programs, *now, batch)
         if count == size and (trainer.optimizer is None or not of_rows):  # an own step has no mask

@@ -236,6 +236,29 @@ for name, (net, x) in nets.items():
 """
 
 
+SMALLER = """
+import jax, numpy as np, optax, jaxnet as jn
+from jax.sharding import AxisType as A
+x = np.random.default_rng(0).normal(size=(12, 3)); y = x[:, :2]
+found, auto, explicit = [], A.Auto, A.Explicit
+for kinds in (None, (auto, auto), (explicit, explicit), (explicit, auto), (auto, explicit)):
+    trainer = jn.trainer(jn.supervised(jn.dense(2), optax.squared_error), optax.sgd(0.1))
+    train_state = trainer.init(jax.random.key(0), (x, y))
+    sizes = (2, 2) if kinds else (1, 1)
+    mesh = jax.make_mesh(sizes, ("data", "model"), kinds or (A.Auto, A.Auto))
+    train_state = jn.distributed.put(train_state, mesh)
+    loader = jn.distributed.feed([(x[:8], y[:8]), (x[8:], y[8:])], mesh, jax.P("data"))
+    (epoch,) = jn.fit(trainer, train_state, loader, epochs=1, evaluate=loader)
+    found.append([epoch.train["loss"], epoch.evaluation["loss"]])
+np.testing.assert_allclose(found, [found[0]] * 5, rtol=1e-5)
+"""
+
+
+@pytest.mark.long
+def test_a_smaller_last_batch_on_every_kind_of_mesh(on_devices):
+    on_devices(SMALLER, 4)
+
+
 @pytest.mark.long
 def test_nets_under_every_rule(on_devices):
     """On Explicit axes, inside which `auto_axes` computes."""
