@@ -298,8 +298,12 @@ class Checkpoints:
             # Another run may have rewritten the step since it was found damaged.
             if false or damage(path) is not None:
                 shutil.rmtree(aside, ignore_errors=True)  # the same step was damaged before
-                with suppress(FileNotFoundError):
+                try:
                     path.rename(aside)
+                except FileNotFoundError:
+                    continue
+                except OSError as error:  # there is a file with this name
+                    raise self._told(error) from None
         self._damaged.clear()
         return self._listed()
 
@@ -416,6 +420,8 @@ class Checkpoints:
         if not isinstance(error, OSError) or error.errno is None:
             return error
         reason, lost = os.strerror(error.errno), ""
+        if where := error.filename2 or error.filename:
+            reason += f": {where}"
         if step is not None:
             whole = [str(s) for s in self._listed() if damage(self.folder / str(s)) is None]
             lost = f"; step {step} was not saved. Whole checkpoints: {', '.join(whole) or 'none'}"

@@ -10,7 +10,7 @@ from typing import Any
 import jax
 
 from jaxnet.services.checks import check_type
-from jaxnet.services.files import file_path, own_file, replacing
+from jaxnet.services.files import file_path, own_file, replacing, told
 from jaxnet.training.epoch import Epoch
 
 
@@ -57,8 +57,11 @@ def append_log(path: str | os.PathLike, epoch: Epoch | Mapping[str, float]) -> N
     if not end or (end.endswith(b"\n") and _step(path, last) < row["step"]):
         path.parent.mkdir(parents=True, exist_ok=True)
         number = own_file("append_log", path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
-        with os.fdopen(number, "ab") as file:
-            file.write(line)
+        try:
+            with os.fdopen(number, "ab") as file:
+                file.write(line)
+        except OSError as error:
+            raise told(error, f"append_log: {path} cannot be written") from error
         return
     words = path.read_bytes()
     whole = words[: words.rfind(b"\n") + 1].splitlines(True)

@@ -1,6 +1,7 @@
 """Logs of numbers: rows that are made again, half lines, numbers that JSON lacks."""
 
 import json
+import signal
 
 import pytest
 
@@ -56,3 +57,16 @@ def test_a_file_of_something_else_is_left_alone(tmp_path):
     with pytest.raises(ValueError, match="notes.txt is not a log of steps: b'mine'"):
         jn.training.append_log(path, {"step": 1})
     assert path.read_text() == "mine\n"
+
+
+def test_a_full_disk_is_told_with_the_path(tmp_path):
+    resource = pytest.importorskip("resource")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (5, before[1]))
+    try:
+        with pytest.raises(OSError, match=f"^append_log: {tmp_path}/log cannot be written: File"):
+            jn.training.append_log(tmp_path / "log", {"step": 1})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
