@@ -12,8 +12,9 @@ How an input and a key travel through a net, for `net = jn.serial(jn.dense(4), j
 4. `net.apply(params, state, x, key=key, train=True)` calls `run`, and so does each `m(dense, x)`,
    with the params and state below the name, and with the key of the name. A transform gets the
    layer inside as a function `run(params, state, x)`, and never makes another layer.
-5. Training, streams and watches are in the `Mode` of a call, which `run` hands on. `jn.tap`,
-   `jn.observe`, `jn.collect` and `jn.summary` are watches, which see every call with its path.
+5. `mode.py`: training, the dtype of `jn.cast`, streams and watches are in the `Mode` of a call,
+   which `run` hands on. `jn.tap`, `jn.observe`, `jn.collect` and `jn.summary` are watches, which
+   see every call with its path.
 6. `errors.py`: an exception leaves with the path of the layer and the shape of its input. Params
    that do not fit raise `Misfit`, which lists what is missing, left over or of another shape.
 """
