@@ -189,10 +189,9 @@ def _assembled(name: str, parts: list[tuple[dict, Any]], like: Any) -> Any:
     if note.get("is") == "key":
         like = jax.eval_shape(jax.random.key_data, like)
     fill = functools.partial(_box, name, parts, like)
-    if sharding is None:
-        found = _loaded(fill([slice(None)] * len(like.shape)), note)
-    else:
-        found = _loaded(jax.make_array_from_callback(like.shape, sharding, fill), note)
+    whole = [slice(None)] * len(like.shape)
+    put = jax.make_array_from_callback
+    found = _loaded(put(like.shape, sharding, fill) if sharding else fill(whole), note)
     if found.dtype != wanted:
         raise ValueError(f"{name} has dtype {found.dtype}, not {wanted}")
     return found
