@@ -14,7 +14,7 @@ from jaxnet.inspect.activations import floats
 from jaxnet.services import checks
 from jaxnet.services.jax_versions import enable_x64
 from jaxnet.services.table import Table, Tabular
-from jaxnet.services.trees import PyTree, describe, flat, with_floats
+from jaxnet.services.trees import PyTree, describe, flat, is_float, with_floats
 
 STEP = 1e-6  # near the cube root of float64's precision, the best step for central differences
 
@@ -201,7 +201,7 @@ def check_gradients(
         random = np.random.default_rng(0)
         x = jax.tree.map(lambda leaf: _wide(leaf, random), x)
         params, state = layer.init(key, x)
-        params = jax.tree.map(lambda a: a + 0.1 * _normal(random, a) if _float(a) else a, params)
+        params = jax.tree.map(lambda a: a + 0.1 * _normal(random, a) if is_float(a) else a, params)
         named, rebuild = _floats(params, x)
         run_key = child_key(key, "check_gradients")
 
@@ -288,7 +288,7 @@ def _whole(parts: Any) -> Any:
 def _floats(params: PyTree, x: PyTree) -> tuple[dict[str, Any], Callable[[list], tuple]]:
     """Return the arrays that have gradients, by path, and a function that rebuilds the trees."""
     tree = (params, x)
-    chosen = jax.tree.map(lambda leaf: _parts(jnp.asarray(leaf)) if _float(leaf) else None, tree)
+    chosen = jax.tree.map(lambda leaf: _parts(jnp.asarray(leaf)) if is_float(leaf) else None, tree)
     named = dict(flat({"params": chosen[0]}, None) + flat({"input": chosen[1]}, None))
     structure = jax.tree.structure(chosen)
 
@@ -304,16 +304,12 @@ def _wide(leaf: Any, random: np.random.Generator) -> Any:
     """Return the input in float64, drawn at random for a spec."""
     if isinstance(leaf, jax.ShapeDtypeStruct):
         return _normal(random, leaf)
-    return np.asarray(leaf, np.promote_types(leaf.dtype, np.float64)) if _float(leaf) else leaf
+    return np.asarray(leaf, np.promote_types(leaf.dtype, np.float64)) if is_float(leaf) else leaf
 
 
 def _normal(random: np.random.Generator, leaf: Any) -> np.ndarray:
     """Return standard normal numbers of 64 bits a part; zeros for a leaf of integers."""
-    if not _float(leaf):
+    if not is_float(leaf):
         return np.zeros(leaf.shape, leaf.dtype)
     draw = lambda: random.normal(size=leaf.shape)  # noqa: E731
     return draw() + 1j * draw() if jnp.issubdtype(leaf.dtype, jnp.complexfloating) else draw()
-
-
-def _float(leaf: Any) -> bool:
-    return jnp.issubdtype(leaf.dtype, jnp.inexact)

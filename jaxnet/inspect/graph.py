@@ -12,7 +12,7 @@ import numpy as np
 from jaxnet.services.checks import a_function, as_array
 from jaxnet.services.jax_versions import bind
 from jaxnet.services.table import Table, Tabular, short
-from jaxnet.services.trees import flat
+from jaxnet.services.trees import flat, is_float
 
 CALLS = ("jit", "pjit", "closed_call", "core_call", "remat", "remat2", "checkpoint")
 SIGNS: dict[str, str] = {
@@ -122,7 +122,7 @@ def graph(f: Callable[..., Any], *args: Any) -> Graph:
     args = jax.tree.map(lambda a: float(a) if type(a) is int else a, structure.unflatten(leaves))
     closed = jax.make_jaxpr(f)(*args)
     shapes: Any = closed.out_avals
-    if len(shapes) != 1 or shapes[0].shape != () or not _floating(shapes[0]):
+    if len(shapes) != 1 or shapes[0].shape != () or not is_float(shapes[0]):
         given = ", ".join(str(s) for s in shapes) or "nothing"
         raise ValueError(
             f"graph: f must return one float, got {given}; return its mean, or one entry"
@@ -195,7 +195,7 @@ class _Tape:
         sources = [a for a in args if isinstance(a, _Wire)]
         if not sources and all(np.ndim(a) == 0 for a in args) and len(eqn.outvars) == 1:
             return [self.number(_bind(eqn, args)[0])]
-        moving = [i for i, a in enumerate(args) if isinstance(a, _Wire) and _floating(a.value)]
+        moving = [i for i, a in enumerate(args) if isinstance(a, _Wire) and is_float(a.value)]
 
         def function(*moved):
             full = [a.value if isinstance(a, _Wire) else a for a in args]
@@ -217,8 +217,7 @@ class _Tape:
     def backward(self) -> Graph:
         """Return the graph, with gradients computed from the last node to the first."""
         gradients = [
-            [jnp.zeros_like(v) if _floating(v) else None for v in step.values]
-            for step in self.steps
+            [jnp.zeros_like(v) if is_float(v) else None for v in step.values] for step in self.steps
         ]
         gradients[-1] = [jnp.ones_like(self.steps[-1].values[0])]
         edges = []
@@ -275,10 +274,6 @@ def _names(f: Callable, args: tuple) -> list[str]:
         words = [f"x{i}" for i in range(len(args))]
     named = zip(words, args, strict=False)  # parameters with a default may have no argument
     return [path for word, arg in named for path, _ in flat({word: arg}, None)]
-
-
-def _floating(x: Any) -> bool:
-    return jnp.issubdtype(x.dtype, jnp.inexact)
 
 
 def _one(values: Sequence[Any]) -> Any:

@@ -1,11 +1,12 @@
 """Jaxprs inside jaxprs: bodies of loops, of `jit`, of `remat`."""
 
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
+
+from jaxnet.services.trees import is_float
 
 
 def jaxprs_among(values: Iterable[Any]) -> list[Any]:
@@ -35,7 +36,75 @@ def arrays_in(jaxpr: Any) -> Iterator[Any]:
             yield from arrays_in(inner)
 
 
-def depends_on(jaxpr: Any, given: Sequence[bool]) -> list[bool]:
+def follow(
+    program: Any,
+    given: Sequence[Any],
+    rule: Callable[[Any, list[Any], list[list[Any]]], Sequence[Any]],
+    nothing: Any,
+    of_const: Callable[[Any], Any] | None = None,
+) -> list[Any]:
+    """Return what is known of the results of a program, from what is known of its inputs.
+
+    Args:
+      program: Jaxpr, closed or not.
+      given: What is known of each input.
+      rule: Function (equation, what is known of its inputs, the same of the results of each program
+        inside it) -> what is known of its results.
+      nothing: What is known of a literal.
+      of_const: Function of a constant; by default, nothing is known of it.
+
+    Example:
+      >>> program = jax.make_jaxpr(lambda a, b: (jax.jit(jnp.sin)(a), a * b, 1.0))(1.0, 2.0)
+      >>> def rule(eqn, known, inside):
+      ...     return inside[0] if inside else [" ".join([eqn.primitive.name, *known])]
+      >>> follow(program, ["a", "b"], rule, "")
+      ['sin a', 'mul a b', '']
+    """
+    jaxpr = getattr(program, "jaxpr", program)
+    known = dict(zip(jaxpr.invars, given, strict=True))
+    if of_const is not None:
+        known |= zip(jaxpr.constvars, map(of_const, getattr(program, "consts", ())), strict=False)
+
+    def of(vars: Any) -> list[Any]:
+        return [nothing if hasattr(v, "val") else known.get(v, nothing) for v in vars]
+
+    for eqn in jaxpr.eqns:
+        values, inside = of(eqn.invars), []
+        for inner in jax.tree.leaves(list(eqn.params.values())):  # branches are in a tuple
+            # A branch has no input for the index, the body of a loop none for what its test reads.
+            for body in jaxprs_among([inner]):
+                if (first := len(values) - len(body.invars)) >= 0:
+                    inside.append(follow(inner, values[first:], rule, nothing, of_const))
+        known |= zip(eqn.outvars, rule(eqn, values, inside), strict=True)
+    return of(jaxpr.outvars)
+
+
+Marks = frozenset[int]
+
+
+def _marks(
+    program: Any, given: Sequence[Marks], of_const: Callable | None = None, gradient: bool = False
+) -> list[Marks]:
+    """Return for each result the marks of the inputs that it depends on, or by `gradient` reach."""
+    union = frozenset[int]().union
+
+    def rule(eqn: Any, marks: list[Marks], inside: list[list[Marks]]) -> list[Marks]:
+        found = [union(*marks)] * len(eqn.outvars)
+        # A loop carries what one result depends on to the others.
+        if eqn.primitive.name in ("scan", "while"):
+            found = [union(*itertools.chain(*inside))] * len(found) if gradient else found
+        elif whole := [each for each in inside if len(each) == len(found)]:
+            found = [union(*each) for each in zip(*whole, strict=True)]
+        if gradient:
+            stops = eqn.primitive.name == "stop_gradient"
+            reached = [is_float(var.aval) and not stops for var in eqn.outvars]
+            found = [m if on else union() for m, on in zip(found, reached, strict=True)]
+        return found
+
+    return follow(program, given, rule, union(), of_const)
+
+
+def depends_on(jaxpr: Any, given: Sequence[bool], *, gradient: bool = False) -> list[bool]:
     """Return for each output of a jaxpr whether it depends on one of the given inputs.
 
     Every output of an equation counts as depending on all inputs of the equation, except for calls
@@ -44,23 +113,15 @@ def depends_on(jaxpr: Any, given: Sequence[bool]) -> list[bool]:
     Args:
       jaxpr: Jaxpr.
       given: Whether each input is one of them.
+      gradient: Whether only what has a gradient counts: floats, and no `stop_gradient` between.
 
     Example:
       >>> jaxpr = jax.make_jaxpr(lambda a, b: (a + 1, a * b, -b))(1.0, 2.0).jaxpr
       >>> depends_on(jaxpr, [True, False])
       [True, True, False]
     """
-    known = {var for var, yes in zip(jaxpr.invars, given, strict=True) if yes}
-    of = lambda vars: [not hasattr(v, "val") and v in known for v in vars]  # noqa: E731
-    for eqn in jaxpr.eqns:
-        found = [any(of(eqn.invars))] * len(eqn.outvars)
-        inner = [p for p in jaxprs_among(eqn.params.values()) if len(p.invars) == len(eqn.invars)]
-        # A loop carries what one result depends on to the others.
-        called = eqn.primitive.name not in ("scan", "while") and inner
-        if called and len(inner[0].outvars) == len(eqn.outvars):
-            found = depends_on(inner[0], of(eqn.invars))
-        known |= {var for var, yes in zip(eqn.outvars, found, strict=True) if yes}
-    return of(jaxpr.outvars)
+    marks = [frozenset([0] if yes else []) for yes in given]
+    return list(map(bool, _marks(jaxpr, marks, gradient=gradient)))
 
 
 def weights_in(program: Any) -> list[jax.Array]:
@@ -78,32 +139,14 @@ def weights_in(program: Any) -> list[jax.Array]:
       [(2, 3)]
     """
     found: dict[int, jax.Array] = {}
-    is_float = lambda a: hasattr(a, "dtype") and jnp.issubdtype(a.dtype, jnp.inexact)  # noqa: E731
-    variables = lambda vars: {v for v in vars if not hasattr(v, "val")}  # noqa: E731
 
-    def visit(jaxpr: Any, consts: Any, reached: set) -> set:
-        """Note the constants on the way to some variables; return all variables on the way."""
-        for eqn in reversed(jaxpr.eqns):
-            known = [var in reached and is_float(var.aval) for var in eqn.outvars]
-            if not any(known) or eqn.primitive.name == "stop_gradient":
-                continue
-            before = []
-            closed = [p for p in jax.tree.leaves(list(eqn.params.values())) if jaxprs_among([p])]
-            for outer in closed:
-                (body,), loop = jaxprs_among([outer]), eqn.primitive.name in ("scan", "while")
-                # A loop carries what one result depends on to the others.
-                all_of_them = loop or len(known) != len(body.outvars)
-                ends = body.outvars if all_of_them else itertools.compress(body.outvars, known)
-                inside = visit(body, getattr(outer, "consts", ()), variables(ends))
-                # A branch has no input for the index.
-                skipped = max(len(eqn.invars) - len(body.invars), 0)
-                pairs = zip(eqn.invars[skipped:], body.invars, strict=False)
-                before += eqn.invars[:skipped] + [v for v, of in pairs if of in inside]
-            reached |= variables(before if closed else eqn.invars)
-        for var, const in zip(jaxpr.constvars, consts, strict=False):
-            if var in reached and isinstance(const, jax.Array) and is_float(const):
-                found.update({id(const): const} if sum(n > 1 for n in const.shape) > 1 else {})
-        return reached
+    def note(const: Any) -> Marks:
+        weight = isinstance(const, jax.Array) and is_float(const)
+        if not weight or sum(n > 1 for n in const.shape) < 2:
+            return frozenset()
+        found[id(const)] = const
+        return frozenset([id(const)])
 
-    visit(program.jaxpr, program.consts, variables(program.jaxpr.outvars))
-    return list(found.values())
+    nothing = [frozenset[int]()] * len(program.jaxpr.invars)
+    reached = frozenset().union(*_marks(program, nothing, note, gradient=True))
+    return [const for mark, const in found.items() if mark in reached]

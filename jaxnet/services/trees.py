@@ -121,6 +121,16 @@ class _Words(str):
     __repr__ = str.__str__
 
 
+def is_float(array: Any) -> bool:
+    """Return whether an array, or what stands for one, is of floats and so can have a gradient.
+
+    Example:
+      >>> is_float(jnp.ones(3)), is_float(jnp.arange(3))
+      (True, False)
+    """
+    return hasattr(array, "dtype") and jnp.issubdtype(array.dtype, jnp.inexact)
+
+
 def floats_of(tree: PyTree) -> PyTree:
     """Return the tree with None for each array that is not of floats and so cannot have a gradient.
 
@@ -128,7 +138,7 @@ def floats_of(tree: PyTree) -> PyTree:
       >>> floats_of({"int8": jnp.ones(2, jnp.int8), "scale": jnp.float32(0.5)})
       {'int8': None, 'scale': Array(0.5, dtype=float32)}
     """
-    return jax.tree.map(lambda a: a if jnp.issubdtype(a.dtype, jnp.inexact) else None, tree)
+    return jax.tree.map(lambda a: a if is_float(a) else None, tree)
 
 
 def with_floats(tree: PyTree, floats: PyTree) -> PyTree:

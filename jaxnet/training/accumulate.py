@@ -47,7 +47,7 @@ def accumulated(
         metrics = lambda floats: loss(floats, state, *first, key)[1][1]  # noqa: E731
         jaxpr, found = jax.make_jaxpr(metrics, return_shape=True)(floats)
         weight = [path for path, _ in flat(found, None)].index("loss/weight")
-        if depends_on(jaxpr.jaxpr, [True] * len(jaxpr.jaxpr.invars))[weight]:
+        if depends_on(jaxpr, [True] * len(jaxpr.jaxpr.invars), gradient=True)[weight]:
             raise ValueError(
                 "step: accumulate= needs a loss (totals, weights) whose weights do not depend on "
                 "the params. Write jax.lax.stop_gradient(weights), or accumulate=1"

@@ -10,7 +10,7 @@ import numpy as np
 from jaxnet.core import Layer, Params, State, as_layer
 from jaxnet.services.checks import all_native, as_rows, at_least, check_type, to_device
 from jaxnet.services.keywords import explain_keywords
-from jaxnet.services.trees import Memo, PyTree, memo_of, path_name
+from jaxnet.services.trees import Memo, PyTree, is_float, memo_of, path_name
 from jaxnet.training import placement
 from jaxnet.training.objective import Average, averaged, supervised_in, traced
 from jaxnet.training.targets import check_targets, rows_are_in_order
@@ -121,7 +121,7 @@ def explain_nan(layer: Layer, params, state, data: PyTree, batch_size: int) -> N
       embedding: ids must be in [0, 5), got 9
     """
     leaves = jax.tree.leaves((params, state))
-    known = all(np.isfinite(leaf).all() for leaf in leaves if _float(leaf))
+    known = all(np.isfinite(leaf).all() for leaf in leaves if is_float(leaf))
     if not known or placement.shardings_of((params, state, data)) is not None:
         return
     key, count = jax.random.key(0), jax.tree.leaves(data)[0].shape[0]
@@ -129,13 +129,9 @@ def explain_nan(layer: Layer, params, state, data: PyTree, batch_size: int) -> N
     for start in range(0, count, batch_size):
         rows = jax.tree.map(lambda a, start=start: a[start : start + batch_size], data)
         y = program(params, state, rows)
-        if any(jnp.isnan(leaf).any() for leaf in jax.tree.leaves(y) if _float(leaf)):
+        if any(jnp.isnan(leaf).any() for leaf in jax.tree.leaves(y) if is_float(leaf)):
             layer.apply(params, state, rows, key=key)
             return
-
-
-def _float(leaf: Any) -> bool:
-    return jnp.issubdtype(leaf.dtype, jnp.floating)
 
 
 def measure(
@@ -247,7 +243,7 @@ def predict(
     with explain_reuse():
         y = jax.device_get(predict_program(net, size, batches, shardings)(params, state, x))
     whole = any(jnp.issubdtype(leaf.dtype, jnp.integer) for leaf in jax.tree.leaves(x))
-    if whole and any(np.isnan(leaf).any() for leaf in jax.tree.leaves(y) if _float(leaf)):
+    if whole and any(np.isnan(leaf).any() for leaf in jax.tree.leaves(y) if is_float(leaf)):
         explain_nan(net, params, state, x, size)
     return y
 

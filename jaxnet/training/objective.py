@@ -25,7 +25,7 @@ import jax.numpy as jnp
 from jaxnet.core import Layer, Params, State, as_layer, compose, transformed
 from jaxnet.services.checks import LOADER, WrongValues, a_function, check_type, is_list_of_batches
 from jaxnet.services.functions import function_name
-from jaxnet.services.jaxprs import jaxprs_among
+from jaxnet.services.jaxprs import follow
 from jaxnet.services.keywords import explain_keywords
 from jaxnet.services.trees import PyTree, describe, flat, key_spec, shapes_of
 
@@ -279,45 +279,30 @@ def crossed(function: Compare, outputs: PyTree, targets: PyTree) -> tuple[int, .
     shapes = [[leaf.shape for leaf in jax.tree.leaves(side)] for side in sides]
     if not any(_grows(a, b) for a, b in itertools.product(*shapes)):
         return None
+    crossings = []
+
+    def rule(eqn, of, inside):
+        """Return the sides that a result depends on, and its shape before it was broadcast."""
+        if results := [now for now in inside if len(now) == len(eqn.outvars)]:
+            return results[0]
+        out = eqn.outvars[0].aval.shape if eqn.outvars else ()
+        given = {side for side, _ in of if side}
+        sides = "".join(sorted(set("".join(given))))
+        origin = of[0][1] if eqn.primitive.name == "broadcast_in_dim" else out
+        if sides == "ot" and len(given) > 1:
+            largest = max(math.prod(shape) for side, shape in of if side)
+            if math.prod(out) > largest and all(_broadcasts(v.aval.shape, out) for v in eqn.invars):
+                crossings.append(out)
+        return [(sides, origin)] * len(eqn.outvars)
+
     given = [(side, shape) for side, of in zip("ot", shapes, strict=True) for shape in of]
-    return _crossing(jax.make_jaxpr(function)(*sides).jaxpr, given)[1]
+    follow(jax.make_jaxpr(function)(*sides), given, rule, ("", ()))
+    return next(iter(crossings), None)
 
 
 def _grows(a: tuple[int, ...], b: tuple[int, ...]) -> bool:
     both = _broadcast(a, b)
     return both is not None and math.prod(both) > max(math.prod(a), math.prod(b))
-
-
-def _crossing(jaxpr: Any, given: list) -> tuple[list, tuple[int, ...] | None]:
-    """Follow what depends on outputs and on targets; return that of the results, and a crossing.
-
-    Of each variable it knows the sides it depends on, and the shape that it had before it was
-    broadcast.
-    """
-    nothing = "", ()
-    known = dict(zip(jaxpr.invars, given, strict=True))
-    first = None
-    for eqn in jaxpr.eqns:
-        of = [known.get(v, nothing) if not hasattr(v, "val") else nothing for v in eqn.invars]
-        out = eqn.outvars[0].aval.shape if eqn.outvars else ()
-        # A branch has no input for the index, the body of a loop none for what its test reads.
-        inner = jaxprs_among(jax.tree.leaves(list(eqn.params.values())))
-        inner = [p for p in inner if len(p.invars) <= len(of)]
-        inside = [_crossing(p, of[len(of) - len(p.invars) :]) for p in inner]
-        first = first or next((found for _, found in inside if found), None)
-        if results := [now for now, _ in inside if len(now) == len(eqn.outvars)]:
-            known |= zip(eqn.outvars, results[0], strict=True)
-            continue
-        sides = "".join(sorted(set("".join(side for side, _ in of))))
-        origin = of[0][1] if eqn.primitive.name == "broadcast_in_dim" else out
-        known |= {var: (sides, origin) for var in eqn.outvars}
-        apart = [(side, shape) for side, shape in of if side]
-        if sides == "ot" and len({side for side, _ in apart}) > 1:
-            same = all(_broadcasts(var.aval.shape, out) for var in eqn.invars)
-            if same and math.prod(out) > max(math.prod(shape) for _, shape in apart):
-                first = first or out
-    results = [known.get(v, nothing) if not hasattr(v, "val") else nothing for v in jaxpr.outvars]
-    return results, first
 
 
 def _broadcasts(a: tuple[int, ...], out: tuple[int, ...]) -> bool:

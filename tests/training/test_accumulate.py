@@ -96,6 +96,8 @@ def test_weights_that_depend_on_the_params_are_refused():
     words = r"weights do not depend on the params. Write jax.lax.stop"
     with pytest.raises(ValueError, match=words):
         updated(2, loss)
+    fixed = jax.lax.stop_gradient  # as the message says
+    updated(2, lambda *given: (loss(*given)[0], fixed(loss(*given)[1])))
 
 
 def test_the_memory_of_a_step_is_that_of_a_part():
