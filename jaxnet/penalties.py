@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxnet.losses.arrays import wide
+from jaxnet.ops.precision import wide
 from jaxnet.services.checks import all_native, within
 from jaxnet.services.paths import KERNEL as _KERNEL
 from jaxnet.services.paths import check_patterns, fits

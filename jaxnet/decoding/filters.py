@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxnet.losses.arrays import wide
+from jaxnet.ops.precision import wide
 from jaxnet.services.checks import as_array, at_least, within
 from jaxnet.services.meshes import on_auto_axes
 from jaxnet.services.trees import describe

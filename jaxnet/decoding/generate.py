@@ -11,7 +11,7 @@ import numpy as np
 from jaxnet.core import Layer, Params, State
 from jaxnet.decoding.filters import changed, check_filters, filter_logits, latest
 from jaxnet.decoding.nets import inputs_of, model_of, row_of, with_inputs
-from jaxnet.losses.arrays import wide
+from jaxnet.ops.precision import wide
 from jaxnet.services import checks
 from jaxnet.services.meshes import on_auto_axes
 from jaxnet.services.progress import progress_bar

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxnet.core import Layer, Params, State
 from jaxnet.decoding.filters import changed
 from jaxnet.decoding.nets import inputs_of, model_of, with_inputs
-from jaxnet.losses.arrays import wide
+from jaxnet.ops.precision import wide
 from jaxnet.services.checks import a_function, all_at_least, as_array, at_least, check_range, within
 from jaxnet.services.meshes import on_auto_axes
 from jaxnet.services.trees import describe

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxnet.ops import wide
 from jaxnet.services.checks import known
 from jaxnet.services.meshes import on_auto_axes
 from jaxnet.tools import as_array, at_least, within
@@ -224,5 +225,4 @@ def _area(low: jax.Array, high: jax.Array) -> jax.Array:
 
 def _boxes(who: str, what: str, boxes: Any, form: str = "(..., 4)") -> jax.Array:
     """Return boxes in float32 at least: differences of unsigned integers would wrap."""
-    boxes = as_array(who, what, boxes, form, "reals")
-    return boxes.astype(jnp.promote_types(boxes.dtype, jnp.float32))
+    return wide(as_array(who, what, boxes, form, "reals"))

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnet.ops import precision
+from jaxnet.ops.precision import wide as wide
 from jaxnet.services.checks import (
     WrongValues,
     as_array,
@@ -20,11 +20,6 @@ from jaxnet.services.checks import (
 from jaxnet.services.trees import describe
 
 Loss = Callable[[Any, Any], jax.Array]  # (outputs, targets) -> one value per example or entry
-
-
-def wide(x: Any) -> jax.Array:
-    """Return x in float32 at least: bfloat16 has too few digits for sums and logarithms."""
-    return precision.wide(jnp.asarray(x))
 
 
 def log(p: jax.Array) -> jax.Array:
