@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxnet.services.checks import at_least, check_list, check_type, on_host
+from jaxnet.services.checks import between, check_list, check_type, on_host
 from jaxnet.services.extras import extra
 from jaxnet.services.files import readable, replacing
 
@@ -206,13 +206,8 @@ def subwords(
     """
     tokenizers = _import_tokenizers()
     named = _checked_special(special, SPECIAL[:3], "subwords")
-    least = 256 + len(named)
-    at_least("subwords", "size", size)
-    if not least <= size <= LARGEST:
-        raise ValueError(
-            f"subwords: size must be at least {least}, 256 bytes and {len(named)} special entries, "
-            f"and at most {LARGEST}, got {size}"
-        )
+    what = f"size (256 bytes, {len(named)} special entries and the rest)"
+    between("subwords", what, size, 256 + len(named), LARGEST)
     sentences = check_list("subwords", "sentences", sentences, "str")
     for i, sentence in enumerate(sentences):
         _check_text("subwords", f"sentence {i}", sentence)

@@ -147,7 +147,6 @@ def _prefixes(log_p: jax.Array, length: jax.Array, beams: int, blank: int):
 def _read(who: str, logits: Any, lengths: Any, blank: int) -> tuple[jax.Array, ...]:
     """Return checked logits and lengths, and whether each example has a most probable path
     (batch,)."""
-    at_least(who, "blank", blank, 0)
     logits, lengths = read_steps(who, logits, ... if lengths is None else lengths, blank, {})
     steps = logits.shape[1]
     fine = (logits.max(-1) > -jnp.inf) | (jnp.arange(steps)[None] >= lengths[:, None])

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxnet.ops.precision import wide
-from jaxnet.services.checks import as_array, at_least, within
+from jaxnet.services.checks import as_array, between, within
 from jaxnet.services.meshes import on_auto_axes
 from jaxnet.services.trees import describe
 
@@ -91,11 +91,8 @@ def check_filters(who, temperature, top_k, top_p, min_p, repetition_penalty, voc
     within(who, "top_p", top_p, "(0, 1]", optional=True)
     within(who, "min_p", min_p, "[0, 1]", optional=True)
     within(who, "repetition_penalty", repetition_penalty, "(0, inf)", optional=True)
-    at_least(who, "top_k", top_k, optional=True)
-    if top_k is not None and top_k > vocabulary:
-        raise ValueError(
-            f"{who}: top_k must be at most the number of tokens, {vocabulary}, got {top_k}"
-        )
+    if top_k is not None:
+        between(who, "top_k", top_k, 1, vocabulary, "the number of tokens")
 
 
 def latest(n: int, tokens: jax.Array, written: Any) -> jax.Array:

@@ -13,6 +13,7 @@ from jaxnet.decoding.filters import changed, check_filters, filter_logits, lates
 from jaxnet.decoding.nets import inputs_of, model_of, row_of, with_inputs
 from jaxnet.ops.precision import wide
 from jaxnet.services import checks
+from jaxnet.services.keywords import instead
 from jaxnet.services.meshes import on_auto_axes
 from jaxnet.services.progress import progress_bar
 from jaxnet.services.trees import describe, memo_of, signature
@@ -191,9 +192,7 @@ def iterate(
       (1,)
     """
     for name in options.keys() - set(_Options._fields):
-        raise TypeError(
-            f"iterate: unknown option {name!r}; there are {', '.join(_Options._fields)}"
-        )
+        raise TypeError(f"iterate: unknown option {name}; {instead(name, list(_Options._fields))}")
     given = _Options(**options)
     run, advance = _begin("iterate", net, params, prompt, key, given)
     if checks.is_traced(run):
@@ -284,9 +283,9 @@ def _begin(
     models = [model_of(who, "net", extra, net, params, given.state)]
     if given.draft is not None:
         if not isinstance(given.draft, tuple | list) or len(given.draft) not in (2, 3):
+            got = type(given.draft).__name__
             raise TypeError(
-                f"{who}: draft must be (net, params) or (net, params, state), got "
-                f"{type(given.draft).__name__}"
+                f"{who}: draft must be (net, params) or (net, params, state), got {got}"
             )
         models.append(model_of(who, "draft", extra, *given.draft))
     proposals = given.draft_length * (len(models) - 1)
@@ -295,8 +294,7 @@ def _begin(
     sizes = [_fit(who, extra, *one, max(64, _power(needed)), needed) for one in models]
     if len({vocabulary for _, vocabulary in sizes}) > 1:
         raise ValueError(
-            f"{who}: net and draft must have the same vocabulary, got logits for {sizes[0][1]} and "
-            f"{sizes[1][1]} tokens"
+            f"{who}: net and draft must have one vocabulary, got {sizes[0][1]} and {sizes[1][1]}"
         )
     capacity, vocabulary = min(sizes)
     checks.check_range(rows, vocabulary, f"{who}: ids of the prompt")
@@ -391,8 +389,7 @@ def _prompts(who: str, prompt: Any) -> tuple[Any, np.ndarray]:
         raise ValueError(f"{who}: needs at least one prompt, got none")
     if not lengths.all():
         raise ValueError(
-            f"{who}: prompt {int(np.argmin(lengths))} is empty. Begin it with a token, such as the "
-            "one that begins a text"
+            f"{who}: prompt {int(np.argmin(lengths))} is empty; begin it with a token of a start"
         )
     if isinstance(rows, list):
         rows = xp.stack([xp.pad(row, (0, lengths.max() - len(row))) for row in rows])
@@ -428,12 +425,9 @@ def _stops(who: str, stop: Any, vocabulary: int) -> np.ndarray:
             "stop=[vocabulary.encode(text)] for a sequence"
         )
     given = [one if np.ndim(one) else [one] for one in given]
-    found = [checks.on_host(who, "stop", one, "(n,)", "integers") for one in given]
+    found = [checks.on_host(who, "stop", one, "(n,)", "integers", empty=False) for one in given]
     for ids in found:
-        if not ids.size or ids.min() < 0 or ids.max() >= vocabulary:
-            raise ValueError(
-                f"{who}: stop must hold ids in [0, {vocabulary}) and sequences of them, got {ids}"
-            )
+        checks.check_range(ids, vocabulary, f"{who}: ids of stop")
     longest = max(map(len, found), default=1)
     found = [ids.astype(np.int32) for ids in found]  # before -1, which uint8 does not hold
     rows = [np.pad(ids, (longest - len(ids), 0), constant_values=-1) for ids in found]

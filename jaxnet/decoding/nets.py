@@ -28,8 +28,7 @@ def inputs_of(who: str, inputs: Any, batch: int) -> tuple:
     for leaf in jax.tree.leaves(inputs := all_native(inputs, who, "inputs")):
         if np.shape(leaf)[:1] != (batch,):
             raise ValueError(
-                f"{who}: inputs must have the batch axis of the prompts first, ({batch}, ...), got "
-                f"{describe(leaf)}"
+                f"{who}: inputs must have a row per prompt, ({batch}, ...), got {describe(leaf)}"
             )
     return jax.tree.map(jnp.asarray, inputs)
 

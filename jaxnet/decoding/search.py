@@ -10,7 +10,7 @@ from jaxnet.core import Layer, Params, State
 from jaxnet.decoding.filters import changed
 from jaxnet.decoding.nets import inputs_of, model_of, with_inputs
 from jaxnet.ops.precision import wide
-from jaxnet.services.checks import a_function, all_at_least, as_array, at_least, check_range, within
+from jaxnet.services import checks
 from jaxnet.services.meshes import on_auto_axes
 from jaxnet.services.trees import describe
 from jaxnet.transforms.stream import batch_axes, start_stream, stream
@@ -79,12 +79,12 @@ def beam_search(
     Reference: Sutskever, Vinyals and Le 2014, "Sequence to Sequence Learning", 3.2.
     """
     who = "beam_search"
-    all_at_least(who, beams=beams, length=length)
-    within(who, "length_penalty", length_penalty, "[0, inf)")
-    a_function(who, "logits", logits, "(values, ids)", optional=True)
-    prompt = as_array(who, "prompt", prompt, "(batch, time)", "integers")
+    checks.all_at_least(who, beams=beams, length=length)
+    checks.within(who, "length_penalty", length_penalty, "[0, inf)")
+    checks.a_function(who, "logits", logits, "(values, ids)", optional=True)
+    prompt = checks.as_array(who, "prompt", prompt, "(batch, time)", "integers")
     batch, time = prompt.shape
-    at_least(who, "the number of tokens of a prompt", time)
+    checks.at_least(who, "the number of tokens of a prompt", time)
     inputs = inputs_of(who, inputs, batch)
     net, params, state = model_of(who, "net", inputs, net, params, state)
     beam, first = stream(net, time + length - 1), prompt[:, -1].astype(jnp.int32)
@@ -95,8 +95,7 @@ def beam_search(
         shape = getattr(z, "shape", ())
         if len(shape) != 3 or shape[:2] != (batch, 1) or not shape[2]:
             raise ValueError(
-                f"{who}: the net must give logits (batch, time, vocabulary), here ({batch}, 1, "
-                f"...), got {describe(z)}"
+                f"{who}: the net must give logits ({batch}, 1, vocabulary), got {describe(z)}"
             )
         return state, z[:, 0]
 
@@ -104,10 +103,8 @@ def beam_search(
     state = start_stream(beam, chunk, state)
     spec = jax.eval_shape(step, state, first)[1]
     vocabulary = spec.shape[1]
-    check_range(prompt, vocabulary, f"{who}: ids of the prompt")
-    at_least(who, "end", end, 0)
-    if end >= vocabulary:
-        raise ValueError(f"{who}: end must be in [0, vocabulary) = [0, {vocabulary}), got {end}")
+    checks.check_range(prompt, vocabulary, f"{who}: ids of the prompt")
+    checks.between(who, "end", end, 0, vocabulary - 1, "the last id")
     if time > 1:
         _, state = beam.apply(params, state, with_inputs(inputs, prompt[:, :-1]))
     axes = batch_axes(beam, chunk)

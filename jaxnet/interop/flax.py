@@ -75,11 +75,8 @@ def from_linen(module: nn.Module, *, call: Call | None = None, name: str | None 
         evaluated = lambda m, x: call(m, x, False)  # noqa: E731
         shapes = jax.eval_shape(lambda x: module.init(key, x, method=evaluated), x)
         # What is sown is a tuple. Flax before 0.12.9 refuses it if it depends on x.
-        sown = [
-            n
-            for n, tree in shapes.items()
-            if tree and all(isinstance(a, tuple) for a in flatten_dict(tree).values())
-        ]
+        leaves = {n: flatten_dict(tree).values() for n, tree in shapes.items()}
+        sown = [n for n, all_ in leaves.items() if all_ and all(isinstance(a, tuple) for a in all_)]
         # lazy_init passes only shapes to the module and does not run a forward pass.
         variables = module.lazy_init(key, x, method=evaluated, mutable=DenyList(sown))
         variables = unfreeze(nn.meta.unbox(variables))
@@ -230,11 +227,8 @@ def from_nnx(
 
     def build(rngs):
         module = make(rngs)
-        if not isinstance(module, nnx.Module):
-            raise TypeError(
-                f"from_nnx: the function must return an NNX module, got {type(module).__name__}; "
-                "for a Linen module use from_linen"
-            )
+        hint = "for a Linen module use from_linen"
+        check_type("from_nnx", "what is built", module, nnx.Module, "an NNX module", hint)
         return module
 
     abstract = nnx.eval_shape(lambda: build(nnx.Rngs(0)))

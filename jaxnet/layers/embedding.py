@@ -18,6 +18,7 @@ from jaxnet.services.checks import (
     all_at_least,
     as_array,
     at_least,
+    between,
     check_floats,
     check_options,
     check_range,
@@ -94,9 +95,8 @@ def embedding(
     """
     all_at_least(name, vocabulary=vocabulary, features=features)
     check_options(name, tied=tied, embedding_init=embedding_init)
-    at_least(name, "padding_idx", padding_idx, 0, optional=True)
-    if padding_idx is not None and padding_idx >= vocabulary:
-        raise ValueError(f"{name}: padding_idx must be below {vocabulary}, got {padding_idx}")
+    if padding_idx is not None:
+        between(name, "padding_idx", padding_idx, 0, vocabulary - 1, "the last id")
 
     def table_init(key, shape, dtype):
         table = jnp.asarray(embedding_init(key, shape, dtype))

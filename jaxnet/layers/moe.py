@@ -12,7 +12,8 @@ from jaxnet.layers.dense import dense
 from jaxnet.ops.precision import wide
 from jaxnet.ops.product import rows as rows_of
 from jaxnet.services.checks import (
-    all_at_least,
+    at_least,
+    between,
     check_floats,
     check_options,
     check_range,
@@ -105,9 +106,8 @@ def moe(
     "MegaBlocks"; layout: Jiang et al. 2024, "Mixtral of Experts".
     """
     expert = as_layer(expert, name, "expert")
-    all_at_least(name, experts=experts, k=k)
-    if k > experts:
-        raise ValueError(f"{name}: k must be at most experts = {experts}, got {k}")
+    at_least(name, "experts", experts)
+    between(name, "k", k, 1, experts, "the number of experts")
     within(name, "capacity", capacity, "(0, inf)", optional=True)
     divide = k > 1 if renormalize is None else renormalize
     check_options(name, renormalize=divide, kernel_init=kernel_init)

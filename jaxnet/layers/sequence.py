@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnet.core import Layer, as_layer, compose, transformed
-from jaxnet.services.checks import a_function, is_traced
+from jaxnet.services.checks import a_function, check_values, is_traced
 from jaxnet.services.trees import PyTree
 
 
@@ -149,14 +149,9 @@ def _check_lengths(lengths: Any, shape: tuple[int, ...], who: str) -> None:
             f"{who}: lengths must be (batch,) = {shape[:1]} for x of shape {tuple(shape)}, "
             f"got {tuple(lengths.shape)}"
         )
-    if isinstance(lengths, jax.ShapeDtypeStruct) or is_traced(lengths):
-        return
-    known = np.asarray(lengths)
-    if known.size and not (0 <= known.min() and known.max() <= shape[1]):
-        raise ValueError(
-            f"{who}: lengths must be in [0, {shape[1]}], the number of steps of x, "
-            f"got {known.min()} to {known.max()}"
-        )
+    if not isinstance(lengths, jax.ShapeDtypeStruct) and not is_traced(lengths):
+        steps = f"[0, {shape[1]}]"
+        check_values(who, "lengths, in steps of x,", np.asarray(lengths), steps)
 
 
 def time_distributed(layer: Layer | Callable, *, name: str | None = None) -> Layer:

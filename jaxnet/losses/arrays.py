@@ -11,6 +11,7 @@ from jaxnet.ops.precision import wide as wide
 from jaxnet.services.checks import (
     WrongValues,
     as_array,
+    between,
     check_range,
     is_traced,
     known,
@@ -110,8 +111,7 @@ def read_steps(
     """Return checked logits (batch, steps, classes) and lengths (batch,); ... means all steps."""
     z = as_array(who, "logits", logits, "(batch, steps, classes)", "reals", sizes)
     batch, steps, classes = z.shape
-    if blank >= classes:
-        raise ValueError(f"{who}: blank must be in [0, classes) = [0, {classes}), got {blank}")
+    between(who, "blank", blank, 0, classes - 1, "the last class")
     lengths = np.full(batch, steps, np.int32) if lengths is ... else lengths
     size = as_array(who, "lengths", lengths, "(batch,)", "integers", sizes)
     check_range(lengths, steps + 1, f"{who}: lengths")

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 
 from jaxnet.losses.arrays import are_probabilities, one_logit, read_same, read_targets
 from jaxnet.losses.form import comparison
-from jaxnet.services.checks import at_least, is_traced, known
+from jaxnet.services.checks import at_least, between, is_traced, known
 from jaxnet.services.warn import warn
 
 
@@ -79,10 +79,7 @@ def top_k_accuracy(outputs: jax.Array, targets: jax.Array, *, k: int) -> jax.Arr
       >>> top_k_accuracy(z, jnp.array([0, 0]), k=2).tolist()
       [0.0, 1.0]
     """
-    if k > outputs.shape[-1]:
-        raise ValueError(
-            f"top_k_accuracy: k must be at most the number of classes, {outputs.shape[-1]}, got {k}"
-        )
+    between("top_k_accuracy", "k", k, 1, outputs.shape[-1], "the number of classes")
     best = jax.lax.top_k(outputs, k)[1]  # (batch, ..., k)
     return _float((best == targets[..., None]).any(-1), outputs)
 

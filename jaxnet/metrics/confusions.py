@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnet.services.checks import as_array, at_least, known
+from jaxnet.services.checks import as_array, at_least, between, known
 from jaxnet.services.meshes import on_auto_axes
 
 MOST_CLASSES = 46_340  # its square is below 2**31
@@ -47,9 +47,7 @@ def confusion(
       >>> confusion(jnp.array([0, 1, 1, 2]), jnp.array([0, 1, 2, -1]), classes=3).tolist()
       [[1, 0, 0], [0, 1, 0], [0, 1, 0]]
     """
-    at_least("confusion", "classes", classes)
-    if classes > MOST_CLASSES:
-        raise ValueError(f"confusion: classes must be at most {MOST_CLASSES:,}, got {classes}")
+    between("confusion", "classes", classes, 1, MOST_CLASSES)
     at_least("confusion", "void", void, -(2**31), optional=True)
     same = np.shape(predictions) == np.shape(labels)
     if same and jnp.issubdtype(getattr(predictions, "dtype", int), jnp.floating):

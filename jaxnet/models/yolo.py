@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from jaxnet import Layer, batch_norm, compose, conv, tools
 from jaxnet.detection import area, iou, non_max_suppression, to_corners, to_middle
 from jaxnet.initializers import he_normal
-from jaxnet.services.checks import WrongValues, all_at_least, all_within, known
+from jaxnet.services.checks import WrongValues, all_at_least, all_within, check_type, known
 from jaxnet.services.trees import describe
 
 leaky_relu = partial(jax.nn.leaky_relu, negative_slope=0.1)  # equation 2 of the paper
@@ -96,8 +96,7 @@ def yolo(
     Object Detection".
     """
     all_at_least(name, classes=classes, boxes=boxes)
-    if not isinstance(hidden, tuple | list):
-        raise TypeError(f"{name}: hidden must be a tuple of features, got {hidden!r:.60}")
+    check_type(name, "hidden", hidden, tuple | list, "a tuple of features")
     head = []
     for i, features in enumerate(hidden, 1):
         no_bias = partial(conv, use_bias=False, kernel_init=he_normal())  # batch norm has a bias

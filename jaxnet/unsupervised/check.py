@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxnet import Trainer, TrainState, fit
-from jaxnet.services.checks import all_at_least, check_finite, check_key
+from jaxnet.services.checks import all_at_least, between, check_finite, check_key
 from jaxnet.tools import as_array, at_least
 from jaxnet.typing import Params
 
@@ -51,11 +51,9 @@ def check_examples(x: Any, features: int, who: str, *, limit: int | None = None)
         raise ValueError(f"{who}: x must hold at least one example and one input, got {x.shape}")
     check_finite(who, x)
     at_least(who, "features", features)
-    if limit is not None and features > x.shape[limit]:
-        raise ValueError(
-            f"{who}: {x.shape[0]} examples of {x.shape[1]} inputs give at most {x.shape[limit]} "
-            f"features, got {features}"
-        )
+    if limit is not None:
+        meaning = f"for {x.shape[0]} examples of {x.shape[1]} inputs"
+        between(who, "features", features, 1, x.shape[limit], meaning)
     return x
 
 

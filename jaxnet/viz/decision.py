@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxnet.services.checks import a_function
+from jaxnet.services.checks import a_function, check_values
 from jaxnet.tools import at_least, on_host
 from jaxnet.viz.style import COLORS, Figure, cells, grid, new_figure, plain, styled, texts
 
@@ -76,11 +76,8 @@ def decision(
     both = np.concatenate([plane, x.astype(np.float32)])
     found = {title: _classes(f, both) for title, f in panels.items()}
     classes = np.concatenate([y, *found.values()])
-    count, least = 1 + classes.max(), classes.min()
-    if least < 0 or count > len(COLORS):
-        raise ValueError(
-            f"decision: classes must be 0 to {len(COLORS) - 1}, got {least} to {count - 1}"
-        )
+    count = 1 + classes.max()
+    check_values("decision", "classes", classes, f"[0, {len(COLORS)})")
     names = list(map(str, range(count))) if names is None else texts("decision", "names", names)
     if len(names) < count:
         raise ValueError(f"decision: expected {count} names, one per class, got {len(names)}")

@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxnet.services.checks import check_type
 from jaxnet.tools import at_least, on_host
 from jaxnet.viz.style import Figure, cells, frame, grid, new_figure, signed_scale, styled
 
@@ -62,8 +63,7 @@ def _as_images(kernel: np.ndarray, shape: tuple[int, ...] | None) -> np.ndarray:
     """Return the kernel as (height, width, inputs, filters)."""
     if kernel.ndim == 4 and kernel.size and shape is None:
         return kernel
-    if not isinstance(shape, tuple | list | None):
-        raise TypeError(f"filters: shape must be (height, width), got {shape!r:.60}")
+    check_type("filters", "shape", shape, tuple | list | None, "(height, width)")
     if kernel.ndim != 2 or not kernel.size:
         raise ValueError(
             "filters: expected (height, width, inputs, filters), or (pixels, units) and a shape, "

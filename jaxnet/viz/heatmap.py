@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxnet.services.checks import one_of
 from jaxnet.tools import on_host, within
 from jaxnet.viz.feature_maps import show_image
 from jaxnet.viz.style import Figure, a_dict, frame, new_figure, signed_scale, styled, texts
@@ -54,10 +55,8 @@ def heatmap(
     if not flat:
         raise ValueError("heatmap: expected at least one map, such as {'saliency': gradient}")
     titles = None if titles is None else texts("heatmap", "titles", titles, len(images), "image")
-    if missing := set(unsigned) - set(maps):
-        raise ValueError(
-            f"heatmap: unsigned must name maps among {', '.join(maps)}, got {', '.join(missing)}"
-        )
+    for name in unsigned:
+        one_of("heatmap", "unsigned", name, maps)
     height, width = images.shape[1:3]
     lines = [line for title in titles or [] for line in title.split("\n")]
     left = 0.09 * max(map(len, lines), default=0)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from jaxnet.inspect import ReceptiveFields
-from jaxnet.services.checks import check_list, check_type
+from jaxnet.services.checks import check_list, check_type, one_of
 from jaxnet.tools import on_host
 from jaxnet.viz.feature_maps import show_image
 from jaxnet.viz.style import COLORS, Figure, new_figure, plain, styled, texts
@@ -35,19 +35,13 @@ def receptive(image: Any, fields: ReceptiveFields, paths: Sequence[str] | None =
 
     image = on_host("receptive", "image", image, dtype="booleans or numbers")
     if image.ndim not in (2, 3) or not image.size:
-        raise ValueError(
-            f"receptive: image must have shape (height, width, channels), got {image.shape}"
-        )
+        raise ValueError(f"receptive: image must be (height, width, channels), got {image.shape}")
     result = "the result of jn.inspect.receptive_fields"
     check_type("receptive", "fields", fields, ReceptiveFields, result)
     paths = _distinct(fields) if paths is None else check_list("receptive", "paths", paths, "str")
     texts("receptive", "paths", paths)
     for path in paths:
-        if path not in fields.fields:
-            raise ValueError(
-                f"receptive: {fields.name} has no layer with maps {path!r}; layers: "
-                f"{', '.join(fields.fields)}"
-            )
+        one_of("receptive", f"a layer with maps of {fields.name}", path, fields.fields)
     side = 2.4  # inches
     high = side * image.shape[0] / image.shape[1]
     figure = new_figure(side + 0.1, high + 0.3 + 0.18 * len(paths))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jaxnet.services.checks import check_list, check_type
+from jaxnet.services.checks import check_list, check_type, one_of
 from jaxnet.services.extras import command
 from jaxnet.services.files import file_path, replacing
 from jaxnet.tools import at_least, within
@@ -99,11 +99,7 @@ def save(
     within("viz.save", "dpi", dpi, "(0, 10000]")
     path = file_path("viz.save", path)
     kinds, kind = figure.canvas.get_supported_filetypes(), path.suffix.lower()[1:]
-    if kind not in kinds:
-        raise ValueError(
-            f"viz.save: path must end in {', '.join(f'.{name}' for name in kinds)}, "
-            f"got {path.suffix!r}"
-        )
+    one_of("viz.save", "the suffix of path", kind, kinds)
     with replacing("viz.save", path) as file:
         figure.savefig(file, dpi=dpi, format=kind, metadata=metadata)
     return path

@@ -70,7 +70,7 @@ def test_numbers_may_be_traced_and_axes_free():
 
 @pytest.mark.parametrize(("options", "words"), [
     ({"temperature": 0}, r"temperature is what divides the logits, in \(0, inf\), got 0"),
-    ({"top_k": 5}, "top_k must be at most the number of tokens, 4, got 5"),
+    ({"top_k": 5}, "top_k must be 1 to 4, the number of tokens, got 5"),
     ({"top_p": 1.5}, r"top_p must be in \(0, 1\], got 1.5"),
     ({"min_p": -1}, r"min_p must be in \[0, 1\], got -1"),
     ({"repetition_penalty": 2.0}, "repetition_penalty needs seen"),

@@ -360,9 +360,9 @@ def test_params_on_a_mesh(on_devices):
     ("text", {}, TypeError, "encode it first"),
     ([[1]], {"temperature": 1.0}, TypeError, "needs a key"),
     ([[1]], {"temperature": -1.0}, ValueError, "temperature must be in"),
-    ([[1]], {"stop": 13}, ValueError, r"stop must hold ids in \[0, 13\)"),
-    ([[1]], {"stop": [[]]}, ValueError, "stop must hold ids"),
-    ([[1]], {"top_k": 14}, ValueError, "top_k must be at most"),
+    ([[1]], {"stop": 13}, ValueError, r"ids of stop must be in \[0, 13\), got 13"),
+    ([[1]], {"stop": [[]]}, ValueError, r"stop must have shape \(n,\) .* at least 1"),
+    ([[1]], {"top_k": 14}, ValueError, "top_k must be 1 to 13"),
     ([[1]], {"draft": jn.dense(3)}, TypeError, "draft must be"),
     ([[1]], {"key": jax.random.split(KEY), "temperature": 1.0}, ValueError,
      r"have shape \(\) or \(1,\), got \(2,\)"),
@@ -378,7 +378,7 @@ def test_params_on_a_mesh(on_devices):
 def test_refusals(plain, prompt, options, error, words):
     with pytest.raises(error, match=words):
         generate(*plain, prompt, **{"length": 3, "temperature": 0} | options)
-    with pytest.raises(TypeError, match="iterate: unknown option 'tempo'; there are length, state"):
+    with pytest.raises(TypeError, match="iterate: unknown option tempo; known: length, state"):
         iterate(*plain, [[1]], KEY, tempo=1)
 
 
@@ -396,7 +396,7 @@ def test_nets_that_do_not_fit(net, words):
 def test_a_draft_of_another_vocabulary(plain):
     net = jn.serial(jn.embedding(5, 8), jn.gru(8), jn.dense(5))
     params, _ = net.init(KEY, jn.spec((1, 4), jnp.int32))
-    with pytest.raises(ValueError, match="the same vocabulary, got logits for 13 and 5"):
+    with pytest.raises(ValueError, match="one vocabulary, got 13 and 5"):
         generate(*plain, [[1]], length=2, temperature=0, draft=(net, params))
 
 

@@ -33,7 +33,7 @@ def test_inputs_before_the_tokens_are_the_same_at_each_step(x64, draft):
 
 
 @pytest.mark.parametrize(("inputs", "error", "words"), [
-    ((np.eye(2),), ValueError, r"inputs must have the batch axis of the prompts first, \(3, ...\)"),
+    ((np.eye(2),), ValueError, r"inputs must have a row per prompt, \(3, ...\)"),
     (np.eye(3), TypeError, r"inputs must be a tuple, such as \(source, lengths\), got ndarray"),
 ])  # fmt: skip
 def test_inputs_that_do_not_fit(inputs, error, words):

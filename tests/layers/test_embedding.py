@@ -149,7 +149,7 @@ WAVES, HEADS = jn.layers.sinusoidal_positions(), jnp.ones((1, 3, 2, 4))
      r"or floats \(..., 4\) that become logits, got \(2, 5\)"),
     (lambda: jn.embedding(0, 4), ValueError, "vocabulary must be at least 1, got 0"),
     (lambda: jn.embedding(11, 4, padding_idx=11), ValueError,
-     "padding_idx must be below 11, got 11"),
+     "padding_idx must be 0 to 10, the last id, got 11"),
     (lambda: inits(PLACES, jn.spec((2, 8, 4))), ValueError,
      "has 7 positions, got a sequence of length 8"),
     (lambda: inits(PLACES, jn.spec((2, 4))), ValueError,

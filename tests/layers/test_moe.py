@@ -222,7 +222,7 @@ def test_an_objective_balances_the_experts():
 
 
 @pytest.mark.parametrize(("call", "words"), [
-    (lambda: jn.moe(GATED, 3, 4), "moe: k must be at most experts = 3, got 4"),
+    (lambda: jn.moe(GATED, 3, 4), "moe: k must be 1 to 3, the number of experts, got 4"),
     (lambda: drawn(jn.moe(jn.batch_norm(), 3, 2)),
      "moe: expert must have no state, got batch_norm with mean, var"),
     (lambda: drawn(jn.moe(lambda x: x[0], 3, 2)), "expert must map"),

@@ -218,7 +218,7 @@ def test_a_length_out_of_range_is_told_or_nan(layer):
     x, lengths = np.ones((4, 5, 2), np.float32), np.array([5, -1, 6, 0])
     params, state = layer.init(jax.random.key(0), x)
     for call in (layer.apply, partial(jn.predict, layer)):
-        with pytest.raises(ValueError, match=r"lengths must be in \[0, 5\], the number of steps"):
+        with pytest.raises(ValueError, match=r"lengths, in steps of x, must be in \[0, 5\]"):
             call(params, state, (x, lengths))
     y, _ = jit_apply(layer, params, state, (x, lengths))
     y = jax.tree.leaves(y)[0]

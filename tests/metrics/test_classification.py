@@ -91,7 +91,7 @@ NONE = jnp.zeros(4, int)
     (lambda: metrics.accuracy(SCORES, jnp.eye(4, 3)), ValueError,
      "each row of targets must sum to 1, got 0"),
     (lambda: metrics.top_k_accuracy(SCORES, NONE, k=4), ValueError,
-     "at most the number of classes, 3, got 4"),
+     "k must be 1 to 3, the number of classes, got 4"),
     (lambda: metrics.top_k_accuracy(SCORES, NONE, k=0), ValueError, "k must be at least 1, got 0"),
     (lambda: metrics.binary_accuracy(SCORES, NONE), ValueError, r"outputs\[..., 0\]"),
     (lambda: metrics.binary_accuracy(SCORES, SCORES, threshold=float("nan")), ValueError,

@@ -17,7 +17,7 @@ HOLED[3, 1] = np.nan
     (HOLED, 1, "fit: 1 of 5 examples contain NaN or Inf, the first at index 3"),
     (jnp.asarray(HOLED), 1, "1 of 5 examples contain NaN"),
     (X, 0, "features must be at least 1, got 0"),
-    (X, 6, "5 examples of 3 inputs give at most 5 features, got 6"),
+    (X, 6, "features must be 1 to 5, for 5 examples of 3 inputs, got 6"),
     (None, 1, "fit: x must be a JAX or NumPy array, got NoneType"),
     (X.tolist(), 1, r"fit: x must be .* got list; write jnp.asarray\(x\)"),
     (X + 0j, 1, "fit: x must hold real numbers, got complex64"),

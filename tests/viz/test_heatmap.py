@@ -66,7 +66,7 @@ def test_a_map_of_zeros_and_images_in_color():
     ({"a": np.zeros((3, 6, 8))}, {}, r"got \(2, 6, 8, 1\) and a \(3, 6, 8\)"),
     ({"a": np.zeros((2, 6))}, {}, r"and a \(2, 6\)"),
     ({"a": np.zeros((2, 6, 8))}, {"titles": ["one"]}, "expected 2 titles, one per"),
-    ({"a": np.zeros((2, 6, 8))}, {"unsigned": ["b"]}, "unsigned must name maps among a, got b"),
+    ({"a": np.zeros((2, 6, 8))}, {"unsigned": ["b"]}, "unsigned must be 'a', got 'b'"),
 ])  # fmt: skip
 def test_messages(maps, options, message):
     with pytest.raises(ValueError, match=message):

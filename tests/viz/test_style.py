@@ -58,8 +58,8 @@ def test_a_figure_replaces_a_file_whole(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(("change", "error", "words"), [
     ({"figure": 3}, TypeError, "viz.save: figure must be a figure of jn.viz, got int"),
-    ({"path": "a"}, ValueError, r"viz.save: path must end in .*\.png.*, got ''"),
-    ({"path": "a.exe"}, ValueError, "viz.save: path must end in "),
+    ({"path": "a"}, ValueError, "viz.save: the suffix of path must be .*'png'.*, got ''"),
+    ({"path": "a.exe"}, ValueError, "viz.save: the suffix of path must be "),
     ({"dpi": 0}, ValueError, r"viz.save: dpi must be in \(0, 10000\], got 0"),
 ], ids=str)  # fmt: skip
 def test_what_cannot_be_saved(tmp_path, monkeypatch, change, error, words):

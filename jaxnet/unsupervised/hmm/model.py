@@ -29,6 +29,7 @@ from jaxnet.services.checks import (
     all_native,
     check_finite,
     check_key,
+    check_type,
     to_device,
 )
 from jaxnet.services.meshes import on_auto_axes
@@ -287,10 +288,7 @@ def _without_padding(sequence: Sequence) -> jax.Array:
 
 
 def _check_emission(who: str, emission: Any) -> None:
-    if not isinstance(emission, Emission):
-        raise TypeError(
-            f"{who}: emission must be an Emission, such as categorical(5), got {emission!r:.60}"
-        )
+    check_type(who, "emission", emission, Emission, "an Emission, such as categorical(5)")
 
 
 def _read(x: Any, lengths: Any, who: str) -> tuple[Sequence, np.ndarray]:

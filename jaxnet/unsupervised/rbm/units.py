@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxnet.ops import plus
+from jaxnet.services.checks import check_type
 
 
 class Visible(NamedTuple):
@@ -46,12 +47,9 @@ def check_visible(who: str, visible: Any) -> None:
       >>> check_visible("rbm", "bernoulli")
       Traceback (most recent call last):
       ...
-      TypeError: rbm: visible must be rbm.bernoulli, rbm.gaussian or a Visible, got 'bernoulli'
+      TypeError: rbm: visible must be rbm.bernoulli, rbm.gaussian or a Visible, got str
     """
-    if not isinstance(visible, Visible):
-        raise TypeError(
-            f"{who}: visible must be rbm.bernoulli, rbm.gaussian or a Visible, got {visible!r:.60}"
-        )
+    check_type(who, "visible", visible, Visible, "rbm.bernoulli, rbm.gaussian or a Visible")
 
 
 def draw(key: jax.Array, p: jax.Array) -> jax.Array:

@@ -258,7 +258,7 @@ GOOD = {"start": jnp.zeros(3), "transition": jnp.zeros((3, 3))}
     (GOOD | {"transition": jnp.zeros((3, 2))}, (2, 4, 3), None, ValueError, r"\(3, 2\)"),
     (GOOD, (2, 4, 5), None, ValueError, r"scores must have .* with states = 3, got \(2, 4, 5"),
     (GOOD, (4, 3), None, ValueError, r"scores must have shape \(batch, time, states\)"),
-    (GOOD, (2, 4, 3), np.array([5, 1]), ValueError, r"lengths must be in \[0, 4\]"),
+    (GOOD, (2, 4, 3), np.array([5, 1]), ValueError, r"lengths, in steps of x, must be in \[0, 4\]"),
     (GOOD, (2, 4, 3), np.array([4.0, 1]), TypeError, "must be an array of integers"),
     (GOOD, (2, 4, 3), np.array([4]), ValueError, r"lengths must be \(batch,\) = \(2,\)"),
     (GOOD, (2, 0, 3), None, ValueError, "at least one time step"),
