@@ -10,26 +10,7 @@ import pytest
 import jaxnet as jn
 from tests.compiled import jit_apply, jit_pull
 
-
-def correlate(image, kernel, padding="VALID", strides=1):
-    """The map that one filter makes of one picture."""
-    image, kernel = jnp.array(image, jnp.float32), jnp.array(kernel, jnp.float32)
-    layer = jn.conv(1, kernel.shape, strides=strides, padding=padding, use_bias=False)
-    y, _ = jit_apply(layer, {"kernel": kernel[..., None, None]}, {}, image[None, ..., None])
-    return y[0, ..., 0].tolist()
-
-
 # Values of the lectures.
-
-
-def test_first_convolution():
-    image = [[1, 1, 1, 0, 0], [0, 1, 1, 1, 0], [0, 0, 1, 1, 1], [0, 0, 1, 1, 0], [0, 1, 1, 0, 0]]
-    kernel = [[1, 0, 1], [0, 1, 0], [1, 0, 1]]
-    assert correlate(image, kernel) == [[4, 3, 4], [2, 4, 3], [2, 3, 4]]
-
-
-def test_the_kernel_is_not_reversed():
-    assert correlate([[1, 2, 4, 8]], [[1, 10]]) == [[21, 42, 84]]
 
 
 def counted(layer, shape):
@@ -69,16 +50,6 @@ def output_shape(layer, shape):
 )  # fmt: skip
 def test_shapes(layer, x, y):
     assert output_shape(layer, x) == y
-
-
-def test_causal_sees_no_later_inputs():
-    layer = jn.conv(4, 3, padding="CAUSAL", dilation=2)
-    x = np.random.default_rng(0).normal(size=(1, 9, 2)).astype(np.float32)
-    params, _ = layer.init(jax.random.key(1), x)
-    slope = jax.jit(jax.jacobian(lambda x: layer.apply(params, {}, x)[0][0].sum(-1)))(x)
-    reach = np.asarray(slope)[:, 0].any(-1)
-    wanted = [[t - s in (0, 2, 4) for s in range(9)] for t in range(9)]
-    np.testing.assert_array_equal(reach, wanted)
 
 
 def test_fresh_outputs_have_variance_near_one():
@@ -159,23 +130,3 @@ def test_conv_transpose_is_that_of_flax(x64, padding, window, strides):
 def test_messages(make, shape, message):
     with pytest.raises(ValueError, match=message):
         output_shape(make(), shape)
-
-
-def test_a_causal_convolution_in_chunks_of_a_stream():
-    layer = jn.conv(3, (4,), dilation=2, padding="CAUSAL")
-    x = np.random.default_rng(0).normal(size=(2, 11, 5)).astype(np.float32)
-    params, state = layer.init(jax.random.key(1), x)
-    stream = jn.stream(layer)
-    kept, parts = jn.start_stream(stream, x[:, :1]), []
-    for chunk in (x[:, :5], x[:, 5:6], x[:, 6:]):
-        y, kept = jit_apply(stream, params, kept, chunk)
-        parts.append(y)
-    whole, _ = jit_apply(layer, params, state, x)
-    np.testing.assert_allclose(np.concatenate(parts, 1), whole, 1e-5, 1e-6)
-
-
-@pytest.mark.parametrize("options", [{"strides": 2, "padding": "CAUSAL"}, {"padding": "SAME"}])
-def test_a_stream_needs_a_causal_convolution_without_strides(options):
-    stream = jn.stream(jn.conv(3, (4,), **options))
-    with pytest.raises(ValueError, match=r'conv: needs padding="CAUSAL" and strides of 1'):
-        stream.init(jax.random.key(0), jn.spec((2, 5, 3)))

@@ -14,30 +14,6 @@ def train(layer, x, seed=0):
     return y
 
 
-def near(share, wanted, deviation, n):
-    """Within 4 standard errors."""
-    assert abs(share - wanted) < 4 * deviation / np.sqrt(n)
-
-
-@pytest.mark.parametrize("rate", [0.1, 0.9])
-@pytest.mark.parametrize(("make", "shape", "free"), [
-    pytest.param(jn.dropout, (100, 40, 5), (100, 40, 5), id="units"),
-    pytest.param(jn.layers.spatial_dropout, (100, 3, 2, 90), (100, 1, 1, 90), id="channels"),
-    pytest.param(jn.layers.drop_path, (6000, 3, 2), (6000, 1, 1), id="paths"),
-])  # fmt: skip
-def test_drops_its_share_and_rescales_the_rest(make, shape, free, rate):
-    x = jnp.asarray(np.random.default_rng(0).uniform(1, 2, shape), jnp.float32)
-    y = np.asarray(train(make(rate), x))
-    dropped = y == 0
-    np.testing.assert_allclose(y[~dropped], (np.asarray(x) / (1 - rate))[~dropped], rtol=1e-6)
-    # All or nothing: what one entry of the free axes decides holds at all the others.
-    first = dropped[tuple(slice(0, n) for n in free)]
-    assert (dropped == first).all()
-    near(first.mean(), rate, np.sqrt(rate * (1 - rate)), first.size)
-    ratio = (y / np.asarray(x)).mean()
-    near(ratio, 1.0, np.sqrt(rate / (1 - rate)), first.size)
-
-
 def test_axes_choose_what_goes_together():
     y = train(jn.dropout(0.5, axes=(1,)), jnp.ones((3, 50, 4)))
     assert (y == y[:1, :, :1]).all()

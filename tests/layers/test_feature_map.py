@@ -16,22 +16,6 @@ X = np.random.default_rng(0).normal(size=(7, 4))
 # polynomial
 
 
-@pytest.mark.parametrize(("degree", "inputs"), [(1, 4), (4, 4), (4, 1)])
-def test_polynomial_is_scikit_learns(degree, inputs, x64):
-    preprocessing = pytest.importorskip(
-        "sklearn.preprocessing", reason="scikit-learn is the reference"
-    )
-    want = preprocessing.PolynomialFeatures(degree, include_bias=False).fit_transform(X[:, :inputs])
-    y, _ = jit_apply(polynomial(degree), {}, {}, jnp.array(X[:, :inputs]))
-    np.testing.assert_allclose(y, want, 1e-12)
-    assert y.shape[1] == math.comb(inputs + degree, degree) - 1
-
-
-def test_polynomial_sizes_of_the_docstring():
-    y = jax.eval_shape(lambda x: polynomial(2).apply({}, {}, x)[0], jn.spec((3, 64)))
-    assert y.shape == (3, 2144)
-
-
 def test_polynomial_slopes_at_0():
     """d(ab)/da = b also where a = 0, and d(a²)/da = 0."""
     jacobian = jax.jit(jax.jacobian(lambda x: polynomial(2).apply({}, {}, x)[0][0]))(

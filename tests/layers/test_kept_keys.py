@@ -8,24 +8,9 @@ import numpy as np
 import pytest
 
 import jaxnet as jn
-from tests.compiled import jit_apply, jit_init
 
 KEY = jax.random.key(0)
 attention = partial(jn.multi_head_attention, 4, causal=True)
-
-
-@pytest.mark.parametrize("cuts", [(3, 4), (70, 71)], ids=["weights", "blocks"])
-def test_chunks_see_what_the_whole_sequence_sees(cuts):
-    x = np.random.default_rng(1).normal(size=(2, cuts[0] + cuts[1], 8)).astype(np.float32)
-    net = attention(window=(2, 0), rotary=True)
-    params, state = jit_init(net, KEY, x)
-    stream, parts = jn.stream(net, x.shape[1]), []
-    after = jn.start_stream(stream, x, state)
-    for chunk in np.split(x, cuts, 1):
-        y, after = jit_apply(stream, params, after, chunk)
-        parts.append(y)
-    whole, _ = jit_apply(net, params, state, x)
-    np.testing.assert_allclose(np.concatenate(parts, 1), whole, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.slow

@@ -31,13 +31,6 @@ def test_is_a_convolution_where_its_kernels_are_equal(x64, x_shape, window, opti
     np.testing.assert_allclose(jit_apply(layer, shared, {}, x)[0], y, 1e-12, 1e-12)
 
 
-def test_each_position_has_its_own_kernel():
-    layer = jn.layers.locally_connected(1, 2, use_bias=False)
-    kernel = jnp.array([[1.0, 0], [0, 10], [100, 1000]])[..., None]  # (positions, window, 1)
-    y, _ = jit_apply(layer, {"kernel": kernel}, {}, jnp.array([1.0, 2, 3, 4]).reshape(1, 4, 1))
-    assert y.ravel().tolist() == [1, 30, 4300]
-
-
 def test_fresh_outputs_have_variance_near_one():
     layer = jn.layers.locally_connected(7, 5)
     x = jax.random.normal(jax.random.key(0), (40, 12, 11, 3))

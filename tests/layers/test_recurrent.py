@@ -120,41 +120,6 @@ def test_two_halves_with_states_are_the_whole(kind, x64):
     close(b["final"], whole["final"], 1e-13)
 
 
-@pytest.mark.slow
-@each
-def test_cells_step_by_step_are_the_layer(kind, x64):
-    """With the same params, in a model too, and in a loop of one's own."""
-    layer, cell = KINDS[kind]
-    net = jn.serial(layer(FEATURES), layer(FEATURES + 3), jn.dense(2))
-    a, b, c = cell(FEATURES), cell(FEATURES + 3), jn.dense(2)
-
-    def one(m, given):
-        (one, two), x = given
-        one, x = m(a, (one, x))
-        two, x = m(b, (two, x))
-        return (one, two), m(c, x)
-
-    step = jn.compose(one, name="serial")
-    x = jnp.asarray(random(BATCH, TIME, INPUTS))
-    params, _ = net.init(jax.random.key(0), x)
-    wanted, _ = jit_apply(net, params, {}, x)
-    start = (
-        jn.layers.initial_carry(a, x[:, 0]),
-        jn.layers.initial_carry(b, jn.spec((BATCH, FEATURES), x.dtype)),
-    )
-
-    def body(carry, x):
-        return jit_apply(step, params, {}, (carry, x))[0]
-
-    final, y = jax.lax.scan(body, start, x.swapaxes(0, 1))
-    close(y.swapaxes(0, 1), wanted, 1e-12)
-    carry = (None, None)  # zeros
-    for t in range(TIME):
-        (carry, y), _ = jit_apply(step, params, {}, (carry, x[:, t]))
-        close(y, wanted[:, t], 1e-12)
-    close(carry, final, 1e-12)
-
-
 @pytest.mark.fast_cases("gru")
 @each
 def test_cell_and_layer_draw_the_same_params(kind):

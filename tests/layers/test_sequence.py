@@ -28,41 +28,6 @@ LENGTHS = jnp.array([5, 2, 0])
 ONES = jnp.ones((3, 5, 1))
 
 
-@pytest.mark.slow
-def test_forms_in_are_forms_out():
-    x = random(3, 5, 2)
-    layer = jn.gru(4)
-    params, _ = layer.init(jax.random.key(0), x)
-    y, _ = jit_apply(layer, params, {}, x)
-    pair, _ = jit_apply(layer, params, {}, (x, LENGTHS))
-    plain, _ = jit_apply(layer, params, {}, {"x": x})
-    full, _ = jit_apply(layer, params, {}, {"x": x, "lengths": LENGTHS})
-    assert y.shape == (3, 5, 4)
-    assert isinstance(pair, tuple) and pair[1].tolist() == LENGTHS.tolist()
-    assert sorted(plain) == ["final", "x"] and sorted(full) == ["final", "lengths", "x"]
-    np.testing.assert_array_equal(plain["x"], y)
-    np.testing.assert_array_equal(full["x"], pair[0])
-    np.testing.assert_array_equal(plain["final"], y[:, -1])
-    np.testing.assert_array_equal(full["final"][:2], jnp.stack([y[0, 4], y[1, 1]]))
-    all_steps, _ = jit_apply(layer, params, {}, (x, jnp.array([5, 5, 5])))
-    np.testing.assert_allclose(all_steps[0], y, 1e-6, 1e-6)
-
-
-@pytest.mark.slow
-def test_serial_hands_lengths_on():
-    net = jn.serial(
-        jn.lstm(4), jn.layers.time_distributed(jn.dropout(0.5)), jn.bidirectional(jn.gru(3))
-    )
-    x = random(3, 5, 2)
-    params, _ = net.init(jax.random.key(0), x)
-    (y, lengths), _ = jit_apply(net, params, {}, (x, LENGTHS))
-    alone, _ = jit_apply(net, params, {}, x[1:2, :2])
-    np.testing.assert_allclose(y[1, :2], alone[0], 1e-6, 1e-6)
-    assert (y[1, 2:] == 0).all() and (y[2] == 0).all() and lengths is not None
-    noisy, _ = jit_apply(net, params, {}, (x, LENGTHS), key=jax.random.key(1), train=True)
-    assert (noisy[0] != y).any()
-
-
 # bidirectional
 
 
@@ -120,26 +85,6 @@ def test_stacked_is_serial_with_states():
     np.testing.assert_allclose(jnp.concatenate([a["x"], b["x"]], 1), masked, 1e-6, 1e-6)
     assert sorted(b) == ["final", "lengths", "x"]
     np.testing.assert_array_equal(b["final"][1]["h"][1], masked[1, 1])
-
-
-@pytest.mark.slow
-def test_a_whole_model_decodes_with_states():
-    """A character model's way: a prompt at once, then one token at a time, the same net."""
-    net = jn.serial(
-        jn.layers.time_distributed(jn.embedding(7, 3)),
-        jn.layers.stack_rnn(
-            jn.lstm(4), jn.serial(jn.layers.time_distributed(jn.dropout(0.5)), jn.lstm(5))
-        ),
-        jn.layers.time_distributed(jn.dense(7)),
-    )
-    tokens = jnp.array([[1, 2, 3, 4, 5, 6], [6, 5, 4, 3, 2, 1]])
-    params, _ = net.init(jax.random.key(0), tokens)
-    assert sorted(params) == ["dense", "embedding", "stack_rnn"]
-    whole, _ = jit_apply(net, params, {}, tokens)
-    out, _ = jit_apply(net, params, {}, {"x": tokens[:, :2]})
-    for t in range(2, 6):
-        out, _ = jit_apply(net, params, {}, {"x": tokens[:, t : t + 1], "initial": out["final"]})
-        np.testing.assert_allclose(out["x"][:, 0], whole[:, t], 1e-5, 1e-5)
 
 
 # time_distributed and last_step

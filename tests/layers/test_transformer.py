@@ -23,33 +23,6 @@ def in_steps(block, params, x, memory):
 
 
 @pytest.mark.slow
-def test_a_decoder_block_step_by_step(x64):
-    x, memory = jnp.asarray(draw(2, 5, 8)), (jnp.asarray(draw(2, 4, 6)), jnp.array([4, 2]))
-    options = {"rotary": True, "gated": True, "norm": jn.rms_norm}
-    block = jn.transformer_block(2, 16, causal=True, cross=True, **options)
-    params = random_params(block, (x, *memory))
-    y, *_ = run(block, params, (x, *memory))
-    np.testing.assert_allclose(in_steps(block, params, x, memory), y, rtol=1e-9, atol=1e-9)
-
-
-def test_a_gated_mlp_by_llamas_names(x64):
-    """Llama's is down_proj(silu(gate_proj(x)) * up_proj(x)); the attention adds nothing here."""
-    x = draw(2, 3, 4)
-    block = jn.transformer_block(
-        2, 6, gated=True, activation=jax.nn.silu, norm=jn.rms_norm, use_bias=False
-    )
-    p = jax.tree.map(np.asarray, random_params(block, jnp.asarray(x)))
-    p["attention"]["out"]["kernel"] = np.zeros((2, 2, 4))
-    gate_proj, up_proj, down_proj = (
-        p[name]["kernel"] for name in ("mlp_in", "mlp_gate", "mlp_out")
-    )
-    normed = x / np.sqrt((x**2).mean(-1, keepdims=True) + 1e-6) * p["mlp_norm"]["scale"]
-    gate = normed @ gate_proj
-    wanted = x + (gate / (1 + np.exp(-gate)) * (normed @ up_proj)) @ down_proj
-    np.testing.assert_allclose(run(block, p, jnp.asarray(x)), wanted, rtol=1e-10, atol=1e-10)
-
-
-@pytest.mark.slow
 def test_post_norm_with_a_memory_by_its_parts(x64):
     """With norm_at="sum" each sum is normalized, in a decoder too, and step by step."""
     x, memory = jnp.asarray(draw(2, 5, 6)), jnp.asarray(draw(2, 4, 3, seed=1))
@@ -69,22 +42,6 @@ def test_post_norm_with_a_memory_by_its_parts(x64):
     wanted = part(norm, "mlp_norm", h + part(jn.dense(6), "mlp_out", hidden))
     np.testing.assert_allclose(y, wanted, 1e-10)
     np.testing.assert_allclose(in_steps(block, p, x, (memory,)), y, 1e-9)
-
-
-def test_norms_of_outputs_by_their_parts(x64):
-    x = jnp.asarray(draw(2, 5, 6))
-    block = jn.transformer_block(2, 9, norm_at="output", use_bias=("mlp",), norm=jn.rms_norm)
-    p = random_params(block, x)
-
-    def part(layer, name, given):
-        return run(layer, p[name], given)
-
-    norm = jn.rms_norm()
-    y = part(jn.multi_head_attention(2, use_bias=False), "attention", x)
-    h = x + part(norm, "attention_norm", y)
-    hidden = jax.nn.gelu(part(jn.dense(9), "mlp_in", h))
-    wanted = h + part(norm, "mlp_norm", part(jn.dense(6), "mlp_out", hidden))
-    np.testing.assert_allclose(run(block, p, x), wanted, 1e-10)
 
 
 def test_a_layer_in_place_of_the_mlp(x64):
