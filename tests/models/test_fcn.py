@@ -9,7 +9,6 @@ import pytest
 
 import jaxnet as jn
 from jaxnet.models import fcn
-from jaxnet.models.fcn import VGG_TAPS
 from tests import layer_values
 from tests.compiled import jit_apply
 from tests.models.sizes import count
@@ -25,13 +24,6 @@ def convolutional_head(features=4096, window=7, padding="SAME"):
         jn.dropout(0.5), jn.dense(features, kernel_init=he, name="dense_7"), relu, jn.dropout(0.5),
         name="head",
     )  # fmt: skip
-
-
-def as_convolution(params, window):
-    """The params of a dense layer after `flatten` as those of a convolution."""
-    height, width = window if isinstance(window, tuple) else (window, window)
-    kernel = params["kernel"]
-    return {**params, "kernel": kernel.reshape(height, width, -1, kernel.shape[1])}
 
 
 def small(features=(3, 4, 5)):
@@ -59,34 +51,6 @@ def test_parameters_of_the_paper():
     assert count(fcn(vgg, 21, head=head), size) == 134_346_581 + skip_16 + skip_8
     learned = skip_16 + skip_8 + 2 * 4 * 4 * 21 * 21
     assert count(fcn(vgg, 21, head=head, learned=True), size) == 134_346_581 + learned
-
-
-BACKBONES = {
-    "vgg": (jn.models.vgg(11, normalized=True), VGG_TAPS, [(15, 20), (7, 10), (3, 5)]),
-    "cifar_resnet": (
-        jn.models.cifar_resnet(8), {"block_1": 1, "block_2": 2, "block_3": 4},
-        [(120, 160), (60, 80), (30, 40)],
-    ),
-}  # fmt: skip
-
-
-@pytest.mark.fast_cases("cifar_resnet")
-@pytest.mark.parametrize("name", BACKBONES)
-def test_any_backbone_gives_scores_for_every_pixel(name):
-    backbone, taps, maps = BACKBONES[name]
-    strides = sorted(taps.values())
-    net, image = fcn(backbone, 11, taps=taps, stride=strides[0]), jn.spec((2, 120, 160, 3))
-    params, state = jax.eval_shape(net.init, jax.random.key(0), image)
-    found = {}
-
-    def see(path, layer, x, y):
-        found["/".join(path)] = y.shape if hasattr(y, "shape") else None
-        return y
-
-    jax.eval_shape(jn.observe(net, see).apply, params, state, image)
-    assert found[""] == (2, 120, 160, 11)
-    for stride, size in zip(strides, maps, strict=True):
-        assert found[f"score_{stride}"] == (2, *size, 11)
 
 
 @pytest.mark.slow
@@ -168,61 +132,6 @@ def test_learned_upsampling_starts_as_bilinear(x64, times):
     y, _ = fixed.apply(params, {}, x)
     z, _ = learned.apply({**params, name: own[name]}, {}, x)
     np.testing.assert_allclose(y, z, rtol=1e-12, atol=1e-12)
-
-
-def test_the_bilinear_kernel_by_hand():
-    """Long et al.: factor 2, a window of 4."""
-    trunk = jn.serial(jn.conv(2, 1, name="fine"), jn.max_pool(2, name="coarse"))
-    net = fcn(trunk, 2, taps={"fine": 1, "coarse": 2}, stride=1, learned=True)
-    params, _ = net.init(jax.random.key(0), jn.spec((1, 4, 6, 1)))
-    kernel = params["upsample_2_to_1"]["conv_transpose"]["kernel"]
-    row = np.array([0.25, 0.75, 0.75, 0.25])
-    np.testing.assert_allclose(kernel[..., 0, 0], np.outer(row, row))
-    np.testing.assert_allclose(kernel[..., 1, 1], np.outer(row, row))
-    assert (kernel[..., 0, 1] == 0).all() and (kernel[..., 1, 0] == 0).all()
-
-
-def classifier(hidden=6, classes=4):
-    """Without padding, so that a part of a picture is seen as in the picture."""
-    return jn.serial(
-        jn.conv(3, 4, strides=4, padding="VALID", name="conv_1"), jnp.tanh,
-        jn.conv(5, 2, strides=2, padding="VALID", name="conv_2"), jnp.tanh,
-        jn.max_pool(4, name="pool"),
-        jn.flatten(),
-        jn.dense(hidden, name="dense_6"), jax.nn.relu, jn.dropout(0.5),
-        jn.dense(hidden, name="dense_7"), jax.nn.relu, jn.dropout(0.5),
-        jn.dense(classes, name="output"), name="classifier",
-    )  # fmt: skip
-
-
-@pytest.mark.slow
-def test_a_classifier_made_convolutional_gives_its_logits(x64):
-    """At 224x224 its logits; on a larger picture those of each window."""
-    net = classifier()
-    picture = jnp.asarray(RNG.normal(size=(2, 224 + 64, 224 + 32, 3)))
-    params, _ = drawn(net, picture[:, :224, :224], scale=0.1)
-    trained = {
-        "classifier": {name: params[name] for name in ("conv_1", "conv_2")},
-        "head": {"dense_6": as_convolution(params["dense_6"], 7), "dense_7": params["dense_7"]},
-        "score_32": as_convolution(params["output"], 1),
-    }
-    wide = jn.serial(
-        jn.tap(net, "pool"), convolutional_head(6, padding="VALID"), jn.conv(4, 1, name="score_32")
-    )
-    slide, read = jax.jit(wide.apply), jax.jit(net.apply)
-    y, _ = slide(trained, {}, picture)
-    assert y.shape == (2, 3, 2, 4)
-    for i, j in np.ndindex(3, 2):
-        window = picture[:, 32 * i : 32 * i + 224, 32 * j : 32 * j + 224]
-        logits, _ = read(params, {}, window)
-        np.testing.assert_allclose(y[:, i, j], logits, rtol=1e-10, atol=1e-12)
-    one, _ = slide(trained, {}, window)
-    np.testing.assert_allclose(one[:, 0, 0], logits, rtol=1e-10, atol=1e-12)
-    # The same params in FCN-32s, whose head keeps the map's 9x8: inside, the windows are whole.
-    segmenter = fcn(net, 4, taps={"pool": 32}, stride=32, head=convolutional_head(6))
-    scores, _ = jax.jit(jn.tap(segmenter, "score_32").apply)(trained, {}, picture)
-    np.testing.assert_allclose(scores[:, 3:6, 3:5], y, rtol=1e-10, atol=1e-12)
-    assert jax.eval_shape(segmenter.apply, trained, {}, picture)[0].shape == (2, 288, 256, 4)
 
 
 @pytest.mark.slow

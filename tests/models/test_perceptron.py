@@ -3,7 +3,6 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 
 import jaxnet as jn
@@ -77,23 +76,6 @@ def test_gradients_teach_a_threshold_nothing():
 # The perceptron's rule.
 
 
-def test_the_rule_online_is_the_rule_written_out():
-    """Δw = 0.5 (y - o) x after each of 20 examples, by jn.trainer and optax.sgd(0.5)."""
-    x, y, _ = separable(3, n=20)
-    trainer = jn.trainer(jn.training.learning_rule(perceptron(), perceptron_rule), optax.sgd(0.5))
-    train_state = trainer.init(KEY, (x, y[:, None]))
-    w, b, wrong = np.zeros(3, np.float32), np.float32(0), 0
-    for x_i, y_i in zip(x, y, strict=True):
-        train_state, metrics = trainer.step(train_state, (x_i[None], y_i[None, None]))
-        o = 1.0 if w @ x_i + b > 0 else 0.0
-        w, b = w + 0.5 * (y_i - o) * x_i, b + 0.5 * (y_i - o)
-        assert float(metrics["loss"]) == abs(y_i - o)
-        wrong += y_i != o
-        np.testing.assert_allclose(train_state.params["kernel"][:, 0], w, 1e-6, 1e-7)
-        np.testing.assert_allclose(train_state.params["bias"], [b], 1e-6)
-    assert 3 <= wrong <= 15
-
-
 def test_a_batch_adds_up_and_units_are_apart():
     params = {"kernel": jnp.array([[1.0, -1.0], [0.0, 0.0]]), "bias": jnp.zeros(2)}
     x = jnp.array([[1.0, 5.0], [2.0, 7.0], [-3.0, 1.0]])  # outputs 1 0, 1 0, 0 1
@@ -119,17 +101,6 @@ def test_the_rule_is_the_gradient_of_its_criterion():
         grads = jax.grad(criterion)(params)
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, 1e-5, 1e-5), tree, grads)
         assert np.abs(tree["kernel"]).max() > 1
-
-
-@pytest.mark.slow
-def test_any_optimizer_takes_the_rule():
-    x, y, _ = separable(2, margin=0.2)
-    trainer = jn.trainer(jn.training.learning_rule(perceptron(), perceptron_rule), optax.adam(0.1))
-    data = x, y[:, None]
-    train_state = trainer.init(KEY, data)
-    epochs = jn.fit(trainer, train_state, data, epochs=60, batch_size=1)
-    losses = [epoch.train["loss"] for epoch in epochs]
-    assert losses[0] > 0 and losses[-1] == 0
 
 
 # Training to the end.
@@ -236,57 +207,7 @@ def test_a_cycle_of_any_length_is_found():
 # Maps that make XOR separable, and one that does not.
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("layer, params", [
-    (jn.layers.polynomial(2), {}),
-    (jn.layers.rbf(2), {"centers": np.array([[0, 0], [1, 1]]), "width": np.array(1.0)}),
-    (jn.layers.random_fourier(20), None),
-], ids=["polynomial", "rbf", "random_fourier"])  # fmt: skip
-def test_mapped_xor_has_0_mistakes(layer, params):
-    if params is None:
-        params, _ = layer.init(KEY, CORNERS)
-    mapped, _ = layer.apply(params, {}, CORNERS)
-    run = train_perceptron(mapped, XOR)
-    assert run.converged and run.mistakes[-1] == 0 and run.mistakes.sum() > 1
-    net = jn.serial(layer, perceptron())
-    whole = {"perceptron": run.params} | ({layer.name: params} if params else {})
-    assert net.apply(whole, {}, CORNERS)[0][:, 0].tolist() == XOR.tolist()
-
-
 # ADALINE.
-
-
-def noisy(seed=0):
-    rng = np.random.default_rng(seed)
-    x = rng.normal(size=(30, 3))
-    t = np.where(x @ [1.0, -2.0, 0.5] + 0.9 + rng.normal(size=30) > 0, 1.0, -1.0)
-    return x, t
-
-
-@pytest.mark.parametrize("size", [1, pytest.param(30, marks=pytest.mark.slow)])
-def test_the_rule_is_gradient_descent_on_e_exactly(size, x64):
-    """Δw = η Σ (t - o) x, written out in NumPy, and the gradient of ½ Σ (t - o)²."""
-    x, t = noisy()
-    trainer = jn.trainer(jn.training.learning_rule(adaline(), delta_rule), optax.sgd(0.01))
-    train_state = trainer.init(KEY, (x, t[:, None]))
-    w, b = np.zeros(3), 0.0
-
-    @jax.jit
-    def both(params, x, t):
-        def energy(params):
-            return jn.losses.half_squared_error(adaline().apply(params, {}, x)[0], t).sum()
-
-        return jax.grad(energy)(params), delta_rule(params, {}, (x, t))[0]
-
-    for x_i, t_i in [(x, t)] * 10 if size == 30 else zip(x[:, None], t[:, None], strict=True):
-        grads, tree = both(train_state.params, x_i, t_i[:, None])
-        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, 1e-12, 1e-12), tree, grads)
-        train_state, metrics = trainer.step(train_state, (x_i, t_i[:, None]))
-        o = x_i @ w + b
-        np.testing.assert_allclose(metrics["loss"], ((t_i - o) ** 2).sum() / 2, 1e-12)
-        w, b = w + 0.01 * (t_i - o) @ x_i, b + 0.01 * (t_i - o).sum()
-        np.testing.assert_allclose(train_state.params["kernel"][:, 0], w, 1e-10)
-        np.testing.assert_allclose(train_state.params["bias"], [b], 1e-10)
 
 
 # Messages.

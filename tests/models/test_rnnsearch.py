@@ -5,7 +5,6 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 
 import jaxnet as jn
@@ -59,24 +58,6 @@ def test_the_papers_shapes():
             "output": {"kernel": (l, k), "bias": (k,)},  # W_o
         },
     }
-
-
-@pytest.mark.slow
-@kinds
-def test_gradients_are_those_of_differences(x64, kind):
-    """Along a line, by the chain rule and by differences; values are those of NumPy."""
-    net, params = drawn(**kind)
-    random = np.random.default_rng(1)
-    probe = random.normal(size=(3, 5, 9))
-    line = jax.tree.map(lambda p: random.normal(size=p.shape), params)
-
-    def along(step):
-        moved = jax.tree.map(lambda p, d: p + step * d, params, line)
-        return (net.apply(moved, {}, GIVEN)[0] * probe).sum()
-
-    run, eps = jax.jit(along), 1e-5
-    wanted = (run(eps) - run(-eps)) / (2 * eps)
-    np.testing.assert_allclose(jax.jit(jax.grad(along))(0.0), wanted, rtol=1e-7)
 
 
 def in_chunks(net, params, sizes):
@@ -237,48 +218,3 @@ def test_messages():
         net.init(jax.random.key(0), GIVEN)
     with pytest.raises(ValueError, match="expected .source, lengths, target."):
         net.init(jax.random.key(0), GIVEN[:2])
-
-
-def reversed_digits(count, seed):
-    """Words 3 to 7, two to four of them, and the same backwards; 0 pads, 1 starts, 2 ends."""
-    random = np.random.default_rng(seed)
-    lengths = random.integers(2, 5, count)
-    source, target = np.zeros((count, 4), int), np.zeros((count, 6), int)
-    for i, n in enumerate(lengths):
-        source[i, :n] = random.integers(3, 8, n)
-        target[i, : n + 2] = [1, *source[i, :n][::-1], 2]
-    return jax.tree.map(jnp.asarray, (source, lengths, target))
-
-
-@pytest.mark.long
-def test_learns_to_reverse():
-    sizes = {"embedding_features": 16, "features": 24, "readout_features": 16}
-    net = rnnsearch(8, 8, **sizes)
-
-    def objective(m, batch):
-        source, lengths, target = batch
-        logits = m(net, (source, lengths, target[:, :-1]))
-        values = optax.softmax_cross_entropy_with_integer_labels(logits, target[:, 1:])
-        counts = (jnp.arange(5) < lengths[:, None] + 1).astype(values.dtype)
-        return ((values * counts).sum(1), counts.sum(1)), {}
-
-    train, (source, lengths, target) = reversed_digits(640, 0), reversed_digits(50, 1)
-    trainer = jn.trainer(jn.compose(objective), optax.adam(1e-2))
-    train_state = trainer.init(jax.random.key(0), train)
-    first, *_, last = jn.fit(trainer, train_state, train, epochs=8, batch_size=64)
-    assert 1.5 < first.losses[0] < 3  # log 8 = 2.1
-    assert 1e-5 < last.train["loss"] < 0.2
-
-    params = last.train_state.params["rnnsearch"]
-    begin, options = jnp.ones((50, 1), jnp.int32), {"length": 6, "inputs": (source, lengths)}
-
-    @jax.jit
-    def translate(params):
-        best, n, _ = beam_search(net, params, begin, beams=3, end=2, **options)
-        return best[:, 0], n[:, 0]
-
-    made = generate(net, params, begin, temperature=0, stop=2, **options)
-    greedy = np.where(made.tokens == 0, 2, made.tokens), made.lengths
-    for words, n in (translate(params), greedy):
-        right = (words[:, :4] == jnp.where(target == 0, 2, target)[:, 1:5]).all(1)
-        assert right.mean() > 0.9 and (np.asarray(n == lengths)[right]).all()

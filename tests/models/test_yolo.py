@@ -6,12 +6,11 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 
 import jaxnet as jn
 from jaxnet.models import yolo, yolo_assign, yolo_decode, yolo_detect, yolo_loss
-from tests.detection.test_boxes import loop_iou, loop_suppression
+from tests.detection.test_boxes import loop_iou
 from tests.models.sizes import count, shapes
 
 ROWS, COLUMNS, CLASSES = 3, 4, 5
@@ -20,7 +19,6 @@ ROWS, COLUMNS, CLASSES = 3, 4, 5
 loss_of = jax.jit(yolo_loss, static_argnames="boxes")
 slope_of = jax.jit(jax.grad(lambda outputs, targets: yolo_loss(outputs, targets).sum()))
 assign = jax.jit(yolo_assign, static_argnums=(1, 2))
-decode = jax.jit(yolo_decode)
 
 
 def scene(seed, boxes=2, n=6):
@@ -130,12 +128,6 @@ def test_gradients_are_finite(value):
     assert np.isfinite(slope_of(outputs, targets)).all()
 
 
-def test_an_image_without_objects():
-    outputs = jnp.full((2, ROWS, COLUMNS, 10 + CLASSES), 0.2)
-    targets = {"boxes": jnp.zeros((2, 6, 4)), "classes": jnp.full((2, 6), -1)}
-    assert loss_of(outputs, targets)[0] == pytest.approx(0.5 * 0.04 * 2 * ROWS * COLUMNS)
-
-
 @pytest.mark.parametrize(
     ("name", "change", "words"),
     [
@@ -183,19 +175,6 @@ def test_assignment():
     assert assign(edge, 2, 4).label[0, 1, 3] == 0  # its middle is on the edge of the image
 
 
-def test_decoding_by_hand():
-    outputs = np.zeros((1, 2, 4, 13), np.float32)
-    outputs[0, 1, 2, 5:10] = [0.25, 0.5, 0.5, 0.6, 0.8]  # the second box of the cell
-    outputs[0, 1, 2, 10:] = [0.1, 0.5, 1.0]
-    found, scores = decode(jnp.asarray(outputs))
-    place = (1 * 4 + 2) * 2 + 1
-    # Middle (1 + 0.5) / 2 = 0.75 down, (2 + 0.25) / 4 = 0.5625 right; 0.36 high, 0.25 wide.
-    wanted = [0.75 - 0.18, 0.5625 - 0.125, 0.75 + 0.18, 0.5625 + 0.125]
-    np.testing.assert_allclose(found[0, place], wanted, rtol=1e-6)
-    np.testing.assert_allclose(scores[0, place], [0.08, 0.4, 0.8], rtol=1e-6)
-    assert float(np.delete(np.asarray(scores), place, axis=1).max()) == 0
-
-
 def perfect(targets, rows, columns, classes, boxes=2):
     """Outputs that say exactly what is true, written in loops."""
     outputs = np.zeros((len(targets["boxes"]), rows, columns, boxes * 5 + classes), np.float32)
@@ -225,23 +204,6 @@ def test_what_is_true_comes_back_and_has_no_loss():
     assert (found.boxes[1, 4:] == 0).all() and (found.scores[1, 4:] == -jnp.inf).all()
 
 
-def test_detection_is_decoding_and_suppression_of_each_class():
-    outputs = jnp.asarray(scene(7)[0], jnp.float32)
-    found = jax.jit(partial(yolo_detect, score=0.3, iou=0.3, most=12))(outputs)
-    every, scores = (np.asarray(a) for a in decode(outputs))
-    for i in range(2):
-        wanted = [
-            (scores[i, j, c], c, j)
-            for c in range(CLASSES)
-            for j in loop_suppression(every[i], scores[i, :, c], 0.3, 0.3, 12)
-        ]
-        wanted = sorted(wanted, key=lambda entry: -entry[0])[:12]
-        assert len(wanted) == 12
-        assert found.classes[i].tolist() == [c for _, c, _ in wanted]
-        np.testing.assert_allclose(found.scores[i], [s for s, _, _ in wanted], rtol=1e-6)
-        np.testing.assert_allclose(found.boxes[i], [every[i, j] for _, _, j in wanted], rtol=1e-6)
-
-
 @pytest.mark.slow
 def test_any_backbone_by_tap():
     x = (2, 224, 224, 3)
@@ -263,33 +225,6 @@ def test_the_last_activation():
     y, z = (jax.jit(n.apply)(params, state, x)[0] for n in (net, linear))
     np.testing.assert_allclose(y, jax.nn.sigmoid(z), rtol=1e-6)
     assert z.min() < 0
-
-
-@pytest.mark.long
-def test_it_learns_to_find_squares():
-    """Two classes of squares on 32x32 pixels; the same images are found again."""
-    rng = np.random.default_rng(0)
-    x = rng.uniform(0, 0.1, (24, 32, 32, 1)).astype(np.float32)
-    targets = {"boxes": np.zeros((24, 3, 4), np.float32), "classes": np.full((24, 3), -1, np.int32)}
-    for i in range(24):
-        side = int(rng.integers(7, 12))
-        top, left = rng.integers(0, 32 - side, 2)
-        c = int(rng.integers(2))
-        x[i, top : top + side, left : left + side] += 0.4 + 0.4 * c
-        targets["boxes"][i, 1] = np.array([top, left, top + side, left + side]) / 32
-        targets["classes"][i, 1] = c
-    layers = [jn.conv(12, 3, strides=2), jn.batch_norm(), jax.nn.relu]
-    layers += [jn.conv(24, 3, strides=2), jn.batch_norm(), jax.nn.relu, jn.conv(24, 3, strides=2)]
-    net = yolo(jn.serial(*layers, name="backbone"), classes=2, hidden=(24,))
-    trainer = jn.trainer(jn.supervised(net, yolo_loss), optax.adam(1e-2))
-    train_state = trainer.init(jax.random.key(0), (x, targets))
-    epochs = list(jn.fit(trainer, train_state, (x, targets), epochs=50, batch_size=10))
-    assert 0 < epochs[-1].train["loss"] < epochs[0].train["loss"] / 10
-    train_state = epochs[-1].train_state
-    outputs, _ = jax.jit(net.apply)(train_state.params, train_state.state, x)
-    found = jax.jit(partial(yolo_detect, score=0.01))(outputs)
-    precision = jn.detection.average_precision(found._asdict(), targets, 2).mean
-    assert 0.8 < precision <= 1
 
 
 BACKBONE = jn.serial(jn.conv(4, 3), jn.flatten(), name="backbone")

@@ -91,22 +91,6 @@ def test_a_row_keeps_the_law_or_says_why_not(x64, row: Row):
     np.testing.assert_allclose(chunks, first(whole), rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.slow
-def test_a_translation_by_chunks_of_its_target():
-    net = jn.models.rnnsearch(11, 13, embedding_features=4, features=6, readout_features=4)
-    source, target = (jax.random.randint(jax.random.key(n), (2, n), 1, 11) for n in (5, 7))
-    given = source, jnp.array([5, 3])
-    params, state = net.init(jax.random.key(1), (*given, target))
-    whole, _ = net.apply(params, state, (*given, target))
-    stream = jn.stream(net, length=7)
-    state = jn.start_stream(stream, (*given, target[:, :1]), state)
-    chunks = []
-    for start, end in ((0, 1), (1, 5), (5, 7)):
-        logits, state = stream.apply(params, state, (*given, target[:, start:end]))
-        chunks.append(logits)
-    np.testing.assert_allclose(jnp.concatenate(chunks, 1), whole, rtol=1e-5, atol=1e-6)
-
-
 def test_the_list_has_only_rows_of_the_catalogue():
     assert {row.id for row in ROWS} >= KEEPS
 
@@ -227,6 +211,7 @@ shared = jn.gru(8, name="shared")
     (jn.multi_head_attention(2), "attends to later places"),
     (attention(), r"multi_head_attention: .* write jn.stream\(net, length\)"),
     (jn.conv(3, 3), 'conv: needs padding="CAUSAL"'),
+    (jn.conv(3, 4, strides=2, padding="CAUSAL"), 'padding="CAUSAL" and strides of 1'),
     (jn.serial(jn.dense(4), jn.bidirectional(jn.gru(2))), "serial/bidirectional: reads each"),
 ])  # fmt: skip
 def test_what_does_not_work_in_a_stream_is_said_with_its_path(net, words):
