@@ -215,17 +215,3 @@ def test_a_fit_is_a_function_of_the_key():
     np.testing.assert_array_equal(fits[0]["kernel"], fits[1]["kernel"])
     assert (fits[0]["kernel"] != fits[2]["kernel"]).all()
     assert jax.tree.map(jnp.shape, fits[0]) == {"kernel": (4, 3), "bias": (3,)}
-
-
-@pytest.mark.slow
-def test_deep_beats_pca_of_the_same_width_on_held_out_digits(digits):
-    decomposition = pytest.importorskip("sklearn.decomposition")
-    x, held_out = digits
-    pca = decomposition.PCA(8, random_state=0).fit(x)
-    linear = np.square(pca.inverse_transform(pca.transform(held_out)) - held_out).mean()
-    decoder = jn.serial(jn.models.mlp([32, 64, 64]), jax.nn.sigmoid)
-    net = jn.models.autoencoder(jn.models.mlp([64, 32, 8]), decoder)
-    trainer = jn.trainer(reconstruction(net), optax.adam(3e-3))
-    *_, epoch = jn.fit(trainer, trainer.init(KEY, x), x, epochs=40, evaluate=held_out)
-    assert epoch.evaluation is not None
-    assert 0.3 * linear < epoch.evaluation["error"] < 0.8 * linear

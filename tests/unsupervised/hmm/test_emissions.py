@@ -6,20 +6,8 @@ import pytest
 import jaxnet as jn
 from jaxnet.unsupervised.hmm import categorical, gaussian_mixture, uniform_segments
 from jaxnet.unsupervised.hmm.emissions import shares
-from jaxnet.unsupervised.hmm.markov import to_logits
 
 KEYS_MAY_REPEAT = True
-
-
-def test_symbols_by_hand():
-    emission = categorical(3)
-    params = {"logits": to_logits(jnp.array([[0.5, 0.25, 0.25], [0, 0.5, 0.5]]))}
-    p = np.exp(emission.score(params, jnp.array([[0, 2], [1, 1]])))
-    np.testing.assert_allclose(p, [[[0.5, 0], [0.25, 0.5]], [[0.25, 0.5]] * 2], rtol=1e-6)
-    posterior = jnp.array([[[1, 0], [0.25, 0.75]], [[0.5, 0.5], [0, 0]]])
-    fitted = emission.fit(params, jnp.array([[0, 2], [2, 1]]), posterior)
-    expected = [[1 / 1.75, 0, 0.75 / 1.75], [0, 0, 1]]
-    np.testing.assert_allclose(jax.nn.softmax(fitted["logits"]), expected, rtol=1e-6)
 
 
 @pytest.mark.slow
@@ -37,18 +25,6 @@ def test_symbols_of_8_bits_count_beyond_127():
     emission, x = categorical(200), np.array([[0, 99]], np.int8)
     params = emission.init(jax.random.key(0), x, 2)
     np.testing.assert_array_equal(emission.score(params, x), emission.score(params, x.astype(int)))
-
-
-def test_densities_are_scipys(x64):
-    stats = pytest.importorskip("scipy.stats")
-    draw = np.random.default_rng(0)
-    mean, deviation = draw.normal(size=(2, 3, 4)), draw.uniform(0.5, 2, (2, 3, 4))
-    weight, x = draw.dirichlet(np.ones(3), 2), draw.normal(size=(5, 7, 4))
-    params = {"weight": np.log(weight), "mean": mean, "log_variance": 2 * np.log(deviation)}
-    density = stats.norm.pdf(x[:, :, None, None], mean, deviation).prod(-1)  # scipy 1.17
-    expected = np.log((weight * density).sum(-1))
-    scores = gaussian_mixture(3).score(jax.tree.map(jnp.asarray, params), jnp.asarray(x))
-    np.testing.assert_allclose(scores, expected, rtol=1e-12)
 
 
 def test_fit_is_the_weighted_mean_and_variance():

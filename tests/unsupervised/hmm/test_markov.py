@@ -128,37 +128,6 @@ def test_padding_changes_nothing():
 
 
 @pytest.mark.slow
-def test_sequences_do_not_see_each_other():
-    _, _, params, scores = model()
-    together = jax.tree.map(np.asarray, functions(params, scores, LENGTHS))
-    order = np.array([4, 2, 0, 3, 1])
-    moved = functions(params, scores[order], LENGTHS[order])
-    for name in ("forward", "posteriors", "viterbi", "counts"):
-        jax.tree.map(lambda a, b: np.testing.assert_array_equal(a[order], b),
-                     together[name], moved[name])  # fmt: skip
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5),
-                 together["sums"], moved["sums"])  # fmt: skip
-    log_p = forward(params, scores[1:2, :3])[1][0]
-    np.testing.assert_allclose(log_p, together["forward"][1][1], rtol=1e-6)
-    path = viterbi(params, scores[1:2, :3])[0][0]
-    np.testing.assert_array_equal(path, together["viterbi"][0][1, :3])
-
-
-@pytest.mark.slow
-def test_jit_is_eager_and_vmap_over_params():
-    _, _, params, scores = model()
-    lengths = jnp.asarray(LENGTHS)
-    jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-6),
-        functions(params, scores, lengths),
-        jax.jit(functions)(params, scores, lengths),
-    )
-    both = jax.tree.map(lambda *leaves: jnp.stack(leaves), params, model(seed=1)[2])
-    log_p = jax.vmap(lambda p: forward(p, scores, lengths)[1])(both)
-    np.testing.assert_allclose(log_p[0], forward(params, scores, lengths)[1], rtol=1e-6)
-
-
-@pytest.mark.slow
 def test_many_steps_and_unlikely_ones_do_not_underflow():
     params = {"start": jnp.zeros(2), "transition": jnp.zeros((2, 2))}
     scores = jnp.full((1, 2000, 2), -50.0)  # exp(-100000) is 0 in any float
