@@ -31,7 +31,7 @@ BUDGETS = {
     "guide/data_frames.md": 200,
     "guide/deployment.md": 840,
     "guide/evaluation.md": 480,
-    "guide/faq.md": 560,
+    "guide/faq.md": 600,
     "guide/fine_tuning.md": 530,
     "guide/getting_started.md": 650,
     "guide/glossary.md": 710,
