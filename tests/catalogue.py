@@ -293,6 +293,7 @@ ROWS = [
     Row("adaline", lambda: jn.models.adaline(4), spec((3, 5))),
     # Thousands of rectified units: some bend within any finite difference (see test_lenet5).
     Row("lenet5", lambda: jn.models.lenet5(classes=7), spec((2, 28, 28, 3)), smooth=False),
+    Row("lenet5_1998", lambda: jn.models.lenet5_1998(classes=7), spec((2, 28, 28, 1))),
     Row(
         "cifar_resnet",
         lambda: jn.models.cifar_resnet(8, classes=7),

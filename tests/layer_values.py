@@ -477,6 +477,37 @@ def lenet5(p, x):
     return dense(p["output"], x)
 
 
+def lenet5_1998(p, x):
+    """With the connections of table I, and the codes of the default."""
+
+    def squash(z):
+        return 1.7159 * np.tanh(2 * z / 3)
+
+    def subsample(p, x):
+        return squash(pool(np.mean, x, (2, 2), (2, 2)) * p["scale"] + p["bias"])
+
+    x = np.pad(x, ((0, 0), (2, 2), (2, 2), (0, 0)))
+    x = subsample(p["s2"], squash(conv(p["c1"], x, (1, 1), ((0, 0),) * 2)))
+    maps, place = [], 0
+    for seen in lenet5_maps():
+        part = {"kernel": p["c3"]["kernel"][..., place : place + len(seen)][..., None]}
+        maps.append(conv(part, x[..., seen], (1, 1), ((0, 0),) * 2))
+        place += len(seen)
+    x = subsample(p["s4"], squash(np.concatenate(maps, -1) + p["c3"]["bias"]))
+    x = squash(dense(p["c5"], x.reshape(len(x), -1)))
+    x = squash(dense(p["f6"], x))
+    codes = np.random.default_rng(1998).choice([-1.0, 1.0], (7, 84))
+    return -(distances(x, codes) ** 2)
+
+
+def lenet5_maps():
+    """Table I of the paper: three in a row, four in a row, two and two, all."""
+    rows = [[(i + k) % 6 for k in range(3)] for i in range(6)]
+    rows += [[(i + k) % 6 for k in range(4)] for i in range(6)]
+    rows += [[(i + k) % 6 for k in (0, 1, 3, 4)] for i in range(3)]
+    return [sorted(row) for row in rows] + [list(range(6))]
+
+
 def yolo(p, s, x, train):
     x = conv(p["conv"], x, (2, 2), sames(x, (3, 3), (2, 2)))
     x = conv(p["head_1"], x, (1, 1), sames(x, (3, 3), (1, 1)))
@@ -672,6 +703,7 @@ VALUES: dict[str, Value] = {
     "perceptron": stateless(lambda p, x: (dense(p, x) > 0) * 1.0),
     "adaline": stateless(dense),
     "lenet5": stateless(lenet5),
+    "lenet5_1998": stateless(lenet5_1998),
     "yolo": yolo,
     "rnnsearch": stateless(lambda p, x: rnnsearch(p, *x)[0]),
     "hmm": stateless(lambda p, x: hmm_of_gaussians(p, *x)),

@@ -6,11 +6,13 @@ from jaxnet.models.autoencoder import bottleneck as bottleneck
 from jaxnet.models.convnext import convnext as convnext
 from jaxnet.models.decoder import decoder as decoder
 from jaxnet.models.decoder_config import decoder_config as decoder_config
+from jaxnet.models.deepface import deepface as deepface
 from jaxnet.models.densenet import densenet as densenet
 from jaxnet.models.efficientnet import efficientnet as efficientnet
 from jaxnet.models.fcn import fcn as fcn
 from jaxnet.models.googlenet import googlenet as googlenet
 from jaxnet.models.lenet5 import lenet5 as lenet5
+from jaxnet.models.lenet5_1998 import lenet5_1998 as lenet5_1998
 from jaxnet.models.mlp import mlp as mlp
 from jaxnet.models.mobilenet import mobilenet_v2 as mobilenet_v2
 from jaxnet.models.mobilenet import mobilenet_v3 as mobilenet_v3

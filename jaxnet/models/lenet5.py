@@ -37,7 +37,7 @@ def lenet5(classes: int = 10, *, name: str = "lenet5") -> Layer:
     recognition", section II.B.
     """
     return serial(
-        _pad_to_32(),
+        pad_to_32("lenet5"),
         conv(6, 5, padding="VALID", name="c1"),  # (batch, 32, 32, 1) -> (batch, 28, 28, 6)
         jax.nn.relu,
         max_pool(2, name="s2"),  # (batch, 14, 14, 6)
@@ -54,11 +54,25 @@ def lenet5(classes: int = 10, *, name: str = "lenet5") -> Layer:
     )._replace(kind="lenet5")
 
 
-def _pad_to_32() -> Layer:
+def pad_to_32(who: str) -> Layer:
+    """Pad images of 28x28 pixels with zeros to 32x32.
+
+    Args:
+      who: Name of the model, for the error.
+
+    Raises:
+      ValueError: If the images have the wrong size.
+
+    Example:
+      >>> layer = pad_to_32("lenet5")
+      >>> layer.apply({}, {}, jnp.ones((2, 28, 28, 1)))[0].shape
+      (2, 32, 32, 1)
+    """
+
     def forward(m, x):
         if x.ndim != 4 or x.shape[1:3] not in ((28, 28), (32, 32)):
             raise ValueError(
-                "lenet5: expected images of shape (batch, 32, 32, channels) or (batch, 28, 28, "
+                f"{who}: expected images of shape (batch, 32, 32, channels) or (batch, 28, 28, "
                 f"channels), got {x.shape}. For other sizes, pass jax.image.resize(x, (batch, 32, "
                 '32, channels), "linear"); for images without a channel axis, x[..., None]'
             )

@@ -4,10 +4,8 @@ import numpy as np
 import pytest
 
 import jaxnet as jn
-from experiments.lenet5_1998 import lenet5_1998
 from jaxnet.models import lenet5
 from jaxnet.services.jax_versions import enable_x64
-from tests.compiled import jit_apply
 from tests.models.sizes import shapes
 
 
@@ -75,67 +73,3 @@ def test_equals_torch():
 def test_another_size_says_what_to_write(shape):
     with pytest.raises(ValueError, match=r"lenet5: expected images .*jax\.image\.resize"):
         lenet5().init(jax.random.key(0), jn.spec(shape))
-
-
-# The form of 1998.
-
-
-def test_parameters_as_published():
-    params, state = lenet5_1998().init(jax.random.key(0), jn.spec((2, 32, 32, 1)))
-    sizes = {name: sum(a.size for a in entry.values()) for name, entry in params.items()}
-    published = {"c1": 156, "s2": 12, "c3": 1_516, "s4": 32, "c5": 48_120, "f6": 10_164}
-    assert sizes == published and sum(sizes.values()) == 60_000 and state == {}
-
-
-def test_maps_of_c3_see_3_4_or_6_maps_and_no_two_the_same():
-    from experiments.lenet5_1998 import SEEN
-
-    assert [len(seen) for seen in SEEN] == [3] * 6 + [4] * 9 + [6]
-    assert len(set(SEEN)) == 16 and all(list(seen) == sorted(seen) for seen in SEEN)
-    assert all(sum(place in seen for seen in SEEN) == 10 for place in range(6))  # table I
-
-
-def test_equals_the_paper_written_out_in_numpy(x64):
-    from experiments.lenet5_1998 import SEEN
-
-    rng = np.random.default_rng(0)
-    net, x = lenet5_1998(), rng.normal(size=(2, 28, 28, 1))
-    params, state = jax.eval_shape(net.init, jax.random.key(0), jnp.asarray(x))
-    params = jax.tree.map(lambda leaf: jnp.asarray(rng.normal(size=leaf.shape) / 3), params)
-    p = jax.tree.map(np.asarray, params)
-
-    def squash(z):
-        return 1.7159 * np.tanh(2 * z / 3)
-
-    def correlate(maps, kernel):  # (n, h, w), (5, 5) -> (n, h - 4, w - 4)
-        seen = np.lib.stride_tricks.sliding_window_view(maps, (5, 5), (1, 2))
-        return (seen * kernel).sum((-1, -2))
-
-    def subsample(maps, p):
-        n, h, w, c = maps.shape
-        return squash(
-            maps.reshape(n, h // 2, 2, w // 2, 2, c).mean((2, 4)) * p["scale"] + p["bias"]
-        )
-
-    padded = np.pad(x, ((0, 0), (2, 2), (2, 2), (0, 0)))
-    c1 = np.stack([correlate(padded[..., 0], p["c1"]["kernel"][..., 0, o]) for o in range(6)], -1)
-    s2 = subsample(squash(c1 + p["c1"]["bias"]), p["s2"])
-    maps, place = [], 0
-    for o, seen in enumerate(SEEN):
-        total = p["c3"]["bias"][o]
-        for i in seen:
-            total = total + correlate(s2[..., i], p["c3"]["kernel"][..., place])
-            place += 1
-        maps.append(total)
-    s4 = subsample(squash(np.stack(maps, -1)), p["s4"])
-    c5 = squash(s4.reshape(2, -1) @ p["c5"]["kernel"] + p["c5"]["bias"])
-    f6 = squash(c5 @ p["f6"]["kernel"] + p["f6"]["bias"])
-    codes = rng.choice([-1.0, 1.0], (7, 84))
-    y, _ = jit_apply(lenet5_1998(codes), params, state, jnp.asarray(x))
-    wanted = -np.square(f6[:, None] - codes).sum(-1)
-    np.testing.assert_allclose(y, wanted, rtol=1e-10)
-
-
-def test_wrong_codes():
-    with pytest.raises(ValueError, match=r"codes must have shape \(classes, 84\), got \(84, 10\)"):
-        lenet5_1998(np.ones((84, 10)))

@@ -6,8 +6,9 @@ import numpy as np
 
 from jaxnet import Layer, avg_pool, compose, conv, dense, flatten, serial
 from jaxnet.initializers import lecun_normal, ones, zeros
+from jaxnet.models.lenet5 import pad_to_32
 from jaxnet.ops import plus, spread
-from jaxnet.tools import on_host
+from jaxnet.tools import at_least, on_host
 
 # Maps of S2 connected to each map of C3: table I of the paper.
 SEEN = (
@@ -18,7 +19,9 @@ SEEN = (
 )  # fmt: skip
 
 
-def lenet5_1998(codes: jax.Array | np.ndarray | None = None, *, name: str = "lenet5") -> Layer:
+def lenet5_1998(
+    classes: int = 10, *, codes: jax.Array | np.ndarray | None = None, name: str = "lenet5"
+) -> Layer:
     """Make LeNet-5 as published; 60,000 trainable parameters.
 
     Activations are 1.7159 tanh(2/3 z), after pooling as well; pooling (s2, s4) is a mean with a
@@ -27,9 +30,9 @@ def lenet5_1998(codes: jax.Array | np.ndarray | None = None, *, name: str = "len
     of its class, a fixed pattern of -1 and +1.
 
     Args:
+      classes: Number of outputs.
       codes: Array (classes, 84) of -1 and +1. The paper draws the characters in 7x12 pixels; the
-        default is ten random patterns from a fixed seed, which differ in about half of their
-        entries.
+        default is random patterns from a fixed seed, which differ in about half of their entries.
       name: Name of the model. Its layers are c1, s2, c3, s4, c5 and f6.
 
     Input:
@@ -37,33 +40,36 @@ def lenet5_1998(codes: jax.Array | np.ndarray | None = None, *, name: str = "len
       the background is -0.1 and the ink 1.175, so that the mean is about 0 and the variance 1.
 
     Returns:
-      Minus the squared distances, (batch, classes): the predicted class has the largest, and a
-      softmax cross-entropy on them is the paper's discriminative loss.
+      A layer of minus the squared distances, (batch, classes): the predicted class has the largest,
+      and a softmax cross-entropy on them is the paper's discriminative loss.
 
     Raises:
       ValueError: If the images have the wrong size.
       ValueError: If `codes` is not (classes, 84).
 
     Example:
-      >>> net = lenet5_1998()
+      >>> net = lenet5_1998(classes=10)
       >>> params, state = net.init(jax.random.key(0), jn.spec((3, 32, 32, 1)))
       >>> {name: sum(leaf.size for leaf in jax.tree.leaves(p)) for name, p in params.items()}
       {'c1': 156, 's2': 12, 'c3': 1516, 's4': 32, 'c5': 48120, 'f6': 10164}
-      >>> y, _ = net.apply(params, state, jnp.zeros((3, 32, 32, 1)))
-      >>> y.shape, bool((y <= 0).all())
-      ((3, 10), True)
+      >>> y, state = net.apply(params, state, jnp.zeros((3, 32, 32, 1)))
+      >>> y.shape
+      (3, 10)
 
-    Reference: LeCun et al. 1998, section II.B and appendix A.
+    Reference: LeCun, Bottou, Bengio and Haffner 1998, "Gradient-based learning applied to document
+    recognition", section II.B and appendix A.
     """
+    at_least("lenet5_1998", "classes", classes)
     if codes is None:
-        codes = np.random.default_rng(1998).choice([-1.0, 1.0], (10, 84))
-    codes = on_host("lenet5_1998", "codes", codes, "(classes, 84)").astype(np.float32)
+        codes = np.random.default_rng(1998).choice([-1.0, 1.0], (classes, 84))
+    sizes = {"classes": classes}
+    codes = on_host("lenet5_1998", "codes", codes, "(classes, 84)", sizes=sizes).astype(np.float32)
 
     def distances(x):
         return -jnp.square(x[:, None] - codes.astype(x.dtype)[None]).sum(-1)  # (batch, classes)
 
     return serial(
-        _pad_to_32(),
+        pad_to_32("lenet5_1998"),
         conv(6, 5, padding="VALID", name="c1"),  # (batch, 28, 28, 6)
         _squash,
         _subsampling("s2"),  # (batch, 14, 14, 6)
@@ -108,25 +114,13 @@ def _partial_conv(name: str) -> Layer:
         kernel = lecun_normal()(key, (5, 5, maps, len(SEEN)), dtype)
         return kernel[..., sources, targets]
 
+    whole = conv(len(SEEN), 5, padding="VALID")
+
     def forward(m, x):
         given = m.param("kernel", kernel_init, (5, 5, len(sources)))
-        bias = m.param("bias", zeros, (len(SEEN),))
         kernel = jnp.zeros((5, 5, x.shape[-1], len(SEEN)), given.dtype)
         kernel = kernel.at[..., sources, targets].set(given)
-        axes = ("NHWC", "HWIO", "NHWC")
-        y = jax.lax.conv_general_dilated(x, kernel, (1, 1), "VALID", dimension_numbers=axes)
-        return plus(y, bias)
+        bias = m.param("bias", zeros, (len(SEEN),))
+        return whole.apply({"kernel": kernel, "bias": bias}, {}, x)[0]
 
     return compose(forward, name=name, kind="partial_conv")
-
-
-def _pad_to_32() -> Layer:
-    def forward(m, x):
-        if x.ndim != 4 or x.shape[1:3] not in ((28, 28), (32, 32)):
-            raise ValueError(
-                f"lenet5_1998: expected images (batch, 32 or 28, 32 or 28, 1), got {x.shape}"
-            )
-        room = (32 - x.shape[1]) // 2
-        return jnp.pad(x, ((0, 0), (room, room), (room, room), (0, 0)))
-
-    return compose(forward, name="pad")
