@@ -13,16 +13,3 @@ def test_fine_tuning_starts_from_the_given_params():
     dead = {"dense": {"kernel": jnp.zeros((64, 30)), "bias": jnp.full(30, -9.0, jnp.float32)}}
     chance = dbn.fine_tune(0, net, dead, train, test, 60)
     assert 0 < chance < 0.2  # dead units stay dead, whatever is above them
-
-
-@pytest.mark.long
-def test_a_tiny_run(few_examples, tmp_path):
-    data_dir = few_examples(1000, 200)
-    config = dbn.Config(
-        sizes=(20,), epochs=1, labels=(20,), seeds=1, tune_steps=60, sample_steps=5,
-        data_dir=data_dir, output=tmp_path,
-    )  # fmt: skip
-    results = dbn.run(config)
-    assert set(results.accuracies) == {"deep belief net", "random, sigmoid", "random, relu"}
-    assert results.accuracies["random, relu"].shape == (1, 1)
-    assert 0.45 < results.accuracies["random, relu"][0, 0] < 0.95  # by chance 0.1

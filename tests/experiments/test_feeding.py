@@ -1,5 +1,4 @@
 import numpy as np
-import pytest
 
 from experiments import feeding
 
@@ -16,9 +15,3 @@ def test_an_example_of_tfds_is_scaled():
     image, label = feeding.scaled({"image": np.full((2, 2), 51, np.uint8), "label": 3})
     np.testing.assert_allclose(image, 0.2, rtol=1e-6)
     assert label.dtype == np.int32
-
-
-@pytest.mark.long
-def test_records_are_read(tfds_data_dir):
-    found = feeding.run(feeding.Config(ways=("records",), steps=2, rounds=1))
-    assert 0 < found["records"]

@@ -69,20 +69,6 @@ def fake(monkeypatch, missing=3):
 
 
 @pytest.mark.slow
-def test_a_tiny_run(monkeypatch, tmp_path):
-    fake(monkeypatch)
-    config = Config(
-        past=60, future=8, validation_from=1988, test_from=1991, features=(4, 4), epochs=(4, 4),
-        dilations=(1, 3), seeds=2, output=tmp_path,
-    )  # fmt: skip
-    results = forecast.run(config)
-    assert [e.shape for e in results.errors.values()] == [(1, 8)] * 3 + [(2, 8)] * 2
-    means = {name: float(np.sqrt(np.square(e).mean())) for name, e in results.errors.items()}
-    assert 0.2 < means["linear"] < means["last year's changes"] < means["persistence"]
-    assert 0.2 < means["LSTM"] < means["persistence"] > means["convolutions"] > 0.2
-
-
-@pytest.mark.slow
 def test_the_validation_part_is_measured_instead_of_the_test_part(monkeypatch, tmp_path):
     fake(monkeypatch)
     seen = []

@@ -7,17 +7,6 @@ from experiments import hmm
 
 
 @pytest.mark.slow
-def test_two_states_tell_some_letters_apart(tfds_data_dir, tmp_path):
-    config = hmm.Config(
-        symbols=10000, seeds=2, restarts=1, iterations=12, data_dir=tfds_data_dir, output=tmp_path
-    )
-    results = hmm.run(config)
-    assert results.vowel.shape == (2, 27) and results.letters.shape == results.bits.shape == (2,)
-    assert ((results.vowel >= 0) & (results.vowel <= 1 + 1e-5)).all()
-    assert 3 < results.bits.min() < results.one_state + 0.3 < 5
-
-
-@pytest.mark.slow
 def test_vowels_become_state_0_and_nothing_else_changes():
     x = hmm.lines("babe " * 50, 250)
     logits = np.full((2, 27), -9.0)

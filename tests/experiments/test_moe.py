@@ -22,12 +22,3 @@ def test_the_mixture_has_the_flops_of_the_small_net_and_the_weights_of_the_wide_
     assert small < mixture < 1.3 * small < 0.5 * wide
     small, mixture, wide = weights.values()
     assert abs(mixture / wide - 1) < 0.01 < 3 < wide / small
-
-
-@pytest.mark.slow
-def test_short_runs_learn(tfds_data_dir, tmp_path, monkeypatch):
-    monkeypatch.setattr(moe, "MLPS", {"mixture of eight": moe.MLPS["mixture of eight"]})
-    config = moe.Config(steps=30, seeds=1, batch_size=8, data_dir=tfds_data_dir, output=tmp_path)
-    results = moe.run(config)
-    (bits,) = results.bits["mixture of eight"]
-    assert 3 < bits < 4.6 and results.shares.shape == (1, 2, 8)

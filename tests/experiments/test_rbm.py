@@ -28,21 +28,3 @@ def test_pixels_are_drawn_by_their_grey_value():
     drawn = np.asarray(rbm.binarize(jax.random.key(0), x))
     assert set(np.unique(drawn)) == {0.0, 1.0}
     np.testing.assert_allclose(drawn.mean(0), [0, 0.3, 1], atol=0.03)
-
-
-@pytest.mark.long
-def test_a_tiny_run(few_examples, tmp_path, monkeypatch):
-    data_dir = few_examples(600, 100)
-    monkeypatch.setattr(rbm, "SAMPLED", (1, 5))
-    small = np.array([-8.3, -8.2, -8.1]), np.array([[1, -8.2, 0.1], [2, -8.1, 0.1]])
-    monkeypatch.setattr(rbm, "exact_example", lambda key, epochs, method: small)
-    config = rbm.Config(
-        features=20, epochs=3, learning_rate=0.1, batch_size=20, betas=150, small_epochs=2,
-        data_dir=data_dir, output=tmp_path,
-    )  # fmt: skip
-    results = rbm.run(config)
-    for method in ("CD-1", "PCD"):
-        # Untrained, with the data's means as biases, -212 nats.
-        assert -210 < results.likelihood[method] < -150
-        assert 0 < results.error[method] < 3
-        assert results.small[method].shape == (3,)

@@ -13,27 +13,6 @@ from experiments import self_supervised
 from experiments.self_supervised import Config
 
 
-@pytest.mark.long
-def test_methods_are_compared(few_examples, monkeypatch, tmp_path):
-    monkeypatch.setattr(self_supervised, "VALIDATION", 200)
-    monkeypatch.setattr(self_supervised, "EPOCHS", {10: (10,)})
-    folder = few_examples(1800, 300)
-    config = Config(
-        labels=(10,), epochs=2, seeds=1, train_size=1500, batch_size=128,
-        data_dir=folder, output=tmp_path,
-    )  # fmt: skip
-    results = self_supervised.run(config)
-    names = ["random encoder", "BYOL", "SimCLR", "DINO"]
-    assert list(results.accuracies) == [
-        f"{n}, {how}" for how in ("fixed", "trained") for n in names
-    ]
-    assert all(0.15 < a[10].item() < 0.95 for a in results.accuracies.values())
-    losses = results.losses
-    assert losses["BYOL"][0, 1] < losses["BYOL"][0, 0] < 4
-    assert losses["SimCLR"][0, 1] < losses["SimCLR"][0, 0] < np.log(255)  # of a guess
-    assert losses["DINO"].shape == (1, 2) and np.all(losses["DINO"] < 7)  # not a falling loss
-
-
 @pytest.mark.slow
 def test_the_contrastive_loss_is_that_of_optax():
     y = jax.random.normal(jax.random.key(0), (10, 4))

@@ -95,20 +95,6 @@ def test_the_nets_have_nearly_equal_numbers_of_weights():
     assert max(weights) < 1.07 * min(weights)
 
 
-@pytest.mark.long
-def test_selection_copies(monkeypatch, tmp_path):
-    names = ["selective", "time-invariant"]
-    monkeypatch.setattr(state_space, "MIXERS", {n: state_space.MIXERS[n] for n in names})
-    monkeypatch.setattr(state_space, "STATES", 4)
-    monkeypatch.setattr(state_space, "TEST", 200)
-    config = Config(steps=150, seeds=1, batch_size=32, length=8, count=2, output=tmp_path)
-    results = state_space.run(config)
-    assert list(results.accuracy) == list(results.bits) == names
-    assert 0.9 < results.accuracy["selective"] and 0.2 < results.accuracy["time-invariant"]
-    assert results.curves["selective"].shape == (1, 20) and results.difference < 1e-4
-    assert [path.name for path in results.pictures] == ["state_space_copying.png"]
-
-
 @pytest.mark.slow
 def test_plays_are_cut_into_windows(tfds_data_dir):
     task = state_space.plays(Config(task="plays", data_dir=tfds_data_dir))

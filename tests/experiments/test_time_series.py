@@ -27,15 +27,6 @@ def test_a_filter_is_drawn_at_its_pitch():
 
 
 @pytest.mark.long
-def test_it_learns_and_is_drawn(few_examples, tmp_path):
-    config = time_series.Config(
-        features=8, epochs=4, shift=100, seeds=1, output=tmp_path, data_dir=few_examples(320, 40)
-    )
-    results = time_series.run(config)
-    assert 0.2 < results.accuracies[0] < 0.99
-
-
-@pytest.mark.long
 def test_validation_holds_out_recordings_of_the_training_part(few_examples, tmp_path, capsys):
     config = time_series.Config(
         features=2, epochs=1, seeds=2, validation=True, output=tmp_path,

@@ -1,6 +1,5 @@
 """The translators: objective, BLEU by length, attention, and a short run of each."""
 
-import json
 import math
 
 import jax
@@ -164,20 +163,3 @@ def test_dropout_is_of_the_words_and_of_all_that_layers_add():
     logits, decoder = train(params), params["decoder"]
     alone = decoder["embedding"]["embedding"] @ decoder["norm"]["bias"]
     np.testing.assert_allclose(logits, jnp.broadcast_to(alone, (3, 5, 9)), rtol=1e-5, atol=1e-5)
-
-
-@pytest.mark.long
-def test_a_short_run_learns(few_examples, tmp_path, capsys):
-    config = Config(
-        **TINY, model="transformer", source="de", epochs=2, batch_size=50, learning_rate=1e-2,
-        data_dir=few_examples(200, 12), output=tmp_path, drawn=2, lowercase=True,
-    )  # fmt: skip
-    results = translate.run(config)
-    assert 0 <= results.bleu < 20 and len(results.validation) == 2 and len(results.by_length) == 5
-    printed = capsys.readouterr().out
-    losses = [float(line.split("nats ")[1].split()[0]) for line in printed.splitlines()
-              if line.startswith("epoch ") and "nats" in line]  # fmt: skip
-    assert 2 < losses[1] < losses[0] < np.log(290) + 1
-    saved = tmp_path / "transformer_de_en.json"
-    assert json.loads(saved.read_text())["bleu"] == results.bleu
-    assert saved.with_suffix(".safetensors").exists()
