@@ -156,21 +156,6 @@ def test_a_gradient_passes_through_the_rounding():
     assert all(np.allclose(found[name], right[name], 1e-4, 1e-4) for name in right)
 
 
-@pytest.mark.slow
-def test_training_that_is_aware_lowers_the_loss_of_the_integers():
-    x = jax.random.normal(KEY, (64, 8))
-    y = jnp.argmax(x @ jax.random.normal(jax.random.key(1), (8, 3)), -1)
-    net = jn.serial(jn.dense(16), jax.nn.relu, jn.dense(3))
-    aware, small = jn.quantized(net, 4, aware=True), jn.quantized(net, 4)
-    trainer = jn.trainer(jn.supervised(aware, cross_entropy), optax.adam(0.02))
-    train_state = trainer.init(KEY, (x, y))
-    for _ in range(100):
-        train_state, metrics = trainer.step(train_state, (x, y))
-    packed = jn.quantize(small, train_state.params, x)
-    loss = jn.evaluate(jn.supervised(small, cross_entropy), packed, {}, (x, y))["loss"]
-    assert loss < 0.15 and abs(loss - float(metrics["loss"])) < 0.05
-
-
 def qlora(bits=4):
     small = jn.quantized(decoder(), bits)
     return small, jn.lora(small, 2, where="*/(query|value)/kernel", scale=0.5)
@@ -217,14 +202,6 @@ def test_factors_find_integers_inside_other_transforms(wrap):
     np.testing.assert_allclose(y, right, rtol=0.05, atol=0.05)
     layers = [row for row in jn.summary(adapted, jn.spec((3, 5))).rows if row.kind == "dense"]
     assert [row.calls for row in layers] == [2 if wrap == "ensemble" else 1] * 2
-
-
-def test_integers_are_saved_and_loaded(tmp_path):
-    params, _ = jn.quantized(jn.dense(5), 4).init(KEY, jn.spec((2, 6)))
-    jn.save(tmp_path / "small", params)
-    again, _ = jn.load(tmp_path / "small")
-    assert shapes(again) == shapes(params)
-    assert all(map(np.array_equal, jax.tree.leaves(again), jax.tree.leaves(params)))
 
 
 def test_a_gradient_that_is_not_finite_is_named_past_integers():

@@ -40,16 +40,6 @@ def test_weight_norm_of_zero_is_zero_and_finite():
     assert all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(grads))
 
 
-def test_weight_norm_equals_torch():
-    torch = pytest.importorskip("torch", reason="values are compared with PyTorch's")
-    other = torch.nn.utils.parametrizations.weight_norm(torch.nn.Linear(5, 3, bias=False))
-    g, v = other.parametrizations.weight.parameters()
-    kernel = {"g": jnp.array(2 * g.detach().numpy()[:, 0]), "v": jnp.array(v.detach().numpy().T)}
-    layer = jn.transforms.weight_norm(jn.dense(3, use_bias=False))
-    y, _ = layer.apply({"kernel": kernel}, {}, jnp.ones((1, 5)))
-    np.testing.assert_allclose(y, 2 * other(torch.ones(1, 5)).detach(), rtol=1e-5)
-
-
 @pytest.mark.slow
 def test_spectral_norm_equals_torch_over_steps_in_which_the_kernel_moves(x64):
     torch = pytest.importorskip("torch", reason="values are compared with PyTorch's")
@@ -126,15 +116,6 @@ def test_more_iterations_are_several_steps():
     for _ in range(3):
         _, state = jit_apply(once, params, state, x, train=True)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, 1e-5, 1e-6), state, far)
-
-
-def test_dropout_inside_still_gets_its_key():
-    layer = jn.transforms.weight_norm(jn.serial(jn.dense(4), jn.dropout(0.5)))
-    params, state = layer.init(key(), jn.spec((3, 5)))
-    with pytest.raises(ValueError, match="needs a key"):
-        layer.apply(params, state, jnp.ones((3, 5)), train=True)
-    y, _ = jit_apply(layer, params, state, jnp.ones((3, 5)), key=key(), train=True)
-    assert (y == 0).any()
 
 
 @pytest.mark.parametrize("train", [False, True], ids=["eval", "train"])

@@ -5,18 +5,7 @@ import jax.numpy as jnp
 import pytest
 
 import jaxnet as jn
-from tests.transforms.test_copies import KEY, X, block
-
-
-@pytest.mark.slow
-def test_transforms_nest():
-    net = jn.cast(jn.remat(jn.repeat(jn.ensemble(jn.dense(3), 2), 1)), jnp.bfloat16)
-    with pytest.raises(ValueError, match="must keep the shape"):  # the members' axis is new
-        net.init(KEY, X)
-    net = jn.ensemble(jn.cast(jn.remat(jn.repeat(block(), 2)), jnp.bfloat16), 3)
-    params, state = net.init(KEY, X)
-    y, _ = jax.jit(net.apply)(params, state, X)
-    assert y.shape == (3, 4, 3) and params["serial"]["dense"]["kernel"].shape == (3, 2, 3, 3)
+from tests.transforms.test_copies import KEY, X
 
 
 @pytest.mark.parametrize("make", [
