@@ -19,7 +19,6 @@ from tests.unsupervised.rbm.machines import (
     draw,
     energies,
     logsumexp,
-    sigmoid,
     states,
 )
 
@@ -51,23 +50,6 @@ def test_gaussian_density_integrates_to_1(x64):
     x, step = np.linspace(-15, 15, 3001, retstep=True)
     p = np.exp(log_likelihood(params, x[:, None], visible=gaussian))
     np.testing.assert_allclose(p.sum() * step, 1, rtol=1e-10)
-
-
-@pytest.mark.slow
-def test_gradient_of_the_likelihood_is_data_less_model(x64):
-    """d log p / d kernel = E_data[x h] - E_model[x h], the model's by the sum over all states."""
-    params, data = draw(5, 3, dtype=np.float64), states(5)[[3, 7, 7, 20]]
-    grads = jax.jit(jax.grad(lambda p: log_likelihood(p, data).mean()))(params)
-    x, h = states(5), states(3)
-    p = np.exp(-energies(params, x, h))
-    p /= p.sum()
-    up = sigmoid(data @ np.asarray(params["kernel"]) + np.asarray(params["bias"]))
-    expected = {
-        "kernel": data.T @ up / 4 - x.T @ p @ h,
-        "bias": up.mean(0) - p.sum(0) @ h,
-        "visible_bias": data.mean(0) - p.sum(1) @ x,
-    }
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-12), grads, expected)
 
 
 @pytest.fixture(scope="module")
