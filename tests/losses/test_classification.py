@@ -7,8 +7,7 @@ import pytest
 
 import jaxnet as jn
 from jaxnet import losses
-from jaxnet.services.jax_versions import enable_x64
-from tests.losses.common import check_torch, close, slopes
+from tests.losses.common import close, slopes
 
 RNG = np.random.default_rng(7)
 LOGITS = RNG.normal(size=(5, 4)) * 2
@@ -24,70 +23,6 @@ def test_focal_is_finite_where_one_minus_p_rounds_to_zero():
 
 
 WEIGHTS = np.array([0.5, 1.0, 3.0, 7.0])
-
-
-def torch_pairs(torch):
-    """name: our loss, PyTorch's, outputs, targets."""
-    f = torch.nn.functional
-
-    def focal(z, y, gamma=1.7):
-        p = z.softmax(-1).gather(-1, y[:, None])[:, 0]
-        return -((1 - p) ** gamma) * p.log()
-
-    def bce(z, y):
-        options = {"reduction": "none", "pos_weight": torch.tensor(WEIGHTS)}
-        return f.binary_cross_entropy_with_logits(z, y, **options)
-
-    def smoothed(z, y):
-        return f.cross_entropy(z, y, reduction="none", label_smoothing=0.2)
-
-    ours = partial(losses.cross_entropy, label_smoothing=0.2)
-    binary = partial(losses.sigmoid_cross_entropy, pos_weight=WEIGHTS)
-    return {
-        "binary": (binary, bce, LOGITS, BITS),
-        "cross_entropy": (ours, smoothed, LOGITS, LABELS),
-        "focal": (partial(losses.focal, gamma=1.7), focal, LOGITS, LABELS),
-        "one-hot": (ours, smoothed, LOGITS, np.eye(4)[LABELS]),
-    }
-
-
-@pytest.mark.parametrize("name", ["binary", "cross_entropy", "focal", "one-hot"])
-def test_values_and_gradients_match_pytorch(name):
-    torch = pytest.importorskip("torch", reason="PyTorch is the reference")
-    check_torch(*torch_pairs(torch)[name])
-
-
-@pytest.mark.parametrize("options", [
-    {"class_weights": [0.5, 2.0, 1.0, 0.0]},
-    {"class_weights": [0.5, 2.0, 1.0, 3.0], "label_smoothing": 0.2},
-    {"ignore_label": -100, "label_smoothing": 0.2},
-    {"class_weights": [0.5, 2.0, 1.0, 3.0], "label_smoothing": 0.2, "ignore_label": 1},
-], ids=lambda options: " ".join(options))  # fmt: skip
-def test_weighted_cross_entropy_is_that_of_pytorch(options):
-    """The ratio of the sums is PyTorch's mean, values and gradients."""
-    torch = pytest.importorskip("torch", reason="values are compared with PyTorch's")
-    rng = np.random.default_rng(1)
-    z, labels = rng.normal(size=(3, 4, 4)) * 2, rng.integers(0, 3, size=(3, 4))
-    labels.flat[0] = options.get("ignore_label", 0)
-    given = torch.tensor(z, requires_grad=True)
-    options = dict(options)
-    smoothing = {"label_smoothing": options.pop("label_smoothing", 0.0)}
-    theirs = smoothing | {"ignore_index": options.get("ignore_label", -100)}
-    if "class_weights" in options:
-        theirs["weight"] = torch.tensor(options["class_weights"], dtype=torch.float64)
-    value = torch.nn.functional.cross_entropy(given.movedim(-1, 1), torch.tensor(labels), **theirs)
-    value.backward()
-    loss = losses.weighted(partial(losses.cross_entropy, **smoothing), **options)
-
-    def mean(z, labels):
-        totals, weights = loss(z, labels)
-        assert totals.shape == weights.shape == (3,)
-        return totals.sum() / weights.sum()
-
-    with enable_x64(True):
-        ours, slope = jax.jit(jax.value_and_grad(mean))(jnp.array(z), jnp.array(labels))
-        close(ours, value.detach().numpy())
-        close(slope, given.grad.numpy(), 1e-9)
 
 
 def test_pytorch_divides_weighted_probabilities_by_examples():
