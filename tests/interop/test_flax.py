@@ -250,33 +250,6 @@ def test_other_collections_are_state():
         assert (y == n).all()
 
 
-@pytest.mark.slow
-def test_modules_in_layers_have_paths():
-    net = jn.serial(from_linen(nn.Dense(4)), from_linen(nn.Dense(5)), name="net")
-    params, state = net.init(KEY, jn.spec((2, 3)))
-    assert shapes(params) == {
-        "Dense": {"kernel": (3, 4), "bias": (4,)},
-        "Dense_1": {"kernel": (4, 5), "bias": (5,)},
-    }
-    params["Dense_1"] = {"kernel": jnp.ones((9, 5)), "bias": jnp.ones(5)}
-    with pytest.raises(ValueError, match=r"net/Dense_1/kernel: expected \(4, 5\), got \(9, 5\)"):
-        net.apply(params, state, jnp.ones((2, 3)))
-
-
-@pytest.mark.slow
-def test_transforms_take_modules():
-    """repeat over depth and ensemble over copies, each against its loop."""
-    layer, x = from_linen(nn.Dense(3)), jnp.ones((2, 3))
-    params, state = jn.repeat(layer, 4).init(KEY, x)
-    y, _ = jit_apply(jn.repeat(layer, 4), params, state, x)
-    want = x
-    for i in range(4):
-        want = nn.Dense(3).apply({"params": jax.tree.map(lambda p, i=i: p[i], params)}, want)
-    close(y, want, 1e-5)
-    params, _ = jn.ensemble(layer, 5).init(KEY, x)
-    assert params["kernel"].shape == (5, 3, 3)
-
-
 # to_linen
 
 ALIKE = [

@@ -1,6 +1,4 @@
-"""Tables of names: made-up weights by hand; GPT-2, ViT and Keras by outputs."""
-
-from contextlib import suppress
+"""Tables of names: made-up weights by hand; Keras by outputs."""
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +7,6 @@ import pytest
 from safetensors.numpy import save_file
 
 import jaxnet as jn
-from experiments.torchvision_logits import torchvision
 from jaxnet.interop import by_names, part, shaped, transposed
 from tests.compiled import jit_apply
 
@@ -159,144 +156,6 @@ def arrays(changes):
 def test_refusals(call, error, words):
     with pytest.raises(error, match=words):
         call()
-
-
-# Published layouts.
-
-
-def transformers():
-    """transformers 5.23.0, which imports torchvision where that is installed."""
-    with suppress(ImportError):
-        torchvision()
-    return pytest.importorskip("transformers", reason="compares with transformers")
-
-
-def randomize(module, torch):
-    torch.manual_seed(0)
-    with torch.no_grad():
-        for p in module.parameters():
-            p.copy_(torch.randn_like(p) * 0.4 + (p.ndim == 1) * 0.5)
-    return module.eval()
-
-
-def gpt2_table(width, heads):
-    size = width // heads
-    table = {
-        "words/embedding": "wte.weight", "positions/embedding": "wpe.weight",
-        "norm/scale": "ln_f.weight", "norm/bias": "ln_f.bias",
-        "block_{i}/attention/out/kernel": ("h.{i}.attn.c_proj.weight", shaped(heads, size, width)),
-        "block_{i}/attention/out/bias": "h.{i}.attn.c_proj.bias",
-    }  # fmt: skip
-    for k, name in enumerate(("query", "key", "value")):
-        packed, ours = "h.{i}.attn.c_attn", f"block_{{i}}/attention/{name}"
-        table[f"{ours}/kernel"] = (f"{packed}.weight", part(k, 3), shaped(width, heads, size))
-        table[f"{ours}/bias"] = (f"{packed}.bias", part(k, 3), shaped(heads, size))
-    for ours, theirs in (("attention_norm", "ln_1"), ("mlp_norm", "ln_2")):
-        table[f"block_{{i}}/{ours}/scale"] = f"h.{{i}}.{theirs}.weight"
-        table[f"block_{{i}}/{ours}/bias"] = f"h.{{i}}.{theirs}.bias"
-    for ours, theirs in (("mlp_in", "c_fc"), ("mlp_out", "c_proj")):
-        table[f"block_{{i}}/{ours}/kernel"] = f"h.{{i}}.mlp.{theirs}.weight"  # not transposed
-        table[f"block_{{i}}/{ours}/bias"] = f"h.{{i}}.mlp.{theirs}.bias"
-    return table
-
-
-def test_gpt2(tmp_path):
-    torch = pytest.importorskip("torch", reason="compares with PyTorch")
-    library = transformers()
-    width, heads, layers, vocabulary, context = 12, 3, 2, 17, 11
-    config = library.GPT2Config(
-        n_embd=width, n_layer=layers, n_head=heads, vocab_size=vocabulary, n_positions=context,
-        bos_token_id=0, eos_token_id=0,
-    )  # fmt: skip
-    theirs = randomize(library.GPT2LMHeadModel(config), torch)
-    mask = {f"h.{i}.attn.bias": np.tri(context)[None, None] for i in range(layers)}
-    weights = theirs.transformer.state_dict()
-    save_file({n: a.numpy() for n, a in weights.items()} | mask, tmp_path / "a")  # as published
-
-    def norm(name="norm"):
-        return jn.layer_norm(epsilon=1e-5, name=name)
-
-    def block(i):
-        return jn.transformer_block(heads, causal=True, norm=norm, name=f"block_{i}")
-
-    words = jn.embedding(vocabulary, width, tied=True, name="words")
-    positions = jn.learned_positions(context, name="positions")
-    net = jn.serial(words, positions, block(0), block(1), norm(), words, name="gpt2")
-    x = np.random.default_rng(0).integers(0, vocabulary, (2, 7))
-    given = by_names(net, tmp_path / "a", x, gpt2_table(width, heads), leave=["h.*.attn.bias"])
-    same_logits(net, given, x, theirs, torch.tensor(x))
-
-
-def same_logits(net, given, x, theirs, inputs):
-    y, _ = jit_apply(net, *given, x)
-    wanted = theirs(inputs).logits.detach().numpy()
-    assert y.shape == wanted.shape
-    np.testing.assert_allclose(y, wanted, atol=2e-5 * abs(wanted).max())
-
-
-def vit(patch, width, heads, layers, mlp, classes):
-    def norm(name="norm"):
-        return jn.layer_norm(epsilon=1e-12, name=name)
-
-    def forward(m, x):
-        x = m(jn.conv(width, patch, strides=patch, padding="VALID", name="patches"), x)
-        x = x.reshape(x.shape[0], -1, width)
-        first = m.param("class", jn.initializers.zeros, (1, 1, width))
-        x = jnp.concatenate([jnp.broadcast_to(first, (x.shape[0], 1, width)), x], 1)
-        x = x + m.param("positions", jn.initializers.zeros, (1, x.shape[1], width))
-        for i in range(layers):
-            block = jn.transformer_block(
-                heads, mlp, norm=norm, activation=lambda x: jax.nn.gelu(x, approximate=False),
-                name=f"block_{i}",
-            )  # fmt: skip
-            x = m(block, x)
-        return m(jn.dense(classes, name="head"), m(norm(), x)[:, 0])
-
-    return jn.compose(forward, name="vit")
-
-
-def vit_table(width, heads):
-    """Of the files published on the hub."""
-    size = width // heads
-    table = {
-        "class": "vit.embeddings.cls_token", "positions": "vit.embeddings.position_embeddings",
-        "patches/kernel": ("vit.embeddings.patch_embeddings.projection.weight", transposed),
-        "patches/bias": "vit.embeddings.patch_embeddings.projection.bias",
-        "norm/scale": "vit.layernorm.weight", "norm/bias": "vit.layernorm.bias",
-        "head/kernel": ("classifier.weight", transposed), "head/bias": "classifier.bias",
-    }  # fmt: skip
-    ours, theirs = "block_{i}", "vit.encoder.layer.{i}"
-    for name in ("query", "key", "value"):
-        source, entry = f"{theirs}.attention.attention.{name}", f"{ours}/attention/{name}"
-        table[f"{entry}/kernel"] = (f"{source}.weight", transposed, shaped(width, heads, size))
-        table[f"{entry}/bias"] = (f"{source}.bias", shaped(heads, size))
-    out = f"{theirs}.attention.output.dense"
-    projection = (f"{out}.weight", transposed, shaped(heads, size, width))
-    table[f"{ours}/attention/out/kernel"] = projection
-    table[f"{ours}/attention/out/bias"] = f"{out}.bias"
-    for mine, name in (("attention_norm", "layernorm_before"), ("mlp_norm", "layernorm_after")):
-        table[f"{ours}/{mine}/scale"] = f"{theirs}.{name}.weight"
-        table[f"{ours}/{mine}/bias"] = f"{theirs}.{name}.bias"
-    for mine, name in (("mlp_in", "intermediate"), ("mlp_out", "output")):
-        table[f"{ours}/{mine}/kernel"] = (f"{theirs}.{name}.dense.weight", transposed)
-        table[f"{ours}/{mine}/bias"] = f"{theirs}.{name}.dense.bias"
-    return table
-
-
-def test_vit(tmp_path):
-    torch = pytest.importorskip("torch", reason="compares with PyTorch")
-    library = transformers()
-    patch, width, heads, layers, mlp, classes = 4, 12, 3, 2, 20, 5
-    config = library.ViTConfig(
-        hidden_size=width, num_hidden_layers=layers, num_attention_heads=heads,
-        intermediate_size=mlp, image_size=8, patch_size=patch, num_labels=classes,
-    )  # fmt: skip
-    theirs = randomize(library.ViTForImageClassification(config), torch)
-    theirs.save_pretrained(tmp_path)  # in the published layout
-    net = vit(patch, width, heads, layers, mlp, classes)
-    x = np.random.default_rng(0).normal(size=(2, 8, 8, 3)).astype(np.float32)
-    given = by_names(net, tmp_path / "model.safetensors", x, vit_table(width, heads))
-    same_logits(net, given, x, theirs, torch.tensor(np.moveaxis(x, -1, 1)))
 
 
 # Keras 3: kernels have our layout, so most rows are names only.
