@@ -316,12 +316,6 @@ def test_the_menu_follows_the_pages_that_there_are(tmp_path):
     assert titles()["Performance"] == "experiments/performance.md"
 
 
-def test_every_lesson_is_in_one_group():
-    grouped = [path for paths in lessons.groups().values() for path in paths]
-    assert sorted(grouped) == lessons.LESSONS
-    assert len(LESSONS) >= 16
-
-
 def test_links_to_lessons_by_number():
     text = lessons.linked_lessons(
         "lessons 3, 5 and 12; transfer is in lesson 6, 28 images, lesson 99"
@@ -378,20 +372,16 @@ def test_names_are_linked_once_below_each_heading():
 
 def test_names_in_docstrings_are_linked_outside_of_code():
     text = (
-        "Use `fit`, `digits` and 2 * 3.\n\n    code `fit` * 2\n\n    more * code\n\n"
+        "Use `fit`, `digits`, `(x, *, key) ->\n(y, *rest)` and 2 * 3.\n\n"
+        "    code `fit` * 2\n\n    more * code\n\n"
         "After `tfds.load`.\n\nArgs:\n  a: As\n    in `fit`.\n\nExample:\n  >>> `fit`\n"
     )
     assert docstrings.linked(text, others={"digits": None}).splitlines() == [
-        "Use [`fit`][jaxnet.fit], `digits` and 2 \\* 3.", "", "    code `fit` * 2", "",
+        "Use [`fit`][jaxnet.fit], `digits`, `(x, *, key) ->", "(y, *rest)` and 2 \\* 3.", "",
+        "    code `fit` * 2", "",
         "    more * code", "", "After [`tfds.load`][jaxnet.data.tfds.load].", "", "Args:",
         "  a: As", "    in [`fit`][jaxnet.fit].", "", "Example:", "  >>> `fit`",
     ]  # fmt: skip
-
-
-def test_stars_outside_of_code_are_escaped():
-    """Code may go on in the next line."""
-    text = "Give `(x, *, key) ->\n  (y, *rest)` and 2 * 3."
-    assert docstrings.linked(text) == "Give `(x, *, key) ->\n  (y, *rest)` and 2 \\* 3."
 
 
 def test_examples_of_docstrings_name_the_library():
@@ -429,16 +419,6 @@ def test_a_colon_in_what_is_returned_is_no_type():
     )
     assert returned.value[0].description == "((x, y), (a, b)): images."
     assert returned.value[0].annotation == "Pair"
-
-
-def test_folded_lists_with_code():
-    text = (
-        "<details>\n\n1. ```python\n   f()\n\n   g()\n   ```\n   text\n2. words\n   more\n\nend\n"
-    )
-    assert lessons.unfolded(text).split("\n") == [
-        "<details markdown>", "", "", "1. &nbsp;", "", "    ```python", "    f()", "", "    g()",
-        "    ```", "", "    text", "", "2. words", "    more", "", "end",
-    ]  # fmt: skip
 
 
 def test_the_address_of_the_site(monkeypatch):

@@ -50,9 +50,6 @@ FAST = {
     "Train in several processes",
     "Load data with grain",
     "Measure where the time goes",
-    "The same network in Equinox",
-    "The same network in Haiku",
-    "The same network in Keras",
 }
 LONG = {
     *(heading for heading in sections(GUIDE / "programs.md") if heading),
