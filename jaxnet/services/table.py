@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxnet.services.checks import at_least
+from jaxnet.services.checks import at_least, check_type
 from jaxnet.services.markup import html_table
 
 GAP = "  "  # between columns
@@ -56,8 +56,7 @@ class Table:
         if not head or not all(isinstance(name, str) for name in head):
             raise TypeError(f"Table: head must be a tuple of names, got {self.head!r:.60}")
         for what, rows in (("rows", self.rows), ("totals", self.totals)):
-            if not isinstance(rows, list | tuple):
-                raise TypeError(f"Table: {what} must be a list of tuples, got {rows!r:.60}")
+            check_type("Table", what, rows, list | tuple, "a list of tuples")
             for row in rows:
                 if not isinstance(row, list | tuple) or len(row) != len(self.head):
                     raise ValueError(
@@ -65,11 +64,9 @@ class Table:
                         f"head, got {row!r:.60}"
                     )
         at_least("Table", "width", self.width, optional=True)
-        if not isinstance(self.notes, list | tuple):
-            raise TypeError(f"Table: notes must be a list of str, got {self.notes!r:.60}")
+        check_type("Table", "notes", self.notes, list | tuple, "a list of str")
         for what, words in (("title", self.title), *(("notes", note) for note in self.notes)):
-            if not isinstance(words, str):
-                raise TypeError(f"Table: {what} must be str, got {words!r:.60}")
+            check_type("Table", what, words, str, "str")
 
     def __str__(self) -> str:
         width = self.width or shutil.get_terminal_size().columns

@@ -106,12 +106,12 @@ def test_every_table_prints_on_ascii(monkeypatch):
 
 
 @pytest.mark.parametrize(("change", "error", "words"), [
-    ({"title": None}, TypeError, "title must be str, got None"),
+    ({"title": None}, TypeError, "title must be str, got NoneType"),
     ({"head": 3}, TypeError, "head must be a tuple of names, got 3"),
-    ({"rows": None}, TypeError, "rows must be a list of tuples, got None"),
+    ({"rows": None}, TypeError, "rows must be a list of tuples, got NoneType"),
     ({"rows": [(1, 2)]}, ValueError, "rows must be tuples of 1 cells, one per name in head"),
     ({"totals": [3]}, ValueError, "totals must be tuples of 1 cells"),
-    ({"notes": "abc"}, TypeError, "notes must be a list of str, got 'abc'"),
+    ({"notes": "abc"}, TypeError, "notes must be a list of str, got str"),
     ({"width": 2.5}, TypeError, "width must be an integer, got 2.5"),
 ], ids=str)  # fmt: skip
 def test_cells_of_another_type(change, error, words):
