@@ -239,15 +239,12 @@ def program_text(who: str, compiled: Any) -> str:
       >>> program_text("cost_by_layer", jax.jit(jnp.sin).lower(1.0).compile())[:9]
       'HloModule'
     """
-    if not (hasattr(compiled, "as_text") and hasattr(compiled, "cost_analysis")):
+    # A program that is only lowered has a text, too.
+    text = compiled.as_text() if hasattr(compiled, "cost_analysis") else None
+    if text is None or not text.startswith("HloModule"):
         raise TypeError(
             f"{who}: expected a compiled program, such as jax.jit(f).lower(x).compile(), got "
             f"{type(compiled).__name__}"
-        )
-    text = compiled.as_text()
-    if text is None or not text.startswith("HloModule"):
-        raise TypeError(
-            f"{who}: expected a compiled program. If yours is only lowered, pass lowered.compile()"
         )
     return text
 

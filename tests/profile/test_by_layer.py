@@ -189,7 +189,7 @@ LOWERED = jax.jit(jnp.sin).lower(1.0)
 
 @pytest.mark.parametrize("call, error, words", [
     (lambda empty: cost_by_layer(LOWERED), TypeError,
-     r"expected a compiled program\. If yours is only lowered, pass lowered\.compile"),
+     r"a compiled program, such as jax.jit\(f\).lower\(x\).compile\(\), got Lowered"),
     (lambda empty: cost_by_layer(jnp.sum), TypeError,
      "a compiled program, such as .*, got function"),
     (lambda empty: time_by_layer(LOWERED.compile(), empty), ValueError, "no trace in"),
