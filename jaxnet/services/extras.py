@@ -43,9 +43,7 @@ def command(extras: str) -> str:
       'Install it with pip install "jaxnet-toolkit[viz] @ git+https://github.com/jaxnet/jaxnet"'
     """
     address = ""
-    with suppress(importlib.metadata.PackageNotFoundError):  # a checkout that is not installed
-        for line in importlib.metadata.metadata("jaxnet-toolkit").get_all("Project-URL") or []:
-            name, _, url = line.partition(", ")
-            if name == "Repository":
-                address = f" @ git+{url}"
+    with suppress(importlib.metadata.PackageNotFoundError, KeyError):  # a checkout, not installed
+        lines = importlib.metadata.metadata("jaxnet-toolkit").get_all("Project-URL") or []
+        address = f" @ git+{dict(line.split(', ', 1) for line in lines)['Repository']}"
     return f'Install it with pip install "jaxnet-toolkit[{extras}]{address}"'
