@@ -13,10 +13,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxnet.core import Around, Layer
+from jaxnet.core import Layer
 from jaxnet.services.trees import PyTree, describe, flat
 from jaxnet.services.warn import warn
-from jaxnet.training.objective import Augmented, Supervised
+from jaxnet.training.objective import Supervised, objectives_in
 from jaxnet.training.trainer import Trainer
 
 ROWS = 8  # number of examples that the description includes
@@ -100,15 +100,11 @@ def check_run(before: dict[str, Any] | None, now: dict[str, Any]) -> None:
 def _objective(layer: Layer | None) -> str | None:
     """Return the kinds of an objective from outside to inside, and the name of its loss."""
     kinds: list[str] = []
-    while layer is not None:
-        kinds.append(layer.kind)
-        inside, layer = layer.inside, None
-        if isinstance(inside, Supervised):
-            kinds[-1] += f" with {inside.loss.kind}"
-        elif isinstance(inside, Augmented):
-            layer = inside.objective
-        elif isinstance(inside, Around) and kinds[-1] != "truncated_bptt":
-            layer = inside.layer
+    for each in objectives_in(layer):
+        loss = isinstance(each.inside, Supervised) and f" with {each.inside.loss.kind}"
+        kinds.append(f"{each.kind}{loss or ''}")
+        if each.kind == "truncated_bptt":  # what is inside is a net
+            break
     return " of ".join(kinds) or None
 
 

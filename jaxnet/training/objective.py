@@ -120,12 +120,18 @@ class Supervised:
         return values, {name: m(layer, pair) for name, layer in self.metrics.items()}
 
 
-def supervised_in(objective: Layer | None) -> Supervised | None:
-    """Return the parts of `supervised`, also inside `augmented` or a transform; None without it."""
-    while objective is not None and not isinstance(objective.inside, Supervised):
+def objectives_in(objective: Layer | None) -> Iterator[Layer]:
+    """Yield an objective and those inside it, as in `augmented` and in transforms."""
+    while objective is not None:
+        yield objective
         inside = objective.inside
         objective = getattr(inside, "objective", None) or getattr(inside, "layer", None)
-    return objective and objective.inside
+
+
+def supervised_in(objective: Layer | None) -> Supervised | None:
+    """Return the parts of `supervised`, also inside `augmented` or a transform; None without it."""
+    found = (each.inside for each in objectives_in(objective))
+    return next((inside for inside in found if isinstance(inside, Supervised)), None)
 
 
 def _comparison(name: str, function: Compare) -> Layer:
