@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnet.services.checks import check_type, on_device
+from jaxnet.services.checks import check_mask, check_type, on_device
 from jaxnet.services.files import readable
 from jaxnet.services.saving import KNOWN, Notes, check_seal, opened, read_tensors, write_file
 from jaxnet.services.trees import as_lines, describe, differences
@@ -279,11 +279,7 @@ def _without_key(who: str, name: str, leaf: Any) -> tuple[Any, dict[str, str]]:
 
 def _to_array(who: str, name: str, leaf: Any) -> tuple[np.ndarray, dict[str, str]]:
     """Return the array that safetensors stores for a leaf, and a note if the two differ."""
-    if isinstance(leaf, np.ma.MaskedArray):
-        raise TypeError(
-            f"{who}: {name} is a masked array, whose mask would be lost; save {name}.data and "
-            f"{name}.mask"
-        )
+    check_mask(who, name, leaf)
     if isinstance(leaf, int) and not isinstance(leaf, bool):
         usual = jax.dtypes.canonicalize_dtype(np.int64)  # 64 bits are for numbers that need them
         try:

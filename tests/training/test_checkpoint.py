@@ -216,11 +216,7 @@ def bad_trees():
         ({"a": X, 0: X}, TypeError, "the names in a dict must be all "),
         ({"a": np.ones(2, np.longdouble)}, TypeError, longdouble),
         ({"a": 2**70}, TypeError, "a must fit 64 bits, got 1180591620717411303424"),
-        (
-            {"a": hidden},
-            TypeError,
-            "a is a masked array, whose mask would be lost; save a.data and",
-        ),
+        ({"a": hidden}, TypeError, "a must be a plain array, got a masked one, whose mask would"),
         ({"w": donated}, ValueError, "w was donated to a step and is gone; save what the step"),
     ]
 
