@@ -12,7 +12,8 @@ from jaxnet.services.checks import all_native, as_rows, at_least, check_type, to
 from jaxnet.services.keywords import explain_keywords
 from jaxnet.services.trees import Memo, PyTree, is_float, memo_of, path_name
 from jaxnet.training import placement
-from jaxnet.training.objective import Average, averaged, supervised_in, traced
+from jaxnet.training.look import look
+from jaxnet.training.objective import Average, averaged, supervised_in
 from jaxnet.training.targets import check_targets, rows_are_in_order
 from jaxnet.training.watch import explain_reuse
 
@@ -80,10 +81,10 @@ def measure_all(
         count = jax.tree.leaves(batch)[0].shape[0]
         size = min(batch_size, count)
         if size < count or sums is not None:
-            check_metrics(who, objective, programs, params, state, batch)
+            check_metrics(who, objective, params, state, batch)
         whole = count - count % size
         parts = [batch]
-        if whole < count and not takes_mask(objective, programs, params, state, batch):
+        if whole < count and not takes_mask(objective, params, state, batch):
             parts = [jax.tree.map(lambda a, n=n: a[n], batch) for n in np.s_[:whole, whole:]]
         for part in parts:
             n = jax.tree.leaves(part)[0].shape[0]
@@ -178,20 +179,20 @@ def mask_of(i: Any, size: int, count: int) -> jax.Array | None:
     return (i * size + jnp.arange(size) < count).astype(jnp.float32) if count % size else None
 
 
-def takes_mask(objective: Layer | None, programs: Memo, params, state, batch: PyTree) -> bool:
+def takes_mask(objective: Layer | None, params, state, batch: PyTree) -> bool:
     """Return whether all values are per example, so that padding can be left out."""
     if objective is None:
         return False
-    shapes = _values_of(objective, programs, params, state, batch)
-    return all(leaf.ndim > 0 for leaf in jax.tree.leaves(shapes))
+    leaves = jax.tree.leaves(look(objective, params, state, batch).values)
+    return all(leaf.ndim > 0 for leaf in leaves)
 
 
-def check_metrics(who: str, objective: Layer | None, programs: Memo, params, state, batch) -> None:
+def check_metrics(who: str, objective: Layer | None, params, state, batch: PyTree) -> None:
     """Raise if a metric of `supervised` is one number per batch, since several are averaged."""
     parts = supervised_in(objective)
     if objective is None or parts is None or not parts.metrics:
         return
-    for name, value in _values_of(objective, programs, params, state, batch)[1].items():
+    for name, value in look(objective, params, state, batch).values[1].items():
         if not isinstance(value, tuple) and value.ndim == 0:
             raise ValueError(
                 f"{who}: metrics[{name!r}] is one number per batch, and the mean over batches is "
@@ -200,12 +201,6 @@ def check_metrics(who: str, objective: Layer | None, programs: Memo, params, sta
                 "F1, take jn.metrics.scores of a sum of jn.metrics.confusion, or hand the outputs "
                 "of jn.predict to scikit-learn"
             )
-
-
-def _values_of(objective: Layer, programs: Memo, params, state, batch: PyTree) -> Any:
-    """Return the shapes of an objective's values and metrics."""
-    look = lambda: traced(objective, params, state, batch)[1]  # noqa: E731
-    return programs.of(("values", objective), look)
 
 
 @explain_keywords

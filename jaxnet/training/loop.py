@@ -14,7 +14,7 @@ from jaxnet.services.keywords import explain_keywords
 from jaxnet.services.progress import progress_bar
 from jaxnet.services.trees import PyTree
 from jaxnet.services.warn import warn
-from jaxnet.training.described import check_run
+from jaxnet.training.described import check_run, describe_run
 from jaxnet.training.epoch import Epoch, Position
 from jaxnet.training.evaluate import data_on_device, is_stream, means, measure_all
 from jaxnet.training.loss_scale import scales_in
@@ -115,13 +115,8 @@ def fit(
         if not is_stream(evaluate):
             evaluate = data_on_device(evaluate, "fit: evaluate")
             with explain_reuse():  # once, before any epoch is trained
-                check_targets(
-                    trainer.objective,
-                    train_state.params,
-                    train_state.state,
-                    evaluate,
-                    "fit: evaluate",
-                )
+                now = train_state.params, train_state.state
+                check_targets(trainer.objective, *now, evaluate, "fit: evaluate")
     check_type("fit", "position", position, Position | None, "the position of an Epoch")
     if isinstance(data, Generator | map | zip) and (epochs or 1) > 1:
         raise ValueError(
@@ -136,7 +131,7 @@ def fit(
     source = (Batches if is_stream(data) else Resident)(trainer, data, batch_size, shuffle)
     with explain_reuse():
         train_state, step = source.joined(train_state), int(train_state.step)
-    about = source.described()
+    about = describe_run(trainer, source.data, source.shuffle)
     if position is None:
         start = step // source.steps if source.steps else 0
         position = Position(start, 0, step, 0, run=about)

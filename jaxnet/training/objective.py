@@ -27,7 +27,7 @@ from jaxnet.services.checks import LOADER, WrongValues, a_function, check_type, 
 from jaxnet.services.functions import function_name
 from jaxnet.services.jaxprs import follow
 from jaxnet.services.keywords import explain_keywords
-from jaxnet.services.trees import PyTree, describe, flat, key_spec, shapes_of
+from jaxnet.services.trees import PyTree, describe, flat, shapes_of
 
 Compare = Callable[[PyTree, PyTree], Any]  # (outputs, targets) -> values
 
@@ -629,22 +629,6 @@ def hint_of_batch(objective: Layer, batch: PyTree) -> Iterator[None]:
                 "jn.supervised(net, loss)"
             )
         raise
-
-
-def traced(
-    objective: Layer, params: Params, state: State, batch: PyTree, *, train: bool = False
-) -> Any:
-    """Return the jaxpr of what an objective returns without its state, and the shapes of that.
-
-    Example:
-      >>> net = jn.dense(2)
-      >>> traced(net, *net.init(jax.random.key(0), jnp.ones((5, 3))), jnp.ones((5, 3)))[1].shape
-      (5, 2)
-    """
-    run = lambda *args, key: objective.apply(*args, key=key, train=train)[0]  # noqa: E731
-    given = shapes_of((params, state, batch))
-    with hint_of_batch(objective, batch):
-        return jax.make_jaxpr(run, return_shape=True)(*given, key=key_spec())
 
 
 def _averages(output: Any, batch: PyTree, weights: Any, who: str) -> dict[str, Average]:

@@ -19,13 +19,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnet.services.trees import PyTree
+from jaxnet.services.trees import PyTree, shapes_of
 from jaxnet.services.warn import warn
 from jaxnet.training import placement, preemption
-from jaxnet.training.described import describe_run
 from jaxnet.training.epoch import Position
 from jaxnet.training.evaluate import check_metrics, data_on_device, mask_of, takes_mask
-from jaxnet.training.objective import Average, added, traced
+from jaxnet.training.look import look
+from jaxnet.training.objective import Average, added
 from jaxnet.training.targets import check_targets, rows_are_in_order
 from jaxnet.training.trainer import Trainer, TrainState, driver, key_of, next_key
 
@@ -136,7 +136,7 @@ class Resident:
         objective, now = self.trainer.objective, (train_state.params, train_state.state)
         check_targets(objective, *now, self.data, "fit", train=True)
         if self.steps != 1:
-            check_metrics("fit", objective, self.trainer._kept.programs, *now, self.data)
+            check_metrics("fit", objective, *now, self.data)
         if self.shuffle and rows_are_in_order(objective, train_state.state, self.data, self.size):
             raise ValueError(
                 "fit: the state has an entry for each row of a batch, such as the carry of "
@@ -148,10 +148,6 @@ class Resident:
         train_state, shardings = placement.onto_mesh("fit", train_state, batches)
         self.programs = resident_programs(self.trainer, self.size, self.shuffle, shardings, batches)
         return train_state
-
-    def described(self) -> dict[str, Any]:
-        """Describe the run."""
-        return describe_run(self.trainer, self.data, self.shuffle)
 
     def resume(self, position: Position) -> None:
         """Raise if a position belongs to other data or batches."""
@@ -203,6 +199,8 @@ _END = object()
 class Batches:
     """Batches from an iterable; a short one is padded with its own examples and masked."""
 
+    data = shuffle = None  # they are its own affair
+
     def __init__(self, trainer: Trainer, batches: Iterable[PyTree], size: int, shuffle: bool):
         self.trainer, self.batches, self.size = trainer, batches, size
         length = len(batches) if isinstance(batches, Sized) else sys.maxsize
@@ -210,6 +208,7 @@ class Batches:
         self.iterator: Any = None  # iterator of the current pass
         self.first: dict[int, int] = {}  # checksum of the first batch, by pass
         self.step: Any = None  # the program, made for the first batch
+        self.like: PyTree = None  # shapes of the first batch
         self.explained = False  # whether a last batch of one example was checked
         self.accepted: list[frozenset[int]] = []  # integers found in the targets so far
         self.masks: dict[int, Any] = {}  # mask of a batch on the device, by its examples
@@ -217,10 +216,6 @@ class Batches:
     def joined(self, train_state: TrainState) -> TrainState:
         """Return the train_state itself, since its mesh is known with the first batch."""
         return train_state
-
-    def described(self) -> dict[str, Any]:
-        """Describe the run."""
-        return describe_run(self.trainer, None, None)
 
     def resume(self, position: Position) -> None:
         """Go to a position: by the state of the iterator, or past the batches that were used."""
@@ -319,6 +314,7 @@ class Batches:
         count = jax.tree.leaves(batch)[0].shape[0]
         size = size or count
         if self.step is None:
+            self.like = shapes_of(batch)
             batches = placement.check_batch("fit", batch, count)
             train_state, shardings = placement.onto_mesh("fit", train_state, batches)
             key, update = ("fit from batches", "batch"), trainer.update
@@ -329,7 +325,7 @@ class Batches:
 
             self.step = driver(trainer._kept.programs, trainer._kept.watcher, key, run, shardings)
         else:
-            check_metrics("fit", trainer.objective, trainer._kept.programs, *now, batch)
+            check_metrics("fit", trainer.objective, *now, self.like)
         if count > size:
             raise ValueError(
                 f"fit: the first batch had {size} examples, a later one {count}; only the last "
@@ -340,7 +336,7 @@ class Batches:
         if count < size:
             batch = jax.tree.map(lambda leaf: placement.repeated(leaf, size), batch)
         # One program for all batches.
-        of_rows = takes_mask(trainer.objective, trainer._kept.programs, *now, batch)
+        of_rows = takes_mask(trainer.objective, *now, self.like)
         if count == size and (trainer.optimizer is None or not of_rows):  # an own step has no mask
             return train_state, batch, None
         if count not in self.masks:
@@ -353,7 +349,7 @@ class Batches:
             return
         self.explained = True
         try:
-            traced(objective, train_state.params, train_state.state, batch, train=True)
+            look(objective, train_state.params, train_state.state, batch, train=True)
         except ValueError as error:
             warn(
                 "fit: the last batch has one example, which is repeated to fill it, so its "

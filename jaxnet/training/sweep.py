@@ -276,9 +276,7 @@ def sweep(
     carried = test is not None and rows_are_in_order(objective, drawn.state, tested, size)
     steps = -(-count // size)
     if steps > 1 or (test is not None and size < jax.tree.leaves(test)[0].shape[own_data]):
-        check_metrics(
-            "sweep", objective, trainer._kept.programs, drawn.params, drawn.state, example
-        )
+        check_metrics("sweep", objective, drawn.params, drawn.state, example)
     batches = _batches(data, own_data, size)
     programs = resident_programs(trainer, size, shuffle, batches=batches)
 

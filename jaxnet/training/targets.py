@@ -9,6 +9,8 @@ import numpy as np
 from jaxnet.core import Layer, Params, State
 from jaxnet.services.checks import WrongValues
 from jaxnet.services.trees import PyTree, key_spec, shapes_of
+from jaxnet.training.look import attempt
+from jaxnet.transforms.stream import batch_axes
 
 
 def check_targets(
@@ -66,23 +68,17 @@ def check_targets(
         batch = (x, batch) if pair else batch
         return objective.apply(params, state, batch, key=key, train=train)[0]
 
-    def trace(state):
-        jax.eval_shape(run, *shapes_of((params, state, x, leaves)), key_spec())
+    def trace(fresh):
+        # The state may have one entry per row, for different rows.
+        kept = jax.eval_shape(objective.init, key_spec(), shapes_of(data))[1] if fresh else state
+        return jax.eval_shape(run, *shapes_of((params, kept, x, leaves)), key_spec())
 
     try:
-        try:
-            trace(state)
-        except (WrongValues, Warning):  # warnings may be turned into errors
-            raise
-        except Exception:  # the state may have one entry per row, for different rows
-            trace(jax.eval_shape(objective.init, key_spec(), shapes_of(data))[1])
+        if attempt(trace, False) is None:
+            attempt(trace, True)
     except WrongValues as error:
         error.add_note(f"{who} looked at the targets first: nothing was computed with them")
         raise
-    except Warning:
-        raise
-    except Exception:
-        pass  # augmentation may change the form of the data; other errors are raised by the step
 
 
 def _values(leaf: Any, alone: bool) -> Any:
@@ -129,11 +125,6 @@ def rows_are_in_order(objective: Layer | None, state: State, data: PyTree, size:
     if objective is None or all(size not in leaf.shape for leaf in jax.tree.leaves(state)):
         return False  # the usual case, without a trace
 
-    def of_rows(rows):
-        batch = jax.tree.map(lambda a: jax.ShapeDtypeStruct((rows, *a.shape[1:]), a.dtype), data)
-        return jax.eval_shape(objective.init, key_spec(), batch)[1]
-
-    try:
-        return of_rows(size) != of_rows(size + 1)
-    except Exception:  # the objective does not accept a different number of rows
-        return False
+    batch = jax.tree.map(lambda a: jax.ShapeDtypeStruct((size, *a.shape[1:]), a.dtype), data)
+    axes = attempt(batch_axes, objective, batch)  # none if it takes no other number of rows
+    return any(axis >= 0 for axis in jax.tree.leaves(axes))

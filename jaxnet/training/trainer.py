@@ -30,8 +30,8 @@ from jaxnet.services.markup import html_line
 from jaxnet.services.memory import keep_by_default
 from jaxnet.services.trees import Memo, PyTree, describe, floats_of, with_floats
 from jaxnet.training.accumulate import accumulated
-from jaxnet.training.captured import check_captured, program_of
 from jaxnet.training.interrupts import is_spent, uninterrupted
+from jaxnet.training.look import attempt, check_captured, look
 from jaxnet.training.loss_scale import LossScale, computes_in_float16, settled, started
 from jaxnet.training.objective import Average, averaged, hint_of_batch
 from jaxnet.training.placement import Shardings, check_processes, is_named, placed, shardings_of
@@ -235,13 +235,14 @@ def trainer(
             drawn = objective.init(child_key(key, "init"), specs)
         drawn, state = without_weak_types(drawn)
         filled = drawn if params is None else _filled("params", drawn, params)
-        check_captured(objective, filled, program_of(objective, filled, state, specs))
+        seen = attempt(look, objective, filled, state, specs)
+        check_captured(objective, filled, seen)
         train_key = child_key(key, "train")
         if jax.random.key_impl(train_key) == jax.random.key_impl(jax.random.key(0)):
             # Key data would not keep a different kind of key.
             train_key = jax.random.key_data(train_key)
         step, opt_state = on_device(np.zeros((), np.int32)), start(filled)
-        if loss_scale is not None or computes_in_float16(objective, filled, state, specs):
+        if loss_scale is not None or computes_in_float16(seen):
             opt_state = started(loss_scale, opt_state, filled)
         return TrainState(step, filled, state, opt_state, train_key)
 
@@ -337,9 +338,8 @@ def step_of(
         batch = all_native(batch, "step")
         with explain_reuse(train_state):
             if "step" not in watcher.traces:  # later batches are assumed to be like the first one
-                check_targets(
-                    objective, train_state.params, train_state.state, batch, "step", train=True
-                )
+                now = train_state.params, train_state.state
+                check_targets(objective, *now, batch, "step", train=True)
             # One check suffices, since a train_state is on a mesh as a whole; flattening costs
             # microseconds.
             shardings = shardings_of(train_state) if is_named(train_state.step) else None

@@ -10,7 +10,7 @@ import numpy as np
 from jaxnet.core import Layer, State, as_layer, transformed
 from jaxnet.core.mode import Stream
 from jaxnet.services.checks import abstract, at_least, check_dict, check_dtype, check_options
-from jaxnet.services.trees import PyTree, as_lines, describe, differences, flat
+from jaxnet.services.trees import PyTree, as_lines, describe, differences, flat, key_spec
 
 
 def stream(
@@ -155,7 +155,7 @@ def batch_axes(stream: Layer, x: PyTree) -> PyTree:
         return jax.ShapeDtypeStruct((batch + 1, *leaf.shape[1:]), leaf.dtype) if mine else leaf
 
     def state_of(x):
-        return jax.eval_shape(lambda key: stream.init(key, x)[1], jax.random.key(0))
+        return jax.eval_shape(stream.init, key_spec(), x)[1]
 
     def axis(one, other):
         pairs = enumerate(zip(one.shape, other.shape, strict=True))

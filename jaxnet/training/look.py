@@ -1,0 +1,86 @@
+"""A look at an objective: it is traced with shapes, once for each, before anything is computed.
+
+It shows the form of the values, what is computed in float16, and arrays that the function of the
+objective captures: they look like weights, and nothing trains them.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+
+from jaxnet.core import Layer, Params, State
+from jaxnet.services.checks import WrongValues
+from jaxnet.services.jaxprs import weights_in
+from jaxnet.services.trees import describe, is_float, key_spec, memo_of, shapes_of, signature
+from jaxnet.services.warn import warn
+from jaxnet.training.objective import hint_of_batch
+
+
+class Look(NamedTuple):
+    """What a trace of an objective shows, apart from its state.
+
+    Fields:
+      program: Closed jaxpr.
+      values: Shapes of the pair `(values, metrics)`.
+    """
+
+    program: Any
+    values: Any
+
+
+def look(
+    objective: Layer, params: Params, state: State, batch: Any, *, train: bool = False
+) -> Look:
+    """Return what an objective shows for batches of these shapes; raise what it raises.
+
+    Example:
+      >>> net, x = jn.dense(2), jnp.ones((5, 3))
+      >>> look(net, *net.init(jax.random.key(0), x), x).values.shape
+      (5, 2)
+    """
+
+    def trace() -> Look:
+        run = lambda *args, key: objective.apply(*args, key=key, train=train)[0]  # noqa: E731
+        given = shapes_of((params, state, batch))
+        with hint_of_batch(objective, batch):
+            return Look(*jax.make_jaxpr(run, return_shape=True)(*given, key=key_spec()))
+
+    # An objective makes its params and state for the shapes of a batch.
+    return memo_of(objective.apply).of(("look", train, signature(batch)), trace)
+
+
+def attempt(trace: Callable[..., Any], *args: Any) -> Any:
+    """Return what a trace returns; None if it raises, as the step will, which says where.
+
+    A trace may also fail where a step does not: on all data instead of a batch, or in evaluation.
+    Wrong values are raised, and warnings that are errors.
+
+    Example:
+      >>> attempt(jnp.sin, "a")
+    """
+    try:
+        return trace(*args)
+    except (WrongValues, Warning):
+        raise
+    except Exception:
+        return None
+
+
+def check_captured(objective: Layer, params: Params, seen: Look | None) -> None:
+    """Raise if there is nothing to train; warn of arrays that were perhaps to be trained."""
+    found = [] if seen is None else weights_in(seen.program)
+    sizes = ", ".join(describe(array) for array in found[:8])
+    write = (
+        "To train them, draw them in init, as jn.stateless(init, apply) does or, for a module of "
+        "another library, the functions of jn.interop"
+    )
+    if not any(map(is_float, jax.tree.leaves(params))):
+        held = f", but its function captures {sizes}. {write}" if found else ""
+        raise ValueError(f"trainer.init: {objective.name} has no params to train{held}")
+    if found:
+        warn(
+            f"trainer.init: {objective.name} captures arrays from outside, {sizes}, which are not "
+            f"trained. {write}. If they are constants (a teacher, a projection, a mask), write "
+            "jax.lax.stop_gradient(array) where they are used"
+        )
