@@ -17,15 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from jaxnet.data.builders import (
-    CATALOG,
-    KNOWN,
-    OWN,
-    base_name,
-    datasets_package,
-    folder,
-    prepared,
-)
+from jaxnet.data.builders import CATALOG, KNOWN, OWN, base_name, datasets_package, folder, prepared
 
 
 def prepare(who: str, name: str, place: Path) -> None:

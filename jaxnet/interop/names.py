@@ -410,10 +410,8 @@ class _Row(NamedTuple):
                 sizes = " and ".join(str(np.shape(a)) for a in given)
                 called = getattr(change, "__name__", "a function")
                 raise ValueError(f"{called} fails for {words} {sizes}: {error}") from error
-        if np.shape(given[0]) != shape:
-            raise ValueError(
-                f"got {np.shape(given[0])} from {words}{_advice(np.shape(given[0]), shape)}"
-            )
+        if (got := np.shape(given[0])) != shape:
+            raise ValueError(f"got {got} from {words}{_advice(got, shape)}")
         return checks.on_host("by_names", words, given[0], dtype="numbers")
 
 

@@ -78,9 +78,8 @@ def conv(
 
     def forward(m, x):
         size, steps, apart = sizes(x)
-        kernel = m.kernel(
-            "kernel", kernel_init, (*size, _members(name, x, groups), features), array=True
-        )
+        shape = (*size, _members(name, x, groups), features)
+        kernel = m.kernel("kernel", kernel_init, shape, array=True)
         x, pairs = _padded(m, x, name, padding, size, steps, apart)
         options = {"strides": steps, "padding": pairs, "dilation": apart, "groups": groups}
         y = _primitive()(x, kernel, **options, who=name)
@@ -204,9 +203,8 @@ def conv_transpose(
 
     def forward(m, x):
         size, steps, apart = sizes(x)
-        kernel = m.kernel(
-            "kernel", kernel_init, (*size, _members(name, x, groups), features), array=True
-        )
+        shape = (*size, _members(name, x, groups), features)
+        kernel = m.kernel("kernel", kernel_init, shape, array=True)
         m.not_in_stream("spreads each input over later outputs")
         pairs = _transposed_padding(name, padding, x.shape[1:-1], size, steps, apart)
         options = {"padding": pairs, "dilation": apart, "input_dilation": steps, "groups": groups}
@@ -244,11 +242,10 @@ def _check_groups(name: str, features: int, groups: int) -> None:
 
 def _members(name: str, x: Any, groups: int) -> int:
     """Return the number of inputs of each group."""
-    if x.shape[-1] % groups:
-        raise ValueError(
-            f"{name}: {groups} groups must divide the {x.shape[-1]} inputs of {x.shape}"
-        )
-    return x.shape[-1] // groups
+    inputs = x.shape[-1]
+    if inputs % groups:
+        raise ValueError(f"{name}: {groups} groups must divide the {inputs} inputs of {x.shape}")
+    return inputs // groups
 
 
 def _transposed_padding(name, padding, space, window, strides, dilation):

@@ -50,11 +50,7 @@ def polynomial(degree: int, *, name: str = "polynomial") -> Layer:
 
 
 def rbf(
-    features: int,
-    *,
-    width: float = 1.0,
-    centers_init: Initializer = normal(1.0),
-    name: str = "rbf",
+    features: int, *, width: float = 1.0, centers_init: Initializer = normal(1.0), name: str = "rbf"
 ) -> Layer:
     """Compute radial basis functions: unit i gives exp(-‖x - center_i‖² / (2 width²)).
 

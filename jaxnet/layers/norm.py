@@ -146,12 +146,7 @@ def layer_norm(
     """
     affine = _affine(name, epsilon, use_scale, use_bias, scale_init, bias_init)
 
-    def forward(m, x):
-        check_rank(name, x, 2)
-        _check_count(f"{name}:", x, x.shape[-1], "position", "batch_norm")
-        return standardized(x, *affine(m, x), (-1,), epsilon)
-
-    return compose(forward, name=name, kind="layer_norm")
+    return _over_features("layer_norm", name, affine, epsilon)
 
 
 @explain_keywords
@@ -190,12 +185,20 @@ def rms_norm(
     """
     affine = _affine(name, epsilon, use_scale, False, scale_init, zeros)
 
+    return _over_features("rms_norm", name, affine, epsilon, centered=False)
+
+
+def _over_features(
+    kind: str, name: str, affine: Callable, epsilon: float, centered: bool = True
+) -> Layer:
+    """Return the layer that normalizes each position by itself."""
+
     def forward(m, x):
         check_rank(name, x, 2)
         _check_count(f"{name}:", x, x.shape[-1], "position", "batch_norm")
-        return standardized(x, *affine(m, x), (-1,), epsilon, centered=False)
+        return standardized(x, *affine(m, x), (-1,), epsilon, centered)
 
-    return compose(forward, name=name, kind="rms_norm")
+    return compose(forward, name=name, kind=kind)
 
 
 @explain_keywords
@@ -315,8 +318,7 @@ def _check_count(who: str, x: jax.Array, count: int, of: str, write: str) -> Non
     """Raise for statistics of one value: its variance is 0, so the output would be the bias."""
     if count < 2:
         raise ValueError(
-            f"{who} needs more than one value per {of}, got an input of shape {x.shape}. Take "
-            f"{write}"
+            f"{who} needs more than one value per {of}, got an input of {x.shape}. Take {write}"
         )
 
 

@@ -105,14 +105,8 @@ def transformer_block(
     2020, "On Layer Normalization in the Transformer Architecture"; gates: Shazeer 2020, "GLU
     Variants Improve Transformer".
     """
-    shared: dict[str, Any] = {
-        "head_size": head_size,
-        "kv_heads": kv_heads,
-        "scale": scale,
-        "softcap": softcap,
-        "qk_norm": qk_norm,
-        "dropout_rate": dropout_rate,
-    }
+    shared: dict[str, Any] = {"head_size": head_size, "kv_heads": kv_heads, "qk_norm": qk_norm}
+    shared |= {"scale": scale, "softcap": softcap, "dropout_rate": dropout_rate}
     check_name("transformer_block", name)
     check_options(name, cross=cross, gated=gated)
     one_of(name, "norm_at", norm_at, ("input", "sum", "output", "both"))

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Collection, Sequence
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -145,8 +145,7 @@ def decoder(
     check_options(name, tied=tied)
     if not windowed or not all(isinstance(one, bool) for one in windowed):
         raise ValueError(
-            f"{name}: windowed must be booleans for the first blocks, such as (True, False), got "
-            f"{windowed!r:.60}"
+            f"{name}: windowed must be booleans, such as (True, False), got {windowed!r:.60}"
         )
     within(name, "logit_softcap", logit_softcap, "(0, inf)", optional=True)
     within(name, "embedding_scale", embedding_scale, "(0, inf)")
@@ -160,29 +159,16 @@ def decoder(
     if experts is not None:  # the weights of one expert alone are 1, too
         mixed = moe(compose(expert), experts, experts_per_token, renormalize=True)
 
+    shared: dict[str, Any] = {"head_size": head_size, "kv_heads": kv_heads, "qk_norm": of_heads}
+    shared |= {"causal": True, "bias": bias, "scale": scale, "softcap": softcap}
+    shared |= {"gated": gated, "mlp": mixed, "activation": activation, "use_bias": use_bias}
+    shared |= {"dropout_rate": dropout_rate, "norm": normal, "norm_at": norm_at}
+
     def block(i: int) -> Layer:
         near = window is not None and windowed[i % len(windowed)]
-        return transformer_block(
-            heads,
-            mlp_features,
-            head_size=head_size,
-            kv_heads=kv_heads,
-            causal=True,
-            window=window if near else None,
-            rotary=local_rotary if near and local_rotary is not None else rotary,
-            bias=bias,
-            scale=scale,
-            softcap=softcap,
-            qk_norm=of_heads,
-            gated=gated,
-            mlp=mixed,
-            use_bias=use_bias,
-            dropout_rate=dropout_rate,
-            activation=activation,
-            norm=normal,
-            norm_at=norm_at,
-            name=f"block_{i}",
-        )
+        turn = local_rotary if near and local_rotary is not None else rotary
+        own = {"window": window if near else None, "rotary": turn, "name": f"block_{i}"}
+        return transformer_block(heads, mlp_features, **own, **shared)
 
     words = embedding(vocabulary, width, tied=tied, name="embedding")
     head = words if tied else dense(vocabulary, use_bias=False, name="head")

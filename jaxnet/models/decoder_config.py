@@ -234,6 +234,18 @@ ROPE = (
 )  # fmt: skip
 
 
+# The options of `decoder` that an entry of a config states as it is.
+OPTIONS = {
+    "vocabulary": "vocab_size", "depth": "num_hidden_layers", "width": "hidden_size",
+    "heads": "num_attention_heads", "kv_heads": "num_key_value_heads", "head_size": "head_dim",
+    "mlp_features": "intermediate_size", "epsilon": "rms_norm_eps", "tied": "tie_word_embeddings",
+}  # fmt: skip
+GPT2_OPTIONS = {
+    "vocabulary": "vocab_size", "depth": "n_layer", "width": "n_embd", "heads": "n_head",
+    "epsilon": "layer_norm_epsilon", "max_length": "n_positions", "tied": "tie_word_embeddings",
+}  # fmt: skip
+
+
 def _llama(config: Config) -> dict[str, Any]:
     """Return the options that most families have."""
     given = config.entries
@@ -250,19 +262,10 @@ def _llama(config: Config) -> dict[str, Any]:
     if (size or given["hidden_size"] // heads) % 2:
         raise config.error("the size of a head must be even, since pairs of features are rotated")
     biased = ("query", "key", "value", "out") if given.get("attention_bias") else ()
-    return {
-        "vocabulary": given["vocab_size"],
-        "depth": given["num_hidden_layers"],
-        "width": given["hidden_size"],
-        "heads": heads,
-        "kv_heads": groups,
-        "head_size": size,
-        "mlp_features": given["intermediate_size"],
+    return {option: given[entry] for option, entry in OPTIONS.items()} | {
         "activation": ACTIVATIONS[given.get("hidden_act") or given["hidden_activation"]],
-        "epsilon": given["rms_norm_eps"],
         "use_bias": (*biased, "mlp") if given.get("mlp_bias") else biased,
         "rotary": _rotation(config),
-        "tied": given["tie_word_embeddings"],
     }
 
 
@@ -315,21 +318,15 @@ def _gpt2(config: Config) -> dict[str, Any]:
     width, heads = given["n_embd"], given["n_head"]
     if width % heads:
         raise config.error(f"n_head must divide n_embd = {width}, got {heads}")
-    return {
-        "vocabulary": given["vocab_size"],
-        "depth": given["n_layer"],
-        "width": width,
-        "heads": heads,
-        "mlp_features": given["n_inner"] or 4 * width,
-        "activation": ACTIVATIONS[given["activation_function"]],
-        "gated": False,
-        "norm": "layer",
-        "epsilon": given["layer_norm_epsilon"],
-        "use_bias": True,
-        "rotary": False,
-        "max_length": given["n_positions"],
-        "tied": given["tie_word_embeddings"],
-    }
+    fixed = {"gated": False, "norm": "layer", "use_bias": True, "rotary": False}
+    return (
+        fixed
+        | {option: given[entry] for option, entry in GPT2_OPTIONS.items()}
+        | {
+            "mlp_features": given["n_inner"] or 4 * width,
+            "activation": ACTIVATIONS[given["activation_function"]],
+        }
+    )
 
 
 def _window(config: Config) -> tuple[int, int] | None:
@@ -344,7 +341,7 @@ def _windows(config: Config, usual: list[bool], window: Any) -> dict[str, Any]:
     near = usual if kinds is None else [kind == "sliding_attention" for kind in kinds]
     if len(near) != depth:
         raise config.error(
-            f"layer_types must have {depth} entries, as num_hidden_layers says, got {len(near)}"
+            f"layer_types must have num_hidden_layers = {depth} entries, got {len(near)}"
         )
     if any(near) and window is None:
         raise config.error("sliding_window must be a number, since layers use it, got None")

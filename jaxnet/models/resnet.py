@@ -60,12 +60,8 @@ def cifar_resnet(depth: int = 20, classes: int = 10, *, name: str = "cifar_resne
 
 # Blocks per stage.
 STAGES = {
-    18: (2, 2, 2, 2),
-    34: (3, 4, 6, 3),
-    50: (3, 4, 6, 3),
-    101: (3, 4, 23, 3),
-    152: (3, 8, 36, 3),
-}
+    18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3),
+}  # fmt: skip
 
 
 def resnet(

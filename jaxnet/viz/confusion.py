@@ -46,16 +46,9 @@ def confusion(matrix: Any, names: Sequence[str] | None = None) -> Figure:
     axes.imshow(share, cmap="Blues", norm=PowerNorm(0.35, 0, 1))
     for (row, column), count in np.ndenumerate(matrix):
         if count:
-            color = "white" if share[row, column] > 0.38 else "black"
-            axes.text(
-                column,
-                row,
-                f"{count:{'g' if whole else '.2f'}}",
-                ha="center",
-                va="center",
-                color=color,
-                fontsize=9,
-            )
+            style = {"color": "white" if share[row, column] > 0.38 else "black", "fontsize": 9}
+            words = f"{count:{'g' if whole else '.2f'}}"
+            axes.text(column, row, words, ha="center", va="center", **style)
     angle = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"} if longest > 3 else {}
     axes.set_xticks(range(n), names, **angle)
     axes.set_yticks(range(n), names)

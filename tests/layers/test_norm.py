@@ -94,7 +94,7 @@ def apply(layer, *shape):
 
 SPACED = r"of shape .batch, positions, ..., features., got"
 SHAPED = r"of shape .batch, ..., features., got"
-ONE = "norm: needs more than one value per {}, got an input of shape {}"  # its output was 0
+ONE = "norm: needs more than one value per {}, got an input of {}"  # its output was 0
 
 
 @pytest.mark.parametrize(("call", "error", "words"), [
@@ -126,7 +126,7 @@ def test_a_batch_of_one_has_no_variance():
     """Training on it gave the bias, whatever the input; init, evaluation and positions are fine."""
     net = jn.serial(jn.dense(3), jn.batch_norm())
     params, state = net.init(jax.random.key(0), jn.spec((1, 2)))
-    words = r"batch_norm: .* got an input of shape \(1, 3\).*layer_norm"
+    words = r"batch_norm: .* got an input of \(1, 3\).*layer_norm"
     with pytest.raises(ValueError, match=words) as caught:
         net.apply(params, state, jnp.ones((1, 2)), train=True)
     assert any("in serial/batch_norm" in note for note in caught.value.__notes__)

@@ -76,7 +76,7 @@ def test_training_with_labels_does_not_hold_all_logits():
     ({"depth": 0}, "depth must be at least 1"),
     ({"norm": "batch"}, "norm must be 'rms' or 'layer', got 'batch'"),
     ({"qk_norm": True}, "qk_norm must be 'none', 'head' or 'all', got True"),
-    ({"windowed": ()}, "windowed must be booleans for the first blocks"),
+    ({"windowed": ()}, "windowed must be booleans, such as"),
     ({"logit_softcap": 0.0}, "logit_softcap must be"),
     ({"heads": 3}, "heads must divide|3 heads"),
 ])  # fmt: skip
