@@ -97,8 +97,7 @@ def variance_scaling(
         checks.check_shape(f"{who}: the shape", shape)
         if any(not -len(shape) <= a < len(shape) for a in in_axes + out_axes):
             raise ValueError(
-                f"{who}: the shape {tuple(shape)} has no axes in_axis={in_axis}, "
-                f"out_axis={out_axis}"
+                f"{who}: the shape {shape} has no axes in_axis={in_axis}, out_axis={out_axis}"
             )
         inputs = math.prod(shape[a] for a in in_axes)
         outputs = math.prod(shape[a] for a in out_axes)
@@ -253,9 +252,7 @@ def dirac(rest: Initializer = zeros) -> Initializer:
     def init(key, shape, dtype=jnp.float32):
         checks.check_shape("dirac: the shape", shape)
         if len(shape) < 3:
-            raise ValueError(
-                f"dirac: the shape must be (*window, inputs, features), got {tuple(shape)}"
-            )
+            raise ValueError(f"dirac: the shape must be (*window, inputs, features), got {shape}")
         *window, inputs, features = shape
         kernel = rest(key, shape, dtype)
         identity = np.zeros(shape, kernel.dtype)

@@ -116,9 +116,7 @@ def proximal_l1(
 
     def update(updates, state, params=None):
         if params is None:
-            raise ValueError(
-                "proximal_l1: update needs params. Write optimizer.update(grads, state, params)"
-            )
+            raise ValueError("proximal_l1: needs params: optimizer.update(grads, state, params)")
         rate = learning_rate(state.count) if callable(learning_rate) else learning_rate
 
         def shrink(path, update, w):

@@ -80,9 +80,7 @@ def image_folder(
     """
     root = file_path("image_folder", folder, "folder")
     if not root.is_dir():
-        raise ValueError(
-            f"image_folder: {root} is not a folder. Pass a folder with one subfolder per class"
-        )
+        raise ValueError(f"image_folder: {root} is no folder; pass one with a subfolder per class")
     there = sorted(path.name for path in root.iterdir() if path.is_dir() and _shown(path, root))
     names = there if classes is None else check_list("image_folder", "classes", classes, "names")
     if unknown := [name for name in there if name not in names]:
@@ -170,8 +168,7 @@ def read_image(
             image = (ops.fit if crop else pil.Image.resize)(image, (width, height))
     except Exception as error:  # Pillow raises many kinds for a broken file
         raise ValueError(
-            f"read_image: {file} cannot be read as an image of the formats {', '.join(FORMATS)} "
-            f"({error})"
+            f"read_image: {file} cannot be read as an image of {', '.join(FORMATS)} ({error})"
         ) from error
     if deep:
         raise ValueError(
@@ -204,8 +201,7 @@ def _shape(size: int | tuple[int, int], channels: int) -> tuple[int, int, int]:
         height = width = 0
     if height < 1 or width < 1 or any(isinstance(side, bool) for side in both):
         raise ValueError(
-            "read_image: size must be integers of at least 1, (height, width) or one for both, "
-            f"got {size!r}"
+            f"read_image: size must be integers from 1, (height, width) or one for both, got {size}"
         )
     if type(channels) is not int or channels not in CHANNELS:
         raise ValueError(f"read_image: channels must be 3 (RGB) or 1 (grayscale), got {channels!r}")

@@ -86,9 +86,8 @@ def _check_catalog(who: str, name: str, tfds: Any) -> None:
         importlib.import_module("tensorflow")
     except ImportError as error:
         raise ImportError(
-            f"{who}: {name} is prepared by TensorFlow Datasets, which needs TensorFlow for it "
-            f"({error}). Run pip install tensorflow once, to prepare the dataset; reading it does "
-            "not need TensorFlow"
+            f"{who}: TensorFlow Datasets needs TensorFlow to prepare {name} ({error}). Run "
+            "pip install tensorflow once; reading the dataset does not need it"
         ) from error
 
 
@@ -96,8 +95,7 @@ def _check_room(who: str, place: Path, size: int) -> None:
     free = shutil.disk_usage(place).free
     if free < size:
         raise OSError(
-            f"{who}: the download has {size / 1e6:,.0f} MB, and {place} only {free / 1e6:,.0f} MB "
-            "of free space"
+            f"{who}: needs {size / 1e6:,.0f} MB, and {place} has {free / 1e6:,.0f} MB of free space"
         )
 
 

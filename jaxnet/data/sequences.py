@@ -465,7 +465,5 @@ def overlapping(tokens: Any, steps: int, fresh: int) -> Windows:
 def _long(tokens: Any, who: str) -> np.ndarray:
     tokens = on_host(who, "tokens", tokens, dtype="numbers")
     if tokens.ndim != 1 or len(tokens) < 2:
-        raise ValueError(
-            f"{who}: expected one sequence of at least two tokens, (length,), got {tokens.shape}"
-        )
+        raise ValueError(f"{who}: expected at least two tokens, (length,), got {tokens.shape}")
     return tokens

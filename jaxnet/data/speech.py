@@ -151,8 +151,7 @@ def digit_strings(
         checks.within("digit_strings", f"gap[{i}]", gap[i], "[0, inf)")
     if fewest > most or shortest > longest:
         raise ValueError(
-            f"digit_strings: digits and gap must be (smallest, largest), got digits={digits} "
-            f"and gap={gap}"
+            f"digit_strings: digits and gap must be (smallest, largest), got {digits} and {gap}"
         )
     _check_frames("digit_strings", rate, 1.0, 1.0)
     for i, wave in enumerate(recordings.waves):
@@ -347,8 +346,7 @@ def _check_wave(who: str, i: int, wave: Any, size: int) -> np.ndarray:
     wave = np.asarray(wave)
     if wave.ndim != 1:
         raise ValueError(
-            f"{who}: a wave must have shape (samples,), got {wave.shape} for wave {i}; for several "
-            "channels pass their mean"
+            f"{who}: wave {i} must be (samples,), got {wave.shape}; for channels, pass their mean"
         )
     if len(wave) < size:
         raise ValueError(

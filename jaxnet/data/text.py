@@ -259,8 +259,7 @@ def _checked_special(names: Sequence[str], known: Sequence[str], who: str) -> di
         name not in known or names.count(name) > 1 for name in names
     ):
         raise ValueError(
-            f"{who}: special must be a tuple of {', '.join(known)}, each at most once, "
-            f"got {names!r}"
+            f"{who}: special must be a tuple of {', '.join(known)}, none twice, got {names!r}"
         )
     return {name: i for i, name in enumerate(names)}
 

@@ -120,9 +120,8 @@ def _open(who: str, name: str, split: str, data_dir: Any, download: bool) -> tup
     try:
         builder = tfds.builder(name, data_dir=place)
     except Exception as error:  # an unknown version or configuration has errors of many types
-        raise (
-            missing() if name != base_name(name) else damaged(who, place / name, error)
-        ) from error
+        found = missing() if name != base_name(name) else damaged(who, place / name, error)
+        raise found from error
     try:
         found: Any = builder.as_data_source(split)
     except NotImplementedError as error:  # of another version or format of files

@@ -143,8 +143,7 @@ def _compare(net: Layer, params: Params, state: State, x: Any, outputs: Any, pai
     wanted = [read_array("from_torch", "outputs", leaf) for leaf in jax.tree.leaves(outputs)]
     if len(found) != len(wanted):
         raise ValueError(
-            f"from_torch: outputs must be the {len(found)} arrays that {net.name} returns, got "
-            f"{len(wanted)}"
+            f"from_torch: outputs must be the {len(found)} arrays of {net.name}, got {len(wanted)}"
         )
     error = np.max([*map(_distance, map(np.asarray, found), wanted)], initial=0)  # NaN if one is
     if error <= SAME_OUTPUTS:
@@ -451,9 +450,8 @@ def _check_features(net: Layer, part: _Part, layouts: set, flattened: set) -> No
     flat = any(layout == LOST or isinstance(layout, tuple) for layout in layouts)
     if (flat and part.inputs in spec.shape) or any((part.path, n) in flattened for n in spec.shape):
         raise ValueError(
-            f"torch weights: {net.name}/{part.name} has an entry for each flattened feature, whose "
-            "order differs in PyTorch. Use a layer, such as a norm, or give names, with "
-            "jn.interop.by_names"
+            f"torch weights: {net.name}/{part.name} has an entry per flattened feature; the order "
+            "differs in PyTorch. Use a layer, such as a norm, or jn.interop.by_names"
         )
 
 

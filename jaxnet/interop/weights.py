@@ -56,8 +56,7 @@ def _files(who: str, folder: Path) -> list[Path]:
             raise ValueError(f"{who}: {index} is not an index of weights: {error!r:.200}") from None
         if odd := [name for name in names if not name or Path(str(name)).name != name]:
             raise ValueError(
-                f"{who}: {index}: weight_map must map names to files of its folder, got "
-                f"{odd[0]!r:.60}"
+                f"{who}: {index}: weight_map must map names to files beside it, got {odd[0]!r:.60}"
             )
         return [folder / name for name in names]
     found = sorted(folder.glob("*.safetensors"))
@@ -202,7 +201,5 @@ def read_array(who: str, name: Any, given: Any) -> np.ndarray:
                 f"with layout {given.layout}: {str(error)[:100]}"
             ) from error
     if not isinstance(given, np.ndarray | np.generic | jax.Array):
-        raise TypeError(
-            f"{who}: weights must hold arrays or tensors, got {type(given).__name__} for {name}"
-        )
+        raise TypeError(f"{who}: {name} must be an array or tensor, got {type(given).__name__}")
     return np.asarray(given)

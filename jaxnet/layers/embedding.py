@@ -113,8 +113,7 @@ def embedding(
         vectors = jnp.issubdtype(x.dtype, jnp.floating) and x.shape[-1:] == (features,)
         if not ids and not vectors:
             raise ValueError(
-                f"{name}: expected integer ids, or floats (..., {features}) that become logits, "
-                f"got {x.shape} {x.dtype}"
+                f"{name}: expected ids, or floats (..., {features}) for logits, got {describe(x)}"
             )
         table = m.kernel("embedding", table_init, (vocabulary, features))
         if vectors:
@@ -167,9 +166,7 @@ def learned_positions(
     def forward(m, given):
         x, positions = _positions(m, given, name)
         if m.stream is None and not isinstance(given, tuple | list) and given.shape[1] > max_length:
-            raise ValueError(
-                f"{name}: has {max_length} positions, got a sequence of length {given.shape[1]}"
-            )
+            raise ValueError(f"{name}: has {max_length} positions, got {given.shape[1]} steps")
         check_range(positions, max_length, f"{name}: positions")
         table = m.kernel("embedding", embedding_init, (max_length, x.shape[-1]))
         return plus(x, rows(table, positions))
@@ -305,8 +302,7 @@ def rotary(
     size = x.shape[-1] if size is None else size
     if size % 2 or size > x.shape[-1]:
         raise ValueError(
-            f"rotary: expected an even size of at most the size of the heads, got {size} for "
-            f"{x.shape}"
+            f"rotary: expected an even size, at most that of the heads, got {size} for {x.shape}"
         )
     if positions is None:
         positions = counted(x.shape[1])
@@ -346,9 +342,7 @@ def _positions(m: Any, given, name: str):
             raise ValueError(f"{name}: expected x or (x, positions), got {describe(given)}")
         x, positions = given
         if positions.shape != x.shape[:-1]:
-            raise ValueError(
-                f"{name}: expected one position per vector, {x.shape[:-1]}, got {positions.shape}"
-            )
+            raise ValueError(f"{name}: positions must be {x.shape[:-1]}, got {positions.shape}")
         return x, positions
     check_rank(name, given, 0, "(batch, time, features)")
     if len(given.shape) != 3:
@@ -370,7 +364,5 @@ def _angles(positions, size: int, base: float, dtype, scaling=None) -> jax.Array
         a_function("rotary", "scaling", scaling, "the angles per position (size / 2,)")
         shape, frequencies = frequencies.shape, np.asarray(scaling(frequencies))
         if frequencies.shape != shape:
-            raise ValueError(
-                f"rotary: scaling must give an array of {shape}, got {frequencies.shape}"
-            )
+            raise ValueError(f"rotary: scaling must give an array {shape}, got {frequencies.shape}")
     return jnp.multiply.outer(jnp.asarray(positions, dtype), jnp.asarray(frequencies, dtype))

@@ -257,8 +257,7 @@ def recurrent(cell: Layer | Callable, *, name: str | None = None) -> Layer:
             (new, y), after = run(params, state, (carry, x), turn=t)
             if after.keys() != state.keys():
                 raise ValueError(
-                    f"{name}: values sown inside a cell cannot be collected; return them as "
-                    "outputs of the cell"
+                    f"{name}: values sown in a cell cannot be collected; return them as its outputs"
                 )
             if describe(new) != describe(carry):
                 raise ValueError(

@@ -106,9 +106,7 @@ def resized(
     """
     if 0 in x.shape[1:-1] or min(outputs for outputs, _ in sizes) < 1:
         space = tuple(outputs for outputs, _ in sizes)
-        raise ValueError(
-            f"{who}: input and output need at least one position, got {x.shape} and {space}"
-        )
+        raise ValueError(f"{who}: input and output must not be empty, got {x.shape} and {space}")
     picks = method.startswith("nearest")
     y = x if picks else wide(x)
     kernel = cubic(-0.5 if antialias else -0.75) if method == "bicubic" else triangle

@@ -146,8 +146,7 @@ def _check_lengths(lengths: Any, shape: tuple[int, ...], who: str) -> None:
         )
     if lengths.shape != shape[:1]:
         raise ValueError(
-            f"{who}: lengths must be (batch,) = {shape[:1]} for x of shape {tuple(shape)}, "
-            f"got {tuple(lengths.shape)}"
+            f"{who}: lengths must be (batch,) = {shape[:1]} for x {shape}, got {lengths.shape}"
         )
     if not isinstance(lengths, jax.ShapeDtypeStruct) and not is_traced(lengths):
         steps = f"[0, {shape[1]}]"

@@ -92,8 +92,7 @@ def read_labels(who: str, outputs: Any, targets: Any) -> tuple[jax.Array, jax.Ar
     given, wanted = getattr(targets, "shape", ()), getattr(outputs, "shape", None)
     if given[:-1] == wanted and given and not jnp.issubdtype(outputs.dtype, jnp.floating):
         raise TypeError(
-            f"{who}: outputs and targets are swapped: got {describe(outputs)} first. Write "
-            f"{who}(outputs, targets)"
+            f"{who}: got {describe(outputs)} first: swapped, write {who}(outputs, targets)"
         )
     outputs = as_array(who, "outputs", outputs, "(batch, ..., classes)", "reals")
     targets = as_array(who, "targets", targets, "(batch, ...)", "integers")
@@ -178,9 +177,7 @@ def by_class(who: str, table: Any, outputs: jax.Array) -> jax.Array:
     """Return the class weights in the shape of outputs (batch, ..., classes), as wide floats."""
     classes = outputs.shape[-1]
     if len(table) != classes:
-        raise ValueError(
-            f"{who}: class_weights must hold one per class, {classes}, got {len(table)}"
-        )
+        raise ValueError(f"{who}: class_weights must be one per class, {classes}, got {len(table)}")
     return jnp.broadcast_to(jnp.asarray(table, wide(outputs).dtype), outputs.shape)
 
 

@@ -51,8 +51,7 @@ def checked(loss: Any, who: str = "supervised", what: str = "loss") -> Loss:
         values = loss(outputs, targets)
         if callable(values):
             raise TypeError(
-                f"{who}: {what} must return values, but {name} returned a function. Pass that "
-                f"function: {name}(...)"
+                f"{who}: {what} must return values; {name} returned a function: pass {name}(...)"
             )
         return values
 

@@ -60,8 +60,7 @@ def confusion(
     labels = as_array("confusion", "labels", whole(labels), dtype="integers")
     if predictions.shape != labels.shape:
         raise ValueError(
-            "confusion: expected predictions and labels of the same shape, got "
-            f"{predictions.shape} and {labels.shape}"
+            f"confusion: the two shapes must agree, got {predictions.shape} and {labels.shape}"
         )
     true, found = known(labels), known(predictions)
     if true is not None and found is not None:

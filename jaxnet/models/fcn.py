@@ -80,8 +80,7 @@ def fcn(
     """
     if not isinstance(taps, dict) or not taps:
         raise TypeError(
-            f"{name}: taps must be a dict from paths of layers to strides, such as "
-            f"{{'pool_5': 32}}, got {taps!r:.60}"
+            f"{name}: taps must be a dict of paths to strides, {{'pool_5': 32}}, got {taps!r:.60}"
         )
     for path, each in taps.items():
         at_least(name, f"the stride of {path!r}", each)
@@ -91,8 +90,7 @@ def fcn(
     for coarse, fine in zip(steps, steps[1:], strict=False):
         if coarse % fine:
             raise ValueError(
-                f"{name}: the strides of the taps must be multiples of one another, got {coarse} "
-                f"and {fine}"
+                f"{name}: strides of taps must be multiples of one another, got {coarse} and {fine}"
             )
     trunk = tap(backbone, *(used[s] for s in steps))
 

@@ -48,9 +48,7 @@ def mlp(
     errors"; the initial kernels: He et al. 2015, "Delving Deep into Rectifiers".
     """
     if not isinstance(features, tuple | list) or not features:
-        raise ValueError(
-            f"{name}: features needs one size per layer, such as [100, 10], got {features}"
-        )
+        raise ValueError(f"{name}: features must be sizes, such as [100, 10], got {features}")
     layers: list[Layer | Callable] = [flatten()]
     for size in features[:-1]:
         layers += [dense(size, kernel_init=kernel_init), activation]

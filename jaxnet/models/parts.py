@@ -42,9 +42,7 @@ def unit(
     return x if activation is None else activation(x)
 
 
-def squeeze_excite(
-    m, x: jax.Array, features: int, inner: Activation, gate: Activation
-) -> jax.Array:
+def squeeze_excite(m, x, features: int, inner: Activation, gate: Activation) -> jax.Array:
     """Return the maps, each multiplied by a gate that is computed from the means of all maps."""
     y = x.mean((1, 2), keepdims=True)
     y = inner(m(conv(features, 1, kernel_init=he_normal(), name="squeeze"), y))

@@ -51,8 +51,7 @@ def unet(classes: int, features: int = 64, levels: int = 5, *, name: str = "unet
         if x.ndim < 3 or any(size % multiple for size in x.shape[1:-1]):
             raise ValueError(
                 f"{name}: expected images (batch, height, width, channels) whose height and width "
-                f"are multiples of {multiple}, got {x.shape}. Pad or resize them, or choose fewer "
-                "levels"
+                f"are multiples of {multiple}, got {x.shape}. Pad, resize, or take fewer levels"
             )
         maps = []
         for level in range(1, levels + 1):

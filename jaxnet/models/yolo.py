@@ -173,8 +173,7 @@ def _targets(who: str, targets: Any, count: int | None = None) -> tuple[jax.Arra
         )
     raise WrongValues(
         f"{who}: boxes must be fractions of the image's height and width, got "
-        f"{corners[labels >= 0].max():g}. Divide pixels by [height, width, height, width], see "
-        "jn.data.pad_boxes"
+        f"{corners[labels >= 0].max():g}. Divide pixels by [height, width, height, width]"
     )
 
 

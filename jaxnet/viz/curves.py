@@ -88,9 +88,7 @@ def curves(panels: Panels, *, xlabel: str = "epoch", x: Any = None) -> Figure:
     }
     (xlabel,) = texts("curves", "xlabel", [xlabel])
     if not panels:
-        raise ValueError(
-            "curves: expected at least one metric, such as {'loss': {'train': values}}"
-        )
+        raise ValueError("curves: needs at least one metric, such as {'loss': {'train': values}}")
     figure = new_figure(4.8 * len(panels), 3.6)
     lines = list(dict.fromkeys(name for panel in panels.values() for name in panel))
     places = cells(figure, 1, len(panels), len(panels))

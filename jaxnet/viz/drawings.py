@@ -32,9 +32,7 @@ def sliding_window(image: Any, kernel: Any, *, at: tuple[int, int] = (0, 0)) -> 
     kernel = on_host("sliding_window", "kernel", kernel, "(rows, columns)")
     rows, columns = (n - k + 1 for n, k in zip(image.shape, kernel.shape, strict=True))
     if min(rows, columns, *kernel.shape) < 1:
-        raise ValueError(
-            f"sliding_window: the filter {kernel.shape} must fit into the image {image.shape}"
-        )
+        raise ValueError(f"sliding_window: kernel {kernel.shape} must fit into image {image.shape}")
     check_tuple("sliding_window", "at", at, "(row, column)")
     at = (at[0], at[1])
     between("sliding_window", "row", at[0], 0, rows - 1)

@@ -72,8 +72,7 @@ def show_image(who: str, axes: Any, image: Any, alpha: float = 1.0) -> None:
     image = on_host(who, "image", image, dtype="booleans or numbers")
     if image.dtype != np.uint8 and image.max(initial=0) > 10:
         raise ValueError(
-            f"{who}: floats are drawn from 0 to 1, got {image.max():g}. For pixels of 0 to 255, "
-            "write x / 255"
+            f"{who}: floats are drawn from 0 to 1, got {image.max():g}. For 0 to 255, write x / 255"
         )
     image = np.clip(image / 255 if image.dtype == np.uint8 else image, 0, 1)
     image = image[..., 0] if image.ndim == 3 and image.shape[-1] == 1 else image

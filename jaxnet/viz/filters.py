@@ -77,7 +77,5 @@ def _as_images(kernel: np.ndarray, shape: tuple[int, ...] | None) -> np.ndarray:
             "filters(kernel, shape=(28, 28))"
         )
     if np.prod(shape) != len(kernel):
-        raise ValueError(
-            f"filters: the kernel has {len(kernel)} pixels, which does not match shape {shape}"
-        )
+        raise ValueError(f"filters: a kernel of {len(kernel)} pixels does not match shape {shape}")
     return kernel.reshape(*(*shape, 1)[:3], -1)  # (pixels, units) -> 4 axes

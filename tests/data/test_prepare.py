@@ -76,7 +76,7 @@ def test_no_room(tmp_path, monkeypatch, capsys):
     usage = shutil.disk_usage(tmp_path)._replace(free=1_100_000)
     monkeypatch.setattr(shutil, "disk_usage", lambda place: usage)
     line = fails(capsys, "camvid", "--data_dir", str(tmp_path))
-    assert "the download has 187 MB, and" in line and "only 1 MB of free space" in line
+    assert "needs 187 MB, and" in line and "has 1 MB of free space" in line
 
 
 def test_the_catalogue_needs_tensorflow(tmp_path, monkeypatch, capsys):

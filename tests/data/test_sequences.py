@@ -271,7 +271,7 @@ def test_a_run_resumes_with_the_same_object_or_a_new_one(stop):
     (lambda: windows(np.arange(4), 4, 2), ValueError,
      "streams must be 1 to 3, one less than the tokens"),
     (lambda: windows(np.ones((4, 2), int), 1, 2), ValueError,
-     "one sequence of at least two tokens"),
+     "expected at least two tokens"),
     (lambda: overlapping(np.arange(9), 5, 6), ValueError, "fresh must be 1 to 5"),
     (lambda: packed(ragged(57), 8), ValueError,
      "packed: a sequence has 9 steps, more than length=8"),

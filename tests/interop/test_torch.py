@@ -278,7 +278,7 @@ def test_a_parameter_for_flattened_features(inside):
 
     layers = [jn.compose(gain, name="gain")]
     net = jn.serial(*([] if inside else [jn.flatten()]), *layers, name="net")
-    with pytest.raises(ValueError, match="net/gain/gain has an entry for each flattened feature"):
+    with pytest.raises(ValueError, match="net/gain/gain has an entry per flattened feature"):
         from_torch(net, {"gain": np.ones(12)}, jn.spec((2, 2, 3, 2)))
 
 

@@ -36,7 +36,7 @@ def test_tensors():
 @pytest.mark.parametrize(("weights", "words"), [
     ([1], "here: weights must be a state_dict or the path of a safetensors file, got list"),
     ({3: np.ones(2)}, "here: weights must have names, got 3"),
-    ({"a": [1, 2]}, "here: weights must hold arrays or tensors, got list for a"),
+    ({"a": [1, 2]}, "here: a must be an array or tensor, got list"),
 ])  # fmt: skip
 def test_other_types(weights, words):
     with pytest.raises(TypeError, match=words):

@@ -36,7 +36,7 @@ def test_edit_error_rate_weighs_by_length():
 
 @pytest.mark.parametrize(("call", "error", "words"), [
     (lambda: metrics.edit_error_rate(["a"], []), ValueError,
-     "one prediction per true sequence, got 1 and 0"),
+     "expected pairs of sequences, got 1 and 0"),
     (lambda: metrics.edit_error_rate([[]], [""]), ValueError, "all true sequences are empty"),
     (lambda: metrics.edit_error_rate("sitting", "kitten!"), TypeError,
      r"edit_error_rate: predicted .* write \[x\]"),
@@ -45,7 +45,7 @@ def test_edit_error_rate_weighs_by_length():
     (lambda: metrics.edit_error_rate([["a"]], [None]), TypeError,
      r"edit_error_rate: true\[0\] must be a string, a"),
     (lambda: metrics.edit_distance("a", {1}), TypeError,
-     "edit_distance: true must be a string, a list or an array"),
+     "edit_distance: true must be a string, list or array"),
     (lambda: metrics.edit_distance(np.ones((2, 2)), "a"), TypeError,
      "edit_distance: predicted must be .* array"),
 ])  # fmt: skip

@@ -43,8 +43,8 @@ def test_hidden_units_keep_the_second_moment_near_1():
 
 
 @pytest.mark.parametrize(("features", "words"), [
-    ([], r"mlp: features needs one size per layer, such as \[100"),
-    (10, r"mlp: features needs one size per layer, such as \[100"),
+    ([], r"mlp: features must be sizes, such as \[100"),
+    (10, r"mlp: features must be sizes, such as \[100"),
     ([5, 0], "features must be at least 1, got 0"),
 ])  # fmt: skip
 def test_refusals(features, words):

@@ -83,7 +83,6 @@ def samples(path: str, data: bytes) -> np.ndarray:
         form, frames = repr(error), b""
     if form != (1, 2, RATE):
         raise ValueError(
-            f"free_spoken_digits: {path} is not a WAV file of 16 bits, {RATE} Hz and one channel: "
-            f"{form}"
+            f"free_spoken_digits: {path} is not WAV of 16 bits, {RATE} Hz and one channel: {form}"
         )
     return np.frombuffer(frames, "<i2").astype(np.int16)

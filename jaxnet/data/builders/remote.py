@@ -158,13 +158,10 @@ def _download(who: str, address: str, file: IO[bytes], size: int | None) -> None
     except URLError as error:
         raise OSError(f"{who}: cannot reach {address}: {error.reason}") from error
     except (HTTPException, ConnectionError, TimeoutError) as error:
-        raise OSError(
-            f"{who}: the download of {address} was interrupted: {error!r}; try again"
-        ) from error
+        raise OSError(f"{who}: the download of {address} stopped: {error!r}; try again") from error
     if expected not in (None, done):
         raise OSError(
-            f"{who}: the download of {address} stopped after {done:,} of {expected:,} bytes; try "
-            "again"
+            f"{who}: the download of {address} stopped at {done:,} of {expected:,} bytes; try again"
         )
 
 
@@ -178,7 +175,5 @@ def _unpacked(who: str, remote: Remote, file: IO[bytes]) -> dict[str, bytes]:
                 if member.isfile() and re.fullmatch(remote.inside, path):
                     found[path] = archive.extractfile(member).read()  # pyright: ignore
     except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
-        raise OSError(
-            f"{who}: {remote.address} is not a whole archive ({error}); try again"
-        ) from error
+        raise OSError(f"{who}: {remote.address} is damaged ({error}); try again") from error
     return dict(sorted(found.items()))

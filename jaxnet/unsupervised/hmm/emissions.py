@@ -123,9 +123,7 @@ def categorical(symbols: int) -> Emission:
 
     def check_shape(x):
         if len(x.shape) != 2 or not jnp.issubdtype(x.dtype, jnp.integer):
-            raise ValueError(
-                f"{name}: x must be (batch, time) integers, got {tuple(x.shape)} {x.dtype}"
-            )
+            raise ValueError(f"{name}: x must be (batch, time) integers, got {x.shape} {x.dtype}")
 
     def check(x):
         check_shape(x)

@@ -80,8 +80,7 @@ def first_state(key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32
     check_shape("first_state: shape", shape)
     if len(shape) != 1:
         raise ValueError(
-            f"first_state: shape must be (states,), got {tuple(shape)}. "
-            "Use it as the initializer of `start`"
+            f"first_state: shape must be (states,), got {shape}; it is an initializer of `start`"
         )
     at_least("first_state", "shape[0]", shape[0])
     check_dtype("first_state", dtype)
