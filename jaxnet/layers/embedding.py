@@ -13,18 +13,7 @@ from jaxnet.initializers import Initializer, normal, variance_scaling, zeros
 from jaxnet.ops.attention import rotate_pairs
 from jaxnet.ops.precision import output_dtype
 from jaxnet.ops.product import plus, product, rows
-from jaxnet.services.checks import (
-    a_function,
-    all_at_least,
-    as_array,
-    at_least,
-    between,
-    check_floats,
-    check_options,
-    check_range,
-    check_rank,
-    within,
-)
+from jaxnet.services import checks
 from jaxnet.services.keywords import explain_keywords
 from jaxnet.services.meshes import on_auto_axes
 from jaxnet.services.trees import describe
@@ -93,17 +82,17 @@ def embedding(
     Reference: Press and Wolf 2017, "Using the Output Embedding to Improve Language Models", on tied
     tables.
     """
-    all_at_least(name, vocabulary=vocabulary, features=features)
-    check_options(name, tied=tied, embedding_init=embedding_init)
+    checks.all_at_least(name, vocabulary=vocabulary, features=features)
+    checks.check_options(name, tied=tied, embedding_init=embedding_init)
     if padding_idx is not None:
-        between(name, "padding_idx", padding_idx, 0, vocabulary - 1, "the last id")
+        checks.between(name, "padding_idx", padding_idx, 0, vocabulary - 1, "the last id")
 
     def table_init(key, shape, dtype):
         table = jnp.asarray(embedding_init(key, shape, dtype))
         return table if padding_idx is None else table.at[padding_idx].set(0)
 
     def forward(m, x):
-        check_rank(name, x, 0, "(...)")
+        checks.check_rank(name, x, 0, "(...)")
         ids = jnp.issubdtype(x.dtype, jnp.integer)
         if not ids and not tied:
             raise TypeError(
@@ -118,7 +107,7 @@ def embedding(
         table = m.kernel("embedding", table_init, (vocabulary, features))
         if vectors:
             return product(x, table, transposed=True)  # (..., features) -> (..., vocabulary)
-        check_range(x, vocabulary, f"{name}: ids")
+        checks.check_range(x, vocabulary, f"{name}: ids")
         y = rows(table, x)  # (...) -> (..., features)
         if padding_idx is not None:
             y = jnp.where((x == padding_idx)[..., None], jax.lax.stop_gradient(y), y)
@@ -160,14 +149,14 @@ def learned_positions(
 
     Reference: Gehring et al. 2017, "Convolutional Sequence to Sequence Learning".
     """
-    at_least(name, "max_length", max_length)
-    check_options(name, embedding_init=embedding_init)
+    checks.at_least(name, "max_length", max_length)
+    checks.check_options(name, embedding_init=embedding_init)
 
     def forward(m, given):
         x, positions = _positions(m, given, name)
         if m.stream is None and not isinstance(given, tuple | list) and given.shape[1] > max_length:
             raise ValueError(f"{name}: has {max_length} positions, got {given.shape[1]} steps")
-        check_range(positions, max_length, f"{name}: positions")
+        checks.check_range(positions, max_length, f"{name}: positions")
         table = m.kernel("embedding", embedding_init, (max_length, x.shape[-1]))
         return plus(x, rows(table, positions))
 
@@ -201,11 +190,11 @@ def sinusoidal_positions(*, base: float = 10000.0, name: str = "sinusoidal_posit
     Reference: Vaswani et al. 2017, "Attention Is All You Need", 3.5.
     """
 
-    within(name, "base", base, "(0, inf)")
+    checks.within(name, "base", base, "(0, inf)")
 
     def forward(m, given):
         x, positions = _positions(m, given, name)
-        check_floats(name, x)
+        checks.check_floats(name, x)
         if x.shape[-1] % 2:
             raise ValueError(f"{name}: expected an even number of features, got {x.shape}")
         return plus(x, _waves(positions, x.shape[-1], base, x.dtype).astype(x.dtype))
@@ -239,11 +228,11 @@ def sinusoidal(t: jax.Array, features: int, *, base: float = 10000.0) -> jax.Arr
     Reference: Vaswani et al. 2017, "Attention Is All You Need", 3.5; as an embedding of time: Ho et
     al. 2020, "Denoising Diffusion Probabilistic Models".
     """
-    at_least("sinusoidal", "features", features)
-    within("sinusoidal", "base", base, "(0, inf)")
+    checks.at_least("sinusoidal", "features", features)
+    checks.within("sinusoidal", "base", base, "(0, inf)")
     if features % 2:
         raise ValueError(f"sinusoidal: features must be even, got {features}")
-    t = as_array("sinusoidal", "t", t, "(...)", "reals")
+    t = checks.as_array("sinusoidal", "t", t, "(...)", "reals")
     return _waves(t, features, base, output_dtype(t))
 
 
@@ -295,10 +284,10 @@ def rotary(
     Reference: Su et al. 2021, "RoFormer".
     """
     sizes = {}
-    x = as_array("rotary", "x", x, "(batch, time, heads, size)", "floats", sizes)
-    within("rotary", "base", base, "(0, inf)")
-    check_options("rotary", interleaved=interleaved)
-    at_least("rotary", "size", size, optional=True)
+    x = checks.as_array("rotary", "x", x, "(batch, time, heads, size)", "floats", sizes)
+    checks.within("rotary", "base", base, "(0, inf)")
+    checks.check_options("rotary", interleaved=interleaved)
+    checks.at_least("rotary", "size", size, optional=True)
     size = x.shape[-1] if size is None else size
     if size % 2 or size > x.shape[-1]:
         raise ValueError(
@@ -307,7 +296,7 @@ def rotary(
     if positions is None:
         positions = counted(x.shape[1])
     form = "(time,)" if np.ndim(positions) == 1 else "(batch, time)"
-    positions = as_array("rotary", "positions", positions, form, "numbers", sizes)
+    positions = checks.as_array("rotary", "positions", positions, form, "numbers", sizes)
     angles = _angles(positions, size, base, x.dtype, scaling)[..., None, :]
     if angles.ndim == 3:
         angles = angles[None]  # (batch or 1, time, 1, size / 2)
@@ -344,7 +333,7 @@ def _positions(m: Any, given, name: str):
         if positions.shape != x.shape[:-1]:
             raise ValueError(f"{name}: positions must be {x.shape[:-1]}, got {positions.shape}")
         return x, positions
-    check_rank(name, given, 0, "(batch, time, features)")
+    checks.check_rank(name, given, 0, "(batch, time, features)")
     if len(given.shape) != 3:
         raise ValueError(
             f"{name}: expected an input of shape (batch, time, features), got {given.shape}. "
@@ -361,7 +350,7 @@ def _angles(positions, size: int, base: float, dtype, scaling=None) -> jax.Array
     dtype = jnp.promote_types(dtype, jnp.float32)
     frequencies = np.exp(-math.log(base) * np.arange(0, size, 2) / size)
     if scaling is not None:
-        a_function("rotary", "scaling", scaling, "the angles per position (size / 2,)")
+        checks.a_function("rotary", "scaling", scaling, "the angles per position (size / 2,)")
         shape, frequencies = frequencies.shape, np.asarray(scaling(frequencies))
         if frequencies.shape != shape:
             raise ValueError(f"rotary: scaling must give an array {shape}, got {frequencies.shape}")

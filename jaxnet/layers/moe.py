@@ -11,15 +11,7 @@ from jaxnet.initializers import Initializer, lecun_normal
 from jaxnet.layers.dense import dense
 from jaxnet.ops.precision import wide
 from jaxnet.ops.product import rows as rows_of
-from jaxnet.services.checks import (
-    at_least,
-    between,
-    check_floats,
-    check_options,
-    check_range,
-    check_rank,
-    within,
-)
+from jaxnet.services import checks
 from jaxnet.services.keywords import explain_keywords
 from jaxnet.services.trees import describe
 from jaxnet.transforms.copies import stacked_init
@@ -106,11 +98,11 @@ def moe(
     "MegaBlocks"; layout: Jiang et al. 2024, "Mixtral of Experts".
     """
     expert = as_layer(expert, name, "expert")
-    at_least(name, "experts", experts)
-    between(name, "k", k, 1, experts, "the number of experts")
-    within(name, "capacity", capacity, "(0, inf)", optional=True)
+    checks.at_least(name, "experts", experts)
+    checks.between(name, "k", k, 1, experts, "the number of experts")
+    checks.within(name, "capacity", capacity, "(0, inf)", optional=True)
     divide = k > 1 if renormalize is None else renormalize
-    check_options(name, renormalize=divide, kernel_init=kernel_init)
+    checks.check_options(name, renormalize=divide, kernel_init=kernel_init)
     router = dense(experts, use_bias=False, kernel_init=kernel_init, name="router")
     copies = _experts(expert, experts, name)
 
@@ -250,8 +242,8 @@ def _split(who: str, m: Any, given: Any) -> tuple[jax.Array, jax.Array]:
         if len(given) != 2:
             raise ValueError(f"{who}: expected x or (x, mask), got {len(given)} entries")
         x, mask = given
-    check_rank(who, x, 2)
-    check_floats(who, x)
+    checks.check_rank(who, x, 2)
+    checks.check_floats(who, x)
     if m.stream is not None:
         if mask is not None:
             m.not_in_stream("has a mask; with ragged=True the input already says which steps count")
@@ -266,5 +258,5 @@ def _split(who: str, m: Any, given: Any) -> tuple[jax.Array, jax.Array]:
             f"{who}: a mask is lengths, integers ({x.shape[0]},) for x (batch, time, width), or "
             f"booleans {x.shape[:-1]}, got {describe(mask)} for x {describe(x)}"
         )
-    check_range(mask, x.shape[1] + 1, f"{who}: lengths")
+    checks.check_range(mask, x.shape[1] + 1, f"{who}: lengths")
     return x, jnp.arange(x.shape[1])[None] < mask[:, None]

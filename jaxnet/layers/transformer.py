@@ -10,14 +10,7 @@ from jaxnet.layers.attention import PROJECTIONS, Rotation, multi_head_attention,
 from jaxnet.layers.dense import dense
 from jaxnet.layers.dropout import dropout
 from jaxnet.layers.norm import layer_norm
-from jaxnet.services.checks import (
-    a_function,
-    at_least,
-    check_name,
-    check_options,
-    check_rank,
-    one_of,
-)
+from jaxnet.services import checks
 from jaxnet.services.keywords import explain_keywords
 
 
@@ -107,15 +100,15 @@ def transformer_block(
     """
     shared: dict[str, Any] = {"head_size": head_size, "kv_heads": kv_heads, "qk_norm": qk_norm}
     shared |= {"scale": scale, "softcap": softcap, "dropout_rate": dropout_rate}
-    check_name("transformer_block", name)
-    check_options(name, cross=cross, gated=gated)
-    one_of(name, "norm_at", norm_at, ("input", "sum", "output", "both"))
+    checks.check_name("transformer_block", name)
+    checks.check_options(name, cross=cross, gated=gated)
+    checks.one_of(name, "norm_at", norm_at, ("input", "sum", "output", "both"))
     biased = with_bias(name, use_bias, (*PROJECTIONS, "mlp"))
     if mlp is not None:
         mlp = as_layer(mlp, name, "mlp")
-    at_least(name, "mlp_features", mlp_features, optional=True)
-    a_function(name, "activation", activation, "an array")
-    a_function(name, "norm", norm, "name=...")
+    checks.at_least(name, "mlp_features", mlp_features, optional=True)
+    checks.a_function(name, "activation", activation, "an array")
+    checks.a_function(name, "norm", norm, "name=...")
     shared["use_bias"] = [part for part in PROJECTIONS if part in biased]
     mode: dict[str, Any] = {"causal": causal, "window": window, "rotary": rotary, "bias": bias}
     multi_head_attention(heads, name=name, **mode, **shared)  # an error names the block
@@ -130,7 +123,7 @@ def transformer_block(
 
     def forward(m, given):
         x, *beside = given if isinstance(given, tuple | list) and given else (given,)
-        check_rank(name, x, 2, "(batch, time, width)")
+        checks.check_rank(name, x, 2, "(batch, time, width)")
         if cross and not beside:
             raise ValueError(f"{name}: with cross=True expected (x, memory) or (x, memory, mask)")
 

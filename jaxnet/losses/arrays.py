@@ -8,16 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnet.ops.precision import wide as wide
-from jaxnet.services.checks import (
-    WrongValues,
-    as_array,
-    between,
-    check_range,
-    is_traced,
-    known,
-    native,
-    on_host,
-)
+from jaxnet.services import checks
 from jaxnet.services.trees import describe
 
 Loss = Callable[[Any, Any], jax.Array]  # (outputs, targets) -> one value per example or entry
@@ -70,8 +61,8 @@ times.defjvps(lambda dp, _, p, values: dp * _counted(p, values), lambda dv, _, p
 
 def read_same(who: str, outputs: Any, targets: Any) -> tuple[jax.Array, jax.Array]:
     """Return two checked arrays of one shape, as floats."""
-    outputs = as_array(who, "outputs", outputs, dtype="reals")
-    targets = as_array(who, "targets", targets, dtype="reals")
+    outputs = checks.as_array(who, "outputs", outputs, dtype="reals")
+    targets = checks.as_array(who, "targets", targets, dtype="reals")
     if outputs.shape != targets.shape:
         raise ValueError(
             f"{who}: expected outputs and targets of the same shape, got {outputs.shape} and "
@@ -94,8 +85,8 @@ def read_labels(who: str, outputs: Any, targets: Any) -> tuple[jax.Array, jax.Ar
         raise TypeError(
             f"{who}: got {describe(outputs)} first: swapped, write {who}(outputs, targets)"
         )
-    outputs = as_array(who, "outputs", outputs, "(batch, ..., classes)", "reals")
-    targets = as_array(who, "targets", targets, "(batch, ...)", "integers")
+    outputs = checks.as_array(who, "outputs", outputs, "(batch, ..., classes)", "reals")
+    targets = checks.as_array(who, "targets", targets, "(batch, ...)", "integers")
     if outputs.shape[:-1] != targets.shape:
         raise ValueError(
             f"{who}: expected outputs (batch, ..., classes) and targets (batch, ...), got "
@@ -108,12 +99,12 @@ def read_steps(
     who: str, logits: Any, lengths: Any, blank: int, sizes: dict[str, Any]
 ) -> tuple[jax.Array, jax.Array]:
     """Return checked logits (batch, steps, classes) and lengths (batch,); ... means all steps."""
-    z = as_array(who, "logits", logits, "(batch, steps, classes)", "reals", sizes)
+    z = checks.as_array(who, "logits", logits, "(batch, steps, classes)", "reals", sizes)
     batch, steps, classes = z.shape
-    between(who, "blank", blank, 0, classes - 1, "the last class")
+    checks.between(who, "blank", blank, 0, classes - 1, "the last class")
     lengths = np.full(batch, steps, np.int32) if lengths is ... else lengths
-    size = as_array(who, "lengths", lengths, "(batch,)", "integers", sizes)
-    check_range(lengths, steps + 1, f"{who}: lengths")
+    size = checks.as_array(who, "lengths", lengths, "(batch,)", "integers", sizes)
+    checks.check_range(lengths, steps + 1, f"{who}: lengths")
     return z, size
 
 
@@ -153,10 +144,10 @@ def read_classes(who: str, outputs: Any, targets: Any) -> tuple[jax.Array, jax.A
 
 def read_mask(who: str, mask: Any) -> jax.Array:
     """Return a checked mask, as booleans."""
-    values = known(mask)
-    mask = as_array(who, "mask", mask, dtype="booleans or numbers")
+    values = checks.known(mask)
+    mask = checks.as_array(who, "mask", mask, dtype="booleans or numbers")
     if values is not None and (wrong := values[(values != 0) & (values != 1)]).size:
-        raise WrongValues(
+        raise checks.WrongValues(
             f"{who}: mask must hold booleans or 0 and 1, got {wrong.flat[0]}. For a mask that is "
             "added to scores, write mask == 0"
         )
@@ -165,12 +156,12 @@ def read_mask(who: str, mask: Any) -> jax.Array:
 
 def read_weights(who: str, what: str, weights: Any, form: str = "(...)") -> Any:
     """Return checked weights of classes: finite and at least 0 unless they are traced."""
-    if is_traced(weights):
-        return as_array(who, what, weights, form, "reals")
-    weights = on_host(who, what, weights, form)
+    if checks.is_traced(weights):
+        return checks.as_array(who, what, weights, form, "reals")
+    weights = checks.on_host(who, what, weights, form)
     if not (np.isfinite(weights) & (weights >= 0)).all():
         raise ValueError(f"{who}: {what} must be finite and at least 0, got {weights}")
-    return native(who, what, weights)
+    return checks.native(who, what, weights)
 
 
 def by_class(who: str, table: Any, outputs: jax.Array) -> jax.Array:
@@ -190,13 +181,13 @@ def check_values(who: str, per: str, values: Any, shape: tuple[int, ...]) -> Non
 
 def check_labels(who: str, labels: Any, classes: int) -> None:
     """Raise if known labels are not classes."""
-    values = known(labels)
+    values = checks.known(labels)
     if values is not None and (wrong := values[(values < 0) | (values >= classes)]).size:
         label, largest = wrong.flat[0], values.max()
         more = f"For labels up to {largest}, the last layer needs {largest + 1} outputs. "
         if largest == classes and values.min() > 0:
             more = f"Labels start at 0; if yours are 1 to {classes}, write labels - 1. "
-        raise WrongValues(
+        raise checks.WrongValues(
             f"{who}: targets must be labels in [0, {classes}) for {classes} outputs, got {label}. "
             f"{more if classes <= largest <= 2 * classes else ''}To leave a label out of the "
             f"loss, write jn.losses.weighted(loss, ignore_label={label})"
@@ -205,20 +196,20 @@ def check_labels(who: str, labels: Any, classes: int) -> None:
 
 def check_unit(who: str, what: str, values: Any) -> None:
     """Raise if known values are outside [0, 1]."""
-    values = known(values)
+    values = checks.known(values)
     if values is not None and (wrong := values[~((values >= 0) & (values <= 1))]).size:
         hint = ". For images of 8 bits, write x / 255" if wrong.max() > 1.5 else ""
-        raise WrongValues(f"{who}: {what} must be in [0, 1], got {wrong.flat[0]}{hint}")
+        raise checks.WrongValues(f"{who}: {what} must be in [0, 1], got {wrong.flat[0]}{hint}")
 
 
 def check_distribution(who: str, outputs: Any, targets: Any) -> None:
     """Raise if known rows of targets, in the shape of outputs, are not probabilities."""
-    if (values := known(targets)) is None or values.shape != jnp.shape(outputs):
+    if (values := checks.known(targets)) is None or values.shape != jnp.shape(outputs):
         return
     check_unit(who, "targets", targets)
     sums = values.astype(np.float32).sum(-1)
     if (wrong := sums[~(abs(sums - 1) < 0.02)]).size:  # the rounding error of bfloat16
-        raise WrongValues(
+        raise checks.WrongValues(
             f"{who}: each row of targets must sum to 1, got {wrong.flat[0]:.3g}. For several "
             "labels per example, take optax.sigmoid_binary_cross_entropy; to leave rows out, "
             "jn.losses.masked(loss)"

@@ -23,15 +23,7 @@ import numpy as np
 from jaxnet import Layer, child_key, compose, spec, stateless, tools
 from jaxnet.initializers import Initializer, zeros
 from jaxnet.ops import wide
-from jaxnet.services.checks import (
-    a_function,
-    all_at_least,
-    all_native,
-    check_finite,
-    check_key,
-    check_type,
-    to_device,
-)
+from jaxnet.services import checks
 from jaxnet.services.meshes import on_auto_axes
 from jaxnet.services.progress import progress_bar
 from jaxnet.typing import Params, Sequence
@@ -169,7 +161,7 @@ def baum_welch(
     tools.at_least("baum_welch", "iterations", iterations)
     tools.within("baum_welch", "tolerance", tolerance, "(-inf, inf)")
     _check_emission("baum_welch", emission)
-    params = all_native(params, "baum_welch")
+    params = checks.all_native(params, "baum_welch")
     sequence, mask = _read(x, lengths, "baum_welch")
     emission.check(sequence.x)
     steps = int(mask.sum())
@@ -241,11 +233,11 @@ def fit_hmm(
       >>> sorted(abs(params["emission"]["mean"][:, 0, 0]).round().tolist())
       [0.0, 9.0]
     """
-    check_key(key, "fit_hmm")
-    all_at_least("fit_hmm", states=states, restarts=restarts)
+    checks.check_key(key, "fit_hmm")
+    checks.all_at_least("fit_hmm", states=states, restarts=restarts)
     tools.check_options("fit_hmm", start_init=start_init, transition_init=transition_init)
     _check_emission("fit_hmm", emission)
-    a_function("fit_hmm", "align", align, "(key, x, mask, states)", optional=True)
+    checks.a_function("fit_hmm", "align", align, "(key, x, mask, states)", optional=True)
     sequence, mask = _read(x, lengths, "fit_hmm")
     steps = int(mask.sum())
     if steps < states:
@@ -288,12 +280,12 @@ def _without_padding(sequence: Sequence) -> jax.Array:
 
 
 def _check_emission(who: str, emission: Any) -> None:
-    check_type(who, "emission", emission, Emission, "an Emission, such as categorical(5)")
+    checks.check_type(who, "emission", emission, Emission, "an Emission, such as categorical(5)")
 
 
 def _read(x: Any, lengths: Any, who: str) -> tuple[Sequence, np.ndarray]:
     """Return the checked sequences with zeros in padding, and their mask."""
-    x = to_device(who, "x", x)
+    x = checks.to_device(who, "x", x)
     if lengths is not None:
         lengths = tools.as_array(who, "lengths", lengths, "(batch,)", "integers")
     sequence = tools.read_sequence(x if lengths is None else (x, lengths), who, rank=2)
@@ -301,5 +293,5 @@ def _read(x: Any, lengths: Any, who: str) -> tuple[Sequence, np.ndarray]:
     mask = np.ones(x.shape[:2], bool) if lengths is None else np.asarray(sequence.mask())
     if not mask.any():
         raise ValueError(f"{who}: x must hold at least one step, got {x.shape}, lengths {lengths}")
-    check_finite(who, sequence.x, "sequences")
+    checks.check_finite(who, sequence.x, "sequences")
     return sequence, mask
