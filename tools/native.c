@@ -221,6 +221,39 @@ static int right(const char *name, long one, XLA_FFI_Error *handler(XLA_FFI_Call
 
 #define FEATURES PICK(1, 2, 3, 4, 5, 6, 7, 8, 9, 12, 15, 16, 17, 20, 24, 31, 32, 33, 40, 48, 64, 70)
 
+/* Runs a handler of convolutions; Winograd's are of images, without frames. */
+static int convolved(const char *name, long one, XLA_FFI_Error *handler(XLA_FFI_CallFrame *),
+                     const int64_t *form, int64_t dims[3][RANK], int64_t *given, size_t count) {
+  Array arrays[3], *wanted = NULL;
+  double *exact[3];
+  void *operands[2], *results[1];
+  for (int i = 0, operand = 0; i < 3; i++) {
+    int known = i != (form[KIND] == VALUE ? 2 : form[KIND] == INPUT ? 0 : 1);
+    make(arrays + i, RANK, dims[i], known);
+    exact[i] = arrays[i].exact;
+    if (known) operands[operand++] = &arrays[i].buffer;
+    else results[0] = &(wanted = arrays + i)->buffer;
+  }
+  plain(form, dims, exact);
+  for (int i = 0; i < 3 && handler == jaxnet_winograd; i++) {
+    int frames = i == 1 ? 1 : 2;
+    size_t after = (size_t)(RANK - 1 - frames) * sizeof(int64_t);
+    memmove(arrays[i].dims + frames, arrays[i].dims + frames + 1, after);
+    arrays[i].buffer.rank = RANK - 1;
+  }
+  XLA_FFI_Array numbers = {XLA_FFI_DataType_S64, count, given};
+  XLA_FFI_AttrType types[] = {XLA_FFI_AttrType_ARRAY};
+  void *attributes[] = {&numbers};
+  XLA_FFI_CallFrame frame = {
+    .api = &api, .stage = XLA_FFI_ExecutionStage_EXECUTE,
+    .args = {.size = 2, .args = operands}, .rets = {.size = 1, .rets = results},
+    .attrs = {.size = 1, .types = types, .attrs = attributes},
+  };
+  int good = right(name, one, handler, &frame, &wanted, 1);
+  for (int i = 0; i < 3; i++) drop(arrays + i);
+  return good;
+}
+
 static int convolution_case(long one) {
   int64_t form[NUMBERS], dims[3][RANK], flat = draw(0, 1);
   long groups = form[GROUPS] = PICK(1, 1, 1, 1, 2, 3, 5, 16, 21, 40);
@@ -248,29 +281,20 @@ static int convolution_case(long one) {
   dims[0][5] = in * groups;
   dims[1][4] = in;
   dims[1][5] = dims[2][5] = out;
+  return convolved("convolution", one, jaxnet_conv, form, dims, form, NUMBERS);
+}
 
-  Array arrays[3], *wanted = NULL;
-  double *exact[3];
-  void *operands[2], *results[1];
-  for (int i = 0, given = 0; i < 3; i++) {
-    int known = i != (form[KIND] == VALUE ? 2 : form[KIND] == INPUT ? 0 : 1);
-    make(arrays + i, RANK, dims[i], known);
-    exact[i] = arrays[i].exact;
-    if (known) operands[given++] = &arrays[i].buffer;
-    else results[0] = &(wanted = arrays + i)->buffer;
-  }
-  plain(form, dims, exact);
-  XLA_FFI_Array numbers = {XLA_FFI_DataType_S64, NUMBERS, form};
-  XLA_FFI_AttrType types[] = {XLA_FFI_AttrType_ARRAY};
-  void *attributes[] = {&numbers};
-  XLA_FFI_CallFrame frame = {
-    .api = &api, .stage = XLA_FFI_ExecutionStage_EXECUTE,
-    .args = {.size = 2, .args = operands}, .rets = {.size = 1, .rets = results},
-    .attrs = {.size = 1, .types = types, .attrs = attributes},
-  };
-  int good = right("convolution", one, jaxnet_conv, &frame, &wanted, 1);
-  for (int i = 0; i < 3; i++) drop(arrays + i);
-  return good;
+static int winograd_case(long one) {
+  int64_t form[NUMBERS] = {draw(0, 2), 1, 1, 1, 1, 1, 1, 1, 0, draw(0, 2), draw(0, 2), 1, 1, 1};
+  int64_t numbers[] = {form[KIND], PICK(2, 4), form[LOW + 1], form[LOW + 2]};
+  int64_t e = PICK(1, 1, 2, 3), n = PICK(1, 2, 3, 9), in = FEATURES, out = FEATURES;
+  int64_t dims[3][RANK] = {{e, n, 1, 0, 0, in}, {e, 1, 3, 3, in, out}, {e, n, 1, 0, 0, out}};
+  for (int i = 1; i < 3; i++)
+    do {
+      dims[0][2 + i] = PICK(1, draw(1, 20));
+      dims[2][2 + i] = dims[0][2 + i] + form[LOW + i] + draw(0, 2) - 2;
+    } while (dims[2][2 + i] < 1);
+  return convolved("winograd", one, jaxnet_winograd, form, dims, numbers, WINOGRAD_NUMBERS);
 }
 
 static double sigmoid(double x) { return 1 / (1 + exp(-x)); }
@@ -629,8 +653,8 @@ int main(int count, char **words) {
   for (long one = 0; one < cases; one++) {
     state = (uint64_t)(seed * 1000003 + one);
     draw(0, 1);
-    if (!convolution_case(one) || !lstm_case(one) || !gemv_case(one) || !attention_case(one) ||
-        !norm_case(one) || !pool_case(one)) return 1;
+    if (!convolution_case(one) || !winograd_case(one) || !lstm_case(one) || !gemv_case(one) ||
+        !attention_case(one) || !norm_case(one) || !pool_case(one)) return 1;
   }
   printf("%ld cases of each, largest error %.1e\n", cases, worst);
   return 0;

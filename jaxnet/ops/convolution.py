@@ -77,7 +77,8 @@ def convolve(
     once = (1,) * len(strides)
     dilation, input_dilation = dilation or once, input_dilation or once
     space, window = x.shape[1:-1], kernel.shape[:-2]
-    form = Form(strides, padding, dilation, input_dilation, groups, space, window)
+    precision = jax.config.jax_default_matmul_precision  # type: ignore[attr-defined]
+    form = Form(strides, padding, dilation, input_dilation, groups, space, window, precision)
     if any(n < 1 for n in form.room()):  # in an export, sizes are not compared with each other
         raise ValueError(
             f"{who}: a window of {window} with dilation {dilation} does not fit into an input of "

@@ -31,6 +31,7 @@ class Form(NamedTuple):
     groups: int
     inputs: tuple[int, ...]  # spatial sizes of x
     window: tuple[int, ...]  # spatial sizes of the kernel
+    precision: str | None = None  # of products, JAX's default where the convolution was traced
 
     def room(self) -> tuple[int, ...]:
         """Return the number of positions of the window at stride 1, per axis."""
@@ -71,7 +72,9 @@ def _plain(x, w, form):
         (0, last, *space), (last, last - 1, *(i - 1 for i in space)), (0, last, *space)
     )
     apart = form.input_dilation, form.dilation
-    return lax.conv_general_dilated(x, w, form.strides, form.padding, *apart, numbers, form.groups)
+    return lax.conv_general_dilated(
+        x, w, form.strides, form.padding, *apart, numbers, form.groups, precision=form.precision
+    )
 
 
 def accelerator(a: jax.Array, b: jax.Array, *, wanted: str, form: Form) -> jax.Array:

@@ -4,7 +4,9 @@ They are faster than XLA's forms. Wheels for Linux, macOS and Windows have the l
 installing from the sources builds it from kernels.c if there is a C compiler. The first of these
 operations that is compiled loads it. Operations that it does not support run in XLA's form, and so
 do all operations if there is no library. Set the environment variable JAXNET_NATIVE to choose: "0"
-turns the library off, "avx2" leaves out AVX-512.
+turns the library off, "avx2" leaves out AVX-512. JAXNET_WINOGRAD=0, or JAX's precision of matrix
+products "highest", leaves out Winograd's convolutions of 3x3, whose errors are up to three times as
+large.
 """
 
 import ctypes
@@ -21,6 +23,7 @@ import jax.numpy as jnp
 LIBRARY = Path(__file__).parent / "kernels.so"
 TARGETS = (
     "jaxnet_conv",
+    "jaxnet_winograd",
     "jaxnet_lstm",
     "jaxnet_lstm_back",
     "jaxnet_gemv",

@@ -1,6 +1,7 @@
 """Convolutions in C for CPU, several times faster than XLA's in training."""
 
 import math
+import os
 from typing import Any
 
 import jax
@@ -12,6 +13,8 @@ from jaxnet.ops.native import compute, countable, instructions
 TARGET = "jaxnet_conv"
 
 FAR = 10_000  # largest number of zeros on one side of the input, since they are written to memory
+
+OVERHEAD = 100  # tiles, see `_tile`
 
 KINDS = "yxw"  # in the order in which the library numbers them
 
@@ -56,6 +59,9 @@ def convolution(a: jax.Array, b: jax.Array, *, wanted: str, form) -> jax.Array:
       Array([1., 3.], dtype=float32)
     """
     shape = form.result(a.shape, b.shape, wanted)
+    if tile := _tile(a.shape, b.shape, wanted, form):
+        numbers = [KINDS.index(wanted), tile, *(low for low, _ in form.padding)]
+        return compute("jaxnet_winograd", [shape], a, b, form=np.array(numbers, np.int64))[0]
     if wanted == "w" and max(form.input_dilation) > 1:
         found = convolution(b, a, wanted="w", form=_mirrored(form))
         return _mirrored_kernel(found, form.groups).reshape(shape)
@@ -81,6 +87,30 @@ def convolution(a: jax.Array, b: jax.Array, *, wanted: str, form) -> jax.Array:
             seen = seen.reshape((-1,) + (1,) * (found.ndim - axis - 1))
             found = jnp.where(np.broadcast_to(seen, found.shape), found, 0)
     return found
+
+
+def _tile(a, b, wanted, form) -> int:
+    """Return how many rows of results Winograd's algorithm makes at once: 4, 2 or, if not used, 0.
+
+    Its costs are counted in products of one pair of features. OVERHEAD tiles more stand for the
+    transforms, above all of the weights.
+    """
+    choice = os.environ.get("JAXNET_WINOGRAD", "1")
+    if choice not in ("0", "1"):
+        raise ValueError(f"JAXNET_WINOGRAD must be 0 or 1, got {choice!r}")
+    once = max(*form.strides, *form.dilation, *form.input_dilation, form.groups) == 1
+    near = all(0 <= n <= 2 for pair in form.padding for n in pair)
+    features = min(a[-2 if wanted == "x" else -1], b[-1])
+    if choice == "0" or form.precision in ("highest", "float32") or form.window != (3, 3):
+        return 0
+    if not once or not near or features < 8:
+        return 0
+    batch, sizes = (a if wanted == "y" else b)[1], form.inputs if wanted == "x" else form.outputs
+    costs = {0: (0.8 if wanted == "w" else 1.05) * 9 * batch * math.prod(form.outputs)}
+    for m in (4, 2) if features >= 32 else (4,):
+        tiles = batch * math.prod(-(-n // m) for n in sizes)
+        costs[m] = (m + 2) ** 2 * (tiles + OVERHEAD)
+    return min(costs, key=lambda m: costs[m])
 
 
 def _mirrored(form) -> Any:

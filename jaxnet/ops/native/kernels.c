@@ -2,6 +2,7 @@
  *
  *     handler                 computes in C                        its twin in JAX
  *     jaxnet_conv             conv.h, a convolution or a gradient  convolution_lowering.py
+ *     jaxnet_winograd         winograd.h, one of 3x3, stride 1     convolution_lowering.py
  *     jaxnet_lstm             lstm.h, all steps                    _loop of recurrence.py
  *     jaxnet_lstm_back        lstm.h, the gradient                 the transpose of its _push
  *     jaxnet_attention        attention.h, values                  _attended of blockwise.py
@@ -21,3 +22,4 @@
 #include "lstm.h"
 #include "norm.h"
 #include "pool.h"
+#include "winograd.h"

@@ -132,12 +132,20 @@ typedef struct {
   float softcap; /* or 0 */
 } Panel;
 
+/* How a square of Winograd's convolution is transformed, for all features: distances of what is read,
+ * or where each of it is, and of what is written, at most `rows` by `columns`; see winograd_tiles.h. */
+typedef struct {
+  int64_t row, pixel, row_to, pixel_to, vector_to, features, rows, columns;
+  const float *at[36];
+} Square;
+
 #define LOG2_E 1.44269504f
 
 typedef void SumTile(const Sum *, int64_t start, float *result, int64_t left);
 typedef void AddTile(const Add *, int64_t start, int64_t feature, float *result);
 typedef void CellTile(const Cell *, int64_t feature);
 typedef void CellBackTile(const CellBack *);
+typedef void SquareTile(const Square *, const float *from, float *to);
 
 typedef struct {
   int lanes, most;
@@ -162,6 +170,9 @@ typedef struct {
                  const float *means);
   void (*norm)(const Norm *, int64_t example, float *memory, float *sums);
   void (*pool)(const Pool *, const float *x, const float *given, float *y, Taps, int64_t features);
+  /* for tiles of 2 and 4 results: of x and of y's gradient, inside and over the border; of products
+   * to y, of weights, and of products to their gradient */
+  SquareTile *read[2][2], *back[2][2], *write[2], *weights[2], *kernel[2];
 } Kernels;
 
 /* Numbers of two vectors, by their places in both. */
@@ -183,6 +194,7 @@ typedef struct {
 #define LANES 16
 #define MOST 28
 #define NAME(name) name##_avx512
+#define LOAD_FIRST(from, left) (VEC) _mm512_maskz_loadu_ps((__mmask16)((1u << (left)) - 1), from)
 #define STORE_FIRST(to, value, left) \
   _mm512_mask_storeu_ps(to, (__mmask16)((1u << (left)) - 1), (__m512)(value))
 #define PERMUTE(x, places) (VEC) _mm512_permutexvar_ps((__m512i)(places), (__m512)(x))
@@ -191,6 +203,7 @@ typedef struct {
 #undef LANES
 #undef MOST
 #undef NAME
+#undef LOAD_FIRST
 #undef STORE_FIRST
 #undef PERMUTE
 #undef MAXIMUM
@@ -205,17 +218,18 @@ typedef struct {
 #define LANES 8
 #define MOST 12
 #define NAME(name) name##_avx2
-#define STORE_FIRST(to, value, left)                                                           \
-  _mm256_maskstore_ps(to,                                                                      \
-                      _mm256_cmpgt_epi32(_mm256_set1_epi32((int)(left)),                       \
-                                         _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7)),           \
-                      (__m256)(value))
+#define FIRST(left) \
+  _mm256_cmpgt_epi32(_mm256_set1_epi32((int)(left)), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7))
+#define LOAD_FIRST(from, left) (VEC) _mm256_maskload_ps(from, FIRST(left))
+#define STORE_FIRST(to, value, left) _mm256_maskstore_ps(to, FIRST(left), (__m256)(value))
 #define PERMUTE(x, places) (VEC) _mm256_permutevar8x32_ps((__m256)(x), (__m256i)(places))
 #define MAXIMUM(a, b) _mm256_max_ps((__m256)(a), (__m256)(b))
 #include "tiles.h"
 #undef LANES
 #undef MOST
 #undef NAME
+#undef FIRST
+#undef LOAD_FIRST
 #undef STORE_FIRST
 #undef PERMUTE
 #undef MAXIMUM
@@ -348,6 +362,13 @@ static void take_chunks(Work *work) {
   }
 }
 
+/* Waits until these many chunks are done. */
+static void wait_for(Work *work, int64_t chunks) {
+  for (int64_t spins = 0; atomic_load(&work->done) < chunks; spins++)
+    if (spins > 2000) sched_yield();
+    else PAUSE();
+}
+
 static void release(Work *work) {
   if (atomic_fetch_sub(&work->holders, 1) == 1) work->close(work);
 }
@@ -369,8 +390,6 @@ static int run_chunks(Work *work, XLA_FFI_CallFrame *f, int64_t threads) {
   for (int64_t i = 0; i < helpers; i++)
     if (ignored(f->api, f->api->XLA_FFI_ThreadPool_Schedule(&args))) release(work);
   take_chunks(work);
-  for (int64_t spins = 0; atomic_load(&work->done) < work->chunks; spins++)
-    if (spins > 2000) sched_yield();
-    else PAUSE();
+  wait_for(work, work->chunks);
   return !atomic_load(&work->failed);
 }

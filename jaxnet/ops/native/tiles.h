@@ -119,9 +119,13 @@ INLINE void NAME(add_each)(const int kernels, const int count, const Add *a, int
 
 INLINE VEC NAME(load)(const float *from, int64_t left) {
   if (left >= LANES) return *(const VEC *)from;
+#ifdef LOAD_FIRST
+  return left > 0 ? LOAD_FIRST(from, left) : (VEC){0};
+#else
   VEC some = {0};
   for (int64_t i = 0; i < left; i++) some[i] = from[i];
   return some;
+#endif
 }
 
 #ifndef PERMUTE
@@ -225,6 +229,7 @@ static void NAME(cell_back)(const CellBack *s) {
 #include "attention_tiles.h"
 #include "norm_tiles.h"
 #include "pool_tiles.h"
+#include "winograd_tiles.h"
 
 /* The instances, and the tables to find them in. */
 
@@ -279,6 +284,10 @@ static const Kernels NAME(kernels) = {
   NAME(spread), NAME(cell), NAME(cell_back), NAME(gemv),
   NAME(pack), NAME(unpack), NAME(gather), NAME(finite), NAME(dot), NAME(softmax), NAME(slopes),
   NAME(norm), NAME(pool),
+  {{NAME(read_2), NAME(read_at_2)}, {NAME(read_4), NAME(read_at_4)}},
+  {{NAME(back_2), NAME(back_at_2)}, {NAME(back_4), NAME(back_at_4)}},
+  {NAME(write_2), NAME(write_4)}, {NAME(weights_2), NAME(weights_4)},
+  {NAME(kernel_2), NAME(kernel_4)},
 };
 
 #undef VEC

@@ -1,0 +1,156 @@
+/* The transforms of Winograd's convolution, for one width of vectors; tiles.h includes this file.
+ *
+ * A tile of m x m results of a 3x3 convolution is A'[(G w G') * (B' x B)]A with a product of n x n
+ * numbers, n = m + 2, by the algorithm of Toom and Cook with the points 0, P, -P, Q, -Q (0, 1, -1 for
+ * m = 2) and infinity. Each function applies one matrix to numbers `step` apart, along one axis. These
+ * P and Q have a quarter of the errors of the usual 1 and 2. All constants but those of G are exact. */
+
+#define P 0.625f
+#define Q 1.5f
+#define P2 (P * P)
+#define Q2 (Q * Q)
+#define NP (1 / (2 * P2 * (P2 - Q2)))
+#define NQ (1 / (2 * Q2 * (Q2 - P2)))
+
+/* B': of x, n to n. */
+INLINE void NAME(to_tile)(const int m, const VEC *x, const int step, VEC *to) {
+  if (m == 2) {
+    to[0] = x[0] - x[2 * step];
+    to[1] = x[step] + x[2 * step];
+    to[2] = x[2 * step] - x[step];
+    to[3] = x[3 * step] - x[step];
+    return;
+  }
+  VEC d1 = x[step], d2 = x[2 * step], d3 = x[3 * step], d4 = x[4 * step];
+  VEC even = d4 - Q2 * d2, odd = d3 - Q2 * d1;
+  to[0] = d4 + (P2 * Q2) * x[0] - (P2 + Q2) * d2;
+  to[1] = even + P * odd;
+  to[2] = even - P * odd;
+  even = d4 - P2 * d2, odd = d3 - P2 * d1;
+  to[3] = even + Q * odd;
+  to[4] = even - Q * odd;
+  to[5] = x[5 * step] + (P2 * Q2) * d1 - (P2 + Q2) * d3;
+}
+
+/* A': of products, n to m. */
+INLINE void NAME(from_tile)(const int m, const VEC *x, const int step, VEC *to) {
+  VEC sum = x[step] + x[2 * step], difference = x[step] - x[2 * step];
+  if (m == 2) {
+    to[0] = x[0] + sum;
+    to[1] = difference + x[3 * step];
+    return;
+  }
+  VEC more = x[3 * step] + x[4 * step], other = x[3 * step] - x[4 * step];
+  to[0] = x[0] + sum + more;
+  to[1] = P * difference + Q * other;
+  to[2] = P2 * sum + Q2 * more;
+  to[3] = x[5 * step] + (P2 * P) * difference + (Q2 * Q) * other;
+}
+
+/* A: of the gradient of y, m to n. */
+INLINE void NAME(back_to_tile)(const int m, const VEC *y, const int step, VEC *to) {
+  if (m == 2) {
+    to[0] = y[0];
+    to[1] = y[0] + y[step];
+    to[2] = y[0] - y[step];
+    to[3] = y[step];
+    return;
+  }
+  VEC even = y[0] + P2 * y[2 * step], odd = y[step] + P2 * y[3 * step];
+  to[0] = y[0];
+  to[1] = even + P * odd;
+  to[2] = even - P * odd;
+  even = y[0] + Q2 * y[2 * step], odd = y[step] + Q2 * y[3 * step];
+  to[3] = even + Q * odd;
+  to[4] = even - Q * odd;
+  to[5] = y[3 * step];
+}
+
+/* G: of weights, 3 to n. */
+INLINE void NAME(weights_to_tile)(const int m, const VEC *w, const int step, VEC *to) {
+  to[0] = w[0];
+  to[m + 1] = w[2 * step];
+  if (m == 2) {
+    VEC even = 0.5f * (w[0] + w[2 * step]), odd = 0.5f * w[step];
+    to[1] = even + odd;
+    to[2] = even - odd;
+    return;
+  }
+  to[0] *= 1 / (P2 * Q2);
+  VEC even = NP * w[0] + (NP * P2) * w[2 * step], odd = (NP * P) * w[step];
+  to[1] = even + odd;
+  to[2] = even - odd;
+  even = NQ * w[0] + (NQ * Q2) * w[2 * step], odd = (NQ * Q) * w[step];
+  to[3] = even + odd;
+  to[4] = even - odd;
+}
+
+/* G': of the gradient of the products, n to 3. */
+INLINE void NAME(tile_to_weights)(const int m, const VEC *x, const int step, VEC *to) {
+  VEC sum = x[step] + x[2 * step], difference = x[step] - x[2 * step];
+  if (m == 2) {
+    to[0] = x[0] + 0.5f * sum;
+    to[1] = 0.5f * difference;
+    to[2] = 0.5f * sum + x[3 * step];
+    return;
+  }
+  VEC more = x[3 * step] + x[4 * step], other = x[3 * step] - x[4 * step];
+  to[0] = (1 / (P2 * Q2)) * x[0] + NP * sum + NQ * more;
+  to[1] = (NP * P) * difference + (NQ * Q) * other;
+  to[2] = x[5 * step] + (NP * P2) * sum + (NQ * Q2) * more;
+}
+
+typedef void NAME(OneAxis)(const int m, const VEC *, const int step, VEC *);
+
+/* Both axes of a square of `in` by `in` vectors, for all features. If `padded`, what is read may end
+ * within a vector, and what is written has whole ones; else the other way round. With `at`, a square
+ * is read where s->at says. */
+INLINE void NAME(both)(NAME(OneAxis) one, const int m, const int in, const int out, const int padded,
+                       const int at, const Square *s, const float *from, float *to) {
+  for (int64_t c = 0; c < s->features; c += LANES, from += LANES, to += s->vector_to) {
+    VEC x[6][6], half[6][6], done[6];
+    int64_t left = s->features - c;
+    UNROLL for (int j = 0; j < in; j++) {
+      UNROLL for (int i = 0; i < in; i++) {
+        const float *here = at ? s->at[i * in + j] + c : from + i * s->row + j * s->pixel;
+        x[i][j] = !padded || left >= LANES ? *(const VEC *)here : NAME(load)(here, left);
+      }
+      VEC column[6];
+      one(m, &x[0][j], 6, column);
+      UNROLL for (int i = 0; i < out; i++) half[i][j] = column[i];
+    }
+    UNROLL for (int i = 0; i < out; i++) {
+      if (!padded && i >= s->rows) break;
+      one(m, half[i], 1, done);
+      UNROLL for (int j = 0; j < out; j++) {
+        float *there = to + i * s->row_to + j * s->pixel_to;
+        if (padded) *(VEC *)there = done[j];
+        else if (j < s->columns) NAME(put)(there, done[j], left);
+      }
+    }
+  }
+}
+
+#define SQUARE(name, one, m, in, out, padded, at)                                \
+  static void NAME(name##_##m)(const Square *s, const float *from, float *to) {  \
+    NAME(both)(NAME(one), m, in, out, padded, at, s, from, to);                  \
+  }
+#define SQUARES(m, n)                              \
+  SQUARE(read, to_tile, m, n, n, 1, 0)             \
+  SQUARE(read_at, to_tile, m, n, n, 1, 1)          \
+  SQUARE(write, from_tile, m, n, m, 0, 0)          \
+  SQUARE(back, back_to_tile, m, m, n, 1, 0)        \
+  SQUARE(back_at, back_to_tile, m, m, n, 1, 1)     \
+  SQUARE(weights, weights_to_tile, m, 3, n, 1, 0)  \
+  SQUARE(kernel, tile_to_weights, m, n, 3, 0, 0)
+SQUARES(2, 4)
+SQUARES(4, 6)
+
+#undef P
+#undef Q
+#undef P2
+#undef Q2
+#undef NP
+#undef NQ
+#undef SQUARE
+#undef SQUARES
