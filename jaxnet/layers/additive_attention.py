@@ -91,16 +91,18 @@ def additive_attention(
                 f"{name}: expected keys of shape {(*values.shape[:2], features)} for a memory of "
                 f"shape {values.shape}, got {keys.shape}"
             )
-        if keys is None:
-            keys = projected(m, "key", values, features)  # (batch, places, features)
         single = queries.ndim == 2
         if single:
             queries = queries[:, None]  # (batch, width) -> (batch, 1, width)
+        seen, bias = expand_mask(name, mask, (len(queries), 1, queries.shape[1], values.shape[1]))
+        if seen is not None:  # 0 times NaN would be NaN
+            values = jnp.where(seen.any((1, 2))[..., None], values, 0)
+        if keys is None:
+            keys = projected(m, "key", values, features)  # (batch, places, features)
         q = projected(m, "query", queries, features)  # (batch, time, features)
         # (batch, time, 1, features) + (batch, 1, places, features)
         hidden = jnp.tanh(plus(q[:, :, None], keys[:, None]))
         scores = wide(projected(m, "score", hidden, 1)[..., 0])  # (batch, time, places)
-        seen, bias = expand_mask(name, mask, (q.shape[0], 1, q.shape[1], keys.shape[1]))
         scores = scores if bias is None else scores + bias[:, 0]
         weights = masked_softmax(scores, None if seen is None else seen[:, 0]).astype(values.dtype)
         y = weights @ values  # (batch, time, width of memory)

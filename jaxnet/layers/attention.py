@@ -90,9 +90,10 @@ def multi_head_attention(
                 such as ALiBi's slopes, write `bias=`, which also works in a stream.
     A boolean mask of two axes raises an error if batch and time are equal, because it could also be
     (time, positions). Write mask[:, None] for padding and mask[None] for one row per query.
-    The inputs at masked positions must still be finite, because 0 times NaN is NaN. In a stream,
-    the layer keeps the keys and values of earlier chunks of x. It gets the whole memory at each
-    call.
+    NaN at a masked position does not reach the outputs of queries that may not attend to it. But it
+    reaches the gradients of the projections, because 0 times NaN is NaN: before the net, replace it
+    by jnp.where(mask[..., None], x, 0). In a stream, the layer keeps the keys and values of earlier
+    chunks of x. It gets the whole memory at each call.
 
     From about 512 positions on, or 64 on a CPU, the weights are computed in blocks and not kept, so
     that memory grows with the length and not with its square. Blocks outside of `causal`, `window`,

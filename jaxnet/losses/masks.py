@@ -21,7 +21,9 @@ def masked(loss: arrays.Loss = cross_entropy) -> arrays.Loss:
 
     Every sequence has the same weight. To give every token the same weight, pass `jn.supervised` a
     loss that returns the pair (totals, weights), each (batch,). Outputs and targets at masked
-    positions, NaN included, affect neither value nor gradient.
+    positions, NaN included, affect neither the value nor the gradient by the outputs. If the inputs
+    of the net are NaN there, its params still get NaN, because 0 times NaN is NaN: write
+    jnp.where(mask[..., None], x, 0) before the net.
 
     Args:
       loss: Loss or metric that maps outputs (batch, steps, ...) and labels to one value per

@@ -240,7 +240,8 @@ def dot_product_attention(
     """Return softmax(q k * scale + bias) v by heads; keys and values may have fewer heads.
 
     Unlike `jax.nn.dot_product_attention`, it returns the weights, gives zeros where everything is
-    masked (not equal weights), and computes the softmax in float64 for float64.
+    masked (not equal weights), and computes the softmax in float64 for float64. A key or value that
+    is not finite makes NaN of the queries that may attend to it, and reaches no other query.
 
     Args:
       q: Queries (batch, time, heads, size).
@@ -267,15 +268,24 @@ def dot_product_attention(
     places, groups = k.shape[1:3]
     q = q.reshape(batch, time, groups, heads // groups, size)
     wide = jnp.promote_types(q.dtype, jnp.float32)
+    bias, finite = scoring.bias, None
+    if isinstance(bias, Placed):
+        mask, bias = add_table(mask, None, bias.table())
+    # 0 times NaN is NaN, so that a place with a weight of 0 could reach any query.
+    if mask is not None and time == 1:  # without a pass over all keys and values
+        seen = jnp.broadcast_to(mask, (batch, heads, 1, places)).any((1, 2))[..., None, None]
+        k, v = (jnp.where(seen, x, 0) for x in (k, v))
+    elif mask is not None:
+        finite = jnp.isfinite(k).all(-1) & jnp.isfinite(v).all(-1)  # (batch, places, groups)
+        k, v = (jnp.where(finite[..., None], x, 0) for x in (k, v))
     if time == 1:  # sums read the keys in place, and matrix products would copy them on CPU
         products = q[:, 0, :, :, None].astype(wide) * k.swapaxes(1, 2)[:, :, None].astype(wide)
         scores = products.sum(-1)  # (batch, groups, heads / groups, places)
     else:
         scores = jnp.einsum("btghd,bsgd->bghts", q, k, preferred_element_type=wide)
+    if finite is not None:
+        scores = jnp.where(finite.mT[:, :, None, None], scores, jnp.nan)
     scores = scores / math.sqrt(size) if scoring.scale is None else scores * scoring.scale
-    bias = scoring.bias
-    if isinstance(bias, Placed):
-        mask, bias = add_table(mask, None, bias.table())
     scores = scoring.capped(scores.reshape(batch, heads, time, places), bias)
     weights = masked_softmax(scores, mask).astype(v.dtype)
     kept = weights

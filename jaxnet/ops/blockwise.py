@@ -129,9 +129,8 @@ def blockwise_attention(
 
     The result is exact. Derivatives of any order, forward and reverse, compute the blocks again.
     Blocks that no query sees are skipped, but below `vmap` only if all examples skip them. Dropout
-    draws other weights than `dot_product_attention`. Unlike there, NaN at a place does not reach
-    queries whose range is elsewhere. On one CPU, values and gradients are computed in C unless
-    there is a mask, bias, dropout or `block`.
+    draws other weights than `dot_product_attention`. On one CPU, values and gradients are computed
+    in C unless there is a mask, bias, dropout or `block`.
 
     Args:
       q, k, v: Queries (batch, time, heads, size), keys and values (batch, places, kv_heads, size
@@ -246,7 +245,7 @@ def _attended(how, moving, fixed):
     some = jnp.where(sums == 0, 1, sums)
     lse = jnp.where(sums == 0, -jnp.inf, top + jnp.log(some))
     y, lse = _join(total / some[..., None], q), _join(lse[..., None], q)[..., 0]
-    strange = _strange(q, k, v, *fixed[:2])
+    strange = _strange(q, k, v, *fixed[:3])
     y = jnp.where(strange[..., None], jnp.nan, y).astype(v.dtype)
     return y, jnp.where(strange, jnp.nan, lse).mT
 
@@ -415,9 +414,15 @@ def _cut_all(cuts, arrays) -> list[Any]:
     return [x if x is None else cut(x) for cut, x in zip(cuts, arrays, strict=True)]
 
 
-def _strange(q, k, v, first, last):
-    """Return which queries see a place that is not finite, (batch, time, heads)."""
+def _strange(q, k, v, first, last, mask):
+    """Return which queries see a place that is not finite, (batch, time, heads or 1)."""
     strange = ~(jnp.isfinite(k).all(-1) & jnp.isfinite(v).all(-1))  # (batch, places, groups)
+    if mask is not None and mask.shape[2] == 1:  # padding: no time x places
+        strange &= mask.any((1, 2))[..., None]
+    elif mask is not None:
+        at = jnp.arange(k.shape[1])
+        seen = mask & ((first[..., None] <= at) & (at < last[..., None]))[:, None]
+        return (seen & strange.any(-1)[:, None, None]).any(-1).mT
     before = jnp.pad(jnp.cumsum(strange, axis=1), ((0, 0), (1, 0), (0, 0)))
     until = (jnp.take_along_axis(before, edge[..., None], 1) for edge in (first, last))
     return jnp.repeat(jnp.less(*until), q.shape[2] // k.shape[2], 2)

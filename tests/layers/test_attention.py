@@ -348,6 +348,15 @@ def test_a_bias_that_diverged_reaches_the_output(make):
         assert np.isnan(by_bias[..., 0, columns]).all() and np.isfinite(by_bias[..., 1:, :]).all()
 
 
+@pytest.mark.parametrize("make", [jn.layers.additive_attention, jn.multi_head_attention])
+def test_nan_in_the_padding_of_a_memory_reaches_no_output(make):
+    x, layer, lengths = draw(2, 3, 4).astype(np.float32), make(2), np.array([3, 2])
+    params, _ = jit_init(layer, jax.random.key(0), (x, x, lengths))
+    bad = np.where(np.arange(3)[:, None] < lengths[:, None, None], x, np.nan)
+    y, wanted = (jit_apply(layer, params, {}, (x, memory, lengths))[0] for memory in (bad, x))
+    np.testing.assert_array_equal(y, wanted)
+
+
 def test_a_causal_mask_of_as_many_sequences_as_steps(x64):
     """Two axes are refused; with mask[None] the mask is that of causal=True."""
     x, mask = jnp.asarray(draw(5, 5, 6)), jnp.tril(jnp.ones((5, 5), bool))

@@ -215,9 +215,31 @@ def attends_to_what_it_sees(attention, bad):
     return attend
 
 
+def with_all_scores(q, k, v, ranges):
+    at = np.arange(k.shape[1])
+    first, last = (edge[..., None] for edge in ranges[:2])
+    return dot_product_attention(q, k, v, ((first <= at) & (at < last))[:, None])
+
+
 @pytest.mark.parametrize("bad", [np.nan, slow(np.inf, id="inf")])
-def test_a_place_that_is_not_finite_reaches_only_queries_that_see_it(bad):
-    attends_to_what_it_sees(SMALL, bad)
+@pytest.mark.parametrize("attention", [SMALL, with_all_scores])
+def test_a_place_that_is_not_finite_reaches_only_queries_that_see_it(attention, bad):
+    attends_to_what_it_sees(attention, bad)
+
+
+@pytest.mark.parametrize("time", [1, 16])
+@pytest.mark.parametrize("attention", [SMALL, dot_product_attention])
+def test_nan_at_a_masked_place_reaches_no_query(attention, time):
+    """A mask of padding, and one by queries of which only the last see the NaN."""
+    q, k, v = inputs(2, 16, 16, 2, 2, 4, 4, jnp.float32)
+    q, at = q[:, :time], np.arange(16)
+    for mask in ((at < 13)[None], at <= at[:time, None]):
+        mask = jnp.asarray(mask)[None, None]
+        y = jax.jit(lambda *a, mask=mask: attention(*a, mask=mask)[0][:, :13])
+        slope = jax.jit(jax.grad(lambda *a, y=y: y(*a).sum()))
+        bad = [a.at[:, 13:].set(np.nan) for a in (k, v)]
+        np.testing.assert_array_equal(y(q, *bad), y(q, k, v))
+        np.testing.assert_array_equal(slope(q, *bad)[:, :13], slope(q, k, v)[:, :13])
 
 
 @pytest.mark.slow
