@@ -1,6 +1,6 @@
 """What must hold between calls of a public function, where a second way to its value would be long.
 
-The identity map changes nothing, whitened data have covariance 1, one beam is the greedy search.
+The identity map changes nothing, whitened data have covariance 1, crops are inside.
 Each identity takes the function, so that a broken copy can be given, and asserts.
 """
 
@@ -36,7 +36,6 @@ from tests.oracles import (
     paths_of_states,
     posteriors,
 )
-from tests.oracles import boxes as random_boxes
 
 Function = Callable[..., Any]
 
@@ -240,23 +239,6 @@ def mixtures_are_of_two_examples(mixup: Function) -> None:
     assert np.ptp(np.diag(mixed)) > 0.1
 
 
-def windows_hold_every_token_once(windows: Function) -> None:
-    tokens = np.arange(100, 123)
-    cut = windows(tokens, streams=3, steps=4)
-    x, y, counts = (np.asarray(a) for a in (cut.x, cut.y, cut.counts))
-    inside = counts.astype(bool)
-    assert (y[inside] == x[inside] + 1).all()
-    assert len(np.unique(y[inside])) == inside.sum() >= 18
-
-
-def overlapping_windows_predict_every_token_once(overlapping: Function) -> None:
-    cut = overlapping(np.arange(100, 123), steps=6, fresh=2)
-    x, y, counts = (np.asarray(a) for a in (cut.x, cut.y, cut.counts))
-    inside = counts.astype(bool)
-    assert (y[inside] == x[inside] + 1).all()
-    assert sorted(y[inside]) == list(range(101, 101 + inside.sum())) and inside.sum() > 18
-
-
 def whitened_data_have_covariance_1(fit_whitening: Function) -> None:
     x = f64(normal(40, 3)) @ np.array([[1.0, 0, 0], [2, 3, 0], [4, 5, 6]]) + [1, 2, 3]
     for zca in (False, True):
@@ -286,79 +268,6 @@ def components_are_eigenvectors(fit_pca: Function) -> None:
     assert (kernel[np.abs(kernel).argmax(0), [0, 1]] > 0).all()
 
 
-def centroids_are_means(kmeans: Function) -> None:
-    x = f64(normal(30, 2))
-    found = f64(kmeans(jax.random.key(0), x, 4, tolerance=0.0))
-    nearest = np.square(x[:, None] - found).sum(-1).argmin(1)
-    close([x[nearest == c].mean(0) for c in range(4)], found)
-
-
-def one_beam_is_greedy(beam_search: Function) -> None:
-    table = normal(5, 5)
-
-    def forward(m, tokens):
-        before = m.state("steps", jn.initializers.zeros, tokens.shape[:1])
-        m.update("steps", before + 1)
-        return table[tokens] * (1 + before[:, None, None])
-
-    @jax.jit
-    def search():
-        net, state = jn.compose(forward, name="model"), {"steps": jnp.zeros(3)}
-        prompt, options = jnp.array([[0], [3], [2]]), {"state": state, "length_penalty": 0.5}
-        return beam_search(net, {}, prompt, beams=1, length=4, end=1, **options)
-
-    tokens, lengths, scores = (a[:, 0] for a in jax.device_get(search()))
-    for first, row, n, score in zip((0, 3, 2), tokens, lengths, scores, strict=True):
-        path = [first]
-        while len(path) < 5 and path[-1] != 1:
-            path.append(int(table[path[-1]].argmax()))
-        assert row.tolist() == path[1:] + [1] * (5 - len(path))
-        assert n == len(path) - 1 - (path[-1] == 1)
-        steps = enumerate(itertools.pairwise(path))
-        total = sum(log_softmax(f64(table[a]) * (1 + t))[b] for t, (a, b) in steps)
-        close(score, total / (len(path) - 1) ** 0.5, 1e-3)
-
-
-def all_beams_are_all_sequences(beam_search: Function) -> None:
-    """With a beam for each, the best come first, by their mean log-probability."""
-    one_beam_is_greedy(beam_search)
-    table = f64(normal(3, 3))
-    search = jax.jit(
-        lambda: beam_search(
-            lambda tokens: jnp.asarray(table)[tokens], {}, jnp.array([[1]]), beams=15, length=3,
-            end=0,
-        )
-    )  # fmt: skip
-    tokens, lengths, scores = (a[0] for a in jax.device_get(search()))
-    wanted = {}
-    for path in itertools.product(range(3), repeat=3):
-        n = path.index(0) if 0 in path else 3
-        kept = path[: n + 1]
-        total = sum(log_softmax(table[a])[b] for a, b in itertools.pairwise((1, *kept)))
-        wanted[kept + (0,) * (3 - len(kept))] = total / len(kept), n
-    assert len(wanted) == 15 and (np.diff(scores) <= 0).all()
-    for row, n, score in zip(tokens, lengths, scores, strict=True):
-        close([score, n], wanted.pop(tuple(map(int, row))), 1e-3)
-
-
-def draws_have_their_shares(generate: Function) -> None:
-    """Temperature, then the most probable three, then the nucleus of those."""
-    p, n = np.array([0.1, 0.4, 0.2, 0.3]), 6000
-
-    net = lambda tokens: jnp.log(jnp.broadcast_to(p, (*tokens.shape, 4)))  # noqa: E731
-    for options, wanted in (
-        ({}, p),
-        ({"temperature": 0.5}, p**2),
-        ({"top_k": 3}, p * [0, 1, 1, 1]),
-        ({"top_k": 3, "top_p": 0.7}, p * [0, 1, 0, 1]),
-        ({"top_p": 0.75}, p * [0, 1, 1, 1]),
-    ):
-        made = generate(net, {}, np.zeros((n, 1), int), jax.random.key(0), length=1, **options)
-        share = np.bincount(np.ravel(made.tokens), minlength=4) / n
-        assert np.abs(share - wanted / wanted.sum()).max() < 4 * 0.5 / n**0.5, options
-        assert not share[wanted == 0].any()
-
-
 def all_beams_give_the_loss(ctc_beam_search: Function) -> None:
     """With a beam for each prefix; also for the first two of three steps."""
     logits = np.asarray(normal(2, 3, 3))
@@ -371,32 +280,6 @@ def all_beams_give_the_loss(ctc_beam_search: Function) -> None:
         for row, n, score in zip(found[i], sizes[i], scores[i][possible], strict=False):
             close(score, -ctc(logits[i : i + 1, :steps], (row[None], n[None]), blank=1)[0])
             assert (row[int(n) :] == 1).all()
-
-
-def perfect_boxes_have_precision_1(average_precision: Function) -> None:
-    truth = {"boxes": np.array([[[0, 0, 2, 3], [5, 5, 8, 9], [1, 1, 4, 4.0]]]),
-             "classes": np.array([[0, 1, 0]])}  # fmt: skip
-    found = truth | {"scores": np.array([[0.9, 0.8, 0.7]])}
-    assert average_precision(found, truth, 3).mean == 1
-    found["boxes"] = found["boxes"] + np.array([[[50], [0], [0.0]]])  # the best of class 0 is off
-    for points, wanted in ((None, 0.25), (11, 6 / 11 / 2)):
-        result = average_precision(found, truth, 2, points=points)
-        close(result.each, [wanted, 1])
-        close(result.mean, (wanted + 1) / 2)
-
-
-def greedy_suppression(non_max_suppression: Function) -> None:
-    """The loop of the definition."""
-    given, scores = f64(random_boxes(12)), RANDOM.permutation(12) / 12
-    overlap = iou(given, given)
-    kept: list[int] = []
-    for i in np.argsort(-scores):
-        if scores[i] > 0.2 and all(overlap[i, j] <= 0.2 for j in kept):
-            kept.append(int(i))
-    found = non_max_suppression(jnp.asarray(given), jnp.asarray(scores), iou=0.2, score=0.2)
-    assert found.indices[found.valid].tolist() == kept
-    first = non_max_suppression(jnp.asarray(given), jnp.asarray(scores), iou=0.2, score=0.2, most=2)
-    assert first.indices.tolist() == kept[:2]
 
 
 def parts_of_an_attribution_sum_to_the_change(integrated_gradients: Function) -> None:
@@ -416,14 +299,6 @@ def slopes_of_a_polynomial(numerical_gradient: Function) -> None:
         np.testing.assert_allclose(found, exact, rtol=1e-7, atol=error * 1e-3)
 
 
-def nothing_is_lost_by_saving(save: Function) -> None:
-    tree = {"a": normal(3), "b": {"c": jnp.arange(4), "key": jax.random.key(3)}}
-    save("kept.safetensors", tree)
-    back, _ = jn.load("kept.safetensors", tree)
-    close(back["a"], tree["a"], 0)
-    assert (back["b"]["c"] == tree["b"]["c"]).all() and back["b"]["key"] == tree["b"]["key"]
-
-
 def batches_hold_every_example_once(batches: Function) -> None:
     x = np.arange(11)
     found = [batch for batch in batches((x, x + 1), 3, seed=4)]
@@ -437,26 +312,6 @@ def parts_hold_every_example_once(split: Function) -> None:
     (a, b), (c, d) = split((x, x + 1), 0.3, seed=1)
     assert len(c) == 3 and sorted([*a, *c]) == list(x)
     assert (b == a + 1).all() and (d == c + 1).all()
-
-
-def sums_over_many_batches(evaluate: Function) -> None:
-    """The last batch, which is padded, counts with its own examples alone."""
-    net = jn.dense(1)
-    params, x, y = {"kernel": normal(3, 1), "bias": normal(1)}, normal(7, 3), normal(7, 1)
-    objective = jn.supervised(net, jn.losses.half_squared_error)
-    found = evaluate(objective, params, {}, (x, y), batch_size=3)
-    wanted = half_squared_error(f64(x) @ f64(params["kernel"]) + f64(params["bias"]), y).mean()
-    close(found["loss"], wanted)
-
-
-def outputs_in_the_order_of_the_inputs(predict: Function) -> None:
-    params, x = {"kernel": normal(3, 2), "bias": normal(2)}, normal(7, 3)
-    found = predict(jn.dense(2), params, {}, x, batch_size=3)
-    close(found, f64(x) @ f64(params["kernel"]) + f64(params["bias"]))
-
-
-def operations_of_a_product(flops: Function) -> None:
-    assert flops(lambda a, b: a @ b, jn.spec((3, 5)), jn.spec((5, 7))) == 2 * 3 * 5 * 7
 
 
 def a_machine_starts_at_the_mean(fit_rbm: Function) -> None:
@@ -497,35 +352,6 @@ def decoded_boxes_are_in_their_cells(yolo_decode: Function) -> None:
         size = np.array([h**2, w**2])
         close(found[0, n], np.clip([*(middle - size / 2), *(middle + size / 2)], 0, 1))
         close(scores[0, n], sure * outputs[0, i, j, 10:])
-
-
-def objects_belong_to_cells(yolo_assign: Function) -> None:
-    box = np.array([[[0.1, 0.3, 0.5, 0.5], [0.6, 0.6, 1, 0.9], [0, 0, 0, 0]]])
-    cells = jax.jit(yolo_assign, static_argnums=(1, 2))(
-        {"boxes": jnp.asarray(box), "classes": jnp.array([[2, 0, -1]])}, 2, 4
-    )
-    assert cells.label[0].tolist() == [[-1, 2, -1, -1], [-1, -1, -1, 0]]
-    close(cells.box[0, 0, 1], box[0, 0])
-    close(cells.box[0, 1, 3], box[0, 1])
-
-
-def separable_data_are_separated(train_perceptron: Function) -> None:
-    x = f64(normal(20, 2))
-    x = x[np.abs(x @ [1.0, 2.0] - 0.3) > 0.3]
-    y = (x @ [1.0, 2.0] > 0.3).astype(int)
-    run = train_perceptron(x, y)
-    z = x @ f64(run.params["kernel"])[:, 0] + f64(run.params["bias"])
-    assert run.converged and ((z > 0) == y).all()
-
-
-def same_layer(wrap: Function) -> None:
-    """A transform that changes how a layer is computed, not what."""
-    layer, x = jn.dense(3), normal(4, 2)
-    params, state = layer.init(jax.random.key(0), x)
-    wrapped = wrap(layer)
-    close(
-        wrapped.apply(*wrapped.init(jax.random.key(0), x), x)[0], layer.apply(params, state, x)[0]
-    )
 
 
 def estimates_are_near_the_sum(ais: Function) -> None:
@@ -640,22 +466,6 @@ def a_step_of_least_squares(delta_rule: Function) -> None:
     close(metrics["loss"], np.square(error).sum() / 2)
 
 
-def wave_is_found_again(gabor_fit: Function) -> None:
-    true = jn.inspect.Gabor(5.0, 6.0, 0.7, 0.15, 1.0, 2.0, 3.0, 1.5)
-    rows, columns = np.meshgrid(np.arange(12) - 5.0, np.arange(11) - 6.0, indexing="ij")
-    u = columns * np.cos(0.7) + rows * np.sin(0.7)
-    v = -columns * np.sin(0.7) + rows * np.cos(0.7)
-    image = 1.5 * np.exp(-((u / 2) ** 2 + (v / 3) ** 2) / 2) * np.cos(2 * np.pi * 0.15 * u + 1)
-    close(np.abs(true.draw(12, 11)), np.abs(image), 1e-3)
-    fitted, r2 = gabor_fit(np.stack([image, 0 * image, 100 * image + 40], -1))
-    assert r2[0] > 0.999 and r2[1] == 0
-    close(fitted.amplitude[0], 1.5, 1e-2)
-    left = 100 * image + 40 - np.asarray(fitted.draw(12, 11))[..., 2]
-    close(r2[2], 1 - np.square(left).sum() / image.size / (1e4 * image.var()), 1e-3)
-    close([fitted.row[0], fitted.column[0], fitted.orientation[0]], [5, 6, 0.7], 1e-2)
-    close([fitted.sigma_along[0], fitted.sigma_across[0]], [2, 3], 1e-2)
-
-
 def whole_channels_are_dropped(spatial_dropout: Function) -> None:
     layer, x = spatial_dropout(0.25), jnp.ones((200, 3, 2, 4))
     y = np.asarray(layer.apply({}, {}, x, key=jax.random.key(0), train=True)[0])
@@ -726,19 +536,6 @@ def hidden_layers_alone(mlp_params: Function) -> None:
     close(found["dense_1"]["kernel"], machines["rbm_1"]["kernel"])
 
 
-def clusters_are_states(fit_hmm: Function) -> None:
-    x = RANDOM.normal(size=(4, 10, 1)) * 0.1
-    x[:, 5:] += 3
-    emission = jn.unsupervised.hmm.gaussian_mixture()
-    found = fit_hmm(jax.random.key(0), x, 2, emission=emission, iterations=5, progress=False)
-    means = np.sort(f64(found["emission"]["mean"]).ravel())
-    close(means, [x[:, :5].mean(), x[:, 5:].mean()], 1e-3)
-    first = int(f64(found["emission"]["mean"]).ravel().argmin())
-    start, move = (np.exp(log_softmax(found[name])) for name in ("start", "transition"))
-    close(start[first], 1, 1e-3)
-    close(move[first], [0.8, 0.2] if first == 0 else [0.2, 0.8], 1e-3)
-
-
 DATA = normal(6, 2), normal(6, 1)
 
 
@@ -770,77 +567,26 @@ def steps_of_gradient_descent(fit: Function) -> None:
     assert int(epochs[-1].train_state.step) == 4 and [e.number for e in epochs] == [1, 2]
 
 
-def runs_of_gradient_descent(sweep: Function) -> None:
-    objective = jn.supervised(jn.dense(1), jn.losses.half_squared_error)
-    grid = {"learning_rate": [0.1, 0.3]}
-    options = {"epochs": 2, "seeds": [3, 8], "batch_size": 3, "shuffle": False, "progress": False}
-    found = sweep(objective, optax.sgd, DATA, grid=grid, **options)
-    for i, rate in enumerate(grid["learning_rate"]):
-        for j, seed in enumerate(options["seeds"]):
-            start = jn.trainer(objective, optax.sgd(rate)).init(jax.random.key(seed), DATA)
-            params = start.params
-            given = (f64(a) for a in (*DATA, params["kernel"], params["bias"]))
-            kernel, _, losses = descended(*given, rate, 2, 3)
-            close(found.train["loss"][i, j], losses)
-            close(found.train_state.params["kernel"][i, j], kernel)
-
-
-def the_loss_of_the_paper(yolo_loss: Function) -> None:
-    """Equation 3, for one image with one object: cell by cell and box by box."""
-    outputs = f64(RANDOM.uniform(0.1, 0.6, (1, 2, 3, 13)))
-    box, label = np.array([0.1, 0.4, 0.5, 0.6]), 2
-    middle, size = (box[:2] + box[2:]) / 2, box[2:] - box[:2]
-    total = 0.0
-    for i, j in itertools.product(range(2), range(3)):
-        parts = outputs[0, i, j, :10].reshape(2, 5)
-        if (i, j) != (int(middle[0] * 2), int(middle[1] * 3)):
-            total += 0.4 * np.square(parts[:, 4]).sum()
-            continue
-        places = [[(i + y) / 2, (j + x) / 3, h**2, w**2] for x, y, w, h, _ in parts]
-        corners = [[r - h / 2, c - w / 2, r + h / 2, c + w / 2] for r, c, h, w in places]
-        overlap = iou(np.array(corners), box[None])[:, 0]
-        best = int(overlap.argmax())
-        x, y, w, h, sure = parts[best]
-        wanted = [middle[1] * 3 - j, middle[0] * 2 - i, size[1] ** 0.5, size[0] ** 0.5]
-        total += 3.0 * np.square(np.array([x, y, w, h]) - wanted).sum()
-        total += (sure - overlap[best]) ** 2 + 0.4 * parts[1 - best, 4] ** 2
-        total += np.square(outputs[0, i, j, 10:] - np.eye(3)[label]).sum()
-    targets = {"boxes": jnp.asarray(box[None, None]), "classes": jnp.array([[label]])}
-    given = jnp.asarray(outputs, jnp.float32), targets
-    close(yolo_loss(*given, coordinates=3.0, no_object=0.4), [total], 1e-3)
-
-
 IDENTITIES: dict[str, Function] = {
     "layers.drop_path": whole_examples_are_dropped,
     "dropout": entries_are_dropped,
     "fit": steps_of_gradient_descent,
     "layers.spatial_dropout": whole_channels_are_dropped,
-    "sweep": runs_of_gradient_descent,
     "inspect.class_activation_map": maps_by_their_weights,
-    "inspect.gabor_fit": wave_is_found_again,
     "inspect.occlusion": drops_of_a_linear_score,
     "inspect.receptive_fields": fields_by_hand,
     "inspect.saliency": weights_of_a_linear_net,
     "models.delta_rule": a_step_of_least_squares,
-    "models.yolo_loss": the_loss_of_the_paper,
     "unsupervised.autoencoder.denoising_reconstruction": noise_in_and_truth_wanted,
     "unsupervised.autoencoder.reconstruction": squares_and_a_penalty,
     "unsupervised.autoencoder.sparse_reconstruction": squares_and_the_divergence,
     "unsupervised.dbn.mlp_params": hidden_layers_alone,
-    "unsupervised.hmm.fit_hmm": clusters_are_states,
     "unsupervised.hmm.baum_welch": one_pass_of_expectation_maximization,
     "unsupervised.rbm.ais": estimates_are_near_the_sum,
     "unsupervised.rbm.gibbs": chains_have_the_distribution,
-    "evaluate": sums_over_many_batches,
-    "freeze": same_layer,
-    "predict": outputs_in_the_order_of_the_inputs,
-    "remat": same_layer,
-    "save": nothing_is_lost_by_saving,
-    "models.yolo_assign": objects_belong_to_cells,
     "models.yolo_decode": decoded_boxes_are_in_their_cells,
     "models.yolo_detect": detection_is_decoding_and_suppression,
     "unsupervised.rbm.fit_rbm": a_machine_starts_at_the_mean,
-    "models.train_perceptron": separable_data_are_separated,
     "data.batches": batches_hold_every_example_once,
     "data.color_jitter": jitter_changes_one_factor,
     "data.cutout": squares_are_cut_out_around_every_pixel,
@@ -851,20 +597,12 @@ IDENTITIES: dict[str, Function] = {
     "data.random_crop": crops_are_inside,
     "data.random_flip": flips_turn_half,
     "data.mixup": mixtures_are_of_two_examples,
-    "data.overlapping": overlapping_windows_predict_every_token_once,
     "data.random_shift": shifts_move_whole_images,
     "data.split": parts_hold_every_example_once,
     "data.warp": warp_moves_masks_and_boxes_too,
-    "data.windows": windows_hold_every_token_once,
-    "inspect.flops": operations_of_a_product,
     "inspect.integrated_gradients": parts_of_an_attribution_sum_to_the_change,
     "inspect.numerical_gradient": slopes_of_a_polynomial,
-    "detection.average_precision": perfect_boxes_have_precision_1,
-    "detection.non_max_suppression": greedy_suppression,
-    "decoding.beam_search": all_beams_are_all_sequences,
-    "decoding.generate": draws_have_their_shares,
     "decoding.ctc_beam_search": all_beams_give_the_loss,
-    "unsupervised.kmeans.kmeans": centroids_are_means,
     "unsupervised.whitening.fit_pca": components_are_eigenvectors,
     "unsupervised.whitening.fit_whitening": whitened_data_have_covariance_1,
 }

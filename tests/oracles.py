@@ -342,15 +342,6 @@ def log_likelihood(params, x, *, visible=None):
     return -free_energy(params, x) - log_partition(params)
 
 
-def distortion(x, projected):
-    pairs = list(itertools.combinations(range(len(x)), 2))
-    before, after = (
-        np.array([np.square(f64(a)[i] - f64(a)[j]).sum() for i, j in pairs]) for a in (x, projected)
-    )
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return np.where(before == 0, np.where(after == 0, 0, np.inf), after / before - 1)
-
-
 def sinusoidal(t, features, *, base=10000.0):
     """Pairs of features as complex numbers on the unit circle."""
     angle = f64(t)[..., None] * base ** (-np.arange(0, features, 2) / features)
@@ -493,7 +484,6 @@ def boxes(*shape: int) -> jax.Array:
 UNIT = jnp.asarray(RANDOM.uniform(size=(4, 3)), jnp.float32)
 LOGITS, LABELS = normal(2, 4, 3), labels(2, 4)
 MASK = jnp.array([[True, True, False, True], [False, True, False, False]])
-PROBABILITIES = jax.nn.softmax(LOGITS)
 COUNTS = jnp.array([[5, 2, 0], [1, 3, 4], [0, 1, 7]])
 CHAIN = {"start": jnp.array([0.3, -1.0]), "transition": normal(2, 2)}
 SCORES, LENGTHS = normal(3, 4, 2), jnp.array([4, 2, 3])

@@ -25,8 +25,7 @@ def test_values_are_those_of_numpy(name):
 
 
 SLOW = {  # their own tests are fast
-    "data.elastic", "decoding.generate", "fit", "inspect.gabor_fit", "sweep",
-    "unsupervised.hmm.baum_welch", "unsupervised.hmm.fit_hmm", "unsupervised.rbm.fit_rbm",
+    "data.elastic", "fit", "unsupervised.hmm.baum_welch", "unsupervised.rbm.fit_rbm",
 }  # fmt: skip
 
 
