@@ -37,16 +37,6 @@ def objective_of(net, loss):
     return jn.Layer(lambda key, batch: net.init(key, batch[0]), apply, "mine")
 
 
-def test_line_search_gets_value_and_function():
-    optimizer = optax.chain(optax.sgd(1.0), optax.scale_by_backtracking_linesearch(15))
-    trainer, train_state = build(jn.dense(2), optimizer)
-    losses = []
-    for _ in range(10):
-        train_state, metrics = trainer.step(train_state, data())
-        losses.append(float(metrics["loss"]))
-    assert all(b < a for a, b in zip(losses, losses[1:], strict=False)) and losses[-1] > 0
-
-
 def through_cloudpickle(value):
     cloudpickle = pytest.importorskip("cloudpickle")
     return cloudpickle.loads(cloudpickle.dumps(value))
