@@ -66,32 +66,6 @@ def test_order_is_drawn_again_for_each_epoch():
 
 
 @pytest.mark.slow
-def test_unshuffled_fit_is_the_loop_of_steps():
-    x, y = data(24)
-    trainer, train_state = build(optimizer=optax.adam(0.1))
-    *_, epoch = jn.fit(trainer, train_state, (x, y), epochs=2, batch_size=8, shuffle=False)
-    for _ in range(2):
-        losses = []
-        for i in range(0, 24, 8):
-            train_state, metrics = trainer.step(train_state, (x[i : i + 8], y[i : i + 8]))
-            losses.append(float(metrics["loss"]))
-    same(epoch.train_state.params, train_state.params, 1e-4, 1e-6)
-    np.testing.assert_allclose(epoch.losses, losses, rtol=1e-4)
-    np.testing.assert_allclose(epoch.train["loss"], np.mean(losses), rtol=1e-5)
-
-
-@pytest.mark.slow
-def test_short_last_batch_weighs_its_own_examples_only():
-    x, y = data(10)
-    trainer, train_state = build()
-    *_, epoch = jn.fit(trainer, train_state, (x, y), epochs=1, batch_size=8, shuffle=False)
-    for part in (slice(0, 8), slice(8, 10)):
-        one = jn.trainer(trainer.objective, optax.sgd(0.1))  # another shape: warns in the same one
-        train_state, metrics = one.step(train_state, (x[part], y[part]))
-    same(epoch.train_state.params, train_state.params, 1e-4, 1e-6)
-
-
-@pytest.mark.slow
 def test_stream_equals_resident():
     x, y = data(20)
     trainer, train_state = build()
@@ -134,15 +108,6 @@ def test_earlier_train_states_stay_valid():
     for kept in (train_state, *states):
         assert np.isfinite(np.asarray(kept.params["kernel"])).all()
     assert not np.array_equal(states[0].params["kernel"], states[2].params["kernel"])
-
-
-@pytest.mark.slow
-def test_learning_is_bounded_on_both_sides():
-    trainer, train_state = build(metrics={"accuracy": jn.metrics.accuracy})
-    *_, epoch = jn.fit(trainer, train_state, data(500), epochs=20, evaluate=data(500, 1))
-    # The labels are noisy: the best rule reads x0 > 0, right in 85.2% (1/2 + atan(2) / pi).
-    assert 0.82 < epoch.evaluation["accuracy"] < 0.89
-    assert 0.25 < epoch.evaluation["loss"] < 0.45
 
 
 @pytest.mark.slow
