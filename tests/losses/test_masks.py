@@ -10,7 +10,7 @@ import pytest
 import jaxnet as jn
 from jaxnet import losses
 from tests.compiled import jit_apply
-from tests.losses.common import check_torch, close, slopes
+from tests.losses.common import close, slopes
 
 RNG = np.random.default_rng(7)
 
@@ -32,24 +32,6 @@ def test_outputs_at_an_ignored_label_do_not_reach_the_gradient():
     loss = losses.weighted(class_weights=[0.5, 2.0, 1.0], ignore_label=-1)
     grad = jax.jit(jax.grad(lambda z: loss(z, labels)[0].sum()))(z)
     assert (grad[0] != 0).all() and (grad[1:] == 0).all()
-
-
-@pytest.mark.parametrize("weights", [None, [0.5, 2.0, 1.0, 3.0]])
-def test_ignore_label_matches_pytorchs_ignore_index(weights):
-    """One image at a time, since PyTorch averages over all pixels of a batch."""
-    torch = pytest.importorskip("torch", reason="PyTorch is the reference")
-    z, y = RNG.normal(size=(3, 5, 6, 4)), RNG.integers(0, 4, (3, 5, 6))
-    y[0, :4], y[1, 2, 3] = 11, 11
-    given = None if weights is None else torch.tensor(weights, dtype=torch.float64)
-
-    def theirs(z, y):
-        pairs = zip(z.reshape(3, -1, 4), y.reshape(3, -1), strict=True)
-        entropy = torch.nn.functional.cross_entropy
-        return torch.stack([entropy(*pair, ignore_index=11, weight=given) for pair in pairs])
-
-    each = optax.softmax_cross_entropy_with_integer_labels
-    grads = check_torch(losses.ignore_label(each, label=11, class_weights=weights), theirs, z, y)
-    assert (grads[y == 11] == 0).all()
 
 
 @pytest.mark.slow
