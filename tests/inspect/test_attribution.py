@@ -22,59 +22,11 @@ def trained(x64):
     return net, *net.init(jax.random.key(0), jnp.asarray(IMAGES))
 
 
-def in_torch(params):
-    """The same network for images (batch, channels, height, width)."""
-    torch = pytest.importorskip("torch", reason="compares with PyTorch")
-
-    class Flat(torch.nn.Module):  # rows, columns, channels as ours
-        def forward(self, x):
-            return x.permute(0, 2, 3, 1).flatten(1)
-
-    first = torch.nn.Conv2d(2, 4, 3, padding=1)
-    second = torch.nn.Conv2d(4, 5, 3, stride=2, padding=1)
-    last = torch.nn.Linear(4 * 3 * 5, 8)
-    for module, name in ((first, "first"), (second, "second"), (last, "dense")):
-        kernel = np.asarray(params[name]["kernel"])
-        kernel = kernel.transpose(3, 2, 0, 1) if kernel.ndim == 4 else kernel.T
-        module.weight.data = torch.tensor(kernel.copy())
-        module.bias.data = torch.tensor(np.array(params[name]["bias"]))
-    tanh = torch.nn.Tanh
-    return torch.nn.Sequential(first, tanh(), second, tanh(), Flat(), last)
-
-
-def images_in_torch():
-    import torch
-
-    return torch.tensor(IMAGES.transpose(0, 3, 1, 2).copy(), requires_grad=True)
-
-
-def ours(x):
-    return x.detach().numpy().transpose(0, 2, 3, 1)
-
-
 def test_integrated_gradients_of_a_power_are_exact():
     """Two points of Gauss integrate 4 x³; from b to x, x⁴ changes by x⁴ - b⁴."""
     x, b = np.array([[2.0, -1.0], [3.0, 0.5]], np.float32), np.array([1.0, -2.0], np.float32)
     found = integrated_gradients(lambda x: x**4, {}, {}, x, np.array([0, 1]), baseline=b, steps=2)
     np.testing.assert_allclose(found, [[16 - 1, 0], [0, 0.5**4 - 16]], rtol=1e-5)
-
-
-@pytest.mark.slow
-@pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize(
-    ("size", "strides"), [((2, 3), None), ((3, 2), (2, 1)), ((4, 4), (3, 3)), ((7, 6), None)]
-)
-def test_occlusion_as_captum(trained, size, strides):
-    """captum 0.9.0"""
-    attr = pytest.importorskip("captum.attr", reason="compares with captum")
-    net, params, state = trained
-    needed = attr.Occlusion(in_torch(params)).attribute(
-        images_in_torch(), (2, *size), strides=(2, *(strides or size)), baselines=0.2, target=4
-    )
-    found = occlusion(
-        net, params, state, IMAGES, 4, size=size, strides=strides, value=0.2
-    )  # fmt: skip
-    np.testing.assert_allclose(found, ours(needed)[..., 0], atol=1e-10)
 
 
 @pytest.mark.slow
