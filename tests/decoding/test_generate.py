@@ -16,7 +16,6 @@ from tests.compiled import jit_init
 
 KEYS_MAY_REPEAT = True  # equal draws are compared
 KEY = jax.random.key(0)
-VOCABULARY = 13
 PROMPTS = [[3, 1, 4, 1, 5], [9], [2, 6, 5]]
 
 

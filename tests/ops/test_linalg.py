@@ -10,8 +10,6 @@ import pytest
 from jaxnet.ops import linalg
 from tools.stress import PROGRAMS
 
-KEY = jax.random.key(0)
-
 
 def unordered(text: str) -> list[tuple[str, str]]:
     """Pairs of batched LAPACK or FFT calls of compiled HLO that do not depend on each other."""
