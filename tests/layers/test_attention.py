@@ -29,55 +29,6 @@ def run(layer, params, x, key=None, train=False):
     return jit_apply(layer, params, {}, x, key=key, train=train)[0]
 
 
-def additive(window=None):
-    """ALiBi's slopes with some entries masked, and a window, as floats that PyTorch adds."""
-    places = np.arange(5)
-    bias = -np.array([0.5, 0.25, 0.125])[:, None, None] * abs(places - places[:, None])
-    bias = np.where(np.random.default_rng(2).random((2, 3, 5, 5)) < 0.2, -np.inf, bias)
-    bias[..., places, places] = 0
-    if window is not None:
-        distance = places - places[:, None]
-        bias = np.where((distance < -window[0]) | (distance > window[1]), -np.inf, bias)
-    return bias
-
-
-@pytest.mark.parametrize("window", [None, (2, 1), 2], ids=str)
-def test_biases_windows_and_sizes_equal_torch(window, x64):
-    """Values and the gradients of input, bias and weights: additive bias, window, scale, sizes."""
-    torch = pytest.importorskip("torch", reason="values are compared with PyTorch's")
-    x, c = draw(2, 5, 6), draw(2, 5, 7, seed=9)
-    pair = (window, window) if isinstance(window, int) else window
-    options = {"head_size": 4, "value_size": 5, "features": 7, "scale": 0.3}
-    layer = jn.multi_head_attention(3, window=window, **options)
-    bias = additive()
-    p = random_params(layer, (x, bias))
-
-    def loss(params, x, bias):
-        y, _ = jit_apply(layer, params, {}, (x, bias))
-        return (y * c).sum()
-
-    value, grads = jax.jit(jax.value_and_grad(loss, (0, 1, 2)))(p, x, bias)
-    q = jax.tree.map(lambda a: torch.tensor(np.array(a), requires_grad=True), p)
-    given, added = torch.tensor(x, requires_grad=True), torch.tensor(bias, requires_grad=True)
-
-    def project(part):
-        w = q[part]
-        return torch.einsum("btf,fhd->bhtd", given, w["kernel"]) + w["bias"][:, None]
-
-    hidden = torch.zeros(5, 5).double() if pair is None else torch.tensor(
-        np.where(np.isinf(additive(pair)) & ~np.isinf(bias), -np.inf, 0.0)
-    )  # fmt: skip
-    mixed = torch.nn.functional.scaled_dot_product_attention(
-        *map(project, ("query", "key", "value")), attn_mask=added + hidden, scale=0.3
-    )
-    y = torch.einsum("bhtd,hdf->btf", mixed, q["out"]["kernel"]) + q["out"]["bias"]
-    theirs = (y * torch.tensor(c)).sum()
-    theirs.backward()
-    np.testing.assert_allclose(value, theirs.detach(), rtol=1e-10)
-    wanted = jax.tree.map(lambda leaf: leaf.grad.numpy(), (q, given, added))
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, 1e-9, 1e-10), grads, wanted)
-
-
 # flax 0.12
 
 
@@ -91,6 +42,13 @@ def test_params_pass_over_from_flax_unchanged(x64):
     y = run(jn.multi_head_attention(3, features=7), params, (queries, memory, mask))
     theirs = jax.jit(other.apply)({"params": params}, queries, memory, mask=mask)
     np.testing.assert_allclose(y, theirs, rtol=1e-10, atol=1e-10)
+
+
+def test_a_window_of_one_number_is_that_of_both_sides(x64):
+    x = jnp.asarray(draw(2, 5, 6))
+    one, two = (jn.multi_head_attention(2, window=window) for window in (1, (1, 1)))
+    params = random_params(one, x)
+    np.testing.assert_array_equal(run(one, params, x), run(two, params, x))
 
 
 # Masks
