@@ -105,11 +105,6 @@ NETS = {
     "rotation": lambda: attention(rotary=partial(jn.rotary, base=50.0, size=2)),
     "block": lambda: blocks(rotary=True, gated=True, norm=jn.rms_norm),
     "post": lambda: blocks(norm_at="sum", window=(1, 0)),
-    "repeat": lambda: jn.repeat(jn.serial(blocks(), jn.lstm(8)), 2),
-    "remat, freeze": lambda: jn.freeze(jn.remat(blocks())),
-    "freeze by path": lambda: jn.freeze(blocks(), "*/bias"),
-    "ensemble": lambda: jn.serial(jn.ensemble(jn.gru(8), 2), lambda x: x[0] + x[1]),
-    "weight norm": lambda: jn.transforms.weight_norm(jn.residual(jn.conv(8, 3, padding="CAUSAL"))),
     "dilated": lambda: jn.conv(6, 3, padding="CAUSAL", dilation=3, groups=2),
     "long window": lambda: jn.depthwise_conv(9, padding="CAUSAL"),
     "pairs": lambda: jn.conv(3, 4, padding=[(3, 0)], use_bias=False),
@@ -121,7 +116,6 @@ NETS = {
     "param": lambda: jn.compose(
         lambda m, x: m(jn.gru(8), x) * m.param("scale", jn.initializers.ones, (8,)), name="scaled"
     ),
-    "collect": lambda: jn.serial(jn.collect(jn.gru(8)), lambda given: given[0]),
 }  # fmt: skip
 
 
@@ -131,7 +125,7 @@ def draw(make, x):
     return net, params, state
 
 
-@pytest.mark.fast_cases("windows", "dilated", "weight norm")
+@pytest.mark.fast_cases("windows", "dilated", "norm")
 @pytest.mark.parametrize("make", NETS.values(), ids=NETS)
 def test_chunks_of_any_length_give_the_whole(x64, make):
     x = jax.random.normal(jax.random.key(1), (2, 11, 8), jnp.float64)
