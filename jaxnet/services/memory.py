@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+import platform
 import sys
 from collections.abc import Callable
 
@@ -57,7 +58,7 @@ def reuse_memory() -> bool:
 
 def keep_freed() -> bool:
     """Ask glibc to keep freed memory, and return whether it does."""
-    if not sys.platform.startswith("linux") or not _glibc():
+    if not sys.platform.startswith("linux") or platform.libc_ver()[0] != "glibc":
         return False
     global _kept
     mallopt = ctypes.CDLL(None).mallopt
@@ -111,10 +112,3 @@ def jit(run: Callable, **options) -> Callable:
         return plain(*args)
 
     return call
-
-
-def _glibc() -> bool:
-    try:
-        return str(os.confstr("CS_GNU_LIBC_VERSION")).startswith("glibc")
-    except (AttributeError, ValueError, OSError):  # the function does not exist in musl and others
-        return False
