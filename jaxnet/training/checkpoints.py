@@ -97,8 +97,7 @@ class Checkpoints:
         mode: str | None = None,
     ):
         at_least("Checkpoints", "keep", keep)
-        if not (best is None or isinstance(best, str)):
-            raise TypeError(f"Checkpoints: best must name a metric, got {best!r:.60}")
+        check_type("Checkpoints", "best", best, str | None, "the name of a metric")
         if mode is None and best is not None and "loss" not in best:
             raise ValueError(
                 f"Checkpoints: is the highest {best!r} the best, or the lowest? Write mode='max', "

@@ -224,7 +224,7 @@ def test_bad_arguments(tmp_path):
     for options, error, words in (
         ({"keep": 0}, ValueError, "keep must be at least 1"),
         ({"mode": "lowest"}, ValueError, "mode must be 'min' or 'max'"),
-        ({"best": 3}, TypeError, "best must name a metric"),
+        ({"best": 3}, TypeError, "best must be the name of a metric, got int"),
     ):
         with pytest.raises(error, match=words):
             jn.Checkpoints(tmp_path, **options)
