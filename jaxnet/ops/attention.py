@@ -27,12 +27,27 @@ class Placed(NamedTuple):
         """Return the numbers of all positions."""
         return self.of(self.queries, self.keys)
 
-    def hoisted(self, rows: int, columns: int) -> Partial:
-        """Return the function for blocks of these sizes, with the arrays it reads as its leaves."""
+    def hoisted(self, rows: int, columns: int) -> tuple[Partial, list[jax.Array]]:
+        """Return the function for blocks of these sizes, and the integers and booleans it reads.
+
+        The floats that it reads are its leaves. It gets positions and then the list.
+        """
+        from jax.extend.core import jaxpr_as_fun
+
         sizes = zip((self.queries, self.keys), (rows, columns), strict=True)
         blocks = [jnp.zeros((*at.shape[:-1], size), at.dtype) for at, size in sizes]
-        run, values = jax.closure_convert(self.of, *blocks)
-        return Partial(lambda *given: run(*given[-2:], *given[:-2]), *values)
+        closed = jax.make_jaxpr(self.of)(*blocks)
+        read = [jnp.asarray(a) for a in closed.consts]
+        moving = [jnp.issubdtype(a.dtype, jnp.inexact) for a in read]
+
+        def run(*given):
+            *floats, queries, keys, fixed = given
+            floats, fixed = iter(floats), iter(fixed)
+            read = [next(floats if moves else fixed) for moves in moving]
+            return jaxpr_as_fun(closed.replace(consts=read))(queries, keys)[0]
+
+        floats, fixed = ([a for a, m in zip(read, moving, strict=True) if m == of] for of in (1, 0))
+        return Partial(run, *floats), fixed
 
 
 class Scoring(NamedTuple):

@@ -163,7 +163,9 @@ def blockwise_attention(
     scale = 1 / math.sqrt(size) if scoring.scale is None else scoring.scale
     bias, positions = scoring.bias, None
     if isinstance(bias, Placed):
-        bias, positions = bias.hoisted(rows, columns), bias[1:]
+        at = bias[1:]
+        bias, read = bias.hoisted(rows, columns)
+        positions = *at, read
     plain = bias is None and mask is None and key is None and block is None
     in_c = (float(scale), float(scoring.softcap or 0)) if plain else None
     alone = scoring._replace(scale=scale, bias=None, key=None)
@@ -445,10 +447,15 @@ def _fixed(how, k, fixed):
 
     if positions is None:
         return _at, allowed, (low, high)
+    *positions, read = positions
     cut = ((at, at.ndim - 1, n) for at, n in zip(positions, (how.rows, how.columns), strict=True))
     queries, keys = (jnp.moveaxis(_blocks(*one), -2, 0) for one in cut)
     groups = k.shape[2]
-    return lambda bias, i, j: _grouped(groups, bias(queries[i], keys[j])), allowed, (low, high)
+    return (
+        lambda bias, i, j: _grouped(groups, bias(queries[i], keys[j], read)),
+        allowed,
+        (low, high),
+    )
 
 
 def _scores(how, q, k, bias):

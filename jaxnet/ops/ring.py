@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
+from jax.tree_util import Partial
 
 from jaxnet.ops.attention import Placed, Scoring
 from jaxnet.ops.blockwise import Ranges, blockwise_attention, sizes_of_blocks
@@ -97,7 +98,8 @@ def ring_attention(
     split, whole, bias = P(None, ring.axis), P(), scoring.bias
     if bias is not None:
         parts = (jax.eval_shape(lambda x: x[:, : time // count], x) for x in (q, k))
-        bias = bias.hoisted(*sizes_of_blocks(*parts))
+        bias, read = bias.hoisted(*sizes_of_blocks(*parts))
+        bias = Partial(lambda *given, of=bias.func: of(*given, read), *bias.args)
     context = jax.sharding.get_abstract_mesh()
     run = jax.shard_map(
         partial(_around, (ring.axis, scoring._replace(key=None, bias=None))),
