@@ -1,5 +1,7 @@
 """Dropout of units, feature maps or residual branches in training."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
@@ -100,8 +102,26 @@ def drop_path(rate: float, *, name: str = "drop_path") -> Layer:
     return _dropout("drop_path", rate, (0,), name)
 
 
+def check_rate(who: str, what: str, rate: Any) -> None:
+    """Check a fraction to drop, which the program depends on, so that it can't be a JAX array.
+
+    Args:
+      who: Name of the layer.
+      what: Name of the argument.
+      rate: The fraction.
+
+    Example:
+      >>> check_rate("dropout", "rate", 0.5)
+    """
+    if isinstance(rate, jax.Array):
+        raise TypeError(
+            f"{who}: {what} must be a number of Python, got a JAX array; write float(x)"
+        )
+    within(who, what, rate, "[0, 1)", "the fraction to drop")
+
+
 def _dropout(kind: str, rate: float, axes: tuple[int, ...] | None, name: str) -> Layer:
-    within(name, "rate", rate, "[0, 1)", "the fraction to drop")
+    check_rate(name, "rate", rate)
 
     def forward(m, x):
         check_floats(name, x)

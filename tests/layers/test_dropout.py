@@ -41,6 +41,8 @@ PIXELS = np.full((2, 5, 3), 200, np.uint8)  # 200 / 0.5 would become 255
 def test_refusals(make):
     with pytest.raises(ValueError, match="fraction to drop"):
         make(1.0)
+    with pytest.raises(TypeError, match=r"rate must be .* got a JAX array; write float\(x\)"):
+        make(jnp.array(0.5))  # in jit, whether it is 0 would be unknown
     with pytest.raises(ValueError, match=f"{make(0.5).kind}: needs a key in training"):
         make(0.5).apply({}, {}, jnp.ones((2, 3, 4)), train=True)
     with pytest.raises(
