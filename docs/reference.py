@@ -66,6 +66,7 @@ SECTIONS: dict[str, dict[str, tuple[str, ...]]] = {
         "Deep belief networks": ("unsupervised.dbn", "unsupervised.pretrain"),
         "Autoencoder objectives": ("unsupervised.autoencoder",),
         "Clustering and whitening": ("unsupervised.kmeans", "unsupervised.whitening"),
+        "Sparse coding": ("unsupervised.sparse_coding",),
         "Hidden Markov models": ("unsupervised.hmm",),
     },
     "Inspection": {

@@ -22,12 +22,12 @@ import numpy as np
 import optax
 
 import jaxnet as jn
-from experiments import centroids, sparse_coding
+from experiments import centroids
 from experiments.common import Data, Output, Seeds, Short, grid, main, mean_std, over_seeds, save
 from experiments.records import Command, Picture, Record, higher
 from jaxnet import child_key
 from jaxnet.typing import Pair
-from jaxnet.unsupervised import kmeans, whitening
+from jaxnet.unsupervised import kmeans, sparse_coding, whitening
 from jaxnet.viz.style import COLORS, frame, new_figure
 
 ITERATIONS = 10  # of k-means
@@ -206,13 +206,13 @@ def methods(features: int) -> dict[str, Callable[[jax.Array, Any], dict[str, Lea
         return {"linear": Learned(jn.dense(features), params, params["kernel"])}
 
     def random_digits(key, x):
-        return {"relu": rectified(centroids.fit_random_vectors(key, x, features))}
+        return {"relu": rectified(kmeans.fit_random_vectors(key, x, features))}
 
     def clusters(key, x):
         options = {"iterations": ITERATIONS}
         centers = kmeans.kmeans(child_key(key, "triangle"), x, features, **options)
         return {
-            "relu": rectified(centroids.fit_kmeans(child_key(key, "relu"), x, features, **options)),
+            "relu": rectified(kmeans.fit_kmeans(child_key(key, "relu"), x, features, **options)),
             "triangle": Learned(centroids.triangle(features), {"centers": centers}),
         }
 
@@ -267,7 +267,7 @@ def rbf_networks(config: Config) -> dict[str, np.ndarray]:
     """Return accuracies (centers, seeds) of RBF networks on the digits of 8x8 pixels."""
     train, test = ((x.reshape(len(x), -1), y) for x, y in jn.data.digits())
     found = {}
-    ways = {"k-means": kmeans.kmeans, "random digits": centroids.random_vectors}
+    ways = {"k-means": kmeans.kmeans, "random digits": kmeans.random_vectors}
     for name, method in ways.items():
 
         def accuracy(seed, count, method=method):

@@ -19,7 +19,6 @@ import numpy as np
 import optax
 
 import jaxnet as jn
-from experiments import centroids, sparse_coding
 from experiments.common import (
     Data,
     Output,
@@ -34,7 +33,7 @@ from experiments.common import (
 )
 from experiments.records import Command, Picture, Record, higher
 from jaxnet import Table
-from jaxnet.unsupervised import autoencoder, pretrain, rbm
+from jaxnet.unsupervised import autoencoder, kmeans, pretrain, rbm, sparse_coding
 from jaxnet.viz.style import new_figure
 
 METHODS: dict[str, Any] = {
@@ -47,8 +46,8 @@ METHODS: dict[str, Any] = {
     "sparse coding": partial(
         sparse_coding.fit_sparse_coding, standardize=True, epochs=5, steps=20, batch_size=1000,
     ),
-    "k-means": centroids.fit_kmeans,
-    "random data vectors": centroids.fit_random_vectors,
+    "k-means": kmeans.fit_kmeans,
+    "random data vectors": kmeans.fit_random_vectors,
 }  # fmt: skip
 ALL = 0  # labels per class: all there are
 EPOCHS = {10: 150, 30: 100, 100: 60, ALL: 8}  # more for fewer labels

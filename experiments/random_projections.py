@@ -132,7 +132,8 @@ def basis_pursuit(
     point with A x = y and a soft threshold, proportional to the size of the signal. Once the zero
     entries are found it converges quickly, to the precision of the dtype; near the limit of
     recovery it needs more steps. The result always satisfies A x = y, converged or not. It can be
-    jitted and vmapped over matrices; for noisy measurements see `sparse_coding.fista`.
+    jitted and vmapped over matrices; for noisy measurements see
+    `jn.unsupervised.sparse_coding.fista`.
 
     Args:
       A: Matrix (measurements, unknowns), measurements at most unknowns, rows linearly independent.

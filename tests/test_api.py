@@ -16,7 +16,7 @@ import jaxnet as jn
 SNAPSHOT = Path(__file__).with_name("public_api.txt")
 UNSUPERVISED = [f"unsupervised.{name}" for name in (
     "rbm", "dbn", "autoencoder", "kmeans", "hmm", "whitening",
-    "pretrain")]  # fmt: skip
+    "pretrain", "sparse_coding")]  # fmt: skip
 PARTS = [
     "", "layers", "transforms", "training", "ops", "tools", "typing", "models",
     "data", "inspect", "profile", "viz", "losses", "penalties", "metrics",

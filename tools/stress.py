@@ -21,8 +21,9 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxnet as jn
-from experiments import random_projections, sparse_coding
+from experiments import random_projections
 from jaxnet.inspect.gabor import gabor_fit
+from jaxnet.unsupervised import sparse_coding
 
 QUIET = 60  # seconds without a sign of life
 Program = tuple[Callable, tuple[Any, ...]]

@@ -11,4 +11,5 @@ from jaxnet.unsupervised import hmm as hmm
 from jaxnet.unsupervised import kmeans as kmeans
 from jaxnet.unsupervised import pretrain as pretrain
 from jaxnet.unsupervised import rbm as rbm
+from jaxnet.unsupervised import sparse_coding as sparse_coding
 from jaxnet.unsupervised import whitening as whitening

@@ -1,4 +1,4 @@
-"""Checked examples and whole batches, for all fits."""
+"""Checked examples, whole batches and outputs of one scale, for all fits."""
 
 from typing import Any
 
@@ -90,3 +90,34 @@ def trained(
     for epoch in fit(learner, train_state, x, epochs=epochs, batch_size=size, progress=progress):
         train_state = epoch.train_state
     return train_state.params
+
+
+MEASURED = 10_000  # number of examples used to measure the scale of outputs
+
+
+@jax.jit
+def standardized(kernel: jax.Array, bias: jax.Array, x: jax.Array) -> Params:
+    """Return params of `jn.dense` whose outputs have mean 0 and standard deviation 1 over x.
+
+    All units share one factor and one shift, so the order of the outputs stays the same. On other
+    scales, units with a ReLU would be always on or always off, and sigmoids would saturate.
+
+    Args:
+      kernel: Kernel (inputs, features).
+      bias: Bias (features,).
+      x: Examples (n, inputs).
+
+    Returns:
+      {"kernel": (inputs, features), "bias": (features,)}.
+
+    Example:
+      >>> x = jnp.array([[0.0, 2.0], [4.0, 2.0]])
+      >>> params = standardized(jnp.eye(2), jnp.zeros(2), x)
+      >>> y, _ = jn.dense(2).apply(params, {}, x)
+      >>> y.mean().round(5).tolist(), y.std().round(5).tolist()
+      (0.0, 1.0)
+    """
+    outputs = x[:: -(-len(x) // MEASURED)] @ kernel + bias
+    spread = outputs.std()
+    factor = 1 / jnp.where(spread > 0, spread, 1)
+    return {"kernel": factor * kernel, "bias": factor * (bias - outputs.mean())}

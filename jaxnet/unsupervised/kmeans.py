@@ -1,4 +1,4 @@
-"""Centroids of k-means: vectors (features, inputs) that resemble examples."""
+"""Layers made of examples: centroids of k-means, or examples drawn at random."""
 
 from typing import Any
 
@@ -8,7 +8,8 @@ import numpy as np
 
 from jaxnet import tools
 from jaxnet.services.extras import extra
-from jaxnet.unsupervised.check import check_fit
+from jaxnet.typing import Params
+from jaxnet.unsupervised.check import check_fit, standardized
 
 
 def kmeans(
@@ -56,3 +57,88 @@ def kmeans(
         data = np.asarray(given, np.promote_types(given.dtype, x.dtype))  # float64 stays float64
         centroids = model.fit(data).cluster_centers_
     return jnp.asarray(centroids, x.dtype)
+
+
+def fit_kmeans(key: jax.Array, x: Any, features: int, *, iterations: int = 100) -> Params:
+    """Return centroids as params of `jn.dense(features)`: the nearest has the largest output.
+
+    ‖x − c‖² = ‖x‖² − 2 (x·c − ½‖c‖²), also if the mean of x is subtracted from x and c. All outputs
+    together have mean 0 and standard deviation 1 over x.
+
+    Args:
+      key, x, features, iterations: As in `kmeans`.
+
+    Returns:
+      {"kernel": (inputs, features), "bias": (features,)}.
+
+    Raises:
+      ImportError, TypeError, ValueError: As in `kmeans`.
+
+    Example:
+      >>> x = np.array([[0.0, 0], [0, 2], [9, 9], [9, 7], [9, 8]], np.float32)
+      >>> params = fit_kmeans(jax.random.key(0), x, 2)
+      >>> y, _ = jn.dense(2).apply(params, {}, x)
+      >>> y.argmax(1).tolist()
+      [0, 0, 1, 1, 1]
+
+    Reference: Coates, Lee and Ng 2011, "An analysis of single-layer networks in unsupervised
+    feature learning"; Coates and Ng 2012, "Learning feature representations with k-means".
+    """
+    centroids, x = kmeans(key, x, features, iterations=iterations), jnp.asarray(x)
+    mean = x.mean(0)
+    kernel = (centroids - mean).T
+    return standardized(kernel, -mean @ kernel - (kernel**2).sum(0) / 2, x)
+
+
+def random_vectors(key: jax.Array, x: Any, features: int) -> jax.Array:
+    """Return different examples drawn at random.
+
+    Args:
+      key: Random key.
+      x: Examples (n, inputs), without NaN.
+      features: Number of examples to draw, 1 to n.
+
+    Returns:
+      (features, inputs).
+
+    Raises:
+      ValueError: If `x` has the wrong shape, is empty, or contains NaN.
+      ValueError: If `features` is above the number of examples.
+
+    Example:
+      >>> random_vectors(jax.random.key(0), np.array([[1.0, 2.0], [3.0, 4.0]]), 2).sum(0).tolist()
+      [4.0, 6.0]
+    """
+    x = check_fit(key, x, features, "random_vectors", limit=0)
+    return x[jax.random.choice(key, len(x), (features,), replace=False)]
+
+
+def fit_random_vectors(key: jax.Array, x: Any, features: int) -> Params:
+    """Return `random_vectors`, centered and of one length, as params of `jn.dense(features)`.
+
+    All outputs together have mean 0 and standard deviation 1 over x.
+
+    Args:
+      key, x, features: As in `random_vectors`.
+
+    Returns:
+      {"kernel": (inputs, features), "bias": (features,)}.
+
+    Raises:
+      TypeError, ValueError: As in `random_vectors`.
+
+    Example:
+      >>> x = np.array([[0.0, 0], [0, 2], [9, 9], [9, 7]], np.float32)
+      >>> params = fit_random_vectors(jax.random.key(0), x, 3)
+      >>> params["kernel"].shape, params["bias"].shape
+      ((2, 3), (3,))
+
+    Reference: Coates and Ng 2011, "The importance of encoding versus training with sparse coding
+    and vector quantization".
+    """
+    rows, x = random_vectors(key, x, features), jnp.asarray(x)
+    mean = x.mean(0)
+    kernel = (rows - mean).T
+    length = jnp.linalg.norm(kernel, axis=0)
+    kernel = kernel / jnp.where(length > 0, length, 1)
+    return standardized(kernel, -mean @ kernel, x)

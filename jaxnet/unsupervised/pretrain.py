@@ -36,9 +36,10 @@ def pretrain_greedy(
     Args:
       net: A composed layer; the layers to fit are of kind "dense".
       data: Input of the net, (examples, ...), without labels.
-      method: Function `(key, x, features) -> {"kernel", "bias"}`, such as `rbm.fit_rbm` or
-        `autoencoder.fit_sparse_autoencoder`; bind options by `functools.partial`. None returns the
-        params drawn by `net.init`.
+      method: Function `(key, x, features) -> {"kernel", "bias"}`: `rbm.fit_rbm` (contrastive
+        divergence), `autoencoder.fit_sparse_autoencoder`, `sparse_coding.fit_sparse_coding`,
+        `kmeans.fit_kmeans`, `kmeans.fit_random_vectors`, or your own; bind options by
+        `functools.partial`. None returns the params drawn by `net.init`.
       key: Random key of the params that are not fitted, also passed to the method; None is
         `jax.random.key(0)`.
       layers: Paths of the layers to fit, such as "dense" or "encoder/dense_1", in any order; by

@@ -148,8 +148,8 @@ def test_pages_are_up_to_date():
 def test_every_experiment_is_found():
     files = {path.stem for path in rows.README.parent.glob("*.py")}
     no_experiment = set(
-        "__main__ centroids common classify pages precision records torchvision_nets lenet5_1998 "
-        "random_projections sparse_coding tied_autoencoder".split()
+        "__main__ centroids common classify pages precision records torchvision_nets "
+        "random_projections tied_autoencoder".split()
     )
     assert set(rows.EXPERIMENTS) == (files - no_experiment) | {"speech"}
     assert set(rows.ORDER) <= set(rows.EXPERIMENTS)

@@ -1,11 +1,14 @@
 """Layer by layer, each on what the layers below it make of the data."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import jaxnet as jn
+from jaxnet.unsupervised import autoencoder, kmeans, rbm, sparse_coding
 from jaxnet.unsupervised.pretrain import pretrain_greedy
 
 
@@ -109,3 +112,23 @@ def test_further_axes_are_examples():
 def test_refusals(sizes, options, error, words):
     with pytest.raises(error, match=words):
         pretrain_greedy(jn.models.mlp(sizes), data(), **{"method": noting([])} | options)
+
+
+@pytest.mark.long
+def test_the_five_methods_of_the_lectures():
+    x, net = data((60, 8)), jn.models.mlp([6, 5, 3], activation=jax.nn.sigmoid)
+    once: dict = {"epochs": 1, "progress": False}
+    methods = [
+        partial(rbm.fit_rbm, **once), partial(autoencoder.fit_sparse_autoencoder, **once),
+        partial(sparse_coding.fit_sparse_coding, epochs=1, standardize=True), kmeans.fit_kmeans,
+        kmeans.fit_random_vectors,
+    ]  # fmt: skip
+    for method in methods:
+        params, state = pretrain_greedy(net, x, method, progress=False)
+        first = method(jn.child_key(jax.random.key(0), "dense"), x, 6)
+        np.testing.assert_allclose(params["dense"]["kernel"], first["kernel"], rtol=1e-5)
+        hidden = jax.nn.sigmoid(x @ first["kernel"] + first["bias"])
+        second = method(jn.child_key(jax.random.key(0), "dense_1"), hidden, 5)
+        np.testing.assert_allclose(
+            params["dense_1"]["kernel"], second["kernel"], rtol=1e-3, atol=1e-4
+        )

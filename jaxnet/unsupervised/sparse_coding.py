@@ -11,20 +11,27 @@ import jax
 import jax.numpy as jnp
 from jax.custom_batching import sequential_vmap
 
-import jaxnet as jn
-from experiments.centroids import random_vectors, standardized
-from jaxnet import child_key
+from jaxnet import Layer, child_key, compose
+from jaxnet.initializers import normal
+from jaxnet.services.checks import all_at_least, check_values, known
+from jaxnet.tools import as_array, check_options, within
 from jaxnet.typing import Params
+from jaxnet.unsupervised.check import check_fit, standardized
 
 # Products in reduced precision, the default on GPUs, would keep the codes from converging.
-dot = partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
+_dot = partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
 
 
-@partial(jax.jit, static_argnames=("steps", "positive"))
 def fista(
-    dictionary: Any, x: Any, penalty: Any, steps: int = 100, *, positive: bool = False
+    dictionary: Any,
+    x: Any,
+    penalty: Any,
+    steps: int = 100,
+    *,
+    positive: bool = False,
+    momentum: bool = True,
 ) -> jax.Array:
-    """Return codes (..., features) of x (..., inputs) by gradient steps with momentum.
+    """Return the codes of examples, by gradient steps with momentum.
 
     Each step ends with a soft threshold. The distance to the minimum falls as 1 / steps². The
     momentum of an example restarts if it points uphill. A small penalty takes many steps.
@@ -33,24 +40,61 @@ def fista(
       dictionary: Dictionary (features, inputs), one atom per row, of any length.
       x: Examples (..., inputs).
       penalty: Number at least 0, or one per feature (features,).
-      steps: Number of steps.
+      steps: Number of steps, at least 1.
       positive: Whether codes must not be negative.
+      momentum: Whether to use momentum; False is ISTA, whose distance falls as 1 / steps.
 
-    Reference: Beck and Teboulle 2009, "A fast iterative shrinkage-thresholding algorithm for linear
-    inverse problems"; O'Donoghue and Candès 2015, "Adaptive restart for accelerated gradient
-    schemes".
+    Returns:
+      (..., features).
+
+    Raises:
+      TypeError: If an argument has the wrong type.
+      ValueError: If a shape does not fit, `steps` is below 1, or a penalty is negative or NaN.
+
+    Example:
+      >>> atoms = jnp.array([[1.0, 0.0], [0.0, 1.0], [0.6, 0.8]])
+      >>> codes = fista(atoms, 2 * atoms[2], 0.1)  # twice the third atom, less the penalty
+      >>> [round(float(code), 3) for code in codes]
+      [0.0, 0.0, 1.9]
+
+    Reference: Daubechies, Defrise and De Mol 2004, "An iterative thresholding algorithm for linear
+    inverse problems with a sparsity constraint" (ISTA); Beck and Teboulle 2009, "A fast iterative
+    shrinkage-thresholding algorithm for linear inverse problems"; O'Donoghue and Candès 2015,
+    "Adaptive restart for accelerated gradient schemes".
     """
+    sizes: dict[str, Any] = {}
+    dictionary = as_array("fista", "dictionary", dictionary, "(features, inputs)", "reals", sizes)
+    x = as_array("fista", "x", x, "(..., inputs)", "reals", sizes)
+    penalty = _penalty("fista", penalty, len(dictionary))
+    all_at_least("fista", steps=steps)
+    check_options("fista", positive=positive, momentum=momentum)
+    return _fista(dictionary, x, penalty, steps, positive, momentum)
+
+
+def _penalty(who: str, penalty: Any, features: int) -> Any:
+    """Check a number, or numbers (features,), of at least 0."""
+    if getattr(penalty, "ndim", 0):
+        penalty = as_array(who, "penalty", penalty, "(features,)", "reals", {"features": features})
+        if (values := known(penalty)) is not None:
+            check_values(who, "penalty", values, "[0, inf)")
+    else:
+        within(who, "penalty", penalty, "[0, inf)")
+    return penalty
+
+
+@partial(jax.jit, static_argnums=(3, 4, 5))
+def _fista(dictionary, x, penalty, steps, positive, momentum=True):
     features, inputs = dictionary.shape
-    gram = dot(dictionary, dictionary.T)  # (features, features)
+    gram = _dot(dictionary, dictionary.T)  # (features, features)
     # The gradient's Lipschitz constant, computed from the smaller product.
-    largest = _largest_eigenvalue(gram if features <= inputs else dot(dictionary.T, dictionary))
+    largest = _largest_eigenvalue(gram if features <= inputs else _dot(dictionary.T, dictionary))
     curvature = jnp.maximum(largest, jnp.finfo(x.dtype).tiny)
-    target = dot(x, dictionary.T)  # (..., inputs) -> (..., features)
+    target = _dot(x, dictionary.T)  # (..., inputs) -> (..., features)
     threshold = penalty / curvature
 
     def better(z):
         few = features < 2 * inputs
-        explained = dot(z, gram) if few else dot(dot(z, dictionary), dictionary.T)
+        explained = _dot(z, gram) if few else _dot(_dot(z, dictionary), dictionary.T)
         z = z + (target - explained) / curvature
         return jnp.maximum(z - threshold, 0) if positive else z - jnp.clip(z, -threshold, threshold)
 
@@ -59,7 +103,7 @@ def fista(
         new = better(ahead)
         uphill = ((ahead - new) * (new - old)).sum(-1, keepdims=True) > 0
         t = jnp.where(uphill, 1, t)
-        t_next = (1 + jnp.sqrt(1 + 4 * t**2)) / 2
+        t_next = (1 + jnp.sqrt(1 + 4 * t**2)) / 2 if momentum else t
         return (new, new + (t - 1) / t_next * (new - old), t_next), None
 
     start = jnp.zeros_like(target)
@@ -76,19 +120,39 @@ def _largest_eigenvalue(a: jax.Array) -> jax.Array:
 _vectors = sequential_vmap(lambda a: jnp.linalg.eigh(a)[1])
 
 
-def sparse_code(
-    features: int, penalty: float, *, steps: int = 50, positive: bool = False
-) -> jn.Layer:
-    """Make a layer of codes by `fista`, with params {"dictionary": (features, inputs)}.
+def sparse_code(features: int, penalty: Any, *, steps: int = 50, positive: bool = False) -> Layer:
+    """Make a layer of the codes that `fista` finds for a dictionary, which can be trained.
+
+    Args:
+      features: Number of atoms.
+      penalty, steps, positive: As in `fista`.
+
+    Params:
+      dictionary (features, inputs), such as from `fit_dictionary`.
+
+    Returns:
+      A layer from (..., inputs) to (..., features).
+
+    Raises:
+      TypeError, ValueError: As in `fista`.
+
+    Example:
+      >>> layer = sparse_code(3, 0.1)
+      >>> params, state = layer.init(jax.random.key(0), jn.spec((5, 2)))
+      >>> y, state = layer.apply(params, state, jnp.ones((5, 2)))
+      >>> y.shape
+      (5, 3)
 
     Reference: Gregor and LeCun 2010, "Learning fast approximations of sparse coding".
     """
+    all_at_least("sparse_code", features=features, steps=steps)
+    _penalty("sparse_code", penalty, features)
 
     def forward(m, x):
-        dictionary = m.param("dictionary", jn.initializers.normal(1.0), (features, x.shape[-1]))
+        dictionary = m.param("dictionary", normal(1.0), (features, x.shape[-1]))
         return fista(dictionary, x, penalty, steps, positive=positive)
 
-    return jn.compose(forward, name="sparse_code")
+    return compose(forward, name="sparse_code", kind="sparse_code")
 
 
 def fit_dictionary(
@@ -110,11 +174,38 @@ def fit_dictionary(
     subtracted: whiten or center data of a large mean first. Each epoch leaves out the remainder of
     a new permutation.
 
+    Args:
+      key: Random key.
+      x: Examples (n, inputs), without NaN.
+      features: Number of atoms, 1 to n.
+      penalty, positive: As in `fista`, the same for all features.
+      epochs: Number of passes over x.
+      batch_size: Examples per batch, at most n.
+      steps: Steps of `fista` per batch.
+
+    Returns:
+      (features, inputs).
+
+    Raises:
+      TypeError: If an argument has the wrong type.
+      ValueError: If `x` has the wrong shape, is empty, or contains NaN.
+      ValueError: If `features` is above the number of examples, a count is below 1, or the penalty
+        is negative.
+
+    Example:
+      >>> x = jnp.array([[3.0, 0.0], [-1.0, 0.0], [0.0, 2.0], [0.0, -4.0]])
+      >>> atoms = fit_dictionary(jax.random.key(0), x, 2, penalty=0.1)
+      >>> jnp.abs(atoms).round(1).sum(0).tolist()  # one atom for each axis
+      [1.0, 1.0]
+
     Reference: Olshausen and Field 1996, "Emergence of simple-cell receptive field properties by
     learning a sparse code for natural images"; Mairal et al. 2009, "Online dictionary learning for
     sparse coding".
     """
-    x = jnp.asarray(x)
+    who = "fit_dictionary"
+    x = check_fit(key, x, features, who, limit=0, epochs=epochs, batch_size=batch_size, steps=steps)
+    within(who, "penalty", penalty, "[0, inf)")
+    check_options(who, positive=positive)
     atoms = _first_atoms(key, x, features)
     # Σ zᵀ z and Σ zᵀ x over about the last epoch
     sums = jnp.zeros((features, features), x.dtype), jnp.zeros_like(atoms)
@@ -127,7 +218,7 @@ def fit_dictionary(
 
 @partial(jax.jit, static_argnums=2)
 def _first_atoms(key, x, features):
-    rows = random_vectors(child_key(key, "rows"), x, features)
+    rows = x[jax.random.choice(child_key(key, "rows"), len(x), (features,), replace=False)]
     noise = jax.random.normal(child_key(key, "noise"), (features, x.shape[1]), x.dtype)
     return _unit(rows + 0.1 * _root_mean_square(x) * noise)
 
@@ -142,8 +233,8 @@ def _epoch(key, atoms, sums, x, penalty, batch_size, steps, positive):
     def step(carry, now):
         atoms, (codes, examples) = carry
         key, batch = now[0], x[now[1]]  # (batch, inputs)
-        z = fista(atoms, batch, penalty, steps, positive=positive)  # (batch, features)
-        codes, examples = keep * codes + dot(z.T, z), keep * examples + dot(z.T, batch)
+        z = _fista(atoms, batch, penalty, steps, positive)  # (batch, features)
+        codes, examples = keep * codes + _dot(z.T, z), keep * examples + _dot(z.T, batch)
         fresh = _unit(batch[jax.random.randint(key, (len(atoms),), 0, batch_size)])
         return (_better_atoms(atoms, codes, examples, fresh), (codes, examples)), None
 
@@ -164,7 +255,7 @@ def _better_atoms(atoms, codes, examples, fresh):
     unused = used <= 1e-6 * used.mean()
 
     def one(j, atoms):
-        moved = _unit(used[j] * atoms[j] + examples[j] - dot(codes[j], atoms))
+        moved = _unit(used[j] * atoms[j] + examples[j] - _dot(codes[j], atoms))
         return atoms.at[j].set(jnp.where(unused[j], fresh[j], moved))
 
     return jax.lax.fori_loop(0, len(atoms), one, atoms)
@@ -180,10 +271,31 @@ def fit_sparse_coding(
     encoder of Coates and Ng. The penalty is 1.2 times the root mean square of the entries of x, the
     choice of Mairal et al.
 
+    Args:
+      key: Random key.
+      x: Examples (n, inputs), without NaN.
+      features: Number of atoms, 1 to n.
+      standardize: Whether to scale and shift all outputs to mean 0 and standard deviation 1 over x,
+        for units that are not rectified, such as sigmoids.
+      options: Options of `fit_dictionary`: epochs, batch_size and steps.
+
+    Returns:
+      {"kernel": (inputs, features), "bias": (features,)}.
+
+    Raises:
+      TypeError, ValueError: As in `fit_dictionary`.
+
+    Example:
+      >>> x = jnp.array([[3.0, 0.0], [1.0, 0.0], [0.0, 2.0], [0.0, 4.0]])
+      >>> params = fit_sparse_coding(jax.random.key(0), x, 2)
+      >>> jnp.abs(params["kernel"]).round(1).sum(1).tolist(), f"{params['bias'][0]:.2f}"
+      ([1.0, 1.0], '-2.32')
+
     Reference: Coates and Ng 2011, "The importance of encoding versus training with sparse coding
     and vector quantization".
     """
-    x = jnp.asarray(x)
+    check_options("fit_sparse_coding", standardize=standardize)
+    x = check_fit(key, x, features, "fit_sparse_coding", limit=0)
     penalty = 1.2 * float(_root_mean_square(x))
     kernel = fit_dictionary(key, x, features, penalty=penalty, positive=True, **options).T
     bias = jnp.full(features, -penalty, kernel.dtype)

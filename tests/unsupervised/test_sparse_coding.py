@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import jaxnet as jn
-from experiments.sparse_coding import (
+from jaxnet.unsupervised.sparse_coding import (
     _better_atoms,
     _epoch,
     _first_atoms,
@@ -61,6 +61,8 @@ def test_two_steps_of_fista_by_hand(x64):
     ahead = 3.5 + (t2 - 1) / t3 * 1.5
     np.testing.assert_allclose(ista(atoms, x, 0.0, 2), [0, 3.5], atol=1e-12)
     np.testing.assert_allclose(fista(atoms, x, 0.0, 2), [0, 3.5], atol=1e-12)
+    steps = fista(WIDE, X, 0.5, 7, momentum=False)
+    np.testing.assert_allclose(steps, ista(WIDE, X, 0.5, 7), atol=1e-12)
     np.testing.assert_allclose(fista(atoms, x, 0.0, 3), [0, ahead + (8 - ahead) / 4], atol=1e-12)
 
 
