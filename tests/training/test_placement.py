@@ -57,7 +57,8 @@ def test_an_explicit_mesh_of_one_device_is_no_trouble(stream):
     x = jnp.arange(24.0).reshape(8, 3)
     data = rows = jn.distributed.put((x, x[:, :1]), mesh, P("data"))
     if stream:
-        data = (batch for batch in [rows, rows])
+        smaller = jn.distributed.put((x[:5], x[:5, :1]), mesh, P("data"))
+        data = (batch for batch in [rows, smaller])
     net = jn.serial(jn.dense(4), jn.batch_norm(), jn.dense(1))
     trainer = jn.trainer(jn.supervised(net, optax.squared_error), optax.sgd(0.1))
     start = trainer.init(jax.random.key(0), (x, x[:, :1]))
