@@ -246,6 +246,8 @@ def _checked(path: str, shape: tuple, mesh: Mesh, spec: Any, local: bool) -> Nam
             raise ValueError(
                 f"shardings: dimension {at} of {path} {shape} cannot be divided among the {parts} "
                 f"devices along {', '.join(names)}"
+                + "; in a loader, drop or fill a smaller last batch"
+                * (at == 0)
             )
     return _named_sharding(mesh, spec, len(shape))
 
