@@ -337,7 +337,8 @@ def _to_kept(m, form, q, k, v, mask, scoring):
         scoring = scoring._replace(bias=placed)
         y, _ = blockwise_attention(kept.q, k, v, ranges, None, scoring)
         return y, None, kept.fits
-    scoring = scoring._replace(bias=_placed(m, form, q, kept.at, kept.places))
+    # What is kept begins as zeros, and a pass over all of it for each token would copy it.
+    scoring = scoring._replace(bias=_placed(m, form, q, kept.at, kept.places), finite=True)
     return *dot_product_attention(kept.q, kept.k, kept.v, kept.seen, scoring), kept.fits
 
 

@@ -60,6 +60,7 @@ class Scoring(NamedTuple):
         of positions, of which -inf masks; None is zeros.
       dropout_rate: Fraction of the weights to drop, in [0, 1), if there is a key.
       key: Random key for dropout; None turns dropout off.
+      finite: Whether all keys and values are finite, so that none has to be left out.
     """
 
     scale: float | None = None
@@ -67,6 +68,7 @@ class Scoring(NamedTuple):
     bias: Any = None
     dropout_rate: float = 0.0
     key: Any = None
+    finite: bool = False
 
     def capped(self, scores: jax.Array, bias: jax.Array | None) -> jax.Array:
         """Return bounded scores plus a bias, such as the bias of a block."""
@@ -287,10 +289,7 @@ def dot_product_attention(
     if isinstance(bias, Placed):
         mask, bias = add_table(mask, None, bias.table())
     # 0 times NaN is NaN, so that a place with a weight of 0 could reach any query.
-    if mask is not None and time == 1:  # without a pass over all keys and values
-        seen = jnp.broadcast_to(mask, (batch, heads, 1, places)).any((1, 2))[..., None, None]
-        k, v = (jnp.where(seen, x, 0) for x in (k, v))
-    elif mask is not None:
+    if mask is not None and not scoring.finite:
         finite = jnp.isfinite(k).all(-1) & jnp.isfinite(v).all(-1)  # (batch, places, groups)
         k, v = (jnp.where(finite[..., None], x, 0) for x in (k, v))
     if time == 1:  # sums read the keys in place, and matrix products would copy them on CPU

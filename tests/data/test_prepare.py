@@ -82,7 +82,7 @@ def test_no_room(tmp_path, monkeypatch, capsys):
 def test_the_catalogue_needs_tensorflow(tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "tensorflow", None)
     line = fails(capsys, "mnist", "--data_dir", str(tmp_path))
-    assert "which needs TensorFlow for it" in line and "pip install tensorflow" in line
+    assert "needs TensorFlow to prepare" in line and "pip install tensorflow" in line
     assert not os.listdir(tmp_path)
 
 

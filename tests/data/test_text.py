@@ -141,7 +141,7 @@ def test_refusals(call, error, words):
 
 @pytest.mark.parametrize("sentences, size, error, words", [
     (SENTENCES, 100, ValueError, r"size \(256 bytes, 3 special .*\) must be at least 259"),
-    (SENTENCES, 2**30, ValueError, "size .* and at most 16777216, got 1073741824"),
+    (SENTENCES, 2**30, ValueError, "size .* must be 259 to 16777216, got 1073741824"),
     ([], 300, ValueError, "expected sentences"),
     ("abc", 300, TypeError, "subwords: sentences must be a list of str, got "),
     (["a", 3], 300, TypeError, "subwords: sentence 1 must be a str, got "),
@@ -151,5 +151,5 @@ def test_refusals_of_subwords(sentences, size, error, words):
     pytest.importorskip("tokenizers", reason="needs the extra jaxnet-toolkit[text]")
     with pytest.raises(error, match=words):
         subwords(sentences, size)
-    with pytest.raises(ValueError, match="special must be a tuple of pad, start, end, each"):
+    with pytest.raises(ValueError, match="special must be a tuple of pad, start, end, none"):
         subwords(SENTENCES, 300, special=("unknown",))

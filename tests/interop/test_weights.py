@@ -171,7 +171,7 @@ def test_the_index_says_which_files_of_a_folder_belong(tmp_path):
 @pytest.mark.parametrize("name", ["../x.safetensors", "/x.safetensors", 5, ""])
 def test_an_index_may_name_files_of_its_folder_only(tmp_path, name):
     sharded(tmp_path, more=name)
-    with pytest.raises(ValueError, match="must map names to files of its folder|not an index"):
+    with pytest.raises(ValueError, match="must map names to files beside it|not an index"):
         jn.interop.by_names(jn.dense(4), tmp_path, jn.spec((2, 3)), {})
 
 

@@ -170,7 +170,7 @@ WAVES, HEADS = jn.layers.sinusoidal_positions(), jnp.ones((1, 3, 2, 4))
     (lambda: jn.rotary(HEADS.astype(int)), TypeError, "rotary: x must hold floats; .*, got"),
     (lambda: jn.rotary(HEADS[..., :3]), ValueError,
      "even size, at most that of the heads, got 3"),
-    (lambda: jn.rotary(HEADS, size=6), ValueError, "at most the size of the heads, got 6"),
+    (lambda: jn.rotary(HEADS, size=6), ValueError, "at most that of the heads, got 6"),
     (lambda: jn.rotary(HEADS, jnp.arange(4)), ValueError,
      r"rotary: positions .* \(time,\) with time = 3, got \(4,\)"),
     (lambda: jn.rotary(HEADS, jnp.ones((2, 3))), ValueError,

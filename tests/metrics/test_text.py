@@ -43,7 +43,7 @@ def test_edit_error_rate_weighs_by_length():
     (lambda: metrics.edit_error_rate(["a"], None), TypeError,
      "edit_error_rate: true must be a list of sequences"),
     (lambda: metrics.edit_error_rate([["a"]], [None]), TypeError,
-     r"edit_error_rate: true\[0\] must be a string, a"),
+     r"edit_error_rate: true\[0\] must be a string, l"),
     (lambda: metrics.edit_distance("a", {1}), TypeError,
      "edit_distance: true must be a string, list or array"),
     (lambda: metrics.edit_distance(np.ones((2, 2)), "a"), TypeError,

@@ -76,7 +76,7 @@ def test_fewer_distinct_examples_than_centroids():
 
 
 @pytest.mark.parametrize(("call", "words"), [
-    (lambda: kmeans(KEY, GROUPS, 101), "kmeans: 100 examples .* at most 100 features, got 101"),
+    (lambda: kmeans(KEY, GROUPS, 101), "features must be 1 to 100, for 100 examples .*, got 101"),
     (lambda: kmeans(KEY, GROUPS, 5, iterations=0), "iterations must be at least 1, got 0"),
     (lambda: kmeans(KEY, GROUPS * np.nan, 5), "kmeans: 100 of 100 examples contain NaN"),
     (lambda: kmeans(KEY, GROUPS[:0], 5), "kmeans: x must hold at least one example"),

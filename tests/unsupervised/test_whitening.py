@@ -60,7 +60,7 @@ ROTATION = np.array([[0.8, 0.6], [-0.6, 0.8]])
 
 
 @pytest.mark.parametrize("call, words", [
-    (lambda: fit_pca(KEY, X, 8), "at most 7 features, got 8"),
+    (lambda: fit_pca(KEY, X, 8), "must be 1 to 7, for 60 examples of 7 inputs, got 8"),
     (lambda: fit_whitening(KEY, X, epsilon=-1), r"epsilon must be in \[0, inf\), got -1"),
     (lambda: fit_whitening(KEY, X, 3, zca=True), "one feature per input, 7, got 3"),
     (lambda: fit_pca(KEY, X, 0), "fit_pca: features must be at least 1, got 0"),

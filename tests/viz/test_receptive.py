@@ -39,5 +39,5 @@ def test_a_field_that_reaches_the_border_says_so():
 
 
 def test_messages(fields):
-    with pytest.raises(ValueError, match="no layer with maps 'third'; layers: conv, rel"):
+    with pytest.raises(ValueError, match="a layer with maps of .* must be 'conv'.*, got 'third'"):
         viz.receptive(IMAGE, fields, ["third"])
