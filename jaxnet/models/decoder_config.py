@@ -341,7 +341,7 @@ def _windows(config: Config, usual: list[bool], window: Any) -> dict[str, Any]:
     near = usual if kinds is None else [kind == "sliding_attention" for kind in kinds]
     if len(near) != depth:
         raise config.error(
-            f"layer_types must have num_hidden_layers = {depth} entries, got {len(near)}"
+            f"layer_types must have {depth} entries, as num_hidden_layers says, got {len(near)}"
         )
     if any(near) and window is None:
         raise config.error("sliding_window must be a number, since layers use it, got None")

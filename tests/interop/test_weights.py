@@ -212,7 +212,7 @@ def test_outputs_prove_that_layers_are_not_exchanged():
         jn.interop.torch.from_torch(net, crossed, x, outputs=y)
     names = {"dense": "1", "dense_1": "0"}
     jn.interop.torch.from_torch(net, crossed, x, outputs=y, names=names)
-    with pytest.raises(TypeError, match="for x"):
+    with pytest.raises(TypeError, match="x must be an array"):
         jn.interop.torch.from_torch(net, right, jn.spec((3, 4)), outputs=y)
     with pytest.raises(ValueError, match="outputs must be the 1 arrays"):
         jn.interop.torch.from_torch(net, right, x, outputs=(y, y))

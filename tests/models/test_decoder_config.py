@@ -239,7 +239,7 @@ def test_near_layers_keep_their_own_rotation():
         ("gpt2", {"n_head": 5}, "n_head must divide n_embd = 768, got 5"),
         ("gpt2", {"n_embd": 24, "hidden_size": 24}, "n_embd is given twice"),
         ("gemma2", {"sliding_window": None}, "sliding_window must be a number"),
-        ("gemma2", {"layer_types": ["full_attention"]}, "layer_types must have num_hidden_layers = 26 entries"),
+        ("gemma2", {"layer_types": ["full_attention"]}, "layer_types must have 26 entries"),
         ("gemma3_text", {"rope_parameters": {"rope_theta": 5}}, "rope_parameters may hold full"),
         ("llama", {"rope_parameters": {"mrope_section": [1]}}, "the entry 'mrope_section' of rope"),
         ("llama", {"rope_scaling": {"type": "linear"}}, "factor in rope_scaling must be a pos"),

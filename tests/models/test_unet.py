@@ -74,5 +74,5 @@ def test_stages_and_other_numbers_of_axes():
 def test_wrong_sizes():
     with pytest.raises(ValueError, match="unet: classes must be at least 1, got 0"):
         jn.models.unet(0)
-    with pytest.raises(ValueError, match="multiples of 16, got .2, 24, 32, 3.. Pad or resize"):
+    with pytest.raises(ValueError, match="multiples of 16, got .2, 24, 32, 3.. Pad, resize"):
         count(jn.models.unet(2), (2, 24, 32, 3))
