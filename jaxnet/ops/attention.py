@@ -298,7 +298,8 @@ def dot_product_attention(
     else:
         scores = jnp.einsum("btghd,bsgd->bghts", q, k, preferred_element_type=wide)
     if finite is not None:
-        scores = jnp.where(finite.mT[:, :, None, None], scores, jnp.nan)
+        of_groups = finite.mT.reshape(batch, groups, *[1] * (scores.ndim - 3), places)
+        scores = jnp.where(of_groups, scores, jnp.nan)
     scores = scores / math.sqrt(size) if scoring.scale is None else scores * scoring.scale
     scores = scoring.capped(scores.reshape(batch, heads, time, places), bias)
     weights = masked_softmax(scores, mask).astype(v.dtype)
