@@ -7,7 +7,9 @@
  * of tiles are transformed, multiplied and transformed back while they are in the second cache. The
  * gradient of the kernel is a sum over the tiles. A tile's numbers of n x n places lie side by side,
  * as (groups of tiles, vectors of features, n * n, tiles of a group, lanes): further apart, each store
- * would go to another page, of which the processor remembers few. */
+ * would go to another page, of which the processor remembers few.
+ *
+ * A number that is not finite, or so large that sums of 20 of its kind are not, spoils its tile. */
 
 typedef struct {
   float *data;

@@ -3,7 +3,7 @@
  * A tile of m x m results of a 3x3 convolution is A'[(G w G') * (B' x B)]A with a product of n x n
  * numbers, n = m + 2, by the algorithm of Toom and Cook with the points 0, P, -P, Q, -Q (0, 1, -1 for
  * m = 2) and infinity. Each function applies one matrix to numbers `step` apart, along one axis. These
- * P and Q have a quarter of the errors of the usual 1 and 2. All constants but those of G are exact. */
+ * P and Q have half of the errors of the usual 1 and 2. All constants but those of G are exact. */
 
 #define P 0.625f
 #define Q 1.5f

@@ -10,7 +10,7 @@ import pytest
 
 from jaxnet.ops.convolution import convolve
 from jaxnet.ops.native import conv, instructions
-from tests.ops.native.test_conv import OPERANDS, arrays, exact, form_of, run
+from tests.ops.native.test_conv import OPERANDS, arrays, exact, form_of
 
 pytestmark = pytest.mark.skipif(instructions() is None, reason="needs the kernels in C")
 
@@ -18,14 +18,17 @@ TARGET = "jaxnet_winograd"
 same = partial(convolve, strides=(1, 1), padding=((1, 1), (1, 1)))
 
 
-def computed(wanted, form, given, tile=None):
-    """The wanted array, by tiles of this size if one is given."""
-    operands = [given[name] for name in OPERANDS[wanted]]
-    if tile is None:
-        return np.asarray(run(*operands, wanted=wanted, form=form))
+@partial(jax.jit, static_argnames=("wanted", "form", "tile"))
+def by_tiles(a, b, *, wanted, form, tile):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(conv, "_tile", lambda *args: tile)
-        return np.asarray(jax.jit(partial(conv.convolution, wanted=wanted, form=form))(*operands))
+        return conv.convolution(a, b, wanted=wanted, form=form)
+
+
+def computed(wanted, form, given, tile):
+    """The wanted array of the other two, by tiles of this size, or directly."""
+    a, b = (given[name] for name in OPERANDS[wanted])
+    return np.asarray(by_tiles(a, b, wanted=wanted, form=form, tile=tile))
 
 
 CASES = {
