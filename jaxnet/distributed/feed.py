@@ -11,8 +11,9 @@ from typing import Any
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
-from jaxnet.distributed.rules import put
+from jaxnet.distributed.rules import put_silently
 from jaxnet.services.checks import at_least
+from jaxnet.services.peers import WAITS, agree, heard, shapes, told
 from jaxnet.services.trees import PyTree
 
 
@@ -46,7 +47,7 @@ def feed(loader: Iterable[PyTree], mesh: Mesh, spec: P, *, ahead: int = 2) -> It
         raise TypeError(f"feed: loader must yield batches, got {type(loader).__name__}")
     at_least("feed", "ahead", ahead)
     kind = _Counted if hasattr(loader, "__len__") else _Batches
-    return kind(loader, partial(put, mesh=mesh, rules=spec, local=True), ahead)
+    return kind(loader, partial(put_silently, mesh=mesh, rules=spec, local=True), ahead)
 
 
 class _Batches:
@@ -55,6 +56,8 @@ class _Batches:
 
     def __iter__(self) -> "_Ahead":
         iterator: Any = iter(self.loader)
+        length = len(self) if isinstance(self, _Counted) else "any number of"
+        agree("feed", self.place.keywords["mesh"], f"begins a loader of {length} batches")
         stateful = hasattr(iterator, "get_state") and hasattr(iterator, "set_state")
         return _Ahead(iterator if stateful else _Counting(iterator), self.place, self.ahead)
 
@@ -93,6 +96,7 @@ class _Ahead:
         self._shared = _Shared(ahead)
         self._started = False
         self._state = iterator.get_state()
+        self._mesh, self._sent, self._next, self._count = place.keywords["mesh"], None, None, 0
 
     def __iter__(self) -> Iterator[PyTree]:
         return self
@@ -102,15 +106,49 @@ class _Ahead:
             # The thread does not hold this iterator, whose end it waits for.
             start_new_thread(_fill, (self._iterator, self._place, self._shared))
             self._started = True
+        sent, self._sent = self._sent, None
+        sent = self._tell(WAITING) if sent is None else sent
+        while sent is not None and not self._heard(sent):
+            sent = self._tell(WAITING)
+        (batch, state), self._next = self._next or self._take(None), None
+        if state is _END:
+            raise self._shared.ended[0]  # again in each call
+        self._state, self._count = state, self._count + 1
+        self._sent = self._tell(0)  # is heard at the next call, while the step runs
+        return batch
+
+    def _take(self, timeout: float | None) -> Any:
         shared = self._shared
-        if not (shared.ended and shared.ready.empty()):
-            batch, state = shared.ready.get()
-            if shared.taken.empty():
-                shared.taken.put(None)
-            if state is not _END:
-                self._state = state
-                return batch
-        raise shared.ended[0]  # again in each call
+        if shared.ended and shared.ready.empty():
+            return None, _END
+        item = shared.ready.get(timeout=timeout)
+        if shared.taken.empty():
+            shared.taken.put(None)
+        return item
+
+    def _heard(self, sent: Any) -> bool:
+        try:
+            return heard("feed", self._mesh, sent)
+        except RuntimeError:
+            if self._next and self._next[1] is _END and _error(self._shared) is not None:
+                return True  # the loader's own error, which follows, says why
+            raise
+
+    def _tell(self, timeout: float) -> Any:
+        """Tell the other processes of the next batch; None if there are none."""
+        if len({device.process_index for device in self._mesh.devices.flat}) == 1:
+            return None
+        if self._next is None:
+            with suppress(Empty):
+                self._next = self._take(timeout)
+        words, number = WAITS, self._count + 1
+        if self._next and self._next[1] is not _END:
+            words = f"takes batch {number}, {shapes(self._next[0])}"
+        elif self._next:
+            error = _error(self._shared)
+            why = "ended" if error is None else f"raised {error!r}"
+            words = f"has no batch {number}, its loader {why}"
+        return told(self._mesh, words)
 
     def __del__(self) -> None:
         self._shared.stopped = True
@@ -128,6 +166,7 @@ class _Ahead:
 
 
 _END = object()
+WAITING = 5  # seconds in which a process with a slow loader says that it waits
 
 
 class _Shared:
@@ -138,6 +177,10 @@ class _Shared:
         self.ahead, self.stopped = ahead, False
         self.begun: list[int] = []
         self.ended: list[BaseException] = []
+
+
+def _error(shared: _Shared) -> BaseException | None:
+    return None if isinstance(shared.ended[0], StopIteration) else shared.ended[0]
 
 
 def _fill(iterator: Any, place: Callable, shared: _Shared) -> None:

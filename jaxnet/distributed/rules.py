@@ -13,6 +13,7 @@ train_state on the same devices, and data that are split give batches that are s
 
 from collections.abc import Callable, Mapping
 from math import prod
+from threading import current_thread, main_thread
 from typing import Any
 
 import jax
@@ -21,6 +22,7 @@ from jax.sharding import PartitionSpec as P
 
 from jaxnet.services.checks import check_type
 from jaxnet.services.paths import first_fits, fits
+from jaxnet.services.peers import agree, shapes
 from jaxnet.services.trees import PyTree, describe, flat, path_name
 
 Rules = P | Mapping[str, P] | Callable[[str, tuple[int, ...]], P]
@@ -69,7 +71,7 @@ def put(tree: PyTree, mesh: Mesh, rules: Rules = P(), *, local: bool = False) ->
     Args:
       tree, mesh, rules: Arguments of `shardings`. A `jn.spec` becomes a spec with its sharding.
       local: Whether each of several processes gives its own slice of the first axis, such as its
-        own files; otherwise all give equal arrays.
+        own files; otherwise all give equal arrays. All raise if the slices have unequal shapes.
 
     Raises:
       TypeError, ValueError: If `shardings` raises them.
@@ -80,6 +82,15 @@ def put(tree: PyTree, mesh: Mesh, rules: Rules = P(), *, local: bool = False) ->
       >>> x.sharding.spec[0]
       'data'
     """
+
+    placed = put_silently(tree, mesh, rules, local=local)
+    if local and current_thread() is main_thread():  # in a thread it would mix with other programs
+        agree("put", mesh, f"puts {shapes(placed)}")
+    return placed
+
+
+def put_silently(tree: PyTree, mesh: Mesh, rules: Rules = P(), *, local: bool = False) -> PyTree:
+    """Put a tree on a mesh without a word to the other processes."""
 
     def leaf(a, where):
         if isinstance(a, jax.ShapeDtypeStruct):

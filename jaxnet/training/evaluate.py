@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnet.core import Layer, Params, State, as_layer
+from jaxnet.services import peers
 from jaxnet.services.checks import all_native, as_rows, at_least, check_type, to_device
 from jaxnet.services.keywords import explain_keywords
 from jaxnet.services.trees import Memo, PyTree, is_float, memo_of, path_name
@@ -73,7 +74,9 @@ def measure_all(
     key = _first_key()
     sums, first, carried, shardings = None, 0, False, placement.shardings_of((params, state))
     accepted = [] if is_stream(data) else None
-    for batch in data if is_stream(data) else [data]:
+    placement.agree_on(who, params, f"{who} begins")
+    batches_of = iter(data if is_stream(data) else [data])
+    while (batch := placement.next_of(who, batches_of, params)) is not placement.END:
         batch = data_on_device(batch, f"{who}: data")
         placement.check_processes(who, params, batch)
         if not checked:
@@ -233,6 +236,7 @@ def predict(
     size = min(batch_size, jax.tree.leaves(x)[0].shape[0])
     params, state = all_native((params, state), "predict")
     placement.check_processes("predict", params, x)
+    placement.agree_on("predict", params, f"predict begins, {peers.shapes(x)}")
     batches = placement.check_batch("predict", x, size)
     shardings = placement.shardings_of((params, state))
     with explain_reuse():

@@ -18,7 +18,7 @@ from jaxnet.training.described import check_run, describe_run
 from jaxnet.training.epoch import Epoch, Position
 from jaxnet.training.evaluate import data_on_device, is_stream, means, measure_all
 from jaxnet.training.loss_scale import scales_in
-from jaxnet.training.placement import shardings_of
+from jaxnet.training.placement import agree_on, shardings_of
 from jaxnet.training.source import REFRESH, Batches, Pace, Resident, Spent, Totals
 from jaxnet.training.targets import check_targets
 from jaxnet.training.trainer import Trainer, TrainState, check_train_state, without_weak_types
@@ -229,6 +229,7 @@ class Epochs:
             step = int(train_state.step)
         while not end.reached(position, step) and not pace.stopped:
             start, before = time.perf_counter(), step
+            agree_on("fit", train_state, f"fit goes on after step {step}")
             # A copy is donated, so that the caller's train_state stays whole.
             if shardings_of(train_state) is None:
                 train_state = jax.device_put(train_state, may_alias=False)

@@ -5,6 +5,7 @@
 
 import functools
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, NamedTuple, TypeGuard
 
 import jax
@@ -14,7 +15,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from jaxnet.services import memory
+from jaxnet.services import memory, peers
 from jaxnet.services.jax_versions import EXPLICIT_MESHES
 from jaxnet.services.meshes import on_auto_axes
 from jaxnet.services.trees import PyTree, path_name
@@ -155,6 +156,33 @@ def agreed(value: int, asked: bool) -> tuple[int, bool]:
         return value, asked
     each = multihost_utils.process_allgather(np.array([value, asked], np.int32))
     return int(each[0, 0]), bool(each[:, 1].any())
+
+
+def agree_on(who: str, tree: PyTree, words: str) -> None:
+    """Raise in all processes of a tree's mesh unless all are here with the same words."""
+    if jax.process_count() > 1 and (shardings := shardings_of(tree)) is not None:
+        peers.agree(who, shardings.mesh, words)  # type: ignore[arg-type]
+
+
+def next_of(who: str, iterator: Any, tree: PyTree) -> PyTree:
+    """Return the next batch, or END; raise in all processes of a tree's mesh if one has another."""
+    if jax.process_count() == 1 or hasattr(iterator, "_sent"):  # `feed` speaks for itself
+        return next(iterator, END)
+    words = "has no further batch, its loader ended"
+    try:
+        batch = next(iterator, END)
+        if batch is not END:
+            words = f"takes {peers.shapes(batch)}"
+    except Exception as error:
+        words = f"has no further batch, its loader raised {error!r}"
+        with suppress(RuntimeError):
+            agree_on(who, tree, words)
+        raise
+    agree_on(who, tree, words)
+    return batch
+
+
+END = object()
 
 
 def check_batch(who: str, data: PyTree, size: int) -> Shardings | None:

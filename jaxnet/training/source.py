@@ -193,9 +193,6 @@ def _given(numbers: Any) -> Any:
     return numbers if jax.process_count() > 1 else jax.device_put(numbers)
 
 
-_END = object()
-
-
 class Batches:
     """Batches from an iterable; a short one is padded with its own examples and masked."""
 
@@ -267,8 +264,8 @@ class Batches:
         several, look = jax.process_count() > 1, pace.steps
         ended = False
         while not pace.stopped and (limit is None or len(seen) < limit):
-            batch = next(self.iterator, _END)
-            if ended := batch is _END:
+            batch = placement.next_of("fit", self.iterator, train_state)
+            if ended := batch is placement.END:
                 break
             train_state, batch, mask = self._prepared(train_state, batch, position.size)
             if not position.done and not seen:
