@@ -403,6 +403,27 @@ def test_a_bias_by_positions_is_a_mask_of_its_numbers(bias, options, in_blocks):
                      slopes(given, layer), wanted)  # fmt: skip
 
 
+def test_a_bias_that_reads_integers_of_the_program(in_blocks):
+    """Such as ids of tokens, which have no derivative and are traced in a compiled gradient."""
+
+    def net(m, ids):
+        slope = m.param("slope", jn.initializers.normal(1.0), ())
+
+        def bias(positions):
+            return jnp.where(ids[:, None, None, positions[1]] == 3, slope, 0.0)
+
+        return m(jn.multi_head_attention(2, bias=bias), m(jn.embedding(5, 4), ids))  # fmt: skip
+
+    layer, ids = jn.compose(net), np.arange(40).reshape(1, 40) % 5
+    params, _ = jit_init(layer, jax.random.key(0), ids)
+    found = []
+    for on in (0, 1):
+        in_blocks(on)
+        run = jax.grad(lambda p, ids: jnp.sin(layer.apply(p, {}, ids)[0]).sum())
+        found.append(jax.jit(lambda p, ids, run=run: run(p, ids))(params, ids))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, 1e-3, 1e-4), *found)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("window", [None, (7, 0)], ids=str)
 def test_a_bias_by_positions_in_a_stream(window, in_blocks):
