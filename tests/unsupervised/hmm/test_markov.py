@@ -166,6 +166,13 @@ def test_nan_in_params_is_nan_in_every_result(name):
     assert (scaled_likelihoods(scores, jnp.array([0.0, -jnp.inf, 0]))[..., 1] == -jnp.inf).all()
 
 
+def test_a_sequence_that_no_path_can_emit_has_no_path():
+    _, _, params, scores = model()
+    scores[1, 2, :] = -np.inf
+    path, score = viterbi(params, scores, LENGTHS)
+    assert score[1] == -np.inf and (path[1] == -1).all() and (path[2, : LENGTHS[2]] >= 0).all()
+
+
 @pytest.mark.slow
 def test_impossible_and_nan_sequences_are_alone_with_it():
     _, _, params, scores = model(left=True)
