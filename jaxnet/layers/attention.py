@@ -10,6 +10,7 @@ import numpy as np
 
 from jaxnet.core import Layer, as_layer, compose
 from jaxnet.initializers import Initializer, lecun_normal, zeros
+from jaxnet.layers.dropout import check_rate
 from jaxnet.layers.embedding import counted
 from jaxnet.layers.embedding import rotary as turn
 from jaxnet.layers.kept_keys import keep
@@ -36,7 +37,6 @@ from jaxnet.services.checks import (
     at_least,
     check_options,
     check_type,
-    within,
 )
 from jaxnet.services.keywords import explain_keywords
 from jaxnet.services.trees import PyTree, describe
@@ -204,7 +204,7 @@ def multi_head_attention(
         raise ValueError(
             f"{name}: heads must be a multiple of kv_heads, got heads={heads}, kv_heads={kv_heads}"
         )
-    within(name, "dropout_rate", dropout_rate, "[0, 1)", "the fraction to drop")
+    check_rate(name, "dropout_rate", dropout_rate)
     all_within(name, "(0, inf)", optional=True, scale=scale, softcap=softcap)
     a_function(name, "qk_norm", qk_norm, "name=...", optional=True)
     words = "True, False or a function of (x, positions), such as jn.rotary"
