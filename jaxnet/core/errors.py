@@ -154,7 +154,7 @@ def _other_features(
     trained = old[-2] * sizes[-1] // shape[-2]
     return (
         f"The params expect {trained:,} input features, but this input has {sizes[-1]:,}. Did the "
-        "image size or the number of channels change since init?"
+        "image size or the number of channels change since init, or is the batch axis missing?"
     )
 
 

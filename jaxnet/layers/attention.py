@@ -486,7 +486,10 @@ def _check_sequences(queries, memory, own: list[str], name: str) -> None:
         )
     for what, part in (("queries", queries), ("memory", memory)):
         if part is not None and len(part.shape) != 3:
-            raise ValueError(f"{name}: {what} must be (batch, time, width), got {part.shape}")
+            raise ValueError(
+                f"{name}: {what} must be (batch, time, width), got {part.shape}. For one example, "
+                "pass x[None]"
+            )
     if memory is None:
         return
     if memory.shape[0] != queries.shape[0]:

@@ -67,7 +67,8 @@ def tap(layer: Layer, *paths: str) -> Layer:
         if missing := [path for path in paths if path not in found]:
             raise ValueError(
                 f"tap: {layer.name} has no layer {', '.join(map(repr, missing))}; "
-                f"it has {', '.join(passed)}"
+                f"it has {', '.join(passed)}. For layers inside transforms, see "
+                "jn.observe(layer, see, transforms=True)"
             )
         outputs = [found[path] for path in paths]
         return tuple(outputs) if len(paths) > 1 else outputs[0]
