@@ -68,8 +68,18 @@ WRONG: dict[str, Any] = {
     "no rows": np.ones((0, 3), np.float32), "integers": np.full((2, 3), 2**40),
     "labels": np.array([0, -1, 99]), "words": np.array([["a", "b"]]), "complex": np.ones(3) * 1j,
     "swapped bytes": np.ones((2, 3), ">f4"), "masked": np.ma.masked_equal([1.0, 2.0], 1),
+    "infinities": np.full((2, 3), np.inf, np.float32), "beyond float32": np.full((2, 3), 1e300),
+    "booleans": np.ones((2, 3), bool), "two booleans": np.array([True, False]),
+    "a container": jax.tree_util.Partial(lambda x: x, np.ones(3, np.float32)),
     "a spec": jn.spec((2, 3)), "a key": jax.random.key(0), "bytes": b"abc", "a path": "nowhere/a",
 }  # fmt: skip
+with contextlib.suppress(ImportError):  # not every environment has them
+    import flax.nnx
+    import pandas
+
+    WRONG["a series"] = pandas.Series([1.0, 2.0, 3.0], index=[2, 0, 1])
+    WRONG["a frame"] = pandas.DataFrame({"a": [1.0, 2.0], "b": ["x", "y"]})
+    WRONG["a module"] = flax.nnx.Linear(3, 2, rngs=flax.nnx.Rngs(0))
 # The first two are called with data of their own, see `runs`; the last waits for the profiler.
 LEFT_OUT = {"fit", "sweep", "time_by_layer"}
 # Draw with the keys of a method that is given.
