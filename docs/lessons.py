@@ -21,7 +21,7 @@ GROUPS: dict[str, tuple[int, ...]] = {
 DOWNLOADS = "notebooks"  # a folder of the notebooks themselves
 LESSONS = sorted((ROOT / "colab").glob("[0-9]*.ipynb"))
 # A cell before the subject begins: the size, the installation, or nothing but imports.
-SETUP = re.compile(r'^SIZE = "|^\s*%pip |\A(?:(?:#|import |from |    |\)).*\n?|\n)+\Z', re.M)
+SETUP = re.compile(r'^SIZE = "|"JAXNET_SIZE"|\A(?:(?:#|import |from |    |\)).*\n?|\n)+\Z', re.M)
 # The table of lessons in colab/README.md, and its rows.
 ROW = re.compile(
     r"^\|[^|]*\| *\[(?P<title>[^]]+)\]\((?P<file>\w+\.ipynb)\) *\|(?P<subject>[^|]*)", re.M

@@ -6,11 +6,13 @@ The cells run in this process, without a kernel; `python -m colab.render` runs t
 import ast
 import contextlib
 import difflib
+import importlib.machinery
 import io
 import json
 import re
 import sys
 import tomllib
+import types
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,6 +21,7 @@ import pytest
 
 import jaxnet as jn
 from colab.render import sources_hash
+from colab.setup import MODULES, first_cells, own_extras
 from tests.helpers import each, notebook, read
 
 ROOT = Path(__file__).parent.parent.parent
@@ -39,15 +42,7 @@ PACKAGES = {
     "speech": ("librosa",),
     "experiments": ("statsmodels", "tyro"),
 }
-# The lesson on several devices asks for them, which is possible only before JAX starts.
-SEVERAL = "19"
-ASKS = """
-# Eight devices on this CPU. JAX reads both when it starts.
-os.environ["JAX_PLATFORMS"] = "cpu"
-os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + (
-    " --xla_force_host_platform_device_count=8"
-)
-"""
+SEVERAL = "19"  # the lesson on several devices
 CODE_LINES = 20  # per cell, at most; logic belongs to the library
 SHOWN_LINES = 60  # of the value that a cell displays, at most
 
@@ -83,8 +78,8 @@ def kept_outputs(path: Path) -> list[str]:
 
 
 def parse(source: str) -> ast.Module:
-    """The cell as Python, without the line that installs the library."""
-    return ast.parse(re.sub(r"^(\s*)%pip .*$", r"\1pass", source, flags=re.MULTILINE))
+    """The cell as Python."""
+    return ast.parse(source)
 
 
 class Run(NamedTuple):
@@ -149,7 +144,9 @@ def test_runs_with_all_its_asserts(path: Path, run, monkeypatch):
     def no_network(*args, **options):
         raise AssertionError("size tiny must not use a network or prepared data")
 
-    given = own_extras(path).split(",")
+    given = own_extras(path)
+    for extra in given:  # else the lesson would install it
+        pytest.importorskip(MODULES[extra], reason=f"needs the extra jaxnet-toolkit[{extra}]")
     for extra, packages in PACKAGES.items():
         for package in packages if extra not in given else ():
             monkeypatch.setitem(sys.modules, package, None)  # as where it is not installed
@@ -233,52 +230,49 @@ def test_outputs_are_those_of_the_code(path: Path):
 
 
 @pytest.mark.parametrize("jax_is_there", [True, False])
-@pytest.mark.parametrize(("command", "file", "extra"), [
-    ("nvidia-smi", "", "cuda12"),
-    ("", "/dev/accel0", "tpu"),
-    ("", "/dev/vfio/0", "tpu"),
-    [""] * 3,
+@pytest.mark.parametrize(("command", "file", "device"), [
+    ("nvidia-smi", "", ",cuda12"), ("", "/dev/accel0", ",tpu"), ("", "/dev/vfio/0", ",tpu"),
+    ("", "", ""),
 ])  # fmt: skip
-def test_jax_is_installed_only_if_there_is_none(command, file, extra, jax_is_there, monkeypatch):
-    from IPython.core.interactiveshell import InteractiveShell
-
-    shell = InteractiveShell()
+@pytest.mark.parametrize("source", ["", "a/jaxnet.whl"])
+def test_what_the_set_up_installs(
+    command, file, device, jax_is_there, source, monkeypatch, tmp_path
+):
+    """Its own extra and a device's JAX, but what is there; from an address or from a path."""
     asked = []
-    shell.register_magic_function(asked.append, magic_name="pip")
-    source = cells(NOTEBOOKS[0], "code")[1]
-    lines = source.split("except ImportError:\n")[1].rsplit("    import jaxnet")[0]
-    with monkeypatch.context() as m:
-        m.setattr("shutil.which", lambda name: name == command)
-        m.setattr("os.path.exists", lambda name: name == file)
-        m.setattr("importlib.util.find_spec", lambda name: jax_is_there)
-        assert shell.run_cell(f"import os\nif True:\n{lines}").success
-    wanted = "viz" if jax_is_there or not extra else f"viz,{extra}"
-    assert asked == [f'install -q "{PROJECT["name"]}[{wanted}] @ git+{ADDRESS}"']
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("JAXNET_SOURCE", source) if source else None
+    monkeypatch.setattr("shutil.which", lambda name: name == command)
+    monkeypatch.setattr("os.path.exists", lambda name: name == file)
+    monkeypatch.setattr(
+        "importlib.util.find_spec", lambda name: name in ("matplotlib", "jax")[: 1 + jax_is_there]
+    )
+    monkeypatch.setattr("subprocess.run", lambda pip, **_: asked.append(pip) or Failed)
+    path = next(path for path in NOTEBOOKS if path.name.startswith("11"))
+    with pytest.raises(SystemExit, match="could not install .* Clone jaxnet or upload its wheel"):
+        exec("\n".join(first_cells(path, own_extras(path))), {})
+    extras = "data,speech" + ("" if jax_is_there else device)
+    place = (tmp_path / source).as_uri() if source else f"git+{ADDRESS}"
+    assert asked[0][-2:] == ["-q", f"{PROJECT['name']}[{extras}] @ {place}"]
 
 
-def own_extras(path: Path) -> str:
-    """Those that the first cell installs on every machine."""
-    (found,) = re.findall(r'extras = "(.*)" \+ ', first_cells(path))
-    return found
+class Failed:
+    returncode = 1
 
 
-def first_cells(path: Path) -> str:
-    return "\n".join(cells(path, "code")[:2])
+def test_another_jaxnet_is_told(monkeypatch):
+    other = types.ModuleType("jaxnet")
+    monkeypatch.setitem(sys.modules, "jaxnet", other)
+    other.__spec__ = importlib.machinery.ModuleSpec("jaxnet", None)
+    with pytest.raises(SystemExit, match="PyPI's jaxnet is another project: run pip uninstall"):
+        exec("\n".join(first_cells(NOTEBOOKS[0], ["viz"])), {})
 
 
 @each(NOTEBOOKS)
 def test_begins_like_all_others(path: Path):
-    first, own = own_extras(NOTEBOOKS[0]), own_extras(path)
-    begins = first_cells(path)
-    if path.name.startswith(SEVERAL):
-        assert ASKS in begins
-        begins = begins.replace(ASKS, "")
-    assert begins == first_cells(NOTEBOOKS[0]).replace(f'"{first}"', f'"{own}"')
-    size, setup = cells(path, "code")[:2]
-    assert size.endswith('\nSIZE = "colab"')
-    name = PROJECT["name"]
-    assert f'    %pip install -q "{name}[{{extras}}] @ git+{ADDRESS}"\n' in setup
-    assert set(own.split(",")) | {"cuda12", "tpu"} <= set(PROJECT["optional-dependencies"])
+    """Else run `python -m colab.setup`."""
+    assert tuple(cells(path, "code")[:2]) == first_cells(path, own_extras(path))
+    assert set(own_extras(path)) | {"cuda12", "tpu"} <= set(PROJECT["optional-dependencies"])
     (title,) = cells(path, "markdown")[:1]
     assert title.startswith("# ") and "*Prerequisites:* " in title and "*Time:* " in title
     assert f"{ADDRESS}/blob/main/guide/" in title
@@ -323,7 +317,7 @@ def test_one_address(path: Path):
 def test_is_thin(path: Path):
     code = cells(path, "code")
     assert len(cells(path, "markdown")) >= len(code) / 2
-    for source in code:
+    for source in (code[0], *code[2:]):  # all but the set-up
         lines = [line.strip() for line in source.splitlines()]
         assert len([line for line in lines if line and line[0] != "#"]) <= CODE_LINES, source
         for node in ast.walk(parse(source)):
