@@ -2,8 +2,11 @@
 
 import importlib
 import importlib.metadata
+import json
 from contextlib import suppress
 from typing import Any
+from urllib.parse import urlparse
+from urllib.request import url2pathname
 
 
 def extra(module: str, package: str, who: str, extras: str = "data") -> Any:
@@ -23,7 +26,7 @@ def extra(module: str, package: str, who: str, extras: str = "data") -> Any:
       Traceback (most recent call last):
       ...
       ImportError: photos: needs nowhere-python (No module named 'nowhere'). Install it with
-      pip install "jaxnet-toolkit[data] @ git+..."
+      pip install ...[data]...
     """
     try:
         importlib.import_module(module.partition(".")[0])
@@ -33,17 +36,30 @@ def extra(module: str, package: str, who: str, extras: str = "data") -> Any:
 
 
 def command(extras: str) -> str:
-    """Return the sentence that says how to install extras.
+    """Return the sentence that says how to install extras, from where jaxnet was installed.
 
     Args:
       extras: Extras of jaxnet-toolkit, separated by commas.
 
+    Returns:
+      The sentence: with the address, the folder or the wheel that pip noted, or else the project's
+      address.
+
     Example:
       >>> command("viz")
-      'Install it with pip install "jaxnet-toolkit[viz] @ git+https://github.com/jaxnet/jaxnet"'
+      'Install it with pip install ...[viz]...'
     """
-    address = ""
+    need = f"jaxnet-toolkit[{extras}]"
     with suppress(importlib.metadata.PackageNotFoundError, KeyError):  # a checkout, not installed
-        lines = importlib.metadata.metadata("jaxnet-toolkit").get_all("Project-URL") or []
-        address = f" @ git+{dict(line.split(', ', 1) for line in lines)['Repository']}"
-    return f'Install it with pip install "jaxnet-toolkit[{extras}]{address}"'
+        here = importlib.metadata.distribution("jaxnet-toolkit")
+        noted = json.loads(here.read_text("direct_url.json") or "{}")
+        if noted.get("dir_info", {}).get("editable"):
+            folder = url2pathname(urlparse(noted["url"]).path)
+            return f'Install it with pip install -e "{folder}[{extras}]"'
+        lines = here.metadata.get_all("Project-URL") or []
+        url = f"git+{dict(line.split(', ', 1) for line in lines)['Repository']}"
+        if noted:
+            vcs = noted.get("vcs_info", {}).get("vcs")
+            url = f"{vcs}+{noted['url']}" if vcs else noted["url"]
+        need += f" @ {url}"
+    return f'Install it with pip install "{need}"'

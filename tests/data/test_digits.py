@@ -43,5 +43,5 @@ def test_the_split_is_fixed():
 
 def test_without_scikit_learn_it_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
-    with pytest.raises(ImportError, match=r"digits: needs scikit-learn.*jaxnet-toolkit\[data\]"):
+    with pytest.raises(ImportError, match=r"digits: needs scikit-learn.*\[data\]"):
         digits()

@@ -157,7 +157,7 @@ class TestFeatures:
 
 def test_without_librosa(monkeypatch):
     monkeypatch.setitem(sys.modules, "librosa", None)
-    with pytest.raises(ImportError, match=r"log_mel: needs librosa .*jaxnet-toolkit\[speech\]"):
+    with pytest.raises(ImportError, match=r"log_mel: needs librosa .*\[speech\]"):
         jn.data.log_mel([sound()], rate=RATE)
 
 

@@ -128,7 +128,7 @@ def test_a_missing_dataset_and_how_to_get_it(name, words, tmp_path):
 
 def test_without_tfds_it_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)
-    with pytest.raises(ImportError, match=r"needs tensorflow-datasets.*jaxnet-toolkit\[data\]"):
+    with pytest.raises(ImportError, match=r"needs tensorflow-datasets.*\[data\]"):
         tfds.load("mnist", "train")
 
 

@@ -197,5 +197,5 @@ def test_importing_jaxnet_does_not_import_matplotlib():
 
 def test_without_matplotlib_it_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    with pytest.raises(ImportError, match=r"needs matplotlib .*jaxnet-toolkit\[viz\]"):
+    with pytest.raises(ImportError, match=r"needs matplotlib .*\[viz\]"):
         viz.images(np.zeros((2, 8, 8)))
