@@ -1,4 +1,4 @@
-"""The set-up of a lesson in an empty environment, as a student has it, and the project's address."""
+"""The set-up of a lesson in an empty environment, and the address of the project."""
 
 import json
 import os

@@ -36,7 +36,7 @@ FITS = {
     "fit_random_vectors": partial(u.kmeans.fit_random_vectors, features=2),
     "fit_dictionary": partial(u.sparse_coding.fit_dictionary, features=2, penalty=0.1, epochs=1),
     "fit_sparse_coding": partial(
-        u.sparse_coding.fit_sparse_coding, features=2, penalty=0.1, epochs=1),
+        u.sparse_coding.fit_sparse_coding, features=2, epochs=1),
     "fit_pca": partial(u.whitening.fit_pca, features=2), "fit_whitening": u.whitening.fit_whitening,
     "fit_sparse_autoencoder": partial(u.autoencoder.fit_sparse_autoencoder, features=2, **FEW),
     "fit_rbm": partial(binary(u.rbm.fit_rbm), features=2, **FEW),
