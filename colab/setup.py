@@ -110,7 +110,7 @@ def replace_address(old: str, new: str) -> None:
             text = (ROOT / name).read_text()
         except (UnicodeDecodeError, FileNotFoundError, IsADirectoryError):
             continue
-        changed = re.sub(rf"{re.escape(old)}(?![\w-])", new, text).replace(*short)
+        changed = re.sub(rf"{re.escape(old)}(?![\w-])", new, text).replace(short[0], short[1])
         if changed != text:
             (ROOT / name).write_text(changed)
 

@@ -2,8 +2,8 @@
 
     python -m jaxnet.data.prepare camvid multi30k --data_dir datasets
 
-CamVid, Multi30k and the Free Spoken Digits come from public repositories and need no TensorFlow;
-TensorFlow Datasets prepares the other datasets, and needs TensorFlow for it.
+MNIST, CIFAR-10, CamVid, Multi30k and the Free Spoken Digits come from their own files and need no
+TensorFlow; TensorFlow Datasets prepares the other datasets, and needs TensorFlow for it.
 """
 
 import argparse

@@ -2,8 +2,8 @@
 
 Reading needs no TensorFlow; preparing a dataset of the catalog does, once. The folder of the
 datasets is `data_dir`, by default the environment variable TFDS_DATA_DIR or ~/tensorflow_datasets.
-CamVid, Multi30k and the Free Spoken Digits are not in the catalog; they are downloaded from
-public repositories and prepared without TensorFlow, see `jaxnet.data.prepare`.
+MNIST, CIFAR-10, CamVid, Multi30k and the Free Spoken Digits are downloaded from their own files and
+prepared without TensorFlow, see `jaxnet.data.prepare`.
 """
 
 import logging

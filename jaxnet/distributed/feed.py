@@ -51,7 +51,7 @@ def feed(loader: Iterable[PyTree], mesh: Mesh, spec: P, *, ahead: int = 2) -> It
 
 
 class _Batches:
-    def __init__(self, loader: Any, place: Callable[[PyTree], PyTree], ahead: int):
+    def __init__(self, loader: Any, place: Any, ahead: int):
         self.loader, self.place, self.ahead = loader, place, ahead
 
     def __iter__(self) -> "_Ahead":

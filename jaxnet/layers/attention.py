@@ -235,8 +235,8 @@ def multi_head_attention(
         size = head_size or width // heads
         if rotary is True and size % 2:
             raise ValueError(f"{name}: rotary=True needs an even head_size, got {size}")
-        dropout = (dropout_rate, m.key()) if m.train and dropout_rate else ()
-        scoring = Scoring(scale, softcap, None, *dropout)
+        key = m.key() if m.train and dropout_rate else None
+        scoring = Scoring(scale, softcap, None, dropout_rate, key)
         source = queries if memory is None else memory
         q = projected(m, "query", queries, heads, size)
         k = projected(m, "key", source, groups, size)

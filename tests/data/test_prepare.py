@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from jaxnet.data import prepare, tfds
-from jaxnet.data.builders import KNOWN, OWN, camvid, free_spoken_digits, multi30k
+from jaxnet.data.builders import KNOWN, OWN, camvid, cifar10, free_spoken_digits, mnist, multi30k
 
 pytest.importorskip("tensorflow_datasets", reason="needs the extra jaxnet-toolkit[data]")
 
@@ -81,7 +81,7 @@ def test_no_room(tmp_path, monkeypatch, capsys):
 
 def test_the_catalogue_needs_tensorflow(tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "tensorflow", None)
-    line = fails(capsys, "mnist", "--data_dir", str(tmp_path))
+    line = fails(capsys, "bccd", "--data_dir", str(tmp_path))
     assert "needs TensorFlow to prepare" in line and "pip install tensorflow" in line
     assert not os.listdir(tmp_path)
 
@@ -91,12 +91,12 @@ def test_what_the_catalogue_raises_is_one_line(tmp_path, monkeypatch, capsys):
 
     class Broken:
         def download_and_prepare(self, **options):
-            Path(tmp_path, "mnist").mkdir()
+            Path(tmp_path, "bccd").mkdir()
             raise RuntimeError("HTTP code: 404.\nTo debug, see a page.")
 
     monkeypatch.setitem(sys.modules, "tensorflow", np)
     monkeypatch.setattr(tensorflow_datasets, "builder", lambda name, **options: Broken())
-    line = fails(capsys, "mnist", "--data_dir", str(tmp_path))
+    line = fails(capsys, "bccd", "--data_dir", str(tmp_path))
     assert line.endswith("RuntimeError: HTTP code: 404. To debug, see a page.")
     assert not os.listdir(tmp_path)
 
@@ -131,14 +131,15 @@ def test_the_public_files_give_the_prepared_sets(name, site, tmp_path, tfds_data
     for file in Path(folder).iterdir():
         (site.folder / file.name).symlink_to(file.resolve())
     monkeypatch.setattr(multi30k, "RAW", site.address)
-    for module in (camvid, free_spoken_digits):
+    monkeypatch.setattr(mnist, "ORIGIN", mnist.ORIGIN._replace(home=site.address))
+    for module in (camvid, cifar10, free_spoken_digits):
         last = module.ARCHIVE.address.rpartition("/")[2]
         monkeypatch.setattr(
             module, "ARCHIVE", module.ARCHIVE._replace(address=f"{site.address}/{last}")
         )
     prepare.prepare("test", name, tmp_path)
-    parts = {"free_spoken_digits": ("train", "test")}
-    for part in parts.get(name, ("train", "validation", "test")):
+    parts = ("train", "validation", "test") if name in ("camvid", "multi30k") else ("train", "test")
+    for part in parts:
         expected = tfds.load(name, part, data_dir=tfds_data_dir)
         found = tfds.load(name, part, data_dir=tmp_path)
         assert set(found) == set(expected)

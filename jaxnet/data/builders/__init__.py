@@ -1,6 +1,6 @@
-"""Sources of datasets, and builders of datasets outside TensorFlow Datasets' catalog.
+"""Sources of datasets, and builders of datasets that need no TensorFlow.
 
-The builders need no TensorFlow. Each file has `ORIGIN`, and `builder()`, which returns a class of
+Each file has `ORIGIN`, and `builder()`, which returns a class of
 builders for TensorFlow Datasets; `jaxnet.data.prepare` runs them.
 """
 
@@ -10,12 +10,15 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from jaxnet.data.builders import camvid, free_spoken_digits, multi30k
+from jaxnet.data.builders import camvid, cifar10, free_spoken_digits, mnist, multi30k
 from jaxnet.data.builders.remote import Origin
 from jaxnet.services.extras import extra
 from jaxnet.services.files import file_path
 
-OWN = {"camvid": camvid, "free_spoken_digits": free_spoken_digits, "multi30k": multi30k}
+OWN = {
+    "camvid": camvid, "cifar10": cifar10, "free_spoken_digits": free_spoken_digits,
+    "mnist": mnist, "multi30k": multi30k,
+}  # fmt: skip
 
 CATALOG = "https://www.tensorflow.org/datasets/catalog"
 KNOWN = {name: module.ORIGIN for name, module in OWN.items()} | {
@@ -23,10 +26,6 @@ KNOWN = {name: module.ORIGIN for name, module in OWN.items()} | {
     for name, what, terms, size in (
         ("bccd", "364 microscope images of blood, with boxes around the cells", "MIT license",
          7_875_205),
-        ("cifar10", "60,000 photographs of ten classes", "none stated; cite Krizhevsky 2009",
-         170_052_171),
-        ("mnist", "70,000 handwritten digits", "none stated; cite LeCun, Cortes and Burges",
-         11_594_722),
         ("tiny_shakespeare", "plays of Shakespeare, one long text", "public domain", 1_115_394),
     )
 }  # fmt: skip

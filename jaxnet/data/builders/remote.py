@@ -42,6 +42,7 @@ def builder_class(
     features: Any,
     keys: tuple[str, str],
     splits: Callable[[Path], dict[str, Iterator]],
+    version: str = "1.0.0",
     **metadata: Any,
 ) -> type:
     """Return a class of builders for TensorFlow Datasets.
@@ -54,13 +55,14 @@ def builder_class(
       keys: Names of the features that are inputs and targets.
       splits: Function of the folder of downloads; it returns the examples of each split as pairs
         (key, dict of features).
+      version: Version of the dataset, which is that of the catalog if the dataset is in it.
       metadata: Entries of the dataset's metadata.
     """
     tfds = extra("tensorflow_datasets", "tensorflow-datasets", dataset)
 
     class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # pyright: ignore
         name = dataset
-        VERSION = tfds.core.Version("1.0.0")
+        VERSION = tfds.core.Version(version)
 
         def _info(self) -> Any:
             return tfds.core.DatasetInfo(
