@@ -91,7 +91,7 @@ class _Counting:
 class _Ahead:
     """An iterator whose thread starts with the first batch and ends with the iterator."""
 
-    def __init__(self, iterator: Any, place: Callable[[PyTree], PyTree], ahead: int):
+    def __init__(self, iterator: Any, place: Any, ahead: int):
         self._iterator, self._place = iterator, place
         self._shared = _Shared(ahead)
         self._started = False
