@@ -83,7 +83,11 @@ def test_a_row_keeps_the_law_or_says_why_not(x64, row: Row):
     time = first(x).shape[1]
     sizes = [1, time - 2, 1] if time > 2 else [1] * time
     if row.id not in KEEPS:
-        words = {"lenet5": "images of shape", "unet": "multiples of 2"}.get(row.id, "in a stream")
+        words = {
+            "lenet5": "images of shape",
+            "lenet5_1998": "images of shape",
+            "unet": "multiples of 2",
+        }.get(row.id, "in a stream")
         with pytest.raises(ValueError, match=words):
             in_chunks(net, params, state, x, sizes, length=time)
         return
