@@ -560,6 +560,7 @@ def cases(calls: list[Call]) -> list[Case]:
         for call in calls
         for what, p in inspect.signature(call.function).parameters.items()
         if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
+        and what not in ("optional", "empty")  # switches of checks, which programs write out
         for path in [(), *paths(bound(call).get(what))]
         for wrong in WRONG
     ]

@@ -27,7 +27,7 @@ def at_least(who: str, what: str, value: Any, minimum: int = 1, *, optional: boo
       ...
       ValueError: dense: features must be at least 1, got 0
     """
-    if value is None and optional:
+    if optional and value is None:
         return
     if is_traced(value):
         raise TypeError(f"{who}: {what} sets a shape, so it must be known before tracing")
@@ -89,7 +89,7 @@ def within(
       ...
       ValueError: dropout: rate is the fraction to drop, in [0, 1), got 1.0
     """
-    if value is None and optional:
+    if optional and value is None:
         return
     real = isinstance(value, int | float)
     if isinstance(value, np.generic | np.ndarray | jax.Array):
