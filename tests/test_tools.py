@@ -29,10 +29,3 @@ def test_a_layer_of_your_own_checks_and_reads_as_ours_do():
         halves(0)
     with pytest.raises(ValueError, match=r"halves: .*\(batch, time, features\)"):
         halves(1).init(jax.random.key(0), jn.spec((2, 3)))
-
-
-def test_every_tool_says_what_it_does():
-    tools = {name: value for name, value in vars(jn.tools).items() if name[0] != "_"}
-    assert len(tools) == 10
-    for name, value in tools.items():
-        assert value.__doc__ and value.__doc__[0].isupper(), name
