@@ -94,7 +94,9 @@ def additive_attention(
         single = queries.ndim == 2
         if single:
             queries = queries[:, None]  # (batch, width) -> (batch, 1, width)
-        seen, bias = expand_mask(name, mask, (len(queries), 1, queries.shape[1], values.shape[1]))
+        seen, bias = expand_mask(
+            name, mask, (queries.shape[0], 1, queries.shape[1], values.shape[1])
+        )
         if seen is not None:  # 0 times NaN would be NaN
             values = jnp.where(seen.any((1, 2))[..., None], values, 0)
         if keys is None:

@@ -109,7 +109,8 @@ def curves(panels: Panels, *, xlabel: str = "epoch", x: Any = None) -> Figure:
             axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
         axes.grid()
         axes.spines[["top", "right"]].set_visible(False)
-        axes.legend()
+        if any(axes.get_legend_handles_labels()[1]):
+            axes.legend()
     return figure
 
 

@@ -206,9 +206,9 @@ def test_the_loop_ends_with_the_last_sequence():
 @pytest.mark.slow
 def test_logits_of_few_digits_are_summed_with_many():
     """log 1000 = 6.9078 in float32, 6.9062 in bfloat16."""
-    logits = jnp.zeros((1, 1000), jnp.bfloat16)
+    logits = lambda tokens: jnp.zeros((len(tokens), 1000), jnp.bfloat16)  # noqa: E731
     _, _, scores = beam_search(
-        *stateless(lambda tokens: logits), jnp.array([[0]]),
+        *stateless(logits), jnp.array([[0]]),
         beams=1, length=3, end=END, length_penalty=0.0,
     )  # fmt: skip
     np.testing.assert_allclose(scores, [[-3 * np.log(1000)]], rtol=1e-6)

@@ -142,6 +142,7 @@ QUICK = {
     [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in LAWS],
 )
 @pytest.mark.parametrize("row", ROWS, ids=[row.id for row in ROWS])
+@pytest.mark.filterwarnings("ignore:.*captures arrays")  # a law does
 def test_laws(row, name, monkeypatch):
     if row.id == "from_nnx-statistics" and ("float64" in name or "dtype" in name):
         pytest.skip("nnx.BatchNorm keeps its statistics in float32 and its outputs with them")
