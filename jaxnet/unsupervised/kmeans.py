@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnet import tools
+from jaxnet.services.checks import to_device
 from jaxnet.services.extras import extra
 from jaxnet.typing import Params
 from jaxnet.unsupervised.check import check_fit, standardized
@@ -84,7 +85,8 @@ def fit_kmeans(key: jax.Array, x: Any, features: int, *, iterations: int = 100) 
     Reference: Coates, Lee and Ng 2011, "An analysis of single-layer networks in unsupervised
     feature learning"; Coates and Ng 2012, "Learning feature representations with k-means".
     """
-    centroids, x = kmeans(key, x, features, iterations=iterations), jnp.asarray(x)
+    centroids = kmeans(key, x, features, iterations=iterations)
+    x = to_device("fit_kmeans", "x", x)
     mean = x.mean(0)
     kernel = (centroids - mean).T
     return standardized(kernel, -mean @ kernel - (kernel**2).sum(0) / 2, x)
@@ -136,7 +138,7 @@ def fit_random_vectors(key: jax.Array, x: Any, features: int) -> Params:
     Reference: Coates and Ng 2011, "The importance of encoding versus training with sparse coding
     and vector quantization".
     """
-    rows, x = random_vectors(key, x, features), jnp.asarray(x)
+    rows, x = random_vectors(key, x, features), to_device("fit_random_vectors", "x", x)
     mean = x.mean(0)
     kernel = (rows - mean).T
     length = jnp.linalg.norm(kernel, axis=0)
