@@ -101,17 +101,17 @@ def test_download_prepares_array_records(monkeypatch, tmp_path, tfds_data_dir):
 
     def builder(name, *, data_dir, **options):
         asked.append((name, data_dir, options))
-        found = real(name, data_dir=tfds_data_dir)
+        found = real("mnist", data_dir=tfds_data_dir)
         found.download_and_prepare = lambda **options: asked.append(set(options))
         return found
 
     monkeypatch.setattr(tensorflow_datasets, "builder", builder)
     monkeypatch.setitem(sys.modules, "tensorflow", np)  # whether it is there
-    data = tfds.load("mnist", "test[:2]", data_dir=tmp_path, download=True)
+    data = tfds.load("fashion_mnist", "test[:2]", data_dir=tmp_path, download=True)
     assert asked == [
-        ("mnist", tmp_path, {"file_format": "array_record"}),
+        ("fashion_mnist", tmp_path, {"file_format": "array_record"}),
         {"download_dir", "download_config"},
-        ("mnist", tmp_path, {}),
+        ("fashion_mnist", tmp_path, {}),
     ]
     assert len(data["label"]) == 2
 
