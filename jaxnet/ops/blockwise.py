@@ -422,7 +422,7 @@ def _strange(q, k, v, first, last, mask):
     if mask is not None and mask.shape[2] == 1:  # padding: no time x places
         strange &= mask.any((1, 2))[..., None]
     elif mask is not None:
-        at = jnp.arange(k.shape[1])
+        at = jnp.arange(k.shape[1])[None, None]
         seen = mask & ((first[..., None] <= at) & (at < last[..., None]))[:, None]
         return (seen & strange.any(-1)[:, None, None]).any(-1).mT
     before = jnp.pad(jnp.cumsum(strange, axis=1), ((0, 0), (1, 0), (0, 0)))
