@@ -26,7 +26,7 @@ from tests.helpers import each, notebook, read
 
 ROOT = Path(__file__).parent.parent.parent
 NOTEBOOKS = sorted((ROOT / "colab").glob("*.ipynb"))
-SHORT = "01", "05"  # lessons of seconds: the others are long
+SHORT = "01", "06"  # lessons of seconds: the others are long
 README = (ROOT / "colab" / "README.md").read_text()
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 ADDRESS = PROJECT["urls"]["Repository"]
@@ -42,7 +42,7 @@ PACKAGES = {
     "speech": ("librosa",),
     "experiments": ("statsmodels", "tyro"),
 }
-SEVERAL = "19"  # the lesson on several devices
+SEVERAL = "24"  # the lesson on several devices
 CODE_LINES = 20  # per cell, at most; logic belongs to the library
 SHOWN_LINES = 60  # of the value that a cell displays, at most
 
@@ -248,7 +248,7 @@ def test_what_the_set_up_installs(
         "importlib.util.find_spec", lambda name: name in ("matplotlib", "jax")[: 1 + jax_is_there]
     )
     monkeypatch.setattr("subprocess.run", lambda pip, **_: asked.append(pip) or Failed)
-    path = next(path for path in NOTEBOOKS if path.name.startswith("11"))
+    path = next(path for path in NOTEBOOKS if path.name.startswith("13"))
     with pytest.raises(SystemExit, match="could not install .* Clone jaxnet or upload its wheel"):
         exec("\n".join(first_cells(path, own_extras(path))), {})
     extras = "data,speech" + ("" if jax_is_there else device)

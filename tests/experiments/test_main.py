@@ -70,7 +70,7 @@ MEASURED = """\
 
 5 rounds, a laptop, jax 0.12.0.1; `python -m experiments.digits --seed 0` (7200 s); \
 `python -m experiments.digits --seed 1` (7200 s); \
-[source](../../experiments/digits.py), [lesson 2](../../colab/02_mlp_on_digits.ipynb)."""
+[source](../../experiments/digits.py), [lesson 3](../../colab/03_mlp_on_digits.ipynb)."""
 
 
 @pytest.fixture
