@@ -1,13 +1,13 @@
 """Functions that hold weights, such as modules of other libraries, which nothing would train."""
 
 import functools
-from collections.abc import Iterator
-from contextlib import suppress
-from types import CodeType, FunctionType
+from types import FunctionType
 from typing import Any
 
 import jax
 import numpy as np
+
+from jaxnet.services.functions import used_by
 
 # What to write instead of a module, by the package of its class; "" is anything else.
 INSTEAD = {
@@ -22,7 +22,6 @@ INSTEAD = {
     ),
     "": "jn.stateless(init, apply), where init(key, x) returns the arrays as params",
 }
-_OURS = ("jax", "jaxnet", "numpy", "optax")  # whose globals are not looked at
 
 
 def check_holds_no_weights(who: str, name: str, function: Any) -> None:
@@ -48,44 +47,16 @@ def holder_of_weights(function: Any) -> tuple[Any, str] | None:
       'jn.stateless(init, apply), where init(key, x) returns the arrays as params'
       >>> holder_of_weights(jnp.tanh)
     """
-    seen: set[int] = set()
-    unseen = [function]
-    while unseen:
-        value: Any = unseen.pop()
-        if id(value) in seen or isinstance(value, type) or not callable(value):
+    for value in used_by(function, unless="stop_gradient"):
+        if not callable(value) or hasattr(value, "__wrapped__") or isinstance(value, FunctionType):
             continue
-        seen.add(id(value))
-        if isinstance(value, FunctionType):
-            unseen += _called_by(value)
-        elif wrapped := getattr(value, "__wrapped__", None):  # by `jax.jit`
-            unseen.append(wrapped)
-        else:
-            bound = isinstance(value, functools.partial)
-            held: Any = (value.args, value.keywords) if bound else getattr(value, "__self__", value)
-            classes = [f"{kind.__module__}." for kind in type(held).__mro__]
-            package = next((p for p in INSTEAD if p and any(p + "." in c for c in classes)), "")
-            leaves = jax.tree.leaves([held, [*getattr(held, "__dict__", {}).values()]])
-            axes = [a.ndim for a in leaves if isinstance(a, jax.Array | np.ndarray)
-                    and jax.numpy.issubdtype(a.dtype, np.floating)]  # fmt: skip
-            if package not in ("", "equinox") or max(axes, default=0) >= (1 if package else 2):
-                return held if package else value, INSTEAD[package]
-            unseen += [value.func, *value.args, *value.keywords.values()] if bound else []
+        bound = isinstance(value, functools.partial)
+        held: Any = (value.args, value.keywords) if bound else getattr(value, "__self__", value)
+        classes = [f"{kind.__module__}." for kind in type(held).__mro__]
+        package = next((p for p in INSTEAD if p and any(p + "." in c for c in classes)), "")
+        leaves = jax.tree.leaves([held, [*getattr(held, "__dict__", {}).values()]])
+        axes = [a.ndim for a in leaves if isinstance(a, jax.Array | np.ndarray)
+                and jax.numpy.issubdtype(a.dtype, np.floating)]  # fmt: skip
+        if package not in ("", "equinox") or max(axes, default=0) >= (1 if package else 2):
+            return held if package else value, INSTEAD[package]
     return None
-
-
-def _called_by(function: FunctionType) -> Iterator[Any]:
-    """Yield what is in the closure of a function, and the globals that it names."""
-    names, codes = set(), [function.__code__]
-    while codes:
-        code = codes.pop()
-        names.update(code.co_names)
-        codes += [each for each in code.co_consts if isinstance(each, CodeType)]
-    if "stop_gradient" not in names:
-        yield getattr(function, "__wrapped__", None)
-        yield from function.__defaults__ or ()
-        for cell in function.__closure__ or ():
-            with suppress(ValueError):  # not filled yet
-                yield cell.cell_contents
-        known = function.__globals__
-        if str(known.get("__name__")).split(".")[0] not in _OURS:
-            yield from (known[name] for name in names if name in known)

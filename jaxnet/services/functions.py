@@ -3,7 +3,7 @@
 import functools
 import inspect
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from types import CodeType, FunctionType, MethodType
 from typing import Any
@@ -35,26 +35,34 @@ def function_name(function: Any) -> str:
     return "lambda" if name == "<lambda>" else name
 
 
-def codes_of(root: Any) -> list[tuple[FunctionType, CodeType]]:
-    """Return the functions of the user that a function or a layer uses, with their code.
+def used_by(root: Any, unless: str = "") -> Iterator[Any]:
+    """Yield what a function or a layer is and uses, each object once.
 
-    It follows closures, layers, partials and containers, and global functions by their names.
+    It follows closures, defaults, layers, partials, containers, and globals by their names.
+
+    Args:
+      root: Function, layer or container of them.
+      unless: Name; what is used by a function that names it is left out.
 
     Example:
-      >>> codes_of(jnp.tanh)
-      []
+      >>> def outer(inner):
+      ...     return lambda x: inner(x)
+      >>> [function_name(each) for each in used_by(outer(max)) if callable(each)]
+      ['lambda', 'max']
     """
-    found, seen, todo = [], {}, [root]
+    seen, todo = {}, [root]
     while todo:
         it = todo.pop()
-        if id(it) in seen:
+        if it is None or id(it) in seen or isinstance(it, type):
             continue
         seen[id(it)] = it
+        yield it
         if isinstance(it, FunctionType):
-            if (it.__module__ or "").split(".")[0] not in _OTHERS:
-                found.append((it, it.__code__))
-                values = [it.__globals__.get(name) for name in _names(it.__code__)]
-                todo += [value for value in values if callable(value)]
+            if unless in (names := _names(it.__code__)):
+                continue
+            if of_the_user(it):
+                globals_ = map(it.__globals__.get, names)
+                todo += [value for value in globals_ if callable(value)]
             todo.append(it.__defaults__)
             for cell in it.__closure__ or ():
                 with suppress(ValueError):  # it is empty
@@ -63,10 +71,34 @@ def codes_of(root: Any) -> list[tuple[FunctionType, CodeType]]:
             todo += it.values() if isinstance(it, dict) else it
         elif isinstance(it, MethodType | functools.partial):
             todo += [it.__func__] if isinstance(it, MethodType) else [it.func, it.args, it.keywords]
-        elif callable(it) and not isinstance(it, type):  # an object that can be called
-            todo += [type(it).__call__, getattr(it, "__dict__", None)]
+        elif callable(it):  # an object that can be called
+            call = type(it).__call__
+            todo += [
+                call if isinstance(call, FunctionType) else None,
+                getattr(it, "__dict__", None),
+            ]
         todo.append(getattr(it, "__wrapped__", None))
-    return found
+
+
+def codes_of(root: Any) -> list[tuple[FunctionType, CodeType]]:
+    """Return the functions of the user that a function or a layer uses, with their code.
+
+    Example:
+      >>> codes_of(jnp.tanh)
+      []
+    """
+    functions = [it for it in used_by(root) if isinstance(it, FunctionType) and of_the_user(it)]
+    return [(function, function.__code__) for function in functions]
+
+
+def of_the_user(function: FunctionType) -> bool:
+    """Return whether a function is of neither jaxnet nor a library that it is made of.
+
+    Example:
+      >>> of_the_user(takes)
+      False
+    """
+    return (function.__module__ or "").split(".")[0] not in _OTHERS
 
 
 _OTHERS = {"jaxnet", "jax", "jaxlib", "numpy", "optax", *sys.stdlib_module_names} - {"__main__"}

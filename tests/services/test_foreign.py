@@ -2,19 +2,22 @@
 
 from functools import partial
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import nnx
 
 from jaxnet.core import as_layer
+
+pytest.importorskip("flax")
+from flax import linen as nn  # noqa: E402
+from flax import nnx  # noqa: E402
 
 MODULE, KERNEL = nnx.Linear(4, 3, rngs=nnx.Rngs(0)), np.ones((4, 3), np.float32)
 WAYS = {
     "itself": lambda f: f,
     "lambda": lambda f: lambda x: jax.vmap(lambda row: f(row))(x),
+    "list": lambda f: lambda x, inner=[f]: inner[0](x),
     "helper": lambda f: lambda x, helper=lambda x: f(x): helper(x),
     "jit": lambda f: jax.jit(lambda x: f(x)),
     "remat": lambda f: jax.checkpoint(lambda x: f(x)),
