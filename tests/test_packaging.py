@@ -113,6 +113,16 @@ def test_a_package_of_full_that_is_missing_skips(name, cause, raised, pytestconf
             raise cause("no such data") from error
 
 
+def test_tests_of_full_can_be_collected_without_it(pytestconfig):
+    """An import at the top of a file would be an error of the README's `pytest`."""
+    conftest = pytestconfig.pluginmanager.getplugin(str(pytestconfig.rootpath / "conftest.py"))
+    for path in (pytestconfig.rootpath / "tests").rglob("test_*.py"):
+        text = path.read_text()
+        for name in conftest.OPTIONAL:
+            if re.search(rf"^(import|from) {name}\b", text, re.M):
+                assert f'importorskip("{name}"' in text, path
+
+
 def test_the_metadata_name_the_versions_that_are_tested():
     yaml = pytest.importorskip("yaml", reason="reads workflows")
     matrix = yaml.safe_load((ROOT / ".github" / "workflows" / "tests.yml").read_text())["jobs"]

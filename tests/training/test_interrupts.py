@@ -58,7 +58,7 @@ def test_an_interrupt_at_every_line_of_a_step(pair):
             break
         try:
             trainer.step(train_state, DATA)
-        except RuntimeError as error:
+        except (RuntimeError, ValueError) as error:  # by the version of JAX
             assert "both are lost: jn.fit yields" in "".join(error.__notes__)
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)

@@ -66,7 +66,7 @@ def test_every_use_of_a_spent_state_says_what_to_write():
         lambda: trainer.init(jax.random.key(0), batch, params=spent.params),
         lambda: trainer.step(spent, batch),
     ):
-        with pytest.raises(RuntimeError) as caught:
+        with pytest.raises((RuntimeError, ValueError)) as caught:  # by the version of JAX
             call()
         assert sum("goes into one step only" in note for note in caught.value.__notes__) == 1
 
