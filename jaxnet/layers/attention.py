@@ -18,12 +18,12 @@ from jaxnet.ops.attention import (
     Placed,
     Scoring,
     add_table,
+    cuda_capability,
     dot_product_attention,
     expand_mask,
     fits,
     fits_cudnn,
     fused_attention,
-    hardware,
     in_window,
 )
 from jaxnet.ops.blockwise import blockwise_attention, in_blocks, see
@@ -43,6 +43,7 @@ from jaxnet.services.trees import PyTree, describe
 
 Rotation = Callable[[jax.Array, Any], jax.Array]  # (x, positions) -> x, as `rotary`
 PROJECTIONS = ("query", "key", "value", "out")
+MOST_IN_TABLE = 4096**2  # scores of a mask that cuDNN is given, which keeps a number for each
 
 
 @explain_keywords
@@ -129,9 +130,12 @@ def multi_head_attention(
       dropout_rate: Fraction of the weights to drop in training, in [0, 1).
       return_weights: Whether to return (y, weights) instead of y. The weights (batch, heads, time,
         positions) are the weights before dropout. They need memory for the square of the length.
-      fused: Whether to use cuDNN's fused attention instead of XLA. By default it is used if
-        the GPU, dtype and head size allow it. It supports lengths as a mask, but not dropout,
-        return_weights, value_size, window, scale or softcap.
+      fused: Whether a program for an NVIDIA GPU uses cuDNN's fused attention instead of XLA, in 16
+        bits and with a head_size that cuDNN allows. By default it does if the GPU of this machine
+        has the compute capability 8.0 (a T4 has 7.5), or if there is none here; write False to
+        compile or export for a T4 elsewhere, True for a newer GPU than the one here. It does not
+        apply to dropout in training, return_weights, value_size, softcap, bias, masks of floats, or
+        a window without causal.
       kernel_init: Initializer of the kernels, as matrices (inputs, outputs).
       name: Name of the layer.
 
@@ -284,40 +288,65 @@ def _to_all(m, form, q, k, v, mask, scoring):
     seen, added = expand_mask(form.name, mask, (batch, heads, time, places))
     axes = 0 if mask is None or not jnp.issubdtype(mask.dtype, jnp.integer) else mask.ndim
     lengths, segments = (mask if axes == n else None for n in (1, 2))
-    plain = scoring[:4] == Scoring()[:4] and form.span is None and v.shape[-1] == size
     ranges_only = mask is None or axes > 0
     parts = ring() if time == places and ranges_only else None
-    # The fused kernel supports lengths and causality; other masks would cost it a full bias.
-    fuse = plain and parts is None and (mask is None or lengths is not None)
-    fuse = fuse and not form.return_weights and form.fused is not False
-    fuse = fuse and (form.fused or fits_cudnn(*hardware(), q.dtype, size))
+    fuse = parts is None and added is None and _fuses(form, q, k, v, scoring, lengths, seen)
+    table = seen if axes != 1 else None
     ranges_only = ranges_only and scoring.key is None and scoring.bias is None
     blocks = parts is not None or in_blocks(q, k, plain=ranges_only)
-    blocks = blocks and not fuse and not form.return_weights
+    blocks = blocks and not form.return_weights
     if added is not None:
         if scoring.bias is not None:
             seen, added = add_table(seen, added, scoring.bias.table())
         scoring = scoring._replace(bias=added)
-    if blocks:
+    given, rows = seen, None
+    if not blocks or fuse:
+        if form.causal or form.span is not None:
+            before, after = form.span or (time, time)
+            near = in_window(time, places, (before, 0 if form.causal else after))[None, None]
+            seen = near if seen is None else seen & near
+        if mask is not None and seen is not None:
+            rows = jnp.broadcast_to(seen.any((1, 3)), (batch, time))
+
+    def anywhere(q, k, v):
+        if not blocks:
+            return *dot_product_attention(q, k, v, seen, scoring), rows
         own = {"lengths": lengths, "segments": segments}
         ranges = see(time, places, causal=form.causal, window=form.span, **own)
         if parts is not None:
             y, total = ring_attention(parts, q, k, v, ranges, scoring)
         else:
-            rest = None if mask is None or axes else seen
+            rest = None if mask is None or axes else given
             y, total = blockwise_attention(q, k, v, ranges, rest, scoring)
         return y, None, None if mask is None else (total != -jnp.inf).any(1)
-    if form.causal or form.span is not None:
-        before, after = form.span or (time, time)
-        near = in_window(time, places, (before, 0 if form.causal else after))[None, None]
-        seen = near if seen is None else seen & near
-    rows = None
-    if mask is not None and seen is not None:
-        rows = jnp.broadcast_to(seen.any((1, 3)), (batch, time))
-    if fuse:
-        y = fused_attention(q, k, v, mask, causal=form.causal, implementation="cudnn")
-        return y, None, rows
-    return *dot_product_attention(q, k, v, seen, scoring), rows
+
+    if not fuse:
+        return anywhere(q, k, v)
+
+    def on_cuda(q, k, v):
+        how = {"lengths": lengths, "causal": form.causal, "scale": scoring.scale}
+        return fused_attention(q, k, v, table, before=form.span and form.span[0], **how), rows
+
+    # The machine that traces need not be the one that the program is compiled for.
+    elsewhere = lambda *given: anywhere(*given)[::2]  # noqa: E731
+    y, rows = jax.lax.platform_dependent(q, k, v, cuda=on_cuda, default=elsewhere)
+    return y, None, rows
+
+
+def _fuses(form, q, k, v, scoring, lengths, seen):
+    """Return whether a program for CUDA calls cuDNN's attention."""
+    time, places = q.shape[1], k.shape[1]
+    plain = scoring.key is None and scoring.bias is None and scoring.softcap is None
+    if lengths is None and seen is not None:  # cuDNN reads a whole table, of even sides
+        few = time * places <= MOST_IN_TABLE and not (time % 2 or places % 2)
+        plain = plain and few and seen.shape[1] == 1
+    plain = plain and (form.span is None or form.causal) and not form.return_weights
+    if form.fused is False or not plain or v.shape[-1] != q.shape[-1]:
+        return False
+    capability = cuda_capability()
+    if form.fused and capability:  # for another GPU than the one here
+        capability = max(capability, 8.0)
+    return fits_cudnn(capability, q.dtype, q.shape[-1])
 
 
 def _to_kept(m, form, q, k, v, mask, scoring):

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from importlib.util import find_spec
 from typing import Any, NamedTuple
 
 import jax
@@ -317,65 +318,76 @@ def dot_product_attention(
     return y.reshape(batch, time, heads, v.shape[-1]), weights
 
 
-def fits_cudnn(backend: str, capability: float, dtype: Any, head_size: int) -> bool:
-    """Return whether cuDNN's fused attention applies.
-
-    `jax.nn.dot_product_attention` does not check this.
+def fits_cudnn(capability: float, dtype: Any, head_size: int) -> bool:
+    """Return whether cuDNN's fused attention applies, which JAX's call of it does not ask.
 
     Args:
-      backend: Name of the backend, as returned by `jax.default_backend()`.
       capability: CUDA compute capability: 8.0 is Ampere (A100), 9.0 Hopper; 7.5 (T4) is too old.
       dtype: Dtype of queries, keys and values.
       head_size: Width of a head.
 
     Example:
-      >>> fits_cudnn("gpu", 8.0, jnp.bfloat16, 64), fits_cudnn("gpu", 7.5, jnp.bfloat16, 64)
+      >>> fits_cudnn(8.0, jnp.bfloat16, 64), fits_cudnn(7.5, jnp.bfloat16, 64)
       (True, False)
     """
     narrow = jnp.dtype(dtype) in (jnp.bfloat16, jnp.float16)
     largest = 256 if capability >= 9 else 128
-    fits = head_size % 8 == 0 and head_size <= largest
-    return backend == "gpu" and capability >= 8 and narrow and fits
+    return capability >= 8 and narrow and head_size % 8 == 0 and head_size <= largest
 
 
-def hardware() -> tuple[str, float]:
-    """Return the backend and the CUDA compute capability of its first device (0 for others).
+def cuda_capability() -> float:
+    """Return the CUDA compute capability that programs made here are for; 0 without CUDA.
+
+    It is that of the first GPU here. Where there is none, JAX compiles for one that is elsewhere if
+    its plugin for CUDA is installed; that GPU counts as 8.0.
 
     Example:
-      >>> backend, capability = hardware()
-      >>> backend in ("cpu", "gpu", "tpu"), capability >= 0
-      (True, True)
+      >>> cuda_capability() >= 0
+      True
     """
     try:
-        capability = float(getattr(jax.devices()[0], "compute_capability", 0))
+        return float(jax.devices()[0].compute_capability)
+    except AttributeError:
+        plugins = (f"jax_cuda{version}_plugin" for version in (12, 13))
+        return 8.0 if any(map(find_spec, plugins)) else 0.0
     except ValueError:  # AMD's are not numbers
-        capability = 0.0
-    return jax.default_backend(), capability
+        return 0.0
 
 
 def fused_attention(
     q: jax.Array,
     k: jax.Array,
     v: jax.Array,
-    lengths: jax.Array | None,
+    mask: jax.Array | None,
     *,
+    lengths: jax.Array | None,
     causal: bool,
-    implementation: Any,
+    before: int | None,
+    scale: float | None,
+    implementation: Any = "cudnn",
 ) -> jax.Array:
     """Call `jax.nn.dot_product_attention` with lengths; a length of 0 counts as 1 (else maybe NaN).
 
     Args:
       q, k, v: Queries, keys and values (batch, time or places, heads or kv_heads, size).
+      mask: Booleans (batch or 1, 1, time or 1, places), or None.
       lengths: Numbers of places that may be attended to, integers (batch,); None is all.
       causal: Whether each query attends only to its own position and earlier positions.
+      before: Number of earlier positions that it attends to; None is all.
+      scale: Factor of the scores; None is 1 / sqrt(size).
       implementation: Name of the implementation, "cudnn" or "xla".
 
     Example:
-      >>> q = jnp.ones((2, 3, 4, 6))
-      >>> fused_attention(q, q, q, jnp.array([3, 0]), causal=True, implementation="xla").shape
+      >>> q, lengths = jnp.ones((2, 3, 4, 6)), jnp.array([3, 0])
+      >>> options = {"causal": True, "before": None, "scale": None, "implementation": "xla"}
+      >>> fused_attention(q, q, q, None, lengths=lengths, **options).shape
       (2, 3, 4, 6)
     """
     if lengths is not None:
         lengths = jnp.clip(lengths.astype(jnp.int32), 1, k.shape[1])
-    options = {"key_value_seq_lengths": lengths, "implementation": implementation}
-    return jax.nn.dot_product_attention(q, k, v, is_causal=causal, **options)
+    if mask is not None:
+        mask = jnp.broadcast_to(mask, (*mask.shape[:2], q.shape[1], k.shape[1]))
+    return jax.nn.dot_product_attention(
+        q, k, v, mask=mask, is_causal=causal, scale=scale, key_value_seq_lengths=lengths,
+        local_window_size=None if before is None else (before, 0), implementation=implementation,
+    )  # fmt: skip

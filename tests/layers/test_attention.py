@@ -3,7 +3,6 @@
 import functools
 import itertools
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,6 +10,7 @@ import pytest
 
 import jaxnet as jn
 from jaxnet.core import as_layer
+from jaxnet.layers import attention
 from jaxnet.ops import blockwise
 from jaxnet.ops.attention import fused_attention
 from tests.compiled import jit_apply, jit_init
@@ -34,6 +34,7 @@ def run(layer, params, x, key=None, train=False):
 
 @pytest.mark.slow
 def test_params_pass_over_from_flax_unchanged(x64):
+    import flax.linen as nn
 
     queries, memory = jnp.asarray(draw(2, 4, 6)), jnp.asarray(draw(2, 5, 8, seed=1))
     other = nn.MultiHeadDotProductAttention(3, out_features=7, param_dtype=float)
@@ -175,45 +176,71 @@ def test_a_fresh_head_keeps_variance():
 # The fused path
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("causal", [False, True])
-@pytest.mark.parametrize("padded", [False, True])
-def test_the_fused_call_is_the_same_attention(causal, padded, monkeypatch):
-    """The same call with XLA in cuDNN's place, through the layer."""
-    from jaxnet.layers import attention
-
+def for_cuda(monkeypatch):
+    """Take what a program for CUDA would run, with XLA in cuDNN's place; return the calls of it."""
     calls = []
 
-    def stand_in(q, k, v, lengths, *, causal, implementation):
-        calls.append(implementation)
-        return fused_attention(q, k, v, lengths, causal=causal, implementation="xla")
+    def stand_in(*given, **options):
+        calls.append(options)
+        return fused_attention(*given, **options, implementation="xla")
 
-    x, lengths = jnp.asarray(draw(3, 5, 16), jnp.float32), jnp.array([3, 0, 5])
-    given = (x, lengths) if padded else x
-    options = {"kv_heads": 1, "causal": causal}
+    monkeypatch.setattr(attention, "fits_cudnn", lambda *given: True)
+    monkeypatch.setattr(attention, "fused_attention", stand_in)
+    choose = lambda *given, cuda, default: cuda(*given)  # noqa: E731
+    monkeypatch.setattr(jax.lax, "platform_dependent", choose)
+    return calls
+
+
+BITS = np.random.default_rng(0).random((3, 1, 6, 6)) < 0.6
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mask", [
+    None, jnp.array([3, 0, 6]), BITS, BITS[:, :, :1],
+    BITS & (np.arange(3) != 1).reshape(3, 1, 1, 1), jnp.array([[1, 1, 2, 2, 2, 0]] * 3),
+], ids=["all", "lengths", "booleans", "padding", "nothing", "segments"])  # fmt: skip
+@pytest.mark.parametrize(
+    "options", [{}, {"causal": True}, {"causal": True, "window": 2}, {"scale": 0.5}], ids=str
+)
+def test_the_fused_call_is_the_same_attention(options, mask, monkeypatch):
+    """The same call with XLA in cuDNN's place, through the layer."""
+    x = jnp.asarray(draw(3, 6, 16), jnp.float32)
+    given = x if mask is None else (x, jnp.asarray(mask))
+    options = {"kv_heads": 1, **options}
     params = random_params(jn.multi_head_attention(2, **options), x)
     wanted = run(jn.multi_head_attention(2, fused=False, **options), params, given)
-    assert not calls
-    monkeypatch.setattr(attention, "fused_attention", stand_in)
-    y = run(jn.multi_head_attention(2, fused=True, **options), params, given)
-    assert calls == ["cudnn"]
+    calls = for_cuda(monkeypatch)
+    y = run(jn.multi_head_attention(2, **options), params, given)
+    assert calls
     np.testing.assert_allclose(y, wanted, rtol=1e-4, atol=1e-4)
-    assert not padded or not y[1].any()
+    run(jn.multi_head_attention(2, fused=False, **options), params, given)
+    assert len(calls) == 1
 
 
 @pytest.mark.parametrize(
-    "options", [{"value_size": 4}, {"window": 2}, {"scale": 0.5}, {"softcap": 3.0}], ids=str
+    "options",
+    [{"value_size": 4}, {"window": 2}, {"softcap": 3.0}, {"return_weights": True}],
+    ids=str,
 )
 def test_the_fused_call_is_not_asked_for_what_it_lacks(options, monkeypatch):
-    from jaxnet.layers import attention
+    calls = for_cuda(monkeypatch)
+    x = jn.spec((2, 6, 16))
+    jax.eval_shape(jn.multi_head_attention(2, fused=True, **options).init, jax.random.key(0), x)
+    assert not calls
+    jax.eval_shape(jn.multi_head_attention(2).init, jax.random.key(0), x)
+    assert calls
 
-    monkeypatch.setattr(attention, "fused_attention", None)
-    x = jn.spec((2, 5, 16))
-    layer = jn.multi_head_attention(2, fused=True, **options)
+
+def test_the_machine_that_compiles_chooses_the_kernel(monkeypatch):
+    """A program that is traced on a machine without a GPU, for one with and one without."""
+    marked = lambda q, *rest, **options: jnp.sin(q)  # noqa: E731
+    monkeypatch.setattr(attention, "fits_cudnn", lambda *given: True)
+    monkeypatch.setattr(attention, "fused_attention", marked)
+    x, layer = jn.spec((2, 6, 16)), jn.multi_head_attention(2)
     params, _ = jax.eval_shape(layer.init, jax.random.key(0), x)
-    assert jax.eval_shape(layer.apply, params, {}, x)[0].shape == x.shape
-    with pytest.raises(TypeError, match="NoneType"):
-        jax.eval_shape(jn.multi_head_attention(2, fused=True).init, jax.random.key(0), x)
+    traced = jax.jit(lambda params, x: layer.apply(params, {}, x)[0]).trace(params, x)
+    found = {p: "sine" in traced.lower(lowering_platforms=(p,)).as_text() for p in ("cuda", "cpu")}
+    assert found == {"cuda": True, "cpu": False}
 
 
 # Refusals

@@ -1,16 +1,19 @@
 """Dot-product attention by hand, masks, dropout, and the fused path."""
 
+from types import SimpleNamespace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxnet.ops import attention as ops
 from jaxnet.ops.attention import (
     Scoring,
+    cuda_capability,
     dot_product_attention,
     expand_mask,
     fits_cudnn,
-    hardware,
     in_window,
     masked_softmax,
 )
@@ -78,25 +81,29 @@ def test_is_jaxs_own_attention():
     np.testing.assert_allclose(y, jax.nn.dot_product_attention(q, k, v, mask=mask), 1e-5, 1e-5)
 
 
-@pytest.mark.parametrize(("backend", "capability", "dtype", "head_size", "fits"), [
-    ("gpu", 8.0, jnp.bfloat16, 64, True),
-    ("gpu", 9.0, jnp.bfloat16, 256, True),
-    ("gpu", 8.0, jnp.bfloat16, 136, False),
-    ("gpu", 8.0, jnp.bfloat16, 60, False),
-    ("gpu", 7.5, jnp.float16, 64, False),
-    ("gpu", 9.0, jnp.float32, 64, False),
-    ("cpu", 9.0, jnp.bfloat16, 64, False),
+@pytest.mark.parametrize(("capability", "dtype", "head_size", "fits"), [
+    (8.0, jnp.bfloat16, 64, True),
+    (9.0, jnp.bfloat16, 256, True),
+    (8.0, jnp.bfloat16, 136, False),
+    (8.0, jnp.bfloat16, 60, False),
+    (7.5, jnp.float16, 64, False),
+    (9.0, jnp.float32, 64, False),
+    (0.0, jnp.bfloat16, 64, False),
 ])  # fmt: skip
-def test_fits_cudnn(backend, capability, dtype, head_size, fits):
-    assert fits_cudnn(backend, capability, dtype, head_size) is fits
+def test_fits_cudnn(capability, dtype, head_size, fits):
+    assert fits_cudnn(capability, dtype, head_size) is fits
 
 
-def test_hardware_of_other_vendors(monkeypatch):
-    class Device:
-        compute_capability = "gfx90a"
-
-    monkeypatch.setattr(jax, "devices", lambda: [Device()])
-    assert hardware() == (jax.default_backend(), 0.0)
+@pytest.mark.parametrize(("device", "plugin", "capability"), [
+    ({"compute_capability": "7.5"}, True, 7.5),
+    ({"compute_capability": "gfx90a"}, True, 0.0),
+    ({}, True, 8.0),
+    ({}, False, 0.0),
+])  # fmt: skip
+def test_capability_of_a_gpu_here_or_elsewhere(device, plugin, capability, monkeypatch):
+    monkeypatch.setattr(jax, "devices", lambda: [SimpleNamespace(**device)])
+    monkeypatch.setattr(ops, "find_spec", lambda name: plugin or None)
+    assert cuda_capability() == capability
 
 
 def test_floats_of_a_mask_are_added_and_minus_infinity_masks():
