@@ -1,8 +1,8 @@
 """Attention: scaled dot products, masks, and when cuDNN's fused kernel applies."""
 
+import functools
 import math
 from collections.abc import Callable
-from importlib.util import find_spec
 from typing import Any, NamedTuple
 
 import jax
@@ -339,7 +339,7 @@ def cuda_capability() -> float:
     """Return the CUDA compute capability that programs made here are for; 0 without CUDA.
 
     It is that of the first GPU here. Where there is none, JAX compiles for one that is elsewhere if
-    its plugin for CUDA is installed; that GPU counts as 8.0.
+    its plugin for CUDA and cuDNN are installed; that GPU counts as 8.0.
 
     Example:
       >>> cuda_capability() >= 0
@@ -348,10 +348,19 @@ def cuda_capability() -> float:
     try:
         return float(jax.devices()[0].compute_capability)
     except AttributeError:
-        plugins = (f"jax_cuda{version}_plugin" for version in (12, 13))
-        return 8.0 if any(map(find_spec, plugins)) else 0.0
+        return 8.0 if _has_cudnn() else 0.0
     except ValueError:  # AMD's are not numbers
         return 0.0
+
+
+@functools.cache
+def _has_cudnn() -> bool:
+    given = [jax.ShapeDtypeStruct((1, 8, 1, 8), jnp.bfloat16)] * 3
+    call = functools.partial(jax.nn.dot_product_attention, implementation="cudnn")
+    try:
+        return jax.eval_shape(call, *given) is not None
+    except RuntimeError:
+        return False
 
 
 def fused_attention(

@@ -94,15 +94,15 @@ def test_fits_cudnn(capability, dtype, head_size, fits):
     assert fits_cudnn(capability, dtype, head_size) is fits
 
 
-@pytest.mark.parametrize(("device", "plugin", "capability"), [
+@pytest.mark.parametrize(("device", "cudnn", "capability"), [
     ({"compute_capability": "7.5"}, True, 7.5),
     ({"compute_capability": "gfx90a"}, True, 0.0),
     ({}, True, 8.0),
     ({}, False, 0.0),
 ])  # fmt: skip
-def test_capability_of_a_gpu_here_or_elsewhere(device, plugin, capability, monkeypatch):
+def test_capability_of_a_gpu_here_or_elsewhere(device, cudnn, capability, monkeypatch):
     monkeypatch.setattr(jax, "devices", lambda: [SimpleNamespace(**device)])
-    monkeypatch.setattr(ops, "find_spec", lambda name: plugin or None)
+    monkeypatch.setattr(ops, "_has_cudnn", lambda: cudnn)
     assert cuda_capability() == capability
 
 
