@@ -1,5 +1,6 @@
 """A transform that says where the params of a fully sharded net are gathered."""
 
+from functools import partial
 from typing import Any
 
 import jax
@@ -10,7 +11,7 @@ from jaxnet.core import Layer, as_layer, transformed
 from jaxnet.distributed.rules import check_mesh
 from jaxnet.services.nodes import is_stored
 from jaxnet.services.paths import is_kernel
-from jaxnet.services.trees import path_name
+from jaxnet.services.trees import PyTree, path_name
 
 
 def gathered(layer: Layer, mesh: Mesh) -> Layer:
@@ -55,10 +56,21 @@ def gathered(layer: Layer, mesh: Mesh) -> Layer:
         # If the axes are Explicit, an update runs inside auto_axes, with the mesh as context. Only
         # the evaluation of shapes runs outside it.
         if not explicit:
-            sent = jax.lax.with_sharding_constraint(sent, where)
+            sent = _constrained(sent, where)
         elif jax.sharding.get_abstract_mesh().axis_names:
-            sent = jax.lax.with_sharding_constraint(sent, P())
+            sent = _constrained(sent, P())
         as_given = lambda new, old: new.astype(old.dtype)  # noqa: E731
         return run(jax.tree.map(as_given, sent, params, is_leaf=is_stored), state, x)
 
     return transformed(layer, apply, kind="gathered")
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(1,))
+def _constrained(tree: PyTree, where: Any) -> PyTree:
+    """Constrain arrays, but not their gradients, which would be added up whole on each device."""
+    return jax.lax.with_sharding_constraint(tree, where)
+
+
+_constrained.defvjp(
+    lambda tree, where: (_constrained(tree, where), None), lambda where, _, grads: (grads,)
+)
