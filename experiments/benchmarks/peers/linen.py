@@ -1,6 +1,7 @@
 """Flax Linen: modules with @nn.compact, a jitted and donating step."""
 
 import math
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -13,6 +14,7 @@ from experiments.benchmarks.peers.jax_program import (
     cross_entropy,
     make_update,
     on_device,
+    optimizer,
     program,
     with_optimizer,
 )
@@ -210,35 +212,49 @@ def in_layout(net: Net, weights: Weights) -> Weights:
             return with_block(net, weights, "block")
 
 
-def build(workload: Workload, weights: Weights | None, variant: str) -> Program:
-    """Return the program of a variant; "Linen, jitted init" initializes under `jax.jit`."""
+def parts(workload: Workload) -> tuple[Callable, Callable]:
+    """Return functions of a workload: key -> variables, and (params, state, x, y) -> loss."""
     module = make(workload.net, jnp.bfloat16 if workload.half else None)
     example = batch_specs(workload)[0]
 
     def init(key):
         return module.init(key, jnp.ones(example.shape, example.dtype))
 
-    if workload.members > 1:
-        keys = jax.random.split(jax.random.key(0), workload.members)
-        variables = jax.jit(jax.vmap(init))(keys)
-    else:
-        start = jax.jit(init) if variant.endswith("jitted init") else init
-        variables = start(jax.random.key(0))
-    params = variables["params"]
-    state = {k: v for k, v in variables.items() if k != "params"}
-    if weights is not None:
-        drawn, params = params, on_device(in_layout(workload.net, weights))
-        assert jax.tree.map(jnp.shape, drawn) == jax.tree.map(jnp.shape, params)
-
     def apply(params, state, x):
         return module.apply({"params": params, **state}, x, mutable=["batch_stats"])
 
     if workload.members > 1:
+        one, init = init, lambda key: jax.vmap(one)(jax.random.split(key, workload.members))
         apply = jax.vmap(apply, (0, 0, None))
 
     def loss(params, state, x, y):
         logits, state = apply(params, state, x)
         return cross_entropy(logits.astype(jnp.float32), y), state
 
+    return init, loss
+
+
+def divided(variables: Any) -> tuple[Any, Any]:
+    """Return params and the rest of the variables."""
+    return variables["params"], {k: v for k, v in variables.items() if k != "params"}
+
+
+def step_and_specs(workload: Workload) -> tuple[Any, tuple]:
+    """Return the jitted training step and specs of its arguments."""
+    init, loss = parts(workload)
+    params, state = divided(jax.eval_shape(init, jax.random.key(0)))
+    carry = params, state, jax.eval_shape(optimizer(workload).init, params)
+    batch = tuple(jax.ShapeDtypeStruct(*one) for one in batch_specs(workload))
+    return jax.jit(make_update(workload, loss), donate_argnums=0), (carry, batch)
+
+
+def build(workload: Workload, weights: Weights | None, variant: str) -> Program:
+    """Return the program of a variant; "Linen, jitted init" initializes under `jax.jit`."""
+    init, loss = parts(workload)
+    jitted = variant.endswith("jitted init") or workload.members > 1
+    params, state = divided((jax.jit(init) if jitted else init)(jax.random.key(0)))
+    if weights is not None:
+        drawn, params = params, on_device(in_layout(workload.net, weights))
+        assert jax.tree.map(jnp.shape, drawn) == jax.tree.map(jnp.shape, params)
     carry = with_optimizer(workload, params, state)
     return program(workload, make_update(workload, loss), carry)

@@ -130,7 +130,7 @@ def step_and_specs(workload: Workload) -> tuple[Any, tuple]:
     """Return the jitted training step and specs of its arguments."""
     trainer, batch = make_trainer(workload)
     train_state = jax.eval_shape(trainer.init, jax.random.key(0), batch)
-    return jax.jit(trainer.step), (train_state, batch)
+    return jax.jit(trainer.step, donate_argnums=0), (train_state, batch)
 
 
 def lower(workload: Workload, platforms: tuple[str, ...]) -> jax.export.Exported:

@@ -1,0 +1,296 @@
+"""Compile programs for GPUs and TPUs that are not here, and say what they contain.
+
+    python -m tools.elsewhere h100 "MLP 3x64" GPT-2 --peers ours linen
+    python -m tools.elsewhere v5e:4x4 1.3B
+
+XLA's compilers for them run on any CPU. A target is t4, a100, h100, v5e (a chip), or v5e:4x4 (a
+slice of a pod). A program is a workload of the benchmark on GPUs, by the beginning of its name, or
+a decoder of the sizes in DECODERS, fully sharded over the slice. The compilers are installed on
+first use, about 2 GB, into an environment below ~/.cache.
+"""
+
+import argparse
+import os
+import re
+import subprocess
+import sys
+import time
+import venv
+from collections import Counter
+from pathlib import Path
+from typing import Any, NamedTuple
+
+ROOT = Path(__file__).parent.parent
+CACHE = Path.home() / ".cache" / "jaxnet-elsewhere"
+DEVICES = ROOT / "tools" / "devices"
+GPUS = {"t4": 15.6e9, "a100": 42.3e9, "h100": 85e9}  # bytes of memory, as their drivers tell
+V5E = 16e9
+PACKAGES = {
+    "cuda": ("jax-cuda12-plugin=={jax}", "jax-cuda12-pjrt=={jax}", "nvidia-cuda-nvcc-cu12",
+             "nvidia-cudnn-cu12"),
+    "tpu": ("libtpu",),
+}  # fmt: skip
+SETTINGS = {
+    "JAX_PLATFORMS": "cpu",
+    "JAX_SKIP_CUDA_CONSTRAINTS_CHECK": "1",
+    "XLA_FLAGS": "--xla_gpu_autotune_level=0",  # it would run kernels
+    "TPU_SKIP_MDS_QUERY": "1",
+    "TPU_ACCELERATOR_TYPE": "v5litepod-4",
+    "TPU_WORKER_HOSTNAMES": "localhost",
+}
+LARGE = 2**20  # bytes of an array that counts as large
+# Depth, width, heads, vocabulary, tokens per sequence; sequences per chip.
+DECODERS = {
+    "small": ((4, 512, 8, 8192, 512), 2),
+    "1.3B": ((24, 2048, 16, 32_000, 2048), 1),
+    "7B": ((32, 4096, 32, 32_000, 2048), 1),
+}
+
+
+class Target(NamedTuple):
+    """A device, or a slice of a pod of them, that programs are compiled for.
+
+    Fields:
+      name: Name of the device.
+      chips: Rows and columns of devices.
+      memory: Bytes of each.
+    """
+
+    name: str
+    chips: tuple[int, int]
+    memory: float
+
+    @property
+    def platform(self) -> str:
+        return "cuda" if self.name in GPUS else "tpu"
+
+    def devices(self) -> Any:
+        """Return the description of the devices."""
+        from jax.experimental import topologies
+
+        if self.platform == "cuda":
+            text = (DEVICES / f"{self.name}.txtpb").read_text()
+            lines = [line for line in text.splitlines() if not line.startswith("#")]
+            options = {"target_config": "\n".join(lines), "topology": "1x1x1"}
+            return topologies.get_topology_desc("", "cuda", **options)
+        rows, columns = max(self.chips, (2, 2))
+        return topologies.get_topology_desc(f"v5e:{rows}x{columns}", "tpu")
+
+
+def target_of(words: str) -> Target:
+    """Return a target by its name, such as "h100" or "v5e:4x4"."""
+    name, _, shape = words.partition(":")
+    if name not in (*GPUS, "v5e") or (shape and not re.fullmatch(r"\d+x\d+", shape)):
+        raise SystemExit(f"target: expected {', '.join(GPUS)}, v5e or v5e:4x4, got {words}")
+    rows, columns = map(int, shape.split("x")) if shape else (1, 1)
+    return Target(name, (rows, columns), GPUS.get(name, V5E))
+
+
+def python(platform: str) -> Path:
+    """Return the Python of the environment with a compiler, which is made if it is missing."""
+    from importlib.metadata import version
+
+    jax = version("jax")
+    folder = CACHE / f"{platform}-{jax}-{sys.version_info.major}.{sys.version_info.minor}"
+    found = folder / "bin" / "python"
+    if not (folder / "ready").exists():
+        print(f"installing the compiler for {platform} into {folder}", file=sys.stderr)
+        venv.create(folder, with_pip=True, clear=True)
+        pip = [found, "-m", "pip", "install", "-q"]
+        needs = [f"jax=={jax}", f"jaxlib=={version('jaxlib')}", "flax", "pytest"]
+        subprocess.run([*pip, "-e", ROOT, *needs], check=True)
+        exact = [package.format(jax=jax) for package in PACKAGES[platform]]
+        subprocess.run([*pip, "--no-deps", *exact], check=True)
+        (folder / "ready").touch()
+    return found
+
+
+class Seen(NamedTuple):
+    """What a compiled program contains, per device.
+
+    Fields:
+      seconds: Duration of lowering and compilation.
+      held: Bytes of arguments.
+      temporary: Bytes of temporaries.
+      launches: Kernels outside of loops, by kind.
+      custom: Calls of libraries, by name.
+      wide: Bytes of large float32 arrays that are written outside of fusions.
+      sent: Bytes that each device sends, by kind of collective.
+    """
+
+    seconds: float
+    held: int
+    temporary: int
+    launches: Counter
+    custom: Counter
+    wide: int
+    sent: dict[str, int]
+
+
+NO_KERNEL = {
+    "parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all", "partition-id",
+    "copy-done", "async-done", "all-gather-done", "all-reduce-done", "collective-permute-done",
+}  # fmt: skip
+INSTRUCTION = re.compile(r"\s+(?:ROOT )?%?([\w.\-]+) = (.*?) ([a-z][\w\-]*)\(")
+SIZES = re.compile(r"\b(f32)\[([\d,]*)\]")
+
+
+def look(compiled: Any, seconds: float) -> Seen:
+    """Return what a compiled program contains."""
+    import math
+
+    from jaxnet.profile import collectives
+
+    text = compiled.as_text()
+    launches, custom, wide = Counter(), Counter(), 0
+    for line in text[text.index("\nENTRY ") :].splitlines()[1:]:
+        if (found := INSTRUCTION.match(line)) is None:
+            continue
+        name, shape, kind = found.groups()
+        if kind == "custom-call":
+            kind = re.findall(r'custom_call_target="([^"]+)"', line)[0]
+            custom[kind] += 1
+        elif kind == "fusion":
+            words = ("transpose", "copy", "reduce", "gemm", "convert")
+            kind = "fusion: " + next((word for word in words if word in name), "loop")
+        if kind not in NO_KERNEL:
+            launches[kind] += 1
+            bytes_ = (
+                4 * math.prod(map(int, filter(None, s.split(",")))) for _, s in SIZES.findall(shape)
+            )
+            wide += sum(n for n in bytes_ if n >= LARGE)
+    sent: dict[str, int] = {}
+    for row in collectives(compiled).rows:
+        sent[row.kind] = sent.get(row.kind, 0) + row.moved
+    memory = compiled.memory_analysis()
+    held, temporary = memory.argument_size_in_bytes, memory.temp_size_in_bytes
+    return Seen(seconds, held, temporary, launches, custom, wide, sent)
+
+
+def compiled(step: Any, specs: Any) -> Seen:
+    """Compile a jitted function and look at it."""
+    start = time.perf_counter()
+    program = step.lower(*specs).compile()
+    return look(program, time.perf_counter() - start)
+
+
+def on(device: Any, specs: Any) -> Any:
+    """Return specs placed on a device or divided by shardings."""
+    import jax
+
+    where = jax.sharding.SingleDeviceSharding(device)
+    each = lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where)  # noqa: E731
+    return jax.tree.map(each, specs)
+
+
+def for_gpu(target: Target) -> None:
+    """Tell attention what is not known here: the GPU that it is compiled for."""
+    from jaxnet.layers import attention
+
+    if target.name == "t4":  # too old for cuDNN's attention
+        attention.cuda_capability = lambda: 7.5
+
+
+def workload(name: str, peer: str, target: Target) -> Seen:
+    """Compile the training step of a library for a workload of the benchmark on GPUs."""
+    from importlib import import_module
+
+    from experiments.benchmarks.workloads import GPU_WORKLOADS
+
+    found = next((each for each in GPU_WORKLOADS if each.name.startswith(name)), None)
+    if found is None:
+        raise SystemExit(f"program: no workload of the benchmark begins with {name}")
+    step, specs = import_module(f"experiments.benchmarks.peers.{peer}").step_and_specs(found)
+    return compiled(step, on(target.devices().devices[0], specs))
+
+
+def decoder(size: str, target: Target, rule: str = "fsdp") -> Seen:
+    """Compile the training step of a decoder: one device, or all of a slice by a rule."""
+    import jax
+    import jax.numpy as jnp
+    import optax
+    from jax.experimental import topologies
+    from jax.sharding import NamedSharding
+    from jax.sharding import PartitionSpec as P
+
+    import jaxnet as jn
+
+    (depth, width, heads, vocabulary, time_), each = DECODERS[size]
+    description = target.devices()
+    count = target.chips[0] * target.chips[1]
+    mesh = topologies.make_mesh(description, (count, 1), ("data", "model")) if count > 1 else None
+    whole = lambda layer: layer if mesh is None else jn.distributed.gathered(layer, mesh)  # noqa: E731
+    block = jn.transformer_block(heads, causal=True, norm=jn.rms_norm, gated=True, name="block")
+    net = jn.cast(
+        jn.serial(
+            whole(jn.embedding(vocabulary, width)),
+            jn.repeat(jn.remat(whole(block)), depth),
+            whole(jn.rms_norm(name="norm")),
+            whole(jn.dense(vocabulary, use_bias=False, name="head")),
+        ),
+        jnp.bfloat16,
+    )
+    loss = optax.softmax_cross_entropy_with_integer_labels
+    trainer = jn.trainer(jn.supervised(net, loss), optax.adamw(1e-4))
+    batch = (jax.ShapeDtypeStruct((each * count, time_), jnp.int32),) * 2
+    train_state = jax.eval_shape(trainer.init, jax.random.key(0), batch)
+    if mesh is None:
+        specs = on(description.devices[0], (train_state, batch))
+    else:
+        rules = jn.distributed.fully_sharded("data", mesh)
+        places = jn.distributed.shardings(train_state, mesh, rules)
+        split = jax.tree.map(lambda _: NamedSharding(mesh, P("data")), batch)
+        place = lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s)  # noqa: E731
+        specs = jax.tree.map(place, (train_state, batch), (places, split))
+    return compiled(jax.jit(trainer.step, donate_argnums=0), specs)
+
+
+def table(rows: dict[str, Seen], target: Target) -> str:
+    """Return the figures of programs as text."""
+    from jaxnet.services.table import size_of
+
+    lines = []
+    for name, seen in rows.items():
+        bytes_ = seen.held + seen.temporary
+        fits = "fits" if bytes_ < target.memory else "DOES NOT FIT"
+        lines.append(
+            f"{name}: {size_of(seen.held)} of arguments, {size_of(seen.temporary)} of temporaries, "
+            f"{fits} into {size_of(target.memory)}; {sum(seen.launches.values())} kernels, "
+            f"{size_of(seen.wide)} of large float32 arrays; compiled in {seen.seconds:.0f} s"
+        )
+        kinds = ", ".join(f"{count} {kind}" for kind, count in seen.launches.most_common())
+        lines.append(f"    {kinds}")
+        if seen.sent:
+            sent = ", ".join(f"{kind} {size_of(moved)}" for kind, moved in seen.sent.items())
+            lines.append(f"    each device sends {sent}")
+    return "\n".join(lines)
+
+
+def run(target: Target, programs: list[str], peers: list[str]) -> None:
+    """Compile programs here, in the environment with the compiler, and print what they contain."""
+    for_gpu(target)
+    for program in programs:
+        if program in DECODERS:
+            rows = {program: decoder(program, target)}
+        else:
+            rows = {f"{program}, {peer}": workload(program, peer, target) for peer in peers}
+        print(table(rows, target), flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("target", type=target_of)
+    parser.add_argument("programs", nargs="+")
+    parser.add_argument("--peers", nargs="+", default=["ours"], choices=["ours", "linen"])
+    given = parser.parse_args()
+    if os.environ.get("JAXNET_ELSEWHERE") != given.target.platform:
+        settings = SETTINGS | {"JAXNET_ELSEWHERE": given.target.platform, "PYTHONPATH": str(ROOT)}
+        command = [python(given.target.platform), "-m", "tools.elsewhere", *sys.argv[1:]]
+        raise SystemExit(subprocess.run(command, env=os.environ | settings, cwd=ROOT).returncode)
+    run(given.target, given.programs, given.peers)
+
+
+if __name__ == "__main__":
+    main()
