@@ -17,6 +17,7 @@ import sys
 import time
 import venv
 from collections import Counter
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -35,9 +36,11 @@ SETTINGS = {
     "JAX_SKIP_CUDA_CONSTRAINTS_CHECK": "1",
     "XLA_FLAGS": "--xla_gpu_autotune_level=0",  # it would run kernels
     "TPU_SKIP_MDS_QUERY": "1",
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
     "TPU_ACCELERATOR_TYPE": "v5litepod-4",
     "TPU_WORKER_HOSTNAMES": "localhost",
 }
+HALF = {"t4": "float16"}  # the dtype of 16 bits that a device multiplies, bfloat16 by default
 LARGE = 2**20  # bytes of an array that counts as large
 # Depth, width, heads, vocabulary, tokens per sequence; sequences per chip.
 DECODERS = {
@@ -86,22 +89,24 @@ def target_of(words: str) -> Target:
     return Target(name, (rows, columns), GPUS.get(name, V5E))
 
 
+def folder(platform: str) -> Path:
+    """Return the folder of the environment with a compiler, for JAX and Python as they are here."""
+    return CACHE / f"{platform}-{version('jax')}-{sys.version_info.major}.{sys.version_info.minor}"
+
+
 def python(platform: str) -> Path:
     """Return the Python of the environment with a compiler, which is made if it is missing."""
-    from importlib.metadata import version
-
-    jax = version("jax")
-    folder = CACHE / f"{platform}-{jax}-{sys.version_info.major}.{sys.version_info.minor}"
-    found = folder / "bin" / "python"
-    if not (folder / "ready").exists():
-        print(f"installing the compiler for {platform} into {folder}", file=sys.stderr)
-        venv.create(folder, with_pip=True, clear=True)
+    jax, place = version("jax"), folder(platform)
+    found = place / "bin" / "python"
+    if not (place / "ready").exists():
+        print(f"installing the compiler for {platform} into {place}", file=sys.stderr)
+        venv.create(place, with_pip=True, clear=True)
         pip = [found, "-m", "pip", "install", "-q"]
         needs = [f"jax=={jax}", f"jaxlib=={version('jaxlib')}", "flax", "pytest"]
         subprocess.run([*pip, "-e", ROOT, *needs], check=True)
         exact = [package.format(jax=jax) for package in PACKAGES[platform]]
         subprocess.run([*pip, "--no-deps", *exact], check=True)
-        (folder / "ready").touch()
+        (place / "ready").touch()
     return found
 
 
@@ -245,6 +250,61 @@ def decoder(size: str, target: Target, rule: str = "fsdp") -> Seen:
     return compiled(jax.jit(trainer.step, donate_argnums=0), specs)
 
 
+def attention(target: Target) -> dict[str, Seen]:
+    """Compile the gradient of attention with every kind of mask."""
+    import jax
+    import jax.numpy as jnp
+
+    import jaxnet as jn
+
+    masks = {
+        "lengths": ((4,), "int32"), "padding": ((4, 256), "bool"),
+        "segments": ((4, 256), "int32"), "booleans": ((4, 1, 256, 256), "bool"),
+    }  # fmt: skip
+    options = {"causal": True}, {"causal": True, "window": 9}, {"scale": 0.5}, {"kv_heads": 2}
+    found, x, device = (
+        {},
+        jax.ShapeDtypeStruct((4, 256, 512), jnp.float32),
+        target.devices().devices[0],
+    )
+    for chosen, mask in [*((each, None) for each in ({}, *options)), *(({}, m) for m in masks)]:
+        layer = jn.cast(jn.multi_head_attention(8, **chosen), HALF.get(target.name, jnp.bfloat16))
+        given = x if mask is None else (x, jax.ShapeDtypeStruct(*masks[mask]))
+        params, _ = jax.eval_shape(layer.init, jax.random.key(0), given)
+        loss = lambda params, x, layer=layer: layer.apply(params, {}, x)[0].sum()  # noqa: E731
+        found[f"{chosen} {mask}"] = compiled(jax.jit(jax.grad(loss)), on(device, (params, given)))
+    return found
+
+
+def catalogue(target: Target, part: int, parts: int) -> list[str]:
+    """Compile the value and the gradient of a part of the layers; return those that fail."""
+    import jax
+    import jax.numpy as jnp
+
+    import jaxnet as jn
+    from tests.catalogue import ROWS
+
+    device, failed = target.devices().devices[0], []
+    for row in ROWS[part::parts]:
+        layer = jn.cast(row.make(), HALF.get(target.name, jnp.bfloat16))
+        key = jax.random.key(0)
+
+        def total(params, state, x, key, layer=layer, train=row.train != "same"):
+            y, _ = layer.apply(params, state, x, key=key, train=train)
+            return sum(
+                jnp.sum(a) for a in jax.tree.leaves(y) if jnp.issubdtype(a.dtype, jnp.floating)
+            )
+
+        try:
+            params, state = jax.eval_shape(layer.init, key, row.x)
+            specs = on(device, (params, state, row.x, jax.eval_shape(lambda: jax.random.key(0))))
+            run = jax.value_and_grad(total) if row.smooth else total
+            jax.jit(run).lower(*specs).compile()
+        except Exception as error:
+            failed.append(f"{row.id}: {type(error).__name__}: {str(error).splitlines()[0]:.200}")
+    return failed
+
+
 def table(rows: dict[str, Seen], target: Target) -> str:
     """Return the figures of programs as text."""
     from jaxnet.services.table import size_of
@@ -270,7 +330,14 @@ def run(target: Target, programs: list[str], peers: list[str]) -> None:
     """Compile programs here, in the environment with the compiler, and print what they contain."""
     for_gpu(target)
     for program in programs:
-        if program in DECODERS:
+        part, _, parts = program.removeprefix("catalogue ").partition("/")
+        if parts:
+            failed = catalogue(target, int(part), int(parts))
+            print("\n".join([f"catalogue, part {part} of {parts}: {len(failed)} fail", *failed]))
+            continue
+        if program == "attention":
+            rows = attention(target)
+        elif program in DECODERS:
             rows = {program: decoder(program, target)}
         else:
             rows = {f"{program}, {peer}": workload(program, peer, target) for peer in peers}

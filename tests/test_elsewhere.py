@@ -1,0 +1,68 @@
+"""Programs compiled for machines that are not here, where their compilers are installed."""
+
+import re
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from tests.pages import ROOT
+from tools import elsewhere
+
+
+def compile_for(target, *programs):
+    """What the tool prints; the compilers take minutes to install, so that is not done here."""
+    platform = elsewhere.target_of(target).platform
+    if not elsewhere.folder(platform).joinpath("ready").exists():
+        pytest.skip(f"needs a compiler: python -m tools.elsewhere {target} 'MLP 3x64'")
+    command = [sys.executable, "-m", "tools.elsewhere", target, *programs]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert not done.returncode, done.stderr[-2000:]
+    return done.stdout
+
+
+def test_names_of_targets():
+    assert elsewhere.target_of("v5e:4x2") == ("v5e", (4, 2), elsewhere.V5E)
+    assert elsewhere.target_of("t4").platform == "cuda"
+    for name in ("v6e", "v5e:4", "t4:x"):
+        with pytest.raises(SystemExit, match="expected t4, a100, h100, v5e or v5e:4x4"):
+            elsewhere.target_of(name)
+
+
+def test_what_a_program_contains():
+    x = jnp.ones((512, 1024))
+    seen = elsewhere.look(jax.jit(lambda x: (x @ x.T, jnp.sin(x).sum())).lower(x).compile(), 1.5)
+    assert seen.held == 2**21 and seen.wide >= 2**20 and sum(seen.launches.values()) >= 2
+    words = elsewhere.table({"two": seen}, elsewhere.target_of("t4"))
+    assert words.startswith("two: 2.1 MB of arguments") and "fits into 15.6 GB" in words
+    assert "DOES NOT FIT" in elsewhere.table(
+        {"two": seen._replace(held=2**40)}, elsewhere.target_of("t4")
+    )
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("target", ["h100", "a100"])
+def test_cudnn_computes_attention_with_each_mask_that_it_takes(target):
+    lines = compile_for(target, "attention").splitlines()
+    assert len(lines) == 18 and all("cudnn$fmha" in line for line in lines[1::2])
+
+
+@pytest.mark.long
+def test_a_t4_has_no_attention_of_cudnn():
+    assert "fmha" not in compile_for("t4", "attention")
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("part", range(6))
+@pytest.mark.parametrize("target", ["t4", "h100", "v5e"])
+def test_each_layer_and_its_gradient_compile(target, part):
+    assert f"part {part} of 6: 0 fail" in compile_for(target, f"catalogue {part}/6")
+
+
+@pytest.mark.long
+def test_gradients_of_a_sharded_decoder_are_not_added_up_whole():
+    """Without the embedding, whose gradient the compiler adds up whole."""
+    sent = re.search(r"all-reduce ([\d.]+) MB", compile_for("v5e:4x4", "small"))
+    assert sent and float(sent[1]) < 40  # 63.1 if all kernels' gradients are
