@@ -96,7 +96,7 @@ RECORDS = (
         pictures=(
             Picture("autoencoder_reconstructions.png", "Held-out digits and their reconstructions"),
         ),
-        lesson=3,
+        lesson=4,
     ),
     Record(
         topic="unsupervised",
@@ -132,7 +132,7 @@ RECORDS = (
             "beta 0.1) in a few trials by the held-out errors themselves, not on a separate split."
         ),
         pictures=(Picture("autoencoder_manifold.png", "A code of digits by two numbers"),),
-        lesson=3,
+        lesson=4,
     ),
 )
 

@@ -97,7 +97,7 @@ RECORDS = (
             Picture("bccd_boxes.png", "Blood cells: predicted boxes, and true ones (dashed)"),
             Picture("bccd_precision.png", "Precision against recall on the test images, seed 0"),
         ),
-        lesson=8,
+        lesson=10,
     ),
     Record(
         topic="segmentation",
@@ -115,7 +115,7 @@ RECORDS = (
         ),
         seeds=1,
         key="213 images per second",
-        lesson=8,
+        lesson=10,
     ),
 )
 

@@ -127,7 +127,7 @@ RECORDS = (
             ),
             Picture("camvid_classes.png", "IoU of each class"),
         ),
-        lesson=7,
+        lesson=9,
     ),
 )
 NAMES = CLASSES[:VOID]

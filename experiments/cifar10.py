@@ -56,7 +56,7 @@ RECORDS = (
             "73.90%."
         ),
         pictures=(Picture("cifar10_curves.png", "Training curves of the small net"),),
-        lesson=6,
+        lesson=7,
     ),
     Record(
         topic="images",
@@ -88,7 +88,7 @@ RECORDS = (
             "of the original set but not the same."
         ),
         pictures=(Picture("resnet20_curves.png", "Training curves of ResNet-20, six epochs"),),
-        lesson=6,
+        lesson=7,
     ),
 )
 NAMES = (

@@ -76,7 +76,7 @@ RECORDS = (
             "The photos are re-encoded as JPEG, which is lossy. At full width, the net of "
             "airbench94 has 1,971,640 parameters."
         ),
-        lesson=6,
+        lesson=7,
     ),
     Record(
         topic="images",
@@ -113,7 +113,7 @@ RECORDS = (
         ),
         machine=H100,
         versions="jax 0.11.2",
-        lesson=6,
+        lesson=7,
     ),
 )
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)

@@ -69,7 +69,7 @@ RECORDS = (
             Picture("dbn_accuracy.png", "Accuracy against labels per class"),
             Picture("dbn_samples.png", "Samples of the deep belief net"),
         ),
-        lesson=4,
+        lesson=5,
     ),
 )
 

@@ -63,7 +63,7 @@ RECORDS = (
             Picture("digits_mistakes.png", "Held-out digits that the net misclassifies"),
             Picture("digits_filters.png", "Filters of the first convolution"),
         ),
-        lesson=2,
+        lesson=3,
     ),
 )
 

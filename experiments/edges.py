@@ -85,7 +85,7 @@ RECORDS = (
             Picture("edges_gabors.png", "The Gabor functions fitted to them"),
             Picture("edges_r2.png", "How well the functions fit"),
         ),
-        lesson=3,
+        lesson=4,
     ),
 )
 

@@ -54,7 +54,7 @@ RECORDS = (
             "Data on the device runs many steps in one program, which is slower here than single "
             "steps."
         ),
-        lesson=13,
+        lesson=15,
     ),
 )
 

@@ -86,7 +86,7 @@ RECORDS = (
                 "finetune_accuracy.png", "Accuracy against labels per class, one line per method"
             ),
         ),
-        lesson=6,
+        lesson=7,
     ),
 )
 

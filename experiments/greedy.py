@@ -100,7 +100,7 @@ RECORDS = (
             "The options of the methods were not tuned."
         ),
         pictures=(Picture("greedy.png", "Accuracy with pretraining by five methods"),),
-        lesson=4,
+        lesson=5,
     ),
 )
 

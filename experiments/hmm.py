@@ -69,7 +69,7 @@ RECORDS = (
             Picture("hmm_letters.png", "Vowels and consonants, separated by two states"),
             Picture("hmm_path.png", "The most likely states of a text"),
         ),
-        lesson=11,
+        lesson=13,
     ),
 )
 

@@ -78,7 +78,7 @@ RECORDS = (
                 "The receptive fields of four layers of LeNet-5: what a unit in the middle sees",
             ),
         ),
-        lesson=6,
+        lesson=7,
     ),
     Record(
         topic="images",
@@ -117,7 +117,7 @@ RECORDS = (
             "does. The coarse maps, which mark regions, do worse than dots."
         ),
         pictures=(Picture("inside_photos.png", "Attribution maps of photos"),),
-        lesson=6,
+        lesson=7,
     ),
 )
 SHARES = (0, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5)

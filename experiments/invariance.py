@@ -139,7 +139,7 @@ RECORDS = (
                 "Accuracy against angle, shear and scale, with and without augmentation",
             ),
         ),
-        lesson=5,
+        lesson=6,
     ),
 )
 

@@ -78,7 +78,7 @@ RECORDS = (
                 "Thirty of the test digits that LeNet-5 misclassifies after 3 epochs",
             ),
         ),
-        lesson=5,
+        lesson=6,
     ),
 )
 

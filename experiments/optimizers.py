@@ -69,7 +69,7 @@ RECORDS = (
             "with a line search has 20 steps."
         ),
         pictures=(Picture("optimizers.png", "Training loss against passes over the data"),),
-        lesson=2,
+        lesson=3,
     ),
 )
 

@@ -67,7 +67,7 @@ RECORDS = (
             "Training uses whole batches only, and leaves out the last 38 of 1,438 crops."
         ),
         pictures=(Picture("rbm_exact.png", "Exact log-likelihood during training, and AIS"),),
-        lesson=4,
+        lesson=5,
     ),
     Record(
         topic="classic",
@@ -103,7 +103,7 @@ RECORDS = (
             "25 steps."
         ),
         pictures=(Picture("rbm_samples_pcd.png", "Chains of an RBM trained with PCD"),),
-        lesson=4,
+        lesson=5,
     ),
 )
 

@@ -80,7 +80,7 @@ RECORDS = (
         pictures=(
             Picture("self_supervised.png", "Accuracy by labels per class, fixed and trained"),
         ),
-        lesson=18,
+        lesson=23,
     ),
     Record(
         topic="transfer",

@@ -66,7 +66,7 @@ RECORDS = (
             "Widths and learning rates differ between the models."
         ),
         machine=LARGE_PAGES,
-        lesson=9,
+        lesson=11,
     ),
 )
 

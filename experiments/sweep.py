@@ -50,7 +50,7 @@ RECORDS = (
             "0.001, and to 2e-3 up to 0.01. At 0.02, rounding differences grow within 900 steps "
             "until single losses differ by 69%."
         ),
-        lesson=13,
+        lesson=15,
     ),
 )
 

@@ -67,7 +67,7 @@ RECORDS = (
             Picture("time_series_waves.png", "Waveforms of spoken digits"),
             Picture("time_series_filters.png", "Filters of the first layer"),
         ),
-        lesson=11,
+        lesson=13,
     ),
 )
 

@@ -94,7 +94,7 @@ RECORDS = (
                 "Attention of RNNsearch: the weights of the German words for each English word",
             ),
         ),
-        lesson=10,
+        lesson=12,
     ),
     Record(
         topic="sequences",
@@ -122,7 +122,7 @@ RECORDS = (
             ),
         ),
         machine=LARGE_PAGES,
-        lesson=10,
+        lesson=12,
     ),
 )
 

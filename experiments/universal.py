@@ -52,7 +52,7 @@ RECORDS = (
             "We chose the scale of the first layer's weights on this function: 8 instead of 4."
         ),
         pictures=(Picture("universal.png", "Fits and errors by hidden units"),),
-        lesson=2,
+        lesson=3,
     ),
 )
 

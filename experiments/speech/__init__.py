@@ -84,7 +84,7 @@ RECORDS = (
             "difference."
         ),
         pictures=(Picture("speech_errors.png", "Error rates of the recognizers"),),
-        lesson=11,
+        lesson=13,
     ),
     Record(
         topic="speech",
@@ -123,7 +123,7 @@ RECORDS = (
             "LSTM does not."
         ),
         pictures=(Picture("speech_alignment.png", "Three systems recognize a string of digits"),),
-        lesson=11,
+        lesson=13,
     ),
     Record(
         topic="speech",
@@ -161,7 +161,7 @@ RECORDS = (
             "speaker, and the best system changes from speaker to speaker. No option was "
             "chosen on held-out speakers."
         ),
-        lesson=11,
+        lesson=13,
     ),
 )
 
