@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 
 @cache
@@ -38,6 +39,35 @@ def each(values: Iterable) -> Callable:
         return test
 
     return of
+
+
+def refused(cases: Iterable[tuple], error: type = ValueError) -> Callable:
+    """Makes a test of what a function refuses: a case has its arguments and the words of the error.
+
+    The class of an error that is not `error` is between them.
+    """
+
+    def of(call: Callable) -> Callable:
+        def test():
+            for *given, words in cases:
+                other = isinstance(given[-1], type) and issubclass(given[-1], Exception)
+                kind = given.pop() if other else error
+                try:
+                    with pytest.raises(kind, match=words):
+                        call(*given)
+                except (Exception, pytest.fail.Exception) as wrong:
+                    wrong.add_note(f"for {words}")
+                    raise
+
+        test.__doc__ = call.__doc__
+        return test
+
+    return of
+
+
+def refuses(cases: Iterable[tuple], error: type = ValueError) -> Callable:
+    """Makes a test of calls that raise: a case has a call, the error and its words as above."""
+    return refused(cases, error)(lambda call: call())
 
 
 def draw(*shape: int, seed: int = 0, dtype: Any = None) -> np.ndarray:

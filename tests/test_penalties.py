@@ -7,6 +7,7 @@ import pytest
 import jaxnet as jn
 from jaxnet import penalties
 from jaxnet.services.jax_versions import enable_x64
+from tests.helpers import refuses
 
 PARAMS = {
     "dense": {"kernel": jnp.array([[1.0, -2.0], [0.0, 3.0]]), "bias": jnp.array([10.0, 20.0])},
@@ -157,17 +158,14 @@ def test_proximal_l1_keeps_the_dtype_and_zeros_exactly(dtype):
     assert 10 < (after["kernel"] == 0).sum() < 50
 
 
-@pytest.mark.parametrize(("make", "error", "words"), [
+test_arguments_of_another_kind_are_named = refuses([
     (lambda: penalties.l1("1"), TypeError, "l1: strength must be a number"),
-    (lambda: penalties.l2(float("nan")), ValueError, r"strength must be in \[0, inf\), got nan"),
+    (lambda: penalties.l2(float("nan")), r"strength must be in \[0, inf\), got nan"),
     (lambda: penalties.l2(1.0, where=3), TypeError, "l2: where must hold patterns"),
-    (lambda: penalties.l2(1.0, where="(a"), ValueError, "l2: where must hold patterns"),
-    (lambda: penalties.l1(1.0, where=len), ValueError, r"where=.\*/weights"),
+    (lambda: penalties.l2(1.0, where="(a"), "l2: where must hold patterns"),
+    (lambda: penalties.l1(1.0, where=len), r"where=.\*/weights"),
     (lambda: penalties.proximal_l1(1.0, None), TypeError, "learning_rate must be a number"),
-    (lambda: penalties.proximal_l1(1.0, -1.0), ValueError, "learning_rate must be in"),
+    (lambda: penalties.proximal_l1(1.0, -1.0), "learning_rate must be in"),
     (lambda: penalties.l1(1.0)(jnp.ones(3)), TypeError, "params must be nested dicts of arrays"),
     (lambda: penalties.l1(1.0)({"kernel": "a"}), TypeError, "l1: params/kernel must be an array"),
 ])  # fmt: skip
-def test_arguments_of_another_kind_are_named(make, error, words):
-    with pytest.raises(error, match=words):
-        make()

@@ -11,6 +11,7 @@ import jaxnet as jn
 from jaxnet.initializers import zeros
 from jaxnet.services.trees import memo_of
 from tests.compiled import jit_apply, jit_init
+from tests.helpers import refused
 
 KEY = jax.random.key(0)
 
@@ -213,12 +214,12 @@ def test_a_parameter_that_does_not_fit_names_its_path():
 ones = jn.initializers.ones
 
 
-@pytest.mark.parametrize("forward, error, words", [
-    (lambda m, x: m.param("dense", ones, (3,)) + m(jn.dense(3), x), ValueError,
+@refused([
+    (lambda m, x: m.param("dense", ones, (3,)) + m(jn.dense(3), x),
      "the child 'dense' has the name of a parameter"),
-    (lambda m, x: m(jn.dense(3), x) + m.param("dense", ones, (3,)), ValueError,
+    (lambda m, x: m(jn.dense(3), x) + m.param("dense", ones, (3,)),
      "the param 'dense' has the name of a child"),
-    (lambda m, x: m.param("w", ones, (3,)) + m.param("w", ones, (4,)).sum(), ValueError,
+    (lambda m, x: m.param("w", ones, (3,)) + m.param("w", ones, (4,)).sum(),
      r"w: expected \(3,\), got \(4,\)"),
     (lambda m, x: m.param("a/b", ones, (3,)), TypeError, "a name without '/'"),
     (lambda m, x: m.param("w", (3,), ones), TypeError,
@@ -234,15 +235,14 @@ ones = jn.initializers.ones
     (lambda m, x: jn.dense(3)(x), TypeError, r"dense: a layer is not a function; .*m\(layer"),
     (lambda m, x: m(jn.dense(3), [x] * 99), TypeError, r"list of 99 leaves, .*; write np.stack"),
     (lambda m, x: m(jn.dense(3), {"x": x}), TypeError, "jn.layers.time_distributed"),
-    (lambda m, x: m.param("w", lambda *_: jnp.ones(4), (3,)), ValueError,
+    (lambda m, x: m.param("w", lambda *_: jnp.ones(4), (3,)),
      r"net: the initializer of 'w' must return an array of shape \(3,\), got \(4,\) float32"),
     (lambda m, x: m([jn.dense(3)], x), TypeError, "net: expected a layer or a function, got list"),
     (lambda m, x: m.key(3), TypeError, "expected m.key"),
     (lambda m, x: m.params, AttributeError, r"m has no attribute 'params'; it has m\(layer, x\)"),
 ])  # fmt: skip
-def test_wrong_use_of_m_is_answered(forward, error, words):
-    with pytest.raises(error, match=words):
-        jn.compose(forward, name="net").init(KEY, jn.spec((2, 3)))
+def test_wrong_use_of_m_is_answered(forward):
+    jn.compose(forward, name="net").init(KEY, jn.spec((2, 3)))
 
 
 def test_one_parameter_used_twice_is_one():
@@ -558,15 +558,14 @@ def test_state_is_declared_read_and_updated():
         net.apply(params, {"running_1": state["running_1"]}, x)
 
 
-@pytest.mark.parametrize(("forward", "words"), [
+@refused([
     (lambda m, x: m.update("mean", x), r"m.update\('mean'\) needs an entry that m.state has decl"),
     (lambda m, x: (m.state("a", zeros, (3,)), m.update("a", x)), r"must keep the ent.*a: expected"),
     (lambda m, x: (m.param("a", zeros, (3,)), m.update("a", x[0])), "that m.state has declared"),
     (lambda m, x: (m(jn.dense(3, name="a"), x), m.state("a", zeros, ())), "the state 'a' has"),
 ])  # fmt: skip
-def test_wrong_use_of_state_is_answered(forward, words):
-    with pytest.raises(ValueError, match=words):
-        jn.compose(forward, name="net").init(KEY, jn.spec((2, 3)))
+def test_wrong_use_of_state_is_answered(forward):
+    jn.compose(forward, name="net").init(KEY, jn.spec((2, 3)))
 
 
 @pytest.mark.parametrize("jit", [False, True])

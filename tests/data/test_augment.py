@@ -13,6 +13,7 @@ from jaxnet.data import (
     random_shift,
     warp,
 )
+from tests.helpers import refused
 
 
 @pytest.mark.slow
@@ -150,27 +151,25 @@ def test_cutmix_of_narrow_images_weighs_all_pixels():
 X = jnp.ones((3, 5, 7, 2))
 
 
-@pytest.mark.parametrize("call, error, words", [
-    (lambda key: random_shift(0), ValueError, "pixels must be at least 1, got 0"),
-    (lambda key: random_shift(2**30)(key, X), ValueError, "pixels must be 1 to 7, the larger side"),
-    (lambda key: random_shift(1)(key, jnp.zeros((3, 64))), ValueError,
+@refused([
+    (lambda key: random_shift(0), "pixels must be at least 1, got 0"),
+    (lambda key: random_shift(2**30)(key, X), "pixels must be 1 to 7, the larger side"),
+    (lambda key: random_shift(1)(key, jnp.zeros((3, 64))),
      r"shape \(batch, height, width, channels\), got \(3, 64\)"),
     (lambda key: on_inputs(random_shift(1))(key, X), TypeError,
      "expected a batch .*got ArrayImpl; for inputs alone"),
     (lambda key: on_masks(random_shift(1))(key, {"image": X}), TypeError,
      r"on_masks: expected a batch \(inputs, masks\), got dict"),
     (lambda key: on_masks(lambda key, x: x, void=300)(key, (X, jnp.ones((3, 5, 7), jnp.uint8))),
-     ValueError, "void must be 0 to 255, the range of uint8 masks"),
-    (lambda key: color_jitter(saturation=0.5)(key, X), ValueError,
-     "with 3 channels for saturation"),
-    (lambda key: color_jitter(contrast=2), ValueError, r"contrast must be in \[0, 1\], got 2"),
-    (lambda key: cutout(0), ValueError, "size must be at least 1"),
-    (lambda key: mixup(0, 5), ValueError, r"mixup: alpha must be in \(0, inf\), got 0"),
+     "void must be 0 to 255, the range of uint8 masks"),
+    (lambda key: color_jitter(saturation=0.5)(key, X), "with 3 channels for saturation"),
+    (lambda key: color_jitter(contrast=2), r"contrast must be in \[0, 1\], got 2"),
+    (lambda key: cutout(0), "size must be at least 1"),
+    (lambda key: mixup(0, 5), r"mixup: alpha must be in \(0, inf\), got 0"),
     (lambda key: cutmix(1.0, 5)(key, X), TypeError, r"cutmix: expected a batch \(inputs, labels\)"),
 ])  # fmt: skip
-def test_refusals(call, error, words):
-    with pytest.raises(error, match=words):
-        call(jax.random.key(0))
+def test_refusals(call):
+    call(jax.random.key(0))
 
 
 def test_a_change_of_images_alone_is_told_what_moves_masks():

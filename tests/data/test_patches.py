@@ -1,7 +1,7 @@
 import numpy as np
-import pytest
 
 from jaxnet.data import patches
+from tests.helpers import refused
 
 
 def numbered(height, width, start=0):
@@ -32,13 +32,12 @@ def test_every_place_of_every_image_is_as_likely():
     assert abs(counts - 500).max() < 5 * 500**0.5
 
 
-@pytest.mark.parametrize(("images", "size", "count", "message"), [
+@refused([
     ([], 3, 1, "at least one, got"),
     (np.ones((8, 8)), 3, 1, r"for one image pass \[image\]"),
     ([np.ones((8, 8, 3)), np.ones((8, 8))], 3, 1, "the same number of channels"),
     ([np.ones((8, 8)), np.ones((5, 9))], 6, 1, "size must be 1 to 5, the smallest side, got 6"),
     ([np.ones((8, 8))], 3, 0, "count must be at least 1"),
 ])  # fmt: skip
-def test_wrong_options(images, size, count, message):
-    with pytest.raises(ValueError, match=message):
-        patches(images, size, count)
+def test_wrong_options(images, size, count):
+    patches(images, size, count)

@@ -7,6 +7,7 @@ import pytest
 
 import jaxnet as jn
 from jaxnet.data.rand_augment import CHANGES, _autocontrast, changed
+from tests.helpers import refused
 
 IMAGE = np.clip(np.random.default_rng(0).normal(120, 45, (27, 36, 3)), 0, 255).astype(np.uint8)
 SMALL = IMAGE[:9, :12]
@@ -83,12 +84,11 @@ def test_every_image_has_its_own_changes():
     assert np.isnan(augment(jax.random.key(0), 255 * x)).all()
 
 
-@pytest.mark.parametrize("call, words", [
+@refused([
     (lambda x: jn.data.rand_augment()(jax.random.key(0), 255 * x),
      r"rand_augment: images must be in \[0, 1\], got values"),
     (lambda x: jn.data.rand_augment()(jax.random.key(0), x[..., :2]), "must have 1 or 3 channels"),
     (lambda x: jn.data.rand_augment(2, 9), r"strength must be in \[0, 1\], got 9"),
 ])  # fmt: skip
-def test_refusals(call, words):
-    with pytest.raises(ValueError, match=words):
-        call(jnp.ones((2, 5, 6, 3)))
+def test_refusals(call):
+    call(jnp.ones((2, 5, 6, 3)))

@@ -7,6 +7,7 @@ import pytest
 
 from jaxnet.data import elastic, random_crop, random_flip, warp
 from jaxnet.data.warp import _real
+from tests.helpers import refused
 
 RANDOM = {
     "skew": elastic(shear=30), "affine": elastic(rotation=30, shear=15, scale=(0.7, 1.4), shift=2),
@@ -93,7 +94,7 @@ def test_boxes_without_an_area_are_none():
 X = jnp.ones((1, 4, 5, 1))
 
 
-@pytest.mark.parametrize("call, words", [
+@refused([
     (lambda key: elastic(scale=(2, 1)), r"scale\[0\] must be at most scale\[1\], got 2 and 1"),
     (lambda key: elastic(rotation=181), r"rotation must be in \[0, 180\], got 181"),
     (lambda key: elastic(shear=90), r"shear must be in \[0, 90\), got 90"),
@@ -114,6 +115,5 @@ X = jnp.ones((1, 4, 5, 1))
     (lambda key: warp(X, jnp.eye(2)[None], jnp.zeros((3, 2))),
      r"center must have shape \(batch, 2\) with batch = 1"),
 ])  # fmt: skip
-def test_refusals(call, words):
-    with pytest.raises(ValueError, match=words):
-        call(jax.random.key(0))
+def test_refusals(call):
+    call(jax.random.key(0))

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from jaxnet.decoding import filter_logits
+from tests.helpers import refused
 
 RNG = np.random.default_rng(0)
 LOGITS = 3 * RNG.normal(size=(6, 12))
@@ -68,16 +69,15 @@ def test_numbers_may_be_traced_and_axes_free():
     assert run._cache_size() == 1
 
 
-@pytest.mark.parametrize(("options", "words"), [
+@refused([
     ({"temperature": 0}, r"temperature is what divides the logits, in \(0, inf\), got 0"),
     ({"top_k": 5}, "top_k must be 1 to 4, the number of tokens, got 5"),
     ({"top_p": 1.5}, r"top_p must be in \(0, 1\], got 1.5"),
     ({"min_p": -1}, r"min_p must be in \[0, 1\], got -1"),
     ({"repetition_penalty": 2.0}, "repetition_penalty needs seen"),
 ])  # fmt: skip
-def test_wrong_arguments(options, words):
-    with pytest.raises(ValueError, match=words):
-        filter_logits(jnp.zeros((1, 4)), **options)
+def test_wrong_arguments(options):
+    filter_logits(jnp.zeros((1, 4)), **options)
 
 
 def test_a_nucleus_of_everything_drops_no_token():

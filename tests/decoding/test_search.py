@@ -11,6 +11,7 @@ import pytest
 import jaxnet as jn
 from jaxnet.decoding import beam_search
 from jaxnet.initializers import zeros
+from tests.helpers import refuses
 
 KEYS_MAY_REPEAT = True  # draws are compared
 END = 2
@@ -268,7 +269,7 @@ def gives(output):
     return beaming(lambda tokens: output)
 
 
-@pytest.mark.parametrize(("run", "message"), [
+test_messages = refuses([
     (beaming(length=0), "beam_search: length must be at least 1, got 0"),
     (beaming(prompt=3), "beam_search: prompt must be a JAX or NumPy array"),
     (beaming(prompt=PROMPT[0]), r"prompt must have shape \(batch, time\), got"),
@@ -285,10 +286,7 @@ def gives(output):
     (beaming(beams=0), "beam_search: beams must be at least 1, got 0"),
     (beaming(length_penalty=np.nan), "beam_search: length_penalty must be in .* got nan"),
     (beaming(length_penalty=-1), r"length_penalty must be in \[0, inf\), got -1"),
-])  # fmt: skip
-def test_messages(run, message):
-    with pytest.raises((ValueError, TypeError), match=message):
-        run()
+], (ValueError, TypeError))  # fmt: skip
 
 
 def test_logits_of_beams_are_changed_as_by_hand():

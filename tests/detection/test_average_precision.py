@@ -8,6 +8,7 @@ import pytest
 
 from jaxnet.detection import average_precision
 from tests.detection.test_boxes import loop_iou, random_boxes
+from tests.helpers import refused
 
 CLASSES = 3
 
@@ -182,7 +183,7 @@ FOUND, TRUTH = scene(0)
 NAN = np.where(FOUND["scores"] == FOUND["scores"].max(), np.nan, FOUND["scores"])
 
 
-@pytest.mark.parametrize(("found", "truth", "options", "message"), [
+@refused([
     ({}, {}, {"classes": 2}, r"average_precision: found\['classes'\] must be below 2, got 2"),
     ({"scores": np.zeros((12, 3))}, {}, {}, r"found\['scores'\] must .* n = 14, got \(12, 3\)"),
     ({"scores": NAN}, {}, {}, r"found\['scores'\] must not hold NaN"),
@@ -193,10 +194,9 @@ NAN = np.where(FOUND["scores"] == FOUND["scores"].max(), np.nan, FOUND["scores"]
     ({}, {}, {"iou": 0}, r"average_precision: iou must be in \(0, 1\], got 0"),
     ({}, {}, {"iou": 50}, r"average_precision: iou must be in \(0, 1\], got 50"),
     ({}, {}, {"points": 1}, "average_precision: points must be at least 2, got 1"),
-])  # fmt: skip
-def test_messages(found, truth, options, message):
-    with pytest.raises((ValueError, TypeError), match=message):
-        average_precision(FOUND | found, TRUTH | truth, **({"classes": 3} | options))
+], (ValueError, TypeError))  # fmt: skip
+def test_messages(found, truth, options):
+    average_precision(FOUND | found, TRUTH | truth, **({"classes": 3} | options))
 
 
 @pytest.mark.parametrize("found", [[1], {"boxes": FOUND["boxes"]}])

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from jaxnet import detection
+from tests.helpers import refuses
 
 
 def loop_iou(a, b):
@@ -156,7 +157,7 @@ NMS = detection.non_max_suppression
 BOXES, SCORES = np.zeros((3, 4)), np.zeros(3)
 
 
-@pytest.mark.parametrize(("run", "message"), [
+test_messages = refuses([
     (lambda: detection.iou(np.zeros(4), BOXES), r"iou: a must have shape \(..., n, 4\), got"),
     (lambda: detection.iou(BOXES, [[0, 0, 1, 1]]), r"iou: b must be .* jnp.asarray\(x\)"),
     (lambda: detection.iou(np.zeros((2, 3, 4)), np.zeros((5, 3, 4))), r"iou: .* broadcast"),
@@ -167,7 +168,4 @@ BOXES, SCORES = np.zeros((3, 4)), np.zeros(3)
     (lambda: NMS(BOXES, SCORES, most=0), "most must be at least 1, got 0"),
     (lambda: NMS(BOXES, SCORES, iou=50), r"non_max_suppression: iou must be in \[0, 1\], got 50"),
     (lambda: NMS(BOXES, SCORES, score=np.nan), "non_max_suppression: score must be in .* got nan"),
-])  # fmt: skip
-def test_messages(run, message):
-    with pytest.raises((ValueError, TypeError), match=message):
-        run()
+], (ValueError, TypeError))  # fmt: skip

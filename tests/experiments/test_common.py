@@ -26,6 +26,7 @@ from experiments.common import (
     total_steps,
 )
 from jaxnet.viz.style import new_figure
+from tests.helpers import refused
 
 DRAWS = True
 
@@ -53,7 +54,7 @@ def test_defaults_and_options_of_the_bases():
     assert total_steps(9, config) == 3 * 3
 
 
-@pytest.mark.parametrize(("wrong", "words"), [
+@refused([
     ({"model": "huge"}, "model must be one of small, large, got 'huge'"),
     ({"kinds": ("a", "c")}, "kinds must be one of a, b, got 'c'"),
     ({"epochs": 0}, "epochs must be at least 1, got 0"),
@@ -61,9 +62,8 @@ def test_defaults_and_options_of_the_bases():
     ({"widths": ()}, "widths must not be empty"),
     ({"seed": -1}, "seed must not be negative, got -1"),
 ])  # fmt: skip
-def test_wrong_options(wrong, words):
-    with pytest.raises(ValueError, match=words):
-        Config(**wrong)
+def test_wrong_options(wrong):
+    Config(**wrong)
 
 
 # What one experiment refuses beyond what its base does.

@@ -13,6 +13,7 @@ from experiments.random_projections import (
     random_projection,
 )
 from tests.compiled import jit_apply
+from tests.helpers import refuses
 
 
 def planted(seed, problems=4, unknowns=256, nonzero=20, measurements=100):
@@ -145,7 +146,7 @@ def ones(*shapes):
     return [np.ones(shape, np.float32) for shape in shapes]
 
 
-@pytest.mark.parametrize(("call", "words"), [
+test_what_does_not_fit_raises = refuses([
     (lambda: basis_pursuit(*ones((5, 3), (5,))), "basis_pursuit: A must .*measurements"),
     (lambda: basis_pursuit(*ones((3, 5), (5,))), "basis_pursuit: y must .*measurements"),
     (lambda: basis_pursuit(*ones((3, 5), ())), "basis_pursuit: y must .*measurements"),
@@ -156,6 +157,3 @@ def ones(*shapes):
     (lambda: projection_features(1, 0.5), "points must be at least 2"),
     (lambda: projection_features(5, 1), "distortion must be in"),
 ])  # fmt: skip
-def test_what_does_not_fit_raises(call, words):
-    with pytest.raises(ValueError, match=words):
-        call()

@@ -3,6 +3,7 @@ import pytest
 
 from jaxnet.inspect import Gabor, gabor_fit
 from jaxnet.inspect.gabor import _describe, _residual, _search, _starts
+from tests.helpers import refused
 
 RANDOM = np.random.default_rng(0)
 ENDS = (3, 8), (3, 9), (0, np.pi), (0.1, 0.35), (-np.pi, np.pi), (1.2, 2.5), (1.2, 3), (0.5, 3)
@@ -153,12 +154,11 @@ def test_bells_keep_their_least_width(fits):
     assert 0.5 <= float(fitted.sigma_along[0]) < 1 and 4.5 < float(fitted.row[0]) < 5.5
 
 
-@pytest.mark.parametrize(("filters", "message"), [
+@refused([
     (np.ones((8, 8)), r"expected \(height, width, filters\).*got \(8, 8\)"),
     (np.ones((3, 8, 2)), "at least 4x4 pixels"),
     (np.ones((8, 8, 0)), r"got \(8, 8, 0\)"),
     (np.full((8, 8, 1), np.nan), "must be finite"),
 ])  # fmt: skip
-def test_wrong_filters(filters, message):
-    with pytest.raises(ValueError, match=message):
-        gabor_fit(filters)
+def test_wrong_filters(filters):
+    gabor_fit(filters)

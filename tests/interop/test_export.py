@@ -17,7 +17,7 @@ import jaxnet as jn
 from jaxnet.interop.export import export, load_exported
 from tests.catalogue import ROWS, cases, fill
 from tests.compiled import jit_apply
-from tests.helpers import close, drawn
+from tests.helpers import close, drawn, refuses
 
 pytest.importorskip("flatbuffers", reason="jax.export writes its files with it")
 
@@ -329,30 +329,26 @@ def tanh(**change):
     return export(**given | change)
 
 
-@pytest.mark.parametrize(("call", "error", "words"), [
-    (lambda: dense()(np.ones((3, 4), "f")), ValueError,
-     r"\(batch, 5\) float32, got \(3, 4\) float32: Shape"),
-    (lambda: dense()(np.ones((3, 5), "i")), ValueError, r"32, got \(3, 5\) int32: Dtype"),
-    (lambda: dense()(np.ones(5, "f")), ValueError, r"\(batch, 5\) float32, got \(5,\) float32"),
-    (lambda: dense()(np.ones((0, 5), "f")), ValueError, r"float32, got \(0, 5\) float32"),
-    (lambda: dense()([np.ones((3, 5), "f")]), ValueError, r"got \[\(3, 5\) float32\].*structure"),
+test_refusals = refuses([
+    (lambda: dense()(np.ones((3, 4), "f")), r"\(batch, 5\) float32, got \(3, 4\) float32: Shape"),
+    (lambda: dense()(np.ones((3, 5), "i")), r"32, got \(3, 5\) int32: Dtype"),
+    (lambda: dense()(np.ones(5, "f")), r"\(batch, 5\) float32, got \(5,\) float32"),
+    (lambda: dense()(np.ones((0, 5), "f")), r"float32, got \(0, 5\) float32"),
+    (lambda: dense()([np.ones((3, 5), "f")]), r"got \[\(3, 5\) float32\].*structure"),
     (lambda: dense()(object()), TypeError, r"program: |the input must "),
-    (lambda: dense(batch=0), ValueError, "batch must be at least 1, .*got 0"),
-    (lambda: tanh(net=jn.dense(3)), ValueError, "dense/kernel: expected"),
+    (lambda: dense(batch=0), "batch must be at least 1, .*got 0"),
+    (lambda: tanh(net=jn.dense(3)), "dense/kernel: expected"),
     (lambda: tanh(batch=2.5), TypeError, "export: batch must be an integer, got 2.5"),
-    (lambda: tanh(batch=2, x=jn.spec((*jax.export.symbolic_shape("b"), 5))), ValueError,
+    (lambda: tanh(batch=2, x=jn.spec((*jax.export.symbolic_shape("b"), 5))),
      "batch must be None for an x with symbolic sizes, got 2"),
     (lambda: tanh(platforms="cpu"), TypeError,
      "export: platforms must be a list of str, such as .*got 'cpu'"),
     (lambda: tanh(platforms=[]), TypeError, "export: platforms must be a list of str"),
-    (lambda: tanh(platforms=["gpu"]), ValueError,
+    (lambda: tanh(platforms=["gpu"]),
      "export: a platform must be 'cpu', 'cuda', 'rocm' or 'tpu', got"),
     (lambda: load_exported("."), IsADirectoryError, "load_exported: .* is a folder"),
     (lambda: load_exported("none"), FileNotFoundError, "load_exported: there is no file .*none"),
 ])  # fmt: skip
-def test_refusals(call, error, words):
-    with pytest.raises(error, match=words):
-        call()
 
 
 def test_inputs_of_another_byte_order():

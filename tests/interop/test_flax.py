@@ -11,6 +11,7 @@ import jaxnet as jn
 from tests import test_laws as test_laws_file
 from tests.catalogue import Row
 from tests.compiled import jit_apply
+from tests.helpers import refuses
 
 flax = pytest.importorskip("flax", reason="Flax is what is converted from and to")
 
@@ -496,7 +497,7 @@ def linear(rngs):
     return nnx.Linear(2, 3, rngs=rngs)
 
 
-@pytest.mark.parametrize(("call", "error", "words"), [
+test_messages = refuses([
     (lambda: from_linen(jn.dense(4)), TypeError, "from_linen: expected a Linen module.*got Layer"),
     (lambda: from_linen(linear(nnx.Rngs(0))), TypeError, "NNX module use from_nnx"),
     (lambda: from_linen(nn.LSTMCell(3)), TypeError,
@@ -509,12 +510,9 @@ def linear(rngs):
     (lambda: from_linen(nn.Dense(3), call=3), TypeError, "from_linen: call must be a function of"),
     (lambda: from_nnx(linear, name=3), TypeError, "from_nnx: name must be a word without"),
     (lambda: to_linen(jn.dense(3), rng=3), TypeError, "to_linen: rng must be a str, got int"),
-    (lambda: from_linen(nn.Dropout(0.5)).apply({}, {}, X, train=True), ValueError,
+    (lambda: from_linen(nn.Dropout(0.5)).apply({}, {}, X, train=True),
      r"Dropout: draws random numbers.*key=jax.random.key\(0\)"),
 ])  # fmt: skip
-def test_messages(call, error, words):
-    with pytest.raises(error, match=words):
-        call()
 
 
 def test_from_nnx_with_a_dict_in_a_variable():

@@ -11,6 +11,7 @@ from safetensors.numpy import save_file
 import jaxnet as jn
 from jaxnet.interop.torch import first_difference, from_torch, to_torch
 from tests.compiled import jit_apply
+from tests.helpers import refuses
 
 
 def small_net(padding=1, groups=2):
@@ -131,15 +132,15 @@ def back(params=PARAMS, weights=GOOD, **options):
     return to_torch(DENSE, params, {}, weights, ROW, **options)
 
 
-@pytest.mark.parametrize(("call", "error", "words"), [
-    (lambda: small({"0.weight": np.ones((4, 3, 3, 5))}), ValueError,
+test_refusals = refuses([
+    (lambda: small({"0.weight": np.ones((4, 3, 3, 5))}),
      r"serial/conv and 0: weight must have shape \(4, 3, 3, 3\), got \(4, 3, 3, 5\)"),
-    (lambda: small({"9.weight": None, "9.bias": None}), ValueError,
+    (lambda: small({"9.weight": None, "9.bias": None}),
      "serial/dense_1 has no counterpart; the weights end after 5"),
-    (lambda: small({"aux.weight": np.ones(2)}), ValueError, "unused: aux; serial has 6 layers"),
-    (lambda: small({"1.running_var": None}), ValueError,
+    (lambda: small({"aux.weight": np.ones(2)}), "unused: aux; serial has 6 layers"),
+    (lambda: small({"1.running_var": None}),
      "expected bias, running_mean, running_var, weight, got bias, running_mean, weight"),
-    (lambda: from_torch(small_net(), weights(), X, names={"dens": "fc"}), ValueError,
+    (lambda: from_torch(small_net(), weights(), X, names={"dens": "fc"}),
      "unknown entries: dens, fc; layers: conv,"),
     (lambda: dense(names=[1]), TypeError, "names must be a dict of paths of layers .*, got list"),
     (lambda: back(names=[1]), TypeError, "to_torch: names must be a dict of paths of layers"),
@@ -148,16 +149,13 @@ def back(params=PARAMS, weights=GOOD, **options):
     (lambda: dense(weights=None), TypeError, "from_torch: weights must be a state_dict"),
     (lambda: back(weights=[1]), TypeError, "to_torch: weights must be a state_dict .*got list"),
     (lambda: dense(x="a"), TypeError, "from_torch: the input must be an array, "),
-    (lambda: dense(jn.serial(jn.layers.locally_connected(4, 2)), x=jn.spec((2, 5, 3))), ValueError,
+    (lambda: dense(jn.serial(jn.layers.locally_connected(4, 2)), x=jn.spec((2, 5, 3))),
      "serial/locally_connected/.*has no counterpart; .* layers of kind dense, "),
-    (lambda: back({}), ValueError, "params do not fit dense"),
-    (lambda: back(PARAMS | {"kernel": jnp.ones((4, 3))}), ValueError, "params do not fit dense"),
+    (lambda: back({}), "params do not fit dense"),
+    (lambda: back(PARAMS | {"kernel": jnp.ones((4, 3))}), "params do not fit dense"),
     (lambda: dense(jn.serial(jn.repeat(jn.serial(jn.dense(3), jnp.tanh, name="block"), 2))),
-     ValueError, "got repeat, whose entries differ.*without it"),
+     "got repeat, whose entries differ.*without it"),
 ])  # fmt: skip
-def test_refusals(call, error, words):
-    with pytest.raises(error, match=words):
-        call()
 
 
 def test_weights_of_a_file(tmp_path):

@@ -11,6 +11,7 @@ import jaxnet as jn
 from jaxnet.interop.torch import first_difference, from_torch, to_torch
 from jaxnet.interop.torch_weights import ENTRIES, KINDS
 from tests.compiled import jit_apply
+from tests.helpers import refuses
 
 torch = pytest.importorskip("torch", reason="compares with PyTorch")  # torch 2.13.0
 nn = torch.nn
@@ -424,29 +425,25 @@ def attentive(**options):
     return jn.serial(jn.multi_head_attention(2, **options), jn.flatten(), jn.dense(3))
 
 
-@pytest.mark.parametrize(("call", "error", "words"), [
+test_refusals = refuses([
     (lambda: refused(jn.serial(jn.lstm(4)), nn.LSTM(3, 4, proj_size=2), (2, 6, 3)),
-     ValueError, "lstm and l0: expected .*, got .*weight_hr"),
-    (lambda: refused(attentive(), Attention(add_bias_kv=True), (2, 5, 8)), ValueError,
+     "lstm and l0: expected .*, got .*weight_hr"),
+    (lambda: refused(attentive(), Attention(add_bias_kv=True), (2, 5, 8)),
      "multi_head_attention and mha: expected .* got bias_k"),
-    (lambda: refused(attentive(kv_heads=1), Attention(), (2, 5, 8)), ValueError,
+    (lambda: refused(attentive(kv_heads=1), Attention(), (2, 5, 8)),
      r"in_proj_weight must have shape \(16, 8\), got \(24, 8\)"),
     # Norms whose weights are all ones are not shared.
     (lambda: refused(jn.serial(jn.dense(3), jn.layer_norm()), nn.Sequential(
-        nn.Linear(3, 3), nn.LayerNorm(3), nn.LayerNorm(3)), (2, 3)),
-     ValueError, "unused: 2"),
+        nn.Linear(3, 3), nn.LayerNorm(3), nn.LayerNorm(3)), (2, 3)), "unused: 2"),
     # Weights of the paper's GRU have the same shapes; its reset gate acts before the product.
-    (lambda: refused(jn.gru(4, reset_after=False), nn.GRU(3, 4), (2, 5, 3)), ValueError,
+    (lambda: refused(jn.gru(4, reset_after=False), nn.GRU(3, 4), (2, 5, 3)),
      "got gru, whose entries differ"),
     (lambda: first_difference(jn.dense(4), {}, {}, {}, np.ones((2, 3))), TypeError,
      "first_difference: module must be a torch.nn.Module, got "),
     (lambda: first_difference(jn.dense(4), {"kernel": jnp.ones((3, 4)), "bias": jnp.ones(4)}, {},
-                              nn.Linear(3, 4), np.ones((2, 3)), tolerance=-1), ValueError,
+                              nn.Linear(3, 4), np.ones((2, 3)), tolerance=-1),
      r"first_difference: tolerance must be in \[0, inf\), got -1"),
 ])  # fmt: skip
-def test_refusals(call, error, words):
-    with pytest.raises(error, match=words):
-        call()
 
 
 # The order of features, by the logits of both.

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import jaxnet as jn
-from tests.helpers import draw
+from tests.helpers import draw, refuses
 from tests.layers.test_attention import random_params, run
 
 
@@ -34,12 +34,12 @@ QUERIES, MEMORY = jn.spec((2, 3, 4)), jn.spec((2, 5, 7))
 KEYS = jn.spec((2, 5, 3))
 
 
-@pytest.mark.parametrize(("call", "error", "words"), [
-    (lambda: jn.layers.additive_attention(0), ValueError, "features must be at least 1, got 0"),
-    (lambda: inits(QUERIES), ValueError, r"expected \(queries, memory\) with"),
-    (lambda: inits(QUERIES, jn.spec((2, 7))), ValueError, r"got \(2, 3, 4\) and \(2, 7\)"),
-    (lambda: inits(jn.spec((4,)), MEMORY), ValueError, r"got \(4,\) and \(2, 5, 7\)"),
-    (lambda: inits(QUERIES, key=QUERIES, value=MEMORY), ValueError,
+test_refusals = refuses([
+    (lambda: jn.layers.additive_attention(0), "features must be at least 1, got 0"),
+    (lambda: inits(QUERIES), r"expected \(queries, memory\) with"),
+    (lambda: inits(QUERIES, jn.spec((2, 7))), r"got \(2, 3, 4\) and \(2, 7\)"),
+    (lambda: inits(jn.spec((4,)), MEMORY), r"got \(4,\) and \(2, 5, 7\)"),
+    (lambda: inits(QUERIES, key=QUERIES, value=MEMORY),
      r"expected keys of shape \(2, 5, 3\) for a memory .*, got \(2, 3, 4\)"),
     # The weights would become 0.
     (lambda: inits(QUERIES, jn.spec((2, 5, 7), int), jn.spec((2,), int)), TypeError,
@@ -49,6 +49,3 @@ KEYS = jn.spec((2, 5, 3))
     (lambda: inits(QUERIES, key=jn.spec((2, 5, 3), int), value=MEMORY), TypeError,
      "expected an input of floats"),
 ])  # fmt: skip
-def test_refusals(call, error, words):
-    with pytest.raises(error, match=words):
-        call()

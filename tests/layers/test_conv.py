@@ -9,6 +9,7 @@ import pytest
 
 import jaxnet as jn
 from tests.compiled import jit_apply, jit_pull
+from tests.helpers import refused
 
 # Values of the lectures.
 
@@ -111,7 +112,7 @@ def test_conv_transpose_is_that_of_flax(x64, padding, window, strides):
     close(jit_apply(ours, params, {}, x)[0], jax.jit(theirs.apply)({"params": params}, x))
 
 
-@pytest.mark.parametrize("make, shape, message", [
+@refused([
     (lambda: jn.conv(0, 3), None, "conv: features must be at least 1, got 0"),
     (lambda: jn.conv(4, 3, groups=0), None, "conv: groups must be at least 1, got 0"),
     (lambda: jn.conv(5, 3, groups=2), None, "conv: 2 groups must divide the 5 features"),
@@ -127,6 +128,5 @@ def test_conv_transpose_is_that_of_flax(x64, padding, window, strides):
     (lambda: jn.conv_transpose(4, 3, padding="CAUSAL"), (2, 8, 3), "no transpose"),
     (lambda: jn.depthwise_conv(3, multiplier=0), None, "multiplier must be at least 1"),
 ])  # fmt: skip
-def test_messages(make, shape, message):
-    with pytest.raises(ValueError, match=message):
-        output_shape(make(), shape)
+def test_messages(make, shape):
+    output_shape(make(), shape)

@@ -3,10 +3,10 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 
 import jaxnet as jn
 from tests.compiled import jit_apply
+from tests.helpers import refuses
 
 KEY = jax.random.key(0)
 
@@ -31,11 +31,8 @@ def test_a_random_bias_is_not_the_kernel_again():
     assert not jnp.isclose(params["kernel"][0], params["bias"]).any()
 
 
-@pytest.mark.parametrize(("call", "words"), [
+test_refusals = refuses([
     (lambda: jn.dense(0), "dense: features must be at least 1, got 0"),
     (lambda: jn.dense(2).init(KEY, jn.spec((5,))),
      r"dense: expected an input of .*, got \(5,\)\. Is the batch"),
 ])  # fmt: skip
-def test_refusals(call, words):
-    with pytest.raises(ValueError, match=words):
-        call()

@@ -7,6 +7,7 @@ import pytest
 
 import jaxnet as jn
 from tests.compiled import jit_apply
+from tests.helpers import refused
 
 
 @pytest.mark.slow
@@ -39,13 +40,12 @@ def test_fresh_outputs_have_variance_near_one():
     assert params["bias"].shape == (8, 7, 7)
 
 
-@pytest.mark.parametrize("make, shape, message", [
+@refused([
     (lambda: jn.layers.locally_connected(0, 3), None, "features must be at least 1"),
     (lambda: jn.layers.locally_connected(4, 3), (2, 5),
      r"locally_connected: expected .*\(batch, \*space"),
     (lambda: jn.layers.locally_connected(4, 6), (2, 5, 3),
      r"a window of \(6,\) is larger than the input"),
 ])  # fmt: skip
-def test_messages(make, shape, message):
-    with pytest.raises(ValueError, match=message):
-        make().init(jax.random.key(0), jn.spec(shape))
+def test_messages(make, shape):
+    make().init(jax.random.key(0), jn.spec(shape))

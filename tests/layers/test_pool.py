@@ -7,6 +7,7 @@ import pytest
 
 import jaxnet as jn
 from tests.compiled import jit_apply, jit_pull
+from tests.helpers import refused
 
 LECTURE = jnp.array([[0.0, 1, 2, 4], [5, 6, 6, 8], [3, 2, 1, 0], [1, 2, 3, 4]])
 
@@ -183,7 +184,7 @@ def test_no_scatter_in_the_compiled_gradient():
     assert "scatter(" not in run.lower(jnp.ones((2, 9, 9, 3))).compile().as_text()
 
 
-@pytest.mark.parametrize("make, shape, message", [
+@refused([
     (lambda: jn.max_pool(0), (2, 5, 3), "max_pool: window must be whole numbers of at least 1"),
     (lambda: jn.max_pool(2), (5, 3), r"max_pool: expected .* \(batch, \*space, features\)"),
     (lambda: jn.max_pool((2, 2)), (2, 5, 3), "window needs 1 entries"),
@@ -195,9 +196,8 @@ def test_no_scatter_in_the_compiled_gradient():
     (lambda: jn.layers.global_max_pool(), (2, 5), "global_max_pool: expected an input"),
     (lambda: jn.layers.lp_pool(0.5, 2), None, "p must be in"),
 ])  # fmt: skip
-def test_messages(make, shape, message):
-    with pytest.raises(ValueError, match=message):
-        make().apply({}, {}, jnp.ones(shape))
+def test_messages(make, shape):
+    make().apply({}, {}, jnp.ones(shape))
 
 
 @pytest.mark.fast_cases("1d", "SAME")

@@ -7,6 +7,7 @@ import pytest
 
 import jaxnet as jn
 from tests.compiled import jit_apply, jit_pull
+from tests.helpers import refuses
 
 RESIZED = [
     ("nearest", {}), ("nearest-exact", {}), ("bilinear", {}), ("bilinear", {"align_corners": True}),
@@ -77,7 +78,7 @@ def resized(*args, x=(1, 2, 2, 1), **options):
     return jn.resize(*args, **options).apply({}, {}, jnp.ones(x))
 
 
-@pytest.mark.parametrize(("call", "words"), [
+test_refusals = refuses([
     (lambda: jn.resize(), "expected size or scale, got size=None, scale=None"),
     (lambda: jn.resize(3, scale=2), "expected size or scale"),
     (lambda: jn.resize(3, method="linear"), "method must be 'nearest', .* got 'linear'"),
@@ -92,6 +93,3 @@ def resized(*args, x=(1, 2, 2, 1), **options):
     (lambda: resized(3, x=(1, 0, 2, 1)), r"must not be empty, got \(1, 0, 2, 1\)"),
     (lambda: resized((1, 2, 3)), "size needs 2 entries"),
 ])  # fmt: skip
-def test_refusals(call, words):
-    with pytest.raises(ValueError, match=words):
-        call()

@@ -9,6 +9,7 @@ import pytest
 
 import jaxnet as jn
 from tests.compiled import jit_apply
+from tests.helpers import refuses
 
 
 def random(*shape, seed=0):
@@ -187,25 +188,21 @@ WHOLE, CARRY = jn.spec((3, 5, 2)), jn.spec((3, 4))
 TWO, BOTH = jn.layers.stack_rnn(jn.gru(4), jn.gru(4)), jn.bidirectional(jn.gru(4))
 
 
-@pytest.mark.parametrize(("call", "error", "words"), [
-    (lambda: jn.layers.stack_rnn(), ValueError, "stack_rnn: needs at least one layer"),
-    (lambda: given(TWO, x=WHOLE, initial=(CARRY,)), ValueError,
+test_refusals = refuses([
+    (lambda: jn.layers.stack_rnn(), "stack_rnn: needs at least one layer"),
+    (lambda: given(TWO, x=WHOLE, initial=(CARRY,)),
      "'initial' must be a tuple of 2 carries.* got 1 entries"),
-    (lambda: given(TWO, x=WHOLE, initial=CARRY), ValueError,
-     "'initial' must be a tuple of 2 carries"),
-    (lambda: given(BOTH, x=WHOLE, initial=CARRY), ValueError,
+    (lambda: given(TWO, x=WHOLE, initial=CARRY), "'initial' must be a tuple of 2 carries"),
+    (lambda: given(BOTH, x=WHOLE, initial=CARRY),
      "'initial' must be {'forward': carry, 'backward': carry}"),
-    (lambda: given(BOTH, x=WHOLE, final=CARRY), ValueError,
+    (lambda: given(BOTH, x=WHOLE, final=CARRY),
      "a dict needs 'x'.*got the entries .*'final'.*jn.layers.stack_rnn"),
     (lambda: jn.layers.time_distributed(lambda x: x[:, 0]).apply({}, {}, jnp.ones((3, 5, 2))),
-     ValueError, r"keeps the axes \(batch, time\) = \(3, 5\), got \(3, 2\)"),
-    (lambda: jn.last_step().apply({}, {}, jnp.ones(3)), ValueError,
+     r"keeps the axes \(batch, time\) = \(3, 5\), got \(3, 2\)"),
+    (lambda: jn.last_step().apply({}, {}, jnp.ones(3)),
      r"last_step: expected x of shape \(batch, time, ...\), got \(3,\)"),
     (lambda: jn.layers.stack_rnn(jn.gru(3), None), TypeError,
      "stack_rnn: layer 1 must be a layer, .* got NoneType"),
     (lambda: jn.bidirectional(jn.gru(3), 0), TypeError,
      "bidirectional: backward must be a layer, .* got int"),
 ])  # fmt: skip
-def test_refusals(call, error, words):
-    with pytest.raises(error, match=words):
-        call()

@@ -10,6 +10,7 @@ import pytest
 import jaxnet as jn
 from jaxnet import losses
 from tests.compiled import jit_apply
+from tests.helpers import refuses
 from tests.losses.common import close, slopes
 
 RNG = np.random.default_rng(7)
@@ -85,30 +86,24 @@ IGNORE = ignore(class_weights=jnp.ones(4))
 Z, Y = jnp.ones((2, 3, 4)), jnp.zeros((2, 3), int)
 
 
-@pytest.mark.parametrize(
-    ("run", "message"),
-    [
-        (lambda: ignore(losses.dice)(Z, Y), r"one value per label \(2, 3\), got"),
-        (lambda: ignore(lambda *_: None)(Z, Y), "per label .* got NoneType"),
-        (lambda: IGNORE(Z, jnp.zeros((2, 3))), "ignore_label: targets must hold integers"),
-        (lambda: losses.weighted(class_weights=jnp.ones(4))(Z, Z.astype(int)),
-         r"targets \(batch, ...\), got"),
-        (lambda: IGNORE(Z[..., :3], Y), "weights must be one per class, 3, got 4"),
-        (lambda: IGNORE(Z[:, 0], Y[:, 0]), r"cancel .* one position per example,.* weighted\("),
-        (lambda: losses.masked(optax.squared_error)(Z, (Z, Y + 1)),
-         r"one value per entry of the mask \(2, 3\), got \(2, 3, 4"),
-        (lambda: losses.ignore_label(label=None), "ignore_label: label must be an integer, got N"),
-        (lambda: ignore(label=2.5), "label must be an integer, got 2.5"),
-        (lambda: ignore(None), r"loss must be a function of \(outputs, targets\)"),
-        (lambda: ignore(class_weights=[[1.0]]), "weights must have shape"),
-        (lambda: ignore(class_weights=[1, -1]), "finite and at least 0"),
-        (lambda: ignore(class_weights=[1, math.nan]), "must be finite"),
-        (lambda: losses.masked(5), r"masked: loss must be a function of \(outputs, targets\)"),
-        (lambda: losses.masked()(Z, Y), r"masked: targets must be \(labels, mask\), got"),
-        (lambda: losses.masked()(Z, (Y, np.full((2, 3), 0.5))), "masked: mask must .* got 0.5"),
-        (lambda: losses.masked()(Z, (Y, np.ones((3, 2)))), r"masked: .* mask \(batch, steps\),"),
-    ],
-)  # fmt: skip
-def test_messages(run, message):
-    with pytest.raises((ValueError, TypeError), match=message):
-        run()
+test_messages = refuses([
+    (lambda: ignore(losses.dice)(Z, Y), r"one value per label \(2, 3\), got"),
+    (lambda: ignore(lambda *_: None)(Z, Y), "per label .* got NoneType"),
+    (lambda: IGNORE(Z, jnp.zeros((2, 3))), "ignore_label: targets must hold integers"),
+    (lambda: losses.weighted(class_weights=jnp.ones(4))(Z, Z.astype(int)),
+     r"targets \(batch, ...\), got"),
+    (lambda: IGNORE(Z[..., :3], Y), "weights must be one per class, 3, got 4"),
+    (lambda: IGNORE(Z[:, 0], Y[:, 0]), r"cancel .* one position per example,.* weighted\("),
+    (lambda: losses.masked(optax.squared_error)(Z, (Z, Y + 1)),
+     r"one value per entry of the mask \(2, 3\), got \(2, 3, 4"),
+    (lambda: losses.ignore_label(label=None), "ignore_label: label must be an integer, got N"),
+    (lambda: ignore(label=2.5), "label must be an integer, got 2.5"),
+    (lambda: ignore(None), r"loss must be a function of \(outputs, targets\)"),
+    (lambda: ignore(class_weights=[[1.0]]), "weights must have shape"),
+    (lambda: ignore(class_weights=[1, -1]), "finite and at least 0"),
+    (lambda: ignore(class_weights=[1, math.nan]), "must be finite"),
+    (lambda: losses.masked(5), r"masked: loss must be a function of \(outputs, targets\)"),
+    (lambda: losses.masked()(Z, Y), r"masked: targets must be \(labels, mask\), got"),
+    (lambda: losses.masked()(Z, (Y, np.full((2, 3), 0.5))), "masked: mask must .* got 0.5"),
+    (lambda: losses.masked()(Z, (Y, np.ones((3, 2)))), r"masked: .* mask \(batch, steps\),"),
+], (ValueError, TypeError))  # fmt: skip

@@ -9,9 +9,9 @@ import pytest
 
 import jaxnet as jn
 from jaxnet.services.keywords import _ELSEWHERE, explain_keywords
+from tests.helpers import refuses
 
-
-@pytest.mark.parametrize("wrong, message", [
+test_message_says_what_to_write = refuses([
     (lambda: jn.conv(8, 3, stride=2), "conv: unknown argument stride; write strides="),
     (lambda: jn.dense(8, activation="relu"), "dense: .* jn.serial"),
     (lambda: jn.dense(784, 10), "dense: expected features by position, got 2; .* inputs"),
@@ -21,10 +21,7 @@ from jaxnet.services.keywords import _ELSEWHERE, explain_keywords
     (lambda: jn.dense(8, zzz=1), "dense: unknown argument zzz; known: features, use_"),
     (lambda: jn.fit(None, None, None, callbacks=[]), "fit: .* for epoch in jn.fit"),
     (lambda: jn.trainer(None, learning_rate=1e-3), "trainer: .* belongs to the optimizer"),
-])  # fmt: skip
-def test_message_says_what_to_write(wrong, message):
-    with pytest.raises(TypeError, match=message):
-        wrong()
+], TypeError)  # fmt: skip
 
 
 def test_what_is_missing_is_named_by_python():

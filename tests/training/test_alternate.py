@@ -7,6 +7,7 @@ import optax
 import pytest
 
 import jaxnet as jn
+from tests.helpers import refused
 from tests.training.conftest import same
 
 GENERATOR = jn.serial(jn.dense(4), jn.batch_norm(), jax.nn.relu, jn.dense(2), name="generator")
@@ -95,14 +96,13 @@ def test_parts_in_float16_scale_alone_and_name_what_overflows():
     )
 
 
-@pytest.mark.parametrize(("given", "error", "words"), [
-    ({}, ValueError, "alternate: needs trainers by name"),
+@refused([
+    ({}, "alternate: needs trainers by name"),
     ({"a": 3}, TypeError, r"alternate: a must be a trainer or a pair \(trainer, steps\), got"),
-    ({"a": (trainers()[0], 0)}, ValueError, "the steps of a must be at least 1, got 0"),
+    ({"a": (trainers()[0], 0)}, "the steps of a must be at least 1, got 0"),
 ])  # fmt: skip
-def test_other_values_raise(given, error, words):
-    with pytest.raises(error, match=words):
-        jn.alternate(**given)
+def test_other_values_raise(given):
+    jn.alternate(**given)
 
 
 def test_shared_entries_have_one_shape():

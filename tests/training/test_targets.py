@@ -10,6 +10,7 @@ import pytest
 
 import jaxnet as jn
 from jaxnet import losses
+from tests.helpers import refused
 from tests.training.conftest import KEY, LOSS, Batches
 
 X = np.random.default_rng(0).normal(size=(6, 4)).astype(np.float32)
@@ -56,7 +57,7 @@ def test_a_label_that_is_not_a_class(run, label):
     assert any(note.startswith(f"{who} looked at the targets first") for note in e.value.__notes__)
 
 
-@pytest.mark.parametrize(("run", "loss", "targets", "message"), [
+@refused([
     (fit, losses.sigmoid_cross_entropy, 255, r"in \[0, 1\], got 255.* x / 255"),
     (fit_stream, losses.sigmoid_cross_entropy, -1, r"in \[0, 1\], got -1"),
     (sweep, optax.sigmoid_binary_cross_entropy, 3, r"in \[0, 1\], got 3"),
@@ -64,10 +65,9 @@ def test_a_label_that_is_not_a_class(run, label):
     (fit, functools.partial(optax.softmax_cross_entropy), 0.2, "sum to 1, got 0.6"),
     (evaluate, optax.hinge_loss, 0, "must be -1 or 1, got 0.*2 \\* targets - 1"),
 ])  # fmt: skip
-def test_targets_of_the_wrong_range(run, loss, targets, message):
+def test_targets_of_the_wrong_range(run, loss, targets):
     """Seen to train down to negative losses without a word."""
-    with pytest.raises(ValueError, match=message):
-        run(np.full((6, 3), targets, np.float32), loss)
+    run(np.full((6, 3), targets, np.float32), loss)
 
 
 @pytest.mark.parametrize(("loss", "y"), [

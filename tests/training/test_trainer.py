@@ -12,6 +12,7 @@ import pytest
 
 import jaxnet as jn
 from tests.compiled import jit_apply
+from tests.helpers import refused
 
 KEY = jax.random.key(0)
 LOSS = optax.softmax_cross_entropy_with_integer_labels
@@ -156,19 +157,15 @@ def test_a_change_that_is_not_of_the_batch_is_told_even_among_the_shapes_meant()
         trainer.step(train_state, data())
 
 
-@pytest.mark.parametrize(("objective", "optimizer", "words"), [
+@refused([
     (LOSS, optax.sgd(0.1), "the objective must be a layer"),
     (jn.supervised(jn.dense(2), LOSS), 0.1, "must be an optax optimizer"),
     (jn.supervised(jn.dense(2), LOSS), optax.sgd, r"did you forget to call it: sgd\(1e-3\)\?"),
-    (
-        jn.supervised(jn.dense(2), LOSS),
-        optax.MultiSteps(optax.sgd(0.1), 2),
-        r"got MultiSteps; write optimizer\.gradient_transformation\(\)",
-    ),
-], ids=["function", "number", "uncalled", "MultiSteps"])  # fmt: skip
-def test_wrong_parts_are_answered(objective, optimizer, words):
-    with pytest.raises(TypeError, match=words):
-        jn.trainer(objective, optimizer)
+    (jn.supervised(jn.dense(2), LOSS), optax.MultiSteps(optax.sgd(0.1), 2),
+     r"got MultiSteps; write optimizer\.gradient_transformation\(\)"),
+], TypeError)  # fmt: skip
+def test_wrong_parts_are_answered(objective, optimizer):
+    jn.trainer(objective, optimizer)
 
 
 def test_values_of_a_wrong_shape_are_answered():

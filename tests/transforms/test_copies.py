@@ -7,7 +7,7 @@ import pytest
 
 import jaxnet as jn
 from tests.compiled import jit_apply
-from tests.helpers import close
+from tests.helpers import close, refused
 
 KEY = jax.random.key(0)
 X = jax.random.normal(jax.random.key(9), (4, 3))
@@ -111,18 +111,17 @@ def test_mapped_takes_layers_that_return_their_state_as_it_is(wrap):
             net.apply(params, state, x, train=True)
 
 
-@pytest.mark.parametrize("call, error, words", [
-    (lambda x: jn.repeat(jn.dense(3), 0), ValueError, "n must be at least 1, got 0"),
-    (lambda x: jn.ensemble(jn.dense(3), 0), ValueError, "n must be at least 1, got 0"),
+@refused([
+    (lambda x: jn.repeat(jn.dense(3), 0), "n must be at least 1, got 0"),
+    (lambda x: jn.ensemble(jn.dense(3), 0), "n must be at least 1, got 0"),
     (lambda x: jn.repeat(jn.dense(3), True), TypeError, "repeat: n must be an integer, got"),
     (lambda x: jn.ensemble(jn.dense(3), 2.5), TypeError, "ensemble: n must be an integer, got"),
-    (lambda x: jn.repeat(jn.dense(2), 4).init(KEY, X), ValueError,
+    (lambda x: jn.repeat(jn.dense(2), 4).init(KEY, X),
      r"must keep the shape and dtype of its input, \(4, 3\) float32"),
-    (lambda x: jn.transforms.mapped(jnp.tanh, 3).init(KEY, x), ValueError,
+    (lambda x: jn.transforms.mapped(jnp.tanh, 3).init(KEY, x),
      "every array must have axis 3 of one size"),
     (lambda x: jn.transforms.mapped(jn.parallel(jnp.tanh, jnp.tanh)).init(KEY, (x, x[:, :2])),
-     ValueError, "every array must have axis 1"),
+     "every array must have axis 1"),
 ])  # fmt: skip
-def test_refusals(call, error, words):
-    with pytest.raises(error, match=words):
-        call(np.ones((4, 5, 2), np.float32))
+def test_refusals(call):
+    call(np.ones((4, 5, 2), np.float32))

@@ -7,6 +7,7 @@ import optax
 import pytest
 
 import jaxnet as jn
+from tests.helpers import refused
 
 KEY = jax.random.key(0)
 
@@ -166,10 +167,9 @@ def looped(m, x):
     return x
 
 
-@pytest.mark.parametrize("forward, error, words", [
-    (looped, ValueError, r"m.sow\('mean'\) is called inside a function that JAX runs"),
+@refused([
+    (looped, r"m.sow\('mean'\) is called inside a function that JAX runs"),
     (lambda m, x: m.sow(3, x), TypeError, "m.sow"),
 ])  # fmt: skip
-def test_what_cannot_be_sown(forward, error, words):
-    with pytest.raises(error, match=words):
-        jn.collect(jn.compose(forward)).apply({}, {}, jnp.ones((5, 4, 2)))
+def test_what_cannot_be_sown(forward):
+    jn.collect(jn.compose(forward)).apply({}, {}, jnp.ones((5, 4, 2)))

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import pytest
 
 import jaxnet as jn
+from tests.helpers import refuses
 from tests.transforms.test_copies import KEY, X
 
 
@@ -50,12 +51,9 @@ def test_what_is_no_layer_is_named(transform):
         transform([jn.dense(3)])
 
 
-@pytest.mark.parametrize(("make", "words"), [
+test_options_of_another_kind_are_named = refuses([
     (lambda: jn.cast(jn.dense(3), "abc"), "cast: dtype must be one of JAX"),
     (lambda: jn.remat(jn.dense(3), policy=3), "remat: policy must be a function"),
     (lambda: jn.observe(jn.dense(3), print, transforms=1), "observe: transforms must be True or"),
     (lambda: jn.tap(jn.serial(jn.dense(3)), 3), r"tap: paths must be words .* got \(3,\)"),
-])  # fmt: skip
-def test_options_of_another_kind_are_named(make, words):
-    with pytest.raises(TypeError, match=words):
-        make()
+], TypeError)  # fmt: skip

@@ -10,6 +10,7 @@ import jaxnet as jn
 from jaxnet.unsupervised.check import standardized
 from jaxnet.unsupervised.kmeans import fit_kmeans, fit_random_vectors, kmeans, random_vectors
 from tests.compiled import jit_apply
+from tests.helpers import refuses
 
 KEYS_MAY_REPEAT = True  # a fit is compared with the vectors that it drew
 DRAW = np.random.default_rng(0)
@@ -75,16 +76,13 @@ def test_fewer_distinct_examples_than_centroids():
     np.testing.assert_allclose(nearest(centroids, x)[1], 0, atol=1e-9)
 
 
-@pytest.mark.parametrize(("call", "words"), [
+test_messages = refuses([
     (lambda: kmeans(KEY, GROUPS, 101), "features must be 1 to 100, for 100 examples .*, got 101"),
     (lambda: kmeans(KEY, GROUPS, 5, iterations=0), "iterations must be at least 1, got 0"),
     (lambda: kmeans(KEY, GROUPS * np.nan, 5), "kmeans: 100 of 100 examples contain NaN"),
     (lambda: kmeans(KEY, GROUPS[:0], 5), "kmeans: x must hold at least one example"),
     (lambda: kmeans(KEY, GROUPS[0], 5), r"kmeans: x must have shape \(n, inputs\), got \(3,\)"),
 ])  # fmt: skip
-def test_messages(call, words):
-    with pytest.raises(ValueError, match=words):
-        call()
 
 
 X = (DRAW.normal(size=(100, 3)) + 100).astype(np.float32)  # far from 0: squares would lose digits

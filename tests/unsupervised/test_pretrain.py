@@ -10,6 +10,7 @@ import pytest
 import jaxnet as jn
 from jaxnet.unsupervised import autoencoder, kmeans, rbm, sparse_coding
 from jaxnet.unsupervised.pretrain import pretrain_greedy
+from tests.helpers import refused
 
 
 def noting(seen):
@@ -100,18 +101,17 @@ def test_further_axes_are_examples():
     np.testing.assert_array_equal(params["dense"]["kernel"], x.reshape(60, 6)[:5].T)
 
 
-@pytest.mark.parametrize("sizes, options, error, words", [
-    ([5, 3], {"layers": ["conv"]}, ValueError,
+@refused([
+    ([5, 3], {"layers": ["conv"]},
      "mlp has no dense layer 'conv'; its dense layers: dense, output"),
-    ([3], {}, ValueError, "no dense layer before its output; its dense layers: output"),
-    ([5, 3], {"method": lambda key, x, n: {"kernel": x}}, ValueError, "return params of dense"),
+    ([3], {}, "no dense layer before its output; its dense layers: output"),
+    ([5, 3], {"method": lambda key, x, n: {"kernel": x}}, "return params of dense"),
     ([5, 3], {"layers": "dense"}, TypeError, "layers must be a list of paths, .* got 'dense'"),
     ([5, 3], {"method": lambda: 0}, TypeError,
      r"method must be a function of \(key, x, features\), got one of \(\)"),
 ])  # fmt: skip
-def test_refusals(sizes, options, error, words):
-    with pytest.raises(error, match=words):
-        pretrain_greedy(jn.models.mlp(sizes), data(), **{"method": noting([])} | options)
+def test_refusals(sizes, options):
+    pretrain_greedy(jn.models.mlp(sizes), data(), **{"method": noting([])} | options)
 
 
 @pytest.mark.long

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from jaxnet import viz
+from tests.helpers import refused
 
 
 def cells(figure):
@@ -58,11 +59,10 @@ def test_text_can_be_read_on_every_shade():
             assert contrast > 4.3, (errors, row, column, contrast)
 
 
-@pytest.mark.parametrize("matrix, names, words", [
+@refused([
     (np.zeros((2, 3)), None, r"\(classes, classes\) with classes = 2, got \(2, 3\)"),
     (np.eye(3), ["a", "b"], "expected 3 names, one per class, got 2"),
     ([[1, -1], [0, 1]], None, r"counts must be in \[0, inf\), got -1"),
 ])  # fmt: skip
-def test_refusals(matrix, names, words):
-    with pytest.raises(ValueError, match=words):
-        viz.confusion(matrix, names=names)
+def test_refusals(matrix, names):
+    viz.confusion(matrix, names=names)

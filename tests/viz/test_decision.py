@@ -6,6 +6,7 @@ from matplotlib.contour import ContourSet
 
 from jaxnet import viz
 from jaxnet.viz.style import COLORS
+from tests.helpers import refused
 
 X = np.array([[0, 0], [0, 1], [1, 0], [1, 1]], float)
 Y = np.array([0, 1, 1, 0])
@@ -93,7 +94,7 @@ def test_everything_lies_inside_and_the_file_is_small(tmp_path):
     assert viz.save(figure, tmp_path / "a.png").stat().st_size < 120_000
 
 
-@pytest.mark.parametrize("arguments, options, message", [
+@refused([
     ((right_of(0), np.ones((3, 4)), [0, 1, 0]), {}, r"expected x .*got \(3, 4\) and \(3,\)"),
     ((right_of(0), np.ones((0, 2)), []), {}, "at least one example"),
     ((right_of(0), X, [0, 1]), {}, r"got \(4, 2\) and \(2,\)"),
@@ -103,6 +104,5 @@ def test_everything_lies_inside_and_the_file_is_small(tmp_path):
     ((right_of(0), X, 8 * Y), {}, r"must be in \[0, 7\), got 0 to 8"),
     ((right_of(0), X, Y), {"names": ["a"]}, "expected 2 names, one per class, got 1"),
 ])  # fmt: skip
-def test_messages(arguments, options, message):
-    with pytest.raises(ValueError, match=message):
-        viz.decision(*arguments, **options)
+def test_messages(arguments, options):
+    viz.decision(*arguments, **options)

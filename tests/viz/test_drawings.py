@@ -5,6 +5,7 @@ import pytest
 
 import jaxnet as jn
 from jaxnet import viz
+from tests.helpers import refuses
 
 IMAGE = np.array([[1, 1, 1, 0], [0, 1, 1, 1], [0, 0, 1, 1]])
 DRAWINGS = {
@@ -54,15 +55,12 @@ def test_labels_of_the_steps():
     assert shown.count("cell") == 3 and shown.count("e") == 2 and "$h_{1}$" in shown
 
 
-@pytest.mark.parametrize(("call", "error", "match"), [
-    (lambda: viz.sliding_window(IMAGE, np.ones((4, 1))), ValueError, "must fit into image"),
-    (lambda: viz.sliding_window(IMAGE, np.eye(2), at=(2, 0)), ValueError, "row must be 0 to 1"),
-    (lambda: viz.sliding_window(np.ones(3), np.ones((2, 2))), ValueError, "image must have shape"),
+test_messages = refuses([
+    (lambda: viz.sliding_window(IMAGE, np.ones((4, 1))), "must fit into image"),
+    (lambda: viz.sliding_window(IMAGE, np.eye(2), at=(2, 0)), "row must be 0 to 1"),
+    (lambda: viz.sliding_window(np.ones(3), np.ones((2, 2))), "image must have shape"),
     (lambda: viz.sliding_window(IMAGE, np.eye(2), at=(1,)), TypeError, r"\(row, column\), g"),
-    (lambda: viz.unrolled(1), ValueError, "steps must be at least 2"),
-    (lambda: viz.unrolled(2, inputs=["a"]), ValueError, "expected 2 inputs, one per step, got 1"),
-    (lambda: viz.attention_steps("a", ["b"], [1.5]), ValueError, r"weights must be in \[0, 1\]"),
+    (lambda: viz.unrolled(1), "steps must be at least 2"),
+    (lambda: viz.unrolled(2, inputs=["a"]), "expected 2 inputs, one per step, got 1"),
+    (lambda: viz.attention_steps("a", ["b"], [1.5]), r"weights must be in \[0, 1\]"),
 ])  # fmt: skip
-def test_messages(call, error, match):
-    with pytest.raises(error, match=match):
-        call()

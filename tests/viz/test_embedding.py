@@ -1,7 +1,7 @@
 import numpy as np
-import pytest
 
 from jaxnet import viz
+from tests.helpers import refused
 
 POINTS = np.random.default_rng(0).normal(size=(30, 2))
 LABELS = np.arange(30) % 3
@@ -32,12 +32,11 @@ def test_two_classes_that_are_not_0_and_1():
     assert [text.get_text() for text in axes.texts] == ["4", "17"]
 
 
-@pytest.mark.parametrize(("panels", "labels", "names", "message"), [
+@refused([
     ({}, LABELS, None, "at least one panel"),
     ({"a": POINTS[:9]}, LABELS, None, r"panels\['a'\] must have .* examples = 30, got \(9, 2\)"),
     ({"a": POINTS}, LABELS - 1, None, "classes 0, 1"),
     ({"a": POINTS}, LABELS, ["x", "y"], "class 2 has no name, got 2 names"),
 ])  # fmt: skip
-def test_wrong_shapes(panels, labels, names, message):
-    with pytest.raises(ValueError, match=message):
-        viz.embedding(panels, labels, names)
+def test_wrong_shapes(panels, labels, names):
+    viz.embedding(panels, labels, names)

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from jaxnet import viz
+from tests.helpers import refuses
 
 
 def shown(figure, count):
@@ -46,11 +47,8 @@ def test_an_image_in_color_and_of_bytes():
     np.testing.assert_allclose(shown(figure, 1)[0], image / 255)
 
 
-@pytest.mark.parametrize("call, words", [
+test_refusals = refuses([
     (lambda: viz.feature_maps(maps()[None]), r"\(height, width, maps\), got \(1, 4, 5, 6\)"),
     (lambda: viz.feature_maps(maps(), most_active=0), "most_active must be at least 1, got 0"),
     (lambda: viz.feature_maps(maps(), np.zeros((4, 5, 2))), r"must have shape .*got \(4, 5, 2\)"),
 ])  # fmt: skip
-def test_refusals(call, words):
-    with pytest.raises(ValueError, match=words):
-        call()

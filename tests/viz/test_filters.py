@@ -1,7 +1,7 @@
 import numpy as np
-import pytest
 
 from jaxnet import viz
+from tests.helpers import refused
 
 
 def shown(figure, count):
@@ -51,12 +51,11 @@ def test_other_channels_are_a_row_a_filter():
     np.testing.assert_allclose(cells[7], scaled[:, :, 2, 1])
 
 
-@pytest.mark.parametrize(("kernel", "shape", "message"), [
+@refused([
     ((64, 10), None, r"for a dense kernel \(64, 10\) pass the shape.*shape=\(28, 28\)"),
     ((64, 10), (7, 9), r"of 64 pixels does not match shape \(7, 9\)"),
     ((3, 3, 6), None, r"expected \(height, width, inputs, filters\).*got \(3, 3, 6\)"),
     ((3, 3, 1, 6), (8, 8), r"got \(3, 3, 1, 6\) and shape=\(8, 8\)"),
 ])  # fmt: skip
-def test_messages(kernel, shape, message):
-    with pytest.raises(ValueError, match=message):
-        viz.filters(np.zeros(kernel), shape=shape)
+def test_messages(kernel, shape):
+    viz.filters(np.zeros(kernel), shape=shape)

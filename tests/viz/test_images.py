@@ -1,7 +1,7 @@
 import numpy as np
-import pytest
 
 from jaxnet import viz
+from tests.helpers import refused
 
 
 def shown(figure):
@@ -43,13 +43,12 @@ def test_long_titles_do_not_overlap():
     assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i])
 
 
-@pytest.mark.parametrize("shape, titles, words", [
+@refused([
     ((8, 8), None, r"images: expected \(images, height, width"),
     ((0, 8, 8, 1), None, r"images: expected \(images, height, width"),
     ((2, 8, 8, 2), None, r"images: expected \(images, height, width"),
     ((8, 8, 3), None, r"at least one, got \(8, 8, 3\); for one image pass x\[None\]"),
     ((2, 8, 8), ["a"], "expected 2 titles, one per image, got 1"),
 ])  # fmt: skip
-def test_refusals(shape, titles, words):
-    with pytest.raises(ValueError, match=words):
-        viz.images(np.zeros(shape), titles=titles)
+def test_refusals(shape, titles):
+    viz.images(np.zeros(shape), titles=titles)

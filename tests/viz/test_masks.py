@@ -4,6 +4,7 @@ from matplotlib.colors import to_rgb
 
 from jaxnet import viz
 from jaxnet.viz.masks import overlay
+from tests.helpers import refuses
 
 RNG = np.random.default_rng(0)
 X = RNG.uniform(size=(2, 3, 4, 3))
@@ -56,13 +57,10 @@ def test_the_legend_lies_inside(columns):
     assert box.x0 >= 0 and box.x1 <= figure.bbox.width
 
 
-@pytest.mark.parametrize(("call", "words"), [
+test_errors = refuses([
     (lambda: overlay(X, MASK[0], COLORS), r"got \(2, 3, 4, 3\) and \(3, 4\)"),
     (lambda: overlay(X, MASK, COLORS, share=2), r"share must be in \[0, 1\], got 2"),
     (lambda: viz.masks(X[0], {}, ["a"], COLORS[:1]), r"For a single example, pass x\[None\]"),
     (lambda: viz.masks(X, {}, ["a"], COLORS), r"with names = 1, got \(3, 3\)"),
     (lambda: viz.masks(X, {}, list("abc"), COLORS, titles=["a"]), "expected 2 titles"),
 ])  # fmt: skip
-def test_errors(call, words):
-    with pytest.raises(ValueError, match=words):
-        call()

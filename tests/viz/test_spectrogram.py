@@ -1,7 +1,7 @@
 import numpy as np
-import pytest
 
 from jaxnet import viz
+from tests.helpers import refused
 
 FEATURES = np.random.default_rng(0).normal(size=(20, 5))
 ROWS = {"truth": [("two", 1, 6), ("nine", 8, 20)], "heard": [("two", 2, 7)]}
@@ -45,7 +45,7 @@ def test_without_names_and_with_another_blank():
     assert [t.get_text() for t in axes.texts] == ["1", "1"]
 
 
-@pytest.mark.parametrize(("features", "rows", "options", "words"), [
+@refused([
     (FEATURES[0], None, {}, r"\(frames, bands\), got \(5,\)"),
     (FEATURES, {"row": [("x", 3, 21)]}, {}, "20 frames, got 'x' of row from 3 to 21"),
     (FEATURES, None, {"hop": 0}, r"hop must be in \(0, inf\), got 0"),
@@ -54,9 +54,8 @@ def test_without_names_and_with_another_blank():
     (FEATURES, None, {"posterior": POSTERIOR, "blank": 3}, "one of the 3 classes"),
     (FEATURES, None, {"posterior": POSTERIOR, "names": ["a"]}, "got blank 0 and 1 names"),
 ])  # fmt: skip
-def test_what_does_not_fit(features, rows, options, words):
-    with pytest.raises(ValueError, match=words):
-        viz.spectrogram(features, rows, **options)
+def test_what_does_not_fit(features, rows, options):
+    viz.spectrogram(features, rows, **options)
 
 
 def test_a_class_may_win_with_little():
