@@ -8,6 +8,7 @@ import pytest
 
 import jaxnet as jn
 from tests.catalogue import ROWS, fill
+from tests.helpers import close
 
 if jax.default_backend() != "gpu":
     pytest.skip("needs a GPU; experiments.benchmarks.gpu runs it there", allow_module_level=True)
@@ -41,7 +42,7 @@ def test_values_and_gradients_are_those_of_the_cpu(row):
         return y, grads
 
     there, here = on_both(run, params, state, x)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-3, atol=2e-4), there, here)
+    close(there, here, 2e-3, 2e-4)
 
 
 def test_training_gives_the_losses_of_the_cpu():

@@ -11,6 +11,7 @@ pytest.importorskip("tensorflow_datasets", reason="needs the extra jaxnet-toolki
 import jaxnet as jn
 from experiments import self_supervised
 from experiments.self_supervised import Config
+from tests.helpers import close
 
 
 @pytest.mark.slow
@@ -19,7 +20,7 @@ def test_the_contrastive_loss_is_that_of_optax():
     pairs = jnp.tile(jnp.arange(5), 2)
     found = jax.value_and_grad(lambda y: self_supervised.contrastive(y, 0.1).mean())(y)
     wanted = jax.value_and_grad(lambda y: optax.ntxent(y, pairs, 0.1))(y)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), found, wanted)
+    close(found, wanted, 1e-4, 1e-6)
 
 
 def test_the_losses_of_the_two_views_of_an_image_are_averaged():

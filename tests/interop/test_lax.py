@@ -10,6 +10,7 @@ from jax.experimental.jet import jet
 
 import jaxnet as jn
 from tests.catalogue import ROWS, cases, fill
+from tests.helpers import close
 
 CONVOLUTIONS = [row for row in ROWS if row.id.startswith(("conv", "depthwise"))]
 
@@ -54,7 +55,7 @@ def test_values_and_gradients_are_those_of_the_net(row, x64):
         return run(params, x), jax.grad(loss, (0, 1))(params, x)
 
     ours, theirs = everything(net, params, x), everything(jn.interop.plain(net), params, x)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, 1e-10, 1e-10), ours, theirs)
+    close(ours, theirs, 1e-10)
 
 
 @pytest.mark.fast_cases("adaline", "conv-video", "gru-states", "lstm", "perceptron", "rnn_cell")
@@ -88,7 +89,7 @@ def test_loops_compute_the_same(row):
     net, params, state = drawn(row, x)
     run = jax.jit(lambda net, p: net.apply(p, state, x)[0], static_argnums=0)
     ours, theirs = run(net, params), run(jn.interop.plain(net), params)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, 1e-5, 1e-5), ours, theirs)
+    close(ours, theirs)
 
 
 @pytest.mark.long
@@ -118,7 +119,7 @@ def test_loops_branches_and_gradients_inside_a_net():
     for sign in (1, -1):
         ours, _ = net.apply(params, state, sign * x)
         theirs, _ = jn.interop.plain(net).apply(params, state, sign * x)
-        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, 1e-5, 1e-5), ours, theirs)
+        close(ours, theirs)
 
 
 @pytest.mark.slow

@@ -14,7 +14,7 @@ from jaxnet.layers import attention
 from jaxnet.ops import blockwise
 from jaxnet.ops.attention import fused_attention
 from tests.compiled import jit_apply, jit_init
-from tests.helpers import draw, refuses
+from tests.helpers import close, draw, refuses
 
 
 def random_params(layer, x, seed=5):
@@ -418,8 +418,7 @@ def test_a_bias_by_positions_is_a_mask_of_its_numbers(bias, options, in_blocks):
     for on, (given, floats) in itertools.product((0, 1), ((None, 0.0), (lengths, free))):
         in_blocks(on)
         wanted = slopes(None, plain, jnp.broadcast_to(floats, (2, 1, 1, 40)))
-        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, 1e-3, 1e-3),
-                     slopes(given, layer), wanted)  # fmt: skip
+        close(slopes(given, layer), wanted, 1e-3)  # fmt: skip
 
 
 def test_a_bias_that_reads_integers_of_the_program(in_blocks):

@@ -8,7 +8,7 @@ import pytest
 
 import jaxnet as jn
 from tests.compiled import jit_apply
-from tests.helpers import refuses
+from tests.helpers import close, refuses
 
 KEY = jax.random.key(0)
 
@@ -69,11 +69,7 @@ def test_values_and_gradients_are_those_of_the_dense_mixture(x64, n, k, shape, s
     def both(run):
         return jax.jit(jax.grad(run, (0, 1), has_aux=True))(params, x)
 
-    jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12),
-        both(ours),
-        both(theirs),
-    )
+    close(both(ours), both(theirs), 1e-9, 1e-12)
 
 
 def test_probabilities_that_are_not_renormalized():
@@ -128,9 +124,7 @@ def test_reported_values_and_padding():
         "shares": counts / counts.sum(),
         "dropped": 0,
     }
-    jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7), values, wanted
-    )
+    close(values, wanted, 1e-5, 1e-7)
     whole, _ = jit_apply(net, params, state, x)
     np.testing.assert_allclose(y, np.where(mask[..., None], whole, 0), rtol=1e-5, atol=1e-6)
     same, _ = jit_apply(net, params, state, (x, jnp.asarray(mask)))

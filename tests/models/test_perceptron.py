@@ -14,7 +14,7 @@ from jaxnet.models import (
     perceptron_rule,
     train_perceptron,
 )
-from tests.helpers import refuses
+from tests.helpers import close, refuses
 
 KEY = jax.random.key(0)
 CORNERS = np.array([[0, 0], [0, 1], [1, 0], [1, 1]], np.float32)
@@ -100,7 +100,7 @@ def test_the_rule_is_the_gradient_of_its_criterion():
         params = {"kernel": scale * jnp.array([[1.0], [-2.0], [0.5]]), "bias": jnp.zeros(1)}
         tree, _ = perceptron_rule(params, {}, (x, y[:, None]))
         grads = jax.grad(criterion)(params)
-        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, 1e-5, 1e-5), tree, grads)
+        close(tree, grads)
         assert np.abs(tree["kernel"]).max() > 1
 
 

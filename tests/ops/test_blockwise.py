@@ -13,6 +13,7 @@ from jaxnet.ops import blockwise
 from jaxnet.ops.attention import Scoring, dot_product_attention, in_window
 from jaxnet.ops.blockwise import blockwise_attention, in_blocks, see
 from jaxnet.profile.program import flops_of, parse
+from tests.helpers import close
 
 KEYS_MAY_REPEAT = True  # dropout's weights are compared with the gradient's
 
@@ -157,9 +158,7 @@ def test_sums_of_narrow_inputs_are_float32(dtype):
     wide = [a.astype(jnp.float32) for a in (q, k, v + 1)]
     for a, b in zip(ours, slopes(dot_product_attention, *wide), strict=True):
         assert a.dtype == dtype
-        np.testing.assert_allclose(
-            a.astype(np.float32), b, rtol=0.02, atol=0.02 * float(abs(b).max())
-        )
+        close(a.astype(np.float32), b, 0.02, 0.02 * float(abs(b).max()))
 
 
 @pytest.mark.slow

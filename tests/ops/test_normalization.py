@@ -10,6 +10,7 @@ import pytest
 from jax import lax
 
 from jaxnet.ops.normalization import normalized, standardized
+from tests.helpers import close
 
 
 def plain(x, scale, bias, epsilon):
@@ -43,7 +44,7 @@ def test_all_derivatives_are_those_of_the_formulas(x64):
         return first, jax.hessian(loss, all_three)(*small)
 
     found, wanted = jax.jit(lambda: [derivatives(f) for f in (normalized, plain)])()
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, 1e-7, 1e-9), found, wanted)
+    close(found, wanted, 1e-7, 1e-9)
 
 
 @pytest.mark.fast_cases("axes0-True", "axes2-True")
@@ -67,7 +68,7 @@ def test_derivatives_of_the_standardized(x64, axes, centered):
         return [[f(*given), *(d(loss(f))(*given) for d in each)] for f in (ours, formulas)]
 
     found, wanted = jax.jit(derivatives)(*operands((4, 3, 5)))
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, 1e-8, 1e-9), found, wanted)
+    close(found, wanted, 1e-8, 1e-9)
 
 
 def test_data_far_from_zero_keep_their_variance():

@@ -4,6 +4,8 @@ import jax
 import numpy as np
 import optax
 
+from tests.helpers import close
+
 KEY = jax.random.key(0)
 LOSS = optax.softmax_cross_entropy_with_integer_labels
 
@@ -27,4 +29,4 @@ class Batches:
 def same(a, b, rtol=0.0, atol=0.0):
     """Two trees are equal, up to rounding by at most this."""
     assert jax.tree.structure(a) == jax.tree.structure(b)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol, atol), a, b)
+    close(a, b, rtol, atol)

@@ -8,6 +8,7 @@ import pytest
 
 import jaxnet as jn
 from jaxnet.training.accumulate import in_parts
+from tests.helpers import close
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(12, 5)).astype(np.float32)
@@ -43,7 +44,7 @@ def updated(n, loss, batch=(X, LABELS), mask=None, net=NET, penalty=None, fit=Fa
 
 
 def same(a, b, tolerance=2e-6):
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, tolerance, tolerance), a, b)
+    close(a, b, tolerance)
 
 
 @pytest.mark.fast_cases("ignored-4", "mean-4", "pair-4")

@@ -8,7 +8,7 @@ import pytest
 
 import jaxnet as jn
 from tests.compiled import jit_apply
-from tests.helpers import refused
+from tests.helpers import close, refused
 
 KEY = jax.random.key(0)
 X = jax.random.normal(jax.random.key(1), (6, 3))
@@ -31,9 +31,7 @@ def test_the_target_is_the_average_of_the_params_after_each_update():
         target = jax.tree.map(lambda a, b: 0.9 * a + 0.1 * b, target, now) if step else now
         train_state, _ = trainer.step(train_state, (X, LATER))
         state = train_state.state["dense"]["target"]
-        jax.tree.map(
-            lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), state["params"], target
-        )
+        close(state["params"], target, 1e-5, 0)
         assert int(state["step"]) == step + 1
 
     def loss(params):  # the gradient of the last step, with the target held constant
@@ -42,10 +40,7 @@ def test_the_target_is_the_average_of_the_params_after_each_update():
         return jnp.square(q.max(-1) - later - 1).mean()
 
     wanted = jax.tree.map(lambda p, g: p - 0.1 * g, now, jax.grad(loss)(now))
-    jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6),
-        train_state.params["dense"], wanted,
-    )  # fmt: skip
+    close(train_state.params["dense"], wanted, 1e-4, 1e-6)  # fmt: skip
 
 
 def test_a_schedule_of_copies():

@@ -7,7 +7,7 @@ import pytest
 
 import jaxnet as jn
 from tests.compiled import jit_apply
-from tests.helpers import draw
+from tests.helpers import close, draw
 
 
 def key():
@@ -115,7 +115,7 @@ def test_more_iterations_are_several_steps():
     _, far = jit_apply(thrice, params, state, x, train=True)
     for _ in range(3):
         _, state = jit_apply(once, params, state, x, train=True)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, 1e-5, 1e-6), state, far)
+    close(state, far, 1e-5, 1e-6)
 
 
 @pytest.mark.parametrize("train", [False, True], ids=["eval", "train"])
