@@ -3,8 +3,6 @@ import pytest
 
 from jaxnet.data import bccd, tfds
 
-pytest.importorskip("tensorflow_datasets", reason="needs the extra jaxnet-toolkit[data]")
-
 
 def test_areas_are_averaged_and_boxes_padded_alike(monkeypatch):
     """Two images of 4x6 pixels to 2x3, in each part; one of the right size stays."""

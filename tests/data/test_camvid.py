@@ -8,9 +8,6 @@ import pytest
 from jaxnet.data import camvid, tfds
 from jaxnet.data.camvid import CLASSES, COLORS, VOID
 
-pytest.importorskip("tensorflow_datasets", reason="needs the extra jaxnet-toolkit[data]")
-
-
 # As SegNet draws them.
 PUBLISHED = {
     "sky": [128, 128, 128], "building": [128, 0, 0], "pole": [192, 192, 128],

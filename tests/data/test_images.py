@@ -3,8 +3,6 @@ import pytest
 
 from jaxnet.data import bccd, camvid, cifar10, mnist, tfds
 
-pytest.importorskip("tensorflow_datasets", reason="needs the extra jaxnet-toolkit[data]")
-
 
 @pytest.mark.parametrize("helper, size", [(mnist, (28, 28, 1)), (cifar10, (32, 32, 3))])
 def test_images_are_scaled_and_labels_narrowed(helper, size, few_examples):

@@ -11,8 +11,6 @@ import pytest
 from jaxnet.data import prepare, tfds
 from jaxnet.data.builders import KNOWN, OWN, camvid, cifar10, free_spoken_digits, mnist, multi30k
 
-pytest.importorskip("tensorflow_datasets", reason="needs the extra jaxnet-toolkit[data]")
-
 
 def test_the_command_prepares_once(site, tmp_path, monkeypatch, capsys):
     site.multi30k(monkeypatch)

@@ -5,8 +5,6 @@ import pytest
 
 from jaxnet.data import tfds
 
-pytest.importorskip("tensorflow_datasets", reason="needs the extra jaxnet-toolkit[data]")
-
 
 def test_order_and_values_are_those_of_tfds(tfds_data_dir):
     import tensorflow_datasets

@@ -7,9 +7,6 @@ import numpy as np
 import pytest
 
 import jaxnet as jn
-
-pytest.importorskip("tensorflow_datasets", reason="needs the extra jaxnet-toolkit[data]")
-
 from experiments import cifar10
 from experiments.classify import make_optimizer
 

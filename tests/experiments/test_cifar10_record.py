@@ -8,8 +8,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-pytest.importorskip("tensorflow_datasets", reason="needs the extra jaxnet-toolkit[data]")
-
 import jaxnet as jn
 from experiments import cifar10_record as record
 from jaxnet.data import tfds

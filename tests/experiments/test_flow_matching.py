@@ -4,8 +4,6 @@ import numpy as np
 import pytest
 import scipy.linalg
 
-pytest.importorskip("tensorflow_datasets", reason="needs the extra jaxnet-toolkit[data]")
-
 from experiments import flow_matching
 from experiments.flow_matching import cut, frechet, gaussian, join, measure, sample, velocity
 

@@ -1,7 +1,5 @@
 import pytest
 
-pytest.importorskip("tensorflow_datasets", reason="needs the extra jaxnet-toolkit[data]")
-
 from experiments import greedy
 
 

@@ -1,8 +1,5 @@
 import jax
 import numpy as np
-import pytest
-
-pytest.importorskip("tensorflow_datasets", reason="needs the extra jaxnet-toolkit[data]")
 
 import jaxnet as jn
 from experiments import inside

@@ -4,8 +4,6 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-pytest.importorskip("tensorflow_datasets", reason="needs the extra jaxnet-toolkit[data]")
-
 from experiments import mnist
 
 

@@ -1,7 +1,6 @@
 import numpy as np
 import pytest
 
-pytest.importorskip("tensorflow_datasets", reason="needs the extra jaxnet-toolkit[data]")
 pytest.importorskip("flax", reason="is compared with")
 pytest.importorskip("torch", reason="is compared with")
 

@@ -6,8 +6,6 @@ import numpy as np
 import optax
 import pytest
 
-pytest.importorskip("tensorflow_datasets", reason="needs the extra jaxnet-toolkit[data]")
-
 import jaxnet as jn
 from experiments import self_supervised
 from experiments.self_supervised import Config

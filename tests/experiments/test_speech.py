@@ -6,7 +6,6 @@ import matplotlib.image
 import numpy as np
 import pytest
 
-pytest.importorskip("tensorflow_datasets", reason="needs the extra jaxnet-toolkit[data]")
 pytest.importorskip("librosa", reason="needs the extra jaxnet-toolkit[speech]")
 
 from experiments import speech

@@ -7,7 +7,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-pytest.importorskip("tensorflow_datasets", reason="needs the extra jaxnet-toolkit[data]")
 pytest.importorskip("tokenizers", reason="needs the extra jaxnet-toolkit[text]")
 pytest.importorskip("sacrebleu", reason="needs the extra jaxnet-toolkit[text]")
 

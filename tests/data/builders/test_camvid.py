@@ -7,8 +7,6 @@ from jaxnet.data import camvid as load
 from jaxnet.data import tfds
 from jaxnet.data.builders import camvid
 
-pytest.importorskip("tensorflow_datasets", reason="needs the extra jaxnet-toolkit[data]")
-
 
 def png(pixels):
     image = pytest.importorskip("PIL.Image").fromarray(pixels)

@@ -9,8 +9,6 @@ from jaxnet.data import prepare, spoken_digits
 from jaxnet.data.builders import free_spoken_digits
 from jaxnet.data.builders.free_spoken_digits import samples
 
-pytest.importorskip("tensorflow_datasets", reason="needs the extra jaxnet-toolkit[data]")
-
 
 def wav(wave, rate=8000):
     out = io.BytesIO()

@@ -9,7 +9,6 @@ from jaxnet.data import cifar10, mnist, prepare
 from jaxnet.data.builders import cifar10 as cifar10_files
 from jaxnet.data.builders import mnist as mnist_files
 
-pytest.importorskip("tensorflow_datasets", reason="needs the extra jaxnet-toolkit[data]")
 DRAW = np.random.default_rng(0)
 
 

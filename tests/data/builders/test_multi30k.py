@@ -3,8 +3,6 @@ import pytest
 from jaxnet.data import prepare, tfds
 from jaxnet.data.builders import multi30k
 
-pytest.importorskip("tensorflow_datasets", reason="needs the extra jaxnet-toolkit[data]")
-
 
 def test_prepared_and_read_back(site, tmp_path, monkeypatch):
     pairs = site.multi30k(monkeypatch)
