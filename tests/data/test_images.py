@@ -1,7 +1,18 @@
+"""Sets of images: MNIST and CIFAR-10, digits, photographs, patches, and the first that is there."""
+
+from functools import partial
+from jaxnet.data import bccd
+from jaxnet.data import camvid
+from jaxnet.data import cifar10
+from jaxnet.data import digits
+from jaxnet.data import mnist
+from jaxnet.data import patches
+from jaxnet.data import tfds
+from tests.helpers import refused
+import jaxnet as jn
 import numpy as np
 import pytest
-
-from jaxnet.data import bccd, camvid, cifar10, mnist, tfds
+import sys
 
 
 @pytest.mark.parametrize("helper, size", [(mnist, (28, 28, 1)), (cifar10, (32, 32, 3))])
@@ -49,3 +60,128 @@ def test_mnist_is_the_original(few_examples):
     assert whole["train"].num_examples == 60_000 and whole["test"].num_examples == 10_000
     np.testing.assert_allclose(6 * np.bincount(y)[:3], [5923, 6742, 5958], atol=6 * 4 * 30)
     assert x.mean() == pytest.approx(0.1307, abs=1e-3)
+
+
+def missing(error=FileNotFoundError):
+    raise error("no such set")
+
+
+@pytest.mark.parametrize("error", [FileNotFoundError, ImportError, ConnectionError])
+def test_goes_on_and_says_so(capsys, error):
+    assert jn.data.first_available(lambda: 3, missing) == 3
+    assert capsys.readouterr().out == ""
+    assert jn.data.first_available(partial(missing, error), missing, lambda: 5) == 5
+    assert capsys.readouterr().out.startswith("missing is not available (no such set)\nmissing")
+
+
+@pytest.mark.parametrize("loaders, error, words", [
+    ([missing, missing], FileNotFoundError, "no such set"),
+    ([partial(missing, KeyError), lambda: 5], KeyError, "no such set"),  # is not hidden
+    ([], ValueError, "expected at least one loader"),
+    ([missing, 3], TypeError, "first_available: loader 1 must be a function of"),
+])  # fmt: skip
+def test_refusals(loaders, error, words):
+    with pytest.raises(error, match=words):
+        jn.data.first_available(*loaders)
+
+
+def test_three_photos_in_color():
+    found = jn.data.photos()
+    assert list(found) == ["china", "flower", "hopper"]
+    for photo in found.values():
+        assert photo.dtype == np.float32 and photo.ndim == 3 and photo.shape[2] == 3
+        assert photo.min() == 0 and 0.99 < photo.max() <= 1 and 0.1 < photo.std() < 0.4
+
+
+def test_each_is_the_photo_of_its_name():
+    """By what is in them: blue sky at the top left, a green ground, a face in the upper half."""
+    found = jn.data.photos()
+    assert found["china"][:40, :40].mean((0, 1)).argmax() == 2
+    assert found["flower"][:40, :40].mean((0, 1)).argmax() == 1
+    assert found["hopper"][150:250, 220:320].mean((0, 1)).argmax() == 0
+
+
+def test_says_what_is_missing(monkeypatch):
+    monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
+    with pytest.raises(ImportError, match=r"photos: needs scikit-learn.*\[data,viz\]"):
+        jn.data.photos()
+
+
+def numbered(height, width, start=0):
+    return start + np.arange(height * width).reshape(height, width)
+
+
+def test_one_array_of_images_in_color_and_seeds():
+    x = np.random.default_rng(0).integers(0, 256, (5, 8, 9, 3), dtype=np.uint8)
+    cut = patches(x, 4, 6)
+    assert cut.shape == (6, 4, 4, 3) and cut.dtype == np.uint8
+    np.testing.assert_array_equal(cut, patches(x, 4, 6, seed=0))
+    assert (cut != patches(x, 4, 6, seed=1)).any()
+
+
+def test_a_patch_is_a_square_of_an_image():
+    image = numbered(9, 7)
+    for patch in patches([image], 4, 20):
+        row, column = divmod(int(patch[0, 0]), 7)
+        np.testing.assert_array_equal(patch, image[row : row + 4, column : column + 4])
+
+
+def test_every_place_of_every_image_is_as_likely():
+    """(8 - 2) · (6 - 2) = 24 places in one, (4 - 2) · (4 - 2) = 4 in the other, edges too."""
+    images = [numbered(8, 6), numbered(4, 4, 1000)]
+    corners = patches(images, 3, 14_000)[:, 0, 0]
+    places, counts = np.unique(corners, return_counts=True)
+    assert len(places) == 28
+    assert abs(counts - 500).max() < 5 * 500**0.5
+
+
+@refused([
+    ([], 3, 1, "at least one, got"),
+    (np.ones((8, 8)), 3, 1, r"for one image pass \[image\]"),
+    ([np.ones((8, 8, 3)), np.ones((8, 8))], 3, 1, "the same number of channels"),
+    ([np.ones((8, 8)), np.ones((5, 9))], 6, 1, "size must be 1 to 5, the smallest side, got 6"),
+    ([np.ones((8, 8))], 3, 0, "count must be at least 1"),
+])  # fmt: skip
+def test_wrong_options(images, size, count):
+    patches(images, size, count)
+
+
+def test_shapes_dtypes_and_range():
+    for (x, y), n in zip(digits(), (1438, 359), strict=True):
+        assert x.shape == (n, 8, 8, 1) and x.dtype == np.float32
+        assert y.shape == (n,) and y.dtype == np.int32
+        assert x.min() == 0 and x.max() == 1
+        assert sorted(set(y.tolist())) == list(range(10))
+
+
+def test_the_parts_are_all_of_the_digits_and_disjoint():
+    from sklearn.datasets import load_digits
+
+    (a, ya), (b, yb) = digits()
+    whole, labels = load_digits(return_X_y=True)
+    rows = np.concatenate([a, b]).reshape(-1, 64) * 16
+    theirs = sorted(map(tuple, np.column_stack([whole, labels])))
+    assert theirs == sorted(map(tuple, np.column_stack([rows, np.concatenate([ya, yb])])))
+
+
+def test_every_digit_is_held_out_by_a_fifth():
+    (_, y), (_, held) = digits()
+    share = np.bincount(held) / (np.bincount(y) + np.bincount(held))
+    assert (np.abs(share - 0.2) < 0.003).all()
+    (_, y), (_, held) = digits(share=0.5)
+    assert abs(len(y) - len(held)) <= 10
+
+
+def test_the_split_is_fixed():
+    """A figure on the held-out part means nothing once the part changes: golden, by numpy 2.4.6."""
+    (x, y), (_, held) = digits()
+    assert held[:12].tolist() == [5, 9, 2, 4, 6, 7, 9, 3, 4, 6, 8, 5]
+    assert float(x.sum()) == 28114.25
+    assert (digits()[1][1] == held).all()
+    assert (digits(seed=1)[1][1] != held).any()
+
+
+def test_without_scikit_learn_it_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
+    with pytest.raises(ImportError, match=r"digits: needs scikit-learn.*\[data\]"):
+        digits()

@@ -1,12 +1,12 @@
-"""Dense layer: the variance of a fresh layer, PyTorch, edges."""
+"""Dense layers, flatten and dropout: fresh layers, edges, what is dropped."""
 
-import jax
-import jax.numpy as jnp
-import numpy as np
-
-import jaxnet as jn
 from tests.compiled import jit_apply
 from tests.helpers import refuses
+import jax
+import jax.numpy as jnp
+import jaxnet as jn
+import numpy as np
+import pytest
 
 KEY = jax.random.key(0)
 
@@ -36,3 +36,56 @@ test_refusals = refuses([
     (lambda: jn.dense(2).init(KEY, jn.spec((5,))),
      r"dense: expected an input of .*, got \(5,\)\. Is the batch"),
 ])  # fmt: skip
+
+
+def test_flatten_of_an_empty_batch_and_of_flat_data():
+    assert jit_apply(jn.flatten(), {}, {}, jnp.ones((0, 3, 4)))[0].shape == (0, 12)
+    assert jit_apply(jn.flatten(), {}, {}, jnp.ones((5, 3)))[0].shape == (5, 3)
+    assert jit_apply(jn.flatten(), {}, {}, jnp.ones(5))[0].shape == (5, 1)
+
+
+def train(layer, x, seed=0):
+    y, _ = jit_apply(layer, {}, {}, x, key=jax.random.key(seed), train=True)
+    return y
+
+
+def test_axes_choose_what_goes_together():
+    y = train(jn.dropout(0.5, axes=(1,)), jnp.ones((3, 50, 4)))
+    assert (y == y[:1, :, :1]).all()
+    assert 0 < (y[0, :, 0] == 0).sum() < 50
+
+
+def test_units_are_independent():
+    """The share of neighbors that are both dropped is the square of the rate."""
+    y = train(jn.dropout(0.3), jnp.ones((300, 200)))
+    both = ((y[:, 1:] == 0) & (y[:, :-1] == 0)).mean()
+    assert abs(both - 0.09) < 0.01
+
+
+def test_identity_in_evaluation_and_at_rate_0():
+    x = jnp.arange(12.0).reshape(3, 4)
+    for make in (jn.dropout, jn.layers.spatial_dropout, jn.layers.drop_path):
+        assert (jit_apply(make(0.5), {}, {}, x)[0] == x).all()
+        assert (jit_apply(make(0.0), {}, {}, x, train=True)[0] == x).all()
+
+
+PIXELS = np.full((2, 5, 3), 200, np.uint8)  # 200 / 0.5 would become 255
+
+
+@pytest.mark.parametrize("make", [jn.dropout, jn.layers.spatial_dropout, jn.layers.drop_path])
+def test_refusals_of_dropout(make):
+    with pytest.raises(ValueError, match="fraction to drop"):
+        make(1.0)
+    with pytest.raises(TypeError, match=r"rate must be .* got a JAX array; write float\(x\)"):
+        make(jnp.array(0.5))  # in jit, whether it is 0 would be unknown
+    with pytest.raises(ValueError, match=f"{make(0.5).kind}: needs a key in training"):
+        make(0.5).apply({}, {}, jnp.ones((2, 3, 4)), train=True)
+    with pytest.raises(
+        TypeError, match=f"{make(0.5).kind}: expected an input of floats, got uint8"
+    ):
+        make(0.5).apply({}, {}, PIXELS)
+
+
+def test_axes_that_are_not_there():
+    with pytest.raises(ValueError, match=r"axes of the input \(2, 3\), got \(2,\)"):
+        jn.dropout(0.5, axes=(2,)).init(jax.random.key(0), jn.spec((2, 3)))

@@ -1,14 +1,19 @@
-"""rnn, lstm and gru against their own cells, with padding and states, and layers of any cell."""
+"""rnn, lstm and gru against their own cells, with padding and states, and layers of any cell.
 
-import jax
-import jax.numpy as jnp
-import numpy as np
-import pytest
+The values of all three are in tests/layer_values.py.
+"""
 
-import jaxnet as jn
+from jaxnet import initializers
+from jaxnet.layers.lstm import forget_bias
 from jaxnet.layers.recurrent import orthogonal_blocks
 from tests.compiled import jit_apply
+from tests.helpers import refused
 from tests.helpers import refuses
+import jax
+import jax.numpy as jnp
+import jaxnet as jn
+import numpy as np
+import pytest
 
 KINDS = {
     "rnn": (jn.rnn, jn.layers.rnn_cell),
@@ -270,3 +275,69 @@ test_refusals = refuses([
     (lambda: jn.layers.initial_carry(jn.layers.gru_cell(3), None), TypeError,
      "initial_carry: the input must be an array"),
 ])  # fmt: skip
+
+
+def test_long_padding_after_a_layer_that_blows_up(x64):
+    """relu and a kernel above 1: 400 steps of padding would overflow."""
+    layer = jn.rnn(1, activation=jax.nn.relu)
+    params = {
+        "kernel": jnp.ones((1, 1)),
+        "recurrent_kernel": jnp.full((1, 1), 9.0),
+        "bias": jnp.ones(1),
+    }
+
+    def loss(params):
+        given = {"x": jnp.ones((1, 402, 1)), "lengths": jnp.array([2])}
+        return jit_apply(layer, params, {}, given)[0]["final"].sum()
+
+    value, gradient = jax.jit(jax.value_and_grad(loss))(params)
+    assert value == 9 * 2 + 2  # by hand: h1 = 1 + 1, h2 = 1 + 9 h1 + 1
+    assert gradient["recurrent_kernel"] == 2 and gradient["kernel"] == 9 * 1 + 1
+
+
+def test_a_fresh_layer_keeps_variance():
+    layer = jn.rnn(200, activation=lambda z: z)
+    x = random(64, 1, 300).astype(np.float32)
+    params, _ = layer.init(jax.random.key(1), x)
+    y, _ = jit_apply(layer, params, {}, np.concatenate([x, np.zeros((64, 9, 300), np.float32)], 1))
+    assert 0.9 < y[:, 0].var() < 1.1
+    np.testing.assert_allclose(y[:, 9].var(), y[:, 0].var(), rtol=0.01)  # orthogonal: carried whole
+
+
+@pytest.mark.slow
+def test_a_fresh_lstm_remembers():
+    """With the forget gate's bias at 1 the first input's gradient reaches the 20th step."""
+
+    def reach(bias_init):
+        layer = jn.lstm(30, bias_init=bias_init)
+        x = random(2, 20, 10).astype(np.float32)
+        params, _ = layer.init(jax.random.key(0), x)
+        slope = jax.jit(jax.grad(lambda x: jit_apply(layer, params, {}, x)[0][:, -1].sum()))(x)
+        return jnp.abs(slope[:, 0]).mean() / jnp.abs(slope[:, -1]).mean()
+
+    # 19 steps of sigmoid(1) = 0.73 against sigmoid(0) = 0.5: about (0.73 / 0.5)^19 = 1350 times
+    assert 50 < reach(forget_bias(1.0)) / reach(initializers.zeros) < 50_000
+    assert forget_bias(2.0)(jax.random.key(0), (12,)).tolist() == [0] * 3 + [2] * 3 + [0] * 6
+
+
+PARAMS = random_params("lstm")
+
+
+@refused([
+    (jnp.ones((6, 5)), r"lstm: .* \(batch, time, features\), got \(6, 5\)\. For"),
+    (jnp.ones((3, 6, 5, 1)), r"expected x of shape \(batch, time, features\)"),
+    (jnp.ones((3, 0, 5)), "at least one time step"),
+    ((jnp.ones((3, 6, 5)),) * 3, r"a tuple is \(x, lengths\), got 3"),
+    ((jnp.ones((3, 6, 5)), jnp.ones(3)), TypeError, "lengths must be an array of integers"),
+    ((jnp.ones((3, 6, 5)), jnp.ones(2, int)), r"must be \(batch,\) = \(3,\)"),
+    ((jnp.ones((3, 6, 5)), jnp.array([7, 1, 2])), r"in \[0, 6\].*got 1 to 7"),
+    ((jnp.ones((3, 6, 5)), jnp.array([-1, 1, 2])), r"in \[0, 6\].*got -1 to 2"),
+    ({"lengths": jnp.ones(3, int)}, "a dict needs 'x'"),
+    ({"x": jnp.ones((3, 6, 5)), "length": jnp.ones(3, int)}, "'length'"),
+    ({"x": jnp.ones((3, 6, 5)), "initial": jnp.ones((3, 4))},
+     r"a dict of c and h, each \(batch, features\) = \(3, 4\), got \(3, 4\)"),
+    ({"x": jnp.ones((3, 6, 5)), "initial": {"c": jnp.ones((3, 4)), "h": jnp.ones((1, 4))}},
+     r"initial carry must be .* got \{'c': \(3, 4\), 'h': \(1, 4\)\}"),
+])  # fmt: skip
+def test_wrong_inputs_of_a_layer(given):
+    jn.lstm(4).apply(jax.tree.map(jnp.float32, PARAMS), {}, given)

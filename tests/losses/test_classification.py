@@ -1,14 +1,13 @@
 from functools import partial
-
-import jax
-import jax.numpy as jnp
-import numpy as np
-import pytest
-
-import jaxnet as jn
 from jaxnet import losses
 from tests.helpers import refuses
-from tests.losses.common import close, slopes
+from tests.losses.common import close
+from tests.losses.common import slopes
+import jax
+import jax.numpy as jnp
+import jaxnet as jn
+import numpy as np
+import pytest
 
 RNG = np.random.default_rng(7)
 LOGITS = RNG.normal(size=(5, 4)) * 2
@@ -85,3 +84,62 @@ test_refusals = refuses([
     (lambda: ones([1, 2, 3]), "Labels start at 0; if yours are 1 to 3, write labels - 1"),
     (lambda: ones([0, 2, 3]), "For labels up to 3, the last layer needs 4 outputs"),
 ])  # fmt: skip
+
+
+def test_half_squared_error_has_gradient_h_minus_y():
+    h, y = jnp.array([[3.0, -1.0], [0.5, 2.0]]), jnp.array([[1.0, 1.0], [0.5, 0.0]])
+    assert losses.half_squared_error(h, y).tolist() == [4.0, 2.0]  # (4 + 4)/2, (0 + 4)/2
+    assert (slopes(losses.half_squared_error, h, y)[1] == h - y).all()
+    assert losses.half_squared_error(h[:, 0], y[:, 0]).tolist() == [2.0, 0.0]
+
+
+def test_dice_without_labeled_pixels_is_zero():
+    value, grad = slopes(losses.dice, jnp.ones((1, 4, 3)), jnp.full((1, 4), -1))
+    assert value == 0 and (grad == 0).all()
+
+
+def test_dice_leaves_void_pixels_out():
+    z = jnp.array(RNG.normal(size=(2, 6, 3))).at[0, 3].set(jnp.nan)
+    labels = jnp.array([[0, 1, 2, 255, -1, 1], [2, 2, 1, 0, 255, 3]])
+    kept = losses.dice(z[0][jnp.array([0, 1, 2, 5])][None], jnp.array([[0, 1, 2, 1]]))
+    close(losses.dice(z, labels)[0], kept[0], 1e-6)
+
+
+@pytest.mark.parametrize("end, sign", [(0.0, -1), (1.0, 1)])
+def test_kl_sparsity_is_finite_at_dead_and_saturated_units(end, sign):
+    a = jnp.full((4, 2), end)
+    value, grad = jax.jit(jax.value_and_grad(partial(losses.kl_sparsity, rho=0.05)))(a)
+    assert 0.5 < value < 50
+    assert jnp.isfinite(grad).all() and (jnp.sign(grad) == sign).all()
+
+
+def test_kl_sparsity_names_what_is_no_batch_of_activations():
+    with pytest.raises(TypeError, match="kl_sparsity: activations must be a JAX or NumPy array"):
+        losses.kl_sparsity(None, rho=0.1)
+    with pytest.raises(ValueError, match=r"activations must have shape \(batch, ..., units\)"):
+        losses.kl_sparsity(jnp.float32(0.5), rho=0.1)
+
+
+def test_classes_may_be_written_in_three_ways():
+    z, signs = jnp.array([0.5, -2.0, 0.25, -0.125]), jnp.array([1, 1, -1, -1])
+    assert losses.perceptron(z, signs).tolist() == [0, 2, 0.25, 0]
+    for targets in ((signs + 1) // 2, signs > 0, signs.astype(float)):
+        assert (losses.perceptron(z, targets) == losses.perceptron(z, signs)).all()
+
+
+def test_perceptron_gradient_is_the_learning_rule():
+    """-(y - o) for a unit that outputs 1 where z > 0 else 0, also at z = 0."""
+    z = jnp.array([-2.0, 0.0, 3.0, -2.0, 0.0, 3.0])
+    y = jnp.array([0, 0, 0, 1, 1, 1])
+    o = (z > 0).astype(int)
+    values, grads = slopes(losses.perceptron, z, y)
+    assert (grads == -(y - o)).all()
+    assert (values == abs(z) * (y != o)).all()
+
+
+def test_nan_is_not_hidden_by_a_target_that_seems_right():
+    nan, inf = jnp.nan, jnp.inf
+    z, y = jnp.array([nan, nan, 1.0, 1.0, -inf]), jnp.array([-1.0, 1.0, nan, 1.0, -1.0])
+    values, grads = slopes(losses.perceptron, z, y)
+    assert np.isnan(values).tolist() == [True, True, True, False, False]
+    assert grads[3:].tolist() == [0, 0]

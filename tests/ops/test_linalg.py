@@ -1,14 +1,24 @@
-"""Batched LAPACK calls that may run at once hang on few cores: compiled programs have none."""
+"""Small operations: linear algebra, dtypes of sums, marks inside shard_map, packed integers.
 
-import re
+Batched LAPACK calls that may run at once hang on few cores: compiled programs have none.
+"""
 
+from jax.sharding import AxisType
+from jax.sharding import PartitionSpec as P
+from jaxnet.ops import linalg
+from jaxnet.ops.integers import scaled
+from jaxnet.ops.integers import scales_of_values
+from jaxnet.ops.integers import unpacked
+from jaxnet.ops.precision import output_dtype
+from jaxnet.ops.precision import wide
+from jaxnet.ops.varying import varying
+from jaxnet.services.jax_versions import varying_axes
+from tools.stress import PROGRAMS
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-
-from jaxnet.ops import linalg
-from tools.stress import PROGRAMS
+import re
 
 
 def unordered(text: str) -> list[tuple[str, str]]:
@@ -77,3 +87,58 @@ def test_inverses_of_2x2_and_their_gradients():
         for f in (linalg.inverse_2x2, jnp.linalg.inv)
     )
     np.testing.assert_allclose(ours, numpys, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize(("given", "summed", "output"), [
+    (jnp.bfloat16, jnp.float32, jnp.bfloat16),
+    (jnp.float32, jnp.float32, jnp.float32),
+    (jnp.complex64, jnp.complex64, jnp.complex64),
+    (jnp.bool_, jnp.float32, jnp.float32),
+])  # fmt: skip
+def test_dtypes(given, summed, output):
+    x = jnp.ones(3, given)
+    assert wide(x).dtype == summed and output_dtype(x) == output
+
+
+def test_float64_stays(x64):
+    assert wide(jnp.ones(3)).dtype == output_dtype(jnp.ones(3)) == jnp.float64
+    assert output_dtype(jnp.ones(3, int)) == jnp.float32
+
+
+def test_zeros_become_the_start_of_a_loop_over_a_slice():
+    def run(x):
+        assert not varying_axes(jnp.zeros(()))
+        start = varying({"sum": jnp.zeros(())}, x)
+        return jax.lax.fori_loop(0, 3, lambda i, a: {"sum": a["sum"] + x.sum()}, start)["sum"][None]
+
+    mesh = jax.make_mesh((1,), ("data",), (AxisType.Auto,))
+    y = jax.shard_map(run, mesh=mesh, in_specs=P("data"), out_specs=P("data"))(jnp.arange(4.0))
+    assert y.tolist() == [18.0]
+
+
+def test_outside_of_shard_map_nothing_happens():
+    zero = jnp.zeros(3)
+    assert varying(zero, jnp.ones(2)) is zero
+
+
+RNG = np.random.default_rng(0)
+
+
+@pytest.mark.parametrize("length", [6, 7])
+def test_two_numbers_of_4_bits_lie_in_a_byte(length):
+    numbers = RNG.integers(-8, 8, (3, length))
+    low = numbers[:, ::2] & 15
+    high = np.zeros_like(low)
+    high[:, : length // 2] = numbers[:, 1::2] & 15
+    packed = jnp.asarray(low + 16 * high, jnp.uint8)
+    np.testing.assert_array_equal(unpacked(packed, length), numbers)
+    assert unpacked(jnp.asarray(numbers, jnp.int8), length).tolist() == numbers.tolist()
+
+
+@pytest.mark.parametrize("length, groups, size", [(7, 1, 7), (7, 7, 1), (7, 2, 4), (6, 3, 2)])
+def test_neighbors_share_a_scale(length, groups, size):
+    numbers, scale = RNG.normal(size=(2, length, 3)), RNG.uniform(size=(1, groups, 3))
+    wanted = np.stack([numbers[:, i] * scale[:, i // size] for i in range(length)], 1)
+    np.testing.assert_allclose(scaled(jnp.asarray(numbers), jnp.asarray(scale)), wanted, 1e-6)
+    spread = np.broadcast_to(scales_of_values(jnp.asarray(scale), numbers.shape), numbers.shape)
+    np.testing.assert_allclose(numbers * spread, wanted, 1e-6)
