@@ -9,13 +9,14 @@ from typing import Any
 
 ROOT = Path(__file__).parent.parent
 GROUPS: dict[str, tuple[int, ...]] = {
-    "Foundations": (1, 2, 3, 4),
-    "Unsupervised learning": (5,),
+    "Foundations": (1, 2, 3),
+    "Unsupervised learning": (4, 5),
     "Vision": (6, 7, 8, 9, 10),
     "Sequences": (11, 12, 13),
     "The library": (14, 15),
-    "Transformers and generative models": (16, 17, 18, 19, 20, 21, 22),
-    "Further topics": (23, 24),
+    "Transformers": (16, 17, 18),
+    "Generative models": (19, 20, 21),
+    "Further topics": (22, 23, 24),
 }
 """Title in the menu -> numbers of its lessons. Others follow under "More"."""
 DOWNLOADS = "notebooks"  # a folder of the notebooks themselves

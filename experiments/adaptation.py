@@ -86,7 +86,7 @@ RECORDS = (
             "(`aware=True`). With three seeds we cannot say whether it helps.\n"
             "Scales for groups of 32 inputs do not help a net this small."
         ),
-        lesson=17,
+        lesson=18,
     ),
     Record(
         topic="transfer",
@@ -123,7 +123,7 @@ RECORDS = (
             "The first finding of this page has other seeds, epochs and learning rates, so its "
             "figures differ a little."
         ),
-        lesson=17,
+        lesson=18,
     ),
 )
 
