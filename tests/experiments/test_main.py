@@ -43,7 +43,7 @@ RECORDS = {
     "b": (
         record("Ours is measured", topic="speech", verdict="Measured", caveat="It was one laptop.",
                commands=(Command("--seed 0", 7200), Command("--seed 1", 7200)),
-               note="One. Two of `a`. Three.", machine="a laptop", repeated="round", lesson=2,
+               note="One. Two of `a`. Three.", machine="a laptop", repeated="round", lesson=3,
                more=(Figures("Each seed", ("seed", "accuracy (%)"), (("seed 0", "98.9"),)),),
                pictures=(Picture("one.png", "Curves"), Picture("two.png", "Filters"))),
         record("Ours is fast", topic="speech", commands=(Command("", 1),)),
