@@ -82,6 +82,7 @@ def drawn(net: Any, x: Any, scale: float = 0.25) -> Any:
     return jax.tree.map(lambda a: jnp.asarray(a + scale * rng.random(a.shape), a.dtype), given)
 
 
-def close(a: Any, b: Any, tolerance: float = 1e-5) -> None:
-    """Two trees are equal, up to a relative and an absolute tolerance."""
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, tolerance, tolerance), a, b)
+def close(a: Any, b: Any, rtol: float = 1e-5, atol: float | None = None) -> None:
+    """Two trees are equal, up to a relative and an absolute tolerance, by default the same."""
+    atol = rtol if atol is None else atol
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol, atol), a, b)
