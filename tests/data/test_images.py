@@ -1,18 +1,14 @@
 """Sets of images: MNIST and CIFAR-10, digits, photographs, patches, and the first that is there."""
 
+import sys
 from functools import partial
-from jaxnet.data import bccd
-from jaxnet.data import camvid
-from jaxnet.data import cifar10
-from jaxnet.data import digits
-from jaxnet.data import mnist
-from jaxnet.data import patches
-from jaxnet.data import tfds
-from tests.helpers import refused
-import jaxnet as jn
+
 import numpy as np
 import pytest
-import sys
+
+import jaxnet as jn
+from jaxnet.data import bccd, camvid, cifar10, digits, mnist, patches, tfds
+from tests.helpers import refused
 
 
 @pytest.mark.parametrize("helper, size", [(mnist, (28, 28, 1)), (cifar10, (32, 32, 3))])

@@ -1,12 +1,13 @@
 """Dense layers, flatten and dropout: fresh layers, edges, what is dropped."""
 
-from tests.compiled import jit_apply
-from tests.helpers import refuses
 import jax
 import jax.numpy as jnp
-import jaxnet as jn
 import numpy as np
 import pytest
+
+import jaxnet as jn
+from tests.compiled import jit_apply
+from tests.helpers import refuses
 
 KEY = jax.random.key(0)
 

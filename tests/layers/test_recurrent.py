@@ -3,17 +3,17 @@
 The values of all three are in tests/layer_values.py.
 """
 
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxnet as jn
 from jaxnet import initializers
 from jaxnet.layers.lstm import forget_bias
 from jaxnet.layers.recurrent import orthogonal_blocks
 from tests.compiled import jit_apply
-from tests.helpers import refused
-from tests.helpers import refuses
-import jax
-import jax.numpy as jnp
-import jaxnet as jn
-import numpy as np
-import pytest
+from tests.helpers import refused, refuses
 
 KINDS = {
     "rnn": (jn.rnn, jn.layers.rnn_cell),

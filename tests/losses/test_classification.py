@@ -1,13 +1,14 @@
 from functools import partial
-from jaxnet import losses
-from tests.helpers import refuses
-from tests.losses.common import close
-from tests.losses.common import slopes
+
 import jax
 import jax.numpy as jnp
-import jaxnet as jn
 import numpy as np
 import pytest
+
+import jaxnet as jn
+from jaxnet import losses
+from tests.helpers import refuses
+from tests.losses.common import close, slopes
 
 RNG = np.random.default_rng(7)
 LOGITS = RNG.normal(size=(5, 4)) * 2

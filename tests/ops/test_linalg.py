@@ -3,22 +3,21 @@
 Batched LAPACK calls that may run at once hang on few cores: compiled programs have none.
 """
 
-from jax.sharding import AxisType
-from jax.sharding import PartitionSpec as P
-from jaxnet.ops import linalg
-from jaxnet.ops.integers import scaled
-from jaxnet.ops.integers import scales_of_values
-from jaxnet.ops.integers import unpacked
-from jaxnet.ops.precision import output_dtype
-from jaxnet.ops.precision import wide
-from jaxnet.ops.varying import varying
-from jaxnet.services.jax_versions import varying_axes
-from tools.stress import PROGRAMS
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import re
+from jax.sharding import AxisType
+from jax.sharding import PartitionSpec as P
+
+from jaxnet.ops import linalg
+from jaxnet.ops.integers import scaled, scales_of_values, unpacked
+from jaxnet.ops.precision import output_dtype, wide
+from jaxnet.ops.varying import varying
+from jaxnet.services.jax_versions import varying_axes
+from tools.stress import PROGRAMS
 
 
 def unordered(text: str) -> list[tuple[str, str]]:

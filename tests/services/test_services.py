@@ -1,44 +1,36 @@
 """Small services: paths, nodes, HTML, frames, warnings, versions of JAX, extras, bars, keywords."""
 
-from jax.sharding import PartitionSpec as P
-from jaxnet.services.extras import command
-from jaxnet.services.extras import extra
-from jaxnet.services.frames import inside_jax
-from jaxnet.services.jax_versions import as_varying
-from jaxnet.services.jax_versions import enable_x64
-from jaxnet.services.jax_versions import linear
-from jaxnet.services.jax_versions import varying_axes
-from jaxnet.services.keywords import _ELSEWHERE
-from jaxnet.services.keywords import explain_keywords
-from jaxnet.services.markup import html_line
-from jaxnet.services.markup import html_table
-from jaxnet.services.nodes import is_stored
-from jaxnet.services.nodes import plain
-from jaxnet.services.paths import check_patterns
-from jaxnet.services.paths import first_fits
-from jaxnet.services.paths import fits
-from jaxnet.services.progress import in_notebook
-from jaxnet.services.progress import progress_bar
-from jaxnet.services.trees import flat
-from jaxnet.services.warn import warn
-from jaxnet.transforms.adapt import Adapted
-from pathlib import Path
-from tests.helpers import refuses
-from types import SimpleNamespace
 import doctest
 import importlib
 import importlib.metadata
 import inspect
-import jax
-import jax.numpy as jnp
-import jaxnet as jn
-import optax
 import os
-import pytest
 import runpy
 import sys
 import warnings
 import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+from types import SimpleNamespace
+
+import jax
+import jax.numpy as jnp
+import optax
+import pytest
+from jax.sharding import PartitionSpec as P
+
+import jaxnet as jn
+from jaxnet.services.extras import command, extra
+from jaxnet.services.frames import inside_jax
+from jaxnet.services.jax_versions import as_varying, enable_x64, linear, varying_axes
+from jaxnet.services.keywords import _ELSEWHERE, explain_keywords
+from jaxnet.services.markup import html_line, html_table
+from jaxnet.services.nodes import is_stored, plain
+from jaxnet.services.paths import check_patterns, first_fits, fits
+from jaxnet.services.progress import in_notebook, progress_bar
+from jaxnet.services.trees import flat
+from jaxnet.services.warn import warn
+from jaxnet.transforms.adapt import Adapted
+from tests.helpers import refuses
 
 
 @pytest.mark.parametrize(("pattern", "path", "expected"), [
