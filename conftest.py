@@ -61,8 +61,8 @@ SLOW_EXAMPLES = tuple(f"jaxnet/{room}/" for room in ROOMS)
 
 # Modules of the extra `full`: a test that finds one missing, in a fixture or a call, is skipped.
 OPTIONAL = {
-    "IPython", "flax", "grain", "hmmlearn", "librosa", "nbclient", "nbformat", "pycocotools",
-    "sacrebleu", "statsmodels", "tensorflow_datasets", "tokenizers",
+    "IPython", "flax", "gguf", "grain", "hmmlearn", "huggingface_hub", "librosa", "nbclient",
+    "nbformat", "pycocotools", "sacrebleu", "statsmodels", "tensorflow_datasets", "tokenizers",
 }  # fmt: skip
 collect_ignore = [] if find_spec("flax") else ["jaxnet/interop/flax.py"]
 

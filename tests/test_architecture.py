@@ -61,7 +61,7 @@ def imports(path: Path, top: bool = False) -> set[str]:
 
 def test_imports_point_one_way():
     for path in FILES:
-        builds_a_model = path == ROOT / "jaxnet/interop/decoder.py"
+        builds_a_model = path.name in ("published.py", "adapter.py")
         here = "models" if builds_a_model else part(path)
         used = {name.split(".")[1] for name in imports(path) if name.startswith("jaxnet.")}
         late = {name for name in used & set(ORDER) if ORDER.index(name) > ORDER.index(here)}

@@ -17,7 +17,7 @@ import numpy as np
 from safetensors.numpy import load_file
 
 import jaxnet as jn
-from tests.interop.test_decoder import MODELS, published
+from tests.interop.test_published import MODELS, published
 
 FILE = Path(__file__).parent.parent / "tests" / "decoders.safetensors"
 WRITTEN = 8  # tokens

@@ -50,7 +50,7 @@ from tqdm import tqdm
 
 import jaxnet as jn
 import jaxnet.interop.torch
-from jaxnet.models.decoder_config import FAMILIES
+from jaxnet.models.published.decoders import FAMILIES
 from jaxnet.services.checks import is_traced
 from jaxnet.services.jax_versions import enable_x64
 from tests.catalogue import ROWS, Row, fill

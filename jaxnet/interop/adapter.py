@@ -10,7 +10,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnet.core import Layer, Params, as_layer
-from jaxnet.interop.decoder import GPT2, LLAMA
 from jaxnet.interop.names import raise_lines
 from jaxnet.interop.weights import numbers
 from jaxnet.services.checks import as_dict
@@ -150,8 +149,10 @@ def load_adapter(folder: str | Path, net: Layer, params: Params) -> Params:
 
 def _module(path: str, params: Params) -> str:
     """Return PEFT's name of the module of a kernel; "" if there is none."""
-    found = KERNEL.fullmatch(path)
-    layers, names = ("transformer.h", GPT2) if "positions" in params else ("model.layers", LLAMA)
+    from jaxnet.models.published.decoders import GPT2_NAMES, LLAMA_NAMES
+
+    found, gpt2 = KERNEL.fullmatch(path), "positions" in params
+    layers, names = ("transformer.h", GPT2_NAMES) if gpt2 else ("model.layers", LLAMA_NAMES)
     module = names.get(found[2]) if found else None
     return f"base_model.model.{layers}.{found[1]}.{module}" if found and module else ""
 

@@ -5,7 +5,6 @@ from jaxnet.models.autoencoder import autoencoder as autoencoder
 from jaxnet.models.autoencoder import bottleneck as bottleneck
 from jaxnet.models.convnext import convnext as convnext
 from jaxnet.models.decoder import decoder as decoder
-from jaxnet.models.decoder_config import decoder_config as decoder_config
 from jaxnet.models.deepface import deepface as deepface
 from jaxnet.models.densenet import densenet as densenet
 from jaxnet.models.efficientnet import efficientnet as efficientnet
@@ -22,6 +21,7 @@ from jaxnet.models.perceptron import mistake_bound as mistake_bound
 from jaxnet.models.perceptron import perceptron as perceptron
 from jaxnet.models.perceptron import perceptron_rule as perceptron_rule
 from jaxnet.models.perceptron import train_perceptron as train_perceptron
+from jaxnet.models.published import decoder_config as decoder_config
 from jaxnet.models.resnet import cifar_resnet as cifar_resnet
 from jaxnet.models.resnet import resnet as resnet
 from jaxnet.models.rnnsearch import rnnsearch as rnnsearch

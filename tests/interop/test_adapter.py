@@ -112,7 +112,7 @@ def test_against_peft(tmp_path, family):
         transformers.AutoConfig.for_model(**config)
     )
     theirs.eval().save_pretrained(tmp_path / "base")
-    net, own, state = jn.interop.load_decoder(tmp_path / "base")
+    net, own, state = jn.interop.load(tmp_path / "base")
     lora, params, *_ = adapted(net, TEXT, where=where)
     params = load_adapter(*_saved(tmp_path / "ours", lora, params), own)
     both = peft.PeftModel.from_pretrained(theirs, tmp_path / "ours")

@@ -6,10 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 import jaxnet as jn
-from jaxnet.interop import decoder_table, load_decoder, to_names
-from tests.interop.test_decoder import MODELS
+from jaxnet.interop import decoder_table, load, to_names
+from tests.interop.test_published import MODELS
 from tools import decoders
 
 RECORDED, CONFIGS = jn.load(decoders.FILE)
@@ -21,7 +22,8 @@ def test_logits_text_and_the_way_back(name, tmp_path):
     recorded, ids = RECORDED[name], RECORDED[name]["ids"]
     weights = {key: np.asarray(a, np.float32) for key, a in recorded["weights"].items()}
     (tmp_path / "config.json").write_text(json.dumps(CONFIGS[name]))
-    net, params, state = load_decoder(tmp_path, weights=weights)
+    save_file(weights, tmp_path / "model.safetensors")
+    net, params, state = load(tmp_path)
     found, _ = jax.jit(net.apply)(params, state, ids)
     np.testing.assert_allclose(found, recorded["logits"], rtol=1e-4, atol=4e-4)
     made = jn.decoding.generate(net, params, ids, length=decoders.WRITTEN, temperature=0)

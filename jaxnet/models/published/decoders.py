@@ -1,237 +1,48 @@
-"""The options of published language models, from their config.json.
+"""Decoders: Llama, SmolLM2, Mistral, Mixtral, Qwen, Gemma, OLMo 2, GPT-2."""
 
-A family is data: each entry that its published configurations hold is named, with the family's own
-default, or as one that must have a certain value, or as one without effect on the logits. An entry
-that is on no list raises, since it may say that the model computes something else.
-"""
-
-import json
-import math
 from collections.abc import Callable, Mapping
 from functools import partial
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import jax
 import numpy as np
 
 from jaxnet import rotary as turn
-from jaxnet.services.checks import check_type
-from jaxnet.services.files import readable
-
-ACTIVATIONS = {
-    "silu": jax.nn.silu,
-    "swish": jax.nn.silu,
-    "gelu": partial(jax.nn.gelu, approximate=False),
-    "gelu_new": jax.nn.gelu,
-    "gelu_pytorch_tanh": jax.nn.gelu,
-    "relu": jax.nn.relu,
-}
-DEEPEST = 10_000  # layers
-
-
-class Config(NamedTuple):
-    """A configuration whose entries are checked and complete.
-
-    Fields:
-      where: Name of the function and of the file, for messages.
-      family: The model_type.
-      entries: Entries that the options depend on, with defaults for those left out.
-    """
-
-    where: str
-    family: str
-    entries: dict[str, Any]
-
-    def options(self) -> dict[str, Any]:
-        """Return the keyword arguments of `decoder`."""
-        return FAMILIES[self.family].options(self)
-
-    def error(self, words: str) -> ValueError:
-        """Return an error that names the file."""
-        return ValueError(f"{self.where}: {words}")
-
-
-class Family(NamedTuple):
-    """What a family's configurations may hold, in addition to `ONLY` and `IGNORED`.
-
-    Fields:
-      defaults: Default of each entry that is used.
-      options: Function of a complete config that returns the options of `decoder`.
-      only: Entries that may have one value; null and leaving it out count as that value.
-      ignored: Entries without effect on the logits.
-      aliases: Other names of entries.
-    """
-
-    defaults: dict[str, Any]
-    options: Callable[[Config], dict[str, Any]]
-    only: dict[str, Any] = {}
-    ignored: tuple[str, ...] = ()
-    aliases: dict[str, str] = {}
-
-
-def decoder_config(config: str | Path | Mapping[str, Any]) -> dict[str, Any]:
-    """Return the options of `decoder` for a published model, from its config.json.
-
-    It knows Llama, SmolLM2, Mistral, Mixtral, Qwen 2 and 3, Gemma 2 and 3 (text), OLMo 2 and GPT-2.
-    An entry that is left out has the family's own default, as in the package transformers.
-
-    Args:
-      config: Path of the file, or its contents as a dict.
-
-    Returns:
-      Keyword arguments of `decoder`.
-
-    Raises:
-      OSError: If the file is missing.
-      ValueError: If the file is not a config, or the model_type is not known.
-      ValueError: If an entry is unknown, damaged, or has a value that `decoder` cannot compute.
-
-    Example:
-      >>> config = {
-      ...     "model_type": "llama", "vocab_size": 11, "hidden_size": 8, "num_hidden_layers": 2,
-      ...     "num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 16,
-      ...     "rms_norm_eps": 1e-5, "rope_theta": 5e5, "tie_word_embeddings": True,
-      ... }
-      >>> options = decoder_config(config)
-      >>> options["kv_heads"], options["epsilon"], options["tied"]
-      (2, 1e-05, True)
-      >>> net = jn.models.decoder(**options)
-    """
-    return read_config("decoder_config", config).options()
-
-
-def read_config(who: str, config: str | Path | Mapping[str, Any]) -> Config:
-    """Return the contents of a config.json, complete and checked.
-
-    Args:
-      who: Name of the function that got it, for messages.
-      config: Path of the file or of its folder, or its contents as a dict.
-
-    Raises:
-      OSError: If the file is missing.
-      TypeError: If it is neither a path nor a mapping.
-      ValueError: If the model_type is not known, or as in `decoder_config`.
-
-    Example:
-      >>> config = read_config("decoder_config", {"model_type": "gpt2", "n_layer": 2})
-      >>> config.family, config.entries["n_layer"], config.entries["n_embd"]
-      ('gpt2', 2, 768)
-    """
-    where = who
-    if isinstance(config, str | Path):
-        path = Path(config)
-        path = readable(who, path / "config.json" if path.is_dir() else path)
-        where = f"{who}: {path}"
-        try:
-            config = json.loads(path.read_bytes())
-        except (ValueError, RecursionError) as error:  # also text that is not UTF-8
-            raise ValueError(f"{where} is not JSON: {error}") from None
-        if not isinstance(config, dict):
-            raise ValueError(f"{where} must hold an object, got {type(config).__name__}")
-    check_type(who, "config", config, Mapping, "the path of a config.json or its contents")
-    family = config.get("model_type")
-    if not isinstance(family, str) or family not in FAMILIES:
-        raise ValueError(
-            f"{where}: model_type must be one of {', '.join(FAMILIES)}, got {family!r:.60}; write "
-            "jn.models.decoder(...) with its options, and a table for jn.interop.by_names"
-        )
-    return _complete(where, family, config)
-
-
-def _complete(where: str, family: str, given: Mapping[str, Any]) -> Config:
-    defaults, _, only, ignored, aliases = FAMILIES[family]
-    complete = Config(where, family, dict(defaults))
-    only, seen = ONLY | only, set()
-    for name, value in given.items():
-        name = aliases.get(name, name)
-        if name in seen:
-            raise complete.error(f"{name} is given twice, by two names")
-        seen.add(name)
-        if name in defaults:
-            need, fits = KINDS[name]
-            if not (value is None and name in MAY_BE_NULL or fits(value)):
-                raise complete.error(f"{name} must be {need}, got {value!r:.60}")
-            complete.entries[name] = value
-        elif name in only:
-            if value not in (None, only[name]):
-                raise complete.error(f"{name} must be {only[name]}, got {value!r:.60}; {OTHERWISE}")
-        elif name not in IGNORED and name not in ignored:
-            raise complete.error(
-                f"the entry {name!r:.60} is unknown for {family}. If the logits do not depend on "
-                f"it, leave it out of the config; otherwise {OTHERWISE}"
-            )
-    return complete
-
-
-OTHERWISE = "write jn.models.decoder(...) with options of your own"
-
-
-# What an entry must be, and whether it is. JSON has no other types, but a dict of a user may.
-def _count(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 1 <= value < 2**31
-
-
-def _positive(value: Any) -> bool:
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    return number and 0 < value < math.inf
-
-
-COUNT = "a whole number of at least 1", _count
-NUMBER = "a positive number", _positive
-FLAG = "true or false", lambda value: isinstance(value, bool)
-KIND = ("full_attention", "sliding_attention")
-OBJECT = "an object", lambda value: isinstance(value, dict)
-ACTIVATION = (
-    f"one of {', '.join(ACTIVATIONS)}",
-    lambda value: isinstance(value, str) and value in ACTIVATIONS,
+from jaxnet.interop import invertible, part, shaped, transposed
+from jaxnet.models.decoder import decoder
+from jaxnet.models.published.config import (
+    ACTIVATIONS,
+    KIND,
+    OTHERWISE,
+    Config,
+    Family,
+    Rows,
+    Stored,
+    is_positive,
+    without,
 )
-LAYERS = f"a whole number from 1 to {DEEPEST:,}", lambda value: _count(value) and value <= DEEPEST
-# The other entries are of the kind of their defaults.
-BY_TYPE = {int: COUNT, float: NUMBER, bool: FLAG, str: ACTIVATION}
-KINDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
-    **dict.fromkeys(["num_hidden_layers", "n_layer"], LAYERS),
-    **dict.fromkeys(["n_inner", "original_max_position_embeddings"], COUNT),
-    **dict.fromkeys(["query_pre_attn_scalar", "partial_rotary_factor"], NUMBER),
-    **dict.fromkeys(["rope_parameters", "rope_scaling"], OBJECT),
-    "max_window_layers": (
-        "a whole number of at least 0",
-        lambda value: value == 0 and not isinstance(value, bool) or _count(value),
-    ),
-    "layer_types": (
-        f"a list of {' and '.join(KIND)}",
-        lambda value: isinstance(value, list) and all(one in KIND for one in value),
-    ),
-}  # fmt: skip
 
-
-# Entries of every family. These must have one value, if they are given.
-ONLY = {
-    "is_encoder_decoder": False, "add_cross_attention": False,
-    "quantization_config": None, "auto_map": None, "pruned_heads": {},
-}  # fmt: skip
-# These have no effect on the logits: names, tokens, training, generation, how it is computed.
-IGNORED = {
-    "model_type", "_name_or_path", "name_or_path", "transformers_version", "architectures",
-    "transformers.js_config", "tokenizer_class", "prefix", "finetuning_task", "problem_type",
-    "task_specific_params", "id2label", "label2id", "_num_labels", "num_labels",
-    "pad_token_id", "bos_token_id", "eos_token_id", "sep_token_id", "decoder_start_token_id",
-    "initializer_range", "attention_dropout", "gradient_checkpointing", "use_cache",
-    "cache_implementation", "output_hidden_states", "output_attentions", "return_dict",
-    "use_return_dict", "return_dict_in_generate", "output_scores", "dtype", "torch_dtype",
-    "use_bfloat16", "tf_legacy_loss", "torchscript", "chunk_size_feed_forward", "is_decoder",
-    "tie_encoder_decoder", "cross_attention_hidden_size", "pretraining_tp",
-    "_attn_implementation", "attn_implementation", "_attn_implementation_autoset",
-    "max_length", "min_length", "do_sample", "early_stopping", "num_beams", "num_beam_groups",
-    "diversity_penalty", "temperature", "top_k", "top_p", "typical_p", "repetition_penalty",
-    "length_penalty", "no_repeat_ngram_size", "encoder_no_repeat_ngram_size", "bad_words_ids",
-    "num_return_sequences", "forced_bos_token_id", "forced_eos_token_id", "remove_invalid_values",
-    "exponential_decay_length_penalty", "suppress_tokens", "begin_suppress_tokens",
-}  # fmt: skip
 ROPE = (
     "rope_theta", "rope_type", "type", "factor", "low_freq_factor", "high_freq_factor",
     "original_max_position_embeddings", "partial_rotary_factor",
 )  # fmt: skip
+
+# Ends of the names of buffers that older files have in addition to the weights.
+BUFFERS = (".rotary_emb.inv_freq", ".attn.bias", ".attn.masked_bias")
+
+# Beginnings and names of weights, of most families and of GPT-2.
+PREFIXES = "model.", "transformer."
+EMBEDDING = "embed_tokens.weight", "wte.weight"
+HEAD = "lm_head.weight"
+# The kernels of a block of `jn.models.decoder`, and their names in most families and in GPT-2.
+LLAMA_NAMES = {
+    f"attention/{ours}": f"self_attn.{ours[0]}_proj" for ours in ("query", "key", "value")
+}
+LLAMA_NAMES |= {"attention/out": "self_attn.o_proj", "mlp_in": "mlp.gate_proj"}
+LLAMA_NAMES |= {"mlp_gate": "mlp.up_proj", "mlp_out": "mlp.down_proj"}
+GPT2_NAMES = {"attention/out": "attn.c_proj", "mlp_in": "mlp.c_fc", "mlp_out": "mlp.c_proj"}
+
+# Gemma stores what is added to 1.
+_plus_one = invertible(lambda a: np.asarray(a, np.float32) + 1, lambda a: a - 1)
 
 
 # The options of `decoder` that an entry of a config states as it is.
@@ -374,7 +185,7 @@ def _rotation(config: Config, kind: str = "full_attention") -> Callable:
 
     def number(entry: str, default: Any = None) -> Any:
         found = rope.get(entry, default)
-        if not _positive(found):
+        if not is_positive(found):
             raise config.error(f"{entry} in {name} must be a positive number, got {found!r:.60}")
         return found
 
@@ -421,6 +232,124 @@ def _llama3_scaling(angles, *, factor, low, high, length):
     return np.asarray(angles) * ((1 - kept) / factor + kept)
 
 
+def rows(config: Config, stored: Stored) -> Rows:
+    """Return the table of the names of a decoder."""
+    options, first = stored.options, stored.prefix
+    head: Rows = {} if options["tied"] else {"head/kernel": (HEAD, transposed)}
+    if config.family == "gpt2":
+        return _gpt2_rows(options["width"], options["heads"], first) | head
+    return _llama_rows(options, first, gemma=config.family.startswith("gemma")) | head
+
+
+def how_stored(config: Config, weights: Mapping[str, Any] | None) -> Stored:
+    """Return how the weights of a decoder are stored; raise if there are fewer layers."""
+    options, gpt2 = FAMILIES[config.family].options(config), config.family == "gpt2"
+    if weights is None:
+        return Stored(options, PREFIXES[gpt2])
+    # The first published files have no prefix.
+    first = "" if gpt2 and EMBEDDING[1] in weights else PREFIXES[gpt2]
+    layers = first + ("h" if gpt2 else "layers")
+    if not any(name.startswith(f"{layers}.{options['depth'] - 1}.") for name in weights):
+        raise config.error(
+            f"says that there are {options['depth']:,} layers, but the weights have no entry "
+            f"{layers}.{options['depth'] - 1}.…"
+        )
+    leave = [name for name in weights if name.endswith(BUFFERS)]
+    words = first + EMBEDDING[gpt2]
+    if HEAD in weights and words in weights and options["tied"]:
+        # Whoever changed one of them, as by adding tokens, did not untie them in the config.
+        if np.array_equal(np.asarray(weights[HEAD]), np.asarray(weights[words])):
+            leave.append(HEAD)
+        else:
+            options["tied"] = False
+    return Stored(options, first, tuple(leave))
+
+
+def _llama_rows(options: dict[str, Any], first: str, gemma: bool) -> Rows:
+    """Return the names of all models except GPT-2, limited to the chosen options."""
+    heads, groups = options["heads"], options["kv_heads"] or options["heads"]
+    size = options["head_size"] or options["width"] // heads
+    biased, qk_norm, norm_at = options["use_bias"], options.get("qk_norm"), options.get("norm_at")
+    block = first + "layers.{i}"
+    joined = shaped(heads, size, options["width"], given=(-1, options["width"]))
+    counts = {"query": heads, "key": groups, "value": groups}
+    table: Rows = {"embedding/embedding": f"{first}embed_tokens.weight"}
+    table["norm/scale"] = _scale(f"{first}norm.weight", gemma)
+    for ours, theirs in LLAMA_NAMES.items():
+        path, name, kind = f"block_{{i}}/{ours}", f"{block}.{theirs}", ours.rpartition("/")[2]
+        if options.get("experts") and kind.startswith("mlp"):
+            continue
+        bias: Any = f"{name}.bias"
+        if count := counts.get(kind):
+            changes, bias = (_heads_of(count),), (bias, shaped(count, size, given=(-1,)))
+        else:
+            changes = (transposed, joined) if kind == "out" else (transposed,)
+        table[f"{path}/kernel"] = (f"{name}.weight", *changes)
+        if kind.partition("_")[0] in biased:
+            table[f"{path}/bias"] = bias
+        if qk_norm in ("head", "all") and kind in ("query", "key"):
+            table[f"{path}_norm/scale"] = _scale(f"{name.replace('proj', 'norm')}.weight", gemma)
+    if options.get("experts"):
+        own = f"{block}.block_sparse_moe"
+        table["block_{i}/moe/router/kernel"] = (f"{own}.gate.weight", transposed)
+        for ours, theirs in (("mlp_in", "w1"), ("mlp_gate", "w3"), ("mlp_out", "w2")):
+            name = own + ".experts.{j}." + theirs + ".weight"
+            table[f"block_{{i}}/moe/experts/{ours}/kernel"] = (name, transposed)
+
+    for ours, theirs in NORMS[norm_at or "input"].items():
+        table[f"block_{{i}}/{ours}/scale"] = _scale(f"{block}.{theirs}_layernorm.weight", gemma)
+    return table
+
+
+# Our norms -> theirs without "_layernorm", by `norm_at`.
+NORMS = {
+    "input": {"attention_norm": "input", "mlp_norm": "post_attention"},
+    "output": {"attention_norm": "post_attention", "mlp_norm": "post_feedforward"},
+    "both": {
+        "attention_norm": "input",
+        "attention_out_norm": "post_attention",
+        "mlp_norm": "pre_feedforward",
+        "mlp_out_norm": "post_feedforward",
+    },
+}
+
+
+def _scale(name: str, gemma: bool) -> Any:
+    return (name, _plus_one) if gemma else name
+
+
+def _heads_of(count: int) -> Any:
+    """Convert from (heads * size, width) to (width, heads, size)."""
+    return invertible(
+        lambda a: np.reshape(np.transpose(a), (a.shape[1], count, -1)),
+        lambda a: np.reshape(a, (len(a), a.size // len(a))).T,
+    )
+
+
+def _gpt2_rows(width: int, heads: int, first: str) -> Rows:
+    """Return the names of GPT-2: kernels are (inputs, outputs), with queries, keys and values
+    joined."""
+    size, block = width // heads, first + "h.{i}"
+    table: Rows = {"embedding/embedding": f"{first}wte.weight"}
+    table["positions/embedding"] = f"{first}wpe.weight"
+    norms = {"norm": f"{first}ln_f", "block_{i}/attention_norm": f"{block}.ln_1"}
+    norms |= {"block_{i}/mlp_norm": f"{block}.ln_2"}
+    for ours, theirs in norms.items():
+        table |= {f"{ours}/scale": f"{theirs}.weight", f"{ours}/bias": f"{theirs}.bias"}
+    for i, ours in enumerate(("query", "key", "value")):
+        path = f"block_{{i}}/attention/{ours}"
+        split = shaped(width, heads, size, given=(width, width))
+        flat = shaped(heads, size, given=(width,))
+        table[f"{path}/kernel"] = (f"{block}.attn.c_attn.weight", part(i, 3), split)
+        table[f"{path}/bias"] = (f"{block}.attn.c_attn.bias", part(i, 3), flat)
+    joined = shaped(heads, size, width, given=(width, width))
+    for ours, theirs in GPT2_NAMES.items():
+        name = f"{block}.{theirs}.weight"
+        table[f"block_{{i}}/{ours}/kernel"] = (name, joined) if ours == "attention/out" else name
+        table[f"block_{{i}}/{ours}/bias"] = f"{block}.{theirs}.bias"
+    return table
+
+
 ROTATION = {
     "rope_theta": 1e4, "rope_parameters": None, "rope_scaling": None,
     "partial_rotary_factor": None, "original_max_position_embeddings": None,
@@ -433,11 +362,7 @@ LLAMA: dict[str, Any] = ROTATION | {
 }  # fmt: skip
 
 
-def _without(entries: dict[str, Any], *names: str) -> dict[str, Any]:
-    return {name: value for name, value in entries.items() if name not in names}
-
-
-MISTRAL = _without(LLAMA, "attention_bias") | {
+MISTRAL = without(LLAMA, "attention_bias") | {
     "intermediate_size": 14_336, "num_key_value_heads": 8, "max_position_embeddings": 131_072,
     "sliding_window": 4096,
 }  # fmt: skip
@@ -446,7 +371,7 @@ QWEN = LLAMA | {
     "max_position_embeddings": 32_768, "use_sliding_window": False, "sliding_window": 4096,
     "max_window_layers": 28, "layer_types": None,
 }  # fmt: skip
-GEMMA = _without(LLAMA, "hidden_act") | {
+GEMMA = without(LLAMA, "hidden_act") | {
     "vocab_size": 256_000, "hidden_size": 2304, "intermediate_size": 9216,
     "num_hidden_layers": 26, "num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 256,
     "hidden_activation": "gelu_pytorch_tanh", "max_position_embeddings": 8192,
@@ -465,27 +390,33 @@ GPT2_ALIASES = {
 BIAS = {"attention_bias": False, "mlp_bias": False}
 CAUSAL = {"use_bidirectional_attention": False}
 ROUTER = "output_router_logits", "router_aux_loss_coef", "router_jitter_noise"
-FAMILIES: dict[str, Family] = {
-    "llama": Family(
+
+
+def _decoder(defaults: dict[str, Any], options: Callable, *rest: Any) -> Family:
+    return Family(defaults, options, decoder, rows, how_stored, *rest)
+
+
+FAMILIES: dict[str, Family] = {  # model_type -> family
+    "llama": _decoder(
         LLAMA | {"mlp_bias": False}, _llama, {"rope_interleaved": False}, ("is_llama_config",)
     ),
-    "mistral": Family(MISTRAL, _mistral, BIAS),
-    "mixtral": Family(
+    "mistral": _decoder(MISTRAL, _mistral, BIAS),
+    "mixtral": _decoder(
         MISTRAL | {"rms_norm_eps": 1e-5, "sliding_window": None, "rope_theta": 1e6}
         | {"num_local_experts": 8, "num_experts_per_tok": 2},
         _mixtral, BIAS, ROUTER, {"num_experts": "num_local_experts"},
     ),
-    "qwen2": Family(_without(QWEN, "attention_bias"), _qwen2, {"use_mrope": False}),
-    "qwen3": Family(QWEN | {"head_dim": 128}, _qwen3),
-    "gemma2": Family(GEMMA, _gemma2, CAUSAL, ("hidden_act",)),
-    "gemma3_text": Family(
+    "qwen2": _decoder(without(QWEN, "attention_bias"), _qwen2, {"use_mrope": False}),
+    "qwen3": _decoder(QWEN | {"head_dim": 128}, _qwen3),
+    "gemma2": _decoder(GEMMA, _gemma2, CAUSAL, ("hidden_act",)),
+    "gemma3_text": _decoder(
         GEMMA | {"final_logit_softcapping": None, "attn_logit_softcapping": None}
         | {"vocab_size": 262_208, "max_position_embeddings": 131_072, "rope_theta": 1e6}
         | {"rope_local_base_freq": 1e4, "sliding_window_pattern": 6},
         _gemma3, CAUSAL, ("hidden_act", "_sliding_window_pattern"),
     ),
-    "olmo2": Family(LLAMA | {"vocab_size": 50_304, "rms_norm_eps": 1e-5}, _olmo2),
-    "gpt2": Family(
+    "olmo2": _decoder(LLAMA | {"vocab_size": 50_304, "rms_norm_eps": 1e-5}, _olmo2),
+    "gpt2": _decoder(
         GPT2, _gpt2, {"scale_attn_weights": True, "scale_attn_by_inverse_layer_idx": False},
         ("n_ctx", "resid_pdrop", "embd_pdrop", "attn_pdrop", "reorder_and_upcast_attn",
          "summary_type", "summary_use_proj", "summary_activation", "summary_proj_to_labels",
@@ -493,6 +424,3 @@ FAMILIES: dict[str, Family] = {
         GPT2_ALIASES,
     ),
 }  # fmt: skip
-DEFAULTS = [entry for family in FAMILIES.values() for entry in family.defaults.items()]
-MAY_BE_NULL = {name for name, value in DEFAULTS if value is None}
-KINDS |= {n: BY_TYPE[type(v)] for n, v in DEFAULTS if v is not None and n not in KINDS}

@@ -9,7 +9,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 import jaxnet as jn
-from jaxnet.interop import by_names, decoder_table, load_decoder, to_names
+from jaxnet.interop import by_names, decoder_table, load, to_names
 
 SIZES = {
     "vocab_size": 97, "hidden_size": 24, "num_hidden_layers": 3, "num_attention_heads": 4,
@@ -39,16 +39,28 @@ MODELS = {
 }  # fmt: skip
 
 
-def published(name, folder):
+BERT = {"vocab_size": 97, "hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 4,
+        "intermediate_size": 40, "max_position_embeddings": 48, "num_labels": 5}  # fmt: skip
+# The same of encoders.
+ENCODERS = {
+    "bert": ("Bert", BERT), "roberta": ("Roberta", BERT), "xlm-roberta": ("XLMRoberta", BERT),
+    "distilbert": ("DistilBert", {"vocab_size": 97, "dim": 24, "n_layers": 2, "n_heads": 4,
+                                  "hidden_dim": 40, "max_position_embeddings": 48,
+                                  "num_labels": 5}),
+}  # fmt: skip
+
+
+def published(name, folder, head=None):
     """A model of transformers with random weights, stored in a folder."""
     torch = pytest.importorskip("torch", reason="compares with transformers")
     transformers = pytest.importorskip("transformers", reason="compares with transformers")
-    kind, more = MODELS[name]
+    kind, more = (MODELS | ENCODERS)[name]
     config = getattr(transformers, f"{kind}TextConfig" if kind == "Gemma3" else f"{kind}Config")
+    sizes = {} if name in ENCODERS else {"vocab_size": 97} if kind == "GPT2" else SIZES
     tokens = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
-    sizes = {"vocab_size": 97} if kind == "GPT2" else SIZES
     torch.manual_seed(0)
-    model = getattr(transformers, f"{kind}ForCausalLM" if kind != "GPT2" else "GPT2LMHeadModel")
+    head = head or ("ForMaskedLM" if name in ENCODERS else "ForCausalLM")
+    model = getattr(transformers, f"{kind}{head}" if kind != "GPT2" else "GPT2LMHeadModel")
     model = model(config(**sizes | tokens | more, attn_implementation="eager")).eval()
     with torch.no_grad():
         for p in model.parameters():  # scales and biases too, which start as 1 and 0
@@ -67,11 +79,11 @@ def test_names_of_the_experts_are_those_of_mixtral():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["llama", "mistral", "mixtral", "qwen2", "qwen3", "gemma2",
-                                  "gemma3", "olmo2", "gpt2"])  # fmt: skip
+                                  "gemma3", "olmo2", "gpt2", *ENCODERS])  # fmt: skip
 def test_every_entry_of_a_configuration_counts_or_raises(name):
     pytest.importorskip("torch", reason="compares with transformers")
     pytest.importorskip("transformers", reason="compares with transformers")
-    from tests.interop.decoder_fields import compare
+    from tests.interop.published_fields import compare
 
     counts, wrong = compare(name)
     assert not wrong
@@ -100,7 +112,7 @@ def test_several_files_are_read_cast_and_placed(tmp_path):
     params, names = stored(tmp_path)
     assert names["model.layers.1.self_attn.k_proj.weight"].shape == (4, 8)
     assert names["model.layers.0.mlp.down_proj.weight"].shape == (8, 16)
-    net, found, state = load_decoder(tmp_path)
+    net, found, state = load(tmp_path)
     jax.tree.map(np.testing.assert_array_equal, found, params)
     seen = []
 
@@ -108,7 +120,7 @@ def test_several_files_are_read_cast_and_placed(tmp_path):
         seen.append((path, array.dtype))
         return array
 
-    _, half, _ = load_decoder(tmp_path, dtype=jnp.bfloat16, put=put)
+    _, half, _ = load(tmp_path, dtype=jnp.bfloat16, put=put)
     assert {leaf.dtype.name for leaf in jax.tree.leaves(half)} == {"bfloat16"}
     assert len(seen) == len(names) and all(dtype == jnp.bfloat16 for _, dtype in seen)
     assert [path for path, _ in seen][:2] == ["block_0/attention/key/kernel",
@@ -126,9 +138,9 @@ def test_what_does_not_fit_is_named(tmp_path, change, words):
     stored(tmp_path)
     (tmp_path / "config.json").write_text(json.dumps(LLAMA | change) if change else "{")
     with pytest.raises(ValueError, match=words):
-        load_decoder(tmp_path)
+        load(tmp_path)
     with pytest.raises(FileNotFoundError):
-        load_decoder(tmp_path / "nowhere")
+        load(tmp_path / "nowhere")
 
 
 def test_the_way_back_says_what_it_cannot_undo():
@@ -179,7 +191,7 @@ def test_a_head_that_differs_from_the_table_is_kept(tmp_path, family):
     for change in (0.0, 1.0):
         head = weights[table] + np.float32(change)
         save_file(weights | {"lm_head.weight": head}, tmp_path / "model.safetensors")
-        net, params, state = load_decoder(tmp_path)
+        net, params, state = load(tmp_path)
         assert ("head" in params) == bool(change)
         ids = jnp.array([[1, 5, 2]])
         logits, _ = net.apply(params, state, ids)

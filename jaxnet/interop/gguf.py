@@ -1,0 +1,96 @@
+"""Models in files of llama.cpp (.gguf), by the package gguf, with weights as floats."""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxnet.services.extras import extra
+from jaxnet.services.files import readable
+
+# Architecture -> model_type of transformers.
+FAMILIES = {"llama": "llama", "qwen2": "qwen2", "qwen3": "qwen3"}
+ENTRIES = {
+    "block_count": "num_hidden_layers", "embedding_length": "hidden_size",
+    "feed_forward_length": "intermediate_size", "attention.head_count": "num_attention_heads",
+    "attention.head_count_kv": "num_key_value_heads", "attention.key_length": "head_dim",
+    "attention.layer_norm_rms_epsilon": "rms_norm_eps", "rope.freq_base": "rope_theta",
+    "context_length": "max_position_embeddings",
+}  # fmt: skip
+IGNORED = {"vocab_size", "rope.dimension_count", "attention.value_length"}
+NAMES = {
+    "token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head",
+    "attn_norm": "input_layernorm", "ffn_norm": "post_attention_layernorm",
+    "attn_q": "self_attn.q_proj", "attn_k": "self_attn.k_proj", "attn_v": "self_attn.v_proj",
+    "attn_output": "self_attn.o_proj", "attn_q_norm": "self_attn.q_norm",
+    "attn_k_norm": "self_attn.k_norm", "ffn_gate": "mlp.gate_proj", "ffn_up": "mlp.up_proj",
+    "ffn_down": "mlp.down_proj",
+}  # fmt: skip
+
+
+def read_gguf(path: Path) -> tuple[dict[str, Any], Mapping[str, Any]]:
+    """Return the configuration of a file as that of transformers, and its weights by name.
+
+    Raises:
+      ImportError: If gguf is not installed.
+      OSError: If the file cannot be read.
+      ValueError: If it is not a file of llama.cpp, or of an architecture that is not known here.
+    """
+    package = extra("gguf", "gguf", "load", "published")
+    try:
+        reader = package.GGUFReader(readable("load", path))
+    except (ValueError, IndexError) as error:
+        raise ValueError(f"load: {path} is not a file of llama.cpp: {error}") from None
+    fields = {name: field.contents() for name, field in reader.fields.items()}
+    kind = fields.get("general.architecture")
+    if kind not in FAMILIES:
+        raise ValueError(
+            f"load: {path}: the architecture must be one of {', '.join(FAMILIES)}, got {kind!r:.60}"
+        )
+    weights = _Tensors(package, reader.tensors, fields, kind)
+    config = {"model_type": FAMILIES[kind], "tie_word_embeddings": "lm_head.weight" not in weights}
+    config["vocab_size"] = weights.rows("model.embed_tokens.weight")
+    for name, value in fields.items():
+        own = name.removeprefix(f"{kind}.")
+        if own == name or own in IGNORED:
+            continue
+        if own not in ENTRIES:
+            raise ValueError(f"load: {path}: the entry {name!r} = {value!r:.60} is not known here")
+        config[ENTRIES[own]] = value
+    return config, weights
+
+
+class _Tensors(Mapping):
+    """Weights of a file by their names in transformers, each made floats when it is read."""
+
+    def __init__(self, package: Any, tensors: Any, fields: Mapping[str, Any], kind: str):
+        self._package, self._heads = package, {}
+        if kind == "llama":  # llama.cpp rotates neighbors, transformers halves
+            heads = fields["llama.attention.head_count"]
+            groups = fields.get("llama.attention.head_count_kv", heads)
+            self._heads = {"attn_q": heads, "attn_k": groups}
+        self._found = {self._name(tensor.name): tensor for tensor in tensors}
+
+    def _name(self, theirs: str) -> str:
+        *block, part, end = theirs.split(".")
+        if part not in NAMES:
+            raise ValueError(f"load: the weights {theirs!r:.60} are not known here")
+        return f"{f'model.layers.{block[1]}.' if block else ''}{NAMES[part]}.{end}"
+
+    def rows(self, name: str) -> int:
+        return int(self._found[name].shape[-1])
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        tensor = self._found[name]
+        array = self._package.quants.dequantize(tensor.data, tensor.tensor_type)
+        if heads := self._heads.get(tensor.name.split(".")[-2]):
+            pairs = array.reshape(heads, -1, 2, *array.shape[1:])
+            array = pairs.swapaxes(1, 2).reshape(array.shape)
+        return np.asarray(array, np.float32)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._found)
+
+    def __len__(self) -> int:
+        return len(self._found)

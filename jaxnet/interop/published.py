@@ -1,0 +1,190 @@
+"""Published models: from a folder, a file or a name to a net with its weights, and back."""
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from jaxnet.core import Layer, Params, State, as_layer, transformed
+from jaxnet.interop.gguf import read_gguf
+from jaxnet.interop.names import Source, by_names, to_names
+from jaxnet.interop.weights import open_weights
+from jaxnet.services.checks import check_type
+from jaxnet.services.extras import extra
+from jaxnet.services.files import file_path, replacing
+from jaxnet.services.saving import write_tensors
+
+READ = ("*.json", "*.safetensors", "*.model", "*.jinja", "*.txt")  # of a repository
+
+
+def load(
+    source: str | Path,
+    *,
+    dtype: Any = None,
+    put: Callable[[str, jax.Array], jax.Array] | None = None,
+) -> tuple[Layer, Params, State]:
+    """Read a published model: the net, its params and its state.
+
+    The model_type of the configuration says which net it is; `jn.models.published` has the
+    families. Each array is read, cast and placed before the next one is read. Nothing that is read
+    is run. The net's data hold the configuration, so that `save` can write it.
+
+    Args:
+      source: Folder with config.json and safetensors files, as `transformers` writes it; a file
+        that ends in .gguf, of llama.cpp; or the name of a repository of Hugging Face, such as
+        "HuggingFaceTB/SmolLM2-135M", whose files `huggingface_hub` downloads or finds in its cache.
+      dtype: Dtype of the params, such as jnp.bfloat16; None is float32.
+      put: Function of (path, array) that places an array, as in `by_names`.
+
+    Returns:
+      (net, params, state). A decoder takes token ids (batch, time); an encoder such as BERT takes
+      ids or (ids, mask), see `jaxnet.models.published.encoders`.
+
+    Raises:
+      OSError: If a file is missing or cannot be read.
+      ImportError: If a name is given without huggingface_hub, or a .gguf file without gguf.
+      ValueError: If the model_type is unknown, an entry of the configuration is unknown or has a
+        value that the net cannot compute, or the weights do not fit the configuration.
+
+    Example:
+      >>> net, params, state = load("HuggingFaceTB/SmolLM2-135M")  # doctest: +SKIP
+      >>> ids = jnp.array([[504, 3575, 282, 4649, 314]])  # "The capital of France is"
+      >>> jn.decoding.generate(net, params, ids, length=2, temperature=0)  # doctest: +SKIP
+    """
+    from jaxnet.models.published import FAMILIES, complete
+
+    config, stored = _opened(source)
+    found = complete("load", config, FAMILIES)
+    family = FAMILIES[found.family]
+    how = family.stored(found, stored)
+    net, table = family.net(**how.options), family.rows(found, how)
+    params, state = by_names(net, stored, family.x, table, leave=how.leave, dtype=dtype, put=put)
+    return described(net, found.given), params, state
+
+
+def save(
+    folder: str | Path,
+    net: Layer,
+    params: Params,
+    state: State,
+    *,
+    config: Mapping[str, Any] | None = None,
+) -> None:
+    """Write a model with the names and the configuration of its family, as `transformers` reads it.
+
+    Args:
+      folder: Folder, which is made; it gets config.json and model.safetensors. The tokenizer's
+        files are the ones that came with the model.
+      net: Net of `load`, or another one that computes what `config` says.
+      params, state: Its params and state, in the dtype in which they are written.
+      config: Configuration, as in config.json; None is that of the net.
+
+    Raises:
+      OSError: If a file cannot be written.
+      ValueError: If the net has no configuration, or does not fit it.
+
+    Example:
+      >>> import tempfile
+      >>> config = {"model_type": "gpt2", "vocab_size": 11, "n_embd": 8, "n_layer": 1, "n_head": 2}
+      >>> net = jn.models.decoder(**jn.models.decoder_config(config))
+      >>> params, state = net.init(jax.random.key(0), jn.spec((1, 1), jnp.int32))
+      >>> folder = tempfile.mkdtemp()
+      >>> save(folder, net, params, state, config=config)
+      >>> again, params, state = load(folder)
+      >>> sorted(params)
+      ['block_0', 'embedding', 'norm', 'positions']
+    """
+    from jaxnet.models.published import FAMILIES, complete
+
+    net = as_layer(net, "save", "net")
+    if config is None:
+        kept = getattr(net.inside, "options", None)
+        config = json.loads(kept.config) if isinstance(kept, _Described) else None
+        if config is None:
+            raise ValueError(
+                'save: this net has no configuration; write save(..., config={"model_type": ...}) '
+                "with the entries of its config.json"
+            )
+    found = complete("save", config, FAMILIES)
+    family = FAMILIES[found.family]
+    how = family.stored(found, None)
+    arrays = to_names(net, params, state, family.x, family.rows(found, how))
+    folder = file_path("save", folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    dtypes = {str(array.dtype) for array in arrays.values()}
+    written = dict(config) | ({"torch_dtype": dtypes.pop()} if len(dtypes) == 1 else {})
+    with replacing("save", folder / "config.json", own=True) as file:
+        file.write(json.dumps(written, indent=2).encode())
+    with replacing("save", folder / "model.safetensors", own=True) as file:
+        arrays = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+        write_tensors(file, arrays, {"format": "pt"})
+
+
+def decoder_table(
+    config: str | Path | Mapping[str, Any], *, prefix: str | None = None
+) -> dict[str, Source]:
+    """Return the table of names of a published language model, for `by_names` and `to_names`.
+
+    Args:
+      config: Config, as in `jaxnet.models.decoder_config`.
+      prefix: Beginning of all names but the head's; None uses the prefix of the package
+        transformers, "model." or "transformer.".
+
+    Returns:
+      Dict of path -> name, or (name, functions).
+
+    Raises:
+      OSError, TypeError, ValueError: As in `jaxnet.models.decoder_config`.
+
+    Example:
+      >>> config = {"model_type": "gpt2", "vocab_size": 11, "n_embd": 8, "n_layer": 2, "n_head": 2}
+      >>> decoder_table(config)["block_{i}/mlp_in/kernel"]
+      'transformer.h.{i}.mlp.c_fc.weight'
+    """
+    from jaxnet.models.published import complete, decoders
+
+    check_type("decoder_table", "prefix", prefix, str | None, "a str or None")
+    found = complete("decoder_table", config, decoders.FAMILIES)
+    how = decoders.FAMILIES[found.family].stored(found, None)
+    return decoders.rows(found, how if prefix is None else how._replace(prefix=prefix))
+
+
+class _Described(NamedTuple):
+    """What `transformed` keeps of a published model, so that `save` finds it.
+
+    Fields:
+      config: Its configuration as JSON, which has a hash.
+    """
+
+    config: str
+
+
+def described(net: Layer, config: Mapping[str, Any]) -> Layer:
+    """Return the same net with its configuration among its data.
+
+    Example:
+      >>> described(jn.dense(3), {"model_type": "mine"}).inside.options.config
+      '{"model_type": "mine"}'
+    """
+
+    def apply(run, params, state, x):
+        return run(params, state, x)
+
+    return transformed(net, apply, kind="published", options=_Described(json.dumps(config)))
+
+
+def _opened(source: Any) -> tuple[Any, Mapping[str, Any]]:
+    """Return the configuration of a model, or its place, and its weights by name."""
+    check_type("load", "source", source, str | Path, "a folder, a .gguf file or a name")
+    path = file_path("load", source)
+    if path.suffix == ".gguf":
+        return read_gguf(path)
+    repository = not path.exists() and re.fullmatch(r"[\w.-]+/[\w.-]+", str(source))
+    if repository:
+        hub = extra("huggingface_hub", "huggingface-hub", "load", "published")
+        path = Path(hub.snapshot_download(str(source), allow_patterns=list(READ)))
+    return path, open_weights("load", path)

@@ -1,0 +1,237 @@
+"""Configurations of published models, checked and complete.
+
+A family is data: each entry that its published configurations hold is named, with the family's own
+default, or as one that must have a certain value, or as one without effect on the outputs. An entry
+that is on no list raises, since it may say that the model computes something else.
+"""
+
+import json
+import math
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxnet import Layer, spec
+from jaxnet.services.checks import check_type
+from jaxnet.services.files import readable
+
+ACTIVATIONS = {
+    "silu": jax.nn.silu,
+    "swish": jax.nn.silu,
+    "gelu": partial(jax.nn.gelu, approximate=False),
+    "gelu_new": jax.nn.gelu,
+    "gelu_pytorch_tanh": jax.nn.gelu,
+    "relu": jax.nn.relu,
+}
+DEEPEST = 10_000  # layers
+
+
+Rows = dict[str, Any]  # a table for `jn.interop.by_names`
+
+
+class Config(NamedTuple):
+    """A configuration whose entries are checked and complete.
+
+    Fields:
+      where: Name of the function and of the file, for messages.
+      family: The model_type.
+      entries: Entries that the options depend on, with defaults for those left out.
+      given: Entries as they were given.
+    """
+
+    where: str
+    family: str
+    entries: dict[str, Any]
+    given: dict[str, Any] = {}
+
+    def error(self, words: str) -> ValueError:
+        """Return an error that names the file."""
+        return ValueError(f"{self.where}: {words}")
+
+
+class Stored(NamedTuple):
+    """How the weights of a model are stored.
+
+    Fields:
+      options: Options of the family's net.
+      prefix: Beginning of the names.
+      leave: Patterns of names that are not read.
+    """
+
+    options: dict[str, Any]
+    prefix: str
+    leave: tuple[str, ...] = ()
+
+
+class Family(NamedTuple):
+    """A family of published models.
+
+    In addition to its own entries, a configuration may hold those of `ONLY` and `IGNORED`.
+
+    Fields:
+      defaults: Default of each entry that is used.
+      options: Function of a complete config that returns the options of `net`.
+      net: Function of these options that returns the net.
+      rows: Function (config, `Stored`) -> table of names.
+      stored: Function (config, weights by name, or None for those to be written) -> `Stored`.
+      only: Entries that may have one value; null and leaving it out count as that value.
+      ignored: Entries without effect on the outputs.
+      aliases: Other names of entries.
+      x: Spec of an input.
+    """
+
+    defaults: dict[str, Any]
+    options: Callable[[Config], dict[str, Any]]
+    net: Callable[..., Layer]
+    rows: Callable[[Config, Stored], Rows]
+    stored: Callable[[Config, Mapping[str, Any] | None], Stored]
+    only: dict[str, Any] = {}
+    ignored: tuple[str, ...] = ()
+    aliases: dict[str, str] = {}
+    x: Any = spec((1, 1), jnp.int32)
+
+
+def complete(who: str, config: str | Path | Mapping[str, Any], families: Any) -> Config:
+    """Return the contents of a config.json, complete and checked.
+
+    Args:
+      who: Name of the function that got it, for messages.
+      config: Path of the file or of its folder, or its contents as a dict.
+      families: `Family` by model_type.
+
+    Raises:
+      OSError: If the file is missing.
+      TypeError: If it is neither a path nor a mapping.
+      ValueError: If the file is not a config, or the model_type is not known.
+      ValueError: If an entry is unknown, damaged, or has a value that the net cannot compute.
+    """
+    where = who
+    if isinstance(config, str | Path):
+        path = Path(config)
+        path = readable(who, path / "config.json" if path.is_dir() else path)
+        where = f"{who}: {path}"
+        try:
+            config = json.loads(path.read_bytes())
+        except (ValueError, RecursionError) as error:  # also text that is not UTF-8
+            raise ValueError(f"{where} is not JSON: {error}") from None
+        if not isinstance(config, dict):
+            raise ValueError(f"{where} must hold an object, got {type(config).__name__}")
+    check_type(who, "config", config, Mapping, "the path of a config.json or its contents")
+    family = config.get("model_type")
+    if not isinstance(family, str) or family not in families:
+        raise ValueError(
+            f"{where}: model_type must be one of {', '.join(families)}, got {family!r:.60}; write "
+            "the net with its options, and a table for jn.interop.by_names"
+        )
+    defaults, aliases = families[family].defaults, families[family].aliases
+    found = Config(where, family, dict(defaults), dict(config))
+    only, seen = ONLY | families[family].only, set()
+    for name, value in config.items():
+        name = aliases.get(name, name)
+        if name in seen:
+            raise found.error(f"{name} is given twice, by two names; leave one out")
+        seen.add(name)
+        if name in defaults:
+            need, fits = KINDS.get(name) or BY_TYPE[type(defaults[name])]
+            if not (value is None and name in MAY_BE_NULL or fits(value)):
+                raise found.error(f"{name} must be {need}, got {value!r:.60}")
+            found.entries[name] = value
+        elif name in only:
+            if value not in (None, only[name]):
+                raise found.error(f"{name} must be {only[name]}, got {value!r:.60}; {OTHERWISE}")
+        elif name not in IGNORED and name not in families[family].ignored:
+            raise found.error(
+                f"the entry {name!r:.60} is unknown for {family}. If the outputs do not depend on "
+                f"it, leave it out of the config; otherwise {OTHERWISE}"
+            )
+    return found
+
+
+OTHERWISE = "write the net, such as jn.models.decoder(...), with options of your own"
+
+
+# What an entry must be, and whether it is. JSON has no other types, but a dict of a user may.
+def _count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 1 <= value < 2**31
+
+
+def is_positive(value: Any) -> bool:
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return number and 0 < value < math.inf
+
+
+COUNT = "a whole number of at least 1", _count
+NUMBER = "a positive number", is_positive
+FLAG = "true or false", lambda value: isinstance(value, bool)
+KIND = ("full_attention", "sliding_attention")
+OBJECT = "an object", lambda value: isinstance(value, dict)
+ACTIVATION = (
+    f"one of {', '.join(ACTIVATIONS)}",
+    lambda value: isinstance(value, str) and value in ACTIVATIONS,
+)
+LAYERS = f"a whole number from 1 to {DEEPEST:,}", lambda value: _count(value) and value <= DEEPEST
+WHOLE = (
+    "a whole number of at least 0",
+    lambda value: value == 0 and not isinstance(value, bool) or _count(value),
+)
+SHARE = "a number in [0, 1)", lambda value: value == 0 or is_positive(value) and value < 1
+# The other entries are of the kind of their defaults.
+BY_TYPE = {int: COUNT, float: NUMBER, bool: FLAG, str: ACTIVATION}
+KINDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    **dict.fromkeys(["num_hidden_layers", "n_layer"], LAYERS),
+    **dict.fromkeys(["n_inner", "original_max_position_embeddings"], COUNT),
+    **dict.fromkeys(["query_pre_attn_scalar", "partial_rotary_factor"], NUMBER),
+    **dict.fromkeys(["num_key_value_heads", "head_dim", "sliding_window"], COUNT),
+    **dict.fromkeys(["final_logit_softcapping", "attn_logit_softcapping"], NUMBER),
+    **dict.fromkeys(["rope_parameters", "rope_scaling"], OBJECT),
+    **dict.fromkeys(["max_window_layers", "pad_token_id"], WHOLE),
+    **dict.fromkeys(["hidden_dropout_prob", "dropout"], SHARE),
+    "layer_types": (
+        f"a list of {' and '.join(KIND)}",
+        lambda value: isinstance(value, list) and all(one in KIND for one in value),
+    ),
+}  # fmt: skip
+
+
+# Entries of every family. These must have one value, if they are given.
+ONLY = {
+    "is_encoder_decoder": False, "add_cross_attention": False,
+    "quantization_config": None, "auto_map": None, "pruned_heads": {},
+}  # fmt: skip
+# These have no effect on the logits: names, tokens, training, generation, how it is computed.
+IGNORED = {
+    "model_type", "_name_or_path", "name_or_path", "transformers_version", "architectures",
+    "transformers.js_config", "tokenizer_class", "prefix", "finetuning_task", "problem_type",
+    "task_specific_params", "id2label", "label2id", "_num_labels", "num_labels",
+    "pad_token_id", "bos_token_id", "eos_token_id", "sep_token_id", "decoder_start_token_id",
+    "initializer_range", "attention_dropout", "gradient_checkpointing", "use_cache",
+    "cache_implementation", "output_hidden_states", "output_attentions", "return_dict",
+    "use_return_dict", "return_dict_in_generate", "output_scores", "dtype", "torch_dtype",
+    "use_bfloat16", "tf_legacy_loss", "torchscript", "chunk_size_feed_forward", "is_decoder",
+    "tie_encoder_decoder", "cross_attention_hidden_size", "pretraining_tp",
+    "_attn_implementation", "attn_implementation", "_attn_implementation_autoset",
+    "max_length", "min_length", "do_sample", "early_stopping", "num_beams", "num_beam_groups",
+    "diversity_penalty", "temperature", "top_k", "top_p", "typical_p", "repetition_penalty",
+    "length_penalty", "no_repeat_ngram_size", "encoder_no_repeat_ngram_size", "bad_words_ids",
+    "num_return_sequences", "forced_bos_token_id", "forced_eos_token_id", "remove_invalid_values",
+    "exponential_decay_length_penalty", "suppress_tokens", "begin_suppress_tokens",
+}  # fmt: skip
+MAY_BE_NULL = {
+    "num_key_value_heads", "head_dim", "sliding_window", "layer_types", "n_inner",
+    "rope_parameters", "rope_scaling", "partial_rotary_factor",
+    "original_max_position_embeddings", "final_logit_softcapping", "attn_logit_softcapping",
+}  # fmt: skip
+
+
+def without(entries: dict[str, Any], *names: str) -> dict[str, Any]:
+    """Return entries without some.
+
+    Example:
+      >>> without({"a": 1, "b": 2}, "b")
+      {'a': 1}
+    """
+    return {name: value for name, value in entries.items() if name not in names}

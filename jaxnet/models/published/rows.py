@@ -1,0 +1,61 @@
+"""Rows that the tables of published models share: where PyTorch keeps a layer's arrays."""
+
+from collections.abc import Collection, Mapping
+
+from jaxnet.interop import shaped, transposed
+from jaxnet.models.published.config import Rows
+
+
+def dense_rows(ours: str, theirs: str, use_bias: bool = True) -> Rows:
+    """Return the rows of a dense layer.
+
+    Example:
+      >>> dense_rows("head", "fc")["head/bias"]
+      'fc.bias'
+    """
+    rows: Rows = {f"{ours}/kernel": (f"{theirs}.weight", transposed)}
+    return rows | ({f"{ours}/bias": f"{theirs}.bias"} if use_bias else {})
+
+
+def norm_rows(ours: str, theirs: str, use_bias: bool = True) -> Rows:
+    """Return the rows of a norm.
+
+    Example:
+      >>> norm_rows("norm", "ln", use_bias=False)
+      {'norm/scale': 'ln.weight'}
+    """
+    rows: Rows = {f"{ours}/scale": f"{theirs}.weight"}
+    return rows | ({f"{ours}/bias": f"{theirs}.bias"} if use_bias else {})
+
+
+def attention_rows(
+    ours: str,
+    names: Mapping[str, str],
+    width: int,
+    heads: int,
+    biased: Collection[str] = ("query", "key", "value", "out"),
+) -> Rows:
+    """Return the rows of attention whose projections are dense layers.
+
+    Args:
+      ours: Path of the layer.
+      names: Their names of "query", "key", "value" and "out".
+      width: Width of input and output.
+      heads: Number of heads.
+      biased: Projections that have a bias.
+
+    Example:
+      >>> attention_rows("a", {"out": "o_proj"}, 8, 2)["a/out/bias"]
+      'o_proj.bias'
+    """
+    rows: Rows = {}
+    for part, theirs in names.items():
+        size = width // heads
+        shape = (heads, size, width) if part == "out" else (width, heads, size)
+        matrix = shaped(*shape, given=(width, width))
+        rows[f"{ours}/{part}/kernel"] = (f"{theirs}.weight", transposed, matrix)
+        if part in biased:
+            bias = shaped(heads, size, given=(width,))
+            name = f"{theirs}.bias"
+            rows[f"{ours}/{part}/bias"] = name if part == "out" else (name, bias)
+    return rows
