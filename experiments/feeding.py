@@ -28,9 +28,9 @@ RECORDS = (
         sentence=(
             "`jn.models.lenet5` trains on MNIST in batches of 128, with data from six sources. "
             "With slices of arrays, a step takes 12.5 ms, and reading ahead does not reliably "
-            "help. Data on the device runs many steps in one program, which is slower here. "
-            "Decoding PNGs raises the time to 45.0 ms, because decoding and the step share two "
-            "cores."
+            "help. Data on the device runs many steps in one program, which is slower on these two "
+            "cores. Decoding PNGs raises the time to 45.0 ms, because decoding and the step share "
+            "the cores."
         ),
         columns=("source of the data", *lower("time per step (ms)"), "in a second run (ms)"),
         rows=(
@@ -42,7 +42,11 @@ RECORDS = (
             ("grain, from PNGs, 2 worker processes", "49.6", "46.8"),
         ),
         commands=(Command("--rounds 5 --steps 40", 96, "96 s"),),
-        caveat="On a machine with an accelerator, the cores are free for decoding.",
+        caveat=(
+            "The table of [single steps](../performance.md) comes from a later run with SGD, so "
+            "compare times within this table only. With an accelerator, the cores are free for "
+            "decoding."
+        ),
         seeds=1,
         key="12.5 ms with slices, 45.0 ms with PNGs",
         repeated="run",
