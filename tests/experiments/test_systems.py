@@ -1,9 +1,74 @@
+"""Experiments with precision, feeding, sweeps, experts and devices: small runs, parts by hand."""
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 import jaxnet as jn
-from experiments import scaling
+from experiments import feeding, moe, precision, scaling, sweep
+from jaxnet.data import tfds
+from jaxnet.training import loss_scale
+from tests.experiments.synthetic import load
+
+
+def test_slices_are_drawn_again_for_each_pass():
+    rows = np.arange(10), np.arange(10) * 2
+    slices = feeding.Slices(rows, 5, seed=0)
+    first, second = (np.concatenate([a for a, _ in slices]) for _ in range(2))
+    assert sorted(first) == sorted(second) == list(range(10)) and (first != second).any()
+    assert all((b == 2 * a).all() for a, b in slices)
+
+
+def test_an_example_of_tfds_is_scaled():
+    image, label = feeding.scaled({"image": np.full((2, 2), 51, np.uint8), "label": 3})
+    np.testing.assert_allclose(image, 0.2, rtol=1e-6)
+    assert label.dtype == np.int32
+
+
+@pytest.mark.long
+def test_the_three_ways_agree():
+    results = sweep.run(sweep.Config(features=8, epochs=1, seeds=2, rates=(1e-3, 1e-2)))
+    assert set(results.seconds) == {
+        "jn.sweep", "one after another, one trainer for all",
+        "one after another, each with its own trainer",
+    }  # fmt: skip
+    assert results.apart.shape == (2,) and (results.apart < 1e-4).all()
+    assert "learning_rate" in results.table
+
+
+@pytest.mark.long
+def test_one_step_is_skipped_where_a_batch_overflows(monkeypatch):
+    monkeypatch.setattr(tfds, "load", load)
+    monkeypatch.setattr(precision, "PHOTOS", 40)
+    # The first gradients of some nets are near 1, and 2**16 times 1 is what float16 cannot hold.
+    monkeypatch.setattr(loss_scale, "FIRST", 2.0**12)
+    found = precision.run(
+        precision.Config(seeds=1, digits_steps=3, resnet_steps=3, decoder_steps=3, batch_size=4)
+    )
+    for runs in found.values():
+        assert [runs[kind][0].skipped for kind in precision.RUNS] == [0, 0, 0, 1]
+        assert all(np.isfinite(runs[kind][0].loss) for kind in precision.RUNS)
+
+
+@pytest.mark.slow
+def test_the_mixture_has_the_flops_of_the_small_net_and_the_weights_of_the_wide_one():
+    flops, weights = {}, {}
+    for name, make in moe.MLPS.items():
+        net = moe.decoder(60, make)
+        shapes = jax.eval_shape(net.init, jax.random.key(0), jn.spec((8, 64), int))
+
+        def run(params, state, x, net=net):
+            return net.apply(params, state, x, train=True)
+
+        lowered = jax.jit(run).lower(*shapes, jn.spec((8, 64), int))
+        flops[name] = lowered.cost_analysis()["flops"]
+        weights[name] = sum(leaf.size for leaf in jax.tree.leaves(shapes[0]))
+    small, mixture, wide = flops.values()
+    assert small < mixture < 1.3 * small < 0.5 * wide
+    small, mixture, wide = weights.values()
+    assert abs(mixture / wide - 1) < 0.01 < 3 < wide / small
+
 
 SMALL = dict(layers=3, features=32, heads=4, vocabulary=40, length=8, batch_size=16, steps=3)
 
