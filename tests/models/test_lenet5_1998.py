@@ -1,12 +1,13 @@
-"""The form of 1998; its values are in `tests/layer_values.py`."""
+"""LeNet-5 of 1998 and of today: sizes as published; values are in tests/layer_values.py."""
 
 import jax
 import numpy as np
 import pytest
 
 import jaxnet as jn
-from jaxnet.models import lenet5_1998
+from jaxnet.models import lenet5, lenet5_1998
 from jaxnet.models.lenet5_1998 import SEEN
+from tests.models.sizes import shapes
 
 
 def test_parameters_as_published():
@@ -25,3 +26,32 @@ def test_maps_of_c3_see_3_4_or_6_maps_and_no_two_the_same():
 def test_wrong_codes():
     with pytest.raises(ValueError, match=r"codes must have shape \(classes, 84\)"):
         lenet5_1998(codes=np.ones((84, 10)))
+
+
+def test_parameters_of_each_layer():
+    params, state = lenet5(classes=10).init(jax.random.key(0), jn.spec((2, 32, 32, 1)))
+    sizes = {name: sum(a.size for a in entry.values()) for name, entry in params.items()}
+    # the paper's counts, but for c3 (1,516 with its partial table) and the output (radial bases)
+    assert sizes == {"c1": 156, "c3": 2_416, "c5": 48_120, "f6": 10_164, "output": 850}
+    assert sum(sizes.values()) == 61_706
+    assert state == {}
+
+
+def test_28x28_has_the_same_parameters_as_32x32():
+    small, large = (lenet5().init(jax.random.key(0), jn.spec((2, n, n, 1)))[0] for n in (28, 32))
+    jax.tree.map(np.testing.assert_array_equal, small, large)
+
+
+def test_stages_are_those_of_the_paper():
+    """6@28x28, 6@14x14, 16@10x10, 16@5x5, 120, 84, 10, seen through every layer's input."""
+    found, wanted = shapes(lenet5(), (2, 32, 32, 1)), {
+        "c1": (28, 28, 6), "s2": (14, 14, 6), "c3": (10, 10, 16), "s4": (5, 5, 16), "c5": (120,),
+        "f6": (84,), "output": (10,),
+    }  # fmt: skip
+    assert {name: found[name][1:] for name in wanted} == wanted
+
+
+@pytest.mark.parametrize("shape", [(2, 28, 28), (2, 32, 28, 1)])
+def test_another_size_says_what_to_write(shape):
+    with pytest.raises(ValueError, match=r"lenet5: expected images .*jax\.image\.resize"):
+        lenet5().init(jax.random.key(0), jn.spec(shape))

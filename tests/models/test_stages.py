@@ -1,11 +1,17 @@
-"""Shapes of the stages of published nets, and of a step of training."""
+"""Nets whose sizes are published, stage by stage, and small ones: shapes, values, drawn params."""
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
 
 import jaxnet as jn
 from experiments import torchvision_nets
 from jaxnet import models
+from jaxnet.models import deepface, mlp
+from tests import layer_values as values
+from tests.compiled import jit_apply
+from tests.helpers import refused
 from tests.models.sizes import count, shapes, trained
 
 # Net for seven classes, shape of its images, path of a layer -> shape of its output.
@@ -70,3 +76,155 @@ def test_positions_of_vit_belong_to_a_size_of_images():
     assert params["positions"].shape == (1, 7, 768) and params["class_token"].shape == (1, 1, 768)
     with pytest.raises(ValueError, match="vit: height and width must be multiples of 16, got 30x"):
         count(net, (2, 30, 32, 3))
+
+
+def test_a_layer_of_100_on_28x28_has_78400_weights():
+    assert count(mlp([100, 10]), (2, 28, 28, 1)) == 28 * 28 * 100 + 100 + 1000 + 10
+
+
+def test_one_size_is_a_linear_model():
+    net = mlp([10])
+    params, _ = net.init(jax.random.key(0), jn.spec((2, 8, 8, 1)))
+    assert list(params) == ["output"] and params["output"]["kernel"].shape == (64, 10)
+    a, b = jax.random.normal(jax.random.key(0), (2, 3, 64))
+    y = [net.apply(params, {}, x)[0] for x in (a, b, a + b)]
+    bias = params["output"]["bias"]
+    np.testing.assert_allclose(y[0] + y[1] - bias, y[2], atol=1e-5)
+
+
+@pytest.mark.slow
+def test_activation_may_be_a_layer_and_is_not_put_after_the_last():
+    params, _ = mlp([70, 60, 5]).init(jax.random.key(0), jn.spec((2, 4)))
+    x = jax.random.normal(jax.random.key(0), (50, 4))
+    dropped = mlp([70, 60, 5], jn.dropout(0.5))
+    y, _ = dropped.apply(params, {}, x, key=jax.random.key(0), train=True)
+    assert y.shape == (50, 5) and (y != 0).all()  # what is dropped is hidden
+    y, _ = mlp([70, 60, 5]).apply(params, {}, x)
+    assert (y < 0).any()
+
+
+@pytest.mark.slow
+def test_hidden_units_keep_the_second_moment_near_1():
+    """He's kernels keep mean(relu(z)²) at mean(x²) = 1, layer after layer, whatever the widths."""
+    x = jax.random.normal(jax.random.key(0), (500, 400))
+    net = mlp([500, 300, 200, 400])
+    params, _ = net.init(jax.random.key(1), x)
+    y, _ = net.apply(params, {}, x)
+    assert 0.85 < float((y**2).mean()) < 1.15  # the last layer is LeCun's, which keeps it too
+
+
+@refused([
+    ([], r"mlp: features must be sizes, such as \[100"),
+    (10, r"mlp: features must be sizes, such as \[100"),
+    ([5, 0], "features must be at least 1, got 0"),
+])  # fmt: skip
+def test_refusals(features):
+    mlp(features)
+
+
+def test_parameters_and_stages_are_those_of_the_paper():
+    local = (55 * 55 * (81 * 16 + 1) + 25 * 25 * (49 * 16 + 1) + 21 * 21 * (25 * 16 + 1)) * 16
+    ends = 32 * (121 * 3 + 1) + 16 * (81 * 32 + 1) + 4096 * (7056 + 1) + 4030 * (4096 + 1)
+    assert count(deepface(classes=4030), (2, 152, 152, 3)) == local + ends == 118_923_774
+    found, wanted = shapes(deepface(), (2, 152, 152, 3)), {
+        "c1": (142, 142, 32), "m2": (71, 71, 32), "c3": (63, 63, 16), "l4": (55, 55, 16),
+        "l5": (25, 25, 16), "l6": (21, 21, 16), "f7": (4096,), "output": (4030,),
+    }  # fmt: skip
+    assert {name: found[name][1:] for name in wanted} == wanted
+
+
+@pytest.mark.long
+def test_values_of_the_smallest_faces(x64):
+    """Written out in NumPy; dropout is off."""
+    net, x = deepface(5), np.random.default_rng(0).normal(size=(2, 71, 71, 3))
+    params, state = net.init(jax.random.key(0), jnp.asarray(x))
+    p = jax.tree.map(np.asarray, params)
+    pads = ((0, 0), (0, 0))
+
+    def local(p, x, k, stride):
+        seen = values.seen_by(x, (k, k), (stride, stride), pads).reshape(
+            *x.shape[:1], *p["bias"].shape[:2], -1
+        )
+        return np.maximum(np.einsum("nhwi,hwio->nhwo", seen, p["kernel"]) + p["bias"], 0)
+
+    y = np.maximum(values.conv(p["c1"], x, (1, 1), pads), 0)
+    y = values.pool(np.max, y, (3, 3), (2, 2), ((1, 1), (1, 1)))
+    y = np.maximum(values.conv(p["c3"], y, (1, 1), pads), 0)
+    y = local(p["l6"], local(p["l5"], local(p["l4"], y, 9, 1), 7, 2), 5, 1)
+    y = np.maximum(values.dense(p["f7"], y.reshape(2, -1)), 0)
+    found, _ = jax.jit(net.apply)(params, state, x)
+    np.testing.assert_allclose(found, values.dense(p["output"], y), rtol=1e-9, atol=1e-12)
+
+
+def test_faces_that_are_too_small():
+    with pytest.raises(ValueError, match="l6: a window of .* is larger than the input"):
+        jax.eval_shape(deepface().init, jax.random.key(0), jn.spec((2, 70, 70, 3)))
+
+
+def convolved(x, kernel):
+    """A convolution of odd windows with zeros around, in NumPy."""
+    size = len(kernel)
+    x = np.pad(x, ((0, 0), (size // 2, size // 2), (size // 2, size // 2), (0, 0)))
+    rows, columns = x.shape[1] - size + 1, x.shape[2] - size + 1
+    return sum(
+        x[:, i : i + rows, j : j + columns] @ kernel[i, j] for i in range(size) for j in range(size)
+    )
+
+
+def test_values_in_numpy():
+    net = jn.models.unet(3, features=2, levels=3)
+    x = np.random.default_rng(0).normal(size=(2, 8, 4, 3)).astype(np.float32)
+    params, state = jax.device_get(net.init(jax.random.key(0), x))
+    rng = np.random.default_rng(1)
+    random = lambda leaf: rng.uniform(0.5, 1.5, leaf.shape) * np.where(leaf == 0, 1, leaf)  # noqa: E731
+    params, state = ({k: jax.tree.map(random, v) for k, v in t.items()} for t in (params, state))
+
+    def level(x, name):
+        for unit in ("conv_1", "conv_2"):
+            x = convolved(x, params[name][unit]["kernel"])
+            norm, kept = params[name][f"{unit}_norm"], state[name][f"{unit}_norm"]
+            x = (x - kept["mean"]) / np.sqrt(kept["var"] + 1e-5) * norm["scale"] + norm["bias"]
+            x = np.maximum(x, 0)
+        return x
+
+    def halved(x):
+        return np.stack([x[:, i::2, j::2] for i in (0, 1) for j in (0, 1)]).max(0)
+
+    def enlarged(x, name):
+        kernel = params[name]["kernel"][::-1, ::-1]  # pixel (i, j) of each new 2x2 window
+        y = np.einsum("bhwc,ijcf->bhiwjf", x, kernel)
+        batch, height, _, width, _, features = y.shape
+        return y.reshape(batch, 2 * height, 2 * width, features) + params[name]["bias"]
+
+    one = level(x, "down_1")
+    two = level(halved(one), "down_2")
+    three = level(halved(two), "down_3")
+    y = level(np.concatenate([two, enlarged(three, "enlarge_2")], -1), "up_2")
+    y = level(np.concatenate([one, enlarged(y, "enlarge_1")], -1), "up_1")
+    wanted = convolved(y, params["output"]["kernel"]) + params["output"]["bias"]
+    y, _ = jit_apply(net, *jax.tree.map(np.float32, (params, state)), x)
+    assert y.shape == wanted.shape == (2, 8, 4, 3)
+    np.testing.assert_allclose(y, wanted, rtol=1e-4, atol=1e-4 * np.abs(wanted).max())
+
+
+def test_parameters_by_hand():
+    """Of the paper's sizes: 18 convolutions of 3x3, 4 of 2x2, one of 1x1."""
+    maps = [64, 128, 256, 512, 1024]
+    down = sum(9 * (a * b + b * b) + 4 * b for a, b in zip([3, *maps], maps, strict=False))
+    up = sum(9 * (2 * b * b + b * b) + 4 * b + 4 * 2 * b * b + b for b in maps[:-1])
+    assert count(jn.models.unet(2), (1, 32, 32, 3)) == down + up + 64 * 2 + 2
+
+
+def test_stages_and_other_numbers_of_axes():
+    found = shapes(jn.models.unet(2, features=4), (1, 48, 32, 3))
+    assert found["down_5"] == (1, 3, 2, 64) and found["enlarge_4"] == (1, 6, 4, 32)
+    assert found["up_1"] == (1, 48, 32, 4) and found["output"] == (1, 48, 32, 2)
+    assert shapes(jn.models.unet(2, 4, 3), (1, 8, 4, 12, 1))["output"] == (1, 8, 4, 12, 2)
+    assert shapes(jn.models.unet(2, 4, 3), (1, 8, 1))["output"] == (1, 8, 2)
+
+
+def test_wrong_sizes():
+    with pytest.raises(ValueError, match="unet: classes must be at least 1, got 0"):
+        jn.models.unet(0)
+    with pytest.raises(ValueError, match="multiples of 16, got .2, 24, 32, 3.. Pad, resize"):
+        count(jn.models.unet(2), (2, 24, 32, 3))
