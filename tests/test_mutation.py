@@ -2,10 +2,15 @@
 
 import ast
 import importlib
+import os
+import subprocess
+import sys
 
+import numpy as np
 import pytest
 
-from tools import mutation
+from tools import mutation, scenarios
+from tools import onnx_cases as cases
 
 SOURCE = '''
 Pair = tuple[int, int] | None
@@ -52,3 +57,38 @@ def test_a_copy_is_broken_and_the_module_is_not():
     assert broken.triangle(0.5) == 1.5 and module.triangle(0.5) == 0.5
     with pytest.raises(AssertionError, match="occurs 0 times"):
         mutation.mutated(module, "no such text", "")
+
+
+def test_wrong_outputs_are_seen():
+    """The comparison itself: a wrong value, a wrong shape and a missing output."""
+    x, w = np.ones((2, 3), np.float32), np.full((3, 4), 2, np.float32)
+    assert cases.say("Gemm", {}, [x, w], [x @ w]) == 0
+    assert cases.say("Gemm", {}, [x, w], [x @ w + 0.01]) > 10
+    with pytest.raises(AssertionError):
+        cases.say("Gemm", {}, [x, w], [(x @ w)[:1]])
+    with pytest.raises(cases.Unsaid, match="an output that the layer does not give"):
+        cases.say("Dropout", {}, [x], [x, x > 0])
+
+
+@pytest.mark.slow
+def test_all_cases_that_can_be_said_agree(capsys):
+    pytest.importorskip("onnx", reason="the cases are those of onnx 1.23")
+    assert cases.main([]) == 0
+    said, of = capsys.readouterr().out.split("in all")[1].split(";")[0].split("of")
+    assert int(said) >= 314 and int(of) >= 368
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["kill_in_save", "two_writers", "reader"])
+def test_no_checkpoint_is_lost(name, tmp_path):
+    scenarios.SCENARIOS[name](tmp_path / "runs", 2, 1)
+
+
+@pytest.mark.slow
+def test_no_checkpoint_is_lost_on_a_full_disk():
+    command = [sys.executable, "-m", "tools.kills", "--scenario", "full_disk", "--runs", "3"]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    said = subprocess.run(
+        command, env=environment, cwd=scenarios.ROOT, text=True, capture_output=True
+    )
+    assert said.returncode == 0 and "3 runs, nothing lost" in said.stdout, said.stderr[-3000:]

@@ -16,6 +16,7 @@ import jaxnet as jn
 from tests.helpers import read
 from tests.test_api import PARTS, members
 from tests.test_architecture import FILES, ROOT, parsed
+from tools import words
 
 PAGES = sorted(
     path
@@ -121,3 +122,16 @@ def test_what_is_wrong_is_found():
     assert list(map(wrong_subject, right + wrong)) == [False] * 3 + [True] * 5
     assert BRITISH.findall("a gray colour and its neighbours, optimised") == [
         "colour", "neighbours", "optimised"]  # fmt: skip
+
+
+def test_pages_keep_to_their_budgets():
+    """If this fails, cut: `python -m tools.words` prints all pages."""
+    found = {name: words.counted(name) for name in words.BUDGETS}
+    assert {name: n for name, n in found.items() if n > words.BUDGETS[name]} == {}
+    assert 30_000 < sum(found.values()) <= words.ALL
+    assert words.unlisted() == []
+
+
+def test_words_have_letters_or_digits():
+    text = '| A **bold** word | --- | `code()` | <img src="a.png" alt="Two words"> | 1.5 |'
+    assert words.count(text) == 5

@@ -193,3 +193,150 @@ def test_optimizers_get_the_arguments_that_they_take(clip):
     trainer = jn.trainer(objective, optax.lookahead(optax.sgd(0.1), 5, 0.5))
     with pytest.raises(TypeError, match=r"lookahead needs params of its own; .* jn.ema\(\)"):
         trainer.step(trainer.init(KEY, (X, Y)), (X, Y))
+BY_PATH_X, BY_PATH_Y = np.ones((4, 3), np.float32), np.zeros((4, 2), np.float32)
+NET = jn.serial(jn.dense(5, name="old"), jnp.tanh, jn.dense(2, name="head"))
+OBJECTIVE = jn.supervised(NET, optax.squared_error)
+
+
+def trained(optimizer, steps=3):
+    trainer = jn.trainer(OBJECTIVE, optimizer)
+    before = jax.device_get(trainer.init(KEY, (BY_PATH_X, BY_PATH_Y)).params)
+    train_state = trainer.init(KEY, (BY_PATH_X, BY_PATH_Y))
+    for _ in range(steps):
+        train_state, _ = trainer.step(train_state, (BY_PATH_X, BY_PATH_Y))
+    return before, jax.device_get(train_state.params), train_state
+
+
+def test_frozen_params_keep_their_bits():
+    """`optax.adamw` alone moves them by its decay."""
+    frozen = {"old/*": optax.set_to_zero(), "*": optax.adamw(0.1, weight_decay=0.1)}
+    before, after, _ = trained(jn.by_path(frozen))
+    jax.tree.map(np.testing.assert_array_equal, after["old"], before["old"])
+    assert not np.array_equal(after["head"]["kernel"], before["head"]["kernel"])
+    before, after, _ = trained(optax.chain(optax.adamw(0.1, weight_decay=0.1)))
+    assert not np.array_equal(after["old"]["kernel"], before["old"]["kernel"])
+
+
+def test_each_array_gets_its_own_optimizer():
+    rates = {"*/bias": optax.sgd(0.0), "head/*": optax.sgd(0.5), "*": optax.sgd(0.25)}
+    before, after, _ = trained(jn.by_path(rates), steps=1)
+    grads = jax.grad(lambda p: OBJECTIVE.apply(p, {}, (BY_PATH_X, BY_PATH_Y))[0][0].mean())(before)
+    for name, rate in (("head", 0.5), ("old", 0.25)):
+        np.testing.assert_array_equal(after[name]["bias"], before[name]["bias"])
+        moved = (before[name]["kernel"] - after[name]["kernel"]) / rate
+        np.testing.assert_allclose(moved, grads[name]["kernel"], 1e-4, 1e-6)
+
+
+@pytest.mark.slow
+def test_in_fit_and_sweep():
+    make = lambda rate: jn.by_path({"old/*": optax.set_to_zero(), "*": optax.sgd(rate)})  # noqa: E731
+    found = jn.sweep(OBJECTIVE, make, (BY_PATH_X, BY_PATH_Y), epochs=2, seeds=2, grid={"rate": [0.1, 0.2]},
+                     progress=False)  # fmt: skip
+    assert found.train["loss"][0, 0, -1] > found.train["loss"][1, 0, -1]
+    trainer = jn.trainer(OBJECTIVE, make(0.1))
+    start = trainer.init(jax.random.key(0), (BY_PATH_X, BY_PATH_Y))
+    *_, epoch = jn.fit(trainer, start, (BY_PATH_X, BY_PATH_Y), epochs=2, progress=False)
+    np.testing.assert_allclose(epoch.train["loss"], found.train["loss"][0, 0, -1], 1e-5)
+
+
+def test_a_run_is_saved_and_resumed(tmp_path):
+    """Its state has no names with a "/", which no file of weights could hold."""
+
+    def make():
+        return jn.trainer(OBJECTIVE, jn.by_path({"old/*": optax.sgd(0.1), "*": optax.adam(0.1)}))
+
+    start = make().init(jax.random.key(0), (BY_PATH_X, BY_PATH_Y))
+    with jn.Checkpoints(tmp_path) as checkpoints:
+        *_, last = jn.fit(make(), start, (BY_PATH_X, BY_PATH_Y), epochs=1, progress=False)
+        checkpoints.save(last)
+    found, _ = jn.Checkpoints(tmp_path).newest(start)
+    jax.tree.map(np.testing.assert_array_equal, found, last.train_state)
+
+
+@pytest.mark.parametrize(("optimizers", "error", "words"), [
+    ({}, TypeError, "must be a dict from patterns"),
+    (optax.sgd(0.1), TypeError, "must be a dict from patterns"),
+    ({"*": optax.sgd}, TypeError, r"optimizer of '\*' must be an optax optimizer"),
+    ({"(a": optax.sgd(1.0)}, ValueError, "optimizers must hold patterns like"),
+    ({"old/*": optax.sgd(1.0)}, ValueError, r"no pattern fits head/bias; add .*\"\*\""),
+    ({"new/*": optax.sgd(1.0), "*": optax.sgd(1.0)}, ValueError, r"no array needs .*'new/\*'"),
+])  # fmt: skip
+def test_messages(optimizers, error, words):
+    with pytest.raises(error, match=f"^by_path: .*{words}"):
+        jn.by_path(optimizers).init(NET.init(KEY, BY_PATH_X)[0])
+
+
+DATA = jnp.asarray(np.random.default_rng(0).normal(size=(12, 3)), jnp.float32), jnp.ones((12, 2))
+
+
+def run(decay, steps):
+    trainer = jn.trainer(
+        jn.supervised(jn.dense(2), optax.squared_error), optax.chain(optax.adam(0.1), jn.ema(decay))
+    )
+    train_state = trainer.init(jax.random.key(0), DATA)
+    seen = []
+    for _ in range(steps):
+        train_state, _ = trainer.step(train_state, DATA)
+        seen.append(jax.device_get(train_state.params["kernel"]))
+    return train_state, seen
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.5, 0.999])
+def test_is_the_average_by_hand(decay):
+    """Weights of at most (1 + t) / (10 + t); the params themselves train as without it."""
+    train_state, seen = run(decay, 6)
+    wanted = seen[0]
+    for t, now in enumerate(seen[1:], start=1):
+        rate = min(decay, (1 + t) / (10 + t))
+        wanted = rate * wanted + (1 - rate) * now
+    found = optax.tree.get(train_state.opt_state, "ema")
+    np.testing.assert_allclose(found["kernel"], wanted, 1e-5)
+    plain = jn.trainer(jn.supervised(jn.dense(2), optax.squared_error), optax.adam(0.1))
+    other = plain.init(jax.random.key(0), DATA)
+    for _ in range(6):
+        other, _ = plain.step(other, DATA)
+    np.testing.assert_allclose(seen[-1], other.params["kernel"], 1e-6)
+    if decay == 0:
+        np.testing.assert_allclose(found["kernel"], seen[-1], 1e-6)
+    else:
+        assert np.abs(found["kernel"] - seen[-1]).max() > 1e-3
+
+
+def test_is_saved_with_the_train_state(tmp_path):
+    train_state, _ = run(0.9, 2)
+    jn.save(tmp_path / "a", train_state)
+    again, _ = jn.load(tmp_path / "a", like=train_state)
+    jax.tree.map(np.testing.assert_array_equal, again.opt_state, train_state.opt_state)
+
+
+def test_messages_of_averages():
+    with pytest.raises(ValueError, match="ema: decay must be in"):
+        jn.ema(1.0)
+    with pytest.raises(ValueError, match="ema: needs the params"):
+        jn.ema().update({"w": jnp.ones(2)}, jn.ema().init({"w": jnp.ones(2)}))
+
+
+def test_must_be_last():
+    """Before the optimizer it would average other numbers."""
+    objective = jn.supervised(jn.dense(2), optax.squared_error)
+    trainer = jn.trainer(objective, optax.chain(jn.ema(), optax.sgd(0.1)))
+    train_state = trainer.init(jax.random.key(0), DATA)
+    with pytest.raises(ValueError, match=r"ema: .* got the gradients; write optax.chain\(opt"):
+        trainer.step(train_state, DATA)
+
+
+def test_an_average_of_16_bits_is_kept_in_float32():
+    """0.001 of a change of 2 ** -7 is far below the digits of bfloat16."""
+    optimizer = optax.chain(optax.sgd(1.0), jn.ema(0.999))
+    params = {"w": jnp.ones((), jnp.bfloat16)}
+    state, update = optimizer.init(params), jax.jit(optimizer.update)
+    wanted, now = None, 1.0
+    for step in range(40):
+        updates, state = update({"w": jnp.full((), -(2.0**-7), jnp.bfloat16)}, state, params)
+        params = optax.apply_updates(params, updates)
+        now += 2.0**-7
+        rate = min(0.999, (1 + step) / (10 + step)) if step else 0
+        wanted = now if wanted is None else rate * wanted + (1 - rate) * now
+    found = optax.tree.get(state, "ema")["w"]
+    assert found.dtype == jnp.float32
+    np.testing.assert_allclose(found, wanted, rtol=1e-5)

@@ -1,6 +1,8 @@
 import numpy as np
+import pytest
 
 from jaxnet import viz
+from jaxnet.viz import attention
 from tests.helpers import refused
 
 
@@ -52,3 +54,137 @@ def test_long_titles_do_not_overlap():
 ])  # fmt: skip
 def test_refusals(shape, titles):
     viz.images(np.zeros(shape), titles=titles)
+
+
+POSTERIOR = np.array([[0.9, 0.1, 0], [0.2, 0.7, 0.1], [0, 0.5, 0.5], [0.25, 0.25, 0.5]])
+
+
+def test_the_heat_map_has_the_shares_and_the_line_the_path():
+    figure = viz.posteriors(POSTERIOR, [0, 1, 1, -1], names=["a", "b", "c"], steps="xy z")
+    axes = figure.axes[0]
+    np.testing.assert_array_equal(axes.images[0].get_array(), POSTERIOR.T)
+    assert axes.images[0].origin == "lower"  # state 0 is below, where the line has it
+    (line,) = axes.lines
+    np.testing.assert_array_equal(line.get_xdata(), range(4))
+    np.testing.assert_array_equal(line.get_ydata(), [0, 1, 1, np.nan])
+    assert [t.get_text() for t in axes.get_yticklabels()] == ["a", "b", "c"]
+    assert [t.get_text() for t in axes.get_xticklabels()] == ["x", "y", " ", "z"]
+
+
+def test_without_a_path():
+    axes = viz.posteriors(POSTERIOR).axes[0]
+    assert not axes.lines and axes.get_xlabel() == "time"
+    assert [t.get_text() for t in axes.get_yticklabels()] == ["0", "1", "2"]
+
+
+@refused([
+    (POSTERIOR[0], {}, r"\(time, states\), got \(3,\)"),
+    (np.log(POSTERIOR + 0.1), {}, r"must be in \[0, 1\], got -2.3026 to"),
+    (POSTERIOR, {"path": [0, 1]}, r"with time = 4, got \(2,\)"),
+    (POSTERIOR, {"path": [0, 1, 2, 3]}, r"path must be in \[-1, 3\), got 0 to 3"),
+    (POSTERIOR, {"names": ["a"]}, "3 names, one per state, got 1"),
+    (POSTERIOR, {"steps": "abc"}, "4 steps, one per step, got 3"),
+])  # fmt: skip
+def test_what_does_not_fit(posterior, options):
+    viz.posteriors(posterior, **options)
+
+
+SOURCE = "ein Mann mit einem orangefarbenen Hut starrt etwas an .".split()
+TARGET = "a man in an orange hat starring at something .".split()
+
+
+def test_rows_are_what_was_written():
+    weights = np.random.default_rng(0).dirichlet(np.ones(10), size=10)
+    figure = attention(weights, SOURCE, TARGET, title="a sentence")
+    axes = figure.axes[0]
+    assert [t.get_text() for t in axes.get_xticklabels()] == SOURCE
+    assert [t.get_text() for t in axes.get_yticklabels()] == TARGET
+    np.testing.assert_array_equal(axes.images[0].get_array(), weights)
+    assert axes.images[0].get_clim() == (0, 1) and figure.get_suptitle() == "a sentence"
+
+
+@pytest.mark.slow
+def test_words_do_not_touch_each_other_or_the_edge():
+    words = [f"word{i}" for i in range(30)]
+    figure = attention(np.eye(30), words, words)
+    figure.canvas.draw()
+    axes = figure.axes[0]
+    for labels, side in ((axes.get_xticklabels(), "x"), (axes.get_yticklabels(), "y")):
+        boxes = [label.get_window_extent() for label in labels]
+        low = sorted((getattr(b, f"{side}0"), getattr(b, f"{side}1")) for b in boxes)
+        assert all(a[1] <= b[0] for a, b in zip(low, low[1:], strict=False))
+        assert all(figure.bbox.contains(b.x0, b.y0) for b in boxes)
+        assert all(figure.bbox.contains(b.x1, b.y1) for b in boxes)
+
+
+@refused([
+    (np.ones((10, 9)), r"words\) with source words = 10, got \(10, 9\)"),
+    (np.full((10, 10), 1.5), r"in \[0, 1\], got 1.5 to 1.5"),
+    (np.ones((0, 10)), "sizes of at least 1"),
+    (np.full((10, 10), np.nan), r"in \[0, 1\]"),
+])  # fmt: skip
+def test_messages(weights):
+    attention(weights, SOURCE, TARGET[: len(weights)])
+
+
+def cells(figure):
+    """(row, column) -> text, as drawn."""
+    found = {}
+    for text in figure.axes[0].texts:
+        column, row = text.get_position()
+        found[int(row), int(column)] = text.get_text()
+    return found
+
+
+def test_counts_stand_in_their_cells_and_zeros_are_empty():
+    figure = viz.confusion([[5, 1, 0], [0, 7, 2], [0, 0, 0]])
+    assert cells(figure) == {(0, 0): "5", (0, 1): "1", (1, 1): "7", (1, 2): "2"}
+    axes = figure.axes[0]
+    assert axes.get_xlabel() == "predicted class" and axes.get_ylabel() == "true class"
+    assert axes.get_title() == "12 of 15 correct (80.00%)"
+    assert [tick.get_text() for tick in axes.get_xticklabels()] == ["0", "1", "2"]
+
+
+def test_fractions_have_two_digits_and_no_total():
+    figure = viz.confusion([[0.8, 0.2], [0, 0.25]])
+    assert cells(figure) == {(0, 0): "0.80", (0, 1): "0.20", (1, 1): "0.25"}
+    assert figure.axes[0].get_title() == "84.00% correct"
+    assert figure.axes[0].images[0].get_array()[1, 1] == 1
+
+
+def test_shade_is_the_share_of_the_row_and_names_stand_there():
+    figure = viz.confusion([[90, 10], [0, 4]], names=["cat", "dog"])
+    labels = [tick.get_text() for tick in figure.axes[0].get_yticklabels()]
+    assert labels == ["cat", "dog"]
+    shares = figure.axes[0].images[0].get_array()
+    np.testing.assert_allclose(shares, [[0.9, 0.1], [0, 1]])
+
+
+@pytest.mark.slow
+def test_text_can_be_read_on_every_shade():
+    """4.3 : 1 against the cell; WCAG 2.1 asks for 4.5 of text and for 3 of large text."""
+    from matplotlib.colors import to_rgb
+
+    def light(rgb):
+        rgb = np.array(rgb)
+        linear = np.where(rgb <= 0.03928, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+        return linear @ [0.2126, 0.7152, 0.0722]
+
+    for errors in range(0, 101, 2):
+        figure = viz.confusion([[100 - errors, errors], [0, 1]])
+        image = figure.axes[0].images[0]
+        for text in figure.axes[0].texts:
+            column, row = map(int, text.get_position())
+            ground = light(image.cmap(image.norm(image.get_array()[row, column]))[:3])
+            ink = light(to_rgb(text.get_color()))
+            contrast = (max(ground, ink) + 0.05) / (min(ground, ink) + 0.05)
+            assert contrast > 4.3, (errors, row, column, contrast)
+
+
+@refused([
+    (np.zeros((2, 3)), None, r"\(classes, classes\) with classes = 2, got \(2, 3\)"),
+    (np.eye(3), ["a", "b"], "expected 3 names, one per class, got 2"),
+    ([[1, -1], [0, 1]], None, r"counts must be in \[0, inf\), got -1"),
+])  # fmt: skip
+def test_refusals_of_confusion(matrix, names):
+    viz.confusion(matrix, names=names)
