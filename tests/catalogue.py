@@ -163,19 +163,10 @@ ROWS = [
     Row("quantized", lambda: jn.quantized(jn.dense(4)), spec((3, 5)), smooth=False),
     Row("quantized-4", lambda: jn.quantized(jn.dense(7), 4, group=2), spec((3, 5)), smooth=False),
     Row(
-        "quantized-aware",
-        lambda: jn.quantized(jn.dense(4), aware=True),
-        spec((3, 5)),
-        smooth=False,
+        "quantized-aware", lambda: jn.quantized(jn.dense(4), aware=True), spec((3, 5)), smooth=False
     ),
     # Integers give float32 parameters, so the float64 gradients are in its own test.
-    Row(
-        "embedding",
-        lambda: jn.embedding(11, 4),
-        spec((2, 3), jnp.int32),
-        high=11,
-        smooth=False,
-    ),
+    Row("embedding", lambda: jn.embedding(11, 4), spec((2, 3), jnp.int32), high=11, smooth=False),
     Row("embedding-tied", lambda: jn.embedding(11, 4, tied=True), spec((2, 3, 4))),
     Row("learned_positions", lambda: jn.learned_positions(9), spec((2, 5, 4))),
     Row(
@@ -231,9 +222,7 @@ ROWS = [
         high=6,
     ),
     Row(
-        "transformer_block-post",
-        lambda: jn.transformer_block(2, 6, norm_at="sum"),
-        spec((2, 5, 4)),
+        "transformer_block-post", lambda: jn.transformer_block(2, 6, norm_at="sum"), spec((2, 5, 4))
     ),
     Row(
         "transformer_block-both",

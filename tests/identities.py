@@ -340,6 +340,7 @@ def detection_is_decoding_and_suppression(yolo_detect: Function) -> None:
     real = np.asarray(got.classes[0]) >= 0
     assert got.classes[0][real].tolist() == [c for _, c, _ in kept]
     close(got.scores[0][real], [score for score, _, _ in kept])
+    assert (got.scores[0][~real] == -np.inf).all() and not got.boxes[0][~real].any()
     close(got.boxes[0][real], [box for _, _, box in kept])
 
 

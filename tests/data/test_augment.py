@@ -3,16 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxnet.data import (
-    color_jitter,
-    cutmix,
-    cutout,
-    mixup,
-    on_inputs,
-    on_masks,
-    random_shift,
-    warp,
-)
+from jaxnet.data import color_jitter, cutmix, cutout, mixup, on_inputs, on_masks, random_shift, warp
 from tests.helpers import refused
 
 

@@ -317,10 +317,9 @@ def both(hidden, f, slope, dtype):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("name", "hidden"),
-    [("sigmoid", ()), ("sigmoid", (7, 6)), ("tanh", (9, 8, 7, 6)), ("relu", (5,) * 12)],
-)
+@pytest.mark.parametrize(("name", "hidden"), [
+    ("sigmoid", ()), ("sigmoid", (7, 6)), ("tanh", (9, 8, 7, 6)), ("relu", (5,) * 12),
+])  # fmt: skip
 def test_equals_jax_grad_in_float64(hidden, name, x64):
     (cost, gradients), (value, exact) = both(hidden, *ACTIVATIONS[name], jnp.float64)
     assert float(cost) == pytest.approx(float(value), abs=1e-12)

@@ -294,11 +294,9 @@ def test_a_program_that_this_jax_cannot_read():
         program._replace(exported=unknown)(jnp.ones((2, 5)))
 
 
-@pytest.mark.parametrize(
-    "damage",
-    [lambda b: b[:-1], lambda b: b"", lambda b: b[:400] + bytes([b[400] ^ 1]) + b[401:]],
-    ids=["a byte short", "empty", "a bit turned"],
-)
+@pytest.mark.parametrize("damage", [
+    lambda b: b[:-1], lambda b: b"", lambda b: b[:400] + bytes([b[400] ^ 1]) + b[401:],
+], ids=["a byte short", "empty", "a bit turned"])  # fmt: skip
 def test_broken_files(tmp_path, damage):
     file = dense().save(tmp_path / "new" / "net.stablehlo")
     file.write_bytes(damage(file.read_bytes()))

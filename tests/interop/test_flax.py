@@ -139,8 +139,7 @@ QUICK = {
 
 
 @pytest.mark.parametrize(
-    "name",
-    [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in LAWS],
+    "name", [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in LAWS]
 )
 @pytest.mark.parametrize("row", ROWS, ids=[row.id for row in ROWS])
 @pytest.mark.filterwarnings("ignore:.*captures arrays")  # a law does

@@ -141,10 +141,7 @@ def test_it_is_a_transform():
 NETS = {
     "mlp": (lambda: jn.models.mlp([7, 4], jnp.tanh), (3, 5)),
     # Rectified units are linear between their kinks: softmax gives higher derivatives.
-    "lenet5": (
-        lambda: jn.serial(jn.models.lenet5(classes=7), jax.nn.softmax),
-        (2, 28, 28, 1),
-    ),
+    "lenet5": (lambda: jn.serial(jn.models.lenet5(classes=7), jax.nn.softmax), (2, 28, 28, 1)),
 }
 
 

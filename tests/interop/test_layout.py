@@ -152,11 +152,9 @@ def test_flat_order():
     np.testing.assert_array_equal(np.sort(flat_order((3, 2, 5))), np.arange(30))
 
 
-@pytest.mark.parametrize(
-    "reduced",
-    [lambda x: x.mean(-1), lambda x: x[..., 0]],
-    ids=["mean", "first"],
-)
+@pytest.mark.parametrize("reduced", [
+    lambda x: x.mean(-1), lambda x: x[..., 0],
+], ids=["mean", "first"])  # fmt: skip
 def test_a_map_without_channels_keeps_the_order_of_its_pixels(reduced):
     net = jn.serial(jn.conv(6, 3, use_bias=False), reduced, jn.flatten(), jn.dense(2))
     rng = np.random.default_rng(0)

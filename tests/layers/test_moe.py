@@ -48,11 +48,9 @@ def dense_mixture(params, x, k, divide=True):
 
 @pytest.mark.fast_cases("usual-skewed")
 @pytest.mark.parametrize("skewed", [0.0, 9.0], ids=["drawn", "skewed"])
-@pytest.mark.parametrize(
-    ("n", "k", "shape"),
-    [(5, 2, (3, 7, 4)), (8, 3, (1, 2, 4)), (3, 1, (11, 4))],
-    ids=["usual", "few tokens", "one expert each"],
-)
+@pytest.mark.parametrize(("n", "k", "shape"), [
+    (5, 2, (3, 7, 4)), (8, 3, (1, 2, 4)), (3, 1, (11, 4)),
+], ids=["usual", "few tokens", "one expert each"])  # fmt: skip
 def test_values_and_gradients_are_those_of_the_dense_mixture(x64, n, k, shape, skewed):
     net = jn.moe(GATED, n, k, renormalize=True)
     params, state, x = drawn(net, shape, skewed=skewed)

@@ -73,10 +73,9 @@ def test_running_statistics_carry_no_gradient():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "make",
-    [jn.layer_norm, jn.rms_norm, jn.layers.instance_norm, jn.batch_norm, lambda: jn.group_norm(3)],
-)
+@pytest.mark.parametrize("make", [
+    jn.layer_norm, jn.rms_norm, jn.layers.instance_norm, jn.batch_norm, lambda: jn.group_norm(3),
+])  # fmt: skip
 def test_constant_input_is_finite(make):
     x = jnp.ones((2, 4, 6))
     layer = make()

@@ -35,18 +35,6 @@ def test_pytorch_divides_weighted_probabilities_by_examples():
     close(weights, p @ WEIGHTS, 1e-6)
 
 
-def test_any_loss_can_be_weighted():
-    """The pair is the values times the weights, and the weights."""
-    rng = np.random.default_rng(1)
-    z, labels = rng.normal(size=(3, 4, 5)), rng.integers(0, 5, size=(3, 4))
-    options = {"class_weights": jnp.array([0.5, 2.0, 1.0, 0.0, 3.0]), "ignore_label": 1}
-    by_entry = np.where(labels == 1, 0, np.array(options["class_weights"])[labels])
-    for loss in (losses.focal, losses.cross_entropy, lambda z, y: losses.focal(z, y)):
-        totals, weights = jax.jit(losses.weighted(loss, **options))(z, labels)
-        close(weights, by_entry.sum(1), 1e-6)
-        close(totals, (by_entry * np.asarray(jax.jit(loss)(z, labels))).sum(1), 1e-6)
-
-
 def test_weighted_cross_entropy_in_a_trainer():
     """Batches whose weights differ are averaged by weight, in training and in evaluation."""
     objective = jn.supervised(lambda x: x, losses.weighted(class_weights=[1.0, 3.0]))
@@ -85,13 +73,6 @@ test_refusals = refuses([
     (lambda: ones([1, 2, 3]), "Labels start at 0; if yours are 1 to 3, write labels - 1"),
     (lambda: ones([0, 2, 3]), "For labels up to 3, the last layer needs 4 outputs"),
 ])  # fmt: skip
-
-
-def test_half_squared_error_has_gradient_h_minus_y():
-    h, y = jnp.array([[3.0, -1.0], [0.5, 2.0]]), jnp.array([[1.0, 1.0], [0.5, 0.0]])
-    assert losses.half_squared_error(h, y).tolist() == [4.0, 2.0]  # (4 + 4)/2, (0 + 4)/2
-    assert (slopes(losses.half_squared_error, h, y)[1] == h - y).all()
-    assert losses.half_squared_error(h[:, 0], y[:, 0]).tolist() == [2.0, 0.0]
 
 
 def test_dice_without_labeled_pixels_is_zero():

@@ -62,10 +62,9 @@ def test_memory_is_that_of_a_chunk():
     assert held(lambda *a: linear_cross_entropy(*a, chunk=128)) < held(whole) / 6
 
 
-@pytest.mark.parametrize(
-    "wrap",
-    [lambda net: jn.quantized(net, where="words"), lambda net: jn.lora(net, 2, where="words")],
-)
+@pytest.mark.parametrize("wrap", [
+    lambda net: jn.quantized(net, where="words"), lambda net: jn.lora(net, 2, where="words"),
+])  # fmt: skip
 def test_kernels_as_stored_have_the_loss_of_merged_ones(wrap):
     def language(m, batch):
         ids, labels = batch

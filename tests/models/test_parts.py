@@ -8,10 +8,9 @@ from jaxnet.models.parts import divisible, gelu, squeeze_excite, unit
 from tests.compiled import jit_apply, jit_init
 
 
-@pytest.mark.parametrize(
-    ("number", "by", "expected"),
-    [(3, 8, 8), (16, 8, 16), (67.2, 8, 64), (11, 8, 16), (104, 24, 96)],
-)
+@pytest.mark.parametrize(("number", "by", "expected"), [
+    (3, 8, 8), (16, 8, 16), (67.2, 8, 64), (11, 8, 16), (104, 24, 96),
+])  # fmt: skip
 def test_multiples_lose_at_most_a_tenth(number, by, expected):
     assert divisible(number, by) == expected
 

@@ -1,10 +1,11 @@
-"""Sizes and work as published: of every variant by formula, of some nets as they are traced.
+"""Sizes and work as published, of every variant as it is traced.
 
 Parameters and billions of multiply-adds are those of torchvision 0.29.1 (`num_params` and `_ops` of
 its weights), which agree with the papers.
 """
 
 from collections import Counter
+from importlib import import_module
 from typing import NamedTuple
 
 import jax
@@ -16,7 +17,6 @@ import jaxnet as jn
 from jaxnet import models
 from jaxnet.services.jaxprs import jaxprs_among
 from tests.helpers import refuses
-from tests.models import formulas
 from tests.models.sizes import count
 
 # Net, variant, side of its images, parameters, billions of multiply-adds.
@@ -57,26 +57,10 @@ PUBLISHED = [
 ]
 
 
-@pytest.mark.parametrize(("net", "variant", "side", "params", "billions"), PUBLISHED)
-def test_tables(net, variant, side, params, billions):
-    tally = formulas.Tally(side)
-    getattr(formulas, net)(tally, variant)
-    tally.dense(1000)
-    assert tally.params == params
-    assert round(tally.macs / 1e9, 3) == billions
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize(("net", "variant", "side", "params", "billions"), PUBLISHED)
-def test_parameters_of_whole_nets(net, variant, side, params, billions):
-    assert count(getattr(models, net)(variant), (2, 224, 224, 3)) == params
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("depth", "groups", "group_width", "params"),
-    [(50, 32, 4, 25_028_904), (101, 64, 4, 83_455_272), (101, 1, 128, 126_886_696)],
-)
+@pytest.mark.parametrize(("depth", "groups", "group_width", "params"), [
+    (50, 32, 4, 25_028_904), (101, 64, 4, 83_455_272), (101, 1, 128, 126_886_696),
+])  # fmt: skip
 def test_parameters_of_grouped_and_wide_ones(depth, groups, group_width, params):
     net = models.resnet(depth, groups=groups, group_width=group_width)
     assert count(net, (2, 224, 224, 3)) == params
@@ -175,7 +159,21 @@ def test_traced(name):
     assert found.functions == functions and found.numbers == numbers
 
 
-efficientnet = formulas.MODULES["efficientnet"]
+@pytest.mark.fast_cases("vgg-11", "resnet-18")
+@pytest.mark.parametrize(("net", "variant", "side", "params", "billions"), [
+    pytest.param(*row, id=f"{row[0]}-{row[1]}") for row in PUBLISHED
+])  # fmt: skip
+def test_whole_nets(net, variant, side, params, billions):
+    found = traced(getattr(models, net)(variant), side)
+    assert found.params == params and round(found.macs / 1e9, 3) == billions
+
+
+NAMES = {
+    "efficientnet": "VARIANTS", "resnet": "STAGES", "densenet": "DEPTHS",
+    "convnext": "VARIANTS", "vit": "SIZES",
+}  # fmt: skip
+TABLES = {net: getattr(import_module(f"jaxnet.models.{net}"), name) for net, name in NAMES.items()}
+efficientnet = import_module("jaxnet.models.efficientnet")
 # A short row for the table of a net, and the arguments of its function.
 STAGES = ((1, 3, 1, 16, 1, 0), (6, 5, 2, 24, 2, 0), (4, 3, 2, 32, 2, 1), (1, 3, 1, 32, 2, 1))
 SHORT = {
@@ -202,15 +200,12 @@ EXPECTED = {
 @pytest.mark.fast_cases("convnext", "resnet")
 @pytest.mark.parametrize("name", SHORT)
 def test_short_nets(name, monkeypatch):
-    """What is traced has the size and the work of the formula."""
+    """Functions and numbers of a training step; sizes are those of whole nets."""
     variant, row, options = SHORT[name]
     net = "resnet" if name == "resnext" else name
-    monkeypatch.setitem(formulas.TABLES[net], "b" if net == "vit" else variant, row)
+    monkeypatch.setitem(TABLES[net], "b" if net == "vit" else variant, row)
     side = 96 if net in ("vit", "convnext") else 100  # patches fill the image
-    found, tally = traced(getattr(models, net)(variant, 7, **options), side), formulas.Tally(side)
-    getattr(formulas, net)(tally, variant, **(options if net == "resnet" else {}))
-    tally.dense(7)
-    assert found.params == tally.params and found.macs == tally.macs
+    found = traced(getattr(models, net)(variant, 7, **options), side)
     assert (found.functions, found.numbers) == EXPECTED[name]
 
 

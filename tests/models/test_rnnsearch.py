@@ -14,10 +14,7 @@ from tests import compiled, layer_values
 from tests.helpers import close
 
 SIZES = {"embedding_features": 4, "features": 5, "readout_features": 3}
-KINDS = {
-    "attention": {},
-    "no attention, no maxout": {"attention": False, "maxout": False},
-}
+KINDS = {"attention": {}, "no attention, no maxout": {"attention": False, "maxout": False}}
 kinds = pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
 SOURCE = np.array([[3, 1, 4, 1, 5, 9], [2, 6, 5, 3, 0, 0], [7, 0, 0, 0, 0, 0]])
 LENGTHS = np.array([6, 4, 1])

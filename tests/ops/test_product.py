@@ -15,10 +15,9 @@ RNG = np.random.default_rng(0)
 NARROW = pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16], ids=["bfloat16", "float16"])
 
 
-@pytest.mark.parametrize(
-    ("shape", "kernel", "inputs"),
-    [((2, 5, 3), (3, 4, 6), 1), ((2, 5, 3, 4), (3, 4, 6), 2), ((3,), (3, 2), 1)],
-)
+@pytest.mark.parametrize(("shape", "kernel", "inputs"), [
+    ((2, 5, 3), (3, 4, 6), 1), ((2, 5, 3, 4), (3, 4, 6), 2), ((3,), (3, 2), 1),
+])  # fmt: skip
 def test_products_are_those_of_tensordot(shape, kernel, inputs):
     x, w = RNG.normal(size=shape), RNG.normal(size=kernel)
     found = jax.jit(product, static_argnums=2)(x, w, inputs)

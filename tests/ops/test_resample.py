@@ -5,15 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxnet.ops.resample import (
-    average,
-    cubic,
-    interpolation,
-    nearest,
-    triangle,
-    weighted,
-    windows,
-)
+from jaxnet.ops.resample import average, cubic, interpolation, nearest, triangle, weighted, windows
 
 SIZES = [(7, 3), (3, 7), (1, 4), (6, 1)]
 

@@ -40,10 +40,7 @@ def adam(g, memory, n):
     return -RATE * (m / (1 - 0.9**n)) / (np.sqrt(v / (1 - 0.999**n)) + 1e-8), (m, v)
 
 
-RULES = {
-    "gradient descent": (optax.sgd(RATE), descent),
-    "adam": (optax.adam(RATE), adam),
-}
+RULES = {"gradient descent": (optax.sgd(RATE), descent), "adam": (optax.adam(RATE), adam)}
 
 
 @pytest.mark.parametrize(("name", "batch"), [*[(name, 3) for name in RULES], ("adam", 12)])
@@ -193,6 +190,8 @@ def test_optimizers_get_the_arguments_that_they_take(clip):
     trainer = jn.trainer(objective, optax.lookahead(optax.sgd(0.1), 5, 0.5))
     with pytest.raises(TypeError, match=r"lookahead needs params of its own; .* jn.ema\(\)"):
         trainer.step(trainer.init(KEY, (X, Y)), (X, Y))
+
+
 BY_PATH_X, BY_PATH_Y = np.ones((4, 3), np.float32), np.zeros((4, 2), np.float32)
 NET = jn.serial(jn.dense(5, name="old"), jnp.tanh, jn.dense(2, name="head"))
 OBJECTIVE = jn.supervised(NET, optax.squared_error)
@@ -230,8 +229,8 @@ def test_each_array_gets_its_own_optimizer():
 @pytest.mark.slow
 def test_in_fit_and_sweep():
     make = lambda rate: jn.by_path({"old/*": optax.set_to_zero(), "*": optax.sgd(rate)})  # noqa: E731
-    found = jn.sweep(OBJECTIVE, make, (BY_PATH_X, BY_PATH_Y), epochs=2, seeds=2, grid={"rate": [0.1, 0.2]},
-                     progress=False)  # fmt: skip
+    found = jn.sweep(OBJECTIVE, make, (BY_PATH_X, BY_PATH_Y), epochs=2, seeds=2,
+                     grid={"rate": [0.1, 0.2]}, progress=False)  # fmt: skip
     assert found.train["loss"][0, 0, -1] > found.train["loss"][1, 0, -1]
     trainer = jn.trainer(OBJECTIVE, make(0.1))
     start = trainer.init(jax.random.key(0), (BY_PATH_X, BY_PATH_Y))

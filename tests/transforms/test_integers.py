@@ -82,10 +82,9 @@ def test_tables_of_any_width_come_back(features, group):
     np.testing.assert_allclose(found, rounded(table.T, 7, size).T, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize(
-    ("width", "group", "stored"),
-    [(8, 4, "int4"), (8, None, "int4"), (7, None, "int8"), (7, 1, "int4")],
-)
+@pytest.mark.parametrize(("width", "group", "stored"), [
+    (8, 4, "int4"), (8, None, "int4"), (7, None, "int8"), (7, 1, "int4"),
+])  # fmt: skip
 def test_two_numbers_share_a_byte_where_the_scales_tell_the_width(width, group, stored):
     table = jn.embedding(11, width)
     x = jnp.zeros((2, 3), int)

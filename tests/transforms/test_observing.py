@@ -8,7 +8,7 @@ import pytest
 
 import jaxnet as jn
 from tests.helpers import refused, refuses
-from tests.transforms.test_copies import KEY, X
+from tests.transforms.test_copies import X
 
 KEY = jax.random.key(0)
 

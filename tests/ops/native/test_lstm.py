@@ -112,10 +112,9 @@ def test_what_an_lstm_leaves_to_xla():
     assert "jaxnet_lstm" not in compiled(gradient, alone, mask).as_text()
 
 
-@pytest.mark.parametrize(
-    "change, message",
-    [(dict(kernel=(6, 12)), "wide"), (dict(pre=(8, 4, 13)), "GATES"), (dict(c=(4, 4)), "batch")],
-)
+@pytest.mark.parametrize("change, message", [
+    (dict(kernel=(6, 12)), "wide"), (dict(pre=(8, 4, 13)), "GATES"), (dict(c=(4, 4)), "batch"),
+])  # fmt: skip
 def test_arrays_of_an_lstm_that_do_not_fit_are_errors(change, message):
     shapes = dict(pre=(8, 4, 12), kernel=(3, 12), bias=(12,), c=(4, 3), h=(4, 3)) | change
     results = [jax.ShapeDtypeStruct(s, np.float32) for s in ((8, 4, 3), (4, 3))]

@@ -96,6 +96,7 @@ def test_other_dtypes_are_not_for_the_library(case):
     assert not norm.supports(x, scale.astype(jnp.bfloat16), scale, axes=axes)
     assert not norm.supports(x, scale[..., :1], scale, axes=axes)
 
+
 POOL_CASES = {
     "overlapping": (2, 3, dict(strides=2, padding="SAME")),
     "line": (1, 3, dict(strides=1, padding=[(2, 0)])),

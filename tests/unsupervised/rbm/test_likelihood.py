@@ -14,14 +14,7 @@ from jaxnet.unsupervised.rbm import (
     log_partition,
 )
 from tests.helpers import refused
-from tests.unsupervised.rbm.machines import (
-    OPTIONS,
-    crops,
-    draw,
-    energies,
-    logsumexp,
-    states,
-)
+from tests.unsupervised.rbm.machines import OPTIONS, crops, draw, energies, logsumexp, states
 
 
 @pytest.mark.parametrize(("inputs", "features"), [(5, 3), (4, 13)])
