@@ -12,39 +12,44 @@ FILL, LINE, MARK = "#E8F1FA", "0.25", COLORS[1]
 
 
 @styled()
-def sliding_window(image: Any, kernel: Any, *, at: tuple[int, int] = (0, 0)) -> Figure:
+def sliding_window(
+    image: Any, kernel: Any, *, at: tuple[int, int] = (0, 0), strides: int = 1
+) -> Figure:
     """Draw a convolution by hand: the image, the filter, and the map, with one position marked.
 
     Args:
       image: Numbers (height, width), which are written into the cells; legible up to about 10x10.
       kernel: Filter, (rows, columns), at most as large as the image.
       at: Row and column of the marked position in the map.
+      strides: Step of the window along both axes, in pixels.
 
     Raises:
       TypeError, ValueError: If an array has the wrong shape, or the position is outside the map.
 
     Example:
-      >>> figure = sliding_window(np.eye(4), np.ones((2, 2)), at=(1, 1))
-      >>> [axes.get_title() for axes in figure.axes]
-      ['image', 'filter', 'map']
+      >>> figure = sliding_window(np.eye(7), np.ones((3, 3)), at=(1, 1), strides=3)
+      >>> figure.get_supxlabel()
+      '1·1 + 0·1 + 0·1 + 0·1 + 1·1 + 0·1 + … = 3'
     """
     image = on_host("sliding_window", "image", image, "(height, width)")
     kernel = on_host("sliding_window", "kernel", kernel, "(rows, columns)")
-    rows, columns = (n - k + 1 for n, k in zip(image.shape, kernel.shape, strict=True))
+    at_least("sliding_window", "strides", strides)
+    rows, columns = ((n - k) // strides + 1 for n, k in zip(image.shape, kernel.shape, strict=True))
     if min(rows, columns, *kernel.shape) < 1:
         raise ValueError(f"sliding_window: kernel {kernel.shape} must fit into image {image.shape}")
     check_tuple("sliding_window", "at", at, "(row, column)")
     at = (at[0], at[1])
     between("sliding_window", "row", at[0], 0, rows - 1)
     between("sliding_window", "column", at[1], 0, columns - 1)
-    views = np.lib.stride_tricks.sliding_window_view(image, kernel.shape)
+    views = np.lib.stride_tricks.sliding_window_view(image, kernel.shape)[::strides, ::strides]
     result = np.einsum("mnkl,kl->mn", views, kernel)
     parts = [("image", image), ("filter", kernel), ("map", result)]
     widths = [part.shape[1] for _, part in parts]
     cell, tall = 0.42, max(part.shape[0] for _, part in parts)
     figure = new_figure(cell * (sum(widths) + 3), cell * tall + 1.1)
     several = figure.subplots(1, 3, width_ratios=widths)
-    marks = [(at, kernel.shape), ((0, 0), kernel.shape), (at, (1, 1))]
+    place = (strides * at[0], strides * at[1])
+    marks = [(place, kernel.shape), ((0, 0), kernel.shape), (at, (1, 1))]
     for axes, (title, numbers), mark in zip(several, parts, marks, strict=True):
         _cells(axes, numbers)
         (row, column), (high, wide) = mark
