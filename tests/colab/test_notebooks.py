@@ -26,7 +26,7 @@ from tests.helpers import each, notebook, read
 
 ROOT = Path(__file__).parent.parent.parent
 NOTEBOOKS = sorted((ROOT / "colab").glob("*.ipynb"))
-SHORT = "01", "06"  # lessons of seconds: the others are long
+SHORT = "01", "02", "06"  # lessons of seconds: the others are long
 README = (ROOT / "colab" / "README.md").read_text()
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 ADDRESS = PROJECT["urls"]["Repository"]
