@@ -15,6 +15,9 @@ from jaxnet.interop.names import part as part
 from jaxnet.interop.names import shaped as shaped
 from jaxnet.interop.names import to_names as to_names
 from jaxnet.interop.names import transposed as transposed
+from jaxnet.interop.published import chat as chat
 from jaxnet.interop.published import decoder_table as decoder_table
 from jaxnet.interop.published import load as load
 from jaxnet.interop.published import save as save
+from jaxnet.interop.published import tokenizer as tokenizer
+from jaxnet.interop.published import write as write

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,10 +10,12 @@ import jax
 import numpy as np
 
 from jaxnet.core import Layer, Params, State, as_layer, transformed
+from jaxnet.data import Vocabulary
+from jaxnet.decoding import iterate
 from jaxnet.interop.gguf import read_gguf
 from jaxnet.interop.names import Source, by_names, to_names
 from jaxnet.interop.weights import open_weights
-from jaxnet.services.checks import check_type
+from jaxnet.services.checks import check_list, check_options, check_type
 from jaxnet.services.extras import extra
 from jaxnet.services.files import file_path, replacing
 from jaxnet.services.saving import write_tensors
@@ -153,6 +155,105 @@ def decoder_table(
     return decoders.rows(found, how if prefix is None else how._replace(prefix=prefix))
 
 
+def tokenizer(source: str | Path) -> Vocabulary:
+    """Return the tokenizer of a published model, as a vocabulary.
+
+    Args:
+      source: As in `load`.
+
+    Returns:
+      A `jn.data.Vocabulary`: encode, decode, and the ids of the special tokens.
+
+    Raises:
+      ImportError: If tokenizers is not installed.
+      OSError: If a file is missing or cannot be read.
+      ValueError: If the model has no tokenizer of a known kind.
+
+    Example:
+      >>> words = tokenizer("HuggingFaceTB/SmolLM2-135M")  # doctest: +SKIP
+      >>> words.decode(words.encode("The capital of France"))  # doctest: +SKIP
+      'The capital of France'
+    """
+    from jaxnet.models.published.words import vocabulary
+
+    return vocabulary("tokenizer", _place("tokenizer", source))
+
+
+def chat(source: str | Path, messages: Any, *, reply: bool = True) -> str:
+    """Return messages as the text that a published model expects, by its chat template.
+
+    The template is a program in jinja2; it runs in jinja2's sandbox.
+
+    Args:
+      source: As in `load`.
+      messages: A text, or a list of dicts {"role": "user", "content": text}.
+      reply: Whether the text ends where the model's reply begins.
+
+    Returns:
+      The text to encode.
+
+    Raises:
+      ImportError: If jinja2 is not installed.
+      ValueError: If the model has no chat template, or it refuses the messages.
+
+    Example:
+      >>> chat("HuggingFaceTB/SmolLM2-135M-Instruct", "Name three rivers.")  # doctest: +SKIP
+    """
+    from jaxnet.models.published.words import rendered
+
+    check_options("chat", reply=reply)
+    if isinstance(messages, str):
+        messages = [{"role": "user", "content": messages}]
+    check_type("chat", "messages", messages, list | tuple, "a text or a list of dicts")
+    return rendered("chat", _place("chat", source), messages, reply)
+
+
+def write(
+    net: Layer,
+    params: Params,
+    words: Vocabulary,
+    prompt: str,
+    key: jax.Array | None = None,
+    *,
+    stop: Sequence[str] = (),
+    **options: Any,
+) -> Iterator[str]:
+    """Yield the text that a language model writes after a prompt, piece by piece.
+
+    A piece has whole letters, although a token may be half of one. The end token of the vocabulary
+    ends the text.
+
+    Args:
+      net, params, key: As in `jn.decoding.generate`.
+      words: Vocabulary of the model, see `tokenizer`.
+      prompt: Text.
+      stop: Texts that end it, in whatever tokens they are written.
+      options: Options of `jn.decoding.iterate`, such as length and temperature.
+
+    Returns:
+      An iterator of texts.
+
+    Raises:
+      TypeError, ValueError: As in `jn.decoding.iterate`.
+
+    Example:
+      >>> words = jn.data.characters("abc. ")
+      >>> net = jn.serial(jn.embedding(words.size, 8), jn.gru(8), jn.dense(words.size))
+      >>> params, _ = net.init(jax.random.key(0), jn.spec((1, 4), jnp.int32))
+      >>> text = "".join(write(net, params, words, "a", length=9, temperature=0, stop=["."]))
+      >>> "." in text
+      False
+    """
+    from jaxnet.models.published.words import pieces
+
+    stop = check_list("write", "stop", stop, "str")
+    ids = words.encode(prompt)
+    if words.end is not None:
+        options = {"stop": words.end} | options
+    tokens = iterate(net, params, [ids], key, **options)
+    return pieces(words.decode, stop, (int(token[0]) for token in tokens))
+
+
 class _Described(NamedTuple):
     """What `transformed` keeps of a published model, so that `save` finds it.
 
@@ -177,14 +278,17 @@ def described(net: Layer, config: Mapping[str, Any]) -> Layer:
     return transformed(net, apply, kind="published", options=_Described(json.dumps(config)))
 
 
+def _place(who: str, source: Any) -> Path:
+    """Return the folder or the file of a model; a name is downloaded, or found in the cache."""
+    check_type(who, "source", source, str | Path, "a folder, a .gguf file or a name")
+    path = file_path(who, source)
+    if not path.exists() and re.fullmatch(r"[\w.-]+/[\w.-]+", str(source)):
+        hub = extra("huggingface_hub", "huggingface-hub", who, "published")
+        return Path(hub.snapshot_download(str(source), allow_patterns=list(READ)))
+    return path
+
+
 def _opened(source: Any) -> tuple[Any, Mapping[str, Any]]:
     """Return the configuration of a model, or its place, and its weights by name."""
-    check_type("load", "source", source, str | Path, "a folder, a .gguf file or a name")
-    path = file_path("load", source)
-    if path.suffix == ".gguf":
-        return read_gguf(path)
-    repository = not path.exists() and re.fullmatch(r"[\w.-]+/[\w.-]+", str(source))
-    if repository:
-        hub = extra("huggingface_hub", "huggingface-hub", "load", "published")
-        path = Path(hub.snapshot_download(str(source), allow_patterns=list(READ)))
-    return path, open_weights("load", path)
+    path = _place("load", source)
+    return read_gguf(path) if path.suffix == ".gguf" else (path, open_weights("load", path))
