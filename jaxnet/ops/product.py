@@ -5,13 +5,14 @@ computes in 16 bits, whose few digits a sum of thousands of terms would lose.
 """
 
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from jaxnet.ops.native.gemv import few_rows, is_few
 from jaxnet.ops.precision import wide
-from jaxnet.services.checks import all_native
+from jaxnet.services.checks import all_native, at_least, check_arrays
 from jaxnet.services.meshes import on_auto_axes
 from jaxnet.services.nodes import Stored
 
@@ -44,7 +45,11 @@ def product(
       >>> jn.product(jnp.ones((2, 3)), jnp.ones((7, 3)), transposed=True).shape
       (2, 7)
     """
-    x, kernel = all_native((x, kernel), "product")
+    x, kernel = _read("product", x=x, kernel=kernel)
+    at_least("product", "inputs", inputs)
+    summed = kernel.shape[1:] if transposed else kernel.shape[:inputs]
+    if x.shape[x.ndim - inputs :] != summed or len(summed) != inputs:
+        raise ValueError(f"product: x {x.shape} does not fit the kernel {kernel.shape}")
     if isinstance(kernel, Stored):
         return kernel.product(x, inputs, transposed)
     before = x.shape[: x.ndim - inputs]
@@ -61,6 +66,12 @@ def product(
     else:
         y = flat @ (matrix.T if transposed else matrix)
     return y.reshape(*before, *outputs)
+
+
+def _read(who: str, **given: Any) -> Any:
+    """Return arrays as JAX has them, and stored kernels; raise for anything else."""
+    check_arrays(f"{who}: ", given)
+    return all_native(list(given.values()), who)
 
 
 def spread(a: jax.Array, shape: tuple[int, ...]) -> jax.Array:
@@ -83,7 +94,7 @@ def plus(y: jax.Array, bias: jax.Array | None) -> jax.Array:
     """
     if bias is None:
         return y
-    both: list[jax.Array] = all_native([y, bias], "plus")
+    both: list[jax.Array] = _read("plus", y=y, bias=bias)
     shape = jnp.broadcast_shapes(*(a.shape for a in both))
     y, bias = (spread(a, shape) for a in both)
     return y + bias
@@ -99,7 +110,9 @@ def rows(table: jax.Array | Stored, ids: jax.Array) -> jax.Array:
       >>> rows(jnp.array([[1.0, 2.0], [3.0, 4.0]]), jnp.array([1, 2])).tolist()
       [[3.0, 4.0], [nan, nan]]
     """
-    table, ids = all_native((table, ids), "rows")
+    table, ids = _read("rows", table=table, ids=ids)
+    if not jnp.issubdtype(ids.dtype, jnp.integer):
+        raise TypeError(f"rows: ids must hold integers, got {ids.dtype}")
     ids = ids.astype(jnp.promote_types(ids.dtype, jnp.int32))  # 8 bits count no further than 127
     if isinstance(table, Stored):
         return table.rows(ids)

@@ -30,6 +30,17 @@ def test_both_summands_may_broadcast():
     assert plus(a, None) is a
 
 
+@pytest.mark.parametrize(("call", "words"), [
+    (lambda x, w: product(x, w, transposed=True), r"x \(2, 3\) does not fit the kernel \(3, 4\)"),
+    (lambda x, w: product(x, w, 0), "inputs must be at least 1, got 0"),
+    (lambda x, w: product(jn.spec((2, 3)), w), r"product: \['x'\] must be a JAX or NumPy array"),
+    (lambda x, w: rows(w, x), "rows: ids must hold integers, got float32"),
+])  # fmt: skip
+def test_what_does_not_fit_is_named(call, words):
+    with pytest.raises((TypeError, ValueError), match=words):
+        call(jnp.ones((2, 3)), jnp.ones((3, 4)))
+
+
 def test_rows_out_of_range_are_nan_and_those_of_integers_are_integers():
     table = np.arange(6.0).reshape(3, 2)
     found = np.asarray(rows(jnp.array(table), jnp.array([[2, -1], [3, 0]])))
