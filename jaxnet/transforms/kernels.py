@@ -151,13 +151,13 @@ def _uses(
     layer: Layer, kernels: dict[str, Any], params: Params, state: State, x: PyTree
 ) -> dict[str, tuple[Axes, bool]]:
     """Return the axes of each kernel that a run on shapes uses, and whether it is multiplied."""
-    uses = {}
+    uses, ranks = {}, {path: len(leaf.shape) for path, leaf in kernels.items()}
 
+    # JAX keeps this function, so it holds no kernels, which may be traced.
     def note(path, own, inputs=None, table=False):
         """Return a kernel, after its first use has shown its axes."""
         rank = len(own.shape)
-        copies = len(kernels[path].shape) - rank
-        axes = Axes(copies, rank - 1 if inputs is None else inputs, table)
+        axes = Axes(ranks[path] - rank, rank - 1 if inputs is None else inputs, table)
         uses.setdefault(path, (axes, inputs is not None))
         return own
 

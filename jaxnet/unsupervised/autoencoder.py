@@ -63,7 +63,7 @@ def with_code(net: Layer) -> Layer:
                 f"with_code: {net.name} must call m(jn.models.bottleneck, z) once, on its code, "
                 f"got {len(codes)} calls; jn.models.autoencoder(encoder, decoder) does so"
             )
-        return y, codes[0]
+        return y, codes.pop()  # a plan of init keeps `see`
 
     return compose(forward, name=net.name, kind="with_code")
 

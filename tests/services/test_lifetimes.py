@@ -141,3 +141,12 @@ def test_threads_share_a_memo():
     for thread in threads:
         thread.join()
     assert not failed and 0 < len(memo._entries) <= memo.size
+
+
+@pytest.mark.parametrize("layer", [
+    jn.compose(lambda m, x: m(jn.lora(jn.dense(2), 1, where="kernel"), x)),
+    jn.unsupervised.autoencoder.with_code(jn.models.autoencoder(jn.dense(3), jn.dense(4))),
+], ids=["lora", "with_code"])  # fmt: skip
+def test_no_value_of_a_trace_stays(layer):
+    with jax.checking_leaks():
+        layer.init(KEY, X)
