@@ -571,27 +571,6 @@ def known(array: Any) -> np.ndarray | None:
     return np.asarray(array)
 
 
-def needs_key(key: jax.Array | None, who: str) -> jax.Array:
-    """Return the key; raise if it is None.
-
-    Args:
-      key: Key that was passed to `apply`.
-      who: Name of the layer.
-
-    Example:
-      >>> needs_key(None, "dropout")
-      Traceback (most recent call last):
-      ...
-      ValueError: dropout: needs a key in training. Pass one, as in net.apply(params, state, x, ...
-    """
-    if key is None:
-        raise ValueError(
-            f"{who}: needs a key in training. Pass one, as in "
-            "net.apply(params, state, x, key=jax.random.key(0), train=True)"
-        )
-    return key
-
-
 def check_data(data: PyTree, who: str, items: str = "examples") -> int:
     """Check arrays that hold one example per row, and return the number of examples.
 

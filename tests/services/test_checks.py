@@ -143,7 +143,6 @@ def test_what_fits_passes():
     for ids in (jnp.array([0, 4]), jnp.zeros((0,), int)):
         checks.check_range(ids, 5, "ids")
     jax.jit(lambda ids: checks.check_range(ids, 5, "ids"))(jnp.array([7]))  # values are not known
-    assert checks.needs_key(KEY, "a") is KEY
     assert as_layer(layer := jn.dense(3)) is layer
     assert checks.check_input("a", [np.ones(3, np.float32)]) == [jn.spec((3,))]
     assert checks.to_device("a", "y", np.array([2**31 - 1])).tolist() == [2**31 - 1]
@@ -175,7 +174,6 @@ test_what_does_not_raises = refuses([
     (lambda: checks.check_rank("dense", jn.spec((5,)), 2), NO_BATCH),
     (lambda: checks.check_range(jnp.array([0, 5]), 5, "ids"), r"in \[0, 5\), got 5"),
     (lambda: checks.check_range(jnp.array([0, -1]), 5, "ids"), "ids must .*got -1"),
-    (lambda: checks.needs_key(None, "a"), r"a: needs a key in training. Pass one, as in net.apply"),
     (lambda: as_layer((jn.dense(3),), "a", "net"), TypeError,
      r"a: net must be a layer, such as jn.dense\(3\), got "),
     (lambda: jax.jit(lambda x: on_host("a", "x", x))(1.0), TypeError,
