@@ -43,7 +43,7 @@ def from_haiku(transformed: Any) -> Layer:
       Array([3., 3., 3., 3.], dtype=float32)
     """
     for what in ("init", "apply"):
-        form = "(...), as in hk.transform(function)"
+        form = "any arguments, as in hk.transform(function)"
         a_function("from_haiku", what, getattr(transformed, what, transformed), form)
     names = list(inspect.signature(transformed.apply).parameters)
     stateful, draws = "state" in names[1:2], "rng" in names[1:3]

@@ -4,6 +4,7 @@ All such checks are in this module. Only public functions call them; internal fu
 arguments. Shapes and dtypes are known while tracing too; values are checked if they are known.
 """
 
+import inspect
 import operator
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -15,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxnet.services.functions import takes
 from jaxnet.services.trees import PyTree, describe, flat
 
 
@@ -750,9 +752,16 @@ def a_function(who: str, what: str, value: Any, form: str, *, optional: bool = F
       ...
       TypeError: masked: loss must be a function of (outputs, targets), got int
     """
+    if optional and value is None:
+        return
     # A layer is a tuple, which can be called for its message alone.
-    if (not callable(value) or isinstance(value, tuple)) and not (optional and value is None):
+    if not callable(value) or isinstance(value, tuple):
         raise TypeError(f"{who}: {what} must be a function of {form}, got {type(value).__name__}")
+    given, _, named = form.partition("*, ")
+    keywords = [each.partition("=")[0] for each in _AXES.findall(named)]
+    if form[0] == "(" and not takes(value, len(_AXES.findall(given)), *keywords):
+        got = f"one of {inspect.signature(value)}"
+        raise TypeError(f"{who}: {what} must be a function of {form}, got {got}")
 
 
 def check_key(key: Any, who: str) -> None:

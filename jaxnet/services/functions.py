@@ -9,19 +9,20 @@ from types import CodeType, FunctionType, MethodType
 from typing import Any
 
 
-def takes(function: Callable, count: int) -> bool:
+def takes(function: Callable, count: int, *keywords: str) -> bool:
     """Return whether a function can be called with a number of arguments.
 
     Args:
       function: Function; a builtin without a signature counts as one that can.
       count: Number of arguments by position.
+      keywords: Names of further arguments.
 
     Example:
       >>> takes(lambda m, x: x, 2), takes(lambda: 0, 1), takes(jnp.tanh, 1)
       (True, False, True)
     """
     try:
-        inspect.signature(function).bind(*[None] * count)
+        inspect.signature(function).bind(*[None] * count, **dict.fromkeys(keywords))
     except (TypeError, ValueError) as error:
         return isinstance(error, ValueError)  # some builtins have no signature
     return True

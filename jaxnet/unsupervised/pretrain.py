@@ -1,6 +1,5 @@
 """Greedy layer-wise pretraining: each layer is fitted to the output of the layers below it."""
 
-import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -9,7 +8,6 @@ import jax.numpy as jnp
 
 from jaxnet import Layer, child_key, observe, predict, tools
 from jaxnet.services.checks import a_function, check_key
-from jaxnet.services.functions import takes
 from jaxnet.services.progress import progress_bar
 from jaxnet.transforms import as_layer
 from jaxnet.typing import Params, State
@@ -86,11 +84,6 @@ def pretrain_greedy(
         raise ValueError(f"{who}: data must hold at least one example, got {x.shape}")
     if method is not None:
         a_function(who, "method", method, "(key, x, features)")
-        if not takes(method, 3):
-            raise TypeError(
-                f"{who}: method must be a function of (key, x, features), got one of "
-                f"{inspect.signature(method)}"
-            )
     if isinstance(layers, str) or not (layers is None or isinstance(layers, Sequence)):
         raise TypeError(f"{who}: layers must be a list of paths, such as ['dense'], got {layers!r}")
     tools.at_least(who, "batch_size", batch_size)

@@ -165,6 +165,10 @@ test_what_does_not_raises = refuses([
     (lambda: checks.one_of("a", "mode", np.ones(2), ["b"]), "got array"),
     (lambda: checks.a_function("a", "f", None, "(x)"), TypeError,
      r"a: f must be a function of \(x\), got NoneType"),
+    (lambda: checks.a_function("a", "f", lambda: 0, "(x)"), TypeError,
+     r"a: f must be a function of \(x\), got one of \(\)"),
+    (lambda: checks.a_function("a", "f", lambda x: x, "(x, *, key=None)"), TypeError,
+     r"of \(x, \*, key=None\), got one of \(x\)"),
     (lambda: checks.to_device("a", "y", np.array([1, 2**32 + 1])),
      "a: y hold 4294967297, which int32 cannot hold"),
     (lambda: checks.to_device("a", "y", np.array([np.inf, -1e300])),
@@ -221,8 +225,8 @@ def test_an_initializer_gives_the_shape_it_got(init, words):
 
 
 @pytest.mark.parametrize(("layer", "shape", "what"), [
-    (jn.dense(3, bias_init=lambda: 0.0), (2, 4), "'bias' of dense"),
-    (jn.conv(3, (3, 3), kernel_init=lambda: 0.0), (2, 4, 4, 1), "'kernel' of conv"),
+    (jn.dense(3, bias_init=lambda *_: len(0)), (2, 4), "'bias' of dense"),
+    (jn.conv(3, (3, 3), kernel_init=lambda *_: len(0)), (2, 4, 4, 1), "'kernel' of conv"),
 ])  # fmt: skip
 def test_an_initializer_that_fails_is_named(layer, shape, what):
     with pytest.raises(TypeError) as error:
