@@ -832,7 +832,7 @@ def check_call(who: str, params: PyTree, state: PyTree, x: PyTree, key: Any, tra
     if key is not None:
         check_key(key, who)
     check_options(who, train=train)
-    return all_native((params, state, x), who)
+    return all_native(params, who, "params"), all_native(state, who, "state"), all_native(x, who)
 
 
 def check_dict(who: str, kind: str, tree: PyTree) -> None:
@@ -932,11 +932,12 @@ _FOREIGN: dict[type, bool] = {}
 
 
 def _is_foreign(leaf: Any) -> bool:
-    """Return whether a leaf is an array that JAX has to convert."""
+    """Return whether a leaf is an array that JAX has to convert, or neither array nor number."""
     if (known := _FOREIGN.get(type(leaf))) is not None:
         return known
-    array = hasattr(leaf, "__array__") or isinstance(leaf, Mapping) or _is_sparse(leaf)
-    return _FOREIGN.setdefault(type(leaf), array and not isinstance(leaf, jax.Array | np.generic))
+    ready = isinstance(leaf, jax.Array | np.generic | Number)
+    spec = hasattr(leaf, "dtype") and not (hasattr(leaf, "__array__") or _is_sparse(leaf))
+    return _FOREIGN.setdefault(type(leaf), not (ready or spec))
 
 
 def initialized(

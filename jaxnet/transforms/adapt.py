@@ -1,6 +1,7 @@
 """Low-rank adaptation of a trained net, and plain params from the params of an adapted net."""
 
 import math
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial, reduce
 from typing import Any, NamedTuple
@@ -277,10 +278,11 @@ class Adapted(Stored):
 
 def factors_product(kernel: jax.Array, a: jax.Array, b: jax.Array) -> jax.Array:
     """Return a (*copies, *inputs, rank) @ b (*copies, rank, *outputs) in the kernel's shape."""
-    copies = a.ndim + b.ndim - 2 - kernel.ndim
-    rank, shape = a.shape[-1], kernel.shape[:copies]
-    if b.ndim <= copies or b.shape[copies] != rank:
-        raise ValueError(
-            f"lora: factors {describe(a)} and {describe(b)} do not fit a kernel {describe(kernel)}"
-        )
-    return (a.reshape(*shape, -1, rank) @ b.reshape(*shape, rank, -1)).reshape(kernel.shape)
+    with suppress(AttributeError, IndexError, TypeError, ValueError):
+        copies = a.ndim + b.ndim - 2 - kernel.ndim
+        rank, shape = a.shape[-1], kernel.shape[:copies]
+        if b.shape[copies] == rank:
+            return (a.reshape(*shape, -1, rank) @ b.reshape(*shape, rank, -1)).reshape(kernel.shape)
+    raise ValueError(
+        f"lora: factors {describe(a)} and {describe(b)} do not fit a kernel {describe(kernel)}"
+    )

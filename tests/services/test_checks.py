@@ -169,6 +169,8 @@ test_what_does_not_raises = refuses([
      r"a: f must be a function of \(x\), got one of \(\)"),
     (lambda: checks.a_function("a", "f", lambda x: x, "(x, *, key=None)"), TypeError,
      r"of \(x, \*, key=None\), got one of \(x\)"),
+    (lambda: checks.all_native({"kernel": b"abc"}, "a", "params"), TypeError,
+     "a: params must hold numbers that JAX has, got dtype .S3"),
     (lambda: checks.to_device("a", "y", np.array([1, 2**32 + 1])),
      "a: y hold 4294967297, which int32 cannot hold"),
     (lambda: checks.to_device("a", "y", np.array([np.inf, -1e300])),

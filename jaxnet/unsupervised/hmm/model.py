@@ -161,7 +161,7 @@ def baum_welch(
     tools.at_least("baum_welch", "iterations", iterations)
     tools.within("baum_welch", "tolerance", tolerance, "(-inf, inf)")
     _check_emission("baum_welch", emission)
-    params = checks.all_native(params, "baum_welch")
+    params = checks.as_dict("baum_welch", "params", params)
     sequence, mask = _read(x, lengths, "baum_welch")
     emission.check(sequence.x)
     steps = int(mask.sum())
