@@ -8,6 +8,8 @@ Parameters and state are nested dicts of arrays, keyed by the names of the layer
 "resnet/block_3/conv" names a layer in messages, and the same words index its entries.
 """
 
+import re
+import sys
 import zlib
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -73,6 +75,14 @@ class Layer(_Fields):
                 f"{self.name}: a layer is not a function; write net.apply(params, state, x), or "
                 "m(layer, x) in the function of jn.compose"
             )
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        """Raise for `pickle`, which finds functions by name; copy and cloudpickle are in Python."""
+        asks = str(sys._getframe(1).f_globals.get("__name__"))
+        local = "<locals>" in getattr(self.init, "__qualname__", "")
+        if local and not re.search(r"^copy$|cloudpickle|dill", asks):
+            raise TypeError(f"{self.name}: pickle cannot write it; write cloudpickle.dumps(net)")
+        return super().__reduce_ex__(protocol)
 
     def _replace(self, **fields: Any) -> "Layer":  # pyright: ignore[reportIncompatibleMethodOverride]
         """Return a layer with other fields; with another init or apply it is a pair of these."""

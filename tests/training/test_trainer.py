@@ -2,6 +2,7 @@
 
 import copy
 import gc
+import pickle
 import weakref
 
 import jax
@@ -51,10 +52,13 @@ def test_a_copy_of_a_used_trainer_trains_alike(copied, tmp_path):
     again, checkpoints = copied((trainer, jn.Checkpoints(tmp_path)))
     programs = [jax.make_jaxpr(each.step)(train_state, data()) for each in (trainer, again)]
     assert str(programs[0]) == str(programs[1])
-    assert (
-        not again._kept.watcher.traces
-    )  # so it does not warn that it compiles for the second time
+    assert not again._kept.watcher.traces  # so it does not warn of a second compilation
     assert checkpoints.newest(train_state)[0] is train_state
+
+
+def test_pickle_says_what_to_write():
+    with pytest.raises(TypeError, match="dense: pickle cannot write it; write cloudpickle"):
+        pickle.dumps({"net": jn.dense(2)})
 
 
 def test_the_new_key_was_never_handed_out():
