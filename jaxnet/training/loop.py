@@ -213,6 +213,9 @@ class Epochs:
     def __getattr__(self, name: str) -> Any:
         raise AttributeError(f"fit returns epochs{USE}, got .{name}")
 
+    def __reduce__(self) -> Any:
+        raise TypeError("fit: a run cannot be copied; pass epoch.train_state and position= to fit")
+
     def __del__(self) -> None:
         if "_epochs" in vars(self) and self._epochs is None:
             warn("fit was never iterated, so nothing was trained; write: for epoch in jn.fit(...):")

@@ -1,5 +1,6 @@
 """Epochs: every example once, padding left out, resuming, and learning bounded on both sides."""
 
+import copy
 import gc
 import subprocess
 import sys
@@ -150,6 +151,8 @@ def test_what_fit_returns_says_that_it_is_iterated():
     assert "; iterate it: losses = [epoch.train['loss'] for" in repr(epochs)
     with pytest.raises(AttributeError, match="fit returns epochs; iterate it: .*, got .history"):
         epochs.history  # noqa: B018
+    with pytest.raises(TypeError, match="fit: a run cannot be copied; pass epoch"):
+        copy.deepcopy(epochs)
     assert [epoch.number for epoch in epochs] == [1]
 
 
