@@ -26,7 +26,7 @@ def compose(
         m(layer, x)                         the output of a child, a layer or a plain function
         m.param(name, initializer, shape)   a parameter of this layer
         m.kernel(name, initializer, shape)  a parameter as it is stored, for jn.product and jn.rows
-        m.state(name, initializer, shape)   an entry of its state, such as a running mean
+        m.state(name, initializer, shape)   an entry of its state: a running mean, a count of steps
         m.update(name, value)               the next value of that entry
         m.sow(name, value)                  a value for `jn.collect`, such as a balance loss
         m.key(name)                         a random key of this layer
