@@ -69,7 +69,7 @@ def pad_boxes(
 
 def _real(i: int, boxes: Any, classes: Any) -> tuple[np.ndarray, np.ndarray]:
     """Return the checked boxes of image i that have an area, and their classes."""
-    if hasattr(boxes, "__len__") and not len(boxes):
+    if hasattr(boxes, "__len__") and getattr(boxes, "ndim", 1) and not len(boxes):
         boxes = np.zeros((0, 4))  # [] has one axis
     sizes: dict[str, int] = {}
     boxes = on_host("pad_boxes", f"boxes[{i}]", boxes, "(n, 4)", "reals", sizes)

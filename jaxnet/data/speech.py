@@ -156,6 +156,7 @@ def digit_strings(
     _check_frames("digit_strings", rate, 1.0, 1.0)
     for i, wave in enumerate(recordings.waves):
         _check_wave("digit_strings", i, wave, 1)
+    spoken = checks.on_host("digit_strings", "the digits", recordings.digits, "(n,)", "integers")
     rng = np.random.default_rng(seed)
     names = np.unique(recordings.speakers)
     of = {name: np.flatnonzero(recordings.speakers == name) for name in names}
@@ -175,7 +176,7 @@ def digit_strings(
             pieces += [wave, silence] if i else [silence]
         ends = np.cumsum([len(piece) for piece in pieces])
         out.waves.append(np.concatenate(pieces))
-        out.digits.append(np.asarray(recordings.digits)[rows])
+        out.digits.append(spoken[rows])
         out.rows.append(np.array(rows))
         out.places.append(np.stack([ends[:-1:2], ends[1::2]], 1))
     return out
@@ -337,7 +338,7 @@ def _check_frames(who: str, rate: Any, window: float, hop: float) -> tuple[int, 
 def _check_wave(who: str, i: int, wave: Any, size: int) -> np.ndarray:
     """Return the wave as float32, with integers scaled to [-1, 1]."""
     kind = getattr(wave, "dtype", None)
-    if kind is None or not (np.issubdtype(kind, np.floating) or kind.kind == "i"):
+    if not (isinstance(kind, np.dtype) and kind.kind in "fi"):
         raise TypeError(
             f"{who}: a wave must be an array of signed integers or floats, got for wave {i} "
             f"{type(wave).__name__ if kind is None else kind}"

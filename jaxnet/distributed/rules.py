@@ -183,6 +183,8 @@ def tensor_parallel(axis: str) -> Rules:
     Using Model Parallelism".
     """
 
+    check_type("tensor_parallel", "axis", axis, str, "the name of an axis of the mesh")
+
     def rule(path: str, shape: tuple[int, ...]) -> P:
         path, _, part = path.rpartition("/") if path.endswith(_STORED) else (path, "", "")
         at = next((at for pattern, at in _TENSOR.items() if fits(pattern, path)), None)

@@ -161,8 +161,8 @@ def occlusion(
     """
     patch = _pair("size", size)
     step = patch if strides is None else _pair("strides", strides)
-    net, params, state, x, chosen = choose("occlusion", net, params, state, x, target, path)
     x = as_array("occlusion", "x", x, "(batch, height, width, channels)")
+    net, params, state, x, chosen = choose("occlusion", net, params, state, x, target, path)
     if any(not s <= n <= pixels for n, s, pixels in zip(patch, step, x.shape[1:3], strict=True)):
         raise ValueError(
             "occlusion: expected 1 <= strides <= size <= pixels, so that every pixel is "

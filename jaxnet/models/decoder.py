@@ -143,7 +143,8 @@ def decoder(
     one_of(name, "norm", norm, NORMS)
     one_of(name, "qk_norm", qk_norm, ("none", "head", "all"))
     check_options(name, tied=tied)
-    if not windowed or not all(isinstance(one, bool) for one in windowed):
+    flags = windowed if isinstance(windowed, tuple | list) else ()
+    if not flags or not all(isinstance(one, bool) for one in flags):
         raise ValueError(
             f"{name}: windowed must be booleans, such as (True, False), got {windowed!r:.60}"
         )

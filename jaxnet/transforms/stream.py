@@ -104,7 +104,7 @@ def start_stream(stream: Layer, x: PyTree, state: State | None = None) -> State:
       >>> jax.tree.map(jnp.shape, jn.start_stream(stream, jn.spec((2, 1, 3))))
       {'c': (2, 4), 'h': (2, 4)}
     """
-    given = {} if state is None else state
+    stream, given = as_layer(stream, "start_stream", "stream"), {} if state is None else state
     check_dict("start_stream", "state", given)
     x = abstract(x, "start_stream")
     # The compiled program holds no params: nothing depends on them.

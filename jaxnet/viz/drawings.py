@@ -43,6 +43,7 @@ def sliding_window(
     between("sliding_window", "column", at[1], 0, columns - 1)
     views = np.lib.stride_tricks.sliding_window_view(image, kernel.shape)[::strides, ::strides]
     result = np.einsum("mnkl,kl->mn", views, kernel)
+    check_values("sliding_window", "image and kernel", result, "(-inf, inf)")
     parts = [("image", image), ("filter", kernel), ("map", result)]
     widths = [part.shape[1] for _, part in parts]
     cell, tall = 0.42, max(part.shape[0] for _, part in parts)

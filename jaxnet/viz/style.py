@@ -98,6 +98,7 @@ def save(
         raise TypeError(f"viz.save: figure must be a figure of jn.viz, got {type(figure).__name__}")
     within("viz.save", "dpi", dpi, "(0, 10000]")
     path = file_path("viz.save", path)
+    check_type("viz.save", "metadata", metadata, dict | None, "a dict of texts")
     kinds, kind = figure.canvas.get_supported_filetypes(), path.suffix.lower()[1:]
     one_of("viz.save", "the suffix of path", kind, kinds)
     with replacing("viz.save", path) as file:
