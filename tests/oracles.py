@@ -398,7 +398,8 @@ def log_mel(waves, *, rate, window=0.025, hop=0.01, bands=40, normalize=True):
         frames = [f64(wave)[i : i + size] for i in range(0, len(wave) - size + 1, step)]
         power = np.abs(np.fft.rfft(np.array(frames) * weights, points)) ** 2 @ triangles.T
         out = np.log(np.maximum(power, power.max() * 10**-6))
-        found.append((out - out.mean(0)) / out.std(0) if normalize else out)
+        spread = np.where(out.std(0) > 1e-6, out.std(0), 1)  # one frame alone is 0
+        found.append((out - out.mean(0)) / spread if normalize else out)
     return found
 
 
