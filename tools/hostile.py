@@ -80,6 +80,7 @@ with contextlib.suppress(ImportError):  # not every environment has them
     WRONG["a series"] = pandas.Series([1.0, 2.0, 3.0], index=[2, 0, 1])
     WRONG["a frame"] = pandas.DataFrame({"a": [1.0, 2.0], "b": ["x", "y"]})
     WRONG["a module"] = flax.nnx.Linear(3, 2, rngs=flax.nnx.Rngs(0))
+EXAMPLES: set[str] = set()  # the file names of their code
 # The first two are called with data of their own, see `runs`; the last waits for the profiler.
 LEFT_OUT = {"fit", "sweep", "time_by_layer"}
 # Draw with the keys of a method that is given.
@@ -94,6 +95,9 @@ LARGE_INPUTS = {
     "models.cifar_resnet": jn.spec((2, 32, 32, 3)), "models.lenet5": jn.spec((2, 28, 28, 1)),
     "models.rnnsearch": (WORDS, jn.spec((2,), jnp.int32), WORDS),
 }  # fmt: skip
+# Next to what a check reads, a program writes these out; no data of a user reach them.
+WRITTEN_OUT = {"who", "what", "form", "dtype", "sizes", "minimum", "interval", "meaning", "rank",
+               "passing", "optional", "empty"}  # fmt: skip
 KEY = jax.random.key(3)
 # The parameters whose first axis is the batch, as it is of the result.
 BATCHED = {
@@ -282,6 +286,7 @@ def options_of(full: str, row: Row) -> tuple[tuple, dict[str, Any]]:
 def recorded(full: str, name: str, function: Callable) -> list[Call]:
     """The arguments of its first call that is not traced, if its example has one."""
     home = sys.modules[function.__module__]
+    EXAMPLES.add(full)
     found: list[Call] = []
 
     def record(*args, **kwargs):
@@ -560,7 +565,7 @@ def cases(calls: list[Call]) -> list[Case]:
         for call in calls
         for what, p in inspect.signature(call.function).parameters.items()
         if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
-        and what not in ("optional", "empty")  # switches of checks, which programs write out
+        and not (call.name.startswith("tools.") and what in WRITTEN_OUT)
         for path in [(), *paths(bound(call).get(what))]
         for wrong in WRONG
     ]
@@ -610,9 +615,10 @@ def run(call: Call) -> tuple[Found, Any]:
                 result = list(itertools.islice(result, 9))
             jax.block_until_ready([a for a in jax.tree.leaves(result) if isinstance(a, jax.Array)])
     except Exception as error:  # every kind counts
-        last = traceback.extract_tb(error.__traceback__)[-1]
-        raised = Path(last.filename).is_relative_to(OURS) and (last.line or "").startswith("raise")
-        return Found("ours" if raised or says_who(error) else "foreign", error), None
+        frames = traceback.extract_tb(error.__traceback__)
+        own, line = Path(frames[-1].filename).is_relative_to(OURS), frames[-1].line or ""
+        ours = (own and line.startswith("raise")) or says_who(error) or says_whose(error, frames)
+        return Found("ours" if ours else "foreign", error), None
     return Found("value"), result
 
 
@@ -623,6 +629,14 @@ def says_who(error: BaseException) -> bool:
     """
     who = str(error).partition(":")[0]
     return bool(who) and who.split("/")[-1].split("[")[0] in names_of_ours()
+
+
+def says_whose(error: BaseException, frames: list[traceback.FrameSummary]) -> bool:
+    """Whether a function of an example or of a row raised, and a note says where it was called."""
+    files = [frame.filename for frame in frames]
+    after = itertools.takewhile(lambda file: not Path(file).is_relative_to(OURS), files[::-1])
+    users = (file.endswith("tests/catalogue.py") or file in EXAMPLES for file in after)
+    return any(users) and bool(getattr(error, "__notes__", ()))
 
 
 @cache
