@@ -1,32 +1,62 @@
-"""Runs every program of ours that calls LAPACK or FFT many times, several at once, with a watchdog.
+"""Tries to lose work, to hang a run or to run a file, and prints a table of what came of it.
 
     python -m tools.stress --runs 200 --at-once 4
+    python -m tools.stress --only signals --runs 500
 
-On few cores two batched LAPACK calls that are ready at once stand still without end, see
-`jaxnet/ops/linalg.py`. Each program runs in processes beside each other; one that says nothing for
-a minute counts as hung, prints its stacks and ends.
+The kinds are KeyboardInterrupt at lines that are drawn, real signals at times that are drawn,
+processes of one run that differ, checkpoints and datasets with false contents, kills, and programs
+that call LAPACK, of which several at once stood still once (`jaxnet/ops/linalg.py`). Outcomes:
+
+    fine      the work goes on, or an error of ours says what happened
+    named     the work is gone, and the error says so and what to write instead
+    lost      the work is gone
+    foreign   an error that is not ours
+    imported  what was read made Python import a module
+    hanging   no outcome in time: the stacks are printed, and the rest is not tried
 """
 
 import argparse
+import atexit
 import faulthandler
-import multiprocessing
+import itertools
+import json
+import os
+import random
+import shutil
+import signal
+import socket
+import subprocess
 import sys
+import tempfile
+import threading
 import time
-from collections.abc import Callable
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 import jaxnet as jn
 from experiments import random_projections
 from jaxnet.inspect.gabor import gabor_fit
+from jaxnet.services.lock import Held
+from jaxnet.services.saving import read_tensors, write_file
 from jaxnet.unsupervised import sparse_coding
+from tests.training.test_interrupts import interrupted
+from tools import kills, scenarios
 
-QUIET = 60  # seconds without a sign of life
 Program = tuple[Callable, tuple[Any, ...]]
+Outcomes = Iterator[str]
+OUTCOMES = "fine", "named", "lost", "foreign", "imported", "hanging"
+
+
+# Programs that call LAPACK or FFT.
 
 
 def normal(*shape: int) -> np.ndarray:
@@ -69,41 +99,403 @@ def gabors() -> None:
     gabor_fit(normal(6, 8, 8))
 
 
-def work(name: str, runs: int, done: Any) -> None:
-    faulthandler.dump_traceback_later(QUIET, exit=True)
-    if name == "gabors":
-        run: Callable[[], Any] = gabors
-    else:
+def lapack(name: str, runs: int, rng: random.Random) -> Outcomes:
+    run: Callable[[], Any] = gabors
+    if name != "gabors":
         function, args = PROGRAMS[name]()
         run = partial(jax.jit(function), *args)
     for _ in range(runs):
         jax.block_until_ready(run())
-        faulthandler.dump_traceback_later(QUIET, exit=True)
-        with done.get_lock():
-            done.value += 1
+        yield "fine"
+
+
+# Interrupts.
+
+
+class Work(NamedTuple):
+    """What is interrupted, a check that raises if something is lost, and the files of the lines."""
+
+    run: Callable[[], Any]
+    check: Callable[[], Any]
+    files: tuple[str, ...]
+
+
+DATA = np.ones((8, 3), np.float32), np.zeros((8, 2), np.float32)
+LOOP = "trainer.py", "interrupts.py", "watch.py", "trees.py"
+
+
+def small() -> tuple[jn.Trainer, jn.TrainState]:
+    trainer = jn.trainer(jn.supervised(jn.dense(2), optax.squared_error), optax.sgd(0.1))
+    return trainer, trainer.init(jax.random.key(0), DATA)
+
+
+def own_loop(folder: Path) -> Work:
+    trainer, start = small()
+    now = [start]
+
+    def run():
+        for _ in range(3):
+            now[0], _ = trainer.step(now[0], DATA)
+
+    def check():
+        try:
+            run()
+        except RuntimeError:
+            now[0] = small()[1]
+            raise
+
+    return Work(run, check, LOOP)
+
+
+def in_fit(folder: Path) -> Work:
+    trainer, start = small()
+    fit = partial(jn.fit, trainer, data=DATA, epochs=3, batch_size=4, progress=False)
+    *_, calm = fit(train_state=start)
+    seen: list[jn.Epoch] = []
+
+    def run():
+        seen.clear()
+        for epoch in fit(train_state=start):
+            seen.append(epoch)
+
+    def check():
+        if len(seen) < 3:
+            last = seen[-1] if seen else calm._replace(train_state=start, position=None)
+            seen.extend(fit(train_state=last.train_state, position=last.position))
+        jax.tree.map(np.testing.assert_array_equal, seen[-1].train_state, calm.train_state)
+
+    return Work(run, check, (*LOOP, "loop.py", "source.py"))
+
+
+def in_save(folder: Path) -> Work:
+    kept, last = jn.Checkpoints(folder / "kept", keep=2), [0]
+
+    def run():
+        last[0] += 1
+        kept.save(scenarios.epoch(last[0]))
+
+    def check():
+        run()
+        kept.close()
+        assert scenarios.look(jn.Checkpoints(folder / "kept")) == last[0]
+        Held("the next run", folder / "kept").close()
+
+    files = "checkpoints.py", "lock.py", "threading.py", "saving.py", "stored.py", "files.py"
+    return Work(run, check, files)
+
+
+def in_generate(folder: Path) -> Work:
+    net = jn.serial(jn.embedding(5, 8), jn.gru(8), jn.dense(5))
+    params, _ = net.init(jax.random.key(0), jn.spec((1, 4), jnp.int32))
+    run = partial(jn.decoding.generate, net, params, [[3]], length=6, temperature=0, progress=False)
+    calm = run().tokens
+    check = lambda: np.testing.assert_array_equal(run().tokens, calm)  # noqa: E731
+    return Work(run, check, ("generate.py", "stream.py", "trees.py", "memory.py"))
+
+
+def signalled(call: Callable, seconds: float) -> None:
+    timer = threading.Timer(seconds, os.kill, (os.getpid(), signal.SIGINT))
+    try:
+        timer.start()
+        for _ in itertools.count():
+            call()
+    except KeyboardInterrupt:
+        timer.join()
+
+
+def interrupts(make: Callable, signals: bool, runs: int, rng: random.Random) -> Outcomes:
+    with tempfile.TemporaryDirectory() as folder:
+        work = make(Path(folder))
+        work.check()
+        at, stride = 0, 1 if runs > 1000 else 7  # lines of a run; all of them, if runs suffice
+        for _ in range(runs):
+            outcome = "fine"
+            try:
+                if signals:
+                    signalled(work.run, rng.uniform(0, 0.05))
+                else:
+                    hit = interrupted(work.run, work.files, at)
+                    at = at + stride if hit else rng.randrange(stride)
+            except Exception as error:
+                outcome = f"foreign {error!r}"
+            try:
+                work.check()
+            except Exception as error:
+                named = "both are lost" in "".join(getattr(error, "__notes__", ()))
+                outcome = "named" if named else f"lost {error!r}"
+            yield outcome
+
+
+# Processes that differ.
+
+COUNTS = 2, 4
+
+
+class Uneven:
+    """The batches of a process, the last of which differs from the others."""
+
+    def __init__(self, what: str, odd: bool, rows: int, mark: Callable):
+        self.what, self.rows, self.mark = what if odd else "", rows, mark
+
+    def __iter__(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        for i in range(6 if self.what == "more batches" else 5):
+            rows = self.rows
+            if i == 5 or (i == 3 and self.what in ("an error", "fewer rows")):
+                self.mark()
+                if self.what == "an error":
+                    raise OSError("the disk is gone")
+                rows //= 2 if self.what == "fewer rows" else 1
+            yield np.ones((rows, 3), np.float32), np.zeros((rows, 2), np.float32)
+
+
+def one_of(folder: Path, index: int, where: str, what: str, port: int, count: int) -> None:
+    """What a process does."""
+    jax.distributed.initialize(f"localhost:{port}", count, index, heartbeat_timeout_seconds=10)
+    mesh, odd = jax.make_mesh((jax.device_count(),), ("data",)), index == count - 1
+    mark = lambda: (folder / "mark").write_text(str(time.time()))  # noqa: E731
+    loader = Uneven(what, odd, 8 // count, mark)
+    data = jn.distributed.feed(loader, mesh, jax.P("data"))
+    trainer, start = small()
+    train_state = jn.distributed.put(start, mesh)
+
+    def leaves(turn: int) -> bool:
+        if turn < 1 or not odd or what not in LEAVES:
+            return False
+        mark()
+        LEAVES[what]()
+        return True
+
+    if where == "fit":
+        epochs = enumerate(jn.fit(trainer, train_state, data, epochs=3, progress=False))
+        any(leaves(turn) for turn, _ in epochs)
+    for turn in range(3 * (where != "fit")):
+        if where == "evaluate":
+            jn.evaluate(trainer.objective, train_state.params, train_state.state, data)
+        else:
+            for i, batch in enumerate(data):
+                if i == 3 and leaves(turn):  # it owes the others a step
+                    return
+                train_state, _ = trainer.step(train_state, batch)
+        if leaves(turn):
+            break
+
+
+LEAVES: dict[str, Callable[[], Any]] = {
+    "the end of its loop": lambda: None,
+    "sys.exit": lambda: sys.exit(3),
+    "os._exit": lambda: os._exit(3),
+    "a kill": lambda: os.kill(os.getpid(), signal.SIGKILL),
+}
+UNEVEN = "more batches", "fewer rows", "an error", *LEAVES
+
+
+def forked(folder: Path, index: int, *args: Any) -> int:
+    """Starts a process, which needs no seconds to import JAX, and ends it as Python does."""
+    if pid := os.fork():
+        return pid
+    said = os.open(folder / f"output.{index}", os.O_WRONLY | os.O_CREAT)
+    for stream in (1, 2):
+        os.dup2(said, stream)
+    say = lambda words: (folder / f"said.{index}").write_text(f"{time.time()} {words}")  # noqa: E731
+    code = 1
+    try:
+        one_of(folder, index, *args)
+        code = say("nothing") * 0
+    except SystemExit as error:
+        code = error.code if isinstance(error.code, int) else 1
+    except BaseException as error:
+        sys.last_value = error
+        say(f"{type(error).__name__}: {error} {getattr(error, '__notes__', '')}")
+    atexit._run_exitfuncs()
+    os._exit(code)
+
+
+def processes(what: str, runs: int, rng: random.Random) -> Outcomes:
+    jax.config.update("jax_compilation_cache_dir", tempfile.mkdtemp())
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+    for run in range(runs):
+        where, count = ("fit", "evaluate", "own loop")[run % 3], COUNTS[run % 8 == 7]
+        folder = Path(tempfile.mkdtemp())
+        with socket.socket() as free:
+            free.bind(("localhost", 0))
+            port = free.getsockname()[1]
+        pids = [forked(folder, i, where, what, port, count) for i in range(count)]
+        begun, ends = time.time(), {}
+        while len(ends) < count and time.time() < begun + QUIET:
+            for pid in pids:
+                if pid not in ends and os.waitpid(pid, os.WNOHANG)[0]:
+                    ends[pid] = time.time()
+            time.sleep(0.05)
+        for pid in set(pids) - set(ends):
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+        mark = float((folder / "mark").read_text()) if (folder / "mark").exists() else begun
+        texts = [path.read_text().split(" ", 1) for path in sorted(folder.glob("said.*"))]
+        said = [words for _, words in texts]
+        raised = max([float(at) for at, _ in texts], default=mark) - mark
+        ours = "the processes differ", "the disk is gone", "nothing", "another process ended"
+        wrong = [words for words in said if not any(one in words for one in ours)]
+        outcome = "hanging" if len(ends) < count else "foreign" if wrong else "fine"
+        yield f"{outcome} {raised:.1f} seconds, {where} of {count}: {wrong}"
+        shutil.rmtree(folder)
+
+
+# Files with false contents.
+
+
+def falsified(value: Any, rng: random.Random) -> Any:
+    """JSON with one entry, somewhere within, that is another value."""
+    if isinstance(value, dict) and value and rng.random() < 0.8:
+        name = rng.choice(list(value))
+        return value | {name: falsified(value[name], rng)}
+    if isinstance(value, list) and value and rng.random() < 0.8:
+        i = rng.randrange(len(value))
+        return [*value[:i], falsified(value[i], rng), *value[i + 1 :]]
+    return rng.choice([None, 3, -1, "x", [], {}, [1], {"a": 1}, 10**9, True, 1.5, "evil.Feature",
+                       "../../evil", "/etc/passwd", ["json:{"], [2**40]])  # fmt: skip
+
+
+def damaged(content: bytes, rng: random.Random) -> bytes:
+    at = rng.randrange(len(content))
+    kind = rng.randrange(3)
+    if kind == 0:
+        return content[:at]
+    if kind == 1:
+        return content[:at] + bytes([content[at] ^ 1 << rng.randrange(8)]) + content[at + 1 :]
+    return content[:at] + rng.randbytes(9) + content[at:]
+
+
+def checkpoints(runs: int, rng: random.Random) -> Outcomes:
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        with jn.Checkpoints(folder / "good") as kept:
+            for step in (1, 2):
+                kept.save(scenarios.epoch(step))
+        for _ in range(runs):
+            shutil.rmtree(folder / "false", ignore_errors=True)
+            shutil.copytree(folder / "good", folder / "false")
+            file = folder / "false/2/0.safetensors"
+            if rng.random() < 0.5:
+                file.write_bytes(damaged(file.read_bytes(), rng))
+            else:  # sealed: its checksums are right
+                arrays, words = read_tensors("stress", file)
+                notes, run = json.loads(words["jaxnet"]), json.loads(words["config"])
+                what = rng.randrange(3)
+                if what == 0:
+                    name = rng.choice(list(arrays))
+                    arrays[name] = np.ones(rng.choice([(), (1, 1), (3,), (9, 9)]), np.float32)
+                write_file(
+                    "stress",
+                    file,
+                    dict(arrays),
+                    falsified(notes, rng) if what == 1 else notes,
+                    falsified(run, rng) if what == 2 else run,
+                )
+            try:
+                with warnings.catch_warnings(action="ignore"):
+                    scenarios.look(jn.Checkpoints(folder / "false"))
+                yield "fine"
+            except (ValueError, OSError) as error:
+                yield "fine" if str(error).startswith("Checkpoints") else f"foreign {error!r}"
+            except AssertionError as error:
+                yield f"lost {error!r}"
+            except Exception as error:
+                yield f"foreign {error!r}"
+
+
+def datasets(runs: int, rng: random.Random) -> Outcomes:
+    good = Path(os.environ["TFDS_DATA_DIR"]) / "orl_faces"
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        shutil.copytree(good, folder / "orl_faces")
+        (folder / "evil.py").write_text("class Feature: pass")
+        sys.path.insert(0, name)
+        os.chdir(name)
+        for _ in range(runs):
+            file = folder / "orl_faces/1.0.0" / rng.choice(["features.json", "dataset_info.json"])
+            content = file.read_bytes()
+            changed = json.dumps(falsified(json.loads(content), rng)).encode()
+            file.write_bytes(changed if rng.random() < 0.7 else damaged(content, rng))
+            outcome = "fine"
+            try:
+                jn.data.tfds.load("orl_faces", "train[:2]", data_dir=name)
+            except Exception as error:
+                outcome = "fine" if str(error).startswith("tfds") else f"foreign {error!r}"
+            yield "imported" if "evil" in sys.modules else outcome
+            file.write_bytes(content)
+
+
+def killed(name: str, runs: int, rng: random.Random) -> Outcomes:
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            if name in kills.KINDS:
+                kills.check(name, runs, rng.randrange(10**6), Path(folder))
+            else:
+                scenarios.SCENARIOS[name](Path(folder) / "runs", runs, rng.randrange(10**6))
+            yield from ["fine"] * runs
+        except AssertionError as error:
+            yield f"lost {error!r}"
+
+
+WORKS = {"own loops": own_loop, "fit": in_fit, "save": in_save, "generate": in_generate}
+TRIES: dict[str, Callable[[int, random.Random], Outcomes]] = {
+    **{f"lines of {name}": partial(interrupts, make, False) for name, make in WORKS.items()},
+    **{f"signals in {name}": partial(interrupts, make, True) for name, make in WORKS.items()},
+    **{f"processes: {what}": partial(processes, what) for what in UNEVEN},
+    "false checkpoints": checkpoints,
+    "false datasets": datasets,
+    **{f"kills: {name}": partial(killed, name) for name in [*kills.KINDS, *scenarios.SCENARIOS]},
+    **{f"LAPACK: {name}": partial(lapack, name) for name in [*PROGRAMS, "gabors"]},
+}
+SECONDS = "seconds until all have raised: median, longest"
+QUIET = 300  # seconds without an outcome, on a machine that others use too
+
+
+def attempt(name: str, runs: int, seed: int) -> None:
+    for outcome in TRIES[name](runs, random.Random(seed)):
+        faulthandler.dump_traceback_later(QUIET + 60, exit=True)
+        print(">", outcome.replace("\n", " ")[:400], flush=True)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=int, default=200)
-    parser.add_argument("--at-once", type=int, default=4)
+    parser.add_argument("--at-once", type=int, default=1)
+    parser.add_argument("--only", default="", help="part of the names of the kinds")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--attempt", help="a kind, in this process")
     options = parser.parse_args()
-    spawn = multiprocessing.get_context("spawn")
-    hung = 0
-    for name in [*PROGRAMS, "gabors"]:
-        done, start = spawn.Value("i", 0), time.perf_counter()
-        share = -(-options.runs // options.at_once)
-        workers = [spawn.Process(target=work, args=(name, share, done))
-                   for _ in range(options.at_once)]  # fmt: skip
-        for worker in workers:
-            worker.start()
-        for worker in workers:
-            worker.join()
-        stuck = sum(worker.exitcode != 0 for worker in workers)
-        hung += stuck
-        seconds = time.perf_counter() - start
-        print(f"{name}: {done.value} runs, {stuck} hung, {seconds:.0f} s", flush=True)
-    sys.exit(hung > 0)
+    if options.attempt:
+        attempt(options.attempt, options.runs, options.seed)
+        return
+    print(f"{'per 1,000':32}{'tried':>9}", *(f"{name:>9}" for name in OUTCOMES[1:]), "  ", SECONDS)
+    bad = 0
+    for name in [name for name in TRIES if options.only in name]:
+        each = -(-options.runs // options.at_once)
+        command = [sys.executable, "-m", "tools.stress", "--attempt", name, "--runs", str(each)]
+        running = [
+            subprocess.Popen([*command, "--seed", str(options.seed + i)], stdout=subprocess.PIPE,
+                             text=True, cwd=kills.ROOT)
+            for i in range(options.at_once)
+        ]  # fmt: skip
+        tally: Counter[str] = Counter()
+        seconds: list[float] = []
+        for process in running:
+            for line in process.stdout or ():
+                if not line.startswith("> "):
+                    continue
+                _, outcome, *more = line.split()
+                tally[outcome] += 1
+                seconds += [float(more[0])] if more[1:2] == ["seconds,"] else []
+                if outcome != "fine" and more:
+                    print(line.rstrip(), file=sys.stderr, flush=True)
+            tally["hanging"] += process.wait() != 0
+        tried = max(sum(tally.values()), 1)
+        shares = [f"{1000 * tally[one] / tried:9.3g}" for one in OUTCOMES[1:]]
+        took = f"{np.median(seconds):.1f}, {max(seconds):.1f}" if seconds else ""
+        print(f"{name:32}{tried:9,}", *shares, " ", took, flush=True)
+        bad += sum(tally[one] for one in ("lost", "imported", "hanging"))
+    sys.exit(bad > 0)
 
 
 if __name__ == "__main__":
