@@ -13,7 +13,7 @@ from jax.sharding import PartitionSpec as P
 
 from jaxnet.distributed.rules import put_silently
 from jaxnet.services.checks import at_least
-from jaxnet.services.peers import WAITS, agree, heard, shapes, told
+from jaxnet.services.peers import WAITS, agree, events, heard, shapes, told
 from jaxnet.services.trees import PyTree
 
 
@@ -113,6 +113,7 @@ class _Ahead:
         (batch, state), self._next = self._next or self._take(None), None
         if state is _END:
             raise self._shared.ended[0]  # again in each call
+        events.append("batch")
         self._state, self._count = state, self._count + 1
         self._sent = self._tell(0)  # is heard at the next call, while the step runs
         return batch
@@ -128,9 +129,9 @@ class _Ahead:
 
     def _heard(self, sent: Any) -> bool:
         try:
-            return heard("feed", self._mesh, sent)
+            return heard(f"feed, batch {self._count + 1}", self._mesh, sent)
         except RuntimeError:
-            if self._next and self._next[1] is _END and _error(self._shared) is not None:
+            if self._next and self._next[1] is _END and _why(self._shared) != "ended":
                 return True  # the loader's own error, which follows, says why
             raise
 
@@ -141,13 +142,11 @@ class _Ahead:
         if self._next is None:
             with suppress(Empty):
                 self._next = self._take(timeout)
-        words, number = WAITS, self._count + 1
+        words = WAITS
         if self._next and self._next[1] is not _END:
-            words = f"takes batch {number}, {shapes(self._next[0])}"
+            words = f"takes {shapes(self._next[0])}"
         elif self._next:
-            error = _error(self._shared)
-            why = "ended" if error is None else f"raised {error!r}"
-            words = f"has no batch {number}, its loader {why}"
+            words = f"has no further batch, its loader {_why(self._shared)}"
         return told(self._mesh, words)
 
     def __del__(self) -> None:
@@ -179,8 +178,9 @@ class _Shared:
         self.ended: list[BaseException] = []
 
 
-def _error(shared: _Shared) -> BaseException | None:
-    return None if isinstance(shared.ended[0], StopIteration) else shared.ended[0]
+def _why(shared: _Shared) -> str:
+    error = shared.ended[0]
+    return "ended" if isinstance(error, StopIteration) else f"raised {error!r}"
 
 
 def _fill(iterator: Any, place: Callable, shared: _Shared) -> None:

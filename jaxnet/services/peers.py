@@ -8,6 +8,8 @@ import atexit
 import functools
 import sys
 import zlib
+from collections import deque
+from faulthandler import dump_traceback_later
 from typing import Any
 
 import jax
@@ -20,6 +22,7 @@ from jaxnet.services.trees import PyTree
 WAITS = "waits for its loader"
 LENGTH = 200  # bytes of the words of a process
 _differ: list[Mesh] = []  # meshes whose processes were told that they differ
+events: deque[str] = deque(maxlen=2)  # the last batches of `feed`, and who used batches
 
 
 def shapes(tree: PyTree) -> str:
@@ -29,9 +32,7 @@ def shapes(tree: PyTree) -> str:
       >>> shapes((np.ones((2, 3)), np.arange(2)))
       'float64(2, 3), int64(2,)'
     """
-    return ", ".join(
-        f"{getattr(leaf, 'dtype', '')}{np.shape(leaf)}" for leaf in jax.tree.leaves(tree)
-    )
+    return ", ".join(f"{getattr(a, 'dtype', '')}{np.shape(a)}" for a in jax.tree.leaves(tree))
 
 
 def told(mesh: Mesh, words: str) -> jax.Array | None:
@@ -41,14 +42,11 @@ def told(mesh: Mesh, words: str) -> jax.Array | None:
       >>> told(jax.make_mesh((1,), ("data",)), "evaluates") is None
       True
     """
-    if jax.process_count() == 1 or (sending := _sending(mesh)) is None:
+    if (sending := _sending(mesh)) is None:
         return None
-    where, program, _ = sending
-    said = words.encode()
-    row = said[:LENGTH].ljust(LENGTH) + zlib.crc32(said).to_bytes(4, "big")
-    with jax.set_mesh(where.mesh):  # type: ignore[arg-type]
-        row = np.frombuffer(row, np.uint8)[None]
-        return program(jax.make_array_from_process_local_data(where, row))
+    line, program = sending
+    with jax.set_mesh(line):
+        return program(_row(line, words))
 
 
 def heard(who: str, mesh: Mesh, sent: jax.Array) -> bool:
@@ -58,12 +56,11 @@ def heard(who: str, mesh: Mesh, sent: jax.Array) -> bool:
     if len(known) < 2:
         return len(known) == len(set(rows))
     _differ.append(mesh)
-    groups: dict[bytes, list[str]] = {}
-    for index, row in zip(_sending(mesh)[-1], rows, strict=True):  # type: ignore[index]
-        groups.setdefault(row, []).append(str(index))
+    names = [str(device.process_index) for device in _sending(mesh)[0].devices]  # type: ignore
     each = "; ".join(
-        f"process {', '.join(indices)}: {row[:LENGTH].decode(errors='replace').rstrip()}"
-        for row, indices in groups.items()
+        f"process {', '.join(n for n, r in zip(names, rows, strict=True) if r == row)}"
+        f": {row[:LENGTH].decode(errors='replace').rstrip()}"
+        for row in dict.fromkeys(rows)
     )
     raise RuntimeError(
         f"{who}: the processes differ, so all stop. {each}. Each must do the same steps with "
@@ -82,18 +79,27 @@ def agree(who: str, mesh: Mesh, words: str) -> None:
 
 
 @functools.cache
-def _sending(mesh: Mesh) -> tuple[NamedSharding, Any, list[int]] | None:
+def _sending(mesh: Mesh) -> tuple[Mesh, Any] | None:
     each = {device.process_index: device for device in mesh.devices.flat}
     if len(each) == 1:
         return None
-    indices = sorted(each)
-    line = Mesh(np.array([each[index] for index in indices]), ("process",))
+    line = Mesh(np.array([each[index] for index in sorted(each)]), ("process",))
     atexit.register(_leave, mesh)
-    program = jax.jit(lambda rows: rows, out_shardings=NamedSharding(line, P()))
-    return NamedSharding(line, P("process")), program, indices
+    return line, jax.jit(lambda rows: rows, out_shardings=NamedSharding(line, P()))
+
+
+@functools.lru_cache(64)  # a step like the last one sends the same array
+def _row(line: Mesh, words: str) -> jax.Array:
+    said = words.encode()
+    row = said[:LENGTH].ljust(LENGTH) + zlib.crc32(said).to_bytes(4, "big")
+    row = np.frombuffer(row, np.uint8)[None]
+    return jax.make_array_from_process_local_data(NamedSharding(line, P("process")), row)
 
 
 def _leave(mesh: Mesh) -> None:
     error = getattr(sys, "last_value", None)
+    # Others that wait within a program hear it only by the end of this process, soon if it raised
+    # or owes them a step. Else they may have other work, for which JAX gives them 300 seconds.
+    dump_traceback_later(10 if error or [*events] == ["step", "batch"] else 300, exit=True, file=2)
     if mesh not in _differ:
         told(mesh, "left" if error is None else f"left by {error!r}")

@@ -168,17 +168,14 @@ def next_of(who: str, iterator: Any, tree: PyTree) -> PyTree:
     """Return the next batch, or END; raise in all processes of a tree's mesh if one has another."""
     if jax.process_count() == 1 or hasattr(iterator, "_sent"):  # `feed` speaks for itself
         return next(iterator, END)
-    words = "has no further batch, its loader ended"
+    none = "has no further batch, its loader"
     try:
         batch = next(iterator, END)
-        if batch is not END:
-            words = f"takes {peers.shapes(batch)}"
     except Exception as error:
-        words = f"has no further batch, its loader raised {error!r}"
         with suppress(RuntimeError):
-            agree_on(who, tree, words)
+            agree_on(who, tree, f"{none} raised {error!r}")
         raise
-    agree_on(who, tree, words)
+    agree_on(who, tree, f"{none} ended" if batch is END else f"takes {peers.shapes(batch)}")
     return batch
 
 
@@ -259,6 +256,7 @@ def check_processes(who: str, train_state: PyTree, data: PyTree) -> None:
     count = jax.process_count()
     if count == 1:
         return
+    peers.events.append(who)
     given = {"train_state": (train_state, ""), "data": (data, ", P('data'), local=True")}
     for what, (tree, options) in given.items():
         for path, leaf in jax.tree_util.tree_leaves_with_path(tree):

@@ -343,10 +343,8 @@ def step_of(
             # One check suffices, since a train_state is on a mesh as a whole; flattening costs
             # microseconds.
             shardings = shardings_of(train_state) if is_named(train_state.step) else None
-            if jax.process_count() > 1:
-                check_processes("step", train_state, batch)
-            given = (0,) if donate else ()
-            run = driver(programs, watcher, ("step", "batch"), pure_step, shardings, given)
+            check_processes("step", train_state, batch)
+            run = driver(programs, watcher, ("step", "batch"), pure_step, shardings, (0,) * donate)
             after, metrics = run(train_state, batch)
         watcher.stepped(after, metrics["loss"], objective)
         return after, metrics

@@ -8,24 +8,43 @@ UNEVEN = """
 last = index == count - 1
 class Uneven:
     def __iter__(self):
-        for i in range(6 if last and what == "has no batch 6" else 5):
+        for i in range(6 if last and what == "has no further batch" else 5):
             if last and what == "the disk is gone" and i == 3:
                 raise OSError(what)
-            rows = (8 if last and what == "takes batch 4" and i == 3 else 16) // count
+            rows = (8 if last and what == "takes float64(8, 16)" and i == 3 else 16) // count
             yield np.ones((rows, 16)), np.zeros(rows, int)
 
-start = jn.distributed.put(trainer.init(jax.random.key(0), (x, y)), mesh)
+now = jn.distributed.put(trainer.init(jax.random.key(0), (x, y)), mesh)
+fed = jn.distributed.feed(Uneven(), mesh, P("data"))
 try:
-    for epoch in jn.fit(trainer, start, jn.distributed.feed(Uneven(), mesh, P("data")), epochs=3):
+    for turn in range(3):
+        if where == "fit":
+            now, = [epoch.train_state for epoch in jn.fit(trainer, now, fed, epochs=1)]
+        elif where == "evaluate":
+            jn.evaluate(objective, now.params, now.state, fed)
+        else:
+            for i, batch in enumerate(fed):
+                if what == "owes a step" and last and i == 3:
+                    sys.exit(3)
+                now, _ = trainer.step(now, batch)
         if what == "left" and last:
             raise OSError(what)
 except (RuntimeError, OSError) as error:
-    assert what in str(error), error
+    assert what in str(error) or what == "owes a step", error
     raise
 """
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("what", ["has no batch 6", "the disk is gone", "takes batch 4", "left"])
-def test_processes_that_differ_all_raise(what, on_processes):
-    on_processes(f"what = {what!r}\n{START}{UNEVEN}", 2, expect=1)
+@pytest.mark.parametrize(("where", "what", "count"), [
+    ("fit", "has no further batch", 2),
+    ("fit", "left", 2),
+    ("evaluate", "the disk is gone", 2),
+    ("evaluate", "takes float64(8, 16)", 4),
+    ("own loop", "the disk is gone", 4),
+    ("own loop", "left", 2),
+    ("own loop", "owes a step", 2),
+])  # fmt: skip
+def test_processes_that_differ_all_raise(where, what, count, on_processes):
+    code = 3 if what == "owes a step" else 1  # each keeps its own
+    on_processes(f"where, what = {where!r}, {what!r}\n{START}{UNEVEN}", count, expect=code)
