@@ -11,7 +11,6 @@ from _signal import getsignal  # those of `signal` make enums, which takes 5 to 
 from _signal import signal as handle
 from collections.abc import Callable
 from threading import get_ident
-from types import FrameType
 from typing import Any
 
 import jax
@@ -41,7 +40,7 @@ def uninterrupted(step: Callable[[Any, PyTree], Any], train_state: Any, batch: P
         _noted.clear()
         signal.raise_signal(signal.SIGINT)
 
-    def note(number: int, frame: FrameType | None) -> None:
+    def note(number, frame):  # annotations would be evaluated at each step
         at = frame
         while at is not None and not (
             # An exception in the last line may have left this handler behind.
