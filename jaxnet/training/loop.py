@@ -203,6 +203,7 @@ class Epochs:
     def __iter__(self) -> Iterator[Epoch]:
         return self
 
+    @explain_reuse()
     def __next__(self) -> Epoch:
         self._epochs = self._epochs or self._run()
         return next(self._epochs)
@@ -228,8 +229,7 @@ class Epochs:
         source, pace, end, every, test = self.source, self.pace, self.end, self.every, self.evaluate
         took = float("inf")  # seconds of the last epoch: a bar for a short one would only flicker
         warned = below = False  # warn once, since values that are not finite usually stay so
-        with explain_reuse():
-            step = int(train_state.step)
+        step = int(train_state.step)
         while not end.reached(position, step) and not pace.stopped:
             start, before = time.perf_counter(), step
             agree_on("fit", train_state, f"fit goes on after step {step}")

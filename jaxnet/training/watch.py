@@ -216,8 +216,8 @@ class explain_reuse(ContextDecorator):
 
     def __exit__(self, _: Any, error: BaseException | None, __: Any) -> None:
         explain_spent(error)
-        if isinstance(error, jax.errors.JaxRuntimeError) and jax.process_count() > 1:
-            error.add_note("perhaps another process ended; see what it printed")  # type: ignore
+        if error and ("Gloo" in str(error) or "NCCL" in str(error)):
+            error.add_note("perhaps another process ended; see what it printed")
         if error is not None and "donate the same buffer twice" in str(error):
             places: dict[int, list[str]] = {}
             for path, leaf in flat(self.train_state, None):

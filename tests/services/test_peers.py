@@ -29,8 +29,9 @@ try:
                 now, _ = trainer.step(now, batch)
         if what == "left" and last:
             raise OSError(what)
-except (RuntimeError, OSError) as error:
-    assert what in str(error) or what == "owes a step", error
+except (RuntimeError, OSError, ValueError) as error:
+    said = f"{error} {getattr(error, '__notes__', '')}"
+    assert (what if what != "owes a step" else "another process ended") in said, said
     raise
 """
 
@@ -43,8 +44,7 @@ except (RuntimeError, OSError) as error:
     ("evaluate", "takes float64(8, 16)", 4),
     ("own loop", "the disk is gone", 4),
     ("own loop", "left", 2),
-    ("own loop", "owes a step", 2),
+    ("own loop", "owes a step", 4),  # with one device each, in whose programs Python waits
 ])  # fmt: skip
 def test_processes_that_differ_all_raise(where, what, count, on_processes):
-    code = 3 if what == "owes a step" else 1  # each keeps its own
-    on_processes(f"where, what = {where!r}, {what!r}\n{START}{UNEVEN}", count, expect=code)
+    on_processes(f"where, what = {where!r}, {what!r}\n{START}{UNEVEN}", count, expect=1)
