@@ -11,6 +11,7 @@ that call LAPACK, of which several at once stood still once (`jaxnet/ops/linalg.
     named     the work is gone, and the error says so and what to write instead
     lost      the work is gone
     foreign   an error that is not ours
+    deaf      the signal was lost, as Python loses those that come in a destructor
     imported  what was read made Python import a module
     hanging   no outcome in time: the stacks are printed, and the rest is not tried
 """
@@ -18,7 +19,6 @@ that call LAPACK, of which several at once stood still once (`jaxnet/ops/linalg.
 import argparse
 import atexit
 import faulthandler
-import itertools
 import json
 import os
 import random
@@ -53,7 +53,7 @@ from tools import kills, scenarios
 
 Program = tuple[Callable, tuple[Any, ...]]
 Outcomes = Iterator[str]
-OUTCOMES = "fine", "named", "lost", "foreign", "imported", "hanging"
+OUTCOMES = "fine", "named", "lost", "foreign", "deaf", "imported", "hanging"
 
 
 # Programs that call LAPACK or FFT.
@@ -120,6 +120,7 @@ class Work(NamedTuple):
     files: tuple[str, ...]
 
 
+DEAF = 10  # seconds after which a signal counts as lost
 DATA = np.ones((8, 3), np.float32), np.zeros((8, 2), np.float32)
 LOOP = "trainer.py", "interrupts.py", "watch.py", "trees.py"
 
@@ -193,14 +194,18 @@ def in_generate(folder: Path) -> Work:
     return Work(run, check, ("generate.py", "stream.py", "trees.py", "memory.py"))
 
 
-def signalled(call: Callable, seconds: float) -> None:
+def signalled(call: Callable, seconds: float) -> bool:
+    """Whether a signal that comes after some seconds ends calls that follow each other."""
     timer = threading.Timer(seconds, os.kill, (os.getpid(), signal.SIGINT))
+    end = time.monotonic() + DEAF
     try:
         timer.start()
-        for _ in itertools.count():
+        while time.monotonic() < end:
             call()
+        return False
     except KeyboardInterrupt:
         timer.join()
+        return True
 
 
 def interrupts(make: Callable, signals: bool, runs: int, rng: random.Random) -> Outcomes:
@@ -212,7 +217,7 @@ def interrupts(make: Callable, signals: bool, runs: int, rng: random.Random) -> 
             outcome = "fine"
             try:
                 if signals:
-                    signalled(work.run, rng.uniform(0, 0.05))
+                    outcome = "fine" if signalled(work.run, rng.uniform(0, 0.05)) else "deaf"
                 else:
                     hit = interrupted(work.run, work.files, at)
                     at = at + stride if hit else rng.randrange(stride)
@@ -453,7 +458,8 @@ QUIET = 300  # seconds without an outcome, on a machine that others use too
 
 def attempt(name: str, runs: int, seed: int) -> None:
     for outcome in TRIES[name](runs, random.Random(seed)):
-        faulthandler.dump_traceback_later(QUIET + 60, exit=True)
+        if "processes" not in name:  # they are watched, and a fork would copy the watcher's locks
+            faulthandler.dump_traceback_later(QUIET, exit=True)
         print(">", outcome.replace("\n", " ")[:400], flush=True)
 
 
