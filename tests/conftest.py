@@ -30,6 +30,11 @@ def x64():
 
 
 @pytest.fixture
+def torch():
+    return pytest.importorskip("torch", reason="compares with PyTorch")
+
+
+@pytest.fixture
 def names_are_those_of_this_program():
     """JAX's cache of programs on disk leaves names out of its keys by default."""
     option = "jax_compilation_cache_include_metadata_in_key"

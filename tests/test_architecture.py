@@ -99,15 +99,9 @@ def test_import_brings_no_heavy_module():
     assert run.returncode == 0, run.stderr
     loaded = set(ast.literal_eval(run.stdout.strip()))
     heavy = {
-        "jax.extend",
-        "matplotlib",
-        "sklearn",
-        "flax",
-        "tensorflow_datasets",
-        "torch",
-        "scipy",
+        "jax.extend", "matplotlib", "sklearn", "flax", "tensorflow_datasets", "torch", "scipy",
         "PIL",
-    }
+    }  # fmt: skip
     lazy = {f"jaxnet.{name}" for name in jaxnet._LATER}
     assert "jaxnet" in loaded
     assert not (heavy | lazy) & loaded

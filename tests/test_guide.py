@@ -35,22 +35,13 @@ NEEDS = {  # not imported by the code itself
 DATA = {"Look at prepared data": ("bccd", "camvid", "free_spoken_digits")}  # prepared datasets
 # The other sections are slow: most compile a net and its training.
 FAST = {
-    "From a convolution to C",
-    "Share weights",
-    "Print a summary of a model",
-    "Choose the initial weights",
-    "Train with an update that is not a gradient",
-    "Set a learning-rate schedule",
-    "Find a learning rate",
-    "Clip gradients",
-    "Decay weights",
-    "Sample rare classes more often",
-    "Reproduce a run",
-    "Predict the efficiency on up to 1,000 devices",
-    "Train in several processes",
-    "Load data with grain",
-    "Measure where the time goes",
-}
+    "From a convolution to C", "Share weights", "Print a summary of a model",
+    "Choose the initial weights", "Train with an update that is not a gradient",
+    "Set a learning-rate schedule", "Find a learning rate", "Clip gradients", "Decay weights",
+    "Sample rare classes more often", "Reproduce a run",
+    "Predict the efficiency on up to 1,000 devices", "Train in several processes",
+    "Load data with grain", "Measure where the time goes",
+}  # fmt: skip
 LONG = {
     *(heading for heading in sections(GUIDE / "programs.md") if heading),
     "own_images",

@@ -97,8 +97,7 @@ def test_dirac_passes_inputs_on_and_draws_the_rest():
 
 
 @pytest.mark.parametrize("shape", [(3, 2, 4), (2, 3, 4, 4), (3, 5, 4, 6, 2)])
-def test_dirac_is_that_of_torch(shape):
-    torch = pytest.importorskip("torch", reason="is compared with")
+def test_dirac_is_that_of_torch(shape, torch):
     axes = [len(shape) - 1, len(shape) - 2, *range(len(shape) - 2)]  # features, inputs, *window
     theirs = torch.nn.init.dirac_(torch.empty([shape[a] for a in axes])).numpy()
     np.testing.assert_array_equal(np.transpose(ours.dirac()(KEY, shape), axes), theirs)

@@ -436,8 +436,7 @@ def test_large_nets_have_equal_losses(name, workload):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", layers.CASES)
-def test_a_layer_and_its_twin_in_pytorch_have_outputs_of_one_shape(name):
-    torch = pytest.importorskip("torch", reason="compares with PyTorch")
+def test_a_layer_and_its_twin_in_pytorch_have_outputs_of_one_shape(name, torch):
     case = layers.CASES[name]
     net, x = case.jaxnet(jn), jn.spec(case.shape, layers.data(case).dtype)
     params, state = jax.eval_shape(net.init, jax.random.key(0), x)

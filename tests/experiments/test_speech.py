@@ -50,14 +50,10 @@ class TestChains:
     def test_strings_with_silence_without_and_with_a_digit_twice(self):
         """Alike alone and among longer ones; the last two tell that a 5 ends after its states."""
         strings = {
-            (99, 6, 7, 7, 99, 99, 4, 5): [3, 2],
-            (6, 7, 6, 6, 7, 0, 1, 99): [3, 3, 0],
-            (8, 9, 8, 9): [4, 4],
-            (0, 1, *[99] * 20): [0],
-            (99, 99): [],
-            (6, 7, 7, 10): [3, 4],
+            (99, 6, 7, 7, 99, 99, 4, 5): [3, 2], (6, 7, 6, 6, 7, 0, 1, 99): [3, 3, 0],
+            (8, 9, 8, 9): [4, 4], (0, 1, *[99] * 20): [0], (99, 99): [], (6, 7, 7, 10): [3, 4],
             (6, 7, 7, 10, 11): [3, 5],
-        }
+        }  # fmt: skip
         given = [spoken(*values) for values in strings]
         assert recognizer(ten_digits()).string(given) == list(strings.values())
         alone = [recognizer(ten_digits()).string([one])[0] for one in (given[0], given[3])]

@@ -30,13 +30,10 @@ def test_values():
     a = X @ params["first"]["kernel"]
     w = params["block"]["twice"]["kernel"]
     expected = {
-        "first": a,
-        "block/twice": a @ w,
-        "block/twice#2": a @ w @ w,
-        "block/tanh": np.tanh(a @ w @ w),
-        "block": np.tanh(a @ w @ w),
+        "first": a, "block/twice": a @ w, "block/twice#2": a @ w @ w,
+        "block/tanh": np.tanh(a @ w @ w), "block": np.tanh(a @ w @ w),
         "batch_norm": np.tanh(a @ w @ w) / np.sqrt(1 + 1e-5),
-    }
+    }  # fmt: skip
     assert list(found) == list(expected)  # in the order in which they end
     for name, value in expected.items():
         np.testing.assert_allclose(found[name], value, 1e-5, 1e-6)

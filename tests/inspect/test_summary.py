@@ -66,19 +66,9 @@ def test_html_holds_the_same_rows():
 
 
 @pytest.mark.fast_cases(
-    "adaline",
-    "batch_norm-plain",
-    "conv_transpose",
-    "embedding",
-    "gru-states",
-    "learned_positions",
-    "lp_pool",
-    "max_pool-overlap",
-    "parallel",
-    "rbf",
-    "resize-repeated",
-    "stack_rnn",
-)
+    "adaline", "batch_norm-plain", "conv_transpose", "embedding", "gru-states", "learned_positions",
+    "lp_pool", "max_pool-overlap", "parallel", "rbf", "resize-repeated", "stack_rnn",
+)  # fmt: skip
 @pytest.mark.parametrize("row", cases())
 def test_totals_are_those_of_the_trees(row: Row):
     layer = row.make()

@@ -230,8 +230,7 @@ def vit_table(width, heads):
     return table
 
 
-def test_vit(tmp_path):
-    torch = pytest.importorskip("torch", reason="compares with PyTorch")
+def test_vit(tmp_path, torch):
     library = transformers()
     patch, width, heads, layers, mlp, classes = 4, 12, 3, 2, 20, 5
     config = library.ViTConfig(

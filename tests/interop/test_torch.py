@@ -81,8 +81,7 @@ def test_there_and_back(tmp_path):
 
 
 @pytest.mark.slow
-def test_the_same_input_gives_the_same_output():
-    torch = pytest.importorskip("torch", reason="compares with PyTorch")  # torch 2.13.0
+def test_the_same_input_gives_the_same_output(torch):
     theirs = module(torch)
     theirs.load_state_dict({n: torch.tensor(a) for n, a in weights().items()})
     x = np.random.default_rng(1).normal(size=X.shape).astype(np.float32)
@@ -170,8 +169,7 @@ def test_weights_of_a_file(tmp_path):
         dense(weights=tmp_path / "a.pt")
 
 
-def test_half_precision_of_pytorch():
-    torch = pytest.importorskip("torch", reason="compares with PyTorch")  # torch 2.13.0
+def test_half_precision_of_pytorch(torch):
     for dtype in (torch.bfloat16, torch.float16, torch.float64, torch.float8_e4m3fn):
         module = torch.nn.Linear(3, 4).to(dtype)
         params, _ = dense(weights=module.state_dict())

@@ -25,8 +25,7 @@ def test_arrays_of_all_libraries(tmp_path):
     assert all(isinstance(a, np.ndarray) for a in found.values())
 
 
-def test_tensors():
-    torch = pytest.importorskip("torch", reason="compares with PyTorch")  # torch 2.13.0
+def test_tensors(torch):
     half = torch.nn.Linear(3, 4).to(torch.bfloat16)
     tied = torch.nn.Sequential(half, half).state_dict()
     found = read_weights("here", tied)
@@ -92,8 +91,7 @@ def test_a_buffer_that_is_refilled_is_copied():
 
 
 @pytest.mark.parametrize("form", ["meta", "sparse", "uninitialized"])
-def test_a_tensor_without_values_is_named(form):
-    torch = pytest.importorskip("torch", reason="is about its tensors")
+def test_a_tensor_without_values_is_named(form, torch):
     tensor = {
         "meta": lambda: torch.ones(4, 3, device="meta"),
         "sparse": lambda: torch.eye(3).to_sparse(),

@@ -15,9 +15,8 @@ from tests.helpers import draw, refuses
 IDS = jnp.array([[1, 5, 0], [10, 5, 2]])
 
 
-def test_padding_idx_equals_torch(x64):
+def test_padding_idx_equals_torch(x64, torch):
     """The vector of the padding is drawn as zeros and has no gradient, whatever it is later."""
-    torch = pytest.importorskip("torch", reason="values are compared with PyTorch's")
     table, c = draw(11, 4), draw(2, 3, 4, seed=1)
     given = torch.tensor(table, requires_grad=True)
     out = torch.nn.functional.embedding(torch.tensor(IDS.tolist()), given, padding_idx=0)

@@ -152,9 +152,8 @@ def test_pytorchs_defaults_that_docstrings_name():
     assert (nn.LocalResponseNorm(2).k, nn.RMSNorm(2).eps, norms[3].momentum) == (1, None, 0.1)
 
 
-def test_frozen_statistics_are_those_of_pytorch_in_eval(x64):
+def test_frozen_statistics_are_those_of_pytorch_in_eval(x64, torch):
     """`use_running_average` trains scale and bias on fixed statistics, as bn.eval() does."""
-    torch = pytest.importorskip("torch", reason="values are compared with PyTorch's")
     rng = np.random.default_rng(0)
     x, c = rng.normal(size=(4, 5, 3)), rng.normal(size=(4, 5, 3))
     layer = jn.batch_norm(use_running_average=True)

@@ -106,8 +106,7 @@ def test_narrow_floats_are_summed_in_float32():
 @pytest.mark.parametrize(
     "window, strides, padding", [(2, 2, 0), (3, 2, 1)], ids=["tiled", "overlap"]
 )
-def test_pools_are_those_of_pytorch(x64, axes, kind, window, strides, padding):
-    torch = pytest.importorskip("torch", reason="parity with torch 2.13.0")
+def test_pools_are_those_of_pytorch(x64, axes, kind, window, strides, padding, torch):
     if kind == "l2" and (padding or axes == 3):
         pytest.skip("lp_pool has no padding")
     rng = np.random.default_rng(0)
@@ -159,8 +158,7 @@ def test_roots_of_squares_in_the_range_of_the_docstring(layer, size):
     np.testing.assert_allclose(large, size * small, 1e-4, 2e-19)
 
 
-def test_odd_powers_keep_their_sign_in_pytorch_alone():
-    torch = pytest.importorskip("torch", reason="PyTorch is the reference")
+def test_odd_powers_keep_their_sign_in_pytorch_alone(torch):
     x = torch.tensor([[[1, 2, -1, 3, 1, -3.0]]])
     for p, wanted in ((1.0, [3, 2, -2]), (3.0, [9 ** (1 / 3), 26 ** (1 / 3), np.nan])):
         np.testing.assert_allclose(torch.nn.functional.lp_pool1d(x, p, 2)[0, 0], wanted, 1e-6)

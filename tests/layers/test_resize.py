@@ -17,9 +17,8 @@ RESIZED = [
 
 
 @pytest.mark.parametrize(("method", "options"), RESIZED)
-def test_resize_is_that_of_pytorch(x64, method, options):
+def test_resize_is_that_of_pytorch(x64, method, options, torch):
     """To larger and smaller sizes, by factors too: values and gradients."""
-    torch = pytest.importorskip("torch", reason="parity with torch 2.13.0")
     rng = np.random.default_rng(3)
     data = rng.normal(size=(2, 3, 7, 5))
     mode = {"mode": method} | options

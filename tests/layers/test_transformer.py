@@ -8,7 +8,7 @@ import pytest
 import jaxnet as jn
 from jaxnet.services.trees import flat
 from tests.helpers import draw
-from tests.layers.test_attention import random_params, run
+from tests.layers.test_attention import alibi, random_params, run
 
 
 def in_steps(block, params, x, memory):
@@ -24,17 +24,21 @@ def in_steps(block, params, x, memory):
 
 @pytest.mark.slow
 def test_post_norm_with_a_memory_by_its_parts(x64):
-    """With norm_at="sum" each sum is normalized, in a decoder too, and step by step."""
+    """With norm_at="sum" each sum is normalized, in a decoder too, and step by step.
+
+    The bias by positions is that of the self-attention alone.
+    """
     x, memory = jnp.asarray(draw(2, 5, 6)), jnp.asarray(draw(2, 4, 3, seed=1))
     options = {"cross": True, "norm_at": "sum"}
-    block = jn.transformer_block(2, 9, causal=True, **options)
+    block = jn.transformer_block(2, 9, causal=True, bias=alibi, **options)
     p = random_params(block, (x, memory))
     y, _ = run(block, p, (x, memory))
 
     def part(layer, name, given):
         return run(layer, p[name], given)
 
-    norm, attention = jn.layer_norm(), jn.multi_head_attention(2, causal=True)
+    norm = jn.layer_norm()
+    attention = jn.multi_head_attention(2, causal=True, bias=alibi)
     h = part(norm, "attention_norm", x + part(attention, "attention", x))
     cross = part(jn.multi_head_attention(2), "cross_attention", (h, memory))
     h = part(norm, "cross_norm", h + cross)

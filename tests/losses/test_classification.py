@@ -26,8 +26,7 @@ def test_focal_is_finite_where_one_minus_p_rounds_to_zero():
 WEIGHTS = np.array([0.5, 1.0, 3.0, 7.0])
 
 
-def test_pytorch_divides_weighted_probabilities_by_examples():
-    torch = pytest.importorskip("torch", reason="PyTorch is the reference")
+def test_pytorch_divides_weighted_probabilities_by_examples(torch):
     p = RNG.dirichlet([1.0, 2, 3, 4], size=5)
     theirs = torch.nn.functional.cross_entropy(*map(torch.tensor, (LOGITS, p, WEIGHTS)))
     totals, weights = losses.weighted(class_weights=WEIGHTS)(LOGITS, p)

@@ -301,13 +301,9 @@ def narrow(name, dtype):
 
 
 @pytest.mark.fast_cases(
-    "cross_entropy-bfloat16",
-    "dice-bfloat16",
-    "focal-bfloat16",
-    "half_squared_error-bfloat16",
-    "perceptron-bfloat16",
-    "sigmoid_cross_entropy-bfloat16",
-)
+    "cross_entropy-bfloat16", "dice-bfloat16", "focal-bfloat16", "half_squared_error-bfloat16",
+    "perceptron-bfloat16", "sigmoid_cross_entropy-bfloat16",
+)  # fmt: skip
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, np.float16], ids=["bfloat16", "float16"])
 @pytest.mark.parametrize("name", ALL)
 def test_sums_are_made_in_float32(name, dtype):

@@ -88,8 +88,7 @@ def test_messages(blank, outputs, targets):
 
 
 @pytest.mark.slow
-def test_ctc_matches_pytorch():
-    torch = pytest.importorskip("torch", reason="PyTorch is the reference")  # torch 2.13.0
+def test_ctc_matches_pytorch(torch):
     z = RNG.normal(size=(3, 7, 5))
     labels = np.array([[1, 2, 2], [4, 0, 0], [3, 1, 4]])
     lengths, n = np.array([7, 4, 6]), np.array([3, 1, 3])

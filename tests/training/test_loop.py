@@ -79,9 +79,8 @@ def test_stream_equals_resident():
 
 
 @pytest.mark.slow
-def test_a_loader_of_pytorch_gives_batches():
+def test_a_loader_of_pytorch_gives_batches(torch):
     """Its tensors were handed to np.isfinite as they are, which warns."""
-    torch = pytest.importorskip("torch", reason="its loader is handed over")
     x, y = data(20)
     trainer, train_state = build()
     examples = torch.utils.data.TensorDataset(torch.tensor(x), torch.tensor(y))

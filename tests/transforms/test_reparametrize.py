@@ -41,8 +41,7 @@ def test_weight_norm_of_zero_is_zero_and_finite():
 
 
 @pytest.mark.slow
-def test_spectral_norm_equals_torch_over_steps_in_which_the_kernel_moves(x64):
-    torch = pytest.importorskip("torch", reason="values are compared with PyTorch's")
+def test_spectral_norm_equals_torch_over_steps_in_which_the_kernel_moves(x64, torch):
     kernel, c = draw(5, 3), draw(4, 3, seed=3)
     x = draw(4, 5, seed=2)
     other = torch.nn.Linear(5, 3, bias=False).double()

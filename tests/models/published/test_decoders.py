@@ -155,16 +155,13 @@ NUMBERS = (
 SILU, GELU = {"activation": jax.nn.silu, "use_bias": ()}, {"activation": jax.nn.gelu}
 GEMMA = {"use_bias": (), "norm_at": "both", "embedding_scale": 48.0}
 FORMS = {
-    "llama": SILU,
-    "mistral": SILU,
-    "mixtral": SILU | {"experts": 8, "experts_per_token": 2},
-    "qwen2": SILU | {"use_bias": ("query", "key", "value")},
-    "qwen3": SILU | {"qk_norm": "head"},
+    "llama": SILU, "mistral": SILU, "mixtral": SILU | {"experts": 8, "experts_per_token": 2},
+    "qwen2": SILU | {"use_bias": ("query", "key", "value")}, "qwen3": SILU | {"qk_norm": "head"},
     "gemma2": GELU | GEMMA | {"logit_softcap": 30.0},
     "gemma3_text": GELU | GEMMA | {"logit_softcap": None, "qk_norm": "head"},
     "olmo2": SILU | {"norm_at": "output", "qk_norm": "all"},
     "gpt2": GELU | {"gated": False, "norm": "layer", "use_bias": True},
-}
+}  # fmt: skip
 ELSEWHERE = {"softcap", "scale", "window", "windowed", "rotary", "local_rotary", "max_length"}
 
 
