@@ -512,52 +512,35 @@ REFERENCES = {
             {"kernel": np.array([[1.0], [0.5]]), "bias": np.array([0.2])},
         ),
     ),
-    "data.log_mel": Reference(
-        log_mel,
+    "data.log_mel": Reference(log_mel,
         ([RANDOM.normal(size=900), RANDOM.normal(size=700) * np.linspace(1e-5, 1, 700) ** 3],),
-        {"rate": 4000, "hop": 0.012, "bands": 9},
-    ),
-    "data.mfcc": Reference(
-        mfcc,
-        ([RANDOM.normal(size=900)],),
-        {"rate": 4000, "bands": 9, "coefficients": 5, "deltas": 0, "normalize": False},
-    ),
+        {"rate": 4000, "hop": 0.012, "bands": 9}),
+    "data.mfcc": Reference(mfcc, ([RANDOM.normal(size=900)],),
+        {"rate": 4000, "bands": 9, "coefficients": 5, "deltas": 0, "normalize": False}),
     "data.pad": Reference(pad, ([[5, 6, 7], [8], [9, 4]],), {"length": 4, "value": -1}),
     "losses.cross_entropy": Reference(cross_entropy, (LOGITS, LABELS), {"label_smoothing": 0.2}),
-    "losses.ctc": Reference(
-        ctc, (normal(2, 4, 3), (jnp.array([[2, 2], [0, 1]]), jnp.array([2, 1]))), {"blank": 1}
-    ),
+    "losses.ctc": Reference(ctc,
+        (normal(2, 4, 3), (jnp.array([[2, 2], [0, 1]]), jnp.array([2, 1]))), {"blank": 1}),
     "losses.dice": Reference(dice, (LOGITS, LABELS.at[0, 1].set(-1)), {"smooth": 0.5}),
     "losses.focal": Reference(focal, (LOGITS, LABELS), {"gamma": 1.5}),
     "losses.half_squared_error": Reference(half_squared_error, (normal(3, 2, 2), normal(3, 2, 2))),
-    "losses.ignore_label": Reference(
-        ignore_label,
-        (jn.losses.focal,),
-        {"label": 2, "class_weights": np.array([1.0, 3.0, 2.0])},
-        (LOGITS, LABELS),
-    ),
+    "losses.ignore_label": Reference(ignore_label, (jn.losses.focal,),
+        {"label": 2, "class_weights": np.array([1.0, 3.0, 2.0])}, (LOGITS, LABELS)),
     "losses.kl_sparsity": Reference(kl_sparsity, (UNIT,), {"rho": 0.2}),
     "losses.masked": Reference(masked, (jn.losses.cross_entropy,), {}, (LOGITS, (LABELS, MASK))),
     "losses.perceptron": Reference(perceptron, (normal(9), labels(9))),
-    "losses.sigmoid_cross_entropy": Reference(
-        sigmoid_cross_entropy, (normal(4, 3), UNIT), {"pos_weight": np.array([2.0, 1.0, 0.5])}
-    ),
-    "losses.weighted": Reference(
-        weighted,
-        (partial(jn.losses.cross_entropy, label_smoothing=0.2),),
-        {"class_weights": np.array([1.0, 3.0, 2.0]), "ignore_label": 1},
-        (LOGITS, LABELS),
-    ),
+    "losses.sigmoid_cross_entropy": Reference(sigmoid_cross_entropy, (normal(4, 3), UNIT),
+        {"pos_weight": np.array([2.0, 1.0, 0.5])}),
+    "losses.weighted": Reference(weighted, (partial(jn.losses.cross_entropy, label_smoothing=0.2),),
+        {"class_weights": np.array([1.0, 3.0, 2.0]), "ignore_label": 1}, (LOGITS, LABELS)),
     "penalties.l1": Reference(l1, (0.3,), {}, (KERNELS,)),
     "penalties.l2": Reference(l2, (0.3,), {}, (KERNELS,)),
     "metrics.accuracy": Reference(partial(top_k_accuracy, k=1), (LOGITS, LABELS)),
-    "metrics.binary_accuracy": Reference(
-        binary_accuracy, (normal(4, 3), labels(4, 3, classes=2)), {"threshold": 0.2}
-    ),
+    "metrics.binary_accuracy": Reference(binary_accuracy, (normal(4, 3), labels(4, 3, classes=2)),
+        {"threshold": 0.2}),
     "metrics.bits_per_character": Reference(lambda nats: f64(nats) / np.log(2), (normal(3),)),
-    "metrics.confusion": Reference(
-        confusion, (labels(20, classes=4), labels(20, classes=5) - 1, 4), {"void": 2}
-    ),
+    "metrics.confusion": Reference(confusion, (labels(20, classes=4), labels(20, classes=5) - 1, 4),
+        {"void": 2}),
     "metrics.edit_distance": Reference(edit_distance, ("abcaba", "bacab")),
     "metrics.edit_error_rate": Reference(edit_error_rate, (["abca", "b"], ["bac", "bab"])),
     "metrics.scores": Reference(scores, (COUNTS,)),
@@ -566,20 +549,17 @@ REFERENCES = {
     "detection.iou": Reference(iou, (boxes(2, 5), boxes(2, 4))),
     "detection.to_corners": Reference(to_corners, (boxes(3),)),
     "detection.to_middle": Reference(to_middle, (boxes(3),)),
-    "decoding.ctc_greedy": Reference(
-        ctc_greedy, (normal(3, 6, 3), jnp.array([6, 3, 0])), {"blank": 1}
-    ),
+    "decoding.ctc_greedy": Reference(ctc_greedy, (normal(3, 6, 3), jnp.array([6, 3, 0])),
+        {"blank": 1}),
     "unsupervised.rbm.free_energy": Reference(free_energy, (MACHINE, BITS)),
     "unsupervised.rbm.log_likelihood": Reference(log_likelihood, (MACHINE, BITS)),
     "unsupervised.rbm.log_partition": Reference(log_partition, (MACHINE,)),
     "unsupervised.hmm.first_state": Reference(first_state, (None, (3,))),
     "unsupervised.hmm.forward": Reference(forward, (CHAIN, SCORES, LENGTHS)),
-    "unsupervised.hmm.log_probabilities": Reference(
-        log_probabilities, (jnp.array([[0.5, -1, -1e30], [1, 2, 3]]),)
-    ),
+    "unsupervised.hmm.log_probabilities": Reference(log_probabilities,
+        (jnp.array([[0.5, -1, -1e30], [1, 2, 3]]),)),
     "unsupervised.hmm.posteriors": Reference(posteriors, (CHAIN, SCORES, LENGTHS)),
-    "unsupervised.hmm.scaled_likelihoods": Reference(
-        scaled_likelihoods, (normal(2, 3, 2), jnp.log(jnp.array([0.2, 0.8])))
-    ),  # fmt: skip
+    "unsupervised.hmm.scaled_likelihoods": Reference(scaled_likelihoods,
+        (normal(2, 3, 2), jnp.log(jnp.array([0.2, 0.8])))),
     "unsupervised.hmm.viterbi": Reference(viterbi, (CHAIN, SCORES, LENGTHS)),
-}
+}  # fmt: skip

@@ -343,21 +343,16 @@ def gradient_of(layer, state, train):
 
 # In 16 bits these have another gradient than in float32, for another reason than a sum.
 OTHERWISE = {
-    "bfloat16": {
-        "transformer_block-post": "a norm of 4 features divides by numbers near 0",
+    "bfloat16": {"transformer_block-post": "a norm of 4 features divides by numbers near 0",
         "mapped": "XLA on CPU sums the products of a mapped axis in bfloat16",
         "rnnsearch": "gradients of a softmax cancel",
-        "lenet5_1998": "slopes of saturated units cancel, six times over",
-    },
+        "lenet5_1998": "slopes of saturated units cancel, six times over"},
     "float16": {},
-    "both": {
-        "weight_norm-composed": "batch norm makes gradients 0 before it",
+    "both": {"weight_norm-composed": "batch norm makes gradients 0 before it",
         "transformer_block-both": "a norm of 4 features divides by numbers near 0",
-        "moe": "the choice of an expert flips",
-        "moe-lengths": "the choice of an expert flips",
-        **dict.fromkeys(["lenet5", "cifar_resnet", "unet", "yolo"], "rectified units switch"),
-    },
-}
+        "moe": "the choice of an expert flips", "moe-lengths": "the choice of an expert flips",
+        **dict.fromkeys(["lenet5", "cifar_resnet", "unet", "yolo"], "rectified units switch")},
+}  # fmt: skip
 
 
 @pytest.mark.slow

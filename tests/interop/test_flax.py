@@ -256,13 +256,10 @@ def test_other_collections_are_state():
 ALIKE = [
     pytest.param(lambda: jn.dense(4), lambda: nn.Dense(4), id="dense"),
     pytest.param(lambda: jn.conv(4, 3, strides=2), lambda: nn.Conv(4, (3, 3), 2), id="conv"),
-    pytest.param(
-        lambda: jn.batch_norm(),
-        lambda: nn.BatchNorm(use_running_average=False, momentum=0.9),
-        id="batch_norm",
-    ),
+    pytest.param(lambda: jn.batch_norm(),
+        lambda: nn.BatchNorm(use_running_average=False, momentum=0.9), id="batch_norm"),
     pytest.param(lambda: jn.layer_norm(epsilon=1e-6), lambda: nn.LayerNorm(), id="layer_norm"),
-]
+]  # fmt: skip
 
 
 @pytest.mark.slow

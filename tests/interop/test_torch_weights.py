@@ -366,17 +366,13 @@ def test_layer_norm_leaves_the_order_unknown():
 
 KINDS_IN_A_ROW = {
     "lstm": (lambda: nn.LSTM(4, 4, batch_first=True), lambda name: jn.lstm(4, name=name)),
-    "bidirectional": (
-        lambda: nn.GRU(4, 2, batch_first=True, bidirectional=True),
-        lambda name: jn.bidirectional(jn.gru(2), name=name),
-    ),
+    "bidirectional": (lambda: nn.GRU(4, 2, batch_first=True, bidirectional=True),
+        lambda name: jn.bidirectional(jn.gru(2), name=name)),
     "dense": (lambda: nn.Linear(4, 4), lambda name: jn.dense(4, name=name)),
     "conv": (lambda: nn.Conv1d(4, 4, 3, padding=1), lambda name: jn.conv(4, 3, name=name)),
-    "attention": (
-        lambda: nn.MultiheadAttention(4, 2, batch_first=True),
-        lambda name: jn.multi_head_attention(2, name=name),
-    ),
-}
+    "attention": (lambda: nn.MultiheadAttention(4, 2, batch_first=True),
+        lambda name: jn.multi_head_attention(2, name=name)),
+}  # fmt: skip
 
 
 @pytest.mark.slow
