@@ -67,23 +67,12 @@ LENGTHS = (spec((3, 6, 5)), spec((3,), jnp.int32))  # (x, lengths) of sequences
 
 ROWS = [
     # core
-    Row(
-        "stateless",
-        lambda: jn.stateless(
-            lambda key, x: {"w": jax.random.normal(key, x.shape[1:])},
-            lambda p, x: spread(p["w"], x.shape) * x,
-            "w",
-        ),
-        spec((3, 4)),
-        rows=True,
-    ),
-    Row(
-        "compose",
-        lambda: jn.compose(
-            lambda m, x: m(jn.dense(4), x) * m(jnp.tanh, m(jn.dense(4), x)), name="gate"
-        ),
-        spec((3, 5)),
-    ),
+    Row("stateless",
+        lambda: jn.stateless(lambda key, x: {"w": jax.random.normal(key, x.shape[1:])},
+                             lambda p, x: spread(p["w"], x.shape) * x, "w"), spec((3, 4))),
+    Row("compose",
+        lambda: jn.compose(lambda m, x: m(jn.dense(4), x) * m(jnp.tanh, m(jn.dense(4), x)),
+                           name="gate"), spec((3, 5))),
     Row("serial", lambda: jn.serial(jn.dense(7), jnp.tanh, jn.dense(4)), spec((3, 5))),
     Row("parallel", lambda: jn.parallel(jn.dense(7), jn.dense(4)), spec((3, 5))),
     Row("parallel-tuple", lambda: jn.parallel(jn.dense(7), jnp.tanh), (spec((3, 5)), spec((3, 2)))),

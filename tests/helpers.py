@@ -1,15 +1,21 @@
-"""What tests of many rooms share: laws of files, arrays of random numbers, comparisons of trees."""
+"""What tests of many rooms share: laws of files, refusals, random numbers, comparisons, programs.
+
+Layers are run as one program: operations one by one are compiled for each shape of each.
+"""
 
 import json
+import re
 from collections.abc import Callable, Iterable
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+
+import jaxnet as jn
 
 
 @cache
@@ -86,3 +92,67 @@ def close(a: Any, b: Any, rtol: float = 1e-5, atol: float | None = None) -> None
     """Two trees are equal, up to a relative and an absolute tolerance, by default the same."""
     atol = rtol if atol is None else atol
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol, atol), a, b)
+
+
+def jit_apply(
+    layer: jn.Layer, params: Any, state: Any, x: Any, *, key: Any = None, train: bool = False
+) -> tuple[Any, Any]:
+    """`layer.apply(params, state, x, key=key, train=train)`, compiled once per layer and shape.
+
+    `tests/test_laws.py` shows for each layer that it equals the call outside of `jit`. The results
+    are NumPy arrays, outside of transforms: what a test asks of them compiles nothing.
+    """
+    run = jax.jit(layer.apply, static_argnames="train")
+    return jax.tree.map(on_host, run(params, state, x, key=key, train=train))
+
+
+def on_host(leaf: Any) -> Any:
+    """An array as NumPy's; a tracer or a key as it is."""
+    stays = isinstance(leaf, jax.core.Tracer) or jnp.issubdtype(leaf.dtype, jax.dtypes.extended)
+    return leaf if stays else jax.device_get(leaf)
+
+
+def jit_init(layer: jn.Layer, key: Any, x: Any) -> tuple[Any, Any]:
+    """`layer.init(key, x)` as one program, where more than one layer draws."""
+    return jax.jit(lambda key: layer.init(key, x))(key)
+
+
+def jit_pull(function: Any, x: Any, cotangent: Any) -> tuple[Any, Any]:
+    """(function(x), the cotangent pulled back to x), as one program."""
+
+    @jax.jit
+    def both(x, cotangent):
+        y, pull = jax.vjp(function, x)
+        return y, pull(cotangent)[0]
+
+    return jax.tree.map(on_host, both(x, cotangent))
+
+
+class Loop(NamedTuple):
+    """The body of a loop of a compiled program, with all it calls.
+
+    Fields:
+      products: Number of matrix products.
+      loops: Number of loops inside it.
+      text: The lines with the products.
+    """
+
+    products: int
+    loops: int
+    text: str
+
+
+def loops(program: str) -> list[Loop]:
+    """The loops in the text of a compiled program."""
+    parts = dict(re.findall(r"^(?:ENTRY )?%?([\w.\-]+) [^\n]*\{\n(.*?)^\}", program, re.M | re.S))
+    names = r"(?:calls|body|condition|to_apply)=%?([\w.\-]+)"
+
+    def lines(name):
+        own = parts.get(name, "").splitlines()
+        return own + [line for inner in re.findall(names, "\n".join(own)) for line in lines(inner)]
+
+    found = [lines(name) for name in re.findall(r"body=%?([\w.\-]+)", program)]
+    products = [[line for line in body if " dot(" in line] for body in found]
+    inner = [sum(" while(" in line for line in body) for body in found]
+    rows = zip(products, inner, strict=True)
+    return [Loop(len(dots), number, "\n".join(dots)) for dots, number in rows]

@@ -16,7 +16,7 @@ import optax
 
 import jaxnet as jn
 from experiments.tied_autoencoder import tied_autoencoder
-from tests.compiled import jit_apply
+from tests.helpers import jit_apply
 from tests.oracles import (
     BITS,
     CHAIN,

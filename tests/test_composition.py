@@ -10,7 +10,7 @@ import pytest
 import jaxnet as jn
 from jaxnet.nets import check_net
 from jaxnet.tools import at_least, read_sequence
-from tests.compiled import jit_apply
+from tests.helpers import jit_apply
 
 KEY = jax.random.key(0)
 

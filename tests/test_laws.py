@@ -19,8 +19,7 @@ from jaxnet.layers import norm
 from jaxnet.profile.program import layer_of
 from jaxnet.services.jax_versions import enable_x64
 from tests.catalogue import LARGE, ONE_PER_KIND, ROWS, Row, fill
-from tests.compiled import jit_init
-from tests.helpers import close
+from tests.helpers import close, jit_init
 from tests.layer_values import VALUES
 from tools.mutation import mutated
 

@@ -10,8 +10,7 @@ import pytest
 import jaxnet as jn
 from jaxnet.initializers import zeros
 from jaxnet.services.trees import memo_of
-from tests.compiled import jit_apply, jit_init
-from tests.helpers import refused
+from tests.helpers import jit_apply, jit_init, refused
 
 KEY = jax.random.key(0)
 

@@ -12,7 +12,7 @@ import pytest
 import jaxnet as jn
 from jaxnet.decoding import beam_search, filter_logits, generate, iterate
 from jaxnet.services.trees import memo_of
-from tests.compiled import jit_init
+from tests.helpers import jit_init
 
 KEYS_MAY_REPEAT = True  # equal draws are compared
 KEY = jax.random.key(0)

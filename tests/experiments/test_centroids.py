@@ -8,7 +8,7 @@ pytest.importorskip("sklearn", reason="needs the extra jaxnet-toolkit[data]")
 import jaxnet as jn
 from experiments.centroids import fit_rbf_centers, triangle
 from jaxnet.unsupervised.kmeans import random_vectors
-from tests.compiled import jit_apply
+from tests.helpers import jit_apply
 
 KEYS_MAY_REPEAT = True  # a fit is compared with the vectors that it drew
 DRAW = np.random.default_rng(0)

@@ -11,8 +11,8 @@ import pytest
 import jaxnet as jn
 from experiments import cifar10_record as record
 from jaxnet.data import tfds
-from tests.compiled import jit_apply
 from tests.experiments.synthetic import load
+from tests.helpers import jit_apply
 
 WIDTHS, BATCH, STEPS, WHITEN_STEPS = (6, 8, 10), 16, 20, 12
 

@@ -12,8 +12,7 @@ from experiments.random_projections import (
     projection_features,
     random_projection,
 )
-from tests.compiled import jit_apply
-from tests.helpers import refuses
+from tests.helpers import jit_apply, refuses
 
 
 def planted(seed, problems=4, unknowns=256, nonzero=20, measurements=100):

@@ -13,7 +13,7 @@ pytest.importorskip("sacrebleu", reason="needs the extra jaxnet-toolkit[text]")
 import jaxnet as jn
 from experiments import translate
 from experiments.translate import Config, Texts, translation_transformer
-from tests import compiled
+from tests import helpers
 from tests import layer_values as values
 from tests.models.test_rnnsearch import GIVEN, LENGTHS, SOURCE, TARGET, in_chunks, searches
 
@@ -148,7 +148,7 @@ def test_beams_have_the_values_of_single_steps_by_hand():
     ]
     np.testing.assert_allclose(scores, wanted, rtol=1e-5)
     # Two blocks, and the logits. The keys and values of the memory are computed before the loop.
-    *others, search = sorted(compiled.loops(program))  # the others write the caches
+    *others, search = sorted(helpers.loops(program))  # the others write the caches
     assert not any(loop.products for loop in others)
     assert search.products == 2 * 8 + 1 and "/encoder/" not in search.text
 

@@ -13,7 +13,7 @@ import pytest
 import jaxnet as jn
 from jaxnet.inspect import flops, memory
 from jaxnet.ops.native import instructions
-from tests.compiled import jit_apply
+from tests.helpers import jit_apply
 
 spec = jn.spec
 

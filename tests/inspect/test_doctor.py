@@ -13,7 +13,7 @@ import pytest
 import jaxnet as jn
 from jaxnet.inspect import doctor
 from jaxnet.inspect.doctor import _compilations, _entries, _moves, _stale
-from tests.compiled import jit_apply
+from tests.helpers import jit_apply
 
 RNG = np.random.default_rng(0)
 BATCH = jnp.asarray(RNG.normal(size=(16, 5)), jnp.float32), jnp.asarray(RNG.integers(0, 3, 16))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import jaxnet as jn
-from tests.compiled import jit_init
+from tests.helpers import jit_init
 
 KEY = jax.random.key(0)
 X = jnp.asarray(np.random.default_rng(0).normal(size=(2, 5, 4)), jnp.float32)

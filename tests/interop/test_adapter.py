@@ -10,8 +10,7 @@ from safetensors.numpy import load_file, save_file
 
 import jaxnet as jn
 from jaxnet.interop import load_adapter, save_adapter
-from tests.compiled import jit_apply, jit_init
-from tests.helpers import close
+from tests.helpers import close, jit_apply, jit_init
 
 KEY = jax.random.key(0)
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"

@@ -16,8 +16,7 @@ import pytest
 import jaxnet as jn
 from jaxnet.interop.export import export, load_exported
 from tests.catalogue import ROWS, cases, fill
-from tests.compiled import jit_apply
-from tests.helpers import close, drawn, refuses
+from tests.helpers import close, drawn, jit_apply, refuses
 
 pytest.importorskip("flatbuffers", reason="jax.export writes its files with it")
 

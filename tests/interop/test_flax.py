@@ -10,8 +10,7 @@ import pytest
 import jaxnet as jn
 from tests import test_laws as test_laws_file
 from tests.catalogue import Row
-from tests.compiled import jit_apply
-from tests.helpers import refuses
+from tests.helpers import jit_apply, refuses
 
 flax = pytest.importorskip("flax", reason="Flax is what is converted from and to")
 

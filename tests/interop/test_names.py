@@ -11,8 +11,7 @@ from safetensors.numpy import save_file
 import jaxnet as jn
 from experiments.torchvision_logits import torchvision
 from jaxnet.interop import by_names, part, shaped, transposed
-from tests.compiled import jit_apply
-from tests.helpers import refuses
+from tests.helpers import jit_apply, refuses
 
 ROW = jn.spec((2, 3))
 DENSE = {"kernel": ("fc.weight", transposed), "bias": "fc.bias"}

@@ -10,8 +10,7 @@ from safetensors.numpy import save_file
 
 import jaxnet as jn
 from jaxnet.interop.torch import first_difference, from_torch, to_torch
-from tests.compiled import jit_apply
-from tests.helpers import refuses
+from tests.helpers import jit_apply, refuses
 
 
 def small_net(padding=1, groups=2):

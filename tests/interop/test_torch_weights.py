@@ -10,8 +10,7 @@ import pytest
 import jaxnet as jn
 from jaxnet.interop.torch import first_difference, from_torch, to_torch
 from jaxnet.interop.torch_weights import ENTRIES, KINDS
-from tests.compiled import jit_apply
-from tests.helpers import refuses
+from tests.helpers import jit_apply, refuses
 
 torch = pytest.importorskip("torch", reason="compares with PyTorch")  # torch 2.13.0
 nn = torch.nn

@@ -12,8 +12,7 @@ from jaxnet.core import as_layer
 from jaxnet.layers import attention
 from jaxnet.ops import blockwise
 from jaxnet.ops.attention import fused_attention
-from tests.compiled import jit_apply, jit_init
-from tests.helpers import close, draw, refuses
+from tests.helpers import close, draw, jit_apply, jit_init, refuses
 
 
 def random_params(layer, x, seed=5):

@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 
 import jaxnet as jn
-from tests.compiled import jit_apply, jit_pull
-from tests.helpers import refused
+from tests.helpers import jit_apply, jit_pull, refused
 
 # Values of the lectures.
 

@@ -9,8 +9,7 @@ import optax
 import pytest
 
 import jaxnet as jn
-from tests.compiled import jit_apply
-from tests.helpers import draw, refuses
+from tests.helpers import draw, jit_apply, refuses
 
 IDS = jnp.array([[1, 5, 0], [10, 5, 2]])
 

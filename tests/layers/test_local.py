@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 import jaxnet as jn
-from tests.compiled import jit_apply
-from tests.helpers import refused
+from tests.helpers import jit_apply, refused
 
 
 @pytest.mark.slow

@@ -7,8 +7,7 @@ import optax
 import pytest
 
 import jaxnet as jn
-from tests.compiled import jit_apply
-from tests.helpers import close, refuses
+from tests.helpers import close, jit_apply, refuses
 
 KEY = jax.random.key(0)
 

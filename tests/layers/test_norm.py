@@ -9,8 +9,7 @@ import optax
 import pytest
 
 import jaxnet as jn
-from tests.compiled import jit_apply
-from tests.helpers import refuses
+from tests.helpers import jit_apply, refuses
 
 
 def draw(*shape, seed=0):

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 import jaxnet as jn
-from tests.compiled import jit_apply, jit_pull
-from tests.helpers import close, refused
+from tests.helpers import close, jit_apply, jit_pull, refused
 
 LECTURE = jnp.array([[0.0, 1, 2, 4], [5, 6, 6, 8], [3, 2, 1, 0], [1, 2, 3, 4]])
 

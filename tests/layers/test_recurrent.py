@@ -12,8 +12,7 @@ import jaxnet as jn
 from jaxnet import initializers
 from jaxnet.layers.lstm import forget_bias
 from jaxnet.layers.recurrent import orthogonal_blocks
-from tests.compiled import jit_apply
-from tests.helpers import refused, refuses
+from tests.helpers import jit_apply, refused, refuses
 
 KINDS = {
     "rnn": (jn.rnn, jn.layers.rnn_cell),

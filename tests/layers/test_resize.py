@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 import jaxnet as jn
-from tests.compiled import jit_apply, jit_pull
-from tests.helpers import refuses
+from tests.helpers import jit_apply, jit_pull, refuses
 
 RESIZED = [
     ("nearest", {}), ("nearest-exact", {}), ("bilinear", {}), ("bilinear", {"align_corners": True}),

@@ -4,8 +4,7 @@ import jax.numpy as jnp
 import pytest
 
 import jaxnet as jn
-from tests.compiled import jit_apply
-from tests.helpers import refused
+from tests.helpers import jit_apply, refused
 
 
 def test_alexnet_by_default():

@@ -9,8 +9,7 @@ import pytest
 
 import jaxnet as jn
 from jaxnet import losses
-from tests.compiled import jit_apply
-from tests.helpers import refuses
+from tests.helpers import jit_apply, refuses
 from tests.losses.common import close, slopes
 
 RNG = np.random.default_rng(7)

@@ -8,7 +8,7 @@ import pytest
 
 import jaxnet as jn
 from jaxnet.models import convnext
-from tests.compiled import jit_apply, jit_init
+from tests.helpers import jit_apply, jit_init
 from tests.models.sizes import count
 
 module = importlib.import_module("jaxnet.models.convnext")

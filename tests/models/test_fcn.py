@@ -10,8 +10,7 @@ import pytest
 import jaxnet as jn
 from jaxnet.models import fcn
 from tests import layer_values
-from tests.compiled import jit_apply
-from tests.helpers import refused
+from tests.helpers import jit_apply, refused
 from tests.models.sizes import count
 
 RNG = np.random.default_rng(3)

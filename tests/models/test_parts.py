@@ -5,7 +5,7 @@ import pytest
 
 import jaxnet as jn
 from jaxnet.models.parts import divisible, gelu, squeeze_excite, unit
-from tests.compiled import jit_apply, jit_init
+from tests.helpers import jit_apply, jit_init
 
 
 @pytest.mark.parametrize(("number", "by", "expected"), [

@@ -10,7 +10,7 @@ import pytest
 import jaxnet as jn
 from jaxnet.decoding import beam_search, generate
 from jaxnet.models import rnnsearch
-from tests import compiled, layer_values
+from tests import helpers, layer_values
 from tests.helpers import close
 
 SIZES = {"embedding_features": 4, "features": 5, "readout_features": 3}
@@ -137,7 +137,7 @@ def test_searches_have_the_values_of_single_steps_by_hand():
     ]
     np.testing.assert_allclose(scores, wanted, rtol=1e-5)
     # The two directions of the encoder are loops before the search, whose own loop has neither.
-    *encoder, search = sorted(compiled.loops(program))
+    *encoder, search = sorted(helpers.loops(program))
     assert [loop.products for loop in encoder] == [1, 1]
     assert search.products == 7 and not search.loops and "/encoder/" not in search.text
 

@@ -11,8 +11,7 @@ from experiments.tied_autoencoder import tied_autoencoder
 from jaxnet import models
 from jaxnet.models import autoencoder, deepface, mlp
 from tests import layer_values as values
-from tests.compiled import jit_apply
-from tests.helpers import refused
+from tests.helpers import jit_apply, refused
 from tests.models.sizes import count, shapes, trained
 
 # Net for seven classes, shape of its images, path of a layer -> shape of its output.

@@ -9,7 +9,7 @@ import pytest
 import jaxnet as jn
 from jaxnet.services.trees import Memo
 from jaxnet.training.evaluate import means, measure, predict_program
-from tests.compiled import jit_apply
+from tests.helpers import jit_apply
 from tests.training.conftest import KEY, LOSS, Batches, data
 
 

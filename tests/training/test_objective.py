@@ -10,7 +10,7 @@ import pytest
 
 import jaxnet as jn
 from jaxnet.training.objective import averaged, per_example
-from tests.compiled import jit_apply
+from tests.helpers import jit_apply
 from tests.training.conftest import same
 
 KEY = jax.random.key(0)

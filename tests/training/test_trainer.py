@@ -12,8 +12,7 @@ import optax
 import pytest
 
 import jaxnet as jn
-from tests.compiled import jit_apply
-from tests.helpers import close, refused
+from tests.helpers import close, jit_apply, refused
 
 KEY = jax.random.key(0)
 LOSS = optax.softmax_cross_entropy_with_integer_labels

@@ -7,8 +7,7 @@ import optax
 import pytest
 
 import jaxnet as jn
-from tests.compiled import jit_apply
-from tests.helpers import close, refused
+from tests.helpers import close, jit_apply, refused
 
 KEY = jax.random.key(0)
 X = jax.random.normal(jax.random.key(1), (6, 3))

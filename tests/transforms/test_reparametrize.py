@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 import jaxnet as jn
-from tests.compiled import jit_apply
-from tests.helpers import close, draw
+from tests.helpers import close, draw, jit_apply
 
 
 def key():

@@ -8,8 +8,7 @@ import jaxnet as jn
 from jaxnet.unsupervised import dbn as dbn_module
 from jaxnet.unsupervised.dbn import fit_dbn, generate, mlp_params
 from jaxnet.unsupervised.rbm import bernoulli, gaussian, log_likelihood, rbm
-from tests.compiled import jit_apply
-from tests.helpers import refuses
+from tests.helpers import jit_apply, refuses
 from tests.unsupervised.rbm.machines import draw, sigmoid, states
 
 

@@ -15,7 +15,7 @@ from jaxnet.unsupervised.sparse_coding import (
     fit_sparse_coding,
     sparse_code,
 )
-from tests.compiled import jit_apply
+from tests.helpers import jit_apply
 
 DRAW = np.random.default_rng(0)
 WIDE = DRAW.normal(size=(9, 6))  # more atoms than inputs: by the Gram matrix

@@ -20,8 +20,7 @@ from jaxnet.unsupervised.hmm import (
     viterbi,
 )
 from jaxnet.unsupervised.hmm.markov import to_logits
-from tests.compiled import jit_apply
-from tests.helpers import refuses
+from tests.helpers import jit_apply, refuses
 
 KEYS_MAY_REPEAT = True
 LENGTHS = np.array([12, 7, 1, 9])

@@ -16,8 +16,7 @@ from jaxnet.unsupervised.rbm import (
     machine,
     rbm,
 )
-from tests.compiled import jit_apply
-from tests.helpers import close, refuses
+from tests.helpers import close, jit_apply, refuses
 from tests.unsupervised.rbm.machines import OPTIONS, crops, draw, sigmoid, states
 
 
