@@ -166,7 +166,7 @@ def test_params_frozen_by_path():
         jn.freeze(net, "tail/*").apply(params, state, x)
 
 
-MAPS = jnp.asarray(np.random.default_rng(0).normal(1, 1, (64, 16, 16, 8)), jnp.float32)
+MAP = jnp.asarray(np.random.default_rng(0).normal(1, 1, (64, 16, 16, 8)), jnp.float32)
 IDS = np.minimum(np.random.default_rng(0).zipf(1.3, 16384), 500) - 1  # the first row 5,000 times
 
 
@@ -213,30 +213,30 @@ def pair(init, apply):
 GAIN = own(lambda m, x: ones(m, x) * x)
 SHIFT = own(lambda m, x: x + m.param("shift", jn.initializers.zeros, (x.shape[-1],)))
 LAYERS: dict[str, tuple[Callable[[], jn.Layer], Any]] = {
-    "block": (lambda: own(normalized), MAPS),
-    "gain": (lambda: GAIN, MAPS),
-    "shift": (lambda: SHIFT, MAPS),
+    "block": (lambda: own(normalized), MAP),
+    "gain": (lambda: GAIN, MAP),
+    "shift": (lambda: SHIFT, MAP),
     "prelu": (lambda: own(lambda m, x: jnp.where(
-        x > 0, x, m.param("slope", jn.initializers.constant(0.25), ()) * x)), MAPS),
-    "by-hand": (lambda: own(by_hand), MAPS),
-    "before-a-child": (lambda: own(lambda m, x: m(jn.dense(4), ones(m, x) * x)), MAPS),
-    "state": (lambda: jn.serial(own(running), jn.dense(4)), MAPS),
+        x > 0, x, m.param("slope", jn.initializers.constant(0.25), ()) * x)), MAP),
+    "by-hand": (lambda: own(by_hand), MAP),
+    "before-a-child": (lambda: own(lambda m, x: m(jn.dense(4), ones(m, x) * x)), MAP),
+    "state": (lambda: jn.serial(own(running), jn.dense(4)), MAP),
     "table": (lambda: own(table), IDS),
     "stateless": (lambda: pair(
-        lambda x: {"bias": jnp.zeros(x.shape[-1])}, lambda params, x: x + params["bias"]), MAPS),
+        lambda x: {"bias": jnp.zeros(x.shape[-1])}, lambda params, x: x + params["bias"]), MAP),
     "pair-table": (lambda: pair(
         lambda x: {"w": jnp.ones((500, 8))}, lambda params, ids: params["w"][ids]), IDS),
     "pair-product": (lambda: pair(
         lambda x: {"kernel": jnp.ones((8, 4)), "b": jnp.zeros(4)},
-        lambda params, x: x @ params["kernel"] + params["b"]), MAPS),
+        lambda params, x: x @ params["kernel"] + params["b"]), MAP),
     "linen": (linen, IDS),
-    "repeat": (lambda: jn.repeat(GAIN, 2), MAPS),
-    "remat": (lambda: jn.remat(SHIFT), MAPS),
-    "ensemble": (lambda: jn.ensemble(SHIFT, 2), MAPS),
-    "lora": (lambda: jn.serial(jn.lora(jn.dense(8), 2, where="kernel", trainable="*"), SHIFT), MAPS),
-    "quantized": (lambda: jn.serial(jn.quantized(jn.dense(8)), GAIN), MAPS),
-    "time": (lambda: jn.layers.time_distributed(GAIN), MAPS),
-    "observed": (lambda: jn.observe(GAIN, lambda path, layer, x, y: y), MAPS),
+    "repeat": (lambda: jn.repeat(GAIN, 2), MAP),
+    "remat": (lambda: jn.remat(SHIFT), MAP),
+    "ensemble": (lambda: jn.ensemble(SHIFT, 2), MAP),
+    "lora": (lambda: jn.serial(jn.lora(jn.dense(8), 2, where="kernel", trainable="*"), SHIFT), MAP),
+    "quantized": (lambda: jn.serial(jn.quantized(jn.dense(8)), GAIN), MAP),
+    "time": (lambda: jn.layers.time_distributed(GAIN), MAP),
+    "observed": (lambda: jn.observe(GAIN, lambda path, layer, x, y: y), MAP),
 }  # fmt: skip
 
 
@@ -284,9 +284,9 @@ def test_only_what_is_multiplied_is_narrow():
         return wide
 
     net = jn.serial(own(forward), lambda x: seen.setdefault("after", x.dtype) and x)
-    params, state = net.init(KEY, MAPS[:1])
+    params, state = net.init(KEY, MAP[:1])
     seen.clear()
-    y, _ = jn.cast(net, jnp.bfloat16).apply(params, state, MAPS[:1])
+    y, _ = jn.cast(net, jnp.bfloat16).apply(params, state, MAP[:1])
     assert [str(dtype) for dtype in (*seen.values(), y.dtype)] == [
         "float32", "bfloat16", "bfloat16", "bfloat16", "float32"
     ]  # fmt: skip

@@ -288,9 +288,8 @@ test_messages = refuses([
 ])  # fmt: skip
 
 
-VECTORS = (DRAW.normal(size=(100, 3)) + 100).astype(
-    np.float32
-)  # far from 0: squares would lose digits
+# Far from 0, where squares would lose digits.
+VECTORS = (DRAW.normal(size=(100, 3)) + 100).astype(np.float32)
 
 
 def outputs(params, x):
