@@ -5,6 +5,9 @@ from xdist.scheduler import LoadScopeScheduling
 # Files of long tests whose cases share nothing.
 BY_CASE = {
     "tests/colab/test_notebooks.py",
+    "tests/experiments/test_images.py",
+    "tests/experiments/test_lectures.py",
+    "tests/experiments/test_sequences.py",
     "tests/experiments/test_short_runs.py",
     "tests/test_guide.py",
     "tests/test_laws.py",
@@ -12,7 +15,7 @@ BY_CASE = {
 
 
 class ByFile(LoadScopeScheduling):
-    """A file stays on one worker, for its fixtures and what it has compiled, or a case of some.
+    """A file stays on one worker, for its fixtures and what it has compiled, or a case or test of some.
 
     If a worker dies, pytest-xdist 3.8 gives its whole work to the next one: what is done, which
     leaves that worker waiting forever, and the deadly test, which kills it as well. Here the next
@@ -21,8 +24,8 @@ class ByFile(LoadScopeScheduling):
 
     def _split_scope(self, nodeid):
         file, _, test = nodeid.partition("::")
-        case = test.partition("[")[2].rstrip("]").partition("-")[0] if file in BY_CASE else ""
-        return f"{file} {case}"
+        case = test.partition("[")[2].rstrip("]").partition("-")[0] or test
+        return f"{file} {case}" if file in BY_CASE else file
 
     def remove_node(self, node):
         """The test that the worker died in; None if it had finished."""

@@ -184,32 +184,6 @@ def test_packed_rows_hold_every_sequence_once():
     assert padding < 0.05 < 0.4 < (pad(sequences)[0] == 0).mean()
 
 
-def test_packed_sequences_do_not_see_each_other():
-    sequences = [np.asarray(one) % 50 for one in ragged(12, 6)]
-    rows = packed(sequences, 10)
-
-    def decoder(m, given):
-        tokens, mask, positions = given
-        x = m(jn.embedding(50, 8), tokens)
-        x = m(jn.learned_positions(10), (x, positions))
-        attention = jn.multi_head_attention(2, causal=True, rotary=True)
-        return x + m(attention, x if mask is None else (x, mask))
-
-    net = jn.compose(decoder)
-    mask = jn.segment_mask(rows.segments)
-    params, state = net.init(KEY, (rows.x, mask, rows.positions))
-    y, _ = jax.jit(net.apply)(params, state, (rows.x, mask, rows.positions))
-    tokens, lengths = pad(sequences)
-    places = np.broadcast_to(np.arange(tokens.shape[1]), tokens.shape)
-    alone, _ = jax.jit(net.apply)(params, state, (tokens, None, places))
-    outputs = {tuple(s.tolist()): a for s, a in zip(sequences, np.asarray(alone), strict=True)}
-    for row, segments in enumerate(rows.segments):
-        for number in range(1, segments.max() + 1):
-            here = segments == number
-            wanted = outputs[tuple(rows.x[row][here].tolist())][: here.sum()]
-            np.testing.assert_allclose(np.asarray(y)[row][here], wanted, rtol=1e-4, atol=1e-5)
-
-
 @pytest.mark.parametrize("stop", [2, 6, 8])
 def test_a_run_resumes_with_the_same_object_or_a_new_one(stop):
     """Passes of six batches, of which the object counts more than the run has used."""
