@@ -15,7 +15,7 @@ BY_CASE = {
 
 
 class ByFile(LoadScopeScheduling):
-    """A file stays on one worker, for its fixtures and what it has compiled, or a case or test of some.
+    """A file, or of some a test or case, stays on one worker, for what it has compiled.
 
     If a worker dies, pytest-xdist 3.8 gives its whole work to the next one: what is done, which
     leaves that worker waiting forever, and the deadly test, which kills it as well. Here the next

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from jaxnet.data import batches, split
+from tests.helpers import refuses
 
 
 def pair(n=7):
@@ -62,8 +63,9 @@ def test_split_draws_within_a_class_at_random():
     assert set(np.concatenate(held)) == set(range(30))
 
 
-@pytest.mark.parametrize("call, words", [
-    (lambda: batches(pair(), 0), "batch_size must be at least 1, got 0"),  # not at the first batch
+test_refusals = refuses([
+    # not at the first batch
+    (lambda: batches(pair(), 0), "batch_size must be at least 1, got 0"),
     (lambda: batches(pair(), 8, drop_last=True), "7 examples give no full batch of 8"),
     (lambda: batches((np.zeros(3), np.zeros(4)), 2),
      "batches: all arrays must have the same leading dimension"),
@@ -77,9 +79,6 @@ def test_split_draws_within_a_class_at_random():
     (lambda: split(pair(), labels=3), "split: labels must hold one class per example, .* got int"),
     (lambda: split(pair(), labels=np.array([None] * 7)), "labels must hold one class per example"),
 ])  # fmt: skip
-def test_refusals(call, words):
-    with pytest.raises(ValueError, match=words):
-        call()
 
 
 @pytest.mark.parametrize("share", [0.2, 0.8])
