@@ -72,10 +72,8 @@ def test_names_are_words(name):
     (lambda: jn.compose(lambda m, x: x, name=3), "compose: name must be a word"),
     (lambda: jn.compose(lambda: 0), r"compose: expected a function forward\(m, x\), got lambda; f"),
     (lambda: jn.compose(jnp.tanh), r"compose: .* got tanh; .* of x alone, write jn.serial\(funct"),
-    (
-        lambda: jn.serial(lambda: 0).apply({}, {}, jnp.ones(3)),
-        "^lambda: must be a function of one argument, x",
-    ),
+    (lambda: jn.serial(lambda: 0).apply({}, {}, jnp.ones(3)),
+        "^lambda: must be a function of one argument, x"),
     (lambda: jn.spec(3), "spec: the shape must be a tuple of integers, got 3"),
     (lambda: jn.spec((2.5,)), r"spec: the shape must be a tuple of integers, got \(2.5,\)"),
     (lambda: jn.spec((3,), "wide"), "spec: dtype must be one of JAX, such as jnp.float32, got 'wi"),

@@ -21,16 +21,10 @@ def pooled(layer, x):
     pytest.param(jn.max_pool(3, strides=1), [[6, 8], [6, 8]], id="overlapping"),
     pytest.param(jn.max_pool((1, 3)), [[2], [6], [3], [3]], id="a rest is left out"),
     pytest.param(jn.max_pool(3, padding="SAME"), [[6, 8], [3, 4]], id="SAME, uneven"),
-    pytest.param(
-        jn.avg_pool(2, padding=((1, 0), (0, 0)), strides=(3, 2)),
-        [[0.25, 1.5], [2, 2]],
-        id="padding counts",
-    ),
-    pytest.param(
-        jn.avg_pool(2, padding=((1, 0), (0, 0)), strides=(3, 2), count_include_pad=False),
-        [[0.5, 3], [2, 2]],
-        id="padding does not count",
-    ),
+    pytest.param(jn.avg_pool(2, padding=((1, 0), (0, 0)), strides=(3, 2)), [[0.25, 1.5], [2, 2]],
+        id="padding counts"),
+    pytest.param(jn.avg_pool(2, padding=((1, 0), (0, 0)), strides=(3, 2), count_include_pad=False),
+        [[0.5, 3], [2, 2]], id="padding does not count"),
 ])  # fmt: skip
 def test_values(layer, wanted):
     np.testing.assert_allclose(pooled(layer, LECTURE), wanted, 1e-6)

@@ -83,15 +83,11 @@ def test_objectives_of_the_user_are_not_run():
 
 @pytest.mark.parametrize(("objective", "words"), [
     (jn.remat(jn.supervised(jn.dense(2), optax.l2_loss)), "remat of supervised with l2_loss"),
-    (
-        noisy(jn.freeze(jn.supervised(jn.dense(2), optax.l2_loss), "no layer")),
-        "augmented of freeze of supervised with l2_loss",
-    ),
+    (noisy(jn.freeze(jn.supervised(jn.dense(2), optax.l2_loss), "no layer")),
+        "augmented of freeze of supervised with l2_loss"),
     (jn.training.truncated_bptt(jn.gru(2), optax.l2_loss), "truncated_bptt"),
-    (
-        jn.supervised(jn.dense(2), optax.l2_loss, penalty=jn.penalties.l2(0.1)),
-        "supervised with l2_loss",
-    ),
+    (jn.supervised(jn.dense(2), optax.l2_loss, penalty=jn.penalties.l2(0.1)),
+        "supervised with l2_loss"),
 ])  # fmt: skip
 def test_objectives_in_words(objective, words):
     run = describe_run(jn.trainer(objective, optax.sgd(0.1)), None, None)
