@@ -91,6 +91,9 @@ def proximal_l1(
       learning_rate: Number or a schedule, the same as the optimizer's.
       where: Pattern of the paths of the thresholded entries, such as "head/*/kernel".
 
+    Returns:
+      An optax transform, whose `update` needs the params.
+
     Raises:
       ValueError: If `strength` is negative.
       ValueError: If `where` chooses no entry of params, in `init`.

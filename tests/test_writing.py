@@ -95,6 +95,16 @@ def test_first_line_is_an_imperative():
         assert not wrong_beginning(first) and first.endswith((".", ":")), f"{name}: {first}"
 
 
+def test_docstrings_say_what_is_returned():
+    """Plots return a figure, and what makes a layer says so in its first lines."""
+    told = {"None", "Layer", "Figure", "Initializer"}
+    for name, function in public_functions().items():
+        found = inspect.signature(function).return_annotation
+        if getattr(found, "__name__", str(found)).rpartition(".")[2] not in told | {"_empty"}:
+            doc = inspect.getdoc(function)
+            assert re.search(r"^(Returns|Yields):$", doc, re.M), name
+
+
 def test_entries_of_docstrings():
     for path in FILES:
         for node in ast.walk(parsed(path)):

@@ -128,6 +128,9 @@ def spec(shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.ShapeDtypeStru
       shape: Whole shape, batch axis first.
       dtype: Dtype of the data; float32 by default.
 
+    Returns:
+      A shape and a dtype, without values.
+
     Raises:
       TypeError: If `shape` is not a tuple of integers, or if `dtype` is not a dtype.
 
@@ -145,6 +148,9 @@ def child_key(key: jax.Array, name: str) -> jax.Array:
 
     A key depends on the names above it and on nothing else, so inserting a layer does not
     change another layer's values. A layer that draws several parameters uses it for them too.
+
+    Returns:
+      A random key of the same kind as `key`.
 
     Example:
       >>> a, b = child_key(jax.random.key(0), "a"), child_key(jax.random.key(0), "b")

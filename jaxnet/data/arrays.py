@@ -85,6 +85,9 @@ def batches(
       seed: Seed that shuffles the examples; pass another seed for each epoch. None keeps the order.
       drop_last: Whether to omit a smaller last batch.
 
+    Returns:
+      An iterator of batches, pytrees like `data` of NumPy arrays with `batch_size` rows.
+
     Raises:
       TypeError: If `batch_size` or `seed` is not an integer.
       ValueError: If `batch_size` is below 1, or above the number of examples with `drop_last`.

@@ -171,6 +171,9 @@ def color_jitter(
     Args:
       brightness, contrast, saturation: Strengths in [0, 1]; saturation needs three channels.
 
+    Returns:
+      A function `(key, images (batch, height, width, channels)) -> images`.
+
     Raises:
       TypeError: If the input holds integers.
       ValueError: If a strength is outside [0, 1].
@@ -216,6 +219,9 @@ def cutout(size: int) -> Augmentation:
       size: Side of the square in pixels, at least 1 and at most the larger side of the images. Its
         center is anywhere in the image, so near the border a part of it is outside.
 
+    Returns:
+      A function `(key, images (batch, height, width, channels)) -> images`.
+
     Raises:
       TypeError, ValueError: If `size` is below 1, or if the input has the wrong rank.
 
@@ -251,6 +257,9 @@ def mixup(alpha: float, classes: int) -> Augmentation:
       alpha: Parameter of the distribution Beta(alpha, alpha) of the weights, above 0; 0.2 mixes
         most pairs a little, 1 gives uniform weights.
       classes: Number of classes, at least 1.
+
+    Returns:
+      A function `(key, (inputs, labels)) -> (inputs, targets (batch, classes))`.
 
     Raises:
       TypeError: If the inputs are not floats, or if the labels are not integers.
@@ -298,6 +307,9 @@ def cutmix(alpha: float, classes: int) -> Augmentation:
         stay, above 0; 1 gives uniform fractions. The rectangle has the proportions of the image and
         its center is anywhere, so near the border a part of it is outside.
       classes: Number of classes, at least 1.
+
+    Returns:
+      A function `(key, (images, labels)) -> (images, targets (batch, classes))`.
 
     Raises:
       TypeError: If the inputs are not images, or if the labels are not integers.

@@ -81,6 +81,10 @@ def packed(sequences: Sequence[Any], length: int, *, value: Any = 0) -> Packed:
       length: Number of steps per row, at least the length of the longest sequence.
       value: Value of the padding.
 
+    Returns:
+      `Packed` rows x (rows, length, ...), their segments (rows, length), 1, 2, ... and 0 for
+      padding, and the positions within each sequence (rows, length).
+
     Raises:
       TypeError: If `sequences` is not a list of arrays or of lists of numbers.
       ValueError: If a sequence is longer than `length`.
@@ -200,6 +204,10 @@ def bucketed(
       drop_longer: Whether to drop, and count, examples longer than the last bound.
       value: Value of the padding.
       seed: Seed of the order; None gives the same order at each pass, from short to long.
+
+    Returns:
+      A `Bucketed` iterable, which starts again for each pass and prints its buckets. Its `shapes`
+      is the number of shapes.
 
     Raises:
       TypeError, ValueError: As in `pad`.
@@ -396,6 +404,10 @@ def windows(tokens: Any, streams: int, steps: int) -> Windows:
       streams: Number of streams, at most length - 1.
       steps: Number of steps per window.
 
+    Returns:
+      `Windows` of inputs x and next tokens y (windows, steps), whether each token counts (windows,
+      steps), and whether each window starts a stream (windows,).
+
     Raises:
       TypeError: If `tokens` are not numbers.
       ValueError: If `tokens` is too short or not one-dimensional.
@@ -436,6 +448,9 @@ def overlapping(tokens: Any, steps: int, fresh: int) -> Windows:
       tokens: Integers (length,); fewer than steps + 1 are padded.
       steps: Number of steps per window.
       fresh: Distance between windows in tokens, in [1, steps].
+
+    Returns:
+      `Windows`, as `windows` returns them; only the tokens with `counts` are predicted.
 
     Raises:
       TypeError: If `tokens` are not numbers.

@@ -126,6 +126,9 @@ def digit_strings(
       gap: Shortest and longest gap, in seconds.
       rate: Number of samples per second.
 
+    Returns:
+      `Strings`: the waves, their digits and speakers, and where each digit begins and ends.
+
     Raises:
       TypeError: If `recordings` are not `Recordings`, or if an option has the wrong type.
       ValueError: If `recordings` are empty, or if `count` is below 1.

@@ -118,6 +118,9 @@ def characters(text: str, *, special: Sequence[str] = ()) -> Vocabulary:
       special: Special entries, of "pad", "start", "end" and "unknown", in the order of their ids
         from 0. Other characters are encoded as "unknown"; without it they raise.
 
+    Returns:
+      A `Vocabulary`, whose `encode` and `decode` map texts to integers and back.
+
     Raises:
       TypeError: If `text` is not a str.
       ValueError: If `text` is empty, or if `special` has another entry.
@@ -188,6 +191,9 @@ def subwords(
       size: Number of ids, at least 256 + special entries and at most 2**24; few sentences may give
         fewer.
       special: Special entries, of "pad", "start" and "end", in the order of their ids from 0.
+
+    Returns:
+      A `Vocabulary`, whose `encode` and `decode` map texts to integers and back.
 
     Raises:
       ImportError: If `tokenizers` is not installed.

@@ -42,6 +42,9 @@ def load(
       download: Whether to download and prepare a missing dataset, and print its size and terms. A
         dataset of the catalog needs TensorFlow for that; some take much time and disk space.
 
+    Returns:
+      A dict of features: name -> values, such as {"image": ..., "label": ...}.
+
     Raises:
       ImportError: If tensorflow-datasets, or what preparing needs, is not installed.
       FileNotFoundError: If the dataset is missing; the message lists the available datasets.

@@ -29,6 +29,10 @@ def random_flip(*, vertical: bool = False) -> Augmentation:
     Args:
       vertical: Whether to flip images upside down instead.
 
+    Returns:
+      A function `(key, images) -> images`; it also takes a dict of "image" and "boxes", and flips
+      both.
+
     Example:
       >>> x = jnp.arange(6.0).reshape(1, 2, 3, 1)
       >>> boxes = jnp.array([[[0, 0, 1, 0.25]]])
@@ -82,6 +86,9 @@ def elastic(
       shift: Largest shift along each axis in pixels, at least 0; it may be fractional.
       displacement: Standard deviation of the displacements in pixels, at least 0; not for boxes.
       spacing: Distance of the grid's points in pixels, at least 1.
+
+    Returns:
+      A function `(key, images) -> images`; it also takes a dict of "image" and "boxes".
 
     Raises:
       ValueError: If a number is out of range.

@@ -61,6 +61,10 @@ def average_precision(
         (VOC since 2010); 11 averages the precision at recalls 0, 0.1, ..., 1 (VOC 2007), 101 at 0,
         0.01, ..., 1 (COCO).
 
+    Returns:
+      An `AveragePrecision`: the average precision of each class, their mean, and the curves of
+      precision and recall.
+
     Raises:
       TypeError: If `found` or `truth` is not such a dict.
       ValueError: If shapes do not match.

@@ -168,6 +168,9 @@ def to_corners(boxes: jax.Array) -> jax.Array:
     Args:
       boxes: Boxes (..., 4).
 
+    Returns:
+      Boxes (..., 4).
+
     Raises:
       TypeError: If `boxes` has the wrong dtype.
       ValueError: If `boxes` has the wrong shape.
@@ -185,6 +188,9 @@ def to_middle(boxes: jax.Array) -> jax.Array:
 
     Args:
       boxes: Boxes (..., 4).
+
+    Returns:
+      Boxes (..., 4).
 
     Raises:
       TypeError: If `boxes` has the wrong dtype.

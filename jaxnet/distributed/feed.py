@@ -32,6 +32,10 @@ def feed(loader: Iterable[PyTree], mesh: Mesh, spec: P, *, ahead: int = 2) -> It
       spec: How the batches are split, such as `P("data")`.
       ahead: Number of batches to read ahead, at least 1.
 
+    Returns:
+      An iterable of the batches, arrays on the mesh. Each iteration starts the loader
+      again.
+
     Raises:
       TypeError: If the loader cannot be iterated, or if `ahead` is not an integer.
       ValueError: If `ahead` is below 1, or if `put` raises it. What the loader raises is raised

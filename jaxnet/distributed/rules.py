@@ -41,6 +41,9 @@ def shardings(tree: PyTree, mesh: Mesh, rules: Rules = P()) -> PyTree:
         `fully_sharded("data", mesh)`. In a dict, the first pattern that fits counts, and arrays
         without one are copied to every device.
 
+    Returns:
+      A tree like `tree` of `NamedSharding`s.
+
     Raises:
       TypeError: If an argument has the wrong type.
       ValueError: If a rule is the first match of no array, or if the mesh lacks an axis.
@@ -72,6 +75,9 @@ def put(tree: PyTree, mesh: Mesh, rules: Rules = P(), *, local: bool = False) ->
       tree, mesh, rules: Arguments of `shardings`. A `jn.spec` becomes a spec with its sharding.
       local: Whether each of several processes gives its own slice of the first axis, such as its
         own files; otherwise all give equal arrays. All raise if the slices have unequal shapes.
+
+    Returns:
+      A tree like `tree` of arrays on the mesh.
 
     Raises:
       TypeError, ValueError: If `shardings` raises them.

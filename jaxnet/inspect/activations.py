@@ -42,6 +42,9 @@ def activations(
       net: Network, or an objective with a batch as x.
       params, state, x, key, train: Arguments of `net.apply`.
 
+    Returns:
+      A dict from paths, such as "block/dense", to outputs.
+
     Raises:
       TypeError, ValueError: As in `net.apply`.
 
@@ -127,6 +130,9 @@ def first_nonfinite(
       net: Network, or an objective with a batch as x.
       params, state, x, key, train: Arguments of `net.apply`.
       loss: Function that maps the output to a number; the mean of the output by default.
+
+    Returns:
+      A `NonFinite` with the place and the counts, which prints as a sentence, or None.
 
     Raises:
       TypeError: If `loss` is not a function or does not return a number.

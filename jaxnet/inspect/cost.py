@@ -29,6 +29,9 @@ def flops(function: Callable[..., Any], *args: PyTree) -> int:
       function: Function of arrays.
       args: Arrays or shapes; nothing is computed.
 
+    Returns:
+      The number of operations.
+
     Raises:
       TypeError: If `function` is not a function, or `args` are not arrays or shapes.
 
@@ -129,6 +132,10 @@ def memory(
       memory: Available memory in bytes; 15e9 for a T4.
       optimizer: Optimizer of optax, for the memory of its state; plain gradient descent by default.
       loss: Function that maps the output to a number; the mean square by default.
+
+    Returns:
+      A `MemoryEstimate`, which is true if the step fits. It has the bytes by kind and prints as a
+      sentence.
 
     Raises:
       TypeError: If `net` is not a layer, `optimizer` not an optimizer of optax or `loss` not a

@@ -68,6 +68,9 @@ def doctor(trainer: Trainer, train_state: TrainState, *batches: PyTree) -> Repor
       train_state: Training state, as passed to `trainer.step`.
       batches: One batch or more, as passed to `trainer.step`; each trial starts from `train_state`.
 
+    Returns:
+      A `Report`, which prints as a list. Its `findings` are sentences, none if all is well.
+
     Raises:
       ValueError: If there are no batches.
       TypeError: If `trainer` is not from `jn.trainer`, `train_state` is not a training state, or a

@@ -87,6 +87,10 @@ def gabor_fit(filters: Any) -> GaborFit:
       filters: Filters, (height, width, filters), at least 4x4 pixels; for a dense kernel
         `kernel.reshape(height, width, -1)`, for a grayscale convolution `kernel[:, :, 0]`.
 
+    Returns:
+      A `GaborFit`: the parameters of the functions, and R² of each filter, (filters,); 1 is a
+      perfect fit.
+
     Raises:
       TypeError: If `filters` is not of numbers.
       ValueError: If `filters` has the wrong shape, or values that are not finite.

@@ -18,6 +18,9 @@ def machine() -> str:
     in XLA's form. Elsewhere it names the number of devices and their kind. If the machine has a GPU
     or a TPU that JAX does not use, it says what to install.
 
+    Returns:
+      One line of text.
+
     Example:
       >>> print(machine())
       jaxnet ..., jax ..., Python 3... on ...

@@ -103,6 +103,9 @@ def load_adapter(folder: str | Path, net: Layer, params: Params) -> Params:
         kernels the products are added.
       params: Params of the net; adapters in them are replaced, and may be missing.
 
+    Returns:
+      Params of `net`, with the matrices or with their products added.
+
     Raises:
       OSError: If a file is missing or cannot be read.
       ValueError: If a file is damaged, or does not fit the net; the message lists the entries.

@@ -181,6 +181,9 @@ def to_names(
       table: Table of `by_names`.
       leave: Patterns of our entries that have no name.
 
+    Returns:
+      A dict from names to NumPy arrays.
+
     Raises:
       TypeError: If the table has the wrong form.
       ValueError: If an entry has no row, a row has several names or a function that cannot be
@@ -232,6 +235,9 @@ def invertible(change: Change, inverse: Change) -> Change:
       change: Function from the other library's array to ours.
       inverse: Function from our array to the array there.
 
+    Returns:
+      A function like `change`, of which `to_names` finds the inverse.
+
     Example:
       >>> plus_one = invertible(lambda a: a + 1, lambda a: a - 1)
       >>> plus_one(np.zeros(2)).tolist()
@@ -275,6 +281,9 @@ def _joined(pieces: list[_Piece]) -> np.ndarray:
 def transposed(a: np.ndarray) -> np.ndarray:
     """Transpose a kernel of PyTorch, (outputs, inputs, *window), to (*window, inputs, outputs).
 
+    Returns:
+      Array (*window, inputs, outputs).
+
     Raises:
       ValueError: If `a` has fewer than two axes.
 
@@ -297,6 +306,9 @@ def part(i: int | Sequence[int], n: int, *, axis: int = -1) -> Change:
         joined in that order.
       n: Number of parts, at least 1.
       axis: Axis that is divided.
+
+    Returns:
+      A function of an array, for a row of a table.
 
     Raises:
       ValueError: If `i` is not in [0, n), or `n` does not divide the axis.
@@ -327,6 +339,9 @@ def shaped(*shape: int, given: tuple[int, ...] | None = None) -> Change:
     Args:
       shape: Shape after; one size may be -1, for the rest.
       given: Shape before, which `to_names` needs for the reverse; one size may be -1.
+
+    Returns:
+      A function of an array, for a row of a table.
 
     Example:
       >>> shaped(8, 2, -1)(np.ones((8, 8))).shape

@@ -269,6 +269,9 @@ def rotary(
       scaling: Function of the angles per position (size / 2,) that gives the angles to use, for
         sequences longer than in training, such as `lambda angles: angles / 2`.
 
+    Returns:
+      Rotated queries or keys, with the shape and dtype of x.
+
     Raises:
       TypeError: If x is not float.
       ValueError: If `size` is odd.
@@ -317,7 +320,11 @@ def counted(length: Any) -> Any:
 
 
 def stream_positions(m: Any, batch: int, time: int) -> jax.Array:
-    """Return the positions of the steps of this chunk of a stream, (batch, time)."""
+    """Return the positions of the steps of this chunk of a stream, (batch, time).
+
+    Returns:
+      Integers (batch, time), which go on from the chunk before.
+    """
     index = m.state("index", zeros, (batch,), jnp.int32)
     steps = time if m.stream.steps is None else m.stream.steps.astype(index.dtype)
     m.update("index", index + steps)

@@ -284,6 +284,9 @@ def initial_carry(cell: Layer, x: Any) -> PyTree:
       cell: Layer `(carry, x_t) -> (carry, y_t)`.
       x: Input of one step, or its spec, without the time axis.
 
+    Returns:
+      Zeros of the shape of the carry: an array, or a dict of arrays as for `lstm_cell`.
+
     Example:
       >>> initial_carry(jn.layers.gru_cell(4), jn.spec((2, 3))).shape
       (2, 4)

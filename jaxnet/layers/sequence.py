@@ -80,6 +80,9 @@ def read_sequence(given: PyTree, who: str, *, rank: int = 3, passing: bool = Fal
       rank: Rank, 3 for x (batch, time, features); 2 for any x (batch, time, ...).
       passing: Whether a dict may contain "final", from the previous layer.
 
+    Returns:
+      A `Sequence`. Its `write` gives the output of the layer the form in which the input came.
+
     Raises:
       TypeError: If the input has the wrong form, or lengths are not integers.
       ValueError: If a shape is wrong, steps are missing, or an entry is unknown.

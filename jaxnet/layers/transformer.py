@@ -163,6 +163,9 @@ def gated_mlp(
       features: Width of the hidden layer; None is 4 times the width of x.
       gated, activation: Options of `transformer_block`.
       use_bias: Whether the dense layers have biases.
+
+    Returns:
+      Array (..., width).
     """
     wide = 4 * x.shape[-1] if features is None else features
     hidden = activation(m(dense(wide, use_bias=use_bias, name="mlp_in"), x))

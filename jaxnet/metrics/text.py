@@ -16,6 +16,9 @@ def bits_per_character(nats: Any) -> Any:
     Args:
       nats: Number or array.
 
+    Returns:
+      A number for a number, an array for an array.
+
     Raises:
       TypeError: If `nats` is neither a number nor an array.
 
@@ -35,6 +38,9 @@ def edit_distance(predicted: Sequence[Any], true: Sequence[Any]) -> int:
 
     Args:
       predicted, true: Strings, lists of words, or arrays of labels.
+
+    Returns:
+      The number of edits, 0 if the sequences are equal.
 
     Raises:
       TypeError: If `predicted` or `true` is not a sequence.

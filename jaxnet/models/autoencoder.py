@@ -12,6 +12,9 @@ from jaxnet.typing import PyTree
 def bottleneck(z: PyTree) -> PyTree:
     """Return z; this layer names the code, so that `jn.tap` and `jn.observe` find it.
 
+    Returns:
+      The code z, unchanged.
+
     Example:
       >>> bottleneck(3)
       3

@@ -109,6 +109,10 @@ def perceptron_rule(
       state, key, train: Unused; every rule has them.
       batch: Inputs x (batch, inputs) and targets y (batch, features), 0 or 1.
 
+    Returns:
+      A tree like `params` of what an optimizer subtracts, that is -Σ (y - o) x, and the pair of the
+      state and {"loss": fraction of wrong outputs}.
+
     Raises:
       ValueError: If outputs and targets have different shapes.
 
@@ -142,6 +146,10 @@ def delta_rule(
       params: Params of `adaline` itself, not inside another layer.
       state, key, train: Unused; every rule has them.
       batch: Inputs x (batch, inputs) and targets t (batch, features), usually -1 or +1.
+
+    Returns:
+      A tree like `params` of what an optimizer subtracts, that is -Σ (t - o) x, and the pair of the
+      state and {"loss": E}.
 
     Raises:
       ValueError: If outputs and targets have different shapes.
@@ -208,6 +216,10 @@ def train_perceptron(
       passes: Largest number of passes over the data, at least 1.
       params: Initial params; zeros by default.
 
+    Returns:
+      A `PerceptronRun` with the params, the mistakes of each pass and whether it converged. It
+      prints as a sentence.
+
     Raises:
       ValueError: If the data is empty, has a wrong shape, or contains NaN or Inf.
       ValueError: If a target is neither 0 nor 1.
@@ -246,6 +258,9 @@ def mistake_bound(x: Any, y: Any, params: Params) -> float:
       x: Inputs (n, inputs), finite.
       y: Targets (n,) or (n, features), 0 or 1, or booleans.
       params: Params of a `perceptron` without mistakes on these examples.
+
+    Returns:
+      The bound, a float; the real number of mistakes is at most this.
 
     Raises:
       ValueError: If `params` does not separate the classes.

@@ -129,6 +129,10 @@ def yolo_assign(targets: Targets, rows: int, columns: int) -> Cells:
       targets: Dict of "boxes" (batch, n, 4) and "classes" (batch, n).
       rows, columns: Numbers of rows and columns of the grid.
 
+    Returns:
+      `Cells` of arrays (batch, rows, columns): the class of each cell, -1 without an object, and
+      the box, (batch, rows, columns, 4).
+
     Raises:
       ValueError: If arrays have the wrong shapes.
       ValueError: If a box is in pixels, or reversed.
@@ -313,6 +317,10 @@ def yolo_detect(
       iou: Largest IoU of two boxes of one class; if two boxes overlap more, only the better box is
         kept.
       most: Largest number of detections, per class and in all.
+
+    Returns:
+      `Detections` of boxes (batch, most, 4), [top, left, bottom, right] relative to the image,
+      scores (batch, most) and classes (batch, most), best first. Class -1 is padding.
 
     Example:
       >>> found = jax.jit(yolo_detect)(jnp.full((2, 6, 8, 13), 0.5))

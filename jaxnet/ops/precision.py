@@ -9,6 +9,9 @@ import jax.numpy as jnp
 def wide(x: jax.Array) -> jax.Array:
     """Return x in at least float32: bfloat16 and float16 have too few digits for sums.
 
+    Returns:
+      x if its dtype has at least 32 bits and is inexact, else x as float32.
+
     Example:
       >>> wide(jnp.ones(3, jnp.bfloat16)).dtype, wide(jnp.ones(3, jnp.uint8)).dtype
       (dtype('float32'), dtype('float32'))

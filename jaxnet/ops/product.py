@@ -77,6 +77,9 @@ def _read(who: str, **given: Any) -> Any:
 def spread(a: jax.Array, shape: tuple[int, ...]) -> jax.Array:
     """Broadcast an array, with a gradient that is summed in at least float32.
 
+    Returns:
+      The array, broadcast to `shape`.
+
     Example:
       >>> total = lambda a: spread(a, (1000, 1)).sum()
       >>> jax.grad(total)(jnp.ones(1, jnp.bfloat16))  # bfloat16 has no 257
@@ -87,6 +90,9 @@ def spread(a: jax.Array, shape: tuple[int, ...]) -> jax.Array:
 
 def plus(y: jax.Array, bias: jax.Array | None) -> jax.Array:
     """Return y + bias, broadcast against each other; y if the bias is None.
+
+    Returns:
+      Array of the broadcast shape.
 
     Example:
       >>> plus(jnp.ones((2, 3)), jnp.arange(3.0))[1].tolist()
@@ -105,6 +111,9 @@ def rows(table: jax.Array | Stored, ids: jax.Array) -> jax.Array:
     """Return the rows of a table (n, ...); NaN for ids out of range, including negative ids.
 
     With a table as `m.kernel` returns it, only the rows become floats.
+
+    Returns:
+      Array (*ids.shape, ...) of floats.
 
     Example:
       >>> rows(jnp.array([[1.0, 2.0], [3.0, 4.0]]), jnp.array([1, 2])).tolist()

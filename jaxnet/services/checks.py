@@ -276,6 +276,9 @@ def as_array(
         array must have too.
       empty: Whether the array may have no entries.
 
+    Returns:
+      The array, as a JAX array of its own dtype, or of float32 for "reals".
+
     Raises:
       TypeError: If `value` is not an array, or does not fit `dtype`.
       ValueError: If the shape does not fit `form`.
@@ -323,6 +326,9 @@ def on_host(
       value: Array, or nested lists of numbers.
       form, sizes, empty: Options of `as_array`.
       dtype: Option of `as_array`; "reals" become float64.
+
+    Returns:
+      The array, as a NumPy array.
 
     Raises:
       TypeError: If `value` is not an array, or does not fit `dtype`.

@@ -18,6 +18,9 @@ def extra(module: str, package: str, who: str, extras: str = "data") -> Any:
       who: Name of the function, for the error.
       extras: Extras of jaxnet-toolkit that install the package.
 
+    Returns:
+      The module.
+
     Raises:
       ImportError: If the package is not installed; the message has the command to install it.
 

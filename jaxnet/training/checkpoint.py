@@ -80,6 +80,9 @@ def load(path: str | os.PathLike, like: PyTree = None) -> tuple[PyTree, Any]:
       like: Pytree of arrays or shapes, for example `jax.eval_shape(net.init, key, x)`; arrays
         spread over devices are spread in the same way, and Python numbers are Python numbers.
 
+    Returns:
+      The tree and the config, which is None if `save` got none.
+
     Raises:
       FileNotFoundError: If the file does not exist.
       IsADirectoryError: If `path` is a directory.

@@ -175,6 +175,9 @@ def masking_noise(rate: float) -> Corruption:
     Args:
       rate: Fraction of entries dropped, in [0, 1).
 
+    Returns:
+      A function `(key, x) -> x`, for `denoising_reconstruction`.
+
     Raises:
       TypeError: If `rate` is not a number.
       ValueError: If `rate` is outside [0, 1).

@@ -110,6 +110,9 @@ def categorical(symbols: int) -> Emission:
     Params:
       logits (states, symbols), drawn from a standard normal distribution.
 
+    Returns:
+      An `Emission`, for `hmm` and `baum_welch`.
+
     Raises:
       ValueError: If `symbols` is below 2.
 
@@ -164,6 +167,9 @@ def gaussian_mixture(mixtures: int = 1, *, floor: float = 1e-3) -> Emission:
     Params:
       weight (states, mixtures), logits; mean and log_variance (states, mixtures, features). They
       start at 0, standard normal draws, and 0.
+
+    Returns:
+      An `Emission`, for `hmm` and `baum_welch`.
 
     Raises:
       ValueError: If `mixtures` is below 1 or `floor` is negative.

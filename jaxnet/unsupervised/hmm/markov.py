@@ -45,6 +45,9 @@ def log_probabilities(logits: jax.Array) -> jax.Array:
     Args:
       logits: Logits (..., states).
 
+    Returns:
+      Log-probabilities (..., states).
+
     Raises:
       TypeError, ValueError: If `logits` are not floats, or do not have an axis.
 
@@ -72,6 +75,9 @@ def to_logits(p: jax.Array) -> jax.Array:
 
 def first_state(key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
     """Initialize `start`: every sequence begins in state 0.
+
+    Returns:
+      Logits of the given shape: 0 for state 0, and numbers that count as -inf for the others.
 
     Example:
       >>> jnp.exp(log_probabilities(first_state(jax.random.key(0), (3,)))).tolist()
@@ -258,6 +264,9 @@ def scaled_likelihoods(logits: Any, log_prior: Any) -> jax.Array:
       logits: Logits (batch, time, states) of a softmax over the states.
       log_prior: Log frequency of each state in the training steps, (states,). A state that never
         occurred (-inf) gets scores of -inf.
+
+    Returns:
+      Scores (batch, time, states), for `viterbi` and `posteriors`.
 
     Raises:
       TypeError, ValueError: If shapes or dtypes do not fit.

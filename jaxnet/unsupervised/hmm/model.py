@@ -138,6 +138,9 @@ def baum_welch(
       tolerance: Gain of log-likelihood, in nats per step, below which the rounds stop.
       progress: Whether to show a progress bar.
 
+    Returns:
+      An `EMResult`: the params after the last round, and the log-likelihood before each round.
+
     Raises:
       ValueError: If `iterations` is below 1, or if there are no steps.
       ValueError: If x has NaN, Inf or a symbol out of range, or if a sequence has probability 0.

@@ -30,6 +30,9 @@ def log_partition(params: Params, *, visible: Visible = bernoulli) -> jax.Array:
       params: Params of an `rbm`.
       visible: Kind of the visible units.
 
+    Returns:
+      log Z, a scalar, in nats.
+
     Raises:
       TypeError: If `params` are not params of an `rbm`.
       ValueError: If that layer has more than 20 units; `ais` gives an estimate.
@@ -77,7 +80,7 @@ def log_likelihood(params: Params, x: ArrayLike, *, visible: Visible = bernoulli
       visible: Kind of the visible units; with gaussian units p is a density.
 
     Returns:
-      (...).
+      Log-likelihoods (...), one per example.
 
     Raises:
       TypeError, ValueError: As in `log_partition`, or if x has the wrong shape.
@@ -134,6 +137,9 @@ def ais(
       data: Examples (n, inputs), whose mean sets the initial visible bias; a start near the data
         needs fewer steps. By default the initial bias is 0.
       visible: Kind of the visible units.
+
+    Returns:
+      An `AISResult` of the estimate of log Z, its standard error and the log weights of the runs.
 
     Raises:
       TypeError: If an argument has the wrong type.

@@ -130,7 +130,7 @@ def free_energy(params: Params, x: ArrayLike, *, visible: Visible = bernoulli) -
       visible: Kind of the visible units.
 
     Returns:
-      (...).
+      Free energies (...), one per example.
 
     Raises:
       TypeError, ValueError: If params or x do not fit.
