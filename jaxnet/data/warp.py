@@ -30,8 +30,7 @@ def random_flip(*, vertical: bool = False) -> Augmentation:
       vertical: Whether to flip images upside down instead.
 
     Returns:
-      A function `(key, images) -> images`; it also takes a dict of "image" and "boxes", and flips
-      both.
+      A function `(key, x) -> x` of images, or of a dict that has masks or boxes too.
 
     Example:
       >>> x = jnp.arange(6.0).reshape(1, 2, 3, 1)
@@ -88,7 +87,7 @@ def elastic(
       spacing: Distance of the grid's points in pixels, at least 1.
 
     Returns:
-      A function `(key, images) -> images`; it also takes a dict of "image" and "boxes".
+      A function `(key, x) -> x` of images, or of a dict that has masks or boxes too.
 
     Raises:
       ValueError: If a number is out of range.
@@ -145,6 +144,9 @@ def random_crop(share: float) -> Augmentation:
     Args:
       share: Smallest size of the part relative to height and width, in (0, 1).
 
+    Returns:
+      A function `(key, x) -> x` of images, or of a dict that has masks or boxes too.
+
     Raises:
       ValueError: If `share` is outside (0, 1).
 
@@ -181,6 +183,9 @@ def warp(x: Any, matrix: jax.Array, center: jax.Array | None = None) -> Any:
       matrix: Matrices (batch, 2, 2) that map a pixel's offset (down, right) from the center to its
         new offset.
       center: Offset in pixels (batch, 2) that is mapped to the center of the result; 0 by default.
+
+    Returns:
+      The images, or the dict, transformed; zeros come in from outside.
 
     Raises:
       TypeError: If an argument is not an array, or if boxes are integers.
