@@ -99,7 +99,7 @@ class Vocabulary(NamedTuple):
                     raise ValueError("the characters must be different and in order")
                 return _characters(alphabet, special)
             if kind != "subwords":
-                raise ValueError(f"unknown kind {kind!r}")
+                raise ValueError(f"'vocabulary' must be characters or subwords, got {kind!r}")
             words = json.dumps(contents["tokenizer"])
             return _subwords(_import_tokenizers().Tokenizer.from_str(words), special)
         except ImportError:

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnet.services.checks import as_array, at_least, between, known
+from jaxnet.services.checks import as_array, at_least, between, check_values, known
 from jaxnet.services.meshes import on_auto_axes
 
 MOST_CLASSES = 46_340  # its square is below 2**31
@@ -129,8 +129,7 @@ def scores(matrix: jax.Array) -> Scores:
     Segmentation", section 5.
     """
     if isinstance(matrix, np.ndarray) and matrix.dtype.kind in "iuf":
-        if not (np.isfinite(matrix) & (matrix >= 0)).all():
-            raise ValueError("scores: matrix must hold finite counts of at least 0")
+        check_values("scores", "counts of matrix", matrix, "[0, inf)")
         matrix = matrix.astype(np.float64)  # JAX would convert int64 to int32
     matrix = as_array("scores", "matrix", matrix, "(classes, classes)", "reals")
     return Scores(*_scores(matrix.astype(jnp.promote_types(matrix.dtype, jnp.float32))))

@@ -552,7 +552,7 @@ def check_range(ids: Any, size: int, what: str) -> None:
       >>> check_range(jnp.array([1, 7]), 5, "embedding: ids")
       Traceback (most recent call last):
       ...
-      jaxnet.services.checks.WrongValues: embedding: ids must be in [0, 5), got 7
+      ValueError: embedding: ids must be in [0, 5), got 7
     """
     if (values := known(ids)) is None:
         return
@@ -561,8 +561,10 @@ def check_range(ids: Any, size: int, what: str) -> None:
         raise WrongValues(f"{what} must be in [0, {size}), got {wrong.flat[0]}")
 
 
-class WrongValues(ValueError):
-    """An array of the right shape and dtype has values that a function would misread."""
+# An array of the right shape and dtype has values that a function would misread. Tracebacks and
+# notebooks show the name of its base, since only this library tells the two apart.
+_SHOWN = {"__module__": "builtins", "__reduce__": lambda error: (ValueError, error.args)}
+WrongValues = type("ValueError", (ValueError,), _SHOWN)
 
 
 def known(array: Any) -> np.ndarray | None:

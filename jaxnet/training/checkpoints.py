@@ -228,8 +228,8 @@ class Checkpoints:
                 return self._read(step, like)
             except OSError as error:
                 if step in self._steps():  # not removed meanwhile by a run that is writing
-                    path = self.folder / str(step)
-                    raise ValueError(f"Checkpoints.best: {path} is damaged: {error}") from None
+                    what = f"{self.folder / str(step)} is damaged ({error}); remove it to go on"
+                    raise ValueError(f"Checkpoints.best: {what}") from None
 
     def close(self) -> None:
         """Wait until all is written, and release the lock.

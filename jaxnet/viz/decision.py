@@ -60,8 +60,8 @@ def decision(
             "decision: expected x (n, 2) and classes y (n,), at least one example, got "
             f"{x.shape} and {y.shape}; for more inputs, fix or project all but two"
         )
-    if not np.isfinite(x).all() or (y != given).any():
-        raise ValueError("decision: x must be finite and y classes 0, 1, ...")
+    if len(wrong := np.append(x[~np.isfinite(x)], given[y != given])):
+        raise ValueError(f"decision: x must be finite and y classes 0, 1, ..., got {wrong[0]}")
     panels = predict if isinstance(predict, Mapping) else {"": predict}
     if not panels:
         raise ValueError("decision: expected at least one predict")
