@@ -1,6 +1,6 @@
 """Downloads datasets and prepares them for `jaxnet.data.tfds`, once.
 
-    python -m jaxnet.data.prepare camvid multi30k --data_dir datasets
+    python -m jaxnet.data.prepare camvid multi30k --data-dir datasets
 
 MNIST, CIFAR-10, CamVid, Multi30k and the Free Spoken Digits come from their own files and need no
 TensorFlow; TensorFlow Datasets prepares the other datasets, and needs TensorFlow for it.
@@ -115,8 +115,8 @@ def main(arguments: list[str] | None = None) -> int:
         description=f"Downloads datasets and prepares them, once.\n\n{lines}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("names", nargs="+", metavar="NAME", help="datasets, see above")
-    parser.add_argument("--data_dir", help="default: TFDS_DATA_DIR, or ~/tensorflow_datasets")
+    parser.add_argument("names", nargs="+", metavar="NAME", help="datasets of the list above")
+    parser.add_argument("--data-dir", help="default: TFDS_DATA_DIR, or ~/tensorflow_datasets")
     options = parser.parse_args(arguments)
     try:
         place = folder("prepare", options.data_dir)

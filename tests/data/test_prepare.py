@@ -15,7 +15,7 @@ from jaxnet.data.builders import KNOWN, OWN, camvid, cifar10, free_spoken_digits
 def test_the_command_prepares_once(site, tmp_path, monkeypatch, capsys):
     site.multi30k(monkeypatch)
     place = tmp_path / "new" / "datasets"
-    assert prepare.main(["multi30k", "--data_dir", str(place)]) == 0
+    assert prepare.main(["multi30k", "--data-dir", str(place)]) == 0
     said = capsys.readouterr().out.splitlines()
     assert said == [
         "multi30k: 31,014 captions of photographs, in German and English",
@@ -26,7 +26,7 @@ def test_the_command_prepares_once(site, tmp_path, monkeypatch, capsys):
     ]
     assert os.listdir(place) == ["multi30k"] and tfds.prepared(place) == ["multi30k"]
     shutil.rmtree(site.folder)  # it is not asked again
-    assert prepare.main(["multi30k", "--data_dir", str(place)]) == 0
+    assert prepare.main(["multi30k", "--data-dir", str(place)]) == 0
     assert capsys.readouterr().out == f"multi30k is already in {place}\n"
 
 
@@ -50,14 +50,14 @@ def test_a_wrong_checksum_leaves_nothing(site, tmp_path, monkeypatch, capsys):
     site.multi30k(monkeypatch)
     site.put("val.en.gz", b"changed")
     place = tmp_path / "new"
-    line = fails(capsys, "multi30k", "--data_dir", str(place))
+    line = fails(capsys, "multi30k", "--data-dir", str(place))
     assert "val.en.gz has the sha256" in line
     assert not place.exists()
 
 
 def test_unknown_names(tmp_path, capsys):
     words = "prepare: unknown dataset minst, camvit; choose from bccd, camvid, cifar10"
-    assert fails(capsys, "minst", "camvid", "camvit", "--data_dir", str(tmp_path)).startswith(words)
+    assert fails(capsys, "minst", "camvid", "camvit", "--data-dir", str(tmp_path)).startswith(words)
     assert not os.listdir(tmp_path)
     with pytest.raises(ValueError, match="tfds.load: there is no dataset 'minst'; jaxnet has camv"):
         tfds.load("minst", "train", data_dir=tmp_path, download=True)
@@ -65,7 +65,7 @@ def test_unknown_names(tmp_path, capsys):
 
 def test_a_place_that_is_a_file(tmp_path, capsys):
     (tmp_path / "file").write_text("")
-    line = fails(capsys, "multi30k", "--data_dir", str(tmp_path / "file" / "new"))
+    line = fails(capsys, "multi30k", "--data-dir", str(tmp_path / "file" / "new"))
     assert line.startswith("prepare: multi30k cannot be prepared in ")
     assert "Not a directory" in line
 
@@ -73,13 +73,13 @@ def test_a_place_that_is_a_file(tmp_path, capsys):
 def test_no_room(tmp_path, monkeypatch, capsys):
     usage = shutil.disk_usage(tmp_path)._replace(free=1_100_000)
     monkeypatch.setattr(shutil, "disk_usage", lambda place: usage)
-    line = fails(capsys, "camvid", "--data_dir", str(tmp_path))
+    line = fails(capsys, "camvid", "--data-dir", str(tmp_path))
     assert "needs 187 MB, and" in line and "has 1 MB of free space" in line
 
 
 def test_the_catalogue_needs_tensorflow(tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "tensorflow", None)
-    line = fails(capsys, "bccd", "--data_dir", str(tmp_path))
+    line = fails(capsys, "bccd", "--data-dir", str(tmp_path))
     assert "needs TensorFlow to prepare" in line and "pip install tensorflow" in line
     assert not os.listdir(tmp_path)
 
@@ -94,14 +94,14 @@ def test_what_the_catalogue_raises_is_one_line(tmp_path, monkeypatch, capsys):
 
     monkeypatch.setitem(sys.modules, "tensorflow", np)
     monkeypatch.setattr(tensorflow_datasets, "builder", lambda name, **options: Broken())
-    line = fails(capsys, "bccd", "--data_dir", str(tmp_path))
+    line = fails(capsys, "bccd", "--data-dir", str(tmp_path))
     assert line.endswith("RuntimeError: HTTP code: 404. To debug, see a page.")
     assert not os.listdir(tmp_path)
 
 
 def test_without_tfds_it_says_what_to_install(tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)
-    assert "[data]" in fails(capsys, "multi30k", "--data_dir", str(tmp_path))
+    assert "[data]" in fails(capsys, "multi30k", "--data-dir", str(tmp_path))
 
 
 @pytest.mark.parametrize("name", ["bccd", "cifar10", "mnist", "tiny_shakespeare"])
