@@ -20,7 +20,9 @@ from jaxnet.services.trees import PyTree
 def feed(loader: Iterable[PyTree], mesh: Mesh, spec: P, *, ahead: int = 2) -> Iterable[PyTree]:
     """Return the batches of a loader on a mesh, read and moved ahead of their use in a thread.
 
-    Each process gives the batches of a loader that yields its slices of the whole batches. The
+    Each process gives the batches of a loader that yields its slices of the whole batches. Before a
+    batch is taken, the processes compare what they have next, while the step before it runs. With
+    other loaders, `fit` and `evaluate` compare between two steps, which takes longer. The
     iterators have `get_state` and `set_state`, as grain's iterators have. The state is the loader's
     state after the batch that was handed out last, however far the thread has read. So a run
     resumes from `Epoch.position` with the next batch. For a loader without a state it is the number
