@@ -129,12 +129,12 @@ def complete(who: str, config: str | Path | Mapping[str, Any], families: Any) ->
         )
     defaults, aliases = families[family].defaults, families[family].aliases
     found = Config(where, family, dict(defaults), dict(config))
-    only, seen = ONLY | families[family].only, set()
-    for name, value in config.items():
-        name = aliases.get(name, name)
+    only, seen = ONLY | families[family].only, {}
+    for own, value in config.items():
+        name = aliases.get(own, own)
         if name in seen:
-            raise found.error(f"{name} is given twice, by two names; leave one out")
-        seen.add(name)
+            raise found.error(f"{name} is given twice, as {seen[name]} and {own}; leave one out")
+        seen[name] = own
         if name in defaults:
             need, fits = KINDS.get(name) or BY_TYPE[type(defaults[name])]
             if not (value is None and name in MAY_BE_NULL or fits(value)):

@@ -24,7 +24,7 @@ from tests.models.published.test_decoders import PUBLISHED
         ("llama", {"hidden_size": 33}, "num_attention_heads must divide hidden_size = 33, got 32"),
         ("gpt2", {"n_inner": 2.5}, "n_inner must be a whole number of at least 1, got 2.5"),
         ("gpt2", {"n_head": 5}, "n_head must divide n_embd = 768, got 5"),
-        ("gpt2", {"n_embd": 24, "hidden_size": 24}, "n_embd is given twice"),
+        ("gpt2", {"n_embd": 24, "hidden_size": 24}, "n_embd is given twice, as n_embd and h"),
         ("gemma2", {"sliding_window": None}, "sliding_window must be a number"),
         ("gemma2", {"layer_types": ["full_attention"]}, "layer_types must have 26 entries"),
         ("gemma3_text", {"rope_parameters": {"rope_theta": 5}}, "rope_parameters may hold full"),
