@@ -79,8 +79,7 @@ class Layer(_Fields):
     def __reduce_ex__(self, protocol: Any) -> Any:
         """Raise for `pickle`, which finds functions by name; copy and cloudpickle are in Python."""
         asks = str(sys._getframe(1).f_globals.get("__name__"))
-        local = "<locals>" in getattr(self.init, "__qualname__", "")
-        if local and not re.search(r"^copy$|cloudpickle|dill", asks):
+        if "<locals>" in repr(self.init) and not re.search(r"^copy$|cloudpickle|dill", asks):
             raise TypeError(f"{self.name}: pickle cannot write it; write cloudpickle.dumps(net)")
         return super().__reduce_ex__(protocol)
 

@@ -12,7 +12,6 @@ import numpy as np
 from jaxnet.core import Layer, Params, State, as_layer, transformed
 from jaxnet.data import Vocabulary
 from jaxnet.decoding import iterate
-from jaxnet.interop.gguf import read_gguf
 from jaxnet.interop.names import Source, by_names, to_names
 from jaxnet.interop.weights import open_weights
 from jaxnet.services.checks import check_list, check_options, check_type
@@ -290,5 +289,7 @@ def _place(who: str, source: Any) -> Path:
 
 def _opened(source: Any) -> tuple[Any, Mapping[str, Any]]:
     """Return the configuration of a model, or its place, and its weights by name."""
+    from jaxnet.models.published.gguf import read_gguf
+
     path = _place("load", source)
     return read_gguf(path) if path.suffix == ".gguf" else (path, open_weights("load", path))

@@ -45,6 +45,7 @@ def interrupted(call, files, at):
 
 @pytest.fixture
 def pair():
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # whatever ran before in this process
     trainer = jn.trainer(jn.supervised(jn.dense(2), optax.squared_error), optax.sgd(0.1))
     yield trainer, trainer.init(jax.random.key(0), DATA)
     signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -10,7 +10,7 @@ import pytest
 
 import jaxnet as jn
 from jaxnet.interop import decoder_table, load, to_names
-from jaxnet.interop.gguf import NAMES
+from jaxnet.models.published.gguf import NAMES
 
 CONFIG = {
     "model_type": "llama", "vocab_size": 32, "hidden_size": 64, "num_hidden_layers": 2,
