@@ -40,8 +40,6 @@ RETURNS = re.compile(r"^(Returns|Yields):\n(\s+)", re.M)
 # A row of a list in two columns, such as "  lengths   Integers (batch,)", or its next line.
 ROW = re.compile(r"( {2,})(\S(?:.*?\S)?) {2,}(\S.*)")
 ARGUMENTS = re.compile(r"(Args|Arguments|Fields|Attributes|Returns|Yields|Raises)\b.*:$")
-# An example that draws, and what it prints of the figure.
-LOOK = re.compile(r"(>>> figure = [^\n]*\n(?: *\.\.\. [^\n]*\n)*)(?: +\S[^\n]*\n?)+")
 PROMPT = re.compile(r"^( *(?:>>>|\.\.\.) ?)(.*)$")
 
 
@@ -229,8 +227,6 @@ class Sections(griffe.Extension):
 def shown(text: str, obj: griffe.Object) -> str:
     """The docstring of an object, for the reference."""
     text = lists(qualified(text, obj.path, obj.module.members))
-    if obj.path.startswith("jaxnet.viz."):
-        text = LOOK.sub(r"\1", text)  # the reference shows the figure itself
     for section, title in TITLES.items():
         text = re.sub(rf"^{section}:$", title, text, flags=re.M)
     text = linked(text, others=own_names(obj))

@@ -31,9 +31,8 @@ def attention(
       ValueError: If the numbers of words do not match the weights, or weights are out of range.
 
     Example:
-      >>> figure = attention([[0.9, 0.1], [0.2, 0.8]], ["ein", "Hund"], ["a", "dog"])
-      >>> [label.get_text() for label in figure.axes[0].get_yticklabels()]
-      ['a', 'dog']
+      >>> source, target = "ein blauer Hund läuft".split(), "a blue dog runs".split()
+      >>> figure = attention(0.6 * np.eye(4) + 0.1, source, target)
 
     Reference: Bahdanau et al. 2015, "Neural Machine Translation by Jointly Learning to Align and
     Translate", figure 3.

@@ -41,8 +41,6 @@ def boxes(
     Example:
       >>> found = {"boxes": np.array([[[0.1, 0.2, 0.5, 0.6]]]), "classes": np.array([[1]])}
       >>> figure = boxes(np.ones((1, 30, 40, 3)), found, names=["cat", "dog"])
-      >>> [text.get_text() for text in figure.legends[0].get_texts()]
-      ['cat', 'dog', 'found']
     """
     from matplotlib.lines import Line2D
 

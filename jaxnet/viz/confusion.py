@@ -27,9 +27,8 @@ def confusion(matrix: Any, names: Sequence[str] | None = None) -> Figure:
         class.
 
     Example:
-      >>> figure = confusion([[5, 1], [0, 7]], names=["cat", "dog"])
-      >>> figure.axes[0].get_title()
-      '12 of 13 correct (92.31%)'
+      >>> matrix = [[48, 2, 0], [5, 40, 1], [0, 3, 44]]
+      >>> figure = confusion(matrix, names=["cat", "dog", "horse"])
     """
     from matplotlib.colors import PowerNorm
 

@@ -76,9 +76,8 @@ def curves(panels: Panels, *, xlabel: str = "epoch", x: Any = None) -> Figure:
       ValueError: If there are no metrics, or values have the wrong shape.
 
     Example:
-      >>> figure = curves({"loss": {"train": [2.0, 1.0, 0.5], "evaluation": [2.1, 1.2, 0.9]}})
-      >>> [axes.get_ylabel() for axes in figure.axes]
-      ['loss']
+      >>> train = 0.8 ** np.arange(12)
+      >>> figure = curves({"loss": {"train": train, "evaluation": train + 0.02 * np.arange(12)}})
     """
     from matplotlib.ticker import MaxNLocator
 

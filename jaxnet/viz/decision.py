@@ -47,8 +47,6 @@ def decision(
     Example:
       >>> x, y = np.array([[0, 0], [0, 1], [1, 0], [1, 1]]), np.array([0, 1, 1, 1])
       >>> figure = decision({"OR": lambda x: x.sum(1) > 0.5, "AND": lambda x: x.sum(1) > 1.5}, x, y)
-      >>> [axes.get_title() for axes in figure.axes]
-      ['OR: 0 of 4 wrong', 'AND: 2 of 4 wrong']
     """
     from matplotlib.lines import Line2D
 

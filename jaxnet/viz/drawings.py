@@ -28,8 +28,6 @@ def sliding_window(
 
     Example:
       >>> figure = sliding_window(np.eye(7), np.ones((3, 3)), at=(1, 1), strides=3)
-      >>> figure.get_supxlabel()
-      '1·1 + 0·1 + 0·1 + 0·1 + 1·1 + 0·1 + … = 3'
     """
     image = on_host("sliding_window", "image", image, "(height, width)")
     kernel = on_host("sliding_window", "kernel", kernel, "(rows, columns)")
@@ -76,8 +74,6 @@ def unrolled(steps: int = 4, *, inputs: Any = None, outputs: Any = None) -> Figu
 
     Example:
       >>> figure = unrolled(3, inputs=list("hel"), outputs=list("ell"))
-      >>> "h" in [text.get_text() for text in figure.axes[0].texts]
-      True
     """
     at_least("unrolled", "steps", steps, 2)
     names = {}
@@ -113,8 +109,6 @@ def lstm_cell() -> Figure:
 
     Example:
       >>> figure = lstm_cell()
-      >>> [text.get_text() for text in figure.axes[0].texts if len(text.get_text()) == 1]
-      ['×', '+', '×', '×', 'σ', 'σ', 'σ']
     """
     axes = canvas(7.4, 3.7)
     _rectangle(axes, 1.0, 0.65, 5.3, 2.55, fill="0.97", line="0.7")
@@ -162,8 +156,6 @@ def attention_steps(query: str, words: Any, weights: Any) -> Figure:
 
     Example:
       >>> figure = attention_steps("it", ["the", "cat", "sat"], [0.1, 0.8, 0.1])
-      >>> "0.80" in [text.get_text() for text in figure.axes[0].texts]
-      True
     """
     words = texts("attention_steps", "words", words)
     (query,) = texts("attention_steps", "query", [query])

@@ -27,10 +27,9 @@ def embedding(panels: Mapping[str, Any], labels: Any, names: Sequence[str] | Non
         label per point.
 
     Example:
-      >>> points = np.random.default_rng(0).normal(size=(30, 2))
-      >>> figure = embedding({"PCA": points, "autoencoder": points**3}, np.arange(30) % 3)
-      >>> [axes.get_title() for axes in figure.axes]
-      ['PCA', 'autoencoder']
+      >>> labels, noise = np.arange(90) % 3, np.random.default_rng(0).normal(size=(90, 2))
+      >>> middles = np.array([[0, 0], [1, 0], [0, 1]])[labels]
+      >>> figure = embedding({"PCA": middles + noise, "autoencoder": 9 * middles + noise}, labels)
     """
     sizes: dict[str, int] = {}
     labels = on_host("embedding", "labels", labels, "(examples,)", "integers", sizes, empty=False)

@@ -29,8 +29,6 @@ def feature_maps(
 
     Example:
       >>> figure = feature_maps(np.random.rand(6, 5, 8), most_active=3)
-      >>> len(figure.axes)  # three maps and the scale
-      4
     """
     maps = on_host("feature_maps", "maps", maps)
     if maps.ndim != 3 or not maps.size:

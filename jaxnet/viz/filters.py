@@ -31,10 +31,11 @@ def filters(
       ValueError: If `kernel` has the wrong shape, or a dense kernel does not match `shape`.
 
     Example:
-      >>> figure = filters(np.random.randn(5, 3, 1, 6), columns=3)
-      >>> len(figure.axes)  # six filters and the scale
-      7
-      >>> figure = filters(np.random.randn(35, 4), shape=(5, 7))
+      >>> waves = [(0, 1), (1, 0), (1, 1), (1, -1), (0, 2), (2, 0)]
+      >>> row, column = np.mgrid[-3:4, -3:4]
+      >>> kernel = np.stack([np.cos(a * row + b * column) for a, b in waves], -1)  # (7, 7, 6)
+      >>> figure = filters(kernel.reshape(49, 6), shape=(7, 7))  # of a dense layer
+      >>> figure = filters(kernel[:, :, None], columns=3)  # of a convolution
     """
     kernel = _as_images(on_host("filters", "kernel", kernel), shape)
     at_least("filters", "columns", columns, optional=True)

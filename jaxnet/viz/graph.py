@@ -35,8 +35,6 @@ def graph(computed: Graph, *, digits: int = 3) -> Figure:
     Example:
       >>> computed = jn.inspect.graph(lambda x, y, z: (x + y) * z, -2, 5, -4)
       >>> figure = graph(computed)
-      >>> [text.get_text() for text in figure.axes[0].texts][:6]
-      ['x', 'y', 'z', '+', '×', 'f']
     """
     hint = "write graph(jn.inspect.graph(f, x))"
     check_type("graph", "", computed, Graph, "a graph of jn.inspect.graph", hint)

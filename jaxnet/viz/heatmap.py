@@ -43,8 +43,6 @@ def heatmap(
     Example:
       >>> x = np.random.rand(2, 8, 8, 1)
       >>> figure = heatmap(x, {"saliency": np.random.randn(2, 8, 8, 1)}, ["a", "b"])
-      >>> len(figure.axes)  # two rows of two, and the scale
-      5
     """
     images = on_host("heatmap", "images", images, dtype="booleans or numbers")
     images = images / 255 if images.dtype == np.uint8 else images

@@ -24,8 +24,6 @@ def images(x: Any, titles: Sequence[str] | None = None, *, columns: int | None =
 
     Example:
       >>> figure = images(np.random.rand(5, 8, 7, 1), titles=list("abcde"), columns=3)
-      >>> [axes.get_title() for axes in figure.axes]
-      ['a', 'b', 'c', 'd', 'e']
     """
     x = on_host("images", "x", x, dtype="booleans or numbers")
     x = x[..., None] if x.ndim == 3 and x.shape[-1] not in (1, 3) else x  # or it is one image

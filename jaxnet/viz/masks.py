@@ -71,8 +71,6 @@ def masks(
     Example:
       >>> truth = np.arange(24).reshape(2, 3, 4) % 3  # 2 is void
       >>> figure = masks(np.ones((2, 3, 4, 3)), {"truth": truth}, ["cat", "dog"], np.eye(3)[:2])
-      >>> [axes.get_title() for axes in figure.axes]
-      ['image', 'truth', '', '']
     """
     from matplotlib.patches import Patch
 

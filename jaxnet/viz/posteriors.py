@@ -36,8 +36,6 @@ def posteriors(
 
     Example:
       >>> figure = posteriors([[0.9, 0.1], [0.6, 0.4], [0.2, 0.8]], [0, 0, 1], steps="abc")
-      >>> figure.axes[0].lines[0].get_ydata().tolist()
-      [0.0, 0.0, 1.0]
     """
     sizes: dict[str, int] = {}
     form = "(time, states)"

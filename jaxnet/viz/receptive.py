@@ -28,8 +28,6 @@ def receptive(image: Any, fields: ReceptiveFields, paths: Sequence[str] | None =
       >>> net = jn.serial(jn.conv(2, 3), jax.nn.relu, jn.max_pool(2), jn.conv(2, 3, name="second"))
       >>> fields = jn.inspect.receptive_fields(net, jn.spec((1, 16, 16, 1)))
       >>> figure = receptive(np.random.rand(16, 16, 1), fields)
-      >>> [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
-      ['conv, 3×3', 'max_pool, 4×4', 'second, 8×8']
     """
     from matplotlib.patches import Rectangle
 
