@@ -22,10 +22,21 @@ def serial(*layers: Layer | Callable[..., Any], name: str = "serial") -> Layer:
 
     Example:
       >>> net = jn.serial(jn.dense(4), jax.nn.relu, jn.dense(2))
+      >>> print(jn.summary(net, jn.spec((5, 3))))
+      serial for an input of (5, 3) float32
+      layer      kind      output  parameters  state  FLOPs
+      ─────────────────────────────────────────────────────
+      serial     serial    (5, 2)          26           200
+        dense    dense     (5, 4)          16           120
+        relu     function  (5, 4)
+        dense_1  dense     (5, 2)          10            80
+      ─────────────────────────────────────────────────────
+      total                                26      0    200
+      104 B of parameters, 0 B of state, 200 B of activations
       >>> params, state = net.init(jax.random.key(0), jn.spec((5, 3)))
       >>> y, state = net.apply(params, state, jnp.ones((5, 3)))
-      >>> y.shape
-      (5, 2)
+      >>> np.asarray(y[0]).round(3)
+      array([ 0.202, -0.1  ], dtype=float32)
     """
     _check_layers("serial", layers)
 
@@ -55,10 +66,12 @@ def parallel(*layers: Layer | Callable[..., Any], name: str = "parallel") -> Lay
 
     Example:
       >>> net = jn.parallel(jnp.sin, jnp.cos)
-      >>> (s, c), _ = net.apply({}, {}, jnp.zeros((2, 3)))
-      >>> (s, t), _ = net.apply({}, {}, (jnp.zeros((2, 3)), jnp.zeros((4, 5))))
-      >>> s.shape, c.shape, t.shape
-      ((2, 3), (2, 3), (4, 5))
+      >>> (s, c), _ = net.apply({}, {}, jnp.zeros((1, 3)))  # both get the array
+      >>> s.tolist(), c.tolist()
+      ([[0.0, 0.0, 0.0]], [[1.0, 1.0, 1.0]])
+      >>> (s, c), _ = net.apply({}, {}, (jnp.zeros(1), jnp.full(2, jnp.pi)))  # an entry each
+      >>> s.tolist(), c.tolist()
+      ([0.0], [-1.0, -1.0])
     """
     _check_layers("parallel", layers)
 
@@ -95,10 +108,9 @@ def residual(
       ValueError: If the shapes differ, which are never broadcast, or for a tuple of arrays.
 
     Example:
-      >>> net = jn.residual(jnp.tanh)
-      >>> y, _ = net.apply({}, {}, jnp.zeros((2, 3)))
-      >>> y.shape
-      (2, 3)
+      >>> net = jn.residual(jnp.square)
+      >>> net.apply({}, {}, jnp.array([[1.0, 2.0, 3.0]]))[0].tolist()  # x + x²
+      [[2.0, 6.0, 12.0]]
     """
     _check_layers("residual", (layer,) if shortcut is None else (layer, shortcut))
 

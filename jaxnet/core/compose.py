@@ -21,7 +21,7 @@ def compose(
 ) -> Layer:
     """Make a layer from a function `forward(m, x) -> y` that applies other layers by `m(layer, x)`.
 
-    `m` is a value handed to the function:
+    The function calls `m`, its first argument, to apply layers, and asks it for params and state:
 
         m(layer, x)                         the output of a child, a layer or a plain function
         m.param(name, initializer, shape)   a parameter of this layer
@@ -34,14 +34,14 @@ def compose(
         m.whole(layer, x)                   a child outside the stream, with its whole input
         m.stream                            how a sequence arrives in `jn.stream`; None as a whole
 
-    `init` runs `forward` on shapes alone, in evaluation mode, and notes its calls; so `forward` may
-    not depend on values, and must call the same layers at each run.
+    `init` runs `forward` on shapes alone, in evaluation mode, and notes its calls. So `forward`
+    must call the same layers at each run, whatever the values are.
 
-    Names: the entry of a child is the name of its layer. Two layers of one name become `dense` and
-    `dense_1`, in the order of their calls; the same layer object used twice within one `forward`
-    shares its parameters. Parameters and children share one namespace. Calls of `m` inside
-    `jax.lax.scan` and the like work for layers without state; for layers with state use `repeat`.
-    `m.update` raises there, since its value ends with the loop.
+    The params of a child are stored under the name of its layer. Two layers of one name become
+    `dense` and `dense_1`, in the order of their calls, and a layer that is called twice shares its
+    params. A parameter and a child must have different names. Inside `jax.lax.scan` and the like,
+    `m` can apply layers without state; for layers with state use `repeat`. `m.update` raises there,
+    since its value ends with the loop.
 
     Args:
       forward: The function. It may make layers or use layers made outside it.
@@ -60,6 +60,9 @@ def compose(
       >>> params, state = jn.compose(scaled).init(jax.random.key(0), jn.spec((2, 3)))
       >>> jax.tree.map(jnp.shape, params)
       {'dense': {'bias': (5,), 'kernel': (3, 5)}, 'scale': (5,)}
+      >>> y, _ = jn.compose(scaled).apply(params, state, jnp.ones((2, 3)))
+      >>> np.asarray(y[0]).round(3)
+      array([-0.022,  0.908, -0.985,  0.632,  0.502], dtype=float32)
 
       A layer with state:
 

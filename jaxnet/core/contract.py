@@ -134,8 +134,8 @@ def spec(shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.ShapeDtypeStru
       TypeError: If `shape` is not a tuple of integers, or if `dtype` is not a dtype.
 
     Example:
-      >>> spec((32, 28, 28, 1)).shape
-      (32, 28, 28, 1)
+      >>> spec((32, 28, 28, 1))
+      ShapeDtypeStruct(shape=(32, 28, 28, 1), dtype=float32)
     """
     check_shape("spec: the shape", shape)
     check_dtype("spec", dtype)
@@ -152,9 +152,10 @@ def child_key(key: jax.Array, name: str) -> jax.Array:
       A random key of the same kind as `key`.
 
     Example:
-      >>> a, b = child_key(jax.random.key(0), "a"), child_key(jax.random.key(0), "b")
-      >>> bool((jax.random.key_data(a) != jax.random.key_data(b)).any())
-      True
+      >>> for name in ("a", "b"):
+      ...     print(name, f"{jax.random.uniform(child_key(jax.random.key(0), name)):.3f}")
+      a 0.072
+      b 0.830
     """
     check_key(key, "child_key")
     if not isinstance(name, str):

@@ -62,13 +62,24 @@ def conv(
       ValueError: If the window is larger than the padded input.
 
     Example:
+      A filter for the left edges of bright areas:
+
+      >>> image = jnp.array([[0.0, 0, 1, 1], [0, 0, 1, 1], [0, 1, 1, 0]])[None, :, :, None]
+      >>> layer = conv(1, (1, 2), padding="VALID")
+      >>> params = {"kernel": jnp.array([-1.0, 1]).reshape(1, 2, 1, 1), "bias": jnp.zeros(1)}
+      >>> y, state = layer.apply(params, {}, image)
+      >>> y[0, :, :, 0]
+      Array([[ 0.,  1.,  0.],
+             [ 0.,  1.,  0.],
+             [ 1.,  0., -1.]], dtype=float32)
+
+      Six filters of 5x5 pixels for color images:
+
       >>> layer = conv(6, 5, strides=2, padding="VALID")
       >>> params, state = layer.init(jax.random.key(0), jn.spec((32, 28, 21, 3)))
-      >>> params["kernel"].shape
-      (5, 5, 3, 6)
       >>> y, state = layer.apply(params, state, jnp.ones((32, 28, 21, 3)))
-      >>> y.shape
-      (32, 12, 9, 6)
+      >>> params["kernel"].shape, y.shape
+      ((5, 5, 3, 6), (32, 12, 9, 6))
 
     Reference: LeCun et al. 1998, "Gradient-based learning applied to document recognition".
     """

@@ -37,11 +37,14 @@ def dense(
       ValueError: If the input does not have a feature axis.
 
     Example:
-      >>> layer = dense(10)
-      >>> params, state = layer.init(jax.random.key(0), jn.spec((32, 784)))
-      >>> y, state = layer.apply(params, state, jnp.ones((32, 784)))
-      >>> y.shape
-      (32, 10)
+      >>> layer = dense(2)
+      >>> params, state = layer.init(jax.random.key(0), jn.spec((5, 3)))
+      >>> jax.tree.map(jnp.shape, params)
+      {'bias': (2,), 'kernel': (3, 2)}
+      >>> params = {"kernel": jnp.array([[1.0, 0], [0, 2], [3, 0]]), "bias": jnp.array([0.5, 0])}
+      >>> y, state = layer.apply(params, state, jnp.array([[1.0, 2, 3]]))
+      >>> y.tolist()  # 1 * 1 + 3 * 3 + 0.5, and 2 * 2
+      [[10.5, 4.0]]
     """
     check_name("dense", name)
     at_least(name, "features", features)

@@ -37,12 +37,6 @@ def max_pool(
     a NaN in a window makes the output NaN. If all entries of a window that begins in padding are
     -inf, their gradient may be 0.
 
-    On CPU, the gradient is several times faster than the gradient of `jax.lax.reduce_window`, which
-    is a scatter. For adjacent windows it is written in one pass, by the index of their first
-    largest entry. Overlapping windows run in C for float32 inputs with one or two spatial axes and
-    at least 16 features. For others, the maximum is taken along one axis after another, between
-    shifted slices.
-
     Args:
       window: Size of the window, a number for all spatial axes or one per axis.
       strides: Strides of the window; its size by default, so that windows do not overlap.

@@ -13,9 +13,8 @@ def flatten(*, name: str = "flatten") -> Layer:
       name: Name of the layer.
 
     Example:
-      >>> y, _ = flatten().apply({}, {}, jnp.ones((2, 3, 5, 7)))
-      >>> y.shape
-      (2, 105)
+      >>> flatten().apply({}, {}, jnp.arange(12.0).reshape(2, 3, 2))[0].tolist()
+      [[0.0, 1.0, 2.0, 3.0, 4.0, 5.0], [6.0, 7.0, 8.0, 9.0, 10.0, 11.0]]
     """
 
     def forward(m, x):

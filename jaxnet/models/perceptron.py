@@ -227,8 +227,10 @@ def train_perceptron(
     Example:
       >>> x = np.array([[0, 0], [0, 1], [1, 0], [1, 1]], np.float32)
       >>> run = train_perceptron(x, x[:, 0] + x[:, 1] > 0.5)  # OR
-      >>> run.converged, run.mistakes.tolist()
-      (True, [1, 2, 1, 0])
+      >>> print(run)
+      converged: pass 4 made no mistake, 4 before it
+      >>> run.mistakes.tolist()  # of each pass
+      [1, 2, 1, 0]
       >>> print(train_perceptron(x, x[:, 0] != x[:, 1]))  # XOR
       did not converge: ... so no hyperplane separates the classes. ...
 

@@ -33,13 +33,14 @@ def by_path(
         of no array.
 
     Example:
-      >>> optimizer = by_path({"old/*": optax.set_to_zero(), "*": optax.adamw(0.1)})
+      >>> decayed = optax.adamw(0.1, weight_decay=5.0)
+      >>> optimizer = by_path({"old/*": optax.set_to_zero(), "*": decayed})
       >>> params = {"old": {"kernel": jnp.ones(2)}, "head": {"kernel": jnp.ones(2)}}
       >>> opt_state = optimizer.init(params)
       >>> zeros = jax.tree.map(jnp.zeros_like, params)
       >>> updates, opt_state = optimizer.update(zeros, opt_state, params)
-      >>> jax.tree.map(lambda leaf: bool((leaf != 0).any()), updates)  # only decay is left
-      {'head': {'kernel': True}, 'old': {'kernel': False}}
+      >>> jax.tree.map(lambda leaf: leaf.tolist(), updates)  # of the decay alone
+      {'head': {'kernel': [-0.5, -0.5]}, 'old': {'kernel': [0.0, 0.0]}}
     """
     if not isinstance(optimizers, Mapping) or not optimizers:
         raise TypeError(

@@ -226,10 +226,13 @@ def predict(
       ValueError: If x has a NaN, or ids without an embedding.
 
     Example:
-      >>> net = jn.dense(2)
-      >>> params, state = net.init(jax.random.key(0), jn.spec((1, 3)))
-      >>> jn.predict(net, params, state, np.ones((7, 3), np.float32), batch_size=4).shape
-      (7, 2)
+      >>> net = jn.serial(jn.dense(2, use_bias=False), jax.nn.softmax)
+      >>> params = {"dense": {"kernel": jnp.array([[1.0, 0.0], [0.0, 1.0]])}}
+      >>> x = np.array([[2.0, 0.0], [0.0, 0.0], [0.0, 1.0]], np.float32)
+      >>> jn.predict(net, params, {}, x, batch_size=2).round(2)
+      array([[0.88, 0.12],
+             [0.5 , 0.5 ],
+             [0.27, 0.73]], dtype=float32)
     """
     at_least("predict", "batch_size", batch_size)
     net, x = as_layer(net, "predict", "net"), data_on_device(x, "predict: x")

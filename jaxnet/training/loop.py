@@ -88,10 +88,14 @@ def fit(
       >>> trainer = jn.trainer(jn.supervised(jn.dense(2), loss), optax.sgd(1.0))
       >>> train_state = trainer.init(jax.random.key(0), data)
       >>> for epoch in jn.fit(trainer, train_state, data, epochs=9, batch_size=3):
+      ...     print(f"epoch {epoch.number}: loss {epoch.train['loss']:.2f}")
       ...     if epoch.train["loss"] < 0.5:
       ...         break
-      >>> epoch.number < 9, int(epoch.train_state.step) == 2 * epoch.number
-      (True, True)
+      epoch 1: loss 0.72
+      epoch 2: loss 0.64
+      epoch 3: loss 0.50
+      epoch 4: loss 0.33
+      >>> params = epoch.train_state.params  # the trained ones
     """
     if (epochs is None) == (steps is None):
         raise ValueError(

@@ -65,12 +65,13 @@ def supervised(
         (32,), which would compare every example with every other.
 
     Example:
-      >>> objective = jn.supervised(jn.dense(1), optax.squared_error)
-      >>> batch = jnp.ones((5, 3)), jnp.ones((5, 1))
-      >>> params, state = objective.init(jax.random.key(0), batch)
-      >>> (values, metrics), state = objective.apply(params, state, batch)
-      >>> params["kernel"].shape, values.shape
-      ((3, 1), (5,))
+      >>> metrics = {"absolute": lambda outputs, targets: abs(outputs - targets)}
+      >>> objective = jn.supervised(jn.dense(1), optax.squared_error, metrics=metrics)
+      >>> params = {"kernel": jnp.array([[2.0]]), "bias": jnp.zeros(1)}  # outputs 2 x
+      >>> batch = jnp.array([[1.0], [2.0]]), jnp.array([[3.0], [6.0]])
+      >>> (values, metrics), state = objective.apply(params, {}, batch)
+      >>> values.tolist(), metrics["absolute"].tolist()
+      ([1.0, 4.0], [1.0, 2.0])
     """
     net = as_layer(net, "supervised", "net")
     metrics = {} if metrics is None else metrics

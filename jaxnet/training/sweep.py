@@ -215,14 +215,19 @@ def sweep(
       >>> objective = jn.supervised(jn.dense(2), loss)
       >>> grid = {"learning_rate": [0.1, 1.0]}
       >>> found = jn.sweep(objective, optax.sgd, (x, y), epochs=9, grid=grid)
-      >>> found.train["loss"].shape, found.settings[found.best()]
-      ((2, 5, 9), {'learning_rate': 1.0})
+      >>> print(found.table())
+      learning_rate           train loss (95%)
+      ────────────────────────────────────────
+                0.1  0.7396 (0.5668 to 0.9124)
+                  1  0.2510 (0.2186 to 0.2834)
+      5 seeds each, ... s in all
+      >>> best = found.member(found.best(), 0)  # the train state of its first seed
 
       Cross-validation:
 
       >>> found = jn.sweep(objective, optax.sgd, (x, y), epochs=9, grid=grid, folds=2)
-      >>> found.evaluation["loss"].shape, found.outputs.shape
-      ((2, 2, 9), (2, 4, 2))
+      >>> found.outputs[found.best()].shape  # of each example, from the run that left it out
+      (4, 2)
     """
     if folds is not None:
         if evaluate is not None or own_data:

@@ -164,8 +164,8 @@ def trainer(
     Gradients of complex params are the conjugates of `jax.grad`'s, so that descent lowers the loss.
 
     It warns, with paths, about recompilations, about state that does not change in training, and
-    about gradients or losses that are not finite. To detect the last, it reads values from time to
-    time, at least every 256 steps; `fit` checks every step.
+    about gradients or losses that are not finite. In a loop of your own, the last warning comes up
+    to 256 steps late; `fit` checks every step.
 
     Under Linux it also makes the process keep freed memory, see `jn.reuse_memory`.
 
@@ -203,10 +203,13 @@ def trainer(
       >>> loss = optax.softmax_cross_entropy_with_integer_labels
       >>> trainer = jn.trainer(jn.supervised(jn.dense(2), loss), optax.adam(0.1))
       >>> train_state = trainer.init(jax.random.key(0), batch)
-      >>> for _ in range(20):
+      >>> for step in range(21):
       ...     train_state, metrics = trainer.step(train_state, batch)
-      >>> 0 < float(metrics["loss"]) < 0.2
-      True
+      ...     if step % 10 == 0:
+      ...         print(f"step {step}: loss {metrics['loss']:.2f}")
+      step 0: loss 0.60
+      step 10: loss 0.11
+      step 20: loss 0.03
 
       Transfer learning: start from the trained layer below a new one.
 
@@ -214,8 +217,10 @@ def trainer(
       >>> tuned = jn.trainer(jn.supervised(net, loss), optax.adam(0.1))
       >>> params = {"dense": train_state.params}
       >>> start = tuned.init(jax.random.key(1), batch, params=params)
-      >>> bool((start.params["dense"]["kernel"] == train_state.params["kernel"]).all())
-      True
+      >>> for params in (train_state.params, start.params["dense"]):
+      ...     print(np.asarray(params["bias"]).round(2))
+      [ 0.62 -0.62]
+      [ 0.62 -0.62]
     """
     _check(objective, optimizer)
     all_at_least("trainer", accumulate=accumulate, shapes=shapes)

@@ -106,8 +106,8 @@ def spectral_norm(
       >>> layer = spectral_norm(jn.dense(3, use_bias=False))
       >>> params, state = layer.init(jax.random.key(0), jn.spec((5, 5)))
       >>> kernel, _ = layer.apply(params, state, jnp.eye(5))
-      >>> 0.99 < float(jnp.linalg.norm(kernel, 2)) < 1.01
-      True
+      >>> print(f"largest singular value {jnp.linalg.norm(kernel, 2):.2f}")
+      largest singular value 1.00
 
     Reference: Miyato et al. 2018, "Spectral Normalization for Generative Adversarial Networks".
     """

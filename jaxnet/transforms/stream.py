@@ -59,8 +59,11 @@ def stream(
       >>> state = jn.start_stream(stream, x, state)
       >>> first, state = stream.apply(params, state, x[:, :5])
       >>> rest, state = stream.apply(params, state, x[:, 5:])
-      >>> bool(jnp.allclose(jnp.concatenate([first, rest], 1), whole, atol=1e-5))
-      True
+      >>> for part in (whole, first, rest):
+      ...     print(np.asarray(part[0, :, 0]).round(3))
+      [-0.382 -0.414 -0.361 -0.33  -0.381 -0.675 -0.56 ]
+      [-0.382 -0.414 -0.361 -0.33  -0.381]
+      [-0.675 -0.56 ]
     """
     net = as_layer(net, "stream", "net")
     at_least("stream", "length", length, optional=True)
@@ -144,8 +147,8 @@ def batch_axes(stream: Layer, x: PyTree) -> PyTree:
       {'h': 1}
       >>> def reset(leaf, axis):
       ...     return leaf if axis < 0 else leaf.swapaxes(0, axis).at[1].set(0).swapaxes(0, axis)
-      >>> jax.tree.map(reset, state, axes)["h"].any((0, 2)).tolist()
-      [True, False]
+      >>> np.asarray(abs(jax.tree.map(reset, state, axes)["h"]).sum((0, 2))).round(2)
+      array([3.34, 0.  ], dtype=float32)
     """
     x = abstract(x, "batch_axes")
     batch = next((leaf.shape[0] for leaf in jax.tree.leaves(x) if leaf.shape), 0)

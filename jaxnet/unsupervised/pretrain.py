@@ -61,8 +61,9 @@ def pretrain_greedy(
       >>> net = jn.models.mlp([6, 5, 3], activation=jax.nn.sigmoid)
       >>> params, state = pretrain_greedy(net, x, lambda key, x, features: {
       ...     "kernel": x[:features].T, "bias": jnp.zeros(features)})
-      >>> bool((params["dense"]["kernel"] == x[:6].T).all()), params["dense_1"]["kernel"].shape
-      (True, (6, 5))
+      >>> jax.tree.map(jnp.shape, params)
+      {'dense': {'bias': (6,), 'kernel': (8, 6)}, 'dense_1': {'bias': (5,), 'kernel': (6, 5)},
+       'output': {'bias': (3,), 'kernel': (5, 3)}}
 
       Then fine-tuning:
 

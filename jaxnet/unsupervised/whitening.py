@@ -43,8 +43,8 @@ def fit_pca(key: jax.Array | None, x: Any, features: int | None = None) -> Param
       >>> x = np.random.default_rng(0).normal(size=(50, 3)) * [1, 5, 2]
       >>> params = fit_pca(None, x, 2)
       >>> y, _ = jn.dense(2).apply(params, {}, jnp.asarray(x, jnp.float32))
-      >>> int(jnp.abs(params["kernel"][:, 0]).argmax()), bool((jnp.abs(y.mean(0)) < 1e-5).all())
-      (1, True)
+      >>> np.asarray(y).std(0).round(1)  # of the two directions of largest variance
+      array([4.2, 1.7], dtype=float32)
 
     Reference: Pearson 1901, "On lines and planes of closest fit to systems of points in space".
     """
@@ -87,8 +87,10 @@ def fit_whitening(
       >>> x = np.random.default_rng(0).normal(size=(50, 3)) @ [[1, 0, 0], [2, 3, 0], [4, 5, 6]]
       >>> params = fit_whitening(None, x, zca=True, epsilon=0)
       >>> y, _ = jn.dense(3).apply(params, {}, jnp.asarray(x, jnp.float32))
-      >>> bool(jnp.allclose(jnp.cov(y.T), jnp.eye(3), atol=1e-4))
-      True
+      >>> print(abs(np.cov(y.T)).round(3))
+      [[1. 0. 0.]
+       [0. 1. 0.]
+       [0. 0. 1.]]
 
     Reference: Bell and Sejnowski 1997, "The independent components of natural scenes are edge
     filters"; Kessy et al. 2018, "Optimal whitening and decorrelation".

@@ -149,9 +149,8 @@ def ais(
     Example:
       >>> params = {"kernel": jnp.eye(5, 3), "bias": jnp.ones(3), "visible_bias": jnp.zeros(5)}
       >>> estimate = ais(jax.random.key(0), params, betas=np.linspace(0, 1, 201))
-      >>> error = estimate.log_partition - log_partition(params)
-      >>> bool(abs(error) < 4 * estimate.standard_error)
-      True
+      >>> print(f"{estimate.log_partition:.2f}, exactly {log_partition(params):.2f}")
+      8.87, exactly 8.87
 
     Reference: Salakhutdinov and Murray 2008, "On the Quantitative Analysis of Deep Belief
     Networks".
