@@ -66,9 +66,9 @@ def test_names_are_words(name):
 
 @pytest.mark.parametrize(("make", "words"), [
     (lambda: jn.stateless(None, jnp.tanh, "a"), r"a: init must be a function of \(key, x\), got N"),
-    (lambda: jn.stateless(jnp.tanh, 3, "a"), r"a: apply must be a function of \(params, x\), "),
+    (lambda: jn.stateless(jnp.add, 3, "a"), r"a: apply must be a function of \(params, x\), "),
     (lambda: as_layer(jn.Layer(None, jnp.tanh, "a")), r"Layer: init must be a function"),
-    (lambda: as_layer(jn.Layer(jnp.tanh, {}, "a")), r"Layer: apply must be a"),
+    (lambda: as_layer(jn.Layer(jnp.add, {}, "a")), r"Layer: apply must be a"),
     (lambda: jn.compose(lambda m, x: x, name=3), "compose: name must be a word"),
     (lambda: jn.compose(lambda: 0), r"compose: expected a function forward\(m, x\), got lambda; f"),
     (lambda: jn.compose(jnp.tanh), r"compose: .* got tanh; .* of x alone, write jn.serial\(funct"),
