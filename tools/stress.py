@@ -319,7 +319,7 @@ def processes(what: str, runs: int, rng: random.Random) -> Outcomes:
     jax.config.update("jax_compilation_cache_dir", tempfile.mkdtemp())
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
     for run in range(runs):
-        where, count = ("fit", "evaluate", "own loop")[run % 3], COUNTS[run % 8 == 7]
+        where, count = ("fit", "evaluate", "own loop")[run % 3], COUNTS[run % 4 == 3]
         folder = Path(tempfile.mkdtemp())
         with socket.socket() as free:
             free.bind(("localhost", 0))
