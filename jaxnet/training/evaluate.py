@@ -13,7 +13,7 @@ from jaxnet.services.checks import all_native, as_rows, at_least, check_type, to
 from jaxnet.services.keywords import explain_keywords
 from jaxnet.services.trees import Memo, PyTree, is_float, memo_of, path_name
 from jaxnet.training import placement
-from jaxnet.training.look import look
+from jaxnet.training.look import attempt, look
 from jaxnet.training.objective import Average, averaged, supervised_in
 from jaxnet.training.targets import check_targets, rows_are_in_order
 from jaxnet.training.watch import explain_reuse
@@ -191,11 +191,18 @@ def takes_mask(objective: Layer | None, params, state, batch: PyTree) -> bool:
 
 
 def check_metrics(who: str, objective: Layer | None, params, state, batch: PyTree) -> None:
-    """Raise if a metric of `supervised` is one number per batch, since several are averaged."""
+    """Raise if a metric is one number per batch, since several are averaged.
+
+    An objective of one's own whose loss is one number per batch has means as its metrics, too.
+    """
     parts = supervised_in(objective)
-    if objective is None or parts is None or not parts.metrics:
+    if objective is None or (parts and not parts.metrics):
         return
-    for name, value in look(objective, params, state, batch).values[1].items():
+    values = attempt(lambda: look(objective, params, state, batch).values)
+    shaped = isinstance(values, tuple) and isinstance(values[-1], dict)  # or the step says why not
+    if not shaped or (parts is None and getattr(values[0], "shape", None) == ()):
+        return
+    for name, value in values[1].items():
         if not isinstance(value, tuple) and value.ndim == 0:
             raise ValueError(
                 f"{who}: metrics[{name!r}] is one number per batch, and the mean over batches is "

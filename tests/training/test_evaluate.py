@@ -245,7 +245,10 @@ def f1(outputs, targets):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("wrap", [lambda o: o, lambda o: jn.augmented(o, lambda key, batch: batch)])
+@pytest.mark.parametrize("wrap", [
+    lambda o: o, lambda o: jn.augmented(o, lambda key, batch: batch),
+    lambda o: jn.compose(lambda m, batch: m.inline(o, batch)),
+], ids=["supervised", "augmented", "own"])  # fmt: skip
 def test_a_number_per_batch_is_no_metric_of_several_batches(wrap):
     pair = data(12)
     objective = wrap(jn.supervised(jn.dense(2), LOSS, metrics={"f1": jax.jit(f1)}))
