@@ -9,7 +9,7 @@ import numpy as np
 
 from jaxnet.core import Layer, Params, State, as_layer
 from jaxnet.services import peers
-from jaxnet.services.checks import all_native, as_rows, at_least, check_type, to_device
+from jaxnet.services.checks import as_dict, as_rows, at_least, check_type, to_device
 from jaxnet.services.keywords import explain_keywords
 from jaxnet.services.trees import Memo, PyTree, is_float, memo_of, path_name
 from jaxnet.training import placement
@@ -69,7 +69,7 @@ def measure_all(
     checked: bool = False,
 ) -> dict[str, float]:
     """Do what `evaluate` does, with kept programs; `checked` if the targets were checked."""
-    params, state = all_native((params, state), who)
+    params, state = as_dict(who, "params", params), as_dict(who, "state", state)
     # A fixed key, so that evaluation with sampling, as in an RBM, is reproducible.
     key = _first_key()
     sums, first, carried, shardings = None, 0, False, placement.shardings_of((params, state))
@@ -244,7 +244,7 @@ def predict(
     at_least("predict", "batch_size", batch_size)
     net, x = as_layer(net, "predict", "net"), data_on_device(x, "predict: x")
     size = min(batch_size, jax.tree.leaves(x)[0].shape[0])
-    params, state = all_native((params, state), "predict")
+    params, state = as_dict("predict", "params", params), as_dict("predict", "state", state)
     placement.check_processes("predict", params, x)
     placement.agree_on("predict", params, f"predict begins, {peers.shapes(x)}")
     batches = placement.check_batch("predict", x, size)
