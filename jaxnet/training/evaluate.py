@@ -15,7 +15,7 @@ from jaxnet.services.trees import Memo, PyTree, is_float, memo_of, path_name
 from jaxnet.training import placement
 from jaxnet.training.look import attempt, look
 from jaxnet.training.objective import Average, averaged, supervised_in
-from jaxnet.training.targets import check_targets, rows_are_in_order
+from jaxnet.training.targets import check_bytes, check_targets, rows_are_in_order
 from jaxnet.training.watch import explain_reuse
 
 _first_key = jax.jit(lambda: jax.random.key(0))  # nothing is moved to the device
@@ -243,6 +243,7 @@ def predict(
     """
     at_least("predict", "batch_size", batch_size)
     net, x = as_layer(net, "predict", "net"), data_on_device(x, "predict: x")
+    check_bytes(net, x, "predict")
     size = min(batch_size, jax.tree.leaves(x)[0].shape[0])
     params, state = as_dict("predict", "params", params), as_dict("predict", "state", state)
     placement.check_processes("predict", params, x)

@@ -7,9 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnet.core import Layer, Params, State
-from jaxnet.services.checks import WrongValues
-from jaxnet.services.trees import PyTree, key_spec, shapes_of
+from jaxnet.services.checks import WrongValues, known
+from jaxnet.services.trees import PyTree, flat, is_float, key_spec, memo_of, shapes_of
+from jaxnet.services.warn import warn
 from jaxnet.training.look import attempt
+from jaxnet.training.objective import supervised_in
 from jaxnet.transforms.stream import batch_axes
 
 
@@ -53,6 +55,8 @@ def check_targets(
         return
     pair = isinstance(data, tuple | list) and len(data) == 2
     x, targets = data if pair else ((), data)
+    parts = supervised_in(objective)
+    check_bytes(parts.net if parts else objective, x, who)
     leaves, structure = jax.tree.flatten(targets)
     if accepted is not None:
         found = list(map(_integers, leaves))
@@ -79,6 +83,24 @@ def check_targets(
     except WrongValues as error:
         error.add_note(f"{who} looked at the targets first: nothing was computed with them")
         raise
+
+
+def check_bytes(net: Layer, x: PyTree, who: str) -> None:
+    """Warn of bytes for a net that saw floats in [0, 1] first, as far as this process knows.
+
+    Example:
+      >>> net = jn.dense(2)
+      >>> check_bytes(net, np.ones((3, 4)), "fit")
+      >>> check_bytes(net, np.ones((3, 4), np.uint8), "fit")
+    """
+    for path, leaf in flat(x):
+        values = known(leaf)
+        if values is None or not values.size:
+            continue
+        unit = lambda v=values: is_float(v) and 0 <= v.min() <= v.max() <= 1  # noqa: E731
+        seen = memo_of(net.apply).of(("floats in [0, 1]", path), unit)
+        if seen and values.dtype == np.uint8 and values.max() > 1:
+            warn(f"{who}: x is uint8, but {net.name} saw floats in [0, 1] first; write x / 255")
 
 
 def _values(leaf: Any, alone: bool) -> Any:

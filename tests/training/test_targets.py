@@ -243,3 +243,14 @@ def test_a_stream_may_have_an_empty_array_of_integers():
         for data in (batch, Batches(batch))
     )
     assert whole == stream
+
+
+@pytest.mark.filterwarnings("default")
+def test_bytes_for_a_net_of_floats_up_to_1(recwarn):
+    net, pixels = jn.dense(3), np.full((6, 4), 255, np.uint8)
+    given = net.init(KEY, X)
+    jn.predict(net, *given, pixels / np.float32(255)), jn.predict(jn.dense(3), *given, pixels)
+    assert not recwarn
+    jn.predict(net, *given, pixels), evaluate(GOOD, net=net, x=pixels)
+    for who, warned in zip(("predict", "evaluate"), recwarn, strict=True):
+        assert f"{who}: x is uint8, but dense saw floats" in str(warned.message)
