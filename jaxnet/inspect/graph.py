@@ -114,7 +114,7 @@ def graph(f: Callable[..., Any], *args: Any) -> Graph:
     Reference: Rumelhart, Hinton and Williams 1986, "Learning representations by back-propagating
     errors".
     """
-    a_function("graph", "f", f, "numbers or arrays")
+    a_function("graph", "f", f, f"({', '.join('x' * len(args))})")
     leaves, structure = jax.tree.flatten(args)
     for i, leaf in enumerate(leaves):
         if not isinstance(leaf, int | float | complex):
