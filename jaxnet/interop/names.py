@@ -323,7 +323,7 @@ def part(i: int | Sequence[int], n: int, *, axis: int = -1) -> Change:
     """
     checks.at_least("part", "n", n)
     checks.at_least("part", "axis", axis, -32)
-    places = list(i) if isinstance(i, Sequence) and i else [i]  # () raises below
+    places: list[Any] = list(i) if isinstance(i, Sequence) and i else [i]  # () raises below
     for place in places:
         checks.between("part", "i", place, 0, n - 1)
 

@@ -859,7 +859,8 @@ def abstract(x: PyTree, who: str) -> PyTree:
     """Return shapes and dtypes instead of data."""
 
     def leaf(value):
-        value = to_numpy(who, "the input", value) if _is_foreign(value) else value
+        if _is_foreign(value) and not isinstance(value, str | bytes):
+            value = to_numpy(who, "the input", value)
         if not (hasattr(value, "shape") and hasattr(value, "dtype")):
             shape = isinstance(x, tuple | list) and all(isinstance(n, int) for n in x)
             raise TypeError(
@@ -932,8 +933,9 @@ def all_native(x: PyTree, who: str, what: str = "the input") -> PyTree:
     """Return the same tree with its arrays of other libraries converted by `native`."""
     if not any(map(_is_foreign, jax.tree.leaves(x))):
         return x
-    each = lambda a: native(who, what, a) if _is_foreign(a) else a  # noqa: E731
-    return jax.tree.map(each, x)
+    words = str | bytes if what == "the input" else ()  # `abstract` says more of them
+    foreign = lambda a: _is_foreign(a) and not isinstance(a, words)  # noqa: E731
+    return jax.tree.map(lambda a: native(who, what, a) if foreign(a) else a, x)
 
 
 _FOREIGN: dict[type, bool] = {}

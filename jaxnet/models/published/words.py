@@ -35,7 +35,9 @@ def vocabulary(who: str, place: Path) -> Vocabulary:
     if place.suffix == ".gguf":
         found, named = _of_llama_cpp(who, place, tokenizers)
     else:
-        found = tokenizers.Tokenizer.from_str(readable(who, place / "tokenizer.json").read_text())
+        found = tokenizers.Tokenizer.from_str(
+            readable(who, place / "tokenizer.json").read_text("utf-8")
+        )
         settings = _settings(place)
         named = {role: _word(settings.get(name)) for role, name in ROLES.items()}
     found.no_padding()
@@ -71,7 +73,7 @@ def template(who: str, place: Path) -> tuple[str, dict[str, str]]:
     else:
         settings, file = _settings(place), place / "chat_template.jinja"
         named = {name: _word(settings.get(name)) or "" for name in ROLES.values()}
-        text = file.read_text() if file.exists() else settings.get("chat_template")
+        text = file.read_text("utf-8") if file.exists() else settings.get("chat_template")
     if not isinstance(text, str):
         raise ValueError(f"{who}: {place} has no chat template; write the prompt yourself")
     return text, named
