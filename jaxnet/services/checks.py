@@ -858,9 +858,9 @@ def as_dict(who: str, kind: str, tree: PyTree) -> Any:
 def abstract(x: PyTree, who: str) -> PyTree:
     """Return shapes and dtypes instead of data."""
 
-    def leaf(value):
-        if _is_foreign(value) and not isinstance(value, str | bytes):
-            value = to_numpy(who, "the input", value)
+    def leaf(value: Any) -> Any:
+        foreign = _is_foreign(value) and type(value) not in (str, bytes)
+        value = to_numpy(who, "the input", value) if foreign else value
         if not (hasattr(value, "shape") and hasattr(value, "dtype")):
             shape = isinstance(x, tuple | list) and all(isinstance(n, int) for n in x)
             raise TypeError(
