@@ -92,7 +92,7 @@ def test_public_methods_have_an_entry_below_their_class(site):
     page = pages["checkpoints_and_logs"]
     assert 'href="#jaxnet.Checkpoints.save"' in page  # from the class, whose method it is
     newest = words(page.split('id="jaxnet.Checkpoints.newest"')[1].split("<h3")[1])
-    assert "newest(like)" in newest.replace(" ", "")
+    assert "newest(like:TrainState)" in newest.replace(" ", "")
 
 
 @pytest.mark.slow
@@ -225,7 +225,6 @@ def test_the_example_of_a_plot_is_its_picture(site):
     page = (site / "reference" / "plots.html").read_text()
     for name in ("confusion", "curves", "embedding", "graph", "masks"):
         assert f'src="pictures/{name}.png"' in page
-    assert "get_text()" not in words(page)
 
 
 @pytest.mark.slow

@@ -26,6 +26,7 @@ from jaxnet.services.peers import agree, shapes
 from jaxnet.services.trees import PyTree, describe, flat, path_name
 
 Rules = P | Mapping[str, P] | Callable[[str, tuple[int, ...]], P]
+"""A spec for all arrays, specs by patterns of paths, or a function of path and shape."""
 
 
 def shardings(tree: PyTree, mesh: Mesh, rules: Rules = P()) -> PyTree:
@@ -136,8 +137,7 @@ def fully_sharded(axis: str, mesh: Mesh, smallest: int = 2**14) -> Rules:
         fits = [size for size in shape if size % mesh.shape[axis] == 0]
         if not fits or prod(shape) < smallest:
             return P()
-        at = shape.index(max(fits))
-        return P(*[None] * at, axis)
+        return P(*[None] * shape.index(max(fits)), axis)
 
     return rule
 
