@@ -1,4 +1,4 @@
-"""The gallery: each picture of the experiments with its finding, result, source and lesson."""
+"""The gallery: a card for each finding of the experiments, with its picture and its links."""
 
 import re
 from pathlib import Path
@@ -12,6 +12,14 @@ HEADING = re.compile(r"^#{2,3} (.+)$", re.M)
 PICTURE = re.compile(r"!\[([^\]]*)\]\(\s*[^)\s]*pictures/([^)\s]+)")
 SOURCE = re.compile(r"\[source\]\(([^)\s]+)\)")
 LESSON = re.compile(r"\]\(([^)\s]*colab/\d\d_\w+)\.(?:ipynb|md)\)")
+# What one would show a friend comes first, then the pages in their order, and speed comes last.
+FIRST = (
+    "camvid_overlays.png", "bccd_boxes.png", "flow_matching.png", "edges_filters.png",
+    "moving_digits_videos.png", "inside_photos.png", "translate_attention.png",
+    "perceptron_line.gif", "autoencoder_manifold.png", "inside_attributions.png",
+    "mnist_mistakes.png", "hmm_letters.png", "browser_digits.png", "rbm_samples_pcd.png",
+    "features_dictionaries.png", "compressed_sensing_digits.png", "speech_alignment.png",
+)  # fmt: skip
 
 
 class Card(NamedTuple):
@@ -26,25 +34,24 @@ class Card(NamedTuple):
 
 
 def write_gallery(pages: Path) -> None:
-    """Writes a page with a card for each picture, grouped by the pages of results."""
+    """Writes a page with a card for each finding that has a picture."""
     folder = pages / "experiments"
-    groups: dict[str, list[Card]] = {}
-    shown = set()
-    for path in ordered([*folder.rglob("*.md")]):
-        title = re.search(r"^# (.+)$", path.read_text(), re.M)
-        cards = [card for card in found(path, folder) if card.picture not in shown]
-        if cards and title:
-            groups[title[1]] = cards
-            shown |= {card.picture for card in cards}
-    lines = ["# Gallery", "", "The pictures of the experiments. Select one to enlarge it.", ""]
-    for title, cards in groups.items():
-        lines += [f"## {title}", "", '<div class="gallery" markdown>', ""]
-        lines += [line for card in cards for line in shape(card)] + ["</div>", ""]
+    cards = [card for path in ordered([*folder.rglob("*.md")]) for card in found(path, folder)]
+    lines = ["# Gallery", "", "Findings of the experiments. Select a picture to enlarge it.", ""]
+    lines += ['<div class="gallery" markdown>', ""]
+    lines += [line for card in sorted(cards, key=rank) for line in shape(card)] + ["</div>", ""]
     (folder / "gallery.md").write_text("\n".join(lines))
 
 
+def rank(card: Card) -> int:
+    """The place of a card in the gallery."""
+    if card.picture in FIRST:
+        return FIRST.index(card.picture)
+    return len(FIRST) + card.result.startswith("performance")
+
+
 def found(path: Path, folder: Path) -> list[Card]:
-    """The pictures of a page of results, each with the finding that it stands under."""
+    """The findings of a page that have pictures, each with one of them."""
     text = path.read_text()
     starts = [*HEADING.finditer(text)]
     ends = [match.start() for match in starts[1:]] + [len(text)]
@@ -52,7 +59,8 @@ def found(path: Path, folder: Path) -> list[Card]:
     for heading, end in zip(starts, ends, strict=True):
         part = text[heading.start() : end]
         source, lesson = SOURCE.search(part), LESSON.search(part)
-        for alt, name in PICTURE.findall(part):
+        if pictures := PICTURE.findall(part):
+            alt, name = next((pair for pair in pictures if pair[1] in FIRST), pictures[0])
             cards.append(
                 Card(
                     name,

@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 
 import jaxnet as jn
+from experiments.__main__ import findings
+from experiments.benchmarks import figures as benchmarks
 
 pytest.importorskip("mkdocs", reason="the site needs the extra jaxnet-toolkit[site]")
 docs = importlib.import_module("docs.__main__")
@@ -189,12 +191,15 @@ def test_every_lesson_is_on_the_page_of_lessons_with_its_picture(site):
 
 
 @pytest.mark.slow
-def test_every_picture_is_in_the_gallery_with_a_claim(site):
+def test_every_finding_with_pictures_is_in_the_gallery(site):
     page = (site / "experiments" / "gallery.html").read_text()
     figures = re.findall(r"<figure>.*?</figure>", page, re.S)
-    shown = sorted(re.findall(r'<img alt="[^"]+" loading="lazy" src="pictures/([^"]+)"', page))
-    assert shown == sorted(path.name for path in (site / "experiments" / "pictures").iterdir())
-    assert len(figures) == len(shown)
+    shown = re.findall(r'<img alt="[^"]+" loading="lazy" src="pictures/([^"]+)"', page)
+    records = [r for _, r in (*findings(), *benchmarks.findings()) if r.pictures]
+    assert shown[: len(gallery.FIRST)] == [*gallery.FIRST] and "benchmark" in shown[-1]
+    assert len(figures) == len(shown) == len(records)
+    for record in records:
+        assert len({picture.file for picture in record.pictures} & {*shown}) == 1, record.title
     for figure in figures:
         assert len(words(figure.split("<figcaption>")[1].split("<span>")[0])) > 8, figure
 
