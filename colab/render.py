@@ -96,7 +96,7 @@ def keep_outputs(path: Path, run: Any) -> None:
     folders = str(ROOT), str(Path.home()), os.environ.get("TFDS_DATA_DIR", "")
     if found := [folder for folder in folders if folder and folder in json.dumps(book)]:
         raise ValueError(f"{path.name}: an output names {found[0]}, a folder of this machine")
-    book["metadata"]["jaxnet"] = {"sources": sources_hash(book)}
+    book["metadata"].setdefault("jaxnet", {})["sources"] = sources_hash(book)
     path.write_text(json.dumps(book, indent=1, ensure_ascii=False) + "\n")
 
 

@@ -96,7 +96,7 @@ def write(path: Path, extras: list[str]) -> None:
     code = [cell for cell in book["cells"] if cell["cell_type"] == "code"]
     for cell, source in zip(code, first_cells(path, extras), strict=False):
         cell["source"] = source.splitlines(keepends=True)
-    book["metadata"]["jaxnet"] = {"sources": sources_hash(book)}
+    book["metadata"].setdefault("jaxnet", {})["sources"] = sources_hash(book)
     path.write_text(json.dumps(book, indent=1, ensure_ascii=False) + "\n")
 
 

@@ -59,7 +59,7 @@ def write_lessons(pages: Path, repository: str) -> set[Path]:
 
 
 def write_index(pages: Path) -> None:
-    """Shows the lessons of the page of all lessons by group, each with its first picture."""
+    """Shows the lessons of the page of all lessons by group, each with its cover."""
     index = pages / "colab" / "README.md"
     text = index.read_text()
     rows = {match["file"]: match for match in ROW.finditer(text)}
@@ -77,14 +77,28 @@ def write_index(pages: Path) -> None:
 
 def card(path: Path, row: re.Match, folder: Path) -> list[str]:
     """A lesson of the index, in Markdown."""
-    first = "".join(json.loads(path.read_text())["cells"][0]["source"])
+    book = json.loads(path.read_text())
+    first = "".join(book["cells"][0]["source"])
     fields = re.findall(r"\*(?:Prerequisites|Time):\*.+?(?=\*[\w ]+:\*|\n\n|\Z)", first, re.S)
     note = linked_lessons(" ".join(" ".join(fields).split()))
-    pictures = sorted(folder.glob(f"{path.stem}_[0-9]*.png"))
+    pictures = sorted(folder.glob(f"{path.stem}_{cover(book)}*.png"))
     title = f"[{number(path)}. {row['title']}]({path.name})"
     caption = f"**{title}** <span markdown>{row['subject'].strip()}</span>"
     caption += f"<span markdown>{note}</span>"
     return figure(pictures[0].name if pictures else "", row["title"], path.name, caption)
+
+
+def cover(book: dict[str, Any]) -> str:
+    """A pattern of the pictures of the cell that a notebook names as its cover; by default of all.
+
+    >>> cover({"cells": [{"id": "a"}, {"id": "b"}], "metadata": {"jaxnet": {"cover": "b"}}})
+    '001_'
+    """
+    name = book["metadata"].get("jaxnet", {}).get("cover")
+    if name is None:
+        return "[0-9]"
+    places = {cell["id"]: f"{i:03}_" for i, cell in enumerate(book["cells"])}
+    return places[name]
 
 
 def figure(picture: str, alt: str, target: str, caption: str) -> list[str]:
@@ -117,7 +131,7 @@ def page(path: Path, folder: Path, repository: str) -> str:
     if setup:
         text = "\n\n".join(setup).replace("\n", "\n    ")
         parts += [f'??? note "Set up: size, installation, imports"\n\n    {text}']
-    for i, cell in enumerate(cells):
+    for i, cell in enumerate(cells, start=1 + len(setup)):
         if cell["cell_type"] == "code":
             parts.append(code(cell, f"{path.stem}_{i:03}", folder))
         else:
