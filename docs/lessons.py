@@ -28,6 +28,7 @@ ROW = re.compile(
     r"^\|[^|]*\| *\[(?P<title>[^]]+)\]\((?P<file>\w+\.ipynb)\) *\|(?P<subject>[^|]*)", re.M
 )
 TABLE = re.compile(r"^\|.*\n\|[-:| ]+\|\n(?:\|.*\.ipynb.*\n)+", re.M)
+COLUMNS = re.compile(r"\S {2,}\S|\|")
 NUMBERS = re.compile(r"(?<=\blesson )\d+|(?<=\blessons )\d+(?:(?:, | and |, and | to )\d+)*")
 
 
@@ -186,8 +187,9 @@ def code(cell: dict[str, Any], name: str, folder: Path) -> str:
             (folder / file).write_bytes(base64.b64decode("".join(data["image/png"])))
             parts.append(f"![Output of the cell above]({file}){{ .output loading=lazy }}")
         else:
-            text = "".join(output.get("text", data.get("text/plain", "")))
-            parts.append(fenced(text.rstrip("\n"), "{ .text .output .no-copy }"))
+            text = "".join(output.get("text", data.get("text/plain", ""))).rstrip("\n")
+            wrapped = "" if COLUMNS.search(text) else " .wrapped"  # tables keep their lines
+            parts.append(fenced(text, f"{{ .text .output .no-copy{wrapped} }}"))
     return "\n\n".join(parts)
 
 
