@@ -39,8 +39,12 @@ def boxes(
       ValueError: If a shape does not fit, there are no images, or a class has no name.
 
     Example:
-      >>> found = {"boxes": np.array([[[0.1, 0.2, 0.5, 0.6]]]), "classes": np.array([[1]])}
-      >>> figure = boxes(np.ones((1, 30, 40, 3)), found, names=["cat", "dog"])
+      >>> found = {
+      ...     "boxes": np.array([[[0.1, 0.1, 0.6, 0.4], [0.3, 0.5, 0.9, 0.9]]]),
+      ...     "classes": np.array([[1, 0]]), "scores": np.array([[0.9, 0.7]]),
+      ... }
+      >>> truth = {"boxes": np.array([[[0.1, 0.15, 0.65, 0.4]]]), "classes": np.array([[1]])}
+      >>> figure = boxes(np.ones((1, 30, 40, 3)), found, truth, names=["cat", "dog"])
     """
     from matplotlib.lines import Line2D
 

@@ -28,7 +28,9 @@ def feature_maps(
       ValueError: If a shape does not fit, or there is fewer than one map.
 
     Example:
-      >>> figure = feature_maps(np.random.rand(6, 5, 8), most_active=3)
+      >>> row, column = np.mgrid[:12, :10]
+      >>> maps = np.stack([np.sin(i * row / 4 + column / 2) for i in range(8)], -1)  # (12, 10, 8)
+      >>> figure = feature_maps(maps, most_active=3)
     """
     maps = on_host("feature_maps", "maps", maps)
     if maps.ndim != 3 or not maps.size:

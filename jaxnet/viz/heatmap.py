@@ -41,8 +41,10 @@ def heatmap(
         differ.
 
     Example:
-      >>> x = np.random.rand(2, 8, 8, 1)
-      >>> figure = heatmap(x, {"saliency": np.random.randn(2, 8, 8, 1)}, ["a", "b"])
+      >>> row, column = np.mgrid[-8:8, -8:8]
+      >>> x = 1.0 * (abs(np.hypot(row, column) - 5) < 1.5)[None, :, :, None]  # a ring
+      >>> maps = {"left": -x[..., 0] * column, "top": -x[..., 0] * row}
+      >>> figure = heatmap(x, maps, ["0, predicted 0"])
     """
     images = on_host("heatmap", "images", images, dtype="booleans or numbers")
     images = images / 255 if images.dtype == np.uint8 else images

@@ -23,7 +23,9 @@ def images(x: Any, titles: Sequence[str] | None = None, *, columns: int | None =
       ValueError: If `x` has the wrong shape or no images, or if there is not one title per image.
 
     Example:
-      >>> figure = images(np.random.rand(5, 8, 7, 1), titles=list("abcde"), columns=3)
+      >>> distance = np.hypot(*np.mgrid[-12:13, -12:13])
+      >>> rings = np.stack([0.5 + 0.5 * np.cos(distance / width) for width in (1, 2, 3, 4, 5)])
+      >>> figure = images(rings[..., None], titles=list("abcde"), columns=3)
     """
     x = on_host("images", "x", x, dtype="booleans or numbers")
     x = x[..., None] if x.ndim == 3 and x.shape[-1] not in (1, 3) else x  # or it is one image

@@ -27,7 +27,8 @@ def receptive(image: Any, fields: ReceptiveFields, paths: Sequence[str] | None =
     Example:
       >>> net = jn.serial(jn.conv(2, 3), jax.nn.relu, jn.max_pool(2), jn.conv(2, 3, name="second"))
       >>> fields = jn.inspect.receptive_fields(net, jn.spec((1, 16, 16, 1)))
-      >>> figure = receptive(np.random.rand(16, 16, 1), fields)
+      >>> ring = 1.0 * (abs(np.hypot(*np.mgrid[-8:8, -8:8]) - 5) < 1.5)
+      >>> figure = receptive(ring[..., None], fields)
     """
     from matplotlib.patches import Rectangle
 

@@ -45,7 +45,9 @@ def spectrogram(
 
     Example:
       >>> heard = {"truth": [("seven", 2, 30), ("one", 33, 49)]}
-      >>> figure = spectrogram(np.zeros((50, 20)), heard)
+      >>> pitch = 10 + 6 * np.sin(np.arange(50) / 6)
+      >>> features = np.exp(-((np.arange(20) - pitch[:, None]) ** 2) / 4)  # (frames, bands)
+      >>> figure = spectrogram(features, heard)
     """
     features = on_host("spectrogram", "features", features, "(frames, bands)", empty=False)
     within("spectrogram", "hop", hop, "(0, inf)")
