@@ -42,11 +42,11 @@ SETTINGS = {
 }
 HALF = {"t4": "float16"}  # the dtype of 16 bits that a device multiplies, bfloat16 by default
 LARGE = 2**20  # bytes of an array that counts as large
-# Depth, width, heads, vocabulary, tokens per sequence; sequences per chip.
+# Depth, width, heads, features of the MLP, vocabulary, tokens per sequence; sequences per chip.
 DECODERS = {
-    "small": ((4, 512, 8, 8192, 512), 2),
-    "1.3B": ((24, 2048, 16, 32_000, 2048), 1),
-    "7B": ((32, 4096, 32, 32_000, 2048), 1),
+    "small": ((4, 512, 8, 2048, 8192, 512), 2),
+    "1.3B": ((24, 2048, 16, 5504, 32_000, 2048), 1),
+    "7B": ((32, 4096, 32, 11_008, 32_000, 2048), 1),
 }
 
 
@@ -220,12 +220,14 @@ def decoder(size: str, target: Target, rule: str = "fsdp") -> Seen:
 
     import jaxnet as jn
 
-    (depth, width, heads, vocabulary, time_), each = DECODERS[size]
+    (depth, width, heads, mlp, vocabulary, time_), each = DECODERS[size]
     description = target.devices()
     count = target.chips[0] * target.chips[1]
     mesh = topologies.make_mesh(description, (count, 1), ("data", "model")) if count > 1 else None
     whole = lambda layer: layer if mesh is None else jn.distributed.gathered(layer, mesh)  # noqa: E731
-    block = jn.transformer_block(heads, causal=True, norm=jn.rms_norm, gated=True, name="block")
+    block = jn.transformer_block(
+        heads, mlp, causal=True, norm=jn.rms_norm, gated=True, name="block"
+    )
     net = jn.cast(
         jn.serial(
             whole(jn.embedding(vocabulary, width)),
