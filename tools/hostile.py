@@ -520,7 +520,8 @@ def configurations() -> Iterator[Entry]:
     scaling = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1, "high_freq_factor": 4}
     # With these, lengths and windows have an effect.
     needed = {"rope_scaling": scaling, "use_sliding_window": True}
-    for family, (defaults, _, only, _, aliases) in FAMILIES.items():
+    for family, found in FAMILIES.items():
+        defaults, only, aliases = found.defaults, found.only, found.aliases
         base = {n: value for n, value in needed.items() if n in defaults} | {"model_type": family}
         depth = defaults.get("num_hidden_layers", 1)
         for entry, default in (defaults | only | dict.fromkeys(aliases)).items():

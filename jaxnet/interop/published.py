@@ -246,6 +246,8 @@ def write(
     from jaxnet.models.published.words import pieces
 
     stop = check_list("write", "stop", stop, "str")
+    for word in stop:
+        check_type("write", "stop", word, str, "a list of str")
     ids = words.encode(prompt)
     if words.end is not None:
         options = {"stop": words.end} | options

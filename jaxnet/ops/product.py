@@ -9,10 +9,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxnet.ops.native.gemv import few_rows, is_few
 from jaxnet.ops.precision import wide
-from jaxnet.services.checks import all_native, at_least, check_arrays
+from jaxnet.services.checks import all_native, at_least, check_options
 from jaxnet.services.meshes import on_auto_axes
 from jaxnet.services.nodes import Stored
 
@@ -47,6 +48,7 @@ def product(
     """
     x, kernel = _read("product", x=x, kernel=kernel)
     at_least("product", "inputs", inputs)
+    check_options("product", transposed=transposed)
     summed = kernel.shape[1:] if transposed else kernel.shape[:inputs]
     if x.shape[x.ndim - inputs :] != summed or len(summed) != inputs:
         raise ValueError(f"product: x {x.shape} does not fit the kernel {kernel.shape}")
@@ -70,7 +72,10 @@ def product(
 
 def _read(who: str, **given: Any) -> Any:
     """Return arrays as JAX has them, and stored kernels; raise for anything else."""
-    check_arrays(f"{who}: ", given)
+    for what, array in given.items():
+        if not isinstance(array, jax.Array | np.ndarray | np.generic | Stored):
+            got = type(array).__name__
+            raise TypeError(f"{who}: {what} must be a JAX or NumPy array, got {got}")
     return all_native(list(given.values()), who)
 
 
