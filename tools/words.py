@@ -11,17 +11,17 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-ALL = 34_000  # of all pages together
+ALL = 34_700  # of all pages together
 LEFT_OUT = re.compile(r"^ *```.*?^ *```[^\n]*$|</?[a-z][^>\n]*>", re.MULTILINE | re.DOTALL)
 BUDGETS = {
     "README.md": 540,
     "CHANGELOG.md": 320,
     "CONTRIBUTING.md": 1_430,
     "SECURITY.md": 440,
-    "colab/README.md": 1_040,
+    "colab/README.md": 1_300,
     "experiments/README.md": 590,
     "experiments/performance.md": 1_730,
-    "experiments/results": 7_880,  # a folder: all of its pages
+    "experiments/results": 8_250,  # a folder: all of its pages
     "guide/README.md": 400,
     "guide/architecture.md": 620,
     "guide/cheat_sheet.md": 40,
