@@ -148,7 +148,8 @@ def test_traced(name):
 @pytest.mark.fast_cases("vgg-11", "resnet-18")
 @pytest.mark.parametrize(("net", "variant", "side", "params", "billions"), [
     pytest.param(*row, id=f"{row[0]}-{row[1]}",
-                 marks=pytest.mark.long if row[0] in ("densenet", "efficientnet") else ()) for row in PUBLISHED
+                 marks=pytest.mark.long if row[0] in ("densenet", "efficientnet") else ())
+    for row in PUBLISHED
 ])  # fmt: skip
 def test_whole_nets(net, variant, side, params, billions):
     found = traced(getattr(models, net)(variant), side)
