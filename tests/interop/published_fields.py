@@ -18,16 +18,17 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnet.interop import load
-from tests.interop.test_published import ENCODERS, MODELS, published
+from tests.interop.test_published import ENCODERS, PAIRS, MODELS, published
 
 FAMILIES = ["llama", "mistral", "mixtral", "qwen2", "qwen3", "gemma2", "gemma3", "olmo2", "gpt2",
-            *ENCODERS]  # fmt: skip
+            *ENCODERS, *PAIRS]  # fmt: skip
 IDS = np.random.default_rng(0).integers(3, 97, (2, 12))
 ROPE = {"rope_type": "default", "rope_theta": 777.0}
 OTHER: dict[str, list[Any]] = {  # values to try, where a type has no opposite
     "hidden_act": ["relu", "gelu", "tanh"], "hidden_activation": ["relu", "silu"],
     "activation_function": ["relu", "silu"], "activation": ["relu", "gelu", "tanh"],
-    "position_embedding_type": ["relative_key"], "pad_token_id": [0, 1, 96],
+    "position_embedding_type": ["relative_key"],
+    "feed_forward_proj": ["gated-gelu", "gelu"], "pad_token_id": [0, 1, 96],
     "layer_types": [["full_attention"] * 3],
     "rope_parameters": [None, ROPE, ROPE | {"rope_type": "linear", "factor": 2.0},
                         ROPE | {"rope_type": "dynamic", "factor": 2.0},
@@ -77,7 +78,9 @@ def compare(name: str) -> tuple[Counter, list[str]]:
             file.write_text(json.dumps(config))
             try:
                 net, params, state = load(folder)
-                found = np.asarray(net.apply(params, state, jnp.asarray(IDS))[0])
+                both = name in PAIRS
+                given = (jnp.asarray(IDS),) * 2 if both else jnp.asarray(IDS)
+                found = np.asarray(net.apply(params, state, given)[0])
             except ValueError as error:
                 counts["raised"] += 1
                 assert re.match("load:|by_names|positions: ids must be", str(error)), error
@@ -85,7 +88,9 @@ def compare(name: str) -> tuple[Counter, list[str]]:
             try:
                 again = type(model).from_pretrained(folder, attn_implementation="eager").eval()
                 with torch.no_grad():
-                    wanted = again(torch.tensor(IDS)).logits.float().numpy()
+                    ids = torch.tensor(IDS)
+                    more = {"decoder_input_ids": ids} if both else {}
+                    wanted = again(ids, **more).logits.float().numpy()
             except Exception:
                 counts["raised by transformers alone"] += 1
                 continue
@@ -103,4 +108,4 @@ if __name__ == "__main__":
     for family in FAMILIES:
         counts, wrong = compare(family)
         print(family, dict(counts), *wrong, sep="\n  ", flush=True)
-    assert set(FAMILIES) <= set(MODELS | ENCODERS)
+    assert set(FAMILIES) <= set(MODELS | ENCODERS | PAIRS)

@@ -50,16 +50,23 @@ ENCODERS = {
 }  # fmt: skip
 
 
+T5 = {"vocab_size": 97, "d_model": 24, "d_kv": 6, "d_ff": 40, "num_layers": 2, "num_heads": 4,
+      "decoder_start_token_id": 0}  # fmt: skip
+PAIRS = {"t5": ("T5", T5), "mt5": ("MT5", T5 | {"feed_forward_proj": "gated-gelu"})}
+
+
 def published(name, folder, head=None):
     """A model of transformers with random weights, stored in a folder."""
     torch = pytest.importorskip("torch", reason="compares with transformers")
     transformers = pytest.importorskip("transformers", reason="compares with transformers")
-    kind, more = (MODELS | ENCODERS)[name]
+    kind, more = (MODELS | ENCODERS | PAIRS)[name]
     config = getattr(transformers, f"{kind}TextConfig" if kind == "Gemma3" else f"{kind}Config")
-    sizes = {} if name in ENCODERS else {"vocab_size": 97} if kind == "GPT2" else SIZES
+    others = ENCODERS | PAIRS
+    sizes = {} if name in others else {"vocab_size": 97} if kind == "GPT2" else SIZES
     tokens = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
     torch.manual_seed(0)
-    head = head or ("ForMaskedLM" if name in ENCODERS else "ForCausalLM")
+    usual = "ForMaskedLM" if name in ENCODERS else "ForConditionalGeneration"
+    head = head or (usual if name in others else "ForCausalLM")
     model = getattr(transformers, f"{kind}{head}" if kind != "GPT2" else "GPT2LMHeadModel")
     model = model(config(**sizes | tokens | more, attn_implementation="eager")).eval()
     with torch.no_grad():
@@ -79,7 +86,7 @@ def test_names_of_the_experts_are_those_of_mixtral():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["llama", "mistral", "mixtral", "qwen2", "qwen3", "gemma2",
-                                  "gemma3", "olmo2", "gpt2", *ENCODERS])  # fmt: skip
+                                  "gemma3", "olmo2", "gpt2", *ENCODERS, *PAIRS])  # fmt: skip
 def test_every_entry_of_a_configuration_counts_or_raises(name):
     pytest.importorskip("torch", reason="compares with transformers")
     pytest.importorskip("transformers", reason="compares with transformers")

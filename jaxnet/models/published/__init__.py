@@ -8,10 +8,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from jaxnet.models.published import decoders, encoders
+from jaxnet.models.published import decoders, encoders, t5
 from jaxnet.models.published.config import complete
 
-FAMILIES = decoders.FAMILIES | encoders.FAMILIES
+FAMILIES = decoders.FAMILIES | encoders.FAMILIES | t5.FAMILIES
 
 
 def decoder_config(config: str | Path | Mapping[str, Any]) -> dict[str, Any]:

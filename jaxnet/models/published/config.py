@@ -182,14 +182,16 @@ SHARE = "a number in [0, 1)", lambda value: value == 0 or is_positive(value) and
 # The other entries are of the kind of their defaults.
 BY_TYPE = {int: COUNT, float: NUMBER, bool: FLAG, str: ACTIVATION}
 KINDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
-    **dict.fromkeys(["num_hidden_layers", "n_layer"], LAYERS),
+    **dict.fromkeys(["num_hidden_layers", "n_layer", "num_layers"], LAYERS),
     **dict.fromkeys(["n_inner", "original_max_position_embeddings"], COUNT),
     **dict.fromkeys(["query_pre_attn_scalar", "partial_rotary_factor"], NUMBER),
     **dict.fromkeys(["num_key_value_heads", "head_dim", "sliding_window"], COUNT),
     **dict.fromkeys(["final_logit_softcapping", "attn_logit_softcapping"], NUMBER),
     **dict.fromkeys(["rope_parameters", "rope_scaling"], OBJECT),
     **dict.fromkeys(["max_window_layers", "pad_token_id"], WHOLE),
-    **dict.fromkeys(["hidden_dropout_prob", "dropout"], SHARE),
+    **dict.fromkeys(["hidden_dropout_prob", "dropout", "dropout_rate"], SHARE),
+    "num_decoder_layers": LAYERS, "scale_decoder_outputs": FLAG,
+    "feed_forward_proj": ("a word", lambda value: isinstance(value, str)),
     "layer_types": (
         f"a list of {' and '.join(KIND)}",
         lambda value: isinstance(value, list) and all(one in KIND for one in value),
@@ -222,6 +224,7 @@ IGNORED = {
 }  # fmt: skip
 MAY_BE_NULL = {
     "num_key_value_heads", "head_dim", "sliding_window", "layer_types", "n_inner",
+    "num_decoder_layers", "scale_decoder_outputs",
     "rope_parameters", "rope_scaling", "partial_rotary_factor",
     "original_max_position_embeddings", "final_logit_softcapping", "attn_logit_softcapping",
 }  # fmt: skip

@@ -34,6 +34,7 @@ def attention_rows(
     width: int,
     heads: int,
     biased: Collection[str] = ("query", "key", "value", "out"),
+    size: int | None = None,
 ) -> Rows:
     """Return the rows of attention whose projections are dense layers.
 
@@ -43,19 +44,22 @@ def attention_rows(
       width: Width of input and output.
       heads: Number of heads.
       biased: Projections that have a bias.
+      size: Width of a head, by default width / heads.
 
     Example:
       >>> attention_rows("a", {"out": "o_proj"}, 8, 2)["a/out/bias"]
       'o_proj.bias'
     """
     rows: Rows = {}
+    size = width // heads if size is None else size
     for part, theirs in names.items():
-        size = width // heads
-        shape = (heads, size, width) if part == "out" else (width, heads, size)
-        matrix = shaped(*shape, given=(width, width))
+        shape, given = (heads, size, width), (heads * size, width)
+        if part != "out":
+            shape, given = (width, heads, size), (width, heads * size)
+        matrix = shaped(*shape, given=given)
         rows[f"{ours}/{part}/kernel"] = (f"{theirs}.weight", transposed, matrix)
         if part in biased:
-            bias = shaped(heads, size, given=(width,))
+            bias = shaped(heads, size, given=(heads * size,))
             name = f"{theirs}.bias"
             rows[f"{ours}/{part}/bias"] = name if part == "out" else (name, bias)
     return rows
