@@ -94,7 +94,7 @@ def test_public_methods_have_an_entry_below_their_class(site):
     page = pages["checkpoints_and_logs"]
     assert 'href="#jaxnet.Checkpoints.save"' in page  # from the class, whose method it is
     newest = words(page.split('id="jaxnet.Checkpoints.newest"')[1].split("<h3")[1])
-    assert "newest(like:TrainState)" in newest.replace(" ", "")
+    assert "newest(like:TrainState," in newest.replace(" ", "")
 
 
 @pytest.mark.slow
