@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnet.interop import load
-from tests.interop.test_published import ENCODERS, PAIRS, MODELS, published
+from tests.interop.test_published import ENCODERS, MODELS, PAIRS, published
 
 FAMILIES = ["llama", "mistral", "mixtral", "qwen2", "qwen3", "gemma2", "gemma3", "olmo2", "gpt2",
             *ENCODERS, *PAIRS]  # fmt: skip
