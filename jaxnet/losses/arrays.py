@@ -169,7 +169,8 @@ def by_class(who: str, table: Any, outputs: jax.Array) -> jax.Array:
     classes = outputs.shape[-1]
     if len(table) != classes:
         raise ValueError(f"{who}: class_weights must be one per class, {classes}, got {len(table)}")
-    return jnp.broadcast_to(jnp.asarray(table, wide(outputs).dtype), outputs.shape)
+    dtype = jax.dtypes.canonicalize_dtype(wide(outputs).dtype)
+    return jnp.broadcast_to(jnp.asarray(table, dtype), outputs.shape)
 
 
 def check_values(who: str, per: str, values: Any, shape: tuple[int, ...]) -> None:
