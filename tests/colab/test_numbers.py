@@ -19,7 +19,8 @@ ELSEWHERE = {
     "13": "26% 20.7% 18.4% 17.7% 3,000 20 39 2,500 39",  # published; datasets and their features
     "15": "2,000",  # an exercise
     "16": "0.74",  # differences
-    "17": "1,438 90",  # size of a dataset; degrees
+    "17": "1,438",  # size of a dataset
+    "18": "90",  # degrees
     "22": "135",  # millions
 }
 # Lesson -> the experiment whose records it cites, and the numbers.
