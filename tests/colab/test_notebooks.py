@@ -31,7 +31,7 @@ README = (ROOT / "colab" / "README.md").read_text()
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 ADDRESS = PROJECT["urls"]["Repository"]
 MAY_IMPORT = {
-    "jax", "jaxnet", "matplotlib", "numpy", "optax", "sacrebleu", "safetensors",
+    "jax", "jaxnet", "matplotlib", "numpy", "optax", "sacrebleu", "safetensors", "sklearn",
     *sys.stdlib_module_names,
 }  # fmt: skip
 # Of extras that not all lessons install.
