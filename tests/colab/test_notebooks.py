@@ -31,7 +31,8 @@ README = (ROOT / "colab" / "README.md").read_text()
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 ADDRESS = PROJECT["urls"]["Repository"]
 MAY_IMPORT = {
-    "jax", "jaxnet", "matplotlib", "numpy", "optax", "sacrebleu", "safetensors", "sklearn",
+    "IPython", "jax", "jaxnet", "matplotlib", "numpy", "optax", "sacrebleu", "safetensors",
+    "sklearn",
     *sys.stdlib_module_names,
 }  # fmt: skip
 # Of extras that not all lessons install.
