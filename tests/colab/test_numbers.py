@@ -14,7 +14,7 @@ ELSEWHERE = {
     "03": "1,797",  # size of a dataset
     "06": "1,797 1.175 49",  # size of a dataset; the ink of 1998; positions
     "07": "700",  # digits at size tiny
-    "09": "200 200 701",  # 5 * 5 * 8; size of a dataset
+    "09": "200 200 36 701",  # 5 * 5 * 8; 6 * 6; size of a dataset
     "10": "364 0.75",  # size of a dataset; an exercise
     "13": "26% 20.7% 18.4% 17.7% 3,000 20 39 2,500 39",  # published; datasets and their features
     "15": "2,000",  # an exercise
