@@ -17,7 +17,6 @@ ELSEWHERE = {
     "09": "200 200 36 701",  # 5 * 5 * 8; 6 * 6; size of a dataset
     "10": "364 0.75",  # size of a dataset; an exercise
     "13": "26% 20.7% 18.4% 17.7% 3,000 20 39 2,500 39",  # published; datasets and their features
-    "15": "2,000",  # an exercise
     "16": "0.74",  # differences
     "17": "1,438",  # size of a dataset
     "18": "90",  # degrees
