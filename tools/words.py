@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-ALL = 34_700  # of all pages together
+ALL = 35_500  # of all pages together
 LEFT_OUT = re.compile(r"^ *```.*?^ *```[^\n]*$|</?[a-z][^>\n]*>", re.MULTILINE | re.DOTALL)
 BUDGETS = {
     "README.md": 540,
@@ -19,6 +19,7 @@ BUDGETS = {
     "CONTRIBUTING.md": 1_430,
     "SECURITY.md": 440,
     "colab/README.md": 1_300,
+    "colab/topics.md": 780,
     "experiments/README.md": 590,
     "experiments/performance.md": 1_730,
     "experiments/results": 8_250,  # a folder: all of its pages
