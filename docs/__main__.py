@@ -17,6 +17,7 @@ from pathlib import Path
 
 from docs.docstrings import public_names
 from docs.gallery import write_gallery
+from docs.home import write_home
 from docs.lessons import write_index, write_lessons
 from docs.navigation import navigation
 from docs.reference import write_reference
@@ -61,6 +62,7 @@ def build(out: Path = OUT) -> Path:
             path.write_text(link_names(path.read_text()))
     write_reference(pages)
     (pages / "llms.txt").write_text(overview(pages))
+    write_home(pages, repository())
     menu = navigation(pages)
     for path in (path for entry in menu for path in entry.values() if isinstance(path, str)):
         page = pages / path

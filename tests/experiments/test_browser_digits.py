@@ -1,78 +1,83 @@
-"""The page in headless Chromium: MNIST's own digits come back as they were, drawn ones are read."""
+"""The board of the home page in headless Chromium: its logits, its drawings, its size."""
 
-import importlib.util
-import os
+import json
 import shutil
-from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
 import jaxnet as jn
-from experiments import browser_digits
+from experiments import browser_digits as board
 
-MODULES = [Path(os.environ.get("NODE_PATH", "node_modules")), Path("node_modules")]
-
-
-@pytest.fixture(scope="module")
-def modules():
-    """The folder node_modules of onnxruntime-web; tests without it, or a browser, are skipped."""
-    if importlib.util.find_spec("jax2onnx") is None:
-        pytest.skip("needs the extra onnx: jax2onnx")
-    if importlib.util.find_spec("playwright") is None:
-        pytest.skip("needs the extra browser: playwright")
-    if not any(map(shutil.which, browser_digits.BROWSERS)):
-        pytest.skip("needs Chromium or Chrome on the PATH")
-    for folder in MODULES:
-        if (folder / "onnxruntime-web").exists():
-            return folder
-    pytest.skip("needs npm install onnxruntime-web, here or in NODE_PATH")
+NET = jn.models.lenet5(classes=10)
 
 
-def test_the_files_of_the_page_are_named_where_missing(tmp_path):
-    with pytest.raises(FileNotFoundError, match="npm install onnxruntime-web"):
-        browser_digits.write_page(tmp_path / "page", tmp_path)
+def last_params():
+    """The params of the last moment, from the bytes that the page reads."""
+    params, state = NET.init(jax.random.key(0), np.zeros((1, 28, 28, 1), np.float32))
+    params = jn.quantize(jn.quantized(NET), params, np.zeros((1, 28, 28, 1), np.float32))
+    with np.load(board.CANVAS / "lenet5.npz") as run:
+        rest = run["weights"][-1].tobytes()
+    for part in ("scale", "bias", "int8"):
+        for layer in (params[name] for name in board.LAYERS):
+            place = layer if part == "bias" else layer["kernel"]
+            leaf = np.asarray(place[part])
+            place[part] = np.frombuffer(rest[: leaf.nbytes], leaf.dtype).reshape(leaf.shape)
+            rest = rest[leaf.nbytes :]
+    assert not rest
+    return params, state
 
 
 def test_varied_strokes_stay_on_the_board():
     rng = np.random.default_rng(0)
-    for strokes in browser_digits.STROKES.values():
+    for strokes in board.STROKES.values():
         for _ in range(20):
-            varied = browser_digits.varied(strokes, rng)
+            varied = board.varied(strokes, rng)
             assert [len(points) for points in varied] == [len(points) for points in strokes]
             points, before = np.concatenate(varied), np.concatenate(strokes)
             assert points.min() >= 0.04 and points.max() <= 0.96
             assert 0 < np.abs(points - before).mean() < 0.2
 
 
-@pytest.mark.slow
-def test_the_page_reads_digits(modules, few_examples, tmp_path):
-    """The training is short, so not all are read; the record has the long one."""
-    data_dir = few_examples(6_000, 500)
-    config = browser_digits.Config(
-        epochs=2, drawings=1, modules=modules, data_dir=Path(data_dir), output=tmp_path
-    )
-    results = browser_digits.run(config)
-    assert 0.9 < results.accuracy < 1 and abs(results.accuracy - results.accuracy_onnx) < 1e-6
-    assert results.read.shape == (10, 1)
-    assert (results.read[:, 0] == np.arange(10)).sum() >= 8
+@pytest.mark.long
+def test_the_board_computes_what_jaxnet_does(tmp_path):
+    """Its logits and contributions of 20 digits, ten drawings, and a page that fits both widths."""
+    if not any(map(shutil.which, board.BROWSERS)):
+        pytest.skip("needs Chromium or Chrome on the PATH")
+    params, state = last_params()
+    small = jn.quantized(NET)
+    digits, labels = jn.data.mnist()[1]
+    digits, labels = digits[:20], labels[:20]
+    logits, _ = small.apply(params, state, digits)
+    assert (np.argmax(logits, -1) == labels).mean() > 0.9
+    why = jn.inspect.integrated_gradients(small, params, state, digits[:3], labels[:3], steps=64)
 
-    # MNIST's digits fit 20x20 pixels, with the center of mass in the middle: the page, given one
-    # that is ten times as large and elsewhere, gives it back.
-    _, (images, labels) = jn.data.mnist(data_dir=data_dir)
-    images, labels = images[:20, ..., 0], labels[:20]
-    with browser_digits.opened(tmp_path / "page") as tab:
-        found, read = [], []
-        for image in images:
-            large = np.roll(image.repeat(10, 0).repeat(10, 1), (-13, 7), (0, 1))
-            pixels = tab.evaluate(
-                "pixels => Array.from(preprocess(Float32Array.from(pixels), 280, 280))",
-                large.ravel().tolist(),
-            )
-            found.append(np.reshape(pixels, (28, 28)))
-            shares = tab.evaluate("image => probabilities(Float32Array.from(image))", pixels)
-            assert abs(sum(shares) - 1) < 1e-6
-            read.append(int(np.argmax(shares)))
-        assert tab.evaluate("preprocess(new Float32Array(784), 28, 28)") is None
-    assert np.mean(np.array(read) == labels) > 0.8
-    np.testing.assert_allclose(found, images, atol=1e-5)
+    page = tmp_path / "index.html"
+    board.write_page(page, board.CANVAS / "lenet5.npz")
+    weights = json.loads((tmp_path / "home" / "moment23.js").read_text().split(", ")[1][:-3])
+    with board.opened(page) as ask:
+        ask("Network.emulateNetworkConditions", offline=True, latency=0, downloadThroughput=0,
+            uploadThroughput=0)  # fmt: skip
+        board.evaluate(ask, f"weights = unpack({json.dumps(weights)}); null")
+        for i, digit in enumerate(digits):
+            image = f"Float32Array.from({json.dumps(digit.ravel().tolist())})"
+            found = board.evaluate(ask, f"Array.from(values({image}, weights).at(-1))")
+            np.testing.assert_allclose(found, logits[i], rtol=1e-3, atol=1e-3)
+            if i < len(why):
+                call = f"Array.from(contributions({image}, {labels[i]}, weights, 64))"
+                difference = np.abs(board.evaluate(ask, call) - np.ravel(why[i])).max()
+                assert difference < 0.05 * np.abs(why[i]).max()
+            # MNIST's digits fit 20x20 pixels around their center of mass: ten times as large and
+            # elsewhere on the board, they come out as they were.
+            large = np.roll(digit[..., 0].repeat(10, 0).repeat(10, 1), (-13, 7), (0, 1))
+            call = f"Array.from(preprocess({json.dumps(large.ravel().tolist())}, 280, 280))"
+            if i < 3:
+                np.testing.assert_allclose(board.evaluate(ask, call), digit.ravel(), atol=1e-5)
+        assert board.evaluate(ask, "preprocess(new Float32Array(784), 28, 28)") is None
+        read = board.evaluate(ask, f"inTurn({json.dumps([board.STROKES[d] for d in range(10)])})")
+        assert (np.array(read) == np.arange(10)).sum() >= 9
+        for width in (390, 1440):
+            assert board.screenshot(ask, width).std() > 0.1  # not one color
+            wide = "document.documentElement.scrollWidth <= innerWidth"
+            assert board.evaluate(ask, wide)
