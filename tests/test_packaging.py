@@ -31,8 +31,7 @@ README = (ROOT / "README.md").read_text()
 STARTED = (ROOT / "guide" / "getting_started.md").read_text()
 # Extras for work on jaxnet itself.
 OWN = {
-    "all", "browser", "experiments", "full", "lint", "notebooks", "parity", "peers", "site",
-    "start", "test",
+    "all", "experiments", "full", "lint", "notebooks", "parity", "peers", "site", "start", "test",
 }  # fmt: skip
 WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
 CI = (ROOT / ".ci" / "run").read_text()

@@ -16,7 +16,7 @@ LEFT_OUT = re.compile(r"^ *```.*?^ *```[^\n]*$|</?[a-z][^>\n]*>", re.MULTILINE |
 BUDGETS = {
     "README.md": 540,
     "CHANGELOG.md": 320,
-    "CONTRIBUTING.md": 1_430,
+    "CONTRIBUTING.md": 1_440,
     "SECURITY.md": 440,
     "colab/README.md": 1_300,
     "colab/topics.md": 780,
