@@ -16,7 +16,7 @@ WORDS = {
 
 
 def load(name: str, split: str, **options: Any) -> dict[str, Any]:
-    """A small part of one of the seven datasets; `split` may be cut, as in "train[:5]"."""
+    """A small part of one of the nine datasets; `split` may be cut, as in "train[:5]"."""
     part, _, cut = split.partition("[:")
     count = int(cut.rstrip("]")) if cut else None
     rng = np.random.default_rng([ord(letter) for letter in name + part])
@@ -97,6 +97,17 @@ def _plays(rng, part, count):
     return {"text": ["ROMEO:\n" + ",\n".join(lines)[:size]]}
 
 
+def _faces(rng, part, count):
+    data = _classified((112, 92, 1), rng, part, 20)
+    return data | {"picture": np.arange(20)}
+
+
+def _jokes(rng, part, count):
+    full = (rng.normal(0, 3, (30, 1)) + rng.normal(0, 3, 12)).astype(np.float32)
+    test = rng.random(full.shape) < 0.5
+    return {"ratings": np.where(test, np.nan, full), "held_out": np.where(test, full, np.nan)}
+
+
 MAKERS: dict[str, Any] = {
     "mnist": _mnist,
     "cifar10": lambda *given: _classified((32, 32, 3), *given),
@@ -105,4 +116,6 @@ MAKERS: dict[str, Any] = {
     "free_spoken_digits": _spoken,
     "multi30k": _sentences,
     "tiny_shakespeare": _plays,
+    "orl_faces": _faces,
+    "jester": _jokes,
 }
