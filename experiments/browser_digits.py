@@ -289,7 +289,8 @@ def opened(page: Path) -> Iterator[Ask]:
         # Without its sandbox Chromium also starts as root, as in containers. The page is ours.
         started = subprocess.Popen(
             ["sh", "-c", f'exec "$@" 3<&{read} 4>&{write}', "sh", browser, "--headless",
-             "--no-sandbox", "--disable-gpu", "--remote-debugging-pipe",
+             "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage",
+             "--remote-debugging-pipe",
              f"--user-data-dir={profile}"],
             pass_fds=(read, write), stderr=subprocess.DEVNULL,
         )  # fmt: skip
@@ -297,11 +298,15 @@ def opened(page: Path) -> Iterator[Ask]:
         os.close(write)
         numbers, session = count(), {}
 
+        def ended() -> bytes:
+            raise RuntimeError("Chromium has ended")
+
         def ask(method: str, **options: Any) -> Any:
             sent = {"id": next(numbers), "method": method, "params": options} | session
             questions.write(json.dumps(sent).encode() + b"\0")
             while True:
-                said = json.loads(b"".join(iter(lambda: answers.read(1), b"\0")))
+                text = b"".join(iter(lambda: answers.read(1) or ended(), b"\0"))
+                said = json.loads(text)
                 if "error" in said:
                     raise RuntimeError(f"{method}: {said['error']}")
                 if said.get("id") == sent["id"]:
