@@ -284,11 +284,12 @@ def opened(page: Path) -> Iterator[Ask]:
     browser = next(filter(None, map(shutil.which, BROWSERS)), None)
     if browser is None:
         raise FileNotFoundError("no Chromium or Chrome on the PATH; --no-draw draws nothing")
-    (read, asked), (answered, write) = os.pipe(), os.pipe()  # its descriptors are to be 3 and 4
+    # Its descriptors are to be 3 and 4, which bash can do with numbers of two digits, and dash not.
+    (read, asked), (answered, write) = os.pipe(), os.pipe()
     with TemporaryDirectory(ignore_cleanup_errors=True) as profile:
         # Without its sandbox Chromium also starts as root, as in containers. The page is ours.
         started = subprocess.Popen(
-            ["sh", "-c", f'exec "$@" 3<&{read} 4>&{write}', "sh", browser, "--headless",
+            ["bash", "-c", f'exec "$@" 3<&{read} 4>&{write}', "bash", browser, "--headless",
              "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage",
              "--remote-debugging-pipe",
              f"--user-data-dir={profile}"],
