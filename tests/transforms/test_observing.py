@@ -133,7 +133,7 @@ def test_sown_values_in_an_objective_leave_padding_out():
     assert float(jnp.abs(grads["serial"]["gate"]["dense"]["kernel"]).sum()) > 0
     trainer = jn.trainer(jn.compose(objective, name="net"), optax.sgd(0.1))
     train_state = trainer.init(KEY, data)
-    with pytest.raises(ValueError, match="spread is one value per batch, from which the padding"):
+    with pytest.raises(ValueError, match="'spread'\\] is one number per batch"):
         list(jn.fit(trainer, train_state, data, epochs=1, batch_size=4, progress=False))
 
 
