@@ -103,7 +103,7 @@ def run(config: Config) -> Results:
     for name, layer in LAYERS.items():
         net = face_net(layer, config.features)
         print(jn.summary(net, small[0][0][:1]))
-        runs = over_seeds(lambda seed, n=net: learn(n, *small, seed, config), config)
+        runs = over_seeds(lambda seed, n=net: learn(n, small[0], small[1], seed, config), config)
         accuracies[name] = np.array([accuracy for accuracy, _ in runs])
         accuracies[f"{name}, nearest by features"] = np.array(
             [np.mean(train[1][found] == test[1]) for _, found in runs]
@@ -118,12 +118,12 @@ def run(config: Config) -> Results:
 def load(split: str, data_dir: Path | None) -> Pair:
     """Return faces (n, 112, 92, 1) in [0, 1] and the numbers of their people."""
     data = jn.data.tfds.load("orl_faces", split, data_dir=data_dir)
-    return np.float32(data["image"]) / 255, data["label"].astype(np.int32)
+    return data["image"].astype(np.float32) / 255, data["label"].astype(np.int32)
 
 
 def halved(x: np.ndarray) -> np.ndarray:
     """Return images (n, height, width, channels) whose pixels are means of 2x2 pixels."""
-    return sum(x[:, i::2, j::2] for i in (0, 1) for j in (0, 1)) / np.float32(4)
+    return np.mean([x[:, i::2, j::2] for i in (0, 1) for j in (0, 1)], axis=0, dtype=x.dtype)
 
 
 def nearest(known: np.ndarray, asked: np.ndarray) -> np.ndarray:
