@@ -11,9 +11,15 @@ from jaxnet.services.functions import used_by
 
 # What to write instead of a module, by the package of its class; "" is anything else.
 INSTEAD = {
-    "flax.nnx": "jn.interop.flax.from_nnx(lambda rngs: nnx.Linear(3, 4, rngs=rngs))",
-    "flax.linen": "jn.interop.flax.from_linen(module)",
-    "torch.nn": "the same net in jaxnet with jn.interop.torch.from_torch(net, weights, x)",
+    "flax.nnx": (
+        "from_nnx(lambda rngs: nnx.Linear(3, 4, rngs=rngs)), after "
+        "from jaxnet.interop.flax import from_nnx"
+    ),
+    "flax.linen": "from_linen(module), after from jaxnet.interop.flax import from_linen",
+    "torch.nn": (
+        "the same net in jaxnet, and its weights with from_torch(net, weights, x), after "
+        "from jaxnet.interop.torch import from_torch"
+    ),
     "keras": "the same net in jaxnet with jn.interop.by_names(net, weights, x, table)",
     "equinox": (
         "params, rest = eqx.partition(module, eqx.is_inexact_array) and "

@@ -1,5 +1,8 @@
 """What holds weights that nothing would train is refused in a net, whatever it is wrapped in."""
 
+import importlib
+import operator
+import re
 from functools import partial
 
 import jax
@@ -7,7 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import jaxnet as jn
 from jaxnet.core import as_layer
+from jaxnet.services.foreign import INSTEAD
 
 pytest.importorskip("flax")
 from flax import linen as nn  # noqa: E402
@@ -30,8 +35,16 @@ WAYS = {
     (partial(jnp.matmul, b=KERNEL), "stateless"), (jax.tree_util.Partial(jnp.dot, KERNEL), "stat"),
 ], ids=["nnx", "method", "linen", "partial", "pytree"])  # fmt: skip
 def test_what_holds_weights_is_refused(module, write, wrap):
-    with pytest.raises(TypeError, match=f"would not be trained. Write jn.*{write}"):
+    with pytest.raises(TypeError, match=f"would not be trained. Write .*{write}"):
         as_layer(wrap(module))
+
+
+@pytest.mark.parametrize("write", INSTEAD.values(), ids=[*INSTEAD])
+def test_what_to_write_exists(write):
+    for name in re.findall(r"jn\.([\w.]+)", write):
+        assert callable(operator.attrgetter(name)(jn)), name
+    for module, name in re.findall(r"from (jaxnet[\w.]+) import (\w+)", write):
+        assert callable(getattr(importlib.import_module(module), name))
 
 
 @pytest.mark.parametrize("function", [
