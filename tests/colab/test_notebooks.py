@@ -6,6 +6,7 @@ The cells run in this process, without a kernel; `python -m colab.render` runs t
 import ast
 import contextlib
 import difflib
+import importlib
 import importlib.machinery
 import io
 import json
@@ -326,6 +327,20 @@ def test_is_thin(path: Path):
                 assert {alias.name.split(".")[0] for alias in node.names} <= MAY_IMPORT
             elif isinstance(node, ast.ImportFrom):
                 assert (node.module or "").split(".")[0] in MAY_IMPORT
+
+
+@each(NOTEBOOKS)
+def test_each_name_of_jaxnet_exists(path: Path):
+    """In the text and in the solutions too, which no cell runs."""
+    text = "\n".join(cells(path, "code") + cells(path, "markdown"))
+    for module, names in re.findall(r"from (jaxnet[\w.]*) import ([\w, ]+)", text):
+        for name in names.split(", "):
+            assert hasattr(importlib.import_module(module), name.split(" as ")[0]), name
+    for dotted in set(re.findall(r"\bjn(?:\.[a-zA-Z]\w*)+", text)):
+        part: Any = jn
+        for name in dotted.split(".")[1:]:
+            assert hasattr(part, name), dotted
+            part = getattr(part, name)
 
 
 @each(NOTEBOOKS)
