@@ -17,7 +17,7 @@ ELSEWHERE = {
     "09": "200 200 36 701",  # 5 * 5 * 8; 6 * 6; size of a dataset
     "10": "364",  # size of a dataset
     "13": "26% 20.7% 18.4% 17.7% 3,000 20 2,500",  # published; datasets and their features
-    "16": "0.58",  # differences
+    "16": "0.29",  # differences
     "17": "1,438 75% 896 896",  # size of a dataset; of a paper; an exercise
     "18": "90",  # degrees
     "22": "135",  # millions
