@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 import jaxnet as jn
@@ -168,6 +169,8 @@ def test_every_family_has_the_defaults_of_transformers(family):
     if base:
         turn = options["rotary"].keywords
         assert turn["base"] == base and turn["scaling"].keywords["length"] == length
+        halfway = 2 * np.pi * 2.5 / length  # 2.5 turns of the 1 to 4 between which it fades out
+        assert np.isclose(turn["scaling"](halfway), halfway * (0.5 / 8 + 0.5))
     else:
         assert options["max_length"] == length
     assert options.get("softcap") == (50.0 if family == "gemma2" else None)
