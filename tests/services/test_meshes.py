@@ -21,8 +21,6 @@ for row in ROWS[PART::8]:
         ys = [y for y in jax.tree.leaves(m(net, x)) if jnp.issubdtype(y.dtype, jnp.floating)]
         return sum((jnp.sin(y).mean() for y in ys), jnp.float32(0)), {}
 
-    trainer = jn.trainer(jn.compose(objective, name="objective"), optax.sgd(0.1))
-    start = trainer.init(key, x)
     params, state = net.init(key, x)
 
     def loss(params, state, x):
@@ -30,10 +28,13 @@ for row in ROWS[PART::8]:
         floats = [leaf for leaf in jax.tree.leaves(y) if jnp.issubdtype(leaf.dtype, jnp.floating)]
         return sum(jnp.sin(leaf).mean() for leaf in floats), (y, state)
 
-    runs = jax.jit(jax.value_and_grad(loss, has_aux=True, allow_int=True)), jax.jit(trainer.step)
-    on_mesh = put((params, state), mesh), put(start, mesh), put(x, mesh, jax.P("data"))
-    for run, given, there in zip(runs, ((params, state), (start,)), (on_mesh[0], on_mesh[1:2])):
-        close(run(*given, x), run(*there, on_mesh[2]), row.id)
+    runs = [(jax.value_and_grad(loss, has_aux=True, allow_int=True), (params, state))]
+    if jax.tree.leaves(params):
+        trainer = jn.trainer(jn.compose(objective, name="objective"), optax.sgd(0.1))
+        runs.append((trainer.step, (trainer.init(key, x),)))
+    for function, given in runs:
+        run = jax.jit(function)
+        close(run(*given, x), run(*put(given, mesh), put(x, mesh, jax.P("data"))), row.id)
 """
 
 
