@@ -57,8 +57,9 @@ def heard(who: str, mesh: Mesh, sent: jax.Array) -> bool:
         return len(known) == len(set(rows))
     _differ.append(mesh)
     names = [str(device.process_index) for device in _sending(mesh)[0].devices]  # type: ignore
+    said = dict(zip(names, rows, strict=True))
     each = "; ".join(
-        f"process {', '.join(n for n, r in zip(names, rows, strict=True) if r == row)}"
+        f"process {', '.join(name for name in said if said[name] == row)}"
         f": {row[:LENGTH].decode(errors='replace').rstrip()}"
         for row in dict.fromkeys(rows)
     )
@@ -80,10 +81,12 @@ def agree(who: str, mesh: Mesh, words: str) -> None:
 
 @functools.cache
 def _sending(mesh: Mesh) -> tuple[Mesh, Any] | None:
-    each = {device.process_index: device for device in mesh.devices.flat}
-    if len(each) == 1:
+    each = sorted(mesh.devices.flat, key=lambda device: (device.process_index, device.id))
+    if each[0].process_index == each[-1].process_index:
         return None
-    line = Mesh(np.array([each[index] for index in sorted(each)]), ("process",))
+    # XLA orders programs of all devices of a process. On CPUs a program of one of them would run
+    # beside a step, and take its data.
+    line = Mesh(np.array(each), ("process",))
     atexit.register(_leave, mesh)
     return line, jax.jit(lambda rows: rows, out_shardings=NamedSharding(line, P()))
 
@@ -92,8 +95,8 @@ def _sending(mesh: Mesh) -> tuple[Mesh, Any] | None:
 def _row(line: Mesh, words: str) -> jax.Array:
     said = words.encode()
     row = said[:LENGTH].ljust(LENGTH) + zlib.crc32(said).to_bytes(4, "big")
-    row = np.frombuffer(row, np.uint8)[None]
-    return jax.make_array_from_process_local_data(NamedSharding(line, P("process")), row)
+    rows = np.tile(np.frombuffer(row, np.uint8), (len(line.local_devices), 1))
+    return jax.make_array_from_process_local_data(NamedSharding(line, P("process")), rows)
 
 
 def _leave(mesh: Mesh) -> None:

@@ -48,3 +48,16 @@ except (RuntimeError, OSError, ValueError) as error:
 ])  # fmt: skip
 def test_processes_that_differ_all_raise(where, what, count, on_processes):
     on_processes(f"where, what = {where!r}, {what!r}\n{START}{UNEVEN}", count, expect=1)
+
+
+BESIDE = """
+peers = jn.services.peers
+for turn in range(300):  # each program leaves the parts of other devices in flight
+    multihost_utils.process_allgather(np.array([turn, 0], np.int32))
+    peers.agree("test", mesh, f"turn {turn % 3}")
+"""
+
+
+@pytest.mark.long
+def test_words_do_not_meet_the_data_of_another_program(on_processes):
+    on_processes(START + BESIDE, 2)
