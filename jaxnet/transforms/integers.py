@@ -278,7 +278,7 @@ class Quantized(Stored):
         if self.scale.shape[0] != self.shape[0]:  # not quantized as a table
             return rows(self.array(), ids)
         ids = jnp.where(ids < 0, self.numbers.shape[0], ids)
-        numbers = self.numbers.at[ids].get(mode="fill", fill_value=0)
+        numbers = jnp.asarray(self.numbers).at[ids].get(mode="fill", fill_value=0)
         return _unpacked(Quantized(numbers, rows(self.scale, ids), self.dtype))
 
 

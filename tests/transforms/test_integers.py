@@ -261,3 +261,10 @@ def test_a_transform_around_training_that_rounds_sees_the_axes_of_a_product(oute
         for inside in (net, jn.quantized(net, aware=True))
     ]
     assert shapes[0] == shapes[1]
+
+
+def test_a_table_of_integers_may_be_a_numpy_array():
+    layer = jn.quantized(jn.embedding(5, 4))
+    params, state = layer.init(jax.random.key(0), jnp.arange(3))
+    found = [layer.apply(p, state, jnp.arange(3))[0] for p in (params, jax.device_get(params))]
+    np.testing.assert_array_equal(*found)
