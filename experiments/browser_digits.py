@@ -76,7 +76,7 @@ RECORDS = (
     ),
 )
 CANVAS = Path(__file__).parent.parent / "docs" / "canvas"
-FILES = ("net.js", "page.js", "page.css")
+FILES = ("net.js", "page.js", "letters.js", "page.css")
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 MOMENTS = 24
 LAYERS = ("c1", "c3", "c5", "f6", "output")
@@ -254,14 +254,27 @@ def write_board(folder: Path, weights: Path = CANVAS / "lenet5.npz") -> str:
     with np.load(weights) as run:
         facts = {name: run[name].tolist() for name in ("steps", "accuracies")}
         for moment, numbers in enumerate(run["weights"]):
-            text = base64.b64encode(numbers.tobytes()).decode()
-            (home / f"moment{moment}.js").write_text(f'arrived({moment}, "{text}");\n')
+            write_weights(home / f"moment{moment}.js", numbers)
     facts["strokes"] = [
         [[[round(x, 3), round(y, 3)] for x, y in points] for points in STROKES[digit]]
         for digit in range(10)
     ]
-    (home / "run.js").write_text(f"const RUN = {json.dumps(facts)};\n")
+    with np.load(CANVAS / "letters.npz") as run:
+        letters = {name: run[name].tolist() for name in ("steps", "bits")}
+        letters["alphabet"] = str(run["letters"])
+        sizes = [line.split() for line in run["layout"].tolist()]
+        letters["layout"] = [[name, int(size)] for name, size in sizes]
+        for moment, numbers in enumerate(run["weights"]):
+            write_weights(home / f"letters{moment}.js", numbers)
+    known = f"const RUN = {json.dumps(facts)};\nconst LETTERS = {json.dumps(letters)};\n"
+    (home / "run.js").write_text(known)
     return (CANVAS / "page.html").read_text()
+
+
+def write_weights(script: Path, numbers: np.ndarray) -> None:
+    """Write a script that gives the page the weights of a moment."""
+    text = base64.b64encode(numbers.tobytes()).decode()
+    script.write_text(f'arrived("{script.stem}", "{text}");\n')
 
 
 def write_page(page: Path, weights: Path) -> None:

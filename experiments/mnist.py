@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import jax
+
 import jaxnet as jn
 from experiments.classify import Recipe, Results, Training, classify
 from experiments.common import Short, TrainSize, main
@@ -90,8 +92,10 @@ class Config(TrainSize, Training):
     output: Path = Path("runs/mnist")
     epochs: int = 3
     batch_size: int = 32
-    model: Literal["softmax", "mlp", "lenet5"] = "lenet5"
-    """model: softmax regression, a perceptron with one hidden layer, or LeNet-5"""
+    model: Literal["softmax", "mlp", "lenet5", "lenet5_1998", "deep_mnist"] = "lenet5"
+    """model: softmax regression, a perceptron with one hidden layer, LeNet-5, LeNet-5 as published
+    in 1998, or the net of TensorFlow's tutorial of 2015, "Deep MNIST for experts"
+    """
     shift: int = 0
     """largest shift of the training images in pixels"""
     augment: bool = False
@@ -105,6 +109,16 @@ class Config(TrainSize, Training):
             raise ValueError("augment shifts images too: give augment or shift, not both")
 
 
+def deep_mnist() -> jn.Layer:
+    """Make the net of the tutorial "Deep MNIST for experts", of 3,274,634 parameters."""
+    return jn.serial(
+        jn.conv(32, 5, name="c1"), jax.nn.relu, jn.max_pool(2),
+        jn.conv(64, 5), jax.nn.relu, jn.max_pool(2),
+        jn.flatten(), jn.dense(1024), jax.nn.relu, jn.dropout(0.5),
+        jn.dense(10, name="output"),
+    )  # fmt: skip
+
+
 def run(config: Config) -> Results:
     """Train the model, print the accuracy on the test split, and draw."""
     (x, y), test = jn.data.mnist(data_dir=config.data_dir)
@@ -116,6 +130,12 @@ def run(config: Config) -> Results:
             recipe = Recipe(jn.models.mlp([256, 10]), first="dense")
         case "lenet5":
             recipe = Recipe(jn.models.lenet5(classes=10), first="c1")
+        case "lenet5_1998":
+            recipe = Recipe(jn.models.lenet5_1998(classes=10), first="c1")
+            # Paper is -0.1 and ink 1.175.
+            train, test = [(1.275 * images - 0.1, labels) for images, labels in (train, test)]
+        case "deep_mnist":
+            recipe = Recipe(deep_mnist(), first="c1")
     if config.augment:
         distort = jn.data.elastic(
             rotation=10, shear=10, scale=(0.9, 1.1), shift=2, displacement=config.displacement

@@ -1,26 +1,30 @@
 "use strict";
+// The weights of a moment come in a script of their own, which calls `arrived`, because pages that
+// are read from the disk cannot fetch.
+const waiting = {}, moments = {};
+
+function load(name, unpack) {
+  return moments[name] ??= new Promise(resolve => {
+    waiting[name] = base64 => resolve(unpack(base64));
+    const script = document.createElement("script");
+    script.src = `home/${name}.js`;
+    script.onerror = () => {
+      delete moments[name];
+      document.getElementById("said").textContent = "These weights did not load.";
+    };
+    document.head.append(script);
+  });
+}
+
+window.arrived = (name, base64) => waiting[name](base64);
+
 // The board of the home page. RUN holds the steps of the moments of the training, their accuracies
-// on MNIST's test digits, and the strokes of each digit; each moment's weights come in a script of
-// their own, which calls `arrived`, because pages that are read from the disk cannot fetch.
+// on MNIST's test digits, and the strokes of each digit.
 {
 const find = id => document.getElementById(id);
 const board = find("board"), ink = board.getContext("2d", {willReadFrequently: true});
 const slider = find("slider"), last = RUN.steps.length - 1;
 const BLUE = [64, 112, 240], ORANGE = [230, 120, 0], GRAY = [128, 128, 128];
-const waiting = {}, moments = {};
-
-function load(moment) {
-  return moments[moment] ??= new Promise(resolve => {
-    waiting[moment] = resolve;
-    const script = document.createElement("script");
-    script.src = `home/moment${moment}.js`;
-    script.onerror = () => { delete moments[moment]; find("said").textContent = "These weights did not load."; };
-    document.head.append(script);
-  });
-}
-
-window.arrived = (moment, base64) => waiting[moment](unpack(base64));
-
 // Paint numbers in [-1, 1] on a canvas, in orange and blue: maps of one side, so many in a row.
 function paint(canvas, maps, side, columns) {
   const gap = maps.length > 1 && side > 1 ? 1 : 0, cell = side + gap;
@@ -57,7 +61,7 @@ async function answer() {
   const mine = ++asked, moment = Number(slider.value);
   find("moment").textContent = `step ${RUN.steps[moment].toLocaleString("en")} of ` +
     `${RUN.steps[last].toLocaleString("en")}, ${(100 * RUN.accuracies[moment]).toFixed(1)}% of MNIST's test digits`;
-  const weights = await load(moment);
+  const weights = await load(`moment${moment}`, unpack);
   if (mine !== asked) return;  // the drawing or the slider has moved on
   image = drawing();
   const found = values(image || new Float32Array(784), weights);
@@ -163,7 +167,7 @@ slider.max = slider.value = last;
 slider.addEventListener("input", changed);
 show(3);
 // The other moments come one after another, the latest first: then the slider needs no network.
-load(last).then(async () => {
-  for (let moment = last - 1; moment >= 0; moment--) await load(moment);
+load(`moment${last}`, unpack).then(async () => {
+  for (let moment = last - 1; moment >= 0; moment--) await load(`moment${moment}`, unpack);
 });
 }

@@ -1,32 +1,35 @@
-"""The board of the home page in headless Chromium: its logits, its drawings, its size."""
+"""The nets of the home page in headless Chromium: logits, drawings, letters, sizes."""
 
 import json
 import shutil
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import jaxnet as jn
 from experiments import browser_digits as board
+from experiments import browser_letters
 
 NET = jn.models.lenet5(classes=10)
 
 
-def last_params():
-    """The params of the last moment, from the bytes that the page reads."""
-    params, state = NET.init(jax.random.key(0), np.zeros((1, 28, 28, 1), np.float32))
-    params = jn.quantize(jn.quantized(NET), params, np.zeros((1, 28, 28, 1), np.float32))
-    with np.load(board.CANVAS / "lenet5.npz") as run:
+def last_params(file, small, like, names):
+    """The params of the last moment, from the bytes that the page reads in the order of `names`."""
+    params, _ = jax.eval_shape(small.init, jax.random.key(0), like)
+    leaves, tree = jax.tree.flatten_with_path(params)
+    places = [".".join(entry.key for entry in path) for path, _ in leaves]
+    with np.load(board.CANVAS / file) as run:
         rest = run["weights"][-1].tobytes()
-    for part in ("scale", "bias", "int8"):
-        for layer in (params[name] for name in board.LAYERS):
-            place = layer if part == "bias" else layer["kernel"]
-            leaf = np.asarray(place[part])
-            place[part] = np.frombuffer(rest[: leaf.nbytes], leaf.dtype).reshape(leaf.shape)
-            rest = rest[leaf.nbytes :]
-    assert not rest
-    return params, state
+    found = {}
+    for name in names:
+        leaf = leaves[places.index(name)][1]
+        size = leaf.size * leaf.dtype.itemsize
+        found[name] = jnp.array(np.frombuffer(rest[:size], leaf.dtype).reshape(leaf.shape))
+        rest = rest[size:]
+    assert not rest and len(found) == len(leaves)
+    return tree.unflatten([found[name] for name in places])
 
 
 def test_varied_strokes_stay_on_the_board():
@@ -45,10 +48,12 @@ def test_the_board_computes_what_jaxnet_does(tmp_path):
     """Its logits and contributions of 20 digits, ten drawings, and a page that fits both widths."""
     if not any(map(shutil.which, board.BROWSERS)):
         pytest.skip("needs Chromium or Chrome on the PATH")
-    params, state = last_params()
     small = jn.quantized(NET)
     digits, labels = jn.data.mnist()[1]
     digits, labels = digits[:20], labels[:20]
+    kinds = "kernel.scale", "bias", "kernel.int8"
+    names = [f"{layer}.{kind}" for kind in kinds for layer in board.LAYERS]
+    params, state = last_params("lenet5.npz", small, digits[:1], names), {}
     logits, _ = small.apply(params, state, digits)
     assert (np.argmax(logits, -1) == labels).mean() > 0.9
     why = jn.inspect.integrated_gradients(small, params, state, digits[:3], labels[:3], steps=64)
@@ -79,5 +84,46 @@ def test_the_board_computes_what_jaxnet_does(tmp_path):
         assert (np.array(read) == np.arange(10)).sum() >= 9
         for width in (390, 1440):
             assert board.screenshot(ask, width).std() > 0.1  # not one color
+            wide = "document.documentElement.scrollWidth <= innerWidth"
+            assert board.evaluate(ask, wide)
+
+
+WRITES = """(async () => {
+  const find = id => document.getElementById(id);
+  const wait = () => new Promise(done => setTimeout(done, 20));
+  find("write-tab").click();
+  while (!find("letters").dataset.answers) await wait();
+  const before = find("written").textContent;
+  find("write").click();
+  while (find("written").textContent.length < before.length + 40) await wait();
+  find("write").click();
+  const memory = {blocks: [], position: 0}, last = LETTERS.steps.length - 1;
+  const weights = await load(`letters${last}`, unpackLetters);
+  const logits = IDS.map(id => Array.from(read(memory, id, weights)));
+  return {before, bars: find("next").children.length, written: find("written").textContent, logits};
+})()"""
+
+
+@pytest.mark.long
+def test_the_page_writes_what_jaxnet_does(tmp_path):
+    """The logits of 200 letters, three times as far as a block looks back, and 40 letters drawn."""
+    if not any(map(shutil.which, board.BROWSERS)):
+        pytest.skip("needs Chromium or Chrome on the PATH")
+    with np.load(board.CANVAS / "letters.npz") as run:
+        alphabet, names = str(run["letters"]), [line.split()[0] for line in run["layout"]]
+    text = ("ROMEO:\nBut, soft! what light through yonder window breaks?\n" * 4)[:200]
+    ids = np.array([[alphabet.index(letter) for letter in text]])
+    small = jn.quantized(browser_letters.gpt(len(alphabet)))
+    params = last_params("letters.npz", small, ids[:, :64], names)
+    logits, _ = small.apply(params, {}, ids)
+    page = tmp_path / "index.html"
+    board.write_page(page, board.CANVAS / "lenet5.npz")
+    with board.opened(page) as ask:
+        said = board.evaluate(ask, WRITES.replace("IDS", json.dumps(ids[0].tolist())))
+        np.testing.assert_allclose(said["logits"], logits[0], rtol=1e-3, atol=1e-3)
+        assert said["before"] == "ROMEO:\n" and said["bars"] == 8
+        assert said["written"].startswith("ROMEO:\n") and set(said["written"]) <= set(alphabet)
+        for width in (390, 1440):
+            board.screenshot(ask, width)
             wide = "document.documentElement.scrollWidth <= innerWidth"
             assert board.evaluate(ask, wide)
