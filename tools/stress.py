@@ -48,7 +48,6 @@ from jaxnet.inspect.gabor import gabor_fit
 from jaxnet.services.lock import Held
 from jaxnet.services.saving import read_tensors, write_file
 from jaxnet.unsupervised import sparse_coding
-from tests.training.test_interrupts import interrupted
 from tools import kills, scenarios
 
 Program = tuple[Callable, tuple[Any, ...]]
@@ -209,6 +208,8 @@ def signalled(call: Callable, seconds: float) -> bool:
 
 
 def interrupts(make: Callable, signals: bool, runs: int, rng: random.Random) -> Outcomes:
+    from tests.training.test_interrupts import interrupted  # begins to use JAX, before any fork
+
     with tempfile.TemporaryDirectory() as folder:
         work = make(Path(folder))
         work.check()
