@@ -124,3 +124,11 @@ def test_a_name_like_no_other_has_no_hint():
 
 def test_dir_lists_a_name_once():
     assert len(dir(jn)) == len(set(dir(jn)))
+
+
+def test_lazy_modules_complete_and_load():
+    lazy = {"viz", "unsupervised", "inspect", "interop", "decoding", "summary"}
+    assert lazy <= set(dir(jn))
+    assert all(getattr(jn, name) for name in lazy)
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        jn.nothing  # noqa: B018

@@ -22,8 +22,15 @@ from experiments.pages import anchor
 from experiments.records import CELL, Record, unknown
 from tests.helpers import each, notebook, read
 from tests.test_api import PARTS, members
-from tests.test_architecture import FILES, ROOT, parsed
+from tests.texts.form import ROOT, library, text_of
 from tools import words
+
+FILES = [text.path for text in library()]
+
+
+def parsed(path):
+    return text_of(path).nodes[0]
+
 
 PAGES = sorted(
     path

@@ -231,21 +231,3 @@ def test_what_is_planted_at_a_name_of_the_library_is_an_error(tmp_path, name, ki
     with pytest.raises(OSError, match=re.escape(str(place))):
         WRITERS[name](place)
     assert other.read_text() == "precious" and not (tmp_path / "nowhere").exists()
-
-
-def test_only_one_module_opens_files_to_write():
-    """The others go through `replacing` or `own_file`, which look at what is there."""
-    writes = re.compile(
-        r"""open\([^)\n]*["'][wax]\+?b?["']|write_(text|bytes)\(|O_CREAT|savefig\("""
-    )
-    found = {
-        path.name: [line.strip() for line in path.read_text().splitlines() if writes.search(line)
-                    and ">>>" not in line and "..." not in line]
-        for path in (Path(jn.__file__).parent).rglob("*.py")
-    }  # fmt: skip
-    found = {name: lines for name, lines in found.items() if lines}
-    assert found.pop("files.py")
-    assert found.keys() == {"lock.py", "log.py", "style.py"}
-    for name in ("lock.py", "log.py"):
-        text = next(Path(jn.__file__).parent.rglob(name)).read_text()
-        assert "own_file" in text

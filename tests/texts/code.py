@@ -1,0 +1,254 @@
+"""Rules for code: imports that point one way, only public JAX, what SECURITY.md promises."""
+
+import ast
+import importlib
+import re
+import sys
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+from tests.texts.form import ROOT, Text, at, files, forbid, imported, library, rule, text_of
+
+# The parts of the library: each imports only those before it.
+ORDER = [
+    "services", "core", "nets", "initializers", "ops", "distributed", "composition",
+    "transforms", "layers", "losses", "penalties", "metrics", "typing", "tools", "decoding", "data",
+    "training", "profile", "inspect", "interop", "detection", "models", "viz", "unsupervised",
+    "__init__",
+]  # fmt: skip
+# Always there; every other module is imported where it is used.
+CORE = {"jax", "jaxnet", "numpy", "optax", "safetensors", "tqdm"} | set(sys.stdlib_module_names)
+PRIVATE = ("jax._src", "jaxlib", "jax.core", "jax.interpreters", "jax.extend")
+EXTENDING = [
+    ROOT / "jaxnet/ops" / name for name in ("attention.py", "convolution.py", "native/call.py")
+]
+
+
+def part(text: Text) -> str:
+    return text.path.relative_to(ROOT / "jaxnet").parts[0].removesuffix(".py")
+
+
+def library_but(*names: str):
+    return lambda: [text for text in library() if text.path.name not in names]
+
+
+@rule(library, at("jaxnet/core/a.py", "import jaxnet.layers"), "from . import layers")
+def imports_point_one_way(text):
+    builds_a_model = text.path.name in ("published.py", "adapter.py")
+    later = ORDER[ORDER.index("models" if builds_a_model else part(text)) + 1 :]
+    return [name for name in text.imports if f"{name}..".split(".")[1] in later or name[0] == "."]
+
+
+@rule(lambda: [Text(Path("parts"), "\n".join(map(part, library())))], ("core", "new"))
+def every_part_has_its_place(parts):
+    return set(parts.text.split()) ^ set(ORDER)
+
+
+@rule(library, "import jaxlib", "from jax import core\njax.core.Tracer", "jax._src")
+def only_public_jax_is_used(text):
+    yield from re.findall(r"jax\._src|jax\.core\.", text.text)
+    if text.path not in EXTENDING:
+        yield from (name for name in text.imports if name.startswith(PRIVATE))
+
+
+def at_top(node: ast.AST) -> Iterator[ast.AST]:
+    """The nodes outside of functions, and not only for types."""
+    yield node
+    for child in ast.iter_child_nodes(node):
+        for_types = getattr(getattr(child, "test", None), "id", "") == "TYPE_CHECKING"
+        if not for_types and not isinstance(child, ast.FunctionDef):
+            yield from at_top(child)
+
+
+# interop/flax.py is imported by whoever has Flax, never by the library.
+@rule(library_but("flax.py"), "import torch", fine=("def f():\n  import torch",))
+def heavy_modules_are_imported_where_used(text):
+    return {name.split(".")[0] for name in imported(at_top(text.nodes[0]))} - CORE
+
+
+@rule(
+    lambda: files(*(f"{room}/**/*.py" for room in ("jaxnet", "experiments", "tests", "tools"))),
+    "import jax\njax.export.export(f)",
+    fine=("import jax.export\njax.export.export(f)",),
+)
+def jax_export_is_imported_where_it_is_used(text):
+    """With JAX 0.7, `import jax` is not enough, unless something else has imported it."""
+    if "jax.export" not in text.text or "jax.export" in text.imports:
+        return []
+    return [n.lineno for n in text.nodes if getattr(n, "attr", "") == "export"
+            and ast.unparse(n) == "jax.export"]  # fmt: skip
+
+
+forbid(
+    "no function is asked what it is",
+    library_but("foreign.py"),  # it looks for what a user's function holds
+    r"__self__|__qualname__|isinstance\([^)]*\b(?:apply|init)\b",
+    "isinstance(layer.apply, partial)",
+)
+
+
+@rule(library, at("jaxnet/ops/a.py", "x.reshape(x.shape[0], -1)"))
+def no_size_next_to_the_batch_is_left_to_reshape(text):
+    """A -1 next to the size of a batch divides by 0 if the batch is empty."""
+    if part(text) not in {"layers", "losses", "models", "ops"}:
+        return
+    for call in text.nodes:
+        if isinstance(call, ast.Call) and ast.unparse(call.func).endswith("reshape"):
+            sizes = [ast.unparse(s) for size in call.args for s in getattr(size, "elts", [size])]
+            batch = re.search(r"\bbatch\b|shape\[:|shape\[0\]|len\(", " ".join(sizes))
+            if "-1" in sizes and batch:
+                yield ast.unparse(call)
+
+
+@rule(library, at("jaxnet/core/new.py", "x = 1\n" * 40))
+def tests_mirror_the_library(text):
+    """A file of fewer than 40 lines of code may be tested with its neighbors."""
+    nodes = [node for node in text.nodes if hasattr(node, "lineno")]
+    lines = {n.lineno for n in nodes if not isinstance(n, ast.Expr | ast.Constant)}
+    inside = text.path.relative_to(ROOT / "jaxnet")
+    test = ROOT / "tests" / inside.with_name(f"test_{inside.name}")
+    return [test] if len(lines) >= 40 and inside.stem != "__init__" and not test.exists() else []
+
+
+# What is built with the library as a user builds; of `data`, the data sets. Inside the package,
+# these files check their arguments and open files by `services`, as every module does.
+DATASETS = (
+    "bccd", "camvid", "digits", "images", "photos", "scenes", "tfds", "available", "prepare"
+)  # fmt: skip
+# Modules that users import, or that hold constants beside a function of their name.
+PUBLIC = {
+    "jaxnet.interop.onnx", "jaxnet.interop.torch", "jaxnet.interop.flax", "jaxnet.interop.export",
+    "jaxnet.viz.style", "jaxnet.data.camvid", "jaxnet.data.tfds",
+}  # fmt: skip
+
+
+def wall() -> list[Text]:
+    built = ("models", "unsupervised", "detection", "viz")
+    datasets = files(*(f"jaxnet/data/{name}.py" for name in DATASETS))
+    return [
+        *filter(lambda t: part(t) in built, library()),
+        *datasets,
+        *files("experiments/**/*.py"),
+    ]
+
+
+@rule(
+    wall,
+    at("experiments/a.py", "from jaxnet.core.compose import compose"),
+    at("experiments/a.py", "from jaxnet.layers import hidden"),
+    fine=(at("experiments/a.py", "from jaxnet import dense"),),
+)
+def only_public_names_are_used_behind_the_wall(text):
+    """What a file imports from jaxnet is public or of its own folder."""
+    own = ".".join(text.path.relative_to(ROOT).parts[:2]) + "."
+    inside = (own, "jaxnet.services.") if own.startswith("jaxnet.") else own
+    for node in text.nodes:
+        name = f"{getattr(node, 'module', '')}."
+        if not name.startswith("jaxnet.") or name[:-1] in PUBLIC or name.startswith(inside):
+            continue
+        module = importlib.import_module(node.module)
+        package = node.module.count(".") < 2 and node.module != "jaxnet.services"
+        for alias in node.names:
+            if not package or not hasattr(module, alias.name):
+                yield name + alias.name
+
+
+@cache
+def defined() -> set[str]:
+    """The names that the library gives to something."""
+    found = re.compile(r"\b(?:def|class) (\w+)|\b(\w+)\b\s*[:=]")
+    return {name for text in library() for names in found.findall(text.text) for name in names}
+
+
+@rule(
+    lambda: files(*(f"jaxnet/{room}/__init__.py" for room in ("core", "layers", "training"))),
+    '"""A page."""',
+    (r"\w+\.py\b", "nothing.py"),
+    (r"`(?=\w+[`(])", "`un"),
+)
+def the_page_at_the_head_of_a_room_names_what_is_there(text):
+    """At most 30 lines; each file of the room that it names exists, and so does each call."""
+    page = text.docstrings[0]
+    named = set(re.findall(r"\b\w+\.py\b", page))
+    if not 10 < len(page.splitlines()) <= 30 or len(named) < 3:
+        yield "length"
+    yield from named - {path.name for path in text.path.parent.iterdir()}
+    calls = set(re.findall(r"`(?:\w+\.)*(\w+)[`(]", page)) - {"py", "net", "held_out", "forward"}
+    yield from calls - defined()
+
+
+# What SECURITY.md says that jaxnet never does.
+NEVER_IMPORTED = {"cloudpickle", "dill", "marshal", "pickle", "shelve", "subprocess"}
+NEVER_IMPORTED |= {"ftplib", "httpx", "requests", "smtplib"}
+NEVER_CALLED = {"__import__", "compile", "eval", "exec", "system", "popen"}
+
+
+@rule(
+    library,
+    "from pickle import load",
+    "from urllib.request import urlopen",
+    "exec(text)",
+    "os.system(text)",
+    "np.load(file, allow_pickle=True)",
+    fine=("module.eval()", at("jaxnet/data/builders/remote.py", "from a import urlopen")),
+)
+def code_keeps_the_promises_of_security(text):
+    never = NEVER_IMPORTED if text.path.name == "remote.py" else NEVER_IMPORTED | {"urlopen"}
+    yield from never & {part for name in text.imports for part in name.split(".")}
+    for node in text.nodes:
+        if isinstance(node, ast.Call):
+            of_os = getattr(getattr(node.func, "value", None), "id", "") == "os"
+            called = node.func.attr if of_os else getattr(node.func, "id", "")
+            yield from {called, *("eval" for w in node.keywords if w.arg == "allow_pickle")} & (
+                NEVER_CALLED
+            )
+
+
+@rule(lambda: files("SECURITY.md"), ("eval", "evil"), (r"(to download\s+)\(\[test\]\(\S+\)", r"\1"))
+def security_names_the_tests_of_its_promises(text):
+    yield from (word for word in ("pickle", "eval", "exec") if f"`{word}`" not in text.text)
+    *_, promises = text.text.partition("## Be careful")[0].partition("Rely on these promises")
+    yield from (p for p in promises.split("\n- ")[1:] if "[test](tests/" not in p)
+
+
+forbid(
+    "kernels have types of one width",  # a long has 32 bits on Windows, and other names on macOS
+    lambda: [t for t in files("jaxnet/**/*.[ch]") if t.path.name != "xla_ffi.h"],
+    r"\b(?:long|unsigned|short|atomic_long|wchar_t)\b",
+    "long n;",
+)
+forbid(
+    "files are read as UTF-8",  # Windows has another encoding by default
+    library,
+    r"^(?!.*>>>).*(?:read_text\(\)|write_text\([^,]*\)$)",
+    "path.read_text()",
+    "path.write_text(text)",
+    fine=(">>> path.read_text()",),
+)
+# The others go through `replacing` or `own_file`, which look at what is there.
+forbid(
+    "only one module opens files to write",
+    library_but("files.py", "lock.py", "log.py", "style.py"),
+    r"""^(?!.*(?:>>>|\.\.\.)).*(?:open\([^)\n]*["'][wax]\+?b?["']|write_(?:text|bytes)\(|O_CREAT"""
+    r"|savefig\()",
+    'open(path, "wb")',
+    "path.write_bytes(x)",
+    fine=(">>> open(path, 'w')",),
+)
+
+
+@rule(lambda: files("jaxnet/**/lock.py", "jaxnet/**/log.py"), 'open(path, "w")')
+def logs_and_locks_are_files_of_their_own(text):
+    return [] if "own_file" in text.text else ["own_file"]
+
+
+@rule(
+    lambda: files("tests/**/test_*.py"), "import flax", fine=('importorskip("flax")\nimport flax',)
+)
+def tests_of_full_can_be_collected_without_it(text):
+    """An import at the top of a file would be an error of the README's `pytest`."""
+    (names,) = re.findall(r"^OPTIONAL = (\{.*?\})", text_of(ROOT / "conftest.py").text, re.M | re.S)
+    for name in ast.literal_eval(names):
+        if re.search(rf"^(import|from) {name}\b", text.text, re.M):
+            yield from [] if f'importorskip("{name}"' in text.text else [name]
