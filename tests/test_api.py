@@ -74,20 +74,6 @@ def test_public_api_is_as_noted():
     assert public_api() == SNAPSHOT.read_text(), "see the docstring of this file"
 
 
-@pytest.mark.parametrize("part", PARTS)
-def test_everything_public_has_a_docstring(part):
-    for name, value in members(part).items():
-        if callable(value):
-            assert inspect.getdoc(value), f"jaxnet.{part}.{name}"
-
-
-@pytest.mark.parametrize("part", ["", "inspect", "losses", "penalties", "metrics"])
-def test_public_functions_have_an_example(part):
-    for name, value in members(part).items():
-        if inspect.isfunction(value):
-            assert ">>>" in inspect.getdoc(value), f"jaxnet.{part}.{name} has no example"
-
-
 def test_each_name_has_one_public_spelling():
     places = {}
     for part in PARTS:

@@ -32,7 +32,8 @@ class Text:
     @cached_property
     def text(self) -> str:
         made = self.path.read_text if self.made is None else self.made
-        return made() if callable(made) else made
+        text = made() if callable(made) else made
+        return re.sub(r'("image/png": ")[^"]*', r"\1", text)  # the data of a notebook's picture
 
     @cached_property
     def nodes(self) -> list[Any]:

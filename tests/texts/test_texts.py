@@ -2,10 +2,10 @@
 
 import pytest
 
-from tests.texts import code
+from tests.texts import code, pages
 from tests.texts.form import RULES
 
-assert code
+assert code and pages
 
 
 @pytest.mark.parametrize("name", RULES)
