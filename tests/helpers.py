@@ -3,7 +3,6 @@
 Layers are run as one program: operations one by one are compiled for each shape of each.
 """
 
-import json
 import re
 from collections.abc import Callable, Iterable
 from functools import cache
@@ -22,29 +21,6 @@ import jaxnet as jn
 def read(path: Path) -> str:
     """The text of a file, which each run reads once."""
     return path.read_text()
-
-
-@cache
-def notebook(path: Path) -> dict:
-    return json.loads(read(path))
-
-
-def each(values: Iterable) -> Callable:
-    """Makes a test of a law: one case for all values, such as pages; an error names its value."""
-
-    def of(law: Callable) -> Callable:
-        def test():
-            for value in values:
-                try:
-                    law(value)
-                except Exception as error:
-                    error.add_note(f"for {value}")
-                    raise
-
-        test.__doc__ = law.__doc__
-        return test
-
-    return of
 
 
 def refused(cases: Iterable[tuple], error: type = ValueError) -> Callable:

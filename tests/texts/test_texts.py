@@ -2,10 +2,10 @@
 
 import pytest
 
-from tests.texts import code, pages
+from tests.texts import code, lessons, pages
 from tests.texts.form import RULES
 
-assert code and pages
+assert code and pages and lessons
 
 
 @pytest.mark.parametrize("name", RULES)
