@@ -5,8 +5,6 @@ Layers are run as one program: operations one by one are compiled for each shape
 
 import re
 from collections.abc import Callable, Iterable
-from functools import cache
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -15,12 +13,6 @@ import numpy as np
 import pytest
 
 import jaxnet as jn
-
-
-@cache
-def read(path: Path) -> str:
-    """The text of a file, which each run reads once."""
-    return path.read_text()
 
 
 def refused(cases: Iterable[tuple], error: type = ValueError) -> Callable:

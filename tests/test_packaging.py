@@ -5,34 +5,19 @@ import importlib
 import importlib.metadata
 import os
 import re
-import shlex
 import shutil
 import subprocess
 import sys
 import tarfile
-import tomllib
 import zipfile
-from pathlib import Path
 
 import pytest
 
 import jaxnet as jn
 from jaxnet.data import builders
 from jaxnet.ops import native
-from tests.helpers import read
-
-ROOT = Path(__file__).parent.parent
-PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-NAME, ADDRESS = PROJECT["name"], PROJECT["urls"]["Repository"]
-EXTRAS = PROJECT["optional-dependencies"]
-README = (ROOT / "README.md").read_text()
-STARTED = (ROOT / "guide" / "getting_started.md").read_text()
-# Extras for work on jaxnet itself.
-OWN = {
-    "all", "experiments", "full", "lint", "notebooks", "parity", "peers", "site", "start", "test",
-}  # fmt: skip
-WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
-CI = (ROOT / ".ci" / "run").read_text()
+from tests.texts.form import ROOT
+from tests.texts.project import NAME, PROJECT
 
 
 def test_the_version_is_that_of_the_distribution(monkeypatch):
@@ -60,37 +45,6 @@ def test_files_of_the_other_jaxnet_are_told():
         from jaxnet.core import nothing  # noqa: F401
 
 
-def test_one_address():
-    paths = [ROOT / "CITATION.cff", ROOT / "SECURITY.md", *ROOT.glob("*.md"), *WORKFLOWS]
-    for folder in ("colab", "docs", "guide", "jaxnet", "experiments"):
-        paths += [p for p in (ROOT / folder).rglob("*.*") if p.suffix in {".md", ".py", ".yml"}]
-    found = {
-        path.name: address
-        for path in paths
-        for address in re.findall(r"https?://github\.com/[\w.-]+/jaxnet\b", read(path))
-    }
-    assert set(found) >= {"README.md", "CITATION.cff"} and set(found.values()) == {ADDRESS}, found
-
-
-def test_the_readme_installs_what_its_example_needs():
-    command = f'\npip install "{NAME}[data,viz] @ git+{ADDRESS}"\n'
-    assert command in README and command in STARTED
-    first, second = re.findall(r"^pip install -e .*$", README, re.M)  # another program reads them
-    assert first.endswith(" && python -m experiments.digits") and second.endswith(" && pytest")
-    for extras in re.findall(r"\[([a-z,]+)\]", "\n".join([first, second])):
-        assert set(extras.split(",")) <= set(EXTRAS)
-
-
-def test_the_guide_lists_the_extras_with_their_packages():
-    rows = re.findall(r"^\| (`\w+`(?:, `\w+`)*) \| ([^|]+) \|", STARTED, re.M)
-    rows = {extra: words for extras, words in rows for extra in re.findall(r"\w+", extras)}
-    assert set(rows) == set(EXTRAS) - OWN
-    for extra, packages in rows.items():
-        named = {name.lower() for name in re.findall(r"[\w-]+", packages)}
-        needed = {re.split(r"[>\[=]", need)[0].lower() for need in EXTRAS[extra]}
-        assert named & needed == needed - {"array_record", "importlib_resources"}, extra
-
-
 @pytest.mark.parametrize(("name", "cause", "raised"), [
     ("absent", None, pytest.skip.Exception), ("absent.part", ValueError, pytest.skip.Exception),
     ("misspelt", None, ModuleNotFoundError), ("numpy.absent", None, ModuleNotFoundError),
@@ -105,87 +59,6 @@ def test_a_package_of_full_that_is_missing_skips(name, cause, raised, pytestconf
             if cause is None:
                 raise
             raise cause("no such data") from error
-
-
-def test_the_metadata_name_the_versions_that_are_tested():
-    yaml = pytest.importorskip("yaml", reason="reads workflows")
-    matrix = yaml.safe_load((ROOT / ".github" / "workflows" / "tests.yml").read_text())["jobs"]
-    tested = {case["python"] for case in matrix["tests"]["strategy"]["matrix"]["include"]}
-    named = set(re.findall(r"Python :: (3\.\d+)", "\n".join(PROJECT["classifiers"])))
-    assert tested <= named and PROJECT["requires-python"] == f">={min(named)}"
-    assert "Typing :: Typed" in PROJECT["classifiers"]
-
-
-def test_colab_keeps_its_versions():
-    """What it has is allowed, and nothing lower, since nothing lower is tested."""
-    lines = (ROOT / ".ci" / "colab.txt").read_text().splitlines()
-    colab = dict(line.split("==") for line in lines if not line.startswith("#"))
-    extras = (EXTRAS[name] for name in EXTRAS.keys() - {"parity", "peers"})
-    wanted = [*PROJECT["dependencies"], *(need for extra in extras for need in extra)]
-    lowest = dict(re.findall(r"([\w-]+)(?:\[\w+\])?>=([\d.]+)", "\n".join(wanted)))
-    kept = lowest.keys() & colab.keys()
-    assert {"jax", "numpy", "matplotlib", "flax", "scikit-learn"} <= kept
-    for name in kept:
-        have, need = ([*map(int, f"{v}.0".split("."))][:3] for v in (colab[name], lowest[name]))
-        assert have >= need and have[:2] == need[:2], f"{name}: {colab[name]}, {lowest[name]}"
-
-
-def test_the_citation_names_no_person():
-    yaml = pytest.importorskip("yaml", reason="reads CITATION.cff")
-    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
-    assert citation["authors"] == [{"name": "The jaxnet developers"}]
-    assert citation["repository-code"] == ADDRESS and citation["license"] == PROJECT["license"]
-    assert "version" not in citation  # pyproject.toml has it
-
-
-def commands(job) -> list[list[str]]:
-    lines = [line for step in job["steps"] for line in step.get("run", "").splitlines()]
-    return [shlex.split(line) for line in lines]
-
-
-def packages(extras: str) -> set[str]:
-    """The packages of extras, and of the extras that they name."""
-    found = set()
-    for need in [need for extra in extras.split(",") for need in EXTRAS[extra]]:
-        own = need.startswith(NAME)
-        found |= packages(need.split("[")[1][:-1]) if own else {re.split(r"[<>=\[]", need)[0]}
-    return found
-
-
-@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
-def test_workflows_run_what_there_is(path):
-    yaml = pytest.importorskip("yaml", reason="reads workflows")
-    workflow = yaml.safe_load(path.read_text())
-    assert workflow["permissions"] == {"contents": "read"}  # jobs that publish ask for more
-    assert "secrets." not in path.read_text()
-    for action in re.findall(r"uses: (.*)", path.read_text()):  # a tag can be moved
-        assert re.fullmatch(r"[\w-]+/[\w-]+@[0-9a-f]{40}  # v\d+\.\d+\.\d+", action), action
-    for job in workflow["jobs"].values():
-        for step in job["steps"]:
-            assert ("run" in step) != ("uses" in step)
-        installed = {"pip", "uv", "test"}
-        for command in commands(job):
-            tool, *rest = command
-            if "-e" in rest:
-                extras = re.fullmatch(r"\.\[([\w,]+)\]", rest[rest.index("-e") + 1])[1]
-                installed |= packages(extras)
-            elif tool == "bash":
-                assert (ROOT / rest[0]).is_file(), command
-            elif tool == "python":
-                assert rest[0] == "-m" and (ROOT / rest[1] / "__main__.py").is_file(), command
-            else:
-                assert tool in installed, command
-
-
-def test_the_workflow_checks_what_ci_checks():
-    yaml = pytest.importorskip("yaml", reason="reads workflows")
-    workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "tests.yml").read_text())
-    there = {shlex.join(line) for job in workflow["jobs"].values() for line in commands(job)}
-    checks = re.findall(r"^ *((?:bash|ruff|pyright|pytest)\b.*)$", CI, re.M)
-    # Parts are CI's alone, and so is PyTorch.
-    lines = [[word for word in shlex.split(check) if "[@]" not in word] for check in checks]
-    everywhere = [shlex.join(line) for line in lines if "-k" not in line]
-    assert len(everywhere) >= 6 and set(everywhere) <= there
 
 
 @pytest.mark.slow
@@ -289,9 +162,8 @@ def test_kernels_compile(target, tmp_path):
 def test_extras_can_be_installed(platform, version):
     if shutil.which("uv") is None:
         pytest.skip("needs uv")
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     accelerators = {"cuda12", "cuda13", "tpu"}  # of Linux
-    extras = [f"--extra={x}" for x in project["optional-dependencies"] if x not in accelerators]
+    extras = [f"--extra={x}" for x in PROJECT["optional-dependencies"] if x not in accelerators]
     system = [f"--python-platform={platform}", f"--python-version={version}"]
     wheels = ["--only-binary=:all:", "--no-binary=promise"]  # TensorFlow Datasets', all in Python
     done = subprocess.run(

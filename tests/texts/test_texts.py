@@ -2,10 +2,10 @@
 
 import pytest
 
-from tests.texts import code, lessons, pages
+from tests.texts import code, lessons, pages, project
 from tests.texts.form import RULES
 
-assert code and pages and lessons
+assert code and pages and lessons and project
 
 
 @pytest.mark.parametrize("name", RULES)
