@@ -37,7 +37,8 @@ def library_but(*names: str):
 def imports_point_one_way(text):
     builds_a_model = text.path.name in ("published.py", "adapter.py")
     later = ORDER[ORDER.index("models" if builds_a_model else part(text)) + 1 :]
-    return [name for name in text.imports if f"{name}..".split(".")[1] in later or name[0] == "."]
+    wrong = (".", *(f"jaxnet.{name}." for name in later))
+    return [name for name in text.imports if f"{name}.".startswith(wrong)]
 
 
 @rule(lambda: [Text(Path("parts"), "\n".join(map(part, library())))], ("core", "new"))
@@ -67,11 +68,9 @@ def heavy_modules_are_imported_where_used(text):
     return {name.split(".")[0] for name in imported(at_top(text.nodes[0]))} - CORE
 
 
-@rule(
-    lambda: files(*(f"{room}/**/*.py" for room in ("jaxnet", "experiments", "tests", "tools"))),
-    "import jax\njax.export.export(f)",
-    fine=("import jax.export\njax.export.export(f)",),
-)
+@rule("jaxnet/**/*.py experiments/**/*.py tests/**/*.py tools/**/*.py",
+      "import jax\njax.export.export(f)",
+      fine=("import jax.export\njax.export.export(f)",))  # fmt: skip
 def jax_export_is_imported_where_it_is_used(text):
     """With JAX 0.7, `import jax` is not enough, unless something else has imported it."""
     if "jax.export" not in text.text or "jax.export" in text.imports:
@@ -80,12 +79,10 @@ def jax_export_is_imported_where_it_is_used(text):
             and ast.unparse(n) == "jax.export"]  # fmt: skip
 
 
-forbid(
-    "no function is asked what it is",
-    library_but("foreign.py"),  # it looks for what a user's function holds
-    r"__self__|__qualname__|isinstance\([^)]*\b(?:apply|init)\b",
-    "isinstance(layer.apply, partial)",
-)
+# foreign.py looks for what a user's function holds.
+forbid("no_function_is_asked_what_it_is",
+       r"__self__|__qualname__|isinstance\([^)]*\b(?:apply|init)\b",
+       library_but("foreign.py"), "isinstance(layer.apply, partial)")  # fmt: skip
 
 
 @rule(library, at("jaxnet/ops/a.py", "x.reshape(x.shape[0], -1)"))
@@ -124,21 +121,14 @@ PUBLIC = {
 
 
 def wall() -> list[Text]:
-    built = ("models", "unsupervised", "detection", "viz")
-    datasets = files(*(f"jaxnet/data/{name}.py" for name in DATASETS))
-    return [
-        *filter(lambda t: part(t) in built, library()),
-        *datasets,
-        *files("experiments/**/*.py"),
-    ]
+    built = [t for t in library() if part(t) in ("models", "unsupervised", "detection", "viz")]
+    datasets = (f"jaxnet/data/{name}.py" for name in DATASETS)
+    return [*built, *files(*datasets, "experiments/**/*.py")]
 
 
-@rule(
-    wall,
-    at("experiments/a.py", "from jaxnet.core.compose import compose"),
-    at("experiments/a.py", "from jaxnet.layers import hidden"),
-    fine=(at("experiments/a.py", "from jaxnet import dense"),),
-)
+@rule(wall, at("experiments/a.py", "from jaxnet.core.compose import compose"),
+      at("experiments/a.py", "from jaxnet.layers import hidden"),
+      fine=(at("experiments/a.py", "from jaxnet import dense"),))  # fmt: skip
 def only_public_names_are_used_behind_the_wall(text):
     """What a file imports from jaxnet is public or of its own folder."""
     own = ".".join(text.path.relative_to(ROOT).parts[:2]) + "."
@@ -161,12 +151,8 @@ def defined() -> set[str]:
     return {name for text in library() for names in found.findall(text.text) for name in names}
 
 
-@rule(
-    lambda: files(*(f"jaxnet/{room}/__init__.py" for room in ("core", "layers", "training"))),
-    '"""A page."""',
-    (r"\w+\.py\b", "nothing.py"),
-    (r"`(?=\w+[`(])", "`un"),
-)
+@rule("jaxnet/core/__init__.py jaxnet/layers/__init__.py jaxnet/training/__init__.py",
+      '"""A page."""', (r"\w+\.py\b", "nothing.py"), (r"`(?=\w+[`(])", "`un"))  # fmt: skip
 def the_page_at_the_head_of_a_room_names_what_is_there(text):
     """At most 30 lines; each file of the room that it names exists, and so does each call."""
     page = text.docstrings[0]
@@ -184,15 +170,9 @@ NEVER_IMPORTED |= {"ftplib", "httpx", "requests", "smtplib"}
 NEVER_CALLED = {"__import__", "compile", "eval", "exec", "system", "popen"}
 
 
-@rule(
-    library,
-    "from pickle import load",
-    "from urllib.request import urlopen",
-    "exec(text)",
-    "os.system(text)",
-    "np.load(file, allow_pickle=True)",
-    fine=("module.eval()", at("jaxnet/data/builders/remote.py", "from a import urlopen")),
-)
+@rule(library, "from pickle import load", "from urllib.request import urlopen", "exec(text)",
+      "os.system(text)", "np.load(file, allow_pickle=True)",
+      fine=("m.eval()", at("jaxnet/data/builders/remote.py", "import a.urlopen")))  # fmt: skip
 def code_keeps_the_promises_of_security(text):
     never = NEVER_IMPORTED if text.path.name == "remote.py" else NEVER_IMPORTED | {"urlopen"}
     yield from never & {part for name in text.imports for part in name.split(".")}
@@ -200,52 +180,37 @@ def code_keeps_the_promises_of_security(text):
         if isinstance(node, ast.Call):
             of_os = getattr(getattr(node.func, "value", None), "id", "") == "os"
             called = node.func.attr if of_os else getattr(node.func, "id", "")
-            yield from {called, *("eval" for w in node.keywords if w.arg == "allow_pickle")} & (
-                NEVER_CALLED
-            )
+            named = {word.arg for word in node.keywords}
+            yield from {called} & NEVER_CALLED | named & {"allow_pickle"}
 
 
-@rule(lambda: files("SECURITY.md"), ("eval", "evil"), (r"(to download\s+)\(\[test\]\(\S+\)", r"\1"))
+@rule("SECURITY.md", ("eval", "evil"), (r"(to download\s+)\(\[test\]\(\S+\)", r"\1"))
 def security_names_the_tests_of_its_promises(text):
     yield from (word for word in ("pickle", "eval", "exec") if f"`{word}`" not in text.text)
     *_, promises = text.text.partition("## Be careful")[0].partition("Rely on these promises")
     yield from (p for p in promises.split("\n- ")[1:] if "[test](tests/" not in p)
 
 
-forbid(
-    "kernels have types of one width",  # a long has 32 bits on Windows, and other names on macOS
-    lambda: [t for t in files("jaxnet/**/*.[ch]") if t.path.name != "xla_ffi.h"],
-    r"\b(?:long|unsigned|short|atomic_long|wchar_t)\b",
-    "long n;",
-)
-forbid(
-    "files are read as UTF-8",  # Windows has another encoding by default
-    library,
-    r"^(?!.*>>>).*(?:read_text\(\)|write_text\([^,]*\)$)",
-    "path.read_text()",
-    "path.write_text(text)",
-    fine=(">>> path.read_text()",),
-)
+# A long has 32 bits on Windows, and other names on macOS.
+forbid("kernels_have_types_of_one_width", r"\b(?:long|unsigned|short|atomic_long|wchar_t)\b",
+       lambda: [t for t in files("jaxnet/**/*.[ch]") if t.path.name != "xla_ffi.h"],
+       "long n;")  # fmt: skip
+# Windows has another encoding by default.
+forbid("files_are_read_as_utf8", r"^(?!.*>>>).*(?:read_text\(\)|write_text\([^,]*\)$)", library,
+       "path.read_text()", "path.write_text(text)", fine=(">>> path.read_text()",))  # fmt: skip
+WRITES = r"""open\([^)\n]*["'][wax]\+?b?["']|write_(?:text|bytes)\(|O_CREAT|savefig\("""
 # The others go through `replacing` or `own_file`, which look at what is there.
-forbid(
-    "only one module opens files to write",
-    library_but("files.py", "lock.py", "log.py", "style.py"),
-    r"""^(?!.*(?:>>>|\.\.\.)).*(?:open\([^)\n]*["'][wax]\+?b?["']|write_(?:text|bytes)\(|O_CREAT"""
-    r"|savefig\()",
-    'open(path, "wb")',
-    "path.write_bytes(x)",
-    fine=(">>> open(path, 'w')",),
-)
+forbid("only_one_module_opens_files_to_write", rf"^(?!.*(?:>>>|\.\.\.)).*(?:{WRITES})",
+       library_but("files.py", "lock.py", "log.py", "style.py"),
+       'open(path, "wb")', "path.write_bytes(x)", fine=(">>> open(path, 'w')",))  # fmt: skip
 
 
-@rule(lambda: files("jaxnet/**/lock.py", "jaxnet/**/log.py"), 'open(path, "w")')
+@rule("jaxnet/**/lock.py jaxnet/**/log.py", 'open(path, "w")')
 def logs_and_locks_are_files_of_their_own(text):
     return [] if "own_file" in text.text else ["own_file"]
 
 
-@rule(
-    lambda: files("tests/**/test_*.py"), "import flax", fine=('importorskip("flax")\nimport flax',)
-)
+@rule("tests/**/test_*.py", "import flax", fine=('importorskip("flax")\nimport flax',))
 def tests_of_full_can_be_collected_without_it(text):
     """An import at the top of a file would be an error of the README's `pytest`."""
     (names,) = re.findall(r"^OPTIONAL = (\{.*?\})", text_of(ROOT / "conftest.py").text, re.M | re.S)

@@ -130,22 +130,24 @@ class Rule(NamedTuple):
 RULES: dict[str, Rule] = {}
 
 
-def rule(texts: Callable[[], list[Text]], *planted: Any, fine: tuple[Any, ...] = ()) -> Callable:
-    """Makes a rule of the function below it."""
+def rule(texts: Callable[[], list[Text]] | str, *planted: Any, fine: tuple = ()) -> Callable:
+    """Makes a rule of the function below it; a string has the patterns of the files."""
+    given = texts if callable(texts) else lambda: files(*texts.split())
 
     def of(faults):
-        RULES[faults.__name__] = Rule(texts, faults, planted, fine)
-        return faults
+        RULES[faults.__name__] = Rule(given, faults, planted, fine)
 
     return of
 
 
-def forbid(
-    name: str, texts: Callable[[], list[Text]], pattern: str, *planted: Any, fine: tuple = ()
-) -> None:
+def forbid(name: str, pattern: str, texts: Any, *planted: Any, fine: tuple = ()) -> None:
     """Makes a rule by which no text has this pattern."""
-    found = re.compile(pattern, re.MULTILINE)
-    RULES[name] = Rule(texts, lambda text: found.findall(text.text), planted, fine)
+
+    def faults(text):
+        return re.findall(pattern, text.text, re.MULTILINE)
+
+    faults.__name__ = name
+    rule(texts, *planted, fine=fine)(faults)
 
 
 def different(*pairs: tuple) -> list[tuple]:

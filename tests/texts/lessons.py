@@ -112,9 +112,7 @@ def outputs_are_those_of_the_code(text):
     )
 
 
-@rule(
-    lessons, ("SIZE = ", "SIZE: str = "), ('"# ', '"'), (r"\*Time:\*", ""), ("blob/main/guide/", "")
-)
+@rule(lessons, ("SIZE = ", "SIZE: str = "), ('"# ', '"'), (r"\*Time:", ""), ("main/guide/", ""))
 def lessons_begin_like_all_others(text):
     """Else run `python -m colab.setup`."""
     extras, title = own_extras(text.path), text.sources("markdown")[0]
@@ -137,12 +135,7 @@ def titles_link_to_colab_and_to_the_neighbors(text):
     return [] if title.endswith("\n\n" + " ·\n".join(links)) else [links]
 
 
-@rule(
-    lessons,
-    ("## Exercises", "## Questions"),
-    ("## Solutions", "## Answers"),
-    (r'"2\. Remove', '"Remove'),
-)
+@rule(lessons, ("## Exercises", "## A"), ("## Solutions", "## A"), (r'"2\. Remove', '"Remove'))
 def lessons_end_with_exercises_and_their_solutions(text):
     *_, exercises, solutions = text.sources("markdown")
     asked, answered = (re.findall(r"^(\d)\. ", end, re.M) for end in (exercises, solutions))
@@ -175,11 +168,7 @@ def asserts_are_bounded_on_both_sides(text):
     return [] if any(len(getattr(test, "ops", [])) == 2 for test in tests) else ["no such assert"]
 
 
-@rule(
-    lambda: files("colab/README.md"),
-    (r"https://colab\S*", ""),
-    (r"$", colab_link(Text(ROOT / "x"))),
-)
+@rule("colab/README.md", (r"https://colab\S*", ""), (r"$", colab_link(Text(ROOT / "x"))))
 def the_readme_opens_each_lesson_once(readme):
     opened = re.findall(r"https://colab\.research\.google\.com/[^\s)]*", readme.text)
     return different((sorted(opened), [colab_link(text) for text in lessons()]))
@@ -240,7 +229,7 @@ def numbers_of_experiments_are_those_of_the_records(cited):
     return not_in(cited.text, [record.text for name, record in findings() if name == str(cited)])
 
 
-@rule(lambda: files("colab/topics.json"), '[["1", "a", [["01", "no such code"]]]]',
+@rule("colab/topics.json", '[["1", "a", [["01", "no such code"]]]]',
       '[["1", "a", []]]', '[["1", "a", [["01", "import os"]]]]')  # fmt: skip
 def each_topic_of_the_lectures_is_a_cell_with_an_output(text):
     rows = [Topic(*row) for row in json.loads(text.text)]
@@ -253,7 +242,7 @@ def each_topic_of_the_lectures_is_a_cell_with_an_output(text):
             yield from [code] if len(found) != 1 or not found[0] else []
 
 
-@rule(lambda: files("colab/topics.md"), (r"\n\|.*", ""))
+@rule("colab/topics.md", (r"\n\|.*", ""))
 def the_page_has_all_topics(page):
     """If this fails: python -m colab.topics."""
     return different((with_table(page.text, topics()), page.text))

@@ -42,7 +42,7 @@ def one_address(text):
     yield from (file for file in linked if not (ROOT / file).is_file())
 
 
-@rule(lambda: files("README.md", "guide/getting_started.md"), (r"\[data,viz\]", "[data]"),
+@rule("README.md guide/getting_started.md", (r"\[data,viz\]", "[data]"),
       (r"experiments\.digits", "experiments.mnist"), (r"\[start\b", "[begin"))  # fmt: skip
 def pages_install_what_their_example_needs(text):
     command = f'\npip install "{NAME}[data,viz] @ git+{ADDRESS}"\n'
@@ -59,7 +59,7 @@ def pages_install_what_their_example_needs(text):
     )
 
 
-@rule(lambda: files("guide/getting_started.md"), (r"\| `speech` \|", "| `talk` |"), ("librosa", ""))
+@rule("guide/getting_started.md", (r"\| `speech` \|", "| `talk` |"), ("librosa", ""))
 def the_guide_lists_the_extras_with_their_packages(text):
     rows = re.findall(r"^\| (`\w+`(?:, `\w+`)*) \| ([^|]+) \|", text.text, re.M)
     rows = {extra: words for extras, words in rows for extra in re.findall(r"\w+", extras)}
@@ -75,11 +75,10 @@ def parsed(text: Text) -> dict:
     return pytest.importorskip("yaml", reason="reads workflows").safe_load(text.text)
 
 
-def workflow() -> list[Text]:
-    return files(".github/workflows/tests.yml")
+TESTS = ".github/workflows/tests.yml"
 
 
-@rule(workflow, (r'python: "3.11"', 'python: "3.10"'))
+@rule(TESTS, (r'python: "3.11"', 'python: "3.10"'))
 def the_metadata_name_the_versions_that_are_tested(text):
     cases = parsed(text)["jobs"]["tests"]["strategy"]["matrix"]["include"]
     named = set(re.findall(r"Python :: (3\.\d+)", "\n".join(PROJECT["classifiers"])))
@@ -90,7 +89,7 @@ def the_metadata_name_the_versions_that_are_tested(text):
     )
 
 
-@rule(lambda: files(".ci/colab.txt"), (r"numpy==2\.", "numpy==1."), (r"numpy==2\.", "numpy==9."),
+@rule(".ci/colab.txt", (r"numpy==2\.", "numpy==1."), (r"numpy==2\.", "numpy==9."),
       ("jax==", "jacks=="))  # fmt: skip
 def colab_keeps_its_versions(text):
     """What it has is allowed, and nothing lower, since nothing lower is tested."""
@@ -105,7 +104,7 @@ def colab_keeps_its_versions(text):
         yield from different((have >= need, True), (have[:2], need[:2]))
 
 
-@rule(lambda: files("CITATION.cff"), ("The jaxnet developers", "A. Person"), (r"$", "\nversion: 1"),
+@rule("CITATION.cff", ("The jaxnet developers", "A. Person"), (r"$", "\nversion: 1"),
       ("repository-code: .*", ""), ("Apache", "MIT"))  # fmt: skip
 def the_citation_names_no_person(text):
     citation = parsed(text)
@@ -144,7 +143,7 @@ def runs(command: list[str], installed: set[str]) -> Any:
     return tool in installed
 
 
-@rule(lambda: files(".github/workflows/*.yml"), ("contents: read", "contents: write"),
+@rule(".github/workflows/*.yml", ("contents: read", "contents: write"),
       (r"@[0-9a-f]{40}  # v[\d.]+", "@v4"), ("run: ", "name: "), ("run: .*", "run: rm -r x"),
       ("run: .*", "run: python -m nothing"), (r"$", "# secrets.x"))  # fmt: skip
 def workflows_run_what_there_is(text):
@@ -159,7 +158,7 @@ def workflows_run_what_there_is(text):
         yield from (command for command in commands(job) if not runs(command, installed))
 
 
-@rule(workflow, ("ruff check", "ruff help"))
+@rule(TESTS, ("ruff check", "ruff help"))
 def the_workflow_checks_what_ci_checks(text):
     there = {shlex.join(line) for job in parsed(text)["jobs"].values() for line in commands(job)}
     ci = text_of(ROOT / ".ci" / "run").text
