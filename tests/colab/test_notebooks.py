@@ -12,7 +12,6 @@ import io
 import json
 import re
 import sys
-import tomllib
 import types
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,11 +22,10 @@ import pytest
 import jaxnet as jn
 from colab.setup import MODULES, first_cells, own_extras
 from tests.texts.form import ROOT, text_of
+from tests.texts.project import ADDRESS, NAME
 
 NOTEBOOKS = sorted((ROOT / "colab").glob("*.ipynb"))
 SHORT = "01", "02", "06"  # lessons of seconds: the others are long
-PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-ADDRESS = PROJECT["urls"]["Repository"]
 # Of extras that not all lessons install.
 PACKAGES = {
     "data": ("array_record", "sklearn", "tensorflow_datasets"),
@@ -189,7 +187,7 @@ def test_what_the_set_up_installs(
         exec("\n".join(first_cells(path, own_extras(path))), {})
     extras = "data,speech" + ("" if jax_is_there else device)
     place = (tmp_path / source).as_uri() if source else f"git+{ADDRESS}"
-    assert asked[0][-2:] == ["-q", f"{PROJECT['name']}[{extras}] @ {place}"]
+    assert asked[0][-2:] == ["-q", f"{NAME}[{extras}] @ {place}"]
 
 
 class Failed:

@@ -9,13 +9,13 @@ from functools import cache
 import pytest
 
 from colab.render import sources_hash
-from colab.setup import first_cells, own_extras, project
+from colab.setup import first_cells, own_extras
 from colab.topics import Topic, lesson, topics, with_table
 from experiments.records import unknown as not_in
 from tests.texts.form import ROOT, Text, at, different, files, rule, text_of
 from tests.texts.pages import findings
+from tests.texts.project import ADDRESS, EXTRAS
 
-ADDRESS = project()["urls"]["Repository"]
 MAY_IMPORT = {
     "IPython", "jax", "jaxnet", "matplotlib", "numpy", "optax", "sacrebleu", "safetensors",
     "sklearn", *sys.stdlib_module_names,
@@ -118,7 +118,7 @@ def lessons_begin_like_all_others(text):
     extras, title = own_extras(text.path), text.sources("markdown")[0]
     words = ("# ", "*Prerequisites:* ", "*Time:* ", f"{ADDRESS}/blob/main/guide/")
     yield from different((tuple(text.sources("code")[:2]), first_cells(text.path, extras)))
-    yield from {*extras, "cuda12", "tpu"} - project()["optional-dependencies"].keys()
+    yield from {*extras, "cuda12", "tpu"} - EXTRAS.keys()
     yield from (word for word in words if word not in title)
     yield from [title] if title[0] != "#" else []
 
