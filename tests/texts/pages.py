@@ -22,7 +22,7 @@ from experiments.pages import anchor
 from experiments.records import CELL, Record, unknown
 from tests.pages import BLOCK
 from tests.test_api import PARTS, members
-from tests.texts.form import ROOT, Text, at, files, forbid, library, rule, text_of
+from tests.texts.form import ROOT, Text, at, different, files, forbid, library, rule, text_of
 from tools import words
 
 ROOMS = ("jaxnet", "guide", "colab", "experiments", "docs", "tools")
@@ -57,10 +57,10 @@ def with_examples() -> list[Text]:
     return [t for t in public() if "\n-> " in t.text and str(t.path.parent) in rooms]
 
 
-# Below: what the beginning of a docstring may not be. It says what to do, as in "Return the mean".
 @rule(public, "", "Returns x.\n-> x", "The mean.\n-> x", "log p.\n-> x", "Giving x.\n-> x",
       "Compute x\n-> x", fine=("Pass x.\n-> x", "Compute x.\n-> x", "The x."))  # fmt: skip
 def docstrings_begin_with_an_imperative(text):
+    """The first line of a function says what it does, as in "Return the mean"."""
     first, *_ = f"{text.text}\n".splitlines()
     imperative = r"(?!(?:The|A|An|This|One|Its|As)\b|[a-z-]|\w+s\b(?<!ss)|\w+(?:ed|ing)\b).*[.:]"
     right = re.fullmatch(imperative, first) if "\n-> " in text.text else first
@@ -337,8 +337,12 @@ def names_exist(text):
 
 @rule("README.md", "word " * 701, (r"<img ", ""))
 def the_readme_fits_on_one_screen(text):
-    pictures, links = text.text.count('<img src="'), re.findall(r"\]\((?!http)[^)#]", text.text)
-    return [] if 400 < len(text.text.split()) <= 700 and pictures == 3 and len(links) > 10 else [1]
+    links = len(re.findall(r"\]\((?!http)[^)#]", text.text))
+    return different(
+        (400 < len(text.text.split()) <= 700, True),
+        (text.text.count('<img src="'), 3),
+        (links > 10, True),
+    )
 
 
 @rule("colab/*.ipynb", (r'"# ', f'"{CAMVID}0.492. '))
