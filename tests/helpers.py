@@ -1,4 +1,4 @@
-"""What tests of many rooms share: laws of files, refusals, random numbers, comparisons, programs.
+"""What tests of many rooms share: refusals, random numbers, comparisons, programs.
 
 Layers are run as one program: operations one by one are compiled for each shape of each.
 """
