@@ -167,7 +167,6 @@ def transformed(
 ) -> Layer:
     """Make a transform with what else the library keeps of it: see the fields of `Around`."""
     layer = as_layer(layer, kind, "layer")
-    a_function(kind, "apply", apply, "(run, params, state, x)")
     a_function(kind, "init", init, "(run, key, x)", optional=True)
     name = check_name(kind, layer.name if name is None else name)
     init = Run.init if init is None else init

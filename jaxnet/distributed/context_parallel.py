@@ -2,7 +2,7 @@
 
 from jax.sharding import Mesh
 
-from jaxnet.core import Layer, as_layer, transformed
+from jaxnet.core import Layer, transformed
 from jaxnet.distributed.rules import check_axis, check_mesh
 from jaxnet.ops.ring import Ring, around
 
@@ -45,7 +45,6 @@ def context_parallel(layer: Layer, mesh: Mesh, axis: str) -> Layer:
     """
     check_mesh("context_parallel", mesh)
     check_axis("context_parallel", mesh, axis)
-    layer = as_layer(layer, "context_parallel", "layer")
     # A layer runs on Auto axes, whatever the user's are.
     ring = Ring(Mesh(mesh.devices, mesh.axis_names), axis)
 

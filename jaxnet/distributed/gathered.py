@@ -7,7 +7,7 @@ import jax
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from jaxnet.core import Layer, as_layer, transformed
+from jaxnet.core import Layer, transformed
 from jaxnet.distributed.rules import check_mesh
 from jaxnet.services.nodes import is_stored
 from jaxnet.services.paths import is_kernel
@@ -43,7 +43,6 @@ def gathered(layer: Layer, mesh: Mesh) -> Layer:
     parameter models".
     """
     check_mesh("gathered", mesh)
-    layer = as_layer(layer, "gathered", "layer")
     where: Any = NamedSharding(mesh, P())
     explicit = AxisType.Explicit in mesh.axis_types
 

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnet.core import Layer, as_layer, transformed
+from jaxnet.core import Layer, transformed
 from jaxnet.services.checks import at_least, check_dict, on_device
 from jaxnet.services.trees import PyTree, describe, flat
 
@@ -39,7 +39,6 @@ def repeat(layer: Layer, n: int) -> Layer:
       >>> y.shape
       (2, 3)
     """
-    layer = as_layer(layer, "repeat", "layer")
     at_least("repeat", "n", n)
 
     def one(run, params, state, x, turn=None):
@@ -106,7 +105,6 @@ def ensemble(layer: Layer, n: int) -> Layer:
       >>> params["kernel"].shape, y.shape
       ((5, 3, 4), (5, 2, 4))
     """
-    layer = as_layer(layer, "ensemble", "layer")
     at_least("ensemble", "n", n)
 
     def init(run, key, x):
@@ -149,7 +147,6 @@ def mapped(layer: Layer, axis: int = 1) -> Layer:
       >>> y.shape, params["conv"]["kernel"].shape
       ((2, 5, 8, 8, 3), (3, 3, 1, 3))
     """
-    layer = as_layer(layer, "mapped", "layer")
     at_least("mapped", "axis", axis, 0)
 
     def size(x):

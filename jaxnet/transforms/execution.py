@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
-from jaxnet.core import Layer, as_layer, transformed
+from jaxnet.core import Layer, transformed
 from jaxnet.core.mode import Mode
 from jaxnet.services.checks import a_function, check_dtype
 from jaxnet.services.nodes import frozen
@@ -54,7 +54,6 @@ def remat(
 
     Reference: Chen et al. 2016, "Training deep nets with sublinear memory cost".
     """
-    layer = as_layer(layer, "remat", "layer")
     a_function("remat", "policy", policy, "a primitive and its arguments", optional=True)
     patterns = {"keep": keep, "offload": offload}
     patterns = {what: pattern for what, pattern in patterns.items() if pattern is not None}
@@ -137,7 +136,6 @@ def cast(layer: Layer, dtype: Any) -> Layer:
 
     Reference: Micikevicius et al. 2018, "Mixed precision training".
     """
-    layer = as_layer(layer, "cast", "layer")
     check_dtype("cast", dtype)
     if not jnp.issubdtype(dtype, jnp.floating):
         raise ValueError(f"cast: dtype must be a float, such as jnp.bfloat16, got {dtype}")
@@ -180,7 +178,6 @@ def freeze(layer: Layer, where: str | None = None) -> Layer:
       >>> float(jnp.abs(grads["dense"]["kernel"]).sum()), float(grads["head"]["bias"].sum())
       (0.0, 4.0)
     """
-    layer = as_layer(layer, "freeze", "layer")
     check_patterns("freeze", "where", [] if where is None else [where])
 
     def apply(run, params, state, x):

@@ -92,7 +92,6 @@ def quantized(
     Integer-Arithmetic-Only Inference"; Bengio et al. 2013, "Estimating or Propagating Gradients
     Through Stochastic Neurons", on straight-through estimators.
     """
-    layer = as_layer(layer, "quantized", "layer")
     one_of("quantized", "bits", bits, LARGEST)
     check_patterns("quantized", "where", [where])
     check_options("quantized", aware=aware)

@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxnet.core import Layer, as_layer, transformed
+from jaxnet.core import Layer, transformed
 from jaxnet.core.run import SOWN
 from jaxnet.services.checks import within
 from jaxnet.services.nodes import plain
@@ -68,7 +68,6 @@ def moving_average(layer: Layer, decay: float | Callable[[jax.Array], Any] = 0.9
     averages: Lillicrap et al. 2015, "Continuous control with deep reinforcement learning", and
     Grill et al. 2020, "Bootstrap Your Own Latent".
     """
-    layer = as_layer(layer, "moving_average", "layer")
     if not callable(decay):
         within("moving_average", "decay", decay, "[0, 1]")
 

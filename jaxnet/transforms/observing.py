@@ -83,7 +83,6 @@ def collect(layer: Layer) -> Layer:
       ...     return loss - 0.01 * jnp.log(sown["gated/share"]), {"share": sown["gated/share"]}
       >>> trainer = jn.trainer(jn.compose(objective), optax.adam(0.1))
     """
-    layer = as_layer(layer, "collect", "layer")
 
     def apply(run, params, state, x):
         y, after = run.watched(transforms=True, sown=True)(params, state, x)

@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxnet.core import Layer, Params, as_layer, child_key, transformed
+from jaxnet.core import Layer, Params, child_key, transformed
 from jaxnet.ops.precision import wide
 from jaxnet.ops.product import spread
 from jaxnet.services.checks import at_least, within
@@ -53,7 +53,6 @@ def weight_norm(layer: Layer, *, name: str | None = None) -> Layer:
 
     Reference: Salimans and Kingma 2016, "Weight Normalization".
     """
-    layer = as_layer(layer, "weight_norm", "layer")
 
     def init(run, key, x):
         params, state = run.init(key, x)
@@ -112,7 +111,6 @@ def spectral_norm(
     Reference: Miyato et al. 2018, "Spectral Normalization for Generative Adversarial Networks".
     """
     own = "spectral_norm"
-    layer = as_layer(layer, own, "layer")
     at_least(own, "iterations", iterations)
     within(own, "epsilon", epsilon, "(0, inf)")
 
