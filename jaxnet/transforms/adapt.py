@@ -90,8 +90,7 @@ def lora(
     at_least("lora", "rank", rank)
     within("lora", "scale", scale, "(-inf, inf)")
     check_patterns("lora", "where", [where])
-    if trainable is not None:
-        check_patterns("lora", "trainable", [trainable])
+    check_patterns("lora", "trainable", [] if trainable is None else [trainable])
     return _lora(layer, Options(rank, where, scale, trainable))
 
 

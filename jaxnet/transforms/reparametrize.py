@@ -162,12 +162,8 @@ def spectral_norm(
 
 def _find(params: Params) -> Params:
     """Return the entries of params that are kernels."""
-    inside = {
-        name: _find(entry) if isinstance(entry, dict) else entry
-        for name, entry in params.items()
-        if isinstance(entry, dict) or is_kernel(name)
-    }
-    return {name: entry for name, entry in inside.items() if not isinstance(entry, dict) or entry}
+    found = {n: _find(entry) if isinstance(entry, dict) else entry for n, entry in params.items()}
+    return {n: e for n, e in found.items() if (e if isinstance(e, dict) else is_kernel(n))}
 
 
 def _kernels(params: Params, layer: Layer, who: str) -> Params:
