@@ -9,7 +9,6 @@ from jaxnet.services.checks import at_least
 from jaxnet.services.trees import Memo, PyTree, describe, flat, key_spec
 from jaxnet.training.objective import Average
 from jaxnet.training.trainer import Kept, Trainer, TrainState, step_of
-from jaxnet.training.watch import Watcher
 
 
 def alternate(**trainers: Trainer | tuple[Trainer, int]) -> Trainer:
@@ -97,9 +96,8 @@ def alternate(**trainers: Trainer | tuple[Trainer, int]) -> Trainer:
         flags = jnp.array(jax.tree.leaves(finite), bool)
         return train_state._replace(step=begun + 1), {"loss": total} | found, flags
 
-    watcher, programs = Watcher(), Memo(list(pairs.values()))
-    step = step_of(update, None, watcher, programs)
-    return Trainer(init, step, update, _kept=Kept(watcher, programs))
+    kept = Kept(programs=Memo(list(pairs.values())))
+    return Trainer(init, step_of(update, None, kept), update, _kept=kept)
 
 
 def _shared(train_state: TrainState) -> dict[str, PyTree]:

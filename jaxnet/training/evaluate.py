@@ -11,7 +11,7 @@ from jaxnet.core import Layer, Params, State, as_layer
 from jaxnet.services import peers
 from jaxnet.services.checks import as_dict, as_rows, at_least, check_type, to_device
 from jaxnet.services.keywords import explain_keywords
-from jaxnet.services.trees import Memo, PyTree, is_float, memo_of, path_name
+from jaxnet.services.trees import PyTree, is_float, memo_of, path_name
 from jaxnet.training import placement
 from jaxnet.training.look import attempt, look
 from jaxnet.training.objective import Average, averaged, supervised_in
@@ -53,13 +53,11 @@ def evaluate(
     check_type("evaluate", "", objective, Layer, words, hint)
     at_least("evaluate", "batch_size", batch_size)
     with explain_reuse():
-        programs = memo_of(objective.apply)
-        return measure_all(objective, programs, params, state, data, batch_size, "evaluate")
+        return measure_all(objective, params, state, data, batch_size, "evaluate")
 
 
 def measure_all(
     objective: Layer,
-    programs: Memo,
     params: Params,
     state: State,
     data: PyTree,
@@ -68,7 +66,7 @@ def measure_all(
     *,
     checked: bool = False,
 ) -> dict[str, float]:
-    """Do what `evaluate` does, with kept programs; `checked` if the targets were checked."""
+    """Do what `evaluate` does for `who`; `checked` if the targets were checked."""
     params, state = as_dict(who, "params", params), as_dict(who, "state", state)
     # A fixed key, so that evaluation with sampling, as in an RBM, is reproducible.
     key = _first_key()
@@ -94,7 +92,7 @@ def measure_all(
             batches = placement.check_batch(who, part, min(size, n))
             if sums is None:  # of the first batch, since it may trace
                 carried = rows_are_in_order(objective, state, part, min(size, n))
-            program = measure(objective, programs, min(size, n), batches, shardings, carried)
+            program = measure(objective, min(size, n), batches, shardings, carried)
             found, after = program(params, state, part, key, jax.device_put(np.int32(first)))
             state, first = after if carried else state, first - (-n // size)
             sums = found if sums is None else jax.tree.map(jnp.add, sums, found)
@@ -140,7 +138,6 @@ def explain_nan(layer: Layer, params, state, data: PyTree, batch_size: int) -> N
 
 def measure(
     objective: Layer,
-    programs: Memo,
     size: int,
     batches: placement.Shardings | None = None,
     shardings: placement.Shardings | None = None,
@@ -153,7 +150,6 @@ def measure(
 
     Args:
       objective: Layer to measure.
-      programs: Memo that keeps the program.
       size: Number of examples in a batch.
       batches: Shardings of the data.
       shardings: Shardings of params and state.
@@ -174,7 +170,8 @@ def measure(
         return jax.tree.map(lambda leaf: leaf.sum(0), each), after
 
     key = "measure", objective, size, batches, shardings, carried
-    return programs.of(key, lambda: placement.placed(run, batches or shardings, keeps=False))
+    make = lambda: placement.placed(run, batches or shardings, keeps=False)  # noqa: E731
+    return memo_of(objective.apply).of(key, make)
 
 
 def mask_of(i: Any, size: int, count: int) -> jax.Array | None:
@@ -284,9 +281,8 @@ def predict_program(
         return jax.tree.map(lambda a: a.reshape(len(a) * size, *a.shape[2:])[:count], y)
 
     key = "predict", net, size, batches, shardings
-    return memo_of(net.apply).of(
-        key, lambda: placement.placed(run, batches or shardings, keeps=False)
-    )
+    make = lambda: placement.placed(run, batches or shardings, keeps=False)  # noqa: E731
+    return memo_of(net.apply).of(key, make)
 
 
 def _over_batches(

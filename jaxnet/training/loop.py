@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Generator, Iterable, Iterator
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
@@ -159,7 +158,8 @@ def fit(
             "loop can use the train_state that was passed"
         )
     pace = Pace(steps_per_dispatch)
-    return Epochs(trainer, train_state, source, pace, position, end, every, evaluate, progress)
+    run = _run(trainer, train_state, source, pace, position, end, every, evaluate, progress)
+    return Epochs(trainer, run)
 
 
 class _End(NamedTuple):
@@ -187,33 +187,22 @@ def _steps_to(position: Position, per_pass: int) -> int:
     return (position.epoch - position.start // per_pass) * per_pass + position.done
 
 
-@dataclass(repr=False, eq=False)
 class Epochs:
     """What `fit` returns: an iterator of epochs, which warns if nobody iterates it."""
 
-    trainer: Trainer
-    train_state: TrainState | None
-    source: Resident | Batches
-    pace: Pace
-    position: Position
-    end: _End
-    every: int | None
-    evaluate: PyTree | None
-    progress: bool
-
-    def __post_init__(self) -> None:
-        self._epochs: Iterator[Epoch] | None = None
+    def __init__(self, trainer: Trainer, run: Iterator[Epoch]):
+        self._trainer, self._run, self._begun = trainer, run, False
 
     def __iter__(self) -> Iterator[Epoch]:
         return self
 
     @explain_reuse()
     def __next__(self) -> Epoch:
-        self._epochs = self._epochs or self._run()
-        return next(self._epochs)
+        self._begun = True
+        return next(self._run)
 
     def __repr__(self) -> str:
-        return f"fit({self.trainer!r}{USE})"
+        return f"fit({self._trainer!r}{USE})"
 
     def __getattr__(self, name: str) -> Any:
         raise AttributeError(f"fit returns epochs{USE}, got .{name}")
@@ -222,77 +211,75 @@ class Epochs:
         raise TypeError("fit: a run cannot be copied; pass epoch.train_state and position= to fit")
 
     def __del__(self) -> None:
-        if "_epochs" in vars(self) and self._epochs is None:
+        if not self._begun:
             warn("fit was never iterated, so nothing was trained; write: for epoch in jn.fit(...):")
 
-    def _run(self) -> Iterator[Epoch]:
-        """Yield the epochs."""
-        trainer, train_state, position = self.trainer, self.train_state, self.position
-        assert train_state is not None
-        self.train_state = None  # its memory is free once it is trained further
-        source, pace, end, every, test = self.source, self.pace, self.end, self.every, self.evaluate
-        took = float("inf")  # seconds of the last epoch: a bar for a short one would only flicker
-        warned = below = False  # warn once, since values that are not finite usually stay so
-        step = int(train_state.step)
-        while not end.reached(position, step) and not pace.stopped:
-            start, before = time.perf_counter(), step
-            agree_on("fit", train_state, f"fit goes on after step {step}")
-            # A copy is donated, so that the caller's train_state stays whole.
-            if shardings_of(train_state) is None:
-                train_state = jax.device_put(train_state, may_alias=False)
-            else:  # device_put cannot copy sharded arrays
-                train_state = jax.tree.map(jnp.copy, train_state)
-            stop = min((n for n in (every and before + every, end.step) if n), default=None)
-            parts: list[Totals] = []
-            title, size = f"epoch {position.epoch + 1}{_of(end.epoch)}", source.steps
-            if every is not None:
-                title, size = f"to step {stop}{_of(end.step)}", every
-            with progress_bar(size, title, self.progress and took > REFRESH) as bar:
-                while not pace.stopped:
-                    limit = None if stop is None else stop - step
-                    try:
-                        train_state, totals, position = source.run(
-                            train_state, position, limit, bar, pace
-                        )
-                    except Spent:  # an iterator for one pass: what it gave is an epoch
-                        if not parts:
-                            raise
-                        break
-                    if totals is not None:
-                        parts.append(totals)
-                        step += len(totals.losses)
-                    if step == stop or end.reached(position, step) or (parts and every is None):
-                        break
-            if not parts:  # the stream had ended
-                return
-            took = time.perf_counter() - start
-            losses = np.concatenate([part.losses for part in parts])
-            finite = np.concatenate([part.finite for part in parts])
-            skipped = None
-            if scales := scales_in(train_state.opt_state):
-                skipped = int((~finite.all(axis=1)).sum())
-                warned = warned or warn_skipped(train_state.params, scales, finite[-1])
-            else:
-                warned = warned or warn_nonfinite(train_state.params, finite, losses, before + 1)
-            below = below or warn_below(trainer.objective, losses)
-            found = None
-            if test is not None:
-                state = train_state.params, train_state.state
-                now = trainer.objective, trainer._kept.programs, *state
-                found = measure_all(*now, test, source.size, "fit", checked=not is_stream(test))
-            yield Epoch(
-                number=position.epoch + (position.done > 0),
-                epochs=end.epoch,
-                train_state=train_state,
-                train=means(jax.tree.map(lambda *sums: sum(sums), *(part.sums for part in parts))),
-                evaluation=found,
-                losses=losses,
-                seconds=time.perf_counter() - start,
-                step=step,
-                steps=end.step,
-                position=position,
-                skipped=skipped,
-            )
+
+def _run(
+    trainer, train_state, source, pace, position, end, every, test, progress
+) -> Iterator[Epoch]:
+    """Yield the epochs; the given train_state is free once it is trained further."""
+    took = float("inf")  # seconds of the last epoch: a bar for a short one would only flicker
+    warned = below = False  # warn once, since values that are not finite usually stay so
+    step = int(train_state.step)
+    while not end.reached(position, step) and not pace.stopped:
+        start, before = time.perf_counter(), step
+        agree_on("fit", train_state, f"fit goes on after step {step}")
+        # A copy is donated, so that the caller's train_state stays whole.
+        if shardings_of(train_state) is None:
+            train_state = jax.device_put(train_state, may_alias=False)
+        else:  # device_put cannot copy sharded arrays
+            train_state = jax.tree.map(jnp.copy, train_state)
+        stop = min((n for n in (every and before + every, end.step) if n), default=None)
+        parts: list[Totals] = []
+        title, size = f"epoch {position.epoch + 1}{_of(end.epoch)}", source.steps
+        if every is not None:
+            title, size = f"to step {stop}{_of(end.step)}", every
+        with progress_bar(size, title, progress and took > REFRESH) as bar:
+            while not pace.stopped:
+                limit = None if stop is None else stop - step
+                try:
+                    train_state, totals, position = source.run(
+                        train_state, position, limit, bar, pace
+                    )
+                except Spent:  # an iterator for one pass: what it gave is an epoch
+                    if not parts:
+                        raise
+                    break
+                if totals is not None:
+                    parts.append(totals)
+                    step += len(totals.losses)
+                if step == stop or end.reached(position, step) or (parts and every is None):
+                    break
+        if not parts:  # the stream had ended
+            return
+        took = time.perf_counter() - start
+        losses = np.concatenate([part.losses for part in parts])
+        finite = np.concatenate([part.finite for part in parts])
+        skipped = None
+        if scales := scales_in(train_state.opt_state):
+            skipped = int((~finite.all(axis=1)).sum())
+            warned = warned or warn_skipped(train_state.params, scales, finite[-1])
+        else:
+            warned = warned or warn_nonfinite(train_state.params, finite, losses, before + 1)
+        below = below or warn_below(trainer.objective, losses)
+        found = None
+        if test is not None:
+            now = trainer.objective, train_state.params, train_state.state
+            found = measure_all(*now, test, source.size, "fit", checked=not is_stream(test))
+        yield Epoch(
+            number=position.epoch + (position.done > 0),
+            epochs=end.epoch,
+            train_state=train_state,
+            train=means(jax.tree.map(lambda *sums: sum(sums), *(part.sums for part in parts))),
+            evaluation=found,
+            losses=losses,
+            seconds=time.perf_counter() - start,
+            step=step,
+            steps=end.step,
+            position=position,
+            skipped=skipped,
+        )
 
 
 # How to get what other libraries keep in a history.

@@ -50,28 +50,14 @@ class Totals(NamedTuple):
     finite: Any
 
 
-class Programs(NamedTuple):
-    """The two compiled programs of data on the device.
-
-    Fields:
-      begin: Program (train_state, data, key) -> (train_state, (key, order, totals)): the order of
-        the examples of a pass, padded to whole batches, and empty totals. Without a key the
-        train_state gives one.
-      advance: Program (train_state, data, totals, order, start, stop) -> (train_state, totals).
-    """
-
-    begin: Callable
-    advance: Callable
-
-
 def resident_programs(
     trainer: Trainer,
     size: int,
     shuffle: bool,
     shardings: placement.Shardings | None = None,
     batches: placement.Shardings | None = None,
-) -> Programs:
-    """Return the programs of a trainer for one batch size, compiled once per trainer.
+) -> tuple[Callable, Callable]:
+    """Return the two programs of a trainer for one batch size, compiled once per trainer.
 
     Args:
       trainer: Trainer whose update is made in each step.
@@ -79,6 +65,12 @@ def resident_programs(
       shuffle: Whether the order is drawn.
       shardings: Shardings of the train_state, which keeps them.
       batches: Shardings of the data, and of each batch.
+
+    Returns:
+      begin: Program (train_state, data, key) -> (train_state, (key, order, totals)): the order of
+        the examples of a pass, padded to whole batches, and empty totals. Without a key the
+        train_state gives one.
+      advance: Program (train_state, data, totals, order, start, stop) -> (train_state, totals).
     """
     update = trainer.update
 
@@ -117,8 +109,7 @@ def resident_programs(
 
     programs, key = trainer._kept.programs, ("fit", "data", size, shuffle, batches)
     first = programs.of(("begin", *key, shardings), lambda: placement.placed(begin, shardings))
-    steps = driver(programs, trainer._kept.watcher, key, advance, shardings, donate=(0, 2))
-    return Programs(first, steps)
+    return first, driver(trainer._kept, key, advance, shardings, donate=(0, 2))
 
 
 class Resident:
@@ -320,7 +311,7 @@ class Batches:
                 train_state, *found = update(train_state, batch, mask)
                 return train_state, tuple(found)
 
-            self.step = driver(trainer._kept.programs, trainer._kept.watcher, key, run, shardings)
+            self.step = driver(trainer._kept, key, run, shardings)
         else:
             check_metrics("fit", trainer.objective, *now, self.like)
         if count > size:

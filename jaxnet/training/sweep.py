@@ -283,17 +283,17 @@ def sweep(
     if steps > 1 or (test is not None and size < jax.tree.leaves(test)[0].shape[own_data]):
         check_metrics("sweep", objective, drawn.params, drawn.state, example)
     batches = _batches(data, own_data, size)
-    programs = resident_programs(trainer, size, shuffle, batches=batches)
+    begin, advance = resident_programs(trainer, size, shuffle, batches=batches)
 
     def epoch(train_state, data, test):
-        train_state, (_, order, totals) = programs.begin(train_state, data)
+        train_state, (_, order, totals) = begin(train_state, data)
         span = jnp.int32(0), jnp.int32(steps)
-        train_state, totals = programs.advance(train_state, data, totals, order, *span)
+        train_state, totals = advance(train_state, data, totals, order, *span)
         sums = [totals.sums]
         if test is not None:
             many = jax.tree.leaves(test)[0].shape[0]
             cut = check_batch("sweep", test, min(size, many))
-            run = measure(objective, trainer._kept.programs, min(size, many), cut, carried=carried)
+            run = measure(objective, min(size, many), cut, carried=carried)
             given = train_state.params, train_state.state, test, jax.random.key(0), jnp.int32(0)
             sums.append(run(*given)[0])
         return train_state, [

@@ -11,19 +11,7 @@ import numpy as np
 import optax
 
 from jaxnet.core import Layer, Params, State, child_key
-from jaxnet.services.checks import (
-    abstract,
-    all_at_least,
-    all_native,
-    as_array,
-    check_arrays,
-    check_key,
-    check_options,
-    check_type,
-    is_traced,
-    on_device,
-    within,
-)
+from jaxnet.services import checks
 from jaxnet.services.functions import function_name
 from jaxnet.services.keywords import explain_keywords
 from jaxnet.services.markup import html_line
@@ -63,7 +51,8 @@ class TrainState(NamedTuple):
     def __repr__(self) -> str:
         if is_spent(self):
             return "TrainState(used up by a step; continue with the one that the step returned)"
-        known = isinstance(self.step, jax.Array | np.ndarray | int) and not is_traced(self.step)
+        traced = checks.is_traced(self.step)
+        known = isinstance(self.step, jax.Array | np.ndarray | int) and not traced
         with explain_reuse():
             parts = [f"step={self.step if known else type(self.step).__name__}"]
         for name in ("params", "state", "opt_state"):
@@ -223,18 +212,18 @@ def trainer(
       [ 0.62 -0.62]
     """
     _check(objective, optimizer)
-    all_at_least("trainer", accumulate=accumulate, shapes=shapes)
-    check_options("trainer", donate=donate)
-    within("trainer", "loss_scale", loss_scale, "(0, inf)", optional=True)
+    checks.all_at_least("trainer", accumulate=accumulate, shapes=shapes)
+    checks.check_options("trainer", donate=donate)
+    checks.within("trainer", "loss_scale", loss_scale, "(0, inf)", optional=True)
     keep_by_default()
     optimizer = optax.with_extra_args_support(optimizer)
-    watcher, programs = Watcher(shapes), Memo((objective, optimizer))
+    kept = Kept(Watcher(shapes), Memo((objective, optimizer)))
     # Eager zeros would compile for each shape.
     start = jax.jit(lambda params: without_weak_types(optimizer.init(floats_of(params))))
 
     @explain_reuse()
     def init(key: jax.Array, batch: PyTree, params: Params | None = None) -> TrainState:
-        check_key(key, "trainer.init")
+        checks.check_key(key, "trainer.init")
         with hint_of_batch(objective, batch):
             specs = _specs(batch)
             drawn = objective.init(child_key(key, "init"), specs)
@@ -246,7 +235,7 @@ def trainer(
         if jax.random.key_impl(train_key) == jax.random.key_impl(jax.random.key(0)):
             # Key data would not keep a different kind of key.
             train_key = jax.random.key_data(train_key)
-        step, opt_state = on_device(np.zeros((), np.int32)), start(filled)
+        step, opt_state = checks.on_device(np.zeros((), np.int32)), start(filled)
         if loss_scale is not None or computes_in_float16(seen):
             opt_state = started(loss_scale, opt_state, filled)
         return TrainState(step, filled, state, opt_state, train_key)
@@ -269,7 +258,7 @@ def trainer(
         def loss(floats, state=train_state.state, batch=batch, mask=mask, key=key):
             params = with_floats(train_state.params, floats)
             found, after = averaged(objective, params, state, batch, mask, key, train=True)
-            watcher.updated(state, after)
+            kept.watcher.updated(state, after)
             mean = found["loss"].mean
             return mean if scaling is None else mean * scaling.loss_scale, (after, found)
 
@@ -303,8 +292,8 @@ def trainer(
             after = settled(loss_scale, train_state, after, finite)
         return after, found, finite
 
-    step = step_of(update, objective, watcher, programs, donate)
-    return Trainer(init, step, update, objective, optimizer, Kept(watcher, programs))
+    step = step_of(update, objective, kept, donate)
+    return Trainer(init, step, update, objective, optimizer, kept)
 
 
 def _updates(optimizer: Any, grads: PyTree, opt_state: PyTree, params: PyTree, extra: dict) -> Any:
@@ -327,7 +316,7 @@ def _updates(optimizer: Any, grads: PyTree, opt_state: PyTree, params: PyTree, e
 
 
 def step_of(
-    update: Callable, objective: Layer | None, watcher: Watcher, programs: Memo, donate: bool = True
+    update: Callable, objective: Layer | None, kept: Kept, donate: bool = True
 ) -> Callable[[TrainState, PyTree], tuple[TrainState, Metrics]]:
     """Return the step made from an update, compiled unless its arguments are traced."""
 
@@ -338,20 +327,20 @@ def step_of(
     def one_step(train_state: TrainState, batch: PyTree) -> tuple[TrainState, Metrics]:
         # Not the whole train_state, since flattening it costs microseconds. If only state or
         # opt_state is traced, the results are the same, but the buffers of the others are reused.
-        if is_traced((train_state.step, train_state.params, train_state.key, batch)):
+        if checks.is_traced((train_state.step, train_state.params, train_state.key, batch)):
             return pure_step(train_state, batch)
-        batch = all_native(batch, "step")
+        batch = checks.all_native(batch, "step")
         with explain_reuse(train_state):
-            if "step" not in watcher.traces:  # later batches are assumed to be like the first one
+            if "step" not in kept.watcher.traces:  # later batches are taken to be like the first
                 now = train_state.params, train_state.state
                 check_targets(objective, *now, batch, "step", train=True)
             # One check suffices, since a train_state is on a mesh as a whole; flattening costs
             # microseconds.
             shardings = shardings_of(train_state) if is_named(train_state.step) else None
             check_processes("step", train_state, batch)
-            run = driver(programs, watcher, ("step", "batch"), pure_step, shardings, (0,) * donate)
+            run = driver(kept, ("step", "batch"), pure_step, shardings, (0,) * donate)
             after, metrics = run(train_state, batch)
-        watcher.stepped(after, metrics["loss"], objective)
+        kept.watcher.stepped(after, metrics["loss"], objective)
         return after, metrics
 
     def step(train_state: TrainState, batch: PyTree) -> tuple[TrainState, Metrics]:
@@ -361,18 +350,12 @@ def step_of(
 
 
 def driver(
-    programs: Memo,
-    watcher: Watcher,
-    key: tuple,
-    run: Callable,
-    shardings: Shardings | None,
-    donate: tuple[int, ...] = (0,),
+    kept: Kept, key: tuple, run: Callable, shardings: Shardings | None, donate: tuple = (0,)
 ) -> Callable:
     """Return the program of one update or more, compiled once; the train_state keeps its shardings.
 
     Args:
-      programs: Programs of the trainer, which keep this one.
-      watcher: Watcher of the trainer, which sees each trace.
+      kept: What the trainer keeps: its programs and this one, and the watcher of each trace.
       key: Name of the program, name of its second argument, and all that the program depends on.
       run: Function `(train_state, data, ...) -> (train_state, results)`.
       shardings: Shardings of the train_state.
@@ -384,12 +367,12 @@ def driver(
 
         @functools.wraps(run)
         def watched(train_state, data, *rest):
-            watcher.traced(name, (key, shardings), train_state=train_state, **{what: data})
+            kept.watcher.traced(name, (key, shardings), train_state=train_state, **{what: data})
             return run(train_state, data, *rest)
 
         return placed(watched, shardings, donate_argnums=donate)
 
-    return programs.of((*key, shardings), make)
+    return kept.programs.of((*key, shardings), make)
 
 
 def _filled(path: str, drawn: PyTree, given: PyTree) -> PyTree:
@@ -417,12 +400,12 @@ def _filled(path: str, drawn: PyTree, given: PyTree) -> PyTree:
             "the entries that should be initialized"
         )
     # Copied, since a step donates its arrays.
-    return jnp.array(all_native(given, "trainer.init"), drawn.dtype)
+    return jnp.array(checks.all_native(given, "trainer.init"), drawn.dtype)
 
 
 def _check(objective: Any, optimizer: Any) -> None:
     words = "a layer, such as jn.supervised(net, loss)"
-    check_type("trainer", "the objective", objective, Layer, words)
+    checks.check_type("trainer", "the objective", objective, Layer, words)
     if isinstance(optimizer, optax.GradientTransformation):
         return
     got, hint = type(optimizer).__name__, ""
@@ -448,9 +431,9 @@ def check_train_state(who: str, train_state: Any) -> None:
     """
     words = "the result of trainer.init(key, batch)"
     hint = "if it was saved, write jn.load(path, like=train_state)" * isinstance(train_state, dict)
-    check_type(who, "train_state", train_state, TrainState, words, hint)
-    check_arrays(f"{who}: train_state", train_state)
-    as_array(who, "train_state.step", train_state.step, "()", "integers")
+    checks.check_type(who, "train_state", train_state, TrainState, words, hint)
+    checks.check_arrays(f"{who}: train_state", train_state)
+    checks.as_array(who, "train_state.step", train_state.step, "()", "integers")
     for path, leaf in jax.tree_util.tree_leaves_with_path(train_state.params):
         if not (jnp.issubdtype(leaf.dtype, jnp.inexact) or leaf.dtype in (jnp.int8, jnp.uint8)):
             raise TypeError(
@@ -476,7 +459,7 @@ def _specs(batch: PyTree) -> PyTree:
                 "trainer.init: the batch must be arrays or specs with one example per row, such "
                 f"as (inputs, targets), got {type(leaf).__name__} in it; {hint}"
             )
-    return abstract(batch, "trainer.init")
+    return checks.abstract(batch, "trainer.init")
 
 
 def without_weak_types(tree: PyTree) -> PyTree:
@@ -485,8 +468,9 @@ def without_weak_types(tree: PyTree) -> PyTree:
     def leaf(a):
         if not getattr(a, "weak_type", False):  # so of all keys, which cannot be converted
             return a
-        traced = is_traced(a)
-        return jax.lax.convert_element_type(a, a.dtype) if traced else on_device(np.asarray(a))
+        if checks.is_traced(a):
+            return jax.lax.convert_element_type(a, a.dtype)
+        return checks.on_device(np.asarray(a))
 
     return jax.tree.map(leaf, tree)
 
