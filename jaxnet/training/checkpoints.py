@@ -12,8 +12,8 @@ import sys
 import threading
 import weakref
 from _thread import start_new_thread
-from collections.abc import Callable
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -285,10 +285,8 @@ class Checkpoints:
     def _prepared(self) -> list[int]:
         """Return the steps in the folder, after taking the lock and moving broken ones aside."""
         if self._held is None:
-            try:
+            with self._telling():
                 self.folder.mkdir(parents=True, exist_ok=True)
-            except OSError as error:
-                raise self._told(error) from None
             self._held = Held("Checkpoints.save", self.folder)
             self._clean()
         for step, false in self._damaged.items():
@@ -297,12 +295,8 @@ class Checkpoints:
             # Another run may have rewritten the step since it was found damaged.
             if false or damage(path) is not None:
                 shutil.rmtree(aside, ignore_errors=True)  # the same step was damaged before
-                try:
-                    path.rename(aside)
-                except FileNotFoundError:
-                    continue
-                except OSError as error:  # there is a file with this name
-                    raise self._told(error) from None
+                with self._telling(), suppress(FileNotFoundError):
+                    path.rename(aside)  # raises if there is a file with this name
         self._damaged.clear()
         return self._listed()
 
@@ -348,10 +342,8 @@ class Checkpoints:
         """Create the folder in which all processes write a step."""
         # An earlier save may have been interrupted by Ctrl-C.
         shutil.rmtree(self._half(step), ignore_errors=True)
-        try:
+        with self._telling(step):
             self._half(step).mkdir()
-        except OSError as error:
-            raise self._told(error, step) from None
 
     def _write(self, step: int, *contents: Any) -> None:
         """Write the file of this process; the last process names the folder."""
@@ -359,12 +351,11 @@ class Checkpoints:
         if path.is_dir():  # it was named, and Ctrl-C came before that was noted
             return
         try:
-            write_file("Checkpoints", file_of(half, jax.process_index()), *contents, own=True)
-            if all(file_of(half, process).exists() for process in range(jax.process_count())):
-                with suppress(FileNotFoundError):  # another process was the last one too
-                    half.rename(path)
-        except Exception as error:
-            raise self._told(error, step) from None
+            with self._telling(step):
+                write_file("Checkpoints", file_of(half, jax.process_index()), *contents, own=True)
+                if all(file_of(half, process).exists() for process in range(jax.process_count())):
+                    with suppress(FileNotFoundError):  # another process was the last one too
+                        half.rename(path)
         finally:
             if self._closing:
                 self._unlock()
@@ -398,11 +389,9 @@ class Checkpoints:
         if self._held is None:  # another run may write by now
             return
         path = self.folder / str(step)
-        try:
+        with self._telling(step):
             if not path.exists():  # no process saw the files of all others
                 self._half(step).rename(path)
-        except OSError as error:
-            raise self._told(error, step) from None
         steps = self._listed()
         kept = set(steps[-self._keep :])
         if self._name is not None:
@@ -414,18 +403,23 @@ class Checkpoints:
                 (self.folder / str(step)).rename(gone)
             shutil.rmtree(gone, ignore_errors=True)
 
-    def _told(self, error: BaseException, step: int | None = None) -> BaseException:
-        """Return an error about a file as one sentence, and any other error unchanged."""
-        if not isinstance(error, OSError) or error.errno is None:
-            return error
-        reason, lost = os.strerror(error.errno), ""
-        if where := error.filename2 or error.filename:
-            reason += f": {where}"
-        if step is not None:
-            whole = [str(s) for s in self._listed() if damage(self.folder / str(s)) is None]
-            lost = f"; step {step} was not saved. Whole checkpoints: {', '.join(whole) or 'none'}"
-        reason = reason[0].lower() + reason[1:] + lost
-        return told(OSError(error.errno, reason), f"Checkpoints: {self.folder} cannot be written")
+    @contextmanager
+    def _telling(self, step: int | None = None) -> Iterator[None]:
+        """Raise an error about a file as one sentence, and any other error unchanged."""
+        try:
+            yield
+        except OSError as error:
+            if error.errno is None:
+                raise
+            reason, what = os.strerror(error.errno), f"Checkpoints: {self.folder} cannot be written"
+            reason = reason[0].lower() + reason[1:]
+            if where := error.filename2 or error.filename:
+                reason += f": {where}"
+            if step is not None:
+                whole = [str(s) for s in self._listed() if damage(self.folder / str(s)) is None]
+                reason += f"; step {step} was not saved. Whole checkpoints: "
+                reason += ", ".join(whole) or "none"
+            raise told(OSError(error.errno, reason), what) from None
 
     def _read(self, step: int, like: TrainState) -> tuple[TrainState, Position]:
         """Return a checkpoint, which the run then continues; raise an OSError if it is damaged."""
