@@ -9,7 +9,7 @@ with an `m` that notes what is asked for (an `Outline`). What all layers of one 
 import copy
 import inspect
 import itertools
-from collections.abc import Callable, Container
+from collections.abc import Callable, Container, Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -19,16 +19,7 @@ import numpy as np
 from jaxnet.core.contract import Around, Layer, Params, State, child_key, param_dtype
 from jaxnet.core.errors import Misfit, call, calls, check_kept, check_pair, compare, drawn, here
 from jaxnet.core.mode import Mode, Stream, Watch
-from jaxnet.services.checks import (
-    a_function,
-    abstract,
-    check_call,
-    check_dict,
-    check_key,
-    check_name,
-    check_shape,
-    initialized,
-)
+from jaxnet.services import checks
 from jaxnet.services.foreign import check_holds_no_weights
 from jaxnet.services.frames import inside_jax, loops_around
 from jaxnet.services.functions import function_name, takes
@@ -82,13 +73,11 @@ class Run(NamedTuple):
 
     def init(self, key: jax.Array, x: PyTree, **changed: Any) -> tuple[Params, State]:
         stream = self.changed(**changed).mode.stream
-        return begin(self.layer, key, abstract(x, self.layer.name), stream)
+        return begin(self.layer, key, checks.abstract(x, self.layer.name), stream)
 
     def key(self, name: str) -> jax.Array:
         """Return a random key that no layer inside has, nor a transform of it."""
-        around, layer = 0, self.layer
-        while isinstance(layer.inside, Around) and layer.inside.layer is not None:
-            around, layer = around + 1, layer.inside.layer
+        around = sum(1 for _ in transforms_of(self.layer))
         return child_key(_usable(self.call_key, self.mode), f"transform/{around}/{name}")
 
     def watched(self, see: Callable = Watch().see, **options: Any) -> "Run":
@@ -96,6 +85,13 @@ class Run(NamedTuple):
 
     def changed(self, **mode: Any) -> "Run":
         return self._replace(mode=self.mode._replace(**mode))
+
+
+def transforms_of(layer: Layer) -> Iterator[Layer]:
+    """Yield a layer and the layers inside it, as long as they are transforms."""
+    while isinstance(layer.inside, Around) and layer.inside.layer is not None:
+        yield layer
+        layer = layer.inside.layer
 
 
 def run(
@@ -144,7 +140,7 @@ def begin(layer: Layer, key: Any, x: PyTree, stream: Stream | None) -> tuple[Par
 
 def entries(layer: Layer, x: PyTree, stream: Stream | None) -> tuple[Params, State]:
     """Return the shapes of the params and the state of a layer."""
-    shape, stream = abstract(x, here()), _without_values(stream)
+    shape, stream = checks.abstract(x, here()), _without_values(stream)
     look = lambda key: begin(layer, key, shape, stream)  # noqa: E731
     make = lambda: jax.eval_shape(look, key_spec())  # noqa: E731
     return memo_of(layer.init).of(_signature("entries", shape, stream), make)
@@ -171,8 +167,8 @@ def made(name: str, kind: str, inside: Any) -> Layer:
     """Return the layer of a forward function, or of a transform."""
 
     def init(key, x):
-        x = abstract(x, name)
-        check_key(key, name)
+        x = checks.abstract(x, name)
+        checks.check_key(key, name)
         return begin(layer, key, x, None)
 
     # x is required; see check_call
@@ -180,7 +176,7 @@ def made(name: str, kind: str, inside: Any) -> Layer:
         for other in unknown:
             write = instead(other, ["key", "train"])
             raise TypeError(f"{name}: apply has no argument {other}; {write}")
-        params, state, x = check_call(name, params, state, x, key, train)
+        params, state, x = checks.check_call(name, params, state, x, key, train)
         mode = Mode(train, loops=0 if key is None else loops_around())
 
         def first(params, state, x, *, key, train):
@@ -198,7 +194,7 @@ class Scope:
 
     def __init__(self, x, params, state, key, mode: Mode):
         for what, tree in (("params", params), ("state", state)):
-            check_dict(here(), what, tree)
+            checks.check_dict(here(), what, tree)
         self._x, self._key, self._mode = x, key, mode
         self._params, self._state = params, dict(state)
         self._names: dict[int, str] = {}
@@ -288,7 +284,7 @@ class Scope:
         at = f"{here()}: m.{what}({name!r})"
         if not callable(initializer):
             raise TypeError(f"{at}: {_not_an_initializer(what, initializer, shape)}")
-        check_shape(f"{at}: the shape", shape)
+        checks.check_shape(f"{at}: the shape", shape)
         if dtype is None:
             dtype = self._dtype = self._dtype or param_dtype(self._x)
         needed = jax.ShapeDtypeStruct(tuple(shape), dtype)
@@ -436,7 +432,7 @@ class Outline(Scope):
 
     def _given(self, kind: str, given: dict, name: str, initializer, needed) -> jax.Array:
         who, is_state = here(), kind == "state"
-        draw = lambda key: initialized(who, name, initializer, key, needed)  # noqa: E731
+        draw = lambda key: checks.initialized(who, name, initializer, key, needed)  # noqa: E731
         _, _, first = self._plan.setdefault(name, (is_state, draw, needed))
         compare(kind, {name: first}, {name: needed}, self._x)
         return given.setdefault(name, _zeros(needed)) if is_state else _zeros(needed)
@@ -507,7 +503,7 @@ def _check_outside_jax(what: str) -> None:
 
 def _outline(layer: Layer, x: PyTree, key: Any, plan: Plan, mode: Mode) -> PyTree:
     """Return the output of a layer while tracing, with fresh entries, noted in the plan."""
-    shape = abstract(x, here())
+    shape = checks.abstract(x, here())
     if not isinstance(layer.inside, Around):
         return _output_of(layer, Outline(x, key, plan, mode), x)
     stream = _without_values(mode.stream)
@@ -527,7 +523,7 @@ def _output_of(layer: Layer, m: "Scope", x: PyTree) -> PyTree:
 
 def _output(layer: Layer, x: PyTree, memo: Memo, mode: Mode) -> PyTree:
     """Return the shapes of the output of a layer that is not run."""
-    shape = abstract(x, here())
+    shape = checks.abstract(x, here())
     look = lambda x, key: _outline(layer, x, key, {}, mode._replace(watches=()))  # noqa: E731
     key = calls(), signature(shape)
     return memo.of(key, lambda: jax.eval_shape(look, shape, key_spec()))
@@ -604,9 +600,9 @@ def as_layer(value: Any, who: str = "as_layer", what: str = "") -> Layer:
 def _of_pair(pair: Layer) -> Layer:
     """Return a pair of functions as a transform of no layer, whose entries are compared."""
     who = pair.kind or "Layer"
-    check_name(who, pair.name)
-    a_function(who, "init", pair.init, "(key, x)")
-    a_function(who, "apply", pair.apply, "(params, state, x, *, key=None, train=False)")
+    checks.check_name(who, pair.name)
+    checks.a_function(who, "init", pair.init, "(key, x)")
+    checks.a_function(who, "apply", pair.apply, "(params, state, x, *, key=None, train=False)")
 
     def init(run, key, x):
         return pair.init(key, x)

@@ -7,12 +7,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxnet.core import Layer, as_layer
+from jaxnet.core import Layer, as_layer, transforms_of
 from jaxnet.inspect.cost import flops
 from jaxnet.services.checks import check_input
 from jaxnet.services.table import Table, Tabular, size_of
 from jaxnet.services.trees import Path, PyTree, describe, key_spec, nested, shapes_of
-from jaxnet.transforms.kernels import transforms_of
 from jaxnet.transforms.observing import observe
 
 

@@ -9,14 +9,14 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxnet.core import Layer, Params, again, as_layer, child_key, transformed
+from jaxnet.core import Layer, Params, again, as_layer, child_key, transformed, transforms_of
 from jaxnet.initializers import lecun_normal, normal
 from jaxnet.ops.product import product, rows
 from jaxnet.services.checks import as_dict, at_least, within
 from jaxnet.services.nodes import Stored, frozen, plain
 from jaxnet.services.paths import check_patterns, fits
 from jaxnet.services.trees import describe, flat
-from jaxnet.transforms.kernels import FACTORS, Axes, axes_of, matching, replaced, transforms_of
+from jaxnet.transforms.kernels import FACTORS, Axes, axes_of, matching, replaced
 
 A, B = FACTORS
 

@@ -1,14 +1,14 @@
 """Kernels by their paths, and their axes: copies, inputs and outputs in this order."""
 
 import difflib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 
-from jaxnet.core import Around, Layer, Params, State, as_layer
+from jaxnet.core import Layer, Params, State, as_layer
 from jaxnet.core.errors import compare
 from jaxnet.ops.product import product, rows
 from jaxnet.services.checks import abstract, check_dict
@@ -208,10 +208,3 @@ def replaced(params: Params, new: dict[str, Any]) -> Params:
         return is_stored(entry) or path_name(path) in new
 
     return jax.tree_util.tree_map_with_path(one, params, is_leaf=whole, is_leaf_takes_path=True)
-
-
-def transforms_of(layer: Layer) -> Iterator[Layer]:
-    """Yield a layer and the layers inside it, as long as they are transforms."""
-    while isinstance(layer.inside, Around) and layer.inside.layer is not None:
-        yield layer
-        layer = layer.inside.layer
