@@ -3,7 +3,7 @@
 from jax.sharding import Mesh
 
 from jaxnet.core import Layer, transformed
-from jaxnet.distributed.rules import check_axis, check_mesh
+from jaxnet.distributed.rules import check_axis
 from jaxnet.ops.ring import Ring, around
 
 
@@ -43,7 +43,6 @@ def context_parallel(layer: Layer, mesh: Mesh, axis: str) -> Layer:
     Reference: Liu et al. 2023, "Ring Attention with Blockwise Transformers for Near-Infinite
     Context".
     """
-    check_mesh("context_parallel", mesh)
     check_axis("context_parallel", mesh, axis)
     # A layer runs on Auto axes, whatever the user's are.
     ring = Ring(Mesh(mesh.devices, mesh.axis_names), axis)

@@ -130,7 +130,6 @@ def fully_sharded(axis: str, mesh: Mesh, smallest: int = 2**14) -> Rules:
       >>> tuple(rule("mlp/kernel", (256, 1024))), tuple(rule("mlp/bias", (1024,)))
       ((None, 'data'), ())
     """
-    check_mesh("fully_sharded", mesh)
     check_axis("fully_sharded", mesh, axis)
 
     def rule(path: str, shape: tuple[int, ...]) -> P:
@@ -214,7 +213,7 @@ def check_mesh(who: str, mesh: Any) -> None:
 
 
 def check_axis(who: str, mesh: Mesh, axis: Any) -> None:
-    """Raise unless the mesh has this axis.
+    """Raise unless this is a mesh that has the axis.
 
     Example:
       >>> check_axis("put", jax.make_mesh((1,), ("data",)), "model")
@@ -222,6 +221,7 @@ def check_axis(who: str, mesh: Mesh, axis: Any) -> None:
       ...
       ValueError: put: the mesh has the axes data, not 'model'
     """
+    check_mesh(who, mesh)
     if axis not in mesh.axis_names:
         raise ValueError(f"{who}: the mesh has the axes {', '.join(mesh.axis_names)}, not {axis!r}")
 
@@ -262,11 +262,10 @@ def _checked(path: str, shape: tuple, mesh: Mesh, spec: Any, local: bool) -> Nam
         # JAX divides the rows of all processes together.
         whole = not local or jax.process_count() == 1
         if (at or whole) and shape[at] % (parts := prod(mesh.shape[name] for name in names)):
+            hint = "; in a loader, drop or fill a smaller last batch" * (at == 0)
             raise ValueError(
                 f"shardings: dimension {at} of {path} {shape} cannot be divided among the {parts} "
-                f"devices along {', '.join(names)}"
-                + "; in a loader, drop or fill a smaller last batch"
-                * (at == 0)
+                f"devices along {', '.join(names)}{hint}"
             )
     return _named_sharding(mesh, spec, len(shape))
 
