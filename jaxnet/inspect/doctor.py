@@ -96,8 +96,7 @@ def doctor(trainer: Trainer, train_state: TrainState, *batches: PyTree) -> Repor
     if not isinstance(trainer, Trainer) or trainer.objective is None:
         raise TypeError("doctor: expected a trainer from jn.trainer(objective, optimizer)")
     check_train_state("doctor", train_state)
-    with explain_reuse():
-        np.asarray(train_state.step)
+    np.asarray(train_state.step)  # raises if a step has used it up
     for batch in batches:
         check_input("doctor", batch)
     train_state, batches = all_native((train_state, batches), "doctor")
