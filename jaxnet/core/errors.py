@@ -11,18 +11,10 @@ from typing import Any
 import jax
 import numpy as np
 
+from jaxnet.services import trees
 from jaxnet.services.checks import explain_spent
 from jaxnet.services.nodes import is_stored
-from jaxnet.services.trees import (
-    Differences,
-    Path,
-    PyTree,
-    as_lines,
-    describe,
-    differences,
-    flat,
-    in_words,
-)
+from jaxnet.services.trees import Differences, Path, PyTree
 
 _path: ContextVar[Path] = ContextVar("path", default=())
 
@@ -71,7 +63,7 @@ class call:  # noqa: N801
     def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
         if isinstance(error, Exception) and not hasattr(error, "_jaxnet_noted"):
             error._jaxnet_noted = True  # type: ignore[attr-defined]
-            error.add_note(f"in {here()}, input {describe(self._x)}")
+            error.add_note(f"in {here()}, input {trees.describe(self._x)}")
             explain_spent(error)
         if self._scope is not None:
             self._scope.__exit__(kind, error, trace)
@@ -98,7 +90,7 @@ class Misfit(ValueError):
 
     def __init__(self, head: str, found: Differences):
         self.path = _path.get()
-        super().__init__("\n".join([head, *as_lines(found, self.path)]))
+        super().__init__("\n".join([head, *trees.as_lines(found, self.path)]))
 
 
 def compare(kind: str, needed: dict[str, Any], given: dict[str, Any], x: PyTree) -> None:
@@ -116,15 +108,13 @@ def compare(kind: str, needed: dict[str, Any], given: dict[str, Any], x: PyTree)
     """
     leaves, structure = jax.tree.flatten(needed)
     others, other = jax.tree.flatten(given, is_stored)
-    if structure == other and all(
-        leaf.shape == np.shape(it) for leaf, it in zip(leaves, others, strict=True)
-    ):
+    if structure == other and [leaf.shape for leaf in leaves] == list(map(np.shape, others)):
         return
-    want, have = ({n: np.shape(a) for n, a in flat(tree)} for tree in (needed, given))
-    found = differences(want, have)
+    want, have = ({n: np.shape(a) for n, a in trees.flat(tree)} for tree in (needed, given))
+    found = trees.differences(want, have)
     misfits = {name: shape for name, (shape, _) in found.items() if shape is not None}
     where, verb = here() or "the net", "does" if kind == "state" else "do"
-    error = Misfit(f"{kind} {verb} not fit {where} for an input of {describe(x)}:", found)
+    error = Misfit(f"{kind} {verb} not fit {where} for an input of {trees.describe(x)}:", found)
     # Without a batch axis, the input of `conv` lacks an axis, and `flatten` keeps the wrong axis.
     # A sequence with lengths is (x, lengths) or {"x": x, ...}.
     whole = x[0] if isinstance(x, tuple | list) and x else x.get("x") if isinstance(x, dict) else x
@@ -174,7 +164,7 @@ def check_kept(before: dict[str, Any], after: dict[str, Any]) -> None:
     """
     if before == after:
         return
-    lines = as_lines(differences(in_words(before), in_words(after)))
+    lines = trees.as_lines(trees.differences(trees.in_words(before), trees.in_words(after)))
     rule = f"{here()}: apply must keep the entries, shapes and dtypes of the state"
     raise ValueError("; ".join([rule, *(line.strip() for line in lines[:1])]))
 
@@ -186,7 +176,7 @@ def drawn(pair: Any) -> tuple[dict[str, Any], dict[str, Any]]:
         if not isinstance(tree, dict):
             got = type(tree).__name__
             raise TypeError(f"{here()}: init must return {kind} as a dict, got {got}")
-        for path, leaf in flat(tree, is_leaf=lambda leaf: leaf is None):
+        for path, leaf in trees.flat(tree, is_leaf=lambda leaf: leaf is None):
             if not hasattr(leaf, "dtype"):
                 raise TypeError(
                     f"{here()}: {kind}/{path} must be an array, got {type(leaf).__name__}; "
