@@ -19,9 +19,8 @@ import numpy as np
 from jaxnet.core.contract import Around, Layer, Params, State, child_key, param_dtype
 from jaxnet.core.errors import Misfit, call, calls, check_kept, check_pair, compare, drawn, here
 from jaxnet.core.mode import Mode, Stream, Watch
-from jaxnet.services import checks
+from jaxnet.services import checks, frames
 from jaxnet.services.foreign import check_holds_no_weights
-from jaxnet.services.frames import inside_jax, loops_around
 from jaxnet.services.functions import function_name, takes
 from jaxnet.services.keywords import instead
 from jaxnet.services.meshes import apply_on_auto_axes
@@ -66,7 +65,7 @@ class Run(NamedTuple):
     ) -> tuple[PyTree, State]:
         key, mode = self.call_key, self.mode._replace(**changed) if changed else self.mode
         if turn is not None and key is not None:  # the loops around the call still share a key
-            loops = mode.loops + loops_around() - self.outside
+            loops = mode.loops + frames.loops_around() - self.outside
             key, mode = jax.random.fold_in(key, turn), mode._replace(loops=loops)
         with call(self.layer.name, x):
             return run(self.layer, params, state, x, key, mode)
@@ -103,7 +102,7 @@ def run(
         if inside.own:
             _compare(layer, params, state, x, mode.stream)
         watches = tuple(each for each in mode.watches if each.transforms or inside.clear)
-        outside = 0 if key is None else loops_around()
+        outside = 0 if key is None else frames.loops_around()
         inner = Run(inside.layer, key, mode._replace(watches=watches), outside)
         result = inside.apply(inner, params, state, x)
         check_pair(result, "apply must return (y, state)")
@@ -124,7 +123,7 @@ def begin(layer: Layer, key: Any, x: PyTree, stream: Stream | None) -> tuple[Par
     stream = _without_values(stream)
     if isinstance(inside := layer.inside, Around):
         with call(layer.name, x):
-            mode = Mode(stream=stream, loops=loops_around())
+            mode = Mode(stream=stream, loops=frames.loops_around())
             return drawn(inside.init(Run(inside.layer, key, mode), key, x))
 
     def outlined():
@@ -177,7 +176,7 @@ def made(name: str, kind: str, inside: Any) -> Layer:
             write = instead(other, ["key", "train"])
             raise TypeError(f"{name}: apply has no argument {other}; {write}")
         params, state, x = checks.check_call(name, params, state, x, key, train)
-        mode = Mode(train, loops=0 if key is None else loops_around())
+        mode = Mode(train, loops=0 if key is None else frames.loops_around())
 
         def first(params, state, x, *, key, train):
             return run(layer, params, state, x, key, mode)
@@ -403,10 +402,13 @@ class Scope:
         return self._state | {SOWN + path: value for path, value in self._sown.items()}
 
     def __getattr__(self, name: str) -> Any:
+        hint = (
+            ". Params belong to the caller: net.apply(params, state, x). For a penalty on them, "
+            "pass jn.supervised(..., penalty=...)"
+        )
         raise AttributeError(
             f"m has no attribute {name!r}; it has m(layer, x), m.param, m.kernel, m.state, "
-            "m.update, m.sow, m.key, m.train, m.whole and m.stream"
-            + (PARAMS_ARE_OUTSIDE if name == "params" else "")
+            f"m.update, m.sow, m.key, m.train, m.whole and m.stream{hint * (name == 'params')}"
         )
 
     def __dir__(self) -> list[str]:
@@ -448,12 +450,6 @@ def _free(base: str, taken: Container[str]) -> str:
     return next(name for name in itertools.chain([base], numbered) if name not in taken)
 
 
-PARAMS_ARE_OUTSIDE = (
-    ". Params belong to the caller: net.apply(params, state, x). For a penalty on them, pass "
-    "jn.supervised(..., penalty=...)"
-)
-
-
 def _usable(key: Any, mode: Mode) -> jax.Array:
     """Return the key of a call; raise without one, and where a loop would draw the same numbers."""
     if key is None:
@@ -462,7 +458,7 @@ def _usable(key: Any, mode: Mode) -> jax.Array:
             f"{here()}: needs a key{' in training' * mode.train}. Pass one, as in "
             f"net.apply(params, state, x, key=jax.random.key(0){more})"
         )
-    if loops_around() > mode.loops:
+    if frames.loops_around() > mode.loops:
         raise ValueError(
             f"{here()}: draws random numbers inside jax.vmap, jax.lax.scan or another loop, "
             "where it has the same key at each turn, so the same numbers are drawn again. Map "
@@ -492,7 +488,7 @@ def _not_an_initializer(what: str, initializer: Any, shape: Any) -> str:
 
 def _check_outside_jax(what: str) -> None:
     """Raise in a function that JAX runs, such as the body of a scan: its values end there."""
-    if inside_jax(below=_RUNS):
+    if frames.inside_jax(below=_RUNS):
         raise ValueError(
             f"{here()}: {what} is called inside a function that JAX runs, such as the body of "
             "jax.lax.scan or of jax.grad, so the value ends with that function. Return the "
@@ -515,8 +511,7 @@ def _outline(layer: Layer, x: PyTree, key: Any, plan: Plan, mode: Mode) -> PyTre
 
 
 def _output_of(layer: Layer, m: "Scope", x: PyTree) -> PyTree:
-    y = layer.inside(m, x)
-    if y is None:
+    if (y := layer.inside(m, x)) is None:
         raise TypeError(f"{here()}: the function returned None; is its return statement missing?")
     return m._rounded(y, axes=2)  # a loss of each example keeps its digits
 
@@ -589,7 +584,7 @@ def as_layer(value: Any, who: str = "as_layer", what: str = "") -> Layer:
     if callable(value):
         name = function_name(value)
         check_holds_no_weights(who, name, value)
-        return made(name, "function", lambda m, x: _in_steps(m, x, _applied(value, x)))
+        return made(name, "function", lambda m, x: _applied(value, m, x))
     several = "; pass several layers one by one, as in jn.serial(a, b, c)"
     rule = f"{what} must be a layer, such as jn.dense(3)"
     rule = rule if what else "expected a layer or a function"
@@ -604,23 +599,20 @@ def _of_pair(pair: Layer) -> Layer:
     checks.a_function(who, "init", pair.init, "(key, x)")
     checks.a_function(who, "apply", pair.apply, "(params, state, x, *, key=None, train=False)")
 
-    def init(run, key, x):
-        return pair.init(key, x)
-
     def apply(run, params, state, x):
         result = pair.apply(plain(params), state, x, key=run.call_key, train=run.train)
         check_pair(result, "apply must return (y, state)")
         return run.mode.rounded(result[0]), result[1]
 
-    around = Around(None, apply, init, own=True)
+    around = Around(None, apply, lambda run, key, x: pair.init(key, x), own=True)
     # A pair that is used twice is the same layer, so it shares its params. It is held next to the
     # ids of its functions, which Python may give to others once they are free.
     make = lambda: (pair, made(pair.name, pair.kind or pair.name, around))  # noqa: E731
     return memo_of(pair.apply).of(tuple(map(id, pair)), make)[1]
 
 
-def _applied(function: Callable[..., Any], x: PyTree) -> PyTree:
-    """Return the output of a plain function; raise if it is a function that makes layers."""
+def _applied(function: Callable[..., Any], m: Scope, x: PyTree) -> PyTree:
+    """Return the output of a plain function; raise if it makes layers, or cuts a stream."""
     name = function_name(function)
     uncalled = f"got the function `{name}`, not a layer; did you forget to call it: {name}()?"
     try:
@@ -633,11 +625,6 @@ def _applied(function: Callable[..., Any], x: PyTree) -> PyTree:
         raise
     if isinstance(y, Layer):
         raise TypeError(uncalled)
-    return y
-
-
-def _in_steps(m: Scope, x: PyTree, y: PyTree) -> PyTree:
-    """Return the output of a plain function; raise if it changed the time of a stream."""
     chunk = () if m.stream is None else m.stream.chunk
     if chunk and getattr(x, "shape", ())[:2] == chunk and getattr(y, "shape", chunk)[:2] != chunk:
         raise ValueError(f"{here()}: must keep (batch, time) = {chunk} in a stream")
