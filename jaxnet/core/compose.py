@@ -138,9 +138,8 @@ def transform(
       [[3.0, 3.0]]
     """
     for what, function in (("apply", apply), ("init", init)):
-        if any(
-            cell.cell_contents is layer for cell in getattr(function, "__closure__", None) or ()
-        ):
+        cells = getattr(function, "__closure__", None) or ()
+        if any(cell.cell_contents is layer for cell in cells):
             form = "run(params, state, x)" if what == "apply" else "run.init(key, x)"
             raise ValueError(
                 f"{kind}: {what} uses the layer around which it is made. Call `{form}` instead: it "
@@ -206,9 +205,8 @@ def stateless(
     """
     a_function(name, "init", init, "(key, x)")
     a_function(name, "apply", apply, "(params, x)")
-    pair = Layer(
-        lambda key, x: (init(key, x), {}),
-        lambda params, state, x, *, key=None, train=False: (apply(params, x), state),
-        name,
-    )
-    return as_layer(pair)
+
+    def run(params, state, x, *, key=None, train=False):
+        return apply(params, x), state
+
+    return as_layer(Layer(lambda key, x: (init(key, x), {}), run, name))
