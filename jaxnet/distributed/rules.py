@@ -60,10 +60,8 @@ def shardings(tree: PyTree, mesh: Mesh, rules: Rules = P()) -> PyTree:
     if not hasattr(tree, "opt_state"):
         return _by_rules(tree, mesh, rules)
     params = _by_rules(tree.params, mesh, rules)
-    of = {
-        path: (leaf.shape, where)
-        for (path, leaf), where in zip(flat(tree.params), jax.tree.leaves(params), strict=True)
-    }
+    pairs = zip(flat(tree.params), jax.tree.leaves(params), strict=True)
+    of = {path: (leaf.shape, where) for (path, leaf), where in pairs}
     others = {field: part for field, part in tree._asdict().items() if field != "params"}
     parts = {field: _following(part, of, mesh) for field, part in others.items()}
     return tree._replace(params=params, **parts)
