@@ -13,8 +13,6 @@ from jaxnet.services.files import file_path
 from jaxnet.services.table import Number, Table, Tabular, size_of
 from jaxnet.services.trees import Path, nested
 
-NO_LAYER = "(no layer)"
-
 
 class LayerCost(NamedTuple):
     """The work of a layer in a compiled program, including the layers inside it.
@@ -267,7 +265,7 @@ def _outermost(rows: Iterable[Any]) -> list[Any]:
 
 def _indented(path: str) -> str:
     names = path.split("/")
-    return "  " * (len(names) - 1) + names[-1] if path else NO_LAYER
+    return "  " * (len(names) - 1) + names[-1] if path else "(no layer)"
 
 
 def _size(count: int, unit: str) -> Number | None:

@@ -77,8 +77,7 @@ def collectives(compiled: Any) -> Collectives:
     text = program_text("collectives", compiled)
     everyone = int((re.findall(r"num_partitions=(\d+)", text.partition("\n")[0]) or ["1"])[0])
     for run in parse(text).runs():
-        kind = run.instruction.opcode.removesuffix("-start")
-        if kind not in KINDS:
+        if (kind := run.instruction.opcode.removesuffix("-start")) not in KINDS:
             continue
         devices = _group(run.instruction.attributes, everyone)
         size = sum(shape.bytes for shape in run.operands)

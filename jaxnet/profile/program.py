@@ -73,8 +73,7 @@ class Instruction(NamedTuple):
     @property
     def op_name(self) -> str:
         """Origin of the instruction, as JAX notes it: "jit(step)/jvp(net)/dense/dot_general"."""
-        found = re.search(r'op_name="((?:[^"\\]|\\.)*)"', self.attributes)
-        return found[1] if found else ""
+        return (re.findall(r'op_name="((?:[^"\\]|\\.)*)"', self.attributes) or [""])[0]
 
     @property
     def inside(self) -> list[str]:
@@ -157,10 +156,8 @@ def parse(text: str) -> Program:
             kind, rest = _cut(found[2])
             opcode, _, rest = rest.partition("(")
             given, rest = _cut(f"({rest}")
-            shapes = [
-                Shape(dtype, tuple(map(int, filter(None, sizes.split(",")))))
-                for dtype, sizes in ARRAY.findall(kind)
-            ]
+            arrays = ARRAY.findall(kind)
+            shapes = [Shape(dtype, tuple(map(int, re.findall(r"\d+", n)))) for dtype, n in arrays]
             here[found[1]] = Instruction(
                 found[1], opcode.strip(), tuple(shapes), tuple(OPERAND.findall(given)), rest,
                 line.startswith("  ROOT"),
@@ -203,10 +200,11 @@ def flops_of(run: Run) -> int:
         return 0
     out, (left, right) = one.shapes[0], operands[:2]
     if library or one.opcode == "dot":
-        contracted = _contracted(one.attributes)
-        return 2 * math.prod(out.sizes) * math.prod(left.sizes[i] for i in contracted)
-    found = re.search(r"dim_labels=(\w+)_(\w+)->(\w+)", one.attributes)
-    if not found:
+        # The dimensions of the left array that a product of `dot` or cuBLAS sums over.
+        found = re.search(r'lhs_contracting_dim(?:s=\{|ensions":\[)([\d,"]*)', one.attributes)
+        summed = map(int, re.findall(r"\d+", found[1])) if found else ()
+        return 2 * math.prod(out.sizes) * math.prod(left.sizes[i] for i in summed)
+    if not (found := re.search(r"dim_labels=(\w+)_(\w+)->(\w+)", one.attributes)):
         return 0
     named = zip(found.groups(), (left, right, out), strict=True)
     image, kernel, result = (dict(zip(axes, a.sizes, strict=False)) for axes, a in named)
@@ -245,12 +243,6 @@ def _products(
     """Count the pairs of output and tap, along an axis, that use an entry of x."""
     at = np.add.outer(np.arange(out) * stride, np.arange(kernel) * dilation) - low
     return int(((at >= 0) & (at <= (size - 1) * between) & (at % between == 0)).sum())
-
-
-def _contracted(attributes: str) -> list[int]:
-    """Return the dimensions of the left array that a product of `dot` or cuBLAS sums over."""
-    found = re.search(r'lhs_contracting_dim(?:s=\{|ensions":\[)([\d,"]*)', attributes)
-    return [int(i) for i in re.findall(r"\d+", found[1])] if found else []
 
 
 def bytes_of(run: Run, program: Program) -> int:
