@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from jaxnet.services.checks import check_list, check_type, one_of
-from jaxnet.services.extras import command
+from jaxnet.services.extras import extra
 from jaxnet.services.files import file_path, replacing
 from jaxnet.tools import at_least, within
 
@@ -22,7 +22,6 @@ else:
 
 # Okabe and Ito 2008, "Color universal design": distinguishable with color blindness.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-STYLE = Path(__file__).parent / "jaxnet.mplstyle"
 
 
 @contextmanager
@@ -39,11 +38,10 @@ def styled() -> Iterator[None]:
       >>> float(empty(3).get_figwidth())
       3.0
     """
-    try:
-        import matplotlib.figure
-    except ImportError as error:
-        raise ImportError(f"jaxnet.viz: needs matplotlib ({error}). {command('viz')}") from error
-    with matplotlib.rc_context(fname=STYLE):
+    extra("matplotlib.figure", "matplotlib", "jaxnet.viz", "viz")
+    from matplotlib import rc_context
+
+    with rc_context(fname=Path(__file__).parent / "jaxnet.mplstyle"):
         yield
 
 
