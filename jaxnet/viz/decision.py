@@ -127,8 +127,7 @@ def _points(axes: Any, x: np.ndarray, y: np.ndarray, predicted: np.ndarray) -> N
     size = 26 if len(x) > 40 else 60
     for i in np.unique(y):
         for wrong in (False, True):
-            here = x[(y == i) & ((predicted != y) == wrong)]
-            if len(here):
+            if len(here := x[(y == i) & ((predicted != y) == wrong)]):
                 axes.scatter(
                     *here.T, s=size, marker=MARKERS[i], color=COLORS[i],
                     edgecolors="black" if wrong else "white", linewidths=1.3 if wrong else 0.5,

@@ -110,13 +110,16 @@ def lstm_cell() -> Figure:
     Example:
       >>> figure = lstm_cell()
     """
+    from matplotlib.patches import Circle
+
     axes = canvas(7.4, 3.7)
     _rectangle(axes, 1.0, 0.65, 5.3, 2.55, fill="0.97", line="0.7")
     top, middle = 2.8, 1.75
     for start, end in ((0.2, 1.85), (2.15, 3.6), (3.9, 7.1)):
         _arrow(axes, (start, top), (end, top), color=MARK)
     for x, y, sign in ((2.0, top, "×"), (3.75, top, "+"), (3.2, 2.15, "×"), (5.45, 2.15, "×")):
-        _circle(axes, x, y, sign)
+        axes.add_patch(Circle((x, y), 0.15, facecolor="white", edgecolor=LINE, zorder=3))
+        axes.text(x, y, sign, ha="center", va="center", size=10, zorder=4)
     _line(axes, [(0.2, 0.9), (4.7, 0.9)])
     for word, x, name in (("σ", 2.0, "f"), ("σ", 2.75, "i"), ("tanh", 3.65, "g"), ("σ", 4.7, "o")):
         wide = 0.7 if word == "tanh" else 0.5
@@ -207,13 +210,6 @@ def _rectangle(axes, x, y, width, height, *, fill=FILL, line=LINE, thick=1.0) ->
 def _box(axes, x, y, width, height, word) -> None:
     _rectangle(axes, x - width / 2, y - height / 2, width, height)
     _word(axes, x, y, word)
-
-
-def _circle(axes, x, y, sign) -> None:
-    from matplotlib.patches import Circle
-
-    axes.add_patch(Circle((x, y), 0.15, facecolor="white", edgecolor=LINE, zorder=3))
-    axes.text(x, y, sign, ha="center", va="center", size=10, zorder=4)
 
 
 def _word(axes, x, y, word, color="black") -> None:

@@ -129,8 +129,7 @@ def _draw_posterior(axes: Any, posterior: Any, names: Any, blank: int, step: flo
         axes.plot(time, posterior[:, i], color=COLORS[j % (len(COLORS) - 1)], linewidth=1.2)
     starts = np.flatnonzero((best != np.roll(best, 1)) | (np.arange(steps) == 0))
     for start, stop in zip(starts, [*starts[1:], steps], strict=True):
-        i = int(best[start])
-        if i != blank:
+        if (i := int(best[start])) != blank:
             peak = start + int(posterior[start:stop, i].argmax())
             name = str(i) if names is None else names[i]
             color = COLORS[shown.index(i) % (len(COLORS) - 1)]
