@@ -618,8 +618,7 @@ def as_rows(data: PyTree, who: str, items: str = "examples", *, finite: bool = T
       ...
       TypeError: fit: the array must be a plain array, got a masked one, ...
     """
-    named = [(path or "the array", leaf) for path, leaf in flat(data, _is_sparse)]
-    if not named:
+    if not (named := [(path or "the array", leaf) for path, leaf in flat(data, _is_sparse)]):
         raise ValueError(
             f"{who}: expected an array or a tuple of arrays such as (x, y), got {data!r:.60}"
         )
@@ -637,8 +636,7 @@ def as_rows(data: PyTree, who: str, items: str = "examples", *, finite: bool = T
         got = ", ".join(f"{name}: {n}" for name, n in lengths.items())
         hint = f"; {LOADER}" if is_list_of_batches(data) else ""
         raise ValueError(f"{who}: all arrays must have the same leading dimension, got {got}{hint}")
-    n = next(iter(lengths.values()))
-    if n == 0:
+    if 0 in lengths.values():
         shapes = ", ".join(str(tuple(leaf.shape)) for _, leaf in named)
         raise ValueError(f"{who}: expected at least one example, got arrays of shape {shapes}")
     for name, leaf in named:

@@ -49,13 +49,10 @@ def loops_around() -> int:
         code = frame.f_code
         if code.co_filename.startswith(_JAX):
             # jax.jacfwd maps tangents alone: what they belong to is computed once.
-            count += _is_loop(code) - (mapped and code.co_name == "jacfun")
+            loop = code.co_name in ("vmap_f", "pmap_f") or code.co_filename.endswith(_LOOPS)
+            count += loop - (mapped and code.co_name == "jacfun")
             mapped = code.co_name == "vmap_f" or mapped and "traceback" in code.co_filename
         else:
             mapped = False
         frame = frame.f_back
     return count
-
-
-def _is_loop(code: CodeType) -> bool:
-    return code.co_name in ("vmap_f", "pmap_f") or code.co_filename.endswith(_LOOPS)

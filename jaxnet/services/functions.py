@@ -62,8 +62,7 @@ def used_by(root: Any, unless: str = "") -> Iterator[Any]:
             if unless in (names := _names(it.__code__)):
                 continue
             if of_the_user(it):
-                globals_ = map(it.__globals__.get, names)
-                todo += [value for value in globals_ if callable(value)]
+                todo += [value for value in map(it.__globals__.get, names) if callable(value)]
             todo.append(it.__defaults__)
             for cell in it.__closure__ or ():
                 with suppress(ValueError):  # it is empty
@@ -74,10 +73,8 @@ def used_by(root: Any, unless: str = "") -> Iterator[Any]:
             todo += [it.__func__] if isinstance(it, MethodType) else [it.func, it.args, it.keywords]
         elif callable(it):  # an object that can be called
             call = type(it).__call__
-            todo += [
-                call if isinstance(call, FunctionType) else None,
-                getattr(it, "__dict__", None),
-            ]
+            todo += [call] if isinstance(call, FunctionType) else []
+            todo.append(getattr(it, "__dict__", None))
         todo.append(getattr(it, "__wrapped__", None))
 
 

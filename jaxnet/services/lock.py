@@ -42,8 +42,7 @@ class Held:
     """
 
     def __init__(self, who: str, folder: Path):
-        path = folder / ".lock"
-        number = own_file(who, path, os.O_RDWR | os.O_CREAT)
+        number = own_file(who, folder / ".lock", os.O_RDWR | os.O_CREAT)
         self._closing = weakref.finalize(self, os.close, number)
         try:
             self._take(who, folder, number)

@@ -21,7 +21,6 @@ OPTIONS = {
     # XLA's threads would wait for each other, and small steps would be much slower.
     ARENA_MAX: 8,
 }
-SWITCH = "JAXNET_REUSE_MEMORY"
 
 # The heap of a thread has blocks of 64 MiB, and larger arrays get a mapping after all. XLA puts all
 # temporary arrays of a program into one, unless asked for several.
@@ -69,7 +68,7 @@ def keep_freed() -> bool:
 
 def keep_by_default() -> None:
     """Call `keep_freed` unless the environment switches it off."""
-    if os.environ.get(SWITCH, "1") != "0":
+    if os.environ.get("JAXNET_REUSE_MEMORY", "1") != "0":
         keep_freed()
 
 

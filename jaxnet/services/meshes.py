@@ -64,8 +64,7 @@ def _run(run: Callable[..., Any], given: tuple, like: Callable[[Any], list[Any]]
     """Return `run(*given)`, whose leaves are divided like the arrays that belong to their paths."""
     here = jax.sharding.get_abstract_mesh()
     meshes = (here, *(jax.typeof(leaf).sharding.mesh for leaf in _arrays(given)))
-    mesh = next((mesh for mesh in meshes if mesh.explicit_axes), None)
-    if mesh is None:
+    if (mesh := next((mesh for mesh in meshes if mesh.explicit_axes), None)) is None:
         return run(*given)
     auto = mesh.update_axis_types(dict.fromkeys(mesh.explicit_axes, AxisType.Auto))
     with jax.sharding.use_abstract_mesh(auto):

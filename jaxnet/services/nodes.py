@@ -75,7 +75,6 @@ def plain(tree: Any, x: Any = ()) -> Any:
 
 def _after(x: Any, node: Stored) -> Stored:
     """Return a node that is read after x is computed; else a compiler reads all nodes first."""
-    numbers = [a for a in jax.tree.leaves(x) if jnp.issubdtype(a.dtype, jnp.number)]
-    if not numbers:
+    if not (numbers := [a for a in jax.tree.leaves(x) if jnp.issubdtype(a.dtype, jnp.number)]):
         return node
     return jax.lax.optimization_barrier((node, jax.lax.stop_gradient(numbers[0])))[0]
