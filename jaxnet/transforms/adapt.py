@@ -125,8 +125,7 @@ def merge(layer: Layer, params: Params) -> Params:
     """
     layer = as_layer(layer, "merge", "layer")
     params = as_dict("merge", "params", params)
-    joins = [each.inside.join for each in transforms_of(layer) if each.inside.join]
-    if not joins:
+    if not (joins := [each.inside.join for each in transforms_of(layer) if each.inside.join]):
         raise TypeError(
             f"merge: layer must be made by jn.lora or jn.quantized, got a {layer.kind}. Adapt the "
             "whole net, and choose its parts by where="
@@ -145,8 +144,7 @@ class Options(NamedTuple):
 
 def options_of(layer: Layer) -> Options | None:
     """Return the options of `lora` of a layer; None if it is not adapted."""
-    found = (each.inside.options for each in transforms_of(layer) if each.kind == "lora")
-    return next(found, None)
+    return next((it.inside.options for it in transforms_of(layer) if it.kind == "lora"), None)
 
 
 def _lora(layer: Layer, options: Options) -> Layer:

@@ -205,12 +205,9 @@ def stacked_init(init: Callable, key: jax.Array, x: PyTree, n: int) -> tuple[PyT
       >>> params["kernel"].shape
       (5, 3, 4)
     """
-    draws = []
     try:
         # One by one, since drawing is faster than compiling a program for n.
-        for i in range(n):
-            draw = init(jax.random.fold_in(key, i), x)
-            draws.append(jax.tree.map(np.asarray, draw))
+        draws = [jax.tree.map(np.asarray, init(jax.random.fold_in(key, i), x)) for i in range(n)]
     except jax.errors.TracerArrayConversionError:  # inside jit or vmap
         each = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(n))
         return jax.vmap(lambda key: init(key, x))(each)

@@ -161,9 +161,7 @@ def _uses(
         uses.setdefault(path, (axes, inputs is not None))
         return own
 
-    new = {
-        path: Marked(leaf, partial(note, path)) for path, leaf in flat(params) if path in kernels
-    }
+    new = {p: Marked(leaf, partial(note, p)) for p, leaf in flat(params) if p in kernels}
     run = lambda *args, key: layer.apply(*args, key=key)  # noqa: E731
     jax.eval_shape(run, replaced(params, new), state, shapes_of(x), key=key_spec())
     return uses

@@ -167,8 +167,7 @@ def _find(params: Params) -> Params:
 
 
 def _kernels(params: Params, layer: Layer, who: str) -> Params:
-    kernels = _find(params)
-    if not kernels:
+    if not (kernels := _find(params)):
         raise ValueError(
             f"{who}: {layer.name} has no parameter named kernel or ..._kernel; its parameters: "
             f"{', '.join(params) or 'none'}"

@@ -62,8 +62,7 @@ def tap(layer: Layer, *paths: str) -> Layer:
                 found[name] = y
             return y
 
-        done = lambda: found.keys() == set(paths)  # noqa: E731
-        inside(m.watched(Watch(see, done, skipped=skipped)), x)
+        inside(m.watched(Watch(see, lambda: found.keys() == set(paths), skipped=skipped)), x)
         if missing := [path for path in paths if path not in found]:
             raise ValueError(
                 f"tap: {layer.name} has no layer {', '.join(map(repr, missing))}; "
