@@ -274,9 +274,7 @@ def _squashed(objective: Layer, train_state: TrainState, batch: PyTree) -> list[
     run = jax.jit(lambda params, x: parts.net.apply(params, train_state.state, x)[0])
     y, larger = run(train_state.params, x), run(large, x)
     floats = hasattr(y, "dtype") and jnp.issubdtype(y.dtype, jnp.floating)
-    if not (
-        floats and all(0 <= each.min() and each.max() <= 1 for each in (y, larger)) and y.any()
-    ):
+    if not (floats and y.any() and all(0 <= a.min() and a.max() <= 1 for a in (y, larger))):
         return []
     corner = (jax.grad(lambda y: of(parts.loss, y).mean())(y) < 0).astype(y.dtype)
     near, far = (float(of(parts.loss, each).mean()) for each in (corner, 3 * corner - 1))
