@@ -96,6 +96,8 @@ class Sweep(NamedTuple):
         Raises:
           KeyError: If there is no such metric or part.
         """
+        from scipy.stats import t  # slow to import, and JAX depends on scipy
+
         part = part or ("train" if self.evaluation is None else "evaluation")
         parts = {"train": self.train, "evaluation": self.evaluation}
         values = parts.get(part)
@@ -111,7 +113,7 @@ class Sweep(NamedTuple):
             n, mean = len(last), float(last.mean())
             with np.errstate(invalid="ignore"):  # for a run that diverged
                 spread = float(last.std(ddof=1)) if n > 1 else math.nan
-            half = _quantile(n - 1) * spread / math.sqrt(n) if n > 1 else math.nan
+            half = float(t.ppf(0.975, n - 1)) * spread / math.sqrt(n)  # NaN for n = 1
             low, high = mean - half, mean + half
             if share:
                 low, high = np.clip([low, high], 0, 1).tolist()
@@ -138,8 +140,7 @@ class Sweep(NamedTuple):
         rows = [[Number(f"{value:g}") for value in setting.values()] for setting in self.settings]
         for metric in metrics:
             for cells, row in zip(rows, self.rows(metric), strict=True):
-                interval = f"({row['low']:.4f} to {row['high']:.4f})"
-                cells.append(Number(f"{row['mean']:.4f} {interval}"))
+                cells.append(Number(f"{row['mean']:.4f} ({row['low']:.4f} to {row['high']:.4f})"))
         runs = f"{len(self.seeds)} {'folds' if self.folds else 'seeds'}"
         note = f"{runs} each, {self.seconds:.3g} s in all"
         return Table("", head, [tuple(cells) for cells in rows], notes=[note])
@@ -253,8 +254,7 @@ def sweep(
     items = "seeds" if own_data else "examples"
     data = data_on_device(data, "sweep: data", items)
     test = None if evaluate is None else data_on_device(evaluate, "sweep: evaluate", items)
-    if params is not None:
-        checks.check_arrays("sweep: params", params)
+    checks.check_arrays("sweep: params", params)
     own = {"data": data, "evaluate": test} if own_data else {}
     for what, tree in (own | {"params": params}).items():
         sizes = {leaf.shape[:1] for leaf in jax.tree.leaves(tree)}
@@ -296,10 +296,8 @@ def sweep(
             run = measure(objective, min(size, many), cut, carried=carried)
             given = train_state.params, train_state.state, test, jax.random.key(0), jnp.int32(0)
             sums.append(run(*given)[0])
-        return train_state, [
-            {n: total / jnp.where(weight == 0, 1, weight) for n, (total, weight) in each.items()}
-            for each in sums
-        ]
+        mean = lambda total, weight: total / jnp.where(weight == 0, 1, weight)  # noqa: E731
+        return train_state, [{name: mean(*pair) for name, pair in each.items()} for each in sums]
 
     # Runs with the same seed share their randomness, so the order of examples is drawn once per
     # seed.
@@ -420,10 +418,3 @@ def _settings(grid: Mapping[str, Sequence[float]]) -> list[dict[str, float]]:
             raise TypeError(f"sweep: grid[{name!r}] must be a sequence of numbers, got {values!r}")
     combinations = itertools.product(*grid.values())
     return [dict(zip(grid, map(float, values), strict=True)) for values in combinations]
-
-
-def _quantile(freedom: int) -> float:
-    """Return the two-sided 95% quantile of Student's t distribution."""
-    from scipy.stats import t  # slow to import, and JAX depends on scipy
-
-    return float(t.ppf(0.975, freedom))
