@@ -55,8 +55,7 @@ def by_path(
 
     def labels(params: Params) -> Params:
         paths = [path for path, _ in flat(params, None)]
-        found = first_fits("by_path", optimizers, paths)
-        if None in found:
+        if None in (found := first_fits("by_path", optimizers, paths)):
             raise ValueError(
                 f"by_path: no pattern fits {paths[found.index(None)]}; add one for the rest, such "
                 'as {"*": optax.adamw(1e-3)}'

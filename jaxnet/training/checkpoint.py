@@ -230,8 +230,7 @@ def _slices(spans: list[range], inside: list[range]) -> tuple[slice, ...]:
 
 def _empty(leaf: Any) -> str:
     """Return the name of an empty entry of a tree, None or an empty container; "" for any leaf."""
-    found = (word for word, kind in _EMPTY.items() if isinstance(leaf, kind) and not leaf)
-    return next(found, "")
+    return next((word for word, kind in _EMPTY.items() if isinstance(leaf, kind) and not leaf), "")
 
 
 def _named(tree: PyTree, who: str) -> dict[str, Any]:

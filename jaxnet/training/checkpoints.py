@@ -188,10 +188,10 @@ class Checkpoints:
             except OSError as error:
                 passed[step] = str(error)
                 if step in self._steps():
-                    false = by_first(lambda: damage(self.folder / str(step))) is None  # noqa: B023
-                    self._damaged[step] = false
+                    path = self.folder / str(step)
+                    self._damaged[step] = by_first(partial(damage, path)) is None
                     warn(
-                        f"Checkpoints: {self.folder / str(step)} is damaged and skipped ({error}); "
+                        f"Checkpoints: {path} is damaged and skipped ({error}); "
                         f"the next save renames it to {step}.damaged"
                     )
         if passed:
@@ -219,8 +219,7 @@ class Checkpoints:
             )
         self._wait()
         while True:
-            step = by_first(lambda: self._best_of(self._listed()))
-            if step is None:
+            if (step := by_first(lambda: self._best_of(self._listed()))) is None:
                 raise ValueError(f"Checkpoints.best: there is no checkpoint in {self.folder}")
             if self._name not in (has := self._scalars(step)):
                 raise ValueError(f"Checkpoints.best: {self._name!r} is not among {', '.join(has)}")
@@ -257,11 +256,9 @@ class Checkpoints:
             self.close()
 
     def _listed(self) -> list[int]:
-        with suppress(FileNotFoundError):
-            folders = [path for path in self.folder.iterdir() if path.is_dir()]
-            names = (path.name for path in folders if path.name.isdecimal())
-            return sorted(int(name) for name in names if str(int(name)) == name)  # not "007"
-        return []
+        paths = self.folder.iterdir() if self.folder.exists() else ()
+        names = [path.name for path in paths if path.name.isdecimal() and path.is_dir()]
+        return sorted(int(name) for name in names if str(int(name)) == name)  # not "007"
 
     def _steps(self) -> list[int]:
         """Return the steps in the folder, the same in all processes."""

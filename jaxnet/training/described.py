@@ -45,12 +45,8 @@ def describe_run(trainer: Trainer, data: PyTree, shuffle: bool | None) -> dict[s
     objective, optimizer = trainer._kept.programs.of(
         "described", lambda: (_objective(trainer.objective), _computed(trainer.optimizer))
     )
-    return {
-        "objective": objective,
-        "optimizer": optimizer,
-        "data": _arrays(data) if data is not None else None,
-        "shuffle": shuffle,
-    }
+    data = None if data is None else _arrays(data)
+    return {"objective": objective, "optimizer": optimizer, "data": data, "shuffle": shuffle}
 
 
 def check_run(before: dict[str, Any] | None, now: dict[str, Any]) -> None:

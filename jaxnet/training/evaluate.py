@@ -330,10 +330,8 @@ def is_stream(data: Any) -> bool:
 
 def data_on_device(data: PyTree, who: str, items: str = "examples") -> PyTree:
     """Check the arrays and move them to the default device."""
-    return jax.tree_util.tree_map_with_path(
-        lambda path, leaf: to_device(who, path_name(path) or "the array", leaf),
-        as_rows(data, who, items),
-    )
+    move = lambda path, leaf: to_device(who, path_name(path) or "the array", leaf)  # noqa: E731
+    return jax.tree_util.tree_map_with_path(move, as_rows(data, who, items))
 
 
 def means(sums: dict[str, Average]) -> dict[str, Any]:

@@ -506,8 +506,7 @@ def truncated_bptt(net: Layer, loss: Compare) -> Layer:
 
     def apply(run, params, state, batch):
         x, start, targets = parts(batch)
-        rows = jax.tree.leaves(state["carry"])[0].shape[0]
-        if rows != start.shape[0]:
+        if (rows := jax.tree.leaves(state["carry"])[0].shape[0]) != start.shape[0]:
             raise ValueError(
                 f"truncated_bptt: the carry has {rows} rows, the batch {start.shape[0]}; "
                 "initialize with one batch, trainer.init(key, batch), and keep its batch_size"
@@ -570,10 +569,8 @@ def added(sums: dict[str, Average], found: dict[str, Average]) -> dict[str, Aver
       >>> sums["loss"]
       Average(mean=13.0, weight=6.0)
     """
-    return {
-        name: Average(s.mean + found[name].mean * found[name].weight, s.weight + found[name].weight)
-        for name, s in sums.items()
-    }
+    add = lambda s, a: Average(s.mean + a.mean * a.weight, s.weight + a.weight)  # noqa: E731
+    return {name: add(s, found[name]) for name, s in sums.items()}
 
 
 def averaged(
@@ -651,8 +648,7 @@ def _averages(output: Any, batch: PyTree, weights: Any, who: str) -> dict[str, A
 def _average(name: str, values: Any, rows: int, weights: Any, who: str) -> Average:
     counted = None
     if isinstance(values, tuple):
-        shapes = [jnp.shape(leaf) for leaf in values]
-        if shapes != [(rows,), (rows,)]:
+        if (shapes := [jnp.shape(leaf) for leaf in values]) != [(rows,), (rows,)]:
             raise ValueError(
                 f"{who}: {name} must be a pair (totals, weights), {(rows,)} each, got {shapes}"
             )

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
-from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding
+from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from jaxnet.services import memory, peers
@@ -33,13 +33,8 @@ class Shardings(NamedTuple):
     each: tuple[NamedSharding, ...]
     structure: Any
 
-    @property
-    def mesh(self) -> Mesh | AbstractMesh:
-        return self.each[0].mesh
-
-    @property
-    def tree(self) -> PyTree:
-        return jax.tree.unflatten(self.structure, self.each)
+    mesh = property(lambda self: self.each[0].mesh)
+    tree = property(lambda self: jax.tree.unflatten(self.structure, self.each))
 
 
 def shardings_of(tree: PyTree) -> Shardings | None:
@@ -51,8 +46,7 @@ def shardings_of(tree: PyTree) -> Shardings | None:
     """
     leaves, structure = jax.tree.flatten(tree)
     found = [getattr(leaf, "sharding", None) for leaf in leaves]
-    mesh = next((sharding.mesh for sharding in found if _on_mesh(sharding)), None)
-    if mesh is None:
+    if (mesh := next((sharding.mesh for sharding in found if _on_mesh(sharding)), None)) is None:
         return None
     whole = NamedSharding(mesh, P())
     return Shardings(tuple(s if _on_mesh(s) else whole for s in found), structure)
@@ -189,8 +183,7 @@ def check_batch(who: str, data: PyTree, size: int) -> Shardings | None:
       >>> check_batch("fit", jnp.ones((8, 3)), 4) is None
       True
     """
-    shardings = shardings_of(data)
-    if shardings is None:
+    if (shardings := shardings_of(data)) is None:
         return None
     for leaf, sharding in zip(jax.tree.leaves(data), shardings.each, strict=True):
         parts = leaf.shape[0] // sharding.shard_shape(leaf.shape)[0]
@@ -253,8 +246,7 @@ def check_processes(who: str, train_state: PyTree, data: PyTree) -> None:
     Example:
       >>> check_processes("fit", {"kernel": np.ones(3)}, np.ones((5, 3)))
     """
-    count = jax.process_count()
-    if count == 1:
+    if (count := jax.process_count()) == 1:
         return
     peers.events.append(who)
     given = {"train_state": (train_state, ""), "data": (data, ", P('data'), local=True")}
@@ -279,6 +271,5 @@ def _is_explicit(sharding: NamedSharding) -> bool:
 
 def _on_mesh(sharding: Any) -> TypeGuard[NamedSharding]:
     """Return whether programs depend on the mesh; False for one device with Auto axes."""
-    return isinstance(sharding, NamedSharding) and (
-        sharding.mesh.size > 1 or _is_explicit(sharding)
-    )
+    named = isinstance(sharding, NamedSharding)
+    return named and (sharding.mesh.size > 1 or _is_explicit(sharding))

@@ -120,7 +120,7 @@ class Resident:
         self.data = data_on_device(data, "fit: data")
         count = jax.tree.leaves(self.data)[0].shape[0]
         self.size = min(size, count)
-        self.steps: int | None = -(-count // self.size)
+        self.steps = -(-count // self.size)
 
     def joined(self, train_state: TrainState) -> TrainState:
         """Return the train_state on the mesh of the data; raise if the two do not fit."""
@@ -143,7 +143,7 @@ class Resident:
     def resume(self, position: Position) -> None:
         """Raise if a position belongs to other data or batches."""
         size, done = position.size, position.done
-        if position.loader is not None or size != self.size or done >= (self.steps or 0):
+        if position.loader is not None or size != self.size or done >= self.steps:
             raise ValueError(
                 f"fit: the position belongs to a run with batches of {size} examples, {done} "
                 f"steps into a pass; these data have {self.steps} batches of {self.size}"
@@ -153,7 +153,6 @@ class Resident:
         self, train_state: TrainState, position: Position, limit: int | None, bar: Any, pace: "Pace"
     ) -> tuple[TrainState, Totals | None, Position]:
         """Run at most `limit` steps, and no further than the end of the pass."""
-        assert self.steps is not None
         key = None if position.key is None else _given(np.asarray(position.key, np.uint32))
         begin, advance = self.programs
         train_state, (key, order, totals) = begin(train_state, self.data, key)
@@ -272,8 +271,7 @@ class Batches:
                 look = len(seen) + pace.steps
             elif not several:
                 pace.stopped = preemption.asked()
-        done = position.done + len(seen)
-        if not done:
+        if not (done := position.done + len(seen)):
             raise Spent(
                 "fit: the data yielded no batch; an iterator can be used once only, so pass "
                 "a loader, or an object whose __iter__ starts over for each epoch"
@@ -350,8 +348,7 @@ class Batches:
         if not hasattr(self.iterator, "get_state") or counts or len(self.first) > 1:
             return
         leaves = [leaf for leaf in jax.tree.leaves(batch) if leaf.is_fully_addressable]
-        sums = [zlib.crc32(np.asarray(leaf).tobytes()) for leaf in leaves]
-        self.first[epoch] = hash(tuple(sums))
+        self.first[epoch] = hash(tuple([zlib.crc32(np.asarray(leaf).tobytes()) for leaf in leaves]))
         if len(self.first) == 2 and len(set(self.first.values())) == 1 and leaves:
             warn(
                 "fit: two passes began with the same batch: the loader starts over in the same "

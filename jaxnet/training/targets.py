@@ -94,8 +94,7 @@ def check_bytes(net: Layer, x: PyTree, who: str) -> None:
       >>> check_bytes(net, np.ones((3, 4), np.uint8), "fit")
     """
     for path, leaf in flat(x):
-        values = known(leaf)
-        if values is None or not values.size:
+        if (values := known(leaf)) is None or not values.size:
             continue
         unit = lambda v=values: is_float(v) and 0 <= v.min() <= v.max() <= 1  # noqa: E731
         seen = memo_of(net.apply).of(("floats in [0, 1]", path), unit)

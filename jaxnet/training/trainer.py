@@ -11,11 +11,10 @@ import numpy as np
 import optax
 
 from jaxnet.core import Layer, Params, State, child_key
-from jaxnet.services import checks
+from jaxnet.services import checks, memory
 from jaxnet.services.functions import function_name
 from jaxnet.services.keywords import explain_keywords
 from jaxnet.services.markup import html_line
-from jaxnet.services.memory import keep_by_default
 from jaxnet.services.trees import Memo, PyTree, describe, floats_of, with_floats
 from jaxnet.training.accumulate import accumulated
 from jaxnet.training.interrupts import is_spent, uninterrupted
@@ -215,7 +214,7 @@ def trainer(
     checks.all_at_least("trainer", accumulate=accumulate, shapes=shapes)
     checks.check_options("trainer", donate=donate)
     checks.within("trainer", "loss_scale", loss_scale, "(0, inf)", optional=True)
-    keep_by_default()
+    memory.keep_by_default()
     optimizer = optax.with_extra_args_support(optimizer)
     kept = Kept(Watcher(shapes), Memo((objective, optimizer)))
     # Eager zeros would compile for each shape.
@@ -247,8 +246,7 @@ def trainer(
         scaling, opt_state = None, train_state.opt_state
         if isinstance(opt_state, LossScale):
             scaling, opt_state = opt_state, opt_state.optimizer
-        given = jax.tree.structure(opt_state)
-        if given != needed:
+        if (given := jax.tree.structure(opt_state)) != needed:
             raise ValueError(
                 "step: opt_state belongs to another optimizer; initialize with this trainer: "
                 f"trainer.init(key, batch)\n  expected {needed}\n  got      {given}"
@@ -277,8 +275,7 @@ def trainer(
         # The direction of ascent, which optax expects; JAX's gradient is its conjugate.
         grads = jax.tree.map(jnp.conj, grads)
         if scaling is not None:
-            unscaled = lambda grad: (grad / scaling.loss_scale).astype(grad.dtype)  # noqa: E731
-            grads = jax.tree.map(unscaled, grads)
+            grads = jax.tree.map(lambda grad: (grad / scaling.loss_scale).astype(grad.dtype), grads)
         extra = {"value": found["loss"].mean, "grad": grads, "value_fn": value_of}
         with jax.named_scope("optimizer"):
             updates, opt_state = _updates(optimizer, grads, opt_state, start, extra)

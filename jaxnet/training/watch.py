@@ -148,8 +148,7 @@ def warn_skipped(params: Params, scales: list[LossScale], finite: np.ndarray) ->
 
 def _named(params: Params, finite: np.ndarray) -> str:
     """Return the paths of the leaves whose gradient is not finite."""
-    pairs = zip(flat(params, None), finite, strict=True)
-    which = [path for (path, _), fine in pairs if not fine]
+    which = [path for (path, _), fine in zip(flat(params, None), finite, strict=True) if not fine]
     return ", ".join(which[:8]) + (f" and {len(which) - 8} more" if len(which) > 8 else "")
 
 
