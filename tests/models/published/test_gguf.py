@@ -72,6 +72,19 @@ def test_a_file_is_the_model_that_was_written(kind, how, error, tmp_path):
     assert np.abs(found - wanted).max() < error * np.abs(wanted).max()
 
 
+def test_integers_of_8_bits_are_those_of_the_file(tmp_path):
+    gguf = pytest.importorskip("gguf")
+    written(tmp_path / "model.gguf", "llama", "Q8_0")
+    net, params, _ = load(tmp_path / "model.gguf")
+    small = jn.quantize(jn.quantized(net, 8, group=32), params, IDS)
+    files = {tensor.name: tensor for tensor in gguf.GGUFReader(tmp_path / "model.gguf").tensors}
+    blocks = files["blk.1.ffn_gate.weight"].data.reshape(96, -1, 34)  # a scale, 32 integers
+    found = small["block_1"]["mlp_in"]["kernel"]
+    scales = blocks[..., :2].copy().view(np.float16)[..., 0]
+    np.testing.assert_array_equal(found["int8"], blocks[..., 2:].view(np.int8).reshape(96, 64).T)
+    np.testing.assert_array_equal(found["scale"], scales.T)
+
+
 def test_what_is_not_known_is_named(tmp_path):
     pytest.importorskip("gguf")
     (tmp_path / "text.gguf").write_text("nothing of llama.cpp")
