@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import jaxnet as jn
-from tests.helpers import jit_apply, jit_pull, refused
+from tests.helpers import close, jit_apply, jit_pull, refused
 
 # Values of the lectures.
 
@@ -64,10 +64,6 @@ def test_fresh_outputs_have_variance_near_one():
 # Parity with PyTorch: values and gradients.
 
 
-def close(a, b):
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, 1e-10, 1e-10), a, b)
-
-
 @pytest.mark.parametrize("stride, padding, output_padding, dilation, groups", [
     (1, 0, 0, 1, 1), (2, 1, 1, 1, 3), (3, 2, 1, 2, 1),
 ])  # fmt: skip
@@ -94,7 +90,7 @@ def test_conv_transpose_is_that_of_pytorch(x64, stride, padding, output_padding,
     last = [np.moveaxis(np.asarray(a), 1, -1) for a in (x.detach(), y.detach(), x.grad, cotangent)]
     run = lambda given: layer.apply(given[0], {}, given[1])[0]  # noqa: E731
     found = jit_pull(run, (params, last[0]), last[3])
-    close(found, (last[1], ({"kernel": kernel(w.grad)}, last[2])))
+    close(found, (last[1], ({"kernel": kernel(w.grad)}, last[2])), 1e-10)
 
 
 @pytest.mark.slow
@@ -108,7 +104,7 @@ def test_conv_transpose_is_that_of_flax(x64, padding, window, strides):
     )
     params = jax.jit(theirs.init)(jax.random.key(1), x)["params"]
     ours = jn.conv_transpose(6, window, strides=strides, padding=padding)
-    close(jit_apply(ours, params, {}, x)[0], jax.jit(theirs.apply)({"params": params}, x))
+    close(jit_apply(ours, params, {}, x)[0], jax.jit(theirs.apply)({"params": params}, x), 1e-10)
 
 
 @refused([
@@ -118,9 +114,7 @@ def test_conv_transpose_is_that_of_flax(x64, padding, window, strides):
     (lambda: jn.conv(4, 3, groups=2), (2, 8, 8, 3), "2 groups must divide the 3 inputs"),
     (lambda: jn.conv(4, 3), (28, 28), r"conv: expected an input of .*x\[None\]"),
     (lambda: jn.conv(4, (3, 3)), (2, 8, 3), "kernel_size needs 1 entries.*got .3, 3."),
-    (lambda: jn.conv(4, 3, strides=0), (2, 8, 3), "strides must be whole numbers"),
     (lambda: jn.conv(4, b"x"), None, "kernel_size must be whole numbers"),
-    (lambda: jn.conv(4, 3, padding="same"), (2, 8, 3), 'padding must be "SAME", "VALID"'),
     (lambda: jn.conv(4, 3, padding=(1, 2)), (2, 8, 3), r"got \(1, 2\)"),
     (lambda: jn.conv(4, 3, padding="CAUSAL"), (2, 8, 8, 3), "for one spatial axis"),
     (lambda: jn.conv(4, 9, padding="VALID"), (2, 8, 8, 3), r"window of \(9, 9\).*smaller"),

@@ -72,15 +72,6 @@ def test_a_square_mask_of_two_axes_is_refused():
         expand_mask("a", causal, (4, 2, 5, 5))
 
 
-@pytest.mark.slow
-def test_is_jaxs_own_attention():
-    """jax 0.10, in float32, its precision."""
-    q, k, v = (a.astype(jnp.float32) for a in (draw(2, 5, 4, 6), *draw(2, 2, 7, 2, 6)))
-    mask = jnp.asarray(np.random.default_rng(1).random((2, 1, 5, 7)) < 0.6).at[..., 0].set(True)
-    y, _ = dot_product_attention(q, k, v, mask)
-    np.testing.assert_allclose(y, jax.nn.dot_product_attention(q, k, v, mask=mask), 1e-5, 1e-5)
-
-
 @pytest.mark.parametrize(("capability", "dtype", "head_size", "fits"), [
     (8.0, jnp.bfloat16, 64, True),
     (9.0, jnp.bfloat16, 256, True),

@@ -145,20 +145,6 @@ def test_windows_of_one_lowest_number_stay_in_the_input():
     assert (y == -jnp.inf).all() and float(pull(jnp.ones_like(y))[0].sum()) == y.size
 
 
-def test_second_derivatives_and_vmap():
-    layer = jn.max_pool(2, strides=1)
-    x = jax.random.permutation(jax.random.key(0), jnp.linspace(-1, 1, 2 * 12 * 16))
-    x = x.reshape(2, 1, 3, 4, 16)
-
-    def energy(x):
-        return (layer.apply({}, {}, x)[0] ** 3).sum()
-
-    check_grads(jax.jit(energy), (x[0],), 2, rtol=0.02, eps=1e-3)
-    gradient = jax.jit(jax.grad(energy))
-    each = jnp.stack([gradient(one) for one in x])
-    np.testing.assert_allclose(jax.jit(jax.vmap(gradient))(x), each, 1e-6)
-
-
 @pytest.mark.parametrize("change", [
     lambda x: x[..., :15], lambda x: x.astype(jnp.bfloat16), lambda x: jnp.stack([x, x, x], 1),
 ], ids=["features", "dtype", "volume"])  # fmt: skip
