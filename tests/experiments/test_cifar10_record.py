@@ -270,25 +270,6 @@ def test_muon_orthogonalizes_the_step_and_keeps_the_norm_of_kernels():
     assert 0.5 < np.diag(inside).min() and np.diag(inside).max() < 1.3
 
 
-@pytest.mark.slow
-def test_look_ahead_continues_from_the_average_and_ends_on_it():
-    def state(value):
-        value = {"w": jnp.float32(value)}
-        return jn.TrainState(jnp.int32(0), value, value, {}, jnp.zeros(2, jnp.uint32))
-
-    def after(done, fast=2.0, slow=1.0, steps=12):
-        train_state, average = record.look_ahead(
-            state(fast), ({"w": jnp.float32(slow)},) * 2, jnp.int32(done), steps
-        )
-        assert train_state.params == train_state.state and average[0] == average[1]
-        return float(train_state.params["w"]), float(average[0]["w"])
-
-    assert after(4) == (2.0, 1.0)  # between two averages
-    mixed = 2 - 0.95**5 * (10 / 12) ** 3
-    np.testing.assert_allclose(after(10), (mixed, mixed), rtol=1e-6)
-    assert after(12) == (1.0, 1.0)  # the last steps are dropped, as in the original
-
-
 @pytest.mark.long
 @pytest.mark.parametrize("optimizer", record.OPTIMIZERS)
 def test_runs_differ_by_seed_and_repeat(optimizer, monkeypatch, tmp_path):

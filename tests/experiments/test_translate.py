@@ -13,9 +13,8 @@ pytest.importorskip("sacrebleu", reason="needs the extra jaxnet-toolkit[text]")
 import jaxnet as jn
 from experiments import translate
 from experiments.translate import Config, Texts, translation_transformer
-from tests import helpers
 from tests import layer_values as values
-from tests.models.test_rnnsearch import GIVEN, LENGTHS, SOURCE, TARGET, in_chunks, searches
+from tests.models.test_rnnsearch import GIVEN, LENGTHS, SOURCE, TARGET, in_chunks, search_loops
 
 SENTENCES = ["Ein Hund läuft.", "", "Zwei Männer spielen im Freien Fußball, Hund!", "Hund"]
 TINY = {"vocabulary": 290, "features": 8, "layers": 1, "buckets": 1, "longest": 12, "beams": 2}
@@ -136,19 +135,9 @@ def test_whole_and_chunks_have_the_values_of_numpy():
 
 
 @pytest.mark.slow
-def test_beams_have_the_values_of_single_steps_by_hand():
-    """Taken from loops that kept the caches and the projected memory of each beam by hand."""
-    _, (beams, _, scores), program = searches(*drawn(), end=5)
-    two, four, later = [2] * 6, [2, 4, 2, 2, 2, 2], [2, 2, 4, 2, 2, 2]
-    assert beams.tolist() == [[four, two, later], [two, four, later], [two, four, later]]
-    wanted = [
-        [-2.9544491219, -2.9626940339, -2.9824861093],
-        [-2.9370112192, -2.9436595712, -2.9727307888],
-        [-2.8180694923, -2.8640140051, -2.8938314284],
-    ]
-    np.testing.assert_allclose(scores, wanted, rtol=1e-5)
-    # Two blocks, and the logits. The keys and values of the memory are computed before the loop.
-    *others, search = sorted(helpers.loops(program))  # the others write the caches
+def test_a_search_projects_the_memory_before_its_loop():
+    """Two blocks, and the logits; the others write the caches."""
+    *others, search = search_loops(*drawn(), end=5)
     assert not any(loop.products for loop in others)
     assert search.products == 2 * 8 + 1 and "/encoder/" not in search.text
 

@@ -21,6 +21,17 @@ STAGES = {
         "pool_2": (13, 13, 256), "conv_3": (13, 13, 384), "conv_4": (13, 13, 384),
         "conv_5": (13, 13, 256), "pool_5": (6, 6, 256), "flatten": (9216,), "dense_6": (4096,),
         "dense_7": (4096,)}),
+    "cifar_resnet": (lambda: models.cifar_resnet(20, 7), (32, 32), {
+        "block_3/conv_1": (32, 32, 16), "block_4/shortcut": (16, 16, 32),
+        "block_6/conv_2": (16, 16, 32), "block_7/shortcut": (8, 8, 64),
+        "block_9/norm_2": (8, 8, 64), "global_avg_pool": (64,),
+        **dict.fromkeys(f"block_{i}/shortcut" for i in (1, 3, 5, 8))}),
+    "resnet": (lambda: models.resnet(50, 7), (224, 224), {
+        "conv_0": (112, 112, 64), "max_pool": (56, 56, 64), "stage_1_block_3": (56, 56, 256),
+        "stage_1_block_1/shortcut": (56, 56, 256), "stage_2_block_4": (28, 28, 512),
+        "stage_2_block_1/conv_1": (56, 56, 128),  # strides come with the 3x3 window
+        "stage_2_block_2/shortcut": None, "stage_3_block_6": (14, 14, 1024),
+        "stage_4_block_3": (7, 7, 2048)}),
     "googlenet": (lambda: models.googlenet(classes=7), (224, 224), {
         "conv_1": (112, 112, 64), "pool_1": (56, 56, 64), "conv_2": (56, 56, 192),
         "pool_2": (28, 28, 192), "inception_3a": (28, 28, 256), "inception_3b": (28, 28, 480),
