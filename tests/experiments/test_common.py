@@ -11,20 +11,7 @@ import optax
 import pytest
 
 import jaxnet as jn
-from experiments.common import (
-    Output,
-    Seeds,
-    TrainSize,
-    deviation,
-    main,
-    mean_std,
-    over_seeds,
-    per_class,
-    plot_by_labels,
-    run_epochs,
-    save,
-    total_steps,
-)
+from experiments import common
 from jaxnet.viz.style import new_figure
 from tests.helpers import refused
 
@@ -32,7 +19,7 @@ DRAWS = True
 
 
 @dataclass(frozen=True)
-class Config(TrainSize, Seeds, Output):
+class Config(common.TrainSize, common.Seeds, common.Output):
     """Options of a made-up experiment."""
 
     output: Path = Path("runs/made_up")
@@ -50,8 +37,8 @@ def test_defaults_and_options_of_the_bases():
     config = Config(seed=3, padding=-1)  # 0 by default: any int
     assert (config.seeds, config.train_size, config.data_dir) == (2, None, None)
     assert list(config.all_seeds) == [3, 4]
-    assert over_seeds(lambda seed: seed**2, config) == [9, 16]
-    assert total_steps(9, config) == 3 * 3
+    assert common.over_seeds(lambda seed: seed**2, config) == [9, 16]
+    assert common.total_steps(9, config) == 3 * 3
 
 
 @refused([
@@ -100,30 +87,34 @@ def test_main_reads_options_runs_and_prints_the_time(monkeypatch, capsys):
     pytest.importorskip("tyro")
     seen = []
     monkeypatch.setattr(sys, "argv", ["made_up", "--seeds", "5", "--model", "large"])
-    main(Config, seen.append)
+    common.main(Config, seen.append)
     assert seen == [Config(seeds=5, model="large")]
     assert " s of CPU" in capsys.readouterr().out
 
 
 def test_mean_and_deviation_as_text():
-    assert mean_std([0.98, 0.99, 1.0]) == "99.00 ± 1.00%"
-    assert mean_std([1.0, 3.0], ".1f", ends=True) == "2.0 ± 1.4 (1.0 to 3.0)"
-    assert mean_std([0.5], ends=True) == "50.00%"
-    assert deviation([1.0, 3.0]) == pytest.approx(2**0.5) and np.isnan(deviation([1.0]))
+    assert common.mean_std([0.98, 0.99, 1.0]) == "99.00 ± 1.00%"
+    assert common.mean_std([1.0, 3.0], ".1f", ends=True) == "2.0 ± 1.4 (1.0 to 3.0)"
+    assert common.mean_std([0.5], ends=True) == "50.00%"
+    assert common.deviation([1.0, 3.0]) == pytest.approx(2**0.5) and np.isnan(
+        common.deviation([1.0])
+    )
 
 
 def test_examples_per_class_are_drawn_once():
     y = np.array([0, 1, 1, 2, 0, 2, 1, 0, 2])
-    rows = per_class(y, 2, seed=0)
+    rows = common.per_class(y, 2, seed=0)
     assert sorted(y[rows]) == [0, 0, 1, 1, 2, 2] and len(set(rows)) == 6
-    assert (per_class(y, 2, seed=0) == rows).all()
+    assert (common.per_class(y, 2, seed=0) == rows).all()
 
 
 @pytest.mark.slow
 def test_epochs_of_a_training_from_scratch(capsys):
     x = np.linspace(-1, 1, 9, dtype=np.float32)[:, None]
     trainer = jn.trainer(jn.supervised(jn.dense(1), optax.squared_error), optax.sgd(0.1))
-    epochs = run_epochs(trainer, (x, 2 * x), seed=0, epochs=12, batch_size=4, evaluate=(x, x))
+    epochs = common.run_epochs(
+        trainer, (x, 2 * x), seed=0, epochs=12, batch_size=4, evaluate=(x, x)
+    )
     assert [epoch.number for epoch in epochs] == [*range(1, 13)]
     assert epochs[-1].train["loss"] < epochs[0].train["loss"] and epochs[-1].evaluation is not None
     assert capsys.readouterr().out.count("epoch") == 6
@@ -133,7 +124,9 @@ def test_figures_are_saved_and_named(tmp_path):
     figure = new_figure(3, 2)
     axes = figure.subplots()
     two = {10: np.array([0.5, 0.7]), 0: np.array([0.9, 0.9])}
-    plot_by_labels(axes, {"ours": two, "theirs": {10: np.array([0.4]), 0: np.array([0.8])}}, 0.1)
+    common.plot_by_labels(
+        axes, {"ours": two, "theirs": {10: np.array([0.4]), 0: np.array([0.8])}}, 0.1
+    )
     assert [label.get_text() for label in axes.get_xticklabels()] == ["10", "all"]
-    (path,) = save({"accuracy": figure}, tmp_path / "new")
+    (path,) = common.save({"accuracy": figure}, tmp_path / "new")
     assert path == tmp_path / "new" / "accuracy.png" and path.stat().st_size > 1000

@@ -8,15 +8,6 @@ import numpy as np
 import pytest
 
 from jaxnet.ops import attention as ops
-from jaxnet.ops.attention import (
-    Scoring,
-    cuda_capability,
-    dot_product_attention,
-    expand_mask,
-    fits_cudnn,
-    in_window,
-    masked_softmax,
-)
 
 
 def draw(*shape, seed=0):
@@ -26,14 +17,16 @@ def draw(*shape, seed=0):
 def test_masked_softmax_by_hand():
     scores = jnp.log(jnp.array([[1.0, 2.0, 5.0], [3.0, 1.0, 4.0]]))
     mask = jnp.array([[True, True, False], [True, True, True]])
-    y = masked_softmax(scores, mask)
+    y = ops.masked_softmax(scores, mask)
     np.testing.assert_allclose(y, [[1 / 3, 2 / 3, 0], [3 / 8, 1 / 8, 1 / 2]], rtol=1e-6)
-    np.testing.assert_allclose(masked_softmax(scores, None)[0], [1 / 8, 2 / 8, 5 / 8], rtol=1e-6)
+    np.testing.assert_allclose(
+        ops.masked_softmax(scores, None)[0], [1 / 8, 2 / 8, 5 / 8], rtol=1e-6
+    )
 
 
 def test_masked_softmax_without_any_entry_has_gradient_0():
     def first(scores):
-        return masked_softmax(scores, jnp.zeros((2, 3), bool))[:, 0].sum()
+        return ops.masked_softmax(scores, jnp.zeros((2, 3), bool))[:, 0].sum()
 
     with jax.debug_nans(True):
         assert not jax.grad(first)(jnp.ones((2, 3))).any()
@@ -45,12 +38,12 @@ def test_the_forms_of_a_mask():
     whole = jnp.broadcast_to(seen[:, None, None], (2, 4, 5, 3))
     forms = whole[:, :1, 0], whole[:, 0], whole[:, :1, :1], whole[:, :1], whole
     for form in (lengths, seen, *forms):
-        full = jnp.broadcast_to(expand_mask("a", form, (2, 4, 5, 3))[0], (2, 4, 5, 3))
+        full = jnp.broadcast_to(ops.expand_mask("a", form, (2, 4, 5, 3))[0], (2, 4, 5, 3))
         np.testing.assert_array_equal(full, whole)
-    assert expand_mask("a", None, (2, 4, 5, 3)) == (None, None)
+    assert ops.expand_mask("a", None, (2, 4, 5, 3)) == (None, None)
     words = r"a: a mask is lengths, integers \(2,\).*got \(3,\) int32"
     with pytest.raises(ValueError, match=words):
-        expand_mask("a", jnp.array([1, 2, 3]), (2, 4, 5, 3))
+        ops.expand_mask("a", jnp.array([1, 2, 3]), (2, 4, 5, 3))
 
 
 def test_a_square_mask_of_two_axes_is_refused():
@@ -60,16 +53,16 @@ def test_a_square_mask_of_two_axes_is_refused():
         mask = causal[: shape[2]]
         words = r"a: .* could be \(batch, places\) or \(time, places\)"
         with pytest.raises(ValueError, match=words):
-            expand_mask("a", mask, shape)
-        by_query, _ = expand_mask("a", mask[None], shape)
-        by_sequence, _ = expand_mask("a", mask[:, None], shape)
+            ops.expand_mask("a", mask, shape)
+        by_query, _ = ops.expand_mask("a", mask[None], shape)
+        by_sequence, _ = ops.expand_mask("a", mask[:, None], shape)
         np.testing.assert_array_equal(by_query, mask[None, None])
         np.testing.assert_array_equal(by_sequence, mask[:, None, None])
-    one, _ = expand_mask("a", causal[:1], (1, 2, 1, 5))  # both readings agree
+    one, _ = ops.expand_mask("a", causal[:1], (1, 2, 1, 5))  # both readings agree
     np.testing.assert_array_equal(one, causal[None, None, :1])
     words = r"booleans \(4, 5\), \(4 or 1, 5 or 1, 5\) .*got \(5, 5\)"
     with pytest.raises(ValueError, match=words):
-        expand_mask("a", causal, (4, 2, 5, 5))
+        ops.expand_mask("a", causal, (4, 2, 5, 5))
 
 
 @pytest.mark.parametrize(("capability", "dtype", "head_size", "fits"), [
@@ -82,7 +75,7 @@ def test_a_square_mask_of_two_axes_is_refused():
     (0.0, jnp.bfloat16, 64, False),
 ])  # fmt: skip
 def test_fits_cudnn(capability, dtype, head_size, fits):
-    assert fits_cudnn(capability, dtype, head_size) is fits
+    assert ops.fits_cudnn(capability, dtype, head_size) is fits
 
 
 @pytest.mark.parametrize(("device", "cudnn", "capability"), [
@@ -94,12 +87,12 @@ def test_fits_cudnn(capability, dtype, head_size, fits):
 def test_capability_of_a_gpu_here_or_elsewhere(device, cudnn, capability, monkeypatch):
     monkeypatch.setattr(jax, "devices", lambda: [SimpleNamespace(**device)])
     monkeypatch.setattr(ops, "_has_cudnn", lambda: cudnn)
-    assert cuda_capability() == capability
+    assert ops.cuda_capability() == capability
 
 
 def test_floats_of_a_mask_are_added_and_minus_infinity_masks():
     bias = jnp.array([0.5, -jnp.inf, -2.0]).reshape(1, 1, 1, 3)
-    seen, added = expand_mask("a", bias, (2, 4, 5, 3))
+    seen, added = ops.expand_mask("a", bias, (2, 4, 5, 3))
     assert seen.ravel().tolist() == [True, False, True]
     assert added.ravel().tolist() == [0.5, 0.0, -2.0]
 
@@ -110,8 +103,8 @@ def test_a_nan_to_add_does_not_mask(x64):
     q, k, v = (draw(1, 3, 2, 4, seed=i) for i in range(3))
 
     def attend(bias):
-        seen, added = expand_mask("a", bias, (1, 2, 3, 3))
-        y, _ = dot_product_attention(q, k, v, seen, Scoring(bias=added))
+        seen, added = ops.expand_mask("a", bias, (1, 2, 3, 3))
+        y, _ = ops.dot_product_attention(q, k, v, seen, ops.Scoring(bias=added))
         return y.sum(), y
 
     (_, y), slope = jax.jit(jax.value_and_grad(attend, has_aux=True))(bias)
@@ -126,18 +119,18 @@ def test_a_nan_to_add_does_not_mask(x64):
 
 
 def test_windows():
-    everything = in_window(4, 6, (9, 9))
+    everything = ops.in_window(4, 6, (9, 9))
     assert everything.shape == (4, 6) and everything.all()
-    assert (in_window(4, 4, (3, 0)) == jnp.tril(jnp.ones((4, 4), bool))).all()
-    assert in_window(3, 5, (0, 1)).sum(1).tolist() == [2, 2, 2]
+    assert (ops.in_window(4, 4, (3, 0)) == jnp.tril(jnp.ones((4, 4), bool))).all()
+    assert ops.in_window(3, 5, (0, 1)).sum(1).tolist() == [2, 2, 2]
 
 
 def test_dropped_weights_are_0_and_the_others_grow():
     """With one value per place the output is the weights."""
     q, k = jnp.zeros((3, 40, 1, 2)), jnp.zeros((3, 5, 1, 2))
     places = jnp.tile(jnp.eye(5)[None, :, None], (3, 1, 1, 1))
-    score = lambda key: Scoring(dropout_rate=0.25, key=key)  # noqa: E731
-    draw = jax.jit(lambda key: dot_product_attention(q, k, places, None, score(key)))
+    score = lambda key: ops.Scoring(dropout_rate=0.25, key=key)  # noqa: E731
+    draw = jax.jit(lambda key: ops.dot_product_attention(q, k, places, None, score(key)))
     y, weights = jax.device_get(draw(jax.random.key(0)))
     np.testing.assert_allclose(weights, 0.2, rtol=1e-6)
     dropped = y == 0

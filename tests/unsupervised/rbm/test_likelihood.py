@@ -5,14 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxnet.unsupervised.rbm import (
-    ais,
-    fit_rbm,
-    free_energy,
-    gaussian,
-    log_likelihood,
-    log_partition,
-)
+from jaxnet.unsupervised import rbm
 from tests.helpers import refused
 from tests.unsupervised.rbm.machines import OPTIONS, crops, draw, energies, logsumexp, states
 
@@ -22,9 +15,9 @@ def test_free_energy_and_likelihood_are_sums_over_all_states(x64, inputs, featur
     params = draw(inputs, features, dtype=np.float64)
     x = states(inputs)
     energy = energies(params, x, states(features))
-    np.testing.assert_allclose(free_energy(params, x), -logsumexp(-energy, 1), rtol=1e-10)
-    np.testing.assert_allclose(log_partition(params), logsumexp(-energy.ravel()), rtol=1e-10)
-    p = np.exp(log_likelihood(params, x))
+    np.testing.assert_allclose(rbm.free_energy(params, x), -logsumexp(-energy, 1), rtol=1e-10)
+    np.testing.assert_allclose(rbm.log_partition(params), logsumexp(-energy.ravel()), rtol=1e-10)
+    p = np.exp(rbm.log_likelihood(params, x))
     np.testing.assert_allclose(p.sum(), 1, rtol=1e-10)
     np.testing.assert_allclose(p, np.exp(-energy).sum(1) / np.exp(-energy).sum(), rtol=1e-10)
 
@@ -35,20 +28,20 @@ def test_more_states_than_a_block_holds(x64):
     kernel, visible_bias = np.asarray(params["kernel"]), np.asarray(params["visible_bias"])
     field = hidden @ kernel.T + visible_bias
     exact = logsumexp(hidden @ np.asarray(params["bias"]) + np.logaddexp(0, field).sum(1))
-    np.testing.assert_allclose(log_partition(params), exact, rtol=1e-10)
+    np.testing.assert_allclose(rbm.log_partition(params), exact, rtol=1e-10)
 
 
 @pytest.mark.slow
 def test_gaussian_density_integrates_to_1(x64):
     params = draw(1, 3, dtype=np.float64)
     x, step = np.linspace(-15, 15, 3001, retstep=True)
-    p = np.exp(log_likelihood(params, x[:, None], visible=gaussian))
+    p = np.exp(rbm.log_likelihood(params, x[:, None], visible=rbm.gaussian))
     np.testing.assert_allclose(p.sum() * step, 1, rtol=1e-10)
 
 
 @pytest.fixture(scope="module")
 def trained():
-    params = fit_rbm(jax.random.key(3), crops(), 8, full=True, **OPTIONS)
+    params = rbm.fit_rbm(jax.random.key(3), crops(), 8, full=True, **OPTIONS)
     assert np.abs(params["kernel"]).max() > 1  # no easy machine
     return params
 
@@ -58,8 +51,8 @@ def test_ais_errors_are_spread_as_they_say(trained):
     """Over 60 seeds the error in units of its standard error has mean 0 and deviation 1, nearly."""
     betas = np.linspace(0, 1, 101)
     keys = jax.random.split(jax.random.key(9), 60)
-    many = jax.jit(jax.vmap(lambda key: ais(key, trained, betas=betas, data=crops())[:2]))(keys)
-    scores = (many[0] - log_partition(trained)) / many[1]
+    many = jax.jit(jax.vmap(lambda key: rbm.ais(key, trained, betas=betas, data=crops())[:2]))(keys)
+    scores = (many[0] - rbm.log_partition(trained)) / many[1]
     assert abs(scores.mean()) < 0.5 and 0.7 < scores.std() < 1.35
 
 
@@ -67,10 +60,12 @@ def test_ais_errors_are_spread_as_they_say(trained):
 def test_ais_of_real_units():
     params = draw(6, 5, 0.7)
     data = np.tile(np.array([0.2, 0.3, 0.5]), (4, 2))
-    exact = log_partition(params, visible=gaussian)
+    exact = rbm.log_partition(params, visible=rbm.gaussian)
     for seed, given in enumerate((None, data)):
         key = jax.random.key(seed)
-        estimate = ais(key, params, data=given, betas=np.linspace(0, 1, 301), visible=gaussian)
+        estimate = rbm.ais(
+            key, params, data=given, betas=np.linspace(0, 1, 301), visible=rbm.gaussian
+        )
         assert abs(estimate.log_partition - exact) < 3.5 * estimate.standard_error
         assert 0.001 < estimate.standard_error < 0.3
 
@@ -78,17 +73,18 @@ def test_ais_of_real_units():
 @pytest.mark.slow
 def test_ais_of_no_weights_is_exact():
     params = draw(6, 5) | {"kernel": jnp.zeros((6, 5)), "bias": jnp.zeros(5)}
-    estimate = ais(jax.random.key(0), params, data=jax.nn.sigmoid(params["visible_bias"])[None])
-    np.testing.assert_allclose(estimate.log_partition, log_partition(params), rtol=1e-5)
+    estimate = rbm.ais(jax.random.key(0), params, data=jax.nn.sigmoid(params["visible_bias"])[None])
+    np.testing.assert_allclose(estimate.log_partition, rbm.log_partition(params), rtol=1e-5)
     assert estimate.standard_error < 1e-4
 
 
 @pytest.mark.slow
 @refused([
-    (lambda p: log_partition(p), r"2\*\*21 states; .* limited to 20 units.* write ais"),
-    (lambda p: log_likelihood(p, jnp.zeros((1, 21)), visible=gaussian), r"2\*\*22 states"),
-    (lambda p: ais(jax.random.key(0), p, betas=[0, 0.5, 0.5, 1]), "betas must rise from 0 to 1"),
-    (lambda p: ais(jax.random.key(0), p, runs=1), "runs must be at least 2, got 1"),
+    (lambda p: rbm.log_partition(p), r"2\*\*21 states; .* limited to 20 units.* write ais"),
+    (lambda p: rbm.log_likelihood(p, jnp.zeros((1, 21)), visible=rbm.gaussian), r"2\*\*22 states"),
+    (lambda p: rbm.ais(jax.random.key(0), p, betas=[0, 0.5, 0.5, 1]),
+     "betas must rise from 0 to 1"),
+    (lambda p: rbm.ais(jax.random.key(0), p, runs=1), "runs must be at least 2, got 1"),
 ])  # fmt: skip
 def test_refusals(call):
     call(draw(21, 22))
