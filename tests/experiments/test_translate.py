@@ -91,6 +91,7 @@ def drawn(layers=2):
     return net, jax.tree.map(lambda p: jnp.asarray(0.4 * random.normal(size=p.shape)), params)
 
 
+@pytest.mark.slow
 def test_the_papers_size():
     net = translation_transformer(37_000, 37_000)
     given = (jn.spec((2, 7), jnp.int32), jn.spec((2,), jnp.int32), jn.spec((2, 8), jnp.int32))

@@ -7,7 +7,7 @@ import pytest
 
 import jaxnet as jn
 from jaxnet.losses import cross_entropy, linear_cross_entropy
-from tests.helpers import close
+from tests.helpers import close, jit_apply, jit_init
 
 RNG = np.random.default_rng(0)
 X = jnp.asarray(RNG.normal(size=(3, 7, 8)), jnp.float32)
@@ -74,9 +74,9 @@ def test_kernels_as_stored_have_the_loss_of_merged_ones(wrap):
 
     objective = jn.compose(language)
     net = wrap(objective)
-    params, state = net.init(jax.random.key(0), (LABELS, LABELS))
-    found, _ = net.apply(params, state, (LABELS, LABELS))
-    merged, _ = objective.apply(jn.merge(net, params), state, (LABELS, LABELS))
+    params, state = jit_init(net, jax.random.key(0), (LABELS, LABELS))
+    found, _ = jit_apply(net, params, state, (LABELS, LABELS))
+    merged, _ = jit_apply(objective, jn.merge(net, params), state, (LABELS, LABELS))
     np.testing.assert_allclose(found, merged, 1e-5)
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import jaxnet as jn
+from tests.helpers import jit_init
 from tests.layers.test_attention import random_params, run
 
 IDS = jnp.array([[1, 5, 0, 2], [7, 7, 3, 10]])
@@ -40,21 +41,21 @@ def test_the_decoder_by_its_parts(x64):
 def test_labels_give_the_losses_of_the_logits(tied, wrap):
     net = jn.models.decoder(11, depth=1, width=8, heads=2, tied=tied, logit_softcap=2.0)
     net, labels = wrap(net), IDS[:, ::-1]
-    params, state = net.init(jax.random.key(0), (IDS, labels))
-    whole, _ = net.init(jax.random.key(0), IDS)
+    params, state = jit_init(net, jax.random.key(0), (IDS, labels))
+    whole, _ = jit_init(net, jax.random.key(0), IDS)
     jax.tree.map(np.testing.assert_array_equal, params, whole)
 
     def losses(params):
-        return net.apply(params, state, (IDS, labels))[0]
+        y, _ = net.apply(params, state, (IDS, labels))
+        return y.sum(), y
 
     def of_logits(params):
-        return jn.losses.cross_entropy(net.apply(params, state, IDS)[0], labels)
+        y = jn.losses.cross_entropy(net.apply(params, state, IDS)[0], labels)
+        return y.sum(), y
 
-    np.testing.assert_allclose(losses(params), of_logits(params), 1e-5)
-    slopes = [
-        jax.grad(lambda params, f=f: f(params).sum(), allow_int=True)(params)
-        for f in (losses, of_logits)
-    ]
+    runs = [jax.jit(jax.grad(f, has_aux=True, allow_int=True)) for f in (losses, of_logits)]
+    slopes, values = zip(*(run(params) for run in runs), strict=True)
+    np.testing.assert_allclose(*values, 1e-5)
     floats = lambda a: jnp.issubdtype(a.dtype, jnp.floating)  # noqa: E731
     jax.tree.map(lambda a, b: floats(a) and np.testing.assert_allclose(a, b, 1e-4, 1e-6), *slopes)
 

@@ -136,7 +136,7 @@ TRACED = {
 }  # fmt: skip
 
 
-@pytest.mark.fast_cases("alexnet", "v2", "unet")
+@pytest.mark.fast_cases("alexnet", "unet")
 @pytest.mark.parametrize("name", TRACED)
 def test_traced(name):
     make, side, params, millions, functions, numbers = TRACED[name]

@@ -9,7 +9,7 @@ import pytest
 
 import jaxnet as jn
 from jaxnet.services.trees import flat
-from tests.helpers import close, refused
+from tests.helpers import close, jit_apply, refused
 
 KEYS_MAY_REPEAT = True  # the key draws nothing but params and inputs
 KEY = jax.random.key(0)
@@ -33,6 +33,10 @@ def drawn(net, x):
         return jnp.asarray(0.01 + 0.1 * abs(values) if path[-1].key == "scale" else values, a.dtype)
 
     return jax.tree_util.tree_map_with_path(leaf, jax.eval_shape(net.init, KEY, x)[0])
+
+
+def sizes(net):
+    return jax.eval_shape(net.init, KEY, TOKENS)
 
 
 def tokens(shape=(2, 5)):
@@ -62,8 +66,8 @@ def test_the_formula_of_peft_for_each_shape_of_kernel():
         np.testing.assert_allclose(merged[path], right, rtol=1e-5, atol=1e-6)
     same = set(merged) - set(shapes)
     assert all(np.array_equal(merged[path], given[path]) for path in same)
-    y, _ = net.apply(jn.merge(adapted, params), {}, tokens())
-    np.testing.assert_allclose(adapted.apply(params, {}, tokens())[0], y, rtol=1e-4, atol=1e-4)
+    y, _ = jit_apply(net, jn.merge(adapted, params), {}, tokens())
+    np.testing.assert_allclose(jit_apply(adapted, params, {}, tokens())[0], y, 1e-4, 1e-4)
 
 
 @pytest.mark.parametrize("lost", ["kernel_lora_a", "kernel_lora_b"])
@@ -96,7 +100,8 @@ def test_chosen_params_train_too():
     net = jn.serial(jn.dense(4), jn.dense(3, name="head"))
     layer = jn.lora(net, 1, where="dense/kernel", trainable="head/*")
     params = drawn(layer, jn.spec((2, 5)))
-    grads = jax.grad(lambda p: jnp.square(layer.apply(p, {}, jnp.ones((2, 5)))[0]).sum())(params)
+    loss = lambda p: jnp.square(layer.apply(p, {}, jnp.ones((2, 5)))[0]).sum()  # noqa: E731
+    grads = jax.jit(jax.grad(loss))(params)
     moved = {path for path, leaf in flat(grads) if leaf.any()}
     factors = {"dense/kernel_lora_a", "dense/kernel_lora_b"}
     assert moved == factors | {"head/kernel", "head/bias"}
@@ -176,14 +181,13 @@ def test_factors_of_a_kernel_start_with_the_variance_of_a_kernel():
 
 
 @refused([
-    (lambda net: jn.lora(net, 2, where="*/attn/kernel").init(KEY, TOKENS),
+    (lambda net: sizes(jn.lora(net, 2, where="*/attn/kernel")),
      r"lora: no parameter fits where='\*/attn/kernel'. The nearest paths: .*attention/out/kernel"),
-    (lambda net: jn.lora(net, 2, where="head/*").init(KEY, TOKENS),
+    (lambda net: sizes(jn.lora(net, 2, where="head/*")),
      r"kernels and tables only.* head/bias \(11,\)"),
-    (lambda net: jn.lora(net, 2, trainable="hat/*").init(KEY, TOKENS),
+    (lambda net: sizes(jn.lora(net, 2, trainable="hat/*")),
      r"no parameter fits trainable='hat/\*'.*head"),
-    (lambda net: jn.lora(jn.lora(net, 2), 2).init(KEY, TOKENS),
-     "query/kernel is already adapted; merge it"),
+    (lambda net: sizes(jn.lora(jn.lora(net, 2), 2)), "query/kernel is already adapted; merge it"),
     (lambda net: jn.lora(net, 0), "lora: rank must be"),
     (lambda net: jn.lora(net, 2, where="*/(query"), "where must hold patterns"),
     (lambda net: jn.lora(net, 2, scale=float("nan")), "scale must be in"),

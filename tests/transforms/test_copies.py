@@ -85,10 +85,10 @@ def test_mapped_is_the_layer_for_each_entry_with_its_own_key():
     for axis in (0, 1):
         net = jn.transforms.mapped(layer, axis)
         params, state = net.init(jax.random.key(0), x)
-        y, _ = net.apply(params, state, x, key=jax.random.key(1), train=True)
+        y, _ = jit_apply(net, params, state, x, key=jax.random.key(1), train=True)
         for i in range(x.shape[axis]):
             key = jax.random.fold_in(jax.random.key(1), i)
-            one, _ = layer.apply(params, state, x.take(i, axis), key=key, train=True)
+            one, _ = jit_apply(layer, params, state, x.take(i, axis), key=key, train=True)
             np.testing.assert_allclose(np.asarray(y).take(i, axis), one, rtol=1e-5, atol=1e-6)
     wanted, _ = layer.init(jax.random.key(0), x[:, 0])
     assert jax.tree.map(jnp.shape, params) == jax.tree.map(jnp.shape, wanted)

@@ -9,6 +9,7 @@ import pytest
 
 import jaxnet as jn
 from jaxnet.services.trees import flat
+from tests.helpers import jit_apply, jit_init
 from tests.transforms.test_adapt import KEY, TOKENS, decoder, drawn, tokens
 
 KEYS_MAY_REPEAT = True  # the key draws nothing but params and inputs
@@ -125,16 +126,17 @@ def test_a_kernel_is_used_in_both_directions(bits, size, first, rows):
 
     x = jnp.asarray(np.random.default_rng(0).normal(size=(rows, size[first])), jnp.float32)
     net = jn.quantized(jn.compose(tied), bits, group=32)
-    params, state = net.init(KEY, x)
-    want = jn.compose(tied).apply(jn.merge(net, params), state, x)[0]
-    np.testing.assert_allclose(net.apply(params, state, x)[0], want, 1e-4, 1e-4 * want.std())
+    params, state = jit_init(net, KEY, x)
+    want, _ = jit_apply(jn.compose(tied), jn.merge(net, params), state, x)
+    y, _ = jit_apply(net, params, state, x)
+    np.testing.assert_allclose(y, want, 1e-4, 1e-4 * want.std())
 
 
 def test_bytes_are_those_of_the_integers():
     net = jn.dense(64, use_bias=False)
     nbytes = lambda params: sum(leaf.nbytes for leaf in jax.tree.leaves(params))  # noqa: E731
     x = jn.spec((2, 128))
-    found = [nbytes(layer.init(KEY, x)[0]) for layer in (
+    found = [nbytes(jit_init(layer, KEY, x)[0]) for layer in (
         net, jn.quantized(net), jn.quantized(net, 4), jn.quantized(net, 4, group=64))]  # fmt: skip
     values = 128 * 64
     assert found == [4 * values, values + 4 * 64, values // 2 + 4 * 256, values // 2 + 4 * 128]
@@ -196,8 +198,9 @@ def test_factors_find_integers_inside_other_transforms(wrap):
     assert params["head"]["kernel"]["int8"].dtype == jnp.int8
     params = params | {"head": params["head"] | {
         "kernel_lora_b": params["head"]["kernel_lora_b"] + 1}}  # fmt: skip
-    y, _ = adapted.apply(params, state, jnp.ones((3, 5)))
-    right, _ = make(net).apply(jn.merge(adapted, params), state, jnp.ones((3, 5)))
+    y, _ = jit_apply(adapted, params, state, np.ones((3, 5), np.float32))
+    merged = jn.merge(adapted, params)
+    right, _ = jit_apply(make(net), merged, state, np.ones((3, 5), np.float32))
     np.testing.assert_allclose(y, right, rtol=0.05, atol=0.05)
     layers = [row for row in jn.summary(adapted, jn.spec((3, 5))).rows if row.kind == "dense"]
     assert [row.calls for row in layers] == [2 if wrap == "ensemble" else 1] * 2

@@ -9,7 +9,7 @@ import pytest
 
 import jaxnet as jn
 from tests.catalogue import ONE_PER_KIND, ROWS, Row, fill
-from tests.helpers import refused
+from tests.helpers import jit_apply, refused
 
 KEY = jax.random.key(0)
 
@@ -174,7 +174,7 @@ def test_every_example_has_its_own_number_of_steps(x64, make):
     rng = np.random.default_rng(0)
     x = jnp.asarray(rng.normal(size=(3, 13, 8)))
     net, params, state = draw(make, x)
-    whole, _ = net.apply(params, state, x)
+    whole, _ = jit_apply(net, params, state, x)
     stream = jn.stream(net, 13, ragged=True)
     state = jn.start_stream(stream, (x, jnp.zeros(3, int)), state)
     apply, done = jax.jit(stream.apply), np.zeros(3, int)
