@@ -2,8 +2,6 @@
 
 import copy
 import gc
-import subprocess
-import sys
 
 import jax
 import jax.numpy as jnp
@@ -229,7 +227,7 @@ def test_a_trainer_of_ones_own_is_driven_by_its_step():
 
 
 @pytest.mark.long
-def test_nothing_stays_of_a_net_that_is_gone():
+def test_nothing_stays_of_a_net_that_is_gone(on_devices):
     """What belongs to a net, its programs too, goes when the net goes.
 
     They are counted: the memory of the process also grows by what the allocator keeps.
@@ -249,10 +247,7 @@ for i in range(4):
     size = sum(array.nbytes for array in jax.live_arrays())
     print(len(jax.live_arrays()), size, len(jax.devices()[0].client.live_executables()))
 """
-    run = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=300
-    )
-    first, *later = run.stdout.splitlines()
+    first, *later = on_devices(program, 1).splitlines()
     assert set(later) == {first} and len(later) == 3
 
 

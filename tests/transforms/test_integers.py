@@ -136,7 +136,7 @@ def test_bytes_are_those_of_the_integers():
     net = jn.dense(64, use_bias=False)
     nbytes = lambda params: sum(leaf.nbytes for leaf in jax.tree.leaves(params))  # noqa: E731
     x = jn.spec((2, 128))
-    found = [nbytes(jit_init(layer, KEY, x)[0]) for layer in (
+    found = [nbytes(layer.init(KEY, x)[0]) for layer in (
         net, jn.quantized(net), jn.quantized(net, 4), jn.quantized(net, 4, group=64))]  # fmt: skip
     values = 128 * 64
     assert found == [4 * values, values + 4 * 64, values // 2 + 4 * 256, values // 2 + 4 * 128]
