@@ -11,14 +11,11 @@ from safetensors.numpy import load_file, save_file
 import jaxnet as jn
 from jaxnet.interop import load_adapter, save_adapter
 from tests.helpers import close, jit_apply, jit_init
+from tests.interop.test_published import LLAMA
 
 KEY = jax.random.key(0)
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 TEXT = np.arange(12).reshape(2, 6) % 11
-LLAMA = {
-    "model_type": "llama", "vocab_size": 11, "hidden_size": 8, "intermediate_size": 12,
-    "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,
-}  # fmt: skip
 GPT2 = {"model_type": "gpt2", "vocab_size": 11, "n_embd": 8, "n_layer": 2, "n_head": 2}
 
 

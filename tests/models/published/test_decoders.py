@@ -7,11 +7,7 @@ import pytest
 
 import jaxnet as jn
 from jaxnet.models.published.decoders import FAMILIES
-
-LLAMA = {
-    "model_type": "llama", "vocab_size": 11, "hidden_size": 8, "num_hidden_layers": 2,
-    "num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 16,
-}  # fmt: skip
+from tests.interop.test_published import LLAMA
 
 
 def test_windows_by_layer():
