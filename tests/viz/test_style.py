@@ -189,12 +189,6 @@ def test_pyplot_is_left_alone():
     subprocess.run([sys.executable, "-c", program], check=True, cwd=ROOT)
 
 
-@pytest.mark.slow
-def test_importing_jaxnet_does_not_import_matplotlib():
-    program = "import sys, jaxnet; assert 'matplotlib' not in sys.modules"
-    subprocess.run([sys.executable, "-c", program], check=True, cwd=ROOT)
-
-
 def test_without_matplotlib_it_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(ImportError, match=r"needs matplotlib .*\[viz\]"):
