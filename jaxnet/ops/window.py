@@ -164,10 +164,8 @@ def pad_pairs(
         if padding == "VALID":
             return ((0, 0),) * axes
         if padding == "SAME":
-            totals = [
-                max((-(-n // s) - 1) * s + span - n, 0)
-                for n, s, span in zip(space, strides, spans, strict=True)
-            ]
+            sizes = zip(space, strides, spans, strict=True)
+            totals = [max((-(-n // s) - 1) * s + span - n, 0) for n, s, span in sizes]
             return tuple((total // 2, total - total // 2) for total in totals)
         if padding == "CAUSAL" and axes == 1:
             return ((spans[0] - 1, 0),)
