@@ -262,18 +262,14 @@ def _members(name: str, x: Any, groups: int) -> int:
 def _transposed_padding(name, padding, space, window, strides, dilation):
     """Return the numbers of zeros around the inputs, which are `strides` apart."""
     spans = [(k - 1) * d + 1 for k, d in zip(window, dilation, strict=True)]
-    if isinstance(padding, str) and padding in ("SAME", "VALID"):
-        pairs = []
-        for span, s in zip(spans, strides, strict=True):
-            if padding == "SAME":
-                total = span + s - 2
-                before = span - 1 if s > span - 1 else -(-total // 2)
-            else:
-                total = span + s - 2 + max(span - s, 0)
-                before = span - 1
-            pairs.append((before, total - before))
-        return tuple(pairs)
-    if isinstance(padding, str) and padding == "CAUSAL":
+    word = padding if isinstance(padding, str) else ""
+    both = list(zip(spans, strides, strict=True))
+    if word == "VALID":
+        return tuple((span - 1, max(span, s) - 1) for span, s in both)
+    if word == "SAME":  # half of the zeros before, but not more than a window has neighbors
+        halves = [min(span - 1, (span + s - 1) // 2) for span, s in both]
+        return tuple((n, span + s - 2 - n) for n, (span, s) in zip(halves, both, strict=True))
+    if word == "CAUSAL":
         raise ValueError(f'{name}: padding "CAUSAL" has no transpose; write "SAME" or numbers')
     pairs = pad_pairs(name, padding, space, window, strides, dilation)
     return tuple((span - 1 - a, span - 1 - b) for span, (a, b) in zip(spans, pairs, strict=True))
