@@ -11,11 +11,11 @@ import numpy as np
 
 from jaxnet.core import Layer, Params, as_layer
 from jaxnet.interop.names import raise_lines
-from jaxnet.interop.weights import numbers
+from jaxnet.interop.weights import numbers, write_files
 from jaxnet.services.checks import as_dict
-from jaxnet.services.files import file_path, readable, replacing
+from jaxnet.services.files import file_path, readable
 from jaxnet.services.paths import fits
-from jaxnet.services.saving import read_tensors, write_tensors
+from jaxnet.services.saving import read_tensors
 from jaxnet.services.trees import flat
 from jaxnet.transforms.adapt import A, B, beside, check_factors, factors_product, options_of
 from jaxnet.transforms.kernels import replaced
@@ -89,11 +89,7 @@ def save_adapter(folder: str | Path, net: Layer, params: Params) -> None:
     config = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "base_model_name_or_path": None}
     config |= {"r": options.rank, "lora_alpha": float(options.scale) * options.rank, "bias": "none"}
     config |= {"target_modules": sorted(targets), "fan_in_fan_out": "positions" in params}
-    with replacing(who, folder / CONFIG, own=True) as file:
-        file.write(json.dumps(config, indent=2).encode())
-    with replacing(who, folder / WEIGHTS, own=True) as file:
-        arrays = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
-        write_tensors(file, arrays, {"format": "pt"})
+    write_files(who, folder / CONFIG, config, folder / WEIGHTS, arrays)
 
 
 def load_adapter(folder: str | Path, net: Layer, params: Params) -> Params:

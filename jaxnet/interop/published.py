@@ -7,17 +7,15 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import numpy as np
 
 from jaxnet.core import Layer, Params, State, as_layer, transformed
 from jaxnet.data import Vocabulary
 from jaxnet.decoding import iterate
 from jaxnet.interop.names import Source, by_names, to_names
-from jaxnet.interop.weights import open_weights
+from jaxnet.interop.weights import open_weights, write_files
 from jaxnet.services.checks import check_list, check_options, check_type
 from jaxnet.services.extras import extra
-from jaxnet.services.files import file_path, replacing
-from jaxnet.services.saving import write_tensors
+from jaxnet.services.files import file_path
 
 READ = ("*.json", "*.safetensors", "*.model", "*.jinja", "*.txt")  # of a repository
 
@@ -115,14 +113,9 @@ def save(
     how = family.stored(found, None)
     arrays = to_names(net, params, state, family.x, family.rows(found, how))
     folder = file_path("save", folder)
-    folder.mkdir(parents=True, exist_ok=True)
     dtypes = {str(array.dtype) for array in arrays.values()}
     written = dict(config) | ({"torch_dtype": dtypes.pop()} if len(dtypes) == 1 else {})
-    with replacing("save", folder / "config.json", own=True) as file:
-        file.write(json.dumps(written, indent=2).encode())
-    with replacing("save", folder / "model.safetensors", own=True) as file:
-        arrays = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
-        write_tensors(file, arrays, {"format": "pt"})
+    write_files("save", folder / "config.json", written, folder / "model.safetensors", arrays)
 
 
 def decoder_table(

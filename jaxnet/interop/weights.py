@@ -11,8 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnet.services.checks import check_type, on_device
-from jaxnet.services.files import readable
-from jaxnet.services.saving import opened, read_tensors, tensor
+from jaxnet.services.files import readable, replacing
+from jaxnet.services.saving import opened, read_tensors, tensor, write_tensors
 
 Weights = Mapping[str, Any]  # names, as in a state_dict, -> arrays or tensors
 Files = str | Path | Sequence[str | Path]  # safetensors: a file, several, or a folder of them
@@ -88,6 +88,26 @@ class _Stored(Mapping):
 
     def __len__(self) -> int:
         return len(self._place)
+
+
+def write_files(
+    who: str, config: Path, entries: Mapping[str, Any], weights: Path, arrays: Mapping[str, Any]
+) -> None:
+    """Write a configuration, then the weights that belong to it, as `transformers` reads them.
+
+    Example:
+      >>> import tempfile
+      >>> folder = Path(tempfile.mkdtemp())
+      >>> config, weights = folder / "config.json", folder / "model.safetensors"
+      >>> write_files("save", config, {"r": 8}, weights, {"kernel": np.eye(2)})
+      >>> config.read_text(), list(open_weights("load", weights))
+      ('{\\n  "r": 8\\n}', ['kernel'])
+    """
+    with replacing(who, config, own=True) as file:
+        file.write(json.dumps(entries, indent=2).encode())
+    with replacing(who, weights, own=True) as file:
+        whole = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+        write_tensors(file, whole, {"format": "pt"})
 
 
 def read_weights(who: str, weights: Any) -> dict[str, np.ndarray]:
