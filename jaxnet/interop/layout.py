@@ -108,12 +108,10 @@ def _output(kind: str, shape: tuple[int, ...], given: Layout, operand: Shaped) -
         return tuple(shape[1:]) if mixes else SAME
     if kind == "flatten" and given in (SAME, FIRST, EITHER):
         return LOST if given == EITHER else SAME
-    if kind in ("layer_norm", "rms_norm") and given == LAST:
-        return EITHER
     if kind in ("adaptive_avg_pool", "resize"):  # products over positions
         return given
-    if kind == "dense" and given == LAST:  # PyTorch may have moved the channels, and back
-        return EITHER
+    if kind in ("dense", "layer_norm", "rms_norm") and given == LAST:
+        return EITHER  # PyTorch may have moved the channels, and back
     if kind in GIVEN:
         return GIVEN[kind] if len(operand[0]) > 2 else SAME
     return operand[1]
