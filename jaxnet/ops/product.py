@@ -13,7 +13,7 @@ import numpy as np
 
 from jaxnet.ops.native.gemv import few_rows, is_few
 from jaxnet.ops.precision import wide
-from jaxnet.services.checks import all_native, at_least, check_options
+from jaxnet.services.checks import all_native, at_least, check_options, check_type
 from jaxnet.services.meshes import on_auto_axes
 from jaxnet.services.nodes import Stored
 
@@ -73,9 +73,8 @@ def product(
 def _read(who: str, **given: Any) -> Any:
     """Return arrays as JAX has them, and stored kernels; raise for anything else."""
     for what, array in given.items():
-        if not isinstance(array, jax.Array | np.ndarray | np.generic | Stored):
-            got = type(array).__name__
-            raise TypeError(f"{who}: {what} must be a JAX or NumPy array, got {got}")
+        kinds = jax.Array | np.ndarray | np.generic | Stored
+        check_type(who, what, array, kinds, "a JAX or NumPy array")
     return all_native(list(given.values()), who)
 
 
