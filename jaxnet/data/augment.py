@@ -280,13 +280,12 @@ def mixup(alpha: float, classes: int) -> Augmentation:
     """
     checks.within("mixup", "alpha", alpha, "(0, inf)")
     checks.at_least("mixup", "classes", classes)
-    shape = float(alpha)
 
     @on_auto_axes
     def augment(key, batch):
         x, targets = _labeled("mixup", key, batch, "(batch, ...)", "floats", classes)
         share_key, order_key = jax.random.split(key)
-        share = jax.random.beta(share_key, shape, shape, (len(x),)).astype(x.dtype)
+        share = jax.random.beta(share_key, alpha, alpha, (len(x),)).astype(x.dtype)
         order = jax.random.permutation(order_key, len(x))
 
         def blend(a):
@@ -331,7 +330,6 @@ def cutmix(alpha: float, classes: int) -> Augmentation:
     """
     checks.within("cutmix", "alpha", alpha, "(0, inf)")
     checks.at_least("cutmix", "classes", classes)
-    shape = float(alpha)
 
     @on_auto_axes
     def augment(key, batch):
@@ -339,7 +337,7 @@ def cutmix(alpha: float, classes: int) -> Augmentation:
         x, targets = _labeled("cutmix", key, batch, form, "booleans or numbers", classes)
         share_key, order_key, place_key = jax.random.split(key, 3)
         n, *size = x.shape[:3]
-        stays = jax.random.beta(share_key, shape, shape, (n, 1))
+        stays = jax.random.beta(share_key, alpha, alpha, (n, 1))
         half = jnp.sqrt(1 - stays) * jnp.array([size]) / 2  # of the sides
         middle = jax.random.uniform(place_key, (n, 2)) * jnp.array([size])
         other = _rectangles(jnp.round(middle - half), jnp.round(middle + half), size)
