@@ -490,10 +490,6 @@ class _Job(NamedTuple):
     stops: Any
     length: Any
 
-    def chunk(self, tokens):
-        """Return the input of a net for tokens (batch, time)."""
-        return with_inputs(self.inputs, tokens)
-
     def distribution(self, logits, tokens, written, seen):
         """Return logits (batch, vocabulary) to draw from, after `written` of the tokens."""
         if self.setup.logits is not None:
@@ -555,7 +551,7 @@ def _advance(setup: _Setup, fixed, run: _Run, bound) -> _Run:
 def _one(job: _Job, streams: list[Layer], run: _Run) -> _Run:
     """Add one token per row by the net alone."""
     steps = run.active.astype(jnp.int32)
-    chunk = job.chunk(run.last[:, None])
+    chunk = with_inputs(job.inputs, run.last[:, None])
     logits, state = streams[0].apply(job.params[0], run.states[0], (chunk, steps))
     logits = wide(logits[:, 0])
     filtered = job.distribution(logits, run.tokens, run.written, run.seen)
@@ -570,7 +566,7 @@ def _several(job: _Job, streams: list[Layer], run: _Run) -> _Run:
 
     def propose(loop, t):
         state, token, tokens, seen = loop
-        chunk = job.chunk(token[:, None])
+        chunk = with_inputs(job.inputs, token[:, None])
         logits, state = streams[1].apply(job.params[1], state, (chunk, steps))
         filtered = job.distribution(wide(logits[:, 0]), tokens, run.written + t, seen)
         token = job.choose(filtered, run.written + t)
@@ -583,7 +579,8 @@ def _several(job: _Job, streams: list[Layer], run: _Run) -> _Run:
     if seen is not None:
         assert run.seen is not None
         seen = jnp.concatenate([run.seen[None], seen])
-    chunk = job.chunk(jnp.concatenate([run.last[:, None], proposed], 1))  # (batch, n + 1) tokens
+    tokens = jnp.concatenate([run.last[:, None], proposed], 1)  # (batch, n + 1)
+    chunk = with_inputs(job.inputs, tokens)
     logits = wide(streams[0].apply(job.params[0], run.states[0], (chunk, steps * (n + 1)))[0])
     written = run.written[:, None] + np.arange(n + 1, dtype=np.int32)
     each = jax.vmap(job.distribution, (1, None, 1, 0), 1)
