@@ -156,7 +156,7 @@ def beam_search(
     start = jnp.int32(0), state, last, tokens, scores, ended, lost
     _, _, _, tokens, scores, _, lost = jax.lax.while_loop(alive, advance, start)
     tokens = jnp.where(scores[..., None] > -jnp.inf, tokens, end)
-    lengths = _lengths(tokens, end)
+    lengths = (jnp.cumsum(tokens == end, -1) == 0).sum(-1, dtype=jnp.int32)  # up to the first end
     counted = jnp.minimum(lengths + 1, length).astype(dtype)  # including `end`
     scores = jnp.where(lost, jnp.nan, scores / counted**length_penalty)
     order = jnp.argsort(-scores, axis=-1, stable=True)  # (batch, beams)
@@ -171,8 +171,3 @@ def _continued(source: jax.Array, leaf: jax.Array, axis: int) -> jax.Array:
         return leaf
     take = lambda row, source: row[source]  # noqa: E731
     return jax.vmap(take, in_axes=(axis + 1, 0), out_axes=axis + 1)(leaf, source)
-
-
-def _lengths(tokens: jax.Array, end: int) -> jax.Array:
-    """Return the number of tokens before the first `end`, along the last axis."""
-    return (jnp.cumsum(tokens == end, -1) == 0).sum(-1, dtype=jnp.int32)
