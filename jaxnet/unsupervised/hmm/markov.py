@@ -129,9 +129,8 @@ def logsumexp(a: jax.Array, axis: int) -> jax.Array:
       >>> jax.grad(lambda a: logsumexp(a, 0))(jnp.array([-jnp.inf, -jnp.inf])).tolist()
       [0.0, 0.0]
     """
-    top = jax.lax.stop_gradient(a.max(axis, keepdims=True))
-    top = jnp.where(jnp.isfinite(top), top, 0)
-    total = jnp.exp(a - top).sum(axis)
+    shifted, top = _shifted(a, axis)
+    total = jnp.exp(shifted).sum(axis)
     none = total == 0
     return jnp.where(none, -jnp.inf, jnp.log(jnp.where(none, 1, total)) + top.squeeze(axis))
 
@@ -328,12 +327,12 @@ def _first(log_start, scores, mask):
     return _shifted(log_start[None] + jnp.where(mask[:, :1], scores[:, 0], 0))
 
 
-def _shifted(log_p: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Return log_p minus its largest entry, and that entry (batch, 1), without a gradient.
+def _shifted(log_p: jax.Array, axis: int = 1) -> tuple[jax.Array, jax.Array]:
+    """Return log_p minus its largest entry along an axis, and that entry, without a gradient.
 
     Logarithms that grow with time would lose digits: float32 near -100,000 has steps of 0.008.
     """
-    top = jax.lax.stop_gradient(log_p.max(1, keepdims=True))
+    top = jax.lax.stop_gradient(log_p.max(axis, keepdims=True))
     top = jnp.where(jnp.isfinite(top), top, 0)
     return log_p - top, top
 
