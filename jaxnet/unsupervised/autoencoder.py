@@ -19,7 +19,7 @@ from jaxnet import Layer, child_key, compose, dense, observe, serial, tools, tra
 from jaxnet.initializers import constant, glorot_uniform
 from jaxnet.losses import half_squared_error, kl_sparsity
 from jaxnet.models import bottleneck
-from jaxnet.services.checks import a_function, check_key
+from jaxnet.services.checks import a_function, check_key, check_type
 from jaxnet.services.nodes import plain
 from jaxnet.tools import check_form
 from jaxnet.transforms import as_layer, transform
@@ -286,8 +286,7 @@ def _objective(
         return run.init(key, _array(x, kind))
 
     def apply(run, params, state, x):
-        _array(x, kind)
-        seen = x
+        seen = _array(x, kind)
         if corrupt is not None and run.train:
             seen = corrupt(run.key("corrupt"), x)
 
@@ -312,9 +311,7 @@ def _objective(
 
 
 def _array(x: Any, who: str) -> Any:
-    if not isinstance(x, np.ndarray | jax.Array | jax.ShapeDtypeStruct):
-        raise TypeError(
-            f"{who}: the batch of an autoencoder is the array x, its own target, got "
-            f"{type(x).__name__}; leave the targets out, as in jn.fit(trainer, train_state, x)"
-        )
+    kinds = np.ndarray | jax.Array | jax.ShapeDtypeStruct
+    hint = "leave the targets out, as in jn.fit(trainer, train_state, x)"
+    check_type(who, "the batch", x, kinds, "the array x, its own target", hint)
     return x
