@@ -128,8 +128,7 @@ def _lstm_push(slopes, d, d_product, d_carry):
 
 def _gru_step(pre, product, h):
     pre_r, pre_u, pre_n = jnp.split(pre, 3, -1)
-    r, u, n = jnp.split(product, 3, -1)
-    inner = n
+    r, u, inner = jnp.split(product, 3, -1)
     r = _sigmoid_of_tanh(jnp.tanh(0.5 * (pre_r + r)))
     u = _sigmoid_of_tanh(jnp.tanh(0.5 * (pre_u + u)))
     n = jnp.tanh(pre_n + r * inner)
