@@ -57,14 +57,11 @@ def pad_boxes(
     at_least("pad_boxes", "most", most)
     if fullest > most:
         raise ValueError(f"pad_boxes: an image has {fullest} boxes, more than most={most}")
-    result = {
-        "boxes": np.zeros((len(kept), most, 4), np.float32),
-        "classes": np.full((len(kept), most), -1, np.int32),
-    }
-    for i, (corners, labels) in enumerate(kept):
-        result["boxes"][i, : len(labels)] = corners
-        result["classes"][i, : len(labels)] = labels
-    return result
+    places = np.zeros((len(kept), most, 4), np.float32)
+    labels = np.full((len(kept), most), -1, np.int32)
+    for i, (corners, own) in enumerate(kept):
+        places[i, : len(own)], labels[i, : len(own)] = corners, own
+    return {"boxes": places, "classes": labels}
 
 
 def _real(i: int, boxes: Any, classes: Any) -> tuple[np.ndarray, np.ndarray]:
