@@ -312,10 +312,8 @@ def _features(
         out = np.log(np.maximum(power, least))
         if coefficients is not None:
             out = librosa.feature.mfcc(S=out, n_mfcc=coefficients)  # (coefficients, frames)
-        slopes = [
-            librosa.feature.delta(out, width=DELTA_FRAMES, order=i + 1, mode="nearest")
-            for i in range(deltas)
-        ]
+        options = {"width": DELTA_FRAMES, "mode": "nearest"}
+        slopes = [librosa.feature.delta(out, order=i + 1, **options) for i in range(deltas)]
         out = np.concatenate([out, *slopes]).T.astype(np.float64)  # (frames, features)
         if normalize:
             out = out - out.mean(0)
