@@ -261,9 +261,8 @@ def _subwords(tokenizer: Any, special: dict[str, int]) -> Vocabulary:
 
 
 def _checked_special(names: Sequence[str], known: Sequence[str], who: str) -> dict[str, int]:
-    if not isinstance(names, list | tuple) or any(
-        name not in known or names.count(name) > 1 for name in names
-    ):
+    fine = isinstance(names, list | tuple) and all(name in known for name in names)
+    if not fine or len(set(names)) < len(names):
         raise ValueError(
             f"{who}: special must be a tuple of {', '.join(known)}, none twice, got {names!r}"
         )
