@@ -105,11 +105,8 @@ def to_onnx(
     plain = jax.make_jaxpr(convert)(*leaves)
     inputs, outputs = _names("x", spec), _names("y", result)
     try:
-        model = jax2onnx.to_onnx(
-            lambda *leaves: evaluate(plain, leaves, {}),
-            leaves,
-            model_name=net.name, input_names=inputs, output_names=outputs,
-        )  # fmt: skip
+        names = {"model_name": net.name, "input_names": inputs, "output_names": outputs}
+        model = jax2onnx.to_onnx(lambda *given: evaluate(plain, given, {}), leaves, **names)
         onnx.checker.check_model(model, full_check=True)
         session = runtime.InferenceSession(model.SerializeToString())
     except Exception as error:
@@ -135,12 +132,9 @@ def _pad(x: jax.Array, value: jax.Array, *, padding_config: Any) -> jax.Array:
     x = lax.pad(x, value, inner) if any(between for *_, between in inner) else x
     for axis, (before, after, _) in enumerate(padding_config):
         x = lax.slice_in_dim(x, max(-before, 0), x.shape[axis] - max(-after, 0), axis=axis)
-
-        def edge(size, axis=axis, like=x):
-            return lax.broadcast(value, (*like.shape[:axis], size, *like.shape[axis + 1 :]))
-
-        parts = [edge(max(before, 0)), x, edge(max(after, 0))]
-        parts = [part for part in parts if part is x or part.shape[axis]]
+        shapes = [(*x.shape[:axis], max(n, 0), *x.shape[axis + 1 :]) for n in (before, after)]
+        low, high = (lax.broadcast(value, shape) for shape in shapes)
+        parts = [part for part in (low, x, high) if part is x or part.shape[axis]]
         x = lax.concatenate(parts, axis) if len(parts) > 1 else x
     return x
 
