@@ -220,6 +220,5 @@ def read_array(who: str, name: Any, given: Any) -> np.ndarray:
                 f"{who}: {name} must be a dense tensor with values, got one on {given.device} "
                 f"with layout {given.layout}: {str(error)[:100]}"
             ) from error
-    if not isinstance(given, np.ndarray | np.generic | jax.Array):
-        raise TypeError(f"{who}: {name} must be an array or tensor, got {type(given).__name__}")
+    check_type(who, name, given, np.ndarray | np.generic | jax.Array, "an array or tensor")
     return np.asarray(given)
