@@ -1,7 +1,5 @@
 """Additive attention: a small network scores each query against each entry of a memory."""
 
-from typing import Any
-
 import jax.numpy as jnp
 
 from jaxnet.core import Layer, compose
@@ -79,7 +77,9 @@ def additive_attention(
 
     def forward(m, given):
         queries, memory, mask = split_inputs(name, given)
-        keys, values = _keys_and_values(memory)
+        keys, values = None, memory
+        if isinstance(memory, dict) and set(memory) == {"key", "value"}:
+            keys, values = memory["key"], memory["value"]
         shapes = [getattr(part, "shape", ()) for part in (queries, values)]
         if len(shapes[0]) not in (2, 3) or len(shapes[1]) != 3:
             raise ValueError(
@@ -96,9 +96,8 @@ def additive_attention(
         single = queries.ndim == 2
         if single:
             queries = queries[:, None]  # (batch, width) -> (batch, 1, width)
-        seen, bias = expand_mask(
-            name, mask, (queries.shape[0], 1, queries.shape[1], values.shape[1])
-        )
+        sizes = (queries.shape[0], 1, queries.shape[1], values.shape[1])
+        seen, bias = expand_mask(name, mask, sizes)
         if seen is not None:  # 0 times NaN would be NaN
             values = jnp.where(seen.any((1, 2))[..., None], values, 0)
         if keys is None:
@@ -115,10 +114,3 @@ def additive_attention(
         return (y, weights) if return_weights else y
 
     return compose(forward, name=name, kind="additive_attention")
-
-
-def _keys_and_values(memory: Any) -> tuple[Any, Any]:
-    """Return the keys, None if the layer projects them itself, and the memory."""
-    if isinstance(memory, dict) and set(memory) == {"key", "value"}:
-        return memory["key"], memory["value"]
-    return None, memory
