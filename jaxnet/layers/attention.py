@@ -29,15 +29,7 @@ from jaxnet.ops.attention import (
 from jaxnet.ops.blockwise import blockwise_attention, in_blocks, see
 from jaxnet.ops.product import plus, product
 from jaxnet.ops.ring import ring, ring_attention
-from jaxnet.services.checks import (
-    a_function,
-    all_at_least,
-    all_within,
-    as_array,
-    at_least,
-    check_options,
-    check_type,
-)
+from jaxnet.services import checks
 from jaxnet.services.keywords import explain_keywords
 from jaxnet.services.trees import PyTree, describe
 
@@ -201,23 +193,23 @@ def multi_head_attention(
     biases: Raffel et al. 2020, "Exploring the Limits of Transfer Learning with a Unified
     Text-to-Text Transformer" (T5), Press et al. 2022, "Train Short, Test Long" (ALiBi).
     """
-    all_at_least(name, heads=heads)
+    checks.all_at_least(name, heads=heads)
     sizes = {"head_size": head_size, "value_size": value_size, "features": features}
-    all_at_least(name, optional=True, kv_heads=kv_heads, **sizes)
+    checks.all_at_least(name, optional=True, kv_heads=kv_heads, **sizes)
     if kv_heads is not None and heads % kv_heads:
         raise ValueError(
             f"{name}: heads must be a multiple of kv_heads, got heads={heads}, kv_heads={kv_heads}"
         )
     check_rate(name, "dropout_rate", dropout_rate)
-    all_within(name, "(0, inf)", optional=True, scale=scale, softcap=softcap)
-    a_function(name, "qk_norm", qk_norm, "name=...", optional=True)
+    checks.all_within(name, "(0, inf)", optional=True, scale=scale, softcap=softcap)
+    checks.a_function(name, "qk_norm", qk_norm, "name=...", optional=True)
     words = "True, False or a function of (x, positions), such as jn.rotary"
-    check_type(name, "rotary", rotary, bool | Callable, words)
+    checks.check_type(name, "rotary", rotary, bool | Callable, words)
     rotate: Any = turn if rotary is True else rotary or None
     span = _span(name, window)
     biased = with_bias(name, use_bias, PROJECTIONS)
     flags = {"causal": causal, "return_weights": return_weights}
-    check_options(name, **flags, fused=fused is not None and fused, kernel_init=kernel_init)
+    checks.check_options(name, **flags, fused=fused is not None and fused, kernel_init=kernel_init)
     groups = heads if kv_heads is None else kv_heads
     placed = None if bias is None else as_layer(bias, name, "bias")
     form = _Form(name, causal, span, rotate, placed, fused, return_weights)
@@ -428,7 +420,7 @@ def segment_mask(segments: jax.Array) -> jax.Array:
       >>> segment_mask(jnp.array([[1, 1, 2, 0]]))[0].astype(int).tolist()
       [[1, 1, 0, 0], [1, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 0]]
     """
-    segments = as_array("segment_mask", "segments", segments, "(batch, time)", "integers")
+    segments = checks.as_array("segment_mask", "segments", segments, "(batch, time)", "integers")
     return (segments[:, :, None] == segments[:, None]) & (segments != 0)[:, None]
 
 
@@ -465,7 +457,7 @@ def _span(who: str, window: Any) -> tuple[int, int] | None:
     if len(pair) != 2:
         raise ValueError(f"{who}: window must be a number or a pair (before, after), got {window}")
     for number in pair:
-        at_least(who, "window", number, 0)
+        checks.at_least(who, "window", number, 0)
     return pair
 
 
