@@ -63,12 +63,9 @@ def keep(m: Any, q, k, v, *, before: int | None, rotate: Any, name: str) -> Kept
         )
     limit: int = np.iinfo(np.int32).max if length is None else length
     slots = limit if before is None else min(limit, max(before, 1))
-    names = ("keys", "values")
-    # Heads come before slots, since products read them in this order.
-    old = [
-        m.state(name, zeros, (batch, k.shape[2], slots, new.shape[-1]), dtype or new.dtype)
-        for name, new in zip(names, (k, v), strict=True)
-    ]
+    shape = batch, k.shape[2], slots  # heads before slots, since products read them in this order
+    new = {"keys": k, "values": v}.items()
+    old = {n: m.state(n, zeros, (*shape, a.shape[-1]), dtype or a.dtype) for n, a in new}
     at = stream_positions(m, batch, time)
     if slots == limit:
         check_range(at[:, :1], limit, f"{name}: the stream has {limit} steps; position")
@@ -78,20 +75,17 @@ def keep(m: Any, q, k, v, *, before: int | None, rotate: Any, name: str) -> Kept
     stays = (at < end) & (at >= end - slots) if slots < limit else (at < end) & (at < limit)
     slot = jnp.where(stays, at % slots, slots)  # indices beyond the slots are dropped
     rows = np.arange(batch)[:, None]
-    now = [
-        kept.at[rows, :, slot].set(new.astype(kept.dtype), mode="drop")
-        for kept, new in zip(old, (k, v), strict=True)
-    ]
-    for name, value in zip(names, now, strict=True):
-        m.update(name, value)
+    now = {}
+    for (name, kept), new in zip(old.items(), (k, v), strict=True):
+        now[name] = kept.at[rows, :, slot].set(new.astype(kept.dtype), mode="drop")
+        m.update(name, now[name])
+    read = now if slots == limit else old
+    read = [kept.swapaxes(1, 2).astype(q.dtype) for kept in read.values()]
     if slots == limit:  # nothing was overwritten
-        k, v = (kept.swapaxes(1, 2).astype(q.dtype) for kept in now)
+        k, v = read
         places = jnp.broadcast_to(np.arange(slots), (batch, slots))
     else:  # a query may need a slot that a later step of this chunk overwrites
-        k, v = (
-            jnp.concatenate([kept.swapaxes(1, 2).astype(q.dtype), new], 1)
-            for kept, new in zip(old, (k, v), strict=True)
-        )
+        k, v = (jnp.concatenate(both, 1) for both in zip(read, (k, v), strict=True))
         last = at[:, :1] - 1
         places = jnp.concatenate([last - (last - np.arange(slots)) % slots, at], 1)
     place, query = places[:, None, None], at[:, None, :, None]
