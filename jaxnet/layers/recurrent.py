@@ -106,11 +106,9 @@ class Recurrence:
 
     def _weights(self, m: Any, x: Any) -> list[Any]:
         """Return the two kernels and the two biases, None without them."""
-        features, columns = self.features, self.cell.gates * self.features
+        shape = features, columns = self.features, self.cell.gates * self.features
         kernel = m.kernel("kernel", self.kernel_init, (x.shape[-1], columns))
-        recurrent_kernel = m.kernel(
-            "recurrent_kernel", self.recurrent_init, (features, columns), array=True
-        )
+        recurrent_kernel = m.kernel("recurrent_kernel", self.recurrent_init, shape, array=True)
 
         def entry(name, size):
             # Narrow below `cast`, as what is kept of all steps must be; the op sums in float32.
@@ -136,8 +134,7 @@ class Recurrence:
         dtype = jnp.result_type(x.dtype, *(w.dtype for w in weights if w is not None))
         like = {"c": dtype, "h": dtype} if self.cell.memory else dtype
         if given is None:
-            zero = jnp.zeros(shape, dtype)
-            given = {"c": zero, "h": zero} if self.cell.memory else zero
+            given = jax.tree.map(lambda dtype: jnp.zeros(shape, dtype), like)
         shapes = {getattr(leaf, "shape", None) for leaf in jax.tree.leaves(given)}
         fits = jax.tree.structure(given) == jax.tree.structure(like)
         if not fits or shapes != {shape}:
