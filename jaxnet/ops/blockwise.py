@@ -281,9 +281,8 @@ def _tangents(how, moving, fixed, y, lse, d_moving):
             along = jax.tree.map(lambda d, x: d.astype(x.dtype), d_function, bias)
             d_bias = jax.jvp(lambda bias: part(bias, i, j), (bias,), (along,))[1]
         # Tangents are float32, so that cotangents are added in float32.
-        moved = {
-            n: d.astype(at[n].dtype) for n, d in enumerate((d_q, d_k, d_bias)) if d is not None
-        }
+        given = enumerate((d_q, d_k, d_bias))
+        moved = {n: d.astype(at[n].dtype) for n, d in given if d is not None}
         seen = allowed(i, j)
 
         def scores(*now):
@@ -450,12 +449,11 @@ def _fixed(how, k, fixed):
     *positions, read = positions
     cut = ((at, at.ndim - 1, n) for at, n in zip(positions, (how.rows, how.columns), strict=True))
     queries, keys = (jnp.moveaxis(_blocks(*one), -2, 0) for one in cut)
-    groups = k.shape[2]
-    return (
-        lambda bias, i, j: _grouped(groups, bias(queries[i], keys[j], read)),
-        allowed,
-        (low, high),
-    )
+
+    def of_positions(bias, i, j):
+        return _grouped(k.shape[2], bias(queries[i], keys[j], read))
+
+    return of_positions, allowed, (low, high)
 
 
 def _scores(how, q, k, bias):
