@@ -133,9 +133,8 @@ def _transpose(operand, cotangent, a, b, *, wanted, form):
 
 def _batch(operands, dims, *, wanted, form):
     """Stack both along e if both are batched; fold one into the axis it shares with the result."""
-    operands = [
-        a if dim is None else jnp.moveaxis(a, dim, 0) for a, dim in zip(operands, dims, strict=True)
-    ]
+    pairs = zip(operands, dims, strict=True)
+    operands = [a if dim is None else jnp.moveaxis(a, dim, 0) for a, dim in pairs]
     if None not in dims:
         size = operands[0].shape[0]
         each = operands[0].shape[1]
@@ -165,15 +164,13 @@ def _unfold(a, axis, grouped, groups, size):
     """Undo `_fold`: (..., g * b * c, ...) -> (b, ..., g * c, ...)."""
     g, axis, shape = (groups if grouped else 1), axis % a.ndim, a.shape
     a = a.reshape(*shape[:axis], g, size, shape[axis] // (g * size), *shape[axis + 1 :])
-    return jnp.moveaxis(a, axis + 1, 0).reshape(
-        size, *shape[:axis], shape[axis] // size, *shape[axis + 1 :]
-    )
+    a = jnp.moveaxis(a, axis + 1, 0)
+    return a.reshape(size, *shape[:axis], shape[axis] // size, *shape[axis + 1 :])
 
 
 def _lower_for_cpu(ctx, a, b, *, wanted, form):
     """Return the kernels in C if they run, else XLA's form."""
-    in_c = on_one_device(ctx.module_context) and native.supports(
-        *ctx.avals_in, wanted=wanted, form=form
-    )
+    alone = on_one_device(ctx.module_context)
+    in_c = alone and native.supports(*ctx.avals_in, wanted=wanted, form=form)
     lower: Any = mlir.lower_fun(native.convolution if in_c else cpu, multiple_results=False)
     return lower(ctx, a, b, wanted=wanted, form=form)

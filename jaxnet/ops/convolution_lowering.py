@@ -203,8 +203,6 @@ def _shifted_products(x, y, form):
     g = form.groups
     inputs, features = x.shape[-1] // g, y.shape[-1]
     y = y.reshape(*y.shape[:-1], g, features // g)
-    products = [
-        jnp.einsum("n...gi,n...go->igo", tap.reshape(*tap.shape[:-1], g, inputs), y)
-        for tap in _seen(x, form)
-    ]
+    grouped = (tap.reshape(*tap.shape[:-1], g, inputs) for tap in _seen(x, form))
+    products = [jnp.einsum("n...gi,n...go->igo", tap, y) for tap in grouped]
     return jnp.stack(products).reshape(*form.window, inputs, features)

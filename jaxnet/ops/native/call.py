@@ -130,11 +130,8 @@ def _batch(leaves, dims, *, jaxpr, kernel):
 
 
 def _lower_for_cpu(ctx, *leaves, jaxpr, kernel):
-    in_c = (
-        kernel.run is not None
-        and on_one_device(ctx.module_context)
-        and kernel.supports(*ctx.avals_in)
-    )
+    there = kernel.run is not None and on_one_device(ctx.module_context)
+    in_c = there and kernel.supports(*ctx.avals_in)
     run: Any = kernel.run if in_c else _as_function(jaxpr)
     return mlir.lower_fun(lambda *a: run(*a), multiple_results=True)(ctx, *leaves)
 

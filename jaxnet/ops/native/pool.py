@@ -42,9 +42,8 @@ def run(x, *given, form):
     flat = (1,) * (2 - len(form.window))  # a line is an image of one row
     numbers = [*flat, *form.window, *flat, *form.strides, *flat, *form.dilation]
     numbers += [*(0 for _ in flat), *(low for low, _ in form.padding)]
-    image, result = (
-        (x.shape[0], *flat, *space, x.shape[-1]) for space in (form.inputs, form.outputs)
-    )
+    spaces = form.inputs, form.outputs
+    image, result = ((x.shape[0], *flat, *space, x.shape[-1]) for space in spaces)
     arrays = [x.reshape(image), *(a.reshape(result) for a in given)]
     shape = image if given else result
     (y,) = compute("jaxnet_max_pool", [shape], *arrays, form=np.array(numbers, np.int64))
