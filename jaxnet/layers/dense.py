@@ -3,7 +3,7 @@
 from jaxnet.core import Layer, compose
 from jaxnet.initializers import Initializer, lecun_normal, zeros
 from jaxnet.ops.product import plus, product
-from jaxnet.services.checks import at_least, check_name, check_options, check_rank
+from jaxnet.services.checks import at_least, check_options, check_rank
 from jaxnet.services.keywords import explain_keywords
 
 
@@ -46,7 +46,6 @@ def dense(
       >>> y.tolist()  # 1 * 1 + 3 * 3 + 0.5, and 2 * 2
       [[10.5, 4.0]]
     """
-    check_name("dense", name)
     at_least(name, "features", features)
     check_options(name, use_bias=use_bias, kernel_init=kernel_init, bias_init=bias_init)
 
