@@ -14,18 +14,7 @@ from jaxnet.layers.dropout import check_rate
 from jaxnet.layers.embedding import counted
 from jaxnet.layers.embedding import rotary as turn
 from jaxnet.layers.kept_keys import keep
-from jaxnet.ops.attention import (
-    Placed,
-    Scoring,
-    add_table,
-    cuda_capability,
-    dot_product_attention,
-    expand_mask,
-    fits,
-    fits_cudnn,
-    fused_attention,
-    in_window,
-)
+from jaxnet.ops import attention as ops
 from jaxnet.ops.blockwise import blockwise_attention, in_blocks, see
 from jaxnet.ops.product import plus, product
 from jaxnet.ops.ring import ring, ring_attention
@@ -232,7 +221,7 @@ def multi_head_attention(
         if rotary is True and size % 2:
             raise ValueError(f"{name}: rotary=True needs an even head_size, got {size}")
         key = m.key() if m.train and dropout_rate else None
-        scoring = Scoring(scale, softcap, None, dropout_rate, key)
+        scoring = ops.Scoring(scale, softcap, None, dropout_rate, key)
         source = queries if memory is None else memory
         q = projected(m, "query", queries, heads, size)
         k = projected(m, "key", source, groups, size)
@@ -277,7 +266,7 @@ def _to_all(m, form, q, k, v, mask, scoring):
     """
     batch, time, heads, size = q.shape
     places = k.shape[1]
-    seen, added = expand_mask(form.name, mask, (batch, heads, time, places))
+    seen, added = ops.expand_mask(form.name, mask, (batch, heads, time, places))
     axes = 0 if mask is None or not jnp.issubdtype(mask.dtype, jnp.integer) else mask.ndim
     lengths, segments = (mask if axes == n else None for n in (1, 2))
     ranges_only = mask is None or axes > 0
@@ -289,20 +278,20 @@ def _to_all(m, form, q, k, v, mask, scoring):
     blocks = blocks and not form.return_weights
     if added is not None:
         if scoring.bias is not None:
-            seen, added = add_table(seen, added, scoring.bias.table())
+            seen, added = ops.add_table(seen, added, scoring.bias.table())
         scoring = scoring._replace(bias=added)
     given, rows = seen, None
     if not blocks or fuse:
         if form.causal or form.span is not None:
             before, after = form.span or (time, time)
-            near = in_window(time, places, (before, 0 if form.causal else after))[None, None]
+            near = ops.in_window(time, places, (before, 0 if form.causal else after))[None, None]
             seen = near if seen is None else seen & near
         if mask is not None and seen is not None:
             rows = jnp.broadcast_to(seen.any((1, 3)), (batch, time))
 
     def anywhere(q, k, v):
         if not blocks:
-            return *dot_product_attention(q, k, v, seen, scoring), rows
+            return *ops.dot_product_attention(q, k, v, seen, scoring), rows
         own = {"lengths": lengths, "segments": segments}
         ranges = see(time, places, causal=form.causal, window=form.span, **own)
         if parts is not None:
@@ -317,7 +306,7 @@ def _to_all(m, form, q, k, v, mask, scoring):
 
     def on_cuda(q, k, v):
         how = {"lengths": lengths, "causal": form.causal, "scale": scoring.scale}
-        return fused_attention(q, k, v, table, before=form.span and form.span[0], **how), rows
+        return ops.fused_attention(q, k, v, table, before=form.span and form.span[0], **how), rows
 
     # The machine that traces need not be the one that the program is compiled for.
     elsewhere = lambda *given: anywhere(*given)[::2]  # noqa: E731
@@ -335,10 +324,10 @@ def _fuses(form, q, k, v, scoring, lengths, seen):
     plain = plain and (form.span is None or form.causal) and not form.return_weights
     if form.fused is False or not plain or v.shape[-1] != q.shape[-1]:
         return False
-    capability = cuda_capability()
+    capability = ops.cuda_capability()
     if form.fused and capability:  # for another GPU than the one here
         capability = max(capability, 8.0)
-    return fits_cudnn(capability, q.dtype, q.shape[-1])
+    return ops.fits_cudnn(capability, q.dtype, q.shape[-1])
 
 
 def _to_kept(m, form, q, k, v, mask, scoring):
@@ -360,7 +349,7 @@ def _to_kept(m, form, q, k, v, mask, scoring):
         return y, None, kept.fits
     # What is kept begins as zeros, and a pass over all of it for each token would copy it.
     scoring = scoring._replace(bias=_placed(m, form, q, kept.at, kept.places), finite=True)
-    return *dot_product_attention(kept.q, kept.k, kept.v, kept.seen, scoring), kept.fits
+    return *ops.dot_product_attention(kept.q, kept.k, kept.v, kept.seen, scoring), kept.fits
 
 
 def _placed(m, form, q, queries, keys, before=0):
@@ -372,7 +361,7 @@ def _placed(m, form, q, queries, keys, before=0):
         wanted = q.shape[2], queries.shape[-1], keys.shape[-1]
         y = m.whole(form.bias, (queries, keys))
         table = y[None] if getattr(y, "ndim", 0) == 3 else y
-        if hasattr(table, "dtype") and fits(table, (q.shape[0], *wanted)):
+        if hasattr(table, "dtype") and ops.fits(table, (q.shape[0], *wanted)):
             return table
         raise ValueError(
             f"{form.name}: bias must return numbers (heads, time, places) or (batch, heads, time, "
@@ -380,7 +369,7 @@ def _placed(m, form, q, queries, keys, before=0):
         )
 
     keys = jnp.maximum(keys - before, 0)  # positions of empty slots are negative
-    return Placed(of, jnp.asarray(queries, jnp.int32), keys.astype(jnp.int32))
+    return ops.Placed(of, jnp.asarray(queries, jnp.int32), keys.astype(jnp.int32))
 
 
 def _projection(

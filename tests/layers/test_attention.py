@@ -146,8 +146,8 @@ def for_cuda(monkeypatch):
         calls.append(options)
         return fused_attention(*given, **options, implementation="xla")
 
-    monkeypatch.setattr(attention, "fits_cudnn", lambda *given: True)
-    monkeypatch.setattr(attention, "fused_attention", stand_in)
+    monkeypatch.setattr(attention.ops, "fits_cudnn", lambda *given: True)
+    monkeypatch.setattr(attention.ops, "fused_attention", stand_in)
     choose = lambda *given, cuda, default: cuda(*given)  # noqa: E731
     monkeypatch.setattr(jax.lax, "platform_dependent", choose)
     return calls
@@ -196,8 +196,8 @@ def test_the_fused_call_is_not_asked_for_what_it_lacks(options, monkeypatch):
 def test_the_machine_that_compiles_chooses_the_kernel(monkeypatch):
     """A program that is traced on a machine without a GPU, for one with and one without."""
     marked = lambda q, *rest, **options: jnp.sin(q)  # noqa: E731
-    monkeypatch.setattr(attention, "fits_cudnn", lambda *given: True)
-    monkeypatch.setattr(attention, "fused_attention", marked)
+    monkeypatch.setattr(attention.ops, "fits_cudnn", lambda *given: True)
+    monkeypatch.setattr(attention.ops, "fused_attention", marked)
     x, layer = jn.spec((2, 6, 16)), jn.multi_head_attention(2)
     params, _ = jax.eval_shape(layer.init, jax.random.key(0), x)
     traced = jax.jit(lambda params, x: layer.apply(params, {}, x)[0]).trace(params, x)
