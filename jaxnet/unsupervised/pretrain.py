@@ -1,6 +1,7 @@
 """Greedy layer-wise pretraining: each layer is fitted to the output of the layers below it."""
 
 from collections.abc import Callable, Sequence
+from functools import reduce
 from typing import Any
 
 import jax
@@ -83,8 +84,7 @@ def pretrain_greedy(
     x = tools.as_array(who, "data", data, "(examples, ...)")
     if not len(x):
         raise ValueError(f"{who}: data must hold at least one example, got {x.shape}")
-    if method is not None:
-        a_function(who, "method", method, "(key, x, features)")
+    a_function(who, "method", method, "(key, x, features)", optional=True)
     if isinstance(layers, str) or not (layers is None or isinstance(layers, Sequence)):
         raise TypeError(f"{who}: layers must be a list of paths, such as ['dense'], got {layers!r}")
     tools.at_least(who, "batch_size", batch_size)
@@ -106,7 +106,7 @@ def pretrain_greedy(
     with progress_bar(len(order), "layers", progress) as bar:
         for path in order:
             seen = predict(_input_of(net, path), params, state, x, batch_size=batch_size)
-            old = _entry(params, path)
+            old = reduce(dict.__getitem__, path.split("/"), params)
             inputs, features = old["kernel"].shape
             fitted = method(child_key(key, path), jnp.reshape(seen, (-1, inputs)), features)
             params = _replaced(params, path, _converted(fitted, old, path))
@@ -142,12 +142,6 @@ def _input_of(net: Layer, path: str) -> Layer:
         return seen[0], state
 
     return as_layer(Layer(net.init, apply, net.name))
-
-
-def _entry(params: Params, path: str) -> Params:
-    for name in path.split("/"):
-        params = params[name]
-    return params
 
 
 def _replaced(params: Params, path: str, entry: Params) -> Params:
