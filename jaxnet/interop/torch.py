@@ -22,17 +22,9 @@ import numpy as np
 
 from jaxnet.core import Around, Layer, Params, State, as_layer
 from jaxnet.core.errors import call, compare
+from jaxnet.interop import torch_weights
 from jaxnet.interop.layout import FIRST, LAST, LOST, SAME, Layout, flat_order, follow, mark
-from jaxnet.interop.torch_weights import (
-    CONVERSIONS,
-    ENTRIES,
-    FEATURES_LAST,
-    KINDS,
-    NORMS,
-    PARAMETER,
-    THEIRS,
-    Entries,
-)
+from jaxnet.interop.torch_weights import CONVERSIONS, KINDS, NORMS, PARAMETER, THEIRS, Entries
 from jaxnet.interop.weights import Weights, numbers, read_array, read_weights
 from jaxnet.services.checks import as_array, check_input, check_type, on_host, within
 from jaxnet.services.extras import extra
@@ -226,13 +218,12 @@ class Difference(NamedTuple):
     layers: int
 
     def __str__(self) -> str:
-        if self.path is None:
-            return (
-                f"{self.layers} layers agree; the largest relative difference is {self.error:.1e}"
-            )
+        path, module, error, layers = self
+        if path is None:
+            return f"{layers} layers agree; the largest relative difference is {error:.1e}"
         return (
-            f"{self.path} ({self.module} in PyTorch) is the first of {self.layers} layers that "
-            f"differs, by {self.error:.1e}. The layers before it agree: check its options "
+            f"{path} ({module} in PyTorch) is the first of {layers} layers that differs, by "
+            f"{error:.1e}. The layers before it agree: check its options "
             "(padding, strides, epsilon), the operations between it and the layer before, and "
             "whether PyTorch declares its layers in this order (else pass names=)"
         )
@@ -440,7 +431,7 @@ def _given(leaf: Any, calls: list[tuple[str, str, int]]) -> Layout:
         return SAME
     kinds = {*KINDS, "flatten"} - {*NORMS}
     kind, axes = next(((kind, axes) for _, kind, axes in calls if kind in kinds), ("", 0))
-    sequence = kind == "flatten" or (axes == 3 and kind in FEATURES_LAST)
+    sequence = kind == "flatten" or (axes == 3 and kind in torch_weights.FEATURES_LAST)
     return SAME if len(leaf.shape) == 3 and sequence else LAST
 
 
@@ -461,7 +452,7 @@ def _order(net: Layer, part: _Part, layouts: set[Layout]) -> np.ndarray | None:
         return None
     flat = {layout if isinstance(layout, tuple) else None for layout in layouts}
     wrong = LOST in layouts or len(flat) > 1 or (flat != {None} and part.kind == "group_norm")
-    if wrong or (FIRST in layouts and part.kind not in FEATURES_LAST):
+    if wrong or (FIRST in layouts and part.kind not in torch_weights.FEATURES_LAST):
         raise ValueError(
             f"torch weights: {net.name}/{part.path}: the order of its input's features in PyTorch "
             "is not known, because of a reshape or similar inside a function. Flatten with "
@@ -662,7 +653,7 @@ def _joined(groups: dict[str, _Group], count: int, kept: set[str]) -> dict[str, 
 
 def _check(net: Layer, part: _Part, group: _Group) -> None:
     where = f"torch weights: {net.name}/{part.name} and {group.prefix or 'the module'}"
-    if part.kind != PARAMETER and not set(part.entries) <= ENTRIES[part.kind]:
+    if part.kind != PARAMETER and not set(part.entries) <= torch_weights.ENTRIES[part.kind]:
         raise ValueError(
             f"{where}: expected a layer of kind {', '.join(KINDS)}, got one of kind {part.kind} "
             f"with {', '.join(part.entries)}"
