@@ -15,15 +15,8 @@ from jaxnet.services.jax_versions import bind
 
 # Primitives that call a jaxpr, with the name of the parameter that holds it. Their custom rules are
 # dropped.
-_CALLS = {
-    "jit": "jaxpr",
-    "closed_call": "call_jaxpr",
-    "custom_jvp_call": "call_jaxpr",
-    "custom_vjp_call": "call_jaxpr",
-    "custom_vmap_call": "call",
-    "remat2": "jaxpr",
-    "native_call": "jaxpr",
-}
+_CALLS = dict.fromkeys(("jit", "remat2", "native_call"), "jaxpr") | {"custom_vmap_call": "call"}
+_CALLS |= dict.fromkeys(("closed_call", "custom_jvp_call", "custom_vjp_call"), "call_jaxpr")
 
 # Replaces the primitive of `jaxnet.ops.convolution` by JAX's convolution or a transpose of it.
 OURS: Mapping[str, Callable] = {"convolution": accelerator}
