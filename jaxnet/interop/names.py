@@ -136,15 +136,12 @@ def by_names(
         except (LookupError, ValueError) as error:
             wrong.append(f"{path} {spec.shape}: {error}")
     paths = [path for path, _ in entries]
-    for row in rows:
-        if not any(row.numbers(path) is not None for path in paths):
-            wrong.append(f'no entry for the row "{row.path}"{_near(row.path, paths)}')
-    for name in arrays:
-        if name not in used and not left(name):
-            wrong.append(f'not used: "{name}" {np.shape(arrays[name])}')
-    for pattern in leave:
-        if not any(fits(pattern, name) for name in (*paths, *arrays)):
-            wrong.append(f'nothing to leave out fits "{pattern}"')
+    empty = [row.path for row in rows if not any(row.numbers(path) is not None for path in paths)]
+    wrong += [f'no entry for the row "{path}"{_near(path, paths)}' for path in empty]
+    unused = [name for name in arrays if name not in used and not left(name)]
+    wrong += [f'not used: "{name}" {np.shape(arrays[name])}' for name in unused]
+    idle = [one for one in leave if not any(fits(one, name) for name in (*paths, *arrays))]
+    wrong += [f'nothing to leave out fits "{pattern}"' for pattern in idle]
     raise_lines(f"by_names: weights do not fit {net.name}:", wrong)
     leaves, structure = jax.tree.flatten(specs)
     if len(found) < len(leaves):
@@ -248,11 +245,7 @@ def invertible(change: Change, inverse: Change) -> Change:
     """
     for what, one in (("change", change), ("inverse", inverse)):
         checks.a_function("invertible", what, one, "an array")
-
-    def changed(*arrays):
-        return change(*arrays)
-
-    return _with_inverse(changed, inverse)
+    return _with_inverse(partial(change), inverse)
 
 
 def _with_inverse(change: Change, inverse: Change) -> Change:
