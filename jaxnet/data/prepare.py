@@ -54,7 +54,10 @@ def prepare(who: str, name: str, place: Path) -> None:
     new = not place.exists()
     try:
         place.mkdir(parents=True, exist_ok=True)
-        _check_room(who, place, origin.size if origin else 0)
+        free = shutil.disk_usage(place).free
+        if origin and free < origin.size:
+            needed = f"needs {origin.size / 1e6:,.0f} MB"
+            raise OSError(f"{who}: {needed}, and {place} has {free / 1e6:,.0f} MB of free space")
         with tempfile.TemporaryDirectory(dir=place, prefix=".download-") as downloads:
             make = OWN[base].builder() if base in OWN else partial(tfds.builder, name)
             builder = make(data_dir=place, file_format="array_record")
@@ -89,14 +92,6 @@ def _check_catalog(who: str, name: str, tfds: Any) -> None:
             f"{who}: TensorFlow Datasets needs TensorFlow to prepare {name} ({error}). Run "
             "pip install tensorflow once; reading the dataset does not need it"
         ) from error
-
-
-def _check_room(who: str, place: Path, size: int) -> None:
-    free = shutil.disk_usage(place).free
-    if free < size:
-        raise OSError(
-            f"{who}: needs {size / 1e6:,.0f} MB, and {place} has {free / 1e6:,.0f} MB of free space"
-        )
 
 
 def main(arguments: list[str] | None = None) -> int:
