@@ -100,8 +100,8 @@ def additive_attention(
         seen, bias = expand_mask(name, mask, sizes)
         if seen is not None:  # 0 times NaN would be NaN
             values = jnp.where(seen.any((1, 2))[..., None], values, 0)
-        if keys is None:
-            keys = projected(m, "key", values, features)  # (batch, places, features)
+        # (batch, places, features)
+        keys = projected(m, "key", values, features) if keys is None else keys
         q = projected(m, "query", queries, features)  # (batch, time, features)
         # (batch, time, 1, features) + (batch, 1, places, features)
         hidden = jnp.tanh(plus(q[:, :, None], keys[:, None]))

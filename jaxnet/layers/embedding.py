@@ -301,8 +301,7 @@ def rotary(
         raise ValueError(
             f"rotary: expected an even size, at most that of the heads, got {size} for {x.shape}"
         )
-    if positions is None:
-        positions = counted(x.shape[1])
+    positions = counted(x.shape[1]) if positions is None else positions
     form = "(time,)" if np.ndim(positions) == 1 else "(batch, time)"
     positions = checks.as_array("rotary", "positions", positions, form, "numbers", sizes)
     angles = _angles(positions, size, base, x.dtype, scaling)[..., None, :]

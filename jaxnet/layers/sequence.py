@@ -265,8 +265,7 @@ def stack_rnn(*layers: Layer, name: str = "stack_rnn") -> Layer:
                 given = m(layer, given)
             return given
         initial = read_sequence(given, name, rank=2).initial
-        if initial is None:
-            initial = (None,) * len(layers)
+        initial = (None,) * len(layers) if initial is None else initial
         if not isinstance(initial, tuple | list) or len(initial) != len(layers):
             raise ValueError(
                 f"{name}: 'initial' must be a tuple of {len(layers)} carries, one per layer, got "
@@ -335,8 +334,7 @@ def bidirectional(
         m.not_in_stream("reads each sequence from its end")
         sequence = read_sequence(given, name, rank=2)
         x, lengths, initial, _ = sequence
-        if initial is None:
-            initial = {"forward": None, "backward": None}
+        initial = {"forward": None, "backward": None} if initial is None else initial
         if not isinstance(initial, dict) or set(initial) != {"forward", "backward"}:
             raise ValueError(
                 f"{name}: 'initial' must be {{'forward': carry, 'backward': carry}}, got "

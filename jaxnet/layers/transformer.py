@@ -104,8 +104,7 @@ def transformer_block(
     checks.check_options(name, cross=cross, gated=gated)
     checks.one_of(name, "norm_at", norm_at, ("input", "sum", "output", "both"))
     biased = with_bias(name, use_bias, (*PROJECTIONS, "mlp"))
-    if mlp is not None:
-        mlp = as_layer(mlp, name, "mlp")
+    mlp = None if mlp is None else as_layer(mlp, name, "mlp")
     checks.at_least(name, "mlp_features", mlp_features, optional=True)
     checks.a_function(name, "activation", activation, "an array")
     checks.a_function(name, "norm", norm, "name=...")
