@@ -79,9 +79,8 @@ def supports(x, kernel, scale=None, *, transposed: bool) -> bool:
     bits = BITS.get(kernel.dtype.name)
     if bits is None or x.dtype not in (jnp.float32, jnp.bfloat16) or (scale is None) != (bits > 8):
         return False
-    if not countable(x, kernel):
-        return False
-    if x.shape[0] > _most(kernel) or (kernel.dtype.name == "int4" and kernel.shape[-1] % 2):
+    few = countable(x, kernel) and x.shape[0] <= _most(kernel)
+    if not few or (kernel.dtype.name == "int4" and kernel.shape[-1] % 2):
         return False
     if scale is not None:
         groups = scale.shape[transposed]
