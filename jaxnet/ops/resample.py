@@ -127,10 +127,9 @@ def interpolation(
       >>> interpolation(2, 4, 2.0, triangle, **options)[:, 0].tolist()
       [1.0, 0.75, 0.25, 0.0]
     """
+    places = (np.arange(outputs) + 0.5) / scale - 0.5
     if align_corners:
         places = np.linspace(0, inputs - 1, outputs)
-    else:
-        places = (np.arange(outputs) + 0.5) / scale - 0.5
     if antialias:
         weights = kernel((np.arange(inputs) - places[:, None]) / max(1 / scale, 1))
         return weights / weights.sum(1, keepdims=True)
