@@ -87,8 +87,7 @@ def to_onnx(
             "with jax.enable_x64(False): to_onnx(...)"
         )
     at_least("to_onnx", "batch", batch, optional=True)
-    if path is not None:
-        path = file_path("to_onnx", path)
+    path = None if path is None else file_path("to_onnx", path)
     _check_float32({"params": params, "state": state, "x": x})
     needed = ("jax2onnx", "onnx", "onnxruntime")
     jax2onnx, onnx, runtime = (extra(name, name, "to_onnx", "onnx") for name in needed)

@@ -304,8 +304,7 @@ def _read(params: Params, scores: Any, lengths: Any, who: str) -> tuple:
     )
     # For an emission, scores = emission.score(params["emission"], x).
     scores = as_array(who, "scores", scores, "(batch, time, states)", "reals", sizes)
-    if lengths is None:
-        lengths = jnp.full(scores.shape[0], scores.shape[1])
+    lengths = jnp.full(scores.shape[0], scores.shape[1]) if lengths is None else lengths
     return start, transition, scores, read_sequence((scores, lengths), who).mask()
 
 
