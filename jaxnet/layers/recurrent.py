@@ -71,10 +71,9 @@ class Recurrence:
 
         def forward(m, given):
             sequence = read_chunk(m, given, self.name)
-            x, mask = sequence.x, sequence.mask()
+            x, mask = sequence.without_padding(), sequence.mask()
+            mask = None if mask is None else mask.T[..., None]  # (time, batch, 1)
             kernel, recurrent_kernel, *biases = weights = self._weights(m, x)
-            if mask is not None:  # the padding must not affect anything, even if it is NaN
-                x, mask = jnp.where(mask[..., None], x, 0), mask.T[..., None]
             # The bias is added in the loop, which avoids an array of all steps.
             pre = product(x.swapaxes(0, 1), kernel)  # (time, batch, gates * f)
             kept = None if m.stream is None else self._kept(m, x)
@@ -243,10 +242,8 @@ def recurrent(cell: Layer | Callable, *, name: str | None = None) -> Layer:
                 "Omit it to start from zeros"
             )
         carry = jax.tree.map(lambda leaf, like: jnp.asarray(leaf, like.dtype), carry, zero)
-        x, mask = sequence.x, sequence.mask()
-        if mask is not None:
-            x = jnp.where(mask.reshape(mask.shape + (1,) * (x.ndim - 2)), x, 0)
-            mask = mask.T  # (time, batch)
+        x, mask = sequence.without_padding(), sequence.mask()
+        mask = None if mask is None else mask.T  # (time, batch)
 
         def body(loop, now):
             carry, state = loop

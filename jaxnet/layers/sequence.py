@@ -45,6 +45,11 @@ class Sequence(NamedTuple):
             return None
         return jnp.arange(self.x.shape[1])[None] < self.lengths[:, None]
 
+    def without_padding(self) -> jax.Array:
+        """Return x with zeros beyond the lengths, so that the padding may even be NaN."""
+        mask = self.mask()
+        return self.x if mask is None else jnp.where(_beside(mask, self.x.ndim), self.x, 0)
+
     def fill(self, dtype: Any) -> Any:
         """What stands for a missing step: 0, and NaN if the length is out of range under jit."""
         if not is_traced(self.lengths) or not jnp.issubdtype(dtype, jnp.floating):

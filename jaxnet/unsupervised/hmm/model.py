@@ -92,7 +92,7 @@ def hmm(
         }
         # Scores are sums over features and time.
         dtype, params = params["start"].dtype, jax.tree.map(wide, params)
-        scores = emission.score(params["emission"], _without_padding(sequence))
+        scores = emission.score(params["emission"], sequence.without_padding())
         return forward(params, scores, sequence.lengths)[1].astype(dtype)
 
     return compose(score, name=name, kind="hmm")
@@ -274,14 +274,6 @@ def _round(params, x, mask, emission):
     return better, counts.log_likelihood
 
 
-def _without_padding(sequence: Sequence) -> jax.Array:
-    """Return x with zeros in padding, whose NaN or invalid symbols would reach the gradients."""
-    mask = sequence.mask()
-    if mask is None:
-        return sequence.x
-    return jnp.where(mask.reshape(mask.shape + (1,) * (sequence.x.ndim - 2)), sequence.x, 0)
-
-
 def _check_emission(who: str, emission: Any) -> None:
     checks.check_type(who, "emission", emission, Emission, "an Emission, such as categorical(5)")
 
@@ -292,7 +284,7 @@ def _read(x: Any, lengths: Any, who: str) -> tuple[Sequence, np.ndarray]:
     if lengths is not None:
         lengths = tools.as_array(who, "lengths", lengths, "(batch,)", "integers")
     sequence = tools.read_sequence(x if lengths is None else (x, lengths), who, rank=2)
-    sequence = sequence._replace(x=_without_padding(sequence))
+    sequence = sequence._replace(x=sequence.without_padding())
     mask = np.ones(x.shape[:2], bool) if lengths is None else np.asarray(sequence.mask())
     if not mask.any():
         raise ValueError(f"{who}: x must hold at least one step, got {x.shape}, lengths {lengths}")
