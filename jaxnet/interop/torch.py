@@ -415,10 +415,7 @@ def _parts(net: Layer, params: Params, state: State, x: PyTree) -> list[_Part]:
     layouts: dict[str, set[Layout]] = {}
     for i, (path, *_) in enumerate(calls):
         layouts.setdefault(path, set()).add(inputs.get(i, LOST))
-    for part in found.values():
-        if part.kind == PARAMETER:
-            _check_features(net, part, layouts[part.path], flattened)
-    return [part._replace(order=_order(net, part, layouts[part.path]), given=given[0])
+    return [part._replace(order=_order(net, part, layouts[part.path], flattened), given=given[0])
             for part in found.values()]  # fmt: skip
 
 
@@ -446,10 +443,10 @@ def _check_features(net: Layer, part: _Part, layouts: set, flattened: set) -> No
         )
 
 
-def _order(net: Layer, part: _Part, layouts: set[Layout]) -> np.ndarray | None:
+def _order(net: Layer, part: _Part, layouts: set[Layout], flattened: set) -> np.ndarray | None:
     """Return the order of the input's features in PyTorch; raise if it is unknown."""
     if part.kind == PARAMETER:
-        return None
+        return _check_features(net, part, layouts, flattened)
     flat = {layout if isinstance(layout, tuple) else None for layout in layouts}
     wrong = LOST in layouts or len(flat) > 1 or (flat != {None} and part.kind == "group_norm")
     if wrong or (FIRST in layouts and part.kind not in torch_weights.FEATURES_LAST):
