@@ -408,9 +408,8 @@ class _Row(NamedTuple):
         return given if isinstance(given, _Piece) else np.ascontiguousarray(given)
 
     def _one(self, names: list[str], shape: tuple, arrays: Mapping, used: set[str]) -> np.ndarray:
-        for name in names:
-            if name not in arrays:
-                raise LookupError(f'the weights have no "{name}"{_near(name, arrays)}')
+        if lost := [name for name in names if name not in arrays]:
+            raise LookupError(f'the weights have no "{lost[0]}"{_near(lost[0], arrays)}')
         used.update(names)
         given = [arrays[name] for name in names]
         words = " and ".join(f'"{name}"' for name in names)
