@@ -59,20 +59,16 @@ def from_haiku(transformed: Any) -> Layer:
         inputs, mode = given(zeros, True)
         made = transformed.init(key, *inputs, **mode)
         params, state = made if stateful else (made, {})
-        return _dotted(params), _dotted(state)
+        return _renamed(params, "/", "."), _renamed(state, "/", ".")
 
     def apply(params, state, x, *, key=None, train=False):
         inputs, mode = given(x, train)
-        trees = [_slashed(tree) for tree in ((params, state) if stateful else (params,))]
+        trees = [_renamed(tree, ".", "/") for tree in ((params, state) if stateful else (params,))]
         y = transformed.apply(*trees, *([key] if draws else []), *inputs, **mode)
-        return (y[0], _dotted(y[1])) if stateful else (y, state)
+        return (y[0], _renamed(y[1], "/", ".")) if stateful else (y, state)
 
     return as_layer(Layer(init, apply, "haiku"))
 
 
-def _dotted(tree: Any) -> dict:
-    return {name.replace("/", "."): dict(leaves) for name, leaves in tree.items()}
-
-
-def _slashed(tree: Any) -> dict:
-    return {name.replace(".", "/"): leaves for name, leaves in tree.items()}
+def _renamed(tree: Any, old: str, new: str) -> dict:
+    return {name.replace(old, new): dict(leaves) for name, leaves in tree.items()}
