@@ -39,8 +39,7 @@ def scales_of_values(scale: jax.Array, shape: tuple[int, ...]) -> jax.Array:
     """
     for axis, (groups, length) in enumerate(zip(scale.shape, shape, strict=True)):
         if groups not in (1, length):
-            size = -(-length // groups)
-            scale = jnp.repeat(scale, size, axis)
+            scale = jnp.repeat(scale, -(-length // groups), axis)
             scale = jax.lax.slice_in_dim(scale, 0, length, axis=axis)
     return scale
 
