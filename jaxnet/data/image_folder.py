@@ -1,6 +1,5 @@
 """Images of your own, in one folder per class."""
 
-import operator
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -195,17 +194,14 @@ def _deep(opened: Any) -> str:
 def _shape(size: int | tuple[int, int], channels: int) -> tuple[int, int, int]:
     """Return the checked (height, width, channels) of an image."""
     both: Any = size if isinstance(size, tuple | list) else (size, size)
-    try:
-        height, width = map(operator.index, both)
-    except (TypeError, ValueError):
-        height = width = 0
-    if height < 1 or width < 1 or any(isinstance(side, bool) for side in both):
+    whole = all(isinstance(n, int | np.integer) and not isinstance(n, bool) for n in both)
+    if not whole or len(both) != 2 or min(both) < 1:
         raise ValueError(
             f"read_image: size must be integers from 1, (height, width) or one for both, got {size}"
         )
     if type(channels) is not int or channels not in CHANNELS:
         raise ValueError(f"read_image: channels must be 3 (RGB) or 1 (grayscale), got {channels!r}")
-    return height, width, channels
+    return int(both[0]), int(both[1]), channels
 
 
 def _shown(path: Path, root: Path) -> bool:
