@@ -5,6 +5,7 @@ sound (length, features).
 """
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -255,12 +256,8 @@ class Bucketed:
                 f"rows, got {', '.join(kinds) or 'nothing'}"
             )
         self._batch_size, self._value = batch_size, value
-        self._parts = [
-            _sequences("bucketed", part, value)
-            if _is_list(part)
-            else as_rows(part, "bucketed", finite=False)
-            for part in parts
-        ]
+        read = partial(as_rows, who="bucketed", finite=False)
+        self._parts = [_sequences("bucketed", p, value) if _is_list(p) else read(p) for p in parts]
         lists = [part for part in self._parts if _is_list(part)]
         lengths = np.array([list(map(len, part)) for part in lists]).T  # (examples, lists)
         self.bounds = _bounds(bounds, lengths)
