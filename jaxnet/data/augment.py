@@ -203,8 +203,7 @@ def color_jitter(
         bright, contrast_, saturated = factors[..., None, None, None]
         y = x * bright
         gray = in_gray(y)
-        if x.shape[-1] == 3:
-            y = gray + saturated * (y - gray)
+        y = gray + saturated * (y - gray) if x.shape[-1] == 3 else y
         mean = gray.mean((1, 2), keepdims=True)
         y = jnp.clip(mean + contrast_ * (y - mean), 0, 1)
         return jnp.where(foreign, jnp.nan, y).astype(x.dtype)
