@@ -78,8 +78,7 @@ def linear_cross_entropy(
         rows, targets = args
         own = jax.tree.map(lambda b: b.astype(narrow), bias)
         logits = wide(plus(product(rows, kernel.astype(dtype), transposed=transposed), own))
-        if softcap is not None:
-            logits = softcap * jnp.tanh(logits / softcap)
+        logits = logits if softcap is None else softcap * jnp.tanh(logits / softcap)
         return smoothed(jax.nn.log_softmax(logits), targets, label_smoothing)
 
     count = -(-labels.size // chunk)
