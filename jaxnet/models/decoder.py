@@ -181,8 +181,7 @@ def decoder(
         ids, labels = ids if isinstance(ids, tuple) else (ids, None)
         x = m(words, ids)
         x = x if embedding_scale == 1 else x * jnp.asarray(embedding_scale, x.dtype)
-        if max_length is not None:
-            x = m(learned_positions(max_length, name="positions"), x)
+        x = x if max_length is None else m(learned_positions(max_length, name="positions"), x)
         x = m(dropout(dropout_rate), x) if dropout_rate else x
         for layer in blocks:
             x = m(layer, x)
