@@ -392,8 +392,7 @@ def fused_attention(
       >>> fused_attention(q, q, q, None, lengths=lengths, **options).shape
       (2, 3, 4, 6)
     """
-    if lengths is not None:
-        lengths = jnp.clip(lengths.astype(jnp.int32), 1, k.shape[1])
+    lengths = None if lengths is None else jnp.clip(lengths.astype(jnp.int32), 1, k.shape[1])
     if mask is not None:
         mask = jnp.broadcast_to(mask, (*mask.shape[:2], q.shape[1], k.shape[1]))
     return jax.nn.dot_product_attention(
