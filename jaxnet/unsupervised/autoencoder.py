@@ -286,9 +286,8 @@ def _objective(
         return run.init(key, _array(x, kind))
 
     def apply(run, params, state, x):
-        seen = _array(x, kind)
-        if corrupt is not None and run.train:
-            seen = corrupt(run.key("corrupt"), x)
+        x = _array(x, kind)
+        seen = corrupt(run.key("corrupt"), x) if corrupt is not None and run.train else x
 
         (y, z), after = run(params, state, seen)
         values = loss(y, x)
