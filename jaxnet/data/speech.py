@@ -304,9 +304,8 @@ def _features(
     def of_wave(wave: np.ndarray) -> np.ndarray:
         before = (points - size) // 2  # librosa centers the window
         wave = np.pad(wave, (before, points - size - before))
-        spectrum = librosa.stft(
-            wave, n_fft=points, hop_length=step, win_length=size, window="hamming", center=False
-        )  # (frequencies, frames)
+        sizes = {"n_fft": points, "hop_length": step, "win_length": size}
+        spectrum = librosa.stft(wave, window="hamming", center=False, **sizes)  # (bins, frames)
         power = triangles @ (spectrum.real**2 + spectrum.imag**2)  # (bands, frames)
         least = max(float(power.max()) * 10 ** (-RANGE / 10), np.finfo(np.float32).tiny)
         out = np.log(np.maximum(power, least))
