@@ -30,10 +30,8 @@ def patches(images: Sequence, size: int, count: int, *, seed: int = 0) -> np.nda
       >>> patches(photos, 8, 5).shape
       (5, 8, 8, 3)
     """
-    images = [
-        on_host("patches", f"image {i}", image, dtype="booleans or numbers")
-        for i, image in enumerate(check_list("patches", "images", images, "images"))
-    ]
+    each = enumerate(check_list("patches", "images", images, "images"))
+    images = [on_host("patches", f"image {i}", a, dtype="booleans or numbers") for i, a in each]
     if not images or any(image.ndim not in (2, 3) for image in images):
         raise ValueError(
             "patches: expected images (height, width) or (height, width, channels), at least one, "

@@ -137,10 +137,8 @@ def _padded(arrays: list[np.ndarray], length: int, value: Any) -> tuple[np.ndarr
 
 def _sequences(who: str, sequences: Any, value: Any) -> list[np.ndarray]:
     """Return the sequences as arrays of one dtype, which holds the values of all, and `value`."""
-    arrays = [
-        on_host(who, f"sequence {i}", sequence, dtype="booleans or numbers")
-        for i, sequence in enumerate(check_list(who, "sequences", sequences, "sequences"))
-    ]
+    each = enumerate(check_list(who, "sequences", sequences, "sequences"))
+    arrays = [on_host(who, f"sequence {i}", a, dtype="booleans or numbers") for i, a in each]
     if not arrays:
         raise ValueError(f"{who}: expected at least one sequence, got none")
     if any(array.ndim == 0 for array in arrays) or len({array.shape[1:] for array in arrays}) > 1:
