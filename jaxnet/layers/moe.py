@@ -115,8 +115,7 @@ def moe(
         probabilities = jax.nn.softmax(logits)
         chosen = jax.lax.top_k(jax.lax.stop_gradient(probabilities), k)[1]  # (tokens, k)
         weights = jnp.take_along_axis(probabilities, chosen, -1)
-        if divide:
-            weights = weights / weights.sum(-1, keepdims=True)
+        weights = weights / weights.sum(-1, keepdims=True) if divide else weights
         chosen = jnp.where(real[:, None], chosen, experts)
         # First choices of all tokens come before second ones.
         chosen = chosen.T.reshape(k * tokens.shape[0])
