@@ -299,9 +299,8 @@ def _read(params: Params, scores: Any, lengths: Any, who: str) -> tuple:
         )
     sizes: dict[str, Any] = {}
     start = as_array(who, "params['start']", params["start"], "(states,)", "reals", sizes)
-    transition = as_array(
-        who, "params['transition']", params["transition"], "(states, states)", "reals", sizes
-    )
+    what, transition = "params['transition']", params["transition"]
+    transition = as_array(who, what, transition, "(states, states)", "reals", sizes)
     # For an emission, scores = emission.score(params["emission"], x).
     scores = as_array(who, "scores", scores, "(batch, time, states)", "reals", sizes)
     lengths = jnp.full(scores.shape[0], scores.shape[1]) if lengths is None else lengths
