@@ -94,8 +94,7 @@ def additive_attention(
                 f"shape {values.shape}, got {keys.shape}"
             )
         single = queries.ndim == 2
-        if single:
-            queries = queries[:, None]  # (batch, width) -> (batch, 1, width)
+        queries = queries[:, None] if single else queries  # (batch, width) -> (batch, 1, width)
         sizes = (queries.shape[0], 1, queries.shape[1], values.shape[1])
         seen, bias = expand_mask(name, mask, sizes)
         if seen is not None:  # 0 times NaN would be NaN
