@@ -305,8 +305,7 @@ def rotary(
     form = "(time,)" if np.ndim(positions) == 1 else "(batch, time)"
     positions = checks.as_array("rotary", "positions", positions, form, "numbers", sizes)
     angles = _angles(positions, size, base, x.dtype, scaling)[..., None, :]
-    if angles.ndim == 3:
-        angles = angles[None]  # (batch or 1, time, 1, size / 2)
+    angles = angles[None] if angles.ndim == 3 else angles  # (batch or 1, time, 1, size / 2)
     return rotate_pairs(x, jnp.cos(angles), jnp.sin(angles), interleaved=interleaved)
 
 
