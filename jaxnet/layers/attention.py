@@ -343,8 +343,7 @@ def _to_kept(m, form, q, k, v, mask, scoring):
     kept = keep(m, q, k, v, before=before, rotate=form.rotate, name=form.name)
     if not form.return_weights and in_blocks(kept.q, kept.k, plain=scoring.key is None):
         k, v, ranges, empty = kept.in_order()
-        placed = _placed(m, form, q, kept.at, np.arange(k.shape[1]), empty)
-        scoring = scoring._replace(bias=placed)
+        scoring = scoring._replace(bias=_placed(m, form, q, kept.at, np.arange(k.shape[1]), empty))
         y, _ = blockwise_attention(kept.q, k, v, ranges, None, scoring)
         return y, None, kept.fits
     # What is kept begins as zeros, and a pass over all of it for each token would copy it.
@@ -382,8 +381,7 @@ def _projection(
         return kernel_init(key, matrix, dtype).reshape(shape)
 
     def forward(m, x):
-        kernel = m.kernel("kernel", matrix_init, (*x.shape[-inputs:], *outputs))
-        y = product(x, kernel, inputs)
+        y = product(x, m.kernel("kernel", matrix_init, (*x.shape[-inputs:], *outputs)), inputs)
         return plus(y, m.param("bias", zeros, outputs) if use_bias else None)
 
     return compose(forward, name=name, kind="projection")

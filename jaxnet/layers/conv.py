@@ -233,8 +233,7 @@ def _padded(m, x, name, padding, size, steps, apart) -> tuple[jax.Array, Any]:
     pairs = pad_pairs(name, padding, (max(x.shape[1], span), *x.shape[2:-1]), size, steps, apart)
     if pairs[0] != (span - 1, 0) or steps[0] != 1:
         m.not_in_stream('needs padding="CAUSAL" and strides of 1 along time')
-    shape = (x.shape[0], span - 1, *x.shape[2:])
-    last = m.state("last", zeros, shape, x.dtype)
+    last = m.state("last", zeros, (x.shape[0], span - 1, *x.shape[2:]), x.dtype)
     x = jnp.concatenate([last.astype(x.dtype), x], 1)  # below `cast` they differ
     if m.stream.steps is None:
         kept = x[:, x.shape[1] - (span - 1) :]

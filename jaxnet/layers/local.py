@@ -80,8 +80,7 @@ def locally_connected(
         seen = jnp.stack(list(taps(x, window, steps, pairs)), axis=-2)
         seen = jnp.moveaxis(seen.reshape(*x.shape[:1], *positions, inputs), 0, -2)
         y = jnp.moveaxis(seen @ kernel, -2, 0)  # a product of matrices per position
-        bias = m.param("bias", bias_init, (*positions, features)) if use_bias else None
-        return plus(y, bias)
+        return plus(y, m.param("bias", bias_init, (*positions, features)) if use_bias else None)
 
     def whole_init(key, shape, dtype):
         # All positions count as outputs, so that the initializer uses the fan-in of one unit.
