@@ -157,8 +157,7 @@ def _check_lengths(lengths: Any, shape: tuple[int, ...], who: str) -> None:
             f"{who}: lengths must be (batch,) = {shape[:1]} for x {shape}, got {lengths.shape}"
         )
     if not isinstance(lengths, jax.ShapeDtypeStruct) and not is_traced(lengths):
-        steps = f"[0, {shape[1]}]"
-        check_values(who, "lengths, in steps of x,", np.asarray(lengths), steps)
+        check_values(who, "lengths, in steps of x,", np.asarray(lengths), f"[0, {shape[1]}]")
 
 
 def time_distributed(layer: Layer | Callable, *, name: str | None = None) -> Layer:
