@@ -132,8 +132,7 @@ def _prefixes(log_p: jax.Array, length: jax.Array, beams: int, blank: int):
         ends_blank = jnp.where(stays, stay_blank[source], -jnp.inf)
         ends_label = jnp.where(stays, stay_label[source], best)
         new = jnp.where(fine[:, None], grown, blank), n_new, ends_blank, ends_label
-        counts = t < length
-        return jax.tree.map(lambda a, b: jnp.where(counts, a, b), new, loop), None
+        return jax.tree.map(lambda a, b: jnp.where(t < length, a, b), new, loop), None
 
     nothing = jnp.full(beams, -jnp.inf, log_p.dtype)
     labels, n = jnp.full((beams, steps), blank, jnp.int32), jnp.zeros(beams, jnp.int32)

@@ -78,8 +78,7 @@ def filter_logits(
             before = jnp.cumsum(p, -1) - p  # 0 for the first token, which always stays
             # The sum of all may be rounded to 1 before the last tokens.
             best = jnp.where((before < top_p) | (top_p >= 1), best, -jnp.inf)
-        none = jnp.full_like(z, -jnp.inf)
-        z = jnp.put_along_axis(none, order, best, axis=-1, inplace=False)
+        z = jnp.put_along_axis(jnp.full_like(z, -jnp.inf), order, best, axis=-1, inplace=False)
     if min_p is not None:
         z = jnp.where(z >= z.max(-1, keepdims=True) + jnp.log(min_p), z, -jnp.inf)
     return z

@@ -583,8 +583,7 @@ def _several(job: _Job, streams: list[Layer], run: _Run) -> _Run:
     chunk = with_inputs(job.inputs, tokens)
     logits = wide(streams[0].apply(job.params[0], run.states[0], (chunk, steps * (n + 1)))[0])
     written = run.written[:, None] + np.arange(n + 1, dtype=np.int32)
-    each = jax.vmap(job.distribution, (1, None, 1, 0), 1)
-    filtered = each(logits, loop[2], written, seen)
+    filtered = jax.vmap(job.distribution, (1, None, 1, 0), 1)(logits, loop[2], written, seen)
     sound = _is_sound(filtered)  # (batch, n + 1)
     p = job.probabilities(filtered)
     q = jnp.where(jnp.isfinite(q), q, 0)  # the proposals of a broken draft are rejected
