@@ -596,8 +596,7 @@ def _numbered(name: str, after: str) -> bool:
     back = "_reverse"  # the second direction of a recurrent layer
     pair = [re.split(r"(\d+)", f"{each.removesuffix(back)}.{int(each.endswith(back))}")
             for each in (name, after)]  # fmt: skip
-    differ = (i for i, (a, b) in enumerate(zip(*pair, strict=False)) if a != b)
-    at = next(differ, 0)
+    at = next((i for i, (a, b) in enumerate(zip(*pair, strict=False)) if a != b), 0)
     return at % 2 == 1 and int(pair[0][at]) < int(pair[1][at])
 
 
