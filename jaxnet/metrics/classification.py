@@ -102,8 +102,7 @@ def binary_accuracy(outputs: jax.Array, targets: jax.Array, *, threshold: float 
       >>> binary_accuracy(jnp.array([-2.0, 0.5, 3.0]), jnp.array([-1, -1, 1])).tolist()
       [1.0, 0.0, 1.0]
     """
-    correct = (outputs > threshold) == (targets > 0)
-    return _float(correct, jnp.stack([outputs, targets], -1))
+    return _float((outputs > threshold) == (targets > 0), jnp.stack([outputs, targets], -1))
 
 
 def _float(correct: jax.Array, outputs: jax.Array) -> jax.Array:
