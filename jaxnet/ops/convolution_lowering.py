@@ -68,13 +68,10 @@ def _dilated(sizes, dilation) -> tuple[int, ...]:
 
 def _plain(x, w, form):
     *space, last = range(1, x.ndim)
-    numbers = lax.ConvDimensionNumbers(
-        (0, last, *space), (last, last - 1, *(i - 1 for i in space)), (0, last, *space)
-    )
-    apart = form.input_dilation, form.dilation
-    return lax.conv_general_dilated(
-        x, w, form.strides, form.padding, *apart, numbers, form.groups, precision=form.precision
-    )
+    image, kernel = (0, last, *space), (last, last - 1, *(i - 1 for i in space))
+    numbers = lax.ConvDimensionNumbers(image, kernel, image)
+    how = form.strides, form.padding, form.input_dilation, form.dilation, numbers, form.groups
+    return lax.conv_general_dilated(x, w, *how, precision=form.precision)
 
 
 def accelerator(a: jax.Array, b: jax.Array, *, wanted: str, form: Form) -> jax.Array:

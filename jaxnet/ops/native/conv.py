@@ -117,10 +117,8 @@ def _mirrored(form) -> Any:
     """Return the convolution of y with the reversed kernel, whose result is like x."""
     spans = zip(form.window, form.dilation, form.padding, strict=True)
     padding = tuple(((k - 1) * d - low,) * 2 for k, d, (low, _) in spans)
-    return form._replace(
-        strides=form.input_dilation, input_dilation=form.strides, padding=padding,
-        inputs=form.outputs,
-    )  # fmt: skip
+    apart = {"strides": form.input_dilation, "input_dilation": form.strides}
+    return form._replace(padding=padding, inputs=form.outputs, **apart)
 
 
 def _mirrored_kernel(kernel, groups):
