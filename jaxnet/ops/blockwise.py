@@ -240,8 +240,7 @@ def _attended(how, moving, fixed):
         return total, new, sums * shrink + p.sum(-1)
 
     shape = q_blocks.shape[1:-1]
-    zeros = jnp.zeros(shape, wide)
-    start = jnp.zeros((*shape, v.shape[-1]), wide), jnp.full(shape, least), zeros
+    start = jnp.zeros((*shape, v.shape[-1]), wide), jnp.full(shape, least), jnp.zeros(shape, wide)
     start = varying(start, moving, fixed)
     total, top, sums = _loop(grid, bounds, step, start)
     some = jnp.where(sums == 0, 1, sums)

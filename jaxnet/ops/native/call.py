@@ -103,8 +103,7 @@ def _transpose(cotangents, *leaves, jaxpr, kernel):
     fixed = len(leaves) - kernel.linear
     if kernel.transpose is not None and not any(unknown[:fixed]):
         # The function is linear in all the last leaves together, so a known one must be zero.
-        last = [True] * kernel.linear
-        pull = partial(_pull, jaxpr, [False] * fixed + last, jaxpr.in_avals)
+        pull = partial(_pull, jaxpr, [False] * fixed + [True] * kernel.linear, jaxpr.in_avals)
         found = native_call(pull, kernel.transpose, known[:fixed], cotangents)
         found = [None] * fixed + found
     else:

@@ -21,8 +21,7 @@ def is_few(x: jax.Array, kernel: jax.Array) -> bool:
       >>> is_few(jnp.ones((4, 1024)), jnp.ones((1024, 1024)))
       True
     """
-    sizes = (*x.shape, *kernel.shape)  # not numbers in an export with open sizes
-    known = all(isinstance(n, int) for n in sizes)
+    known = all(isinstance(n, int) for n in (*x.shape, *kernel.shape))  # not in every export
     return known and x.shape[0] <= _most(kernel) and kernel.size >= 2**16
 
 
