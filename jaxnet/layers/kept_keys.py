@@ -101,9 +101,8 @@ def keep(m: Any, q, k, v, *, before: int | None, rotate: Any, name: str) -> Kept
             return k, v, Ranges(first, place + 1), 0
         assert before is not None
         turn = ((start + np.arange(slots)) % slots)[:, :, None, None]
-        all_k, all_v = (
-            jnp.concatenate([jnp.take_along_axis(x, turn, 1), x[:, slots:]], 1) for x in (k, v)
-        )
+        parts = ((jnp.take_along_axis(x, turn, 1), x[:, slots:]) for x in (k, v))
+        all_k, all_v = (jnp.concatenate(both, 1) for both in parts)
         place, empty = own + slots, slots - start
         first = jnp.maximum(place - before, empty)
         return all_k, all_v, Ranges(first, place + 1, (slots - before, slots)), empty
