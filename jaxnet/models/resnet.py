@@ -128,7 +128,9 @@ def resnet(
                 layers.append(_block(features, strides, block_name))
             else:
                 inner = groups * group_width * 2 ** (stage - 1)
-                layers.append(_bottleneck(inner, 4 * features, groups, strides, block_name))
+                # a 3x3 convolution between 1x1 convolutions that reduce and restore the maps
+                convs = ((inner, 1, 1, 1), (inner, 3, strides, groups), (4 * features, 1, 1, 1))
+                layers.append(_residual(convs, block_name))
     net = serial(*layers, global_avg_pool(), dense(classes, name="output"), name=name)
     return net._replace(kind="resnet")
 
@@ -142,11 +144,6 @@ def _stem(features: int, size: int, strides: int) -> list:
 def _block(features: int, strides: int, name: str) -> Layer:
     """Return two 3x3 convolutions, added to the shortcut."""
     return _residual(((features, 3, strides, 1), (features, 3, 1, 1)), name)
-
-
-def _bottleneck(inner: int, features: int, groups: int, strides: int, name: str) -> Layer:
-    """Return a 3x3 convolution between 1x1 convolutions that reduce and restore the maps."""
-    return _residual(((inner, 1, 1, 1), (inner, 3, strides, groups), (features, 1, 1, 1)), name)
 
 
 def _residual(convs: tuple[tuple[int, int, int, int], ...], name: str) -> Layer:
