@@ -7,6 +7,7 @@ steps that are damaged or belong to another run.
 
 import math
 import os
+import re
 import shutil
 import sys
 import threading
@@ -98,13 +99,7 @@ class Checkpoints:
     ):
         at_least("Checkpoints", "keep", keep)
         check_type("Checkpoints", "best", best, str | None, "the name of a metric")
-        if mode is None and best is not None and "loss" not in best:
-            raise ValueError(
-                f"Checkpoints: is the highest {best!r} the best, or the lowest? Write mode='max', "
-                "as for an accuracy, or mode='min', as for an error"
-            )
-        mode = "min" if mode is None else mode
-        one_of("Checkpoints", "mode", mode, ["min", "max"])
+        mode = best_mode("Checkpoints", best or "loss", mode)
         self.folder = Path(os.path.abspath(file_path("Checkpoints", folder, "folder")))
         for path in (self.folder, *self.folder.parents):
             if path.exists() and not path.is_dir():
@@ -240,6 +235,8 @@ class Checkpoints:
             self._wait()
         finally:
             self._closing = True
+            for saving in self._last:  # Ctrl-C ended the wait: who writes releases the lock
+                start_new_thread(saving.write, (False,))
             if all(saving.done for saving in self._last):
                 self._unlock()
 
@@ -291,7 +288,7 @@ class Checkpoints:
             aside = path.with_name(f"{step}.damaged")
             # Another run may have rewritten the step since it was found damaged.
             if false or damage(path) is not None:
-                shutil.rmtree(aside, ignore_errors=True)  # the same step was damaged before
+                _remove(aside)  # the same step was damaged before
                 with self._telling(), suppress(FileNotFoundError):
                     path.rename(aside)  # raises if there is a file with this name
         self._damaged.clear()
@@ -307,7 +304,7 @@ class Checkpoints:
                     f"Checkpoints: {path} is incomplete because its writer was stopped; it is "
                     "removed, and the previous checkpoint is used"
                 )
-            shutil.rmtree(path, ignore_errors=True)
+            _remove(path)
 
     def _is_new(self, epoch: Epoch, began: int, steps: list[int]) -> bool:
         """Return whether to save an epoch; raise if another run's checkpoints would hide it."""
@@ -338,7 +335,7 @@ class Checkpoints:
     def _begin(self, step: int) -> None:
         """Create the folder in which all processes write a step."""
         # An earlier save may have been interrupted by Ctrl-C.
-        shutil.rmtree(self._half(step), ignore_errors=True)
+        _remove(self._half(step))
         with self._telling(step):
             self._half(step).mkdir()
 
@@ -371,7 +368,8 @@ class Checkpoints:
             return
         saving = self._last[-1]
         error = saving.write()
-        errors = [words for words in of_all_processes(error and str(error)) if words]
+        said = error and (str(error) or repr(error))  # a MemoryError may have no words
+        errors = [words for words in of_all_processes(said) if words]
         if not errors:
             by_first(lambda: self._finish(saving.step))
             self._at = saving.step
@@ -442,6 +440,29 @@ class Checkpoints:
         if agreed(0, problem is not None)[1]:
             raise OSError(problem or "another process could not read it")
         return found, position
+
+
+def best_mode(who: str, name: str, mode: str | None) -> str:
+    """Return "min" or "max" for the best value of a metric; raise if only the user can know.
+
+    Example:
+      >>> best_mode("Checkpoints", "evaluation/loss", None)
+      'min'
+    """
+    if mode is None and re.split(r"[/_ ]", name)[-1] != "loss":
+        raise ValueError(
+            f"{who}: is the highest {name!r} the best, or the lowest? Write mode='max', as for an "
+            "accuracy, or mode='min', as for an error"
+        )
+    one_of(who, "mode", mode or "min", ["min", "max"])
+    return mode or "min"
+
+
+def _remove(path: Path) -> None:
+    """Remove a folder, or a file or a link that has its name."""
+    if path.is_symlink() or path.is_file():
+        path.unlink()
+    shutil.rmtree(path, ignore_errors=True)
 
 
 class _Saving:

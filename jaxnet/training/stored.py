@@ -164,7 +164,7 @@ def position_from_json(stored: dict[str, Any]) -> Position:
     try:
         key = None if key is None else np.array(key, np.uint32).reshape(-1)
         loader = None if loader is None else _state_from_text(loader)
-    except (AttributeError, OverflowError, TypeError, ValueError) as error:
+    except (AttributeError, OverflowError, RecursionError, TypeError, ValueError) as error:
         raise OSError(f"its position is broken: {error}") from None
     return Position(**stored["position"])._replace(key=key, loader=loader)
 

@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import threading
+import warnings
 
 import jax
 import jax.numpy as jnp
@@ -373,9 +374,11 @@ kept.save(epoch)
 
 def test_another_error_of_a_save_stays_what_it_is(tmp_path, monkeypatch):
     _, epochs = run(tmp_path / "old", epochs=1)
-    monkeypatch.setattr(checkpoints, "write_file", fails(ZeroDivisionError("mine")))
-    with pytest.raises(ZeroDivisionError, match="mine"), jn.Checkpoints(tmp_path / "new") as kept:
-        kept.save(epochs[0])
+    for error, words in ((ZeroDivisionError("mine"), "mine"), (MemoryError(), None)):
+        monkeypatch.setattr(checkpoints, "write_file", fails(error))
+        with pytest.raises(type(error), match=words), jn.Checkpoints(tmp_path / "new") as kept:
+            kept.save(epochs[0])
+        assert folders(tmp_path / "new") == []
 
 
 def test_a_second_run_in_a_used_folder_raises(tmp_path):
@@ -519,6 +522,37 @@ def test_the_best_by_an_unknown_metric_raises(tmp_path):
             kept.best(train_state)
 
 
-def test_the_best_of_what_is_no_loss_needs_its_direction(tmp_path):
+@pytest.mark.parametrize("name", ["evaluation/accuracy", "evaluation/gloss", "loss/seconds"])
+def test_the_best_of_what_is_no_loss_needs_its_direction(name, tmp_path):
     with pytest.raises(ValueError, match="Write mode='max', as for an accuracy"):
-        jn.Checkpoints(tmp_path, best="evaluation/accuracy")
+        jn.Checkpoints(tmp_path, best=name)
+
+
+@pytest.mark.parametrize("name", ["6.damaged", "6.half", "6.removed"])
+@pytest.mark.parametrize("kind", ["file", "link"])
+def test_a_file_or_link_with_a_name_of_ours_stops_no_save(name, kind, tmp_path):
+    (tmp_path / "kept").mkdir()
+    (tmp_path / "outside").mkdir()
+    (tmp_path / "outside" / "mine").write_text("mine")
+    place = tmp_path / "kept" / name
+    place.write_text("") if kind == "file" else place.symlink_to(tmp_path / "outside")
+    epochs = trained(2)
+    with warnings.catch_warnings(action="ignore"), jn.Checkpoints(tmp_path / "kept") as kept:
+        assert all(map(kept.save, epochs))
+    assert (tmp_path / "outside" / "mine").read_text() == "mine"
+    assert {"3", "6"} <= set(folders(tmp_path / "kept"))
+
+
+def test_an_interrupted_close_leaves_the_folder_to_the_next(tmp_path, monkeypatch):
+    """The thread comes late, and Ctrl-C ends the write of who waits for it."""
+    epochs, started = trained(2), []
+    with pytest.raises(KeyboardInterrupt), jn.Checkpoints(tmp_path) as kept:
+        monkeypatch.setattr(checkpoints, "start_new_thread", lambda *a: started.append(a))
+        kept.save(epochs[0])
+        monkeypatch.setattr(checkpoints, "write_file", fails(KeyboardInterrupt()))
+        monkeypatch.setattr(checkpoints, "start_new_thread", lambda run, given: started.append(run))
+    monkeypatch.undo()
+    started[-1](False)  # what `close` began
+    with jn.Checkpoints(tmp_path) as again:
+        again.newest(epochs[0].train_state)
+        assert again.save(epochs[1])
