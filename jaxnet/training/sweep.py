@@ -21,12 +21,13 @@ from jaxnet.services.keywords import explain_keywords
 from jaxnet.services.progress import progress_bar
 from jaxnet.services.table import Number, Table, Tabular
 from jaxnet.services.trees import PyTree, describe, floats_of
-from jaxnet.training.evaluate import check_metrics, data_on_device, loss_first, measure, predict
+from jaxnet.training.checkpoints import best_mode
+from jaxnet.training.evaluate import data_on_device, loss_first, measure, predict
 from jaxnet.training.loss_scale import LossScale
 from jaxnet.training.objective import Supervised
 from jaxnet.training.placement import Shardings, check_batch, shardings_of
 from jaxnet.training.source import resident_programs
-from jaxnet.training.targets import check_targets, rows_are_in_order
+from jaxnet.training.targets import check_metrics, check_targets, rows_are_in_order
 from jaxnet.training.trainer import TrainState, without_weak_types
 from jaxnet.training.trainer import trainer as make_trainer
 
@@ -122,14 +123,19 @@ class Sweep(NamedTuple):
             found.append(setting | row | extremes | {"seeds": n})
         return found
 
-    def best(self, metric: str = "loss", part: str | None = None) -> int:
+    def best(self, metric: str = "loss", part: str | None = None, mode: str | None = None) -> int:
         """Return the index of the best setting by its mean metric.
 
-        Best is the lowest loss, or the highest value of another metric. Runs that diverged count as
-        worst. Choose on different data from the data you report.
+        Runs that diverged count as worst. Choose on different data from the data you report.
+
+        Args:
+          metric, part: As in `rows`.
+          mode: Whether the lowest ("min") or the highest ("max") value is the best. Needed unless
+            `metric` is a loss, whose lowest value is the best, or the accuracy.
         """
+        mode = best_mode("Sweep.best", metric, mode or {"accuracy": "max"}.get(metric))
         mean = np.array([row["mean"] for row in self.rows(metric, part)])
-        mean = mean if metric == "loss" else -mean
+        mean = mean if mode == "min" else -mean
         return int(np.argmin(np.where(np.isfinite(mean), mean, np.inf)))
 
     def table(self) -> Table:

@@ -108,7 +108,8 @@ def test_rows_have_means_and_intervals():
         found.train["loss"][0, :, -1].mean()
     )
     better = found.evaluation["accuracy"][..., -1].mean(1).argmax()
-    assert found.best("accuracy") == better
+    assert found.best("accuracy") == better == found.best("accuracy", mode="max")
+    assert found.best("accuracy", mode="min") != better
     text = str(found)
     assert repr(found) == text
     assert text.count("\n") == 4 and "learning_rate" in text and f"{row['mean']:.4f}" in text
