@@ -54,7 +54,7 @@ def used_by(root: Any, unless: str = "") -> Iterator[Any]:
     seen, todo = {}, [root]
     while todo:
         it = todo.pop()
-        if it is None or id(it) in seen or isinstance(it, type):
+        if it is None or id(it) in seen or (isinstance(it, type) and not _is_own(it)):
             continue
         seen[id(it)] = it
         yield it
@@ -62,20 +62,24 @@ def used_by(root: Any, unless: str = "") -> Iterator[Any]:
             if unless in (names := _names(it.__code__)):
                 continue
             if of_the_user(it):
-                todo += [value for value in map(it.__globals__.get, names) if callable(value)]
-            todo.append(it.__defaults__)
+                todo += map(it.__globals__.get, names)
+            todo += [it.__defaults__, it.__kwdefaults__]
             for cell in it.__closure__ or ():
                 with suppress(ValueError):  # it is empty
                     todo.append(cell.cell_contents)
         elif isinstance(it, tuple | list | dict) and len(it) < 1000:
             todo += it.values() if isinstance(it, dict) else it
         elif isinstance(it, MethodType | functools.partial):
-            todo += [it.__func__] if isinstance(it, MethodType) else [it.func, it.args, it.keywords]
-        elif callable(it):  # an object that can be called
-            call = type(it).__call__
-            todo += [call] if isinstance(call, FunctionType) else []
-            todo.append(getattr(it, "__dict__", None))
-        todo.append(getattr(it, "__wrapped__", None))
+            bound = isinstance(it, MethodType)
+            todo += [it.__func__, it.__self__] if bound else [it.func, it.args, it.keywords]
+        elif isinstance(it, type):
+            todo += [*vars(it).values(), *it.__bases__]
+        elif callable(it) or _is_own(type(it)):  # an object with methods
+            slots = getattr(type(it), "__slots__", ())
+            call = type(it).__call__ if callable(it) else None
+            todo += [type(it), call if isinstance(call, FunctionType) else None]
+            todo += [getattr(it, name, None) for name in ("__dict__", *slots)]
+        todo += [getattr(it, "__wrapped__", None), it.fget if isinstance(it, property) else None]
 
 
 def codes_of(root: Any) -> list[tuple[FunctionType, CodeType]]:
@@ -89,7 +93,7 @@ def codes_of(root: Any) -> list[tuple[FunctionType, CodeType]]:
     return [(function, function.__code__) for function in functions]
 
 
-def of_the_user(function: FunctionType) -> bool:
+def of_the_user(function: FunctionType | type) -> bool:
     """Return whether a function is of neither jaxnet nor a library that it is made of.
 
     Example:
@@ -100,6 +104,12 @@ def of_the_user(function: FunctionType) -> bool:
 
 
 _OTHERS = {"jaxnet", "jax", "jaxlib", "numpy", "optax", *sys.stdlib_module_names} - {"__main__"}
+
+
+def _is_own(kind: type) -> bool:
+    """Return whether a class is the user's own, not of an installed package, which may be large."""
+    file = getattr(sys.modules.get(kind.__module__ or ""), "__file__", None) or ""
+    return of_the_user(kind) and kind.__module__ != "builtins" and "site-packages" not in file
 
 
 def _names(code: CodeType) -> set[str]:

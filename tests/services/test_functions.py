@@ -5,7 +5,7 @@ import functools
 import jax.numpy as jnp
 import pytest
 
-from jaxnet.services.functions import function_name, takes
+from jaxnet.services.functions import codes_of, function_name, takes
 
 
 def test_the_name_of_a_function_is_that_of_its_definition():
@@ -54,6 +54,49 @@ def numbers():
     yield float(trainer.step(copy, (x, y))[1]["loss"])
 first = [*numbers()]
 """
+
+
+class Loss:
+    """A loss that reaches functions in every way that a class has."""
+
+    __slots__ = ("inner",)
+
+    def __call__(self, outputs, targets):
+        return self.called() + self.inner() + self.static() + self.by_class() + self.prop
+
+    def called(self, *, default=lambda: 1):
+        return default() + TABLE["act"]() + OTHER.method()
+
+    @staticmethod
+    def static():
+        return 1
+
+    @classmethod
+    def by_class(cls):
+        return 1
+
+    @property
+    def prop(self):
+        return 1
+
+
+class Other:
+    def method(self):
+        return 1
+
+
+TABLE, OTHER = {"act": lambda: 1}, Other()
+
+
+def test_a_loss_is_what_its_class_and_its_globals_are():
+    found = Loss()
+    found.inner = lambda: 1
+    names = {function.__qualname__ for function, _ in codes_of([found.__call__])}
+    wanted = {"__call__", "called", "static", "by_class"} | {"prop"}
+    assert {f"Loss.{name}" for name in wanted} | {"Other.method"} <= names
+    inner = {"test_a_loss_is_what_its_class_and_its_globals_are.<locals>.<lambda>"}
+    assert inner | {"Loss.<lambda>", "<lambda>"} <= names
+    assert len(names) < 20  # nothing of installed packages
 
 
 @pytest.mark.long
