@@ -90,8 +90,14 @@ class _Counting:
         return self.count
 
     def set_state(self, state: int) -> None:
-        while self.count < state:
-            next(self)
+        try:
+            while self.count < state:
+                next(self)
+        except (StopIteration, TypeError):
+            raise ValueError(
+                f"feed: the position is {state!r:.60} batches into a pass, and the loader yielded "
+                f"{self.count}; pass what the run was started with"
+            ) from None
 
 
 class _Ahead:

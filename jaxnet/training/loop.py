@@ -139,13 +139,16 @@ def fit(
         start = step // source.steps if source.steps else 0
         position = Position(start, 0, step, 0, run=about)
     else:
-        source.resume(position)
-        check_run(position.run, about)
-        position = position._replace(run=about)
         made = wanted = step - position.start
+        passes = position.epoch - (position.start // source.steps if source.steps else 0)
         if trainer.objective is not None:  # the step of one's own may not count
-            wanted = max(made, position.done)
-            wanted = _steps_to(position, source.steps) if source.steps else wanted
+            wanted = max(made, position.done, passes)
+        if made == wanted:  # else no batch is read, of which there may be no end
+            source.resume(position)
+            check_run(position.run, about)
+            position = position._replace(run=about)
+            if trainer.objective is not None and source.steps:
+                wanted = _steps_to(position, source.steps)
         if made != wanted or made < 0:
             raise ValueError(
                 f"fit: the position is {wanted} steps into a run that began at step "

@@ -99,3 +99,10 @@ batches = iter(jn.distributed.feed(Loader(), jax.make_mesh((1,), ("data",)), P("
 next(batches)
 """
     assert on_devices(program, 1) == "closed\n"
+
+
+@pytest.mark.parametrize("state", [9, "x"])
+def test_a_position_beyond_the_loader_is_an_error_of_ours(state):
+    fed = iter(jn.distributed.feed(batches(), MESH, P("data")))
+    with pytest.raises(ValueError, match=f"feed: the position is {state!r} batches into a pass"):
+        fed.set_state(state)

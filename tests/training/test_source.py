@@ -169,6 +169,21 @@ def test_a_train_state_of_another_moment():
         jn.fit(trainer, train_state, Batches(data()), steps=11, position=later)
 
 
+@pytest.mark.parametrize("beyond", [{"done": 10**9}, {"epoch": 10**9}])
+def test_a_position_beyond_a_stream_reads_nothing(beyond):
+    """There may be no end of what it would read."""
+    trainer, train_state = build()
+    x, y = data()
+
+    class Endless:
+        __iter__ = lambda self: itertools.repeat((x[:2], y[:2]))  # noqa: E731
+
+    first = next(iter(jn.fit(trainer, train_state, Endless(), steps=7, every=3)))
+    with pytest.raises(ValueError, match="fit: the position is 1000000000 steps into a run"):
+        jn.fit(trainer, first.train_state, Endless(), steps=7, every=3,
+               position=first.position._replace(**beyond))  # fmt: skip
+
+
 def test_a_stream_that_became_shorter():
     trainer, train_state = build()
     first = next(iter(jn.fit(trainer, train_state, Batches(data()), steps=11, every=3)))
