@@ -67,7 +67,10 @@ def load(
             except Exception as error:  # of array_record, or of what decodes the examples
                 raise damaged("tfds.load", builder.data_dir, error) from error
             bar.update(len(rows))
-    return _columns(builder.info.features.get_tensor_info(), examples)
+    try:
+        return _columns(builder.info.features.get_tensor_info(), examples)
+    except Exception as error:  # of examples that are not what features.json says
+        raise damaged("tfds.load", builder.data_dir, error) from error
 
 
 def source(
@@ -165,7 +168,10 @@ def _columns(info: Any, values: list) -> Any:
         return [_text(value) for value in values]
     if None in info.shape:
         return [np.asarray(value, info.np_dtype) for value in values]
-    return np.asarray(values, info.np_dtype).reshape(len(values), *info.shape)
+    found = np.asarray(values, info.np_dtype).reshape(len(values), *np.shape(values)[1:])
+    if values and found.shape[1:] != info.shape:
+        raise ValueError(f"features.json says {info.shape}, the examples have {found.shape[1:]}")
+    return found.reshape(len(values), *info.shape)
 
 
 def _text(value: Any) -> Any:

@@ -51,7 +51,8 @@ def _files(who: str, folder: Path) -> list[Path]:
     index = folder / "model.safetensors.index.json"
     if index.exists():
         try:
-            names = sorted(set(json.loads(index.read_bytes())["weight_map"].values()))
+            named = json.loads(readable(who, index).read_bytes())["weight_map"]
+            names = sorted(set(named.values()))
         except (ValueError, RecursionError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"{who}: {index} is not an index of weights: {error!r:.200}") from None
         if odd := [name for name in names if not name or Path(str(name)).name != name]:

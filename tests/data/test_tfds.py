@@ -1,8 +1,12 @@
+import os
+import shutil
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+import jaxnet as jn
 from jaxnet.data import tfds
 
 
@@ -133,3 +137,21 @@ def test_without_tfds_it_says_what_to_install(monkeypatch):
 def need(name, folder):
     if name not in tfds.prepared(folder):
         pytest.skip(f"{name} is not in TFDS_DATA_DIR")
+
+
+@pytest.mark.parametrize("what", ["pipe", "dimensions"])
+def test_what_lies_about_its_examples_is_named(what, tfds_data_dir, tmp_path):
+    place = tmp_path / "orl_faces"
+    shutil.copytree(Path(tfds_data_dir) / "orl_faces", place)
+    if what == "pipe":
+        (file,) = place.glob("*/*train*")
+        file.unlink()
+        os.mkfifo(file)
+    else:
+        (file,) = place.glob("*/features.json")
+        words = file.read_text()
+        assert '"112"' in words and '"92"' in words
+        swapped = words.replace('"112"', '"X"').replace('"92"', '"112"').replace('"X"', '"92"')
+        file.write_text(swapped)
+    with pytest.raises((OSError, ValueError), match="tfds.load: .*orl_faces"):
+        jn.data.tfds.load("orl_faces", "train", data_dir=tmp_path)

@@ -1,6 +1,8 @@
 """Models in files of llama.cpp (.gguf), by the package gguf, with weights as floats."""
 
+import re
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +40,24 @@ def read_gguf(path: Path) -> tuple[dict[str, Any], Mapping[str, Any]]:
       ValueError: If it is not a file of llama.cpp, or of an architecture that is not known here.
     """
     package = extra("gguf", "gguf", "load", "published")
+    with reading("load", path):
+        return _read(package, path)
+
+
+@contextmanager
+def reading(who: str, path: Path) -> Iterator[None]:
+    """Raise what a package says of a file as an error of ours, which names the file."""
+    try:
+        yield
+    except (OSError, ImportError):
+        raise
+    except Exception as error:  # each package has its own, some of them plain Exceptions
+        if str(error).startswith(f"{who}: "):
+            raise
+        raise ValueError(f"{who}: {path} is damaged: {error!r:.200}") from None
+
+
+def _read(package: Any, path: Path) -> tuple[dict[str, Any], Mapping[str, Any]]:
     try:
         reader = package.GGUFReader(readable("load", path))
     except (ValueError, IndexError) as error:
@@ -71,12 +91,14 @@ class _Tensors(Mapping):
             groups = fields.get("llama.attention.head_count_kv", heads)
             self._heads = {"attn_q": heads, "attn_k": groups}
         self._found = {self._name(tensor.name): tensor for tensor in tensors}
+        if len(self._found) < len(tensors):
+            raise ValueError("load: two weights of the file have one name")
 
     def _name(self, theirs: str) -> str:
-        *block, part, end = theirs.split(".")
-        if part not in NAMES:
+        found = re.fullmatch(r"(?:blk\.(\d+)\.)?(\w+)\.(\w+)", theirs)
+        if not found or found[2] not in NAMES:
             raise ValueError(f"load: the weights {theirs!r:.60} are not known here")
-        return f"{f'model.layers.{block[1]}.' if block else ''}{NAMES[part]}.{end}"
+        return f"{f'model.layers.{found[1]}.' if found[1] else ''}{NAMES[found[2]]}.{found[3]}"
 
     def rows(self, name: str) -> int:
         return int(self._found[name].shape[-1])

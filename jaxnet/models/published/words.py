@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 
 from jaxnet.data import Vocabulary
+from jaxnet.models.published.gguf import reading
+from jaxnet.services.checks import check_type
 from jaxnet.services.extras import extra
 from jaxnet.services.files import readable
 
@@ -32,18 +34,21 @@ def vocabulary(who: str, place: Path) -> Vocabulary:
       ValueError: If it has no tokenizer of a known kind.
     """
     tokenizers = extra("tokenizers", "tokenizers", who, "published")
-    if place.suffix == ".gguf":
-        found, named = _of_llama_cpp(who, place, tokenizers)
-    else:
-        found = tokenizers.Tokenizer.from_str(
-            readable(who, place / "tokenizer.json").read_text("utf-8")
-        )
-        settings = _settings(place)
-        named = {role: _word(settings.get(name)) for role, name in ROLES.items()}
-    found.no_padding()
-    found.no_truncation()
-    special = {role: found.token_to_id(word) for role, word in named.items() if word}
-    special = {role: id_ for role, id_ in special.items() if id_ is not None}
+    with reading(who, place):
+        if place.suffix == ".gguf":
+            found, named = _of_llama_cpp(who, place, tokenizers)
+        else:
+            found = tokenizers.Tokenizer.from_str(
+                readable(who, place / "tokenizer.json").read_text("utf-8")
+            )
+            settings = _settings(who, place)
+            named = {role: _word(settings.get(name)) for role, name in ROLES.items()}
+        found.no_padding()
+        found.no_truncation()
+        special = {role: found.token_to_id(word) for role, word in named.items() if word}
+        special = {role: id_ for role, id_ in special.items() if id_ is not None}
+        if (largest := max(found.get_vocab().values(), default=0)) >= 2**31:
+            raise ValueError(f"{who}: {place}: the ids must be below 2**31, got {largest}")
 
     def encode(text: str) -> np.ndarray:
         return np.array(found.encode(text).ids, np.int32)
@@ -71,9 +76,11 @@ def template(who: str, place: Path) -> tuple[str, dict[str, str]]:
         named = {f"{role}_token": tokens[i] for role, i in ids.items() if i is not None}
         text = fields.get("tokenizer.chat_template")
     else:
-        settings, file = _settings(place), place / "chat_template.jinja"
+        settings, file = _settings(who, place), place / "chat_template.jinja"
         named = {name: _word(settings.get(name)) or "" for name in ROLES.values()}
-        text = file.read_text("utf-8") if file.exists() else settings.get("chat_template")
+        text = settings.get("chat_template")
+        if file.exists():
+            text = readable(who, file).read_text("utf-8")
     if not isinstance(text, str):
         raise ValueError(f"{who}: {place} has no chat template; write the prompt yourself")
     return text, named
@@ -82,16 +89,16 @@ def template(who: str, place: Path) -> tuple[str, dict[str, str]]:
 def rendered(who: str, place: Path, messages: Sequence[Mapping[str, str]], reply: bool) -> str:
     """Return messages as the model's template writes them; it is run in jinja2's sandbox."""
     extra("jinja2", "jinja2", who, "published")
-    from jinja2 import TemplateError
     from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-    text, named = template(who, place)
+    with reading(who, place):
+        text, named = template(who, place)
     world = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
     world.globals["raise_exception"] = _refuse
     try:
         made = world.from_string(text)
         return made.render(messages=messages, add_generation_prompt=reply, **named)
-    except (TemplateError, ValueError, TypeError, KeyError) as error:
+    except Exception as error:  # of a program of strangers
         raise ValueError(f"{who}: the chat template of {place} fails: {error}") from None
 
 
@@ -99,9 +106,11 @@ def _refuse(words: str) -> None:
     raise ValueError(words)
 
 
-def _settings(place: Path) -> dict[str, Any]:
+def _settings(who: str, place: Path) -> dict[str, Any]:
     file = place / "tokenizer_config.json"
-    return json.loads(file.read_bytes()) if file.exists() else {}
+    found = json.loads(readable(who, file).read_bytes()) if file.exists() else {}
+    check_type(who, file.name, found, dict, "an object")
+    return found
 
 
 def _word(entry: Any) -> str | None:

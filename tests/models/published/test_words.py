@@ -1,6 +1,7 @@
 """Tokenizers and chat templates of published models, and text in whole letters."""
 
 import json
+import os
 
 import jax
 import numpy as np
@@ -98,3 +99,24 @@ def test_a_net_writes_what_generate_makes(folder):
     made = jn.decoding.generate(net, params, [words.encode("three")], **options).lists()[0]
     text = "".join(jn.interop.write(net, params, words, "three", **options))
     assert text == words.decode(made).rstrip("\ufffd")
+
+
+@pytest.mark.parametrize(("file", "content"), [
+    ("tokenizer.json", "{"), ("tokenizer.json", "null"), ("tokenizer_config.json", "{"),
+    ("tokenizer_config.json", "[]"), ("tokenizer_config.json", "[" * 100_000),
+    ("chat_template.jinja", "{{ 1 / 0 }}"), ("chat_template.jinja", "{{ range(10 ** 9) }}"),
+    ("chat_template.jinja", "{{ (1e308 * 10) | int }}"),
+])  # fmt: skip
+def test_words_that_are_damaged_are_an_error_of_ours(file, content, folder):
+    (folder / file).write_text(content)
+    read = chat if "chat" in file else tokenizer
+    with pytest.raises((ValueError, TypeError), match=f"{read.__name__}: "):
+        read(folder, *["Hi"] * (read is chat))
+
+
+@pytest.mark.parametrize("file", ["tokenizer_config.json", "chat_template.jinja"])
+def test_a_pipe_does_not_block(file, folder):
+    (folder / file).unlink(missing_ok=True)
+    os.mkfifo(folder / file)
+    with pytest.raises(OSError, match="chat: "):
+        chat(folder, "Hi")
