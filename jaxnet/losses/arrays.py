@@ -184,7 +184,7 @@ def check_labels(who: str, labels: Any, classes: int) -> None:
     """Raise if known labels are not classes."""
     values = checks.known(labels)
     if values is not None and (wrong := values[(values < 0) | (values >= classes)]).size:
-        label, largest = wrong.flat[0], values.max()
+        label, largest = int(wrong.flat[0]), int(values.max())
         more = f"For labels up to {largest}, the last layer needs {largest + 1} outputs. "
         if largest == classes and values.min() > 0:
             more = f"Labels start at 0; if yours are 1 to {classes}, write labels - 1. "

@@ -146,6 +146,12 @@ def _comparison(name: str, function: Compare) -> Layer:
             values = compare_checked(outputs, targets)
         except WrongValues:  # the shapes fit
             raise
+        except (jax.errors.TracerArrayConversionError, jax.errors.ConcretizationTypeError) as error:
+            error.add_note(
+                f"supervised: {what} runs inside a compiled program: write it in jax.numpy, or "
+                "give the outputs of jn.predict to NumPy or scikit-learn"
+            )
+            raise
         except (AssertionError, IndexError, TypeError, ValueError) as error:
             hint = _fitting(outputs, targets)
             if re.match(r"[\w.]+: ", str(error)) or type(error).__module__ != "builtins":
@@ -241,12 +247,13 @@ def per_example(
     """
     array = None if isinstance(values, tuple) or jnp.ndim(values) == 0 else values
     shapes = [jnp.shape(leaf) for leaf in jax.tree.leaves((outputs, targets))]
-    if array is None:
-        found = None if function is None else crossed(function, outputs, targets)
-    else:
+    found = None
+    if array is not None:
         grown = shapes and array.size > max(map(math.prod, shapes))
         apart = grown or (len(shapes) == 2 and array.shape == _broadcast(*shapes))
         found = array.shape if apart else None
+    if found is None and function is not None:  # it may reduce what it broadcast
+        found = crossed(function, outputs, targets)
     if found is not None:
         outputs, targets = (jax.tree.map(jnp.shape, tree) for tree in (outputs, targets))
         raise ValueError(

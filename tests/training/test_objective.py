@@ -195,11 +195,24 @@ def test_axes_of_images_are_not_guessed_from_other_shapes():
 @pytest.mark.parametrize("label, words", [
     (3, "For labels up to 3, the last layer needs 4 outputs. To leave"),
     (255, "got 255. To leave"),
+    (np.uint8(5), "For labels up to 5, the last layer needs 6 outputs"),
 ])  # fmt: skip
 def test_a_label_beyond_the_outputs(label, words):
     with pytest.raises(ValueError, match=words) as raised:
-        jn.supervised(lambda x: x, LABELS).apply({}, {}, (jnp.ones((2, 3)), jnp.array([0, label])))
+        jn.supervised(lambda x: x, LABELS).apply({}, {}, (jnp.ones((2, 3)), np.array([0, label])))
     assert not any("one_hot" in note for note in raised.value.__notes__)
+
+
+@pytest.mark.parametrize("metric", [
+    lambda o, t: np.square(np.asarray(o) - t), lambda o, t: float(o.sum()),
+    lambda o, t: bool(o[0, 0]),
+])  # fmt: skip
+def test_numpy_in_a_metric_is_told_of_jax(metric):
+    objective = jn.supervised(NET, optax.squared_error, metrics={"mine": metric})
+    with pytest.raises(Exception) as raised:
+        jn.evaluate(objective, PARAMS, {}, (np.ones((4, 2)), np.ones((4, 1))))
+    assert "write it in jax.numpy, or give" in "".join(raised.value.__notes__)
+    assert "one_hot" not in "".join(raised.value.__notes__)
 
 
 def test_outputs_in_a_dict_do_not_broadcast():
@@ -336,6 +349,8 @@ GROWN = {
     "mean": lambda o, t: jnp.mean((o - t) ** 2),
     "sum": lambda o, t: jnp.abs(o - t).sum(),
     "pair": lambda o, t: (jnp.square(o - t).mean(1), jnp.ones(6)),
+    "rows": lambda o, t: jnp.abs(o - t).mean(-1),
+    "rows, largest": lambda o, t: jnp.abs(o - t).max(1),
     "compiled": jax.jit(lambda o, t: jnp.mean((o - t) ** 2)),
     "where": lambda o, t: jnp.where(t == 1, jnp.log(o), jnp.log(1 - o)).mean(),
 }
@@ -364,7 +379,7 @@ def test_a_loss_that_reduces_does_not_train_on_all_pairs(name):
         metric.apply(params, state, (x, t))
     if name != "pair":
         (value, _), _ = wide.apply(params, state, (x, t[:, None]))
-        assert value.shape == ()
+        assert value.shape in ((), (6,))
 
 
 @pytest.mark.parametrize("name", SOUND)
