@@ -21,6 +21,21 @@ class EmaState(NamedTuple):
     ema: Any
 
 
+_LAST = (
+    "ema: expected the updates of an optimizer, got the gradients or a part; write "
+    "optax.chain(optimizer, jn.ema()), with jn.ema last"
+)
+
+
+def check_last(opt_state: Any) -> None:
+    """Raise if anything comes after `ema` in a chain with this state."""
+    is_average = lambda state: isinstance(state, EmaState)  # noqa: E731
+    while type(opt_state) is tuple and opt_state:  # of a chain
+        *before, opt_state = opt_state
+        if any(map(is_average, jax.tree.leaves(before, is_leaf=is_average))):
+            raise ValueError(_LAST)
+
+
 def ema(decay: float = 0.999) -> optax.GradientTransformationExtraArgs:
     """Return an exponential moving average of the params, the last transform of an `optax.chain`.
 
@@ -69,10 +84,7 @@ def ema(decay: float = 0.999) -> optax.GradientTransformationExtraArgs:
         if params is None:
             raise ValueError("ema: needs the params; write optimizer.update(grads, state, params)")
         if grad is not None and updates is grad:  # a trainer also passes the gradients
-            raise ValueError(
-                "ema: expected the updates of an optimizer, got the gradients; write "
-                "optax.chain(optimizer, jn.ema()), with jn.ema last"
-            )
+            raise ValueError(_LAST)
         new = optax.apply_updates(params, updates)
         step = state.step
         rate = jnp.minimum(decay, (1 + step) / (10 + step))

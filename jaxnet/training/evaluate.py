@@ -13,9 +13,9 @@ from jaxnet.services.checks import as_dict, as_rows, at_least, check_type, to_de
 from jaxnet.services.keywords import explain_keywords
 from jaxnet.services.trees import PyTree, is_float, memo_of, path_name
 from jaxnet.training import placement
-from jaxnet.training.look import attempt, look
-from jaxnet.training.objective import Average, averaged, supervised_in
-from jaxnet.training.targets import check_bytes, check_targets, rows_are_in_order
+from jaxnet.training.look import look
+from jaxnet.training.objective import Average, averaged
+from jaxnet.training.targets import check_bytes, check_metrics, check_targets, rows_are_in_order
 from jaxnet.training.watch import explain_reuse
 
 _first_key = jax.jit(lambda: jax.random.key(0))  # nothing is moved to the device
@@ -185,29 +185,6 @@ def takes_mask(objective: Layer | None, params, state, batch: PyTree) -> bool:
         return False
     leaves = jax.tree.leaves(look(objective, params, state, batch).values)
     return all(leaf.ndim > 0 for leaf in leaves)
-
-
-def check_metrics(who: str, objective: Layer | None, params, state, batch: PyTree) -> None:
-    """Raise if a metric is one number per batch, since several are averaged.
-
-    An objective of one's own whose loss is one number per batch has means as its metrics, too.
-    """
-    parts = supervised_in(objective)
-    if objective is None or (parts and not parts.metrics):
-        return
-    values = attempt(lambda: look(objective, params, state, batch).values)
-    shaped = isinstance(values, tuple) and isinstance(values[-1], dict)  # or the step says why not
-    if not shaped or (parts is None and getattr(values[0], "shape", None) == ()):
-        return
-    for name, value in values[1].items():
-        if not isinstance(value, tuple) and value.ndim == 0:
-            raise ValueError(
-                f"{who}: metrics[{name!r}] is one number per batch, and the mean over batches is "
-                "another number than that of all examples. Leave out .mean(), so that there is one "
-                "value per example, or return a pair (totals, weights). For precision, recall or "
-                "F1, take jn.metrics.scores of a sum of jn.metrics.confusion, or hand the outputs "
-                "of jn.predict to scikit-learn"
-            )
 
 
 @explain_keywords

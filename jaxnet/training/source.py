@@ -23,10 +23,10 @@ from jaxnet.services.trees import PyTree, shapes_of
 from jaxnet.services.warn import warn
 from jaxnet.training import placement, preemption
 from jaxnet.training.epoch import Position
-from jaxnet.training.evaluate import check_metrics, data_on_device, mask_of, takes_mask
+from jaxnet.training.evaluate import data_on_device, mask_of, takes_mask
 from jaxnet.training.look import look
 from jaxnet.training.objective import Average, added
-from jaxnet.training.targets import check_targets, rows_are_in_order
+from jaxnet.training.targets import check_metrics, check_targets, rows_are_in_order
 from jaxnet.training.trainer import Trainer, TrainState, driver, key_of, next_key
 
 REFRESH = 0.2  # seconds of work per dispatch, short enough to update the progress bar

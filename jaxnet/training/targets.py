@@ -10,7 +10,7 @@ from jaxnet.core import Layer, Params, State
 from jaxnet.services.checks import WrongValues, known
 from jaxnet.services.trees import PyTree, flat, is_float, key_spec, memo_of, shapes_of
 from jaxnet.services.warn import warn
-from jaxnet.training.look import attempt
+from jaxnet.training.look import attempt, look
 from jaxnet.training.objective import supervised_in
 from jaxnet.transforms.stream import batch_axes
 
@@ -149,3 +149,26 @@ def rows_are_in_order(objective: Layer | None, state: State, data: PyTree, size:
     batch = jax.tree.map(lambda a: jax.ShapeDtypeStruct((size, *a.shape[1:]), a.dtype), data)
     axes = attempt(batch_axes, objective, batch)  # none if it takes no other number of rows
     return any(axis >= 0 for axis in jax.tree.leaves(axes))
+
+
+def check_metrics(who: str, objective: Layer | None, params, state, batch: PyTree) -> None:
+    """Raise if a metric is one number per batch, since several are averaged.
+
+    An objective of one's own whose loss is one number per batch has means as its metrics, too.
+    """
+    parts = supervised_in(objective)
+    if objective is None or (parts and not parts.metrics):
+        return
+    values = attempt(lambda: look(objective, params, state, batch).values)
+    shaped = isinstance(values, tuple) and isinstance(values[-1], dict)  # or the step says why not
+    if not shaped or (parts is None and getattr(values[0], "shape", None) == ()):
+        return
+    for name, value in values[1].items():
+        if not isinstance(value, tuple) and value.ndim == 0:
+            raise ValueError(
+                f"{who}: metrics[{name!r}] is one number per batch, and the mean over batches is "
+                "another number than that of all examples. Leave out .mean(), so that there is one "
+                "value per example, or return a pair (totals, weights). For precision, recall or "
+                "F1, take jn.metrics.scores of a sum of jn.metrics.confusion, or hand the outputs "
+                "of jn.predict to scikit-learn"
+            )

@@ -17,12 +17,13 @@ from jaxnet.services.keywords import explain_keywords
 from jaxnet.services.markup import html_line
 from jaxnet.services.trees import Memo, PyTree, describe, floats_of, with_floats
 from jaxnet.training.accumulate import accumulated
+from jaxnet.training.averages import check_last
 from jaxnet.training.interrupts import is_spent, uninterrupted
 from jaxnet.training.look import attempt, check_captured, look
 from jaxnet.training.loss_scale import LossScale, computes_in_float16, settled, started
 from jaxnet.training.objective import Average, averaged, hint_of_batch
 from jaxnet.training.placement import Shardings, check_processes, is_named, placed, shardings_of
-from jaxnet.training.targets import check_targets, rows_are_in_order
+from jaxnet.training.targets import check_metrics, check_targets, rows_are_in_order
 from jaxnet.training.watch import Watcher, explain_reuse
 
 Metrics = dict[str, jax.Array]
@@ -173,8 +174,9 @@ def trainer(
       shapes: Number of batch shapes to expect, such as `jn.data.bucketed(...).shapes`. Up to this
         number of compilations, there is no warning.
       donate: Whether `step` reuses the memory of the train_state, so that the one it was given is
-        gone. False keeps it, for twice the memory. Ctrl-C in a loop of steps loses nothing: it is
-        handled before the next step donates.
+        gone. False keeps it, for twice the memory. Ctrl-C in a loop of steps, in a cell or at the
+        top of a program, loses nothing: it is handled before the next step donates. In a function
+        of your own the variables end with it: catch KeyboardInterrupt there, and return them.
 
     Returns:
       A `Trainer`: `init(key, batch, params=None)` returns a train state, and `step(train_state,
@@ -242,7 +244,8 @@ def trainer(
     def update(train_state: TrainState, batch: PyTree, mask: jax.Array | None = None):
         # Integers, such as the params of `quantized`, do not change.
         start = floats_of(train_state.params)
-        needed = jax.tree.structure(jax.eval_shape(optimizer.init, start))
+        check_last(begun := jax.eval_shape(optimizer.init, start))
+        needed = jax.tree.structure(begun)
         scaling, opt_state = None, train_state.opt_state
         if isinstance(opt_state, LossScale):
             scaling, opt_state = opt_state, opt_state.optimizer
@@ -263,6 +266,7 @@ def trainer(
         gradient = jax.value_and_grad(loss, has_aux=True)
         value_of = lambda floats: loss(floats)[1][1]["loss"].mean  # noqa: E731
         if accumulate > 1:
+            check_metrics("step", objective, train_state.params, train_state.state, batch)
             part = jax.tree.leaves(batch)[0].shape[0] // accumulate
             if rows_are_in_order(objective, train_state.state, batch, part):
                 raise ValueError(

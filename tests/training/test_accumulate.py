@@ -73,6 +73,14 @@ def test_a_value_per_batch_cannot_be_padded():
         updated(5, LOSSES["mean"])
 
 
+def test_a_metric_of_a_whole_batch_is_not_averaged_over_parts():
+    objective = jn.supervised(NET, CROSS, metrics={"f1": lambda o, y: (o.argmax(-1) == y).mean()})
+    trainer = jn.trainer(objective, optax.sgd(1.0), accumulate=4)
+    train_state = trainer.init(jax.random.key(0), (X, LABELS))
+    with pytest.raises(ValueError, match=r"step: metrics\['f1'\] is one number per batch"):
+        trainer.step(train_state, (X, LABELS))
+
+
 def test_fit_pads_its_last_batch():
     """12 examples in batches of 8, of which the last has 4."""
     found, wanted = (updated(k, CROSS, fit=8) for k in (4, 1))

@@ -315,12 +315,16 @@ def test_messages_of_averages():
         jn.ema().update({"w": jnp.ones(2)}, jn.ema().init({"w": jnp.ones(2)}))
 
 
-def test_must_be_last():
+@pytest.mark.parametrize("parts", [
+    (jn.ema(), optax.sgd(0.1)), (optax.clip(1.0), jn.ema(), optax.sgd(0.1)),
+    (optax.sgd(0.1), optax.chain(jn.ema(), optax.scale(2.0))),
+])  # fmt: skip
+def test_must_be_last(parts):
     """Before the optimizer it would average other numbers."""
     objective = jn.supervised(jn.dense(2), optax.squared_error)
-    trainer = jn.trainer(objective, optax.chain(jn.ema(), optax.sgd(0.1)))
+    trainer = jn.trainer(objective, optax.chain(*parts))
     train_state = trainer.init(jax.random.key(0), DATA)
-    with pytest.raises(ValueError, match=r"ema: .* got the gradients; write optax.chain\(opt"):
+    with pytest.raises(ValueError, match=r"ema: .* got the gradients .*; write optax.chain\(opt"):
         trainer.step(train_state, DATA)
 
 
