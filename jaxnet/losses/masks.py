@@ -56,7 +56,10 @@ def masked(loss: arrays.Loss = cross_entropy) -> arrays.Loss:
         if values is None or counted is None:
             labels = _zero_outside(labels, mask)
         else:  # in NumPy, so that the loss can check known labels
-            labels = _zero_outside(values, counted.astype(bool), np)
+            # Filled with a target that counts, which the loss accepts.
+            valid, rest = counted.astype(bool), values.shape[counted.ndim :]
+            fill = values[valid][0] if valid.any() else np.zeros(rest, values.dtype)
+            labels = np.where(valid.reshape(*valid.shape, *(1 for _ in rest)), values, fill)
         values = loss(_zero_outside(outputs, mask), labels)
         arrays.check_values("masked", "entry of the mask", values, mask.shape)
         values = as_array("masked", "values", values, dtype="reals")

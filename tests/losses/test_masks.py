@@ -106,3 +106,14 @@ test_messages = refuses([
     (lambda: losses.masked()(Z, (Y, np.full((2, 3), 0.5))), "masked: mask must .* got 0.5"),
     (lambda: losses.masked()(Z, (Y, np.ones((3, 2)))), r"masked: .* mask \(batch, steps\),"),
 ], (ValueError, TypeError))  # fmt: skip
+
+
+@pytest.mark.parametrize(("loss", "targets"), [
+    (losses.cross_entropy, jax.nn.softmax(jnp.ones((2, 3, 4)))),
+    (optax.softmax_cross_entropy, jax.nn.softmax(jnp.ones((2, 3, 4)))),
+    (optax.hinge_loss, jnp.array([[1, -1, 1], [-1, 1, 1]])),
+])  # fmt: skip
+def test_targets_may_be_those_that_the_loss_accepts(loss, targets):
+    outputs, mask = jnp.zeros(targets.shape), jnp.array([[1, 1, 0], [1, 0, 0]])
+    found = losses.masked(loss)(outputs, (targets, mask))
+    close(found, loss(outputs, targets).reshape(2, 3, -1)[:, 0].mean(-1), 1e-6)
