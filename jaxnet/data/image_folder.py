@@ -82,6 +82,8 @@ def image_folder(
         raise ValueError(f"image_folder: {root} is no folder; pass one with a subfolder per class")
     there = sorted(path.name for path in root.iterdir() if path.is_dir() and _shown(path, root))
     names = there if classes is None else check_list("image_folder", "classes", classes, "names")
+    if isinstance(classes, set | frozenset) or len(set(names)) < len(names):
+        raise ValueError(f"image_folder: classes must be different names, in order, got {names}")
     if unknown := [name for name in there if name not in names]:
         raise ValueError(
             f"image_folder: {root} has folders that are not among classes: {', '.join(unknown)}. "

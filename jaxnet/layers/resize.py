@@ -10,7 +10,7 @@ from jaxnet.core import Layer, compose
 from jaxnet.ops.precision import output_dtype, wide
 from jaxnet.ops.resample import average, cubic, interpolation, nearest, triangle, weighted
 from jaxnet.ops.window import check_window, entries, spatial_axes
-from jaxnet.services.checks import check_options, one_of, within
+from jaxnet.services.checks import check_name, check_options, one_of, within
 
 METHODS = ("nearest", "nearest-exact", "bilinear", "bicubic", "area")
 
@@ -61,6 +61,7 @@ def resize(
 
     Reference: Keys 1981, "Cubic convolution interpolation for digital image processing".
     """
+    check_name("resize", name)
     one_of(name, "method", method, METHODS)
     check_options(name, align_corners=align_corners, antialias=antialias)
     if (size is None) == (scale is None):

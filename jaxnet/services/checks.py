@@ -823,7 +823,8 @@ def _has_numbers(dtype: Any) -> bool:
     if any(jnp.issubdtype(dtype, kind) for kind in (np.bool_, jax.dtypes.extended)):
         return True
     widest = 16 if jnp.issubdtype(dtype, np.complexfloating) else 8  # JAX has no long doubles
-    return jnp.issubdtype(dtype, np.number) and dtype.itemsize <= widest
+    number = jnp.issubdtype(dtype, np.number) and not jnp.issubdtype(dtype, np.timedelta64)
+    return number and dtype.itemsize <= widest
 
 
 def check_call(who: str, params: PyTree, state: PyTree, x: PyTree, key: Any, train: Any) -> PyTree:

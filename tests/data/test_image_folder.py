@@ -39,6 +39,13 @@ def test_classes_by_name_and_files_in_order(tmp_path: Path):
         np.testing.assert_array_equal(image, jn.data.read_image(file, (4, 5)))
 
 
+@pytest.mark.parametrize("classes", [["cat", "dog", "cat"], {"cat", "dog"}])
+def test_classes_are_names_in_order(tmp_path: Path, classes):
+    write(tmp_path / "cat" / "a.png", flat(1, 3, 3))
+    with pytest.raises((TypeError, ValueError), match="image_folder: classes"):
+        jn.data.image_folder(tmp_path, 4, classes=classes)
+
+
 def test_pixels_of_the_right_size_are_kept(tmp_path: Path):
     pixels = np.random.default_rng(0).integers(0, 256, (5, 7, 3))
     file = write(tmp_path / "a.png", pixels)

@@ -65,6 +65,7 @@ NO_NUMBERS = [
     ((X, pd.Series(SHUFFLED)), "labels that are words"),
     ((X, pd.Series(SHUFFLED).astype("category")), "labels that are words"),
     ((X, TIMES), r"np.timedelta64\(1, 'D'\)"),
+    ((X, Y.astype("timedelta64[s]")), r"np.timedelta64\(1, 'D'\)"),
 ]  # fmt: skip
 
 NET = jn.dense(2)
