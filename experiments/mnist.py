@@ -42,6 +42,8 @@ RECORDS = (
                 "99.47",
                 "99.55",
             ),
+            ("LeNet-5 of 1998, 20 epochs, 3 seeds", "98.90 ± 0.02", "98.87", "98.91"),
+            ('"Deep MNIST for experts", 5 epochs, 3 seeds', "99.45 ± 0.01", "99.44", "99.46"),
         ),
         commands=(
             Command("--seeds 5", 90, "99 s of CPU"),
@@ -49,6 +51,12 @@ RECORDS = (
                 "--seeds 5 --augment --epochs 80 --clean-epochs 8",
                 2400,
                 "39 min of CPU, with large pages",
+            ),
+            Command("--seeds 3 --model lenet5_1998 --epochs 20", 972, "972 s of CPU"),
+            Command(
+                "--seeds 3 --model deep_mnist --epochs 5 --batch-size 50 --learning-rate 1e-3",
+                1203,
+                "20 min of CPU",
             ),
         ),
         caveat=(
@@ -63,7 +71,9 @@ RECORDS = (
             "Digits are elastically deformed, sheared, rotated, scaled and shifted a little. At "
             "the end LeNet-5 classifies 99.0% of the distorted training digits correctly.\n"
             "We did not train for 80 epochs on original digits, so the table does not separate the "
-            "effect of the distortions from that of longer training."
+            "effect of the distortions from that of longer training.\n"
+            "LeNet-5 as published reaches 99.05% in its paper, and the net of TensorFlow's "
+            "tutorial of 2015, of 3,274,634 parameters, 99.2% there. Both have our optimizer here."
         ),
         history=(
             "Options were chosen on a fifth of the training digits (`--validation`), where "
