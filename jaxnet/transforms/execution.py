@@ -109,7 +109,9 @@ def cast(layer: Layer, dtype: Any) -> Layer:
     `m.kernel` returns them. `m.param` returns parameters as they are stored, so what a layer of
     your own does with them is computed in float32, and its output is rounded. That keeps the digits
     of its gradients, which are sums over all examples; for a large product, write
-    `jn.product(x, m.kernel(...))`. A layer of another library gets its params as they are, too.
+    `jn.product(x, m.kernel(...))`, and for the rows of a table `jn.rows(m.kernel(...), ids)`. Round
+    by `.astype(x.dtype)` only what is multiplied: the gradient of what is added or gathered would
+    be a sum in 16 bits. A layer of another library gets its params as they are, too.
     Long sums are in float32, as in norms, softmax, pooling and products, and losses. What is not
     below `cast`, such as the loss of a net that is cast, stays as it is.
 
