@@ -157,7 +157,7 @@ def as_bytes(params: Any) -> tuple[np.ndarray, np.ndarray]:
     return layout, np.frombuffer(content, np.uint8)
 
 
-SHORT = Short({"epochs": 1, "batch_size": 2, "characters": 2000})
+SHORT = Short({"epochs": 1, "batch_size": 2, "characters": 2000}, draws=False)
 
 
 if __name__ == "__main__":
