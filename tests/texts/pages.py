@@ -11,6 +11,7 @@ import re
 import subprocess
 from collections.abc import Iterator
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from pkgutil import resolve_name
 
@@ -329,6 +330,9 @@ def names_exist(text):
             ("jn", f"{module}.{name.split()[0]}") for name in names.split(",") if name.split()
         ]
     for module, name in set(found):
+        needs = re.match(r"\.interop\.(flax|haiku|torch)\.", name)
+        if needs and find_spec(needs[1]) is None:
+            continue
         try:
             resolve_name({"jn": "jaxnet"}.get(module, module) + name)
         except (AttributeError, ModuleNotFoundError):
