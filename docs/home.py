@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 from textwrap import indent
 
-from experiments import browser_digits, browser_letters
+from experiments import browser_digits, browser_letters, common
 
 LESSONS = {
     browser_digits: ("reads digits", "06_convolution_by_hand_to_lenet5"),
@@ -22,7 +22,8 @@ def write_home(pages: Path, repository: str) -> None:
     colab = f"https://colab.research.google.com/github/{owner}/{name}/blob/main/colab"
     parts = [title, browser_digits.write_board(pages).rstrip()]
     for program, (what, lesson) in LESSONS.items():
-        lines, name = inspect.getsource(program.learn), program.__name__.replace(".", "/")
+        lines = "\n\n".join(map(inspect.getsource, (program.learn, common.moments)))
+        name = program.__name__.replace(".", "/")
         parts += [
             f'??? example "The {len(lines.splitlines())} lines of Python that trained what {what}"',
             indent(f"```python\n{lines}```", "    "),

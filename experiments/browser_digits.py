@@ -35,7 +35,16 @@ import numpy as np
 import optax
 
 import jaxnet as jn
-from experiments.common import Output, Seed, Short, TrainSize, main, save, total_steps
+from experiments.common import (
+    Output,
+    Seed,
+    Short,
+    TrainSize,
+    main,
+    moments,
+    save,
+    total_steps,
+)
 from experiments.records import Command, Picture, Record
 from jaxnet.tools import extra
 
@@ -182,11 +191,11 @@ def run(config: Config) -> Results:
     """Train, write the weights and the page, and draw on it."""
     (x, y), test = jn.data.mnist(data_dir=config.data_dir)
     net = jn.models.lenet5(classes=10)
-    moments, state = learn(net, (x[: config.train_size], y[: config.train_size]), config)
+    found, state = learn(net, (x[: config.train_size], y[: config.train_size]), config)
     small = jn.quantized(net)
-    packed = {step: jn.quantize(small, params, x[:1]) for step, params in moments.items()}
+    packed = {step: jn.quantize(small, params, x[:1]) for step, params in found.items()}
     accuracies = np.array([accuracy(small, params, state, test) for params in packed.values()])
-    exact = accuracy(net, moments[max(moments)], state, test)
+    exact = accuracy(net, found[max(found)], state, test)
     print(f"{exact:.2%} of the test digits, {accuracies[-1]:.2%} with weights of 8 bits")
     config.output.mkdir(parents=True, exist_ok=True)
     weights = config.output / "lenet5.npz"
@@ -220,15 +229,7 @@ def learn(net: jn.Layer, train: Any, config: Config) -> tuple[dict[int, Any], An
     objective = jn.augmented(jn.supervised(net, loss), jn.data.on_inputs(distort))
     steps = total_steps(len(train[1]), config)
     trainer = jn.trainer(objective, optax.adam(optax.cosine_decay_schedule(2e-3, steps)))
-    train_state, step = trainer.init(jax.random.key(config.seed), train), jax.jit(trainer.step)
-    kept = {0, *np.geomspace(4, steps, MOMENTS - 1).round().astype(int).tolist()}
-    moments, number = {0: train_state.params}, count(1)
-    for epoch in range(config.epochs):
-        for batch in jn.data.batches(train, config.batch_size, seed=config.seed + epoch):
-            train_state, _ = step(train_state, batch)
-            if (now := next(number)) in kept:
-                moments[now] = train_state.params
-    return moments, train_state.state
+    return moments(trainer, train, config, 4, MOMENTS)
 
 
 def accuracy(net: jn.Layer, params: Any, state: Any, test: Any) -> float:

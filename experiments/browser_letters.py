@@ -11,7 +11,6 @@ training are kept for the slider of the page. The page is that of `experiments.b
 
 from dataclasses import dataclass
 from functools import partial
-from itertools import count
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,7 +20,7 @@ import numpy as np
 import optax
 
 import jaxnet as jn
-from experiments.common import Data, Output, Seed, Short, main
+from experiments.common import Data, Output, Seed, Short, main, moments, total_steps
 from experiments.records import Command, Record, lower
 
 RECORDS = (
@@ -53,7 +52,6 @@ RECORDS = (
         lesson=16,
     ),
 )
-CANVAS = Path(__file__).parent.parent / "docs" / "canvas"
 MOMENTS = 6
 WINDOW = 64
 
@@ -98,12 +96,12 @@ def run(config: Config) -> Results:
     text, test = (load(part)["text"][0] for part in ("train", "test"))
     vocabulary = jn.data.characters(text)
     net, tokens = gpt(vocabulary.size), vocabulary.encode(text)[: config.characters]
-    moments = learn(net, tokens, config)
+    found = learn(net, tokens, config)
     small, ids = jn.quantized(net), jnp.zeros((1, WINDOW), jnp.int32)
-    packed = {step: jn.quantize(small, params, ids) for step, params in moments.items()}
+    packed = {step: jn.quantize(small, params, ids) for step, params in found.items()}
     measured = partial(bits, tokens=vocabulary.encode(test))
     rounded = np.array([measured(small, params) for params in packed.values()])
-    exact = measured(net, moments[max(moments)])
+    exact = measured(net, found[max(found)])
     print(f"{exact:.4f} bits per character, {rounded[-1]:.4f} with weights of 8 bits")
     letters = vocabulary.decode(range(vocabulary.size))
     config.output.mkdir(parents=True, exist_ok=True)
@@ -119,19 +117,11 @@ def learn(net: jn.Layer, tokens: np.ndarray, config: Config) -> dict[int, Any]:
     """Train on windows of the text; return the slider's params by step."""
     cut = jn.data.windows(tokens, config.batch_size, WINDOW)
     data = cut.x, (cut.y, cut.counts)
-    steps = config.epochs * (len(cut.x) // config.batch_size)
+    steps = total_steps(len(cut.x), config)
     rate = optax.warmup_cosine_decay_schedule(0, 3e-3, steps // 10, steps)
     optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(rate))
     trainer = jn.trainer(jn.supervised(net, jn.losses.masked()), optimizer)
-    train_state, step = trainer.init(jax.random.key(config.seed), data), jax.jit(trainer.step)
-    kept = {0, *np.geomspace(20, steps, MOMENTS - 1).round().astype(int).tolist()}
-    moments, number = {0: train_state.params}, count(1)
-    for epoch in range(config.epochs):
-        for batch in jn.data.batches(data, config.batch_size, seed=config.seed + epoch):
-            train_state, _ = step(train_state, batch)
-            if (now := next(number)) in kept:
-                moments[now] = train_state.params
-    return moments
+    return moments(trainer, data, config, 20, MOMENTS)[0]
 
 
 def bits(net: jn.Layer, params: Any, tokens: np.ndarray) -> float:

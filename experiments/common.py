@@ -144,6 +144,31 @@ def total_steps(examples: int, config: Any) -> int:
     return config.epochs * -(-examples // config.batch_size)
 
 
+def moments(
+    trainer: jn.Trainer, data: PyTree, config: Any, first: int, most: int
+) -> tuple[dict[int, PyTree], PyTree]:
+    """Train; return the params of some moments by step, and the last state.
+
+    Args:
+      trainer: Trainer.
+      data: Arrays, one example per row.
+      config: Options, with seed, epochs and batch_size.
+      first: Step of the second moment; the others follow ever further apart, up to the last step.
+      most: Number of moments, fewer if there are fewer steps.
+    """
+    steps = total_steps(len(jax.tree.leaves(data)[0]), config)
+    train_state, step = trainer.init(jax.random.key(config.seed), data), jax.jit(trainer.step)
+    kept = np.geomspace(first, steps, most - 1).round().astype(int).tolist()
+    found, number = {0: train_state.params}, 0
+    for epoch in range(config.epochs):
+        for batch in jn.data.batches(data, config.batch_size, seed=config.seed + epoch):
+            train_state, _ = step(train_state, batch)
+            number += 1
+            if number in kept:
+                found[number] = train_state.params
+    return found, train_state.state
+
+
 def run_epochs(
     trainer: jn.Trainer,
     data: PyTree,
