@@ -39,9 +39,8 @@ def read_gguf(path: Path) -> tuple[dict[str, Any], Mapping[str, Any]]:
       OSError: If the file cannot be read.
       ValueError: If it is not a file of llama.cpp, or of an architecture that is not known here.
     """
-    package = extra("gguf", "gguf", "load", "published")
     with reading("load", path):
-        return _read(package, path)
+        return _read(path, *opened("load", path))
 
 
 @contextmanager
@@ -57,18 +56,25 @@ def reading(who: str, path: Path) -> Iterator[None]:
         raise ValueError(f"{who}: {path} is damaged: {error!r:.200}") from None
 
 
-def _read(package: Any, path: Path) -> tuple[dict[str, Any], Mapping[str, Any]]:
+def opened(who: str, path: Path) -> tuple[dict[str, Any], Any]:
+    """Return the entries of a file of llama.cpp by name, and its tensors."""
+    package = extra("gguf", "gguf", who, "published")
     try:
-        reader = package.GGUFReader(readable("load", path))
+        reader = package.GGUFReader(readable(who, path))
     except (ValueError, IndexError) as error:
-        raise ValueError(f"load: {path} is not a file of llama.cpp: {error}") from None
-    fields = {name: field.contents() for name, field in reader.fields.items()}
+        raise ValueError(f"{who}: {path} is not a file of llama.cpp: {error}") from None
+    return {name: field.contents() for name, field in reader.fields.items()}, reader.tensors
+
+
+def _read(
+    path: Path, fields: dict[str, Any], tensors: Any
+) -> tuple[dict[str, Any], Mapping[str, Any]]:
     kind = fields.get("general.architecture")
     if kind not in FAMILIES:
         raise ValueError(
             f"load: {path}: the architecture must be one of {', '.join(FAMILIES)}, got {kind!r:.60}"
         )
-    weights = _Tensors(package, reader.tensors, fields, kind)
+    weights = _Tensors(tensors, fields, kind)
     config = {"model_type": FAMILIES[kind], "tie_word_embeddings": "lm_head.weight" not in weights}
     config["vocab_size"] = weights.rows("model.embed_tokens.weight")
     for name, value in fields.items():
@@ -84,8 +90,9 @@ def _read(package: Any, path: Path) -> tuple[dict[str, Any], Mapping[str, Any]]:
 class _Tensors(Mapping):
     """Weights of a file by their names in transformers, each made floats when it is read."""
 
-    def __init__(self, package: Any, tensors: Any, fields: Mapping[str, Any], kind: str):
-        self._package, self._heads = package, {}
+    def __init__(self, tensors: Any, fields: Mapping[str, Any], kind: str):
+        self._quants = extra("gguf.quants", "gguf", "load", "published")
+        self._heads = {}
         if kind == "llama":  # llama.cpp rotates neighbors, transformers halves
             heads = fields["llama.attention.head_count"]
             groups = fields.get("llama.attention.head_count_kv", heads)
@@ -105,7 +112,7 @@ class _Tensors(Mapping):
 
     def __getitem__(self, name: str) -> np.ndarray:
         tensor = self._found[name]
-        array = self._package.quants.dequantize(tensor.data, tensor.tensor_type)
+        array = self._quants.dequantize(tensor.data, tensor.tensor_type)
         if heads := self._heads.get(tensor.name.split(".")[-2]):
             pairs = array.reshape(heads, -1, 2, *array.shape[1:])
             array = pairs.swapaxes(1, 2).reshape(array.shape)

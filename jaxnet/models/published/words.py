@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from jaxnet.data import Vocabulary
-from jaxnet.models.published.gguf import reading
+from jaxnet.models.published.gguf import opened, reading
 from jaxnet.services.checks import check_type
 from jaxnet.services.extras import extra
 from jaxnet.services.files import readable
@@ -70,7 +70,7 @@ def template(who: str, place: Path) -> tuple[str, dict[str, str]]:
       ValueError: If it has none.
     """
     if place.suffix == ".gguf":
-        fields = _fields(who, place)
+        fields, _ = opened(who, place)
         tokens = fields["tokenizer.ggml.tokens"]
         ids = {role: fields.get(f"tokenizer.ggml.{role}_token_id") for role in ("bos", "eos")}
         named = {f"{role}_token": tokens[i] for role, i in ids.items() if i is not None}
@@ -117,14 +117,9 @@ def _word(entry: Any) -> str | None:
     return entry.get("content") if isinstance(entry, dict) else entry
 
 
-def _fields(who: str, place: Path) -> dict[str, Any]:
-    reader = extra("gguf", "gguf", who, "published").GGUFReader(readable(who, place))
-    return {name: field.contents() for name, field in reader.fields.items()}
-
-
 def _of_llama_cpp(who: str, place: Path, tokenizers: Any) -> tuple[Any, dict[str, Any]]:
     """Return the tokenizer in a file of llama.cpp, and its special tokens by role."""
-    fields = _fields(who, place)
+    fields, _ = opened(who, place)
     kind, divided = (fields.get(f"tokenizer.ggml.{name}") for name in ("model", "pre"))
     if kind != "gpt2" or divided not in DIVIDED:
         raise ValueError(
