@@ -168,7 +168,7 @@ def _columns(info: Any, values: list) -> Any:
         return [_text(value) for value in values]
     if None in info.shape:
         return [np.asarray(value, info.np_dtype) for value in values]
-    found = np.asarray(values, info.np_dtype).reshape(len(values), *np.shape(values)[1:])
+    found = np.asarray(values, info.np_dtype)
     if values and found.shape[1:] != info.shape:
         raise ValueError(f"features.json says {info.shape}, the examples have {found.shape[1:]}")
     return found.reshape(len(values), *info.shape)

@@ -27,12 +27,12 @@ def check_metadata(who: str, place: Path) -> None:
     Example:
       >>> check_metadata("load", Path("/nowhere"))
     """
-    for entry in (*place.glob("*/*"), *place.glob("*/*/*")):
-        if not entry.is_dir():
-            readable(who, entry)  # a pipe would block for ever
-    for file in sorted([*place.glob("*/*.json"), *place.glob("*/*/*.json")]):
+    for file in sorted([*place.glob("*/*"), *place.glob("*/*/*")]):
+        if file.is_dir():
+            continue
         try:
-            found = list(_strings(json.loads(readable(who, file).read_bytes())))
+            readable(who, file)  # a pipe would block for ever
+            found = list(_strings(json.loads(file.read_bytes()))) if file.suffix == ".json" else []
         except (OSError, ValueError, RecursionError) as error:
             raise damaged(who, file, error) from None
         for key, words in found:
