@@ -22,8 +22,8 @@ class EmaState(NamedTuple):
 
 
 _LAST = (
-    "ema: expected the updates of an optimizer, got the gradients or a part; write "
-    "optax.chain(optimizer, jn.ema()), with jn.ema last"
+    "ema: expected the updates of an optimizer, got the gradients or updates that a later part "
+    "changes; write optax.chain(optimizer, jn.ema()), with jn.ema last"
 )
 
 

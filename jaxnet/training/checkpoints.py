@@ -290,7 +290,7 @@ class Checkpoints:
             if false or damage(path) is not None:
                 _remove(aside)  # the same step was damaged before
                 with self._telling(), suppress(FileNotFoundError):
-                    path.rename(aside)  # raises if there is a file with this name
+                    path.rename(aside)
         self._damaged.clear()
         return self._listed()
 

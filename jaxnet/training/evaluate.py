@@ -32,8 +32,8 @@ def evaluate(
       params, state: Params and state of the objective; nothing changes.
       data: Pytree of arrays with one example per row, or an iterable of batches.
       batch_size: Number of examples at a time. It changes speed and memory, not the result, unless
-        the loss compares the examples of a batch with each other, as contrastive losses do, or is
-        one number per batch that is no mean, such as a root of a mean, of which it is the mean.
+        the loss compares the examples of a batch with each other, as contrastive losses do. A loss
+        of one number per batch, such as a root of a mean, is averaged over the batches.
 
     Returns:
       A float per metric, "loss" first. The penalty is part of the loss.
