@@ -133,8 +133,8 @@ class Sweep(NamedTuple):
           mode: Whether the lowest ("min") or the highest ("max") value is the best. Needed unless
             `metric` is a loss, whose lowest value is the best, or the accuracy.
         """
-        mode = best_mode("Sweep.best", metric, mode or {"accuracy": "max"}.get(metric))
         mean = np.array([row["mean"] for row in self.rows(metric, part)])
+        mode = best_mode("Sweep.best", metric, mode or {"accuracy": "max"}.get(metric))
         mean = mean if mode == "min" else -mean
         return int(np.argmin(np.where(np.isfinite(mean), mean, np.inf)))
 

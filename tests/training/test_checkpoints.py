@@ -531,15 +531,17 @@ def test_the_best_of_what_is_no_loss_needs_its_direction(name, tmp_path):
 @pytest.mark.parametrize("name", ["6.damaged", "6.half", "6.removed"])
 @pytest.mark.parametrize("kind", ["file", "link"])
 def test_a_file_or_link_with_a_name_of_ours_stops_no_save(name, kind, tmp_path):
-    (tmp_path / "kept").mkdir()
+    train_state, epochs = run(tmp_path / "kept", epochs=2)
+    flipped(tmp_path / "kept" / "6" / FILE)
     (tmp_path / "outside").mkdir()
     (tmp_path / "outside" / "mine").write_text("mine")
     place = tmp_path / "kept" / name
     place.write_text("") if kind == "file" else place.symlink_to(tmp_path / "outside")
-    epochs = trained(2)
     with warnings.catch_warnings(action="ignore"), jn.Checkpoints(tmp_path / "kept") as kept:
-        assert all(map(kept.save, epochs))
+        assert kept.newest(train_state)[0].step == 3
+        assert kept.save(epochs[1])
     assert (tmp_path / "outside" / "mine").read_text() == "mine"
+    assert not place.is_symlink() and not place.is_file()
     assert {"3", "6"} <= set(folders(tmp_path / "kept"))
 
 

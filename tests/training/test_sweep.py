@@ -295,3 +295,14 @@ def test_an_optimizer_may_take_any_names():
         for make in (lambda **values: optax.adam(**values), optax.adam)
     )
     close(free.train_state.params, own.train_state.params)
+
+
+def test_the_best_of_what_is_no_loss_needs_its_direction():
+    error = {"error": lambda outputs, labels: 1 - jn.metrics.accuracy(outputs, labels)}
+    task = jn.supervised(jn.dense(3), LOSS, metrics=error)
+    found = jn.sweep(task, optax.sgd, data(), seeds=1, epochs=3, grid={"learning_rate": [0, 0.3]})
+    means = [row["mean"] for row in found.rows("error")]
+    assert means[0] < means[1]
+    assert found.best("error", mode="min") == 0 and found.best("error", mode="max") == 1
+    with pytest.raises(ValueError, match="Sweep.best: is the highest 'error' the best"):
+        found.best("error")
