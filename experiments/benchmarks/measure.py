@@ -24,7 +24,7 @@ from experiments.benchmarks.workloads import NotOffered, Program, Workload, draw
 # Number of updates whose losses are compared, and tolerances relative to ours: the first loss
 # differs by rounding alone, later ones by rounding that training has amplified.
 CHECKS = 5
-TOLERANCE = {"cpu": (1e-4, 2e-3), "gpu": (2e-2, 5e-2)}  # GPUs multiply in TF32
+TOLERANCE = {"cpu": (1e-4, 2e-3), "gpu": (2e-2, 5e-2)}  # TF32, and 16 bits anywhere
 # Settings of memory: as the process starts, and kept for the next step by `jn.reuse_memory`.
 DEFAULT, REUSED = "", "memory reused"
 PEERS = ("ours", "hand", "linen", "nnx", "equinox", "haiku", "keras", "torch")
