@@ -80,8 +80,9 @@ class Layer(_Fields):
         """Raise for `pickle`, which finds functions by name; copy and cloudpickle are in Python."""
         asks = str(sys._getframe(1).f_globals.get("__name__"))
         if "<locals>" in repr(self.init) and not re.search(r"^copy$|cloudpickle|dill", asks):
-            raise TypeError(f"{self.name}: pickle cannot write it; write cloudpickle.dumps(net)")
-        return super().__reduce_ex__(protocol)
+            name = getattr(self, "name", "trainer")
+            raise TypeError(f"{name}: pickle cannot write it; use cloudpickle.dumps")
+        return object.__reduce_ex__(self, protocol)
 
     def _replace(self, **fields: Any) -> "Layer":  # pyright: ignore[reportIncompatibleMethodOverride]
         """Return a layer with other fields; with another init or apply it is a pair of these."""

@@ -1,7 +1,7 @@
 """A trainer: `init(key, batch) -> train_state` and `step(train_state, batch)`."""
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -99,6 +99,8 @@ class Trainer:
         if self.update is None:
             object.__setattr__(self, "update", _update_by(self.step))
             object.__setattr__(self, "_kept", Kept(programs=Memo((self.init, self.step))))
+
+    __reduce_ex__ = Layer.__reduce_ex__
 
     def __repr__(self) -> str:
         return f"Trainer({self.objective!r})"
@@ -451,14 +453,10 @@ def check_train_state(who: str, train_state: Any) -> None:
 def _specs(batch: PyTree) -> PyTree:
     for leaf in jax.tree.leaves(batch):
         if not getattr(leaf, "shape", ()):
-            hint = "for a loader, pass one batch"
-            if isinstance(leaf, int | float | np.generic):
-                hint = "for a list, write np.asarray(list)"
-            if isinstance(leaf, Mapping):
-                hint = "write dict(batch)"
+            checks.to_numpy("trainer.init", "the batch", leaf)  # it knows loaders
             raise TypeError(
-                "trainer.init: the batch must be arrays or specs with one example per row, such "
-                f"as (inputs, targets), got {type(leaf).__name__} in it; {hint}"
+                "trainer.init: the batch must be arrays or specs with one example per row, such as "
+                f"(inputs, targets), got {describe(leaf)}; for a list, write np.asarray(list)"
             )
     return checks.abstract(batch, "trainer.init")
 

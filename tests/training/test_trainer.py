@@ -56,8 +56,9 @@ def test_a_copy_of_a_used_trainer_trains_alike(copied, tmp_path):
 
 
 def test_pickle_says_what_to_write():
-    with pytest.raises(TypeError, match="dense: pickle cannot write it; write cloudpickle"):
-        pickle.dumps({"net": jn.dense(2)})
+    for name, given in (("dense", jn.dense(2)), ("trainer", build(jn.dense(2), optax.sgd(0.1))[0])):
+        with pytest.raises(TypeError, match=f"{name}: pickle cannot write it; use cloudpickle"):
+            pickle.dumps({"it": given})
 
 
 def test_the_new_key_was_never_handed_out():
@@ -185,7 +186,7 @@ def test_init_without_a_key_is_answered():
 
 def test_labels_in_a_list_are_answered():
     trainer, (x, y) = build(jn.dense(2))[0], data()
-    with pytest.raises(TypeError, match=r"got int64 in it; for a list, write np.asarray\(list\)"):
+    with pytest.raises(TypeError, match=r"got .* int64; for a list, write np.asarray\(list\)"):
         trainer.init(KEY, (x, list(y.astype(np.int64))))
 
 
