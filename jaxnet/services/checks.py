@@ -381,8 +381,8 @@ def to_numpy(who: str, what: str, value: Any) -> np.ndarray:
     Its rows are then indexed by position: a Series would be indexed by its labels.
 
     Raises:
-      TypeError: If it is a table whose columns differ in dtype, a sparse matrix, a dict that JAX
-        does not know, or not an array.
+      TypeError: If it is a table whose columns differ in dtype, a sparse matrix, a masked array, a
+        dict that JAX does not know, a loader, or not an array.
 
     Example:
       >>> from types import SimpleNamespace
@@ -392,6 +392,7 @@ def to_numpy(who: str, what: str, value: Any) -> np.ndarray:
       ...
       TypeError: fit: the columns of data/0 differ in dtype: age int64, city str. ...
     """
+    check_mask(who, what, value)
     if isinstance(value, np.ndarray):
         return value
     table = hasattr(value, "columns") and hasattr(value, "dtypes")  # of pandas or polars
@@ -402,11 +403,14 @@ def to_numpy(who: str, what: str, value: Any) -> np.ndarray:
             "numbers by table[[...]].to_numpy(np.float32), and give each other column as integers, "
             "such as names, ids = np.unique(column, return_inverse=True)"
         )
-    if _is_sparse(value) or isinstance(value, Mapping):
-        kind, write = f"a sparse {type(value).__name__}", "x.toarray()"
-        if isinstance(value, Mapping):
-            kind, write = type(value).__name__, "dict(x)"
-        raise TypeError(f"{who}: {what} must be an array, got {kind}; write {write}")
+    for found, write in (
+        (_is_sparse(value), "it is sparse: write x.toarray() or, in JAX, x.todense()"),
+        (isinstance(value, Mapping), "write dict(x)"),
+        (hasattr(value, "__iter__") and not hasattr(value, "__getitem__"), _BATCH),
+    ):
+        if found:
+            kind = type(value).__name__
+            raise TypeError(f"{who}: {what} must be an array, got {kind}; {write}")
     try:
         found = np.asarray(value)
         if found.dtype == object and all(isinstance(each, Number) for each in found.flat):
@@ -629,7 +633,6 @@ def as_rows(data: PyTree, who: str, items: str = "examples", *, finite: bool = T
                 f"{who}: expected arrays with one example per row, got {leaf!r:.60} ({name}); "
                 "for a list, pass np.asarray(list)"
             )
-        check_mask(who, name, array)
         named[i] = name, array
     lengths = {name: leaf.shape[0] for name, leaf in named}
     if len(set(lengths.values())) > 1:
@@ -645,6 +648,7 @@ def as_rows(data: PyTree, who: str, items: str = "examples", *, finite: bool = T
     return jax.tree.unflatten(jax.tree.structure(data, _is_sparse), [leaf for _, leaf in named])
 
 
+_BATCH = "for a loader, pass one batch"
 LOADER = "a list of batches is taken for arrays: wrap it in an object with __iter__"
 
 

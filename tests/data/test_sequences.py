@@ -250,6 +250,7 @@ def test_masked_arrays_would_lose_their_mask():
     masked, wave = np.ma.masked_array([1, 2], [True, False]), np.ma.masked_array(np.ones(9))
     for call in (
         lambda: jn.data.pad([masked]),
+        lambda: jn.data.split(np.arange(2), 0.5, labels=masked),
         lambda: jn.data.packed([masked], 4),
         lambda: jn.data.bucketed(([[1, 2]], masked[:1]), 1),
         lambda: jn.data.windows(masked, 1, 1),

@@ -57,7 +57,8 @@ SHUFFLED = np.array(["a", "b", "c"])[ORDER % 3]
 TIMES = pd.Series(pd.date_range("2020", periods=12))
 WRONG = [
     ((frame(X, city=SHUFFLED), Y), "x2 float32, city (str|object)"),
-    ((scipy.sparse.csr_matrix(X), Y), r"sparse csr_matrix; write x.toarray\(\)"),
+    ((scipy.sparse.csr_matrix(X), Y), r"got csr_matrix; it is sparse: write x.toarray\(\)"),
+    ((Batches((X, Y)), Y), "got Batches.*; for a loader, pass one batch"),
     ((np.ma.masked_array(X, X > 1), Y), "masked one, whose mask would be lost"),
     ((Tensor(X, RuntimeError("requires grad")), Y), "requires grad"),
 ]  # fmt: skip
