@@ -5,7 +5,7 @@ import inspect
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from types import CodeType, FunctionType, MethodType
+from types import CodeType, FunctionType, MethodType, SimpleNamespace
 from typing import Any
 
 
@@ -74,7 +74,7 @@ def used_by(root: Any, unless: str = "") -> Iterator[Any]:
             todo += [it.__func__, it.__self__] if bound else [it.func, it.args, it.keywords]
         elif isinstance(it, type):
             todo += [*vars(it).values(), *it.__bases__]
-        elif callable(it) or _is_own(type(it)):  # an object with methods
+        elif callable(it) or isinstance(it, SimpleNamespace) or _is_own(type(it)):
             slots = getattr(type(it), "__slots__", ())
             call = type(it).__call__ if callable(it) else None
             todo += [type(it), call if isinstance(call, FunctionType) else None]

@@ -1,6 +1,7 @@
 """What is known of functions before they are called."""
 
 import functools
+from types import SimpleNamespace
 
 import jax.numpy as jnp
 import pytest
@@ -65,7 +66,7 @@ class Loss:
         return self.called() + self.inner() + self.static() + self.by_class() + self.prop
 
     def called(self, *, default=lambda: 1):
-        return default() + TABLE["act"]() + OTHER.method()
+        return default() + TABLE["act"]() + SPACE.act() + OTHER.method()
 
     @staticmethod
     def static():
@@ -80,12 +81,16 @@ class Loss:
         return 1
 
 
+def abs_of_one():
+    return 1
+
+
 class Other:
     def method(self):
         return 1
 
 
-TABLE, OTHER = {"act": lambda: 1}, Other()
+TABLE, SPACE, OTHER = {"act": lambda: 1}, SimpleNamespace(act=abs_of_one), Other()
 
 
 def test_a_loss_is_what_its_class_and_its_globals_are():
@@ -94,7 +99,7 @@ def test_a_loss_is_what_its_class_and_its_globals_are():
     names = {function.__qualname__ for function, _ in codes_of([found.__call__])}
     wanted = {"__call__", "called", "static", "by_class"} | {"prop"}
     assert {f"Loss.{name}" for name in wanted} | {"Other.method"} <= names
-    inner = {"test_a_loss_is_what_its_class_and_its_globals_are.<locals>.<lambda>"}
+    inner = {"test_a_loss_is_what_its_class_and_its_globals_are.<locals>.<lambda>", "abs_of_one"}
     assert inner | {"Loss.<lambda>", "<lambda>"} <= names
     assert len(names) < 20  # nothing of installed packages
 
