@@ -364,7 +364,7 @@ class Checkpoints:
 
         Ctrl-C may end it anywhere, and it can be called again.
         """
-        if not self._last:
+        if not self._last or self._last[-1].writer != os.getpid():  # a fork leaves it to its parent
             return
         saving = self._last[-1]
         error = saving.write()
@@ -469,14 +469,14 @@ class _Saving:
     """The file of a step that this process writes, in a thread or where somebody waits for it."""
 
     def __init__(self, step: int, write: Callable[[], None]):
-        self.step, self._write = step, write
+        self.step, self._write, self.writer = step, write, os.getpid()
         self.done, self._error = False, None
         # Ctrl-C may leave it locked, but then it is the same thread that waits.
         self._lock = threading.RLock()
 
     def write(self, wait: bool = True) -> Exception | None:
         """Write the file unless it is done, or wait until it is; return the error, if any."""
-        if not self.done and self._lock.acquire(wait):
+        if not self.done and self.writer == os.getpid() and self._lock.acquire(wait):
             try:
                 if not self.done:
                     self._write()

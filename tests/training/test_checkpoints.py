@@ -372,6 +372,26 @@ kept.save(epoch)
     assert re.search("kept cannot be written: file too large; step . was not saved", done.stderr)
 
 
+FORK = """
+import os, threading
+from jaxnet.training.checkpoints import _Saving
+begun, go = threading.Event(), threading.Event()
+saving = _Saving(1, lambda: (begun.set(), go.wait()))
+threading.Thread(target=saving.write).start()
+begun.wait()
+if child := os.fork():
+    os.waitpid(child, 0)
+    go.set()
+saving.write()
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="Windows")
+def test_a_fork_does_not_wait_for_a_save_of_its_parent():
+    subprocess.run([sys.executable, "-W", "ignore", "-c", FORK], timeout=60, check=True)
+
+
 def test_another_error_of_a_save_stays_what_it_is(tmp_path, monkeypatch):
     _, epochs = run(tmp_path / "old", epochs=1)
     for error, words in ((ZeroDivisionError("mine"), "mine"), (MemoryError(), None)):
