@@ -45,7 +45,8 @@ def describe_run(trainer: Trainer, data: PyTree, shuffle: bool | None) -> dict[s
     objective, optimizer = trainer._kept.programs.of(
         "described", lambda: (_objective(trainer.objective), _computed(trainer.optimizer))
     )
-    data = None if data is None else _arrays(data)
+    if data is not None:  # also a number of each of the first examples
+        data = {path: [describe(leaf), _numbers(leaf)] for path, leaf in flat(data, None)}
     return {"objective": objective, "optimizer": optimizer, "data": data, "shuffle": shuffle}
 
 
@@ -127,11 +128,6 @@ def _computed(optimizer: optax.GradientTransformation | None) -> list[Any] | Non
     except Exception:  # a user's optimizer may raise anything for other params
         return None
     return [jax.__version__, optax.__version__, zlib.crc32(NUMBER.sub("#", words).encode())]
-
-
-def _arrays(data: PyTree) -> dict[str, list[Any]]:
-    """Return shape and dtype of each array by path, and a number of each of the first examples."""
-    return {path: [describe(leaf), _numbers(leaf)] for path, leaf in flat(data, None)}
 
 
 def _numbers(leaf: Any) -> list[float]:

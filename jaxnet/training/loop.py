@@ -148,7 +148,7 @@ def fit(
             check_run(position.run, about)
             position = position._replace(run=about)
             if trainer.objective is not None and source.steps:
-                wanted = _steps_to(position, source.steps)
+                wanted = passes * source.steps + position.done
         if made != wanted or made < 0:
             raise ValueError(
                 f"fit: the position is {wanted} steps into a run that began at step "
@@ -183,11 +183,6 @@ def _end(position: Position, per_pass: int | None, epochs: int | None, steps: in
     passes = -(-steps // per_pass) if steps else epochs
     made = steps or epochs * per_pass  # type: ignore[operator]
     return _End(begun + passes, position.start + made)  # type: ignore[operator]
-
-
-def _steps_to(position: Position, per_pass: int) -> int:
-    """Return the number of steps of a run up to a position."""
-    return (position.epoch - position.start // per_pass) * per_pass + position.done
 
 
 class Epochs:

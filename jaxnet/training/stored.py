@@ -19,6 +19,7 @@ from jax.experimental import multihost_utils
 from jaxnet.services.saving import OtherFormat, config_of
 from jaxnet.services.trees import as_lines, differences, in_words
 from jaxnet.services.version import version
+from jaxnet.training.described import check_run
 from jaxnet.training.epoch import Position
 from jaxnet.training.trainer import TrainState
 
@@ -91,11 +92,9 @@ def read_run(folder: Path) -> dict[str, Any]:
     stored = config_of("Checkpoints", file_of(folder, 0), whole=False)
     with suppress(AttributeError, TypeError, KeyError):
         written = stored.get("jaxnet")
-        parts = {"format", "processes", "position", "leaves", "optimizer", "scalars"}
-        known = parts <= stored.keys() and stored["format"] == FORMAT
         kinds = {"processes": int, "leaves": dict, "optimizer": str, "scalars": dict}
-        known = known and all(isinstance(stored[name], kind) for name, kind in kinds.items())
-        if known and stored["position"].keys() == set(Position._fields):
+        known = stored["format"] == FORMAT and stored["position"].keys() == set(Position._fields)
+        if known and all(isinstance(stored[name], kind) for name, kind in kinds.items()):
             return stored
     writer = f" ({written})" if isinstance(written, str) else ""
     raise ValueError(
@@ -150,8 +149,7 @@ def position_from_json(stored: dict[str, Any]) -> Position:
     *numbers, key, loaders, run = (stored["position"][name] for name in Position._fields)
     known = all(isinstance(number, int) and number >= 0 for number in numbers)
     known = known and isinstance(loaders, list) and len(loaders) == stored["processes"]
-    kept = {"objective", "optimizer", "data", "shuffle"}  # by `describe_run`
-    if not known or not (run is None or isinstance(run, dict) and kept <= run.keys()):
+    if not known:
         raise OSError(f"its position is {stored['position']!r:.200}")
     before, now = stored["processes"], jax.process_count()
     if before != now and any(loader is not None for loader in loaders):
@@ -162,10 +160,11 @@ def position_from_json(stored: dict[str, Any]) -> Position:
         )
     loader = loaders[jax.process_index()] if before == now else None
     try:
+        check_run(run, run)  # it raises unless `describe_run` wrote it
         key = None if key is None else np.array(key, np.uint32).reshape(-1)
         loader = None if loader is None else _state_from_text(loader)
-    except (AttributeError, OverflowError, RecursionError, TypeError, ValueError) as error:
-        raise OSError(f"its position is broken: {error}") from None
+    except Exception as error:  # what is no position can fail anywhere
+        raise OSError(f"its position is broken: {error!r}") from None
     return Position(**stored["position"])._replace(key=key, loader=loader)
 
 
