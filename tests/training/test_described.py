@@ -13,7 +13,6 @@ from jaxnet.training.described import (
     CLOSE,
     MOST,
     ROWS,
-    _arrays,
     _number,
     _other_data,
     check_run,
@@ -105,7 +104,8 @@ def test_numbers_of_examples_by_hand():
     assert _number(long) == pytest.approx(half @ weights[: len(half)])
     assert _number(np.array([1 + 5j, 2])) == pytest.approx(1 + 2 * np.cos(1))
 
-    found = _arrays({"x": jnp.arange(3.0 * ROWS).reshape(-1, 1), "key": jax.random.key(0)[None]})
+    data = {"x": jnp.arange(3.0 * ROWS).reshape(-1, 1), "key": jax.random.key(0)[None]}
+    found = described(data=data)["data"]
     assert found["x"] == [f"({3 * ROWS}, 1) float32", list(range(ROWS))]
     assert found["key"][1] == []
 
@@ -130,10 +130,11 @@ def test_data_on_several_devices_are_compared_by_shape(on_devices):
     on_devices(
         """
 import jax, jax.numpy as jnp, jaxnet as jn
-from jaxnet.training.described import _arrays
+from tests.training.test_described import described
 mesh = jax.make_mesh((2,), ("data",))
-assert _arrays(jn.distributed.put(jnp.ones((4, 3)), mesh, jax.P("data")))[""][1] == []
-assert len(_arrays(jnp.ones((4, 3)))[""][1]) == 4
+data = jn.distributed.put(jnp.ones((4, 3)), mesh, jax.P("data"))
+assert described(data=data)["data"][""][1] == []
+assert len(described(data=jnp.ones((4, 3)))["data"][""][1]) == 4
 """,
         2,
     )
