@@ -52,7 +52,7 @@ def check(lines: dict[str, list[str]]) -> None:
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("every, count", [(14, 200), pytest.param(6, 300, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("every, count", [(28, 150), pytest.param(6, 300, marks=pytest.mark.slow)])
 def test_bad_arguments_get_an_error_of_ours_or_a_right_value(every, count):
     """Of one function in `every`: most of the time is compilation of what their examples call."""
     check(outcomes(hostile.cases(hostile.good_calls(every=every)), count))

@@ -106,6 +106,7 @@ def test_kind_is_the_function_that_made_it(case: Case):
     assert case.layer.kind == own.get(made_by, made_by)
 
 
+@pytest.mark.slow
 @one_per_kind
 def test_init_is_a_function_of_key_and_shapes_alone(case: Case):
     drawn, init = (case.params, case.state), partial(jit_init, case.layer)
@@ -429,6 +430,7 @@ def _is_jaxpr(value) -> bool:
     return hasattr(getattr(value, "jaxpr", value), "eqns")
 
 
+@pytest.mark.slow
 @one_per_kind
 def test_no_long_sum_is_made_in_16_bits(case: Case):
     """Neither in the outputs nor in the gradient, whatever the values; traced alone."""
@@ -442,6 +444,7 @@ def test_no_long_sum_is_made_in_16_bits(case: Case):
         assert not sums_in_16_bits(jax.make_jaxpr(run)((params, row.x)).jaxpr)
 
 
+@pytest.mark.slow
 @one_per_kind
 def test_types_inside_shard_map_fit(case: Case):
     """With the batch cut among devices, forward and backward; nothing is compiled."""
@@ -456,6 +459,7 @@ def test_types_inside_shard_map_fit(case: Case):
     jax.eval_shape(run, case.params, case.state, case.x, KEY)
 
 
+@pytest.mark.slow
 @one_per_kind
 def test_types_on_an_explicit_mesh_fit(case: Case):
     """JAX checks the sharding of each value while it traces; nothing is compiled."""
@@ -496,6 +500,7 @@ def test_examples_do_not_affect_each_other_in_evaluation(case: Case):
     close(jax.tree.map(lambda leaf: leaf[:1], jax.device_get(case.outputs[False][0])), alone)
 
 
+@pytest.mark.slow
 @one_per_kind
 def test_an_empty_batch_gives_an_empty_output(case: Case):
     """Also under gradients and `vmap`; traced alone, where a reshape to -1 would divide by 0."""

@@ -171,6 +171,7 @@ def check_stream(net: Layer, numbers: bool = True) -> None:
 ALONE = ("moving_average", "plain", "pair", "tap", "mapped", "collect")  # see the message
 
 
+@pytest.mark.slow
 @pytest.mark.fast_cases("repeat", "quantized", "scaled")
 @pytest.mark.parametrize("name", [name for name in TRANSFORMS if name not in ALONE])
 def test_a_transform_streams(name):

@@ -86,6 +86,7 @@ def test_greedy_is_the_whole_net_again_and_again(x64, make):
     jax.tree.map(np.asarray, state)  # is still there
 
 
+@pytest.mark.slow
 def test_draws_are_those_of_the_filtered_logits_by_row_and_position(x64):
     net, params, _ = draw()
     options = {"temperature": 0.8, "top_k": 6, "top_p": 0.9, "min_p": 0.01}
@@ -120,6 +121,7 @@ def test_a_row_does_not_depend_on_its_batch(plain):
     np.testing.assert_array_equal(one.tokens, raw.tokens)
 
 
+@pytest.mark.slow
 @pytest.mark.fast_cases("False")
 @pytest.mark.parametrize("draft", [False, True])
 def test_stops_cut_a_row(plain, draft):
@@ -425,6 +427,7 @@ def test_logits_are_changed_as_by_hand(plain, x64, draft):
     assert 5 not in free and not (np.diff(free, axis=0) == 0).any()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("draft", [False, pytest.param(True, marks=pytest.mark.long)])
 def test_inside_jit(plain, draft):
     """Everything may be traced: params, prompts, keys and numbers."""
@@ -455,6 +458,7 @@ def test_inside_jit_of_constants_and_lists(plain):
     assert run(broken).tokens.tolist() == [[-1, 0, 0]]
 
 
+@pytest.mark.slow
 def test_inside_vmap(plain):
     """Each net of an ensemble writes what it writes alone."""
     net, params = plain

@@ -83,6 +83,7 @@ def test_there_and_back(tmp_path, make, x, options):
     assert not np.allclose(run(own), y, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_the_names_are_those_of_peft(tmp_path):
     lora, params, _, _ = adapted(decoder(), TEXT)
     save_adapter(tmp_path, lora, params)

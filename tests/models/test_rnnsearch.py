@@ -69,6 +69,7 @@ def in_chunks(net, params, sizes):
     return jax.tree.map(lambda *parts: jnp.concatenate(parts, 1), *outputs)
 
 
+@pytest.mark.slow
 @pytest.mark.fast_cases("attention")
 @kinds
 def test_whole_and_chunks_have_the_values_of_numpy(kind):

@@ -63,6 +63,7 @@ STAGES = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.fast_cases("alexnet", "googlenet")
 @pytest.mark.parametrize("name", STAGES)
 def test_stages_and_a_step_of_training(name):

@@ -145,6 +145,7 @@ def test_vmap_scan_and_remat(x64):
             np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-10)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, slow(jnp.float16, id="float16")])
 def test_sums_of_narrow_inputs_are_float32(dtype):
     """A sum over 400 places in blocks of 8: sums of 16 bits would lose most of them."""
@@ -226,6 +227,7 @@ def test_a_place_that_is_not_finite_reaches_only_queries_that_see_it(attention, 
     attends_to_what_it_sees(attention, bad)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("time", [1, 16])
 @pytest.mark.parametrize("attention", [SMALL, dot_product_attention])
 def test_nan_at_a_masked_place_reaches_no_query(attention, time):
@@ -428,6 +430,7 @@ def test_a_layer_gives_the_same_in_blocks(masked, options, always):
     both(always, lambda: jax.grad(loss, (0, 1), has_aux=True)(params, x))
 
 
+@pytest.mark.slow
 @pytest.mark.fast_cases("0")
 @pytest.mark.parametrize("window", [None, 5, 0])
 def test_a_stream_gives_the_same_in_blocks(window, always):

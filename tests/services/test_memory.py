@@ -276,7 +276,7 @@ USES = {
 
 
 @pytest.mark.parametrize("name", [
-    pytest.param(name, marks=[] if name in ("apply", "pair") else pytest.mark.slow)
+    pytest.param(name, marks=[] if name == "apply" else pytest.mark.slow)
     for name in USES
 ])  # fmt: skip
 def test_what_was_used_and_dropped_is_gone(name):
@@ -285,6 +285,7 @@ def test_what_was_used_and_dropped_is_gone(name):
     assert not any(one() is not None for one in alive)
 
 
+@pytest.mark.slow
 def test_programs_are_kept_while_the_net_lives():
     net = jn.models.decoder(11, depth=1, width=8, heads=2, mlp_features=8)
     params, _ = net.init(KEY, jn.spec((1, 1), int))

@@ -81,6 +81,7 @@ def test_a_metric_of_a_whole_batch_is_not_averaged_over_parts():
         trainer.step(train_state, (X, LABELS))
 
 
+@pytest.mark.slow
 def test_fit_pads_its_last_batch():
     """12 examples in batches of 8, of which the last has 4."""
     found, wanted = (updated(k, CROSS, fit=8) for k in (4, 1))

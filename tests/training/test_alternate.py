@@ -61,6 +61,7 @@ def test_a_step_is_the_steps_by_hand_one_after_another():
     assert state.step == 2 and set(metrics) == set(names)
 
 
+@pytest.mark.slow
 def test_fit_masks_the_padding_and_a_resumed_run_has_the_same_bits(tmp_path):
     critic, generator = trainers()
     both = jn.alternate(critic=critic, generator=generator)

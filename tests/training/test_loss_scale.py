@@ -109,6 +109,7 @@ def epochs(trainer, start, **options):
     return list(jn.fit(trainer, start, planted(), **options))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("accumulate", [1, 2])
 def test_a_run_survives_an_overflow_in_each_epoch_and_resumes_to_the_bit(tmp_path, accumulate):
     trainer, start = made(accumulate=accumulate)

@@ -187,6 +187,7 @@ def test_errors(options, error, words):
         jn.sweep(**given | {"epochs": 1, "grid": {"learning_rate": [0.1]}} | options)
 
 
+@pytest.mark.slow
 def test_each_seed_is_measured_on_its_own_fold():
     """Labels are noise: on the fold of another seed, a net that learned by heart looks right."""
     rng = np.random.default_rng(0)

@@ -58,6 +58,7 @@ def test_factors_and_integers_stay_small_below_repeat():
     assert held(compiled_step(jn.lora(jn.quantized(net), 8, where=where), FACTORS)) < 0.3 * full
 
 
+@pytest.mark.slow
 @pytest.mark.fast_cases("4")
 @pytest.mark.parametrize("bits", [8, 4])
 def test_few_rows_are_multiplied_in_blocks(bits):

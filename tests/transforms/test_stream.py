@@ -73,6 +73,7 @@ TIMED = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("row", TIMED)
 def test_a_row_keeps_the_law_or_says_why_not(x64, row: Row):
     x = fill(row, jnp.float64)
