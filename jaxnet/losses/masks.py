@@ -57,9 +57,11 @@ def masked(loss: arrays.Loss = cross_entropy) -> arrays.Loss:
             labels = _zero_outside(labels, mask)
         else:  # in NumPy, so that the loss can check known labels
             # Filled with a target that counts, which the loss accepts.
-            valid, rest = counted.astype(bool), values.shape[counted.ndim :]
-            fill = values[valid][0] if valid.any() else np.zeros(rest, values.dtype)
-            labels = np.where(valid.reshape(*valid.shape, *(1 for _ in rest)), values, fill)
+            valid = counted.astype(bool)
+            if not valid.any():
+                return jnp.zeros(len(valid), arrays.wide(outputs).dtype)
+            of_all = valid.reshape(*valid.shape, *[1] * (values.ndim - valid.ndim))
+            labels = np.where(of_all, values, values[valid][0])
         values = loss(_zero_outside(outputs, mask), labels)
         arrays.check_values("masked", "entry of the mask", values, mask.shape)
         values = as_array("masked", "values", values, dtype="reals")

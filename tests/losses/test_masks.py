@@ -117,3 +117,4 @@ def test_targets_may_be_those_that_the_loss_accepts(loss, targets):
     outputs, mask = jnp.zeros(targets.shape), jnp.array([[1, 1, 0], [1, 0, 0]])
     found = losses.masked(loss)(outputs, (targets, mask))
     close(found, loss(outputs, targets).reshape(2, 3, -1)[:, 0].mean(-1), 1e-6)
+    assert losses.masked(loss)(outputs, (targets, 0 * mask)).tolist() == [0, 0]  # none counts
