@@ -188,7 +188,6 @@ def freeze(layer: Layer, where: str | None = None) -> Layer:
             fitting = zip(entries, first_fits("freeze", [where], entries), strict=True)
             held = {path: frozen(entries[path]) for path, fit in fitting if fit}
             return run(replaced(params, held), state, x)
-        y, after = run(frozen(params), state, x, train=False)
-        return y, after | jax.lax.stop_gradient({name: after[name] for name in state})
+        return run(frozen(params), state, x, train=False)
 
     return transformed(layer, apply, kind="freeze")

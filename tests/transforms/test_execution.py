@@ -167,6 +167,17 @@ def test_params_frozen_by_path():
         jn.freeze(net, "tail/*").apply(params, state, x)
 
 
+def test_a_frozen_layer_passes_gradients_to_earlier_chunks_of_a_stream():
+    def second(x, layer):
+        stream, (params, _) = jn.stream(layer), layer.init(KEY, x)
+        _, state = stream.apply(params, jn.start_stream(stream, x), x)
+        return stream.apply(params, state, MAP[:2, 1])[0].sum()
+
+    both = [jax.grad(second)(MAP[:2, 0], layer) for layer in (jn.freeze(jn.gru(4)), jn.gru(4))]
+    assert both[1].any()
+    close(*both)
+
+
 MAP = jnp.asarray(np.random.default_rng(0).normal(1, 1, (64, 16, 16, 8)), jnp.float32)
 IDS = np.minimum(np.random.default_rng(0).zipf(1.3, 16384), 500) - 1  # the first row 5,000 times
 
