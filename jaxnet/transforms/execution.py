@@ -146,8 +146,6 @@ def cast(layer: Layer, dtype: Any) -> Layer:
         floats = [a.dtype for a in jax.tree.leaves(x) if jnp.issubdtype(a.dtype, jnp.floating)]
         inside = run.changed(dtype=jnp.dtype(dtype))
         y, after = inside(params, state, inside.mode.rounded(x))
-        kept = {n: after[n] for n in state}
-        after |= jax.tree.map(lambda new, old: new.astype(old.dtype), kept, state)
         outside = Mode(dtype=jnp.result_type(*floats) if floats else jnp.float32)
         return outside.rounded(y), after
 
