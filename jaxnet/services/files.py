@@ -137,9 +137,8 @@ def own_file(who: str, path: Path, flags: int) -> int:
     odd = OSError(f"{who}: {path} must be a plain file, not a link, pipe or device; remove it")
     if path.is_symlink():
         raise odd
-    empty = flags & os.O_TRUNC  # once it is known to be plain
     try:
-        number = os.open(path, (flags & ~empty) | safe | getattr(os, "O_BINARY", 0), 0o666)
+        number = os.open(path, flags | safe | getattr(os, "O_BINARY", 0), 0o666)
     except OSError as error:
         if error.errno in (errno.ELOOP, errno.ENXIO):
             raise odd from None
@@ -149,8 +148,6 @@ def own_file(who: str, path: Path, flags: int) -> int:
     if not stat.S_ISREG(found.st_mode) or found.st_nlink > 1:
         os.close(number)
         raise odd
-    if empty:
-        os.ftruncate(number, 0)
     return number
 
 
