@@ -116,7 +116,7 @@ def batches(
         )
     rows = np.arange(n) if seed is None else np.random.default_rng(seed).permutation(n)
     stop = n - n % batch_size if drop_last else n
-    return (_take(data, rows[i : min(i + batch_size, stop)]) for i in range(0, stop, batch_size))
+    return (_take(data, rows[i : i + batch_size]) for i in range(0, stop, batch_size))
 
 
 def _rows(data: PyTree, who: str) -> tuple[PyTree, int]:

@@ -660,7 +660,7 @@ def is_list_of_batches(data: Any) -> bool:
       (True, False)
     """
     nested = isinstance(data, list) and all(isinstance(part, tuple | list | dict) for part in data)
-    return nested and len(data) > 0 and len(set(map(jax.tree.structure, data))) == 1
+    return nested and len(set(map(jax.tree.structure, data))) == 1
 
 
 def check_arrays(what: str, tree: PyTree) -> None:

@@ -83,7 +83,7 @@ def ema(decay: float = 0.999) -> optax.GradientTransformationExtraArgs:
     def update(updates, state, params=None, *, grad=None, **_):
         if params is None:
             raise ValueError("ema: needs the params; write optimizer.update(grads, state, params)")
-        if grad is not None and updates is grad:  # a trainer also passes the gradients
+        if updates is grad:  # a trainer also passes the gradients
             raise ValueError(_LAST)
         new = optax.apply_updates(params, updates)
         step = state.step
