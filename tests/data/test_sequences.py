@@ -127,7 +127,7 @@ def test_batches_are_filled_up_with_the_value():
 def test_fit_compiles_once_a_shape_and_says_nothing():
     data = ragged(23, 6)
     labels = np.array([len(s) % 2 for s in data])
-    batches = bucketed((data, labels), 4, bounds=2)
+    batches = bucketed((data, labels), 4, bounds=2, seed=None)  # passes begin alike
     net = jn.serial(jn.layers.time_distributed(jn.embedding(200, 3)), jn.last_step(), jn.dense(2))
     loss = optax.softmax_cross_entropy_with_integer_labels
     trainer = jn.trainer(jn.supervised(net, loss), optax.sgd(0.1), shapes=batches.shapes)

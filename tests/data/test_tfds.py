@@ -68,6 +68,8 @@ def test_prepared_lists_the_folder(tfds_data_dir, tmp_path):
     assert "mnist" in tfds.prepared(tfds_data_dir)
     with pytest.raises(FileNotFoundError, match=r"'mnits' is not in .*which has .*mnist.*download"):
         tfds.load("mnits", "train", data_dir=tfds_data_dir)
+    with pytest.raises(FileNotFoundError, match="'mnist:9.9.9' is not in .*, which has mnist/"):
+        tfds.load("mnist:9.9.9", "train", data_dir=tfds_data_dir)
     (tmp_path / "flowers" / "config" / "1.0.0").mkdir(parents=True)
     (tmp_path / "flowers" / "config" / "1.0.0" / "dataset_info.json").touch()
     (tmp_path / "half" / "1.0.0").mkdir(parents=True)

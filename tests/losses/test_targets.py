@@ -32,8 +32,9 @@ def test_known_targets_are_checked(loss, right, wrong):
     jax.eval_shape(checked(loss), outputs, jnp.asarray(wrong))  # no values, no error
 
 
-def test_a_loss_over_another_axis_is_not_checked():
-    loss = checked(functools.partial(optax.softmax_cross_entropy, axis=0))
+@pytest.mark.parametrize("options", [{"axis": 0}, {"where": np.ones((2, 1)) * [1, 1, 0] > 0}])
+def test_a_loss_over_another_axis_or_some_classes_is_not_checked(options):
+    loss = checked(functools.partial(optax.softmax_cross_entropy, **options))
     np.testing.assert_allclose(loss(jnp.zeros((2, 3)), jnp.full((2, 3), 0.5)), np.log(2), 1e-6)
 
 

@@ -76,6 +76,7 @@ def test_labels_are_integers_or_probabilities():
         np.testing.assert_array_equal(metric(SCORES, soft), metric(SCORES, labels))
         by_step = metric(SCORES.reshape(2, 2, 3), soft.reshape(2, 2, 3))  # of sequences
         np.testing.assert_array_equal(by_step.ravel(), metric(SCORES, labels))
+        assert not jax.jit(metric)(jnp.eye(3)[:1], jnp.full((1, 3), jnp.nan)).any()
 
 
 NONE = jnp.zeros(4, int)

@@ -18,6 +18,8 @@ def test_confusion_ignores_labels_that_are_no_classes():
     labels = jnp.array([0, -1, 3, 255, 1, 1], jnp.int32)
     guesses = jnp.array([0, 0, 255, -1, 1, 2], jnp.int32)
     assert metrics.confusion(guesses, labels, 3).tolist() == [[1, 0, 0], [0, 1, 1], [0, 0, 0]]
+    few = jnp.array([0, 9]), jnp.array([0, 1])
+    assert metrics.confusion(*few, 2, void=1).tolist() == [[1, 0], [0, 0]]
 
 
 @pytest.mark.parametrize("guess", [255, -1])

@@ -110,6 +110,8 @@ def test_cast_leaves_integers_alone():
     net = jn.cast(jn.compose(lambda m, x: x["a"] * x["i"]), jnp.bfloat16)
     y, _ = jit_apply(net, {}, {}, {"a": jnp.ones((2, 3)), "i": jnp.full((2, 3), 300)})
     assert y.dtype == jnp.float32 and (y == 300).all()
+    words = jn.cast(jn.embedding(5, 3), jnp.bfloat16)
+    assert words.apply(*words.init(KEY, jnp.arange(5)), jnp.arange(5))[0].dtype == jnp.float32
     with pytest.raises(ValueError, match="must be a float"):
         jn.cast(jn.dense(2), jnp.int32)
 
@@ -292,6 +294,7 @@ def test_only_what_is_multiplied_is_narrow():
         seen["param"] = m.param("weight", jn.initializers.ones, (8, 8)).dtype
         seen["kernel"] = m.kernel("kernel", jn.initializers.ones, (8, 8)).dtype
         wide = x * ones(m, x)
+        m.state("count", jn.initializers.zeros, (), jnp.int32)  # of which nothing is wide
         m(lambda x: seen.setdefault("child", x.dtype) and x, wide)
         return wide
 
@@ -302,3 +305,5 @@ def test_only_what_is_multiplied_is_narrow():
     assert [str(dtype) for dtype in (*seen.values(), y.dtype)] == [
         "float32", "bfloat16", "bfloat16", "bfloat16", "float32"
     ]  # fmt: skip
+    sums, x = jn.cast(own(lambda m, x: (x * ones(m, x)).sum(-1)), jnp.bfloat16), jnp.ones((1, 257))
+    assert sums.apply(*sums.init(KEY, x), x)[0] == 257  # 258 or 256 in 16 bits

@@ -78,6 +78,7 @@ def test_outputs_in_both_modes():
     jax.tree.map(np.testing.assert_array_equal, same, after)
     wanted, _ = jit_apply(layer, mixed, after["target"]["state"], LATER)
     np.testing.assert_allclose(target, wanted, rtol=1e-4, atol=1e-5)
+    assert not jax.grad(lambda x: net.apply(moved, after, (X, x))[0][1].sum())(LATER).any()
 
 
 def test_randomness_and_reported_values():
