@@ -124,6 +124,12 @@ def test_arrays_that_fit():
     jax.jit(lambda x: as_array("a", "x", x, "(n, 3, 4)", "floats"))(x)
 
 
+def test_a_spent_array_is_explained_once():
+    error = RuntimeError("Array has been deleted with shape=float32[3].")
+    checks.explain_spent(error), checks.explain_spent(error)
+    assert len(error.__notes__) == 1
+
+
 def test_named_axes_agree():
     sizes: dict = {}
     as_array("a", "boxes", np.ones((2, 3, 5, 4)), "(..., n, 4)", "floats", sizes)
@@ -136,6 +142,7 @@ def test_named_axes_agree():
 
 def test_what_fits_passes():
     checks.one_of("a", "mode", "b", ["b", "c"])
+    checks.check_values("a", "p", np.array([-1e-7, 1 + 1e-7]), "[0, 1]", rounding=1e-6)
     checks.a_function("a", "f", len, "(x)")
     checks.check_floats("a", jn.spec((3,), jnp.bfloat16))
     for fits in (jn.spec((3, 5)), jnp.ones((2, 3, 5))):
@@ -159,6 +166,9 @@ NO_BATCH = (
 test_what_does_not_raises = refuses([
     (lambda: within("a", "scale", 2**40, "(0, inf)"),
      r"a: scale must be below 2\*\*31 or a float, got 1099"),
+    (lambda: within("a", "scale", -(2**40), "(-inf, inf)"), "below 2.*31 or a float, got -1099"),
+    (lambda: checks.check_list("a", "names", np.array("b"), "str"), TypeError, "got ndarray"),
+    (lambda: checks.a_function("a", "f", jn.dense(3), "(x)"), TypeError, "got Layer"),
     (lambda: checks.one_of("a", "mode", 1, ["b", "c", None]),
      "a: mode must be 'b', 'c' or None, got 1"),
     (lambda: checks.one_of("a", "mode", True, [1, 2]), "got True"),

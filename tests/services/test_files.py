@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
@@ -102,10 +103,8 @@ def test_a_missing_file_and_one_that_cannot_be_read(tmp_path, monkeypatch):
     with pytest.raises(NotADirectoryError, match=f"load: {tmp_path}/a/b cannot be read: Not a dir"):
         readable("load", tmp_path / "a" / "b")
 
-    def refuse(*args, **kwargs):
-        raise PermissionError(13, "Permission denied", "a")
-
-    monkeypatch.setattr("builtins.open", refuse)
+    error = PermissionError(13, "Permission denied", "a")
+    monkeypatch.setattr("builtins.open", Mock(side_effect=error))
     with pytest.raises(PermissionError, match=f"load: {tmp_path}/a cannot be read: Permission"):
         readable("load", tmp_path / "a")
 
@@ -116,9 +115,7 @@ def test_errors_name_the_file_of_the_user(tmp_path, monkeypatch):
         write(tmp_path / "file" / "a")
     assert ".part" not in str(error.value) and error.value.errno
 
-    def refuse(*args, **kwargs):
-        raise PermissionError(13, "Permission denied", "x.part")
-
+    refuse = Mock(side_effect=PermissionError(13, "Permission denied", "x.part"))
     monkeypatch.setattr(os, "open", refuse)
     monkeypatch.setattr("builtins.open", refuse)
     with pytest.raises(PermissionError) as error:
@@ -147,11 +144,7 @@ def test_an_interrupted_write_keeps_the_old_file(tmp_path, error):
 @pytest.mark.parametrize("name", ["fsync", "replace"])
 def test_a_failure_at_the_end_keeps_the_old_file(tmp_path, monkeypatch, name):
     (tmp_path / "a").write_bytes(b"old")
-
-    def fail(*args, **kwargs):
-        raise OSError("no space left")
-
-    monkeypatch.setattr(os, name, fail)
+    monkeypatch.setattr(os, name, Mock(side_effect=OSError("no space left")))
     with pytest.raises(OSError, match="save: .*a cannot be written: no space left"):
         write(tmp_path / "a")
     assert (tmp_path / "a").read_bytes() == b"old" and os.listdir(tmp_path) == ["a"]

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+from unittest.mock import Mock
 
 import pytest
 
@@ -13,6 +14,7 @@ from jaxnet.services.lock import Held
 
 
 def test_a_lock_names_its_holder_and_goes_with_it(tmp_path):
+    (tmp_path / ".lock").write_text("a longer note of another run " * 9)
     held = Held("save", tmp_path)
     words = f"^save: {tmp_path} is being written by process {os.getpid()} on .*, since 2.*one run"
     with pytest.raises(BlockingIOError, match=words):
@@ -20,7 +22,16 @@ def test_a_lock_names_its_holder_and_goes_with_it(tmp_path):
     held.close()
     held.close()
     Held("save", tmp_path).close()
-    assert (tmp_path / ".lock").read_text().startswith("process")
+    note = (tmp_path / ".lock").read_text()
+    assert note.startswith("process") and note.endswith("\n")
+
+
+def test_an_interrupt_holds_no_lock_by_its_traceback(tmp_path, monkeypatch):
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt) as stopped:
+        patch.setattr(lock.time, "strftime", Mock(side_effect=KeyboardInterrupt))
+        Held("save", tmp_path)
+    Held("save", tmp_path).close()
+    assert stopped.tb is not None
 
 
 HOLD = """
@@ -52,10 +63,8 @@ def test_a_lock_goes_with_a_killed_process_though_its_fork_lives(tmp_path):
 
 
 def test_a_file_system_without_locks_is_told(tmp_path, monkeypatch):
-    def refused(number):
-        raise OSError(errno.ENOSYS, "Function not implemented")
-
-    monkeypatch.setattr(lock, "claim", refused)
+    error = OSError(errno.ENOSYS, "Function not implemented")
+    monkeypatch.setattr(lock, "claim", Mock(side_effect=error))
     with pytest.warns(UserWarning, match="without locks .Function not implemented.*each run"):
         Held("save", tmp_path).close()
 
@@ -63,16 +72,9 @@ def test_a_file_system_without_locks_is_told(tmp_path, monkeypatch):
 def test_windows_locks_behind_the_note(tmp_path, monkeypatch):
     """By msvcrt, whose locks nobody reads through."""
     calls = []
-
-    class Msvcrt:
-        LK_NBLCK = 2
-
-        @staticmethod
-        def locking(number, mode, size):
-            calls.append((os.lseek(number, 0, os.SEEK_CUR), mode, size))
-
+    note = lambda number, *given: calls.append((os.lseek(number, 0, os.SEEK_CUR), *given))  # noqa: E731
     monkeypatch.setattr(files, "fcntl", None)
-    monkeypatch.setitem(sys.modules, "msvcrt", Msvcrt)
+    monkeypatch.setitem(sys.modules, "msvcrt", Mock(LK_NBLCK=2, locking=note))
     Held("save", tmp_path).close()
     assert calls == [(2**30, 2, 1)]
     assert (tmp_path / ".lock").read_text().startswith("process")
