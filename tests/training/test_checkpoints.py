@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import warnings
+from unittest.mock import Mock
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +21,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 import jaxnet as jn
-from jaxnet.services import lock
+from jaxnet.services import lock, saving
 from jaxnet.services.saving import read_tensors, write_file
 from jaxnet.training import checkpoints
 from tests.training.conftest import same
@@ -87,9 +88,9 @@ def test_an_empty_folder_gives_what_came(tmp_path):
     assert not (tmp_path / "new").exists()  # a reader makes no folder
 
 
-@pytest.mark.parametrize(("mode", "best"), [("min", 6), ("max", 3)])
+@pytest.mark.parametrize(("mode", "best"), [("min", 9), ("max", 6)])
 def test_the_best_is_kept_beside_the_newest(tmp_path, mode, best):
-    scores = [9.0, 0.5, float("nan"), 4.0]
+    scores = [np.nan, 9.0, 0.5, -np.inf]
     train_state, epochs = run(tmp_path, scores=scores, keep=1, best="evaluation/score", mode=mode)
     assert folders(tmp_path) == sorted({str(best), "12"})
     with jn.Checkpoints(tmp_path, best="evaluation/score", mode=mode) as kept:
@@ -142,6 +143,7 @@ DAMAGES = {
     "false start": sealed(lambda _, notes, __: notes.update({KERNEL: {"start": [1, 0]}})),
     "another step": sealed(lambda a, *_: a.update(step=np.int32(9))),
     "false position": sealed(lambda *all: all[2]["position"].update(done="x")),
+    "negative position": sealed(lambda *all: all[2]["position"].update(done=-1)),
     "false run": sealed(lambda *all: all[2]["position"].update(run={})),
     "false data": sealed(lambda *all: all[2]["position"]["run"].update(data=[1])),
     "false rows": sealed(lambda *all: all[2]["position"]["run"]["data"].update(a=["", ["x"]])),
@@ -249,8 +251,7 @@ def test_the_loop_goes_on_while_it_is_written(tmp_path):
         kept.save(mine)
         for leaf in jax.tree.leaves(mine.train_state):
             leaf.delete()
-    with jn.Checkpoints(tmp_path / "b") as kept:
-        same(kept.newest(train_state)[0], epochs[0].train_state)
+    same(jn.Checkpoints(tmp_path / "b").newest(train_state)[0], epochs[0].train_state)
 
 
 @contextlib.contextmanager
@@ -302,7 +303,7 @@ def test_a_second_writer_is_told_who_is_the_first(tmp_path):
     train_state, epochs = run(tmp_path / "a", epochs=2)
     words = rf"is being written by process {os.getpid()} on .*, since \d{{4}}-.*one run at a time"
     with jn.Checkpoints(tmp_path / "b") as first, jn.Checkpoints(tmp_path / "b") as second:
-        first.save(epochs[0])
+        first.close(), first.save(epochs[0]), first.newest(train_state)
         second.newest(train_state)
         with pytest.raises(BlockingIOError, match=words):
             second.save(epochs[1])
@@ -324,19 +325,11 @@ def test_only_folders_of_steps_are_removed(tmp_path):
     _, epochs = run(tmp_path, epochs=1)
     for name in ("mine.half", "mine.removed", "3.halfway", "007"):
         (tmp_path / name).mkdir()
+    (tmp_path / "5").touch()
     with jn.Checkpoints(tmp_path) as kept:
         assert not kept.save(epochs[0])
         assert kept.newest(epochs[0].train_state)[0].step == 3
-    assert folders(tmp_path) == ["007", "3", "3.halfway", "mine.half", "mine.removed"]
-
-
-def fails(error):
-    """Has the writer fail in its thread."""
-
-    def write(*args, **options):
-        raise error
-
-    return write
+    assert folders(tmp_path) == ["007", "3", "3.halfway", "5", "mine.half", "mine.removed"]
 
 
 def test_a_full_disk_is_one_sentence_and_costs_one_checkpoint(tmp_path, monkeypatch):
@@ -346,17 +339,17 @@ def test_a_full_disk_is_one_sentence_and_costs_one_checkpoint(tmp_path, monkeypa
         kept.save(epochs[0])
         kept.newest(train_state)
         error = OSError(errno.ENOSPC, "No space left on device")
-        monkeypatch.setattr(checkpoints, "write_file", fails(error))
+        monkeypatch.setattr(checkpoints, "write_file", failing := Mock(side_effect=error))
         kept.save(epochs[1])
         words = f"^Checkpoints: {folder} cannot be written: no space left on device; {words}$"
         with pytest.raises(OSError, match=words) as told:
             kept.newest(train_state)
         assert told.value.errno == errno.ENOSPC and told.value.__cause__ is None
+        failing.assert_called_once()
         assert folders(folder) == ["3"]  # no ghost, and room
         monkeypatch.undo()
         assert kept.save(epochs[1])
-    with jn.Checkpoints(folder) as kept:
-        same(kept.newest(train_state)[0], epochs[1].train_state)
+    same(jn.Checkpoints(folder).newest(train_state)[0], epochs[1].train_state)
 
 
 @pytest.mark.slow
@@ -397,8 +390,9 @@ def test_a_fork_does_not_wait_for_a_save_of_its_parent():
 
 def test_another_error_of_a_save_stays_what_it_is(tmp_path, monkeypatch):
     _, epochs = run(tmp_path / "old", epochs=1)
-    for error, words in ((ZeroDivisionError("mine"), "mine"), (MemoryError(), None)):
-        monkeypatch.setattr(checkpoints, "write_file", fails(error))
+    for error in (ZeroDivisionError("mine"), OSError("mine"), MemoryError()):
+        monkeypatch.setattr(checkpoints, "write_file", Mock(side_effect=error))
+        words = f"^{error}$"
         with pytest.raises(type(error), match=words), jn.Checkpoints(tmp_path / "new") as kept:
             kept.save(epochs[0])
         assert folders(tmp_path / "new") == []
@@ -455,8 +449,8 @@ def test_the_best_of_an_earlier_program_stays(tmp_path):
             kept.newest(train_state)
             assert all(kept.save(epoch) for epoch in part)
     assert folders(tmp_path / "b") == ["12", "6"]
-    with jn.Checkpoints(tmp_path / "b", best="evaluation/score", mode="max") as kept:
-        same(kept.best(train_state)[0], epochs[1].train_state)
+    kept = jn.Checkpoints(tmp_path / "b", best="evaluation/score", mode="max")
+    same(kept.best(train_state)[0], epochs[1].train_state)
 
 
 def test_a_file_in_place_of_the_folder(tmp_path):
@@ -469,10 +463,7 @@ def test_a_file_in_place_of_the_folder(tmp_path):
 
 def test_a_read_only_folder_can_be_read(tmp_path, monkeypatch):
     train_state, epochs = run(tmp_path, epochs=1)
-
-    def refused(*args, **options):
-        raise PermissionError(errno.EACCES, "Permission denied")
-
+    refused = Mock(side_effect=PermissionError(errno.EACCES, "Permission denied"))
     with jn.Checkpoints(tmp_path) as kept:
         same(kept.newest(train_state)[0], epochs[0].train_state)
         monkeypatch.setattr(lock.os, "open", refused)  # root may write anywhere
@@ -510,6 +501,14 @@ def test_one_of_another_version_is_named(tmp_path, what):
     version = r" \(0.0.3\)" if what in CHANGES else ""
     words = f"3 was written by another version of jaxnet{version}, and this is {jn.__version__}"
     with pytest.raises(ValueError, match=words):
+        jn.Checkpoints(tmp_path).newest(train_state)
+
+
+def test_a_file_of_another_format_is_no_damage(tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(saving, "FORMAT", "jaxnet 9")
+        train_state, _ = run(tmp_path, epochs=1)
+    with pytest.raises(ValueError, match="was written by version .* in another format than 'jax"):
         jn.Checkpoints(tmp_path).newest(train_state)
 
 
@@ -571,13 +570,17 @@ def test_a_file_or_link_with_a_name_of_ours_stops_no_save(name, kind, tmp_path):
 def test_an_interrupted_close_leaves_the_folder_to_the_next(tmp_path, monkeypatch):
     """The thread comes late, and Ctrl-C ends the write of who waits for it."""
     epochs, started = trained(2), []
-    with pytest.raises(KeyboardInterrupt), jn.Checkpoints(tmp_path) as kept:
+    with pytest.raises(KeyboardInterrupt), jn.Checkpoints(tmp_path, keep=1) as kept:
         monkeypatch.setattr(checkpoints, "start_new_thread", lambda *a: started.append(a))
         kept.save(epochs[0])
-        monkeypatch.setattr(checkpoints, "write_file", fails(KeyboardInterrupt()))
+        monkeypatch.setattr(checkpoints, "write_file", Mock(side_effect=KeyboardInterrupt))
         monkeypatch.setattr(checkpoints, "start_new_thread", lambda run, given: started.append(run))
     monkeypatch.undo()
+    with pytest.raises(BlockingIOError):  # what is not written keeps its lock
+        lock.Held("next", tmp_path)
     started[-1](False)  # what `close` began
     with jn.Checkpoints(tmp_path) as again:
         again.newest(epochs[0].train_state)
         assert again.save(epochs[1])
+    kept.newest(epochs[0].train_state)  # without the lock it removes nothing
+    assert folders(tmp_path) == ["3", "6"]

@@ -39,6 +39,8 @@ def test_a_position_of_several_processes_needs_as_many():
     words = "in 2 processes, each at its own position, and there are 1"
     with pytest.raises(ValueError, match=words):
         position_from_json(run)
+    run["position"]["loader"] = [None, None]
+    assert position_from_json(run).loader is None
 
 
 @pytest.mark.parametrize(("optimizer", "kinds"), [
