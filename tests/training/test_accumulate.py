@@ -60,9 +60,10 @@ def test_one_update_is_that_of_the_whole_batch(loss, n):
     assert int(found[0].step) == 1
 
 
-@pytest.mark.parametrize("loss", ["per example", "ignored"])
-def test_rows_that_do_not_divide_are_padded(loss):
-    labels = FEW if loss == "ignored" else LABELS
+@pytest.mark.parametrize(("loss", "labels"), [
+    ("per example", LABELS), ("ignored", FEW), ("ignored", np.full(12, -1)),
+], ids=["all count", "some count", "none counts"])  # fmt: skip
+def test_rows_that_do_not_divide_are_padded(loss, labels):
     found, wanted = (updated(k, LOSSES[loss], (X[:10], labels[:10])) for k in (4, 1))
     same(found[1], wanted[1])
     same(found[0].params, wanted[0].params)
@@ -83,8 +84,8 @@ def test_a_metric_of_a_whole_batch_is_not_averaged_over_parts():
 
 @pytest.mark.slow
 def test_fit_pads_its_last_batch():
-    """12 examples in batches of 8, of which the last has 4."""
-    found, wanted = (updated(k, CROSS, fit=8) for k in (4, 1))
+    """12 examples in batches of 8, of which the last has 4; three parts pad each of them too."""
+    found, wanted = (updated(k, CROSS, fit=8) for k in (3, 1))
     same(found[1]["accuracy"], wanted[1]["accuracy"])
     same(found[0].params, wanted[0].params, 1e-5)
     assert int(found[0].step) == 4

@@ -30,9 +30,9 @@ def test_evaluate_by_hand_for_every_batch_size():
 
 
 def test_evaluate_of_a_scalar_objective_is_exact():
-    objective = jn.compose(lambda m, batch: (batch.mean(), {}))
+    objective = jn.compose(lambda m, batch: (batch.mean(), {"each": batch, "mean": batch.mean()}))
     found = jn.evaluate(objective, {}, {}, jnp.arange(11.0), batch_size=4)
-    np.testing.assert_allclose(found["loss"], 5.0)
+    assert found == pytest.approx({"loss": 5.0, "each": 5.0, "mean": 5.0})
 
 
 def test_means_of_nothing_are_zero():
@@ -189,7 +189,10 @@ def test_a_stream_gets_new_random_numbers_in_each_batch():
     noise, zeros = jn.compose(forward, name="noise"), np.zeros(64, np.float32)
     whole = jn.evaluate(noise, {}, {}, zeros, batch_size=16)
     assert jn.evaluate(noise, {}, {}, Batches(*np.split(zeros, 4)), batch_size=16) == whole
-    assert jn.evaluate(noise, {}, {}, zeros[:16], batch_size=16) != whole
+    keys = [jax.random.fold_in(KEY, i) for i in range(4)]  # of batches of 2, 1, 2 and 1
+    each = [noise.apply({}, {}, zeros[:2], key=key)[0][0] for key in keys]
+    found = jn.evaluate(noise, {}, {}, Batches(zeros[:3], zeros[:3]), batch_size=2)
+    assert found["loss"] == pytest.approx(np.r_[each[0], each[1][:1], each[2], each[3][:1]].mean())
 
 
 def test_carries_go_from_batch_to_batch():

@@ -2,6 +2,7 @@
 
 import copy
 import gc
+from types import MappingProxyType
 
 import jax
 import jax.numpy as jnp
@@ -131,10 +132,12 @@ def test_an_augmentation_changes_training_alone():
     ({"data": (np.full((3, 3), np.nan), np.ones(3))}, "3 of 3 examples contain NaN or Inf"),
     ({"evaluate": (np.full((3, 3), np.inf), np.ones(3))}, "fit: evaluate/0: 3 of 3 examples"),
     ({"data": 7}, "data must be arrays"),
+    ({"data": MappingProxyType({"x": np.ones(3)})}, r"got mappingproxy; write dict\(data\)"),
     ({"trainer": print}, "expected a trainer from jn.trainer"),
     ({"train_state": {}}, "must be the result of trainer.init.*jn.load.*like="),
     ({"progress": "yes"}, "fit: progress must be True or False, got 'yes'"),
     ({"epochs": 2, "evaluate": (data() for _ in "ab")}, "evaluate= is read in each epoch"),
+    ({"every": 3, "evaluate": (data() for _ in "ab")}, "evaluate= is read in each epoch"),
 ], ids=lambda value: next(iter(value)) if isinstance(value, dict) else "")  # fmt: skip
 def test_bad_input_is_answered_before_anything_runs(change, words):
     trainer, train_state = build()

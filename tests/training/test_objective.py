@@ -34,14 +34,14 @@ def run(objective, x, y, mask=None):
 
 
 def test_loss_by_hand():
-    objective = jn.supervised(
-        NET,
-        optax.squared_error,
-        penalty=lambda params: 10 * (params["kernel"] ** 2).sum(),
-        metrics={"error": lambda h, y: jnp.abs(h - y)},
-    )
+    metrics = {"error": lambda h, y: jnp.abs(h - y)}
+    penalty, weights = lambda p: 10 * (p["kernel"] ** 2).sum(), jnp.array([1.0, 3.0])
+    pair = lambda h, y: (weights * jnp.square(h - y)[:, 0], weights)  # noqa: E731
     # outputs 3, 2; errors 3 and 1; squares 9 and 1; penalty 10 (4 + 1)
-    assert run(objective, [[1.0, 1.0], [1.0, 0.0]], [[0.0], [1.0]]) == (55.0, {"error": 2.0})
+    for loss, value in ((optax.squared_error, 55.0), (pair, 53.0)):  # (9 + 3 * 1) / 4 + 50
+        objective = jn.supervised(NET, loss, penalty=penalty, metrics=metrics)
+        found = run(objective, [[1.0, 1.0], [1.0, 0.0]], [[0.0], [1.0]])
+        assert found == (value, {"error": 2.0})
 
 
 def test_mask_leaves_examples_out_even_nan():

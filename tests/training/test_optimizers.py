@@ -328,6 +328,12 @@ def test_must_be_last(parts):
         trainer.step(train_state, DATA)
 
 
+def test_may_be_last_inside_of_multi_steps():
+    steps = optax.MultiSteps(optax.chain(optax.sgd(0.1), jn.ema()), 4).gradient_transformation()
+    trainer = jn.trainer(jn.supervised(jn.dense(2), optax.squared_error), steps)
+    trainer.step(trainer.init(jax.random.key(0), DATA), DATA)
+
+
 def test_an_average_of_16_bits_is_kept_in_float32():
     """0.001 of a change of 2 ** -7 is far below the digits of bfloat16."""
     optimizer = optax.chain(optax.sgd(1.0), jn.ema(0.999))

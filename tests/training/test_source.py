@@ -10,6 +10,7 @@ import optax
 import pytest
 
 import jaxnet as jn
+from jaxnet.training.source import Pace
 from tests.training.conftest import same
 
 KEY = jax.random.key(0)
@@ -147,16 +148,15 @@ def test_a_stream_whose_last_batch_was_seen_goes_on_with_the_next_pass():
     ({"epochs": None, "steps": None}, "either epochs= or steps=, got none"),
     ({"every": 0}, "every must be at least 1"),
     ({"batch_size": 25}, "belongs to a run with batches of 16 examples, 3 steps into a pass"),
+    ({"data": data(48)}, "3 steps into a pass; these data have 3 batches of 16"),
     ({"data": Batches(data())}, "was saved while training on arrays, but data is a stream"),
 ])  # fmt: skip
 def test_a_position_of_another_run(change, words):
     trainer, train_state = build()
     first = next(iter(jn.fit(trainer, train_state, data(), steps=11, every=3, batch_size=16)))
-    rows = {k: v for k, v in change.items() if k == "data"}.get("data", data())
-    options = {"steps": 11, "position": first.position, "batch_size": 16} | change
-    options.pop("data", None)
+    options = {"steps": 11, "position": first.position, "batch_size": 16, "data": data()} | change
     with pytest.raises(ValueError, match=words):
-        jn.fit(trainer, first.train_state, rows, **options)
+        jn.fit(trainer, first.train_state, **options)
 
 
 def test_a_train_state_of_another_moment():
@@ -165,8 +165,9 @@ def test_a_train_state_of_another_moment():
     with pytest.raises(ValueError, match="position is 3 steps into a run .* train_state at step 0"):
         jn.fit(trainer, train_state, data(), steps=11, position=first.position, batch_size=16)
     later = jn.training.Position(0, 0, 9, 16)
-    with pytest.raises(ValueError, match="that began at step 9, the train_state at step 0"):
-        jn.fit(trainer, train_state, Batches(data()), steps=11, position=later)
+    for own in (trainer, jn.Trainer(trainer.init, trainer.step)):
+        with pytest.raises(ValueError, match="that began at step 9, the train_state at step 0"):
+            jn.fit(own, train_state, Batches(data()), steps=11, position=later)
 
 
 @pytest.mark.parametrize("beyond", [{"done": 10**9}, {"epoch": 10**9}])
@@ -190,6 +191,12 @@ def test_a_stream_that_became_shorter():
     short = itertools.islice(iter(Batches(data())), 2)
     with pytest.raises(ValueError, match="3 batches into a pass, and these data yielded 2"):
         jn.fit(trainer, first.train_state, short, steps=11, position=first.position)
+
+
+def test_the_first_dispatch_which_compiles_sets_no_pace():
+    pace = Pace(None)
+    steps = [(pace.took(1, seconds), pace.steps)[1] for seconds in (0.01, 0.05)]
+    assert steps == [1, 4]
 
 
 def test_data_in_a_dict():

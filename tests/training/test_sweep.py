@@ -136,7 +136,7 @@ def test_the_interval_of_a_share_stays_in_0_to_1(values, low, high):
 
 
 def test_other_intervals_are_not_clipped():
-    assert made_of([0.99, 1.0, 0.91]).rows("loss")[0]["high"] > 2
+    assert made_of([0.1, 0.5, 0.1]).rows("loss")[0]["low"] < 0  # of 0.2, 1 and 0.2
     assert made_of([0.9, 1.0, 2.0], "bits").rows("bits")[0]["low"] < 0
     diverged = made_of([0.9, np.nan, 1.0]).rows("accuracy")[0]
     assert np.isnan(diverged["low"]) and np.isnan(diverged["high"])
@@ -278,10 +278,10 @@ def test_a_metric_of_nothing_is_zero_as_in_fit():
 
 def test_a_member_trains_further_as_a_run_of_its_own():
     net, (x, y) = objective(jn.dense(3)), data()
-    options = {"seeds": 2, "progress": False}
+    options = {"seeds": [0, 4], "progress": False}
     found = jn.sweep(net, optax.adam, (x, y), epochs=2, grid={"learning_rate": [0.01]}, **options)
     trainer = jn.trainer(net, optax.adam(0.01))
-    start = trainer.init(jax.random.key(1), (x, y))
+    start = trainer.init(jax.random.key(4), (x, y))
     *_, whole = jn.fit(trainer, start, (x, y), epochs=3, progress=False)
     (more,) = jn.fit(trainer, found.member(0, 1), (x, y), epochs=1, progress=False)
     close(more.train_state.params, whole.train_state.params)

@@ -91,9 +91,10 @@ def test_rows_of_one_hot_labels_get_a_hint():
 def test_a_later_batch_of_a_stream():
     objective = jn.supervised(jn.dense(3), LOSS)
     assert len(trained(objective, Batches((X, GOOD), (X, GOOD)), epochs=2)) == 2
+    first = jn.supervised(jn.dense(3), lambda o, pair: losses.cross_entropy(o, pair[0]))
     with pytest.raises(ValueError, match="got -1"):
-        trained(objective, Batches((X, GOOD), (X, GOOD), (X, bad(-1))))
-    later = Batches((X, GOOD), (X, np.where(GOOD == 0, 77, GOOD)))
+        trained(first, Batches((X, (GOOD, GOOD)), (X, (GOOD, GOOD)), (X, (bad(-1), GOOD))))
+    later = Batches((X, GOOD), (X, GOOD + 77))
     with pytest.raises(ValueError, match="got 77"):
         jn.evaluate(objective, *objective.init(KEY, (X, GOOD)), later)
 
@@ -250,6 +251,9 @@ def test_bytes_for_a_net_of_floats_up_to_1(recwarn):
     net, pixels = jn.dense(3), np.full((6, 4), 255, np.uint8)
     given = net.init(KEY, X)
     jn.predict(net, *given, pixels / np.float32(255)), jn.predict(jn.dense(3), *given, pixels)
+    jn.predict(net, *given, pixels // 255)  # a mask
+    signed = jn.dense(3)
+    jn.predict(signed, *given, pixels / np.float32(-255)), jn.predict(signed, *given, pixels)
     assert not recwarn
     jn.predict(net, *given, pixels), evaluate(GOOD, net=net, x=pixels)
     for who, warned in zip(("predict", "evaluate"), recwarn, strict=True):

@@ -64,6 +64,7 @@ WRONG = [
 ]  # fmt: skip
 NO_NUMBERS = [
     ((X, pd.Series(SHUFFLED)), "labels that are words"),
+    ((X, pd.Series(["a", 1] * 6)), "labels that are words, .*; for numbers with gaps"),
     ((X, pd.Series(SHUFFLED).astype("category")), "labels that are words"),
     ((X, TIMES), r"np.timedelta64\(1, 'D'\)"),
     ((X, Y.astype("timedelta64[s]")), r"np.timedelta64\(1, 'D'\)"),
