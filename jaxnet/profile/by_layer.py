@@ -3,7 +3,7 @@
 import math
 import operator
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path as FilePath
 from typing import Any, NamedTuple
@@ -52,10 +52,9 @@ class LayerCosts(Tabular):
     compiler: float
 
     def table(self) -> Table:
-        head = ("layer", "FLOPs", "backward", "bytes", "backward")
-        units = "", "", "B", "B"
+        head, units = ("layer", "FLOPs", "backward", "bytes", "backward"), ("", "", "B", "B")
         rows = [(_indented(row.path), *map(_size, row[1:], units)) for row in self.rows]
-        sums = [sum(row[i] for row in _outermost(self.rows)) for i in range(1, 5)]
+        sums = [sum(int(r[i]) for r in self.rows if "/" not in r.path) for i in range(1, 5)]
         notes = []
         if not math.isnan(self.compiler):
             notes = [
@@ -138,7 +137,7 @@ class LayerTimes(Tabular):
 
     def table(self) -> Table:
         rows = [(_indented(row.path), *map(_ms, row[1:]), _ms(sum(row[1:]))) for row in self.rows]
-        sums = [sum(row[i] for row in _outermost(self.rows)) for i in (1, 2)]
+        sums = [sum(float(r[i]) for r in self.rows if "/" not in r.path) for i in (1, 2)]
         title = f"Milliseconds by layer, mean of {self.runs} runs"
         total = ("total", *map(_ms, sums), _ms(sum(sums)))
         return Table(title, ("layer", "forward", "backward", "both"), rows, [total])
@@ -219,8 +218,7 @@ def time_by_layer(compiled: Any, trace: str | FilePath) -> LayerTimes:
 
 
 def _events(profile: Any) -> Iterator[tuple[dict[str, Any], float]]:
-    lines = (line for plane in profile.planes for line in plane.lines)
-    for event in (event for line in lines for event in line.events):
+    for event in (e for plane in profile.planes for line in plane.lines for e in line.events):
         # The first access causes a warning on JAX 0.12, which ends the process if warnings are
         # errors.
         with warnings.catch_warnings():
@@ -259,13 +257,8 @@ def _inclusive(found: dict[Path, list]) -> list[tuple[Path, list]]:
     return [(path, sums[path]) for path in nested(sums)] + outside
 
 
-def _outermost(rows: Iterable[Any]) -> list[Any]:
-    return [row for row in rows if "/" not in row.path]
-
-
 def _indented(path: str) -> str:
-    names = path.split("/")
-    return "  " * (len(names) - 1) + names[-1] if path else "(no layer)"
+    return "  " * path.count("/") + path.rpartition("/")[2] if path else "(no layer)"
 
 
 def _size(count: int, unit: str) -> Number | None:

@@ -74,15 +74,18 @@ def collectives(compiled: Any) -> Collectives:
       []
     """
     found: dict[tuple[str, int], list[int]] = {}
+    channels = []
     text = program_text("collectives", compiled)
     everyone = int((re.findall(r"num_partitions=(\d+)", text.partition("\n")[0]) or ["1"])[0])
     for run in parse(text).runs():
-        if (kind := run.instruction.opcode.removesuffix("-start")) not in KINDS:
+        kind = run.instruction.opcode.removesuffix("-start")
+        # On TPUs, the start and the end of a collective may be in fusions of their own.
+        channel = run.fused and re.findall(r"channel_id=\d+", run.instruction.attributes)
+        if kind not in KINDS or channel and channel in channels:
             continue
+        channels.append(channel)
         devices = _group(run.instruction.attributes, everyone)
-        size = sum(shape.bytes for shape in run.operands)
-        if kind == "all-gather":
-            size *= devices
+        size = (devices if kind == "all-gather" else 1) * sum(shape.bytes for shape in run.operands)
         sent = {"all-reduce": 2 * size * (devices - 1) // devices, "collective-permute": size}
         entry = found.setdefault((kind, devices), [0, 0, 0])
         entry[0] += run.times * len(run.operands)
@@ -100,8 +103,5 @@ def _group(attributes: str, everyone: int) -> int:
         sizes = dict(re.findall(r"'([^']+)'=(\d+)", found[1]))
         axes = re.findall(r"'([^']+)'(?::\(\d+\)(\d+))?", found[2])  # 'b':(1)2 is a part of an axis
         return math.prod(int(part or sizes[axis]) for axis, part in axes)
-    if found := re.search(r"replica_groups=\[\d+,(\d+)\]", attributes):
-        return int(found[1])
-    if found := re.search(r"replica_groups=\{\{([\d,]+)\}", attributes):
-        return found[1].count(",") + 1
-    return everyone
+    found = re.search(r"replica_groups=(?:\[\d+,(\d+)\]|\{\{([\d,]+)\})", attributes)
+    return int(found[1] or found[2].count(",") + 1) if found else everyone

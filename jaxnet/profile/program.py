@@ -21,6 +21,7 @@ ARRAY = re.compile(r"\b([a-z]\w*)\[([\d,]*)\]")
 OPERAND = re.compile(r"%([\w.\-]+)")
 INSIDE = re.compile(r"\b(?:calls|to_apply|body|branch_computations)=\{?([^=]*?)\}?(?:, \w+=|$)")
 TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
+VALUE = re.compile(r"^\((\d+)\)")  # of a constant
 # Instructions that move no bytes: their arrays belong to other instructions, or they contain
 # instructions.
 FREE = {
@@ -59,7 +60,7 @@ class Instruction(NamedTuple):
       opcode: Operation, such as "dot" or "fusion".
       shapes: Shapes of its results.
       operands: Names of the instructions whose results it takes.
-      attributes: Rest of the line.
+      attributes: Rest of the line, from the operands on.
       root: Whether its result is the result of its computation.
     """
 
@@ -81,12 +82,6 @@ class Instruction(NamedTuple):
         if self.opcode not in CALLS:
             return []
         return [name for part in INSIDE.findall(self.attributes) for name in OPERAND.findall(part)]
-
-    @property
-    def trips(self) -> int | None:
-        """Number of times that a loop runs; None if the compiler does not know."""
-        found = TRIPS.search(self.attributes)
-        return int(found[1]) if found else None
 
 
 class Run(NamedTuple):
@@ -123,6 +118,21 @@ class Program(NamedTuple):
         inside = [i for name in one.inside for i in self.computations.get(name, {}).values()]
         return next((i.op_name for i in reversed(inside) if i.op_name), "")
 
+    def trips(self, loop: Instruction) -> int:
+        """Return the number of times that a loop runs; 1 if the program does not say it."""
+        if found := TRIPS.search(loop.attributes):
+            return int(found[1])
+        # The compiler for TPUs only compares a counter, which begins at 0, with a constant.
+        parts = re.findall(r"(?:condition|body)=%?([\w.\-]+)", loop.attributes)
+        until, body = (self.computations[name] for name in parts)
+        end = {one.opcode: one.attributes for one in until.values()}
+        if len(until) != 4 or "constant" not in end or "direction=LT" not in end.get("compare", ""):
+            return 1
+        place = int(re.findall(r"index=(\d+)", end["get-tuple-element"])[0])
+        after = body[next(one for one in body.values() if one.root).operands[place]]
+        added = [n for name in after.operands for n in VALUE.findall(body[name].attributes)]
+        return -(-int(VALUE.findall(end["constant"])[0]) // int(added[0])) if added else 1
+
     def runs(self) -> Iterator[Run]:
         """Yield all instructions that run, including those inside loops and fusions, in order."""
         yield from self._runs(self.entry, 1, False)
@@ -133,7 +143,7 @@ class Program(NamedTuple):
             given = [here[other] for other in one.operands if other in here]
             operands = [shape for other in given for shape in other.shapes]
             yield Run(one, tuple(operands), times, fused)
-            count = times * (one.trips or 1) if one.opcode == "while" else times
+            count = times * self.trips(one) if one.opcode == "while" else times
             for other in one.inside:
                 yield from self._runs(other, count, fused or one.opcode == "fusion")
 
@@ -159,8 +169,8 @@ def parse(text: str) -> Program:
             arrays = ARRAY.findall(kind)
             shapes = [Shape(dtype, tuple(map(int, re.findall(r"\d+", n)))) for dtype, n in arrays]
             here[found[1]] = Instruction(
-                found[1], opcode.strip(), tuple(shapes), tuple(OPERAND.findall(given)), rest,
-                line.startswith("  ROOT"),
+                found[1], opcode.strip(), tuple(shapes), tuple(OPERAND.findall(given)),
+                given + rest, line.startswith("  ROOT"),
             )  # fmt: skip
     return Program(computations, entry)
 
@@ -346,8 +356,7 @@ def layer_of(op_name: str) -> tuple[Path, bool]:
         if part and part not in WORDS and not WORD.fullmatch(part) and "->" not in part:
             path.append(part)
     # Other names belong to parameters, or to regions of a reduction.
-    known = op_name.startswith(("jit(", "pjit("))
-    return (tuple(path) if known else ()), backward
+    return (tuple(path) if op_name.startswith(("jit(", "pjit(")) else ()), backward
 
 
 def _once(path: list[str]) -> list[str]:

@@ -49,11 +49,12 @@ def test_one_device_sends_nothing():
 class Text:
     """A program that was compiled elsewhere."""
 
-    def __init__(self, line):
-        self.line = line
+    def __init__(self, line, before=""):
+        self.line, self.before = line, before
 
     def as_text(self):
-        head = "HloModule jit_f, num_partitions=8\n\nENTRY %main (a: f32[4,3]) -> f32[4,3] {\n"
+        head = f"HloModule jit_f, num_partitions=8\n\n{self.before}\n"
+        head += "ENTRY %main (a: f32[4,3]) -> f32[4,3] {\n"
         return head + "  %a = f32[4,3]{1,0} parameter(0)\n  " + self.line + "\n}\n"
 
     def cost_analysis(self):
@@ -78,6 +79,47 @@ def test_lines_by_hand(line, row):
     found = collectives(Text(line))
     assert found.rows == [row]
     assert str(row[2]) in str(found)
+
+
+# As libtpu writes it: a counter to 5 by twos, and a gather that begins and ends in two fusions.
+FOR_TPU = """
+%started (a: f32[4,3]) -> f32[32,3] {
+  %a = f32[4,3] parameter(0)
+  ROOT %g = f32[32,3] all-gather(%a), channel_id=1, replica_groups={}, dimensions={0}
+}
+
+%ended (a: f32[4,3]) -> f32[32,3] {
+  %a = f32[4,3] parameter(0)
+  ROOT %g.1 = f32[32,3] all-gather(%a), channel_id=1, replica_groups={}, dimensions={0}
+}
+
+%until (c: (f32[4,3], u32[])) -> pred[] {
+  %end = u32[]{:T(128)} constant(5), metadata={op_name="while"}
+  %c = (f32[4,3], u32[]) parameter(0)
+  %i = u32[] get-tuple-element(%c), index=1
+  ROOT %less = pred[] compare(%i, %end), direction=LT
+}
+
+%body (c: (f32[4,3], u32[])) -> (f32[4,3], u32[]) {
+  %two = u32[]{:T(128)} constant(2)
+  %c = (f32[4,3], u32[]) parameter(0)
+  %x = f32[4,3] get-tuple-element(%c), index=0
+  %i = u32[] get-tuple-element(%c), index=1
+  %next = u32[] add(%i, %two)
+  %start = f32[32,3] fusion(%x), kind=kCustom, calls=%started
+  %end = f32[32,3] fusion(%x), kind=kCustom, calls=%ended
+  ROOT %all = (f32[4,3], u32[]) tuple(%x, %next)
+}
+"""
+
+
+@pytest.mark.parametrize(("direction", "times"), [("LT", 3), ("NE", 1)])
+def test_loops_and_fusions_of_a_tpu(direction, times):
+    """The compiler for TPUs does not write how often a loop runs; an unknown one counts once."""
+    before = FOR_TPU.replace("direction=LT", f"direction={direction}")
+    line = "ROOT %w = (f32[4,3], u32[]) while(%a), condition=%until, body=%body"
+    found = collectives(Text(line, before)).rows
+    assert found == [("all-gather", 8, times, times * 4 * 96, times * 4 * 84)]
 
 
 def test_what_is_no_program():
