@@ -1,12 +1,14 @@
 """Compile programs for GPUs and TPUs that are not here, and say what they contain.
 
     python -m tools.elsewhere h100 "MLP 3x64" GPT-2 --peers ours linen
-    python -m tools.elsewhere v5e:4x4 1.3B
+    python -m tools.elsewhere v5e:4x4 1.3B "1.3B ring"
+    python -m tools.elsewhere t4 "catalogue 0/6"
 
 XLA's compilers for them run on any CPU. A target is t4, a100, h100, v5e (a chip), or v5e:4x4 (a
-slice of a pod). A program is a workload of the benchmark on GPUs, by the beginning of its name, or
-a decoder of the sizes in DECODERS, fully sharded over the slice. The compilers are installed on
-first use, about 2 GB, into an environment below ~/.cache.
+slice of a pod). A program is a workload of the benchmark on GPUs, by the beginning of its name; a
+decoder of the sizes in DECODERS, fully sharded over the slice, with "ring" on one sequence that is
+divided over it too; "attention", or a part of the layers of tests/catalogue.py. The compilers are
+installed on first use, about 2 GB, into an environment below ~/.cache.
 """
 
 import argparse
@@ -121,6 +123,7 @@ class Seen(NamedTuple):
       custom: Calls of libraries, by name.
       wide: Bytes of large float32 arrays that are written outside of fusions.
       sent: Bytes that each device sends, by kind of collective.
+      expected: Bytes that it sends by the formula.
     """
 
     seconds: float
@@ -130,6 +133,7 @@ class Seen(NamedTuple):
     custom: Counter
     wide: int
     sent: dict[str, int]
+    expected: float = 0.0
 
 
 NO_KERNEL = {
@@ -209,8 +213,11 @@ def workload(name: str, peer: str, target: Target) -> Seen:
     return compiled(step, on(target.devices().devices[0], specs))
 
 
-def decoder(size: str, target: Target, rule: str = "fsdp") -> Seen:
-    """Compile the training step of a decoder: one device, or all of a slice by a rule."""
+def decoder(size: str, target: Target, ring: bool = False) -> Seen:
+    """Compile the training step of a decoder on one device, or fully sharded over a slice.
+
+    With a ring, one sequence is divided over the slice, instead of a batch.
+    """
     import jax
     import jax.numpy as jnp
     import optax
@@ -223,7 +230,8 @@ def decoder(size: str, target: Target, rule: str = "fsdp") -> Seen:
     (depth, width, heads, mlp, vocabulary, time_), each = DECODERS[size]
     description = target.devices()
     count = target.chips[0] * target.chips[1]
-    mesh = topologies.make_mesh(description, (count, 1), ("data", "model")) if count > 1 else None
+    axis = "time" if ring else "data"
+    mesh = topologies.make_mesh(description, (count,), (axis,)) if count > 1 else None
     whole = lambda layer: layer if mesh is None else jn.distributed.gathered(layer, mesh)  # noqa: E731
     block = jn.transformer_block(
         heads, mlp, causal=True, norm=jn.rms_norm, gated=True, name="block"
@@ -237,19 +245,47 @@ def decoder(size: str, target: Target, rule: str = "fsdp") -> Seen:
         ),
         jnp.bfloat16,
     )
+    if ring and mesh is not None:
+        net = jn.distributed.context_parallel(net, mesh, axis)
     loss = optax.softmax_cross_entropy_with_integer_labels
     trainer = jn.trainer(jn.supervised(net, loss), optax.adamw(1e-4))
-    batch = (jax.ShapeDtypeStruct((each * count, time_), jnp.int32),) * 2
+    shape = (1, each * count * time_) if ring else (each * count, time_)
+    batch = (jax.ShapeDtypeStruct(shape, jnp.int32),) * 2
     train_state = jax.eval_shape(trainer.init, jax.random.key(0), batch)
     if mesh is None:
         specs = on(description.devices[0], (train_state, batch))
     else:
-        rules = jn.distributed.fully_sharded("data", mesh)
+        rules = jn.distributed.fully_sharded(axis, mesh)
         places = jn.distributed.shardings(train_state, mesh, rules)
-        split = jax.tree.map(lambda _: NamedSharding(mesh, P("data")), batch)
+        spec = P(None, axis) if ring else P(axis)
+        split = jax.tree.map(lambda _: NamedSharding(mesh, spec), batch)
         place = lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s)  # noqa: E731
         specs = jax.tree.map(place, (train_state, batch), (places, split))
-    return compiled(jax.jit(trainer.step, donate_argnums=0), specs)
+    seen = compiled(jax.jit(trainer.step, donate_argnums=0), specs)
+    sizes = {n: sum(a.size for a in jax.tree.leaves(p)) for n, p in train_state.params.items()}
+    keys = each * time_ * width if ring else 0  # of a block, as many as values
+    return seen._replace(expected=formula(count, sum(sizes.values()), sizes["block"], depth * keys))
+
+
+def formula(count: int, all_: int, blocks: int, keys: int) -> float:
+    """Return the bytes that a device sends per step.
+
+    Params are gathered, those of the blocks once more to recompute them, and gradients are summed
+    and cut, all in 16 bits. Around a ring go keys and values, for the forward pass, to recompute it
+    and for the backward pass, in 16 bits, and their gradients in 32.
+
+    Args:
+      count: Number of devices.
+      all_, blocks: Number of all params and of those of the blocks.
+      keys: Number of keys of a device's part of the time in all blocks, with all their features.
+
+    Example:
+      >>> formula(4, 100, 60, 0)  # three of four parts of 260 numbers of 2 bytes
+      390.0
+      >>> formula(4, 100, 60, 10) - 390  # 4 rounds of 10 keys and 10 values, 10 bytes for each
+      800.0
+    """
+    return (count - 1) / count * 2 * (2 * all_ + blocks) + count * 2 * keys * (3 * 2 + 4)
 
 
 def attention(target: Target) -> dict[str, Seen]:
@@ -278,33 +314,50 @@ def attention(target: Target) -> dict[str, Seen]:
     return found
 
 
-def catalogue(target: Target, part: int, parts: int) -> list[str]:
-    """Compile the value and the gradient of a part of the layers; return those that fail."""
+def catalogue(target: Target, part: int, parts: int) -> str:
+    """Compile the values and gradients of a part of the layers, and say which of them fail.
+
+    All are one program. If it fails, each half is compiled, until the layer is found.
+    """
     import jax
     import jax.numpy as jnp
 
     import jaxnet as jn
     from tests.catalogue import ROWS
 
-    device, failed = target.devices().devices[0], []
-    for row in ROWS[part::parts]:
-        layer = jn.cast(row.make(), HALF.get(target.name, jnp.bfloat16))
-        key = jax.random.key(0)
+    start, device = time.perf_counter(), target.devices().devices[0]
+    rows = ROWS[part::parts]
+    layers = {row.id: jn.cast(row.make(), HALF.get(target.name, jnp.bfloat16)) for row in rows}
 
-        def total(params, state, x, key, layer=layer, train=row.train != "same"):
-            y, _ = layer.apply(params, state, x, key=key, train=train)
-            return sum(
-                jnp.sum(a) for a in jax.tree.leaves(y) if jnp.issubdtype(a.dtype, jnp.floating)
-            )
+    def specs_of(row):
+        key = jax.eval_shape(lambda: jax.random.key(0))
+        return on(device, (*jax.eval_shape(layers[row.id].init, key, row.x), row.x, key))
 
+    def total(params, x, row, state, key):
+        y, state = layers[row.id].apply(params, state, x, key=key, train=row.train != "same")
+        floats = [a for a in jax.tree.leaves(y) if jnp.issubdtype(a.dtype, jnp.floating)]
+        return sum((a.sum(dtype=jnp.float32) for a in floats), jnp.float32(0)), state
+
+    def results(row, params, state, x, key):
+        gradient = jax.value_and_grad(total, (0, 1), has_aux=True, allow_int=True)
+        found = jax.tree.leaves(gradient(params, x, row, state, key))
+        return [a for a in found if a.dtype != jax.dtypes.float0]
+
+    def failing(rows):
         try:
-            params, state = jax.eval_shape(layer.init, key, row.x)
-            specs = on(device, (params, state, row.x, jax.eval_shape(lambda: jax.random.key(0))))
-            run = jax.value_and_grad(total) if row.smooth else total
-            jax.jit(run).lower(*specs).compile()
+            run = lambda every: [results(row, *one) for row, one in zip(rows, every, strict=True)]  # noqa: E731
+            jax.jit(run).lower([specs_of(row) for row in rows]).compile()
+            return []
         except Exception as error:
-            failed.append(f"{row.id}: {type(error).__name__}: {str(error).splitlines()[0]:.200}")
-    return failed
+            if len(rows) > 1:
+                half = len(rows) // 2
+                return failing(rows[:half]) + failing(rows[half:])
+            return [f"{rows[0].id}: {type(error).__name__}: {str(error).splitlines()[0]:.200}"]
+
+    failed = failing(rows)
+    seconds = time.perf_counter() - start
+    first = f"catalogue, part {part} of {parts}: {len(rows)} compiled in {seconds:.0f} s"
+    return "\n".join([f"{first}, {len(failed)} fail", *failed])
 
 
 def table(rows: dict[str, Seen], target: Target) -> str:
@@ -324,7 +377,8 @@ def table(rows: dict[str, Seen], target: Target) -> str:
         lines.append(f"    {kinds}")
         if seen.sent:
             sent = ", ".join(f"{kind} {size_of(moved)}" for kind, moved in seen.sent.items())
-            lines.append(f"    each device sends {sent}")
+            all_ = f"{size_of(sum(seen.sent.values()))} ({size_of(seen.expected)} by the formula)"
+            lines.append(f"    each device sends {all_}: {sent}")
     return "\n".join(lines)
 
 
@@ -334,13 +388,12 @@ def run(target: Target, programs: list[str], peers: list[str]) -> None:
     for program in programs:
         part, _, parts = program.removeprefix("catalogue ").partition("/")
         if parts:
-            failed = catalogue(target, int(part), int(parts))
-            print("\n".join([f"catalogue, part {part} of {parts}: {len(failed)} fail", *failed]))
+            print(catalogue(target, int(part), int(parts)), flush=True)
             continue
         if program == "attention":
             rows = attention(target)
-        elif program in DECODERS:
-            rows = {program: decoder(program, target)}
+        elif (size := program.removesuffix(" ring")) in DECODERS:
+            rows = {program: decoder(size, target, ring=size != program)}
         else:
             rows = {f"{program}, {peer}": workload(program, peer, target) for peer in peers}
         print(table(rows, target), flush=True)
