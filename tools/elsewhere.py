@@ -194,7 +194,7 @@ def on(device: Any, specs: Any) -> Any:
 
 def for_gpu(target: Target) -> None:
     """Tell attention what is not known here: the GPU that it is compiled for."""
-    from jaxnet.layers import attention
+    from jaxnet.ops import attention
 
     if target.name == "t4":  # too old for cuDNN's attention
         attention.cuda_capability = lambda: 7.5
