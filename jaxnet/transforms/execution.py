@@ -186,6 +186,8 @@ def freeze(layer: Layer, where: str | None = None) -> Layer:
             fitting = zip(entries, first_fits("freeze", [where], entries), strict=True)
             held = {path: frozen(entries[path]) for path, fit in fitting if fit}
             return run(replaced(params, held), state, x)
-        return run(frozen(params), state, x, train=False)
+        y, after = run(frozen(params), state, x, train=False)
+        still = set(map(id, jax.tree.leaves(state)))  # on purpose, so a trainer must not warn
+        return y, jax.tree.map(lambda a: jax.lax.stop_gradient(a) if id(a) in still else a, after)
 
     return transformed(layer, apply, kind="freeze")
