@@ -209,6 +209,7 @@ shared = jn.gru(8, name="shared")
     (jn.serial(jn.dense(4), lambda x: x.mean(1)), r"serial/lambda: must keep \(batch, time\)"),
     (jn.serial(shared, shared), "serial/shared: is called twice in a stream"),
     (jn.multi_head_attention(2), "attends to later places"),
+    (jn.multi_head_attention(2, window=(3, 1)), "attends to later places"),
     (attention(), r"multi_head_attention: .* write jn.stream\(net, length\)"),
     (jn.conv(3, 3), 'conv: needs padding="CAUSAL"'),
     (jn.conv(3, 4, strides=2, padding="CAUSAL"), 'padding="CAUSAL" and strides of 1'),
