@@ -9,6 +9,7 @@ import difflib
 import importlib
 import importlib.machinery
 import io
+import itertools
 import json
 import re
 import sys
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 import pytest
 
 import jaxnet as jn
@@ -161,6 +163,47 @@ def test_prints_at_size_colab_what_is_kept(path: Path, run, monkeypatch):
     kept, printed = words(kept_outputs(path)[2:]), words(done.printed[2:])
     # Texts that a net writes may part at a number that is rounded in another way.
     assert difflib.SequenceMatcher(None, kept, printed, autojunk=False).ratio() > 0.9
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_faces_and_ratings_of_the_original_files(there, monkeypatch, tmp_path, capsys):
+    """Where no set is prepared, the lesson says where they are, and reads them as published."""
+
+    def missing(name, *args, **options):
+        raise FileNotFoundError(f"{name} is not prepared")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(jn.data.tfds, "load", missing)
+    monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
+    table = np.random.default_rng(0).uniform(-10, 10, (9, 100)).round(2).astype(np.float32)
+    table[:, 70:] = 99
+    for person, number in itertools.product((1, 2, 10) if there else (), range(1, 11)):
+        (tmp_path / f"att_faces/s{person}").mkdir(parents=True, exist_ok=True)
+        pixels = bytes([20 * person + number]) * (92 * 112)
+        file = tmp_path / f"att_faces/s{person}/{number}.pgm"
+        file.write_bytes(b"P5\n92 112\n255\n" + pixels)
+    if there:
+        rows = "\n".join(",".join(map(str, [70, *row])) for row in table.tolist())
+        (tmp_path / "jester-data-1.csv").write_text(rows)
+    names: dict[str, Any] = {"jn": jn, "SIZE": "colab", "Path": Path}
+    (path,) = (path for path in NOTEBOOKS if path.name.startswith("08"))
+    for source in text_of(path).sources("code"):
+        if re.search(r"^def \w+_(faces|ratings)\(", source, re.MULTILINE):
+            exec(source, names)  # our own text
+    printed = capsys.readouterr().out
+    for sentence in ("unpack att_faces.zip into", "jester-data-1.xls as jester-data-1.csv"):
+        assert (sentence in printed) != there
+    if there:
+        of = [(20 * person + number) / 255 for person in (1, 2, 10) for number in range(1, 8)]
+        np.testing.assert_allclose(names["x"].max((1, 2, 3)), of, rtol=1e-6)
+        assert names["y"].tolist() == [0] * 7 + [1] * 7 + [9] * 7
+        assert names["test_y"].tolist() == [0] * 3 + [1] * 3 + [9] * 3
+        ratings, held_out, known, asked = (
+            names[n] for n in ("ratings", "held_out", "known", "asked")
+        )
+        assert not (known & asked).any() and 0.1 < asked.sum() / 630 < 0.3
+        both = np.where(known, ratings, np.where(asked, held_out, 99))
+        np.testing.assert_array_equal(both, table)
 
 
 @pytest.mark.parametrize("jax_is_there", [True, False])
