@@ -48,9 +48,10 @@ typedef struct {
   int64_t tap, tap_x;    /* distance of the taps of a class, in the kernel and in what is read */
   int64_t block, blocks; /* features of a kernel's gradient at once */
   int64_t parts;         /* of the rows */
-  int finite;            /* the weights are: then zeros need not be multiplied */
+  int64_t packs;         /* chunks that pack weights, before the others */
+  atomic_int finite;     /* the weights are: then zeros need not be multiplied */
   const float *a, *b;    /* what is read, in rows, and the weights or the gradient of y */
-  float *out, *scratch;  /* the result, and packed weights or a sum per chunk */
+  float *out, *scratch;  /* the result, and packed weights or, unless NULL, a sum per chunk */
 } Job;
 
 static int64_t down(int64_t a, int64_t b) { return a >= 0 ? a / b : -((-a + b - 1) / b); }
@@ -125,7 +126,7 @@ static const float *row_of(Rows *r, int64_t image, int64_t frame, int64_t h) {
  * the first cache, or in the second where a block's weights fill the first. */
 static int64_t rows_at_once(const Job *j, int64_t weights, int64_t row) {
   int64_t budget = weights > 262144 ? 262144 : weights > 16384 ? 131072 : 24576;
-  int64_t most = budget / (4 * row) * j->h.gaps / j->h.step - j->h.window * j->h.dilation;
+  int64_t most = (budget / (4 * row) - j->h.window * j->h.dilation) * j->h.gaps / j->h.step;
   int64_t blocks = most < 1 ? j->h.out : (j->h.out + most - 1) / most;
   return (j->h.out + blocks - 1) / blocks;
 }
@@ -190,7 +191,7 @@ static int sums(Job *j, int64_t net, int64_t group, int64_t first, int64_t last)
 /* The gradient of the kernel from some rows, for a block of features: (*window, C, block). Where x is
  * dilated, conv.py asks for the gradient of the mirrored convolution. */
 static int kernel_gradient(Job *j, int64_t net, int64_t group, int64_t block_of_features,
-                           int64_t first, int64_t last, float *result) {
+                           int64_t first, int64_t last, float *result, int64_t width) {
   const Axis *z = &j->z, *h = &j->h, *w = &j->w;
   const Kernels *tiles = j->kernels;
   int64_t d0 = block_of_features * j->block, padded = MIN(j->block, j->D_padded - d0);
@@ -199,7 +200,7 @@ static int kernel_gradient(Job *j, int64_t net, int64_t group, int64_t block_of_
   int whole = j->merged || (j->each && !j->spread);
   int64_t run = whole ? size : j->depth, runs = whole ? 1 : w->window;
   AddTile *const(*by_rows)[10] = j->each ? tiles->add_each : tiles->add_rows;
-  int64_t row = j->columns * C * h->step + w->out * padded;
+  int64_t row = j->columns * C + w->out * padded / h->step;
   int64_t at_once = rows_at_once(j, h->window * size * padded * 4, row);
   Rows rows;
   const float *read = j->b + net * j->planes * h->out * line + group * j->D + d0;
@@ -213,15 +214,17 @@ static int kernel_gradient(Job *j, int64_t net, int64_t group, int64_t block_of_
   int ok = open_rows(&rows, j, net, group, needed) && x && kept && tail;
   Add a = {
     .x = x, .y = y, .columns = w->out, .step_x = w->step * C, .step_y = stride,
-    .step_tap = j->spread ? lanes : w->dilation * C, .kernel = size * j->block, .width = j->block,
+    .step_tap = j->spread ? lanes : w->dilation * C, .kernel = size * width, .width = width,
   };
+  for (int64_t k = 0; k < j->window * j->depth; k++)
+    memset(result + k * width, 0, padded * sizeof(float));
   for (int64_t block = first; ok && block < last;) {
     int64_t plane = block / h->out, top = block % h->out, image = plane / z->out;
     int64_t end = MIN(MIN(top + at_once, h->out), top + last - block);
     for (int64_t line_k = 0, together; line_k < z->window * h->window; line_k += together) {
       int64_t k = line_k % h->window, left = run < 10 ? h->window - k : 0;
       int64_t frame = meet(z, plane % z->out, line_k / h->window);
-      float *to = result + line_k * size * j->block;
+      float *to = result + line_k * size * width;
       together = left >= 5 && by_rows[2][run] ? 5 : left >= 3 && by_rows[1][run] ? 3 : 1;
       a.rows = 0;
       float *copy = tail;
@@ -252,7 +255,7 @@ static int kernel_gradient(Job *j, int64_t net, int64_t group, int64_t block_of_
               several ? by_rows[together / 2][count] : tiles->add[vectors - 1][count];
             int64_t start = (i * w->dilation + w->offset - j->low) * C;
             start += j->each ? c * a.step_tap + feature : c;
-            tile(&a, start, d, to + (i * j->depth + c) * j->block + d);
+            tile(&a, start, d, to + (i * j->depth + c) * width + d);
           }
         d += vectors * lanes;
       }
@@ -266,50 +269,64 @@ static int kernel_gradient(Job *j, int64_t net, int64_t group, int64_t block_of_
   return ok;
 }
 
+/* A block of features of the weights of a net and group as (*window, C, one or two vectors): what a
+ * tile reads is in order. For the gradient of the input the window is reversed; each of the groups
+ * that are merged has its own inputs. */
+static void pack(const Job *j, int64_t net, int64_t group, int64_t d, int64_t width, float *to) {
+  int64_t taps = j->window, C = j->depth, D = j->D, lanes = j->kernels->lanes;
+  int64_t total = C * (D / j->own) * j->groups, some = MIN(width, D - d);
+  const float *from = j->b + net * taps * C * D * j->groups;
+  if (some < width) memset(to, 0, taps * C * width * sizeof(float));
+  for (int64_t k = 0; k < taps; k++, to += C * width)
+    if (j->each && !j->spread)
+      memcpy(to, from + (j->kind == VALUE ? k : taps - 1 - k) * D + d, some * sizeof(float));
+    else if (j->kind == VALUE)
+      for (int64_t c = 0; c < C; c++)
+        memcpy(to + c * width, from + (k * C + c) * D * j->groups + group * D + d, some * 4);
+    else if (j->own == D && width == 2 * lanes)
+      j->kernels->pack(from + ((taps - 1 - k) * D + d) * total + group * C, total, some, C, 1, to);
+    else
+      for (int64_t i = 0; i < some; i++) {
+        const float *line = from + ((taps - 1 - k) * j->own + (d + i) % j->own) * total;
+        line += (group * (D / j->own) + (d + i) / j->own) * C;
+        for (int64_t c = 0; c < C; c++) to[c * width + i] = line[c];
+      }
+}
+
+/* A part of the weights of all nets and groups, packed. */
+static void pack_part(Job *j, int64_t part, int64_t parts) {
+  int64_t wide = (j->each ? 1 : 2) * j->kernels->lanes, weights = j->window * j->depth;
+  int64_t blocks = divide_up(j->D_padded, wide), all = j->nets * j->groups * blocks;
+  for (int64_t i = all * part / parts; i < all * (part + 1) / parts; i++) {
+    int64_t pair = i / blocks, d = i % blocks * wide, width = MIN(wide, j->D_padded - d);
+    float *to = j->scratch + (pair * j->D_padded + d) * weights;
+    pack(j, pair / j->groups, pair % j->groups, d, width, to);
+    if (!j->kernels->finite(to, weights * width)) atomic_store(&j->finite, 0);
+  }
+}
+
 static int convolve(Work *work, int64_t chunk) {
   Job *j = (Job *)work;
+  if (chunk < j->packs) return pack_part(j, chunk, j->packs), 1;
+  wait_for(work, j->packs); /* somebody packs them */
+  chunk -= j->packs;
   int64_t pair = chunk / (j->blocks * j->parts), block = chunk / j->parts % j->blocks;
   int64_t part = chunk % j->parts, rows = j->planes * j->h.out;
   int64_t net = pair / j->groups, group = pair % j->groups;
   int64_t first = rows * part / j->parts, last = rows * (part + 1) / j->parts;
-  int64_t size = j->window * j->depth * j->block;
-  return j->kind == KERNEL
-           ? kernel_gradient(j, net, group, block, first, last, j->scratch + chunk * size)
-           : sums(j, net, group, first, last);
+  if (j->kind != KERNEL) return sums(j, net, group, first, last);
+  int64_t weights = j->window * j->depth, stride = j->D * j->groups;
+  float *to = j->out + net * weights * stride + group * j->D + block * j->block;
+  if (j->scratch) to = j->scratch + chunk * weights * j->block;
+  return kernel_gradient(j, net, group, block, first, last, to, j->scratch ? j->block : stride);
 }
 
 static void free_job(Work *work) {
   Job *j = (Job *)work;
   free(j->class);
   free(j->spread);
-  free(j->scratch);
+  free_vectors(j->scratch);
   free(j);
-}
-
-/* The weights of a net and group as (blocks of features, *window, C, one or two vectors): what a
- * tile reads is in order. For the gradient of the input the window is reversed; each of the groups
- * that are merged has its own inputs. */
-static void pack(const Job *j, int64_t net, int64_t group, float *to) {
-  int64_t taps = j->window, C = j->depth, D = j->D, lanes = j->kernels->lanes;
-  int64_t total = C * (D / j->own) * j->groups;
-  const float *from = j->b + net * taps * C * D * j->groups;
-  for (int64_t d = 0; d < D;) {
-    int64_t width = !j->each && j->D_padded - d >= 2 * lanes ? 2 * lanes : lanes;
-    int64_t some = MIN(width, D - d);
-    for (int64_t k = 0; k < taps; k++, to += C * width)
-      if (j->each && !j->spread)
-        memcpy(to, from + (j->kind == VALUE ? k : taps - 1 - k) * D + d, some * sizeof(float));
-      else if (j->kind == VALUE)
-        for (int64_t c = 0; c < C; c++)
-          memcpy(to + c * width, from + (k * C + c) * D * j->groups + group * D + d, some * 4);
-      else
-        for (int64_t i = 0; i < some; i++) {
-          const float *line = from + ((taps - 1 - k) * j->own + (d + i) % j->own) * total;
-          line += (group * (D / j->own) + (d + i) / j->own) * C;
-          for (int64_t c = 0; c < C; c++) to[c * width + i] = line[c];
-        }
-    d += width;
-  }
 }
 
 /* The sum of the parts in order, so that it does not depend on the number of threads. */
@@ -405,11 +422,12 @@ static int prepare(Job *j, int64_t threads) {
   j->parts = MIN((most + each - 1) / each, (int64_t)MIN(work / 1e6, 1e6) + 1);
   j->parts = MIN(j->parts, j->planes * j->h.out);
   j->work.chunks = each * j->parts;
-  j->scratch = zeros((sum ? j->work.chunks : pairs) * taps * j->depth * j->block, sizeof(float));
-  if (!j->scratch) return 0;
-  for (int64_t i = 0; !sum && i < pairs; i++)
-    pack(j, i / j->groups, i % j->groups, j->scratch + i * weights);
-  j->finite = !sum && all_finite(j->scratch, pairs * weights);
+  j->finite = 1;
+  if (sum && j->parts == 1 && j->D == j->D_padded) return 1; /* the sums are the result */
+  int64_t size = sum ? j->work.chunks * taps * j->depth * j->block : pairs * weights;
+  if (!allocate(1, &size, &j->scratch)) return 0;
+  if (!sum && (threads == 1 || size < 16384)) pack_part(j, 0, 1);
+  else if (!sum) j->work.chunks += j->packs = 2 * threads;
   return 1;
 }
 
@@ -474,7 +492,7 @@ XLA_FFI_Error *jaxnet_conv(XLA_FFI_CallFrame *f) {
   j->out = given[2]->data;
   int64_t threads = threads_of(f);
   int ok = prepare(j, threads) && run_chunks(&j->work, f, threads);
-  for (int64_t i = 0; ok && kind == KERNEL && i < j->nets * j->groups; i++)
+  for (int64_t i = 0; ok && kind == KERNEL && j->scratch && i < j->nets * j->groups; i++)
     add_parts(j, i / j->groups, i % j->groups);
   release(&j->work);
   return ok ? NULL
