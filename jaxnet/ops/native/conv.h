@@ -431,6 +431,8 @@ static int prepare(Job *j, int64_t threads) {
   return 1;
 }
 
+#include "outer.h"
+
 enum { KIND, GROUPS, STRIDE, DILATION = 5, LOW = 8, GAPS = 11, NUMBERS = 14, RANK = 6 };
 
 XLA_FFI_Error *jaxnet_conv(XLA_FFI_CallFrame *f) {
@@ -491,7 +493,10 @@ XLA_FFI_Error *jaxnet_conv(XLA_FFI_CallFrame *f) {
   j->b = (kind == KERNEL ? y : w)->data;
   j->out = given[2]->data;
   int64_t threads = threads_of(f);
-  int ok = prepare(j, threads) && run_chunks(&j->work, f, threads);
+  /* where a tile of `add` would read few pixels of x that are far apart, they are copied first */
+  int far = j->w.step > 1 && j->C >= 128 && j->w.out <= 14;
+  int by_tap = kind == KERNEL && groups == 1 && (j->window == 1 || far);
+  int ok = (by_tap ? prepare_outer(j) : prepare(j, threads)) && run_chunks(&j->work, f, threads);
   for (int64_t i = 0; ok && kind == KERNEL && j->scratch && i < j->nets * j->groups; i++)
     add_parts(j, i / j->groups, i % j->groups);
   release(&j->work);

@@ -41,7 +41,9 @@ def supports(a, b, *, wanted: str, form) -> bool:
         form = _mirrored(form)
     far = [abs(n) for pair in form.padding for n in pair]
     far += [k * d for k, d in zip(form.window, form.dilation, strict=True)]
-    product = form.groups == 1 and math.prod(form.window) == 1  # XLA multiplies matrices as fast
+    # XLA multiplies matrices as fast, unless it sums over many rows.
+    many = wanted == "w" and b.size >= 64 * b.shape[-1]
+    product = form.groups == 1 and math.prod(form.window) == 1 and not many
     return max(far) <= FAR and not product and instructions() is not None
 
 
@@ -66,10 +68,9 @@ def convolution(a: jax.Array, b: jax.Array, *, wanted: str, form) -> jax.Array:
         found = convolution(b, a, wanted="w", form=_mirrored(form))
         return _mirrored_kernel(found, form.groups).reshape(shape)
     flat = (1,) * (3 - len(form.window))  # a line or image is a volume of one row or frame
-    before = tuple(low for low, _ in form.padding)
     numbers = [KINDS.index(wanted), form.groups]
-    numbers += [*flat, *form.strides, *flat, *form.dilation, *(0 for _ in flat), *before]
-    numbers += [*flat, *form.input_dilation]
+    numbers += [*flat, *form.strides, *flat, *form.dilation, *(0 for _ in flat)]
+    numbers += [*(low for low, _ in form.padding), *flat, *form.input_dilation]
 
     def volume(shape, is_kernel):
         at = 1 if is_kernel else 2
@@ -77,9 +78,8 @@ def convolution(a: jax.Array, b: jax.Array, *, wanted: str, form) -> jax.Array:
 
     a = a.reshape(volume(a.shape, wanted == "x"))
     b = b.reshape(volume(b.shape, wanted == "y"))
-    shapes = [volume(shape, wanted == "w")]
-    (found,) = compute(TARGET, shapes, a, b, form=np.array(numbers, np.int64))
-    found = found.reshape(shape)
+    of_form = np.array(numbers, np.int64)
+    found = compute(TARGET, [volume(shape, wanted == "w")], a, b, form=of_form)[0].reshape(shape)
     if wanted != "x":
         return found
     for axis, seen in enumerate(_read(form), 2):  # the library multiplies zeros by the kernel there

@@ -173,6 +173,7 @@ typedef struct {
   /* for tiles of 2 and 4 results: of x and of y's gradient, inside and over the border; of products
    * to y, of weights, and of products to their gradient */
   SquareTile *read[2][2], *back[2][2], *write[2], *weights[2], *kernel[2];
+  void (*panels)(const float *, int64_t n, int64_t width, int64_t panel, float *to);
 } Kernels;
 
 /* Numbers of two vectors, by their places in both. */

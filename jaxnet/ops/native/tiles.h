@@ -230,6 +230,7 @@ static void NAME(cell_back)(const CellBack *s) {
 #include "norm_tiles.h"
 #include "pool_tiles.h"
 #include "winograd_tiles.h"
+#include "outer_tiles.h"
 
 /* The instances, and the tables to find them in. */
 
@@ -288,6 +289,7 @@ static const Kernels NAME(kernels) = {
   {{NAME(back_2), NAME(back_at_2)}, {NAME(back_4), NAME(back_at_4)}},
   {NAME(write_2), NAME(write_4)}, {NAME(weights_2), NAME(weights_4)},
   {NAME(kernel_2), NAME(kernel_4)},
+  NAME(panels),
 };
 
 #undef VEC

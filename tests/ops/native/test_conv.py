@@ -93,6 +93,8 @@ CASES = {
     "small groups": (form_of((6, 9), (3, 3), low=1, high=1, groups=8), 2, 2, 32, 32),
     "many outputs of one input": (form_of((3, 4, 7), (2, 2, 3), groups=9), 1, 2, 9, 36),
     "line": (form_of((40,), (4,), strides=2, low=3, high=0), 3, 2, 5, 12),
+    "one tap": (form_of((9, 33), (1, 1), strides=2, low=1, high=0), 2, 3, 300, 271),
+    "far apart, a tap at once": (form_of((9, 6), (3, 3), strides=2, low=1, high=1), 1, 3, 130, 50),
     "one pixel": (form_of((1, 1), (3, 3), low=1, high=1), 1, 4, 40, 8),
     "zeros between": (form_of((4, 6), (3, 2), low=2, high=1, input_dilation=2), 1, 2, 9, 33),
     "volume": (form_of((3, 5, 7), (3, 2, 3), low=1, high=1), 1, 2, 5, 17),
@@ -173,6 +175,7 @@ def test_derivatives_of_all_kinds_agree_with_xla(monkeypatch, target, strides, i
 def test_what_is_not_a_number_goes_where_xla_puts_it():
     """Zeros around the input are multiplied too: with NaN and infinity they are not zero."""
     forms = form_of((5, 7), (3, 3), low=1, high=1), form_of((8, 8), (3, 2), strides=3)
+    forms += (form_of((8, 8), (1, 1), strides=3, low=1, high=1),)
     for form, (wanted, names) in itertools.product(forms, OPERANDS.items()):
         for name in names:
             for value in (np.nan, np.inf):
@@ -339,7 +342,7 @@ def test_another_value_of_the_variable_is_an_error(monkeypatch):
 
 
 @pytest.mark.parametrize(("layer", "shape"), [
-    (jn.conv(5, 1), (4, 8, 8, 3)),
+    (jn.conv(5, 1), (4, 3, 5, 3)),
     (jn.lstm(8), (1, 9, 3)),
     (jn.layer_norm(), (4, 16)),
     (jn.multi_head_attention(2), (2, 4, 8)),
