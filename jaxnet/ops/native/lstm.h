@@ -20,7 +20,7 @@ typedef struct {
 } Loop;
 
 static void free_loop(Work *work) {
-  free(((Loop *)work)->packed);
+  free_vectors(((Loop *)work)->packed);
   free(work);
 }
 
@@ -31,10 +31,9 @@ static void pack_kernel(Loop *l) {
   int64_t n = l->features, lanes = l->kernels->lanes, width = l->vectors * lanes;
   float *to = l->packed;
   if (l->back)
-    for (int64_t d = 0; d < n; d += width, to += GATES * n * width)
-      for (int64_t i = 0; i < MIN(width, n - d); i++)
-        for (int64_t k = 0; k < GATES * n; k++)
-          to[k * width + i] = l->kernel[(d + i) * GATES * n + k];
+    for (int64_t d = 0; d < n; d += width)
+      l->kernels->pack(l->kernel + d * GATES * n, GATES * n, MIN(width, n - d), GATES * n, 1,
+                       to + d * GATES * n);
   else
     for (int64_t d = 0; d < n; d += lanes)
       for (int64_t gate = 0; gate < GATES; gate += l->vectors)
@@ -44,15 +43,25 @@ static void pack_kernel(Loop *l) {
                    MIN(lanes, n - d) * sizeof(float));
 }
 
-/* result = x @ columns, for rows of x at this distance and of the result at that. */
+/* The distance of copied rows: rows that are a power of two apart would share few lines of the first
+ * cache. */
+static int64_t apart(int64_t inputs) { return round_up(inputs, 16) + 16; }
+
+static const float *copy_rows(int64_t rows, const float *x, int64_t inputs, float *to) {
+  for (int64_t r = 0; r < rows; r++)
+    memcpy(to + r * apart(inputs), x + r * inputs, inputs * sizeof(float));
+  return to;
+}
+
+/* result = x @ columns, for copied rows of x and those of the result at a distance. */
 static void product(const Loop *l, int64_t rows, const float *x, int64_t inputs,
                     const float *columns, float *result, int64_t distance, int64_t left) {
   int64_t most = l->kernels->most / l->vectors, tiles = (rows + most - 1) / most;
   for (int64_t i = 0; i < tiles; i++) {
     int64_t first = rows * i / tiles, count = rows * (i + 1) / tiles - first;
-    const float *from = x + first * inputs;
+    const float *from = x + first * apart(inputs);
     Sum s = {
-      .x = &from, .w = &columns, .rows = 1, .taps = 1, .run = inputs, .pixel = inputs,
+      .x = &from, .w = &columns, .rows = 1, .taps = 1, .run = inputs, .pixel = apart(inputs),
       .result = distance,
     };
     l->kernels->sum[l->vectors - 1][count](&s, 0, result + first * distance, left);
@@ -61,8 +70,9 @@ static void product(const Loop *l, int64_t rows, const float *x, int64_t inputs,
 
 static int forward(Loop *l, int64_t first, int64_t rows) {
   int64_t n = l->features, lanes = l->kernels->lanes, width = l->vectors * lanes;
-  float *gates = zeros(rows * GATES * lanes, sizeof(float));
-  if (!gates) return 0;
+  float *memory[2], *gates;
+  if (!allocate(2, (int64_t[]){rows * GATES * lanes, rows * apart(n)}, memory)) return 0;
+  gates = memory[0];
   for (int64_t t = 0; t < l->steps; t++) {
     int64_t row = t * l->batch + first;
     Cell s = {
@@ -75,21 +85,22 @@ static int forward(Loop *l, int64_t first, int64_t rows) {
       s.by_old_c = l->by_old_c + row * n;
       s.by_c = l->by_c + row * n;
     }
-    const float *columns = l->packed;
+    const float *columns = l->packed, *x = copy_rows(rows, s.before, n, memory[1]);
     for (int64_t d = 0; d < n; d += lanes) {
       for (int64_t gate = 0; gate < GATES; gate += l->vectors, columns += n * width)
-        product(l, rows, s.before, n, columns, gates + gate * lanes, GATES * lanes, width);
+        product(l, rows, x, n, columns, gates + gate * lanes, GATES * lanes, width);
       l->kernels->cell(&s, d);
     }
   }
-  free(gates);
+  free_vectors(gates);
   return 1;
 }
 
 static int backward(Loop *l, int64_t first, int64_t rows) {
   int64_t n = l->features, width = l->vectors * l->kernels->lanes;
-  float *kept = zeros(rows * n, sizeof(float));
-  if (!kept) return 0;
+  float *memory[2], *kept;
+  if (!allocate(2, (int64_t[]){rows * n, rows * apart(GATES * n)}, memory)) return 0;
+  kept = memory[0];
   for (int64_t t = l->steps - 1; t >= 0; t--) {
     int64_t row = t * l->batch + first;
     CellBack s = {
@@ -100,13 +111,13 @@ static int backward(Loop *l, int64_t first, int64_t rows) {
       .kept = kept,
     };
     l->kernels->cell_back(&s);
-    const float *columns = l->packed;
+    const float *columns = l->packed, *x = copy_rows(rows, s.gates, GATES * n, memory[1]);
     for (int64_t d = 0; d < n; d += width, columns += GATES * n * width)
-      product(l, rows, s.gates, GATES * n, columns, s.h + d, n, n - d);
+      product(l, rows, x, GATES * n, columns, s.h + d, n, n - d);
     for (int64_t r = 0; s.mask && r < rows; r++)
       if (!s.mask[r]) memcpy(s.h + r * n, kept + r * n, n * sizeof(float));
   }
-  free(kept);
+  free_vectors(kept);
   return 1;
 }
 
@@ -174,9 +185,10 @@ static XLA_FFI_Error *lstm(XLA_FFI_CallFrame *f, int back) {
     }
   }
   l->work.chunks = MIN((chunks + threads - 1) / threads * threads, batch);
-  l->packed = zeros((n + 2 * kernels->lanes) * wide, sizeof(float));
-  int ok = l->packed != NULL;
+  int64_t size = (n + 2 * kernels->lanes) * wide;
+  int ok = allocate(1, &size, &l->packed);
   if (ok) {
+    if (n % kernels->lanes) memset(l->packed, 0, size * sizeof(float));
     pack_kernel(l);
     ok = run_chunks(&l->work, f, threads);
   }
