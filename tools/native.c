@@ -255,7 +255,7 @@ static int convolved(const char *name, long one, XLA_FFI_Error *handler(XLA_FFI_
 }
 
 static int convolution_case(long one) {
-  int64_t form[NUMBERS], dims[3][RANK], flat = draw(0, 1);
+  int64_t form[NUMBERS], dims[3][RANK], flat = draw(0, 1), one_tap = !draw(0, 5);
   long groups = form[GROUPS] = PICK(1, 1, 1, 1, 2, 3, 5, 16, 21, 40);
   long e = PICK(1, 1, 1, 2), n = draw(1, 4), in = groups > 3 ? PICK(1, 1, 2, 3, 4, 8) : FEATURES;
   long out = groups * (groups > 3 ? PICK(1, 1, 2, 3, 4, 8) : FEATURES);
@@ -264,7 +264,7 @@ static int convolution_case(long one) {
     long size, window, room;
     do {
       size = i == 2 ? draw(1, 40) : i ? PICK(1, 2, 3, 5, 9) : flat ? 1 : draw(1, 5);
-      window = i == 2 ? draw(1, 7) : i ? draw(1, 6) : flat ? 1 : draw(1, 3);
+      window = one_tap ? 1 : i == 2 ? draw(1, 7) : i ? draw(1, 6) : flat ? 1 : draw(1, 3);
       form[STRIDE + i] = PICK(1, 1, 2, 3);
       form[DILATION + i] = PICK(1, 1, 1, 2, 3);
       form[GAPS + i] = form[KIND] == KERNEL ? 1 : PICK(1, 1, 1, 2, 3, 4);
@@ -392,6 +392,68 @@ static int lstm_case(long one) {
     .args = {.size = ins + masked, .args = operands}, .rets = {.size = outs, .rets = results},
   };
   int good = right("lstm", one, back ? jaxnet_lstm_back : jaxnet_lstm, &frame, made, outs);
+  for (int i = 0; i < ARRAYS; i++) drop(a + i);
+  drop(&mask);
+  return good;
+}
+
+static int rnn_case(long one) {
+  int back = (int)draw(0, 1), masked = (int)draw(0, 1), slopes = back || draw(0, 1);
+  int64_t T = draw(1, 5), B = PICK(1, 2, 3, 7, 14, 16, 29, 33, 70), F = FEATURES;
+  const int64_t each[] = {T, B, F}, row[] = {B, F}, weights[] = {F, F};
+  enum { PRE, U, BIAS, H0, H, SLOPES, D_PRE, D_H0, ARRAYS };
+  Array a[ARRAYS], mask;
+  make(a + PRE, 3, each, 1);
+  make(a + U, 2, weights, 1);
+  for (long k = 0; k < F * F; k++) a[U].exact[k] = a[U].array.data[k] /= 4; /* errors stay small */
+  make(a + BIAS, 1, weights, 1);
+  make(a + H0, 2, row, 1);
+  make(a + H, 3, each, back);
+  make(a + SLOPES, 3, each, back);
+  make(a + D_PRE, 3, each, 0);
+  make(a + D_H0, 2, row, 0);
+  int64_t flags[] = {(T * B + 3) / 4}, mask_dims[] = {T, B};
+  make(&mask, 1, flags, 1);
+  uint8_t *keep = (uint8_t *)mask.array.data + flags[0] * 4 - T * B;
+  for (long k = 0; k < T * B; k++) keep[k] = !masked || draw(0, 2);
+  mask.buffer = (XLA_FFI_Buffer){
+    .dtype = XLA_FFI_DataType_PRED, .data = keep, .rank = 2, .dims = mask_dims,
+  };
+  for (long b = 0; b < B; b++) {
+    double h[70], d[70];
+    for (long u = 0; u < F; u++) h[u] = a[H0].exact[b * F + u];
+    for (long step = 0; step < T; step++) {
+      long t = back ? T - 1 - step : step, at = (t * B + b) * F, kept = keep[t * B + b];
+      for (long u = 0; u < F; u++) {
+        d[u] = a[PRE].exact[at + u] + a[BIAS].exact[u];
+        if (back) {
+          h[u] += a[H].exact[at + u];
+          a[D_PRE].exact[at + u] = d[u] = kept * a[SLOPES].exact[at + u] * h[u];
+        } else
+          for (long v = 0; v < F; v++) d[u] += h[v] * a[U].exact[v * F + u];
+      }
+      for (long u = 0; u < F; u++) {
+        double sum = 0;
+        for (long v = 0; back && v < F; v++) sum += d[v] * a[U].exact[u * F + v];
+        if (kept) h[u] = back ? sum : tanh(d[u]);
+        if (back) continue;
+        a[H].exact[at + u] = h[u];
+        a[SLOPES].exact[at + u] = 1 - tanh(d[u]) * tanh(d[u]);
+      }
+    }
+    for (long u = 0; u < F; u++) a[D_H0].exact[b * F + u] = h[u];
+  }
+  const int ins[2][4] = {{PRE, U, BIAS, H0}, {SLOPES, U, H, H0}}, outs[2][2] = {{H, SLOPES}, {D_PRE, D_H0}};
+  void *operands[5], *results[2];
+  Array *made[2];
+  for (int i = 0; i < 4; i++) operands[i] = &a[ins[back][i]].buffer;
+  operands[4] = &mask.buffer;
+  for (int i = 0; i < 2; i++) results[i] = &(made[i] = a + outs[back][i])->buffer;
+  XLA_FFI_CallFrame frame = {
+    .api = &api, .stage = XLA_FFI_ExecutionStage_EXECUTE,
+    .args = {.size = 4 + masked, .args = operands}, .rets = {.size = 1 + slopes, .rets = results},
+  };
+  int good = right("rnn", one, jaxnet_rnn, &frame, made, 1 + slopes);
   for (int i = 0; i < ARRAYS; i++) drop(a + i);
   drop(&mask);
   return good;
@@ -653,7 +715,7 @@ int main(int count, char **words) {
   for (long one = 0; one < cases; one++) {
     state = (uint64_t)(seed * 1000003 + one);
     draw(0, 1);
-    if (!convolution_case(one) || !winograd_case(one) || !lstm_case(one) || !gemv_case(one) ||
+    if (!convolution_case(one) || !winograd_case(one) || !lstm_case(one) || !rnn_case(one) || !gemv_case(one) ||
         !attention_case(one) || !norm_case(one) || !pool_case(one)) return 1;
   }
   printf("%ld cases of each, largest error %.1e\n", cases, worst);

@@ -22,6 +22,8 @@ from jaxnet.services.jax_versions import linear
 from jaxnet.services.trees import memo_of
 
 Carry = Any  # h, or {"c": c, "h": h}
+Mask = jax.Array | None
+Biases = tuple[jax.Array | None, jax.Array | None]
 
 
 class Cell(NamedTuple):
@@ -56,12 +58,7 @@ def hidden(carry: Carry) -> jax.Array:
 
 
 def unroll(
-    cell: Cell,
-    pre: jax.Array,
-    kernel: jax.Array,
-    biases: tuple[jax.Array | None, jax.Array | None],
-    carry: Carry,
-    mask: jax.Array | None,
+    cell: Cell, pre: jax.Array, kernel: jax.Array, biases: Biases, carry: Carry, mask: Mask
 ) -> tuple[jax.Array, Carry]:
     """Run all steps of a cell.
 
@@ -86,7 +83,7 @@ def unroll(
       >>> h.ravel(), final
       (Array([1., 3., 6.], dtype=float32), Array([[6.]], dtype=float32))
     """
-    if cell == LSTM and biases[0] is None:
+    if cell in _IN_C and biases[0] is None:
         biases = jnp.zeros(pre.shape[-1:], pre.dtype), None
     # Compiled by itself, so that calls outside jit do not compile it each time.
     loop = memo_of(cell.step).of("loop", lambda: jax.jit(partial(_unrolled, cell)))
@@ -109,12 +106,7 @@ def _lstm_step(pre, product, carry):
     g = t[..., 2, :]
     c = f * carry["c"] + i * g
     squashed = jnp.tanh(c)
-    by_gates = [
-        g * i * (1 - i),
-        carry["c"] * f * (1 - f),
-        i * (1 - g * g),
-        squashed * o * (1 - o),
-    ]
+    by_gates = g * i * (1 - i), carry["c"] * f * (1 - f), i * (1 - g * g), squashed * o * (1 - o)
     slopes = jnp.concatenate(by_gates, -1), f, o * (1 - squashed * squashed)
     return {"c": c, "h": o * squashed}, slopes
 
@@ -178,7 +170,13 @@ def reset_before(pre: jax.Array, kernel: jax.Array, h: jax.Array) -> jax.Array:
     return n + u * (h - n)
 
 
+def _tanh_step(pre, product, h):
+    h = jnp.tanh(pre + product)
+    return h, (1 - h * h,)
+
+
 LSTM = Cell(4, True, _lstm_step, _add, _lstm_push)
+TANH = Cell(1, False, _tanh_step, _add, lambda slopes, d, d_product, _: slopes[0] * (d + d_product))
 GRU = Cell(3, False, _gru_step, _gru_inject, _gru_push)
 RESET_BEFORE = Cell(3, False, reset_before, None, None)  # its second product has no fast loop
 
@@ -203,6 +201,8 @@ def simple_cell(activation: Callable[[jax.Array], jax.Array]) -> Cell:
         (z,) = slopes
         return jax.jvp(activation, (z,), (d + d_product,))[1]
 
+    if activation is jnp.tanh:
+        return TANH
     # One cell per activation, so that equal layers share their compiled loops.
     return memo_of(activation).of("simple cell", lambda: Cell(1, False, step, _add, push))
 
@@ -269,14 +269,15 @@ def _push(cell, slopes, kernel, mask, d, d_carry):
     return d_h, d_final
 
 
-# An LSTM of float32 runs these loops in C on CPU.
-_IN_C = {_loop: lstm.LOOP, _loop_with_slopes: lstm.LOOP_WITH_SLOPES, _push: lstm.PUSH}
+# In float32 these cells run these loops in C on CPU.
+_LOOPS = _loop, _loop_with_slopes, _push
+_IN_C = {cell: dict(zip(_LOOPS, lstm.loops(cell.memory), strict=True)) for cell in (LSTM, TANH)}
 
 
 def _run(loop, cell, *args):
     dtypes = {leaf.dtype for leaf in jax.tree.leaves(args)} - {jnp.dtype(bool)}
-    if cell == LSTM and dtypes == {jnp.dtype(jnp.float32)}:
-        return native_call(partial(loop, cell), _IN_C[loop], *args)
+    if cell in _IN_C and dtypes == {jnp.dtype(jnp.float32)}:
+        return native_call(partial(loop, cell), _IN_C[cell][loop], *args)
     return loop(cell, *args)
 
 

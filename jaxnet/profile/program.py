@@ -197,9 +197,9 @@ def flops_of(run: Run) -> int:
     one, operands = run.instruction, run.operands
     if one.opcode == "custom-call" and f'custom_call_target="{TARGET}"' in one.attributes:
         return _flops_in_c(one, operands)
-    if one.opcode == "custom-call" and 'custom_call_target="jaxnet_lstm' in one.attributes:
+    if one.opcode == "custom-call" and re.search('="jaxnet_(lstm|rnn)', one.attributes):
         steps, batch, gates = operands[0].sizes  # times the recurrent kernel
-        return 2 * steps * batch * gates * (gates // 4)
+        return 2 * steps * batch * gates * (gates // 4 if "_lstm" in one.attributes else gates)
     if one.opcode == "custom-call" and 'custom_call_target="jaxnet_attention' in one.attributes:
         q, k, v = (shape.sizes for shape in operands[:3])  # as if each query saw all places
         forward, back = q[3] + v[3], 3 * q[3] + 2 * v[3]

@@ -26,6 +26,7 @@ TARGETS = (
     "jaxnet_winograd",
     "jaxnet_lstm",
     "jaxnet_lstm_back",
+    "jaxnet_rnn",
     "jaxnet_gemv",
     "jaxnet_gemv_transposed",
     "jaxnet_attention",

@@ -5,6 +5,8 @@
  *     jaxnet_winograd         winograd.h, one of 3x3, stride 1     convolution_lowering.py
  *     jaxnet_lstm             lstm.h, all steps                    _loop of recurrence.py
  *     jaxnet_lstm_back        lstm.h, the gradient                 the transpose of its _push
+ *     jaxnet_rnn              rnn.h, all steps or the      _loop of recurrence.py,
+ *                             gradient                     the transpose of its _push
  *     jaxnet_attention        attention.h, values                  _attended of blockwise.py
  *     jaxnet_attention_back   attention.h, the gradient            the transpose of its _tangents
  *     jaxnet_gemv             gemv.h, x @ w of few rows            _in_jax of gemv.py
@@ -22,4 +24,5 @@
 #include "lstm.h"
 #include "norm.h"
 #include "pool.h"
+#include "rnn.h"
 #include "winograd.h"

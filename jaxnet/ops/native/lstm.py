@@ -1,4 +1,4 @@
-"""An LSTM in C: all steps, and the loop back that its gradient needs."""
+"""An LSTM or an RNN of tanh in C: all steps, and the loop back that its gradient needs."""
 
 from functools import partial
 
@@ -10,8 +10,8 @@ def supports(pre, kernel, *rest) -> bool:
     """Return whether the library runs all steps, and faster than XLA.
 
     Args:
-      pre: Contribution of the inputs to the gates, (time, batch, 4 * features).
-      kernel: Recurrent kernel (features, 4 * features).
+      pre: Contribution of the inputs, (time, batch, gates * features).
+      kernel: Recurrent kernel (features, gates * features).
       *rest: The other operands.
 
     Example:
@@ -24,47 +24,57 @@ def supports(pre, kernel, *rest) -> bool:
     return fits and instructions() is not None
 
 
-def run(pre, kernel, bias, c, h, mask=None, *, slopes):
-    """Return h of all steps, the last c and h, and the slopes, for `jaxnet.ops.recurrence`.
+def run(pre, kernel, bias, *rest, slopes, memory):
+    """Return h of all steps, the last carry, and the slopes, for `jaxnet.ops.recurrence`.
 
     Args:
-      pre, kernel, bias, c, h, mask: Operands of `jaxnet.ops.recurrence.unroll`.
+      pre, kernel, bias: Operands of `jaxnet.ops.recurrence.unroll`.
+      *rest: The carry before all steps, c (of an LSTM) and h, and the mask, if there is one.
       slopes: Whether to return slopes.
+      memory: Whether it is an LSTM.
 
     Example:
-      >>> h, c, last = run(pre, kernel, bias, c, h, slopes=False)  # doctest: +SKIP
+      >>> h, c, last = run(pre, kernel, bias, c, h, slopes=False, memory=True)  # doctest: +SKIP
     """
-    like, aliases = (*pre.shape[:2], h.shape[-1]), {0: 2} if slopes else {}
-    shapes = [like, c.shape, *([pre.shape, like, like] if slopes else [])]
-    given = pre, kernel, bias, c, h, *_flat(mask)
-    every, c, *slopes = compute("jaxnet_lstm", shapes, *given, aliases=aliases)
-    return [every, c, every[-1], *slopes]
+    carry, mask, like = rest[: 1 + memory], rest[1 + memory :], (*pre.shape[:2], len(kernel))
+    given, aliases = (pre, kernel, bias, *carry, *(m[..., 0] for m in mask)), {0: 1 + memory}
+    shapes = [like, *(c.shape for c in carry[:memory]), pre.shape, *[like] * 2 * memory]
+    shapes, aliases = (shapes, aliases) if slopes else (shapes[: 1 + memory], {})
+    target = "jaxnet_lstm" if memory else "jaxnet_rnn"
+    every, *more = compute(target, shapes, *given, aliases=aliases)
+    return [every, *more[:memory], every[-1], *more[memory:]]
 
 
-def run_back(by_gates, by_old_c, by_c, kernel, *rest):
-    """Return the gradients by the gates of all steps, and by c and h before them.
+def run_back(*given, memory):
+    """Return the gradients by the gates of all steps, and by the carry before them.
 
     Args:
-      by_gates, by_old_c, by_c: Slopes.
-      kernel: Recurrent kernel.
-      *rest: The mask, if there is one, and the gradients by h of all steps, the last c and the last
-        h.
+      *given: The slopes, the recurrent kernel, the mask, if there is one, and the gradients by h of
+        all steps and by the last carry.
+      memory: Whether it is an LSTM.
 
     Example:
-      >>> d = run_back(*slopes, kernel, d_h, d_c, d_last)  # doctest: +SKIP
+      >>> d = run_back(*slopes, kernel, d_h, d_c, d_last, memory=True)  # doctest: +SKIP
     """
-    *mask, d_h, d_c, d_last = rest
-    shapes = [by_gates.shape, d_c.shape, d_last.shape]
-    given = by_gates, by_old_c, by_c, kernel, d_h, d_c, d_last, *_flat(*mask)
-    return compute("jaxnet_lstm_back", shapes, *given)
+    at, end = 2 + 2 * memory, -2 - memory
+    known, mask, d = given[:at], given[at:end], given[end:]
+    shapes = [leaf.shape for leaf in (known[0], *d[1:])]
+    target = "jaxnet_lstm_back" if memory else "jaxnet_rnn"
+    return compute(target, shapes, *known, *d, *(m[..., 0] for m in mask))
 
 
-def _flat(mask=None):
-    """Return masks (time, batch, 1) as (time, batch)."""
-    return [] if mask is None else [mask[..., 0]]
+def loops(memory: bool) -> list[Kernel]:
+    """Return the kernels of the three loops of `jaxnet.ops.recurrence`.
 
+    The tangents run in JAX, their transpose in C.
 
-# The three loops of `jaxnet.ops.recurrence`. The tangents run in JAX, their transpose in C.
-LOOP = Kernel(partial(run, slopes=False), supports)
-LOOP_WITH_SLOPES = Kernel(partial(run, slopes=True), supports)
-PUSH = Kernel(linear=3, transpose=Kernel(run_back, supports))
+    Args:
+      memory: Whether it is an LSTM.
+
+    Example:
+      >>> [kernel.linear for kernel in loops(memory=False)]
+      [0, 0, 2]
+    """
+    back = Kernel(partial(run_back, memory=memory), supports)
+    forward = [Kernel(partial(run, slopes=s, memory=memory), supports) for s in (False, True)]
+    return [*forward, Kernel(linear=2 + memory, transpose=back)]

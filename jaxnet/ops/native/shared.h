@@ -157,6 +157,8 @@ typedef struct {
   void (*spread)(const Spread *, const float *x, int64_t left, float *to);
   CellTile *cell;
   CellBackTile *cell_back;
+  void (*plain)(const Cell *);
+  CellBackTile *plain_back;
   void (*gemv)(const Gemv *, int64_t chunk);
   void (*pack)(const float *, int64_t row, int64_t count, int64_t n, float factor, float *to);
   void (*unpack)(const float *, const float *factor, int64_t row, int64_t count, int64_t n,

@@ -231,6 +231,7 @@ static void NAME(cell_back)(const CellBack *s) {
 #include "pool_tiles.h"
 #include "winograd_tiles.h"
 #include "outer_tiles.h"
+#include "rnn_tiles.h"
 
 /* The instances, and the tables to find them in. */
 
@@ -282,7 +283,7 @@ ALL(SUM) ALL(ADD) BY_ROWS(ADD_ROWS) EACH(SUM_EACH) ONE_ROW(ADD_EACH) BY_ROWS(ADD
 static const Kernels NAME(kernels) = {
   LANES, MOST, {ALL(SUM_ENTRY)}, {ALL(ADD_ENTRY)}, {BY_ROWS(ROWS_ENTRY)},
   {EACH(SUM_EACH_ENTRY)}, {ONE_ROW(ADD_EACH_ENTRY) BY_ROWS(ADD_EACH_ENTRY)},
-  NAME(spread), NAME(cell), NAME(cell_back), NAME(gemv),
+  NAME(spread), NAME(cell), NAME(cell_back), NAME(plain), NAME(plain_back), NAME(gemv),
   NAME(pack), NAME(unpack), NAME(gather), NAME(finite), NAME(dot), NAME(softmax), NAME(slopes),
   NAME(norm), NAME(pool),
   {{NAME(read_2), NAME(read_at_2)}, {NAME(read_4), NAME(read_at_4)}},

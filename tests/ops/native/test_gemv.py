@@ -12,7 +12,7 @@ import jaxnet as jn
 from jaxnet.ops import recurrence
 from jaxnet.ops.native import instructions
 from jaxnet.ops.native.gemv import few_rows, supports
-from jaxnet.ops.recurrence import LSTM, unroll
+from jaxnet.ops.recurrence import LSTM, TANH, unroll
 from jaxnet.profile.program import flops_of, parse
 from jaxnet.services.trees import Memo
 
@@ -125,18 +125,18 @@ def test_arrays_that_do_not_fit_are_errors():
             jax.jit(call)(x, *given)
 
 
-def lstm_arguments(steps=9, batch=6, features=19, masked=True, dtype=np.float32):
+def lstm_arguments(steps=9, batch=6, features=19, masked=True, dtype=np.float32, cell=LSTM):
     rng = np.random.default_rng(5)
-    wide, carry = 4 * features, (batch, features)
+    wide, carry = cell.gates * features, (batch, features)
     shapes = (steps, batch, wide), (features, wide), (wide,), carry, carry
     pre, kernel, bias, c, h = (jnp.asarray(rng.normal(size=s), dtype) for s in shapes)
     mask = np.arange(steps)[:, None, None] < rng.integers(1, steps + 1, batch)[:, None]
-    given = pre, kernel * 0.3, (bias, None), {"c": c, "h": h}
+    given = pre, kernel * 0.3, (bias, None), {"c": c, "h": h} if cell.memory else h
     return given, jnp.asarray(mask) if masked else None
 
 
 def lstm_loss(given, mask):
-    h, final = unroll(LSTM, *given, mask)
+    h, final = unroll(LSTM if isinstance(given[-1], dict) else TANH, *given, mask)
     last = sum(jnp.square(leaf).sum() for leaf in jax.tree.leaves(final))
     return (jnp.sin(h) * jnp.arange(1.0, 1 + h.shape[-1])).sum() + last
 
@@ -151,7 +151,7 @@ def in_xla(monkeypatch, function, *args):
         patch.setattr(recurrence, "_run", lambda loop, cell, *args: loop(cell, *args))
         patch.setattr(recurrence, "memo_of", lambda owner: Memo())
         program = compiled(function, *args)
-    assert "jaxnet_lstm" not in program.as_text()
+    assert "jaxnet" not in program.as_text()
     return program(*args)
 
 
@@ -160,11 +160,14 @@ def close(found, expected):
         np.testing.assert_allclose(a, b, rtol=0, atol=2e-5 * max(1, abs(b).max()))
 
 
-@pytest.mark.fast_cases("True")
+@pytest.mark.fast_cases("lstm-True", "rnn-True")
 @pytest.mark.parametrize("masked", [False, True])
-def test_derivatives_of_an_lstm_agree_with_xla(monkeypatch, masked):
+@pytest.mark.parametrize(
+    "cell, targets", [(LSTM, ["lstm", "lstm_back"]), (TANH, ["rnn"])], ids=["lstm", "rnn"]
+)
+def test_derivatives_of_a_loop_agree_with_xla(monkeypatch, masked, cell, targets):
     """To second order, under vmap and remat and in a scan."""
-    given, mask = lstm_arguments(masked=masked)
+    given, mask = lstm_arguments(masked=masked, cell=cell)
 
     def everything(given, mask):
         loss = partial(lstm_loss, mask=mask)
@@ -182,22 +185,23 @@ def test_derivatives_of_an_lstm_agree_with_xla(monkeypatch, masked):
         }  # fmt: skip
 
     program = compiled(everything, given, mask)
-    for target in ("jaxnet_lstm", "jaxnet_lstm_back"):
-        assert f'"{target}"' in program.as_text()
+    for target in targets:
+        assert f'"jaxnet_{target}"' in program.as_text()
     close(program(given, mask), in_xla(monkeypatch, everything, given, mask))
 
 
 @pytest.mark.parametrize(
     "where, value", [("pre", np.nan), ("pre", np.inf), ("c", np.nan), ("kernel", np.nan)]
 )
-def test_nan_and_infinity_pass_through_an_lstm(monkeypatch, where, value):
-    (pre, kernel, biases, carry), mask = lstm_arguments(masked=False)
+@pytest.mark.parametrize("cell", [LSTM, TANH], ids=["lstm", "rnn"])
+def test_nan_and_infinity_pass_through_a_loop(monkeypatch, where, value, cell):
+    (pre, kernel, biases, carry), mask = lstm_arguments(masked=False, cell=cell)
     if where == "pre":
         pre = pre.at[3, 2, 5].set(value)
     elif where == "kernel":
         kernel = kernel.at[0, 7].set(value)
     else:
-        carry = carry | {"c": carry["c"].at[1, 3].set(value)}
+        carry = jax.tree.map(lambda leaf: leaf.at[1, 3].set(value), carry)
     given = pre, kernel, biases, carry
     gradient = jax.value_and_grad(lstm_loss)
     found = compiled(gradient, given, mask)(given, mask)
