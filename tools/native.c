@@ -710,13 +710,59 @@ static int pool_case(long one) {
   return good;
 }
 
+/* Threefry of two words, as plainly as its paper has it. */
+static uint32_t threefry(const uint32_t *key, uint32_t high, uint32_t low) {
+  const int turns[] = {13, 15, 26, 6, 17, 29, 16, 24};
+  uint32_t keys[] = {key[0], key[1], key[0] ^ key[1] ^ 0x1bd11bda};
+  high += keys[0], low += keys[1];
+  for (int i = 0; i < 20; i++) {
+    high += low;
+    low = (low << turns[i % 8] | low >> (32 - turns[i % 8])) ^ high;
+    if (i % 4 == 3) high += keys[(i / 4 + 1) % 3], low += keys[(i / 4 + 2) % 3] + (uint32_t)i / 4 + 1;
+  }
+  return high ^ low;
+}
+
+static int keep_case(long one) {
+  long n = PICK(1, 2, 31, 32, 33, 63, 64, 65, 255, KEPT - 1, KEPT, KEPT + 1, 3 * KEPT + 77);
+  int64_t dims[] = {n}, two[] = {2};
+  uint32_t key[] = {(uint32_t)draw(0, INT32_MAX) * 2, (uint32_t)draw(0, INT32_MAX)};
+  int32_t below = (int32_t)draw(0, 1 << 23);
+  Guarded made = guarded(n, (size_t)n);
+  XLA_FFI_Buffer in = {.dtype = XLA_FFI_DataType_U32, .data = key, .rank = 1, .dims = two};
+  XLA_FFI_Buffer out = {.dtype = XLA_FFI_DataType_PRED, .data = made.data, .rank = 1, .dims = dims};
+  XLA_FFI_Scalar option = {XLA_FFI_DataType_S32, &below};
+  XLA_FFI_AttrType types[] = {XLA_FFI_AttrType_SCALAR};
+  void *operands[] = {&in}, *results[] = {&out}, *attributes[] = {&option};
+  XLA_FFI_CallFrame frame = {
+    .api = &api, .stage = XLA_FFI_ExecutionStage_EXECUTE,
+    .args = {.size = 1, .args = operands}, .rets = {.size = 1, .rets = results},
+    .attrs = {.size = 1, .types = types, .attrs = attributes},
+  };
+  int good = 1;
+  for (int run = 0; good && run < 3; run++) {
+    threads = (int[]){1, 3, 2}[run];
+    if (run == 2 && jaxnet_level() == 3) jaxnet_use(2);
+    XLA_FFI_Error *failed = jaxnet_keep(&frame);
+    jaxnet_use(3);
+    if (failed) return printf("keep %ld: %s\n", one, failed->message), 0;
+    for (long i = 0; i < n; i++)
+      good &= ((uint8_t *)made.data)[i] == (threefry(key, 0, (uint32_t)i) >> 9 < (uint32_t)below);
+  }
+  if (!good) printf("keep %ld: other bits\n", one);
+  while (atomic_load(&running)) sched_yield();
+  munmap(made.map, made.bytes);
+  return good;
+}
+
 int main(int count, char **words) {
   long cases = count > 1 ? atol(words[1]) : 100, seed = count > 2 ? atol(words[2]) : 0;
   for (long one = 0; one < cases; one++) {
     state = (uint64_t)(seed * 1000003 + one);
     draw(0, 1);
     if (!convolution_case(one) || !winograd_case(one) || !lstm_case(one) || !rnn_case(one) || !gemv_case(one) ||
-        !attention_case(one) || !norm_case(one) || !pool_case(one)) return 1;
+        !attention_case(one) || !norm_case(one) || !pool_case(one) ||
+        !keep_case(one)) return 1;
   }
   printf("%ld cases of each, largest error %.1e\n", cases, worst);
   return 0;

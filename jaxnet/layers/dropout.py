@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxnet.core import Layer, compose
+from jaxnet.ops.native.keep import bernoulli
 from jaxnet.services.checks import check_floats, on_host, within
 from jaxnet.services.keywords import explain_keywords
 
@@ -135,7 +136,6 @@ def _dropout(kind: str, rate: float, axes: tuple[int, ...] | None, name: str) ->
             return x
         own = {axis % x.ndim for axis in apart}  # along other axes entries are dropped together
         shape = tuple(size if axis in own else 1 for axis, size in enumerate(x.shape))
-        keep = jax.random.bernoulli(m.key(), 1 - rate, shape)
-        return jnp.where(keep, x / (1 - rate), 0).astype(x.dtype)
+        return jnp.where(bernoulli(m.key(), 1 - rate, shape), x / (1 - rate), 0).astype(x.dtype)
 
     return compose(forward, name=name, kind=kind)

@@ -136,8 +136,7 @@ def _batch(operands, dims, *, wanted, form):
     pairs = zip(operands, dims, strict=True)
     operands = [a if dim is None else jnp.moveaxis(a, dim, 0) for a, dim in pairs]
     if None not in dims:
-        size = operands[0].shape[0]
-        each = operands[0].shape[1]
+        size, each = operands[0].shape[:2]
         # (b, e, ...) -> (b * e, ...)
         operands = [a.reshape(size * each, *a.shape[2:]) for a in operands]
         result = _primitive().bind(*operands, wanted=wanted, form=form)
@@ -154,8 +153,7 @@ def _batch(operands, dims, *, wanted, form):
 def _fold(a, axis, grouped, groups):
     """Fold the batch into an axis: (b, ..., g * c, ...) -> (..., g * b * c, ...)."""
     g, axis = (groups if grouped else 1), axis % (a.ndim - 1)
-    rest = a.shape[1:]
-    size = a.shape[0]
+    size, *rest = a.shape
     a = a.reshape(size, *rest[:axis], g, rest[axis] // g, *rest[axis + 1 :])
     return jnp.moveaxis(a, 0, axis + 1).reshape(*rest[:axis], size * rest[axis], *rest[axis + 1 :])
 

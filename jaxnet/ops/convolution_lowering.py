@@ -129,9 +129,8 @@ def cpu(a: jax.Array, b: jax.Array, *, wanted: str, form: Form) -> jax.Array:
 
 
 def _forward(x, w, form):
-    if math.prod(form.window) == 1 and form.groups == 1:
-        return _pointwise(x, w, form)
-    return _canonical(x, w, form)
+    one = math.prod(form.window) == 1 and form.groups == 1
+    return (_pointwise if one else _canonical)(x, w, form)
 
 
 def _canonical(x, w, form):
@@ -154,9 +153,8 @@ def _pointwise(x, w, form):
     """
     w = w.reshape(w.shape[-2:])
     # Zeros are inserted after the product, so they are not multiplied.
-    if max(form.input_dilation) > 1:
-        return next(_seen(x @ w, form))
-    return next(_seen(x, form)) @ w
+    spread = max(form.input_dilation) > 1
+    return next(_seen(x @ w, form)) if spread else next(_seen(x, form)) @ w
 
 
 def _input_gradient(w, y, form):

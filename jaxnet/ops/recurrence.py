@@ -22,8 +22,7 @@ from jaxnet.services.jax_versions import linear
 from jaxnet.services.trees import memo_of
 
 Carry = Any  # h, or {"c": c, "h": h}
-Mask = jax.Array | None
-Biases = tuple[jax.Array | None, jax.Array | None]
+Some = jax.Array | None
 
 
 class Cell(NamedTuple):
@@ -58,7 +57,7 @@ def hidden(carry: Carry) -> jax.Array:
 
 
 def unroll(
-    cell: Cell, pre: jax.Array, kernel: jax.Array, biases: Biases, carry: Carry, mask: Mask
+    cell: Cell, pre: jax.Array, kernel: jax.Array, biases: tuple[Some, Some], carry: Any, mask: Some
 ) -> tuple[jax.Array, Carry]:
     """Run all steps of a cell.
 
@@ -201,10 +200,9 @@ def simple_cell(activation: Callable[[jax.Array], jax.Array]) -> Cell:
         (z,) = slopes
         return jax.jvp(activation, (z,), (d + d_product,))[1]
 
-    if activation is jnp.tanh:
-        return TANH
+    cell = TANH if activation is jnp.tanh else Cell(1, False, step, _add, push)
     # One cell per activation, so that equal layers share their compiled loops.
-    return memo_of(activation).of("simple cell", lambda: Cell(1, False, step, _add, push))
+    return memo_of(activation).of("simple cell", lambda: cell)
 
 
 # All steps, and their tangents.

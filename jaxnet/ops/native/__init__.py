@@ -22,18 +22,10 @@ import jax.numpy as jnp
 
 LIBRARY = Path(__file__).parent / "kernels.so"
 TARGETS = (
-    "jaxnet_conv",
-    "jaxnet_winograd",
-    "jaxnet_lstm",
-    "jaxnet_lstm_back",
-    "jaxnet_rnn",
-    "jaxnet_gemv",
-    "jaxnet_gemv_transposed",
-    "jaxnet_attention",
-    "jaxnet_attention_back",
-    "jaxnet_norm",
-    "jaxnet_max_pool",
-)
+    "jaxnet_attention", "jaxnet_attention_back", "jaxnet_conv", "jaxnet_gemv",
+    "jaxnet_gemv_transposed", "jaxnet_keep", "jaxnet_lstm", "jaxnet_lstm_back", "jaxnet_max_pool",
+    "jaxnet_norm", "jaxnet_rnn", "jaxnet_winograd",
+)  # fmt: skip
 
 # The library's names of the instruction sets.
 LEVELS = {0: None, 1: "NEON", 2: "AVX2", 3: "AVX-512"}
@@ -84,10 +76,10 @@ def countable(*arrays: Any) -> bool:
 
 
 def compute(
-    target: str, shapes: Sequence, *arrays: Any, aliases: Any = None, **options: Any
+    target: str, shapes: Sequence, *arrays, aliases: Any = None, of: Any = jnp.float32, **options
 ) -> list:
-    """Return the results of a function of the library, float32 arrays of these shapes."""
-    results = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes]
+    """Return the results of a function of the library, arrays of these shapes of one dtype."""
+    results = [jax.ShapeDtypeStruct(shape, of) for shape in shapes]
     call = jax.ffi.ffi_call(target, results, input_output_aliases=aliases)
     return list(call(*arrays, **options))
 

@@ -48,9 +48,7 @@ def native_call(function: Callable, kernel: Kernel, *args: PyTree) -> PyTree:
     leaves, structure = jax.tree.flatten(args)
     leaves = varying(leaves, leaves)
 
-    def flat(*leaves):
-        return function(*jax.tree.unflatten(structure, leaves))
-
+    flat = lambda *leaves: function(*jax.tree.unflatten(structure, leaves))  # noqa: E731
     jaxpr, shapes = jax.make_jaxpr(flat, return_shape=True)(*leaves)
     results = _primitive().bind(*leaves, jaxpr=jaxpr, kernel=kernel)
     return jax.tree.unflatten(jax.tree.structure(shapes), results)

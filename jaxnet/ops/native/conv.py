@@ -80,9 +80,8 @@ def convolution(a: jax.Array, b: jax.Array, *, wanted: str, form) -> jax.Array:
     b = b.reshape(volume(b.shape, wanted == "y"))
     of_form = np.array(numbers, np.int64)
     found = compute(TARGET, [volume(shape, wanted == "w")], a, b, form=of_form)[0].reshape(shape)
-    if wanted != "x":
-        return found
-    for axis, seen in enumerate(_read(form), 2):  # the library multiplies zeros by the kernel there
+    # Where an output does not depend on x, the library multiplies zeros by the kernel.
+    for axis, seen in enumerate(_read(form) if wanted == "x" else [], 2):
         if not seen.all():
             seen = seen.reshape((-1,) + (1,) * (found.ndim - axis - 1))
             found = jnp.where(np.broadcast_to(seen, found.shape), found, 0)
@@ -101,9 +100,8 @@ def _tile(a, b, wanted, form) -> int:
     once = max(*form.strides, *form.dilation, *form.input_dilation, form.groups) == 1
     near = all(0 <= n <= 2 for pair in form.padding for n in pair)
     features = min(a[-2 if wanted == "x" else -1], b[-1])
-    if choice == "0" or form.precision in ("highest", "float32") or form.window != (3, 3):
-        return 0
-    if not once or not near or features < 8:
+    off = choice == "0" or form.precision in ("highest", "float32")
+    if off or form.window != (3, 3) or not once or not near or features < 8:
         return 0
     batch, sizes = (a if wanted == "y" else b)[1], form.inputs if wanted == "x" else form.outputs
     costs = {0: (0.8 if wanted == "w" else 1.05) * 9 * batch * math.prod(form.outputs)}

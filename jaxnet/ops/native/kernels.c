@@ -11,6 +11,7 @@
  *     jaxnet_attention_back   attention.h, the gradient            the transpose of its _tangents
  *     jaxnet_gemv             gemv.h, x @ w of few rows            _in_jax of gemv.py
  *     jaxnet_gemv_transposed  gemv.h, x @ w.T of few rows          _in_jax of gemv.py
+ *     jaxnet_keep             keep.h, bits of dropout      bernoulli of keep.py
  *     jaxnet_norm             norm.h, values or the gradient       _standardized of normalization.py,
  *                                                                  the transpose of its _push
  *     jaxnet_max_pool         pool.h, values or the gradient       _highest of pool.py in layers,
@@ -21,6 +22,7 @@
 #include "attention.h"
 #include "conv.h"
 #include "gemv.h"
+#include "keep.h"
 #include "lstm.h"
 #include "norm.h"
 #include "pool.h"

@@ -159,6 +159,7 @@ typedef struct {
   CellBackTile *cell_back;
   void (*plain)(const Cell *);
   CellBackTile *plain_back;
+  void (*keep)(const uint32_t *key, uint32_t below, int64_t first, int64_t count, uint8_t *to);
   void (*gemv)(const Gemv *, int64_t chunk);
   void (*pack)(const float *, int64_t row, int64_t count, int64_t n, float factor, float *to);
   void (*unpack)(const float *, const float *factor, int64_t row, int64_t count, int64_t n,

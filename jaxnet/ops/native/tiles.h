@@ -232,6 +232,7 @@ static void NAME(cell_back)(const CellBack *s) {
 #include "winograd_tiles.h"
 #include "outer_tiles.h"
 #include "rnn_tiles.h"
+#include "keep_tiles.h"
 
 /* The instances, and the tables to find them in. */
 
@@ -283,7 +284,7 @@ ALL(SUM) ALL(ADD) BY_ROWS(ADD_ROWS) EACH(SUM_EACH) ONE_ROW(ADD_EACH) BY_ROWS(ADD
 static const Kernels NAME(kernels) = {
   LANES, MOST, {ALL(SUM_ENTRY)}, {ALL(ADD_ENTRY)}, {BY_ROWS(ROWS_ENTRY)},
   {EACH(SUM_EACH_ENTRY)}, {ONE_ROW(ADD_EACH_ENTRY) BY_ROWS(ADD_EACH_ENTRY)},
-  NAME(spread), NAME(cell), NAME(cell_back), NAME(plain), NAME(plain_back), NAME(gemv),
+  NAME(spread), NAME(cell), NAME(cell_back), NAME(plain), NAME(plain_back), NAME(keep), NAME(gemv),
   NAME(pack), NAME(unpack), NAME(gather), NAME(finite), NAME(dot), NAME(softmax), NAME(slopes),
   NAME(norm), NAME(pool),
   {{NAME(read_2), NAME(read_at_2)}, {NAME(read_4), NAME(read_at_4)}},

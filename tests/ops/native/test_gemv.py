@@ -12,6 +12,7 @@ import jaxnet as jn
 from jaxnet.ops import recurrence
 from jaxnet.ops.native import instructions
 from jaxnet.ops.native.gemv import few_rows, supports
+from jaxnet.ops.native.keep import bernoulli
 from jaxnet.ops.recurrence import LSTM, TANH, unroll
 from jaxnet.profile.program import flops_of, parse
 from jaxnet.services.trees import Memo
@@ -253,3 +254,21 @@ def test_threads_that_compute_at_once_have_the_same_bits():
 
 def bits(tree):
     return b"".join(np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(tree))
+
+
+@jax.debug_key_reuse(False)
+@pytest.mark.parametrize("p", [0.9, 0.123, 1e-9, 1.0, 0.0])
+def test_dropout_has_the_bits_of_jax(p):
+    """Also in the last vector of a chunk, and under vmap."""
+    keys = jax.random.split(jax.random.key(3), 2)
+    for shape in [(1,), (7, 5), (3, 40000)]:
+        one = partial(bernoulli, p=p, shape=shape)
+        assert "jaxnet_keep" in compiled(one, keys[0]).as_text()
+        expected = jax.vmap(lambda key: jax.random.bernoulli(key, p, shape))(keys)  # noqa: B023
+        np.testing.assert_array_equal(one(keys[0]), expected[0])
+        np.testing.assert_array_equal(jax.vmap(one)(keys), expected)
+
+
+def test_keys_of_another_kind_are_left_to_jax():
+    key = jax.random.key(3, impl="rbg")
+    assert "jaxnet_keep" not in compiled(partial(bernoulli, p=0.5, shape=(8,)), key).as_text()

@@ -1,0 +1,47 @@
+/* Which entries dropout keeps: those of jax.random.bernoulli with a key of threefry2x32, where
+ * jax_threefry_partitionable is on. Entry i depends on the key and i alone. */
+
+typedef struct {
+  Work work;
+  const Kernels *kernels;
+  uint32_t key[2], below;
+  int64_t n;
+  uint8_t *to;
+} Keep;
+
+enum { KEPT = 1 << 15 }; /* of a chunk */
+
+static int run_keep(Work *work, int64_t chunk) {
+  const Keep *s = (const Keep *)work;
+  int64_t first = chunk * KEPT;
+  s->kernels->keep(s->key, s->below, first, MIN(KEPT, s->n - first), s->to + first);
+  return 1;
+}
+
+static void free_keep(Work *work) { free(work); }
+
+/* Operand: the key. Result: whether its random number of 23 bits is below a limit, by entry. */
+XLA_FFI_Error *jaxnet_keep(XLA_FFI_CallFrame *f) {
+  if (no_run(f)) return NULL;
+  REQUIRE(f->args.size == 1 && f->rets.size == 1 && f->attrs.size == 1);
+  REQUIRE(f->attrs.types[0] == XLA_FFI_AttrType_SCALAR);
+  const XLA_FFI_Scalar *below = f->attrs.attrs[0];
+  REQUIRE(below->dtype == XLA_FFI_DataType_S32);
+  const XLA_FFI_Buffer *key = f->args.args[0], *out = f->rets.rets[0];
+  REQUIRE(IS(key, U32, 2) && out->dtype == XLA_FFI_DataType_PRED);
+  const Kernels *kernels = kernels_in_use();
+  REQUIRE(kernels);
+  Keep *s = zeros(1, sizeof(Keep));
+  if (!s) return error(f->api, XLA_FFI_Error_Code_RESOURCE_EXHAUSTED, "jaxnet: no memory");
+  *s = (Keep){
+    .work = {.holders = 1, .run = run_keep, .close = free_keep},
+    .kernels = kernels, .n = 1, .to = out->data,
+  };
+  memcpy(s->key, key->data, sizeof(s->key));
+  memcpy(&s->below, below->value, sizeof(s->below));
+  for (int64_t i = 0; i < out->rank; i++) s->n *= out->dims[i];
+  s->work.chunks = divide_up(s->n, KEPT);
+  run_chunks(&s->work, f, threads_of(f));
+  release(&s->work);
+  return NULL;
+}
