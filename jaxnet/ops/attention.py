@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax.tree_util import Partial
 
+from jaxnet.ops.native.keep import bernoulli
 from jaxnet.services.checks import check_range
 
 
@@ -307,7 +308,7 @@ def dot_product_attention(
     kept = weights
     if scoring.key is not None:
         keep = 1 - scoring.dropout_rate
-        kept = jnp.where(jax.random.bernoulli(scoring.key, keep, kept.shape), kept / keep, 0)
+        kept = jnp.where(bernoulli(scoring.key, keep, kept.shape), kept / keep, 0)
         kept = kept.astype(v.dtype)
     kept = kept.reshape(batch, groups, heads // groups, time, places)
     if time == 1:

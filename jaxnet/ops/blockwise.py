@@ -14,6 +14,7 @@ from jax.tree_util import Partial
 from jaxnet.ops.attention import Placed, Scoring, runs
 from jaxnet.ops.native import attention
 from jaxnet.ops.native.call import native_call
+from jaxnet.ops.native.keep import bernoulli
 from jaxnet.ops.varying import varying
 from jaxnet.services.jax_versions import linear
 
@@ -469,7 +470,7 @@ def _drop(how, key, p, at):
     if key is None:
         return p
     keep = 1 - how.scoring.dropout_rate
-    kept = jax.random.bernoulli(jax.random.fold_in(key, at), keep, p.shape)
+    kept = bernoulli(jax.random.fold_in(key, at), keep, p.shape)
     return jnp.where(kept, p / keep, 0)
 
 
