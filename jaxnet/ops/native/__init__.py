@@ -1,4 +1,4 @@
-"""Convolutions, pools, LSTMs, norms, attention and products of few rows in C, for CPU.
+"""Convolutions, pools, RNNs, norms, attention, dropout and products of few rows in C, for CPU.
 
 They are faster than XLA's forms. Wheels for Linux, macOS and Windows have the library, and
 installing from the sources builds it from kernels.c if there is a C compiler. The first of these

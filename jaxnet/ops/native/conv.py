@@ -41,8 +41,8 @@ def supports(a, b, *, wanted: str, form) -> bool:
         form = _mirrored(form)
     far = [abs(n) for pair in form.padding for n in pair]
     far += [k * d for k, d in zip(form.window, form.dilation, strict=True)]
-    # XLA multiplies matrices as fast, unless it sums over many rows.
-    many = wanted == "w" and b.size >= 64 * b.shape[-1]
+    # XLA multiplies matrices as fast, unless it sums over many rows, of more than a few inputs.
+    many = wanted == "w" and b.size >= 64 * b.shape[-1] and a.shape[-1] >= min(64, b.shape[-1])
     product = form.groups == 1 and math.prod(form.window) == 1 and not many
     return max(far) <= FAR and not product and instructions() is not None
 

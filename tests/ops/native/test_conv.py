@@ -244,6 +244,11 @@ def test_what_the_kernels_leave_to_xla():
     form = form_of((6, 7), (3, 3))
     x, w = jnp.ones((1, 2, 6, 7, 3)), jnp.ones((1, 3, 3, 3, 4))
     assert supports(x, w, wanted="y", form=form)
+    one, pixels = form_of((6, 7), (1, 1)), jnp.ones((1, 2, 6, 7, 4))
+    assert not supports(x, w[:, :1, :1], wanted="y", form=one)  # a product
+    for inputs, batch, there in ((4, 2, True), (3, 2, False), (4, 1, False)):
+        given = jnp.ones((1, batch, 6, 7, inputs)), pixels[:, :batch]
+        assert supports(*given, wanted="w", form=one) == there
     assert not supports(x.astype("bfloat16"), w.astype("bfloat16"), wanted="y", form=form)
     spread = form_of((6, 7), (3, 3), strides=2, input_dilation=2)
     y = jnp.ones((1, 2, *spread.outputs, 4))
