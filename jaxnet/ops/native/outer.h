@@ -46,13 +46,14 @@ static int outer(Work *work, int64_t chunk) {
   int64_t all = divide_up(C, width) * divide_up(D, wide);
   const int64_t sizes[] = {height / width * panel, divide_up(D, wide) * plane, C};
   float *memory[3];
+  float part_sum[14 * 32];
   const float *x, *y;
   if (!allocate(3, sizes, memory)) return 0;
   memset(memory[2], 0, C * sizeof(float));
   float *sums = j->scratch ? j->scratch : j->out;
   sums += (((net * j->parts + part) * j->window + tap) * j->C + c0) * j->block + d0;
   for (int64_t c = 0; c < C; c++) memset(sums + c * j->block, 0, round_up(D, lanes) * sizeof(float));
-  Add a = {.x = &x, .y = &y, .rows = 1, .step_x = width, .step_y = wide, .width = j->block};
+  Add a = {.x = &x, .y = &y, .rows = 1, .step_x = width, .step_y = wide, .width = wide};
   const float *found[2][DEPTH], **pixel = found[0], **next = found[1];
   find_pixels(j, net, tap, first, depth, c0, memory[2], pixel);
   for (int64_t p = first; p < last; p += depth) {
@@ -73,7 +74,14 @@ static int outer(Work *work, int64_t chunk) {
           fetch(next[fetched], 0, 1, C);
           fetch(from + (depth + fetched) * j->D, 0, 1, D);
         }
-        tiles[MIN(width, C - c)](&a, 0, 0, sums + c * j->block + d);
+        /* a sum of few pixels at a time loses fewer digits */
+        int64_t lines = MIN(width, C - c), features = MIN(wide, round_up(D - d, lanes));
+        memset(part_sum, 0, lines * wide * sizeof(float));
+        tiles[lines](&a, 0, 0, part_sum);
+        for (int64_t line = 0; line < lines; line++) {
+          float *to = sums + (c + line) * j->block + d;
+          for (int64_t i = 0; i < features; i++) to[i] += part_sum[line * wide + i];
+        }
       }
     }
     const float **swap = pixel;
