@@ -167,6 +167,23 @@ static void halve(Array *a, int known) {
   a->buffer.data = a->array.data;
 }
 
+/* Makes an array one of float16, of numbers that it holds exactly. */
+static void narrow(Array *a) {
+  Guarded wide = a->array;
+  a->array = guarded(wide.n, (size_t)wide.n * 2);
+  for (long k = 0; k < wide.n; k++) {
+    float drawn = (float)draw(1, 1000) / 1024;
+    uint32_t bits;
+    memcpy(&bits, &drawn, 4);
+    uint16_t half = (uint16_t)((bits >> 13) - (112 << 10));
+    memcpy((char *)a->array.data + 2 * k, &half, 2);
+    a->exact[k] = drawn;
+  }
+  munmap(wide.map, wide.bytes);
+  a->buffer.dtype = XLA_FFI_DataType_F16;
+  a->buffer.data = a->array.data;
+}
+
 static float number(const Array *a, long k) {
   if (a->buffer.dtype == XLA_FFI_DataType_F32) return a->array.data[k];
   float wide = 0;
@@ -462,8 +479,8 @@ static int rnn_case(long one) {
 static int gemv_case(long one) {
   Numbers numbers = (Numbers)draw(F32, INT4);
   int transposed = (int)draw(0, 1), s4 = (int)draw(0, 1), fields = 1 << numbers;
-  int64_t rows = draw(1, 4), inputs = PICK(1, 2, 3, 7, 8, 16, 33, 64, 100, 129, 200, 256, 500);
-  int64_t outputs = PICK(1, 2, 3, 5, 8, 15, 16, 17, 31, 40, 64, 70, 130, 200, 300);
+  int64_t rows = draw(1, 9), inputs = PICK(1, 2, 3, 7, 8, 16, 33, 64, 100, 129, 200, 256, 500);
+  int64_t outputs = PICK(1, 2, 3, 5, 8, 15, 16, 17, 31, 40, 64, 70, 130, 200, 300, 4100);
   int64_t size = PICK(8, 16, 32, 64, 1000), groups = numbers < INT8 ? 1 : (inputs + size - 1) / size;
   if (groups == 1) size = inputs;
   int64_t wide[] = {transposed ? outputs : inputs, transposed ? inputs : outputs};
@@ -477,6 +494,7 @@ static int gemv_case(long one) {
   make(&x, 2, in, 1);
   make(&y, 2, out, 0);
   make(&scale, 2, grid, 1);
+  if (draw(0, 1)) narrow(&scale);
   Guarded w = guarded(0, bytes);
   const XLA_FFI_DataType types[] = {
     XLA_FFI_DataType_F32, XLA_FFI_DataType_BF16, XLA_FFI_DataType_S8,

@@ -1,8 +1,13 @@
-/* y = x @ w for one to four rows of x, as in a step of decoding, as handlers of XLA's foreign
- * function interface. w (inputs, outputs) holds float32, bfloat16, int8, or two int4 per byte: the
- * number with the even place in the low bits, as in XLA's own arrays of int4. Integers have scales
- * (groups, outputs), one group for some neighboring inputs. The transposed product reads w (outputs,
- * inputs) and scales (outputs, groups). */
+/* y = x @ w for few rows of x, as in a step of decoding, as handlers of XLA's foreign function
+ * interface. w (inputs, outputs) holds float32, bfloat16, int8, or two int4 per byte: the number with
+ * the even place in the low bits, as in XLA's own arrays of int4. Integers have scales (groups,
+ * outputs) of float32 or float16, one group for some neighboring inputs. The transposed product reads
+ * w (outputs, inputs) and scales (outputs, groups).
+ *
+ * The numbers of w become floats, four rows of x at a time. With 4 bits in groups of 32, or of whole
+ * 32s, that would take longer than to read them, so x becomes integers instead: each 32 neighbors are
+ * rounded to 2**21 steps up to their largest one, about as finely as floats round their sum, and
+ * multiplied as three digits of 7 bits; see nibbles_tiles.h. NaN or infinity among them gives NaN. */
 
 typedef struct {
   Work work;
@@ -36,6 +41,97 @@ static void pack_x(const Gemv *s, int fields, int lanes) {
     }
 }
 
+/* Up to four rows; returns 0 without memory. */
+static int multiply_floats(XLA_FFI_CallFrame *f, const Kernels *kernels, Gemv s) {
+  int fields = 1 << s.numbers;
+  int64_t wide = s.transposed ? s.inputs : s.outputs, unit = 16 * fields;
+  int64_t padded = (wide + unit - 1) / unit * unit;
+  int64_t parts = s.transposed ? MIN(64, (s.outputs + 15) / 16) : MAX(1, MIN(16, s.inputs / 48));
+  Product *p = zeros(1, sizeof(Product));
+  float *sums = new_vectors((s.transposed ? 5 : 2 * parts * s.rows) * padded * 4);
+  if (p) {
+    *p = (Product){
+      .work = {.holders = 1, .chunks = parts, .run = run_gemv, .close = free_gemv},
+      .kernels = kernels, .s = s,
+    };
+    p->s.parts = parts, p->s.padded = padded, p->s.sums = sums;
+    p->s.places = (int32_t *)(sums + 4 * padded);
+  }
+  if (p && sums && s.transposed) pack_x(&p->s, fields, kernels->lanes);
+  int ok = p && sums && run_chunks(&p->work, f, threads_of(f));
+  for (int64_t row = 0; ok && !s.transposed && row < s.rows; row++) { /* in order, for any threads */
+    float *y = s.y + row * s.outputs, *from = sums + row * padded;
+    memcpy(y, from, s.outputs * sizeof(float));
+    for (int64_t part = 1; part < parts; part++)
+      for (int64_t o = 0; o < s.outputs; o++) y[o] += from[2 * part * s.rows * padded + o];
+  }
+  if (p) release(&p->work);
+  else free_vectors(sums);
+  return ok;
+}
+
+typedef struct {
+  Work work;
+  const Dots *dots;
+  Nibbles s;
+} Whole;
+
+static int run_nibbles(Work *work, int64_t chunk) {
+  const Whole *p = (const Whole *)work;
+  (p->s.transposed ? p->dots->columns : p->dots->lines)(&p->s, chunk);
+  return 1;
+}
+
+static void free_nibbles(Work *work) {
+  free_vectors(((Whole *)work)->s.sums);
+  free(work);
+}
+
+/* Any number of rows, of integers; returns 0 without memory. */
+static int multiply_nibbles(XLA_FFI_CallFrame *f, const Dots *dots, const Gemv *g) {
+  int64_t unit = 8 * dots->lanes, inputs = g->inputs, outputs = g->outputs, rows = g->rows;
+  int64_t groups = (inputs + 31) / 32, vectors = (inputs + unit - 1) / unit;
+  int64_t padded = (outputs + unit - 1) / unit * unit, strips = 1, parts;
+  if (g->transposed) parts = MIN(64, (outputs + 15) / 16);
+  else strips = MAX(1, outputs / 2048), parts = MAX(1, MIN(groups, 8 / strips));
+  int64_t each = rows * (g->transposed ? vectors * dots->lanes : groups);
+  int64_t digits = rows * (g->transposed ? vectors * unit : groups * 32) * DIGITS;
+  int64_t sums = g->transposed ? 0 : parts * rows * padded, places = vectors * dots->lanes;
+  Whole *p = zeros(1, sizeof(Whole));
+  char *memory = new_vectors(((sums + 2 * each + places) * 4 + digits + 127) / 64 * 64);
+  if (p) {
+    float *largest = (float *)memory + sums;
+    *p = (Whole){
+      .work = {.holders = 1, .chunks = parts * strips, .run = run_nibbles, .close = free_nibbles},
+      .dots = dots,
+      .s = {
+        .transposed = g->transposed, .half = g->half, .rows = rows, .inputs = inputs,
+        .outputs = outputs, .group = g->group, .groups = groups, .line = g->line, .padded = padded,
+        .parts = parts, .strips = strips, .x = g->x, .scale = g->scale,
+        .w = (const uint8_t *)g->w, .sums = (float *)memory, .largest = largest,
+        .less = (int32_t *)(largest + each), .places = (int32_t *)(largest + 2 * each),
+        .digits = (int8_t *)(largest + 2 * each + places), .y = g->y,
+      },
+    };
+  }
+  if (p && memory) {
+    memset(p->s.largest, 0, (2 * each + places) * 4 + digits); /* also what fills the vectors */
+    for (int64_t i = 0; g->transposed && i < places; i++)
+      p->s.places[i] = (int32_t)(MIN(8 * i, inputs - 1) / g->group);
+    dots->digits(&p->s);
+  }
+  int ok = p && memory && run_chunks(&p->work, f, threads_of(f));
+  for (int64_t row = 0; ok && !g->transposed && row < rows; row++) { /* in order, for any threads */
+    float *y = g->y + row * outputs, *from = p->s.sums + row * padded;
+    memcpy(y, from, outputs * sizeof(float));
+    for (int64_t part = 1; part < parts; part++)
+      for (int64_t o = 0; o < outputs; o++) y[o] += from[part * rows * padded + o];
+  }
+  if (p) release(&p->work);
+  else free_vectors(memory);
+  return ok;
+}
+
 static XLA_FFI_Error *gemv(XLA_FFI_CallFrame *f, int transposed) {
   if (no_run(f)) return NULL;
   REQUIRE((f->args.size == 2 || f->args.size == 3) && f->rets.size == 1);
@@ -44,7 +140,7 @@ static XLA_FFI_Error *gemv(XLA_FFI_CallFrame *f, int transposed) {
   const XLA_FFI_DataType F = XLA_FFI_DataType_F32, dtype = w->dtype;
   REQUIRE(x->dtype == F && x->rank == 2 && w->rank == 2 && out->dtype == F && out->rank == 2);
   int64_t rows = x->dims[0], inputs = x->dims[1], outputs = out->dims[1];
-  REQUIRE(out->dims[0] == rows && rows <= 4);
+  REQUIRE(out->dims[0] == rows);
   int packed = dtype == XLA_FFI_DataType_U8;
   int64_t wide[] = {transposed ? outputs : inputs, transposed ? inputs : outputs};
   REQUIRE(w->dims[0] == wide[0] && w->dims[1] == (packed ? (wide[1] + 1) / 2 : wide[1]));
@@ -58,7 +154,8 @@ static XLA_FFI_Error *gemv(XLA_FFI_CallFrame *f, int transposed) {
   int fields = 1 << numbers;
   int64_t group = MAX(inputs, 1);
   if (scale) {
-    REQUIRE(scale->dtype == F && scale->rank == 2 && scale->dims[!transposed] == outputs);
+    REQUIRE(scale->dtype == F || scale->dtype == XLA_FFI_DataType_F16);
+    REQUIRE(scale->rank == 2 && scale->dims[!transposed] == outputs);
     int64_t groups = scale->dims[transposed];
     REQUIRE(groups > 0);
     group = MAX((inputs + groups - 1) / groups, 1);
@@ -71,31 +168,18 @@ static XLA_FFI_Error *gemv(XLA_FFI_CallFrame *f, int transposed) {
     memset(out->data, 0, rows * outputs * sizeof(float));
     return NULL;
   }
-  int64_t unit = 16 * fields, padded = (wide[1] + unit - 1) / unit * unit;
-  int64_t parts = transposed ? MIN(64, (outputs + 15) / 16) : MAX(1, MIN(16, inputs / 48));
-  Product *p = zeros(1, sizeof(Product));
-  float *sums = new_vectors((transposed ? 5 : 2 * parts * rows) * padded * 4);
-  if (p)
-    *p = (Product){
-      .work = {.holders = 1, .chunks = parts, .run = run_gemv, .close = free_gemv},
-      .kernels = kernels,
-      .s = {
-        .numbers = numbers, .transposed = transposed, .rows = rows, .inputs = inputs,
-        .outputs = outputs, .group = group, .parts = parts, .padded = padded,
-        .line = (wide[1] * (32 / fields) + 7) / 8, .x = x->data, .scale = scale ? scale->data : NULL,
-        .w = w->data, .sums = sums, .y = out->data, .places = (int32_t *)(sums + 4 * padded),
-      },
-    };
-  if (p && sums && transposed) pack_x(&p->s, fields, kernels->lanes);
-  int ok = p && sums && run_chunks(&p->work, f, threads_of(f));
-  for (int64_t row = 0; ok && !transposed && row < rows; row++) { /* in order, for any threads */
-    float *y = p->s.y + row * outputs, *from = sums + row * padded;
-    memcpy(y, from, outputs * sizeof(float));
-    for (int64_t part = 1; part < parts; part++)
-      for (int64_t o = 0; o < outputs; o++) y[o] += from[2 * part * rows * padded + o];
+  Gemv s = {
+    .numbers = numbers, .transposed = transposed, .inputs = inputs, .outputs = outputs, .rows = rows,
+    .group = group, .line = (wide[1] * (32 / fields) + 7) / 8, .x = x->data, .w = w->data,
+    .scale = scale ? scale->data : NULL, .half = scale && scale->dtype != F, .y = out->data,
+  };
+  int ok = 1, whole = numbers == INT4 && scale && (group % 32 == 0 || group >= inputs);
+  if (whole) ok = multiply_nibbles(f, dots_of(kernels), &s);
+  for (int64_t row = 0; ok && !whole && row < rows; row += 4) {
+    s.rows = MIN(4, rows - row);
+    ok = multiply_floats(f, kernels, s);
+    s.x += 4 * inputs, s.y += 4 * outputs;
   }
-  if (p) release(&p->work);
-  else free_vectors(sums);
   return ok ? NULL : error(f->api, XLA_FFI_Error_Code_RESOURCE_EXHAUSTED, "jaxnet: no memory");
 }
 

@@ -41,8 +41,10 @@ def few_rows(
 ) -> jax.Array:
     """Return x @ kernel, or x @ kernel.T, for a kernel of integers times their scales, or floats.
 
-    The kernels in C run for one to four rows, of integers for up to eight, four at a time. Then
-    only the kernel's own bytes are read.
+    The kernels in C run for one to four rows, of integers for up to eight. Then only the kernel's
+    own bytes are read. With 4 bits in groups of 32, or of whole 32s, each 32 neighbors of x are
+    rounded to 2**21 steps up to their largest one, as finely as floats round their sum, and
+    multiplied as integers; NaN or infinity among them gives NaN in the whole row.
 
     Args:
       x: Array (rows, inputs).
@@ -76,18 +78,14 @@ def supports(x, kernel, scale=None, *, transposed: bool) -> bool:
       False
     """
     bits = BITS.get(kernel.dtype.name)
-    if bits is None or x.dtype not in (jnp.float32, jnp.bfloat16) or (scale is None) != (bits > 8):
+    known = bits and x.dtype in (jnp.float32, jnp.bfloat16) and (scale is None) == (bits > 8)
+    odd = kernel.dtype.name == "int4" and kernel.shape[-1] % 2
+    if not known or odd or not countable(x, kernel) or x.shape[0] > _most(kernel):
         return False
-    few = countable(x, kernel) and x.shape[0] <= _most(kernel)
-    if not few or (kernel.dtype.name == "int4" and kernel.shape[-1] % 2):
-        return False
-    if scale is not None:
-        groups = scale.shape[transposed]
-        size = -(-x.shape[1] // groups)
-        whole = not transposed or groups == 1 or not size % (32 // bits)
-        if not whole or -(-x.shape[1] // size) != groups:
-            return False
-    return instructions() is not None
+    groups = 1 if scale is None else scale.shape[transposed]
+    size = -(-x.shape[1] // groups)
+    whole = not transposed or groups == 1 or not size % (32 // bits)
+    return whole and -(-x.shape[1] // size) == groups and instructions() is not None
 
 
 def run(x, kernel, scale=None, *, transposed: bool) -> list[jax.Array]:
@@ -101,12 +99,10 @@ def run(x, kernel, scale=None, *, transposed: bool) -> list[jax.Array]:
     """
     outputs = kernel.shape[0] if transposed else (kernel if scale is None else scale).shape[1]
     target = "jaxnet_gemv_transposed" if transposed else "jaxnet_gemv"
-    given = [kernel] if scale is None else [kernel, scale.astype(jnp.float32)]
-    y = []
-    for first in range(0, x.shape[0], MOST_ROWS):
-        some = x[first : first + MOST_ROWS]
-        y += compute(target, [(some.shape[0], outputs)], some.astype(jnp.float32), *given)
-    return [jnp.concatenate(y).astype(x.dtype)]
+    # C reads scales of float16 and float32.
+    scales = [] if scale is None else [scale.astype(jnp.promote_types(scale.dtype, jnp.float16))]
+    (y,) = compute(target, [(x.shape[0], outputs)], x.astype(jnp.float32), kernel, *scales)
+    return [y.astype(x.dtype)]
 
 
 def _in_jax(x, kernel, scale=None, *, transposed):

@@ -14,6 +14,15 @@ INLINE WORDS NAME(words_at)(const char *from, int64_t left) {
   return words;
 }
 
+/* Scales from one place on, of float32 or float16. */
+INLINE VEC NAME(scales)(const void *scale, int half, int64_t at, int64_t left) {
+  if (left >= LANES && half) return HALVES((const uint16_t *)scale + at);
+  if (!half) return NAME(load)((const float *)scale + at, left);
+  uint16_t some[LANES] = {0};
+  if (left > 0) memcpy(some, (const uint16_t *)scale + at, left * sizeof(*some));
+  return HALVES(some);
+}
+
 /* The numbers in a vector of words as floats, a vector for each field. Integers of the lower and of
  * the upper half of each word become the last places of 2**23, less 2**23: times 1, 2**4, 2**8 or
  * 2**12 by their place, which `UNIT_OF` corrects. That takes fewer operations than to widen them,
@@ -68,7 +77,7 @@ INLINE void NAME(add_lines)(const Numbers numbers, const int fields, const int c
 /* Adds the sums of a group, in order and times their scales. Each step mixes the first half of the
  * vectors with the second, number by number. */
 INLINE void NAME(add_group)(const Numbers numbers, const int fields, const Gemv *s,
-                            const float *scale, const float *group, float *sums) {
+                            int64_t scale, const float *group, float *sums) {
   for (int64_t o = 0; o < s->outputs; o += fields * LANES) {
     VEC v[8], next[8];
     UNROLL for (int k = 0; k < fields; k++)
@@ -91,7 +100,7 @@ INLINE void NAME(add_group)(const Numbers numbers, const int fields, const Gemv 
     }
     UNROLL for (int k = 0; k < fields; k++) {
       int64_t at = o + k * LANES;
-      if (scale) v[k] *= NAME(load)(scale + at, s->outputs - at);
+      if (s->scale) v[k] *= NAME(scales)(s->scale, s->half, scale + at, s->outputs - at);
       *(VEC *)(sums + at) += v[k];
     }
   }
@@ -105,7 +114,7 @@ INLINE void NAME(part)(const Numbers numbers, const int fields, const int one, c
   float *sums = s->sums + 2 * part * size, *group = sums + size;
   memset(sums, 0, size * sizeof(float));
   for (; i < last; i = next) {
-    const float *scale = s->scale ? s->scale + i / s->group * s->outputs : NULL;
+    int64_t scale = i / s->group * s->outputs;
     next = MIN(last, (i / s->group + 1) * s->group);
     memset(group, 0, size * sizeof(float));
     for (; next - i >= 8; i += 8) NAME(add_lines)(numbers, fields, 8, one, s, i, group);
@@ -133,7 +142,8 @@ INLINE void NAME(dots)(const Numbers numbers, const int fields, const int rows, 
       if (groups > 1) {
         NAME(ints) place = *(const NAME(ints) *)places;
         int64_t first = (o + r) * groups + places[0];
-        scale = PERMUTE(NAME(load)(s->scale + first, s->outputs * groups - first), place - places[0]);
+        scale = NAME(scales)(s->scale, s->half, first, s->outputs * groups - first);
+        scale = PERMUTE(scale, place - places[0]);
       }
       UNROLL for (int row = 0; row < rows; row++) {
         VEC sum = x[row * s->padded / LANES] * some[0];
@@ -147,7 +157,8 @@ INLINE void NAME(dots)(const Numbers numbers, const int fields, const int rows, 
     for (int row = 0; row < MIN(rows, s->rows); row++) {
       float sum = 0;
       for (int l = 0; l < LANES; l++) sum += total[r][row][l];
-      s->y[row * s->outputs + o + r] = s->scale && groups == 1 ? sum * s->scale[o + r] : sum;
+      if (s->scale && groups == 1) sum *= NAME(scales)(s->scale, s->half, o + r, s->outputs - o - r)[0];
+      s->y[row * s->outputs + o + r] = sum;
     }
 }
 

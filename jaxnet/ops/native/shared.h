@@ -103,20 +103,44 @@ static Taps taps_of(const Pool *p, int axis, int64_t result) {
   return (Taps){start, first, MAX(first, MIN(last, p->window[axis]))};
 }
 
-/* A product of one to four rows x (rows, inputs) with w; see gemv.h. */
+/* A product of rows x (rows, inputs), one to four of them, with w; see gemv.h. */
 typedef enum { F32, BF16, INT8, INT4 } Numbers; /* of which a word of 32 bits holds 1, 2, 4 or 8 */
 typedef struct {
   Numbers numbers;
-  int transposed;
+  int transposed, half; /* whether scales are float16 */
   int64_t rows, inputs, outputs;
   int64_t group;        /* neighboring inputs that share a scale */
   int64_t parts;        /* of the inputs, or transposed of the outputs */
   int64_t line, padded; /* bytes of a line of w, and its numbers in whole vectors of words */
-  const float *x, *scale; /* scale may be NULL */
+  const float *x;
+  const void *scale; /* or NULL */
   const char *w;
   float *sums, *y; /* of each part its sums and those of a group; transposed, x for vectors of w */
   int32_t *places; /* transposed, the group of each word of a line */
 } Gemv;
+
+/* A product of rows x, as integers, with two numbers of 4 bits per byte; see nibbles_tiles.h. */
+#define DIGITS 3
+#define STEPS 2080768.0f /* 127 * 2**14 */
+typedef struct {
+  int transposed, half;
+  int64_t rows, inputs, outputs, group, line;
+  int64_t groups;               /* of 32 inputs */
+  int64_t parts, strips, padded; /* of the inputs, or transposed of the outputs; of the outputs */
+  const float *x;
+  const void *scale;
+  const uint8_t *w;
+  int8_t *digits;
+  float *largest, *sums, *y; /* of each 32 numbers of x */
+  int32_t *less, *places;    /* what the 8 in each number adds; transposed, the group of each word */
+} Nibbles;
+typedef struct {
+  int lanes;
+  void (*digits)(const Nibbles *);
+  void (*lines)(const Nibbles *, int64_t chunk);
+  void (*columns)(const Nibbles *, int64_t chunk);
+} Dots;
+
 /* The places that each query of a panel sees, first <= place < last. All are in [low, high), and
  * every query sees all of [all_low, all_high). */
 typedef struct {
@@ -203,7 +227,24 @@ typedef struct {
   _mm512_mask_storeu_ps(to, (__mmask16)((1u << (left)) - 1), (__m512)(value))
 #define PERMUTE(x, places) (VEC) _mm512_permutexvar_ps((__m512i)(places), (__m512)(x))
 #define MAXIMUM(a, b) _mm512_max_ps((__m512)(a), (__m512)(b))
+#define HALVES(from) (VEC) _mm512_cvtph_ps(_mm256_loadu_si256((const void *)(from)))
 #include "tiles.h"
+#ifdef __clang__
+#pragma clang attribute pop
+#pragma clang attribute push(__attribute__((target("avx512f,avx512bw,avx512vnni"))), apply_to = function)
+#else
+#pragma GCC target("avx512bw,avx512vnni")
+#endif
+#define DOT(sum, w, x) (INTS) _mm512_dpbusd_epi32((__m512i)(sum), (__m512i)(w), (__m512i)(x))
+#define END(sum) sum
+#define PAIR_LOW(bits, a, b) (WORDS) _mm512_unpacklo_epi##bits((__m512i)(a), (__m512i)(b))
+#define PAIR_HIGH(bits, a, b) (WORDS) _mm512_unpackhi_epi##bits((__m512i)(a), (__m512i)(b))
+#include "nibbles_tiles.h"
+#undef DOT
+#undef END
+#undef PAIR_LOW
+#undef PAIR_HIGH
+#undef HALVES
 #undef LANES
 #undef MOST
 #undef NAME
@@ -213,11 +254,11 @@ typedef struct {
 #undef MAXIMUM
 #ifdef __clang__
 #pragma clang attribute pop
-#pragma clang attribute push(__attribute__((target("avx2,fma"))), apply_to = function)
+#pragma clang attribute push(__attribute__((target("avx2,fma,f16c"))), apply_to = function)
 #else
 #pragma GCC pop_options
 #pragma GCC push_options
-#pragma GCC target("avx2,fma")
+#pragma GCC target("avx2,fma,f16c")
 #endif
 #define LANES 8
 #define MOST 12
@@ -228,7 +269,19 @@ typedef struct {
 #define STORE_FIRST(to, value, left) _mm256_maskstore_ps(to, FIRST(left), (__m256)(value))
 #define PERMUTE(x, places) (VEC) _mm256_permutevar8x32_ps((__m256)(x), (__m256i)(places))
 #define MAXIMUM(a, b) _mm256_max_ps((__m256)(a), (__m256)(b))
+#define HALVES(from) (VEC) _mm256_cvtph_ps(_mm_loadu_si128((const void *)(from)))
+#define DOT(sum, w, x) \
+  (INTS) _mm256_add_epi16((__m256i)(sum), _mm256_maddubs_epi16((__m256i)(w), (__m256i)(x)))
+#define END(sum) _mm256_madd_epi16((__m256i)(sum), _mm256_set1_epi16(1))
+#define PAIR_LOW(bits, a, b) (WORDS) _mm256_unpacklo_epi##bits((__m256i)(a), (__m256i)(b))
+#define PAIR_HIGH(bits, a, b) (WORDS) _mm256_unpackhi_epi##bits((__m256i)(a), (__m256i)(b))
 #include "tiles.h"
+#include "nibbles_tiles.h"
+#undef DOT
+#undef END
+#undef PAIR_LOW
+#undef PAIR_HIGH
+#undef HALVES
 #undef LANES
 #undef MOST
 #undef NAME
@@ -244,10 +297,27 @@ typedef struct {
 #endif
 #define PAUSE() __builtin_ia32_pause()
 #elif defined(__aarch64__)
+#include <arm_neon.h>
 #define LANES 4
 #define MOST 28
 #define NAME(name) name##_neon
+#define HALVES(from) (VEC) vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(from)))
+#ifdef __ARM_FEATURE_DOTPROD
+#define DOT(sum, w, x) (INTS) vdotq_s32((int32x4_t)(sum), (int8x16_t)(w), (int8x16_t)(x))
+#define END(sum) sum
+#else
+#define DOT(sum, w, x)                                                                     \
+  (INTS) vaddq_s16((int16x8_t)(sum),                                                       \
+                   vpaddq_s16(vmull_s8(vget_low_s8((int8x16_t)(w)), vget_low_s8((int8x16_t)(x))), \
+                              vmull_high_s8((int8x16_t)(w), (int8x16_t)(x))))
+#define END(sum) vpaddlq_s16((int16x8_t)(sum))
+#endif
+#define PAIRS_8(a) (uint8x16_t)(a)
+#define PAIRS_16(a) (uint16x8_t)(a)
+#define PAIR_LOW(bits, a, b) (WORDS) vzip1q_u##bits(PAIRS_##bits(a), PAIRS_##bits(b))
+#define PAIR_HIGH(bits, a, b) (WORDS) vzip2q_u##bits(PAIRS_##bits(a), PAIRS_##bits(b))
 #include "tiles.h"
+#include "nibbles_tiles.h"
 #define PAUSE() __asm__ volatile("yield")
 #else
 #error "no vectors: jaxnet falls back to XLA's convolutions"
@@ -257,7 +327,8 @@ typedef struct {
 /* What processor and system have. Not by __builtin_cpu_supports: it says no in what Zig links. */
 static int find_level(void) {
   uint32_t a, b, c, d, kept;
-  if (!__get_cpuid(1, &a, &b, &c, &d) || !(c & bit_OSXSAVE) || !(c & bit_FMA)) return 0;
+  const uint32_t needed = bit_OSXSAVE | bit_FMA | bit_F16C;
+  if (!__get_cpuid(1, &a, &b, &c, &d) || (c & needed) != needed) return 0;
   __asm__("xgetbv" : "=a"(kept), "=d"(d) : "c"(0)); /* registers that the system saves */
   if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || !(b & bit_AVX2) || (kept & 0x06) != 0x06) return 0;
   return (b & bit_AVX512F) && (kept & 0xe6) == 0xe6 ? 3 : 2;
@@ -281,6 +352,19 @@ static const Kernels *kernels_of(int64_t level) {
   return level > most ? NULL : level == 3 ? &kernels_avx512 : level == 2 ? &kernels_avx2 : NULL;
 #else
   return level == 1 ? &kernels_neon : NULL;
+#endif
+}
+
+/* The loops for integers of 4 bits; AVX-512 without its products of bytes uses AVX2. */
+static const Dots *dots_of(const Kernels *kernels) {
+#if defined(__x86_64__)
+  static atomic_int vnni = -1;
+  uint32_t a, b, c, d;
+  if (vnni < 0)
+    vnni = __get_cpuid_count(7, 0, &a, &b, &c, &d) && (b & bit_AVX512BW) && (c & bit_AVX512VNNI);
+  return kernels->lanes == 16 && vnni ? &dots_of_avx512 : &dots_of_avx2;
+#else
+  return &dots_of_neon;
 #endif
 }
 

@@ -10,6 +10,7 @@ import pytest
 
 import jaxnet as jn
 from jaxnet.ops import recurrence
+from jaxnet.ops.integers import scales_of_values, unpacked
 from jaxnet.ops.native import instructions
 from jaxnet.ops.native.gemv import few_rows, supports
 from jaxnet.ops.native.keep import bernoulli
@@ -70,6 +71,28 @@ def test_values(form, transposed):
         np.testing.assert_allclose(found, expected, rtol=0, atol=3e-6 * abs(expected).max())
         twin = few_rows(jnp.tile(x, (9, 1)), *given, transposed=transposed)[:rows]
         np.testing.assert_allclose(twin, expected, rtol=0, atol=3e-6 * abs(expected).max())
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+def test_four_bits_multiply_x_as_integers_that_fit_its_size(transposed):
+    """Row by row: zeros, small and large numbers, NaN and infinity; with scales in float16."""
+    shape = (130, 95) if transposed else (95, 130)
+    (kernel, scale), _ = stored("uint8", shape, 32, transposed)
+    x = np.random.default_rng(1).normal(size=(5, 95)).astype(np.float32)
+    x[:3] *= np.float32([[0], [1e-32], [1e30]])
+    x[3, 40], x[4, 2] = np.nan, np.inf
+    scale = scale.astype(jnp.float16)
+    numbers = np.asarray(unpacked(kernel, shape[1])) * np.asarray(
+        scales_of_values(scale.astype(jnp.float32), shape), np.float64
+    )
+    expected = x[:3].astype(np.float64) @ (numbers.T if transposed else numbers)
+    found = in_c(jnp.asarray(x), kernel, scale, transposed=transposed)
+    largest = abs(expected).max(1, keepdims=True)
+    assert (abs(found[:3] - expected) <= 3e-6 * largest).all()
+    assert np.isnan(found[3:]).all()
+    for row in range(3):
+        alone = in_c(jnp.asarray(x[row : row + 1]), kernel, scale, transposed=transposed)
+        np.testing.assert_array_equal(alone[0], found[row])
 
 
 def test_derivatives_and_vmap_are_those_of_jax():
