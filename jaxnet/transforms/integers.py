@@ -258,8 +258,10 @@ class Quantized(Stored):
             return self if self.scale.shape[1] == self.shape[1] else None  # in groups of outputs
         groups, shape = self.scale.shape[:inputs], self.shape
         odd = self.numbers.dtype == jnp.uint8 and shape[-1] % 2
-        in_groups = inputs > 1 and set(groups) != {1}
-        if odd or in_groups or self.scale.shape[inputs:] != shape[inputs:]:
+        # Groups of the last axis are groups of all inputs if they are equal.
+        within = groups[:-1] == shape[: inputs - 1] and shape[inputs - 1] % groups[-1] == 0
+        even = inputs == 1 or set(groups) == {1} or within
+        if odd or not even or self.scale.shape[inputs:] != shape[inputs:]:
             return None
         flat = lambda a: a.reshape(math.prod(a.shape[:inputs]), -1)  # noqa: E731
         return replace(self, numbers=flat(self.numbers), scale=flat(self.scale))
@@ -313,7 +315,8 @@ def _blocks(x: jax.Array, kernel: Quantized, axis: int) -> int:
 
 def _unpacked(kernel: Quantized) -> jax.Array:
     """Return the kernel in floats."""
-    numbers = unpacked(kernel.numbers, kernel.shape[-1]).astype(kernel.scale.dtype)
+    dtype = jnp.promote_types(kernel.dtype, kernel.scale.dtype)  # the scale's may have few digits
+    numbers = unpacked(kernel.numbers, kernel.shape[-1]).astype(dtype)
     return scaled(numbers, kernel.scale).astype(kernel.dtype)
 
 

@@ -8,6 +8,7 @@ import optax
 import pytest
 
 import jaxnet as jn
+from jaxnet.ops.native import instructions
 from jaxnet.services.trees import flat
 from tests.helpers import jit_apply, jit_init
 from tests.transforms.test_adapt import KEY, TOKENS, decoder, drawn, tokens
@@ -130,6 +131,22 @@ def test_a_kernel_is_used_in_both_directions(bits, size, first, rows):
     want, _ = jit_apply(jn.compose(tied), jn.merge(net, params), state, x)
     y, _ = jit_apply(net, params, state, x)
     np.testing.assert_allclose(y, want, 1e-4, 1e-4 * want.std())
+
+
+def test_groups_of_the_last_of_two_inputs_are_those_of_a_matrix():
+    """As in attention's last product, which generation reads as it is stored."""
+    size = (8, 64, 256)
+    layer = jn.compose(
+        lambda m, x: jn.product(x, m.kernel("kernel", jn.initializers.normal(), size), 2)
+    )
+    net, x = jn.quantized(layer, 4), jax.random.normal(KEY, (1, *size[:2]))
+    params, state = jit_init(net, KEY, x)
+    assert params["kernel"]["scale"].shape == (8, 2, 256)
+    program = jax.jit(lambda p, x: net.apply(p, state, x)[0]).lower(params, x).compile()
+    if instructions():
+        assert program.memory_analysis().temp_size_in_bytes < 4 * 8 * 64 * 256  # no floats
+    want, _ = layer.apply(jn.merge(net, params), state, x)
+    np.testing.assert_allclose(program(params, x), want, 1e-4, 1e-4 * want.std())
 
 
 def test_bytes_are_those_of_the_integers():
