@@ -25,6 +25,7 @@ def load(
     *,
     dtype: Any = None,
     put: Callable[[str, jax.Array], jax.Array] | None = None,
+    integers: bool = False,
 ) -> tuple[Layer, Params, State]:
     """Read a published model: the net, its params and its state.
 
@@ -38,6 +39,9 @@ def load(
         "HuggingFaceTB/SmolLM2-135M", whose files `huggingface_hub` downloads or finds in its cache.
       dtype: Dtype of the params, such as jnp.bfloat16; None is float32.
       put: Function of (path, array) that places an array, as in `by_names`.
+      integers: Whether kernels and tables that a .gguf file holds as Q4_0 or Q8_0 stay integers of
+        4 or 8 bits. They take the file's bytes: each 32 have a scale in float16. The net is then
+        like `jn.quantized`, and `jn.merge(net, params)` makes them floats.
 
     Returns:
       (net, params, state). A decoder takes token ids (batch, time); an encoder such as BERT takes
@@ -48,19 +52,23 @@ def load(
       ImportError: If a name is given without huggingface_hub, or a .gguf file without gguf.
       ValueError: If the model_type is unknown, an entry of the configuration is unknown or has a
         value that the net cannot compute, or the weights do not fit the configuration.
+      ValueError: If `integers` is True and the file holds none.
 
     Example:
       >>> net, params, state = load("HuggingFaceTB/SmolLM2-135M")  # doctest: +SKIP
       >>> ids = jnp.array([[504, 3575, 282, 4649, 314]])  # "The capital of France is"
       >>> jn.decoding.generate(net, params, ids, length=2, temperature=0)  # doctest: +SKIP
     """
-    from jaxnet.models.published import FAMILIES, complete
+    from jaxnet.models.published import FAMILIES, complete, with_integers
 
+    check_options("load", integers=integers)
     config, stored = _opened(source)
     found = complete("load", config, FAMILIES)
     family = FAMILIES[found.family]
     how = family.stored(found, stored)
     net, table = family.net(**how.options), family.rows(found, how)
+    if integers:
+        net, table, stored = with_integers(net, family.x, table, stored)
     params, state = by_names(net, stored, family.x, table, leave=how.leave, dtype=dtype, put=put)
     return described(net, found.given), params, state
 

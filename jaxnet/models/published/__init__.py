@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from jaxnet.models.published import decoders, encoders, t5
-from jaxnet.models.published.config import complete
+from jaxnet.models.published.config import complete as complete
+from jaxnet.models.published.integers import with_integers as with_integers
 
 FAMILIES = decoders.FAMILIES | encoders.FAMILIES | t5.FAMILIES
 

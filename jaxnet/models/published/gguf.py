@@ -1,4 +1,4 @@
-"""Models in files of llama.cpp (.gguf), by the package gguf, with weights as floats."""
+"""Models in files of llama.cpp (.gguf), by the package gguf: weights as floats or integers."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -20,6 +20,8 @@ ENTRIES = {
     "attention.layer_norm_rms_epsilon": "rms_norm_eps", "rope.freq_base": "rope_theta",
     "context_length": "max_position_embeddings",
 }  # fmt: skip
+BITS = {"Q8_0": 8, "Q4_0": 4}  # of weights that are integers times the scale of their group
+GROUP = 32
 IGNORED = {"vocab_size", "rope.dimension_count", "attention.value_length"}
 NAMES = {
     "token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head",
@@ -74,7 +76,7 @@ def _read(
         raise ValueError(
             f"load: {path}: the architecture must be one of {', '.join(FAMILIES)}, got {kind!r:.60}"
         )
-    weights = _Tensors(tensors, fields, kind)
+    weights = Tensors(tensors, fields, kind)
     config = {"model_type": FAMILIES[kind], "tie_word_embeddings": "lm_head.weight" not in weights}
     config["vocab_size"] = weights.rows("model.embed_tokens.weight")
     for name, value in fields.items():
@@ -87,8 +89,12 @@ def _read(
     return config, weights
 
 
-class _Tensors(Mapping):
-    """Weights of a file by their names in transformers, each made floats when it is read."""
+class Tensors(Mapping):
+    """Weights of a file by their names in transformers, each made floats when it is read.
+
+    Fields:
+      kinds: Bits of the weights that can be read as integers, by name.
+    """
 
     def __init__(self, tensors: Any, fields: Mapping[str, Any], kind: str):
         self._quants = extra("gguf.quants", "gguf", "load", "published")
@@ -100,6 +106,25 @@ class _Tensors(Mapping):
         self._found = {self._name(tensor.name): tensor for tensor in tensors}
         if len(self._found) < len(tensors):
             raise ValueError("load: two weights of the file have one name")
+        kinds = ((name, BITS.get(tensor.tensor_type.name)) for name, tensor in self._found.items())
+        self.kinds = {name: bits for name, bits in kinds if bits}
+
+    def integers(self, name: str) -> tuple[np.ndarray, np.ndarray]:
+        """Return the integers of weights (outputs, inputs), and the scales of each 32 inputs."""
+        tensor = self._found[name]
+        rows, size = len(tensor.data), 2 + 4 * self.kinds[name]
+        blocks = tensor.data.reshape(rows, -1, size)
+        scale, numbers = blocks[..., :2].copy().view(np.float16), blocks[..., 2:]
+        if self.kinds[name] == 4:  # the first half in the low bits, and 8 more than the integers
+            numbers = np.concatenate([numbers & 15, numbers >> 4], -1) - np.uint8(8)
+        numbers = numbers.view(np.int8).reshape(rows, -1)
+        return self._turned(tensor, numbers), self._turned(tensor, scale[..., 0])
+
+    def _turned(self, tensor: Any, array: np.ndarray) -> np.ndarray:
+        if heads := self._heads.get(tensor.name.split(".")[-2]):
+            pairs = array.reshape(heads, -1, 2, *array.shape[1:])
+            array = pairs.swapaxes(1, 2).reshape(array.shape)
+        return array
 
     def _name(self, theirs: str) -> str:
         found = re.fullmatch(r"(?:blk\.(\d+)\.)?(\w+)\.(\w+)", theirs)
@@ -113,10 +138,7 @@ class _Tensors(Mapping):
     def __getitem__(self, name: str) -> np.ndarray:
         tensor = self._found[name]
         array = self._quants.dequantize(tensor.data, tensor.tensor_type)
-        if heads := self._heads.get(tensor.name.split(".")[-2]):
-            pairs = array.reshape(heads, -1, 2, *array.shape[1:])
-            array = pairs.swapaxes(1, 2).reshape(array.shape)
-        return np.asarray(array, np.float32)
+        return np.asarray(self._turned(tensor, array), np.float32)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._found)

@@ -72,17 +72,34 @@ def test_a_file_is_the_model_that_was_written(kind, how, error, tmp_path):
     assert np.abs(found - wanted).max() < error * np.abs(wanted).max()
 
 
-def test_integers_of_8_bits_are_those_of_the_file(tmp_path):
+@pytest.mark.parametrize("how", ["Q8_0", "Q4_0"])
+def test_integers_are_those_of_the_file(how, tmp_path):
     gguf = pytest.importorskip("gguf")
-    written(tmp_path / "model.gguf", "llama", "Q8_0")
-    net, params, _ = load(tmp_path / "model.gguf")
-    small = jn.quantize(jn.quantized(net, 8, group=32), params, IDS)
+    written(tmp_path / "model.gguf", "llama", how)
+    net, params, state = load(tmp_path / "model.gguf", integers=True)
+    plain, floats, _ = load(tmp_path / "model.gguf")
+    jax.tree.map(np.testing.assert_array_equal, jn.merge(net, params), floats)
+    for ids in (IDS, jnp.tile(IDS, (1, 2))):  # few rows and many
+        found, _ = net.apply(params, state, ids)
+        np.testing.assert_allclose(found, plain.apply(floats, state, ids)[0], rtol=0, atol=1e-4)
     files = {tensor.name: tensor for tensor in gguf.GGUFReader(tmp_path / "model.gguf").tensors}
-    blocks = files["blk.1.ffn_gate.weight"].data.reshape(96, -1, 34)  # a scale, 32 integers
-    found = small["block_1"]["mlp_in"]["kernel"]
-    scales = blocks[..., :2].copy().view(np.float16)[..., 0]
-    np.testing.assert_array_equal(found["int8"], blocks[..., 2:].view(np.int8).reshape(96, 64).T)
-    np.testing.assert_array_equal(found["scale"], scales.T)
+    small, data = params["block_1"]["mlp_in"]["kernel"], files["blk.1.ffn_gate.weight"].data
+    assert sum(leaf.nbytes for leaf in small.values()) == data.nbytes
+    scales = data.reshape(96, 2, -1)[..., :2].copy().view(np.float16)[..., 0]
+    np.testing.assert_array_equal(small["scale"], scales.T)
+    assert isinstance(params["block_1"]["attention"]["out"]["kernel"], jax.Array)  # 16 per head
+    assert shapes(net.init(jax.random.key(0), IDS)[0]) == shapes(params)
+
+
+def shapes(tree):
+    return jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), tree)
+
+
+def test_a_file_without_integers_keeps_none(tmp_path):
+    pytest.importorskip("gguf")
+    written(tmp_path / "model.gguf")
+    with pytest.raises(ValueError, match="integers=True needs a .gguf file with weights of Q4_0"):
+        load(tmp_path / "model.gguf", integers=True)
 
 
 def test_what_is_not_known_is_named(tmp_path):

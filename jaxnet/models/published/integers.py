@@ -1,0 +1,131 @@
+"""Integers of a file of llama.cpp as params of a quantized net, with the file's own scales."""
+
+import math
+import re
+from collections.abc import Callable, Mapping
+from functools import reduce
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import jaxnet as jn
+from jaxnet.core.compose import made
+from jaxnet.models.published.config import Rows
+from jaxnet.models.published.gguf import GROUP, Tensors
+from jaxnet.services.trees import flat
+from jaxnet.transforms.kernels import replaced
+
+
+def with_integers(
+    net: jn.Layer, x: Any, rows: Rows, weights: Mapping[str, Any]
+) -> tuple[jn.Layer, Rows, dict[str, np.ndarray]]:
+    """Return a net with integers, and its rows and weights, for `by_names`.
+
+    Kernels and tables of Q8_0 and Q4_0 stay as they are in the file: integers, and a scale in
+    float16 for each 32 of them. The others become floats, as do those whose 32 span two heads of
+    attention.
+
+    Raises:
+      ValueError: If no weights are integers.
+    """
+    kinds = weights.kinds if isinstance(weights, Tensors) else {}
+    specs = jax.eval_shape(net.init, jax.random.key(0), x)
+    shapes = {path: leaf.shape for tree in specs for path, leaf in flat(tree)}
+    table = {path: row for path in shapes if (row := _row(path, rows))}
+    small: dict[int, list[str]] = {}  # bits -> paths
+    arrays = {name: weights[name] for name in weights if name not in kinds}
+    for bits in (8, 4):
+        paths = [p for p, (name, *_) in table.items() if kinds.get(name) == bits and _is_kernel(p)]
+        if not paths:
+            continue
+        found, _ = jax.eval_shape(_quantized(net, bits, paths).init, jax.random.key(0), x)
+        for path in paths:
+            shape, scales = shapes[path], _at(found, path)["scale"].shape
+            if math.prod(scales) * GROUP != math.prod(shape):
+                continue
+            small.setdefault(bits, []).append(path)
+            name, *changes = table.pop(path)
+            numbers, scale = f"{name}.numbers", f"{name}.scale"
+            arrays[numbers], arrays[scale] = weights.integers(name)
+            axis = next(a for a, count in enumerate(scales) if count != shape[a])
+            key = next(key for key in _at(found, path) if key != "scale")
+            pack = [_packed] if key == "int4" else []
+            table[f"{path}/{key}"] = (numbers, *changes, *pack)
+            table[f"{path}/scale"] = (scale, _spread, *changes, _every(axis))
+    if not small:
+        raise ValueError("load: integers=True needs a .gguf file with weights of Q4_0 or Q8_0")
+    floats = {name for name, *_ in table.values() if name in kinds}
+    return _mixed(net, small), table, arrays | {name: weights[name] for name in floats}
+
+
+def _mixed(net: jn.Layer, small: Mapping[int, list[str]]) -> jn.Layer:
+    """Return a quantized net whose kernels have different bits, computed in float32."""
+    made_by = {bits: _quantized(net, bits, paths) for bits, paths in small.items()}
+    one = next(iter(made_by.values()))
+
+    def init(run, key, x):
+        params, state = run.init(key, x)
+        new = {}
+        for bits, layer in made_by.items():
+            whole = jn.quantize(layer, params, x)
+            new |= {path: _at(whole, path) for path in small[bits]}
+        new = {path: _scaled_by(entry, jnp.float16) for path, entry in new.items()}
+        return replaced(params, new), state
+
+    def join(params):
+        paths = [path for some in small.values() for path in some]
+        wide = {path: _scaled_by(_at(params, path), jnp.float32) for path in paths}
+        return one.inside.join(replaced(params, wide))
+
+    inside = one.inside._replace(init=init, join=join, options=None)
+    return jn.cast(made(one.name, one.kind, inside), jnp.float32)
+
+
+def _scaled_by(entry: Mapping[str, Any], dtype: Any) -> dict[str, Any]:
+    return {**entry, "scale": entry["scale"].astype(dtype)}
+
+
+def _quantized(net: jn.Layer, bits: int, paths: list[str]) -> jn.Layer:
+    return jn.quantized(net, bits, where=f"({'|'.join(paths)})", group=GROUP)
+
+
+def _is_kernel(path: str) -> bool:
+    return path.endswith(("/kernel", "/embedding"))
+
+
+def _at(tree: Any, path: str) -> Any:
+    return reduce(lambda entry, name: entry[name], path.split("/"), tree)
+
+
+def _row(path: str, rows: Rows) -> tuple | None:
+    """Return the row of an entry, (name, *functions) with the number of its layer."""
+    for pattern, source in sorted(rows.items(), key=lambda row: "{i}" in row[0]):
+        found = re.fullmatch(re.escape(pattern).replace(r"\{i\}", r"(\d+)", 1), path)
+        if found:
+            name, *changes = (source,) if isinstance(source, str) else source
+            return (name.replace("{i}", *found.groups()) if found.groups() else name, *changes)
+    return None
+
+
+def _packed(numbers: np.ndarray) -> np.ndarray:
+    """Return bytes of two numbers each."""
+    low = (numbers & 15).astype(np.uint8)
+    return low[..., ::2] | low[..., 1::2] << 4
+
+
+def _spread(scale: np.ndarray) -> np.ndarray:
+    return np.repeat(scale, GROUP, -1)
+
+
+def _every(axis: int) -> Callable[[np.ndarray], np.ndarray]:
+    """Return a function that takes one of each 32 equal scales along an axis."""
+
+    def take(scales):
+        kept = scales[(slice(None),) * axis + (slice(None, None, GROUP),)]
+        if not np.array_equal(np.repeat(kept, GROUP, axis), scales):
+            raise ValueError(f"the scales of 32 neighbors along axis {axis} differ")
+        return kept
+
+    return take
