@@ -30,7 +30,10 @@ def with_integers(
     Raises:
       ValueError: If no weights are integers.
     """
-    kinds = weights.kinds if isinstance(weights, Tensors) else {}
+    missing = ValueError("load: integers=True needs a .gguf file with weights of Q4_0 or Q8_0")
+    if not isinstance(weights, Tensors):
+        raise missing
+    kinds = weights.kinds
     specs = jax.eval_shape(net.init, jax.random.key(0), x)
     shapes = {path: leaf.shape for tree in specs for path, leaf in flat(tree)}
     table = {path: row for path in shapes if (row := _row(path, rows))}
@@ -55,7 +58,7 @@ def with_integers(
             table[f"{path}/{key}"] = (numbers, *changes, *pack)
             table[f"{path}/scale"] = (scale, _spread, *changes, _every(axis))
     if not small:
-        raise ValueError("load: integers=True needs a .gguf file with weights of Q4_0 or Q8_0")
+        raise missing
     floats = {name for name, *_ in table.values() if name in kinds}
     return _mixed(net, small), table, arrays | {name: weights[name] for name in floats}
 
@@ -105,7 +108,7 @@ def _row(path: str, rows: Rows) -> tuple | None:
         found = re.fullmatch(re.escape(pattern).replace(r"\{i\}", r"(\d+)", 1), path)
         if found:
             name, *changes = (source,) if isinstance(source, str) else source
-            return (name.replace("{i}", *found.groups()) if found.groups() else name, *changes)
+            return (name.replace("{i}", found[1]) if found.groups() else name, *changes)
     return None
 
 

@@ -77,7 +77,7 @@ def supports(x, kernel, scale=None, *, transposed: bool) -> bool:
       >>> supports(jnp.ones((5, 3)), jnp.ones((3, 2)), transposed=False)  # many rows
       False
     """
-    bits = BITS.get(kernel.dtype.name)
+    bits = BITS.get(kernel.dtype.name, 0)
     known = bits and x.dtype in (jnp.float32, jnp.bfloat16) and (scale is None) == (bits > 8)
     odd = kernel.dtype.name == "int4" and kernel.shape[-1] % 2
     if not known or odd or not countable(x, kernel) or x.shape[0] > _most(kernel):
