@@ -10,7 +10,7 @@
 #define WORDS NAME(words)
 
 /* A vector of bytes, also beyond a line, which is not used then; zeros beyond the end of w. */
-INLINE WORDS NAME(bytes)(const uint8_t *from, const uint8_t *end) {
+INLINE WORDS NAME(until)(const uint8_t *from, const uint8_t *end) {
   if (end - from >= 4 * LANES) return *(const WORDS *)from;
   WORDS words = {0};
   if (end > from) memcpy(&words, from, end - from);
@@ -82,8 +82,8 @@ INLINE VEC NAME(whole)(const INTS *sums, INTS less) {
 /* Half of the columns of four lines, times four numbers of each row of x. */
 INLINE void NAME(quad)(const int rows, const int half, const uint8_t *w, const int64_t *lines,
                        const uint8_t *end, const int32_t *const *x, INTS (*sums)[4][DIGITS]) {
-  const WORDS a = NAME(bytes)(w, end), b = NAME(bytes)(w + lines[0], end);
-  const WORDS c = NAME(bytes)(w + lines[1], end), d = NAME(bytes)(w + lines[2], end);
+  const WORDS a = NAME(until)(w, end), b = NAME(until)(w + lines[0], end);
+  const WORDS c = NAME(until)(w + lines[1], end), d = NAME(until)(w + lines[2], end);
   WORDS ab = half ? PAIR_HIGH(8, a, b) : PAIR_LOW(8, a, b), cd = half ? PAIR_HIGH(8, c, d) : PAIR_LOW(8, c, d);
   UNROLL for (int q = 0; q < 2; q++) {
     WORDS four = (q ? PAIR_HIGH(16, ab, cd) : PAIR_LOW(16, ab, cd)) ^ 0x88888888;
@@ -200,7 +200,7 @@ INLINE void NAME(nibble_dots)(const int rows, const int count, const Nibbles *s,
       VEC scale = NAME(scales)(s->scale, s->half, first, s->outputs * scales - first) * (1 / STEPS);
       if (LANES == 4) scale = scale[0] + (VEC){0};
       else scale = PERMUTE(scale, place - place[0]);
-      WORDS four = NAME(bytes)(w + r * s->line + v * 4 * LANES, end) ^ 0x88888888;
+      WORDS four = NAME(until)(w + r * s->line + v * 4 * LANES, end) ^ 0x88888888;
       WORDS low = four & 0x0f0f0f0f, high = four >> 4 & 0x0f0f0f0f;
       UNROLL for (int i = 0; i < rows; i++) {
         int64_t at = (row + i) * vectors + v;
