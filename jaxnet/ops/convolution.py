@@ -16,8 +16,9 @@ closed under transposition, which gives forward mode, reverse mode and their com
 operand has a leading axis e of independent convolutions, usually of size 1, so the primitive is
 also closed under `vmap` over both operands.
 
-On CPU, float32 convolutions of one to three axes run in C, see `jaxnet.ops.native`. All others, and
-platforms on which the library was not built, use the forms for XLA.
+On CPU, convolutions of one to three axes in 32 or 16 bits run in C, see `jaxnet.ops.native`.
+All others, and platforms on which the library was not built, use the forms for XLA. Where C
+multiplies matrices of bfloat16, these are convolutions with a window of one entry, too.
 """
 
 from functools import cache, partial
@@ -27,7 +28,7 @@ import jax
 import jax.numpy as jnp
 from jax.interpreters import ad, batching, mlir, xla
 
-from jaxnet.ops.convolution_lowering import Form, accelerator, cpu
+from jaxnet.ops.convolution_lowering import Form, accelerator, cpu, of_rows
 from jaxnet.ops.native import conv as native
 from jaxnet.ops.native.call import on_one_device
 from jaxnet.ops.varying import varying
@@ -89,6 +90,18 @@ def convolve(
     x, kernel = jnp.asarray(x, dtype), jnp.asarray(kernel, dtype)
     x, kernel = varying((x, kernel), x, kernel)
     return _primitive().bind(x[None], kernel[None], wanted="y", form=form)[0]
+
+
+def multiply(x: jax.Array, kernel: jax.Array, *, transposed: bool = False) -> jax.Array:
+    """Return x @ kernel, or x @ kernel.T, as a convolution along the rows.
+
+    Example:
+      >>> multiply(jnp.ones((2, 3)), jnp.ones((7, 3)), transposed=True).shape
+      (2, 7)
+    """
+    wanted, operands = ("x", (kernel, x)) if transposed else ("y", (x, kernel))
+    operands = varying([a[None, None] for a in operands], x, kernel)
+    return _primitive().bind(*operands, wanted=wanted, form=of_rows(x.shape[:1]))[0, 0]
 
 
 # The primitive. Its operands are x, w, y in this order, without the wanted one.

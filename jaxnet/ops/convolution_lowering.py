@@ -59,6 +59,19 @@ class Form(NamedTuple):
         return (a[0], *self.window, a[-1] // self.groups, b[-1])
 
 
+def of_rows(rows: tuple[int, ...]) -> Form:
+    """Return the form of a matrix product: a window of one entry, over the rows.
+
+    Args:
+      rows: Number of rows, in a tuple.
+
+    Example:
+      >>> of_rows((7,)).outputs
+      (7,)
+    """
+    return Form((1,), ((0, 0),), (1,), (1,), 1, rows, (1,))
+
+
 def _dilated(sizes, dilation) -> tuple[int, ...]:
     return tuple((n - 1) * d + 1 for n, d in zip(sizes, dilation, strict=True))
 
@@ -67,6 +80,8 @@ def _dilated(sizes, dilation) -> tuple[int, ...]:
 
 
 def _plain(x, w, form):
+    if form == of_rows(form.inputs):
+        return x @ w[0]
     *space, last = range(1, x.ndim)
     image, kernel = (0, last, *space), (last, last - 1, *(i - 1 for i in space))
     numbers = lax.ConvDimensionNumbers(image, kernel, image)

@@ -11,6 +11,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxnet.ops.convolution import multiply
+from jaxnet.ops.native.conv import is_wide
 from jaxnet.ops.native.gemv import few_rows, is_few
 from jaxnet.ops.precision import wide
 from jaxnet.services.checks import all_native, at_least, check_options, check_type
@@ -65,6 +67,8 @@ def product(
     if is_few(flat, matrix):
         dtype = jnp.result_type(flat, matrix)  # as the product of many rows has
         y = few_rows(flat.astype(dtype), matrix, transposed=transposed)
+    elif is_wide(flat, matrix):
+        y = multiply(flat, matrix, transposed=transposed)
     else:
         y = flat @ (matrix.T if transposed else matrix)
     return y.reshape(*before, *outputs)

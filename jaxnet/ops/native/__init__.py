@@ -1,12 +1,12 @@
-"""Convolutions, pools, RNNs, norms, attention, dropout and products of few rows in C, for CPU.
+"""Convolutions, pools, RNNs, norms, attention, dropout and some matrix products in C, for CPU.
 
 They are faster than XLA's forms. Wheels for Linux, macOS and Windows have the library, and
 installing from the sources builds it from kernels.c if there is a C compiler. The first of these
 operations that is compiled loads it. Operations that it does not support run in XLA's form, and so
 do all operations if there is no library. Set the environment variable JAXNET_NATIVE to choose: "0"
-turns the library off, "avx2" leaves out AVX-512. JAXNET_WINOGRAD=0, or JAX's precision of matrix
-products "highest", leaves out Winograd's convolutions of 3x3, whose errors are up to three times as
-large.
+turns the library off, "avx2" leaves out AVX-512, "avx512" its products of bfloat16.
+JAXNET_WINOGRAD=0, or JAX's precision of matrix products "highest", leaves out Winograd's
+convolutions of 3x3, whose errors are up to three times as large.
 """
 
 import ctypes
@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 LIBRARY = Path(__file__).parent / "kernels.so"
 TARGETS = (
@@ -28,8 +27,8 @@ TARGETS = (
 )  # fmt: skip
 
 # The library's names of the instruction sets.
-LEVELS = {0: None, 1: "NEON", 2: "AVX2", 3: "AVX-512"}
-CHOICES = {"": 3, "1": 3, "avx512": 3, "avx2": 2, "0": 0}
+LEVELS = {0: None, 1: "NEON", 2: "AVX2", 3: "AVX-512", 4: "AVX-512-BF16"}
+CHOICES = {"": 4, "1": 4, "avx512": 3, "avx2": 2, "0": 0}
 
 
 @cache
@@ -42,7 +41,7 @@ def instructions() -> str | None:
       ValueError: If the environment variable JAXNET_NATIVE has any other value.
 
     Example:
-      >>> instructions() in ("AVX-512", "AVX2", "NEON", None)
+      >>> instructions() in ("AVX-512-BF16", "AVX-512", "AVX2", "NEON", None)
       True
     """
     choice = os.environ.get("JAXNET_NATIVE", "").lower()
@@ -76,10 +75,11 @@ def countable(*arrays: Any) -> bool:
 
 
 def compute(
-    target: str, shapes: Sequence, *arrays, aliases: Any = None, of: Any = jnp.float32, **options
-) -> list:
-    """Return the results of a function of the library, arrays of these shapes of one dtype."""
-    results = [jax.ShapeDtypeStruct(shape, of) for shape in shapes]
+    target: str, shapes: Sequence, *arrays: Any, dtype: Any = "float32", aliases: Any = None,
+    **options: Any,
+) -> list:  # fmt: skip
+    """Return the results of a function of the library, arrays of these shapes and this dtype."""
+    results = [jax.ShapeDtypeStruct(shape, dtype) for shape in shapes]
     call = jax.ffi.ffi_call(target, results, input_output_aliases=aliases)
     return list(call(*arrays, **options))
 

@@ -1,10 +1,14 @@
-/* Convolutions of float32 arrays (nets, batch, frames, rows, columns, features) and their two
- * gradients, as a handler of XLA's foreign function interface.
+/* Convolutions of float32 or bfloat16 arrays (nets, batch, frames, rows, columns, features) and their
+ * two gradients, as a handler of XLA's foreign function interface.
  *
  * Results and both operands are those of `jaxnet.ops.convolution`. The value and the gradient of
  * the input are the same sum, over the taps of the kernel and the features of an array that is
  * read. The gradient of the kernel is a sum over the positions. Rows of the array that is read are
- * copied with the zeros around them while they are needed, unless there are none. */
+ * copied with the zeros around them while they are needed, unless there are none.
+ *
+ * bfloat16 are multiplied in words of two, where the processor can, and summed in float32. The words
+ * hold neighbors in the sum: two features of a pixel, or for the gradient of the kernel a feature of
+ * two columns that meet neighbors of y. C and all distances count words. */
 
 
 /* One axis. Position p and tap k of the kernel meet entry (p * step + k * dilation + offset) / gaps
@@ -50,20 +54,29 @@ typedef struct {
   int64_t parts;         /* of the rows */
   int64_t packs;         /* chunks that pack weights, before the others */
   atomic_int finite;     /* the weights are: then zeros need not be multiplied */
+  int half;              /* a, b and the result are bfloat16 */
+  int64_t halves;        /* of them are the features of a pixel of `a` */
+  int64_t alone;         /* columns that only the last, odd column of y meets, in words of their own */
   const float *a, *b;    /* what is read, in rows, and the weights or the gradient of y */
   float *out, *scratch;  /* the result, and packed weights or, unless NULL, a sum per chunk */
 } Job;
 
 static int64_t down(int64_t a, int64_t b) { return a >= 0 ? a / b : -((-a + b - 1) / b); }
 
-static int all_finite(const float *x, int64_t n) {
-  int32_t found = 0;
+/* Whether n floats or, with `half`, words are. */
+static int all_finite(int half, const float *x, int64_t n) {
+  int32_t found = 0, low = half ? 0x7f80 : -1;
   for (int64_t i = 0; i < n; i++) {
     int32_t bits;
     memcpy(&bits, x + i, 4);
-    found |= (bits & 0x7f800000) == 0x7f800000;
+    found |= (bits & 0x7f800000) == 0x7f800000 || (bits & low) == 0x7f80;
   }
   return !found;
+}
+
+/* The place of an array after n numbers. */
+static float *after(int half, const float *array, int64_t n) {
+  return (float *)((char *)array + n * (half ? 2 : 4));
 }
 
 /* Rows of an array (images, frames, height, width, stride), C features of each, from column `low` on. */
@@ -83,10 +96,11 @@ static int open_rows(Rows *r, const Job *j, int64_t net, int64_t group, int64_t 
   r->job = j;
   r->stride = j->source * j->groups;
   r->offset = group * j->source;
-  r->from = j->a + net * j->batch * j->z.in * j->h.in * j->w.in * r->stride + r->offset;
+  if (j->half) r->stride = j->halves;
+  r->from = after(j->half, j->a, net * j->batch * j->z.in * j->h.in * j->w.in * r->stride + r->offset);
   r->frames = frames_at_once(j);
   r->slots = j->direct ? 0 : MIN(needed, j->h.in);
-  r->size = j->columns * j->C;
+  r->size = (j->columns + j->alone) * j->C;
   /* The first row stays zero. */
   r->memory = zeros((r->frames * r->slots + 1) * r->size, sizeof(float));
   r->tags = zeros(r->frames * r->slots, sizeof(int64_t));
@@ -98,12 +112,28 @@ static void close_rows(Rows *r) {
   free(r->tags);
 }
 
+/* Columns of a row from `first` on, with zeros outside, as words with those `step` columns later or, if
+ * that is 0, with zeros. */
+static void pair_columns(const Job *j, const uint16_t *from, int64_t first, int64_t count, int64_t step,
+                         float *to) {
+  int64_t in = j->w.in, C = j->C, low = MIN(0, in - step), high = MAX(0, in - step);
+  int64_t ends[] = {-step, low, high, in, first + count};
+  for (int64_t i = 0, c = first, last = first + count; i < 5; i++) {
+    int64_t end = MIN(MAX(ends[i], c), last), size = (end - c) * C;
+    int inside = c >= 0 && c < in, followed = step && c + step >= 0 && c + step < in;
+    if (size)
+      j->kernels->pair(inside ? from + c * C : NULL, followed ? from + (c + step) * C : NULL, size, size,
+                       to + (c - first) * C);
+    c = end;
+  }
+}
+
 /* Row h of a frame of an image, copied unless it is still there; zeros for one outside. */
 static const float *row_of(Rows *r, int64_t image, int64_t frame, int64_t h) {
   const Job *j = r->job;
   if (frame < 0 || h < 0) return r->memory;
   int64_t row = (image * j->z.in + frame) * j->h.in + h;
-  const float *from = r->from + row * j->w.in * r->stride;
+  const float *from = after(j->half, r->from, row * j->w.in * r->stride);
   if (j->direct) return from;
   int64_t slot = frame % r->frames * r->slots + h % r->slots;
   float *to = r->memory + (slot + 1) * r->size;
@@ -111,7 +141,16 @@ static const float *row_of(Rows *r, int64_t image, int64_t frame, int64_t h) {
   r->tags[slot] = row + 1;
   int64_t first = MAX(j->low, 0), last = MIN(j->low + j->columns, j->w.in);
   float *put = to + (first - j->low) * j->C;
-  if (j->spread)
+  if (j->half && j->kind == KERNEL) {
+    int64_t last_y = (j->w.out - 1) * j->w.step + j->w.offset;
+    pair_columns(j, (const uint16_t *)from, j->low, j->columns, j->w.step, to);
+    pair_columns(j, (const uint16_t *)from, last_y, j->alone, 0, to + j->columns * j->C);
+  } else if (j->half && j->halves == 1)
+    j->kernels->pair((const uint16_t *)from + first, NULL, last - first, last - first, put);
+  else if (j->half && j->halves % 2)
+    for (int64_t c = first; c < last; c++, put += j->C)
+      memcpy(put, after(1, from, c * j->halves), j->halves * 2);
+  else if (j->spread)
     for (int64_t c = first; c < last; c++, put += j->C)
       j->kernels->spread(j->spread, from + c * r->stride, (j->w.in - c) * r->stride - r->offset, put);
   else if (j->groups == 1) {
@@ -146,6 +185,7 @@ static int sums(Job *j, int64_t net, int64_t group, int64_t first, int64_t last)
   Sum s = {
     .x = x, .w = y, .tap_x = j->tap_x, .pixel = every * C, .result = j->period * stride,
   };
+  SumTile *const(*sum)[29] = j->half ? j->kernels->sum_half : j->kernels->sum;
   int ok = open_rows(&rows, j, net, group, needed) && x;
   for (int64_t block = first; ok && block < last;) {
     int64_t plane = block / h->out, top = block % h->out, image = plane / z->out;
@@ -155,7 +195,7 @@ static int sums(Job *j, int64_t net, int64_t group, int64_t first, int64_t last)
       int64_t width = vectors * lanes, feature = j->each ? d : 0;
       for (int64_t p = top; p < end; p++) {
         int64_t row = ((net * j->planes + plane) * h->out + p) * w->out;
-        float *result = j->out + row * stride + group * D + d;
+        float *result = after(j->half, j->out, row * stride + group * D + d);
         s.rows = 0;
         for (int64_t k = 0; k < lines; k++) {
           int64_t frame = meet(z, plane % z->out, k / h->window), at = meet(h, p, k % h->window);
@@ -170,12 +210,11 @@ static int sums(Job *j, int64_t net, int64_t group, int64_t first, int64_t last)
           s.run = j->merged ? c->taps * j->depth : j->depth;
           s.tap_w = j->tap * j->depth * width;
           int tile = c->tile[vectors - 1];
-          SumTile *run =
-            j->each ? j->kernels->sum_each[tile] : j->kernels->sum[vectors - 1][tile];
+          SumTile *run = j->each ? j->kernels->sum_each[tile] : sum[vectors - 1][tile];
           for (int64_t t = 0; t < c->count; t += tile) {
             int64_t at = MIN(t, c->count - tile); /* the last tile overlaps the one before it */
             run(&s, (c->start + at * every) * C + feature,
-                result + (i + at * j->period) * stride, D - d);
+                after(j->half, result, (i + at * j->period) * stride), D - d);
           }
         }
       }
@@ -199,28 +238,39 @@ static int kernel_gradient(Job *j, int64_t net, int64_t group, int64_t block_of_
   int64_t line = w->out * stride, size = w->window * j->depth;
   int whole = j->merged || (j->each && !j->spread);
   int64_t run = whole ? size : j->depth, runs = whole ? 1 : w->window;
-  AddTile *const(*by_rows)[10] = j->each ? tiles->add_each : tiles->add_rows;
+  AddTile *const(*by_rows)[10] =
+    j->each ? tiles->add_each : j->half ? tiles->add_rows_half : tiles->add_rows;
+  AddTile *const(*add)[29] = j->half ? tiles->add_half : tiles->add;
   int64_t row = j->columns * C + w->out * padded / h->step;
   int64_t at_once = rows_at_once(j, h->window * size * padded * 4, row);
   Rows rows;
-  const float *read = j->b + net * j->planes * h->out * line + group * j->D + d0;
+  const float *read = after(j->half, j->b, net * j->planes * h->out * line + group * j->D + d0);
   const float **x = zeros(6 * at_once, sizeof(float *)), **y = x + 5 * at_once;
   int64_t *kept = zeros(at_once, sizeof(int64_t));
   /* Whole vectors reach beyond a row of y, so the last ones are copied. */
   const float *end_y = j->b + j->nets * j->planes * h->out * line;
   int64_t reach = line - stride + padded;
-  float *tail = zeros(MIN(at_once, padded / line + 2) * reach, sizeof(float));
+  int64_t pairs = (w->out + 1) / 2, copies = MIN(at_once, padded / line + 2);
+  if (j->half) copies = at_once, reach = pairs * padded; /* words of columns 2 c and 2 c + 1 */
+  float *tail = zeros(copies * reach, sizeof(float));
   int64_t needed = at_once * h->step + h->window * h->dilation;
   int ok = open_rows(&rows, j, net, group, needed) && x && kept && tail;
   Add a = {
     .x = x, .y = y, .columns = w->out, .step_x = w->step * C, .step_y = stride,
     .step_tap = j->spread ? lanes : w->dilation * C, .kernel = size * width, .width = width,
   };
+  if (j->half) a.columns = w->out / 2, a.step_x *= 2, a.step_y = padded;
   for (int64_t k = 0; k < j->window * j->depth; k++)
     memset(result + k * width, 0, padded * sizeof(float));
   for (int64_t block = first; ok && block < last;) {
     int64_t plane = block / h->out, top = block % h->out, image = plane / z->out;
     int64_t end = MIN(MIN(top + at_once, h->out), top + last - block);
+    for (int64_t p = top; p < end && j->half; p++)
+      for (int64_t c = 0; c < pairs; c++) {
+        const uint16_t *one = (const uint16_t *)read + (plane * h->out + p) * line + 2 * c * stride;
+        tiles->pair(one, 2 * c + 1 < w->out ? one + stride : NULL, MIN(padded, j->D - d0), padded,
+                    tail + (p - top) * reach + c * padded);
+      }
     for (int64_t line_k = 0, together; line_k < z->window * h->window; line_k += together) {
       int64_t k = line_k % h->window, left = run < 10 ? h->window - k : 0;
       int64_t frame = meet(z, plane % z->out, line_k / h->window);
@@ -231,9 +281,10 @@ static int kernel_gradient(Job *j, int64_t net, int64_t group, int64_t block_of_
       for (int64_t p = top; p < end; p++) {
         const float *here = read + (plane * h->out + p) * line;
         int64_t own = line - group * j->D - d0; /* to the end of the row */
+        if (j->half) here = tail + (p - top) * reach, own = reach;
         int outside = frame < 0 || (together == 1 && meet(h, p, k) < 0);
-        if (outside && all_finite(here, own)) continue; /* zeros */
-        if (end_y - here < reach) {
+        if (outside && all_finite(j->half, here, own)) continue; /* zeros */
+        if (!j->half && end_y - here < reach) {
           here = memcpy(copy, here, MIN(own, reach) * sizeof(float));
           copy += reach;
         }
@@ -252,10 +303,16 @@ static int kernel_gradient(Job *j, int64_t net, int64_t group, int64_t block_of_
           for (int64_t piece = 0; piece < pieces; piece++) {
             int64_t c = run * piece / pieces, count = run * (piece + 1) / pieces - c;
             AddTile *tile =
-              several ? by_rows[together / 2][count] : tiles->add[vectors - 1][count];
+              several ? by_rows[together / 2][count] : add[vectors - 1][count];
             int64_t start = (i * w->dilation + w->offset - j->low) * C;
             start += j->each ? c * a.step_tap + feature : c;
-            tile(&a, start, d, to + (i * j->depth + c) * width + d);
+            float *sum = to + (i * j->depth + c) * width + d;
+            tile(&a, start, d, sum);
+            if (!j->alone) continue;
+            Add last_one = a;
+            last_one.columns = 1;
+            start = (j->columns + i * w->dilation) * C + c;
+            tile(&last_one, start, (pairs - 1) * padded + d, sum);
           }
         d += vectors * lanes;
       }
@@ -278,7 +335,15 @@ static void pack(const Job *j, int64_t net, int64_t group, int64_t d, int64_t wi
   const float *from = j->b + net * taps * C * D * j->groups;
   if (some < width) memset(to, 0, taps * C * width * sizeof(float));
   for (int64_t k = 0; k < taps; k++, to += C * width)
-    if (j->each && !j->spread)
+    if (j->half && j->kind == VALUE)
+      for (int64_t c = 0; c < C; c++) {
+        const uint16_t *one = (const uint16_t *)j->b + ((net * taps + k) * j->halves + 2 * c) * D + d;
+        j->kernels->pair(one, 2 * c + 1 < j->halves ? one + D : NULL, some, width, to + c * width);
+      }
+    else if (j->half)
+      j->kernels->turn((const uint16_t *)j->b + ((net * taps + taps - 1 - k) * D + d) * j->halves,
+                       j->halves, some, j->halves, width, to);
+    else if (j->each && !j->spread)
       memcpy(to, from + (j->kind == VALUE ? k : taps - 1 - k) * D + d, some * sizeof(float));
     else if (j->kind == VALUE)
       for (int64_t c = 0; c < C; c++)
@@ -301,7 +366,8 @@ static void pack_part(Job *j, int64_t part, int64_t parts) {
     int64_t pair = i / blocks, d = i % blocks * wide, width = MIN(wide, j->D_padded - d);
     float *to = j->scratch + (pair * j->D_padded + d) * weights;
     pack(j, pair / j->groups, pair % j->groups, d, width, to);
-    if (!j->kernels->finite(to, weights * width)) atomic_store(&j->finite, 0);
+    int known = j->half ? all_finite(1, to, weights * width) : j->kernels->finite(to, weights * width);
+    if (!known) atomic_store(&j->finite, 0);
   }
 }
 
@@ -332,14 +398,16 @@ static void free_job(Work *work) {
 /* The sum of the parts in order, so that it does not depend on the number of threads. */
 static void add_parts(const Job *j, int64_t net, int64_t group) {
   int64_t lines = j->window * j->depth, size = lines * j->block;
-  const float *from = j->scratch + (net * j->groups + group) * j->blocks * j->parts * size;
+  float *from = j->scratch + (net * j->groups + group) * j->blocks * j->parts * size;
   for (int64_t block = 0; block < j->blocks; block++, from += (j->parts - 1) * size)
     for (int64_t k = 0; k < lines; k++, from += j->block) {
       int64_t first = block * j->block, some = MIN(j->block, j->D - first);
-      float *to = j->out + (net * lines + k) * j->D * j->groups + group * j->D + first;
-      memcpy(to, from, some * sizeof(float));
+      int64_t at = (net * lines + k) * j->D * j->groups + group * j->D + first;
+      float *to = j->half ? from : j->out + at;
+      if (!j->half) memcpy(to, from, some * sizeof(float));
       for (int64_t part = 1; part < j->parts; part++)
         for (int64_t d = 0; d < some; d++) to[d] += from[part * size + d];
+      if (j->half) j->kernels->round(from, some, (uint16_t *)j->out + at);
     }
 }
 
@@ -353,9 +421,11 @@ static int plan(Job *j) {
   int64_t low = down(w->offset, w->gaps), high = down(reach, w->gaps);
   j->direct = j->groups == 1 && !j->spread && low >= 0 && high < w->in;
   if (j->each && j->D != j->D_padded) j->direct = 0; /* whole vectors reach over the end */
+  if (j->half && (j->kind == KERNEL || j->halves % 2)) j->direct = 0; /* words have to be made */
+  if (j->half && j->kind == KERNEL && w->out % 2) j->alone = (w->window - 1) * w->dilation + 1;
   j->low = j->direct ? 0 : low;
   j->columns = j->direct ? w->in : high - low + 1;
-  if (j->columns > INT32_MAX / j->C) return 0;
+  if (j->columns + j->alone > INT32_MAX / j->C) return 0;
   j->period = w->gaps / divisor(w->step, w->gaps);
   j->tap = w->gaps / divisor(w->dilation, w->gaps);
   j->tap_x = j->tap * w->dilation / w->gaps * j->C;
@@ -411,6 +481,8 @@ static int merge_groups(Job *j) {
 static int prepare(Job *j, int64_t threads) {
   int64_t lanes = j->kernels->lanes, taps = j->window;
   if (!merge_groups(j)) return 0;
+  j->halves = j->C;
+  if (j->half && j->kind != KERNEL) j->C = j->depth = j->source = (j->C + 1) / 2;
   j->D_padded = (j->D + lanes - 1) / lanes * lanes;
   if (!plan(j)) return 0;
   int64_t weights = taps * j->depth * j->D_padded, pairs = j->nets * j->groups;
@@ -423,7 +495,7 @@ static int prepare(Job *j, int64_t threads) {
   j->parts = MIN(j->parts, j->planes * j->h.out);
   j->work.chunks = each * j->parts;
   j->finite = 1;
-  if (sum && j->parts == 1 && j->D == j->D_padded) return 1; /* the sums are the result */
+  if (sum && j->parts == 1 && j->D == j->D_padded && !j->half) return 1; /* the sums are the result */
   int64_t size = sum ? j->work.chunks * taps * j->depth * j->block : pairs * weights;
   if (!allocate(1, &size, &j->scratch)) return 0;
   if (!sum && (threads == 1 || size < 16384)) pack_part(j, 0, 1);
@@ -432,6 +504,17 @@ static int prepare(Job *j, int64_t threads) {
 }
 
 #include "outer.h"
+
+/* A convolution without neighbors: one entry of the window, and of x for each of y. */
+static Halves product_of(const Job *j) {
+  int64_t pixels = j->planes * j->h.out * j->w.out;
+  return (Halves){
+    .kernels = j->kernels, .nets = j->nets, .outputs = j->D, .x = (const uint16_t *)j->a,
+    .rows = j->kind == KERNEL ? j->C : pixels, .inputs = j->kind == KERNEL ? pixels : j->C,
+    .turned_x = j->kind == KERNEL, .turned_w = j->kind == INPUT, .w = (const uint16_t *)j->b,
+    .y = (uint16_t *)j->out,
+  };
+}
 
 enum { KIND, GROUPS, STRIDE, DILATION = 5, LOW = 8, GAPS = 11, NUMBERS = 14, RANK = 6 };
 
@@ -443,8 +526,11 @@ XLA_FFI_Error *jaxnet_conv(XLA_FFI_CallFrame *f) {
   REQUIRE(array->dtype == XLA_FFI_DataType_S64 && array->size == NUMBERS);
   const int64_t *form = array->data;
   XLA_FFI_Buffer *given[3] = {f->args.args[0], f->args.args[1], f->rets.rets[0]};
+  int half = given[0]->dtype == XLA_FFI_DataType_BF16;
+  REQUIRE(!half || (multiplies_halves() && form[GROUPS] == 1));
   for (int i = 0; i < 3; i++) {
-    REQUIRE(given[i]->dtype == XLA_FFI_DataType_F32 && given[i]->rank == RANK);
+    REQUIRE(given[i]->dtype == (half ? XLA_FFI_DataType_BF16 : XLA_FFI_DataType_F32));
+    REQUIRE(given[i]->rank == RANK);
     for (int axis = 0; axis < RANK; axis++) REQUIRE(given[i]->dims[axis] <= INT32_MAX);
   }
   REQUIRE(form[KIND] >= VALUE && form[KIND] <= KERNEL);
@@ -466,14 +552,14 @@ XLA_FFI_Error *jaxnet_conv(XLA_FFI_CallFrame *f) {
     for (int axis = 0; axis < RANK; axis++) sizes[i] *= given[i]->dims[axis];
   }
   if (!sizes[0] || !sizes[1] || !sizes[2]) {
-    memset(given[2]->data, 0, sizes[2] * sizeof(float));
+    memset(given[2]->data, 0, sizes[2] * (half ? 2 : sizeof(float)));
     return NULL;
   }
   Job *j = zeros(1, sizeof(Job));
   if (!j) return error(f->api, XLA_FFI_Error_Code_RESOURCE_EXHAUSTED, "jaxnet_conv: no memory");
   *j = (Job){
     .work = {.holders = 1, .run = convolve, .close = free_job},
-    .kernels = kernels, .kind = kind, .nets = x->dims[0], .groups = groups,
+    .kernels = kernels, .kind = kind, .nets = x->dims[0], .groups = groups, .half = half,
   };
   j->batch = x->dims[1];
   for (int axis = 0; axis < 3; axis++) {
@@ -493,11 +579,16 @@ XLA_FFI_Error *jaxnet_conv(XLA_FFI_CallFrame *f) {
   j->b = (kind == KERNEL ? y : w)->data;
   j->out = given[2]->data;
   int64_t threads = threads_of(f);
+  int product = half && j->window == 1;
+  for (int i = 0; i < 3; i++)
+    product &= x->dims[2 + i] == y->dims[2 + i] && form[STRIDE + i] * form[GAPS + i] == 1 &&
+               !form[LOW + i];
   /* where a tile of `add` would read few pixels of x that are far apart, they are copied first */
   int far = j->w.step > 1 && j->C >= 128 && j->w.out <= 14;
-  int by_tap = kind == KERNEL && groups == 1 && (j->window == 1 || far);
-  int ok = (by_tap ? prepare_outer(j) : prepare(j, threads)) && run_chunks(&j->work, f, threads);
-  for (int64_t i = 0; ok && kind == KERNEL && j->scratch && i < j->nets * j->groups; i++)
+  int by_tap = kind == KERNEL && groups == 1 && !half && (j->window == 1 || far);
+  int ok = product ? multiply_halves(product_of(j), f)
+                   : (by_tap ? prepare_outer(j) : prepare(j, threads)) && run_chunks(&j->work, f, threads);
+  for (int64_t i = 0; ok && !product && kind == KERNEL && j->scratch && i < j->nets * j->groups; i++)
     add_parts(j, i / j->groups, i % j->groups);
   release(&j->work);
   return ok ? NULL

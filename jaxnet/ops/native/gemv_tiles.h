@@ -4,7 +4,6 @@
  * registers. A vector of 32-bit words holds `fields` numbers per word, one of each in a field. */
 
 #define WORDS NAME(words)
-typedef uint32_t WORDS __attribute__((vector_size(4 * LANES), aligned(1), may_alias));
 
 /* A vector of words, or the last bytes of a line and zeros. */
 INLINE WORDS NAME(words_at)(const char *from, int64_t left) {

@@ -28,7 +28,7 @@ def bernoulli(key: jax.Array, p: float, shape: tuple[int, ...]) -> jax.Array:
     usual &= jax.config.jax_threefry_partitionable  # type: ignore[attr-defined]
 
     def run(key):
-        return compute("jaxnet_keep", [shape], jax.random.key_data(key), of=bool, below=below)
+        return compute("jaxnet_keep", [shape], jax.random.key_data(key), dtype=bool, below=below)
 
     in_c = Kernel(run, lambda key: usual and instructions() is not None)
     return native_call(lambda key: jax.random.bernoulli(key, p, shape), in_c, key)

@@ -20,6 +20,7 @@
 #include "shared.h"
 
 #include "attention.h"
+#include "half.h"
 #include "conv.h"
 #include "gemv.h"
 #include "keep.h"

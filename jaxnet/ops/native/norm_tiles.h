@@ -1,7 +1,5 @@
 /* The inner loops of norm.h, for one width of vectors; tiles.h includes this file. */
 
-typedef uint16_t NAME(halves) __attribute__((vector_size(2 * LANES), aligned(1), may_alias));
-
 /* The features of a pixel as floats, in `room` if they have to be made. */
 INLINE const float *NAME(pixel)(const Norm *s, const void *from, int64_t pixel, float *room) {
   int64_t n = s->features;
@@ -16,16 +14,9 @@ INLINE const float *NAME(pixel)(const Norm *s, const void *from, int64_t pixel, 
   return room;
 }
 
-/* Rounds floats to the nearest bfloat16, to an even one between two. */
+/* Rounds n floats. */
 INLINE void NAME(round)(const float *from, int64_t n, uint16_t *to) {
-  for (int64_t f = 0; f < n; f += LANES) {
-    VEC x = *(const VEC *)(from + f);
-    NAME(words) bits = (NAME(words))x, none = (NAME(words))(x != x);
-    bits = (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
-    NAME(halves) some = __builtin_convertvector((bits & ~none) | (none & 0x7fc0), NAME(halves));
-    if (n - f >= LANES) *(NAME(halves) *)(to + f) = some;
-    else memcpy(to + f, &some, (n - f) * 2);
-  }
+  for (int64_t f = 0; f < n; f += LANES) NAME(put_half)(0, to + f, *(const VEC *)(from + f), n - f);
 }
 
 /* Adds over all pixels: x - mean and, if `y` is there, y and (x - mean) * y. Of squares, y is that

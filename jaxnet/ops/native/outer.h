@@ -1,10 +1,10 @@
 /* The gradient of a kernel in no groups, tap by tap: a sum of outer products of pixels of x and y.
  *
- * A chunk makes a block of a tap's kernel from some pixels. For DEPTH of them at a time it copies x
+ * A chunk makes a block of a tap's kernel from some pixels. For PIXELS of them at a time it copies x
  * and y into panels, whose lines are as wide as a tile: they stay in the second cache, and what a tile
  * of `add` reads is in order. Meanwhile the next pixels are fetched. */
 
-enum { DEPTH = 128, SIDE = 256 };
+enum { PIXELS = 128, SIDE = 256 };
 
 /* Features of x that a chunk sums up, in whole panels, and the numbers of blocks of both. */
 static int64_t outer_height(const Job *j) {
@@ -42,7 +42,7 @@ static int outer(Work *work, int64_t chunk) {
   int64_t net = chunk / j->parts / both / j->window, c0 = block / blocks * height;
   int64_t d0 = block % blocks * SIDE, C = MIN(height, j->C - c0), D = MIN(SIDE, j->D - d0);
   int64_t first = pixels * part / j->parts, last = pixels * (part + 1) / j->parts;
-  int64_t depth = MIN(DEPTH, last - first), panel = depth * width + lanes, plane = depth * wide;
+  int64_t depth = MIN(PIXELS, last - first), panel = depth * width + lanes, plane = depth * wide;
   int64_t all = divide_up(C, width) * divide_up(D, wide);
   const int64_t sizes[] = {height / width * panel, divide_up(D, wide) * plane, C};
   float *memory[3];
@@ -54,7 +54,7 @@ static int outer(Work *work, int64_t chunk) {
   sums += (((net * j->parts + part) * j->window + tap) * j->C + c0) * j->block + d0;
   for (int64_t c = 0; c < C; c++) memset(sums + c * j->block, 0, round_up(D, lanes) * sizeof(float));
   Add a = {.x = &x, .y = &y, .rows = 1, .step_x = width, .step_y = wide, .width = wide};
-  const float *found[2][DEPTH], **pixel = found[0], **next = found[1];
+  const float *found[2][PIXELS], **pixel = found[0], **next = found[1];
   find_pixels(j, net, tap, first, depth, c0, memory[2], pixel);
   for (int64_t p = first; p < last; p += depth) {
     const float *from = j->b + (net * pixels + p) * j->D + d0;

@@ -9,11 +9,12 @@ from jaxnet.ops.native import compute, countable, instructions
 from jaxnet.ops.native.call import Kernel
 
 
-def supports(x, *_, form) -> bool:
+def supports(x, *given, form) -> bool:
     """Return whether the library takes maxima over windows of x, faster than XLA.
 
     Args:
       x: Array (batch, *space, features).
+      *given: Nothing, or the gradient of the maxima.
       form: The windows, as those of a convolution.
 
     Example:
@@ -22,7 +23,8 @@ def supports(x, *_, form) -> bool:
       >>> supports(jnp.ones((1, 5, 16), int), form=form)
       False
     """
-    there = x.dtype == jnp.float32 and len(form.window) < 3 and countable(x)
+    floats = x.dtype == jnp.float32 or (x.dtype == jnp.bfloat16 and given)
+    there = bool(floats) and len(form.window) < 3 and countable(x)
     return there and x.shape[-1] >= 16 and instructions() is not None
 
 
@@ -44,10 +46,12 @@ def run(x, *given, form):
     numbers += [*(0 for _ in flat), *(low for low, _ in form.padding)]
     spaces = form.inputs, form.outputs
     image, result = ((x.shape[0], *flat, *space, x.shape[-1]) for space in spaces)
-    arrays = [x.reshape(image), *(a.reshape(result) for a in given)]
+    arrays = [
+        a.astype(jnp.float32) for a in (x.reshape(image), *(a.reshape(result) for a in given))
+    ]
     shape = image if given else result
     (y,) = compute("jaxnet_max_pool", [shape], *arrays, form=np.array(numbers, np.int64))
-    return [y.reshape(shape[0], *shape[1 + len(flat) :])]
+    return [y.reshape(shape[0], *shape[1 + len(flat) :]).astype(x.dtype)]
 
 
 def kernels(form) -> tuple[Kernel, Kernel]:

@@ -41,10 +41,14 @@ typedef struct {
 } Sum;
 
 /* What a tile of `add` reads: rows of x and y at these distances per column, for each row of the
- * kernel `rows` of x. `kernel` and `width` are distances in the result. */
+ * kernel `rows` of x. `kernel` and `width` are distances in the result. Tiles of bfloat16 may begin
+ * at 0, and write `left` rounded numbers per row of `line`. */
 typedef struct {
   const float *const *x, *const *y;
   int64_t rows, columns, step_x, step_y, step_tap, kernel, width;
+  int first;
+  uint16_t *rounded;
+  int64_t line, left;
 } Add;
 
 /* What a step of an LSTM reads and writes, for some rows; see lstm.h. Rows are `features` apart, and
@@ -197,10 +201,16 @@ typedef struct {
                  const float *means);
   void (*norm)(const Norm *, int64_t example, float *memory, float *sums);
   void (*pool)(const Pool *, const float *x, const float *given, float *y, Taps, int64_t features);
-  /* for tiles of 2 and 4 results: of x and of y's gradient, inside and over the border; of products
-   * to y, of weights, and of products to their gradient */
-  SquareTile *read[2][2], *back[2][2], *write[2], *weights[2], *kernel[2];
+  /* for float32 and bfloat16, tiles of 2 and 4 results: of x and of y's gradient, inside and over the
+   * border; of products to y; of weights, and of products to their gradient, in float32 */
+  SquareTile *read[2][2][2], *back[2][2][2], *write[2][2], *weights[2], *kernel[2];
   void (*panels)(const float *, int64_t n, int64_t width, int64_t panel, float *to);
+  /* of words of two bfloat16, where the processor multiplies them; see half_tiles.h */
+  SumTile *sum_half[2][29];
+  AddTile *add_half[2][29], *add_rows_half[3][10];
+  void (*turn)(const uint16_t *, int64_t row, int64_t count, int64_t n, int64_t wide, float *to);
+  void (*pair)(const uint16_t *a, const uint16_t *b, int64_t count, int64_t wide, float *to);
+  void (*round)(const float *, int64_t n, uint16_t *to);
 } Kernels;
 
 /* Numbers of two vectors, by their places in both. */
@@ -228,7 +238,22 @@ typedef struct {
 #define PERMUTE(x, places) (VEC) _mm512_permutexvar_ps((__m512i)(places), (__m512)(x))
 #define MAXIMUM(a, b) _mm512_max_ps((__m512)(a), (__m512)(b))
 #define HALVES(from) (VEC) _mm512_cvtph_ps(_mm256_loadu_si256((const void *)(from)))
+/* Sums are rounded to nearest as in float32, but numbers below 2**-126, and sums below, count as 0.
+ * In assembly, since tables of functions for the whole of AVX-512 hold it. */
+INLINE __attribute__((target("avx512f"))) __m512 two_products(__m512 total, __m512 x, __m512 w) {
+  __asm__("vdpbf16ps %1, %2, %0" : "+v"(total) : "v"(x), "v"(w));
+  return total;
+}
+INLINE __attribute__((target("avx512f"))) __m256i to_half(__m512 x) {
+  __m256i some;
+  __asm__("vcvtneps2bf16 %1, %0" : "=v"(some) : "v"(x));
+  return some;
+}
+#define TO_HALF(x) (NAME(halves)) to_half((__m512)(x))
+#define TWO_PRODUCTS(total, x, w) (VEC) two_products((__m512)(total), _mm512_set1_ps(x), (__m512)(w))
 #include "tiles.h"
+#undef TWO_PRODUCTS
+#undef TO_HALF
 #ifdef __clang__
 #pragma clang attribute pop
 #pragma clang attribute push(__attribute__((target("avx512f,avx512bw,avx512vnni"))), apply_to = function)
@@ -331,11 +356,13 @@ static int find_level(void) {
   if (!__get_cpuid(1, &a, &b, &c, &d) || (c & needed) != needed) return 0;
   __asm__("xgetbv" : "=a"(kept), "=d"(d) : "c"(0)); /* registers that the system saves */
   if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || !(b & bit_AVX2) || (kept & 0x06) != 0x06) return 0;
-  return (b & bit_AVX512F) && (kept & 0xe6) == 0xe6 ? 3 : 2;
+  if (!(b & bit_AVX512F) || (kept & 0xe6) != 0xe6) return 2;
+  return a && __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a & 1 << 5) ? 4 : 3;
 }
 #endif
 
-/* The instruction set: 0 for none, 2 for AVX2, 3 for AVX-512, 1 for NEON. */
+/* The instruction set: 0 for none, 2 for AVX2, 3 for AVX-512, 4 for it with products of bfloat16, 1
+ * for NEON. */
 int jaxnet_level(void) {
 #if defined(__x86_64__)
   static atomic_int level = -1; /* a virtual machine is slow to answer */
@@ -349,7 +376,7 @@ int jaxnet_level(void) {
 static const Kernels *kernels_of(int64_t level) {
 #if defined(__x86_64__)
   int64_t most = jaxnet_level();
-  return level > most ? NULL : level == 3 ? &kernels_avx512 : level == 2 ? &kernels_avx2 : NULL;
+  return level > most ? NULL : level >= 3 ? &kernels_avx512 : level == 2 ? &kernels_avx2 : NULL;
 #else
   return level == 1 ? &kernels_neon : NULL;
 #endif
@@ -370,11 +397,13 @@ static const Dots *dots_of(const Kernels *kernels) {
 
 static int level = -1;
 
-/* Uses at most this instruction set from now on; returns the one used: 3 AVX-512, 2 AVX2, 1 NEON, 0
- * none. */
+/* Uses at most this instruction set from now on; returns the one used. */
 int jaxnet_use(int most) { return level = MIN(most, jaxnet_level()); }
 
-static const Kernels *kernels_in_use(void) { return kernels_of(level < 0 ? jaxnet_level() : level); }
+static int level_in_use(void) { return level < 0 ? jaxnet_level() : level; }
+static const Kernels *kernels_in_use(void) { return kernels_of(level_in_use()); }
+/* Whether they have tiles of bfloat16. */
+static int multiplies_halves(void) { return level_in_use() == 4; }
 
 static void *zeros(int64_t n, int64_t size) {
   size_t bytes;

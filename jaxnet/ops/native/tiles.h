@@ -7,6 +7,8 @@
 
 typedef float NAME(vec) __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
 typedef int32_t NAME(ints) __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
+typedef uint32_t NAME(words) __attribute__((vector_size(4 * LANES), aligned(1), may_alias));
+typedef uint16_t NAME(halves) __attribute__((vector_size(2 * LANES), aligned(1), may_alias));
 #define VEC NAME(vec)
 
 INLINE void NAME(put)(float *to, VEC value, int64_t left) {
@@ -18,17 +20,68 @@ INLINE void NAME(put)(float *to, VEC value, int64_t left) {
 #endif
 }
 
+INLINE VEC NAME(load)(const float *from, int64_t left) {
+  if (left >= LANES) return *(const VEC *)from;
+#ifdef LOAD_FIRST
+  return left > 0 ? LOAD_FIRST(from, left) : (VEC){0};
+#else
+  VEC some = {0};
+  for (int64_t i = 0; i < left; i++) some[i] = from[i];
+  return some;
+#endif
+}
+
+/* A vector of 16-bit numbers in the low halves of words, of at most `left`. */
+INLINE NAME(words) NAME(low_halves)(const uint16_t *from, int64_t left) {
+  if (left >= LANES) return __builtin_convertvector(*(const NAME(halves) *)from, NAME(words));
+  VEC two = NAME(load)((const float *)from, left / 2);
+  NAME(words) some = __builtin_convertvector(*(NAME(halves) *)&two, NAME(words));
+  if (left > 0 && left % 2) some[left - 1] = from[left - 1];
+  return some;
+}
+
+/* Rounds to the nearest bfloat16, to an even one between two: by one instruction, where the processor
+ * also multiplies them, if `half`. */
+INLINE void NAME(put_half)(const int half, uint16_t *to, VEC x, int64_t left) {
+  NAME(words) bits = (NAME(words))x, none = (NAME(words))(x != x);
+  bits = (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
+  NAME(halves) some = __builtin_convertvector((bits & ~none) | (none & 0x7fc0), NAME(halves));
+#ifdef TO_HALF
+  if (half) some = TO_HALF(x);
+#endif
+  if (left >= LANES) *(NAME(halves) *)to = some;
+  else if (left > 0) {
+    const char *from = (const char *)&some;
+    UNROLL for (int n = LANES / 2; n; n /= 2)
+      if (left & n) {
+        memcpy(to, from, 2 * n); /* of a size that the compiler knows */
+        to += n;
+        from += 2 * n;
+      }
+  }
+}
+
+/* total + x * w. With `half`, x and w are words of two bfloat16, whose two products are added. */
+INLINE VEC NAME(with)(const int half, VEC total, float x, VEC w) {
+#ifdef TWO_PRODUCTS
+  if (half) return TWO_PRODUCTS(total, x, w);
+#endif
+  return total + x * w;
+}
+
 /* result[t] = sum over rows, taps and inputs of x[t] * w; with `onto` it is added to what was there.
+ * With `half`, the numbers are words of two bfloat16, and the results are bfloat16.
  *
  * The compiler does not know the distance of the pixels x[t]. Four base pointers and the scales of
  * x86's addresses reach all of them without a register for each. HIDE keeps the compiler from
  * computing the addresses before the loop, for which there are too few registers. */
-INLINE void NAME(sum)(const int count, const int vectors, const Sum *s, int64_t start,
-                      float *result, int64_t left) {
+INLINE void NAME(sum)(const int half, const int count, const int vectors, const Sum *s,
+                      int64_t start, void *result_, int64_t left) {
+  float *result = result_;
   VEC total[28][2];
   UNROLL for (int t = 0; t < count; t++)
     UNROLL for (int v = 0; v < vectors; v++)
-      total[t][v] = s->onto ? *(VEC *)(result + t * s->result + v * LANES) : (VEC){0};
+      total[t][v] = !half && s->onto ? *(VEC *)(result + t * s->result + v * LANES) : (VEC){0};
   int64_t step = s->pixel * 4;
   for (int64_t r = 0; r < s->rows; r++)
     for (int64_t k = 0; k < s->taps; k++) {
@@ -42,25 +95,30 @@ INLINE void NAME(sum)(const int count, const int vectors, const Sum *s, int64_t 
         UNROLL for (int v = 0; v < vectors; v++) these[v] = *(const VEC *)(w + v * LANES);
         UNROLL for (int t = 0; t < count; t++) {
           float one = *(const float *)(x[t / 7] + t % 7 * step);
-          UNROLL for (int v = 0; v < vectors; v++) total[t][v] += one * these[v];
+          UNROLL for (int v = 0; v < vectors; v++)
+            total[t][v] = NAME(with)(half, total[t][v], one, these[v]);
         }
         UNROLL for (int i = 0; i < 4; i++) x[i] += 4;
       }
     }
   UNROLL for (int t = 0; t < count; t++)
-    UNROLL for (int v = 0; v < vectors; v++)
-      NAME(put)(result + t * s->result + v * LANES, total[t][v], left - v * LANES);
+    UNROLL for (int v = 0; v < vectors; v++) {
+      int64_t at = t * s->result + v * LANES;
+      if (half) NAME(put_half)(1, (uint16_t *)result_ + at, total[t][v], left - v * LANES);
+      else NAME(put)(result + at, total[t][v], left - v * LANES);
+    }
 }
 
 /* result[k][t] += sum over rows and columns of x[k][t] * y, where t are neighbors in memory and k
- * are rows of the kernel. */
-INLINE void NAME(add)(const int kernels, const int count, const int vectors, const Add *a,
-                      int64_t start, int64_t feature, float *result) {
+ * are rows of the kernel. With `half`, see `Add`. */
+INLINE void NAME(add)(const int half, const int kernels, const int count, const int vectors,
+                      const Add *a, int64_t start, int64_t feature, float *result) {
   VEC total[28][2];
   UNROLL for (int k = 0; k < kernels; k++)
     UNROLL for (int t = 0; t < count; t++)
       UNROLL for (int v = 0; v < vectors; v++)
-        total[k * count + t][v] = *(VEC *)(result + k * a->kernel + t * a->width + v * LANES);
+        total[k * count + t][v] = half && a->first ? (VEC){0} :
+          *(VEC *)(result + k * a->kernel + t * a->width + v * LANES);
   for (int64_t r = 0; r < a->rows; r++) {
     const float *x[5], *y = a->y[r] + feature;
     UNROLL for (int k = 0; k < kernels; k++) x[k] = a->x[k * a->rows + r] + start;
@@ -69,10 +127,17 @@ INLINE void NAME(add)(const int kernels, const int count, const int vectors, con
       UNROLL for (int v = 0; v < vectors; v++) these[v] = *(const VEC *)(y + v * LANES);
       UNROLL for (int k = 0; k < kernels; k++) {
         UNROLL for (int t = 0; t < count; t++)
-          UNROLL for (int v = 0; v < vectors; v++) total[k * count + t][v] += x[k][t] * these[v];
+          UNROLL for (int v = 0; v < vectors; v++)
+            total[k * count + t][v] = NAME(with)(half, total[k * count + t][v], x[k][t], these[v]);
         x[k] += a->step_x;
       }
     }
+  }
+  if (half && a->rounded) {
+    UNROLL for (int t = 0; t < count; t++)
+      UNROLL for (int v = 0; v < vectors; v++)
+        NAME(put_half)(1, a->rounded + t * a->line + v * LANES, total[t][v], a->left - v * LANES);
+    return;
   }
   UNROLL for (int k = 0; k < kernels; k++)
     UNROLL for (int t = 0; t < count; t++)
@@ -115,17 +180,6 @@ INLINE void NAME(add_each)(const int kernels, const int count, const Add *a, int
   UNROLL for (int k = 0; k < kernels; k++)
     UNROLL for (int t = 0; t < count; t++)
       *(VEC *)(result + k * a->kernel + t * a->width) = total[k * count + t];
-}
-
-INLINE VEC NAME(load)(const float *from, int64_t left) {
-  if (left >= LANES) return *(const VEC *)from;
-#ifdef LOAD_FIRST
-  return left > 0 ? LOAD_FIRST(from, left) : (VEC){0};
-#else
-  VEC some = {0};
-  for (int64_t i = 0; i < left; i++) some[i] = from[i];
-  return some;
-#endif
 }
 
 #ifndef PERMUTE
@@ -233,6 +287,9 @@ static void NAME(cell_back)(const CellBack *s) {
 #include "outer_tiles.h"
 #include "rnn_tiles.h"
 #include "keep_tiles.h"
+#ifdef TWO_PRODUCTS
+#include "half_tiles.h"
+#endif
 
 /* The instances, and the tables to find them in. */
 
@@ -254,18 +311,17 @@ static void NAME(cell_back)(const CellBack *s) {
 #define BY_ROWS(F) F(3, 1) F(3, 2) F(3, 3) F(3, 4) F(5, 1) F(5, 2)
 #endif
 
-#define SUM(count, vectors)                                                                        \
-  static void NAME(sum_##count##_##vectors)(const Sum *s, int64_t start, float *result, int64_t left) { \
-    NAME(sum)(count, vectors, s, start, result, left);                                             \
+#define SUM_OF(half, name, count, vectors)                                                         \
+  static void NAME(name)(const Sum *s, int64_t start, float *result, int64_t left) {               \
+    NAME(sum)(half, count, vectors, s, start, result, left);                                       \
   }
-#define ADD(count, vectors)                                                                        \
-  static void NAME(add_##count##_##vectors)(const Add *a, int64_t start, int64_t feature, float *to) { \
-    NAME(add)(1, count, vectors, a, start, feature, to);                                           \
+#define ADD_OF(half, name, kernels, count, vectors)                                                \
+  static void NAME(name)(const Add *a, int64_t start, int64_t feature, float *to) {                \
+    NAME(add)(half, kernels, count, vectors, a, start, feature, to);                               \
   }
-#define ADD_ROWS(kernels, count)                                                                   \
-  static void NAME(rows_##kernels##_##count)(const Add *a, int64_t start, int64_t feature, float *to) { \
-    NAME(add)(kernels, count, 1, a, start, feature, to);                                           \
-  }
+#define SUM(count, vectors) SUM_OF(0, sum_##count##_##vectors, count, vectors)
+#define ADD(count, vectors) ADD_OF(0, add_##count##_##vectors, 1, count, vectors)
+#define ADD_ROWS(kernels, count) ADD_OF(0, rows_##kernels##_##count, kernels, count, 1)
 #define SUM_EACH(count, vectors)                                                                   \
   static void NAME(sum_each_##count)(const Sum *s, int64_t start, float *result, int64_t left) {   \
     NAME(sum_each)(count, s, start, result, left);                                                 \
@@ -275,6 +331,16 @@ static void NAME(cell_back)(const CellBack *s) {
     NAME(add_each)(kernels, count, a, start, feature, to);                                         \
   }
 ALL(SUM) ALL(ADD) BY_ROWS(ADD_ROWS) EACH(SUM_EACH) ONE_ROW(ADD_EACH) BY_ROWS(ADD_EACH)
+
+#ifdef TWO_PRODUCTS
+#define SUM_HALF(count, vectors) SUM_OF(1, sum_half_##count##_##vectors, count, vectors)
+#define ADD_HALF(count, vectors) ADD_OF(1, add_half_##count##_##vectors, 1, count, vectors)
+#define ADD_ROWS_HALF(kernels, count) ADD_OF(1, rows_half_##kernels##_##count, kernels, count, 1)
+ALL(SUM_HALF) ALL(ADD_HALF) BY_ROWS(ADD_ROWS_HALF)
+#define SUM_HALF_ENTRY(count, vectors) [vectors - 1][count] = NAME(sum_half_##count##_##vectors),
+#define ADD_HALF_ENTRY(count, vectors) [vectors - 1][count] = NAME(add_half_##count##_##vectors),
+#define ROWS_HALF_ENTRY(kernels, count) [kernels / 2][count] = NAME(rows_half_##kernels##_##count),
+#endif
 
 #define SUM_ENTRY(count, vectors) [vectors - 1][count] = NAME(sum_##count##_##vectors),
 #define ADD_ENTRY(count, vectors) [vectors - 1][count] = NAME(add_##count##_##vectors),
@@ -287,11 +353,18 @@ static const Kernels NAME(kernels) = {
   NAME(spread), NAME(cell), NAME(cell_back), NAME(plain), NAME(plain_back), NAME(keep), NAME(gemv),
   NAME(pack), NAME(unpack), NAME(gather), NAME(finite), NAME(dot), NAME(softmax), NAME(slopes),
   NAME(norm), NAME(pool),
-  {{NAME(read_2), NAME(read_at_2)}, {NAME(read_4), NAME(read_at_4)}},
-  {{NAME(back_2), NAME(back_at_2)}, {NAME(back_4), NAME(back_at_4)}},
-  {NAME(write_2), NAME(write_4)}, {NAME(weights_2), NAME(weights_4)},
+  {{{NAME(read_2), NAME(read_at_2)}, {NAME(read_4), NAME(read_at_4)}},
+   {{NAME(read_half_2), NAME(read_half_at_2)}, {NAME(read_half_4), NAME(read_half_at_4)}}},
+  {{{NAME(back_2), NAME(back_at_2)}, {NAME(back_4), NAME(back_at_4)}},
+   {{NAME(back_half_2), NAME(back_half_at_2)}, {NAME(back_half_4), NAME(back_half_at_4)}}},
+  {{NAME(write_2), NAME(write_4)}, {NAME(write_half_2), NAME(write_half_4)}},
+  {NAME(weights_2), NAME(weights_4)},
   {NAME(kernel_2), NAME(kernel_4)},
   NAME(panels),
+#ifdef TWO_PRODUCTS
+  {ALL(SUM_HALF_ENTRY)}, {ALL(ADD_HALF_ENTRY)}, {BY_ROWS(ROWS_HALF_ENTRY)},
+  NAME(turn), NAME(pair), NAME(round),
+#endif
 };
 
 #undef VEC
@@ -305,6 +378,8 @@ static const Kernels NAME(kernels) = {
 #undef ADD_ROWS
 #undef SUM_EACH
 #undef ADD_EACH
+#undef SUM_OF
+#undef ADD_OF
 #undef SUM_ENTRY
 #undef ADD_ENTRY
 #undef ROWS_ENTRY

@@ -1,5 +1,6 @@
-/* Winograd's convolution of float32 images (nets, batch, rows, columns, features) by 3x3 kernels of
- * stride 1 and its two gradients, as a handler of XLA's foreign function interface.
+/* Winograd's convolution of float32 or bfloat16 images (nets, batch, rows, columns, features) by 3x3
+ * kernels of stride 1 and its two gradients, as a handler of XLA's foreign function interface. Kernels
+ * and all sums are float32.
  *
  * The result is cut into tiles of m x m, each of which reads n x n numbers. For each of these places
  * the transformed tiles and weights are matrices, (tiles, C) and (C, D), whose product is transformed
@@ -14,6 +15,7 @@
 typedef struct {
   float *data;
   int64_t rows, columns, features;
+  int half; /* they are bfloat16 */
 } Images;
 
 typedef struct {
@@ -53,8 +55,9 @@ static Place source_of(const Winograd *j, int64_t tile) {
   return (Place){at.image, at.row - j->before[0], at.column - j->before[1]};
 }
 
-static float *pixel_of(const Images *a, Place at) {
-  return a->data + ((at.image * a->rows + at.row) * a->columns + at.column) * a->features;
+static float *pixel_of(const Images *a, Place at, int64_t feature) {
+  int64_t pixel = (at.image * a->rows + at.row) * a->columns + at.column;
+  return after(a->half, a->data, pixel * a->features + feature);
 }
 
 /* Transforms a square of `size`, from a feature on, with zeros outside. */
@@ -63,13 +66,13 @@ static void transform_square(const Winograd *j, SquareTile *const *which, const 
   s->pixel = a->features;
   s->row = a->columns * s->pixel;
   if (at.row >= 0 && at.column >= 0 && at.row + size <= a->rows && at.column + size <= a->columns) {
-    which[0](s, pixel_of(a, at) + feature, to);
+    which[0](s, pixel_of(a, at, feature), to);
     return;
   }
   for (int i = 0; i < size * size; i++) {
     Place here = {at.image, at.row + i / size, at.column + i % size};
     int inside = MIN(here.row, here.column) >= 0 && here.row < a->rows && here.column < a->columns;
-    s->at[i] = inside ? pixel_of(a, here) + feature : j->zeros;
+    s->at[i] = inside ? pixel_of(a, here, feature) : j->zeros;
   }
   which[1](s, j->zeros, to);
 }
@@ -78,8 +81,9 @@ static void transform_square(const Winograd *j, SquareTile *const *which, const 
 static void fetch_square(const Images *a, Place at, int size) {
   Place here = {at.image, MAX(at.row, 0), MAX(at.column, 0)};
   int64_t rows = MIN(at.row + size, a->rows) - here.row;
-  int64_t columns = MIN(at.column + size, a->columns) - here.column;
-  fetch(pixel_of(a, here), a->columns * a->features, rows, columns * a->features);
+  int64_t columns = MIN(at.column + size, a->columns) - here.column, pixel = a->features;
+  if (a->half) pixel = divide_up(pixel, 2);
+  fetch(pixel_of(a, here, 0), a->columns * pixel, rows, columns * pixel);
 }
 
 /* Vectors of the next tile of products. */
@@ -139,7 +143,7 @@ static int transformed_sums(const Winograd *j, int64_t net, int64_t first, int64
   for (int64_t t0 = first; t0 < last; t0 += groups * group) {
     int64_t count = MIN(groups * group, last - t0);
     for (int64_t t = 0; t < count; t++)
-      transform_square(j, k->read[j->m / 4], &j->from, source_of(j, t0 + t), j->n, 0, &in,
+      transform_square(j, k->read[j->to.half][j->m / 4], &j->from, source_of(j, t0 + t), j->n, 0, &in,
                        memory[0] + t / group * size_x + t % group * lanes);
     for (int64_t a = 0; a < n2; a++) {
       for (int64_t t = t0 + count * a / n2; t < t0 + count * (a + 1) / n2; t++) {
@@ -169,8 +173,8 @@ static int transformed_sums(const Winograd *j, int64_t net, int64_t first, int64
         int64_t width = vectors_of(j, j->D_padded - d) * lanes;
         out.features = MIN(width, D - d);
         out.pixel = group * width, out.row = j->n * out.pixel;
-        k->write[j->m / 4](&out, products + d * n2 * group + t % group * width,
-                           pixel_of(&j->to, at) + d);
+        k->write[j->to.half][j->m / 4](&out, products + d * n2 * group + t % group * width,
+                                       pixel_of(&j->to, at, d));
         d += width;
       }
     }
@@ -202,7 +206,7 @@ static int transformed_gradient(const Winograd *j, int64_t d0, int64_t first, in
     add.rows = divide_up(count, group);
     for (int64_t t = 0; t < add.rows * group; t++) {
       int64_t tile = MIN(t0 + t, last - 1);
-      transform_square(j, k->read[j->m / 4], &j->from, source_of(j, tile), j->n, 0, &in,
+      transform_square(j, k->read[j->to.half][j->m / 4], &j->from, source_of(j, tile), j->n, 0, &in,
                        memory[0] + t / group * size_x + t % group * lanes);
       Place at = result_of(j, tile);
       if (t >= count) at.row = j->to.rows; /* past the last tile there are zeros */
@@ -212,7 +216,7 @@ static int transformed_gradient(const Winograd *j, int64_t d0, int64_t first, in
           .row_to = j->n * group * width, .pixel_to = group * width, .vector_to = lanes,
           .features = MIN(width, features - d),
         };
-        transform_square(j, k->back[j->m / 4], &j->to, at, j->m, d0 + d, &given,
+        transform_square(j, k->back[j->to.half][j->m / 4], &j->to, at, j->m, d0 + d, &given,
                          memory[1] + t / group * size_y + d * n2 * group + t % group * width);
         d += width;
       }
@@ -333,8 +337,10 @@ XLA_FFI_Error *jaxnet_winograd(XLA_FFI_CallFrame *f) {
   const XLA_FFI_Buffer *x = given[kind == INPUT ? 2 : 0], *y = given[kind == VALUE ? 2 : 1];
   const XLA_FFI_Buffer *w = given[kind == VALUE ? 1 : kind == INPUT ? 0 : 2];
   const int64_t *in = x->dims, *out = y->dims;
-  REQUIRE(IS(x, F32, in[0], in[1], in[2], in[3], in[4]));
-  REQUIRE(IS(y, F32, in[0], in[1], out[2], out[3], out[4]));
+  int half = x->dtype == XLA_FFI_DataType_BF16;
+  XLA_FFI_DataType numbers = half ? XLA_FFI_DataType_BF16 : XLA_FFI_DataType_F32;
+  REQUIRE(is(x, numbers, 5, in));
+  REQUIRE(is(y, numbers, 5, ((int64_t[]){in[0], in[1], out[2], out[3], out[4]})));
   REQUIRE(IS(w, F32, in[0], 3, 3, in[4], out[4]));
   for (int i = 0; i < 2; i++) {
     int64_t before = form[BEFORE + i], after = out[2 + i] + 2 - in[2 + i] - before;
@@ -345,12 +351,12 @@ XLA_FFI_Error *jaxnet_winograd(XLA_FFI_CallFrame *f) {
   int64_t images = in[0] * in[1], size = 1;
   for (int i = 0; i < 5; i++) size *= given[2]->dims[i];
   if (!images || !out[2] || !out[3] || !in[2] || !in[3] || !in[4] || !out[4]) {
-    if (size) memset(given[2]->data, 0, size * sizeof(float));
+    if (size) memset(given[2]->data, 0, size * (half && kind != KERNEL ? 2 : sizeof(float)));
     return NULL;
   }
   Winograd *j = zeros(1, sizeof(Winograd));
   if (!j) return error(f->api, XLA_FFI_Error_Code_RESOURCE_EXHAUSTED, "jaxnet_winograd: no memory");
-  Images read = {x->data, in[2], in[3], in[4]}, made = {y->data, out[2], out[3], out[4]};
+  Images read = {x->data, in[2], in[3], in[4], half}, made = {y->data, out[2], out[3], out[4], half};
   *j = (Winograd){
     .work = {.holders = 1, .run = run_winograd, .close = close_winograd},
     .kernels = kernels, .kind = kind, .m = (int)form[TILE], .nets = in[0],

@@ -103,46 +103,60 @@ INLINE void NAME(tile_to_weights)(const int m, const VEC *x, const int step, VEC
 typedef void NAME(OneAxis)(const int m, const VEC *, const int step, VEC *);
 
 /* Both axes of a square of `in` by `in` vectors, for all features. If `padded`, what is read may end
- * within a vector, and what is written has whole ones; else the other way round. With `at`, a square
- * is read where s->at says. */
+ * within a vector, and what is written has whole ones; else the other way round. With `half`, what may
+ * end within a vector is bfloat16. With `at`, a square is read where s->at says. */
 INLINE void NAME(both)(NAME(OneAxis) one, const int m, const int in, const int out, const int padded,
-                       const int at, const Square *s, const float *from, float *to) {
-  for (int64_t c = 0; c < s->features; c += LANES, from += LANES, to += s->vector_to) {
-    VEC x[6][6], half[6][6], done[6];
+                       const int at, const int half, const Square *s, const float *from, float *to) {
+  for (int64_t c = 0; c < s->features; c += LANES, to += half && !padded ? 0 : s->vector_to) {
+    VEC x[6][6], halfway[6][6], done[6];
     int64_t left = s->features - c;
     UNROLL for (int j = 0; j < in; j++) {
       UNROLL for (int i = 0; i < in; i++) {
-        const float *here = at ? s->at[i * in + j] + c : from + i * s->row + j * s->pixel;
+        const float *start = at ? s->at[i * in + j] : from;
+        int64_t place = at ? c : i * s->row + j * s->pixel + c;
+        if (half && padded) {
+          x[i][j] = (VEC)(NAME(low_halves)((const uint16_t *)start + place, left) << 16);
+          continue;
+        }
+        const float *here = start + place;
         x[i][j] = !padded || left >= LANES ? *(const VEC *)here : NAME(load)(here, left);
       }
       VEC column[6];
       one(m, &x[0][j], 6, column);
-      UNROLL for (int i = 0; i < out; i++) half[i][j] = column[i];
+      UNROLL for (int i = 0; i < out; i++) halfway[i][j] = column[i];
     }
     UNROLL for (int i = 0; i < out; i++) {
       if (!padded && i >= s->rows) break;
-      one(m, half[i], 1, done);
+      one(m, halfway[i], 1, done);
       UNROLL for (int j = 0; j < out; j++) {
-        float *there = to + i * s->row_to + j * s->pixel_to;
-        if (padded) *(VEC *)there = done[j];
+        int64_t place = i * s->row_to + j * s->pixel_to;
+        float *there = to + place;
+        if (half && !padded) {
+          if (j < s->columns) NAME(put_half)(0, (uint16_t *)to + place + c, done[j], left);
+        } else if (padded) *(VEC *)there = done[j];
         else if (j < s->columns) NAME(put)(there, done[j], left);
       }
     }
   }
 }
 
-#define SQUARE(name, one, m, in, out, padded, at)                                \
+#define SQUARE(name, one, m, in, out, padded, at, half)                          \
   static void NAME(name##_##m)(const Square *s, const float *from, float *to) {  \
-    NAME(both)(NAME(one), m, in, out, padded, at, s, from, to);                  \
+    NAME(both)(NAME(one), m, in, out, padded, at, half, s, from, to);            \
   }
-#define SQUARES(m, n)                              \
-  SQUARE(read, to_tile, m, n, n, 1, 0)             \
-  SQUARE(read_at, to_tile, m, n, n, 1, 1)          \
-  SQUARE(write, from_tile, m, n, m, 0, 0)          \
-  SQUARE(back, back_to_tile, m, m, n, 1, 0)        \
-  SQUARE(back_at, back_to_tile, m, m, n, 1, 1)     \
-  SQUARE(weights, weights_to_tile, m, 3, n, 1, 0)  \
-  SQUARE(kernel, tile_to_weights, m, n, 3, 0, 0)
+#define SQUARES(m, n)                                  \
+  SQUARE(read, to_tile, m, n, n, 1, 0, 0)              \
+  SQUARE(read_at, to_tile, m, n, n, 1, 1, 0)           \
+  SQUARE(read_half, to_tile, m, n, n, 1, 0, 1)         \
+  SQUARE(read_half_at, to_tile, m, n, n, 1, 1, 1)      \
+  SQUARE(write, from_tile, m, n, m, 0, 0, 0)           \
+  SQUARE(write_half, from_tile, m, n, m, 0, 0, 1)      \
+  SQUARE(back, back_to_tile, m, m, n, 1, 0, 0)         \
+  SQUARE(back_at, back_to_tile, m, m, n, 1, 1, 0)      \
+  SQUARE(back_half, back_to_tile, m, m, n, 1, 0, 1)    \
+  SQUARE(back_half_at, back_to_tile, m, m, n, 1, 1, 1) \
+  SQUARE(weights, weights_to_tile, m, 3, n, 1, 0, 0)   \
+  SQUARE(kernel, tile_to_weights, m, n, 3, 0, 0, 0)
 SQUARES(2, 4)
 SQUARES(4, 6)
 

@@ -153,3 +153,17 @@ def test_others_run_in_jax(change):
     text = jax.jit(lambda x: jn.max_pool(3, strides=2).apply({}, {}, x)[0]).lower(change(x))
     assert "jaxnet_max_pool" not in text.as_text()
     assert "jaxnet_max_pool" in jax.jit(lambda x: layer.apply({}, {}, x)).lower(x).as_text()
+
+
+def test_gradients_of_pools_in_bfloat16_are_float32_sums_rounded_once():
+    x, given = (np.random.default_rng(0).normal(size=(2, 9, 9, 20)) for _ in range(2))
+
+    def slope(x, given):
+        return jax.vjp(lambda x: jn.max_pool(3, strides=1, padding=1).apply({}, {}, x)[0], x)[1](
+            given
+        )[0]
+
+    narrow = [jnp.asarray(a, jnp.bfloat16) for a in (x, given[::-1])]
+    assert "jaxnet_max_pool" in jax.jit(slope).lower(*narrow).as_text()
+    expected = slope(*(a.astype(jnp.float32) for a in narrow)).astype(jnp.bfloat16)
+    np.testing.assert_array_equal(jax.jit(slope)(*narrow), expected)
