@@ -148,8 +148,7 @@ def _penalty(who: str, strength: float, where: str, norm: Callable) -> Penalty:
 
 def _sizes(w: jax.Array) -> jax.Array:
     # jnp.abs has slope 1 at 0, which would move weights away from 0.
-    sign = jax.lax.stop_gradient(jnp.sign(w))
-    return jnp.real(sign.conj() * w).sum()
+    return jnp.real(jax.lax.stop_gradient(jnp.sign(w)).conj() * w).sum()
 
 
 def _squares(w: jax.Array) -> jax.Array:

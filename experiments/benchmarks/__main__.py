@@ -96,7 +96,9 @@ def run(config: Config, workloads: tuple[Workload, ...] = WORKLOADS) -> list[Row
                     rounds=config.rounds,
                     seconds=config.seconds,
                     patience=config.patience,
-                    tolerance=TOLERANCE[backend if backend == "cpu" and not workload.half else "gpu"],
+                    tolerance=TOLERANCE[
+                        backend if backend == "cpu" and not workload.half else "gpu"
+                    ],
                     skip=config.skip,
                     say=say,
                 )

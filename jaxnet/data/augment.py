@@ -365,8 +365,7 @@ def _labeled(
     checks.check_range(labels, classes, f"{who}: labels")
     checks.check_key(key, who)
     known = ((labels >= 0) & (labels < classes))[:, None]
-    one_hot = jax.nn.one_hot(labels, classes, dtype=output_dtype(x))
-    return x, jnp.where(known, one_hot, jnp.nan)
+    return x, jnp.where(known, jax.nn.one_hot(labels, classes, dtype=output_dtype(x)), jnp.nan)
 
 
 def _pair(who: str, batch: Any, second: str, hint: str = "") -> Any:

@@ -92,8 +92,7 @@ def changed(x: jax.Array, which: jax.Array, strength: jax.Array) -> jax.Array:
         "brightness": _blend(jnp.zeros_like(x), x, factor),
         "sharpness": _blend(_smooth(x), x, factor),
     }
-    every = jnp.stack([found.get(name, moved) for name in CHANGES])
-    return every[which, jnp.arange(len(x))]
+    return jnp.stack([found.get(name, moved) for name in CHANGES])[which, jnp.arange(len(x))]
 
 
 def _moved(x: jax.Array, which: jax.Array, strength: jax.Array) -> jax.Array:

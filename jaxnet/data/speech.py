@@ -188,8 +188,7 @@ def digit_strings(
 def _noise(wave: np.ndarray, rate: float) -> float:
     """Return the standard deviation of the quietest 20 ms."""
     size = min(len(wave), max(1, int(QUIET * rate)))
-    blocks = wave[: len(wave) // size * size].astype(float).reshape(-1, size)
-    return float(blocks.std(1).min())
+    return float(wave[: len(wave) // size * size].astype(float).reshape(-1, size).std(1).min())
 
 
 def log_mel(

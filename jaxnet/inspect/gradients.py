@@ -258,8 +258,7 @@ def _entry(path, value, places, heights, automatic, tolerance) -> Entry:
     down, here, up = heights
     right, left, numeric = (up - here) / STEP, (here - down) / STEP, (up - down) / (2 * STEP)
     noise = 100 * np.finfo(np.float64).eps * max(1.0, abs(here)) / STEP
-    steep = np.maximum(abs(right), abs(left))
-    kinks = abs(right - left) > 10 * tolerance * steep + 2 * noise
+    kinks = abs(right - left) > 10 * tolerance * np.maximum(abs(right), abs(left)) + 2 * noise
     size = np.maximum(np.maximum(abs(numeric), abs(automatic)), noise / tolerance)
     error = np.where(kinks, 0.0, abs(numeric - automatic) / size)
     count = int(kinks.sum())

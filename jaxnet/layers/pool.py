@@ -254,8 +254,7 @@ def global_max_pool(*, name: str = "global_max_pool") -> Layer:
     def pool(x):
         positions = _positions(name, x)
         x = jnp.reshape(x, (x.shape[0], positions, x.shape[-1]))  # (batch, positions, features)
-        first = jnp.argmax(x, axis=1, keepdims=True)
-        return jnp.take_along_axis(x, first, axis=1)[:, 0]
+        return jnp.take_along_axis(x, jnp.argmax(x, axis=1, keepdims=True), axis=1)[:, 0]
 
     return _pooling(pool, name, "global_max_pool")
 
@@ -402,8 +401,7 @@ def _largest_tangent(size, primals, tangents):
     first = jnp.expand_dims(jnp.sqrt(first), within)
     numbers = jnp.arange(math.prod(size), dtype=jnp.float32)
     numbers = numbers.reshape(1, *(n for k in size for n in (1, k)), 1)
-    chosen = jnp.where(first == numbers, _cut(dx, size), 0)
-    return _largest(x, size), chosen.sum(within)
+    return _largest(x, size), jnp.where(first == numbers, _cut(dx, size), 0).sum(within)
 
 
 def _cut(x, size):

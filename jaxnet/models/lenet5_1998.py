@@ -111,8 +111,7 @@ def _partial_conv(name: str) -> Layer:
 
     def kernel_init(key, shape, dtype):  # with the fan-in of full connections
         maps = max(map(max, SEEN)) + 1
-        kernel = lecun_normal()(key, (5, 5, maps, len(SEEN)), dtype)
-        return kernel[..., sources, targets]
+        return lecun_normal()(key, (5, 5, maps, len(SEEN)), dtype)[..., sources, targets]
 
     whole = conv(len(SEEN), 5, padding="VALID")
 

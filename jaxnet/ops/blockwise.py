@@ -470,8 +470,7 @@ def _drop(how, key, p, at):
     if key is None:
         return p
     keep = 1 - how.scoring.dropout_rate
-    kept = bernoulli(jax.random.fold_in(key, at), keep, p.shape)
-    return jnp.where(kept, p / keep, 0)
+    return jnp.where(bernoulli(jax.random.fold_in(key, at), keep, p.shape), p / keep, 0)
 
 
 def _blocks(x, axis, block):

@@ -29,8 +29,7 @@ def weighted(x: jax.Array, axis: int, weights: np.ndarray) -> jax.Array:
         # A product takes `inputs` terms per output. With larger factors the sums would be slower.
         if phases * (before + 1 + after) <= inputs:
             return _shifted(x, axis, by_phase, before, after)
-    y = jnp.tensordot(x, weights.astype(x.dtype), axes=(axis, 1))
-    return jnp.moveaxis(y, -1, axis)
+    return jnp.moveaxis(jnp.tensordot(x, weights.astype(x.dtype), axes=(axis, 1)), -1, axis)
 
 
 def _shifted(x, axis, weights, before, after):
@@ -52,9 +51,8 @@ def _shifted(x, axis, weights, before, after):
                 weight = weight.reshape([inputs if i == axis else 1 for i in range(x.ndim)])
                 terms.append(weight * lax.slice_in_dim(x, start, start + inputs, axis=axis))
         found.append(sum(terms))
-    y = jnp.stack(found, axis + 1)
     # Fused with the next axis, each sum would be computed once for each of its shifts.
-    return lax.optimization_barrier(lax.collapse(y, axis, axis + 2))
+    return lax.optimization_barrier(lax.collapse(jnp.stack(found, axis + 1), axis, axis + 2))
 
 
 def windows(inputs: int, outputs: int) -> list[tuple[int, int]]:

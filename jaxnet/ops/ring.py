@@ -148,8 +148,7 @@ def _around(how, q, k, v, bias, first, last, key):
     wide = jnp.promote_types(q.dtype, jnp.float32)
     y = jnp.zeros((*q.shape[:3], v.shape[-1]), wide)
     total = jnp.full((q.shape[0], q.shape[2], q.shape[1]), -jnp.inf, wide)
-    start = varying((y, total, k, v), q, k, v, first, last)
-    y, total, *_ = _rounds(how, step, start)
+    y, total, *_ = _rounds(how, step, varying((y, total, k, v), q, k, v, first, last))
     return y.astype(v.dtype), total
 
 

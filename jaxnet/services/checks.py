@@ -142,8 +142,7 @@ def _inside(values: Any, interval: str, rounding: float = 0.0) -> Any:
     low, high = (float(bound) for bound in interval[1:-1].split(","))
     low, high = low - rounding, high + rounding
     above = values >= low if interval[0] == "[" else values > low
-    below = values <= high if interval[-1] == "]" else values < high
-    return above & below
+    return above & (values <= high if interval[-1] == "]" else values < high)
 
 
 def check_type(who: str, what: str, value: Any, kind: Any, words: str, hint: str = "") -> None:

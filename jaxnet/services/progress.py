@@ -39,5 +39,4 @@ def in_notebook() -> bool:
       False
     """
     ipython = sys.modules.get("IPython")
-    shell = ipython and ipython.get_ipython()
-    return getattr(shell, "kernel", None) is not None
+    return getattr(ipython and ipython.get_ipython(), "kernel", None) is not None

@@ -134,8 +134,7 @@ def size_of(count: float, unit: str = "B") -> Number:
     """
     for prefix in ("", "k", "M", "G"):
         if count < 999.95:
-            digits = 1 if prefix else 0
-            return Number(f"{count:.{digits}f} {prefix}{unit}".rstrip())
+            return Number(f"{count:.{1 if prefix else 0}f} {prefix}{unit}".rstrip())
         count /= 1000
     return Number(f"{count:.1f} T{unit}")
 

@@ -95,8 +95,7 @@ def resident_programs(
         zeros = lambda leaf: jnp.zeros(leaf.shape, jnp.result_type(leaf.dtype, jnp.float32))  # noqa: E731
         losses = jnp.zeros(steps, found["loss"].mean.dtype)
         finite = jnp.ones((steps, *finite.shape), bool)
-        totals = Totals(jax.tree.map(zeros, found), losses, finite)
-        return train_state, (key, order, totals)
+        return train_state, (key, order, Totals(jax.tree.map(zeros, found), losses, finite))
 
     def advance(train_state, data, totals, order, start, stop):
         def body(i, carry):

@@ -59,8 +59,7 @@ def heatmap(
         one_of("heatmap", "unsigned", name, maps)
     height, width = images.shape[1:3]
     lines = [line for title in titles or [] for line in title.split("\n")]
-    left = 0.09 * max(map(len, lines), default=0)
-    wide = side * (1 + len(flat)) + left + 0.6
+    wide = side * (1 + len(flat)) + 0.09 * max(map(len, lines), default=0) + 0.6
     figure = new_figure(wide, side * height / width * len(images) + 0.35)
     room = 0.1 / wide  # space for the titles, whose width the layout underestimates
     figure.set_layout_engine("constrained", rect=(room, 0, 1 - room, 1))

@@ -75,9 +75,8 @@ def countable(*arrays: Any) -> bool:
 
 
 def compute(
-    target: str, shapes: Sequence, *arrays: Any, dtype: Any = "float32", aliases: Any = None,
-    **options: Any,
-) -> list:  # fmt: skip
+    target: str, shapes: Sequence, *arrays, dtype: Any = "float32", aliases: Any = None, **options
+) -> list:
     """Return the results of a function of the library, arrays of these shapes and this dtype."""
     results = [jax.ShapeDtypeStruct(shape, dtype) for shape in shapes]
     call = jax.ffi.ffi_call(target, results, input_output_aliases=aliases)

@@ -14,7 +14,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnet.ops.native import compute, countable, instructions
-from jaxnet.ops.window import taps
 
 TARGET = "jaxnet_conv"
 
@@ -88,19 +87,12 @@ def convolution(a: jax.Array, b: jax.Array, *, wanted: str, form) -> jax.Array:
     """
     shape = form.result(a.shape, b.shape, wanted)
     words = _in_words(a, form.groups)
-    if words and wanted == "w" and math.prod(form.window) == 1 and max(form.strides) > 1:
-        (seen,) = taps(a.reshape(-1, *a.shape[2:]), form.window, *form[:4])
-        once, none = (1,) * len(form.window), ((0, 0),) * len(form.window)
-        a = seen.reshape(*b.shape[:-1], a.shape[-1])
-        form = form._replace(strides=once, padding=none, input_dilation=once, inputs=form.outputs)
     dtype, wider = a.dtype, [operand.astype(jnp.float32) for operand in (a, b)]
     if tile := dtype != jnp.float16 and _tile(a.shape, b.shape, wanted, form, words):
         a, b = (wider[0] if wanted == "x" else a), (wider[1] if wanted == "y" else b)  # kernels
         numbers = [KINDS.index(wanted), tile, *(low for low, _ in form.padding)]
-        options = {
-            "form": np.array(numbers, np.int64),
-            "dtype": "float32" if wanted == "w" else dtype,
-        }
+        options = {"form": np.array(numbers, np.int64), "dtype": dtype}
+        options |= {"dtype": "float32"} if wanted == "w" else {}
         return compute("jaxnet_winograd", [shape], a, b, **options)[0].astype(dtype)
     if dtype != jnp.float32 and not words:
         return convolution(*wider, wanted=wanted, form=form).astype(dtype)

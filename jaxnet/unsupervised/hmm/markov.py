@@ -116,8 +116,7 @@ def left_to_right(skips: int = 0) -> Initializer:
         if len(shape) != 2:
             raise ValueError(f"left_to_right: shape must be (states, states), got {tuple(shape)}")
         ahead = np.arange(shape[1]) - np.arange(shape[0])[:, None]
-        allowed = (ahead >= 0) & (ahead <= 1 + skips)
-        return jnp.asarray(np.where(allowed, 0, NEVER), dtype)
+        return jnp.asarray(np.where((ahead >= 0) & (ahead <= 1 + skips), 0, NEVER), dtype)
 
     return init
 

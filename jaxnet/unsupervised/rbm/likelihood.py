@@ -179,8 +179,7 @@ def _ais(key, params, start, betas, runs, visible):
         return (1 - beta) * start + beta * params["visible_bias"]
 
     def free(beta, x, field):  # the free energy at β; field is the field at β = 1
-        hidden = jax.nn.softplus(beta * field).sum(-1)
-        return visible.energy(x, visible_bias(beta)) - hidden
+        return visible.energy(x, visible_bias(beta)) - jax.nn.softplus(beta * field).sum(-1)
 
     def step(i, carry):
         x, log_weights = carry
