@@ -11,11 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxnet as jn
-from jaxnet.core.compose import made
+from jaxnet.core import made
 from jaxnet.models.published.config import Rows
 from jaxnet.models.published.gguf import GROUP, Tensors
 from jaxnet.services.trees import flat
-from jaxnet.transforms.kernels import replaced
 
 
 def with_integers(
@@ -75,12 +74,12 @@ def _mixed(net: jn.Layer, small: Mapping[int, list[str]]) -> jn.Layer:
             whole = jn.quantize(layer, params, x)
             new |= {path: _at(whole, path) for path in small[bits]}
         new = {path: _scaled_by(entry, jnp.float16) for path, entry in new.items()}
-        return replaced(params, new), state
+        return _replaced(params, new), state
 
     def join(params):
         paths = [path for some in small.values() for path in some]
         wide = {path: _scaled_by(_at(params, path), jnp.float32) for path in paths}
-        return one.inside.join(replaced(params, wide))
+        return one.inside.join(_replaced(params, wide))
 
     inside = one.inside._replace(init=init, join=join, options=None)
     return jn.cast(made(one.name, one.kind, inside), jnp.float32)
@@ -100,6 +99,13 @@ def _is_kernel(path: str) -> bool:
 
 def _at(tree: Any, path: str) -> Any:
     return reduce(lambda entry, name: entry[name], path.split("/"), tree)
+
+
+def _replaced(tree: Any, new: Mapping[str, Any], at: str = "") -> Any:
+    """Return a tree of dicts with other entries at some paths."""
+    if at[:-1] in new or not isinstance(tree, dict):
+        return new.get(at[:-1], tree)
+    return {name: _replaced(entry, new, f"{at}{name}/") for name, entry in tree.items()}
 
 
 def _row(path: str, rows: Rows) -> tuple | None:

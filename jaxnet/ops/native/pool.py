@@ -46,8 +46,8 @@ def run(x, *given, form):
     numbers += [*(0 for _ in flat), *(low for low, _ in form.padding)]
     spaces = form.inputs, form.outputs
     image, result = ((x.shape[0], *flat, *space, x.shape[-1]) for space in spaces)
-    given = x.reshape(image), *(a.reshape(result) for a in given)
-    arrays = [a.astype(jnp.float32) for a in given]
+    arrays = [x.reshape(image), *(a.reshape(result) for a in given)]
+    arrays = [a.astype(jnp.float32) for a in arrays]
     shape = image if given else result
     (y,) = compute("jaxnet_max_pool", [shape], *arrays, form=np.array(numbers, np.int64))
     return [y.reshape(shape[0], *shape[1 + len(flat) :]).astype(x.dtype)]
