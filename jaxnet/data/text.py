@@ -277,8 +277,7 @@ def _text_ids(ids: Any, size: int, special: dict[str, int]) -> np.ndarray:
         raise ValueError(f"decode: ids must be in [0, {size}), got {wrong[0]}")
     if "end" in special and (ids == special["end"]).any():
         ids = ids[: np.argmax(ids == special["end"])]
-    silent = [special[name] for name in ("pad", "start") if name in special]
-    return ids[~np.isin(ids, silent)]
+    return ids[~np.isin(ids, [special[name] for name in ("pad", "start") if name in special])]
 
 
 def _import_tokenizers() -> Any:

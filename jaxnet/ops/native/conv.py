@@ -50,8 +50,7 @@ def supports(a, b, *, wanted: str, form) -> bool:
     far += [k * d for k, d in zip(form.window, form.dilation, strict=True)]
     # XLA multiplies floats as fast, unless it sums over many rows, of more than a few inputs.
     many = wanted == "w" and b.size >= 64 * b.shape[-1] and a.shape[-1] >= min(64, b.shape[-1])
-    many = many and a.dtype == jnp.float32
-    product = form.groups == 1 and math.prod(form.window) == 1 and not many
+    product = not (many and a.dtype == jnp.float32) and form.groups == math.prod(form.window) == 1
     return max(far) <= FAR and (_in_words(a) if product else instructions() is not None)
 
 
