@@ -492,7 +492,7 @@ def linear(rngs):
     return nnx.Linear(2, 3, rngs=rngs)
 
 
-test_messages = refuses([
+test_messages_of_nnx = refuses([
     (lambda: from_linen(jn.dense(4)), TypeError, "from_linen: expected a Linen module.*got Layer"),
     (lambda: from_linen(linear(nnx.Rngs(0))), TypeError, "NNX module use from_nnx"),
     (lambda: from_linen(nn.LSTMCell(3)), TypeError,
