@@ -454,7 +454,7 @@ def best_mode(who: str, name: str, mode: str | None) -> str:
             f"{who}: is the highest {name!r} the best, or the lowest? Write mode='max', as for an "
             "accuracy, or mode='min', as for an error"
         )
-    one_of(who, "mode", mode or "min", ["min", "max"])
+    one_of(who, "mode", "min" if mode is None else mode, ["min", "max"])
     return mode or "min"
 
 

@@ -548,6 +548,8 @@ def test_the_best_by_an_unknown_metric_raises(tmp_path):
 def test_the_best_of_what_is_no_loss_needs_its_direction(name, tmp_path):
     with pytest.raises(ValueError, match="Write mode='max', as for an accuracy"):
         jn.Checkpoints(tmp_path, best=name)
+    with pytest.raises(ValueError, match=r"mode must be 'min' or 'max', got array\(\[1, 2\]\)"):
+        jn.Checkpoints(tmp_path, best="loss", mode=np.array([1, 2]))
 
 
 @pytest.mark.parametrize("name", ["6.damaged", "6.half", "6.removed"])
