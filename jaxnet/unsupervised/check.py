@@ -117,7 +117,7 @@ def standardized(kernel: jax.Array, bias: jax.Array, x: jax.Array) -> Params:
       >>> y.mean().round(5).tolist(), y.std().round(5).tolist()
       (0.0, 1.0)
     """
-    outputs = x[:: -(-len(x) // MEASURED)] @ kernel + bias
+    outputs = x[:: -(-len(x) // MEASURED)] @ kernel + bias[None]
     spread = outputs.std()
     factor = 1 / jnp.where(spread > 0, spread, 1)
     return {"kernel": factor * kernel, "bias": factor * (bias - outputs.mean())}

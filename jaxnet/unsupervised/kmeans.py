@@ -88,7 +88,7 @@ def fit_kmeans(key: jax.Array, x: Any, features: int, *, iterations: int = 100) 
     centroids = kmeans(key, x, features, iterations=iterations)
     x = to_device("fit_kmeans", "x", x)
     mean = x.mean(0)
-    kernel = (centroids - mean).T
+    kernel = (centroids - mean[None]).T
     return standardized(kernel, -mean @ kernel - (kernel**2).sum(0) / 2, x)
 
 
@@ -140,7 +140,7 @@ def fit_random_vectors(key: jax.Array, x: Any, features: int) -> Params:
     """
     rows, x = random_vectors(key, x, features), to_device("fit_random_vectors", "x", x)
     mean = x.mean(0)
-    kernel = (rows - mean).T
+    kernel = (rows - mean[None]).T
     length = jnp.linalg.norm(kernel, axis=0)
-    kernel = kernel / jnp.where(length > 0, length, 1)
+    kernel = kernel / jnp.where(length > 0, length, 1)[None]
     return standardized(kernel, -mean @ kernel, x)
