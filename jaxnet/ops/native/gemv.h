@@ -41,6 +41,17 @@ static void pack_x(const Gemv *s, int fields, int lanes) {
     }
 }
 
+/* Adds up the sums of all parts, in order, so that the bits are the same for any threads. Rows of sums
+ * are `padded` apart, and parts `part`. */
+static void add_in_order(const Gemv *s, int64_t parts, const float *sums, int64_t padded, int64_t part) {
+  for (int64_t row = 0; row < s->rows; row++, sums += padded) {
+    float *y = s->y + row * s->outputs;
+    memcpy(y, sums, s->outputs * sizeof(float));
+    for (int64_t p = 1; p < parts; p++)
+      for (int64_t o = 0; o < s->outputs; o++) y[o] += sums[p * part + o];
+  }
+}
+
 /* Up to four rows; returns 0 without memory. */
 static int multiply_floats(XLA_FFI_CallFrame *f, const Kernels *kernels, Gemv s) {
   int fields = 1 << s.numbers;
@@ -59,12 +70,7 @@ static int multiply_floats(XLA_FFI_CallFrame *f, const Kernels *kernels, Gemv s)
   }
   if (p && sums && s.transposed) pack_x(&p->s, fields, kernels->lanes);
   int ok = p && sums && run_chunks(&p->work, f, threads_of(f));
-  for (int64_t row = 0; ok && !s.transposed && row < s.rows; row++) { /* in order, for any threads */
-    float *y = s.y + row * s.outputs, *from = sums + row * padded;
-    memcpy(y, from, s.outputs * sizeof(float));
-    for (int64_t part = 1; part < parts; part++)
-      for (int64_t o = 0; o < s.outputs; o++) y[o] += from[2 * part * s.rows * padded + o];
-  }
+  if (ok && !s.transposed) add_in_order(&s, parts, sums, padded, 2 * s.rows * padded);
   if (p) release(&p->work);
   else free_vectors(sums);
   return ok;
@@ -121,12 +127,7 @@ static int multiply_nibbles(XLA_FFI_CallFrame *f, const Dots *dots, const Gemv *
     dots->digits(&p->s);
   }
   int ok = p && memory && run_chunks(&p->work, f, threads_of(f));
-  for (int64_t row = 0; ok && !g->transposed && row < rows; row++) { /* in order, for any threads */
-    float *y = g->y + row * outputs, *from = p->s.sums + row * padded;
-    memcpy(y, from, outputs * sizeof(float));
-    for (int64_t part = 1; part < parts; part++)
-      for (int64_t o = 0; o < outputs; o++) y[o] += from[part * rows * padded + o];
-  }
+  if (ok && !g->transposed) add_in_order(g, parts, p->s.sums, padded, rows * padded);
   if (p) release(&p->work);
   else free_vectors(memory);
   return ok;

@@ -5,13 +5,13 @@
  *     jaxnet_winograd         winograd.h, one of 3x3, stride 1     convolution_lowering.py
  *     jaxnet_lstm             lstm.h, all steps                    _loop of recurrence.py
  *     jaxnet_lstm_back        lstm.h, the gradient                 the transpose of its _push
- *     jaxnet_rnn              rnn.h, all steps or the      _loop of recurrence.py,
- *                             gradient                     the transpose of its _push
+ *     jaxnet_rnn              rnn.h, all steps or the gradient     _loop of recurrence.py,
+ *                                                                  the transpose of its _push
  *     jaxnet_attention        attention.h, values                  _attended of blockwise.py
  *     jaxnet_attention_back   attention.h, the gradient            the transpose of its _tangents
  *     jaxnet_gemv             gemv.h, x @ w of few rows            _in_jax of gemv.py
  *     jaxnet_gemv_transposed  gemv.h, x @ w.T of few rows          _in_jax of gemv.py
- *     jaxnet_keep             keep.h, bits of dropout      bernoulli of keep.py
+ *     jaxnet_keep             keep.h, bits of dropout              bernoulli of keep.py
  *     jaxnet_norm             norm.h, values or the gradient       _standardized of normalization.py,
  *                                                                  the transpose of its _push
  *     jaxnet_max_pool         pool.h, values or the gradient       _highest of pool.py in layers,

@@ -1,5 +1,5 @@
-/* The inner loops of nibbles.h, for one width of vectors: with DOT, END, PAIR_LOW and PAIR_HIGH of an instruction
- * set, which shared.h defines.
+/* The inner loops of gemv.h for integers of 4 bits, for one width of vectors: with DOT, END, PAIR_LOW
+ * and PAIR_HIGH of an instruction set, which shared.h defines.
  *
  * A byte of w holds two numbers of 4 bits, which become 0 to 15 by adding 8. DOT multiplies bytes of
  * w and of x and adds four neighbors, or two neighbors in 16 bits, which END adds: the sums of 32
