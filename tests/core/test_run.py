@@ -172,7 +172,6 @@ ALONE = ("moving_average", "plain", "pair", "tap", "mapped", "collect")  # see t
 
 
 @pytest.mark.slow
-@pytest.mark.fast_cases("repeat", "quantized", "scaled")
 @pytest.mark.parametrize("name", [name for name in TRANSFORMS if name not in ALONE])
 def test_a_transform_streams(name):
     net = TRANSFORMS[name](jn.dense(8) if name in ("recurrent", "experts") else steps())

@@ -122,7 +122,6 @@ def test_a_row_does_not_depend_on_its_batch(plain):
 
 
 @pytest.mark.slow
-@pytest.mark.fast_cases("False")
 @pytest.mark.parametrize("draft", [False, True])
 def test_stops_cut_a_row(plain, draft):
     drafted = {"draft": draw(seed=3)[:2]} if draft else {}

@@ -70,7 +70,6 @@ def in_chunks(net, params, sizes):
 
 
 @pytest.mark.slow
-@pytest.mark.fast_cases("attention")
 @kinds
 def test_whole_and_chunks_have_the_values_of_numpy(kind):
     weighed = kind.get("attention", True)

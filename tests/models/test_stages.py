@@ -64,7 +64,6 @@ STAGES = {
 
 
 @pytest.mark.slow
-@pytest.mark.fast_cases("alexnet", "googlenet")
 @pytest.mark.parametrize("name", STAGES)
 def test_stages_and_a_step_of_training(name):
     make, size, wanted = STAGES[name]

@@ -431,7 +431,6 @@ def test_a_layer_gives_the_same_in_blocks(masked, options, always):
 
 
 @pytest.mark.slow
-@pytest.mark.fast_cases("0")
 @pytest.mark.parametrize("window", [None, 5, 0])
 def test_a_stream_gives_the_same_in_blocks(window, always):
     """Chunks of different lengths, rows of different lengths, and places overwritten."""

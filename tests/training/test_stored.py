@@ -12,12 +12,7 @@ from jaxnet.training.stored import by_first, position_from_json, run_to_json
 
 STATE = jn.TrainState(jnp.int32(3), {}, {}, optax.adam(0.1).init({}), jnp.zeros(2, jnp.uint32))
 
-RUN = {
-    "objective": "mine",
-    "optimizer": ["1"],
-    "data": {"x": ["(1,)", [1.5]]},
-    "shuffle": True,
-}
+RUN = {"objective": "mine", "optimizer": ["1"], "data": {"x": ["(1,)", [1.5]]}, "shuffle": True}
 
 
 @pytest.mark.parametrize("loader", [None, b"\x00\xff", {"index": np.int64(3), "rest": [1, "a"]}])

@@ -59,7 +59,6 @@ def test_factors_and_integers_stay_small_below_repeat():
 
 
 @pytest.mark.slow
-@pytest.mark.fast_cases("4")
 @pytest.mark.parametrize("bits", [8, 4])
 def test_few_rows_are_multiplied_in_blocks(bits):
     """With the values and gradients of the whole product."""
