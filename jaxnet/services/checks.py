@@ -402,10 +402,11 @@ def to_numpy(who: str, what: str, value: Any) -> np.ndarray:
             "numbers by table[[...]].to_numpy(np.float32), and give each other column as integers, "
             "such as names, ids = np.unique(column, return_inverse=True)"
         )
+    loader = hasattr(value, "__iter__") and not hasattr(value, "__getitem__")
     for found, write in (
         (_is_sparse(value), "it is sparse: write x.toarray() or, in JAX, x.todense()"),
         (isinstance(value, Mapping), "write dict(x)"),
-        (hasattr(value, "__iter__") and not hasattr(value, "__getitem__"), _BATCH),
+        (loader, "for a loader, pass one batch"),
     ):
         if found:
             kind = type(value).__name__
@@ -647,7 +648,6 @@ def as_rows(data: PyTree, who: str, items: str = "examples", *, finite: bool = T
     return jax.tree.unflatten(jax.tree.structure(data, _is_sparse), [leaf for _, leaf in named])
 
 
-_BATCH = "for a loader, pass one batch"
 LOADER = "a list of batches is taken for arrays: wrap it in an object with __iter__"
 
 
@@ -880,13 +880,12 @@ def abstract(x: PyTree, who: str) -> PyTree:
 
 
 def check_numbers(who: str, what: str, value: Any) -> None:
-    """Raise unless an array or spec holds numbers, booleans or keys, all of which count."""
+    """Raise unless an array or spec holds numbers, booleans or keys."""
     if not _has_numbers(value.dtype):
         write = _INSTEAD.get(getattr(value.dtype, "kind", ""), "write x.astype(np.float32)")
         raise TypeError(
             f"{who}: {what} must hold numbers that JAX has, got dtype {value.dtype}; {write}"
         )
-    check_mask(who, what, value)
 
 
 _WORDS = "for labels that are words, write names, labels = np.unique(words, return_inverse=True)"
