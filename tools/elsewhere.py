@@ -377,8 +377,8 @@ def table(rows: dict[str, Seen], target: Target) -> str:
         lines.append(f"    {kinds}")
         if seen.sent:
             sent = ", ".join(f"{kind} {size_of(moved)}" for kind, moved in seen.sent.items())
-            all_ = f"{size_of(sum(seen.sent.values()))} ({size_of(seen.expected)} by the formula)"
-            lines.append(f"    each device sends {all_}: {sent}")
+            whole = f"{size_of(sum(seen.sent.values()))} ({size_of(seen.expected)} by the formula)"
+            lines.append(f"    each device sends {whole}: {sent}")
     return "\n".join(lines)
 
 

@@ -96,9 +96,7 @@ def run(config: Config, workloads: tuple[Workload, ...] = WORKLOADS) -> list[Row
                     rounds=config.rounds,
                     seconds=config.seconds,
                     patience=config.patience,
-                    tolerance=TOLERANCE[
-                        backend if backend == "cpu" and not workload.half else "gpu"
-                    ],
+                    tolerance=TOLERANCE["gpu" if workload.half or backend != "cpu" else "cpu"],
                     skip=config.skip,
                     say=say,
                 )

@@ -104,7 +104,7 @@ def flat_order(shape: tuple[int, ...]) -> np.ndarray:
 def _output(kind: str, shape: tuple[int, ...], given: Layout, operand: Shaped) -> Layout:
     """Return the layout of a layer's output, by its kind and its input."""
     if kind == "flatten" and given == LAST:
-        return tuple(shape[1:]) if shape[-1] > 1 < np.prod(shape[1:-1]) else SAME
+        return tuple(shape[1:]) if min(shape[-1], np.prod(shape[1:-1])) > 1 else SAME
     if kind == "flatten" and given in (SAME, FIRST, EITHER):
         return LOST if given == EITHER else SAME
     if kind in ("adaptive_avg_pool", "resize"):  # products over positions

@@ -365,7 +365,8 @@ class _Row(NamedTuple):
         Raises:
           LookupError, ValueError: If a name is missing, or the shape differs.
         """
-        names = [_filled(name, self.numbers(path) or {}) for name in self.names]
+        numbers = self.numbers(path) or {}
+        names = [_filled(name, numbers) for name in self.names]
         over = {place for name in names for place in PLACE.findall(name)}
         if not over:
             return self._one(names, shape, arrays, used)

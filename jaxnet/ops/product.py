@@ -109,7 +109,8 @@ def plus(y: jax.Array, bias: jax.Array | None) -> jax.Array:
     if bias is None:
         return y
     both: list[jax.Array] = _read("plus", y=y, bias=bias)
-    y, bias = (spread(a, jnp.broadcast_shapes(*(a.shape for a in both))) for a in both)
+    shape = jnp.broadcast_shapes(*(a.shape for a in both))
+    y, bias = (spread(a, shape) for a in both)
     return y + bias
 
 

@@ -88,11 +88,10 @@ def convolution(a: jax.Array, b: jax.Array, *, wanted: str, form) -> jax.Array:
     words = _in_words(a, form.groups)
     dtype, wider = a.dtype, [operand.astype(jnp.float32) for operand in (a, b)]
     if tile := dtype != jnp.float16 and _tile(a.shape, b.shape, wanted, form, words):
-        a, b = (wider[0] if wanted == "x" else a), (wider[1] if wanted == "y" else b)  # kernels
-        numbers = [KINDS.index(wanted), tile, *(low for low, _ in form.padding)]
-        options = {"form": np.array(numbers, np.int64), "dtype": dtype}
-        options |= {"dtype": "float32"} if wanted == "w" else {}
-        return compute("jaxnet_winograd", [shape], a, b, **options)[0].astype(dtype)
+        a, b = (wider[0] if wanted == "x" else a), (wider[1] if wanted == "y" else b)
+        kept = "float32" if wanted == "w" else dtype  # kernels and their gradients
+        given = np.array([KINDS.index(wanted), tile, *(low for low, _ in form.padding)], np.int64)
+        return compute("jaxnet_winograd", [shape], a, b, form=given, dtype=kept)[0].astype(dtype)
     if dtype != jnp.float32 and not words:
         return convolution(*wider, wanted=wanted, form=form).astype(dtype)
     if wanted == "w" and max(form.input_dilation) > 1:

@@ -23,8 +23,8 @@ def supports(x, *given, form) -> bool:
       >>> supports(jnp.ones((1, 5, 16), int), form=form)
       False
     """
-    floats = x.dtype == jnp.float32 or (x.dtype == jnp.bfloat16 and given)
-    there = bool(floats) and len(form.window) < 3 and countable(x)
+    kinds = (jnp.float32, jnp.bfloat16) if given else (jnp.float32,)
+    there = x.dtype in kinds and len(form.window) < 3 and countable(x)
     return there and x.shape[-1] >= 16 and instructions() is not None
 
 
@@ -47,7 +47,7 @@ def run(x, *given, form):
     spaces = form.inputs, form.outputs
     image, result = ((x.shape[0], *flat, *space, x.shape[-1]) for space in spaces)
     arrays = [x.reshape(image), *(a.reshape(result) for a in given)]
-    arrays = [a.astype(jnp.float32) for a in arrays]
+    arrays = [a.astype(jnp.float32) for a in arrays]  # of bfloat16
     shape = image if given else result
     (y,) = compute("jaxnet_max_pool", [shape], *arrays, form=np.array(numbers, np.int64))
     return [y.reshape(shape[0], *shape[1 + len(flat) :]).astype(x.dtype)]
