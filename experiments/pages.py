@@ -16,7 +16,7 @@ NEXT = """---
 Next: [all findings](../README.md#findings), or [run an experiment](../README.md#run-an-experiment)
 yourself."""
 FAILED = "Not supported"
-LONG = 13  # rows of a table; a longer one is folded
+LONG = 16  # rows of a table; a longer one is folded
 SHOWN = 3  # findings of a topic whose pictures the index shows
 Findings = list[tuple[str, Record]]
 """Name of the experiment, and one of its records."""
