@@ -403,7 +403,7 @@ def _row_keys(who: str, key: Any, batch: int) -> jax.Array:
             f"{who}: needs a key to draw tokens. Pass one, such as jax.random.key(0), or write "
             "temperature=0 for the most probable tokens"
         )
-    typed = isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
+    typed = isinstance(key, jax.Array) and checks.is_key(key)
     if typed and key.ndim:
         if key.shape != (batch,):
             raise ValueError(f"{who}: keys must have shape () or ({batch},), got {key.shape}")

@@ -773,14 +773,22 @@ def a_function(who: str, what: str, value: Any, form: str, *, optional: bool = F
         raise TypeError(f"{who}: {what} must be a function of {form}, got {got}")
 
 
+def is_key(value: Any) -> bool:
+    """Return whether this holds typed random keys, not the uint32 of older ones.
+
+    Example:
+      >>> is_key(jax.random.key(0)), is_key(jax.random.PRNGKey(0)), is_key(None)
+      (True, False, False)
+    """
+    return jnp.issubdtype(getattr(value, "dtype", object), jax.dtypes.prng_key)
+
+
 def check_key(key: Any, who: str) -> None:
     """Raise unless this is a single random key."""
     array = isinstance(key, jax.Array | np.ndarray | jax.ShapeDtypeStruct)
-    typed = array and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
-    raw = array and key.dtype == jnp.uint32 and len(key.shape) == 1
-    if typed and key.shape == ():
-        return
-    if raw and key.shape == jax.eval_shape(lambda: jax.random.key_data(jax.random.key(0))).shape:
+    typed = array and is_key(key)
+    raw = jax.eval_shape(jax.random.PRNGKey, 0)
+    if typed and key.shape == () or array and (key.shape, key.dtype) == (raw.shape, raw.dtype):
         return
     got = type(key).__name__
     if array:

@@ -5,10 +5,11 @@ from functools import reduce
 import jax
 import jax.numpy as jnp
 
+from jaxnet.core import child_key
 from jaxnet.services.checks import at_least
 from jaxnet.services.trees import Memo, PyTree, describe, flat, key_spec
 from jaxnet.training.objective import Average
-from jaxnet.training.trainer import Kept, Trainer, TrainState, step_of
+from jaxnet.training.trainer import Kept, Trainer, TrainState, as_stored, step_key, step_of
 
 
 def alternate(**trainers: Trainer | tuple[Trainer, int]) -> Trainer:
@@ -17,7 +18,7 @@ def alternate(**trainers: Trainer | tuple[Trainer, int]) -> Trainer:
     Params and state of the trainers are joined by path. An entry that several of them have is one
     entry, so each trainer continues with what the trainer before it has changed. Freeze in each
     objective what it does not train, see `jn.freeze`. Each trainer keeps its own optimizer, and
-    `opt_state` is a dict of their states. All get the same batch, and draw from one key.
+    `opt_state` is a dict of their states. All get the same batch, and draw from keys of their own.
 
     A step counts once. Its metrics have the names "critic/loss" and so on, and "loss" is the sum of
     all losses.
@@ -74,11 +75,12 @@ def alternate(**trainers: Trainer | tuple[Trainer, int]) -> Trainer:
         return first._replace(opt_state=opt_state, **reduce(_joined, map(_shared, states.values())))
 
     def update(train_state: TrainState, batch: PyTree, mask: jax.Array | None = None):
-        outlines, begun, found = jax.eval_shape(each, key_spec(), batch), train_state.step, {}
+        outlines, found = jax.eval_shape(each, key_spec(), batch), {}
         finite = jax.tree.map(lambda _: jnp.bool_(True), train_state.params)
         for name, (trainer, steps) in pairs.items():
             part = _part(_shared(train_state), _shared(outlines[name]))
-            own = train_state._replace(step=begun, opt_state=train_state.opt_state[name], **part)
+            key = as_stored(child_key(step_key(train_state), name))
+            own = train_state._replace(opt_state=train_state.opt_state[name], key=key, **part)
             if steps > 1:
                 more = lambda _, own, of=trainer: of.update(own, batch, mask)[0]  # noqa: E731
                 own = jax.lax.fori_loop(1, steps, more, own)
@@ -86,15 +88,14 @@ def alternate(**trainers: Trainer | tuple[Trainer, int]) -> Trainer:
             found |= {f"{name}/{metric}": value for metric, value in averages.items()}
             if flags.size:
                 fine = jax.tree.unflatten(jax.tree.structure(own.params), list(flags))
-                both = jax.tree.map(jnp.logical_and, _part(finite, own.params), fine)
-                finite = _joined(finite, both)
+                finite = _joined(finite, jax.tree.map(jnp.logical_and, _part(finite, fine), fine))
             opt_state = train_state.opt_state | {name: own.opt_state}
             shared = _joined(_shared(train_state), _shared(own))
-            train_state = train_state._replace(opt_state=opt_state, key=own.key, **shared)
+            train_state = train_state._replace(opt_state=opt_state, **shared)
         losses = [found[f"{name}/loss"] for name in pairs]
         total = Average(jnp.stack([loss.mean for loss in losses]).sum(), losses[0].weight)
         flags = jnp.array(jax.tree.leaves(finite), bool)
-        return train_state._replace(step=begun + 1), {"loss": total} | found, flags
+        return train_state._replace(step=train_state.step + 1), {"loss": total} | found, flags
 
     kept = Kept(programs=Memo(list(pairs.values())))
     return Trainer(init, step_of(update, None, kept), update, _kept=kept)

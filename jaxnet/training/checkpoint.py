@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnet.services.checks import check_mask, check_type, on_device
+from jaxnet.services.checks import check_mask, check_type, is_key, on_device
 from jaxnet.services.files import readable
 from jaxnet.services.saving import KNOWN, Notes, check_seal, opened, read_tensors, write_file
 from jaxnet.services.trees import as_lines, describe, differences
@@ -262,10 +262,6 @@ def _named(tree: PyTree, who: str) -> dict[str, Any]:
     return named
 
 
-def _is_key(leaf: Any) -> bool:
-    return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-
-
 def _without_key(who: str, name: str, leaf: Any) -> tuple[Any, dict[str, str]]:
     """Return a leaf, or the data of a random key with a note on it."""
     kinds = jax.Array | np.ndarray | np.generic | bool | int | float | complex
@@ -274,7 +270,7 @@ def _without_key(who: str, name: str, leaf: Any) -> tuple[Any, dict[str, str]]:
         raise ValueError(
             f"{who}: {name} was donated to a step and is gone; save what the step returned"
         )
-    if isinstance(leaf, jax.Array) and _is_key(leaf):
+    if isinstance(leaf, jax.Array) and is_key(leaf):
         return jax.random.key_data(leaf), {"is": "key", "impl": str(jax.random.key_impl(leaf))}
     return leaf, {}
 
@@ -337,7 +333,7 @@ def _compare(path: Path, wanted: dict[str, Any], stored: dict[str, Any]) -> None
 def _is_like(value: Any, number: Any) -> bool:
     """Return whether a stored value is a number of the same kind as a Python number."""
     kinds = _NUMBERS.get(type(number), "")
-    return value.shape == () and not _is_key(value) and value.dtype.kind in kinds
+    return value.shape == () and not is_key(value) and value.dtype.kind in kinds
 
 
 def _describe(name: str, leaf: Any) -> str:

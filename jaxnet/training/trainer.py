@@ -38,8 +38,8 @@ class TrainState(NamedTuple):
       params: Nested dicts that the optimizer changes.
       state: Nested dicts that `apply` changes, e.g. running statistics.
       opt_state: State of the optax optimizer.
-      key: Random key for the next steps, which every step advances. It is stored as key data
-        (uint32), since typed keys make jitted calls slower.
+      key: Random key of the run. A step draws from it and from the number of steps. It is stored as
+        key data (uint32), since typed keys make jitted calls slower.
     """
 
     step: jax.Array
@@ -233,29 +233,24 @@ def trainer(
         filled = drawn if params is None else _filled("params", drawn, params)
         seen = attempt(look, objective, filled, state, specs)
         check_captured(objective, filled, seen)
-        train_key = child_key(key, "train")
-        if jax.random.key_impl(train_key) == jax.random.key_impl(jax.random.key(0)):
-            # Key data would not keep a different kind of key.
-            train_key = jax.random.key_data(train_key)
         step, opt_state = checks.on_device(np.zeros((), np.int32)), start(filled)
         if loss_scale is not None or computes_in_float16(seen):
             opt_state = started(loss_scale, opt_state, filled)
-        return TrainState(step, filled, state, opt_state, train_key)
+        return TrainState(step, filled, state, opt_state, as_stored(child_key(key, "train")))
 
     def update(train_state: TrainState, batch: PyTree, mask: jax.Array | None = None):
         # Integers, such as the params of `quantized`, do not change.
         start = floats_of(train_state.params)
         check_last(begun := jax.eval_shape(optimizer.init, start))
-        needed = jax.tree.structure(begun)
         scaling, opt_state = None, train_state.opt_state
         if isinstance(opt_state, LossScale):
             scaling, opt_state = opt_state, opt_state.optimizer
-        if (given := jax.tree.structure(opt_state)) != needed:
+        if (given := jax.tree.structure(opt_state)) != (needed := jax.tree.structure(begun)):
             raise ValueError(
                 "step: opt_state belongs to another optimizer; initialize with this trainer: "
                 f"trainer.init(key, batch)\n  expected {needed}\n  got      {given}"
             )
-        train_state, key = next_key(train_state)
+        key = step_key(train_state)
 
         def loss(floats, state=train_state.state, batch=batch, mask=mask, key=key):
             params = with_floats(train_state.params, floats)
@@ -441,8 +436,7 @@ def check_train_state(who: str, train_state: Any) -> None:
                 f"{who}: train_state.params{jax.tree_util.keystr(path)} must hold floats, or int8 "
                 f"and uint8 as in jn.quantized, got {leaf.dtype}"
             )
-    kind: Any = getattr(train_state.key, "dtype", object)
-    if kind != np.uint32 and not jnp.issubdtype(kind, jax.dtypes.prng_key):
+    if getattr(train_state.key, "dtype", None) != np.uint32 and not checks.is_key(train_state.key):
         raise TypeError(
             f"{who}: train_state.key must be the key from trainer.init, got {train_state.key!r:.60}"
         )
@@ -472,8 +466,39 @@ def without_weak_types(tree: PyTree) -> PyTree:
     return jax.tree.map(leaf, tree)
 
 
+def as_stored(key: jax.Array) -> jax.Array:
+    """Return a key as a train_state stores it: its data, which would not keep a different kind.
+
+    Example:
+      >>> as_stored(jax.random.key(0))
+      Array([0, 0], dtype=uint32)
+    """
+    usual = jax.random.key_impl(key) == jax.random.key_impl(jax.random.key(0))
+    return jax.random.key_data(key) if usual else key
+
+
+def step_key(train_state: TrainState) -> jax.Array:
+    """Return the key of the next step: a hash of the stored key and the number of steps.
+
+    The stored key stays as it is, since advancing it would cost a GPU a launch in each step.
+
+    Example:
+      >>> trainer = jn.trainer(jn.supervised(jn.dense(2), optax.squared_error), optax.sgd(0.1))
+      >>> train_state = trainer.init(jax.random.key(0), (jn.spec((5, 3)), jn.spec((5, 2))))
+      >>> step_key(train_state).shape
+      ()
+    """
+    key, step = train_state.key, train_state.step
+    if checks.is_key(key):  # not JAX's default kind of key
+        return jax.random.fold_in(key, step)
+    # XLA drops the hash if nothing is drawn, which it could not do with a split.
+    return jax.random.fold_in(jax.random.wrap_key_data(key + _last(key) * jnp.uint32(step)), 0)
+
+
 def next_key(train_state: TrainState) -> tuple[TrainState, jax.Array]:
-    """Return the train_state with its key advanced, and a key to use.
+    """Return the train_state with its stored key advanced, and a key to use outside of steps.
+
+    The sum of the stored key and of the steps grows with either, so no key is drawn twice.
 
     Example:
       >>> trainer = jn.trainer(jn.supervised(jn.dense(2), optax.squared_error), optax.sgd(0.1))
@@ -482,16 +507,14 @@ def next_key(train_state: TrainState) -> tuple[TrainState, jax.Array]:
       >>> key.shape, train_state.key.shape
       ((), (2,))
     """
-    data = train_state.key
-    if jnp.issubdtype(data.dtype, jax.dtypes.prng_key):  # not JAX's default kind of key
-        key, here = jax.random.split(data)
-        return train_state._replace(key=key), here
-    # The stored key is a counter; each returned key is a hash of it. XLA drops the hash if nothing
-    # is drawn, which it could not do with a split.
-    here = jax.random.fold_in(jax.random.wrap_key_data(data), 0)
-    # A sum is written to the donated key; a new array would be copied there, which costs a GPU a
-    # launch. On CPU, an addition at one place takes 20 microseconds longer.
-    return train_state._replace(key=data + np.uint32(np.arange(data.size) == data.size - 1)), here
+    key, here = train_state.key, step_key(train_state)
+    advanced = jax.random.split(key)[0] if checks.is_key(key) else key + _last(key)
+    return train_state._replace(key=advanced), here
+
+
+def _last(key: jax.Array) -> np.ndarray:
+    # On CPU, an addition at one place takes 20 microseconds longer than that of these numbers.
+    return np.uint32(np.arange(key.size) == key.size - 1)
 
 
 def key_of(data: Any, train_state: TrainState) -> jax.Array:
@@ -503,6 +526,5 @@ def key_of(data: Any, train_state: TrainState) -> jax.Array:
       >>> key_of(train_state.key, train_state).shape
       ()
     """
-    typed = jnp.issubdtype(train_state.key.dtype, jax.dtypes.prng_key)
-    impl = jax.random.key_impl(train_state.key) if typed else None
+    impl = jax.random.key_impl(train_state.key) if checks.is_key(train_state.key) else None
     return jax.random.wrap_key_data(data, impl=impl)

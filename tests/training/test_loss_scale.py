@@ -59,7 +59,7 @@ def test_a_step_that_overflows_changes_the_scale_alone(accumulate):
     after, metrics = trainer.step(fine, planted())
     assert same(before[1:3], after[1:3]) and same(before.opt_state[4], after.opt_state.optimizer)
     assert not same(before.params, start.params) and not same(before.state, start.state)
-    assert after.step == 2 and not same(after.key, before.key) and np.isfinite(metrics["loss"])
+    assert after.step == 2 and np.isfinite(metrics["loss"])
     scale, good, skipped, finite, _ = after.opt_state
     assert (scale, good, skipped, finite.all()) == (32, -1, 1, False)
     again, _ = trainer.step(after, DATA)

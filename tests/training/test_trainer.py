@@ -12,6 +12,7 @@ import optax
 import pytest
 
 import jaxnet as jn
+from jaxnet.training.trainer import next_key, step_key
 from tests.helpers import close, jit_apply, refused
 
 KEY = jax.random.key(0)
@@ -61,23 +62,28 @@ def test_pickle_says_what_to_write():
             pickle.dumps({"it": given})
 
 
-def test_the_new_key_was_never_handed_out():
-    """A key that was already split or given to apply must not come back."""
+@pytest.mark.parametrize("impl", ["threefry2x32", "rbg"])
+def test_no_key_is_handed_out_twice(impl):
+    """Neither by steps nor between them."""
     handed = []
 
     def apply(params, state, x, *, key=None, train=False):
         jax.debug.callback(lambda k: handed.append(tuple(k.tolist())), jax.random.key_data(key))
         return x @ params["w"], state
 
-    net = jn.Layer(lambda key, x: ({"w": jnp.ones((3, 2))}, {}), apply, "spy")
-    trainer, train_state = build(net)
-    keys = [tuple(jax.random.key_data(train_state.key).tolist())]
-    for _ in range(4):
+    spy = jn.Layer(lambda key, batch: ({"w": jnp.ones((3, 2))}, {}), apply, "spy")
+    trainer = jn.trainer(jn.supervised(spy, LOSS), optax.sgd(0.1))
+    train_state = trainer.init(jax.random.key(0, impl=impl), data())
+    drawn = []
+    for i in range(4):
+        drawn.append(step_key(train_state))
         train_state, _ = trainer.step(train_state, data())
-        keys.append(tuple(jax.random.key_data(train_state.key).tolist()))
+        if i % 2:
+            train_state, key = next_key(train_state)
+            drawn.append(key)
     jax.effects_barrier()
-    assert len(set(keys)) == 5 and len(set(handed)) == 4
-    assert not set(keys) & set(handed)
+    assert len({tuple(jax.random.key_data(key).tolist()) for key in drawn}) == 6
+    assert len(set(handed)) == 4
 
 
 def test_init_and_training_keys_differ():
