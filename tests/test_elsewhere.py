@@ -55,6 +55,15 @@ def test_a_t4_has_no_attention_of_cudnn():
 
 
 @pytest.mark.long
+@pytest.mark.parametrize("target", ["t4", "v5e"])
+def test_long_attention_needs_a_tenth_of_the_memory_of_all_scores(target):
+    printed = compile_for(target, "long attention")
+    found = re.findall(r"([\d.]+) (MB|GB) of temporaries", printed)
+    blocks, scores = (float(n) * {"MB": 1, "GB": 1000}[unit] for n, unit in found[:2])
+    assert 10 * blocks < scores
+
+
+@pytest.mark.long
 def test_a_small_step_launches_as_few_kernels_as_linens():
     """But for the one that counts steps, which Linen's program does not do."""
     printed = compile_for("h100", "MLP 3x64", "--peers", "ours", "linen")

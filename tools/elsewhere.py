@@ -7,8 +7,9 @@
 XLA's compilers for them run on any CPU. A target is t4, a100, h100, v5e (a chip), or v5e:4x4 (a
 slice of a pod). A program is a workload of the benchmark on GPUs, by the beginning of its name; a
 decoder of the sizes in DECODERS, fully sharded over the slice, with "ring" on one sequence that is
-divided over it too; "attention", or a part of the layers of tests/catalogue.py. The compilers are
-installed on first use, about 2 GB, into an environment below ~/.cache.
+divided over it too; "attention", "long attention" (its gradient in ways to compare), or a part of
+the layers of tests/catalogue.py. The compilers are installed on first use, about 2 GB, into an
+environment below ~/.cache.
 """
 
 import argparse
@@ -314,6 +315,36 @@ def attention(target: Target) -> dict[str, Seen]:
     return found
 
 
+def long_attention(target: Target) -> dict[str, Seen]:
+    """Compile the gradient of causal attention: in blocks, with all scores, by JAX's TPU kernel."""
+    import jax
+    import jax.numpy as jnp
+
+    from jaxnet.ops.blockwise import blockwise_attention, see
+
+    shape, half = (2, 4096, 16, 128), jnp.dtype(HALF.get(target.name, "bfloat16"))
+    batch, time, heads, size = shape
+    ways = {
+        "in blocks": lambda *qkv: blockwise_attention(*qkv, see(time, time, causal=True))[0],
+        "all scores": lambda *qkv: jax.nn.dot_product_attention(
+            *qkv, is_causal=True, implementation="xla"
+        ),
+    }
+    if target.platform == "tpu":
+        from jax.experimental.pallas.ops.tpu import splash_attention as splash
+
+        mask = splash.MultiHeadMask([splash.CausalMask((time, time)) for _ in range(heads)])
+        call = splash.make_splash_mha(mask, head_shards=1, q_seq_shards=1)
+        heads_first = lambda x: x.swapaxes(1, 2)  # noqa: E731
+        ways["splash"] = lambda q, *kv: heads_first(
+            jax.vmap(call)(*map(heads_first, (q * size**-0.5, *kv)))
+        )
+    given = on(target.devices().devices[0], [jax.ShapeDtypeStruct(shape, half)] * 3)
+    loss = lambda way: lambda *qkv: way(*qkv).astype(jnp.float32).sum()  # noqa: E731
+    each = {name: jax.jit(jax.grad(loss(way), (0, 1, 2))) for name, way in ways.items()}
+    return {name: compiled(gradient, given) for name, gradient in each.items()}
+
+
 def catalogue(target: Target, part: int, parts: int) -> str:
     """Compile the values and gradients of a part of the layers, and say which of them fail.
 
@@ -392,6 +423,8 @@ def run(target: Target, programs: list[str], peers: list[str]) -> None:
             continue
         if program == "attention":
             rows = attention(target)
+        elif program == "long attention":
+            rows = long_attention(target)
         elif (size := program.removesuffix(" ring")) in DECODERS:
             rows = {program: decoder(size, target, ring=size != program)}
         else:

@@ -514,7 +514,7 @@ def next_key(train_state: TrainState) -> tuple[TrainState, jax.Array]:
 
 def _last(key: jax.Array) -> np.ndarray:
     # On CPU, an addition at one place takes 20 microseconds longer than that of these numbers.
-    return np.uint32(np.arange(key.size) == key.size - 1)
+    return (np.arange(key.size) == key.size - 1).astype(np.uint32)
 
 
 def key_of(data: Any, train_state: TrainState) -> jax.Array:
