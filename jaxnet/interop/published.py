@@ -39,9 +39,10 @@ def load(
         "HuggingFaceTB/SmolLM2-135M", whose files `huggingface_hub` downloads or finds in its cache.
       dtype: Dtype of the params, such as jnp.bfloat16; None is float32.
       put: Function of (path, array) that places an array, as in `by_names`.
-      integers: Whether kernels and tables that a .gguf file holds as Q4_0 or Q8_0 stay integers of
-        4 or 8 bits. They take the file's bytes: each 32 have a scale in float16. The net is then
-        like `jn.quantized`, and `jn.merge(net, params)` makes them floats.
+      integers: Whether kernels and tables that a .gguf file holds as Q4_0, Q4_1 or Q8_0 stay
+        integers of 4 or 8 bits. They take the file's bytes: each 32 have a scale in float16, with
+        Q4_1 also their lowest value. The net is then like `jn.quantized`, and
+        `jn.merge(net, params)` makes them floats.
 
     Returns:
       (net, params, state). A decoder takes token ids (batch, time); an encoder such as BERT takes

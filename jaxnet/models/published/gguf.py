@@ -20,7 +20,7 @@ ENTRIES = {
     "attention.layer_norm_rms_epsilon": "rms_norm_eps", "rope.freq_base": "rope_theta",
     "context_length": "max_position_embeddings",
 }  # fmt: skip
-BITS = {"Q8_0": 8, "Q4_0": 4}  # of weights that are integers times the scale of their group
+BITS = {"Q8_0": 8, "Q4_0": 4, "Q4_1": 4}  # of weights that are integers with a scale per group
 GROUP = 32
 IGNORED = {"vocab_size", "rope.dimension_count", "attention.value_length"}
 NAMES = {
@@ -109,16 +109,21 @@ class Tensors(Mapping):
         kinds = ((name, BITS.get(tensor.tensor_type.name)) for name, tensor in self._found.items())
         self.kinds = {name: bits for name, bits in kinds if bits}
 
-    def integers(self, name: str) -> tuple[np.ndarray, np.ndarray]:
-        """Return the integers of weights (outputs, inputs), and the scales of each 32 inputs."""
+    def integers(self, name: str) -> dict[str, np.ndarray]:
+        """Return the numbers of weights (outputs, inputs), and the scale of each 32 inputs.
+
+        The weights are numbers * scale, or (numbers + 8) * scale + lowest if there is a lowest.
+        """
         tensor = self._found[name]
-        rows, size = len(tensor.data), 2 + 4 * self.kinds[name]
-        blocks = tensor.data.reshape(rows, -1, size)
-        scale, numbers = blocks[..., :2].copy().view(np.float16), blocks[..., 2:]
-        if self.kinds[name] == 4:  # the first half in the low bits, and 8 more than the integers
+        rows, bits = len(tensor.data), self.kinds[name]
+        blocks = tensor.data.reshape(rows, int(tensor.shape[0]) // GROUP, -1)
+        floats, numbers = np.split(blocks, [-4 * bits], -1)
+        if bits == 4:  # the first half in the low bits, and 8 more than the integers
             numbers = np.concatenate([numbers & 15, numbers >> 4], -1) - np.uint8(8)
-        numbers = numbers.view(np.int8).reshape(rows, -1)
-        return self._turned(tensor, numbers), self._turned(tensor, scale[..., 0])
+        found = {"numbers": numbers.view(np.int8).reshape(rows, -1)}
+        floats = np.moveaxis(floats.copy().view(np.float16), -1, 0)
+        found |= zip(("scale", "lowest"), floats, strict=False)
+        return {part: self._turned(tensor, array) for part, array in found.items()}
 
     def _turned(self, tensor: Any, array: np.ndarray) -> np.ndarray:
         if heads := self._heads.get(tensor.name.split(".")[-2]):

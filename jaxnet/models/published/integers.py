@@ -3,7 +3,8 @@
 import math
 import re
 from collections.abc import Callable, Mapping
-from functools import reduce
+from dataclasses import dataclass, replace
+from functools import partial, reduce
 from typing import Any
 
 import jax
@@ -14,7 +15,9 @@ import jaxnet as jn
 from jaxnet.core import made
 from jaxnet.models.published.config import Rows
 from jaxnet.models.published.gguf import GROUP, Tensors
+from jaxnet.services.nodes import Stored, plain
 from jaxnet.services.trees import flat
+from jaxnet.transforms.integers import Quantized
 
 
 def with_integers(
@@ -22,14 +25,14 @@ def with_integers(
 ) -> tuple[jn.Layer, Rows, dict[str, np.ndarray]]:
     """Return a net with integers, and its rows and weights, for `by_names`.
 
-    Kernels and tables of Q8_0 and Q4_0 stay as they are in the file: integers, and a scale in
-    float16 for each 32 of them. The others become floats, as do those whose 32 span two heads of
-    attention.
+    Kernels and tables of Q8_0, Q4_0 and Q4_1 stay as they are in the file: integers, and a scale in
+    float16 for each 32 of them, with Q4_1 also their lowest value. The others become floats, as do
+    those whose 32 span two heads of attention.
 
     Raises:
       ValueError: If no weights are integers.
     """
-    missing = ValueError("load: integers=True needs a .gguf file with weights of Q4_0 or Q8_0")
+    missing = ValueError("load: integers=True needs a .gguf file with Q4_0, Q4_1 or Q8_0")
     if not isinstance(weights, Tensors):
         raise missing
     kinds = weights.kinds
@@ -37,6 +40,7 @@ def with_integers(
     shapes = {path: leaf.shape for tree in specs for path, leaf in flat(tree)}
     table = {path: row for path in shapes if (row := _row(path, rows))}
     small: dict[int, list[str]] = {}  # bits -> paths
+    lowest: list[str] = []  # paths of Q4_1
     arrays = {name: weights[name] for name in weights if name not in kinds}
     for bits in (8, 4):
         paths = [p for p, (name, *_) in table.items() if kinds.get(name) == bits and _is_kernel(p)]
@@ -49,20 +53,22 @@ def with_integers(
                 continue
             small.setdefault(bits, []).append(path)
             name, *changes = table.pop(path)
-            numbers, scale = f"{name}.numbers", f"{name}.scale"
-            arrays[numbers], arrays[scale] = weights.integers(name)
+            parts = weights.integers(name)
+            arrays |= {f"{name}.{part}": array for part, array in parts.items()}
             axis = next(a for a, count in enumerate(scales) if count != shape[a])
             key = next(key for key in _at(found, path) if key != "scale")
             pack = [_packed] if key == "int4" else []
-            table[f"{path}/{key}"] = (numbers, *changes, *pack)
-            table[f"{path}/scale"] = (scale, _spread, *changes, _every(axis))
+            table[f"{path}/{key}"] = (f"{name}.numbers", *changes, *pack)
+            lowest += [path] * ("lowest" in parts)
+            for part in parts.keys() - {"numbers"}:
+                table[f"{path}/{part}"] = (f"{name}.{part}", _spread, *changes, _every(axis))
     if not small:
         raise missing
     floats = {name for name, *_ in table.values() if name in kinds}
-    return _mixed(net, small), table, arrays | {name: weights[name] for name in floats}
+    return _mixed(net, small, lowest), table, arrays | {name: weights[name] for name in floats}
 
 
-def _mixed(net: jn.Layer, small: Mapping[int, list[str]]) -> jn.Layer:
+def _mixed(net: jn.Layer, small: Mapping[int, list[str]], lowest: list[str]) -> jn.Layer:
     """Return a quantized net whose kernels have different bits, computed in float32."""
     made_by = {bits: _quantized(net, bits, paths) for bits, paths in small.items()}
     one = next(iter(made_by.values()))
@@ -72,21 +78,82 @@ def _mixed(net: jn.Layer, small: Mapping[int, list[str]]) -> jn.Layer:
         new = {}
         for bits, layer in made_by.items():
             whole = jn.quantize(layer, params, x)
-            new |= {path: _at(whole, path) for path in small[bits]}
-        new = {path: _scaled_by(entry, jnp.float16) for path, entry in new.items()}
+            new |= {path: _scaled_by(_at(whole, path), jnp.float16) for path in small[bits]}
+        for path in lowest:
+            new[path]["lowest"] = -8 * new[path]["scale"]
         return _replaced(params, new), state
 
-    def join(params):
+    def held(params):
         paths = [path for some in small.values() for path in some]
-        wide = {path: _scaled_by(_at(params, path), jnp.float32) for path in paths}
-        return one.inside.join(_replaced(params, wide))
+        return _replaced(params, {path: _node(_at(params, path)) for path in paths})
 
-    inside = one.inside._replace(init=init, join=join, options=None)
+    def apply(run, params, state, x):
+        return run(held(params), state, x)
+
+    inside = one.inside._replace(
+        init=init, apply=apply, join=lambda params: plain(held(params)), options=None
+    )
     return jn.cast(made(one.name, one.kind, inside), jnp.float32)
 
 
 def _scaled_by(entry: Mapping[str, Any], dtype: Any) -> dict[str, Any]:
     return {**entry, "scale": entry["scale"].astype(dtype)}
+
+
+def _node(entry: Mapping[str, Any]) -> Stored:
+    """Return the entry of a kernel as one node."""
+    (numbers,) = (entry[key] for key in ("int8", "int4") if key in entry)
+    scale = entry["scale"].astype(jnp.promote_types(entry["scale"].dtype, jnp.float32))
+    node = Quantized(numbers, scale, scale.dtype)
+    return Shifted(node, entry["lowest"] + 8 * scale) if "lowest" in entry else node
+
+
+@partial(jax.tree_util.register_dataclass, data_fields=["numbers", "middle"], meta_fields=[])
+@dataclass(frozen=True, eq=False)
+class Shifted(Stored):
+    """A kernel as integers and scales, with another value than 0 for the integer 0 of a group.
+
+    Fields:
+      numbers: The kernel as if that value were 0.
+      middle: That value, of the shape of the scales.
+    """
+
+    numbers: Quantized
+    middle: Any
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.numbers.shape
+
+    @property
+    def dtype(self) -> Any:
+        return self.numbers.dtype
+
+    def array(self) -> jax.Array:
+        return self.numbers.array() + _spread_to(self.middle, self.shape).astype(self.dtype)
+
+    def astype(self, dtype: Any) -> "Shifted":
+        return replace(self, numbers=self.numbers.astype(dtype))
+
+    def product(self, x: jax.Array, inputs: int, transposed: bool) -> jax.Array:
+        # A group's inputs times one value are their sum times it.
+        last = slice(1, None) if transposed else slice(inputs)
+        pairs = zip(self.middle.shape[last], self.shape[last], strict=True)
+        cut = [size for groups, whole in pairs for size in (groups, whole // groups)]
+        before = x.shape[: x.ndim - len(cut) // 2]
+        sums = x.reshape(*before, *cut).sum(range(len(before) + 1, len(before) + len(cut), 2))
+        shift = jn.product(sums, self.middle.astype(x.dtype), inputs, transposed=transposed)
+        return self.numbers.product(x, inputs, transposed) + shift
+
+    def rows(self, ids: jax.Array) -> jax.Array:
+        y = self.numbers.rows(ids)
+        return y + _spread_to(jn.rows(self.middle, ids), y.shape).astype(y.dtype)
+
+
+def _spread_to(groups: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    for axis, size in enumerate(shape):
+        groups = jnp.repeat(groups, size // groups.shape[axis], axis)
+    return groups
 
 
 def _quantized(net: jn.Layer, bits: int, paths: list[str]) -> jn.Layer:

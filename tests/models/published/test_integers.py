@@ -10,7 +10,7 @@ from jaxnet.interop import load
 from tests.models.published.test_gguf import IDS, written
 
 
-@pytest.mark.parametrize("how", ["Q8_0", "Q4_0"])
+@pytest.mark.parametrize("how", ["Q8_0", "Q4_0", "Q4_1"])
 def test_integers_are_those_of_the_file(how, tmp_path):
     gguf = pytest.importorskip("gguf")
     written(tmp_path / "model.gguf", "llama", how)
@@ -36,5 +36,5 @@ def shapes(tree):
 def test_a_file_without_integers_keeps_none(tmp_path):
     pytest.importorskip("gguf")
     written(tmp_path / "model.gguf")
-    with pytest.raises(ValueError, match="integers=True needs a .gguf file with weights of Q4_0"):
+    with pytest.raises(ValueError, match="integers=True needs a .gguf file with Q4_0, Q4_1"):
         load(tmp_path / "model.gguf", integers=True)
