@@ -23,7 +23,7 @@ def open_weights(who: str, weights: Any) -> Mapping[str, Any]:
 
     Args:
       who: Name of the function that got it, for messages.
-      weights: Arrays or tensors by name, or paths.
+      weights: Arrays or tensors by name, or paths. An `OneByOne` is returned as it is.
 
     Raises:
       OSError, ValueError: If a file is missing or cannot be read, or two have the same name.
@@ -34,11 +34,10 @@ def open_weights(who: str, weights: Any) -> Mapping[str, Any]:
       ['bias']
     """
     if isinstance(weights, str | Path):
-        path = Path(weights)
-        weights = _files(who, path) if path.is_dir() else [path]
+        weights = _files(who, path) if (path := Path(weights)).is_dir() else [path]
     paths = isinstance(weights, list | tuple) and all(isinstance(w, str | Path) for w in weights)
     if not paths or not weights:
-        return read_weights(who, weights)
+        return weights if isinstance(weights, OneByOne) else read_weights(who, weights)
     return _Stored(who, [readable(who, path) for path in weights])
 
 
@@ -67,7 +66,14 @@ def _files(who: str, folder: Path) -> list[Path]:
     return [whole] if whole in found else found
 
 
-class _Stored(Mapping):
+class OneByOne(Mapping):
+    """Arrays by name that are read or made when they are asked for, none in another's memory."""
+
+    def __contains__(self, name: object) -> bool:
+        return name in list(self)  # a Mapping would read the array
+
+
+class _Stored(OneByOne):
     """The arrays of safetensors files, mapped into memory and read one by one."""
 
     def __init__(self, who: str, paths: list[Path]):
@@ -80,8 +86,7 @@ class _Stored(Mapping):
                     self._place[name] = path
 
     def __getitem__(self, name: str) -> np.ndarray:
-        path = self._place[name]
-        with opened(self._who, path) as file:
+        with opened(self._who, path := self._place[name]) as file:
             return tensor(self._who, path, file, name)
 
     def __iter__(self) -> Iterator[str]:
@@ -190,10 +195,9 @@ def numbers(array: Any, dtype: Any) -> jax.Array:
         raise ValueError(f"holds {array.dtype} where {dtype} is needed")
     if all(kinds):
         most = float(jnp.finfo(dtype).max)
-        if float(jnp.finfo(array.dtype).max) > most:
-            large = np.abs(array)
-            if (large[np.isfinite(large)] > most).any():
-                raise ValueError(f"holds values beyond {most:.3g}, the largest {dtype}")
+        wider = float(jnp.finfo(array.dtype).max) > most
+        if wider and (np.abs(array[np.isfinite(array)]) > most).any():
+            raise ValueError(f"holds values beyond {most:.3g}, the largest {dtype}")
     elif array.size and not np.can_cast(array.dtype, dtype):
         limits = np.iinfo(dtype) if jnp.issubdtype(dtype, jnp.integer) else None
         if limits and not limits.min <= array.min() <= array.max() <= limits.max:

@@ -1,13 +1,15 @@
 """Models in files of llama.cpp (.gguf), by the package gguf: weights as floats or integers."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from copy import copy
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from jaxnet.interop.weights import OneByOne
 from jaxnet.services.extras import extra
 from jaxnet.services.files import readable
 
@@ -89,8 +91,10 @@ def _read(
     return config, weights
 
 
-class Tensors(Mapping):
+class Tensors(OneByOne):
     """Weights of a file by their names in transformers, each made floats when it is read.
+
+    "name.numbers", "name.scale" and "name.lowest" are the parts of integers, see `integers`.
 
     Fields:
       kinds: Bits of the weights that can be read as integers, by name.
@@ -106,6 +110,7 @@ class Tensors(Mapping):
         self._found = {self._name(tensor.name): tensor for tensor in tensors}
         if len(self._found) < len(tensors):
             raise ValueError("load: two weights of the file have one name")
+        self._names = list(self._found)
         kinds = ((name, BITS.get(tensor.tensor_type.name)) for name, tensor in self._found.items())
         self.kinds = {name: bits for name, bits in kinds if bits}
 
@@ -125,6 +130,12 @@ class Tensors(Mapping):
         found |= zip(("scale", "lowest"), floats, strict=False)
         return {part: self._turned(tensor, array) for part, array in found.items()}
 
+    def chosen(self, names: Iterable[str]) -> "Tensors":
+        """Return the same weights, of which only these have to be used."""
+        found = copy(self)
+        found._names = list(names)
+        return found
+
     def _turned(self, tensor: Any, array: np.ndarray) -> np.ndarray:
         if heads := self._heads.get(tensor.name.split(".")[-2]):
             pairs = array.reshape(heads, -1, 2, *array.shape[1:])
@@ -141,12 +152,15 @@ class Tensors(Mapping):
         return int(self._found[name].shape[-1])
 
     def __getitem__(self, name: str) -> np.ndarray:
+        whole, _, part = name.rpartition(".")
+        if whole in self.kinds:
+            return self.integers(whole)[part]
         tensor = self._found[name]
         array = self._quants.dequantize(tensor.data, tensor.tensor_type)
         return np.asarray(self._turned(tensor, array), np.float32)
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._found)
+        return iter(self._names)
 
     def __len__(self) -> int:
-        return len(self._found)
+        return len(self._names)

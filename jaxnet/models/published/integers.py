@@ -22,7 +22,7 @@ from jaxnet.transforms.integers import Quantized
 
 def with_integers(
     net: jn.Layer, x: Any, rows: Rows, weights: Mapping[str, Any]
-) -> tuple[jn.Layer, Rows, dict[str, np.ndarray]]:
+) -> tuple[jn.Layer, Rows, Tensors]:
     """Return a net with integers, and its rows and weights, for `by_names`.
 
     Kernels and tables of Q8_0, Q4_0 and Q4_1 stay as they are in the file: integers, and a scale in
@@ -41,7 +41,7 @@ def with_integers(
     table = {path: row for path in shapes if (row := _row(path, rows))}
     small: dict[int, list[str]] = {}  # bits -> paths
     lowest: list[str] = []  # paths of Q4_1
-    arrays = {name: weights[name] for name in weights if name not in kinds}
+    names = [name for name in weights if name not in kinds]
     for bits in (8, 4):
         paths = [p for p, (name, *_) in table.items() if kinds.get(name) == bits and _is_kernel(p)]
         if not paths:
@@ -54,7 +54,7 @@ def with_integers(
             small.setdefault(bits, []).append(path)
             name, *changes = table.pop(path)
             parts = weights.integers(name)
-            arrays |= {f"{name}.{part}": array for part, array in parts.items()}
+            names += [f"{name}.{part}" for part in parts]
             axis = next(a for a, count in enumerate(scales) if count != shape[a])
             key = next(key for key in _at(found, path) if key != "scale")
             pack = [_packed] if key == "int4" else []
@@ -65,7 +65,7 @@ def with_integers(
     if not small:
         raise missing
     floats = {name for name, *_ in table.values() if name in kinds}
-    return _mixed(net, small, lowest), table, arrays | {name: weights[name] for name in floats}
+    return _mixed(net, small, lowest), table, weights.chosen([*names, *floats])
 
 
 def _mixed(net: jn.Layer, small: Mapping[int, list[str]], lowest: list[str]) -> jn.Layer:

@@ -7,6 +7,7 @@ import pytest
 
 import jaxnet as jn
 from jaxnet.interop import load
+from jaxnet.models.published.gguf import Tensors
 from tests.models.published.test_gguf import IDS, written
 
 
@@ -27,6 +28,19 @@ def test_integers_are_those_of_the_file(how, tmp_path):
     np.testing.assert_array_equal(small["scale"], scales.T)
     assert isinstance(params["block_1"]["attention"]["out"]["kernel"], jax.Array)  # 16 per head
     assert shapes(net.init(jax.random.key(0), IDS)[0]) == shapes(params)
+
+
+@pytest.mark.parametrize("integers", [False, True])
+def test_a_file_is_read_array_by_array(integers, tmp_path, monkeypatch):
+    pytest.importorskip("gguf")
+    written(tmp_path / "model.gguf", "llama", "Q4_1")
+    steps, read = [], Tensors.__getitem__
+    monkeypatch.setattr(
+        Tensors, "__getitem__", lambda self, name: steps.append("read") or read(self, name)
+    )
+    put = lambda path, array: steps.append("put") or array  # noqa: E731
+    load(tmp_path / "model.gguf", integers=integers, put=put)
+    assert len(steps) > 20 and steps == ["read", "put"] * (len(steps) // 2)
 
 
 def shapes(tree):
