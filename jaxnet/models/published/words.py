@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +71,7 @@ def template(who: str, place: Path) -> tuple[str, dict[str, str]]:
       ValueError: If it has none.
     """
     if place.suffix == ".gguf":
-        fields, _ = opened(who, place)
+        fields = _entries(who, place)
         tokens = fields["tokenizer.ggml.tokens"]
         ids = {role: fields.get(f"tokenizer.ggml.{role}_token_id") for role in ("bos", "eos")}
         named = {f"{role}_token": tokens[i] for role, i in ids.items() if i is not None}
@@ -106,6 +107,16 @@ def _refuse(words: str) -> None:
     raise ValueError(words)
 
 
+def _entries(who: str, place: Path) -> dict[str, Any]:
+    """Return the entries of a file of llama.cpp, of which it takes seconds to read the words."""
+    return _kept(who, place, readable(who, place).stat().st_mtime_ns)
+
+
+@lru_cache(maxsize=2)
+def _kept(who: str, place: Path, changed: int) -> dict[str, Any]:
+    return opened(who, place)[0]
+
+
 def _settings(who: str, place: Path) -> dict[str, Any]:
     file = place / "tokenizer_config.json"
     found = json.loads(readable(who, file).read_bytes()) if file.exists() else {}
@@ -119,7 +130,7 @@ def _word(entry: Any) -> str | None:
 
 def _of_llama_cpp(who: str, place: Path, tokenizers: Any) -> tuple[Any, dict[str, Any]]:
     """Return the tokenizer in a file of llama.cpp, and its special tokens by role."""
-    fields, _ = opened(who, place)
+    fields = _entries(who, place)
     kind, divided = (fields.get(f"tokenizer.ggml.{name}") for name in ("model", "pre"))
     if kind != "gpt2" or divided not in DIVIDED:
         raise ValueError(

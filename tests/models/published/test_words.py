@@ -9,6 +9,7 @@ import pytest
 
 import jaxnet as jn
 from jaxnet.interop import chat, tokenizer
+from jaxnet.models.published import words
 from jaxnet.models.published.words import pieces
 
 CHAT = (
@@ -120,3 +121,14 @@ def test_a_pipe_does_not_block(file, folder):
     os.mkfifo(folder / file)
     with pytest.raises(OSError, match="chat: "):
         chat(folder, "Hi")
+
+
+def test_the_words_of_a_file_are_read_once_until_it_changes(tmp_path, monkeypatch):
+    place, read = tmp_path / "model.gguf", []
+    place.write_bytes(b"")
+    monkeypatch.setattr(words, "opened", lambda *given: (read.append(given) or {}, ()))
+    words._entries("chat", place)
+    words._entries("chat", place)
+    os.utime(place, ns=(1, 1))
+    words._entries("chat", place)
+    assert len(read) == 2
