@@ -4,6 +4,7 @@ import jax
 import numpy as np
 import optax
 
+import jaxnet as jn
 from tests.helpers import close
 
 KEY = jax.random.key(0)
@@ -14,6 +15,12 @@ def data(n=50, seed=0):
     rng = np.random.default_rng(seed)
     x = rng.normal(size=(n, 3)).astype(np.float32)
     return x, (x[:, 0] + 0.5 * rng.normal(size=n) > 0).astype(np.int32)
+
+
+def started(net, batch, loss=LOSS, optimizer=None, **options):
+    """A trainer of a net, and its first train_state."""
+    trainer = jn.trainer(jn.supervised(net, loss), optimizer or optax.sgd(0.1), **options)
+    return trainer, trainer.init(KEY, batch)
 
 
 class Batches:

@@ -48,9 +48,7 @@ def same(a, b, tolerance=2e-6):
 
 
 @pytest.mark.fast_cases("ignored-4", "mean-4", "pair-4")
-@pytest.mark.parametrize(
-    ("loss", "n"), [*[(loss, 4) for loss in LOSSES], ("mean", 2), ("pair", 12)]
-)
+@pytest.mark.parametrize("loss, n", [*[(loss, 4) for loss in LOSSES], ("mean", 2), ("pair", 12)])
 def test_one_update_is_that_of_the_whole_batch(loss, n):
     labels = FEW if loss == "ignored" else LABELS
     penalty = lambda params: 0.1 * jnp.square(params["dense"]["kernel"]).sum()  # noqa: E731
@@ -77,9 +75,8 @@ def test_a_value_per_batch_cannot_be_padded():
 def test_a_metric_of_a_whole_batch_is_not_averaged_over_parts():
     objective = jn.supervised(NET, CROSS, metrics={"f1": lambda o, y: (o.argmax(-1) == y).mean()})
     trainer = jn.trainer(objective, optax.sgd(1.0), accumulate=4)
-    train_state = trainer.init(jax.random.key(0), (X, LABELS))
     with pytest.raises(ValueError, match=r"step: metrics\['f1'\] is one number per batch"):
-        trainer.step(train_state, (X, LABELS))
+        trainer.step(trainer.init(jax.random.key(0), (X, LABELS)), (X, LABELS))
 
 
 @pytest.mark.slow
@@ -129,8 +126,7 @@ def test_16_bit_gradients_are_summed_in_float32():
     trainer = jn.trainer(objective, optax.sgd(1.0), accumulate=512)
     batch = np.ones((512, 1), jnp.bfloat16), np.zeros(512, np.float32)
     params = {"kernel": jnp.zeros((1, 1), jnp.bfloat16)}
-    state = trainer.init(jax.random.key(0), batch)._replace(params=params)
-    after, _ = trainer.step(state, batch)
+    after, _ = trainer.step(trainer.init(jax.random.key(0), batch)._replace(params=params), batch)
     assert float(after.params["kernel"][0, 0]) == -1
 
 
@@ -147,6 +143,5 @@ def test_carries_of_rows_are_not_cut():
     data = (windows.x, windows.start), (windows.y, windows.counts)
     trainer = jn.trainer(objective, optax.sgd(0.1), accumulate=2)
     part, whole = (jax.tree.map(lambda a, n=n: a[:n], data) for n in (2, 4))
-    train_state = trainer.init(jax.random.key(0), part)
     with pytest.raises(ValueError, match="accumulate=2 cuts batches by rows"):
-        trainer.step(train_state, whole)
+        trainer.step(trainer.init(jax.random.key(0), part), whole)

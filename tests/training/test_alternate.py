@@ -9,7 +9,7 @@ import pytest
 import jaxnet as jn
 from jaxnet.training.trainer import step_key
 from tests.helpers import refused
-from tests.training.conftest import same
+from tests.training.conftest import same, started
 
 GENERATOR = jn.serial(jn.dense(4), jn.batch_norm(), jax.nn.relu, jn.dense(2), name="generator")
 CRITIC = jn.serial(jn.dense(4), jax.nn.relu, jn.dropout(0.2), jn.dense(1), name="critic")
@@ -89,9 +89,8 @@ def test_parts_in_float16_scale_alone_and_name_what_overflows():
     after = epoch.train_state
     assert epoch.skipped == after.opt_state["generator"].skipped == 10
     same(after.params["generator"], state.params["generator"])
-    assert not np.array_equal(
-        after.params["critic"]["dense"]["kernel"], state.params["critic"]["dense"]["kernel"]
-    )
+    kernels = [each.params["critic"]["dense"]["kernel"] for each in (after, state)]
+    assert not np.array_equal(*kernels)
 
 
 @refused([
@@ -104,10 +103,8 @@ def test_other_values_raise(given):
 
 
 def test_shared_entries_have_one_shape():
-    made = [
-        jn.trainer(jn.supervised(jn.dense(n), lambda y, t: y.sum(-1)), optax.sgd(0.1))
-        for n in (2, 3)
-    ]
+    total = lambda y, t: y.sum(-1)  # noqa: E731
+    (a, _), (b, _) = (started(jn.dense(n), (DATA, DATA), total) for n in (2, 3))
     words = r"params/bias is .*2.* in a and .*3.* in b. Share one net"
     with pytest.raises(ValueError, match=words):
-        jn.alternate(a=made[0], b=made[1]).init(jax.random.key(0), (DATA, DATA))
+        jn.alternate(a=a, b=b).init(jax.random.key(0), (DATA, DATA))

@@ -129,8 +129,7 @@ def test_keys(tmp_path, impl):
     jn.save(tmp_path / "a", keys)
     for tree, _ in (jn.load(tmp_path / "a"), jn.load(tmp_path / "a", like=keys)):
         assert bits(tree) == bits(keys)
-        again = jax.random.key(7, impl=impl)
-        assert jax.random.uniform(tree["one"]) == jax.random.uniform(again)
+        assert jax.random.uniform(tree["one"]) == jax.random.uniform(jax.random.key(7, impl=impl))
 
 
 def test_a_key_of_another_kind_differs(tmp_path):
@@ -298,9 +297,8 @@ def test_a_file_of_another_format_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(saving, "FORMAT", "jaxnet 9")
     jn.save(tmp_path / "a", {"x": X})
     monkeypatch.undo()
-    with pytest.raises(
-        ValueError, match=f"a was written by version {jn.__version__} of jaxnet, in"
-    ):
+    words = f"a was written by version {jn.__version__} of jaxnet, in"
+    with pytest.raises(ValueError, match=words):
         jn.load(tmp_path / "a")
     file = tmp_path / "b"
     file.write_bytes((tmp_path / "a").read_bytes().replace(b"jaxnet 9", b"jaxnet 7"))
@@ -330,8 +328,7 @@ def test_parts_of_several_files_become_one_array(tmp_path):
              "c": (np.arange(4) * (1 + 2j)).astype(np.complex64),
              "none": np.zeros((0, 3), np.float32)}  # fmt: skip
     for i, (rows, at) in enumerate([(slice(0, 1), 0), (slice(1, 4), 1)]):
-        parts = {f"{name}[{at}]": whole[name][rows] for name in ("a", "c")}
-        arrays, notes = packed("save", parts)
+        arrays, notes = packed("save", {f"{name}[{at}]": whole[name][rows] for name in ("a", "c")})
         for name, start in (("a", [at, 0]), ("c", [at])):
             notes[f"{name}[{at}]"] = notes.get(f"{name}[{at}]", {}) | {"of": name, "start": start}
         arrays |= {name: whole[name] for name in ("n", "none")} if i else {}

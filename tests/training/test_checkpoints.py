@@ -24,10 +24,9 @@ import jaxnet as jn
 from jaxnet.services import lock, saving
 from jaxnet.services.saving import read_tensors, write_file
 from jaxnet.training import checkpoints
-from tests.training.conftest import same
+from tests.training.conftest import same, started
 
 FILE = "0.safetensors"
-KEY = jax.random.key(0)
 
 
 @functools.cache
@@ -35,9 +34,7 @@ def build(features=5, optimizer=None):
     x = np.random.default_rng(0).normal(size=(24, 3)).astype(np.float32)
     data = x, x[:, :1]
     net = jn.serial(jn.dense(features), jn.batch_norm(), jn.dense(1))
-    objective = jn.supervised(net, optax.squared_error)
-    trainer = jn.trainer(objective, optimizer or optax.adam(0.05))
-    return trainer, trainer.init(KEY, data), data
+    return *started(net, data, optax.squared_error, optimizer or optax.adam(0.05)), data
 
 
 @functools.cache
@@ -74,8 +71,7 @@ def test_the_newest_comes_back_with_its_place(tmp_path):
         found, position = kept.newest(train_state)
         same(found, epochs[-1].train_state)
         assert position == epochs[-1].position and not kept.save(epochs[-1])
-        specs = jax.eval_shape(lambda: train_state)
-        same(kept.newest(specs)[0], epochs[-1].train_state)
+        same(kept.newest(jax.eval_shape(lambda: train_state))[0], epochs[-1].train_state)
 
 
 def test_an_empty_folder_gives_what_came(tmp_path):
@@ -109,11 +105,8 @@ def test_a_key_in_the_state_and_an_order_in_mid_pass(tmp_path):
         found, position = kept.newest(train_state)
         assert position.done == 1 and position.key.dtype == np.uint32
         rest = list(jn.fit(trainer, found, data, position=position, **options))
-    mine, other = (
-        epochs[-1].train_state._replace(key=jax.random.key_data(epochs[-1].train_state.key))
-        for epochs in (rest, whole)
-    )
-    same(mine, other)
+    ends = [epochs[-1].train_state for epochs in (rest, whole)]
+    same(*(end._replace(key=jax.random.key_data(end.key)) for end in ends))
 
 
 def flipped(file):
@@ -274,9 +267,8 @@ def test_a_reader_leaves_a_run_that_saves_alone(tmp_path):
     train_state, epochs = run(tmp_path / "old", epochs=2)
     with jn.Checkpoints(tmp_path / "new") as kept:
         kept.save(epochs[0])
-    with writing(
-        tmp_path / "new", epochs[1]._replace(position=epochs[1].position._replace(start=3))
-    ):
+    later = epochs[1]._replace(position=epochs[1].position._replace(start=3))
+    with writing(tmp_path / "new", later):
         assert (tmp_path / "new" / "6.half").exists()
         with jn.Checkpoints(tmp_path / "new", best="train/loss") as other:
             same(other.newest(train_state)[0], epochs[0].train_state)

@@ -9,15 +9,8 @@ import optax
 import pytest
 
 import jaxnet as jn
-from jaxnet.training.described import (
-    CLOSE,
-    MOST,
-    ROWS,
-    _number,
-    _other_data,
-    check_run,
-    describe_run,
-)
+from jaxnet.training import described as module
+from jaxnet.training.described import CLOSE, MOST, _number, _other_data, check_run, describe_run
 
 RNG = np.random.default_rng(0)
 DATA = jnp.asarray(RNG.normal(size=(20, 5, 3)), jnp.float32), jnp.asarray(RNG.integers(0, 9, 20))
@@ -106,16 +99,16 @@ def test_numbers_of_examples_by_hand():
     assert _number(long) == pytest.approx(half @ weights[: len(half)])
     assert _number(np.array([1 + 5j, 2])) == pytest.approx(1 + 2 * np.cos(1))
 
-    data = {"x": jnp.arange(3.0 * ROWS).reshape(-1, 1), "key": jax.random.key(0)[None]}
+    rows = module.ROWS
+    data = {"x": jnp.arange(3.0 * rows).reshape(-1, 1), "key": jax.random.key(0)[None]}
     found = described(data=data)["data"]
-    assert found["x"] == [f"({3 * ROWS}, 1) float32", list(range(ROWS))]
+    assert found["x"] == [f"({3 * rows}, 1) float32", list(range(rows))]
     assert found["key"][1] == []
 
 
 def test_data_are_near_by_their_largest_number():
     def other(words, old, new):
-        found = _other_data({"x": [words, old]}, {"x": [words, new]})
-        return found is not None
+        return _other_data({"x": [words, old]}, {"x": [words, new]}) is not None
 
     far = 8 * CLOSE
     for words, by, told in (("float", 0.9 * far, False), ("float", 1.1 * far, True),

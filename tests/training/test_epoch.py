@@ -23,11 +23,8 @@ def test_scalars_have_paths_and_leave_arrays_out():
 
 
 def test_between_passes_it_prints_the_epoch_and_inside_one_the_step():
-    assert (
-        str(epoch(evaluation=None))
-        == repr(epoch(evaluation=None))
-        == "epoch  2/10  |  loss 0.5000  |  1.5 s"
-    )
+    plain = epoch(evaluation=None)
+    assert str(plain) == repr(plain) == "epoch  2/10  |  loss 0.5000  |  1.5 s"
     inside = jn.training.Position(1, 2, 0, 4)
     assert str(epoch(position=inside, evaluation=None)) == "step  6/30  |  loss 0.5000  |  1.5 s"
     assert "  |  evaluation loss 0.2500" in str(epoch(evaluation={"loss": 0.25}))
@@ -35,8 +32,7 @@ def test_between_passes_it_prints_the_epoch_and_inside_one_the_step():
 
 
 def test_in_a_notebook_it_is_a_table_of_train_and_test():
-    plain = {"loss": 0.25, "accuracy": 1.0}
-    root = ElementTree.fromstring(epoch(evaluation=plain)._repr_html_())
+    root = ElementTree.fromstring(epoch(evaluation={"loss": 0.25, "accuracy": 1.0})._repr_html_())
     assert root.find("table/caption").text == "epoch  2/10  |  1.5 s"  # type: ignore[union-attr]
     assert [cell.text for cell in root.iter("th")] == [None, "loss", "accuracy"]
     rows = [cell.text for cell in root.iter("td")]

@@ -9,7 +9,7 @@ import pytest
 import jaxnet as jn
 from jaxnet.training.evaluate import means, measure, predict_program
 from tests.helpers import jit_apply
-from tests.training.conftest import KEY, LOSS, Batches, data
+from tests.training.conftest import KEY, LOSS, Batches, data, started
 
 
 @pytest.mark.slow
@@ -24,8 +24,7 @@ def test_evaluate_by_hand_for_every_batch_size():
         assert list(found) == ["loss", "accuracy"]
         for name, value in expected.items():
             np.testing.assert_allclose(found[name], value, rtol=1e-5)
-    parts = Batches((x[:7], y[:7]), (x[7:], y[7:]))
-    found = jn.evaluate(objective, params, state, parts)
+    found = jn.evaluate(objective, params, state, Batches((x[:7], y[:7]), (x[7:], y[7:])))
     np.testing.assert_allclose(found["loss"], expected["loss"], rtol=1e-5)
 
 
@@ -129,10 +128,8 @@ def test_nothing_moves_to_the_device_by_itself():
 
 @pytest.mark.slow
 def test_without_compilation_there_is_no_warning_about_it():
-    objective = jn.supervised(jn.dense(1), optax.squared_error)
     batch = np.ones((4, 2), np.float32), np.ones((4, 1), np.float32)
-    trainer = jn.trainer(objective, optax.sgd(0.1))
-    start = trainer.init(jax.random.key(0), batch)
+    trainer, start = started(jn.dense(1), batch, optax.squared_error)
     with jax.disable_jit():  # warnings are errors here
         for _ in range(3):
             *_, epoch = jn.fit(trainer, start, batch, epochs=1, progress=False)
@@ -257,6 +254,7 @@ def test_a_number_per_batch_is_no_metric_of_several_batches(wrap):
     trainer = jn.trainer(objective, optax.sgd(0.1))
     train_state = trainer.init(KEY, pair)
     given, batches = (objective, *train_state[1:3]), Batches(*[pair] * 2)
+    words = r"metrics\['f1'\] is one number .*jn.metrics.confusion"
     assert jn.evaluate(*given, pair)["f1"] > 0  # of all at once
     for call in (
         lambda: jn.evaluate(*given, pair, batch_size=6),
@@ -265,7 +263,5 @@ def test_a_number_per_batch_is_no_metric_of_several_batches(wrap):
         lambda: list(jn.fit(trainer, train_state, batches, epochs=1)),
         lambda: jn.sweep(objective, lambda: optax.sgd(0.1), pair, epochs=1, seeds=1, batch_size=6),
     ):
-        with pytest.raises(
-            ValueError, match=r"metrics\['f1'\] is one number .*jn.metrics.confusion"
-        ):
+        with pytest.raises(ValueError, match=words):
             call()

@@ -15,7 +15,7 @@ import pytest
 import jaxnet as jn
 from jaxnet.services.lock import Held
 from jaxnet.training import interrupts, preemption
-from tests.training.conftest import KEY, Batches
+from tests.training.conftest import Batches, started
 
 DATA = np.ones((4, 3), np.float32), np.zeros((4, 2), np.float32)
 
@@ -46,8 +46,7 @@ def interrupted(call, files, at):
 @pytest.fixture
 def pair():
     signal.signal(signal.SIGINT, signal.default_int_handler)  # whatever ran before in this process
-    trainer = jn.trainer(jn.supervised(jn.dense(2), optax.squared_error), optax.sgd(0.1))
-    yield trainer, trainer.init(jax.random.key(0), DATA)
+    yield started(jn.dense(2), DATA, optax.squared_error)
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
@@ -69,9 +68,8 @@ def test_an_interrupt_at_every_line_of_a_step(pair):
 
 def test_a_signal_after_the_donation_waits_for_the_next_step(pair, monkeypatch):
     trainer, train_state = pair
-    monkeypatch.setattr(
-        trainer._kept.watcher, "stepped", lambda *_: signal.raise_signal(signal.SIGINT)
-    )
+    interrupt = lambda *_: signal.raise_signal(signal.SIGINT)  # noqa: E731
+    monkeypatch.setattr(trainer._kept.watcher, "stepped", interrupt)
     for _ in range(2):
         with pytest.raises(KeyboardInterrupt):
             train_state, _ = trainer.step(train_state, DATA)
@@ -91,8 +89,7 @@ def test_a_signal_while_a_step_compiles_comes_at_once():
             signal.raise_signal(signal.SIGINT)
         return optax.squared_error(outputs, targets)
 
-    trainer = jn.trainer(jn.supervised(jn.dense(2), loss), optax.sgd(0.1))
-    train_state = trainer.init(jax.random.key(0), DATA)
+    trainer, train_state = started(jn.dense(2), DATA, loss)
     ready.append(True)
     with pytest.raises(KeyboardInterrupt):
         trainer.step(train_state, DATA)
@@ -115,8 +112,7 @@ def test_a_handler_of_the_user_is_called_as_late(pair, monkeypatch):
 
 
 def test_a_step_that_does_not_donate_or_runs_in_a_thread(pair):
-    trainer = jn.trainer(pair[0].objective, optax.sgd(0.1), donate=False)
-    train_state = trainer.init(jax.random.key(0), DATA)
+    trainer, train_state = started(jn.dense(2), DATA, optax.squared_error, donate=False)
     found = []
     thread = threading.Thread(target=lambda: found.append(trainer.step(train_state, DATA)))
     thread.start()
@@ -157,8 +153,8 @@ def test_an_interrupt_at_every_line_of_feed():
 
 def build():
     x = np.random.default_rng(0).normal(size=(64, 3)).astype(np.float32)
-    trainer = jn.trainer(jn.supervised(jn.dense(1), optax.squared_error), optax.sgd(0.01))
-    return trainer, trainer.init(KEY, (x, x[:, :1])), (x, x[:, :1])
+    data = x, x[:, :1]
+    return *started(jn.dense(1), data, optax.squared_error, optax.sgd(0.01)), data
 
 
 @pytest.mark.parametrize("stream", [False, True])

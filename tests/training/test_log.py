@@ -29,9 +29,8 @@ def test_a_line_that_was_half_written_is_dropped(tmp_path):
 
 
 def test_numbers_that_are_not_finite_become_null(tmp_path):
-    jn.training.append_log(
-        tmp_path / "log", {"step": 3, "loss": float("nan"), "best": float("inf")}
-    )
+    epoch = {"step": 3, "loss": float("nan"), "best": float("inf")}
+    jn.training.append_log(tmp_path / "log", epoch)
     assert rows(tmp_path / "log") == [{"step": 3, "loss": None, "best": None}]
 
 

@@ -6,15 +6,14 @@ import optax
 import pytest
 
 import jaxnet as jn
+from tests.training.conftest import started
 
 A, BATCH = jnp.ones((3, 5)), (jn.spec((4, 3)), jn.spec((4, 2)))
 
 
 def init(function, head=True):
     net = jn.compose(lambda m, x: m(jn.dense(2), function(x)) if head else function(x), name="net")
-    return jn.trainer(jn.supervised(net, optax.squared_error), optax.sgd(0.1)).init(
-        jax.random.key(0), BATCH
-    )
+    return started(net, BATCH, optax.squared_error)
 
 
 @pytest.mark.parametrize("function", [

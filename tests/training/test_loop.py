@@ -11,13 +11,11 @@ import optax
 import pytest
 
 import jaxnet as jn
-from tests.training.conftest import KEY, LOSS, Batches, data, same
+from tests.training.conftest import KEY, LOSS, Batches, data, same, started
 
 
-def build(net=None, optimizer=None, loss=LOSS, **kwargs):
-    objective = jn.supervised(net or jn.dense(2), loss, **kwargs)
-    trainer = jn.trainer(objective, optimizer or optax.sgd(0.1))
-    return trainer, trainer.init(KEY, data())
+def build(net=None, optimizer=None, loss=LOSS):
+    return started(net or jn.dense(2), data(), loss, optimizer)
 
 
 def recorder(spy=lambda batch: None):
@@ -34,15 +32,11 @@ def recorder(spy=lambda batch: None):
 
 
 @pytest.mark.fast_cases("1-100")
-@pytest.mark.parametrize(
-    ("size", "chunk"), [(1, 100), (1, 2), (4, None), (4, 2), (11, 1), (64, 100)]
-)
+@pytest.mark.parametrize("size, chunk", [(1, 100), (1, 2), (4, None), (4, 2), (11, 1), (64, 100)])
 def test_every_example_once_an_epoch(size, chunk):
     trainer, train_state, examples = recorder()
-    epochs = list(
-        jn.fit(trainer, train_state, examples, epochs=3, batch_size=size, steps_per_dispatch=chunk)
-    )
-    for epoch in epochs:
+    options = {"epochs": 3, "batch_size": size, "steps_per_dispatch": chunk}
+    for epoch in jn.fit(trainer, train_state, examples, **options):
         for i in range(11):
             np.testing.assert_allclose(epoch.train[f"is {i}"], 1 / 11, rtol=1e-5)
         np.testing.assert_allclose(epoch.train["mean"], 5.0, rtol=1e-6)  # weighted by the mask
@@ -117,8 +111,7 @@ def test_an_augmentation_changes_training_alone():
     objective = jn.supervised(jn.dense(2), LOSS, metrics={"zero": lambda h, y: y == 0})
     trainer = jn.trainer(jn.augmented(objective, blank), optax.sgd(0.1))
     x, y = data(40)
-    train_state = trainer.init(KEY, (x, y))
-    *_, epoch = jn.fit(trainer, train_state, (x, y), epochs=1, evaluate=(x, y))
+    *_, epoch = jn.fit(trainer, trainer.init(KEY, (x, y)), (x, y), epochs=1, evaluate=(x, y))
     assert epoch.train["zero"] == 1.0
     np.testing.assert_allclose(epoch.evaluation["zero"], (y == 0).mean(), rtol=1e-6)
 
@@ -184,13 +177,11 @@ def test_totals_and_weights_are_summed_before_they_are_divided():
 
     targets = np.array([[1, -1, -1], [2, 3, 4], [5, -1, -1]], np.float32)
     zeros = jn.stateless(lambda key, x: {"w": jnp.zeros(1)}, lambda p, x: x[..., None] * p["w"])
-    trainer = jn.trainer(jn.supervised(zeros, loss), optax.sgd(0.0))
     batch = np.ones((3, 3), np.float32), targets
-    train_state = trainer.init(KEY, batch)
+    trainer, train_state = started(zeros, batch, loss, optax.sgd(0.0))
     expected = (1 + 4 + 9 + 16 + 25) / 5
-    *_, epoch = jn.fit(
-        trainer, train_state, batch, epochs=1, batch_size=2, evaluate=batch, shuffle=False
-    )
+    options = {"epochs": 1, "batch_size": 2, "shuffle": False}
+    *_, epoch = jn.fit(trainer, train_state, batch, evaluate=batch, **options)
     np.testing.assert_allclose([epoch.train["loss"], epoch.evaluation["loss"]], expected, rtol=1e-6)
     np.testing.assert_allclose(epoch.losses, [(1 + 4 + 9 + 16) / 4, 25], rtol=1e-6)
 
@@ -216,17 +207,14 @@ def test_a_trainer_of_ones_own_is_driven_by_its_step():
 
     def step(train_state, batch):
         params = {"n": train_state.params["n"] + batch.sum()}
-        return train_state._replace(step=train_state.step + 1, params=params), {
-            "loss": 0.0 * batch[0]
-        }
+        train_state = train_state._replace(step=train_state.step + 1, params=params)
+        return train_state, {"loss": 0.0 * batch[0]}
 
     mine = jn.Trainer(init, step)
     *_, epoch = jn.fit(mine, init(KEY, None), jnp.ones(8), epochs=3, batch_size=4)
     assert float(epoch.train_state.params["n"]) == 24
-    assert (
-        None not in (mine.update, mine._kept.watcher, mine._kept.programs)
-        and mine.objective is None
-    )
+    assert None not in (mine.update, mine._kept.watcher, mine._kept.programs)
+    assert mine.objective is None
 
 
 @pytest.mark.long
@@ -256,10 +244,8 @@ for i in range(4):
 
 def test_an_own_trainer_with_an_objective_reads_whole_batches_of_a_stream():
     x, y = np.ones((16, 3), np.float32), np.zeros(16, int)
-    net = jn.supervised(jn.dense(2), LOSS)
-    inner = jn.trainer(net, optax.sgd(0.1))
-    own = jn.Trainer(inner.init, lambda *args: inner.step(*args), objective=net)
-    start = inner.init(jax.random.key(0), (x, y))
+    inner, start = started(jn.dense(2), (x, y))
+    own = jn.Trainer(inner.init, lambda *args: inner.step(*args), objective=inner.objective)
     batches = iter([(x[:8], y[:8]), (x[8:], y[8:])])
     (epoch,) = jn.fit(own, start, batches, epochs=1, evaluate=(x, y), progress=False)
     assert epoch.step == 2 and epoch.evaluation["loss"] < 1
@@ -294,8 +280,7 @@ def test_a_loader_may_have_an_epoch_of_its_own(states):
         def get_state(self):
             return {"place": self.place}
 
-    trainer = jn.trainer(jn.supervised(jn.dense(1), optax.squared_error), optax.sgd(0.1))
-    start = trainer.init(jax.random.key(0), (x, y))
+    trainer, start = started(jn.dense(1), (x, y), optax.squared_error)
     batches = (WithState if states else Plain)(0)
     epochs = [*jn.fit(trainer, start, batches, epochs=2, progress=False)]
     assert [epoch.position.loader for epoch in epochs] == [None, None]

@@ -9,6 +9,7 @@ import pytest
 import jaxnet as jn
 from jaxnet.training import loss_scale
 from jaxnet.training.loss_scale import LossScale
+from tests.training.conftest import started
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(24, 3)).astype(np.float32)
@@ -20,8 +21,7 @@ HALF = jn.cast(jn.serial(FIRST, jn.batch_norm(), jax.nn.relu, jn.dense(1)), jnp.
 
 def made(net=HALF, optimizer=None, **options):
     optimizer = optax.chain(optax.adam(0.01), jn.ema(0.9)) if optimizer is None else optimizer
-    trainer = jn.trainer(jn.supervised(net, optax.squared_error), optimizer, **options)
-    return trainer, trainer.init(jax.random.key(0), DATA)
+    return started(net, DATA, optax.squared_error, optimizer, **options)
 
 
 def planted(rows=(5,)):
@@ -176,12 +176,10 @@ def test_a_sharded_run_skips_on_all_devices(on_devices):
 
 def test_many_overflows_in_a_row_warn_by_path():
     trainer, start = made(jn.cast(jn.serial(jn.dense(2), jn.dense(1)), jnp.float16), optax.sgd(0.1))
-    words = (
-        r"the last 12 steps changed nothing.*: dense/bias, dense/kernel, .*The loss scale is 16,"
-    )
+    told = r"the last 12 steps changed nothing.*: dense/bias, dense/kernel, .*The loss scale is 16,"
     options = {"epochs": 3, "batch_size": 6, "progress": False}
     bad = planted(range(24))
-    with pytest.warns(UserWarning, match=words):
+    with pytest.warns(UserWarning, match=told):
         list(jn.fit(trainer, start, bad, **options))
     trainer, state = made(jn.cast(jn.dense(1), jnp.float16), optax.sgd(0.1))
     words = r"changed nothing.*: bias, kernel. .*float16 ends at 65,504"

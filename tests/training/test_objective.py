@@ -11,9 +11,8 @@ import pytest
 import jaxnet as jn
 from jaxnet.training.objective import averaged, per_example
 from tests.helpers import jit_apply
-from tests.training.conftest import same
+from tests.training.conftest import KEY, same, started
 
-KEY = jax.random.key(0)
 PARAMS = {"kernel": jnp.array([[2.0], [1.0]])}
 NET = jn.dense(1, use_bias=False)
 LABELS = optax.softmax_cross_entropy_with_integer_labels
@@ -40,15 +39,13 @@ def test_loss_by_hand():
     # outputs 3, 2; errors 3 and 1; squares 9 and 1; penalty 10 (4 + 1)
     for loss, value in ((optax.squared_error, 55.0), (pair, 53.0)):  # (9 + 3 * 1) / 4 + 50
         objective = jn.supervised(NET, loss, penalty=penalty, metrics=metrics)
-        found = run(objective, [[1.0, 1.0], [1.0, 0.0]], [[0.0], [1.0]])
-        assert found == (value, {"error": 2.0})
+        assert run(objective, [[1.0, 1.0], [1.0, 0.0]], [[0.0], [1.0]]) == (value, {"error": 2.0})
 
 
 def test_mask_leaves_examples_out_even_nan():
     objective = jn.supervised(NET, optax.squared_error)
     x, y = [[1.0, 1.0], [1.0, 0.0], [np.nan, 7.0]], [[0.0], [1.0], [0.0]]
-    mask = jnp.array([1.0, 1.0, 0.0])
-    loss, _ = run(objective, x, y, mask=mask)
+    loss, _ = run(objective, x, y, mask=jnp.array([1.0, 1.0, 0.0]))
     assert loss == 5.0
 
 
@@ -95,9 +92,8 @@ def test_gradient_of_a_rule_is_its_tree():
     objective = jn.training.learning_rule(NET, rule)
 
     def value(params):
-        (loss, metrics), _ = jit_apply(
-            objective, params, {}, (jnp.ones((5, 2)), jnp.ones(5)), train=True
-        )
+        batch = jnp.ones((5, 2)), jnp.ones(5)
+        (loss, metrics), _ = jit_apply(objective, params, {}, batch, train=True)
         return loss, metrics
 
     (loss, metrics), grads = jax.jit(jax.value_and_grad(value, has_aux=True))(PARAMS)
@@ -136,11 +132,9 @@ def test_what_the_loss_raises_says_what_was_compared():
     net = jn.dense(3)
     x = jnp.ones((4, 2))
     params, state = net.init(jax.random.key(0), x)
-    objective = jn.supervised(net, LABELS)
     with pytest.raises(TypeError) as raised:
-        objective.apply(params, state, (x, jnp.eye(4, 3)))
-    words = "in dense/loss, input ((4, 3) float32, (4, 3) float32)"
-    assert raised.value.__notes__[0] == words
+        jn.supervised(net, LABELS).apply(params, state, (x, jnp.eye(4, 3)))
+    assert raised.value.__notes__[0] == "in dense/loss, input ((4, 3) float32, (4, 3) float32)"
 
 
 SQUARED, ONE_HOT = optax.squared_error, optax.softmax_cross_entropy
@@ -294,9 +288,8 @@ def test_a_carry_of_another_number_of_rows_is_answered():
     objective = jn.training.truncated_bptt(net, jn.losses.masked())
     data = (cut.x, cut.start), (cut.y, cut.counts)
     params, state = objective.init(KEY, data)
-    first = jax.tree.map(lambda leaf: leaf[:3], data)
     with pytest.raises(ValueError, match="the carry has 6 rows, the batch 3; initialize with one"):
-        objective.apply(params, state, first)
+        objective.apply(params, state, jax.tree.map(lambda leaf: leaf[:3], data))
     with pytest.raises(TypeError, match=r"expected a batch \(\(x, start\), targets\)"):
         objective.init(KEY, jnp.ones(3))
 
@@ -319,16 +312,13 @@ def test_sums_of_float16_do_not_overflow():
     lambda o, y: (o > y).astype(int), lambda o, y: ((o > y).all(1), jnp.ones(len(y))),
 ], ids=["values", "several axes", "integers", "pair"])  # fmt: skip
 def test_a_loss_without_a_gradient_is_refused(loss):
-    batch = jnp.ones((4, 3)), jnp.ones((4, 2))
-    trainer = jn.trainer(jn.supervised(jn.dense(2), loss), optax.sgd(0.1))
     with pytest.raises(TypeError, match="supervised: the loss must be of floats, got .*metrics="):
-        trainer.init(jax.random.key(0), batch)
+        started(jn.dense(2), (jnp.ones((4, 3)), jnp.ones((4, 2))), loss)
 
 
 def test_a_metric_may_be_boolean():
-    objective = jn.supervised(
-        jn.dense(2), optax.squared_error, metrics={"near": lambda o, y: o > y}
-    )
+    metrics = {"near": lambda o, y: o > y}
+    objective = jn.supervised(jn.dense(2), optax.squared_error, metrics=metrics)
     batch = jnp.ones((4, 3)), jnp.full((4, 2), -9.0)
     params, state = objective.init(jax.random.key(0), batch)
     assert jn.evaluate(objective, params, state, batch)["near"] == 1
@@ -359,9 +349,7 @@ SOUND = {
     "with an axis": lambda o, t: jnp.mean((o - t[:, None]) ** 2),
     "risk sets": lambda o, t: ((t[:, None] >= t) * jnp.exp(o[:, 0])).sum(1).mean(),
     "moments": lambda o, t: (o.mean() - t.mean()) ** 2,
-    "labels": lambda o, t: LABELS(
-        o, t.astype(int) * 0
-    ).mean(),
+    "labels": lambda o, t: LABELS(o, t.astype(int) * 0).mean(),
     "pairs of outputs": lambda o, t: jnp.mean((o - o.T) * (t[:, None] - t)),
 }  # fmt: skip
 

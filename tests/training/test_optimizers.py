@@ -10,12 +10,12 @@ import optax
 import pytest
 
 import jaxnet as jn
-from tests.training.conftest import same
+from tests.training.conftest import KEY, same, started
 
-KEY = jax.random.key(0)
 RNG = np.random.default_rng(0)
 X, Y = RNG.normal(size=(12, 3)), RNG.normal(size=(12, 2))
 RATE = 0.05
+LINEAR = jn.dense(2, use_bias=False)
 
 
 def loss(h, y):
@@ -46,9 +46,7 @@ RULES = {"gradient descent": (optax.sgd(RATE), descent), "adam": (optax.adam(RAT
 @pytest.mark.parametrize(("name", "batch"), [*[(name, 3) for name in RULES], ("adam", 12)])
 def test_ten_steps_are_the_update_written_out(name, batch, x64):
     optimizer, rule = RULES[name]
-    net = jn.dense(2, use_bias=False)
-    trainer = jn.trainer(jn.supervised(net, loss), optimizer)
-    train_state = trainer.init(KEY, (jnp.asarray(X), Y))
+    trainer, train_state = started(LINEAR, (jnp.asarray(X), Y), loss, optimizer)
     w, memory = np.array(train_state.params["kernel"]), np.zeros((3, 2))
     first = w
     for n in range(1, 11):
@@ -72,9 +70,7 @@ def test_a_backtracking_step_is_the_one_written_out(x64):
         20, slope_rtol=0.1, decrease_factor=0.5, increase_factor=1.0, max_learning_rate=1.0
     )
     optimizer = optax.chain(optax.sgd(8.0), search)
-    net = jn.dense(2, use_bias=False)
-    trainer = jn.trainer(jn.supervised(net, loss), optimizer)
-    train_state = trainer.init(KEY, (jnp.asarray(X), Y))
+    trainer, train_state = started(LINEAR, (jnp.asarray(X), Y), loss, optimizer)
     w, rate, halvings = np.array(train_state.params["kernel"]), 1.0, 0
     cost = lambda w: ((X @ w - Y) ** 2).sum() / 24  # noqa: E731
     for _ in range(10):
@@ -96,11 +92,9 @@ def test_line_searches_run_in_fit(x64):
     """
     data = jnp.asarray(X[:7]), jnp.asarray(Y[:7])
     optimizer = optax.chain(optax.sgd(8.0), optax.scale_by_backtracking_linesearch(15))
-    net = jn.dense(2)
-    trainer = jn.trainer(jn.supervised(net, loss), optimizer)
-    train_state = trainer.init(KEY, data)
+    trainer, train_state = started(jn.dense(2), data, loss, optimizer)
     *_, last = jn.fit(trainer, train_state, data, epochs=4, batch_size=4, shuffle=False)
-    trainer = jn.trainer(jn.supervised(net, loss), optimizer)
+    trainer = jn.trainer(trainer.objective, optimizer)
     with pytest.warns(UserWarning, match="compiled again"):  # for three examples
         for _ in range(4):
             train_state, _ = trainer.step(train_state, (X[:4], Y[:4]))
@@ -178,7 +172,7 @@ def test_complex_params_train_as_their_two_parts(optimizer, options, alike, tmp_
 def test_optimizers_get_the_arguments_that_they_take(clip):
     """`sam` takes no value of the loss: one step goes up, and the next one from there down."""
     sam = optax.contrib.sam(optax.sgd(0.1), optax.sgd(0.01))
-    objective = jn.supervised(jn.dense(2, use_bias=False), loss)
+    objective = jn.supervised(LINEAR, loss)
     trainer = jn.trainer(objective, sam if clip > 1 else optax.chain(optax.clip(clip), sam))
     train_state = trainer.init(KEY, (X, Y))
     w = np.array(train_state.params["kernel"])
@@ -192,17 +186,17 @@ def test_optimizers_get_the_arguments_that_they_take(clip):
         trainer.step(trainer.init(KEY, (X, Y)), (X, Y))
 
 
-BY_PATH_X, BY_PATH_Y = np.ones((4, 3), np.float32), np.zeros((4, 2), np.float32)
+BY_PATH = np.ones((4, 3), np.float32), np.zeros((4, 2), np.float32)
 NET = jn.serial(jn.dense(5, name="old"), jnp.tanh, jn.dense(2, name="head"))
 OBJECTIVE = jn.supervised(NET, optax.squared_error)
 
 
 def trained(optimizer, steps=3):
     trainer = jn.trainer(OBJECTIVE, optimizer)
-    before = jax.device_get(trainer.init(KEY, (BY_PATH_X, BY_PATH_Y)).params)
-    train_state = trainer.init(KEY, (BY_PATH_X, BY_PATH_Y))
+    before = jax.device_get(trainer.init(KEY, BY_PATH).params)
+    train_state = trainer.init(KEY, BY_PATH)
     for _ in range(steps):
-        train_state, _ = trainer.step(train_state, (BY_PATH_X, BY_PATH_Y))
+        train_state, _ = trainer.step(train_state, BY_PATH)
     return before, jax.device_get(train_state.params), train_state
 
 
@@ -219,7 +213,7 @@ def test_frozen_params_keep_their_bits():
 def test_each_array_gets_its_own_optimizer():
     rates = {"*/bias": optax.sgd(0.0), "head/*": optax.sgd(0.5), "*": optax.sgd(0.25)}
     before, after, _ = trained(jn.by_path(rates), steps=1)
-    grads = jax.grad(lambda p: OBJECTIVE.apply(p, {}, (BY_PATH_X, BY_PATH_Y))[0][0].mean())(before)
+    grads = jax.grad(lambda p: OBJECTIVE.apply(p, {}, BY_PATH)[0][0].mean())(before)
     for name, rate in (("head", 0.5), ("old", 0.25)):
         np.testing.assert_array_equal(after[name]["bias"], before[name]["bias"])
         moved = (before[name]["kernel"] - after[name]["kernel"]) / rate
@@ -229,12 +223,11 @@ def test_each_array_gets_its_own_optimizer():
 @pytest.mark.slow
 def test_in_fit_and_sweep():
     make = lambda rate: jn.by_path({"old/*": optax.set_to_zero(), "*": optax.sgd(rate)})  # noqa: E731
-    found = jn.sweep(OBJECTIVE, make, (BY_PATH_X, BY_PATH_Y), epochs=2, seeds=2,
-                     grid={"rate": [0.1, 0.2]}, progress=False)  # fmt: skip
+    options = {"epochs": 2, "progress": False}
+    found = jn.sweep(OBJECTIVE, make, BY_PATH, seeds=2, grid={"rate": [0.1, 0.2]}, **options)
     assert found.train["loss"][0, 0, -1] > found.train["loss"][1, 0, -1]
     trainer = jn.trainer(OBJECTIVE, make(0.1))
-    start = trainer.init(jax.random.key(0), (BY_PATH_X, BY_PATH_Y))
-    *_, epoch = jn.fit(trainer, start, (BY_PATH_X, BY_PATH_Y), epochs=2, progress=False)
+    *_, epoch = jn.fit(trainer, trainer.init(KEY, BY_PATH), BY_PATH, **options)
     np.testing.assert_allclose(epoch.train["loss"], found.train["loss"][0, 0, -1], 1e-5)
 
 
@@ -244,9 +237,9 @@ def test_a_run_is_saved_and_resumed(tmp_path):
     def make():
         return jn.trainer(OBJECTIVE, jn.by_path({"old/*": optax.sgd(0.1), "*": optax.adam(0.1)}))
 
-    start = make().init(jax.random.key(0), (BY_PATH_X, BY_PATH_Y))
+    start = make().init(KEY, BY_PATH)
     with jn.Checkpoints(tmp_path) as checkpoints:
-        *_, last = jn.fit(make(), start, (BY_PATH_X, BY_PATH_Y), epochs=1, progress=False)
+        *_, last = jn.fit(make(), start, BY_PATH, epochs=1, progress=False)
         checkpoints.save(last)
     found, _ = jn.Checkpoints(tmp_path).newest(start)
     jax.tree.map(np.testing.assert_array_equal, found, last.train_state)
@@ -262,17 +255,15 @@ def test_a_run_is_saved_and_resumed(tmp_path):
 ])  # fmt: skip
 def test_messages(optimizers, error, words):
     with pytest.raises(error, match=f"^by_path: .*{words}"):
-        jn.by_path(optimizers).init(NET.init(KEY, BY_PATH_X)[0])
+        jn.by_path(optimizers).init(NET.init(KEY, BY_PATH[0])[0])
 
 
 DATA = jnp.asarray(np.random.default_rng(0).normal(size=(12, 3)), jnp.float32), jnp.ones((12, 2))
 
 
 def run(decay, steps):
-    trainer = jn.trainer(
-        jn.supervised(jn.dense(2), optax.squared_error), optax.chain(optax.adam(0.1), jn.ema(decay))
-    )
-    train_state = trainer.init(jax.random.key(0), DATA)
+    optimizer = optax.chain(optax.adam(0.1), jn.ema(decay))
+    trainer, train_state = started(jn.dense(2), DATA, optax.squared_error, optimizer)
     seen = []
     for _ in range(steps):
         train_state, _ = trainer.step(train_state, DATA)
@@ -290,8 +281,7 @@ def test_is_the_average_by_hand(decay):
         wanted = rate * wanted + (1 - rate) * now
     found = optax.tree.get(train_state.opt_state, "ema")
     np.testing.assert_allclose(found["kernel"], wanted, 1e-5)
-    plain = jn.trainer(jn.supervised(jn.dense(2), optax.squared_error), optax.adam(0.1))
-    other = plain.init(jax.random.key(0), DATA)
+    plain, other = started(jn.dense(2), DATA, optax.squared_error, optax.adam(0.1))
     for _ in range(6):
         other, _ = plain.step(other, DATA)
     np.testing.assert_allclose(seen[-1], other.params["kernel"], 1e-6)
@@ -321,17 +311,15 @@ def test_messages_of_averages():
 ])  # fmt: skip
 def test_must_be_last(parts):
     """Before the optimizer it would average other numbers."""
-    objective = jn.supervised(jn.dense(2), optax.squared_error)
-    trainer = jn.trainer(objective, optax.chain(*parts))
-    train_state = trainer.init(jax.random.key(0), DATA)
+    trainer, train_state = started(jn.dense(2), DATA, optax.squared_error, optax.chain(*parts))
     with pytest.raises(ValueError, match=r"ema: .* got the gradients .*; write optax.chain\(opt"):
         trainer.step(train_state, DATA)
 
 
 def test_may_be_last_inside_of_multi_steps():
     steps = optax.MultiSteps(optax.chain(optax.sgd(0.1), jn.ema()), 4).gradient_transformation()
-    trainer = jn.trainer(jn.supervised(jn.dense(2), optax.squared_error), steps)
-    trainer.step(trainer.init(jax.random.key(0), DATA), DATA)
+    trainer, train_state = started(jn.dense(2), DATA, optax.squared_error, steps)
+    trainer.step(train_state, DATA)
 
 
 def test_an_average_of_16_bits_is_kept_in_float32():

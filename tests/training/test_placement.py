@@ -12,15 +12,9 @@ from jax.sharding import PartitionSpec as P
 
 import jaxnet as jn
 from jaxnet.services.jax_versions import EXPLICIT_MESHES
-from jaxnet.training.placement import (
-    Shardings,
-    check_batch,
-    constrain,
-    is_named,
-    onto_mesh,
-    placed,
-    shardings_of,
-)
+from jaxnet.training import placement
+from jaxnet.training.placement import constrain, is_named, onto_mesh, placed, shardings_of
+from tests.training.conftest import started
 
 
 def test_a_single_device_needs_nothing():
@@ -28,14 +22,14 @@ def test_a_single_device_needs_nothing():
     mesh = jax.make_mesh((1,), ("data",), (AxisType.Auto,))
     on_one = jax.device_put(tree, NamedSharding(mesh, P("data")))
     for each in (tree, on_one):
-        assert shardings_of(each) is None and check_batch("fit", each, 3) is None
+        assert shardings_of(each) is None and placement.check_batch("fit", each, 3) is None
         assert onto_mesh("fit", each, None) == (each, None) and constrain(each, None) is each
     assert is_named(on_one["kernel"]) and not is_named(tree["kernel"]) and not is_named(None)
 
 
 def test_leading_axes_are_not_divided():
     mesh = jax.make_mesh((1,), ("data",), (AxisType.Auto,))
-    shardings = Shardings((NamedSharding(mesh, P("data")),), jax.tree.structure(0))
+    shardings = placement.Shardings((NamedSharding(mesh, P("data")),), jax.tree.structure(0))
     program = jax.make_jaxpr(lambda a: constrain(a, shardings, 2))(jnp.ones((3, 4, 5)))
     assert program.eqns[0].params["sharding"].spec == P(None, None, "data")
 
@@ -57,11 +51,9 @@ def test_an_explicit_mesh_of_one_device_is_no_trouble(stream):
     x = jnp.arange(24.0).reshape(8, 3)
     data = rows = jn.distributed.put((x, x[:, :1]), mesh, P("data"))
     if stream:
-        smaller = jn.distributed.put((x[:5], x[:5, :1]), mesh, P("data"))
-        data = (batch for batch in [rows, smaller])
+        data = (batch for batch in [rows, jn.distributed.put((x[:5], x[:5, :1]), mesh, P("data"))])
     net = jn.serial(jn.dense(4), jn.batch_norm(), jn.dense(1))
-    trainer = jn.trainer(jn.supervised(net, optax.squared_error), optax.sgd(0.1))
-    start = trainer.init(jax.random.key(0), (x, x[:, :1]))
+    trainer, start = started(net, (x, x[:, :1]), optax.squared_error)
     steps = list(jn.fit(trainer, start, data, steps=2, every=1, batch_size=4, evaluate=rows))
     assert len(steps) == 2 and is_named(steps[-1].train_state.step)
     jn.predict(net, start.params, start.state, rows[0])

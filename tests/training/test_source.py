@@ -11,41 +11,30 @@ import pytest
 
 import jaxnet as jn
 from jaxnet.training.source import Pace
-from tests.training.conftest import same
-
-KEY = jax.random.key(0)
-LOSS = optax.softmax_cross_entropy_with_integer_labels
-
-
-def data(n=50):
-    rng = np.random.default_rng(0)
-    x = rng.normal(size=(n, 3)).astype(np.float32)
-    return x, (x[:, 0] > 0).astype(np.int32)
+from tests.training.conftest import KEY, LOSS, Batches, data, same, started
 
 
 def build():
     net = jn.serial(jn.dense(8), jn.batch_norm(), jax.nn.relu, jn.dropout(0.2), jn.dense(2))
-    trainer = jn.trainer(jn.supervised(net, LOSS), optax.adam(0.01))
-    return trainer, trainer.init(KEY, data())
+    return started(net, data(), optimizer=optax.adam(0.01))
 
 
-class Batches:
-    """Of 16 rows, the last one shorter; counts how often it began."""
+def stream_of(rows):
+    """Batches of 16 rows, the last one shorter."""
+    return Batches(*jn.data.batches(rows, 16))
 
-    def __init__(self, rows):
-        self.rows, self.begun = rows, 0
 
-    def __iter__(self):
-        self.begun += 1
-        for start in range(0, 50, 16):
-            yield jax.tree.map(lambda a, s=start: a[s : s + 16], self.rows)
+def going_on(trainer, epoch, source, **options):
+    """The epochs of a run that goes on after an epoch."""
+    position = epoch.position
+    return list(jn.fit(trainer, epoch.train_state, source, position=position, **options))
 
 
 @pytest.mark.fast_cases("True")
 @pytest.mark.parametrize("stream", [False, True])
 def test_every_cuts_a_run_without_changing_it(stream):
     trainer, train_state = build()
-    source = Batches(data()) if stream else data()
+    source = stream_of(data()) if stream else data()
     whole = list(jn.fit(trainer, train_state, source, epochs=3, batch_size=16))
     parts = list(jn.fit(trainer, train_state, source, epochs=3, batch_size=16, every=5))
     assert [len(epoch.losses) for epoch in parts] == [5, 5, 2]
@@ -64,13 +53,11 @@ def test_every_cuts_a_run_without_changing_it(stream):
 @pytest.mark.parametrize(("stream", "at"), [(False, 1), (False, 2), (True, 0), (True, 1)])
 def test_a_run_goes_on_from_a_position(stream, at):
     trainer, train_state = build()
-    source = Batches(data()) if stream else data()
+    source = stream_of(data()) if stream else data()
     options = {"steps": 11, "every": 3, "batch_size": 16}
     whole = list(jn.fit(trainer, train_state, source, **options))
     assert [(e.position.epoch, e.position.done) for e in whole] == [(0, 3), (1, 2), (2, 1), (2, 3)]
-    rest = list(
-        jn.fit(trainer, whole[at].train_state, source, position=whole[at].position, **options)
-    )
+    rest = going_on(trainer, whole[at], source, **options)
     assert [e.step for e in rest] == [e.step for e in whole[at + 1 :]]
     for mine, other in zip(rest, whole[at + 1 :], strict=True):
         same(mine.losses, other.losses)
@@ -78,24 +65,23 @@ def test_a_run_goes_on_from_a_position(stream, at):
     same(rest[-1].train_state, whole[-1].train_state)
 
 
-class Shuffled(Batches):
+class Shuffled:
     """In another order for each pass, by a count of its own."""
+
+    begun = 0
 
     def __iter__(self):
         self.begun += 1
-        order = np.random.default_rng(self.begun).permutation(50)
-        for start in range(0, 48, 16):
-            yield jax.tree.map(lambda a, s=start: a[order[s : s + 16]], self.rows)
+        return iter(jn.data.batches(data(), 16, seed=self.begun, drop_last=True))
 
 
 def test_a_loader_that_counts_its_passes_goes_on_with_the_right_one():
     trainer, train_state = build()
-    whole = list(jn.fit(trainer, train_state, Shuffled(data()), steps=9, every=2))
+    whole = list(jn.fit(trainer, train_state, Shuffled(), steps=9, every=2))
     places = [(e.position.epoch, e.position.done) for e in whole]
     assert places == [(0, 2), (1, 1), (1, 3), (2, 2), (2, 3)]
     for one in whole[1:3]:
-        rest = list(jn.fit(trainer, one.train_state, Shuffled(data()), steps=9, every=2,
-                           position=one.position))  # fmt: skip
+        rest = going_on(trainer, one, Shuffled(), steps=9, every=2)
         same(rest[-1].train_state, whole[-1].train_state)
 
 
@@ -103,11 +89,8 @@ def test_a_position_after_the_last_step_ends_the_run():
     trainer, train_state = build()
     last = list(jn.fit(trainer, train_state, data(), epochs=2, batch_size=16))[-1]
     with pytest.warns(UserWarning, match="the run was finished before, so there is no epoch"):
-        again = list(jn.fit(trainer, last.train_state, data(), epochs=2, position=last.position,
-                            batch_size=16))  # fmt: skip
-    assert again == []
-    more = list(jn.fit(trainer, last.train_state, data(), epochs=3, position=last.position,
-                       batch_size=16))  # fmt: skip
+        assert going_on(trainer, last, data(), epochs=2, batch_size=16) == []
+    more = going_on(trainer, last, data(), epochs=3, batch_size=16)
     assert [epoch.number for epoch in more] == [3]
 
 
@@ -133,14 +116,12 @@ def test_a_generator_for_several_epochs_raises():
 def test_a_stream_whose_last_batch_was_seen_goes_on_with_the_next_pass():
     """The end of a pass is a position of its own, also where nobody knows that it has come."""
     trainer, train_state = build()
-    source = Batches(data())
+    source = stream_of(data())
     whole = list(jn.fit(trainer, train_state, source, steps=8, every=4))
     assert whole[0].position.done == 4  # the length is not known
-    rest = list(jn.fit(trainer, whole[0].train_state, source, steps=8, every=4,
-                       position=whole[0].position))  # fmt: skip
+    rest = going_on(trainer, whole[0], source, steps=8, every=4)
     same(rest[-1].train_state, whole[-1].train_state)
-    assert list(jn.fit(trainer, whole[0].train_state, source, epochs=1, every=4,
-                       position=whole[0].position)) == []  # fmt: skip
+    assert going_on(trainer, whole[0], source, epochs=1, every=4) == []
 
 
 @pytest.mark.parametrize(("change", "words"), [
@@ -149,7 +130,7 @@ def test_a_stream_whose_last_batch_was_seen_goes_on_with_the_next_pass():
     ({"every": 0}, "every must be at least 1"),
     ({"batch_size": 25}, "belongs to a run with batches of 16 examples, 3 steps into a pass"),
     ({"data": data(48)}, "3 steps into a pass; these data have 3 batches of 16"),
-    ({"data": Batches(data())}, "was saved while training on arrays, but data is a stream"),
+    ({"data": stream_of(data())}, "was saved while training on arrays, but data is a stream"),
 ])  # fmt: skip
 def test_a_position_of_another_run(change, words):
     trainer, train_state = build()
@@ -167,7 +148,7 @@ def test_a_train_state_of_another_moment():
     later = jn.training.Position(0, 0, 9, 16)
     for own in (trainer, jn.Trainer(trainer.init, trainer.step)):
         with pytest.raises(ValueError, match="that began at step 9, the train_state at step 0"):
-            jn.fit(own, train_state, Batches(data()), steps=11, position=later)
+            jn.fit(own, train_state, stream_of(data()), steps=11, position=later)
 
 
 @pytest.mark.parametrize("beyond", [{"done": 10**9}, {"epoch": 10**9}])
@@ -187,16 +168,15 @@ def test_a_position_beyond_a_stream_reads_nothing(beyond):
 
 def test_a_stream_that_became_shorter():
     trainer, train_state = build()
-    first = next(iter(jn.fit(trainer, train_state, Batches(data()), steps=11, every=3)))
-    short = itertools.islice(iter(Batches(data())), 2)
+    first = next(iter(jn.fit(trainer, train_state, stream_of(data()), steps=11, every=3)))
+    short = itertools.islice(iter(stream_of(data())), 2)
     with pytest.raises(ValueError, match="3 batches into a pass, and these data yielded 2"):
         jn.fit(trainer, first.train_state, short, steps=11, position=first.position)
 
 
 def test_the_first_dispatch_which_compiles_sets_no_pace():
     pace = Pace(None)
-    steps = [(pace.took(1, seconds), pace.steps)[1] for seconds in (0.01, 0.05)]
-    assert steps == [1, 4]
+    assert [(pace.took(1, seconds), pace.steps)[1] for seconds in (0.01, 0.05)] == [1, 4]
 
 
 def test_data_in_a_dict():
@@ -229,11 +209,9 @@ def test_grain_in_the_same_order_is_told():
 def test_a_last_batch_of_one_example_is_told(normed):
     """Its copies fill the batch, and batch norm would take their variance for that of the data."""
     x = np.random.default_rng(0).normal(size=(9, 2)).astype(np.float32)
-    cuts = [(x[:4], x[:4, :1]), (x[4:8], x[4:8, :1]), (x[8:], x[8:, :1])]
-    stream = type("Stream", (), {"__iter__": lambda self: iter(cuts)})()
+    stream = Batches(*jn.data.batches((x, x[:, :1]), 4))
     net = jn.serial(*[jn.batch_norm()] * normed, jn.dense(1))
-    trainer = jn.trainer(jn.supervised(net, optax.squared_error), optax.sgd(0.1))
-    train_state = trainer.init(KEY, cuts[0])
+    trainer, train_state = started(net, (x, x[:, :1]), optax.squared_error)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         list(jn.fit(trainer, train_state, stream, epochs=2, progress=False))

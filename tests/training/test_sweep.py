@@ -10,9 +10,9 @@ import optax
 import pytest
 
 import jaxnet as jn
-from tests.training.conftest import same
+from tests.training.conftest import LOSS, same
 
-LOSS = optax.softmax_cross_entropy_with_integer_labels
+GRID = {"learning_rate": [0.1]}
 
 
 def data(n=23):
@@ -84,8 +84,7 @@ def test_a_run_that_diverges_harms_no_other():
     net, train = jn.dense(3), data()
     grid = {"learning_rate": [0.1, 1e38]}
     found = jn.sweep(objective(net), optax.sgd, train, seeds=2, grid=grid, epochs=3)
-    alone = jn.sweep(objective(net), optax.sgd, train, seeds=2,
-                     grid={"learning_rate": [0.1]}, epochs=3)  # fmt: skip
+    alone = jn.sweep(objective(net), optax.sgd, train, seeds=2, grid=GRID, epochs=3)
     close(found.train["loss"][0], alone.train["loss"][0])
     assert not np.isfinite(found.train["loss"][1, :, -1]).all()
     assert found.best() == 0
@@ -104,9 +103,8 @@ def test_rows_have_means_and_intervals():
     assert row["learning_rate"] == 0.01 and row["seeds"] == 4
     assert row["min"] == last.min() and row["max"] == last.max()
     assert row["std"] == pytest.approx(last.std(ddof=1))
-    assert found.rows("loss", "train")[0]["mean"] == pytest.approx(
-        found.train["loss"][0, :, -1].mean()
-    )
+    mean = found.train["loss"][0, :, -1].mean()
+    assert found.rows("loss", "train")[0]["mean"] == pytest.approx(mean)
     better = found.evaluation["accuracy"][..., -1].mean(1).argmax()
     assert found.best("accuracy") == better == found.best("accuracy", mode="max")
     assert found.best("accuracy", mode="min") != better
@@ -158,8 +156,7 @@ def test_in_a_notebook_it_is_a_table():
 
 
 def test_one_setting_prints():
-    found = jn.sweep(objective(jn.dense(3)), optax.sgd, data(), seeds=2, epochs=1,
-                     grid={"learning_rate": [0.1]})  # fmt: skip
+    found = jn.sweep(objective(jn.dense(3)), optax.sgd, data(), seeds=2, epochs=1, grid=GRID)
     assert "learning_rate" in str(found)
     for setting, seed, words in ((1, 0, "setting from 0 to 0, got 1"), (0, 2, "seed from 0 to 1")):
         with pytest.raises(IndexError, match=f"member takes indices, {words}"):
@@ -184,7 +181,7 @@ def test_one_setting_prints():
 def test_errors(options, error, words):
     given = {"objective": objective(jn.dense(3)), "optimizer": optax.sgd, "data": data()}
     with pytest.raises(error, match=words):
-        jn.sweep(**given | {"epochs": 1, "grid": {"learning_rate": [0.1]}} | options)
+        jn.sweep(**given | {"epochs": 1, "grid": GRID} | options)
 
 
 @pytest.mark.slow
@@ -194,8 +191,7 @@ def test_each_seed_is_measured_on_its_own_fold():
     x, y = rng.normal(size=(20, 8)).astype(np.float32), rng.integers(0, 2, 20)
     folds = np.arange(20).reshape(4, 5)
     rest = np.stack([np.setdiff1d(np.arange(20), fold) for fold in folds])
-    accuracy = {"accuracy": jn.metrics.accuracy}
-    objective = jn.supervised(jn.dense(2), LOSS, metrics=accuracy)
+    objective = jn.supervised(jn.dense(2), LOSS, metrics={"accuracy": jn.metrics.accuracy})
     options = {"seeds": 4, "epochs": 3, "batch_size": 15, "progress": False}
     make = lambda: optax.sgd(0.5)  # noqa: E731
     data, held = (x[rest], y[rest]), (x[folds], y[folds])
@@ -203,9 +199,8 @@ def test_each_seed_is_measured_on_its_own_fold():
     for i in range(4):
         alone = {name: leaf[0, i] for name, leaf in found.train_state.params.items()}
         wanted = jn.evaluate(objective, alone, {}, jax.tree.map(lambda a, i=i: a[i], held))
-        np.testing.assert_allclose(
-            found.evaluation["accuracy"][0, i, -1], wanted["accuracy"], rtol=1e-6
-        )
+        measured = found.evaluation["accuracy"][0, i, -1]
+        np.testing.assert_allclose(measured, wanted["accuracy"], rtol=1e-6)
     with pytest.raises(ValueError, match="evaluate must have a leading axis of 4 seeds"):
         jn.sweep(objective, make, data, evaluate=(x, y), own_data=True, **options)
     with pytest.raises(ValueError, match="evaluate must have the axes of data"):
@@ -231,13 +226,10 @@ def test_folds_train_on_the_others_and_give_an_output_to_each_example(count):
     assert found.outputs.shape == (2, count, 2) and found.evaluation["a"].shape == (2, 4, 40)
     kernels = np.asarray(found.train_state.params["kernel"])  # (settings, folds, examples, 2)
     own = [jn.trainer(given, optax.sgd(1.0)).init(jax.random.key(i), (x, y)) for i in range(4)]
-    fresh = [state.params["kernel"] for state in own]
-    moved = np.abs(kernels - np.stack(fresh)).max(-1) > 0.1
+    moved = np.abs(kernels - np.stack([state.params["kernel"] for state in own])).max(-1) > 0.1
     assert (moved.sum(2) == count - -(-count // 4)).all()  # examples that a run has trained on
     for row in range(count):
-        own = [
-            fold for fold in range(4) if np.allclose(found.outputs[0, row], kernels[0, fold, row])
-        ]
+        own = [i for i in range(4) if np.allclose(found.outputs[0, row], kernels[0, i, row])]
         assert own and not moved[0, own].T[row].any()
     assert "4 folds each" in str(found) and found.folds == 4
     rows = found.rows("a")
@@ -256,13 +248,10 @@ def only_kernels(params):
 def test_only_what_the_grid_varies_is_traced(optimizer):
     """Otherwise optax calls the mask as a schedule, and traces the number of steps."""
     net, (x, y) = objective(jn.dense(3)), data()
-    found = jn.sweep(
-        net, optimizer, (x, y), epochs=2, seeds=1, grid={"learning_rate": [0.1]}, progress=False
-    )
+    options = {"epochs": 2, "progress": False}
+    found = jn.sweep(net, optimizer, (x, y), seeds=1, grid=GRID, **options)
     trainer = jn.trainer(net, optimizer(learning_rate=0.1))
-    *_, epoch = jn.fit(
-        trainer, trainer.init(jax.random.key(0), (x, y)), (x, y), epochs=2, progress=False
-    )
+    *_, epoch = jn.fit(trainer, trainer.init(jax.random.key(0), (x, y)), (x, y), **options)
     close(found.member(0, 0).params, epoch.train_state.params)
 
 
@@ -271,8 +260,8 @@ def test_a_metric_of_nothing_is_zero_as_in_fit():
     rare = jn.losses.weighted(jn.metrics.accuracy, ignore_label=0)
     of = jn.supervised(jn.dense(3), LOSS, metrics={"rare": rare})
     held = x[y == 0], y[y == 0]
-    found = jn.sweep(of, optax.sgd, (x, y), epochs=1, seeds=1, grid={"learning_rate": [0.1]},
-                     evaluate=held, progress=False)  # fmt: skip
+    options = {"epochs": 1, "seeds": 1, "grid": GRID, "progress": False}
+    found = jn.sweep(of, optax.sgd, (x, y), evaluate=held, **options)
     assert found.evaluation["rare"].ravel().tolist() == [0.0]
 
 
@@ -290,11 +279,9 @@ def test_a_member_trains_further_as_a_run_of_its_own():
 @pytest.mark.slow
 def test_an_optimizer_may_take_any_names():
     net = objective(jn.dense(3))
-    grid = {"learning_rate": [0.1]}
-    free, own = (
-        jn.sweep(net, make, data(), epochs=1, seeds=1, grid=grid, progress=False)
-        for make in (lambda **values: optax.adam(**values), optax.adam)
-    )
+    options = {"epochs": 1, "seeds": 1, "grid": GRID, "progress": False}
+    makes = (lambda **values: optax.adam(**values)), optax.adam
+    free, own = (jn.sweep(net, make, data(), **options) for make in makes)
     close(free.train_state.params, own.train_state.params)
 
 

@@ -14,9 +14,7 @@ import pytest
 import jaxnet as jn
 from jaxnet.training.trainer import next_key, step_key
 from tests.helpers import close, jit_apply, refused
-
-KEY = jax.random.key(0)
-LOSS = optax.softmax_cross_entropy_with_integer_labels
+from tests.training.conftest import KEY, LOSS, started
 
 
 def data(n=6, seed=0):
@@ -24,9 +22,8 @@ def data(n=6, seed=0):
     return rng.normal(size=(n, 3)).astype(np.float32), rng.integers(0, 2, n).astype(np.int32)
 
 
-def build(net, optimizer=None, loss=LOSS):
-    trainer = jn.trainer(jn.supervised(net, loss), optimizer or optax.sgd(0.1))
-    return trainer, trainer.init(KEY, data())
+def build(net, optimizer=None):
+    return started(net, data(), optimizer=optimizer)
 
 
 def objective_of(net, loss):
@@ -145,8 +142,7 @@ def test_compiled_once_and_a_second_time_told_with_the_leaf():
 
 @pytest.mark.slow
 def test_shapes_that_are_meant_are_not_told():
-    trainer = jn.trainer(jn.supervised(jn.dense(2), LOSS), optax.sgd(0.1), shapes=3)
-    train_state = trainer.init(KEY, data())
+    trainer, train_state = started(jn.dense(2), data(), shapes=3)
     for n in (6, 5, 4, 6, 5):  # warnings are errors here
         train_state, _ = trainer.step(train_state, data(n))
     assert len(trainer._kept.watcher.traces["step"]) == 3
@@ -157,8 +153,7 @@ def test_shapes_that_are_meant_are_not_told():
 
 
 def test_a_change_that_is_not_of_the_batch_is_told_even_among_the_shapes_meant():
-    trainer = jn.trainer(jn.supervised(jn.dense(2), LOSS), optax.sgd(0.1), shapes=3)
-    train_state = trainer.init(KEY, data())
+    trainer, train_state = started(jn.dense(2), data(), shapes=3)
     train_state, _ = trainer.step(train_state, data())
     train_state = train_state._replace(step=train_state.step.astype(jnp.uint8))
     with pytest.warns(UserWarning, match="train_state/step: int32.* -> uint8"):
@@ -199,8 +194,8 @@ def test_labels_in_a_list_are_answered():
 def test_init_takes_specs_arrays_and_trees():
     net = jn.compose(lambda m, x: m(jn.dense(2), x["a"]))
     for inputs in ({"a": jn.spec((50, 3))}, {"a": np.ones((50, 3), np.float32)}):
-        trainer = jn.trainer(jn.supervised(net, LOSS), optax.adam(0.1))
-        train_state = trainer.init(KEY, (inputs, jn.spec((50,), jnp.int32)))
+        batch = inputs, jn.spec((50,), jnp.int32)
+        trainer, train_state = started(net, batch, optimizer=optax.adam(0.1))
         assert train_state.params["dense"]["kernel"].shape == (3, 2)
     with pytest.raises(TypeError, match="one example per row"):
         trainer.init(KEY, ([1, 2], [3]))
@@ -210,8 +205,7 @@ def test_init_takes_specs_arrays_and_trees():
 def test_a_loss_that_is_nan_while_its_gradient_is_not():
     x, labels = jnp.ones((4, 2)), jnp.array([0, 1, 2, 1])
     loss = lambda outputs, y: LOSS(outputs, y) + jnp.where(y == 2, jnp.nan, 0)  # noqa: E731
-    trainer = jn.trainer(jn.supervised(jn.dense(3), loss), optax.sgd(0.1))
-    train_state = trainer.init(KEY, (x, labels))
+    trainer, train_state = started(jn.dense(3), (x, labels), loss)
     epochs = jn.fit(trainer, train_state, (x, labels), epochs=3, batch_size=4)
     with pytest.warns(UserWarning, match="the loss is not finite at step 1, but its grad") as seen:
         list(epochs)
@@ -334,6 +328,5 @@ def test_a_train_state_prints_in_one_line():
     seen = []
     jax.jit(lambda t: seen.append(repr(t)) or t)(train_state)
     assert seen[0].startswith("TrainState(step=") and "\n" not in seen[0]
-    assert "step=None" in repr(jax.tree.map(lambda leaf: None, train_state)).replace(
-        "NoneType", "None"
-    )
+    empty = jax.tree.map(lambda leaf: None, train_state)
+    assert "step=None" in repr(empty).replace("NoneType", "None")

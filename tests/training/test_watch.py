@@ -10,7 +10,7 @@ import pytest
 
 import jaxnet as jn
 from jaxnet.training.watch import Watcher, warn_nonfinite
-from tests.training.conftest import LOSS
+from tests.training.conftest import started
 
 PARAMS = {"a": jnp.ones(2), "b": jnp.ones(3)}
 
@@ -53,8 +53,7 @@ def test_gradients_come_before_losses():
 
 def test_every_use_of_a_spent_state_says_what_to_write():
     net, batch = jn.dense(2), (np.ones((4, 3), np.float32), np.ones((4, 2), np.float32))
-    trainer = jn.trainer(jn.supervised(net, optax.squared_error), optax.sgd(0.1))
-    spent = trainer.init(jax.random.key(0), batch)
+    trainer, spent = started(net, batch, optax.squared_error)
     trainer.step(spent, batch)
     assert "used up by a step; continue with the one" in repr(spent)
     for call in (
@@ -79,9 +78,8 @@ def bce(outputs, targets):
 @pytest.mark.parametrize("targets, told", [([1.0, -1.0], True), ([1.0, 0.0], False)])
 @pytest.mark.parametrize("loop", ["step", "fit"])
 def test_a_cross_entropy_below_0_is_told(loop, targets, told):
-    trainer = jn.trainer(jn.supervised(jn.dense(1), jax.jit(bce)), optax.sgd(9.0))
     batch = jnp.eye(2), jnp.array(targets)
-    train_state = trainer.init(jax.random.key(0), batch)
+    trainer, train_state = started(jn.dense(1), batch, jax.jit(bce), optax.sgd(9.0))
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         for _ in jn.fit(trainer, train_state, batch, epochs=5) if loop == "fit" else range(16):
@@ -91,9 +89,8 @@ def test_a_cross_entropy_below_0_is_told(loop, targets, told):
 
 
 def test_an_array_in_two_places_is_named():
-    trainer = jn.trainer(jn.supervised(jn.dense(1), bce), optax.chain(optax.sgd(0.1), jn.ema()))
-    batch = jnp.eye(2), jnp.ones(2)
-    train_state = trainer.init(jax.random.key(0), batch)
+    batch, optimizer = (jnp.eye(2), jnp.ones(2)), optax.chain(optax.sgd(0.1), jn.ema())
+    trainer, train_state = started(jn.dense(1), batch, bce, optimizer)
     average = optax.tree.get(train_state.opt_state, "ema")
     kinds = ValueError, jax.errors.JaxRuntimeError
     with pytest.raises(kinds, match="donate the same buffer twice") as error:
@@ -104,13 +101,11 @@ def test_an_array_in_two_places_is_named():
 @pytest.mark.slow
 def test_what_is_meant_is_not_told():
     """A second data set, a weak type, and a mask of booleans as state; a float as state is."""
-    net = jn.compose(
-        lambda m, x: m(jn.dense(2), x * m.state("mask", jn.initializers.ones, (2,), bool))
-    )
+    ones = jn.initializers.ones
+    net = jn.compose(lambda m, x: m(jn.dense(2), x * m.state("mask", ones, (2,), bool)))
     optimizer = optax.inject_hyperparams(optax.sgd)(learning_rate=0.1)
-    trainer = jn.trainer(jn.supervised(net, LOSS), optimizer)
     batch = jnp.eye(2), jnp.array([0, 1])
-    train_state = trainer.init(jax.random.key(0), batch)
+    trainer, train_state = started(net, batch, optimizer=optimizer)
     weak = optax.tree.set(train_state.opt_state, learning_rate=jnp.asarray(0.2))
     for data, start in [
         (batch, train_state),
