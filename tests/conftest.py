@@ -51,15 +51,22 @@ def _with_devices(count: int) -> dict[str, str]:
     return os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", "PYTHONPATH": paths}
 
 
+IMPORTS = """
+import jax, jax.numpy as jnp, numpy as np, optax, jaxnet as jn
+from jax.sharding import PartitionSpec as P
+"""
+
+
 @pytest.fixture
 def on_devices():
-    """Runs a program on a number of simulated devices and returns what it printed."""
+    """Runs a program on a number of simulated devices and returns what it printed.
+
+    It begins with imports: the program finds `jax`, `jnp`, `np`, `optax`, `jn` and `P`.
+    """
 
     def run(program: str, devices: int) -> str:
-        environment = _with_devices(devices)
-        done = subprocess.run(
-            [sys.executable, "-c", program], env=environment, capture_output=True, text=True
-        )
+        command, environment = [sys.executable, "-c", IMPORTS + program], _with_devices(devices)
+        done = subprocess.run(command, env=environment, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
         return done.stdout
 

@@ -5,10 +5,9 @@ import jax.numpy as jnp
 import pytest
 
 import jaxnet as jn
+from tests.helpers import close
 
 TRAINED = """
-import warnings
-import jax, jax.numpy as jnp, numpy as np, optax, jaxnet as jn
 from jax.sharding import AxisType
 
 put, tensor_parallel = jn.distributed.put, jn.distributed.tensor_parallel
@@ -57,8 +56,6 @@ def test_a_decoder_is_trained_as_on_one_device(on_devices):
 
 
 MEMORY = """
-import jax, jax.numpy as jnp, jaxnet as jn, optax
-
 time = 4096
 mesh = jax.make_mesh((8,), ("time",))
 block = jn.transformer_block(8, causal=True, rotary=True)
@@ -85,9 +82,8 @@ def test_memory_of_each_device(on_devices):
 
 def test_wrong_arguments():
     mesh = jax.sharding.Mesh(jax.devices()[:1], ("time",))
-    with pytest.raises(
-        ValueError, match="context_parallel: the mesh has the axes time, not 'tmie'"
-    ):
+    words = "context_parallel: the mesh has the axes time, not 'tmie'"
+    with pytest.raises(ValueError, match=words):
         jn.distributed.context_parallel(jn.dense(3), mesh, "tmie")
     with pytest.raises(TypeError, match="mesh must be"):
         jn.distributed.context_parallel(jn.dense(3), "time", "time")  # type: ignore
@@ -106,6 +102,4 @@ def test_context_parallel_is_the_layer_on_one_device():
 
     expected = jax.jit(jax.value_and_grad(lambda *given: total(net, *given)))(params, x)
     got = jax.jit(jax.value_and_grad(lambda *given: total(ringed, *given)))(*there)
-    jax.tree.map(
-        lambda a, b: jnp.allclose(a, b, 1e-4, 1e-5) or pytest.fail(f"{a} {b}"), expected, got
-    )
+    close(expected, got, 1e-4, 1e-5)

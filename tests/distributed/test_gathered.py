@@ -10,9 +10,6 @@ import jaxnet as jn
 MESH = jax.make_mesh((1,), ("data",))
 
 PROGRAM = """
-import jax, jax.numpy as jnp, numpy as np, optax, jaxnet as jn
-from jax.sharding import PartitionSpec as P
-
 x, y = np.random.default_rng(0).normal(size=(2, 16, 8)).astype(np.float32)
 for kind in (jax.sharding.AxisType.Auto, jax.sharding.AxisType.Explicit):
     mesh = jax.make_mesh((8,), ("data",), (kind,))
@@ -41,9 +38,7 @@ def test_params_and_outputs_are_those_of_the_layer():
     params, state = layer.init(jax.random.key(0), jn.spec((5, 4)))
     other = jn.distributed.gathered(layer, MESH)
     x = jnp.arange(20.0).reshape(5, 4)
-    np.testing.assert_array_equal(
-        other.apply(params, state, x)[0], layer.apply(params, state, x)[0]
-    )
+    np.testing.assert_array_equal(*(each.apply(params, state, x)[0] for each in (other, layer)))
     assert (other.name, other.kind, other.inside.layer) == ("dense", "gathered", layer)
 
 
@@ -53,7 +48,6 @@ def test_on_eight_devices(on_devices):
 
 
 def test_what_is_no_mesh():
-    with pytest.raises(
-        TypeError, match="gathered: mesh must be a jax.sharding.Mesh, such as .*got str"
-    ):
+    words = "gathered: mesh must be a jax.sharding.Mesh, such as .*got str"
+    with pytest.raises(TypeError, match=words):
         jn.distributed.gathered(jn.dense(3), "data")  # type: ignore[arg-type]

@@ -203,8 +203,7 @@ def test_a_peer_that_dies_ends_the_others(on_processes):
 
 @pytest.mark.long
 def test_all_stop_at_the_same_step_whoever_is_asked(on_processes, tmp_path):
-    program = f"folder = {str(tmp_path)!r}\n{START}{STOPPED}"
-    first, second = on_processes(program, 2, expect=143)
+    first, second = on_processes(f"folder = {str(tmp_path)!r}\n{START}{STOPPED}", 2, expect=143)
     assert first == second and 200 < int(first) < 400  # long before the next epoch
     assert str(tmp_path / first) in map(str, tmp_path.iterdir())
 

@@ -8,10 +8,8 @@ from jax.sharding import PartitionSpec as P
 import jaxnet as jn
 
 PROGRAM = """
-import warnings
-import jax, jax.numpy as jnp, numpy as np, optax, jaxnet as jn
-from jax.sharding import PartitionSpec as P
-
+import re, warnings, pytest
+from tests.training.conftest import Batches
 jax.config.update("jax_enable_x64", True)
 assert len(jax.devices()) == 8
 rng = np.random.default_rng(0)
@@ -63,11 +61,6 @@ for name, (mesh, rule) in rules.items():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         batch = jn.distributed.put((x[:16], y[:16]), mesh, P("data"))
-        class Loader:
-            def __iter__(self):
-                yield batch
-                yield batch
-
         counts = []
         state_here = jax.tree.map(jnp.copy, start)
         for _ in range(3):
@@ -88,10 +81,8 @@ for name, (mesh, rule) in rules.items():
         last = mine.train_state
         got = jn.predict(net, last.params, last.state, data[0])
         np.testing.assert_allclose(got, outputs, rtol=1e-9, atol=1e-12)
-        for mine, other in zip(
-            jn.fit(trainer, now, Loader(), epochs=1), [0], strict=True
-        ):
-            assert lies(mine.train_state) == where, name
+        (mine,) = jn.fit(trainer, now, Batches(batch, batch), epochs=1)
+        assert lies(mine.train_state) == where, name
 
 # Work per device: the programs of one device and of eight.
 from jaxnet.services import memory
@@ -126,10 +117,8 @@ def work(train_state, data):
 _, train_state = fresh()
 x, y = np.tile(x, (16, 1)), np.tile(y, 16)
 one = work(train_state, (jnp.asarray(x), jnp.asarray(y)))
-mesh = data_mesh
-eight = work(
-    jn.distributed.put(train_state, mesh), jn.distributed.put((x, y), mesh, P("data"))
-)
+mesh, put = data_mesh, jn.distributed.put
+eight = work(put(train_state, mesh), put((x, y), mesh, P("data")))
 print("flops per device, of one and of eight:", one, eight)
 assert len(one) == 3 and all(eight[name] <= one[name] / 6 for name in one), (one, eight)
 
@@ -138,22 +127,17 @@ arguments = dict(epochs=2, seeds=2, batch_size=16, progress=False)
 if "KIND" == "Auto":
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        of_one, of_eight = (
+        found = [
             jn.sweep(trainer.objective, lambda: optax.sgd(0.1), rows, evaluate=rows, **arguments)
-            for rows in ((x, y), jn.distributed.put((x, y), mesh, P("data")))
-        )
-    np.testing.assert_allclose(of_one.train["loss"], of_eight.train["loss"], rtol=1e-12)
-    np.testing.assert_allclose(of_one.evaluation["loss"], of_eight.evaluation["loss"], rtol=1e-12)
+            for rows in ((x, y), put((x, y), mesh, P("data")))
+        ]
+    np.testing.assert_allclose(*(each.train["loss"] for each in found), rtol=1e-12)
+    np.testing.assert_allclose(*(each.evaluation["loss"] for each in found), rtol=1e-12)
 
 def raises(kind, words, call):
-    try:
+    with pytest.raises(kind, match=re.escape(words)):
         call()
-    except kind as error:
-        assert words in str(error), error
-    else:
-        raise AssertionError(words)
 
-put = jn.distributed.put
 trainer, train_state = fresh()
 raises(ValueError, "dimension 1 of top/kernel (64, 12) cannot be divided among the 8 devices along",
        lambda: put({"top": {"kernel": np.ones((64, 12))}}, mesh, {"*/kernel": P(None, "data")}))
@@ -184,9 +168,6 @@ def test_placement_on_eight_devices(on_devices, kind):
 
 
 NETS = """
-import jax, jax.numpy as jnp, numpy as np, optax, jaxnet as jn
-from jax.sharding import PartitionSpec as P
-
 jax.config.update("jax_enable_x64", True)
 rng = np.random.default_rng(0)
 image, words = rng.normal(size=(8, 8, 8, 4)), rng.integers(0, 16, (8, 6))
@@ -237,7 +218,6 @@ for name, (net, x) in nets.items():
 
 
 SMALLER = """
-import jax, numpy as np, optax, jaxnet as jn
 from jax.sharding import AxisType as A
 x = np.random.default_rng(0).normal(size=(12, 3)); y = x[:, :2]
 found, auto, explicit = [], A.Auto, A.Explicit

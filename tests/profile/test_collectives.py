@@ -1,5 +1,7 @@
 """Sums and exchanges among devices, by hand."""
 
+from types import SimpleNamespace
+
 import jax
 import jax.numpy as jnp
 import pytest
@@ -7,8 +9,7 @@ import pytest
 from jaxnet.profile import collectives
 
 KINDS = """
-import jax, jax.numpy as jnp, jaxnet as jn
-from jax.sharding import NamedSharding, PartitionSpec as P
+from jax.sharding import NamedSharding
 
 mesh = jax.make_mesh((2, 4), ("data", "model"), axis_types=(jax.sharding.AxisType.Auto,) * 2)
 put = lambda shape, *spec: jn.spec(shape).update(sharding=NamedSharding(mesh, P(*spec)))
@@ -46,19 +47,12 @@ def test_one_device_sends_nothing():
     assert found.rows == [] and found.moved == 0
 
 
-class Text:
+def compiled(line, before=""):
     """A program that was compiled elsewhere."""
-
-    def __init__(self, line, before=""):
-        self.line, self.before = line, before
-
-    def as_text(self):
-        head = f"HloModule jit_f, num_partitions=8\n\n{self.before}\n"
-        head += "ENTRY %main (a: f32[4,3]) -> f32[4,3] {\n"
-        return head + "  %a = f32[4,3]{1,0} parameter(0)\n  " + self.line + "\n}\n"
-
-    def cost_analysis(self):
-        return {}
+    head = f"HloModule jit_f, num_partitions=8\n\n{before}\n"
+    head += "ENTRY %main (a: f32[4,3]) -> f32[4,3] {\n"
+    text = head + "  %a = f32[4,3]{1,0} parameter(0)\n  " + line + "\n}\n"
+    return SimpleNamespace(as_text=lambda: text, cost_analysis=dict)
 
 
 @pytest.mark.parametrize(("line", "row"), [
@@ -76,7 +70,7 @@ class Text:
      ("collective-permute", 8, 1, 48, 48)),
 ])  # fmt: skip
 def test_lines_by_hand(line, row):
-    found = collectives(Text(line))
+    found = collectives(compiled(line))
     assert found.rows == [row]
     assert str(row[2]) in str(found)
 
@@ -118,7 +112,7 @@ def test_loops_and_fusions_of_a_tpu(direction, times):
     """The compiler for TPUs does not write how often a loop runs; an unknown one counts once."""
     before = FOR_TPU.replace("direction=LT", f"direction={direction}")
     line = "ROOT %w = (f32[4,3], u32[]) while(%a), condition=%until, body=%body"
-    found = collectives(Text(line, before)).rows
+    found = collectives(compiled(line, before)).rows
     assert found == [("all-gather", 8, times, times * 4 * 96, times * 4 * 84)]
 
 

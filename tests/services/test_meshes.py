@@ -3,7 +3,6 @@
 import pytest
 
 ROWS = """
-import jax, jax.numpy as jnp, numpy as np, optax, jaxnet as jn
 from tests.catalogue import ROWS, fill
 
 mesh, key = jax.make_mesh((8,), ("data",)), jax.random.key(3)
@@ -45,7 +44,6 @@ def test_all_layers_on_eight_devices(on_devices, part):
 
 
 OTHERS = """
-import jax, jax.numpy as jnp, numpy as np, optax, jaxnet as jn
 from jax.sharding import AxisType
 
 put = jn.distributed.put

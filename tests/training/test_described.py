@@ -123,17 +123,14 @@ def test_data_are_near_by_their_largest_number():
 
 @pytest.mark.slow
 def test_data_on_several_devices_are_compared_by_shape(on_devices):
-    on_devices(
-        """
-import jax, jax.numpy as jnp, jaxnet as jn
+    program = """
 from tests.training.test_described import described
 mesh = jax.make_mesh((2,), ("data",))
 data = jn.distributed.put(jnp.ones((4, 3)), mesh, jax.P("data"))
 assert described(data=data)["data"][""][1] == []
 assert len(described(data=jnp.ones((4, 3)))["data"][""][1]) == 4
-""",
-        2,
-    )
+"""
+    on_devices(program, 2)
 
 
 def test_sums_of_integers_may_round_as_on_another_cpu():

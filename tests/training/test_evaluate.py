@@ -138,7 +138,6 @@ def test_without_compilation_there_is_no_warning_about_it():
 
 ON_MESHES = """
 import warnings; warnings.simplefilter("error")
-import jax, numpy as np, optax, jaxnet as jn
 objective = jn.supervised(jn.dense(1), optax.squared_error)
 batch = np.ones((8, 2), np.float32), np.ones((8, 1), np.float32)
 trainers = [jn.trainer(objective, optax.sgd(0.1), accumulate=n) for n in (1, 2)]
@@ -146,7 +145,7 @@ start = trainers[0].init(jax.random.key(0), batch)
 found = []
 for axis in "ab":  # a second mesh is no reason for a warning
     mesh = jax.make_mesh((4,), (axis,))
-    data = jn.distributed.put(batch, mesh, jax.sharding.PartitionSpec(axis))
+    data = jn.distributed.put(batch, mesh, P(axis))
     for trainer in trainers:
         there = jn.distributed.put(start, mesh)
         *_, epoch = jn.fit(trainer, there, data, epochs=2, progress=False)

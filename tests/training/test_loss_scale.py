@@ -9,6 +9,7 @@ import pytest
 import jaxnet as jn
 from jaxnet.training import loss_scale
 from jaxnet.training.loss_scale import LossScale
+from tests.helpers import close
 from tests.training.conftest import started
 
 RNG = np.random.default_rng(0)
@@ -96,7 +97,7 @@ def test_a_number_is_a_constant_scale_and_skips_as_well():
     trainer, state = made(jn.dense(1), optax.sgd(0.1), loss_scale=1024)
     wanted = exact.step(start, DATA)[0]
     state, metrics = trainer.step(state, DATA)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, 1e-6), wanted.params, state.params)
+    close(wanted.params, state.params, 1e-6, 0)
     before = jax.device_get(state.params)
     state, _ = trainer.step(state, (X, np.full((24, 1), np.float32(3e38))))
     assert same(before, state.params) and state.opt_state[:3] == (1024, -1, 1)
@@ -104,9 +105,9 @@ def test_a_number_is_a_constant_scale_and_skips_as_well():
         made(loss_scale=0)
 
 
-def epochs(trainer, start, **options):
+def epochs(trainer, start, rows=(5,), **options):
     options = {"epochs": 3, "batch_size": 6, "progress": False} | options
-    return list(jn.fit(trainer, start, planted(), **options))
+    return list(jn.fit(trainer, start, planted(rows), **options))
 
 
 @pytest.mark.slow
@@ -145,17 +146,11 @@ def test_runs_of_a_sweep_have_scales_of_their_own():
     alone = epochs(trainer, trainer.init(jax.random.key(1), DATA), epochs=2)[-1].train_state
     member = found.member(1, 1)
     assert member.opt_state[:3] == alone.opt_state[:3] == (2**14, alone.opt_state.good_steps, 2)
-    close = lambda a, b: np.testing.assert_allclose(a, b, atol=2e-3)  # noqa: E731
-    jax.tree.map(close, member.params, alone.params)
+    close(member.params, alone.params, 1e-7, 2e-3)
 
 
 SHARDED = """
-import sys
-sys.path.insert(0, "tests/training")
-import jax
-from jax.sharding import PartitionSpec as P
-import jaxnet as jn
-from test_loss_scale import made, planted, same
+from tests.training.test_loss_scale import made, planted, same
 trainer, start = made()
 mesh = jax.make_mesh((2,), ("data",))
 put = jn.distributed.put(start, mesh), jn.distributed.put(planted(), mesh, P("data"))
@@ -177,12 +172,10 @@ def test_a_sharded_run_skips_on_all_devices(on_devices):
 def test_many_overflows_in_a_row_warn_by_path():
     trainer, start = made(jn.cast(jn.serial(jn.dense(2), jn.dense(1)), jnp.float16), optax.sgd(0.1))
     told = r"the last 12 steps changed nothing.*: dense/bias, dense/kernel, .*The loss scale is 16,"
-    options = {"epochs": 3, "batch_size": 6, "progress": False}
-    bad = planted(range(24))
     with pytest.warns(UserWarning, match=told):
-        list(jn.fit(trainer, start, bad, **options))
+        epochs(trainer, start, range(24))
     trainer, state = made(jn.cast(jn.dense(1), jnp.float16), optax.sgd(0.1))
     words = r"changed nothing.*: bias, kernel. .*float16 ends at 65,504"
     with pytest.warns(UserWarning, match=words):
         for _ in range(15):
-            state, _ = trainer.step(state, bad)
+            state, _ = trainer.step(state, planted(range(24)))
