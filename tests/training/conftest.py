@@ -3,6 +3,7 @@
 import jax
 import numpy as np
 import optax
+import pytest
 
 import jaxnet as jn
 from tests.helpers import close
@@ -21,6 +22,17 @@ def started(net, batch, loss=LOSS, optimizer=None, **options):
     """A trainer of a net, and its first train_state."""
     trainer = jn.trainer(jn.supervised(net, loss), optimizer or optax.sgd(0.1), **options)
     return trainer, trainer.init(KEY, batch)
+
+
+@pytest.fixture
+def trainer():
+    return jn.trainer(jn.supervised(jn.dense(2), LOSS), optax.sgd(0.1))
+
+
+@pytest.fixture
+def train_state(trainer):
+    """The first one, for the data above."""
+    return trainer.init(KEY, data())
 
 
 class Batches:

@@ -32,6 +32,12 @@ def bits(tree):
     return jax.tree.map(leaf, tree)
 
 
+def there_and_back(folder, tree, **options):
+    """The tree and the config of a file into which a tree was written."""
+    jn.save(folder / "a", tree)
+    return jn.load(folder / "a", **options)
+
+
 def test_nested_dicts_come_back_and_keys_are_paths(tmp_path):
     params, state = NET.init(jax.random.key(0), jn.spec((2, 4)))
     jn.save(tmp_path / "net", {"params": params, "state": state}, config={"features": [3, 2]})
@@ -49,22 +55,19 @@ def test_nested_dicts_come_back_and_keys_are_paths(tmp_path):
 
 def test_a_network_without_state_comes_back_with_an_empty_one(tmp_path):
     tree = {"params": {"a": jnp.ones(2), "inner": {}}, "state": {}}
-    jn.save(tmp_path / "net", tree)
-    back, config = jn.load(tmp_path / "net")
+    back, config = there_and_back(tmp_path, tree)
     assert bits(back) == bits(tree) and config is None
-    back, _ = jn.load(tmp_path / "net", like=tree)
+    back, _ = there_and_back(tmp_path, tree, like=tree)
     assert bits(back) == bits(tree)
-    jn.save(tmp_path / "nothing", {})
-    assert jn.load(tmp_path / "nothing") == ({}, None)
+    assert there_and_back(tmp_path, {}) == ({}, None)
 
 
 @pytest.mark.slow
 def test_training_goes_on_as_if_never_stopped(tmp_path):
     rng = np.random.default_rng(0)
     batch = rng.normal(size=(8, 4)).astype(np.float32), rng.integers(0, 2, 8)
-    optimizer = optax.adamw(optax.linear_schedule(1e-2, 0, 100))
     objective = jn.supervised(NET, optax.softmax_cross_entropy_with_integer_labels)
-    trainer = jn.trainer(objective, optimizer)
+    trainer = jn.trainer(objective, optax.adamw(optax.linear_schedule(1e-2, 0, 100)))
     train_state, fresh = (trainer.init(jax.random.key(5), batch) for _ in range(2))
     for step in range(6):
         if step == 3:
@@ -82,8 +85,7 @@ def test_training_goes_on_as_if_never_stopped(tmp_path):
 def test_like_may_be_shapes(tmp_path):
     key, x = jax.random.key(0), jn.spec((2, 4))
     drawn = NET.init(key, x)
-    jn.save(tmp_path / "net", drawn)
-    back, _ = jn.load(tmp_path / "net", like=jax.eval_shape(NET.init, key, x))
+    back, _ = there_and_back(tmp_path, drawn, like=jax.eval_shape(NET.init, key, x))
     assert isinstance(back, tuple) and bits(back) == bits(drawn)
 
 
@@ -109,16 +111,14 @@ def test_every_dtype_is_kept(tmp_path, dtype, shape):
 
 def test_values_of_narrow_floats(tmp_path):
     array = jnp.asarray([1.5, -2.0, jnp.inf, jnp.nan], jnp.bfloat16)
-    jn.save(tmp_path / "a", {"a": array})
-    assert bits(jn.load(tmp_path / "a")[0]) == bits({"a": array})
+    assert bits(there_and_back(tmp_path, {"a": array})[0]) == bits({"a": array})
 
 
 def test_layouts(tmp_path):
     """Transposed, strided and big-endian arrays, of which safetensors would mix up the order."""
     array = np.arange(12.0, dtype=np.float32).reshape(3, 4)
     tree = {"t": array.T, "s": array[::2, ::3], "b": array.astype(">f4"), "c": array.astype(">c16")}
-    jn.save(tmp_path / "a", tree)
-    back, _ = jn.load(tmp_path / "a")
+    back, _ = there_and_back(tmp_path, tree)
     for name, value in tree.items():
         np.testing.assert_array_equal(back[name], value)
 
@@ -133,22 +133,20 @@ def test_keys(tmp_path, impl):
 
 
 def test_a_key_of_another_kind_differs(tmp_path):
-    jn.save(tmp_path / "a", {"key": jax.random.key(7)})
+    tree, like = ({"key": jax.random.key(7, impl=impl)} for impl in ("threefry2x32", "rbg"))
     with pytest.raises(ValueError, match=r"key: expected \(\) key<rbg>, got \(\) key<fry>"):
-        jn.load(tmp_path / "a", like={"key": jax.random.key(7, impl="rbg")})
+        there_and_back(tmp_path, tree, like=like)
 
 
 def test_lists_and_tuples_without_like_are_dicts(tmp_path):
-    jn.save(tmp_path / "a", {"list": [jnp.ones(1), (jnp.zeros(2),)], "number": 3})
-    tree, _ = jn.load(tmp_path / "a")
+    tree, _ = there_and_back(tmp_path, {"list": [jnp.ones(1), (jnp.zeros(2),)], "number": 3})
     assert list(tree["list"]) == ["0", "1"] and tree["list"]["1"]["0"].shape == (2,)
     assert tree["number"].dtype == jnp.int32
 
 
 def test_python_numbers_come_back_exactly(tmp_path):
     tree = {"time": 1700000123.25, "huge": 1e300, "n": 3, "long": 2**40, "on": True, "z": 1 + 1e-9j}
-    jn.save(tmp_path / "a", tree)
-    back, _ = jn.load(tmp_path / "a")
+    back, _ = there_and_back(tmp_path, tree)
     assert all(back[name] == value for name, value in tree.items())
     assert back["n"].dtype == jnp.int32 and back["time"].dtype == np.float64
     back, _ = jn.load(tmp_path / "a", like=tree)
@@ -164,15 +162,13 @@ def test_python_numbers_fit_those_of_their_kind(tmp_path):
 
 def test_none_and_empty_containers_come_back(tmp_path):
     tree = {"none": None, "dict": {}, "list": [], "tuple": (), "in": [None, jnp.ones(1), {}]}
-    jn.save(tmp_path / "a", tree)
-    back, _ = jn.load(tmp_path / "a")
+    back, _ = there_and_back(tmp_path, tree)
     assert [back[name] for name in ("none", "dict", "list", "tuple")] == [None, {}, [], ()]
     assert back["in"]["0"] is None and back["in"]["2"] == {}
     back, _ = jn.load(tmp_path / "a", like=tree)
     assert jax.tree.structure(back) == jax.tree.structure(tree)
     for empty in ({}, [], ()):
-        jn.save(tmp_path / "a", empty)
-        assert jn.load(tmp_path / "a") == (empty, None)
+        assert there_and_back(tmp_path, empty) == (empty, None)
 
 
 def test_all_that_differs_is_named(tmp_path):

@@ -43,15 +43,17 @@ def trained(epochs):
     return list(jn.fit(trainer, train_state, data, epochs=epochs, batch_size=8))
 
 
+def scored(scores):
+    """Epochs whose test loss is what we say it is."""
+    pairs = zip(trained(len(scores)), scores, strict=True)
+    return [epoch._replace(evaluation={"score": score}) for epoch, score in pairs]
+
+
 def run(folder, epochs=4, scores=None, **options):
-    """A run whose test loss is what we say it is."""
-    found = []
+    found = trained(epochs) if scores is None else scored(scores)
     with jn.Checkpoints(folder, **options) as kept:
-        for i, epoch in enumerate(trained(epochs)):
-            if scores is not None:
-                epoch = epoch._replace(evaluation={"score": scores[i]})
+        for epoch in found:
             assert kept.save(epoch)
-            found.append(epoch)
     return build()[1], found
 
 
@@ -433,9 +435,7 @@ def test_a_run_that_another_one_overtook_raises(tmp_path):
 
 def test_the_best_of_an_earlier_program_stays(tmp_path):
     """Its value is stored: another program that goes on compares with it."""
-    train_state, epochs = build()[1], trained(4)
-    scores = [1.0, 5.0, 3.0, 2.0]
-    epochs = [e._replace(evaluation={"score": v}) for e, v in zip(epochs, scores, strict=True)]
+    train_state, epochs = build()[1], scored([1.0, 5.0, 3.0, 2.0])
     for part in (epochs[:2], epochs[2:]):
         with jn.Checkpoints(tmp_path / "b", keep=1, best="evaluation/score", mode="max") as kept:
             kept.newest(train_state)

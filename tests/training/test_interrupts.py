@@ -44,14 +44,18 @@ def interrupted(call, files, at):
 
 
 @pytest.fixture
-def pair():
+def trainer():
     signal.signal(signal.SIGINT, signal.default_int_handler)  # whatever ran before in this process
-    yield started(jn.dense(2), DATA, optax.squared_error)
+    yield jn.trainer(jn.supervised(jn.dense(2), optax.squared_error), optax.sgd(0.1))
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-def test_an_interrupt_at_every_line_of_a_step(pair):
-    trainer, _ = pair
+@pytest.fixture
+def train_state(trainer):
+    return trainer.init(jax.random.key(0), DATA)
+
+
+def test_an_interrupt_at_every_line_of_a_step(trainer):
     for at in itertools.count():
         train_state = trainer.init(jax.random.key(0), DATA)
         files = "trainer.py", "interrupts.py", "watch.py"
@@ -66,8 +70,7 @@ def test_an_interrupt_at_every_line_of_a_step(pair):
     assert at > 20
 
 
-def test_a_signal_after_the_donation_waits_for_the_next_step(pair, monkeypatch):
-    trainer, train_state = pair
+def test_a_signal_after_the_donation_waits_for_the_next_step(trainer, train_state, monkeypatch):
     interrupt = lambda *_: signal.raise_signal(signal.SIGINT)  # noqa: E731
     monkeypatch.setattr(trainer._kept.watcher, "stepped", interrupt)
     for _ in range(2):
@@ -96,8 +99,7 @@ def test_a_signal_while_a_step_compiles_comes_at_once():
     assert not interrupts.is_spent(train_state)
 
 
-def test_a_handler_of_the_user_is_called_as_late(pair, monkeypatch):
-    trainer, train_state = pair
+def test_a_handler_of_the_user_is_called_as_late(trainer, train_state, monkeypatch):
     called = []
     before = signal.signal(signal.SIGINT, lambda *_: called.append(1))
     try:
@@ -111,7 +113,8 @@ def test_a_handler_of_the_user_is_called_as_late(pair, monkeypatch):
         signal.signal(signal.SIGINT, before)
 
 
-def test_a_step_that_does_not_donate_or_runs_in_a_thread(pair):
+@pytest.mark.usefixtures("trainer")  # for its signals
+def test_a_step_that_does_not_donate_or_runs_in_a_thread():
     trainer, train_state = started(jn.dense(2), DATA, optax.squared_error, donate=False)
     found = []
     thread = threading.Thread(target=lambda: found.append(trainer.step(train_state, DATA)))
@@ -122,11 +125,10 @@ def test_a_step_that_does_not_donate_or_runs_in_a_thread(pair):
 
 @pytest.mark.long
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # a file left open
-def test_an_interrupt_at_every_line_of_a_save(pair, tmp_path):
-    trainer, start = pair
-    epochs = list(jn.fit(trainer, start, DATA, epochs=3))
+def test_an_interrupt_at_every_line_of_a_save(trainer, train_state, tmp_path):
+    epochs = list(jn.fit(trainer, train_state, DATA, epochs=3))
     files = "checkpoints.py", "lock.py", "threading.py", "saving.py", "stored.py", "files.py"
-    save, best = lambda kept: kept.save(epochs[1]), lambda kept: kept.best(start)
+    save, best = lambda kept: kept.save(epochs[1]), lambda kept: kept.best(train_state)
     for number, call in enumerate((save, best, jn.Checkpoints.close)):
         for at in itertools.count(number, 7):
             folder = tmp_path / f"{number}.{at}"
@@ -135,7 +137,7 @@ def test_an_interrupt_at_every_line_of_a_save(pair, tmp_path):
             hit = interrupted(lambda call=call, kept=kept: call(kept), files, at)
             kept.save(epochs[2])
             kept.close()
-            assert int(jn.Checkpoints(folder).newest(start)[0].step) == 3
+            assert int(jn.Checkpoints(folder).newest(train_state)[0].step) == 3
             Held("the next run", folder).close()
             if not hit:
                 break

@@ -60,9 +60,8 @@ def test_order_is_drawn_again_for_each_epoch():
 
 
 @pytest.mark.slow
-def test_stream_equals_resident():
+def test_stream_equals_resident(trainer, train_state):
     x, y = data(20)
-    trainer, train_state = build()
     batches = [(x[i : i + 8], y[i : i + 8]) for i in (0, 8, 16)]
     *_, a = jn.fit(trainer, train_state, (x, y), epochs=2, batch_size=8, shuffle=False)
     *_, b = jn.fit(trainer, train_state, Batches(*batches), epochs=2, evaluate=Batches(*batches))
@@ -72,10 +71,9 @@ def test_stream_equals_resident():
 
 
 @pytest.mark.slow
-def test_a_loader_of_pytorch_gives_batches(torch):
+def test_a_loader_of_pytorch_gives_batches(torch, trainer, train_state):
     """Its tensors were handed to np.isfinite as they are, which warns."""
     x, y = data(20)
-    trainer, train_state = build()
     examples = torch.utils.data.TensorDataset(torch.tensor(x), torch.tensor(y))
     loader = torch.utils.data.DataLoader(examples, batch_size=8)
     *_, a = jn.fit(trainer, train_state, loader, epochs=2)
@@ -95,8 +93,7 @@ def test_resuming_gives_what_one_run_gives():
 
 
 @pytest.mark.slow
-def test_earlier_train_states_stay_valid():
-    trainer, train_state = build()
+def test_earlier_train_states_stay_valid(trainer, train_state):
     states = [epoch.train_state for epoch in jn.fit(trainer, train_state, data(), epochs=3)]
     for kept in (train_state, *states):
         assert np.isfinite(np.asarray(kept.params["kernel"])).all()
@@ -132,8 +129,7 @@ def test_an_augmentation_changes_training_alone():
     ({"epochs": 2, "evaluate": (data() for _ in "ab")}, "evaluate= is read in each epoch"),
     ({"every": 3, "evaluate": (data() for _ in "ab")}, "evaluate= is read in each epoch"),
 ], ids=lambda value: next(iter(value)) if isinstance(value, dict) else "")  # fmt: skip
-def test_bad_input_is_answered_before_anything_runs(change, words):
-    trainer, train_state = build()
+def test_bad_input_is_answered_before_anything_runs(change, words, trainer, train_state):
     call = {"trainer": trainer, "train_state": train_state, "data": data(), "epochs": 1} | change
     with pytest.raises((ValueError, TypeError), match=words):
         jn.fit(**call)
@@ -150,8 +146,7 @@ def test_what_fit_returns_says_that_it_is_iterated():
 
 
 @pytest.mark.slow
-def test_a_fit_that_is_never_iterated_warns():
-    trainer, train_state = build()
+def test_a_fit_that_is_never_iterated_warns(trainer, train_state):
     with pytest.warns(UserWarning, match="fit was never iterated, so nothing was trained"):
         jn.fit(trainer, train_state, data(), epochs=1)
         gc.collect()
@@ -190,8 +185,7 @@ def test_totals_and_weights_are_summed_before_they_are_divided():
     ({"critic": 1.0}, r"its 'loss', got {'critic': \(\) float32}"),
     ({"loss": jnp.ones(3)}, r"its 'loss', got a loss \(3,\) float32"), (1.0, "got"),
 ])  # fmt: skip
-def test_the_metrics_of_a_step_of_ones_own_have_a_loss(metrics, words):
-    trainer, train_state = build()
+def test_the_metrics_of_a_step_of_ones_own_have_a_loss(metrics, words, trainer, train_state):
     metrics = jax.tree.map(jnp.asarray, metrics)
     mine = jn.Trainer(trainer.init, lambda train_state, batch: (train_state, metrics))
     with pytest.raises(ValueError, match="fit: the step of the trainer must return .*" + words):
@@ -286,15 +280,13 @@ def test_a_loader_may_have_an_epoch_of_its_own(states):
     assert [epoch.position.loader for epoch in epochs] == [None, None]
 
 
-def test_the_last_steps_of_an_iterator_for_one_pass_are_an_epoch():
-    trainer, train_state = build()
+def test_the_last_steps_of_an_iterator_for_one_pass_are_an_epoch(trainer, train_state):
     run = jn.fit(trainer, train_state, iter([data(8)] * 7), steps=10, every=3, progress=False)
     assert [next(run).step for _ in range(3)] == [3, 6, 7]
     with pytest.raises(ValueError, match="the data yielded no batch"):
         next(run)
 
 
-def test_an_iterator_that_is_used_up_is_answered():
-    trainer, train_state = build()
+def test_an_iterator_that_is_used_up_is_answered(trainer, train_state):
     with pytest.raises(ValueError, match="starts over for each epoch"):
         list(jn.fit(trainer, train_state, iter([data(8)]), epochs=2))

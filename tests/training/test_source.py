@@ -14,9 +14,10 @@ from jaxnet.training.source import Pace
 from tests.training.conftest import KEY, LOSS, Batches, data, same, started
 
 
-def build():
+@pytest.fixture
+def trainer():
     net = jn.serial(jn.dense(8), jn.batch_norm(), jax.nn.relu, jn.dropout(0.2), jn.dense(2))
-    return started(net, data(), optimizer=optax.adam(0.01))
+    return jn.trainer(jn.supervised(net, LOSS), optax.adam(0.01))
 
 
 def stream_of(rows):
@@ -32,8 +33,7 @@ def going_on(trainer, epoch, source, **options):
 
 @pytest.mark.fast_cases("True")
 @pytest.mark.parametrize("stream", [False, True])
-def test_every_cuts_a_run_without_changing_it(stream):
-    trainer, train_state = build()
+def test_every_cuts_a_run_without_changing_it(stream, trainer, train_state):
     source = stream_of(data()) if stream else data()
     whole = list(jn.fit(trainer, train_state, source, epochs=3, batch_size=16))
     parts = list(jn.fit(trainer, train_state, source, epochs=3, batch_size=16, every=5))
@@ -51,8 +51,7 @@ def test_every_cuts_a_run_without_changing_it(stream):
 
 @pytest.mark.fast_cases("False-1", "True-0")
 @pytest.mark.parametrize(("stream", "at"), [(False, 1), (False, 2), (True, 0), (True, 1)])
-def test_a_run_goes_on_from_a_position(stream, at):
-    trainer, train_state = build()
+def test_a_run_goes_on_from_a_position(stream, at, trainer, train_state):
     source = stream_of(data()) if stream else data()
     options = {"steps": 11, "every": 3, "batch_size": 16}
     whole = list(jn.fit(trainer, train_state, source, **options))
@@ -75,8 +74,7 @@ class Shuffled:
         return iter(jn.data.batches(data(), 16, seed=self.begun, drop_last=True))
 
 
-def test_a_loader_that_counts_its_passes_goes_on_with_the_right_one():
-    trainer, train_state = build()
+def test_a_loader_that_counts_its_passes_goes_on_with_the_right_one(trainer, train_state):
     whole = list(jn.fit(trainer, train_state, Shuffled(), steps=9, every=2))
     places = [(e.position.epoch, e.position.done) for e in whole]
     assert places == [(0, 2), (1, 1), (1, 3), (2, 2), (2, 3)]
@@ -85,8 +83,7 @@ def test_a_loader_that_counts_its_passes_goes_on_with_the_right_one():
         same(rest[-1].train_state, whole[-1].train_state)
 
 
-def test_a_position_after_the_last_step_ends_the_run():
-    trainer, train_state = build()
+def test_a_position_after_the_last_step_ends_the_run(trainer, train_state):
     last = list(jn.fit(trainer, train_state, data(), epochs=2, batch_size=16))[-1]
     with pytest.warns(UserWarning, match="the run was finished before, so there is no epoch"):
         assert going_on(trainer, last, data(), epochs=2, batch_size=16) == []
@@ -94,8 +91,7 @@ def test_a_position_after_the_last_step_ends_the_run():
     assert [epoch.number for epoch in more] == [3]
 
 
-def test_steps_of_an_endless_stream():
-    trainer, train_state = build()
+def test_steps_of_an_endless_stream(trainer, train_state):
     x, y = data()
     endless = map(lambda i: (x[i % 49 :][:2], y[i % 49 :][:2]), itertools.count())
     epochs = list(jn.fit(trainer, train_state, endless, steps=7, every=3))
@@ -103,9 +99,8 @@ def test_steps_of_an_endless_stream():
     assert epochs[-1].epochs is None and str(epochs[-1]).startswith("step 7/7")
 
 
-def test_a_generator_for_several_epochs_raises():
+def test_a_generator_for_several_epochs_raises(trainer, train_state):
     """An endless one would keep the first epoch going without end."""
-    trainer, train_state = build()
     endless = (data() for _ in itertools.count()), map(lambda _: data(), itertools.count())
     for once, kind in zip(endless, ("generator", "map"), strict=True):
         with pytest.raises(ValueError, match=f"a {kind} can be used once only, and epochs=2 star"):
@@ -113,9 +108,8 @@ def test_a_generator_for_several_epochs_raises():
     assert len(list(jn.fit(trainer, train_state, (data() for _ in range(2)), epochs=1))) == 1
 
 
-def test_a_stream_whose_last_batch_was_seen_goes_on_with_the_next_pass():
+def test_a_stream_whose_last_batch_was_seen_goes_on_with_the_next_pass(trainer, train_state):
     """The end of a pass is a position of its own, also where nobody knows that it has come."""
-    trainer, train_state = build()
     source = stream_of(data())
     whole = list(jn.fit(trainer, train_state, source, steps=8, every=4))
     assert whole[0].position.done == 4  # the length is not known
@@ -132,16 +126,14 @@ def test_a_stream_whose_last_batch_was_seen_goes_on_with_the_next_pass():
     ({"data": data(48)}, "3 steps into a pass; these data have 3 batches of 16"),
     ({"data": stream_of(data())}, "was saved while training on arrays, but data is a stream"),
 ])  # fmt: skip
-def test_a_position_of_another_run(change, words):
-    trainer, train_state = build()
+def test_a_position_of_another_run(change, words, trainer, train_state):
     first = next(iter(jn.fit(trainer, train_state, data(), steps=11, every=3, batch_size=16)))
     options = {"steps": 11, "position": first.position, "batch_size": 16, "data": data()} | change
     with pytest.raises(ValueError, match=words):
         jn.fit(trainer, first.train_state, **options)
 
 
-def test_a_train_state_of_another_moment():
-    trainer, train_state = build()
+def test_a_train_state_of_another_moment(trainer, train_state):
     first = next(iter(jn.fit(trainer, train_state, data(), steps=11, every=3, batch_size=16)))
     with pytest.raises(ValueError, match="position is 3 steps into a run .* train_state at step 0"):
         jn.fit(trainer, train_state, data(), steps=11, position=first.position, batch_size=16)
@@ -152,9 +144,8 @@ def test_a_train_state_of_another_moment():
 
 
 @pytest.mark.parametrize("beyond", [{"done": 10**9}, {"epoch": 10**9}])
-def test_a_position_beyond_a_stream_reads_nothing(beyond):
+def test_a_position_beyond_a_stream_reads_nothing(beyond, trainer, train_state):
     """There may be no end of what it would read."""
-    trainer, train_state = build()
     x, y = data()
 
     class Endless:
@@ -166,8 +157,7 @@ def test_a_position_beyond_a_stream_reads_nothing(beyond):
                position=first.position._replace(**beyond))  # fmt: skip
 
 
-def test_a_stream_that_became_shorter():
-    trainer, train_state = build()
+def test_a_stream_that_became_shorter(trainer, train_state):
     first = next(iter(jn.fit(trainer, train_state, stream_of(data()), steps=11, every=3)))
     short = itertools.islice(iter(stream_of(data())), 2)
     with pytest.raises(ValueError, match="3 batches into a pass, and these data yielded 2"):
@@ -192,11 +182,10 @@ def test_data_in_a_dict():
 
 
 @pytest.mark.slow
-def test_grain_in_the_same_order_is_told():
+def test_grain_in_the_same_order_is_told(trainer, train_state):
     grain = pytest.importorskip("grain")
     x, y = data()
     rows = grain.MapDataset.range(48).map(lambda i: (x[i], y[i]))
-    trainer, train_state = build()
     once = rows.seed(1).shuffle().batch(16).to_iter_dataset()
     with pytest.warns(UserWarning, match="two passes began with the same batch.*repeat"):
         list(jn.fit(trainer, train_state, once, steps=9))

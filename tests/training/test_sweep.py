@@ -75,8 +75,7 @@ def test_seeds_have_their_own_data_and_first_params():
         *_, last = jn.fit(trainer, first, mine, epochs=2, batch_size=4, progress=False)
         close(found.member(0, seed).params, last.train_state.params)
     with pytest.raises(ValueError, match="data must have a leading axis of 3 seeds"):
-        jn.sweep(objective(net), lambda: optax.sgd(0.1), many, seeds=3, epochs=1,
-                 own_data=True)  # fmt: skip
+        jn.sweep(objective(net), lambda: optax.sgd(0.1), many, seeds=3, epochs=1, own_data=True)
 
 
 @pytest.mark.slow

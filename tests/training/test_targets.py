@@ -24,9 +24,8 @@ def bad(label, dtype=np.int64):
 def trained(objective, data, **options):
     trainer = jn.trainer(objective, optax.sgd(0.1))
     first = next(iter(data)) if isinstance(data, Batches) else data
-    train_state = trainer.init(KEY, first)
     options = {"epochs": 1, "batch_size": 4, "progress": False} | options
-    return list(jn.fit(trainer, train_state, data, **options))
+    return list(jn.fit(trainer, trainer.init(KEY, first), data, **options))
 
 
 def fit(y, loss=LOSS, net=None, x=X):
@@ -193,8 +192,7 @@ def first_two(data):
 
 def test_rows_that_continue_each_other_are_not_shuffled(text):
     objective, data = text
-    trainer = jn.trainer(objective, optax.sgd(0.1))
-    train_state = trainer.init(KEY, first_two(data))
+    train_state = jn.trainer(objective, optax.sgd(0.1)).init(KEY, first_two(data))
     for wrapped in (objective, jn.augmented(objective, lambda key, batch: batch)):
         trainer = jn.trainer(wrapped, optax.sgd(0.1))
         with pytest.raises(ValueError, match="fit: .* each row of a batch.*shuffle=False"):

@@ -91,11 +91,9 @@ def swept(data, **options):
     return jn.sweep(OBJECTIVE, sgd, data, epochs=1, seeds=2, **options).train_state.params
 
 
-SPLITS = {
+CALLS = {
     "split": lambda data: jn.data.split(data, 0.3),
     "batches": lambda data: list(jn.data.batches(data, 5, seed=0)),
-}
-CALLS = SPLITS | {
     "init": lambda data: TRAINER.init(KEY, data).params,
     "step": lambda data: TRAINER.step(TRAINER.init(KEY, (X, Y)), data)[0].params,
     "fit": trained,
@@ -122,7 +120,7 @@ def test_the_same_numbers_in_every_form(call):
 @pytest.mark.slow
 @pytest.mark.parametrize("call", CALLS)
 def test_what_is_no_array_of_numbers_is_told_what_to_write(call):
-    any_labels = call in ("predict", "apply", *SPLITS)
+    any_labels = call in ("predict", "apply", "split", "batches")
     for given, words in WRONG if any_labels else WRONG + NO_NUMBERS:
         with pytest.raises(TypeError, match=words):
             CALLS[call](given)
