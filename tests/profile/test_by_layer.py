@@ -20,6 +20,10 @@ spec = jn.spec
 pytestmark = pytest.mark.usefixtures("names_are_those_of_this_program")
 
 
+NET = jn.serial(jn.dense(5, name="hidden"), jnp.tanh, jn.dense(2), name="net")
+IMAGES = jn.serial(jn.conv(6, 3, strides=2), jax.nn.relu, jn.global_avg_pool(), jn.dense(2))
+
+
 def compiled_step(net, x, y):
     trainer = jn.trainer(jn.supervised(net, optax.squared_error), optax.sgd(0.1))
     train_state = jax.eval_shape(lambda: trainer.init(jax.random.key(0), (x, y)))
@@ -31,8 +35,7 @@ def rows(costs):
 
 
 def test_a_step_by_hand():
-    net = jn.serial(jn.dense(5, name="hidden"), jnp.tanh, jn.dense(2), name="net")
-    costs = cost_by_layer(compiled_step(net, spec((7, 3)), spec((7, 2))))
+    costs = cost_by_layer(compiled_step(NET, spec((7, 3)), spec((7, 2))))
     found = rows(costs)
     hidden, last = 2 * 7 * 3 * 5, 2 * 7 * 5 * 2
     assert found["net/hidden"][1:3] == (hidden, hidden)  # no gradient of x
@@ -65,18 +68,16 @@ def test_times_of_any_size_have_one_layout():
 
 
 def test_convolutions_agree_with_the_compiler(convolutions_by_xla):
-    net = jn.serial(jn.conv(6, 3, strides=2), jax.nn.relu, jn.global_avg_pool(), jn.dense(2))
-    costs = cost_by_layer(compiled_step(net, spec((4, 9, 8, 3)), spec((4, 2))))
+    costs = cost_by_layer(compiled_step(IMAGES, spec((4, 9, 8, 3)), spec((4, 2))))
     assert 0.75 < costs.flops / costs.compiler < 1
     assert costs.rows[0].path == "serial" and rows(costs)["serial/conv"].backward > 0
 
 
 def test_convolutions_in_c_are_counted():
     """As many FLOPs as in XLA's form; the compiler does not know them."""
-    net = jn.serial(jn.conv(6, 3, strides=2), jax.nn.relu, jn.global_avg_pool(), jn.dense(2))
     if not instructions():
         pytest.skip("no kernels in C")
-    costs = cost_by_layer(compiled_step(net, spec((4, 9, 8, 3)), spec((4, 2))))
+    costs = cost_by_layer(compiled_step(IMAGES, spec((4, 9, 8, 3)), spec((4, 2))))
     inside = 13 * 11  # pairs of a tap and an output that meet a pixel, along 9 and along 8
     assert rows(costs)["serial/conv"].forward == 2 * 4 * inside * 3 * 6
     assert rows(costs)["serial/conv"].backward == 2 * 4 * inside * 3 * 6
@@ -142,8 +143,7 @@ assert jn.profile.time_by_layer(run, folder).runs == 1
 @pytest.mark.slow
 def test_a_trace_is_read_if_warnings_are_errors(tmp_path):
     """JAX 0.12 ends the process at the first warning, so this needs a process of its own."""
-    program = f"folder = {str(tmp_path)!r}\n{READ}"
-    command = [sys.executable, "-W", "error", "-c", program]
+    command = [sys.executable, "-W", "error", "-c", f"folder = {str(tmp_path)!r}\n{READ}"]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 
@@ -155,9 +155,8 @@ class Event(NamedTuple):
 
 def test_durations_are_added_by_layer_and_divided_by_runs(tmp_path, monkeypatch):
     """Of two runs, each instruction of the program with its own duration."""
-    net = jn.serial(jn.dense(5, name="hidden"), jnp.tanh, jn.dense(2), name="net")
-    params, state = net.init(jax.random.key(0), spec((7, 3)))
-    run = jax.jit(lambda params, x: net.apply(params, state, x)[0])
+    params, state = NET.init(jax.random.key(0), spec((7, 3)))
+    run = jax.jit(lambda params, x: NET.apply(params, state, x)[0])
     compiled = run.lower(params, spec((7, 3))).compile()
     program = parse(compiled.as_text())
     known = [one.instruction for one in program.runs() if not one.fused]
