@@ -51,11 +51,7 @@ class Site:
         from jaxnet.data.builders import multi30k
 
         pairs = {
-            "train": [
-                ("Zwei Männer.", "Two men."),
-                ("Ein Hund läuft ", "A dog runs"),
-                ("Ja", "Yes"),
-            ],
+            "train": [("Zwei Männer.", "Two men."), ("Ein Hund ", "A dog"), ("Ja", "Yes")],
             "validation": [("Eine Frau\u2028singt", "A woman\u2028sings")],
             "test": [("Straße", "Street"), ("", "Nothing")],
         }
@@ -73,8 +69,7 @@ class Site:
 @pytest.fixture
 def site(tmp_path_factory):
     folder = tmp_path_factory.mktemp("site")
-    handler = partial(Handler, directory=str(folder))
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=str(folder))) as server:
         thread = threading.Thread(target=server.serve_forever, args=(0.01,))
         thread.start()
         yield Site(folder, f"http://127.0.0.1:{server.server_address[1]}")

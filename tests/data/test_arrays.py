@@ -22,10 +22,8 @@ def test_drop_last(n, size, lengths):
 
 
 def test_a_seed_gives_its_order():
-    order, again, other = (
-        np.concatenate([b[1] for b in batches(pair(50), 8, seed=seed)]) for seed in (3, 3, 4)
-    )
-    assert (again == order).all() and (other != order).any()
+    orders = [np.concatenate([b[1] for b in batches(pair(50), 8, seed=s)]) for s in (3, 3, 4)]
+    assert (orders[0] == orders[1]).all() and (orders[0] != orders[2]).any()
 
 
 def test_a_shuffled_pass_without_the_last_batch_leaves_out_others_each_time():
@@ -42,8 +40,7 @@ def test_split_keeps_the_order():
 
 
 def test_split_is_a_function_of_its_seed():
-    y = np.arange(1000)
-    parts = [split(y, 0.2, seed=s)[1] for s in (0, 0, 1)]
+    parts = [split(np.arange(1000), 0.2, seed=s)[1] for s in (0, 0, 1)]
     assert (parts[0] == parts[1]).all() and (parts[0] != parts[2]).any()
     assert split(np.arange(12), 0.25)[1].tolist() == [2, 7, 9]  # numpy 2.4.6, PCG64
 
@@ -58,8 +55,7 @@ def test_split_gives_every_class_its_share():
 
 
 def test_split_draws_within_a_class_at_random():
-    labels = np.zeros(30, int)
-    held = [split(np.arange(30), 0.2, seed=s, labels=labels)[1] for s in range(40)]
+    held = [split(np.arange(30), 0.2, seed=s, labels=np.zeros(30, int))[1] for s in range(40)]
     assert set(np.concatenate(held)) == set(range(30))
 
 

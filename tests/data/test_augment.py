@@ -9,8 +9,7 @@ from tests.helpers import refused
 
 @pytest.mark.slow
 def test_moves_are_equally_likely():
-    x = jnp.zeros((9000, 3, 3, 1)).at[:, 1, 1].set(1.0)
-    y = random_shift(1)(jax.random.key(1), x)
+    y = random_shift(1)(jax.random.key(1), jnp.zeros((9000, 3, 3, 1)).at[:, 1, 1].set(1.0))
     share = np.asarray(y.mean(0)[..., 0])
     # 4 standard errors of a share of 1/9 in 9000 draws
     np.testing.assert_allclose(share, 1 / 9, atol=4 * np.sqrt(1 / 9 * 8 / 9 / 9000))
@@ -84,8 +83,7 @@ def test_cutmix_pastes_a_rectangle_and_mixes_labels_by_its_area():
         if other.any():
             (partner,) = np.unique(image[other])
             rows, columns = np.where(other)
-            area = (np.ptp(rows) + 1) * (np.ptp(columns) + 1)
-            assert other.sum() == area  # one rectangle
+            assert other.sum() == (np.ptp(rows) + 1) * (np.ptp(columns) + 1)  # one rectangle
             wanted = (1 - other.mean()) * labels[i] + other.mean() * labels[int(partner)]
             np.testing.assert_allclose(target, wanted, atol=1e-6)
     assert 0.15 < np.mean(areas) < 0.5 and np.std(areas) > 0.1
@@ -98,10 +96,9 @@ def test_cutmix_pastes_a_rectangle_and_mixes_labels_by_its_area():
 ], ids=["color_jitter", "mixup"])  # fmt: skip
 @pytest.mark.parametrize("dtype", [np.uint8, bool])
 def test_integers_are_not_mixed_or_scaled_to_0(make, dtype):
-    x = np.full((4, 5, 6, 3), 1, dtype)
     for run in (make(), jax.jit(make())):
         with pytest.raises(TypeError, match=r"inputs must hold floats; write x.astype.*, got "):
-            run(jax.random.key(0), (x, np.arange(4) % 3))
+            run(jax.random.key(0), (np.full((4, 5, 6, 3), 1, dtype), np.arange(4) % 3))
 
 
 @pytest.mark.parametrize("label", [-1, 3])

@@ -34,8 +34,7 @@ def test_bytes_become_shares_and_labels_integers(monkeypatch):
     for (x, y), share in zip(camvid(), (0, 0.2, 1), strict=True):
         np.testing.assert_allclose(x, np.full((1, 2, 3, 3), share), rtol=1e-6)
         assert (y == VOID).all() and y.shape == (1, 2, 3) and y.dtype == np.int32
-    colors = dict(zip(CLASSES, COLORS.tolist(), strict=True))
-    assert colors == PUBLISHED
+    assert dict(zip(CLASSES, COLORS.tolist(), strict=True)) == PUBLISHED
 
 
 @pytest.mark.slow
@@ -56,8 +55,7 @@ def test_names_belong_to_the_labels(parts, tfds_data_dir):
     """Those of the files; and the sky is above the road."""
     words = Path(tfds_data_dir, "camvid", "1.0.0", "metadata.json").read_text()
     assert tuple(json.loads(words)["labels"]) == CLASSES
-    masks = parts[0][1]
-    height = {name: np.nonzero(masks == i)[1].mean() for i, name in enumerate(CLASSES)}
+    height = {name: np.nonzero(parts[0][1] == i)[1].mean() for i, name in enumerate(CLASSES)}
     assert height["sky"] < height["building"] < height["car"] < height["road"]
     assert CLASSES[VOID] == "void" and COLORS.shape == (12, 3)
     assert len({tuple(color) for color in COLORS}) == 12 and (COLORS[VOID] == 0).all()
@@ -74,8 +72,7 @@ def test_areas_are_averaged_and_boxes_padded_alike(monkeypatch):
         n = counts[split]
         box, label = np.float32([[0, 0.25, 0.5, 1]]), [np.arange(n), np.array([2])]
         box = [np.repeat(box, n, 0), box]
-        image = x if split == "test" else large
-        return {"image": image, "objects": {"bbox": box, "label": label}}
+        return {"image": x if split == "test" else large, "objects": {"bbox": box, "label": label}}
 
     monkeypatch.setattr(tfds, "load", load)
     parts = dict(zip(counts, bccd(size=(2, 3)), strict=True))

@@ -97,12 +97,6 @@ def test_each_is_the_photo_of_its_name():
     assert found["hopper"][150:250, 220:320].mean((0, 1)).argmax() == 0
 
 
-def test_says_what_is_missing(monkeypatch):
-    monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
-    with pytest.raises(ImportError, match=r"photos: needs scikit-learn.*\[data,viz\]"):
-        jn.data.photos()
-
-
 def numbered(height, width, start=0):
     return start + np.arange(height * width).reshape(height, width)
 
@@ -124,8 +118,7 @@ def test_a_patch_is_a_square_of_an_image():
 
 def test_every_place_of_every_image_is_as_likely():
     """(8 - 2) · (6 - 2) = 24 places in one, (4 - 2) · (4 - 2) = 4 in the other, edges too."""
-    images = [numbered(8, 6), numbered(4, 4, 1000)]
-    corners = patches(images, 3, 14_000)[:, 0, 0]
+    corners = patches([numbered(8, 6), numbered(4, 4, 1000)], 3, 14_000)[:, 0, 0]
     places, counts = np.unique(corners, return_counts=True)
     assert len(places) == 28
     assert abs(counts - 500).max() < 5 * 500**0.5
@@ -177,7 +170,8 @@ def test_the_split_is_fixed():
     assert (digits(seed=1)[1][1] != held).any()
 
 
-def test_without_scikit_learn_it_says_what_to_install(monkeypatch):
+@pytest.mark.parametrize(("loader", "extras"), [(digits, "data"), (jn.data.photos, "data,viz")])
+def test_without_scikit_learn_it_says_what_to_install(loader, extras, monkeypatch):
     monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
-    with pytest.raises(ImportError, match=r"digits: needs scikit-learn.*\[data\]"):
-        digits()
+    with pytest.raises(ImportError, match=rf"{loader.__name__}: needs scikit-learn.*\[{extras}\]"):
+        loader()

@@ -19,8 +19,7 @@ def test_the_command_prepares_once(site, tmp_path, monkeypatch, capsys):
     site.multi30k(monkeypatch)
     place = tmp_path / "new" / "datasets"
     assert prepare.main(["multi30k", "--data-dir", str(place)]) == 0
-    said = capsys.readouterr().out.splitlines()
-    assert said == [
+    assert capsys.readouterr().out.splitlines() == [
         "multi30k: 31,014 captions of photographs, in German and English",
         f"  from https://github.com/multi30k/dataset (1 MB), into {place}",
         "  terms: non-commercial research and education; the captions describe photographs of "
@@ -53,8 +52,7 @@ def test_a_wrong_checksum_leaves_nothing(site, tmp_path, monkeypatch, capsys):
     site.multi30k(monkeypatch)
     site.put("val.en.gz", b"changed")
     place = tmp_path / "new"
-    line = fails(capsys, "multi30k", "--data-dir", str(place))
-    assert "val.en.gz has the sha256" in line
+    assert "val.en.gz has the sha256" in fails(capsys, "multi30k", "--data-dir", str(place))
     assert not place.exists()
 
 
@@ -112,8 +110,7 @@ def test_sizes_are_those_of_tfds(name, tmp_path):
     import tensorflow_datasets
 
     infos = tensorflow_datasets.builder(name, data_dir=tmp_path).url_infos
-    mine = [info.size for info in infos.values()]
-    assert KNOWN[name].size == sum(mine)
+    assert KNOWN[name].size == sum(info.size for info in infos.values())
 
 
 @pytest.mark.slow
@@ -135,9 +132,8 @@ def test_the_public_files_give_the_prepared_sets(name, site, tmp_path, tfds_data
     monkeypatch.setattr(mnist, "ORIGIN", mnist.ORIGIN._replace(home=site.address))
     for module in (camvid, cifar10, free_spoken_digits):
         last = module.ARCHIVE.address.rpartition("/")[2]
-        monkeypatch.setattr(
-            module, "ARCHIVE", module.ARCHIVE._replace(address=f"{site.address}/{last}")
-        )
+        archive = module.ARCHIVE._replace(address=f"{site.address}/{last}")
+        monkeypatch.setattr(module, "ARCHIVE", archive)
     prepare.prepare("test", name, tmp_path)
     parts = ("train", "validation", "test") if name in ("camvid", "multi30k") else ("train", "test")
     for part in parts:

@@ -50,8 +50,7 @@ def test_autocontrast_by_hand():
     """The darkest value of each channel becomes 0, the brightest 1; one value alone stays."""
     x = jnp.array([0.25, 0.375, 0.75, 0.5, 0.5, 0.625, 0.4, 0.4, 0.4]).reshape(3, 1, 3)
     y = _autocontrast(x.transpose(1, 2, 0)[None])
-    want = [[0, 0.25, 1], [0, 0, 1], [0.4, 0.4, 0.4]]
-    np.testing.assert_allclose(y[0, 0].T, want, atol=1e-6)
+    np.testing.assert_allclose(y[0, 0].T, [[0, 0.25, 1], [0, 0, 1], [0.4, 0.4, 0.4]], atol=1e-6)
 
 
 def test_moves_are_those_by_hand():

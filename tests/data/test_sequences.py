@@ -8,6 +8,7 @@ import pytest
 import jaxnet as jn
 from jaxnet.data.sequences import bucketed, overlapping, packed, pad, windows
 from tests.helpers import refuses
+from tests.training.conftest import started
 
 KEY = jax.random.key(0)
 
@@ -15,8 +16,7 @@ KEY = jax.random.key(0)
 def ragged(n=23, longest=9, seed=0, first=1):
     """Sequences of lengths 1 to longest; every number in them is there once."""
     lengths = np.random.default_rng(seed).integers(1, longest + 1, n)
-    numbers = np.arange(first, first + lengths.sum())
-    return np.split(numbers, np.cumsum(lengths)[:-1])
+    return np.split(np.arange(first, first + lengths.sum()), np.cumsum(lengths)[:-1])
 
 
 # Padding.
@@ -111,8 +111,7 @@ def test_without_a_seed_the_order_is_always_the_same_from_short_to_long():
 
 
 def test_what_is_too_long_is_dropped_and_counted():
-    data = [[1] * n for n in (2, 3, 9, 4, 8)]
-    batches = bucketed(data, 2, bounds=[2, 4], drop_longer=True)
+    batches = bucketed([[1] * n for n in (2, 3, 9, 4, 8)], 2, bounds=[2, 4], drop_longer=True)
     assert batches.dropped == 2 and "2 longer ones dropped" in repr(batches)
     assert sum(len(x) for x, _ in batches) == 3 and len(batches) == 2
     assert batches.padding == pytest.approx(1 / 10)  # of 2 + 2 * 4 steps, 2 + 3 + 4 are filled
@@ -129,9 +128,7 @@ def test_fit_compiles_once_a_shape_and_says_nothing():
     labels = np.array([len(s) % 2 for s in data])
     batches = bucketed((data, labels), 4, bounds=2, seed=None)  # passes begin alike
     net = jn.serial(jn.layers.time_distributed(jn.embedding(200, 3)), jn.last_step(), jn.dense(2))
-    loss = optax.softmax_cross_entropy_with_integer_labels
-    trainer = jn.trainer(jn.supervised(net, loss), optax.sgd(0.1), shapes=batches.shapes)
-    train_state = trainer.init(KEY, next(iter(batches)))
+    trainer, train_state = started(net, next(iter(batches)), shapes=batches.shapes)
     for epoch in jn.fit(trainer, train_state, batches, epochs=3):  # warnings are errors
         assert len(epoch.losses) == len(batches) == 6
     assert len(trainer._kept.watcher.traces["fit from batches"]) == batches.shapes == 2
@@ -180,8 +177,7 @@ def test_packed_rows_hold_every_sequence_once():
             assert positions[here].tolist() == list(range(len(here)))
             found.append(x[here].tolist())
     assert sorted(found) == sorted(one.tolist() for one in sequences)
-    padding = (rows.segments == 0).mean()
-    assert padding < 0.05 < 0.4 < (pad(sequences)[0] == 0).mean()
+    assert (rows.segments == 0).mean() < 0.05 < 0.4 < (pad(sequences)[0] == 0).mean()
 
 
 @pytest.mark.parametrize("stop", [2, 6, 8])
@@ -190,8 +186,7 @@ def test_a_run_resumes_with_the_same_object_or_a_new_one(stop):
 
     def forward(m, batch):
         (_, lengths), y = batch
-        w = m.param("w", jn.initializers.zeros, ())
-        return (w - y) ** 2 + 0 * lengths, {}
+        return (m.param("w", jn.initializers.zeros, ()) - y) ** 2 + 0 * lengths, {}
 
     make = lambda: bucketed((ragged(), np.arange(23.0, dtype=np.float32)), 4, bounds=1, seed=0)  # noqa: E731
     trainer = jn.trainer(jn.compose(forward, name="mean"), optax.sgd(0.01))

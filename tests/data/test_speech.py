@@ -43,8 +43,7 @@ def test_strings_are_their_recordings_with_gaps():
         assert wave.dtype == np.int16
         assert set(recordings.speakers[rows]) == {speaker}
         np.testing.assert_array_equal(digits, recordings.digits[rows])
-        edges = [0, *places.ravel(), len(wave)]
-        gaps = np.diff(edges)[::2]
+        gaps = np.diff([0, *places.ravel(), len(wave)])[::2]
         assert gaps.min() >= 80 and gaps.max() <= 160
         for row, (start, stop) in zip(rows, places, strict=True):
             np.testing.assert_array_equal(wave[start:stop], recordings.waves[row])
@@ -98,10 +97,8 @@ class TestFeatures:
     @pytest.mark.long
     def test_slopes_and_curvatures_of_a_parabola(self):
         # Polynomials of these degrees are fitted exactly, away from the edges.
-        waves = [sound(4000)]
-        plain, all_three = (
-            jn.data.mfcc(waves, rate=RATE, deltas=d, normalize=False)[0] for d in (0, 2)
-        )
+        wave, options = sound(4000), {"rate": RATE, "normalize": False}
+        plain, all_three = (jn.data.mfcc([wave], deltas=d, **options)[0] for d in (0, 2))
         assert all_three.shape == (48, 39)
         np.testing.assert_array_equal(all_three[:, :13], plain)
         offsets = np.arange(-4, 5)
@@ -149,9 +146,8 @@ class TestFeatures:
     def test_refusals(self, wave, options, error, words):
         with pytest.raises(error, match=words):
             jn.data.mfcc([wave], **{"rate": RATE} | options)
-        with pytest.raises(
-            TypeError, match=r"list of arrays .*, got ndarray; for a .* pass \[wave"
-        ):
+        words = r"list of arrays .*, got ndarray; for a .* pass \[wave"
+        with pytest.raises(TypeError, match=words):
             jn.data.mfcc(wave, rate=RATE)  # type: ignore
 
 

@@ -34,9 +34,8 @@ def test_special_entries_come_first():
     assert vocabulary.size == 6
     assert (vocabulary.pad, vocabulary.start, vocabulary.end, vocabulary.unknown) == (0, 1, 2, 3)
     assert vocabulary.encode("abz").tolist() == [4, 5, 3]
-    assert (
-        vocabulary.decode([1, 4, 0, 5, 3, 2, 4]) == "ab\N{REPLACEMENT CHARACTER}"
-    )  # the end cuts off
+    # The end cuts off.
+    assert vocabulary.decode([1, 4, 0, 5, 3, 2, 4]) == "ab\N{REPLACEMENT CHARACTER}"
     assert vocabulary.decode([4, 2, 5, 2, 2]) == "a"  # the first one, as in padded translations
     assert characters("ab", special=("end", "pad")).pad == 1
 
@@ -77,8 +76,7 @@ def test_special_entries_are_no_text(words):
 
 
 def test_saved_and_loaded(words, tmp_path):
-    letters = characters("Hund\ud800ß\n", special=("end", "unknown"))
-    for vocabulary in (words, letters):
+    for vocabulary in (words, characters("Hund\ud800ß\n", special=("end", "unknown"))):
         path = tmp_path / "new" / "vocabulary.json"
         vocabulary.save(path)
         again = Vocabulary.load(path)

@@ -77,12 +77,13 @@ def test_prepared_lists_the_folder(tfds_data_dir, tmp_path):
 
 
 def test_a_folder_that_is_not_there(tmp_path, monkeypatch):
-    with pytest.raises(FileNotFoundError, match="nowhere, which does not exist; pass data_dir="):
-        tfds.load("mnist", "train", data_dir=tmp_path / "nowhere")
-    with pytest.raises(FileNotFoundError, match="which has no dataset"):
-        tfds.load("mnist", "train", data_dir=tmp_path)
-    with pytest.raises(TypeError, match="tfds.load: data_dir must be a str or a Path, got int"):
-        tfds.load("mnist", "train", data_dir=3)
+    for folder, error, words in (
+        (tmp_path / "nowhere", FileNotFoundError, "nowhere, which does not exist; pass data_dir="),
+        (tmp_path, FileNotFoundError, "which has no dataset"),
+        (3, TypeError, "tfds.load: data_dir must be a str or a Path, got int"),
+    ):
+        with pytest.raises(error, match=words):
+            tfds.load("mnist", "train", data_dir=folder)
     monkeypatch.delenv("TFDS_DATA_DIR", raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
     with pytest.raises(FileNotFoundError, match=r"TFDS_DATA_DIR is not set"):
@@ -91,9 +92,8 @@ def test_a_folder_that_is_not_there(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("split", ["validation", "train[:5", "train[70000:]"])
 def test_a_split_that_is_not_there_lists_those_that_are(split, tfds_data_dir):
-    with pytest.raises(
-        ValueError, match=r"has no split .* splits: train \(60,000\), test \(10,000\)"
-    ):
+    words = r"has no split .* splits: train \(60,000\), test \(10,000\)"
+    with pytest.raises(ValueError, match=words):
         tfds.load("mnist", split, data_dir=tfds_data_dir)
 
 

@@ -9,9 +9,8 @@ from jaxnet.data.builders import camvid
 
 
 def png(pixels):
-    image = pytest.importorskip("PIL.Image").fromarray(pixels)
     out = io.BytesIO()
-    image.save(out, "PNG")
+    pytest.importorskip("PIL.Image").fromarray(pixels).save(out, "PNG")
     return out.getvalue()
 
 

@@ -1,4 +1,5 @@
 import io
+import itertools
 import re
 
 import numpy as np
@@ -18,25 +19,19 @@ def wav(wave, rate=8000):
 
 def test_prepared_and_read_back(site, tmp_path, monkeypatch):
     draw = np.random.default_rng(0)
-    waves = {
-        (digit, speaker, number): draw.integers(-(2**15), 2**15, 100 + number, np.int16)
-        for digit in (0, 7)
-        for speaker in ("anna", "ben")
-        for number in (0, 4, 5, 49)
-    }
+    keys = itertools.product((0, 7), ("anna", "ben"), (0, 4, 5, 49))  # digit, speaker, number
+    waves = {key: draw.integers(-(2**15), 2**15, 100 + key[2], np.int16) for key in keys}
     files = {f"recordings/{d}_{s}_{n}.wav": wav(wave) for (d, s, n), wave in waves.items()}
     sha256 = site.archive("digits.tar.gz", files)
     site.archive("digits.tar.gz", files | {"recordings/README.md": b"", "utils/0_a_0.wav": b""})
-    archive = free_spoken_digits.ARCHIVE._replace(
-        address=f"{site.address}/digits.tar.gz", sha256=sha256
-    )
+    address = f"{site.address}/digits.tar.gz"
+    archive = free_spoken_digits.ARCHIVE._replace(address=address, sha256=sha256)
     monkeypatch.setattr(free_spoken_digits, "ARCHIVE", archive)
     prepare.prepare("test", "free_spoken_digits", tmp_path)
     for part, numbers in (("test", {0, 4}), ("train", {5, 49})):
         found = spoken_digits(part, data_dir=tmp_path)
-        places = list(
-            zip(found.digits.tolist(), found.speakers.tolist(), found.numbers.tolist(), strict=True)
-        )
+        columns = found.digits.tolist(), found.speakers.tolist(), found.numbers.tolist()
+        places = list(zip(*columns, strict=True))
         assert sorted(places) == sorted(key for key in waves if key[2] in numbers)
         for place, wave in zip(places, found.waves, strict=True):
             assert wave.dtype == np.int16

@@ -65,12 +65,9 @@ def test_prepared_and_read_back(site, tmp_path, monkeypatch):
 
 
 def test_files_of_different_lengths(site, tmp_path, monkeypatch):
-    import gzip
-
     site.multi30k(monkeypatch)
-    monkeypatch.setitem(
-        multi30k.SHA256, "val.de.gz", site.put("val.de.gz", gzip.compress(b"eins\nzwei\n"))
-    )
+    sha256 = site.put("val.de.gz", gzip.compress(b"eins\nzwei\n"))
+    monkeypatch.setitem(multi30k.SHA256, "val.de.gz", sha256)
     with pytest.raises(ValueError, match="multi30k"):
         prepare.prepare("test", "multi30k", tmp_path / "new")
     assert not (tmp_path / "new").exists()
