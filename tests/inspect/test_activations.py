@@ -23,9 +23,13 @@ def net():
     return jn.serial(jn.dense(7, name="first"), jn.compose(block), jn.batch_norm(), name="net")
 
 
+def begun(layer):
+    """A layer with its first params and state."""
+    return layer, *layer.init(KEY, X)
+
+
 def test_values():
-    layer = net()
-    params, state = layer.init(KEY, X)
+    layer, params, state = begun(net())
     found = activations(layer, params, state, X)
     a = X @ params["first"]["kernel"]
     w = params["block"]["twice"]["kernel"]
@@ -40,8 +44,7 @@ def test_values():
 
 
 def test_under_jit_grad_and_vmap():
-    layer = net()
-    params, state = layer.init(KEY, X)
+    layer, params, state = begun(net())
 
     def tanh(params, x):
         return activations(layer, params, state, x)["block/tanh"]
@@ -56,8 +59,7 @@ def test_under_jit_grad_and_vmap():
 
 @pytest.mark.slow
 def test_training_mode_and_key():
-    layer = jn.serial(jn.batch_norm(), jn.dropout(0.5))
-    params, state = layer.init(KEY, X)
+    layer, params, state = begun(jn.serial(jn.batch_norm(), jn.dropout(0.5)))
     found = activations(layer, params, state, X, key=jax.random.key(1), train=True)
     np.testing.assert_allclose(found["batch_norm"].mean(0), 0, atol=1e-6)
     again, _ = jit_apply(layer, params, state, X, key=jax.random.key(1), train=True)
@@ -66,26 +68,20 @@ def test_training_mode_and_key():
 
 
 def test_a_single_layer_and_an_empty_one():
-    layer = jn.dense(3, name="d")
-    params, state = layer.init(KEY, X)
+    layer, params, state = begun(jn.dense(3, name="d"))
     assert list(activations(layer, params, state, X)) == ["d"]
     assert list(activations(jn.serial(name="nothing"), {}, {}, X)) == ["nothing"]
 
 
-def looped():
+@pytest.mark.slow
+def test_layers_in_a_loop_are_left_out():
     cell = jn.dense(5, name="cell")
 
     def forward(m, x):
         x, _ = jax.lax.scan(lambda x, _: (m(cell, x), None), x, None, length=3)
         return m(jnp.tanh, x)
 
-    return jn.compose(forward, name="net")
-
-
-@pytest.mark.slow
-def test_layers_in_a_loop_are_left_out():
-    layer = looped()
-    params, state = layer.init(KEY, X)
+    layer, params, state = begun(jn.compose(forward, name="net"))
     with pytest.warns(UserWarning) as seen:
         found = activations(layer, params, state, X)
     assert [str(w.message) for w in seen] == [
@@ -102,10 +98,8 @@ def test_observe_keeps_the_layer():
     watched = jn.observe(layer, lambda path, layer, x, y: y)
     params, state = layer.init(KEY, X)
     jax.tree.map(np.testing.assert_array_equal, watched.init(KEY, X), (params, state))
-    y, z = (
-        jit_apply(one, params, state, X, key=jax.random.key(1), train=True)[0]
-        for one in (layer, watched)
-    )
+    options = {"key": jax.random.key(1), "train": True}
+    y, z = (jit_apply(one, params, state, X, **options)[0] for one in (layer, watched))
     np.testing.assert_array_equal(y, z)
     with pytest.raises(ValueError, match="net: unused entries: params/surplus; layers here: net"):
         watched.apply(params | {"surplus": {}}, state, X)
@@ -113,8 +107,7 @@ def test_observe_keeps_the_layer():
 
 def test_observe_shares_a_composed_layer():
     twice = jn.serial(jn.serial(jn.dense(5), name="b"), name="a")
-    layer = jn.serial(twice, twice, name="net")
-    params, state = layer.init(KEY, X)
+    layer, params, state = begun(jn.serial(twice, twice, name="net"))
     assert list(params) == ["a"]
     assert list(activations(layer, params, state, X)) == [
         "a/b/dense", "a/b", "a", "a/b/dense#2", "a/b#2", "a#2",
@@ -128,14 +121,11 @@ BAD = jnp.array([[0.5, 2.0, -1.0]])
 
 @pytest.mark.slow
 def test_all_finite():
-    layer = net()
-    params, state = layer.init(KEY, X)
-    assert first_nonfinite(layer, params, state, X) is None
+    assert first_nonfinite(*begun(net()), X) is None
 
 
 def test_before():
-    layer = net()
-    params, state = layer.init(KEY, X)
+    layer, params, state = begun(net())
     params["block"]["twice"]["kernel"] = params["block"]["twice"]["kernel"].at[0, 1].set(jnp.nan)
     assert str(first_nonfinite(layer, params, state, X)) == (
         "before: params/block/twice/kernel, entry: 1 NaN and 0 Inf in 49 numbers; it was passed in"
@@ -167,9 +157,8 @@ def test_forward_of_the_loss():
 
 
 def test_backward():
-    layer = jn.serial(
-        jn.dense(3, name="in"), jax.nn.relu, jn.serial(jnp.sqrt, jnp.sin, name="b"), name="net"
-    )
+    last = jn.serial(jnp.sqrt, jnp.sin, name="b")
+    layer = jn.serial(jn.dense(3, name="in"), jax.nn.relu, last, name="net")
     params = {"in": {"kernel": jnp.eye(3), "bias": jnp.zeros(3)}}
     assert str(first_nonfinite(layer, params, {}, BAD)) == (
         "backward: net/relu, gradient: 0 NaN and 1 Inf in 3 numbers; "

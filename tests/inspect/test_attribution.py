@@ -74,9 +74,8 @@ def test_running_statistics_are_used():
     net = jn.serial(jn.conv(3, 3), jn.batch_norm(), jnp.tanh, jn.global_avg_pool())
     x = jnp.asarray(IMAGES, jnp.float32)
     params, state = net.init(jax.random.key(0), x)
-    close(
-        saliency(net, params, state, x, 1)[:1], saliency(net, params, state, x[:1], 1), 1e-7, 1e-6
-    )
+    among_others, alone = (saliency(net, params, state, y, 1)[:1] for y in (x, x[:1]))
+    close(among_others, alone, 1e-7, 1e-6)
 
 
 def test_an_output_that_is_not_chosen_may_be_infinite():
@@ -121,9 +120,8 @@ SINE = {"net": jnp.sin, "params": {}, "state": {}}
 def test_refusals(function, change, error, words):
     net, x = head(), jnp.asarray(IMAGES, jnp.float32)
     params, state = net.init(jax.random.key(0), x)
-    given = {"net": net, "params": params, "state": state, "x": x} | change
     with pytest.raises(error, match=words):
-        function(**given)
+        function(**{"net": net, "params": params, "state": state, "x": x} | change)
 
 
 def test_a_plain_function_is_a_net():
@@ -132,9 +130,8 @@ def test_a_plain_function_is_a_net():
 
 
 def pooled():
-    return jn.serial(
-        jn.conv(4, 3, strides=2), jax.nn.relu, jn.global_avg_pool(), jn.dense(5), name="net"
-    )
+    conv = jn.conv(4, 3, strides=2)
+    return jn.serial(conv, jax.nn.relu, jn.global_avg_pool(), jn.dense(5), name="net")
 
 
 def test_slopes_are_averaged_over_both_axes():

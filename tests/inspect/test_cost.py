@@ -41,28 +41,19 @@ def test_plain_convolution():
     assert flops(conv, spec((2, 5, 8, 4)), spec((3, 3, 2, 6))) == 2 * 2 * 3 * 6 * 6 * 9 * 2
 
 
-def test_loops_branches_and_wrappers():
-    a = spec((3, 3))
+def product(x):
+    return x @ x
 
-    def product(x):
-        return x @ x
 
-    def scanned(x):
-        return jax.lax.scan(lambda x, _: (product(x), None), x, None, length=10)[0]
-
-    def branched(x):
-        return jax.lax.cond(x[0, 0] > 0, product, lambda x: product(product(x)), x)
-
-    def looped(x):
-        return jax.lax.while_loop(lambda x: x[0, 0] > 0, product, x)
-
-    assert flops(product, a) == 54
-    assert flops(scanned, a) == 540
-    assert flops(branched, a) == 108
-    assert flops(looped, a) == 54
-    assert flops(jax.jit(product), a) == flops(jax.checkpoint(product), a) == 54
-    assert flops(jax.vmap(product), spec((7, 3, 3))) == 7 * 54
-    assert flops(lambda x: 2 * x + 1, a) == 0
+@pytest.mark.parametrize(("function", "count"), [
+    (product, 54), (jax.jit(product), 54), (jax.checkpoint(product), 54),
+    (lambda x: jax.lax.scan(lambda x, _: (product(x), None), x, None, length=10)[0], 540),
+    (lambda x: jax.lax.cond(x[0, 0] > 0, product, lambda x: product(product(x)), x), 108),
+    (lambda x: jax.lax.while_loop(lambda x: x[0, 0] > 0, product, x), 54),
+    (lambda x: jax.vmap(product)(jnp.stack([x] * 7)), 7 * 54), (lambda x: 2 * x + 1, 0),
+], ids=["plain", "jit", "remat", "scan", "cond", "while", "vmap", "none"])  # fmt: skip
+def test_loops_branches_and_wrappers(function, count):
+    assert flops(function, spec((3, 3))) == count
 
 
 def test_rows_of_the_summary():
@@ -122,16 +113,14 @@ def test_a_backend_without_analysis(monkeypatch):
     """Some backends return None."""
     compiled = type(jax.jit(lambda x: x).lower(1.0).compile())
     monkeypatch.setattr(compiled, "memory_analysis", lambda self: None)
-    words = (
-        f"memory: memory analysis is not available on the {jax.default_backend().upper()} backend"
-    )
+    backend = jax.default_backend().upper()
+    words = f"memory: memory analysis is not available on the {backend} backend"
     with pytest.raises(NotImplementedError, match=words):
         memory(jn.dense(3), spec((2, 5)), 1e6)
 
 
 def test_an_objective():
-    net = jn.serial(jn.dense(50), jn.batch_norm())
-    objective = jn.supervised(net, optax.squared_error)
+    objective = jn.supervised(jn.serial(jn.dense(50), jn.batch_norm()), optax.squared_error)
     estimate = memory(objective, (spec((8, 30)), spec((8, 50))), 1e6)
     assert estimate and estimate.held >= 4 * (30 * 50 + 5 * 50 + 8 * 80)
 
@@ -221,18 +210,13 @@ def test_a_device_that_jax_does_not_use(command, file, words, cpu, found):
     assert jn.inspect.machine() == cpu
 
 
-def test_other_devices_by_kind(monkeypatch):
-    t4 = SimpleNamespace(
-        device_kind="Tesla T4", memory_stats=lambda: {"bytes_limit": 11_800_000_000}
-    )
-    monkeypatch.setattr(jax, "devices", lambda: [t4] * 3)
+@pytest.mark.parametrize(("kind", "count", "stats", "words"), [
+    ("Tesla T4", 3, {"bytes_limit": 11_800_000_000}, "3 of Tesla T4, 12 GB"),
+    ("Chip", 1, None, "1 of Chip"),
+    ("Chip", 1, {}, "1 of Chip"),
+], ids=["memory", "none told", "nothing told"])  # fmt: skip
+def test_other_devices_by_kind(kind, count, stats, words, monkeypatch):
+    device = SimpleNamespace(device_kind=kind, memory_stats=lambda: stats)
+    monkeypatch.setattr(jax, "devices", lambda: [device] * count)
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    assert jn.inspect.machine().endswith(" on gpu (3 of Tesla T4, 12 GB)")
-
-
-@pytest.mark.parametrize("stats", [None, {}])
-def test_a_device_that_tells_no_memory(stats, monkeypatch):
-    device = SimpleNamespace(device_kind="Chip", memory_stats=lambda: stats)
-    monkeypatch.setattr(jax, "devices", lambda: [device])
-    monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
-    assert jn.inspect.machine().endswith(" on tpu (1 of Chip)")
+    assert jn.inspect.machine().endswith(f" on gpu ({words})")

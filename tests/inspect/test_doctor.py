@@ -14,10 +14,10 @@ import jaxnet as jn
 from jaxnet.inspect import doctor
 from jaxnet.inspect.doctor import _compilations, _entries, _moves, _stale
 from tests.helpers import jit_apply
+from tests.training.conftest import LOSS, started
 
 RNG = np.random.default_rng(0)
 BATCH = jnp.asarray(RNG.normal(size=(16, 5)), jnp.float32), jnp.asarray(RNG.integers(0, 3, 16))
-LOSS = optax.softmax_cross_entropy_with_integer_labels
 
 
 def patient(net, optimizer=None, steps=0, objective=None):
@@ -34,8 +34,7 @@ def healthy():
 
 @pytest.mark.slow
 def test_healthy():
-    net = healthy()
-    trainer, train_state = patient(net, steps=3)
+    trainer, train_state = patient(healthy(), steps=3)
     report = doctor(trainer, train_state, BATCH)
     assert report.findings == [] and report.dead == {}
     assert list(report.entries) == ["in/bias", "in/kernel", "out/bias", "out/kernel"]
@@ -67,16 +66,13 @@ def test_compiled_twice_and_once_more_for_another_batch():
 def test_a_bias_before_batch_norm():
     """Its gradient is 0 but for rounding, which Adam would blow up."""
     net = jn.serial(jn.dense(8, name="in"), jn.batch_norm(), jnp.tanh, jn.dense(3), name="net")
-    trainer, train_state = patient(net, steps=60)
-    (finding,) = doctor(trainer, train_state, BATCH).findings
+    (finding,) = doctor(*patient(net, steps=60), BATCH).findings
     assert finding == "the gradient is 0, or rounding, on all batches: in/bias"
 
 
 def test_a_gradient_that_is_not_finite():
     net = jn.serial(jn.dense(3, name="d"), lambda x: jnp.sqrt(0 * x), name="net")
-    trainer, train_state = patient(net)
-    findings = doctor(trainer, train_state, BATCH).findings
-    assert findings == [
+    assert doctor(*patient(net), BATCH).findings == [
         "the gradient is not finite: d/bias, d/kernel",
         "dead units, 0 on all examples: lambda 3 of 3",
     ]
@@ -85,8 +81,7 @@ def test_a_gradient_that_is_not_finite():
 @pytest.mark.slow
 def test_a_loss_that_is_not_finite():
     net = jn.serial(jn.dense(3, name="d"), lambda x: jnp.log(-(x**2)), name="net")
-    trainer, train_state = patient(net)
-    findings = doctor(trainer, train_state, BATCH).findings
+    findings = doctor(*patient(net), BATCH).findings
     assert "the loss in training mode is not finite: [nan]" in findings
     assert "the loss in evaluation mode is not finite: [nan]" in findings
 
@@ -105,9 +100,8 @@ def test_state_that_does_not_change():
         warnings.simplefilter("ignore")
         trainer, train_state = patient(net, steps=2, objective=objective)
     first, second = doctor(trainer, train_state, BATCH).findings
-    assert first.startswith(
-        "training does not change the state batch_norm/mean, batch_norm/var: is"
-    )
+    words = "training does not change the state batch_norm/mean, batch_norm/var: is"
+    assert first.startswith(words)
     assert second.startswith("after 2 steps these statistics still have their initial values, and")
 
 
@@ -123,10 +117,8 @@ def test_an_evaluation_loss_below_twice_that_of_training_is_no_finding():
 
 
 def test_statistics_that_do_not_describe_the_data():
-    net = jn.serial(jn.batch_norm(), jn.dense(3), name="net")
-    trainer, train_state = patient(net)
-    far = 100 * BATCH[0] + 500, BATCH[1]
-    (finding,) = doctor(trainer, train_state, far).findings
+    net, far = jn.serial(jn.batch_norm(), jn.dense(3), name="net"), 100 * BATCH[0] + 500
+    (finding,) = doctor(*patient(net), (far, BATCH[1])).findings
     assert finding.startswith("on the same batches the loss is ")
     assert finding.endswith("mode: the running statistics do not describe the data (yet)")
 
@@ -157,8 +149,7 @@ def test_blank_pixels_are_not_dead_units():
 @pytest.mark.slow
 def test_units_that_live_on_another_batch():
     scale = jn.compose(lambda m, x: x * m.param("scale", jn.initializers.ones, (5,)))
-    net = jn.serial(scale, jax.nn.relu, jn.dense(3), name="net")
-    trainer, train_state = patient(net)
+    trainer, train_state = patient(jn.serial(scale, jax.nn.relu, jn.dense(3), name="net"))
     x = jnp.abs(BATCH[0]) + 0.1
     batches = (x.at[:, 0].set(-1), BATCH[1]), (x.at[:, 1].set(-1), BATCH[1])
     assert doctor(trainer, train_state, batches[0]).dead == {"relu": (1, 5)}
@@ -168,8 +159,7 @@ def test_units_that_live_on_another_batch():
 def test_80_columns(monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
     net = jn.serial(jn.dense(3, name="a_layer_with_a_long_name" * 4), name="net")
-    trainer, train_state = patient(net, optax.sgd(100.0))
-    report = doctor(trainer, train_state, BATCH)
+    report = doctor(*patient(net, optax.sgd(100.0)), BATCH)
     assert report.findings[0].startswith("an update moves the weights by more than 10%: a_layer")
     lines = str(report).splitlines()
     assert lines[0] == "1 finding" and max(map(len, lines)) <= 80
@@ -258,8 +248,7 @@ def test_integers_have_no_gradient():
 @pytest.mark.slow
 def test_dead_units_of_an_adapted_net():
     net = jn.serial(jn.dense(4), jax.nn.relu, jn.dense(3, name="out"))
-    adapted = jn.lora(jn.quantized(net), 2, where="*/kernel")
-    trainer, train_state = patient(adapted)
+    trainer, train_state = patient(jn.lora(jn.quantized(net), 2, where="*/kernel"))
     dense = train_state.params["dense"] | {"bias": jnp.array([-99.0, 9, 9, 9])}
     params = train_state.params | {"dense": dense}
     report = doctor(trainer, train_state._replace(params=params), BATCH)
@@ -277,10 +266,8 @@ def test_examples_that_influence_each_other():
     found = []
     for axes in ((1, 2), (0, 1, 2)):
         net = jn.serial(jn.compose(gate(axes), name="gate"), jn.flatten(), jn.dense(2))
-        trainer = jn.trainer(jn.supervised(net, jn.losses.cross_entropy), optax.sgd(0.1))
         batch = x, jnp.arange(6) % 2
-        train_state = trainer.init(jax.random.key(1), batch)
-        found.append(jn.inspect.doctor(trainer, train_state, batch).findings)
+        found.append(doctor(*started(net, batch, jn.losses.cross_entropy), batch).findings)
     right, wrong = found
     assert not any("other examples" in finding for finding in right)
     assert "depend on the other examples of its batch, first at gate" in wrong[-1]
@@ -289,9 +276,8 @@ def test_examples_that_influence_each_other():
 def test_complex_params_have_norms():
     kernel = lambda key, shape, dtype: jnp.full(shape, 3 + 4j, jnp.complex64)  # noqa: E731
     net = jn.compose(lambda m, x: jnp.abs(x @ m.param("w", kernel, (3, 1))))
-    trainer = jn.trainer(jn.supervised(net, optax.squared_error), optax.sgd(0.01))
     batch = jnp.ones((2, 3)), jnp.zeros((2, 1))
-    report = doctor(trainer, trainer.init(jax.random.key(0), batch), batch)
+    report = doctor(*started(net, batch, optax.squared_error, optax.sgd(0.01)), batch)
     # |w| = 5 √3; the slope of (3 · 5)² by each |w| is 30, and a hundredth of it the update
     assert report.entries["w"] == pytest.approx((3, 75**0.5, 30 * 3**0.5, 0.06), rel=1e-5)
 
@@ -299,16 +285,14 @@ def test_complex_params_have_norms():
 @pytest.mark.parametrize("change, error, words", [
     ({"trainer": None}, TypeError, "expected a trainer from jn.trainer"),
     ({"train_state": {}}, TypeError, r"must be the result of trainer.init\(key, batch\), got"),
-    ({"batch": ([1.0], [2.0])}, TypeError, "the input must be an array, .* got float in it"),
-    ({"batch": ()}, ValueError, "expected at least one batch"),
+    ({"batches": [([1.0], [2.0])]}, TypeError, "the input must be an array, .* got float in it"),
+    ({"batches": []}, ValueError, "expected at least one batch"),
 ], ids=str)  # fmt: skip
 def test_refusals(change, error, words):
     trainer, train_state = patient(healthy())
-    given = {"trainer": trainer, "train_state": train_state, "batch": BATCH} | change
+    given = {"trainer": trainer, "train_state": train_state, "batches": [BATCH]} | change
     with pytest.raises(error, match=f"doctor: .*{words}"):
-        doctor(
-            given["trainer"], given["train_state"], *([given["batch"]] if given["batch"] else [])
-        )
+        doctor(given["trainer"], given["train_state"], *given["batches"])
 
 
 @pytest.mark.long

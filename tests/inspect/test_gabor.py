@@ -11,16 +11,13 @@ TRUE = Gabor(*(RANDOM.uniform(low, high, 24) for low, high in ENDS))
 
 
 def by_hand(gabor, height, width):
-    """The formula, pixel by pixel."""
+    """The formula."""
     row, column, angle, frequency, phase, along, across, amplitude = gabor
-    image = np.zeros((height, width))
-    for i in range(height):
-        for j in range(width):
-            u = (j - column) * np.cos(angle) + (i - row) * np.sin(angle)
-            v = -(j - column) * np.sin(angle) + (i - row) * np.cos(angle)
-            bell = np.exp(-(u**2) / (2 * along**2) - v**2 / (2 * across**2))
-            image[i, j] = amplitude * bell * np.cos(2 * np.pi * frequency * u + phase)
-    return image
+    i, j = np.mgrid[:height, :width]
+    u = (j - column) * np.cos(angle) + (i - row) * np.sin(angle)
+    v = -(j - column) * np.sin(angle) + (i - row) * np.cos(angle)
+    bell = np.exp(-(u**2) / (2 * along**2) - v**2 / (2 * across**2))
+    return amplitude * bell * np.cos(2 * np.pi * frequency * u + phase)
 
 
 def test_drawn_as_the_formula_says_alone_and_among_others():
@@ -105,12 +102,8 @@ def fits():
     clean = np.asarray(TRUE.draw(12, 11))
     noise = RANDOM.normal(size=clean.shape) * clean.std((0, 1))
     pixel = (np.arange(132) == 60).astype(float).reshape(12, 11, 1)  # row 5, column 5
-    sets = {
-        "clean": clean,
-        "noisy": clean + noise,  # as much noise as signal
-        "noise": RANDOM.normal(size=(12, 11, 40)),
-        "pixel": pixel,
-    }
+    noisy, alone = clean + noise, RANDOM.normal(size=(12, 11, 40))  # as much noise as signal
+    sets = {"clean": clean, "noisy": noisy, "noise": alone, "pixel": pixel}
     fitted, r2 = gabor_fit(np.concatenate(list(sets.values()), axis=-1))
     given, start = {}, 0
     for name, filters in sets.items():

@@ -48,9 +48,8 @@ def test_the_sigmoid_neuron_operation_by_operation():
     found = numbers(graph(neuron, 2, -1, -3, -2, -3))
     assert {name: round(found[name][1], 2) for name in NEURON} == NEURON
     chain = {name: tuple(round(n, 2) for n in found[name]) for name in ("×−1", "exp", "+1", "1/x")}
-    assert chain == {
-        "×−1": (-1, -0.20), "exp": (0.37, -0.53), "+1": (1.37, -0.53), "1/x": (0.73, 1)
-    }  # fmt: skip
+    wanted = {"×−1": (-1, -0.20), "exp": (0.37, -0.53), "+1": (1.37, -0.53), "1/x": (0.73, 1)}
+    assert chain == wanted
     assert (found["×"][0], found["×#1"][0], found["+"][0], found["+#1"][0]) == (-2, 6, 4, 1)
 
 
@@ -87,8 +86,7 @@ def test_intermediate_gradients_are_those_of_perturbations():
     def perturbed(add):
         return jnp.sum(jnp.tanh(x @ w + add) ** 2) / 3
 
-    key = jax.random.key(0)
-    w, x = jax.random.normal(key, (4, 2)), jnp.arange(12.0).reshape(3, 4) / 10
+    w, x = jax.random.normal(jax.random.key(0), (4, 2)), jnp.arange(12.0).reshape(3, 4) / 10
     found = nodes(graph(f, w, x))
     np.testing.assert_allclose(found["w"][1], jax.jit(jax.grad(f))(w, x), atol=1e-6)
     np.testing.assert_allclose(found["x"][1], jax.jit(jax.grad(f, 1))(w, x), atol=1e-6)
@@ -133,8 +131,7 @@ def test_signs(f, label, value, gradient):
 
 
 def test_conditions_have_no_gradient():
-    g = graph(lambda x: jnp.where(x > 1, x, 3.0) * 2, 2)
-    found = nodes(g)
+    found = nodes(graph(lambda x: jnp.where(x > 1, x, 3.0) * 2, 2))
     assert found["x > 1"][0] and found["x > 1"][1] is None
     assert found["where"] == (2, 2) and float(found["x"][1]) == 2
 
@@ -198,9 +195,8 @@ def test_float64(x64):
 
 @pytest.mark.parametrize("f", [lambda x: x > 0, lambda x: (x, x)])
 def test_one_float_is_needed(f):
-    with pytest.raises(
-        ValueError, match=r"graph: f must return one float, got .*; return its mean"
-    ):
+    words = r"graph: f must return one float, got .*; return its mean"
+    with pytest.raises(ValueError, match=words):
         graph(f, 2.0)
 
 

@@ -18,10 +18,8 @@ SUM = jn.serial(jn.conv(1, 1, use_bias=False, kernel_init=jn.initializers.ones))
 def best(net, units, path=None, key=1, **options):
     """The largest kernel, of a unit first, and the images that are found for the units."""
     params, state = net.init(jax.random.key(0), jn.spec((1, *SHAPE)))
-    given = PLAIN | options
-    found = maximize_activation(
-        net, params, state, path, units, jax.random.key(key), SHAPE, **given
-    )
+    given = PLAIN | options | {"key": jax.random.key(key), "shape": SHAPE}
+    found = maximize_activation(net, params, state, path, units, **given)
     kernel = np.asarray(jax.tree.leaves(params)[-1])
     return kernel.T.reshape(4, *SHAPE) if net is LINEAR else kernel[0, 0].T, np.asarray(found)
 

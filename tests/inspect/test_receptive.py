@@ -81,9 +81,8 @@ def test_the_stride_is_between_whole_ends(here, beside, stride):
 def test_parameters_that_let_everything_through():
     spec = {"kernel": (3, 2, 5), "bias": (5,), "scale": (5,), "empty": (0, 0)}
     spec |= {"dense": (4, 5), "one": (6, 1), "single": (1, 5)}
-    found = jax.tree_util.tree_map_with_path(
-        _positive, {name: jn.spec(shape) for name, shape in spec.items()}
-    )
+    specs = {name: jn.spec(shape) for name, shape in spec.items()}
+    found = jax.tree_util.tree_map_with_path(_positive, specs)
     assert {name: a.shape for name, a in found.items()} == spec
     assert (found["kernel"] == np.float32(1 / 6)).all() and found["kernel"].dtype == np.float32
     assert (found["bias"] == 0).all() and (found["scale"] == 1).all()
@@ -94,9 +93,8 @@ def test_parameters_that_let_everything_through():
 def test_layers_without_space_have_no_row():
     net = jn.serial(conv(3), lambda x: x.mean((1, 2)), jn.dense(3))
     assert list(receptive_fields(net, IMAGE).fields) == ["conv"]
-    with pytest.raises(
-        ValueError, match=r"must have shape \(batch, \*space, channels\), got \(2, 3"
-    ):
+    words = r"must have shape \(batch, \*space, channels\), got \(2, 3"
+    with pytest.raises(ValueError, match=words):
         receptive_fields(jn.dense(3), jn.spec((2, 3)))
 
 

@@ -21,14 +21,9 @@ def net():
     def block(m, x):
         return x + m(jn.batch_norm(), m(shared, m(shared, x)))
 
-    return jn.serial(
-        jn.dense(5, name="c5"),
-        jn.compose(block),
-        jax.nn.relu,
-        jn.residual(jn.serial(jn.dense(5), jn.dense(5), name="inner")),
-        jn.parallel(jn.dense(3), jn.dropout(0.1)),
-        name="net",
-    )
+    first, inner = jn.dense(5, name="c5"), jn.serial(jn.dense(5), jn.dense(5), name="inner")
+    last = jn.residual(inner), jn.parallel(jn.dense(3), jn.dropout(0.1))
+    return jn.serial(first, jn.compose(block), jax.nn.relu, *last, name="net")
 
 
 def test_text():
@@ -109,15 +104,13 @@ def test_nothing_is_allocated():
     """Kernels of 4 terabytes."""
     summary = jn.summary(jn.serial(jn.dense(10**6), jn.dense(10**6)), jn.spec((2, 10**6)))
     assert summary.rows[0].params == 2 * (10**12 + 10**6)
-    assert str(summary).splitlines()[-1] == (
-        "8.0 TB of parameters, 0 B of state, 16.0 MB of activations"
-    )
+    last = "8.0 TB of parameters, 0 B of state, 16.0 MB of activations"
+    assert str(summary).splitlines()[-1] == last
 
 
 def test_bytes_of_narrow_types():
-    layer = jn.stateless(
-        lambda key, x: {"w": jnp.zeros(7, jnp.bfloat16)}, lambda params, x: x.astype(jnp.int8), "l"
-    )
+    draw = lambda key, x: {"w": jnp.zeros(7, jnp.bfloat16)}  # noqa: E731
+    layer = jn.stateless(draw, lambda params, x: x.astype(jnp.int8), "l")
     last = str(jn.summary(layer, jn.spec((2, 3)))).splitlines()[-1]
     assert last == "14 B of parameters, 0 B of state, 6 B of activations"
     layer = jn.serial(lambda x: x > 1, name="net")
@@ -172,8 +165,7 @@ def test_columns_add_up_inside_copies():
     block = jn.serial(jn.dense(5), jn.repeat(pair, 4), name="block")
     net = jn.serial(jn.ensemble(jn.cast(jn.repeat(block, 3), jnp.float32), 2), name="net")
     summary = jn.summary(net, jn.spec((2, 5)))
-    calls = {row.path: row.calls for row in summary.rows}
-    assert calls == {
+    assert {row.path: row.calls for row in summary.rows} == {
         "": 1, "block": 1, "block/dense": 6, "block/pair": 6, "block/pair/body": 24,
         "block/pair/body/dense": 24, "block/pair/body/tanh": 24,
     }  # fmt: skip
