@@ -182,10 +182,9 @@ while True:
 def test_a_killed_writer_leaves_a_whole_file(tmp_path):
     (tmp_path / "a").write_bytes(b"")
     command = [sys.executable, "-c", WRITER, str(tmp_path / "a")]
+    options = {"stdout": subprocess.PIPE, "cwd": Path(__file__).parents[2]}
     for delay in (0.0, 0.0013, 0.0037):
-        with subprocess.Popen(
-            command, stdout=subprocess.PIPE, cwd=Path(__file__).parents[2]
-        ) as run:
+        with subprocess.Popen(command, **options) as run:
             assert run.stdout is not None and run.stdout.readline()
             time.sleep(delay)
             run.send_signal(signal.SIGKILL)

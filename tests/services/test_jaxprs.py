@@ -36,5 +36,4 @@ def test_a_loop_carries_what_a_result_depends_on():
     def swapped(a, b):
         return jax.lax.while_loop(lambda c: c[1] < 9, lambda c: (c[1] + 1, c[0] + 1), (a, b))
 
-    jaxpr = jax.make_jaxpr(swapped)(1.0, 2.0).jaxpr
-    assert depends_on(jaxpr, [True, False]) == [True, True]
+    assert depends_on(jax.make_jaxpr(swapped)(1.0, 2.0).jaxpr, [True, False]) == [True, True]

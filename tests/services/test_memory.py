@@ -136,8 +136,7 @@ def test_an_array_that_fits_no_piece_is_not_divided(compiled):
     def body(i, x):
         return jnp.tile(x, memory.PIECE // 4)[: x.shape[0]]
 
-    run = memory.jit(lambda x: jax.lax.fori_loop(0, 2, body, x))
-    assert run(jnp.ones(2)).tolist() == [1, 1]
+    assert memory.jit(lambda x: jax.lax.fori_loop(0, 2, body, x))(jnp.ones(2)).tolist() == [1, 1]
     assert compiled == [None]
 
 
@@ -239,9 +238,8 @@ def sequence():
 
 
 def pair():
-    layer = jn.Layer(
-        lambda key, x: ({}, {}), lambda p, s, x, *, key=None, train=False: (x, s), "own"
-    )
+    apply = lambda p, s, x, *, key=None, train=False: (x, s)  # noqa: E731
+    layer = jn.Layer(lambda key, x: ({}, {}), apply, "own")
     net = jn.serial(layer, jn.dense(2))
     net, params, state = drawn(net, X)
     net.apply(params, state, X)
@@ -256,13 +254,10 @@ USES = {
     "saliency": images(lambda *net: jn.inspect.saliency(*net, IMAGES)),
     "integrated_gradients": images(lambda *net: jn.inspect.integrated_gradients(*net, IMAGES)),
     "occlusion": images(lambda *net: jn.inspect.occlusion(*net, IMAGES, size=4)),
-    "class_activation_map": images(
-        lambda *net: jn.inspect.class_activation_map(*net, IMAGES, path="maps")
-    ),
+    "class_activation_map": images(lambda *net: jn.inspect.class_activation_map(
+        *net, IMAGES, path="maps")),
     "activations": images(lambda *net: jn.inspect.activations(*net, IMAGES)),
-    "generate": text(
-        lambda net, params: jn.decoding.generate(net, params, [[1, 2]], KEY, length=3)
-    ),
+    "generate": text(lambda net, p: jn.decoding.generate(net, p, [[1, 2]], KEY, length=3)),
     "greedy": text(lambda net, params: jn.decoding.generate(
         net, params, [[1, 2]], KEY, length=3, temperature=0.0)),
     "evaluate": trained(lambda objective, data: jn.evaluate(

@@ -26,11 +26,6 @@ def test_the_header_is_plain(tmp_path):
         jn.load(tmp_path / "a")
 
 
-def safetensors_file(path, header, data=b""):
-    words = header if isinstance(header, bytes) else json.dumps(header).encode()
-    path.write_bytes(struct.pack("<Q", len(words)) + words + data)
-
-
 ONE = {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}
 DAMAGED = {
     "an empty name beside others": {"": ONE, "a": ONE | {"data_offsets": [4, 8]}},
@@ -47,7 +42,9 @@ DAMAGED = {
 
 @pytest.mark.parametrize("name", DAMAGED)
 def test_a_damaged_file_is_named(tmp_path, name):
-    safetensors_file(tmp_path / "net", DAMAGED[name], b"\0" * 8)
+    header = DAMAGED[name]
+    words = header if isinstance(header, bytes) else json.dumps(header).encode()
+    (tmp_path / "net").write_bytes(struct.pack("<Q", len(words)) + words + b"\0" * 8)
     with pytest.raises(ValueError, match=re.escape(f"{tmp_path}/net")):
         jn.load(tmp_path / "net")
 

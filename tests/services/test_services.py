@@ -31,6 +31,7 @@ from jaxnet.services.trees import flat
 from jaxnet.services.warn import warn
 from jaxnet.transforms.adapt import Adapted
 from tests.helpers import refuses
+from tests.training.conftest import started
 
 
 @pytest.mark.parametrize(("pattern", "path", "expected"), [
@@ -125,16 +126,15 @@ def test_jaxnet_may_lie_beside_jax(monkeypatch):
 
 def recompiled():
     """Warned of inside a trace."""
-    trainer = jn.trainer(jn.supervised(jn.dense(2), optax.squared_error), optax.sgd(0.1))
-    train_state = trainer.init(jax.random.key(0), (jn.spec((4, 3)), jn.spec((4, 2))))
+    batch = jn.spec((4, 3)), jn.spec((4, 2))
+    trainer, train_state = started(jn.dense(2), batch, optax.squared_error)
     for rows in (4, 5):
         train_state, _ = trainer.step(train_state, (jnp.ones((rows, 3)), jnp.ones((rows, 2))))
 
 
 def never_iterated():
-    trainer = jn.trainer(jn.supervised(jn.dense(2), optax.squared_error), optax.sgd(0.1))
     data = jnp.ones((4, 3)), jnp.ones((4, 2))
-    jn.fit(trainer, trainer.init(jax.random.key(0), data), data, epochs=1)
+    jn.fit(*started(jn.dense(2), data, optax.squared_error), data, epochs=1)
 
 
 def directly():
@@ -201,9 +201,8 @@ def test_a_missing_module(monkeypatch, missing):
     monkeypatch.setitem(sys.modules, missing, None)
     with pytest.raises(ImportError) as error:
         extra("numpy.linalg", "NumPy", "who", "data,viz")
-    assert str(error.value) == (
-        f"who: needs NumPy (import of {missing} halted; None in sys.modules). {command('data,viz')}"
-    )
+    cause = f"import of {missing} halted; None in sys.modules"
+    assert str(error.value) == f"who: needs NumPy ({cause}). {command('data,viz')}"
 
 
 @pytest.mark.parametrize(("noted", "words"), [
@@ -239,8 +238,7 @@ def count(**options):
 
 def shell(monkeypatch: pytest.MonkeyPatch, found: object):
     monkeypatch.setitem(sys.modules, "ipykernel", SimpleNamespace())
-    ipython = SimpleNamespace(get_ipython=lambda: found)
-    monkeypatch.setitem(sys.modules, "IPython", ipython)
+    monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(get_ipython=lambda: found))
 
 
 def test_silent_where_nobody_looks(capsys, monkeypatch):

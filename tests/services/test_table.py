@@ -49,8 +49,7 @@ def test_numbers_and_short_columns_are_not_cut():
 
 def test_the_terminal_gives_the_width(monkeypatch):
     monkeypatch.setenv("COLUMNS", "33")
-    table = Table("t", ("path",), [("p" * 100,)])
-    assert max(map(len, str(table).splitlines())) == 33
+    assert max(map(len, str(Table("t", ("path",), [("p" * 100,)])).splitlines())) == 33
 
 
 def test_wide_letters_line_up():

@@ -33,9 +33,8 @@ def test_differences_name_what_lacks_differs_and_is_left_over():
 
 def test_an_empty_shape_is_not_the_lack_of_an_entry():
     assert differences({"a": ()}, {}) == {"a": ((), None)}
-    assert as_lines({"a": (None, ()), "b": ((), (1,))}) == [
-        "  a: unknown entry", "  b: expected (), got (1,)"
-    ]  # fmt: skip
+    lines = as_lines({"a": (None, ()), "b": ((), (1,))})
+    assert lines == ["  a: unknown entry", "  b: expected (), got (1,)"]
 
 
 def test_a_memo_makes_an_entry_once_and_drops_the_oldest():
@@ -72,8 +71,7 @@ def test_methods_and_wrappers_have_caches_of_their_own():
         return x
 
     assert memo_of(plain).of("gain", lambda: 1) == 1
-    twice = functools.wraps(plain)(lambda x: 2 * plain(x))
-    assert memo_of(twice).of("gain", lambda: 2) == 2
+    assert memo_of(functools.wraps(plain)(lambda x: 2 * plain(x))).of("gain", lambda: 2) == 2
 
 
 def test_an_rnn_takes_the_method_of_its_own_object():
