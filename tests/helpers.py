@@ -74,6 +74,11 @@ def jit_apply(
     return jax.tree.map(on_host, run(params, state, x, key=key, train=train))
 
 
+def shown(figure: Any, count: int | None = None) -> list[np.ndarray]:
+    """The arrays of the images in the first `count` axes, or in all."""
+    return [np.asarray(axes.images[0].get_array()) for axes in figure.axes[:count]]
+
+
 def on_host(leaf: Any) -> Any:
     """An array as NumPy's; a tracer or a key as it is."""
     stays = isinstance(leaf, jax.core.Tracer) or jnp.issubdtype(leaf.dtype, jax.dtypes.extended)

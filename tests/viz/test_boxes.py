@@ -12,10 +12,7 @@ FOUND = {
     "classes": np.array([[1, 0], [2, -1]]),
     "scores": np.array([[0.875, 0.7], [0.25, 0.6]]),
 }
-TRUTH = {
-    "boxes": np.array([[[0.2, 0.2, 0.5, 0.7]], [[0, 0, 0, 0]]]),
-    "classes": np.array([[0], [-1]]),
-}
+TRUTH = {"boxes": np.array([[[0.2, 0.2, 0.5, 0.7]], [[0] * 4]]), "classes": np.array([[0], [-1]])}
 
 
 def drawn(axes):
@@ -28,8 +25,7 @@ def drawn(axes):
 
 
 def test_boxes_lie_where_they_should():
-    figure = viz.boxes(X, FOUND, TRUTH, names=["a", "b", "c"], columns=2)
-    left, right = figure.axes
+    left, right = viz.boxes(X, FOUND, TRUTH, names=["a", "b", "c"], columns=2).axes
     (found, color, dashed), (true, true_color, true_dashed) = drawn(left)  # no padding
     np.testing.assert_allclose(found, (0.2, 0.1, 0.4, 0.4))
     np.testing.assert_allclose(true, (0.2, 0.2, 0.5, 0.3))
@@ -46,17 +42,15 @@ def test_scores_and_legend():
     assert [[t.get_text() for t in axes.texts] for axes in figure.axes] == [["0.88"], ["0.25"]]
     words = [text.get_text() for text in figure.legends[0].get_texts()]
     assert words == ["a", "b", "c", "found", "true"]
-    found = {name: part for name, part in FOUND.items() if name != "scores"}
-    plain = viz.boxes(X, found)
+    plain = viz.boxes(X, {name: part for name, part in FOUND.items() if name != "scores"})
     assert not any(axes.texts for axes in plain.axes)
     assert [text.get_text() for text in plain.legends[0].get_texts()] == ["0", "1", "2", "found"]
 
 
 def test_detections_as_they_are_found():
-    figure = viz.boxes(X, Detections(**FOUND))
-    assert [drawn(axes) for axes in figure.axes] == [
-        drawn(axes) for axes in viz.boxes(X, FOUND).axes
-    ]
+    figures = viz.boxes(X, Detections(**FOUND)), viz.boxes(X, FOUND)
+    found, wanted = ([drawn(axes) for axes in figure.axes] for figure in figures)
+    assert found == wanted
 
 
 def test_any_number_of_classes_has_colors():
@@ -67,8 +61,7 @@ def test_any_number_of_classes_has_colors():
     colors = [color for _, color, _ in drawn(figure.axes[0])]
     assert len(set(colors)) == count and colors[:7] == [color.lower() for color in COLORS]
     few = {"boxes": boxes[:, :2], "classes": np.array([[3, 70]])}
-    names = [f"class {i}" for i in range(count)]
-    legend = viz.boxes(X[:1], few, names=names).legends[0]
+    legend = viz.boxes(X[:1], few, names=[f"class {i}" for i in range(count)]).legends[0]
     assert [text.get_text() for text in legend.get_texts()] == ["class 3", "class 70", "found"]
 
 

@@ -6,6 +6,7 @@ import pytest
 import jaxnet as jn
 from jaxnet import viz
 from tests.helpers import refused
+from tests.training.conftest import started
 
 
 def fake(train, test):
@@ -32,14 +33,8 @@ def test_history_of_several_runs_and_without_test_data():
 
 @pytest.mark.slow
 def test_history_of_a_real_run():
-    import jax
-    import optax
-
     data = np.eye(4, dtype=np.float32), np.array([0, 1, 0, 1])
-    loss = optax.softmax_cross_entropy_with_integer_labels
-    trainer = jn.trainer(jn.supervised(jn.dense(2), loss), optax.sgd(0.1))
-    start = trainer.init(jax.random.key(0), data)
-    epochs = list(jn.fit(trainer, start, data, epochs=3, evaluate=data))
+    epochs = list(jn.fit(*started(jn.dense(2), data), data, epochs=3, evaluate=data))
     panels = viz.history(epochs)
     assert panels["loss"]["train"].tolist() == [epoch.train["loss"] for epoch in epochs]
     assert panels["loss"]["evaluation"].shape == (3,)
@@ -81,10 +76,8 @@ def test_several_runs_are_thin_and_their_mean_is_thick():
 
 
 def test_a_line_has_one_color_in_all_panels():
-    figure = viz.curves(
-        {"loss": {"train": [1.0], "evaluation": [1.0]}, "accuracy": {"evaluation": [1.0]}}
-    )
-    loss, accuracy = figure.axes
+    panels = {"loss": {"train": [1.0], "evaluation": [1.0]}, "accuracy": {"evaluation": [1.0]}}
+    loss, accuracy = viz.curves(panels).axes
     assert loss.get_lines()[1].get_color() == accuracy.get_lines()[0].get_color()
 
 

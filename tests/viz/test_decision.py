@@ -48,12 +48,8 @@ def test_every_example_is_drawn_in_its_color_and_wrong_ones_have_a_rim():
             for point in np.asarray(dots.get_offsets()):
                 face, edge = dots.get_facecolor()[0], dots.get_edgecolor()[0]
                 seen[tuple(point)] = to_hex(face).upper(), to_hex(edge)
-    assert seen == {
-        (0, 0): (COLORS[0], "#ffffff"),
-        (1, 0): (COLORS[1], "#ffffff"),
-        (0, 1): (COLORS[1], "#000000"),
-        (1, 1): (COLORS[0], "#000000"),
-    }
+    (a, b), white, black = COLORS[:2], "#ffffff", "#000000"
+    assert seen == {(0, 0): (a, white), (1, 0): (b, white), (0, 1): (b, black), (1, 1): (a, black)}
     assert axes.get_title() == "2 of 4 wrong"
 
 

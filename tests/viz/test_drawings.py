@@ -16,21 +16,13 @@ DRAWINGS = {
 }
 
 
-def words(figure):
-    return [text.get_text() for axes in figure.axes for text in axes.texts]
-
-
 @pytest.mark.parametrize("make", DRAWINGS.values(), ids=DRAWINGS)
 def test_all_words_are_inside_the_picture_and_apart(make):
     figure = make()
     figure.canvas.draw()
     whole = figure.bbox
-    boxes = [
-        text.get_window_extent()
-        for axes in figure.axes
-        for text in [*axes.texts, axes.title]
-        if text.get_text()
-    ]
+    texts = [text for axes in figure.axes for text in (*axes.texts, axes.title)]
+    boxes = [text.get_window_extent() for text in texts if text.get_text()]
     assert len(boxes) > 5
     for box in boxes:
         assert box.x0 >= 0 and box.y0 >= 0 and box.x1 <= whole.x1 and box.y1 <= whole.y1
@@ -40,18 +32,16 @@ def test_all_words_are_inside_the_picture_and_apart(make):
 
 def test_the_map_is_that_of_a_convolution():
     figure = DRAWINGS["sliding_window"]()
-    kernel = np.array([[1, 2], [0, 3]], np.float32)
+    params = {"kernel": np.array([[1, 2], [0, 3]], np.float32)[..., None, None]}
     layer = jn.conv(1, (2, 2), padding="VALID", use_bias=False)
-    y, _ = layer.apply(
-        {"kernel": kernel[..., None, None]}, {}, IMAGE[None, ..., None].astype(np.float32)
-    )
-    shown = [text.get_text() for text in figure.axes[2].texts]
-    assert shown == [str(int(v)) for v in np.ravel(y)]
+    y, _ = layer.apply(params, {}, IMAGE[None, ..., None].astype(np.float32))
+    assert [text.get_text() for text in figure.axes[2].texts] == [str(int(v)) for v in np.ravel(y)]
     assert figure.get_supxlabel() == "1·1 + 1·2 + 1·3 = 6"
 
 
 def test_labels_of_the_steps():
-    shown = words(viz.unrolled(2, inputs=["h", "e"], outputs=["e", "l"]))
+    figure = viz.unrolled(2, inputs=["h", "e"], outputs=["e", "l"])
+    shown = [text.get_text() for axes in figure.axes for text in axes.texts]
     assert shown.count("cell") == 3 and shown.count("e") == 2 and "$h_{1}$" in shown
 
 

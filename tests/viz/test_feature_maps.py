@@ -2,11 +2,7 @@ import numpy as np
 import pytest
 
 from jaxnet import viz
-from tests.helpers import refuses
-
-
-def shown(figure, count):
-    return [np.asarray(axes.images[0].get_array()) for axes in figure.axes[:count]]
+from tests.helpers import refuses, shown
 
 
 def maps(low=0.0):
@@ -18,8 +14,7 @@ def test_all_maps_in_order_on_one_scale():
     figure = viz.feature_maps(found, columns=3)
     np.testing.assert_array_equal(np.stack(shown(figure, 6), -1), found)
     assert [axes.get_title() for axes in figure.axes[:6]] == [f"map {i}" for i in range(6)]
-    limits = {axes.images[0].get_clim() for axes in figure.axes[:6]}
-    assert limits == {(0, found.max())}
+    assert {axes.images[0].get_clim() for axes in figure.axes[:6]} == {(0, found.max())}
     image = figure.axes[0].images[0]
     assert sum(image.cmap(image.norm(found.max()))[:3]) == 0  # the most active is black
 

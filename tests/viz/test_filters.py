@@ -1,11 +1,7 @@
 import numpy as np
 
 from jaxnet import viz
-from tests.helpers import refused
-
-
-def shown(figure, count):
-    return np.stack([np.asarray(axes.images[0].get_array()) for axes in figure.axes[:count]])
+from tests.helpers import refused, shown
 
 
 def test_each_filter_is_scaled_by_its_own_largest_weight():
@@ -25,7 +21,7 @@ def test_zero_is_the_middle_of_the_colors_and_a_scale_says_so():
 
 
 def test_a_filter_of_zeros_stays_white():
-    assert not shown(viz.filters(np.zeros((3, 3, 1, 2))), 2).any()
+    assert not np.any(shown(viz.filters(np.zeros((3, 3, 1, 2))), 2))
 
 
 def test_dense_kernels_become_images():
@@ -38,8 +34,8 @@ def test_three_channels_are_one_color_image():
     kernel = np.zeros((2, 2, 3, 4))
     kernel[0, 0, 0, 1] = 8.0  # wants red
     cells = shown(viz.filters(kernel), 4)
-    assert cells.shape == (4, 2, 2, 3)
-    np.testing.assert_allclose(cells[1, 0, 0], [1, 0.5, 0.5])
+    assert np.shape(cells) == (4, 2, 2, 3)
+    np.testing.assert_allclose(cells[1][0, 0], [1, 0.5, 0.5])
     np.testing.assert_allclose(cells[0], 0.5)
 
 

@@ -28,8 +28,7 @@ def drawn(f, *args, **options):
 
 
 def words(figure, color=None):
-    texts = figure.axes[0].texts
-    return [t.get_text() for t in texts if color is None or t.get_color() == color]
+    return [t.get_text() for t in figure.axes[0].texts if color is None or t.get_color() == color]
 
 
 def test_values_above_and_gradients_below():
@@ -84,17 +83,14 @@ def test_nothing_overlaps_and_nothing_is_cut_off(f, args):
 
 def test_lines_go_round_boxes():
     """A value that is used far away passes the boxes between."""
-    figure = drawn(lambda x: jnp.sin(jnp.cos(jnp.exp(x))) * x, 1.0)
-    axes = figure.axes[0]
+    axes = drawn(lambda x: jnp.sin(jnp.cos(jnp.exp(x))) * x, 1.0).axes[0]
     boxes = [p for p in axes.patches if p.get_zorder() == 3]
     lines = [p for p in axes.patches if p.get_zorder() == 2]
     for line in lines:
         (path, *_), _ = line._get_path_in_displaycoord()
-        points = path.interpolated(20).vertices
         for box in boxes:
-            e = box.get_window_extent()
-            inner = e.padded(-3)
-            assert not any(inner.contains(*point) for point in points)
+            inner = box.get_window_extent().padded(-3)
+            assert not any(inner.contains(*point) for point in path.interpolated(20).vertices)
 
 
 def test_inputs_at_the_left_and_the_output_at_the_right():

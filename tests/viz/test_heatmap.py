@@ -25,21 +25,17 @@ def test_rows_are_images_and_columns_maps():
 
 
 def test_long_titles_are_inside_the_figure():
-    titles = ["airplane,\nread as automobile", "8"]
-    figure = viz.heatmap(IMAGES, {"a": np.ones((2, 6, 8))}, titles)
+    figure = viz.heatmap(IMAGES, {"a": np.ones((2, 6, 8))}, ["airplane,\nread as automobile", "8"])
     figure.draw_without_rendering()
     for axes in figure.axes[:4:2]:
         assert axes.texts[0].get_window_extent().x0 >= 0
 
 
 def test_a_coarse_map_covers_the_whole_image():
-    cell = viz.heatmap(IMAGES, {"coarse": np.ones((2, 3, 4))}).axes[1]
-    below, above = cell.images
+    below, above = viz.heatmap(IMAGES, {"coarse": np.ones((2, 3, 4))}).axes[1].images
     assert tuple(below.get_extent()) == tuple(above.get_extent()) == (-0.5, 7.5, 5.5, -0.5)
-    assert (below.get_interpolation(), above.get_interpolation()) == (
-        viz.heatmap(IMAGES, {"a": np.ones((2, 6, 8))}).axes[1].images[0].get_interpolation(),
-        "bilinear",
-    )
+    usual = viz.heatmap(IMAGES, {"a": np.ones((2, 6, 8))}).axes[1].images[0].get_interpolation()
+    assert (below.get_interpolation(), above.get_interpolation()) == (usual, "bilinear")
 
 
 def test_red_is_for_blue_against_and_nothing_is_clear():

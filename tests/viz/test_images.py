@@ -3,11 +3,7 @@ import pytest
 
 from jaxnet import viz
 from jaxnet.viz import attention
-from tests.helpers import refused
-
-
-def shown(figure):
-    return [np.asarray(axes.images[0].get_array()) for axes in figure.axes]
+from tests.helpers import refused, shown
 
 
 def test_images_in_order_with_titles():
@@ -16,9 +12,8 @@ def test_images_in_order_with_titles():
     np.testing.assert_array_equal(np.stack(shown(figure)), x[..., 0])
     assert [axes.get_title() for axes in figure.axes] == list("abcde")
     places = [axes.get_subplotspec() for axes in figure.axes]
-    assert [(p.rowspan.start, p.colspan.start) for p in places] == [
-        (0, 0), (0, 1), (0, 2), (1, 0), (1, 1)
-    ]  # fmt: skip
+    found = [(p.rowspan.start, p.colspan.start) for p in places]
+    assert found == [(0, 0), (0, 1), (0, 2), (1, 0), (1, 1)]
 
 
 def test_ink_is_dark_and_all_images_share_one_scale():
@@ -60,8 +55,7 @@ POSTERIOR = np.array([[0.9, 0.1, 0], [0.2, 0.7, 0.1], [0, 0.5, 0.5], [0.25, 0.25
 
 
 def test_the_heat_map_has_the_shares_and_the_line_the_path():
-    figure = viz.posteriors(POSTERIOR, [0, 1, 1, -1], names=["a", "b", "c"], steps="xy z")
-    axes = figure.axes[0]
+    axes = viz.posteriors(POSTERIOR, [0, 1, 1, -1], names=["a", "b", "c"], steps="xy z").axes[0]
     np.testing.assert_array_equal(axes.images[0].get_array(), POSTERIOR.T)
     assert axes.images[0].origin == "lower"  # state 0 is below, where the line has it
     (line,) = axes.lines
@@ -154,10 +148,8 @@ def test_fractions_have_two_digits_and_no_total():
 
 def test_shade_is_the_share_of_the_row_and_names_stand_there():
     figure = viz.confusion([[90, 10], [0, 4]], names=["cat", "dog"])
-    labels = [tick.get_text() for tick in figure.axes[0].get_yticklabels()]
-    assert labels == ["cat", "dog"]
-    shares = figure.axes[0].images[0].get_array()
-    np.testing.assert_allclose(shares, [[0.9, 0.1], [0, 1]])
+    assert [tick.get_text() for tick in figure.axes[0].get_yticklabels()] == ["cat", "dog"]
+    np.testing.assert_allclose(figure.axes[0].images[0].get_array(), [[0.9, 0.1], [0, 1]])
 
 
 @pytest.mark.slow

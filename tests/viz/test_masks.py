@@ -34,10 +34,8 @@ def test_a_row_an_image_and_a_column_each_mask():
     assert [axes.get_title() for axes in cells[0]] == ["image", "truth", "net"]
     assert [axes.get_ylabel() for axes in cells[:, 0]] == ["one", "two"]
     for i in range(2):
-        shown = [axes.images[0].get_array() for axes in cells[i]]
-        np.testing.assert_allclose(shown[0], X[i])
-        np.testing.assert_allclose(shown[1], overlay(X[i], MASK[i], COLORS))
-        np.testing.assert_allclose(shown[2], overlay(X[i], MASK[i, ::-1], COLORS))
+        mixed = [overlay(X[i], mask, COLORS) for mask in (MASK[i], MASK[i, ::-1])]
+        np.testing.assert_allclose([a.images[0].get_array() for a in cells[i]], [X[i], *mixed])
     (legend,) = figure.legends
     assert [text.get_text() for text in legend.get_texts()] == ["a", "b", "c"]
     drawn = [to_rgb(patch.get_facecolor()) for patch in legend.get_patches()]

@@ -14,14 +14,6 @@ def fields():
     return jn.inspect.receptive_fields(NET, jn.spec((1, 20, 24, 1)))
 
 
-def test_starts(fields):
-    """By hand: unit (10, 12) sees rows 9 to 11; unit (5, 6) of the pool rows 10 and 11, so 9 to 12;
-    that of the second conv three and five of those at strides of 2."""
-    assert fields.starts == {"conv": (9, 11), "relu": (9, 11), "max_pool": (9, 11),
-                             "second": (7, 7)}  # fmt: skip
-    assert fields.fields["second"] == (8, 12)
-
-
 def test_a_box_a_layer_round_the_pixels_that_it_sees(fields):
     axes = viz.receptive(IMAGE, fields).axes[0]
     boxes = {p.get_label(): (p.get_xy(), p.get_width(), p.get_height()) for p in axes.patches}

@@ -5,9 +5,7 @@ from tests.helpers import refused
 
 FEATURES = np.random.default_rng(0).normal(size=(20, 5))
 ROWS = {"truth": [("two", 1, 6), ("nine", 8, 20)], "heard": [("two", 2, 7)]}
-POSTERIOR = np.array(
-    [[0.9, 0.05, 0.05], [0.2, 0.8, 0], [0.4, 0.6, 0], [0.95, 0.05, 0], [0.3, 0.7, 0]]
-)
+POSTERIOR = np.array([[90, 5, 5], [20, 80, 0], [40, 60, 0], [95, 5, 0], [30, 70, 0]]) / 100
 
 
 def test_features_lie_on_a_scale_of_seconds():

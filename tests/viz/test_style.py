@@ -2,15 +2,13 @@ import itertools
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 import jaxnet as jn
 from jaxnet import viz
-
-ROOT = Path(__file__).parents[2]
+from tests.pages import ROOT
 
 FIGURES = {
     "curves": lambda: viz.curves({"loss": {"train": [2.0, 1.0]}}),
@@ -170,8 +168,7 @@ def test_a_figure_of_your_own_is_laid_out():
 
     before = dict(matplotlib.rcParams)
     figure = viz.style.new_figure(3, 2)
-    axes = figure.subplots()
-    axes.set_xlabel("time")
+    figure.subplots().set_xlabel("time")
     figure.draw_without_rendering()
     box = figure.get_tightbbox()
     assert figure.dpi == 100 and min(box.x0, box.y0) >= 0
