@@ -147,27 +147,16 @@ ROWS = [
         (spec((2, 4)), spec((2, 5, 7)))),
     Row("multi_head_attention", lambda: jn.multi_head_attention(2, causal=True, rotary=True),
         spec((3, 5, 8))),
-    Row(
-        "multi_head_attention-window",
-        lambda: jn.multi_head_attention(
-            2,
-            value_size=5,
-            window=(1, 2),
-            softcap=3.0,
-            rotary=partial(jn.rotary, size=2, interleaved=True),
-        ),
-        (spec((2, 5, 6)), spec((2, 2, 5, 5))),
-    ),
+    Row("multi_head_attention-window",
+        lambda: jn.multi_head_attention(2, value_size=5, window=(1, 2), softcap=3.0,
+                                        rotary=partial(jn.rotary, size=2, interleaved=True)),
+        (spec((2, 5, 6)), spec((2, 2, 5, 5)))),
     Row("multi_head_attention-cross",
         lambda: jn.multi_head_attention(4, kv_heads=2, features=5, return_weights=True),
         (spec((2, 3, 8)), spec((2, 5, 7)), spec((2, 3, 5), jnp.bool_))),
-    Row(
-        "multi_head_attention-normed",
-        lambda: jn.multi_head_attention(
-            2, causal=True, rotary=True, qk_norm=jn.rms_norm, use_bias=("query", "value")
-        ),
-        spec((3, 5, 8)),
-    ),
+    Row("multi_head_attention-normed",
+        lambda: jn.multi_head_attention(2, causal=True, rotary=True, qk_norm=jn.rms_norm,
+                                        use_bias=("query", "value")), spec((3, 5, 8))),
     Row("transformer_block", lambda: jn.transformer_block(2, 6, rotary=True),
         (spec((2, 5, 8)), spec((2,), jnp.int32)), high=6),
     Row("transformer_block-post", lambda: jn.transformer_block(2, 6, norm_at="sum"),
@@ -175,15 +164,10 @@ ROWS = [
     Row("transformer_block-both",
         lambda: jn.transformer_block(2, 6, norm_at="both", scale=0.3, use_bias=("mlp",)),
         spec((2, 5, 4))),
-    Row(
-        "transformer_block-decoder",
-        lambda: jn.transformer_block(
-            2, 6, causal=True, cross=True, gated=True, dropout_rate=0.2, norm=jn.rms_norm
-        ),
-        (spec((2, 3, 8)), spec((2, 5, 7)), spec((2,), jnp.int32)),
-        high=6,
-        train="random",
-    ),
+    Row("transformer_block-decoder",
+        lambda: jn.transformer_block(2, 6, causal=True, cross=True, gated=True, dropout_rate=0.2,
+                                     norm=jn.rms_norm),
+        (spec((2, 3, 8)), spec((2, 5, 7)), spec((2,), jnp.int32)), high=6, train="random"),
     Row("moe", lambda: jn.moe(jn.dense(4), 7, 2), spec((3, 6, 5))),
     Row("moe-lengths", lambda: jn.moe(jn.dense(4), 3, 1), (spec((3, 6, 5)), LENGTHS[1]), high=7),
     Row("rnn", lambda: jn.rnn(4), spec((3, 6, 5))),
@@ -210,13 +194,9 @@ ROWS = [
     Row("random_fourier", lambda: jn.layers.random_fourier(5, 2.0), spec((2, 3, 4))),
     # models
     Row("mlp", lambda: jn.models.mlp([7, 4], jnp.tanh), spec((3, 2, 5, 1))),
-    Row(
-        "autoencoder",
-        lambda: jn.models.autoencoder(
-            jn.serial(jn.dense(4), jnp.tanh), jn.models.mlp([7, 5], jnp.tanh)
-        ),
-        spec((3, 5)),
-    ),
+    Row("autoencoder",
+        lambda: jn.models.autoencoder(jn.serial(jn.dense(4), jnp.tanh),
+                                      jn.models.mlp([7, 5], jnp.tanh)), spec((3, 5))),
     Row("perceptron", lambda: jn.models.perceptron(4), spec((3, 5)), smooth=False),  # a threshold
     Row("adaline", lambda: jn.models.adaline(4), spec((3, 5))),
     # Thousands of rectified units: some bend within any finite difference (see test_lenet5).
@@ -228,25 +208,18 @@ ROWS = [
         train="differs", smooth=False),
     Row("yolo", lambda: jn.models.yolo(jn.conv(5, 3, strides=2), classes=3, boxes=2, hidden=(4,)),
         IMAGE, train="differs", smooth=False),
-    Row(
-        "rnnsearch",
-        lambda: jn.models.rnnsearch(
-            7, 8, embedding_features=4, features=5, readout_features=3, dropout_rate=0.2
-        ),
-        (spec((3, 6), jnp.int32), spec((3,), jnp.int32), spec((3, 4), jnp.int32)),
-        high=7,
-        train="random",
-        smooth=False,  # integers give float32 parameters: gradients are in its own test
-    ),
+    # Integers give float32 parameters: gradients are in its own test.
+    Row("rnnsearch",
+        lambda: jn.models.rnnsearch(7, 8, embedding_features=4, features=5, readout_features=3,
+                                    dropout_rate=0.2),
+        (spec((3, 6), jnp.int32), spec((3,), jnp.int32), spec((3, 4), jnp.int32)), high=7,
+        train="random", smooth=False),
     # unsupervised
     Row("hmm", lambda: jn.unsupervised.hmm.hmm(4, jn.unsupervised.hmm.gaussian_mixture(2)), LENGTHS,
         high=7),
-    Row(
-        "hmm of symbols",
-        lambda: jn.unsupervised.hmm.hmm(4, jn.unsupervised.hmm.categorical(3)),
-        spec((2, 5), jnp.int32),
-        smooth=False,  # integers give float32 parameters: gradients are in tests of its own
-    ),
+    # Integers give float32 parameters: gradients are in tests of its own.
+    Row("hmm of symbols", lambda: jn.unsupervised.hmm.hmm(4, jn.unsupervised.hmm.categorical(3)),
+        spec((2, 5), jnp.int32), smooth=False),
     Row("rbm", lambda: jn.unsupervised.rbm.rbm(4, chains=2), spec((3, 5))),
 ]  # fmt: skip
 
@@ -258,7 +231,5 @@ ONE_PER_KIND = {re.split("[- ]", row.id)[0]: row for row in reversed(ROWS)}
 
 def cases(rows: Iterable[Row] = ROWS) -> list:
     """The rows as cases of a test; the large ones are slow."""
-    return [
-        pytest.param(row, id=row.id, marks=pytest.mark.slow if row.id in LARGE else ())
-        for row in rows
-    ]
+    slow = pytest.mark.slow
+    return [pytest.param(row, id=row.id, marks=slow if row.id in LARGE else ()) for row in rows]

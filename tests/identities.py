@@ -16,26 +16,9 @@ import optax
 
 import jaxnet as jn
 from experiments.tied_autoencoder import tied_autoencoder
+from tests import oracles
 from tests.helpers import jit_apply
-from tests.oracles import (
-    BITS,
-    CHAIN,
-    MACHINE,
-    RANDOM,
-    ctc,
-    f64,
-    forward,
-    half_squared_error,
-    iou,
-    labels,
-    log_likelihood,
-    log_partition,
-    log_sigmoid,
-    log_softmax,
-    normal,
-    paths_of_states,
-    posteriors,
-)
+from tests.oracles import CHAIN, MACHINE, RANDOM, f64, labels, log_softmax, normal
 
 Function = Callable[..., Any]
 
@@ -47,12 +30,10 @@ def close(a: Any, b: Any, tolerance: float = 1e-4) -> None:
 def warp_moves_masks_and_boxes_too(warp: Function) -> None:
     """Nothing, a quarter turn, and up and to the right by half and by one pixel."""
     mask = RANDOM.integers(1, 9, (4, 4, 4))
-    turn = np.array([[0.0, 1.0], [-1.0, 0.0]])
-    matrix = np.stack([np.eye(2), turn, np.eye(2), np.eye(2)])
-    center = np.array([[0, 0], [0, 0], [0.5, -0.5], [1, -1.0]])
+    matrix = np.stack([np.eye(2), np.array([[0.0, 1.0], [-1.0, 0.0]]), np.eye(2), np.eye(2)])
     box = np.tile([0.25, 0.25, 0.5, 0.75], (4, 1, 1))
     x = {"image": jnp.asarray(mask[..., None], jnp.float32), "mask": mask, "boxes": box}
-    found = jax.jit(warp)(x, matrix, center)
+    found = jax.jit(warp)(x, matrix, np.array([[0, 0], [0, 0], [0.5, -0.5], [1, -1.0]]))
     moved = np.pad(mask[3], ((0, 1), (1, 0)))[1:, :4]
     for i, wanted in ((0, mask[0]), (1, np.rot90(mask[1], -1)), (3, moved)):
         close(found["mask"][i], wanted)
@@ -209,11 +190,8 @@ def squares_are_cut_out_around_every_pixel(cutout: Function) -> None:
     y = np.asarray(jax.jit(cutout(3))(jax.random.key(0), jnp.ones((300, 4, 5, 2), bool)))
     assert y.dtype == bool and (y[..., 0] == y[..., 1]).all()
     found = {tuple(map(tuple, np.argwhere(image == 0))) for image in y[..., 0]}
-    around = {
-        tuple((i, j) for i in range(4) for j in range(5) if abs(i - a) < 2 and abs(j - b) < 2)
-        for a in range(4)
-        for b in range(5)
-    }
+    pixels = list(itertools.product(range(4), range(5)))
+    around = {tuple(p for p in pixels if max(abs(p[0] - a), abs(p[1] - b)) < 2) for a, b in pixels}
     assert found == around
 
 
@@ -278,7 +256,8 @@ def all_beams_give_the_loss(ctc_beam_search: Function) -> None:
         assert possible.sum() == (9 if steps == 3 else 5)
         assert (np.diff(scores[i][possible]) <= 0).all()
         for row, n, score in zip(found[i], sizes[i], scores[i][possible], strict=False):
-            close(score, -ctc(logits[i : i + 1, :steps], (row[None], n[None]), blank=1)[0])
+            wanted = oracles.ctc(logits[i : i + 1, :steps], (row[None], n[None]), blank=1)
+            close(score, -wanted[0])
             assert (row[int(n) :] == 1).all()
 
 
@@ -326,12 +305,11 @@ def a_machine_starts_at_the_mean(fit_rbm: Function) -> None:
 def detection_is_decoding_and_suppression(yolo_detect: Function) -> None:
     outputs = jnp.asarray(RANDOM.uniform(0.1, 0.9, (1, 2, 2, 13)), jnp.float32)  # 3 classes
     found, scores = jax.device_get(jax.jit(jn.models.yolo_decode)(outputs))
-    detect = jax.jit(partial(yolo_detect, score=0.1, iou=0.3, most=6))
-    got = jax.device_get(detect(outputs))
+    got = jax.device_get(jax.jit(partial(yolo_detect, score=0.1, iou=0.3, most=6))(outputs))
     kept = []
     for c in range(3):
         best: list[int] = []
-        overlap = iou(found[0], found[0])
+        overlap = oracles.iou(found[0], found[0])
         for i in np.argsort(-scores[0, :, c]):
             if scores[0, i, c] > 0.1 and all(overlap[i, j] <= 0.3 for j in best):
                 best.append(int(i))
@@ -356,17 +334,17 @@ def decoded_boxes_are_in_their_cells(yolo_decode: Function) -> None:
 
 
 def estimates_are_near_the_sum(ais: Function) -> None:
-    found = ais(jax.random.key(0), MACHINE, runs=200, betas=np.linspace(0, 1, 101), data=BITS)
-    error = float(found.log_partition) - log_partition(MACHINE)
+    options = {"runs": 200, "betas": np.linspace(0, 1, 101), "data": oracles.BITS}
+    found = ais(jax.random.key(0), MACHINE, **options)
+    error = float(found.log_partition) - oracles.log_partition(MACHINE)
     assert abs(error) < 4 * float(found.standard_error) and 0 < float(found.standard_error) < 0.3
 
 
 def chains_have_the_distribution(gibbs: Function) -> None:
     """Means of many chains are those of the sum over all states."""
-    start = jnp.zeros((4000, 4))
-    x, mean = gibbs(jax.random.key(0), MACHINE, start, 15)
+    x, mean = gibbs(jax.random.key(0), MACHINE, jnp.zeros((4000, 4)), 15)
     states = np.array(list(itertools.product([0, 1], repeat=4)))
-    wanted = np.exp(log_likelihood(MACHINE, states)) @ states
+    wanted = np.exp(oracles.log_likelihood(MACHINE, states)) @ states
     assert set(np.unique(x)) == {0, 1}
     assert np.abs(f64(x).mean(0) - wanted).max() < 4 * 0.5 / 4000**0.5
     assert np.abs(f64(mean).mean(0) - wanted).max() < 4 * 0.5 / 4000**0.5
@@ -377,10 +355,8 @@ def one_pass_of_expectation_maximization(baum_welch: Function) -> None:
     x, vectors, lengths = labels(3, 4), normal(3, 4, 2), [4, 2, 3]
     symbols, gaussians = jn.unsupervised.hmm.categorical(3), jn.unsupervised.hmm.gaussian_mixture(1)
     logits, mean, log_variance = normal(2, 3), normal(2, 1, 2), normal(2, 1, 2)
-    density = np.square(f64(vectors)[:, :, None] - f64(mean)[:, 0]) / np.exp(
-        f64(log_variance)[:, 0]
-    )
-    density = -0.5 * (density + f64(log_variance)[:, 0] + np.log(2 * np.pi)).sum(-1)
+    away, width = np.square(f64(vectors)[:, :, None] - f64(mean)[:, 0]), f64(log_variance)[:, 0]
+    density = -0.5 * (away / np.exp(width) + width + np.log(2 * np.pi)).sum(-1)
     inside = np.arange(4) < np.array(lengths)[:, None]
     for emission, data, params, scores in (
         (symbols, x, {"logits": logits}, np.moveaxis(log_softmax(logits)[:, x], 0, -1)),
@@ -389,20 +365,17 @@ def one_pass_of_expectation_maximization(baum_welch: Function) -> None:
     ):  # fmt: skip
         given = CHAIN | {"emission": params}
         found = baum_welch(given, data, emission, jnp.array(lengths), iterations=1, progress=False)
-        totals = forward(CHAIN, scores, lengths)[1]
+        totals = oracles.forward(CHAIN, scores, lengths)[1]
         close(found.log_likelihoods[0], totals.sum(), 1e-3)
-        p = posteriors(CHAIN, scores, lengths)
+        p = oracles.posteriors(CHAIN, scores, lengths)
         first, moves = p[:, 0].sum(0), np.zeros((2, 2))
         for i, n in enumerate(lengths):
-            for path, w in paths_of_states(CHAIN, scores[i], n):
+            for path, w in oracles.paths_of_states(CHAIN, scores[i], n):
                 for pair in itertools.pairwise(path):
                     moves[pair] += np.exp(w - totals[i])
         close(log_softmax(found.params["start"]), np.log(first / first.sum()), 1e-3)
-        close(
-            log_softmax(found.params["transition"]),
-            np.log(moves / moves.sum(1, keepdims=True)),
-            1e-3,
-        )
+        wanted = np.log(moves / moves.sum(1, keepdims=True))
+        close(log_softmax(found.params["transition"]), wanted, 1e-3)
         new, states = found.params["emission"], p[inside]  # (steps, states)
         if emission is symbols:
             count = states.T @ np.eye(3)[np.asarray(x)[inside]]
@@ -419,9 +392,8 @@ def drops_of_a_linear_score(occlusion: Function) -> None:
     """Covering a patch takes its part of a weighted sum away; overlapping patches are averaged."""
     w, x = f64(normal(4, 6, 2)), f64(normal(2, 4, 6, 2))
     net = jn.serial(lambda x: jnp.stack([(x * w).sum((1, 2, 3)), 0 * x[:, 0, 0, 0]], 1))
-    found = occlusion(
-        net, {}, {}, jnp.asarray(x, jnp.float32), 0, size=(2, 3), strides=(2, 2), value=0.5
-    )
+    options = {"size": (2, 3), "strides": (2, 2), "value": 0.5}
+    found = occlusion(net, {}, {}, jnp.asarray(x, jnp.float32), 0, **options)
     part = ((x - 0.5) * w).sum(-1)
     total, times = np.zeros(part.shape), np.zeros(part.shape)
     for i, j in itertools.product((0, 2), (0, 2, 4)):
@@ -433,13 +405,11 @@ def drops_of_a_linear_score(occlusion: Function) -> None:
 
 def weights_of_a_linear_net(saliency: Function) -> None:
     params, x = {"kernel": normal(4, 3), "bias": normal(3)}, normal(2, 4)
-    found = saliency(jn.dense(3), params, {}, x, target=[2, 0])
-    close(found, f64(params["kernel"]).T[[2, 0]])
+    close(saliency(jn.dense(3), params, {}, x, target=[2, 0]), f64(params["kernel"]).T[[2, 0]])
 
 
 def maps_by_their_weights(class_activation_map: Function) -> None:
-    head = jn.serial(jn.global_avg_pool(), jn.dense(3), name="head")
-    net = jn.serial(jn.conv(4, 1), head)
+    net = jn.serial(jn.conv(4, 1), jn.serial(jn.global_avg_pool(), jn.dense(3), name="head"))
     x = normal(2, 3, 5, 2)
     params, state = net.init(jax.random.key(0), x)
     found = class_activation_map(net, params, state, x, "conv", target=[2, 1])
@@ -496,7 +466,7 @@ def reconstructed(x: Any) -> tuple[Any, Any, np.ndarray, np.ndarray]:
     params, state = NET.init(jax.random.key(0), x)
     params = jax.tree.map(lambda leaf: leaf + 0.1, params)
     kernel = f64(params["encoder"]["kernel"])
-    z = np.exp(log_sigmoid(f64(x) @ kernel + f64(params["encoder"]["bias"])))
+    z = np.exp(oracles.log_sigmoid(f64(x) @ kernel + f64(params["encoder"]["bias"])))
     return params, state, z, z @ kernel.T + f64(params["decoder"]["bias"])
 
 
@@ -505,7 +475,7 @@ def squares_and_a_penalty(reconstruction: Function) -> None:
     params, state, _, y = reconstructed(x)
     penalty = jn.penalties.l2(0.1)
     (values, metrics), _ = jit_apply(reconstruction(NET, penalty=penalty), params, state, x)
-    close(values, half_squared_error(y, x) + float(penalty(params)))
+    close(values, oracles.half_squared_error(y, x) + float(penalty(params)))
     close(metrics["error"], np.square(y - f64(x)).mean(1))
 
 
@@ -516,7 +486,7 @@ def squares_and_the_divergence(sparse_reconstruction: Function) -> None:
     rho = z.mean(0)
     kl = (0.2 * np.log(0.2 / rho) + 0.8 * np.log(0.8 / (1 - rho))).sum()
     close(metrics["kl"], kl)
-    close(value, half_squared_error(y, x).mean() + 1.5 * kl)
+    close(value, oracles.half_squared_error(y, x).mean() + 1.5 * kl)
 
 
 def noise_in_and_truth_wanted(denoising_reconstruction: Function) -> None:
@@ -524,9 +494,9 @@ def noise_in_and_truth_wanted(denoising_reconstruction: Function) -> None:
     objective = denoising_reconstruction(NET, lambda key, x: x + 1)
     params, state, _, y = reconstructed(x + 1)
     (values, _), _ = jit_apply(objective, params, state, x, key=jax.random.key(0), train=True)
-    close(values, half_squared_error(y, x))
+    close(values, oracles.half_squared_error(y, x))
     (values, _), _ = jit_apply(objective, params, state, x)
-    close(values, half_squared_error(reconstructed(x)[3], x))
+    close(values, oracles.half_squared_error(reconstructed(x)[3], x))
 
 
 def hidden_layers_alone(mlp_params: Function) -> None:
@@ -556,8 +526,7 @@ def descended(x, y, kernel, bias, rate: float, epochs: int, size: int):
 
 def steps_of_gradient_descent(fit: Function) -> None:
     """In two epochs of batches of four, the second of which has two examples."""
-    objective = jn.supervised(jn.dense(1), jn.losses.half_squared_error)
-    trainer = jn.trainer(objective, optax.sgd(0.1))
+    trainer = jn.trainer(jn.supervised(jn.dense(1), jn.losses.half_squared_error), optax.sgd(0.1))
     start = trainer.init(jax.random.key(0), DATA)
     given = (f64(a) for a in (*DATA, start.params["kernel"], start.params["bias"]))
     kernel, bias, losses = descended(*given, 0.1, 2, 4)

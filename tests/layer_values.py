@@ -11,14 +11,11 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+from scipy.special import expit as sigmoid
 
 from tests.oracles import log_probabilities, log_softmax, rotary
 
 Value = Callable[..., Any]
-
-
-def sigmoid(z):
-    return 1 / (1 + np.exp(-z))
 
 
 def gelu(z):
@@ -49,9 +46,8 @@ def seen_by(x, window, strides, pads, dilation=1, fill=0.0):
     outputs = [(n - r) // s + 1 for n, r, s in zip(x.shape[1:-1], reach, strides, strict=True)]
     found = np.zeros((len(x), *outputs, *window, x.shape[-1]))
     for place in np.ndindex(*outputs):
-        here = [
-            slice(p * s, p * s + r, dilation) for p, s, r in zip(place, strides, reach, strict=True)
-        ]
+        steps = zip(place, strides, reach, strict=True)
+        here = [slice(p * s, p * s + r, dilation) for p, s, r in steps]
         found[(slice(None), *place)] = x[(slice(None), *here)]
     return found
 
@@ -81,21 +77,16 @@ def conv_transpose(p, x, stride, pads, groups=1):
 
 
 def pool(reduce, x, window, strides, pads=((0, 0), (0, 0)), dilation=1, fill=0.0):
-    seen = seen_by(x, window, strides, pads, dilation, fill)
-    return reduce(seen, axis=(3, 4))
+    return reduce(seen_by(x, window, strides, pads, dilation, fill), axis=(3, 4))
 
 
 def adaptive(reduce, x, rows, columns):
     def parts(n, outputs):
         return [slice(i * n // outputs, -(-(i + 1) * n // outputs)) for i in range(outputs)]
 
-    return np.stack(
-        [
-            np.stack([reduce(x[:, r, c], axis=(1, 2)) for c in parts(x.shape[2], columns)], 1)
-            for r in parts(x.shape[1], rows)
-        ],
-        1,
-    )
+    across, down = parts(x.shape[2], columns), parts(x.shape[1], rows)
+    found = [[reduce(x[:, r, c], axis=(1, 2)) for c in across] for r in down]
+    return np.moveaxis(np.array(found), 2, 0)
 
 
 def locally_connected(p, x, window, strides):
@@ -177,8 +168,7 @@ def rms_norm(p, x):
 
 def group_norm(p, x, groups):
     parts = x.reshape(*x.shape[:-1], groups, -1)
-    axes = (*range(1, x.ndim - 1), x.ndim)
-    return affine(p, normalized(parts, axes, 1e-6).reshape(x.shape))
+    return affine(p, normalized(parts, (*range(1, x.ndim - 1), x.ndim), 1e-6).reshape(x.shape))
 
 
 def unnormed(p):
@@ -312,9 +302,8 @@ def block_with_norms_around(p, x, scale):
 
 def decoder_block(p, x, memory, lengths, norm=rms_norm, gated=True):
     """In evaluation: causal, then to the memory, then an MLP."""
-    causal = near(x.shape[1], x.shape[1], 0)
     y = norm(p["attention_norm"], x)
-    x = x + attention(p["attention"], y, y, causal)[0]
+    x = x + attention(p["attention"], y, y, near(x.shape[1], x.shape[1], 0))[0]
     y = norm(p["cross_norm"], x)
     x = x + attention(p["cross_attention"], y, memory, until(lengths, memory.shape[1]))[0]
     y = norm(p["mlp_norm"], x)
@@ -427,12 +416,9 @@ def both_ways(p, x, lengths):
 
 
 def polynomial(x, degree):
-    terms = [
-        x[..., list(chosen)].prod(-1)
-        for n in range(1, degree + 1)
-        for chosen in itertools.combinations_with_replacement(range(x.shape[-1]), n)
-    ]
-    return np.stack(terms, -1)
+    choose, features = itertools.combinations_with_replacement, range(x.shape[-1])
+    terms = [term for n in range(1, degree + 1) for term in choose(features, n)]
+    return np.stack([x[..., list(term)].prod(-1) for term in terms], -1)
 
 
 def distances(x, centers):
@@ -550,8 +536,7 @@ def split_lengths(compute: Value) -> Value:
 
 
 def sames(x, window, strides, dilation=1):
-    pairs = zip(x.shape[1:-1], window, strides, strict=True)
-    return [same(n, k, s, dilation) for n, k, s in pairs]
+    return [same(n, k, s, dilation) for n, k, s in zip(x.shape[1:-1], window, strides, strict=True)]
 
 
 VALUES: dict[str, Value] = {
@@ -580,21 +565,17 @@ VALUES: dict[str, Value] = {
     # Explicit padding is that of the convolution that is transposed: window - 1 - padding zeros.
     "conv_transpose-padded": stateless(lambda p, x: conv_transpose(p, x, 2, ((2, 2), (2, 2)))),
     "max_pool": of_input(lambda x: pool(np.max, x, (2, 2), (2, 2))),
-    "max_pool-overlap": of_input(
-        lambda x: pool(np.max, x, (3, 3), (2, 2), sames(x, (3, 3), (2, 2)), fill=-np.inf)
-    ),
+    "max_pool-overlap": of_input(lambda x:
+        pool(np.max, x, (3, 3), (2, 2), sames(x, (3, 3), (2, 2)), fill=-np.inf)),
     "max_pool-dilated": of_input(lambda x: pool(np.max, x, (2, 2), (1, 1), dilation=3)),
     "adaptive_avg_pool": of_input(lambda x: adaptive(np.mean, x, 3, 7)),
     "avg_pool": of_input(lambda x: pool(np.mean, x, (3, 2), (3, 2))),
-    "avg_pool-uncounted": of_input(
-        lambda x: pool(np.nanmean, x, (3, 3), (3, 3), ((1, 1), (1, 1)), fill=np.nan)
-    ),
-    "lp_pool": of_input(
-        lambda x: pool(lambda a, axis: (abs(a) ** 3).sum(axis) ** (1 / 3), x, (2, 2), (1, 1))
-    ),
-    "l2_pool_channels": of_input(
-        lambda x: np.sqrt(np.square(x.reshape(*x.shape[:-1], -1, 3)).sum(-1))
-    ),
+    "avg_pool-uncounted": of_input(lambda x:
+        pool(np.nanmean, x, (3, 3), (3, 3), ((1, 1), (1, 1)), fill=np.nan)),
+    "lp_pool": of_input(lambda x:
+        pool(lambda a, axis: (abs(a) ** 3).sum(axis) ** (1 / 3), x, (2, 2), (1, 1))),
+    "l2_pool_channels": of_input(lambda x:
+        np.sqrt(np.square(x.reshape(*x.shape[:-1], -1, 3)).sum(-1))),
     "global_max_pool": of_input(lambda x: x.max((1, 2))),
     "global_avg_pool": of_input(lambda x: x.mean((1, 2))),
     "locally_connected": stateless(lambda p, x: locally_connected(p, x, (3, 3), (2, 2))),
@@ -631,23 +612,14 @@ VALUES: dict[str, Value] = {
     "additive_attention-one": stateless(lambda p, x: additive(p, *x)[0]),
     "multi_head_attention": stateless(lambda p,
         x: attention(p, x, x, near(5, 5, 0), turn=rotary)[0]),
-    "multi_head_attention-window": stateless(
-        lambda p, x: attention(
-            p, x[0], x[0], near(5, 1, 2), x[1], partial(rotary, size=2, interleaved=True), 3.0
-        )[0]
-    ),
+    "multi_head_attention-window": stateless(lambda p, x: attention(
+        p, x[0], x[0], near(5, 1, 2), x[1], partial(rotary, size=2, interleaved=True), 3.0)[0]),
     "multi_head_attention-cross": stateless(lambda p,
         x: attention(p, x[0], x[1], np.asarray(x[2])[:, None])),
     "multi_head_attention-normed": stateless(lambda p,
         x: attention(p, x, x, near(5, 5, 0), turn=rotary)[0]),
-    "transformer_block": stateless(
-        lambda p, x: (
-            block(
-                p, x[0], lambda y: attention(p["attention"], y, y, until(x[1], 5), turn=rotary)[0]
-            ),
-            x[1],
-        )
-    ),
+    "transformer_block": split_lengths(lambda p, x, n: block(
+        p, x, lambda y: attention(p["attention"], y, y, until(n, 5), turn=rotary)[0])),
     "transformer_block-post": stateless(lambda p,
         x: block(p, x, lambda y: attention(p["attention"], y, y)[0], norm_first=False)),
     "transformer_block-both": stateless(lambda p, x: block_with_norms_around(p, x, 0.3)),
@@ -669,21 +641,16 @@ VALUES: dict[str, Value] = {
     "stack_rnn": stateless(stack),
     "time_distributed": split_lengths(lambda p, x,
         lengths: np.where(until(lengths, 6)[:, 0, 0, :, None], dense(p, x), 0)),
-    "last_step": of_input(
-        lambda x: np.stack([a[max(n, 1) - 1] for a, n in zip(x[0], np.asarray(x[1]), strict=True)])
-    ),
+    "last_step": of_input(lambda x: np.stack(
+        [a[max(n, 1) - 1] for a, n in zip(x[0], np.asarray(x[1]), strict=True)])),
     "flatten": of_input(lambda x: x.reshape(len(x), -1)),
     "polynomial": of_input(lambda x: polynomial(x, 3)),
     "rbf": stateless(lambda p, x: np.exp(-(distances(x, p["centers"]) ** 2) / 2 / p["width"] ** 2)),
     "random_fourier": stateless(lambda p, x: math.sqrt(2 / 5) * np.cos(dense(p, x))),
     "mlp": stateless(lambda p,
         x: dense(p["output"], np.tanh(dense(p["dense"], x.reshape(len(x), -1))))),
-    "autoencoder": stateless(
-        lambda p, x: dense(
-            p["decoder"]["output"],
-            np.tanh(dense(p["decoder"]["dense"], np.tanh(dense(p["encoder"]["dense"], x)))),
-        )
-    ),
+    "autoencoder": stateless(lambda p, x: dense(p["decoder"]["output"],
+        np.tanh(dense(p["decoder"]["dense"], np.tanh(dense(p["encoder"]["dense"], x)))))),
     "perceptron": stateless(lambda p, x: (dense(p, x) > 0) * 1.0),
     "adaline": stateless(dense),
     "lenet5": stateless(lenet5),

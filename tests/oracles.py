@@ -95,8 +95,7 @@ def dice(outputs, targets, *, smooth=1.0):
 
 def masked_mean(values, mask, axis=None):
     mask = np.asarray(mask).astype(bool)
-    total = np.where(mask, f64(values), 0).sum(axis)
-    return total / np.maximum(mask.sum(axis), 1)
+    return np.where(mask, f64(values), 0).sum(axis) / np.maximum(mask.sum(axis), 1)
 
 
 def masked(loss):
@@ -168,10 +167,9 @@ def l2(strength, *, where=is_kernel):
 
 def _penalty(strength, where, size):
     def penalty(params):
-        found = jax.tree_util.tree_flatten_with_path(params)[0]
-        return strength * sum(
-            size(f64(leaf)).sum() for path, leaf in found if where(tuple(k.key for k in path))
-        )
+        leaves = jax.tree_util.tree_flatten_with_path(params)[0]
+        found = [leaf for path, leaf in leaves if where(tuple(k.key for k in path))]
+        return strength * sum(size(f64(leaf)).sum() for leaf in found)
 
     return penalty
 
@@ -181,8 +179,7 @@ def _penalty(strength, where, size):
 
 def top_k_accuracy(outputs, targets, *, k):
     best = np.argsort(-f64(outputs), -1, kind="stable")[..., :k]
-    found = (best == np.asarray(targets)[..., None]).any(-1)
-    return found & ~np.isnan(f64(outputs)).any(-1)
+    return (best == np.asarray(targets)[..., None]).any(-1) & ~np.isnan(f64(outputs)).any(-1)
 
 
 def binary_accuracy(outputs, targets, *, threshold=0.0):
@@ -262,16 +259,14 @@ def to_middle(boxes):
 def ctc_greedy(logits, lengths=None, *, blank=0):
     batch, steps, _ = np.shape(logits)
     lengths = np.full(batch, steps) if lengths is None else np.asarray(lengths)
-    found = [
-        collapsed(np.asarray(z[:n]).argmax(-1), blank) for z, n in zip(logits, lengths, strict=True)
-    ]
+    rows = zip(logits, lengths, strict=True)
+    found = [collapsed(np.asarray(z[:n]).argmax(-1), blank) for z, n in rows]
     labels = [path + [blank] * (steps - len(path)) for path in found]
     return np.array(labels), np.array([len(path) for path in found])
 
 
 def log_probabilities(logits):
-    impossible = f64(logits) <= -1e20
-    return np.where(impossible, -np.inf, log_softmax(np.maximum(f64(logits), -1e30)))
+    return np.where(f64(logits) <= -1e20, -np.inf, log_softmax(np.maximum(f64(logits), -1e30)))
 
 
 def paths_of_states(params, scores, length):
@@ -361,9 +356,8 @@ def rotary(x, positions=None, *, base=10000.0, size=None, interleaved=False):
     positions = np.arange(x.shape[1]) if positions is None else np.asarray(positions)
     angle = positions[..., None] * base ** (-np.arange(0, size, 2) / size)
     turned, kept = x[..., :size], x[..., size:]
-    first, second = (
-        (turned[..., ::2], turned[..., 1::2]) if interleaved else np.split(turned, 2, -1)
-    )
+    neighbors, halves = (turned[..., ::2], turned[..., 1::2]), np.split(turned, 2, -1)
+    first, second = neighbors if interleaved else halves
     z = (first + 1j * second) * np.exp(1j * angle)[..., None, :]
     if interleaved:
         turned = np.stack([z.real, z.imag], -1).reshape(turned.shape)
@@ -415,14 +409,12 @@ def warp(x, matrix, center=None):
     from scipy import ndimage
 
     middle = (np.array(np.shape(x)[1:3]) - 1) / 2
-    found = np.zeros(np.shape(x))
+    found, how = np.zeros(np.shape(x)), {"order": 1, "mode": "grid-constant"}
     for i, image in enumerate(f64(x)):
         back = np.linalg.inv(f64(matrix)[i])
         offset = middle + (0 if center is None else f64(center)[i]) - back @ middle
         for c in range(image.shape[-1]):
-            found[i, ..., c] = ndimage.affine_transform(
-                image[..., c], back, offset, order=1, mode="grid-constant"
-            )
+            found[i, ..., c] = ndimage.affine_transform(image[..., c], back, offset, **how)
     return found
 
 
@@ -493,25 +485,15 @@ BITS = jnp.asarray(RANDOM.integers(0, 2, (5, 4)), jnp.float32)
 KERNELS = {"a": {"kernel": normal(3, 2), "bias": normal(2)}, "b": {"in_kernel": normal(2)}}
 
 REFERENCES = {
-    "data.warp": Reference(
-        warp,
-        (
-            normal(4, 4, 5, 2),
-            jnp.stack([jnp.eye(2), jnp.array([[0, 1], [-1, 0]]), jnp.eye(2), 2 * jnp.eye(2)]),
-            jnp.array([[0, 0], [0.5, 0.5], [0.5, -0.5], [0.5, 0.0]]),
-        ),
-    ),
+    "data.warp": Reference(warp, (normal(4, 4, 5, 2),
+        jnp.stack([jnp.eye(2), jnp.array([[0, 1], [-1, 0]]), jnp.eye(2), 2 * jnp.eye(2)]),
+        jnp.array([[0, 0], [0.5, 0.5], [0.5, -0.5], [0.5, 0.0]]))),
     "layers.sinusoidal": Reference(sinusoidal, (normal(2, 5), 6), {"base": 100.0}),
     "segment_mask": Reference(segment_mask, (np.array([[1, 1, 2, 0], [1, 2, 2, 3]]),)),
     "rotary": Reference(rotary, (normal(2, 5, 3, 8),), {"size": 6, "base": 100.0}),
-    "models.mistake_bound": Reference(
-        mistake_bound,
-        (
-            np.array([[-2.0, 1.0], [3.0, 0.5]]),
-            np.array([0, 1]),
-            {"kernel": np.array([[1.0], [0.5]]), "bias": np.array([0.2])},
-        ),
-    ),
+    "models.mistake_bound": Reference(mistake_bound,
+        (np.array([[-2.0, 1.0], [3.0, 0.5]]), np.array([0, 1]),
+         {"kernel": np.array([[1.0], [0.5]]), "bias": np.array([0.2])})),
     "data.log_mel": Reference(log_mel,
         ([RANDOM.normal(size=900), RANDOM.normal(size=700) * np.linspace(1e-5, 1, 700) ** 3],),
         {"rate": 4000, "hop": 0.012, "bands": 9}),

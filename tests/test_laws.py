@@ -250,10 +250,8 @@ def test_training_output_depends_on_the_input(case: Case):
     """It is not constant: not within one output, and not from one input to another."""
     params = moved(case.params)
     backwards = jax.tree.map(lambda leaf: jnp.asarray(np.flip(leaf)), case.x)
-    y, other = (
-        floats(case._run(params, case.state, x, key=KEY, train=True)[0])[0][0]
-        for x in (case.x, backwards)
-    )
+    run = partial(case._run, params, case.state, key=KEY, train=True)
+    y, other = (floats(run(x)[0])[0][0] for x in (case.x, backwards))
     assert np.ptp(y) > 1e-3 and np.abs(y - other).max() > 1e-3
 
 
@@ -403,9 +401,8 @@ def test_trains_in_float16_as_in_float32(case: Case):
             return sum(errors) / size, {}
 
         trainer = jn.trainer(jn.compose(objective), optax.adam(0.01))
-        start = trainer.init(KEY, jnp.zeros(1))
         step = lambda train_state, _: trainer.step(train_state, jnp.zeros(1))  # noqa: E731
-        end, metrics = jax.lax.scan(step, start, length=100)
+        end, metrics = jax.lax.scan(step, trainer.init(KEY, jnp.zeros(1)), length=100)
         return metrics["loss"], getattr(end.opt_state, "skipped", 0)
 
     run = jax.jit(lambda: [losses(layer) for layer in (case.layer, jn.cast(case.layer, "float16"))])
@@ -453,12 +450,8 @@ def test_types_inside_shard_map_fit(case: Case):
     """With the batch cut among devices, forward and backward; nothing is compiled."""
     mesh = jax.make_mesh((1,), ("data",), (jax.sharding.AxisType.Auto,))
     cut, whole = jax.sharding.PartitionSpec("data"), jax.sharding.PartitionSpec()
-    run = jax.shard_map(
-        lambda *args: _forward_and_backward(case, *args)[0],
-        mesh=mesh,
-        in_specs=(whole, whole, cut, whole),
-        out_specs=cut,
-    )
+    specs = {"in_specs": (whole, whole, cut, whole), "out_specs": cut}
+    run = jax.shard_map(lambda *a: _forward_and_backward(case, *a)[0], mesh=mesh, **specs)
     jax.eval_shape(run, case.params, case.state, case.x, KEY)
 
 
@@ -521,10 +514,8 @@ def test_an_empty_batch_gives_an_empty_output(case: Case):
 
 
 def test_params_that_do_not_fit_raise(case: Case):
-    for params, words in (
-        (case.params | {"surplus": jnp.zeros(2)}, "surplus"),
-        ({}, f"{case.layer.name}/.*got nothing"),
-    ):
+    more = case.params | {"surplus": jnp.zeros(2)}
+    for params, words in ((more, "surplus"), ({}, f"{case.layer.name}/.*got nothing")):
         if params or case.params:
             with pytest.raises(ValueError, match=words):
                 jax.eval_shape(case.layer.apply, params, case.state, case.x)
@@ -596,10 +587,9 @@ def test_the_laws_see_a_broken_layer():
         return x - x.mean(0, keepdims=True), state
 
     broken = jn.Layer(lambda key, x: ({}, {}), apply, "broken")
+    case = Case(Row("broken", lambda: broken, jn.spec((2, 3))))
     with pytest.raises(AssertionError):
-        test_examples_do_not_affect_each_other_in_evaluation(
-            Case(Row("broken", lambda: broken, jn.spec((2, 3))))
-        )
+        test_examples_do_not_affect_each_other_in_evaluation(case)
 
 
 # A batch norm whose training output is 0: it passes every test of shapes and slopes.
@@ -607,8 +597,7 @@ NO_OUTPUT = mutated(norm, "mean.dtype), scale,", "mean.dtype), 0 * scale,").batc
 
 
 @pytest.mark.parametrize("law", [
-    test_output_is_that_of_numpy,
-    test_training_output_depends_on_the_input,
+    test_output_is_that_of_numpy, test_training_output_depends_on_the_input,
     is_evaluation_with_the_statistics_of_the_batch,
 ])  # fmt: skip
 def test_the_laws_see_an_output_of_0_in_training(law):

@@ -17,10 +17,8 @@ KEYS_MAY_REPEAT = True  # a function and its copy are called with one key
 @pytest.mark.parametrize("name", REFERENCES)
 def test_values_are_those_of_numpy(name):
     example = REFERENCES[name]
-    found, wanted = (
-        compiled(operator.attrgetter(name)(jn), example),
-        called(example.compute, example),
-    )
+    found = compiled(operator.attrgetter(name)(jn), example)
+    wanted = called(example.compute, example)
     assert alike(numbers(found), numbers(wanted)), (found, wanted)
 
 
@@ -29,9 +27,10 @@ SLOW = {  # their own tests are fast
 }  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=pytest.mark.slow if n in SLOW else ()) for n in IDENTITIES]
-)
+CASES = [pytest.param(n, marks=pytest.mark.slow if n in SLOW else ()) for n in IDENTITIES]
+
+
+@pytest.mark.parametrize("name", CASES)
 def test_identities_hold(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     restart()
@@ -41,9 +40,8 @@ def test_identities_hold(name, tmp_path, monkeypatch):
 def test_half_a_pixel_is_seen():
     """An identity that moves the image passes all tests that look at random moves."""
     module = importlib.import_module("jaxnet.data.warp")
-    broken = mutated(
-        module, "offset = grid - (size - 1) / 2", "offset = grid - (size - 2) / 2"
-    ).warp
+    line = "offset = grid - (size - 1) / 2"
+    broken = mutated(module, line, line.replace("1", "2")).warp
     example = REFERENCES["data.warp"]
     assert not alike(numbers(compiled(broken, example)), numbers(called(example.compute, example)))
     with pytest.raises(AssertionError):
