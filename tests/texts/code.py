@@ -20,9 +20,8 @@ ORDER = [
 # Always there; every other module is imported where it is used.
 CORE = {"jax", "jaxnet", "numpy", "optax", "safetensors", "tqdm"} | set(sys.stdlib_module_names)
 PRIVATE = ("jax._src", "jaxlib", "jax.core", "jax.interpreters", "jax.extend")
-EXTENDING = [
-    ROOT / "jaxnet/ops" / name for name in ("attention.py", "convolution.py", "native/call.py")
-]
+OPS = ROOT / "jaxnet/ops"
+EXTENDING = OPS / "attention.py", OPS / "convolution.py", OPS / "native/call.py"
 
 
 def part(text: Text) -> str:
@@ -110,9 +109,7 @@ def tests_mirror_the_library(text):
 
 # What is built with the library as a user builds; of `data`, the data sets. Inside the package,
 # these files check their arguments and open files by `services`, as every module does.
-DATASETS = (
-    "bccd", "camvid", "digits", "images", "photos", "scenes", "tfds", "available", "prepare"
-)  # fmt: skip
+DATASETS = "bccd camvid digits images photos scenes tfds available prepare".split()
 # Modules that users import, or that hold constants beside a function of their name.
 PUBLIC = {
     "jaxnet.interop.onnx", "jaxnet.interop.torch", "jaxnet.interop.flax", "jaxnet.interop.export",

@@ -16,10 +16,8 @@ from tests.texts.form import ROOT, Text, at, different, files, rule, text_of
 from tests.texts.pages import findings
 from tests.texts.project import ADDRESS, EXTRAS
 
-MAY_IMPORT = {
-    "IPython", "jax", "jaxnet", "matplotlib", "numpy", "optax", "sacrebleu", "safetensors",
-    "sklearn", *sys.stdlib_module_names,
-}  # fmt: skip
+NAMED = "IPython jax jaxnet matplotlib numpy optax sacrebleu safetensors sklearn".split()
+MAY_IMPORT = {*NAMED, *sys.stdlib_module_names}
 CODE_LINES = 20  # per cell, at most; logic belongs to the library
 # Numbers that a lesson does not compute, by lesson.
 ELSEWHERE = {

@@ -71,9 +71,8 @@ def docstrings_begin_with_an_imperative(text):
 @rule(public, "Sum x.\n-> Array", fine=("Make x.\n-> Layer", "Sum.\n\nReturns:\n  x\n-> Array"))
 def docstrings_say_what_is_returned(text):
     """Plots return a figure, and what makes a layer says so in its first lines."""
-    kinds = re.findall(
-        r"^-> (?!(?:.*\.)?(?:None|Layer|Figure|Initializer|_empty)$).*", text.text, re.M
-    )
+    others = r"^-> (?!(?:.*\.)?(?:None|Layer|Figure|Initializer|_empty)$).*"
+    kinds = re.findall(others, text.text, re.M)
     return [] if re.search(r"^(Returns|Yields):$", text.text, re.M) else kinds
 
 
@@ -82,15 +81,16 @@ def public_functions_have_an_example(text):
     return [] if ">>>" in text.text else ["no example"]
 
 
+ENTRY = r"( *)(\*{0,2}\w[\w.]*(?:, \*{0,2}\w[\w.]*)*): (.*)"
+
+
 def entries(docstring: str) -> Iterator[tuple[str, str, str]]:
     """The section, name and text of each entry; a text is its first line."""
     section, depth = "", 0
     for line in docstring.splitlines():
         if head := re.fullmatch(r"( *)(Args|Fields|Raises|[A-Z][\w ;,]*):", line):
             section, depth = head[2], len(head[1]) + 2
-        elif (
-            entry := re.match(r"( *)(\*{0,2}\w[\w.]*(?:, \*{0,2}\w[\w.]*)*): (.*)", line)
-        ) and len(entry[1]) == depth:
+        elif (entry := re.match(ENTRY, line)) and len(entry[1]) == depth:
             yield section, entry[2], entry[3]
         elif line.strip() and len(line) - len(line.lstrip()) < depth:
             section, depth = "", -1
@@ -326,9 +326,8 @@ def names_exist(text):
     """In the solutions of a lesson too, which no cell runs."""
     found = re.findall(r"(?<!/)\b(jn|optax)((?:\.[a-zA-Z]\w*)+)", text.text)
     for module, names in re.findall(r"\bfrom jaxnet([\w.]*) import ([\w, ]+)", text.text):
-        found += [
-            ("jn", f"{module}.{name.split()[0]}") for name in names.split(",") if name.split()
-        ]
+        imported = [name.split() for name in names.split(",")]
+        found += [("jn", f"{module}.{name[0]}") for name in imported if name]
     for module, name in set(found):
         needs = re.match(r"\.interop\.(flax|haiku|torch)\.", name)
         if needs and find_spec(needs[1]) is None:
@@ -342,11 +341,8 @@ def names_exist(text):
 @rule("README.md", "word " * 701, (r"<img ", ""))
 def the_readme_fits_on_one_screen(text):
     links = len(re.findall(r"\]\((?!http)[^)#]", text.text))
-    return different(
-        (400 < len(text.text.split()) <= 700, True),
-        (text.text.count('<img src="'), 3),
-        (links > 10, True),
-    )
+    count, pictures = len(text.text.split()), text.text.count('<img src="')
+    return different((400 < count <= 700, True), (pictures, 3), (links > 10, True))
 
 
 @rule("colab/*.ipynb", (r'"# ', f'"{CAMVID}0.492. '))

@@ -13,9 +13,7 @@ PROJECT = tomllib.loads(text_of(ROOT / "pyproject.toml").text)["project"]
 NAME, ADDRESS = PROJECT["name"], PROJECT["urls"]["Repository"]
 EXTRAS = PROJECT["optional-dependencies"]
 # Extras for work on jaxnet itself.
-OWN = {
-    "all", "experiments", "full", "lint", "notebooks", "parity", "peers", "site", "start", "test",
-}  # fmt: skip
+OWN = set("all experiments full lint notebooks parity peers site start test".split())
 
 
 def addressed() -> list[Text]:
@@ -47,9 +45,8 @@ def pages_install_what_their_example_needs(text):
     yield from [] if command in text.text else [command]
     if text.path.name == "README.md":
         ends = [" && python -m experiments.digits", " && pytest"]
-        yield from different(
-            ([line.partition('" ')[2] for line in lines], [end[1:] for end in ends])
-        )
+        found = [line.partition('" ')[2] for line in lines]
+        yield from different((found, [end[1:] for end in ends]))
 
 
 @rule("guide/getting_started.md", (r"\| `speech` \|", "| `talk` |"), ("librosa", ""))
