@@ -40,17 +40,14 @@ SEVERAL = "24"  # the lesson on several devices
 SHOWN_LINES = 60  # of the value that a cell displays, at most
 
 notebooks = pytest.mark.parametrize("path", NOTEBOOKS, ids=[path.stem for path in NOTEBOOKS])
-most_are_long = pytest.mark.parametrize(
-    "path",
-    [
-        pytest.param(
-            path,
-            id=path.stem,
-            marks=pytest.mark.slow if path.name[:2] in SHORT else pytest.mark.long,
-        )
-        for path in NOTEBOOKS
-    ],
-)
+
+
+def marked(path: Path):
+    mark = pytest.mark.slow if path.name[:2] in SHORT else pytest.mark.long
+    return pytest.param(path, id=path.stem, marks=mark)
+
+
+most_are_long = pytest.mark.parametrize("path", [marked(path) for path in NOTEBOOKS])
 
 
 def kept_outputs(path: Path) -> list[str]:
@@ -198,37 +195,32 @@ def test_faces_and_ratings_of_the_original_files(there, monkeypatch, tmp_path, c
         np.testing.assert_allclose(names["x"].max((1, 2, 3)), of, rtol=1e-6)
         assert names["y"].tolist() == [0] * 7 + [1] * 7 + [9] * 7
         assert names["test_y"].tolist() == [0] * 3 + [1] * 3 + [9] * 3
-        ratings, held_out, known, asked = (
-            names[n] for n in ("ratings", "held_out", "known", "asked")
-        )
+        ratings, held_out = names["ratings"], names["held_out"]
+        known, asked = names["known"], names["asked"]
         assert not (known & asked).any() and 0.1 < asked.sum() / 630 < 0.3
         both = np.where(known, ratings, np.where(asked, held_out, 99))
         np.testing.assert_array_equal(both, table)
 
 
-@pytest.mark.parametrize("jax_is_there", [True, False])
+@pytest.mark.parametrize("has_jax", [True, False])
 @pytest.mark.parametrize(("command", "file", "device"), [
     ("nvidia-smi", "", ",cuda12"), ("", "/dev/accel0", ",tpu"), ("", "/dev/vfio/0", ",tpu"),
     ("", "", ""),
 ])  # fmt: skip
 @pytest.mark.parametrize("source", ["", "a/jaxnet.whl"])
-def test_what_the_set_up_installs(
-    command, file, device, jax_is_there, source, monkeypatch, tmp_path
-):
+def test_what_the_set_up_installs(command, file, device, has_jax, source, monkeypatch, tmp_path):
     """Its own extra and a device's JAX, but what is there; from an address or from a path."""
-    asked = []
+    asked, there = [], ("matplotlib", "jax")[: 1 + has_jax]
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("JAXNET_SOURCE", source) if source else None
     monkeypatch.setattr("shutil.which", lambda name: name == command)
     monkeypatch.setattr("os.path.exists", lambda name: name == file)
-    monkeypatch.setattr(
-        "importlib.util.find_spec", lambda name: name in ("matplotlib", "jax")[: 1 + jax_is_there]
-    )
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: name in there)
     monkeypatch.setattr("subprocess.run", lambda pip, **_: asked.append(pip) or Failed)
     path = next(path for path in NOTEBOOKS if path.name.startswith("13"))
     with pytest.raises(SystemExit, match="could not install .* Clone jaxnet or upload its wheel"):
         exec("\n".join(first_cells(path, own_extras(path))), {})
-    extras = "data,speech" + ("" if jax_is_there else device)
+    extras = "data,speech" + ("" if has_jax else device)
     place = (tmp_path / source).as_uri() if source else f"git+{ADDRESS}"
     assert asked[0][-2:] == ["-q", f"{NAME}[{extras}] @ {place}"]
 

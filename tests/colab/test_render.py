@@ -90,9 +90,8 @@ def test_it_goes_on_after_a_notebook_that_fails(tmp_path: Path, monkeypatch, cap
         return [folder / f"{path.stem}.html"]
 
     monkeypatch.setattr("colab.render.render", fake)
-    config = Config(only=("01", "03", "06", "07"), output=tmp_path)
     with pytest.raises(RuntimeError, match=r"(?s)^2 of 4 notebooks failed:.*03.*of 03.*06.*of 06$"):
-        run(config)
+        run(Config(only=("01", "03", "06", "07"), output=tmp_path))
     assert done == ["01", "03", "06", "07"]
     assert "07_" in capsys.readouterr().out
 

@@ -37,10 +37,9 @@ def test_from_nowhere_from_a_wheel_and_from_a_clone(clone, tmp_path):
     if built.returncode:
         pytest.skip(f"the wheel cannot be built ({built.stderr.strip()[-200:]})")
     lesson = tmp_path / "lesson.py"
-    lesson.write_text(
-        "\n".join(setup.first_cells(ROOT / "colab" / "01_a.ipynb", ["viz"]))
-        + "\nfrom jaxnet.services.extras import command; print(jn.__file__); print(command('text'))"
-    )
+    code = *setup.first_cells(ROOT / "colab" / "01_a.ipynb", ["viz"]), "print(jn.__file__)"
+    asked = "from jaxnet.services.extras import command", "print(command('text'))"
+    lesson.write_text("\n".join([*code, *asked]))
     (wheel,) = wheels.iterdir()
     there = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | {"JAX_PLATFORMS": "cpu"}
     for source in ("git+http://127.0.0.1:1/jaxnet", str(wheel), str(clone)):
