@@ -4,6 +4,7 @@ They say that an experiment runs, never that its claim is true. Images of a clas
 sentences are drawn from a small vocabulary, and spoken digits are tones.
 """
 
+import itertools
 from typing import Any
 
 import numpy as np
@@ -41,8 +42,7 @@ def _mnist(rng, part, count):
 
 def _camvid(rng, part, count):
     n = count or 8
-    scenes = rng.integers(0, 12, (n, 6, 8, 1))
-    masks = scenes.repeat(20, 1).repeat(20, 2)
+    masks = rng.integers(0, 12, (n, 6, 8, 1)).repeat(20, 1).repeat(20, 2)
     images = 20 * masks + rng.integers(0, 30, (n, 120, 160, 3))
     return {"image": images.astype(np.uint8), "segmentation_mask": masks.astype(np.uint8)}
 
@@ -63,22 +63,15 @@ def _bccd(rng, part, count):
 
 def _spoken(rng, part, count):
     """Each digit a chord of its own, each speaker a pitch: 2 (test) or 4 recordings of each."""
-    waves, digits, speakers, numbers = [], [], [], []
-    for number in range(2) if part == "test" else range(5, 15, 3):
-        for digit in range(10):
-            for place, speaker in enumerate(SPEAKERS):
-                time = np.arange(rng.integers(2000, 3500)) / 8000
-                tones = (300 + 150 * digit) * (1 + 0.02 * place) * np.array([1, 1.7])
-                wave = np.sin(2 * np.pi * tones[:, None] * time).sum(0) + 0.1 * rng.normal(
-                    size=len(time)
-                )
-                waves.append((4000 * wave).astype(np.int16))
-                digits.append(digit)
-                speakers.append(speaker)
-                numbers.append(number)
-    some = slice(count)
-    return {"audio": waves[some], "label": np.array(digits)[some], "speaker": speakers[some],
-            "recording": np.array(numbers)[some]}  # fmt: skip
+    rows, takes = [], range(2) if part == "test" else range(5, 15, 3)
+    for take, digit, (place, speaker) in itertools.product(takes, range(10), enumerate(SPEAKERS)):
+        time = np.arange(rng.integers(2000, 3500)) / 8000
+        tones = (300 + 150 * digit) * (1 + 0.02 * place) * np.array([1, 1.7])
+        wave = np.sin(2 * np.pi * tones[:, None] * time).sum(0) + 0.1 * rng.normal(size=len(time))
+        rows.append(((4000 * wave).astype(np.int16), digit, speaker, take))
+    waves, digits, speakers, takes = map(list, zip(*rows[:count], strict=True))
+    return {"audio": waves, "label": np.array(digits), "speaker": speakers,
+            "recording": np.array(takes)}  # fmt: skip
 
 
 def _sentences(rng, part, count):
@@ -98,8 +91,7 @@ def _plays(rng, part, count):
 
 
 def _faces(rng, part, count):
-    data = _classified((112, 92, 1), rng, part, 20)
-    return data | {"picture": np.arange(20)}
+    return _classified((112, 92, 1), rng, part, 20) | {"picture": np.arange(20)}
 
 
 def _jokes(rng, part, count):

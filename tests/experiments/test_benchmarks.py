@@ -16,7 +16,8 @@ from experiments.benchmarks import __main__ as benchmark
 from experiments.benchmarks import figures, fresh, generation, gpu, layers, measure, report
 from experiments.benchmarks import workloads as w
 from experiments.benchmarks.measure import Row, bootstrap, disagreement, outputs
-from experiments.benchmarks.peers import jax_program
+from experiments.benchmarks.peers import hand, jax_program
+from experiments.benchmarks.peers import ours as own
 
 TINY = {
     "mlp": w.Workload("mlp", w.Mlp((7, 6)), (3, 9)),
@@ -42,14 +43,12 @@ TOLERANCE = measure.TOLERANCE["cpu"]
 @pytest.fixture(scope="module")
 def ours():
     """Workload -> our first outputs."""
-    from experiments.benchmarks.peers import ours as peer
-
     memory = {}
 
     def get(name):
         if name not in memory:
             workload = TINY[name]
-            memory[name] = outputs(peer.build(workload, w.draw_weights(workload), "jaxnet"))
+            memory[name] = outputs(own.build(workload, w.draw_weights(workload), "jaxnet"))
         return memory[name]
 
     return get
@@ -79,8 +78,6 @@ def test_ours_trains(ours):
 
 def test_a_wrong_weight_is_seen(ours):
     """The purpose of the comparison: one bias that is not copied."""
-    from experiments.benchmarks.peers import hand
-
     weights = w.draw_weights(TINY["deep forward"])
     weights["dense_7"]["bias"] = 0 * weights["dense_7"]["bias"]
     found = outputs(hand.build(TINY["deep forward"], weights, ""))
@@ -117,8 +114,7 @@ def test_bootstrap_of_paired_noise_is_exact():
 @pytest.mark.slow
 def test_bootstrap_interval_has_the_width_of_the_median():
     """Independent noise: the median of n normals has the deviation 1.2533 / sqrt(n)."""
-    rng = np.random.default_rng(1)
-    peer, ours = 20 + 0.1 * rng.normal(size=400), np.full(400, 10.0)
+    peer, ours = 20 + 0.1 * np.random.default_rng(1).normal(size=400), np.full(400, 10.0)
     ratio, low, high = bootstrap(list(peer), list(ours))
     assert low < ratio < high and 1.99 < ratio < 2.01
     expected = 2 * 1.96 * 1.2533 * 0.01 / np.sqrt(400)
@@ -139,13 +135,10 @@ def test_resnet_has_the_published_size():
 
 @pytest.mark.long
 def test_weights_fit_jaxnet():
-    from experiments.benchmarks.peers import ours as peer
-
     for workload in [*w.WORKLOADS, *w.GPU_WORKLOADS[:-2], *TINY.values()]:  # not the two large ones
         shape = jax.ShapeDtypeStruct(workload.shape, np.float32)
-        needed, _ = jax.eval_shape(peer.make(workload.net).init, jax.random.key(0), shape)
-        drawn = w.draw_weights(dataclasses.replace(workload, members=1))
-        given = peer.in_layout(workload, drawn)
+        needed, _ = jax.eval_shape(own.make(workload.net).init, jax.random.key(0), shape)
+        given = own.in_layout(workload, w.draw_weights(dataclasses.replace(workload, members=1)))
         assert jax.tree.map(lambda a: a.shape, needed) == jax.tree.map(np.shape, given)
 
 
@@ -226,8 +219,7 @@ def test_a_run_replaces_its_rows_and_those_of_other_versions(tmp_path):
 
 @pytest.mark.slow  # matplotlib is imported
 def test_pictures_of_the_page_are_drawn(tmp_path):
-    paths = figures.draw(tmp_path)
-    assert [path.name for path in paths] == [
+    assert [path.name for path in figures.draw(tmp_path)] == [
         "benchmark_cpu.png", "benchmark_layers.png", "benchmark_gpu.png",
         "benchmark_generation.png",
     ]  # fmt: skip
@@ -278,10 +270,8 @@ def test_samples_are_saved_and_read(tmp_path):
 def test_a_whole_run(tmp_path):
     """Processes, rounds, files: a workload, us and by hand."""
     pytest.importorskip("matplotlib", reason="draws the picture", exc_type=ImportError)
-    config = benchmark.Config(
-        workloads=("MLP 3x64",), peers=("hand",), rounds=2, seconds=0.01, out=tmp_path
-    )
-    rows = benchmark.run(config)
+    few = {"rounds": 2, "seconds": 0.01, "out": tmp_path}
+    rows = benchmark.run(benchmark.Config(workloads=("MLP 3x64",), peers=("hand",), **few))
     assert [row.program for row in rows] == ["jaxnet", "by hand"]
     for row in rows:
         assert len(row.samples) == 2 and 0 < min(row.samples) and not row.note
@@ -298,24 +288,24 @@ def test_a_fresh_process_that_hangs_or_fails_is_reported():
         fresh.in_fresh_process(importlib.import_module, "no_such_module", timeout=60)
 
 
+ONCE = {"rounds": 1, "timeout": 120, "say": lambda line: None}
+
+
 @pytest.mark.long
 def test_first_step_in_a_fresh_process():
-    rows = fresh.run_first_steps(
-        TINY["mlp"], rounds=1, timeout=120, programs=fresh.PROGRAMS[:1], say=lambda line: None
-    )
+    rows = fresh.run_first_steps(TINY["mlp"], programs=fresh.PROGRAMS[:1], **ONCE)
     values = {row.workload: row.samples[0] for row in rows}
     assert list(values)[0] == "mlp: first step, cold" and len(values) == 6
     parts = ("import, cold", "init, cold", "trace, compile, step, cold")
-    assert sum(values[f"mlp: {part}"] for part in parts) == pytest.approx(
-        values["mlp: first step, cold"]
-    )
+    whole = values["mlp: first step, cold"]
+    assert sum(values[f"mlp: {part}"] for part in parts) == pytest.approx(whole)
     assert 50 < values["mlp: peak memory"] < 5000  # MB
 
 
 @pytest.mark.long
 def test_import_times(monkeypatch):
     monkeypatch.setattr(fresh, "IMPORTS", ("jaxnet", "no_such_module"))
-    ours, missing = fresh.run_imports(rounds=1, timeout=120, say=lambda line: None)
+    ours, missing = fresh.run_imports(**ONCE)
     assert len(ours.samples) == 1 and 0 < ours.samples[0] < 120
     assert not missing.samples and "not installed" in missing.note
 
@@ -327,10 +317,8 @@ def test_compile_time():
         assert 0 < fresh.compile_time(2, repeated, net, shape) < 120
 
 
-MARKS = {"MLP": (), "MLP 3x64": ()} | {
-    one.name: pytest.mark.long
-    for one in w.GPU_WORKLOADS[-2:]  # the two large ones
-}
+# The two large ones are long.
+MARKS = {"MLP": (), "MLP 3x64": ()} | {one.name: pytest.mark.long for one in w.GPU_WORKLOADS[-2:]}
 
 
 @pytest.mark.parametrize("workload", [
@@ -339,18 +327,14 @@ MARKS = {"MLP": (), "MLP 3x64": ()} | {
 ])  # fmt: skip
 def test_programs_are_lowered_for_accelerators(workload):
     """Without the accelerator: whatever has no lowering there would stop here."""
-    from experiments.benchmarks.peers import ours as peer
-
     for platform in ("cuda", "tpu"):
-        exported = peer.lower(workload, (platform,))
+        exported = own.lower(workload, (platform,))
         assert exported.platforms == (platform,) and len(exported.mlir_module_serialized) > 1000
 
 
 def test_weights_are_packed_as_cudnn_wants_them():
     """JAX unpacks them; its plain LSTM on them gives ours."""
     from jax.experimental import rnn
-
-    from experiments.benchmarks.peers import hand
 
     layer, x = jn.lstm(4), np.random.default_rng(0).normal(size=(3, 6, 5)).astype(np.float32)
     params, state = layer.init(jax.random.key(0), x)
@@ -371,11 +355,8 @@ def test_a_whole_run_for_accelerators(tmp_path, monkeypatch):
     monkeypatch.setenv("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     monkeypatch.setenv("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.9")
     monkeypatch.setattr(jax_program.product_rate, "__defaults__", (64, 1))
-    tiny = (
-        TINY["mlp"],
-        dataclasses.replace(TINY["transformer"], half=True),
-        dataclasses.replace(TINY["mlp"], name="late"),
-    )
+    half = dataclasses.replace(TINY["transformer"], half=True)
+    tiny = TINY["mlp"], half, dataclasses.replace(TINY["mlp"], name="late")
     config = gpu.Config(
         peers=("hand",), rounds=3, seconds=0.01, timeout=300, tests=False, generation=False,
         out=tmp_path,
@@ -419,15 +400,13 @@ def test_a_program_without_memory_is_recognized():
 ], ids=lambda one: one.name if isinstance(one, w.Workload) else one)  # fmt: skip
 @pytest.mark.filterwarnings("ignore")  # of the peers
 def test_large_nets_have_equal_losses(name, workload):
-    from experiments.benchmarks.peers import ours as peer
-
     if importlib.util.find_spec({"linen": "flax"}.get(name, name)) is None:
         pytest.skip(f"compares with {name}, which is not installed")
     if name == "linen" and isinstance(workload.net, w.MobileNet | w.UNet):
         pytest.skip("is written for jaxnet and PyTorch")
     other = importlib.import_module(f"experiments.benchmarks.peers.{name}")
     weights = w.draw_weights(workload)
-    ours = outputs(peer.build(workload, weights, "jaxnet"), 2)
+    ours = outputs(own.build(workload, weights, "jaxnet"), 2)
     theirs = outputs(other.build(workload, weights, other.variants(workload)[0]), 2)
     tolerance = measure.TOLERANCE["gpu"] if workload.half else (1e-4, 1e-2)
     assert disagreement(theirs, ours, tolerance) == ""

@@ -15,6 +15,21 @@ from experiments import browser_letters
 NET = jn.models.lenet5(classes=10)
 
 
+@pytest.fixture
+def page(tmp_path):
+    if not any(map(shutil.which, board.BROWSERS)):
+        pytest.skip("needs Chromium or Chrome on the PATH")
+    board.write_page(tmp_path / "index.html", board.CANVAS / "lenet5.npz")
+    return tmp_path / "index.html"
+
+
+def check_widths(ask):
+    """The page fits a phone and a wide screen, where it is not of one color."""
+    for width in (390, 1440):
+        assert board.screenshot(ask, width).std() > 0.1
+        assert board.evaluate(ask, "document.documentElement.scrollWidth <= innerWidth")
+
+
 def last_params(file, small, like, names):
     """The params of the last moment, from the bytes that the page reads in the order of `names`."""
     params, _ = jax.eval_shape(small.init, jax.random.key(0), like)
@@ -44,13 +59,10 @@ def test_varied_strokes_stay_on_the_board():
 
 
 @pytest.mark.long
-def test_the_board_computes_what_jaxnet_does(tmp_path):
+def test_the_board_computes_what_jaxnet_does(page, tmp_path):
     """Its logits and contributions of 20 digits, ten drawings, and a page that fits both widths."""
-    if not any(map(shutil.which, board.BROWSERS)):
-        pytest.skip("needs Chromium or Chrome on the PATH")
     small = jn.quantized(NET)
-    digits, labels = jn.data.mnist()[1]
-    digits, labels = digits[:20], labels[:20]
+    digits, labels = (a[:20] for a in jn.data.mnist()[1])
     kinds = "kernel.scale", "bias", "kernel.int8"
     names = [f"{layer}.{kind}" for kind in kinds for layer in board.LAYERS]
     params, state = last_params("lenet5.npz", small, digits[:1], names), {}
@@ -58,8 +70,6 @@ def test_the_board_computes_what_jaxnet_does(tmp_path):
     assert (np.argmax(logits, -1) == labels).mean() > 0.9
     why = jn.inspect.integrated_gradients(small, params, state, digits[:3], labels[:3], steps=64)
 
-    page = tmp_path / "index.html"
-    board.write_page(page, board.CANVAS / "lenet5.npz")
     weights = json.loads((tmp_path / "home" / "moment23.js").read_text().split(", ")[1][:-3])
     with board.opened(page) as ask:
         ask("Network.emulateNetworkConditions", offline=True, latency=0, downloadThroughput=0,
@@ -82,10 +92,7 @@ def test_the_board_computes_what_jaxnet_does(tmp_path):
         assert board.evaluate(ask, "preprocess(new Float32Array(784), 28, 28)") is None
         read = board.evaluate(ask, f"inTurn({json.dumps([board.STROKES[d] for d in range(10)])})")
         assert (np.array(read) == np.arange(10)).sum() >= 9
-        for width in (390, 1440):
-            assert board.screenshot(ask, width).std() > 0.1  # not one color
-            wide = "document.documentElement.scrollWidth <= innerWidth"
-            assert board.evaluate(ask, wide)
+        check_widths(ask)
 
 
 WRITES = """(async () => {
@@ -105,25 +112,17 @@ WRITES = """(async () => {
 
 
 @pytest.mark.long
-def test_the_page_writes_what_jaxnet_does(tmp_path):
+def test_the_page_writes_what_jaxnet_does(page):
     """The logits of 200 letters, three times as far as a block looks back, and 40 letters drawn."""
-    if not any(map(shutil.which, board.BROWSERS)):
-        pytest.skip("needs Chromium or Chrome on the PATH")
     with np.load(board.CANVAS / "letters.npz") as run:
         alphabet, names = str(run["letters"]), [line.split()[0] for line in run["layout"]]
     text = ("ROMEO:\nBut, soft! what light through yonder window breaks?\n" * 4)[:200]
     ids = np.array([[alphabet.index(letter) for letter in text]])
     small = jn.quantized(browser_letters.gpt(len(alphabet)))
-    params = last_params("letters.npz", small, ids[:, :64], names)
-    logits, _ = small.apply(params, {}, ids)
-    page = tmp_path / "index.html"
-    board.write_page(page, board.CANVAS / "lenet5.npz")
+    logits, _ = small.apply(last_params("letters.npz", small, ids[:, :64], names), {}, ids)
     with board.opened(page) as ask:
         said = board.evaluate(ask, WRITES.replace("IDS", json.dumps(ids[0].tolist())))
         np.testing.assert_allclose(said["logits"], logits[0], rtol=1e-3, atol=1e-3)
         assert said["before"] == "ROMEO:\n" and said["bars"] == 8
         assert said["written"].startswith("ROMEO:\n") and set(said["written"]) <= set(alphabet)
-        for width in (390, 1440):
-            board.screenshot(ask, width)
-            wide = "document.documentElement.scrollWidth <= innerWidth"
-            assert board.evaluate(ask, wide)
+        check_widths(ask)

@@ -1,7 +1,6 @@
 """The recipe of airbench94, part by part, and its first steps against PyTorch."""
 
 from functools import partial
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +16,7 @@ from tests.helpers import jit_apply
 WIDTHS, BATCH, STEPS, WHITEN_STEPS = (6, 8, 10), 16, 20, 12
 
 
-def reference(params: Any, x: np.ndarray, y: np.ndarray) -> tuple[list[float], dict[str, Any]]:
+def reference(params, x, y):
     """Net, SGD and look-ahead of legacy/airbench94.py in plain PyTorch: losses, weights."""
     import torch
     from torch import nn
@@ -27,9 +26,8 @@ def reference(params: Any, x: np.ndarray, y: np.ndarray) -> tuple[list[float], d
             super().__init__()
             self.conv1 = nn.Conv2d(inputs, features, 3, padding="same", bias=False)
             self.conv2 = nn.Conv2d(features, features, 3, padding="same", bias=False)
-            self.norm1, self.norm2 = (
-                nn.BatchNorm2d(features, eps=1e-12, momentum=0.4) for _ in range(2)
-            )
+            norm = partial(nn.BatchNorm2d, features, eps=1e-12, momentum=0.4)
+            self.norm1, self.norm2 = norm(), norm()
             self.norm1.weight.requires_grad_(False)
             self.norm2.weight.requires_grad_(False)
             self.pool, self.act = nn.MaxPool2d(2), nn.GELU()
@@ -43,13 +41,13 @@ def reference(params: Any, x: np.ndarray, y: np.ndarray) -> tuple[list[float], d
         nn.Conv2d(3, 24, 2), nn.GELU(), Group(24, a), Group(a, b), Group(b, c),
         nn.MaxPool2d(3), nn.Flatten(), nn.Linear(c, 10, bias=False),
     ).double()  # fmt: skip
-    first: Any = net[0]
+    first = net[0]
     first.weight.requires_grad_(False)
     names = {"0.weight": "whiten", "0.bias": "whiten_bias", "7.weight": "head"}
-    for group in (1, 2, 3):
-        for half in (1, 2):
-            names[f"{group + 1}.conv{half}.weight"] = f"conv_{group}_{half}"
-            names[f"{group + 1}.norm{half}.bias"] = f"norm_{group}_{half}"
+    places = [(group, half) for group in (1, 2, 3) for half in (1, 2)]
+    for group, half in places:
+        names[f"{group + 1}.conv{half}.weight"] = f"conv_{group}_{half}"
+        names[f"{group + 1}.norm{half}.bias"] = f"norm_{group}_{half}"
 
     def ours(tree):
         leaf = np.array(next(iter(tree.values())) if isinstance(tree, dict) else tree)
@@ -64,14 +62,9 @@ def reference(params: Any, x: np.ndarray, y: np.ndarray) -> tuple[list[float], d
     lr, wd = 11.5 / kilostep_scale, 0.0153 * BATCH / kilostep_scale
     trained = [(k, p) for k, p in weights.items() if p.requires_grad]
     norms, others = ([p for k, p in trained if ("norm" in k) == n] for n in (True, False))
-    sgd = torch.optim.SGD(
-        [
-            {"params": norms, "lr": 64 * lr, "weight_decay": wd / (64 * lr)},
-            {"params": others, "lr": lr, "weight_decay": wd / lr},
-        ],
-        momentum=0.85,
-        nesterov=True,
-    )
+    fast = {"params": norms, "lr": 64 * lr, "weight_decay": wd / (64 * lr)}
+    usual = {"params": others, "lr": lr, "weight_decay": wd / lr}
+    sgd = torch.optim.SGD([fast, usual], momentum=0.85, nesterov=True)
 
     def factor(step):
         top = int(STEPS * 0.23)
@@ -92,9 +85,8 @@ def reference(params: Any, x: np.ndarray, y: np.ndarray) -> tuple[list[float], d
     losses = []
     for step in range(STEPS):
         first.bias.requires_grad_(step < WHITEN_STEPS)
-        loss = loss_fn(
-            net(torch.from_numpy(x[step].transpose(0, 3, 1, 2))) / 9, torch.tensor(y[step])
-        )
+        logits = net(torch.from_numpy(x[step].transpose(0, 3, 1, 2))) / 9
+        loss = loss_fn(logits, torch.tensor(y[step]))
         losses.append(loss.item() / BATCH)
         sgd.zero_grad(set_to_none=True)
         loss.backward()
@@ -104,11 +96,7 @@ def reference(params: Any, x: np.ndarray, y: np.ndarray) -> tuple[list[float], d
             look_ahead(0.95**5 * ((step + 1) / STEPS) ** 3)
     look_ahead(1.0)
     found = {mine: weights[name].detach() for name, mine in names.items()}
-    means = {
-        f"norm_{g}_{h}": getattr(net[g + 1], f"norm{h}").running_mean
-        for g in (1, 2, 3)
-        for h in (1, 2)
-    }
+    means = {f"norm_{g}_{h}": getattr(net[g + 1], f"norm{h}").running_mean for g, h in places}
     return losses, {"weights": found, "means": means, "ours": ours}
 
 
@@ -126,9 +114,8 @@ def test_twenty_steps_are_those_of_pytorch(x64):
     losses, theirs = reference(params, x, y)
     batch = lambda step: (data[0][step], data[1][step])  # noqa: E731
     train_state = train_state._replace(params=params)
-    end, found = jax.jit(
-        lambda start: record.train_steps(trainer, start, batch, STEPS, looks_ahead=True)
-    )(train_state)
+    run = lambda start: record.train_steps(trainer, start, batch, STEPS, looks_ahead=True)  # noqa: E731
+    end, found = jax.jit(run)(train_state)
     assert end.params["head"]["kernel"].dtype == jnp.float64
     np.testing.assert_allclose(found["loss"], losses, rtol=1e-9)
     for name, weight in theirs["weights"].items():
@@ -153,13 +140,11 @@ def test_each_photo_is_flipped_in_every_second_epoch_and_seen_once_per_epoch():
     in_epoch, epochs = count // size, 6
     photos = np.zeros((count, 8, 8, 3), np.uint8)
     photos[:, :, 4:] = 255
-    batch = record.batches(
-        jax.random.key(0), (jnp.asarray(photos), jnp.arange(count)), size, in_epoch,
-        epochs * in_epoch,
-    )  # fmt: skip
+    data, steps = (jnp.asarray(photos), jnp.arange(count)), epochs * in_epoch
+    batch = record.batches(jax.random.key(0), data, size, in_epoch, steps)
     flipped = np.full((epochs, count), -1)
     orders = []
-    for step, (x, rows) in enumerate(map(jax.jit(batch), range(epochs * in_epoch))):
+    for step, (x, rows) in enumerate(map(jax.jit(batch), range(steps))):
         left = np.asarray(x[:, :, :3].mean((1, 2, 3)) > x[:, :, 5:].mean((1, 2, 3)))
         assert (flipped[step // in_epoch, rows] == -1).all()
         flipped[step // in_epoch, rows] = left
@@ -203,7 +188,7 @@ def test_whitened_patches_are_uncorrelated_with_variance_1():
 
 
 def test_the_rate_is_a_triangle():
-    schedule: Any = record.triangle(100)
+    schedule = record.triangle(100)
     rate = np.array([float(schedule(step)) for step in range(101)])
     assert rate.argmax() == 23 and rate.max() == 1
     np.testing.assert_allclose(rate[[0, 100]], [0.2, 0.07], rtol=1e-6)
@@ -234,7 +219,7 @@ def test_views_of_a_photo_and_its_mirror_image():
 
 @pytest.mark.parametrize("optimizer", record.OPTIMIZERS)
 def test_the_whitening_kernel_stays_and_its_bias_stops(optimizer):
-    start: Any = {
+    start = {
         "whiten": {"kernel": jnp.ones((2, 2, 3, 4))}, "whiten_bias": jnp.zeros(4),
         "conv_1_1": {"kernel": jnp.ones((3, 3, 4, 2))}, "norm_1_1": {"bias": jnp.zeros(2)},
         "head": {"kernel": jnp.ones((2, 10))},
@@ -250,10 +235,8 @@ def test_the_whitening_kernel_stays_and_its_bias_stops(optimizer):
         bias.append(float(params["whiten_bias"][0]))
     np.testing.assert_array_equal(params["whiten"]["kernel"], start["whiten"]["kernel"])
     assert 0 > bias[0] > bias[1] > bias[2] == bias[3] == bias[5]
-    assert all(
-        (params[name][leaf] < start[name][leaf]).all()
-        for name, leaf in (("conv_1_1", "kernel"), ("norm_1_1", "bias"), ("head", "kernel"))
-    )
+    for name, leaf in (("conv_1_1", "kernel"), ("norm_1_1", "bias"), ("head", "kernel")):
+        assert (params[name][leaf] < start[name][leaf]).all()
 
 
 def test_muon_orthogonalizes_the_step_and_keeps_the_norm_of_kernels():
@@ -261,7 +244,7 @@ def test_muon_orthogonalizes_the_step_and_keeps_the_norm_of_kernels():
     optimizer = record.muon(size=8, steps=10, whiten_steps=3)
     params, grads = ({"conv_1_1": {"kernel": a}} for a in (kernel, slope))
     run = jax.jit(lambda grads, params: optimizer.update(grads, optimizer.init(params), params)[0])
-    updates: Any = jax.device_get(run(grads, params))
+    updates = jax.device_get(run(grads, params))
     normed = kernel * np.sqrt(5) / np.linalg.norm(kernel)
     step = (kernel + updates["conv_1_1"]["kernel"] - normed).reshape(36, 5) / -0.24
     left, _, right = np.linalg.svd(grads["conv_1_1"]["kernel"].reshape(36, 5), full_matrices=False)
@@ -277,7 +260,7 @@ def test_runs_differ_by_seed_and_repeat(optimizer, monkeypatch, tmp_path):
         return load(name, f"{split}[:60]", **options)
 
     monkeypatch.setattr(tfds, "load", few)
-    options: dict[str, Any] = dict(
+    options = dict(
         optimizer=optimizer, width=0.05, epochs=1.5, batch_size=20, bfloat16=optimizer == "muon",
         output=tmp_path,
     )  # fmt: skip

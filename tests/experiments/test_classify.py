@@ -21,23 +21,25 @@ UPDATES = {  # the first two updates for gradients 2 and 1 and a rate that stays
 }
 
 
+def updates(optimizer, gradients):
+    """Those of a number that starts at 0."""
+    state, given = optimizer.init(jnp.zeros(())), []
+    for gradient in gradients:
+        update, state = optimizer.update(jnp.float32(gradient), state, jnp.zeros(()))
+        given.append(float(update))
+    return given
+
+
 @pytest.mark.parametrize("name", UPDATES)
 def test_each_name_is_its_rule(name):
     optimizer = make_optimizer(Training(optimizer=name, learning_rate=0.1), steps=10**9)
-    state, given = optimizer.init(jnp.zeros(())), []
-    for gradient in (2.0, 1.0):
-        update, state = optimizer.update(jnp.float32(gradient), state, jnp.zeros(()))
-        given.append(float(update))
-    np.testing.assert_allclose(given, UPDATES[name], rtol=1e-4)
+    np.testing.assert_allclose(updates(optimizer, (2.0, 1.0)), UPDATES[name], rtol=1e-4)
 
 
 def test_the_rate_falls_to_0_over_the_steps():
     optimizer = make_optimizer(Training(optimizer="sgd", learning_rate=0.4), steps=10)
-    state, given = optimizer.init(jnp.zeros(())), []
-    for _ in range(11):
-        update, state = optimizer.update(jnp.ones(()), state)
-        given.append(-float(update))
-    assert given[0] == pytest.approx(0.4) and given[5] == pytest.approx(0.2)
+    given = updates(optimizer, [1.0] * 11)
+    assert given[0] == pytest.approx(-0.4) and given[5] == pytest.approx(-0.2)
     assert given[10] == pytest.approx(0, abs=1e-7)
 
 
@@ -57,7 +59,7 @@ def test_wrong_options(wrong):
 def test_a_recipe_scales_the_usual_rate_and_no_given_one():
     def rate(**options):
         optimizer = make_optimizer(Training(optimizer="sgd", **options), steps=5, scale=3.0)
-        return -float(optimizer.update(jnp.ones(()), optimizer.init(jnp.zeros(())))[0])
+        return -updates(optimizer, [1.0])[0]
 
     assert rate() == pytest.approx(0.3)
     assert rate(learning_rate=0.7) == pytest.approx(0.7)
@@ -76,9 +78,8 @@ def test_the_last_epochs_see_images_as_they_are(tmp_path):
 @pytest.mark.slow
 def test_pictures_name_the_classes(monkeypatch, tmp_path):
     seen = {}
-    monkeypatch.setattr(
-        jn.viz, "save", lambda figure, path, **_: seen.setdefault(path.stem, figure)
-    )
+    keep = lambda figure, path, **_: seen.setdefault(path.stem, figure)  # noqa: E731
+    monkeypatch.setattr(jn.viz, "save", keep)
     recipe = SOFTMAX._replace(names=["oak", "elm", "ash", "fir"])
     x, y = shapes(30, 1)
     options = Training(epochs=12, batch_size=16, optimizer="sgd", output=tmp_path)

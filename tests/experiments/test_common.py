@@ -96,9 +96,8 @@ def test_mean_and_deviation_as_text():
     assert common.mean_std([0.98, 0.99, 1.0]) == "99.00 ± 1.00%"
     assert common.mean_std([1.0, 3.0], ".1f", ends=True) == "2.0 ± 1.4 (1.0 to 3.0)"
     assert common.mean_std([0.5], ends=True) == "50.00%"
-    assert common.deviation([1.0, 3.0]) == pytest.approx(2**0.5) and np.isnan(
-        common.deviation([1.0])
-    )
+    assert common.deviation([1.0, 3.0]) == pytest.approx(2**0.5)
+    assert np.isnan(common.deviation([1.0]))
 
 
 def test_examples_per_class_are_drawn_once():
@@ -112,9 +111,8 @@ def test_examples_per_class_are_drawn_once():
 def test_epochs_of_a_training_from_scratch(capsys):
     x = np.linspace(-1, 1, 9, dtype=np.float32)[:, None]
     trainer = jn.trainer(jn.supervised(jn.dense(1), optax.squared_error), optax.sgd(0.1))
-    epochs = common.run_epochs(
-        trainer, (x, 2 * x), seed=0, epochs=12, batch_size=4, evaluate=(x, x)
-    )
+    options = {"seed": 0, "epochs": 12, "batch_size": 4}
+    epochs = common.run_epochs(trainer, (x, 2 * x), evaluate=(x, x), **options)
     assert [epoch.number for epoch in epochs] == [*range(1, 13)]
     assert epochs[-1].train["loss"] < epochs[0].train["loss"] and epochs[-1].evaluation is not None
     assert capsys.readouterr().out.count("epoch") == 6
@@ -123,10 +121,9 @@ def test_epochs_of_a_training_from_scratch(capsys):
 def test_figures_are_saved_and_named(tmp_path):
     figure = new_figure(3, 2)
     axes = figure.subplots()
-    two = {10: np.array([0.5, 0.7]), 0: np.array([0.9, 0.9])}
-    common.plot_by_labels(
-        axes, {"ours": two, "theirs": {10: np.array([0.4]), 0: np.array([0.8])}}, 0.1
-    )
+    ours = {10: np.array([0.5, 0.7]), 0: np.array([0.9, 0.9])}
+    theirs = {10: np.array([0.4]), 0: np.array([0.8])}
+    common.plot_by_labels(axes, {"ours": ours, "theirs": theirs}, 0.1)
     assert [label.get_text() for label in axes.get_xticklabels()] == ["10", "all"]
     (path,) = common.save({"accuracy": figure}, tmp_path / "new")
     assert path == tmp_path / "new" / "accuracy.png" and path.stat().st_size > 1000

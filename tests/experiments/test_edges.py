@@ -1,5 +1,6 @@
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
@@ -15,9 +16,8 @@ pytest.importorskip("PIL", reason="reads the photographs")
 @pytest.mark.long
 def test_the_claim_at_a_smaller_size(tmp_path):
     """More than half of the filters are Gabor functions; all of them would be suspicious."""
-    config = edges.Config(
-        size=8, components=32, patches=12_000, features=36, epochs=40, output=tmp_path
-    )
+    sizes = {"size": 8, "components": 32, "patches": 12_000, "features": 36}
+    config = edges.Config(**sizes, epochs=40, output=tmp_path)
     results = edges.run(config)
     assert 0.5 < results.shares["learned"][0] <= 1 and results.oriented[0] > 0.5
     assert results.oriented[0] <= results.shares["learned"][0]
@@ -77,8 +77,6 @@ def test_the_claim_with_fewer_epochs(tmp_path):
 
 
 def test_the_first_output_is_the_mean_image():
-    import jax
-
     mean = np.linspace(0.02, 0.9, 64)
     net, _ = autoencoder.make("plain", mean, autoencoder.SIZES["digits"])
     params, _ = net.init(jax.random.key(0), np.zeros((1, 64), np.float32))
@@ -88,8 +86,6 @@ def test_the_first_output_is_the_mean_image():
 
 def test_contraction_of_one_sigmoid_layer():
     """Σ_j (h_j (1 - h_j))² Σ_i W_ij², Rifai et al. 2011, equation 5; the estimate is unbiased."""
-    import jax
-
     x = np.random.default_rng(0).uniform(size=(6, 7)).astype(np.float32)
     net = tied_autoencoder(3)
     params, state = jax.device_get(net.init(jax.random.key(0), x))

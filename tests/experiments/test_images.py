@@ -4,8 +4,6 @@ import csv
 import subprocess
 import sys
 from functools import partial
-from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +16,7 @@ from experiments import bccd, camvid, cifar10, digits, finetune, mnist, self_sup
 from experiments.classify import make_optimizer
 from experiments.self_supervised import Config
 from tests.helpers import close
+from tests.pages import ROOT
 
 
 @pytest.fixture
@@ -27,16 +26,14 @@ def few(few_examples):
 
 @pytest.mark.long
 def test_lenet5_learns_in_an_epoch_and_is_drawn(few, tmp_path):
-    config = mnist.Config(
-        model="lenet5", epochs=1, batch_size=20, train_size=800, data_dir=few, output=tmp_path
-    )
-    results = mnist.run(config)
-    assert 0.3 < results.accuracies[0] < 0.97
+    sizes = {"epochs": 1, "batch_size": 20, "train_size": 800}
+    config = mnist.Config(model="lenet5", data_dir=few, output=tmp_path, **sizes)
+    assert 0.3 < mnist.run(config).accuracies[0] < 0.97
 
 
 @pytest.mark.slow
 def test_augment_hands_over_changed_images(few, monkeypatch, tmp_path):
-    seen: list[Any] = []
+    seen = []
     monkeypatch.setattr(mnist, "classify", lambda recipe, *_: seen.append(recipe.augment))
     for augment in (False, True):
         mnist.run(mnist.Config(augment=augment, data_dir=few, output=tmp_path))
@@ -44,15 +41,11 @@ def test_augment_hands_over_changed_images(few, monkeypatch, tmp_path):
     x = jnp.zeros((50, 28, 28, 1)).at[:, 9:19, 13:15].set(1.0)
     y = jax.jit(seen[1])(jax.random.key(0), x)[..., 0]
     assert y.shape == (50, 28, 28)
-    heights = (y.max(2) > 0.3).sum(
-        1
-    )  # of a stroke of 10: 9 to 11 pixels, rotated and deformed a little
+    # Of a stroke of 10: 9 to 11 pixels, rotated and deformed a little.
+    heights = (y.max(2) > 0.3).sum(1)
     assert 7 <= heights.min() < heights.max() <= 14
     firsts = (y.max(2) > 0.3).argmax(1)
     assert 5 <= firsts.min() <= 7 and 11 <= firsts.max() <= 13  # shifted by up to 2
-
-
-ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.long
@@ -70,9 +63,8 @@ def test_the_claim_with_fewer_epochs(tmp_path):
 @pytest.mark.long
 def test_runs_as_a_command(tmp_path):
     command = [sys.executable, "-m", "experiments.digits", "--model", "softmax", "--epochs", "1"]
-    ended = subprocess.run(
-        [*command, "--output", str(tmp_path)], cwd=ROOT, capture_output=True, text=True, check=True
-    )
+    options = {"cwd": ROOT, "capture_output": True, "text": True, "check": True}
+    ended = subprocess.run([*command, "--output", str(tmp_path)], **options)
     assert "of the test images are classified correctly" in ended.stdout
     assert "output" in ended.stdout and "650" in ended.stdout  # the summary's table
     assert (tmp_path / "curves.png").is_file()
@@ -145,9 +137,8 @@ def test_curves_are_written_after_each_epoch_and_pictures_at_the_end(
             lines.append((tmp_path / "fast/curves_0.csv").read_text().splitlines())
 
     monkeypatch.setattr(jn, "fit", watched)
-    config = cifar10.Config(
-        epochs=2, batch_size=25, cutout=4, data_dir=few_examples(200, 50), output=tmp_path
-    )
+    folder = few_examples(200, 50)
+    config = cifar10.Config(epochs=2, batch_size=25, cutout=4, data_dir=folder, output=tmp_path)
     results = cifar10.run(config)
     assert [len(written) for written in lines] == [2, 3]  # the head and the epochs so far
     assert lines[0] == lines[1][:2]
@@ -157,9 +148,8 @@ def test_curves_are_written_after_each_epoch_and_pictures_at_the_end(
     assert [row["epoch"] for row in rows] == ["1", "2"]
     for name in ("train_loss", "train_accuracy", "test_loss", "test_accuracy"):
         part, metric = name.replace("test", "evaluation").split("_")
-        np.testing.assert_allclose(
-            [float(row[name]) for row in rows], results.history[metric][part], atol=1e-6
-        )
+        found = [float(row[name]) for row in rows]
+        np.testing.assert_allclose(found, results.history[metric][part], atol=1e-6)
     assert 0 < float(rows[0]["s"]) < float(rows[1]["s"])
 
 
@@ -180,10 +170,8 @@ def test_the_fast_net_is_small_and_costs_a_third_of_resnet20():
 
 @pytest.mark.slow
 def test_the_rate_rises_for_a_fifth_and_falls_and_kernels_alone_decay():
-    config = cifar10.Config(learning_rate=0.5, weight_decay=0.01)
-    optimizer = make_optimizer(config, steps=100)
-    params: Any = {"kernel": jnp.ones(()), "bias": jnp.ones(())}
-    update: Any
+    optimizer = make_optimizer(cifar10.Config(learning_rate=0.5, weight_decay=0.01), steps=100)
+    params = {"kernel": jnp.ones(()), "bias": jnp.ones(())}
     state = optimizer.init(params)
     zero = jax.tree.map(jnp.zeros_like, params)
     update, _ = optimizer.update(zero, state, params)
@@ -204,10 +192,8 @@ def test_methods_are_compared(few_examples, monkeypatch, tmp_path):
     monkeypatch.setattr(finetune, "RATES", (3e-3,))
     names = ("trunk frozen", "convolutions frozen", "trunk at a tenth of the rate")
     monkeypatch.setattr(finetune, "METHODS", {name: finetune.METHODS[name] for name in names})
-    folder = few_examples(1800, 300)
-    config = finetune.Config(
-        labels=(10,), pretrain_epochs=1, seeds=2, data_dir=folder, output=tmp_path
-    )
+    sizes = {"labels": (10,), "pretrain_epochs": 1, "seeds": 2}
+    config = finetune.Config(**sizes, data_dir=few_examples(1800, 300), output=tmp_path)
     results = finetune.run(config)
     assert 0.5 < results.before < 1
     assert all(a[10].shape == (2,) for a in results.accuracies.values())
@@ -234,10 +220,8 @@ def test_the_trunk_comes_from_the_trained_net():
 
 
 def test_parts_and_rates():
-    params = {
-        "lenet5": {name: {"kernel": jnp.ones(2)} for name in ("c1", "f6")},
-        "head": {"bias": jnp.ones(2)},
-    }
+    trunk = {name: {"kernel": jnp.ones(2)} for name in ("c1", "f6")}
+    params = {"lenet5": trunk, "head": {"bias": jnp.ones(2)}}
     assert finetune.parts(params) == {
         "lenet5": {"c1": {"kernel": "convolutions"}, "f6": {"kernel": "dense"}},
         "head": {"bias": "head"},
@@ -258,8 +242,7 @@ def test_the_contrastive_loss_is_that_of_optax():
     y = jax.random.normal(jax.random.key(0), (10, 4))
     pairs = jnp.tile(jnp.arange(5), 2)
     found = jax.value_and_grad(lambda y: self_supervised.contrastive(y, 0.1).mean())(y)
-    wanted = jax.value_and_grad(lambda y: optax.ntxent(y, pairs, 0.1))(y)
-    close(found, wanted, 1e-4, 1e-6)
+    close(found, jax.value_and_grad(lambda y: optax.ntxent(y, pairs, 0.1))(y), 1e-4, 1e-6)
 
 
 def test_the_losses_of_the_two_views_of_an_image_are_averaged():

@@ -8,19 +8,9 @@ import pytest
 import jaxnet as jn
 from experiments import backpropagation as bp
 from experiments import compressed_sensing as cs
-from experiments import (
-    dbn,
-    features,
-    greedy,
-    hmm,
-    inside,
-    invariance,
-    optimizers,
-    perceptron,
-    rbm,
-    universal,
-)
+from experiments import dbn, features, greedy, hmm, inside, invariance, perceptron, rbm, universal
 from experiments.invariance import change, rotation, scale, shear
+from experiments.optimizers import RULES
 from tests.helpers import close
 
 
@@ -73,10 +63,6 @@ def test_the_function_is_continuous_and_has_two_kinks():
 
 @pytest.mark.slow
 def test_units_rise_in_different_places():
-    import jax
-
-    import jaxnet as jn
-
     params, _ = universal.net(100).init(jax.random.key(0), jn.spec((2, 1)))
     places = -params["dense"]["bias"] / params["dense"]["kernel"][0]
     assert 0.3 < (np.abs(places) < 1).mean() < 0.7
@@ -112,9 +98,8 @@ def test_pixels_are_drawn_by_their_grey_value():
 def test_fine_tuning_starts_from_the_given_params():
     (x, y), test = jn.data.digits()
     train, test = (x[:300].reshape(-1, 64), y[:300]), (test[0].reshape(-1, 64), test[1])
-    net = jn.models.mlp([30, 10])
     dead = {"dense": {"kernel": jnp.zeros((64, 30)), "bias": jnp.full(30, -9.0, jnp.float32)}}
-    chance = dbn.fine_tune(0, net, dead, train, test, 60)
+    chance = dbn.fine_tune(0, jn.models.mlp([30, 10]), dead, train, test, 60)
     assert 0 < chance < 0.2  # dead units stay dead, whatever is above them
 
 
@@ -123,11 +108,8 @@ def test_vowels_become_state_0_and_nothing_else_changes():
     x = hmm.lines("babe " * 50, 250)
     logits = np.full((2, 27), -9.0)
     logits[0, [1, 26]] = logits[1, [0, 4]] = 0  # state 1 emits the vowels
-    params = {
-        "start": np.array([0.3, 0.7]),
-        "transition": np.array([[0.1, 0.2], [0.3, 0.4]]),
-        "emission": {"logits": logits},
-    }
+    start, transition = np.array([0.3, 0.7]), np.array([[0.1, 0.2], [0.3, 0.4]])
+    params = {"start": start, "transition": transition, "emission": {"logits": logits}}
     ordered = hmm.vowels_first(params, x)
     assert ordered["start"].tolist() == [0.7, 0.3]
     assert ordered["transition"].tolist() == [[0.4, 0.3], [0.2, 0.1]]
@@ -154,9 +136,8 @@ def test_share_of_letters_in_the_state_of_their_kind():
 def test_the_smallest_and_the_largest_change_are_measured_with_and_without_augmentation(
     few_examples, tmp_path
 ):
-    config = invariance.Config(
-        steps=3, epochs=1, batch_size=32, seeds=2, data_dir=few_examples(500, 100), output=tmp_path
-    )
+    sizes = {"steps": 3, "epochs": 1, "batch_size": 32, "seeds": 2}
+    config = invariance.Config(**sizes, data_dir=few_examples(500, 100), output=tmp_path)
     results = invariance.run(config)
     assert [name.split(",")[0] for name in results.accuracies] == ["rotation", "shear", "scale"]
     for panel in results.accuracies.values():
@@ -208,8 +189,7 @@ def test_half_way():
 
 @pytest.mark.slow
 def test_phase_plot_is_black_and_white_on_the_two_sides_of_theory():
-    config = cs.Config(unknowns=60, cells=4, trials=5, steps=150)
-    recovered, sparse, counts = cs.phase(config)
+    recovered, sparse, counts = cs.phase(cs.Config(unknowns=60, cells=4, trials=5, steps=150))
     assert sparse.tolist() == [12, 24, 36, 48] and counts.tolist() == [15, 30, 45, 60]
     needed = cs.theory(sparse / 60)[:, None]
     measured = counts / 60
@@ -245,9 +225,7 @@ def test_a_digit_is_recovered():
 
 @pytest.mark.slow
 def test_every_optimizer_of_the_record_falls_on_a_parabola():
-    import jax.numpy as jnp
-
-    for name, rule in optimizers.RULES.items():
+    for name, rule in RULES.items():
         optimizer = rule.make(learning_rate=0.1)
         w = jnp.ones(3)
         memory = optimizer.init(w)
@@ -261,11 +239,10 @@ def test_every_optimizer_of_the_record_falls_on_a_parabola():
 def test_methods_are_compared_on_few_and_all_labels(few_examples, monkeypatch, tmp_path):
     monkeypatch.setattr(greedy, "VALIDATION", 300)
     monkeypatch.setattr(greedy, "EPOCHS", {10: 30, greedy.ALL: 2})
-    config = greedy.Config(
+    results = greedy.run(greedy.Config(
         labels=(10, greedy.ALL), methods=("none", "k-means", "random data vectors"),
         features=(20,), unlabeled=400, seeds=2, data_dir=few_examples(1500, 300), output=tmp_path,
-    )  # fmt: skip
-    results = greedy.run(config)
+    ))  # fmt: skip
     for found in results.accuracies.values():
         assert {n: a.shape for n, a in found.items()} == {10: (2,), greedy.ALL: (2,)}
         assert all(0.2 < a.mean() < 0.9 for a in found.values())
@@ -274,13 +251,10 @@ def test_methods_are_compared_on_few_and_all_labels(few_examples, monkeypatch, t
 
 @pytest.mark.long
 def test_a_tiny_run(few_examples, tmp_path):
-    data_dir = few_examples(300, 300)
-    results = features.run(
-        features.Config(
-            features=36, train_size=250, test_size=200, epochs=100, seeds=1, centers=(10, 50),
-            data_dir=data_dir, output=tmp_path,
-        )
-    )  # fmt: skip
+    results = features.run(features.Config(
+        features=36, train_size=250, test_size=200, epochs=100, seeds=1, centers=(10, 50),
+        data_dir=few_examples(300, 300), output=tmp_path,
+    ))  # fmt: skip
     assert [name.split(",")[0] for name in results.accuracies] == [
         "pixels", "random weights", "PCA whitening", "random digits", "k-means", "k-means",
         "sparse coding", "sparse coding", "sparse coding",
@@ -419,17 +393,15 @@ def test_two_means_see_a_triangle():
     found = inside.effective_field(net, params, state, x, "conv_1", fields)
     side = np.array([1, 2, 3, 2, 1]) / 3
     np.testing.assert_allclose(found, np.pad(np.outer(side, side), [(2, 2), (3, 3)]), atol=1e-6)
-    figure = inside.draw_fields(np.zeros((9, 11, 1)), fields, {"conv_1": found})
-    left, right = figure.axes
+    left, right = inside.draw_fields(np.zeros((9, 11, 1)), fields, {"conv_1": found}).axes
     assert [p.get_label() for p in left.patches] == ["conv_1, 5×5"]
     assert right.get_title() == "conv_1" and right.patches[0].get_xy() == (2.5, 1.5)
     np.testing.assert_array_equal(right.images[0].get_array(), found)
 
 
 def test_the_inner_quarter():
-    fields = jn.inspect.receptive_fields(
-        jn.serial(jn.conv(1, 8, padding=4)), jn.spec((1, 20, 20, 1))
-    )
+    net = jn.serial(jn.conv(1, 8, padding=4))
+    fields = jn.inspect.receptive_fields(net, jn.spec((1, 20, 20, 1)))
     field = np.zeros((20, 20))
     (top, left), size = fields.starts["conv"], fields.fields["conv"]
     assert size == (8, 8)

@@ -15,11 +15,10 @@ from experiments.records import Command, Figures, Picture, Record, higher, lower
 pytest.importorskip("tyro", reason="needs the extra jaxnet-toolkit[experiments]")
 
 
-def record(title, **other):
-    """A made-up record with two rows."""
+def fields(**other):
+    """Those of a made-up record with two rows."""
     given = {
         "topic": "images",
-        "title": title,
         "verdict": "Supported",
         "sentence": "Ours is better: 99.0%.",
         "columns": ("net", *higher("accuracy (%)"), *lower("time (s)")),
@@ -29,7 +28,11 @@ def record(title, **other):
         "key": "99.0%",
         "baseline": "theirs",
     }
-    return Record(**given | other)
+    return given | other
+
+
+def record(title, **other):
+    return Record(**fields(title=title, **other))
 
 
 MLP = Command("--model mlp --seeds 5", 900, "3 min per seed")
@@ -111,9 +114,8 @@ def test_a_page_begins_with_its_pictures(two):
     image = '<img src="../pictures/one.png" height="120" alt="Curves" title="99.0%">'
     small = f'<a href="#ours-is-measured">{image}</a>'
     assert text.index(small) < text.index("## Ours is measured")
-    assert small.replace("../", "").replace("#", "results/speech.md#") in pages.index(
-        rows.findings()
-    )
+    in_index = small.replace("../", "").replace("#", "results/speech.md#")
+    assert in_index in pages.index(rows.findings())
 
 
 def test_the_index_counts_the_findings_of_a_topic(two):
@@ -188,8 +190,7 @@ def test_every_command_says_its_time_and_most_are_short_enough_to_rerun():
 
 
 def test_a_run_keeps_the_output_and_reports_failures(two, tmp_path, capsys):
-    ended = rows.run(rows.Config(minutes=1, list=True, output=tmp_path))
-    assert ended == []
+    assert rows.run(rows.Config(minutes=1, list=True, output=tmp_path)) == []
     assert "1/2  python -m experiments.a --seeds 5  (took 14 s)" in capsys.readouterr().out
     with pytest.raises(SystemExit):  # there is no experiments/a.py
         rows.main(["--only", "a", "--minutes", "1", "--output", str(tmp_path)])
@@ -211,23 +212,18 @@ def test_pages_are_written_between_their_markers(two, tmp_path, monkeypatch):
     rows.run(rows.Config(table=True))
     for text in (path.read_text(), page.read_text()):
         assert text.startswith("above\n") and text.endswith("below\n") and "outdated" not in text
-    assert sorted(file.name for file in (tmp_path / "results").iterdir()) == [
-        "images.md", "speech.md"
-    ]  # fmt: skip
+    names = sorted(file.name for file in (tmp_path / "results").iterdir())
+    assert names == ["images.md", "speech.md"]
 
 
-RIGHT = {
-    "topic": "images",
-    "title": "Ours is better than LeNet-5's",
-    "verdict": "Supported",
-    "sentence": "The error is 1.5% in 5 seeds.",
-    "columns": ("net", *lower("error (%)"), "largest difference"),
-    "rows": (("LeNet-5", "2.0 ± 0.1", "6.4e-9"), ("ours", "1.5 (1.4 to 1,000)", "search")),
-    "commands": (Command("--seeds 5", 1),),
-    "seeds": 5,
-    "key": "1.5%, LeNet-5 2.0 ± 0.1%",
-    "baseline": "LeNet-5",
-}
+RIGHT = fields(
+    title="Ours is better than LeNet-5's",
+    sentence="The error is 1.5% in 5 seeds.",
+    columns=("net", *lower("error (%)"), "largest difference"),
+    rows=(("LeNet-5", "2.0 ± 0.1", "6.4e-9"), ("ours", "1.5 (1.4 to 1,000)", "search")),
+    key="1.5%, LeNet-5 2.0 ± 0.1%",
+    baseline="LeNet-5",
+)
 
 
 def test_the_history_of_the_options_is_no_source():

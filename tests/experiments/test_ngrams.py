@@ -11,8 +11,7 @@ def test_counts_are_mixed_with_those_of_shorter_contexts():
 
 
 def test_probabilities_of_all_letters_sum_to_1():
-    text = np.random.default_rng(0).integers(0, 4, 60)
-    tables = count(text, 3, 4)
+    tables = count(np.random.default_rng(0).integers(0, 4, 60), 3, 4)
     for context in ([0, 1], [3, 3], [2, 0]):
         each = [probabilities(tables, np.array([*context, c]), 4) for c in range(4)]
         np.testing.assert_allclose([sum(p[n][-1] for p in each) for n in range(3)], 1)

@@ -6,12 +6,8 @@ import numpy as np
 import pytest
 
 import jaxnet as jn
-from experiments.random_projections import (
-    basis_pursuit,
-    distortion,
-    projection_features,
-    random_projection,
-)
+from experiments import random_projections
+from experiments.random_projections import basis_pursuit, distortion, projection_features
 from tests.helpers import jit_apply, refuses
 
 
@@ -94,7 +90,7 @@ def test_distances_are_kept_as_theory_says():
     """‖y‖²/‖x‖² has variance 2/m for dense vectors."""
     features, points = 200, 60
     x = np.random.default_rng(0).normal(size=(points, 800)).astype(np.float32)
-    layer = random_projection(features)
+    layer = random_projections.random_projection(features)
     params, state = layer.init(jax.random.key(5), x)
     y, _ = jit_apply(layer, params, state, x)
     found = distortion(x, y)
@@ -110,7 +106,7 @@ def test_distances_are_kept_as_theory_says():
 
 @pytest.mark.slow
 def test_projection_is_a_dense_layer():
-    layer = random_projection(4)
+    layer = random_projections.random_projection(4)
     params, state = layer.init(jax.random.key(0), jn.spec((3, 5)))
     assert params["kernel"].shape == (5, 4) and list(params) == ["kernel"] and state == {}
     dense = jn.dense(4, use_bias=False)
@@ -121,8 +117,7 @@ def test_projection_is_a_dense_layer():
 
 def test_distortion_by_hand():
     x = np.array([[0.0, 0], [3, 4], [3, 4], [6, 8]])
-    found = distortion(x, 2 * x)
-    np.testing.assert_array_equal(found, [3, 3, 3, 0, 3, 3])
+    np.testing.assert_array_equal(distortion(x, 2 * x), [3, 3, 3, 0, 3, 3])
     broken = distortion(x, np.array([[0.0], [5], [6], [10]]))
     np.testing.assert_allclose(broken, [0, 0.44, 0, np.inf, 0, -0.36], atol=1e-12)
     np.testing.assert_allclose(distortion(np.eye(2), 2 * np.eye(2)), [3])  # of two points

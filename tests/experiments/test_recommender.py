@@ -8,9 +8,8 @@ NAN = np.nan
 
 def test_means_of_joke_and_person_by_hand():
     """Person 0 is 1 above the means of the jokes, person 1 is 1 below."""
-    train = listed(np.float32([[5, 1], [3, -1]]))
     test = Ratings(np.array([[0, 1], [1, 0]]), np.float32([[2], [3]]))
-    found = means(train, test, people=2, jokes=2)
+    found = means(listed(np.float32([[5, 1], [3, -1]])), test, people=2, jokes=2)
     assert found["mean of all"].tolist() == [2, 2]
     assert found["mean of the joke"].tolist() == [0, 4]
     assert found["mean of the person"].tolist() == [3, 1]

@@ -1,3 +1,5 @@
+import itertools
+
 import numpy as np
 import pytest
 
@@ -58,12 +60,10 @@ def test_photos_are_flipped_and_shifted():
     found = set()
     for a, b in zip(x, y, strict=True):
         padded = np.pad(a, ((1, 1), (1, 1), (0, 0)))
-        for flip in (False, True):
-            for i in range(3):
-                for j in range(3):
-                    cut = padded[i : i + 6, j : j + 5]
-                    if np.array_equal(cut[:, ::-1] if flip else cut, b):
-                        found.add((flip, i, j))
+        for flip, i, j in itertools.product((False, True), range(3), range(3)):
+            cut = padded[i : i + 6, j : j + 5]
+            if np.array_equal(cut[:, ::-1] if flip else cut, b):
+                found.add((flip, i, j))
     assert len(found) == 18
 
 

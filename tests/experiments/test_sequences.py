@@ -112,11 +112,10 @@ def test_metrics_by_hand():
 
 @pytest.mark.long
 def test_a_stack_of_frames_learns_directions(few_examples, tmp_path):
-    config = md.Config(
+    results = md.run(md.Config(
         nets=("stack",), train_size=300, test_size=100, epochs=4, seeds=1, validation=True,
         data_dir=few_examples(400, 1), output=tmp_path,
-    )  # fmt: skip
-    results = md.run(config)
+    ))  # fmt: skip
     found = results.accuracies["stack"]
     assert 0.3 < found["direction"][0] <= 1  # chance is 0.125
     assert found["both"][0] <= min(found["direction"][0], found["digit"][0])
@@ -124,11 +123,10 @@ def test_a_stack_of_frames_learns_directions(few_examples, tmp_path):
 
 @pytest.mark.long
 def test_a_net_over_videos_is_drawn(few_examples, tmp_path):
-    config = md.Config(
+    results = md.run(md.Config(
         nets=("video",), train_size=32, test_size=16, epochs=1, seeds=1,
         data_dir=few_examples(64, 32), output=tmp_path,
-    )  # fmt: skip
-    results = md.run(config)
+    ))  # fmt: skip
     assert results.accuracies["video"]["direction"].shape == (1,)
     assert {path.name for path in results.pictures} == {"videos.png", "filters.png"}
 
@@ -192,9 +190,9 @@ def test_guidance_mixes_two_velocities(monkeypatch):
         x = jax.random.normal(key, (3, 28, 28, 1))
 
         def slope(x, t):
+            at = jnp.full(3, t)
             told, untold = (
-                velocity().apply(params, state, (x, jnp.full(3, t), which))[0]
-                for which in (labels, hidden)
+                velocity().apply(params, state, (x, at, y))[0] for y in (labels, hidden)
             )
             return untold + guidance * (told - untold)
 
@@ -208,11 +206,10 @@ def test_guidance_mixes_two_velocities(monkeypatch):
 
 @pytest.mark.long
 def test_guided_digits_are_read_as_their_label(few_examples, tmp_path):
-    config = flow_matching.Config(
+    results = flow_matching.run(flow_matching.Config(
         seeds=1, epochs=15, train_size=2500, guidance=(0.0, 3.0), steps=8, samples=10,
         data_dir=few_examples(4000, 1000), output=tmp_path,
-    )  # fmt: skip
-    results = flow_matching.run(config)
+    ))  # fmt: skip
     read = {name: each["read"].item() for name, each in results.measures.items()}
     assert read["guidance 0"] < 0.3 < 0.6 < read["guidance 3"]
     assert read["real digits"] > 0.8 and results.losses[0, -1] < results.losses[0, 0]

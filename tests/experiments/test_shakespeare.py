@@ -20,10 +20,8 @@ models = pytest.mark.parametrize("kind", ["rnn", "lstm", "gru", "transformer"])
 
 @cache  # all tests of a model share its compiled programs
 def tiny(kind):
-    config = Config(model=kind, features=8, layers=2, steps=6, embedding=5, heads=2)
-    model = build(config, SIZE)
-    x = jn.spec((3, 6), jnp.int32)
-    params, _ = model.net.init(KEY, x)
+    model = build(Config(model=kind, features=8, layers=2, steps=6, embedding=5, heads=2), SIZE)
+    params, _ = model.net.init(KEY, jn.spec((3, 6), jnp.int32))
     # Larger than drawn, so that the context makes a difference.
     return model, jax.tree.map(lambda a: 3 * a, params)
 
@@ -107,11 +105,10 @@ def plays(monkeypatch):
 @pytest.mark.slow
 @models
 def test_each_model_learns_and_writes(kind, plays, tmp_path):
-    config = Config(
+    results = shakespeare.run(Config(
         model=kind, features=16, layers=1, steps=20, embedding=8, heads=2, epochs=6, batch_size=4,
         learning_rate=2e-2, length=30, output=tmp_path,
-    )  # fmt: skip
-    results = shakespeare.run(config)
+    ))  # fmt: skip
     assert 0.0 < results.test < 1.5  # log2 of its 11 characters is 3.5
     assert results.history["validation"].shape == (6,)
     assert results.history["validation"][0] > results.history["validation"][-1]

@@ -19,28 +19,23 @@ DRAWS = True  # see conftest.py
 
 # The four systems of speech take long to compile; torchvision is seldom installed.
 ELSEWHERE = {"speech", "torchvision_logits"}
-SHORT = {
-    name: importlib.import_module(f"experiments.{name}").SHORT
-    for name in EXPERIMENTS
-    if name not in ELSEWHERE
-}
+
+
+def marked(name):
+    short = importlib.import_module(f"experiments.{name}").SHORT
+    return pytest.param(name, short, id=name, marks=pytest.mark.long if short.long else ())
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [
-    pytest.param(name, marks=pytest.mark.long if short.long else ())
-    for name, short in SHORT.items()
-])  # fmt: skip
-def test_a_short_run(name, tmp_path, monkeypatch):
-    short = SHORT[name]
+@pytest.mark.parametrize("name, short", [marked(n) for n in EXPERIMENTS if n not in ELSEWHERE])
+def test_a_short_run(name, short, tmp_path, monkeypatch):
     if short.needs:
         pytest.importorskip(short.needs, reason=f"needs {short.needs}")
     monkeypatch.setattr(tfds, "load", load)
     module = importlib.import_module(f"experiments.{name}")
     for constant, value in short.constants.items():
         monkeypatch.setattr(f"experiments.{name}.{constant}", value)
-    takes = module.Config.__dataclass_fields__
-    output = {"output": tmp_path} if "output" in takes else {}
+    output = {"output": tmp_path} if "output" in module.Config.__dataclass_fields__ else {}
     results = module.run(module.Config(**short.options, **output))
     for path, leaf in jax.tree_util.tree_leaves_with_path(results):
         place = jax.tree_util.keystr(path)

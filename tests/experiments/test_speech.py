@@ -78,8 +78,7 @@ class TestChains:
         assert chains.digits_of(digits, paths) == [[], []]
 
     def test_the_loop_is_a_distribution(self):
-        params = chains.loop(ten_digits(), 3.0)
-        for part in params.values():
+        for part in chains.loop(ten_digits(), 3.0).values():
             np.testing.assert_allclose(np.exp(hmm.log_probabilities(part)).sum(-1), 1, rtol=1e-5)
 
 
@@ -134,12 +133,11 @@ def test_all_systems_learn_something(few_examples, tmp_path, monkeypatch):
     monkeypatch.setattr(nets, "BOUNDS", [(220, 7)])  # one shape compiles faster
     monkeypatch.setattr(speech, "HELD_OUT_STRINGS", 6)
     monkeypatch.setattr(recognizers, "PENALTIES", ())
-    config = speech.Config(
+    results = speech.run(speech.Config(
         states=3, mixtures=1, pieces=16, iterations=2, hidden=(32,), pretraining=1, frames=4000,
         epochs=3, features=16, updates=4, strings=12, test_strings=6, seeds=1, speakers=1,
         validation=True, data_dir=few_examples(240, 1), output=tmp_path,
-    )  # fmt: skip
-    results = speech.run(config)
+    ))  # fmt: skip
     assert set(results.held_out) == {recognizers.GMM, recognizers.PRETRAINED, recognizers.CTC}
     assert set(results.errors) == {*results.held_out, recognizers.PLAIN}
     for name, errors in results.errors.items():

@@ -45,10 +45,8 @@ def test_one_step_is_skipped_where_a_batch_overflows(monkeypatch):
     monkeypatch.setattr(precision, "PHOTOS", 40)
     # The first gradients of some nets are near 1, and 2**16 times 1 is what float16 cannot hold.
     monkeypatch.setattr(loss_scale, "FIRST", 2.0**12)
-    found = precision.run(
-        precision.Config(seeds=1, digits_steps=3, resnet_steps=3, decoder_steps=3, batch_size=4)
-    )
-    for runs in found.values():
+    steps = {"digits_steps": 3, "resnet_steps": 3, "decoder_steps": 3}
+    for runs in precision.run(precision.Config(seeds=1, batch_size=4, **steps)).values():
         assert [runs[kind][0].skipped for kind in precision.RUNS] == [0, 0, 0, 1]
         assert all(np.isfinite(runs[kind][0].loss) for kind in precision.RUNS)
 
@@ -63,8 +61,7 @@ def test_the_mixture_has_the_flops_of_the_small_net_and_the_weights_of_the_wide_
         def run(params, state, x, net=net):
             return net.apply(params, state, x, train=True)
 
-        lowered = jax.jit(run).lower(*shapes, jn.spec((8, 64), int))
-        flops[name] = lowered.cost_analysis()["flops"]
+        flops[name] = jax.jit(run).lower(*shapes, jn.spec((8, 64), int)).cost_analysis()["flops"]
         weights[name] = sum(leaf.size for leaf in jax.tree.leaves(shapes[0]))
     small, mixture, wide = flops.values()
     assert small < mixture < 1.3 * small < 0.5 * wide
@@ -102,25 +99,18 @@ for variant in VARIANTS:
 """
 
 
-def program(rules, variants):
-    return f"RULES, VARIANTS, SMALL = {rules}, {variants}, {SMALL}\n{PROGRAM}"
-
-
 @pytest.mark.long
-def test_rules_on_eight_devices(on_devices):
-    on_devices(program(("data", "fully sharded"), ("plain",)), 8)
-
-
-@pytest.mark.long
-def test_other_rules_with_remat_in_bfloat16_on_eight_devices(on_devices):
-    on_devices(program(("compiler", "tensor"), ("bfloat16",)), 8)
+@pytest.mark.parametrize(("rules", "variant"), [
+    (("data", "fully sharded"), "plain"), (("compiler", "tensor"), "bfloat16"),
+], ids=["plain", "bfloat16"])  # fmt: skip
+def test_rules_on_eight_devices(on_devices, rules, variant):
+    on_devices(f"RULES, VARIANTS, SMALL = {rules}, {(variant,)}, {SMALL}\n{PROGRAM}", 8)
 
 
 def test_the_parameters_are_counted():
     config = scaling.Config(**SMALL)
-    drawn = jax.eval_shape(
-        lambda: scaling.gpt(config, "remat").init(jax.random.key(0), jn.spec((2, 8), jnp.int32))[0]
-    )
+    net, ids = scaling.gpt(config, "remat"), jn.spec((2, 8), jnp.int32)
+    drawn, _ = jax.eval_shape(net.init, jax.random.key(0), ids)
     sizes = {name: sum(a.size for a in jax.tree.leaves(part)) for name, part in drawn.items()}
     count = scaling.params_of(config)
     assert count["all"] == sum(sizes.values())

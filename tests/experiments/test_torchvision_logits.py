@@ -58,8 +58,7 @@ def test_a_changed_weight_is_seen(monkeypatch):
 
     def wrong(net, weights, x):
         params, state = taken(net, weights, x)
-        kernel = params["conv_0"]["kernel"]
-        params["conv_0"]["kernel"] = kernel[::-1]  # a window upside down
+        params["conv_0"]["kernel"] = params["conv_0"]["kernel"][::-1]  # a window upside down
         return params, state
 
     monkeypatch.setattr(torchvision_logits, "from_torch", wrong)

@@ -43,11 +43,8 @@ def test_a_sentence_is_translated_alike_alone_and_among_others(model):
 def test_attention_is_of_words_and_each_row_sums_to_1():
     translator, params = tiny()
     apply = jax.jit(translator.attention.apply, static_argnames="train")
-    quick = translator.attention._replace(apply=apply)
-    translator = translator._replace(attention=quick)
-    weights, read, written = translate.attention_of(
-        translator, params, "Zwei Männer spielen im Freien Fußball, Hund!", "Ein Hund läuft."
-    )
+    translator = translator._replace(attention=translator.attention._replace(apply=apply))
+    weights, read, written = translate.attention_of(translator, params, SENTENCES[2], SENTENCES[0])
     assert read == "Zwei Männer spielen im Freien Fußball , Hund !".split()
     assert written == "Ein Hund läuft .".split()
     assert weights.shape == (4, 9)
@@ -60,8 +57,7 @@ def test_each_subword_has_the_same_weight_and_padding_none():
     net = jn.stateless(lambda key, x: {}, lambda params, x: jnp.zeros((*x[2].shape, 4)) + logits)
     target = jnp.array([[1, 0, 2, 3], [1, 3, 2, 1], [1, 0, 0, 0]])  # the 3 of the first is padding
     batch = (jnp.ones((3, 2), int), jnp.array([2, 1, 2])), (target, jnp.array([3, 4, 4]))
-    objective = translate.objective_of(net, 0.0)
-    ((totals, weights), metrics), _ = objective.apply({}, {}, batch)
+    ((totals, weights), metrics), _ = translate.objective_of(net, 0.0).apply({}, {}, batch)
     np.testing.assert_allclose(totals / np.log(2), [1 + 3, 3 + 3 + 2, 1 + 1 + 1], rtol=1e-6)
     assert weights.tolist() == [2, 3, 3]
     np.testing.assert_allclose(metrics["nats"][0], totals, rtol=1e-6)  # no smoothing
@@ -113,9 +109,8 @@ def logits_in_numpy(p, source, lengths, target):
 
     e, d = p["encoder"], p["decoder"]
     weights, seen = e["block_1"]["attention"], values.until(lengths, source.shape[1])
-    x = values.block(
-        e["block_1"], placed(e, source), lambda y: values.attention(weights, y, y, seen)[0]
-    )
+    attend = lambda y: values.attention(weights, y, y, seen)[0]  # noqa: E731
+    x = values.block(e["block_1"], placed(e, source), attend)
     memory, x = values.layer_norm(e["norm"], x), placed(d, target)
     x = values.decoder_block(d["block_1"], x, memory, lengths, values.layer_norm, gated=False)
     return values.layer_norm(d["norm"], x) @ d["embedding"]["embedding"].T
