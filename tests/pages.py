@@ -17,17 +17,13 @@ ROOT = Path(__file__).parent.parent
 # A block of Python, and the block after it, if any: its output, where "..." stands for anything.
 # In a block of `output`, unlike in one of `text`, the decimals may differ too. A block of `sample`,
 # such as a generated text, is not compared.
-BLOCK = re.compile(
-    r"^```python\n(.*?)^```\n(?:\n?```(text|output|sample)\n(.*?)^```\n)?", re.DOTALL | re.MULTILINE
-)
+BLOCK = re.compile(r"(?sm)^```python\n(.*?)^```\n(?:\n?```(text|output|sample)\n(.*?)^```\n)?")
 DECIMAL = re.compile(r"\d+\.\d+|\d+(?= s\b)")  # or whole seconds
 # A note that JAX adds to every exception.
 FILTERED = re.compile(r"^-+\nFor simplicity, JAX has removed .*\n", re.MULTILINE)
 # Sections that all others of a page need, and what other pages need of them.
 SHARED = ("The same network in jaxnet", "Start from this block")
-STARTS = {
-    name: "training" for name in ("losses", "optimizers", "evaluation", "data", "checkpoints")
-}
+STARTS = dict.fromkeys(("losses", "optimizers", "evaluation", "data", "checkpoints"), "training")
 FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 
 
