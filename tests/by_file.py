@@ -3,15 +3,9 @@
 from xdist.scheduler import LoadScopeScheduling
 
 # Files of long tests whose cases share nothing.
-BY_CASE = {
-    "tests/colab/test_notebooks.py",
-    "tests/experiments/test_images.py",
-    "tests/experiments/test_lectures.py",
-    "tests/experiments/test_sequences.py",
-    "tests/experiments/test_short_runs.py",
-    "tests/test_guide.py",
-    "tests/test_laws.py",
-}
+EXPERIMENTS = ("images", "lectures", "sequences", "short_runs")
+BY_CASE = {"tests/colab/test_notebooks.py", "tests/test_guide.py", "tests/test_laws.py"}
+BY_CASE |= {f"tests/experiments/test_{name}.py" for name in EXPERIMENTS}
 
 
 class ByFile(LoadScopeScheduling):
@@ -33,9 +27,8 @@ class ByFile(LoadScopeScheduling):
         left = {scope: [test for test in unit if not unit[test]] for scope, unit in units}
         died_in = next((test for tests in left.values() for test in tests), None)
         rest = {scope: [t for t in tests if t != died_in] for scope, tests in left.items()}
-        self.assigned_work[node] = {
-            scope: dict.fromkeys(tests, False) for scope, tests in rest.items() if tests
-        }
+        work = {scope: dict.fromkeys(tests, False) for scope, tests in rest.items() if tests}
+        self.assigned_work[node] = work
         super().remove_node(node)
         return died_in
 

@@ -35,10 +35,8 @@ def parts_of(config) -> dict[str, tuple[int, int]]:
         mark, _, numbers = text.partition("=")
         k, _, n = numbers.partition("/")
         if mark not in marks or not (k.isdigit() and n.isdigit() and 1 <= int(k) <= int(n)):
-            raise pytest.UsageError(
-                f"--part: expected MARK=K/N with 1 <= K <= N and a mark of pyproject.toml, such as "
-                f"slow=1/4, got {text}"
-            )
+            wanted = "MARK=K/N with 1 <= K <= N and a mark of pyproject.toml, such as slow=1/4"
+            raise pytest.UsageError(f"--part: expected {wanted}, got {text}")
         found[mark] = int(k), int(n)
     return found
 
@@ -80,10 +78,8 @@ def pytest_collection_modifyitems(config, items):
         marks = {mark.name for mark in item.iter_markers()}
         marks |= set() if marks & {"slow", "long"} else {"fast"}
         own = [parts[mark] for mark in parts if mark in marks]
-        chosen = all(part_of(item.nodeid, n, commit) == k for k, n in own) or (
-            room(item.nodeid) in whole
-        )
-        (kept if chosen else out).append(item)
+        inside = all(part_of(item.nodeid, n, commit) == k for k, n in own)
+        (kept if inside or room(item.nodeid) in whole else out).append(item)
     items[:] = kept
     config.hook.pytest_deselected(items=out)
     left_out[:] = [item.nodeid for item in out]

@@ -60,10 +60,8 @@ def test_every_public_name_has_an_entry_with_its_docstring(site):
 @pytest.mark.slow
 def test_the_index_has_every_public_name_once_with_its_first_line(site):
     index = (site / "reference" / "index.html").read_text()
-    rows = [
-        tuple(map(words, row))
-        for row in re.findall(r"<tr>\s*<td[^>]*>(.*?)</td>\s*<td[^>]*>(.*?)</td>", index, re.S)
-    ]
+    found = re.findall(r"<tr>\s*<td[^>]*>(.*?)</td>\s*<td[^>]*>(.*?)</td>", index, re.S)
+    rows = [tuple(map(words, row)) for row in found]
     names = docstrings.public_places()
     shown = [name.replace("jn.", "jaxnet.", 1) for name, _ in rows]
     assert sorted(shown) == sorted(names + docstrings.module_places())
@@ -79,15 +77,10 @@ def test_the_index_has_every_public_name_once_with_its_first_line(site):
 @pytest.mark.slow
 def test_public_methods_have_an_entry_below_their_class(site):
     pages = {p.stem: p.read_text() for p in (site / "reference").glob("*.html")}
-    found = [
-        f"{page.public}.{method}"
-        for entries in reference.reference()
-        for page in entries.names
-        for method in page.methods
-    ]
-    assert {"jaxnet.Checkpoints.newest", "jaxnet.Checkpoints.best", "jaxnet.Epoch.scalars"} <= {
-        *found
-    }
+    entries = [entry for page in reference.reference() for entry in page.names]
+    found = [f"{entry.public}.{method}" for entry in entries for method in entry.methods]
+    some = {"jaxnet.Checkpoints.newest", "jaxnet.Checkpoints.best", "jaxnet.Epoch.scalars"}
+    assert some <= {*found}
     assert not [name for name in found if "._" in name]
     for name in found:
         assert sum(f'id="{name}"' in text for text in pages.values()) == 1, name
@@ -183,10 +176,9 @@ def test_every_lesson_is_on_the_page_of_lessons_with_its_picture(site):
     page = (site / "colab" / "index.html").read_text()
     figures = re.findall(r"<figure>.*?</figure>", page, re.S)
     assert len(figures) == len(LESSONS)
+    picture = r'<a href="\w+\.html"><img alt="[^"]+" loading="lazy" src="\w+\.png"'
     for figure in figures:
-        assert re.search(
-            r'<a href="\w+\.html"><img alt="[^"]+" loading="lazy" src="\w+\.png"', figure
-        )
+        assert re.search(picture, figure)
         assert "Prerequisites:" in words(figure), figure
 
 
@@ -236,9 +228,8 @@ def test_the_example_of_a_plot_is_its_picture(site):
 def test_llms_txt_lists_the_pages(site):
     text = (site / "llms.txt").read_text()
     assert text.startswith("# jaxnet\n\n> jaxnet is ")
-    links = re.findall(rf"\]\({PLACE}([^)#]+)\)", text) or re.findall(
-        r"jaxnet/([\w/]+\.html)", text
-    )
+    links = re.findall(rf"\]\({PLACE}([^)#]+)\)", text)
+    links = links or re.findall(r"jaxnet/([\w/]+\.html)", text)
     assert len(links) > 20
     for link in links:
         assert (site / link).exists(), link
@@ -293,9 +284,8 @@ def test_the_menu_follows_the_pages_that_there_are(tmp_path):
         write(tmp_path, **{f"colab__{path.stem}": f"# {path.stem}"})
 
     def titles():
-        return {
-            title: under for entry in menu.navigation(tmp_path) for title, under in entry.items()
-        }
+        entries = menu.navigation(tmp_path)
+        return {title: under for entry in entries for title, under in entry.items()}
 
     how_to = ["guide/README.md", {"B c": "guide/b.md"}, {"A": "guide/a.md"}]
     assert list(titles()) == [
@@ -321,9 +311,8 @@ def test_the_menu_follows_the_pages_that_there_are(tmp_path):
 
 
 def test_links_to_lessons_by_number():
-    text = lessons.linked_lessons(
-        "lessons 3, 5 and 12; transfer is in lesson 6, 28 images, lesson 99"
-    )
+    text = "lessons 3, 5 and 12; transfer is in lesson 6, 28 images, lesson 99"
+    text = lessons.linked_lessons(text)
     assert re.findall(r"\[(\d+)\]\(\d\d_\w+\.ipynb\)", text) == ["3", "5", "12", "6"]
     assert text.endswith("28 images, lesson 99")
 
@@ -400,12 +389,9 @@ def test_examples_of_docstrings_name_the_library():
         .replace("=digits", "=jn.data.digits")
     )  # fmt: skip
     one = "  >>> tree = load(file)"
-    for path, name in (
-        ("training.checkpoint.save", "jn.load"),
-        ("data.tfds.x", "jn.data.tfds.load"),
-    ):
-        found = docstrings.qualified(one, f"jaxnet.{path}", known)
-        assert found == one.replace("load", name)
+    places = {"training.checkpoint.save": "jn.load", "data.tfds.x": "jn.data.tfds.load"}
+    for path, name in places.items():
+        assert docstrings.qualified(one, f"jaxnet.{path}", known) == one.replace("load", name)
     assert docstrings.qualified("  >>> export(1)", "jaxnet.interop.export.x", {"export"}) == (
         "  >>> export(1)"  # which users import
     )
@@ -415,12 +401,10 @@ def test_a_colon_in_what_is_returned_is_no_type():
     griffe = importlib.import_module("griffe")
     docstring = griffe.Docstring("F.\n\nReturns:\n  ((x, y), (a, b)): images.\n")
     function = griffe.Function("f", returns="Pair", docstring=docstring)
-    module = griffe.Module("jaxnet")
-    module.set_member("f", function)
+    griffe.Module("jaxnet").set_member("f", function)
     docstring.value = docstrings.shown(docstring.value, function)
-    _, returned = docstring.parse(
-        "google", returns_multiple_items=False, returns_named_value=False, warnings=False
-    )
+    options = dict.fromkeys(("returns_multiple_items", "returns_named_value", "warnings"), False)
+    _, returned = docstring.parse("google", **options)
     assert returned.value[0].description == "((x, y), (a, b)): images."
     assert returned.value[0].annotation == "Pair"
 

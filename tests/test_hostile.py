@@ -13,12 +13,8 @@ from tools import hostile
 KEYS_MAY_REPEAT = True  # each call is made many times
 
 # A fixed seed; one list of cases, so there is nothing smaller to look for after a failure.
-DRAWN = settings(
-    derandomize=True,
-    deadline=None,
-    database=None,
-    suppress_health_check=[HealthCheck.too_slow, HealthCheck.large_base_example],
-)  # fmt: skip
+FINE = [HealthCheck.too_slow, HealthCheck.large_base_example]
+DRAWN = settings(derandomize=True, deadline=None, database=None, suppress_health_check=FINE)
 
 
 @pytest.fixture(scope="module")
@@ -78,11 +74,8 @@ def test_good_calls_give_the_same_in_float64_on_a_mesh_and_for_every_order_of_th
     calls = calls[part::8]
     wrong = [f"{call.name}: {line}" for call in calls if (line := hostile.in_float64(call))]
     wrong += [f"{call.name}: {line}" for call in calls if (line := hostile.on_a_mesh(call))]
-    wrong += [
-        f"{call.name}: depends on the other examples"
-        for call in calls
-        if call.batched and not hostile.consistent(call, hostile.run(call)[1])
-    ]
+    mixed = [c for c in calls if c.batched and not hostile.consistent(c, hostile.run(c)[1])]
+    wrong += [f"{call.name}: depends on the other examples" for call in mixed]
     assert not wrong, wrong
 
 
@@ -114,8 +107,7 @@ def test_a_difference_of_one_array_among_several_is_named():
         return np.asarray(x) + np.asarray(y).ravel("K")[:2].sum()
 
     call = hostile.Call("bad", bad, (np.ones(2, np.float32), np.arange(6.0).reshape(3, 2)), {})
-    found = list(hostile.differences(call))
-    assert found == ["bad, array 1 as strided by columns: another result"]
+    assert list(hostile.differences(call)) == ["bad, array 1 as strided by columns: another result"]
 
 
 def test_a_note_of_ours_is_not_an_error_of_ours():

@@ -31,9 +31,8 @@ def test_arithmetic_is_what_changes_a_value(tmp_path, monkeypatch):
     nodes = list(ast.walk(ast.parse(SOURCE)))
     assert {ast.unparse(nodes[i]) for i, _ in mutation.places_of(path)} == {"2.0", "x * factor"}
     found = {mutant.what: mutant.source for mutant in mutation.draw(9, seed=0)}
-    assert found["operator: x * factor  ->  x / factor"] == SOURCE.replace(
-        "x * f", "(x / f"
-    ).replace("/ factor", "/ factor)")
+    divided = SOURCE.replace("x * f", "(x / f").replace("/ factor", "/ factor)")
+    assert found["operator: x * factor  ->  x / factor"] == divided
     assert len(found) == 3
 
 
@@ -44,10 +43,9 @@ def test_tests_are_those_of_the_file_the_room_and_the_rows_that_run_it():
     assert rows == ["local_response_norm"]
     oracles = mutation.oracles_by_room()["jaxnet/layers"]
     assert "layers.spatial_dropout" in oracles
-    chosen = mutation.Chosen(file, rows, oracles)
     own = ["tests/layers/test_response_norm.py", file]
     seeing = ["tests/test_oracles.py", "tests/test_laws.py", "tests/test_api.py"]
-    assert chosen.tests == [*own, *seeing, "tests/layers"]
+    assert mutation.Chosen(file, rows, oracles).tests == [*own, *seeing, "tests/layers"]
     assert "tests/test_laws.py" not in mutation.Chosen("jaxnet/data/warp.py", [], []).tests
 
 
@@ -87,8 +85,6 @@ def test_no_checkpoint_is_lost(name, tmp_path):
 @pytest.mark.slow
 def test_no_checkpoint_is_lost_on_a_full_disk():
     command = [sys.executable, "-m", "tools.kills", "--scenario", "full_disk", "--runs", "3"]
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
-    said = subprocess.run(
-        command, env=environment, cwd=scenarios.ROOT, text=True, capture_output=True
-    )
+    options = {"env": os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}, "text": True}
+    said = subprocess.run(command, cwd=scenarios.ROOT, capture_output=True, **options)
     assert said.returncode == 0 and "3 runs, nothing lost" in said.stdout, said.stderr[-3000:]

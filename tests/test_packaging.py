@@ -37,9 +37,8 @@ def test_a_folder_that_is_not_installed_has_no_version(monkeypatch):
 
 def test_files_of_the_other_jaxnet_are_told():
     """Its `__init__.py` over ours begins with this import, which then meets our `jaxnet.core`."""
-    with pytest.raises(
-        ImportError, match=f"two projects are mixed.*pip uninstall -y jaxnet {NAME}"
-    ):
+    words = f"two projects are mixed.*pip uninstall -y jaxnet {NAME}"
+    with pytest.raises(ImportError, match=words):
         from jaxnet.core import parametrized  # noqa: F401
     with pytest.raises(ImportError, match="cannot import name 'nothing'"):
         from jaxnet.core import nothing  # noqa: F401
@@ -63,20 +62,13 @@ def test_a_package_of_full_that_is_missing_skips(name, cause, raised, pytestconf
 
 @pytest.mark.slow
 def test_import_brings_no_heavy_module():
-    code = (
-        "import sys, jax, optax; before = set(sys.modules); import jaxnet;"
-        "print(*set(sys.modules) - before)"
-    )
+    code = "import sys, jax, optax; m = {*sys.modules}; import jaxnet; print(*{*sys.modules} - m)"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
     assert run.returncode == 0, run.stderr
     loaded = set(run.stdout.split())
-    heavy = {
-        "jax.extend", "matplotlib", "sklearn", "flax", "tensorflow_datasets", "torch", "scipy",
-        "PIL",
-    }  # fmt: skip
-    lazy = {f"jaxnet.{name}" for name in jn._LATER}
+    heavy = set("jax.extend matplotlib sklearn flax tensorflow_datasets torch scipy PIL".split())
     assert "jaxnet" in loaded
-    assert not (heavy | lazy) & loaded
+    assert not (heavy | {f"jaxnet.{name}" for name in jn._LATER}) & loaded
 
 
 @pytest.fixture(scope="module")
@@ -96,8 +88,7 @@ def test_what_is_in_the_wheel_and_the_sdist(built):
     modules = {str(path.relative_to(ROOT)) for path in (ROOT / "jaxnet").rglob("*.py")}
     assert modules | {"jaxnet/py.typed", "jaxnet/viz/jaxnet.mplstyle"} <= inside
     (licence,) = (name for name in inside if name.endswith("/licenses/LICENSE"))
-    info = licence.split("/")[0]
-    assert {name.split("/")[0] for name in inside} == {"jaxnet", info}
+    assert {name.split("/")[0] for name in inside} == {"jaxnet", licence.split("/")[0]}
     with tarfile.open(sdist) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
     assert modules | {"LICENSE", "README.md", "jaxnet/py.typed"} <= names
@@ -166,11 +157,9 @@ def test_extras_can_be_installed(platform, version):
     extras = [f"--extra={x}" for x in PROJECT["optional-dependencies"] if x not in accelerators]
     system = [f"--python-platform={platform}", f"--python-version={version}"]
     wheels = ["--only-binary=:all:", "--no-binary=promise"]  # TensorFlow Datasets', all in Python
-    done = subprocess.run(
-        ["uv", "pip", "compile", "--quiet", *extras, *system, *wheels, "pyproject.toml"],
-        cwd=ROOT, capture_output=True, text=True,
-        env=os.environ | {"MACOSX_DEPLOYMENT_TARGET": "14.0"},  # onnxruntime's
-    )  # fmt: skip
+    command = ["uv", "pip", "compile", "--quiet", *extras, *system, *wheels, "pyproject.toml"]
+    environment = os.environ | {"MACOSX_DEPLOYMENT_TARGET": "14.0"}  # onnxruntime's
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     if re.search("error sending request|Failed to fetch|Connect|dns", done.stderr):
         pytest.skip("needs a package index")
     assert not done.returncode, done.stderr

@@ -7,11 +7,10 @@ import os
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
-from tests.parts import part_of, parts_of, room, touched
+from tests.parts import ROOT, part_of, parts_of, room, touched
 
 
 @pytest.mark.parametrize("i", range(8))
@@ -23,27 +22,15 @@ def test_a_file_stays_on_one_worker(i, tmp_path_factory):
     assert note.read_text() == worker
 
 
-ROOT = Path(__file__).parents[1]
 DIES = """
 import os, pytest
-
 @pytest.mark.parametrize("i", range(4))
-def test_before(i):
-    pass
-
-def test_that_dies():
-    os.abort()
-
-def test_after():
-    pass
+def test_before(i): pass
+def test_that_dies(): os.abort()
+def test_after(): pass
 """
 DIES_LAST = DIES.partition("def test_after")[0]
-HANGS = """
-import time
-
-def test_that_hangs():
-    time.sleep(1000)
-"""
+HANGS = "import time\ndef test_that_hangs(): time.sleep(1000)"
 PASSES = "def test_passes(): pass"
 
 
@@ -77,14 +64,10 @@ def test_a_worker_that_dies_fails_its_test_alone(files, failed, passed, tmp_path
 
 LONG = """
 import pytest
-
-def test_fast():
-    pass
-
+def test_fast(): pass
 @pytest.mark.long
 @pytest.mark.parametrize("i", range(20))
-def test_long(i):
-    pass
+def test_long(i): pass
 """
 
 
@@ -99,8 +82,7 @@ def test_the_parts_of_a_mark_are_all_its_tests(workers, tmp_path):
         assert not done.returncode, done.stdout
         passed = re.findall(r"PASSED .*::(test_\w+\S*)", done.stdout)
         assert passed.count("test_fast") == 1 and len(passed) < 21
-        assert re.search(rf"LEFT OUT by --part long={k}/3: \S+ {21 - len(passed)}\n",
-                         done.stdout)  # fmt: skip
+        assert re.search(rf"LEFT OUT by --part long={k}/3: \S+ {21 - len(passed)}\n", done.stdout)
         ran += [test for test in passed if test != "test_fast"]
     assert sorted(ran) == sorted(f"test_long[{i}]" for i in range(20))
     fast = [run("--part", f"fast={k}/2", *here).stdout for k in (1, 2)]
