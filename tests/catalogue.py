@@ -162,7 +162,8 @@ ROWS = [
     Row("transformer_block-post", lambda: jn.transformer_block(2, 6, norm_at="sum"),
         spec((2, 5, 4))),
     Row("transformer_block-both",
-        lambda: jn.transformer_block(2, 6, norm_at="both", scale=0.3, use_bias=("mlp",)),
+        lambda: jn.transformer_block(
+            2, 6, norm_at="both", scale=0.3, use_bias=("mlp",), residual_scale=0.7),
         spec((2, 5, 4))),
     Row("transformer_block-decoder",
         lambda: jn.transformer_block(2, 6, causal=True, cross=True, gated=True, dropout_rate=0.2,

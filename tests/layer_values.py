@@ -293,11 +293,12 @@ def block(p, x, attend, norm_first=True):
     return add(lambda x: dense(p["mlp_out"], gelu(dense(p["mlp_in"], x))), p["mlp_norm"], x)
 
 
-def block_with_norms_around(p, x, scale):
+def block_with_norms_around(p, x, scale, residual):
     y = layer_norm(p["attention_norm"], x)
-    x = x + layer_norm(p["attention_out_norm"], attention(p["attention"], y, y, scale=scale)[0])
+    y = layer_norm(p["attention_out_norm"], attention(p["attention"], y, y, scale=scale)[0])
+    x = x + residual * y
     y = gelu(dense(p["mlp_in"], layer_norm(p["mlp_norm"], x)))
-    return x + layer_norm(p["mlp_out_norm"], dense(p["mlp_out"], y))
+    return x + residual * layer_norm(p["mlp_out_norm"], dense(p["mlp_out"], y))
 
 
 def decoder_block(p, x, memory, lengths, norm=rms_norm, gated=True):
@@ -622,7 +623,7 @@ VALUES: dict[str, Value] = {
         p, x, lambda y: attention(p["attention"], y, y, until(n, 5), turn=rotary)[0])),
     "transformer_block-post": stateless(lambda p,
         x: block(p, x, lambda y: attention(p["attention"], y, y)[0], norm_first=False)),
-    "transformer_block-both": stateless(lambda p, x: block_with_norms_around(p, x, 0.3)),
+    "transformer_block-both": stateless(lambda p, x: block_with_norms_around(p, x, 0.3, 0.7)),
     "transformer_block-decoder": stateless(lambda p, x: (decoder_block(p, *x), *x[1:])),
     "moe": stateless(lambda p, x: mixture(p, x, 2, dense)),
     "moe-lengths": stateless(lambda p, x: mixture(p, x[0], 1, dense, x[1])),

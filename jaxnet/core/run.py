@@ -520,8 +520,7 @@ def _output(layer: Layer, x: PyTree, memo: Memo, mode: Mode) -> PyTree:
     """Return the shapes of the output of a layer that is not run."""
     shape = checks.abstract(x, here())
     look = lambda x, key: _outline(layer, x, key, {}, mode._replace(watches=()))  # noqa: E731
-    key = calls(), signature(shape)
-    return memo.of(key, lambda: jax.eval_shape(look, shape, key_spec()))
+    return memo.of((calls(), signature(shape)), lambda: jax.eval_shape(look, shape, key_spec()))
 
 
 def _zeros(tree: PyTree) -> PyTree:

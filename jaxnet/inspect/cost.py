@@ -43,8 +43,7 @@ def flops(function: Callable[..., Any], *args: PyTree) -> int:
     for leaf in jax.tree.leaves(args):
         if not isinstance(leaf, int | float | complex):
             check_input("flops", leaf)
-    args = all_native(args, "flops")
-    return _operations(jax.make_jaxpr(function)(*args).jaxpr)
+    return _operations(jax.make_jaxpr(function)(*all_native(args, "flops")).jaxpr)
 
 
 def _operations(jaxpr: Any) -> int:

@@ -36,6 +36,7 @@ def transformer_block(
     activation: Callable[[jax.Array], jax.Array] = jax.nn.gelu,
     norm: Callable[..., Layer] = layer_norm,
     norm_at: Literal["input", "sum", "output", "both"] = "input",
+    residual_scale: float = 1.0,
     name: str = "transformer_block",
 ) -> Layer:
     """Apply self-attention and an MLP, each to a normalized input and added to it (pre-norm).
@@ -71,6 +72,7 @@ def transformer_block(
         it is added, as in OLMo 2; "both", as in Gemma 2, with the norms of the outputs named
         attention_out_norm and mlp_out_norm; or the "sum" (post-norm), as in the original
         transformer and BERT.
+      residual_scale: Factor of each branch where it is added to x, as in Granite.
       name: Name of the layer.
 
     Params:
@@ -108,6 +110,7 @@ def transformer_block(
     checks.at_least(name, "mlp_features", mlp_features, optional=True)
     checks.a_function(name, "activation", activation, "an array")
     checks.a_function(name, "norm", norm, "name=...")
+    checks.within(name, "residual_scale", residual_scale, "(0, inf)")
     shared["use_bias"] = [part for part in PROJECTIONS if part in biased]
     mode: dict[str, Any] = {"causal": causal, "window": window, "rotary": rotary, "bias": bias}
     multi_head_attention(heads, name=name, **mode, **shared)  # an error names the block
@@ -132,7 +135,8 @@ def transformer_block(
             y = branch(m(first, x) if norm_at in ("input", "both") else x)
             if norm_at in ("output", "both"):
                 y = m(first if norm_at == "output" else norm(name=f"{part}_out_norm"), y)
-            y = x + (m(dropout(dropout_rate), y) if dropout_rate else y)
+            y = m(dropout(dropout_rate), y) if dropout_rate else y
+            y = x + (y if residual_scale == 1 else y * residual_scale)
             return m(first, y) if norm_at == "sum" else y
 
         alone = cross or not beside

@@ -21,8 +21,8 @@ from jaxnet import (
     transformer_block,
 )
 from jaxnet.initializers import lecun_normal
-from jaxnet.services.checks import all_at_least, one_of
-from jaxnet.tools import check_options, gated_mlp, within
+from jaxnet.services.checks import all_at_least, all_within, one_of
+from jaxnet.tools import check_options, gated_mlp
 from jaxnet.typing import Rotation
 
 NORMS = {"rms": rms_norm, "layer": layer_norm}
@@ -50,12 +50,14 @@ def decoder(
     max_length: int | None = None,
     window: int | tuple[int, int] | None = None,
     windowed: Sequence[bool] = (True,),
-    local_rotary: Rotation | None = None,
+    local_rotary: bool | Rotation | None = None,
     bias: Layer | Callable | None = None,
     scale: float | None = None,
     softcap: float | None = None,
     logit_softcap: float | None = None,
     embedding_scale: float = 1.0,
+    residual_scale: float = 1.0,
+    logit_scale: float = 1.0,
     tied: bool = False,
     dropout_rate: float = 0.0,
     name: str = "decoder",
@@ -71,7 +73,7 @@ def decoder(
       depth: Number of blocks, at least 1.
       width: Width of the embeddings.
       heads, kv_heads, head_size, bias, scale, softcap: Options of `jaxnet.multi_head_attention`.
-      mlp_features, activation, gated, norm_at, use_bias, dropout_rate: Options of
+      mlp_features, activation, gated, norm_at, use_bias, residual_scale, dropout_rate: Options of
         `jaxnet.transformer_block`.
       experts: Number of MLPs in each block, of which a router chooses `experts_per_token` for each
         token, as in Mixtral; see `jaxnet.moe`. None is one MLP.
@@ -84,11 +86,13 @@ def decoder(
       max_length: Largest number of positions, each with a learned vector, as in GPT-2; None means
         no learned positions.
       window: Number of positions before its own that each query attends to; None is all.
-      windowed: Booleans for the first blocks, True if a block has the window; repeated for the
-        others.
-      local_rotary: Rotation in blocks that have the window; None is `rotary`.
+      windowed: Booleans for the first blocks, True if a block has the window and `local_rotary`;
+        repeated for the others.
+      local_rotary: The same as `rotary` for these blocks, such as False, as in SmolLM3; None is
+        `rotary`.
       logit_softcap: Bound c of the logits, as c * tanh(logits / c); None means no bound.
       embedding_scale: Factor of the embeddings.
+      logit_scale: Factor of the logits, before their bound.
       tied: Whether the logits are products with the table of the embeddings.
       name: Name of the model.
 
@@ -148,8 +152,8 @@ def decoder(
         raise ValueError(
             f"{name}: windowed must be booleans, such as (True, False), got {windowed!r:.60}"
         )
-    within(name, "logit_softcap", logit_softcap, "(0, inf)", optional=True)
-    within(name, "embedding_scale", embedding_scale, "(0, inf)")
+    all_within(name, "(0, inf)", optional=True, logit_softcap=logit_softcap)
+    all_within(name, "(0, inf)", embedding_scale=embedding_scale, logit_scale=logit_scale)
     normal = partial(NORMS[norm], epsilon=epsilon)
     of_heads = {"none": None, "head": normal, "all": partial(_across_heads, normal)}[qk_norm]
 
@@ -161,12 +165,12 @@ def decoder(
         mixed = moe(compose(expert), experts, experts_per_token, renormalize=True)
 
     shared: dict[str, Any] = {"head_size": head_size, "kv_heads": kv_heads, "qk_norm": of_heads}
-    shared |= {"causal": True, "bias": bias, "scale": scale, "softcap": softcap}
+    shared |= {"causal": True, "bias": bias, "scale": scale, "softcap": softcap, "norm": normal}
     shared |= {"gated": gated, "mlp": mixed, "activation": activation, "use_bias": use_bias}
-    shared |= {"dropout_rate": dropout_rate, "norm": normal, "norm_at": norm_at}
+    shared |= {"dropout_rate": dropout_rate, "norm_at": norm_at, "residual_scale": residual_scale}
 
     def block(i: int) -> Layer:
-        near = window is not None and windowed[i % len(windowed)]
+        near = windowed[i % len(windowed)]
         turn = local_rotary if near and local_rotary is not None else rotary
         own = {"window": window if near else None, "rotary": turn, "name": f"block_{i}"}
         return transformer_block(heads, mlp_features, **own, **shared)
@@ -186,10 +190,10 @@ def decoder(
         for layer in blocks:
             x = m(layer, x)
         x = m(normal(name="norm"), x)
-        if labels is not None:
-            return m(head, (x, labels))
-        logits = m(head, x)
-        return logits if logit_softcap is None else logit_softcap * jnp.tanh(logits / logit_softcap)
+        x = x if logit_scale == 1 else x * jnp.asarray(logit_scale, x.dtype)
+        y = m(head, x if labels is None else (x, labels))
+        bound = logit_softcap if labels is None else None
+        return y if bound is None else bound * jnp.tanh(y / bound)
 
     return compose(forward, name=name, kind="decoder")
 

@@ -491,8 +491,7 @@ def _rows(how, groups, x):
     """(batch, time, heads, size) -> (rows, batch, groups, heads / groups, queries, size)."""
     x = _blocks(x, 1, how.rows)
     *before, heads, size = x.shape
-    x = x.reshape(*before, groups, heads // groups, size)
-    return x.transpose(1, 0, 3, 4, 2, 5)
+    return x.reshape(*before, groups, heads // groups, size).transpose(1, 0, 3, 4, 2, 5)
 
 
 def _join(x, q):

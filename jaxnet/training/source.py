@@ -78,8 +78,7 @@ def resident_programs(
     @jax.jit
     def one_step(train_state, i, data, order):
         batch = placement.constrain(jax.tree.map(lambda leaf: leaf[order[i]], data), batches)
-        count = jax.tree.leaves(data)[0].shape[0]
-        return update(train_state, batch, mask_of(i, size, count))
+        return update(train_state, batch, mask_of(i, size, len(jax.tree.leaves(data)[0])))
 
     def begin(train_state, data, key=None):
         count = jax.tree.leaves(data)[0].shape[0]

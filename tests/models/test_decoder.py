@@ -16,7 +16,8 @@ def test_the_decoder_by_its_parts(x64):
     sizes = {"depth": 2, "width": 8, "heads": 4, "kv_heads": 2, "mlp_features": 12}
     net = jn.models.decoder(
         11, **sizes, tied=True, max_length=6, embedding_scale=3.0, logit_softcap=2.0,
-        window=(1, 0), windowed=(True, False), epsilon=1e-5,
+        window=(1, 0), windowed=(True, False), local_rotary=False, epsilon=1e-5,
+        residual_scale=0.7, logit_scale=0.4,
     )  # fmt: skip
     p = random_params(net, IDS)
     assert set(p) == {"embedding", "positions", "block_0", "block_1", "norm"}
@@ -27,12 +28,12 @@ def test_the_decoder_by_its_parts(x64):
     x = 3 * p["embedding"]["embedding"][IDS] + p["positions"]["embedding"][:4]
     for i, window in enumerate([(1, 0), None]):
         block = jn.transformer_block(
-            4, 12, kv_heads=2, causal=True, window=window, rotary=True, gated=True,
-            activation=jax.nn.silu, norm=norm, use_bias=False,
+            4, 12, kv_heads=2, causal=True, window=window, rotary=window is None, gated=True,
+            activation=jax.nn.silu, norm=norm, use_bias=False, residual_scale=0.7,
         )  # fmt: skip
         x = run(block, p[f"block_{i}"], x)
     logits = run(norm(), p["norm"], x) @ p["embedding"]["embedding"].T
-    np.testing.assert_allclose(run(net, p, IDS), 2 * jnp.tanh(logits / 2), 1e-10)
+    np.testing.assert_allclose(run(net, p, IDS), 2 * jnp.tanh(0.4 * logits / 2), 1e-10)
 
 
 @pytest.mark.fast_cases("False-<lambda>")

@@ -277,8 +277,7 @@ def scaled_likelihoods(logits: Any, log_prior: Any) -> jax.Array:
     """
     who, sizes = "scaled_likelihoods", {}
     logits = as_array(who, "logits", logits, "(batch, time, states)", "reals", sizes)
-    log_prior = as_array(who, "log_prior", log_prior, "(states,)", "reals", sizes)
-    return _scaled(logits, log_prior)
+    return _scaled(logits, as_array(who, "log_prior", log_prior, "(states,)", "reals", sizes))
 
 
 @jax.jit
