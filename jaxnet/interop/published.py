@@ -30,8 +30,10 @@ def load(
     """Read a published model: the net, its params and its state.
 
     The model_type of the configuration says which net it is; `jn.models.published` has the
-    families. Each array is read, cast and placed before the next one is read. Nothing that is read
-    is run. The net's data hold the configuration, so that `save` can write it.
+    families, such as Llama, Qwen, Gemma, Phi, OLMo and Granite. Each array is read, cast and placed
+    before the next one is read. Nothing that is read is run: the code that the configurations of
+    Phi name as `auto_map` is not used. The net's data hold the configuration, so that `save` can
+    write it.
 
     Args:
       source: Folder with config.json and safetensors files, as `transformers` writes it; a file

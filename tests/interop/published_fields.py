@@ -21,9 +21,13 @@ from jaxnet.interop import load
 from tests.interop.test_published import ENCODERS, MODELS, PAIRS, published
 
 FAMILIES = ["llama", "mistral", "mixtral", "qwen2", "qwen3", "gemma2", "gemma3", "olmo2", "gpt2",
+            "olmo3", "phi3", "phi3-longrope", "smollm3", "granite", "qwen3_moe",
             *ENCODERS, *PAIRS]  # fmt: skip
 IDS = np.random.default_rng(0).integers(3, 97, (2, 12))
 ROPE = {"rope_type": "default", "rope_theta": 777.0}
+YARN = {"rope_type": "yarn", "rope_theta": 777.0, "factor": 4.0, "beta_slow": 0.5}
+LONG = {"short_factor": [1.0, 2.0, 3.0], "long_factor": [4.0, 5.0, 6.0], "rope_theta": 777.0,
+        "original_max_position_embeddings": 11}  # fmt: skip
 OTHER: dict[str, list[Any]] = {  # values to try, where a type has no opposite
     "hidden_act": ["relu", "gelu", "tanh"], "hidden_activation": ["relu", "silu"],
     "activation_function": ["relu", "silu"], "activation": ["relu", "gelu", "tanh"],
@@ -32,12 +36,21 @@ OTHER: dict[str, list[Any]] = {  # values to try, where a type has no opposite
     "layer_types": [["full_attention"] * 3],
     "rope_parameters": [None, ROPE, ROPE | {"rope_type": "linear", "factor": 2.0},
                         ROPE | {"rope_type": "dynamic", "factor": 2.0},
-                        ROPE | {"partial_rotary_factor": 0.5}],
+                        ROPE | {"partial_rotary_factor": 0.5}, YARN,
+                        YARN | {"original_max_position_embeddings": 16, "truncate": False},
+                        YARN | {"mscale": 2.0, "mscale_all_dim": 0.5, "beta_fast": 9},
+                        YARN | {"attention_factor": 3.0, "truncate": None},
+                        LONG | {"type": "su"}, LONG | {"rope_type": "longrope", "factor": 8.0},
+                        {"full_attention": YARN}, {"full_attention": YARN | {"truncate": False}}],
     "architectures": [None, ["Other"]], "model_type": [],
 }  # fmt: skip
 # Entries of older files, and entries that no class knows.
 MORE: dict[str, list[Any]] = {
-    "rope_theta": [777.0], "rope_scaling": [None, {"type": "linear", "factor": 2.0}],
+    "rope_theta": [777.0],
+    "rope_scaling": [None, {"type": "linear", "factor": 2.0}, YARN, LONG | {"type": "longrope"}],
+    "original_max_position_embeddings": [11, 24], "partial_rotary_factor": [0.75],
+    "no_rope_layers": [[0, 1], [1, 1, 0, 0]], "norm_topk_prob": [False], "auto_map": [{"A": "b"}],
+    "mlp_only_layers": [[1]], "lm_head_bias": [True],
     "rope_local_base_freq": [777.0], "sliding_window_pattern": [2], "max_window_layers": [0, 2],
     "attention_bias": [False], "mlp_bias": [False], "use_sliding_window": [True], "head_dim": [8],
     "quantization_config": [{"quant_method": "gptq"}], "scale_attn_weights": [False],

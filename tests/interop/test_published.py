@@ -20,6 +20,10 @@ LLAMA3 = {
     "rope_type": "llama3", "rope_theta": 500.0, "factor": 4.0, "low_freq_factor": 1.0,
     "high_freq_factor": 4.0, "original_max_position_embeddings": 32,
 }  # fmt: skip
+YARN = {"rope_type": "yarn", "rope_theta": 500.0, "factor": 4.0, "beta_fast": 4.0,
+        "original_max_position_embeddings": 16}  # fmt: skip
+LONGROPE = {"rope_type": "longrope", "rope_theta": 500.0, "partial_rotary_factor": 0.75,
+            "short_factor": [1.0, 1.5], "long_factor": [2.0, 5.0]}  # fmt: skip
 # Class of transformers, and options of its config that differ from SIZES.
 MODELS = {
     "llama": ("Llama", {"rope_parameters": LLAMA3}),
@@ -35,6 +39,19 @@ MODELS = {
     "gemma3": ("Gemma3", {"tie_word_embeddings": True, "sliding_window": 4,
                           "layer_types": ["sliding_attention"] * 2 + ["full_attention"]}),
     "olmo2": ("Olmo2", {"head_dim": 6}),
+    "olmo3": ("Olmo3", {
+        "head_dim": 6, "sliding_window": 5,
+        "layer_types": ["full_attention", "sliding_attention", "full_attention"],
+        "rope_parameters": {"full_attention": YARN, "sliding_attention": {"rope_theta": 7e3}}}),
+    "phi3": ("Phi3", {"head_dim": 6, "sliding_window": 7}),
+    "phi3-longrope": ("Phi3", {"head_dim": 6, "tie_word_embeddings": True, "rope_parameters":
+                      LONGROPE, "original_max_position_embeddings": 64,
+                      "max_position_embeddings": 128}),
+    "smollm3": ("SmolLM3", {"head_dim": 6, "no_rope_layers": [1, 0, 1], "rope_parameters": YARN}),
+    "granite": ("Granite", {"head_dim": 6, "attention_multiplier": 0.3, "logits_scaling": 8.0,
+                            "embedding_multiplier": 12.0, "residual_multiplier": 0.22}),
+    "qwen3_moe": ("Qwen3Moe", {"num_experts": 4, "num_experts_per_tok": 2, "norm_topk_prob": True,
+                               "moe_intermediate_size": 20}),
     "gpt2": ("GPT2", {"n_embd": 24, "n_layer": 3, "n_head": 4, "n_positions": 32}),
 }  # fmt: skip
 

@@ -79,7 +79,7 @@ class Family(NamedTuple):
       rows: Function (config, `Stored`) -> table of names.
       stored: Function (config, weights by name, or None for those to be written) -> `Stored`.
       only: Entries that may have one value; null and leaving it out count as that value.
-      ignored: Entries without effect on the outputs.
+      ignored: Entries without effect on the outputs, which may be of `ONLY`.
       aliases: Other names of entries.
       x: Spec of an input.
     """
@@ -140,7 +140,7 @@ def complete(who: str, config: str | Path | Mapping[str, Any], families: Any) ->
             if not (value is None and name in MAY_BE_NULL or fits(value)):
                 raise found.error(f"{name} must be {need}, got {value!r:.60}")
             found.entries[name] = value
-        elif name in only:
+        elif name in only and name not in families[family].ignored:
             if value not in (None, only[name]):
                 raise found.error(f"{name} must be {only[name]}, got {value!r:.60}; {OTHERWISE}")
         elif name not in IGNORED and name not in families[family].ignored:
@@ -189,6 +189,10 @@ KINDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     **dict.fromkeys(["final_logit_softcapping", "attn_logit_softcapping"], NUMBER),
     **dict.fromkeys(["rope_parameters", "rope_scaling"], OBJECT),
     **dict.fromkeys(["max_window_layers", "pad_token_id"], WHOLE),
+    "no_rope_layers": (
+        "a list of 0 and 1",
+        lambda value: isinstance(value, list) and all(one in (0, 1) for one in value),
+    ),
     **dict.fromkeys(["hidden_dropout_prob", "dropout", "dropout_rate"], SHARE),
     "num_decoder_layers": LAYERS, "scale_decoder_outputs": FLAG,
     "feed_forward_proj": ("a word", lambda value: isinstance(value, str)),
@@ -224,7 +228,7 @@ IGNORED = {
 }  # fmt: skip
 MAY_BE_NULL = {
     "num_key_value_heads", "head_dim", "sliding_window", "layer_types", "n_inner",
-    "num_decoder_layers", "scale_decoder_outputs",
+    "num_decoder_layers", "scale_decoder_outputs", "no_rope_layers",
     "rope_parameters", "rope_scaling", "partial_rotary_factor",
     "original_max_position_embeddings", "final_logit_softcapping", "attn_logit_softcapping",
 }  # fmt: skip

@@ -22,6 +22,9 @@ def test_windows_by_layer():
 
 
 # What the makers published, whole: nothing in it may be unknown.
+SHARED = {"attention_bias": False, "attention_dropout": 0.0, "hidden_act": "silu",
+          "initializer_range": 0.02, "torch_dtype": "bfloat16", "transformers_version": "4.54.0",
+          "use_cache": True}  # fmt: skip
 PUBLISHED = {
     "SmolLM2-135M": {"architectures": ["LlamaForCausalLM"], "attention_bias": False,
         "attention_dropout": 0.0, "bos_token_id": 0, "eos_token_id": 0, "hidden_act": "silu",
@@ -68,6 +71,57 @@ PUBLISHED = {
         "summary_type": "cls_index", "summary_use_proj": True,
         "task_specific_params": {"text-generation": {"do_sample": True, "max_length": 50}},
         "vocab_size": 50257},
+    "Phi-4-mini": SHARED | {"architectures": ["Phi3ForCausalLM"], "auto_map": {
+            "AutoConfig": "configuration_phi3.Phi3Config",
+            "AutoModelForCausalLM": "modeling_phi3.Phi3ForCausalLM",
+            "AutoTokenizer": "Xenova/gpt-4o"},
+        "bos_token_id": 199999, "embd_pdrop": 0.0, "eos_token_id": 199999, "full_attn_mod": 1,
+        "hidden_size": 3072, "intermediate_size": 8192, "interpolate_factor": 1,
+        "lm_head_bias": False, "max_position_embeddings": 131072, "mlp_bias": False,
+        "model_type": "phi3", "num_attention_heads": 24, "num_hidden_layers": 32,
+        "num_key_value_heads": 8, "original_max_position_embeddings": 4096,
+        "pad_token_id": 199999, "partial_rotary_factor": 0.75, "resid_pdrop": 0.0,
+        "rms_norm_eps": 1e-05, "rope_scaling": {
+            "long_factor": [1 + i / 2 for i in range(48)], "short_factor": [1.0] * 48,  # made up
+            "type": "longrope"},
+        "rope_theta": 10000.0, "sliding_window": 262144, "tie_word_embeddings": True,
+        "vocab_size": 200064},
+    "SmolLM3-3B": SHARED | {"architectures": ["SmolLM3ForCausalLM"], "bos_token_id": None,
+        "eos_token_id": 128012, "hidden_size": 2048, "intermediate_size": 11008,
+        "layer_types": ["full_attention"] * 36, "max_position_embeddings": 65536,
+        "max_window_layers": 28, "mlp_bias": False, "model_type": "smollm3",
+        "no_rope_layer_interval": 4, "no_rope_layers": [1, 1, 1, 0] * 9,
+        "num_attention_heads": 16, "num_hidden_layers": 36, "num_key_value_heads": 4,
+        "pad_token_id": 128004, "pretraining_tp": 2, "rms_norm_eps": 1e-06, "rope_scaling": None,
+        "rope_theta": 5000000.0, "sliding_window": None, "use_sliding_window": False,
+        "vocab_size": 128256},
+    "granite-3.3-8b": SHARED | {"architectures": ["GraniteForCausalLM"], "bos_token_id": 0,
+        "attention_multiplier": 0.0078125, "embedding_multiplier": 12.0, "eos_token_id": 0,
+        "hidden_size": 4096, "intermediate_size": 12800, "logits_scaling": 16.0,
+        "max_position_embeddings": 131072, "mlp_bias": False, "model_type": "granite",
+        "num_attention_heads": 32, "num_hidden_layers": 40, "num_key_value_heads": 8,
+        "pad_token_id": 0, "residual_multiplier": 0.22, "rms_norm_eps": 1e-05,
+        "rope_scaling": None, "rope_theta": 10000000.0, "tie_word_embeddings": True,
+        "vocab_size": 49159},
+    "Olmo-3-7B": SHARED | {"architectures": ["Olmo3ForCausalLM"], "bos_token_id": None,
+        "eos_token_id": 100257, "hidden_size": 4096, "intermediate_size": 11008,
+        "layer_types": (["sliding_attention"] * 3 + ["full_attention"]) * 8,
+        "max_position_embeddings": 65536, "model_type": "olmo3", "num_attention_heads": 32,
+        "num_hidden_layers": 32, "num_key_value_heads": 32, "pad_token_id": 100277,
+        "rms_norm_eps": 1e-06, "rope_scaling": {
+            "attention_factor": 1.2079441541679836, "beta_fast": 32.0, "beta_slow": 1.0,
+            "factor": 8.0, "original_max_position_embeddings": 8192, "rope_type": "yarn"},
+        "rope_theta": 500000, "sliding_window": 4096, "tie_word_embeddings": False,
+        "vocab_size": 100278},
+    "Qwen3-30B-A3B": SHARED | {"architectures": ["Qwen3MoeForCausalLM"], "bos_token_id": 151643,
+        "decoder_sparse_step": 1, "eos_token_id": 151645, "head_dim": 128, "hidden_size": 2048,
+        "intermediate_size": 6144, "max_position_embeddings": 40960, "max_window_layers": 48,
+        "mlp_only_layers": [], "model_type": "qwen3_moe", "moe_intermediate_size": 768,
+        "norm_topk_prob": True, "num_attention_heads": 32, "num_experts": 128,
+        "num_experts_per_tok": 8, "num_hidden_layers": 48, "num_key_value_heads": 4,
+        "output_router_logits": False, "rms_norm_eps": 1e-06, "rope_scaling": None,
+        "rope_theta": 1000000.0, "router_aux_loss_coef": 0.001, "sliding_window": None,
+        "tie_word_embeddings": False, "use_sliding_window": False, "vocab_size": 151936},
     "Llama-3.2-1B": {
         "architectures": ["LlamaForCausalLM"], "attention_bias": False, "attention_dropout": 0.0,
         "bos_token_id": 128000, "eos_token_id": 128001, "head_dim": 64, "hidden_act": "silu",
@@ -103,6 +157,11 @@ def test_published_sizes():
         },
         2_614_341_888: PUBLISHED["gemma-2-2b"],
         124_439_808: PUBLISHED["gpt2"],
+        3_836_021_760: PUBLISHED["Phi-4-mini"],
+        3_075_098_624: PUBLISHED["SmolLM3-3B"],
+        8_170_864_640: PUBLISHED["granite-3.3-8b"],
+        7_298_011_136: PUBLISHED["Olmo-3-7B"],
+        30_532_122_624: PUBLISHED["Qwen3-30B-A3B"],
         46_702_792_704: llama | experts | {"model_type": "mixtral", "vocab_size": 32000},
         7_241_732_096: mistral,
     }  # fmt: skip
@@ -115,7 +174,7 @@ def test_published_sizes():
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_published_configurations_hold_nothing_unknown(name):
     options = jn.models.decoder_config(PUBLISHED[name])
-    assert options["depth"] in (12, 16, 24, 26, 30)
+    assert options["depth"] in (12, 16, 24, 26, 30, 32, 36, 40, 48)
 
 
 # What a config without entries means: transformers 5.24's classes of configurations. Vocabulary,
@@ -130,6 +189,11 @@ DEFAULTS = {
     "gemma2": (256000, 26, 2304, 8, 4, 256, 9216, 1e-6, True, 4096, 13, 1e4, 8192),
     "gemma3_text": (262208, 26, 2304, 8, 4, 256, 9216, 1e-6, True, 4096, 22, 1e6, 131072),
     "olmo2": (50304, 32, 4096, 32, None, None, 11008, 1e-5, False, None, 0, 1e4, 2048),
+    "olmo3": (50304, 32, 4096, 32, None, None, 11008, 1e-5, False, 4096, 24, 5e5, 2048),
+    "phi3": (32064, 32, 3072, 32, None, None, 8192, 1e-5, False, None, 0, 1e4, 4096),
+    "smollm3": (128256, 36, 2048, 16, 4, None, 11008, 1e-6, True, None, 9, 2e6, 32768),
+    "granite": (32000, 32, 4096, 32, None, None, 11008, 1e-6, False, None, 0, 1e4, 2048),
+    "qwen3_moe": (151936, 24, 2048, 32, 4, None, 768, 1e-6, False, None, 0, 1e4, 32768),
     "gpt2": (50257, 12, 768, 12, None, None, 3072, 1e-5, True, None, 0, None, 1024),
 }
 NUMBERS = (
@@ -147,6 +211,9 @@ FORMS = {
     "gemma2": GELU | GEMMA | {"logit_softcap": 30.0},
     "gemma3_text": GELU | GEMMA | {"logit_softcap": None, "qk_norm": "head"},
     "olmo2": SILU | {"norm_at": "output", "qk_norm": "all"},
+    "olmo3": SILU | {"norm_at": "output", "qk_norm": "all"}, "phi3": SILU, "smollm3": SILU,
+    "granite": SILU | {"embedding_scale": 1.0, "residual_scale": 1.0, "logit_scale": 1.0},
+    "qwen3_moe": SILU | {"qk_norm": "head", "experts": 128, "experts_per_token": 8},
     "gpt2": GELU | {"gated": False, "norm": "layer", "use_bias": True},
 }  # fmt: skip
 ELSEWHERE = {"softcap", "scale", "window", "windowed", "rotary", "local_rotary", "max_length"}
@@ -157,7 +224,8 @@ def test_every_family_has_the_defaults_of_transformers(family):
     *numbers, window, near, base, length = DEFAULTS[family]
     scaling = {"factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
     scaling["rope_type"] = "llama3"
-    config = {"model_type": family} | ({"rope_scaling": scaling} if base else {})
+    needed = {"model_type": family} | ({"norm_topk_prob": True} if "moe" in family else {})
+    config = needed | ({"rope_scaling": scaling} if base else {})
     options = jn.models.decoder_config(config)
     assert [options.get(name) for name in NUMBERS] == numbers
     assert options.get("window") == (window and (window - 1, 0))
@@ -170,8 +238,9 @@ def test_every_family_has_the_defaults_of_transformers(family):
     else:
         assert options["max_length"] == length
     assert options.get("softcap") == (50.0 if family == "gemma2" else None)
-    assert options.get("scale") == (1 / 16 if "gemma" in family else None)
-    others = jn.models.decoder_config({"model_type": family}).items()
+    scale = {"gemma2": 1 / 16, "gemma3_text": 1 / 16, "granite": 1.0}
+    assert options.get("scale") == scale.get(family)
+    others = jn.models.decoder_config(needed).items()
     assert {k: v for k, v in others if k not in ELSEWHERE | {*NUMBERS}} == FORMS[family]
 
 
