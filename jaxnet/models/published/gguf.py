@@ -15,12 +15,20 @@ from jaxnet.services.files import readable
 
 # Architecture -> model_type of transformers.
 FAMILIES = {"llama": "llama", "qwen2": "qwen2", "qwen3": "qwen3"}
+FAMILIES |= {"gemma2": "gemma2", "gemma3": "gemma3_text"}
 ENTRIES = {
     "block_count": "num_hidden_layers", "embedding_length": "hidden_size",
     "feed_forward_length": "intermediate_size", "attention.head_count": "num_attention_heads",
     "attention.head_count_kv": "num_key_value_heads", "attention.key_length": "head_dim",
     "attention.layer_norm_rms_epsilon": "rms_norm_eps", "rope.freq_base": "rope_theta",
-    "context_length": "max_position_embeddings",
+    "context_length": "max_position_embeddings", "attention.sliding_window": "sliding_window",
+    "attn_logit_softcapping": "attn_logit_softcapping",
+    "final_logit_softcapping": "final_logit_softcapping",
+    "rope.freq_base_swa": "rope_local_base_freq",
+}  # fmt: skip
+SCALING = {
+    "rope.scaling.type": "rope_type", "rope.scaling.factor": "factor",
+    "rope.scaling.original_context_length": "original_max_position_embeddings",
 }  # fmt: skip
 BITS = {"Q8_0": 8, "Q4_0": 4, "Q4_1": 4}  # of weights that are integers with a scale per group
 GROUP = 32
@@ -33,6 +41,11 @@ NAMES = {
     "attn_k_norm": "self_attn.k_norm", "ffn_gate": "mlp.gate_proj", "ffn_up": "mlp.up_proj",
     "ffn_down": "mlp.down_proj",
 }  # fmt: skip
+GEMMA_NAMES = NAMES | {
+    "ffn_norm": "pre_feedforward_layernorm", "post_attention_norm": "post_attention_layernorm",
+    "post_ffw_norm": "post_feedforward_layernorm",
+}  # fmt: skip
+LARGEST = 46, 62  # layers of Gemma 2 and 3 of 27B, whose queries have another scale
 
 
 def read_gguf(path: Path) -> tuple[dict[str, Any], Mapping[str, Any]]:
@@ -85,9 +98,16 @@ def _read(
         own = name.removeprefix(f"{kind}.")
         if own == name or own in IGNORED:
             continue
-        if own not in ENTRIES:
+        if own not in ENTRIES | SCALING:
             raise ValueError(f"load: {path}: the entry {name!r} = {value!r:.60} is not known here")
-        config[ENTRIES[own]] = value
+        if own in SCALING:
+            config.setdefault("rope_scaling", {})[SCALING[own]] = value
+        else:
+            config[ENTRIES[own]] = value
+    if kind.startswith("gemma"):
+        width = config["hidden_size"] // config["num_attention_heads"]
+        large = config["num_hidden_layers"] in LARGEST
+        config["query_pre_attn_scalar"] = width if large else config["head_dim"]
     return config, weights
 
 
@@ -102,6 +122,7 @@ class Tensors(OneByOne):
 
     def __init__(self, tensors: Any, fields: Mapping[str, Any], kind: str):
         self._quants = extra("gguf.quants", "gguf", "load", "published")
+        self._gemma = kind.startswith("gemma")
         self._heads = {}
         if kind == "llama":  # llama.cpp rotates neighbors, transformers halves
             heads = fields["llama.attention.head_count"]
@@ -144,9 +165,10 @@ class Tensors(OneByOne):
 
     def _name(self, theirs: str) -> str:
         found = re.fullmatch(r"(?:blk\.(\d+)\.)?(\w+)\.(\w+)", theirs)
-        if not found or found[2] not in NAMES:
+        names = GEMMA_NAMES if self._gemma else NAMES
+        if not found or found[2] not in names:
             raise ValueError(f"load: the weights {theirs!r:.60} are not known here")
-        return f"{f'model.layers.{found[1]}.' if found[1] else ''}{NAMES[found[2]]}.{found[3]}"
+        return f"{f'model.layers.{found[1]}.' if found[1] else ''}{names[found[2]]}.{found[3]}"
 
     def rows(self, name: str) -> int:
         return int(self._found[name].shape[-1])
@@ -157,7 +179,8 @@ class Tensors(OneByOne):
             return self.integers(whole)[part]
         tensor = self._found[name]
         array = self._quants.dequantize(tensor.data, tensor.tensor_type)
-        return np.asarray(self._turned(tensor, array), np.float32)
+        array = np.asarray(self._turned(tensor, array), np.float32)
+        return array - 1 if self._gemma and name.endswith("norm.weight") else array  # 1 is added
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._names)

@@ -10,7 +10,7 @@ import pytest
 
 import jaxnet as jn
 from jaxnet.interop import decoder_table, load, to_names
-from jaxnet.models.published.gguf import NAMES
+from jaxnet.models.published.gguf import GEMMA_NAMES, NAMES
 
 CONFIG = {
     "model_type": "llama", "vocab_size": 32, "hidden_size": 64, "num_hidden_layers": 2,
@@ -19,14 +19,17 @@ CONFIG = {
     "tie_word_embeddings": False,
 }  # fmt: skip
 IDS = jnp.array([[3, 1, 4, 1, 5, 9, 2, 6]])
-THEIRS = {ours: theirs for theirs, ours in NAMES.items()}
+GEMMA = {"head_dim": 16, "query_pre_attn_scalar": 16, "sliding_window": 4}
 
 
 def written(path, kind="llama", how="F32", **more):
     """A file with a random model, and the model."""
     import gguf
 
-    config = CONFIG | {"model_type": kind}
+    gemma = kind.startswith("gemma")
+    config = CONFIG | {"model_type": f"{kind}_text" if kind == "gemma3" else kind}
+    config |= GEMMA if gemma else {}
+    names = {ours: theirs for theirs, ours in (GEMMA_NAMES if gemma else NAMES).items()}
     net = jn.models.decoder(**jn.models.decoder_config(config))
     params, state = net.init(jax.random.key(0), IDS)
     file = gguf.GGUFWriter(path, kind)
@@ -37,6 +40,9 @@ def written(path, kind="llama", how="F32", **more):
     file.add_head_count_kv(2)
     file.add_layer_norm_rms_eps(1e-5)
     file.add_rope_freq_base(5e3)
+    if gemma:
+        file.add_key_length(16)
+        file.add_sliding_window(4)
     for name, value in more.items():
         file.add_string(f"{kind}.{name}", value)
     for name, array in to_names(net, params, state, IDS, decoder_table(config)).items():
@@ -46,7 +52,8 @@ def written(path, kind="llama", how="F32", **more):
             if block[:1] and block[0].isdigit()
             else f"{'model.' if 'lm_head' not in name else ''}{part}"
         )
-        theirs = f"blk.{block[0]}.{THEIRS[known]}.{end}" if block else f"{THEIRS[known]}.{end}"
+        theirs = f"blk.{block[0]}.{names[known]}.{end}" if block else f"{names[known]}.{end}"
+        array = array + 1 if gemma and "norm" in theirs else array
         if kind == "llama" and ("attn_q." in theirs or "attn_k." in theirs):
             heads = 4 if "attn_q." in theirs else 2
             array = array.reshape(heads, 2, -1, 64).swapaxes(1, 2).reshape(array.shape)
@@ -62,7 +69,8 @@ def written(path, kind="llama", how="F32", **more):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("kind", "how", "error"), [
-    ("llama", "F32", 1e-5), ("qwen3", "F32", 1e-5), ("llama", "Q8_0", 0.03), ("llama", "Q4_0", 0.4),
+    ("llama", "F32", 1e-5), ("qwen3", "F32", 1e-5), ("gemma2", "F32", 1e-5),
+    ("gemma3", "F32", 1e-5), ("llama", "Q8_0", 0.03), ("llama", "Q4_0", 0.4),
 ])  # fmt: skip
 def test_a_file_is_the_model_that_was_written(kind, how, error, tmp_path):
     net, params, state = written(tmp_path / "model.gguf", kind, how)
