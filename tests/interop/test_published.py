@@ -103,7 +103,9 @@ def test_names_of_the_experts_are_those_of_mixtral():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["llama", "mistral", "mixtral", "qwen2", "qwen3", "gemma2",
-                                  "gemma3", "olmo2", "gpt2", *ENCODERS, *PAIRS])  # fmt: skip
+                                  "gemma3", "olmo2", "gpt2", "olmo3", "phi3", "phi3-longrope",
+                                  "smollm3", "granite", "qwen3_moe",
+                                  *ENCODERS, *PAIRS])  # fmt: skip
 def test_every_entry_of_a_configuration_counts_or_raises(name):
     pytest.importorskip("torch", reason="compares with transformers")
     pytest.importorskip("transformers", reason="compares with transformers")

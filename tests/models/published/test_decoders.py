@@ -7,7 +7,7 @@ import pytest
 
 import jaxnet as jn
 from jaxnet.models.published.decoders import FAMILIES
-from tests.interop.test_published import LLAMA
+from tests.interop.test_published import LLAMA, stored
 
 
 def test_windows_by_layer():
@@ -95,14 +95,6 @@ PUBLISHED = {
         "pad_token_id": 128004, "pretraining_tp": 2, "rms_norm_eps": 1e-06, "rope_scaling": None,
         "rope_theta": 5000000.0, "sliding_window": None, "use_sliding_window": False,
         "vocab_size": 128256},
-    "granite-3.3-8b": SHARED | {"architectures": ["GraniteForCausalLM"], "bos_token_id": 0,
-        "attention_multiplier": 0.0078125, "embedding_multiplier": 12.0, "eos_token_id": 0,
-        "hidden_size": 4096, "intermediate_size": 12800, "logits_scaling": 16.0,
-        "max_position_embeddings": 131072, "mlp_bias": False, "model_type": "granite",
-        "num_attention_heads": 32, "num_hidden_layers": 40, "num_key_value_heads": 8,
-        "pad_token_id": 0, "residual_multiplier": 0.22, "rms_norm_eps": 1e-05,
-        "rope_scaling": None, "rope_theta": 10000000.0, "tie_word_embeddings": True,
-        "vocab_size": 49159},
     "Olmo-3-7B": SHARED | {"architectures": ["Olmo3ForCausalLM"], "bos_token_id": None,
         "eos_token_id": 100257, "hidden_size": 4096, "intermediate_size": 11008,
         "layer_types": (["sliding_attention"] * 3 + ["full_attention"]) * 8,
@@ -159,7 +151,6 @@ def test_published_sizes():
         124_439_808: PUBLISHED["gpt2"],
         3_836_021_760: PUBLISHED["Phi-4-mini"],
         3_075_098_624: PUBLISHED["SmolLM3-3B"],
-        8_170_864_640: PUBLISHED["granite-3.3-8b"],
         7_298_011_136: PUBLISHED["Olmo-3-7B"],
         30_532_122_624: PUBLISHED["Qwen3-30B-A3B"],
         46_702_792_704: llama | experts | {"model_type": "mixtral", "vocab_size": 32000},
@@ -174,7 +165,7 @@ def test_published_sizes():
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_published_configurations_hold_nothing_unknown(name):
     options = jn.models.decoder_config(PUBLISHED[name])
-    assert options["depth"] in (12, 16, 24, 26, 30, 32, 36, 40, 48)
+    assert options["depth"] in (12, 16, 24, 26, 30, 32, 36, 48)
 
 
 # What a config without entries means: transformers 5.24's classes of configurations. Vocabulary,
@@ -256,6 +247,21 @@ def test_every_family_has_the_defaults_of_transformers(family):
 def test_what_is_left_out_has_the_default_of_its_family(family, entry, option, value):
     options = jn.models.decoder_config({"model_type": family} | entry)
     assert options[option] == value
+
+
+def test_the_length_of_the_stream_decides_how_longrope_turns(tmp_path):
+    factors = {"type": "longrope", "short_factor": [1.0], "long_factor": [9.0]}
+    config = LLAMA | {"rope_scaling": factors, "original_max_position_embeddings": 4}
+    stored(tmp_path, config)
+    (net, params, state), ids = jn.interop.load(tmp_path), jnp.array([[1, 5, 0, 2, 7, 3]])
+    for length in (4, 6):
+        whole, _ = net.apply(params, state, ids[:, :length])
+        text = jn.stream(net, length)
+        y, kept = text.apply(params, jn.start_stream(text, ids, state), ids[:, :3])
+        z, _ = text.apply(params, kept, ids[:, 3:length])
+        np.testing.assert_allclose(jnp.concatenate([y, z], 1), whole, 1e-4, 1e-5)
+    with pytest.raises(ValueError, match="up to 4 positions with these options.*got 6"):
+        jn.models.decoder(**jn.models.decoder_config(config)).apply(params, state, ids)
 
 
 @pytest.mark.parametrize(("config", "base"), [
