@@ -405,7 +405,7 @@ class _Row(NamedTuple):
                     "given=, and part before the others"
                 )
             given = inverse(given)
-        return given if isinstance(given, _Piece) else np.ascontiguousarray(given)
+        return given if isinstance(given, _Piece) else np.asarray(given, order="C")
 
     def _one(self, names: list[str], shape: tuple, arrays: Mapping, used: set[str]) -> np.ndarray:
         if lost := [name for name in names if name not in arrays]:

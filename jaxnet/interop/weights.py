@@ -112,7 +112,7 @@ def write_files(
     with replacing(who, config, own=True) as file:
         file.write(json.dumps(entries, indent=2).encode())
     with replacing(who, weights, own=True) as file:
-        whole = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+        whole = {name: np.asarray(array, order="C") for name, array in arrays.items()}
         write_tensors(file, whole, {"format": "pt"})
 
 
