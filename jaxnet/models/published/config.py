@@ -25,6 +25,7 @@ ACTIVATIONS = {
     "gelu": partial(jax.nn.gelu, approximate=False),
     "gelu_new": jax.nn.gelu,
     "gelu_pytorch_tanh": jax.nn.gelu,
+    "quick_gelu": lambda x: x * jax.nn.sigmoid(1.702 * x),
     "relu": jax.nn.relu,
 }
 DEEPEST = 10_000  # layers
@@ -51,6 +52,34 @@ class Config(NamedTuple):
     def error(self, words: str) -> ValueError:
         """Return an error that names the file."""
         return ValueError(f"{self.where}: {words}")
+
+    def head(self, kind: str, heads: Mapping[str, str]) -> str:
+        """Return the head that the entry `architectures` names.
+
+        Args:
+          kind: Beginning of the names of the family's classes.
+          heads: Head by the rest of the name; "" is that of a config without the entry.
+
+        Raises:
+          ValueError: If it names another class, or several.
+        """
+        named = self.given.get("architectures") or [""]
+        name, *more = named if isinstance(named, list) else [named]
+        found = heads.get(str(name).removeprefix(kind))
+        if found is None or more or (name and not str(name).startswith(kind)):
+            known = ", ".join(f"{kind}{head}" for head in heads if head)
+            raise self.error(f"architectures must be one of {known}, got {name!r:.60}")
+        return found
+
+    def labels(self) -> int:
+        """Return the number of classes, 2 by default."""
+        named, count = self.given.get("id2label"), self.given.get("num_labels")
+        return len(named) if isinstance(named, dict) and named else count or 2
+
+    def check_heads(self, width: int, heads: int) -> None:
+        """Raise an error if a width has no equal parts for the heads of the attention."""
+        if width % heads:
+            raise self.error(f"the number of heads must divide the width {width}, got {heads}")
 
 
 class Stored(NamedTuple):
@@ -187,8 +216,9 @@ KINDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     **dict.fromkeys(["query_pre_attn_scalar", "partial_rotary_factor"], NUMBER),
     **dict.fromkeys(["num_key_value_heads", "head_dim", "sliding_window"], COUNT),
     **dict.fromkeys(["final_logit_softcapping", "attn_logit_softcapping"], NUMBER),
-    **dict.fromkeys(["rope_parameters", "rope_scaling"], OBJECT),
-    **dict.fromkeys(["max_window_layers", "pad_token_id"], WHOLE),
+    **dict.fromkeys(["rope_parameters", "rope_scaling", "text_config", "vision_config"], OBJECT),
+    **dict.fromkeys(["text_config_dict", "vision_config_dict"], OBJECT), "projection_size": COUNT,
+    **dict.fromkeys(["max_window_layers", "pad_token_id", "eos_token_id"], WHOLE),
     "no_rope_layers": (
         "a list of 0 and 1",
         lambda value: isinstance(value, list) and all(one in (0, 1) for one in value),
@@ -231,6 +261,7 @@ MAY_BE_NULL = {
     "num_decoder_layers", "scale_decoder_outputs", "no_rope_layers",
     "rope_parameters", "rope_scaling", "partial_rotary_factor",
     "original_max_position_embeddings", "final_logit_softcapping", "attn_logit_softcapping",
+    "text_config", "text_config_dict", "vision_config", "vision_config_dict", "projection_size",
 }  # fmt: skip
 
 

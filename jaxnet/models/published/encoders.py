@@ -7,6 +7,7 @@ Their nets take token ids (batch, time), or (ids, mask) with a mask of lengths o
 (batch, time, labels) for classes of tokens, (batch, labels) for classes of texts.
 """
 
+import re
 from collections.abc import Mapping
 from functools import partial
 from typing import Any
@@ -16,7 +17,7 @@ import jax.numpy as jnp
 
 import jaxnet as jn
 from jaxnet.models.published.config import ACTIVATIONS, Config, Family, Rows, Stored
-from jaxnet.models.published.rows import attention_rows, dense_rows, norm_rows
+from jaxnet.models.published.rows import PARTS, block_rows, dense_rows, norm_rows
 
 HEADS = {"": "", "Model": "", "ForMaskedLM": "words", "ForPreTraining": "words",
          "ForTokenClassification": "tokens", "ForSequenceClassification": "texts"}  # fmt: skip
@@ -99,31 +100,14 @@ def options(config: Config) -> dict[str, Any]:
     """Return the options of `encoder`."""
     given = config.entries
     theirs = {ours: given[name] for ours, name in NAMES[config.family].items()}
-    if theirs["width"] % theirs["heads"]:
-        raise config.error(
-            f"the number of heads must divide the width {theirs['width']}, got {theirs['heads']}"
-        )
+    config.check_heads(theirs["width"], theirs["heads"])
     return theirs | {
         "activation": ACTIVATIONS[theirs["activation"]],
         "family": config.family,
         "types": given.get("type_vocab_size", 0),
-        "head": _head(config),
-        "labels": _labels(config),
+        "head": config.head(CLASSES[config.family], HEADS),
+        "labels": config.labels(),
     }
-
-
-def _head(config: Config) -> str:
-    (name, *more), kind = config.given.get("architectures") or [""], CLASSES[config.family]
-    found = HEADS.get(str(name).removeprefix(kind))
-    if found is None or more or (name and not str(name).startswith(kind)):
-        known = ", ".join(f"{kind}{head}" for head in HEADS if head)
-        raise config.error(f"architectures must be one of {known}, got {name!r:.60}")
-    return found
-
-
-def _labels(config: Config) -> int:
-    named, count = config.given.get("id2label"), config.given.get("num_labels")
-    return len(named) if isinstance(named, dict) and named else count or 2
 
 
 def how_stored(config: Config, weights: Mapping[str, Any] | None) -> Stored:
@@ -132,23 +116,12 @@ def how_stored(config: Config, weights: Mapping[str, Any] | None) -> Stored:
     if weights is None:
         return Stored(found, prefix if found["head"] else "")
     prefix = prefix if any(name.startswith(prefix) for name in weights) else ""
-    unused = ("position_ids", "pooler.dense.*", "decoder.weight", "decoder.bias", "*.beta")
+    unused = r"position_ids$|decoder\.(weight|bias)$|\.beta$"
+    if found["head"] != "texts" or config.family != "bert":
+        unused += r"|\bpooler\.dense\."
     if not found["head"]:
-        unused += ("cls.*", "lm_head.*", "vocab_*", "classifier.*", "pre_classifier.*")
-    leave = [name for name in weights for end in unused if _named(name, end)]
-    if found["head"] == "texts" and config.family == "bert":
-        leave = [name for name in leave if "pooler.dense" not in name]
-    return Stored(found, prefix, tuple(leave))
-
-
-def _named(name: str, pattern: str) -> bool:
-    """Return whether a name is one of a head or a buffer that the net does not have."""
-    stem = pattern.removesuffix("*")
-    if pattern.startswith("*"):
-        return name.endswith(pattern[1:])
-    if pattern.endswith("*"):
-        return name.startswith(stem) or f".{stem}" in name
-    return name.endswith(pattern)
+        unused += r"|\b(cls|lm_head|classifier|pre_classifier)\.|\bvocab_"
+    return Stored(found, prefix, tuple(name for name in weights if re.search(unused, name)))
 
 
 def rows(config: Config, stored: Stored) -> Rows:
@@ -156,23 +129,13 @@ def rows(config: Config, stored: Stored) -> Rows:
     o, first = stored.options, stored.prefix
     distil = config.family == "distilbert"
     e, block = f"{first}embeddings", first + ("transformer" if distil else "encoder") + ".layer.{i}"
-    parts = ("query", "key", "value")
-    if distil:
-        names = {part: f"{block}.attention.{part[0]}_lin" for part in parts}
-        names["out"], ours = f"{block}.attention.out_lin", DISTIL
-    else:
-        names = {part: f"{block}.attention.self.{part}" for part in parts}
-        names["out"], ours = f"{block}.attention.output.dense", BERT
     table: Rows = {
         "words/embedding": f"{e}.word_embeddings.weight",
         "positions/embedding": f"{e}.position_embeddings.weight",
         **({"types/embedding": f"{e}.token_type_embeddings.weight"} if o["types"] else {}),
         **norm_rows("norm", f"{e}.LayerNorm"),
-        **attention_rows("block_{i}/attention", names, o["width"], o["heads"]),
+        **block_rows("block_{i}", block, DISTIL if distil else BERT, o["width"], o["heads"]),
     }
-    for name, theirs in ours.items():
-        make = norm_rows if name.endswith("norm") else dense_rows
-        table |= make(f"block_{{i}}/{name}", f"{block}.{theirs}")
     return table | _head_rows(config.family, o["head"], first)
 
 
@@ -196,9 +159,11 @@ def _head_rows(family: str, head: str, first: str) -> Rows:
 PREFIXES = {"bert": "bert.", "roberta": "roberta.", "xlm-roberta": "roberta.",
             "distilbert": "distilbert."}  # fmt: skip
 # Our layers of a block -> theirs.
-BERT = {"attention_norm": "attention.output.LayerNorm", "mlp_norm": "output.LayerNorm",
+BERT = {**{part: f"attention.self.{part}" for part in PARTS[:3]}, "out": "attention.output.dense",
+        "attention_norm": "attention.output.LayerNorm", "mlp_norm": "output.LayerNorm",
         "mlp_in": "intermediate.dense", "mlp_out": "output.dense"}  # fmt: skip
-DISTIL = {"attention_norm": "sa_layer_norm", "mlp_norm": "output_layer_norm",
+DISTIL = {**{part: f"attention.{part[0]}_lin" for part in PARTS[:3]}, "out": "attention.out_lin",
+          "attention_norm": "sa_layer_norm", "mlp_norm": "output_layer_norm",
           "mlp_in": "ffn.lin1", "mlp_out": "ffn.lin2"}  # fmt: skip
 # Our options -> entries of the configuration.
 BERT_NAMES = {

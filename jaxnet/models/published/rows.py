@@ -28,12 +28,15 @@ def norm_rows(ours: str, theirs: str, use_bias: bool = True) -> Rows:
     return rows | ({f"{ours}/bias": f"{theirs}.bias"} if use_bias else {})
 
 
+PARTS = ("query", "key", "value", "out")
+
+
 def attention_rows(
     ours: str,
     names: Mapping[str, str],
     width: int,
     heads: int,
-    biased: Collection[str] = ("query", "key", "value", "out"),
+    biased: Collection[str] = PARTS,
     size: int | None = None,
 ) -> Rows:
     """Return the rows of attention whose projections are dense layers.
@@ -53,13 +56,35 @@ def attention_rows(
     rows: Rows = {}
     size = width // heads if size is None else size
     for part, theirs in names.items():
-        shape, given = (heads, size, width), (heads * size, width)
-        if part != "out":
-            shape, given = (width, heads, size), (width, heads * size)
+        shape = (heads, size, width) if part == "out" else (width, heads, size)
+        given = (heads * size, width) if part == "out" else (width, heads * size)
         matrix = shaped(*shape, given=given)
         rows[f"{ours}/{part}/kernel"] = (f"{theirs}.weight", transposed, matrix)
         if part in biased:
             bias = shaped(heads, size, given=(heads * size,))
             name = f"{theirs}.bias"
             rows[f"{ours}/{part}/bias"] = name if part == "out" else (name, bias)
+    return rows
+
+
+def block_rows(
+    ours: str, theirs: str, layers: Mapping[str, str], width: int, heads: int, qkv_bias: bool = True
+) -> Rows:
+    """Return the rows of a transformer block.
+
+    Args:
+      ours, theirs: Path and name of the block.
+      layers: Their names of "query", "key", "value", "out", the norms and the layers of the MLP.
+      width, heads: As in `attention_rows`.
+      qkv_bias: Whether queries, keys and values have biases, as all other layers have.
+
+    Example:
+      >>> block_rows("b", "h", {"out": "proj", "mlp_norm": "ln"}, 8, 2)["b/mlp_norm/scale"]
+      'h.ln.weight'
+    """
+    names = {part: f"{theirs}.{layers[part]}" for part in PARTS if part in layers}
+    rows = attention_rows(f"{ours}/attention", names, width, heads, PARTS[0 if qkv_bias else 3 :])
+    for name in [name for name in layers if name not in PARTS]:
+        make = norm_rows if name.endswith("norm") else dense_rows
+        rows |= make(f"{ours}/{name}", f"{theirs}.{layers[name]}")
     return rows
