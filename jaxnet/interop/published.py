@@ -48,7 +48,10 @@ def load(
 
     Returns:
       (net, params, state). A decoder takes token ids (batch, time); an encoder such as BERT takes
-      ids or (ids, mask), see `jaxnet.models.published.encoders`.
+      ids or (ids, mask), see `jaxnet.models.published.encoders`. ViT, DeiT and DINOv2 take images
+      (batch, height, width, 3), whose pixels are normalized as preprocessor_config.json says, see
+      `jaxnet.models.published.vision`. CLIP and SigLIP take (images, ids), or None for one of them,
+      see `jaxnet.models.published.pairs`.
 
     Raises:
       OSError: If a file is missing or cannot be read.

@@ -14,16 +14,18 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jaxnet.interop import load
-from tests.interop.test_published import ENCODERS, MODELS, PAIRS, published
+from tests.interop.test_published import MODELS, OTHERS, inputs, outputs, published
 
 FAMILIES = ["llama", "mistral", "mixtral", "qwen2", "qwen3", "gemma2", "gemma3", "olmo2", "gpt2",
             "olmo3", "phi3", "phi3-longrope", "smollm3", "granite", "qwen3_moe",
-            *ENCODERS, *PAIRS]  # fmt: skip
+            *OTHERS]  # fmt: skip
 IDS = np.random.default_rng(0).integers(3, 97, (2, 12))
+IMAGES = np.float32(np.random.default_rng(0).normal(size=(3, 16, 16, 3)))
 ROPE = {"rope_type": "default", "rope_theta": 777.0}
 YARN = {"rope_type": "yarn", "rope_theta": 777.0, "factor": 4.0, "beta_slow": 0.5}
 LONG = {"short_factor": [1.0, 2.0, 3.0], "long_factor": [4.0, 5.0, 6.0], "rope_theta": 777.0,
@@ -53,6 +55,7 @@ MORE: dict[str, list[Any]] = {
     "attention_bias": [False], "mlp_bias": [False], "use_sliding_window": [True], "head_dim": [8],
     "quantization_config": [{"quant_method": "gptq"}], "scale_attn_weights": [False],
     "use_bidirectional_attention": [True], "invented": [1], "torch_dtype": ["float16"],
+    "text_config_dict": [None, {}], "num_channels": [3, 1], "vision_use_head": [False],
 }  # fmt: skip
 
 
@@ -62,6 +65,8 @@ def changed(config: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
         if name == "model_type":
             continue
         yield f"{name} left out", {n: v for n, v in config.items() if n != name}
+        if name in ("text_config", "vision_config"):
+            yield from ((f"{name}: {what}", config | {name: one}) for what, one in changed(value))
         if isinstance(value, bool):
             values = [not value]
         elif isinstance(value, int):
@@ -80,6 +85,7 @@ def changed(config: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
 def compare(name: str) -> tuple[Counter, list[str]]:
     """Count what came of each change, and say which gave other logits."""
     counts, wrong = Counter(), []
+    given, theirs = inputs(name, IDS, IMAGES)
     with tempfile.TemporaryDirectory() as folder:
         torch, model = published(name, folder)
         transformers = __import__("transformers")
@@ -89,9 +95,7 @@ def compare(name: str) -> tuple[Counter, list[str]]:
             file.write_text(json.dumps(config))
             try:
                 net, params, state = load(folder)
-                both = name in PAIRS
-                given = (jnp.asarray(IDS),) * 2 if both else jnp.asarray(IDS)
-                found = np.asarray(net.apply(params, state, given)[0])
+                found = np.asarray(net.apply(params, state, jax.tree.map(jnp.asarray, given))[0])
             except ValueError as error:
                 counts["raised"] += 1
                 assert re.match("load:|by_names|positions: ids must be", str(error)), error
@@ -99,9 +103,7 @@ def compare(name: str) -> tuple[Counter, list[str]]:
             try:
                 again = type(model).from_pretrained(folder, attn_implementation="eager").eval()
                 with torch.no_grad():
-                    ids = torch.tensor(IDS)
-                    more = {"decoder_input_ids": ids} if both else {}
-                    wanted = again(ids, **more).logits.float().numpy()
+                    wanted = outputs(torch, again, theirs).float().numpy()
             except Exception:
                 counts["raised by transformers alone"] += 1
                 continue
@@ -119,4 +121,4 @@ if __name__ == "__main__":
     for family in FAMILIES:
         counts, wrong = compare(family)
         print(family, dict(counts), *wrong, sep="\n  ", flush=True)
-    assert set(FAMILIES) <= set(MODELS | ENCODERS | PAIRS)
+    assert set(FAMILIES) <= set(MODELS | OTHERS)

@@ -70,20 +70,32 @@ ENCODERS = {
 T5 = {"vocab_size": 97, "d_model": 24, "d_kv": 6, "d_ff": 40, "num_layers": 2, "num_heads": 4,
       "decoder_start_token_id": 0}  # fmt: skip
 PAIRS = {"t5": ("T5", T5), "mt5": ("MT5", T5 | {"feed_forward_proj": "gated-gelu"})}
+SEEN = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 4, "image_size": 16,
+        "patch_size": 4}  # fmt: skip
+VIT = SEEN | {"intermediate_size": 40, "num_labels": 5}
+BOTH = {"vision_config": VIT, "text_config": BERT | {"hidden_size": 16, "eos_token_id": 7}}
+# Encoders of images.
+VISION = {
+    "vit": ("ViT", VIT), "deit": ("DeiT", VIT), "dinov2": ("Dinov2", SEEN | {"num_labels": 5}),
+    "clip": ("CLIP", BOTH | {"projection_dim": 10}),
+    "siglip": ("Siglip", BOTH | {"text_config": BOTH["text_config"] | {"projection_size": 24}}),
+}  # fmt: skip
+OTHERS = ENCODERS | PAIRS | VISION
+USUAL = dict.fromkeys(ENCODERS, "ForMaskedLM") | dict.fromkeys(PAIRS, "ForConditionalGeneration")
+USUAL |= {"vit": "ForImageClassification", "deit": "ForImageClassificationWithTeacher",
+          "dinov2": "ForImageClassification", "clip": "Model", "siglip": "Model"}  # fmt: skip
 
 
 def published(name, folder, head=None):
     """A model of transformers with random weights, stored in a folder."""
     torch = pytest.importorskip("torch", reason="compares with transformers")
     transformers = pytest.importorskip("transformers", reason="compares with transformers")
-    kind, more = (MODELS | ENCODERS | PAIRS)[name]
+    kind, more = (MODELS | OTHERS)[name]
     config = getattr(transformers, f"{kind}TextConfig" if kind == "Gemma3" else f"{kind}Config")
-    others = ENCODERS | PAIRS
-    sizes = {} if name in others else {"vocab_size": 97} if kind == "GPT2" else SIZES
+    sizes = {} if name in OTHERS else {"vocab_size": 97} if kind == "GPT2" else SIZES
     tokens = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
     torch.manual_seed(0)
-    usual = "ForMaskedLM" if name in ENCODERS else "ForConditionalGeneration"
-    head = head or (usual if name in others else "ForCausalLM")
+    head = head or USUAL.get(name, "ForCausalLM")
     model = getattr(transformers, f"{kind}{head}" if kind != "GPT2" else "GPT2LMHeadModel")
     model = model(config(**sizes | tokens | more, attn_implementation="eager")).eval()
     with torch.no_grad():
@@ -91,6 +103,23 @@ def published(name, folder, head=None):
             p += 0.2 * torch.randn_like(p)
     model.save_pretrained(folder, max_shard_size="20KB")
     return torch, model
+
+
+def inputs(name, ids, images):
+    """Inputs of a net of that name, and of its model in transformers."""
+    pixels = {"pixel_values": np.moveaxis(images, -1, 1)}
+    if name in VISION:
+        both = name in ("clip", "siglip")
+        return ((images, ids), pixels | {"input_ids": ids}) if both else (images, pixels)
+    more = {"decoder_input_ids": ids} if name in PAIRS else {}
+    return (ids, ids) if more else ids, {"input_ids": ids} | more
+
+
+def outputs(torch, model, given, **options):
+    """What a model of transformers returns; its parameters get gradients."""
+    found = model(**{name: torch.tensor(a) for name, a in given.items()}, **options)
+    kinds = "logits", "logits_per_image", "last_hidden_state"
+    return next(found[kind] for kind in kinds if kind in found)
 
 
 def test_names_of_the_experts_are_those_of_mixtral():
@@ -105,7 +134,7 @@ def test_names_of_the_experts_are_those_of_mixtral():
 @pytest.mark.parametrize("name", ["llama", "mistral", "mixtral", "qwen2", "qwen3", "gemma2",
                                   "gemma3", "olmo2", "gpt2", "olmo3", "phi3", "phi3-longrope",
                                   "smollm3", "granite", "qwen3_moe",
-                                  *ENCODERS, *PAIRS])  # fmt: skip
+                                  *OTHERS])  # fmt: skip
 def test_every_entry_of_a_configuration_counts_or_raises(name):
     pytest.importorskip("torch", reason="compares with transformers")
     pytest.importorskip("transformers", reason="compares with transformers")

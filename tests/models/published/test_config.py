@@ -4,6 +4,7 @@ import copy
 import json
 import random
 
+import jax
 import pytest
 
 import jaxnet as jn
@@ -48,6 +49,23 @@ def test_a_wrong_entry_is_named(family, entry, words):
     with pytest.raises(ValueError) as error:
         jn.models.decoder_config({"model_type": family} | entry)
     assert str(error.value).startswith(f"decoder_config: {words}")
+
+
+@pytest.mark.parametrize(("family", "entries", "words"), [
+    ("bert", {"architectures": ["BertForCausalLM"]}, "architectures must be one of BertModel, Be"),
+    ("t5", {"feed_forward_proj": "gated-relu"}, "feed_forward_proj must be one of relu, gated-"),
+    ("t5", {"feed_forward_proj": 3}, "feed_forward_proj must be a word, got 3"),
+    ("vit", {"patch_size": 300}, "patch_size must be at most image_size = 224, got 300"),
+    ("vit", {"architectures": 5}, "architectures must be one of ViTModel, ViTForImageC.*, got 5"),
+    ("deit", {"num_attention_heads": 5}, "the number of heads must divide the width 768, got 5"),
+    ("clip", {"text_config": {"hidden_act": "x"}}, "text_config: hidden_act must be one of silu"),
+    ("siglip", {"text_config": {"projection_size": 5}}, "projection_size must be 768, the hidden"),
+])  # fmt: skip
+def test_a_wrong_entry_of_another_family_is_named(family, entries, words):
+    net, config = jn.dense(1), entries | {"model_type": family}
+    params = net.init(jax.random.key(0), jn.spec((1, 1)))
+    with pytest.raises(ValueError, match=f"^save: {words}"):
+        jn.interop.save("nowhere", net, *params, config=config)
 
 
 DAMAGE = [None, -1, 0, 1.5, 2**70, float("nan"), float("inf"), "", "x", [], [1], {}, {"a": 1}, True]
