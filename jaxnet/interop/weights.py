@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnet.services.checks import check_type, on_device
-from jaxnet.services.files import readable, replacing
+from jaxnet.services.files import OneByOne, readable, replacing
 from jaxnet.services.saving import opened, read_tensors, tensor, write_tensors
 
 Weights = Mapping[str, Any]  # names, as in a state_dict, -> arrays or tensors
@@ -64,13 +64,6 @@ def _files(who: str, folder: Path) -> list[Path]:
         raise FileNotFoundError(f"{who}: {folder} has no file *.safetensors")
     whole = folder / "model.safetensors"
     return [whole] if whole in found else found
-
-
-class OneByOne(Mapping):
-    """Arrays by name that are read or made when they are asked for, none in another's memory."""
-
-    def __contains__(self, name: object) -> bool:
-        return name in list(self)  # a Mapping would read the array
 
 
 class _Stored(OneByOne):

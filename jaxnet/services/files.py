@@ -5,7 +5,7 @@ import glob
 import os
 import secrets
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
@@ -211,3 +211,10 @@ def _clean(path: Path) -> None:
         with suppress(OSError), os.fdopen(own_file("", part, os.O_RDONLY), "rb") as file:
             claim(file.fileno())  # raises if another process is writing the file
             part.unlink()
+
+
+class OneByOne(Mapping):
+    """Arrays by name that are read or made when they are asked for, none in another's memory."""
+
+    def __contains__(self, name: object) -> bool:
+        return name in list(self)  # a Mapping would read the array

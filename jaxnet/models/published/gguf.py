@@ -9,9 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from jaxnet.interop.weights import OneByOne
 from jaxnet.services.extras import extra
-from jaxnet.services.files import readable
+from jaxnet.services.files import OneByOne, readable
 
 # Architecture -> model_type of transformers.
 FAMILIES = {"llama": "llama", "qwen2": "qwen2", "qwen3": "qwen3"}
@@ -142,7 +141,8 @@ class Tensors(OneByOne):
         """
         tensor = self._found[name]
         rows, bits = len(tensor.data), self.kinds[name]
-        blocks = tensor.data.reshape(rows, int(tensor.shape[0]) // GROUP, -1)
+        size = GROUP * tensor.data.shape[-1] // int(tensor.shape[0])
+        blocks = tensor.data.reshape(rows, -1, size)
         floats, numbers = np.split(blocks, [-4 * bits], -1)
         if bits == 4:  # the first half in the low bits, and 8 more than the integers
             numbers = np.concatenate([numbers & 15, numbers >> 4], -1) - np.uint8(8)

@@ -15,9 +15,8 @@ import jaxnet as jn
 from jaxnet.core import made
 from jaxnet.models.published.config import Rows
 from jaxnet.models.published.gguf import GROUP, Tensors
-from jaxnet.services.nodes import Stored, plain
+from jaxnet.services.nodes import Stored
 from jaxnet.services.trees import flat
-from jaxnet.transforms.integers import Quantized
 
 
 def with_integers(
@@ -83,29 +82,34 @@ def _mixed(net: jn.Layer, small: Mapping[int, list[str]], lowest: list[str]) -> 
             new[path]["lowest"] = -8 * new[path]["scale"]
         return _replaced(params, new), state
 
-    def held(params):
+    def apart(params):
+        """Return the params without lowest values, with scales in float32, and values of 0."""
         paths = [path for some in small.values() for path in some]
-        return _replaced(params, {path: _node(_at(params, path)) for path in paths})
+        new = {path: _scaled_by(_at(params, path), jnp.float32) for path in paths}
+        middle = {path: new[path].pop("lowest") + 8 * new[path]["scale"] for path in lowest}
+        return _replaced(params, new), middle
 
     def apply(run, params, state, x):
-        return run(held(params), state, x)
+        whole, middle = apart(params)
 
-    inside = one.inside._replace(
-        init=init, apply=apply, join=lambda params: plain(held(params)), options=None
-    )
+        def shifted(held, state, x):
+            new = {path: Shifted(_at(held, path), value) for path, value in middle.items()}
+            return run(_replaced(held, new), state, x)
+
+        return one.inside.apply(shifted, whole, state, x)
+
+    def join(params):
+        whole, middle = apart(params)
+        floats = one.inside.join(whole)
+        new = {path: _plus(_at(floats, path), value) for path, value in middle.items()}
+        return _replaced(floats, new)
+
+    inside = one.inside._replace(init=init, apply=apply, join=join, options=None)
     return jn.cast(made(one.name, one.kind, inside), jnp.float32)
 
 
 def _scaled_by(entry: Mapping[str, Any], dtype: Any) -> dict[str, Any]:
     return {**entry, "scale": entry["scale"].astype(dtype)}
-
-
-def _node(entry: Mapping[str, Any]) -> Stored:
-    """Return the entry of a kernel as one node."""
-    (numbers,) = (entry[key] for key in ("int8", "int4") if key in entry)
-    scale = entry["scale"].astype(jnp.promote_types(entry["scale"].dtype, jnp.float32))
-    node = Quantized(numbers, scale, scale.dtype)
-    return Shifted(node, entry["lowest"] + 8 * scale) if "lowest" in entry else node
 
 
 @partial(jax.tree_util.register_dataclass, data_fields=["numbers", "middle"], meta_fields=[])
@@ -118,7 +122,7 @@ class Shifted(Stored):
       middle: That value, of the shape of the scales.
     """
 
-    numbers: Quantized
+    numbers: Stored
     middle: Any
 
     @property
@@ -130,7 +134,7 @@ class Shifted(Stored):
         return self.numbers.dtype
 
     def array(self) -> jax.Array:
-        return self.numbers.array() + _spread_to(self.middle, self.shape).astype(self.dtype)
+        return _plus(self.numbers.array(), self.middle)
 
     def astype(self, dtype: Any) -> "Shifted":
         return replace(self, numbers=self.numbers.astype(dtype))
@@ -146,14 +150,14 @@ class Shifted(Stored):
         return self.numbers.product(x, inputs, transposed) + shift
 
     def rows(self, ids: jax.Array) -> jax.Array:
-        y = self.numbers.rows(ids)
-        return y + _spread_to(jn.rows(self.middle, ids), y.shape).astype(y.dtype)
+        return _plus(self.numbers.rows(ids), jn.rows(self.middle, ids))
 
 
-def _spread_to(groups: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-    for axis, size in enumerate(shape):
+def _plus(array: jax.Array, groups: jax.Array) -> jax.Array:
+    """Return an array plus one value for each group along an axis."""
+    for axis, size in enumerate(array.shape):
         groups = jnp.repeat(groups, size // groups.shape[axis], axis)
-    return groups
+    return array + groups.astype(array.dtype)
 
 
 def _quantized(net: jn.Layer, bits: int, paths: list[str]) -> jn.Layer:
