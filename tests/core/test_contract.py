@@ -10,25 +10,27 @@ import pytest
 import jaxnet as jn
 from jaxnet.core import as_layer, param_dtype
 from jaxnet.services.functions import function_name
+from tests.helpers import refused
 
 KEY = jax.random.key(0)
 
 
+def pair(name, params={}, state={}, apply=lambda p, x: x):  # noqa: B006 (never changed)
+    """A layer that draws these entries."""
+    run = lambda p, s, x, *, key=None, train=False: (apply(p, x), s)  # noqa: E731
+    return jn.Layer(lambda key, x: (params, state), run, name)
+
+
 def test_kind_is_the_name_by_default():
-    layer = jn.Layer(lambda key, x: ({}, {}), lambda p, s, x, *, key=None, train=False: (x, s), "a")
+    layer = pair("a")
     assert as_layer(layer).kind == "a" and layer.inside is None
     named = jn.stateless(lambda key, x: {}, lambda p, x: x, name="b")
     assert (named.name, named.kind) == ("b", "b")
 
 
 def test_in_a_notebook_a_layer_is_a_line():
-    layer = jn.Layer(
-        lambda key, x: ({}, {}), lambda p, s, x, *, key=None, train=False: (x, s), "<a>"
-    )
-    assert (
-        layer._repr_html_()
-        == "<code>Layer(&#x27;&lt;a&gt;&#x27;, kind=&#x27;&lt;a&gt;&#x27;)</code>"
-    )
+    name = "&#x27;&lt;a&gt;&#x27;"
+    assert pair("<a>")._repr_html_() == f"<code>Layer({name}, kind={name})</code>"
 
 
 @pytest.mark.parametrize("layer", [
@@ -46,13 +48,8 @@ def test_a_state_that_was_forgotten(layer):
 
 
 def test_the_params_of_a_pair_are_checked():
-    layer = jn.Layer(
-        lambda key, x: ({"w": jnp.ones(3)}, {}),
-        lambda p, s, x, *, key=None, train=False: (x * p["w"], s),
-        "mine",
-    )
+    net = jn.serial(pair("mine", {"w": jnp.ones(3)}, {}, lambda p, x: x * p["w"]), name="net")
     with pytest.raises(ValueError, match=r"net/mine/w: expected \(3,\), got \(1,\)"):
-        net = jn.serial(layer, name="net")
         net.apply({"mine": {"w": jnp.ones(1)}}, {}, jnp.ones((2, 3)))  # would broadcast silently
 
 
@@ -78,33 +75,29 @@ def test_names_are_words(name):
     (lambda: jn.spec((2.5,)), r"spec: the shape must be a tuple of integers, got \(2.5,\)"),
     (lambda: jn.spec((3,), "wide"), "spec: dtype must be one of JAX, such as jnp.float32, got 'wi"),
     (lambda: jn.spec((3,), object), "spec: dtype must be one of JAX"),
+    (lambda: jn.spec((3, -1)), r"spec: the shape .* of at least 0, got \(3, -1\)"),
     (lambda: jn.child_key(0, "a"), "child_key: expected a single key"),
     (lambda: jn.child_key(KEY, 0), "child_key: name must be a word, got 0"),
 ])  # fmt: skip
 def test_what_a_layer_cannot_be_made_of(make, words):
-    with pytest.raises(TypeError, match=f"^{words}"):
+    with pytest.raises(ValueError if "at least" in words else TypeError, match=f"^{words}"):
         make()
 
 
-def test_negative_sizes_raise():
-    with pytest.raises(ValueError, match=r"spec: the shape .* of at least 0, got \(3, -1\)"):
-        jn.spec((3, -1))
+@refused([
+    ({"w": None}, {}, "net/a: params/w must be an array, got NoneType; is that what its init"),
+    ({}, {"v": 2.0}, "net/a: state/v must be an array, got float"),
+    ([], {}, "net/a: init must return params as a dict, got list"),
+], TypeError)  # fmt: skip
+def test_init_returns_dicts_of_arrays(params, state):
+    jn.serial(pair("a", params, state), name="net").init(KEY, jn.spec((2, 3)))
 
 
-@pytest.mark.parametrize(("drawn", "words"), [
-    (({"w": None}, {}), "net/a: params/w must be an array, got NoneType; is that what its init"),
-    (({}, {"v": 2.0}), "net/a: state/v must be an array, got float"),
-    (([], {}), "net/a: init must return params as a dict, got list"),
-], ids=str)  # fmt: skip
-def test_init_returns_dicts_of_arrays(drawn, words):
-    layer = jn.Layer(lambda key, x: drawn, lambda p, s, x, *, key=None, train=False: (x, s), "a")
-    with pytest.raises(TypeError, match=words):
-        jn.serial(layer, name="net").init(KEY, jn.spec((2, 3)))
+def nets(leaf):
+    return pytest.mark.parametrize("net", [leaf, jn.serial(leaf)], ids=["leaf", "composed"])
 
 
-NETS = pytest.mark.parametrize(
-    "net", [jn.embedding(2, 3), jn.serial(jn.embedding(2, 3))], ids=["leaf", "composed"]
-)
+NETS = nets(jn.embedding(2, 3))
 
 
 @NETS
@@ -121,7 +114,7 @@ def test_integers_that_would_wrap_raise(net):
         net.apply(params, state, np.array([0, 1, 0, 2**32]))
 
 
-@pytest.mark.parametrize("net", [jn.dense(3), jn.serial(jn.dense(3))], ids=["leaf", "composed"])
+@nets(jn.dense(3))
 def test_another_byte_order_is_the_same_input(net):
     x = np.arange(12, dtype=np.float32).reshape(4, 3)
     params, state = net.init(KEY, x.astype(">f4"))
@@ -151,12 +144,8 @@ def test_raw_keys_of_another_length_raise(words):
 
 def test_functions_become_layers():
     half = functools.partial(jnp.multiply, 0.5)
-    assert [as_layer(f).name for f in (jnp.tanh, half, lambda x: x)] == [
-        "tanh",
-        "multiply",
-        "lambda",
-    ]
-    assert as_layer(half).kind == "function"
+    names = [as_layer(f).name for f in (jnp.tanh, half, lambda x: x)]
+    assert names == ["tanh", "multiply", "lambda"] and as_layer(half).kind == "function"
     assert function_name(half) == "multiply"
     with pytest.raises(TypeError, match="expected a layer or a function, got list"):
         as_layer([jn.dense(3)])  # type: ignore[arg-type]
