@@ -4,7 +4,7 @@ Layers are run as one program: operations one by one are compiled for each shape
 """
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 import jaxnet as jn
+from jaxnet.services.jaxprs import jaxprs_among
 
 
 def refused(cases: Iterable[tuple], error: type = ValueError) -> Callable:
@@ -129,3 +130,29 @@ def loops(program: str) -> list[Loop]:
     inner = [sum(" while(" in line for line in body) for body in found]
     rows = zip(products, inner, strict=True)
     return [Loop(len(dots), number, "\n".join(dots)) for dots, number in rows]
+
+
+def compiled(function: Callable, *args: Any) -> Any:
+    """The program of a function for these arguments; no program of another test is used."""
+    return jax.jit(lambda *args: function(*args)).lower(*args).compile()
+
+
+def temporary(function: Callable, *args: Any) -> int:
+    """Bytes that the compiled function needs besides its inputs and outputs."""
+    return compiled(function, *args).memory_analysis().temp_size_in_bytes
+
+
+def near(found: Any, wanted: Any, bound: float, least: float = 1.0) -> None:
+    """Two trees are equal up to a part of the largest number of each leaf, or of `least`."""
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True):
+        a, b = (np.asarray(leaf, np.float64) for leaf in (a, b))
+        most = bound * abs(b[np.isfinite(b)]).max(initial=least)
+        np.testing.assert_allclose(a, b, rtol=0, atol=most, strict=True)
+
+
+def equations(jaxpr: Any) -> Iterator[Any]:
+    """All equations of a program, also those of what it calls."""
+    for one in jaxpr.eqns:
+        yield one
+        for inner in jaxprs_among(jax.tree.leaves(list(one.params.values()))):
+            yield from equations(inner)

@@ -10,19 +10,16 @@ import pytest
 
 import jaxnet as jn
 from jaxnet.ops.attention import Scoring
-from jaxnet.ops.blockwise import Ranges, blockwise_attention, see
+from jaxnet.ops.blockwise import blockwise_attention, see
 from jaxnet.ops.native import attention, call, instructions
 from jaxnet.profile.program import flops_of, parse
 from jaxnet.services.jax_versions import enable_x64
-from tests.ops.test_blockwise import attends_to_what_it_sees
+from tests.helpers import compiled, near
+from tests.ops.test_blockwise import attends_to_what_it_sees, draw
 
 pytestmark = pytest.mark.skipif(instructions() is None, reason="needs the kernels in C")
 
 FORWARD, BACK = '"jaxnet_attention"', '"jaxnet_attention_back"'
-
-
-def draw(*shape, seed=0, dtype=jnp.float32):
-    return jnp.asarray(np.random.default_rng(seed).normal(size=shape), dtype)
 
 
 def inputs(batch, time, places, heads, groups, size, width, dtype=jnp.float32):
@@ -32,10 +29,6 @@ def inputs(batch, time, places, heads, groups, size, width, dtype=jnp.float32):
     return [draw(batch, *shape, seed=i, dtype=dtype) for i, shape in enumerate(shapes)]
 
 
-def compiled(function, *args):
-    return jax.jit(lambda *args: function(*args)).lower(*args).compile()
-
-
 def in_jax(monkeypatch, function, *args):
     """What the function gives without the kernels."""
     with monkeypatch.context() as patch:
@@ -43,15 +36,6 @@ def in_jax(monkeypatch, function, *args):
         program = compiled(function, *args)
     assert "jaxnet_attention" not in program.as_text()
     return program(*args)
-
-
-def close(found, wanted, bound=1e-5):
-    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True):
-        assert a.shape == b.shape
-        some = np.where(np.isfinite(b), b, 0)
-        np.testing.assert_array_equal(np.isfinite(a), np.isfinite(b))
-        a = np.where(np.isfinite(a), a, 0)
-        np.testing.assert_allclose(a, some, rtol=0, atol=bound * max(1, abs(some).max()))
 
 
 def everything(q, k, v, d_y, d_total, ranges, **options):
@@ -110,24 +94,8 @@ def test_values_and_gradients(monkeypatch, case):
     run = partial(everything, ranges=ranges, **options)
     program = compiled(run, *given)
     assert FORWARD in program.as_text() and BACK in program.as_text()
-    close(program(*given), in_jax(monkeypatch, run, *given))
-    close(program(*given), exact(*given, ranges, **options))
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("seed", range(40))
-def test_random_attention(seed):
-    rng = np.random.default_rng(seed)
-    batch, groups, shared = (int(n) for n in rng.integers(1, [4, 4, 4]))
-    time = int(rng.integers(8, 300))
-    places = time if rng.random() < 0.6 else int(rng.integers(1, 300))
-    size, width = (int(n) for n in rng.choice([1, 3, 5, 16, 24, 33, 40, 64], 2))
-    given = inputs(batch, time, places, groups * shared, groups, size, width)
-    first, last = np.sort(rng.integers(-9, places + 9, (2, batch, time)), 0).astype(np.int32)
-    ranges = Ranges(first, np.where(rng.random(last.shape) < 0.1, first, last))
-    options = {"softcap": 3.0} if rng.random() < 0.3 else {}
-    run = partial(everything, ranges=ranges, **options)
-    close(compiled(run, *given)(*given), exact(*given, ranges, **options))
+    for wanted in in_jax(monkeypatch, run, *given), exact(*given, ranges, **options):
+        near(program(*given), wanted, 1e-5)
 
 
 @pytest.mark.slow
@@ -138,8 +106,7 @@ def test_narrow_inputs(dtype):
     assert FORWARD in program.as_text() and BACK in program.as_text()
     y, total, gradients = program(*given)
     assert {a.dtype for a in (y, *gradients)} == {jnp.dtype(dtype)} and total.dtype == jnp.float32
-    found = jax.tree.map(lambda a: a.astype(jnp.float32), (y, total, gradients))
-    close(found, exact(*given, ranges), 0.02)
+    near((y, total, gradients), exact(*given, ranges), 0.02)
 
 
 @pytest.mark.slow
@@ -169,7 +136,7 @@ def test_derivatives_of_all_kinds_agree_with_jax(monkeypatch):
 
     program = compiled(every, q, k, v)
     assert FORWARD in program.as_text() and BACK in program.as_text()
-    close(program(q, k, v), in_jax(monkeypatch, every, q, k, v), 1e-4)
+    near(program(q, k, v), in_jax(monkeypatch, every, q, k, v), 1e-4)
 
 
 def test_what_attention_leaves_to_jax():
@@ -188,7 +155,7 @@ def test_what_attention_leaves_to_jax():
     assert not calls(q, mask=mask) and not calls(q, block=8) and not calls(q[:, :1])
     exported = jax.export.export(jax.jit(lambda q: blockwise_attention(q, k, v)))(q)
     assert "jaxnet_attention" not in exported.mlir_module()
-    close(exported.call(q), blockwise_attention(q, k, v))
+    near(exported.call(q), blockwise_attention(q, k, v), 1e-5)
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
@@ -210,7 +177,7 @@ def test_a_causal_layer_holds_no_scores():
 
 
 def test_rows_of_a_layer_that_see_nothing():
-    layer, x = jn.multi_head_attention(2, causal=True), draw(2, 520, 8)
+    layer, x = jn.multi_head_attention(2, causal=True), draw(2, 520, 8, dtype=jnp.float32)
     params, _ = layer.init(jax.random.key(0), x)
     program = compiled(lambda x: layer.apply(params, {}, (x, jnp.array([0, 400])))[0], x)
     assert FORWARD in program.as_text()
@@ -218,14 +185,10 @@ def test_rows_of_a_layer_that_see_nothing():
     assert not y[0].any() and y[1, :400].all()
 
 
-@pytest.mark.parametrize(
-    "change, message",
-    [
-        (dict(k=(2, 9, 2, 5)), "size"), (dict(v=(2, 8, 2, 4)), "places"), (dict(q=(8, 4)), "rank"),
-        (dict(q=(2, 8, 3, 4)), "groups"), (dict(first=(1, 8)), "time"),
-        (dict(y=(2, 8, 4, 5)), "out"),
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize("change, message", [
+    (dict(k=(2, 9, 2, 5)), "size"), (dict(v=(2, 8, 2, 4)), "places"), (dict(q=(8, 4)), "rank"),
+    (dict(q=(2, 8, 3, 4)), "groups"), (dict(first=(1, 8)), "time"), (dict(y=(2, 8, 4, 5)), "out"),
+])  # fmt: skip
 def test_arrays_that_do_not_fit_are_errors(change, message):
     usual = dict(q=(2, 8, 4, 4), k=(2, 9, 2, 4), v=(2, 9, 2, 4), first=(2, 8), y=(2, 8, 4, 4))
     given = usual | change
@@ -245,10 +208,7 @@ def test_flops_are_counted():
     assert [flops_of(r) for r in parse(text).runs() if flops_of(r)] == flops.tolist()
 
 
-@pytest.mark.slow
-def test_slices_of_a_mesh_run_in_c(on_devices):
-    on_devices(
-        """
+SLICES = """
 import jax, jax.numpy as jnp
 from jax.sharding import AxisType, PartitionSpec as P
 from jaxnet.ops.blockwise import blockwise_attention, see
@@ -266,9 +226,12 @@ compiled = jax.jit(inside).lower(q, q, q).compile()
 assert "jaxnet_attention_back" in compiled.as_text()
 for a, b in zip(compiled(q, q, q), expected):
     assert jnp.allclose(a, b, rtol=1e-4, atol=1e-5)
-""",
-        2,
-    )
+"""
+
+
+@pytest.mark.slow
+def test_slices_of_a_mesh_run_in_c(on_devices):
+    on_devices(SLICES, 2)
 
 
 def test_few_queries_are_not_for_the_kernel():

@@ -22,10 +22,12 @@ from jaxnet.ops.convolution import convolve
 from jaxnet.ops.convolution_lowering import Form, accelerator
 from jaxnet.ops.native import conv, instructions
 from jaxnet.ops.native.conv import TARGET, convolution, supports
+from tests.helpers import compiled, near
 
 pytestmark = pytest.mark.skipif(instructions() is None, reason="needs the kernels in C")
 
 OPERANDS = {"y": "xw", "x": "wy", "w": "xy"}
+SLOW = pytest.mark.slow
 run = jax.jit(convolution, static_argnames=("wanted", "form"))
 plain = jax.jit(accelerator, static_argnames=("wanted", "form"))
 
@@ -104,36 +106,12 @@ CASES = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", pytest.param("float16", marks=SLOW)])
 @pytest.mark.parametrize("wanted", OPERANDS)
 @pytest.mark.parametrize("case", CASES)
 def test_values_and_gradients(case, wanted, dtype):
     form, *sizes = CASES[case]
     check(wanted, form, arrays(form, *sizes, dtype=dtype))
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("seed", range(60))
-def test_random_convolutions(seed):
-    rng = np.random.default_rng(seed)
-    axes = int(rng.integers(1, 4))
-
-    def numbers(low, high):
-        return tuple(int(n) for n in rng.integers(low, high + 1, axes))
-
-    groups, largest = int(rng.choice([1, 1, 2, 3])), 20 if axes < 3 else 9
-    while True:
-        form = Form(
-            numbers(1, 3), tuple(zip(numbers(-2, 4), numbers(-2, 4), strict=True)), numbers(1, 3),
-            numbers(1, 2), groups, numbers(1, largest), numbers(1, 5),
-        )  # fmt: skip
-        if min(form.room()) > 0:
-            break
-    nets, batch, inputs, features = (int(n) for n in rng.integers(1, [3, 5, 40, 70]))
-    dtype = ("float32", "bfloat16", "float16")[seed % 3]
-    given = arrays(form, nets, batch, inputs * groups, features * groups, dtype=dtype)
-    for wanted in "yxw" if 1 in (max(form.input_dilation), max(form.strides)) else "yx":
-        check(wanted, form, given)
 
 
 @pytest.mark.slow
@@ -164,16 +142,13 @@ def test_derivatives_of_all_kinds_agree_with_xla(monkeypatch, target, strides, i
 
         return jax.vmap(twice)(x, w, v)
 
-    found = jax.jit(everything).lower(x, w, v).compile()
+    found = compiled(everything, x, w, v)
     assert target in found.as_text()
     monkeypatch.setattr(conv, "supports", lambda *args, **options: False)
-    expected = jax.jit(lambda *a: everything(*a)).lower(x, w, v).compile()
+    expected = compiled(everything, x, w, v)
     assert target not in expected.as_text()
 
-    def close(a, b):
-        np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4 * abs(b).max())
-
-    jax.tree.map(close, found(x, w, v), expected(x, w, v))
+    near(found(x, w, v), expected(x, w, v), 1e-4, 0)
 
 
 def test_what_is_not_a_number_goes_where_xla_puts_it():
@@ -182,14 +157,13 @@ def test_what_is_not_a_number_goes_where_xla_puts_it():
     forms += (form_of((8, 8), (1, 1), strides=3, low=1, high=1),)
     kinds = itertools.product(("float32", "bfloat16"), forms, OPERANDS.items())
     for dtype, form, (wanted, names) in kinds:
-        for name in names:
-            for value in (np.nan, np.inf):
-                given = arrays(form, 1, 2, 3, 4, dtype=dtype)
-                given[name].flat[0] = value
-                operands = [given[n] for n in names]
-                found = np.isfinite(run(*operands, wanted=wanted, form=form))
-                expected = np.isfinite(plain(*operands, wanted=wanted, form=form))
-                np.testing.assert_array_equal(found, expected, f"{value} in {name} for {wanted}")
+        for name, value in itertools.product(names, (np.nan, np.inf)):
+            given = arrays(form, 1, 2, 3, 4, dtype=dtype)
+            given[name].flat[0] = value
+            operands = [given[n] for n in names]
+            found, expected = (np.isfinite(f(*operands, wanted=wanted, form=form))
+                               for f in (run, plain))  # fmt: skip
+            np.testing.assert_array_equal(found, expected, f"{value} in {name} for {wanted}")
 
 
 def test_tiny_and_huge_numbers():
@@ -399,11 +373,7 @@ def test_handlers_ask_for_the_interface_that_jax_has(theirs, ours):
     assert metadata[3] == ours << 32
 
 
-@pytest.mark.slow
-def test_two_devices(on_devices):
-    """Slices of `shard_map` go to the kernels; what XLA shards does not, and is not gathered."""
-    on_devices(
-        """
+TWO_DEVICES = """
 from functools import partial
 import jax, jax.numpy as jnp
 from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
@@ -427,9 +397,13 @@ for function, calls in ((gradients, 0), (inside, 3)):
     assert "all-gather" not in text
     for a, b in zip(compiled(x, w), expected):
         assert jnp.allclose(a, b, rtol=1e-4)
-""",
-        2,
-    )
+"""
+
+
+@pytest.mark.slow
+def test_two_devices(on_devices):
+    """Slices of `shard_map` go to the kernels; what XLA shards does not, and is not gathered."""
+    on_devices(TWO_DEVICES, 2)
 
 
 def test_an_exported_program_does_not_need_the_kernels():
@@ -438,14 +412,14 @@ def test_an_exported_program_does_not_need_the_kernels():
 
     x, w = jnp.ones((2, 6, 6, 8)), jnp.ones((3, 3, 8, 5))
     assert TARGET in jax.jit(y).lower(x, w).as_text()
-    assert TARGET not in jax.export.export(jax.jit(y))(x, w).mlir_module()
-    assert TARGET not in jax.export.export(jax.jit(y), platforms=["cpu", "tpu"])(x, w).mlir_module()
+    for platforms in None, ["cpu", "tpu"]:
+        exported = jax.export.export(jax.jit(y), platforms=platforms)(x, w)
+        assert TARGET not in exported.mlir_module()
 
 
 @pytest.mark.skipif(not native.LIBRARY.exists(), reason="the library was not built")
-@pytest.mark.parametrize(
-    "share", [0.5, *(pytest.param(share, marks=pytest.mark.slow) for share in (0, 0.99))]
-)
+@pytest.mark.fast_cases("0.5")
+@pytest.mark.parametrize("share", [0, 0.5, 0.99])
 def test_a_library_that_was_cut_is_one_warning(share, tmp_path, on_devices):
     """An interrupted copy would end the process with SIGBUS when its end is read."""
     words = native.LIBRARY.read_bytes()

@@ -17,6 +17,7 @@ from jaxnet.ops.native.keep import bernoulli
 from jaxnet.ops.recurrence import LSTM, TANH, unroll
 from jaxnet.profile.program import flops_of, parse
 from jaxnet.services.trees import Memo
+from tests.helpers import compiled, near
 
 pytestmark = pytest.mark.skipif(instructions() is None, reason="needs the kernels in C")
 
@@ -47,7 +48,7 @@ def stored(form, shape, group, transposed, seed=0):
 
 
 def in_c(x, *given, transposed=False):
-    program = jax.jit(lambda *a: few_rows(*a, transposed=transposed)).lower(x, *given).compile()
+    program = compiled(partial(few_rows, transposed=transposed), x, *given)
     assert "jaxnet_gemv" in program.as_text()
     return np.asarray(program(x, *given), np.float64)
 
@@ -68,9 +69,8 @@ def test_values(form, transposed):
         x = np.random.default_rng(1).normal(size=(rows, inputs)).astype(np.float32)
         expected = x.astype(np.float64) @ (exact.T if transposed else exact)
         found = in_c(jnp.asarray(x), *given, transposed=transposed)
-        np.testing.assert_allclose(found, expected, rtol=0, atol=3e-6 * abs(expected).max())
         twin = few_rows(jnp.tile(x, (9, 1)), *given, transposed=transposed)[:rows]
-        np.testing.assert_allclose(twin, expected, rtol=0, atol=3e-6 * abs(expected).max())
+        near([found, twin], [expected] * 2, 3e-6, 0)
 
 
 @pytest.mark.parametrize("transposed", [False, True])
@@ -82,9 +82,8 @@ def test_four_bits_multiply_x_as_integers_that_fit_its_size(transposed):
     x[:3] *= np.float32([[0], [1e-32], [1e30]])
     x[3, 40], x[4, 2] = np.nan, np.inf
     scale = scale.astype(jnp.float16)
-    numbers = np.asarray(unpacked(kernel, shape[1])) * np.asarray(
-        scales_of_values(scale.astype(jnp.float32), shape), np.float64
-    )
+    scales = np.asarray(scales_of_values(scale.astype(jnp.float32), shape), np.float64)
+    numbers = np.asarray(unpacked(kernel, shape[1])) * scales
     expected = x[:3].astype(np.float64) @ (numbers.T if transposed else numbers)
     found = in_c(jnp.asarray(x), kernel, scale, transposed=transposed)
     largest = abs(expected).max(1, keepdims=True)
@@ -103,8 +102,7 @@ def test_derivatives_and_vmap_are_those_of_jax():
 
     for derivative in (jax.grad, lambda f, n: jax.jit(jax.hessian(f, n))):
         found, expected = (derivative(loss(f), (0, 1))(x, w) for f in (few_rows, jnp.matmul))
-        for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
-            np.testing.assert_allclose(a, b, rtol=0, atol=1e-5 * abs(b).max())
+        near(found, expected, 1e-5, 0)
     stack = jax.vmap(few_rows, (0, None))(jnp.stack([x, 2 * x]), w)
     np.testing.assert_allclose(stack, jnp.stack([x @ w, 2 * x @ w]), rtol=1e-5)
 
@@ -119,23 +117,19 @@ def spec(shape, dtype="float32"):
     return jax.ShapeDtypeStruct(shape, dtype)
 
 
-@pytest.mark.parametrize(
-    "x, given, transposed, runs",
-    [
-        ((4, 6), [spec((6, 5))], False, True),
-        ((5, 6), [spec((6, 5))], False, False),  # XLA multiplies many rows faster
-        ((8, 6), [spec((6, 5), "int8"), spec((1, 5))], False, True),
-        ((9, 6), [spec((6, 5), "int8"), spec((1, 5))], False, False),
-        ((1, 6), [spec((6, 5), "float16")], False, False),
-        ((1, 6), [spec((6, 5), "int4"), spec((1, 5))], False, False),  # lines end inside a byte
-        ((1, 6), [spec((6, 3), "uint8"), spec((1, 5))], False, True),
-        ((1, 6), [spec((6, 5), "int8")], False, False),  # no scale
-        ((1, 9), [spec((9, 5), "int8"), spec((5, 5))], False, True),
-        # 2 inputs would give 5 groups.
-        ((1, 9), [spec((9, 5), "int8"), spec((6, 5))], False, False),
-        ((1, 9), [spec((5, 9), "int8"), spec((5, 3))], True, False),  # a word has two scales
-    ],
-)
+@pytest.mark.parametrize("x, given, transposed, runs", [
+    ((4, 6), [spec((6, 5))], False, True),
+    ((5, 6), [spec((6, 5))], False, False),  # XLA multiplies many rows faster
+    ((8, 6), [spec((6, 5), "int8"), spec((1, 5))], False, True),
+    ((9, 6), [spec((6, 5), "int8"), spec((1, 5))], False, False),
+    ((1, 6), [spec((6, 5), "float16")], False, False),
+    ((1, 6), [spec((6, 5), "int4"), spec((1, 5))], False, False),  # lines end inside a byte
+    ((1, 6), [spec((6, 3), "uint8"), spec((1, 5))], False, True),
+    ((1, 6), [spec((6, 5), "int8")], False, False),  # no scale
+    ((1, 9), [spec((9, 5), "int8"), spec((5, 5))], False, True),
+    ((1, 9), [spec((9, 5), "int8"), spec((6, 5))], False, False),  # 2 inputs would give 5 groups
+    ((1, 9), [spec((5, 9), "int8"), spec((5, 3))], True, False),  # a word has two scales
+])  # fmt: skip
 def test_what_runs_in_c(x, given, transposed, runs):
     assert supports(spec(x), *given, transposed=transposed) == runs
 
@@ -165,10 +159,6 @@ def lstm_loss(given, mask):
     return (jnp.sin(h) * jnp.arange(1.0, 1 + h.shape[-1])).sum() + last
 
 
-def compiled(function, *args):
-    return jax.jit(lambda *args: function(*args)).lower(*args).compile()
-
-
 def in_xla(monkeypatch, function, *args):
     """What the function gives without the kernels."""
     with monkeypatch.context() as patch:
@@ -177,11 +167,6 @@ def in_xla(monkeypatch, function, *args):
         program = compiled(function, *args)
     assert "jaxnet" not in program.as_text()
     return program(*args)
-
-
-def close(found, expected):
-    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
-        np.testing.assert_allclose(a, b, rtol=0, atol=2e-5 * max(1, abs(b).max()))
 
 
 @pytest.mark.fast_cases("lstm-True", "rnn-True")
@@ -211,7 +196,7 @@ def test_derivatives_of_a_loop_agree_with_xla(monkeypatch, masked, cell, targets
     program = compiled(everything, given, mask)
     for target in targets:
         assert f'"jaxnet_{target}"' in program.as_text()
-    close(program(given, mask), in_xla(monkeypatch, everything, given, mask))
+    near(program(given, mask), in_xla(monkeypatch, everything, given, mask), 2e-5)
 
 
 @pytest.mark.parametrize(
@@ -230,8 +215,7 @@ def test_nan_and_infinity_pass_through_a_loop(monkeypatch, where, value, cell):
     gradient = jax.value_and_grad(lstm_loss)
     found = compiled(gradient, given, mask)(given, mask)
     expected = in_xla(monkeypatch, gradient, given, mask)
-    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
-        np.testing.assert_array_equal(np.isnan(a), np.isnan(b))
+    jax.tree.map(np.testing.assert_array_equal, *jax.tree.map(np.isnan, (found, expected)))
 
 
 @pytest.mark.slow
@@ -239,12 +223,8 @@ def test_what_an_lstm_leaves_to_xla():
     given, mask = lstm_arguments()
     gradient = jax.grad(lstm_loss)
     assert "jaxnet_lstm_back" in compiled(gradient, given, mask).as_text()
-    short, mask = lstm_arguments(steps=2)
-    assert "jaxnet_lstm" not in compiled(gradient, short, mask).as_text()
-    half, mask = lstm_arguments(dtype=jnp.bfloat16)
-    assert "jaxnet_lstm" not in compiled(gradient, half, mask).as_text()
-    alone, mask = lstm_arguments(batch=1)
-    assert "jaxnet_lstm" not in compiled(gradient, alone, mask).as_text()
+    for options in {"steps": 2}, {"dtype": jnp.bfloat16}, {"batch": 1}:
+        assert "jaxnet_lstm" not in compiled(gradient, *lstm_arguments(**options)).as_text()
 
 
 @pytest.mark.parametrize("change, message", [
@@ -270,13 +250,15 @@ def test_flops_of_an_lstm_are_counted():
 def test_threads_that_compute_at_once_have_the_same_bits():
     given, mask = lstm_arguments(steps=12, batch=40)
     program = jax.jit(jax.grad(lstm_loss))
-    expected = bits(program(given, mask))
+
+    def bits(_=None):
+        return b"".join(
+            np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(program(given, mask))
+        )
+
+    expected = bits()
     with ThreadPoolExecutor(8) as threads:
-        assert set(threads.map(lambda _: bits(program(given, mask)), range(100))) == {expected}
-
-
-def bits(tree):
-    return b"".join(np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(tree))
+        assert set(threads.map(bits, range(100))) == {expected}
 
 
 @jax.debug_key_reuse(False)
