@@ -11,7 +11,8 @@ from jax import lax
 import jaxnet as jn
 from jaxnet.ops.convolution import convolve
 from jaxnet.ops.convolution_lowering import Form, accelerator, cpu
-from tests.ops.test_convolution import CASES, close, oracle, random
+from tests.helpers import close, compiled
+from tests.ops.test_convolution import CASES, oracle, random
 
 
 @pytest.mark.fast_cases(
@@ -31,7 +32,7 @@ def test_each_platform_computes_the_same(x64, x_shape, w_shape, options, many):
         operands = {"y": (x, w), "x": (w, y), "w": (x, y)}
         return {wanted: run(*two, wanted=wanted, form=form) for wanted, two in operands.items()}
 
-    close(everything(cpu, x, w, y), everything(accelerator, x, w, y))
+    close(everything(cpu, x, w, y), everything(accelerator, x, w, y), 1e-10)
 
 
 # Inside loops XLA on CPU does not convert slow forms, so all must be in the fast form there.
@@ -41,12 +42,11 @@ def training_step(conv):
     """Forms of all kinds: strides, blocks, dilation, 1x1 and a plain one."""
 
     def loss(params, x):
-        y = jnp.tanh(conv(x, params["a"], strides=(2, 2), padding=((1, 1), (0, 1))))
-        y = jnp.tanh(conv(y, params["b"], strides=(1, 1), padding=((1, 1), (1, 1))))
-        y = jnp.tanh(
-            conv(y, params["c"], strides=(1, 1), padding=((2, 2), (2, 2)), dilation=(2, 2))
-        )
-        return (conv(y, params["d"], strides=(2, 2), padding=((0, 0), (0, 0))) ** 2).sum()
+        a, b, c, d = params.values()
+        y = jnp.tanh(conv(x, a, strides=(2, 2), padding=((1, 1), (0, 1))))
+        y = jnp.tanh(conv(y, b, strides=(1, 1), padding=((1, 1), (1, 1))))
+        y = jnp.tanh(conv(y, c, strides=(1, 1), padding=((2, 2), (2, 2)), dilation=(2, 2)))
+        return (conv(y, d, strides=(2, 2), padding=((0, 0), (0, 0))) ** 2).sum()
 
     def step(params, x):
         gradient = jax.grad(loss)(params, x)
@@ -69,8 +69,7 @@ ON_CPU = pytest.mark.skipif(jax.default_backend() != "cpu", reason="shows progra
 
 def forms_in(run, *args) -> list[str]:
     """The convolutions of the compiled program, as XLA writes them."""
-    text = jax.jit(run).lower(*args).compile().as_text()
-    return re.findall(r" convolution\(.*", text)
+    return re.findall(r" convolution\(.*", compiled(run, *args).as_text())
 
 
 def canonical(form: str) -> bool:
@@ -88,8 +87,7 @@ def step_arguments():
 def test_compiled_convolutions_are_canonical(convolutions_by_xla, loop):
     found = forms_in(partial(LOOPS[loop], training_step(convolve)), *step_arguments())
     # Three values, two gradients of inputs and one of a kernel; the others are no convolutions.
-    assert len(found) >= 6
-    assert all(map(canonical, found)), "\n".join(found)
+    assert len(found) >= 6 and all(map(canonical, found)), "\n".join(found)
 
 
 @ON_CPU
@@ -103,8 +101,7 @@ def test_compiled_convolutions_are_canonical_in_remat_and_forward_mode(convoluti
                         None, length=2)[0]  # fmt: skip
 
     found = forms_in(run, *step_arguments())
-    assert len(found) >= 11
-    assert all(map(canonical, found)), "\n".join(found)
+    assert len(found) >= 11 and all(map(canonical, found)), "\n".join(found)
 
 
 @ON_CPU
@@ -126,6 +123,6 @@ def test_a_training_step_passes_over_memory_few_times(convolutions_by_xla):
     def loss(params, x):
         return jnp.square(net.apply(params, state, x, train=True)[0]).sum()
 
-    cost = jax.jit(jax.grad(loss)).lower(params, x).compile().cost_analysis()
+    cost = compiled(jax.grad(loss), params, x).cost_analysis()
     # 55 sizes of x; more with x less its mean as an array, and with pooling axis by axis.
     assert cost["bytes accessed"] < 64 * x.size * x.dtype.itemsize
