@@ -3,6 +3,7 @@
 Batched LAPACK calls that may run at once hang on few cores: compiled programs have none.
 """
 
+import itertools
 import re
 
 import jax
@@ -17,43 +18,31 @@ from jaxnet.ops.integers import scaled, scales_of_values, unpacked
 from jaxnet.ops.precision import output_dtype, wide
 from jaxnet.ops.varying import varying
 from jaxnet.services.jax_versions import varying_axes
+from tests.helpers import close, compiled
 from tools.stress import PROGRAMS
 
 
 def unordered(text: str) -> list[tuple[str, str]]:
     """Pairs of batched LAPACK or FFT calls of compiled HLO that do not depend on each other."""
     pairs = []
-    for body in re.split(r"\n\n", text):
+    for body in text.split("\n\n"):
         needs: dict[str, set[str]] = {}
         batched = []
-        for line in body.splitlines():
-            found = re.match(r"\s+(?:ROOT )?%?([\w.-]+) = (.*)", line)
-            if not found:
-                continue
-            name, rest = found.groups()
+        for name, rest in re.findall(r"^\s+(?:ROOT )?%?([\w.-]+) = (.*)", body, re.M):
             used = [u for u in re.findall(r"%([\w.-]+)", rest) if u in needs]
             needs[name] = set(used).union(*(needs[u] for u in used))
-            target = re.search(r'custom_call_target="(lapack_\w+)"', rest)
-            shape = re.search(r"\w+\[([\d,]*)\]", rest)
-            if (target or " fft(" in rest) and shape:
-                sizes = shape.group(1).split(",")
-                if len(sizes) > 2 and any(size != "1" for size in sizes[:-2]):
-                    batched.append(name)
-        pairs += [
-            (a, b) for i, a in enumerate(batched) for b in batched[i + 1 :]
-            if a not in needs[b] and b not in needs[a]
-        ]  # fmt: skip
+            sizes = re.findall(r"\w+\[([\d,]*)\]|$", rest)[0].split(",")[:-2]
+            if re.search(r'custom_call_target="lapack_| fft\(', rest) and set(sizes) - {"1"}:
+                batched.append(name)
+        pairs += [(a, b) for a, b in itertools.combinations(batched, 2)
+                  if a not in needs[b] and b not in needs[a]]  # fmt: skip
     return pairs
-
-
-def compiled(function, *args) -> str:
-    return jax.jit(function).lower(*args).compile().as_text()
 
 
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_no_two_batched_calls_at_once(name):
     function, args = PROGRAMS[name]()
-    assert unordered(compiled(function, *args)) == []
+    assert unordered(compiled(function, *args).as_text()) == []
 
 
 @pytest.mark.skipif(jax.default_backend() != "cpu", reason="GPUs have no LAPACK")
@@ -62,10 +51,10 @@ def test_two_at_once_are_seen():
         q, r = jnp.linalg.qr(a)
         return q, jax.scipy.linalg.solve_triangular(r, b)
 
-    text = compiled(jax.vmap(both), jnp.ones((5, 4, 4)), jnp.ones((5, 4, 1)))
-    assert len(unordered(text)) == 1
-    assert unordered(compiled(jnp.linalg.solve, jnp.ones((5, 4, 4)), jnp.ones((5, 4, 1)))) == []
-    assert unordered(compiled(both, jnp.ones((4, 4)), jnp.ones((4, 1)))) == []
+    a, b = jnp.ones((5, 4, 4)), jnp.ones((5, 4, 1))
+    programs = compiled(jax.vmap(both), a, b), compiled(jnp.linalg.solve, a, b)
+    programs += (compiled(both, a[0], b[0]),)
+    assert [len(unordered(program.as_text())) for program in programs] == [1, 0, 0]
 
 
 @pytest.mark.parametrize("shape", [(4, 3), (2, 5, 3, 3)])
@@ -81,11 +70,11 @@ def test_qr_is_that_of_numpy(shape):
 def test_inverses_of_2x2_and_their_gradients():
     a = jnp.asarray(np.random.default_rng(0).normal(size=(7, 3, 2, 2)), jnp.float32)
     np.testing.assert_allclose(linalg.inverse_2x2(a), np.linalg.inv(a), rtol=1e-4)
-    ours, numpys = (
-        jax.jit(jax.grad(lambda a, f=f: jnp.sin(f(a)).sum()))(a)
-        for f in (linalg.inverse_2x2, jnp.linalg.inv)
-    )
-    np.testing.assert_allclose(ours, numpys, rtol=1e-3, atol=1e-3)
+
+    def slope(inverse):
+        return jax.jit(jax.grad(lambda a: jnp.sin(inverse(a)).sum()))(a)
+
+    close(slope(linalg.inverse_2x2), slope(jnp.linalg.inv), 1e-3)
 
 
 @pytest.mark.parametrize(("given", "summed", "output"), [
@@ -113,11 +102,8 @@ def test_zeros_become_the_start_of_a_loop_over_a_slice():
     mesh = jax.make_mesh((1,), ("data",), (AxisType.Auto,))
     y = jax.shard_map(run, mesh=mesh, in_specs=P("data"), out_specs=P("data"))(jnp.arange(4.0))
     assert y.tolist() == [18.0]
-
-
-def test_outside_of_shard_map_nothing_happens():
     zero = jnp.zeros(3)
-    assert varying(zero, jnp.ones(2)) is zero
+    assert varying(zero, jnp.ones(2)) is zero  # outside of shard_map
 
 
 RNG = np.random.default_rng(0)

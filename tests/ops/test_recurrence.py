@@ -8,9 +8,10 @@ import pytest
 from jaxnet.ops.product import plus
 from jaxnet.ops.recurrence import GRU, LSTM, hidden, simple_cell, unroll
 from jaxnet.services.jax_versions import TRANSPOSES_LOOPS
+from tests.helpers import close, equations
 
 CELLS = {"rnn": simple_cell(jnp.tanh), "lstm": LSTM, "gru": GRU}
-each = pytest.mark.parametrize("kind", list(CELLS))
+
 BATCH, TIME, FEATURES = 3, 6, 4
 
 
@@ -18,25 +19,16 @@ def random(*shape, seed=0):
     return jnp.asarray(np.random.default_rng([seed, *shape]).normal(size=shape))
 
 
-def close(a, b, tolerance=1e-10):
-    assert jax.tree.structure(a) == jax.tree.structure(b)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, tolerance, tolerance), a, b)
-
-
 def arguments(cell, lengths=None, seed=1):
     """pre, kernel, biases and carry, which have derivatives, and the mask, which has none."""
     columns = cell.gates * FEATURES
     h, c = random(BATCH, FEATURES, seed=seed), random(BATCH, FEATURES, seed=seed + 1)
-    inputs = (
-        random(TIME, BATCH, columns, seed=seed),
-        0.5 * random(FEATURES, columns, seed=seed),
-        (random(columns, seed=seed), 0.5 * random(columns, seed=seed + 1)),
-        {"c": c, "h": h} if cell.memory else h,
-    )
+    pre, kernel = random(TIME, BATCH, columns, seed=seed), random(FEATURES, columns, seed=seed)
+    biases = random(columns, seed=seed), 0.5 * random(columns, seed=seed + 1)
     mask = None
     if lengths is not None:
         mask = (jnp.arange(TIME)[:, None] < jnp.array(lengths))[..., None]
-    return inputs, mask
+    return (pre, 0.5 * kernel, biases, {"c": c, "h": h} if cell.memory else h), mask
 
 
 def plain(cell, pre, kernel, biases, carry, mask):
@@ -93,7 +85,7 @@ def test_every_derivative_is_that_of_a_plain_loop(kind, lengths, x64):
 
         return run_all(at)
 
-    close(derivatives(unroll), derivatives(plain))
+    close(derivatives(unroll), derivatives(plain), 1e-10)
 
 
 @pytest.mark.slow
@@ -105,37 +97,25 @@ def test_gradients_under_other_transformations(x64):
         h, _ = run(LSTM, pre, kernel, biases, carry, mask)
         return (jnp.sin(h) * random(*h.shape)).sum()
 
-    wanted = jnp.stack([jax.jit(jax.grad(loss))(kernel) for kernel in kernels])
-    close(jnp.stack([jax.jit(jax.grad(lambda k: loss(k, plain)))(k) for k in kernels]), wanted)
-    close(jax.jit(jax.vmap(jax.grad(loss)))(kernels), wanted)
-    close(jax.lax.scan(lambda c, k: (c, jax.grad(loss)(k)), 0.0, kernels)[1], wanted)
-    close(jax.lax.map(jax.grad(jax.checkpoint(loss)), kernels), wanted)
-    close(jax.jit(jax.grad(loss))(kernels[0]), wanted[0])  # without jit around it
+    slope, by_jax = jax.grad(loss), jax.jit(jax.grad(lambda k: loss(k, plain)))
+    wanted = jnp.stack([by_jax(kernel) for kernel in kernels])
+    close(jnp.stack([jax.jit(slope)(kernel) for kernel in kernels]), wanted, 1e-10)
+    close(jax.jit(jax.vmap(slope))(kernels), wanted, 1e-10)
+    close(jax.lax.scan(lambda c, k: (c, slope(k)), 0.0, kernels)[1], wanted, 1e-10)
+    close(jax.lax.map(jax.grad(jax.checkpoint(loss)), kernels), wanted, 1e-10)
 
 
-def inner(jaxpr, found):
-    """Everything that `found(equation)` yields in a jaxpr, at any depth."""
-    for eqn in jaxpr.eqns:
-        yield from found(eqn)
-        for value in eqn.params.values():
-            if hasattr(below := getattr(value, "jaxpr", value), "eqns"):
-                yield from inner(below, found)
-
-
-def named(name):
-    return lambda eqn: [eqn] if eqn.primitive.name == name else []
-
-
-@each
+@pytest.mark.parametrize("kind", CELLS)
 def test_a_training_step_has_one_product_in_each_loop(kind):
     """No loop contains the inputs' product or a sum over the kernel's gradient."""
     at, mask = arguments(CELLS[kind])
 
-    def loss(at):
-        return unroll(CELLS[kind], *at, mask)[0].sum()
+    def inside(jaxpr, name):
+        return [one for one in equations(jaxpr) if one.primitive.name == name]
 
-    loops = list(inner(jax.make_jaxpr(jax.grad(loss))(at).jaxpr, named("scan")))
-    dots = [len(list(inner(e.params["jaxpr"].jaxpr, named("dot_general")))) for e in loops]
+    step = jax.grad(lambda at: unroll(CELLS[kind], *at, mask)[0].sum())
+    loops = inside(jax.make_jaxpr(step)(at).jaxpr, "scan")
+    dots = [len(inside(loop.params["jaxpr"].jaxpr, "dot_general")) for loop in loops]
     assert [n for n, loop in zip(dots, loops, strict=True) if loop.params["reverse"]] == [1]
     assert sum(dots) == 2 or not TRANSPOSES_LOOPS  # XLA removes the loop that `linear` adds
     made = [v.aval.shape for loop in loops for v in loop.outvars]
