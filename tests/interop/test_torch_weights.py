@@ -1,6 +1,7 @@
 """Each kind of weights, by the outputs of small networks in PyTorch, there and back."""
 
 import copy
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +15,7 @@ from tests.helpers import jit_apply, refuses
 
 torch = pytest.importorskip("torch", reason="compares with PyTorch")  # torch 2.13.0
 nn = torch.nn
+NORM = partial(jn.layer_norm, epsilon=1e-5)  # PyTorch's
 
 
 def lively(theirs):
@@ -59,16 +61,27 @@ def agree(net, theirs, shape, *, names=None, maps=True, ids=None, atol=1e-4):
     return params, state, theirs, x
 
 
-class Recurrent(nn.Module):
-    """A recurrent module, and a linear layer on its last step."""
+class Made(nn.Module):
+    """A module of parts by name, in the order of PyTorch's declarations, and their forward."""
 
-    def __init__(self, kind, **options):
+    def __init__(self, forward, **parts):
         super().__init__()
-        self.rnn = kind(3, 4, batch_first=True, **options)
-        self.out = nn.Linear(8 if options.get("bidirectional") else 4, 5)
+        self.run = forward
+        for name, part in parts.items():
+            self.add_module(name, part)
 
     def forward(self, x):
-        return self.out(self.rnn(x)[0])
+        return self.run(self, x)
+
+
+def with_output(kind, **options):
+    """A recurrent module, and a linear layer on its steps."""
+    out = nn.Linear(8 if options.get("bidirectional") else 4, 5)
+    rnn = kind(3, 4, batch_first=True, **options)
+    return Made(lambda self, x: self.out(self.rnn(x)[0]), rnn=rnn, out=out)
+
+
+BOTH_WAYS = jn.bidirectional(jn.lstm(4))
 
 
 @pytest.mark.fast_cases("rnn", "lstm", "gru", "gru-plain")
@@ -80,47 +93,39 @@ class Recurrent(nn.Module):
     (nn.LSTM, jn.lstm(4, use_bias=False), {"bias": False}),
     (nn.GRU, jn.gru(4, use_bias=False), {"bias": False}),
     (nn.LSTM, jn.layers.stack_rnn(jn.lstm(4), jn.lstm(4)), {"num_layers": 2}),
-    (
-        nn.LSTM,
-        jn.serial(jn.bidirectional(jn.lstm(4)), jn.bidirectional(jn.lstm(4), name="second")),
-        {"num_layers": 2, "bidirectional": True},
-    ),
+    (nn.LSTM, jn.serial(BOTH_WAYS, jn.bidirectional(jn.lstm(4), name="second")),
+     {"num_layers": 2, "bidirectional": True}),
     (nn.LSTM, jn.recurrent(jn.layers.lstm_cell(4)), {}),
 ], ids="rnn relu lstm gru lstm-plain gru-plain two two-both-ways recurrent".split())  # fmt: skip
 def test_recurrent_layers(kind, layer, options):
     net = jn.serial(layer, jn.dense(5))
-    params, state, theirs, x = agree(net, Recurrent(kind, **options), (2, 6, 3), maps=False)
+    params, state, theirs, x = agree(net, with_output(kind, **options), (2, 6, 3), maps=False)
     found = first_difference(net, params, state, theirs, x)
-    assert found.path is None and found.layers == (
-        2 if options.keys() <= {"bias", "nonlinearity"} else 1
-    )
+    assert found.path is None
+    assert found.layers == (2 if options.keys() <= {"bias", "nonlinearity"} else 1)
     params["dense"]["bias"] += 1
     assert first_difference(net, params, state, theirs, x).path == "dense"
 
 
-@pytest.mark.parametrize("cell", ["RNNCell", "LSTMCell", "GRUCell"])
-def test_cells(cell):
-    class Step(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.conv, self.cell = nn.Conv2d(3, 2, 2), getattr(nn, cell)(24, 4)
-
-        def forward(self, x):  # the rows of the kernel are permuted, as those of a dense layer
-            return self.cell(self.conv(x).flatten(1))
-
-    make = {"RNNCell": jn.layers.rnn_cell, "LSTMCell": jn.layers.lstm_cell}
-    ours = make.get(cell, jn.layers.gru_cell)(4)
+@pytest.mark.parametrize(("cell", "ours"), [
+    (nn.RNNCell, jn.layers.rnn_cell(4)), (nn.LSTMCell, jn.layers.lstm_cell(4)),
+    (nn.GRUCell, jn.layers.gru_cell(4)),
+], ids=["rnn", "lstm", "gru"])  # fmt: skip
+def test_cells(cell, ours):
+    """The rows of the kernel are permuted, as those of a dense layer."""
+    step = lambda self, x: self.cell(self.conv(x).flatten(1))  # noqa: E731
 
     def forward(m, x):
         x = m(jn.flatten(), m(jn.conv(2, 2, padding="VALID"), x))
         return m(ours, (None, x))[1]
 
-    agree(jn.compose(forward), Step(), (2, 5, 4, 3))
+    theirs = Made(step, conv=nn.Conv2d(3, 2, 2), cell=cell(24, 4))
+    agree(jn.compose(forward), theirs, (2, 5, 4, 3))
 
 
 def test_the_biases_of_a_recurrent_layer():
     """Theirs are summed; ours are written to the first, and zeros to the second."""
-    theirs = lively(Recurrent(nn.GRU))
+    theirs = lively(with_output(nn.GRU))
     kept = {n: a.numpy().copy() for n, a in theirs.state_dict().items()}
     net, x = jn.serial(jn.gru(4), jn.dense(5)), jn.spec((2, 6, 3))
     params, state = from_torch(net, theirs.state_dict(), x)
@@ -137,14 +142,10 @@ def test_the_biases_of_a_recurrent_layer():
         np.testing.assert_array_equal(array, kept[name])
 
 
-class Attention(nn.Module):
-    def __init__(self, **options):
-        super().__init__()
-        self.mha = nn.MultiheadAttention(8, 2, batch_first=True, **options)
-        self.out = nn.Linear(40, 3)
-
-    def forward(self, x):
-        return self.out((x + self.mha(x, x, x)[0]).flatten(1))
+def attention(**options):
+    mha = nn.MultiheadAttention(8, 2, batch_first=True, **options)
+    run = lambda self, x: self.out((x + self.mha(x, x, x)[0]).flatten(1))  # noqa: E731
+    return Made(run, mha=mha, out=nn.Linear(40, 3))
 
 
 @pytest.mark.fast_cases("True")
@@ -157,60 +158,43 @@ def test_attention(bias):
         return m(jn.dense(3), m(jn.flatten(), x))
 
     net = jn.compose(forward)
-    params, state, theirs, x = agree(net, Attention(bias=bias), (2, 5, 8), maps=False)
+    params, state, theirs, x = agree(net, attention(bias=bias), (2, 5, 8), maps=False)
     found = first_difference(net, params, state, theirs, x)
     assert found.path is None and found.layers == 2
 
 
 def test_attention_to_a_memory_of_another_width():
-    class Cross(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.proj = nn.Linear(8, 6)
-            self.mha = nn.MultiheadAttention(8, 2, kdim=6, vdim=6, batch_first=True)
-
-        def forward(self, x):
-            memory = self.proj(x)
-            return self.mha(x, memory, memory)[0]
+    mha = nn.MultiheadAttention(8, 2, kdim=6, vdim=6, batch_first=True)
+    run = lambda self, x: self.mha(x, *[self.proj(x)] * 2)[0]  # noqa: E731
 
     def forward(m, x):
         return m(jn.multi_head_attention(2), (x, m(jn.dense(6), x)))
 
-    params, *_ = agree(jn.compose(forward), Cross(), (2, 5, 8), maps=False)
+    theirs = Made(run, proj=nn.Linear(8, 6), mha=mha)
+    params, *_ = agree(jn.compose(forward), theirs, (2, 5, 8), maps=False)
     assert params["multi_head_attention"]["key"]["kernel"].shape == (6, 2, 4)
 
 
 @pytest.mark.slow
 def test_a_transformer_encoder():
-    theirs = nn.TransformerEncoder(
-        nn.TransformerEncoderLayer(
-            8, 2, 16, norm_first=True, activation="gelu", batch_first=True, dropout=0.0
-        ),
-        2,
-        enable_nested_tensor=False,
-    )
-
-    def block(i):
-        return jn.transformer_block(
-            2, 16, activation=lambda x: jax.nn.gelu(x, approximate=False),
-            norm=lambda name: jn.layer_norm(epsilon=1e-5, name=name), name=f"block_{i}",
-        )  # fmt: skip
+    options = {"norm_first": True, "activation": "gelu", "batch_first": True, "dropout": 0.0}
+    layer = nn.TransformerEncoderLayer(8, 2, 16, **options)
+    theirs = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
+    gelu = partial(jax.nn.gelu, approximate=False)
+    block = partial(jn.transformer_block, 2, 16, activation=gelu, norm=NORM)
 
     pairs = {"attention": "self_attn", "attention_norm": "norm1", "mlp_norm": "norm2",
              "mlp_in": "linear1", "mlp_out": "linear2"}  # fmt: skip
     names = {f"block_{i}/{a}": f"layers.{i}.{b}" for i in range(2) for a, b in pairs.items()}
-    net = jn.serial(block(0), block(1))
+    net = jn.serial(block(name="block_0"), block(name="block_1"))
     agree(net, theirs, (2, 5, 8), maps=False, names=names)
 
 
-class Tied(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.words, self.head = nn.Embedding(11, 4), nn.Linear(4, 11, bias=False)
-        self.rnn, self.head.weight = nn.LSTM(4, 4, batch_first=True), self.words.weight
-
-    def forward(self, x):
-        return self.head(self.rnn(self.words(x))[0])
+def tied():
+    head, words = nn.Linear(4, 11, bias=False), nn.Embedding(11, 4)
+    head.weight = words.weight
+    run = lambda self, x: self.head(self.rnn(self.words(x))[0])  # noqa: E731
+    return Made(run, words=words, head=head, rnn=nn.LSTM(4, 4, batch_first=True))
 
 
 @pytest.mark.slow
@@ -218,59 +202,46 @@ def test_tied_embeddings():
     """PyTorch lists the shared array twice, wherever the module that shares it is defined."""
     words = jn.embedding(11, 4, tied=True)
     net = jn.serial(words, jn.lstm(4), words)
-    agree(net, Tied(), (2, 5), ids=11, maps=False)
+    agree(net, tied(), (2, 5), ids=11, maps=False)
     apart = jn.serial(jn.embedding(11, 4), jn.lstm(4), jn.dense(11, use_bias=False))
-    names = {"dense": "head"}
-    agree(apart, Tied(), (2, 5), ids=11, maps=False, names=names)
+    agree(apart, tied(), (2, 5), ids=11, maps=False, names={"dense": "head"})
 
 
-@pytest.mark.parametrize(
-    ("net", "build", "shape"),
-    [
-        pytest.param(
-            [jn.conv(6, 3, groups=3), jnp.tanh, jn.conv(4, 2, groups=2, padding="VALID")],
-            lambda: [nn.Conv2d(3, 6, 3, padding=1, groups=3), nn.Tanh(),
-                     nn.Conv2d(6, 4, 2, groups=2)],
-            (2, 5, 4, 3), id="grouped",
-        ),
-        pytest.param(
-            [jn.depthwise_conv(3, multiplier=2), jn.batch_norm(), jn.conv(5, 1)],
-            lambda: [nn.Conv2d(3, 6, 3, padding=1, groups=3), nn.BatchNorm2d(6),
-                     nn.Conv2d(6, 5, 1)],
-            (2, 5, 4, 3), id="depthwise",
-        ),
-        pytest.param(  # the groups are along the inputs in PyTorch, along the features here
-            [jn.conv_transpose(6, 3, strides=2, padding="VALID", groups=2), jnp.tanh,
-             jn.conv(3, 1)],
-            lambda: [nn.ConvTranspose2d(4, 6, 3, stride=2, groups=2), nn.Tanh(),
-                     nn.Conv2d(6, 3, 1)],
-            (2, 5, 4, 4), id="grouped-transpose",
-        ),
-        pytest.param(
-            [jn.conv(4, 3, padding="VALID"), jn.batch_norm(), jn.flatten(), jn.dense(3)],
-            lambda: [nn.Conv1d(2, 4, 3), nn.BatchNorm1d(4), nn.Flatten(), nn.Linear(20, 3)],
-            (2, 7, 2), id="conv-1d",
-        ),
-        pytest.param(
-            [jn.conv(4, (2, 3, 1), padding="VALID"), jn.layers.instance_norm(epsilon=1e-5),
-             jn.flatten(),
-             jn.layer_norm(epsilon=1e-5), jn.dense(3)],
-            lambda: [nn.Conv3d(2, 4, (2, 3, 1)), nn.InstanceNorm3d(4, affine=True), nn.Flatten(),
-                     nn.LayerNorm(48), nn.Linear(48, 3)],
-            (2, 4, 4, 2, 2), id="conv-3d",
-        ),
-        pytest.param(
-            [jn.conv_transpose(3, 3, strides=2, padding="VALID"), jn.group_norm(3, epsilon=1e-5)],
-            lambda: [nn.ConvTranspose1d(3, 3, 3, stride=2), nn.GroupNorm(3, 3)],
-            (2, 5, 3), id="conv-transpose-1d",
-        ),
-        pytest.param(
-            [jn.conv(4, 2, padding="VALID"), jn.flatten(), jn.batch_norm(), jn.dense(4)],
-            lambda: [nn.Conv1d(2, 4, 2), nn.Flatten(), nn.BatchNorm1d(12), nn.Linear(12, 4)],
-            (3, 4, 2), id="norm-behind-flatten-1d",
-        ),
-    ],
-)  # fmt: skip
+VALID = {"padding": "VALID"}
+CONVOLUTIONS = {
+    "grouped": ([jn.conv(6, 3, groups=3), jnp.tanh, jn.conv(4, 2, groups=2, **VALID)],
+        lambda: [nn.Conv2d(3, 6, 3, padding=1, groups=3), nn.Tanh(), nn.Conv2d(6, 4, 2, groups=2)],
+        (2, 5, 4, 3)),
+    "depthwise": ([jn.depthwise_conv(3, multiplier=2), jn.batch_norm(), jn.conv(5, 1)],
+        lambda: [nn.Conv2d(3, 6, 3, padding=1, groups=3), nn.BatchNorm2d(6), nn.Conv2d(6, 5, 1)],
+        (2, 5, 4, 3)),
+    # The groups are along the inputs in PyTorch, along the features here.
+    "grouped-transpose": (
+        [jn.conv_transpose(6, 3, strides=2, groups=2, **VALID), jnp.tanh, jn.conv(3, 1)],
+        lambda: [nn.ConvTranspose2d(4, 6, 3, stride=2, groups=2), nn.Tanh(), nn.Conv2d(6, 3, 1)],
+        (2, 5, 4, 4)),
+    "conv-1d": ([jn.conv(4, 3, **VALID), jn.batch_norm(), jn.flatten(), jn.dense(3)],
+        lambda: [nn.Conv1d(2, 4, 3), nn.BatchNorm1d(4), nn.Flatten(), nn.Linear(20, 3)],
+        (2, 7, 2)),
+    "conv-3d": ([jn.conv(4, (2, 3, 1), **VALID), jn.layers.instance_norm(epsilon=1e-5),
+                 jn.flatten(), NORM(), jn.dense(3)],
+        lambda: [nn.Conv3d(2, 4, (2, 3, 1)), nn.InstanceNorm3d(4, affine=True), nn.Flatten(),
+                 nn.LayerNorm(48), nn.Linear(48, 3)], (2, 4, 4, 2, 2)),
+    "conv-transpose-1d": (
+        [jn.conv_transpose(3, 3, strides=2, **VALID), jn.group_norm(3, epsilon=1e-5)],
+        lambda: [nn.ConvTranspose1d(3, 3, 3, stride=2), nn.GroupNorm(3, 3)], (2, 5, 3)),
+    "norm-behind-flatten-1d": ([jn.conv(4, 2, **VALID), jn.flatten(), jn.batch_norm(), jn.dense(4)],
+        lambda: [nn.Conv1d(2, 4, 2), nn.Flatten(), nn.BatchNorm1d(12), nn.Linear(12, 4)],
+        (3, 4, 2)),
+    # A square kernel: no shape shows that PyTorch has inputs first, and the window reversed.
+    "as many inputs as features": (
+        [jn.conv_transpose(4, 3, strides=2, padding=1), jn.conv_transpose(2, 2, **VALID)],
+        lambda: [nn.ConvTranspose2d(4, 4, 3, stride=2, padding=1), nn.ConvTranspose2d(4, 2, 2)],
+        (2, 5, 6, 4)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("net", "build", "shape"), CONVOLUTIONS.values(), ids=CONVOLUTIONS)
 def test_convolutions_and_norms(net, build, shape):
     net = jn.serial(*net)
     params, state, theirs, x = agree(net, nn.Sequential(*build()), shape)
@@ -280,16 +251,13 @@ def test_convolutions_and_norms(net, build, shape):
 def test_pixels_in_a_row_are_not_flattened_unseen():
     """There the order in PyTorch may be either; as the mean of all, it does not matter."""
 
-    class Tokens(nn.Module):
-        """An image as a sequence of pixels, as vision transformers have it."""
+    def run(self, x):  # an image as a sequence of pixels, as vision transformers have it
+        x = self.conv(x).flatten(2).transpose(1, 2)
+        return self.out((x + self.mix(x)).mean(1))
 
-        def __init__(self, width):
-            super().__init__()
-            self.conv, self.mix, self.out = nn.Conv2d(3, 4, 2), nn.Linear(4, 4), nn.Linear(width, 5)
-
-        def forward(self, x):
-            x = self.conv(x).flatten(2).transpose(1, 2)
-            return self.out((x + self.mix(x)).mean(1))
+    def tokens(width):
+        parts = {"mix": nn.Linear(4, 4), "out": nn.Linear(width, 5)}
+        return Made(run, conv=nn.Conv2d(3, 4, 2), **parts)
 
     def net(end):
         def forward(m, x):
@@ -299,8 +267,8 @@ def test_pixels_in_a_row_are_not_flattened_unseen():
         return jn.compose(forward)
 
     with pytest.raises(ValueError, match="/out: the order of its input's features"):
-        from_torch(net(jn.flatten()), Tokens(24).state_dict(), jn.spec((2, 4, 3, 3)))
-    agree(net(lambda x: x.mean(1)), Tokens(4), (2, 4, 3, 3))
+        from_torch(net(jn.flatten()), tokens(24).state_dict(), jn.spec((2, 4, 3, 3)))
+    agree(net(lambda x: x.mean(1)), tokens(4), (2, 4, 3, 3))
 
 
 def test_columns_of_an_image_as_features_of_a_sequence():
@@ -313,20 +281,16 @@ def test_columns_of_an_image_as_features_of_a_sequence():
 
         return jn.compose(forward)
 
-    class Theirs(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.conv, self.rnn = nn.Conv2d(3, 4, 1), nn.LSTM(12, 5, batch_first=True)
+    def run(self, x):
+        y = self.rnn(self.conv(x).permute(0, 3, 1, 2).flatten(2))[0]
+        return y.transpose(1, 2)  # channels first, as `agree` expects
 
-        def forward(self, x):
-            y = self.rnn(self.conv(x).permute(0, 3, 1, 2).flatten(2))[0]
-            return y.transpose(1, 2)  # channels first, as `agree` expects
-
+    theirs = Made(run, conv=nn.Conv2d(3, 4, 1), rnn=nn.LSTM(12, 5, batch_first=True))
     with pytest.raises(ValueError, match="/lstm: the order of its input's features"):
         ours = net(lambda x: x.transpose(0, 2, 1, 3))
-        from_torch(ours, Theirs().state_dict(), jn.spec((2, 3, 6, 3)))
+        from_torch(ours, theirs.state_dict(), jn.spec((2, 3, 6, 3)))
     channels_first = net(lambda x: x.transpose(0, 3, 1, 2).transpose(0, 3, 1, 2))
-    agree(channels_first, Theirs(), (2, 3, 6, 3))
+    agree(channels_first, theirs, (2, 3, 6, 3))
 
 
 def test_images_without_channels_are_flattened_as_in_pytorch():
@@ -352,15 +316,9 @@ def test_layer_norm_leaves_the_order_unknown():
         x = m(jn.layer_norm(epsilon=1e-5), m(jn.conv(4, 1), x))
         return m(jn.dense(3), jnp.moveaxis(x, -1, 1).reshape(x.shape[0], -1))
 
-    class Theirs(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.conv, self.norm, self.out = nn.Conv1d(4, 4, 1), nn.LayerNorm(4), nn.Linear(20, 3)
-
-        def forward(self, x):
-            return self.out(self.norm(self.conv(x).mT).mT.flatten(1))
-
-    agree(jn.compose(written), Theirs(), (2, 5, 4))
+    run = lambda self, x: self.out(self.norm(self.conv(x).mT).mT.flatten(1))  # noqa: E731
+    parts = {"conv": nn.Conv1d(4, 4, 1), "norm": nn.LayerNorm(4), "out": nn.Linear(20, 3)}
+    agree(jn.compose(written), Made(run, **parts), (2, 5, 4))
 
 
 KINDS_IN_A_ROW = {
@@ -423,9 +381,9 @@ def attentive(**options):
 test_refusals = refuses([
     (lambda: refused(jn.serial(jn.lstm(4)), nn.LSTM(3, 4, proj_size=2), (2, 6, 3)),
      "lstm and l0: expected .*, got .*weight_hr"),
-    (lambda: refused(attentive(), Attention(add_bias_kv=True), (2, 5, 8)),
+    (lambda: refused(attentive(), attention(add_bias_kv=True), (2, 5, 8)),
      "multi_head_attention and mha: expected .* got bias_k"),
-    (lambda: refused(attentive(kv_heads=1), Attention(), (2, 5, 8)),
+    (lambda: refused(attentive(kv_heads=1), attention(), (2, 5, 8)),
      r"in_proj_weight must have shape \(16, 8\), got \(24, 8\)"),
     # Norms whose weights are all ones are not shared.
     (lambda: refused(jn.serial(jn.dense(3), jn.layer_norm()), nn.Sequential(
@@ -444,63 +402,42 @@ test_refusals = refuses([
 # The order of features, by the logits of both.
 
 
-def test_conv_transpose_with_as_many_inputs_as_features():
-    """A square kernel: no shape shows that PyTorch has inputs first, and the window reversed."""
-    theirs = nn.Sequential(
-        nn.ConvTranspose2d(4, 4, 3, stride=2, padding=1), nn.ConvTranspose2d(4, 2, 2)
-    )
-    net = jn.serial(
-        jn.conv_transpose(4, 3, strides=2, padding=1), jn.conv_transpose(2, 2, padding="VALID")
-    )
-    agree(net, theirs, (2, 5, 6, 4))
-
-
 def test_a_flatten_of_the_input_and_two_of_one_size():
-    class Two(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.a, self.conv, self.b = nn.Linear(36, 3), nn.Conv2d(2, 6, (3, 1)), nn.Linear(36, 3)
-
-        def forward(self, x):  # 3*6*2 and 1*6*6 are both 36
-            return self.a(x.flatten(1)) * self.b(self.conv(x).flatten(1))
+    """3*6*2 and 1*6*6 are both 36."""
+    run = lambda self, x: self.a(x.flatten(1)) * self.b(self.conv(x).flatten(1))  # noqa: E731
+    parts = {"a": nn.Linear(36, 3), "conv": nn.Conv2d(2, 6, (3, 1)), "b": nn.Linear(36, 3)}
 
     def forward(m, x):
         a = m(jn.dense(3, name="a"), m(jn.flatten(), x))
         conv = m(jn.conv(6, (3, 1), padding="VALID"), x)
         return a * m(jn.dense(3, name="b"), m(jn.flatten(), conv))
 
-    agree(jn.compose(forward), Two(), (2, 3, 6, 2))
+    agree(jn.compose(forward), Made(run, **parts), (2, 3, 6, 2))
 
 
 def test_functions_between_the_layers_keep_the_order():
     """Inline activations, sums and pooling, and transforms, need no help."""
 
-    class Theirs(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.conv, self.wide = nn.Conv2d(3, 4, 3, padding=1), nn.Linear(4, 4)
-            self.norm, self.a, self.b = nn.BatchNorm1d(120), nn.Linear(120, 7), nn.Linear(7, 7)
-
-        def forward(self, x):
-            x = torch.relu(self.conv(x))
-            x = x * torch.sigmoid(self.wide(x.mean((2, 3))))[:, :, None, None]
-            x = 2 * torch.tanh(self.norm(x.flatten(1))) + 1
-            x = x / x.abs().mean(1, keepdim=True)
-            x = torch.relu(self.a(x))
-            return x + self.b(x)
+    def run(self, x):
+        x = torch.relu(self.conv(x))
+        x = x * torch.sigmoid(self.wide(x.mean((2, 3))))[:, :, None, None]
+        x = 2 * torch.tanh(self.norm(x.flatten(1))) + 1
+        x = x / x.abs().mean(1, keepdim=True)
+        x = torch.relu(self.a(x))
+        return x + self.b(x)
 
     def forward(m, x):
         x = jax.nn.relu(m(jn.conv(4, 3), x))
-        x = (
-            x
-            * jax.nn.sigmoid(m(jn.freeze(jn.dense(4, name="wide")), x.mean((1, 2))))[:, None, None]
-        )
+        gate = m(jn.freeze(jn.dense(4, name="wide")), x.mean((1, 2)))
+        x = x * jax.nn.sigmoid(gate)[:, None, None]
         x = 2 * jnp.tanh(m(jn.batch_norm(), m(jn.flatten(), x))) + 1
         x = x / jnp.abs(x).mean(1, keepdims=True)
         x = jax.nn.relu(m(jn.remat(jn.serial(jn.dense(7), name="a")), x))
         return x + m(jn.cast(jn.dense(7, name="b"), jnp.float32), x)
 
-    agree(jn.compose(forward), Theirs(), (2, 5, 6, 3))
+    parts = {"conv": nn.Conv2d(3, 4, 3, padding=1), "wide": nn.Linear(4, 4)}
+    parts |= {"norm": nn.BatchNorm1d(120), "a": nn.Linear(120, 7), "b": nn.Linear(7, 7)}
+    agree(jn.compose(forward), Made(run, **parts), (2, 5, 6, 3))
 
 
 def test_an_embedding_flattens_as_in_torch():
@@ -520,9 +457,8 @@ def inline(flatten):
 
 def test_an_inline_reshape():
     """Its order in PyTorch is not known: it raises, or follows PyTorch's axes where written so."""
-    theirs = nn.Sequential(
-        nn.Conv2d(3, 4, 3), nn.Flatten(), nn.BatchNorm1d(48), nn.ReLU(), nn.Linear(48, 2)
-    )
+    rest = nn.BatchNorm1d(48), nn.ReLU(), nn.Linear(48, 2)
+    theirs = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), *rest)
     weights = theirs.state_dict()
     flat = lambda x: jax.nn.relu(x).reshape(len(x), -1)  # noqa: E731
     words = r"net/batch_norm: the order .* not known.*m\(jn.flatten\(\), x\)"
@@ -535,9 +471,8 @@ def test_an_inline_reshape():
 
 def test_a_decoder():
     """From features to maps the order is known only where it is written in PyTorch's axes."""
-    theirs = nn.Sequential(
-        nn.Linear(5, 24), nn.ReLU(), nn.Unflatten(1, (4, 3, 2)), nn.ConvTranspose2d(4, 2, 2)
-    )
+    maps = nn.Unflatten(1, (4, 3, 2)), nn.ConvTranspose2d(4, 2, 2)
+    theirs = nn.Sequential(nn.Linear(5, 24), nn.ReLU(), *maps)
 
     def decoder(shape):
         def net(m, x):
@@ -555,17 +490,10 @@ def test_a_decoder():
 def test_a_shared_layer():
     """On features and on pixels, which needs no order; on two different ones it raises."""
 
-    class Shared(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.a = nn.Linear(4, 4)
-
-        def forward(self, x):
-            return self.a(self.a(x.permute(0, 2, 3, 1)).mean((1, 2)))
-
+    run = lambda self, x: self.a(self.a(x.permute(0, 2, 3, 1)).mean((1, 2)))  # noqa: E731
     shared = jn.dense(4)
     net = jn.compose(lambda m, x: m(shared, m(shared, x).mean((1, 2))))
-    agree(net, Shared(), (2, 5, 6, 4))
+    agree(net, Made(run, a=nn.Linear(4, 4)), (2, 5, 6, 4))
     two = jn.serial(jn.flatten(), shared := jn.dense(12), shared)
     with pytest.raises(ValueError, match="serial/dense: the order"):
         from_torch(two, nn.Linear(12, 12).state_dict(), jn.spec((2, 2, 3, 2)))
