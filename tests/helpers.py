@@ -156,3 +156,8 @@ def equations(jaxpr: Any) -> Iterator[Any]:
         yield one
         for inner in jaxprs_among(jax.tree.leaves(list(one.params.values()))):
             yield from equations(inner)
+
+
+def shapes(tree: Any) -> Any:
+    """The shape of each array."""
+    return jax.tree.map(jnp.shape, tree)

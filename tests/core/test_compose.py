@@ -11,7 +11,7 @@ import pytest
 import jaxnet as jn
 from jaxnet.initializers import zeros
 from jaxnet.services.trees import memo_of
-from tests.helpers import jit_apply, jit_init, refused, refuses
+from tests.helpers import jit_apply, jit_init, refused, refuses, shapes
 
 KEY = jax.random.key(0)
 
@@ -19,10 +19,6 @@ KEY = jax.random.key(0)
 GOLDEN_KEY = [3289192318, 3726251065]
 GOLDEN_OUTER = [0.6622706651687622, 0.09724930673837662]
 GOLDEN_INNER = [0.2610965073108673, -0.23667921125888824]
-
-
-def shapes(tree):
-    return jax.tree.map(jnp.shape, tree)
 
 
 def notes(error) -> str:
