@@ -10,40 +10,25 @@ from jax.experimental.jet import jet
 
 import jaxnet as jn
 from tests.catalogue import ROWS, cases, fill
-from tests.helpers import close
+from tests.helpers import close, equations
 
 CONVOLUTIONS = [row for row in ROWS if row.id.startswith(("conv", "depthwise"))]
 
 
-def ids(row):
-    return row.id
-
-
 def drawn(row, x):
     net = row.make()
-    rng = np.random.default_rng(5)
     params, state = jax.device_get(net.init(jax.random.key(0), x))
-    moved = jax.tree.map(lambda a: a + rng.random(a.shape, np.float32) / 4, params)
-    return net, moved, state
-
-
-def names(jaxpr):
-    """The primitives of a jaxpr and of all jaxprs in it."""
-    found = set()
-    for equation in jaxpr.eqns:
-        found.add(equation.primitive.name)
-        for value in jax.tree.leaves(list(equation.params.values())):
-            if hasattr(value, "jaxpr") or hasattr(value, "eqns"):
-                found |= names(getattr(value, "jaxpr", value))
-    return found
+    rng = np.random.default_rng(5)
+    return net, jax.tree.map(lambda a: a + rng.random(a.shape, np.float32) / 4, params), state
 
 
 def primitives(net, params, state, x):
+    """The primitives of a net and of all jaxprs in it."""
     jaxpr = jax.make_jaxpr(lambda p, s, x: net.apply(p, s, x)[0])(params, state, x)
-    return names(jaxpr.jaxpr)
+    return {equation.primitive.name for equation in equations(jaxpr.jaxpr)}
 
 
-@pytest.mark.parametrize("row", CONVOLUTIONS, ids=ids)
+@pytest.mark.parametrize("row", cases(CONVOLUTIONS))
 def test_values_and_gradients_are_those_of_the_net(row, x64):
     x = fill(row, jnp.float64)
     net, params, state = drawn(row, x)
@@ -54,12 +39,11 @@ def test_values_and_gradients_are_those_of_the_net(row, x64):
         loss = lambda p, x: jnp.sin(run(p, x)).sum()  # noqa: E731
         return run(params, x), jax.grad(loss, (0, 1))(params, x)
 
-    ours, theirs = everything(net, params, x), everything(jn.interop.plain(net), params, x)
-    close(ours, theirs, 1e-10)
+    close(everything(net, params, x), everything(jn.interop.plain(net), params, x), 1e-10)
 
 
 @pytest.mark.fast_cases("adaline", "conv-video", "gru-states", "lstm", "perceptron", "rnn_cell")
-@pytest.mark.parametrize("row", ROWS, ids=ids)
+@pytest.mark.parametrize("row", cases())
 def test_no_primitive_of_ours_is_left(row):
     net = row.make()
     params, state = jax.eval_shape(lambda key: net.init(key, row.x), jax.random.key(0))
@@ -80,16 +64,12 @@ def test_inside_a_compiled_function():
     assert "convolution" not in primitives(jn.interop.plain(net), params, state, x)
 
 
-LOOPS = ("bidirectional", "hmm")
-
-
-@pytest.mark.parametrize("row", cases(row for row in ROWS if row.id in LOOPS))
+@pytest.mark.parametrize("row", cases(row for row in ROWS if row.id in ("bidirectional", "hmm")))
 def test_loops_compute_the_same(row):
     x = fill(row)
     net, params, state = drawn(row, x)
     run = jax.jit(lambda net, p: net.apply(p, state, x)[0], static_argnums=0)
-    ours, theirs = run(net, params), run(jn.interop.plain(net), params)
-    close(ours, theirs)
+    close(run(net, params), run(jn.interop.plain(net), params))
 
 
 @pytest.mark.long
@@ -117,9 +97,7 @@ def test_loops_branches_and_gradients_inside_a_net():
     assert {"convolution", "scan", "cond", "while"} <= primitives(net, params, state, x)
     assert "convolution" not in primitives(jn.interop.plain(net), params, state, x)
     for sign in (1, -1):
-        ours, _ = net.apply(params, state, sign * x)
-        theirs, _ = jn.interop.plain(net).apply(params, state, sign * x)
-        close(ours, theirs)
+        close(*(each.apply(params, state, sign * x)[0] for each in (net, jn.interop.plain(net))))
 
 
 @pytest.mark.slow
@@ -130,10 +108,8 @@ def test_it_is_a_transform():
     params, state = plain.init(jax.random.key(0), x)
     assert (plain.name, plain.kind, plain.inside.layer) == (net.name, "plain", net)
     assert jax.tree.structure(params) == jax.tree.structure(net.init(jax.random.key(0), x)[0])
-    key = jax.random.key(1)
-    ours, _ = net.apply(params, state, x, key=key, train=True)
-    theirs, _ = plain.apply(params, state, x, key=key, train=True)
-    np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)
+    options = {"key": jax.random.key(1), "train": True}
+    close(*(each.apply(params, state, x, **options)[0] for each in (net, plain)), 1e-5, 1e-6)
     with pytest.raises(TypeError, match="plain: net"):
         jn.interop.plain(3)
 
@@ -175,5 +151,4 @@ def test_taylor_mode_agrees_with_nested_jvp(name, x64):
     np.testing.assert_allclose(value, along(net)(0.3), rtol=1e-10)
     expected = nested(jnp.asarray(0.3))
     assert np.abs(expected[2]).max() > 1e-3
-    for ours, theirs in zip(series, expected, strict=True):
-        np.testing.assert_allclose(ours, theirs, rtol=1e-7, atol=1e-9)
+    close(series, expected, 1e-7, 1e-9)

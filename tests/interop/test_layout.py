@@ -6,31 +6,19 @@ import numpy as np
 import pytest
 
 import jaxnet as jn
-from jaxnet.interop.layout import (
-    EITHER,
-    FIRST,
-    LAST,
-    LOST,
-    SAME,
-    _output,
-    _reshaped,
-    flat_order,
-    follow,
-    mark,
-)
+from jaxnet.interop import layout
+from jaxnet.interop.layout import EITHER, FIRST, LAST, LOST, SAME, flat_order, follow, mark
 from jaxnet.interop.torch import from_torch
+from tests.helpers import draw
 
 IMAGE, FEATURES, SEQUENCE = (2, 4, 3, 5), (2, 60), (2, 4, 5)
 
 
-def after(function, shape, layout):
+def after(function, shape, given):
     """The layout of the function's output."""
 
-    def run(x):
-        return mark(0, function(x), jnp.zeros(()))
-
-    program = jax.make_jaxpr(run)(jn.spec(shape))
-    return follow(program.jaxpr, [layout], ["end"])[0]
+    program = jax.make_jaxpr(lambda x: mark(0, function(x), jnp.zeros(())))(jn.spec(shape))
+    return follow(program.jaxpr, [given], ["end"])[0]
 
 
 def gate(x):
@@ -78,11 +66,10 @@ OPERATIONS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    ("function", "shape", "given", "expected"), OPERATIONS.values(), ids=OPERATIONS
-)
-def test_operations(function, shape, given, expected):
-    assert after(function, shape, given) == expected
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_operations(name):
+    *given, expected = OPERATIONS[name]
+    assert after(*given) == expected
 
 
 def test_layers_decide_by_their_kind():
@@ -107,43 +94,31 @@ def test_layers_decide_by_their_kind():
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    ("kind", "shape", "given", "out", "expected"),
-    [
-        ("flatten", (2, 4, 3, 5), LAST, (2, 60), (4, 3, 5)),
-        ("flatten", (2, 4, 3, 1), LAST, (2, 12), SAME),  # one channel
-        ("flatten", (2, 1, 1, 5), LAST, (2, 5), SAME),  # one pixel
-        ("flatten", (2, 4, 5), FIRST, (2, 20), SAME),
-        ("flatten", (2, 4, 5), EITHER, (2, 20), LOST),
-        ("layer_norm", IMAGE, LAST, IMAGE, EITHER),
-        ("layer_norm", SEQUENCE, SAME, SEQUENCE, SAME),
-        ("batch_norm", IMAGE, LAST, IMAGE, LAST),
-        ("lstm", SEQUENCE, LAST, SEQUENCE, SAME),
-        ("conv", SEQUENCE, LAST, FEATURES, SAME),
-    ],
-)
+@pytest.mark.parametrize(("kind", "shape", "given", "out", "expected"), [
+    ("flatten", (2, 4, 3, 5), LAST, (2, 60), (4, 3, 5)),
+    ("flatten", (2, 4, 3, 1), LAST, (2, 12), SAME),  # one channel
+    ("flatten", (2, 1, 1, 5), LAST, (2, 5), SAME),  # one pixel
+    ("flatten", (2, 4, 5), FIRST, (2, 20), SAME), ("flatten", (2, 4, 5), EITHER, (2, 20), LOST),
+    ("layer_norm", IMAGE, LAST, IMAGE, EITHER), ("layer_norm", SEQUENCE, SAME, SEQUENCE, SAME),
+    ("batch_norm", IMAGE, LAST, IMAGE, LAST), ("lstm", SEQUENCE, LAST, SEQUENCE, SAME),
+    ("conv", SEQUENCE, LAST, FEATURES, SAME),
+])  # fmt: skip
 def test_the_output_of_a_kind(kind, shape, given, out, expected):
-    assert _output(kind, shape, given, (out, given)) == expected
+    assert layout._output(kind, shape, given, (out, given)) == expected
 
 
-@pytest.mark.parametrize(
-    ("given", "layout", "shape", "expected"),
-    [
-        ((2, 60), (4, 3, 5), (2, 60), (4, 3, 5)),
-        ((2, 60), (4, 3, 5), (2, 12, 5), LOST),
-        ((2, 1, 5), LAST, (2, 5), SAME),
-        ((2, 4, 1), LAST, (2, 4), SAME),
-        ((2, 4, 3), EITHER, (2, 12), LOST),
-        (IMAGE, LAST, (2, 4, 15), LOST),  # channels and positions share an axis
-        ((2, 4, 3, 1), LAST, (2, 4, 3), EITHER),
-        ((2, 4, 6), LAST, (2, 4, 2, 3), EITHER),  # heads
-        ((2, 5), SAME, (2, 1, 5), SAME),
-        (SEQUENCE, LOST, (2, 20), LOST),
-        (SEQUENCE, SAME, (2, 2, 2, 5), SAME),
-    ],
-)
-def test_reshapes(given, layout, shape, expected):
-    assert _reshaped(given, layout, shape) == expected
+@pytest.mark.parametrize(("shape", "given", "new", "expected"), [
+    ((2, 60), (4, 3, 5), (2, 60), (4, 3, 5)), ((2, 60), (4, 3, 5), (2, 12, 5), LOST),
+    ((2, 1, 5), LAST, (2, 5), SAME), ((2, 4, 1), LAST, (2, 4), SAME),
+    ((2, 4, 3), EITHER, (2, 12), LOST),
+    (IMAGE, LAST, (2, 4, 15), LOST),  # channels and positions share an axis
+    ((2, 4, 3, 1), LAST, (2, 4, 3), EITHER),
+    ((2, 4, 6), LAST, (2, 4, 2, 3), EITHER),  # heads
+    ((2, 5), SAME, (2, 1, 5), SAME), (SEQUENCE, LOST, (2, 20), LOST),
+    (SEQUENCE, SAME, (2, 2, 2, 5), SAME),
+])  # fmt: skip
+def test_reshapes(shape, given, new, expected):
+    assert layout._reshaped(shape, given, new) == expected
 
 
 def test_flat_order():
@@ -157,22 +132,16 @@ def test_flat_order():
 ], ids=["mean", "first"])  # fmt: skip
 def test_a_map_without_channels_keeps_the_order_of_its_pixels(reduced):
     net = jn.serial(jn.conv(6, 3, use_bias=False), reduced, jn.flatten(), jn.dense(2))
-    rng = np.random.default_rng(0)
-    weights = {
-        "0.weight": rng.normal(size=(6, 4, 3, 3)).astype(np.float32),
-        "1.weight": rng.normal(size=(2, 64)).astype(np.float32),
-        "1.bias": np.zeros(2, np.float32),
-    }
+    conv, dense = draw(6, 4, 3, 3, dtype=np.float32), draw(2, 64, dtype=np.float32)
+    weights = {"0.weight": conv, "1.weight": dense, "1.bias": np.zeros(2, np.float32)}
     params, _ = from_torch(net, weights, jn.spec((2, 8, 8, 4)))
     np.testing.assert_array_equal(params["dense"]["kernel"], weights["1.weight"].T)
 
 
 def test_channels_of_a_resized_map_are_known():
     net = jn.serial(jn.layers.adaptive_avg_pool(3), jn.flatten(), jn.dense(2))
-    weights = {
-        "weight": np.arange(72.0, dtype=np.float32).reshape(2, 36),
-        "bias": np.zeros(2, np.float32),
-    }
-    params, _ = from_torch(net, {f"2.{n}": a for n, a in weights.items()}, jn.spec((2, 8, 8, 4)))
-    by_hand = weights["weight"].reshape(2, 4, 9).swapaxes(1, 2).reshape(2, 36).T
+    weight = np.arange(72.0, dtype=np.float32).reshape(2, 36)
+    weights = {"2.weight": weight, "2.bias": np.zeros(2, np.float32)}
+    params, _ = from_torch(net, weights, jn.spec((2, 8, 8, 4)))
+    by_hand = weight.reshape(2, 4, 9).swapaxes(1, 2).reshape(2, 36).T
     np.testing.assert_array_equal(params["dense"]["kernel"], by_hand)
