@@ -10,7 +10,9 @@ from safetensors.numpy import load_file, save_file
 
 import jaxnet as jn
 from jaxnet.interop import load_adapter, save_adapter
-from tests.helpers import close, jit_apply, jit_init
+from jaxnet.services.trees import flat
+from jaxnet.transforms.kernels import replaced
+from tests.helpers import close, jit_apply, jit_init, shapes
 from tests.interop.test_published import LLAMA
 
 KEY = jax.random.key(0)
@@ -50,16 +52,8 @@ def adapted(net, x, rank=3, scale=0.5, **options):
     params = jax.tree.map(lambda leaf: (leaf + wave(leaf)).astype(leaf.dtype), params)
     trains = lambda path: "_lora_" in path or "head/" in path and "trainable" in options  # noqa: E731
 
-    def joined(path, leaf):
-        path = jax.tree_util.keystr(path, simple=True, separator="/")
-        return leaf if trains(path) else dict(flat(own))[path]
-
-    return lora, jax.tree_util.tree_map_with_path(joined, params), own, state
-
-
-def flat(tree):
-    leaves = jax.tree.leaves_with_path(tree)
-    return [(jax.tree_util.keystr(p, simple=True, separator="/"), leaf) for p, leaf in leaves]
+    kept = {path: leaf for path, leaf in flat(own) if not trains(path)}
+    return lora, replaced(params, kept), own, state
 
 
 @pytest.mark.parametrize(("make", "x", "options"), [
@@ -70,11 +64,9 @@ def test_there_and_back(tmp_path, make, x, options):
     net = make()
     lora, params, own, state = adapted(net, x, **options)
     save_adapter(tmp_path / "new", lora, params)
-    again = load_adapter(tmp_path / "new", lora, own)
-    jax.tree.map(np.testing.assert_array_equal, again, params)
-    jax.tree.map(
-        np.testing.assert_array_equal, load_adapter(tmp_path / "new", lora, params), params
-    )
+    for given in own, params:
+        again = load_adapter(tmp_path / "new", lora, given)
+        jax.tree.map(np.testing.assert_array_equal, again, params)
     merged = load_adapter(tmp_path / "new", net, own)
     assert jax.tree.structure(merged) == jax.tree.structure(own)
     run = jax.jit(lambda params: net.apply(params, state, x)[0])
@@ -88,9 +80,8 @@ def test_the_names_are_those_of_peft(tmp_path):
     lora, params, _, _ = adapted(decoder(), TEXT)
     save_adapter(tmp_path, lora, params)
     first = "base_model.model.model.layers.1.self_attn.q_proj.lora_"
-    arrays = load_file(tmp_path / WEIGHTS)
-    assert arrays[f"{first}A.weight"].shape == (3, 8)
-    assert arrays[f"{first}B.weight"].shape == (8, 3)
+    arrays = shapes(load_file(tmp_path / WEIGHTS))
+    assert (arrays[f"{first}A.weight"], arrays[f"{first}B.weight"]) == ((3, 8), (8, 3))
     assert len(arrays) == 2 * 2 * 2
     config = json.loads((tmp_path / CONFIG).read_text())
     assert config["target_modules"] == ["self_attn.q_proj", "self_attn.v_proj"]
@@ -102,16 +93,14 @@ def test_the_names_are_those_of_peft(tmp_path):
 def test_against_peft(tmp_path, family):
     peft, torch = pytest.importorskip("peft"), pytest.importorskip("torch")
     transformers = pytest.importorskip("transformers")
-    config, where = {
-        "llama": (LLAMA, "block*/kernel"), "gpt2": (GPT2, "block*/(mlp_in|mlp_out|out)/kernel")
-    }[family]  # fmt: skip
-    theirs = transformers.AutoModelForCausalLM.from_config(
-        transformers.AutoConfig.for_model(**config)
-    )
+    where = {"llama": "block*/kernel", "gpt2": "block*/(mlp_in|mlp_out|out)/kernel"}[family]
+    config = transformers.AutoConfig.for_model(**{"llama": LLAMA, "gpt2": GPT2}[family])
+    theirs = transformers.AutoModelForCausalLM.from_config(config)
     theirs.eval().save_pretrained(tmp_path / "base")
     net, own, state = jn.interop.load(tmp_path / "base")
     lora, params, *_ = adapted(net, TEXT, where=where)
-    params = load_adapter(*_saved(tmp_path / "ours", lora, params), own)
+    save_adapter(tmp_path / "ours", lora, params)
+    params = load_adapter(tmp_path / "ours", lora, own)
     both = peft.PeftModel.from_pretrained(theirs, tmp_path / "ours")
     y = both(torch.tensor(TEXT)).logits.detach().numpy()
     np.testing.assert_allclose(lora.apply(params, state, TEXT)[0], y, rtol=1e-4, atol=1e-5)
@@ -119,17 +108,8 @@ def test_against_peft(tmp_path, family):
         leaf.data *= 1.5
     both.save_pretrained(tmp_path / "theirs")
     read = load_adapter(tmp_path / "theirs", lora, own)
-    close(
-        read["block_1"]["mlp_in"]["kernel_lora_a"],
-        1.5 * params["block_1"]["mlp_in"]["kernel_lora_a"],
-        1e-5,
-        0,
-    )
-
-
-def _saved(folder, lora, params):
-    save_adapter(folder, lora, params)
-    return folder, lora
+    ours, theirs = (tree["block_1"]["mlp_in"]["kernel_lora_a"] for tree in (params, read))
+    close(theirs, 1.5 * ours, 1e-5, 0)
 
 
 @pytest.fixture

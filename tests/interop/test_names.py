@@ -97,11 +97,8 @@ def test_what_is_left_out():
 
 
 def test_fractions_are_no_counts():
-    net = jn.Layer(
-        lambda key, x: ({}, {"count": jnp.zeros(2, jnp.int32)}),
-        lambda params, state, x, **options: (x, state),
-        name="counting",
-    )
+    init = lambda key, x: ({}, {"count": jnp.zeros(2, jnp.int32)})  # noqa: E731
+    net = jn.Layer(init, lambda params, state, x, **options: (x, state), name="counting")
     _, state = by_names(net, {"n": np.array([3, 4])}, ROW, {"count": "n"})
     assert state["count"].tolist() == [3, 4] and state["count"].dtype == jnp.int32
     with pytest.raises(ValueError, match=r"count \(2,\): expected int32, got float64"):
@@ -242,16 +239,14 @@ def test_keras_sequences(keras):
         table[f"rnn/{entry}"] = f"rnn/simple_rnn_cell/{entry}"
         for side in ("forward", "backward"):
             table[f"both/{side}/{entry}"] = name_in(model, f"both/{side}_", entry)
-    table |= {
-        "gru/kernel": ("gru/gru_cell/kernel", swapped),
-        "gru/recurrent_kernel": ("gru/gru_cell/recurrent_kernel", swapped),
-        "gru/bias": ("gru/gru_cell/bias", gru_bias, swapped),
-        "gru/recurrent_bias": ("gru/gru_cell/bias", lambda a: a[1], part(2, 3)),
-    }
-    for ours, theirs in (("query", "query"), ("key", "key"), ("value", "value"),
-                         ("out", "attention_output")):  # fmt: skip
+    for entry in ("kernel", "recurrent_kernel"):
+        table[f"gru/{entry}"] = (f"gru/gru_cell/{entry}", swapped)
+    table["gru/bias"] = "gru/gru_cell/bias", gru_bias, swapped
+    table["gru/recurrent_bias"] = "gru/gru_cell/bias", lambda a: a[1], part(2, 3)
+    for part_of in ("query", "key", "value", "out"):
+        theirs = "attention_output" if part_of == "out" else part_of
         for entry in ("kernel", "bias"):
-            table[f"attention/{ours}/{entry}"] = f"attention/{theirs}/{entry}"
+            table[f"attention/{part_of}/{entry}"] = f"attention/{theirs}/{entry}"
     x = np.random.default_rng(1).integers(0, 11, (2, 5)).astype(np.int32)
     check_keras(model, jn.compose(forward), x, table)
 

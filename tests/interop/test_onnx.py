@@ -1,6 +1,7 @@
 """ONNX models in onnxruntime against the nets that they came from."""
 
 import importlib.util
+import itertools
 import sys
 import types
 from functools import partial
@@ -43,11 +44,9 @@ def test_pad_is_that_of_lax(edges):
 
 @pytest.mark.parametrize("dtype", [bool, float])
 def test_select_is_that_of_lax(dtype):
-    which = np.array([0, 0, 0, 0, 1, 1, 1, 1], bool)
-    a = np.array([0, 0, 1, 1, 0, 0, 1, 1], dtype)
-    b = np.array([0, 1, 0, 1, 0, 1, 0, 1], dtype)
-    found = _select(jnp.asarray(which), jnp.asarray(a), jnp.asarray(b))
-    np.testing.assert_array_equal(found, np.where(which, b, a))
+    which, a, b = np.array(list(itertools.product([0, 1], repeat=3))).T
+    given = jnp.asarray(which, bool), jnp.asarray(a, dtype), jnp.asarray(b, dtype)
+    np.testing.assert_array_equal(_select(*given), np.where(which, b, a))
 
 
 PARAMS = {"kernel": jnp.ones((5, 3)), "bias": jnp.ones(3)}
@@ -70,8 +69,9 @@ def test_what_is_refused(net, params, x, options, words):
 
 def test_the_missing_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "jax2onnx", None)
-    words = r"to_onnx: needs jax2onnx \(.*\). Install it with .*\[onnx\]"
-    with pytest.raises(ImportError, match=words):
+    with pytest.raises(
+        ImportError, match=r"to_onnx: needs jax2onnx \(.*\). Install it with .*\[onnx\]"
+    ):
         to_onnx(DENSE, PARAMS, {}, SPEC)
 
 
@@ -121,21 +121,17 @@ def tokens(n, length):
     return rng.integers(0, 50, (n, length), np.int32), np.arange(1, n + 1, dtype=np.int32)
 
 
+STACK = jn.layers.stack_rnn(jn.lstm(64), jn.lstm(64))
 NETS = {
     "lenet5": (lambda: jn.models.lenet5(classes=10), lambda: normal(2, 28, 28, 1)),
     "resnet18": (lambda: jn.models.resnet(18), lambda: normal(2, 224, 224, 3)),
-    "lstm": (
-        lambda: jn.serial(
-            jn.layers.stack_rnn(jn.lstm(64), jn.lstm(64)), jn.last_step(), jn.dense(5)
-        ),
-        lambda: (normal(3, 50, 20), np.array([50, 7, 1], np.int32)),
-    ),
+    "lstm": (lambda: jn.serial(STACK, jn.last_step(), jn.dense(5)),
+        lambda: (normal(3, 50, 20), np.array([50, 7, 1], np.int32))),
     "encoder": (lambda: encoder(6, 128, 8), lambda: tokens(3, 64)),
     "padded pool": (
         lambda: jn.serial(jn.conv(4, 3, strides=2), jn.max_pool(3, strides=2, padding=1)),
-        lambda: normal(2, 13, 11, 3),
-    ),
-}
+        lambda: normal(2, 13, 11, 3)),
+}  # fmt: skip
 
 
 @converter

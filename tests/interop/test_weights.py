@@ -13,7 +13,7 @@ from safetensors.numpy import save_file
 import jaxnet as jn
 import jaxnet.interop.torch
 from jaxnet.interop.weights import read_weights
-from tests.helpers import refused
+from tests.helpers import refused, refuses
 
 NET, X, TABLE = jn.dense(4, use_bias=False), jn.spec((2, 3)), {"kernel": "w"}
 
@@ -90,15 +90,12 @@ def test_a_buffer_that_is_refilled_is_copied():
     assert [a[0, 0] for a in arrays.values()] == list(range(12))
 
 
-@pytest.mark.parametrize("form", ["meta", "sparse", "uninitialized"])
-def test_a_tensor_without_values_is_named(form, torch):
-    tensor = {
-        "meta": lambda: torch.ones(4, 3, device="meta"),
-        "sparse": lambda: torch.eye(3).to_sparse(),
-        "uninitialized": lambda: torch.nn.LazyLinear(3).weight,
-    }[form]()
-    with pytest.raises(TypeError, match="by_names: w must be a dense tensor with values, got one"):
-        jn.interop.by_names(NET, {"w": tensor}, X, TABLE)
+def test_a_tensor_without_values_is_named(torch):
+    meta, sparse = torch.ones(4, 3, device="meta"), torch.eye(3).to_sparse()
+    words = "by_names: w must be a dense tensor with values, got one"
+    for w in meta, sparse, torch.nn.LazyLinear(3).weight:
+        with pytest.raises(TypeError, match=words):
+            jn.interop.by_names(NET, {"w": w}, X, TABLE)
 
 
 def test_views_of_one_array_are_shared_only_if_they_are_equal():
@@ -154,38 +151,30 @@ def sharded(folder, **more):
 
 def test_the_index_says_which_files_of_a_folder_belong(tmp_path):
     sharded(tmp_path)
-    table, x = {"kernel": "w", "bias": "b"}, jn.spec((2, 3))
-    params, _ = jn.interop.by_names(jn.dense(4), tmp_path, x, table)
+    load = partial(jn.interop.by_names, jn.dense(4), tmp_path, X, {"kernel": "w", "bias": "b"})
+    params, _ = load()
     assert params["kernel"].sum() == 12 and params["bias"].tolist() == [0, 1, 2, 3]
     (tmp_path / "model.safetensors.index.json").unlink()
     with pytest.raises(ValueError, match='"w" is in .*consolidated.safetensors and in'):
-        jn.interop.by_names(jn.dense(4), tmp_path, x, table)
+        load()
     weights = {"w": np.full((3, 4), 5, np.float32), "b": np.zeros(4, np.float32)}
     save_file(weights, tmp_path / "model.safetensors")
-    params, _ = jn.interop.by_names(jn.dense(4), tmp_path, x, table)
-    assert params["kernel"].sum() == 60
+    assert load()[0]["kernel"].sum() == 60
 
 
-@pytest.mark.parametrize("name", ["../x.safetensors", "/x.safetensors", 5, ""])
-def test_an_index_may_name_files_of_its_folder_only(tmp_path, name):
-    sharded(tmp_path, more=name)
-    with pytest.raises(ValueError, match="must map names to files beside it|not an index"):
-        jn.interop.by_names(jn.dense(4), tmp_path, jn.spec((2, 3)), {})
-
-
-@pytest.mark.parametrize("text", ["", "{}", '{"weight_map": 3}', "[" * 100_000])
-def test_a_damaged_index_is_named(tmp_path, text):
-    sharded(tmp_path)
-    (tmp_path / "model.safetensors.index.json").write_text(text)
-    with pytest.raises(ValueError, match="index.json is not an index of weights"):
-        jn.interop.by_names(jn.dense(4), tmp_path, jn.spec((2, 3)), {})
-
-
-def test_a_missing_shard_is_named(tmp_path):
+def test_a_damaged_index_and_a_missing_shard_are_named(tmp_path):
+    for name in ("../x.safetensors", "/x.safetensors", 5, ""):
+        sharded(tmp_path, more=name)
+        with pytest.raises(ValueError, match="must map names to files beside it|not an index"):
+            jn.interop.by_names(jn.dense(4), tmp_path, X, {})
+    for text in ("", "{}", '{"weight_map": 3}', "[" * 100_000):
+        (tmp_path / "model.safetensors.index.json").write_text(text)
+        with pytest.raises(ValueError, match="index.json is not an index of weights"):
+            jn.interop.by_names(jn.dense(4), tmp_path, X, {})
     sharded(tmp_path)
     (tmp_path / "model-00002-of-00002.safetensors").unlink()
     with pytest.raises(FileNotFoundError, match="model-00002-of-00002"):
-        jn.interop.by_names(jn.dense(4), tmp_path, jn.spec((2, 3)), {})
+        jn.interop.by_names(jn.dense(4), tmp_path, X, {})
 
 
 def test_a_checkpoint_of_lightning_says_where_the_weights_are():
@@ -204,13 +193,13 @@ def test_outputs_prove_that_layers_are_not_exchanged():
     net = jn.serial(jn.dense(4, use_bias=False), jnp.tanh, jn.dense(4, use_bias=False))
     y = np.tanh(x @ a.T) @ b.T  # a is called first
     right, crossed = {"0.weight": a, "1.weight": b}, {"0.weight": b, "1.weight": a}
-    params, _ = jn.interop.torch.from_torch(net, right, x, outputs=y)
+    load = partial(jn.interop.torch.from_torch, net)
+    params, _ = load(right, x, outputs=y)
     np.testing.assert_array_equal(params["dense"]["kernel"], a.T)
-    with pytest.raises(ValueError, match="may be exchanged: dense, dense_1. If so, pass names"):
-        jn.interop.torch.from_torch(net, crossed, x, outputs=y)
-    names = {"dense": "1", "dense_1": "0"}
-    jn.interop.torch.from_torch(net, crossed, x, outputs=y, names=names)
-    with pytest.raises(TypeError, match="x must be an array"):
-        jn.interop.torch.from_torch(net, right, jn.spec((3, 4)), outputs=y)
-    with pytest.raises(ValueError, match="outputs must be the 1 arrays"):
-        jn.interop.torch.from_torch(net, right, x, outputs=(y, y))
+    load(crossed, x, outputs=y, names={"dense": "1", "dense_1": "0"})
+    refuses([
+        (lambda: load(crossed, x, outputs=y),
+         "may be exchanged: dense, dense_1. If so, pass names"),
+        (lambda: load(right, jn.spec((3, 4)), outputs=y), TypeError, "x must be an array"),
+        (lambda: load(right, x, outputs=(y, y)), "outputs must be the 1 arrays"),
+    ])()  # fmt: skip
