@@ -78,11 +78,8 @@ TRANSFORMS: dict[str, Callable[[Layer], Layer]] = {
     "pair": lambda f: jn.Layer(f.init, f.apply, f.name),
     "scaled": scaled,
 }
-LOOKS: dict[str, Callable[[Layer], Layer]] = {
-    "observe": TRANSFORMS["observe"],
-    "observe-transforms": TRANSFORMS["observe-transforms"],
-    "collect": jn.collect,
-}
+LOOKS = {name: TRANSFORMS[name] for name in ("observe", "observe-transforms")}
+LOOKS |= {"collect": jn.collect}
 
 
 def base() -> Layer:
@@ -151,21 +148,13 @@ def test_a_pair_of_transforms_is_the_same_program_however_it_is_looked_at(outer,
     check_looks(TRANSFORMS[outer](TRANSFORMS[inner](base())), [True])
 
 
-def check_stream(net: Layer, numbers: bool = True) -> None:
-    """Chunks give what the whole gives; looked at, the stream is the same program."""
+def check_stream(net: Layer) -> None:
+    """The stream is the same program, however it is looked at; test_stream.py has its values."""
     stream, chunk = jn.stream(net, length=6), X[:, :3]
     alone = program(stream, chunk)
     for name, look in LOOKS.items():
         looked = jn.stream(look(net), length=6)
         assert program(looked, chunk, collected=name == "collect") == alone, name
-    if numbers:
-        params, state = jax.jit(net.init)(KEY, X)
-        whole, _ = jax.jit(net.apply)(params, state, X)
-        now, apply = jn.start_stream(stream, chunk, state), jax.jit(stream.apply)
-        first, now = apply(params, now, chunk)
-        rest, _ = apply(params, now, X[:, 3:])
-        found = jnp.concatenate([first, rest], whole.ndim - 2)
-        np.testing.assert_allclose(found, whole, rtol=2e-2, atol=2e-2)  # below cast, 16 bits
 
 
 ALONE = ("moving_average", "plain", "pair", "tap", "mapped", "collect")  # see the message
@@ -174,8 +163,7 @@ ALONE = ("moving_average", "plain", "pair", "tap", "mapped", "collect")  # see t
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in TRANSFORMS if name not in ALONE])
 def test_a_transform_streams(name):
-    net = TRANSFORMS[name](jn.dense(8) if name in ("recurrent", "experts") else steps())
-    check_stream(net)
+    check_stream(TRANSFORMS[name](jn.dense(8) if name in ("recurrent", "experts") else steps()))
 
 
 @pytest.mark.parametrize("inner", [name for name in TRANSFORMS if name not in ALONE])
@@ -183,7 +171,7 @@ def test_a_transform_streams(name):
 @pytest.mark.slow
 def test_a_pair_of_transforms_streams(outer, inner):
     net = TRANSFORMS[inner](jn.dense(8) if "recurrent" in (inner, outer) else steps())
-    check_stream(TRANSFORMS[outer](net), numbers=False)
+    check_stream(TRANSFORMS[outer](net))
 
 
 @pytest.mark.parametrize("name", TRANSFORMS)
@@ -223,8 +211,8 @@ def test_entries_of_ones_own_are_compared():
 
     layer = jn.transforms.transform(jn.dense(3), apply, kind="mine", init=init)
     params, state = layer.init(KEY, X)
-    np.testing.assert_array_equal(layer.apply(params, state, X)[0], jn.dense(3).apply(
-        {n: params[n] for n in ("kernel", "bias")}, state, X)[0])  # fmt: skip
+    plain, _ = jn.dense(3).apply({n: params[n] for n in ("kernel", "bias")}, state, X)
+    np.testing.assert_array_equal(layer.apply(params, state, X)[0], plain)
     with pytest.raises(jn.Misfit, match=r"factor: expected \(\), got \(2,\)"):
         jn.serial(layer).apply({"dense": params | {"factor": jnp.ones(2)}}, {}, X)
 
@@ -246,14 +234,14 @@ def fading(layer, rate=0.5, steps=100):  # as in the guide
 
 
 def test_a_transform_draws_numbers_of_its_own():
-    x = jnp.ones((1000, 4))
-    for net in (
-        fading(jn.dropout(0.5)),
-        jn.serial(fading(jn.serial(jn.dropout(0.5, name="fade"))), name="net"),
-        jn.transforms.transform(fading(x_itself()), lambda run, p, s, x: (
-            jnp.where(jax.random.bernoulli(run.key("fade"), 0.5, x.shape), run(p, s, x)[0], 0), s
-        ), kind="outer"),
-    ):  # fmt: skip
+    def apply(run, params, state, x):
+        kept = jax.random.bernoulli(run.key("fade"), 0.5, x.shape)
+        return jnp.where(kept, run(params, state, x)[0], 0), state
+
+    x, itself = jnp.ones((1000, 4)), jn.compose(lambda m, x: x, name="x")
+    outer = jn.transforms.transform(fading(itself), apply, kind="outer")
+    inner = jn.serial(fading(jn.serial(jn.dropout(0.5, name="fade"))), name="net")
+    for net in (fading(jn.dropout(0.5)), inner, outer):
         given = net.init(KEY, x)
         before = jax.tree.leaves(given[1])
         y, after = net.apply(*given, x, key=KEY, train=True)
@@ -261,10 +249,6 @@ def test_a_transform_draws_numbers_of_its_own():
         assert jax.tree.leaves(given[1]) == before  # nothing is taken out of what was given
     with pytest.raises(ValueError, match="needs a key in training. Pass one"):
         net.apply(*given, x, train=True)
-
-
-def x_itself():
-    return jn.compose(lambda m, x: x, name="x")
 
 
 def test_the_output_of_a_transform_is_rounded_below_cast():

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 import jaxnet as jn
-from tests.catalogue import ONE_PER_KIND, ROWS, Row, fill
+from tests.catalogue import ROWS, Row, cases, fill
+from tests.core import test_run
 from tests.helpers import jit_apply, refused
 
 KEY = jax.random.key(0)
@@ -64,37 +65,32 @@ KEEPS = {
     "rnn", "lstm", "lstm-lengths", "gru", "gru-reset", "recurrent", "time_distributed", "mapped",
     "random_fourier", "moe", "moe-lengths",
 }  # fmt: skip
-SLOW = {"cifar_resnet", "yolo", "lenet5", "moe", "unet", "transformer_block"}
-FAST = [row.id for row in ONE_PER_KIND.values() if row.id not in SLOW]
-TIMED = [
-    pytest.param(row, id=row.id, marks=() if row.id in FAST else pytest.mark.slow)
-    for row in ROWS
-    if has_time(row)
-]
+TIMED = [row for row in ROWS if has_time(row)]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("row", TIMED)
+@pytest.mark.parametrize("row", cases(TIMED))
 def test_a_row_keeps_the_law_or_says_why_not(x64, row: Row):
-    x = fill(row, jnp.float64)
-    if row.id.startswith(WITH_LENGTHS) and isinstance(x, tuple) and len(x) == 2:
-        x = x[0]
-    net = row.make()
-    params, state = net.init(KEY, x)
+    x = without_lengths(row, jnp.float64)
+    net, params, state = draw(row.make, x)
     whole, _ = net.apply(params, state, x)
     time = first(x).shape[1]
     sizes = [1, time - 2, 1] if time > 2 else [1] * time
     if row.id not in KEEPS:
-        words = {
-            "lenet5": "images of shape",
-            "lenet5_1998": "images of shape",
-            "unet": "multiples of 2",
-        }.get(row.id, "in a stream")
+        words = {**dict.fromkeys(("lenet5", "lenet5_1998"), "images of shape"),
+                 "unet": "multiples of 2"}.get(row.id, "in a stream")  # fmt: skip
         with pytest.raises(ValueError, match=words):
             in_chunks(net, params, state, x, sizes, length=time)
         return
     chunks, _ = in_chunks(net, params, state, x, sizes, length=time)
     np.testing.assert_allclose(chunks, first(whole), rtol=1e-12, atol=1e-12)
+
+
+def without_lengths(row, dtype):
+    """The input of a row, without the lengths of whole sequences."""
+    x = fill(row, dtype)
+    of_whole = row.id.startswith(WITH_LENGTHS) and isinstance(x, tuple) and len(x) == 2
+    return x[0] if of_whole else x
 
 
 def test_the_list_has_only_rows_of_the_catalogue():
@@ -257,27 +253,13 @@ def test_batch_axes():
     assert jn.transforms.batch_axes(ragged, (x, jnp.ones(1, int))) == axes
 
 
-MESH = jax.make_mesh((1,), ("data",), (jax.sharding.AxisType.Auto,))
 KERNELS = "*(kernel|embedding)"
-TRANSFORMS = {
-    "repeat": lambda net: jn.repeat(net, 2),
+UNLIKE = {"mapped", "pair", "time_distributed", "recurrent", "experts"}  # not of whole sequences
+TRANSFORMS = {name: make for name, make in test_run.TRANSFORMS.items() if name not in UNLIKE} | {
     "ensemble": lambda net: jn.serial(jn.ensemble(net, 2), lambda y: y[0] + y[1]),
-    "remat": jn.remat,
     "cast": lambda net: jn.cast(net, jnp.float64),
-    "freeze": jn.freeze,
-    "freeze by path": lambda net: jn.freeze(net, "*/kernel"),
     "lora": lambda net: jn.lora(net, 2, where=KERNELS),
-    "quantized": jn.quantized,
-    "quantized 4": lambda net: jn.quantized(net, 4),
-    "quantized aware": lambda net: jn.quantized(net, 4, aware=True),
     "lora of quantized": lambda net: jn.lora(jn.quantized(net), 2, where=KERNELS),
-    "observe": lambda net: jn.observe(net, lambda path, layer, x, y: y, transforms=True),
-    "collect": lambda net: jn.serial(jn.collect(net), lambda given: given[0]),
-    "tap": lambda net: jn.tap(jn.serial(net, jn.dense(3)), net.name),
-    "weight_norm": jn.transforms.weight_norm,
-    "spectral_norm": jn.transforms.spectral_norm,
-    "gathered": lambda net: jn.distributed.gathered(net, MESH),
-    "plain": jn.interop.plain,
     "moving_average": lambda net: jn.serial(
         lambda x: (x, -x), jn.transforms.moving_average(net), lambda given: given[0] + 2 * given[1]
     ),
@@ -286,13 +268,9 @@ TRANSFORMS = {
 
 def everything():
     """A net that keeps each kind of entry, with outputs like its inputs (batch, time, 4)."""
-    return jn.serial(
-        jn.learned_positions(9),
-        jn.conv(4, 2, padding="CAUSAL"),
-        jn.batch_norm(),
-        jn.multi_head_attention(2, causal=True, rotary=True, name="attention"),
-        jn.lstm(4),
-    )
+    attention = jn.multi_head_attention(2, causal=True, rotary=True, name="attention")
+    conv = jn.conv(4, 2, padding="CAUSAL")
+    return jn.serial(jn.learned_positions(9), conv, jn.batch_norm(), attention, jn.lstm(4))
 
 
 @pytest.mark.slow
@@ -338,11 +316,9 @@ def check_values_and_gradients(net, params, state, x, size):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("row", [case for case in TIMED if case.id in KEEPS])
+@pytest.mark.parametrize("row", cases(row for row in TIMED if row.id in KEEPS))
 def test_a_row_keeps_the_law_in_a_scan_and_in_its_gradient(x64, row: Row):
-    x = fill(row, jnp.float64)
-    if isinstance(x, tuple) and (row.id.startswith(WITH_LENGTHS) and len(x) == 2):
-        x = x[0]
+    x = without_lengths(row, jnp.float64)
     if isinstance(x, tuple) and x[-1].ndim == 3 and x[-1].dtype == bool:
         x = x[:-1]  # a mask of all queries
     net, params, state = draw(row.make, x)
@@ -359,8 +335,9 @@ def test_no_transform_hides_that_a_layer_is_not_causal(name):
 ON_MESH = """
 import jax, jax.numpy as jnp, numpy as np, jaxnet as jn
 from jax.sharding import PartitionSpec as P
-from tests.catalogue import ROWS, fill
-from tests.transforms.test_stream import KEEPS, KEY, NETS, WITH_LENGTHS, attention, cut, first
+from tests.catalogue import ROWS
+from tests.transforms.test_stream import (
+    KEEPS, KEY, NETS, attention, cut, first, without_lengths)
 
 jax.config.update("jax_enable_x64", True)
 kind = jax.sharding.AxisType.Auto
@@ -400,10 +377,8 @@ def check(name, net, x, mesh, rules=P(), heads=None):
 for row in ROWS:
     if row.id in KEEPS:
         of_four = [jn.spec((4, *leaf.shape[1:]), leaf.dtype) for leaf in jax.tree.leaves(row.x)]
-        x = fill(row._replace(x=jax.tree.unflatten(jax.tree.structure(row.x), of_four)), float)
-        if row.id.startswith(WITH_LENGTHS) and isinstance(x, tuple) and len(x) == 2:
-            x = x[0]
-        check(row.id, row.make(), x, line)
+        row = row._replace(x=jax.tree.unflatten(jax.tree.structure(row.x), of_four))
+        check(row.id, row.make(), without_lengths(row, float), line)
 x = np.random.default_rng(0).normal(size=(4, 7, 8))
 for name, make in NETS.items():
     check(name, make(), x, line)
