@@ -9,7 +9,7 @@ import pytest
 
 import jaxnet as jn
 from jaxnet.services.trees import flat
-from tests.helpers import close, jit_apply, refused
+from tests.helpers import close, jit_apply, refused, shapes
 
 KEYS_MAY_REPEAT = True  # the key draws nothing but params and inputs
 KEY = jax.random.key(0)
@@ -51,20 +51,18 @@ def test_the_formula_of_peft_for_each_shape_of_kernel():
     params = drawn(adapted, TOKENS)
     merged = dict(flat(jn.merge(adapted, params)))
     given = dict(flat(params))
-    shapes = {  # copies, inputs, outputs
-        "embedding/embedding": (1, 11, 8),
-        "residual/attention/query/kernel": (3, 8, 8),
-        "residual/attention/out/kernel": (3, 8, 8),
-        "head/kernel": (1, 8, 11),
-    }
-    assert {path for path in given if path + "_lora_a" in given} == set(shapes)
-    for path, (copies, inputs, outputs) in shapes.items():
+    sizes = {  # copies, inputs, outputs
+        "embedding/embedding": (1, 11, 8), "residual/attention/query/kernel": (3, 8, 8),
+        "residual/attention/out/kernel": (3, 8, 8), "head/kernel": (1, 8, 11),
+    }  # fmt: skip
+    assert {path for path in given if path + "_lora_a" in given} == set(sizes)
+    for path, (copies, inputs, outputs) in sizes.items():
         a = np.asarray(given[f"{path}_lora_a"], float).reshape(copies, inputs, 2)
         b = np.asarray(given[f"{path}_lora_b"], float).reshape(copies, 2, outputs)
         w = np.asarray(given[path], float)
         right = w + 0.5 * np.stack([a[i] @ b[i] for i in range(copies)]).reshape(w.shape)
         np.testing.assert_allclose(merged[path], right, rtol=1e-5, atol=1e-6)
-    same = set(merged) - set(shapes)
+    same = set(merged) - set(sizes)
     assert all(np.array_equal(merged[path], given[path]) for path in same)
     y, _ = jit_apply(net, jn.merge(adapted, params), {}, tokens())
     np.testing.assert_allclose(jit_apply(adapted, params, {}, tokens())[0], y, 1e-4, 1e-4)
@@ -84,15 +82,14 @@ def test_one_factor_alone_is_an_error(tmp_path, lost):
 
 
 def test_a_convolution_has_the_window_among_its_inputs():
-    layer = jn.lora(jn.conv(5, (3, 2), padding="VALID"), 2, where="kernel")
+    conv = jn.conv(5, (3, 2), padding="VALID")
+    layer = jn.lora(conv, 2, where="kernel")
     x = jax.random.normal(KEY, (2, 6, 5, 4))
     params = drawn(layer, x)
     assert params["kernel_lora_a"].shape == (3, 2, 4, 2)
     assert params["kernel_lora_b"].shape == (2, 5)
     w = np.einsum("hwir,ro->hwio", params["kernel_lora_a"], params["kernel_lora_b"])
-    right, _ = jn.conv(5, (3, 2), padding="VALID").apply(
-        {"kernel": params["kernel"] + w, "bias": params["bias"]}, {}, x
-    )
+    right, _ = conv.apply({"kernel": params["kernel"] + w, "bias": params["bias"]}, {}, x)
     np.testing.assert_allclose(layer.apply(params, {}, x)[0], right, rtol=1e-4, atol=1e-4)
 
 
@@ -141,16 +138,14 @@ def test_merged_params_give_the_outputs_of_the_adapted_net(wrap):
         net = decoder()
         plain = WRAPS[wrap](net)
         adapted = WRAPS[wrap](make(net)) if inside else make(plain)
-        params, state = drawn(adapted, TOKENS), {}
+        params = drawn(adapted, TOKENS)
         merged = jn.merge(adapted, params)
-        shapes = jax.eval_shape(plain.init, KEY, TOKENS)[0]
-        assert jax.tree.map(jnp.shape, merged) == jax.tree.map(jnp.shape, shapes)
+        assert shapes(merged) == shapes(jax.eval_shape(plain.init, KEY, TOKENS)[0])
         tolerance = 0.15 if wrap == "cast" else 1e-5  # there the sum is rounded before or after
-        close(
-            jax.jit(adapted.apply)(params, state, x)[0],
-            jax.jit(plain.apply)(merged, state, x)[0],
-            tolerance,
+        found, wanted = (
+            jit_apply(*pair, {}, x)[0] for pair in ((adapted, params), (plain, merged))
         )
+        close(found, wanted, tolerance)
 
 
 def test_a_layer_of_adapted_blocks_draws_others_for_each_copy():

@@ -23,17 +23,21 @@ def at(tree, i):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("train", [False, True])
-def test_repeat_is_a_loop(train):
-    layer, net = block(), jn.repeat(block(), 4)
+@pytest.mark.parametrize("transform", [jn.repeat, jn.ensemble], ids=lambda f: f.__name__)
+def test_copies_are_a_loop(transform, train):
+    """Each layer of `repeat` gets the output of the one before, each of `ensemble` the input."""
+    layer, net = block(), transform(block(), 4)
     params, state = net.init(KEY, X)
     y, after = jit_apply(net, params, state, X, key=KEY, train=train)
-    x = X
+    x, outputs = X, []
     for i in range(4):
         here = jax.random.fold_in(KEY, i)
         close(at((params, state), i), layer.init(here, X), 0)
-        x, s = jit_apply(layer, at(params, i), at(state, i), x, key=here, train=train)
+        z, s = jit_apply(layer, at(params, i), at(state, i), x, key=here, train=train)
         close(at(after, i), s)
-    close(y, x)
+        outputs.append(z)
+        x = z if transform is jn.repeat else x
+    close(y, x if transform is jn.repeat else np.stack(outputs))
 
 
 def test_repeat_keeps_names_and_paths():
@@ -51,32 +55,17 @@ def test_repeat_compiles_one_body_for_any_depth():
     assert size(40) < 1.05 * size(4)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("train", [False, True])
-def test_ensemble_is_its_members(train):
-    layer, net = block(), jn.ensemble(block(), 3)
-    params, state = net.init(KEY, X)
-    y, after = jit_apply(net, params, state, X, key=KEY, train=train)
-    assert y.shape == (3, 4, 3)
-    for i in range(3):
-        here = jax.random.fold_in(KEY, i)
-        close(at((params, state), i), layer.init(here, X), 0)
-        found = jit_apply(layer, at(params, i), at(state, i), X, key=here, train=train)
-        close((y[i], at(after, i)), found)
-
-
 @pytest.mark.parametrize("transform", [jn.repeat, jn.ensemble], ids=lambda f: f.__name__)
-def test_params_of_another_n_are_named(transform):
+@pytest.mark.parametrize("layer", [jn.dense(3), jn.serial(jn.dense(3))], ids=["leaf", "composed"])
+def test_params_of_another_n_are_named(transform, layer):
     x = jnp.ones((2, 3))
-    for layer in (jn.dense(3), jn.serial(jn.dense(3))):
-        params, state = transform(layer, 5).init(jax.random.key(0), x)
-        name = "kernel" if layer.name == "dense" else "dense/kernel"
-        words = rf"{transform.__name__}: params/{name} must .* n = 4, got \(5, 3, 3\)"
-        with pytest.raises(ValueError, match=words):
-            transform(layer, 4).apply({name: params[name]} if name in params else {
-                "dense": {"kernel": params["dense"]["kernel"]}}, state, x)  # fmt: skip
-        with pytest.raises(TypeError, match=f"{transform.__name__}: params must be the dict"):
-            transform(layer, 4).apply(None, state, x)
+    params, state = transform(layer, 5).init(jax.random.key(0), x)
+    (params if layer.name == "dense" else params["dense"]).pop("bias")
+    words = rf"{transform.__name__}: params/(dense/)?kernel must .* n = 4, got \(5, 3, 3\)"
+    with pytest.raises(ValueError, match=words):
+        transform(layer, 4).apply(params, state, x)
+    with pytest.raises(TypeError, match=f"{transform.__name__}: params must be the dict"):
+        transform(layer, 4).apply(None, state, x)
 
 
 def test_mapped_is_the_layer_for_each_entry_with_its_own_key():
