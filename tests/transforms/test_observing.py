@@ -14,11 +14,14 @@ from tests.transforms.test_copies import X
 KEY = jax.random.key(0)
 
 
-@pytest.mark.fast_cases("remat", "freeze", "cast")
-@pytest.mark.parametrize("make", [
+MAKES = pytest.mark.parametrize("make", [
     lambda layer: jn.repeat(layer, 2), lambda layer: jn.ensemble(layer, 2), jn.remat, jn.freeze,
     lambda layer: jn.cast(layer, jnp.bfloat16),
 ], ids=["repeat", "ensemble", "remat", "freeze", "cast"])  # fmt: skip
+
+
+@pytest.mark.fast_cases("remat", "freeze", "cast")
+@MAKES
 def test_observe_looks_inside_transforms_where_asked(make):
     net = jn.serial(make(jn.serial(jn.dense(3), jnp.tanh, name="stage")), name="net")
     seen: list[str] = []
@@ -77,13 +80,9 @@ def test_sown_values_come_out_by_path():
 
 @pytest.mark.fast_cases("<lambda>-shape0", "<lambda>-shape3", "remat-shape2")
 @pytest.mark.parametrize(("wrap", "shape"), [
-    (lambda f: jn.repeat(f, 3), (3, 4)),
-    (lambda f: jn.ensemble(f, 3), (3, 4)),
-    (jn.remat, (4,)),
-    (lambda f: jn.cast(f, jnp.bfloat16), (4,)),
-    (jn.freeze, (4,)),
-    (jn.transforms.weight_norm, (4,)),
-    (jn.transforms.spectral_norm, (4,)),
+    (lambda f: jn.repeat(f, 3), (3, 4)), (lambda f: jn.ensemble(f, 3), (3, 4)), (jn.remat, (4,)),
+    (lambda f: jn.cast(f, jnp.bfloat16), (4,)), (jn.freeze, (4,)),
+    (jn.transforms.weight_norm, (4,)), (jn.transforms.spectral_norm, (4,)),
     (lambda f: jn.repeat(jn.remat(jn.serial(f, jn.batch_norm())), 3), (3, 4)),
 ])  # fmt: skip
 def test_sown_values_pass_transforms(wrap, shape):
@@ -91,19 +90,17 @@ def test_sown_values_pass_transforms(wrap, shape):
     sown = collected(net, jnp.arange(8.0).reshape(4, 2), train=True)
     [value] = sown.values()
     assert value.shape == shape and np.isfinite(np.asarray(value, np.float32)).all()
-    below = jn.collect(wrap(jn.compose(gate)))  # and if the transform is the whole
-    params, state = below.init(KEY, jn.spec((4, 2)))
-    (_, sown), _ = below.apply(params, state, jnp.ones((4, 2)))
+    below, x = jn.collect(wrap(jn.compose(gate))), jnp.ones((4, 2))  # the transform is the whole
+    (_, sown), _ = below.apply(*below.init(KEY, x), x)
     assert [value.shape for value in sown.values()] == [shape]
 
 
 def test_sowing_costs_nothing_unless_somebody_asks():
-    net = jn.serial(jn.compose(gate), jn.dense(2))
-    bare = jn.serial(jn.compose(lambda m, x: x * jax.nn.sigmoid(m(jn.dense(1), x)), name="gate"),
-                     jn.dense(2))  # fmt: skip
+    bare = jn.compose(lambda m, x: x * jax.nn.sigmoid(m(jn.dense(1), x)), name="gate")
+    nets = [jn.serial(each, jn.dense(2)) for each in (jn.compose(gate), bare)]
     x = jnp.ones((4, 2))
-    params, state = net.init(KEY, x)
-    texts = [jax.jit(layer.apply).lower(params, state, x).as_text() for layer in (net, bare)]
+    given = nets[0].init(KEY, x)
+    texts = [jax.jit(net.apply).lower(*given, x).as_text() for net in nets]
     assert texts[0] == texts[1]
 
 
@@ -177,10 +174,7 @@ def test_what_cannot_be_sown(forward):
     jn.collect(jn.compose(forward)).apply({}, {}, jnp.ones((5, 4, 2)))
 
 
-@pytest.mark.parametrize("make", [
-    lambda layer: jn.repeat(layer, 2), lambda layer: jn.ensemble(layer, 2), jn.remat, jn.freeze,
-    lambda layer: jn.cast(layer, jnp.bfloat16),
-], ids=["repeat", "ensemble", "remat", "freeze", "cast"])  # fmt: skip
+@MAKES
 def test_errors_keep_the_whole_path(make):
     def fail(x):
         if x.shape[0] == 4:
@@ -203,9 +197,8 @@ def test_the_state_of_a_pair_is_kept(look, nested):
         return x, {"count": state["count"] + train}
 
     counter = jn.Layer(lambda key, x: ({}, {"count": jnp.zeros(())}), apply, "counter")
-    net = jn.serial(counter) if nested else counter
-    params, state = jn.serial(net).init(KEY, jn.spec((2, 3)))
-    _, state = look(jn.serial(net)).apply(params, state, jnp.ones((2, 3)), train=True)
+    net, x = jn.serial(jn.serial(counter) if nested else counter), jnp.ones((2, 3))
+    _, state = look(net).apply(*net.init(KEY, x), x, train=True)
     assert [float(leaf) for leaf in jax.tree.leaves(state)] == [1.0]
 
 
@@ -255,6 +248,9 @@ def test_tap_gives_what_the_net_computes_and_no_more(paths, layers):
     assert kept and dict(flat(trunk_params)).keys() == kept.keys()
     jax.tree.map(np.testing.assert_array_equal, dict(flat(trunk_params)), kept)
     outputs, new = trunk.apply(trunk_params, trunk_state, x, train=True)
+    whole, after = trunk.apply(params, state, x, train=True)  # of the whole network
+    jax.tree.map(np.testing.assert_array_equal, outputs, whole)
+    assert jax.tree.structure(after) == jax.tree.structure(state)
     found = jn.inspect.activations(net, params, state, x, train=True)
     outputs = outputs if len(paths) > 1 else (outputs,)
     assert len(outputs) == len(paths)
@@ -271,8 +267,8 @@ def test_tap_keeps_the_state_of_a_layer_that_is_left_half_way():
     trunk = jn.tap(jn.serial(inner, jn.dense(7)), "inner/dense")
     x = jnp.arange(6.0).reshape(2, 3)
     params, state = trunk.init(KEY, x)
-    assert list(params["inner"]) == ["batch_norm", "dense"]
     _, new = trunk.apply(params, state, x, train=True)
+    assert list(params["inner"]) == ["batch_norm", "dense"]
     assert (new["inner"]["batch_norm"]["mean"] != state["inner"]["batch_norm"]["mean"]).any()
 
 
@@ -309,30 +305,10 @@ def test_what_is_skipped_is_neither_drawn_nor_run():
 
 def test_tap_of_an_objective_gives_what_is_inside():
     net = jn.serial(jn.dense(4, name="hidden"), jnp.tanh, jn.dense(1))
-    objective = jn.supervised(net, lambda outputs, targets: (outputs - targets) ** 2)
+    objective = jn.supervised(net, optax.squared_error)
     batch = jnp.ones((5, 3)), jnp.ones((5, 1))
-    params, state = objective.init(KEY, batch)
-    trunk = jn.tap(objective, "hidden")
-    y, _ = trunk.apply(params, state, batch)
+    y, _ = jn.tap(objective, "hidden").apply(*objective.init(KEY, batch), batch)
     assert y.shape == (5, 4)
-
-
-def test_a_trunk_takes_the_params_of_the_whole_network():
-    inner = jn.serial(jn.dense(4), jnp.tanh, jn.dense(5), name="inner")
-    net = jn.serial(jn.dense(3), inner, jn.batch_norm(), jn.dense(2, name="head"))
-    x = np.ones((2, 6), np.float32)
-    params, state = net.init(jax.random.key(0), x)
-    trunk = jn.tap(net, "inner/dense")
-    own, _ = trunk.init(jax.random.key(0), x)
-    assert jax.tree.map(jnp.shape, own) == {
-        "dense": {"kernel": (6, 3), "bias": (3,)},
-        "inner": {"dense": {"kernel": (3, 4), "bias": (4,)}},
-    }
-    whole, after = trunk.apply(params, state, x)
-    kept = {"dense": params["dense"], "inner": {"dense": params["inner"]["dense"]}}
-    part, _ = trunk.apply(kept, {}, x)
-    np.testing.assert_array_equal(whole, part)
-    assert jax.tree.structure(after) == jax.tree.structure(state)
 
 
 def test_a_later_call_of_the_same_layer_is_tapped_by_its_number():
