@@ -99,15 +99,16 @@ def test_randomness_and_reported_values():
 def test_a_run_resumes_to_the_bit(tmp_path):
     data = np.asarray(jax.random.normal(KEY, (24, 3))), np.ones((24, 3), np.float32)
     trainer = jn.trainer(jn.compose(values), optax.adam(0.1))
-    start = trainer.init(jax.random.key(3), data)
-    whole = list(jn.fit(trainer, start, data, epochs=3, batch_size=6))
-    start = trainer.init(jax.random.key(3), data)
-    half = list(jn.fit(trainer, start, data, epochs=2, batch_size=6))[-1]
+
+    def last(start, epochs, **options):
+        *_, epoch = jn.fit(trainer, start, data, epochs=epochs, batch_size=6, **options)
+        return epoch
+
+    whole, half = (last(trainer.init(jax.random.key(3), data), epochs) for epochs in (3, 2))
     jn.save(tmp_path / "run", half.train_state)
     resumed, _ = jn.load(tmp_path / "run", trainer.init(jax.random.key(4), data))
-    rest = jn.fit(trainer, resumed, data, epochs=3, batch_size=6, position=half.position)
-    last = list(rest)[-1]
-    jax.tree.map(np.testing.assert_array_equal, last.train_state.state, whole[-1].train_state.state)
+    rest = last(resumed, 3, position=half.position)
+    jax.tree.map(np.testing.assert_array_equal, rest.train_state.state, whole.train_state.state)
 
 
 @refused([
