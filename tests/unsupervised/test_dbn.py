@@ -3,13 +3,14 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from scipy.special import expit as sigmoid
 
 import jaxnet as jn
 from jaxnet.unsupervised import dbn as dbn_module
 from jaxnet.unsupervised.dbn import fit_dbn, generate, mlp_params
 from jaxnet.unsupervised.rbm import bernoulli, gaussian, log_likelihood, rbm
 from tests.helpers import jit_apply, refuses
-from tests.unsupervised.rbm.machines import draw, sigmoid, states
+from tests.unsupervised.rbm.machines import draw, states
 
 
 def test_each_machine_learns_from_the_one_below(monkeypatch):
@@ -46,11 +47,13 @@ def test_samples_come_down_from_the_top():
     np.testing.assert_allclose(np.mean(x, 0), wanted, atol=0.04)  # five standard errors
 
 
+TWO = {"rbm": draw(3, 4, 2.0), "rbm_1": draw(4, 2, 2.0, seed=1)}
+
+
 @pytest.mark.slow
 def test_samples_have_the_distribution_of_the_net():
     """p(x) = Σ_h p_top(h) p(x | h), by the sum over all states of the hidden layer between."""
-    params = {"rbm": draw(3, 4, 2.0), "rbm_1": draw(4, 2, 2.0, seed=1)}
-    h = states(4)
+    params, h = TWO, states(4)
     p_h = np.exp(log_likelihood(params["rbm_1"], h))
     mean = sigmoid(h @ params["rbm"]["kernel"].T + params["rbm"]["visible_bias"])
     x = states(3)
@@ -65,12 +68,11 @@ def test_samples_have_the_distribution_of_the_net():
 
 @pytest.mark.slow
 def test_real_units_at_the_bottom():
-    params = {"rbm": draw(3, 4, 2.0), "rbm_1": draw(4, 2, 2.0, seed=1)}
-    samples, means = generate(jax.random.key(0), params, 4000, 20, visible=gaussian)
+    samples, means = generate(jax.random.key(0), TWO, 4000, 20, visible=gaussian)
     difference = np.asarray(samples - means)
     assert abs(difference.std() - 1) < 0.04 and abs(difference.mean()) < 0.04
     # h is 0 or 1, so the means are among 16 vectors
-    each = states(4) @ params["rbm"]["kernel"].T + params["rbm"]["visible_bias"]
+    each = states(4) @ TWO["rbm"]["kernel"].T + TWO["rbm"]["visible_bias"]
     distance = np.abs(np.asarray(means)[:, None] - np.asarray(each)).max(-1).min(1)
     assert distance.max() < 1e-5
 
@@ -85,8 +87,8 @@ def test_a_perceptron_goes_on_from_it():
     net = jn.models.mlp([48, 24, 10], jax.nn.sigmoid)
     few = np.concatenate([np.flatnonzero(y == c)[:5] for c in range(10)])
     train = x[few], y[few]
-    loss = optax.softmax_cross_entropy_with_integer_labels
-    objective = jn.supervised(net, loss, metrics={"accuracy": jn.metrics.accuracy})
+    metrics = {"accuracy": jn.metrics.accuracy}
+    objective = jn.supervised(net, jn.losses.cross_entropy, metrics=metrics)
     trainer = jn.trainer(objective, optax.adam(0.01))
     drawn = trainer.init(jax.random.key(1), train)
     tuned = trainer.init(jax.random.key(1), train, params=mlp_params(dbn))
@@ -98,11 +100,9 @@ def test_a_perceptron_goes_on_from_it():
     np.testing.assert_allclose(logits, hidden @ output["kernel"] + output["bias"], rtol=1e-5)
 
     *_, last = jn.fit(trainer, tuned, train, epochs=60, batch_size=25)
-    accuracy = [
-        jn.evaluate(objective, state.params, state.state, test)["accuracy"]
-        for state in (tuned, last.train_state)
-    ]
-    assert accuracy[0] < 0.3 and 0.55 < accuracy[1] < 0.9
+    before, after = (jn.evaluate(objective, state.params, state.state, test)["accuracy"]
+                     for state in (tuned, last.train_state))  # fmt: skip
+    assert before < 0.3 and 0.55 < after < 0.9
 
 
 RBM = {"rbm": draw(3, 4)}

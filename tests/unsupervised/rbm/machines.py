@@ -23,23 +23,6 @@ def states(n):
     return np.array(list(product([0.0, 1.0], repeat=n)))
 
 
-def logsumexp(a, axis=None):
-    top = a.max(axis, keepdims=True)
-    return (np.log(np.exp(a - top).sum(axis, keepdims=True)) + top).squeeze(axis)
-
-
-def energies(params, x, h):
-    """E of every x (rows) with every h (columns), for units that are 0 or 1."""
-    kernel, bias, visible_bias = (
-        np.asarray(params[name]) for name in ("kernel", "bias", "visible_bias")
-    )
-    return -x @ kernel @ h.T - (x @ visible_bias)[:, None] - h @ bias
-
-
-def sigmoid(x):
-    return 1 / (1 + np.exp(-x))
-
-
 def crops():
     """The 4 x 3 pixels in the middle of the digits, black or white."""
     (x, _), _ = jn.data.digits()

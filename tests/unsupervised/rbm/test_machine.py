@@ -4,27 +4,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy.special import expit as sigmoid
 
 import jaxnet as jn
-from jaxnet.unsupervised.rbm import (
-    bernoulli,
-    contrastive_divergence,
-    fit_rbm,
-    free_energy,
-    gaussian,
-    gibbs,
-    machine,
-    rbm,
-)
-from tests.helpers import close, jit_apply, refuses
-from tests.unsupervised.rbm.machines import OPTIONS, crops, draw, sigmoid, states
+from jaxnet.unsupervised.rbm import bernoulli, fit_rbm, free_energy, gaussian, gibbs, machine, rbm
+from tests.helpers import close, jit_apply, refuses, shapes
+from tests.unsupervised.rbm.machines import OPTIONS, crops, draw, states
+
+contrastive_divergence = jn.unsupervised.rbm.contrastive_divergence
 
 
 def by_numpy(key, params, x, start, k, kind):
     """CD written out, with the same uniform numbers."""
-    kernel, bias, visible_bias = (
-        np.asarray(params[name]) for name in ("kernel", "bias", "visible_bias")
-    )
+    kernel, bias, visible_bias = (np.asarray(params[n]) for n in ("kernel", "bias", "visible_bias"))
     samples = start
     for i in range(k):
         here = jax.random.fold_in(key, i)
@@ -50,9 +42,8 @@ def update(objective, params, state, x):
     """The gradient that the trainer takes, the next state, the value and the metrics."""
 
     def value(params):
-        (value, metrics), after = jit_apply(
-            objective, params, state, x, key=jax.random.key(2), train=True
-        )
+        options = {"key": jax.random.key(2), "train": True}
+        (value, metrics), after = jit_apply(objective, params, state, x, **options)
         return value, (after, metrics)
 
     (value, (after, metrics)), tree = jax.jit(jax.value_and_grad(value, has_aux=True))(params)
@@ -144,12 +135,9 @@ def test_rates_fall_in_a_line_with_momentum_and_decay_of_the_kernel(monkeypatch)
 @pytest.mark.slow
 @pytest.mark.parametrize("n, persistent", [(1, False), (1, True), (20, False)])
 def test_any_number_of_examples(n, persistent):
-    params = fit_rbm(
-        jax.random.key(0), crops()[:n], 3, full=True, epochs=2, batch_size=9, persistent=persistent
-    )
-    assert jax.tree.map(jnp.shape, params) == {
-        "kernel": (12, 3), "bias": (3,), "visible_bias": (12,)
-    }  # fmt: skip
+    options = {"full": True, "epochs": 2, "batch_size": 9, "persistent": persistent}
+    params = fit_rbm(jax.random.key(0), crops()[:n], 3, **options)
+    assert shapes(params) == {"kernel": (12, 3), "bias": (3,), "visible_bias": (12,)}
     assert all(np.isfinite(leaf).all() for leaf in params.values())
 
 
@@ -185,11 +173,8 @@ test_refusals = refuses([
 
 
 def test_gaussian_units_by_hand(x64):
-    params = {
-        "kernel": jnp.array([[2.0], [-1.0]]),
-        "bias": jnp.array([0.5]),
-        "visible_bias": jnp.array([1.0, -3.0]),
-    }
+    kernel, visible_bias = jnp.array([[2.0], [-1.0]]), jnp.array([1.0, -3.0])
+    params = {"kernel": kernel, "bias": jnp.array([0.5]), "visible_bias": visible_bias}
     x = jnp.array([[3.0, 1.0]])
     # ½((3 - 1)² + (1 + 3)²) - log(1 + e^(3·2 - 1 + 0.5))
     by_hand = (4 + 16) / 2 - np.log(1 + np.exp(5.5))
