@@ -10,7 +10,7 @@ import pytest
 import jaxnet as jn
 from jaxnet.unsupervised import autoencoder, kmeans, rbm, sparse_coding
 from jaxnet.unsupervised.pretrain import pretrain_greedy
-from tests.helpers import close, refused
+from tests.helpers import close, refused, shapes
 
 
 def noting(seen):
@@ -43,7 +43,7 @@ def test_each_layer_sees_what_comes_to_it():
     assert [features for _, _, features in seen] == [5, 4]
     drawn, _ = pretrain_greedy(net, x, None, key=jax.random.key(7))
     np.testing.assert_array_equal(params["output"]["kernel"], drawn["output"]["kernel"])
-    assert jax.tree.map(jnp.shape, params) == jax.tree.map(jnp.shape, drawn)
+    assert shapes(params) == shapes(drawn)
 
 
 @pytest.mark.slow
@@ -51,8 +51,8 @@ def test_each_layer_has_a_key_of_its_own_and_the_same_key_gives_the_same():
     net, x = jn.models.mlp([5, 4, 3]), data()
 
     def method(key, x, features):
-        return {"kernel": jax.random.normal(key, (6, 5)[: 1] + (5,)) if x.shape[1] == 6
-                else jax.random.normal(key, (5, 4)), "bias": jnp.zeros(features)}  # fmt: skip
+        kernel = jax.random.normal(key, (x.shape[1], features))
+        return {"kernel": kernel, "bias": jnp.zeros(features)}
 
     one, two = (pretrain_greedy(net, x, method, key=jax.random.key(3))[0] for _ in range(2))
     jax.tree.map(np.testing.assert_array_equal, one, two)
@@ -82,10 +82,10 @@ def test_some_layers_alone():
 def test_dense_layers_are_known_by_their_kind():
     """Neither a kernel of two axes nor a name makes a layer dense."""
     x, seen = data(), []
-    table = jn.stateless(
-        lambda key, x: {"kernel": jnp.ones((6, 6))}, lambda params, x: x @ params["kernel"], "dense"
-    )._replace(kind="table")
-    net = jn.serial(table, jn.dense(5, name="conv"), jnp.tanh, jn.dense(4))
+    init = lambda key, x: {"kernel": jnp.ones((6, 6))}  # noqa: E731
+    table = jn.stateless(init, lambda params, x: x @ params["kernel"], "dense")
+    layers = jn.dense(5, name="conv"), jnp.tanh, jn.dense(4)
+    net = jn.serial(table._replace(kind="table"), *layers)
     params, _ = pretrain_greedy(net, x, noting(seen))
     assert [s[2] for s in seen] == [5]
     np.testing.assert_array_equal(params["dense"]["kernel"], 1)

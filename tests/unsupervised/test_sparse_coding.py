@@ -1,5 +1,3 @@
-from functools import partial
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,7 +5,7 @@ import pytest
 
 import jaxnet as jn
 from jaxnet.unsupervised import sparse_coding
-from tests.helpers import jit_apply
+from tests.helpers import close, jit_apply
 
 DRAW = np.random.default_rng(0)
 WIDE = DRAW.normal(size=(9, 6))  # more atoms than inputs: by the Gram matrix
@@ -55,9 +53,8 @@ def test_two_steps_of_fista_by_hand(x64):
     np.testing.assert_allclose(sparse_coding.fista(atoms, x, 0.0, 2), [0, 3.5], atol=1e-12)
     steps = sparse_coding.fista(WIDE, X, 0.5, 7, momentum=False)
     np.testing.assert_allclose(steps, ista(WIDE, X, 0.5, 7), atol=1e-12)
-    np.testing.assert_allclose(
-        sparse_coding.fista(atoms, x, 0.0, 3), [0, ahead + (8 - ahead) / 4], atol=1e-12
-    )
+    third = [0, ahead + (8 - ahead) / 4]
+    np.testing.assert_allclose(sparse_coding.fista(atoms, x, 0.0, 3), third, atol=1e-12)
 
 
 @pytest.mark.slow
@@ -65,9 +62,8 @@ def test_two_steps_of_fista_by_hand(x64):
 @pytest.mark.parametrize("positive", [False, True])
 def test_codes_are_those_of_lasso(dictionary, positive, x64):
     linear = pytest.importorskip("sklearn.linear_model", reason="the extra data")
-    lasso = linear.Lasso(  # its cost is ours over the number of inputs
-        alpha=0.7 / 6, fit_intercept=False, positive=positive, tol=1e-14, max_iter=100_000
-    )
+    options = {"fit_intercept": False, "tol": 1e-14, "max_iter": 100_000}
+    lasso = linear.Lasso(0.7 / 6, positive=positive, **options)  # ours over the number of inputs
     known = np.array([lasso.fit(dictionary.T, x).coef_ for x in X])  # scikit-learn 1.9.1
     assert 0.1 < (known == 0).mean() < 0.9
     codes = sparse_coding.fista(dictionary, X, 0.7, 3000, positive=positive)
@@ -139,9 +135,8 @@ def test_an_epoch_is_that_of_numpy():
     sums = 0.3 * np.eye(3), draw.normal(size=(3, 4))
     sums[0][1], sums[1][1] = 0, 0
     given = jax.tree.map(lambda a: jnp.asarray(a, jnp.float32), (atoms, sums))
-    new, after = sparse_coding._epoch(
-        jax.random.key(0), *given, jnp.tile(jnp.float32(row), (5, 1)), 0.4, 2, 3, False
-    )
+    x = jnp.tile(jnp.float32(row), (5, 1))
+    found = sparse_coding._epoch(jax.random.key(0), *given, x, 0.4, 2, 3, False)
     for _ in range(2):
         z = restarted(atoms, row, 0.4, 3)
         sums = 0.6 * sums[0] + 2 * np.outer(z, z), 0.6 * sums[1] + 2 * np.outer(z, row)
@@ -149,9 +144,7 @@ def test_an_epoch_is_that_of_numpy():
             moved = count[j] * atoms[j] + examples - count @ atoms if count[j] else row
             atoms[j] = moved / np.linalg.norm(moved)
     assert 0 < (z != 0).mean() < 1
-    jax.tree.map(
-        partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5), (new, after), (atoms, sums)
-    )
+    close(found, (atoms, sums), 1e-4, 1e-5)
 
 
 def test_atoms_of_small_codes_are_in_use():

@@ -48,24 +48,14 @@ FITS = {
 
 
 def test_no_fit_is_left_out():
-    public = {
-        name
-        for field in vars(u).values()
-        for name in getattr(field, "__all__", vars(field) if hasattr(field, "__name__") else ())
-        if name.startswith(("fit_", "pretrain_"))
-    }
-    assert public <= set(FITS)
+    fields = [field for field in vars(u).values() if hasattr(field, "__name__")]
+    names = {name for field in fields for name in getattr(field, "__all__", vars(field))}
+    assert {name for name in names if name.startswith(("fit_", "pretrain_"))} <= set(FITS)
 
 
-FAST = ("kmeans", "fit_hmm, mixtures")  # where float64 was lost once
-
-
-@pytest.mark.parametrize(
-    "dtype", [np.float64, pytest.param(np.float32, marks=pytest.mark.slow)], ids=["wide", "narrow"]
-)
-@pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=[pytest.mark.slow] * (n not in FAST)) for n in FITS]
-)
+@pytest.mark.fast_cases("kmeans-wide", "fit_hmm, mixtures-wide")  # where float64 was lost once
+@pytest.mark.parametrize("dtype", [np.float64, np.float32], ids=["wide", "narrow"])
+@pytest.mark.parametrize("name", FITS)
 def test_fits_keep_the_dtype_of_their_data(name, dtype, x64):
     fitted = FITS[name](jax.random.key(0), X.astype(dtype))
     leaves = [leaf for leaf in jax.tree.leaves(fitted) if not np.issubdtype(leaf.dtype, np.integer)]

@@ -20,7 +20,7 @@ from jaxnet.unsupervised.hmm import (
     viterbi,
 )
 from jaxnet.unsupervised.hmm.markov import to_logits
-from tests.helpers import jit_apply, refuses
+from tests.helpers import close, jit_apply, refuses
 
 KEYS_MAY_REPEAT = True
 LENGTHS = np.array([12, 7, 1, 9])
@@ -48,10 +48,8 @@ def model(kind, states=3, features=2, mixtures=2, symbols=4):
         weight = rows(draw, states, mixtures)
         x = np.where(VALID[..., None], 3 + draw.normal(size=(*VALID.shape, features)) * 2, np.nan)
         emission = gaussian_mixture(mixtures, floor=0)
-        params["emission"] = {
-            "weight": to_logits(weight), "mean": jnp.asarray(mean + 3),
-            "log_variance": jnp.log(variance),
-        }  # fmt: skip
+        params["emission"] = {"weight": to_logits(weight), "mean": jnp.asarray(mean + 3)}
+        params["emission"]["log_variance"] = jnp.log(variance)
     return params, emission, x
 
 
@@ -83,9 +81,8 @@ def test_the_best_of_several_starts_is_kept(monkeypatch):
 
     monkeypatch.setattr("jaxnet.unsupervised.hmm.model._round", one)
     x = np.array([[0, 1, 1, 0]])
-    found = fit_hmm(
-        jax.random.key(0), x, 2, emission=categorical(2), restarts=3, iterations=1, progress=False
-    )
+    options = {"restarts": 3, "iterations": 1, "progress": False}
+    found = fit_hmm(jax.random.key(0), x, 2, emission=categorical(2), **options)
     assert len(seen) == 3 and found is seen[1]
 
 
@@ -93,15 +90,13 @@ def test_the_best_of_several_starts_is_kept(monkeypatch):
 @pytest.mark.parametrize("kind", ["categorical", "mixture"])
 def test_each_round_is_likelier_and_padding_changes_nothing(x64, kind):
     params, emission, x = model(kind)
-    learned = baum_welch(params, x, emission, LENGTHS, iterations=12, tolerance=-1)
+    learn = partial(baum_welch, params, emission=emission, iterations=12, tolerance=-1)
+    learned = learn(x, lengths=LENGTHS)
     assert (np.diff(learned.log_likelihoods) > 0).all() and len(learned.log_likelihoods) == 12
     wider = np.concatenate([x, np.full_like(x, 99)], 1)
-    again = baum_welch(params, wider, emission, LENGTHS, iterations=12, tolerance=-1)
-    close = partial(np.testing.assert_allclose, rtol=1e-8)
-    jax.tree.map(partial(close, rtol=1e-9), learned.params, again.params)
+    close(learned.params, learn(wider, lengths=LENGTHS).params, 1e-9, 0)
     order = np.array([2, 0, 3, 1])
-    moved = baum_welch(params, x[order], emission, LENGTHS[order], iterations=12, tolerance=-1)
-    jax.tree.map(close, learned.params, moved.params)
+    close(learned.params, learn(x[order], lengths=LENGTHS[order]).params, 1e-8, 0)
     early = baum_welch(params, x, emission, LENGTHS, iterations=500, tolerance=1e-2)
     gains = np.diff(early.log_likelihoods) / LENGTHS.sum()
     assert 2 < len(early.log_likelihoods) < 500 and gains[-1] < 1e-2 and (gains[:-1] >= 1e-2).all()
@@ -184,17 +179,15 @@ def test_fit_finds_states_of_two_gaussians_each():
     side = draw.integers(0, 2, states.shape) * 8 - 4
     x = np.stack([side, 20 * states], -1) + draw.normal(size=(8, 100, 2))
     emission = gaussian_mixture(2)
-    first, second = (
-        fit_hmm(jax.random.key(0), x, 2, emission=emission, restarts=n) for n in (1, 2)
-    )
+    fit = partial(fit_hmm, jax.random.key(0), x, 2, emission=emission)
+    first, second = fit(restarts=1), fit(restarts=2)
     order = np.argsort(first["emission"]["mean"][:, 0, 1])
     path = viterbi(first, emission.score(first["emission"], jnp.asarray(x, jnp.float32)))[0]
     np.testing.assert_array_equal(order[path], states)  # of two states the order is its own inverse
     mean = np.sort(np.asarray(first["emission"]["mean"])[order], 1)
     np.testing.assert_allclose(mean, [[[-4, 0], [4, 0]], [[-4, 20], [4, 20]]], atol=0.3)
     np.testing.assert_allclose(np.exp(first["emission"]["log_variance"]), 1, atol=0.3)
-    again = fit_hmm(jax.random.key(0), x, 2, emission=emission)
-    jax.tree.map(np.testing.assert_array_equal, first, again)
+    jax.tree.map(np.testing.assert_array_equal, first, fit())
 
     def log_p(params):
         return float(jit_apply(hmm(2, emission), params, {}, jnp.asarray(x, jnp.float32))[0].sum())
