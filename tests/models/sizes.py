@@ -3,6 +3,7 @@
 import jax
 
 import jaxnet as jn
+from tests import helpers
 
 
 def count(net, shape):
@@ -35,8 +36,5 @@ def trained(net, shape):
         return y.sum(), (y, after)
 
     found, (y, after) = jax.eval_shape(jax.grad(loss, has_aux=True), params, state, x)
-    for before, now in ((params, found), (state, after)):
-        assert jax.tree.map(lambda leaf: leaf.shape, before) == jax.tree.map(
-            lambda leaf: leaf.shape, now
-        )
+    assert helpers.shapes((params, state)) == helpers.shapes((found, after))
     return y.shape

@@ -15,8 +15,7 @@ from jax.extend.core import Literal
 
 import jaxnet as jn
 from jaxnet import models
-from jaxnet.services.jaxprs import jaxprs_among
-from tests.helpers import refuses
+from tests.helpers import equations, refuses
 from tests.models.sizes import count
 
 # Net, variant, side of its images, parameters, billions of multiply-adds.
@@ -79,14 +78,6 @@ class Traced(NamedTuple):
     macs: int
     functions: dict[str, int]
     numbers: set[float]
-
-
-def equations(jaxpr):
-    """All equations of a program, also those of what it calls."""
-    for one in jaxpr.eqns:
-        yield one
-        for inner in jaxprs_among(one.params.values()):
-            yield from equations(inner)
 
 
 FUNCTIONS = {
