@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import jaxnet as jn
-from tests.helpers import jit_init
+from tests.helpers import jit_init, refused, temporary
 from tests.layers.test_attention import random_params, run
 
 IDS = jnp.array([[1, 5, 0, 2], [7, 7, 3, 10]])
@@ -67,15 +67,14 @@ def test_training_with_labels_does_not_hold_all_logits():
     params, state = jax.eval_shape(net.init, jax.random.key(0), ids)
 
     def held(loss):
-        slopes = jax.jit(jax.grad(lambda params, ids: loss(params, ids).sum()))
-        return slopes.lower(params, ids).compile().memory_analysis().temp_size_in_bytes
+        return temporary(jax.grad(lambda params, ids: loss(params, ids).sum()), params, ids)
 
     chunks = held(lambda params, ids: net.apply(params, state, (ids, ids))[0])
     whole = held(lambda p, ids: jn.losses.cross_entropy(net.apply(p, state, ids)[0], ids))
     assert chunks < whole / 3
 
 
-@pytest.mark.parametrize("options, words", [
+@refused([
     ({"depth": 0}, "depth must be at least 1"),
     ({"norm": "batch"}, "norm must be 'rms' or 'layer', got 'batch'"),
     ({"qk_norm": True}, "qk_norm must be 'none', 'head' or 'all', got True"),
@@ -83,7 +82,6 @@ def test_training_with_labels_does_not_hold_all_logits():
     ({"logit_softcap": 0.0}, "logit_softcap must be"),
     ({"heads": 3}, "heads must divide|3 heads"),
 ])  # fmt: skip
-def test_options_that_do_not_fit(options, words):
-    with pytest.raises(ValueError, match=words):
-        net = jn.models.decoder(**{"vocabulary": 11, "depth": 1, "width": 8, "heads": 2} | options)
-        jax.eval_shape(net.init, jax.random.key(0), IDS)
+def test_options_that_do_not_fit(options):
+    net = jn.models.decoder(**{"vocabulary": 11, "depth": 1, "width": 8, "heads": 2} | options)
+    jax.eval_shape(net.init, jax.random.key(0), IDS)

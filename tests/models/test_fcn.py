@@ -10,7 +10,7 @@ import pytest
 import jaxnet as jn
 from jaxnet.models import fcn
 from tests import layer_values
-from tests.helpers import jit_apply, refused
+from tests.helpers import drawn, jit_apply, refused
 from tests.models.sizes import count
 
 RNG = np.random.default_rng(3)
@@ -45,33 +45,23 @@ def test_parameters_of_the_paper():
     vgg = jn.models.vgg(16)
     head = convolutional_head()
     assert VGG_TRUNK + FC6 + FC7 + 4096 * 21 + 21 == 134_346_581
-    assert count(fcn(vgg, 21, stride=32, head=head), size) == 134_346_581
     skip_16, skip_8 = 512 * 21 + 21, 256 * 21 + 21
-    assert count(fcn(vgg, 21, stride=16, head=head), size) == 134_346_581 + skip_16
-    assert count(fcn(vgg, 21, head=head), size) == 134_346_581 + skip_16 + skip_8
-    learned = skip_16 + skip_8 + 2 * 4 * 4 * 21 * 21
-    assert count(fcn(vgg, 21, head=head, learned=True), size) == 134_346_581 + learned
+    both = skip_16 + skip_8
+    for options, more in ({"stride": 32}, 0), ({"stride": 16}, skip_16), ({}, both), (
+            {"learned": True}, both + 2 * 4 * 4 * 21 * 21):  # fmt: skip
+        assert count(fcn(vgg, 21, head=head, **options), size) == 134_346_581 + more
 
 
 @pytest.mark.slow
 def test_coarser_strides_leave_finer_maps_out():
+    image = jn.spec((2, 45, 39, 3))
     for stride, scored in [(2, {2, 4, 8}), (4, {4, 8}), (8, {8})]:
         net = fcn(small(), 5, taps=SMALL_TAPS, stride=stride, learned=True)
-        image = jn.spec((2, 45, 39, 3))
         params, state = jax.eval_shape(net.init, jax.random.key(0), image)
-        y, _ = jax.eval_shape(net.apply, params, state, image)
-        assert y.shape == (2, 45, 39, 5)
+        assert jax.eval_shape(net.apply, params, state, image)[0].shape == (2, 45, 39, 5)
         learned = {f"upsample_{s}_to_{s // 2}" for s in scored - {stride}}
         assert set(params) == {"small"} | {f"score_{s}" for s in scored} | learned
         assert set(params["small"]) == {"conv_1", "conv_2", "conv_3"}
-
-
-def drawn(net, x, scale=0.3):
-    """Params that are not zero, and state."""
-    params, state = net.init(jax.random.key(1), x)
-    leaves, tree = jax.tree.flatten(params)
-    noise = [leaf + scale * RNG.normal(size=leaf.shape) for leaf in leaves]
-    return jax.tree.unflatten(tree, noise), state
 
 
 def test_scores_of_three_strides_and_the_head_are_those_of_numpy():
@@ -149,10 +139,6 @@ def test_scores_begin_at_zero_and_learn():
     assert (y == 0).all() and (abs(grads["score_8"]["kernel"]) > 0).any()
 
 
-def begun(**options):
-    return fcn(small(), 4, **options).init(jax.random.key(0), jn.spec((1, 64, 96, 3)))
-
-
 @refused([
     ({"taps": SMALL_TAPS, "stride": 16}, "stride must be 2, 4 or 8, got 16"),
     ({"taps": {"a": 4, "b": 6}, "stride": 4}, "multiples of one another, got 6 and 4"),
@@ -160,4 +146,4 @@ def begun(**options):
      r"map of pool_2 is \(16, 24\) .* stride of about 4, but taps has 16"),
 ])  # fmt: skip
 def test_errors(options):
-    begun(**options)
+    fcn(small(), 4, **options).init(jax.random.key(0), jn.spec((1, 64, 96, 3)))

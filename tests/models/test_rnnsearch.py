@@ -36,26 +36,21 @@ def test_the_papers_shapes():
     given = (jn.spec((2, 7), jnp.int32), jn.spec((2,), jnp.int32), jn.spec((2, 8), jnp.int32))
     params, state = jax.eval_shape(net.init, jax.random.key(0), given)
     n, m, k, l = 1000, 620, 30_000, 500  # noqa: E741  the paper's letters
-    read = {"kernel": (m, 3 * n), "recurrent_kernel": (n, 3 * n)} | {
-        "bias": (3 * n,), "recurrent_bias": (n,)
+    read = {"kernel": (m, 3 * n), "recurrent_kernel": (n, 3 * n), "bias": (3 * n,)}
+    read |= {"recurrent_bias": (n,)}
+    both = {"forward": read, "backward": read}
+    wanted = {"embedding": {"embedding": (k, m)}, "bidirectional": both}
+    wanted |= {
+        "start": {"kernel": (n, n), "bias": (n,)},
+        "keys": {"kernel": (2 * n, n)},
+    }  # W_s, U_a
+    attention = {"query": {"kernel": (n, n)}, "score": {"kernel": (n, 1)}}  # W_a, v_a
+    hidden = {"kernel": (n + m + 2 * n, 2 * l), "bias": (2 * l,)}  # U_o, V_o, C_o
+    assert state == {} and helpers.shapes(params) == {
+        "encoder": wanted, "target": {"embedding": {"embedding": (k, m)}},
+        "decoder": {"attention": attention, "gru": read | {"kernel": (m + 2 * n, 3 * n)}},
+        "readout": {"hidden": hidden, "output": {"kernel": (l, k), "bias": (k,)}},  # W_o
     }  # fmt: skip
-    assert state == {} and jax.tree.map(jnp.shape, params) == {
-        "encoder": {
-            "embedding": {"embedding": (k, m)},
-            "bidirectional": {"forward": read, "backward": read},
-            "start": {"kernel": (n, n), "bias": (n,)},  # W_s
-            "keys": {"kernel": (2 * n, n)},  # U_a
-        },
-        "target": {"embedding": {"embedding": (k, m)}},
-        "decoder": {
-            "attention": {"query": {"kernel": (n, n)}, "score": {"kernel": (n, 1)}},  # W_a, v_a
-            "gru": read | {"kernel": (m + 2 * n, 3 * n)},
-        },
-        "readout": {
-            "hidden": {"kernel": (n + m + 2 * n, 2 * l), "bias": (2 * l,)},  # U_o, V_o, C_o
-            "output": {"kernel": (l, k), "bias": (k,)},  # W_o
-        },
-    }
 
 
 def in_chunks(net, params, sizes):
@@ -83,8 +78,7 @@ def test_whole_and_chunks_have_the_values_of_numpy(kind):
     given = SOURCE, LENGTHS, TARGET
     wanted = layer_values.rnnsearch(wide, *given, attends=weighed, maxout=weighed)
     for found in run(params):
-        found = found if weighed else (found, None)
-        jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5), found, wanted)
+        close(found if weighed else (found, None), wanted, 1e-4, 1e-5)
 
 
 @pytest.mark.slow
@@ -107,11 +101,10 @@ def search_loops(net, params, *, end):
     """The loops of the compiled program of a search by three beams."""
     first, inputs = jnp.ones((3, 1), jnp.int32), GIVEN[:2]
 
-    @jax.jit
     def run(params, inputs):
         return beam_search(net, params, first, beams=3, inputs=inputs, length=6, end=end)
 
-    return sorted(helpers.loops(run.lower(params, inputs).compile().as_text()))
+    return sorted(helpers.loops(helpers.compiled(run, params, inputs).as_text()))
 
 
 @pytest.mark.slow
@@ -141,8 +134,7 @@ def with_gradient(net):
 def test_padding_changes_nothing(x64, kind):
     net, params = drawn(**kind)
     more = jnp.concatenate([GIVEN[0], jnp.array([[8, 1], [2, 9], [9, 9]])], 1)
-    found = [with_gradient(net)(params, x) for x in (GIVEN[0], more.at[1, 4:].set(7))]
-    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-11, atol=1e-11), *found)
+    close(*(with_gradient(net)(params, x) for x in (GIVEN[0], more.at[1, 4:].set(7))), 1e-11)
 
 
 @pytest.mark.slow
@@ -176,12 +168,8 @@ def test_dropout_is_of_words_annotations_and_readout():
         return seen
 
     found = run(params, jax.random.key(1), train=True)
-    assert [(path, x.shape) for path, (x, _) in zip(paths, found, strict=True)] == [
-        ("encoder/dropout", (3, 6, 4)),
-        ("encoder/dropout", (3, 6, 10)),
-        ("target/dropout", (3, 5, 4)),
-        ("readout/dropout", (3, 5, 3)),
-    ]
+    assert paths == [f"{part}/dropout" for part in ("encoder", "encoder", "target", "readout")]
+    assert [x.shape for x, _ in found] == [(3, 6, 4), (3, 6, 10), (3, 5, 4), (3, 5, 3)]
     for x, y in found:
         kept = np.asarray(y != 0)
         assert 0.2 < kept.mean() < 0.8

@@ -72,17 +72,15 @@ def paper_loss(outputs, targets, boxes, coordinates=5.0, no_object=0.5):
     return total
 
 
-@pytest.mark.parametrize(
-    ("boxes", "weights"), [(1, {}), (2, {"coordinates": 2.0, "no_object": 0.1}), (3, {})]
-)
+@pytest.mark.parametrize(("boxes", "weights"), [
+    (1, {}), (2, {"coordinates": 2.0, "no_object": 0.1}), (3, {}),
+])  # fmt: skip
 def test_the_loss_is_the_papers(boxes, weights, x64):
     outputs, targets = scene(boxes, boxes)
     given = jnp.asarray(outputs), jax.tree.map(jnp.asarray, targets)
     value = loss_of(*given, boxes=boxes, **weights)
-    wanted = [
-        paper_loss(outputs[i], jax.tree.map(lambda a: a[i], targets), boxes, **weights)  # noqa: B023
-        for i in range(2)
-    ]
+    of = lambda i: jax.tree.map(lambda a: a[i], targets)  # noqa: E731
+    wanted = [paper_loss(outputs[i], of(i), boxes, **weights) for i in range(2)]
     assert min(wanted) > 1 and value.dtype == jnp.float64
     np.testing.assert_allclose(value, wanted, rtol=1e-10)
 
