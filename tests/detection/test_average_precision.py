@@ -23,13 +23,10 @@ def scene(seed, images=12, n=14, m=6, step=None):
     near = boxes[:, which] + rng.normal(0, 0.015, (images, n, 4))
     far = random_boxes(seed + 1, images, n)
     classes = rng.integers(-1, CLASSES, (images, n))
-    found = {
-        "boxes": np.where(rng.uniform(size=(images, n, 1)) < 0.7, near, far),
-        "classes": np.where(
-            rng.uniform(size=(images, n)) < 0.8, truth["classes"][:, which], classes
-        ),
-        "scores": rng.uniform(0, 1, (images, n)),
-    }
+    found = {"boxes": np.where(rng.uniform(size=(images, n, 1)) < 0.7, near, far)}
+    right = rng.uniform(size=(images, n)) < 0.8
+    found["classes"] = np.where(right, truth["classes"][:, which], classes)
+    found["scores"] = rng.uniform(0, 1, (images, n))
     if step is not None:
         found["scores"] = (found["scores"] / step).round() * step
     return found, truth
@@ -37,19 +34,12 @@ def scene(seed, images=12, n=14, m=6, step=None):
 
 def slow_average_precision(found, truth, c, iou, points):
     """From the definition: recall and precision counted from scratch at each rank."""
-    ranked = sorted(
-        (
-            (-found["scores"][i, j], i, j)
-            for i, j in zip(*np.nonzero(found["classes"] == c), strict=True)
-        )
-    )
+    ranked = sorted(np.argwhere(found["classes"] == c), key=lambda at: -found["scores"][*at])
     taken, right = set(), []
-    for _, i, j in ranked:
-        rivals = [
-            (loop_iou(found["boxes"][i, j], truth["boxes"][i, k]), -k)
-            for k in range(truth["classes"].shape[1])
-            if truth["classes"][i, k] == c and (i, k) not in taken
-        ]
+    for i, j in ranked:
+        free = [k for k in np.flatnonzero(truth["classes"][i] == c) if (i, k) not in taken]
+        box, boxes = found["boxes"][i, j], truth["boxes"][i]
+        rivals = [(loop_iou(box, boxes[k]), -k) for k in free]
         overlap, k = max(rivals, default=(0.0, 0))
         right.append(overlap >= iou)
         if right[-1]:
@@ -100,13 +90,11 @@ def coco_format(COCO, found, truth):
 
     def listed(part):
         rows = []
-        for i, j in zip(*np.nonzero(part["classes"] >= 0), strict=True):
+        for i, j in np.argwhere(part["classes"] >= 0):
             top, left, bottom, right = part["boxes"][i, j].tolist()
-            rows.append(
-                {"id": len(rows) + 1, "image_id": int(i), "category_id": int(part["classes"][i, j]),
-                 "bbox": [left, top, right - left, bottom - top],
-                 "area": (right - left) * (bottom - top), "iscrowd": 0}
-            )  # fmt: skip
+            area, box = (right - left) * (bottom - top), [left, top, right - left, bottom - top]
+            row = {"image_id": int(i), "category_id": int(part["classes"][i, j]), "bbox": box}
+            rows.append(row | {"id": len(rows) + 1, "area": area, "iscrowd": 0})
             if "scores" in part:
                 rows[-1]["score"] = float(part["scores"][i, j])
         return rows
@@ -123,11 +111,9 @@ def coco_format(COCO, found, truth):
 def one_image(found, scores, truth, classes=None):
     found, truth = np.array([found], float), np.array([truth], float)
     labels = np.zeros(found.shape[:2], int) if classes is None else np.array([classes])
-    return average_precision(
-        {"boxes": found, "scores": np.array([scores]), "classes": labels},
-        {"boxes": truth, "classes": np.zeros(truth.shape[:2], int)},
-        1,
-    )
+    detected = {"boxes": found, "scores": np.array([scores]), "classes": labels}
+    true = {"boxes": truth, "classes": np.zeros(truth.shape[:2], int)}
+    return average_precision(detected, true, 1)
 
 
 A, B, NOWHERE = [0, 0, 2, 3], [5, 5, 8, 9], [20, 20, 21, 21]
