@@ -71,6 +71,10 @@ test_refusals = refuses([
      r"pos_weight must be a number or one per label, got \(2,\)"),
     (lambda: ones([1, 2, 3]), "Labels start at 0; if yours are 1 to 3, write labels - 1"),
     (lambda: ones([0, 2, 3]), "For labels up to 3, the last layer needs 4 outputs"),
+    (lambda: losses.kl_sparsity(None, rho=0.1), TypeError,
+     "kl_sparsity: activations must be a JAX or NumPy array"),
+    (lambda: losses.kl_sparsity(jnp.float32(0.5), rho=0.1),
+     r"activations must have shape \(batch, ..., units\)"),
 ])  # fmt: skip
 
 
@@ -91,15 +95,7 @@ def test_dice_leaves_void_pixels_out():
 def test_kl_sparsity_is_finite_at_dead_and_saturated_units(end, sign):
     a = jnp.full((4, 2), end)
     value, grad = jax.jit(jax.value_and_grad(partial(losses.kl_sparsity, rho=0.05)))(a)
-    assert 0.5 < value < 50
-    assert jnp.isfinite(grad).all() and (jnp.sign(grad) == sign).all()
-
-
-def test_kl_sparsity_names_what_is_no_batch_of_activations():
-    with pytest.raises(TypeError, match="kl_sparsity: activations must be a JAX or NumPy array"):
-        losses.kl_sparsity(None, rho=0.1)
-    with pytest.raises(ValueError, match=r"activations must have shape \(batch, ..., units\)"):
-        losses.kl_sparsity(jnp.float32(0.5), rho=0.1)
+    assert 0.5 < value < 50 and jnp.isfinite(grad).all() and (jnp.sign(grad) == sign).all()
 
 
 def test_classes_may_be_written_in_three_ways():
@@ -115,8 +111,7 @@ def test_perceptron_gradient_is_the_learning_rule():
     y = jnp.array([0, 0, 0, 1, 1, 1])
     o = (z > 0).astype(int)
     values, grads = slopes(losses.perceptron, z, y)
-    assert (grads == -(y - o)).all()
-    assert (values == abs(z) * (y != o)).all()
+    assert (grads == -(y - o)).all() and (values == abs(z) * (y != o)).all()
 
 
 def test_nan_is_not_hidden_by_a_target_that_seems_right():

@@ -23,10 +23,9 @@ optaxs = optax.softmax_cross_entropy_with_integer_labels
 ])  # fmt: skip
 def test_known_targets_are_checked(loss, right, wrong):
     outputs = jnp.arange(6.0).reshape(2, 3)
+    values = loss(outputs, jnp.asarray(right))
     for kind in (np.asarray, jnp.asarray):
-        np.testing.assert_array_equal(
-            checked(loss)(outputs, kind(right)), loss(outputs, jnp.asarray(right))
-        )
+        np.testing.assert_array_equal(checked(loss)(outputs, kind(right)), values)
         with pytest.raises(ValueError, match="targets must"):
             checked(loss)(outputs, kind(wrong))
     jax.eval_shape(checked(loss), outputs, jnp.asarray(wrong))  # no values, no error

@@ -28,9 +28,8 @@ def test_accuracy_is_one_value_per_example(labels, correct):
 def test_labels_that_a_loss_leaves_out_bring_a_warning(metric, label):
     """As `fit` looks at them: the labels are known, the outputs are not."""
     labels = jnp.array([1, label, 0, label])
-    with pytest.warns(
-        UserWarning, match=rf"labels outside \[0, 3\) .* got {label}.*ignore_label={label}\)"
-    ):
+    words = rf"labels outside \[0, 3\) .* got {label}.*ignore_label={label}\)"
+    with pytest.warns(UserWarning, match=words):
         jax.eval_shape(lambda z: metric(z, labels), SCORES)
     left_out = jn.losses.weighted(metric, ignore_label=label)  # the line to write
     jax.eval_shape(lambda z: left_out(z, labels), SCORES)
