@@ -12,7 +12,7 @@ import pytest
 import jaxnet as jn
 from jaxnet.decoding import beam_search, filter_logits, generate, iterate
 from jaxnet.services.trees import memo_of
-from tests.helpers import jit_init
+from tests.helpers import close, jit_init, refused
 
 KEYS_MAY_REPEAT = True  # equal draws are compared
 KEY = jax.random.key(0)
@@ -20,24 +20,26 @@ PROMPTS = [[3, 1, 4, 1, 5], [9], [2, 6, 5]]
 
 
 def alibi(positions):
-    queries, keys = (
-        jnp.expand_dims(at, axis) for at, axis in zip(positions, (-1, -2), strict=True)
-    )
-    return jnp.array([0.5, 0.25])[:, None, None] * (keys - queries)[..., None, :, :]
+    queries, keys = positions
+    distance = keys[..., None, None, :] - queries[..., None, :, None]
+    return jnp.array([0.5, 0.25])[:, None, None] * distance
 
 
 block = partial(jn.transformer_block, 2, causal=True, rotary=True)
+
+
+def language(*layers):
+    return jn.serial(jn.embedding(13, 8), *layers, jn.dense(13))
+
+
 NETS = {
-    "block": lambda: jn.serial(jn.embedding(13, 8), block(), jn.dense(13)),
-    "window and gru": lambda: jn.serial(
-        jn.embedding(13, 8), block(window=(3, 0)), jn.gru(8), jn.dense(13)
-    ),
-    "repeat": lambda: jn.serial(jn.embedding(13, 8), jn.repeat(block(), 2), jn.dense(13)),
-    "bias": lambda: jn.models.decoder(  # as MPT and BLOOM
-        13, depth=2, width=8, heads=2, rotary=False, window=4, windowed=(True, False), bias=alibi
-    ),
-    "norm": lambda: jn.serial(jn.embedding(13, 8), jn.batch_norm(), jn.lstm(8), jn.dense(13)),
-}
+    "block": lambda: language(block()),
+    "window and gru": lambda: language(block(window=(3, 0)), jn.gru(8)),
+    "repeat": lambda: language(jn.repeat(block(), 2)),
+    "bias": lambda: jn.models.decoder(13, depth=2, width=8, heads=2, rotary=False, window=4,
+                                      windowed=(True, False), bias=alibi),  # as MPT and BLOOM
+    "norm": lambda: language(jn.batch_norm(), jn.lstm(8)),
+}  # fmt: skip
 
 
 def draw(make=NETS["block"], seed=0):
@@ -106,19 +108,15 @@ def test_draws_are_those_of_the_filtered_logits_by_row_and_position(x64):
 
 @pytest.mark.slow
 def test_a_row_does_not_depend_on_its_batch(plain):
+    tokens = lambda prompts, key: generate(*plain, prompts, key, length=9).tokens  # noqa: E731
     keys = jax.random.split(KEY, 3)
-    together = generate(*plain, PROMPTS, keys, length=9)
-    alone = generate(*plain, PROMPTS[1:2], keys[1:2], length=9)
-    assert together.tokens[1].tolist() == alone.tokens[0].tolist()
-    one = generate(*plain, PROMPTS, KEY, length=9)
-    fewer = generate(*plain, PROMPTS[:2], KEY, length=9)
-    np.testing.assert_array_equal(one.tokens[:2], fewer.tokens)
-    again = generate(*plain, PROMPTS, KEY, length=9)
-    np.testing.assert_array_equal(one.tokens, again.tokens)
-    other = generate(*plain, PROMPTS, jax.random.key(1), length=9)
-    assert (one.tokens != other.tokens).any()
-    raw = generate(*plain, PROMPTS, jax.random.PRNGKey(0), length=9)
-    np.testing.assert_array_equal(one.tokens, raw.tokens)
+    alone = tokens(PROMPTS[1:2], keys[1:2])
+    assert tokens(PROMPTS, keys)[1].tolist() == alone[0].tolist()
+    one = tokens(PROMPTS, KEY)
+    np.testing.assert_array_equal(one[:2], tokens(PROMPTS[:2], KEY))
+    for same in KEY, jax.random.PRNGKey(0):
+        np.testing.assert_array_equal(one, tokens(PROMPTS, same))
+    assert (one != tokens(PROMPTS, jax.random.key(1))).any()
 
 
 @pytest.mark.slow
@@ -132,12 +130,9 @@ def test_stops_cut_a_row(plain, draft):
     made = generate(*plain, PROMPTS, KEY, length=20, stop=stops, **drafted)
     for i in range(3):
         whole = free.tokens[i].tolist()
-        ends = [
-            (n + len(ids), n)
-            for ids in ([s] if isinstance(s, int) else s for s in stops)
-            for n in range(20)
-            if whole[n : n + len(ids)] == ids
-        ]
+        each = [[s] if isinstance(s, int) else s for s in stops]
+        ends = [(n + len(ids), n) for ids in each for n in range(20)
+                if whole[n : n + len(ids)] == ids]  # fmt: skip
         done, before = min(ends, default=(20, 20))
         assert made.lengths[i] == before
         assert made.lists()[i] == whole[:before]
@@ -189,8 +184,7 @@ def test_no_cache_is_copied_for_a_token(plain, monkeypatch, copies):
     module, programs = sys.modules[generate.__module__], []
     make = module._program
     if copies > 1:
-        stack = lambda: jn.serial(jn.embedding(13, 8), jn.repeat(block(), copies), jn.dense(13))  # noqa: E731
-        plain = draw(stack)[:2]
+        plain = draw(lambda: language(jn.repeat(block(), copies)))[:2]
 
     def compiled(function, *setup, **options):
         program = make(function, *setup, **options)
@@ -234,9 +228,8 @@ def test_draws_with_a_draft_have_the_distribution_of_the_net():
     draft = net, draw(make, 7)[1]
     prompt, rows, length = [1, 2], 4000, 3
     options = {"temperature": 0.9, "min_p": 0.02, "repetition_penalty": 1.2}
-    made = generate(
-        net, params, [prompt] * rows, KEY, length=length, draft=draft, draft_length=2, **options
-    )
+    drafted = {"draft": draft, "draft_length": 2}
+    made = generate(net, params, [prompt] * rows, KEY, length=length, **drafted, **options)
     every = np.array(list(itertools.product(range(3), repeat=length)))
     whole = np.concatenate([np.tile(prompt, (len(every), 1)), every], 1)
     logits, _ = net.apply(params, {}, whole)
@@ -264,10 +257,7 @@ def test_the_first_of_equals_is_taken():
 
 @pytest.mark.slow
 def test_a_net_with_few_positions_is_used_to_its_end(x64):
-    make = lambda: jn.serial(  # noqa: E731
-        jn.embedding(13, 8), jn.learned_positions(12), block(window=(3, 0)), jn.dense(13)
-    )
-    net, params, _ = draw(make)
+    net, params, _ = draw(lambda: language(jn.learned_positions(12), block(window=(3, 0))))
     made = generate(net, params, PROMPTS, length=8, temperature=0)
     for prompt, row in zip(PROMPTS, made.tokens, strict=True):
         found = one_by_one(net, params, {}, prompt, 7, lambda t, z, ids: z.argmax())
@@ -382,15 +372,14 @@ def test_refusals(plain, prompt, options, error, words):
         iterate(*plain, [[1]], KEY, tempo=1)
 
 
-@pytest.mark.parametrize(("net", "words"), [
+@refused([
     (jn.serial(jn.embedding(5, 8), jn.transformer_block(2), jn.dense(5)), "transformer_block/att"),
     (jn.serial(jn.embedding(5, 8), jn.gru(5), lambda x: x[:, -1]), "must map tokens"),
     (jn.serial(jn.embedding(5, 8), jn.batch_norm(), jn.dense(5)), "the net has a state"),
-])  # fmt: skip
-def test_nets_that_do_not_fit(net, words):
+], (ValueError, TypeError))  # fmt: skip
+def test_nets_that_do_not_fit(net):
     params, _ = net.init(KEY, jn.spec((1, 4), jnp.int32))
-    with pytest.raises((ValueError, TypeError), match=words):
-        generate(net, params, [[1]], length=2, temperature=0)
+    generate(net, params, [[1]], length=2, temperature=0)
 
 
 def test_a_draft_of_another_vocabulary(plain):
@@ -440,9 +429,8 @@ def test_inside_jit(plain, draft):
         return generate(net, params, prompts, key, **options)
 
     alone, inside = (f(params, prompts, KEY, 0.8) for f in (run, jax.jit(run)))
-    np.testing.assert_array_equal(alone.tokens, inside.tokens)
-    np.testing.assert_array_equal(alone.lengths, inside.lengths)
-    np.testing.assert_allclose(alone.log_probs, inside.log_probs, rtol=1e-5, atol=1e-5)
+    close(alone[:2], inside[:2], 0)
+    close(alone.log_probs, inside.log_probs, 1e-5)
     with pytest.raises(TypeError, match="iterate: is called inside jit"):
         jax.jit(lambda params: iterate(net, params, [[1]], KEY))(params)
 

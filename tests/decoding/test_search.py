@@ -39,10 +39,20 @@ def as_net(step):
     return jn.compose(forward, name="model")
 
 
-def network(table, inner, out):
+def step_of(table, inner, out, numpy=np):
+    """One step of a network, for one sequence in NumPy or for several in JAX."""
+
+    def step(h, tokens):
+        h = numpy.tanh(h @ inner + numpy.asarray(table)[tokens])
+        return h, h @ out
+
+    return step
+
+
+def network(*weights):
     def step(carry, tokens):
-        h = jnp.tanh(carry["h"] @ inner + jnp.asarray(table)[tokens])
-        return {"h": h, "n": carry["n"] + 1}, h @ out
+        h, logits = step_of(*weights, jnp)(carry["h"], tokens)
+        return {"h": h, "n": carry["n"] + 1}, logits
 
     return as_net(step)
 
@@ -50,16 +60,6 @@ def network(table, inner, out):
 def stateless(logits):
     """A model of the token before alone: tokens (batch,) -> logits, and its params."""
     return lambda tokens: logits(tokens[:, 0])[:, None], {}
-
-
-def plain_network(table, inner, out):
-    """The same for one sequence in NumPy."""
-
-    def step(h, token):
-        h = np.tanh(h @ inner + table[token])
-        return h, h @ out
-
-    return step
 
 
 @partial(jax.jit, static_argnames=("beams", "length", "penalty"))
@@ -117,7 +117,7 @@ def test_beam_search_equals_a_plain_one(x64, beams, length, penalty):
         assert result[0].shape == (4, beams, length)
         for i in range(4):
             h, token = np.asarray(carry["h"][i]), int(first[i])
-            model = plain_network(*weights(seed))
+            model = step_of(*weights(seed))
             expected = plain_beam_search(model, h, token, beams, length, END, penalty)
             compare([part[i] for part in result], expected)
 
@@ -129,24 +129,20 @@ def test_beam_search_with_ties_and_impossible_tokens(x64):
     table = np.full((4, 4), -np.inf)
     table[np.arange(4)[:, None], follow] = 0
 
+    plain = lambda s, token: (s, table[token])  # noqa: E731
     model = stateless(lambda tokens: jnp.asarray(table)[tokens])
     for beams, length in [(3, 4), (9, 3)]:
         run = partial(beam_search, *model, beams=beams, length=length, end=END)
         result = jax.device_get(jax.jit(run)(jnp.array([[0], [1]])))
         for i in range(2):
-            expected = plain_beam_search(
-                lambda s, token: (s, table[token]), 0, i, beams, length, END, 1.0
-            )
+            expected = plain_beam_search(plain, 0, i, beams, length, END, 1.0)
             assert any(len(words) < length for _, words in expected)
             compare([part[i] for part in result], expected)
 
 
 def test_beams_beyond_the_vocabulary():
-    @jax.jit
-    def run(first):
-        model = stateless(lambda tokens: jnp.log(jnp.array([[0.2, 0.5, 0.3]] * len(tokens))))
-        return beam_search(*model, first, beams=5, length=1, end=END)
-
+    model = stateless(lambda tokens: jnp.log(jnp.array([[0.2, 0.5, 0.3]] * len(tokens))))
+    run = jax.jit(partial(beam_search, *model, beams=5, length=1, end=END))
     tokens, lengths, scores = jax.device_get(run(jnp.array([[0]])))
     assert tokens[0].tolist() == [[1], [2], [0], [2], [2]]
     assert lengths[0].tolist() == [1, 0, 1, 0, 0]
@@ -208,10 +204,8 @@ def test_the_loop_ends_with_the_last_sequence():
 def test_logits_of_few_digits_are_summed_with_many():
     """log 1000 = 6.9078 in float32, 6.9062 in bfloat16."""
     logits = lambda tokens: jnp.zeros((len(tokens), 1000), jnp.bfloat16)  # noqa: E731
-    _, _, scores = beam_search(
-        *stateless(logits), jnp.array([[0]]),
-        beams=1, length=3, end=END, length_penalty=0.0,
-    )  # fmt: skip
+    options = {"beams": 1, "length": 3, "end": END, "length_penalty": 0.0}
+    _, _, scores = beam_search(*stateless(logits), jnp.array([[0]]), **options)
     np.testing.assert_allclose(scores, [[-3 * np.log(1000)]], rtol=1e-6)
 
 
@@ -299,10 +293,8 @@ def test_logits_of_beams_are_changed_as_by_hand():
     options = {"beams": 200, "length": 3, "end": 0, "length_penalty": 0}
     run = jax.jit(partial(beam_search, net, {}, logits=grammar, **options))
     tokens, lengths, scores = jax.device_get(run(np.array([[1]])))
-    found = {}
-    for n, row, score in zip(lengths[0], np.asarray(tokens[0]), scores[0], strict=True):
-        if score > -np.inf:
-            found[tuple(row[: int(n) + 1].tolist())] = float(score)
+    found = {tuple(row[: n + 1].tolist()): score for n, row, score in
+             zip(lengths[0], tokens[0], scores[0], strict=True) if score > -np.inf}  # fmt: skip
     expected, open_ = {}, {(): 0.0}
     for t in range(3):
         after = {}
