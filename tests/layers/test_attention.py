@@ -70,9 +70,8 @@ def test_rows_that_see_nothing_are_zero_and_finite(make, dtype):
     queries, memory = (jnp.asarray(draw(2, n, 6), dtype) for n in (3, 5))
     layer = make(2, return_weights=True)
     lengths = jnp.array([0, 5])
-    params = jax.tree.map(
-        lambda leaf: leaf.astype(dtype), random_params(layer, (queries, memory, lengths))
-    )
+    params = random_params(layer, (queries, memory, lengths))
+    params = jax.tree.map(lambda leaf: leaf.astype(dtype), params)
 
     def loss(params, queries, memory):
         (y, weights), _ = jit_apply(layer, params, {}, (queries, memory, lengths))
@@ -179,11 +178,9 @@ def test_the_fused_call_is_the_same_attention(options, mask, monkeypatch):
     assert len(calls) == 1
 
 
-@pytest.mark.parametrize(
-    "options",
-    [{"value_size": 4}, {"window": 2}, {"softcap": 3.0}, {"return_weights": True}],
-    ids=str,
-)
+@pytest.mark.parametrize("options", [
+    {"value_size": 4}, {"window": 2}, {"softcap": 3.0}, {"return_weights": True},
+], ids=str)  # fmt: skip
 def test_the_fused_call_is_not_asked_for_what_it_lacks(options, monkeypatch):
     calls = for_cuda(monkeypatch)
     x = jn.spec((2, 6, 16))
@@ -242,6 +239,7 @@ test_refusals = pytest.mark.slow(refuses([
     (lambda: inits(mha(3, bias=alibi), ROW),
      r"bias must return numbers \(heads, time, places\).* here \(3, 5, 5\), got \(2, 5, 5\)"),
     (lambda: mha(2, bias=3), TypeError, "bias must be a layer"),
+    (lambda: inits(mha(2, rotary=True), ROW), "rotary=True needs an even head_size, got 3"),
     (lambda: inits(mha(2), ROW, ROW, ROW), r"expected x, \(x, mask\), \(queries, memory\)"),
     (lambda: inits(mha(2), ROW, {"key": ROW, "value": ROW}), "got a dict of"),
     (lambda: inits(jn.transformer_block(2, 8, cross=True), ROW), "with cross=True expected"),
@@ -297,21 +295,14 @@ def test_nan_in_the_padding_of_a_memory_reaches_no_output(make):
 
 
 def test_segments_are_the_mask_of_packed_rows():
-    x, segments = (
-        draw(2, 6, 8).astype(np.float32),
-        np.array([[1, 1, 1, 2, 2, 0], [3, 2, 2, 1, 1, 1]]),
-    )
+    x = draw(2, 6, 8, dtype=np.float32)
+    segments = np.array([[1, 1, 1, 2, 2, 0], [3, 2, 2, 1, 1, 1]])
     layer = jn.multi_head_attention(2, causal=True)
     params = random_params(layer, x)
     wanted = run(layer, params, (x, jn.segment_mask(jnp.array(segments))))
     np.testing.assert_allclose(run(layer, params, (x, segments)), wanted, 1e-6, 1e-6)
     with pytest.raises(ValueError, match=r"segments of self-attention, integers \(2, 6\)"):
         layer.apply(params, {}, (x, segments[:, :5]))
-
-
-def test_rotary_needs_an_even_size_of_heads():
-    with pytest.raises(ValueError, match="rotary=True needs an even head_size, got 3"):
-        inits(mha(2, rotary=True), ROW)
 
 
 # Biases by positions
@@ -390,7 +381,7 @@ def test_a_bias_that_reads_integers_of_the_program(in_blocks):
         in_blocks(on)
         run = jax.grad(lambda p, ids: jnp.sin(layer.apply(p, {}, ids)[0]).sum())
         found.append(jax.jit(lambda p, ids, run=run: run(p, ids))(params, ids))
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, 1e-3, 1e-4), *found)
+    close(*found, 1e-3, 1e-4)
 
 
 @pytest.mark.slow

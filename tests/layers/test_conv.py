@@ -36,18 +36,12 @@ def output_shape(layer, shape):
     return jax.eval_shape(run, jn.spec(shape)).shape
 
 
-@pytest.mark.parametrize(
-    "layer, x, y",
-    [
-        pytest.param(jn.conv(96, 11, strides=4, padding="VALID"), (2, 227, 227, 3),
-                     (2, 55, 55, 96), id="alexnet"),
-        pytest.param(jn.conv(5, (2, 3, 4), padding=((0, 1), 1, (2, 1))), (2, 4, 5, 6, 3),
-                     (2, 4, 5, 6, 5), id="explicit"),
-        pytest.param(jn.conv(5, 3, padding="CAUSAL", dilation=4), (2, 9, 3), (2, 9, 5), id="past"),
-        pytest.param(jn.conv_transpose(5, 4, strides=2, padding="VALID"), (2, 7, 3), (2, 16, 5),
-                     id="up valid"),
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize("layer, x, y", [
+    (jn.conv(96, 11, strides=4, padding="VALID"), (2, 227, 227, 3), (2, 55, 55, 96)),
+    (jn.conv(5, (2, 3, 4), padding=((0, 1), 1, (2, 1))), (2, 4, 5, 6, 3), (2, 4, 5, 6, 5)),
+    (jn.conv(5, 3, padding="CAUSAL", dilation=4), (2, 9, 3), (2, 9, 5)),
+    (jn.conv_transpose(5, 4, strides=2, padding="VALID"), (2, 7, 3), (2, 16, 5)),
+], ids=["alexnet", "explicit", "past", "up valid"])  # fmt: skip
 def test_shapes(layer, x, y):
     assert output_shape(layer, x) == y
 
@@ -72,9 +66,8 @@ def test_conv_transpose_is_that_of_pytorch(x64, stride, padding, output_padding,
     rng = np.random.default_rng(0)
     x = torch.tensor(rng.normal(size=(2, 3, 5, 4)), requires_grad=True)
     w = torch.tensor(rng.normal(size=(3, 6 // groups, 4, 3)), requires_grad=True)
-    y = torch.nn.functional.conv_transpose2d(
-        x, w, None, stride, padding, output_padding, groups, dilation
-    )
+    sizes = stride, padding, output_padding, groups, dilation
+    y = torch.nn.functional.conv_transpose2d(x, w, None, *sizes)
     cotangent = rng.normal(size=y.shape)
     y.backward(torch.tensor(cotangent))
 
@@ -99,9 +92,8 @@ def test_conv_transpose_is_that_of_pytorch(x64, stride, padding, output_padding,
 def test_conv_transpose_is_that_of_flax(x64, padding, window, strides):
     linen = pytest.importorskip("flax.linen")  # flax 0.12.7
     x = np.random.default_rng(0).normal(size=(2, 5, 4, 3))
-    theirs = linen.ConvTranspose(
-        6, window, (strides, strides), padding=padding, param_dtype=jnp.float64
-    )
+    options = {"padding": padding, "param_dtype": jnp.float64}
+    theirs = linen.ConvTranspose(6, window, (strides, strides), **options)
     params = jax.jit(theirs.init)(jax.random.key(1), x)["params"]
     ours = jn.conv_transpose(6, window, strides=strides, padding=padding)
     close(jit_apply(ours, params, {}, x)[0], jax.jit(theirs.apply)({"params": params}, x), 1e-10)

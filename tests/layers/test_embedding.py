@@ -9,7 +9,8 @@ import optax
 import pytest
 
 import jaxnet as jn
-from tests.helpers import draw, jit_apply, refuses
+from tests import oracles
+from tests.helpers import close, draw, jit_apply, refuses
 
 IDS = jnp.array([[1, 5, 0], [10, 5, 2]])
 
@@ -21,10 +22,8 @@ def test_padding_idx_equals_torch(x64, torch):
     out = torch.nn.functional.embedding(torch.tensor(IDS.tolist()), given, padding_idx=0)
     (out * torch.tensor(c)).sum().backward()
     layer = jn.embedding(11, 4, padding_idx=0)
-    loss = jax.jit(
-        jax.value_and_grad(lambda t: (layer.apply({"embedding": t}, {}, IDS)[0] * c).sum())
-    )
-    value, grad = loss(jnp.asarray(table))
+    loss = lambda table: (layer.apply({"embedding": table}, {}, IDS)[0] * c).sum()  # noqa: E731
+    value, grad = jax.jit(jax.value_and_grad(loss))(jnp.asarray(table))
     np.testing.assert_allclose(value, (out.detach().numpy() * c).sum(), rtol=1e-10)
     np.testing.assert_allclose(grad, given.grad, rtol=1e-10)
     assert (IDS == 0).any() and not grad[0].any() and grad[5].all()  # 5 comes twice
@@ -74,11 +73,8 @@ def test_tied_table_is_one_and_gets_both_gradients(x64):
         logits = jnp.tanh(table[IDS]) @ table.T
         return optax.softmax_cross_entropy_with_integer_labels(logits, IDS).sum(), logits
 
-    (grad, y), (wanted, logits) = jax.jit(
-        lambda table: [jax.grad(f, has_aux=True)(table) for f in (loss, by_hand)]
-    )(table)
-    np.testing.assert_allclose(y, logits, rtol=1e-10)
-    np.testing.assert_allclose(grad, wanted, rtol=1e-10)
+    found, wanted = (jax.jit(jax.grad(f, has_aux=True))(table) for f in (loss, by_hand))
+    close(found, wanted, 1e-10, 0)
 
 
 def test_tied_logits_of_a_fresh_table_have_variance_1():
@@ -101,16 +97,10 @@ def test_rotary_of_neighbors_and_of_a_part(x64):
     """Interleaved pairs are rotated as complex numbers; features beyond `size` stay."""
     x, positions = draw(2, 5, 3, 10), np.array([[0, 1, 2, 3, 4], [7, 0, 2, 9, 4]])
     options = {"base": 100.0, "size": 6}
-    rotary = lambda *given, **more: np.asarray(jax.jit(partial(jn.rotary, **more))(*given))  # noqa: E731
-    rotated = rotary(x, positions, **options, interleaved=True)
-    pairs = x[..., :6:2] + 1j * x[..., 1:6:2]
-    angles = positions[..., None] / 100.0 ** (2 * np.arange(3) / 6)
-    wanted = pairs * np.exp(1j * angles)[:, :, None]
-    np.testing.assert_allclose(rotated[..., :6:2], wanted.real, 1e-10, 1e-12)
-    np.testing.assert_allclose(rotated[..., 1:6:2], wanted.imag, 1e-10, 1e-12)
-    np.testing.assert_array_equal(rotated[..., 6:], x[..., 6:])
-    part = rotary(x, **options)
-    np.testing.assert_allclose(part[..., :6], rotary(x[..., :6], base=100.0), 1e-12)
+    for more in {"interleaved": True}, {}:
+        rotated = jax.jit(partial(jn.rotary, **options, **more))(x, positions)
+        close(rotated, oracles.rotary(x, positions, **options, **more), 1e-10, 1e-12)
+        np.testing.assert_array_equal(rotated[..., 6:], x[..., 6:])
 
 
 def test_rotary_in_bfloat16():

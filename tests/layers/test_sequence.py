@@ -69,19 +69,16 @@ def test_directions_have_params_of_their_own():
 
 @pytest.mark.slow
 def test_stacked_is_serial_with_states():
-    net, plain = (
-        jn.layers.stack_rnn(jn.gru(4), jn.lstm(3)),
-        jn.serial(jn.gru(4), jn.lstm(3), name="stack_rnn"),
-    )
+    layers = jn.gru(4), jn.lstm(3)
+    net, plain = jn.layers.stack_rnn(*layers), jn.serial(*layers, name="stack_rnn")
     x = random(3, 5, 2)
     params, _ = net.init(jax.random.key(0), x)
     y, _ = jit_apply(net, params, {}, x)
     np.testing.assert_array_equal(jit_apply(plain, params, {}, x)[0], y)
     (masked, _), _ = jit_apply(net, params, {}, (x, LENGTHS))
     a, _ = jit_apply(net, params, {}, {"x": x[:, :3], "lengths": jnp.array([3, 2, 0])})
-    b, _ = jit_apply(
-        net, params, {}, {"x": x[:, 3:], "lengths": jnp.array([2, 0, 0]), "initial": a["final"]}
-    )
+    rest = {"x": x[:, 3:], "lengths": jnp.array([2, 0, 0]), "initial": a["final"]}
+    b, _ = jit_apply(net, params, {}, rest)
     np.testing.assert_allclose(jnp.concatenate([a["x"], b["x"]], 1), masked, 1e-6, 1e-6)
     assert sorted(b) == ["final", "lengths", "x"]
     np.testing.assert_array_equal(b["final"][1]["h"][1], masked[1, 1])
@@ -128,9 +125,8 @@ def test_last_step():
 
 
 def test_an_error_says_where():
-    net = jn.serial(
-        jn.bidirectional(jn.layers.stack_rnn(jn.gru(4), jn.dense(3, name="out"))), name="net"
-    )
+    stack = jn.layers.stack_rnn(jn.gru(4), jn.dense(3, name="out"))
+    net = jn.serial(jn.bidirectional(stack), name="net")
     with pytest.raises(Exception) as error:
         net.init(jax.random.key(0), {"x": jn.spec((3, 5, 2))})
     assert "in net/bidirectional/forward/out" in "".join(error.value.__notes__)
@@ -143,9 +139,9 @@ def test_the_last_step_by_lengths_of_any_integers(dtype):
     assert y.ravel().tolist() == [0.0, 300.0 + 254]
 
 
-@pytest.mark.parametrize(
-    "layer", [jn.layers.time_distributed(jn.dense(4)), jn.recurrent(jn.layers.gru_cell(4))], ids=str
-)
+@pytest.mark.parametrize("layer", [
+    jn.layers.time_distributed(jn.dense(4)), jn.recurrent(jn.layers.gru_cell(4)),
+])  # fmt: skip
 def test_lengths_and_params_of_swapped_bytes(layer):
     """As from a file of another machine; read as they are, the lengths would be other numbers."""
     x, lengths = np.ones((3, 6, 5), np.float32), np.array([2, 6, 1], np.int32)
@@ -173,9 +169,8 @@ def test_a_length_out_of_range_is_told_or_nan(layer):
 def test_lengths_of_eight_bits_reach_beyond_255_steps():
     x = random(2, 300, 1)
     layer = jn.bidirectional(SUM)
-    y, small = (
-        jit_apply(layer, {}, {}, (x, np.array([200, 9], dtype)))[0] for dtype in (int, np.uint8)
-    )
+    sizes = np.array([200, 9]), np.array([200, 9], np.uint8)
+    y, small = (jit_apply(layer, {}, {}, (x, lengths))[0] for lengths in sizes)
     np.testing.assert_array_equal(small[0], y[0])
 
 
