@@ -53,9 +53,8 @@ def test_a_layer_in_place_of_the_mlp(x64):
     block = jn.transformer_block(2, mlp=jn.dense(6, name="expert"))
     p = random_params(block, x)
     assert set(p) == {"attention_norm", "attention", "mlp_norm", "expert"}
-    h = x + run(
-        jn.multi_head_attention(2), p["attention"], run(jn.layer_norm(), p["attention_norm"], x)
-    )
+    y = run(jn.layer_norm(), p["attention_norm"], x)
+    h = x + run(jn.multi_head_attention(2), p["attention"], y)
     wanted = h + run(jn.dense(6), p["expert"], run(jn.layer_norm(), p["mlp_norm"], h))
     np.testing.assert_allclose(run(block, p, x), wanted, 1e-10)
 
