@@ -185,14 +185,12 @@ def test_an_empty_batch():
 
 
 @pytest.mark.parametrize("change, message", [
-    (dict(x=(1, 2, 1, 6, 7, 4)), "dims"),
-    (dict(w=(1, 3, 3, 3)), "rank == RANK"),
-    (dict(y=(1, 3, 1, 4, 5, 4)), "dims"),
+    (dict(x=(1, 2, 1, 6, 7, 4)), "dims"), (dict(w=(1, 3, 3, 3)), "rank == RANK"),
+    (dict(y=(1, 3, 1, 4, 5, 4)), "dims"), (dict(dtype=np.int32), "F32"),
     (dict(form=[0, 1, 1, 0, 1, 1, 1, 1, 0, 0, 0, 1, 1, 1]), "form"),
     (dict(form=[3, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0, 1, 1, 1]), "KIND"),
     (dict(form=[0, 1, 1]), "NUMBERS"),
     (dict(form=[0, 1, 1, 1, 1, 1, *[2**31 - 1] * 2, 0, 0, 0, 1, 1, 1]), "no memory"),
-    (dict(dtype=np.int32), "F32"),
 ])  # fmt: skip
 def test_arrays_that_do_not_fit_are_errors(change, message):
     usual = dict(
@@ -330,9 +328,7 @@ def test_another_value_of_the_variable_is_an_error(monkeypatch):
 
 
 @pytest.mark.parametrize(("layer", "shape"), [
-    (jn.conv(5, 1), (4, 3, 5, 3)),
-    (jn.lstm(8), (1, 9, 3)),
-    (jn.layer_norm(), (4, 16)),
+    (jn.conv(5, 1), (4, 3, 5, 3)), (jn.lstm(8), (1, 9, 3)), (jn.layer_norm(), (4, 16)),
     (jn.multi_head_attention(2), (2, 4, 8)),
 ], ids=lambda value: getattr(value, "kind", ""))  # fmt: skip
 def test_what_the_library_does_not_support_does_not_load_it(monkeypatch, layer, shape):

@@ -9,6 +9,7 @@ from jax.test_util import check_grads
 import jaxnet as jn
 from jaxnet.ops.native import instructions, norm, pool
 from jaxnet.ops.normalization import standardized
+from tests.helpers import compiled, near
 
 pytestmark = pytest.mark.skipif(instructions() is None, reason="needs the kernels in C")
 
@@ -42,9 +43,9 @@ def operands(case, dtype=np.float32):
     return [jnp.asarray(a, dtype if a.shape == shape else None) for a in drawn], axes
 
 
-@pytest.mark.parametrize(
-    ("dtype", "centered"), [(jnp.float32, True), (jnp.float32, False), (jnp.bfloat16, True)]
-)
+@pytest.mark.parametrize(("dtype", "centered"), [
+    (jnp.float32, True), (jnp.float32, False), (jnp.bfloat16, True),
+])  # fmt: skip
 @pytest.mark.parametrize("case", CASES)
 def test_values_and_gradients(case, dtype, centered):
     (*given, slope), axes = operands(case, dtype)
@@ -53,13 +54,12 @@ def test_values_and_gradients(case, dtype, centered):
         y, pull = jax.vjp(lambda *a: standardized(*a, axes, 1e-3, centered), *given)
         return y, pull(slope)
 
-    program = jax.jit(both).lower(slope, *given).compile()
+    program = compiled(both, slope, *given)
     assert program.as_text().count('custom_call_target="jaxnet_norm"') == 2
-    most = 1e-5 if dtype == jnp.float32 else 2**-8
-    pairs = program(slope, *given), exact(*given, slope, axes, centered)
-    for a, b in zip(*map(jax.tree.leaves, pairs), strict=True):
+    found, most = program(slope, *given), 1e-5 if dtype == jnp.float32 else 2**-8
+    for a in jax.tree.leaves(found):
         assert a.dtype == (dtype if a.shape == slope.shape else jnp.float32)
-        np.testing.assert_allclose(np.asarray(a, np.float64), b, rtol=0, atol=most * abs(b).max())
+    near(found, exact(*given, slope, axes, centered), most, 0)
 
 
 def test_equal_numbers_and_what_is_not_a_number():
@@ -81,7 +81,7 @@ def test_second_derivatives_agree_with_numbers():
 @pytest.mark.parametrize("axes", [(0,), (1,)])
 def test_averages_over_the_batch_or_over_few_rows_run_in_jax(axes):
     x, ones, zeros = jnp.arange(64.0).reshape(2, 32), jnp.ones(32), jnp.zeros(32)
-    program = jax.jit(lambda x: standardized(x, ones, zeros, axes, 1e-3)).lower(x).compile()
+    program = compiled(lambda x: standardized(x, ones, zeros, axes, 1e-3), x)
     assert "jaxnet_norm" not in program.as_text()
     wanted, _ = exact(x, ones, zeros, x, axes, True)
     np.testing.assert_allclose(program(x), wanted, rtol=1e-5)
@@ -119,8 +119,8 @@ def both(layer, x):
         y, _ = layer.apply({}, {}, x)
         return (y * jnp.arange(1.0, y.size + 1).reshape(y.shape)).sum(), y
 
-    program = jax.jit(lambda x: jax.vjp(lambda x: weighted(x)[1], x)).lower(x).compile()
-    pulled = jax.jit(jax.grad(weighted, has_aux=True)).lower(x).compile()
+    program = compiled(lambda x: jax.vjp(lambda x: weighted(x)[1], x), x)
+    pulled = compiled(jax.grad(weighted, has_aux=True), x)
     return pulled(x), program.as_text() + pulled.as_text()
 
 
@@ -138,10 +138,8 @@ def test_values_and_gradients_of_pool(case, monkeypatch):
 
 
 def test_windows_of_one_lowest_number_stay_in_the_input():
-    y, pull = jax.vjp(
-        jax.jit(lambda x: jn.max_pool(3, strides=2, padding=1).apply({}, {}, x)[0]),
-        jnp.full((1, 3, 3, 16), -jnp.inf),
-    )
+    pool = jax.jit(lambda x: jn.max_pool(3, strides=2, padding=1).apply({}, {}, x)[0])
+    y, pull = jax.vjp(pool, jnp.full((1, 3, 3, 16), -jnp.inf))
     assert (y == -jnp.inf).all() and float(pull(jnp.ones_like(y))[0].sum()) == y.size
 
 
@@ -159,9 +157,9 @@ def test_gradients_of_pools_in_bfloat16_are_float32_sums_rounded_once():
     x, given = (np.random.default_rng(0).normal(size=(2, 9, 9, 20)) for _ in range(2))
 
     def slope(x, given):
-        return jax.vjp(lambda x: jn.max_pool(3, strides=1, padding=1).apply({}, {}, x)[0], x)[1](
-            given
-        )[0]
+        layer = jn.max_pool(3, strides=1, padding=1)
+        _, pull = jax.vjp(lambda x: layer.apply({}, {}, x)[0], x)
+        return pull(given)[0]
 
     narrow = [jnp.asarray(a, jnp.bfloat16) for a in (x, given[::-1])]
     assert "jaxnet_max_pool" in jax.jit(slope).lower(*narrow).as_text()

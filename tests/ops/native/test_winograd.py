@@ -1,5 +1,6 @@
 """Winograd's convolutions in C against plain loops in float64, the direct kernels and XLA."""
 
+import itertools
 from functools import partial
 
 import jax
@@ -66,15 +67,16 @@ def test_one_pixel(wanted, tile, dtype):
 
 def test_what_is_not_a_number_stays_in_its_tile():
     form = form_of((9, 14), (3, 3), low=1, high=1)
-    for (wanted, names), tile in ((item, m) for item in OPERANDS.items() for m in (2, 4)):
-        for name in names:
-            for value in (np.nan, np.inf):
-                given = arrays(form, 1, 2, 8, 9)
-                given[name].flat[0] = value
-                direct, found = (np.isfinite(computed(wanted, form, given, m)) for m in (0, tile))
-                assert not (found & ~direct).any(), f"{value} in {name} for {wanted}"
-                if "w" not in (name, wanted):
-                    assert found[:, 1].all() and found[:, :, tile:].all()
+    kinds = itertools.product(OPERANDS, "xwy", (2, 4), (np.nan, np.inf))
+    for wanted, name, tile, value in kinds:
+        if name == wanted:
+            continue
+        given = arrays(form, 1, 2, 8, 9)
+        given[name].flat[0] = value
+        direct, found = (np.isfinite(computed(wanted, form, given, m)) for m in (0, tile))
+        assert not (found & ~direct).any(), f"{value} in {name} for {wanted}"
+        if "w" not in (name, wanted):
+            assert found[:, 1].all() and found[:, :, tile:].all()
 
 
 def test_an_empty_batch():
@@ -88,14 +90,10 @@ def test_an_empty_batch():
 
 
 @pytest.mark.parametrize("change, message", [
-    (dict(x=(1, 2, 6, 8, 8)), "after"),
-    (dict(x=(1, 2, 7, 7, 8)), "after"),
-    (dict(w=(1, 3, 5, 8, 9)), "w, F32"),
-    (dict(y=(1, 3, 4, 5, 9)), "y, numbers"),
-    (dict(form=[0, 4, -1, 0]), "before"),
-    (dict(form=[0, 3, 0, 0]), "TILE"),
-    (dict(form=[3, 4, 0, 0]), "WHICH"),
-    (dict(form=[0, 4, 0]), "NUMBERS"),
+    (dict(x=(1, 2, 6, 8, 8)), "after"), (dict(x=(1, 2, 7, 7, 8)), "after"),
+    (dict(w=(1, 3, 5, 8, 9)), "w, F32"), (dict(y=(1, 3, 4, 5, 9)), "y, numbers"),
+    (dict(form=[0, 4, -1, 0]), "before"), (dict(form=[0, 3, 0, 0]), "TILE"),
+    (dict(form=[3, 4, 0, 0]), "WHICH"), (dict(form=[0, 4, 0]), "NUMBERS"),
 ])  # fmt: skip
 def test_arrays_that_do_not_fit_are_errors(change, message):
     usual = dict(x=(1, 2, 6, 7, 8), w=(1, 3, 3, 8, 9), y=(1, 2, 4, 5, 9), form=[0, 4, 0, 0])
@@ -124,14 +122,12 @@ def calls(function, *args):
 def test_who_wants_direct_convolution(monkeypatch):
     x, w = jnp.ones((8, 16, 16, 16)), jnp.ones((3, 3, 16, 16))
 
-    def exactly(x, w):
-        with jax.default_matmul_precision("highest"):
+    def gradients(x, w, precision=None):
+        with jax.default_matmul_precision(precision):
             y, pull = jax.vjp(same, x, w)
         return pull(y)
 
-    def gradients(x, w):
-        y, pull = jax.vjp(same, x, w)
-        return pull(y)
+    exactly = partial(gradients, precision="highest")
 
     assert calls(gradients, x, w) == 3 and calls(exactly, x, w) == 0
     assert "HIGHEST" in jax.export.export(jax.jit(exactly), platforms=["tpu"])(x, w).mlir_module()
