@@ -111,24 +111,22 @@ def paths(function, *args):
     return {("/".join(path), backward) for path, backward in found if path}
 
 
+CHANGES = {
+    "plain": lambda layer: layer, "remat": jn.remat, "freeze": jn.freeze,
+    "cast": lambda layer: jn.cast(layer, jnp.bfloat16), "repeat": lambda layer: jn.repeat(layer, 3),
+    "ensemble": lambda layer: jn.serial(jn.ensemble(layer, 3), lambda x: x.sum(0), name="block"),
+    "tap": lambda layer: jn.tap(jn.serial(layer, jnp.sin, name="block"), "block"),
+    "nested": lambda layer: jn.repeat(jn.remat(jn.serial(jn.remat(layer), name="block")), 3),
+    "loops": lambda layer: jn.remat(jn.repeat(jn.serial(jn.repeat(layer, 2), name="block"), 3)),
+}  # fmt: skip
+
+
 @pytest.mark.fast_cases("plain-train", "tap-eval", "nested-train")
 @pytest.mark.parametrize("train", [False, True], ids=["eval", "train"])
-@pytest.mark.parametrize("change", [
-    lambda layer: layer,
-    jn.remat,
-    jn.freeze,
-    lambda layer: jn.cast(layer, jnp.bfloat16),
-    lambda layer: jn.repeat(layer, 3),
-    lambda layer: jn.serial(jn.ensemble(layer, 3), lambda x: x.sum(0), name="block"),
-    lambda layer: jn.tap(jn.serial(layer, jnp.sin, name="block"), "block"),
-    lambda layer: jn.repeat(jn.remat(jn.serial(jn.remat(layer), name="block")), 3),
-    lambda layer: jn.remat(jn.repeat(jn.serial(jn.repeat(layer, 2), name="block"), 3)),
-], ids=[
-    "plain", "remat", "freeze", "cast", "repeat", "ensemble", "tap", "nested", "loops",
-])  # fmt: skip
+@pytest.mark.parametrize("change", CHANGES)
 def test_operations_are_named_as_messages_name_layers(change, train):
     block = jn.serial(jn.dense(5), jax.nn.relu, jn.dense(5), name="block")
-    net = jn.serial(jn.dense(5), jn.dense(5), change(block), name="net")
+    net = jn.serial(jn.dense(5), jn.dense(5), CHANGES[change](block), name="net")
     params, state = net.init(jax.random.key(0), jn.spec((7, 5)))
 
     def loss(params, x):

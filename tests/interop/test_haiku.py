@@ -1,7 +1,6 @@
 """Layers from Haiku against Haiku's own functions."""
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
@@ -72,4 +71,3 @@ def test_it_trains_inside_a_net(hk):
         train_state, metrics = trainer.step(train_state, data)
         losses.append(metrics["loss"])
     assert 0 <= losses[-1] < 0.02 * losses[0]
-    assert jnp.isfinite(losses[-1])

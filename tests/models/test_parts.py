@@ -26,9 +26,8 @@ def test_a_gate_for_each_map():
     params = jax.device_get(params)
     first, second = (params[name]["kernel"][0, 0] for name in ("squeeze", "excite"))
     gate = 1 / (1 + np.exp(-np.maximum(x.mean((1, 2)) @ first, 0) @ second))
-    wanted = x * gate[:, None, None]
     y, _ = jit_apply(net, params, state, x)
-    np.testing.assert_allclose(y, wanted, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(y, x * gate[:, None, None], rtol=1e-5, atol=1e-6)
 
 
 def test_padding_is_that_of_pytorch():
