@@ -359,7 +359,8 @@ def test_a_layer_that_does_not_keep_its_state_raises(after):
     init = lambda key, x: ({}, {"n": jnp.zeros(())})  # noqa: E731
     apply = lambda params, state, x, *, key=None, train=False: (x, after)  # noqa: E731
     net, x = jn.serial(jn.Layer(init, apply, "lossy")), jnp.ones((2, 3))
-    words = r"lossy: apply must keep the .* and dtypes of the state; n: expected \(\) float32, got"
+    words = "lossy: apply must keep the entries, shapes and dtypes of the state; n: expected"
+    words += r" \(\) float32, got"
     with pytest.raises(ValueError, match=words):
         net.init(KEY, x)
     with pytest.raises(ValueError, match=words):
