@@ -177,9 +177,8 @@ def test_a_parameter_is_drawn_by_its_name():
     assert shapes(params) == {"dense": {"bias": (4,), "kernel": (3, 4)}, "token": (4,)}
     drawn = jn.initializers.normal(1.0)(jn.child_key(KEY, "token"), (4,), jnp.float32)
     np.testing.assert_array_equal(params["token"], drawn)
-    x = jnp.ones((2, 3))
+    x, dense = jnp.ones((2, 3)), params["dense"]
     y, _ = jn.compose(token).apply(params, state, x)
-    dense = params["dense"]
     expected = x @ dense["kernel"] + dense["bias"] + params["token"]
     np.testing.assert_allclose(y, expected, rtol=1e-6)
 

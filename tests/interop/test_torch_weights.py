@@ -308,8 +308,7 @@ def test_layer_norm_leaves_the_order_unknown():
     """PyTorch's acts on the last axis, so that the channels were moved there, and perhaps back."""
     norms = jn.serial(jn.layer_norm(), jn.flatten(), jn.dense(3))
     theirs = nn.Sequential(nn.LayerNorm(4), nn.Flatten(), nn.Linear(120, 3))
-    words = "serial/dense: the order .* with jn.interop.by_names"
-    with pytest.raises(ValueError, match=words):
+    with pytest.raises(ValueError, match="serial/dense: the order .* with jn.interop.by_names"):
         from_torch(norms, theirs.state_dict(), jn.spec((2, 5, 6, 4)))
 
     def written(m, x):  # in the axes of PyTorch

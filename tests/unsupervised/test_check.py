@@ -41,9 +41,7 @@ def test_float64_stays(x64):
     assert check_examples(X.astype(np.float64), 1, "fit").dtype == jnp.float64
 
 
-@pytest.mark.parametrize(
-    ("n", "batch_size", "total", "size"), [(7, 3, 9, 3), (6, 3, 6, 3), (5, 9, 5, 5)]
-)
+@pytest.mark.parametrize("n, batch_size, total, size", [(7, 3, 9, 3), (6, 3, 6, 3), (5, 9, 5, 5)])
 def test_whole_batches_hold_each_example_once_or_twice(n, batch_size, total, size):
     x = jnp.arange(2.0 * n).reshape(n, 2)
     filled, found = whole_batches(jax.random.key(0), x, batch_size)
