@@ -61,6 +61,10 @@ def signature(value) -> str:
         if callable(p.default):  # by name, since how jax prints a function is its own affair
             named = getattr(p.default, "__qualname__", type(p.default).__name__)
             default = named.split(".<locals>")[0]
+            cells = getattr(p.default, "__closure__", None) or ()
+            made = [cell.cell_contents for cell in cells if p.default.__module__[:6] == "jaxnet"]
+            known = [str(it) for it in made if isinstance(it, int | float | str) and it != default]
+            default += f"({', '.join(known)})" if known else ""
         name = f"{p}".split(":")[0].split("=")[0]
         names.append(name if p.default is p.empty else f"{name}={default}")
         if p.kind is p.KEYWORD_ONLY and "*" not in names and not any(n[0] == "*" for n in names):
