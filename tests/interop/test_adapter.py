@@ -75,6 +75,12 @@ def test_there_and_back(tmp_path, make, x, options):
     assert not np.allclose(run(own), y, atol=1e-3)
 
 
+def test_a_matrix_is_there_and_back(tmp_path):
+    lora, params, own, _ = adapted(decoder(), TEXT, where="*/mlp_in/kernel")
+    save_adapter(tmp_path, lora, params)
+    jax.tree.map(np.testing.assert_array_equal, load_adapter(tmp_path, lora, own), params)
+
+
 @pytest.mark.slow
 def test_the_names_are_those_of_peft(tmp_path):
     lora, params, _, _ = adapted(decoder(), TEXT)

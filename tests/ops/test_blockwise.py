@@ -221,6 +221,13 @@ def test_a_place_that_is_not_finite_reaches_only_queries_that_see_it(attention, 
     attends_to_what_it_sees(attention, bad)
 
 
+def test_a_place_that_is_not_finite_below_a_table_reaches_all_that_see_it():
+    q, k, v = inputs(2, 16, 16, 2, 2, 4, 4, jnp.float32)
+    ranges, table = see(16, 16, causal=True, window=(2, 0)), jnp.ones((2, 1, 16, 16), bool)
+    y, _ = SMALL(q, k, v.at[:, 5].set(np.nan), ranges, table)
+    assert np.flatnonzero(np.isnan(y).any((0, 2, 3))).tolist() == [5, 6, 7]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("time", [1, 16])
 @pytest.mark.parametrize("attention", [SMALL, dot_product_attention])

@@ -113,3 +113,13 @@ def test_what_is_meant_is_not_told():
         (batch, train_state._replace(opt_state=weak)),
     ]:
         list(jn.fit(trainer, start, data, epochs=1, batch_size=2))
+
+
+def test_a_cross_entropy_below_0_is_told_once():
+    own = lambda y, targets: (jnp.logaddexp(0, y) - targets * y)[:, 0]  # noqa: E731
+    batch = jnp.ones((4, 2)), -jnp.ones((4, 1))
+    trainer, train_state = started(jn.dense(1), batch, own)
+    with pytest.warns(UserWarning, match=r"loss is -.*need \(targets \+ 1\) / 2") as told:
+        for _ in range(40):
+            train_state, _ = trainer.step(train_state, batch)
+    assert len(told) == 1
