@@ -19,7 +19,7 @@ from jaxnet.layers import norm
 from jaxnet.profile.program import layer_of
 from jaxnet.services.jax_versions import enable_x64
 from tests.catalogue import LARGE, ONE_PER_KIND, ROWS, Row, fill
-from tests.helpers import close, jit_init
+from tests.helpers import close, equations, jit_init
 from tests.layer_values import VALUES
 from tools.mutation import mutated
 
@@ -89,13 +89,10 @@ def floats(tree):
     return [leaves[i] for i in places], rebuild
 
 
-def test_catalogue_is_complete():
+def test_catalogue_is_complete_and_ids_are_unique():
     public = {"stateless", "compose", "serial", "parallel", "residual", *PUBLIC}
     missing = public - {re.split("[- ]", row.id)[0] for row in ROWS}
     assert not missing, f"no row in tests/catalogue.py for {sorted(missing)}"
-
-
-def test_ids_are_unique():
     ids = [row.id for row in ROWS]
     assert len(ids) == len(set(ids))
 
@@ -302,9 +299,8 @@ def test_dtype_is_kept(case: Case, dtype):
         return case.layer.apply(params, state, x, key=KEY, train=True)
 
     y, after = jax.eval_shape(run, params, case.state, x)
-    kept = [leaf.dtype for leaf in jax.tree.leaves(y) if jnp.issubdtype(leaf.dtype, jnp.floating)]
     if jax.tree.leaves((params, floats(x)[0])):
-        assert set(kept) <= {jnp.dtype(dtype)}
+        assert {leaf.dtype for leaf in floats(y)[0]} <= {jnp.dtype(dtype)}
     assert shapes(after) == shapes(case.state)
 
 
@@ -417,19 +413,12 @@ SUMS = {"reduce_sum", "scatter-add", "cumsum", "reduce_window_sum"}
 def sums_in_16_bits(jaxpr) -> list[str]:
     """Sums of more than 32 terms whose operand has 16 bits, in a jaxpr and those inside of it."""
     found = []
-    for eqn in jaxpr.eqns:
-        if eqn.primitive.name in SUMS:
-            a, out = eqn.invars[0].aval, eqn.outvars[0].aval
-            terms = eqn.invars[2].aval.size if eqn.primitive.name == "scatter-add" else a.size
-            if a.dtype.itemsize == 2 and terms > 32 * max(out.size, 1):
-                found.append(f"{eqn.primitive.name} of {a.shape} to {out.shape}")
-        for value in jax.tree.leaves(list(eqn.params.values()), is_leaf=_is_jaxpr):
-            found += sums_in_16_bits(getattr(value, "jaxpr", value)) if _is_jaxpr(value) else []
+    for eqn in (eqn for eqn in equations(jaxpr) if eqn.primitive.name in SUMS):
+        a, out = eqn.invars[0].aval, eqn.outvars[0].aval
+        terms = eqn.invars[2].aval.size if eqn.primitive.name == "scatter-add" else a.size
+        if a.dtype.itemsize == 2 and terms > 32 * max(out.size, 1):
+            found.append(f"{eqn.primitive.name} of {a.shape} to {out.shape}")
     return found
-
-
-def _is_jaxpr(value) -> bool:
-    return hasattr(getattr(value, "jaxpr", value), "eqns")
 
 
 @pytest.mark.slow
@@ -478,8 +467,7 @@ def test_types_on_an_explicit_mesh_fit(case: Case):
 def _forward_and_backward(case: Case, params, state, x, key):
     def total(params):
         y = case.layer.apply(params, state, x, key=key, train=case.modes[-1])[0]
-        floats = [leaf for leaf in jax.tree.leaves(y) if jnp.issubdtype(leaf.dtype, jnp.floating)]
-        return sum((leaf.sum() for leaf in floats), jnp.float32(0)), y
+        return sum((leaf.sum() for leaf in floats(y)[0]), jnp.float32(0)), y
 
     if not case.row.smooth:
         return total(params)[1], {}
