@@ -10,17 +10,6 @@ from jaxnet.models.published.decoders import FAMILIES
 from tests.interop.test_published import LLAMA, stored
 
 
-def test_windows_by_layer():
-    gemma = LLAMA | {"model_type": "gemma3_text", "sliding_window": 4, "num_hidden_layers": 7}
-    options = jn.models.decoder_config(gemma)
-    assert options["window"] == (3, 0)
-    assert options["windowed"] == [True] * 5 + [False, True]
-    assert options["embedding_scale"] == 8**0.5
-    qwen = LLAMA | {"model_type": "qwen2", "sliding_window": 4, "use_sliding_window": True}
-    assert jn.models.decoder_config(qwen | {"max_window_layers": 1})["windowed"] == [False, True]
-    assert jn.models.decoder_config(qwen | {"use_sliding_window": False})["window"] is None
-
-
 # What the makers published, whole: nothing in it may be unknown.
 SHARED = {"attention_bias": False, "attention_dropout": 0.0, "hidden_act": "silu",
           "initializer_range": 0.02, "torch_dtype": "bfloat16", "transformers_version": "4.54.0",
@@ -237,6 +226,7 @@ def test_every_family_has_the_defaults_of_transformers(family):
 
 @pytest.mark.parametrize(("family", "entry", "option", "value"), [
     ("qwen2", {"use_sliding_window": True}, "windowed", [False] * 28 + [True] * 4),
+    ("gemma3_text", {"num_hidden_layers": 7}, "windowed", [True] * 5 + [False, True]),
     ("gpt2", {"hidden_size": 24}, "width", 24),
     ("mistral", {"num_key_value_heads": None}, "kv_heads", None),
     ("gpt2", {"tie_word_embeddings": False}, "tied", False),
