@@ -1,5 +1,8 @@
 """Options of published models; tests/interop/test_recorded_decoders.py compares their logits."""
 
+import json
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,113 +12,8 @@ import jaxnet as jn
 from jaxnet.models.published.decoders import FAMILIES
 from tests.interop.test_published import LLAMA, stored
 
-
-# What the makers published, whole: nothing in it may be unknown.
-SHARED = {"attention_bias": False, "attention_dropout": 0.0, "hidden_act": "silu",
-          "initializer_range": 0.02, "torch_dtype": "bfloat16", "transformers_version": "4.54.0",
-          "use_cache": True}  # fmt: skip
-PUBLISHED = {
-    "SmolLM2-135M": {"architectures": ["LlamaForCausalLM"], "attention_bias": False,
-        "attention_dropout": 0.0, "bos_token_id": 0, "eos_token_id": 0, "hidden_act": "silu",
-        "hidden_size": 576, "initializer_range": 0.041666666666666664, "intermediate_size": 1536,
-        "is_llama_config": True, "max_position_embeddings": 8192, "model_type": "llama",
-        "num_attention_heads": 9, "num_hidden_layers": 30, "num_key_value_heads": 3,
-        "pretraining_tp": 1, "rms_norm_eps": 1e-05, "rope_interleaved": False, "rope_scaling": None,
-        "rope_theta": 100000, "tie_word_embeddings": True, "torch_dtype": "bfloat16",
-        "transformers_version": "4.40.1", "use_cache": True, "vocab_size": 49152},
-    "Qwen2.5-0.5B": {"architectures": ["Qwen2ForCausalLM"], "attention_dropout": 0.0,
-        "bos_token_id": 151643, "eos_token_id": 151643, "hidden_act": "silu", "hidden_size": 896,
-        "initializer_range": 0.02, "intermediate_size": 4864, "max_position_embeddings": 32768,
-        "max_window_layers": 24, "model_type": "qwen2", "num_attention_heads": 14,
-        "num_hidden_layers": 24, "num_key_value_heads": 2, "rms_norm_eps": 1e-06,
-        "rope_theta": 1000000.0, "sliding_window": 32768, "tie_word_embeddings": True,
-        "torch_dtype": "bfloat16", "transformers_version": "4.40.1", "use_cache": True,
-        "use_mrope": False, "use_sliding_window": False, "vocab_size": 151936},
-    "gemma-2-2b": {"architectures": ["Gemma2ForCausalLM"], "attention_bias": False,
-        "attention_dropout": 0.0, "attn_logit_softcapping": 50.0, "bos_token_id": 2,
-        "cache_implementation": "hybrid", "eos_token_id": 1, "final_logit_softcapping": 30.0,
-        "head_dim": 256, "hidden_act": "gelu_pytorch_tanh",
-        "hidden_activation": "gelu_pytorch_tanh", "hidden_size": 2304, "initializer_range": 0.02,
-        "intermediate_size": 9216, "max_position_embeddings": 8192, "model_type": "gemma2",
-        "num_attention_heads": 8, "num_hidden_layers": 26, "num_key_value_heads": 4,
-        "pad_token_id": 0, "query_pre_attn_scalar": 256, "rms_norm_eps": 1e-06,
-        "rope_theta": 10000.0, "sliding_window": 4096, "torch_dtype": "float32",
-        "transformers_version": "4.42.4", "use_cache": True, "vocab_size": 256000},
-    "gemma-3-1b": {"architectures": ["Gemma3ForCausalLM"], "attention_bias": False,
-        "attention_dropout": 0.0, "attn_logit_softcapping": None, "bos_token_id": 2,
-        "cache_implementation": "hybrid", "eos_token_id": [1, 106], "final_logit_softcapping": None,
-        "head_dim": 256, "hidden_activation": "gelu_pytorch_tanh", "hidden_size": 1152,
-        "initializer_range": 0.02, "intermediate_size": 6912, "max_position_embeddings": 32768,
-        "model_type": "gemma3_text", "num_attention_heads": 4, "num_hidden_layers": 26,
-        "num_key_value_heads": 1, "pad_token_id": 0, "query_pre_attn_scalar": 256,
-        "rms_norm_eps": 1e-06, "rope_local_base_freq": 10000, "rope_scaling": None,
-        "rope_theta": 1000000, "sliding_window": 512, "sliding_window_pattern": 6,
-        "torch_dtype": "bfloat16", "transformers_version": "4.50.0.dev0", "use_cache": True,
-        "vocab_size": 262144},
-    "gpt2": {"activation_function": "gelu_new", "architectures": ["GPT2LMHeadModel"],
-        "attn_pdrop": 0.1, "bos_token_id": 50256, "embd_pdrop": 0.1, "eos_token_id": 50256,
-        "initializer_range": 0.02, "layer_norm_epsilon": 1e-05, "model_type": "gpt2", "n_ctx": 1024,
-        "n_embd": 768, "n_head": 12, "n_layer": 12, "n_positions": 1024, "resid_pdrop": 0.1,
-        "summary_activation": None, "summary_first_dropout": 0.1, "summary_proj_to_labels": True,
-        "summary_type": "cls_index", "summary_use_proj": True,
-        "task_specific_params": {"text-generation": {"do_sample": True, "max_length": 50}},
-        "vocab_size": 50257},
-    "Phi-4-mini": SHARED | {"architectures": ["Phi3ForCausalLM"], "auto_map": {
-            "AutoConfig": "configuration_phi3.Phi3Config",
-            "AutoModelForCausalLM": "modeling_phi3.Phi3ForCausalLM",
-            "AutoTokenizer": "Xenova/gpt-4o"},
-        "bos_token_id": 199999, "embd_pdrop": 0.0, "eos_token_id": 199999, "full_attn_mod": 1,
-        "hidden_size": 3072, "intermediate_size": 8192, "interpolate_factor": 1,
-        "lm_head_bias": False, "max_position_embeddings": 131072, "mlp_bias": False,
-        "model_type": "phi3", "num_attention_heads": 24, "num_hidden_layers": 32,
-        "num_key_value_heads": 8, "original_max_position_embeddings": 4096,
-        "pad_token_id": 199999, "partial_rotary_factor": 0.75, "resid_pdrop": 0.0,
-        "rms_norm_eps": 1e-05, "rope_scaling": {
-            "long_factor": [1 + i / 2 for i in range(48)], "short_factor": [1.0] * 48,  # made up
-            "type": "longrope"},
-        "rope_theta": 10000.0, "sliding_window": 262144, "tie_word_embeddings": True,
-        "vocab_size": 200064},
-    "SmolLM3-3B": SHARED | {"architectures": ["SmolLM3ForCausalLM"], "bos_token_id": None,
-        "eos_token_id": 128012, "hidden_size": 2048, "intermediate_size": 11008,
-        "layer_types": ["full_attention"] * 36, "max_position_embeddings": 65536,
-        "max_window_layers": 28, "mlp_bias": False, "model_type": "smollm3",
-        "no_rope_layer_interval": 4, "no_rope_layers": [1, 1, 1, 0] * 9,
-        "num_attention_heads": 16, "num_hidden_layers": 36, "num_key_value_heads": 4,
-        "pad_token_id": 128004, "pretraining_tp": 2, "rms_norm_eps": 1e-06, "rope_scaling": None,
-        "rope_theta": 5000000.0, "sliding_window": None, "use_sliding_window": False,
-        "vocab_size": 128256},
-    "Olmo-3-7B": SHARED | {"architectures": ["Olmo3ForCausalLM"], "bos_token_id": None,
-        "eos_token_id": 100257, "hidden_size": 4096, "intermediate_size": 11008,
-        "layer_types": (["sliding_attention"] * 3 + ["full_attention"]) * 8,
-        "max_position_embeddings": 65536, "model_type": "olmo3", "num_attention_heads": 32,
-        "num_hidden_layers": 32, "num_key_value_heads": 32, "pad_token_id": 100277,
-        "rms_norm_eps": 1e-06, "rope_scaling": {
-            "attention_factor": 1.2079441541679836, "beta_fast": 32.0, "beta_slow": 1.0,
-            "factor": 8.0, "original_max_position_embeddings": 8192, "rope_type": "yarn"},
-        "rope_theta": 500000, "sliding_window": 4096, "tie_word_embeddings": False,
-        "vocab_size": 100278},
-    "Qwen3-30B-A3B": SHARED | {"architectures": ["Qwen3MoeForCausalLM"], "bos_token_id": 151643,
-        "decoder_sparse_step": 1, "eos_token_id": 151645, "head_dim": 128, "hidden_size": 2048,
-        "intermediate_size": 6144, "max_position_embeddings": 40960, "max_window_layers": 48,
-        "mlp_only_layers": [], "model_type": "qwen3_moe", "moe_intermediate_size": 768,
-        "norm_topk_prob": True, "num_attention_heads": 32, "num_experts": 128,
-        "num_experts_per_tok": 8, "num_hidden_layers": 48, "num_key_value_heads": 4,
-        "output_router_logits": False, "rms_norm_eps": 1e-06, "rope_scaling": None,
-        "rope_theta": 1000000.0, "router_aux_loss_coef": 0.001, "sliding_window": None,
-        "tie_word_embeddings": False, "use_sliding_window": False, "vocab_size": 151936},
-    "Llama-3.2-1B": {
-        "architectures": ["LlamaForCausalLM"], "attention_bias": False, "attention_dropout": 0.0,
-        "bos_token_id": 128000, "eos_token_id": 128001, "head_dim": 64, "hidden_act": "silu",
-        "hidden_size": 2048, "initializer_range": 0.02, "intermediate_size": 8192,
-        "max_position_embeddings": 131072, "mlp_bias": False, "model_type": "llama",
-        "num_attention_heads": 32, "num_hidden_layers": 16, "num_key_value_heads": 8,
-        "pretraining_tp": 1, "rms_norm_eps": 1e-05,
-        "rope_scaling": {"factor": 32.0, "high_freq_factor": 4.0, "low_freq_factor": 1.0,
-                         "original_max_position_embeddings": 8192, "rope_type": "llama3"},
-        "rope_theta": 500000.0, "tie_word_embeddings": True, "torch_dtype": "bfloat16",
-        "transformers_version": "4.45.0.dev0", "use_cache": True, "vocab_size": 128256,
-    },
-}  # fmt: skip
+# What the makers published, whole: nothing in it may be unknown. Factors of LongRoPE are made up.
+PUBLISHED = json.loads(Path(__file__).with_name("configs.json").read_text())
 
 
 @pytest.mark.slow
