@@ -84,8 +84,7 @@ def run(block: Block, names: dict) -> None:
             exec(code, names)  # our own text
         return
     out = io.StringIO()
-    with redirect_stdout(out), warnings.catch_warnings():
-        warnings.simplefilter("always")
+    with redirect_stdout(out), warnings.catch_warnings(action="always"):
         # As Python does: a deprecation is shown to the code that it concerns, here the section.
         warnings.simplefilter("ignore", DeprecationWarning)
         warnings.filterwarnings("always", category=DeprecationWarning, module="guide")

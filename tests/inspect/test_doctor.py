@@ -96,8 +96,7 @@ def test_state_that_does_not_change():
 
     objective = jn.Layer(lambda key, batch: net.init(key, batch[0]), apply, "net")
 
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with warnings.catch_warnings(action="ignore"):
         trainer, train_state = patient(net, steps=2, objective=objective)
     first, second = doctor(trainer, train_state, BATCH).findings
     words = "training does not change the state batch_norm/mean, batch_norm/var: is"
@@ -110,8 +109,7 @@ def test_an_evaluation_loss_below_twice_that_of_training_is_no_finding():
         y = m(jn.dense(3), m(jn.batch_norm(), batch[0]))
         return 0 * LOSS(y, batch[1]) + (4.0 if m.train else 7.9), {}
 
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with warnings.catch_warnings(action="ignore"):
         findings = doctor(*patient(None, objective=jn.compose(forward)), BATCH).findings
     assert not any("running statistics" in finding for finding in findings)
 

@@ -143,8 +143,7 @@ def directly():
 
 @pytest.mark.parametrize("wrong", [recompiled, never_iterated, directly])
 def test_names_the_line_of_the_user(wrong):
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
+    with warnings.catch_warnings(record=True, action="always") as caught:
         wrong()
     lines = {line for *_, line in wrong.__code__.co_lines() if line}
     assert [(warning.filename, warning.lineno in lines) for warning in caught] == [(__file__, True)]

@@ -201,8 +201,7 @@ def test_a_last_batch_of_one_example_is_told(normed):
     stream = Batches(*jn.data.batches((x, x[:, :1]), 4))
     net = jn.serial(*[jn.batch_norm()] * normed, jn.dense(1))
     trainer, train_state = started(net, (x, x[:, :1]), optax.squared_error)
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
+    with warnings.catch_warnings(record=True, action="always") as caught:
         list(jn.fit(trainer, train_state, stream, epochs=2, progress=False))
     told = [str(w.message) for w in caught]
     assert len(told) == normed  # once in the run

@@ -28,8 +28,7 @@ def test_state_that_stays_is_named_once():
     watcher, state = Watcher(), {"mean": jnp.ones(2)}
     with pytest.warns(UserWarning, match="state does not change in training: mean;"):
         watcher.updated(state, state)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
+    with warnings.catch_warnings(action="error"):
         watcher.updated(state, state)
         watcher.updated(state, {"mean": jnp.ones(2)})
 
@@ -80,8 +79,7 @@ def bce(outputs, targets):
 def test_a_cross_entropy_below_0_is_told(loop, targets, told):
     batch = jnp.eye(2), jnp.array(targets)
     trainer, train_state = started(jn.dense(1), batch, jax.jit(bce), optax.sgd(9.0))
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
+    with warnings.catch_warnings(record=True, action="always") as caught:
         for _ in jn.fit(trainer, train_state, batch, epochs=5) if loop == "fit" else range(16):
             if loop == "step":
                 train_state, _ = trainer.step(train_state, batch)
