@@ -80,15 +80,6 @@ def test_memory_of_each_device(on_devices):
     assert each < one / 4, (one, each)
 
 
-def test_wrong_arguments():
-    mesh = jax.sharding.Mesh(jax.devices()[:1], ("time",))
-    words = "context_parallel: the mesh has the axes time, not 'tmie'"
-    with pytest.raises(ValueError, match=words):
-        jn.distributed.context_parallel(jn.dense(3), mesh, "tmie")
-    with pytest.raises(TypeError, match="mesh must be"):
-        jn.distributed.context_parallel(jn.dense(3), "time", "time")  # type: ignore
-
-
 def test_context_parallel_is_the_layer_on_one_device():
     net = jn.multi_head_attention(2, causal=True)
     mesh = jax.make_mesh((1,), ("time",))

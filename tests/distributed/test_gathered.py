@@ -45,9 +45,3 @@ def test_params_and_outputs_are_those_of_the_layer():
 @pytest.mark.long
 def test_on_eight_devices(on_devices):
     on_devices(PROGRAM, 8)
-
-
-def test_what_is_no_mesh():
-    words = "gathered: mesh must be a jax.sharding.Mesh, such as .*got str"
-    with pytest.raises(TypeError, match=words):
-        jn.distributed.gathered(jn.dense(3), "data")  # type: ignore[arg-type]
