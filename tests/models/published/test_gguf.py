@@ -24,8 +24,7 @@ GEMMA = {"head_dim": 16, "query_pre_attn_scalar": 16, "sliding_window": 4}
 
 def written(path, kind="llama", how="F32", **more):
     """A file with a random model, and the model."""
-    import gguf
-
+    gguf = pytest.importorskip("gguf")
     gemma = kind.startswith("gemma")
     config = CONFIG | {"model_type": f"{kind}_text" if kind == "gemma3" else kind}
     config |= GEMMA if gemma else {}
@@ -33,25 +32,16 @@ def written(path, kind="llama", how="F32", **more):
     net = jn.models.decoder(**jn.models.decoder_config(config))
     params, state = net.init(jax.random.key(0), IDS)
     file = gguf.GGUFWriter(path, kind)
-    for name in ("block_count", "context_length", "embedding_length", "feed_forward_length"):
-        value = {"block_count": 2, "context_length": 64, "embedding_length": 64}.get(name, 96)
+    sizes = {"block_count": 2, "context_length": 64, "embedding_length": 64, "head_count": 4}
+    sizes |= {"feed_forward_length": 96, "head_count_kv": 2, "rope_freq_base": 5e3}
+    sizes |= {"key_length": 16, "sliding_window": 4} if gemma else {}
+    for name, value in (sizes | {"layer_norm_rms_eps": 1e-5}).items():
         getattr(file, f"add_{name}")(value)
-    file.add_head_count(4)
-    file.add_head_count_kv(2)
-    file.add_layer_norm_rms_eps(1e-5)
-    file.add_rope_freq_base(5e3)
-    if gemma:
-        file.add_key_length(16)
-        file.add_sliding_window(4)
     for name, value in more.items():
         file.add_string(f"{kind}.{name}", value)
     for name, array in to_names(net, params, state, IDS, decoder_table(config)).items():
         *block, part, end = name.removeprefix("model.").removeprefix("layers.").split(".")
-        known = (
-            ".".join([*block[1:], part])
-            if block[:1] and block[0].isdigit()
-            else f"{'model.' if 'lm_head' not in name else ''}{part}"
-        )
+        known = ".".join([*block[1:], part]) if block else name.removesuffix(f".{end}")
         theirs = f"blk.{block[0]}.{names[known]}.{end}" if block else f"{names[known]}.{end}"
         array = array + 1 if gemma and "norm" in theirs else array
         if kind == "llama" and ("attn_q." in theirs or "attn_k." in theirs):
