@@ -85,8 +85,7 @@ def compare(name: str) -> tuple[Counter, list[str]]:
     given, theirs = inputs(name, IDS, IMAGES)
     with tempfile.TemporaryDirectory() as folder:
         torch, model = published(name, folder)
-        transformers = __import__("transformers")
-        transformers.logging.set_verbosity_error()
+        __import__("transformers").logging.set_verbosity_error()
         file = Path(folder) / "config.json"
         for what, config in changed(json.loads(file.read_text())):
             file.write_text(json.dumps(config))

@@ -38,8 +38,8 @@ drawn = partial(helpers.drawn, scale=0.05)
 )
 def test_pad_is_that_of_lax(edges):
     x, value = jnp.arange(12.0).reshape(3, 4), jnp.float32(-7)
-    expected = lax.pad(x, value, edges)
-    np.testing.assert_array_equal(_pad(x, value, padding_config=edges), expected)
+    found = _pad(x, value, padding_config=edges)
+    np.testing.assert_array_equal(found, lax.pad(x, value, edges))
 
 
 @pytest.mark.parametrize("dtype", [bool, float])
@@ -52,26 +52,26 @@ def test_select_is_that_of_lax(dtype):
 PARAMS = {"kernel": jnp.ones((5, 3)), "bias": jnp.ones(3)}
 
 
-@pytest.mark.parametrize(("net", "params", "x", "options", "words"), [
-    (DENSE, PARAMS | {"bias": jnp.ones(3, jnp.bfloat16)}, SPEC, {},
+@helpers.refused([
+    ({"params": PARAMS | {"bias": jnp.ones(3, jnp.bfloat16)}},
      "float32, got bfloat16 in params/bias"),
-    (DENSE, PARAMS, jn.spec((2, 5), jnp.float16), {}, "float32, got float16 in x"),
-    (DENSE, PARAMS, SPEC, {"batch": 0}, "batch must be at least 1"),
-    (DENSE, PARAMS, SPEC, {"path": 3}, "path must be a str"),
-    (3, PARAMS, SPEC, {}, "to_onnx: net"),
-], ids=lambda value: value if isinstance(value, str) else "")  # fmt: skip
-def test_what_is_refused(net, params, x, options, words):
-    with pytest.raises((TypeError, ValueError), match=words):
-        to_onnx(net, params, {}, x, **options)
+    ({"x": jn.spec((2, 5), jnp.float16)}, "float32, got float16 in x"),
+    ({"batch": 0}, "batch must be at least 1"), ({"path": 3}, "path must be a str"),
+    ({"net": 3}, "to_onnx: net"),
+], (TypeError, ValueError))  # fmt: skip
+def test_what_is_refused(change):
+    to_onnx(**{"net": DENSE, "params": PARAMS, "state": {}, "x": SPEC} | change)
+
+
+def test_float64_is_refused():
     with enable_x64(True), pytest.raises(ValueError, match="jax_enable_x64 must be off"):
         to_onnx(DENSE, PARAMS, {}, SPEC)
 
 
 def test_the_missing_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "jax2onnx", None)
-    with pytest.raises(
-        ImportError, match=r"to_onnx: needs jax2onnx \(.*\). Install it with .*\[onnx\]"
-    ):
+    words = r"to_onnx: needs jax2onnx \(.*\). Install it with .*\[onnx\]"
+    with pytest.raises(ImportError, match=words):
         to_onnx(DENSE, PARAMS, {}, SPEC)
 
 

@@ -224,8 +224,7 @@ def test_stacked_layers_and_parts_go_back():
 def test_a_head_that_differs_from_the_table_is_kept(tmp_path, family):
     """As after merging an adapter, although the config says that they are tied."""
     gpt2 = {"model_type": "gpt2", "vocab_size": 11, "n_embd": 8, "n_layer": 2, "n_head": 4}
-    config = LLAMA | {"tie_word_embeddings": True} if family == "llama" else gpt2
-    stored(tmp_path, config)
+    stored(tmp_path, LLAMA | {"tie_word_embeddings": True} if family == "llama" else gpt2)
     table = "model.embed_tokens.weight" if family == "llama" else "transformer.wte.weight"
     weights = {}
     for file in sorted(tmp_path.glob("*.safetensors")):
@@ -236,7 +235,6 @@ def test_a_head_that_differs_from_the_table_is_kept(tmp_path, family):
         save_file(weights | {"lm_head.weight": head}, tmp_path / "model.safetensors")
         net, params, state = load(tmp_path)
         assert ("head" in params) == bool(change)
-        ids = jnp.array([[1, 5, 2]])
-        logits, _ = net.apply(params, state, ids)
+        logits, _ = net.apply(params, state, jnp.array([[1, 5, 2]]))
         assert logits.shape == (1, 3, 11)
     np.testing.assert_array_equal(params["head"]["kernel"], head.T)

@@ -152,9 +152,8 @@ def test_weights_of_a_file(tmp_path):
         dense(weights=str(tmp_path))
     with zipfile.ZipFile(tmp_path / "a.pt", "w") as file:
         file.writestr("a/data.pkl", b"")
-    with pytest.raises(
-        ValueError, match=r"a.pt is not a safetensors file.*pass torch.load\(...\) it"
-    ):
+    words = r"a.pt is not a safetensors file.*pass torch.load\(...\) it"
+    with pytest.raises(ValueError, match=words):
         dense(weights=tmp_path / "a.pt")
 
 
@@ -258,8 +257,7 @@ def test_a_parameter_for_flattened_features(inside):
         x = m(jn.flatten(), x) if inside else x
         return x * m.param("gain", jn.initializers.ones, x.shape[-1:])
 
-    before = [] if inside else [jn.flatten()]
-    net = jn.serial(*before, jn.compose(gain, name="gain"), name="net")
+    net = jn.serial(*[jn.flatten()] * (not inside), jn.compose(gain, name="gain"), name="net")
     with pytest.raises(ValueError, match="net/gain/gain has an entry per flattened feature"):
         from_torch(net, {"gain": np.ones(12)}, jn.spec((2, 2, 3, 2)))
 

@@ -201,8 +201,7 @@ def tied():
 def test_tied_embeddings():
     """PyTorch lists the shared array twice, wherever the module that shares it is defined."""
     words = jn.embedding(11, 4, tied=True)
-    net = jn.serial(words, jn.lstm(4), words)
-    agree(net, tied(), (2, 5), ids=11, maps=False)
+    agree(jn.serial(words, jn.lstm(4), words), tied(), (2, 5), ids=11, maps=False)
     apart = jn.serial(jn.embedding(11, 4), jn.lstm(4), jn.dense(11, use_bias=False))
     agree(apart, tied(), (2, 5), ids=11, maps=False, names={"dense": "head"})
 
@@ -357,8 +356,7 @@ def test_layers_are_never_exchanged(kind, names):
 def test_names_of_the_directions():
     net = jn.bidirectional(jn.gru(4))
     theirs = nn.GRU(3, 4, batch_first=True, bidirectional=True)
-    names = {"backward": "l0_reverse"}
-    agree(net, theirs, (2, 6, 3), maps=False, names=names)
+    agree(net, theirs, (2, 6, 3), maps=False, names={"backward": "l0_reverse"})
     params, _ = from_torch(net, theirs.state_dict(), jn.spec((2, 6, 3)))
     swapped = {"backward": "l0", "forward": "l0_reverse"}
     others, _ = from_torch(net, theirs.state_dict(), jn.spec((2, 6, 3)), names=swapped)

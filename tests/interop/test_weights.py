@@ -27,8 +27,7 @@ def test_arrays_of_all_libraries(tmp_path):
 
 def test_tensors(torch):
     half = torch.nn.Linear(3, 4).to(torch.bfloat16)
-    tied = torch.nn.Sequential(half, half).state_dict()
-    found = read_weights("here", tied)
+    found = read_weights("here", torch.nn.Sequential(half, half).state_dict())
     assert found["0.weight"].dtype == np.float32 and found["0.weight"] is found["1.weight"]
     np.testing.assert_array_equal(found["0.bias"], half.bias.detach().float().numpy())
 

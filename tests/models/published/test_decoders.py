@@ -51,8 +51,7 @@ def test_published_sizes():
 
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_published_configurations_hold_nothing_unknown(name):
-    options = jn.models.decoder_config(PUBLISHED[name])
-    assert options["depth"] in (12, 16, 24, 26, 30, 32, 36, 48)
+    assert jn.models.decoder_config(PUBLISHED[name])["depth"] in (12, 16, 24, 26, 30, 32, 36, 48)
 
 
 # What a config without entries means: transformers 5.24's classes of configurations. Vocabulary,
@@ -103,8 +102,7 @@ def test_every_family_has_the_defaults_of_transformers(family):
     scaling = {"factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
     scaling["rope_type"] = "llama3"
     needed = {"model_type": family} | ({"norm_topk_prob": True} if "moe" in family else {})
-    config = needed | ({"rope_scaling": scaling} if base else {})
-    options = jn.models.decoder_config(config)
+    options = jn.models.decoder_config(needed | ({"rope_scaling": scaling} if base else {}))
     assert [options.get(name) for name in NUMBERS] == numbers
     assert options.get("window") == (window and (window - 1, 0))
     assert sum(options.get("windowed", [])) == near
@@ -133,8 +131,7 @@ def test_every_family_has_the_defaults_of_transformers(family):
     ("qwen3", {"attention_bias": True}, "use_bias", ("query", "key", "value", "out")),
 ])  # fmt: skip
 def test_what_is_left_out_has_the_default_of_its_family(family, entry, option, value):
-    options = jn.models.decoder_config({"model_type": family} | entry)
-    assert options[option] == value
+    assert jn.models.decoder_config({"model_type": family} | entry)[option] == value
 
 
 def test_the_length_of_the_stream_decides_how_longrope_turns(tmp_path):

@@ -47,8 +47,7 @@ def test_text_becomes_ids_and_comes_back(folder):
 
 
 def test_a_chat_is_written_by_the_template_of_the_model(folder):
-    wanted = "<user>Hi</s>\n<assistant>"
-    assert chat(folder, "Hi") == wanted
+    assert chat(folder, "Hi") == "<user>Hi</s>\n<assistant>"
     both = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi"}]
     assert chat(folder, both, reply=False) == "<system>Be brief.</s>\n<user>Hi</s>\n"
     (folder / "chat_template.jinja").write_text("{{ raise_exception('no system') }}")
