@@ -111,11 +111,19 @@ def test_solutions_of_a_lesson_are_a_list(site, name):
     assert folded.count("<ol") == 1 and folded.count("<pre") == source.count("```") / 2
 
 
+LINK = r'<a class="[^"]*" href="\.\./reference/checkpoints_and_logs.html#jaxnet.Checkpoints"'
+
+
 @pytest.mark.slow
-def test_names_on_pages_of_the_guide_are_links(site):
-    page = (site / "guide" / "checkpoints.html").read_text()
-    link = r'<a class="[^"]*" href="\.\./reference/checkpoints_and_logs.html#jaxnet.Checkpoints"'
-    assert re.search(rf"{link}><code>jn.Checkpoints</code></a>", page)
+@pytest.mark.parametrize(("page", "words"), [
+    ("guide/checkpoints", rf"{LINK}><code>jn.Checkpoints</code></a>"),  # names are links
+    *[("reference/plots", f'src="pictures/{name}.png"')  # of the example of a plot
+      for name in ("confusion", "curves", "embedding", "graph", "masks")],
+    # Formulas need no program.
+    ("colab/01_perceptron_to_backpropagation", "(?s)^(?!.*arithmatex).*<math"),
+])  # fmt: skip
+def test_a_page_has(site, page, words):
+    assert re.search(words, (site / f"{page}.html").read_text())
 
 
 @pytest.mark.slow
@@ -218,13 +226,6 @@ def test_lists_of_docstrings_are_lists(site):
 
 
 @pytest.mark.slow
-def test_the_example_of_a_plot_is_its_picture(site):
-    page = (site / "reference" / "plots.html").read_text()
-    for name in ("confusion", "curves", "embedding", "graph", "masks"):
-        assert f'src="pictures/{name}.png"' in page
-
-
-@pytest.mark.slow
 def test_llms_txt_lists_the_pages(site):
     text = (site / "llms.txt").read_text()
     assert text.startswith("# jaxnet\n\n> jaxnet is ")
@@ -233,12 +234,6 @@ def test_llms_txt_lists_the_pages(site):
     assert len(links) > 20
     for link in links:
         assert (site / link).exists(), link
-
-
-@pytest.mark.slow
-def test_formulas_need_no_program(site):
-    lesson = (site / "colab" / "01_perceptron_to_backpropagation.html").read_text()
-    assert "<math" in lesson and "arithmatex" not in lesson
 
 
 @pytest.mark.slow
@@ -392,9 +387,8 @@ def test_examples_of_docstrings_name_the_library():
     places = {"training.checkpoint.save": "jn.load", "data.tfds.x": "jn.data.tfds.load"}
     for path, name in places.items():
         assert docstrings.qualified(one, f"jaxnet.{path}", known) == one.replace("load", name)
-    assert docstrings.qualified("  >>> export(1)", "jaxnet.interop.export.x", {"export"}) == (
-        "  >>> export(1)"  # which users import
-    )
+    imported = "  >>> export(1)"  # by users
+    assert docstrings.qualified(imported, "jaxnet.interop.export.x", {"export"}) == imported
 
 
 def test_a_colon_in_what_is_returned_is_no_type():
