@@ -216,17 +216,14 @@ def test_what_the_set_up_installs(command, file, device, has_jax, source, monkey
     monkeypatch.setattr("shutil.which", lambda name: name == command)
     monkeypatch.setattr("os.path.exists", lambda name: name == file)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: name in there)
-    monkeypatch.setattr("subprocess.run", lambda pip, **_: asked.append(pip) or Failed)
+    failed = types.SimpleNamespace(returncode=1)
+    monkeypatch.setattr("subprocess.run", lambda pip, **_: asked.append(pip) or failed)
     path = next(path for path in NOTEBOOKS if path.name.startswith("13"))
     with pytest.raises(SystemExit, match="could not install .* Clone jaxnet or upload its wheel"):
         exec("\n".join(first_cells(path, own_extras(path))), {})
     extras = "data,speech" + ("" if has_jax else device)
     place = (tmp_path / source).as_uri() if source else f"git+{ADDRESS}"
     assert asked[0][-2:] == ["-q", f"{NAME}[{extras}] @ {place}"]
-
-
-class Failed:
-    returncode = 1
 
 
 def test_another_jaxnet_is_told(monkeypatch):

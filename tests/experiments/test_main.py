@@ -104,9 +104,8 @@ def test_the_best_of_a_row_is_bold_and_long_tables_are_folded():
     equal = pages.table(("net", *higher("found")), (("A", "0"), ("B", "0")))
     assert equal.splitlines()[2:] == ["| A | 0 |", "| B | 0 |"]
     many = tuple((f"net {i}", "99.0", "1") for i in range(17))
-    assert "<summary>17 rows</summary>" in pages.finding(
-        "a", record("Ours", rows=many, baseline="")
-    )
+    folded = pages.finding("a", record("Ours", rows=many, baseline=""))
+    assert "<summary>17 rows</summary>" in folded
 
 
 def test_a_page_begins_with_its_pictures(two):

@@ -178,7 +178,8 @@ def test_guidance_mixes_two_velocities(monkeypatch):
     monkeypatch.setattr(flow_matching, "FEATURES", 4)
     monkeypatch.setattr(flow_matching, "MIDDLE", 8)
     given = jnp.zeros((3, 28, 28, 1)), jnp.zeros(3), jnp.arange(3)
-    params, state = velocity().init(jax.random.key(0), given)
+    net = velocity()
+    params, state = net.init(jax.random.key(0), given)
     params = jax.tree.map(lambda a: a + 0.01 * jnp.cos(jnp.arange(a.size)).reshape(a.shape), params)
     key, labels = jax.random.key(1), jnp.arange(3)
     hidden = jnp.full(3, flow_matching.HIDDEN_LABEL)
@@ -191,9 +192,7 @@ def test_guidance_mixes_two_velocities(monkeypatch):
 
         def slope(x, t):
             at = jnp.full(3, t)
-            told, untold = (
-                velocity().apply(params, state, (x, at, y))[0] for y in (labels, hidden)
-            )
+            told, untold = (net.apply(params, state, (x, at, y))[0] for y in (labels, hidden))
             return untold + guidance * (told - untold)
 
         return ((x + slope(x + slope(x, 0.0) / 2, 0.5) + 1) / 2).clip(0, 1)

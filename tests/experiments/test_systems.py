@@ -15,8 +15,7 @@ from tests.experiments.synthetic import load
 
 
 def test_slices_are_drawn_again_for_each_pass():
-    rows = np.arange(10), np.arange(10) * 2
-    slices = feeding.Slices(rows, 5, seed=0)
+    slices = feeding.Slices((np.arange(10), np.arange(10) * 2), 5, seed=0)
     first, second = (np.concatenate([a for a, _ in slices]) for _ in range(2))
     assert sorted(first) == sorted(second) == list(range(10)) and (first != second).any()
     assert all((b == 2 * a).all() for a, b in slices)
@@ -172,17 +171,12 @@ def loop(params, x):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("selective", [True, False])
-def test_all_steps_at_once_equal_a_loop_over_them(selective):
+def test_all_steps_at_once_equal_a_loop_and_slopes_finite_differences(selective):
     with enable_x64(True):
         params, _ = layer(selective).init(jax.random.key(0), X)
         params = jax.tree.map(lambda p: np.random.default_rng(p.size).normal(size=p.shape), params)
         y, _ = layer(selective).apply(params, {}, X)
     np.testing.assert_allclose(y, [loop(params, x) for x in X], rtol=1e-12, atol=1e-13)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("selective", [True, False])
-def test_gradients_are_those_of_finite_differences(selective):
     assert jn.inspect.check_gradients(layer(selective), jn.spec((2, 6, 5)))
 
 
