@@ -236,8 +236,7 @@ def test_keys_of_m_differ_by_name_call_and_from_those_of_children():
         return m(jn.Layer(lambda key, x: ({}, {}), note, "a"), x)
 
     jn.compose(forward).apply({}, {}, jnp.ones((2, 3)), key=KEY)
-    data = {tuple(jax.random.key_data(key).tolist()) for key in seen.values()}
-    assert len(data) == 4
+    assert len({tuple(jax.random.key_data(key).tolist()) for key in seen.values()}) == 4
 
 
 def test_a_missing_key_shows_the_call():

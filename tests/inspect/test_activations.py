@@ -84,9 +84,8 @@ def test_layers_in_a_loop_are_left_out():
     layer, params, state = begun(jn.compose(forward, name="net"))
     with pytest.warns(UserWarning) as seen:
         found = activations(layer, params, state, X)
-    assert [str(w.message) for w in seen] == [
-        "activations: omitted, since they run inside jax.lax.scan or the like: net/cell"
-    ]
+    words = "activations: omitted, since they run inside jax.lax.scan or the like: net/cell"
+    assert [str(w.message) for w in seen] == [words]
     assert list(found) == ["tanh"]
     jitted = jax.jit(lambda params, x: activations(layer, params, state, x)["tanh"])
     np.testing.assert_allclose(jitted(params, X), found["tanh"], 1e-6)
@@ -138,9 +137,8 @@ def test_before():
 
 def test_forward():
     layer = jn.serial(jax.nn.relu, jn.serial(jnp.log, jnp.sin, name="inner"), name="net")
-    assert str(first_nonfinite(layer, {}, {}, BAD)) == (
-        "forward: net/inner/log, output: 0 NaN and 1 Inf in 3 numbers; its input is finite"
-    )
+    words = "forward: net/inner/log, output: 0 NaN and 1 Inf in 3 numbers; its input is finite"
+    assert str(first_nonfinite(layer, {}, {}, BAD)) == words
 
 
 def test_forward_between_layers():

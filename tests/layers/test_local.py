@@ -22,8 +22,7 @@ def test_is_a_convolution_where_its_kernels_are_equal(x64, x_shape, window, opti
     params["bias"] = jnp.arange(5.0)
     y, _ = jit_apply(conv, params, {}, x)
     positions = y.shape[1:-1]
-    kernel = params["kernel"].reshape(-1, 5)
-    shared = {"kernel": kernel, "bias": params["bias"]}
+    shared = {"kernel": params["kernel"].reshape(-1, 5), "bias": params["bias"]}
     shared = {n: jnp.broadcast_to(a, (*positions, *a.shape)) for n, a in shared.items()}
     layer = jn.layers.locally_connected(5, window, **options)
     np.testing.assert_allclose(jit_apply(layer, shared, {}, x)[0], y, 1e-12, 1e-12)

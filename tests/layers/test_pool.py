@@ -19,8 +19,7 @@ def test_dilated_means_by_hand():
     """Windows of entries 0 and 2, with one zero of padding before."""
     x = [[1.0, 2, 4, 8, 16]]
     options = {"strides": 1, "dilation": (1, 2), "padding": ((0, 0), (1, 0))}
-    counted = pooled(jn.avg_pool((1, 2), **options), x)
-    np.testing.assert_allclose(counted, [[1, 2.5, 5, 10]])
+    np.testing.assert_allclose(pooled(jn.avg_pool((1, 2), **options), x), [[1, 2.5, 5, 10]])
     without = pooled(jn.avg_pool((1, 2), **options, count_include_pad=False), x)
     np.testing.assert_allclose(without, [[2, 2.5, 5, 10]])
     close(pooled(jn.layers.lp_pool(2, (1, 2), **options), x), np.sqrt([[4, 17, 68, 272]]), 1e-6, 0)
@@ -120,8 +119,7 @@ def test_second_derivatives_and_vmap(features):
     for i in range(3):
         np.testing.assert_allclose(many[i], jax.jit(jax.grad(energy))(x[i]), 1e-6)
         # The energy is x² where an entry wins, so that H x = ∇E.
-        product = jax.jvp(jax.grad(energy), (x[i],), (x[i],))[1]
-        np.testing.assert_allclose(product, many[i], 1e-5)
+        np.testing.assert_allclose(jax.jvp(jax.grad(energy), (x[i],), (x[i],))[1], many[i], 1e-5)
 
 
 @pytest.mark.parametrize("size", [1e16, 1e-17])

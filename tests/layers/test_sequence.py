@@ -54,8 +54,7 @@ def test_both_directions_by_hand():
 
 
 def test_directions_have_params_of_their_own():
-    net = jn.bidirectional(jn.gru(4))
-    params, _ = net.init(jax.random.key(0), jn.spec((3, 5, 2)))
+    params, _ = jn.bidirectional(jn.gru(4)).init(jax.random.key(0), jn.spec((3, 5, 2)))
     assert sorted(params) == ["backward", "forward"]
     assert (params["forward"]["kernel"] != params["backward"]["kernel"]).any()
     unlike = jn.bidirectional(jn.gru(4), jn.lstm(7))
