@@ -26,13 +26,10 @@ KINDS = {
 }  # fmt: skip
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("kind", KINDS)
-def test_images_and_gradients_are_those_of_transformers(kind, tmp_path, monkeypatch):
-    name, head, more = KINDS[kind]
-    monkeypatch.setitem(OTHERS, name, (VISION[name][0], VISION[name][1] | more))
-    torch, model = published(name, tmp_path, head)
-    net, params, state = load(tmp_path)
+def compared(name, head, folder):
+    """A model of transformers and ours, after a comparison of outputs, gradients and ways back."""
+    torch, model = published(name, folder, head)
+    net, params, state = load(folder)
     given, theirs = inputs(name, IDS, IMAGES)
     wanted = outputs(torch, model, theirs)
 
@@ -43,10 +40,19 @@ def test_images_and_gradients_are_those_of_transformers(kind, tmp_path, monkeypa
     grads, found = jax.jit(jax.grad(loss, has_aux=True))(params)
     np.testing.assert_allclose(found, wanted.detach(), rtol=1e-5, atol=1e-5)
     wanted.sin().sum().backward()
-    slopes_agree(model, net, grads, state, tmp_path, 2e-4)
-    save(tmp_path / "back", net, params, state)
-    again = type(model).from_pretrained(tmp_path / "back", attn_implementation="eager").eval()
+    slopes_agree(model, net, grads, state, folder, 2e-4)
+    save(folder / "back", net, params, state)
+    again = type(model).from_pretrained(folder / "back", attn_implementation="eager").eval()
     np.testing.assert_array_equal(outputs(torch, again, theirs).detach(), wanted.detach())
+    return torch, model, net, params, state
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+def test_images_and_gradients_are_those_of_transformers(kind, tmp_path, monkeypatch):
+    name, head, more = KINDS[kind]
+    monkeypatch.setitem(OTHERS, name, (VISION[name][0], VISION[name][1] | more))
+    torch, model, net, params, state = compared(name, head, tmp_path)
     given, theirs = inputs(name, IDS, WIDE)
     options = {} if name == "dinov2" else {"interpolate_pos_encoding": True}
     wanted = outputs(torch, model, theirs, **options).detach()
