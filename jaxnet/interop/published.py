@@ -51,7 +51,8 @@ def load(
       ids or (ids, mask), see `jaxnet.models.published.encoders`. ViT, DeiT and DINOv2 take images
       (batch, height, width, 3), whose pixels are normalized as preprocessor_config.json says, see
       `jaxnet.models.published.vision`. CLIP and SigLIP take (images, ids), or None for one of them,
-      see `jaxnet.models.published.pairs`.
+      see `jaxnet.models.published.pairs`. Whisper takes (features, ids) of speech, see
+      `jaxnet.models.published.whisper`.
 
     Raises:
       OSError: If a file is missing or cannot be read.
@@ -72,10 +73,10 @@ def load(
     found = complete("load", config, FAMILIES)
     family = FAMILIES[found.family]
     how = family.stored(found, stored)
-    net, table = family.net(**how.options), family.rows(found, how)
+    net, table, x = family.net(**how.options), family.rows(found, how), how.x or family.x
     if integers:
-        net, table, stored = with_integers(net, family.x, table, stored)
-    params, state = by_names(net, stored, family.x, table, leave=how.leave, dtype=dtype, put=put)
+        net, table, stored = with_integers(net, x, table, stored)
+    params, state = by_names(net, stored, x, table, leave=how.leave, dtype=dtype, put=put)
     return described(net, found.given), params, state
 
 
@@ -125,7 +126,7 @@ def save(
     found = complete("save", config, FAMILIES)
     family = FAMILIES[found.family]
     how = family.stored(found, None)
-    arrays = to_names(net, params, state, family.x, family.rows(found, how))
+    arrays = to_names(net, params, state, how.x or family.x, family.rows(found, how))
     folder = file_path("save", folder)
     dtypes = {str(array.dtype) for array in arrays.values()}
     written = dict(config) | ({"torch_dtype": dtypes.pop()} if len(dtypes) == 1 else {})

@@ -69,7 +69,12 @@ ENCODERS = {
 
 T5 = {"vocab_size": 97, "d_model": 24, "d_kv": 6, "d_ff": 40, "num_layers": 2, "num_heads": 4,
       "decoder_start_token_id": 0}  # fmt: skip
-PAIRS = {"t5": ("T5", T5), "mt5": ("MT5", T5 | {"feed_forward_proj": "gated-gelu"})}
+WHISPER = {"vocab_size": 97, "d_model": 24, "num_mel_bins": 8, "max_source_positions": 20,
+           "encoder_layers": 2, "encoder_attention_heads": 4, "encoder_ffn_dim": 40,
+           "decoder_layers": 3, "decoder_attention_heads": 3, "decoder_ffn_dim": 36,
+           "begin_suppress_tokens": None}  # fmt: skip
+PAIRS = {"t5": ("T5", T5), "mt5": ("MT5", T5 | {"feed_forward_proj": "gated-gelu"}),
+         "whisper": ("Whisper", WHISPER)}  # fmt: skip
 SEEN = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 4, "image_size": 16,
         "patch_size": 4}  # fmt: skip
 VIT = SEEN | {"intermediate_size": 40, "num_labels": 5}
@@ -106,8 +111,11 @@ def published(name, folder, head=None):
     return torch, model
 
 
-def inputs(name, ids, images):
+def inputs(name, ids, images) -> tuple:
     """Inputs of a net of that name, and of its model in transformers."""
+    if name == "whisper":
+        x = np.random.default_rng(0).normal(size=(len(ids), 40, 8)).astype(np.float32)
+        return (x, ids), {"input_features": np.moveaxis(x, -1, 1), "decoder_input_ids": ids}
     pixels = {"pixel_values": np.moveaxis(images, -1, 1)}
     if name in VISION:
         both = name in ("clip", "siglip")

@@ -8,11 +8,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from jaxnet.models.published import decoders, encoders, pairs, t5, vision
+from jaxnet.models.published import decoders, encoders, pairs, t5, vision, whisper
 from jaxnet.models.published.config import complete as complete
 from jaxnet.models.published.integers import with_integers as with_integers
 
 FAMILIES = decoders.FAMILIES | encoders.FAMILIES | t5.FAMILIES | vision.FAMILIES | pairs.FAMILIES
+FAMILIES |= whisper.FAMILIES
 
 
 def decoder_config(config: str | Path | Mapping[str, Any]) -> dict[str, Any]:

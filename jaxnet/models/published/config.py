@@ -89,11 +89,13 @@ class Stored(NamedTuple):
       options: Options of the family's net.
       prefix: Beginning of the names.
       leave: Patterns of names that are not read.
+      x: Spec of an input, if it depends on the options; None is that of the family.
     """
 
     options: dict[str, Any]
     prefix: str
     leave: tuple[str, ...] = ()
+    x: Any = None
 
 
 class Family(NamedTuple):
@@ -224,7 +226,8 @@ KINDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
         lambda value: isinstance(value, list) and all(one in (0, 1) for one in value),
     ),
     **dict.fromkeys(["hidden_dropout_prob", "dropout", "dropout_rate"], SHARE),
-    "num_decoder_layers": LAYERS, "scale_decoder_outputs": FLAG,
+    **dict.fromkeys(["num_decoder_layers", "encoder_layers", "decoder_layers"], LAYERS),
+    "scale_decoder_outputs": FLAG,
     "feed_forward_proj": ("a word", lambda value: isinstance(value, str)),
     "layer_types": (
         f"a list of {' and '.join(KIND)}",

@@ -59,6 +59,7 @@ def test_a_wrong_entry_is_named(family, entry, words):
     ("vit", {"architectures": 5}, "architectures must be one of ViTModel, ViTForImageC.*, got 5"),
     ("deit", {"num_attention_heads": 5}, "the number of heads must divide the width 768, got 5"),
     ("clip", {"text_config": {"hidden_act": "x"}}, "text_config: hidden_act must be one of silu"),
+    ("whisper", {"num_hidden_layers": 5}, "num_hidden_layers must be 4, as encoder_layers, got 5"),
     ("siglip", {"text_config": {"projection_size": 5}}, "projection_size must be 768, the hidden"),
 ])  # fmt: skip
 def test_a_wrong_entry_of_another_family_is_named(family, entries, words):

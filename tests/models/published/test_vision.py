@@ -1,4 +1,4 @@
-"""Encoders of images, and of images with texts, against transformers, and their published sizes."""
+"""Images, images with texts, and speech, against transformers, and the published sizes."""
 
 import jax
 import jax.numpy as jnp
@@ -61,7 +61,7 @@ def test_images_and_gradients_are_those_of_transformers(kind, tmp_path, monkeypa
 
 @pytest.mark.slow
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
-@pytest.mark.parametrize("name", ["bert", *VISION])
+@pytest.mark.parametrize("name", ["bert", *VISION, "whisper"])
 def test_sixteen_bits_are_near(name, dtype, tmp_path):
     torch, model = published(name, tmp_path)
     net, params, state = load(tmp_path)
@@ -91,11 +91,12 @@ CLASSES = {"id2label": {str(i): f"class {i}" for i in range(1000)}}
     ("CLIPModel", CLIP, 151_277_313),
     ("CLIPModel", {"text_config_dict": {}, "text_config": {"hidden_size": 9}}, 151_277_313),
     ("SiglipModel", {"text_config": {"vocab_size": 32_000}, "vision_config": {}}, 203_155_970),
+    ("WhisperForConditionalGeneration", {"num_hidden_layers": 4, "max_length": 448}, 37_760_640),
 ])  # fmt: skip
 def test_published_configurations_have_their_published_sizes(architecture, entries, size):
-    family = next(name for name, (kind, _) in VISION.items() if architecture.startswith(kind))
+    family = next(name for name, (kind, _) in OTHERS.items() if architecture.startswith(kind))
     config = entries | {"model_type": family, "architectures": [architecture]}
-    found = FAMILIES[family]
-    net = found.net(**found.options(complete("load", config, FAMILIES)))
-    params, _ = jax.eval_shape(net.init, jax.random.key(0), found.x)
+    how = FAMILIES[family].stored(complete("load", config, FAMILIES), None)
+    net, x = FAMILIES[family].net(**how.options), how.x or FAMILIES[family].x
+    params, _ = jax.eval_shape(net.init, jax.random.key(0), x)
     assert sum(leaf.size for leaf in jax.tree.leaves(params)) == size
