@@ -86,9 +86,7 @@ def test_positions_of_vit_belong_to_a_size_of_images():
     net = models.vit("b_16")
     params, _ = jax.eval_shape(net.init, jax.random.key(0), jn.spec((2, 32, 48, 3)))
     assert params["positions"].shape == (1, 7, 768) and params["class_token"].shape == (1, 1, 768)
-    assert {name for name in params if "_" in name} == {
-        "class_token", *(f"block_{i}" for i in range(1, 13)),
-    }  # fmt: skip
+    assert {"block_1", "block_12"} <= set(params) and len(params) == 17
 
 
 def test_a_layer_of_100_on_28x28_has_78400_weights():
