@@ -34,7 +34,7 @@ ELSEWHERE = {
     "16": "0.29",  # differences
     "17": "1,438 75% 896 896",  # size of a dataset; of a paper; an exercise
     "18": "90",  # degrees
-    "22": "135 0.35 0.71",  # millions; of a picture
+    "22": "135 98 98 0.35 0.71",  # millions; megabytes of a file; of a picture
     "23": "255",  # candidates
 }
 # Lesson -> the experiment whose records it cites, and the numbers.
