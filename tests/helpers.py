@@ -15,6 +15,8 @@ import pytest
 import jaxnet as jn
 from jaxnet.services.jaxprs import jaxprs_among
 
+KEY = jax.random.key(0)
+
 
 def refused(cases: Iterable[tuple], error: type = ValueError) -> Callable:
     """Makes a test of what a function refuses: a case has its arguments and the words of the error.

@@ -10,9 +10,7 @@ import pytest
 import jaxnet as jn
 from jaxnet.nets import check_net
 from jaxnet.tools import at_least, read_sequence
-from tests.helpers import jit_apply
-
-KEY = jax.random.key(0)
+from tests.helpers import KEY, jit_apply
 
 
 def scale(value=2.0, name="scale"):

@@ -8,11 +8,10 @@ import pytest
 
 import jaxnet as jn
 from tests.catalogue import ROWS, fill
-from tests.helpers import close
+from tests.helpers import KEY, close
 
 if jax.default_backend() != "gpu":
     pytest.skip("needs a GPU; experiments.benchmarks.gpu runs it there", allow_module_level=True)
-KEY = jax.random.key(0)
 
 
 def on_both(function, *given):

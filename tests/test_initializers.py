@@ -6,9 +6,8 @@ import numpy as np
 import pytest
 
 from jaxnet import initializers as ours
-from tests.helpers import refuses
+from tests.helpers import KEY, refuses
 
-KEY = jax.random.key(0)
 NAMES = ["lecun_normal", "he_normal", "glorot_normal", "glorot_uniform"]
 PAIRS = [(getattr(ours, name), getattr(jax.nn.initializers, name)) for name in NAMES]
 pairs = pytest.mark.parametrize(("mine", "theirs"), PAIRS, ids=NAMES)

@@ -11,9 +11,7 @@ import pytest
 import jaxnet as jn
 from jaxnet.initializers import zeros
 from jaxnet.services.trees import memo_of
-from tests.helpers import jit_apply, jit_init, refused, refuses, shapes
-
-KEY = jax.random.key(0)
+from tests.helpers import KEY, jit_apply, jit_init, refused, refuses, shapes
 
 # Made once by this code with jax 0.12.0, equal with 0.10.2; they hold the derivation of keys.
 GOLDEN_KEY = [3289192318, 3726251065]

@@ -2,7 +2,6 @@
 
 import functools
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -10,9 +9,7 @@ import pytest
 import jaxnet as jn
 from jaxnet.core import as_layer, param_dtype
 from jaxnet.services.functions import function_name
-from tests.helpers import refused
-
-KEY = jax.random.key(0)
+from tests.helpers import KEY, refused
 
 
 def pair(name, params={}, state={}, apply=lambda p, x: x):  # noqa: B006 (never changed)

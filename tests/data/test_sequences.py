@@ -1,16 +1,13 @@
 """Padding, buckets and windows: every token where it belongs, none lost, none twice."""
 
-import jax
 import numpy as np
 import optax
 import pytest
 
 import jaxnet as jn
 from jaxnet.data.sequences import bucketed, overlapping, packed, pad, windows
-from tests.helpers import refuses
+from tests.helpers import KEY, refuses
 from tests.training.conftest import started
-
-KEY = jax.random.key(0)
 
 
 def ragged(n=23, longest=9, seed=0, first=1):

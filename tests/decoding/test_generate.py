@@ -12,10 +12,9 @@ import pytest
 import jaxnet as jn
 from jaxnet.decoding import beam_search, filter_logits, generate, iterate
 from jaxnet.services.trees import memo_of
-from tests.helpers import close, jit_init, refused
+from tests.helpers import KEY, close, jit_init, refused
 
 KEYS_MAY_REPEAT = True  # equal draws are compared
-KEY = jax.random.key(0)
 PROMPTS = [[3, 1, 4, 1, 5], [9], [2, 6, 5]]
 
 

@@ -1,4 +1,3 @@
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -8,12 +7,11 @@ pytest.importorskip("sklearn", reason="needs the extra jaxnet-toolkit[data]")
 import jaxnet as jn
 from experiments.centroids import fit_rbf_centers, triangle
 from jaxnet.unsupervised.kmeans import random_vectors
-from tests.helpers import jit_apply
+from tests.helpers import KEY, jit_apply
 
 KEYS_MAY_REPEAT = True  # a fit is compared with the vectors that it drew
 DRAW = np.random.default_rng(0)
 X = (DRAW.normal(size=(100, 3)) + 100).astype(np.float32)  # far from 0: squares would lose digits
-KEY = jax.random.key(0)
 
 
 def distances(x, centers):

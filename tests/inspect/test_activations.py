@@ -8,9 +8,8 @@ import pytest
 
 import jaxnet as jn
 from jaxnet.inspect import activations, first_nonfinite
-from tests.helpers import jit_apply, jit_init
+from tests.helpers import KEY, jit_apply, jit_init
 
-KEY = jax.random.key(0)
 X = jnp.asarray(np.random.default_rng(0).normal(size=(2, 5)), jnp.float32)
 
 

@@ -12,10 +12,9 @@ import jaxnet as jn
 from jaxnet.interop import load_adapter, save_adapter
 from jaxnet.services.trees import flat
 from jaxnet.transforms.kernels import replaced
-from tests.helpers import close, jit_apply, jit_init, shapes
+from tests.helpers import KEY, close, jit_apply, jit_init, shapes
 from tests.interop.test_published import LLAMA
 
-KEY = jax.random.key(0)
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 TEXT = np.arange(12).reshape(2, 6) % 11
 GPT2 = {"model_type": "gpt2", "vocab_size": 11, "n_embd": 8, "n_layer": 2, "n_head": 2}

@@ -6,9 +6,7 @@ import numpy as np
 import pytest
 
 import jaxnet as jn
-from tests.helpers import jit_apply, refuses
-
-KEY = jax.random.key(0)
+from tests.helpers import KEY, jit_apply, refuses
 
 
 def test_a_fresh_layer_keeps_the_variance():

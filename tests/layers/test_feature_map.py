@@ -7,9 +7,8 @@ import pytest
 
 import jaxnet as jn
 from jaxnet.layers import polynomial, random_fourier, rbf
-from tests.helpers import jit_apply, refuses
+from tests.helpers import KEY, jit_apply, refuses
 
-KEY = jax.random.key(0)
 X = np.random.default_rng(0).normal(size=(7, 4))
 
 

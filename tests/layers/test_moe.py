@@ -9,9 +9,7 @@ import optax
 import pytest
 
 import jaxnet as jn
-from tests.helpers import close, jit_apply, refuses
-
-KEY = jax.random.key(0)
+from tests.helpers import KEY, close, jit_apply, refuses
 
 
 def gated(m, x):

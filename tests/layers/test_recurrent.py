@@ -109,6 +109,8 @@ def test_two_halves_with_states_are_the_whole(kind, x64):
     b, _ = jit_apply(layer, params, {}, {"x": x[:, 2:], "initial": a["final"]})
     close(jnp.concatenate([a["x"], b["x"]], 1), whole["x"], 1e-13)
     close(b["final"], whole["final"], 1e-13)
+    kept = jn.start_stream(jn.stream(layer), jn.spec((BATCH, TIME, INPUTS)), {})
+    assert {leaf.shape for leaf in jax.tree.leaves(kept)} == {(BATCH, FEATURES)}
 
 
 @pytest.mark.fast_cases("gru")

@@ -10,7 +10,7 @@ import pytest
 
 import jaxnet as jn
 from jaxnet import losses, metrics
-from tests.helpers import refused, refuses
+from tests.helpers import KEY, refused, refuses
 from tests.losses.common import NET, TAKERS
 
 Z, Y = jnp.ones((4, 3)), jnp.array([0, 1, 2, 0])
@@ -89,9 +89,6 @@ def test_a_factory_of_two_options_is_found_when_used(taker):
     }  # fmt: skip
     with pytest.raises(TypeError, match=r"_two returned a function: pass .*_of_two\(...\)"):
         run[taker](TAKERS[taker](factory_of_two))
-
-
-KEY = jax.random.key(0)
 
 
 def train_recurrent(objective):

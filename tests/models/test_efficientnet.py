@@ -9,6 +9,10 @@ from jaxnet.models import efficientnet
 from tests.models.sizes import count
 
 
+def test_parameters():
+    assert count(efficientnet(), (2, 224, 224, 3)) == 5_288_548
+
+
 @pytest.mark.slow
 def test_later_blocks_drop_more_paths(monkeypatch):
     rates = []

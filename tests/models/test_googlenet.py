@@ -5,6 +5,11 @@ import numpy as np
 import pytest
 
 import jaxnet as jn
+from tests.models.sizes import count
+
+
+def test_parameters():
+    assert count(jn.models.googlenet(normalized=True), (2, 224, 224, 3)) == 6_624_904
 
 
 @pytest.mark.long

@@ -2,12 +2,14 @@
 
 import pytest
 
-from jaxnet.models import mobilenet_v2
+from jaxnet.models import mobilenet_v2, mobilenet_v3
 from tests.models.sizes import count
 
 
-@pytest.mark.parametrize(("width", "parameters"), [
-    (1.0, 3_504_872), pytest.param(0.5, 1_968_680, marks=pytest.mark.slow),
+@pytest.mark.parametrize(("net", "parameters"), [
+    (mobilenet_v2(), 3_504_872), (mobilenet_v3("small"), 2_542_856),
+    (mobilenet_v3("large"), 5_483_032),
+    pytest.param(mobilenet_v2(width=0.5), 1_968_680, marks=pytest.mark.slow),
 ])  # fmt: skip
-def test_parameters_of_other_widths(width, parameters):
-    assert count(mobilenet_v2(width=width), (2, 224, 224, 3)) == parameters
+def test_parameters(net, parameters):
+    assert count(net, (2, 224, 224, 3)) == parameters

@@ -7,9 +7,8 @@ import pytest
 
 import jaxnet as jn
 from jaxnet import models
-from tests.helpers import close, refuses
+from tests.helpers import KEY, close, refuses
 
-KEY = jax.random.key(0)
 CORNERS = np.array([[0, 0], [0, 1], [1, 0], [1, 1]], np.float32)
 XOR = np.array([0, 1, 1, 0], np.float32)
 

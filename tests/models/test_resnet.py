@@ -9,6 +9,7 @@ from tests.models.sizes import count
 
 def test_parameters():
     assert count(cifar_resnet(8), (2, 32, 32, 3)) == 464 + 4672 + 14528 + 57728 + 650
+    assert count(jn.models.resnet(50), (2, 224, 224, 3)) == 25_557_032
 
 
 @pytest.mark.slow

@@ -12,9 +12,8 @@ from jaxnet.core import as_layer
 from jaxnet.services import checks
 from jaxnet.services.checks import as_array, at_least, check_data, on_host, within
 from jaxnet.services.jax_versions import enable_x64
-from tests.helpers import refused, refuses
+from tests.helpers import KEY, refused, refuses
 
-KEY = jax.random.key(0)
 X = jnp.ones(3)
 
 

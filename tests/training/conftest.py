@@ -6,9 +6,8 @@ import optax
 import pytest
 
 import jaxnet as jn
-from tests.helpers import close
+from tests.helpers import KEY, close
 
-KEY = jax.random.key(0)
 LOSS = optax.softmax_cross_entropy_with_integer_labels
 
 

@@ -9,10 +9,9 @@ import pytest
 
 import jaxnet as jn
 from jaxnet.services.trees import flat
-from tests.helpers import close, jit_apply, refused, shapes
+from tests.helpers import KEY, close, jit_apply, refused, shapes
 
 KEYS_MAY_REPEAT = True  # the key draws nothing but params and inputs
-KEY = jax.random.key(0)
 TOKENS = jn.spec((2, 5), jnp.int32)
 
 

@@ -6,9 +6,8 @@ import numpy as np
 import pytest
 
 import jaxnet as jn
-from tests.helpers import close, jit_apply, refused
+from tests.helpers import KEY, close, jit_apply, refused
 
-KEY = jax.random.key(0)
 X = jax.random.normal(jax.random.key(9), (4, 3))
 
 

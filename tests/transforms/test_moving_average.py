@@ -7,9 +7,8 @@ import optax
 import pytest
 
 import jaxnet as jn
-from tests.helpers import close, jit_apply, refused
+from tests.helpers import KEY, close, jit_apply, refused
 
-KEY = jax.random.key(0)
 X = jax.random.normal(jax.random.key(1), (6, 3))
 LATER = jax.random.normal(jax.random.key(2), (6, 3))
 

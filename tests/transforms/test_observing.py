@@ -8,11 +8,8 @@ import pytest
 
 import jaxnet as jn
 from jaxnet.services.trees import flat
-from tests.helpers import refused, refuses
+from tests.helpers import KEY, refused, refuses
 from tests.transforms.test_copies import X
-
-KEY = jax.random.key(0)
-
 
 MAKES = pytest.mark.parametrize("make", [
     lambda layer: jn.repeat(layer, 2), lambda layer: jn.ensemble(layer, 2), jn.remat, jn.freeze,

@@ -22,6 +22,14 @@ def test_weight_norm_inside_a_net_keeps_the_keys_and_names():
     assert jn.transforms.weight_norm(jn.dense(1), name="other").name == "other"
 
 
+def test_weight_norm_leaves_what_is_named_like_its_parts():
+    own = {"g": jnp.ones(2), "v": draw(3, 2)}
+    both = jn.parallel(jn.stateless(lambda key, x: own, lambda p, x: x @ p["v"]), jn.dense(2))
+    net = jn.transforms.weight_norm(both)
+    found, _ = jit_apply(net, *net.init(key(), jn.spec((2, 3))), draw(2, 3))
+    np.testing.assert_allclose(found[0], draw(2, 3) @ own["v"], rtol=1e-5)
+
+
 @pytest.mark.slow
 def test_weight_norm_of_a_convolution_has_a_length_per_output(x64):
     v, g, x = draw(3, 4, 5), draw(5, seed=1), draw(2, 9, 4)

@@ -10,9 +10,7 @@ import pytest
 import jaxnet as jn
 from tests.catalogue import ROWS, Row, cases, fill
 from tests.core import test_run
-from tests.helpers import jit_apply, refused
-
-KEY = jax.random.key(0)
+from tests.helpers import KEY, jit_apply, refused
 
 
 def first(given):

@@ -15,10 +15,9 @@ from jaxnet.unsupervised import autoencoder
 from jaxnet.unsupervised.autoencoder import fit_sparse_autoencoder, reconstruction, with_code
 from jaxnet.unsupervised.check import standardized
 from jaxnet.unsupervised.kmeans import fit_kmeans, fit_random_vectors, kmeans, random_vectors
-from tests.helpers import close, jit_apply, refuses, shapes
+from tests.helpers import KEY, close, jit_apply, refuses, shapes
 
 KEYS_MAY_REPEAT = True  # values are compared at equal keys
-KEY = jax.random.key(0)
 RANDOM = np.random.default_rng(0)
 X = RANDOM.uniform(size=(6, 7))
 ENCODER = jn.serial(jn.dense(4), jnp.tanh, jn.dense(3), jax.nn.sigmoid)

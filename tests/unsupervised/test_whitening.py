@@ -1,15 +1,13 @@
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import jaxnet as jn
 from jaxnet.unsupervised.whitening import fit_pca, fit_whitening
-from tests.helpers import jit_apply, refuses
+from tests.helpers import KEY, jit_apply, refuses
 
 MIX = np.random.default_rng(1).normal(size=(7, 7)) * np.linspace(3, 0.3, 7)
 X = np.random.default_rng(0).normal(size=(60, 7)) @ MIX + np.arange(7.0)
-KEY = jax.random.key(0)
 
 
 def outputs(params, x):

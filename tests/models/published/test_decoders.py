@@ -145,8 +145,11 @@ def test_the_length_of_the_stream_decides_how_longrope_turns(tmp_path):
         y, kept = text.apply(params, jn.start_stream(text, ids, state), ids[:, :3])
         z, _ = text.apply(params, kept, ids[:, 3:length])
         np.testing.assert_allclose(jnp.concatenate([y, z], 1), whole, 1e-4, 1e-5)
+    short = jn.models.decoder(**jn.models.decoder_config(config))
+    y, z = (one.apply(params, state, ids[:, :4])[0] for one in (short, net))
+    np.testing.assert_allclose(y, z, 1e-4, 1e-5)
     with pytest.raises(ValueError, match="up to 4 positions with these options.*got 6"):
-        jn.models.decoder(**jn.models.decoder_config(config)).apply(params, state, ids)
+        short.apply(params, state, ids)
 
 
 @pytest.mark.parametrize(("config", "base"), [
