@@ -112,7 +112,7 @@ def save(
       >>> sorted(params)
       ['block_0', 'embedding', 'norm', 'positions']
     """
-    from jaxnet.models.published import FAMILIES, complete
+    from jaxnet.models.published import FAMILIES, complete, with_dtype
 
     net = as_layer(net, "save", "net")
     if config is None:
@@ -128,8 +128,7 @@ def save(
     how = family.stored(found, None)
     arrays = to_names(net, params, state, how.x or family.x, family.rows(found, how))
     folder = file_path("save", folder)
-    dtypes = {str(array.dtype) for array in arrays.values()}
-    written = dict(config) | ({"torch_dtype": dtypes.pop()} if len(dtypes) == 1 else {})
+    written = with_dtype(config, arrays)
     write_files("save", folder / "config.json", written, folder / "model.safetensors", arrays)
 
 

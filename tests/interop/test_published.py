@@ -166,16 +166,14 @@ def test_several_files_are_read_cast_and_placed(tmp_path):
     net, found, state = load(tmp_path)
     jax.tree.map(np.testing.assert_array_equal, found, params)
     seen = []
-
-    def put(path, array):
-        seen.append((path, array.dtype))
-        return array
-
-    _, half, _ = load(tmp_path, dtype=jnp.bfloat16, put=put)
+    put = lambda path, array: seen.append((path, array.dtype)) or array  # noqa: E731
+    net, half, _ = load(tmp_path, dtype=jnp.bfloat16, put=put)
     assert {leaf.dtype.name for leaf in jax.tree.leaves(half)} == {"bfloat16"}
     assert len(seen) == len(names) and all(dtype == jnp.bfloat16 for _, dtype in seen)
     assert [path for path, _ in seen][:2] == ["block_0/attention/key/kernel",
                                              "block_0/attention/out/kernel"]  # fmt: skip
+    jn.interop.save(tmp_path / "b", net, half, state, config=LLAMA | {"dtype": "float32"})
+    assert '"torch_dtype": "bfloat16"\n}' in (tmp_path / "b/config.json").read_text()
 
 
 @pytest.mark.parametrize(("change", "words"), [

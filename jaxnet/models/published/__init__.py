@@ -10,6 +10,7 @@ from typing import Any
 
 from jaxnet.models.published import decoders, encoders, pairs, t5, vision, whisper
 from jaxnet.models.published.config import complete as complete
+from jaxnet.models.published.config import with_dtype as with_dtype
 from jaxnet.models.published.integers import with_integers as with_integers
 
 FAMILIES = decoders.FAMILIES | encoders.FAMILIES | t5.FAMILIES | vision.FAMILIES | pairs.FAMILIES

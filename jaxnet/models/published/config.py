@@ -268,6 +268,18 @@ MAY_BE_NULL = {
 }  # fmt: skip
 
 
+def with_dtype(config: Mapping[str, Any], arrays: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a configuration that says the dtype of the arrays, if they have one.
+
+    Example:
+      >>> with_dtype({"dtype": "float16"}, {"bias": jnp.zeros(3)})
+      {'torch_dtype': 'float32'}
+    """
+    dtypes = {str(array.dtype) for array in arrays.values()}
+    kept = without(dict(config), "dtype")  # the newer name, which would count
+    return kept | ({"torch_dtype": dtypes.pop()} if len(dtypes) == 1 else {})
+
+
 def without(entries: dict[str, Any], *names: str) -> dict[str, Any]:
     """Return entries without some.
 
