@@ -29,7 +29,9 @@ SCALING = {
     "rope.scaling.type": "rope_type", "rope.scaling.factor": "factor",
     "rope.scaling.original_context_length": "original_max_position_embeddings",
 }  # fmt: skip
-BITS = {"Q8_0": 8, "Q4_0": 4, "Q4_1": 4}  # of weights that are integers with a scale per group
+# Of weights that are integers: their bits, and the names of the floats of a group.
+BITS = {"Q8_0": 8, "Q4_0": 4, "Q4_1": 4}
+FLOATS = {"Q8_0": ("scale",), "Q4_0": ("scale",), "Q4_1": ("scale", "lowest")}
 GROUP = 32
 IGNORED = {"vocab_size", "rope.dimension_count", "attention.value_length"}
 NAMES = {
@@ -113,7 +115,9 @@ def _read(
 class Tensors(OneByOne):
     """Weights of a file by their names in transformers, each made floats when it is read.
 
-    "name.numbers", "name.scale" and "name.lowest" are the parts of integers, see `integers`.
+    Those that are integers have parts too: "name.numbers", "name.scale" of each 32 inputs and, if
+    it has one, "name.lowest". The weights (outputs, inputs) are numbers * scale, or
+    (numbers + 8) * scale + lowest.
 
     Fields:
       kinds: Bits of the weights that can be read as integers, by name.
@@ -134,22 +138,9 @@ class Tensors(OneByOne):
         kinds = ((name, BITS.get(tensor.tensor_type.name)) for name, tensor in self._found.items())
         self.kinds = {name: bits for name, bits in kinds if bits}
 
-    def integers(self, name: str) -> dict[str, np.ndarray]:
-        """Return the numbers of weights (outputs, inputs), and the scale of each 32 inputs.
-
-        The weights are numbers * scale, or (numbers + 8) * scale + lowest if there is a lowest.
-        """
-        tensor = self._found[name]
-        rows, bits = len(tensor.data), self.kinds[name]
-        size = GROUP * tensor.data.shape[-1] // int(tensor.shape[0])
-        blocks = tensor.data.reshape(rows, -1, size)
-        floats, numbers = np.split(blocks, [-4 * bits], -1)
-        if bits == 4:  # the first half in the low bits, and 8 more than the integers
-            numbers = np.concatenate([numbers & 15, numbers >> 4], -1) - np.uint8(8)
-        found = {"numbers": numbers.view(np.int8).reshape(rows, -1)}
-        floats = np.moveaxis(floats.copy().view(np.float16), -1, 0)
-        found |= zip(("scale", "lowest"), floats, strict=False)
-        return {part: self._turned(tensor, array) for part, array in found.items()}
+    def floats_of(self, name: str) -> tuple[str, ...]:
+        """Return the names of the parts of integers that are floats."""
+        return FLOATS[self._found[name].tensor_type.name]
 
     def chosen(self, names: Iterable[str]) -> "Tensors":
         """Return the same weights, of which only these have to be used."""
@@ -176,11 +167,23 @@ class Tensors(OneByOne):
     def __getitem__(self, name: str) -> np.ndarray:
         whole, _, part = name.rpartition(".")
         if whole in self.kinds:
-            return self.integers(whole)[part]
+            return self._part(whole, part)
         tensor = self._found[name]
         array = self._quants.dequantize(tensor.data, tensor.tensor_type)
         array = np.asarray(self._turned(tensor, array), np.float32)
         return array - 1 if self._gemma and name.endswith("norm.weight") else array  # 1 is added
+
+    def _part(self, name: str, part: str) -> np.ndarray:
+        """Return a part of integers."""
+        tensor, bits, floats = self._found[name], self.kinds[name], self.floats_of(name)
+        rows, size = len(tensor.data), GROUP * tensor.data.shape[-1] // int(tensor.shape[0])
+        stored, array = np.split(tensor.data.reshape(rows, -1, size), [2 * len(floats)], -1)
+        if part in floats:
+            array = stored.copy().view(np.float16)[..., floats.index(part)]
+            return self._turned(tensor, array)
+        if bits == 4:  # the first half in the low bits, and 8 more than the integers
+            array = np.concatenate([array & 15, array >> 4], -1) - np.uint8(8)
+        return self._turned(tensor, array.view(np.int8).reshape(rows, -1))
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._names)

@@ -52,19 +52,19 @@ def with_integers(
                 continue
             small.setdefault(bits, []).append(path)
             name, *changes = table.pop(path)
-            parts = weights.integers(name)
-            names += [f"{name}.{part}" for part in parts]
+            floats = weights.floats_of(name)
+            names += [f"{name}.{part}" for part in ("numbers", *floats)]
             axis = next(a for a, count in enumerate(scales) if count != shape[a])
             key = next(key for key in _at(found, path) if key != "scale")
             pack = [_packed] if key == "int4" else []
             table[f"{path}/{key}"] = (f"{name}.numbers", *changes, *pack)
-            lowest += [path] * ("lowest" in parts)
-            for part in parts.keys() - {"numbers"}:
+            lowest += [path] * ("lowest" in floats)
+            for part in floats:
                 table[f"{path}/{part}"] = (f"{name}.{part}", _spread, *changes, _every(axis))
     if not small:
         raise missing
-    floats = {name for name, *_ in table.values() if name in kinds}
-    return _mixed(net, small, lowest), table, weights.chosen([*names, *floats])
+    names += {name for name, *_ in table.values() if name in kinds}
+    return _mixed(net, small, lowest), table, weights.chosen(names)
 
 
 def _mixed(net: jn.Layer, small: Mapping[int, list[str]], lowest: list[str]) -> jn.Layer:
