@@ -418,7 +418,7 @@ def how_stored(config: Config, weights: Mapping[str, Any] | None) -> Stored:
     words = first + EMBEDDING[gpt2]
     if HEAD in weights and words in weights and options["tied"]:
         # Whoever changed one of them, as by adding tokens, did not untie them in the config.
-        if np.array_equal(np.asarray(weights[HEAD]), np.asarray(weights[words])):
+        if np.array_equal(weights[HEAD], weights[words]):
             leave.append(HEAD)
         else:
             options["tied"] = False

@@ -129,10 +129,7 @@ def how_stored(config: Config, weights: Mapping[str, Any] | None) -> Stored:
     found, head = options(config), "lm_head.weight"
     if weights is None:
         return Stored(found, "")
-    same = head not in weights or np.array_equal(
-        np.asarray(weights[head]), np.asarray(weights[WORDS])
-    )
-    found["tied"] = same
+    found["tied"] = same = head not in weights or np.array_equal(weights[head], weights[WORDS])
     copies = [f"{part}.embed_tokens.weight" for part in ("encoder", "decoder")]
     return Stored(found, "", tuple(n for n in [*copies, *([head] if same else [])] if n in weights))
 

@@ -160,7 +160,7 @@ def how_stored(config: Config, weights: Mapping[str, Any] | None) -> Stored:
     x = jn.spec((1, 2 * found["encoder"]["positions"], found["bands"])), jn.spec((1, 1), jnp.int32)
     if weights is None or HEAD not in weights:
         return Stored(found, "", x=x)
-    found["tied"] &= np.array_equal(np.asarray(weights[HEAD]), np.asarray(weights[WORDS]))
+    found["tied"] &= np.array_equal(weights[HEAD], weights[WORDS])
     return Stored(found, "", (HEAD,) if found["tied"] else (), x)
 
 
