@@ -356,7 +356,7 @@ class _Row(NamedTuple):
 
     def numbers(self, path: str) -> dict[str, str] | None:
         """Return the numbers of a path at the row's placeholders, or None if it does not fit."""
-        found = re.fullmatch(_expression(self.path), path)
+        found = _expression(self.path).fullmatch(path)
         return None if found is None else found.groupdict()
 
     def array(self, path: str, shape: tuple, arrays: Mapping, used: set[str]) -> np.ndarray:
@@ -430,14 +430,14 @@ def _filled(name: str, numbers: Mapping[str, str]) -> str:
 
 
 @lru_cache(maxsize=4096)
-def _expression(path: str) -> str:
+def _expression(path: str) -> re.Pattern[str]:
     """Return a regular expression for the paths that fit a row."""
     first, *rest = PLACE.split(path)
     expression = re.escape(first)
     for place, text in zip(rest[::2], rest[1::2], strict=True):
         again = f"(?P<{place}>" in expression
         expression += (f"(?P={place})" if again else rf"(?P<{place}>\d+)") + re.escape(text)
-    return expression
+    return re.compile(expression)
 
 
 def _rows(table: Any) -> list[_Row]:
