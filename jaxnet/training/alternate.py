@@ -77,9 +77,10 @@ def alternate(**trainers: Trainer | tuple[Trainer, int]) -> Trainer:
     def update(train_state: TrainState, batch: PyTree, mask: jax.Array | None = None):
         outlines, found = jax.eval_shape(each, key_spec(), batch), {}
         finite = jax.tree.map(lambda _: jnp.bool_(True), train_state.params)
+        drawn = step_key(train_state)
         for name, (trainer, steps) in pairs.items():
             part = _part(_shared(train_state), _shared(outlines[name]))
-            key = as_stored(child_key(step_key(train_state), name))
+            key = as_stored(child_key(drawn, name))
             own = train_state._replace(opt_state=train_state.opt_state[name], key=key, **part)
             if steps > 1:
                 more = lambda _, own, of=trainer: of.update(own, batch, mask)[0]  # noqa: E731

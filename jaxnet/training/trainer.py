@@ -467,7 +467,7 @@ def without_weak_types(tree: PyTree) -> PyTree:
 
 
 def as_stored(key: jax.Array) -> jax.Array:
-    """Return a key as a train_state stores it: its data, which would not keep a different kind.
+    """Return a key as a train_state stores it: its data if it is of JAX's usual kind, else itself.
 
     Example:
       >>> as_stored(jax.random.key(0))
