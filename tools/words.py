@@ -44,7 +44,7 @@ BUDGETS = {
     "guide/optimizers.md": 530,
     "guide/own_boxes.md": 480,
     "guide/own_images.md": 420,
-    "guide/own_text.md": 200,
+    "guide/own_text.md": 210,
     "guide/programs.md": 550,
     "guide/research.md": 330,
     "guide/scaling.md": 1_200,
