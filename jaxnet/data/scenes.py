@@ -6,8 +6,7 @@ import numpy as np
 
 from jaxnet.data import digits
 from jaxnet.data.boxes import pad_boxes
-from jaxnet.services.checks import all_at_least, between, check_sizes
-from jaxnet.tools import at_least
+from jaxnet.services.checks import all_at_least, at_least, between, check_sizes
 from jaxnet.typing import Pair
 
 LEAST, MOST = 14, 24  # pixels of a digit's side, including its margin

@@ -16,9 +16,8 @@ import numpy as np
 from jaxnet.data.builders import KNOWN, base_name, datasets_package, folder
 from jaxnet.data.builders import prepared as prepared
 from jaxnet.data.builders.metadata import check_metadata, damaged
-from jaxnet.services.checks import check_type
+from jaxnet.services.checks import check_options, check_type
 from jaxnet.services.progress import progress_bar
-from jaxnet.tools import check_options
 
 BLOCK = 500  # examples per read: few enough to update the progress bar
 

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 
 from jaxnet.detection.boxes import iou as box_iou
-from jaxnet.tools import as_array, at_least, on_host, within
+from jaxnet.services.checks import as_array, at_least, on_host, within
 
 _overlaps = jax.jit(box_iou)
 

@@ -12,9 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnet.ops import wide
-from jaxnet.services.checks import known
+from jaxnet.services.checks import as_array, at_least, known, within
 from jaxnet.services.meshes import on_auto_axes
-from jaxnet.tools import as_array, at_least, within
 
 
 class NMSResult(NamedTuple):

@@ -5,8 +5,7 @@ from jaxnet.initializers import constant, normal
 from jaxnet.layers import drop_path
 from jaxnet.models.parts import gelu
 from jaxnet.ops import spread
-from jaxnet.services.checks import one_of
-from jaxnet.tools import at_least, within
+from jaxnet.services.checks import at_least, one_of, within
 
 # Maps and blocks of each stage.
 VARIANTS = {

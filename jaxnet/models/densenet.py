@@ -6,8 +6,7 @@ import jax.numpy as jnp
 from jaxnet import Layer, avg_pool, batch_norm, compose, conv, dense, global_avg_pool, max_pool
 from jaxnet.initializers import he_normal
 from jaxnet.models.parts import unit
-from jaxnet.services.checks import one_of
-from jaxnet.tools import at_least
+from jaxnet.services.checks import at_least, one_of
 
 # Blocks per stage, maps that a block adds, maps of the first convolution.
 DEPTHS = {

@@ -9,8 +9,7 @@ import jax
 from jaxnet import Layer, compose, dense, dropout, global_avg_pool
 from jaxnet.layers import drop_path
 from jaxnet.models.parts import divisible, inverted_residual, squeeze_excite, unit
-from jaxnet.services.checks import one_of
-from jaxnet.tools import at_least, within
+from jaxnet.services.checks import at_least, one_of, within
 
 # Per stage: times as many maps inside, size of the window, strides of the first block, maps,
 # blocks, and whether the first two convolutions of a block are one (fused).

@@ -9,8 +9,7 @@ import numpy as np
 
 from jaxnet import Layer, compose, conv, conv_transpose, resize, tap
 from jaxnet.initializers import zeros
-from jaxnet.services.checks import one_of
-from jaxnet.tools import at_least
+from jaxnet.services.checks import at_least, one_of
 
 VGG_TAPS = {"pool_3": 8, "pool_4": 16, "pool_5": 32}
 

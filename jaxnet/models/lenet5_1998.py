@@ -8,7 +8,7 @@ from jaxnet import Layer, avg_pool, compose, conv, dense, flatten, serial
 from jaxnet.initializers import lecun_normal, ones, zeros
 from jaxnet.models.lenet5 import pad_to_32
 from jaxnet.ops import plus, spread
-from jaxnet.tools import at_least, on_host
+from jaxnet.services.checks import at_least, on_host
 
 # Maps of S2 connected to each map of C3: table I of the paper.
 SEEN = (

@@ -6,8 +6,7 @@ import jax
 
 from jaxnet import Layer, compose, dense, dropout, global_avg_pool
 from jaxnet.models.parts import divisible, inverted_residual, squeeze_excite, unit
-from jaxnet.services.checks import one_of
-from jaxnet.tools import at_least, within
+from jaxnet.services.checks import at_least, one_of, within
 
 # Per stage: times as many maps inside, maps, blocks, strides of the first block.
 V2 = (

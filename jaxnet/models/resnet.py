@@ -7,8 +7,7 @@ import jax
 from jaxnet import Layer, batch_norm, compose, conv, dense, global_avg_pool, max_pool, serial
 from jaxnet.initializers import he_normal
 from jaxnet.models.parts import unit
-from jaxnet.services.checks import all_at_least, one_of
-from jaxnet.tools import at_least
+from jaxnet.services.checks import all_at_least, at_least, one_of
 
 
 def cifar_resnet(depth: int = 20, classes: int = 10, *, name: str = "cifar_resnet") -> Layer:

@@ -4,8 +4,7 @@ import jax
 
 from jaxnet import Layer, batch_norm, conv, dense, dropout, flatten, max_pool, serial
 from jaxnet.initializers import he_normal
-from jaxnet.services.checks import one_of
-from jaxnet.tools import check_options
+from jaxnet.services.checks import check_options, one_of
 
 # Convolutions per stage: the paper's A, B, D and E.
 STAGES = {11: (1, 1, 2, 2, 2), 13: (2, 2, 2, 2, 2), 16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)}

@@ -7,8 +7,7 @@ from jaxnet import Layer, compose, conv, dense, dropout, layer_norm, transformer
 from jaxnet.initializers import lecun_normal, normal, zeros
 from jaxnet.models.parts import gelu
 from jaxnet.ops import plus, spread
-from jaxnet.services.checks import check_rank, one_of
-from jaxnet.tools import at_least, within
+from jaxnet.services.checks import at_least, check_rank, one_of, within
 
 # Blocks, width, heads.
 SIZES = {"b": (12, 768, 12), "l": (24, 1024, 16), "h": (32, 1280, 16)}

@@ -21,7 +21,6 @@ from jaxnet.losses import half_squared_error, kl_sparsity
 from jaxnet.models import bottleneck
 from jaxnet.services.checks import a_function, check_key, check_type
 from jaxnet.services.nodes import plain
-from jaxnet.tools import check_form
 from jaxnet.transforms import as_layer, transform
 from jaxnet.typing import Params
 from jaxnet.unsupervised.check import check_fit, trained, whole_batches
@@ -279,7 +278,7 @@ def _objective(
 ) -> Layer:
     """Return the reconstruction loss; with `sparsity(code) -> (value, metrics)`, their mean."""
     net = as_layer(net, kind, "net")
-    check_form(kind, "loss", loss)
+    tools.check_form(kind, "loss", loss)
     a_function(kind, "penalty", penalty, "(params)", optional=True)
 
     def init(run, key, x):

@@ -12,8 +12,7 @@ import jax.numpy as jnp
 
 from jaxnet import child_key
 from jaxnet.ops import plus
-from jaxnet.services.checks import all_at_least, check_key, to_device
-from jaxnet.tools import at_least
+from jaxnet.services.checks import all_at_least, at_least, check_key, to_device
 from jaxnet.typing import Params
 from jaxnet.unsupervised.rbm import Visible, bernoulli, fit_rbm, gibbs
 from jaxnet.unsupervised.rbm.machine import read_params

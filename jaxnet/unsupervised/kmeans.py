@@ -6,8 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnet import tools
-from jaxnet.services.checks import to_device
+from jaxnet.services.checks import to_device, within
 from jaxnet.services.extras import extra
 from jaxnet.typing import Params
 from jaxnet.unsupervised.check import check_fit, standardized
@@ -45,7 +44,7 @@ def kmeans(
     Reference: Lloyd 1982, "Least squares quantization in PCM"; Arthur and Vassilvitskii 2007,
     "k-means++: the advantages of careful seeding".
     """
-    tools.within("kmeans", "tolerance", tolerance, "[0, inf)")
+    within("kmeans", "tolerance", tolerance, "[0, inf)")
     given, x = x, check_fit(key, x, features, "kmeans", limit=0, iterations=iterations)
     # Explicit, since x64 makes the default 64 bits.
     seed = int(jax.random.bits(key, dtype=jnp.uint32))

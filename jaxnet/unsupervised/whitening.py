@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnet.tools import check_options, within
+from jaxnet.services.checks import check_options, within
 from jaxnet.typing import Params
 from jaxnet.unsupervised.check import check_examples
 

@@ -3,8 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from jaxnet.services.checks import check_values
-from jaxnet.tools import on_host
+from jaxnet.services.checks import check_values, on_host
 from jaxnet.viz.style import Figure, new_figure, styled, table_lines, texts
 
 CELL = 0.28  # inches per word

@@ -5,8 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxnet.services.checks import check_values
-from jaxnet.tools import on_host
+from jaxnet.services.checks import check_values, on_host
 from jaxnet.viz.style import COLORS, Figure, a_dict, cells, frame, grid, new_figure, styled, texts
 
 

@@ -5,8 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxnet.services.checks import check_values
-from jaxnet.tools import on_host
+from jaxnet.services.checks import check_values, on_host
 from jaxnet.viz.style import Figure, new_figure, styled, table_lines, texts
 
 

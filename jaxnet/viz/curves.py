@@ -5,8 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxnet.services.checks import check_list
-from jaxnet.tools import on_host
+from jaxnet.services.checks import check_list, on_host
 from jaxnet.viz.style import COLORS, Figure, a_dict, cells, new_figure, styled, texts
 
 Panels = Mapping[str, Mapping[str, Any]]

@@ -5,8 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxnet.services.checks import a_function, check_values
-from jaxnet.tools import at_least, on_host
+from jaxnet.services.checks import a_function, at_least, check_values, on_host
 from jaxnet.viz.style import COLORS, Figure, cells, grid, new_figure, plain, styled, texts
 
 Predict = Callable[[Any], Any]

@@ -4,8 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxnet.services.checks import between, check_tuple, check_values
-from jaxnet.tools import at_least, on_host
+from jaxnet.services.checks import at_least, between, check_tuple, check_values, on_host
 from jaxnet.viz.style import COLORS, Figure, canvas, frame, new_figure, styled, texts
 
 FILL, LINE, MARK = "#E8F1FA", "0.25", COLORS[1]

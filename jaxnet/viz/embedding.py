@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxnet.tools import on_host
+from jaxnet.services.checks import on_host
 from jaxnet.viz.style import Figure, a_dict, cells, frame, new_figure, styled, texts
 
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxnet.tools import at_least, on_host
+from jaxnet.services.checks import at_least, on_host
 from jaxnet.viz.style import Figure, cells, frame, grid, new_figure, styled
 
 

@@ -4,8 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxnet.services.checks import check_type
-from jaxnet.tools import at_least, on_host
+from jaxnet.services.checks import at_least, check_type, on_host
 from jaxnet.viz.style import Figure, cells, frame, grid, new_figure, signed_scale, styled
 
 

@@ -5,9 +5,8 @@ from typing import Any
 import numpy as np
 
 from jaxnet.inspect import Graph
-from jaxnet.services.checks import check_type
+from jaxnet.services.checks import at_least, check_type
 from jaxnet.services.table import short
-from jaxnet.tools import at_least
 from jaxnet.viz.style import COLORS, Figure, canvas, plain, styled
 
 FORWARD, BACKWARD = COLORS[2], COLORS[1]  # green and vermilion

@@ -5,8 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxnet.services.checks import one_of
-from jaxnet.tools import on_host, within
+from jaxnet.services.checks import on_host, one_of, within
 from jaxnet.viz.feature_maps import show_image
 from jaxnet.viz.style import Figure, a_dict, frame, new_figure, signed_scale, styled, texts
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from jaxnet.tools import on_host
+from jaxnet.services.checks import on_host
 from jaxnet.viz.feature_maps import show_image
 from jaxnet.viz.style import Figure, cells, grid, new_figure, styled, texts
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxnet.tools import on_host, within
+from jaxnet.services.checks import on_host, within
 from jaxnet.viz.style import Figure, a_dict, frame, new_figure, styled, texts
 
 

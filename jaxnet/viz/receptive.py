@@ -4,8 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from jaxnet.inspect import ReceptiveFields
-from jaxnet.services.checks import check_list, check_type, one_of
-from jaxnet.tools import on_host
+from jaxnet.services.checks import check_list, check_type, on_host, one_of
 from jaxnet.viz.feature_maps import show_image
 from jaxnet.viz.style import COLORS, Figure, new_figure, plain, styled, texts
 

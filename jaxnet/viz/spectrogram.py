@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxnet.tools import at_least, on_host, within
+from jaxnet.services.checks import at_least, on_host, within
 from jaxnet.viz.style import COLORS, Figure, a_dict, new_figure, plain, styled, texts
 
 Segment = tuple[str, float, float]  # (name, first frame, frame after the last)

@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jaxnet.services.checks import check_list, check_type, one_of
+from jaxnet.services.checks import at_least, check_list, check_type, one_of, within
 from jaxnet.services.extras import extra
 from jaxnet.services.files import file_path, replacing
-from jaxnet.tools import at_least, within
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

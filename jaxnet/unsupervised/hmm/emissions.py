@@ -17,9 +17,8 @@ import numpy as np
 from jaxnet import child_key
 from jaxnet.initializers import normal, zeros
 from jaxnet.ops import plus, spread
-from jaxnet.services.checks import check_range
+from jaxnet.services.checks import at_least, check_range, on_host, within
 from jaxnet.services.extras import extra
-from jaxnet.tools import at_least, on_host, within
 from jaxnet.typing import Params
 from jaxnet.unsupervised.hmm.markov import log_probabilities, logsumexp, to_logits
 from jaxnet.unsupervised.kmeans import kmeans

@@ -26,9 +26,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnet.initializers import Initializer
-from jaxnet.services.checks import check_dtype, check_shape
+from jaxnet.services.checks import as_array, at_least, check_dtype, check_shape
 from jaxnet.services.meshes import on_auto_axes
-from jaxnet.tools import as_array, at_least, read_sequence
+from jaxnet.tools import read_sequence
 from jaxnet.typing import Params
 
 NEVER = -1e30

@@ -10,8 +10,7 @@ from jax.typing import ArrayLike
 
 from jaxnet import child_key
 from jaxnet.ops import plus
-from jaxnet.services.checks import check_key
-from jaxnet.tools import as_array, at_least, on_host
+from jaxnet.services.checks import as_array, at_least, check_key, on_host
 from jaxnet.typing import Params
 from jaxnet.unsupervised.rbm.machine import free_energy, read_params
 from jaxnet.unsupervised.rbm.units import Visible, bernoulli, draw
