@@ -7,25 +7,13 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 
-from jaxnet import (
-    Layer,
-    compose,
-    dense,
-    dropout,
-    embedding,
-    layer_norm,
-    learned_positions,
-    losses,
-    moe,
-    rms_norm,
-    transformer_block,
-)
+import jaxnet as jn
 from jaxnet.initializers import lecun_normal
-from jaxnet.services.checks import all_at_least, all_within, one_of
-from jaxnet.tools import check_options, gated_mlp
+from jaxnet.services.checks import all_at_least, all_within, check_options, one_of
+from jaxnet.tools import gated_mlp
 from jaxnet.typing import Rotation
 
-NORMS = {"rms": rms_norm, "layer": layer_norm}
+NORMS = {"rms": jn.rms_norm, "layer": jn.layer_norm}
 
 
 def decoder(
@@ -51,7 +39,7 @@ def decoder(
     window: int | tuple[int, int] | None = None,
     windowed: Sequence[bool] = (True,),
     local_rotary: bool | Rotation | None = None,
-    bias: Layer | Callable | None = None,
+    bias: jn.Layer | Callable | None = None,
     scale: float | None = None,
     softcap: float | None = None,
     logit_softcap: float | None = None,
@@ -61,7 +49,7 @@ def decoder(
     tied: bool = False,
     dropout_rate: float = 0.0,
     name: str = "decoder",
-) -> Layer:
+) -> jn.Layer:
     """Make a causal language model: an embedding, transformer blocks, a norm, and logits.
 
     The defaults match Llama. `decoder_config` reads the options of a published model, and
@@ -162,21 +150,21 @@ def decoder(
 
     mixed = None
     if experts is not None:  # the weights of one expert alone are 1, too
-        mixed = moe(compose(expert), experts, experts_per_token, renormalize=True)
+        mixed = jn.moe(jn.compose(expert), experts, experts_per_token, renormalize=True)
 
     shared: dict[str, Any] = {"head_size": head_size, "kv_heads": kv_heads, "qk_norm": of_heads}
     shared |= {"causal": True, "bias": bias, "scale": scale, "softcap": softcap, "norm": normal}
     shared |= {"gated": gated, "mlp": mixed, "activation": activation, "use_bias": use_bias}
     shared |= {"dropout_rate": dropout_rate, "norm_at": norm_at, "residual_scale": residual_scale}
 
-    def block(i: int) -> Layer:
+    def block(i: int) -> jn.Layer:
         near = windowed[i % len(windowed)]
         turn = local_rotary if near and local_rotary is not None else rotary
         own = {"window": window if near else None, "rotary": turn, "name": f"block_{i}"}
-        return transformer_block(heads, mlp_features, **own, **shared)
+        return jn.transformer_block(heads, mlp_features, **own, **shared)
 
-    words = embedding(vocabulary, width, tied=tied, name="embedding")
-    head = words if tied else dense(vocabulary, use_bias=False, name="head")
+    words = jn.embedding(vocabulary, width, tied=tied, name="embedding")
+    head = words if tied else jn.dense(vocabulary, use_bias=False, name="head")
     head = _with_losses(head, width, vocabulary, logit_softcap)
     words = head if tied else words
     blocks = [block(i) for i in range(depth)]
@@ -185,8 +173,8 @@ def decoder(
         ids, labels = ids if isinstance(ids, tuple) else (ids, None)
         x = m(words, ids)
         x = x if embedding_scale == 1 else x * jnp.asarray(embedding_scale, x.dtype)
-        x = x if max_length is None else m(learned_positions(max_length, name="positions"), x)
-        x = m(dropout(dropout_rate), x) if dropout_rate else x
+        x = x if max_length is None else m(jn.learned_positions(max_length, name="positions"), x)
+        x = m(jn.dropout(dropout_rate), x) if dropout_rate else x
         for layer in blocks:
             x = m(layer, x)
         x = m(normal(name="norm"), x)
@@ -195,19 +183,19 @@ def decoder(
         bound = logit_softcap if labels is None else None
         return y if bound is None else bound * jnp.tanh(y / bound)
 
-    return compose(forward, name=name, kind="decoder")
+    return jn.compose(forward, name=name, kind="decoder")
 
 
-def _across_heads(norm: Callable[..., Layer], *, name: str) -> Layer:
+def _across_heads(norm: Callable[..., jn.Layer], *, name: str) -> jn.Layer:
     """Return a norm of all heads together, (batch, time, heads, size)."""
 
     def forward(m, x):
         return m.inline(norm(), jax.lax.collapse(x, 2)).reshape(x.shape)
 
-    return compose(forward, name=name, kind="across_heads")
+    return jn.compose(forward, name=name, kind="across_heads")
 
 
-def _with_losses(layer: Layer, width: int, vocabulary: int, softcap: float | None) -> Layer:
+def _with_losses(layer: jn.Layer, width: int, vocabulary: int, softcap: float | None) -> jn.Layer:
     """Return the layer of logits, which maps (x, labels) to their cross-entropy."""
 
     def forward(m, x):
@@ -216,6 +204,6 @@ def _with_losses(layer: Layer, width: int, vocabulary: int, softcap: float | Non
         tied = layer.kind == "embedding"
         shape = (vocabulary, width) if tied else (width, vocabulary)
         kernel = m.kernel("embedding" if tied else "kernel", lecun_normal(), shape)
-        return losses.linear_cross_entropy(x[0], kernel, x[1], transposed=tied, softcap=softcap)
+        return jn.losses.linear_cross_entropy(x[0], kernel, x[1], transposed=tied, softcap=softcap)
 
-    return compose(forward, name=layer.name, kind=layer.kind)
+    return jn.compose(forward, name=layer.name, kind=layer.kind)

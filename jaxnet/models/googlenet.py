@@ -5,21 +5,11 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from jaxnet import (
-    Layer,
-    avg_pool,
-    compose,
-    conv,
-    dense,
-    dropout,
-    flatten,
-    global_avg_pool,
-    max_pool,
-)
+import jaxnet as jn
 from jaxnet.initializers import he_normal
 from jaxnet.layers import local_response_norm
 from jaxnet.models.parts import unit
-from jaxnet.tools import check_options
+from jaxnet.services.checks import check_options
 
 # Maps per module: 1x1; before and after 3x3; before and after 5x5; after pooling.
 MODULES = {
@@ -41,7 +31,7 @@ def googlenet(
     auxiliary: bool = False,
     normalized: bool = False,
     name: str = "googlenet",
-) -> Layer:
+) -> jn.Layer:
     """Make GoogLeNet, 22 layers; 6,998,552 parameters, 13,378,280 with the auxiliary heads.
 
     Each of nine inception modules, at 28, 14 and 7 pixels, computes 1x1, 3x3 and 5x5 convolutions
@@ -75,7 +65,7 @@ def googlenet(
 
     def forward(m, x):
         def pool(x, name, window=3):
-            return m(max_pool(window, strides=2, padding="SAME", name=name), x)
+            return m(jn.max_pool(window, strides=2, padding="SAME", name=name), x)
 
         def normalize(x):
             return x if normalized else m(local_response_norm(), x)
@@ -92,14 +82,14 @@ def googlenet(
                 x = pool(x, "pool_3")  # (batch, 14, 14, 480)
             if place == "4e":
                 x = pool(x, "pool_4", 2 if normalized else 3)  # (batch, 7, 7, 832)
-        x = m(dropout(0.4), m(global_avg_pool(), x))  # (batch, 1024)
-        logits = m(dense(classes, name="output"), x)
+        x = m(jn.dropout(0.4), m(jn.global_avg_pool(), x))  # (batch, 1024)
+        logits = m(jn.dense(classes, name="output"), x)
         return (logits, *others) if auxiliary else logits
 
-    return compose(forward, name=name, kind="googlenet")
+    return jn.compose(forward, name=name, kind="googlenet")
 
 
-def _inception(run: Callable, maps: tuple[int, int, int, int, int, int], name: str) -> Layer:
+def _inception(run: Callable, maps: tuple[int, int, int, int, int, int], name: str) -> jn.Layer:
     """Four branches, concatenated along the features."""
     one, before_3, three, before_5, five, pooled = maps
     large = 3 if run is _normalized_conv else 5
@@ -109,28 +99,28 @@ def _inception(run: Callable, maps: tuple[int, int, int, int, int, int], name: s
             run(m, x, one, 1, "conv_1x1"),
             run(m, run(m, x, before_3, 1, "reduce_3x3"), three, 3, "conv_3x3"),
             run(m, run(m, x, before_5, 1, "reduce_5x5"), five, large, "conv_5x5"),
-            run(m, m(max_pool(3, strides=1, padding="SAME"), x), pooled, 1, "project"),
+            run(m, m(jn.max_pool(3, strides=1, padding="SAME"), x), pooled, 1, "project"),
         ]
         return jnp.concatenate(branches, -1)
 
-    return compose(forward, name=name, kind="inception")
+    return jn.compose(forward, name=name, kind="inception")
 
 
-def _auxiliary(run: Callable, classes: int, name: str) -> Layer:
+def _auxiliary(run: Callable, classes: int, name: str) -> jn.Layer:
     """Return a small classifier on the maps (batch, 14, 14, maps) of a module."""
 
     def forward(m, x):
-        x = run(m, m(avg_pool(5, strides=3), x), 128, 1, "conv")  # (batch, 4, 4, 128)
-        x = jax.nn.relu(m(dense(1024, kernel_init=he_normal()), m(flatten(), x)))
-        return m(dense(classes, name="output"), m(dropout(0.7), x))
+        x = run(m, m(jn.avg_pool(5, strides=3), x), 128, 1, "conv")  # (batch, 4, 4, 128)
+        x = jax.nn.relu(m(jn.dense(1024, kernel_init=he_normal()), m(jn.flatten(), x)))
+        return m(jn.dense(classes, name="output"), m(jn.dropout(0.7), x))
 
-    return compose(forward, name=name, kind="auxiliary")
+    return jn.compose(forward, name=name, kind="auxiliary")
 
 
 def _conv(m, x, features: int, size: int, name: str, strides: int = 1) -> jax.Array:
     """Return a convolution and a ReLU."""
     options = {"strides": strides, "padding": size // 2, "kernel_init": he_normal()}
-    return jax.nn.relu(m(conv(features, size, name=name, **options), x))
+    return jax.nn.relu(m(jn.conv(features, size, name=name, **options), x))
 
 
 def _normalized_conv(m, x, features: int, size: int, name: str, strides: int = 1) -> jax.Array:
