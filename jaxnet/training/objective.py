@@ -226,13 +226,7 @@ def check_loss(who: str, values: Any) -> None:
         )
 
 
-def per_example(
-    values: Any,
-    who: str,
-    outputs: PyTree = None,
-    targets: PyTree = None,
-    function: Compare | None = None,
-) -> Any:
+def per_example(values: Any, who: str, outputs: PyTree, targets: PyTree, function: Compare) -> Any:
     """Return one value per example, the mean over all further axes; pairs and scalars as they are.
 
     Args:
@@ -242,7 +236,8 @@ def per_example(
       function: Function that compared them. If it reduces, the broadcast is inside.
 
     Example:
-      >>> per_example(jnp.array([[1.0, 3.0], [9.0, 9.0]]), "loss").tolist()
+      >>> outputs, targets = jnp.array([[1.0, 3.0], [9.0, 9.0]]), jnp.zeros((2, 2))
+      >>> per_example(outputs - targets, "loss", outputs, targets, jnp.subtract).tolist()
       [2.0, 9.0]
     """
     array = None if isinstance(values, tuple) or jnp.ndim(values) == 0 else values
@@ -252,7 +247,7 @@ def per_example(
         grown = shapes and array.size > max(map(math.prod, shapes))
         apart = grown or (len(shapes) == 2 and array.shape == _broadcast(*shapes))
         found = array.shape if apart else None
-    if found is None and function is not None:  # it may reduce what it broadcast
+    if found is None:  # the function may reduce what it broadcast
         found = crossed(function, outputs, targets)
     if found is not None:
         outputs, targets = (jax.tree.map(jnp.shape, tree) for tree in (outputs, targets))

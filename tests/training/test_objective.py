@@ -50,7 +50,7 @@ def test_mask_leaves_examples_out_even_nan():
 
 def test_average_of_sequences_is_a_mean_over_examples_that_count():
     values = jnp.array([[1.0, 3.0], [5.0, 7.0], [100.0, 100.0]])
-    values = per_example(values, "loss")
+    values = per_example(values, "loss", values, values, jnp.add)
 
     def mean(mask):
         return float(averages((values, {}), values, mask, "net")["loss"].mean)
