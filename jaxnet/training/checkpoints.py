@@ -26,20 +26,10 @@ from jaxnet.services.files import file_path, told
 from jaxnet.services.lock import Held
 from jaxnet.services.saving import write_file
 from jaxnet.services.warn import warn
-from jaxnet.training import preemption
+from jaxnet.training import preemption, stored
 from jaxnet.training.checkpoint import packed, unpacked
 from jaxnet.training.epoch import Epoch, Position
 from jaxnet.training.placement import agreed
-from jaxnet.training.stored import (
-    by_first,
-    check_like,
-    damage,
-    file_of,
-    of_all_processes,
-    position_from_json,
-    read_run,
-    run_to_json,
-)
 from jaxnet.training.trainer import TrainState
 
 HALF, REMOVED = ".half", ".removed"  # suffixes of folders that are being written or removed
@@ -142,13 +132,13 @@ class Checkpoints:
         self._closing = False
         self._wait()
         position = epoch.position or Position(epoch.number, 0, epoch.step, 0)
-        if not self._is_new(epoch, position.start, by_first(self._prepared)):
+        if not self._is_new(epoch, position.start, stored.by_first(self._prepared)):
             return False
         finite = {name: value for name, value in scalars.items() if math.isfinite(value)}
-        run = run_to_json(epoch.train_state, position, finite)
+        run = stored.run_to_json(epoch.train_state, position, finite)
         arrays, notes = packed("Checkpoints.save", epoch.train_state, parts=True)
         arrays = {name: array.copy() for name, array in arrays.items()}  # a step may reuse them
-        by_first(lambda: self._begin(epoch.step))
+        stored.by_first(lambda: self._begin(epoch.step))
         # If Ctrl-C comes before the thread has started, `_wait` writes the file.
         saving = _Saving(epoch.step, partial(self._write, epoch.step, arrays, notes, run))
         self._last.append(saving)
@@ -184,7 +174,7 @@ class Checkpoints:
                 passed[step] = str(error)
                 if step in self._steps():
                     path = self.folder / str(step)
-                    self._damaged[step] = by_first(partial(damage, path)) is None
+                    self._damaged[step] = stored.by_first(partial(stored.damage, path)) is None
                     warn(
                         f"Checkpoints: {path} is damaged and skipped ({error}); "
                         f"the next save renames it to {step}.damaged"
@@ -214,7 +204,7 @@ class Checkpoints:
             )
         self._wait()
         while True:
-            if (step := by_first(lambda: self._best_of(self._listed()))) is None:
+            if (step := stored.by_first(lambda: self._best_of(self._listed()))) is None:
                 raise ValueError(f"Checkpoints.best: there is no checkpoint in {self.folder}")
             if self._name not in (has := self._scalars(step)):
                 raise ValueError(f"Checkpoints.best: {self._name!r} is not among {', '.join(has)}")
@@ -259,7 +249,7 @@ class Checkpoints:
 
     def _steps(self) -> list[int]:
         """Return the steps in the folder, the same in all processes."""
-        return by_first(self._listed)
+        return stored.by_first(self._listed)
 
     def _score(self, step: int) -> float:
         """Return the value of the named metric, larger is better; if not finite, the worst."""
@@ -270,7 +260,7 @@ class Checkpoints:
 
     def _scalars(self, step: int) -> dict[Any, float]:
         with suppress(OSError, ValueError, KeyError, TypeError):
-            return read_run(self.folder / str(step))["scalars"]
+            return stored.read_run(self.folder / str(step))["scalars"]
         return {self._name: math.nan}  # of a damaged one
 
     def _best_of(self, steps: list[int]) -> int | None:
@@ -287,7 +277,7 @@ class Checkpoints:
             path = self.folder / str(step)
             aside = path.with_name(f"{step}.damaged")
             # Another run may have rewritten the step since it was found damaged.
-            if false or damage(path) is not None:
+            if false or stored.damage(path) is not None:
                 _remove(aside)  # the same step was damaged before
                 with self._telling(), suppress(FileNotFoundError):
                     path.rename(aside)
@@ -324,8 +314,8 @@ class Checkpoints:
         """Return whether the folder has this very train_state."""
         other = True
         with suppress(OSError, ValueError):
-            stored, _ = self._restored(epoch.step, epoch.train_state)
-            a, b = (packed("Checkpoints", t, parts=True)[0] for t in (stored, epoch.train_state))
+            before, _ = self._restored(epoch.step, epoch.train_state)
+            a, b = (packed("Checkpoints", t, parts=True)[0] for t in (before, epoch.train_state))
             other = any(a[name].tobytes() != b[name].tobytes() for name in a)
         return not agreed(0, other)[1]
 
@@ -344,10 +334,11 @@ class Checkpoints:
         half, path = self._half(step), self.folder / str(step)
         if path.is_dir():  # it was named, and Ctrl-C came before that was noted
             return
+        files = [stored.file_of(half, process) for process in range(jax.process_count())]
         try:
             with self._telling(step):
-                write_file("Checkpoints", file_of(half, jax.process_index()), *contents, own=True)
-                if all(file_of(half, process).exists() for process in range(jax.process_count())):
+                write_file("Checkpoints", files[jax.process_index()], *contents, own=True)
+                if all(file.exists() for file in files):
                     with suppress(FileNotFoundError):  # another process was the last one too
                         half.rename(path)
         finally:
@@ -369,9 +360,9 @@ class Checkpoints:
         saving = self._last[-1]
         error = saving.write()
         said = error and (str(error) or repr(error))  # a MemoryError may have no words
-        errors = [words for words in of_all_processes(said) if words]
+        errors = [words for words in stored.of_all_processes(said) if words]
         if not errors:
-            by_first(lambda: self._finish(saving.step))
+            stored.by_first(lambda: self._finish(saving.step))
             self._at = saving.step
         elif jax.process_index() == 0:
             shutil.rmtree(self._half(saving.step), ignore_errors=True)
@@ -411,14 +402,15 @@ class Checkpoints:
             if where := error.filename2 or error.filename:
                 reason += f": {where}"
             if step is not None:
-                whole = [str(s) for s in self._listed() if damage(self.folder / str(s)) is None]
+                steps = map(str, self._listed())
+                whole = [s for s in steps if stored.damage(self.folder / s) is None]
                 reason += f"; step {step} was not saved. Whole checkpoints: "
                 reason += ", ".join(whole) or "none"
             raise told(OSError(error.errno, reason), what) from None
 
     def _read(self, step: int, like: TrainState) -> tuple[TrainState, Position]:
         """Return a checkpoint, which the run then continues; raise an OSError if it is damaged."""
-        if (problem := by_first(lambda: damage(self.folder / str(step)))) is not None:
+        if (problem := stored.by_first(lambda: stored.damage(self.folder / str(step)))) is not None:
             raise OSError(problem)
         found = self._restored(step, like)
         self._at = step
@@ -426,10 +418,10 @@ class Checkpoints:
 
     def _restored(self, step: int, like: TrainState) -> tuple[TrainState, Position]:
         path = self.folder / str(step)
-        stored = by_first(lambda: read_run(path))
-        check_like(path, stored, like)
-        files = [file_of(path, process) for process in range(stored["processes"])]
-        position, problem, found = position_from_json(stored), None, like
+        run = stored.by_first(lambda: stored.read_run(path))
+        stored.check_like(path, run, like)
+        files = [stored.file_of(path, process) for process in range(run["processes"])]
+        position, problem, found = stored.position_from_json(run), None, like
         try:
             found = unpacked("Checkpoints", files, like)
             if int(found.step) != step:

@@ -23,7 +23,7 @@ from safetensors.numpy import load_file, save_file
 import jaxnet as jn
 from jaxnet.services import lock, saving
 from jaxnet.services.saving import read_tensors, write_file
-from jaxnet.training import checkpoints
+from jaxnet.training import checkpoints, stored
 from tests.training.conftest import same, started
 
 FILE = "0.safetensors"
@@ -282,14 +282,14 @@ def test_a_reader_leaves_a_run_that_saves_alone(tmp_path):
 @pytest.mark.parametrize("what", ["damage", "read_run", "check_like"])
 def test_what_is_removed_while_it_is_read_is_passed_over(tmp_path, monkeypatch, what):
     train_state, epochs = run(tmp_path, epochs=2, keep=2)
-    before = getattr(checkpoints, what)
+    before = getattr(stored, what)
 
     def slow(place, *args):
         if place.name == "6":
             shutil.rmtree(place)  # by a run that writes
         return None if what == "check_like" else before(place, *args)
 
-    monkeypatch.setattr(checkpoints, what, slow)
+    monkeypatch.setattr(stored, what, slow)
     same(jn.Checkpoints(tmp_path).newest(train_state)[0], epochs[0].train_state)
 
 
