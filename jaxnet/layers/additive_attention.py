@@ -6,9 +6,8 @@ from jaxnet.core import Layer, compose
 from jaxnet.initializers import Initializer, lecun_normal
 from jaxnet.layers.attention import split_inputs
 from jaxnet.layers.dense import dense
+from jaxnet.ops import plus, wide
 from jaxnet.ops.attention import expand_mask, masked_softmax
-from jaxnet.ops.precision import wide
-from jaxnet.ops.product import plus
 from jaxnet.services.checks import at_least, check_floats, check_options
 
 

@@ -13,8 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxnet.core import Layer, Params, child_key, transformed
-from jaxnet.ops.precision import wide
-from jaxnet.ops.product import spread
+from jaxnet.ops import spread, wide
 from jaxnet.services.checks import at_least, within
 from jaxnet.services.nodes import plain
 from jaxnet.services.paths import is_kernel
