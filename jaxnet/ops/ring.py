@@ -58,12 +58,7 @@ def ring() -> Ring | None:
 
 
 def ring_attention(
-    ring: Ring,
-    q: jax.Array,
-    k: jax.Array,
-    v: jax.Array,
-    ranges: Ranges,
-    scoring: Scoring = Scoring(),
+    ring: Ring, q: jax.Array, k: jax.Array, v: jax.Array, ranges: Ranges, scoring: Scoring
 ) -> tuple[jax.Array, jax.Array]:
     """Return `blockwise_attention` of a sequence to itself, with its time axis on a ring.
 
@@ -82,7 +77,7 @@ def ring_attention(
       >>> q = jax.random.normal(jax.random.key(0), (2, 6, 4, 8))
       >>> one = Ring(Mesh(jax.devices()[:1], ("time",)), "time")
       >>> every = Ranges(jnp.zeros((1, 6), int), jnp.full((1, 6), 6))
-      >>> y, _ = ring_attention(one, q, q, q, every)
+      >>> y, _ = ring_attention(one, q, q, q, every, Scoring())
       >>> bool(jnp.allclose(y, blockwise_attention(q, q, q)[0], atol=1e-6))
       True
 

@@ -12,6 +12,7 @@ from jax import lax
 
 from jaxnet.services.checks import check_rank
 
+Sizes = tuple[int, ...]  # a number of each axis
 Pairs = tuple[tuple[int, int], ...]  # (before, after) of each axis
 Padding = Literal["SAME", "VALID", "CAUSAL"] | int | Sequence[int | tuple[int, int]]
 
@@ -128,12 +129,7 @@ def check_window(who: str, padding: Any = "VALID", **numbers: Any) -> Callable[[
 
 
 def pad_pairs(
-    who: str,
-    padding: Any,
-    space: tuple[int, ...],
-    window: tuple[int, ...],
-    strides: tuple[int, ...],
-    dilation: tuple[int, ...] | None = None,
+    who: str, padding: Any, space: Sizes, window: Sizes, strides: Sizes, dilation: Sizes = ()
 ) -> Pairs:
     """Return padding as (before, after) per spatial axis.
 
@@ -181,9 +177,7 @@ def pad_pairs(
     )
 
 
-def padded(
-    x: jax.Array, padding: Pairs, input_dilation: tuple[int, ...] | None = None, fill: Any = 0
-) -> jax.Array:
+def padded(x: jax.Array, padding: Pairs, input_dilation: Sizes = (), fill: Any = 0) -> jax.Array:
     """Return x with zeros, or another number, around it and between its entries.
 
     Args:
@@ -204,11 +198,11 @@ def padded(
 
 def taps(
     x: jax.Array,
-    window: tuple[int, ...],
-    strides: tuple[int, ...],
+    window: Sizes,
+    strides: Sizes,
     padding: Pairs,
-    dilation: tuple[int, ...] | None = None,
-    input_dilation: tuple[int, ...] | None = None,
+    dilation: Sizes = (),
+    input_dilation: Sizes = (),
 ) -> Iterator[jax.Array]:
     """Yield the input of each tap of the window at all positions, in row-major order of the taps.
 

@@ -87,4 +87,4 @@ def test_time_that_cannot_be_divided():
     ring = Ring(AbstractMesh((4,), ("time",)), "time")  # type: ignore
     x = jnp.ones((1, 6, 2, 8))
     with pytest.raises(ValueError, match="6 steps cannot be divided among the 4 devices along"):
-        ring_attention(ring, x, x, x, see(6, 6))
+        ring_attention(ring, x, x, x, see(6, 6), Scoring())
