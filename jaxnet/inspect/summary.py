@@ -11,7 +11,7 @@ from jaxnet.core import Layer, as_layer, transforms_of
 from jaxnet.inspect.cost import flops
 from jaxnet.services.checks import check_input
 from jaxnet.services.table import Table, Tabular, size_of
-from jaxnet.services.trees import Path, PyTree, describe, key_spec, nested, shapes_of
+from jaxnet.services.trees import Path, PyTree, describe, entry_at, key_spec, nested, shapes_of
 from jaxnet.transforms.observing import observe
 
 
@@ -136,10 +136,10 @@ def summary(net: Layer, x: PyTree) -> Summary:
         copies = math.prod(_copies(found[path[:i]][0][0]) for i in range(len(path)))
         work = copies * sum(_work(layer, x, key) for layer, x, _ in calls)
         outputs = [y for _, _, y in calls]
-        return Row(
-            "/".join(path), calls[0][0].kind, copies * len(calls), outputs[0],
-            _count(_at(params, path)), _count(_at(state, path)), work, copies * _bytes(outputs),
-        )  # fmt: skip
+        name = "/".join(path)
+        own, kept = (_count(entry_at(tree, name)) for tree in (params, state))
+        kind, times, size = calls[0][0].kind, copies * len(calls), copies * _bytes(outputs)
+        return Row(name, kind, times, outputs[0], own, kept, work, size)
 
     return Summary(net.name, x, list(map(row, nested(found))), params, state)
 
@@ -156,12 +156,6 @@ def _work(layer: Layer, x: PyTree, key: Any) -> int:
 def _copies(layer: Layer) -> int:
     """Return how often the layers inside a layer run in one call of it."""
     return math.prod(each.inside.copies or 1 for each in transforms_of(layer))
-
-
-def _at(tree: PyTree, path: Path) -> PyTree:
-    for name in path:
-        tree = tree.get(name, {})
-    return tree
 
 
 def _count(tree: PyTree) -> int:

@@ -28,7 +28,7 @@ from jaxnet.interop.torch_weights import CONVERSIONS, KINDS, NORMS, PARAMETER, T
 from jaxnet.interop.weights import Weights, numbers, read_array, read_weights
 from jaxnet.services.checks import as_array, check_input, check_type, on_host, within
 from jaxnet.services.extras import extra
-from jaxnet.services.trees import PyTree, flat, key_spec
+from jaxnet.services.trees import PyTree, entry_at, flat, key_spec
 from jaxnet.transforms.observing import observe
 
 SAME_OUTPUTS = 1e-3  # largest difference by rounding, relative to the largest value
@@ -351,21 +351,15 @@ class _Group(NamedTuple):
     names: dict[str, list[str]]
 
 
-def _at(tree: PyTree, path: str) -> Any:
-    for name in filter(None, path.split("/")):
-        tree = tree.get(name, {}) if isinstance(tree, dict) else {}
-    return tree
-
-
 def _holder(path: str, *trees: PyTree) -> tuple[dict[str, Any], str]:
     """Return the dict that has the entry at a path of one of the trees, and the entry's name."""
     where, _, name = path.rpartition("/")
-    return next(found for tree in trees if name in (found := _at(tree, where))), name
+    return next(found for tree in trees if name in (found := entry_at(tree, where))), name
 
 
 def _own(tree: PyTree, path: str, kind: str) -> dict[str, Any]:
     """Return the entries of a layer at a path."""
-    entries = _at(tree, path)
+    entries = entry_at(tree, path)
     if kind == "multi_head_attention":
         return dict(flat(entries))
     return {name: leaf for name, leaf in entries.items() if not isinstance(leaf, dict)}
@@ -386,7 +380,7 @@ def _parts(net: Layer, params: Params, state: State, x: PyTree) -> list[_Part]:
         while isinstance(around := layer.inside, Around) and around.layer is not None:
             other = layer.kind in KINDS and layer.kind != around.layer.kind  # another gate, say
             differs = other or around.own or around.copies
-            if differs and (_at(params, name) or _at(state, name)):
+            if differs and (entry_at(params, name) or entry_at(state, name)):
                 raise ValueError(
                     f"torch weights: {net.name}/{name}: expected a layer of kind "
                     f"{', '.join(KINDS)}, got {layer.kind}, whose entries differ from the entries "

@@ -35,6 +35,18 @@ def path_name(path: Any) -> str:
     return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
+def entry_at(tree: PyTree, path: str) -> PyTree:
+    """Return what nested dicts hold at a path, and an empty dict if they lack it.
+
+    Example:
+      >>> entry_at({"conv": {"kernel": 1}}, "conv/kernel"), entry_at({}, "conv/kernel")
+      (1, {})
+    """
+    for name in filter(None, path.split("/")):
+        tree = tree.get(name, {}) if isinstance(tree, dict) else {}
+    return tree
+
+
 def nested(paths: Iterable[Path]) -> list[Path]:
     """Return paths in their order, but each before the paths below it, which follow it.
 
