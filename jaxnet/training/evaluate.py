@@ -138,11 +138,7 @@ def explain_nan(layer: Layer, params, state, data: PyTree, batch_size: int) -> N
 
 
 def measure(
-    objective: Layer,
-    size: int,
-    batches: placement.Shardings | None = None,
-    shardings: placement.Shardings | None = None,
-    carried: bool = False,
+    objective: Layer, size: int, batches: placement.Where, shardings: placement.Where, carried: bool
 ) -> Callable:
     """Return the program that sums the means of batches times their weights, and the weights.
 
@@ -234,10 +230,7 @@ def predict(
 
 
 def predict_program(
-    net: Layer,
-    size: int,
-    batches: placement.Shardings | None,
-    shardings: placement.Shardings | None,
+    net: Layer, size: int, batches: placement.Where, shardings: placement.Where
 ) -> Callable:
     """Return the program (params, state, x) -> outputs, one row each; arguments as of `measure`."""
 

@@ -37,7 +37,10 @@ class Shardings(NamedTuple):
     tree = property(lambda self: jax.tree.unflatten(self.structure, self.each))
 
 
-def shardings_of(tree: PyTree) -> Shardings | None:
+Where = Shardings | None  # None for arrays on one device
+
+
+def shardings_of(tree: PyTree) -> Where:
     """Return the shardings of a tree whose arrays are on a mesh of several devices.
 
     Example:
@@ -62,7 +65,7 @@ def is_named(array: Any) -> bool:
     return isinstance(array, jax.Array) and isinstance(array.sharding, NamedSharding)
 
 
-def constrain(tree: PyTree, shardings: Shardings | None, axes: int = 0) -> PyTree:
+def constrain(tree: PyTree, shardings: Where, axes: int = 0) -> PyTree:
     """Return the tree with these shardings, inside a program.
 
     Args:
@@ -86,9 +89,7 @@ def constrain(tree: PyTree, shardings: Shardings | None, axes: int = 0) -> PyTre
     return jax.tree.map(leaf, tree, shardings.tree)
 
 
-def placed(
-    run: Callable, shardings: Shardings | None, *, keeps: bool = True, **options
-) -> Callable:
+def placed(run: Callable, shardings: Where, *, keeps: bool = True, **options) -> Callable:
     """Compile a function by `jax.jit`, with results that stay on the mesh.
 
     The compiler places what is computed in between, even if the axes of the mesh are Explicit.
@@ -176,7 +177,7 @@ def next_of(who: str, iterator: Any, tree: PyTree) -> PyTree:
 END = object()
 
 
-def check_batch(who: str, data: PyTree, size: int) -> Shardings | None:
+def check_batch(who: str, data: PyTree, size: int) -> Where:
     """Return the shardings of data that are cut into batches; raise if one has a remainder.
 
     Example:
@@ -195,9 +196,7 @@ def check_batch(who: str, data: PyTree, size: int) -> Shardings | None:
     return shardings
 
 
-def onto_mesh(
-    who: str, train_state: PyTree, batches: Shardings | None
-) -> tuple[PyTree, Shardings | None]:
+def onto_mesh(who: str, train_state: PyTree, batches: Where) -> tuple[PyTree, Where]:
     """Return a train_state on the mesh of its data, and its shardings.
 
     A train_state on a single device is moved if the mesh has only this device. Warns if the

@@ -51,11 +51,7 @@ class Totals(NamedTuple):
 
 
 def resident_programs(
-    trainer: Trainer,
-    size: int,
-    shuffle: bool,
-    shardings: placement.Shardings | None = None,
-    batches: placement.Shardings | None = None,
+    trainer: Trainer, size: int, shuffle: bool, shardings: placement.Where, batches: placement.Where
 ) -> tuple[Callable, Callable]:
     """Return the two programs of a trainer for one batch size, compiled once per trainer.
 

@@ -25,7 +25,7 @@ from jaxnet.training.checkpoints import best_mode
 from jaxnet.training.evaluate import data_on_device, loss_first, measure, predict
 from jaxnet.training.loss_scale import LossScale
 from jaxnet.training.objective import Supervised
-from jaxnet.training.placement import Shardings, check_batch, shardings_of
+from jaxnet.training.placement import Where, check_batch, shardings_of
 from jaxnet.training.source import resident_programs
 from jaxnet.training.targets import check_metrics, check_targets, rows_are_in_order
 from jaxnet.training.trainer import TrainState, without_weak_types
@@ -289,7 +289,7 @@ def sweep(
     if steps > 1 or (test is not None and size < jax.tree.leaves(test)[0].shape[own_data]):
         check_metrics("sweep", objective, drawn.params, drawn.state, example)
     batches = _batches(data, own_data, size)
-    begin, advance = resident_programs(trainer, size, shuffle, batches=batches)
+    begin, advance = resident_programs(trainer, size, shuffle, None, batches)
 
     def epoch(train_state, data, test):
         train_state, (_, order, totals) = begin(train_state, data)
@@ -299,7 +299,7 @@ def sweep(
         if test is not None:
             many = jax.tree.leaves(test)[0].shape[0]
             cut = check_batch("sweep", test, min(size, many))
-            run = measure(objective, min(size, many), cut, carried=carried)
+            run = measure(objective, min(size, many), cut, None, carried)
             given = train_state.params, train_state.state, test, jax.random.key(0), jnp.int32(0)
             sums.append(run(*given)[0])
         mean = lambda total, weight: total / jnp.where(weight == 0, 1, weight)  # noqa: E731
@@ -357,7 +357,7 @@ def _cross_validated(objective, optimizer, data, folds: int, options: dict[str, 
     return found._replace(outputs=jax.tree.map(lambda *a: np.stack(a), *by_setting))
 
 
-def _batches(data: PyTree, own_data: bool, size: int) -> Shardings | None:
+def _batches(data: PyTree, own_data: bool, size: int) -> Where:
     """Return the shardings of batches; raise if a sweep cannot use data divided like this."""
     batches = shardings_of(data) if own_data else check_batch("sweep", data, size)
     if jax.process_count() > 1:

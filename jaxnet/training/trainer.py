@@ -22,7 +22,7 @@ from jaxnet.training.interrupts import is_spent, uninterrupted
 from jaxnet.training.look import attempt, check_captured, look
 from jaxnet.training.loss_scale import LossScale, computes_in_float16, settled, started
 from jaxnet.training.objective import Average, averaged, hint_of_batch
-from jaxnet.training.placement import Shardings, check_processes, is_named, placed, shardings_of
+from jaxnet.training.placement import Where, check_processes, is_named, placed, shardings_of
 from jaxnet.training.targets import check_metrics, check_targets, rows_are_in_order
 from jaxnet.training.watch import Watcher, explain_reuse
 
@@ -346,7 +346,7 @@ def step_of(
 
 
 def driver(
-    kept: Kept, key: tuple, run: Callable, shardings: Shardings | None, donate: tuple = (0,)
+    kept: Kept, key: tuple, run: Callable, shardings: Where, donate: tuple = (0,)
 ) -> Callable:
     """Return the program of one update or more, compiled once; the train_state keeps its shardings.
 

@@ -166,7 +166,7 @@ def test_a_last_smaller_batch_copies_no_data():
     objective = jn.supervised(net, optax.squared_error)
     data = jn.spec((4099, 1000)), jn.spec((4099, 1))
     params, state = jax.eval_shape(objective.init, jax.random.key(0), data)
-    measured = jax.jit(measure(objective, 16)).lower(params, state, data, KEY, jnp.int32(0))
+    measured = jax.jit(measure(objective, 16, None, None, False)).lower(params, state, data, KEY, 0)
     predicted = jax.jit(predict_program(net, 16, None, None)).lower(params, state, data[0])
     for program in (measured, predicted):
         held = program.compile().memory_analysis().temp_size_in_bytes
