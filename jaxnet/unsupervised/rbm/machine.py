@@ -93,9 +93,7 @@ def rbm(
     return compose(forward, name=name, kind="rbm")
 
 
-def read_params(
-    who: str, params: Any, visible: Visible = bernoulli
-) -> tuple[Params, dict[str, int]]:
+def read_params(who: str, params: Any, visible: Visible) -> tuple[Params, dict[str, int]]:
     """Return the checked params of an `rbm`, and the sizes of their axes."""
     check_visible(who, visible)
     forms = {"kernel": "(inputs, features)", "bias": "(features,)", "visible_bias": "(inputs,)"}
