@@ -120,8 +120,10 @@ def elastic(
             raise ValueError("elastic: boxes cannot be deformed elastically; pass displacement=0")
         n, height, width = x["image"].shape[:3]
         shift_key, scale_key, rotation_key, shear_key = jax.random.split(key, 4)
-        matrix = _scales(scale_key, n, low, high) @ _rotations(rotation_key, n, rotation)
-        matrix = matrix @ _shears(shear_key, n, shear)  # (batch, 2, 2)
+        turn, slant = _angles(rotation_key, n, rotation), _angles(shear_key, n, shear)
+        cos, sin, zero, one = jnp.cos(turn), jnp.sin(turn), jnp.zeros(n), jnp.ones(n)
+        matrix = _scales(scale_key, n, low, high) @ matrices(cos, sin, -sin, cos)
+        matrix = matrix @ matrices(one, zero, jnp.tan(slant), one)  # (batch, 2, 2)
         shifts = shift * jax.random.uniform(shift_key, (n, 2), minval=-1, maxval=1)
         # The shift moves the result. For the image it has the opposite sign, and comes before the
         # matrix.
@@ -210,15 +212,8 @@ def matrices(a: jax.Array, b: jax.Array, c: jax.Array, d: jax.Array) -> jax.Arra
     return jnp.stack([a, b, c, d], -1).reshape(-1, 2, 2)
 
 
-def _rotations(key: jax.Array, n: int, degrees: float) -> jax.Array:
-    angle = math.radians(degrees) * jax.random.uniform(key, (n,), minval=-1, maxval=1)
-    cos, sin = jnp.cos(angle), jnp.sin(angle)
-    return matrices(cos, sin, -sin, cos)
-
-
-def _shears(key: jax.Array, n: int, degrees: float) -> jax.Array:
-    angle = math.radians(degrees) * jax.random.uniform(key, (n,), minval=-1, maxval=1)
-    return matrices(jnp.ones(n), jnp.zeros(n), jnp.tan(angle), jnp.ones(n))
+def _angles(key: jax.Array, n: int, degrees: float) -> jax.Array:
+    return math.radians(degrees) * jax.random.uniform(key, (n,), minval=-1, maxval=1)
 
 
 def _scales(key: jax.Array, n: int, low: float, high: float) -> jax.Array:
