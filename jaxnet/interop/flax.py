@@ -282,15 +282,15 @@ def _filled(variables: Variables, tree: dict) -> Variables:
 
 def _seeds(streams: Variables, key: jax.Array) -> Variables:
     """Return the key of each stream, derived from its path, with each counter at 0."""
-    seeds = {}
-    for path, variable in streams.items():
+
+    def seed(path: tuple, variable: Any) -> jax.Array:
         shape = variable.get_value().shape
-        if isinstance(variable, nnx.RngKey):
-            seed = child_key(key, "/".join(map(str, path)))
-            seeds[path] = variable.replace(jax.random.split(seed, shape) if shape else seed)
-        else:
-            seeds[path] = variable.replace(jnp.zeros(shape, jnp.uint32))
-    return seeds
+        if not isinstance(variable, nnx.RngKey):
+            return jnp.zeros(shape, jnp.uint32)
+        own = child_key(key, "/".join(map(str, path)))
+        return jax.random.split(own, shape) if shape else own
+
+    return {path: variable.replace(seed(path, variable)) for path, variable in streams.items()}
 
 
 def _check(who: str, call: Any, name: Any) -> None:
