@@ -110,10 +110,8 @@ def load(path: str | os.PathLike, like: PyTree = None) -> tuple[PyTree, Any]:
     try:
         config = json.loads(metadata.get("config", "null"))
         notes = dict(json.loads(metadata.get("jaxnet", "{}")))
-        leaves = {}
-        for name, value in stored.items():
-            note = notes.pop(name, {})
-            leaves[name] = _loaded(_numbers(value, note), note)
+        noted = [(name, value, notes.pop(name, {})) for name, value in stored.items()]
+        leaves = {name: _loaded(_numbers(value, note), note) for name, value, note in noted}
         leaves |= {name: _EMPTY[note["is"]]() for name, note in notes.items()}
     except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise ValueError(f"load: the metadata of {path} is broken: {error!r:.200}") from error
