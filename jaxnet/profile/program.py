@@ -133,19 +133,22 @@ class Program(NamedTuple):
         added = [n for name in after.operands for n in VALUE.findall(body[name].attributes)]
         return -(-int(VALUE.findall(end["constant"])[0]) // int(added[0])) if added else 1
 
-    def runs(self) -> Iterator[Run]:
-        """Yield all instructions that run, including those inside loops and fusions, in order."""
-        yield from self._runs(self.entry, 1, False)
+    def runs(self, name: str = "", times: int = 1, fused: bool = False) -> Iterator[Run]:
+        """Yield all instructions that run, including those inside loops and fusions, in order.
 
-    def _runs(self, name: str, times: int, fused: bool) -> Iterator[Run]:
-        here = self.computations.get(name, {})
+        Args:
+          name: Name of the computation to begin with, by default the entry.
+          times: Number of times that it runs.
+          fused: Whether it is inside a fusion.
+        """
+        here = self.computations.get(name or self.entry, {})
         for one in here.values():
             given = [here[other] for other in one.operands if other in here]
             operands = [shape for other in given for shape in other.shapes]
             yield Run(one, tuple(operands), times, fused)
             count = times * self.trips(one) if one.opcode == "while" else times
             for other in one.inside:
-                yield from self._runs(other, count, fused or one.opcode == "fusion")
+                yield from self.runs(other, count, fused or one.opcode == "fusion")
 
 
 def parse(text: str) -> Program:
