@@ -159,9 +159,8 @@ def _chosen(who: str, params: Any, where: str) -> list[jax.Array]:
     entries = flat(params)
     for path, leaf in entries:
         if not path or not hasattr(leaf, "dtype"):
-            name, of = (
-                (f"params/{path}", "an array") if path else ("params", "nested dicts of arrays")
-            )
+            name = f"params/{path}" if path else "params"
+            of = "an array" if path else "nested dicts of arrays"
             raise TypeError(f"{who}: {name} must be {of}, got {type(leaf).__name__}")
     chosen = all_native([leaf for path, leaf in entries if fits(where, path)], who, "params")
     if not chosen:

@@ -466,10 +466,9 @@ def _rows(table: Any) -> list[_Row]:
 
 def _row_of(path: str, rows: list[_Row]) -> _Row:
     """Return the first row that fits the path of an entry."""
-    for row in rows:
-        if row.numbers(path) is not None:
-            return row
-    raise LookupError("no row in the table")
+    if (row := next((row for row in rows if row.numbers(path) is not None), None)) is None:
+        raise LookupError("no row in the table")
+    return row
 
 
 def raise_lines(head: str, wrong: list[str]) -> None:
