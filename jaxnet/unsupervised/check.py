@@ -6,8 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxnet import Trainer, TrainState, fit
-from jaxnet.services.checks import all_at_least, between, check_finite, check_key
-from jaxnet.tools import as_array, at_least
+from jaxnet.services import checks
 from jaxnet.typing import Params
 
 
@@ -15,8 +14,8 @@ def check_fit(
     key: Any, x: Any, features: int, who: str, *, limit: int | None = None, **counts: Any
 ) -> jax.Array:
     """Validate what every fit takes, and numbers of at least 1; return the examples."""
-    check_key(key, who)
-    all_at_least(who, **counts)
+    checks.check_key(key, who)
+    checks.all_at_least(who, **counts)
     return check_examples(x, features, who, limit=limit)
 
 
@@ -46,14 +45,14 @@ def check_examples(x: Any, features: int, who: str, *, limit: int | None = None)
         raise ValueError(
             f"{who}: x must have shape (n, inputs), got {x.shape}; write x.reshape(len(x), -1)"
         )
-    x = as_array(who, "x", x, "(n, inputs)", "reals")
+    x = checks.as_array(who, "x", x, "(n, inputs)", "reals")
     if not x.size:
         raise ValueError(f"{who}: x must hold at least one example and one input, got {x.shape}")
-    check_finite(who, x)
-    at_least(who, "features", features)
+    checks.check_finite(who, x)
+    checks.at_least(who, "features", features)
     if limit is not None:
         meaning = f"for {x.shape[0]} examples of {x.shape[1]} inputs"
-        between(who, "features", features, 1, x.shape[limit], meaning)
+        checks.between(who, "features", features, 1, x.shape[limit], meaning)
     return x
 
 
