@@ -190,6 +190,6 @@ def _by_label(who: str, loss: Any, class_weights: Any, label: int | None) -> Cal
     return pair
 
 
-def _zero_outside(x: Any, mask: Any, xp: Any = jnp) -> Any:
+def _zero_outside(x: Any, mask: Any) -> Any:
     """Return x with zeros where the mask, which has fewer axes, is false."""
-    return xp.where(xp.expand_dims(mask, tuple(range(mask.ndim, x.ndim))), x, 0)
+    return jnp.where(jnp.expand_dims(mask, tuple(range(mask.ndim, x.ndim))), x, 0)
