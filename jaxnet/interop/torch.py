@@ -351,6 +351,9 @@ class _Group(NamedTuple):
     names: dict[str, list[str]]
 
 
+_Groups = dict[str, _Group]  # by prefix
+
+
 def _holder(path: str, *trees: PyTree) -> tuple[dict[str, Any], str]:
     """Return the dict that has the entry at a path of one of the trees, and the entry's name."""
     where, _, name = path.rpartition("/")
@@ -504,7 +507,7 @@ def _leaves(tree: PyTree, path: str = "") -> list[str]:
 
 
 def _paired(
-    net: Layer, parts: list[_Part], groups: dict[str, _Group], names: Mapping[str, str], what: str
+    net: Layer, parts: list[_Part], groups: _Groups, names: Mapping[str, str], what: str
 ) -> list[tuple[_Part, _Group]]:
     """Return each part with its weights: the weights of its name, or the next ones."""
     rest = [group for name, group in groups.items() if name not in names.values()]
@@ -594,15 +597,13 @@ def _numbered(name: str, after: str) -> bool:
     return at % 2 == 1 and int(pair[0][at]) < int(pair[1][at])
 
 
-def _groups(
-    weights: dict[str, Any], named: set[str | None]
-) -> tuple[dict[str, _Group], dict[str, _Group]]:
+def _groups(weights: dict[str, Any], named: set[str | None]) -> tuple[_Groups, _Groups]:
     """Return the arrays by their layers, and the arrays that are parameters by themselves.
 
     Args:
       named: Names of arrays that are parameters by themselves.
     """
-    groups: dict[str, _Group] = {}
+    groups: _Groups = {}
     for name, array in weights.items():
         module, _, entry = name.rpartition(".")
         if name in named or entry == "num_batches_tracked":
@@ -624,11 +625,11 @@ def _groups(
     return layers, alone
 
 
-def _joined(groups: dict[str, _Group], count: int, kept: set[str]) -> dict[str, _Group]:
+def _joined(groups: _Groups, count: int, kept: set[str]) -> _Groups:
     """Return the groups, joining groups that share all their arrays if there are too many."""
     if len(groups) <= count:
         return groups
-    joined: dict[str, _Group] = {}
+    joined: _Groups = {}
     first: dict[frozenset, _Group] = {}  # by the addresses of the arrays
     for name, group in groups.items():
         mine = frozenset((entry, id(array)) for entry, array in group.entries.items())
