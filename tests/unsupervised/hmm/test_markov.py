@@ -4,16 +4,7 @@ import numpy as np
 import pytest
 
 from jaxnet.services.jax_versions import enable_x64
-from jaxnet.unsupervised.hmm import (
-    NEVER,
-    first_state,
-    forward,
-    left_to_right,
-    log_probabilities,
-    posteriors,
-    scaled_likelihoods,
-    viterbi,
-)
+from jaxnet.unsupervised import hmm
 from jaxnet.unsupervised.hmm.markov import expected_counts, to_logits
 from tests import oracles
 from tests.helpers import close, refuses
@@ -40,7 +31,7 @@ def test_everything_is_what_enumeration_gives(x64, left):
     """The counts follow, since they are gradients."""
     _, _, params, scores = model(left)
     given = params, scores[LENGTHS > 0], LENGTHS[LENGTHS > 0]
-    for function in (forward, posteriors, viterbi):
+    for function in (hmm.forward, hmm.posteriors, hmm.viterbi):
         close(function(*given), getattr(oracles, function.__name__)(*given), 1e-12)
 
 
@@ -51,15 +42,15 @@ def test_the_gradient_is_the_posterior_counts(x64, left):
     start, transition, params, scores = model(left)
 
     def total(params, scores):
-        return forward(params, scores, LENGTHS)[1].sum()
+        return hmm.forward(params, scores, LENGTHS)[1].sum()
 
     by_params, by_scores = jax.jit(jax.grad(total, (0, 1)))(params, jnp.asarray(scores))
-    posterior = np.asarray(posteriors(params, scores, LENGTHS))
+    posterior = np.asarray(hmm.posteriors(params, scores, LENGTHS))
     counts = expected_counts(params, scores, LENGTHS)
     first = posterior[:, 0].sum(0)
     found = by_scores, counts.posterior, counts.start
     close(found, (posterior, posterior, first), 1e-7, 1e-12)
-    log_p = forward(params, scores, LENGTHS)[1]
+    log_p = hmm.forward(params, scores, LENGTHS)[1]
     np.testing.assert_allclose(counts.log_likelihood, log_p, rtol=1e-14)
     moves = np.asarray(counts.transition)
     slopes = first - first.sum() * start, moves - moves.sum(1, keepdims=True) * transition
@@ -81,8 +72,8 @@ def test_the_gradient_is_the_posterior_counts(x64, left):
 def test_gradients_of_posterior_and_viterbi_are_right_and_finite(x64):
     _, _, params, scores = model(left=True)
     weight = np.random.default_rng(2).normal(size=scores.shape)
-    for function in (lambda p, s: (weight * posteriors(p, s, LENGTHS)).sum(),
-                     lambda p, s: viterbi(p, s, LENGTHS)[1].sum()):  # fmt: skip
+    for function in (lambda p, s: (weight * hmm.posteriors(p, s, LENGTHS)).sum(),
+                     lambda p, s: hmm.viterbi(p, s, LENGTHS)[1].sum()):  # fmt: skip
         gradient = jax.jit(jax.grad(function, (0, 1)))(params, jnp.asarray(scores))
         assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
         h = 1e-6 * weight
@@ -93,7 +84,9 @@ def test_gradients_of_posterior_and_viterbi_are_right_and_finite(x64):
 def functions(params, scores, lengths):
     """Everything of the same sequences; the sums of transitions have no axis of time."""
     counts = expected_counts(params, scores, lengths)
-    found = [function(params, scores, lengths) for function in (forward, posteriors, viterbi)]
+    found = [
+        function(params, scores, lengths) for function in (hmm.forward, hmm.posteriors, hmm.viterbi)
+    ]
     return found, (counts.log_likelihood, counts.posterior, counts.start, counts.transition)
 
 
@@ -119,10 +112,10 @@ def test_padding_changes_nothing():
 def test_many_steps_and_unlikely_ones_do_not_underflow():
     params = {"start": jnp.zeros(2), "transition": jnp.zeros((2, 2))}
     scores = jnp.full((1, 2000, 2), -50.0)  # exp(-100000) is 0 in any float
-    np.testing.assert_allclose(forward(params, scores)[1], [-100000], rtol=1e-6)
+    np.testing.assert_allclose(hmm.forward(params, scores)[1], [-100000], rtol=1e-6)
     scores = scores - 1e-3 * jnp.arange(2)  # 100,000 alone has no such digits in float32
     share = 1 / (1 + np.exp(-1e-3))
-    np.testing.assert_allclose(posteriors(params, scores)[..., 0], share, rtol=1e-5)
+    np.testing.assert_allclose(hmm.posteriors(params, scores)[..., 0], share, rtol=1e-5)
     np.testing.assert_allclose(expected_counts(params, scores).posterior[..., 0], share, rtol=1e-5)
 
 
@@ -132,9 +125,9 @@ def test_the_path_of_many_steps_is_that_of_float64():
     draw = np.random.default_rng(0)
     params = {"start": draw.normal(size=4), "transition": draw.normal(size=(4, 4))}
     given = params, draw.normal(-5, 1, size=(1, 100_000, 4))
-    path, score = viterbi(*jax.tree.map(np.float32, given))
+    path, score = hmm.viterbi(*jax.tree.map(np.float32, given))
     with enable_x64(True):
-        exact_path, exact = viterbi(*given)
+        exact_path, exact = hmm.viterbi(*given)
     np.testing.assert_array_equal(path, exact_path)
     np.testing.assert_allclose(score, exact, rtol=1e-6)
 
@@ -145,19 +138,19 @@ def test_nan_in_params_is_nan_in_every_result(name):
     _, _, params, scores = model()
     params[name] = params[name].at[..., 0].set(jnp.nan)
     long = LENGTHS > (1 if name == "transition" else 0)
-    assert np.isnan(forward(params, scores, LENGTHS)[1]).tolist() == long.tolist()
-    path, score = viterbi(params, scores, LENGTHS)
+    assert np.isnan(hmm.forward(params, scores, LENGTHS)[1]).tolist() == long.tolist()
+    path, score = hmm.viterbi(params, scores, LENGTHS)
     assert np.isnan(score).tolist() == long.tolist() and (path[long] == -1).all()
-    assert np.isnan(posteriors(params, scores, LENGTHS)[long]).any((1, 2)).all()
-    assert jnp.isnan(log_probabilities(jnp.array([0.0, jnp.nan]))).all()
-    assert jnp.isnan(scaled_likelihoods(scores, jnp.array([0.0, jnp.nan, 0]))[..., 1]).all()
-    assert (scaled_likelihoods(scores, jnp.array([0.0, -jnp.inf, 0]))[..., 1] == -jnp.inf).all()
+    assert np.isnan(hmm.posteriors(params, scores, LENGTHS)[long]).any((1, 2)).all()
+    assert jnp.isnan(hmm.log_probabilities(jnp.array([0.0, jnp.nan]))).all()
+    assert jnp.isnan(hmm.scaled_likelihoods(scores, jnp.array([0.0, jnp.nan, 0]))[..., 1]).all()
+    assert (hmm.scaled_likelihoods(scores, jnp.array([0.0, -jnp.inf, 0]))[..., 1] == -jnp.inf).all()
 
 
 def test_a_sequence_that_no_path_can_emit_has_no_path():
     _, _, params, scores = model()
     scores[1, 2, :] = -np.inf
-    path, score = viterbi(params, scores, LENGTHS)
+    path, score = hmm.viterbi(params, scores, LENGTHS)
     assert score[1] == -np.inf and (path[1] == -1).all() and (path[2, : LENGTHS[2]] >= 0).all()
 
 
@@ -167,49 +160,51 @@ def test_impossible_and_nan_sequences_are_alone_with_it():
     scores[1, 2, :] = -np.inf  # a step that no state can emit
     scores[4, 0, 0] = -np.inf  # the only first state cannot be
     scores[0, 3, 1] = np.nan
-    _, log_p = forward(params, scores, LENGTHS)
+    _, log_p = hmm.forward(params, scores, LENGTHS)
     log_p = np.asarray(log_p)
     assert np.isnan(log_p[0]) and log_p[1] == log_p[4] == -np.inf and np.isfinite(log_p[2])
-    path, score = map(np.asarray, viterbi(params, scores, LENGTHS))
+    path, score = map(np.asarray, hmm.viterbi(params, scores, LENGTHS))
     assert np.isnan(score[0]) and score[1] == score[4] == -np.inf
     assert (np.asarray(path)[[0, 1, 4]] == -1).all() and path[2, 0] == 0
-    posterior = np.asarray(posteriors(params, scores, LENGTHS))
+    posterior = np.asarray(hmm.posteriors(params, scores, LENGTHS))
     assert (posterior[[1, 4]] == 0).all() and np.isnan(posterior[0]).any()
     few = np.array([1, 2, 4])
     counts = expected_counts(params, scores[few], LENGTHS[few])
     alone = expected_counts(params, scores[[2]], LENGTHS[[2]])
     np.testing.assert_array_equal(counts.start, alone.start)
     np.testing.assert_array_equal(counts.transition, alone.transition)
-    gradient = jax.grad(lambda p: forward(p, scores[few], LENGTHS[few])[1][1])(params)
+    gradient = jax.grad(lambda p: hmm.forward(p, scores[few], LENGTHS[few])[1][1])(params)
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
 
 
 def test_log_probabilities():
-    logits = jnp.array([[0.0, 1, 2], [-jnp.inf, 0, NEVER], [NEVER, NEVER, -jnp.inf]])
-    p = jnp.exp(log_probabilities(logits))
+    logits = jnp.array([[0.0, 1, 2], [-jnp.inf, 0, hmm.NEVER], [hmm.NEVER, hmm.NEVER, -jnp.inf]])
+    p = jnp.exp(hmm.log_probabilities(logits))
     e = np.exp([0, 1, 2])
     np.testing.assert_allclose(p, [e / e.sum(), [0, 1, 0], [0, 0, 0]], rtol=1e-6)
     weight = jnp.arange(9.0).reshape(3, 3)
-    gradient = jax.jit(jax.grad(lambda a: (weight * jnp.exp(log_probabilities(a))).sum()))(logits)
+    gradient = jax.jit(jax.grad(lambda a: (weight * jnp.exp(hmm.log_probabilities(a))).sum()))(
+        logits
+    )
     assert np.isfinite(gradient).all() and (np.asarray(gradient[1:]) == 0).all()
-    decayed = NEVER * 0.99  # as by weight decay
-    assert log_probabilities(jnp.array([0.0, decayed]))[1] == -jnp.inf
-    np.testing.assert_array_equal(to_logits(jnp.array([0.0, 1.0])), np.float32([NEVER, 0]))
+    decayed = hmm.NEVER * 0.99  # as by weight decay
+    assert hmm.log_probabilities(jnp.array([0.0, decayed]))[1] == -jnp.inf
+    np.testing.assert_array_equal(to_logits(jnp.array([0.0, 1.0])), np.float32([hmm.NEVER, 0]))
 
 
 def test_topologies():
     key = jax.random.key(0)
-    skipping = jnp.exp(log_probabilities(left_to_right(skips=1)(key, (4, 4))))
+    skipping = jnp.exp(hmm.log_probabilities(hmm.left_to_right(skips=1)(key, (4, 4))))
     np.testing.assert_allclose(skipping[0], [1 / 3, 1 / 3, 1 / 3, 0], rtol=1e-6)
     np.testing.assert_allclose(skipping[2:], [[0, 0, 0.5, 0.5], [0, 0, 0, 1]])
-    assert first_state(key, (3,)).tolist() == np.float32([0, NEVER, NEVER]).tolist()
+    assert hmm.first_state(key, (3,)).tolist() == np.float32([0, hmm.NEVER, hmm.NEVER]).tolist()
 
 
 test_messages = refuses([
-    (lambda: left_to_right(-1), "skips must be at least 0, got -1"),
-    (lambda: left_to_right()(None, (3,)), r"shape must be \(states, states\), got \(3"),
-    (lambda: first_state(None, (2, 3)), r"first_state: shape must be \(states,\), got \(2, 3\)"),
-    (lambda: scaled_likelihoods(jnp.zeros((2, 4, 3)), jnp.zeros(4)), "log_prior must .*= 3"),
+    (lambda: hmm.left_to_right(-1), "skips must be at least 0, got -1"),
+    (lambda: hmm.left_to_right()(None, (3,)), r"shape must be \(states, states\), got \(3"),
+    (lambda: hmm.first_state(None, (2, 3)), r"first_state: shape must be \(states,\), got \(2"),
+    (lambda: hmm.scaled_likelihoods(jnp.zeros((2, 4, 3)), jnp.zeros(4)), "log_prior must .*= 3"),
 ])  # fmt: skip
 
 
@@ -228,6 +223,6 @@ GOOD = {"start": jnp.zeros(3), "transition": jnp.zeros((3, 3))}
     (GOOD, (2, 0, 3), None, ValueError, "at least one time step"),
 ])  # fmt: skip
 def test_what_does_not_fit(params, shape, lengths, error, words):
-    for function in (forward, posteriors, viterbi, expected_counts):
+    for function in (hmm.forward, hmm.posteriors, hmm.viterbi, expected_counts):
         with pytest.raises(error, match=words):
             function(params, jnp.zeros(shape), lengths)
