@@ -95,12 +95,13 @@ def batch_norm(
             raise ValueError(f"{name}: needs at least one entry per feature, got {x.shape}")
         write = "a larger batch (drop_last=True if one example is left over), or layer_norm"
         _check_count(f"{name}: training", x, math.prod(x.shape[:-1]), "feature", write)
-        y, now, spread_now = normalized(x.astype(mean.dtype), scale, bias, epsilon)
+        scale, bias = scale.astype(mean.dtype), bias.astype(mean.dtype)
+        y, now, spread_now = normalized(x.astype(output_dtype(x)), scale, bias, epsilon)
         for entry, old, new in (("mean", mean, now), ("var", var, spread_now)):
             new = momentum * old + (1 - momentum) * jax.lax.stop_gradient(new)
             # One batch beyond the range of floats would leave an infinite average for good.
             m.update(entry, jnp.where(jnp.isinf(new), old, new))
-        return y.astype(output_dtype(x))
+        return y
 
     return compose(forward, name=name, kind="batch_norm")
 

@@ -9,6 +9,8 @@ import jax
 import jax.numpy as jnp
 from jax.tree_util import Partial
 
+from jaxnet.ops.native.attention import one
+from jaxnet.ops.native.call import native_call
 from jaxnet.ops.native.keep import bernoulli
 from jaxnet.services.checks import check_range
 
@@ -283,13 +285,22 @@ def dot_product_attention(
     Reference: Vaswani et al. 2017, "Attention Is All You Need", 3.2.1; softcap: Gemma Team 2024,
     "Gemma 2".
     """
+    bias = scoring.bias
+    if isinstance(bias, Placed):
+        mask, bias = add_table(mask, None, bias.table())
+    values = functools.partial(_with_weights, scoring)
+    if q.shape[1] > 1 or scoring.key is not None or not (mask is None or scoring.finite):
+        return values(q, k, v, mask, bias)
+    scale = q.shape[-1] ** -0.5 if scoring.scale is None else scoring.scale
+    return native_call(values, one((scale, scoring.softcap or 0.0)), q, k, v, mask, bias)
+
+
+def _with_weights(scoring, q, k, v, mask, bias):
     batch, time, heads, size = q.shape
     places, groups = k.shape[1:3]
     q = q.reshape(batch, time, groups, heads // groups, size)
     wide = jnp.promote_types(q.dtype, jnp.float32)
-    bias, finite = scoring.bias, None
-    if isinstance(bias, Placed):
-        mask, bias = add_table(mask, None, bias.table())
+    finite = None
     # 0 times NaN is NaN, so that a place with a weight of 0 could reach any query.
     if mask is not None and not scoring.finite:
         finite = jnp.isfinite(k).all(-1) & jnp.isfinite(v).all(-1)  # (batch, places, groups)

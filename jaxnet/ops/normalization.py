@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxnet.ops.native.call import native_call
-from jaxnet.ops.native.norm import kernels
+from jaxnet.ops.native.call import Kernel, native_call
+from jaxnet.ops.native.norm import has_moments, kernels, moments
 from jaxnet.ops.precision import output_dtype, wide
 
 
@@ -20,11 +20,11 @@ def normalized(
 
     Args:
       x: Floats (..., features).
-      scale, bias: Arrays (features,), in the dtype of x.
+      scale, bias: Arrays (features,), in at least float32.
       epsilon: Number added to the variance.
 
     Returns:
-      y like x, and the mean and the biased variance of x, (features,).
+      y like x, and the mean and the biased variance of x, (features,), in the dtype of scale.
 
     Example:
       >>> x = jnp.array([[1.0, 5.0], [3.0, 5.0]])
@@ -37,11 +37,21 @@ def normalized(
 
 @partial(jax.custom_jvp, nondiff_argnums=(3,))
 def _normalized(x, scale, bias, epsilon):
+    in_c = Kernel(partial(_over_batch, moments, epsilon), has_moments)
+    return native_call(partial(_over_batch, _moments_of_batch, epsilon), in_c, x, scale, bias)
+
+
+def _moments_of_batch(x):
     mean, _, var = _moments(x, tuple(range(x.ndim - 1)))
+    return mean.ravel(), var.ravel()
+
+
+def _over_batch(moments_of, epsilon, x, scale, bias):
+    mean, var = moments_of(x if moments_of is moments else x.astype(scale.dtype))
     # x minus its mean is written in three ways, here and in the tangents. If the expressions were
     # equal, XLA would compute the array once, write it to memory and read it again.
-    y = (x + -mean) * (lax.rsqrt(var + epsilon) * _beside(scale, x)) + _beside(bias, x)
-    return y, mean.ravel(), var.ravel()
+    y = (x + -mean) * (lax.rsqrt(var + epsilon) * scale) + bias
+    return y.astype(x.dtype), mean, var
 
 
 def _beside(a, x):
@@ -73,9 +83,15 @@ def _tangents(epsilon, primals, tangents):
     passes.
     """
     x, scale, _ = primals
-    dx, dscale, dbias = tangents
     y, mean, var = _normalized(*primals, epsilon)
-    axes = tuple(range(x.ndim - 1))
+    in_c = Kernel(linear=3, transpose=Kernel(partial(_back, epsilon), has_moments))
+    push = native_call(partial(_push_batch, epsilon), in_c, x, mean, scale, var, *tangents)
+    return (y, mean, var), push
+
+
+def _push_batch(epsilon, x, mean, scale, var, dx, dscale, dbias):
+    axes, dtype, narrow = tuple(range(x.ndim - 1)), scale.dtype, x.dtype
+    x, dx = x.astype(dtype), dx.astype(dtype)
     at_mean, scale, dscale, dbias = (_beside(a, x) for a in (mean, scale, dscale, dbias))
     root = lax.rsqrt(_beside(var, x) + epsilon)
     first = _first(x, axes)  # x minus its mean is written in a third way
@@ -85,7 +101,17 @@ def _tangents(epsilon, primals, tangents):
     factor = root * scale
     dy = factor * dx + (dbias - factor * dmean)
     dy += (x + minus) * (root * dscale - factor * root**2 * dvar / 2)
-    return (y, mean, var), (dy, dmean.ravel(), dvar.ravel())
+    return dy.astype(narrow), dmean.ravel(), dvar.ravel()
+
+
+def _back(epsilon, x, mean, scale, var, dy, dmean, dvar):
+    """Return the gradients of x, scale and bias: the transpose of `_push_batch`, with sums in C."""
+    count, root = math.prod(x.shape[:-1]), lax.rsqrt(var + epsilon)
+    total, along = moments(x, dy, mean)
+    factor = root * scale
+    dx = factor * dy + (dmean - factor * total) / count
+    dx += (x + -mean) * ((2 * dvar - factor * root**2 * along) / count)
+    return dx.astype(x.dtype), along * root, total
 
 
 @partial(jax.jit, static_argnums=(3, 4, 5), inline=True)  # else eager calls compile each time

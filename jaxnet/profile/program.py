@@ -205,6 +205,8 @@ def flops_of(run: Run) -> int:
         return 2 * steps * batch * gates * (gates // 4 if "_lstm" in one.attributes else gates)
     if one.opcode == "custom-call" and 'custom_call_target="jaxnet_attention' in one.attributes:
         q, k, v = (shape.sizes for shape in operands[:3])  # as if each query saw all places
+        if "_attention_one" in one.attributes:
+            return 2 * math.prod(q[:2]) * k[2] * (q[2] + v[3])
         forward, back = q[3] + v[3], 3 * q[3] + 2 * v[3]
         return 2 * math.prod(q[:3]) * k[1] * (back if "_back" in one.attributes else forward)
     # Matrix products on NVIDIA's GPUs.

@@ -40,9 +40,10 @@ def quantized(
     4 bits, at most `group` neighbors along the last axis of these share it.
 
     The layer computes in floats: it saves memory and storage, and saves time only if reading
-    weights is the bottleneck, as in generation on CPU. There, up to eight rows of the input are
-    multiplied by 4 bits in groups of 32 as integers of 22 bits, about as exactly as in float32; NaN
-    or infinity makes their row NaN. `jn.quantize` makes its params from those of a trained net.
+    weights is the bottleneck, as in generation on CPU. There, up to eight rows of the input become
+    integers too, about as exact as float32: of 22 bits for 4 bits in groups of 32 and, with
+    AVX-512, of 28 bits for 8 bits. NaN or infinity makes their row NaN. `jn.quantize` makes its
+    params from those of a trained net.
 
     Training is aware of the rounding with `aware=True`: the params are the float params of
     `layer`, and each call rounds them, in evaluation too. Gradients pass through the rounding as if

@@ -382,3 +382,61 @@ static XLA_FFI_Error *attention(XLA_FFI_CallFrame *f, int back) {
 
 XLA_FFI_Error *jaxnet_attention(XLA_FFI_CallFrame *f) { return attention(f, 0); }
 XLA_FFI_Error *jaxnet_attention_back(XLA_FFI_CallFrame *f) { return attention(f, 1); }
+
+/* Attention of one query per head, as in generation: q (batch, heads, size), k (batch, groups, places,
+ * size), v (batch, groups, places, width), booleans (batch, heads, places) and, maybe, numbers to add
+ * to the scores. Results: y (batch, heads, width) and the weights (batch, heads, places). The
+ * attribute is that of `attention`. */
+typedef struct {
+  Work work;
+  const Kernels *kernels;
+  One one;
+} Ones;
+
+static int attend_ones(Work *work, int64_t chunk) {
+  const Ones *s = (const Ones *)work;
+  s->kernels->one(&s->one, chunk);
+  return 1;
+}
+
+static void free_ones(Work *work) { free(work); }
+
+XLA_FFI_Error *jaxnet_attention_one(XLA_FFI_CallFrame *f) {
+  if (no_run(f)) return NULL;
+  XLA_FFI_Buffer **in = (XLA_FFI_Buffer **)f->args.args, **out = (XLA_FFI_Buffer **)f->rets.rets;
+  int added = f->args.size == 5;
+  REQUIRE((f->args.size == 4 || added) && f->rets.size == 2 && f->attrs.size == 1);
+  REQUIRE(f->attrs.types[0] == XLA_FFI_AttrType_ARRAY);
+  const XLA_FFI_Array *numbers = f->attrs.attrs[0];
+  REQUIRE(numbers->dtype == XLA_FFI_DataType_F32 && numbers->size == 2);
+  REQUIRE(in[0]->rank == 3 && in[1]->rank == 4 && in[2]->rank == 4);
+  int64_t batch = in[0]->dims[0], heads = in[0]->dims[1], size = in[0]->dims[2];
+  int64_t groups = in[1]->dims[1], places = in[1]->dims[2], width = in[2]->dims[3];
+  int half = in[1]->dtype == XLA_FFI_DataType_BF16;
+  XLA_FFI_DataType kept = half ? XLA_FFI_DataType_BF16 : XLA_FFI_DataType_F32;
+  REQUIRE(groups > 0 && heads % groups == 0 && IS(in[0], F32, batch, heads, size));
+  REQUIRE(is(in[1], kept, 4, (int64_t[]){batch, groups, places, size}));
+  REQUIRE(is(in[2], kept, 4, (int64_t[]){batch, groups, places, width}));
+  REQUIRE(IS(in[3], PRED, batch, heads, places) && IS(out[0], F32, batch, heads, width));
+  REQUIRE(IS(out[1], F32, batch, heads, places) && (!added || IS(in[4], F32, batch, heads, places)));
+  const Kernels *kernels = kernels_in_use();
+  REQUIRE(kernels);
+  Ones *s = zeros(1, sizeof(Ones));
+  if (!s) return error(f->api, XLA_FFI_Error_Code_RESOURCE_EXHAUSTED, "jaxnet: no memory");
+  const float *form = numbers->data;
+  *s = (Ones){
+    .work = {.holders = 1, .run = attend_ones, .close = free_ones, .chunks = batch * groups},
+    .kernels = kernels,
+    .one = {
+      .half = half, .heads = batch * heads, .groups = batch * groups, .size = size, .places = places,
+      .width = width, .scale = form[0], .softcap = form[1], .q = in[0]->data, .k = in[1]->data,
+      .v = in[2]->data, .seen = in[3]->data, .bias = added ? in[4]->data : NULL, .y = out[0]->data,
+      .weights = out[1]->data,
+    },
+  };
+  /* Another thread wakes up in the time of some hundred thousand products. */
+  int64_t products = batch * heads * places * (size + width);
+  run_chunks(&s->work, f, products < 1 << 18 ? 1 : threads_of(f));
+  release(&s->work);
+  return NULL;
+}

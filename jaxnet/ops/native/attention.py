@@ -93,3 +93,34 @@ def tangents(form: tuple[float, float], wanted: Sequence[int]) -> Kernel:
     """
     back = Kernel(partial(run_back, form=form, wanted=wanted), supports)
     return Kernel(linear=len(wanted), transpose=back)
+
+
+def one(form: tuple[float, float]) -> Kernel:
+    """Return the kernel of values and weights of one query, the only one of each sequence.
+
+    Args:
+      form: Scale, and the softcap or 0.
+
+    Example:
+      >>> one((0.125, 0.0)).linear
+      0
+    """
+    return Kernel(partial(_run_one, form=form), _supports_one)
+
+
+def _supports_one(q, k, v, *rest):
+    fits = countable(q, k, v) and q.shape[1] == 1 and k.dtype == v.dtype and k.dtype in DTYPES[:2]
+    return fits and q.dtype in DTYPES and instructions() is not None
+
+
+def _run_one(q, k, v, *rest, form):
+    batch, _, heads, _ = q.shape
+    scores = batch, heads, k.shape[1]
+    rest = [jnp.broadcast_to(a, (batch, heads, 1, k.shape[1])).reshape(scores) for a in rest]
+    if not rest or rest[0].dtype != bool:
+        rest = [jnp.ones(scores, bool), *rest]
+    operands = q[:, 0].astype(jnp.float32), k.swapaxes(1, 2), v.swapaxes(1, 2), rest[0]
+    operands += tuple(a.astype(jnp.float32) for a in rest[1:])
+    shapes = [(batch, heads, v.shape[3]), scores]
+    y, weights = compute("jaxnet_attention_one", shapes, *operands, form=np.array(form, np.float32))
+    return [y[:, None].astype(v.dtype), weights[:, :, None].astype(v.dtype)]

@@ -176,5 +176,99 @@ static void NAME(slopes)(const Panel *p, float *weights, float *slopes, int64_t 
   }
 }
 
+/* Asks for what will be read, too early to matter if it is not. */
+INLINE void NAME(ask)(const int half, const void *from, int64_t place, int64_t n) {
+  for (int64_t at = 0; at < n; at += half ? 32 : 16)
+    __builtin_prefetch((const char *)from + (place + at) * (half ? 2 : 4) + AHEAD / 2, 0, 2);
+}
+
+/* The scores, times log2(e), of one query and LANES places from `place` on. */
+INLINE VEC NAME(scores_of)(const int half, const One *s, const float *q, int64_t first, int64_t place) {
+  VEC some[LANES], slope;
+  for (int64_t l = 0; l < LANES; l++) {
+    some[l] = (VEC){0};
+    for (int64_t d = 0; place + l < s->places && d < s->size; d += LANES)
+      some[l] += NAME(load)(q + d, s->size - d) *
+                 NAME(numbers)(half, s->k, (first + place + l) * s->size + d, s->size - d);
+    NAME(ask)(half, s->k, (first + place + l) * s->size, s->size);
+  }
+  NAME(transpose)(some);
+  UNROLL for (int wide = LANES / 2; wide; wide /= 2)
+    UNROLL for (int l = 0; l < wide; l++) some[l] += some[l + wide];
+  VEC score = some[0] * s->scale;
+  return s->softcap ? NAME(cap)(score / s->softcap, s->softcap, &slope) : (VEC)(score * LOG2_E);
+}
+
+/* Which of LANES places, of at most `left`, are seen. */
+INLINE INTS NAME(shown)(const uint8_t *seen, int64_t left) {
+  NAME(bytes) some = {0};
+  if (left >= LANES) memcpy(&some, seen, LANES);
+  else memcpy(&some, seen, left);
+  return -__builtin_convertvector(some, INTS);
+}
+
+/* The heads of a group. Only places are read between the first and the last that a head sees, in
+ * tiles that stay in the first cache for all heads. */
+INLINE void NAME(attend_group)(const int half, const One *s, int64_t group) {
+  int64_t heads = s->heads / s->groups, places = s->places, first = group * places;
+  int64_t low = places, high = 0, width = s->width;
+  for (int64_t h = 0; h < heads; h++) {
+    const uint8_t *seen = s->seen + (group * heads + h) * places;
+    memset(s->y + (group * heads + h) * width, 0, width * sizeof(float));
+    memset(s->weights + (group * heads + h) * places, 0, places * sizeof(float));
+    int64_t start = 0, end = places;
+    while (start < end && !seen[start]) start++;
+    while (end > start && !seen[end - 1]) end--;
+    if (start < end) low = MIN(low, start), high = MAX(high, end);
+  }
+  low = low / LANES * LANES;
+  for (int64_t place = low; place < high; place += LANES)
+    for (int64_t h = group * heads; h < (group + 1) * heads; h++) {
+      int64_t at = h * places + place, left = places - place;
+      VEC score = NAME(scores_of)(half, s, s->q + h * s->size, first, place);
+      if (s->bias) score += NAME(load)(s->bias + at, left) * LOG2_E;
+      NAME(put)(s->weights + at, score, left);
+    }
+  for (int64_t h = group * heads; h < (group + 1) * heads; h++) {
+    float *weights = s->weights + h * places, total = 0, highest = -__builtin_inff();
+    const uint8_t *seen = s->seen + h * places;
+    VEC most = (VEC){0} + highest, sum = {0};
+    for (int64_t p = low; p < high; p += LANES) {
+      VEC score = NAME(load)(weights + p, places - p);
+      score = NAME(choose)(NAME(shown)(seen + p, places - p), score, (VEC){0} - __builtin_inff());
+      most = NAME(maximum)(most, score);
+    }
+    for (int l = 0; l < LANES; l++) highest = MAX(highest, most[l]);
+    for (int64_t p = low; p < high; p += LANES) {
+      VEC weight = NAME(exp2)(NAME(load)(weights + p, places - p) - highest);
+      weight = NAME(choose)(NAME(shown)(seen + p, places - p), weight, (VEC){0});
+      NAME(put)(weights + p, weight, places - p);
+      sum += weight;
+    }
+    for (int l = 0; l < LANES; l++) total += sum[l];
+    for (int64_t p = low; total != 0 && p < high; p++) weights[p] /= total;
+  }
+  for (int64_t tile = low; tile < high; tile += 64)
+    for (int64_t h = group * heads; h < (group + 1) * heads; h++)
+      for (int64_t d = 0; d < width; d += 4 * LANES) {
+        const float *weights = s->weights + h * places;
+        float *y = s->y + h * width + d;
+        VEC sums[4];
+        UNROLL for (int v = 0; v < 4; v++) sums[v] = NAME(load)(y + v * LANES, width - d - v * LANES);
+        for (int64_t p = tile; p < MIN(tile + 64, high); p++) {
+          if (h % heads == 0) NAME(ask)(half, s->v, (first + p) * width + d, MIN(width - d, 4 * LANES));
+          UNROLL for (int v = 0; v < 4; v++)
+            sums[v] += weights[p] * NAME(numbers)(half, s->v, (first + p) * width + d + v * LANES,
+                                                  width - d - v * LANES);
+        }
+        UNROLL for (int v = 0; v < 4; v++) NAME(put)(y + v * LANES, sums[v], width - d - v * LANES);
+      }
+}
+
+static void NAME(attend_one)(const One *s, int64_t group) {
+  if (s->half) NAME(attend_group)(1, s, group);
+  else NAME(attend_group)(0, s, group);
+}
+
 #undef INTS
 #undef PANEL

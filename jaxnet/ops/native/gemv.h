@@ -7,7 +7,9 @@
  * The numbers of w become floats, four rows of x at a time. With 4 bits in groups of 32, or of whole
  * 32s, that would take longer than to read them, so x becomes integers instead: each 32 neighbors are
  * rounded to 2**21 steps up to their largest one, about as finely as floats round their sum, and
- * multiplied as three digits of 7 bits; see nibbles_tiles.h. NaN or infinity among them gives NaN. */
+ * multiplied as three digits of 7 bits; see nibbles_tiles.h. So it does with 8 bits whose inputs share
+ * a scale, by AVX-512 with products of bytes: a row is rounded to 2**28 steps, of four digits; see
+ * bytes_tiles.h. NaN or infinity gives NaN. */
 
 typedef struct {
   Work work;
@@ -133,6 +135,53 @@ static int multiply_nibbles(XLA_FFI_CallFrame *f, const Dots *dots, const Gemv *
   return ok;
 }
 
+#if defined(__x86_64__)
+typedef struct {
+  Work work;
+  Bytes s;
+} Octets;
+
+static int run_bytes(Work *work, int64_t chunk) {
+  const Bytes *s = &((Octets *)work)->s;
+  if (s->transposed) byte_dots_avx512(s, chunk);
+  else byte_part_avx512(s, chunk);
+  return 1;
+}
+
+static void free_bytes(Work *work) {
+  free_vectors(((Octets *)work)->s.largest);
+  free(work);
+}
+
+/* Any number of rows, of integers, by AVX-512; returns 0 without memory. */
+static int multiply_bytes(XLA_FFI_CallFrame *f, const Gemv *g) {
+  int64_t rows = g->rows, padded = round_up(g->inputs, 64);
+  int64_t parts = g->transposed ? MIN(64, divide_up(g->outputs, 16)) : MAX(1, MIN(2 * threads_of(f), g->inputs / 64));
+  int64_t each = round_up(rows, 16), less = rows * DIGITS_8 * 16, digits = rows * padded * DIGITS_8 / 4;
+  int64_t sums = g->transposed ? 0 : parts * rows * round_up(g->outputs, 64) * DIGITS_8;
+  Octets *p = zeros(1, sizeof(Octets));
+  float *memory = new_vectors((each + less + digits + sums) * 4);
+  if (p && memory) {
+    int32_t *rest = (int32_t *)memory + each;
+    *p = (Octets){
+      .work = {.holders = 1, .chunks = parts, .run = run_bytes, .close = free_bytes},
+      .s = {
+        .transposed = g->transposed, .rows = rows, .inputs = g->inputs, .outputs = g->outputs,
+        .padded = padded, .parts = parts, .x = g->x, .scale = g->scale, .w = (const uint8_t *)g->w,
+        .largest = memory, .less = rest, .digits = (int8_t *)(rest + less),
+        .sums = rest + less + digits, .y = g->y,
+      },
+    };
+    for (int64_t row = 0; row < rows; row++) byte_digits_avx512(&p->s, row);
+  }
+  int ok = p && memory && run_chunks(&p->work, f, threads_of(f));
+  for (int64_t row = 0; ok && !g->transposed && row < rows; row++) byte_sums_avx512(&p->s, row);
+  if (p && memory) release(&p->work);
+  else free(p), free_vectors(memory);
+  return ok;
+}
+#endif
+
 static XLA_FFI_Error *gemv(XLA_FFI_CallFrame *f, int transposed) {
   if (no_run(f)) return NULL;
   REQUIRE((f->args.size == 2 || f->args.size == 3) && f->rets.size == 1);
@@ -175,6 +224,13 @@ static XLA_FFI_Error *gemv(XLA_FFI_CallFrame *f, int transposed) {
     .scale = scale ? scale->data : NULL, .half = scale && scale->dtype != F, .y = out->data,
   };
   int ok = 1, whole = numbers == INT4 && scale && (group % 32 == 0 || group >= inputs);
+#if defined(__x86_64__)
+  if (numbers == INT8 && scale && !s.half && group >= inputs && inputs <= 1 << 16 &&
+      dots_of(kernels)->lanes == 16) {
+    ok = multiply_bytes(f, &s);
+    rows = 0;
+  }
+#endif
   if (whole) ok = multiply_nibbles(f, dots_of(kernels), &s);
   for (int64_t row = 0; ok && !whole && row < rows; row += 4) {
     s.rows = MIN(4, rows - row);

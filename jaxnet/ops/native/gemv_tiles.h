@@ -138,6 +138,7 @@ INLINE void NAME(dots)(const Numbers numbers, const int fields, const int rows, 
     UNROLL for (int r = 0; r < count; r++) {
       VEC some[8], scale = {0};
       NAME(floats)(numbers, fields, NAME(words_at)(w + r * s->line + at, s->line - at), some);
+      __builtin_prefetch(w + r * s->line + at + AHEAD, 0, 2);
       if (groups > 1) {
         NAME(ints) place = *(const NAME(ints) *)places;
         int64_t first = (o + r) * groups + places[0];

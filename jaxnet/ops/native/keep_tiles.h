@@ -1,7 +1,6 @@
 /* Threefry with two words of 32 bits and 20 rounds, as in JAX, for one width of vectors; tiles.h
  * includes this file. */
 
-typedef int8_t NAME(bytes) __attribute__((vector_size(LANES), aligned(1), may_alias));
 #define WORDS NAME(words)
 
 /* Whether the numbers `first` and those that follow it, encrypted, are below a limit: their two words

@@ -9,11 +9,14 @@
  *                                                                  the transpose of its _push
  *     jaxnet_attention        attention.h, values                  _attended of blockwise.py
  *     jaxnet_attention_back   attention.h, the gradient            the transpose of its _tangents
+ *     jaxnet_attention_one    attention.h, of one query            _with_weights of attention.py
  *     jaxnet_gemv             gemv.h, x @ w of few rows            _in_jax of gemv.py
  *     jaxnet_gemv_transposed  gemv.h, x @ w.T of few rows          _in_jax of gemv.py
  *     jaxnet_keep             keep.h, bits of dropout              bernoulli of keep.py
  *     jaxnet_norm             norm.h, values or the gradient       _standardized of normalization.py,
  *                                                                  the transpose of its _push
+ *     jaxnet_moments          norm.h, mean and variance of         _moments of normalization.py,
+ *                             features, or sums of a gradient      the transpose of its _push_batch
  *     jaxnet_max_pool         pool.h, values or the gradient       _highest of pool.py in layers,
  *                                                                  the transpose of its _push */
 

@@ -201,6 +201,7 @@ INLINE void NAME(nibble_dots)(const int rows, const int count, const Nibbles *s,
       if (LANES == 4) scale = scale[0] + (VEC){0};
       else scale = PERMUTE(scale, place - place[0]);
       WORDS four = NAME(until)(w + r * s->line + v * 4 * LANES, end) ^ 0x88888888;
+      __builtin_prefetch(w + r * s->line + v * 4 * LANES + AHEAD, 0, 2);
       WORDS low = four & 0x0f0f0f0f, high = four >> 4 & 0x0f0f0f0f;
       UNROLL for (int i = 0; i < rows; i++) {
         int64_t at = (row + i) * vectors + v;

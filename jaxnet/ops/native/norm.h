@@ -74,3 +74,94 @@ XLA_FFI_Error *jaxnet_norm(XLA_FFI_CallFrame *f) {
   release(&all->work);
   return ok ? NULL : error(f->api, XLA_FFI_Error_Code_RESOURCE_EXHAUSTED, "jaxnet: no memory");
 }
+
+/* Mean and variance of each feature of x, rows of features, or, with a gradient of the same size and
+ * the mean, the sums of the gradient and of it times x - mean. Each chunk of rows is small enough for
+ * a cache, from which its squares are read. */
+typedef struct {
+  Work work;
+  const Kernels *kernels;
+  int half;
+  int64_t rows, features, space;
+  const void *x, *given;
+  const float *shift;
+  float *sums; /* first x as floats, then of each chunk */
+} Moments;
+
+enum { CACHED = 32768 }; /* numbers */
+
+static int64_t rows_before(const Moments *s, int64_t chunk) {
+  return s->rows * chunk / s->work.chunks;
+}
+
+static int run_moments(Work *work, int64_t chunk) {
+  const Moments *s = (const Moments *)work;
+  int64_t first = rows_before(s, chunk), skip = first * s->features * (s->half ? 2 : 4);
+  s->kernels->moments(s->half, rows_before(s, chunk + 1) - first, s->features, (const char *)s->x + skip,
+                      s->given ? (const char *)s->given + skip : NULL, s->shift,
+                      s->sums + (1 + 3 * chunk) * s->space, s->space);
+  return 1;
+}
+
+static void free_moments(Work *work) {
+  free(((Moments *)work)->sums);
+  free(work);
+}
+
+/* Means and sums of squares of chunks are those of all rows by Chan, Golub and LeVeque 1983. */
+static void add_moments(const Moments *s, float *total, float *other) {
+  int64_t chunks = s->work.chunks;
+  for (int64_t f = 0; f < s->features; f++) {
+    const float *sums = s->sums + s->space + f;
+    double sum = 0, square = 0;
+    for (int64_t c = 0; c < chunks; c++, sums += 3 * s->space) {
+      double rows = (double)(rows_before(s, c + 1) - rows_before(s, c));
+      sum += s->given ? sums[0] : sums[0] * rows;
+      square += sums[s->space];
+    }
+    if (!s->given) {
+      double mean = sum / (double)s->rows;
+      sums = s->sums + s->space + f;
+      for (int64_t c = 0; c < chunks; c++, sums += 3 * s->space) {
+        double rows = (double)(rows_before(s, c + 1) - rows_before(s, c));
+        square += rows * (sums[0] - mean) * (sums[0] - mean);
+      }
+      sum = s->shift[f] + mean;
+      square /= (double)s->rows;
+    }
+    total[f] = (float)sum;
+    other[f] = (float)square;
+  }
+}
+
+XLA_FFI_Error *jaxnet_moments(XLA_FFI_CallFrame *f) {
+  if (no_run(f)) return NULL;
+  REQUIRE((f->args.size == 1 || f->args.size == 3) && f->rets.size == 2 && f->attrs.size == 0);
+  XLA_FFI_Buffer **in = (XLA_FFI_Buffer **)f->args.args, **out = (XLA_FFI_Buffer **)f->rets.rets;
+  XLA_FFI_Buffer *x = in[0], *given = f->args.size == 3 ? in[1] : NULL;
+  REQUIRE(x->dtype == XLA_FFI_DataType_F32 || x->dtype == XLA_FFI_DataType_BF16);
+  REQUIRE(x->rank == 1 && out[0]->rank == 1);
+  int64_t n = out[0]->dims[0], rows = n ? x->dims[0] / n : 0;
+  REQUIRE(IS(out[0], F32, n) && IS(out[1], F32, n) && rows > 0 && rows * n == x->dims[0]);
+  REQUIRE(!given || (is(given, x->dtype, 1, x->dims) && IS(in[2], F32, n)));
+  const Kernels *kernels = kernels_in_use();
+  REQUIRE(kernels);
+  Moments *s = zeros(1, sizeof(Moments));
+  if (!s) return error(f->api, XLA_FFI_Error_Code_RESOURCE_EXHAUSTED, "jaxnet: no memory");
+  *s = (Moments){
+    .work = {.holders = 1, .run = run_moments, .close = free_moments},
+    .kernels = kernels, .half = x->dtype == XLA_FFI_DataType_BF16, .rows = rows, .features = n,
+    .space = n + 16, .x = x->data, .given = given ? given->data : NULL,
+  };
+  s->work.chunks = MIN(rows, divide_up(rows * n, CACHED));
+  s->sums = zeros((1 + 3 * s->work.chunks) * s->space, sizeof(float));
+  s->shift = given ? in[2]->data : s->sums;
+  for (int64_t i = 0; s->sums && !given && i < n; i++) {
+    uint32_t bits = s->half ? (uint32_t)((const uint16_t *)s->x)[i] << 16 : ((const uint32_t *)s->x)[i];
+    memcpy(s->sums + i, &bits, sizeof bits);
+  }
+  int ok = s->sums && run_chunks(&s->work, f, threads_of(f));
+  if (ok) add_moments(s, out[0]->data, out[1]->data);
+  release(&s->work);
+  return ok ? NULL : error(f->api, XLA_FFI_Error_Code_RESOURCE_EXHAUSTED, "jaxnet: no memory");
+}

@@ -156,3 +156,39 @@ static void NAME(norm)(const Norm *s, int64_t example, float *memory, float *sum
     if (s->half) NAME(round)(result, n, (uint16_t *)y + p * n);
   }
 }
+
+/* Adds for each of n features, over 8 rows at a time: x - shift to `sum` and, with a gradient, the
+ * gradient to `sum` and it times x - shift to `other`. Of squares, only (x - shift)^2 to `other`. */
+INLINE void NAME(add_rows_of)(const int half, const int squares, int64_t rows, int64_t n, const void *x,
+                              const void *given, const float *shift, float *sum, float *other) {
+  for (int64_t r = 0; r < rows; r += 8)
+    for (int64_t f = 0; f < n; f += LANES) {
+      int64_t left = n - f, place = r * n + f;
+      VEC by = NAME(load)(shift + f, left), total = {0}, product = {0};
+      for (int64_t u = MIN(8, rows - r); u > 0; u--, place += n) {
+        VEC some = NAME(numbers)(half, x, place, left) - by;
+        VEC factor = given ? NAME(numbers)(half, given, place, left) : some;
+        if (!squares) total += factor;
+        if (squares || given) product += factor * some;
+      }
+      if (!squares) *(VEC *)(sum + f) += total;
+      if (squares || given) *(VEC *)(other + f) += product;
+    }
+}
+
+/* For some rows: the means of x - shift and the sums of squared distances from the mean or, with a
+ * gradient, its two sums. `sums` are three rows of `space`, of which the third is for means of x. */
+static void NAME(moments)(int half, int64_t rows, int64_t n, const void *x, const void *given,
+                          const float *shift, float *sums, int64_t space) {
+  float *other = sums + space;
+  if (half) NAME(add_rows_of)(1, 0, rows, n, x, given, shift, sums, other);
+  else NAME(add_rows_of)(0, 0, rows, n, x, given, shift, sums, other);
+  if (given) return;
+  float *mean = sums + 2 * space;
+  for (int64_t f = 0; f < n; f++) {
+    sums[f] /= (float)rows;
+    mean[f] = sums[f] + shift[f];
+  }
+  if (half) NAME(add_rows_of)(1, 1, rows, n, x, NULL, mean, NULL, other);
+  else NAME(add_rows_of)(0, 1, rows, n, x, NULL, mean, NULL, other);
+}

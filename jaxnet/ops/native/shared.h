@@ -18,6 +18,8 @@
 #define UNROLL _Pragma("GCC unroll 28")
 #endif
 #define HIDE(x) __asm__("" : "+r"(x))
+/* Bytes ahead that a product of few rows asks for: processors look ahead within a page of 4 kB only. */
+#define AHEAD 16384
 
 /* Memory that begins on a line of the cache, in whole lines: macOS gives no other. */
 #ifdef _WIN32
@@ -145,6 +147,20 @@ typedef struct {
   void (*columns)(const Nibbles *, int64_t chunk);
 } Dots;
 
+/* A product of rows x, as integers, with numbers of 8 bits; see bytes_tiles.h. */
+#define DIGITS_8 4
+#define STEPS_8 266338304.0f /* 127 * 2**21 */
+typedef struct {
+  int transposed;
+  int64_t rows, inputs, outputs, padded; /* inputs in whole vectors of w */
+  int64_t parts;                         /* of the inputs, or transposed of the outputs */
+  const float *x, *scale;
+  const uint8_t *w;
+  int8_t *digits;
+  float *largest, *y; /* of each row of x */
+  int32_t *less, *sums;
+} Bytes;
+
 /* The places that each query of a panel sees, first <= place < last. All are in [low, high), and
  * every query sees all of [all_low, all_high). */
 typedef struct {
@@ -159,6 +175,18 @@ typedef struct {
   int masked;    /* whether some query does not see all of these places */
   float softcap; /* or 0 */
 } Panel;
+
+/* Attention of one query per head, in groups of heads that share keys and values, floats or bfloat16;
+ * see attention.h. `seen` and `bias`, or NULL, are of (batch, heads, places), as the weights. */
+typedef struct {
+  int half;
+  int64_t heads, groups, size, places, width;
+  float scale, softcap;
+  const float *q, *bias;
+  const void *k, *v;
+  const uint8_t *seen;
+  float *y, *weights;
+} One;
 
 /* How a square of Winograd's convolution is transformed, for all features: distances of what is read,
  * or where each of it is, and of what is written, at most `rows` by `columns`; see winograd_tiles.h. */
@@ -199,7 +227,10 @@ typedef struct {
   void (*softmax)(const Panel *, float *scores, float *top, float *sums, float *y, int64_t width);
   void (*slopes)(const Panel *, float *weights, float *slopes, int64_t row, const float *totals,
                  const float *means);
+  void (*one)(const One *, int64_t group);
   void (*norm)(const Norm *, int64_t example, float *memory, float *sums);
+  void (*moments)(int half, int64_t rows, int64_t features, const void *x, const void *given,
+                  const float *shift, float *sums, int64_t space);
   void (*pool)(const Pool *, const float *x, const float *given, float *y, Taps, int64_t features);
   /* for float32 and bfloat16, tiles of 2 and 4 results: of x and of y's gradient, inside and over the
    * border; of products to y; of weights, and of products to their gradient, in float32 */
@@ -265,6 +296,7 @@ INLINE __attribute__((target("avx512f"))) __m256i to_half(__m512 x) {
 #define PAIR_LOW(bits, a, b) (WORDS) _mm512_unpacklo_epi##bits((__m512i)(a), (__m512i)(b))
 #define PAIR_HIGH(bits, a, b) (WORDS) _mm512_unpackhi_epi##bits((__m512i)(a), (__m512i)(b))
 #include "nibbles_tiles.h"
+#include "bytes_tiles.h"
 #undef DOT
 #undef END
 #undef PAIR_LOW

@@ -9,6 +9,7 @@ typedef float NAME(vec) __attribute__((vector_size(4 * LANES), aligned(4), may_a
 typedef int32_t NAME(ints) __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
 typedef uint32_t NAME(words) __attribute__((vector_size(4 * LANES), aligned(1), may_alias));
 typedef uint16_t NAME(halves) __attribute__((vector_size(2 * LANES), aligned(1), may_alias));
+typedef int8_t NAME(bytes) __attribute__((vector_size(LANES), aligned(1), may_alias));
 #define VEC NAME(vec)
 
 INLINE void NAME(put)(float *to, VEC value, int64_t left) {
@@ -38,6 +39,12 @@ INLINE NAME(words) NAME(low_halves)(const uint16_t *from, int64_t left) {
   NAME(words) some = __builtin_convertvector(*(NAME(halves) *)&two, NAME(words));
   if (left > 0 && left % 2) some[left - 1] = from[left - 1];
   return some;
+}
+
+/* Numbers of an array of floats or of bfloat16, from a place on. */
+INLINE VEC NAME(numbers)(const int half, const void *from, int64_t place, int64_t left) {
+  return half ? (VEC)(NAME(low_halves)((const uint16_t *)from + place, left) << 16)
+              : NAME(load)((const float *)from + place, left);
 }
 
 /* Rounds to the nearest bfloat16, to an even one between two: by one instruction, where the processor
@@ -351,8 +358,8 @@ static const Kernels NAME(kernels) = {
   LANES, MOST, {ALL(SUM_ENTRY)}, {ALL(ADD_ENTRY)}, {BY_ROWS(ROWS_ENTRY)},
   {EACH(SUM_EACH_ENTRY)}, {ONE_ROW(ADD_EACH_ENTRY) BY_ROWS(ADD_EACH_ENTRY)},
   NAME(spread), NAME(cell), NAME(cell_back), NAME(plain), NAME(plain_back), NAME(keep), NAME(gemv),
-  NAME(pack), NAME(unpack), NAME(gather), NAME(finite), NAME(dot), NAME(softmax), NAME(slopes),
-  NAME(norm), NAME(pool),
+  NAME(pack), NAME(unpack), NAME(gather), NAME(finite), NAME(dot), NAME(softmax), NAME(slopes), NAME(attend_one),
+  NAME(norm), NAME(moments), NAME(pool),
   {{{NAME(read_2), NAME(read_at_2)}, {NAME(read_4), NAME(read_at_4)}},
    {{NAME(read_half_2), NAME(read_half_at_2)}, {NAME(read_half_4), NAME(read_half_at_4)}}},
   {{{NAME(back_2), NAME(back_at_2)}, {NAME(back_4), NAME(back_at_4)}},

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import jaxnet as jn
-from jaxnet.ops.attention import Scoring
+from jaxnet.ops.attention import Scoring, dot_product_attention
 from jaxnet.ops.blockwise import blockwise_attention, see
 from jaxnet.ops.native import attention, call, instructions
 from jaxnet.profile.program import flops_of, parse
@@ -238,3 +238,21 @@ def test_few_queries_are_not_for_the_kernel():
     q = jnp.ones((1, attention.FEW, 2, 4))
     assert attention.supports(q, q, q) and not attention.supports(q[:, 1:], q, q)
     assert not attention.supports(q, q[:, :0], q[:, :0])
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize("options", [
+    {}, {"softcap": 2.0, "scale": 0.3}, {"bias": draw(1, 1, 6, 1, 70)[0]},
+], ids=str)  # fmt: skip
+def test_one_query_reads_what_it_sees(monkeypatch, options, dtype):
+    """In C as in JAX: groups of heads, places that some heads see, and a head that sees nothing."""
+    q, k, v, *_ = inputs(2, 1, 70, 6, 2, 20, 33, dtype)
+    seen = np.random.default_rng(0).random((2, 6, 1, 70)) < 0.3
+    seen[0, 1] = False
+    attend = partial(dot_product_attention, scoring=Scoring(**options, finite=True))
+    program = compiled(attend, q, k, v, seen)
+    flops = [flops_of(run) for run in parse(program.as_text()).runs()]
+    assert "jaxnet_attention_one" in program.as_text() and sum(flops) == 2 * 2 * 6 * 70 * (20 + 33)
+    wide = [a.astype(jnp.float32) for a in (q, k, v)]
+    expected = in_jax(monkeypatch, attend, *wide, seen)
+    near(program(q, k, v, seen), expected, 1e-5 if dtype == jnp.float32 else 2**-7, 0)

@@ -73,17 +73,18 @@ def test_values(form, transposed):
         near([found, twin], [expected] * 2, 3e-6, 0)
 
 
+@pytest.mark.parametrize("form", ["uint8", "int8"])
 @pytest.mark.parametrize("transposed", [False, True])
-def test_four_bits_multiply_x_as_integers_that_fit_its_size(transposed):
-    """Row by row: zeros, small and large numbers, NaN and infinity; with scales in float16."""
+def test_x_is_multiplied_as_integers_that_fit_its_size(transposed, form):
+    """Row by row: zeros, small and large numbers, NaN and infinity; 4 bits with float16 scales."""
     shape = (130, 95) if transposed else (95, 130)
-    (kernel, scale), _ = stored("uint8", shape, 32, transposed)
+    (kernel, scale), _ = stored(form, shape, 32 if form == "uint8" else None, transposed)
     x = np.random.default_rng(1).normal(size=(5, 95)).astype(np.float32)
     x[:3] *= np.float32([[0], [1e-32], [1e30]])
     x[3, 40], x[4, 2] = np.nan, np.inf
-    scale = scale.astype(jnp.float16)
+    scale = scale.astype(jnp.float16 if form == "uint8" else jnp.float32)
     scales = np.asarray(scales_of_values(scale.astype(jnp.float32), shape), np.float64)
-    numbers = np.asarray(unpacked(kernel, shape[1])) * scales
+    numbers = np.asarray(unpacked(kernel, shape[1]) if form == "uint8" else kernel) * scales
     expected = x[:3].astype(np.float64) @ (numbers.T if transposed else numbers)
     found = in_c(jnp.asarray(x), kernel, scale, transposed=transposed)
     largest = abs(expected).max(1, keepdims=True)

@@ -7,8 +7,8 @@ import pytest
 from jax.test_util import check_grads
 
 import jaxnet as jn
-from jaxnet.ops.native import instructions, norm, pool
-from jaxnet.ops.normalization import standardized
+from jaxnet.ops.native import call, instructions, norm, pool
+from jaxnet.ops.normalization import normalized, standardized
 from tests.helpers import compiled, near
 
 pytestmark = pytest.mark.skipif(instructions() is None, reason="needs the kernels in C")
@@ -60,6 +60,24 @@ def test_values_and_gradients(case, dtype, centered):
     for a in jax.tree.leaves(found):
         assert a.dtype == (dtype if a.shape == slope.shape else jnp.float32)
     near(found, exact(*given, slope, axes, centered), most, 0)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_moments_of_a_batch_are_sums_in_c(monkeypatch, dtype):
+    """Values and gradients of batch norm are those of the form in JAX, in float32."""
+    rng, shape = np.random.default_rng(0), (9, 33, 67, 19)
+    given = [rng.normal(size=size) for size in (shape, 19, 19, shape, 19, 19)]
+    given = [jnp.asarray(a, dtype if a.ndim > 1 else "float32") for a in given]
+
+    def both(x, scale, bias, *slopes):
+        y, pull = jax.vjp(lambda *a: normalized(*a, 1e-3), x, scale, bias)
+        return y, pull(slopes)
+
+    program = compiled(both, *given)
+    assert program.as_text().count('custom_call_target="jaxnet_moments"') == 2
+    monkeypatch.setattr(call, "on_one_device", lambda context: False)
+    wide = [a.astype(jnp.float32) for a in given]
+    near(program(*given), compiled(both, *wide)(*wide), 1e-5 if dtype == "float32" else 2**-7, 0)
 
 
 def test_equal_numbers_and_what_is_not_a_number():
