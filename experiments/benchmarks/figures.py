@@ -223,12 +223,12 @@ def plot_rates(record: Record) -> Any:
 
     figure = new_figure(6, 0.8 + 0.5 * len(record.rows))
     axes = figure.add_subplot()
-    for i, column in enumerate(record.columns[1:3]):
+    for i, column in enumerate(record.columns[1:4]):
         cells = {place: row[1 + i] for place, row in enumerate(record.rows) if row[1 + i]}
         values = [float(pages.number(cell)) for cell in cells.values()]
-        places = [place + 0.36 * (i - 0.5) for place in cells]
+        places = [place + 0.27 * (i - 1) for place in cells]
         name = column.name.partition(" (")[0] if isinstance(column, Column) else column
-        bars = axes.barh(places, values, 0.34, color=COLORS[i], label=name)
+        bars = axes.barh(places, values, 0.25, color=COLORS[i], label=name)
         axes.bar_label(bars, list(cells.values()), padding=3)
     axes.set_yticks(range(len(record.rows)), [row[0] for row in record.rows])
     axes.invert_yaxis()

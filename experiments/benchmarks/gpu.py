@@ -52,8 +52,8 @@ class Config:
     """seconds after which no further workload starts"""
     tests: bool = True
     """whether to run the tests that need a GPU first"""
-    generation: bool = True
-    """whether to measure tokens per second last"""
+    model: Path | None = None
+    """file of `experiments.benchmarks.generation`, which runs last"""
     out: Path = Path("runs/benchmarks")
     """folder of the samples, the tables and the figure"""
 
@@ -93,8 +93,9 @@ def run(
     report.save(rows, about, config.out / f"{backend}.json")
     report.show(rows, about, config.out)
     print("\n".join(about["shares"]))
-    if config.generation:
-        generation.run(generation.Config(rounds=config.rounds, timeout=config.timeout))
+    if config.model is not None:
+        options = {"rounds": config.rounds, "timeout": config.timeout}
+        generation.run(generation.Config(config.model, **options))
     return rows
 
 
