@@ -289,7 +289,7 @@ def dot_product_attention(
     if isinstance(bias, Placed):
         mask, bias = add_table(mask, None, bias.table())
     values = functools.partial(_with_weights, scoring)
-    if q.shape[1] > 1 or scoring.key is not None or not (mask is None or scoring.finite):
+    if q.shape[1] != 1 or scoring.key is not None or not (mask is None or scoring.finite):
         return values(q, k, v, mask, bias)
     scale = q.shape[-1] ** -0.5 if scoring.scale is None else scoring.scale
     return native_call(values, one((scale, scoring.softcap or 0.0)), q, k, v, mask, bias)
