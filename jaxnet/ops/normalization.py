@@ -50,7 +50,8 @@ def _over_batch(moments_of, epsilon, x, scale, bias):
     mean, var = moments_of(x if moments_of is moments else x.astype(scale.dtype))
     # x minus its mean is written in three ways, here and in the tangents. If the expressions were
     # equal, XLA would compute the array once, write it to memory and read it again.
-    y = (x + -mean) * (lax.rsqrt(var + epsilon) * scale) + bias
+    factor = lax.rsqrt(var + epsilon) * scale
+    y = (x + -_beside(mean, x)) * _beside(factor, x) + _beside(bias, x)
     return y.astype(x.dtype), mean, var
 
 
@@ -109,8 +110,9 @@ def _back(epsilon, x, mean, scale, var, dy, dmean, dvar):
     count, root = math.prod(x.shape[:-1]), lax.rsqrt(var + epsilon)
     total, along = moments(x, dy, mean)
     factor = root * scale
-    dx = factor * dy + (dmean - factor * total) / count
-    dx += (x + -mean) * ((2 * dvar - factor * root**2 * along) / count)
+    offset, slope = dmean - factor * total, 2 * dvar - factor * root**2 * along
+    dx = _beside(factor, x) * dy + _beside(offset / count, x)
+    dx += (x + -_beside(mean, x)) * _beside(slope / count, x)
     return dx.astype(x.dtype), along * root, total
 
 
