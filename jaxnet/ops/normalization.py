@@ -37,21 +37,21 @@ def normalized(
 
 @partial(jax.custom_jvp, nondiff_argnums=(3,))
 def _normalized(x, scale, bias, epsilon):
-    in_c = Kernel(partial(_over_batch, moments, epsilon), has_moments)
+    in_c = Kernel(partial(_over_batch, lambda x, dtype: moments(x), epsilon), has_moments)
     return native_call(partial(_over_batch, _moments_of_batch, epsilon), in_c, x, scale, bias)
 
 
-def _moments_of_batch(x):
-    mean, _, var = _moments(x, tuple(range(x.ndim - 1)))
+def _moments_of_batch(x, dtype):
+    mean, _, var = _moments(x.astype(dtype), tuple(range(x.ndim - 1)))
     return mean.ravel(), var.ravel()
 
 
 def _over_batch(moments_of, epsilon, x, scale, bias):
-    mean, var = moments_of(x if moments_of is moments else x.astype(scale.dtype))
+    mean, var = moments_of(x, scale.dtype)
     # x minus its mean is written in three ways, here and in the tangents. If the expressions were
     # equal, XLA would compute the array once, write it to memory and read it again.
     factor = lax.rsqrt(var + epsilon) * scale
-    y = (x + -_beside(mean, x)) * _beside(factor, x) + _beside(bias, x)
+    y = (x.astype(scale.dtype) + -_beside(mean, x)) * _beside(factor, x) + _beside(bias, x)
     return y.astype(x.dtype), mean, var
 
 
@@ -111,8 +111,8 @@ def _back(epsilon, x, mean, scale, var, dy, dmean, dvar):
     total, along = moments(x, dy, mean)
     factor = root * scale
     offset, slope = dmean - factor * total, 2 * dvar - factor * root**2 * along
-    dx = _beside(factor, x) * dy + _beside(offset / count, x)
-    dx += (x + -_beside(mean, x)) * _beside(slope / count, x)
+    dx = _beside(factor, x) * dy.astype(scale.dtype) + _beside(offset / count, x)
+    dx += (x.astype(scale.dtype) + -_beside(mean, x)) * _beside(slope / count, x)
     return dx.astype(x.dtype), along * root, total
 
 
