@@ -176,12 +176,6 @@ static void NAME(slopes)(const Panel *p, float *weights, float *slopes, int64_t 
   }
 }
 
-/* Asks for what will be read, too early to matter if it is not. */
-INLINE void NAME(ask)(const int half, const void *from, int64_t place, int64_t n) {
-  for (int64_t at = 0; at < n; at += half ? 32 : 16)
-    __builtin_prefetch((const char *)from + (place + at) * (half ? 2 : 4) + AHEAD / 2, 0, 2);
-}
-
 /* The scores, times log2(e), of one query and LANES places from `place` on. */
 INLINE VEC NAME(scores_of)(const int half, const One *s, const float *q, int64_t first, int64_t place) {
   VEC some[LANES], slope;
@@ -190,7 +184,6 @@ INLINE VEC NAME(scores_of)(const int half, const One *s, const float *q, int64_t
     for (int64_t d = 0; place + l < s->places && d < s->size; d += LANES)
       some[l] += NAME(load)(q + d, s->size - d) *
                  NAME(numbers)(half, s->k, (first + place + l) * s->size + d, s->size - d);
-    NAME(ask)(half, s->k, (first + place + l) * s->size, s->size);
   }
   NAME(transpose)(some);
   UNROLL for (int wide = LANES / 2; wide; wide /= 2)
@@ -255,12 +248,10 @@ INLINE void NAME(attend_group)(const int half, const One *s, int64_t group) {
         float *y = s->y + h * width + d;
         VEC sums[4];
         UNROLL for (int v = 0; v < 4; v++) sums[v] = NAME(load)(y + v * LANES, width - d - v * LANES);
-        for (int64_t p = tile; p < MIN(tile + 64, high); p++) {
-          if (h % heads == 0) NAME(ask)(half, s->v, (first + p) * width + d, MIN(width - d, 4 * LANES));
+        for (int64_t p = tile; p < MIN(tile + 64, high); p++)
           UNROLL for (int v = 0; v < 4; v++)
             sums[v] += weights[p] * NAME(numbers)(half, s->v, (first + p) * width + d + v * LANES,
                                                   width - d - v * LANES);
-        }
         UNROLL for (int v = 0; v < 4; v++) NAME(put)(y + v * LANES, sums[v], width - d - v * LANES);
       }
 }

@@ -8,54 +8,45 @@
 #define WIDE (4 * LANES)
 
 /* A row of x by digits of 7 bits: x = largest / STEPS_8 * (((a * 128) + b) * 128 + c) * 128 + d, as
- * finely as floats; the largest is multiplied last, since a step may be too small for a float.
- * Transposed, for each vector of w its bytes of a, of b and so on; else for each four
- * lines. `less` is what the 128 adds: of a lane, or of all inputs. */
+ * finely as floats; the largest is multiplied last, since a step may be too small for a float. The
+ * digits lie as DOT reads them: transposed, for each vector of w its bytes of a, of b and so on; else
+ * for each four lines. `less` is what the 128 adds: to a lane, or in all. */
 static void NAME(byte_digits)(const Bytes *s, int64_t row) {
   const float *x = s->x + row * s->inputs;
   int8_t *digits = s->digits + row * s->padded * DIGITS_8;
-  int32_t *less = s->less + row * LANES * DIGITS_8;
-  INTS most = {0}, sums[DIGITS_8];
-  UNROLL for (int d = 0; d < DIGITS_8; d++) sums[d] = (INTS){0};
+  int32_t *less = s->less + row * LANES * DIGITS_8, top = 0;
+  INTS most = {0};
   for (int64_t i = 0; i < s->inputs; i += LANES) {
     INTS size = (INTS)NAME(load)(x + i, s->inputs - i) & 0x7fffffff, more = size > most;
     most = (size & more) | (most & ~more); /* NaN is the largest of all */
   }
-  int32_t top = 0;
   for (int l = 0; l < LANES; l++) top = MAX(top, most[l]);
-  float largest;
-  memcpy(&largest, &top, sizeof largest);
-  int fine = top > 0 && top < 0x7f800000;
-  float up = largest < 1e-18f ? 1e18f : 1, inverse = fine ? STEPS_8 / (largest * up) : 0;
-  s->largest[row] = fine || !top ? largest : __builtin_nanf("");
+  const Rounding by = rounding_of(top, STEPS_8);
+  s->largest[row] = by.largest;
+  memset(less, 0, LANES * DIGITS_8 * sizeof *less);
   for (int64_t i = 0; i < s->padded; i += LANES) {
-    VEC some = NAME(load)(x + i, s->inputs - i) * up * inverse;
+    VEC some = by.fine ? (VEC)(NAME(load)(x + i, s->inputs - i) * by.up * by.inverse) : (VEC){0};
     some += (VEC)(((INTS)some & (int)0x80000000) | 0x3f000000); /* half, to round */
-    INTS n = __builtin_convertvector(fine ? some : (VEC){0}, INTS);
-    UNROLL for (int d = DIGITS_8 - 1; d >= 0; d--) {
+    INTS n = __builtin_convertvector(some, INTS);
+    for (int d = DIGITS_8 - 1; d >= 0; d--) {
       INTS last = n;
       if (d) last = ((n + 64) & 127) - 64;
       n = (n - last) >> 7;
-      sums[d] += last;
-      NAME(bytes) narrow = __builtin_convertvector(last, NAME(bytes));
-      if (s->transposed) memcpy(digits + (i / WIDE * DIGITS_8 + d) * WIDE + i % WIDE, &narrow, LANES);
-      else
+      const NAME(bytes) narrow = __builtin_convertvector(last, NAME(bytes));
+      if (s->transposed) {
+        memcpy(digits + (i / WIDE * DIGITS_8 + d) * WIDE + i % WIDE, &narrow, LANES);
+        for (int l = 0; l < LANES; l++) less[d * LANES + (i % WIDE + l) / 4] += 128 * last[l];
+      } else {
         for (int64_t q = 0; q < LANES / 4; q++)
-          memcpy(digits + ((i / 4 + q) * DIGITS_8 + d) * 4, (char *)&narrow + 4 * q, 4);
+          memcpy(digits + ((i / 4 + q) * DIGITS_8 + d) * 4, (const char *)&narrow + 4 * q, 4);
+        *(INTS *)(less + d * LANES) += 128 * last;
+      }
     }
   }
-  for (int d = 0; d < DIGITS_8; d++) {
+  for (int d = 0; d < DIGITS_8 && !s->transposed; d++) {
     int32_t all = 0;
-    for (int l = 0; l < LANES; l++) all += sums[d][l];
-    for (int l = 0; l < LANES; l++) less[d * LANES + l] = 128 * all;
-  }
-  if (s->transposed) { /* a lane holds four neighbors */
-    memset(less, 0, LANES * DIGITS_8 * sizeof *less);
-    for (int64_t v = 0; v < s->padded / WIDE; v++)
-      for (int d = 0; d < DIGITS_8; d++) {
-        const INTS four = *(const INTS *)(digits + (v * DIGITS_8 + d) * WIDE);
-        *(INTS *)(less + d * LANES) = DOT(*(INTS *)(less + d * LANES), (INTS){0} - 0x7f7f7f80, four);
-      }
+    for (int l = 0; l < LANES; l++) all += less[d * LANES + l];
+    for (int l = 0; l < LANES; l++) less[d * LANES + l] = all;
   }
 }
 

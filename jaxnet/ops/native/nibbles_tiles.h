@@ -23,7 +23,7 @@ static void NAME(digits)(const Nibbles *s) {
   enum { MANY = 32 / LANES };
   for (int64_t row = 0; row < s->rows; row++)
     for (int64_t g = 0; g < s->groups; g++) {
-      float x[32] = {0}, largest = 0;
+      float x[32] = {0};
       int8_t digits[DIGITS][32];
       memcpy(x, s->x + row * s->inputs + g * 32, MIN(32, s->inputs - g * 32) * sizeof(float));
       INTS most = {0}, n[MANY], sums[MANY], last;
@@ -33,12 +33,11 @@ static void NAME(digits)(const Nibbles *s) {
       }
       int32_t top = 0;
       for (int l = 0; l < LANES; l++) top = MAX(top, most[l]);
-      memcpy(&largest, &top, 4);
-      int fine = top > 0 && top < 0x7f800000;
-      float up = largest < 1e-18f ? 1e18f : 1, inverse = fine ? STEPS / (largest * up) : 0;
+      const Rounding by = rounding_of(top, STEPS);
       UNROLL for (int i = 0; i < MANY; i++) {
-        VEC some = *(const VEC *)(x + i * LANES) * up * inverse + 12582912.0f; /* 1.5 * 2**23 rounds */
-        sums[i] = n[i] = ((INTS)some - 0x4b400000) & -fine;
+        VEC some = *(const VEC *)(x + i * LANES) * by.up * by.inverse;
+        some += 12582912.0f; /* 1.5 * 2**23 rounds */
+        sums[i] = n[i] = ((INTS)some - 0x4b400000) & -by.fine;
       }
       UNROLL for (int d = DIGITS - 1; d >= 0; d--)
         UNROLL for (int i = 0; i < MANY; i++) {
@@ -47,13 +46,12 @@ static void NAME(digits)(const Nibbles *s) {
           for (int l = 0; l < LANES; l++) digits[d][i * LANES + l] = (int8_t)last[l];
           n[i] = (n[i] - last) >> 7;
         }
-      if (!fine) largest = top ? __builtin_nanf("") : 0;
       const int32_t *sum = (const int32_t *)sums;
       if (s->transposed) { /* for each vector of w, the even ones of each digit, then the odd ones */
         int64_t unit = 8 * LANES, vectors = (s->inputs + unit - 1) / unit, place = g * 32 % unit;
         int64_t at = row * vectors + g * 32 / unit;
         for (int i = 0; i < 4; i++) {
-          s->largest[at * LANES + place / 8 + i] = largest;
+          s->largest[at * LANES + place / 8 + i] = by.largest;
           s->less[at * LANES + place / 8 + i] = 0;
           for (int l = 0; l < 8; l++) s->less[at * LANES + place / 8 + i] += 8 * sum[8 * i + l];
         }
@@ -64,7 +62,7 @@ static void NAME(digits)(const Nibbles *s) {
         }
       } else {
         int64_t at = row * s->groups + g;
-        s->largest[at] = largest;
+        s->largest[at] = by.largest;
         s->less[at] = 0;
         for (int l = 0; l < 32; l++) s->less[at] += 8 * sum[l];
         memcpy(s->digits + at * sizeof(digits), digits, sizeof(digits));

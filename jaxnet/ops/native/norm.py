@@ -113,5 +113,5 @@ def moments(x, *others) -> list:
     Example:
       >>> mean, var = moments(jnp.ones((1024, 16)))  # doctest: +SKIP
     """
-    # As lines: XLA's loops over rows of 16 numbers, such as relu's gradient, take 35 times as long.
+    # As lines: in rows of 16 bfloat16, XLA's relu's gradient takes over 30 times as long.
     return compute("jaxnet_moments", [x.shape[-1:]] * 2, *(a.ravel() for a in (x, *others)))

@@ -4,13 +4,8 @@
 INLINE const float *NAME(pixel)(const Norm *s, const void *from, int64_t pixel, float *room) {
   int64_t n = s->features;
   if (!s->half) return (const float *)from + pixel * n;
-  const uint16_t *halves = (const uint16_t *)from + pixel * n;
-  for (int64_t f = 0; f < n; f += LANES) {
-    NAME(halves) some = {0};
-    if (n - f >= LANES) some = *(const NAME(halves) *)(halves + f);
-    else memcpy(&some, halves + f, (n - f) * 2);
-    *(VEC *)(room + f) = (VEC)(__builtin_convertvector(some, NAME(words)) << 16);
-  }
+  for (int64_t f = 0; f < n; f += LANES)
+    *(VEC *)(room + f) = NAME(numbers)(1, from, pixel * n + f, n - f);
   return room;
 }
 

@@ -147,6 +147,23 @@ typedef struct {
   void (*columns)(const Nibbles *, int64_t chunk);
 } Dots;
 
+/* How floats become integers of at most so many steps: x * up * inverse, from the bits of the largest
+ * absolute value. `largest` is NaN if a number is not finite; then, and of zeros, `inverse` is 0. */
+typedef struct {
+  int fine;
+  float largest, up, inverse;
+} Rounding;
+
+static Rounding rounding_of(int32_t top, float steps) {
+  float largest;
+  memcpy(&largest, &top, sizeof largest);
+  int fine = top > 0 && top < 0x7f800000;
+  float up = largest < 1e-18f ? 1e18f : 1;
+  return (Rounding){
+    fine, fine || !top ? largest : __builtin_nanf(""), up, fine ? steps / (largest * up) : 0,
+  };
+}
+
 /* A product of rows x, as integers, with numbers of 8 bits; see bytes_tiles.h. */
 #define DIGITS_8 4
 #define STEPS_8 266338304.0f /* 127 * 2**21 */

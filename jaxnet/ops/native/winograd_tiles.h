@@ -115,7 +115,7 @@ INLINE void NAME(both)(NAME(OneAxis) one, const int m, const int in, const int o
         const float *start = at ? s->at[i * in + j] : from;
         int64_t place = at ? c : i * s->row + j * s->pixel + c;
         if (half && padded) {
-          x[i][j] = (VEC)(NAME(low_halves)((const uint16_t *)start + place, left) << 16);
+          x[i][j] = NAME(numbers)(1, start, place, left);
           continue;
         }
         const float *here = start + place;
