@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnet.services.functions import takes
-from jaxnet.services.trees import PyTree, describe, flat
+from jaxnet.services.trees import PyTree, describe, flat, leaves_of
 
 
 def at_least(who: str, what: str, value: Any, minimum: int = 1, *, optional: bool = False) -> None:
@@ -716,7 +716,7 @@ def is_traced(tree: PyTree) -> bool:
       >>> is_traced({"x": jnp.ones(3)})
       False
     """
-    leaves = jax.tree.leaves(tree)
+    leaves = leaves_of(tree)
     if _CONCRETE.issuperset(map(type, leaves)):
         return False
     for leaf in leaves:
@@ -884,6 +884,7 @@ def abstract(x: PyTree, who: str) -> PyTree:
             dtype = jax.dtypes.canonicalize_dtype(dtype).newbyteorder("=")
         return jax.ShapeDtypeStruct(value.shape, dtype)
 
+    leaves_of(x)  # its error says more than that of tree.map
     return jax.tree.map(leaf, x)
 
 
@@ -940,7 +941,7 @@ def native(who: str, what: str, value: Any) -> np.ndarray:
 
 def all_native(x: PyTree, who: str, what: str = "the input") -> PyTree:
     """Return the same tree with its arrays of other libraries converted by `native`."""
-    if not any(map(_is_foreign, jax.tree.leaves(x))):
+    if not any(map(_is_foreign, leaves_of(x))):
         return x
     words = str | bytes if what == "the input" else ()  # `abstract` says more of them
     foreign = lambda a: _is_foreign(a) and not isinstance(a, words)  # noqa: E731

@@ -14,7 +14,7 @@ from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 from jax.tree_util import tree_leaves_with_path, tree_map_with_path
 
-from jaxnet.services.trees import PyTree
+from jaxnet.services.trees import PyTree, leaves_of
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -94,4 +94,4 @@ def _resharded(tree: PyTree, spec: Callable[[Any, Any], P]) -> PyTree:
 
 
 def _arrays(tree: PyTree) -> list[Any]:
-    return [leaf for leaf in jax.tree.leaves(tree) if isinstance(leaf, jax.Array)]
+    return [leaf for leaf in leaves_of(tree) if isinstance(leaf, jax.Array)]

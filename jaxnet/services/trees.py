@@ -20,8 +20,34 @@ Differences = dict[str, tuple[Any, Any]]
 
 def flat(tree: PyTree, is_leaf: Callable[[Any], bool] | None = is_stored) -> list[tuple[str, Any]]:
     """Return the leaves of a tree with their paths as messages show them."""
-    leaves, _ = jax.tree_util.tree_flatten_with_path(tree, is_leaf)
-    return [(path_name(path), leaf) for path, leaf in leaves]
+    found = _sorted(lambda: jax.tree_util.tree_leaves_with_path(tree, is_leaf))
+    return [(path_name(path), leaf) for path, leaf in found]
+
+
+def leaves_of(tree: PyTree) -> list[Any]:
+    """Return the leaves of a tree.
+
+    Raises:
+      TypeError: If the keys of a dict have types that cannot be sorted together.
+
+    Example:
+      >>> leaves_of({"x": 1, 0: 2})  # doctest: +ELLIPSIS
+      Traceback (most recent call last):
+      TypeError: the keys of a dict must be of one type, such as str...
+    """
+    return _sorted(lambda: jax.tree.leaves(tree))
+
+
+def _sorted(leaves: Callable[[], list[Any]]) -> list[Any]:
+    try:
+        return leaves()
+    except ValueError as error:
+        if "sorting pytree dictionary keys" not in str(error):
+            raise
+        raise TypeError(
+            "the keys of a dict must be of one type, such as str, since JAX sorts them, got "
+            f"several ({error.__cause__}); write {{str(key): value for key, value in data.items()}}"
+        ) from None
 
 
 def path_name(path: Any) -> str:

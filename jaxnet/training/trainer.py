@@ -15,7 +15,7 @@ from jaxnet.services import checks, memory
 from jaxnet.services.functions import function_name
 from jaxnet.services.keywords import explain_keywords
 from jaxnet.services.markup import html_line
-from jaxnet.services.trees import Memo, PyTree, describe, floats_of, with_floats
+from jaxnet.services.trees import Memo, PyTree, describe, floats_of, leaves_of, with_floats
 from jaxnet.training.accumulate import accumulated
 from jaxnet.training.averages import check_last
 from jaxnet.training.interrupts import is_spent, uninterrupted
@@ -443,7 +443,7 @@ def check_train_state(who: str, train_state: Any) -> None:
 
 
 def _specs(batch: PyTree) -> PyTree:
-    for leaf in jax.tree.leaves(batch):
+    for leaf in leaves_of(batch):
         if not getattr(leaf, "shape", ()):
             checks.to_numpy("trainer.init", "the batch", leaf)  # it knows loaders
             raise TypeError(

@@ -56,6 +56,7 @@ SAME = {
 SHUFFLED = np.array(["a", "b", "c"])[ORDER % 3]
 TIMES = pd.Series(pd.date_range("2020", periods=12))
 WRONG = [
+    (({"x": X, 0: X}, Y), "keys of a dict must be of one type"),
     ((frame(X, city=SHUFFLED), Y), "x2 float32, city (str|object)"),
     ((scipy.sparse.csr_matrix(X), Y), r"got csr_matrix; it is sparse: write x.toarray\(\)"),
     ((Batches((X, Y)), Y), "got Batches.*; for a loader, pass one batch"),
