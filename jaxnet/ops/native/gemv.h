@@ -101,7 +101,7 @@ static int multiply_nibbles(XLA_FFI_CallFrame *f, const Dots *dots, const Gemv *
   int64_t groups = (inputs + 31) / 32, vectors = (inputs + unit - 1) / unit;
   int64_t padded = (outputs + unit - 1) / unit * unit, strips = 1, parts;
   if (g->transposed) parts = MIN(64, (outputs + 15) / 16);
-  else strips = MAX(1, outputs / 2048), parts = MAX(1, MIN(groups, 8 / strips));
+  else strips = MAX(1, outputs / 2048), parts = MAX(1, MIN(groups, 4 / strips));
   int64_t each = rows * (g->transposed ? vectors * dots->lanes : groups);
   int64_t digits = rows * (g->transposed ? vectors * unit : groups * 32) * DIGITS;
   int64_t sums = g->transposed ? 0 : parts * rows * padded, places = vectors * dots->lanes;
@@ -156,7 +156,7 @@ static void free_bytes(Work *work) {
 /* Any number of rows, of integers, by AVX-512; returns 0 without memory. */
 static int multiply_bytes(XLA_FFI_CallFrame *f, const Gemv *g) {
   int64_t rows = g->rows, padded = round_up(g->inputs, 64);
-  int64_t parts = g->transposed ? MIN(64, divide_up(g->outputs, 16)) : MAX(1, MIN(2 * threads_of(f), g->inputs / 64));
+  int64_t parts = g->transposed ? MIN(64, divide_up(g->outputs, 16)) : MAX(1, MIN(threads_of(f), g->inputs / 64));
   int64_t each = round_up(rows, 16), less = rows * DIGITS_8 * 16, digits = rows * padded * DIGITS_8 / 4;
   int64_t sums = g->transposed ? 0 : parts * rows * round_up(g->outputs, 64) * DIGITS_8;
   Octets *p = zeros(1, sizeof(Octets));
