@@ -105,13 +105,14 @@ def cast(layer: Layer, dtype: Any) -> Layer:
     """Return a layer computed in another float dtype, such as `jnp.bfloat16`.
 
     The output has the dtype of the input (float32 for integers). Parameters, their gradients and
-    the state keep their dtype. The layers inside convert what they multiply: inputs and kernels, as
-    `m.kernel` returns them. `m.param` returns parameters as they are stored, so what a layer of
-    your own does with them is computed in float32, and its output is rounded. That keeps the digits
-    of its gradients, which are sums over all examples; for a large product, write
-    `jn.product(x, m.kernel(...))`, and for the rows of a table `jn.rows(m.kernel(...), ids)`. Round
-    by `.astype(x.dtype)` only what is multiplied: the gradient of what is added or gathered would
-    be a sum in 16 bits. A layer of another library gets its params as they are, too.
+    the state keep their dtype; a stream keeps keys and values in the dtype of the computation. The
+    layers inside convert what they multiply: inputs and kernels, as `m.kernel` returns them.
+    `m.param` returns parameters as they are stored, so what a layer of your own does with them is
+    computed in float32, and its output is rounded. That keeps the digits of its gradients, which
+    are sums over all examples; for a large product, write `jn.product(x, m.kernel(...))`, and for
+    the rows of a table `jn.rows(m.kernel(...), ids)`. Round by `.astype(x.dtype)` only what is
+    multiplied: the gradient of what is added or gathered would be a sum in 16 bits. A layer of
+    another library gets its params as they are, too.
     Long sums are in float32, as in norms, softmax, pooling and products, and losses. What is not
     below `cast`, such as the loss of a net that is cast, stays as it is.
 
@@ -142,14 +143,23 @@ def cast(layer: Layer, dtype: Any) -> Layer:
     if not jnp.issubdtype(dtype, jnp.floating):
         raise ValueError(f"cast: dtype must be a float, such as jnp.bfloat16, got {dtype}")
 
+    def below(run):
+        stream = run.mode.stream
+        if stream is not None and stream.dtype is None:  # what it keeps was computed in this dtype
+            stream = stream._replace(dtype=jnp.dtype(dtype))
+        return run.changed(dtype=jnp.dtype(dtype), stream=stream)
+
+    def init(run, key, x):
+        return below(run).init(key, x)
+
     def apply(run, params, state, x):
         floats = [a.dtype for a in jax.tree.leaves(x) if jnp.issubdtype(a.dtype, jnp.floating)]
-        inside = run.changed(dtype=jnp.dtype(dtype))
+        inside = below(run)
         y, after = inside(params, state, inside.mode.rounded(x))
         outside = Mode(dtype=jnp.result_type(*floats) if floats else jnp.float32)
         return outside.rounded(y), after
 
-    return transformed(layer, apply, kind="cast")
+    return transformed(layer, apply, kind="cast", init=init)
 
 
 def freeze(layer: Layer, where: str | None = None) -> Layer:

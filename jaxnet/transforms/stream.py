@@ -39,7 +39,7 @@ def stream(
       ragged: Whether the input is (x, steps). The integers `steps`, of shape (batch,), give the
         number of valid steps of each example in this chunk. Later steps do not change the state,
         and their outputs are meaningless.
-      dtype: Dtype of kept keys and values, such as jnp.bfloat16.
+      dtype: Dtype of kept keys and values, such as jnp.bfloat16; None is that of the computation.
 
     Returns:
       A layer with inputs (batch, steps, ...), for any number of steps.

@@ -138,7 +138,7 @@ def test_chunks_of_any_length_give_the_whole(x64, make):
 @pytest.mark.fast_cases("dilated", "block", "a cell")
 @pytest.mark.parametrize("make", NETS.values(), ids=NETS)
 def test_below_cast_a_stream_computes_in_the_same_dtypes(make):
-    """Kept values have the dtypes of the state, which `cast` leaves alone."""
+    """Keys and values are kept in the dtype of the computation, other state as it is."""
     x = jnp.ones((2, 5, 8))
     net = jn.cast(make(), jnp.bfloat16)
     params, state = jax.eval_shape(net.init, KEY, x)
@@ -156,6 +156,7 @@ def test_below_cast_a_stream_computes_in_the_same_dtypes(make):
     stream = jn.stream(net, 5)
     kept = jax.eval_shape(lambda state: jn.start_stream(stream, x, state), state)
     assert dtypes(stream, kept) == dtypes(net, state)
+    assert all(a.dtype == jnp.bfloat16 for a in jax.tree.leaves(kept) if a.ndim == 4)
 
 
 @pytest.mark.fast_cases("windows")
