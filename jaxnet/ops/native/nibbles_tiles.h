@@ -26,7 +26,7 @@ static void NAME(digits)(const Nibbles *s) {
       float x[32] = {0};
       int8_t digits[DIGITS][32];
       memcpy(x, s->x + row * s->inputs + g * 32, MIN(32, s->inputs - g * 32) * sizeof(float));
-      INTS most = {0}, n[MANY], sums[MANY], last;
+      INTS most = {0}, n[MANY], sums[MANY], last, all = {0};
       UNROLL for (int i = 0; i < MANY; i++) {
         INTS size = *(const INTS *)(x + i * LANES) & 0x7fffffff, more = size > most;
         most = (size & more) | (most & ~more); /* NaN is the largest of all */
@@ -43,7 +43,8 @@ static void NAME(digits)(const Nibbles *s) {
         UNROLL for (int i = 0; i < MANY; i++) {
           last = n[i];
           if (d) last = ((last + 64) & 127) - 64;
-          for (int l = 0; l < LANES; l++) digits[d][i * LANES + l] = (int8_t)last[l];
+          const NAME(bytes) narrow = __builtin_convertvector(last, NAME(bytes));
+          memcpy(digits[d] + i * LANES, &narrow, LANES);
           n[i] = (n[i] - last) >> 7;
         }
       const int32_t *sum = (const int32_t *)sums;
@@ -64,7 +65,8 @@ static void NAME(digits)(const Nibbles *s) {
         int64_t at = row * s->groups + g;
         s->largest[at] = by.largest;
         s->less[at] = 0;
-        for (int l = 0; l < 32; l++) s->less[at] += 8 * sum[l];
+        UNROLL for (int i = 0; i < MANY; i++) all += sums[i];
+        for (int l = 0; l < LANES; l++) s->less[at] += 8 * all[l];
         memcpy(s->digits + at * sizeof(digits), digits, sizeof(digits));
       }
     }
