@@ -11,12 +11,11 @@ KEYS_MAY_REPEAT = True
 SAVED, _ = jn.load(golden.FILE)
 
 
-def test_nothing_is_kept_of_layers_that_are_gone():
-    assert set(SAVED) <= {row.id for row in ROWS}
+def test_the_file_has_the_rows_of_the_catalogue():
+    assert set(SAVED) == {row.id for row in ROWS}
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("row", [pytest.param(row, id=row.id) for row in ROWS if row.id in SAVED])
+@pytest.mark.parametrize("row", [pytest.param(row, id=row.id) for row in ROWS])
 def test_saved_values_compute_the_same(row: Row):
     saved = SAVED[row.id]
     for mode, now in golden.outputs(row, saved["params"], saved["state"], fill(row)).items():
