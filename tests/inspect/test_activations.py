@@ -56,7 +56,6 @@ def test_under_jit_grad_and_vmap():
     assert float(jnp.abs(gradient["batch_norm"]["bias"]).sum()) == 0
 
 
-@pytest.mark.slow
 def test_training_mode_and_key():
     layer, params, state = begun(jn.serial(jn.batch_norm(), jn.dropout(0.5)))
     found = activations(layer, params, state, X, key=jax.random.key(1), train=True)
@@ -72,7 +71,6 @@ def test_a_single_layer_and_an_empty_one():
     assert list(activations(jn.serial(name="nothing"), {}, {}, X)) == ["nothing"]
 
 
-@pytest.mark.slow
 def test_layers_in_a_loop_are_left_out():
     cell = jn.dense(5, name="cell")
 
@@ -117,7 +115,6 @@ def test_observe_shares_a_composed_layer():
 BAD = jnp.array([[0.5, 2.0, -1.0]])
 
 
-@pytest.mark.slow
 def test_all_finite():
     assert first_nonfinite(*begun(net()), X) is None
 

@@ -30,7 +30,6 @@ def test_integrated_gradients_of_a_power_are_exact():
     np.testing.assert_allclose(found, [[16 - 1, 0], [0, 0.5**4 - 16]], rtol=1e-5)
 
 
-@pytest.mark.slow
 def test_occlusion_in_chunks(trained, monkeypatch):
     net, params, state = trained
     whole = occlusion(net, params, state, IMAGES, 4, size=2, strides=1)
@@ -145,7 +144,6 @@ def test_slopes_are_averaged_over_both_axes():
     np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.slow
 def test_maps_along_one_axis(x64):
     """CAM of a signal, (batch, time, channels): by hand."""
     net, x = pooled(), jnp.asarray(IMAGES[:, :, 0])
@@ -155,7 +153,6 @@ def test_maps_along_one_axis(x64):
     close(class_activation_map(net, params, state, x, "relu", 2), cam, 1e-7, 1e-12)
 
 
-@pytest.mark.slow
 def test_a_layer_inside_another():
     net = jn.serial(jn.serial(pooled(), name="outer"), name="whole")
     x = jnp.asarray(IMAGES, jnp.float32)

@@ -79,7 +79,6 @@ def test_memory_that_is_held(optimizer, copies):
     assert fit.needed == fit.held + fit.temporary and fit.temporary < 3 * params
 
 
-@pytest.mark.slow
 def test_activations_grow_with_depth_and_less_with_remat():
     def deep(wrap, depth):
         layers = [

@@ -32,7 +32,6 @@ def healthy():
     return jn.serial(jn.dense(8, name="in"), jnp.tanh, jn.dense(3, name="out"), name="net")
 
 
-@pytest.mark.slow
 def test_healthy():
     trainer, train_state = patient(healthy(), steps=3)
     report = doctor(trainer, train_state, BATCH)
@@ -49,7 +48,6 @@ def test_healthy():
     assert int(after.step) == 4 and [len(t) for t in trainer._kept.watcher.traces.values()] == [1]
 
 
-@pytest.mark.slow
 def test_compiled_twice_and_once_more_for_another_batch():
     trainer, train_state = patient(healthy(), steps=1)
     short = BATCH[0][:3], BATCH[1][:3]
@@ -62,7 +60,6 @@ def test_compiled_twice_and_once_more_for_another_batch():
     ]
 
 
-@pytest.mark.slow
 def test_a_bias_before_batch_norm():
     """Its gradient is 0 but for rounding, which Adam would blow up."""
     net = jn.serial(jn.dense(8, name="in"), jn.batch_norm(), jnp.tanh, jn.dense(3), name="net")
@@ -78,7 +75,6 @@ def test_a_gradient_that_is_not_finite():
     ]
 
 
-@pytest.mark.slow
 def test_a_loss_that_is_not_finite():
     net = jn.serial(jn.dense(3, name="d"), lambda x: jnp.log(-(x**2)), name="net")
     findings = doctor(*patient(net), BATCH).findings
@@ -86,7 +82,6 @@ def test_a_loss_that_is_not_finite():
     assert "the loss in evaluation mode is not finite: [nan]" in findings
 
 
-@pytest.mark.slow
 def test_state_that_does_not_change():
     net = jn.serial(jn.batch_norm(), jn.dense(3), name="net")
 
@@ -121,7 +116,6 @@ def test_statistics_that_do_not_describe_the_data():
     assert finding.endswith("mode: the running statistics do not describe the data (yet)")
 
 
-@pytest.mark.slow
 def test_dead_units():
     net = jn.serial(jn.dense(8, name="in"), jax.nn.relu, jn.dense(3, name="out"), name="net")
     trainer, train_state = patient(net)
@@ -144,7 +138,6 @@ def test_blank_pixels_are_not_dead_units():
     assert doctor(trainer, train_state, blank).dead == {"relu": (8, 8)}
 
 
-@pytest.mark.slow
 def test_units_that_live_on_another_batch():
     scale = jn.compose(lambda m, x: x * m.param("scale", jn.initializers.ones, (5,)))
     trainer, train_state = patient(jn.serial(scale, jax.nn.relu, jn.dense(3), name="net"))
@@ -234,7 +227,6 @@ def test_compilations_by_hand():
     ]
 
 
-@pytest.mark.slow
 def test_integers_have_no_gradient():
     adapted = jn.lora(jn.quantized(healthy(), 4), 2, where="*/kernel", trainable="*")
     report = doctor(*patient(adapted, optax.adam(1e-3), steps=2), BATCH)
@@ -243,7 +235,6 @@ def test_integers_have_no_gradient():
     assert set(report.entries) == {f"{layer}/{name}" for layer in ("in", "out") for name in names}
 
 
-@pytest.mark.slow
 def test_dead_units_of_an_adapted_net():
     net = jn.serial(jn.dense(4), jax.nn.relu, jn.dense(3, name="out"))
     trainer, train_state = patient(jn.lora(jn.quantized(net), 2, where="*/kernel"))

@@ -140,7 +140,6 @@ def test_noise_is_no_gabor_function(fits):
     assert 0.08 < r2.mean() < 0.2 and r2.max() < 0.35
 
 
-@pytest.mark.slow
 def test_bells_keep_their_least_width(fits):
     """A lone pixel is no wave, but the narrowest bell comes near it."""
     _, fitted, _ = fits["pixel"]

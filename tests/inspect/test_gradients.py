@@ -59,7 +59,6 @@ def net():
     return jn.serial(jn.dense(7), jnp.tanh, jn.batch_norm(), jn.dense(3), name="net")
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("train", [False, True], ids=["eval", "train"])
 def test_entries(train):
     check = jn.inspect.check_gradients(net(), jn.spec((4, 5)), train=train)
@@ -141,7 +140,6 @@ def test_float32_is_refused():
     )
 
 
-@pytest.mark.slow
 def test_dropout_uses_one_mask():
     jn.inspect.check_gradients(jn.serial(jn.dense(4), jn.dropout(0.5)), jn.spec((3, 2)), train=True)
 
@@ -199,7 +197,6 @@ def test_an_entry_by_hand():
                   np.zeros(0), tolerance) == ("a", 0, 0, 0, 0.0, (), 0.0, 0.0)  # fmt: skip
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("bits", [8, 4])
 def test_integers_stay(bits):
     net = jn.lora(jn.quantized(jn.dense(6), bits), 2, where="kernel", trainable="*")

@@ -24,20 +24,17 @@ def best(net, units, path=None, key=1, **options):
     return kernel.T.reshape(4, *SHAPE) if net is LINEAR else kernel[0, 0].T, np.asarray(found)
 
 
-@pytest.mark.slow
 def test_a_linear_unit_wants_1_where_its_weight_is_positive_and_0_elsewhere():
     kernel, found = best(LINEAR, [2, 0])
     np.testing.assert_array_equal(found, kernel[[2, 0]] > 0)
 
 
-@pytest.mark.slow
 def test_decay_finds_the_balance():
     """max w x - decay (x - 0.5)²: x = 0.5 + w / (2 decay)."""
     kernel, found = best(LINEAR, [1], decay=2.0, steps=500, learning_rate=0.02)
     np.testing.assert_allclose(found[0], np.clip(0.5 + kernel[1] / 4, 0, 1), atol=2e-3)
 
 
-@pytest.mark.slow
 def test_a_map_is_the_mean_of_its_places_and_a_place_one_of_them():
     net = jn.serial(jn.conv(3, 1, use_bias=False), jn.global_avg_pool())
     kernel, (whole, place) = best(net, [1, (2, 3, 1)], "conv")
@@ -48,7 +45,6 @@ def test_a_map_is_the_mean_of_its_places_and_a_place_one_of_them():
     assert 0.3 < rest.mean() < 0.7 and (rest > 0).all() and (rest < 1).all()  # as it began
 
 
-@pytest.mark.slow
 def test_decay_is_weighed_against_the_mean_over_places():
     """max mean(w x) - decay sum (x - 0.5)²: x = 0.5 + w / (2 decay places)."""
     net = jn.serial(jn.conv(3, 1, use_bias=False))

@@ -28,7 +28,6 @@ def test_dropped_paths():
     np.testing.assert_allclose((y - x)[kept], branch[kept] / 0.75, rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.slow
 def test_later_blocks_drop_more_paths(monkeypatch):
     rates = []
     noted = lambda rate: rates.append(rate) or jn.layers.drop_path(rate)  # noqa: E731

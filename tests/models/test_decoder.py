@@ -61,7 +61,6 @@ def test_labels_give_the_losses_of_the_logits(tied, wrap):
     jax.tree.map(lambda a, b: floats(a) and np.testing.assert_allclose(a, b, 1e-4, 1e-6), *slopes)
 
 
-@pytest.mark.slow
 def test_training_with_labels_does_not_hold_all_logits():
     net, ids = jn.models.decoder(8000, depth=1, width=16, heads=2), jn.spec((4, 512), jnp.int32)
     params, state = jax.eval_shape(net.init, jax.random.key(0), ids)

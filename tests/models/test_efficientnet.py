@@ -13,7 +13,6 @@ def test_parameters():
     assert count(efficientnet(), (2, 224, 224, 3)) == 5_288_548
 
 
-@pytest.mark.slow
 def test_later_blocks_drop_more_paths(monkeypatch):
     rates = []
     noted = lambda rate: rates.append(rate) or jn.layers.drop_path(rate)  # noqa: E731

@@ -38,7 +38,6 @@ SMALL_TAPS = {"pool_1": 2, "pool_2": 4, "pool_3": 8}
 VGG_TRUNK, FC6, FC7 = 14_714_688, 7 * 7 * 512 * 4096 + 4096, 4096 * 4096 + 4096
 
 
-@pytest.mark.slow
 def test_parameters_of_the_paper():
     """By hand; the paper's table 1 says 134M for FCN-VGG16."""
     size = (1, 96, 128, 3)
@@ -52,7 +51,6 @@ def test_parameters_of_the_paper():
         assert count(fcn(vgg, 21, head=head, **options), size) == 134_346_581 + more
 
 
-@pytest.mark.slow
 def test_coarser_strides_leave_finer_maps_out():
     image = jn.spec((2, 45, 39, 3))
     for stride, scored in [(2, {2, 4, 8}), (4, {4, 8}), (8, {8})]:
@@ -124,7 +122,6 @@ def test_learned_upsampling_starts_as_bilinear(x64, times):
     np.testing.assert_allclose(y, z, rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.slow
 def test_scores_begin_at_zero_and_learn():
     net = fcn(small(), 4, taps=SMALL_TAPS, stride=8)
     x = jnp.asarray(RNG.normal(size=(2, 16, 16, 3)), jnp.float32)

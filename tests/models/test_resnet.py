@@ -12,7 +12,6 @@ def test_parameters():
     assert count(jn.models.resnet(50), (2, 224, 224, 3)) == 25_557_032
 
 
-@pytest.mark.slow
 def test_kernels_keep_the_variance_and_norms_start_as_identity():
     params, state = cifar_resnet(8).init(jax.random.key(0), jn.spec((2, 32, 32, 3)))
     kernel = params["block_3"]["conv_2"]["kernel"]  # (3, 3, 64, 64)

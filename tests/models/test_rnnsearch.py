@@ -30,7 +30,6 @@ def drawn(**options):
     return net, jax.tree.map(lambda p: jnp.asarray(0.7 * random.normal(size=p.shape)), params)
 
 
-@pytest.mark.slow
 def test_the_papers_shapes():
     net = rnnsearch(30_000, 30_000)
     given = (jn.spec((2, 7), jnp.int32), jn.spec((2,), jnp.int32), jn.spec((2, 8), jnp.int32))
@@ -81,7 +80,6 @@ def test_whole_and_chunks_have_the_values_of_numpy(kind):
         close(found if weighed else (found, None), wanted, 1e-4, 1e-5)
 
 
-@pytest.mark.slow
 def test_every_example_has_its_own_number_of_steps():
     net, params = drawn()
     whole, _ = jax.jit(net.apply)(params, {}, GIVEN)

@@ -115,7 +115,6 @@ def test_where_no_box_overlaps_the_nearest_is_responsible():
         assert learns == [responsible == 0, responsible == 1]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("value", [0.0, -1.0])
 def test_gradients_are_finite(value):
     outputs, targets = scene(0)
@@ -170,7 +169,6 @@ def test_assignment():
     assert assign(edge, 2, 4).label[0, 1, 3] == 0  # its middle is on the edge of the image
 
 
-@pytest.mark.slow
 def test_any_backbone_by_tap():
     x = (2, 224, 224, 3)
     trunk = jn.tap(jn.models.resnet(18), "stage_4_block_2")
@@ -182,7 +180,6 @@ def test_any_backbone_by_tap():
     assert shapes(vgg, (2, 96, 128, 3))[""] == (2, 6, 8, 8)
 
 
-@pytest.mark.slow
 def test_the_last_activation():
     backbone = jn.serial(jn.conv(4, 3, strides=4), name="backbone")
     x = 9 * jax.random.normal(jax.random.key(1), (2, 8, 12, 1))

@@ -46,7 +46,6 @@ time.sleep(60)
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="Windows")
-@pytest.mark.slow
 def test_a_lock_goes_with_a_killed_process_though_its_fork_lives(tmp_path):
     """As the workers of a loader may, for a while."""
     command = [sys.executable, "-W", "ignore", "-c", HOLD, str(tmp_path)]

@@ -90,7 +90,6 @@ def test_a_terminal_prints_it_in_its_letters(monkeypatch, encoding):
     assert lines[0].startswith("Gr") and lines[0].endswith("nets" + lines[0][-1])
 
 
-@pytest.mark.slow
 def test_every_table_prints_on_ascii(monkeypatch):
     net = jn.serial(jn.conv(2, 3), jnp.tanh, jn.flatten(), jn.dense(1))
     tables = [
