@@ -45,20 +45,6 @@ gc.set_threshold(200_000, 50, 1000)
 
 FULL = 2 * 2**30 // 4096  # pages of memory of a worker that is to be emptied
 
-# The fast suite leaves these examples out, which compile whole nets. Its tests have their values.
-ROOMS = (
-    "data",
-    "decoding",
-    "layers",
-    "losses",
-    "models",
-    "profile",
-    "training",
-    "transforms",
-    "unsupervised",
-)
-SLOW_EXAMPLES = tuple(f"jaxnet/{room}/" for room in ROOMS)
-
 # Modules of the extra `full`: a test that finds one missing, in a fixture or a call, is skipped.
 OPTIONAL = {
     "IPython", "flax", "gguf", "grain", "hmmlearn", "huggingface_hub", "librosa", "nbclient",
@@ -120,7 +106,6 @@ def is_slow(item) -> bool:
     return (
         all(map(item.get_closest_marker, ("one_per_kind", "further_row")))
         or "tfds_data_dir" in getattr(item, "fixturenames", ())
-        or (isinstance(item, pytest.DoctestItem) and item.nodeid.startswith(SLOW_EXAMPLES))
         or (fast_cases is not None and item.callspec.id not in fast_cases.args)
     )
 
