@@ -57,6 +57,14 @@ def test_narrow_labels_are_compared_with_any_label():
     close(loss(jnp.zeros((1, 2, 4)), jnp.zeros((1, 2), jnp.uint8)), [math.log(4)], 1e-6)
 
 
+def test_known_labels_that_do_not_count_may_be_no_classes():
+    z, labels = RNG.normal(size=(2, 2, 3)).astype(np.float32), np.array([[2, -1], [1, 0]])
+    loss = losses.masked(optax.softmax_cross_entropy_with_integer_labels)
+    log_p = np.asarray(jax.nn.log_softmax(z))
+    means = [-log_p[0, 0, 2], -(log_p[1, 0, 1] + log_p[1, 1, 0]) / 2]
+    close(loss(z, (labels, labels >= 0)), means, 1e-6)
+
+
 def test_masked_means_of_half_precision_do_not_overflow():
     values, mask = jnp.full((1, 200), 1000, jnp.float16), jnp.arange(200)[None] < 150
     assert losses.masked(lambda z, y: z)(values, (values, mask)) == 1000

@@ -75,6 +75,13 @@ def test_tables_of_any_width_come_back(features, group):
     np.testing.assert_allclose(found, rounded(table.T, 7, size).T, rtol=1e-5, atol=1e-6)
 
 
+def test_four_bits_of_three_axes_of_odd_size_come_back():
+    net, x = jn.multi_head_attention(2), jnp.ones((1, 4, 6))
+    layer, (params, _) = jn.quantized(net, 4, group=4), net.init(KEY, x)
+    found = jn.merge(layer, jn.quantize(layer, params, x))["query"]["kernel"]  # (6, 2, 3)
+    np.testing.assert_allclose(found, params["query"]["kernel"], atol=0.1)
+
+
 @pytest.mark.parametrize(("width", "group", "stored"), [
     (8, 4, "int4"), (8, None, "int4"), (7, None, "int8"), (7, 1, "int4"),
 ])  # fmt: skip
