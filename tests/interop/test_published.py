@@ -64,6 +64,8 @@ ENCODERS = {
     "distilbert": ("DistilBert", {"vocab_size": 97, "dim": 24, "n_layers": 2, "n_heads": 4,
                                   "hidden_dim": 40, "max_position_embeddings": 48,
                                   "num_labels": 5}),
+    "modernbert": ("ModernBert", BERT | {"local_attention": 6, "classifier_pooling": "mean",
+                                         "num_hidden_layers": 5}),
 }  # fmt: skip
 
 

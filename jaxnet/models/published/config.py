@@ -228,6 +228,7 @@ KINDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     **dict.fromkeys(["hidden_dropout_prob", "dropout", "dropout_rate"], SHARE),
     **dict.fromkeys(["num_decoder_layers", "encoder_layers", "decoder_layers"], LAYERS),
     "scale_decoder_outputs": FLAG,
+    "classifier_pooling": ("cls or mean", lambda value: value in ("cls", "mean")),
     "feed_forward_proj": ("a word", lambda value: isinstance(value, str)),
     "layer_types": (
         f"a list of {' and '.join(KIND)}",
