@@ -83,6 +83,8 @@ VIT = SEEN | {"intermediate_size": 40, "num_labels": 5}
 BOTH = {"vision_config": VIT, "text_config": BERT | {"hidden_size": 16, "eos_token_id": 7}}
 # Encoders of images.
 VISION = {
+    "convnext": ("ConvNext", {"num_stages": 3, "hidden_sizes": [8, 12, 20], "depths": [1, 2, 1],
+                              "num_labels": 5}),
     "vit": ("ViT", VIT), "deit": ("DeiT", VIT), "dinov2": ("Dinov2", SEEN | {"num_labels": 5}),
     "clip": ("CLIP", BOTH | {"projection_dim": 10}),
     "siglip": ("Siglip", BOTH | {"text_config": BOTH["text_config"] | {"projection_size": 24}}),
@@ -90,8 +92,8 @@ VISION = {
 OTHERS = ENCODERS | PAIRS | VISION
 FAMILIES = [name for name in MODELS | OTHERS if name not in ("llama-biases", "smollm")]
 USUAL = dict.fromkeys(ENCODERS, "ForMaskedLM") | dict.fromkeys(PAIRS, "ForConditionalGeneration")
-USUAL |= {"vit": "ForImageClassification", "deit": "ForImageClassificationWithTeacher",
-          "dinov2": "ForImageClassification", "clip": "Model", "siglip": "Model"}  # fmt: skip
+USUAL |= dict.fromkeys(["convnext", "vit", "dinov2"], "ForImageClassification")
+USUAL |= {"deit": "ForImageClassificationWithTeacher", "clip": "Model", "siglip": "Model"}
 
 
 def published(name, folder, head=None):

@@ -8,13 +8,22 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from jaxnet.models.published import decoders, encoders, modernbert, pairs, t5, vision, whisper
+from jaxnet.models.published import (
+    convnext,
+    decoders,
+    encoders,
+    modernbert,
+    pairs,
+    t5,
+    vision,
+    whisper,
+)
 from jaxnet.models.published.config import complete as complete
 from jaxnet.models.published.config import with_dtype as with_dtype
 from jaxnet.models.published.integers import with_integers as with_integers
 
 FAMILIES = decoders.FAMILIES | encoders.FAMILIES | t5.FAMILIES | vision.FAMILIES | pairs.FAMILIES
-FAMILIES |= whisper.FAMILIES | modernbert.FAMILIES
+FAMILIES |= whisper.FAMILIES | modernbert.FAMILIES | convnext.FAMILIES
 
 
 def decoder_config(config: str | Path | Mapping[str, Any]) -> dict[str, Any]:

@@ -196,6 +196,10 @@ def is_positive(value: Any) -> bool:
 
 
 COUNT = "a whole number of at least 1", _count
+COUNTS = (
+    f"a list of whole numbers from 1 to {DEEPEST:,}",
+    lambda value: isinstance(value, list) and all(_count(n) and n <= DEEPEST for n in value),
+)
 NUMBER = "a positive number", is_positive
 FLAG = "true or false", lambda value: isinstance(value, bool)
 KIND = ("full_attention", "sliding_attention")
@@ -228,6 +232,7 @@ KINDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     **dict.fromkeys(["hidden_dropout_prob", "dropout", "dropout_rate"], SHARE),
     **dict.fromkeys(["num_decoder_layers", "encoder_layers", "decoder_layers"], LAYERS),
     "scale_decoder_outputs": FLAG,
+    **dict.fromkeys(["hidden_sizes", "depths"], COUNTS),
     "classifier_pooling": ("cls or mean", lambda value: value in ("cls", "mean")),
     "feed_forward_proj": ("a word", lambda value: isinstance(value, str)),
     "layer_types": (

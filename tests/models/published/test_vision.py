@@ -22,6 +22,7 @@ KINDS = {
     "teacher": ("deit", "ForImageClassificationWithTeacher", {"qkv_bias": False}),
     "dinov2-classes": ("dinov2", "ForImageClassification", {}), "clip": ("clip", "Model", {}),
     "giant": ("dinov2", "Model", {"use_swiglu_ffn": True}), "siglip": ("siglip", "Model", {}),
+    "convnext": ("convnext", "ForImageClassification", {}),
     "clip-old": ("clip", "Model", {"text_config": BOTH["text_config"] | {"eos_token_id": 2}}),
 }  # fmt: skip
 
@@ -54,7 +55,7 @@ def test_images_and_gradients_are_those_of_transformers(kind, tmp_path, monkeypa
     monkeypatch.setitem(OTHERS, name, (VISION[name][0], VISION[name][1] | more))
     torch, model, net, params, state = compared(name, head, tmp_path)
     given, theirs = inputs(name, IDS, WIDE)
-    options = {} if name == "dinov2" else {"interpolate_pos_encoding": True}
+    options = {} if name in ("dinov2", "convnext") else {"interpolate_pos_encoding": True}
     wanted = outputs(torch, model, theirs, **options).detach()
     np.testing.assert_allclose(net.apply(params, state, given)[0], wanted, rtol=1e-5, atol=1e-5)
 
