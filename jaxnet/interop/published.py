@@ -47,12 +47,12 @@ def load(
         `jn.merge(net, params)` makes them floats.
 
     Returns:
-      (net, params, state). A decoder takes token ids (batch, time); an encoder such as BERT takes
-      ids or (ids, mask), see `jaxnet.models.published.encoders`. ViT, DeiT and DINOv2 take images
-      (batch, height, width, 3), whose pixels are normalized as preprocessor_config.json says, see
-      `jaxnet.models.published.vision`. CLIP and SigLIP take (images, ids), or None for one of them,
-      see `jaxnet.models.published.pairs`. Whisper takes (features, ids) of speech, see
-      `jaxnet.models.published.whisper`.
+      (net, params, state). A decoder takes token ids (batch, time); an encoder such as BERT or
+      ModernBERT takes ids or (ids, mask), see `jaxnet.models.published.encoders`. ViT, DeiT, DINOv2
+      and ConvNeXt take images (batch, height, width, 3), whose pixels are normalized as
+      preprocessor_config.json says, see `jaxnet.models.published.vision`. CLIP and SigLIP take
+      (images, ids), or None for one of them, see `jaxnet.models.published.pairs`. Whisper takes
+      (features, ids) of speech, see `jaxnet.models.published.whisper`.
 
     Raises:
       OSError: If a file is missing or cannot be read.
