@@ -89,7 +89,7 @@ def test_x_is_multiplied_as_integers_that_fit_its_size(transposed, form):
     found = in_c(jnp.asarray(x), kernel, scale, transposed=transposed)
     largest = abs(expected).max(1, keepdims=True)
     assert (abs(found[:3] - expected) <= 3e-6 * largest).all()
-    assert np.isnan(found[3:]).all()
+    assert not np.isfinite(found[3:]).any()
     for row in range(3):
         alone = in_c(jnp.asarray(x[row : row + 1]), kernel, scale, transposed=transposed)
         np.testing.assert_array_equal(alone[0], found[row])
