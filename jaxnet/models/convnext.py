@@ -1,5 +1,10 @@
 """ConvNeXt: a residual network of depthwise convolutions, layer norm and GELU."""
 
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+
 from jaxnet import Layer, compose, conv, dense, depthwise_conv, global_avg_pool, layer_norm
 from jaxnet.initializers import constant, normal
 from jaxnet.layers import drop_path
@@ -63,22 +68,9 @@ def convnext(
     one_of("convnext", "variant", variant, VARIANTS)
     at_least("convnext", "classes", classes)
     within("convnext", "drop_path_rate", drop_path_rate, "[0, 1)")
-    stages = VARIANTS[variant]
-    last = sum(blocks for _, blocks in stages) - 1
-
-    def patches(features: int, size: int, name: str) -> Layer:
-        return conv(features, size, strides=size, padding="VALID", kernel_init=INIT, name=name)
 
     def forward(m, x):
-        x = m(layer_norm(name="stem_norm"), m(patches(stages[0][0], 4, "stem"), x))
-        done = 0
-        for stage, (features, blocks) in enumerate(stages, 1):
-            if stage > 1:
-                x = m(layer_norm(name=f"reduce_{stage}_norm"), x)
-                x = m(patches(features, 2, f"reduce_{stage}"), x)
-            for i in range(1, blocks + 1):
-                x = m(_block(drop_path_rate * done / last, f"stage_{stage}_block_{i}"), x)
-                done += 1
+        x = features_of(m, x, VARIANTS[variant], drop_path_rate=drop_path_rate)
         x = m(layer_norm(name="norm"), m(global_avg_pool(), x))
         return m(dense(classes, kernel_init=INIT, name="output"), x)
 
@@ -88,15 +80,52 @@ def convnext(
 INIT = normal(0.02)
 
 
-def _block(drop: float, name: str) -> Layer:
+def features_of(
+    m: Any,
+    x: jax.Array,
+    stages: Sequence[tuple[int, int]],
+    *,
+    patch: int = 4,
+    drop_path_rate: float = 0.0,
+    activation: Callable[[jax.Array], jax.Array] = gelu,
+    scale: float = 1e-6,
+) -> jax.Array:
+    """Return what the blocks of all stages make of images, inside a layer.
+
+    Args:
+      m, x: Arguments of the layer's function; x are images.
+      stages: Maps and blocks of each stage.
+      patch: Pixels of a patch's side.
+      drop_path_rate: As in `convnext`.
+      activation: Activation of the blocks.
+      scale: Initial value of each block's layer_scale.
+    """
+
+    def patches(features: int, size: int, name: str) -> Layer:
+        return conv(features, size, strides=size, padding="VALID", kernel_init=INIT, name=name)
+
+    x = m(layer_norm(name="stem_norm"), m(patches(stages[0][0], patch, "stem"), x))
+    done, last = 0, sum(blocks for _, blocks in stages) - 1
+    for stage, (features, blocks) in enumerate(stages, 1):
+        if stage > 1:
+            x = m(layer_norm(name=f"reduce_{stage}_norm"), x)
+            x = m(patches(features, 2, f"reduce_{stage}"), x)
+        for i in range(1, blocks + 1):
+            drop = drop_path_rate * done / max(last, 1)
+            x = m(_block(drop, f"stage_{stage}_block_{i}", activation, scale), x)
+            done += 1
+    return x
+
+
+def _block(drop: float, name: str, activation: Any = gelu, scale: float = 1e-6) -> Layer:
     """Return a depthwise convolution and an MLP, scaled and added to the input."""
 
     def forward(m, x):
         features = x.shape[-1]
         y = m(depthwise_conv(7, padding=3, kernel_init=INIT, name="conv"), x)
         y = m(dense(4 * features, kernel_init=INIT, name="wide"), m(layer_norm(name="norm"), y))
-        y = m(dense(features, kernel_init=INIT, name="narrow"), gelu(y))
-        scale = m.param("layer_scale", constant(1e-6), (features,))
-        return x + m(drop_path(drop), spread(scale, y.shape) * y)
+        y = m(dense(features, kernel_init=INIT, name="narrow"), activation(y))
+        factor = m.param("layer_scale", constant(scale), (features,))
+        return x + m(drop_path(drop), spread(factor, y.shape) * y)
 
     return compose(forward, name=name, kind="convnext_block")

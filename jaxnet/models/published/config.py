@@ -98,6 +98,11 @@ class Stored(NamedTuple):
     x: Any = None
 
 
+def prefix_in(weights: Mapping[str, Any], prefix: str) -> str:
+    """Return the prefix if a name begins with it; a model without a head may lack it."""
+    return prefix if any(name.startswith(prefix) for name in weights) else ""
+
+
 class Family(NamedTuple):
     """A family of published models.
 

@@ -5,14 +5,12 @@ model; logits (batch, labels) for classes of images.
 """
 
 from collections.abc import Mapping, Sequence
-from functools import partial
 from typing import Any
 
 import jaxnet as jn
-from jaxnet.models.published.config import ACTIVATIONS, Config, Family, Rows, Stored
+from jaxnet.models.convnext import features_of
+from jaxnet.models.published.config import ACTIVATIONS, Config, Family, Rows, Stored, prefix_in
 from jaxnet.models.published.rows import dense_rows, norm_rows
-
-EPSILON = 1e-6  # of all norms but the last
 
 
 def convnext(
@@ -37,29 +35,14 @@ def convnext(
       head: "" or "class".
       labels: Number of classes.
     """
-    norm = partial(jn.layer_norm, epsilon=EPSILON)
-
-    def block(m, x):
-        y = m(norm(name="norm"), m(jn.depthwise_conv(7, padding=3, name="conv"), x))
-        y = activation(m(jn.dense(4 * x.shape[-1], name="wide"), y))
-        y = m(jn.dense(x.shape[-1], name="narrow"), y)
-        return x + y * m.param("layer_scale", jn.initializers.constant(scale), x.shape[-1:])
 
     def forward(m, x):
-        for stage, (width, depth) in enumerate(zip(widths, depths, strict=True)):
-            side = 2 if stage else patch
-            if stage:
-                x = m(norm(name=f"reduce_{stage}_norm"), x)
-            name = f"reduce_{stage}" if stage else "patches"
-            x = m(jn.conv(width, side, strides=side, padding="VALID", name=name), x)
-            if not stage:
-                x = m(norm(name="patches_norm"), x)
-            for i in range(depth):
-                x = m(jn.compose(block, name=f"stage_{stage}_block_{i}"), x)
+        stages = tuple(zip(widths, depths, strict=True))
+        x = features_of(m, x, stages, patch=patch, activation=activation, scale=scale)
         if not head:
             return x
         last = jn.layer_norm(epsilon=epsilon, name="norm")
-        return m(jn.dense(labels, name="classes"), m(last, x.mean((1, 2))))
+        return m(jn.dense(labels, name="output"), m(last, m(jn.global_avg_pool(), x)))
 
     return jn.compose(forward, name="convnext", kind="convnext")
 
@@ -81,7 +64,7 @@ def how_stored(config: Config, weights: Mapping[str, Any] | None) -> Stored:
     found, prefix = options(config), "convnext."
     if weights is None:
         return Stored(found, prefix if found["head"] else "")
-    prefix = prefix if any(name.startswith(prefix) for name in weights) else ""
+    prefix = prefix_in(weights, prefix)
     unused = () if found["head"] else (f"{prefix}layernorm.", "classifier.")
     return Stored(found, prefix, tuple(n for n in weights if n.startswith(unused)))
 
@@ -89,22 +72,22 @@ def how_stored(config: Config, weights: Mapping[str, Any] | None) -> Stored:
 def rows(config: Config, stored: Stored) -> Rows:
     """Return the table of the names."""
     o, first = stored.options, stored.prefix
-    table: Rows = dense_rows("patches", f"{first}embeddings.patch_embeddings")
-    table |= norm_rows("patches_norm", f"{first}embeddings.layernorm")
+    table: Rows = dense_rows("stem", f"{first}embeddings.patch_embeddings")
+    table |= norm_rows("stem_norm", f"{first}embeddings.layernorm")
     for stage, depth in enumerate(o["depths"]):
         theirs = f"{first}encoder.stages.{stage}"
         if stage:
-            table |= norm_rows(f"reduce_{stage}_norm", f"{theirs}.downsampling_layer.0")
-            table |= dense_rows(f"reduce_{stage}", f"{theirs}.downsampling_layer.1")
+            table |= norm_rows(f"reduce_{stage + 1}_norm", f"{theirs}.downsampling_layer.0")
+            table |= dense_rows(f"reduce_{stage + 1}", f"{theirs}.downsampling_layer.1")
         for i in range(depth):
-            ours, block = f"stage_{stage}_block_{i}", f"{theirs}.layers.{i}"
+            ours, block = f"stage_{stage + 1}_block_{i + 1}", f"{theirs}.layers.{i}"
             table |= dense_rows(f"{ours}/conv", f"{block}.dwconv")
             table |= norm_rows(f"{ours}/norm", f"{block}.layernorm")
             table |= dense_rows(f"{ours}/wide", f"{block}.pwconv1")
             table |= dense_rows(f"{ours}/narrow", f"{block}.pwconv2")
             table[f"{ours}/layer_scale"] = f"{block}.layer_scale_parameter"
     if o["head"]:
-        table |= norm_rows("norm", f"{first}layernorm") | dense_rows("classes", "classifier")
+        table |= norm_rows("norm", f"{first}layernorm") | dense_rows("output", "classifier")
     return table
 
 

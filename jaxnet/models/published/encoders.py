@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 
 import jaxnet as jn
-from jaxnet.models.published.config import ACTIVATIONS, Config, Family, Rows, Stored
+from jaxnet.models.published.config import ACTIVATIONS, Config, Family, Rows, Stored, prefix_in
 from jaxnet.models.published.rows import PARTS, block_rows, dense_rows, norm_rows
 
 HEADS = {"": "", "Model": "", "ForMaskedLM": "words", "ForPreTraining": "words",
@@ -115,7 +115,7 @@ def how_stored(config: Config, weights: Mapping[str, Any] | None) -> Stored:
     found, prefix = options(config), PREFIXES[config.family]
     if weights is None:
         return Stored(found, prefix if found["head"] else "")
-    prefix = prefix if any(name.startswith(prefix) for name in weights) else ""
+    prefix = prefix_in(weights, prefix)
     unused = r"position_ids$|decoder\.(weight|bias)$|\.beta$"
     if found["head"] != "texts" or config.family != "bert":
         unused += r"|\bpooler\.dense\."

@@ -12,7 +12,6 @@ from typing import Any
 import jax.numpy as jnp
 
 import jaxnet as jn
-from jaxnet.interop import part, shaped, transposed
 from jaxnet.models.published.config import (
     ACTIVATIONS,
     KIND,
@@ -21,8 +20,9 @@ from jaxnet.models.published.config import (
     Rows,
     Stored,
     is_positive,
+    prefix_in,
 )
-from jaxnet.models.published.rows import attention_rows, dense_rows, norm_rows
+from jaxnet.models.published.rows import PARTS, attention_rows, dense_rows, norm_rows, packed_rows
 
 HEADS = {"": "", "Model": "", "ForMaskedLM": "words", "ForTokenClassification": "tokens",
          "ForSequenceClassification": "texts"}  # fmt: skip
@@ -60,8 +60,7 @@ def modernbert(
     """
     norm = partial(jn.layer_norm, epsilon=epsilon, use_bias="norm" in biased)
     words = jn.embedding(vocabulary, width, tied=head == "words", name="words")
-    use_bias = [n for n in ("query", "key", "value", "out") if "attention" in biased]
-    use_bias += ["mlp"] if "mlp" in biased else []
+    use_bias = [n for n in PARTS if "attention" in biased] + [n for n in biased if n == "mlp"]
 
     def first(name: str) -> Any:
         return (lambda x: x) if name == "attention_norm" else norm(name=name)
@@ -100,8 +99,7 @@ def mean(x, mask):
     if mask is None:
         return x.mean(1)
     there = mask if mask.ndim == 2 else jnp.arange(x.shape[1]) < mask[:, None]
-    there = there[..., None].astype(x.dtype)
-    return (x * there).sum(1) / there.sum(1)
+    return x.mean(1, where=there[..., None])
 
 
 def options(config: Config) -> dict[str, Any]:
@@ -149,9 +147,9 @@ def how_stored(config: Config, weights: Mapping[str, Any] | None) -> Stored:
     found = options(config)
     if weights is None:
         return Stored(found, "model." if found["head"] else "")
-    prefix = "model." if any(name.startswith("model.") for name in weights) else ""
     unused = r"^decoder\.weight$" + ("" if found["head"] else r"|^(head|decoder|classifier)\.")
-    return Stored(found, prefix, tuple(name for name in weights if re.search(unused, name)))
+    leave = tuple(name for name in weights if re.search(unused, name))
+    return Stored(found, prefix_in(weights, "model."), leave)
 
 
 def rows(config: Config, stored: Stored) -> Rows:
@@ -159,28 +157,22 @@ def rows(config: Config, stored: Stored) -> Rows:
     o, first = stored.options, stored.prefix
     width, heads, biased = o["width"], o["heads"], o["biased"]
     block, ours = first + "layers.{i}", "block_{i}"
-    matrix = shaped(width, heads, width // heads, given=(width, width))
     own = partial(norm_rows, use_bias="norm" in biased)
-    attention = ["out"] if "attention" in biased else []
+    dense = partial(dense_rows, use_bias="mlp" in biased)
+    attention = partial(
+        attention_rows, f"{ours}/attention", width=width, heads=heads,
+        biased=PARTS if "attention" in biased else (),
+    )  # fmt: skip
     table: Rows = {
         "words/embedding": f"{first}embeddings.tok_embeddings.weight",
         **own("norm", f"{first}embeddings.norm"), **own("last_norm", f"{first}final_norm"),
         **own(f"{ours}/attention_norm", f"{block}.attn_norm"),
         **own(f"{ours}/mlp_norm", f"{block}.mlp_norm"),
-        **attention_rows(f"{ours}/attention", {"out": f"{block}.attn.Wo"}, width, heads, attention),
-        **dense_rows(f"{ours}/mlp_out", f"{block}.mlp.Wo", "mlp" in biased),
+        **packed_rows(*(attention({name: f"{block}.attn.Wqkv"}) for name in PARTS[:3])),
+        **attention({"out": f"{block}.attn.Wo"}),
+        **packed_rows(*(dense(f"{ours}/mlp_{n}", f"{block}.mlp.Wi") for n in ("in", "gate"))),
+        **dense(f"{ours}/mlp_out", f"{block}.mlp.Wo"),
     }  # fmt: skip
-    for i, name in enumerate(("query", "key", "value")):
-        all_three, path = f"{block}.attn.Wqkv", f"{ours}/attention/{name}"
-        table[f"{path}/kernel"] = (f"{all_three}.weight", part(i, 3, axis=0), transposed, matrix)
-        if attention:
-            flat = shaped(heads, width // heads, given=(width,))
-            table[f"{path}/bias"] = (f"{all_three}.bias", part(i, 3), flat)
-    for i, name in enumerate(("mlp_in", "mlp_gate")):
-        kernel = f"{block}.mlp.Wi.weight", part(i, 2, axis=0), transposed
-        table[f"{ours}/{name}/kernel"] = kernel
-        if "mlp" in biased:
-            table[f"{ours}/{name}/bias"] = (f"{block}.mlp.Wi.bias", part(i, 2))
     if o["head"]:
         table |= dense_rows("head", "head.dense", "head" in biased) | own("head_norm", "head.norm")
     if o["head"] in ("tokens", "texts"):

@@ -13,15 +13,23 @@ last token, so pad its texts to 64 tokens, as in its training.
 """
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import jax.numpy as jnp
 
 import jaxnet as jn
-from jaxnet.interop import part, shaped
+from jaxnet.interop import shaped
 from jaxnet.models.published import vision
 from jaxnet.models.published.config import Config, Family, Rows, Stored, complete
-from jaxnet.models.published.rows import PARTS, attention_rows, block_rows, dense_rows, norm_rows
+from jaxnet.models.published.rows import (
+    PARTS,
+    attention_rows,
+    block_rows,
+    dense_rows,
+    norm_rows,
+    packed_rows,
+)
 
 
 def pairs(*, clip: bool, images: Any, texts: Any, features: int, end: int) -> jn.Layer:
@@ -140,11 +148,10 @@ def rows(config: Config, stored: Stored) -> Rows:
     width, heads = o["images"]["width"], o["images"]["heads"]
     table |= {name: (f"logit_{name}", shaped(given=(1,))) for name in ("scale", "bias")}
     table["images/query"] = (f"{pool}.probe", shaped(1, width, given=(1, 1, width)))
-    for i, name in enumerate(PARTS[:3]):  # packed, as PyTorch's own attention has them
-        each = attention_rows("images/attention", {name: ""}, width, heads)
-        for path, (end, *changes) in each.items():
-            name = f"{pool}.attention.in_proj_{end[1:]}"
-            table[path] = (name, part(i, 3, axis=0), *changes)
+    of = partial(attention_rows, "images/attention", width=width, heads=heads)
+    packed = packed_rows(*(of({name: f"{pool}.attention.in_proj"}) for name in PARTS[:3]))
+    for path, (name, *changes) in packed.items():  # PyTorch's own attention has no layer of them
+        table[path] = (name.replace("in_proj.", "in_proj_"), *changes)
     table |= block_rows("images", pool, POOL, width, heads)
     return table | dense_rows("texts/head", "text_model.head")
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Mapping
 
-from jaxnet.interop import shaped, transposed
+from jaxnet.interop import part, shaped, transposed
 from jaxnet.models.published.config import Rows
 
 
@@ -55,15 +55,15 @@ def attention_rows(
     """
     rows: Rows = {}
     size = width // heads if size is None else size
-    for part, theirs in names.items():
-        shape = (heads, size, width) if part == "out" else (width, heads, size)
-        given = (heads * size, width) if part == "out" else (width, heads * size)
+    for kind, theirs in names.items():
+        shape = (heads, size, width) if kind == "out" else (width, heads, size)
+        given = (heads * size, width) if kind == "out" else (width, heads * size)
         matrix = shaped(*shape, given=given)
-        rows[f"{ours}/{part}/kernel"] = (f"{theirs}.weight", transposed, matrix)
-        if part in biased:
+        rows[f"{ours}/{kind}/kernel"] = (f"{theirs}.weight", transposed, matrix)
+        if kind in biased:
             bias = shaped(heads, size, given=(heads * size,))
             name = f"{theirs}.bias"
-            rows[f"{ours}/{part}/bias"] = name if part == "out" else (name, bias)
+            rows[f"{ours}/{kind}/bias"] = name if kind == "out" else (name, bias)
     return rows
 
 
@@ -87,4 +87,22 @@ def block_rows(
     for name in [name for name in layers if name not in PARTS]:
         make = norm_rows if name.endswith("norm") else dense_rows
         rows |= make(f"{ours}/{name}", f"{theirs}.{layers[name]}")
+    return rows
+
+
+def packed_rows(*layers: Rows) -> Rows:
+    """Return the rows of layers whose arrays are joined along the outputs, in this order.
+
+    Args:
+      layers: Rows of each, all with the names of the joined arrays.
+
+    Example:
+      >>> packed_rows(dense_rows("a", "both"), dense_rows("b", "both"))["b/kernel"][0]
+      'both.weight'
+    """
+    rows: Rows = {}
+    for i, each in enumerate(layers):
+        for path, row in each.items():
+            name, *changes = row if isinstance(row, tuple) else (row,)
+            rows[path] = (name, part(i, len(layers), axis=0), *changes)
     return rows

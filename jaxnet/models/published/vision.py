@@ -18,9 +18,17 @@ import jax
 import jax.numpy as jnp
 
 import jaxnet as jn
-from jaxnet.interop import part, shaped, transposed
-from jaxnet.models.published.config import ACTIVATIONS, Config, Family, Rows, Stored, without
-from jaxnet.models.published.rows import PARTS, block_rows, dense_rows, norm_rows
+from jaxnet.interop import shaped
+from jaxnet.models.published.config import (
+    ACTIVATIONS,
+    Config,
+    Family,
+    Rows,
+    Stored,
+    prefix_in,
+    without,
+)
+from jaxnet.models.published.rows import PARTS, block_rows, dense_rows, norm_rows, packed_rows
 
 
 def vision(*, head: str, labels: int, **tower: Any) -> jn.Layer:
@@ -143,7 +151,7 @@ def how_stored(config: Config, weights: Mapping[str, Any] | None) -> Stored:
         return Stored(found, prefix if found["head"] else "")
     unused = ("mask_token", "pooler.", *(() if found["head"] else ("classifier.",)))
     leave = tuple(name for name in weights if any(word in name for word in unused))
-    return Stored(found, prefix if any(n.startswith(prefix) for n in weights) else "", leave)
+    return Stored(found, prefix_in(weights, prefix), leave)
 
 
 def rows(config: Config, stored: Stored) -> Rows:
@@ -158,11 +166,10 @@ def rows(config: Config, stored: Stored) -> Rows:
         **norm_rows("norm", f"{first}layernorm"),
         **block_rows("block_{i}", block, layers, width, o["heads"], "query" in o["use_bias"]),
     }
-    for i, name in enumerate(("mlp_in", "mlp_gate") if gated else ()):
-        ours, both = f"block_{{i}}/{name}", f"{block}.mlp.weights_in"
-        table[f"{ours}/kernel"] = (f"{both}.weight", part(i, 2, axis=0), transposed)
-        table[f"{ours}/bias"] = (f"{both}.bias", part(i, 2))
-    table |= dense_rows("block_{i}/mlp_out", f"{block}.mlp.weights_out") if gated else {}
+    if gated:
+        both = "block_{i}/mlp_in", "block_{i}/mlp_gate"
+        table |= packed_rows(*(dense_rows(ours, f"{block}.mlp.weights_in") for ours in both))
+        table |= dense_rows("block_{i}/mlp_out", f"{block}.mlp.weights_out")
     for i, name in enumerate(("attention", "mlp") if dino else (), 1):
         table[f"block_{{i}}/{name}_out_norm/scale"] = f"{block}.layer_scale{i}.lambda1"
     if o["head"] == "class and teacher":
