@@ -89,7 +89,8 @@ def test_x_is_multiplied_as_integers_that_fit_its_size(transposed, form):
     found = in_c(jnp.asarray(x), kernel, scale, transposed=transposed)
     largest = abs(expected).max(1, keepdims=True)
     assert (abs(found[:3] - expected) <= 3e-6 * largest).all()
-    assert not np.isfinite(found[3:]).any()
+    assert np.isnan(found[3]).all() and not np.isfinite(found[4]).any()
+    assert form == "int8" or np.isnan(found[4]).all()  # 8 bits are floats without VNNI
     for row in range(3):
         alone = in_c(jnp.asarray(x[row : row + 1]), kernel, scale, transposed=transposed)
         np.testing.assert_array_equal(alone[0], found[row])
