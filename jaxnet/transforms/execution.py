@@ -142,12 +142,13 @@ def cast(layer: Layer, dtype: Any) -> Layer:
     check_dtype("cast", dtype)
     if not jnp.issubdtype(dtype, jnp.floating):
         raise ValueError(f"cast: dtype must be a float, such as jnp.bfloat16, got {dtype}")
+    dtype = jnp.dtype(dtype)
 
     def below(run):
         stream = run.mode.stream
         if stream is not None and stream.dtype is None:  # what it keeps was computed in this dtype
-            stream = stream._replace(dtype=jnp.dtype(dtype))
-        return run.changed(dtype=jnp.dtype(dtype), stream=stream)
+            stream = stream._replace(dtype=dtype)
+        return run.changed(dtype=dtype, stream=stream)
 
     def init(run, key, x):
         return below(run).init(key, x)

@@ -100,6 +100,7 @@ static int multiply_nibbles(XLA_FFI_CallFrame *f, const Dots *dots, const Gemv *
   int64_t unit = 8 * dots->lanes, inputs = g->inputs, outputs = g->outputs, rows = g->rows;
   int64_t groups = (inputs + 31) / 32, vectors = (inputs + unit - 1) / unit;
   int64_t padded = (outputs + unit - 1) / unit * unit, strips = 1, parts;
+  /* few parts, since a processor looks ahead within one only */
   if (g->transposed) parts = MIN(64, (outputs + 15) / 16);
   else strips = MAX(1, outputs / 2048), parts = MAX(1, MIN(groups, 4 / strips));
   int64_t each = rows * (g->transposed ? vectors * dots->lanes : groups);
