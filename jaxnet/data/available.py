@@ -25,10 +25,10 @@ def first_available(*loaders: Callable[[], Any]) -> Any:
       ImportError, OSError: If none of the datasets is available; the error of the last loader.
 
     Example:
-      >>> from functools import partial
-      >>> from jaxnet.data import digits, mnist
-      >>> (x, y), test = first_available(partial(mnist, data_dir="/nowhere"), digits)
-      mnist is not available (tfds.load: 'mnist' is not in /nowhere...)
+      >>> def photos():
+      ...     raise OSError("'photos' is not in /nowhere")
+      >>> (x, y), test = first_available(photos, jn.data.digits)
+      photos is not available ('photos' is not in /nowhere)
       >>> x.shape
       (1438, 8, 8, 1)
     """
