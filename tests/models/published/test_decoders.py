@@ -1,4 +1,4 @@
-"""Options of published models; tests/interop/test_recorded_decoders.py compares their logits."""
+"""Options of published models; tests/models/published/test_recorded.py compares their logits."""
 
 import json
 from pathlib import Path

@@ -1,0 +1,51 @@
+"""Published models against what transformers computed, recorded by `tools.published`."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+import jaxnet as jn
+from jaxnet.interop import decoder_table, load, to_names
+from tests.interop.test_published import MODELS
+from tools import published
+
+RECORDED, CONFIGS = jn.load(published.FILE)
+
+
+def loaded(name, folder):
+    weights = RECORDED[name]["weights"].items()
+    weights = {key: np.asarray(a, np.float32) for key, a in weights}
+    (folder / "config.json").write_text(json.dumps(CONFIGS[name]))
+    save_file(weights, folder / "model.safetensors")
+    return *load(folder), weights
+
+
+@pytest.mark.parametrize("name", published.ROWS)
+def test_outputs(name, tmp_path):
+    net, params, state, _ = loaded(name, tmp_path)
+    given, wanted = [*RECORDED[name]["given"].values()], RECORDED[name]["outputs"]
+    found, _ = jax.jit(net.apply)(params, state, tuple(given) if given[1:] else given[0])
+    found = np.where(np.isnan(wanted), wanted, found)
+    np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=4e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", MODELS)
+def test_text_and_the_way_back(name, tmp_path):
+    net, params, state, weights = loaded(name, tmp_path)
+    ids = RECORDED[name]["given"]["0"]
+    made = jn.decoding.generate(net, params, ids, length=published.WRITTEN, temperature=0)
+    np.testing.assert_array_equal(made.tokens, RECORDED[name]["text"])
+    names = to_names(net, params, state, jnp.asarray(ids), decoder_table(CONFIGS[name]))
+    head = {"lm_head.weight"}  # of a tied model it is the table
+    assert set(names) - head == set(weights) - head
+    for key in set(names) & set(weights):
+        np.testing.assert_allclose(names[key], weights[key], atol=1e-6)
+
+
+def test_every_model_is_recorded():
+    assert set(RECORDED) == set(CONFIGS) == set(published.ROWS)
