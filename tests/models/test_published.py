@@ -93,8 +93,7 @@ def started(net, side):
     return run, (given, x, key), sum(leaf.size for leaf in jax.tree.leaves(given[0]))
 
 
-def traced(net, side):
-    run, given, _ = started(net, side)
+def traced(run, given):
     steps = list(equations(jax.make_jaxpr(run)(*given).jaxpr))
     names = [step.params.get("name", step.primitive.name) for step in steps]
     inputs = [v.val for step in steps for v in step.invars if isinstance(v, Literal)]
@@ -135,7 +134,7 @@ def test_traced(name):
     make, side, params, millions, functions, numbers = TRACED[name]
     run, given, found = started(make(), side)
     assert found == params and round(jn.inspect.flops(run, *given) / 2e6, 3) == millions
-    assert traced(make(), side) == (functions, numbers)
+    assert traced(run, given) == (functions, numbers)
 
 
 @pytest.mark.parametrize(("net", "variant", "side", "params", "billions"), [
@@ -183,8 +182,8 @@ def test_short_nets(name, monkeypatch):
     net = "resnet" if name == "resnext" else name
     monkeypatch.setitem(TABLES[net], "b" if net == "vit" else variant, row)
     side = 96 if net in ("vit", "convnext") else 100  # patches fill the image
-    found = traced(getattr(models, net)(variant, 7, **options), side)
-    assert found == EXPECTED[name]
+    run, given, _ = started(getattr(models, net)(variant, 7, **options), side)
+    assert traced(run, given) == EXPECTED[name]
 
 
 def test_dropout_and_norms_of_efficientnet():
