@@ -40,7 +40,7 @@ PUBLISHED = [
     ("vit", "l_16", 224, 304_326_632, 61.555), ("vit", "l_32", 224, 306_535_400, 15.378),
     ("vit", "h_14", 224, 632_045_800, 167.295),
 ]  # fmt: skip
-LONG = "b5", "b6", "b7", 161, 169, 201  # each takes seconds, and its table is that of a smaller one
+LONG = "b5", "b6", "b7", 161, 169, 201  # variants that take seconds to trace
 
 
 @pytest.mark.slow
