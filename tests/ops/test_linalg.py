@@ -106,6 +106,20 @@ def test_zeros_become_the_start_of_a_loop_over_a_slice():
     assert varying(zero, jnp.ones(2)) is zero  # outside of shard_map
 
 
+def test_of_several_axes_only_the_missing_are_added():
+    def run(x, y):
+        along_one = varying(jnp.zeros(()), x)
+        assert varying_axes(along_one) == {"rows"}
+        along_both = varying(along_one, x, y)
+        assert varying_axes(along_both) == {"rows", "columns"}
+        return (along_both + x.sum() + y.sum())[None, None]
+
+    mesh = jax.make_mesh((1, 1), ("rows", "columns"), (AxisType.Auto,) * 2)
+    specs = {"in_specs": (P("rows"), P("columns")), "out_specs": P("rows", "columns")}
+    y = jax.shard_map(run, mesh=mesh, **specs)(jnp.ones(2), jnp.ones(3))
+    assert y.tolist() == [[5.0]]
+
+
 RNG = np.random.default_rng(0)
 
 

@@ -204,6 +204,6 @@ def _family(defaults: dict[str, Any], only: dict[str, Any], ignored: tuple[str, 
 FAMILIES: dict[str, Family] = {
     "bert": _family(DEFAULTS, ONLY, IGNORED),
     "roberta": _family(ROBERTA, ONLY, IGNORED),
-    "xlm-roberta": _family(ROBERTA, ONLY, IGNORED),
+    "xlm-roberta": _family(DEFAULTS | {"pad_token_id": 1}, ONLY, IGNORED),
     "distilbert": _family(DISTILBERT, DISTIL_ONLY, DISTIL_IGNORED),
 }

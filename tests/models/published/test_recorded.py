@@ -12,8 +12,10 @@ import jaxnet as jn
 from jaxnet.interop import decoder_table, load, to_names
 from tests.interop.test_published import MODELS
 from tools import published
+from tools.published import FAMILIES
 
-RECORDED, CONFIGS = jn.load(published.FILE)
+RECORDED, HEADER = jn.load(published.FILE)
+CONFIGS, DEFAULTS = HEADER["configs"], HEADER["defaults"]
 
 
 def loaded(name, folder):
@@ -49,3 +51,28 @@ def test_text_and_the_way_back(name, tmp_path):
 
 def test_every_model_is_recorded():
     assert set(RECORDED) == set(CONFIGS) == set(published.ROWS)
+    assert set(DEFAULTS) == set(FAMILIES)
+
+
+# Null if `use_sliding_window` is false; and what the files of mT5 mean, older than transformers 5.
+OTHERS = {"qwen2 sliding_window", "qwen3 sliding_window", "qwen3_moe sliding_window"}
+OTHERS |= {"mt5 tie_word_embeddings"}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_config_without_entries_means_what_it_means_there(family):
+    ours, theirs = FAMILIES[family].defaults, DEFAULTS[family]
+    given = {name for name in theirs if f"{family} {name}" not in OTHERS}
+    assert {name: ours[name] for name in given} == {name: theirs[name] for name in given}
+
+
+@pytest.mark.parametrize("case", HEADER["rotations"], ids=lambda case: case[0]["rope_type"])
+def test_rotations(case):
+    rope, speeds, factor = case
+    options = jn.models.decoder_config(
+        {"model_type": "llama", "rope_parameters": rope, **published.ROTATED}
+    )
+    turn = options["rotary"].keywords
+    angles = turn["base"] ** (-np.arange(8) / 8)
+    np.testing.assert_allclose(turn["scaling"](angles), speeds, rtol=1e-6)
+    assert np.isclose(turn.get("factor", 1.0), factor)

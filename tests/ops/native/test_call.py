@@ -5,6 +5,7 @@ import jax.export
 import jax.numpy as jnp
 import pytest
 
+from jaxnet.ops.native import countable
 from jaxnet.ops.native.call import Kernel, native_call
 
 X = jnp.array([1.0, 2.0, 3.0])
@@ -53,3 +54,9 @@ def test_the_transpose_runs_by_its_own_kernel(both):
     if both:  # in y too, the tangents are those of the function in JAX
         found = jax.grad(loss, (0, 1))(jnp.float32(2), X)
         assert found[0] == 18 and found[1].tolist() == [6] * 3
+
+
+def test_c_counts_sizes_in_32_bits():
+    spec = jax.ShapeDtypeStruct
+    assert countable(X, spec((2**31 - 1, 1), jnp.int8))
+    assert not countable(X, spec((2**31, 1), jnp.int8)) and not countable(X, jnp.ones((3, 0)))
