@@ -41,6 +41,7 @@ def multi_head_attention(
     bias: Layer | Callable | None = None,
     scale: float | None = None,
     softcap: float | None = None,
+    sinks: bool = False,
     qk_norm: Callable[..., Layer] | None = None,
     use_bias: bool | Collection[str] = True,
     dropout_rate: float = 0.0,
@@ -103,6 +104,8 @@ def multi_head_attention(
         only.
       scale: Factor of the scores; 1 / sqrt(head_size) by default.
       softcap: Bound c of the scores before masking, c * tanh(scores / c). Not bounded by default.
+      sinks: Whether the weights of a head sum to less than 1: softmax gets one more score, a param,
+        without a value, as in gpt-oss.
       qk_norm: Function that makes the norms of queries and keys (batch, time, heads, head_size)
         before they are rotated, such as `jn.rms_norm`, which normalizes each head. Not normalized
         by default.
@@ -115,8 +118,8 @@ def multi_head_attention(
         bits and with a head_size that cuDNN allows. By default it does if the GPU of this machine
         has the compute capability 8.0 (a T4 has 7.5), or if there is none here; write False to
         compile or export for a T4 elsewhere, True for a newer GPU than the one here. It does not
-        apply to dropout in training, return_weights, value_size, softcap, bias, masks of floats, or
-        a window without causal.
+        apply to dropout in training, return_weights, value_size, softcap, sinks, bias, masks of
+        floats, or a window without causal.
       kernel_init: Initializer of the kernels, as matrices (inputs, outputs).
       name: Name of the layer.
 
@@ -124,6 +127,7 @@ def multi_head_attention(
       query, key, value: kernel (width, heads, head_size), bias (heads, head_size);
       out: kernel (heads, value_size, features), bias (features,);
       query_norm, key_norm: params of the norms of `qk_norm`;
+      sinks: scores (heads,), zeros at first;
       and the params of the layer of `bias`, by its name.
 
     Returns:
@@ -179,7 +183,8 @@ def multi_head_attention(
 
     Reference: Vaswani et al. 2017, "Attention Is All You Need"; grouped queries: Ainslie et al.
     2023, "GQA"; windows: Beltagy et al. 2020, "Longformer"; softcap: Gemma Team 2024, "Gemma 2";
-    biases: Raffel et al. 2020, "Exploring the Limits of Transfer Learning with a Unified
+    sinks: Xiao et al. 2023, "Efficient Streaming Language Models with Attention Sinks"; biases:
+    Raffel et al. 2020, "Exploring the Limits of Transfer Learning with a Unified
     Text-to-Text Transformer" (T5), Press et al. 2022, "Train Short, Test Long" (ALiBi).
     """
     checks.all_at_least(name, heads=heads)
@@ -197,7 +202,7 @@ def multi_head_attention(
     rotate: Any = turn if rotary is True else rotary or None
     span = _span(name, window)
     biased = with_bias(name, use_bias, PROJECTIONS)
-    flags = {"causal": causal, "return_weights": return_weights}
+    flags = {"causal": causal, "sinks": sinks, "return_weights": return_weights}
     checks.check_options(name, **flags, fused=fused is not None and fused, kernel_init=kernel_init)
     groups = heads if kv_heads is None else kv_heads
     placed = None if bias is None else as_layer(bias, name, "bias")
@@ -222,6 +227,8 @@ def multi_head_attention(
             raise ValueError(f"{name}: rotary=True needs an even head_size, got {size}")
         key = m.key() if m.train and dropout_rate else None
         scoring = ops.Scoring(scale, softcap, None, dropout_rate, key)
+        if sinks:
+            scoring = scoring._replace(sinks=m.param("sinks", zeros, (heads,)))
         source = queries if memory is None else memory
         q = projected(m, "query", queries, heads, size)
         k = projected(m, "key", source, groups, size)
@@ -299,6 +306,7 @@ def _to_all(m, form, q, k, v, mask, scoring):
         else:
             rest = None if mask is None or axes else given
             y, total = blockwise_attention(q, k, v, ranges, rest, scoring)
+        y = scoring.sunk(y, total)
         return y, None, None if mask is None else (total != -jnp.inf).any(1)
 
     if not fuse:
@@ -317,7 +325,7 @@ def _to_all(m, form, q, k, v, mask, scoring):
 def _fuses(form, q, k, v, scoring, lengths, seen):
     """Return whether a program for CUDA calls cuDNN's attention."""
     time, places = q.shape[1], k.shape[1]
-    plain = scoring.key is None and scoring.bias is None and scoring.softcap is None
+    plain = all(one is None for one in (scoring.key, scoring.bias, scoring.softcap, scoring.sinks))
     if lengths is None and seen is not None:  # cuDNN reads a whole table, of even sides
         few = time * places <= MOST_IN_TABLE and not (time % 2 or places % 2)
         plain = plain and few and seen.shape[1] == 1
@@ -344,8 +352,8 @@ def _to_kept(m, form, q, k, v, mask, scoring):
     if not form.return_weights and in_blocks(kept.q, kept.k, plain=scoring.key is None):
         k, v, ranges, empty = kept.in_order()
         scoring = scoring._replace(bias=_placed(m, form, q, kept.at, np.arange(k.shape[1]), empty))
-        y, _ = blockwise_attention(kept.q, k, v, ranges, None, scoring)
-        return y, None, kept.fits
+        y, total = blockwise_attention(kept.q, k, v, ranges, None, scoring)
+        return scoring.sunk(y, total), None, kept.fits
     # What is kept begins as zeros, and a pass over all of it for each token would copy it.
     scoring = scoring._replace(bias=_placed(m, form, q, kept.at, kept.places), finite=True)
     return *ops.dot_product_attention(kept.q, kept.k, kept.v, kept.seen, scoring), kept.fits

@@ -25,12 +25,13 @@ def moe(
     *,
     capacity: float | None = None,
     renormalize: bool | None = None,
+    use_bias: bool = False,
     kernel_init: Initializer = lecun_normal(),
     name: str = "moe",
 ) -> Layer:
     """Return a mixture of experts: k of many copies of a layer process each token.
 
-    A token is a vector along the last axis. The router, a dense layer without bias, computes for
+    A token is a vector along the last axis. The router, a dense layer, computes for
     each token the probability of each expert. The output is the sum of the outputs of the k most
     probable experts, weighted by these probabilities. An expert receives an array (tokens, width)
     and must process each token independently.
@@ -64,11 +65,12 @@ def moe(
       renormalize: Whether to divide the k probabilities by their sum, as in Mixtral. By default
         they are divided if k is above 1. With k = 1 the result would always be 1, and the router
         would not be trained.
+      use_bias: Whether the router has a bias.
       kernel_init: Initializer of the router's kernel.
       name: Name of the layer.
 
     Params:
-      router: kernel (width, experts);
+      router: kernel (width, experts), bias (experts,) with `use_bias`;
       experts: params of `expert`, with a leading axis of `experts`.
 
     Returns:
@@ -102,8 +104,8 @@ def moe(
     checks.between(name, "k", k, 1, experts, "the number of experts")
     checks.within(name, "capacity", capacity, "(0, inf)", optional=True)
     divide = k > 1 if renormalize is None else renormalize
-    checks.check_options(name, renormalize=divide, kernel_init=kernel_init)
-    router = dense(experts, use_bias=False, kernel_init=kernel_init, name="router")
+    checks.check_options(name, renormalize=divide, use_bias=use_bias, kernel_init=kernel_init)
+    router = dense(experts, use_bias=use_bias, kernel_init=kernel_init, name="router")
     copies = _experts(expert, experts, name)
 
     def forward(m, given):

@@ -27,6 +27,7 @@ def transformer_block(
     bias: Layer | Callable | None = None,
     scale: float | None = None,
     softcap: float | None = None,
+    sinks: bool = False,
     qk_norm: Callable[..., Layer] | None = None,
     cross: bool = False,
     gated: bool = False,
@@ -54,7 +55,7 @@ def transformer_block(
     Args:
       heads: Number of heads, see `multi_head_attention`.
       mlp_features: Width of the MLP's hidden layer; 4 times the width of x by default.
-      head_size, kv_heads, causal, window, rotary, bias, scale, softcap, qk_norm: Options of
+      head_size, kv_heads, causal, window, rotary, bias, scale, softcap, sinks, qk_norm: Options of
         `multi_head_attention`; the second attention has no bias by positions.
       cross: Whether a second attention, to a memory, follows the first: a decoder block.
       gated: Whether the MLP's hidden layer is multiplied by a second projection, as in SwiGLU with
@@ -101,7 +102,7 @@ def transformer_block(
     Variants Improve Transformer".
     """
     shared: dict[str, Any] = {"head_size": head_size, "kv_heads": kv_heads, "qk_norm": qk_norm}
-    shared |= {"scale": scale, "softcap": softcap, "dropout_rate": dropout_rate}
+    shared |= {"scale": scale, "softcap": softcap, "sinks": sinks, "dropout_rate": dropout_rate}
     checks.check_name("transformer_block", name)
     checks.check_options(name, cross=cross, gated=gated)
     checks.one_of(name, "norm_at", norm_at, ("input", "sum", "output", "both"))

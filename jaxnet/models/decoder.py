@@ -27,6 +27,7 @@ def decoder(
     mlp_features: int | None = None,
     activation: Callable[[jax.Array], jax.Array] = jax.nn.silu,
     gated: bool = True,
+    mlp: jn.Layer | None = None,
     experts: int | None = None,
     experts_per_token: int = 2,
     norm: Literal["rms", "layer"] = "rms",
@@ -42,6 +43,7 @@ def decoder(
     bias: jn.Layer | Callable | None = None,
     scale: float | None = None,
     softcap: float | None = None,
+    sinks: bool = False,
     logit_softcap: float | None = None,
     embedding_scale: float = 1.0,
     residual_scale: float = 1.0,
@@ -60,9 +62,10 @@ def decoder(
       vocabulary: Number of ids.
       depth: Number of blocks, at least 1.
       width: Width of the embeddings.
-      heads, kv_heads, head_size, bias, scale, softcap: Options of `jaxnet.multi_head_attention`.
-      mlp_features, activation, gated, norm_at, use_bias, residual_scale, dropout_rate: Options of
-        `jaxnet.transformer_block`.
+      heads, kv_heads, head_size, bias, scale, softcap, sinks: Options of
+        `jaxnet.multi_head_attention`.
+      mlp_features, activation, gated, mlp, norm_at, use_bias, residual_scale, dropout_rate: Options
+        of `jaxnet.transformer_block`.
       experts: Number of MLPs in each block, of which a router chooses `experts_per_token` for each
         token, as in Mixtral; see `jaxnet.moe`. None is one MLP.
       norm: Kind of all norms, "rms" or "layer".
@@ -148,14 +151,14 @@ def decoder(
     def expert(m, x):
         return gated_mlp(m, x, mlp_features, gated=gated, activation=activation, use_bias=False)
 
-    mixed = None
     if experts is not None:  # the weights of one expert alone are 1, too
-        mixed = jn.moe(jn.compose(expert), experts, experts_per_token, renormalize=True)
+        mlp = jn.moe(jn.compose(expert), experts, experts_per_token, renormalize=True)
 
     shared: dict[str, Any] = {"head_size": head_size, "kv_heads": kv_heads, "qk_norm": of_heads}
-    shared |= {"causal": True, "bias": bias, "scale": scale, "softcap": softcap, "norm": normal}
-    shared |= {"gated": gated, "mlp": mixed, "activation": activation, "use_bias": use_bias}
+    shared |= {"causal": True, "bias": bias, "scale": scale, "softcap": softcap, "sinks": sinks}
+    shared |= {"gated": gated, "mlp": mlp, "activation": activation, "use_bias": use_bias}
     shared |= {"dropout_rate": dropout_rate, "norm_at": norm_at, "residual_scale": residual_scale}
+    shared |= {"norm": normal}
 
     def block(i: int) -> jn.Layer:
         near = windowed[i % len(windowed)]

@@ -65,6 +65,7 @@ class Scoring(NamedTuple):
       dropout_rate: Fraction of the weights to drop, in [0, 1), if there is a key.
       key: Random key for dropout; None turns dropout off.
       finite: Whether all keys and values are finite, so that none has to be left out.
+      sinks: Numbers (heads,), scores of a place without a value to which every query attends.
     """
 
     scale: float | None = None
@@ -73,12 +74,25 @@ class Scoring(NamedTuple):
     dropout_rate: float = 0.0
     key: Any = None
     finite: bool = False
+    sinks: Any = None
 
     def capped(self, scores: jax.Array, bias: jax.Array | None) -> jax.Array:
         """Return bounded scores plus a bias, such as the bias of a block."""
         if self.softcap is not None:
             scores = self.softcap * jnp.tanh(scores / self.softcap)
         return scores if bias is None else scores + bias.astype(scores.dtype)
+
+    def sunk(self, y: jax.Array, total: jax.Array) -> jax.Array:
+        """Return values (batch, time, heads, width) without the share of the sinks.
+
+        Args:
+          y: Values without sinks.
+          total: Logarithm of the sum of exp(scores), (batch, heads, time).
+        """
+        if self.sinks is None:
+            return y
+        share = jax.nn.sigmoid(total - self.sinks[:, None])
+        return (y * share.mT[..., None]).astype(y.dtype)
 
 
 def masked_softmax(scores: jax.Array, mask: jax.Array | None) -> jax.Array:
@@ -289,7 +303,8 @@ def dot_product_attention(
     if isinstance(bias, Placed):
         mask, bias = add_table(mask, None, bias.table())
     values = functools.partial(_with_weights, scoring)
-    if q.shape[1] != 1 or scoring.key is not None or not (mask is None or scoring.finite):
+    unusual = scoring.key is not None or scoring.sinks is not None
+    if q.shape[1] != 1 or unusual or not (mask is None or scoring.finite):
         return values(q, k, v, mask, bias)
     scale = q.shape[-1] ** -0.5 if scoring.scale is None else scoring.scale
     return native_call(values, one((scale, scoring.softcap or 0.0)), q, k, v, mask, bias)
@@ -315,7 +330,12 @@ def _with_weights(scoring, q, k, v, mask, bias):
         scores = jnp.where(of_groups, scores, jnp.nan)
     scores = scores / math.sqrt(size) if scoring.scale is None else scores * scoring.scale
     scores = scoring.capped(scores.reshape(batch, heads, time, places), bias)
-    weights = masked_softmax(scores, mask).astype(v.dtype)
+    if scoring.sinks is not None:
+        sinks = jnp.broadcast_to(scoring.sinks[:, None, None], (*scores.shape[:3], 1))
+        scores = jnp.concatenate([scores, sinks.astype(wide)], -1)
+        if mask is not None:
+            mask = jnp.concatenate([mask, jnp.ones((*mask.shape[:-1], 1), bool)], -1)
+    weights = masked_softmax(scores, mask)[..., :places].astype(v.dtype)
     kept = weights
     if scoring.key is not None:
         keep = 1 - scoring.dropout_rate

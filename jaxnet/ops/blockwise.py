@@ -177,7 +177,7 @@ def blockwise_attention(
         positions = *at, read
     plain = bias is None and mask is None and key is None and block is None
     in_c = (float(scale), float(scoring.softcap or 0)) if plain else None
-    alone = scoring._replace(scale=scale, bias=None, key=None)
+    alone = scoring._replace(scale=scale, bias=None, key=None, sinks=None)
     how = _How(alone, rows, columns, ranges.near, in_c)
     return _traced_once(how, (q, k, v, bias), (first, last, mask, key, positions))
 

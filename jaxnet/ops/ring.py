@@ -97,7 +97,7 @@ def ring_attention(
         bias = Partial(lambda *given, of=bias.func: of(*given, read), *bias.args)
     context = jax.sharding.get_abstract_mesh()
     run = jax.shard_map(
-        partial(_around, (ring.axis, scoring._replace(key=None, bias=None))),
+        partial(_around, (ring.axis, scoring._replace(key=None, bias=None, sinks=None))),
         mesh=ring.mesh if context.empty else None,
         axis_names={ring.axis},
         in_specs=(split, split, split, whole, split, split, whole),

@@ -81,7 +81,7 @@ def test_memory_of_each_device(on_devices):
 
 
 def test_context_parallel_is_the_layer_on_one_device():
-    net = jn.multi_head_attention(2, causal=True)
+    net = jn.multi_head_attention(2, causal=True, sinks=True)
     mesh = jax.make_mesh((1,), ("time",))
     x = jax.random.normal(jax.random.key(1), (2, 6, 8))
     params, state = net.init(jax.random.key(0), x)

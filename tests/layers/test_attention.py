@@ -396,3 +396,44 @@ def test_a_bias_by_positions_in_a_stream(window, in_blocks):
             y, state = jax.jit(lambda *a: stream.apply(*a))(params, state, chunk)
             outputs.append(y)
         np.testing.assert_allclose(jnp.concatenate(outputs, 1), wanted, 1e-4, 1e-5)
+
+
+@pytest.mark.parametrize("options", [
+    {}, {"window": (7, 0), "kv_heads": 2, "rotary": True, "softcap": 2.0},
+], ids=["causal", "window"])  # fmt: skip
+def test_sinks_take_a_share_of_the_weights(options, in_blocks):
+    """They are keys whose score is a param and whose value is 0; in a call and in a stream."""
+    x = jnp.asarray(draw(2, 40, 8) / 4, jnp.float32)
+    layer = jn.multi_head_attention(4, causal=True, sinks=True, **options)
+    params = jax.tree.map(jnp.float32, random_params(layer, x))
+    at = jnp.arange(40)
+    distance = at[:, None] - at
+    seen = (distance >= 0) & (distance <= (7 if options else 40))
+
+    def by_hand(params, x):
+        named = [params[name] for name in ("query", "key", "value")]
+        q, k, v = (jnp.tensordot(x, one["kernel"], 1) + one["bias"] for one in named)
+        k, v = (jnp.repeat(a, 4 // a.shape[2], 2) for a in (k, v))
+        if options:
+            q, k = jn.rotary(q, at), jn.rotary(k, at)
+        scores = jnp.einsum("bthd,bshd->bhts", q, k) / 2**0.5
+        scores = 2 * jnp.tanh(scores / 2) if options else scores
+        e = jnp.where(seen, jnp.exp(scores), 0)
+        shares = e / (e.sum(-1, keepdims=True) + jnp.exp(params["sinks"])[:, None, None])
+        y = jnp.einsum("bhts,bshd->bthd", shares, v)
+        return jnp.tensordot(y, params["out"]["kernel"], 2) + params["out"]["bias"]
+
+    def slopes(f):
+        return jax.jit(jax.grad(lambda *a: jnp.sin(f(*a)).sum(), (0, 1)))(params, x)
+
+    wanted, of = by_hand(params, x), slopes(by_hand)
+    stream = jn.stream(layer, 40)
+    for on in (0, 1):
+        in_blocks(on)
+        close(run(layer, params, x), wanted, 1e-4, 1e-5)
+        close(slopes(lambda p, x: layer.apply(p, {}, x)[0]), of, 1e-3, 1e-4)
+        state, outputs = jn.start_stream(stream, x), []
+        for chunk in jnp.split(x, (20, 21, 25), 1):
+            y, state = jax.jit(lambda *a: stream.apply(*a))(params, state, chunk)
+            outputs.append(y)
+        close(jnp.concatenate(outputs, 1), wanted, 1e-4, 1e-5)
