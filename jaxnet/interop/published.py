@@ -39,7 +39,8 @@ def load(
       source: Folder with config.json and safetensors files, as `transformers` writes it; a file
         that ends in .gguf, of llama.cpp; or the name of a repository of Hugging Face, such as
         "HuggingFaceTB/SmolLM2-135M", whose files `huggingface_hub` downloads or finds in its cache.
-      dtype: Dtype of the params, such as jnp.bfloat16; None is float32.
+      dtype: Dtype of the params, such as jnp.bfloat16; None is float32. It is also the dtype of
+        experts that are stored in MXFP4, as those of gpt-oss are.
       put: Function of (path, array) that places an array, as in `by_names`.
       integers: Whether kernels and tables that a .gguf file holds as Q4_0, Q4_1 or Q8_0 stay
         integers of 4 or 8 bits. They take the file's bytes: each 32 have a scale in float16, with

@@ -50,7 +50,8 @@ MORE: dict[str, list[Any]] = {
     "no_rope_layers": [[0, 1], [1, 1, 0, 0]], "norm_topk_prob": [False], "mlp_only_layers": [[1]],
     "rope_local_base_freq": [777.0], "sliding_window_pattern": [2], "max_window_layers": [0, 2],
     "attention_bias": [False], "mlp_bias": [False], "use_sliding_window": [True], "head_dim": [8],
-    "quantization_config": [{"quant_method": "gptq"}], "scale_attn_weights": [False],
+    "quantization_config": [{"quant_method": "gptq"}, {"quant_method": "mxfp4"}],
+    "scale_attn_weights": [False], "experts_per_token": [1],
     "use_bidirectional_attention": [True], "invented": [1], "torch_dtype": ["float16"],
     "text_config_dict": [None, {}], "num_channels": [3, 1], "vision_use_head": [False],
 }  # fmt: skip

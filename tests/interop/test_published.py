@@ -52,6 +52,9 @@ MODELS = {
                             "embedding_multiplier": 12.0, "residual_multiplier": 0.22}),
     "qwen3_moe": ("Qwen3Moe", {"num_experts": 4, "num_experts_per_tok": 2, "norm_topk_prob": True,
                                "moe_intermediate_size": 20}),
+    "gpt_oss": ("GptOss", {"num_local_experts": 4, "num_experts_per_tok": 2, "sliding_window": 4,
+                           "intermediate_size": 20, "swiglu_alpha": 1.5, "swiglu_limit": 0.5,
+                           "rope_parameters": YARN | {"truncate": False}}),
     "gpt2": ("GPT2", {"n_embd": 24, "n_layer": 3, "n_head": 4, "n_positions": 32}),
 }  # fmt: skip
 

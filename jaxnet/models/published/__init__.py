@@ -30,8 +30,8 @@ def decoder_config(config: str | Path | Mapping[str, Any]) -> dict[str, Any]:
     """Return the options of `decoder` for a published model, from its config.json.
 
     It knows Llama, SmolLM2 and 3, Mistral, Mixtral, Qwen 2 and 3 (with experts too), Gemma 2 and 3
-    (text), OLMo 2 and 3, Phi-3 and Phi-4 mini, Granite 3 and GPT-2. An entry that is left out has
-    the family's own default, as in the package transformers.
+    (text), OLMo 2 and 3, Phi-3 and Phi-4 mini, Granite 3, GPT-2 and gpt-oss. An entry that is left
+    out has the family's own default, as in the package transformers.
 
     With LongRoPE, as in Phi-4 mini, the net takes sequences up to the original length. The net of
     `jn.interop.load` also takes longer ones, with the factors for long sequences. In a stream its

@@ -90,12 +90,14 @@ class Stored(NamedTuple):
       prefix: Beginning of the names.
       leave: Patterns of names that are not read.
       x: Spec of an input, if it depends on the options; None is that of the family.
+      packed: Whether the kernels of experts are in mxfp4.
     """
 
     options: dict[str, Any]
     prefix: str
     leave: tuple[str, ...] = ()
     x: Any = None
+    packed: bool = False
 
 
 def prefix_in(weights: Mapping[str, Any], prefix: str) -> str:
@@ -237,6 +239,10 @@ KINDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     **dict.fromkeys(["hidden_dropout_prob", "dropout", "dropout_rate"], SHARE),
     **dict.fromkeys(["num_decoder_layers", "encoder_layers", "decoder_layers"], LAYERS),
     "scale_decoder_outputs": FLAG,
+    "quantization_config": (
+        "an object whose quant_method is mxfp4",
+        lambda value: isinstance(value, dict) and value.get("quant_method") == "mxfp4",
+    ),
     **dict.fromkeys(["hidden_sizes", "depths"], COUNTS),
     "classifier_pooling": ("cls or mean", lambda value: value in ("cls", "mean")),
     "feed_forward_proj": ("a word", lambda value: isinstance(value, str)),
@@ -276,18 +282,20 @@ MAY_BE_NULL = {
     "rope_parameters", "rope_scaling", "partial_rotary_factor",
     "original_max_position_embeddings", "final_logit_softcapping", "attn_logit_softcapping",
     "text_config", "text_config_dict", "vision_config", "vision_config_dict", "projection_size",
+    "quantization_config",
 }  # fmt: skip
 
 
 def with_dtype(config: Mapping[str, Any], arrays: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a configuration that says the dtype of the arrays, if they have one.
+    """Return a configuration of floats that says the dtype of the arrays, if they have one.
 
     Example:
       >>> with_dtype({"dtype": "float16"}, {"bias": jnp.zeros(3)})
       {'torch_dtype': 'float32'}
     """
     dtypes = {str(array.dtype) for array in arrays.values()}
-    kept = without(dict(config), "dtype")  # the newer name, which would count
+    # The newer name of the dtype would count, and the arrays are no longer in mxfp4.
+    kept = without(dict(config), "dtype", "quantization_config")
     return kept | ({"torch_dtype": dtypes.pop()} if len(dtypes) == 1 else {})
 
 

@@ -1,4 +1,4 @@
-"""Decoders: Llama, SmolLM2 and 3, Mistral, Mixtral, Qwen, Gemma, OLMo, Phi, Granite, GPT-2."""
+"""Decoders: Llama, SmolLM, Mistral, Mixtral, Qwen, Gemma, OLMo, Phi, Granite, GPT-2 and gpt-oss."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -12,6 +12,7 @@ from jaxnet import Layer, compose
 from jaxnet import rotary as turn
 from jaxnet.interop import invertible, part, shaped, transposed
 from jaxnet.models.decoder import decoder
+from jaxnet.models.published import gpt_oss
 from jaxnet.models.published.config import (
     ACTIVATIONS,
     KIND,
@@ -175,6 +176,17 @@ def _qwen3_moe(config: Config) -> dict[str, Any]:
     window = _window(config) if given["use_sliding_window"] else None
     own = {"mlp_features": given["moe_intermediate_size"], "qk_norm": "head", "window": window}
     return _mixtral(config) | own
+
+
+def _gpt_oss(config: Config) -> dict[str, Any]:
+    given = config.entries
+    if given["rope_parameters"] is None:
+        config = config._replace(entries=given | {"rope_parameters": GPT_OSS_ROPE})
+    found, depth = _mixtral(config), given["num_hidden_layers"]
+    sizes = found["mlp_features"], found.pop("experts"), found.pop("experts_per_token")
+    clamped = {"alpha": given["swiglu_alpha"], "limit": given["swiglu_limit"]}
+    near = _windows(config, [i % 2 == 0 for i in range(depth)], found["window"])
+    return found | near | {"sinks": True, "mlp": gpt_oss.mixture(*sizes, **clamped)}
 
 
 def _gpt2(config: Config) -> dict[str, Any]:
@@ -398,6 +410,8 @@ def rows(config: Config, stored: Stored) -> Rows:
     head: Rows = {} if options["tied"] else {"head/kernel": (HEAD, transposed)}
     if config.family == "gpt2":
         return _gpt2_rows(options["width"], options["heads"], first) | head
+    if config.family == "gpt_oss":
+        head |= gpt_oss.rows(first + "layers.{i}", stored.packed)
     return _llama_rows(options, first, config.family) | head
 
 
@@ -422,7 +436,8 @@ def how_stored(config: Config, weights: Mapping[str, Any] | None) -> Stored:
             leave.append(HEAD)
         else:
             options["tied"] = False
-    return Stored(options, first, tuple(leave))
+    packed = any(name.endswith("_blocks") for name in weights)
+    return Stored(options, first, tuple(leave), packed=packed)
 
 
 def _llama_rows(options: dict[str, Any], first: str, family: str) -> Rows:
@@ -439,7 +454,7 @@ def _llama_rows(options: dict[str, Any], first: str, family: str) -> Rows:
         path, kind = f"block_{{i}}/{ours}", ours.rpartition("/")[2]
         fused = PHI3_NAMES.get(kind) if family == "phi3" else None
         name = f"{block}.{fused or theirs}"
-        if options.get("experts") and kind.startswith("mlp"):
+        if (options.get("experts") or options.get("mlp")) and kind.startswith("mlp"):
             continue
         bias: Any = f"{name}.bias"
         if count := counts.get(kind):
@@ -573,6 +588,15 @@ PHI3 = without(LLAMA, "attention_bias") | {
     "max_position_embeddings": 4096, "original_max_position_embeddings": 4096,
     "sliding_window": None,
 }  # fmt: skip
+GPT_OSS = MISTRAL | {
+    "vocab_size": 201_088, "hidden_size": 2880, "intermediate_size": 2880,
+    "num_hidden_layers": 36, "num_attention_heads": 64, "head_dim": 64, "rms_norm_eps": 1e-5,
+    "rope_theta": 1.5e5, "sliding_window": 128, "layer_types": None, "attention_bias": True,
+    "num_local_experts": 128, "num_experts_per_tok": 4, "swiglu_alpha": 1.702,
+    "swiglu_limit": 7.0, "quantization_config": None,
+}  # fmt: skip
+GPT_OSS_ROPE = {"rope_type": "yarn", "factor": 32.0, "truncate": False,
+                "original_max_position_embeddings": 4096}  # fmt: skip
 GPT2 = {
     "vocab_size": 50_257, "n_positions": 1024, "n_embd": 768, "n_layer": 12, "n_head": 12,
     "n_inner": None, "activation_function": "gelu_new", "layer_norm_epsilon": 1e-5,
@@ -625,6 +649,10 @@ FAMILIES: dict[str, Family] = {  # model_type -> family
     "qwen3_moe": _decoder(
         QWEN3_MOE, _qwen3_moe, {"decoder_sparse_step": 1, "mlp_only_layers": []},
         (*ROUTER, "max_window_layers"), {"num_experts": "num_local_experts"},
+    ),
+    "gpt_oss": _decoder(
+        GPT_OSS, _gpt_oss, {}, (*ROUTER, "experts_per_token", "initial_context_length"),
+        {"num_experts": "num_local_experts"},
     ),
     "gpt2": _decoder(
         GPT2, _gpt2, {"scale_attn_weights": True, "scale_attn_by_inverse_layer_idx": False},

@@ -40,6 +40,7 @@ def test_published_sizes():
         3_075_098_624: PUBLISHED["SmolLM3-3B"],
         7_298_011_136: PUBLISHED["Olmo-3-7B"],
         30_532_122_624: PUBLISHED["Qwen3-30B-A3B"],
+        20_914_757_184: PUBLISHED["gpt-oss-20b"],
         46_702_792_704: llama | experts | {"model_type": "mixtral", "vocab_size": 32000},
         7_241_732_096: mistral,
     }  # fmt: skip
@@ -71,6 +72,7 @@ DEFAULTS = {
     "smollm3": (128256, 36, 2048, 16, 4, None, 11008, 1e-6, True, None, 9, 2e6, 32768),
     "granite": (32000, 32, 4096, 32, None, None, 11008, 1e-6, False, None, 0, 1e4, 2048),
     "qwen3_moe": (151936, 24, 2048, 32, 4, None, 768, 1e-6, False, None, 0, 1e4, 32768),
+    "gpt_oss": (201088, 36, 2880, 64, 8, 64, 2880, 1e-5, False, 128, 18, 1.5e5, 131072),
     "gpt2": (50257, 12, 768, 12, None, None, 3072, 1e-5, True, None, 0, None, 1024),
 }
 NUMBERS = (
@@ -80,6 +82,7 @@ NUMBERS = (
 
 
 # The options that no entry of the config gives a number: how a family differs from Llama.
+PROJECTIONS = ("query", "key", "value", "out")
 SILU, GELU = {"activation": jax.nn.silu, "use_bias": ()}, {"activation": jax.nn.gelu}
 GEMMA = {"use_bias": (), "norm_at": "both", "embedding_scale": 48.0}
 FORMS = {
@@ -91,9 +94,11 @@ FORMS = {
     "olmo3": SILU | {"norm_at": "output", "qk_norm": "all"}, "phi3": SILU, "smollm3": SILU,
     "granite": SILU | {"embedding_scale": 1.0, "residual_scale": 1.0, "logit_scale": 1.0},
     "qwen3_moe": SILU | {"qk_norm": "head", "experts": 128, "experts_per_token": 8},
+    "gpt_oss": {"activation": jax.nn.silu, "use_bias": PROJECTIONS, "sinks": True},
     "gpt2": GELU | {"gated": False, "norm": "layer", "use_bias": True},
 }  # fmt: skip
 ELSEWHERE = {"softcap", "scale", "window", "windowed", "rotary", "local_rotary", "max_length"}
+ELSEWHERE |= {"mlp"}
 
 
 @pytest.mark.parametrize("family", FAMILIES)
