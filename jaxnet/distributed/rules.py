@@ -152,9 +152,8 @@ _TENSOR = {
 
 
 # Entries of quantized kernels and tables.
-_STORED = tuple(
-    f"{w}/{part}" for w in ("kernel", "embedding") for part in ("int8", "int4", "scale")
-)
+_PARTS = ("int8", "int4", "scale", "scale16")
+_STORED = tuple(f"{whole}/{part}" for whole in ("kernel", "embedding") for part in _PARTS)
 
 
 def tensor_parallel(axis: str) -> Rules:
@@ -191,7 +190,8 @@ def tensor_parallel(axis: str) -> Rules:
     def rule(path: str, shape: tuple[int, ...]) -> P:
         path, _, part = path.rpartition("/") if path.endswith(_STORED) else (path, "", "")
         at = next((at for pattern, at in _TENSOR.items() if fits(pattern, path)), None)
-        shared = part == "scale" and at is not None and shape[at] == 1  # by all entries of the axis
+        # by all entries of the axis
+        shared = part.startswith("scale") and at is not None and shape[at] == 1
         return P() if at is None or shared else P(*[None] * (len(shape) + at), axis)
 
     return rule

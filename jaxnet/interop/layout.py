@@ -111,9 +111,7 @@ def _output(kind: str, shape: tuple[int, ...], given: Layout, operand: Shaped) -
         return given
     if kind in ("dense", "layer_norm", "rms_norm") and given == LAST:
         return EITHER  # PyTorch may have moved the channels, and back
-    if kind in GIVEN:
-        return GIVEN[kind] if len(operand[0]) > 2 else SAME
-    return operand[1]
+    return operand[1] if kind not in GIVEN else GIVEN[kind] if len(operand[0]) > 2 else SAME
 
 
 def _result(equation: Any, operands: list[Shaped], shape: tuple[int, ...]) -> Layout:
@@ -158,9 +156,7 @@ def _result(equation: Any, operands: list[Shaped], shape: tuple[int, ...]) -> La
 
 def _reshaped(given: tuple[int, ...], layout: Layout, shape: tuple[int, ...]) -> Layout:
     if isinstance(layout, tuple):
-        if shape[1:] == layout:
-            return LAST
-        return layout if shape == given else LOST
+        return LAST if shape[1:] == layout else layout if shape == given else LOST
     if layout in (LAST, EITHER) and len(shape) == 2:
         # (batch, 1, c), (batch, h, 1) and (batch * h, c) keep their order
         return SAME if given[-1] in (1, shape[-1]) else LOST

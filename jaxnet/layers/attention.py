@@ -226,9 +226,8 @@ def multi_head_attention(
         if rotary is True and size % 2:
             raise ValueError(f"{name}: rotary=True needs an even head_size, got {size}")
         key = m.key() if m.train and dropout_rate else None
-        scoring = ops.Scoring(scale, softcap, None, dropout_rate, key)
-        if sinks:
-            scoring = scoring._replace(sinks=m.param("sinks", zeros, (heads,)))
+        beside = m.param("sinks", zeros, (heads,)) if sinks else None
+        scoring = ops.Scoring(scale, softcap, None, dropout_rate, key, sinks=beside)
         source = queries if memory is None else memory
         q = projected(m, "query", queries, heads, size)
         k = projected(m, "key", source, groups, size)
@@ -332,9 +331,8 @@ def _fuses(form, q, k, v, scoring, lengths, seen):
     plain = plain and (form.span is None or form.causal) and not form.return_weights
     if form.fused is False or not plain or v.shape[-1] != q.shape[-1]:
         return False
-    capability = ops.cuda_capability()
-    if form.fused and capability:  # for another GPU than the one here
-        capability = max(capability, 8.0)
+    least = 8.0 if form.fused else 0.0  # for another GPU than the one here
+    capability = ops.cuda_capability() and max(ops.cuda_capability(), least)
     return ops.fits_cudnn(capability, q.dtype, q.shape[-1])
 
 

@@ -89,10 +89,8 @@ class Scoring(NamedTuple):
           y: Values without sinks.
           total: Logarithm of the sum of exp(scores), (batch, heads, time).
         """
-        if self.sinks is None:
-            return y
-        share = jax.nn.sigmoid(total - self.sinks[:, None])
-        return (y * share.mT[..., None]).astype(y.dtype)
+        share = jax.nn.sigmoid(total if self.sinks is None else total - self.sinks[:, None])
+        return y if self.sinks is None else (y * share.mT[..., None]).astype(y.dtype)
 
 
 def masked_softmax(scores: jax.Array, mask: jax.Array | None) -> jax.Array:

@@ -136,5 +136,17 @@ def rows(table: jax.Array | Stored, ids: jax.Array) -> jax.Array:
     table = jnp.asarray(table)
     if not jnp.issubdtype(table.dtype, jnp.inexact):  # integers have neither gradient nor NaN
         return table[ids]
-    ids = jnp.where(ids < 0, table.shape[0], ids)
-    return wide(table).at[ids].get(mode="fill", fill_value=jnp.nan).astype(table.dtype)
+    return _rows(table, jnp.where(ids < 0, table.shape[0], ids))
+
+
+@jax.custom_jvp
+def _rows(table: jax.Array, ids: jax.Array) -> jax.Array:
+    return table.at[ids].get(mode="fill", fill_value=jnp.nan)
+
+
+@_rows.defjvp
+def _rows_jvp(primals, tangents):
+    """The gradient of a row that occurs often is a sum in float32; the table itself stays."""
+    table, ids = primals
+    moved = wide(tangents[0]).at[ids].get(mode="fill", fill_value=0)
+    return _rows(table, ids), moved.astype(table.dtype)

@@ -790,9 +790,7 @@ def check_key(key: Any, who: str) -> None:
     raw = jax.eval_shape(jax.random.PRNGKey, 0)
     if typed and key.shape == () or array and (key.shape, key.dtype) == (raw.shape, raw.dtype):
         return
-    got = type(key).__name__
-    if array:
-        got = f"an array {key.shape} {key.dtype}"
+    got = f"an array {key.shape} {key.dtype}" if array else type(key).__name__
     if typed:
         got = f"keys of shape {key.shape}; use jax.vmap over them"
     raise TypeError(f"{who}: expected a single key, such as jax.random.key(0), got {got}")

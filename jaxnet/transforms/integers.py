@@ -22,6 +22,7 @@ from jaxnet.services.trees import PyTree, key_spec
 from jaxnet.transforms.kernels import FACTORS, Axes, Marked, axes_of, matching, replaced
 
 LARGEST = {8: 127, 4: 7}  # symmetric ranges, so -128 and -8 are not used
+PACKED = {(numbers, scale) for numbers in ("int8", "int4") for scale in ("scale", "scale16")}
 
 
 def quantized(
@@ -64,7 +65,8 @@ def quantized(
     Params:
       The layer's params. Without `aware`, instead of each kernel (*inputs, *outputs) a dict with
       int8 (*inputs, *outputs), or int4, uint8 with two numbers per byte along the last axis; and
-      scale, of the same number of axes, with sizes of 1 or the number of groups for the inputs. The
+      scale, of the same number of axes, with sizes of 1 or the number of groups for the inputs. It
+      has the kernel's dtype; with 4 bits, it is scale16 in bfloat16 for a kernel in float32. The
       table of an embedding (vocabulary, features) has a scale (vocabulary, groups). A table with 2
       or an odd number of features is never packed.
 
@@ -79,7 +81,7 @@ def quantized(
       >>> small = jn.quantized(net, 4)
       >>> params, state = small.init(jax.random.key(0), jn.spec((2, 128)))
       >>> jax.tree.map(jnp.shape, params["dense"])
-      {'bias': (64,), 'kernel': {'int4': (128, 32), 'scale': (4, 64)}}
+      {'bias': (64,), 'kernel': {'int4': (128, 32), 'scale16': (4, 64)}}
 
       Training that is aware of the rounding, and then the integers:
 
@@ -184,7 +186,8 @@ def _grid(kernel: Any, axes: Axes, bits: int, group: int | None) -> tuple[jax.Ar
         cut = jnp.pad(jnp.abs(w), widths)
         largest = cut.reshape(*w.shape[:last], groups, size, *w.shape[last + 1 :]).max(last + 1)
     scale = largest / LARGEST[bits]
-    scale = jnp.where(scale == 0, 1, scale).astype(kernel.dtype)  # for values that are all 0
+    short = bits == 4 and kernel.dtype == jnp.float32  # rounding to integers loses far more
+    scale = jnp.where(scale == 0, 1, scale).astype(jnp.bfloat16 if short else kernel.dtype)
     return jnp.round(w / wide(scales_of_values(scale, w.shape))), scale
 
 
@@ -202,14 +205,14 @@ def _through(kernel: jax.Array, axes: Axes, bits: int, group: int | None) -> jax
 def _packed(kernel: Any, axes: Axes, bits: int, group: int | None) -> dict[str, jax.Array]:
     """Return the integers of a kernel and their scales."""
     numbers, scale = _grid(kernel, axes, bits, group)
-    length = kernel.shape[-1]
+    length, name = kernel.shape[-1], "scale" if scale.dtype == kernel.dtype else "scale16"
     unknown = scale.shape[-1] != length and (length % 2 or scale.shape[-1] == length - 1)
     if bits == 8 or unknown:  # the scale must show whether the last number only fills a byte
-        return {"int8": numbers.astype(jnp.int8), "scale": scale}
+        return {"int8": numbers.astype(jnp.int8), name: scale}
     if length % 2:
         numbers = jnp.pad(numbers, [(0, 0)] * (numbers.ndim - 1) + [(0, 1)])
     nibbles = (numbers.astype(jnp.int32) & 15).astype(jnp.uint8)
-    return {"int4": nibbles[..., ::2] | nibbles[..., 1::2] << 4, "scale": scale}
+    return {"int4": nibbles[..., ::2] | nibbles[..., 1::2] << 4, name: scale}
 
 
 @partial(jax.tree_util.register_dataclass, data_fields=["numbers", "scale"], meta_fields=["dtype"])
@@ -338,7 +341,7 @@ def _product(x: jax.Array, kernel: Quantized, inputs: int, transposed: bool) -> 
 
 
 def _is_packed(entry: Any) -> bool:
-    return isinstance(entry, dict) and set(entry) in ({"int8", "scale"}, {"int4", "scale"})
+    return isinstance(entry, dict) and tuple(sorted(entry)) in PACKED
 
 
 def _stored(params: Params) -> Params:
@@ -347,8 +350,8 @@ def _stored(params: Params) -> Params:
     def each(entry):
         if not _is_packed(entry):
             return entry
-        numbers = entry["int8"] if "int8" in entry else entry["int4"]
-        return Quantized(numbers, entry["scale"], entry["scale"].dtype)
+        (_, numbers), (name, scale) = sorted(entry.items())
+        return Quantized(numbers, scale, jnp.float32 if name == "scale16" else scale.dtype)
 
     return jax.tree.map(each, params, is_leaf=_is_packed)
 

@@ -62,6 +62,17 @@ def test_gradients_are_summed_in_float32(function, shape, dtype):
     np.testing.assert_allclose(np.float32(found)[0], 12_000, rtol=0.004)
 
 
+def test_the_rows_of_a_table_are_read_as_they_are():
+    """A table in 16 bits becomes one in float32 only for its gradient."""
+    table, ids = jn.spec((2**16, 8), jnp.bfloat16), jn.spec((3,), jnp.int32)
+    for run in (rows, jax.value_and_grad(lambda table, ids: rows(table, ids).sum())):
+        lowered = jax.jit(run).lower(table, ids).as_text()
+        assert ("65536x8xf32" in lowered) == (run is not rows)
+    assert jax.jvp(lambda t: rows(t, jnp.array([1, 9])), [jnp.ones((2, 3))], [jnp.ones((2, 3))])[
+        1
+    ].tolist() == [[1] * 3, [0] * 3]
+
+
 def test_no_copy_in_float32_of_an_activation_is_kept():
     """What a step of a net in bfloat16 holds between its passes has 16 bits."""
     net = jn.serial(jn.dense(64), jax.nn.gelu, jn.dense(64), jax.nn.gelu, jn.dense(1))

@@ -47,7 +47,7 @@ def with_integers(
             continue
         found, _ = jax.eval_shape(_quantized(net, bits, paths).init, jax.random.key(0), x)
         for path in paths:
-            shape, scales = shapes[path], _at(found, path)["scale"].shape
+            shape, scales = shapes[path], _scale(_at(found, path)).shape
             if math.prod(scales) * GROUP != math.prod(shape):
                 continue
             small.setdefault(bits, []).append(path)
@@ -55,12 +55,13 @@ def with_integers(
             floats = weights.floats_of(name)
             names += [f"{name}.{part}" for part in ("numbers", *floats)]
             axis = next(a for a, count in enumerate(scales) if count != shape[a])
-            key = next(key for key in _at(found, path) if key != "scale")
+            key = min(_at(found, path))
             pack = [_packed] if key == "int4" else []
             table[f"{path}/{key}"] = (f"{name}.numbers", *changes, *pack)
             lowest += [path] * ("lowest" in floats)
             for part in floats:
-                table[f"{path}/{part}"] = (f"{name}.{part}", _spread, *changes, _every(axis))
+                entry = "scale16" if part == "scale" else part
+                table[f"{path}/{entry}"] = (f"{name}.{part}", _spread, *changes, _every(axis))
     if not small:
         raise missing
     names += {name for name, *_ in table.values() if name in kinds}
@@ -77,16 +78,20 @@ def _mixed(net: jn.Layer, small: Mapping[int, list[str]], lowest: list[str]) -> 
         new = {}
         for bits, layer in made_by.items():
             whole = jn.quantize(layer, params, x)
-            new |= {path: _scaled_by(_at(whole, path), jnp.float16) for path in small[bits]}
+            for path in small[bits]:
+                entry = _at(whole, path)
+                key = min(entry)
+                new[path] = {key: entry[key], "scale16": _scale(entry).astype(jnp.float16)}
         for path in lowest:
-            new[path]["lowest"] = -8 * new[path]["scale"]
+            new[path]["lowest"] = -8 * new[path]["scale16"]
         return _replaced(params, new), state
 
     def apart(params):
-        """Return the params without lowest values, with scales in float32, and values of 0."""
-        paths = [path for some in small.values() for path in some]
-        new = {path: _scaled_by(_at(params, path), jnp.float32) for path in paths}
-        middle = {path: new[path].pop("lowest") + 8 * new[path]["scale"] for path in lowest}
+        """Return the params without lowest values, and values of 0 in float32."""
+        new, middle = {path: dict(_at(params, path)) for path in lowest}, {}
+        for path, entry in new.items():
+            least, scale = (a.astype(jnp.float32) for a in (entry.pop("lowest"), entry["scale16"]))
+            middle[path] = least + 8 * scale
         return _replaced(params, new), middle
 
     def apply(run, params, state, x):
@@ -108,8 +113,8 @@ def _mixed(net: jn.Layer, small: Mapping[int, list[str]], lowest: list[str]) -> 
     return jn.cast(made(one.name, one.kind, inside), jnp.float32)
 
 
-def _scaled_by(entry: Mapping[str, Any], dtype: Any) -> dict[str, Any]:
-    return {**entry, "scale": entry["scale"].astype(dtype)}
+def _scale(entry: Mapping[str, Any]) -> Any:
+    return entry[max(entry)]
 
 
 @partial(jax.tree_util.register_dataclass, data_fields=["numbers", "middle"], meta_fields=[])

@@ -1,8 +1,8 @@
 /* y = x @ w for few rows of x, as in a step of decoding, as handlers of XLA's foreign function
  * interface. w (inputs, outputs) holds float32, bfloat16, int8, or two int4 per byte: the number with
  * the even place in the low bits, as in XLA's own arrays of int4. Integers have scales (groups,
- * outputs) of float32 or float16, one group for some neighboring inputs. The transposed product reads
- * w (outputs, inputs) and scales (outputs, groups).
+ * outputs) of float32, float16 or bfloat16, one group for some neighboring inputs. The
+ * transposed product reads w (outputs, inputs) and scales (outputs, groups).
  *
  * The numbers of w become floats, four rows of x at a time. With 4 bits in groups of 32, or of whole
  * 32s, that would take longer than to read them, so x becomes integers instead: each 32 neighbors are
@@ -204,8 +204,10 @@ static XLA_FFI_Error *gemv(XLA_FFI_CallFrame *f, int transposed) {
   REQUIRE(numbers != INT4 || packed || (dtype == XLA_FFI_DataType_S4 && wide[1] % 2 == 0));
   int fields = 1 << numbers;
   int64_t group = MAX(inputs, 1);
+  int half = 0;
   if (scale) {
-    REQUIRE(scale->dtype == F || scale->dtype == XLA_FFI_DataType_F16);
+    half = scale->dtype == XLA_FFI_DataType_F16 ? 1 : scale->dtype == XLA_FFI_DataType_BF16 ? 2 : 0;
+    REQUIRE(half || scale->dtype == F);
     REQUIRE(scale->rank == 2 && scale->dims[!transposed] == outputs);
     int64_t groups = scale->dims[transposed];
     REQUIRE(groups > 0);
@@ -222,7 +224,7 @@ static XLA_FFI_Error *gemv(XLA_FFI_CallFrame *f, int transposed) {
   Gemv s = {
     .numbers = numbers, .transposed = transposed, .inputs = inputs, .outputs = outputs, .rows = rows,
     .group = group, .line = (wide[1] * (32 / fields) + 7) / 8, .x = x->data, .w = w->data,
-    .scale = scale ? scale->data : NULL, .half = scale && scale->dtype != F, .y = out->data,
+    .scale = scale ? scale->data : NULL, .half = half, .y = out->data,
   };
   int ok = 1, whole = numbers == INT4 && scale && (group % 32 == 0 || group >= inputs);
 #if defined(__x86_64__)

@@ -104,8 +104,7 @@ def run(x, kernel, scale=None, *, transposed: bool) -> list[jax.Array]:
     """
     outputs = kernel.shape[0] if transposed else (kernel if scale is None else scale).shape[1]
     target = "jaxnet_gemv_transposed" if transposed else "jaxnet_gemv"
-    # C reads scales of float16 and float32.
-    scales = [] if scale is None else [scale.astype(jnp.promote_types(scale.dtype, jnp.float16))]
+    scales = [] if scale is None else [scale]
     (y,) = compute(target, [(x.shape[0], outputs)], x.astype(jnp.float32), kernel, *scales)
     return [y.astype(x.dtype)]
 

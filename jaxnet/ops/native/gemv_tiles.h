@@ -13,10 +13,10 @@ INLINE WORDS NAME(words_at)(const char *from, int64_t left) {
   return words;
 }
 
-/* Scales from one place on, of float32 or float16. */
+/* Scales from one place on, of float32, float16 (1) or bfloat16 (2). */
 INLINE VEC NAME(scales)(const void *scale, int half, int64_t at, int64_t left) {
-  if (left >= LANES && half) return HALVES((const uint16_t *)scale + at);
-  if (!half) return NAME(load)((const float *)scale + at, left);
+  if (half != 1) return NAME(numbers)(half, scale, at, left);
+  if (left >= LANES) return HALVES((const uint16_t *)scale + at);
   uint16_t some[LANES] = {0};
   if (left > 0) memcpy(some, (const uint16_t *)scale + at, left * sizeof(*some));
   return HALVES(some);

@@ -25,14 +25,10 @@ def bernoulli(key: jax.Array, p: float, shape: tuple[int, ...]) -> jax.Array:
     """
     usual = str(jax.random.key_impl(key)) == "threefry2x32" and jnp.result_type(p) == jnp.float32
     usual &= jax.config.jax_threefry_partitionable  # type: ignore[attr-defined]
-    in_c = Kernel(partial(_run, p=p, shape=shape), partial(_supports, usual=usual))
+    in_c = Kernel(partial(_run, p=p, shape=shape), lambda _: usual and instructions() is not None)
     return native_call(lambda key: jax.random.bernoulli(key, p, shape), in_c, key)
 
 
 def _run(key, *, p, shape):
     below = np.int32(np.ceil(np.float32(p) * 2**23))  # of the 23 bits of a random number
     return compute("jaxnet_keep", [shape], jax.random.key_data(key), dtype=bool, below=below)
-
-
-def _supports(key, *, usual) -> bool:
-    return usual and instructions() is not None

@@ -113,7 +113,7 @@ static Taps taps_of(const Pool *p, int axis, int64_t result) {
 typedef enum { F32, BF16, INT8, INT4 } Numbers; /* of which a word of 32 bits holds 1, 2, 4 or 8 */
 typedef struct {
   Numbers numbers;
-  int transposed, half; /* whether scales are float16 */
+  int transposed, half; /* scales: 0 of float32, 1 of float16, 2 of bfloat16 */
   int64_t rows, inputs, outputs;
   int64_t group;        /* neighboring inputs that share a scale */
   int64_t parts;        /* of the inputs, or transposed of the outputs */

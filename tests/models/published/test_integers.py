@@ -25,7 +25,7 @@ def test_integers_are_those_of_the_file(how, tmp_path):
     small, data = params["block_1"]["mlp_in"]["kernel"], files["blk.1.ffn_gate.weight"].data
     assert sum(leaf.nbytes for leaf in small.values()) == data.nbytes
     scales = data.reshape(96, 2, -1)[..., :2].copy().view(np.float16)[..., 0]
-    np.testing.assert_array_equal(small["scale"], scales.T)
+    np.testing.assert_array_equal(small["scale16"], scales.T)
     assert isinstance(params["block_1"]["attention"]["out"]["kernel"], jax.Array)  # 16 per head
     assert shapes(net.init(jax.random.key(0), IDS)[0]) == shapes(params)
 

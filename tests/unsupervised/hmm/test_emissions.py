@@ -75,6 +75,12 @@ def test_fit_of_mixtures_is_that_of_numpy():
         np.testing.assert_allclose(leaf[2], old[name][2], rtol=1e-6)
 
 
+def test_means_are_drawn_as_of_normalized_features():
+    params = gaussian_mixture(40).init(jax.random.key(0), jnp.ones((1, 2, 30)), 5)
+    assert abs(params["mean"].std() - 1) < 0.03 and abs(params["mean"].mean()) < 0.03
+    assert not params["weight"].any() and not params["log_variance"].any()
+
+
 def test_first_params_by_hand(monkeypatch):
     """Two steps of a state at least; a variance of a thousandth of that of all at least."""
     x = np.float32([[0, 5, 1], [4, 5, 1], [10, 9, 1], [10, 9, 1], [10, 9, 1], [6, 0, 1]])
