@@ -81,6 +81,8 @@ def to_onnx(
     """
     net, params, state = check_net("to_onnx", net, params, state, x)
     data, x = x, check_input("to_onnx", x)
+    wide = lambda at, a: a.astype(jnp.float32) if path_name(at).endswith("/scale16") else a  # noqa: E731
+    params = jax.tree_util.tree_map_with_path(wide, params)  # of quantized kernels
     if jnp.result_type(float) == jnp.float64:
         raise ValueError(
             "to_onnx: jax_enable_x64 must be off, since models are in float32; write "
