@@ -513,7 +513,9 @@ static int gemv_case(long one) {
   make(&x, 2, in, 1);
   make(&y, 2, out, 0);
   make(&scale, 2, grid, 1);
-  if (draw(0, 1)) narrow(&scale);
+  int short_one = (int)draw(0, 2);
+  if (short_one == 1) narrow(&scale);
+  if (short_one == 2) halve(&scale, 1);
   Guarded w = guarded(0, bytes);
   const XLA_FFI_DataType types[] = {
     XLA_FFI_DataType_F32, XLA_FFI_DataType_BF16, XLA_FFI_DataType_S8,

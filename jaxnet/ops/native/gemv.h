@@ -102,7 +102,7 @@ static int multiply_nibbles(XLA_FFI_CallFrame *f, const Dots *dots, const Gemv *
   int64_t padded = (outputs + unit - 1) / unit * unit, strips = 1, parts;
   /* few parts, since a processor looks ahead within one only */
   if (g->transposed) parts = MIN(64, (outputs + 15) / 16);
-  else strips = MAX(1, outputs / 2048), parts = MAX(1, MIN(groups, 4 / strips));
+  else parts = MIN(groups, 2), strips = MAX(1, MIN(MAX(outputs / 2048, threads_of(f) / 2), outputs / 256));
   int64_t each = rows * (g->transposed ? vectors * dots->lanes : groups);
   int64_t digits = rows * (g->transposed ? vectors * unit : groups * 32) * DIGITS;
   int64_t sums = g->transposed ? 0 : parts * rows * padded, places = vectors * dots->lanes;

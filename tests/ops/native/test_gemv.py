@@ -73,16 +73,18 @@ def test_values(form, transposed):
         near([found, twin], [expected] * 2, 3e-6, 0)
 
 
-@pytest.mark.parametrize("form", ["uint8", "int8"])
+@pytest.mark.parametrize("form, narrow", [
+    ("uint8", "float16"), ("uint8", "bfloat16"), ("int8", "float32"),
+])  # fmt: skip
 @pytest.mark.parametrize("transposed", [False, True])
-def test_x_is_multiplied_as_integers_that_fit_its_size(transposed, form):
-    """Row by row: zeros, small and large numbers, NaN and infinity; 4 bits with float16 scales."""
+def test_x_is_multiplied_as_integers_that_fit_its_size(transposed, form, narrow):
+    """Row by row: zeros, small and large numbers, NaN and infinity; with scales in 16 bits."""
     shape = (130, 95) if transposed else (95, 130)
     (kernel, scale), _ = stored(form, shape, 32 if form == "uint8" else None, transposed)
     x = np.random.default_rng(1).normal(size=(5, 95)).astype(np.float32)
     x[:3] *= np.float32([[0], [1e-32], [1e30]])
     x[3, 40], x[4, 2] = np.nan, np.inf
-    scale = scale.astype(jnp.float16 if form == "uint8" else jnp.float32)
+    scale = scale.astype(narrow)
     scales = np.asarray(scales_of_values(scale.astype(jnp.float32), shape), np.float64)
     numbers = np.asarray(unpacked(kernel, shape[1]) if form == "uint8" else kernel) * scales
     expected = x[:3].astype(np.float64) @ (numbers.T if transposed else numbers)
