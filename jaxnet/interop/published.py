@@ -293,7 +293,8 @@ def _place(who: str, source: Any) -> Path:
     path = file_path(who, source)
     if not path.exists() and re.fullmatch(r"[\w.-]+/[\w.-]+", str(source)):
         hub = extra("huggingface_hub", "huggingface-hub", who, "published")
-        return Path(hub.snapshot_download(str(source), allow_patterns=list(READ)))
+        patterns = {"allow_patterns": list(READ), "ignore_patterns": ["*/*"]}  # no subfolders
+        return Path(hub.snapshot_download(str(source), **patterns))
     return path
 
 

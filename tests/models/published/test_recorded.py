@@ -1,6 +1,9 @@
 """Published models against what transformers computed, recorded by `tools.published`."""
 
 import json
+import sys
+from fnmatch import fnmatch
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -47,6 +50,31 @@ def test_text_and_the_way_back(name, tmp_path):
     assert set(names) - head == set(weights) - head
     for key in set(names) & set(weights):
         np.testing.assert_allclose(names[key], weights[key], atol=1e-6)
+
+
+def test_a_name_is_a_repository_whose_own_files_are_downloaded(tmp_path, monkeypatch):
+    """By a stand-in of the client: no code, no pickle, no weights in another form in a folder."""
+    name, there, here = "gpt2", tmp_path / "there", tmp_path / "cache"
+    there.mkdir(), here.mkdir()
+    _, wanted, *_ = loaded(name, there)
+    (there / "original").mkdir()
+    for more in ("modeling.py", "pytorch_model.bin", "original/model.safetensors"):
+        (there / more).write_bytes(b"?")
+
+    def snapshot_download(repository, *, allow_patterns, ignore_patterns):
+        assert repository == "owner/gpt2"
+        for file in sorted(there.rglob("*")):
+            path = file.relative_to(there).as_posix()
+            fits = [any(fnmatch(path, p) for p in ps) for ps in (allow_patterns, ignore_patterns)]
+            if file.is_file() and fits == [True, False]:
+                (here / path).write_bytes(file.read_bytes())
+        return str(here)
+
+    client = SimpleNamespace(snapshot_download=snapshot_download)
+    monkeypatch.setitem(sys.modules, "huggingface_hub", client)
+    _, params, *_ = load("owner/gpt2")
+    assert {file.name for file in here.iterdir()} == {"config.json", "model.safetensors"}
+    jax.tree.map(np.testing.assert_array_equal, params, wanted)
 
 
 def test_every_model_is_recorded():
