@@ -59,7 +59,7 @@ static int multiply_floats(XLA_FFI_CallFrame *f, const Kernels *kernels, Gemv s)
   int fields = 1 << s.numbers;
   int64_t wide = s.transposed ? s.inputs : s.outputs, unit = 16 * fields;
   int64_t padded = (wide + unit - 1) / unit * unit;
-  int64_t parts = s.transposed ? MIN(64, (s.outputs + 15) / 16) : MAX(1, MIN(16, s.inputs / 48));
+  int64_t parts = s.transposed ? MIN(64, (s.outputs + 15) / 16) : MAX(1, MIN(16, s.inputs / 144));
   Product *p = zeros(1, sizeof(Product));
   float *sums = new_vectors((s.transposed ? 5 : 2 * parts * s.rows) * padded * 4);
   if (p) {
