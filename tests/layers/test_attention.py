@@ -154,7 +154,7 @@ def for_cuda(monkeypatch):
 BITS = np.random.default_rng(0).random((3, 1, 6, 6)) < 0.6
 
 
-@pytest.mark.slow
+@pytest.mark.fast_cases("{}-lengths", "{}-booleans", "{}-segments")
 @pytest.mark.parametrize("mask", [
     None, jnp.array([3, 0, 6]), BITS, BITS[:, :, :1],
     BITS & (np.arange(3) != 1).reshape(3, 1, 1, 1), jnp.array([[1, 1, 2, 2, 2, 0]] * 3),

@@ -186,9 +186,13 @@ def test_short_nets(name, monkeypatch):
     assert traced(run, given) == EXPECTED[name]
 
 
-def test_dropout_and_norms_of_efficientnet():
+def test_scalings_dropout_and_norms_of_efficientnet():
     """As in torchvision: B5 to B7 have TensorFlow's norms, and V2 its epsilon alone."""
     found = [(v.rate, v.epsilon, v.momentum) for v in efficientnet.VARIANTS.values()]
+    scalings = [(v.width, v.depth) for v in efficientnet.VARIANTS.values()]
+    assert scalings[:4] == [(1.0, 1.0), (1.0, 1.1), (1.1, 1.2), (1.2, 1.4)]
+    assert scalings[4:8] == [(1.4, 1.8), (1.6, 2.2), (1.8, 2.6), (2.0, 3.1)]
+    assert scalings[8:] == [(1.0, 1.0)] * 3
     rates = [0.2, 0.2, 0.3, 0.3, 0.4, 0.4, 0.5, 0.5, 0.2, 0.3, 0.4]
     norms = [(1e-5, 0.9)] * 5 + [(1e-3, 0.99)] * 3 + [(1e-3, 0.9)] * 3
     assert found == [(rate, *norm) for rate, norm in zip(rates, norms, strict=True)]
