@@ -13,7 +13,7 @@ from jaxnet.services.extras import extra
 from jaxnet.services.files import OneByOne, readable
 
 # Architecture -> model_type of transformers.
-FAMILIES = {"llama": "llama", "qwen2": "qwen2", "qwen3": "qwen3"}
+FAMILIES = {"llama": "llama", "qwen2": "qwen2", "qwen3": "qwen3", "phi3": "phi3"}
 FAMILIES |= {"gemma2": "gemma2", "gemma3": "gemma3_text"}
 ENTRIES = {
     "block_count": "num_hidden_layers", "embedding_length": "hidden_size",
@@ -28,6 +28,7 @@ ENTRIES = {
 SCALING = {
     "rope.scaling.type": "rope_type", "rope.scaling.factor": "factor",
     "rope.scaling.original_context_length": "original_max_position_embeddings",
+    "rope.scaling.attn_factor": "attention_factor",
 }  # fmt: skip
 # Of weights that are integers: their bits, and the names of the floats of a group.
 BITS = {"Q8_0": 8, "Q4_0": 4, "Q4_1": 4}
@@ -46,6 +47,8 @@ GEMMA_NAMES = NAMES | {
     "ffn_norm": "pre_feedforward_layernorm", "post_attention_norm": "post_attention_layernorm",
     "post_ffw_norm": "post_feedforward_layernorm",
 }  # fmt: skip
+PHI3_NAMES = NAMES | {"attn_qkv": "self_attn.qkv_proj", "ffn_up": "mlp.gate_up_proj"}
+FACTORS = "short_factor", "long_factor"  # of LongRoPE, which are weights in a file
 LARGEST = 46, 62  # layers of Gemma 2 and 3 of 27B, whose queries have another scale
 
 
@@ -109,6 +112,13 @@ def _read(
         width = config["hidden_size"] // config["num_attention_heads"]
         large = config["num_hidden_layers"] in LARGEST
         config["query_pre_attn_scalar"] = width if large else config["head_dim"]
+    if kind == "phi3":
+        rope, first = config.get("rope_scaling", {}), "original_max_position_embeddings"
+        config[first] = rope.pop(first, config["max_position_embeddings"])
+        size = config["hidden_size"] // config["num_attention_heads"]
+        config["partial_rotary_factor"] = fields.get("phi3.rope.dimension_count", size) / size
+        if weights.factors:
+            rope |= {"rope_type": "longrope", **weights.factors}
     return config, weights
 
 
@@ -121,12 +131,20 @@ class Tensors(OneByOne):
 
     Fields:
       kinds: Bits of the weights that can be read as integers, by name.
+      factors: Factors of LongRoPE, by their names in a configuration.
     """
 
     def __init__(self, tensors: Any, fields: Mapping[str, Any], kind: str):
         self._quants = extra("gguf.quants", "gguf", "load", "published")
         self._gemma = kind.startswith("gemma")
+        special = {"phi3": PHI3_NAMES, "gemma2": GEMMA_NAMES, "gemma3": GEMMA_NAMES}
+        self._their_names = special.get(kind, NAMES)
         self._heads = {}
+        stored = {f"rope_factors_{name.partition('_')[0]}.weight": name for name in FACTORS}
+        turns = {tensor.name: tensor.data for tensor in tensors if tensor.name in stored}
+        turns = turns if kind == "phi3" else {}
+        self.factors = {stored[name]: data.tolist() for name, data in turns.items()}
+        tensors = [tensor for tensor in tensors if tensor.name not in turns]
         if kind == "llama":  # llama.cpp rotates neighbors, transformers halves
             heads = fields["llama.attention.head_count"]
             groups = fields.get("llama.attention.head_count_kv", heads)
@@ -156,7 +174,7 @@ class Tensors(OneByOne):
 
     def _name(self, theirs: str) -> str:
         found = re.fullmatch(r"(?:blk\.(\d+)\.)?(\w+)\.(\w+)", theirs)
-        names = GEMMA_NAMES if self._gemma else NAMES
+        names = self._their_names
         if not found or found[2] not in names:
             raise ValueError(f"load: the weights {theirs!r:.60} are not known here")
         return f"{f'model.layers.{found[1]}.' if found[1] else ''}{names[found[2]]}.{found[3]}"

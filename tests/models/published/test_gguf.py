@@ -10,7 +10,7 @@ import pytest
 
 import jaxnet as jn
 from jaxnet.interop import decoder_table, load, to_names
-from jaxnet.models.published.gguf import GEMMA_NAMES, NAMES
+from jaxnet.models.published.gguf import GEMMA_NAMES, NAMES, PHI3_NAMES
 
 CONFIG = {
     "model_type": "llama", "vocab_size": 32, "hidden_size": 64, "num_hidden_layers": 2,
@@ -20,6 +20,15 @@ CONFIG = {
 }  # fmt: skip
 IDS = jnp.array([[3, 1, 4, 1, 5, 9, 2, 6]])
 GEMMA = {"head_dim": 16, "query_pre_attn_scalar": 16, "sliding_window": 4}
+FACTORS = {"short": [1.0, 1.5, 2.0, 3.0], "long": [2.0, 3.0, 5.0, 9.0]}
+PHI3 = {
+    "partial_rotary_factor": 0.5,
+    "original_max_position_embeddings": 8,
+    "rope_scaling": {
+        "rope_type": "longrope",
+        **{f"{name}_factor": value for name, value in FACTORS.items()},
+    },
+}
 
 
 def written(path, kind="llama", how="F32", **more):
@@ -27,14 +36,19 @@ def written(path, kind="llama", how="F32", **more):
     gguf = pytest.importorskip("gguf")
     gemma = kind.startswith("gemma")
     config = CONFIG | {"model_type": f"{kind}_text" if kind == "gemma3" else kind}
-    config |= GEMMA if gemma else {}
-    names = {ours: theirs for theirs, ours in (GEMMA_NAMES if gemma else NAMES).items()}
+    config |= GEMMA if gemma else PHI3 if kind == "phi3" else {}
+    known = GEMMA_NAMES if gemma else PHI3_NAMES if kind == "phi3" else NAMES
+    names = {ours: theirs for theirs, ours in known.items()}
     net = jn.models.decoder(**jn.models.decoder_config(config))
     params, state = net.init(jax.random.key(0), IDS)
     file = gguf.GGUFWriter(path, kind)
     sizes = {"block_count": 2, "context_length": 64, "embedding_length": 64, "head_count": 4}
     sizes |= {"feed_forward_length": 96, "head_count_kv": 2, "rope_freq_base": 5e3}
     sizes |= {"key_length": 16, "sliding_window": 4} if gemma else {}
+    if kind == "phi3":
+        sizes |= {"rope_dimension_count": 8, "rope_scaling_orig_ctx_len": 8}
+        for name, factors in FACTORS.items():
+            file.add_tensor(f"rope_factors_{name}.weight", np.float32(factors))
     for name, value in (sizes | {"layer_norm_rms_eps": 1e-5}).items():
         getattr(file, f"add_{name}")(value)
     for name, value in more.items():
@@ -60,7 +74,7 @@ def written(path, kind="llama", how="F32", **more):
 @pytest.mark.slow
 @pytest.mark.parametrize(("kind", "how", "error"), [
     ("llama", "F32", 1e-5), ("qwen3", "F32", 1e-5), ("gemma2", "F32", 1e-5),
-    ("gemma3", "F32", 1e-5), ("llama", "Q8_0", 0.03), ("llama", "Q4_0", 0.4),
+    ("gemma3", "F32", 1e-5), ("phi3", "F32", 1e-5), ("llama", "Q8_0", 0.03), ("llama", "Q4_0", 0.4),
 ])  # fmt: skip
 def test_a_file_is_the_model_that_was_written(kind, how, error, tmp_path):
     net, params, state = written(tmp_path / "model.gguf", kind, how)
