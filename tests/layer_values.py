@@ -201,7 +201,7 @@ def from_nibbles(entry, features, group):
     for i, j in np.ndindex(*kernel.shape):
         number = int(entry["int4"][i, j // 2]) >> 4 * (j % 2) & 15
         number -= 16 * (number > 7)
-        kernel[i, j] = number * entry["scale"][i // group, j]
+        kernel[i, j] = number * entry["scale16"][i // group, j]
     return kernel
 
 

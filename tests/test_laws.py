@@ -232,7 +232,7 @@ def test_output_is_that_of_numpy(case: Case):
 def to_float64(leaf):
     """A copy on the host; floats are wide."""
     leaf = np.asarray(leaf)
-    return leaf.astype(float) if leaf.dtype.kind == "f" else leaf
+    return leaf.astype(float) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf
 
 
 def test_only_random_rows_and_a_model_are_without_a_value():
