@@ -18,7 +18,7 @@ from jaxnet.ops.product import product, rows, spread
 from jaxnet.services.checks import abstract, as_dict, at_least, check_options, one_of
 from jaxnet.services.nodes import Stored, plain
 from jaxnet.services.paths import KERNEL_OR_TABLE, check_patterns
-from jaxnet.services.trees import PyTree, key_spec
+from jaxnet.services.trees import PyTree, is_float, key_spec
 from jaxnet.transforms.kernels import FACTORS, Axes, Marked, axes_of, matching, replaced
 
 LARGEST = {8: 127, 4: 7}  # symmetric ranges, so -128 and -8 are not used
@@ -66,9 +66,9 @@ def quantized(
       The layer's params. Without `aware`, instead of each kernel (*inputs, *outputs) a dict with
       int8 (*inputs, *outputs), or int4, uint8 with two numbers per byte along the last axis; and
       scale, of the same number of axes, with sizes of 1 or the number of groups for the inputs. It
-      has the kernel's dtype; with 4 bits, it is scale16 in bfloat16 for a kernel in float32. The
-      table of an embedding (vocabulary, features) has a scale (vocabulary, groups). A table with 2
-      or an odd number of features is never packed.
+      has the kernel's dtype; with 4 bits, that of a kernel is scale16, in bfloat16, and products
+      have the dtype of x. The table of an embedding (vocabulary, features) has a scale (vocabulary,
+      groups). A table with 2 or an odd number of features is never packed.
 
     Returns:
       A layer with the params of `quantize`, or with those of `layer` if `aware`.
@@ -90,8 +90,8 @@ def quantized(
       >>> x = jax.random.normal(jax.random.key(1), (2, 128))
       >>> for layer, tree in ((aware, params), (small, jn.quantize(small, params, x))):
       ...     print(np.asarray(layer.apply(tree, state, x)[0][0, :4]).round(3))
-      [-0.582 -0.503  0.177 -0.878]
-      [-0.582 -0.503  0.177 -0.878]
+      [-0.584 -0.5    0.189 -0.939]
+      [-0.584 -0.5    0.189 -0.939]
 
     Reference: Jacob et al. 2018, "Quantization and Training of Neural Networks for Efficient
     Integer-Arithmetic-Only Inference"; Bengio et al. 2013, "Estimating or Propagating Gradients
@@ -186,8 +186,9 @@ def _grid(kernel: Any, axes: Axes, bits: int, group: int | None) -> tuple[jax.Ar
         cut = jnp.pad(jnp.abs(w), widths)
         largest = cut.reshape(*w.shape[:last], groups, size, *w.shape[last + 1 :]).max(last + 1)
     scale = largest / LARGEST[bits]
-    short = bits == 4 and kernel.dtype == jnp.float32  # rounding to integers loses far more
-    scale = jnp.where(scale == 0, 1, scale).astype(jnp.bfloat16 if short else kernel.dtype)
+    # Rounding to 4 bits loses far more than scales in bfloat16 do.
+    dtype = jnp.bfloat16 if bits == 4 and not axes.table else kernel.dtype
+    scale = jnp.where(scale == 0, 1, scale).astype(dtype)  # 1 for values that are all 0
     return jnp.round(w / wide(scales_of_values(scale, w.shape))), scale
 
 
@@ -205,7 +206,7 @@ def _through(kernel: jax.Array, axes: Axes, bits: int, group: int | None) -> jax
 def _packed(kernel: Any, axes: Axes, bits: int, group: int | None) -> dict[str, jax.Array]:
     """Return the integers of a kernel and their scales."""
     numbers, scale = _grid(kernel, axes, bits, group)
-    length, name = kernel.shape[-1], "scale" if scale.dtype == kernel.dtype else "scale16"
+    length, name = kernel.shape[-1], "scale16" if bits == 4 and not axes.table else "scale"
     unknown = scale.shape[-1] != length and (length % 2 or scale.shape[-1] == length - 1)
     if bits == 8 or unknown:  # the scale must show whether the last number only fills a byte
         return {"int8": numbers.astype(jnp.int8), name: scale}
@@ -245,6 +246,9 @@ class Quantized(Stored):
         return replace(self, dtype=jnp.dtype(dtype))
 
     def product(self, x: jax.Array, inputs: int, transposed: bool) -> jax.Array:
+        # Scales in 16 bits do not tell the dtype of the kernel.
+        if self.scale.dtype.itemsize < self.dtype.itemsize and is_float(x):
+            self = self.astype(x.dtype)
         x = x.astype(jnp.result_type(x, self.dtype))  # few rows and many give the same dtype
         matrix = self if transposed else self._matrix(inputs)
         if matrix is None:
@@ -351,7 +355,7 @@ def _stored(params: Params) -> Params:
         if not _is_packed(entry):
             return entry
         (_, numbers), (name, scale) = sorted(entry.items())
-        return Quantized(numbers, scale, jnp.float32 if name == "scale16" else scale.dtype)
+        return Quantized(numbers, scale, jnp.dtype("float32") if name == "scale16" else scale.dtype)
 
     return jax.tree.map(each, params, is_leaf=_is_packed)
 
