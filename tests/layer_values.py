@@ -266,7 +266,9 @@ def attended(p, q, k, v, seen=None, bias=0.0, softcap=None, scale=None):
         if seen is not None:
             here = np.broadcast_to(seen, (len(q), heads, *scores.shape[1:]))[:, h]
             scores = np.where(here, scores, -np.inf)
-        all_weights.append(nowhere_is_0(scores))
+        if "sinks" in p:
+            scores = np.insert(scores, 0, p["sinks"][h], -1)
+        all_weights.append(nowhere_is_0(scores)[..., "sinks" in p :])
         found[:, :, h] = all_weights[-1] @ v[:, :, h // shared]
     y = np.einsum("bthd,hdf->btf", found, p["out"]["kernel"]) + p["out"].get("bias", 0)
     if seen is not None:
@@ -617,6 +619,8 @@ VALUES: dict[str, Value] = {
         p, x[0], x[0], near(5, 1, 2), x[1], partial(rotary, size=2, interleaved=True), 3.0)[0]),
     "multi_head_attention-cross": stateless(lambda p,
         x: attention(p, x[0], x[1], np.asarray(x[2])[:, None])),
+    "multi_head_attention-sinks": stateless(lambda p, given: attention(
+        p, given[0], given[0], until(given[1], 5) & near(5, 2, 0))[0]),
     "multi_head_attention-normed": stateless(lambda p,
         x: attention(p, x, x, near(5, 5, 0), turn=rotary)[0]),
     "transformer_block": split_lengths(lambda p, x, n: block(

@@ -44,7 +44,8 @@ def test_tests_are_those_of_the_file_the_room_and_the_rows_that_run_it():
     oracles = mutation.oracles_by_room()["jaxnet/layers"]
     assert "layers.spatial_dropout" in oracles
     own = ["tests/layers/test_response_norm.py", file]
-    seeing = ["tests/test_oracles.py", "tests/test_laws.py", "tests/test_api.py"]
+    names = "oracles", "golden", "laws", "api"
+    seeing = [f"tests/test_{name}.py" for name in names]
     assert mutation.Chosen(file, rows, oracles).tests == [*own, *seeing, "tests/layers"]
     assert "tests/test_laws.py" not in mutation.Chosen("jaxnet/data/warp.py", [], []).tests
 

@@ -158,13 +158,12 @@ def decoder(
     shared |= {"causal": True, "bias": bias, "scale": scale, "softcap": softcap, "sinks": sinks}
     shared |= {"gated": gated, "mlp": mlp, "activation": activation, "use_bias": use_bias}
     shared |= {"dropout_rate": dropout_rate, "norm_at": norm_at, "residual_scale": residual_scale}
-    shared |= {"norm": normal}
 
     def block(i: int) -> jn.Layer:
         near = windowed[i % len(windowed)]
         turn = local_rotary if near and local_rotary is not None else rotary
         own = {"window": window if near else None, "rotary": turn, "name": f"block_{i}"}
-        return jn.transformer_block(heads, mlp_features, **own, **shared)
+        return jn.transformer_block(heads, mlp_features, norm=normal, **own, **shared)
 
     words = jn.embedding(vocabulary, width, tied=tied, name="embedding")
     head = words if tied else jn.dense(vocabulary, use_bias=False, name="head")

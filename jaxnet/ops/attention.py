@@ -337,8 +337,7 @@ def _with_weights(scoring, q, k, v, mask, bias):
     kept = weights
     if scoring.key is not None:
         keep = 1 - scoring.dropout_rate
-        kept = jnp.where(bernoulli(scoring.key, keep, kept.shape), kept / keep, 0)
-        kept = kept.astype(v.dtype)
+        kept = jnp.where(bernoulli(scoring.key, keep, kept.shape), kept / keep, 0).astype(v.dtype)
     kept = kept.reshape(batch, groups, heads // groups, time, places)
     if time == 1:
         values = v.swapaxes(1, 2)[:, :, None].astype(wide)

@@ -134,6 +134,10 @@ def _gru_reset(r, d_product):
     return jnp.concatenate([r_and_u, r * n], -1)
 
 
+def _gru_inject(slopes, d_pre, d_product):
+    return d_pre + _gru_reset(slopes[1], d_product)
+
+
 def _gru_push(slopes, d, d_product, d_h):
     by_gates, r, u = slopes
     return sum(jnp.split(by_gates * (d + _gru_reset(r, d_product)), 3, -1), u * d_h)
@@ -172,7 +176,7 @@ def _tanh_step(pre, product, h):
 
 LSTM = Cell(4, True, _lstm_step, _add, _lstm_push)
 TANH = Cell(1, False, _tanh_step, _add, lambda slopes, d, d_product, _: slopes[0] * (d + d_product))
-GRU = Cell(3, False, _gru_step, lambda s, d_pre, d: d_pre + _gru_reset(s[1], d), _gru_push)
+GRU = Cell(3, False, _gru_step, _gru_inject, _gru_push)
 RESET_BEFORE = Cell(3, False, reset_before, None, None)  # its second product has no fast loop
 
 
