@@ -201,8 +201,9 @@ def test_an_entry_by_hand():
 def test_integers_stay(bits):
     net = jn.lora(jn.quantized(jn.dense(6), bits), 2, where="kernel", trainable="*")
     paths = [entry.path for entry in jn.inspect.check_gradients(net, jn.spec((3, 4))).entries]
-    named = {f"params/{name}" for name in ("bias", "kernel_lora_a", "kernel_lora_b")}
-    assert set(paths) == named | {"params/kernel/scale", "input"}
+    scale = {8: "scale", 4: "scale16"}[bits]
+    names = "bias", "kernel_lora_a", "kernel_lora_b", f"kernel/{scale}"
+    assert set(paths) == {f"params/{name}" for name in names} | {"input"}
 
 
 test_refusals = refuses([
