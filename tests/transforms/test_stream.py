@@ -308,7 +308,8 @@ def check_values_and_gradients(net, params, state, x, size):
     ours, theirs = (jax.jit(jax.grad(f, has_aux=True))(given) for f in (chunks, whole))
     np.testing.assert_allclose(ours[1], theirs[1], rtol=1e-12, atol=1e-12)
     for a, b in zip(ours[0], theirs[0], strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-11)
+        rtol = 0.02 if a.dtype == jnp.bfloat16 else 1e-9  # scales of 4 bits
+        np.testing.assert_allclose(np.float64(a), np.float64(b), rtol=rtol, atol=rtol / 100)
 
 
 @pytest.mark.slow
