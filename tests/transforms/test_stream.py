@@ -307,9 +307,13 @@ def check_values_and_gradients(net, params, state, x, size):
     given = [leaves[i] for i in floats]
     ours, theirs = (jax.jit(jax.grad(f, has_aux=True))(given) for f in (chunks, whole))
     np.testing.assert_allclose(ours[1], theirs[1], rtol=1e-12, atol=1e-12)
+    # Kernels of 4 bits are float32 where they are no products, and their scales have 16 bits.
+    narrow = any(a.dtype == jnp.bfloat16 for a in ours[0])
     for a, b in zip(ours[0], theirs[0], strict=True):
-        rtol = 0.02 if a.dtype == jnp.bfloat16 else 1e-9  # scales of 4 bits
-        np.testing.assert_allclose(np.float64(a), np.float64(b), rtol=rtol, atol=rtol / 100)
+        short = a.dtype == jnp.bfloat16
+        by = (1e-4, 1e-5) if narrow else (1e-9, 1e-11)
+        by = (0.03, 0.03 * float(abs(b).max())) if short else by
+        np.testing.assert_allclose(np.float64(a), np.float64(b), *by)
 
 
 @pytest.mark.slow
