@@ -18,7 +18,7 @@ from jaxnet.ops.product import product, rows, spread
 from jaxnet.services.checks import abstract, as_dict, at_least, check_options, one_of
 from jaxnet.services.nodes import Stored, plain
 from jaxnet.services.paths import KERNEL_OR_TABLE, check_patterns
-from jaxnet.services.trees import PyTree, is_float, key_spec
+from jaxnet.services.trees import PyTree, flat, floats_of, key_spec
 from jaxnet.transforms.kernels import FACTORS, Axes, Marked, axes_of, matching, replaced
 
 LARGEST = {8: 127, 4: 7}  # symmetric ranges, so -128 and -8 are not used
@@ -66,8 +66,8 @@ def quantized(
       The layer's params. Without `aware`, instead of each kernel (*inputs, *outputs) a dict with
       int8 (*inputs, *outputs), or int4, uint8 with two numbers per byte along the last axis; and
       scale, of the same number of axes, with sizes of 1 or the number of groups for the inputs. It
-      has the kernel's dtype; with 4 bits, that of a kernel is scale16, in bfloat16, and products
-      have the dtype of x. The table of an embedding (vocabulary, features) has a scale (vocabulary,
+      has the kernel's dtype. With 4 bits, a kernel has scale16 instead, in bfloat16, and the dtype
+      of the other params. The table of an embedding (vocabulary, features) has a scale (vocabulary,
       groups). A table with 2 or an odd number of features is never packed.
 
     Returns:
@@ -119,7 +119,7 @@ def quantized(
         return changed(_packed, run.layer, params, x), state
 
     def apply(run, params, state, x):
-        held = changed(_through, run.layer, params, x) if aware else _stored(params)
+        held = changed(_through, run.layer, params, x) if aware else _stored(params, x)
         return run(held, state, x)
 
     def merge(params):
@@ -171,8 +171,8 @@ def quantize(layer: Layer, params: Params, x: PyTree) -> Params:
     return packed(layer.inside.layer, params, x)
 
 
-def _grid(kernel: Any, axes: Axes, bits: int, group: int | None) -> tuple[jax.Array, jax.Array]:
-    """Return the integers of a kernel, still floats, and their scales."""
+def _grid(kernel: Any, axes: Axes, bits: int, group: int | None) -> tuple[jax.Array, str, Any]:
+    """Return the integers of a kernel, still floats, and their scales after the name of these."""
     w, first = wide(jnp.asarray(kernel)), axes.copies
     shared = [first + 1] if axes.table else list(range(first, first + axes.inputs))
     last = shared[-1]
@@ -185,11 +185,11 @@ def _grid(kernel: Any, axes: Axes, bits: int, group: int | None) -> tuple[jax.Ar
         widths = [(0, groups * size - length if axis == last else 0) for axis in range(w.ndim)]
         cut = jnp.pad(jnp.abs(w), widths)
         largest = cut.reshape(*w.shape[:last], groups, size, *w.shape[last + 1 :]).max(last + 1)
-    scale = largest / LARGEST[bits]
     # Rounding to 4 bits loses far more than scales in bfloat16 do.
-    dtype = jnp.bfloat16 if bits == 4 and not axes.table else kernel.dtype
-    scale = jnp.where(scale == 0, 1, scale).astype(dtype)  # 1 for values that are all 0
-    return jnp.round(w / wide(scales_of_values(scale, w.shape))), scale
+    name = "scale16" if bits == 4 and not axes.table else "scale"
+    scale = (largest / LARGEST[bits]).astype(jnp.bfloat16 if name == "scale16" else kernel.dtype)
+    scale = jnp.where(scale == 0, 1, scale)  # for values that are all 0
+    return jnp.round(w / wide(scales_of_values(scale, w.shape))), name, scale
 
 
 def _through(kernel: jax.Array, axes: Axes, bits: int, group: int | None) -> jax.Array:
@@ -197,7 +197,7 @@ def _through(kernel: jax.Array, axes: Axes, bits: int, group: int | None) -> jax
     if isinstance(kernel, Marked):  # a transform around this one looks for the axes of its product
         return kernel
     kernel = plain(kernel)
-    numbers, scale = _grid(jax.lax.stop_gradient(kernel), axes, bits, group)
+    numbers, _, scale = _grid(jax.lax.stop_gradient(kernel), axes, bits, group)
     nearest = scaled(numbers.astype(kernel.dtype), scale)
     # The value of the difference is exactly 0.
     return nearest + (kernel - jax.lax.stop_gradient(kernel))
@@ -205,8 +205,8 @@ def _through(kernel: jax.Array, axes: Axes, bits: int, group: int | None) -> jax
 
 def _packed(kernel: Any, axes: Axes, bits: int, group: int | None) -> dict[str, jax.Array]:
     """Return the integers of a kernel and their scales."""
-    numbers, scale = _grid(kernel, axes, bits, group)
-    length, name = kernel.shape[-1], "scale16" if bits == 4 and not axes.table else "scale"
+    numbers, name, scale = _grid(kernel, axes, bits, group)
+    length = kernel.shape[-1]
     unknown = scale.shape[-1] != length and (length % 2 or scale.shape[-1] == length - 1)
     if bits == 8 or unknown:  # the scale must show whether the last number only fills a byte
         return {"int8": numbers.astype(jnp.int8), name: scale}
@@ -246,9 +246,6 @@ class Quantized(Stored):
         return replace(self, dtype=jnp.dtype(dtype))
 
     def product(self, x: jax.Array, inputs: int, transposed: bool) -> jax.Array:
-        # Scales in 16 bits do not tell the dtype of the kernel.
-        if self.scale.dtype.itemsize < self.dtype.itemsize and is_float(x):
-            self = self.astype(x.dtype)
         x = x.astype(jnp.result_type(x, self.dtype))  # few rows and many give the same dtype
         matrix = self if transposed else self._matrix(inputs)
         if matrix is None:
@@ -348,14 +345,20 @@ def _is_packed(entry: Any) -> bool:
     return isinstance(entry, dict) and tuple(sorted(entry)) in PACKED
 
 
-def _stored(params: Params) -> Params:
-    """Return the params with one node instead of each pair of integers and scales."""
+def _stored(params: Params, x: PyTree = ()) -> Params:
+    """Return the params with one node instead of each pair of integers and scales.
+
+    A scale16 does not tell the dtype of its kernel: the other params do or, without any, x.
+    """
+    told = [leaf for path, leaf in flat(params) if not path.endswith("/scale16")]
+    floats = jax.tree.leaves(floats_of(told)) or jax.tree.leaves(floats_of(x))
+    dtype = jnp.finfo(jnp.result_type(*floats) if floats else jnp.float32).dtype
 
     def each(entry):
         if not _is_packed(entry):
             return entry
         (_, numbers), (name, scale) = sorted(entry.items())
-        return Quantized(numbers, scale, jnp.dtype("float32") if name == "scale16" else scale.dtype)
+        return Quantized(numbers, scale, dtype if name == "scale16" else scale.dtype)
 
     return jax.tree.map(each, params, is_leaf=_is_packed)
 

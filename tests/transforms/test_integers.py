@@ -128,6 +128,23 @@ def test_a_kernel_is_used_in_both_directions(bits, size, first, rows):
     np.testing.assert_allclose(y, want, 1e-4, 1e-4 * want.std())
 
 
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float32])
+def test_a_net_of_four_bits_keeps_the_dtype_of_its_params(dtype):
+    """Of products and convolutions, and whatever the input has; merged, too."""
+    net = jn.serial(jn.conv(4, 3), jn.flatten(), jn.dense(5))
+    params, state = net.init(KEY, jn.spec((1, 6, 6, 2)))
+    params = jax.tree.map(lambda a: a.astype(dtype), params)
+    small = jn.quantized(net, 4)
+    packed = jn.quantize(small, params, jn.spec((1, 6, 6, 2)))
+    for given in (jnp.bfloat16, jnp.float32):
+        x = jnp.ones((1, 6, 6, 2), given)
+        found, wanted = (
+            f(p, state, x)[0].dtype for f, p in ((small.apply, packed), (net.apply, params))
+        )
+        assert found == wanted
+    assert {a.dtype for a in jax.tree.leaves(jn.merge(small, packed))} == {jnp.dtype(dtype)}
+
+
 def test_groups_of_the_last_of_two_inputs_are_those_of_a_matrix():
     """As in attention's last product, which generation reads as it is stored."""
     size = (8, 64, 256)
