@@ -66,8 +66,8 @@ def decoder(
         `jaxnet.multi_head_attention`.
       mlp_features, activation, gated, mlp, norm_at, use_bias, residual_scale, dropout_rate: Options
         of `jaxnet.transformer_block`.
-      experts: Number of MLPs in each block, of which a router chooses `experts_per_token` for each
-        token, as in Mixtral; see `jaxnet.moe`. None is one MLP.
+      experts: Number of MLPs, or of copies of `mlp`, in each block, of which a router chooses
+        `experts_per_token` for each token, as in Mixtral; see `jaxnet.moe`. None is one MLP.
       norm: Kind of all norms, "rms" or "layer".
       epsilon: Number added in all norms.
       qk_norm: Whether queries and keys are normalized: "none", each "head" for itself, as in Qwen 3
@@ -152,7 +152,7 @@ def decoder(
         return gated_mlp(m, x, mlp_features, gated=gated, activation=activation, use_bias=False)
 
     if experts is not None:  # the weights of one expert alone are 1, too
-        mlp = jn.moe(jn.compose(expert), experts, experts_per_token, renormalize=True)
+        mlp = jn.moe(mlp or jn.compose(expert), experts, experts_per_token, renormalize=True)
 
     shared: dict[str, Any] = {"head_size": head_size, "kv_heads": kv_heads, "qk_norm": of_heads}
     shared |= {"causal": True, "bias": bias, "scale": scale, "softcap": softcap, "sinks": sinks}

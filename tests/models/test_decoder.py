@@ -84,3 +84,9 @@ def test_training_with_labels_does_not_hold_all_logits():
 def test_options_that_do_not_fit(options):
     net = jn.models.decoder(**{"vocabulary": 11, "depth": 1, "width": 8, "heads": 2} | options)
     jax.eval_shape(net.init, jax.random.key(0), IDS)
+
+
+def test_experts_are_copies_of_a_given_mlp():
+    net = jn.models.decoder(11, depth=1, width=8, heads=2, mlp=jn.dense(8), experts=3)
+    params, _ = jax.eval_shape(net.init, jax.random.key(0), jn.spec((1, 4), jnp.int32))
+    assert params["block_0"]["moe"]["experts"]["kernel"].shape == (3, 8, 8)
