@@ -331,8 +331,9 @@ def _fuses(form, q, k, v, scoring, lengths, seen):
     plain = plain and (form.span is None or form.causal) and not form.return_weights
     if form.fused is False or not plain or v.shape[-1] != q.shape[-1]:
         return False
-    # A newer GPU than the one here, with fused=True.
-    capability = ops.cuda_capability() and max(ops.cuda_capability(), 8.0 if form.fused else 0.0)
+    capability = ops.cuda_capability()
+    if form.fused and capability:  # for another GPU than the one here
+        capability = max(capability, 8.0)
     return ops.fits_cudnn(capability, q.dtype, q.shape[-1])
 
 

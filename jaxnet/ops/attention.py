@@ -89,27 +89,31 @@ class Scoring(NamedTuple):
           y: Values without sinks.
           total: Logarithm of the sum of exp(scores), (batch, heads, time).
         """
-        share = jax.nn.sigmoid(total if self.sinks is None else total - self.sinks[:, None])
-        return y if self.sinks is None else (y * share.mT[..., None]).astype(y.dtype)
+        if self.sinks is None:
+            return y
+        return (y * jax.nn.sigmoid(total - self.sinks[:, None]).mT[..., None]).astype(y.dtype)
 
 
-def masked_softmax(scores: jax.Array, mask: jax.Array | None) -> jax.Array:
+def masked_softmax(scores: jax.Array, mask: jax.Array | None, beside: Any = None) -> jax.Array:
     """Return the softmax over the mask's True entries of the last axis; zeros if there are none.
 
     Args:
       scores: Floats of any shape.
       mask: Booleans that broadcast against the scores; None is all True.
+      beside: Scores of one more entry, which is not returned, (..., 1); None is no such entry.
 
     Example:
       >>> masked_softmax(jnp.zeros((2, 3)), jnp.array([[True, True, False], [False] * 3])).tolist()
       [[0.5, 0.5, 0.0], [0.0, 0.0, 0.0]]
     """
-    if mask is None:
-        return jax.nn.softmax(scores, axis=-1)
     # A finite number, since a row of only -inf would give an intermediate NaN, at which
     # jax_debug_nans stops.
-    weights = jax.nn.softmax(jnp.where(mask, scores, jnp.finfo(scores.dtype).min), axis=-1)
-    return jnp.where(mask, weights, 0)
+    all_scores = scores if mask is None else jnp.where(mask, scores, jnp.finfo(scores.dtype).min)
+    if beside is not None:
+        beside = jnp.broadcast_to(beside, (*scores.shape[:-1], 1)).astype(scores.dtype)
+        all_scores = jnp.concatenate([all_scores, beside], -1)
+    weights = jax.nn.softmax(all_scores, axis=-1)[..., : scores.shape[-1]]
+    return weights if mask is None else jnp.where(mask, weights, 0)
 
 
 def expand_mask(
@@ -328,12 +332,8 @@ def _with_weights(scoring, q, k, v, mask, bias):
         scores = jnp.where(of_groups, scores, jnp.nan)
     scores = scores / math.sqrt(size) if scoring.scale is None else scores * scoring.scale
     scores = scoring.capped(scores.reshape(batch, heads, time, places), bias)
-    if scoring.sinks is not None:
-        sinks = jnp.broadcast_to(scoring.sinks[:, None, None], (*scores.shape[:3], 1))
-        scores = jnp.concatenate([scores, sinks.astype(wide)], -1)
-        if mask is not None:
-            mask = jnp.concatenate([mask, jnp.ones((*mask.shape[:-1], 1), bool)], -1)
-    weights = masked_softmax(scores, mask)[..., :places].astype(v.dtype)
+    sinks = None if scoring.sinks is None else scoring.sinks[:, None, None]
+    weights = masked_softmax(scores, mask, sinks).astype(v.dtype)
     kept = weights
     if scoring.key is not None:
         keep = 1 - scoring.dropout_rate
