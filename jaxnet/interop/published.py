@@ -17,7 +17,8 @@ from jaxnet.services.checks import check_list, check_options, check_type
 from jaxnet.services.extras import extra
 from jaxnet.services.files import file_path
 
-READ = ("*.json", "*.safetensors", "*.model", "*.jinja", "*.txt")  # of a repository
+WANTED = ["*.json", "*.safetensors", "*.model", "*.jinja", "*.txt"]
+READ = {"allow_patterns": WANTED, "ignore_patterns": ["*/*"]}  # of a repository, no subfolders
 
 
 def load(
@@ -293,8 +294,7 @@ def _place(who: str, source: Any) -> Path:
     path = file_path(who, source)
     if not path.exists() and re.fullmatch(r"[\w.-]+/[\w.-]+", str(source)):
         hub = extra("huggingface_hub", "huggingface-hub", who, "published")
-        patterns = {"allow_patterns": list(READ), "ignore_patterns": ["*/*"]}  # no subfolders
-        return Path(hub.snapshot_download(str(source), **patterns))
+        return Path(hub.snapshot_download(str(source), **READ))
     return path
 
 

@@ -174,10 +174,10 @@ class Tensors(OneByOne):
 
     def _name(self, theirs: str) -> str:
         found = re.fullmatch(r"(?:blk\.(\d+)\.)?(\w+)\.(\w+)", theirs)
-        names = self._their_names
-        if not found or found[2] not in names:
+        if not found or found[2] not in self._their_names:
             raise ValueError(f"load: the weights {theirs!r:.60} are not known here")
-        return f"{f'model.layers.{found[1]}.' if found[1] else ''}{names[found[2]]}.{found[3]}"
+        layer = f"model.layers.{found[1]}." if found[1] else ""
+        return f"{layer}{self._their_names[found[2]]}.{found[3]}"
 
     def rows(self, name: str) -> int:
         return int(self._found[name].shape[-1])
