@@ -18,6 +18,11 @@ from jaxnet.services.jaxprs import jaxprs_among
 KEY = jax.random.key(0)
 
 
+def traced(run: Callable, *args: Any) -> str:
+    """The text of a traced program, without the addresses of functions that some JAX writes."""
+    return re.sub(r"0x[0-9a-f]+", "", str(jax.make_jaxpr(run)(*args)))
+
+
 def refused(cases: Iterable[tuple], error: type = ValueError) -> Callable:
     """Makes a test of what a function refuses: a case has its arguments and the words of the error.
 

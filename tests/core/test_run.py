@@ -16,6 +16,7 @@ import pytest
 
 import jaxnet as jn
 from jaxnet.core import Around, Layer
+from tests.helpers import traced
 
 KEY = jax.random.key(0)
 X = jnp.asarray(np.random.default_rng(0).normal(size=(2, 6, 8)), jnp.float32)
@@ -101,7 +102,7 @@ def program(net: Layer, x: Any, train: bool = False, collected: bool = False) ->
 
     try:
         given = jax.eval_shape(net.init, KEY, x)
-        return re.sub(r"0x[0-9a-f]+", "", str(jax.make_jaxpr(run)(*given, x, KEY)))
+        return traced(run, *given, x, KEY)
     except (TypeError, ValueError) as error:
         if not re.match(r"[\w ]+: |params do not fit", str(error)):  # not in our words
             raise
