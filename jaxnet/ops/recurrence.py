@@ -267,14 +267,13 @@ def _push(cell, slopes, kernel, mask, d, d_carry):
     return d_h, d_final
 
 
-# In float32 these cells run these loops in C on CPU.
+# In 32 and 16 bits these cells run these loops in C on CPU.
 _LOOPS = _loop, _loop_with_slopes, _push
 _IN_C = {cell: dict(zip(_LOOPS, lstm.loops(cell.memory), strict=True)) for cell in (LSTM, TANH)}
 
 
 def _run(loop, cell, *args):
-    dtypes = {leaf.dtype for leaf in jax.tree.leaves(args)} - {jnp.dtype(bool)}
-    if cell in _IN_C and dtypes == {jnp.dtype(jnp.float32)}:
+    if cell in _IN_C:
         return native_call(partial(loop, cell), _IN_C[cell][loop], *args)
     return loop(cell, *args)
 

@@ -26,7 +26,7 @@ def supports(q, k, v, *rest) -> bool:
       >>> supports(q, q, q)  # one query
       False
     """
-    fits = countable(q, k, v) and all(a.dtype in DTYPES for a in (q, k, v))
+    fits = countable(q, k, v) and all(a.dtype == jnp.float32 for a in (q, k, v))
     return fits and q.shape[1] >= FEW and instructions() is not None
 
 
@@ -45,7 +45,7 @@ def run(q, k, v, first, last, *, form: tuple[float, float]):
     shapes = [(*q.shape[:3], v.shape[3]), rows, rows]
     y, top, sums = _call("jaxnet_attention", shapes, q, k, v, first, last, form=form)
     logarithm = top * np.float32(np.log(2)) + jnp.log(jnp.where(sums == 0, 1, sums))
-    return [y.astype(v.dtype), jnp.where(sums == 0, -jnp.inf, logarithm)]
+    return [y, jnp.where(sums == 0, -jnp.inf, logarithm)]
 
 
 def run_back(q, k, v, first, last, *rest, form: tuple[float, float], wanted: Sequence[int]):
@@ -61,11 +61,10 @@ def run_back(q, k, v, first, last, *rest, form: tuple[float, float], wanted: Seq
     """
     shapes = [a.shape for a in (q, k, v)]
     found = _call("jaxnet_attention_back", shapes, q, k, v, first, last, *rest, form=form)
-    return [found[i].astype((q, k, v)[i].dtype) for i in wanted]
+    return [found[i] for i in wanted]
 
 
 def _call(target, shapes, q, k, v, first, last, *rest, form):
-    q, k, v, *rest = (a.astype(jnp.float32) for a in (q, k, v, *rest))
     edges = (jnp.broadcast_to(a, q.shape[:2]).astype(jnp.int32) for a in (first, last))
     return compute(target, shapes, q, k, v, *edges, *rest, form=np.array(form, np.float32))
 
@@ -123,4 +122,4 @@ def _run_one(q, k, v, *rest, form):
     operands += tuple(a.astype(jnp.float32) for a in rest[1:])
     shapes = [(batch, heads, v.shape[3]), scores]
     y, weights = compute("jaxnet_attention_one", shapes, *operands, form=np.array(form, np.float32))
-    return [y[:, None].astype(v.dtype), weights[:, :, None].astype(v.dtype)]
+    return [y[:, None], weights[:, :, None]]

@@ -1,7 +1,8 @@
 """Functions that run in C on one CPU, and as JAX computes them everywhere else.
 
 The primitive holds the jaxpr of the function in JAX. Derivatives, `vmap`, other platforms, exported
-programs and whatever counts or replaces operations use it, so C serves values alone.
+programs and whatever counts or replaces operations use it, so C serves values alone. Of 16 bits, a
+kernel that only takes float32 computes in float32.
 """
 
 from collections.abc import Callable
@@ -9,6 +10,7 @@ from functools import cache, partial
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 from jax.interpreters import ad, batching, mlir, xla
 
 from jaxnet.ops.varying import varying
@@ -127,10 +129,18 @@ def _batch(leaves, dims, *, jaxpr, kernel):
 
 
 def _lower_for_cpu(ctx, *leaves, jaxpr, kernel):
-    there = kernel.run is not None and on_one_device(ctx.module_context)
-    in_c = there and kernel.supports(*ctx.avals_in)
-    run: Any = kernel.run if in_c else _as_function(jaxpr)
-    return mlir.lower_fun(lambda *a: run(*a), multiple_results=True)(ctx, *leaves)
+    alone = kernel.run is not None and on_one_device(ctx.module_context)
+
+    def run(*leaves):
+        halves = jnp.bfloat16, jnp.float16
+        wide = [a.astype(jnp.float32) if a.dtype in halves else a for a in leaves]
+        for given in (leaves, wide):
+            if alone and kernel.supports(*given):
+                found = zip(kernel.run(*given), jaxpr.out_avals, strict=True)
+                return [y.astype(aval.dtype) for y, aval in found]
+        return _as_function(jaxpr)(*leaves)
+
+    return mlir.lower_fun(run, multiple_results=True)(ctx, *leaves)
 
 
 def on_one_device(context: Any) -> bool:

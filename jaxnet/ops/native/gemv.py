@@ -106,7 +106,7 @@ def run(x, kernel, scale=None, *, transposed: bool) -> list[jax.Array]:
     target = "jaxnet_gemv_transposed" if transposed else "jaxnet_gemv"
     scales = [] if scale is None else [scale]
     (y,) = compute(target, [(x.shape[0], outputs)], x.astype(jnp.float32), kernel, *scales)
-    return [y.astype(x.dtype)]
+    return [y]
 
 
 def _in_jax(x, kernel, scale=None, *, transposed):

@@ -20,8 +20,9 @@ def supports(pre, kernel, *rest) -> bool:
     """
     # Packing the kernel pays off after several steps, and the rows of a batch are divided among
     # threads.
-    fits = countable(pre, kernel) and pre.shape[0] >= 8 and pre.shape[1] >= 4
-    return fits and instructions() is not None
+    floats = {a.dtype.name for a in (pre, kernel, *rest)} <= {"float32", "bool"}
+    long = countable(pre, kernel) and pre.shape[0] >= 8 and pre.shape[1] >= 4
+    return floats and long and instructions() is not None
 
 
 def run(pre, kernel, bias, *rest, slopes, memory):

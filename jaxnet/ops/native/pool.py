@@ -23,8 +23,7 @@ def supports(x, *given, form) -> bool:
       >>> supports(jnp.ones((1, 5, 16), int), form=form)
       False
     """
-    kinds = (jnp.float32, jnp.bfloat16) if given else (jnp.float32,)
-    there = x.dtype in kinds and len(form.window) < 3 and countable(x)
+    there = x.dtype == jnp.float32 and len(form.window) < 3 and countable(x)
     return there and x.shape[-1] >= 16 and instructions() is not None
 
 
@@ -47,10 +46,9 @@ def run(x, *given, form):
     spaces = form.inputs, form.outputs
     image, result = ((x.shape[0], *flat, *space, x.shape[-1]) for space in spaces)
     arrays = [x.reshape(image), *(a.reshape(result) for a in given)]
-    arrays = [a.astype(jnp.float32) for a in arrays]  # of bfloat16
     shape = image if given else result
     (y,) = compute("jaxnet_max_pool", [shape], *arrays, form=np.array(numbers, np.int64))
-    return [y.reshape(shape[0], *shape[1 + len(flat) :]).astype(x.dtype)]
+    return [y.reshape(shape[0], *shape[1 + len(flat) :])]
 
 
 def kernels(form) -> tuple[Kernel, Kernel]:

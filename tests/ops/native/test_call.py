@@ -3,6 +3,7 @@
 import jax
 import jax.export
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from jaxnet.ops.native import countable
@@ -34,6 +35,16 @@ def test_the_kernel_computes_values_alone():
 def test_arrays_that_the_kernel_does_not_take():
     kernel = Kernel(three_times, lambda x, y: x.ndim == 1)
     assert jax.jit(lambda x: call(kernel, x))(X[None]).tolist() == [[6, 12, 18]]
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+def test_16_bits_run_in_float32_and_are_rounded_once(dtype):
+    odd = jnp.asarray([1 + 2.0**-7, 257 / 256, 2.0], dtype)
+    function = lambda x: x * jnp.asarray(3, x.dtype)  # noqa: E731
+    alone = Kernel(lambda x: [x * 3 + 10], lambda x: x.dtype == jnp.float32)
+    found = jax.jit(lambda x: native_call(function, alone, x))(odd)
+    assert found.dtype == dtype
+    np.testing.assert_array_equal(found, (odd.astype(jnp.float32) * 3 + 10).astype(dtype))
 
 
 def test_an_exported_program_is_without_the_kernel():
