@@ -60,15 +60,17 @@ def _in_words(x, groups=1) -> bool:
 
 
 def is_wide(x: jax.Array, kernel: jax.Array) -> bool:
-    """Return whether the library multiplies two matrices faster than XLA.
+    """Return whether a product of two matrices is faster as a convolution than as XLA's product.
+
+    Where the library does not multiply their words, it is: in float32, rounded once.
 
     Example:
       >>> is_wide(jnp.ones((512, 512)), jnp.ones((512, 512)))  # float32
       False
     """
-    halves = x.dtype == kernel.dtype == jnp.bfloat16 and countable(x, kernel)
-    large = halves and x.shape[0] * kernel.size >= WIDE and jax.default_backend() == "cpu"
-    return large and _in_words(x)
+    halves = x.dtype == kernel.dtype and x.dtype in (jnp.bfloat16, jnp.float16)
+    known = halves and countable(x, kernel) and jax.default_backend() == "cpu"
+    return known and x.shape[0] * kernel.size >= WIDE
 
 
 def convolution(a: jax.Array, b: jax.Array, *, wanted: str, form) -> jax.Array:
@@ -135,8 +137,7 @@ def _tile(a, b, wanted, form, words) -> int:
     costs = {0: (0.8 if wanted == "w" else 1.05) * 9 * batch * math.prod(form.outputs)}
     costs[0] /= 1 + words
     for m in (4, 2) if features >= 32 else (4,):
-        tiles = batch * math.prod(-(-n // m) for n in sizes)
-        costs[m] = (m + 2) ** 2 * (tiles + OVERHEAD)
+        costs[m] = (m + 2) ** 2 * (batch * math.prod(-(-n // m) for n in sizes) + OVERHEAD)
     return min(costs, key=lambda m: costs[m])
 
 
