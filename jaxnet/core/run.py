@@ -21,7 +21,7 @@ from jaxnet.core.errors import Misfit, call, calls, check_kept, check_pair, comp
 from jaxnet.core.mode import Mode, Stream, Watch
 from jaxnet.services import checks, frames
 from jaxnet.services.foreign import check_holds_no_weights
-from jaxnet.services.functions import function_name, takes
+from jaxnet.services.functions import activated, function_name, takes
 from jaxnet.services.keywords import instead
 from jaxnet.services.meshes import apply_on_auto_axes
 from jaxnet.services.nodes import Stored, plain
@@ -615,7 +615,7 @@ def _applied(function: Callable[..., Any], m: Scope, x: PyTree) -> PyTree:
     name = function_name(function)
     uncalled = f"got the function `{name}`, not a layer; did you forget to call it: {name}()?"
     try:
-        y = function(x)
+        y = activated(function, x)
     except Exception as error:
         if _makes_layers(function):
             raise TypeError(uncalled) from error

@@ -60,7 +60,7 @@ def max_pool(
 
     def pool(x, size, steps, apart, pairs):
         if steps == size and max(apart) == 1 and jnp.issubdtype(x.dtype, jnp.floating):
-            return _largest(padded(x, pairs, fill=-jnp.inf), size)
+            return _largest(padded(wide(x), pairs, fill=-jnp.inf), size).astype(x.dtype)
         form = Form(steps, pairs, apart, (1,) * len(size), 1, x.shape[1:-1], size)
         return _highest(x, form) if jnp.issubdtype(x.dtype, jnp.floating) else _maxima(form, x)
 

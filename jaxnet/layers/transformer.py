@@ -11,6 +11,7 @@ from jaxnet.layers.dense import dense
 from jaxnet.layers.dropout import dropout
 from jaxnet.layers.norm import layer_norm
 from jaxnet.services import checks
+from jaxnet.services.functions import activated
 from jaxnet.services.keywords import explain_keywords
 
 
@@ -140,8 +141,7 @@ def transformer_block(
             y = x + (y if residual_scale == 1 else y * residual_scale)
             return m(first, y) if norm_at == "sum" else y
 
-        alone = cross or not beside
-        x = add(lambda x: m(own, x if alone else (x, *beside)), "attention", x)
+        x = add(lambda x: m(own, x if cross or not beside else (x, *beside)), "attention", x)
         if cross:
             x = add(lambda x: m(other, (x, *beside)), "cross", x)
         x = add(lambda x: transform(m, x), "mlp", x)
@@ -172,7 +172,7 @@ def gated_mlp(
       Array (..., width).
     """
     wide = 4 * x.shape[-1] if features is None else features
-    hidden = activation(m(dense(wide, use_bias=use_bias, name="mlp_in"), x))
+    hidden = activated(activation, m(dense(wide, use_bias=use_bias, name="mlp_in"), x))
     if gated:
         hidden = hidden * m(dense(wide, use_bias=use_bias, name="mlp_gate"), x)
     return m(dense(x.shape[-1], use_bias=use_bias, name="mlp_out"), hidden)

@@ -7,6 +7,7 @@ from jaxnet import Layer, avg_pool, batch_norm, compose, conv, dense, global_avg
 from jaxnet.initializers import he_normal
 from jaxnet.models.parts import unit
 from jaxnet.services.checks import at_least, one_of
+from jaxnet.services.functions import activated
 
 # Blocks per stage, maps that a block adds, maps of the first convolution.
 DEPTHS = {
@@ -63,7 +64,7 @@ def densenet(depth: int = 121, classes: int = 1000, *, name: str = "densenet") -
             if stage < len(stages):
                 x = _before(m, x, x.shape[-1] // 2, 1, f"reduce_{stage}_norm", f"reduce_{stage}")
                 x = m(avg_pool(2), x)
-        x = jax.nn.relu(m(batch_norm(name="norm"), x))
+        x = activated(jax.nn.relu, m(batch_norm(name="norm"), x))
         return m(dense(classes, name="output"), m(global_avg_pool(), x))
 
     return compose(forward, name=name, kind="densenet")
@@ -82,5 +83,5 @@ def _block(growth: int, name: str) -> Layer:
 def _before(m, x, features: int, size: int, norm: str, name: str) -> jax.Array:
     """Return a convolution, with batch norm and ReLU before it."""
     options = {"use_bias": False, "kernel_init": he_normal(), "name": name}
-    x = jax.nn.relu(m(batch_norm(name=norm), x))
+    x = activated(jax.nn.relu, m(batch_norm(name=norm), x))
     return m(conv(features, size, padding=size // 2, **options), x)

@@ -10,6 +10,7 @@ from jaxnet.initializers import he_normal
 from jaxnet.layers import local_response_norm
 from jaxnet.models.parts import unit
 from jaxnet.services.checks import check_options
+from jaxnet.services.functions import activated
 
 # Maps per module: 1x1; before and after 3x3; before and after 5x5; after pooling.
 MODULES = {
@@ -111,7 +112,7 @@ def _auxiliary(run: Callable, classes: int, name: str) -> jn.Layer:
 
     def forward(m, x):
         x = run(m, m(jn.avg_pool(5, strides=3), x), 128, 1, "conv")  # (batch, 4, 4, 128)
-        x = jax.nn.relu(m(jn.dense(1024, kernel_init=he_normal()), m(jn.flatten(), x)))
+        x = activated(jax.nn.relu, m(jn.dense(1024, kernel_init=he_normal()), m(jn.flatten(), x)))
         return m(jn.dense(classes, name="output"), m(jn.dropout(0.7), x))
 
     return jn.compose(forward, name=name, kind="auxiliary")
@@ -120,7 +121,7 @@ def _auxiliary(run: Callable, classes: int, name: str) -> jn.Layer:
 def _conv(m, x, features: int, size: int, name: str, strides: int = 1) -> jax.Array:
     """Return a convolution and a ReLU."""
     options = {"strides": strides, "padding": size // 2, "kernel_init": he_normal()}
-    return jax.nn.relu(m(jn.conv(features, size, name=name, **options), x))
+    return activated(jax.nn.relu, m(jn.conv(features, size, name=name, **options), x))
 
 
 def _normalized_conv(m, x, features: int, size: int, name: str, strides: int = 1) -> jax.Array:

@@ -7,6 +7,7 @@ import jax
 from jaxnet import Layer, batch_norm, compose, conv
 from jaxnet.initializers import he_normal
 from jaxnet.layers import drop_path
+from jaxnet.services.functions import activated
 
 Activation = Callable[[jax.Array], jax.Array]
 
@@ -39,7 +40,7 @@ def unit(
     options = {"groups": groups, "use_bias": False, "kernel_init": he_normal()}
     layer = conv(features, size, strides=strides, padding=size // 2, name=name, **options)
     x = m(batch_norm(name=norm_name or f"{name}_norm", **norm), m(layer, x))
-    return x if activation is None else activation(x)
+    return x if activation is None else activated(activation, x)
 
 
 def squeeze_excite(m, x, features: int, inner: Activation, gate: Activation) -> jax.Array:

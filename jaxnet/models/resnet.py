@@ -8,6 +8,7 @@ from jaxnet import Layer, batch_norm, compose, conv, dense, global_avg_pool, max
 from jaxnet.initializers import he_normal
 from jaxnet.models.parts import unit
 from jaxnet.services.checks import all_at_least, at_least, one_of
+from jaxnet.services.functions import activated
 
 
 def cifar_resnet(depth: int = 20, classes: int = 10, *, name: str = "cifar_resnet") -> Layer:
@@ -157,6 +158,6 @@ def _residual(convs: tuple[tuple[int, int, int, int], ...], name: str) -> Layer:
         if x.shape != y.shape:
             strides = math.prod(strides for _, _, strides, _ in convs)
             x = unit(m, x, y.shape[-1], 1, strides, name="shortcut", activation=None)
-        return jax.nn.relu(y + x)
+        return activated(jax.nn.relu, y + x)
 
     return compose(forward, name=name, kind="residual_block")

@@ -3,10 +3,12 @@
 import functools
 from types import SimpleNamespace
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
-from jaxnet.services.functions import codes_of, function_name, takes
+from jaxnet.services.functions import activated, codes_of, function_name, takes
 
 
 def test_the_name_of_a_function_is_that_of_its_definition():
@@ -22,6 +24,25 @@ def test_the_name_of_a_function_is_that_of_its_definition():
 ], ids=["default", "none", "any", "by name", "builtin"])  # fmt: skip
 def test_numbers_of_arguments_by_position(function, counts):
     assert [n for n in range(4) if takes(function, n)] == counts
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+@pytest.mark.parametrize("function", [
+    jax.nn.relu, jax.nn.relu6, jax.nn.hard_tanh, jax.nn.hard_sigmoid,
+    functools.partial(jax.nn.leaky_relu, negative_slope=0.3),
+], ids=function_name)  # fmt: skip
+def test_activations_of_16_bits_are_rounded_once(function, dtype):
+    """At kinks, NaN and infinities, too; no copy in float32 is kept for the gradient."""
+    x = jnp.asarray([-7, -3, -1, -0.0, 0, 0.3, 3, 6, 7, jnp.nan, jnp.inf, -jnp.inf], dtype)
+    y, pull = jax.vjp(functools.partial(activated, function), x)
+    wanted, pull_wide = jax.vjp(function, x.astype(jnp.float32))
+    (slope,), (wanted_slope,) = pull(jnp.ones_like(y)), pull_wide(jnp.ones_like(wanted))
+    assert y.dtype == slope.dtype == dtype
+    for found, exact in ((y, wanted), (slope, wanted_slope)):
+        rounded = exact.astype(dtype).astype(jnp.float32)
+        np.testing.assert_array_equal(found.astype(jnp.float32), rounded)
+    kept = [leaf for leaf in jax.tree.leaves(pull) if leaf.dtype == jnp.float32]
+    assert all((leaf == leaf.max()).all() for leaf in kept)  # constants alone
 
 
 NET = """
