@@ -1,5 +1,7 @@
 """Generation of tokens by a causal net, one after another or with the help of a smaller net."""
 
+import inspect
+from collections import namedtuple
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -201,22 +203,9 @@ def iterate(
     return (_sound("iterate", np.array(run.tokens)[:, t]) for t, run in steps)
 
 
-class _Options(NamedTuple):
-    """The options of `generate` and `iterate`, as the caller gave them."""
-
-    length: Any = 200
-    state: Any = None
-    inputs: Any = ()
-    temperature: Any = 1.0
-    top_k: Any = None
-    top_p: Any = None
-    min_p: Any = None
-    repetition_penalty: Any = None
-    logits: Any = None
-    stop: Any = None
-    draft: Any = None
-    draft_length: Any = 4
-    dtype: Any = None
+# The options of `generate`, from `length` to `dtype`, as its caller or that of `iterate` gave them.
+_GIVEN = {n: p.default for n, p in [*inspect.signature(generate).parameters.items()][4:-1]}
+_Options: Any = namedtuple("_Options", _GIVEN, defaults=_GIVEN.values())
 
 
 class _Setup(NamedTuple):
@@ -270,7 +259,7 @@ class _Run(NamedTuple):
 
 
 def _begin(
-    who: str, net: Any, params: Any, prompt: Any, key: Any, given: _Options
+    who: str, net: Any, params: Any, prompt: Any, key: Any, given: Any
 ) -> tuple[_Run, Callable[[_Run, int], _Run]]:
     """Return the run after the prompts, and a function that continues it to a number of tokens."""
     checks.all_at_least(who, length=given.length, draft_length=given.draft_length)
@@ -326,7 +315,7 @@ def _steps(run: _Run, advance: Callable, length: int, pace: int) -> Iterator[_Ru
             return
 
 
-def _filters(who: str, given: _Options, vocabulary: int) -> tuple[bool, int | None, dict]:
+def _filters(who: str, given: Any, vocabulary: int) -> tuple[bool, int | None, dict]:
     """Return whether the most probable token is taken, top_k, and the numbers of the filters."""
     temperature, top_k, top_p, min_p, penalty = given[3:8]
     greedy = not checks.is_traced(temperature) and np.ndim(temperature) == 0 and temperature == 0
