@@ -51,8 +51,7 @@ def from_haiku(transformed: Any) -> Layer:
     several = len(names) - len(flags) - 1 - stateful - draws > 1
 
     def given(x: PyTree, train: bool) -> tuple[tuple, dict]:
-        inputs = x if several and isinstance(x, tuple) else (x,)
-        return inputs, dict.fromkeys(flags, train)
+        return (x if several and isinstance(x, tuple) else (x,)), dict.fromkeys(flags, train)
 
     def init(key, x):
         zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), x)

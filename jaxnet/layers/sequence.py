@@ -55,8 +55,7 @@ class Sequence(NamedTuple):
         if not is_traced(self.lengths) or not jnp.issubdtype(dtype, jnp.floating):
             return 0  # known lengths were checked
         lengths = self.lengths.astype(jnp.int32)  # of 8 bits, they wrap beyond 255 steps
-        fits = (lengths >= 0) & (lengths <= self.x.shape[1])
-        return jnp.where(fits, 0, jnp.nan).astype(dtype)
+        return jnp.where((lengths >= 0) & (lengths <= self.x.shape[1]), 0, jnp.nan).astype(dtype)
 
     def write(self, y: PyTree, final: PyTree = None) -> PyTree:
         """The output y (batch, time, ...) in the form of the input, zero beyond the lengths.
@@ -353,8 +352,7 @@ def bidirectional(
             return (m(layer, x) if lengths is None else m(layer, (x, lengths))[0]), None
 
         (a, last), (b, first) = run(ahead, x), run(back, _reversed(x, lengths))
-        final = {"forward": last, "backward": first}
-        return sequence.write(merge(a, _reversed(b, lengths)), final)
+        return sequence.write(merge(a, _reversed(b, lengths)), {"forward": last, "backward": first})
 
     return compose(both, name=name, kind="bidirectional")
 

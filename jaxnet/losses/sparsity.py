@@ -35,5 +35,4 @@ def kl_sparsity(activations: jax.Array, *, rho: float) -> jax.Array:
     a = wide(a)
     mean = a.mean(tuple(range(a.ndim - 1)))  # (units,)
     r = jnp.asarray(rho, a.dtype)
-    kl = r * (jnp.log(r) - log(mean)) + (1 - r) * (jnp.log(1 - r) - log(1 - mean))
-    return kl.sum()
+    return (r * (jnp.log(r) - log(mean)) + (1 - r) * (jnp.log(1 - r) - log(1 - mean))).sum()

@@ -321,8 +321,7 @@ def sweep(
             train_state, means = epoch(train_state, data, test)
             found.append(jax.device_get(means))
             bar.update(1)
-    curves = jax.tree.map(lambda *each: np.stack(each, -1), *found)
-    trained, *tested = map(loss_first, curves)
+    trained, *tested = map(loss_first, jax.tree.map(lambda *each: np.stack(each, -1), *found))
     seconds = time.perf_counter() - began
     return Sweep(settings, seeds, train_state, trained, tested[0] if tested else None, seconds)
 

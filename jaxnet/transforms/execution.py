@@ -157,8 +157,7 @@ def cast(layer: Layer, dtype: Any) -> Layer:
         floats = [a.dtype for a in jax.tree.leaves(x) if jnp.issubdtype(a.dtype, jnp.floating)]
         inside = below(run)
         y, after = inside(params, state, inside.mode.rounded(x))
-        outside = Mode(dtype=jnp.result_type(*floats) if floats else jnp.float32)
-        return outside.rounded(y), after
+        return Mode(dtype=jnp.result_type(*floats) if floats else jnp.float32).rounded(y), after
 
     return transformed(layer, apply, kind="cast", init=init)
 

@@ -198,9 +198,8 @@ def _through(kernel: jax.Array, axes: Axes, bits: int, group: int | None) -> jax
         return kernel
     kernel = plain(kernel)
     numbers, _, scale = _grid(jax.lax.stop_gradient(kernel), axes, bits, group)
-    nearest = scaled(numbers.astype(kernel.dtype), scale)
     # The value of the difference is exactly 0.
-    return nearest + (kernel - jax.lax.stop_gradient(kernel))
+    return scaled(numbers.astype(kernel.dtype), scale) + (kernel - jax.lax.stop_gradient(kernel))
 
 
 def _packed(kernel: Any, axes: Axes, bits: int, group: int | None) -> dict[str, jax.Array]:

@@ -56,8 +56,7 @@ def instructions() -> str | None:
         library = ctypes.CDLL(str(LIBRARY))
         level = LEVELS[library.jaxnet_use(CHOICES[choice])]
         for target in TARGETS if level else ():
-            handler = jax.ffi.pycapsule(getattr(library, target))
-            jax.ffi.register_ffi_target(target, handler, "cpu")
+            jax.ffi.register_ffi_target(target, jax.ffi.pycapsule(getattr(library, target)), "cpu")
     except Exception as error:
         warnings.warn(
             f"jaxnet: the C kernels in {LIBRARY} cannot be used with jax {jax.__version__}, so "
@@ -79,8 +78,7 @@ def compute(
 ) -> list:
     """Return the results of a function of the library, arrays of these shapes and this dtype."""
     results = [jax.ShapeDtypeStruct(shape, dtype) for shape in shapes]
-    call = jax.ffi.ffi_call(target, results, input_output_aliases=aliases)
-    return list(call(*arrays, **options))
+    return list(jax.ffi.ffi_call(target, results, input_output_aliases=aliases)(*arrays, **options))
 
 
 def _check_whole(path: Path) -> None:
