@@ -223,7 +223,7 @@ WORKLOADS = (
     Workload("ResNet-20", ResNet(20), (64, 32, 32, 3)),
     Workload("ResNet-20, 2 steps", ResNet(20), (64, 32, 32, 3), steps=2),
     Workload("ResNet-18, 224x224", LargeResNet(18), (8, 224, 224, 3), peers=LARGE),
-    Workload("ResNet-50, 224x224", LargeResNet(), (8, 224, 224, 3), peers=LARGE, rate=1e-4),
+    Workload("ResNet-50, 224x224", LargeResNet(), (8, 224, 224, 3), peers=LARGE, rate=1e-5),
     Workload("ResNet-20, bfloat16", ResNet(20), (64, 32, 32, 3), half=True, peers=LARGE),
     Workload("MLP, bfloat16", Mlp((2048, 2048)), (512, 1024), half=True, peers=LARGE),
     Workload("MLP, large", Mlp((2048, 2048)), (512, 1024), peers=LARGE),
