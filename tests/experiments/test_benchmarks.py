@@ -220,10 +220,10 @@ def test_a_run_replaces_its_rows_and_those_of_other_versions(tmp_path):
 @pytest.mark.slow  # matplotlib is imported
 def test_pictures_of_the_page_are_drawn(tmp_path):
     assert [path.name for path in figures.draw(tmp_path)] == [
-        "benchmark_cpu.png", "benchmark_layers.png", "benchmark_gpu.png",
+        "benchmark_cpu.png", "benchmark_avx2.png", "benchmark_layers.png", "benchmark_gpu.png",
         "benchmark_generation.png",
     ]  # fmt: skip
-    (_, cpu), _, _, (_, generation_record), *_ = figures.findings()
+    (_, cpu), _, _, _, (_, generation_record), *_ = figures.findings()
     (axes,) = figures.plot_ratios(cpu).axes
     points = [tuple(line.get_xydata()[0]) for line in axes.lines if line.get_marker() == "o"]
     linen, nnx = (float(cell.split()[0]) for cell in cpu.rows[0][2:4])
