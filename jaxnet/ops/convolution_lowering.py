@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxnet.ops.precision import wide
+from jaxnet.ops.precision import lifted
 from jaxnet.ops.window import Pairs, padded, taps
 
 
@@ -141,7 +141,7 @@ def cpu(a: jax.Array, b: jax.Array, *, wanted: str, form: Form) -> jax.Array:
       Array([1., 3.], dtype=float32)
     """
     one = partial({"y": _forward, "x": _input_gradient, "w": _kernel_gradient}[wanted], form=form)
-    both = wide(a), wide(b)  # XLA takes half again as long for 16 bits
+    both = lifted(a), lifted(b)  # XLA takes half again as long for 16 bits
     y = one(*(x[0] for x in both))[None] if len(a) == 1 else lax.map(lambda ab: one(*ab), both)
     return y.astype(a.dtype)
 

@@ -19,6 +19,19 @@ def wide(x: jax.Array) -> jax.Array:
     return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
+def lifted(x: jax.Array) -> jax.Array:
+    """Return x in float32 if it is of 16 bits, else x; integers stay exact.
+
+    Returns:
+      x or x as float32.
+
+    Example:
+      >>> lifted(jnp.ones(3, jnp.float16)).dtype, lifted(jnp.arange(3)).dtype
+      (dtype('float32'), dtype('int32'))
+    """
+    return x.astype(jnp.float32) if x.dtype in (jnp.bfloat16, jnp.float16) else x
+
+
 def output_dtype(x: Any) -> Any:
     """Return the output dtype of a layer without parameters: x's dtype, or float32 for integers.
 

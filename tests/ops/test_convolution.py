@@ -154,6 +154,14 @@ def test_narrow_floats(dtype, tolerance, w_shape):
         close(a.astype(jnp.float32), b, 1e-7, tolerance * float(abs(b).max()))
 
 
+@pytest.mark.parametrize("size", [1, 2])
+def test_integers_stay_exact(size):
+    """Also beyond 2**24, where float32 has only every second integer."""
+    x, kernel = jnp.array([2**24 + 1, 1, 6]).reshape(1, 3, 1), jnp.ones((size, 1, 1), int)
+    y = convolve(x, kernel, strides=(1,), padding=((0, 0),)).ravel()
+    assert y.tolist() == [[2**24 + 1, 1, 6], [2**24 + 2, 7]][size - 1]
+
+
 def test_dtypes_promote():
     x, w = jnp.arange(8, dtype=jnp.uint8).reshape(1, 8, 1), jnp.ones((2, 1, 1), jnp.float32)
     y = convolve(x, w, strides=(1,), padding=((0, 0),))

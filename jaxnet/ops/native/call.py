@@ -1,8 +1,8 @@
 """Functions that run in C on one CPU, and as JAX computes them everywhere else.
 
 The primitive holds the jaxpr of the function in JAX. Derivatives, `vmap`, other platforms, exported
-programs and whatever counts or replaces operations use it, so C serves values alone. Of 16 bits, a
-kernel that only takes float32 computes in float32.
+programs and whatever counts or replaces operations use it, so C serves values alone. A kernel
+that takes float32 but not 16 bits gets them as float32, and its results are rounded once.
 """
 
 from collections.abc import Callable
@@ -10,9 +10,9 @@ from functools import cache, partial
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 from jax.interpreters import ad, batching, mlir, xla
 
+from jaxnet.ops.precision import lifted
 from jaxnet.ops.varying import varying
 from jaxnet.services.trees import PyTree
 
@@ -132,9 +132,7 @@ def _lower_for_cpu(ctx, *leaves, jaxpr, kernel):
     alone = kernel.run is not None and on_one_device(ctx.module_context)
 
     def run(*leaves):
-        halves = jnp.bfloat16, jnp.float16
-        wide = [a.astype(jnp.float32) if a.dtype in halves else a for a in leaves]
-        for given in (leaves, wide):
+        for given in (leaves, [*map(lifted, leaves)]):
             if alone and kernel.supports(*given):
                 found = zip(kernel.run(*given), jaxpr.out_avals, strict=True)
                 return [y.astype(aval.dtype) for y, aval in found]
