@@ -12,6 +12,7 @@ import optax
 import pytest
 
 import jaxnet as jn
+from jaxnet.ops.native import instructions
 from jaxnet.services.trees import flat
 from tests.helpers import close, compiled, jit_apply, refused
 from tests.test_laws import sums_in_16_bits
@@ -119,6 +120,8 @@ def test_no_slow_operation_of_16_bits_is_left_on_cpu(dtype):
     text = compiled(jax.grad(loss), params, x).as_text()
     slow = r"(bf16|f16)\[[\d,]*\](\{[\d,]*\})? (maximum|minimum|dot|convolution)\("
     assert not re.findall(slow, text)
+    in_c = {f"jaxnet_{name}" for name in ("max_pool", "lstm", "lstm_back", "rnn")}
+    assert instructions() is None or in_c <= set(re.findall(r'target="(\w+)"', text))
 
 
 def test_cast_leaves_integers_alone():
