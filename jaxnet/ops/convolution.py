@@ -17,8 +17,8 @@ operand has a leading axis e of independent convolutions, usually of size 1, so 
 also closed under `vmap` over both operands.
 
 On CPU, convolutions of one to three axes in 32 or 16 bits run in C, see `jaxnet.ops.native`.
-All others, and platforms on which the library was not built, use the forms for XLA. Where C
-multiplies matrices of bfloat16, these are convolutions with a window of one entry, too.
+All others, and platforms on which the library was not built, use the forms for XLA. Large products
+of matrices of 16 bits are convolutions with a window of one entry, too.
 """
 
 from functools import cache, partial

@@ -139,7 +139,9 @@ def rows(table: jax.Array | Stored, ids: jax.Array) -> jax.Array:
     return _rows(table, jnp.where(ids < 0, table.shape[0], ids))
 
 
-_rows = jax.custom_jvp(lambda table, ids: table.at[ids].get(mode="fill", fill_value=jnp.nan))
+@jax.custom_jvp
+def _rows(table: jax.Array, ids: jax.Array) -> jax.Array:
+    return table.at[ids].get(mode="fill", fill_value=jnp.nan)
 
 
 @_rows.defjvp

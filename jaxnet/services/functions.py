@@ -44,7 +44,7 @@ _PIECEWISE = jax.nn.relu, jax.nn.relu6, jax.nn.leaky_relu, jax.nn.hard_tanh, jax
 
 
 def activated(function: Callable, x: Any) -> Any:
-    """Return function(x); of JAX's piecewise linear activations in 16 bits, computed in float32.
+    """Return function(x); JAX's piecewise linear activations compute 16 bits in float32.
 
     On some CPUs a comparison of bfloat16 takes eight times as long.
 

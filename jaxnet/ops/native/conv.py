@@ -62,7 +62,7 @@ def _in_words(x, groups=1) -> bool:
 def is_wide(x: jax.Array, kernel: jax.Array) -> bool:
     """Return whether a product of two matrices is faster as a convolution than as XLA's product.
 
-    Where the library does not multiply their words, it is: in float32, rounded once.
+    It is for many numbers of 16 bits: the library multiplies words of two, or XLA does in float32.
 
     Example:
       >>> is_wide(jnp.ones((512, 512)), jnp.ones((512, 512)))  # float32

@@ -24,9 +24,8 @@ def is_few(x: jax.Array, kernel: jax.Array) -> bool:
       True
     """
     known = all(isinstance(n, int) for n in (*x.shape, *kernel.shape))  # not in every export
-    many = (
-        2**16 if jnp.issubdtype(kernel.dtype, jnp.floating) else 2**12
-    )  # XLA makes floats of integers
+    # XLA makes floats of integers.
+    many = 2**16 if jnp.issubdtype(kernel.dtype, jnp.floating) else 2**12
     return known and x.shape[0] <= _most(kernel) and kernel.size >= many
 
 
