@@ -119,8 +119,7 @@ def doctor(trainer: Trainer, train_state: TrainState, *batches: PyTree) -> Repor
 
     tried = []
     for i, batch in enumerate(batches):
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the findings below replace the warnings of a step
+        with warnings.catch_warnings(action="ignore"):  # the findings below replace those of a step
             now = train_state._replace(key=jax.random.clone(train_state.key))
             tried.append(jax.device_get(trial(now, jax.random.key(i), batch)))
     gradients, params, states, losses, measured = zip(*tried, strict=True)

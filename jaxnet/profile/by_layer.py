@@ -221,8 +221,7 @@ def _events(profile: Any) -> Iterator[tuple[dict[str, Any], float]]:
     for event in (e for plane in profile.planes for line in plane.lines for e in line.events):
         # The first access causes a warning on JAX 0.12, which ends the process if warnings are
         # errors.
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)
+        with warnings.catch_warnings(action="ignore", category=DeprecationWarning):
             stats = dict(event.stats)
         if "hlo_op" in stats:
             yield stats, event.duration_ns

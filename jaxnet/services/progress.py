@@ -22,8 +22,7 @@ def progress_bar(total: int | None, title: str, wanted: bool = True, unit: str =
       ...         _ = bar.update(1)
     """
     check_options(title, progress=wanted)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # tqdm warns if a notebook lacks widgets
+    with warnings.catch_warnings(action="ignore"):  # tqdm warns if a notebook lacks widgets
         from tqdm.auto import tqdm
     error = sys.stderr  # None in a service or a program without a console
     terminal = error is not None and not error.closed and error.isatty()

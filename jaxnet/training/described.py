@@ -121,8 +121,7 @@ def _computed(optimizer: optax.GradientTransformation | None) -> list[Any] | Non
         return optax.with_extra_args_support(optimizer).update(grads, state, params, **extra)
 
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with warnings.catch_warnings(action="ignore"):
             state = jax.eval_shape(optimizer.init, params)
             words = str(jax.make_jaxpr(update)(params, state, params))
     except Exception:  # a user's optimizer may raise anything for other params
