@@ -10,7 +10,7 @@ import numpy as np
 from jaxnet.core import Layer, Params, State
 from jaxnet.inspect.activations import run
 from jaxnet.nets import check_net
-from jaxnet.services.checks import as_array, at_least, check_type, on_host, within
+from jaxnet.services.checks import a_pair, as_array, at_least, check_type, on_host, within
 from jaxnet.services.meshes import on_auto_axes
 from jaxnet.services.trees import compiled_for
 
@@ -158,8 +158,8 @@ def occlusion(
 
     Reference: Zeiler and Fergus 2013, "Visualizing and Understanding Convolutional Networks".
     """
-    patch = _pair("size", size)
-    step = patch if strides is None else _pair("strides", strides)
+    patch = a_pair("occlusion", "size", size, "(rows, columns)")
+    step = patch if strides is None else a_pair("occlusion", "strides", strides, "(rows, columns)")
     x = as_array("occlusion", "x", x, "(batch, height, width, channels)")
     net, params, state, x, chosen = choose("occlusion", net, params, state, x, target, path)
     if any(not s <= n <= pixels for n, s, pixels in zip(patch, step, x.shape[1:3], strict=True)):
@@ -340,12 +340,3 @@ def _covers(pixels: int, size: int, step: int) -> jax.Array:
     """Return whether the patch at each position covers each pixel, (positions, pixels)."""
     first = step * np.arange(1 - (size - pixels) // step)[:, None]
     return jnp.asarray((np.arange(pixels) >= first) & (np.arange(pixels) < first + size))
-
-
-def _pair(what: str, value: int | Sequence[int]) -> tuple[int, int]:
-    pair: Any = tuple(value) if isinstance(value, tuple | list) else (value, value)
-    if len(pair) != 2:
-        raise ValueError(f"occlusion: {what} must be a number or (rows, columns), got {value}")
-    for side in pair:
-        at_least("occlusion", what, side)
-    return pair

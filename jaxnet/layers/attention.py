@@ -200,7 +200,7 @@ def multi_head_attention(
     words = "True, False or a function of (x, positions), such as jn.rotary"
     checks.check_type(name, "rotary", rotary, bool | Callable, words)
     rotate: Any = turn if rotary is True else rotary or None
-    span = _span(name, window)
+    span = checks.a_pair(name, "window", window, "a pair (before, after)", 0, optional=True)
     biased = with_bias(name, use_bias, PROJECTIONS)
     flags = {"causal": causal, "sinks": sinks, "return_weights": return_weights}
     checks.check_options(name, **flags, fused=fused is not None and fused, kernel_init=kernel_init)
@@ -442,17 +442,6 @@ def with_bias(who: str, use_bias: Any, names: Collection[str]) -> Collection[str
     if not all(isinstance(part, str) and part in names for part in use_bias):
         raise ValueError(f"{who}: use_bias must be {one}, got {use_bias!r:.60}")
     return tuple(name for name in names if name in use_bias)
-
-
-def _span(who: str, window: Any) -> tuple[int, int] | None:
-    if window is None:
-        return None
-    pair = tuple(window) if isinstance(window, tuple | list) else (window, window)
-    if len(pair) != 2:
-        raise ValueError(f"{who}: window must be a number or a pair (before, after), got {window}")
-    for number in pair:
-        checks.at_least(who, "window", number, 0)
-    return pair
 
 
 def split_inputs(who: str, given: PyTree) -> tuple[Any, Any, Any]:

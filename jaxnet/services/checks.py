@@ -195,6 +195,29 @@ def check_tuple(who: str, what: str, value: Any, form: str) -> None:
         raise TypeError(f"{who}: {what} must be {form}, got {value!r:.60}")
 
 
+def a_pair(
+    who: str, what: str, value: Any, form: str, minimum: int = 1, *, optional: bool = False
+) -> Any:
+    """Return a pair of integers of at least `minimum`, of which a single number is both.
+
+    Args:
+      form: Words for a pair, in messages.
+      optional: Whether the value may be None, which is returned.
+
+    Example:
+      >>> a_pair("occlusion", "size", 3, "(rows, columns)")
+      (3, 3)
+    """
+    if optional and value is None:
+        return None
+    pair = tuple(value) if isinstance(value, tuple | list) else (value, value)
+    if len(pair) != 2:
+        raise ValueError(f"{who}: {what} must be a number or {form}, got {value}")
+    for number in pair:
+        at_least(who, what, number, minimum)
+    return pair
+
+
 def check_sizes(who: str, what: str, value: Any, form: str, minimum: int = 1) -> None:
     """Raise unless a value has one size of at least `minimum` for each name in `form`.
 
