@@ -44,7 +44,6 @@ def builder() -> type:
     Reference: Brostow, Fauqueur and Cipolla 2009, "Semantic object classes in video: a
     high-definition ground truth database"; Badrinarayanan, Kendall and Cipolla 2015, "SegNet".
     """
-    tfds = extra("tensorflow_datasets", "tensorflow-datasets", "camvid")
     pillow = extra("PIL.Image", "Pillow", "camvid")
 
     def scaled(data: bytes, method: Any, form: str, **options: Any) -> bytes:
@@ -65,12 +64,10 @@ def builder() -> type:
         files = contents("camvid", ARCHIVE, downloads, ORIGIN.size)
         return {part: examples(files, folder) for part, folder in PARTS.items()}
 
-    width, height = SIZE
-    pictures = tfds.features.Image
-    parts = {
-        "image": pictures(shape=(height, width, 3), encoding_format="jpeg"),
-        "segmentation_mask": pictures(shape=(height, width, 1), encoding_format="png"),
-        "name": tfds.features.Text(),
-    }
-    features, keys = tfds.features.FeaturesDict(parts), ("image", "segmentation_mask")
+    def features(of):
+        image = of.Image(shape=(*SIZE[::-1], 3), encoding_format="jpeg")
+        mask = of.Image(shape=(*SIZE[::-1], 1), encoding_format="png")
+        return {"image": image, "segmentation_mask": mask, "name": of.Text()}
+
+    keys = ("image", "segmentation_mask")
     return builder_class("camvid", ORIGIN, "CamVid,", features, keys, splits, labels=list(CLASSES))

@@ -9,7 +9,6 @@ import numpy as np
 
 from jaxnet.data.builders.mnist import png
 from jaxnet.data.builders.remote import Origin, Remote, builder_class, contents
-from jaxnet.services.extras import extra
 
 ORIGIN = Origin(
     what="60,000 photographs of ten classes",
@@ -43,7 +42,6 @@ def builder() -> type:
 
     Reference: Krizhevsky 2009, "Learning multiple layers of features from tiny images".
     """
-    tfds = extra("tensorflow_datasets", "tensorflow-datasets", "cifar10")
 
     def splits(downloads: Path) -> dict[str, Iterator]:
         (data,) = contents("cifar10", ARCHIVE, downloads, ORIGIN.size).values()
@@ -60,10 +58,9 @@ def builder() -> type:
             image = row[1:].reshape(3, 32, 32).transpose(1, 2, 0)
             yield i, {"id": f"{part}_{i:05d}", "image": png("cifar10", image), "label": int(row[0])}
 
-    parts = {
-        "id": tfds.features.Text(),
-        "image": tfds.features.Image(shape=(32, 32, 3)),
-        "label": tfds.features.ClassLabel(names=CLASSES),
-    }
-    features, keys = tfds.features.FeaturesDict(parts), ("image", "label")
+    def features(of):
+        image, label = of.Image(shape=(32, 32, 3)), of.ClassLabel(names=CLASSES)
+        return {"id": of.Text(), "image": image, "label": label}
+
+    keys = ("image", "label")
     return builder_class("cifar10", ORIGIN, "CIFAR-10,", features, keys, splits, "3.0.2")

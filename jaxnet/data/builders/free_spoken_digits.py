@@ -8,7 +8,6 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from jaxnet.data.builders.remote import Origin, Remote, builder_class, contents
-from jaxnet.services.extras import extra
 
 ORIGIN = Origin(
     what="3,000 recordings of spoken digits by six speakers, 8 kHz",
@@ -39,7 +38,6 @@ def builder() -> type:
     Source: Jackson et al., "Free Spoken Digit Dataset".
     """
     who = "free_spoken_digits"
-    tfds = extra("tensorflow_datasets", "tensorflow-datasets", who)
 
     def examples(files: dict[str, bytes], part: str) -> Iterator:
         for path, data in files.items():
@@ -53,13 +51,14 @@ def builder() -> type:
         files = contents(who, ARCHIVE, downloads, ORIGIN.size)
         return {part: examples(files, part) for part in ("train", "test")}
 
-    parts = {
-        "audio": tfds.features.Tensor(shape=(None,), dtype=np.int16),
-        "label": tfds.features.ClassLabel(num_classes=10),
-        "speaker": tfds.features.Text(),
-        "recording": tfds.features.Scalar(dtype=np.int64),
-    }
-    features = tfds.features.FeaturesDict(parts)
+    def features(of):
+        return {
+            "audio": of.Tensor(shape=(None,), dtype=np.int16),
+            "label": of.ClassLabel(num_classes=10),
+            "speaker": of.Text(),
+            "recording": of.Scalar(dtype=np.int64),
+        }
+
     title, keys = "Free Spoken Digit Dataset,", ("audio", "label")
     return builder_class(who, ORIGIN, title, features, keys, splits, sample_rate=RATE)
 

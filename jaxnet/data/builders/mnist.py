@@ -41,7 +41,6 @@ def builder() -> type:
 
     Reference: LeCun et al. 1998, "Gradient-based learning applied to document recognition".
     """
-    tfds = extra("tensorflow_datasets", "tensorflow-datasets", "mnist")
 
     def splits(downloads: Path) -> dict[str, Iterator]:
         def read(name: str) -> np.ndarray:
@@ -58,10 +57,10 @@ def builder() -> type:
         for i, (image, label) in enumerate(zip(images, labels, strict=True)):
             yield i, {"image": png("mnist", image), "label": int(label)}
 
-    image = tfds.features.Image(shape=(28, 28, 1))
-    parts = {"image": image, "label": tfds.features.ClassLabel(num_classes=10)}
-    features, keys = tfds.features.FeaturesDict(parts), ("image", "label")
-    return builder_class("mnist", ORIGIN, "MNIST,", features, keys, splits, "3.0.1")
+    def features(of):
+        return {"image": of.Image(shape=(28, 28, 1)), "label": of.ClassLabel(num_classes=10)}
+
+    return builder_class("mnist", ORIGIN, "MNIST,", features, ("image", "label"), splits, "3.0.1")
 
 
 def array(data: bytes) -> np.ndarray:

@@ -5,7 +5,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from jaxnet.data.builders.remote import Origin, Remote, builder_class, contents
-from jaxnet.services.extras import extra
 
 ORIGIN = Origin(
     what="31,014 captions of photographs, in German and English",
@@ -43,7 +42,6 @@ def builder() -> type:
     Reference: Elliott, Frank, Sima'an and Specia 2016, "Multi30K: Multilingual English-German Image
     Descriptions".
     """
-    tfds = extra("tensorflow_datasets", "tensorflow-datasets", "multi30k")
 
     def splits(downloads: Path) -> dict[str, Iterator]:
         def lines(name: str) -> list[str]:
@@ -58,5 +56,5 @@ def builder() -> type:
         for i, (de, en) in enumerate(zip(german, english, strict=True)):
             yield i, {"de": de.strip(), "en": en.strip()}
 
-    features = tfds.features.Translation(languages=LANGUAGES)
+    features = lambda of: of.Translation(languages=LANGUAGES)  # noqa: E731
     return builder_class("multi30k", ORIGIN, "Multi30k, task 1:", features, LANGUAGES, splits)

@@ -39,7 +39,7 @@ def builder_class(
     dataset: str,
     origin: Origin,
     title: str,
-    features: Any,
+    features: Callable[[Any], Any],
     keys: tuple[str, str],
     splits: Callable[[Path], dict[str, Iterator]],
     version: str = "1.0.0",
@@ -51,7 +51,8 @@ def builder_class(
       dataset: Name of the dataset.
       origin: Place it comes from.
       title: Beginning of its description.
-      features: Features of TensorFlow Datasets.
+      features: Function of the module `tfds.features` that returns a dict of features, or a feature
+        that stands for one.
       keys: Names of the features that are inputs and targets.
       splits: Function of the folder of downloads; it returns the examples of each split as pairs
         (key, dict of features).
@@ -59,6 +60,8 @@ def builder_class(
       metadata: Entries of the dataset's metadata.
     """
     tfds = extra("tensorflow_datasets", "tensorflow-datasets", dataset)
+    found = features(tfds.features)
+    found = tfds.features.FeaturesDict(found) if isinstance(found, dict) else found
 
     class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # pyright: ignore
         name = dataset
@@ -70,7 +73,7 @@ def builder_class(
                 description=f"{title} {origin.what}. Terms: {origin.terms}.",
                 homepage=origin.home,
                 license=origin.terms,
-                features=features,
+                features=found,
                 supervised_keys=keys,
                 metadata=tfds.core.MetadataDict(metadata) if metadata else None,
             )
