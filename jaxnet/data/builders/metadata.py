@@ -54,12 +54,10 @@ def _strings(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
         yield key, value
         with suppress(ValueError):
             yield from _strings(json.loads(value) if value[:1] in ("{", "[") else None)
-    elif isinstance(value, dict):
-        for name, each in value.items():
+    elif isinstance(value, dict | list):
+        named = value.items() if isinstance(value, dict) else ((key, each) for each in value)
+        for name, each in named:
             yield from _strings(each, name)
-    elif isinstance(value, list):
-        for each in value:
-            yield from _strings(each, key)
 
 
 def damaged(who: str, place: Any, error: Exception) -> ValueError:
