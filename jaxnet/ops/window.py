@@ -1,7 +1,6 @@
 """Sliding windows: sizes, strides and padding as users write them, and the taps of a window."""
 
 import itertools
-import operator
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal
 
@@ -10,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jaxnet.services.checks import check_rank
+from jaxnet.services.checks import check_rank, is_integer
 
 Sizes = tuple[int, ...]  # a number of each axis
 Pairs = tuple[tuple[int, int], ...]  # (before, after) of each axis
@@ -59,7 +58,7 @@ def per_axis(who: str, word: str, value: int | Sequence[int], axes: int | None) 
       (2, 2, 2)
     """
     numbers = entries(who, word, value, axes)
-    if not all(_is_int(number) and 1 <= number < 2**31 for number in numbers):
+    if not all(is_integer(number) and 1 <= number < 2**31 for number in numbers):
         raise ValueError(f"{who}: {word} must be whole numbers of at least 1, got {value}")
     return tuple(int(number) for number in numbers)
 
@@ -115,7 +114,7 @@ def check_window(who: str, padding: Any = "VALID", **numbers: Any) -> Callable[[
     each = padding if isinstance(padding, Sequence) else [padding]
     words = isinstance(padding, str)
     names = ("SAME", "VALID", "CAUSAL")
-    if padding not in names if words else not all(_is_int(p) or _is_pair(p) for p in each):
+    if padding not in names if words else not all(is_integer(p) or _is_pair(p) for p in each):
         raise ValueError(
             f'{who}: padding must be "SAME", "VALID", "CAUSAL" (for one spatial axis), a number, '
             f"or per spatial axis a number or a pair (before, after), got {padding!r:.60}"
@@ -166,9 +165,9 @@ def pad_pairs(
         if padding == "CAUSAL" and axes == 1:
             return ((spans[0] - 1, 0),)
     else:
-        each = (padding,) * axes if _is_int(padding) else padding
+        each = (padding,) * axes if is_integer(padding) else padding
         if isinstance(each, Sequence) and len(each) == axes:
-            pairs = [(p, p) if _is_int(p) else p for p in each]
+            pairs = [(p, p) if is_integer(p) else p for p in each]
             if all(map(_is_pair, pairs)):
                 return tuple((int(low), int(high)) for low, high in pairs)
     raise ValueError(
@@ -232,13 +231,5 @@ def taps(
         yield lax.slice(x, (0, *start, 0), (x.shape[0], *stop, x.shape[-1]), (1, *strides, 1))
 
 
-def _is_int(value: Any) -> bool:
-    try:
-        operator.index(value)
-    except TypeError:
-        return False
-    return not isinstance(value, bool | np.bool_)
-
-
 def _is_pair(value: Any) -> bool:
-    return isinstance(value, Sequence) and len(value) == 2 and all(map(_is_int, value))
+    return isinstance(value, Sequence) and len(value) == 2 and all(map(is_integer, value))

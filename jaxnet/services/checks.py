@@ -33,15 +33,27 @@ def at_least(who: str, what: str, value: Any, minimum: int = 1, *, optional: boo
         return
     if is_traced(value):
         raise TypeError(f"{who}: {what} sets a shape, so it must be known before tracing")
-    number = None
-    with suppress(TypeError):
-        number = operator.index(value)
-    if number is None or isinstance(value, bool | np.bool_):
+    if not is_integer(value):
         raise TypeError(f"{who}: {what} must be an integer, got {value!r:.60}")
+    number = operator.index(value)
     if number < minimum:
         raise ValueError(f"{who}: {what} must be at least {minimum}, got {value}")
     if number >= 2**31:  # JAX does not have such sizes, and drawing one would never end
         raise ValueError(f"{who}: {what} must be below 2**31, got {value}")
+
+
+def is_integer(value: Any) -> bool:
+    """Return whether a value is an integer, of Python or of NumPy.
+
+    Example:
+      >>> is_integer(np.int8(3)), is_integer(True), is_integer(3.0)
+      (True, False, False)
+    """
+    try:
+        operator.index(value)
+    except TypeError:
+        return False
+    return not isinstance(value, bool | np.bool_)
 
 
 def all_at_least(who: str, minimum: int = 1, /, *, optional: bool = False, **counts: Any) -> None:
