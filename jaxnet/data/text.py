@@ -13,7 +13,7 @@ import numpy as np
 
 from jaxnet.services.checks import between, check_list, check_type, on_host
 from jaxnet.services.extras import extra
-from jaxnet.services.files import readable, replacing
+from jaxnet.services.files import readable, replace_file
 
 SPECIAL = ("pad", "start", "end", "unknown")
 LARGEST = 2**24  # ids of subwords; `tokenizers` aborts the program if it runs out of memory
@@ -64,8 +64,7 @@ class Vocabulary(NamedTuple):
         Raises:
           OSError: If the file cannot be written.
         """
-        with replacing("Vocabulary.save", path) as file:
-            file.write(json.dumps(self.contents).encode())
+        replace_file("Vocabulary.save", path, json.dumps(self.contents).encode())
 
     @staticmethod
     def load(path: str | Path) -> "Vocabulary":

@@ -32,7 +32,7 @@ import jax.numpy as jnp
 from jaxnet.core import Layer, Params, State
 from jaxnet.nets import check_net
 from jaxnet.services.checks import all_native, at_least, check_input, check_options, one_of
-from jaxnet.services.files import file_path, readable, replacing
+from jaxnet.services.files import file_path, readable, replace_file
 from jaxnet.services.trees import PyTree, describe, path_name
 
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")  # platforms of jax.export
@@ -111,8 +111,7 @@ class Program(NamedTuple):
         at_least("Program.save", "gradients", gradients, 0)
         path = file_path("Program.save", path)
         data = bytes(self.exported.serialize(vjp_order=gradients))
-        with replacing("Program.save", path) as file:
-            file.write(data + hashlib.sha256(data).digest())
+        replace_file("Program.save", path, data + hashlib.sha256(data).digest())
         return path
 
     def _input(self) -> str:

@@ -23,7 +23,7 @@ from jaxnet.interop.lax import OURS, evaluate
 from jaxnet.nets import check_net
 from jaxnet.services.checks import at_least, check_input
 from jaxnet.services.extras import extra
-from jaxnet.services.files import file_path, replacing
+from jaxnet.services.files import file_path, replace_file
 from jaxnet.services.trees import PyTree, flat, path_name
 
 TOLERANCE = 1e-4  # largest difference in the comparison, relative to the largest output
@@ -122,8 +122,7 @@ def to_onnx(
         given = [np.asarray(a, leaf.dtype) for a, leaf in zip(given, leaves, strict=True)]
         _compare(session, inputs, given, jax.tree.leaves(jax.jit(run)(*given)))
     if path is not None:
-        with replacing("to_onnx", path) as file:
-            file.write(model.SerializeToString())
+        replace_file("to_onnx", path, model.SerializeToString())
     return model
 
 

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnet.services.checks import check_type, on_device
-from jaxnet.services.files import OneByOne, readable, replacing
+from jaxnet.services.files import OneByOne, readable, replace_file, replacing
 from jaxnet.services.saving import opened, read_tensors, tensor, write_tensors
 
 Weights = Mapping[str, Any]  # names, as in a state_dict, -> arrays or tensors
@@ -102,8 +102,7 @@ def write_files(
       >>> config.read_text(), list(open_weights("load", weights))
       ('{\\n  "r": 8\\n}', ['kernel'])
     """
-    with replacing(who, config, own=True) as file:
-        file.write(json.dumps(entries, indent=2).encode())
+    replace_file(who, config, json.dumps(entries, indent=2).encode(), own=True)
     with replacing(who, weights, own=True) as file:
         whole = {name: np.asarray(array, order="C") for name, array in arrays.items()}
         write_tensors(file, whole, {"format": "pt"})

@@ -124,6 +124,19 @@ def replacing(who: str, path: Any, own: bool = False) -> Iterator[IO[bytes]]:
             part.unlink()
 
 
+def replace_file(who: str, path: Any, data: bytes, own: bool = False) -> None:
+    """Write a whole file, as `replacing` does.
+
+    Example:
+      >>> replace_file("save", "", b"abc")
+      Traceback (most recent call last):
+      ...
+      ValueError: save: path must be the name of a file, got ''
+    """
+    with replacing(who, path, own) as file:
+        file.write(data)
+
+
 def own_file(who: str, path: Path, flags: int) -> int:
     """Open a file that the library itself names in a folder of the user; return its number.
 

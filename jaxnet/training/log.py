@@ -10,7 +10,7 @@ from typing import Any
 import jax
 
 from jaxnet.services.checks import check_type
-from jaxnet.services.files import file_path, own_file, replacing, told
+from jaxnet.services.files import file_path, own_file, replace_file, told
 from jaxnet.training.epoch import Epoch
 
 
@@ -66,8 +66,7 @@ def append_log(path: str | os.PathLike, epoch: Epoch | Mapping[str, float]) -> N
     words = path.read_bytes()
     whole = words[: words.rfind(b"\n") + 1].splitlines(True)
     kept = [old for old in whole if _step(path, old) < row["step"]]
-    with replacing("append_log", path) as file:
-        file.write(b"".join(kept) + line)
+    replace_file("append_log", path, b"".join(kept) + line)
 
 
 def _end(path: Path, size: int = 2**14) -> bytes:
