@@ -89,8 +89,7 @@ def conv(
 
     def forward(m, x):
         size, steps, apart = sizes(x)
-        shape = (*size, _members(name, x, groups), features)
-        kernel = m.kernel("kernel", kernel_init, shape, array=True)
+        kernel = _kernel(m, x, name, size, features, groups, kernel_init)
         x, pairs = _padded(m, x, name, padding, size, steps, apart)
         options = {"strides": steps, "padding": pairs, "dilation": apart, "groups": groups}
         y = _primitive()(x, kernel, **options, who=name)
@@ -214,8 +213,7 @@ def conv_transpose(
 
     def forward(m, x):
         size, steps, apart = sizes(x)
-        shape = (*size, _members(name, x, groups), features)
-        kernel = m.kernel("kernel", kernel_init, shape, array=True)
+        kernel = _kernel(m, x, name, size, features, groups, kernel_init)
         m.not_in_stream("spreads each input over later outputs")
         pairs = _transposed_padding(name, padding, x.shape[1:-1], size, steps, apart)
         options = {"padding": pairs, "dilation": apart, "input_dilation": steps, "groups": groups}
@@ -250,12 +248,12 @@ def _check_groups(name: str, features: int, groups: int) -> None:
         raise ValueError(f"{name}: {groups} groups must divide the {features} features")
 
 
-def _members(name: str, x: Any, groups: int) -> int:
-    """Return the number of inputs of each group."""
+def _kernel(m, x, name, size, features, groups, kernel_init) -> Any:
+    """Return the kernel (*size, inputs of each group, features)."""
     inputs = x.shape[-1]
     if inputs % groups:
         raise ValueError(f"{name}: {groups} groups must divide the {inputs} inputs of {x.shape}")
-    return inputs // groups
+    return m.kernel("kernel", kernel_init, (*size, inputs // groups, features), array=True)
 
 
 def _transposed_padding(name, padding, space, window, strides, dilation):
