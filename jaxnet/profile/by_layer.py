@@ -1,7 +1,6 @@
 """The cost and the time of a compiled program by layer, forward and backward."""
 
 import math
-import operator
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -251,7 +250,7 @@ def _inclusive(found: dict[Path, list]) -> list[tuple[Path, list]]:
     for path, entry in found.items():
         for depth in range(1, len(path) + 1):
             above = sums.get(path[:depth], [0] * len(entry))
-            sums[path[:depth]] = [*map(operator.add, above, entry)]
+            sums[path[:depth]] = [a + b for a, b in zip(above, entry, strict=True)]
     outside = [((), found[()])] if () in found else []
     return [(path, sums[path]) for path in nested(sums)] + outside
 
