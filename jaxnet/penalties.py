@@ -126,9 +126,8 @@ def proximal_l1(
             if not fits(where, path_name(path)):
                 return update
             after = w + update
-            size = jnp.abs(after)
             # apply_updates computes w + (-w), which is exactly 0
-            near = size <= strength * rate
+            near = jnp.abs(after) <= strength * rate
             return jnp.where(near, -w, update - strength * rate * jnp.sign(after)).astype(w.dtype)
 
         updates = jax.tree_util.tree_map_with_path(shrink, updates, params)
