@@ -444,8 +444,7 @@ def to_numpy(who: str, what: str, value: Any) -> np.ndarray:
         (loader, "for a loader, pass one batch"),
     ):
         if found:
-            kind = type(value).__name__
-            raise TypeError(f"{who}: {what} must be an array, got {kind}; {write}")
+            raise TypeError(f"{who}: {what} must be an array, got {type(value).__name__}; {write}")
     try:
         found = np.asarray(value)
         if found.dtype == object and all(isinstance(each, Number) for each in found.flat):
