@@ -86,8 +86,10 @@ def _penalty(who: str, penalty: Any, features: int) -> Any:
 def _fista(dictionary, x, penalty, steps, positive, momentum=True):
     features, inputs = dictionary.shape
     gram = _dot(dictionary, dictionary.T)  # (features, features)
-    # The gradient's Lipschitz constant, computed from the smaller product.
-    largest = _largest_eigenvalue(gram if features <= inputs else _dot(dictionary.T, dictionary))
+    # The gradient's Lipschitz constant, the largest eigenvalue, computed from the smaller product.
+    a = gram if features <= inputs else _dot(dictionary.T, dictionary)
+    v = _vectors(a)[:, -1]
+    largest = jnp.einsum("i,ij,j", v, a, v, precision="highest")
     curvature = jnp.maximum(largest, jnp.finfo(x.dtype).tiny)
     target = _dot(x, dictionary.T)  # (..., inputs) -> (..., features)
     threshold = penalty / curvature
@@ -109,11 +111,6 @@ def _fista(dictionary, x, penalty, steps, positive, momentum=True):
     start = jnp.zeros_like(target)
     t = jnp.ones((*target.shape[:-1], 1), target.dtype)
     return jax.lax.scan(body, (start, start, t), length=steps)[0][0]
-
-
-def _largest_eigenvalue(a: jax.Array) -> jax.Array:
-    v = _vectors(a)[:, -1]
-    return jnp.einsum("i,ij,j", v, a, v, precision="highest")
 
 
 # One matrix at a time, since batched calls of LAPACK may hang, see jaxnet/ops/linalg.py.
