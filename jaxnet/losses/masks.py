@@ -147,12 +147,11 @@ def ignore_label(
     return labeled_loss
 
 
-def _by_label(who: str, loss: Any, class_weights: Any, label: int | None) -> Callable[..., Any]:
+def _by_label(who: str, loss: Any, table: Any, label: int | None) -> Callable[..., Any]:
     """Return a loss that returns totals and weights, each (batch,), of the labels that count."""
     loss = checked(loss, who)
     what, optional = ("label", False) if who == "ignore_label" else ("ignore_label", True)
     at_least(who, what, label, -(2**31), optional=optional)
-    table = class_weights
     if table is not None:
         table = arrays.read_weights(who, "class_weights", table, "(classes,)")
     inner, _, options = unwrapped(loss)
