@@ -9,7 +9,7 @@ from jaxnet.core import State
 from jaxnet.ops.precision import wide
 from jaxnet.services.jaxprs import depends_on
 from jaxnet.services.trees import PyTree, flat
-from jaxnet.training.objective import Average, added, examples
+from jaxnet.training.objective import Average, added, examples, mean_of
 
 
 def accumulated(
@@ -55,16 +55,12 @@ def accumulated(
         zeros = lambda a: jnp.zeros(a.shape, jnp.promote_types(a.dtype, jnp.float32))  # noqa: E731
         start = state, jax.tree.map(zeros, found), jax.tree.map(zeros, floats)
         (after, sums, grads), _ = jax.lax.scan(one, start, parts)
-        means = {name: Average(s.mean / _safe(s.weight), s.weight) for name, s in sums.items()}
-        scale = 1 / _safe(means["loss"].weight)
+        means = {name: Average(mean_of(*s), s.weight) for name, s in sums.items()}
+        scale = mean_of(1, means["loss"].weight)
         grads = jax.tree.map(lambda g, a: (g * scale).astype(a.dtype), grads, floats)
         return (means["loss"].mean, (after, means)), grads
 
     return run
-
-
-def _safe(weight: jax.Array) -> jax.Array:
-    return jnp.where(weight == 0, 1, weight)
 
 
 def in_parts(batch: PyTree, mask: jax.Array | None, n: int) -> tuple[PyTree, jax.Array | None]:

@@ -563,6 +563,16 @@ class Average(NamedTuple):
     weight: jax.Array
 
 
+def mean_of(total: Any, weight: jax.Array) -> jax.Array:
+    """Return the mean of a sum over examples of this weight, 0 if no example counts.
+
+    Example:
+      >>> mean_of(jnp.array([6.0, 0.0]), jnp.array([4.0, 0.0]))
+      Array([1.5, 0. ], dtype=float32)
+    """
+    return total / jnp.where(weight == 0, 1, weight)
+
+
 def added(sums: dict[str, Average], found: dict[str, Average]) -> dict[str, Average]:
     """Add averages to sums of mean * weight and of weight, by name.
 
@@ -676,4 +686,4 @@ def _average(name: str, values: Any, rows: int, weights: Any, who: str) -> Avera
         values, counted = of(values), weights if counted is None else of(counted)
     weight = jnp.float32(rows) if counted is None else counted.sum()
     total = values.sum(dtype=_at_least_32(values))
-    return Average(total / jnp.where(weight == 0, 1, weight), weight)
+    return Average(mean_of(total, weight), weight)

@@ -24,7 +24,7 @@ from jaxnet.services.trees import PyTree, describe, floats_of
 from jaxnet.training.checkpoints import best_mode
 from jaxnet.training.evaluate import data_on_device, loss_first, measure, predict
 from jaxnet.training.loss_scale import LossScale
-from jaxnet.training.objective import Supervised
+from jaxnet.training.objective import Supervised, mean_of
 from jaxnet.training.placement import Where, check_batch, shardings_of
 from jaxnet.training.source import resident_programs
 from jaxnet.training.targets import check_metrics, check_targets, rows_are_in_order
@@ -302,8 +302,7 @@ def sweep(
             run = measure(objective, min(size, many), cut, None, carried)
             given = train_state.params, train_state.state, test, jax.random.key(0), jnp.int32(0)
             sums.append(run(*given)[0])
-        mean = lambda total, weight: total / jnp.where(weight == 0, 1, weight)  # noqa: E731
-        return train_state, [{name: mean(*pair) for name, pair in each.items()} for each in sums]
+        return train_state, [{name: mean_of(*pair) for name, pair in each.items()} for each in sums]
 
     # Runs with the same seed share their randomness, so the order of examples is drawn once per
     # seed.
