@@ -11,6 +11,7 @@ import numpy as np
 
 from jaxnet.services.checks import a_function, as_array
 from jaxnet.services.jax_versions import bind
+from jaxnet.services.jaxprs import compute
 from jaxnet.services.table import Table, Tabular, short
 from jaxnet.services.trees import flat, is_float
 
@@ -177,14 +178,7 @@ class _Tape:
         """Run the equations; arguments and results are wires or plain numbers."""
         known = dict(zip(jaxpr.invars, args, strict=True))
         known |= zip(jaxpr.constvars, map(self.number, consts), strict=True)
-
-        def read(variable):
-            return variable.val if hasattr(variable, "val") else known[variable]
-
-        for eqn in jaxpr.eqns:
-            found = [read(variable) for variable in eqn.invars]
-            known |= zip(eqn.outvars, self._equation(eqn, found), strict=True)
-        return [read(variable) for variable in jaxpr.outvars]
+        return compute(jaxpr.eqns, known, jaxpr.outvars, self._equation)
 
     def _equation(self, eqn: Any, args: list[Any]) -> list[Any]:
         if eqn.primitive.name in CALLS and "jaxpr" in eqn.params:
@@ -194,14 +188,14 @@ class _Tape:
             return args
         sources = [a for a in args if isinstance(a, _Wire)]
         if not sources and all(np.ndim(a) == 0 for a in args) and len(eqn.outvars) == 1:
-            return [self.number(_bind(eqn, args)[0])]
+            return [self.number(bind(eqn, args)[0])]
         moving = [i for i, a in enumerate(args) if isinstance(a, _Wire) and is_float(a.value)]
 
         def function(*moved):
             full = [a.value if isinstance(a, _Wire) else a for a in args]
             for i, value in zip(moving, moved, strict=True):
                 full[i] = value
-            return _bind(eqn, full)
+            return tuple(bind(eqn, full))
 
         values, vjp = jax.vjp(function, *[args[i].value for i in moving])
 
@@ -233,11 +227,6 @@ class _Tape:
         done = zip(self.steps, gradients, strict=True)
         nodes = tuple(Node(step.label, step.kind, _one(step.values), _one(g)) for step, g in done)
         return Graph(nodes, tuple(reversed(edges)))
-
-
-def _bind(eqn: Any, args: list[Any]) -> tuple[Any, ...]:
-    result = bind(eqn.primitive, args, eqn.params)
-    return tuple(result) if eqn.primitive.multiple_results else (result,)
 
 
 def _is_identity(eqn: Any) -> bool:

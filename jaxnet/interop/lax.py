@@ -12,6 +12,7 @@ import jax
 from jaxnet.core import Layer, as_layer, transformed
 from jaxnet.ops.convolution_lowering import accelerator
 from jaxnet.services.jax_versions import bind
+from jaxnet.services.jaxprs import compute
 
 # Primitives that call a jaxpr, with the name of the parameter that holds it. Their custom rules are
 # dropped.
@@ -81,26 +82,20 @@ def evaluate(closed: Any, arguments: Sequence[Any], instead: Mapping[str, Callab
       [Array(5., dtype=float32)]
     """
     jaxpr = getattr(closed, "jaxpr", closed)
-    values = dict(zip(jaxpr.constvars, getattr(closed, "consts", ()), strict=True))
-    values.update(zip(jaxpr.invars, arguments, strict=True))
+    names = [*jaxpr.constvars, *jaxpr.invars]
+    known = zip(names, [*getattr(closed, "consts", ()), *arguments], strict=True)
 
-    def read(atom: Any) -> Any:
-        return atom.val if hasattr(atom, "val") else values[atom]
+    def results(equation: Any, operands: list[Any]) -> list[Any]:
+        name, options = equation.primitive.name, equation.params
+        if name in instead:
+            return [instead[name](*operands, **options)]
+        if name == "optimization_barrier":
+            return operands
+        if name in _CALLS:
+            return evaluate(options[_CALLS[name]], operands, instead)
+        return bind(equation, operands, _with_bodies(options, instead))
 
-    for equation in jaxpr.eqns:
-        operands = [read(atom) for atom in equation.invars]
-        primitive, options = equation.primitive, equation.params
-        if primitive.name in instead:
-            results = [instead[primitive.name](*operands, **options)]
-        elif primitive.name == "optimization_barrier":
-            results = operands
-        elif primitive.name in _CALLS:
-            results = evaluate(options[_CALLS[primitive.name]], operands, instead)
-        else:
-            results = bind(primitive, operands, _with_bodies(options, instead))
-            results = results if primitive.multiple_results else [results]
-        values.update(zip(equation.outvars, results, strict=True))
-    return [read(atom) for atom in jaxpr.outvars]
+    return compute(jaxpr.eqns, dict(known), jaxpr.outvars, results)
 
 
 def _with_bodies(options: dict[str, Any], instead: Mapping[str, Callable]) -> dict[str, Any]:

@@ -77,19 +77,20 @@ def linear(function: Callable, *args: PyTree) -> PyTree:
     return jax.jvp(function, jax.tree.map(jnp.zeros_like, args), args)[1]
 
 
-def bind(primitive: Any, args: Sequence, params: dict) -> Any:
-    """Return what an equation of a jaxpr computes; JAX before 0.10 has functions as args, too.
+def bind(eqn: Any, args: Sequence, params: dict | None = None) -> list[Any]:
+    """Return the results of an equation of a jaxpr; JAX before 0.10 has functions as args, too.
 
     Args:
-      primitive: Primitive of the equation.
+      eqn: The equation.
       args: Values of its inputs.
-      params: Params of the equation.
+      params: Params instead of its own.
 
     Example:
       >>> (eqn,) = jax.make_jaxpr(jnp.sin)(0.0).eqns
-      >>> float(bind(eqn.primitive, [0.0], eqn.params))
-      0.0
+      >>> bind(eqn, [0.0])
+      [Array(0., dtype=float32, weak_type=True)]
     """
-    options = primitive.get_bind_params(params)
+    options = eqn.primitive.get_bind_params(eqn.params if params is None else params)
     functions, options = options if isinstance(options, tuple) else ([], options)
-    return primitive.bind(*functions, *args, **options)
+    found = eqn.primitive.bind(*functions, *args, **options)
+    return list(found) if eqn.primitive.multiple_results else [found]

@@ -6,7 +6,8 @@ from typing import Any
 
 import jax
 
-from jaxnet.services.trees import is_float
+from jaxnet.services.jax_versions import bind
+from jaxnet.services.trees import PyTree, is_float
 
 
 def jaxprs_among(values: Iterable[Any]) -> list[Any]:
@@ -77,6 +78,84 @@ def follow(
                     inside.append(follow(inner, values[first:], rule, nothing, of_const))
         known |= zip(eqn.outvars, rule(eqn, values, inside), strict=True)
     return of(jaxpr.outvars)
+
+
+def compute(
+    equations: Iterable[Any],
+    known: dict[Any, Any],
+    wanted: Iterable[Any],
+    rule: Callable[[Any, list[Any]], Sequence[Any]] = bind,
+) -> list[Any]:
+    """Return the values of variables of a jaxpr, computed by its equations.
+
+    Args:
+      equations: Equations of the jaxpr, in order.
+      known: Values of the variables before them; those of their results are added.
+      wanted: Variables and literals.
+      rule: Function (equation, values of its inputs) -> its results.
+
+    Example:
+      >>> jaxpr = jax.make_jaxpr(lambda a: jnp.exp(a) + 1)(0.0).jaxpr
+      >>> compute(jaxpr.eqns, {jaxpr.invars[0]: 0.0}, jaxpr.outvars)
+      [Array(2., dtype=float32, weak_type=True)]
+    """
+    of = lambda atom: atom.val if hasattr(atom, "val") else known[atom]  # noqa: E731
+    for eqn in equations:
+        known |= zip(eqn.outvars, rule(eqn, [*map(of, eqn.invars)]), strict=True)
+    return [*map(of, wanted)]
+
+
+def split(function: Callable, params: PyTree, first: PyTree, *rest: PyTree) -> tuple:
+    """Divide a function (params, first, *rest) into what `first` decides and what comes after.
+
+    The first part computes what depends on `first` and not on `rest`, such as the output of an
+    encoder. What depends on the params alone, such as a kernel in another dtype, is computed by the
+    second part, and not kept.
+
+    Args:
+      function: The function.
+      params, first, *rest: Its arguments, or others of the same shapes.
+
+    Returns:
+      early(params, first) -> kept, a list of arrays; late(kept, params, *rest) -> the result.
+
+    Example:
+      >>> early, late = split(lambda a, x, y: {"z": a * jnp.exp(x) + y}, 2.0, 0.0, 0.0)
+      >>> kept = early(2.0, 0.0)
+      >>> print(*kept, late(kept, 2.0, 1.0)["z"])
+      2.0 3.0
+    """
+    if not jax.tree.leaves(first):
+        return lambda *_: [], lambda kept, params, *rest: function(params, first, *rest)
+    program, shapes = jax.make_jaxpr(function, return_shape=True)(params, first, *rest)
+    jaxpr, variables = program.jaxpr, iter(program.jaxpr.invars)
+    names = [[next(variables) for _ in jax.tree.leaves(tree)] for tree in (params, first, rest)]
+    names[0] += jaxpr.constvars
+    stage = {name: n for n, several in enumerate(names) for name in several}  # when it is known
+    steps: list[list[Any]] = [[], [], []]
+    for eqn in jaxpr.eqns:
+        when = max([stage[name] for name in _variables(eqn.invars)], default=0)
+        stage |= dict.fromkeys(eqn.outvars, when)
+        steps[when].append(eqn)
+    read = itertools.chain(*(eqn.invars for eqn in steps[2]), jaxpr.outvars)
+    border = [name for name in dict.fromkeys(_variables(read)) if stage[name] == 1]
+
+    def early(params: PyTree, first: PyTree) -> list[jax.Array]:
+        given = jax.tree.leaves((params, program.consts, first))
+        known = dict(zip([*names[0], *names[1]], given, strict=True))
+        return compute([*steps[0], *steps[1]], known, border)
+
+    def late(kept: list[jax.Array], params: PyTree, *rest: PyTree) -> PyTree:
+        given = jax.tree.leaves((params, program.consts, rest, kept))
+        known = dict(zip([*names[0], *names[2], *border], given, strict=True))
+        found = compute([*steps[0], *steps[2]], known, jaxpr.outvars)
+        return jax.tree.unflatten(jax.tree.structure(shapes), found)
+
+    return early, late
+
+
+def _variables(atoms: Iterable[Any]) -> list[Any]:
+    return [atom for atom in atoms if not hasattr(atom, "val")]  # a literal has a value
 
 
 Marks = frozenset[int]
