@@ -15,6 +15,7 @@ from jaxnet.decoding.filters import changed, check_filters, filter_logits, lates
 from jaxnet.decoding.nets import inputs_of, model_of, row_of, with_inputs
 from jaxnet.ops.precision import wide
 from jaxnet.services import checks
+from jaxnet.services.jaxprs import split
 from jaxnet.services.keywords import instead
 from jaxnet.services.meshes import on_auto_axes
 from jaxnet.services.progress import progress_bar
@@ -105,7 +106,8 @@ def generate(
       length: Number of tokens to generate, at least 1.
       state: State of the net, if it has any, such as the statistics of batch norm.
       inputs: Inputs of the net before the tokens, with the batch axis first, such as (source,
-        lengths) of sentences to translate. They are the same at each step.
+        lengths) of sentences to translate. They are the same at each step, and what the net
+        computes from them alone, such as the output of an encoder, is computed once.
       temperature: Number that divides the logits; 0 takes the most probable token.
       top_k, top_p, min_p, repetition_penalty: Filters of the logits, see `filter_logits`. The
         penalty counts the tokens of the prompt too.
@@ -297,11 +299,12 @@ def _begin(
     setup = _Setup(nets, capacity, vocabulary, greedy, top_k, given.logits, proposals, kept)
     values = jax.tree.map(jnp.asarray, values)
     keys = None if greedy else _row_keys(who, key, batch)
-    fixed = values, extra, keys, numbers, stops, np.int32(given.length)
     # Copies, because the loop reuses the memory of its state.
     states = jax.tree.map(jnp.copy, states)
     read = _program(_read, setup, static_argnums=5)
-    run = read(values, extra, states, padded, lengths, given.repetition_penalty is not None)
+    penalized = given.repetition_penalty is not None
+    run, known = read(values, extra, states, padded, lengths, penalized)
+    fixed = values, extra, known, keys, numbers, stops, np.int32(given.length)
     advance = _program(_advance, setup, donate_argnums=() if checks.is_traced(run) else 1)
     return run, lambda run, bound: advance(fixed, run, np.int32(bound))
 
@@ -441,8 +444,13 @@ def _program(function: Callable, setup: _Setup, **options: Any) -> Callable:
     return memo_of(setup.nets[0].apply).of((function, setup, *options.items()), make)
 
 
-def _read(setup: _Setup, params, inputs, states, prompt, lengths, penalized: bool) -> _Run:
-    """Read the prompts except their last tokens, whose logits are the first ones needed."""
+def _read(setup: _Setup, params, inputs, states, prompt, lengths, penalized: bool) -> tuple:
+    """Return the run after the prompts but their last tokens, whose logits are the first needed.
+
+    The second result is what each net computes from the inputs alone, such as the output of an
+    encoder, by its number and that of the tokens that it reads at a time. It is in this program,
+    which computes it for the prompts too.
+    """
     batch = prompt.shape[0]
     rows = np.arange(batch)
     kept, chunk = [], with_inputs(inputs, prompt)
@@ -456,7 +464,12 @@ def _read(setup: _Setup, params, inputs, states, prompt, lengths, penalized: boo
         ids = jnp.where(inside, prompt, setup.vocabulary)
         seen = jnp.zeros((batch, setup.vocabulary), bool)
         seen = seen.at[rows[:, None], ids].set(True, mode="drop")
-    return _Run(
+    known, last, several = {}, len(params) - 1, setup.proposals + 1
+    for n, width in {(0, several), (last, several), (last, 1)}:
+        tokens = jnp.repeat(prompt[:, :1], width, 1)
+        early, _ = split(partial(_apply, setup, n), params[n], inputs, kept[n], tokens, lengths)
+        known[n, width] = early(params[n], inputs)
+    run = _Run(
         states=tuple(kept),
         last=prompt[rows, lengths - 1],
         written=jnp.zeros(batch, jnp.int32),
@@ -466,6 +479,12 @@ def _read(setup: _Setup, params, inputs, states, prompt, lengths, penalized: boo
         ends=jnp.full(batch, -1, jnp.int32),
         seen=seen,
     )
+    return run, known
+
+
+def _apply(setup: _Setup, n: int, params, inputs, state, tokens, steps) -> tuple:
+    """Return the logits of a net for more tokens, and its state."""
+    return setup.streams()[n].apply(params, state, (with_inputs(inputs, tokens), steps))
 
 
 class _Job(NamedTuple):
@@ -474,10 +493,17 @@ class _Job(NamedTuple):
     setup: _Setup
     params: Any
     inputs: Any
+    known: Any
     keys: Any
     numbers: Any
     stops: Any
     length: Any
+
+    def apply(self, n, state, tokens, steps):
+        """Return the logits of a net for more tokens, and its state."""
+        given = state, tokens, steps
+        _, late = split(partial(_apply, self.setup, n), self.params[n], self.inputs, *given)
+        return late(self.known[n, tokens.shape[1]], self.params[n], *given)
 
     def distribution(self, logits, tokens, written, seen):
         """Return logits (batch, vocabulary) to draw from, after `written` of the tokens."""
@@ -545,30 +571,28 @@ def _largest(logits: jax.Array) -> jax.Array:
 def _advance(setup: _Setup, fixed, run: _Run, bound) -> _Run:
     """Generate until every active row has `bound` tokens."""
     going = lambda run: (run.active & (run.written < bound)).any()  # noqa: E731
-    step = partial(_several if setup.proposals else _one, _Job(setup, *fixed), setup.streams())
+    step = partial(_several if setup.proposals else _one, _Job(setup, *fixed))
     return jax.lax.while_loop(going, step, run)
 
 
-def _one(job: _Job, streams: list[Layer], run: _Run) -> _Run:
+def _one(job: _Job, run: _Run) -> _Run:
     """Add one token per row by the net alone."""
     steps = run.active.astype(jnp.int32)
-    chunk = with_inputs(job.inputs, run.last[:, None])
-    logits, state = streams[0].apply(job.params[0], run.states[0], (chunk, steps))
+    logits, state = job.apply(0, run.states[0], run.last[:, None], steps)
     logits = wide(logits[:, 0])
     filtered = job.distribution(logits, run.tokens, run.written, run.seen)
     token = jnp.where(_is_sound(filtered), job.choose(filtered, run.written), -1)
     return job.commit(run._replace(states=(state,)), token, logits, run.active)
 
 
-def _several(job: _Job, streams: list[Layer], run: _Run) -> _Run:
+def _several(job: _Job, run: _Run) -> _Run:
     """Add the draft's tokens that the net accepts, and one token by the net."""
     rows, n = np.arange(run.last.shape[0]), job.setup.proposals
     steps = run.active.astype(jnp.int32)
 
     def propose(loop, t):
         state, token, tokens, seen = loop
-        chunk = with_inputs(job.inputs, token[:, None])
-        logits, state = streams[1].apply(job.params[1], state, (chunk, steps))
+        logits, state = job.apply(1, state, token[:, None], steps)
         filtered = job.distribution(wide(logits[:, 0]), tokens, run.written + t, seen)
         token = job.choose(filtered, run.written + t)
         after = _set(tokens, run.written + t, token), _mark(seen, token)
@@ -581,8 +605,7 @@ def _several(job: _Job, streams: list[Layer], run: _Run) -> _Run:
         assert run.seen is not None
         seen = jnp.concatenate([run.seen[None], seen])
     tokens = jnp.concatenate([run.last[:, None], proposed], 1)  # (batch, n + 1)
-    chunk = with_inputs(job.inputs, tokens)
-    logits = wide(streams[0].apply(job.params[0], run.states[0], (chunk, steps * (n + 1)))[0])
+    logits = wide(job.apply(0, run.states[0], tokens, steps * (n + 1))[0])
     written = run.written[:, None] + np.arange(n + 1, dtype=np.int32)
     filtered = jax.vmap(job.distribution, (1, None, 1, 0), 1)(logits, loop[2], written, seen)
     sound = _is_sound(filtered)  # (batch, n + 1)
@@ -598,9 +621,9 @@ def _several(job: _Job, streams: list[Layer], run: _Run) -> _Run:
     rest = jnp.where(rest.sum(-1, keepdims=True) > 0, rest, p)
     own = job.choose(jnp.log(rest), run.written + accepted, 2)
     own = jnp.where(sound[rows, accepted], own, -1)
-    models = zip(streams, job.params, run.states, strict=True)
-    read = chunk, steps * (accepted + 1)
-    run = run._replace(states=tuple(net.apply(*values, read)[1] for net, *values in models))
+    read = tokens, steps * (accepted + 1)
+    states = tuple(job.apply(i, state, *read)[1] for i, state in enumerate(run.states))
+    run = run._replace(states=states)
     for t in range(n + 1):
         token = own if t == n else jnp.where(t < accepted, proposed[:, t], own)
         run = job.commit(run, token, logits[:, t], run.active & (t <= accepted))

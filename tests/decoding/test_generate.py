@@ -482,8 +482,35 @@ def test_inputs_before_the_tokens_are_the_same_at_each_step(x64, draft):
         row = jn.compose(lambda m, x, i=i: m.inline(net, (extra[i : i + 1], x)))
         found = one_by_one(row, params, {}, prompt, 6, lambda t, z, ids: z.argmax())
         assert made.tokens[i].tolist() == found[0]
+    np.testing.assert_array_equal(np.stack([*iterate(net, params, PROMPTS, **options)], 1), made[0])
     other = generate(net, params, PROMPTS, **options | {"inputs": (extra[::-1],)})
     assert (made.tokens != other.tokens).any()
+
+
+@pytest.mark.parametrize("draft", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_an_encoder_runs_once_per_text(plain, draft):
+    runs = []
+
+    def encoder(x):
+        def read(x):
+            runs.append(x)
+            return x
+
+        return jax.pure_callback(read, jax.ShapeDtypeStruct(x.shape, x.dtype), x)
+
+    def forward(m, given):
+        return m.inline(plain[0], given[1]) + m.whole(encoder, given[0])[:, None]
+
+    options = {"inputs": (np.eye(3, 13),), "temperature": 0}
+    if draft:
+        options["draft"] = jn.compose(forward), plain[1]
+    counts = []
+    for length in (1, 40):
+        found = list(iterate(jn.compose(forward), plain[1], PROMPTS, length=length, **options))
+        assert len(found) == length
+        counts.append(len(runs))
+        runs.clear()
+    assert counts[0] == counts[1] <= (6 if draft else 2)
 
 
 @pytest.mark.parametrize(("inputs", "error", "words"), [
