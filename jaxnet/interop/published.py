@@ -43,9 +43,11 @@ def load(
       dtype: Dtype of the params, such as jnp.bfloat16; None is float32. It is also the dtype of
         experts that are stored in MXFP4, as those of gpt-oss are.
       put: Function of (path, array) that places an array, as in `by_names`.
-      integers: Whether kernels and tables that a .gguf file holds as Q4_0, Q4_1 or Q8_0 stay
-        integers of 4 or 8 bits. They take the file's bytes: each 32 have a scale in float16, with
-        Q4_1 also their lowest value. The net is then like `jn.quantized`, and
+      integers: Whether kernels and tables that a .gguf file holds as integers stay so, each 32 or
+        16 with a scale in float16 and perhaps their lowest value. Q4_0, Q4_1 and Q8_0 take the
+        file's bytes. The scales of Q2_K to Q6_K and IQ4_XS are products in the file, and rounded:
+        relative errors are up to 2**-11. Q3_K and Q4_K take 5 bits, Q2_K 6, and the others with 5
+        or 6 bits, IQ4_NL and IQ4_XS 8.5 or 9. The net is then like `jn.quantized`, and
         `jn.merge(net, params)` makes them floats.
 
     Returns:

@@ -4,8 +4,9 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from copy import copy
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -30,10 +31,6 @@ SCALING = {
     "rope.scaling.original_context_length": "original_max_position_embeddings",
     "rope.scaling.attn_factor": "attention_factor",
 }  # fmt: skip
-# Of weights that are integers: their bits, and the names of the floats of a group.
-BITS = {"Q8_0": 8, "Q4_0": 4, "Q4_1": 4}
-FLOATS = {"Q8_0": ("scale",), "Q4_0": ("scale",), "Q4_1": ("scale", "lowest")}
-GROUP = 32
 IGNORED = {"vocab_size", "rope.dimension_count", "attention.value_length"}
 NAMES = {
     "token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head",
@@ -50,6 +47,48 @@ GEMMA_NAMES = NAMES | {
 PHI3_NAMES = NAMES | {"attn_qkv": "self_attn.qkv_proj", "ffn_up": "mlp.gate_up_proj"}
 FACTORS = "short_factor", "long_factor"  # of LongRoPE, which are weights in a file
 LARGEST = 46, 62  # layers of Gemma 2 and 3 of 27B, whose queries have another scale
+
+
+class Kind(NamedTuple):
+    """How weights are stored: as integers times the scale of their group, plus its lowest value.
+
+    Fields:
+      bits: Bits of an integer in params.
+      group: Number of neighboring inputs that share a scale.
+      planes: Parts of the bits of the integers, the lowest first, as (first byte of a block, byte
+        after the last, bits, stride). A byte has bits of several integers, a stride apart.
+      zero: Integer that stands for 0.
+      lowest: Bytes of a block that its lowest values are multiples of; empty without these.
+      table: Whether the integers are places in the table of IQ4_NL.
+    """
+
+    bits: int
+    group: int
+    planes: tuple[tuple[int, int, int, int], ...]
+    zero: int = 0
+    lowest: slice = slice(0)
+    table: bool = False
+
+    floats = property(lambda self: ("scale", "lowest") if self.lowest.stop else ("scale",))
+    # What stands for a lowest value in params.
+    least = property(lambda self: -8 if self.lowest.stop and self.bits == 4 else 0)
+
+
+KINDS = {
+    "Q8_0": Kind(8, 32, ((2, 34, 8, 32),)),
+    "Q6_K": Kind(8, 16, ((0, 128, 4, 64), (128, 192, 2, 32)), zero=32),
+    "Q5_0": Kind(8, 32, ((6, 22, 4, 16), (2, 6, 1, 1)), zero=16),
+    "Q5_1": Kind(8, 32, ((8, 24, 4, 16), (4, 8, 1, 1)), lowest=slice(2, 4)),
+    "Q5_K": Kind(8, 32, ((48, 176, 4, 32), (16, 48, 1, 32)), lowest=slice(2, 4)),
+    "Q4_0": Kind(4, 32, ((2, 18, 4, 16),), zero=8),
+    "Q4_1": Kind(4, 32, ((4, 20, 4, 16),), lowest=slice(2, 4)),
+    "Q4_K": Kind(4, 32, ((16, 144, 4, 32),), lowest=slice(2, 4)),
+    "Q3_K": Kind(4, 16, ((32, 96, 2, 32), (0, 32, 1, 32)), zero=4),
+    "Q2_K": Kind(4, 16, ((16, 80, 2, 32),), lowest=slice(82, 84)),
+    "IQ4_NL": Kind(8, 32, ((2, 18, 4, 16),), table=True),
+    "IQ4_XS": Kind(8, 32, ((8, 136, 4, 16),), table=True),
+}
+ROWS = 1024  # that are floats at the same time
 
 
 def read_gguf(path: Path) -> tuple[dict[str, Any], Mapping[str, Any]]:
@@ -125,12 +164,12 @@ def _read(
 class Tensors(OneByOne):
     """Weights of a file by their names in transformers, each made floats when it is read.
 
-    Those that are integers have parts too: "name.numbers", "name.scale" of each 32 inputs and, if
-    it has one, "name.lowest". The weights (outputs, inputs) are numbers * scale, or
-    (numbers + 8) * scale + lowest.
+    Those that are integers have parts too: "name.numbers", "name.scale" of each group and, if it
+    has one, "name.lowest". The weights (outputs, inputs) are (numbers - kind.least) * scale +
+    lowest.
 
     Fields:
-      kinds: Bits of the weights that can be read as integers, by name.
+      kinds: How the weights are stored that can be read as integers, by name.
       factors: Factors of LongRoPE, by their names in a configuration.
     """
 
@@ -153,12 +192,8 @@ class Tensors(OneByOne):
         if len(self._found) < len(tensors):
             raise ValueError("load: two weights of the file have one name")
         self._names = list(self._found)
-        kinds = ((name, BITS.get(tensor.tensor_type.name)) for name, tensor in self._found.items())
-        self.kinds = {name: bits for name, bits in kinds if bits}
-
-    def floats_of(self, name: str) -> tuple[str, ...]:
-        """Return the names of the parts of integers that are floats."""
-        return FLOATS[self._found[name].tensor_type.name]
+        kinds = ((name, KINDS.get(tensor.tensor_type.name)) for name, tensor in self._found.items())
+        self.kinds = {name: kind for name, kind in kinds if kind}
 
     def chosen(self, names: Iterable[str]) -> "Tensors":
         """Return the same weights, of which only these have to be used."""
@@ -193,15 +228,38 @@ class Tensors(OneByOne):
 
     def _part(self, name: str, part: str) -> np.ndarray:
         """Return a part of integers."""
-        tensor, bits, floats = self._found[name], self.kinds[name], self.floats_of(name)
-        rows, size = len(tensor.data), GROUP * tensor.data.shape[-1] // int(tensor.shape[0])
-        stored, array = np.split(tensor.data.reshape(rows, -1, size), [2 * len(floats)], -1)
-        if part in floats:
-            array = stored.copy().view(np.float16)[..., floats.index(part)]
-            return self._turned(tensor, array)
-        if bits == 4:  # the first half in the low bits, and 8 more than the integers
-            array = np.concatenate([array & 15, array >> 4], -1) - np.uint8(8)
-        return self._turned(tensor, array.view(np.int8).reshape(rows, -1))
+        tensor, kind = self._found[name], self.kinds[name]
+        size = self._quants.GGML_QUANT_SIZES[tensor.tensor_type][1]
+        blocks = tensor.data.reshape(len(tensor.data), -1, size)
+        of = self._integers if part == "numbers" else partial(self._floats, part)
+        parts = [of(kind, tensor, blocks[i : i + ROWS]) for i in range(0, len(blocks), ROWS)]
+        return self._turned(tensor, np.concatenate(parts))
+
+    def _integers(self, kind: Kind, tensor: Any, blocks: np.ndarray) -> np.ndarray:
+        found: Any = np.uint8(0)
+        done = 0
+        for first, last, bits, stride in kind.planes:
+            cut = blocks[..., first:last].reshape(*blocks.shape[:2], -1, 1, stride)
+            each = cut >> np.arange(0, 8, bits, dtype=np.uint8)[:, None] & np.uint8(2**bits - 1)
+            found = found | each.reshape(len(blocks), -1) << done
+            done += bits
+        if kind.table:
+            return np.int8(self._quants.IQ4_NL.kvalues)[found]
+        return (found + np.uint8(256 - kind.zero + kind.least & 255)).view(np.int8)
+
+    def _floats(self, part: str, kind: Kind, tensor: Any, blocks: np.ndarray) -> np.ndarray:
+        """Return the scale of each group, or its lowest value, in float16."""
+        lowest = part == "lowest"
+        if blocks.shape[1] * kind.group == tensor.shape[0]:  # a block is a group: they come first
+            return blocks[..., 2 * lowest : 2 * lowest + 2].copy().view(np.float16)[..., 0]
+        # In the file they are products. They are what becomes of one integer in each place.
+        blocks, top = blocks.copy(), kind.lowest.stop and not lowest
+        for first, last, *_ in kind.planes:
+            blocks[..., first:last] = 255 if top else 0
+        blocks[..., kind.lowest] *= lowest
+        found = self._quants.dequantize(blocks.reshape(len(blocks), -1), tensor.tensor_type)
+        known = 2 ** sum(bits for *_, bits, _ in kind.planes) - 1 if top else -kind.zero or -127
+        return (found[:, :: kind.group] / (1 if lowest else known)).astype(np.float16)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._names)

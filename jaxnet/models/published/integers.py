@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial, reduce
 from typing import Any
@@ -14,7 +14,7 @@ import numpy as np
 import jaxnet as jn
 from jaxnet.core import made
 from jaxnet.models.published.config import Rows
-from jaxnet.models.published.gguf import GROUP, Tensors
+from jaxnet.models.published.gguf import KINDS, Tensors
 from jaxnet.services.nodes import Stored
 from jaxnet.services.trees import flat
 
@@ -24,74 +24,81 @@ def with_integers(
 ) -> tuple[jn.Layer, Rows, Tensors]:
     """Return a net with integers, and its rows and weights, for `by_names`.
 
-    Kernels and tables of Q8_0, Q4_0 and Q4_1 stay as they are in the file: integers, and a scale in
-    float16 for each 32 of them, with Q4_1 also their lowest value. The others become floats, as do
-    those whose 32 span two heads of attention.
+    Kernels and tables of `KINDS` stay integers, with a scale in float16 for each group and, if the
+    file has them, also its lowest value. The others become floats, as do those with groups that
+    span two heads of attention.
 
     Raises:
       ValueError: If no weights are integers.
     """
-    missing = ValueError("load: integers=True needs a .gguf file with Q4_0, Q4_1 or Q8_0")
+    missing = ValueError(
+        f"load: integers=True needs a .gguf file with one of {', '.join(sorted(KINDS))}"
+    )
     if not isinstance(weights, Tensors):
         raise missing
     kinds = weights.kinds
     specs = jax.eval_shape(net.init, jax.random.key(0), x)
     shapes = {path: leaf.shape for tree in specs for path, leaf in flat(tree)}
     table = {path: row for path in shapes if (row := _row(path, rows))}
-    small: dict[int, list[str]] = {}  # bits -> paths
-    lowest: list[str] = []  # paths of Q4_1
+    small: dict[tuple[int, int], list[str]] = {}  # (bits, group) -> paths
+    least: dict[str, int] = {}  # path -> what stands for a lowest value
     names = [name for name in weights if name not in kinds]
-    for bits in (8, 4):
-        paths = [p for p, (name, *_) in table.items() if kinds.get(name) == bits and _is_kernel(p)]
-        if not paths:
-            continue
-        found, _ = jax.eval_shape(_quantized(net, bits, paths).init, jax.random.key(0), x)
+    by_form: dict[tuple[int, int], list[str]] = {}
+    for path, (name, *_) in table.items():
+        if name in kinds and path.endswith(("/kernel", "/embedding")):
+            by_form.setdefault(kinds[name][:2], []).append(path)
+    for (bits, group), paths in by_form.items():
+        quantized = _quantized(net, bits, group, paths)
+        found, _ = jax.eval_shape(quantized.init, jax.random.key(0), x)
         for path in paths:
             shape, scales = shapes[path], _scale(_at(found, path)).shape
-            if math.prod(scales) * GROUP != math.prod(shape):
+            if math.prod(scales) * group != math.prod(shape):
                 continue
-            small.setdefault(bits, []).append(path)
+            small.setdefault((bits, group), []).append(path)
             name, *changes = table.pop(path)
-            floats = weights.floats_of(name)
-            names += [f"{name}.{part}" for part in ("numbers", *floats)]
+            kind = kinds[name]
+            names += [f"{name}.{part}" for part in ("numbers", *kind.floats)]
             axis = next(a for a, count in enumerate(scales) if count != shape[a])
             key = min(_at(found, path))
             pack = [_packed] if key == "int4" else []
             table[f"{path}/{key}"] = (f"{name}.numbers", *changes, *pack)
-            lowest += [path] * ("lowest" in floats)
-            for part in floats:
+            least |= {path: kind.least} if "lowest" in kind.floats else {}
+            take = partial(_spread, group), *changes, partial(_every, axis, group)
+            for part in kind.floats:
                 entry = "scale16" if part == "scale" else part
-                table[f"{path}/{entry}"] = (f"{name}.{part}", _spread, *changes, _every(axis))
+                table[f"{path}/{entry}"] = (f"{name}.{part}", *take)
     if not small:
         raise missing
     names += {name for name, *_ in table.values() if name in kinds}
-    return _mixed(net, small, lowest), table, weights.chosen(names)
+    return _mixed(net, small, least), table, weights.chosen(names)
 
 
-def _mixed(net: jn.Layer, small: Mapping[int, list[str]], lowest: list[str]) -> jn.Layer:
+def _mixed(
+    net: jn.Layer, small: Mapping[tuple[int, int], list[str]], least: Mapping[str, int]
+) -> jn.Layer:
     """Return a quantized net whose kernels have different bits, computed in float32."""
-    made_by = {bits: _quantized(net, bits, paths) for bits, paths in small.items()}
+    made_by = {form: _quantized(net, *form, paths) for form, paths in small.items()}
     one = next(iter(made_by.values()))
 
     def init(run, key, x):
         params, state = run.init(key, x)
         new = {}
-        for bits, layer in made_by.items():
+        for form, layer in made_by.items():
             whole = jn.quantize(layer, params, x)
-            for path in small[bits]:
+            for path in small[form]:
                 entry = _at(whole, path)
                 key = min(entry)
                 new[path] = {key: entry[key], "scale16": _scale(entry).astype(jnp.float16)}
-        for path in lowest:
-            new[path]["lowest"] = -8 * new[path]["scale16"]
+        for path, number in least.items():
+            new[path]["lowest"] = number * new[path]["scale16"]
         return _replaced(params, new), state
 
     def apart(params):
         """Return the params without lowest values, and values of 0 in float32."""
-        new, middle = {path: dict(_at(params, path)) for path in lowest}, {}
+        new, middle = {path: dict(_at(params, path)) for path in least}, {}
         for path, entry in new.items():
-            least, scale = (a.astype(jnp.float32) for a in (entry.pop("lowest"), entry["scale16"]))
-            middle[path] = least + 8 * scale
+            value, scale = (a.astype(jnp.float32) for a in (entry.pop("lowest"), entry["scale16"]))
+            middle[path] = value - least[path] * scale
         return _replaced(params, new), middle
 
     def apply(run, params, state, x):
@@ -165,12 +172,8 @@ def _plus(array: jax.Array, groups: jax.Array) -> jax.Array:
     return array + groups.astype(array.dtype)
 
 
-def _quantized(net: jn.Layer, bits: int, paths: list[str]) -> jn.Layer:
-    return jn.quantized(net, bits, where=f"({'|'.join(paths)})", group=GROUP)
-
-
-def _is_kernel(path: str) -> bool:
-    return path.endswith(("/kernel", "/embedding"))
+def _quantized(net: jn.Layer, bits: int, group: int, paths: list[str]) -> jn.Layer:
+    return jn.quantized(net, bits, where=f"({'|'.join(paths)})", group=group)
 
 
 def _at(tree: Any, path: str) -> Any:
@@ -200,17 +203,13 @@ def _packed(numbers: np.ndarray) -> np.ndarray:
     return low[..., ::2] | low[..., 1::2] << 4
 
 
-def _spread(scale: np.ndarray) -> np.ndarray:
-    return np.repeat(scale, GROUP, -1)
+def _spread(group: int, scale: np.ndarray) -> np.ndarray:
+    return np.repeat(scale, group, -1)
 
 
-def _every(axis: int) -> Callable[[np.ndarray], np.ndarray]:
-    """Return a function that takes one of each 32 equal scales along an axis."""
-
-    def take(scales):
-        kept = scales[(slice(None),) * axis + (slice(None, None, GROUP),)]
-        if not np.array_equal(np.repeat(kept, GROUP, axis), scales):
-            raise ValueError(f"the scales of 32 neighbors along axis {axis} differ")
-        return kept
-
-    return take
+def _every(axis: int, group: int, scales: np.ndarray) -> np.ndarray:
+    """Return one scale of each group of equal ones along an axis."""
+    kept = scales[(slice(None),) * axis + (slice(None, None, group),)]
+    if not np.array_equal(np.repeat(kept, group, axis), scales):
+        raise ValueError(f"the scales of {group} neighbors along axis {axis} differ")
+    return kept

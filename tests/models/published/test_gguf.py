@@ -31,19 +31,41 @@ PHI3 = {
 }
 
 
-def written(path, kind="llama", how="F32", **more):
+FACTORS_OF_BLOCKS = {
+    "Q4_K": (0, 2),
+    "Q5_K": (0, 2),
+    "Q6_K": (208,),
+    "Q3_K": (108,),
+    "Q2_K": (80, 82),
+}
+
+
+def blocks(shape, how):
+    """Random blocks of weights of this shape, which the package reads and cannot write."""
+    gguf = pytest.importorskip("gguf")
+    rng = np.random.default_rng(sum(shape))
+    numbers, size = gguf.GGML_QUANT_SIZES[getattr(gguf.GGMLQuantizationType, how)]
+    data = rng.integers(0, 256, (shape[0], shape[1] // numbers, size), dtype=np.uint8)
+    for at in FACTORS_OF_BLOCKS.get(how, (0, 2) if how in ("Q4_1", "Q5_1") else (0,)):
+        factors = rng.uniform(1e-5, 1e-4, data.shape[:2]).astype(np.float16)
+        data[..., at : at + 2] = factors[..., None].view(np.uint8)
+    return data.reshape(shape[0], -1)
+
+
+def written(path, kind="llama", how="F32", size=64, **more):
     """A file with a random model, and the model."""
     gguf = pytest.importorskip("gguf")
     gemma = kind.startswith("gemma")
     config = CONFIG | {"model_type": f"{kind}_text" if kind == "gemma3" else kind}
+    config |= {"hidden_size": size, "intermediate_size": size * 3 // 2}
     config |= GEMMA if gemma else PHI3 if kind == "phi3" else {}
     known = GEMMA_NAMES if gemma else PHI3_NAMES if kind == "phi3" else NAMES
     names = {ours: theirs for theirs, ours in known.items()}
     net = jn.models.decoder(**jn.models.decoder_config(config))
     params, state = net.init(jax.random.key(0), IDS)
     file = gguf.GGUFWriter(path, kind)
-    sizes = {"block_count": 2, "context_length": 64, "embedding_length": 64, "head_count": 4}
-    sizes |= {"feed_forward_length": 96, "head_count_kv": 2, "rope_freq_base": 5e3}
+    sizes = {"block_count": 2, "context_length": 64, "embedding_length": size, "head_count": 4}
+    sizes |= {"feed_forward_length": size * 3 // 2, "head_count_kv": 2, "rope_freq_base": 5e3}
     sizes |= {"key_length": 16, "sliding_window": 4} if gemma else {}
     if kind == "phi3":
         sizes |= {"rope_dimension_count": 8, "rope_scaling_orig_ctx_len": 8}
@@ -60,9 +82,15 @@ def written(path, kind="llama", how="F32", **more):
         array = array + 1 if gemma and "norm" in theirs else array
         if kind == "llama" and ("attn_q." in theirs or "attn_k." in theirs):
             heads = 4 if "attn_q." in theirs else 2
-            array = array.reshape(heads, 2, -1, 64).swapaxes(1, 2).reshape(array.shape)
-        kind_of = getattr(gguf.GGMLQuantizationType, how if array.ndim > 1 else "F32")
-        data = gguf.quants.quantize(np.float32(array), kind_of)
+            array = array.reshape(heads, 2, -1, size).swapaxes(1, 2).reshape(array.shape)
+        own = how if array.ndim > 1 else "F32"
+        if own == "Q4_K_M":  # as llama.cpp mixes
+            own = "Q6_K" if "down" in theirs or "token_embd" in theirs else "Q4_K"
+        kind_of = getattr(gguf.GGMLQuantizationType, own)
+        random = own in FACTORS_OF_BLOCKS
+        data = (
+            blocks(array.shape, own) if random else gguf.quants.quantize(np.float32(array), kind_of)
+        )
         file.add_tensor(theirs, data, raw_dtype=kind_of)
     file.write_header_to_file()
     file.write_kv_data_to_file()
