@@ -18,7 +18,7 @@ import numpy as np
 
 from jaxnet.core.contract import Around, Layer, Params, State, child_key, param_dtype
 from jaxnet.core.errors import Misfit, call, calls, check_kept, check_pair, compare, drawn, here
-from jaxnet.core.mode import Mode, Stream, Watch
+from jaxnet.core.mode import Mode, Watch
 from jaxnet.services import checks, frames
 from jaxnet.services.foreign import check_holds_no_weights
 from jaxnet.services.functions import activated, function_name, takes
@@ -71,8 +71,8 @@ class Run(NamedTuple):
             return run(self.layer, params, state, x, key, mode)
 
     def init(self, key: jax.Array, x: PyTree, **changed: Any) -> tuple[Params, State]:
-        stream = self.changed(**changed).mode.stream
-        return begin(self.layer, key, checks.abstract(x, self.layer.name), stream)
+        mode = self.changed(**changed).mode
+        return begin(self.layer, key, checks.abstract(x, self.layer.name), mode)
 
     def key(self, name: str) -> jax.Array:
         """Return a random key that no layer inside has, nor a transform of it."""
@@ -100,7 +100,7 @@ def run(
     inside = layer.inside
     if isinstance(inside, Around):
         if inside.own:
-            _compare(layer, params, state, x, mode.stream)
+            _compare(layer, params, state, x, mode)
         watches = tuple(each for each in mode.watches if each.transforms or inside.clear)
         outside = 0 if key is None else frames.loops_around()
         inner = Run(inside.layer, key, mode._replace(watches=watches), outside)
@@ -114,52 +114,56 @@ def run(
         return _output_of(layer, m, x), m.finish()
     except Misfit as error:
         if not hasattr(error, "_jaxnet_noted"):  # raised by this layer's own m.param
-            _compare(layer, params, state, x, mode.stream)  # these errors name all misfits
+            _compare(layer, params, state, x, mode)  # these errors name all misfits
         raise
 
 
-def begin(layer: Layer, key: Any, x: PyTree, stream: Stream | None) -> tuple[Params, State]:
+def begin(layer: Layer, key: Any, x: PyTree, mode: Mode) -> tuple[Params, State]:
     """Return the entries of a layer for an input of these shapes, drawn with the key."""
-    stream = _without_values(stream)
+    mode = _for_entries(mode)
     if isinstance(inside := layer.inside, Around):
         with call(layer.name, x):
-            mode = Mode(stream=stream, loops=frames.loops_around())
+            mode = mode._replace(loops=frames.loops_around())
             return drawn(inside.init(Run(inside.layer, key, mode), key, x))
+    mode = mode._replace(dtype=None)  # a transform may need it, as `stream` does
 
     def outlined():
         plan: Plan = {}
-        look = lambda x, key: _outline(layer, x, key, plan, Mode(stream=stream))  # noqa: E731
+        look = lambda x, key: _outline(layer, x, key, plan, mode)  # noqa: E731
         with call(layer.name, x):
             jax.eval_shape(look, x, key_spec())
         return _pruned(plan)
 
     # A transform may call init inside init. Without this, nesting would cost 2^depth.
-    return _draw(memo_of(layer.init).of(_signature("plan", x, stream), outlined), key)
+    return _draw(memo_of(layer.init).of(_signature("plan", x, mode), outlined), key)
 
 
-def entries(layer: Layer, x: PyTree, stream: Stream | None) -> tuple[Params, State]:
+def entries(layer: Layer, x: PyTree, mode: Mode) -> tuple[Params, State]:
     """Return the shapes of the params and the state of a layer."""
-    shape, stream = checks.abstract(x, here()), _without_values(stream)
-    look = lambda key: begin(layer, key, shape, stream)  # noqa: E731
+    shape, mode = checks.abstract(x, here()), _for_entries(mode)
+    look = lambda key: begin(layer, key, shape, mode)  # noqa: E731
     make = lambda: jax.eval_shape(look, key_spec())  # noqa: E731
-    return memo_of(layer.init).of(_signature("entries", shape, stream), make)
+    return memo_of(layer.init).of(_signature("entries", shape, mode), make)
 
 
-def _compare(layer: Layer, params: Params, state: State, x: PyTree, stream: Any) -> None:
-    needed = entries(layer, x, stream)
+def _compare(layer: Layer, params: Params, state: State, x: PyTree, mode: Mode) -> None:
+    needed = entries(layer, x, mode)
     compare("params", needed[0], params, x)
     compare("state", needed[1], state, x)
 
 
-def _without_values(stream: Stream | None) -> Stream | None:
-    """Return the stream with other numbers of steps: entries depend on shapes alone."""
-    if stream is None or stream.steps is None:
-        return stream
-    return stream._replace(steps=np.zeros(stream.steps.shape, stream.steps.dtype))
+def _for_entries(mode: Mode) -> Mode:
+    """Return what entries depend on, with other numbers of steps, of which only shapes count."""
+    stream = mode.stream
+    if stream is not None and stream.steps is not None:
+        stream = stream._replace(steps=np.zeros(stream.steps.shape, stream.steps.dtype))
+    return Mode(dtype=mode.dtype, stream=stream)
 
 
-def _signature(what: str, x: PyTree, stream: Stream | None) -> Any:
-    return what, signature(x), stream and stream._replace(steps=stream.steps is None)
+def _signature(what: str, x: PyTree, mode: Mode) -> Any:
+    stream = mode.stream
+    stream = stream and stream._replace(steps=stream.steps is None)
+    return what, signature(x), stream, mode.dtype
 
 
 def made(name: str, kind: str, inside: Any) -> Layer:
@@ -168,7 +172,7 @@ def made(name: str, kind: str, inside: Any) -> Layer:
     def init(key, x):
         x = checks.abstract(x, name)
         checks.check_key(key, name)
-        return begin(layer, key, x, None)
+        return begin(layer, key, x, Mode())
 
     # x is required; see check_call
     def apply(params, state, x=..., *, key=None, train=False, **unknown):
@@ -502,9 +506,10 @@ def _outline(layer: Layer, x: PyTree, key: Any, plan: Plan, mode: Mode) -> PyTre
     shape = checks.abstract(x, here())
     if not isinstance(layer.inside, Around):
         return _output_of(layer, Outline(x, key, plan, mode), x)
-    stream = _without_values(mode.stream)
-    fresh = begin(layer, key, shape, stream)
-    _, first = plan.setdefault("", (lambda key: begin(layer, key, shape, stream), shapes_of(fresh)))
+    reduced = _for_entries(mode)
+    fresh = begin(layer, key, shape, reduced)
+    again = lambda key: begin(layer, key, shape, reduced)  # noqa: E731
+    _, first = plan.setdefault("", (again, shapes_of(fresh)))
     for kind, needed, tree in zip(("params", "state"), first, fresh, strict=True):
         compare(kind, needed, tree, shape)
     return run(layer, *fresh, x, key, mode)[0]
