@@ -71,8 +71,8 @@ class Run(NamedTuple):
             return run(self.layer, params, state, x, key, mode)
 
     def init(self, key: jax.Array, x: PyTree, **changed: Any) -> tuple[Params, State]:
-        mode = self.changed(**changed).mode
-        return begin(self.layer, key, checks.abstract(x, self.layer.name), mode)
+        x = checks.abstract(x, self.layer.name)
+        return begin(self.layer, key, x, self.changed(**changed).mode)
 
     def key(self, name: str) -> jax.Array:
         """Return a random key that no layer inside has, nor a transform of it."""
@@ -125,11 +125,11 @@ def begin(layer: Layer, key: Any, x: PyTree, mode: Mode) -> tuple[Params, State]
         with call(layer.name, x):
             mode = mode._replace(loops=frames.loops_around())
             return drawn(inside.init(Run(inside.layer, key, mode), key, x))
-    mode = mode._replace(dtype=None)  # a transform may need it, as `stream` does
 
     def outlined():
         plan: Plan = {}
-        look = lambda x, key: _outline(layer, x, key, plan, mode)  # noqa: E731
+        # Only a transform may need the dtype, as `stream` does.
+        look = lambda x, key: _outline(layer, x, key, plan, Mode(stream=mode.stream))  # noqa: E731
         with call(layer.name, x):
             jax.eval_shape(look, x, key_spec())
         return _pruned(plan)
@@ -141,8 +141,7 @@ def begin(layer: Layer, key: Any, x: PyTree, mode: Mode) -> tuple[Params, State]
 def entries(layer: Layer, x: PyTree, mode: Mode) -> tuple[Params, State]:
     """Return the shapes of the params and the state of a layer."""
     shape, mode = checks.abstract(x, here()), _for_entries(mode)
-    look = lambda key: begin(layer, key, shape, mode)  # noqa: E731
-    make = lambda: jax.eval_shape(look, key_spec())  # noqa: E731
+    make = lambda: jax.eval_shape(lambda key: begin(layer, key, shape, mode), key_spec())  # noqa: E731
     return memo_of(layer.init).of(_signature("entries", shape, mode), make)
 
 
@@ -161,8 +160,7 @@ def _for_entries(mode: Mode) -> Mode:
 
 
 def _signature(what: str, x: PyTree, mode: Mode) -> Any:
-    stream = mode.stream
-    stream = stream and stream._replace(steps=stream.steps is None)
+    stream = mode.stream and mode.stream._replace(steps=mode.stream.steps is None)
     return what, signature(x), stream, mode.dtype
 
 
@@ -507,9 +505,9 @@ def _outline(layer: Layer, x: PyTree, key: Any, plan: Plan, mode: Mode) -> PyTre
     if not isinstance(layer.inside, Around):
         return _output_of(layer, Outline(x, key, plan, mode), x)
     reduced = _for_entries(mode)
-    fresh = begin(layer, key, shape, reduced)
-    again = lambda key: begin(layer, key, shape, reduced)  # noqa: E731
-    _, first = plan.setdefault("", (again, shapes_of(fresh)))
+    draw = lambda key: begin(layer, key, shape, reduced)  # noqa: E731
+    fresh = draw(key)
+    _, first = plan.setdefault("", (draw, shapes_of(fresh)))
     for kind, needed, tree in zip(("params", "state"), first, fresh, strict=True):
         compare(kind, needed, tree, shape)
     return run(layer, *fresh, x, key, mode)[0]

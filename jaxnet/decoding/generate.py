@@ -302,8 +302,7 @@ def _begin(
     # Copies, because the loop reuses the memory of its state.
     states = jax.tree.map(jnp.copy, states)
     read = _program(_read, setup, static_argnums=5)
-    penalized = given.repetition_penalty is not None
-    run, known = read(values, extra, states, padded, lengths, penalized)
+    run, known = read(values, extra, states, padded, lengths, given.repetition_penalty is not None)
     fixed = values, extra, known, keys, numbers, stops, np.int32(given.length)
     advance = _program(_advance, setup, donate_argnums=() if checks.is_traced(run) else 1)
     return run, lambda run, bound: advance(fixed, run, np.int32(bound))
@@ -622,8 +621,7 @@ def _several(job: _Job, run: _Run) -> _Run:
     own = job.choose(jnp.log(rest), run.written + accepted, 2)
     own = jnp.where(sound[rows, accepted], own, -1)
     read = tokens, steps * (accepted + 1)
-    states = tuple(job.apply(i, state, *read)[1] for i, state in enumerate(run.states))
-    run = run._replace(states=states)
+    run = run._replace(states=tuple(job.apply(i, s, *read)[1] for i, s in enumerate(run.states)))
     for t in range(n + 1):
         token = own if t == n else jnp.where(t < accepted, proposed[:, t], own)
         run = job.commit(run, token, logits[:, t], run.active & (t <= accepted))

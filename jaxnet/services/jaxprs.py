@@ -81,10 +81,7 @@ def follow(
 
 
 def compute(
-    equations: Iterable[Any],
-    known: dict[Any, Any],
-    wanted: Iterable[Any],
-    rule: Callable[[Any, list[Any]], Sequence[Any]] = bind,
+    equations: Iterable[Any], known: dict, wanted: Iterable[Any], rule: Callable = bind
 ) -> list[Any]:
     """Return the values of variables of a jaxpr, computed by its equations.
 
