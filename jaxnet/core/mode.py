@@ -54,6 +54,7 @@ class Mode(NamedTuple):
     Fields:
       train: Whether in training.
       dtype: Dtype of the computation below `jn.cast`; None leaves it to the params and the input.
+      kept: Dtype of what a stream below keeps, known in `init` too; None is as for `dtype`.
       stream: How a sequence arrives; None is as a whole.
       watches: Views of the calls inside, innermost first.
       loops: Number of loops of JAX that were running where the key was given.
@@ -61,6 +62,7 @@ class Mode(NamedTuple):
 
     train: bool = False
     dtype: Any = None
+    kept: Any = None
     stream: Stream | None = None
     watches: tuple[Watch, ...] = ()
     loops: int = 0

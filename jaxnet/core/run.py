@@ -128,8 +128,7 @@ def begin(layer: Layer, key: Any, x: PyTree, mode: Mode) -> tuple[Params, State]
 
     def outlined():
         plan: Plan = {}
-        # Only a transform may need the dtype, as `stream` does.
-        look = lambda x, key: _outline(layer, x, key, plan, Mode(stream=mode.stream))  # noqa: E731
+        look = lambda x, key: _outline(layer, x, key, plan, mode)  # noqa: E731
         with call(layer.name, x):
             jax.eval_shape(look, x, key_spec())
         return _pruned(plan)
@@ -156,12 +155,12 @@ def _for_entries(mode: Mode) -> Mode:
     stream = mode.stream
     if stream is not None and stream.steps is not None:
         stream = stream._replace(steps=np.zeros(stream.steps.shape, stream.steps.dtype))
-    return Mode(dtype=mode.dtype, stream=stream)
+    return Mode(kept=mode.kept, stream=stream)
 
 
 def _signature(what: str, x: PyTree, mode: Mode) -> Any:
     stream = mode.stream and mode.stream._replace(steps=mode.stream.steps is None)
-    return what, signature(x), stream, mode.dtype
+    return what, signature(x), stream, mode.kept
 
 
 def made(name: str, kind: str, inside: Any) -> Layer:

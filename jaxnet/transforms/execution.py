@@ -146,9 +146,9 @@ def cast(layer: Layer, dtype: Any) -> Layer:
 
     def below(run):
         stream = run.mode.stream
-        if stream is not None and stream.dtype is None:  # what it keeps was computed in this dtype
-            stream = stream._replace(dtype=dtype)
-        return run.changed(dtype=dtype, stream=stream)
+        # What it keeps was computed in this dtype.
+        stream = stream and stream._replace(dtype=stream.dtype or dtype)
+        return run.changed(dtype=dtype, kept=dtype, stream=stream)
 
     def init(run, key, x):
         return below(run).init(key, x)

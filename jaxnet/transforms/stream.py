@@ -74,7 +74,7 @@ def stream(
     def in_stream(run, given):
         x, steps = _ragged(given) if ragged else (given, None)
         chunk = next((leaf.shape[:2] for leaf in jax.tree.leaves(x)), ())
-        return x, Stream(length, dtype or run.mode.dtype, steps, chunk)
+        return x, Stream(length, dtype or run.mode.kept, steps, chunk)
 
     def init(run, key, given):
         x, stream = in_stream(run, given)
