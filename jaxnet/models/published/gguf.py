@@ -88,7 +88,7 @@ KINDS = {
     "IQ4_NL": Kind(8, 32, ((2, 18, 4, 16),), table=True),
     "IQ4_XS": Kind(8, 32, ((8, 136, 4, 16),), table=True),
 }
-ROWS = 1024  # that are floats at the same time
+BLOCKS = 2**14  # that are floats at the same time
 
 
 def read_gguf(path: Path) -> tuple[dict[str, Any], Mapping[str, Any]]:
@@ -229,19 +229,19 @@ class Tensors(OneByOne):
     def _part(self, name: str, part: str) -> np.ndarray:
         """Return a part of integers."""
         tensor, kind = self._found[name], self.kinds[name]
-        size = self._quants.GGML_QUANT_SIZES[tensor.tensor_type][1]
-        blocks = tensor.data.reshape(len(tensor.data), -1, size)
+        blocks = tensor.data.reshape(-1, self._quants.GGML_QUANT_SIZES[tensor.tensor_type][1])
         of = self._integers if part == "numbers" else partial(self._floats, part)
-        parts = [of(kind, tensor, blocks[i : i + ROWS]) for i in range(0, len(blocks), ROWS)]
-        return self._turned(tensor, np.concatenate(parts))
+        parts = [of(kind, tensor, blocks[i : i + BLOCKS]) for i in range(0, len(blocks), BLOCKS)]
+        columns = int(tensor.shape[0]) // (1 if part == "numbers" else kind.group)
+        return self._turned(tensor, np.concatenate(parts).reshape(len(tensor.data), columns))
 
     def _integers(self, kind: Kind, tensor: Any, blocks: np.ndarray) -> np.ndarray:
         found: Any = np.uint8(0)
         done = 0
         for first, last, bits, stride in kind.planes:
-            cut = blocks[..., first:last].reshape(*blocks.shape[:2], -1, 1, stride)
+            cut = blocks[:, first:last].reshape(-1, 1, stride)
             each = cut >> np.arange(0, 8, bits, dtype=np.uint8)[:, None] & np.uint8(2**bits - 1)
-            found = found | each.reshape(len(blocks), -1) << done
+            found = found | each.reshape(-1) << done
             done += bits
         if kind.table:
             return np.int8(self._quants.IQ4_NL.kvalues)[found]
@@ -250,16 +250,16 @@ class Tensors(OneByOne):
     def _floats(self, part: str, kind: Kind, tensor: Any, blocks: np.ndarray) -> np.ndarray:
         """Return the scale of each group, or its lowest value, in float16."""
         lowest = part == "lowest"
-        if blocks.shape[1] * kind.group == tensor.shape[0]:  # a block is a group: they come first
-            return blocks[..., 2 * lowest : 2 * lowest + 2].copy().view(np.float16)[..., 0]
+        if self._quants.GGML_QUANT_SIZES[tensor.tensor_type][0] == kind.group:  # they come first
+            return blocks[:, 2 * lowest : 2 * lowest + 2].copy().view(np.float16)[:, 0]
         # In the file they are products. They are what becomes of one integer in each place.
         blocks, top = blocks.copy(), kind.lowest.stop and not lowest
         for first, last, *_ in kind.planes:
-            blocks[..., first:last] = 255 if top else 0
-        blocks[..., kind.lowest] *= lowest
-        found = self._quants.dequantize(blocks.reshape(len(blocks), -1), tensor.tensor_type)
+            blocks[:, first:last] = 255 if top else 0
+        blocks[:, kind.lowest] *= lowest
+        found = self._quants.dequantize(blocks.reshape(1, -1), tensor.tensor_type)[0]
         known = 2 ** sum(bits for *_, bits, _ in kind.planes) - 1 if top else -kind.zero or -127
-        return (found[:, :: kind.group] / (1 if lowest else known)).astype(np.float16)
+        return (found[:: kind.group] / (1 if lowest else known)).astype(np.float16)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._names)
