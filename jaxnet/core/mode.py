@@ -54,7 +54,7 @@ class Mode(NamedTuple):
     Fields:
       train: Whether in training.
       dtype: Dtype of the computation below `jn.cast`; None leaves it to the params and the input.
-      kept: Dtype of what a stream below keeps, known in `init` too; None is as for `dtype`.
+      kept: Dtype that a stream keeps keys in below `jn.cast`; `init` knows it, unlike `dtype`.
       stream: How a sequence arrives; None is as a whole.
       watches: Views of the calls inside, innermost first.
       loops: Number of loops of JAX that were running where the key was given.

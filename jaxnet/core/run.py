@@ -207,7 +207,11 @@ class Scope:
         self._wide = False  # whether an entry has more digits than the computation
 
     train = property(lambda self: self._mode.train)
-    stream = property(lambda self: self._mode.stream)
+
+    @property
+    def stream(self) -> Any:
+        stream = self._mode.stream
+        return stream and stream._replace(dtype=stream.dtype or self._mode.kept)
 
     def __call__(self, layer: Layer | Callable[..., Any], x: PyTree) -> PyTree:
         """Return the output of a child."""

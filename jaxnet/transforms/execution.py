@@ -144,18 +144,12 @@ def cast(layer: Layer, dtype: Any) -> Layer:
         raise ValueError(f"cast: dtype must be a float, such as jnp.bfloat16, got {dtype}")
     dtype = jnp.dtype(dtype)
 
-    def below(run):
-        stream = run.mode.stream
-        # What it keeps was computed in this dtype.
-        stream = stream and stream._replace(dtype=stream.dtype or dtype)
-        return run.changed(dtype=dtype, kept=dtype, stream=stream)
-
     def init(run, key, x):
-        return below(run).init(key, x)
+        return run.init(key, x, kept=dtype)
 
     def apply(run, params, state, x):
         floats = [a.dtype for a in jax.tree.leaves(x) if jnp.issubdtype(a.dtype, jnp.floating)]
-        inside = below(run)
+        inside = run.changed(dtype=dtype, kept=dtype)
         y, after = inside(params, state, inside.mode.rounded(x))
         return Mode(dtype=jnp.result_type(*floats) if floats else jnp.float32).rounded(y), after
 

@@ -71,17 +71,17 @@ def stream(
     if dtype is not None:
         check_dtype("stream", dtype)
 
-    def in_stream(run, given):
+    def in_stream(given):
         x, steps = _ragged(given) if ragged else (given, None)
         chunk = next((leaf.shape[:2] for leaf in jax.tree.leaves(x)), ())
-        return x, Stream(length, dtype or run.mode.kept, steps, chunk)
+        return x, Stream(length, dtype, steps, chunk)
 
     def init(run, key, given):
-        x, stream = in_stream(run, given)
+        x, stream = in_stream(given)
         return run.init(key, x, stream=stream)
 
     def apply(run, params, state, given):
-        x, stream = in_stream(run, given)
+        x, stream = in_stream(given)
         return run(params, state, x, stream=stream)
 
     return transformed(net, apply, kind="stream", init=init, clear=True)

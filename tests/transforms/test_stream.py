@@ -153,8 +153,8 @@ def test_below_cast_a_stream_computes_in_the_same_dtypes(make):
         jax.eval_shape(jn.observe(layer, see, transforms=True).apply, params, state, x)
         return [each for each in seen if each[0] not in ("cast", "stream")]
 
-    inside = jn.cast(jn.stream(make(), 5), jnp.bfloat16)
-    for stream in jn.stream(net, 5), inside:
+    around = jn.cast(jn.stream(make(), 5), jnp.bfloat16)
+    for stream in jn.stream(net, 5), around:
         kept = jax.eval_shape(partial(jn.start_stream, stream, x), state)
         assert dtypes(stream, kept) == dtypes(net, state)
         assert all(a.dtype == jnp.bfloat16 for a in jax.tree.leaves(kept) if a.ndim == 4)
