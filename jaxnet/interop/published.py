@@ -46,9 +46,9 @@ def load(
       integers: Whether kernels and tables that a .gguf file holds as integers stay so, each 32 or
         16 with a scale in float16 and perhaps their lowest value. Q4_0, Q4_1 and Q8_0 take the
         file's bytes. The scales of Q2_K to Q6_K and IQ4_XS are products in the file, and rounded:
-        relative errors are up to 2**-11. Q3_K and Q4_K take 5 bits, Q2_K 6, and the others with 5
-        or 6 bits, IQ4_NL and IQ4_XS 8.5 or 9. The net is then like `jn.quantized`, and
-        `jn.merge(net, params)` makes them floats.
+        relative errors are up to 2**-11. A number takes 5 bits of Q3_K and Q4_K, 6 of Q2_K, 8.5 of
+        Q5_0, IQ4_NL and IQ4_XS, and 9 of Q5_1, Q5_K and Q6_K. The net is then like `jn.quantized`,
+        and `jn.merge(net, params)` makes them floats.
 
     Returns:
       (net, params, state). A decoder takes token ids (batch, time); an encoder such as BERT or

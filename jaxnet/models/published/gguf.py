@@ -249,17 +249,22 @@ class Tensors(OneByOne):
 
     def _floats(self, part: str, kind: Kind, tensor: Any, blocks: np.ndarray) -> np.ndarray:
         """Return the scale of each group, or its lowest value, in float16."""
-        lowest = part == "lowest"
         if self._quants.GGML_QUANT_SIZES[tensor.tensor_type][0] == kind.group:  # they come first
-            return blocks[:, 2 * lowest : 2 * lowest + 2].copy().view(np.float16)[:, 0]
-        # In the file they are products. They are what becomes of one integer in each place.
-        blocks, top = blocks.copy(), kind.lowest.stop and not lowest
+            first = 2 * kind.floats.index(part)
+            return blocks[:, first : first + 2].copy().view(np.float16)[:, 0]
+        # In the file they are products. They follow from the floats of one integer everywhere.
+        blocks, byte = blocks.copy(), 0
+        if part == "lowest":
+            known = 1  # of the integer 0 nothing else is left
+        elif kind.lowest.stop:
+            byte, known = 255, 2 ** sum(bits for *_, bits, _ in kind.planes) - 1
+            blocks[:, kind.lowest] = 0
+        else:
+            known = -127 if kind.table else -kind.zero
         for first, last, *_ in kind.planes:
-            blocks[:, first:last] = 255 if top else 0
-        blocks[:, kind.lowest] *= lowest
+            blocks[:, first:last] = byte
         found = self._quants.dequantize(blocks.reshape(1, -1), tensor.tensor_type)[0]
-        known = 2 ** sum(bits for *_, bits, _ in kind.planes) - 1 if top else -kind.zero or -127
-        return (found[:: kind.group] / (1 if lowest else known)).astype(np.float16)
+        return (found[:: kind.group] / known).astype(np.float16)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._names)

@@ -62,7 +62,8 @@ def with_integers(
             key = min(_at(found, path))
             pack = [_packed] if key == "int4" else []
             table[f"{path}/{key}"] = (f"{name}.numbers", *changes, *pack)
-            least |= {path: kind.least} if "lowest" in kind.floats else {}
+            if "lowest" in kind.floats:
+                least[path] = kind.least
             take = partial(_spread, group), *changes, partial(_every, axis, group)
             for part in kind.floats:
                 entry = "scale16" if part == "scale" else part

@@ -31,22 +31,18 @@ PHI3 = {
 }
 
 
-FACTORS_OF_BLOCKS = {
-    "Q4_K": (0, 2),
-    "Q5_K": (0, 2),
-    "Q6_K": (208,),
-    "Q3_K": (108,),
-    "Q2_K": (80, 82),
-}
+# First bytes of the factors of a block; (0,) for the others.
+FACTORS_OF_BLOCKS = dict.fromkeys(("Q4_1", "Q5_1", "Q4_K", "Q5_K"), (0, 2))
+FACTORS_OF_BLOCKS |= {"Q6_K": (208,), "Q3_K": (108,), "Q2_K": (80, 82)}
 
 
 def blocks(shape, how):
-    """Random blocks of weights of this shape, which the package reads and cannot write."""
+    """Random blocks of weights of this shape, as the package reads them; some it cannot write."""
     gguf = pytest.importorskip("gguf")
     rng = np.random.default_rng(sum(shape))
     numbers, size = gguf.GGML_QUANT_SIZES[getattr(gguf.GGMLQuantizationType, how)]
     data = rng.integers(0, 256, (shape[0], shape[1] // numbers, size), dtype=np.uint8)
-    for at in FACTORS_OF_BLOCKS.get(how, (0, 2) if how in ("Q4_1", "Q5_1") else (0,)):
+    for at in FACTORS_OF_BLOCKS.get(how, (0,)):
         factors = rng.uniform(1e-5, 1e-4, data.shape[:2]).astype(np.float16)
         data[..., at : at + 2] = factors[..., None].view(np.uint8)
     return data.reshape(shape[0], -1)
@@ -87,10 +83,10 @@ def written(path, kind="llama", how="F32", size=64, **more):
         if own == "Q4_K_M":  # as llama.cpp mixes
             own = "Q6_K" if "down" in theirs or "token_embd" in theirs else "Q4_K"
         kind_of = getattr(gguf.GGMLQuantizationType, own)
-        random = own in FACTORS_OF_BLOCKS
-        data = (
-            blocks(array.shape, own) if random else gguf.quants.quantize(np.float32(array), kind_of)
-        )
+        if own.endswith("_K"):
+            data = blocks(array.shape, own)
+        else:
+            data = gguf.quants.quantize(np.float32(array), kind_of)
         file.add_tensor(theirs, data, raw_dtype=kind_of)
     file.write_header_to_file()
     file.write_kv_data_to_file()
