@@ -48,8 +48,8 @@ def with_integers(
         if name in kinds and path.endswith(("/kernel", "/embedding")):
             by_form.setdefault(kinds[name][:2], []).append(path)
     for (bits, group), paths in by_form.items():
-        quantized = _quantized(net, bits, group, paths)
-        found, _ = jax.eval_shape(quantized.init, jax.random.key(0), x)
+        pack = partial(_quantized(net, bits, group, paths).inside.options, net, x=x)
+        found = jax.eval_shape(pack, specs[0])  # nothing is drawn again
         for path in paths:
             shape, scales = shapes[path], _scale(_at(found, path)).shape
             if math.prod(scales) * group != math.prod(shape):
@@ -60,8 +60,8 @@ def with_integers(
             names += [f"{name}.{part}" for part in ("numbers", *kind.floats)]
             axis = next(a for a, count in enumerate(scales) if count != shape[a])
             key = min(_at(found, path))
-            pack = [_packed] if key == "int4" else []
-            table[f"{path}/{key}"] = (f"{name}.numbers", *changes, *pack)
+            halves = [_packed] if key == "int4" else []
+            table[f"{path}/{key}"] = (f"{name}.numbers", *changes, *halves)
             if "lowest" in kind.floats:
                 least[path] = kind.least
             take = partial(_spread, group), *changes, partial(_every, axis, group)
@@ -85,7 +85,7 @@ def _mixed(
         params, state = run.init(key, x)
         new = {}
         for form, layer in made_by.items():
-            whole = jn.quantize(layer, params, x)
+            whole = layer.inside.options(run.layer, params, x)
             for path in small[form]:
                 entry = _at(whole, path)
                 key = min(entry)
