@@ -2,21 +2,16 @@
 
 import math
 from collections.abc import Callable, Sequence
-from functools import partial, reduce
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 
 from jaxnet.core import Layer, compose
 from jaxnet.layers.resize import resized
-from jaxnet.ops.convolution_lowering import Form
-from jaxnet.ops.native.call import native_call
-from jaxnet.ops.native.pool import kernels
+from jaxnet.ops.pooling import window_maxima, window_sums
 from jaxnet.ops.precision import output_dtype, wide
-from jaxnet.ops.window import Padding, check_window, pad_pairs, padded, spatial_axes
+from jaxnet.ops.window import Padding, check_window, pad_pairs, spatial_axes
 from jaxnet.services.checks import at_least, check_options, check_rank, within
 from jaxnet.services.keywords import explain_keywords
 
@@ -58,13 +53,7 @@ def max_pool(
     Reference: Ranzato et al. 2007, "Unsupervised learning of invariant feature hierarchies".
     """
 
-    def pool(x, size, steps, apart, pairs):
-        if steps == size and max(apart) == 1 and jnp.issubdtype(x.dtype, jnp.floating):
-            return _largest(padded(wide(x), pairs, fill=-jnp.inf), size).astype(x.dtype)
-        form = Form(steps, pairs, apart, (1,) * len(size), 1, x.shape[1:-1], size)
-        return _highest(x, form) if jnp.issubdtype(x.dtype, jnp.floating) else _maxima(form, x)
-
-    return _by_window(pool, name, "max_pool", window, strides, padding, dilation)
+    return _by_window(window_maxima, name, "max_pool", window, strides, padding, dilation)
 
 
 @explain_keywords
@@ -103,8 +92,8 @@ def avg_pool(
 
     check_options(name, count_include_pad=count_include_pad)
 
-    def pool(x, size, steps, apart, pairs):
-        total = _slide(wide(x), size, steps, apart, pairs, jnp.add, 0)
+    def pool(x, size, steps, pairs, apart):
+        total = window_sums(wide(x), size, steps, pairs, apart)
         if count_include_pad:
             return (total / math.prod(size)).astype(output_dtype(x))
         for i, n in enumerate(x.shape[1:-1]):
@@ -160,10 +149,10 @@ def lp_pool(
     """
     within(name, "p", p, "[1, inf)")
 
-    def pool(x, size, steps, apart, pairs):
+    def pool(x, size, steps, pairs, apart):
         y = wide(x)
         powers = jnp.real(y * y.conj()) if p == 2 else jnp.abs(y) ** p
-        total = _slide(powers, size, steps, apart, pairs, jnp.add, 0)
+        total = window_sums(powers, size, steps, pairs, apart)
         return _root(total, p).astype(output_dtype(x))
 
     return _by_window(pool, name, "lp_pool", window, strides, padding, dilation)
@@ -303,7 +292,7 @@ def _positions(name: str, x: Any) -> int:
 def _by_window(
     pool: Callable, name: str, kind: str, window: Any, strides: Any, padding: Any, dilation: Any
 ) -> Layer:
-    """Return the layer of `pool(x, window, strides, dilation, padding)`, given for each axis."""
+    """Return the layer of `pool(x, window, strides, padding, dilation)`, given for each axis."""
     strides = window if strides is None else strides
     sizes = check_window(name, padding, window=window, strides=strides, dilation=dilation)
 
@@ -320,118 +309,9 @@ def _by_window(
                     f"smaller than the window, got an input of {space} with padding {pairs}"
                     + (f" and dilation {apart}" if max(apart) > 1 else "")
                 )
-        return pool(x, size, steps, apart, pairs)
+        return pool(x, size, steps, pairs, apart)
 
     return _pooling(whole, name, kind)
-
-
-def _slide(x, window, strides, apart, pairs, combine, fill):
-    """Combine the entries of each window along one axis after another, in row-major order."""
-    x = padded(x, pairs, fill=fill)
-    # Start with the last axis, so that the order is row-major.
-    for axis in reversed(range(len(window))):
-        k, s, d = window[axis], strides[axis], apart[axis]
-        n = (x.shape[axis + 1] - (k - 1) * d - 1) // s + 1
-        phases = _phases(x, axis + 1, n + (k - 1) * d // s, s)
-        firsts = (divmod(i * d, s) for i in range(k))
-        taps = [lax.slice_in_dim(phases[p], at, at + n, axis=axis + 1) for at, p in firsts]
-        # Combine neighbors first, which keeps the order and loses few digits in sums.
-        while len(taps) > 1:
-            pairs = [taps[i : i + 2] for i in range(0, k, 2)]
-            taps = [combine(*pair) if len(pair) == 2 else pair[0] for pair in pairs]
-            k = len(taps)
-        x = taps[0]
-    return x
-
-
-def _maxima(form, x):
-    sizes = form.window, form.strides, form.dilation, form.padding
-    return _slide(x, *sizes, combine=_first_max, fill=_lowest(x.dtype))
-
-
-@partial(jax.custom_jvp, nondiff_argnums=(1,))
-def _highest(x, form):
-    return native_call(partial(_maxima, form), kernels(form)[0], x)
-
-
-@_highest.defjvp
-def _highest_tangent(form, primals, tangents):
-    """Find the maxima again; C computes the transpose, the gradient."""
-    push = native_call(partial(_push, form), kernels(form)[1], *primals, *tangents)
-    return _highest(*primals, form), push
-
-
-def _push(form, x, dx):
-    return jax.jvp(partial(_maxima, form), [x], [dx])[1]
-
-
-def _phases(x, axis, size, stride):
-    """Return x[i::stride] for each i below the stride, along an axis; each cut or filled to a size.
-
-    The strides become an axis of their own. On CPU the gradient is a quarter faster than that of
-    strided slices, which fills gaps with zeros.
-    """
-    if stride == 1:
-        return [x]
-    pads = [(0, 0, 0)] * x.ndim
-    pads[axis] = (0, size * stride - x.shape[axis], 0)
-    x = lax.pad(x, jnp.zeros((), x.dtype), pads)
-    x = x.reshape(*x.shape[:axis], size, stride, *x.shape[axis + 1 :])
-    return [lax.index_in_dim(x, i, axis + 1, keepdims=False) for i in range(stride)]
-
-
-@partial(jax.custom_jvp, nondiff_argnums=(1,))
-def _largest(x, size):
-    """Return the largest entry of each window, without overlap; a remainder is dropped."""
-    return reduce(_first_max, _entries(x, size))
-
-
-@_largest.defjvp
-def _largest_tangent(size, primals, tangents):
-    """Pick the first largest entries; the transpose writes the gradient in one pass."""
-    (x,), (dx,) = primals, tangents
-    best, *others = _entries(x, size)
-    first = jnp.zeros(best.shape, jnp.float32)  # the square of its index in the window
-    for number, entry in enumerate(others, 1):
-        stays = _stays(best, entry)
-        first, best = jnp.where(stays, first, number**2), jnp.where(stays, best, entry)
-    # The root makes XLA compute the index once per window instead of once per entry, which is
-    # faster.
-    within = range(2, 2 * len(size) + 1, 2)  # the axes of a window
-    first = jnp.expand_dims(jnp.sqrt(first), within)
-    numbers = jnp.arange(math.prod(size), dtype=jnp.float32)
-    numbers = numbers.reshape(1, *(n for k in size for n in (1, k)), 1)
-    return _largest(x, size), jnp.where(first == numbers, _cut(dx, size), 0).sum(within)
-
-
-def _cut(x, size):
-    """Split (batch, *space, features) into (batch, windows, size, windows, size, ..., features)."""
-    counts = [n // k for n, k in zip(x.shape[1:-1], size, strict=True)]
-    x = x[(slice(None), *(slice(n * k) for n, k in zip(counts, size, strict=True)))]
-    axes = [n for pair in zip(counts, size, strict=True) for n in pair]
-    return x.reshape(x.shape[0], *axes, x.shape[-1])
-
-
-def _entries(x, size):
-    """Return the entries of all windows, in row-major order."""
-    x = _cut(x, size)
-    for_each = (slice(None),)
-    return [x[for_each + sum(((*for_each, i) for i in at), ())] for at in np.ndindex(*size)]
-
-
-def _stays(a, b):
-    return (a >= b) | (a != a)  # a NaN stays
-
-
-def _first_max(a, b):
-    """Return the larger, or the first of equals: jnp.maximum would split their gradient."""
-    return jnp.where(_stays(a, b), a, b)
-
-
-def _lowest(dtype):
-    if jnp.issubdtype(dtype, jnp.floating):
-        return -jnp.inf
-    return False if dtype == jnp.bool_ else jnp.iinfo(dtype).min
 
 
 def _root(total, p=2.0):

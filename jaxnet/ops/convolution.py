@@ -88,8 +88,27 @@ def convolve(
 
     dtype = jnp.promote_types(x.dtype, kernel.dtype)
     x, kernel = jnp.asarray(x, dtype), jnp.asarray(kernel, dtype)
-    x, kernel = varying((x, kernel), x, kernel)
-    return _primitive().bind(x[None], kernel[None], wanted="y", form=form)[0]
+    return bilinear(x[None], kernel[None], wanted="y", form=form)[0]
+
+
+def bilinear(a: jax.Array, b: jax.Array, *, wanted: str, form: Form) -> jax.Array:
+    """Return the wanted one of x, w, y from the other two: a convolution or one of its gradients.
+
+    Args:
+      a, b: The other two, in this order: x (e, batch, *space, inputs), w (e, *window, inputs //
+        groups, features), y (e, batch, *positions, features), of one dtype. The axis e counts
+        independent convolutions.
+      wanted: Name of the wanted array, "x", "w" or "y".
+      form: Description of the convolution.
+
+    Example:
+      >>> form = Form((1,), ((0, 0),), (1,), (1,), 1, inputs=(3,), window=(2,))
+      >>> x, y = jnp.arange(3.0).reshape(1, 1, 3, 1), jnp.ones((1, 1, 2, 1))
+      >>> bilinear(x, y, wanted="w", form=form).ravel()
+      Array([1., 3.], dtype=float32)
+    """
+    a, b = varying((a, b), a, b)
+    return _primitive().bind(a, b, wanted=wanted, form=form)
 
 
 def multiply(x: jax.Array, kernel: jax.Array, *, transposed: bool = False) -> jax.Array:
@@ -99,9 +118,9 @@ def multiply(x: jax.Array, kernel: jax.Array, *, transposed: bool = False) -> ja
       >>> multiply(jnp.ones((2, 3)), jnp.ones((7, 3)), transposed=True).shape
       (2, 7)
     """
-    wanted, operands = ("x", (kernel, x)) if transposed else ("y", (x, kernel))
-    operands = varying([a[None, None] for a in operands], x, kernel)
-    return _primitive().bind(*operands, wanted=wanted, form=of_rows(x.shape[:1]))[0, 0]
+    wanted, (a, b) = ("x", (kernel, x)) if transposed else ("y", (x, kernel))
+    form = of_rows(x.shape[:1])
+    return bilinear(a[None, None], b[None, None], wanted=wanted, form=form)[0, 0]
 
 
 # The primitive. Its operands are x, w, y in this order, without the wanted one.

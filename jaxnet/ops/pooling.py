@@ -1,0 +1,171 @@
+"""Largest entries and sums of sliding windows, over arrays (batch, *space, features).
+
+Maxima of 32-bit floats run in C on one CPU, and so does their gradient; see `jaxnet.ops.native`.
+All others combine shifted slices: XLA's own windows are slow in gradients on a CPU.
+"""
+
+import math
+from functools import partial, reduce
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from jaxnet.ops.convolution_lowering import Form
+from jaxnet.ops.native.call import native_call
+from jaxnet.ops.native.pool import kernels
+from jaxnet.ops.precision import wide
+from jaxnet.ops.window import Pairs, Sizes, padded
+
+
+def window_maxima(
+    x: jax.Array, window: Sizes, strides: Sizes, padding: Pairs, dilation: Sizes
+) -> jax.Array:
+    """Return the largest entry of each window; the first of equals gets the whole gradient.
+
+    Args:
+      x: Array (batch, *space, features) of floats, integers or booleans.
+      window, strides, dilation: Sizes of the window, one number per spatial axis.
+      padding: Pairs (before, after) per spatial axis. Padding is never the maximum.
+
+    Returns:
+      (batch, *positions, features), in the dtype of x.
+
+    Example:
+      >>> x = jnp.arange(5.0).reshape(1, 5, 1)
+      >>> window_maxima(x, (2,), (2,), ((0, 0),), (1,)).ravel()
+      Array([1., 3.], dtype=float32)
+    """
+    floating = jnp.issubdtype(x.dtype, jnp.floating)
+    if floating and strides == window and max(dilation) == 1:
+        return _largest(padded(wide(x), padding, fill=-jnp.inf), window).astype(x.dtype)
+    form = Form(strides, padding, dilation, (1,) * len(window), 1, x.shape[1:-1], window)
+    return _highest(x, form) if floating else _maxima(form, x)
+
+
+def window_sums(
+    x: jax.Array, window: Sizes, strides: Sizes, padding: Pairs, dilation: Sizes
+) -> jax.Array:
+    """Return the sum of each window.
+
+    Args:
+      x: Array (batch, *space, features) of numbers.
+      window, strides, padding, dilation: As in `window_maxima`; padding counts as zeros.
+
+    Returns:
+      (batch, *positions, features), in the dtype of x.
+
+    Example:
+      >>> window_sums(jnp.arange(5.0).reshape(1, 5, 1), (2,), (1,), ((0, 0),), (2,)).ravel()
+      Array([2., 4., 6.], dtype=float32)
+    """
+    return _slide(x, window, strides, dilation, padding, jnp.add, 0)
+
+
+def _slide(x, window, strides, apart, pairs, combine, fill):
+    """Combine the entries of each window along one axis after another, in row-major order."""
+    x = padded(x, pairs, fill=fill)
+    # Start with the last axis, so that the order is row-major.
+    for axis in reversed(range(len(window))):
+        k, s, d = window[axis], strides[axis], apart[axis]
+        n = (x.shape[axis + 1] - (k - 1) * d - 1) // s + 1
+        phases = _phases(x, axis + 1, n + (k - 1) * d // s, s)
+        firsts = (divmod(i * d, s) for i in range(k))
+        taps = [lax.slice_in_dim(phases[p], at, at + n, axis=axis + 1) for at, p in firsts]
+        # Combine neighbors first, which keeps the order and loses few digits in sums.
+        while len(taps) > 1:
+            neighbors = [taps[i : i + 2] for i in range(0, len(taps), 2)]
+            taps = [combine(*two) if len(two) == 2 else two[0] for two in neighbors]
+        x = taps[0]
+    return x
+
+
+def _maxima(form, x):
+    sizes = form.window, form.strides, form.dilation, form.padding
+    return _slide(x, *sizes, combine=_first_max, fill=_lowest(x.dtype))
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(1,))
+def _highest(x, form):
+    return native_call(partial(_maxima, form), kernels(form)[0], x)
+
+
+@_highest.defjvp
+def _highest_tangent(form, primals, tangents):
+    """Find the maxima again; C computes the transpose, the gradient."""
+    push = native_call(partial(_push, form), kernels(form)[1], *primals, *tangents)
+    return _highest(*primals, form), push
+
+
+def _push(form, x, dx):
+    return jax.jvp(partial(_maxima, form), [x], [dx])[1]
+
+
+def _phases(x, axis, size, stride):
+    """Return x[i::stride] for each i below the stride, along an axis; each cut or filled to a size.
+
+    The strides become an axis of their own. On CPU the gradient is a quarter faster than that of
+    strided slices, which fills gaps with zeros.
+    """
+    if stride == 1:
+        return [x]
+    pads = [(0, 0, 0)] * x.ndim
+    pads[axis] = (0, size * stride - x.shape[axis], 0)
+    x = lax.pad(x, jnp.zeros((), x.dtype), pads)
+    x = x.reshape(*x.shape[:axis], size, stride, *x.shape[axis + 1 :])
+    return [lax.index_in_dim(x, i, axis + 1, keepdims=False) for i in range(stride)]
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(1,))
+def _largest(x, size):
+    """Return the largest entry of each window, without overlap; a remainder is dropped."""
+    return reduce(_first_max, _entries(x, size))
+
+
+@_largest.defjvp
+def _largest_tangent(size, primals, tangents):
+    """Pick the first largest entries; the transpose writes the gradient in one pass."""
+    (x,), (dx,) = primals, tangents
+    best, *others = _entries(x, size)
+    first = jnp.zeros(best.shape, jnp.float32)  # the square of its index in the window
+    for number, entry in enumerate(others, 1):
+        stays = _stays(best, entry)
+        first, best = jnp.where(stays, first, number**2), jnp.where(stays, best, entry)
+    # The root makes XLA compute the index once per window instead of once per entry, which is
+    # faster.
+    within = range(2, 2 * len(size) + 1, 2)  # the axes of a window
+    first = jnp.expand_dims(jnp.sqrt(first), within)
+    numbers = jnp.arange(math.prod(size), dtype=jnp.float32)
+    numbers = numbers.reshape(1, *(n for k in size for n in (1, k)), 1)
+    return _largest(x, size), jnp.where(first == numbers, _cut(dx, size), 0).sum(within)
+
+
+def _cut(x, size):
+    """Split (batch, *space, features) into (batch, windows, size, windows, size, ..., features)."""
+    counts = [n // k for n, k in zip(x.shape[1:-1], size, strict=True)]
+    x = x[(slice(None), *(slice(n * k) for n, k in zip(counts, size, strict=True)))]
+    axes = [n for pair in zip(counts, size, strict=True) for n in pair]
+    return x.reshape(x.shape[0], *axes, x.shape[-1])
+
+
+def _entries(x, size):
+    """Return the entries of all windows, in row-major order."""
+    x = _cut(x, size)
+    for_each = (slice(None),)
+    return [x[for_each + sum(((*for_each, i) for i in at), ())] for at in np.ndindex(*size)]
+
+
+def _stays(a, b):
+    return (a >= b) | (a != a)  # a NaN stays
+
+
+def _first_max(a, b):
+    """Return the larger, or the first of equals: jnp.maximum would split their gradient."""
+    return jnp.where(_stays(a, b), a, b)
+
+
+def _lowest(dtype):
+    if jnp.issubdtype(dtype, jnp.floating):
+        return -jnp.inf
+    return False if dtype == jnp.bool_ else jnp.iinfo(dtype).min
