@@ -418,7 +418,7 @@ def datasets(runs: int, rng: random.Random) -> Outcomes:
         sys.path.insert(0, name)
         os.chdir(name)
         for _ in range(runs):
-            file = folder / "orl_faces/1.0.0" / rng.choice(["features.json", "dataset_info.json"])
+            file = folder / "orl_faces/2.0.0" / rng.choice(["features.json", "dataset_info.json"])
             content = file.read_bytes()
             changed = json.dumps(falsified(json.loads(content), rng)).encode()
             file.write_bytes(changed if rng.random() < 0.7 else damaged(content, rng))

@@ -44,11 +44,11 @@ LEGACY = {"pythonClassName": "tensorflow_datasets.core.features.features_dict.Fe
     ("features.json", lambda words: words[:9], "features.json is damaged: "),
     ("features.json", lambda words: "[]", " is damaged: Python class name must"),
     ("dataset_info.json", lambda words: "{}", " is damaged: Invalid version"),
-    ("orl_faces-train.array_record-00000-of-00001", lambda words: "", "1.0.0 is damaged: "),
+    ("orl_faces-train.array_record-00000-of-00001", lambda words: "", "2.0.0 is damaged: "),
 ])  # fmt: skip
 def test_what_is_not_read(file, change, words, tfds_data_dir, tmp_path):
     shutil.copytree(f"{tfds_data_dir}/orl_faces", tmp_path / "orl_faces")
-    file = tmp_path / "orl_faces/1.0.0" / file
+    file = tmp_path / "orl_faces/2.0.0" / file
     file.write_text(change(file.read_text(errors="replace")))
     with pytest.raises(ValueError, match=f"^tfds.load: {tmp_path}/orl_faces.*{words}"):
         jn.data.tfds.load("orl_faces", "train[:2]", data_dir=tmp_path)
