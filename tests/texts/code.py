@@ -151,11 +151,11 @@ def defined() -> set[str]:
 @rule("jaxnet/core/__init__.py jaxnet/layers/__init__.py jaxnet/training/__init__.py",
       '"""A page."""', (r"\w+\.py\b", "nothing.py"), (r"`(?=\w+[`(])", "`un"))  # fmt: skip
 def the_page_at_the_head_of_a_room_names_what_is_there(text):
-    """At most 30 lines; each file of the room that it names exists, and so does each call."""
+    """It names at least three files; each of them and each call that it names exists."""
     page = text.docstrings[0]
     named = set(re.findall(r"\b\w+\.py\b", page))
-    if not 10 < len(page.splitlines()) <= 30 or len(named) < 3:
-        yield "length"
+    if len(named) < 3:
+        yield "fewer than three files"
     yield from named - {path.name for path in text.path.parent.iterdir()}
     calls = set(re.findall(r"`(?:\w+\.)*(\w+)[`(]", page)) - {"py", "net", "held_out", "forward"}
     yield from calls - defined()
