@@ -26,7 +26,7 @@ ELSEWHERE = {
     "05": "90%",  # digits that the nearest neighbor reads
     "06": "1,797 1.175 49 99.05%",  # size of a dataset; the ink and the record of 1998; positions
     "07": "700 92%",  # digits at size tiny; arithmetic of the convolutions
-    "08": "13 70",  # a unit and a joke of the pictures
+    "08": "70",  # a joke of the picture
     "09": "200 200 36 701 0.04",  # 5 * 5 * 8; 6 * 6; size of a dataset; a difference
     "10": "364 72 8.5",  # sizes of a dataset; the end of a curve
     "11": "44% 0.25 0.39",  # groups that never occurred; differences
