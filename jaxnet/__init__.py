@@ -53,6 +53,7 @@ from jaxnet.layers.shape import flatten as flatten
 from jaxnet.layers.transformer import transformer_block as transformer_block
 from jaxnet.ops.product import product as product
 from jaxnet.ops.product import rows as rows
+from jaxnet.rewriting.accelerate import accelerate as accelerate
 from jaxnet.services.memory import reuse_memory as reuse_memory
 from jaxnet.services.table import Table as Table
 from jaxnet.services.version import version as _version

@@ -13,7 +13,7 @@ import numpy as np
 from jax import lax
 
 from jaxnet.ops.convolution_lowering import Form
-from jaxnet.ops.native.call import native_call
+from jaxnet.ops.native.call import Kernel, native_call
 from jaxnet.ops.native.pool import kernels
 from jaxnet.ops.precision import wide
 from jaxnet.ops.window import Pairs, Sizes, padded
@@ -60,7 +60,34 @@ def window_sums(
       >>> window_sums(jnp.arange(5.0).reshape(1, 5, 1), (2,), (1,), ((0, 0),), (2,)).ravel()
       Array([2., 4., 6.], dtype=float32)
     """
-    return _slide(x, window, strides, dilation, padding, jnp.add, 0)
+    form = Form(strides, padding, dilation, (1,) * len(window), 1, x.shape[1:-1], window)
+    return _sums(x, form)
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(1,))
+def _sums(x, form):
+    return _slide(x, form.window, form.strides, form.dilation, form.padding, jnp.add, 0)
+
+
+@_sums.defjvp
+def _sums_tangent(form, primals, tangents):
+    """The gradient is a sum over windows, too; as the transpose of slices it would take longer."""
+    kernel = Kernel(linear=1, transpose=Kernel(lambda dy: [_spread(form, dy)]))
+    return _sums(*primals, form), native_call(lambda dx: _sums(dx, form), kernel, *tangents)
+
+
+def _spread(form, dy):
+    """Return the gradient of x: each entry is the sum of dy over the windows that it is in."""
+    dy = lax.optimization_barrier(dy)  # or XLA would compute it again for each entry of a window
+    if form.strides == form.window and max(form.dilation) == 1:
+        for axis, size in enumerate(form.window, 1):
+            dy = jnp.repeat(dy, size, axis)
+        sizes = zip(form.inputs, form.padding, dy.shape[1:-1], strict=True)
+        return padded(dy, tuple((-low, n - size + low) for n, (low, _), size in sizes))
+    edges = tuple((span - 1 - low, x - y + low) for x, y, span, low in form.reach())
+    once = (1,) * len(form.window)
+    dy = padded(dy, edges, form.strides)
+    return _slide(dy, form.window, once, form.dilation, ((0, 0),) * len(once), jnp.add, 0)
 
 
 def _slide(x, window, strides, apart, pairs, combine, fill):

@@ -94,3 +94,47 @@ def bind(eqn: Any, args: Sequence, params: dict | None = None) -> list[Any]:
     functions, options = options if isinstance(options, tuple) else ([], options)
     found = eqn.primitive.bind(*functions, *args, **options)
     return list(found) if eqn.primitive.multiple_results else [found]
+
+
+def scan_parts(eqn: Any, given: Sequence) -> tuple[list, list, list]:
+    """Divide the operands of a loop by `lax.scan` into constants, what it carries, and rows.
+
+    Since JAX 0.12 the equation does not count them. A row has an axis less in the body of the loop.
+
+    Args:
+      eqn: Equation of the loop.
+      given: Its operands.
+
+    Example:
+      >>> loop = jax.make_jaxpr(lambda x: lax.scan(lambda a, b: (a + b, a), 0.0, x))(jnp.ones(3))
+      >>> [len(part) for part in scan_parts(loop.eqns[-1], loop.eqns[-1].invars)]
+      [0, 1, 1]
+    """
+    body = eqn.params["jaxpr"]
+
+    def count(inside: Sequence, outside: Sequence) -> int:
+        pairs = zip(inside, outside, strict=True)
+        return sum(len(aval.shape) < len(variable.aval.shape) for aval, variable in pairs)
+
+    last = len(given) - count(body.in_avals, eqn.invars)
+    first = last - (len(eqn.outvars) - count(body.out_avals, eqn.outvars))
+    return list(given[:first]), list(given[first:last]), list(given[last:])
+
+
+def shard_map_like(eqn: Any, function: Callable) -> Callable:
+    """Return a function mapped over devices as an equation of `jax.shard_map` is.
+
+    Args:
+      eqn: The equation; JAX before 0.12 names its axes otherwise.
+      function: Function of the slices of the operands, which returns a tuple of slices.
+    """
+    params = eqn.params
+    names = "newly_manual_axes" if "newly_manual_axes" in params else "manual_axes"
+    return jax.shard_map(
+        function,
+        mesh=params["mesh"],
+        in_specs=params["in_specs"],
+        out_specs=params["out_specs"],
+        axis_names=params[names],
+        check_vma=params["check_vma"],
+    )

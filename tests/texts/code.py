@@ -12,7 +12,7 @@ from tests.texts.form import ROOT, Text, at, files, forbid, imported, library, r
 
 # The parts of the library: each imports only those before it.
 ORDER = [
-    "services", "core", "nets", "initializers", "ops", "distributed", "composition",
+    "services", "core", "nets", "initializers", "ops", "rewriting", "distributed", "composition",
     "transforms", "layers", "losses", "penalties", "metrics", "typing", "tools", "decoding", "data",
     "training", "profile", "inspect", "interop", "detection", "models", "viz", "unsupervised",
     "__init__",
