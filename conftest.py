@@ -47,8 +47,9 @@ FULL = 2 * 2**30 // 4096  # pages of memory of a worker that is to be emptied
 
 # Modules of the extra `full`: a test that finds one missing, in a fixture or a call, is skipped.
 OPTIONAL = {
-    "IPython", "flax", "gguf", "grain", "hmmlearn", "huggingface_hub", "librosa", "nbclient",
-    "nbformat", "pycocotools", "sacrebleu", "statsmodels", "tensorflow_datasets", "tokenizers",
+    "IPython", "equinox", "flax", "gguf", "grain", "haiku", "hmmlearn", "huggingface_hub",
+    "librosa", "nbclient", "nbformat", "pycocotools", "sacrebleu", "statsmodels",
+    "tensorflow_datasets", "tokenizers",
 }  # fmt: skip
 collect_ignore = [] if find_spec("flax") else ["jaxnet/interop/flax.py"]
 

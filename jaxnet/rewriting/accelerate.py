@@ -14,7 +14,9 @@ import numpy as np
 
 from jaxnet.rewriting.bodies import run
 from jaxnet.rewriting.layout import plain
+from jaxnet.rewriting.objects import with_values
 from jaxnet.services.checks import a_function
+from jaxnet.services.trees import PyTree
 
 F = TypeVar("F", bound=Callable)
 
@@ -57,22 +59,28 @@ def accelerate(f: F) -> F:
     def accelerated(*args, **kwargs):
         if jax.default_backend() != "cpu":
             return f(*args, **kwargs)
-        leaves, structure = jax.tree.flatten((args, kwargs))
-        others: dict[str, Any] = {}
-
-        def of_arrays(arrays):
-            given = iter(arrays)
-            every = [next(given) if _is_array(leaf) else leaf for leaf in leaves]
-            args, kwargs = jax.tree.unflatten(structure, every)
-            results, others["structure"] = jax.tree.flatten(f(*args, **kwargs))
-            others["leaves"] = [None if _is_result(leaf) else leaf for leaf in results]
-            return [leaf for leaf in results if _is_result(leaf)]
-
-        found = iter(run(of_arrays, [leaf for leaf in leaves if _is_array(leaf)]))
-        results = [plain(next(found)) if leaf is None else leaf for leaf in others["leaves"]]
-        return jax.tree.unflatten(others["structure"], results)
+        return with_values(lambda given: f(*given[0], **given[1]), (args, kwargs), _by_kernels)
 
     return accelerated  # type: ignore[return-value]
+
+
+def _by_kernels(function: Callable, given: PyTree) -> PyTree:
+    """Return function(given), in which arrays alone are traced, computed by our kernels."""
+    leaves, structure = jax.tree.flatten(given)
+    others: dict[str, Any] = {}
+
+    def of_arrays(arrays):
+        remaining = iter(arrays)
+        every = [next(remaining) if _is_array(leaf) else leaf for leaf in leaves]
+        results, others["structure"] = jax.tree.flatten(
+            function(jax.tree.unflatten(structure, every))
+        )
+        others["leaves"] = [None if _is_result(leaf) else leaf for leaf in results]
+        return [leaf for leaf in results if _is_result(leaf)]
+
+    found = iter(run(of_arrays, [leaf for leaf in leaves if _is_array(leaf)]))
+    results = [plain(next(found)) if leaf is None else leaf for leaf in others["leaves"]]
+    return jax.tree.unflatten(others["structure"], results)
 
 
 def _is_array(leaf: Any) -> bool:
