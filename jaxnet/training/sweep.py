@@ -278,12 +278,18 @@ def sweep(
     flat = lambda a: a.reshape(-1, *a.shape[2:])  # noqa: E731
     every, tested = (jax.tree.map(flat, tree) if own_data else tree for tree in (data, test))
     example = jax.tree.map(lambda leaf: leaf[0], data) if own_data else data
-    drawn = jax.eval_shape(trainer.init, jax.random.key(0), example)
+    count = jax.tree.leaves(example)[0].shape[0]
+    size = min(batch_size, count)
+    batch = jax.tree.map(lambda leaf: leaf[:size], example)  # a state may have entries per row
+    drawn = jax.eval_shape(trainer.init, jax.random.key(0), batch)
     check_targets(objective, drawn.params, drawn.state, every, "sweep", train=True)
     if test is not None:
         check_targets(objective, drawn.params, drawn.state, tested, "sweep: evaluate")
-    count = jax.tree.leaves(example)[0].shape[0]
-    size = min(batch_size, count)
+    if shuffle and rows_are_in_order(objective, drawn.state, example, size):
+        raise ValueError(
+            "sweep: the state has an entry for each row of a batch, such as the carry of "
+            "truncated_bptt, so each batch must continue the previous batch. Pass shuffle=False"
+        )
     carried = test is not None and rows_are_in_order(objective, drawn.state, tested, size)
     steps = -(-count // size)
     if steps > 1 or (test is not None and size < jax.tree.leaves(test)[0].shape[own_data]):
@@ -311,7 +317,7 @@ def sweep(
     by_seed, by_setting = (TrainState(None, 0, 0, 0, key) for key in (0, None))  # type: ignore[arg-type]
     epoch = jax.vmap(epoch, (by_seed, seen, seen), (by_seed, 0))
     epoch = jax.jit(jax.vmap(epoch, (by_setting, None, None), (by_setting, 0)), donate_argnums=0)
-    train_state = _start(objective, make, example, settings, seeds, params)
+    train_state = _start(objective, make, batch, settings, seeds, params)
     if batches is not None:  # every device has all members and a part of each batch
         train_state = jax.device_put(train_state, NamedSharding(batches.mesh, P()))
     found = []

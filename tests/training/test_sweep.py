@@ -184,6 +184,25 @@ def test_errors(options, error, words):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("batch_size", [8, 4])
+def test_rows_that_continue_rows_are_not_shuffled(batch_size):
+    """At rate 0, rows that keep their carries have one mean loss per pass in any order."""
+    rng = np.random.default_rng(0)
+    goal = jn.training.truncated_bptt(jn.lstm(3), LOSS)
+    x, y = rng.normal(size=(8, 5, 2)).astype(np.float32), rng.integers(0, 3, (8, 5))
+    rows = (x, np.zeros(8, bool)), y
+    options = dict(epochs=3, batch_size=batch_size, progress=False)
+    sweep = functools.partial(jn.sweep, goal, lambda: optax.sgd(0.0), rows, seeds=1, **options)
+    with pytest.raises(ValueError, match="sweep: the state has an entry.*Pass shuffle=False"):
+        sweep()
+    trainer = jn.trainer(goal, optax.sgd(0.0))
+    first = trainer.init(jax.random.key(0), jax.tree.map(lambda leaf: leaf[:batch_size], rows))
+    epochs = jn.fit(trainer, first, rows, shuffle=False, **options)
+    losses = np.array([epoch.train["loss"] for epoch in epochs])
+    close(sweep(shuffle=False).train["loss"][0, 0], losses)
+
+
+@pytest.mark.slow
 def test_each_seed_is_measured_on_its_own_fold():
     """Labels are noise: on the fold of another seed, a net that learned by heart looks right."""
     rng = np.random.default_rng(0)
