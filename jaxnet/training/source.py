@@ -73,7 +73,8 @@ def resident_programs(
     # Jitted separately, so that it is traced only once, for begin's shapes and advance's loop.
     @jax.jit
     def one_step(train_state, i, data, order):
-        batch = placement.constrain(jax.tree.map(lambda leaf: leaf[order[i]], data), batches)
+        rows = order[i]
+        batch = placement.constrain(jax.tree.map(lambda leaf: leaf[rows], data), batches)
         return update(train_state, batch, mask_of(i, size, len(jax.tree.leaves(data)[0])))
 
     def begin(train_state, data, key=None):
