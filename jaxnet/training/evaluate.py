@@ -1,6 +1,6 @@
 """Compute the loss and metrics of an objective, and the outputs of a net, batch by batch."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
@@ -9,13 +9,14 @@ import numpy as np
 
 from jaxnet.core import Layer, Params, State, as_layer
 from jaxnet.services import peers
-from jaxnet.services.checks import as_dict, as_rows, at_least, check_type, to_device
+from jaxnet.services.checks import as_dict, at_least, check_type
 from jaxnet.services.keywords import explain_keywords
-from jaxnet.services.trees import PyTree, is_float, memo_of, path_name
+from jaxnet.services.trees import PyTree, is_float, memo_of
 from jaxnet.training import placement
-from jaxnet.training.look import look
+from jaxnet.training.batching import Batching, rows_in
+from jaxnet.training.data_adapter import DataAdapter, PreparedData, Variables, is_stream
 from jaxnet.training.objective import Average, averaged
-from jaxnet.training.targets import check_bytes, check_metrics, check_targets, rows_are_in_order
+from jaxnet.training.targets import check_bytes
 from jaxnet.training.watch import explain_reuse
 
 _first_key = jax.jit(lambda: jax.random.key(0))  # nothing is moved to the device
@@ -53,55 +54,42 @@ def evaluate(
     hint = "write evaluate(objective, params, state, data)"
     check_type("evaluate", "", objective, Layer, words, hint)
     at_least("evaluate", "batch_size", batch_size)
+    variables = Variables(
+        as_dict("evaluate", "params", params), as_dict("evaluate", "state", state)
+    )
     with explain_reuse():
-        return measure_all(objective, params, state, data, batch_size, "evaluate")
+        adapter = DataAdapter("evaluate", objective, batch_size, stream=is_stream(data))
+        return evaluate_prepared(adapter, variables, adapter.prepare_all(variables, data))
 
 
-def measure_all(
-    objective: Layer,
-    params: Params,
-    state: State,
-    data: PyTree,
-    batch_size: int,
-    who: str,
-    *,
-    checked: bool = False,
-) -> dict[str, float]:
-    """Do what `evaluate` does for `who`; `checked` if the targets were checked."""
-    params, state = as_dict(who, "params", params), as_dict(who, "state", state)
-    # A fixed key, so that evaluation with sampling, as in an RBM, is reproducible.
-    key = _first_key()
-    sums, first, carried, shardings = None, 0, False, placement.shardings_of((params, state))
-    accepted = [] if is_stream(data) else None
+def evaluate_prepared(
+    adapter: DataAdapter, variables: Any, parts: Iterable[PreparedData]
+) -> dict[str, Any]:
+    """Return the mean loss and metrics of an objective over prepared data.
+
+    Args:
+      adapter: Adapter that prepared the data, with the objective.
+      variables: Train_state, or `Variables` of the objective.
+      parts: Prepared parts of the data, one after another.
+    """
+    who, objective = adapter.who, adapter.objective
+    params, state = variables.params, variables.state
     placement.agree_on(who, params, f"{who} begins")
-    batches_of = iter(data if is_stream(data) else [data])
-    while (batch := placement.next_of(who, batches_of, params)) is not placement.END:
-        batch = data_on_device(batch, f"{who}: data")
-        placement.check_processes(who, params, batch)
-        if not checked:
-            check_targets(objective, params, state, batch, who, accepted)
-        count = jax.tree.leaves(batch)[0].shape[0]
-        size = min(batch_size, count)
-        if size < count or sums is not None:
-            check_metrics(who, objective, params, state, batch)
-        whole = count - count % size
-        parts = [batch]
-        if whole < count and not takes_mask(objective, params, state, batch):
-            parts = [jax.tree.map(lambda a, n=n: a[n], batch) for n in np.s_[:whole, whole:]]
-        for part in parts:
-            n = jax.tree.leaves(part)[0].shape[0]
-            batches = placement.check_batch(who, part, min(size, n))
-            if sums is None:  # of the first batch, since it may trace
-                carried = rows_are_in_order(objective, state, part, min(size, n))
-            program = measure(objective, min(size, n), batches, shardings, carried)
-            found, after = program(params, state, part, key, jax.device_put(np.int32(first)))
-            state, first = after if carried else state, first - (-n // size)
-            sums = found if sums is None else jax.tree.map(jnp.add, sums, found)
+    shardings = placement.shardings_of((params, state))
+    key = _first_key()  # fixed, so that evaluation with sampling, as in an RBM, is reproducible
+    sums, first = None, 0
+    for data, batching, carried in parts:
+        program = measure(objective, batching, shardings, carried)
+        found, after = program(params, state, data, key, jax.device_put(np.int32(first)))
+        sums = found if sums is None else jax.tree.map(jnp.add, sums, found)
+        state = after if carried else state
+        first += batching.steps(data)
     if sums is None:
         raise ValueError(f"{who}: the data yielded no batch")
     found = means(sums)
-    if np.isnan(found["loss"]) and not is_stream(data) and shardings is None:
-        explain_nan(objective, params, state, data_on_device(data, who), batch_size)
+    if np.isnan(found["loss"]):
+        for data, batching, _ in parts:  # the batches of a stream are gone
+            explain_nan(objective, params, state, data, batching.size)
     return found
 
 
@@ -127,9 +115,9 @@ def explain_nan(layer: Layer, params, state, data: PyTree, batch_size: int) -> N
     known = all(np.isfinite(leaf).all() for leaf in leaves if is_float(leaf))
     if not known or placement.shardings_of((params, state, data)) is not None:
         return
-    key, count = jax.random.key(0), jax.tree.leaves(data)[0].shape[0]
+    key = jax.random.key(0)
     program = jax.jit(lambda *args: layer.apply(*args, key=key)[0])
-    for start in range(0, count, batch_size):
+    for start in range(0, rows_in(data), batch_size):
         rows = jax.tree.map(lambda a, start=start: a[start : start + batch_size], data)
         y = program(params, state, rows)
         if any(jnp.isnan(leaf).any() for leaf in jax.tree.leaves(y) if is_float(leaf)):
@@ -138,7 +126,7 @@ def explain_nan(layer: Layer, params, state, data: PyTree, batch_size: int) -> N
 
 
 def measure(
-    objective: Layer, size: int, batches: placement.Where, shardings: placement.Where, carried: bool
+    objective: Layer, batching: Batching, shardings: placement.Where, carried: bool
 ) -> Callable:
     """Return the program that sums the means of batches times their weights, and the weights.
 
@@ -147,41 +135,25 @@ def measure(
 
     Args:
       objective: Layer to measure.
-      size: Number of examples in a batch.
-      batches: Shardings of the data.
+      batching: How the data become batches.
       shardings: Shardings of params and state.
       carried: Whether each batch gets the state after the batch before it, as carries need.
     """
 
     def run(params, state, data, key, first):
-        count = jax.tree.leaves(data)[0].shape[0]
-
         def sums(carry, i, batch):
             given = carry if carried else state
-            now = mask_of(i, size, count), jax.random.fold_in(key, first + i)
+            now = batching.mask(data, i), jax.random.fold_in(key, first + i)
             found, after = averaged(objective, params, given, batch, *now)
             each = {n: Average(a.mean * a.weight, a.weight) for n, a in found.items()}
             return after if carried else (), each
 
-        after, each = _over_batches(sums, state if carried else (), data, size, batches)
+        after, each = batching.scan(sums, state if carried else (), data)
         return jax.tree.map(lambda leaf: leaf.sum(0), each), after
 
-    key = "measure", objective, size, batches, shardings, carried
-    make = lambda: placement.placed(run, batches or shardings, keeps=False)  # noqa: E731
+    key = "measure", objective, batching, shardings, carried
+    make = lambda: placement.placed(run, batching.shardings or shardings, keeps=False)  # noqa: E731
     return memo_of(objective.apply).of(key, make)
-
-
-def mask_of(i: Any, size: int, count: int) -> jax.Array | None:
-    """Return the mask of batch `i` of `count` examples; None if `size` divides their number."""
-    return (i * size + jnp.arange(size) < count).astype(jnp.float32) if count % size else None
-
-
-def takes_mask(objective: Layer | None, params, state, batch: PyTree) -> bool:
-    """Return whether all values are per example, so that padding can be left out."""
-    if objective is None:
-        return False
-    leaves = jax.tree.leaves(look(objective, params, state, batch).values)
-    return all(leaf.ndim > 0 for leaf in leaves)
 
 
 @explain_keywords
@@ -213,96 +185,42 @@ def predict(
              [0.27, 0.73]], dtype=float32)
     """
     at_least("predict", "batch_size", batch_size)
-    net, x = as_layer(net, "predict", "net"), data_on_device(x, "predict: x")
-    check_bytes(net, x, "predict")
-    size = min(batch_size, jax.tree.leaves(x)[0].shape[0])
+    net = as_layer(net, "predict", "net")
     params, state = as_dict("predict", "params", params), as_dict("predict", "state", state)
-    placement.check_processes("predict", params, x)
+    adapter = DataAdapter("predict", None, batch_size, data_name="predict: x")
+    x, batching, _ = adapter.prepare(Variables(params, state), x)
+    check_bytes(net, x, "predict")
     placement.agree_on("predict", params, f"predict begins, {peers.shapes(x)}")
-    batches = placement.check_batch("predict", x, size)
-    shardings = placement.shardings_of((params, state))
+    program = predict_program(net, batching, placement.shardings_of((params, state)))
     with explain_reuse():
-        y = jax.device_get(predict_program(net, size, batches, shardings)(params, state, x))
+        y = jax.device_get(program(params, state, x))
     whole = any(jnp.issubdtype(leaf.dtype, jnp.integer) for leaf in jax.tree.leaves(x))
     if whole and any(np.isnan(leaf).any() for leaf in jax.tree.leaves(y) if is_float(leaf)):
-        explain_nan(net, params, state, x, size)
+        explain_nan(net, params, state, x, batching.size)
     return y
 
 
-def predict_program(
-    net: Layer, size: int, batches: placement.Where, shardings: placement.Where
-) -> Callable:
+def predict_program(net: Layer, batching: Batching, shardings: placement.Where) -> Callable:
     """Return the program (params, state, x) -> outputs, one row each; arguments as of `measure`."""
 
     def run(params, state, x):
-        count = jax.tree.leaves(x)[0].shape[0]
-
         def outputs(_, i, batch):
             y, _ = net.apply(params, state, batch)
             for leaf in jax.tree.leaves(y):
-                if jnp.shape(leaf)[:1] != (size,):
+                if jnp.shape(leaf)[:1] != (batching.size,):
                     raise ValueError(
                         f"predict: expected one output per example from {net.name}, (batch, ...), "
-                        f"got {jnp.shape(leaf)} for {size} examples. Keep the batch axis first; "
-                        "for one value of all examples, write net.apply(params, state, x)"
+                        f"got {jnp.shape(leaf)} for {batching.size} examples. Keep the batch axis "
+                        "first; for one value of all examples, write net.apply(params, state, x)"
                     )
             return (), y
 
-        _, y = _over_batches(outputs, (), x, size, batches)
-        return jax.tree.map(lambda a: a.reshape(len(a) * size, *a.shape[2:])[:count], y)
+        _, y = batching.scan(outputs, (), x)
+        return jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:])[: rows_in(x)], y)
 
-    key = "predict", net, size, batches, shardings
-    make = lambda: placement.placed(run, batches or shardings, keeps=False)  # noqa: E731
+    key = "predict", net, batching, shardings
+    make = lambda: placement.placed(run, batching.shardings or shardings, keeps=False)  # noqa: E731
     return memo_of(net.apply).of(key, make)
-
-
-def _over_batches(
-    function: Callable, carry: PyTree, data: PyTree, size: int, shardings: Any
-) -> tuple[PyTree, PyTree]:
-    """Scan a function (carry, i, batch) -> (carry, y), and fill the last batch.
-
-    It is filled with copies of the last example, which are finite.
-
-    On one device a batch is read when its turn comes. On a mesh the data are divided once: rows
-    that are taken by their numbers would be collected from all devices.
-    """
-    count = jax.tree.leaves(data)[0].shape[0]
-    numbers = jnp.arange(-(-count // size))
-
-    def batch(i):
-        rows = jnp.minimum(i * size + jnp.arange(size), count - 1)
-        return jax.tree.map(lambda a: a[rows], data)
-
-    if shardings is None:
-        return jax.lax.scan(lambda carry, i: function(carry, i, batch(i)), carry, numbers)
-
-    def divided(a):
-        pad = [(0, len(numbers) * size - count)] + [(0, 0)] * (a.ndim - 1)
-        return jnp.pad(a, pad, mode="edge").reshape(len(numbers), size, *a.shape[1:])
-
-    parts = placement.constrain(jax.tree.map(divided, data), shardings, axes=1)
-    return jax.lax.scan(lambda carry, each: function(carry, *each), carry, (numbers, parts))
-
-
-def is_stream(data: Any) -> bool:
-    """Return whether data is an iterable of batches rather than arrays in memory.
-
-    Containers that JAX knows, such as registered dataclasses, hold arrays.
-    """
-    if hasattr(data, "shape") or not jax.tree_util.all_leaves([data]):
-        return False
-    if isinstance(data, Mapping) or not hasattr(data, "__iter__"):
-        raise TypeError(
-            "data must be arrays, such as (x, y), or an iterable of batches, "
-            f"got {type(data).__name__}" + "; write dict(data)" * isinstance(data, Mapping)
-        )
-    return True
-
-
-def data_on_device(data: PyTree, who: str, items: str = "examples") -> PyTree:
-    """Check the arrays and move them to the default device."""
-    move = lambda path, leaf: to_device(who, path_name(path) or "the array", leaf)  # noqa: E731
-    return jax.tree_util.tree_map_with_path(move, as_rows(data, who, items))
 
 
 def means(sums: dict[str, Average]) -> dict[str, Any]:

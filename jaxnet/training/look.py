@@ -8,13 +8,23 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 
 from jaxnet.core import Layer, Params, State
 from jaxnet.services.checks import WrongValues
-from jaxnet.services.jaxprs import weights_in
-from jaxnet.services.trees import describe, is_float, key_spec, memo_of, shapes_of, signature
+from jaxnet.services.jaxprs import arrays_in, weights_in
+from jaxnet.services.trees import (
+    PyTree,
+    describe,
+    is_float,
+    key_spec,
+    memo_of,
+    shapes_of,
+    signature,
+)
 from jaxnet.services.warn import warn
 from jaxnet.training.objective import hint_of_batch
+from jaxnet.transforms.stream import batch_axes
 
 
 class Look(NamedTuple):
@@ -27,6 +37,22 @@ class Look(NamedTuple):
 
     program: Any
     values: Any
+
+    @property
+    def per_row(self) -> bool:
+        """Whether each value has one number per row, so that a mask can leave padding out."""
+        return all(leaf.ndim > 0 for leaf in jax.tree.leaves(self.values))
+
+    @property
+    def uses_float16(self) -> bool:
+        """Whether anything is computed in float16.
+
+        Example:
+          >>> net, x = jn.cast(jn.dense(2), jnp.float16), jnp.ones((5, 3))
+          >>> look(net, *net.init(jax.random.key(0), x), x).uses_float16
+          True
+        """
+        return any(array.dtype == jnp.float16 for array in arrays_in(self.program.jaxpr))
 
 
 def look(
@@ -65,6 +91,36 @@ def attempt(trace: Callable[..., Any], *args: Any) -> Any:
         raise
     except Exception:
         return None
+
+
+def rows_are_in_order(objective: Layer | None, state: State, data: PyTree, size: int) -> bool:
+    """Return whether the state has entries per row of a batch, such as carries.
+
+    Each batch then continues the previous batch, row by row.
+
+    Args:
+      objective: Objective of the trainer.
+      state: State of the objective.
+      data: All examples.
+      size: Number of examples in a batch.
+
+    Example:
+      >>> net = jn.serial(jn.gru(4), jn.layers.time_distributed(jn.dense(7)))
+      >>> objective = jn.training.truncated_bptt(net, jn.losses.masked())
+      >>> data = (jnp.ones((6, 5, 3)), jnp.ones(6)), (jnp.ones((6, 5), int), jnp.ones((6, 5)))
+      >>> _, state = objective.init(jax.random.key(0), jax.tree.map(lambda a: a[:2], data))
+      >>> rows_are_in_order(objective, state, data, 2)
+      True
+    """
+    if objective is None or all(size not in leaf.shape for leaf in jax.tree.leaves(state)):
+        return False  # the usual case, without a trace
+    batch = jax.tree.map(lambda a: jax.ShapeDtypeStruct((size, *a.shape[1:]), a.dtype), data)
+
+    def axes_or_none():  # None if the objective takes no other number of rows
+        return attempt(batch_axes, objective, batch)
+
+    axes = memo_of(objective.apply).of(("batch axes", signature(batch)), axes_or_none)
+    return any(axis >= 0 for axis in jax.tree.leaves(axes))
 
 
 def check_captured(objective: Layer, params: Params, seen: Look | None) -> None:

@@ -1,7 +1,7 @@
 """Epochs: the loop is the user's, and `fit` trains between its turns."""
 
 import time
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -13,13 +13,13 @@ from jaxnet.services.keywords import explain_keywords
 from jaxnet.services.progress import progress_bar
 from jaxnet.services.trees import PyTree
 from jaxnet.services.warn import warn
+from jaxnet.training.data_adapter import DataAdapter, is_stream
 from jaxnet.training.described import check_run, describe_run
 from jaxnet.training.epoch import Epoch, Position
-from jaxnet.training.evaluate import data_on_device, is_stream, means, measure_all
+from jaxnet.training.evaluate import evaluate_prepared, means
 from jaxnet.training.loss_scale import scales_in
 from jaxnet.training.placement import agree_on, shardings_of
-from jaxnet.training.source import REFRESH, Batches, Pace, Resident, Spent, Totals
-from jaxnet.training.targets import check_targets
+from jaxnet.training.source import REFRESH, Pace, Spent, Totals, source_of
 from jaxnet.training.trainer import Trainer, TrainState, check_train_state, without_weak_types
 from jaxnet.training.watch import explain_reuse, warn_below, warn_nonfinite, warn_skipped
 
@@ -109,17 +109,11 @@ def fit(
     check_train_state("fit", train_state)
     train_state = without_weak_types(all_native(train_state, "fit"))
     check_options("fit", shuffle=shuffle, progress=progress)
-    if evaluate is not None:
-        if trainer.objective is None:
-            raise ValueError(
-                "fit: evaluate= needs an objective; write jn.Trainer(init, step, objective=...), "
-                "or make the trainer by jn.trainer"
-            )
-        if not is_stream(evaluate):
-            evaluate = data_on_device(evaluate, "fit: evaluate")
-            with explain_reuse():  # once, before any epoch is trained
-                now = train_state.params, train_state.state
-                check_targets(trainer.objective, *now, evaluate, "fit: evaluate")
+    if evaluate is not None and trainer.objective is None:
+        raise ValueError(
+            "fit: evaluate= needs an objective; write jn.Trainer(init, step, objective=...), "
+            "or make the trainer by jn.trainer"
+        )
     check_type("fit", "position", position, Position | None, "the position of an Epoch")
     if isinstance(data, Generator | map | zip) and (epochs or 1) > 1:
         raise ValueError(
@@ -131,9 +125,10 @@ def fit(
             f"fit: evaluate= is read in each epoch, and a {type(evaluate).__name__} can be used "
             "once only; pass arrays, or an object whose __iter__ starts over"
         )
-    source = (Batches if is_stream(data) else Resident)(trainer, data, batch_size, shuffle)
     with explain_reuse():
-        train_state, step = source.joined(train_state), int(train_state.step)
+        step = int(train_state.step)
+        train_state, source = source_of(trainer, train_state, data, batch_size, shuffle)
+        test = None if evaluate is None else _test(trainer, train_state, evaluate, source.size)
     about = describe_run(trainer, source.data, source.shuffle)
     if position is None:
         start = step // source.steps if source.steps else 0
@@ -161,8 +156,17 @@ def fit(
             "loop can use the train_state that was passed"
         )
     pace = Pace(steps_per_dispatch)
-    run = _run(trainer, train_state, source, pace, position, end, every, evaluate, progress)
+    run = _run(trainer, train_state, source, pace, position, end, every, test, progress)
     return Epochs(trainer, run)
+
+
+def _test(trainer: Trainer, train_state: TrainState, data: PyTree, size: int) -> Callable:
+    """Return a function of the train_state that measures its objective on data."""
+    who = "fit: evaluate"
+    adapter = DataAdapter(who, trainer.objective, size, data_name=who, stream=is_stream(data))
+    # Arrays are checked once, before any epoch is trained.
+    arrays = None if adapter.stream else adapter.prepare_all(train_state, data)
+    return lambda now: evaluate_prepared(adapter, now, arrays or adapter.prepare_all(now, data))
 
 
 class _End(NamedTuple):
@@ -261,16 +265,12 @@ def _run(
         else:
             warned = warned or warn_nonfinite(train_state.params, finite, losses, before + 1)
         below = below or warn_below(trainer.objective, losses)
-        found = None
-        if test is not None:
-            now = trainer.objective, train_state.params, train_state.state
-            found = measure_all(*now, test, source.size, "fit", checked=not is_stream(test))
         yield Epoch(
             number=position.epoch + (position.done > 0),
             epochs=end.epoch,
             train_state=train_state,
             train=means(jax.tree.map(lambda *sums: sum(sums), *(part.sums for part in parts))),
-            evaluation=found,
+            evaluation=None if test is None else test(train_state),
             losses=losses,
             seconds=time.perf_counter() - start,
             step=step,

@@ -9,9 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxnet.services.jaxprs import arrays_in
 from jaxnet.services.trees import PyTree
-from jaxnet.training.look import Look
 
 FIRST, LARGEST = 2.0**16, 2.0**24
 PERIOD = 2000  # steps without an overflow after which the scale is doubled
@@ -73,16 +71,3 @@ def settled(fixed: float | None, before: Any, after: Any, finite: jax.Array) -> 
         scale, good = jnp.clip(scale, 1, LARGEST), jnp.where(good == PERIOD, 0, good)
     now = LossScale(scale, good, last.skipped + ~fine, finite, kept[2])
     return after._replace(params=kept[0], state=kept[1], opt_state=now)
-
-
-def computes_in_float16(seen: Look | None) -> bool:
-    """Return whether an objective computes a float16, wherever it is.
-
-    Example:
-      >>> from jaxnet.training.look import look
-      >>> net, x = jn.cast(jn.dense(2), jnp.float16), jnp.ones((5, 3))
-      >>> computes_in_float16(look(net, *net.init(jax.random.key(0), x), x))
-      True
-    """
-    found = () if seen is None else arrays_in(seen.program.jaxpr)
-    return any(array.dtype == jnp.float16 for array in found)

@@ -19,14 +19,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnet.services.trees import PyTree, shapes_of
+from jaxnet.services.trees import PyTree
 from jaxnet.services.warn import warn
 from jaxnet.training import placement, preemption
+from jaxnet.training.batching import Batching, rows_in
+from jaxnet.training.data_adapter import DataAdapter, PreparedData, is_stream
 from jaxnet.training.epoch import Position
-from jaxnet.training.evaluate import data_on_device, mask_of, takes_mask
 from jaxnet.training.look import look
 from jaxnet.training.objective import Average, added
-from jaxnet.training.targets import check_metrics, check_targets, rows_are_in_order
 from jaxnet.training.trainer import Trainer, TrainState, driver, key_of, next_key
 
 REFRESH = 0.2  # seconds of work per dispatch, short enough to update the progress bar
@@ -51,16 +51,15 @@ class Totals(NamedTuple):
 
 
 def resident_programs(
-    trainer: Trainer, size: int, shuffle: bool, shardings: placement.Where, batches: placement.Where
+    trainer: Trainer, batching: Batching, shuffle: bool, shardings: placement.Where
 ) -> tuple[Callable, Callable]:
-    """Return the two programs of a trainer for one batch size, compiled once per trainer.
+    """Return the two programs of a trainer for one batching, compiled once per trainer.
 
     Args:
       trainer: Trainer whose update is made in each step.
-      size: Number of examples in a batch.
+      batching: How the data become batches.
       shuffle: Whether the order is drawn.
       shardings: Shardings of the train_state, which keeps them.
-      batches: Shardings of the data, and of each batch.
 
     Returns:
       begin: Program (train_state, data, key) -> (train_state, (key, order, totals)): the order of
@@ -73,24 +72,19 @@ def resident_programs(
     # Jitted separately, so that it is traced only once, for begin's shapes and advance's loop.
     @jax.jit
     def one_step(train_state, i, data, order):
-        rows = order[i]
-        batch = placement.constrain(jax.tree.map(lambda leaf: leaf[rows], data), batches)
-        return update(train_state, batch, mask_of(i, size, len(jax.tree.leaves(data)[0])))
+        return update(train_state, batching.take(data, order[i]), batching.mask(data, i))
 
     def begin(train_state, data, key=None):
-        count = jax.tree.leaves(data)[0].shape[0]
-        steps = -(-count // size)
         if key is None:
             train_state, order_key = next_key(train_state)
             key = jax.random.key_data(order_key)
         else:
             order_key = key_of(key, train_state)
-        order = jax.random.permutation(order_key, count) if shuffle else jnp.arange(count)
-        order = jnp.resize(order, (steps, size))  # wraps around at the end of the examples
+        order = batching.order(data, order_key if shuffle else None)
         _, found, finite = jax.eval_shape(one_step, train_state, jnp.int32(0), data, order)
         zeros = lambda leaf: jnp.zeros(leaf.shape, jnp.result_type(leaf.dtype, jnp.float32))  # noqa: E731
-        losses = jnp.zeros(steps, found["loss"].mean.dtype)
-        finite = jnp.ones((steps, *finite.shape), bool)
+        losses = jnp.zeros(len(order), found["loss"].mean.dtype)
+        finite = jnp.ones((len(order), *finite.shape), bool)
         return train_state, (key, order, Totals(jax.tree.map(zeros, found), losses, finite))
 
     def advance(train_state, data, totals, order, start, stop):
@@ -102,38 +96,43 @@ def resident_programs(
 
         return jax.lax.fori_loop(start, stop, body, (train_state, totals))
 
-    programs, key = trainer._kept.programs, ("fit", "data", size, shuffle, batches)
+    programs, key = trainer._kept.programs, ("fit", "data", batching, shuffle)
     first = programs.of(("begin", *key, shardings), lambda: placement.placed(begin, shardings))
     return first, driver(trainer._kept, key, advance, shardings, donate=(0, 2))
+
+
+def source_of(
+    trainer: Trainer, train_state: TrainState, data: PyTree, size: int, shuffle: bool
+) -> tuple[TrainState, "Resident | Batches"]:
+    """Return the train_state on the mesh of the data, and the source of its batches.
+
+    The mesh of a stream is known with its first batch, so there the train_state stays as it is.
+
+    Args:
+      trainer: Trainer of the run.
+      train_state: Train_state that the run starts from.
+      data: Arrays, or an iterable of batches.
+      size: Number of examples in a batch of arrays.
+      shuffle: Whether the order of arrays is shuffled in each pass.
+    """
+    if is_stream(data):
+        return train_state, Batches(trainer, data, size)
+    adapter = DataAdapter("fit", trainer.objective, size, train=True, shuffle=shuffle)
+    prepared = adapter.prepare(train_state, data)
+    train_state, shardings = placement.onto_mesh("fit", train_state, prepared.batching.shardings)
+    return train_state, Resident(trainer, prepared, shuffle, shardings)
 
 
 class Resident:
     """Data on the device: a pass is one program with the first and last step as arguments."""
 
-    def __init__(self, trainer: Trainer, data: PyTree, size: int, shuffle: bool):
-        self.trainer, self.shuffle = trainer, shuffle
-        self.data = data_on_device(data, "fit: data")
-        count = jax.tree.leaves(self.data)[0].shape[0]
-        self.size = min(size, count)
-        self.steps = -(-count // self.size)
-
-    def joined(self, train_state: TrainState) -> TrainState:
-        """Return the train_state on the mesh of the data; raise if the two do not fit."""
-        objective, now = self.trainer.objective, (train_state.params, train_state.state)
-        check_targets(objective, *now, self.data, "fit", train=True)
-        if self.steps != 1:
-            check_metrics("fit", objective, *now, self.data)
-        if self.shuffle and rows_are_in_order(objective, train_state.state, self.data, self.size):
-            raise ValueError(
-                "fit: the state has an entry for each row of a batch, such as the carry of "
-                "truncated_bptt, so each batch must continue the previous batch. Pass "
-                "shuffle=False"
-            )
-        placement.check_processes("fit", train_state, self.data)
-        batches = placement.check_batch("fit", self.data, self.size)
-        train_state, shardings = placement.onto_mesh("fit", train_state, batches)
-        self.programs = resident_programs(self.trainer, self.size, self.shuffle, shardings, batches)
-        return train_state
+    def __init__(
+        self, trainer: Trainer, prepared: PreparedData, shuffle: bool, shardings: placement.Where
+    ):
+        batching = prepared.batching
+        self.data, self.size, self.shuffle = prepared.data, batching.size, shuffle
+        self.steps = batching.steps(prepared.data)
+        self.programs = resident_programs(trainer, batching, shuffle, shardings)
 
     def resume(self, position: Position) -> None:
         """Raise if a position belongs to other data or batches."""
@@ -183,21 +182,19 @@ class Batches:
 
     data = shuffle = None  # they are its own affair
 
-    def __init__(self, trainer: Trainer, batches: Iterable[PyTree], size: int, shuffle: bool):
+    def __init__(self, trainer: Trainer, batches: Iterable[PyTree], size: int):
         self.trainer, self.batches, self.size = trainer, batches, size
+        self.adapter = DataAdapter(
+            "fit", trainer.objective, data_name="fit: a batch", train=True, stream=True
+        )
         length = len(batches) if isinstance(batches, Sized) else sys.maxsize
         self.steps = length if length < sys.maxsize else None  # grain says maxsize if it never ends
         self.iterator: Any = None  # iterator of the current pass
         self.first: dict[int, int] = {}  # checksum of the first batch, by pass
         self.step: Any = None  # the program, made for the first batch
-        self.like: PyTree = None  # shapes of the first batch
+        self.masked = False  # whether whole batches have a mask too, so that one program serves all
         self.explained = False  # whether a last batch of one example was checked
-        self.accepted: list[frozenset[int]] = []  # integers found in the targets so far
         self.masks: dict[int, Any] = {}  # mask of a batch on the device, by its examples
-
-    def joined(self, train_state: TrainState) -> TrainState:
-        """Return the train_state itself, since its mesh is known with the first batch."""
-        return train_state
 
     def resume(self, position: Position) -> None:
         """Go to a position: by the state of the iterator, or past the batches that were used."""
@@ -255,7 +252,7 @@ class Batches:
             train_state, batch, mask = self._prepared(train_state, batch, position.size)
             if not position.done and not seen:
                 self._compare_first(position.epoch, batch)
-            position = position._replace(size=jax.tree.leaves(batch)[0].shape[0])
+            position = position._replace(size=rows_in(batch))
             start = time.perf_counter()
             train_state, found = self.step(train_state, batch, mask)
             seen.append(found)
@@ -288,25 +285,11 @@ class Batches:
 
     def _prepared(self, train_state: TrainState, batch: PyTree, size: int):
         """Return the train_state on the batch's mesh, the batch at its full size, and its mask."""
-        batch, trainer = data_on_device(batch, "fit: a batch"), self.trainer
-        placement.check_processes("fit", train_state, batch)
-        now = train_state.params, train_state.state
-        check_targets(trainer.objective, *now, batch, "fit", self.accepted, train=True)
-        count = jax.tree.leaves(batch)[0].shape[0]
-        size = size or count
+        batch = self.adapter.checked(train_state, batch)
         if self.step is None:
-            self.like = shapes_of(batch)
-            batches = placement.check_batch("fit", batch, count)
-            train_state, shardings = placement.onto_mesh("fit", train_state, batches)
-            key, update = ("fit from batches", "batch"), trainer.update
-
-            def run(train_state, batch, mask):
-                train_state, *found = update(train_state, batch, mask)
-                return train_state, tuple(found)
-
-            self.step = driver(trainer._kept, key, run, shardings)
-        else:
-            check_metrics("fit", trainer.objective, *now, self.like)
+            train_state = self._begin(train_state, batch)
+        count = rows_in(batch)
+        size = size or count
         if count > size:
             raise ValueError(
                 f"fit: the first batch had {size} examples, a later one {count}; only the last "
@@ -316,13 +299,31 @@ class Batches:
             self._explain_one_example(train_state, batch)
         if count < size:
             batch = jax.tree.map(lambda leaf: placement.repeated(leaf, size), batch)
-        # One program for all batches.
-        of_rows = takes_mask(trainer.objective, *now, self.like)
-        if count == size and (trainer.optimizer is None or not of_rows):  # an own step has no mask
-            return train_state, batch, None
+        return train_state, batch, self._mask(count, size)
+
+    def _begin(self, train_state: TrainState, batch: PyTree) -> TrainState:
+        """Make the program for the first batch, and return the train_state on the batch's mesh."""
+        trainer = self.trainer
+        batch_shardings = placement.check_batch("fit", batch, rows_in(batch))
+        train_state, shardings = placement.onto_mesh("fit", train_state, batch_shardings)
+
+        def run(train_state, batch, mask):
+            train_state, *found = trainer.update(train_state, batch, mask)
+            return train_state, tuple(found)
+
+        self.step = driver(trainer._kept, ("fit from batches", "batch"), run, shardings)
+        if trainer.optimizer is not None:  # the step of your own takes no mask
+            now = train_state.params, train_state.state
+            self.masked = look(trainer.objective, *now, batch).per_row
+        return train_state
+
+    def _mask(self, count: int, size: int) -> Any:
+        """Return the mask of `count` examples in a batch of `size`; None if it needs no mask."""
+        if count == size and not self.masked:
+            return None
         if count not in self.masks:
             self.masks[count] = _given((np.arange(size) < count).astype(np.float32))
-        return train_state, batch, self.masks[count]
+        return self.masks[count]
 
     def _explain_one_example(self, train_state: TrainState, batch: PyTree) -> None:
         """Warn if a layer cannot train on one example, whose copies fill the batch."""

@@ -21,13 +21,14 @@ from jaxnet.services.keywords import explain_keywords
 from jaxnet.services.progress import progress_bar
 from jaxnet.services.table import Number, Table, Tabular
 from jaxnet.services.trees import PyTree, describe, floats_of
+from jaxnet.training.batching import Batching, rows_in
 from jaxnet.training.checkpoints import best_mode
-from jaxnet.training.evaluate import data_on_device, loss_first, measure, predict
+from jaxnet.training.data_adapter import DataAdapter, data_on_device
+from jaxnet.training.evaluate import loss_first, measure, predict
 from jaxnet.training.loss_scale import LossScale
 from jaxnet.training.objective import Supervised, mean_of
-from jaxnet.training.placement import Where, check_batch, shardings_of
+from jaxnet.training.placement import shardings_of
 from jaxnet.training.source import resident_programs
-from jaxnet.training.targets import check_metrics, check_targets, rows_are_in_order
 from jaxnet.training.trainer import TrainState, without_weak_types
 from jaxnet.training.trainer import trainer as make_trainer
 
@@ -277,37 +278,31 @@ def sweep(
             )
     flat = lambda a: a.reshape(-1, *a.shape[2:])  # noqa: E731
     every, tested = (jax.tree.map(flat, tree) if own_data else tree for tree in (data, test))
-    example = jax.tree.map(lambda leaf: leaf[0], data) if own_data else data
-    count = jax.tree.leaves(example)[0].shape[0]
-    size = min(batch_size, count)
-    batch = jax.tree.map(lambda leaf: leaf[:size], example)  # a state may have entries per row
-    drawn = jax.eval_shape(trainer.init, jax.random.key(0), batch)
-    check_targets(objective, drawn.params, drawn.state, every, "sweep", train=True)
+    one, held = (jax.tree.map(lambda a: a[0], tree) if own_data else tree for tree in (data, test))
+    _check_places(data, own_data)
+    size = min(batch_size, rows_in(one))
+    example = jax.tree.map(lambda a: jax.ShapeDtypeStruct((size, *a.shape[1:]), a.dtype), one)
+    drawn = jax.eval_shape(trainer.init, jax.random.key(0), example)
+    adapter = DataAdapter(
+        "sweep", objective, size, rows_per_pass=rows_in(one), train=True, shuffle=shuffle
+    )
+    batching = adapter.prepare(drawn, every).batching
+    begin, advance = resident_programs(trainer, batching, shuffle, None)
     if test is not None:
-        check_targets(objective, drawn.params, drawn.state, tested, "sweep: evaluate")
-    if shuffle and rows_are_in_order(objective, drawn.state, example, size):
-        raise ValueError(
-            "sweep: the state has an entry for each row of a batch, such as the carry of "
-            "truncated_bptt, so each batch must continue the previous batch. Pass shuffle=False"
+        size = min(size, rows_in(held))
+        adapter = DataAdapter(
+            "sweep: evaluate", objective, size, "sweep: evaluate", rows_per_pass=rows_in(held)
         )
-    carried = test is not None and rows_are_in_order(objective, drawn.state, tested, size)
-    steps = -(-count // size)
-    if steps > 1 or (test is not None and size < jax.tree.leaves(test)[0].shape[own_data]):
-        check_metrics("sweep", objective, drawn.params, drawn.state, example)
-    batches = _batches(data, own_data, size)
-    begin, advance = resident_programs(trainer, size, shuffle, None, batches)
+        tests = measure(objective, Batching(size), None, adapter.prepare(drawn, tested).carried)
 
     def epoch(train_state, data, test):
         train_state, (_, order, totals) = begin(train_state, data)
-        span = jnp.int32(0), jnp.int32(steps)
+        span = jnp.int32(0), jnp.int32(len(order))
         train_state, totals = advance(train_state, data, totals, order, *span)
         sums = [totals.sums]
         if test is not None:
-            many = jax.tree.leaves(test)[0].shape[0]
-            cut = check_batch("sweep", test, min(size, many))
-            run = measure(objective, min(size, many), cut, None, carried)
             given = train_state.params, train_state.state, test, jax.random.key(0), jnp.int32(0)
-            sums.append(run(*given)[0])
+            sums.append(tests(*given)[0])
         return train_state, [{name: mean_of(*pair) for name, pair in each.items()} for each in sums]
 
     # Runs with the same seed share their randomness, so the order of examples is drawn once per
@@ -317,9 +312,9 @@ def sweep(
     by_seed, by_setting = (TrainState(None, 0, 0, 0, key) for key in (0, None))  # type: ignore[arg-type]
     epoch = jax.vmap(epoch, (by_seed, seen, seen), (by_seed, 0))
     epoch = jax.jit(jax.vmap(epoch, (by_setting, None, None), (by_setting, 0)), donate_argnums=0)
-    train_state = _start(objective, make, batch, settings, seeds, params)
-    if batches is not None:  # every device has all members and a part of each batch
-        train_state = jax.device_put(train_state, NamedSharding(batches.mesh, P()))
+    train_state = _start(objective, make, example, settings, seeds, params)
+    if batching.shardings is not None:  # every device has all members and a part of each batch
+        train_state = jax.device_put(train_state, NamedSharding(batching.shardings.mesh, P()))
     found = []
     with progress_bar(epochs, f"{len(settings)} settings x {len(seeds)} seeds", progress) as bar:
         for _ in range(epochs):
@@ -334,7 +329,7 @@ def sweep(
 def _cross_validated(objective, optimizer, data, folds: int, options: dict[str, Any]) -> Sweep:
     """Sweep over folds, of which each run leaves one out."""
     data = data_on_device(data, "sweep: data")
-    count = jax.tree.leaves(data)[0].shape[0]
+    count = rows_in(data)
     checks.between("sweep", "folds", folds, 2, count)
     seeds = range(folds) if isinstance(options["seeds"], int) else options["seeds"]
     if len(seeds) != folds:
@@ -361,17 +356,16 @@ def _cross_validated(objective, optimizer, data, folds: int, options: dict[str, 
     return found._replace(outputs=jax.tree.map(lambda *a: np.stack(a), *by_setting))
 
 
-def _batches(data: PyTree, own_data: bool, size: int) -> Where:
-    """Return the shardings of batches; raise if a sweep cannot use data divided like this."""
-    batches = shardings_of(data) if own_data else check_batch("sweep", data, size)
+def _check_places(data: PyTree, own_data: bool) -> None:
+    """Raise if a sweep cannot use data divided like this."""
     if jax.process_count() > 1:
         raise ValueError("sweep: runs in one process; in several, use fit, one run after another")
-    if batches is not None and (own_data or AxisType.Explicit in batches.mesh.axis_types):
+    places = shardings_of(data)
+    if places is not None and (own_data or AxisType.Explicit in places.mesh.axis_types):
         raise ValueError(
             "sweep: on a mesh it splits batches, along axes of type Auto, not seeds; pass data "
             "that all seeds share, or arrays on one device"
         )
-    return batches
 
 
 def _check_optimizer(optimizer: Any, setting: Mapping[str, float]) -> None:

@@ -12,7 +12,6 @@ from jaxnet.services.trees import PyTree, flat, is_float, key_spec, memo_of, sha
 from jaxnet.services.warn import warn
 from jaxnet.training.look import attempt, look
 from jaxnet.training.objective import supervised_in
-from jaxnet.transforms.stream import batch_axes
 
 
 def check_targets(
@@ -122,33 +121,6 @@ def _integers(leaf: Any) -> frozenset[int]:
     if values.max() - low < 2**16:  # counting is faster than sorting
         return frozenset((np.flatnonzero(np.bincount(values - low)) + low).tolist())
     return frozenset(np.unique(values).tolist())
-
-
-def rows_are_in_order(objective: Layer | None, state: State, data: PyTree, size: int) -> bool:
-    """Return whether the state has entries per row of a batch, such as carries.
-
-    Each batch then continues the previous batch, row by row.
-
-    Args:
-      objective: Objective of the trainer.
-      state: State of the objective.
-      data: All examples.
-      size: Number of examples in a batch.
-
-    Example:
-      >>> net = jn.serial(jn.gru(4), jn.layers.time_distributed(jn.dense(7)))
-      >>> objective = jn.training.truncated_bptt(net, jn.losses.masked())
-      >>> data = (jnp.ones((6, 5, 3)), jnp.ones(6)), (jnp.ones((6, 5), int), jnp.ones((6, 5)))
-      >>> _, state = objective.init(jax.random.key(0), jax.tree.map(lambda a: a[:2], data))
-      >>> rows_are_in_order(objective, state, data, 2)
-      True
-    """
-    if objective is None or all(size not in leaf.shape for leaf in jax.tree.leaves(state)):
-        return False  # the usual case, without a trace
-
-    batch = jax.tree.map(lambda a: jax.ShapeDtypeStruct((size, *a.shape[1:]), a.dtype), data)
-    axes = attempt(batch_axes, objective, batch)  # none if it takes no other number of rows
-    return any(axis >= 0 for axis in jax.tree.leaves(axes))
 
 
 def check_metrics(who: str, objective: Layer | None, params, state, batch: PyTree) -> None:

@@ -19,11 +19,11 @@ from jaxnet.services.trees import Memo, PyTree, describe, floats_of, leaves_of, 
 from jaxnet.training.accumulate import accumulated
 from jaxnet.training.averages import check_last
 from jaxnet.training.interrupts import is_spent, uninterrupted
-from jaxnet.training.look import attempt, check_captured, look
-from jaxnet.training.loss_scale import LossScale, computes_in_float16, settled, started
+from jaxnet.training.look import attempt, check_captured, look, rows_are_in_order
+from jaxnet.training.loss_scale import LossScale, settled, started
 from jaxnet.training.objective import Average, averaged, hint_of_batch
 from jaxnet.training.placement import Where, check_processes, is_named, placed, shardings_of
-from jaxnet.training.targets import check_metrics, check_targets, rows_are_in_order
+from jaxnet.training.targets import check_metrics, check_targets
 from jaxnet.training.watch import Watcher, explain_reuse
 
 Metrics = dict[str, jax.Array]
@@ -234,7 +234,7 @@ def trainer(
         seen = attempt(look, objective, filled, state, specs)
         check_captured(objective, filled, seen)
         step, opt_state = checks.on_device(np.zeros((), np.int32)), start(filled)
-        if loss_scale is not None or computes_in_float16(seen):
+        if loss_scale is not None or (seen and seen.uses_float16):
             opt_state = started(loss_scale, opt_state, filled)
         return TrainState(step, filled, state, opt_state, as_stored(child_key(key, "train")))
 

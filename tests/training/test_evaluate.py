@@ -7,6 +7,7 @@ import optax
 import pytest
 
 import jaxnet as jn
+from jaxnet.training.batching import Batching
 from jaxnet.training.evaluate import means, measure, predict_program
 from tests.helpers import jit_apply
 from tests.training.conftest import KEY, LOSS, Batches, data, started
@@ -166,8 +167,10 @@ def test_a_last_smaller_batch_copies_no_data():
     objective = jn.supervised(net, optax.squared_error)
     data = jn.spec((4099, 1000)), jn.spec((4099, 1))
     params, state = jax.eval_shape(objective.init, jax.random.key(0), data)
-    measured = jax.jit(measure(objective, 16, None, None, False)).lower(params, state, data, KEY, 0)
-    predicted = jax.jit(predict_program(net, 16, None, None)).lower(params, state, data[0])
+    measured = jax.jit(measure(objective, Batching(16), None, False)).lower(
+        params, state, data, KEY, 0
+    )
+    predicted = jax.jit(predict_program(net, Batching(16), None)).lower(params, state, data[0])
     for program in (measured, predicted):
         held = program.compile().memory_analysis().temp_size_in_bytes
         assert held < 4099 * 1000 * 4 / 20  # bytes of the inputs, of which a batch is 1 / 256

@@ -1,0 +1,175 @@
+"""Check data against an objective before anything is computed, and prepare them for it.
+
+`fit`, `evaluate`, `predict` and `sweep` all use a `DataAdapter`. So they make the same checks in
+the same order, and raise the same errors. They get `PreparedData`: arrays on the device, and how
+these become batches.
+"""
+
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import jax
+
+from jaxnet.core import Params, State
+from jaxnet.services.checks import as_rows, to_device
+from jaxnet.services.trees import PyTree, path_name
+from jaxnet.training import placement
+from jaxnet.training.batching import Batching, batching_of, rows_in
+from jaxnet.training.look import look, rows_are_in_order
+from jaxnet.training.targets import check_metrics, check_targets
+
+
+class Variables(NamedTuple):
+    """Params and state of a layer: what a train_state has of a net that is not trained.
+
+    Fields:
+      params: Params of the layer.
+      state: State of the layer.
+    """
+
+    params: Params
+    state: State
+
+
+class PreparedData(NamedTuple):
+    """Data that were checked, and are ready for a program.
+
+    Fields:
+      data: Arrays on the device, one example per row.
+      batching: How they become batches.
+      carried: Whether each batch continues the previous batch, row by row, as the carries of
+        `truncated_bptt` do.
+    """
+
+    data: PyTree
+    batching: Batching
+    carried: bool
+
+
+@dataclass
+class DataAdapter:
+    """Checks and prepares the data of one call, such as `fit`.
+
+    `variables` below is a train_state or `Variables`.
+
+    Fields:
+      who: Name of the function, for messages.
+      objective: Objective of the data. With None, as in `predict` and for a trainer of your own,
+        only the arrays and their placement are checked.
+      batch_size: Largest number of rows in a batch; by default all rows are one batch.
+      data_name: Name of the data in messages; by default `who` and "data".
+      rows_per_pass: Number of rows that a run reads in each pass; by default all rows of the data.
+      train: Whether the objective is applied in training mode.
+      shuffle: Whether the order of the rows is shuffled.
+      stream: Whether the data are batches that follow each other.
+    """
+
+    who: str
+    objective: Any
+    batch_size: int = sys.maxsize
+    data_name: str = ""
+    rows_per_pass: int | None = None
+    train: bool = False
+    shuffle: bool = False
+    stream: bool = False
+    _batches: int = 0  # number of batches checked in this pass
+    _accepted: list[frozenset[int]] = field(default_factory=list)  # integers among their targets
+
+    def prepare(self, variables: Any, data: PyTree) -> PreparedData:
+        """Check arrays, and return them with their batching.
+
+        Raises:
+          ValueError: If the data do not fit the objective, the call or the mesh.
+
+        Example:
+          >>> objective = jn.supervised(jn.dense(1), optax.squared_error)
+          >>> data = jnp.ones((7, 3)), jnp.ones((7, 1))
+          >>> variables = Variables(*objective.init(jax.random.key(0), data))
+          >>> DataAdapter("evaluate", objective, 4).prepare(variables, data).batching
+          Batching(size=4, shardings=None)
+        """
+        return self._batched(variables, self.checked(variables, data))
+
+    def prepare_all(self, variables: Any, data: PyTree) -> Iterable[PreparedData]:
+        """Return the prepared parts of arrays as a list, or those of a stream as an iterator.
+
+        A stream has a part for each batch. Arrays are one part, unless a value of the objective is
+        one number per batch, from which no padding can be left out. Then the rows that are left
+        after the last whole batch are a part of their own.
+        """
+        if self.stream:
+            return self._prepare_each(variables, data)
+        return list(self._prepare_each(variables, [data]))
+
+    def _prepare_each(self, variables: Any, batches: Iterable[PyTree]) -> Iterator[PreparedData]:
+        self._batches, batches = 0, iter(batches)
+        while (batch := placement.next_of(self.who, batches, variables)) is not placement.END:
+            prepared = self.prepare(variables, batch)
+            if self._can_pad(variables, prepared):
+                yield prepared
+            else:
+                for part in prepared.batching.whole_and_rest(prepared.data):
+                    yield self._batched(variables, part)
+
+    def _can_pad(self, variables: Any, prepared: PreparedData) -> bool:
+        """Return whether the last batch is whole, or a mask can leave its padding out."""
+        if not prepared.batching.needs_padding(prepared.data):
+            return True
+        seen = look(self.objective, variables.params, variables.state, prepared.data)
+        return seen.per_row
+
+    def checked(self, variables: Any, data: PyTree) -> PyTree:
+        """Check arrays or a batch of a stream, and return them on the device.
+
+        Raises:
+          ValueError: If the data do not fit the objective or the processes.
+        """
+        who, objective = self.who, self.objective
+        params, state = variables.params, variables.state
+        data = data_on_device(data, self.data_name or f"{who}: data")
+        placement.check_processes(who, variables, data)
+        accepted = self._accepted if self.stream else None
+        check_targets(objective, params, state, data, who, accepted, train=self.train)
+        self._batches += 1
+        rows = self.rows_per_pass or rows_in(data)
+        if self.batch_size < rows or self._batches == 2:  # metrics of several batches are averaged
+            check_metrics(who, objective, params, state, data)
+        return data
+
+    def _batched(self, variables: Any, data: PyTree) -> PreparedData:
+        """Return data with their batching; raise if rows that continue others are shuffled."""
+        batching = batching_of(self.who, data, self.batch_size)
+        carried = rows_are_in_order(self.objective, variables.state, data, batching.size)
+        if carried and self.shuffle:
+            raise ValueError(
+                f"{self.who}: the state has an entry for each row of a batch, such as the carry of "
+                "truncated_bptt, so each batch must continue the previous batch. Pass "
+                "shuffle=False"
+            )
+        return PreparedData(data, batching, carried)
+
+
+def is_stream(data: Any) -> bool:
+    """Return whether data is an iterable of batches rather than arrays in memory.
+
+    Containers that JAX knows, such as registered dataclasses, hold arrays.
+    """
+    if hasattr(data, "shape") or not jax.tree_util.all_leaves([data]):
+        return False
+    if isinstance(data, Mapping) or not hasattr(data, "__iter__"):
+        raise TypeError(
+            "data must be arrays, such as (x, y), or an iterable of batches, "
+            f"got {type(data).__name__}" + "; write dict(data)" * isinstance(data, Mapping)
+        )
+    return True
+
+
+def data_on_device(data: PyTree, who: str, items: str = "examples") -> PyTree:
+    """Check the arrays and move them to the default device."""
+
+    def move(path, leaf):
+        return to_device(who, path_name(path) or "the array", leaf)
+
+    return jax.tree_util.tree_map_with_path(move, as_rows(data, who, items))
