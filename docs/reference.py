@@ -38,7 +38,8 @@ SECTIONS: dict[str, dict[str, tuple[str, ...]]] = {
     },
     "Transforms": {"Transforms": ("transforms",)},
     "Training": {
-        "Objectives and trainers": ("training.objective", "training.trainer", "training"),
+        "Objectives and trainers": (
+            "training.objective", "training.trainer", "training.train_state", "training"),
         "Fit and evaluate": (
             "training.loop", "training.epoch", "training.evaluate", "training.sweep"),
         "Checkpoints and logs": (

@@ -70,8 +70,8 @@ from jaxnet.training.loop import fit as fit
 from jaxnet.training.objective import augmented as augmented
 from jaxnet.training.objective import supervised as supervised
 from jaxnet.training.sweep import sweep as sweep
+from jaxnet.training.train_state import TrainState as TrainState
 from jaxnet.training.trainer import Trainer as Trainer
-from jaxnet.training.trainer import TrainState as TrainState
 from jaxnet.training.trainer import trainer as trainer
 from jaxnet.transforms.adapt import lora as lora
 from jaxnet.transforms.adapt import merge as merge

@@ -15,7 +15,8 @@ from jaxnet.services.meshes import on_auto_axes
 from jaxnet.services.table import Table, Tabular
 from jaxnet.services.trees import PyTree, differences, flat, floats_of, with_floats
 from jaxnet.training.objective import averaged, supervised_in
-from jaxnet.training.trainer import Trainer, TrainState, check_train_state
+from jaxnet.training.train_state import TrainState, check_train_state
+from jaxnet.training.trainer import Trainer
 from jaxnet.training.watch import explain_reuse
 
 FAST, SLOW = 0.1, 1e-6  # update / weight; usually near 1e-3

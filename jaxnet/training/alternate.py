@@ -9,7 +9,8 @@ from jaxnet.core import child_key
 from jaxnet.services.checks import at_least
 from jaxnet.services.trees import Memo, PyTree, describe, flat, key_spec
 from jaxnet.training.objective import Average
-from jaxnet.training.trainer import Kept, Trainer, TrainState, as_stored, step_key, step_of
+from jaxnet.training.train_state import TrainState, as_stored, step_key
+from jaxnet.training.trainer import Kept, Trainer, step_of
 
 
 def alternate(**trainers: Trainer | tuple[Trainer, int]) -> Trainer:

@@ -30,7 +30,7 @@ from jaxnet.training import preemption, stored
 from jaxnet.training.checkpoint import packed, unpacked
 from jaxnet.training.epoch import Epoch, Position
 from jaxnet.training.placement import agreed
-from jaxnet.training.trainer import TrainState
+from jaxnet.training.train_state import TrainState
 
 HALF, REMOVED = ".half", ".removed"  # suffixes of folders that are being written or removed
 _LIKE = "a TrainState, as trainer.init returns it"

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxnet.services.markup import html_table
-from jaxnet.training.trainer import TrainState
+from jaxnet.training.train_state import TrainState
 
 
 class Position(NamedTuple):

@@ -20,7 +20,8 @@ from jaxnet.training.evaluate import evaluate_prepared, means
 from jaxnet.training.loss_scale import scales_in
 from jaxnet.training.placement import agree_on, shardings_of
 from jaxnet.training.source import REFRESH, Pace, Spent, Totals, source_of
-from jaxnet.training.trainer import Trainer, TrainState, check_train_state, without_weak_types
+from jaxnet.training.train_state import TrainState, check_train_state, without_weak_types
+from jaxnet.training.trainer import Trainer
 from jaxnet.training.watch import explain_reuse, warn_below, warn_nonfinite, warn_skipped
 
 

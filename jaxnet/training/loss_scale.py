@@ -52,8 +52,34 @@ def started(fixed: float | None, opt_state: PyTree, params: PyTree) -> LossScale
     return LossScale(scale, jnp.int32(0), jnp.int32(0), jnp.ones(count, bool), opt_state)
 
 
+def unwrapped(opt_state: PyTree) -> tuple[LossScale | None, PyTree]:
+    """Return the state of loss scaling, or None if nothing is scaled, and the optimizer's state.
+
+    Example:
+      >>> unwrapped("of an optimizer")
+      (None, 'of an optimizer')
+    """
+    if isinstance(opt_state, LossScale):
+        return opt_state, opt_state.optimizer
+    return None, opt_state
+
+
+def scaled(loss: jax.Array, scaling: LossScale | None) -> jax.Array:
+    """Return the loss times the scale, if it is scaled."""
+    return loss if scaling is None else loss * scaling.loss_scale
+
+
+def unscaled(grads: PyTree, scaling: LossScale | None) -> PyTree:
+    """Return the gradients of a scaled loss divided by the scale, in the dtypes of the params."""
+    if scaling is None:
+        return grads
+    return jax.tree.map(lambda grad: (grad / scaling.loss_scale).astype(grad.dtype), grads)
+
+
 def settled(fixed: float | None, before: Any, after: Any, finite: jax.Array) -> Any:
     """Return the train_state after a step, which changes only the scale if a gradient overflowed.
+
+    If nothing is scaled, it is the train_state itself.
 
     Args:
       fixed: Constant scale, or None.
@@ -61,7 +87,9 @@ def settled(fixed: float | None, before: Any, after: Any, finite: jax.Array) -> 
       after: Train_state after it, whose `opt_state` is the optimizer's.
       finite: Whether each leaf of the gradient is finite.
     """
-    last, fine = before.opt_state, finite.all()
+    if not isinstance(last := before.opt_state, LossScale):
+        return after
+    fine = finite.all()
     old = before.params, before.state, last.optimizer
     kept = jax.tree.map(lambda new, old: jnp.where(fine, new, old), after[1:4], old)
     good = jnp.where(fine, jnp.maximum(last.good_steps, 0) + 1, jnp.minimum(last.good_steps, 0) - 1)

@@ -27,7 +27,8 @@ from jaxnet.training.data_adapter import DataAdapter, PreparedData, is_stream
 from jaxnet.training.epoch import Position
 from jaxnet.training.look import look
 from jaxnet.training.objective import Average, added
-from jaxnet.training.trainer import Trainer, TrainState, driver, key_of, next_key
+from jaxnet.training.train_state import TrainState, key_of, next_key
+from jaxnet.training.trainer import Trainer, driver
 
 REFRESH = 0.2  # seconds of work per dispatch, short enough to update the progress bar
 

@@ -21,7 +21,7 @@ from jaxnet.services.trees import as_lines, differences, in_words
 from jaxnet.services.version import version
 from jaxnet.training.described import check_run
 from jaxnet.training.epoch import Position
-from jaxnet.training.trainer import TrainState
+from jaxnet.training.train_state import TrainState
 
 FORMAT = 3  # increase it if older versions cannot read the files of this version
 

@@ -29,7 +29,7 @@ from jaxnet.training.loss_scale import LossScale
 from jaxnet.training.objective import Supervised, mean_of
 from jaxnet.training.placement import shardings_of
 from jaxnet.training.source import resident_programs
-from jaxnet.training.trainer import TrainState, without_weak_types
+from jaxnet.training.train_state import TrainState, without_weak_types
 from jaxnet.training.trainer import trainer as make_trainer
 
 

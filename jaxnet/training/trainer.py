@@ -3,65 +3,29 @@
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxnet.core import Layer, Params, State, child_key
+from jaxnet.core import Layer, Params, child_key
 from jaxnet.services import checks, memory
 from jaxnet.services.functions import function_name
 from jaxnet.services.keywords import explain_keywords
-from jaxnet.services.markup import html_line
-from jaxnet.services.trees import Memo, PyTree, describe, floats_of, leaves_of, with_floats
-from jaxnet.training.accumulate import accumulated
-from jaxnet.training.averages import check_last
-from jaxnet.training.interrupts import is_spent, uninterrupted
-from jaxnet.training.look import attempt, check_captured, look, rows_are_in_order
-from jaxnet.training.loss_scale import LossScale, settled, started
-from jaxnet.training.objective import Average, averaged, hint_of_batch
+from jaxnet.services.trees import Memo, PyTree, describe, floats_of, leaves_of
+from jaxnet.training.interrupts import uninterrupted
+from jaxnet.training.look import attempt, check_captured, look
+from jaxnet.training.loss_scale import started
+from jaxnet.training.objective import Average, hint_of_batch
 from jaxnet.training.placement import Where, check_processes, is_named, placed, shardings_of
-from jaxnet.training.targets import check_metrics, check_targets
+from jaxnet.training.targets import check_targets
+from jaxnet.training.train_state import TrainState, as_stored, without_weak_types
+from jaxnet.training.update import Update
 from jaxnet.training.watch import Watcher, explain_reuse
 
 Metrics = dict[str, jax.Array]
-
-
-class TrainState(NamedTuple):
-    """Everything that training changes: a pytree to save and resume as a whole.
-
-    Fields:
-      step: Number of steps made, an int32 scalar. It counts those that a loss scale skipped, which
-        schedules of the optimizer do not see: they are at `step - opt_state.skipped`.
-      params: Nested dicts that the optimizer changes.
-      state: Nested dicts that `apply` changes, e.g. running statistics.
-      opt_state: State of the optax optimizer.
-      key: Random key of the run. A step draws from it and from the number of steps. It is stored as
-        key data (uint32), since typed keys make jitted calls slower.
-    """
-
-    step: jax.Array
-    params: Params
-    state: State
-    opt_state: PyTree
-    key: jax.Array
-
-    def __repr__(self) -> str:
-        if is_spent(self):
-            return "TrainState(used up by a step; continue with the one that the step returned)"
-        traced = checks.is_traced(self.step)
-        known = isinstance(self.step, jax.Array | np.ndarray | int) and not traced
-        with explain_reuse():
-            parts = [f"step={self.step if known else type(self.step).__name__}"]
-        for name in ("params", "state", "opt_state"):
-            leaves = jax.tree.leaves(getattr(self, name))
-            parts.append(f"{name}: {sum(map(np.size, leaves)):,} in {len(leaves)} arrays")
-        return f"TrainState({', '.join(parts)})"  # the arrays would fill pages
-
-    def _repr_html_(self) -> str:
-        return html_line(repr(self))
 
 
 @dataclass(frozen=True)
@@ -238,77 +202,9 @@ def trainer(
             opt_state = started(loss_scale, opt_state, filled)
         return TrainState(step, filled, state, opt_state, as_stored(child_key(key, "train")))
 
-    def update(train_state: TrainState, batch: PyTree, mask: jax.Array | None = None):
-        # Integers, such as the params of `quantized`, do not change.
-        start = floats_of(train_state.params)
-        check_last(begun := jax.eval_shape(optimizer.init, start))
-        scaling, opt_state = None, train_state.opt_state
-        if isinstance(opt_state, LossScale):
-            scaling, opt_state = opt_state, opt_state.optimizer
-        if (given := jax.tree.structure(opt_state)) != (needed := jax.tree.structure(begun)):
-            raise ValueError(
-                "step: opt_state belongs to another optimizer; initialize with this trainer: "
-                f"trainer.init(key, batch)\n  expected {needed}\n  got      {given}"
-            )
-        key = step_key(train_state)
-
-        def loss(floats, state=train_state.state, batch=batch, mask=mask, key=key):
-            params = with_floats(train_state.params, floats)
-            found, after = averaged(objective, params, state, batch, mask, key, train=True)
-            kept.watcher.updated(state, after)
-            mean = found["loss"].mean
-            return mean if scaling is None else mean * scaling.loss_scale, (after, found)
-
-        gradient = jax.value_and_grad(loss, has_aux=True)
-        value_of = lambda floats: loss(floats)[1][1]["loss"].mean  # noqa: E731
-        if accumulate > 1:
-            check_metrics("step", objective, train_state.params, train_state.state, batch)
-            part = jax.tree.leaves(batch)[0].shape[0] // accumulate
-            if rows_are_in_order(objective, train_state.state, batch, part):
-                raise ValueError(
-                    "step: each row of a batch continues a row of the batch before it, and "
-                    f"accumulate={accumulate} cuts batches by rows; leave accumulate= out"
-                )
-            gradient = accumulated(loss, train_state.state, batch, mask, key, accumulate)
-            value_of = lambda floats: gradient(floats)[0][1][1]["loss"].mean  # noqa: E731
-        (_, (state, found)), grads = gradient(start)
-        # The direction of ascent, which optax expects; JAX's gradient is its conjugate.
-        grads = jax.tree.map(jnp.conj, grads)
-        if scaling is not None:
-            grads = jax.tree.map(lambda grad: (grad / scaling.loss_scale).astype(grad.dtype), grads)
-        extra = {"value": found["loss"].mean, "grad": grads, "value_fn": value_of}
-        with jax.named_scope("optimizer"):
-            updates, opt_state = _updates(optimizer, grads, opt_state, start, extra)
-            params = with_floats(train_state.params, optax.apply_updates(start, updates))
-        # NaN and infinity times 0 are NaN. On CPU this is faster than isfinite(leaf).all().
-        checked = jax.tree.leaves(with_floats(train_state.params, grads))
-        finite = jnp.array([jnp.isfinite((0 * leaf).sum()) for leaf in checked], bool)
-        after = TrainState(train_state.step + 1, params, state, opt_state, train_state.key)
-        if scaling is not None:
-            after = settled(loss_scale, train_state, after, finite)
-        return after, found, finite
-
+    update = Update(objective, optimizer, accumulate, loss_scale, kept.watcher)
     step = step_of(update, objective, kept, donate)
     return Trainer(init, step, update, objective, optimizer, kept)
-
-
-def _updates(optimizer: Any, grads: PyTree, opt_state: PyTree, params: PyTree, extra: dict) -> Any:
-    """Return what an optimizer returns, which gets those of the extra arguments that it takes.
-
-    A chain hands all of them to its parts, so only a call tells.
-    """
-    try:
-        return optimizer.update(grads, opt_state, params, **extra)
-    except TypeError as error:
-        taken = {n: v for n, v in extra.items() if f"keyword argument '{n}'" not in str(error)}
-        if taken == extra:
-            raise
-        return _updates(optimizer, grads, opt_state, params, taken)
-    except AttributeError as error:
-        raise TypeError(
-            f"trainer: the optimizer does not take a dict of params ({error}). optax.lookahead "
-            "needs params of its own; for an average of params, append jn.ema() by optax.chain"
-        ) from error
 
 
 def step_of(
@@ -416,32 +312,6 @@ def _check(objective: Any, optimizer: Any) -> None:
     )
 
 
-def check_train_state(who: str, train_state: Any) -> None:
-    """Raise unless it is a TrainState of arrays, whose params are floats.
-
-    Example:
-      >>> check_train_state("fit", 3)
-      Traceback (most recent call last):
-      ...
-      TypeError: fit: train_state must be the result of trainer.init(key, batch), got int
-    """
-    words = "the result of trainer.init(key, batch)"
-    hint = "if it was saved, write jn.load(path, like=train_state)" * isinstance(train_state, dict)
-    checks.check_type(who, "train_state", train_state, TrainState, words, hint)
-    checks.check_arrays(f"{who}: train_state", train_state)
-    checks.as_array(who, "train_state.step", train_state.step, "()", "integers")
-    for path, leaf in jax.tree_util.tree_leaves_with_path(train_state.params):
-        if not (jnp.issubdtype(leaf.dtype, jnp.inexact) or leaf.dtype in (jnp.int8, jnp.uint8)):
-            raise TypeError(
-                f"{who}: train_state.params{jax.tree_util.keystr(path)} must hold floats, or int8 "
-                f"and uint8 as in jn.quantized, got {leaf.dtype}"
-            )
-    if getattr(train_state.key, "dtype", None) != np.uint32 and not checks.is_key(train_state.key):
-        raise TypeError(
-            f"{who}: train_state.key must be the key from trainer.init, got {train_state.key!r:.60}"
-        )
-
-
 def _specs(batch: PyTree) -> PyTree:
     for leaf in leaves_of(batch):
         if not getattr(leaf, "shape", ()):
@@ -451,80 +321,3 @@ def _specs(batch: PyTree) -> PyTree:
                 f"(inputs, targets), got {describe(leaf)}; for a list, write np.asarray(list)"
             )
     return checks.abstract(batch, "trainer.init")
-
-
-def without_weak_types(tree: PyTree) -> PyTree:
-    """Return the tree without weak types, so that the first step does not compile twice."""
-
-    def leaf(a):
-        if not getattr(a, "weak_type", False):  # so of all keys, which cannot be converted
-            return a
-        if checks.is_traced(a):
-            return jax.lax.convert_element_type(a, a.dtype)
-        return checks.on_device(np.asarray(a))
-
-    return jax.tree.map(leaf, tree)
-
-
-def as_stored(key: jax.Array) -> jax.Array:
-    """Return a key as a train_state stores it: its data if it is of JAX's usual kind, else itself.
-
-    Example:
-      >>> as_stored(jax.random.key(0))
-      Array([0, 0], dtype=uint32)
-    """
-    usual = jax.random.key_impl(key) == jax.random.key_impl(jax.random.key(0))
-    return jax.random.key_data(key) if usual else key
-
-
-def step_key(train_state: TrainState) -> jax.Array:
-    """Return the key of the next step: a hash of the stored key and the number of steps.
-
-    The stored key stays as it is, since advancing it would cost a GPU a launch in each step.
-
-    Example:
-      >>> trainer = jn.trainer(jn.supervised(jn.dense(2), optax.squared_error), optax.sgd(0.1))
-      >>> train_state = trainer.init(jax.random.key(0), (jn.spec((5, 3)), jn.spec((5, 2))))
-      >>> step_key(train_state).shape
-      ()
-    """
-    key, step = train_state.key, train_state.step
-    if checks.is_key(key):  # not JAX's default kind of key
-        return jax.random.fold_in(key, step)
-    # XLA drops the hash if nothing is drawn, which it could not do with a split.
-    return jax.random.fold_in(jax.random.wrap_key_data(key + _last(key) * jnp.uint32(step)), 0)
-
-
-def next_key(train_state: TrainState) -> tuple[TrainState, jax.Array]:
-    """Return the train_state with its stored key advanced, and a key to use outside of steps.
-
-    The sum of the stored key and of the steps grows with either, so no key is drawn twice.
-
-    Example:
-      >>> trainer = jn.trainer(jn.supervised(jn.dense(2), optax.squared_error), optax.sgd(0.1))
-      >>> train_state = trainer.init(jax.random.key(0), (jn.spec((5, 3)), jn.spec((5, 2))))
-      >>> train_state, key = next_key(train_state)
-      >>> key.shape, train_state.key.shape
-      ((), (2,))
-    """
-    key, here = train_state.key, step_key(train_state)
-    advanced = jax.random.split(key)[0] if checks.is_key(key) else key + _last(key)
-    return train_state._replace(key=advanced), here
-
-
-def _last(key: jax.Array) -> np.ndarray:
-    # On CPU, an addition at one place takes 20 microseconds longer than that of these numbers.
-    return (np.arange(key.size) == key.size - 1).astype(np.uint32)
-
-
-def key_of(data: Any, train_state: TrainState) -> jax.Array:
-    """Return a key from its data, of the kind that a train_state has.
-
-    Example:
-      >>> trainer = jn.trainer(jn.supervised(jn.dense(2), optax.squared_error), optax.sgd(0.1))
-      >>> train_state = trainer.init(jax.random.key(0), (jn.spec((5, 3)), jn.spec((5, 2))))
-      >>> key_of(train_state.key, train_state).shape
-      ()
-    """
-    impl = jax.random.key_impl(train_state.key) if checks.is_key(train_state.key) else None
-    return jax.random.wrap_key_data(data, impl=impl)

@@ -7,7 +7,7 @@ import optax
 import pytest
 
 import jaxnet as jn
-from jaxnet.training.trainer import step_key
+from jaxnet.training.train_state import step_key
 from tests.helpers import refused
 from tests.training.conftest import same, started
 

@@ -12,7 +12,6 @@ import optax
 import pytest
 
 import jaxnet as jn
-from jaxnet.training.trainer import next_key, step_key
 from tests.helpers import close, jit_apply, refused, traced
 from tests.training.conftest import KEY, LOSS, started
 
@@ -56,30 +55,6 @@ def test_pickle_says_what_to_write():
     for name, given in (("dense", jn.dense(2)), ("trainer", build(jn.dense(2), optax.sgd(0.1))[0])):
         with pytest.raises(TypeError, match=f"{name}: pickle cannot write it; use cloudpickle"):
             pickle.dumps({"it": given})
-
-
-@pytest.mark.parametrize("impl", ["threefry2x32", "rbg"])
-def test_no_key_is_handed_out_twice(impl):
-    """Neither by steps nor between them."""
-    handed = []
-
-    def apply(params, state, x, *, key=None, train=False):
-        jax.debug.callback(lambda k: handed.append(tuple(k.tolist())), jax.random.key_data(key))
-        return x @ params["w"], state
-
-    spy = jn.Layer(lambda key, batch: ({"w": jnp.ones((3, 2))}, {}), apply, "spy")
-    trainer = jn.trainer(jn.supervised(spy, LOSS), optax.sgd(0.1))
-    train_state = trainer.init(jax.random.key(0, impl=impl), data())
-    drawn = []
-    for i in range(4):
-        drawn.append(step_key(train_state))
-        train_state, _ = trainer.step(train_state, data())
-        if i % 2:
-            train_state, key = next_key(train_state)
-            drawn.append(key)
-    jax.effects_barrier()
-    assert len({tuple(jax.random.key_data(key).tolist()) for key in drawn}) == 6
-    assert len(set(handed)) == 4
 
 
 def test_init_and_training_keys_differ():
@@ -248,39 +223,6 @@ def test_given_params_that_do_not_fit(given, error, words):
         trainer.init(KEY, data(), params=given)
 
 
-def test_the_optimizer_of_the_state_is_that_of_the_step():
-    _, train_state = build(jn.dense(2), optax.adam(0.1))
-    trainer, _ = build(jn.dense(2), optax.sgd(0.1))
-    words = r"another optimizer.*\n  expected .*EmptyState.*\n  got .*ScaleByAdam"
-    with pytest.raises(ValueError, match=words):
-        trainer.step(train_state, data())
-    with pytest.raises(ValueError, match="opt_state belongs to another optimizer"):
-        list(jn.fit(trainer, train_state, data(), epochs=1))
-
-
-@pytest.mark.slow
-def test_a_step_inside_other_transforms_is_a_pure_function():
-    net = jn.serial(jn.dense(4), jn.batch_norm(), jn.dense(2))
-    trainer, train_state = build(net, optax.adam(0.1))
-    batch = tuple(map(jnp.asarray, data()))
-
-    def loss(scale, train_state=train_state):
-        scaled = jax.tree.map(lambda leaf: scale * leaf, train_state.params)
-        return trainer.step(train_state._replace(params=scaled), batch)[1]["loss"]
-
-    low, one, high = jax.jit(jax.vmap(loss))(jnp.array([0.99, 1.0, 1.01]))
-    np.testing.assert_allclose(jax.jit(jax.grad(loss))(1.0), (high - low) / 0.02, rtol=2e-2)
-
-    def body(state, _):
-        state, metrics = trainer.step(state, batch)
-        return state, metrics["loss"]
-
-    _, losses = jax.lax.scan(body, train_state, length=3)
-    _, metrics = trainer.step(train_state, batch)  # nothing was donated before
-    np.testing.assert_allclose([one, losses[0]], [metrics["loss"]] * 2, rtol=1e-5)
-    assert losses[2] < losses[0]
-
-
 def test_weak_types_do_not_compile_twice():
     net = jn.stateless(lambda key, x: {"w": jnp.full((3, 2), 0.1)}, lambda p, x: x @ p["w"], "weak")
     trainer, train_state = build(net)
@@ -306,16 +248,3 @@ def test_programs_die_with_their_trainer():
     del trainer
     gc.collect()
     assert alive() is None
-
-
-def test_a_train_state_prints_in_one_line():
-    _, train_state = build(jn.dense(2, name="a"), optax.adam(0.1))
-    text = (
-        "TrainState(step=0, params: 8 in 2 arrays, state: 0 in 0 arrays, opt_state: 17 in 5 arrays)"
-    )
-    assert repr(train_state) == text and text in train_state._repr_html_()
-    seen = []
-    jax.jit(lambda t: seen.append(repr(t)) or t)(train_state)
-    assert seen[0].startswith("TrainState(step=") and "\n" not in seen[0]
-    empty = jax.tree.map(lambda leaf: None, train_state)
-    assert "step=None" in repr(empty).replace("NoneType", "None")
