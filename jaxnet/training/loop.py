@@ -2,11 +2,11 @@
 
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from jaxnet.services.checks import all_at_least, all_native, at_least, check_options, check_type
 from jaxnet.services.keywords import explain_keywords
@@ -19,7 +19,7 @@ from jaxnet.training.epoch import Epoch, Position
 from jaxnet.training.evaluate import evaluate_prepared, means
 from jaxnet.training.loss_scale import scales_in
 from jaxnet.training.placement import agree_on, shardings_of
-from jaxnet.training.source import REFRESH, Pace, Spent, Totals, source_of
+from jaxnet.training.source import REFRESH, Batches, Pace, Resident, Spent, Totals, source_of
 from jaxnet.training.train_state import TrainState, check_train_state, without_weak_types
 from jaxnet.training.trainer import Trainer
 from jaxnet.training.watch import explain_reuse, warn_below, warn_nonfinite, warn_skipped
@@ -129,7 +129,9 @@ def fit(
     with explain_reuse():
         step = int(train_state.step)
         train_state, source = source_of(trainer, train_state, data, batch_size, shuffle)
-        test = None if evaluate is None else _test(trainer, train_state, evaluate, source.size)
+        measure = None
+        if evaluate is not None:
+            measure = _evaluation(trainer, train_state, evaluate, source.size)
     about = describe_run(trainer, source.data, source.shuffle)
     if position is None:
         start = step // source.steps if source.steps else 0
@@ -157,17 +159,27 @@ def fit(
             "loop can use the train_state that was passed"
         )
     pace = Pace(steps_per_dispatch)
-    run = _run(trainer, train_state, source, pace, position, end, every, test, progress)
-    return Epochs(trainer, run)
+    loop = _FitLoop(trainer.objective, source, end, every, pace, measure, progress)
+    return Epochs(trainer, loop.epochs(train_state, position))
 
 
-def _test(trainer: Trainer, train_state: TrainState, data: PyTree, size: int) -> Callable:
-    """Return a function of the train_state that measures its objective on data."""
+def _evaluation(
+    trainer: Trainer, train_state: TrainState, data: PyTree, batch_size: int
+) -> Callable[[TrainState], dict[str, Any]]:
+    """Return the function of a train_state that evaluates its objective on data.
+
+    Arrays are checked here, before any epoch is trained, and a stream in each epoch.
+    """
     who = "fit: evaluate"
-    adapter = DataAdapter(who, trainer.objective, size, data_name=who, stream=is_stream(data))
-    # Arrays are checked once, before any epoch is trained.
-    arrays = None if adapter.stream else adapter.prepare_all(train_state, data)
-    return lambda now: evaluate_prepared(adapter, now, arrays or adapter.prepare_all(now, data))
+    stream = is_stream(data)
+    adapter = DataAdapter(who, trainer.objective, batch_size, data_name=who, stream=stream)
+    arrays = None if stream else adapter.prepare_all(train_state, data)
+
+    def evaluate(now: TrainState) -> dict[str, Any]:
+        parts = adapter.prepare_all(now, data) if arrays is None else arrays
+        return evaluate_prepared(adapter, now, parts)
+
+    return evaluate
 
 
 class _End(NamedTuple):
@@ -218,67 +230,114 @@ class Epochs:
             warn("fit was never iterated, so nothing was trained; write: for epoch in jn.fit(...):")
 
 
-def _run(
-    trainer, train_state, source, pace, position, end, every, test, progress
-) -> Iterator[Epoch]:
-    """Yield the epochs; the given train_state is free once it is trained further."""
-    took = float("inf")  # seconds of the last epoch: a bar for a short one would only flicker
-    warned = below = False  # warn once, since values that are not finite usually stay so
-    step = int(train_state.step)
-    while not end.reached(position, step) and not pace.stopped:
-        start, before = time.perf_counter(), step
-        agree_on("fit", train_state, f"fit goes on after step {step}")
-        # A copy is donated, so that the caller's train_state stays whole.
-        if shardings_of(train_state) is None:
-            train_state = jax.device_put(train_state, may_alias=False)
-        else:  # device_put cannot copy sharded arrays
-            train_state = jax.tree.map(jnp.copy, train_state)
-        stop = min((n for n in (every and before + every, end.step) if n), default=None)
+@dataclass
+class _FitLoop:
+    """The loop of `fit`, which yields epochs.
+
+    Fields:
+      objective: Objective that is trained; None for a trainer of your own.
+      source: Source of the batches.
+      end: Epoch and step at which the run ends.
+      every: Number of steps of an epoch; None for a pass.
+      pace: Steps per dispatch, and whether the run is to stop.
+      evaluate: Function train_state -> means on the evaluation data; None without such data.
+      progress: Whether to show a progress bar.
+    """
+
+    objective: Any
+    source: Resident | Batches
+    end: _End
+    every: int | None
+    pace: Pace
+    evaluate: Callable[[TrainState], dict[str, Any]] | None
+    progress: bool
+    # Each kind of warning comes once, since what is wrong usually stays wrong.
+    _warned_of_gradients: bool = False
+    _warned_of_losses: bool = False
+
+    def epochs(self, train_state: TrainState, position: Position) -> Iterator[Epoch]:
+        """Yield the epochs; the given train_state is free once it is trained further."""
+        step, seconds = int(train_state.step), float("inf")
+        while not self.end.reached(position, step) and not self.pace.stopped:
+            start, before = time.perf_counter(), step
+            agree_on("fit", train_state, f"fit goes on after step {step}")
+            train_state = _copied(train_state)
+            stop = self._next_stop(step)
+            with self._progress_bar(position, stop, seconds) as bar:
+                train_state, totals, position = self._epoch(train_state, position, step, stop, bar)
+            if totals is None:  # the stream had ended
+                return
+            seconds = time.perf_counter() - start
+            step += len(totals.losses)
+            self._warn(train_state, totals, before + 1)
+            yield Epoch(
+                number=position.epoch + (position.done > 0),
+                epochs=self.end.epoch,
+                train_state=train_state,
+                train=means(totals.sums),
+                evaluation=None if self.evaluate is None else self.evaluate(train_state),
+                losses=totals.losses,
+                seconds=time.perf_counter() - start,
+                step=step,
+                steps=self.end.step,
+                position=position,
+                skipped=totals.skipped() if scales_in(train_state.opt_state) else None,
+            )
+
+    def _next_stop(self, step: int) -> int | None:
+        """Return the step at which the next epoch ends; None if only a pass ends it."""
+        stops = [] if self.end.step is None else [self.end.step]
+        if self.every is not None:
+            stops.append(step + self.every)
+        return min(stops, default=None)
+
+    def _epoch(
+        self, train_state: TrainState, position: Position, step: int, stop: int | None, bar: Any
+    ) -> tuple[TrainState, Totals | None, Position]:
+        """Train up to a step or to the end of a pass; without totals if a stream had ended."""
         parts: list[Totals] = []
-        title, size = f"epoch {position.epoch + 1}{_of(end.epoch)}", source.steps
-        if every is not None:
-            title, size = f"to step {stop}{_of(end.step)}", every
-        with progress_bar(size, title, progress and took > REFRESH) as bar:
-            while not pace.stopped:
-                limit = None if stop is None else stop - step
-                try:
-                    train_state, totals, position = source.run(
-                        train_state, position, limit, bar, pace
-                    )
-                except Spent:  # an iterator for one pass: what it gave is an epoch
-                    if not parts:
-                        raise
-                    break
-                if totals is not None:
-                    parts.append(totals)
-                    step += len(totals.losses)
-                if step == stop or end.reached(position, step) or (parts and every is None):
-                    break
-        if not parts:  # the stream had ended
-            return
-        took = time.perf_counter() - start
-        losses = np.concatenate([part.losses for part in parts])
-        finite = np.concatenate([part.finite for part in parts])
-        skipped = None
-        if scales := scales_in(train_state.opt_state):
-            skipped = int((~finite.all(axis=1)).sum())
-            warned = warned or warn_skipped(train_state.params, scales, finite[-1])
-        else:
-            warned = warned or warn_nonfinite(train_state.params, finite, losses, before + 1)
-        below = below or warn_below(trainer.objective, losses)
-        yield Epoch(
-            number=position.epoch + (position.done > 0),
-            epochs=end.epoch,
-            train_state=train_state,
-            train=means(jax.tree.map(lambda *sums: sum(sums), *(part.sums for part in parts))),
-            evaluation=None if test is None else test(train_state),
-            losses=losses,
-            seconds=time.perf_counter() - start,
-            step=step,
-            steps=end.step,
-            position=position,
-            skipped=skipped,
-        )
+        while not self.pace.stopped:
+            limit = None if stop is None else stop - step
+            try:
+                train_state, totals, position = self.source.run(
+                    train_state, position, limit, bar, self.pace
+                )
+            except Spent:  # an iterator for one pass: what it gave is an epoch
+                if not parts:
+                    raise
+                break
+            if totals is not None:
+                parts.append(totals)
+                step += len(totals.losses)
+            passed = self.every is None and parts
+            if step == stop or passed or self.end.reached(position, step):
+                break
+        return train_state, Totals.joined(parts) if parts else None, position
+
+    def _progress_bar(self, position: Position, stop: int | None, seconds: float) -> Any:
+        """Return a progress bar; an epoch as short as the last one would only make it flicker."""
+        title, size = f"epoch {position.epoch + 1}{_of(self.end.epoch)}", self.source.steps
+        if self.every is not None:
+            title, size = f"to step {stop}{_of(self.end.step)}", self.every
+        return progress_bar(size, title, self.progress and seconds > REFRESH)
+
+    def _warn(self, train_state: TrainState, totals: Totals, first: int) -> None:
+        """Warn about the gradients and losses of steps, of which `first` is the first."""
+        params, losses, finite = train_state.params, totals.losses, totals.finite
+        if not self._warned_of_gradients:
+            if scales := scales_in(train_state.opt_state):
+                self._warned_of_gradients = warn_skipped(params, scales, finite[-1])
+            else:
+                self._warned_of_gradients = warn_nonfinite(params, finite, losses, first)
+        if not self._warned_of_losses:
+            self._warned_of_losses = warn_below(self.objective, losses)
+
+
+def _copied(train_state: TrainState) -> TrainState:
+    """Return a copy to donate, so that the caller's train_state stays valid."""
+    if shardings_of(train_state) is None:
+        return jax.device_put(train_state, may_alias=False)
+    return jax.tree.map(jnp.copy, train_state)  # device_put cannot copy sharded arrays
 
 
 # How to get what other libraries keep in a history.

@@ -50,6 +50,17 @@ class Totals(NamedTuple):
     losses: Any
     finite: Any
 
+    def skipped(self) -> int:
+        """Return the number of steps whose gradient is not finite."""
+        return int((~self.finite.all(axis=1)).sum())
+
+    @staticmethod
+    def joined(parts: "list[Totals]") -> "Totals":
+        """Return the totals of steps that follow each other."""
+        sums, losses, finite = zip(*parts, strict=True)
+        total = jax.tree.map(lambda *each: sum(each), *sums)
+        return Totals(total, np.concatenate(losses), np.concatenate(finite))
+
 
 def resident_programs(
     trainer: Trainer, batching: Batching, shuffle: bool, shardings: placement.Where
