@@ -151,9 +151,7 @@ def measure(
         after, each = batching.scan(sums, state if carried else (), data)
         return jax.tree.map(lambda leaf: leaf.sum(0), each), after
 
-    key = "measure", objective, batching, shardings, carried
-    make = lambda: placement.placed(run, batching.shardings or shardings, keeps=False)  # noqa: E731
-    return memo_of(objective.apply).of(key, make)
+    return _program(("measure", carried), objective, batching, shardings, run)
 
 
 @explain_keywords
@@ -218,9 +216,26 @@ def predict_program(net: Layer, batching: Batching, shardings: placement.Where) 
         _, y = batching.scan(outputs, (), x)
         return jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:])[: rows_in(x)], y)
 
-    key = "predict", net, batching, shardings
-    make = lambda: placement.placed(run, batching.shardings or shardings, keeps=False)  # noqa: E731
-    return memo_of(net.apply).of(key, make)
+    return _program("predict", net, batching, shardings, run)
+
+
+def _program(
+    kind: Any, layer: Layer, batching: Batching, shardings: placement.Where, run: Callable
+) -> Callable:
+    """Return the program of a function of batched data, which is compiled once per layer.
+
+    Args:
+      kind: What tells programs of one layer and batching apart.
+      layer: Layer that the program runs.
+      batching: How the data become batches.
+      shardings: Shardings of params and state.
+      run: Function to compile.
+    """
+
+    def make():
+        return placement.placed(run, batching.shardings or shardings, keeps=False)
+
+    return memo_of(layer.apply).of((kind, layer, batching, shardings), make)
 
 
 def means(sums: dict[str, Average]) -> dict[str, Any]:

@@ -1,10 +1,11 @@
 """Train many runs at once in one program: seeds, learning rates and other numbers."""
 
+import functools
 import inspect
 import itertools
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -23,13 +24,14 @@ from jaxnet.services.table import Number, Table, Tabular
 from jaxnet.services.trees import PyTree, describe, floats_of
 from jaxnet.training.batching import Batching, rows_in
 from jaxnet.training.checkpoints import best_mode
-from jaxnet.training.data_adapter import DataAdapter, data_on_device
+from jaxnet.training.data_adapter import DataAdapter, PreparedData, data_on_device
 from jaxnet.training.evaluate import loss_first, measure, predict
 from jaxnet.training.loss_scale import LossScale
 from jaxnet.training.objective import Supervised, mean_of
 from jaxnet.training.placement import shardings_of
 from jaxnet.training.source import resident_programs
 from jaxnet.training.train_state import TrainState, without_weak_types
+from jaxnet.training.trainer import Trainer
 from jaxnet.training.trainer import trainer as make_trainer
 
 
@@ -251,68 +253,25 @@ def sweep(
     seeds = _seeds(seeds)
     settings = _settings({} if grid is None else grid)
     _check_optimizer(optimizer, settings[0])
-    make = optimizer
-    if grid:  # of other arguments optax would trace numbers, and call functions as schedules
-        varied: Any = lambda **values: optimizer(**values)  # noqa: E731
-        each = [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY) for name in grid]
-        varied.__signature__ = inspect.Signature(each)
-        make = optax.inject_hyperparams(varied)
+    make = _with_hyperparams(optimizer, grid) if grid else optimizer
     trainer = make_trainer(objective, make(**settings[0]))
     items = "seeds" if own_data else "examples"
     data = data_on_device(data, "sweep: data", items)
     test = None if evaluate is None else data_on_device(evaluate, "sweep: evaluate", items)
     checks.check_arrays("sweep: params", params)
-    own = {"data": data, "evaluate": test} if own_data else {}
-    for what, tree in (own | {"params": params}).items():
-        sizes = {leaf.shape[:1] for leaf in jax.tree.leaves(tree)}
-        if sizes - {(len(seeds),)}:
-            raise ValueError(
-                f"sweep: {what} must have a leading axis of {len(seeds)} seeds, got {sorted(sizes)}"
-            )
-    if own_data and test is not None:
-        axes = [[leaf.ndim for leaf in jax.tree.leaves(tree)] for tree in (data, test)]
-        if axes[0] != axes[1]:
-            raise ValueError(
-                f"sweep: evaluate must have the axes of data, seeds and examples first, got "
-                f"{describe(test)} for data {describe(data)}"
-            )
-    flat = lambda a: a.reshape(-1, *a.shape[2:])  # noqa: E731
-    every, tested = (jax.tree.map(flat, tree) if own_data else tree for tree in (data, test))
-    one, held = (jax.tree.map(lambda a: a[0], tree) if own_data else tree for tree in (data, test))
+    _check_axes(data, test, params, len(seeds), own_data)
     _check_places(data, own_data)
-    size = min(batch_size, rows_in(one))
-    example = jax.tree.map(lambda a: jax.ShapeDtypeStruct((size, *a.shape[1:]), a.dtype), one)
-    drawn = jax.eval_shape(trainer.init, jax.random.key(0), example)
-    adapter = DataAdapter(
-        "sweep", objective, size, rows_per_pass=rows_in(one), train=True, shuffle=shuffle
-    )
-    batching = adapter.prepare(drawn, every).batching
-    begin, advance = resident_programs(trainer, batching, shuffle, None)
+    batch = _specs(_of_one_run(data, own_data), batch_size)
+    first = jax.eval_shape(trainer.init, jax.random.key(0), batch)
+    prepare = functools.partial(_prepared, objective, first, batch_size, own_data)
+    batching = prepare("sweep", data, train=True, shuffle=shuffle).batching
+    measure_run = None
     if test is not None:
-        size = min(size, rows_in(held))
-        adapter = DataAdapter(
-            "sweep: evaluate", objective, size, "sweep: evaluate", rows_per_pass=rows_in(held)
-        )
-        tests = measure(objective, Batching(size), None, adapter.prepare(drawn, tested).carried)
-
-    def epoch(train_state, data, test):
-        train_state, (_, order, totals) = begin(train_state, data)
-        span = jnp.int32(0), jnp.int32(len(order))
-        train_state, totals = advance(train_state, data, totals, order, *span)
-        sums = [totals.sums]
-        if test is not None:
-            given = train_state.params, train_state.state, test, jax.random.key(0), jnp.int32(0)
-            sums.append(tests(*given)[0])
-        return train_state, [{name: mean_of(*pair) for name, pair in each.items()} for each in sums]
-
-    # Runs with the same seed share their randomness, so the order of examples is drawn once per
-    # seed.
-    seen = 0 if own_data else None  # the axis of seeds in the data
-    # Which parts of a TrainState have an axis of members.
-    by_seed, by_setting = (TrainState(None, 0, 0, 0, key) for key in (0, None))  # type: ignore[arg-type]
-    epoch = jax.vmap(epoch, (by_seed, seen, seen), (by_seed, 0))
-    epoch = jax.jit(jax.vmap(epoch, (by_setting, None, None), (by_setting, 0)), donate_argnums=0)
-    train_state = _start(objective, make, example, settings, seeds, params)
+        prepared = prepare("sweep: evaluate", test)
+        test_batching = Batching(prepared.batching.size)  # XLA divides batches inside the program
+        measure_run = measure(objective, test_batching, None, prepared.carried)
+    epoch = _over_runs(_epoch_of_run(trainer, batching, shuffle, measure_run), own_data)
+    train_state = _start(objective, make, batch, settings, seeds, params)
     if batching.shardings is not None:  # every device has all members and a part of each batch
         train_state = jax.device_put(train_state, NamedSharding(batching.shardings.mesh, P()))
     found = []
@@ -324,6 +283,107 @@ def sweep(
     trained, *tested = map(loss_first, jax.tree.map(lambda *each: np.stack(each, -1), *found))
     seconds = time.perf_counter() - began
     return Sweep(settings, seeds, train_state, trained, tested[0] if tested else None, seconds)
+
+
+def _with_hyperparams(optimizer: Callable, names: Iterable[str]) -> Callable:
+    """Return the optimizer with the numbers of the grid as part of its state.
+
+    It takes only these arguments. Of others, optax would trace numbers, and call functions as
+    schedules.
+    """
+
+    def from_grid(**values):
+        return optimizer(**values)
+
+    keyword = inspect.Parameter.KEYWORD_ONLY
+    parameters = [inspect.Parameter(name, keyword) for name in names]
+    from_grid.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    return optax.inject_hyperparams(from_grid)
+
+
+def _check_axes(data: PyTree, test: PyTree, params: PyTree, seeds: int, own_data: bool) -> None:
+    """Raise unless the params, and data of one seed each, have a leading axis of seeds."""
+    own = {"data": data, "evaluate": test} if own_data else {}
+    for what, tree in (own | {"params": params}).items():
+        sizes = {leaf.shape[:1] for leaf in jax.tree.leaves(tree)}
+        if sizes - {(seeds,)}:
+            raise ValueError(
+                f"sweep: {what} must have a leading axis of {seeds} seeds, got {sorted(sizes)}"
+            )
+    if own_data and test is not None:
+        axes = [[leaf.ndim for leaf in jax.tree.leaves(tree)] for tree in (data, test)]
+        if axes[0] != axes[1]:
+            raise ValueError(
+                f"sweep: evaluate must have the axes of data, seeds and examples first, got "
+                f"{describe(test)} for data {describe(data)}"
+            )
+
+
+def _of_one_run(data: PyTree, own_data: bool) -> PyTree:
+    """Return the examples of the first run."""
+    return jax.tree.map(lambda leaf: leaf[0], data) if own_data else data
+
+
+def _specs(data: PyTree, size: int) -> PyTree:
+    """Return the specs of a batch of at most this size."""
+    rows = min(size, rows_in(data))
+    return jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct((rows, *leaf.shape[1:]), leaf.dtype), data
+    )
+
+
+def _prepared(
+    objective: Layer,
+    train_state: TrainState,
+    batch_size: int,
+    own_data: bool,
+    who: str,
+    data: PyTree,
+    **options: Any,
+) -> PreparedData:
+    """Return the prepared data of all runs, of which each run reads those of its seed."""
+    rows = rows_in(_of_one_run(data, own_data))
+    if own_data:
+        data = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), data)
+    size = min(batch_size, rows)
+    adapter = DataAdapter(who, objective, size, rows_per_pass=rows, **options)
+    return adapter.prepare(train_state, data)
+
+
+def _epoch_of_run(
+    trainer: Trainer, batching: Batching, shuffle: bool, measure_run: Callable | None
+) -> Callable:
+    """Return the function (train_state, data, test) -> (train_state, means) of one run."""
+    begin, advance = resident_programs(trainer, batching, shuffle, None)
+
+    def means_of(sums):
+        return {name: mean_of(*average) for name, average in sums.items()}
+
+    def epoch(train_state, data, test):
+        train_state, (_, order, totals) = begin(train_state, data)
+        span = jnp.int32(0), jnp.int32(len(order))
+        train_state, totals = advance(train_state, data, totals, order, *span)
+        sums = [totals.sums]
+        if measure_run is not None:
+            given = train_state.params, train_state.state, test, jax.random.key(0), jnp.int32(0)
+            tested, _ = measure_run(*given)
+            sums.append(tested)
+        return train_state, [means_of(each) for each in sums]
+
+    return epoch
+
+
+def _over_runs(epoch: Callable, own_data: bool) -> Callable:
+    """Return the program of an epoch of all runs, (settings, seeds).
+
+    Runs with the same seed share their randomness, so the order of examples is drawn once per seed.
+    """
+    data_axis = 0 if own_data else None  # the axis of seeds in the data
+    # Which parts of a TrainState have an axis of runs.
+    by_setting: Any = TrainState(step=None, params=0, state=0, opt_state=0, key=None)  # type: ignore
+    by_seed: Any = by_setting._replace(key=0)
+    epoch = jax.vmap(epoch, (by_seed, data_axis, data_axis), (by_seed, 0))
+    return jax.jit(jax.vmap(epoch, (by_setting, None, None), (by_setting, 0)), donate_argnums=0)
 
 
 def _cross_validated(objective, optimizer, data, folds: int, options: dict[str, Any]) -> Sweep:
