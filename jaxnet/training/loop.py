@@ -116,42 +116,12 @@ def fit(
             "or make the trainer by jn.trainer"
         )
     check_type("fit", "position", position, Position | None, "the position of an Epoch")
-    if isinstance(data, Generator | map | zip) and (epochs or 1) > 1:
-        raise ValueError(
-            f"fit: a {type(data).__name__} can be used once only, and epochs={epochs} starts it "
-            "again; write steps=..., or pass an object whose __iter__ starts over for each epoch"
-        )
-    if isinstance(evaluate, Generator | map | zip) and (epochs != 1 or every):
-        raise ValueError(
-            f"fit: evaluate= is read in each epoch, and a {type(evaluate).__name__} can be used "
-            "once only; pass arrays, or an object whose __iter__ starts over"
-        )
+    _check_iterators(data, evaluate, epochs, every)
     with explain_reuse():
         step = int(train_state.step)
         train_state, source = source_of(trainer, train_state, data, batch_size, shuffle)
-        measure = None
-        if evaluate is not None:
-            measure = _evaluation(trainer, train_state, evaluate, source.size)
-    about = describe_run(trainer, source.data, source.shuffle)
-    if position is None:
-        start = step // source.steps if source.steps else 0
-        position = Position(start, 0, step, 0, run=about)
-    else:
-        made = wanted = step - position.start
-        passes = position.epoch - (position.start // source.steps if source.steps else 0)
-        if trainer.objective is not None:  # the step of one's own may not count
-            wanted = max(made, position.done, passes)
-        if made == wanted:  # else no batch is read, of which there may be no end
-            source.resume(position)
-            check_run(position.run, about)
-            position = position._replace(run=about)
-            if trainer.objective is not None and source.steps:
-                wanted = passes * source.steps + position.done
-        if made != wanted or made < 0:
-            raise ValueError(
-                f"fit: the position is {wanted} steps into a run that began at step "
-                f"{position.start}, the train_state at step {step}; pass both from the same epoch"
-            )
+        measure = _evaluation(trainer, train_state, evaluate, source.size)
+    position = _position(trainer, source, position, step)
     end = _end(position, source.steps, epochs, steps)
     if end.reached(position, step):
         warn(
@@ -163,13 +133,62 @@ def fit(
     return Epochs(trainer, loop.epochs(train_state, position))
 
 
+def _check_iterators(data: Any, evaluate: Any, epochs: int | None, every: int | None) -> None:
+    """Raise if an iterator that can be used once is to be read more often."""
+    if isinstance(data, Generator | map | zip) and (epochs or 1) > 1:
+        raise ValueError(
+            f"fit: a {type(data).__name__} can be used once only, and epochs={epochs} starts it "
+            "again; write steps=..., or pass an object whose __iter__ starts over for each epoch"
+        )
+    if isinstance(evaluate, Generator | map | zip) and (epochs != 1 or every):
+        raise ValueError(
+            f"fit: evaluate= is read in each epoch, and a {type(evaluate).__name__} can be used "
+            "once only; pass arrays, or an object whose __iter__ starts over"
+        )
+
+
+def _position(
+    trainer: Trainer, source: Resident | Batches, position: Position | None, step: int
+) -> Position:
+    """Return the position where a run starts or continues; raise if it belongs to another run.
+
+    Args:
+      trainer: Trainer of the run.
+      source: Source of its batches, which a position moves on.
+      position: Position to continue from; None for a new run.
+      step: Step of the train_state.
+    """
+    description = describe_run(trainer, source.data, source.shuffle)
+    per_pass = source.steps
+    if position is None:
+        passes = step // per_pass if per_pass else 0
+        return Position(epoch=passes, done=0, start=step, size=0, run=description)
+    made = wanted = step - position.start
+    passes = position.epoch - (position.start // per_pass if per_pass else 0)
+    if trainer.objective is not None:  # a trainer of your own may not count its steps
+        wanted = max(made, position.done, passes)
+    if made == wanted:  # else no batch is read, of which there may be no end
+        source.resume(position)
+        check_run(position.run, description)
+        if trainer.objective is not None and per_pass:
+            wanted = passes * per_pass + position.done
+    if made != wanted or made < 0:
+        raise ValueError(
+            f"fit: the position is {wanted} steps into a run that began at step "
+            f"{position.start}, the train_state at step {step}; pass both from the same epoch"
+        )
+    return position._replace(run=description)
+
+
 def _evaluation(
     trainer: Trainer, train_state: TrainState, data: PyTree, batch_size: int
-) -> Callable[[TrainState], dict[str, Any]]:
-    """Return the function of a train_state that evaluates its objective on data.
+) -> Callable[[TrainState], dict[str, Any]] | None:
+    """Return the function of a train_state that evaluates its objective; None without data.
 
     Arrays are checked here, before any epoch is trained, and a stream in each epoch.
     """
+    if data is None:
+        return None
     who = "fit: evaluate"
     stream = is_stream(data)
     adapter = DataAdapter(who, trainer.objective, batch_size, data_name=who, stream=stream)
