@@ -1,16 +1,19 @@
 """Several trainers that share params, such as of a generator and its critic, as one trainer."""
 
+from dataclasses import dataclass
 from functools import reduce
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from jaxnet.core import child_key
 from jaxnet.services.checks import at_least
-from jaxnet.services.trees import Memo, PyTree, describe, flat, key_spec
+from jaxnet.services.trees import Memo, PyTree, describe, flat, key_spec, shapes_of, signature
+from jaxnet.training.look import attempt
 from jaxnet.training.objective import Average
-from jaxnet.training.train_state import TrainState, as_stored, step_key
-from jaxnet.training.trainer import Kept, Trainer, step_of
+from jaxnet.training.train_state import BoundObjective, TrainState, as_stored, step_key
+from jaxnet.training.trainer import Kept, Trainer, objectives_of, step_of
 
 
 def alternate(**trainers: Trainer | tuple[Trainer, int]) -> Trainer:
@@ -20,6 +23,7 @@ def alternate(**trainers: Trainer | tuple[Trainer, int]) -> Trainer:
     entry, so each trainer continues with what the trainer before it has changed. Freeze in each
     objective what it does not train, see `jn.freeze`. Each trainer keeps its own optimizer, and
     `opt_state` is a dict of their states. All get the same batch, and draw from keys of their own.
+    Data are checked against the objective of each trainer.
 
     A step counts once. Its metrics have the names "critic/loss" and so on, and "loss" is the sum of
     all losses.
@@ -65,28 +69,43 @@ def alternate(**trainers: Trainer | tuple[Trainer, int]) -> Trainer:
             )
         at_least("alternate", f"the steps of {name}", pair[1])
 
-    def each(key: jax.Array, batch: PyTree) -> dict[str, TrainState]:
-        return {name: trainer.init(key, batch) for name, (trainer, _) in pairs.items()}
+    kept = Kept(programs=Memo(list(pairs.values())))
+    alternation = _Alternation(pairs, kept.programs)
+    step = step_of(alternation.update, None, kept, objectives=alternation.objectives)
+    return Trainer(
+        alternation.init, step, alternation.update, _kept=kept, _objectives=alternation.objectives
+    )
 
-    def init(key: jax.Array, batch: PyTree) -> TrainState:
-        states = each(key, batch)
+
+@dataclass(frozen=True, eq=False)
+class _Alternation:
+    """The functions of a trainer that alternates several.
+
+    Fields:
+      pairs: Trainer and number of its steps, by name.
+      memo: Cache of what is traced.
+    """
+
+    pairs: dict[str, tuple[Trainer, int]]
+    memo: Memo
+
+    def init(self, key: jax.Array, batch: PyTree) -> TrainState:
+        """Return the first train_state, with the entries of all trainers."""
+        states = self._each(key, batch)
         _check_shared(states)
         first, *_ = states.values()
         opt_state = {name: one.opt_state for name, one in states.items()}
         return first._replace(opt_state=opt_state, **reduce(_joined, map(_shared, states.values())))
 
-    def update(train_state: TrainState, batch: PyTree, mask: jax.Array | None = None):
-        outlines, found = jax.eval_shape(each, key_spec(), batch), {}
+    def update(self, train_state: TrainState, batch: PyTree, mask: jax.Array | None = None):
+        """Make the updates of each trainer, one after another."""
+        outlines, found = self._outlines(batch), {}
         finite = jax.tree.map(lambda _: jnp.bool_(True), train_state.params)
         drawn = step_key(train_state)
-        for name, (trainer, steps) in pairs.items():
-            part = _part(_shared(train_state), _shared(outlines[name]))
+        for name, (trainer, steps) in self.pairs.items():
             key = as_stored(child_key(drawn, name))
-            own = train_state._replace(opt_state=train_state.opt_state[name], key=key, **part)
-            if steps > 1:
-                more = lambda _, own, of=trainer: of.update(own, batch, mask)[0]  # noqa: E731
-                own = jax.lax.fori_loop(1, steps, more, own)
-            own, averages, flags = trainer.update(own, batch, mask)
+            own = _own(train_state, name, outlines[name])._replace(key=key)
+            own, averages, flags = _updates(trainer, steps, own, batch, mask)
             found |= {f"{name}/{metric}": value for metric, value in averages.items()}
             if flags.size:
                 fine = jax.tree.unflatten(jax.tree.structure(own.params), list(flags))
@@ -94,13 +113,55 @@ def alternate(**trainers: Trainer | tuple[Trainer, int]) -> Trainer:
             opt_state = train_state.opt_state | {name: own.opt_state}
             shared = _joined(_shared(train_state), _shared(own))
             train_state = train_state._replace(opt_state=opt_state, **shared)
-        losses = [found[f"{name}/loss"] for name in pairs]
+        losses = [found[f"{name}/loss"] for name in self.pairs]
         total = Average(jnp.stack([loss.mean for loss in losses]).sum(), losses[0].weight)
         flags = jnp.array(jax.tree.leaves(finite), bool)
         return train_state._replace(step=train_state.step + 1), {"loss": total} | found, flags
 
-    kept = Kept(programs=Memo(list(pairs.values())))
-    return Trainer(init, step_of(update, None, kept), update, _kept=kept)
+    def objectives(self, train_state: Any, batch: PyTree) -> list[BoundObjective]:
+        """Return the objectives of all trainers, each with its own entries of the train_state.
+
+        If the trainers cannot initialize for such a batch, there are none: the step will raise, and
+        says where.
+        """
+
+        def trace():
+            return attempt(self._outlines, shapes_of(batch))
+
+        if (outlines := self.memo.of(("outlines", signature(batch)), trace)) is None:
+            return []
+        found = []
+        for name, (trainer, _) in self.pairs.items():
+            own = _own(train_state, name, outlines[name])
+            found += objectives_of(trainer)(own, batch)
+        return found
+
+    def _each(self, key: jax.Array, batch: PyTree) -> dict[str, TrainState]:
+        """Return the first train_state of each trainer."""
+        return {name: trainer.init(key, batch) for name, (trainer, _) in self.pairs.items()}
+
+    def _outlines(self, batch: PyTree) -> dict[str, TrainState]:
+        """Return the shapes of the first train_states; they say which entries each trainer has."""
+        return jax.eval_shape(lambda key: self._each(key, batch), key_spec())
+
+
+def _updates(
+    trainer: Trainer, steps: int, train_state: TrainState, batch: PyTree, mask: jax.Array | None
+) -> tuple[TrainState, dict[str, Average], jax.Array]:
+    """Make several updates on one batch, and return what the last one returns."""
+    if steps > 1:
+
+        def update(_, train_state):
+            return trainer.update(train_state, batch, mask)[0]
+
+        train_state = jax.lax.fori_loop(1, steps, update, train_state)
+    return trainer.update(train_state, batch, mask)
+
+
+def _own(train_state: TrainState, name: str, outline: TrainState) -> TrainState:
+    """Return the train_state of one trainer, whose entries its outline has."""
+    part = _part(_shared(train_state), _shared(outline))
+    return train_state._replace(opt_state=train_state.opt_state[name], **part)
 
 
 def _shared(train_state: TrainState) -> dict[str, PyTree]:

@@ -6,31 +6,20 @@ these become batches.
 """
 
 import sys
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import jax
 
-from jaxnet.core import Params, State
 from jaxnet.services.checks import as_rows, to_device
 from jaxnet.services.trees import PyTree, path_name
 from jaxnet.training import placement
 from jaxnet.training.batching import Batching, batching_of, rows_in
 from jaxnet.training.look import look, rows_are_in_order
 from jaxnet.training.targets import check_metrics, check_targets
-
-
-class Variables(NamedTuple):
-    """Params and state of a layer: what a train_state has of a net that is not trained.
-
-    Fields:
-      params: Params of the layer.
-      state: State of the layer.
-    """
-
-    params: Params
-    state: State
+from jaxnet.training.train_state import Objectives
 
 
 class PreparedData(NamedTuple):
@@ -56,8 +45,8 @@ class DataAdapter:
 
     Fields:
       who: Name of the function, for messages.
-      objective: Objective of the data. With None, as in `predict` and for a trainer of your own,
-        only the arrays and their placement are checked.
+      objectives: Function (variables, data) -> objectives that get the data. Without any, as in
+        `predict` and for a trainer of your own, only the arrays and their placement are checked.
       batch_size: Largest number of rows in a batch; by default all rows are one batch.
       data_name: Name of the data in messages; by default `who` and "data".
       rows_per_pass: Number of rows that a run reads in each pass; by default all rows of the data.
@@ -67,7 +56,7 @@ class DataAdapter:
     """
 
     who: str
-    objective: Any
+    objectives: Objectives
     batch_size: int = sys.maxsize
     data_name: str = ""
     rows_per_pass: int | None = None
@@ -75,7 +64,8 @@ class DataAdapter:
     shuffle: bool = False
     stream: bool = False
     _batches: int = 0  # number of batches checked in this pass
-    _accepted: list[frozenset[int]] = field(default_factory=list)  # integers among their targets
+    # Integers among the targets of a stream, for each objective.
+    _accepted: dict[int, list[frozenset[int]]] = field(default_factory=lambda: defaultdict(list))
 
     def prepare(self, variables: Any, data: PyTree) -> PreparedData:
         """Check arrays, and return them with their batching.
@@ -84,10 +74,12 @@ class DataAdapter:
           ValueError: If the data do not fit the objective, the call or the mesh.
 
         Example:
+          >>> from jaxnet.training.train_state import only
           >>> objective = jn.supervised(jn.dense(1), optax.squared_error)
           >>> data = jnp.ones((7, 3)), jnp.ones((7, 1))
-          >>> variables = Variables(*objective.init(jax.random.key(0), data))
-          >>> DataAdapter("evaluate", objective, 4).prepare(variables, data).batching
+          >>> trainer = jn.trainer(objective, optax.sgd(0.1))
+          >>> adapter = DataAdapter("evaluate", only(objective), 4)
+          >>> adapter.prepare(trainer.init(jax.random.key(0), data), data).batching
           Batching(size=4, shardings=None)
         """
         return self._batched(variables, self.checked(variables, data))
@@ -117,8 +109,8 @@ class DataAdapter:
         """Return whether the last batch is whole, or a mask can leave its padding out."""
         if not prepared.batching.needs_padding(prepared.data):
             return True
-        seen = look(self.objective, variables.params, variables.state, prepared.data)
-        return seen.per_row
+        found = self.objectives(variables, prepared.data)
+        return all(look(*each, prepared.data).per_row for each in found)
 
     def checked(self, variables: Any, data: PyTree) -> PyTree:
         """Check arrays or a batch of a stream, and return them on the device.
@@ -126,22 +118,26 @@ class DataAdapter:
         Raises:
           ValueError: If the data do not fit the objective or the processes.
         """
-        who, objective = self.who, self.objective
-        params, state = variables.params, variables.state
+        who = self.who
         data = data_on_device(data, self.data_name or f"{who}: data")
         placement.check_processes(who, variables, data)
-        accepted = self._accepted if self.stream else None
-        check_targets(objective, params, state, data, who, accepted, train=self.train)
         self._batches += 1
         rows = self.rows_per_pass or rows_in(data)
-        if self.batch_size < rows or self._batches == 2:  # metrics of several batches are averaged
-            check_metrics(who, objective, params, state, data)
+        averages = self.batch_size < rows or self._batches == 2  # over several batches
+        for i, each in enumerate(self.objectives(variables, data)):
+            accepted = self._accepted[i] if self.stream else None
+            check_targets(*each, data, who, accepted, train=self.train)
+            if averages:
+                check_metrics(who, *each, data)
         return data
 
     def _batched(self, variables: Any, data: PyTree) -> PreparedData:
         """Return data with their batching; raise if rows that continue others are shuffled."""
         batching = batching_of(self.who, data, self.batch_size)
-        carried = rows_are_in_order(self.objective, variables.state, data, batching.size)
+        carried = any(
+            rows_are_in_order(each.objective, each.state, data, batching.size)
+            for each in self.objectives(variables, data)
+        )
         if carried and self.shuffle:
             raise ValueError(
                 f"{self.who}: the state has an entry for each row of a batch, such as the carry of "

@@ -14,9 +14,10 @@ from jaxnet.services.keywords import explain_keywords
 from jaxnet.services.trees import PyTree, is_float, memo_of
 from jaxnet.training import placement
 from jaxnet.training.batching import Batching, rows_in
-from jaxnet.training.data_adapter import DataAdapter, PreparedData, Variables, is_stream
+from jaxnet.training.data_adapter import DataAdapter, PreparedData, is_stream
 from jaxnet.training.objective import Average, averaged
 from jaxnet.training.targets import check_bytes
+from jaxnet.training.train_state import Variables, only
 from jaxnet.training.watch import explain_reuse
 
 _first_key = jax.jit(lambda: jax.random.key(0))  # nothing is moved to the device
@@ -58,21 +59,22 @@ def evaluate(
         as_dict("evaluate", "params", params), as_dict("evaluate", "state", state)
     )
     with explain_reuse():
-        adapter = DataAdapter("evaluate", objective, batch_size, stream=is_stream(data))
-        return evaluate_prepared(adapter, variables, adapter.prepare_all(variables, data))
+        adapter = DataAdapter("evaluate", only(objective), batch_size, stream=is_stream(data))
+        parts = adapter.prepare_all(variables, data)
+        return evaluate_prepared("evaluate", objective, variables, parts)
 
 
 def evaluate_prepared(
-    adapter: DataAdapter, variables: Any, parts: Iterable[PreparedData]
+    who: str, objective: Layer, variables: Any, parts: Iterable[PreparedData]
 ) -> dict[str, Any]:
     """Return the mean loss and metrics of an objective over prepared data.
 
     Args:
-      adapter: Adapter that prepared the data, with the objective.
+      who: Name of the function, for messages.
+      objective: Objective to evaluate.
       variables: Train_state, or `Variables` of the objective.
       parts: Prepared parts of the data, one after another.
     """
-    who, objective = adapter.who, adapter.objective
     params, state = variables.params, variables.state
     placement.agree_on(who, params, f"{who} begins")
     shardings = placement.shardings_of((params, state))
@@ -185,7 +187,7 @@ def predict(
     at_least("predict", "batch_size", batch_size)
     net = as_layer(net, "predict", "net")
     params, state = as_dict("predict", "params", params), as_dict("predict", "state", state)
-    adapter = DataAdapter("predict", None, batch_size, data_name="predict: x")
+    adapter = DataAdapter("predict", only(None), batch_size, data_name="predict: x")
     x, batching, _ = adapter.prepare(Variables(params, state), x)
     check_bytes(net, x, "predict")
     placement.agree_on("predict", params, f"predict begins, {peers.shapes(x)}")

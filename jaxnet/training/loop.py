@@ -20,7 +20,7 @@ from jaxnet.training.evaluate import evaluate_prepared, means
 from jaxnet.training.loss_scale import scales_in
 from jaxnet.training.placement import agree_on, shardings_of
 from jaxnet.training.source import REFRESH, Batches, Pace, Resident, Spent, Totals, source_of
-from jaxnet.training.train_state import TrainState, check_train_state, without_weak_types
+from jaxnet.training.train_state import TrainState, check_train_state, only, without_weak_types
 from jaxnet.training.trainer import Trainer
 from jaxnet.training.watch import explain_reuse, warn_below, warn_nonfinite, warn_skipped
 
@@ -191,12 +191,13 @@ def _evaluation(
         return None
     who = "fit: evaluate"
     stream = is_stream(data)
-    adapter = DataAdapter(who, trainer.objective, batch_size, data_name=who, stream=stream)
+    objective = trainer.objective
+    adapter = DataAdapter(who, only(objective), batch_size, data_name=who, stream=stream)
     arrays = None if stream else adapter.prepare_all(train_state, data)
 
     def evaluate(now: TrainState) -> dict[str, Any]:
         parts = adapter.prepare_all(now, data) if arrays is None else arrays
-        return evaluate_prepared(adapter, now, parts)
+        return evaluate_prepared(who, objective, now, parts)
 
     return evaluate
 

@@ -28,7 +28,7 @@ from jaxnet.training.epoch import Position
 from jaxnet.training.look import look
 from jaxnet.training.objective import Average, added
 from jaxnet.training.train_state import TrainState, key_of, next_key
-from jaxnet.training.trainer import Trainer, driver
+from jaxnet.training.trainer import Trainer, driver, objectives_of
 
 REFRESH = 0.2  # seconds of work per dispatch, short enough to update the progress bar
 
@@ -129,7 +129,7 @@ def source_of(
     """
     if is_stream(data):
         return train_state, Batches(trainer, data, size)
-    adapter = DataAdapter("fit", trainer.objective, size, train=True, shuffle=shuffle)
+    adapter = DataAdapter("fit", objectives_of(trainer), size, train=True, shuffle=shuffle)
     prepared = adapter.prepare(train_state, data)
     train_state, shardings = placement.onto_mesh("fit", train_state, prepared.batching.shardings)
     return train_state, Resident(trainer, prepared, shuffle, shardings)
@@ -197,7 +197,7 @@ class Batches:
     def __init__(self, trainer: Trainer, batches: Iterable[PyTree], size: int):
         self.trainer, self.batches, self.size = trainer, batches, size
         self.adapter = DataAdapter(
-            "fit", trainer.objective, data_name="fit: a batch", train=True, stream=True
+            "fit", objectives_of(trainer), data_name="fit: a batch", train=True, stream=True
         )
         length = len(batches) if isinstance(batches, Sized) else sys.maxsize
         self.steps = length if length < sys.maxsize else None  # grain says maxsize if it never ends

@@ -30,7 +30,7 @@ from jaxnet.training.loss_scale import LossScale
 from jaxnet.training.objective import Supervised, mean_of
 from jaxnet.training.placement import shardings_of
 from jaxnet.training.source import resident_programs
-from jaxnet.training.train_state import TrainState, without_weak_types
+from jaxnet.training.train_state import TrainState, only, without_weak_types
 from jaxnet.training.trainer import Trainer
 from jaxnet.training.trainer import trainer as make_trainer
 
@@ -346,7 +346,7 @@ def _prepared(
     if own_data:
         data = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), data)
     size = min(batch_size, rows)
-    adapter = DataAdapter(who, objective, size, rows_per_pass=rows, **options)
+    adapter = DataAdapter(who, only(objective), size, rows_per_pass=rows, **options)
     return adapter.prepare(train_state, data)
 
 

@@ -1,12 +1,13 @@
 """What training changes, a `TrainState`, and the keys that a run draws from it."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnet.core import Params, State
+from jaxnet.core import Layer, Params, State
 from jaxnet.services import checks
 from jaxnet.services.markup import html_line
 from jaxnet.services.trees import PyTree
@@ -47,6 +48,57 @@ class TrainState(NamedTuple):
 
     def _repr_html_(self) -> str:
         return html_line(repr(self))
+
+
+class Variables(NamedTuple):
+    """Params and state of a layer: what a train_state has of a net that is not trained.
+
+    Fields:
+      params: Params of the layer.
+      state: State of the layer.
+    """
+
+    params: Params
+    state: State
+
+
+class BoundObjective(NamedTuple):
+    """An objective with its params and state, as a train_state has them.
+
+    Fields:
+      objective: Objective.
+      params: Params of the objective.
+      state: State of the objective.
+    """
+
+    objective: Layer
+    params: Params
+    state: State
+
+
+# Function (variables, data) -> objectives that get the data. Variables are a train_state, or
+# `Variables`.
+Objectives = Callable[[Any, PyTree], list[BoundObjective]]
+
+
+def only(objective: Layer | None) -> Objectives:
+    """Return the function that binds one objective to variables, whatever the data are.
+
+    Example:
+      >>> net = jn.dense(2)
+      >>> variables = Variables(*net.init(jax.random.key(0), jnp.ones((1, 3))))
+      >>> [found.objective for found in only(net)(variables, None)]
+      [Layer('dense', kind='dense')]
+      >>> only(None)(variables, None)
+      []
+    """
+
+    def objectives(variables: Any, data: PyTree) -> list[BoundObjective]:
+        if objective is None:
+            return []
+        return [BoundObjective(objective, variables.params, variables.state)]
+
+    return objectives
 
 
 def check_train_state(who: str, train_state: Any) -> None:

@@ -21,7 +21,7 @@ from jaxnet.training.loss_scale import started
 from jaxnet.training.objective import Average, hint_of_batch
 from jaxnet.training.placement import Where, check_processes, is_named, placed, shardings_of
 from jaxnet.training.targets import check_targets
-from jaxnet.training.train_state import TrainState, as_stored, without_weak_types
+from jaxnet.training.train_state import Objectives, TrainState, as_stored, only, without_weak_types
 from jaxnet.training.update import Update
 from jaxnet.training.watch import Watcher, explain_reuse
 
@@ -58,6 +58,7 @@ class Trainer:
     objective: Any = None
     optimizer: optax.GradientTransformation | None = None
     _kept: Kept = field(default_factory=Kept)
+    _objectives: Objectives | None = None  # of several trainers in one
 
     def __post_init__(self) -> None:
         if self.update is None:
@@ -68,6 +69,14 @@ class Trainer:
 
     def __repr__(self) -> str:
         return f"Trainer({self.objective!r})"
+
+
+def objectives_of(trainer: Trainer) -> Objectives:
+    """Return the function that binds the objectives of a trainer to a train_state.
+
+    `jn.alternate` has several. A trainer of your own has none, unless it names one.
+    """
+    return trainer._objectives or only(trainer.objective)
 
 
 def _update_by(step: Callable) -> Callable:
@@ -208,9 +217,22 @@ def trainer(
 
 
 def step_of(
-    update: Callable, objective: Layer | None, kept: Kept, donate: bool = True
+    update: Callable,
+    objective: Layer | None,
+    kept: Kept,
+    donate: bool = True,
+    objectives: Objectives | None = None,
 ) -> Callable[[TrainState, PyTree], tuple[TrainState, Metrics]]:
-    """Return the step made from an update, compiled unless its arguments are traced."""
+    """Return the step made from an update, compiled unless its arguments are traced.
+
+    Args:
+      update: Function `(train_state, batch) -> (train_state, averages, finite)`.
+      objective: Objective whose loss is watched; None if there are several.
+      kept: What the trainer keeps.
+      donate: Whether the memory of the train_state is reused.
+      objectives: Objectives whose targets are checked; by default `objective` alone.
+    """
+    objectives = objectives or only(objective)
 
     def pure_step(train_state, batch):
         after, found, _ = update(train_state, batch)  # unused results are not computed
@@ -224,8 +246,8 @@ def step_of(
         batch = checks.all_native(batch, "step")
         with explain_reuse(train_state):
             if "step" not in kept.watcher.traces:  # later batches are taken to be like the first
-                now = train_state.params, train_state.state
-                check_targets(objective, *now, batch, "step", train=True)
+                for each in objectives(train_state, batch):
+                    check_targets(*each, batch, "step", train=True)
             # One check suffices, since a train_state is on a mesh as a whole; flattening costs
             # microseconds.
             shardings = shardings_of(train_state) if is_named(train_state.step) else None

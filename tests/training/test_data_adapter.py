@@ -5,7 +5,8 @@ import pytest
 
 import jaxnet as jn
 from jaxnet.training.batching import Batching
-from jaxnet.training.data_adapter import DataAdapter, Variables
+from jaxnet.training.data_adapter import DataAdapter
+from jaxnet.training.train_state import Variables, only
 from tests.training.conftest import KEY, LOSS, data
 
 X, Y = data(12)
@@ -15,7 +16,7 @@ PLAIN = jn.supervised(NET, LOSS)
 
 
 def test_a_stream_is_asked_anew_only_for_new_targets():
-    adapter = DataAdapter("fit", PLAIN, stream=True)
+    adapter = DataAdapter("fit", only(PLAIN), stream=True)
     variables = Variables(*PLAIN.init(KEY, GOOD))
     prepared = adapter.prepare(variables, GOOD)
     assert prepared.batching == Batching(12) and not prepared.carried
@@ -28,5 +29,5 @@ def test_one_value_per_batch_makes_the_rest_a_part_of_its_own():
     mean = jn.compose(lambda m, batch: (m(NET, batch[0]).mean(), {}))
     for objective, sizes in ((mean, [(10, 5), (2, 2)]), (PLAIN, [(12, 5)])):
         variables = Variables(*objective.init(KEY, GOOD))
-        parts = DataAdapter("evaluate", objective, 5).prepare_all(variables, GOOD)
+        parts = DataAdapter("evaluate", only(objective), 5).prepare_all(variables, GOOD)
         assert [(len(part.data[1]), part.batching.size) for part in parts] == sizes

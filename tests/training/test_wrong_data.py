@@ -35,7 +35,11 @@ def trainer_of(objective):
     return jn.trainer(objective, optax.sgd(0.1), shapes=9)
 
 
-def on_one_batch(call):
+def alternating(objective):
+    return jn.alternate(one=trainer_of(objective), other=trainer_of(objective))
+
+
+def on_one_batch(call, trainer_of=trainer_of):
     """A call of a trainer, with a train_state for right data."""
 
     def run(objective, data):
@@ -45,7 +49,7 @@ def on_one_batch(call):
     return run
 
 
-def fit(objective, data, right=RIGHT, **options):
+def fit(objective, data, right=RIGHT, trainer_of=trainer_of, **options):
     trainer = trainer_of(objective)
     start = trainer.init(KEY, first(right))
     return list(jn.fit(trainer, start, data, epochs=1, batch_size=SIZE, progress=False, **options))
@@ -68,6 +72,9 @@ ONE_BATCH = {
     "init": lambda objective, data: trainer_of(objective).init(KEY, data),
     "step": on_one_batch("step"),
     "update": on_one_batch("update"),
+    "init of alternate": lambda objective, data: alternating(objective).init(KEY, data),
+    "step of alternate": on_one_batch("step", alternating),
+    "update of alternate": on_one_batch("update", alternating),
 }
 ROWS = {
     "fit": fit,
@@ -75,6 +82,10 @@ ROWS = {
     "fit, evaluate": lambda objective, data: fit(objective, first(RIGHT), evaluate=data),
     "fit, evaluate a stream": lambda objective, data: fit(
         objective, first(RIGHT), evaluate=halves(data)
+    ),
+    "fit alternate": lambda objective, data: fit(objective, data, trainer_of=alternating),
+    "fit alternate, stream": lambda objective, data: fit(
+        objective, halves(data), trainer_of=alternating
     ),
     "evaluate": evaluate,
     "evaluate, stream": lambda objective, data: evaluate(objective, halves(data)),
@@ -173,7 +184,10 @@ INPUTS_AND_PAIRS = (
     (r"shape \(0, 3\)$", "shape (0, 3), (0,)"),
 )
 CASES = [
-    (call, wrong) for wrong in WRONG for call in ONE_BATCH | ROWS if call not in WRONG[wrong].passes
+    (call, wrong)
+    for wrong in WRONG
+    for call in ONE_BATCH | ROWS
+    if call.removesuffix(" of alternate") not in WRONG[wrong].passes
 ]
 
 
@@ -194,7 +208,12 @@ def test_rows_that_continue_rows_are_not_shuffled():
         "the state has an entry for each row of a batch, such as the carry of truncated_bptt, so "
         "each batch must continue the previous batch. Pass shuffle=False"
     )
-    for call in (lambda: fit(objective, given, given), lambda: sweep(objective, given)):
+    calls = {
+        "fit": lambda: fit(objective, given, given),
+        "fit alternate": lambda: fit(objective, given, given, trainer_of=alternating),
+        "sweep": lambda: sweep(objective, given),
+    }
+    for call in calls.values():
         with pytest.raises(ValueError) as found:
             call()
         assert after_the_name(found.value) == words
