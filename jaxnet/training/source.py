@@ -28,7 +28,7 @@ from jaxnet.training.epoch import Position
 from jaxnet.training.look import look
 from jaxnet.training.objective import Average, added
 from jaxnet.training.train_state import TrainState, key_of, next_key
-from jaxnet.training.trainer import Trainer, driver, objectives_of
+from jaxnet.training.trainer import Trainer, driver, is_own, objectives_of
 
 REFRESH = 0.2  # seconds of work per dispatch, short enough to update the progress bar
 
@@ -324,9 +324,9 @@ class Batches:
             return train_state, tuple(found)
 
         self.step = driver(trainer._kept, ("fit from batches", "batch"), run, shardings)
-        if trainer.optimizer is not None:  # the step of your own takes no mask
-            now = train_state.params, train_state.state
-            self.masked = look(trainer.objective, *now, batch).per_row
+        if not is_own(trainer):  # the step of your own takes no mask
+            found = objectives_of(trainer)(train_state, batch)
+            self.masked = bool(found) and all(look(*each, batch).per_row for each in found)
         return train_state
 
     def _mask(self, count: int, size: int) -> Any:
@@ -339,11 +339,12 @@ class Batches:
 
     def _explain_one_example(self, train_state: TrainState, batch: PyTree) -> None:
         """Warn if a layer cannot train on one example, whose copies fill the batch."""
-        if (objective := self.trainer.objective) is None or self.explained:
+        if self.explained:
             return
         self.explained = True
         try:
-            look(objective, train_state.params, train_state.state, batch, train=True)
+            for each in objectives_of(self.trainer)(train_state, batch):
+                look(*each, batch, train=True)
         except ValueError as error:
             warn(
                 "fit: the last batch has one example, which is repeated to fill it, so its "

@@ -79,6 +79,16 @@ def objectives_of(trainer: Trainer) -> Objectives:
     return trainer._objectives or only(trainer.objective)
 
 
+def is_own(trainer: Trainer) -> bool:
+    """Return whether a trainer is a user's own, rather than one of this library's.
+
+    Example:
+      >>> is_own(jn.Trainer(lambda key, batch: None, lambda train_state, batch: None))
+      True
+    """
+    return trainer.optimizer is None and trainer._objectives is None
+
+
 def _update_by(step: Callable) -> Callable:
     """Return an update made from the step of a user's own trainer."""
 

@@ -9,7 +9,7 @@ import pytest
 import jaxnet as jn
 from jaxnet.training.train_state import step_key
 from tests.helpers import refused
-from tests.training.conftest import same, started
+from tests.training.conftest import Batches, same, started
 
 GENERATOR = jn.serial(jn.dense(4), jn.batch_norm(), jax.nn.relu, jn.dense(2), name="generator")
 CRITIC = jn.serial(jn.dense(4), jax.nn.relu, jn.dropout(0.2), jn.dense(1), name="critic")
@@ -108,3 +108,14 @@ def test_shared_entries_have_one_shape():
     words = r"params/bias is .*2.* in a and .*3.* in b. Share one net"
     with pytest.raises(ValueError, match=words):
         jn.alternate(a=a, b=b).init(jax.random.key(0), (DATA, DATA))
+
+
+@pytest.mark.slow
+def test_a_short_batch_of_a_stream_compiles_nothing_and_one_example_is_told():
+    """As for one trainer: every batch has a mask, and copies have no statistics for batch norm."""
+    critic, generator = trainers()
+    both = jn.alternate(critic=critic, generator=generator)
+    start = both.init(jax.random.key(0), DATA)
+    list(jn.fit(both, start, Batches(DATA[:6], DATA[6:]), epochs=1, progress=False))
+    with pytest.warns(UserWarning, match="the last batch has one example, which is repeated"):
+        list(jn.fit(both, start, Batches(DATA[:6], DATA[6:7]), epochs=1, progress=False))
