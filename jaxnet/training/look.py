@@ -93,13 +93,13 @@ def attempt(trace: Callable[..., Any], *args: Any) -> Any:
         return None
 
 
-def rows_are_in_order(objective: Layer | None, state: State, data: PyTree, size: int) -> bool:
+def rows_are_in_order(objective: Layer, state: State, data: PyTree, size: int) -> bool:
     """Return whether the state has entries per row of a batch, such as carries.
 
     Each batch then continues the previous batch, row by row.
 
     Args:
-      objective: Objective of the trainer.
+      objective: Objective that gets the data.
       state: State of the objective.
       data: All examples.
       size: Number of examples in a batch.
@@ -112,7 +112,7 @@ def rows_are_in_order(objective: Layer | None, state: State, data: PyTree, size:
       >>> rows_are_in_order(objective, state, data, 2)
       True
     """
-    if objective is None or all(size not in leaf.shape for leaf in jax.tree.leaves(state)):
+    if all(size not in leaf.shape for leaf in jax.tree.leaves(state)):
         return False  # the usual case, without a trace
     batch = jax.tree.map(lambda a: jax.ShapeDtypeStruct((size, *a.shape[1:]), a.dtype), data)
 

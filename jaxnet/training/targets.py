@@ -15,7 +15,7 @@ from jaxnet.training.objective import supervised_in
 
 
 def check_targets(
-    objective: Layer | None,
+    objective: Layer,
     params: Params,
     state: State,
     data: PyTree,
@@ -30,7 +30,7 @@ def check_targets(
     checks them, wherever it is. Nothing is computed.
 
     Args:
-      objective: Objective of the trainer. Without one nothing is checked.
+      objective: Objective that gets the data.
       params, state: Params and state of the objective.
       data: Pair (x, targets), all examples or a batch. Other data count as targets as a whole.
       who: Name of the function, for the message.
@@ -50,8 +50,6 @@ def check_targets(
       ...
       ValueError: softmax_cross_entropy_with_integer_labels: targets ...
     """
-    if objective is None:
-        return
     pair = isinstance(data, tuple | list) and len(data) == 2
     x, targets = data if pair else ((), data)
     parts = supervised_in(objective)
@@ -123,13 +121,13 @@ def _integers(leaf: Any) -> frozenset[int]:
     return frozenset(np.unique(values).tolist())
 
 
-def check_metrics(who: str, objective: Layer | None, params, state, batch: PyTree) -> None:
+def check_metrics(who: str, objective: Layer, params, state, batch: PyTree) -> None:
     """Raise if a metric is one number per batch, since several are averaged.
 
     An objective of one's own whose loss is one number per batch has means as its metrics, too.
     """
     parts = supervised_in(objective)
-    if objective is None or (parts and not parts.metrics):
+    if parts and not parts.metrics:
         return
     values = attempt(lambda: look(objective, params, state, batch).values)
     shaped = isinstance(values, tuple) and isinstance(values[-1], dict)  # or the step says why not
