@@ -10,7 +10,8 @@
  * as (groups of tiles, vectors of features, n * n, tiles of a group, lanes): further apart, each store
  * would go to another page, of which the processor remembers few.
  *
- * A number that is not finite, or so large that sums of 20 of its kind are not, spoils its tile. */
+ * A result that sees zeros alone is 0. A number that is not finite, or so large that sums of 20 of its
+ * kind are not, spoils its tile. */
 
 typedef struct {
   float *data;
@@ -37,7 +38,7 @@ typedef struct {
   float *zeros, *scratch;   /* a pixel, and transformed weights or the sums of parts but the first */
 } Winograd;
 
-enum { BLOCK = 28, LARGE_BLOCK = 64 };
+enum { BLOCK = 28, LARGE_BLOCK = 64, MOST_READ = 6 /* n */ };
 
 typedef struct {
   int64_t image, row, column;
@@ -84,6 +85,38 @@ static void fetch_square(const Images *a, Place at, int size) {
   int64_t columns = MIN(at.column + size, a->columns) - here.column, pixel = a->features;
   if (a->half) pixel = divide_up(pixel, 2);
   fetch(pixel_of(a, here, 0), a->columns * pixel, rows, columns * pixel);
+}
+
+/* Whether all features of a pixel are 0, as they are outside. */
+static int is_zero(const Images *a, Place at) {
+  if (at.row < 0 || at.column < 0 || at.row >= a->rows || at.column >= a->columns) return 1;
+  const float *pixel = pixel_of(a, at, 0);
+  const uint16_t *halves = (const uint16_t *)pixel;
+  for (int64_t c = 0; c < a->features; c++)
+    if (a->half ? halves[c] & 0x7fff : pixel[c] != 0) return 0;
+  return 1;
+}
+
+/* Makes those results of a tile 0 that see zeros alone. If the tile has other numbers, the transforms
+ * leave rounding errors there, and a relu behind them would let half of the gradients through. */
+static void clear_results(const Winograd *j, Place from, Place to) {
+  int zero[MOST_READ][MOST_READ], columns[MOST_READ] = {0}, some = 0;
+  for (int row = 0; row < j->n; row++)
+    for (int column = 0; column < j->n; column++) {
+      Place at = {from.image, from.row + row, from.column + column};
+      some |= zero[row][column] = is_zero(&j->from, at);
+    }
+  if (!some) return;
+  int64_t bytes = j->D * (j->to.half ? sizeof(uint16_t) : sizeof(float));
+  for (int row = 0; row < MIN(j->m, j->to.rows - to.row); row++) {
+    for (int column = 0; column < j->n; column++) /* three pixels above each other */
+      columns[column] = zero[row][column] && zero[row + 1][column] && zero[row + 2][column];
+    for (int column = 0; column < MIN(j->m, j->to.columns - to.column); column++) {
+      Place at = {to.image, to.row + row, to.column + column};
+      if (columns[column] && columns[column + 1] && columns[column + 2])
+        memset(pixel_of(&j->to, at, 0), 0, bytes);
+    }
+  }
 }
 
 /* Vectors of the next tile of products. */
@@ -177,6 +210,7 @@ static int transformed_sums(const Winograd *j, int64_t net, int64_t first, int64
                                        pixel_of(&j->to, at, d));
         d += width;
       }
+      clear_results(j, source_of(j, t0 + t), at);
     }
   }
   free_vectors(memory[0]);

@@ -137,3 +137,17 @@ def test_who_wants_direct_convolution(monkeypatch):
     monkeypatch.setenv("JAXNET_WINOGRAD", "no")
     with pytest.raises(ValueError, match="JAXNET_WINOGRAD must be 0 or 1, got 'no'"):
         calls(lambda *args: same(*args), x, w)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("tile", [2, 4])
+@pytest.mark.parametrize("wanted", ["y", "x"])
+def test_what_sees_zeros_alone_is_zero(wanted, tile, dtype):
+    """Also in a tile that has other numbers: a relu lets no gradient through at 0."""
+    form = form_of((13, 18), (3, 3), low=1, high=1)
+    given = arrays(form, 1, 3, 9, 33, dtype=dtype)
+    read = "x" if wanted == "y" else "y"
+    seldom = np.random.default_rng(1).random(given[read].shape[:-1]) < 0.1
+    given[read] = given[read] * seldom[..., None].astype(dtype)
+    found = computed(wanted, form, given, tile)
+    assert (found[exact(wanted, form, **given) == 0] == 0).all() and (found == 0).mean() > 0.2
