@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.extend.core import jaxpr_as_fun
 from jax.tree_util import Partial
 
 from jaxnet.ops.native.attention import one
@@ -36,8 +37,6 @@ class Placed(NamedTuple):
 
         The floats that it reads are its leaves. It gets positions and then the list.
         """
-        from jax.extend.core import jaxpr_as_fun
-
         sizes = zip((self.queries, self.keys), (rows, columns), strict=True)
         blocks = [jnp.zeros((*at.shape[:-1], size), at.dtype) for at, size in sizes]
         closed = jax.make_jaxpr(self.of)(*blocks)

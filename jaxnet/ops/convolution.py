@@ -26,6 +26,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir, xla
 
 from jaxnet.ops.convolution_lowering import Form, accelerator, cpu, of_rows
@@ -128,8 +129,6 @@ def multiply(x: jax.Array, kernel: jax.Array, *, transposed: bool = False) -> ja
 
 @cache
 def _primitive():
-    from jax.extend.core import Primitive  # a third of the time that `import jaxnet` would take
-
     convolution_p = Primitive("convolution")
     convolution_p.def_impl(partial(xla.apply_primitive, convolution_p))
     convolution_p.def_abstract_eval(_result)

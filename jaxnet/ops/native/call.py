@@ -10,6 +10,7 @@ from functools import cache, partial
 from typing import Any, NamedTuple
 
 import jax
+from jax.extend.core import Primitive, jaxpr_as_fun
 from jax.interpreters import ad, batching, mlir, xla
 
 from jaxnet.ops.precision import lifted
@@ -58,8 +59,6 @@ def native_call(function: Callable, kernel: Kernel, *args: PyTree) -> PyTree:
 
 @cache
 def _primitive():
-    from jax.extend.core import Primitive  # a third of the time that `import jaxnet` would take
-
     native_call_p = Primitive("native_call")
     native_call_p.multiple_results = True
     native_call_p.def_impl(partial(xla.apply_primitive, native_call_p))
@@ -73,13 +72,7 @@ def _primitive():
 
 
 def _run(*leaves, jaxpr, kernel):
-    return _as_function(jaxpr)(*leaves)
-
-
-def _as_function(jaxpr):
-    from jax.extend.core import jaxpr_as_fun
-
-    return jaxpr_as_fun(jaxpr)
+    return jaxpr_as_fun(jaxpr)(*leaves)
 
 
 def _jvp(primals, tangents, *, jaxpr, kernel):
@@ -88,7 +81,7 @@ def _jvp(primals, tangents, *, jaxpr, kernel):
     def run(*some):
         some = iter(some)
         every = [next(some) if m else p for m, p in zip(moving, primals, strict=True)]
-        return _as_function(jaxpr)(*every)
+        return jaxpr_as_fun(jaxpr)(*every)
 
     def among(leaves):
         return [leaf for leaf, m in zip(leaves, moving, strict=True) if m]
@@ -117,14 +110,14 @@ def _pull(jaxpr, unknown, avals, known, cotangents):
 
     def run(*some):
         known_now, some = iter(known), iter(some)
-        return _as_function(jaxpr)(*[next(some) if u else next(known_now) for u in unknown])
+        return jaxpr_as_fun(jaxpr)(*[next(some) if u else next(known_now) for u in unknown])
 
     at = [aval for aval, u in zip(avals, unknown, strict=True) if u]
     return list(jax.linear_transpose(run, *at)(list(cotangents)))
 
 
 def _batch(leaves, dims, *, jaxpr, kernel):
-    results = jax.vmap(_as_function(jaxpr), dims)(*leaves)
+    results = jax.vmap(jaxpr_as_fun(jaxpr), dims)(*leaves)
     return results, [0] * len(results)
 
 
@@ -136,7 +129,7 @@ def _lower_for_cpu(ctx, *leaves, jaxpr, kernel):
             if alone and kernel.supports(*given):
                 found = zip(kernel.run(*given), jaxpr.out_avals, strict=True)
                 return [y.astype(aval.dtype) for y, aval in found]
-        return _as_function(jaxpr)(*leaves)
+        return jaxpr_as_fun(jaxpr)(*leaves)
 
     return mlir.lower_fun(run, multiple_results=True)(ctx, *leaves)
 
