@@ -22,24 +22,24 @@ static long pick(const long *from, long n) { return from[draw(0, n - 1)]; }
 
 /* XLA's side of the interface. */
 
-struct XLA_FFI_Error {
-  XLA_FFI_Error_Code code;
+struct FfiError {
+  FfiCode code;
   char message[200];
 };
 
 static int threads;
 static atomic_int running;
 
-static XLA_FFI_Error *create(XLA_FFI_Error_Create_Args *args) {
-  XLA_FFI_Error *made = calloc(1, sizeof(*made));
-  made->code = args->errc;
+static FfiError *create(FfiNewError *args) {
+  FfiError *made = calloc(1, sizeof(*made));
+  made->code = args->code;
   snprintf(made->message, sizeof(made->message), "%s", args->message);
   return made;
 }
-static void destroy(XLA_FFI_Error_Destroy_Args *args) { free(args->error); }
+static void destroy(FfiDropError *args) { free(args->error); }
 
 typedef struct {
-  XLA_FFI_Task *task;
+  FfiTask *task;
   void *data;
   int late;
 } Call;
@@ -52,7 +52,7 @@ static void *call(void *given) {
   atomic_fetch_sub(&running, 1);
   return NULL;
 }
-static XLA_FFI_Error *schedule(XLA_FFI_ThreadPool_Schedule_Args *args) {
+static FfiError *schedule(FfiSchedule *args) {
   Call *c = malloc(sizeof(*c));
   *c = (Call){args->task, args->data, (int)draw(0, 1)};
   pthread_t thread;
@@ -61,12 +61,12 @@ static XLA_FFI_Error *schedule(XLA_FFI_ThreadPool_Schedule_Args *args) {
   pthread_detach(thread);
   return NULL;
 }
-static XLA_FFI_Error *count_threads(XLA_FFI_ThreadPool_NumThreads_Args *args) {
+static FfiError *count_threads(FfiCountThreads *args) {
   if (!threads) {
-    XLA_FFI_Error_Create_Args none = {.message = "no pool", .errc = XLA_FFI_Error_Code_INTERNAL};
+    FfiNewError none = {.message = "no pool", .code = FFI_INVALID_ARGUMENT};
     return create(&none);
   }
-  *args->num_threads = threads;
+  *args->threads = threads;
   return NULL;
 }
 
@@ -123,9 +123,8 @@ static void plain(const int64_t *form, int64_t dims[3][RANK], double *a[3]) {
       }
 }
 
-static XLA_FFI_Api api = {
-  .XLA_FFI_Error_Create = create, .XLA_FFI_Error_Destroy = destroy,
-  .XLA_FFI_ThreadPool_Schedule = schedule, .XLA_FFI_ThreadPool_NumThreads = count_threads,
+static FfiApi api = {
+  .new_error = create, .drop_error = destroy, .schedule = schedule, .count_threads = count_threads,
 };
 static double worst;
 
@@ -134,7 +133,7 @@ typedef struct {
   double *exact;
   float *first; /* what one thread computed */
   int64_t dims[RANK];
-  XLA_FFI_Buffer buffer;
+  FfiBuffer buffer;
 } Array;
 
 static void make(Array *a, int rank, const int64_t *dims, int known) {
@@ -148,8 +147,8 @@ static void make(Array *a, int rank, const int64_t *dims, int known) {
     a->array.data[k] = (float)draw(-1000, 1000) / 1000;
     if (known) a->exact[k] = a->array.data[k];
   }
-  a->buffer = (XLA_FFI_Buffer){
-    .dtype = XLA_FFI_DataType_F32, .data = a->array.data, .rank = rank, .dims = a->dims,
+  a->buffer = (FfiBuffer){
+    .type = FFI_F32, .data = a->array.data, .rank = rank, .dims = a->dims,
   };
 }
 
@@ -163,7 +162,7 @@ static void halve(Array *a, int known) {
     if (known) a->exact[k] = wide.data[k];
   }
   munmap(wide.map, wide.bytes);
-  a->buffer.dtype = XLA_FFI_DataType_BF16;
+  a->buffer.type = FFI_BF16;
   a->buffer.data = a->array.data;
 }
 
@@ -180,12 +179,12 @@ static void narrow(Array *a) {
     a->exact[k] = drawn;
   }
   munmap(wide.map, wide.bytes);
-  a->buffer.dtype = XLA_FFI_DataType_F16;
+  a->buffer.type = FFI_F16;
   a->buffer.data = a->array.data;
 }
 
 static float number(const Array *a, long k) {
-  if (a->buffer.dtype == XLA_FFI_DataType_F32) return a->array.data[k];
+  if (a->buffer.type == FFI_F32) return a->array.data[k];
   float wide = 0;
   memcpy((char *)&wide + 2, (char *)a->array.data + 2 * k, 2);
   return wide;
@@ -199,8 +198,8 @@ static void drop(Array *a) {
 
 /* Runs a handler by several numbers of threads; whether all results are right. */
 static int highest_only; /* whether lower instruction sets do not have this */
-static int right(const char *name, long one, XLA_FFI_Error *handler(XLA_FFI_CallFrame *),
-                 XLA_FFI_CallFrame *frame, Array **results, int count) {
+static int right(const char *name, long one, FfiError *handler(FfiCall *),
+                 FfiCall *frame, Array **results, int count) {
   int best = jaxnet_level(), good = 1;
   for (int run = 0; good && run < 5; run++) {
     threads = (int[]){1, 0, 2, 8, 3}[run];
@@ -208,15 +207,15 @@ static int right(const char *name, long one, XLA_FFI_Error *handler(XLA_FFI_Call
     if (other && (best < 3 || highest_only)) break;
     if (other) jaxnet_use(2);
     for (int i = 0; i < count; i++) {
-      int half = results[i]->buffer.dtype == XLA_FFI_DataType_BF16;
+      int half = results[i]->buffer.type == FFI_BF16;
       memset(results[i]->array.data, 0xff, (size_t)results[i]->array.n * (half ? 2 : 4));
     }
-    XLA_FFI_Error *failed = handler(frame);
+    FfiError *failed = handler(frame);
     jaxnet_use(best);
     if (failed) return printf("%s %ld: %s\n", name, one, failed->message), 0;
     for (int i = 0; good && i < count; i++) {
       Array *a = results[i];
-      int half = a->buffer.dtype == XLA_FFI_DataType_BF16;
+      int half = a->buffer.type == FFI_BF16;
       size_t bytes = (size_t)a->array.n * (half ? 2 : 4);
       if (!a->first) a->first = memcpy(malloc(bytes + 1), a->array.data, bytes);
       if (!other && memcmp(a->first, a->array.data, bytes))
@@ -240,11 +239,11 @@ static int right(const char *name, long one, XLA_FFI_Error *handler(XLA_FFI_Call
 #define FEATURES PICK(1, 2, 3, 4, 5, 6, 7, 8, 9, 12, 15, 16, 17, 20, 24, 31, 32, 33, 40, 48, 64, 70)
 
 /* Runs a handler of convolutions; Winograd's are of images, without frames. */
-static int convolved(const char *name, long one, XLA_FFI_Error *handler(XLA_FFI_CallFrame *), int half,
+static int convolved(const char *name, long one, FfiError *handler(FfiCall *), int half,
                      const int64_t *form, int64_t dims[3][RANK], int64_t *given, size_t count) {
   Array arrays[3], *wanted = NULL;
   double *exact[3];
-  void *operands[2], *results[1];
+  FfiBuffer *operands[2], *results[1];
   for (int i = 0, operand = 0; i < 3; i++) {
     int known = i != (form[KIND] == VALUE ? 2 : form[KIND] == INPUT ? 0 : 1);
     make(arrays + i, RANK, dims[i], known);
@@ -260,13 +259,13 @@ static int convolved(const char *name, long one, XLA_FFI_Error *handler(XLA_FFI_
     memmove(arrays[i].dims + frames, arrays[i].dims + frames + 1, after);
     arrays[i].buffer.rank = RANK - 1;
   }
-  XLA_FFI_Array numbers = {XLA_FFI_DataType_S64, count, given};
-  XLA_FFI_AttrType types[] = {XLA_FFI_AttrType_ARRAY};
+  FfiArray numbers = {FFI_S64, count, given};
+  FfiOption types[] = {FFI_ARRAY};
   void *attributes[] = {&numbers};
-  XLA_FFI_CallFrame frame = {
-    .api = &api, .stage = XLA_FFI_ExecutionStage_EXECUTE,
-    .args = {.size = 2, .args = operands}, .rets = {.size = 1, .rets = results},
-    .attrs = {.size = 1, .types = types, .attrs = attributes},
+  FfiCall frame = {
+    .api = &api, .stage = FFI_EXECUTE,
+    .operands = {.count = 2, .buffers = operands}, .results = {.count = 1, .buffers = results},
+    .options = {.count = 1, .kinds = types, .values = attributes},
   };
   highest_only = half && handler != jaxnet_winograd;
   int good = right(name, one, handler, &frame, &wanted, 1);
@@ -359,8 +358,8 @@ static int lstm_case(long one) {
   uint8_t *keep = (uint8_t *)mask.array.data + flags[0] * 4 - T * B;
   for (long k = 0; k < T * B; k++) keep[k] = !masked || draw(0, 2);
   const int64_t mask_dims[] = {T, B};
-  mask.buffer = (XLA_FFI_Buffer){
-    .dtype = XLA_FFI_DataType_PRED, .data = keep, .rank = 2, .dims = (int64_t *)mask_dims,
+  mask.buffer = (FfiBuffer){
+    .type = FFI_PRED, .data = keep, .rank = 2, .dims = (int64_t *)mask_dims,
   };
   double h[70], c[70], gates[4][70];
   for (long b = 0; b < B; b++) {
@@ -417,15 +416,15 @@ static int lstm_case(long one) {
   const int forward_in[] = {PRE, U, BIAS, C0, H0}, forward_out[] = {H, C, BY_GATES, BY_OLD_C, BY_C};
   const int back_in[] = {BY_GATES, BY_OLD_C, BY_C, U, H, C, LAST}, back_out[] = {MADE, C0, H0};
   int ins = back ? 7 : 5, outs = back ? 3 : slopes ? 5 : 2;
-  void *operands[8], *results[5];
+  FfiBuffer *operands[8], *results[5];
   Array *made[5];
   for (int i = 0; i < ins; i++) operands[i] = &a[(back ? back_in : forward_in)[i]].buffer;
   for (int i = 0; i < outs; i++)
     results[i] = &(made[i] = a + (back ? back_out : forward_out)[i])->buffer;
   operands[ins] = &mask.buffer;
-  XLA_FFI_CallFrame frame = {
-    .api = &api, .stage = XLA_FFI_ExecutionStage_EXECUTE,
-    .args = {.size = ins + masked, .args = operands}, .rets = {.size = outs, .rets = results},
+  FfiCall frame = {
+    .api = &api, .stage = FFI_EXECUTE,
+    .operands = {.count = ins + masked, .buffers = operands}, .results = {.count = outs, .buffers = results},
   };
   int good = right("lstm", one, back ? jaxnet_lstm_back : jaxnet_lstm, &frame, made, outs);
   for (int i = 0; i < ARRAYS; i++) drop(a + i);
@@ -452,8 +451,8 @@ static int rnn_case(long one) {
   make(&mask, 1, flags, 1);
   uint8_t *keep = (uint8_t *)mask.array.data + flags[0] * 4 - T * B;
   for (long k = 0; k < T * B; k++) keep[k] = !masked || draw(0, 2);
-  mask.buffer = (XLA_FFI_Buffer){
-    .dtype = XLA_FFI_DataType_PRED, .data = keep, .rank = 2, .dims = mask_dims,
+  mask.buffer = (FfiBuffer){
+    .type = FFI_PRED, .data = keep, .rank = 2, .dims = mask_dims,
   };
   for (long b = 0; b < B; b++) {
     double h[70], d[70];
@@ -480,14 +479,14 @@ static int rnn_case(long one) {
     for (long u = 0; u < F; u++) a[D_H0].exact[b * F + u] = h[u];
   }
   const int ins[2][4] = {{PRE, U, BIAS, H0}, {SLOPES, U, H, H0}}, outs[2][2] = {{H, SLOPES}, {D_PRE, D_H0}};
-  void *operands[5], *results[2];
+  FfiBuffer *operands[5], *results[2];
   Array *made[2];
   for (int i = 0; i < 4; i++) operands[i] = &a[ins[back][i]].buffer;
   operands[4] = &mask.buffer;
   for (int i = 0; i < 2; i++) results[i] = &(made[i] = a + outs[back][i])->buffer;
-  XLA_FFI_CallFrame frame = {
-    .api = &api, .stage = XLA_FFI_ExecutionStage_EXECUTE,
-    .args = {.size = 4 + masked, .args = operands}, .rets = {.size = 1 + slopes, .rets = results},
+  FfiCall frame = {
+    .api = &api, .stage = FFI_EXECUTE,
+    .operands = {.count = 4 + masked, .buffers = operands}, .results = {.count = 1 + slopes, .buffers = results},
   };
   int good = right("rnn", one, jaxnet_rnn, &frame, made, 1 + slopes);
   for (int i = 0; i < ARRAYS; i++) drop(a + i);
@@ -517,9 +516,9 @@ static int gemv_case(long one) {
   if (short_one == 1) narrow(&scale);
   if (short_one == 2) halve(&scale, 1);
   Guarded w = guarded(0, bytes);
-  const XLA_FFI_DataType types[] = {
-    XLA_FFI_DataType_F32, XLA_FFI_DataType_BF16, XLA_FFI_DataType_S8,
-    s4 ? XLA_FFI_DataType_S4 : XLA_FFI_DataType_U8,
+  const FfiType types[] = {
+    FFI_F32, FFI_BF16, FFI_S8,
+    s4 ? FFI_S4 : FFI_U8,
   };
   uint8_t *byte = (uint8_t *)w.data;
   for (size_t i = 0; i < bytes; i++) byte[i] = (uint8_t)draw(0, 255);
@@ -546,12 +545,12 @@ static int gemv_case(long one) {
       if (numbers >= INT8) number *= scale.exact[transposed ? o * groups + group : group * outputs + o];
       for (long r = 0; r < rows; r++) y.exact[r * outputs + o] += x.exact[r * inputs + i] * number;
     }
-  XLA_FFI_Buffer kernel = {.dtype = types[numbers], .data = w.data, .rank = 2, .dims = dims};
-  void *operands[] = {&x.buffer, &kernel, &scale.buffer}, *results[] = {&y.buffer};
+  FfiBuffer kernel = {.type = types[numbers], .data = w.data, .rank = 2, .dims = dims};
+  FfiBuffer *operands[] = {&x.buffer, &kernel, &scale.buffer}, *results[] = {&y.buffer};
   Array *made[] = {&y};
-  XLA_FFI_CallFrame frame = {
-    .api = &api, .stage = XLA_FFI_ExecutionStage_EXECUTE,
-    .args = {.size = numbers < INT8 ? 2 : 3, .args = operands}, .rets = {.size = 1, .rets = results},
+  FfiCall frame = {
+    .api = &api, .stage = FFI_EXECUTE,
+    .operands = {.count = numbers < INT8 ? 2 : 3, .buffers = operands}, .results = {.count = 1, .buffers = results},
   };
   int good = right("gemv", one, transposed ? jaxnet_gemv_transposed : jaxnet_gemv, &frame, made, 1);
   drop(&x), drop(&y), drop(&scale);
@@ -588,7 +587,7 @@ static int attention_case(long one) {
     first[i] = (int32_t)(draw(0, 1) ? 0 : draw(-9, P + 9));
     last[i] = (int32_t)(causal ? i % T + 1 : draw(-9, P + 9));
   }
-  a[FIRST].buffer.dtype = a[LAST].buffer.dtype = XLA_FFI_DataType_S32;
+  a[FIRST].buffer.type = a[LAST].buffer.type = FFI_S32;
   double scores[150], slopes[150];
   for (long i = 0; i < B * H * T; i++) {
     long b = i / (H * T), h = i / T % H, t = i % T, g = h / (H / G), n = (b * T + t) * H + h;
@@ -630,18 +629,18 @@ static int attention_case(long one) {
       }
     }
   }
-  void *operands[9], *made[3];
+  FfiBuffer *operands[9], *made[3];
   Array *results_of[3];
   const int outs[2][3] = {{Y, TOP, SUMS}, {D_Q, D_K, D_V}};
   for (int i = 0; i < 9; i++) operands[i] = &a[i].buffer; /* in the order of the names */
   for (int i = 0; i < 3; i++) made[i] = &(results_of[i] = a + outs[back][i])->buffer;
-  XLA_FFI_Array numbers = {XLA_FFI_DataType_F32, 2, form};
-  XLA_FFI_AttrType types[] = {XLA_FFI_AttrType_ARRAY};
+  FfiArray numbers = {FFI_F32, 2, form};
+  FfiOption types[] = {FFI_ARRAY};
   void *attributes[] = {&numbers};
-  XLA_FFI_CallFrame frame = {
-    .api = &api, .stage = XLA_FFI_ExecutionStage_EXECUTE,
-    .args = {.size = back ? 9 : 5, .args = operands}, .rets = {.size = 3, .rets = made},
-    .attrs = {.size = 1, .types = types, .attrs = attributes},
+  FfiCall frame = {
+    .api = &api, .stage = FFI_EXECUTE,
+    .operands = {.count = back ? 9 : 5, .buffers = operands}, .results = {.count = 3, .buffers = made},
+    .options = {.count = 1, .kinds = types, .values = attributes},
   };
   int good = right("attention", one, back ? jaxnet_attention_back : jaxnet_attention, &frame,
                    results_of, 3);
@@ -684,16 +683,16 @@ static int norm_case(long one) {
       }
 #undef MEMBERS
     }
-  XLA_FFI_Scalar options[] = {{XLA_FFI_DataType_S32, &centered}, {XLA_FFI_DataType_F32, &epsilon}};
-  XLA_FFI_AttrType types[] = {XLA_FFI_AttrType_SCALAR, XLA_FFI_AttrType_SCALAR};
+  FfiScalar options[] = {{FFI_S32, &centered}, {FFI_F32, &epsilon}};
+  FfiOption types[] = {FFI_SCALAR, FFI_SCALAR};
   void *attributes[] = {options, options + 1};
-  void *operands[] = {&x.buffer, &scale.buffer, back ? &given.buffer : &bias.buffer};
-  void *results[] = {&y.buffer, &by_scale.buffer, &by_bias.buffer};
+  FfiBuffer *operands[] = {&x.buffer, &scale.buffer, back ? &given.buffer : &bias.buffer};
+  FfiBuffer *results[] = {&y.buffer, &by_scale.buffer, &by_bias.buffer};
   Array *made[] = {&y, &by_scale, &by_bias};
-  XLA_FFI_CallFrame frame = {
-    .api = &api, .stage = XLA_FFI_ExecutionStage_EXECUTE,
-    .args = {.size = 3, .args = operands}, .rets = {.size = 1 + 2 * back, .rets = results},
-    .attrs = {.size = 2, .types = types, .attrs = attributes},
+  FfiCall frame = {
+    .api = &api, .stage = FFI_EXECUTE,
+    .operands = {.count = 3, .buffers = operands}, .results = {.count = 1 + 2 * back, .buffers = results},
+    .options = {.count = 2, .kinds = types, .values = attributes},
   };
   int good = right("norm", one, jaxnet_norm, &frame, made, 1 + 2 * back);
   for (int i = 0; i < 3; i++) drop(made[i]);
@@ -722,8 +721,8 @@ static int attention_one_case(long one) {
   uint8_t *seen = (uint8_t *)mask.array.data + flags[0] * 4 - B * H * P;
   for (long i = 0; i < B * H * P; i++) seen[i] = draw(0, rarely) < 5;
   if (draw(0, 3) == 0) memset(seen, 0, (size_t)P); /* a head that sees nothing */
-  mask.buffer = (XLA_FFI_Buffer){
-    .dtype = XLA_FFI_DataType_PRED, .data = seen, .rank = 3, .dims = a[BIAS].dims,
+  mask.buffer = (FfiBuffer){
+    .type = FFI_PRED, .data = seen, .rank = 3, .dims = a[BIAS].dims,
   };
   for (long i = 0; i < B * H; i++) {
     long g = i / (H / G);
@@ -740,16 +739,16 @@ static int attention_one_case(long one) {
       for (long d = 0; d < W; d++) a[Y].exact[i * W + d] += weights[p] * a[V].exact[(g * P + p) * W + d];
     }
   }
-  XLA_FFI_Array numbers = {.dtype = XLA_FFI_DataType_F32, .size = 2, .data = form};
-  XLA_FFI_AttrType type = XLA_FFI_AttrType_ARRAY;
+  FfiArray numbers = {.type = FFI_F32, .count = 2, .data = form};
+  FfiOption type = FFI_ARRAY;
   void *attribute = &numbers;
-  void *operands[] = {&a[Q].buffer, &a[K].buffer, &a[V].buffer, &mask.buffer, &a[BIAS].buffer};
-  void *made[] = {&a[Y].buffer, &a[WEIGHTS].buffer};
+  FfiBuffer *operands[] = {&a[Q].buffer, &a[K].buffer, &a[V].buffer, &mask.buffer, &a[BIAS].buffer};
+  FfiBuffer *made[] = {&a[Y].buffer, &a[WEIGHTS].buffer};
   Array *arrays[] = {a + Y, a + WEIGHTS};
-  XLA_FFI_CallFrame frame = {
-    .api = &api, .stage = XLA_FFI_ExecutionStage_EXECUTE,
-    .args = {.size = 4 + added, .args = operands}, .rets = {.size = 2, .rets = made},
-    .attrs = {.size = 1, .types = &type, .attrs = &attribute},
+  FfiCall frame = {
+    .api = &api, .stage = FFI_EXECUTE,
+    .operands = {.count = 4 + added, .buffers = operands}, .results = {.count = 2, .buffers = made},
+    .options = {.count = 1, .kinds = &type, .values = &attribute},
   };
   int good = right("attention of one", one, jaxnet_attention_one, &frame, arrays, 2);
   for (int i = 0; i < ARRAYS; i++) drop(a + i);
@@ -777,11 +776,11 @@ static int moments_case(long one) {
                               : pow(x.exact[i] - middle, 2) / (double)rows;
     }
   }
-  void *operands[] = {&x.buffer, &given.buffer, &mean.buffer}, *made[] = {&first.buffer, &second.buffer};
+  FfiBuffer *operands[] = {&x.buffer, &given.buffer, &mean.buffer}, *made[] = {&first.buffer, &second.buffer};
   Array *arrays[] = {&first, &second};
-  XLA_FFI_CallFrame frame = {
-    .api = &api, .stage = XLA_FFI_ExecutionStage_EXECUTE,
-    .args = {.size = back ? 3 : 1, .args = operands}, .rets = {.size = 2, .rets = made},
+  FfiCall frame = {
+    .api = &api, .stage = FFI_EXECUTE,
+    .operands = {.count = back ? 3 : 1, .buffers = operands}, .results = {.count = 2, .buffers = made},
   };
   int good = right("moments", one, jaxnet_moments, &frame, arrays, 2);
   drop(&x), drop(&given), drop(&mean), drop(&first), drop(&second);
@@ -821,15 +820,16 @@ static int pool_case(long one) {
     if (back && first >= 0) y.exact[first] += given.exact[i];
     if (!back) y.exact[i] = best;
   }
-  XLA_FFI_Array numbers = {XLA_FFI_DataType_S64, 8, form};
-  XLA_FFI_AttrType types[] = {XLA_FFI_AttrType_ARRAY};
-  void *attributes[] = {&numbers}, *operands[] = {&x.buffer, &given.buffer};
-  void *results[] = {&y.buffer};
+  FfiArray numbers = {FFI_S64, 8, form};
+  FfiOption types[] = {FFI_ARRAY};
+  void *attributes[] = {&numbers};
+  FfiBuffer *operands[] = {&x.buffer, &given.buffer};
+  FfiBuffer *results[] = {&y.buffer};
   Array *made[] = {&y};
-  XLA_FFI_CallFrame frame = {
-    .api = &api, .stage = XLA_FFI_ExecutionStage_EXECUTE,
-    .args = {.size = 1 + back, .args = operands}, .rets = {.size = 1, .rets = results},
-    .attrs = {.size = 1, .types = types, .attrs = attributes},
+  FfiCall frame = {
+    .api = &api, .stage = FFI_EXECUTE,
+    .operands = {.count = 1 + back, .buffers = operands}, .results = {.count = 1, .buffers = results},
+    .options = {.count = 1, .kinds = types, .values = attributes},
   };
   int good = right("pool", one, jaxnet_max_pool, &frame, made, 1);
   drop(&x), drop(&given), drop(&y);
@@ -855,21 +855,22 @@ static int keep_case(long one) {
   uint32_t key[] = {(uint32_t)draw(0, INT32_MAX) * 2, (uint32_t)draw(0, INT32_MAX)};
   int32_t below = (int32_t)draw(0, 1 << 23);
   Guarded made = guarded(n, (size_t)n);
-  XLA_FFI_Buffer in = {.dtype = XLA_FFI_DataType_U32, .data = key, .rank = 1, .dims = two};
-  XLA_FFI_Buffer out = {.dtype = XLA_FFI_DataType_PRED, .data = made.data, .rank = 1, .dims = dims};
-  XLA_FFI_Scalar option = {XLA_FFI_DataType_S32, &below};
-  XLA_FFI_AttrType types[] = {XLA_FFI_AttrType_SCALAR};
-  void *operands[] = {&in}, *results[] = {&out}, *attributes[] = {&option};
-  XLA_FFI_CallFrame frame = {
-    .api = &api, .stage = XLA_FFI_ExecutionStage_EXECUTE,
-    .args = {.size = 1, .args = operands}, .rets = {.size = 1, .rets = results},
-    .attrs = {.size = 1, .types = types, .attrs = attributes},
+  FfiBuffer in = {.type = FFI_U32, .data = key, .rank = 1, .dims = two};
+  FfiBuffer out = {.type = FFI_PRED, .data = made.data, .rank = 1, .dims = dims};
+  FfiScalar option = {FFI_S32, &below};
+  FfiOption types[] = {FFI_SCALAR};
+  FfiBuffer *operands[] = {&in}, *results[] = {&out};
+  void *attributes[] = {&option};
+  FfiCall frame = {
+    .api = &api, .stage = FFI_EXECUTE,
+    .operands = {.count = 1, .buffers = operands}, .results = {.count = 1, .buffers = results},
+    .options = {.count = 1, .kinds = types, .values = attributes},
   };
   int best = jaxnet_level(), good = 1;
   for (int run = 0; good && run < 3; run++) {
     threads = (int[]){1, 3, 2}[run];
     if (run == 2 && best >= 3) jaxnet_use(2);
-    XLA_FFI_Error *failed = jaxnet_keep(&frame);
+    FfiError *failed = jaxnet_keep(&frame);
     jaxnet_use(best);
     if (failed) return printf("keep %ld: %s\n", one, failed->message), 0;
     for (long i = 0; i < n; i++)

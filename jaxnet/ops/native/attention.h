@@ -317,13 +317,13 @@ static int attend_back(Work *work, int64_t chunk) {
 
 /* Operands: q, k, v, first and last; back also y, total, and the gradients by both. Results: y, top
  * and sums; back the gradients by q, k and v. The attribute is the scale and the softcap or 0. */
-static XLA_FFI_Error *attention(XLA_FFI_CallFrame *f, int back) {
+static FfiError *attention(FfiCall *f, int back) {
   if (no_run(f)) return NULL;
-  XLA_FFI_Buffer **in = (XLA_FFI_Buffer **)f->args.args, **out = (XLA_FFI_Buffer **)f->rets.rets;
-  REQUIRE(f->args.size == (back ? 9 : 5) && f->rets.size == 3 && f->attrs.size == 1);
-  REQUIRE(f->attrs.types[0] == XLA_FFI_AttrType_ARRAY);
-  const XLA_FFI_Array *numbers = f->attrs.attrs[0];
-  REQUIRE(numbers->dtype == XLA_FFI_DataType_F32 && numbers->size == 2);
+  FfiBuffer **in = f->operands.buffers, **out = f->results.buffers;
+  REQUIRE(f->operands.count == (back ? 9 : 5) && f->results.count == 3 && f->options.count == 1);
+  REQUIRE(f->options.kinds[0] == FFI_ARRAY);
+  const FfiArray *numbers = f->options.values[0];
+  REQUIRE(numbers->type == FFI_F32 && numbers->count == 2);
   REQUIRE(in[0]->rank == 4 && in[1]->rank == 4 && in[2]->rank == 4);
   int64_t batch = in[0]->dims[0], time = in[0]->dims[1], heads = in[0]->dims[2];
   int64_t size = in[0]->dims[3], places = in[1]->dims[1], groups = in[1]->dims[2];
@@ -346,7 +346,7 @@ static XLA_FFI_Error *attention(XLA_FFI_CallFrame *f, int back) {
   const Kernels *kernels = kernels_in_use();
   REQUIRE(kernels);
   Attention *s = zeros(1, sizeof(Attention));
-  if (!s) return error(f->api, XLA_FFI_Error_Code_RESOURCE_EXHAUSTED, "jaxnet: no memory");
+  if (!s) return no_memory(f);
   float scale = ((float *)numbers->data)[0], softcap = ((float *)numbers->data)[1];
   *s = (Attention){
     .work = {.holders = 1, .run = back ? attend_back : attend, .close = close_attention},
@@ -377,11 +377,11 @@ static XLA_FFI_Error *attention(XLA_FFI_CallFrame *f, int back) {
   }
   ok = ok && run_chunks(&s->work, f, threads);
   release(&s->work);
-  return ok ? NULL : error(f->api, XLA_FFI_Error_Code_RESOURCE_EXHAUSTED, "jaxnet: no memory");
+  return ok ? NULL : no_memory(f);
 }
 
-XLA_FFI_Error *jaxnet_attention(XLA_FFI_CallFrame *f) { return attention(f, 0); }
-XLA_FFI_Error *jaxnet_attention_back(XLA_FFI_CallFrame *f) { return attention(f, 1); }
+FfiError *jaxnet_attention(FfiCall *f) { return attention(f, 0); }
+FfiError *jaxnet_attention_back(FfiCall *f) { return attention(f, 1); }
 
 /* Attention of one query per head, as in generation: q (batch, heads, size), k (batch, groups, places,
  * size), v (batch, groups, places, width), booleans (batch, heads, places) and, maybe, numbers to add
@@ -401,19 +401,19 @@ static int attend_ones(Work *work, int64_t chunk) {
 
 static void free_ones(Work *work) { free(work); }
 
-XLA_FFI_Error *jaxnet_attention_one(XLA_FFI_CallFrame *f) {
+FfiError *jaxnet_attention_one(FfiCall *f) {
   if (no_run(f)) return NULL;
-  XLA_FFI_Buffer **in = (XLA_FFI_Buffer **)f->args.args, **out = (XLA_FFI_Buffer **)f->rets.rets;
-  int added = f->args.size == 5;
-  REQUIRE((f->args.size == 4 || added) && f->rets.size == 2 && f->attrs.size == 1);
-  REQUIRE(f->attrs.types[0] == XLA_FFI_AttrType_ARRAY);
-  const XLA_FFI_Array *numbers = f->attrs.attrs[0];
-  REQUIRE(numbers->dtype == XLA_FFI_DataType_F32 && numbers->size == 2);
+  FfiBuffer **in = f->operands.buffers, **out = f->results.buffers;
+  int added = f->operands.count == 5;
+  REQUIRE((f->operands.count == 4 || added) && f->results.count == 2 && f->options.count == 1);
+  REQUIRE(f->options.kinds[0] == FFI_ARRAY);
+  const FfiArray *numbers = f->options.values[0];
+  REQUIRE(numbers->type == FFI_F32 && numbers->count == 2);
   REQUIRE(in[0]->rank == 3 && in[1]->rank == 4 && in[2]->rank == 4);
   int64_t batch = in[0]->dims[0], heads = in[0]->dims[1], size = in[0]->dims[2];
   int64_t groups = in[1]->dims[1], places = in[1]->dims[2], width = in[2]->dims[3];
-  int half = in[1]->dtype == XLA_FFI_DataType_BF16;
-  XLA_FFI_DataType kept = half ? XLA_FFI_DataType_BF16 : XLA_FFI_DataType_F32;
+  int half = in[1]->type == FFI_BF16;
+  FfiType kept = half ? FFI_BF16 : FFI_F32;
   REQUIRE(groups > 0 && heads % groups == 0 && IS(in[0], F32, batch, heads, size));
   REQUIRE(is(in[1], kept, 4, (int64_t[]){batch, groups, places, size}));
   REQUIRE(is(in[2], kept, 4, (int64_t[]){batch, groups, places, width}));
@@ -422,7 +422,7 @@ XLA_FFI_Error *jaxnet_attention_one(XLA_FFI_CallFrame *f) {
   const Kernels *kernels = kernels_in_use();
   REQUIRE(kernels);
   Ones *s = zeros(1, sizeof(Ones));
-  if (!s) return error(f->api, XLA_FFI_Error_Code_RESOURCE_EXHAUSTED, "jaxnet: no memory");
+  if (!s) return no_memory(f);
   const float *form = numbers->data;
   *s = (Ones){
     .work = {.holders = 1, .run = attend_ones, .close = free_ones, .chunks = batch * groups},

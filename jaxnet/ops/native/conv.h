@@ -518,25 +518,25 @@ static Halves product_of(const Job *j) {
 
 enum { KIND, GROUPS, STRIDE, DILATION = 5, LOW = 8, GAPS = 11, NUMBERS = 14, RANK = 6 };
 
-XLA_FFI_Error *jaxnet_conv(XLA_FFI_CallFrame *f) {
+FfiError *jaxnet_conv(FfiCall *f) {
   if (no_run(f)) return NULL;
-  REQUIRE(f->args.size == 2 && f->rets.size == 1 && f->attrs.size == 1);
-  REQUIRE(f->attrs.types[0] == XLA_FFI_AttrType_ARRAY);
-  const XLA_FFI_Array *array = f->attrs.attrs[0];
-  REQUIRE(array->dtype == XLA_FFI_DataType_S64 && array->size == NUMBERS);
+  REQUIRE(f->operands.count == 2 && f->results.count == 1 && f->options.count == 1);
+  REQUIRE(f->options.kinds[0] == FFI_ARRAY);
+  const FfiArray *array = f->options.values[0];
+  REQUIRE(array->type == FFI_S64 && array->count == NUMBERS);
   const int64_t *form = array->data;
-  XLA_FFI_Buffer *given[3] = {f->args.args[0], f->args.args[1], f->rets.rets[0]};
-  int half = given[0]->dtype == XLA_FFI_DataType_BF16;
+  FfiBuffer *given[3] = {f->operands.buffers[0], f->operands.buffers[1], f->results.buffers[0]};
+  int half = given[0]->type == FFI_BF16;
   REQUIRE(!half || (multiplies_halves() && form[GROUPS] == 1));
   for (int i = 0; i < 3; i++) {
-    REQUIRE(given[i]->dtype == (half ? XLA_FFI_DataType_BF16 : XLA_FFI_DataType_F32));
+    REQUIRE(given[i]->type == (half ? FFI_BF16 : FFI_F32));
     REQUIRE(given[i]->rank == RANK);
     for (int axis = 0; axis < RANK; axis++) REQUIRE(given[i]->dims[axis] <= INT32_MAX);
   }
   REQUIRE(form[KIND] >= VALUE && form[KIND] <= KERNEL);
   Kind kind = (Kind)form[KIND];
-  const XLA_FFI_Buffer *x = given[kind == INPUT ? 2 : 0], *y = given[kind == VALUE ? 2 : 1];
-  const XLA_FFI_Buffer *w = given[kind == VALUE ? 1 : kind == INPUT ? 0 : 2];
+  const FfiBuffer *x = given[kind == INPUT ? 2 : 0], *y = given[kind == VALUE ? 2 : 1];
+  const FfiBuffer *w = given[kind == VALUE ? 1 : kind == INPUT ? 0 : 2];
   for (int i = GROUPS; i < NUMBERS; i++)
     REQUIRE(form[i] <= INT32_MAX && form[i] >= (i >= LOW && i < GAPS ? -INT32_MAX : 1));
   for (int i = GAPS; i < NUMBERS; i++) REQUIRE(kind != KERNEL || form[i] == 1);
@@ -556,7 +556,7 @@ XLA_FFI_Error *jaxnet_conv(XLA_FFI_CallFrame *f) {
     return NULL;
   }
   Job *j = zeros(1, sizeof(Job));
-  if (!j) return error(f->api, XLA_FFI_Error_Code_RESOURCE_EXHAUSTED, "jaxnet_conv: no memory");
+  if (!j) return no_memory(f);
   *j = (Job){
     .work = {.holders = 1, .run = convolve, .close = free_job},
     .kernels = kernels, .kind = kind, .nets = x->dims[0], .groups = groups, .half = half,
@@ -591,6 +591,5 @@ XLA_FFI_Error *jaxnet_conv(XLA_FFI_CallFrame *f) {
   for (int64_t i = 0; ok && !product && kind == KERNEL && j->scratch && i < j->nets * j->groups; i++)
     add_parts(j, i / j->groups, i % j->groups);
   release(&j->work);
-  return ok ? NULL
-            : error(f->api, XLA_FFI_Error_Code_RESOURCE_EXHAUSTED, "jaxnet_conv: no memory");
+  return ok ? NULL : no_memory(f);
 }

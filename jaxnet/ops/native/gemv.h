@@ -55,7 +55,7 @@ static void add_in_order(const Gemv *s, int64_t parts, const float *sums, int64_
 }
 
 /* Up to four rows; returns 0 without memory. */
-static int multiply_floats(XLA_FFI_CallFrame *f, const Kernels *kernels, Gemv s) {
+static int multiply_floats(FfiCall *f, const Kernels *kernels, Gemv s) {
   int fields = 1 << s.numbers;
   int64_t wide = s.transposed ? s.inputs : s.outputs, unit = 16 * fields;
   int64_t padded = (wide + unit - 1) / unit * unit;
@@ -96,7 +96,7 @@ static void free_nibbles(Work *work) {
 }
 
 /* Any number of rows, of integers; returns 0 without memory. */
-static int multiply_nibbles(XLA_FFI_CallFrame *f, const Dots *dots, const Gemv *g) {
+static int multiply_nibbles(FfiCall *f, const Dots *dots, const Gemv *g) {
   int64_t unit = 8 * dots->lanes, inputs = g->inputs, outputs = g->outputs, rows = g->rows;
   int64_t groups = (inputs + 31) / 32, vectors = (inputs + unit - 1) / unit;
   int64_t padded = (outputs + unit - 1) / unit * unit, strips = 1, parts;
@@ -155,7 +155,7 @@ static void free_bytes(Work *work) {
 }
 
 /* Any number of rows, of integers, by AVX-512; returns 0 without memory. */
-static int multiply_bytes(XLA_FFI_CallFrame *f, const Gemv *g) {
+static int multiply_bytes(FfiCall *f, const Gemv *g) {
   int64_t rows = g->rows, padded = round_up(g->inputs, 64);
   int64_t parts = g->transposed ? MIN(64, divide_up(g->outputs, 16)) : MAX(1, MIN(threads_of(f), g->inputs / 64));
   int64_t each = round_up(rows, 16), less = rows * DIGITS_8 * 16, digits = rows * padded * DIGITS_8 / 4;
@@ -183,31 +183,31 @@ static int multiply_bytes(XLA_FFI_CallFrame *f, const Gemv *g) {
 }
 #endif
 
-static XLA_FFI_Error *gemv(XLA_FFI_CallFrame *f, int transposed) {
+static FfiError *gemv(FfiCall *f, int transposed) {
   if (no_run(f)) return NULL;
-  REQUIRE((f->args.size == 2 || f->args.size == 3) && f->rets.size == 1);
-  XLA_FFI_Buffer **in = (XLA_FFI_Buffer **)f->args.args, *out = f->rets.rets[0];
-  const XLA_FFI_Buffer *x = in[0], *w = in[1], *scale = f->args.size == 3 ? in[2] : NULL;
-  const XLA_FFI_DataType F = XLA_FFI_DataType_F32, dtype = w->dtype;
-  REQUIRE(x->dtype == F && x->rank == 2 && w->rank == 2 && out->dtype == F && out->rank == 2);
+  REQUIRE((f->operands.count == 2 || f->operands.count == 3) && f->results.count == 1);
+  FfiBuffer **in = f->operands.buffers, *out = f->results.buffers[0];
+  const FfiBuffer *x = in[0], *w = in[1], *scale = f->operands.count == 3 ? in[2] : NULL;
+  const FfiType F = FFI_F32, type = w->type;
+  REQUIRE(x->type == F && x->rank == 2 && w->rank == 2 && out->type == F && out->rank == 2);
   int64_t rows = x->dims[0], inputs = x->dims[1], outputs = out->dims[1];
   REQUIRE(out->dims[0] == rows);
-  int packed = dtype == XLA_FFI_DataType_U8;
+  int packed = type == FFI_U8;
   int64_t wide[] = {transposed ? outputs : inputs, transposed ? inputs : outputs};
   REQUIRE(w->dims[0] == wide[0] && w->dims[1] == (packed ? (wide[1] + 1) / 2 : wide[1]));
   REQUIRE(inputs <= INT32_MAX && outputs <= INT32_MAX);
   Numbers numbers;
-  if (dtype == F) numbers = F32;
-  else if (dtype == XLA_FFI_DataType_BF16) numbers = BF16;
-  else if (dtype == XLA_FFI_DataType_S8) numbers = INT8;
+  if (type == F) numbers = F32;
+  else if (type == FFI_BF16) numbers = BF16;
+  else if (type == FFI_S8) numbers = INT8;
   else numbers = INT4;
-  REQUIRE(numbers != INT4 || packed || (dtype == XLA_FFI_DataType_S4 && wide[1] % 2 == 0));
+  REQUIRE(numbers != INT4 || packed || (type == FFI_S4 && wide[1] % 2 == 0));
   int fields = 1 << numbers;
   int64_t group = MAX(inputs, 1);
   int half = 0;
   if (scale) {
-    half = scale->dtype == XLA_FFI_DataType_F16 ? 1 : scale->dtype == XLA_FFI_DataType_BF16 ? 2 : 0;
-    REQUIRE(half || scale->dtype == F);
+    half = scale->type == FFI_F16 ? 1 : scale->type == FFI_BF16 ? 2 : 0;
+    REQUIRE(half || scale->type == F);
     REQUIRE(scale->rank == 2 && scale->dims[!transposed] == outputs);
     int64_t groups = scale->dims[transposed];
     REQUIRE(groups > 0);
@@ -240,8 +240,8 @@ static XLA_FFI_Error *gemv(XLA_FFI_CallFrame *f, int transposed) {
     ok = multiply_floats(f, kernels, s);
     s.x += 4 * inputs, s.y += 4 * outputs;
   }
-  return ok ? NULL : error(f->api, XLA_FFI_Error_Code_RESOURCE_EXHAUSTED, "jaxnet: no memory");
+  return ok ? NULL : no_memory(f);
 }
 
-XLA_FFI_Error *jaxnet_gemv(XLA_FFI_CallFrame *f) { return gemv(f, 0); }
-XLA_FFI_Error *jaxnet_gemv_transposed(XLA_FFI_CallFrame *f) { return gemv(f, 1); }
+FfiError *jaxnet_gemv(FfiCall *f) { return gemv(f, 0); }
+FfiError *jaxnet_gemv_transposed(FfiCall *f) { return gemv(f, 1); }

@@ -101,7 +101,7 @@ static void free_halves(Work *work) {
 
 /* Multiplies; 0 if there is no memory. Long sums of few results are divided, by numbers that do not
  * depend on the number of threads. */
-static int multiply_halves(Halves given, XLA_FFI_CallFrame *f) {
+static int multiply_halves(Halves given, FfiCall *f) {
   Halves *s = zeros(1, sizeof(Halves));
   if (!s) return 0;
   *s = given;

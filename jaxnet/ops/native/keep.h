@@ -21,18 +21,18 @@ static int run_keep(Work *work, int64_t chunk) {
 static void free_keep(Work *work) { free(work); }
 
 /* Operand: the key. Result: whether its random number of 23 bits is below a limit, by entry. */
-XLA_FFI_Error *jaxnet_keep(XLA_FFI_CallFrame *f) {
+FfiError *jaxnet_keep(FfiCall *f) {
   if (no_run(f)) return NULL;
-  REQUIRE(f->args.size == 1 && f->rets.size == 1 && f->attrs.size == 1);
-  REQUIRE(f->attrs.types[0] == XLA_FFI_AttrType_SCALAR);
-  const XLA_FFI_Scalar *below = f->attrs.attrs[0];
-  REQUIRE(below->dtype == XLA_FFI_DataType_S32);
-  const XLA_FFI_Buffer *key = f->args.args[0], *out = f->rets.rets[0];
-  REQUIRE(IS(key, U32, 2) && out->dtype == XLA_FFI_DataType_PRED);
+  REQUIRE(f->operands.count == 1 && f->results.count == 1 && f->options.count == 1);
+  REQUIRE(f->options.kinds[0] == FFI_SCALAR);
+  const FfiScalar *below = f->options.values[0];
+  REQUIRE(below->type == FFI_S32);
+  const FfiBuffer *key = f->operands.buffers[0], *out = f->results.buffers[0];
+  REQUIRE(IS(key, U32, 2) && out->type == FFI_PRED);
   const Kernels *kernels = kernels_in_use();
   REQUIRE(kernels);
   Keep *s = zeros(1, sizeof(Keep));
-  if (!s) return error(f->api, XLA_FFI_Error_Code_RESOURCE_EXHAUSTED, "jaxnet: no memory");
+  if (!s) return no_memory(f);
   *s = (Keep){
     .work = {.holders = 1, .run = run_keep, .close = free_keep},
     .kernels = kernels, .n = 1, .to = out->data,

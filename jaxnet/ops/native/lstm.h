@@ -134,12 +134,12 @@ static int run_rows(Work *work, int64_t chunk) {
  *
  * Back: the three slopes, the kernel, the gradients by h of all steps, by the last c and the last h
  * and, perhaps, the mask. Results: the gradients by the gates, and by c and h before all steps. */
-static XLA_FFI_Error *lstm(XLA_FFI_CallFrame *f, int back) {
+static FfiError *lstm(FfiCall *f, int back) {
   if (no_run(f)) return NULL;
-  XLA_FFI_Buffer **in = (XLA_FFI_Buffer **)f->args.args, **out = (XLA_FFI_Buffer **)f->rets.rets;
-  int64_t operands = back ? 7 : 5, masked = f->args.size == operands + 1;
-  REQUIRE(f->args.size == operands || masked);
-  REQUIRE(back ? f->rets.size == 3 : f->rets.size == 2 || f->rets.size == 5);
+  FfiBuffer **in = f->operands.buffers, **out = f->results.buffers;
+  int64_t operands = back ? 7 : 5, masked = f->operands.count == operands + 1;
+  REQUIRE(f->operands.count == operands || masked);
+  REQUIRE(back ? f->results.count == 3 : f->results.count == 2 || f->results.count == 5);
   REQUIRE(in[0]->rank == 3 && in[0]->dims[2] % GATES == 0);
   int64_t steps = in[0]->dims[0], batch = in[0]->dims[1], wide = in[0]->dims[2], n = wide / GATES;
   REQUIRE(IS(in[0], F32, steps, batch, wide));
@@ -153,8 +153,8 @@ static XLA_FFI_Error *lstm(XLA_FFI_CallFrame *f, int back) {
     REQUIRE(IS(out[0], F32, steps, batch, wide) && IS(out[2], F32, batch, n));
   } else {
     REQUIRE(IS(in[2], F32, wide) && IS(out[0], F32, steps, batch, n));
-    REQUIRE(f->rets.size == 2 || IS(out[2], F32, steps, batch, wide));
-    for (int64_t i = 3; i < f->rets.size; i++) REQUIRE(IS(out[i], F32, steps, batch, n));
+    REQUIRE(f->results.count == 2 || IS(out[2], F32, steps, batch, wide));
+    for (int64_t i = 3; i < f->results.count; i++) REQUIRE(IS(out[i], F32, steps, batch, n));
   }
   const Kernels *kernels = kernels_in_use();
   REQUIRE(kernels);
@@ -162,7 +162,7 @@ static XLA_FFI_Error *lstm(XLA_FFI_CallFrame *f, int back) {
   if (back) memcpy(out[2]->data, in[6]->data, batch * n * sizeof(float));
   if (!steps || !batch || !n) return NULL;
   Loop *l = zeros(1, sizeof(Loop));
-  if (!l) return error(f->api, XLA_FFI_Error_Code_RESOURCE_EXHAUSTED, "jaxnet: no memory");
+  if (!l) return no_memory(f);
   int64_t threads = threads_of(f), chunks = (batch + ROWS - 1) / ROWS;
   *l = (Loop){
     .work = {.holders = 1, .run = run_rows, .close = free_loop},
@@ -178,7 +178,7 @@ static XLA_FFI_Error *lstm(XLA_FFI_CallFrame *f, int back) {
   } else {
     l->bias = in[2]->data;
     l->h = out[0]->data;
-    if (f->rets.size == 5) {
+    if (f->results.count == 5) {
       l->gates = out[2]->data;
       l->by_old_c = out[3]->data;
       l->by_c = out[4]->data;
@@ -193,8 +193,8 @@ static XLA_FFI_Error *lstm(XLA_FFI_CallFrame *f, int back) {
     ok = run_chunks(&l->work, f, threads);
   }
   release(&l->work);
-  return ok ? NULL : error(f->api, XLA_FFI_Error_Code_RESOURCE_EXHAUSTED, "jaxnet: no memory");
+  return ok ? NULL : no_memory(f);
 }
 
-XLA_FFI_Error *jaxnet_lstm(XLA_FFI_CallFrame *f) { return lstm(f, 0); }
-XLA_FFI_Error *jaxnet_lstm_back(XLA_FFI_CallFrame *f) { return lstm(f, 1); }
+FfiError *jaxnet_lstm(FfiCall *f) { return lstm(f, 0); }
+FfiError *jaxnet_lstm_back(FfiCall *f) { return lstm(f, 1); }

@@ -29,32 +29,32 @@ static void free_norm(Work *work) {
   free(work);
 }
 
-XLA_FFI_Error *jaxnet_norm(XLA_FFI_CallFrame *f) {
+FfiError *jaxnet_norm(FfiCall *f) {
   if (no_run(f)) return NULL;
-  int back = f->rets.size == 3;
-  REQUIRE(f->args.size == 3 && (back || f->rets.size == 1) && f->attrs.size == 2);
-  const XLA_FFI_Scalar **options = (const XLA_FFI_Scalar **)f->attrs.attrs; /* sorted by name */
-  for (int i = 0; i < 2; i++) REQUIRE(f->attrs.types[i] == XLA_FFI_AttrType_SCALAR);
-  REQUIRE(options[0]->dtype == XLA_FFI_DataType_S32);
-  REQUIRE(options[1]->dtype == XLA_FFI_DataType_F32);
-  XLA_FFI_Buffer **in = (XLA_FFI_Buffer **)f->args.args, **out = (XLA_FFI_Buffer **)f->rets.rets;
-  XLA_FFI_Buffer *x = in[0], *wide[] = {x, out[0], in[2]};
-  XLA_FFI_Buffer *narrow[] = {in[1], back ? out[1] : in[2], back ? out[2] : in[2]};
-  REQUIRE(x->dtype == XLA_FFI_DataType_F32 || x->dtype == XLA_FFI_DataType_BF16);
+  int back = f->results.count == 3;
+  REQUIRE(f->operands.count == 3 && (back || f->results.count == 1) && f->options.count == 2);
+  const FfiScalar **options = (const FfiScalar **)f->options.values; /* sorted by name */
+  for (int i = 0; i < 2; i++) REQUIRE(f->options.kinds[i] == FFI_SCALAR);
+  REQUIRE(options[0]->type == FFI_S32);
+  REQUIRE(options[1]->type == FFI_F32);
+  FfiBuffer **in = f->operands.buffers, **out = f->results.buffers;
+  FfiBuffer *x = in[0], *wide[] = {x, out[0], in[2]};
+  FfiBuffer *narrow[] = {in[1], back ? out[1] : in[2], back ? out[2] : in[2]};
+  REQUIRE(x->type == FFI_F32 || x->type == FFI_BF16);
   REQUIRE(x->rank == 4);
   int64_t features = x->dims[2] * x->dims[3], size = x->dims[0] * x->dims[1] * features;
-  for (int i = 0; i < 2 + back; i++) REQUIRE(is(wide[i], x->dtype, 4, x->dims));
+  for (int i = 0; i < 2 + back; i++) REQUIRE(is(wide[i], x->type, 4, x->dims));
   for (int i = 0; i < 3; i++) REQUIRE(IS(narrow[i], F32, features));
   const Kernels *kernels = kernels_in_use();
   REQUIRE(kernels);
   if (!size) return NULL;
   Norms *all = zeros(1, sizeof(Norms));
-  if (!all) return error(f->api, XLA_FFI_Error_Code_RESOURCE_EXHAUSTED, "jaxnet: no memory");
+  if (!all) return no_memory(f);
   *all = (Norms){
     .work = {.holders = 1, .run = run_norm, .close = free_norm},
     .kernels = kernels, .examples = x->dims[0],
     .s = {
-      .half = x->dtype == XLA_FFI_DataType_BF16, .pixels = x->dims[1], .features = features,
+      .half = x->type == FFI_BF16, .pixels = x->dims[1], .features = features,
       .inner = x->dims[3], .x = x->data, .scale = in[1]->data, .y = out[0]->data,
     },
   };
@@ -72,7 +72,7 @@ XLA_FFI_Error *jaxnet_norm(XLA_FFI_CallFrame *f) {
       for (int64_t n = 0; n < features; n++) to[n] += all->sums[(2 * chunk + i) * room + n];
   }
   release(&all->work);
-  return ok ? NULL : error(f->api, XLA_FFI_Error_Code_RESOURCE_EXHAUSTED, "jaxnet: no memory");
+  return ok ? NULL : no_memory(f);
 }
 
 /* Mean and variance of each feature of x, rows of features, or, with a gradient of the same size and
@@ -134,23 +134,24 @@ static void add_moments(const Moments *s, float *total, float *other) {
   }
 }
 
-XLA_FFI_Error *jaxnet_moments(XLA_FFI_CallFrame *f) {
+FfiError *jaxnet_moments(FfiCall *f) {
   if (no_run(f)) return NULL;
-  REQUIRE((f->args.size == 1 || f->args.size == 3) && f->rets.size == 2 && f->attrs.size == 0);
-  XLA_FFI_Buffer **in = (XLA_FFI_Buffer **)f->args.args, **out = (XLA_FFI_Buffer **)f->rets.rets;
-  XLA_FFI_Buffer *x = in[0], *given = f->args.size == 3 ? in[1] : NULL;
-  REQUIRE(x->dtype == XLA_FFI_DataType_F32 || x->dtype == XLA_FFI_DataType_BF16);
+  REQUIRE(f->operands.count == 1 || f->operands.count == 3);
+  REQUIRE(f->results.count == 2 && f->options.count == 0);
+  FfiBuffer **in = f->operands.buffers, **out = f->results.buffers;
+  FfiBuffer *x = in[0], *given = f->operands.count == 3 ? in[1] : NULL;
+  REQUIRE(x->type == FFI_F32 || x->type == FFI_BF16);
   REQUIRE(x->rank == 1 && out[0]->rank == 1);
   int64_t n = out[0]->dims[0], rows = n ? x->dims[0] / n : 0;
   REQUIRE(IS(out[0], F32, n) && IS(out[1], F32, n) && rows > 0 && rows * n == x->dims[0]);
-  REQUIRE(!given || (is(given, x->dtype, 1, x->dims) && IS(in[2], F32, n)));
+  REQUIRE(!given || (is(given, x->type, 1, x->dims) && IS(in[2], F32, n)));
   const Kernels *kernels = kernels_in_use();
   REQUIRE(kernels);
   Moments *s = zeros(1, sizeof(Moments));
-  if (!s) return error(f->api, XLA_FFI_Error_Code_RESOURCE_EXHAUSTED, "jaxnet: no memory");
+  if (!s) return no_memory(f);
   *s = (Moments){
     .work = {.holders = 1, .run = run_moments, .close = free_moments},
-    .kernels = kernels, .half = x->dtype == XLA_FFI_DataType_BF16, .rows = rows, .features = n,
+    .kernels = kernels, .half = x->type == FFI_BF16, .rows = rows, .features = n,
     .space = n + 16, .x = x->data, .given = given ? given->data : NULL,
   };
   s->work.chunks = MIN(rows, divide_up(rows * n, CACHED));
@@ -163,5 +164,5 @@ XLA_FFI_Error *jaxnet_moments(XLA_FFI_CallFrame *f) {
   int ok = s->sums && run_chunks(&s->work, f, threads_of(f));
   if (ok) add_moments(s, out[0]->data, out[1]->data);
   release(&s->work);
-  return ok ? NULL : error(f->api, XLA_FFI_Error_Code_RESOURCE_EXHAUSTED, "jaxnet: no memory");
+  return ok ? NULL : no_memory(f);
 }

@@ -44,25 +44,25 @@ static int run_pool_back(Work *work, int64_t chunk) {
 
 static void free_pool(Work *work) { free(work); }
 
-XLA_FFI_Error *jaxnet_max_pool(XLA_FFI_CallFrame *f) {
+FfiError *jaxnet_max_pool(FfiCall *f) {
   if (no_run(f)) return NULL;
-  int back = f->args.size == 2;
-  REQUIRE((back || f->args.size == 1) && f->rets.size == 1 && f->attrs.size == 1);
-  REQUIRE(f->attrs.types[0] == XLA_FFI_AttrType_ARRAY);
-  const XLA_FFI_Array *array = f->attrs.attrs[0];
-  REQUIRE(array->dtype == XLA_FFI_DataType_S64 && array->size == 8);
+  int back = f->operands.count == 2;
+  REQUIRE((back || f->operands.count == 1) && f->results.count == 1 && f->options.count == 1);
+  REQUIRE(f->options.kinds[0] == FFI_ARRAY);
+  const FfiArray *array = f->options.values[0];
+  REQUIRE(array->type == FFI_S64 && array->count == 8);
   const int64_t *form = array->data; /* window, strides, dilation and padding before, per axis */
-  XLA_FFI_Buffer **in = (XLA_FFI_Buffer **)f->args.args, **out = (XLA_FFI_Buffer **)f->rets.rets;
-  XLA_FFI_Buffer *x = in[0], *y = back ? in[1] : out[0];
+  FfiBuffer **in = f->operands.buffers, **out = f->results.buffers;
+  FfiBuffer *x = in[0], *y = back ? in[1] : out[0];
   REQUIRE(x->rank == 4 && y->rank == 4 && x->dims[0] == y->dims[0] && x->dims[3] == y->dims[3]);
-  REQUIRE(is(x, XLA_FFI_DataType_F32, 4, x->dims) && is(y, XLA_FFI_DataType_F32, 4, y->dims));
-  if (back) REQUIRE(is(out[0], XLA_FFI_DataType_F32, 4, x->dims));
+  REQUIRE(is(x, FFI_F32, 4, x->dims) && is(y, FFI_F32, 4, y->dims));
+  if (back) REQUIRE(is(out[0], FFI_F32, 4, x->dims));
   for (int i = 0; i < 8; i++) REQUIRE(form[i] >= (i < 6 ? 1 : INT32_MIN) && form[i] <= INT32_MAX);
   const Kernels *kernels = kernels_in_use();
   REQUIRE(kernels);
   if (!out[0]->dims[0] || !out[0]->dims[3] || !x->dims[1] || !x->dims[2]) return NULL;
   Pools *all = zeros(1, sizeof(Pools));
-  if (!all) return error(f->api, XLA_FFI_Error_Code_RESOURCE_EXHAUSTED, "jaxnet: no memory");
+  if (!all) return no_memory(f);
   *all = (Pools){
     .work = {.holders = 1, .run = back ? run_pool_back : run_pool, .close = free_pool},
     .kernels = kernels,

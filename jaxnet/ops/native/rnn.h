@@ -40,12 +40,12 @@ static int run_plain(Work *work, int64_t chunk) {
  *
  * Back: the slopes, the kernel, the gradients by h of all steps and by the last h and, perhaps, the
  * mask. Results: the gradients by what the inputs add, and by h before all steps. */
-XLA_FFI_Error *jaxnet_rnn(XLA_FFI_CallFrame *f) {
+FfiError *jaxnet_rnn(FfiCall *f) {
   if (no_run(f)) return NULL;
-  XLA_FFI_Buffer **in = (XLA_FFI_Buffer **)f->args.args, **out = (XLA_FFI_Buffer **)f->rets.rets;
-  int masked = f->args.size == 5;
-  REQUIRE(f->args.size == 4 || masked);
-  REQUIRE(f->rets.size == 1 || f->rets.size == 2);
+  FfiBuffer **in = f->operands.buffers, **out = f->results.buffers;
+  int masked = f->operands.count == 5;
+  REQUIRE(f->operands.count == 4 || masked);
+  REQUIRE(f->results.count == 1 || f->results.count == 2);
   REQUIRE(in[0]->rank == 3);
   int64_t steps = in[0]->dims[0], batch = in[0]->dims[1], n = in[0]->dims[2];
   int back = in[2]->rank == 3;
@@ -53,14 +53,14 @@ XLA_FFI_Error *jaxnet_rnn(XLA_FFI_CallFrame *f) {
   REQUIRE(back ? IS(in[2], F32, steps, batch, n) : IS(in[2], F32, n));
   REQUIRE(IS(in[3], F32, batch, n) && IS(out[0], F32, steps, batch, n));
   REQUIRE(!masked || IS(in[4], PRED, steps, batch));
-  if (back) REQUIRE(f->rets.size == 2 && IS(out[1], F32, batch, n));
-  REQUIRE(back || f->rets.size == 1 || IS(out[1], F32, steps, batch, n));
+  if (back) REQUIRE(f->results.count == 2 && IS(out[1], F32, batch, n));
+  REQUIRE(back || f->results.count == 1 || IS(out[1], F32, steps, batch, n));
   const Kernels *kernels = kernels_in_use();
   REQUIRE(kernels);
   if (back) memcpy(out[1]->data, in[3]->data, batch * n * sizeof(float));
   if (!steps || !batch || !n) return NULL;
   Loop *l = zeros(1, sizeof(Loop));
-  if (!l) return error(f->api, XLA_FFI_Error_Code_RESOURCE_EXHAUSTED, "jaxnet: no memory");
+  if (!l) return no_memory(f);
   int64_t threads = threads_of(f), chunks = divide_up(batch, ROWS), width = 2 * kernels->lanes;
   *l = (Loop){
     .work = {.holders = 1, .run = run_plain, .close = free_loop},
@@ -71,7 +71,7 @@ XLA_FFI_Error *jaxnet_rnn(XLA_FFI_CallFrame *f) {
   if (back) {
     l->gates = out[0]->data;
     l->carry = out[1]->data;
-  } else if (f->rets.size == 2)
+  } else if (f->results.count == 2)
     l->gates = out[1]->data;
   l->work.chunks = MIN(round_up(chunks, threads), batch);
   int64_t size = n * round_up(n, width);
@@ -82,5 +82,5 @@ XLA_FFI_Error *jaxnet_rnn(XLA_FFI_CallFrame *f) {
     kernels->panels(l->kernel + k * n, n, width, n * width, l->packed + k * width);
   ok = ok && run_chunks(&l->work, f, threads);
   release(&l->work);
-  return ok ? NULL : error(f->api, XLA_FFI_Error_Code_RESOURCE_EXHAUSTED, "jaxnet: no memory");
+  return ok ? NULL : no_memory(f);
 }

@@ -7,7 +7,7 @@
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
-#include "xla_ffi.h" /* of JAX 0.7, as it is */
+#include "ffi.h"
 
 #define INLINE static inline __attribute__((always_inline))
 #define MIN(a, b) ((a) < (b) ? (a) : (b))
@@ -462,46 +462,50 @@ static void *zeros(int64_t n, int64_t size) {
 
 /* Errors of XLA's interface. */
 
-static XLA_FFI_Error *error(const XLA_FFI_Api *api, XLA_FFI_Error_Code code, const char *message) {
-  XLA_FFI_Error_Create_Args args = {XLA_FFI_Error_Create_Args_STRUCT_SIZE, NULL, message, code};
-  return api->XLA_FFI_Error_Create(&args);
+static FfiError *error(const FfiApi *api, FfiCode code, const char *message) {
+  FfiNewError args = {FFI_SIZE(FfiNewError, code), NULL, message, code};
+  return api->new_error(&args);
 }
 
-static int ignored(const XLA_FFI_Api *api, XLA_FFI_Error *found) {
-  XLA_FFI_Error_Destroy_Args args = {XLA_FFI_Error_Destroy_Args_STRUCT_SIZE, NULL, found};
-  if (found) api->XLA_FFI_Error_Destroy(&args);
+static int ignored(const FfiApi *api, FfiError *found) {
+  FfiDropError args = {FFI_SIZE(FfiDropError, error), NULL, found};
+  if (found) api->drop_error(&args);
   return found != NULL;
+}
+
+static FfiError *no_memory(const FfiCall *f) {
+  return error(f->api, FFI_RESOURCE_EXHAUSTED, "jaxnet: no memory");
 }
 
 #define REQUIRE(condition)                                                                         \
   if (!(condition))                                                                                \
-    return error(f->api, XLA_FFI_Error_Code_INVALID_ARGUMENT, "jaxnet: not " #condition);
+    return error(f->api, FFI_INVALID_ARGUMENT, "jaxnet: not " #condition);
 
 /* Whether a buffer has this type and these sizes. */
-static int is(const XLA_FFI_Buffer *b, XLA_FFI_DataType dtype, int64_t rank, const int64_t *sizes) {
-  if (b->dtype != dtype || b->rank != rank) return 0;
+static int is(const FfiBuffer *b, FfiType type, int64_t rank, const int64_t *sizes) {
+  if (b->type != type || b->rank != rank) return 0;
   for (int64_t i = 0; i < rank; i++)
     if (b->dims[i] != sizes[i] || sizes[i] > INT32_MAX) return 0;
   return 1;
 }
-#define IS(buffer, dtype, ...)                                                        \
-  is(buffer, XLA_FFI_DataType_##dtype, sizeof((int64_t[]){__VA_ARGS__}) / sizeof(int64_t), \
+#define IS(buffer, type, ...)                                                     \
+  is(buffer, FFI_##type, sizeof((int64_t[]){__VA_ARGS__}) / sizeof(int64_t), \
      (const int64_t[]){__VA_ARGS__})
 
 /* Whether the call only asks for the version of the interface, which this answers, or anything else
  * than to run. */
-static int no_run(XLA_FFI_CallFrame *f) {
-  if (f->extension_start && f->extension_start->type == XLA_FFI_Extension_Metadata) {
-    XLA_FFI_Metadata *data = ((XLA_FFI_Metadata_Extension *)f->extension_start)->metadata;
-    data->api_version.struct_size = XLA_FFI_Api_Version_STRUCT_SIZE;
-    data->api_version.extension_start = NULL;
-    data->api_version.major_version = XLA_FFI_API_MAJOR;
-    /* All that is used here is the same from 0.1, of JAX 0.7, which does not say it, to 0.5. */
-    data->api_version.minor_version = f->api ? MIN(5, f->api->api_version.minor_version) : 1;
+static int no_run(FfiCall *f) {
+  if (f->extensions && f->extensions->kind == FFI_METADATA) {
+    FfiMetadata *data = ((FfiMetadataQuestion *)f->extensions)->metadata;
+    data->version.size = FFI_SIZE(FfiVersion, minor);
+    data->version.extensions = NULL;
+    data->version.major = FFI_MAJOR;
+    /* JAX 0.7 gives no api here. */
+    data->version.minor = f->api ? MIN(FFI_NEWEST, f->api->version.minor) : FFI_OLDEST;
     data->traits = 0;
     return 1;
   }
-  return f->stage != XLA_FFI_ExecutionStage_EXECUTE;
+  return f->stage != FFI_EXECUTE;
 }
 
 /* Work in chunks for all threads of XLA's pool. It is the first field of what it works on. */
@@ -513,12 +517,10 @@ typedef struct Work {
   void (*close)(struct Work *);
 } Work;
 
-static int64_t threads_of(XLA_FFI_CallFrame *f) {
+static int64_t threads_of(FfiCall *f) {
   int64_t threads = 1;
-  XLA_FFI_ThreadPool_NumThreads_Args args = {
-    XLA_FFI_ThreadPool_NumThreads_Args_STRUCT_SIZE, NULL, f->ctx, &threads,
-  };
-  return ignored(f->api, f->api->XLA_FFI_ThreadPool_NumThreads(&args)) || threads < 1 ? 1 : threads;
+  FfiCountThreads args = {FFI_SIZE(FfiCountThreads, threads), NULL, f->context, &threads};
+  return ignored(f->api, f->api->count_threads(&args)) || threads < 1 ? 1 : threads;
 }
 
 static void take_chunks(Work *work) {
@@ -547,14 +549,12 @@ static void task(void *work) {
 /* Runs all chunks; returns 0 if one failed. All threads that are free take chunks until none is
  * left. The caller waits only for chunks that run, so it ends even if every other thread waits here
  * for itself. */
-static int run_chunks(Work *work, XLA_FFI_CallFrame *f, int64_t threads) {
+static int run_chunks(Work *work, FfiCall *f, int64_t threads) {
   int64_t helpers = MIN(threads, work->chunks) - 1;
-  XLA_FFI_ThreadPool_Schedule_Args args = {
-    XLA_FFI_ThreadPool_Schedule_Args_STRUCT_SIZE, NULL, f->ctx, task, work,
-  };
+  FfiSchedule args = {FFI_SIZE(FfiSchedule, data), NULL, f->context, task, work};
   atomic_fetch_add(&work->holders, MAX(helpers, 0));
   for (int64_t i = 0; i < helpers; i++)
-    if (ignored(f->api, f->api->XLA_FFI_ThreadPool_Schedule(&args))) release(work);
+    if (ignored(f->api, f->api->schedule(&args))) release(work);
   take_chunks(work);
   wait_for(work, work->chunks);
   return !atomic_load(&work->failed);

@@ -357,22 +357,22 @@ static int prepare_winograd(Winograd *j, int64_t threads) {
 
 enum { WHICH, TILE, BEFORE, WINOGRAD_NUMBERS = 4 };
 
-XLA_FFI_Error *jaxnet_winograd(XLA_FFI_CallFrame *f) {
+FfiError *jaxnet_winograd(FfiCall *f) {
   if (no_run(f)) return NULL;
-  REQUIRE(f->args.size == 2 && f->rets.size == 1 && f->attrs.size == 1);
-  REQUIRE(f->attrs.types[0] == XLA_FFI_AttrType_ARRAY);
-  const XLA_FFI_Array *array = f->attrs.attrs[0];
-  REQUIRE(array->dtype == XLA_FFI_DataType_S64 && array->size == WINOGRAD_NUMBERS);
+  REQUIRE(f->operands.count == 2 && f->results.count == 1 && f->options.count == 1);
+  REQUIRE(f->options.kinds[0] == FFI_ARRAY);
+  const FfiArray *array = f->options.values[0];
+  REQUIRE(array->type == FFI_S64 && array->count == WINOGRAD_NUMBERS);
   const int64_t *form = array->data;
   REQUIRE(form[WHICH] >= VALUE && form[WHICH] <= KERNEL && (form[TILE] == 2 || form[TILE] == 4));
   Kind kind = (Kind)form[WHICH];
-  XLA_FFI_Buffer *given[3] = {f->args.args[0], f->args.args[1], f->rets.rets[0]};
+  FfiBuffer *given[3] = {f->operands.buffers[0], f->operands.buffers[1], f->results.buffers[0]};
   for (int i = 0; i < 3; i++) REQUIRE(given[i]->rank == 5);
-  const XLA_FFI_Buffer *x = given[kind == INPUT ? 2 : 0], *y = given[kind == VALUE ? 2 : 1];
-  const XLA_FFI_Buffer *w = given[kind == VALUE ? 1 : kind == INPUT ? 0 : 2];
+  const FfiBuffer *x = given[kind == INPUT ? 2 : 0], *y = given[kind == VALUE ? 2 : 1];
+  const FfiBuffer *w = given[kind == VALUE ? 1 : kind == INPUT ? 0 : 2];
   const int64_t *in = x->dims, *out = y->dims;
-  int half = x->dtype == XLA_FFI_DataType_BF16;
-  XLA_FFI_DataType numbers = half ? XLA_FFI_DataType_BF16 : XLA_FFI_DataType_F32;
+  int half = x->type == FFI_BF16;
+  FfiType numbers = half ? FFI_BF16 : FFI_F32;
   REQUIRE(is(x, numbers, 5, in));
   REQUIRE(is(y, numbers, 5, ((int64_t[]){in[0], in[1], out[2], out[3], out[4]})));
   REQUIRE(IS(w, F32, in[0], 3, 3, in[4], out[4]));
@@ -389,7 +389,7 @@ XLA_FFI_Error *jaxnet_winograd(XLA_FFI_CallFrame *f) {
     return NULL;
   }
   Winograd *j = zeros(1, sizeof(Winograd));
-  if (!j) return error(f->api, XLA_FFI_Error_Code_RESOURCE_EXHAUSTED, "jaxnet_winograd: no memory");
+  if (!j) return no_memory(f);
   Images read = {x->data, in[2], in[3], in[4], half}, made = {y->data, out[2], out[3], out[4], half};
   *j = (Winograd){
     .work = {.holders = 1, .run = run_winograd, .close = close_winograd},
@@ -406,6 +406,5 @@ XLA_FFI_Error *jaxnet_winograd(XLA_FFI_CallFrame *f) {
   int ok = prepare_winograd(j, threads) && run_chunks(&j->work, f, threads);
   if (ok && kind == KERNEL) add_tile_parts(j);
   release(&j->work);
-  return ok ? NULL
-            : error(f->api, XLA_FFI_Error_Code_RESOURCE_EXHAUSTED, "jaxnet_winograd: no memory");
+  return ok ? NULL : no_memory(f);
 }
