@@ -27,7 +27,6 @@ HERE = ROOT / "docs"
 OUT = ROOT / "runs" / "site"
 TEXTS = ("README.md", "CHANGELOG.md", "CONTRIBUTING.md")
 LINKED = ("README.md", "guide", "colab")  # pages in which names lead to the reference
-ASSETS = ("site.css", "iframe-worker.js")
 FORMULA = re.compile(r'<(span|div) class="arithmatex">\\([(\[])(.*?)\\[)\]]</\1>', re.S)
 CELL = re.compile(r'<td( style="[^"]*")?>(.*?)</td>', re.S)
 NUMBER = re.compile(r"[-−]?\d[\d.,%±()e×− -]{,18}(to [\d.,]+%?\))?( ?[A-Za-zµ%]+)?")
@@ -69,9 +68,10 @@ def build(out: Path = OUT) -> Path:
         page.write_text(f"---\nhide: [navigation]\n---\n{page.read_text()}")  # one page, no menu
     config = yaml.safe_load((HERE / "mkdocs.yml").read_text())
     config |= {"docs_dir": str(pages), "site_dir": str(out / "html"), "nav": menu}
-    config["repo_url"] = repository()
     config["site_url"] = address()
-    config["theme"]["custom_dir"] = str(HERE / "theme")
+    # In the footer. Where `repo_url` puts a link, a program would ask GitHub for its stars.
+    link = {"icon": "fontawesome/brands/github", "link": repository(), "name": "Source code"}
+    config["extra"] = {"social": [link]}
     (python,) = (p["mkdocstrings"] for p in config["plugins"] if "mkdocstrings" in p)
     python["handlers"]["python"]["paths"] = [str(ROOT)]
     python["handlers"]["python"]["options"]["extensions"] = [str(HERE / "docstrings.py")]
@@ -147,8 +147,7 @@ def copy_texts(pages: Path) -> set[Path]:
         target = pages / path.relative_to(ROOT)
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(path, target)
-    for name in ASSETS:
-        shutil.copy(HERE / name, pages)
+    shutil.copy(HERE / "site.css", pages)
     return {pages / path.relative_to(ROOT) for path in paths}
 
 
