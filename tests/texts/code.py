@@ -191,6 +191,39 @@ def security_names_the_tests_of_its_promises(text):
 # A long has 32 bits on Windows, and other names on macOS.
 forbid("kernels_have_types_of_one_width", r"\b(?:long|unsigned|short|atomic_long|wchar_t)\b",
        "jaxnet/**/*.[ch]", "long n;")  # fmt: skip
+
+
+@cache
+def includes(name: str) -> frozenset[str]:
+    """The files next to the kernels that a file of C includes."""
+    text = text_of(ROOT / "jaxnet/ops/native" / name).text
+    return frozenset(re.findall(r'^#include "([\w.]+)"', text, re.M))
+
+
+@rule("jaxnet/ops/native/*.[ch]", at("jaxnet/ops/native/outer.h", '#include "conv.h"'),
+      at("jaxnet/ops/native/shared.h", '#include "attention.h"'),
+      fine=(at("jaxnet/ops/native/conv.h", '#include "rows.h"'),))  # fmt: skip
+def includes_have_no_circle(text):
+    found, left = set(), {*re.findall(r'^#include "([\w.]+)"', text.text, re.M)}
+    while left:
+        found |= left
+        left = {name for file in left for name in includes(file)} - found
+    return found & {text.path.name}
+
+
+@rule(
+    "jaxnet/ops/native/kernels.c",
+    (r'#include "conv.h"\n', ""),
+    ("#include", '#include "conv.h"\n#include'),
+)
+def kernels_are_included_once_by_one_file(text):
+    named = re.findall(r'^#include "([\w.]+)"', text.text, re.M)
+    handlers = files("jaxnet/ops/native/*.h")
+    wanted = {t.path.name for t in handlers if re.search(r"^FfiError \*jaxnet_", t.text, re.M)}
+    yield from (name for name in named if named.count(name) > 1)
+    yield from wanted - {*named}
+
+
 # Windows has another encoding by default.
 forbid("files_are_read_as_utf8", r"^(?!.*>>>).*(?:read_text\(\)|write_text\([^,]*\)$)", library,
        "path.read_text()", "path.write_text(text)", fine=(">>> path.read_text()",))  # fmt: skip

@@ -10,58 +10,11 @@
  * hold neighbors in the sum: two features of a pixel, or for the gradient of the kernel a feature of
  * two columns that meet neighbors of y. C and all distances count words. */
 
-
-/* One axis. Position p and tap k of the kernel meet entry (p * step + k * dilation + offset) / gaps
- * of what is read, if it is a whole number and inside. */
-typedef struct {
-  int64_t in, out, window, step, dilation, offset, gaps;
-} Axis;
-
-/* The entry that a position and a tap meet, -1 outside, or -2 between two entries. */
-static int64_t meet(const Axis *a, int64_t position, int64_t tap) {
-  int64_t at = position * a->step + tap * a->dilation + a->offset, entry = at / a->gaps;
-  return at % a->gaps ? -2 : at < 0 || entry >= a->in ? -1 : entry;
-}
-
-/* Columns that meet the same taps: every `period`-th, from the first on. */
-typedef struct {
-  int64_t count, tap, taps, start;
-  int tile[2]; /* columns per tile, of one and of two vectors */
-} Class;
-
-typedef enum { VALUE, INPUT, KERNEL } Kind;
-
-typedef struct {
-  Work work;
-  const Kernels *kernels;
-  Kind kind;
-  Axis z, h, w; /* frames, rows and columns */
-  int64_t nets, groups, batch, planes; /* planes of all images of a net's result */
-  int64_t window;                      /* taps of the kernel */
-  int64_t C, D;            /* features of `a` and of what `b` is or makes of them, per group */
-  int64_t D_padded;        /* D in whole vectors */
-  int each;                /* each feature by itself: all of them are one group here */
-  Spread *spread;          /* NULL, or how rows are copied for small groups; see `merge_groups` */
-  int64_t depth, own;      /* features of `a` that a result depends on, and results of its own group */
-  int64_t source;          /* features of a group in the rows of `a` */
-  int64_t low, columns;    /* the first column that is read, and their number, with zeros around */
-  int direct;              /* there are no zeros: rows are read where they are */
-  int64_t period, classes; /* of columns */
-  Class *class;
-  int merged;            /* the taps of a row are neighbors in memory */
-  int64_t tap, tap_x;    /* distance of the taps of a class, in the kernel and in what is read */
-  int64_t block, blocks; /* features of a kernel's gradient at once */
-  int64_t parts;         /* of the rows */
-  int64_t packs;         /* chunks that pack weights, before the others */
-  atomic_int finite;     /* the weights are: then zeros need not be multiplied */
-  int half;              /* a, b and the result are bfloat16 */
-  int64_t halves;        /* of them are the features of a pixel of `a` */
-  int64_t alone;         /* columns that only the last, odd column of y meets, in words of their own */
-  const float *a, *b;    /* what is read, in rows, and the weights or the gradient of y */
-  float *out, *scratch;  /* the result, and packed weights or, unless NULL, a sum per chunk */
-} Job;
-
-static int64_t down(int64_t a, int64_t b) { return a >= 0 ? a / b : -((-a + b - 1) / b); }
+#pragma once
+#include "half.h"
+#include "outer.h"
+#include "rows.h"
+#include "shared.h"
 
 /* Whether n floats or, with `half`, words are. */
 static int all_finite(int half, const float *x, int64_t n) {
@@ -74,93 +27,6 @@ static int all_finite(int half, const float *x, int64_t n) {
   return !found;
 }
 
-/* The place of an array after n numbers. */
-static float *after(int half, const float *array, int64_t n) {
-  return (float *)((char *)array + n * (half ? 2 : 4));
-}
-
-/* Rows of an array (images, frames, height, width, stride), C features of each, from column `low` on. */
-typedef struct {
-  const Job *job;
-  const float *from;
-  int64_t stride, offset, frames, slots, size, *tags;
-  float *memory;
-} Rows;
-
-/* How many frames a frame of the result reads from the first to the last. */
-static int64_t frames_at_once(const Job *j) {
-  return MIN((j->z.window - 1) * j->z.dilation / j->z.gaps + 1, j->z.in);
-}
-
-static int open_rows(Rows *r, const Job *j, int64_t net, int64_t group, int64_t needed) {
-  r->job = j;
-  r->stride = j->source * j->groups;
-  r->offset = group * j->source;
-  if (j->half) r->stride = j->halves;
-  r->from = after(j->half, j->a, net * j->batch * j->z.in * j->h.in * j->w.in * r->stride + r->offset);
-  r->frames = frames_at_once(j);
-  r->slots = j->direct ? 0 : MIN(needed, j->h.in);
-  r->size = (j->columns + j->alone) * j->C;
-  /* The first row stays zero. */
-  r->memory = zeros((r->frames * r->slots + 1) * r->size, sizeof(float));
-  r->tags = zeros(r->frames * r->slots, sizeof(int64_t));
-  return r->memory && r->tags;
-}
-
-static void close_rows(Rows *r) {
-  free(r->memory);
-  free(r->tags);
-}
-
-/* Columns of a row from `first` on, with zeros outside, as words with those `step` columns later or, if
- * that is 0, with zeros. */
-static void pair_columns(const Job *j, const uint16_t *from, int64_t first, int64_t count, int64_t step,
-                         float *to) {
-  int64_t in = j->w.in, C = j->C, low = MIN(0, in - step), high = MAX(0, in - step);
-  int64_t ends[] = {-step, low, high, in, first + count};
-  for (int64_t i = 0, c = first, last = first + count; i < 5; i++) {
-    int64_t end = MIN(MAX(ends[i], c), last), size = (end - c) * C;
-    int inside = c >= 0 && c < in, followed = step && c + step >= 0 && c + step < in;
-    if (size)
-      j->kernels->pair(inside ? from + c * C : NULL, followed ? from + (c + step) * C : NULL, size, size,
-                       to + (c - first) * C);
-    c = end;
-  }
-}
-
-/* Row h of a frame of an image, copied unless it is still there; zeros for one outside. */
-static const float *row_of(Rows *r, int64_t image, int64_t frame, int64_t h) {
-  const Job *j = r->job;
-  if (frame < 0 || h < 0) return r->memory;
-  int64_t row = (image * j->z.in + frame) * j->h.in + h;
-  const float *from = after(j->half, r->from, row * j->w.in * r->stride);
-  if (j->direct) return from;
-  int64_t slot = frame % r->frames * r->slots + h % r->slots;
-  float *to = r->memory + (slot + 1) * r->size;
-  if (r->tags[slot] == row + 1) return to;
-  r->tags[slot] = row + 1;
-  int64_t first = MAX(j->low, 0), last = MIN(j->low + j->columns, j->w.in);
-  float *put = to + (first - j->low) * j->C;
-  if (j->half && j->kind == KERNEL) {
-    int64_t last_y = (j->w.out - 1) * j->w.step + j->w.offset;
-    pair_columns(j, (const uint16_t *)from, j->low, j->columns, j->w.step, to);
-    pair_columns(j, (const uint16_t *)from, last_y, j->alone, 0, to + j->columns * j->C);
-  } else if (j->half && j->halves == 1)
-    j->kernels->pair((const uint16_t *)from + first, NULL, last - first, last - first, put);
-  else if (j->half && j->halves % 2)
-    for (int64_t c = first; c < last; c++, put += j->C)
-      memcpy(put, after(1, from, c * j->halves), j->halves * 2);
-  else if (j->spread)
-    for (int64_t c = first; c < last; c++, put += j->C)
-      j->kernels->spread(j->spread, from + c * r->stride, (j->w.in - c) * r->stride - r->offset, put);
-  else if (j->groups == 1) {
-    if (last > first) memcpy(put, from + first * j->C, (last - first) * j->C * sizeof(float));
-  } else
-    for (int64_t c = first; c < last; c++, put += j->C)
-      memcpy(put, from + c * r->stride, j->C * sizeof(float));
-  return to;
-}
-
 /* How many output rows to compute before the next block of features, so that their inputs stay in
  * the first cache, or in the second where a block's weights fill the first. */
 static int64_t rows_at_once(const Job *j, int64_t weights, int64_t row) {
@@ -170,53 +36,72 @@ static int64_t rows_at_once(const Job *j, int64_t weights, int64_t row) {
   return (j->h.out + blocks - 1) / blocks;
 }
 
+/* The rows that position p of a plane of the result meets, and their weights of a block of features,
+ * `width` of them; returns how many rows. */
+static int64_t find_operands(const Job *j, Rows *rows, int64_t plane, int64_t p, const float *packed,
+                             int64_t width, const float **x, const float **w) {
+  const Axis *z = &j->z, *h = &j->h;
+  int64_t found = 0, weights = j->w.window * j->depth * width;
+  for (int64_t k = 0; k < z->window * h->window; k++) {
+    int64_t frame = meet(z, plane % z->out, k / h->window), at = meet(h, p, k % h->window);
+    if (MIN(frame, at) < (j->finite ? 0 : -1)) continue;
+    x[found] = row_of(rows, plane / z->out, frame, at);
+    w[found++] = packed + k * weights;
+  }
+  return found;
+}
+
+/* A row of the result, for features from d on: `s` has its operands, and `w` their weights. */
+static void sum_row(const Job *j, Sum *s, const float *const *w, const float **of_class, int64_t d,
+                    int vectors, float *result) {
+  const Pattern *p = &j->pattern;
+  const Kernels *k = j->kernels;
+  SumTile *const(*tiles)[29] = j->half ? k->sum_half : k->sum;
+  int64_t weights = j->depth * vectors * k->lanes, feature = j->merge.each ? d : 0;
+  s->w = of_class;
+  s->tap_w = p->tap * weights;
+  for (int64_t i = 0; i < p->classes; i++) {
+    const Class *c = p->class + i;
+    for (int64_t r = 0; r < s->rows; r++) of_class[r] = w[r] + c->tap * weights;
+    s->taps = p->joined && c->taps ? 1 : c->taps;
+    s->run = p->joined ? c->taps * j->depth : j->depth;
+    int count = c->tile[vectors - 1];
+    SumTile *tile = j->merge.each ? k->sum_each[count] : tiles[vectors - 1][count];
+    for (int64_t t = 0; t < c->count; t += count) {
+      int64_t at = MIN(t, c->count - count); /* the last tile overlaps the one before it */
+      float *to = after(j->half, result, i * j->D * j->groups + at * s->result);
+      tile(s, c->start * j->C + at * s->pixel + feature, to, j->D - d);
+    }
+  }
+}
+
 /* The value, or the gradient of the input: rows first to last of all images of a net and group. */
 static int sums(Job *j, int64_t net, int64_t group, int64_t first, int64_t last) {
-  const Axis *z = &j->z, *h = &j->h, *w = &j->w;
-  int64_t lanes = j->kernels->lanes, C = j->C, D = j->D, stride = D * j->groups;
-  int64_t weights = j->window * j->depth, lines = z->window * h->window;
+  const Axis *h = &j->h, *w = &j->w;
+  int64_t lanes = j->kernels->lanes, stride = j->D * j->groups;
+  int64_t weights = j->window * j->depth, lines = j->z.window * h->window;
   const float *packed = j->scratch + (net * j->groups + group) * weights * j->D_padded;
   int64_t at_once = rows_at_once(j, weights * MIN(2 * lanes, j->D_padded) * 4,
-                                 j->columns * C * frames_at_once(j));
+                                 j->read.columns * j->C * frames_at_once(j));
   int64_t needed = (at_once * h->step + h->window * h->dilation) / h->gaps + 2;
   Rows rows;
-  const float **x = zeros(3 * lines, sizeof(float *)), **y = x + lines, **rows_w = y + lines;
-  int64_t every = j->period * w->step / w->gaps;
+  const float **x = zeros(3 * lines, sizeof(float *)), **of_class = x + lines, **of_rows = x + 2 * lines;
   Sum s = {
-    .x = x, .w = y, .tap_x = j->tap_x, .pixel = every * C, .result = j->period * stride,
+    .x = x, .tap_x = j->pattern.tap_x, .pixel = j->pattern.period * w->step / w->gaps * j->C,
+    .result = j->pattern.period * stride,
   };
-  SumTile *const(*sum)[29] = j->half ? j->kernels->sum_half : j->kernels->sum;
   int ok = open_rows(&rows, j, net, group, needed) && x;
   for (int64_t block = first; ok && block < last;) {
-    int64_t plane = block / h->out, top = block % h->out, image = plane / z->out;
+    int64_t plane = block / h->out, top = block % h->out;
     int64_t end = MIN(MIN(top + at_once, h->out), top + last - block);
     for (int64_t d = 0; d < j->D_padded;) {
-      int vectors = !j->each && j->D_padded - d >= 2 * lanes ? 2 : 1;
-      int64_t width = vectors * lanes, feature = j->each ? d : 0;
+      int vectors = !j->merge.each && j->D_padded - d >= 2 * lanes ? 2 : 1;
+      int64_t width = vectors * lanes;
       for (int64_t p = top; p < end; p++) {
         int64_t row = ((net * j->planes + plane) * h->out + p) * w->out;
-        float *result = after(j->half, j->out, row * stride + group * D + d);
-        s.rows = 0;
-        for (int64_t k = 0; k < lines; k++) {
-          int64_t frame = meet(z, plane % z->out, k / h->window), at = meet(h, p, k % h->window);
-          if (MIN(frame, at) < (j->finite ? 0 : -1)) continue;
-          x[s.rows] = row_of(&rows, image, frame, at);
-          rows_w[s.rows++] = packed + weights * d + k * w->window * j->depth * width;
-        }
-        for (int64_t i = 0; i < j->classes; i++) {
-          const Class *c = j->class + i;
-          for (int64_t r = 0; r < s.rows; r++) y[r] = rows_w[r] + c->tap * j->depth * width;
-          s.taps = j->merged && c->taps ? 1 : c->taps;
-          s.run = j->merged ? c->taps * j->depth : j->depth;
-          s.tap_w = j->tap * j->depth * width;
-          int tile = c->tile[vectors - 1];
-          SumTile *run = j->each ? j->kernels->sum_each[tile] : sum[vectors - 1][tile];
-          for (int64_t t = 0; t < c->count; t += tile) {
-            int64_t at = MIN(t, c->count - tile); /* the last tile overlaps the one before it */
-            run(&s, (c->start + at * every) * C + feature,
-                after(j->half, result, (i + at * j->period) * stride), D - d);
-          }
-        }
+        s.rows = find_operands(j, &rows, plane, p, packed + weights * d, width, x, of_rows);
+        float *result = after(j->half, j->out, row * stride + group * j->D + d);
+        sum_row(j, &s, of_rows, of_class, d, vectors, result);
       }
       d += width;
     }
@@ -227,102 +112,172 @@ static int sums(Job *j, int64_t net, int64_t group, int64_t first, int64_t last)
   return ok;
 }
 
+/* The gradient of the kernel for a net, a group and a block of features of y: what its parts share. */
+typedef struct {
+  const Job *j;
+  int64_t d0, padded;   /* the first feature, and their number in whole vectors */
+  int64_t line, own;    /* numbers of a row of y, and how many there are from d0 on */
+  int64_t size;         /* lines of the result for a row of the window */
+  int64_t run, runs;    /* neighbors in memory that tiles multiply, and how many of these runs */
+  int64_t at_once;      /* rows */
+  int64_t pairs, reach; /* words of a row of y in bfloat16, and numbers that tiles read of a row */
+  AddTile *const(*by_rows)[10], *const(*tiles)[29];
+  const float *y, *end_y; /* from d0 on, and the end of all of y */
+  const float **x_rows, **y_rows;
+  int64_t *kept; /* which rows these are */
+  float *copies; /* of rows of y: whole vectors reach beyond a row, so the last ones are copied */
+  Rows rows;
+  Add add;
+} Gradient;
+
+static void measure_gradient(Gradient *g, const Job *j, int64_t net, int64_t group, int64_t block) {
+  const Kernels *k = j->kernels;
+  int64_t stride = j->D * j->groups;
+  int whole = j->pattern.joined || (j->merge.each && !j->merge.spread);
+  g->j = j;
+  g->d0 = block * j->split.block;
+  g->padded = MIN(j->split.block, j->D_padded - g->d0);
+  g->line = j->w.out * stride;
+  g->own = g->line - group * j->D - g->d0;
+  g->size = j->w.window * j->depth;
+  g->run = whole ? g->size : j->depth;
+  g->runs = whole ? 1 : j->w.window;
+  g->by_rows = j->merge.each ? k->add_each : j->half ? k->add_rows_half : k->add_rows;
+  g->tiles = j->half ? k->add_half : k->add;
+  int64_t row = j->read.columns * j->C + j->w.out * g->padded / j->h.step;
+  g->at_once = rows_at_once(j, j->h.window * g->size * g->padded * 4, row);
+  g->pairs = (j->w.out + 1) / 2;
+  g->reach = j->half ? g->pairs * g->padded : g->line - stride + g->padded;
+  int64_t lines = j->planes * j->h.out;
+  g->y = after(j->half, j->b, net * lines * g->line + group * j->D + g->d0);
+  g->end_y = j->b + j->nets * lines * g->line;
+}
+
+/* Returns 0 without memory; close_gradient frees it in any case. */
+static int open_gradient(Gradient *g, int64_t net, int64_t group, int64_t width) {
+  const Job *j = g->j;
+  int64_t copies = j->half ? g->at_once : MIN(g->at_once, g->padded / g->line + 2);
+  g->x_rows = zeros(6 * g->at_once, sizeof(float *));
+  g->y_rows = g->x_rows + 5 * g->at_once;
+  g->kept = zeros(g->at_once, sizeof(int64_t));
+  g->copies = zeros(copies * g->reach, sizeof(float));
+  g->add = (Add){
+    .x = g->x_rows, .y = g->y_rows, .columns = j->w.out, .step_x = j->w.step * j->C,
+    .step_y = j->D * j->groups, .kernel = g->size * width, .width = width,
+    .step_tap = j->merge.spread ? j->kernels->lanes : j->w.dilation * j->C,
+  };
+  if (j->half) g->add.columns = j->w.out / 2, g->add.step_x *= 2, g->add.step_y = g->padded;
+  int64_t needed = g->at_once * j->h.step + j->h.window * j->h.dilation;
+  return open_rows(&g->rows, j, net, group, needed) && g->x_rows && g->kept && g->copies;
+}
+
+static void close_gradient(Gradient *g) {
+  close_rows(&g->rows);
+  free(g->x_rows);
+  free(g->kept);
+  free(g->copies);
+}
+
+/* Some rows of y in bfloat16 as words of columns 2 c and 2 c + 1. */
+static void pair_rows(Gradient *g, int64_t first, int64_t count) {
+  const Job *j = g->j;
+  int64_t stride = j->D * j->groups;
+  for (int64_t p = 0; p < count; p++)
+    for (int64_t c = 0; c < g->pairs; c++) {
+      const uint16_t *one = (const uint16_t *)g->y + (first + p) * g->line + 2 * c * stride;
+      j->kernels->pair(one, 2 * c + 1 < j->w.out ? one + stride : NULL,
+                       MIN(g->padded, j->D - g->d0), g->padded,
+                       g->copies + p * g->reach + c * g->padded);
+    }
+}
+
+/* Rows `top` to `end` of y and what they meet of a frame by `together` rows of the window, from k on.
+ * Rows of zeros are left out. */
+static void find_rows(Gradient *g, int64_t plane, int64_t top, int64_t end, int64_t frame, int64_t k,
+                      int64_t together) {
+  const Job *j = g->j;
+  const Axis *h = &j->h;
+  float *copy = g->copies;
+  int64_t rows = 0, own = j->half ? g->reach : g->own;
+  for (int64_t p = top; p < end; p++) {
+    const float *here = g->y + (plane * h->out + p) * g->line;
+    if (j->half) here = g->copies + (p - top) * g->reach;
+    int outside = frame < 0 || (together == 1 && meet(h, p, k) < 0);
+    if (outside && all_finite(j->half, here, own)) continue;
+    if (!j->half && g->end_y - here < g->reach) {
+      here = memcpy(copy, here, MIN(own, g->reach) * sizeof(float));
+      copy += g->reach;
+    }
+    g->y_rows[rows] = here;
+    g->kept[rows++] = p;
+  }
+  g->add.rows = rows;
+  for (int64_t i = 0; i < together; i++)
+    for (int64_t r = 0; r < rows; r++)
+      g->x_rows[i * rows + r] = row_of(&g->rows, plane / j->z.out, frame, meet(h, g->kept[r], k + i));
+}
+
+/* Adds some lines of the result, from line c of a run on, for one or two vectors of features. */
+static void add_lines(const Gradient *g, AddTile *tile, int64_t i, int64_t c, int64_t d, float *to) {
+  const Job *j = g->j;
+  int64_t start = (i * j->w.dilation + j->w.offset - j->read.low) * j->C;
+  start += j->merge.each ? c * g->add.step_tap + g->d0 + d : c;
+  tile(&g->add, start, d, to);
+  if (!j->read.alone) return;
+  Add last_one = g->add;
+  last_one.columns = 1;
+  start = (j->read.columns + i * j->w.dilation) * j->C + c;
+  tile(&last_one, start, (g->pairs - 1) * g->padded + d, to);
+}
+
+/* Adds what the found rows give to `together` rows of the window. */
+static void add_rows(const Gradient *g, int64_t together, float *to) {
+  const Job *j = g->j;
+  const Kernels *k = j->kernels;
+  int several = together > 1 || j->merge.each;
+  for (int64_t d = 0; d < g->padded;) {
+    int vectors = !several && g->padded - d >= 2 * k->lanes ? 2 : 1;
+    int64_t most = together > 1 ? g->run : j->merge.each ? 9 : k->most / vectors;
+    int64_t pieces = divide_up(g->run, most);
+    for (int64_t i = 0; i < g->runs; i++)
+      for (int64_t piece = 0; piece < pieces; piece++) {
+        int64_t c = g->run * piece / pieces, count = g->run * (piece + 1) / pieces - c;
+        AddTile *tile = several ? g->by_rows[together / 2][count] : g->tiles[vectors - 1][count];
+        add_lines(g, tile, i, c, d, to + (i * j->depth + c) * g->add.width + d);
+      }
+    d += vectors * k->lanes;
+  }
+}
+
+/* How many rows of the window, from k on, have tiles that add them at once. */
+static int64_t rows_together(const Gradient *g, int64_t k) {
+  int64_t left = g->run < 10 ? g->j->h.window - k : 0;
+  return left >= 5 && g->by_rows[2][g->run] ? 5 : left >= 3 && g->by_rows[1][g->run] ? 3 : 1;
+}
+
 /* The gradient of the kernel from some rows, for a block of features: (*window, C, block). Where x is
  * dilated, conv.py asks for the gradient of the mirrored convolution. */
 static int kernel_gradient(Job *j, int64_t net, int64_t group, int64_t block_of_features,
                            int64_t first, int64_t last, float *result, int64_t width) {
-  const Axis *z = &j->z, *h = &j->h, *w = &j->w;
-  const Kernels *tiles = j->kernels;
-  int64_t d0 = block_of_features * j->block, padded = MIN(j->block, j->D_padded - d0);
-  int64_t lanes = tiles->lanes, C = j->C, stride = j->D * j->groups;
-  int64_t line = w->out * stride, size = w->window * j->depth;
-  int whole = j->merged || (j->each && !j->spread);
-  int64_t run = whole ? size : j->depth, runs = whole ? 1 : w->window;
-  AddTile *const(*by_rows)[10] =
-    j->each ? tiles->add_each : j->half ? tiles->add_rows_half : tiles->add_rows;
-  AddTile *const(*add)[29] = j->half ? tiles->add_half : tiles->add;
-  int64_t row = j->columns * C + w->out * padded / h->step;
-  int64_t at_once = rows_at_once(j, h->window * size * padded * 4, row);
-  Rows rows;
-  const float *read = after(j->half, j->b, net * j->planes * h->out * line + group * j->D + d0);
-  const float **x = zeros(6 * at_once, sizeof(float *)), **y = x + 5 * at_once;
-  int64_t *kept = zeros(at_once, sizeof(int64_t));
-  /* Whole vectors reach beyond a row of y, so the last ones are copied. */
-  const float *end_y = j->b + j->nets * j->planes * h->out * line;
-  int64_t reach = line - stride + padded;
-  int64_t pairs = (w->out + 1) / 2, copies = MIN(at_once, padded / line + 2);
-  if (j->half) copies = at_once, reach = pairs * padded; /* words of columns 2 c and 2 c + 1 */
-  float *tail = zeros(copies * reach, sizeof(float));
-  int64_t needed = at_once * h->step + h->window * h->dilation;
-  int ok = open_rows(&rows, j, net, group, needed) && x && kept && tail;
-  Add a = {
-    .x = x, .y = y, .columns = w->out, .step_x = w->step * C, .step_y = stride,
-    .step_tap = j->spread ? lanes : w->dilation * C, .kernel = size * width, .width = width,
-  };
-  if (j->half) a.columns = w->out / 2, a.step_x *= 2, a.step_y = padded;
+  const Axis *z = &j->z, *h = &j->h;
+  Gradient g;
+  measure_gradient(&g, j, net, group, block_of_features);
+  int ok = open_gradient(&g, net, group, width);
   for (int64_t k = 0; k < j->window * j->depth; k++)
-    memset(result + k * width, 0, padded * sizeof(float));
+    memset(result + k * width, 0, g.padded * sizeof(float));
   for (int64_t block = first; ok && block < last;) {
-    int64_t plane = block / h->out, top = block % h->out, image = plane / z->out;
-    int64_t end = MIN(MIN(top + at_once, h->out), top + last - block);
-    for (int64_t p = top; p < end && j->half; p++)
-      for (int64_t c = 0; c < pairs; c++) {
-        const uint16_t *one = (const uint16_t *)read + (plane * h->out + p) * line + 2 * c * stride;
-        tiles->pair(one, 2 * c + 1 < w->out ? one + stride : NULL, MIN(padded, j->D - d0), padded,
-                    tail + (p - top) * reach + c * padded);
-      }
-    for (int64_t line_k = 0, together; line_k < z->window * h->window; line_k += together) {
-      int64_t k = line_k % h->window, left = run < 10 ? h->window - k : 0;
-      int64_t frame = meet(z, plane % z->out, line_k / h->window);
-      float *to = result + line_k * size * width;
-      together = left >= 5 && by_rows[2][run] ? 5 : left >= 3 && by_rows[1][run] ? 3 : 1;
-      a.rows = 0;
-      float *copy = tail;
-      for (int64_t p = top; p < end; p++) {
-        const float *here = read + (plane * h->out + p) * line;
-        int64_t own = line - group * j->D - d0; /* to the end of the row */
-        if (j->half) here = tail + (p - top) * reach, own = reach;
-        int outside = frame < 0 || (together == 1 && meet(h, p, k) < 0);
-        if (outside && all_finite(j->half, here, own)) continue; /* zeros */
-        if (!j->half && end_y - here < reach) {
-          here = memcpy(copy, here, MIN(own, reach) * sizeof(float));
-          copy += reach;
-        }
-        y[a.rows] = here;
-        kept[a.rows++] = p;
-      }
-      for (int64_t i = 0; i < together; i++)
-        for (int64_t r = 0; r < a.rows; r++)
-          x[i * a.rows + r] = row_of(&rows, image, frame, meet(h, kept[r], k + i));
-      for (int64_t d = 0; d < padded;) {
-        int several = together > 1 || j->each;
-        int vectors = !several && padded - d >= 2 * lanes ? 2 : 1;
-        int64_t most = together > 1 ? run : j->each ? 9 : tiles->most / vectors;
-        int64_t pieces = (run + most - 1) / most, feature = j->each ? d0 + d : 0;
-        for (int64_t i = 0; i < runs; i++)
-          for (int64_t piece = 0; piece < pieces; piece++) {
-            int64_t c = run * piece / pieces, count = run * (piece + 1) / pieces - c;
-            AddTile *tile =
-              several ? by_rows[together / 2][count] : add[vectors - 1][count];
-            int64_t start = (i * w->dilation + w->offset - j->low) * C;
-            start += j->each ? c * a.step_tap + feature : c;
-            float *sum = to + (i * j->depth + c) * width + d;
-            tile(&a, start, d, sum);
-            if (!j->alone) continue;
-            Add last_one = a;
-            last_one.columns = 1;
-            start = (j->columns + i * w->dilation) * C + c;
-            tile(&last_one, start, (pairs - 1) * padded + d, sum);
-          }
-        d += vectors * lanes;
-      }
+    int64_t plane = block / h->out, top = block % h->out;
+    int64_t end = MIN(MIN(top + g.at_once, h->out), top + last - block);
+    if (j->half) pair_rows(&g, plane * h->out + top, end - top);
+    for (int64_t line = 0, together; line < z->window * h->window; line += together) {
+      int64_t k = line % h->window, frame = meet(z, plane % z->out, line / h->window);
+      together = rows_together(&g, k);
+      find_rows(&g, plane, top, end, frame, k, together);
+      add_rows(&g, together, result + line * g.size * width);
     }
     block += end - top;
   }
-  close_rows(&rows);
-  free(x);
-  free(kept);
-  free(tail);
+  close_gradient(&g);
   return ok;
 }
 
@@ -331,7 +286,7 @@ static int kernel_gradient(Job *j, int64_t net, int64_t group, int64_t block_of_
  * that are merged has its own inputs. */
 static void pack(const Job *j, int64_t net, int64_t group, int64_t d, int64_t width, float *to) {
   int64_t taps = j->window, C = j->depth, D = j->D, lanes = j->kernels->lanes;
-  int64_t total = C * (D / j->own) * j->groups, some = MIN(width, D - d);
+  int64_t total = C * (D / j->merge.own) * j->groups, some = MIN(width, D - d);
   const float *from = j->b + net * taps * C * D * j->groups;
   if (some < width) memset(to, 0, taps * C * width * sizeof(float));
   for (int64_t k = 0; k < taps; k++, to += C * width)
@@ -343,24 +298,24 @@ static void pack(const Job *j, int64_t net, int64_t group, int64_t d, int64_t wi
     else if (j->half)
       j->kernels->turn((const uint16_t *)j->b + ((net * taps + taps - 1 - k) * D + d) * j->halves,
                        j->halves, some, j->halves, width, to);
-    else if (j->each && !j->spread)
+    else if (j->merge.each && !j->merge.spread)
       memcpy(to, from + (j->kind == VALUE ? k : taps - 1 - k) * D + d, some * sizeof(float));
     else if (j->kind == VALUE)
       for (int64_t c = 0; c < C; c++)
         memcpy(to + c * width, from + (k * C + c) * D * j->groups + group * D + d, some * 4);
-    else if (j->own == D && width == 2 * lanes)
+    else if (j->merge.own == D && width == 2 * lanes)
       j->kernels->pack(from + ((taps - 1 - k) * D + d) * total + group * C, total, some, C, 1, to);
     else
       for (int64_t i = 0; i < some; i++) {
-        const float *line = from + ((taps - 1 - k) * j->own + (d + i) % j->own) * total;
-        line += (group * (D / j->own) + (d + i) / j->own) * C;
+        const float *line = from + ((taps - 1 - k) * j->merge.own + (d + i) % j->merge.own) * total;
+        line += (group * (D / j->merge.own) + (d + i) / j->merge.own) * C;
         for (int64_t c = 0; c < C; c++) to[c * width + i] = line[c];
       }
 }
 
 /* A part of the weights of all nets and groups, packed. */
 static void pack_part(Job *j, int64_t part, int64_t parts) {
-  int64_t wide = (j->each ? 1 : 2) * j->kernels->lanes, weights = j->window * j->depth;
+  int64_t wide = (j->merge.each ? 1 : 2) * j->kernels->lanes, weights = j->window * j->depth;
   int64_t blocks = divide_up(j->D_padded, wide), all = j->nets * j->groups * blocks;
   for (int64_t i = all * part / parts; i < all * (part + 1) / parts; i++) {
     int64_t pair = i / blocks, d = i % blocks * wide, width = MIN(wide, j->D_padded - d);
@@ -373,39 +328,39 @@ static void pack_part(Job *j, int64_t part, int64_t parts) {
 
 static int convolve(Work *work, int64_t chunk) {
   Job *j = (Job *)work;
-  if (chunk < j->packs) return pack_part(j, chunk, j->packs), 1;
-  wait_for(work, j->packs); /* somebody packs them */
-  chunk -= j->packs;
-  int64_t pair = chunk / (j->blocks * j->parts), block = chunk / j->parts % j->blocks;
-  int64_t part = chunk % j->parts, rows = j->planes * j->h.out;
+  if (chunk < j->split.packs) return pack_part(j, chunk, j->split.packs), 1;
+  wait_for(work, j->split.packs); /* somebody packs them */
+  chunk -= j->split.packs;
+  int64_t blocks = j->split.blocks, parts = j->split.parts, rows = j->planes * j->h.out;
+  int64_t part = chunk % parts, block = chunk / parts % blocks, pair = chunk / (parts * blocks);
   int64_t net = pair / j->groups, group = pair % j->groups;
-  int64_t first = rows * part / j->parts, last = rows * (part + 1) / j->parts;
+  int64_t first = rows * part / parts, last = rows * (part + 1) / parts;
   if (j->kind != KERNEL) return sums(j, net, group, first, last);
   int64_t weights = j->window * j->depth, stride = j->D * j->groups;
-  float *to = j->out + net * weights * stride + group * j->D + block * j->block;
-  if (j->scratch) to = j->scratch + chunk * weights * j->block;
-  return kernel_gradient(j, net, group, block, first, last, to, j->scratch ? j->block : stride);
+  float *to = j->out + net * weights * stride + group * j->D + block * j->split.block;
+  if (j->scratch) to = j->scratch + chunk * weights * j->split.block;
+  return kernel_gradient(j, net, group, block, first, last, to, j->scratch ? j->split.block : stride);
 }
 
 static void free_job(Work *work) {
   Job *j = (Job *)work;
-  free(j->class);
-  free(j->spread);
+  free(j->pattern.class);
+  free(j->merge.spread);
   free_vectors(j->scratch);
   free(j);
 }
 
 /* The sum of the parts in order, so that it does not depend on the number of threads. */
 static void add_parts(const Job *j, int64_t net, int64_t group) {
-  int64_t lines = j->window * j->depth, size = lines * j->block;
-  float *from = j->scratch + (net * j->groups + group) * j->blocks * j->parts * size;
-  for (int64_t block = 0; block < j->blocks; block++, from += (j->parts - 1) * size)
-    for (int64_t k = 0; k < lines; k++, from += j->block) {
-      int64_t first = block * j->block, some = MIN(j->block, j->D - first);
+  int64_t lines = j->window * j->depth, size = lines * j->split.block;
+  float *from = j->scratch + (net * j->groups + group) * j->split.blocks * j->split.parts * size;
+  for (int64_t block = 0; block < j->split.blocks; block++, from += (j->split.parts - 1) * size)
+    for (int64_t k = 0; k < lines; k++, from += j->split.block) {
+      int64_t first = block * j->split.block, some = MIN(j->split.block, j->D - first);
       int64_t at = (net * lines + k) * j->D * j->groups + group * j->D + first;
       float *to = j->half ? from : j->out + at;
       if (!j->half) memcpy(to, from, some * sizeof(float));
-      for (int64_t part = 1; part < j->parts; part++)
+      for (int64_t part = 1; part < j->split.parts; part++)
         for (int64_t d = 0; d < some; d++) to[d] += from[part * size + d];
       if (j->half) j->kernels->round(from, some, (uint16_t *)j->out + at);
     }
@@ -414,41 +369,57 @@ static void add_parts(const Job *j, int64_t net, int64_t group) {
 /* The greatest common divisor. */
 static int64_t divisor(int64_t a, int64_t b) { return b ? divisor(b, a % b) : a; }
 
-/* Which columns read what; 0 if there is no memory. */
-static int plan(Job *j) {
+/* a / b, rounded down. */
+static int64_t down(int64_t a, int64_t b) { return a >= 0 ? a / b : -((-a + b - 1) / b); }
+
+/* The columns of a row that are read; 0 if their numbers are too large. */
+static int plan_read(Job *j) {
   const Axis *w = &j->w;
   int64_t reach = (w->out - 1) * w->step + (w->window - 1) * w->dilation + w->offset;
   int64_t low = down(w->offset, w->gaps), high = down(reach, w->gaps);
-  j->direct = j->groups == 1 && !j->spread && low >= 0 && high < w->in;
-  if (j->each && j->D != j->D_padded) j->direct = 0; /* whole vectors reach over the end */
-  if (j->half && (j->kind == KERNEL || j->halves % 2)) j->direct = 0; /* words have to be made */
-  if (j->half && j->kind == KERNEL && w->out % 2) j->alone = (w->window - 1) * w->dilation + 1;
-  j->low = j->direct ? 0 : low;
-  j->columns = j->direct ? w->in : high - low + 1;
-  if (j->columns + j->alone > INT32_MAX / j->C) return 0;
-  j->period = w->gaps / divisor(w->step, w->gaps);
-  j->tap = w->gaps / divisor(w->dilation, w->gaps);
-  j->tap_x = j->tap * w->dilation / w->gaps * j->C;
-  j->merged = (!j->each || j->spread) && j->tap == 1 && j->tap_x == j->C;
-  j->classes = MIN(j->period, w->out);
-  j->class = zeros(j->classes, sizeof(Class));
-  if (!j->class) return 0;
-  for (int64_t i = 0; i < j->classes; i++) {
-    Class *c = j->class + i;
-    int64_t first = i * w->step + w->offset;
-    c->count = (w->out - i + j->period - 1) / j->period;
-    while (c->tap < MIN(j->tap, w->window) && (first + c->tap * w->dilation) % w->gaps) c->tap++;
-    if (c->tap < MIN(j->tap, w->window)) {
-      c->taps = (w->window - 1 - c->tap) / j->tap + 1;
-      c->start = (first + c->tap * w->dilation) / w->gaps - j->low;
-    } else
-      c->tap = 0;
-    for (int v = 1; v <= 2; v++) {
-      int64_t most = j->each ? 12 : j->kernels->most / v, tiles = (c->count + most - 1) / most;
-      c->tile[v - 1] = (int)((c->count + tiles - 1) / tiles);
-    }
+  int direct = j->groups == 1 && !j->merge.spread && low >= 0 && high < w->in;
+  if (j->merge.each && j->D != j->D_padded) direct = 0; /* whole vectors reach over the end */
+  if (j->half && (j->kind == KERNEL || j->halves % 2)) direct = 0; /* words have to be made */
+  int single = j->half && j->kind == KERNEL && w->out % 2; /* a column without a neighbor */
+  j->read = (Read){
+    .direct = direct, .low = direct ? 0 : low, .columns = direct ? w->in : high - low + 1,
+    .alone = single ? (w->window - 1) * w->dilation + 1 : 0,
+  };
+  return j->read.columns + j->read.alone <= INT32_MAX / j->C;
+}
+
+/* The i-th class: the taps that its columns meet, and how many columns a tile computes. */
+static Class class_of(const Job *j, int64_t i) {
+  const Axis *w = &j->w;
+  const Pattern *p = &j->pattern;
+  int64_t first = i * w->step + w->offset, taps = MIN(p->tap, w->window);
+  Class c = {.count = (w->out - i + p->period - 1) / p->period};
+  while (c.tap < taps && (first + c.tap * w->dilation) % w->gaps) c.tap++;
+  if (c.tap < taps) {
+    c.taps = (w->window - 1 - c.tap) / p->tap + 1;
+    c.start = (first + c.tap * w->dilation) / w->gaps - j->read.low;
+  } else
+    c.tap = 0;
+  for (int v = 1; v <= 2; v++) {
+    int64_t most = j->merge.each ? 12 : j->kernels->most / v, tiles = divide_up(c.count, most);
+    c.tile[v - 1] = (int)divide_up(c.count, tiles);
   }
-  return 1;
+  return c;
+}
+
+/* Which columns read what; 0 if there is no memory. */
+static int plan(Job *j) {
+  const Axis *w = &j->w;
+  Pattern *p = &j->pattern;
+  if (!plan_read(j)) return 0;
+  p->period = w->gaps / divisor(w->step, w->gaps);
+  p->tap = w->gaps / divisor(w->dilation, w->gaps);
+  p->tap_x = p->tap * w->dilation / w->gaps * j->C;
+  p->joined = (!j->merge.each || j->merge.spread) && p->tap == 1 && p->tap_x == j->C;
+  p->classes = MIN(p->period, w->out);
+  p->class = zeros(p->classes, sizeof(Class));
+  for (int64_t i = 0; p->class && i < p->classes; i++) p->class[i] = class_of(j, i);
+  return p->class != NULL;
 }
 
 /* Groups of few results leave most of a vector unused, so some of them fill a vector together. Their
@@ -457,55 +428,138 @@ static int plan(Job *j) {
 static int merge_groups(Job *j) {
   int64_t lanes = j->kernels->lanes, some = lanes / j->D;
   while (some > 1 && j->groups % some) some--;
-  j->own = j->D;
-  j->source = j->depth = j->C;
+  j->merge.own = j->D;
+  j->merge.source = j->depth = j->C;
   if (j->C == 1 && j->D == 1 && j->groups > 1) {
-    j->each = 1;
-    j->source = j->C = j->D = j->groups;
-    j->groups = j->own = 1;
+    j->merge.each = 1;
+    j->merge.source = j->C = j->D = j->groups;
+    j->groups = j->merge.own = 1;
   } else if (some > 1) {
-    if (!(j->spread = zeros(1, sizeof(Spread)))) return 0;
-    j->each = 1;
+    if (!(j->merge.spread = zeros(1, sizeof(Spread)))) return 0;
+    j->merge.each = 1;
     j->groups /= some;
     j->D *= some;
-    j->source *= some;
+    j->merge.source *= some;
     j->C = j->depth * lanes;
-    *j->spread = (Spread){.depth = j->depth, .inputs = j->source};
+    *j->merge.spread = (Spread){.depth = j->depth, .inputs = j->merge.source};
     for (int64_t i = 0; i < lanes; i++)
-      j->spread->first[i] = (int32_t)(MIN(i, j->D - 1) / j->own * j->depth);
+      j->merge.spread->first[i] = (int32_t)(MIN(i, j->D - 1) / j->merge.own * j->depth);
   }
   return 1;
 }
 
 /* Divides the work, by numbers that for a sum over rows do not depend on the number of threads. */
+static Split split_of(const Job *j, int64_t threads) {
+  int64_t lanes = j->kernels->lanes, weights = j->window * j->depth * j->D_padded;
+  int sum = j->kind == KERNEL, large = sum && weights > 65536; /* more than the second cache has */
+  Split s = {.block = large ? MIN(j->D_padded, 2 * lanes) : j->D_padded};
+  s.blocks = divide_up(j->D_padded, s.block);
+  int64_t each = j->nets * j->groups * s.blocks, most = sum ? 8 : threads == 1 ? 1 : 4 * threads;
+  double work = 2.0 * j->planes * j->h.out * j->w.out * weights;
+  s.parts = MIN(divide_up(most, each), (int64_t)MIN(work / 1e6, 1e6) + 1);
+  s.parts = MIN(s.parts, j->planes * j->h.out);
+  return s;
+}
+
+/* Returns 0 without memory. */
 static int prepare(Job *j, int64_t threads) {
-  int64_t lanes = j->kernels->lanes, taps = j->window;
+  int sum = j->kind == KERNEL;
   if (!merge_groups(j)) return 0;
   j->halves = j->C;
-  if (j->half && j->kind != KERNEL) j->C = j->depth = j->source = (j->C + 1) / 2;
-  j->D_padded = (j->D + lanes - 1) / lanes * lanes;
+  if (j->half && !sum) j->C = j->depth = j->merge.source = (j->C + 1) / 2;
+  j->D_padded = round_up(j->D, j->kernels->lanes);
   if (!plan(j)) return 0;
-  int64_t weights = taps * j->depth * j->D_padded, pairs = j->nets * j->groups;
-  int sum = j->kind == KERNEL, large = sum && weights > 65536; /* more than the second cache has */
-  j->block = large ? MIN(j->D_padded, 2 * lanes) : j->D_padded;
-  j->blocks = (j->D_padded + j->block - 1) / j->block;
-  int64_t each = pairs * j->blocks, most = sum ? 8 : threads == 1 ? 1 : 4 * threads;
-  double work = 2.0 * j->planes * j->h.out * j->w.out * weights;
-  j->parts = MIN((most + each - 1) / each, (int64_t)MIN(work / 1e6, 1e6) + 1);
-  j->parts = MIN(j->parts, j->planes * j->h.out);
-  j->work.chunks = each * j->parts;
+  j->split = split_of(j, threads);
+  j->work.chunks = j->nets * j->groups * j->split.blocks * j->split.parts;
   j->finite = 1;
-  if (sum && j->parts == 1 && j->D == j->D_padded && !j->half) return 1; /* the sums are the result */
-  int64_t size = sum ? j->work.chunks * taps * j->depth * j->block : pairs * weights;
+  if (sum && j->split.parts == 1 && j->D == j->D_padded && !j->half) return 1; /* the result itself */
+  int64_t lines = j->window * j->depth, size = j->nets * j->groups * lines * j->D_padded;
+  if (sum) size = j->work.chunks * lines * j->split.block;
   if (!allocate(1, &size, &j->scratch)) return 0;
   if (!sum && (threads == 1 || size < 16384)) pack_part(j, 0, 1);
-  else if (!sum) j->work.chunks += j->packs = 2 * threads;
+  else if (!sum) j->work.chunks += j->split.packs = 2 * threads;
   return 1;
 }
 
-#include "outer.h"
+enum { KIND, GROUPS, STRIDE, DILATION = 5, LOW = 8, GAPS = 11, NUMBERS = 14, RANK = 6 };
 
-/* A convolution without neighbors: one entry of the window, and of x for each of y. */
+/* What a call asks for: its numbers, its arrays, and which of these is the result. */
+typedef struct {
+  const int64_t *form;
+  Kind kind;
+  int half;
+  const FfiBuffer *x, *w, *y, *result;
+} Convolution;
+
+static FfiError *read_form(FfiCall *f, Convolution *c) {
+  REQUIRE(f->operands.count == 2 && f->results.count == 1 && f->options.count == 1);
+  REQUIRE(f->options.kinds[0] == FFI_ARRAY);
+  const FfiArray *array = f->options.values[0];
+  REQUIRE(array->type == FFI_S64 && array->count == NUMBERS);
+  const int64_t *form = c->form = array->data;
+  REQUIRE(form[KIND] >= VALUE && form[KIND] <= KERNEL);
+  c->kind = (Kind)form[KIND];
+  for (int i = GROUPS; i < NUMBERS; i++)
+    REQUIRE(form[i] <= INT32_MAX && form[i] >= (i >= LOW && i < GAPS ? -INT32_MAX : 1));
+  for (int i = GAPS; i < NUMBERS; i++) REQUIRE(c->kind != KERNEL || form[i] == 1);
+  return NULL;
+}
+
+static FfiError *read_arrays(FfiCall *f, Convolution *c) {
+  const FfiBuffer *given[] = {f->operands.buffers[0], f->operands.buffers[1], f->results.buffers[0]};
+  c->half = given[0]->type == FFI_BF16;
+  int64_t groups = c->form[GROUPS];
+  REQUIRE(!c->half || (multiplies_halves() && groups == 1));
+  for (int i = 0; i < 3; i++) {
+    REQUIRE(given[i]->type == (c->half ? FFI_BF16 : FFI_F32));
+    REQUIRE(given[i]->rank == RANK);
+    for (int axis = 0; axis < RANK; axis++) REQUIRE(given[i]->dims[axis] <= INT32_MAX);
+  }
+  c->result = given[2];
+  const FfiBuffer *x = c->x = given[c->kind == INPUT ? 2 : 0];
+  const FfiBuffer *y = c->y = given[c->kind == VALUE ? 2 : 1];
+  const FfiBuffer *w = c->w = given[c->kind == VALUE ? 1 : c->kind == INPUT ? 0 : 2];
+  REQUIRE(x->dims[0] == w->dims[0] && x->dims[0] == y->dims[0] && x->dims[1] == y->dims[1]);
+  REQUIRE(x->dims[5] == w->dims[4] * groups && w->dims[5] == y->dims[5]);
+  REQUIRE(y->dims[5] % groups == 0);
+  return NULL;
+}
+
+static void describe(Job *j, const Convolution *c) {
+  const FfiBuffer *x = c->x, *w = c->w, *y = c->y;
+  const FfiBuffer *from = c->kind == INPUT ? y : x, *to = c->kind == INPUT ? x : y;
+  j->kind = c->kind;
+  j->half = c->half;
+  j->nets = x->dims[0];
+  j->batch = x->dims[1];
+  j->groups = c->form[GROUPS];
+  for (int axis = 0; axis < 3; axis++) {
+    int64_t in = x->dims[2 + axis], out = y->dims[2 + axis], window = w->dims[1 + axis];
+    int64_t stride = c->form[STRIDE + axis], dilation = c->form[DILATION + axis];
+    int64_t low = c->form[LOW + axis], gaps = c->form[GAPS + axis];
+    *(Axis *[]){&j->z, &j->h, &j->w}[axis] =
+      c->kind == INPUT
+        ? (Axis){out, in, window, gaps, dilation, low - (window - 1) * dilation, stride}
+        : (Axis){in, out, window, stride, dilation, -low, gaps};
+  }
+  j->window = j->z.window * j->h.window * j->w.window;
+  j->planes = j->batch * j->z.out;
+  j->C = from->dims[5] / j->groups;
+  j->D = to->dims[5] / j->groups;
+  j->a = from->data;
+  j->b = (c->kind == KERNEL ? y : w)->data;
+  j->out = c->result->data;
+}
+
+/* A convolution without neighbors, of bfloat16: one entry of the window, and of x for each of y. */
+static int is_product(const Convolution *c, const Job *j) {
+  int product = c->half && j->window == 1;
+  for (int i = 0; i < 3; i++)
+    product &= c->x->dims[2 + i] == c->y->dims[2 + i] && !c->form[LOW + i] &&
+               c->form[STRIDE + i] * c->form[GAPS + i] == 1;
+  return product;
+}
+
 static Halves product_of(const Job *j) {
   int64_t pixels = j->planes * j->h.out * j->w.out;
   return (Halves){
@@ -516,80 +570,38 @@ static Halves product_of(const Job *j) {
   };
 }
 
-enum { KIND, GROUPS, STRIDE, DILATION = 5, LOW = 8, GAPS = 11, NUMBERS = 14, RANK = 6 };
+/* Returns 0 without memory. */
+static int run_job(Job *j, FfiCall *f) {
+  int64_t threads = threads_of(f);
+  /* where a tile of `add` would read few pixels of x that are far apart, they are copied first */
+  int far = j->w.step > 1 && j->C >= 128 && j->w.out <= 14;
+  int by_tap = j->kind == KERNEL && j->groups == 1 && !j->half && (j->window == 1 || far);
+  if (!(by_tap ? prepare_outer(j) : prepare(j, threads))) return 0;
+  if (!run_chunks(&j->work, f, threads)) return 0;
+  for (int64_t i = 0; j->kind == KERNEL && j->scratch && i < j->nets * j->groups; i++)
+    add_parts(j, i / j->groups, i % j->groups);
+  return 1;
+}
 
 FfiError *jaxnet_conv(FfiCall *f) {
   if (no_run(f)) return NULL;
-  REQUIRE(f->operands.count == 2 && f->results.count == 1 && f->options.count == 1);
-  REQUIRE(f->options.kinds[0] == FFI_ARRAY);
-  const FfiArray *array = f->options.values[0];
-  REQUIRE(array->type == FFI_S64 && array->count == NUMBERS);
-  const int64_t *form = array->data;
-  FfiBuffer *given[3] = {f->operands.buffers[0], f->operands.buffers[1], f->results.buffers[0]};
-  int half = given[0]->type == FFI_BF16;
-  REQUIRE(!half || (multiplies_halves() && form[GROUPS] == 1));
-  for (int i = 0; i < 3; i++) {
-    REQUIRE(given[i]->type == (half ? FFI_BF16 : FFI_F32));
-    REQUIRE(given[i]->rank == RANK);
-    for (int axis = 0; axis < RANK; axis++) REQUIRE(given[i]->dims[axis] <= INT32_MAX);
-  }
-  REQUIRE(form[KIND] >= VALUE && form[KIND] <= KERNEL);
-  Kind kind = (Kind)form[KIND];
-  const FfiBuffer *x = given[kind == INPUT ? 2 : 0], *y = given[kind == VALUE ? 2 : 1];
-  const FfiBuffer *w = given[kind == VALUE ? 1 : kind == INPUT ? 0 : 2];
-  for (int i = GROUPS; i < NUMBERS; i++)
-    REQUIRE(form[i] <= INT32_MAX && form[i] >= (i >= LOW && i < GAPS ? -INT32_MAX : 1));
-  for (int i = GAPS; i < NUMBERS; i++) REQUIRE(kind != KERNEL || form[i] == 1);
-  int64_t groups = form[GROUPS];
-  REQUIRE(x->dims[0] == w->dims[0] && x->dims[0] == y->dims[0] && x->dims[1] == y->dims[1]);
-  REQUIRE(x->dims[5] == w->dims[4] * groups && w->dims[5] == y->dims[5]);
-  REQUIRE(y->dims[5] % groups == 0);
+  Convolution c;
+  FfiError *wrong = read_form(f, &c);
+  if (!wrong) wrong = read_arrays(f, &c);
+  if (wrong) return wrong;
   const Kernels *kernels = kernels_in_use();
   REQUIRE(kernels);
-  int64_t sizes[3];
-  for (int i = 0; i < 3; i++) {
-    sizes[i] = 1;
-    for (int axis = 0; axis < RANK; axis++) sizes[i] *= given[i]->dims[axis];
-  }
-  if (!sizes[0] || !sizes[1] || !sizes[2]) {
-    memset(given[2]->data, 0, sizes[2] * (half ? 2 : sizeof(float)));
+  if (!size_of(c.x) || !size_of(c.w) || !size_of(c.y)) {
+    memset(c.result->data, 0, size_of(c.result) * (c.half ? 2 : sizeof(float)));
     return NULL;
   }
   Job *j = zeros(1, sizeof(Job));
   if (!j) return no_memory(f);
   *j = (Job){
-    .work = {.holders = 1, .run = convolve, .close = free_job},
-    .kernels = kernels, .kind = kind, .nets = x->dims[0], .groups = groups, .half = half,
+    .work = {.holders = 1, .run = convolve, .close = free_job}, .kernels = kernels,
   };
-  j->batch = x->dims[1];
-  for (int axis = 0; axis < 3; axis++) {
-    int64_t in = x->dims[2 + axis], out = y->dims[2 + axis], window = w->dims[1 + axis];
-    int64_t stride = form[STRIDE + axis], dilation = form[DILATION + axis];
-    int64_t low = form[LOW + axis], gaps = form[GAPS + axis];
-    *(Axis *[]){&j->z, &j->h, &j->w}[axis] =
-      kind == INPUT
-        ? (Axis){out, in, window, gaps, dilation, low - (window - 1) * dilation, stride}
-        : (Axis){in, out, window, stride, dilation, -low, gaps};
-  }
-  j->window = j->z.window * j->h.window * j->w.window;
-  j->planes = j->batch * j->z.out;
-  j->C = (kind == INPUT ? y : x)->dims[5] / groups;
-  j->D = (kind == INPUT ? x : y)->dims[5] / groups;
-  j->a = (kind == INPUT ? y : x)->data;
-  j->b = (kind == KERNEL ? y : w)->data;
-  j->out = given[2]->data;
-  int64_t threads = threads_of(f);
-  int product = half && j->window == 1;
-  for (int i = 0; i < 3; i++)
-    product &= x->dims[2 + i] == y->dims[2 + i] && form[STRIDE + i] * form[GAPS + i] == 1 &&
-               !form[LOW + i];
-  /* where a tile of `add` would read few pixels of x that are far apart, they are copied first */
-  int far = j->w.step > 1 && j->C >= 128 && j->w.out <= 14;
-  int by_tap = kind == KERNEL && groups == 1 && !half && (j->window == 1 || far);
-  int ok = product ? multiply_halves(product_of(j), f)
-                   : (by_tap ? prepare_outer(j) : prepare(j, threads)) && run_chunks(&j->work, f, threads);
-  for (int64_t i = 0; ok && !product && kind == KERNEL && j->scratch && i < j->nets * j->groups; i++)
-    add_parts(j, i / j->groups, i % j->groups);
+  describe(j, &c);
+  int ok = is_product(&c, j) ? multiply_halves(product_of(j), f) : run_job(j, f);
   release(&j->work);
   return ok ? NULL : no_memory(f);
 }

@@ -6,6 +6,7 @@
  * add: functions at the end of FfiApi, fields at the end of what one of the two sides hands over. So
  * both say in `size` how many bytes they know, and what is added may be left out here. */
 
+#pragma once
 #include <stddef.h>
 #include <stdint.h>
 

@@ -11,6 +11,9 @@
  * a scale, by AVX-512 with products of bytes: a row is rounded to 2**28 steps, of four digits; see
  * bytes_tiles.h. NaN or infinity gives NaN. */
 
+#pragma once
+#include "shared.h"
+
 typedef struct {
   Work work;
   const Kernels *kernels;

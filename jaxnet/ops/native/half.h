@@ -6,6 +6,9 @@
  * panels, which stay in the second cache. They hold words of two neighboring inputs, as (words,
  * lines of a panel). */
 
+#pragma once
+#include "shared.h"
+
 enum { DEPTH = 256, MOST_LINES = 266 };
 
 typedef struct {

@@ -1,6 +1,9 @@
 /* Which entries dropout keeps: those of jax.random.bernoulli with a key of threefry2x32, where
  * jax_threefry_partitionable is on. Entry i depends on the key and i alone. */
 
+#pragma once
+#include "shared.h"
+
 typedef struct {
   Work work;
   const Kernels *kernels;
@@ -35,11 +38,10 @@ FfiError *jaxnet_keep(FfiCall *f) {
   if (!s) return no_memory(f);
   *s = (Keep){
     .work = {.holders = 1, .run = run_keep, .close = free_keep},
-    .kernels = kernels, .n = 1, .to = out->data,
+    .kernels = kernels, .n = size_of(out), .to = out->data,
   };
   memcpy(s->key, key->data, sizeof(s->key));
   memcpy(&s->below, below->value, sizeof(s->below));
-  for (int64_t i = 0; i < out->rank; i++) s->n *= out->dims[i];
   s->work.chunks = divide_up(s->n, KEPT);
   run_chunks(&s->work, f, threads_of(f));
   release(&s->work);

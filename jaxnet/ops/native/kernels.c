@@ -20,15 +20,14 @@
  *     jaxnet_max_pool         pool.h, values or the gradient       _highest of pool.py in layers,
  *                                                                  the transpose of its _push */
 
-#include "shared.h"
-
 #include "attention.h"
-#include "half.h"
 #include "conv.h"
 #include "gemv.h"
+#include "half.h"
 #include "keep.h"
 #include "lstm.h"
 #include "norm.h"
+#include "outer.h"
 #include "pool.h"
 #include "rnn.h"
 #include "winograd.h"

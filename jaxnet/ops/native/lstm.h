@@ -5,6 +5,9 @@
  * without waiting for the others. The kernel is packed once for all steps: what a tile of `sum` reads
  * is in order. */
 
+#pragma once
+#include "shared.h"
+
 enum { GATES = 4, ROWS = 32 };
 
 typedef struct {

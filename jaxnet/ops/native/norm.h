@@ -4,6 +4,9 @@
  * example stays in a cache for all its passes. The gradient computes the moments again, since x is
  * read anyway. */
 
+#pragma once
+#include "shared.h"
+
 typedef struct {
   Work work;
   const Kernels *kernels;

@@ -4,6 +4,10 @@
  * and y into panels, whose lines are as wide as a tile: they stay in the second cache, and what a tile
  * of `add` reads is in order. Meanwhile the next pixels are fetched. */
 
+#pragma once
+#include "rows.h"
+#include "shared.h"
+
 enum { PIXELS = 128, SIDE = 256 };
 
 /* Features of x that a chunk sums up, in whole panels, and the numbers of blocks of both. */
@@ -37,11 +41,11 @@ static int outer(Work *work, int64_t chunk) {
   const Kernels *k = j->kernels;
   int64_t lanes = k->lanes, width = k->most / 2, wide = 2 * lanes, height = outer_height(j);
   int64_t blocks = outer_blocks(j), both = outer_lines(j) * blocks;
-  int64_t pixels = j->planes * j->h.out * j->w.out, part = chunk % j->parts;
-  int64_t block = chunk / j->parts % both, tap = chunk / j->parts / both % j->window;
-  int64_t net = chunk / j->parts / both / j->window, c0 = block / blocks * height;
+  int64_t pixels = j->planes * j->h.out * j->w.out, part = chunk % j->split.parts;
+  int64_t block = chunk / j->split.parts % both, tap = chunk / j->split.parts / both % j->window;
+  int64_t net = chunk / j->split.parts / both / j->window, c0 = block / blocks * height;
   int64_t d0 = block % blocks * SIDE, C = MIN(height, j->C - c0), D = MIN(SIDE, j->D - d0);
-  int64_t first = pixels * part / j->parts, last = pixels * (part + 1) / j->parts;
+  int64_t first = pixels * part / j->split.parts, last = pixels * (part + 1) / j->split.parts;
   int64_t depth = MIN(PIXELS, last - first), panel = depth * width + lanes, plane = depth * wide;
   int64_t all = divide_up(C, width) * divide_up(D, wide);
   const int64_t sizes[] = {height / width * panel, divide_up(D, wide) * plane, C};
@@ -51,8 +55,8 @@ static int outer(Work *work, int64_t chunk) {
   if (!allocate(3, sizes, memory)) return 0;
   memset(memory[2], 0, C * sizeof(float));
   float *sums = j->scratch ? j->scratch : j->out;
-  sums += (((net * j->parts + part) * j->window + tap) * j->C + c0) * j->block + d0;
-  for (int64_t c = 0; c < C; c++) memset(sums + c * j->block, 0, round_up(D, lanes) * sizeof(float));
+  sums += (((net * j->split.parts + part) * j->window + tap) * j->C + c0) * j->split.block + d0;
+  for (int64_t c = 0; c < C; c++) memset(sums + c * j->split.block, 0, round_up(D, lanes) * sizeof(float));
   Add a = {.x = &x, .y = &y, .rows = 1, .step_x = width, .step_y = wide, .width = wide};
   const float *found[2][PIXELS], **pixel = found[0], **next = found[1];
   find_pixels(j, net, tap, first, depth, c0, memory[2], pixel);
@@ -79,7 +83,7 @@ static int outer(Work *work, int64_t chunk) {
         memset(part_sum, 0, lines * wide * sizeof(float));
         tiles[lines](&a, 0, 0, part_sum);
         for (int64_t line = 0; line < lines; line++) {
-          float *to = sums + (c + line) * j->block + d;
+          float *to = sums + (c + line) * j->split.block + d;
           for (int64_t i = 0; i < features; i++) to[i] += part_sum[line * wide + i];
         }
       }
@@ -105,11 +109,11 @@ static int prepare_outer(Job *j) {
   }
   j->work.run = outer;
   j->depth = j->C;
-  j->block = round_up(j->D, lanes);
-  j->blocks = 1;
+  j->split.block = round_up(j->D, lanes);
+  j->split.blocks = 1;
   int64_t each = j->nets * j->window * outer_lines(j) * outer_blocks(j);
-  j->parts = MAX(1, MIN((7 + each) / each, pixels / 64));
-  j->work.chunks = each * j->parts;
-  int64_t size = j->nets * j->parts * j->window * j->C * j->block;
-  return (j->parts == 1 && j->block == j->D) || allocate(1, &size, &j->scratch);
+  j->split.parts = MAX(1, MIN((7 + each) / each, pixels / 64));
+  j->work.chunks = each * j->split.parts;
+  int64_t size = j->nets * j->split.parts * j->window * j->C * j->split.block;
+  return (j->split.parts == 1 && j->split.block == j->D) || allocate(1, &size, &j->scratch);
 }

@@ -2,6 +2,9 @@
  * a handler of XLA's foreign function interface. Padding is never read. The gradient finds the
  * largest entries again, since reading x costs less than writing and reading their places. */
 
+#pragma once
+#include "shared.h"
+
 typedef struct {
   Work work;
   const Kernels *kernels;

@@ -2,6 +2,10 @@
  * loop back that its gradient needs, as a handler of XLA's foreign function interface. As in lstm.h,
  * each chunk runs some rows of a batch through all steps. */
 
+#pragma once
+#include "lstm.h"
+#include "shared.h"
+
 static int run_plain(Work *work, int64_t chunk) {
   Loop *l = (Loop *)work;
   int64_t n = l->features, width = 2 * l->kernels->lanes;

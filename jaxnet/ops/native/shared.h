@@ -1,6 +1,7 @@
-/* What the kernels share: vectors, tiles, instruction sets, threads and errors. GCC or Clang; no
+/* What the kernels share: memory, vectors, tiles, instruction sets, threads and errors. GCC or Clang; no
  * library but libc. */
 
+#pragma once
 #include <limits.h>
 #include <sched.h>
 #include <stdatomic.h>
@@ -33,6 +34,37 @@
 #define new_vectors(bytes) aligned_alloc(64, (size_t)(bytes))
 #define free_vectors free
 #endif
+
+static int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
+static int64_t round_up(int64_t a, int64_t b) { return divide_up(a, b) * b; }
+
+static void *zeros(int64_t n, int64_t size) {
+  size_t bytes;
+  if (__builtin_mul_overflow((size_t)n, (size_t)size, &bytes) || bytes > PTRDIFF_MAX) return NULL;
+  return calloc(bytes + 64, 1);
+}
+
+/* Makes arrays of these many floats, aligned for vectors; the first one is to be freed. */
+static int allocate(int64_t count, const int64_t *floats, float **arrays) {
+  int64_t total = 0;
+  for (int64_t i = 0; i < count; i++) total += round_up(floats[i], 16);
+  arrays[0] = new_vectors(total * 4);
+  for (int64_t i = 1; arrays[0] && i < count; i++)
+    arrays[i] = arrays[i - 1] + round_up(floats[i - 1], 16);
+  return arrays[0] != NULL;
+}
+
+/* Asks for some rows of n floats that are needed soon: the processor does not by itself for rows
+ * that lie far apart. */
+INLINE void fetch(const float *from, int64_t row, int64_t count, int64_t n) {
+  for (int64_t r = 0; r < count; r++)
+    for (int64_t d = 0; d < n; d += 16) __builtin_prefetch(from + r * row + d, 0, 2);
+}
+
+/* The place of an array after n numbers. */
+static float *after(int half, const float *array, int64_t n) {
+  return (float *)((char *)array + n * (half ? 2 : 4));
+}
 
 /* What a tile of `sum` reads: a row of x and one of w per row of the kernel, in both at these
  * distances per tap; `run` neighbors in memory per tap. */
@@ -454,12 +486,6 @@ static const Kernels *kernels_in_use(void) { return kernels_of(level_in_use()); 
 /* Whether they have tiles of bfloat16. */
 static int multiplies_halves(void) { return level_in_use() == 4; }
 
-static void *zeros(int64_t n, int64_t size) {
-  size_t bytes;
-  if (__builtin_mul_overflow((size_t)n, (size_t)size, &bytes) || bytes > PTRDIFF_MAX) return NULL;
-  return calloc(bytes + 64, 1);
-}
-
 /* Errors of XLA's interface. */
 
 static FfiError *error(const FfiApi *api, FfiCode code, const char *message) {
@@ -480,6 +506,13 @@ static FfiError *no_memory(const FfiCall *f) {
 #define REQUIRE(condition)                                                                         \
   if (!(condition))                                                                                \
     return error(f->api, FFI_INVALID_ARGUMENT, "jaxnet: not " #condition);
+
+/* The number of entries. */
+static int64_t size_of(const FfiBuffer *b) {
+  int64_t size = 1;
+  for (int64_t i = 0; i < b->rank; i++) size *= b->dims[i];
+  return size;
+}
 
 /* Whether a buffer has this type and these sizes. */
 static int is(const FfiBuffer *b, FfiType type, int64_t rank, const int64_t *sizes) {

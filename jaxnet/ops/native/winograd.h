@@ -13,11 +13,23 @@
  * A result that sees zeros alone is 0. A number that is not finite, or so large that sums of 20 of its
  * kind are not, spoils its tile. */
 
+#pragma once
+#include "rows.h"
+#include "shared.h"
+
 typedef struct {
   float *data;
   int64_t rows, columns, features;
   int half; /* they are bfloat16 */
 } Images;
+
+/* How the work is divided into chunks. */
+typedef struct {
+  int64_t group, block; /* tiles of a product, and tiles at once */
+  int64_t wide, blocks; /* for KERNEL, features of `to` at once */
+  int64_t first_chunks; /* of each net, which transform weights */
+  int64_t parts;        /* of the tiles of a net */
+} Portions;
 
 typedef struct {
   Work work;
@@ -29,10 +41,7 @@ typedef struct {
   int64_t nets, C, D;       /* features of `from` and of `to` */
   int64_t C_padded, D_padded;
   int64_t across, each, tiles; /* tiles of a row, of an image and of a net */
-  int64_t group, block;     /* tiles of a product, and tiles at once */
-  int64_t wide, blocks;     /* for KERNEL, features of `to` at once */
-  int64_t first_chunks;     /* of each net, which transform weights */
-  int64_t parts;            /* of the tiles of a net */
+  Portions split;
   const float *weights;
   float *gradient;          /* of them */
   float *zeros, *scratch;   /* a pixel, and transformed weights or the sums of parts but the first */
@@ -128,8 +137,8 @@ static int vectors_of(const Winograd *j, int64_t features) {
 static void transform_weights(const Winograd *j, int64_t net, int64_t part) {
   const Kernels *k = j->kernels;
   int64_t lanes = k->lanes, C = j->C, D = j->D, n2 = j->n * j->n, lines = j->C_padded / lanes;
-  int64_t first = lines * part / j->first_chunks * lanes;
-  int64_t end = lines * (part + 1) / j->first_chunks * lanes, last = MIN(end, C);
+  int64_t first = lines * part / j->split.first_chunks * lanes;
+  int64_t end = lines * (part + 1) / j->split.first_chunks * lanes, last = MIN(end, C);
   const float *from = j->weights + net * 9 * C * D;
   float turned[9 * 16 * 32], *to = j->scratch + net * n2 * j->C_padded * j->D_padded;
   for (int64_t d = 0; d < j->D_padded;) {
@@ -159,9 +168,9 @@ static void transform_weights(const Winograd *j, int64_t net, int64_t part) {
 /* The value, or the gradient of the input, of some tiles of a net; 0 if there is no memory. */
 static int transformed_sums(const Winograd *j, int64_t net, int64_t first, int64_t last) {
   const Kernels *k = j->kernels;
-  int64_t lanes = k->lanes, D = j->D, n2 = j->n * j->n, group = j->group;
+  int64_t lanes = k->lanes, D = j->D, n2 = j->n * j->n, group = j->split.group;
   int64_t lines = j->C_padded / lanes, plane = group * lanes;
-  int64_t groups = divide_up(MIN(j->block, last - first), group);
+  int64_t groups = divide_up(MIN(j->split.block, last - first), group);
   int64_t size_x = n2 * plane * lines, size_y = n2 * group * j->D_padded;
   float *memory[2];
   if (!allocate(2, (int64_t[]){groups * size_x, groups * size_y}, memory)) return 0;
@@ -221,10 +230,10 @@ static int transformed_sums(const Winograd *j, int64_t net, int64_t first, int64
 static int transformed_gradient(const Winograd *j, int64_t d0, int64_t first, int64_t last,
                                 float *result) {
   const Kernels *k = j->kernels;
-  int64_t lanes = k->lanes, D = j->D, n2 = j->n * j->n, group = j->group;
+  int64_t lanes = k->lanes, D = j->D, n2 = j->n * j->n, group = j->split.group;
   int64_t lines = j->C_padded / lanes, plane = group * lanes;
-  int64_t wide = MIN(j->wide, j->D_padded - d0), features = MIN(wide, D - d0);
-  int64_t groups = divide_up(MIN(j->block, last - first), group);
+  int64_t wide = MIN(j->split.wide, j->D_padded - d0), features = MIN(wide, D - d0);
+  int64_t groups = divide_up(MIN(j->split.block, last - first), group);
   int64_t size_x = n2 * plane * lines, size_y = n2 * group * wide, whole = j->C_padded * wide;
   float *memory[3];
   if (!allocate(3, (int64_t[]){groups * size_x, groups * size_y, n2 * whole}, memory)) return 0;
@@ -290,19 +299,19 @@ static int transformed_gradient(const Winograd *j, int64_t d0, int64_t first, in
 
 static int run_winograd(Work *work, int64_t chunk) {
   const Winograd *j = (Winograd *)work;
-  int64_t weights = j->kind == KERNEL ? 0 : j->nets * j->first_chunks;
+  int64_t weights = j->kind == KERNEL ? 0 : j->nets * j->split.first_chunks;
   if (chunk < weights) {
-    transform_weights(j, chunk / j->first_chunks, chunk % j->first_chunks);
+    transform_weights(j, chunk / j->split.first_chunks, chunk % j->split.first_chunks);
     return 1;
   }
   wait_for(work, weights); /* somebody computes them */
   chunk -= weights;
-  int64_t net = chunk / (j->parts * j->blocks), part = chunk % j->parts;
-  int64_t first = net * j->tiles + j->tiles * part / j->parts;
-  int64_t last = net * j->tiles + j->tiles * (part + 1) / j->parts;
+  int64_t net = chunk / (j->split.parts * j->split.blocks), part = chunk % j->split.parts;
+  int64_t first = net * j->tiles + j->tiles * part / j->split.parts;
+  int64_t last = net * j->tiles + j->tiles * (part + 1) / j->split.parts;
   if (j->kind != KERNEL) return transformed_sums(j, net, first, last);
-  float *scratch = j->scratch + (net * (j->parts - 1) + part - 1) * 9 * j->C * j->D;
-  return transformed_gradient(j, chunk / j->parts % j->blocks * j->wide, first, last,
+  float *scratch = j->scratch + (net * (j->split.parts - 1) + part - 1) * 9 * j->C * j->D;
+  return transformed_gradient(j, chunk / j->split.parts % j->split.blocks * j->split.wide, first, last,
                               part ? scratch : j->gradient + net * 9 * j->C * j->D);
 }
 
@@ -311,7 +320,7 @@ static void add_tile_parts(const Winograd *j) {
   int64_t size = 9 * j->C * j->D;
   const float *from = j->scratch;
   for (int64_t net = 0; net < j->nets; net++)
-    for (int64_t part = 1; part < j->parts; part++, from += size)
+    for (int64_t part = 1; part < j->split.parts; part++, from += size)
       for (int64_t i = 0; i < size; i++) j->gradient[net * size + i] += from[i];
 }
 
@@ -326,25 +335,25 @@ static int prepare_winograd(Winograd *j, int64_t threads) {
   j->n = j->m + 2, n2 = j->n * j->n;
   j->C_padded = round_up(j->C, lanes);
   j->D_padded = round_up(j->D, lanes);
-  j->group = j->kernels->most / vectors_of(j, j->D_padded);
-  j->block = BLOCK;
-  j->blocks = 1;
+  j->split.group = j->kernels->most / vectors_of(j, j->D_padded);
+  j->split.block = BLOCK;
+  j->split.blocks = 1;
   if (j->kind == KERNEL) {
-    j->wide = j->D_padded; /* so many that their sums stay in the second cache */
-    while (j->wide > 4 * lanes && n2 * j->C * j->wide > 300000)
-      j->wide = round_up(j->wide / 2, lanes);
-    j->blocks = divide_up(j->D_padded, j->wide);
-    j->parts = MAX(1, MIN(8 / (j->nets * j->blocks), j->tiles / j->block));
-    j->work.chunks = j->nets * j->blocks * j->parts;
-    scratch = j->nets * (j->parts - 1) * 9 * j->C * j->D;
+    j->split.wide = j->D_padded; /* so many that their sums stay in the second cache */
+    while (j->split.wide > 4 * lanes && n2 * j->C * j->split.wide > 300000)
+      j->split.wide = round_up(j->split.wide / 2, lanes);
+    j->split.blocks = divide_up(j->D_padded, j->split.wide);
+    j->split.parts = MAX(1, MIN(8 / (j->nets * j->split.blocks), j->tiles / j->split.block));
+    j->work.chunks = j->nets * j->split.blocks * j->split.parts;
+    scratch = j->nets * (j->split.parts - 1) * 9 * j->C * j->D;
   } else {
     /* weights that do not stay in the second cache are read again for each block */
-    if (n2 * j->C * j->D > 750000) j->block = LARGE_BLOCK;
-    int64_t most = threads * MAX(1, MIN(4, j->nets * j->tiles / (threads * 2 * j->block)));
-    j->parts = MIN(divide_up(most, j->nets), j->tiles);
+    if (n2 * j->C * j->D > 750000) j->split.block = LARGE_BLOCK;
+    int64_t most = threads * MAX(1, MIN(4, j->nets * j->tiles / (threads * 2 * j->split.block)));
+    j->split.parts = MIN(divide_up(most, j->nets), j->tiles);
     most = threads == 1 ? 1 : divide_up(2 * threads, j->nets);
-    j->first_chunks = MIN(most, j->C_padded / lanes);
-    j->work.chunks = j->nets * (j->first_chunks + j->parts);
+    j->split.first_chunks = MIN(most, j->C_padded / lanes);
+    j->work.chunks = j->nets * (j->split.first_chunks + j->split.parts);
     scratch = j->nets * n2 * j->C_padded * j->D_padded;
   }
   float *memory[2];
@@ -382,8 +391,7 @@ FfiError *jaxnet_winograd(FfiCall *f) {
   }
   const Kernels *kernels = kernels_in_use();
   REQUIRE(kernels);
-  int64_t images = in[0] * in[1], size = 1;
-  for (int i = 0; i < 5; i++) size *= given[2]->dims[i];
+  int64_t images = in[0] * in[1], size = size_of(given[2]);
   if (!images || !out[2] || !out[3] || !in[2] || !in[3] || !in[4] || !out[4]) {
     if (size) memset(given[2]->data, 0, size * (half && kind != KERNEL ? 2 : sizeof(float)));
     return NULL;
