@@ -3,12 +3,16 @@
 The library is loaded with ctypes and does not use Python's headers, so one file fits each Python of
 a platform: its name and the wheel's tag do not name one. Windows loads a kernels.so too.
 
-JAXNET_PLATFORM, such as win_amd64, is the tag of a wheel for another platform. CC must compile for
-it; .ci/release sets both.
+Its units are compiled side by side. An install leaves out those for AVX-512 if the processor does
+not have it; a wheel for others has all.
+
+JAXNET_PLATFORM, such as win_amd64, is the tag of a wheel for others. CC must compile for it;
+.ci/release sets both.
 """
 
 import os
 import shlex
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from setuptools import Extension, setup
@@ -17,6 +21,26 @@ from setuptools.command.build_ext import build_ext
 
 FOLDER = "jaxnet/ops/native"
 PLATFORM = os.environ.get("JAXNET_PLATFORM")
+# Those that take the longest come first, so that all processors end together.
+UNITS = ["gemv", "tiles", "loops"]
+WIDE = [f"{FOLDER}/avx512_{unit}.c" for unit in UNITS]
+OTHERS = [f"{FOLDER}/{name}_{unit}.c" for unit in UNITS for name in ("avx2", "neon")]
+
+
+def has_avx512():
+    about = Path("/proc/cpuinfo")  # of Linux
+    return not about.exists() or "avx512f" in about.read_text().split()
+
+
+def side_by_side(compile_in_turn):
+    """Returns a function that compiles each source in a process of its own."""
+
+    def compile_all(sources, **options):
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            made = [pool.submit(compile_in_turn, [source], **options) for source in sources]
+        return [file for done in made for file in done.result()]
+
+    return compile_all
 
 
 class Build(build_ext):
@@ -28,6 +52,7 @@ class Build(build_ext):
 
     def build_extension(self, ext):
         if not PLATFORM:
+            self.compiler.compile = side_by_side(self.compiler.compile)
             return super().build_extension(ext)
         file = Path(self.get_ext_fullpath(ext.name))
         file.parent.mkdir(parents=True, exist_ok=True)  # without this machine's flags for Python
@@ -51,14 +76,22 @@ class Wheel(bdist_wheel):
         return tag if self.root_is_pure else ("py3", "none", PLATFORM or tag[2])
 
 
+wide = bool(PLATFORM) or has_avx512()
 setup(
     cmdclass={"build_ext": Build, "bdist_wheel": Wheel},
     ext_modules=[
         Extension(
             "jaxnet.ops.native.kernels",
-            [f"{FOLDER}/kernels.c"],
-            depends=[str(path) for path in Path(FOLDER).glob("*.h")],
-            extra_compile_args=["-std=gnu11", "-O3", "-g0", "-Wno-psabi", "-fno-math-errno"],
+            [*(WIDE if wide else []), *OTHERS, f"{FOLDER}/kernels.c"],
+            depends=[str(path) for path in Path(FOLDER).glob("*.[ch]")],  # all are in the sources
+            extra_compile_args=[
+                "-std=gnu11",
+                "-O3",
+                "-g0",
+                "-Wno-psabi",
+                "-fno-math-errno",
+                *([] if wide else ["-DWITHOUT_AVX512"]),
+            ],
             optional=not PLATFORM,
         )
     ],

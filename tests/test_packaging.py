@@ -160,15 +160,32 @@ TARGETS = re.findall(r"^wheel \w+ (\S+)$", RELEASE, re.M)
 def test_kernels_compile(target, tmp_path):
     if shutil.which("uvx") is None or subprocess.run([*ZIG.split(), "version"]).returncode:
         pytest.skip("needs uv and the package ziglang")
-    source, library = native.LIBRARY.with_name("kernels.c"), tmp_path / "kernels.so"
+    sources, library = native.LIBRARY.parent.glob("*.c"), tmp_path / "kernels.so"
     options = ["-std=gnu11", "-O1", "-w", "-fno-math-errno", "-s", "-shared", "-o", library]
-    subprocess.run([*ZIG.split(), "cc", "-target", target, *options, source], check=True)
+    subprocess.run([*ZIG.split(), "cc", "-target", target, *options, *sources], check=True)
     made = library.read_bytes()
     assert all(name.encode() in made for name in (*native.TARGETS, "jaxnet_use"))
     assert all(int(minor) <= 28 for minor in re.findall(rb"GLIBC_2\.(\d+)", made))
     if target.startswith(f"{os.uname().machine}-{sys.platform}"):
         level = ctypes.CDLL(str(library)).jaxnet_level()
         assert native.LEVELS[level] == native.instructions() or not native.instructions()
+
+
+@pytest.mark.long
+def test_kernels_compiled_without_avx512_use_avx2(tmp_path):
+    """As an install compiles them for a processor that does not have it."""
+    if shutil.which("gcc") is None or native.instructions() not in (
+        "AVX2",
+        "AVX-512",
+        "AVX-512-BF16",
+    ):
+        pytest.skip("needs GCC and a processor with AVX2")
+    folder, library = native.LIBRARY.parent, tmp_path / "kernels.so"
+    sources = [*folder.glob("avx2_*.c"), folder / "kernels.c"]
+    options = ["-std=gnu11", "-O1", "-w", "-DWITHOUT_AVX512", "-fPIC", "-shared", "-o", library]
+    subprocess.run(["gcc", *options, *sources], check=True)
+    made = ctypes.CDLL(str(library))
+    assert native.LEVELS[made.jaxnet_level()] == "AVX2" == native.LEVELS[made.jaxnet_use(4)]
 
 
 @pytest.mark.long

@@ -17,7 +17,10 @@ import sys
 import tempfile
 from pathlib import Path
 
-SOURCE = Path(__file__).parent / "native.c"
+from jaxnet.ops import native
+
+SOURCE = Path(__file__).parent / "native.c"  # which includes kernels.c
+UNITS = sorted(set(native.LIBRARY.parent.glob("*.c")) - {native.LIBRARY.with_name("kernels.c")})
 BUILDS = {
     "pages": ["-O3"],
     "addresses": ["-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"],
@@ -43,7 +46,9 @@ def run(build: str, cases: int, seed: int = 0, under: str = "") -> str:
         if under:
             options.append("-static")
         compiler = shlex.split(os.environ.get("CC", "gcc"))
-        subprocess.run([*compiler, *options, SOURCE, "-o", program, "-lpthread", "-lm"], check=True)
+        subprocess.run(
+            [*compiler, *options, SOURCE, *UNITS, "-o", program, "-lpthread", "-lm"], check=True
+        )
         command = [*shlex.split(under), program, str(cases), str(seed)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:

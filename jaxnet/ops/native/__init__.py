@@ -1,12 +1,12 @@
 """Convolutions, pools, RNNs, norms, attention, dropout and some matrix products in C, for CPU.
 
 They are faster than XLA's forms. Wheels for Linux, macOS and Windows have the library, and
-installing from the sources builds it from kernels.c if there is a C compiler. The first of these
-operations that is compiled loads it. Operations that it does not support run in XLA's form, and so
-do all operations if there is no library. Set the environment variable JAXNET_NATIVE to choose: "0"
-turns the library off, "avx2" leaves out AVX-512, "avx512" its products of bfloat16.
-JAXNET_WINOGRAD=0, or JAX's precision of matrix products "highest", leaves out Winograd's
-convolutions of 3x3, whose errors are up to three times as large.
+installing from the sources builds it if there is a C compiler, for AVX-512 only if the processor
+has it. The first of these operations that is compiled loads it. Operations that it does not support
+run in XLA's form, and so do all operations if there is no library. Set the environment variable
+JAXNET_NATIVE to choose: "0" turns the library off, "avx2" leaves out AVX-512, "avx512" its products
+of bfloat16. JAXNET_WINOGRAD=0, or JAX's precision of matrix products "highest", leaves out
+Winograd's convolutions of 3x3, whose errors are up to three times as large.
 """
 
 import ctypes

@@ -6,7 +6,7 @@
  * with ranges only in blocks where one begins or ends. A query that sees nothing gets zeros. */
 
 #pragma once
-#include "shared.h"
+#include "levels.h"
 
 enum {
   PLACES = 64,   /* places at once: their keys, values and scores stay in the caches */
@@ -59,7 +59,7 @@ static void multiply(const Kernels *k, int64_t rows, int64_t columns, int64_t de
         .x = &from, .w = &these, .rows = 1, .taps = 1, .run = depth, .pixel = x_row,
         .result = c_row, .onto = onto,
       };
-      k->sum[columns - j >= panel][rows * (n + 1) / tiles - i](&s, 0, c + i * c_row + j, panel);
+      k->tiles->sum[columns - j >= panel][rows * (n + 1) / tiles - i](&s, 0, c + i * c_row + j, panel);
     }
   }
 }
@@ -75,7 +75,7 @@ static void accumulate(const Kernels *k, int64_t rows, int64_t columns, int64_t 
   for (int64_t j = 0; j < columns; j += panel)
     for (int64_t n = 0; n < tiles; n++) {
       int64_t i = rows * n / tiles, count = rows * (n + 1) / tiles - i;
-      k->add[columns - j >= panel][count](&a, i, j, c + i * c_row + j);
+      k->tiles->add[columns - j >= panel][count](&a, i, j, c + i * c_row + j);
     }
 }
 

@@ -1,8 +1,7 @@
-/* The inner loops of attention, for one width of vectors; tiles.h includes this file. A panel is as
+/* The inner loops of attention, for one width of vectors; loops.h includes this file. A panel is as
  * many queries as two vectors have lanes. Scores of a panel are (places, queries), so that their
  * softmax needs no sums across a vector. */
 
-#define INTS NAME(ints)
 #define PANEL (2 * LANES)
 
 INLINE VEC NAME(choose)(INTS which, VEC a, VEC b) {
@@ -260,6 +259,3 @@ static void NAME(attend_one)(const One *s, int64_t group) {
   if (s->half) NAME(attend_group)(1, s, group);
   else NAME(attend_group)(0, s, group);
 }
-
-#undef INTS
-#undef PANEL

@@ -1,10 +1,7 @@
 /* The inner loops of gemv.h for integers of 8 bits, where a processor adds products of four bytes:
- * with DOT, PAIR_LOW and PAIR_HIGH, which shared.h defines. DOT takes w as 0 to 255, by adding 128,
+ * with DOT, PAIR_LOW and PAIR_HIGH, which its file defines. DOT takes w as 0 to 255, by adding 128,
  * whose products are taken off afterwards. */
 
-#define VEC NAME(vec)
-#define INTS NAME(ints)
-#define WORDS NAME(words)
 #define WIDE (4 * LANES)
 
 /* A row of x by digits of 7 bits: x = largest / STEPS_8 * (((a * 128) + b) * 128 + c) * 128 + d, as
@@ -150,7 +147,4 @@ static void NAME(byte_dots)(const Bytes *s, int64_t part) {
     for (int64_t row = 0; row < s->rows; row++) NAME(byte_columns)(1, s, row, o);
 }
 
-#undef VEC
-#undef INTS
-#undef WORDS
-#undef WIDE
+const ByteLoops NAME(bytes_of) = {NAME(byte_digits), NAME(byte_part), NAME(byte_sums), NAME(byte_dots)};

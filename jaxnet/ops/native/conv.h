@@ -14,7 +14,7 @@
 #include "half.h"
 #include "outer.h"
 #include "rows.h"
-#include "shared.h"
+#include "levels.h"
 
 /* Whether n floats or, with `half`, words are. */
 static int all_finite(int half, const float *x, int64_t n) {
@@ -56,7 +56,7 @@ static void sum_row(const Job *j, Sum *s, const float *const *w, const float **o
                     int vectors, float *result) {
   const Pattern *p = &j->pattern;
   const Kernels *k = j->kernels;
-  SumTile *const(*tiles)[29] = j->half ? k->sum_half : k->sum;
+  SumTile *const(*tiles)[29] = j->half ? k->tiles->sum_half : k->tiles->sum;
   int64_t weights = j->depth * vectors * k->lanes, feature = j->merge.each ? d : 0;
   s->w = of_class;
   s->tap_w = p->tap * weights;
@@ -66,7 +66,7 @@ static void sum_row(const Job *j, Sum *s, const float *const *w, const float **o
     s->taps = p->joined && c->taps ? 1 : c->taps;
     s->run = p->joined ? c->taps * j->depth : j->depth;
     int count = c->tile[vectors - 1];
-    SumTile *tile = j->merge.each ? k->sum_each[count] : tiles[vectors - 1][count];
+    SumTile *tile = j->merge.each ? k->tiles->sum_each[count] : tiles[vectors - 1][count];
     for (int64_t t = 0; t < c->count; t += count) {
       int64_t at = MIN(t, c->count - count); /* the last tile overlaps the one before it */
       float *to = after(j->half, result, i * j->D * j->groups + at * s->result);
@@ -142,8 +142,8 @@ static void measure_gradient(Gradient *g, const Job *j, int64_t net, int64_t gro
   g->size = j->w.window * j->depth;
   g->run = whole ? g->size : j->depth;
   g->runs = whole ? 1 : j->w.window;
-  g->by_rows = j->merge.each ? k->add_each : j->half ? k->add_rows_half : k->add_rows;
-  g->tiles = j->half ? k->add_half : k->add;
+  g->by_rows = j->merge.each ? k->tiles->add_each : j->half ? k->tiles->add_rows_half : k->tiles->add_rows;
+  g->tiles = j->half ? k->tiles->add_half : k->tiles->add;
   int64_t row = j->read.columns * j->C + j->w.out * g->padded / j->h.step;
   g->at_once = rows_at_once(j, j->h.window * g->size * g->padded * 4, row);
   g->pairs = (j->w.out + 1) / 2;
@@ -585,7 +585,7 @@ static int run_job(Job *j, FfiCall *f) {
 
 FfiError *jaxnet_conv(FfiCall *f) {
   if (no_run(f)) return NULL;
-  Convolution c;
+  Convolution c = {0};
   FfiError *wrong = read_form(f, &c);
   if (!wrong) wrong = read_arrays(f, &c);
   if (wrong) return wrong;

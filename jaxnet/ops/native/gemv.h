@@ -12,7 +12,7 @@
  * bytes_tiles.h. NaN or infinity gives NaN. */
 
 #pragma once
-#include "shared.h"
+#include "levels.h"
 
 typedef struct {
   Work work;
@@ -139,7 +139,7 @@ static int multiply_nibbles(FfiCall *f, const Dots *dots, const Gemv *g) {
   return ok;
 }
 
-#if defined(__x86_64__)
+#ifdef HAS_AVX512
 typedef struct {
   Work work;
   Bytes s;
@@ -147,8 +147,7 @@ typedef struct {
 
 static int run_bytes(Work *work, int64_t chunk) {
   const Bytes *s = &((Octets *)work)->s;
-  if (s->transposed) byte_dots_avx512(s, chunk);
-  else byte_part_avx512(s, chunk);
+  (s->transposed ? bytes_of_avx512.columns : bytes_of_avx512.lines)(s, chunk);
   return 1;
 }
 
@@ -176,10 +175,10 @@ static int multiply_bytes(FfiCall *f, const Gemv *g) {
         .sums = rest + less + digits, .y = g->y,
       },
     };
-    for (int64_t row = 0; row < rows; row++) byte_digits_avx512(&p->s, row);
+    for (int64_t row = 0; row < rows; row++) bytes_of_avx512.digits(&p->s, row);
   }
   int ok = p && memory && run_chunks(&p->work, f, threads_of(f));
-  for (int64_t row = 0; ok && !g->transposed && row < rows; row++) byte_sums_avx512(&p->s, row);
+  for (int64_t row = 0; ok && !g->transposed && row < rows; row++) bytes_of_avx512.add_up(&p->s, row);
   if (p && memory) release(&p->work);
   else free(p), free_vectors(memory);
   return ok;
@@ -230,7 +229,7 @@ static FfiError *gemv(FfiCall *f, int transposed) {
     .scale = scale ? scale->data : NULL, .half = half, .y = out->data,
   };
   int ok = 1, whole = numbers == INT4 && scale && (group % 32 == 0 || group >= inputs);
-#if defined(__x86_64__)
+#ifdef HAS_AVX512
   if (numbers == INT8 && scale && !s.half && group >= inputs && inputs <= 1 << 16 &&
       dots_of(kernels)->lanes == 16) {
     ok = multiply_bytes(f, &s);

@@ -1,9 +1,7 @@
-/* The inner loops of gemv.h, for one width of vectors; tiles.h includes this file.
+/* The inner loops of gemv.h, for the vectors of one instruction set.
  *
  * Reading w takes all the time, so the loops read it once, in order, and turn numbers into floats in
  * registers. A vector of 32-bit words holds `fields` numbers per word, one of each in a field. */
-
-#define WORDS NAME(words)
 
 /* A vector of words, or the last bytes of a line and zeros. */
 INLINE WORDS NAME(words_at)(const char *from, int64_t left) {
@@ -169,7 +167,7 @@ INLINE void NAME(some_dots)(const Numbers numbers, const int fields, const int r
   for (; o < last; o++) NAME(dots)(numbers, fields, rows, 1, s, o);
 }
 
-static void NAME(gemv)(const Gemv *s, int64_t chunk) {
+void NAME(gemv)(const Gemv *s, int64_t chunk) {
   const int one = s->rows == 1;
 #define CASE(kind, fields)                                                          \
   if (s->numbers == kind) {                                                         \
@@ -182,8 +180,4 @@ static void NAME(gemv)(const Gemv *s, int64_t chunk) {
   CASE(BF16, 2)
   CASE(INT8, 4)
   CASE(INT4, 8)
-#undef CASE
 }
-
-#undef WORDS
-#undef UNIT_OF

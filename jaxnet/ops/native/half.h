@@ -7,7 +7,7 @@
  * lines of a panel). */
 
 #pragma once
-#include "shared.h"
+#include "levels.h"
 
 enum { DEPTH = 256, MOST_LINES = 266 };
 
@@ -86,7 +86,7 @@ static int run_halves(Work *work, int64_t chunk) {
         int64_t r = p * tall, count = MIN(tall, rows - r);
         a = memory[0] + r * add.columns;
         add.rounded = ends ? y + r * s->outputs + c : NULL;
-        k->add_half[vectors - 1][count](&add, 0, 0, sums + r * padded + c);
+        k->tiles->add_half[vectors - 1][count](&add, 0, 0, sums + r * padded + c);
       }
     }
   }

@@ -1,4 +1,4 @@
-/* How bfloat16 become words of two neighbors in a sum; tiles.h includes this file where a processor
+/* How bfloat16 become words of two neighbors in a sum; loops.h includes this file where a processor
  * multiplies such words. A number that is left alone is with a zero. */
 
 /* A vector of words, of at most this many numbers. */

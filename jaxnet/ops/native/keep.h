@@ -2,7 +2,7 @@
  * jax_threefry_partitionable is on. Entry i depends on the key and i alone. */
 
 #pragma once
-#include "shared.h"
+#include "levels.h"
 
 typedef struct {
   Work work;

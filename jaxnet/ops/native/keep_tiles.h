@@ -1,7 +1,5 @@
-/* Threefry with two words of 32 bits and 20 rounds, as in JAX, for one width of vectors; tiles.h
+/* Threefry with two words of 32 bits and 20 rounds, as in JAX, for one width of vectors; loops.h
  * includes this file. */
-
-#define WORDS NAME(words)
 
 /* Whether the numbers `first` and those that follow it, encrypted, are below a limit: their two words
  * combined, and of these the first 23 bits. A round waits for the one before, so four vectors take
@@ -36,5 +34,3 @@ static void NAME(keep)(const uint32_t *key, uint32_t below, int64_t first, int64
     memcpy(to + at, some, (size_t)MIN(4 * LANES, count - at));
   }
 }
-
-#undef WORDS

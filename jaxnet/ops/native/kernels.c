@@ -1,4 +1,4 @@
-/* All kernels in one unit, so that the compiler makes each tile once.
+/* All kernels. Their inner loops are in the other units, three for each instruction set.
  *
  *     handler                 computes in C                        its twin in JAX
  *     jaxnet_conv             conv.h, a convolution or a gradient  convolution_lowering.py

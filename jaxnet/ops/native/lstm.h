@@ -6,7 +6,7 @@
  * is in order. */
 
 #pragma once
-#include "shared.h"
+#include "levels.h"
 
 enum { GATES = 4, ROWS = 32 };
 
@@ -67,7 +67,7 @@ static void product(const Loop *l, int64_t rows, const float *x, int64_t inputs,
       .x = &from, .w = &columns, .rows = 1, .taps = 1, .run = inputs, .pixel = apart(inputs),
       .result = distance,
     };
-    l->kernels->sum[l->vectors - 1][count](&s, 0, result + first * distance, left);
+    l->kernels->tiles->sum[l->vectors - 1][count](&s, 0, result + first * distance, left);
   }
 }
 

@@ -1,13 +1,9 @@
 /* The inner loops of gemv.h for integers of 4 bits, for one width of vectors: with DOT, END, PAIR_LOW
- * and PAIR_HIGH of an instruction set, which shared.h defines.
+ * and PAIR_HIGH of an instruction set, which its file defines.
  *
  * A byte of w holds two numbers of 4 bits, which become 0 to 15 by adding 8. DOT multiplies bytes of
  * w and of x and adds four neighbors, or two neighbors in 16 bits, which END adds: the sums of 32
  * inputs stay below 2**15. What the 8 adds is taken off afterwards. */
-
-#define VEC NAME(vec)
-#define INTS NAME(ints)
-#define WORDS NAME(words)
 
 /* A vector of bytes, also beyond a line, which is not used then; zeros beyond the end of w. */
 INLINE WORDS NAME(until)(const uint8_t *from, const uint8_t *end) {
@@ -143,7 +139,6 @@ INLINE void NAME(block)(const int rows, const Nibbles *s, int64_t row, int64_t g
 #define LANE(q) (l ? MIX(low[r][q], high[r][q], 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31) \
                    : MIX(low[r][q], high[r][q], 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23))
         VEC one = LANE(q), next = LANE(q + 1);
-#undef LANE
         v[2 * l + q / 2] = MIX(one, next, 0, 1, 2, 3, 4, 5, 6, 7, 16, 17, 18, 19, 20, 21, 22, 23);
         v[2 * l + 2 + q / 2] =
           MIX(one, next, 8, 9, 10, 11, 12, 13, 14, 15, 24, 25, 26, 27, 28, 29, 30, 31);
@@ -243,8 +238,4 @@ static void NAME(columns)(const Nibbles *s, int64_t part) {
   }
 }
 
-static const Dots NAME(dots_of) = {LANES, NAME(digits), NAME(lines), NAME(columns)};
-
-#undef VEC
-#undef INTS
-#undef WORDS
+const Dots NAME(dots_of) = {LANES, NAME(digits), NAME(lines), NAME(columns)};

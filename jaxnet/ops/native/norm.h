@@ -5,7 +5,7 @@
  * read anyway. */
 
 #pragma once
-#include "shared.h"
+#include "levels.h"
 
 typedef struct {
   Work work;

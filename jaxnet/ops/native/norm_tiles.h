@@ -1,4 +1,4 @@
-/* The inner loops of norm.h, for one width of vectors; tiles.h includes this file. */
+/* The inner loops of norm.h, for one width of vectors; loops.h includes this file. */
 
 /* The features of a pixel as floats, in `room` if they have to be made. */
 INLINE const float *NAME(pixel)(const Norm *s, const void *from, int64_t pixel, float *room) {

@@ -6,7 +6,7 @@
 
 #pragma once
 #include "rows.h"
-#include "shared.h"
+#include "levels.h"
 
 enum { PIXELS = 128, SIDE = 256 };
 
@@ -71,7 +71,7 @@ static int outer(Work *work, int64_t chunk) {
     find_pixels(j, net, tap, p + a.columns, some, c0, memory[2], next);
     y = memory[1];
     for (int64_t d = 0; d < D; d += wide, y += plane) {
-      AddTile *const *tiles = k->add[D - d > lanes];
+      AddTile *const *tiles = k->tiles->add[D - d > lanes];
       x = memory[0];
       for (int64_t c = 0; c < C; c += width, x += panel) {
         for (tile++; fetched < some * tile / all; fetched++) {

@@ -1,4 +1,4 @@
-/* Packing for sums of outer products, for one width of vectors; tiles.h includes this file. */
+/* Packing for sums of outer products, for one width of vectors; loops.h includes this file. */
 
 /* Writes n neighbors as a line of panels that are `panel` apart, `width` numbers to each. Whole
  * vectors are written, zeros past the end, so a line may reach into the next one. */

@@ -3,7 +3,7 @@
  * largest entries again, since reading x costs less than writing and reading their places. */
 
 #pragma once
-#include "shared.h"
+#include "levels.h"
 
 typedef struct {
   Work work;

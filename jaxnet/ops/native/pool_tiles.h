@@ -1,4 +1,4 @@
-/* The inner loops of pool.h, for one width of vectors; tiles.h includes this file. */
+/* The inner loops of pool.h, for one width of vectors; loops.h includes this file. */
 
 /* A vector of results: the first largest entry of `rows` by `columns` taps, which are `down` and
  * `right` apart from x on; a NaN is the largest. With a gradient of the result, y is like x, and it

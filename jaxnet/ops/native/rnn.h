@@ -4,7 +4,7 @@
 
 #pragma once
 #include "lstm.h"
-#include "shared.h"
+#include "levels.h"
 
 static int run_plain(Work *work, int64_t chunk) {
   Loop *l = (Loop *)work;

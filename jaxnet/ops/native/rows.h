@@ -2,7 +2,7 @@
  * what conv.h and outer.h share. */
 
 #pragma once
-#include "shared.h"
+#include "tables.h"
 
 /* One axis. Position p and tap k of the kernel meet entry (p * step + k * dilation + offset) / gaps
  * of what is read, if it is a whole number and inside. */

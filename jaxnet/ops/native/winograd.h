@@ -15,7 +15,7 @@
 
 #pragma once
 #include "rows.h"
-#include "shared.h"
+#include "levels.h"
 
 typedef struct {
   float *data;
@@ -201,7 +201,7 @@ static int transformed_sums(const Winograd *j, int64_t net, int64_t first, int64
         for (int64_t t = 0; t < count; t += group) {
           x = memory[0] + t / group * size_x + a * plane;
           float *to = memory[1] + t / group * size_y + (d * n2 + a * width) * group;
-          k->sum[vectors - 1][MIN(group, count - t)](&s, 0, to, width);
+          k->tiles->sum[vectors - 1][MIN(group, count - t)](&s, 0, to, width);
         }
         d += width;
       }
@@ -280,7 +280,7 @@ static int transformed_gradient(const Winograd *j, int64_t d0, int64_t first, in
             x[r] = memory[0] + r * size_x + (line * n2 + a) * plane;
           for (int64_t piece = 0; piece < pieces; piece++) {
             int64_t c = lanes * piece / pieces, some = lanes * (piece + 1) / pieces - c;
-            k->add[vectors - 1][some](&add, c, 0, sum + a * whole + (line * lanes + c) * wide + d);
+            k->tiles->add[vectors - 1][some](&add, c, 0, sum + a * whole + (line * lanes + c) * wide + d);
           }
         }
         d += width;

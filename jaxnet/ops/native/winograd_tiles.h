@@ -1,4 +1,4 @@
-/* The transforms of Winograd's convolution, for one width of vectors; tiles.h includes this file.
+/* The transforms of Winograd's convolution, for one width of vectors; loops.h includes this file.
  *
  * A tile of m x m results of a 3x3 convolution is A'[(G w G') * (B' x B)]A with a product of n x n
  * numbers, n = m + 2, by the algorithm of Toom and Cook with the points 0, P, -P, Q, -Q (0, 1, -1 for
@@ -159,12 +159,3 @@ INLINE void NAME(both)(NAME(OneAxis) one, const int m, const int in, const int o
   SQUARE(kernel, tile_to_weights, m, n, 3, 0, 0, 0)
 SQUARES(2, 4)
 SQUARES(4, 6)
-
-#undef P
-#undef Q
-#undef P2
-#undef Q2
-#undef NP
-#undef NQ
-#undef SQUARE
-#undef SQUARES

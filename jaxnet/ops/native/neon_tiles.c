@@ -1,0 +1,6 @@
+/* The tiles for NEON. */
+
+#if defined(__aarch64__)
+#include "neon.h"
+#include "tiles.h"
+#endif
