@@ -14,8 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jaxnet.rewriting.kernels import plan
-from jaxnet.rewriting.layout import Permuted, Value, carry, like, plain
+from jaxnet.rewriting.kernels import is_fold, mapped_convolution, plan
+from jaxnet.rewriting.layout import Merged, Permuted, Value, carry, like, plain
 from jaxnet.services.jax_versions import bind, scan_parts, shard_map_like
 from jaxnet.services.jaxprs import compute, jaxprs_among
 from jaxnet.services.trees import PyTree
@@ -50,8 +50,24 @@ def _computed(program: Any, given: Sequence[Value]) -> list[Value]:
     """Return the results of a jaxpr, closed or not, from the values of its inputs."""
     jaxpr = getattr(program, "jaxpr", program)
     names = [*jaxpr.constvars, *jaxpr.invars]
-    known = zip(names, [*getattr(program, "consts", ()), *given], strict=True)
-    return compute(jaxpr.eqns, dict(known), jaxpr.outvars, _results)
+    known = dict(zip(names, [*getattr(program, "consts", ()), *given], strict=True))
+    folds = {eqn.outvars[0]: eqn for eqn in jaxpr.eqns if is_fold(eqn)}
+
+    def results(eqn: Any, given: list[Value]) -> list[Value]:
+        if found := mapped_convolution(eqn, folds, known):
+            return found
+        if _divides(eqn, given):
+            return [given[0].value]
+        return _results(eqn, [plain(v) if isinstance(v, Merged) else v for v in given])
+
+    found = compute(jaxpr.eqns, known, jaxpr.outvars, results)
+    return [plain(value) if isinstance(value, Merged) else value for value in found]
+
+
+def _divides(eqn: Any, given: list[Value]) -> bool:
+    """Whether an equation divides what is still to be merged."""
+    merged = eqn.primitive.name == "reshape" and isinstance(given[0], Merged)
+    return merged and given[0].value.shape == eqn.outvars[0].aval.shape
 
 
 def _results(eqn: Any, given: list[Value]) -> list[Value]:

@@ -18,7 +18,7 @@ from jaxnet.ops.convolution_lowering import Form, of_rows
 from jaxnet.ops.pooling import window_maxima, window_sums
 from jaxnet.ops.precision import wide
 from jaxnet.ops.window import Pairs
-from jaxnet.rewriting.layout import Value, axes_of, in_order, plain, stored
+from jaxnet.rewriting.layout import Merged, Value, axes_of, in_order, plain, stored
 
 Run = Callable[[Sequence[Value]], list[Value]]
 
@@ -74,21 +74,28 @@ def _convolution(eqn: Any) -> Run | None:
     return run
 
 
+def _form(eqn: Any, x: jax.Array, w: jax.Array, groups: int) -> Form:
+    """Return the form of a convolution of x (..., batch, *space, features)."""
+    params = eqn.params
+    axes = len(params["window_strides"])
+    return Form(
+        tuple(params["window_strides"]),
+        tuple((int(low), int(high)) for low, high in params["padding"]),
+        tuple(params["rhs_dilation"]),
+        tuple(params["lhs_dilation"]),
+        groups,
+        inputs=x.shape[-1 - axes : -1],
+        window=w.shape[-2 - axes : -2],
+        precision=_precision(eqn),
+    )
+
+
 def _derivative_by_y(eqn: Any, x: Value, w: Value) -> list[Value]:
     params, apart = eqn.params, eqn.params["batch_group_count"]
     (batch, features, *space), (out, into, *window), _ = params["dimension_numbers"]
     x = _widened(eqn, in_order(x, (batch, *space, features)))
     w = _widened(eqn, in_order(w, (*window, into, out)))
-    form = Form(
-        tuple(params["window_strides"]),
-        tuple((int(low), int(high)) for low, high in params["padding"]),
-        tuple(params["rhs_dilation"]),
-        tuple(params["lhs_dilation"]),
-        params["feature_group_count"],
-        inputs=x.shape[1:-1],
-        window=w.shape[:-2],
-        precision=_precision(eqn),
-    )
+    form = _form(eqn, x, w, params["feature_group_count"])
     if apart == 1:
         return _result(eqn, bilinear(x[None], w[None], wanted="y", form=form)[0])
     # Groups of the batch, each with kernels of its own, are independent convolutions.
@@ -116,6 +123,68 @@ def _derivative_by_w(eqn: Any, x: Value, y: Value) -> list[Value]:
     form = _with_outputs(form, y.shape[1:-1])
     w = bilinear(x[None], y[None], wanted="w", form=form)[0]
     return _result(eqn, jnp.moveaxis(w, -2, 0))  # (*window, i, o) -> (i, *window, o)
+
+
+# `vmap` over both operands writes independent convolutions as one with groups: it merges the axis
+# of `vmap` with the features of each operand, and divides those of the result.
+
+
+def is_fold(eqn: Any) -> bool:
+    """Whether an equation merges an axis with the next one, maybe after it has moved it."""
+    if eqn.primitive.name != "reshape":
+        return False
+    return len(eqn.outvars[0].aval.shape) == len(eqn.invars[0].aval.shape) - 1
+
+
+def mapped_convolution(eqn: Any, folds: dict, known: dict) -> list[Value] | None:
+    """Return the results of a convolution over which `vmap` was taken, of the arrays before.
+
+    Args:
+      eqn: Equation.
+      folds: Variable -> the equation that merged two of its axes.
+      known: Values of variables.
+
+    Returns:
+      The results; None if the equation is something else.
+    """
+    if eqn.primitive.name != "conv_general_dilated" or plan(eqn) is None:
+        return None
+    both = [folds.get(variable) for variable in eqn.invars if not hasattr(variable, "val")]
+    moved = [fold and fold.params["dimensions"] is not None for fold in both]
+    if len(both) < 2 or not all(both) or not any(moved):
+        return None
+    params, count = eqn.params, eqn.params["feature_group_count"]
+    (batch, features, *space), (out, into, *window), result = params["dimension_numbers"]
+    at_x, at_w = _unmerged(both[0], features), _unmerged(both[1], out)
+    shapes = [fold.invars[0].aval.shape for fold in both]
+    if not at_x or not at_w or (shapes[0][at_x[-1]], shapes[1][at_w[-1]]) != (count, count):
+        return None
+    x, w = (known[fold.invars[0]] for fold in both)
+    order_x, order_w = (batch, *space, features), (*window, into, out)
+    x = _widened(eqn, in_order(x, [at_x[-1], *(at_x[axis] for axis in order_x)]))
+    w = _widened(eqn, in_order(w, [at_w[-1], *(at_w[axis] for axis in order_w)]))
+    y = bilinear(x, w, wanted="y", form=_form(eqn, x, w, 1))
+    # (e, n, *positions, o), where e will be merged with o, and is before it in the program
+    places = [axis + (axis > result[1]) for axis in result]
+    places[1] += 1
+    order = (result[1], places[0], *places[2:], places[1])
+    return [Merged(stored(y, order), eqn.outvars[0].aval.shape)]
+
+
+def _unmerged(fold: Any, merged: int) -> list[int]:
+    """Return the axis before a fold of each axis after it, and the axis that was merged.
+
+    An empty list stands for a fold that merged other axes.
+    """
+    after = fold.outvars[0].aval.shape
+    before = list(fold.params["dimensions"] or range(len(after) + 1))
+    sizes = [fold.invars[0].aval.shape[axis] for axis in before]
+    if sizes[merged] * sizes[merged + 1] != after[merged]:
+        return []
+    several = before.pop(merged)
+    left = [size for axis, size in enumerate(after) if axis != merged]
+    same = sizes[:merged] + sizes[merged + 2 :] == left
+    return [*before, several] if same else []
 
 
 def _with_outputs(form: Form, outputs: Sequence[int]) -> Form:

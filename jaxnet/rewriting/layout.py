@@ -42,7 +42,20 @@ class Permuted:
         return self.array.dtype
 
 
-Value = Any  # an array or a `Permuted`
+@dataclass(frozen=True)
+class Merged:
+    """A value in which two neighboring axes are still to be merged.
+
+    Fields:
+      value: The value before.
+      shape: Shape of the program's array.
+    """
+
+    value: Any
+    shape: Axes
+
+
+Value = Any  # an array, a `Permuted` or, between two operations, a `Merged`
 
 
 def axes_of(value: Value) -> Axes:
@@ -98,6 +111,8 @@ def in_order(value: Value, axes: Sequence[int]) -> jax.Array:
 
 def plain(value: Value) -> jax.Array:
     """Return the array of a value with its axes in the order of the program."""
+    if isinstance(value, Merged):
+        return plain(value.value).reshape(value.shape)
     return in_order(value, range(len(value.shape))) if isinstance(value, Permuted) else value
 
 

@@ -126,6 +126,25 @@ def several_kernels(kernel, x):
     return jax.vmap(conv, (None, 0))(x, jnp.stack([kernel, 2 * kernel])).sum()
 
 
+def ensemble(kernel, x):
+    """Nets with kernels of their own, by `vmap`, which JAX writes as groups of one convolution."""
+
+    def net(scale, x):
+        y = max_pool(jax.nn.relu(conv(x, scale * kernel)) + scale)
+        first = jnp.transpose(scale * kernel, (3, 2, 0, 1))
+        return jnp.tanh(conv(jnp.transpose(y, (0, 3, 1, 2)), first, FIRST)).mean()
+
+    return jax.vmap(net)(jnp.arange(1.0, 4.0), jnp.stack([x, 2 * x, -x])).sum()
+
+
+def groups_by_hand(kernel, x):
+    """Groups whose axes the program merges itself, and reads as they are."""
+    x = jnp.stack([x, 2 * x], 3)
+    kernels = jnp.concatenate([kernel, -kernel], 3)
+    y = conv(x.reshape(*x.shape[:3], -1), kernels, feature_group_count=2)
+    return jnp.sin(y).sum() + jnp.cos(y.reshape(*x.shape)).sum()
+
+
 def in_named_axis(kernel, x):
     def one(x):
         y = conv(x[None], kernel)[0]
@@ -177,9 +196,9 @@ def nested_jit(kernel, x):
 PROGRAMS = {
     f.__name__: f
     for f in (
-        first, in_cond, in_fori, in_named_axis, in_remat, in_remat_with_constant,
-        in_remat_with_policy, in_scan, in_scan_first, in_shard_map, in_vmap, in_while, nested_jit,
-        per_example, relu_at_zero, rows_of_scan, several_kernels,
+        ensemble, first, groups_by_hand, in_cond, in_fori, in_named_axis, in_remat,
+        in_remat_with_constant, in_remat_with_policy, in_scan, in_scan_first, in_shard_map,
+        in_vmap, in_while, nested_jit, per_example, relu_at_zero, rows_of_scan, several_kernels,
     )
 }  # fmt: skip
 PROGRAMS |= {

@@ -97,3 +97,19 @@ def test_values_are_stored_as_another():
     for one in (value, like(value, other), like(value, x)):
         near(plain(one), x, 0)
     near(in_order(value, (1, 0, 2)), jnp.transpose(x, (1, 0, 2)), 0)
+
+
+def test_nets_side_by_side_cost_no_transposes():
+    """The axis of `vmap` stays in front, where independent convolutions have it."""
+
+    def net(kernels, x):
+        for kernel in kernels:
+            x = jax.nn.relu(conv(x, kernel))
+        return x.mean()
+
+    kernels = [jnp.ones((5, 3, 3, 4, 4))] * 3
+    fast = jn.accelerate(jax.vmap(net))
+    text = jax.jit(jax.grad(lambda *args: fast(*args).sum())).lower(
+        kernels, jnp.ones((5, 2, 8, 8, 4))
+    )
+    assert " transpose(" not in text.compile().as_text()

@@ -124,7 +124,7 @@ typedef struct {
   float largest, up, inverse;
 } Rounding;
 
-static Rounding rounding_of(int32_t top, float steps) {
+static inline Rounding rounding_of(int32_t top, float steps) {
   float largest;
   memcpy(&largest, &top, sizeof largest);
   int fine = top > 0 && top < 0x7f800000;
