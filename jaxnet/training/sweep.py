@@ -263,11 +263,11 @@ def sweep(
     _check_places(data, own_data)
     batch = _specs(_of_one_run(data, own_data), batch_size)
     first = jax.eval_shape(trainer.init, jax.random.key(0), batch)
-    prepare = functools.partial(_prepared, objective, first, batch_size, own_data)
-    batching = prepare("sweep", data, train=True, shuffle=shuffle).batching
+    prepare = functools.partial(_prepared, objective, first, own_data)
+    batching = prepare("sweep", data, batch_size, train=True, shuffle=shuffle).batching
     measure_run = None
     if test is not None:
-        prepared = prepare("sweep: evaluate", test)
+        prepared = prepare("sweep: evaluate", test, batching.size)  # as fit evaluates
         test_batching = Batching(prepared.batching.size)  # XLA divides batches inside the program
         measure_run = measure(objective, test_batching, None, prepared.carried)
     epoch = _over_runs(_epoch_of_run(trainer, batching, shuffle, measure_run), own_data)
@@ -335,10 +335,10 @@ def _specs(data: PyTree, size: int) -> PyTree:
 def _prepared(
     objective: Layer,
     train_state: TrainState,
-    batch_size: int,
     own_data: bool,
     who: str,
     data: PyTree,
+    batch_size: int,
     **options: Any,
 ) -> PreparedData:
     """Return the prepared data of all runs, of which each run reads those of its seed."""

@@ -203,6 +203,23 @@ def test_rows_that_continue_rows_are_not_shuffled(batch_size):
 
 
 @pytest.mark.slow
+def test_more_rows_are_evaluated_in_batches_as_large_as_those_of_training():
+    """As by fit: a loss may compare the rows of a batch, and carries have an entry for each row."""
+
+    def contrast(m, x):
+        z = m(jn.dense(2), x)
+        return jax.nn.logsumexp(z @ z.T, axis=1), {}
+
+    goal, x = jn.compose(contrast), data(12)[0]
+    options = dict(epochs=2, evaluate=x, shuffle=False, progress=False)
+    found = jn.sweep(goal, lambda: optax.sgd(0.01), x[:4], seeds=1, **options)
+    trainer = jn.trainer(goal, optax.sgd(0.01))
+    epochs = jn.fit(trainer, trainer.init(jax.random.key(0), x[:4]), x[:4], **options)
+    losses = np.array([epoch.evaluation["loss"] for epoch in epochs])
+    close(found.evaluation["loss"][0, 0], losses)
+
+
+@pytest.mark.slow
 def test_each_seed_is_measured_on_its_own_fold():
     """Labels are noise: on the fold of another seed, a net that learned by heart looks right."""
     rng = np.random.default_rng(0)
