@@ -73,7 +73,12 @@ def alternate(**trainers: Trainer | tuple[Trainer, int]) -> Trainer:
     alternation = _Alternation(pairs, kept.programs)
     step = step_of(alternation.update, None, kept, objectives=alternation.objectives)
     return Trainer(
-        alternation.init, step, alternation.update, _kept=kept, _objectives=alternation.objectives
+        alternation.init,
+        step,
+        alternation.update,
+        _kept=kept,
+        _parts=tuple(trainer for trainer, _ in pairs.values()),
+        _objectives=alternation.objectives,
     )
 
 

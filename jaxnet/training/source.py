@@ -28,7 +28,7 @@ from jaxnet.training.epoch import Position
 from jaxnet.training.look import look
 from jaxnet.training.objective import Average, added
 from jaxnet.training.train_state import TrainState, key_of, next_key
-from jaxnet.training.trainer import Trainer, driver, is_own, objectives_of
+from jaxnet.training.trainer import Trainer, driver, objectives_of, takes_mask
 
 REFRESH = 0.2  # seconds of work per dispatch, short enough to update the progress bar
 
@@ -324,7 +324,7 @@ class Batches:
             return train_state, tuple(found)
 
         self.step = driver(trainer._kept, ("fit from batches", "batch"), run, shardings)
-        if not is_own(trainer):  # the step of your own takes no mask
+        if takes_mask(trainer):
             found = objectives_of(trainer)(train_state, batch)
             self.masked = bool(found) and all(look(*each, batch).per_row for each in found)
         return train_state

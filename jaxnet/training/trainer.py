@@ -58,7 +58,8 @@ class Trainer:
     objective: Any = None
     optimizer: optax.GradientTransformation | None = None
     _kept: Kept = field(default_factory=Kept)
-    _objectives: Objectives | None = None  # of several trainers in one
+    _parts: tuple["Trainer", ...] = ()  # trainers that `jn.alternate` makes one
+    _objectives: Objectives | None = None  # of these parts
 
     def __post_init__(self) -> None:
         if self.update is None:
@@ -79,14 +80,16 @@ def objectives_of(trainer: Trainer) -> Objectives:
     return trainer._objectives or only(trainer.objective)
 
 
-def is_own(trainer: Trainer) -> bool:
-    """Return whether a trainer is a user's own, rather than one of this library's.
+def takes_mask(trainer: Trainer) -> bool:
+    """Return whether the update of a trainer takes a mask, which a step of your own does not.
 
     Example:
-      >>> is_own(jn.Trainer(lambda key, batch: None, lambda train_state, batch: None))
-      True
+      >>> takes_mask(jn.Trainer(lambda key, batch: None, lambda train_state, batch: None))
+      False
     """
-    return trainer.optimizer is None and trainer._objectives is None
+    if trainer._parts:
+        return all(map(takes_mask, trainer._parts))
+    return trainer.optimizer is not None
 
 
 def _update_by(step: Callable) -> Callable:

@@ -119,3 +119,14 @@ def test_a_short_batch_of_a_stream_compiles_nothing_and_one_example_is_told():
     list(jn.fit(both, start, Batches(DATA[:6], DATA[6:]), epochs=1, progress=False))
     with pytest.warns(UserWarning, match="the last batch has one example, which is repeated"):
         list(jn.fit(both, start, Batches(DATA[:6], DATA[6:7]), epochs=1, progress=False))
+
+
+@pytest.mark.slow
+def test_whole_batches_of_a_stream_train_with_a_step_of_your_own():
+    """Which takes no mask, so there must be none while no batch is padded."""
+    critic, generator = trainers()
+    own = jn.Trainer(generator.init, lambda train_state, batch: generator.step(train_state, batch))
+    both = jn.alternate(critic=critic, own=own)
+    start = both.init(jax.random.key(0), DATA)
+    (epoch,) = jn.fit(both, start, Batches(DATA[:5], DATA[5:]), epochs=1, progress=False)
+    assert epoch.step == 2 and np.isfinite(epoch.train["own/loss"])
