@@ -216,7 +216,9 @@ def predict_program(net: Layer, batching: Batching, shardings: placement.Where) 
             return (), y
 
         _, y = batching.scan(outputs, (), x)
-        return jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:])[: rows_in(x)], y)
+        # Not -1, which an array without entries does not determine.
+        padded = batching.steps(x) * batching.size
+        return jax.tree.map(lambda a: a.reshape(padded, *a.shape[2:])[: rows_in(x)], y)
 
     return _program("predict", net, batching, shardings, run)
 

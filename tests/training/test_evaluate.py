@@ -91,6 +91,13 @@ def test_outputs_that_are_not_one_per_example_are_answered(function, got):
         jn.predict(net, {}, {}, np.ones((7, 3), np.float32), batch_size=4)
 
 
+def test_outputs_without_entries_have_a_row_per_example():
+    net = jn.serial(lambda x: (x, x[:, :0]))
+    x = np.ones((7, 3), np.float32)
+    outputs = jn.predict(net, {}, {}, x, batch_size=4)
+    assert [y.shape for y in outputs] == [(7, 3), (7, 0)]
+
+
 def test_nan_of_other_origin_comes_back():
     net = jn.serial(reader(), lambda x: jnp.log(x - 1e3))
     params, state = net.init(KEY, IDS)
