@@ -21,11 +21,12 @@ from jaxnet.services.functions import function_name
 from jaxnet.services.keywords import explain_keywords
 from jaxnet.services.progress import progress_bar
 from jaxnet.services.table import Number, Table, Tabular
-from jaxnet.services.trees import PyTree, describe, floats_of
+from jaxnet.services.trees import PyTree, describe, floats_of, key_spec
 from jaxnet.training.batching import Batching, rows_in
 from jaxnet.training.checkpoints import best_mode
 from jaxnet.training.data_adapter import DataAdapter, PreparedData, data_on_device
 from jaxnet.training.evaluate import loss_first, measure, predict
+from jaxnet.training.look import attempt, rows_are_in_order
 from jaxnet.training.loss_scale import LossScale
 from jaxnet.training.objective import Supervised, mean_of
 from jaxnet.training.placement import shardings_of
@@ -217,6 +218,7 @@ def sweep(
       ValueError: If `epochs` is below 1, or if there are no seeds or numbers in the grid.
       ValueError: If the data does not have the shapes that the objective expects.
       ValueError: If `folds` is given with `evaluate` or `own_data`, or exceeds the examples.
+      ValueError: If `folds` is given and the rows of a batch continue those of the batch before.
       TypeError: If the optimizer does not take the grid's names, or if a value is not a number.
 
     Example:
@@ -239,6 +241,10 @@ def sweep(
       >>> found.outputs[found.best()].shape  # of each example, from the run that left it out
       (4, 2)
     """
+    checks.all_at_least("sweep", epochs=epochs, batch_size=batch_size)
+    checks.check_options("sweep", shuffle=shuffle, own_data=own_data, progress=progress)
+    words = "a layer, such as jn.supervised(net, loss)"
+    checks.check_type("sweep", "objective", objective, Layer, words)
     if folds is not None:
         if evaluate is not None or own_data:
             raise ValueError("sweep: folds= cuts the data; leave out evaluate= and own_data=")
@@ -246,10 +252,6 @@ def sweep(
         options |= {"shuffle": shuffle, "params": params, "progress": progress}
         return _cross_validated(objective, optimizer, data, folds, options)
     began = time.perf_counter()
-    checks.all_at_least("sweep", epochs=epochs, batch_size=batch_size)
-    checks.check_options("sweep", shuffle=shuffle, own_data=own_data, progress=progress)
-    words = "a layer, such as jn.supervised(net, loss)"
-    checks.check_type("sweep", "objective", objective, Layer, words)
     seeds = _seeds(seeds)
     settings = _settings({} if grid is None else grid)
     _check_optimizer(optimizer, settings[0])
@@ -394,6 +396,7 @@ def _cross_validated(objective, optimizer, data, folds: int, options: dict[str, 
     seeds = range(folds) if isinstance(options["seeds"], int) else options["seeds"]
     if len(seeds) != folds:
         raise ValueError(f"sweep: folds={folds} needs a seed for each, got {len(seeds)} seeds")
+    _check_independent(objective, data, min(options["batch_size"], count))
     order = np.random.default_rng(0).permutation(count)
     parts = [order[i::folds] for i in range(folds)]
     take = lambda rows: jax.tree.map(lambda a: a[rows], data)  # noqa: E731
@@ -414,6 +417,17 @@ def _cross_validated(objective, optimizer, data, folds: int, options: dict[str, 
             each.append(jax.tree.map(lambda a, n=len(part): a[:n], y))
         by_setting.append(jax.tree.map(lambda *a: np.concatenate(a)[back], *each))
     return found._replace(outputs=jax.tree.map(lambda *a: np.stack(a), *by_setting))
+
+
+def _check_independent(objective: Layer, data: PyTree, size: int) -> None:
+    """Raise if rows continue each other, which those of a random fold do not."""
+    first = attempt(jax.eval_shape, objective.init, key_spec(), _specs(data, size))
+    if first is not None and rows_are_in_order(objective, first[1], data, size):
+        raise ValueError(
+            "sweep: folds= cuts the examples at random, but each batch must continue the previous "
+            "batch, since the state has an entry for each row, such as the carry of "
+            "truncated_bptt. Leave out folds=, and pass evaluate= instead"
+        )
 
 
 def _check_places(data: PyTree, own_data: bool) -> None:

@@ -195,6 +195,8 @@ def test_rows_that_continue_rows_are_not_shuffled(batch_size):
     sweep = functools.partial(jn.sweep, goal, lambda: optax.sgd(0.0), rows, seeds=1, **options)
     with pytest.raises(ValueError, match="sweep: the state has an entry.*Pass shuffle=False"):
         sweep()
+    with pytest.raises(ValueError, match="sweep: folds= cuts the examples at random.*evaluate="):
+        sweep(shuffle=False, folds=2, seeds=2)
     trainer = jn.trainer(goal, optax.sgd(0.0))
     first = trainer.init(jax.random.key(0), jax.tree.map(lambda leaf: leaf[:batch_size], rows))
     epochs = jn.fit(trainer, first, rows, shuffle=False, **options)
