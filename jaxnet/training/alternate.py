@@ -131,7 +131,8 @@ class _Alternation:
         """
 
         def trace():
-            return attempt(self._outlines, shapes_of(batch))
+            # An init of your own may compute with the batch, so the batch is an argument.
+            return attempt(jax.eval_shape, self._each, key_spec(), shapes_of(batch))
 
         if (outlines := self.memo.of(("outlines", signature(batch)), trace)) is None:
             return []

@@ -130,3 +130,17 @@ def test_whole_batches_of_a_stream_train_with_a_step_of_your_own():
     start = both.init(jax.random.key(0), DATA)
     (epoch,) = jn.fit(both, start, Batches(DATA[:5], DATA[5:]), epochs=1, progress=False)
     assert epoch.step == 2 and np.isfinite(epoch.train["own/loss"])
+
+
+def test_targets_are_checked_if_an_init_of_your_own_computes_with_the_batch():
+    inner, _ = started(jn.dense(2), (DATA, np.zeros(10, int)))
+
+    def init(key, batch):
+        first = inner.init(key, batch)
+        return first._replace(params=jax.tree.map(lambda a: a + batch[0].mean(), first.params))
+
+    own = jn.Trainer(init, lambda train_state, batch: inner.step(train_state, batch))
+    both = jn.alternate(own=own, inner=inner)
+    start = both.init(jax.random.key(0), (DATA, np.zeros(10, int)))
+    with pytest.raises(ValueError, match="targets must be labels .*got -1"):
+        both.step(start, (DATA, np.full(10, -1)))
