@@ -63,7 +63,7 @@ class DataAdapter:
     train: bool = False
     shuffle: bool = False
     stream: bool = False
-    _batches: int = 0  # number of batches checked in this pass
+    _batches: int = 0  # number of batches checked, since `prepare_all` if it was called
     # Integers among the targets of a stream, for each objective.
     _accepted: dict[int, list[frozenset[int]]] = field(default_factory=lambda: defaultdict(list))
 
