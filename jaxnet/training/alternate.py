@@ -69,7 +69,7 @@ def alternate(**trainers: Trainer | tuple[Trainer, int]) -> Trainer:
             )
         at_least("alternate", f"the steps of {name}", pair[1])
 
-    kept = Kept(programs=Memo(list(pairs.values())))
+    kept = Kept(programs=Memo([trainer._kept.programs.uses for trainer, _ in pairs.values()]))
     alternation = _Alternation(pairs, kept.programs)
     step = step_of(alternation.update, None, kept, objectives=alternation.objectives)
     return Trainer(

@@ -144,3 +144,23 @@ def test_targets_are_checked_if_an_init_of_your_own_computes_with_the_batch():
     start = both.init(jax.random.key(0), (DATA, np.zeros(10, int)))
     with pytest.raises(ValueError, match="targets must be labels .*got -1"):
         both.step(start, (DATA, np.full(10, -1)))
+
+
+def test_an_edited_loss_is_compiled_anew():
+    """As after %autoreload, which gives a function other code."""
+
+    def loss(outputs, targets):
+        return 0 * outputs[:, 0] + 1
+
+    def edited(outputs, targets):
+        return 0 * outputs[:, 0] + 2
+
+    trainer, _ = started(jn.dense(2), (DATA, DATA), loss)
+    both = jn.alternate(one=trainer)
+    start = both.init(jax.random.key(0), (DATA, DATA))
+    start, metrics = both.step(start, (DATA, DATA))
+    assert metrics["loss"] == 1
+    loss.__code__ = edited.__code__
+    with pytest.warns(UserWarning, match="step is compiled again .* or edited code"):
+        _, metrics = both.step(start, (DATA, DATA))
+    assert metrics["loss"] == 2
