@@ -227,10 +227,8 @@ WORKLOADS = (
     Workload("ResNet-20, bfloat16", ResNet(20), (64, 32, 32, 3), half=True, peers=LARGE),
     Workload("MLP, bfloat16", Mlp((2048, 2048)), (512, 1024), half=True, peers=LARGE),
     Workload("MLP, large", Mlp((2048, 2048)), (512, 1024), peers=LARGE),
-    Workload(
-        "MobileNet V2, 224x224", MobileNet(), (8, 224, 224, 3), peers=("ours", "torch"), rate=1e-4
-    ),
-    Workload("U-Net, 128x128", UNet(), (8, 128, 128, 3), peers=("ours", "torch")),
+    Workload("MobileNet V2, 224x224", MobileNet(), (8, 224, 224, 3), peers=LARGE, rate=1e-4),
+    Workload("U-Net, 128x128", UNet(), (8, 128, 128, 3), peers=LARGE),
     Workload("LSTM", Lstm(256), (32, 100, 64)),
     Workload("GRU", Gru(256), (32, 100, 64)),
     Workload("transformer block", Transformer(8, 1024), (8, 128, 256)),

@@ -389,8 +389,6 @@ def test_a_program_without_memory_is_recognized():
 def test_large_nets_have_equal_losses(name, workload):
     if importlib.util.find_spec({"linen": "flax"}.get(name, name)) is None:
         pytest.skip(f"compares with {name}, which is not installed")
-    if name == "linen" and isinstance(workload.net, w.MobileNet | w.UNet):
-        pytest.skip("is written for jaxnet and PyTorch")
     other = importlib.import_module(f"experiments.benchmarks.peers.{name}")
     weights = w.draw_weights(workload)
     ours = outputs(own.build(workload, weights, "jaxnet"), 2)

@@ -28,10 +28,12 @@ from experiments.benchmarks.workloads import (
     LeNet,
     Lstm,
     Mlp,
+    MobileNet,
     Net,
     Program,
     ResNet,
     Transformer,
+    UNet,
     Weights,
     Workload,
     batch_specs,
@@ -109,6 +111,61 @@ class ResNetModule(nn.Module):
         return nn.Dense(CLASSES, name="output", dtype=self.dtype)(x.mean((1, 2)))
 
 
+class Unit(nn.Module):
+    """A convolution and a batch norm."""
+
+    features: int
+    size: int = 3
+    strides: int = 1
+    groups: int = 1
+
+    @nn.compact
+    def __call__(self, x):
+        x = nn.Conv(
+            self.features,
+            (self.size, self.size),
+            self.strides,
+            self.size // 2,
+            feature_group_count=self.groups,
+            use_bias=False,
+            name="conv",
+        )(x)
+        return batch_norm("norm")(x)
+
+
+class MobileNetModule(nn.Module):
+    net: MobileNet
+
+    @nn.compact
+    def __call__(self, x):
+        before = x
+        for name, size, inputs, features, strides, limited in self.net.units():
+            before = x if name.endswith("wide") else before
+            groups = inputs if size == 3 and inputs == features else 1
+            x = Unit(features, size, strides, groups, name=name)(x)
+            x = nn.relu6(x) if limited else x
+            x = x + before if name.endswith("narrow") and x.shape == before.shape else x
+        return nn.Dense(CLASSES, name="output")(x.mean((1, 2)))
+
+
+class UNetModule(nn.Module):
+    net: UNet
+
+    @nn.compact
+    def __call__(self, x):
+        levels, maps = len(self.net.widths), []
+        for i, (name, _, features) in enumerate(self.net.units(x.shape[-1])):
+            if i and not i % 2:  # another level begins
+                if i < 2 * levels:
+                    maps.append(x)
+                    x = nn.max_pool(x, (2, 2), (2, 2))
+                else:
+                    twice = (len(x), 2 * x.shape[1], 2 * x.shape[2], x.shape[3])
+                    x = jnp.concatenate([jax.image.resize(x, twice, "nearest"), maps.pop()], -1)
+            x = nn.relu(Unit(features, name=name)(x))
+        return nn.Dense(CLASSES, name="output")(x.mean((1, 2)))
+
+
 class LstmModule(nn.Module):
     net: Lstm
 
@@ -181,6 +238,10 @@ def make(net: Net, dtype: Any = None) -> nn.Module:
             return LeNetModule()
         case ResNet() | LargeResNet():
             return ResNetModule(net, dtype)
+        case MobileNet():
+            return MobileNetModule(net)
+        case UNet():
+            return UNetModule(net)
         case Lstm():
             return LstmModule(net)
         case Gru():
