@@ -27,6 +27,8 @@ CHECKS = 5
 TOLERANCE = {"cpu": (1e-4, 2e-3), "gpu": (2e-2, 5e-2)}  # TF32, and 16 bits anywhere
 # Settings of memory: as the process starts, and kept for the next step by `jn.reuse_memory`.
 DEFAULT, REUSED = "", "memory reused"
+# End of the name of a program whose loss went through `jn.accelerate`.
+ACCELERATED = ", accelerated"
 PEERS = ("ours", "hand", "linen", "nnx", "equinox", "haiku", "keras", "torch")
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments.benchmarks.measure import PEERS, Row, bootstrap
+from experiments.benchmarks.measure import ACCELERATED, PEERS, Row, bootstrap
 
 PACKAGES = ("jax", "jaxlib", "optax", "flax", "equinox", "dm-haiku", "keras", "torch")
 LIBRARIES = ("linen", "nnx", "equinox", "haiku", "keras")  # the peers on JAX
@@ -74,6 +74,11 @@ class Line:
     high: float = math.nan
     verdict: str = ""
 
+    @property
+    def accelerated(self) -> bool:
+        """Whether the program has our kernels, so that it is not the library's own."""
+        return ACCELERATED in self.row.program
+
 
 def compare(rows: list[Row]) -> list[Line]:
     """Return the rows of one workload, ours first, with their ratios.
@@ -114,6 +119,7 @@ def judge(lines: list[Line], targets: tuple[Target, ...] = TARGETS) -> dict[int,
             and line.row.peer in target.peers
             and target.program in (None, line.row.program)
             and math.isfinite(line.ratio)
+            and not line.accelerated
         ]
         if matching:
             _, i = min(matching)
@@ -181,7 +187,7 @@ def plot(rows: list[Row], title: str) -> Any:
     from jaxnet.viz.style import COLORS, new_figure
 
     shown = {
-        name: [line for line in lines if math.isfinite(line.ratio)]
+        name: [line for line in lines if math.isfinite(line.ratio) and not line.accelerated]
         for name, lines in groups(rows).items()
     }
     shown = {name: lines for name, lines in shown.items() if lines}

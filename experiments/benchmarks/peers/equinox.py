@@ -8,7 +8,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.benchmarks.peers.jax_program import cross_entropy, on_device, optimizer, program
+from experiments.benchmarks.peers.jax_program import (
+    chosen,
+    cross_entropy,
+    on_device,
+    optimizer,
+    program,
+    with_accelerated,
+)
 from experiments.benchmarks.workloads import (
     CLASSES,
     WIDTHS,
@@ -31,7 +38,7 @@ FILTER, PARTITION = "Equinox filter_jit", "Equinox partition"
 
 
 def variants(workload: Workload) -> tuple[str, ...]:
-    return (FILTER, PARTITION) if workload.steps == 1 else (PARTITION,)
+    return with_accelerated(*((FILTER, PARTITION) if workload.steps == 1 else (PARTITION,)))
 
 
 class Module(eqx.Module):
@@ -239,7 +246,7 @@ def build(workload: Workload, weights: Weights | None, variant: str) -> Program:
 
     def update(carry, batch):
         model, state, opt_state = carry
-        gradient = eqx.filter_value_and_grad(loss, has_aux=True)
+        gradient = eqx.filter_value_and_grad(chosen(loss, variant), has_aux=True)
         (value, state), grads = gradient(model, state, *batch)
         updates, opt_state = sgd.update(grads, opt_state, eqx.filter(model, eqx.is_array))
         return (eqx.apply_updates(model, updates), state, opt_state), value
@@ -249,7 +256,7 @@ def build(workload: Workload, weights: Weights | None, variant: str) -> Program:
     x, y = batches(workload)
     if x.ndim - (workload.steps > 1) == 4:
         x = np.ascontiguousarray(np.moveaxis(x, -1, -3))  # channels first
-    if variant == PARTITION:
+    if variant.startswith(PARTITION):
         arrays, static = eqx.partition(carry, eqx.is_array)
 
         def update_arrays(arrays, batch):

@@ -8,10 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.benchmarks.peers.jax_program import (
+    chosen,
     cross_entropy,
     make_update,
     on_device,
     program,
+    with_accelerated,
     with_optimizer,
 )
 from experiments.benchmarks.workloads import (
@@ -33,7 +35,7 @@ from experiments.benchmarks.workloads import (
 
 
 def variants(workload: Workload) -> tuple[str, ...]:
-    return ("Haiku",)
+    return with_accelerated("Haiku")
 
 
 def norm(name):
@@ -153,4 +155,4 @@ def build(workload: Workload, weights: Weights | None, variant: str) -> Program:
         return cross_entropy(logits, y), state
 
     carry = with_optimizer(workload, params, state)
-    return program(workload, make_update(workload, loss), carry)
+    return program(workload, make_update(workload, chosen(loss, variant)), carry)

@@ -8,7 +8,23 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from experiments.benchmarks.measure import ACCELERATED
 from experiments.benchmarks.workloads import MOMENTUM, Program, Workload, batches
+
+
+def with_accelerated(main: str, *others: str) -> tuple[str, ...]:
+    """Return names of variants; on a CPU also that of the main one with an accelerated loss."""
+    on_cpu = jax.default_backend() == "cpu"
+    return (main, *others, main + ACCELERATED) if on_cpu else (main, *others)
+
+
+def chosen(loss: Callable, variant: str) -> Callable:
+    """Return the loss, or `jn.accelerate(loss)` if the name of the variant says so."""
+    if not variant.endswith(ACCELERATED):
+        return loss
+    import jaxnet as jn  # processes of plain programs have only their own library
+
+    return jn.accelerate(loss)
 
 
 def optimizer(workload: Workload) -> optax.GradientTransformation:

@@ -10,7 +10,12 @@ import keras
 import numpy as np
 from keras import layers
 
-from experiments.benchmarks.peers.jax_program import on_device, program
+from experiments.benchmarks.peers.jax_program import (
+    chosen,
+    on_device,
+    program,
+    with_accelerated,
+)
 from experiments.benchmarks.workloads import (
     CLASSES,
     MOMENTUM,
@@ -34,7 +39,7 @@ BATCH, STATELESS = "Keras train_on_batch", "Keras stateless"
 
 
 def variants(workload: Workload) -> tuple[str, ...]:
-    return (BATCH, STATELESS) if workload.steps == 1 else (STATELESS,)
+    return with_accelerated(STATELESS, *((BATCH,) if workload.steps == 1 else ()))
 
 
 def make(net: Net, shape: tuple[int, ...]) -> keras.Model:
@@ -144,7 +149,7 @@ def build(workload: Workload, weights: Weights | None, variant: str) -> Program:
 
     def update(carry, batch):
         trainable, rest, state = carry
-        gradient = jax.value_and_grad(loss, has_aux=True)
+        gradient = jax.value_and_grad(chosen(loss, variant), has_aux=True)
         (value, rest), grads = gradient(trainable, rest, *batch)
         trainable, state = sgd.stateless_apply(state, grads, trainable)
         return (trainable, rest, state), value

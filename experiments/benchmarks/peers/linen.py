@@ -11,11 +11,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.benchmarks.peers.jax_program import (
+    chosen,
     cross_entropy,
     make_update,
     on_device,
     optimizer,
     program,
+    with_accelerated,
     with_optimizer,
 )
 from experiments.benchmarks.workloads import (
@@ -42,7 +44,7 @@ from experiments.benchmarks.workloads import (
 
 
 def variants(workload: Workload) -> tuple[str, ...]:
-    return ("Linen",)
+    return with_accelerated("Linen")
 
 
 class MlpModule(nn.Module):
@@ -318,4 +320,4 @@ def build(workload: Workload, weights: Weights | None, variant: str) -> Program:
         drawn, params = params, on_device(in_layout(workload.net, weights))
         assert jax.tree.map(jnp.shape, drawn) == jax.tree.map(jnp.shape, params)
     carry = with_optimizer(workload, params, state)
-    return program(workload, make_update(workload, loss), carry)
+    return program(workload, make_update(workload, chosen(loss, variant)), carry)

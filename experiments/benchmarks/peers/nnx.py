@@ -10,7 +10,14 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from experiments.benchmarks.peers.jax_program import cross_entropy, on_device, optimizer, program
+from experiments.benchmarks.peers.jax_program import (
+    chosen,
+    cross_entropy,
+    on_device,
+    optimizer,
+    program,
+    with_accelerated,
+)
 from experiments.benchmarks.workloads import (
     CLASSES,
     WIDTHS,
@@ -34,8 +41,9 @@ CACHED, PARTIAL = "NNX cached_partial", "NNX jit_partial"
 
 def variants(workload: Workload) -> tuple[str, ...]:
     if workload.steps > 1:
-        return (SPLIT,)
-    return (JIT, CACHED, PARTIAL, SPLIT) if hasattr(nnx, "jit_partial") else (JIT, CACHED, SPLIT)
+        return with_accelerated(SPLIT)
+    others = (JIT, PARTIAL, SPLIT) if hasattr(nnx, "jit_partial") else (JIT, SPLIT)
+    return with_accelerated(CACHED, *others)
 
 
 def conv(inputs: int, features: int, size: int, strides: int, rngs: nnx.Rngs) -> nnx.Conv:
@@ -167,18 +175,21 @@ def build(workload: Workload, weights: Weights | None, variant: str) -> Program:
     if isinstance(net, Gru):
         differs = "nnx.GRUCell has no bias in the recurrent product; only first losses are compared"
 
-    def train(model, sgd, x, y):
-        loss, grads = nnx.value_and_grad(lambda m: cross_entropy(forward(m, x), y))(model)
-        sgd.update(model, grads)
-        return loss
+    def loss(model, x, y):
+        return cross_entropy(forward(model, x), y)
 
-    if variant == SPLIT:
+    def train(model, sgd, x, y):
+        value, grads = nnx.value_and_grad(chosen(loss, variant))(model, x, y)
+        sgd.update(model, grads)
+        return value
+
+    if variant.startswith(SPLIT):
         graph, state = nnx.split((model, sgd))
 
         def update(state, batch):
             model, sgd = nnx.merge(graph, state)
-            loss = train(model, sgd, *batch)
-            return nnx.state((model, sgd)), loss
+            value = train(model, sgd, *batch)
+            return nnx.state((model, sgd)), value
 
         return program(workload, update, state)._replace(differs=differs)
     x, y = on_device(batches(workload))
@@ -187,7 +198,7 @@ def build(workload: Workload, weights: Weights | None, variant: str) -> Program:
         step = nnx.jit_partial(train, model, sgd, donate_argnums=0, graph=False)
         return Program(lambda: step(x, y), jax.block_until_ready, differs)
     step = nnx.jit(train, donate_argnums=(0, 1))
-    if variant == CACHED:
+    if variant.startswith(CACHED):
         cached = nnx.cached_partial(step, model, sgd)
         return Program(lambda: cached(x, y), jax.block_until_ready, differs)
     return Program(lambda: step(model, sgd, x, y), jax.block_until_ready, differs)
