@@ -14,9 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from experiments import pages
 from experiments.benchmarks import report
-from experiments.benchmarks.measure import REUSED
+from experiments.benchmarks.measure import ACCELERATED, REUSED, Row, bootstrap
 from experiments.benchmarks.report import Line
 from experiments.records import CELL, Column, Command, Picture, Record
 
@@ -41,6 +43,23 @@ LABELS = {
         "transformer block, 8,192 steps": "transformer block, 1 × 8,192 × 512",
         "64 LeNets": "64 LeNets, batch 32 each",
         "MLP, large": "MLP 1,024-2,048-2,048-10, batch 512",
+        "MLP, bfloat16": "MLP 1,024-2,048-2,048-10, bfloat16, batch 512",
+        "MLP": "MLP 784-512-512-10, batch 128",
+        "MLP 3x64": "MLP 3×64, batch 32",
+    },
+    "accelerate": {
+        "LeNet": "LeNet, batch 128",
+        "LeNet, 12 steps": "LeNet, batch 128, 12 steps in a scan",
+        "ResNet-20": "ResNet-20, batch 64",
+        "ResNet-20, 2 steps": "ResNet-20, batch 64, 2 steps in a scan",
+        "ResNet-18, 224x224": "ResNet-18, 224×224, batch 8",
+        "ResNet-20, bfloat16": "ResNet-20, bfloat16, batch 64",
+        "MobileNet V2, 224x224": "MobileNet V2, 224×224, batch 8",
+        "U-Net, 128x128": "U-Net, 128×128, batch 8",
+        "64 LeNets": "64 LeNets, batch 32 each",
+        "LSTM": "LSTM, 100 steps, hidden 256, batch 32",
+        "GRU": "GRU, 100 steps, hidden 256, batch 32",
+        "transformer block": "transformer block, 8 × 128 × 256",
         "MLP, bfloat16": "MLP 1,024-2,048-2,048-10, bfloat16, batch 512",
         "MLP": "MLP 784-512-512-10, batch 128",
         "MLP 3x64": "MLP 3×64, batch 32",
@@ -85,12 +104,13 @@ def with_findings(text: str) -> str:
     return pages.between(text, BEGIN, END, "\n" + "\n\n".join(parts) + "\n\n")
 
 
-def take(run: Path, path: Path = FILE) -> None:
+def take(run: Path, path: Path = FILE, only: tuple[str, ...] = ()) -> None:
     """Put the rows of a run into the file of figures.
 
     Args:
-      run: JSON written by `experiments.benchmarks` or `experiments.benchmarks.gpu`.
+      run: JSON written by `experiments.benchmarks`, its `gpu` or its `accelerated`.
       path: File of figures.
+      only: Sections to change; by default all of which the run has rows.
     """
     rows, about = report.read(run)
     contents = json.loads(path.read_text())
@@ -99,25 +119,68 @@ def take(run: Path, path: Path = FILE) -> None:
         for key, name in NAMES.items()
         if key in about["versions"]
     )
-    for section in ("cpu", "start-up") if about["backend"] == "cpu" else ("gpu",):
-        content, labels = contents[section], LABELS[section]
-        known = {row[0]: row for row in content["rows"]} if content["versions"] == versions else {}
-        found = {
-            labels[workload]: (row_of if section == "gpu" else every_peer)(labels[workload], lines)
-            for workload, lines in report.groups(rows).items()
-            if workload in labels and lines[0].row.samples
-        }
-        if not found:
+    for section, found in sections(rows, about).items():
+        if only and section not in only:
             continue
-        order, width = list(labels.values()), len(content["columns"])
-        content["rows"] = sorted((known | found).values(), key=lambda row: order.index(row[0]))
-        content["rows"] = [row[:width] for row in content["rows"]]
+        content, labels = contents[section], list(LABELS.get(section, {}).values())
+        known = content["rows"] if content["versions"] == versions else []
+        words = 1 if labels else 2  # issues are known by their number and a description
+        merged = {tuple(row[:words]): row for row in [*known, *found]}
+        ordered = list(merged.values())
+        if labels:
+            ordered.sort(key=lambda row: labels.index(row[0]))
+        content["rows"] = [row[: len(content["columns"])] for row in ordered]
         content["versions"] = versions
         if arguments := about.get("arguments"):
             content["commands"] = [[arguments, 0, ""]]
         which = "fresh_rounds" if section == "start-up" else "rounds"
         content["seeds"] = int(about["config"][which])
     path.write_text(json.dumps(contents, indent=1, ensure_ascii=False) + "\n")
+
+
+def sections(rows: list[Row], about: dict[str, Any]) -> dict[str, list[list[str]]]:
+    """Return section -> the rows of a run for its table, if there are any."""
+    if "section" in about:
+        linked = [[issue_link(issue), *cells] for issue, *cells in issue_rows(rows)]
+        return {about["section"]: linked} if linked else {}
+    row_by = {"cpu": every_peer, "accelerate": accelerated, "start-up": every_peer}
+    row_by = row_by if about["backend"] == "cpu" else {"gpu": row_of}
+    found = {}
+    for section, row_from in row_by.items():
+        labels = LABELS[section]
+        several = [
+            row_from(labels[workload], lines)
+            for workload, lines in report.groups(rows).items()
+            if workload in labels and lines[0].row.samples
+        ]
+        if several := [row for row in several if any(row[1:])]:
+            found[section] = several
+    return found
+
+
+def issue_rows(rows: list[Row]) -> list[list[str]]:
+    """Return a row for each two programs that have samples, of which the second is accelerated.
+
+    Its cells are the issue, a description, both times, and how many times as fast the second is.
+    """
+    found = []
+    for plain, second in zip(rows[::2], rows[1::2], strict=True):
+        if plain.samples:
+            times = [digits(float(np.median(one.samples))) for one in (plain, second)]
+            ratio, low, high = map(digits, bootstrap(plain.samples, second.samples))
+            found.append([plain.workload, plain.peer, *times, f"{ratio} ({low} to {high})"])
+    return found
+
+
+def issue_link(issue: str) -> str:
+    """Return a link to an issue.
+
+    Example:
+      >>> issue_link("jax-ml/jax#12868")
+      '[jax-ml/jax#12868](https://github.com/jax-ml/jax/issues/12868)'
+    """
+    repository, _, number = issue.partition("#")
+    return f"[{issue}](https://github.com/{repository}/issues/{number})"
 
 
 def every_peer(label: str, lines: list[Line]) -> list[str]:
@@ -144,15 +207,30 @@ def row_of(label: str, lines: list[Line]) -> list[str]:
     return [label, *times, *map(ratio, best), programs]
 
 
+def accelerated(label: str, lines: list[Line]) -> list[str]:
+    """Return a row of the table of `jn.accelerate`: plain time / accelerated time."""
+    samples = {line.row.program: line.row.samples for line in lines}
+    cells: dict[str, str] = dict.fromkeys(report.LIBRARIES, "")
+    for line in lines:
+        plain = samples.get(line.row.program.replace(ACCELERATED, ""))
+        if line.accelerated and line.row.samples and plain:
+            cells[line.row.peer] = interval(*bootstrap(plain, line.row.samples))
+    return [label, *cells.values()]
+
+
 def fastest(lines: list[Line]) -> Line | None:
-    """Return the fastest program that ran."""
-    known = [line for line in lines if line.row.samples]
+    """Return the fastest program that ran, of those that the libraries offer."""
+    known = [line for line in lines if line.row.samples and not line.accelerated]
     return min(known, key=lambda line: line.middle, default=None)
 
 
 def ratio(line: Line | None) -> str:
     """Return the ratio of a program's time to jaxnet's, with its interval."""
-    return f"{line.ratio:.2f} ({line.low:.2f} to {line.high:.2f})" if line else ""
+    return interval(line.ratio, line.low, line.high) if line else ""
+
+
+def interval(middle: float, low: float, high: float) -> str:
+    return f"{middle:.2f} ({low:.2f} to {high:.2f})"
 
 
 def digits(value: float) -> str:
@@ -246,11 +324,13 @@ class Config:
 
     run: Path | None = None
     """JSON file written by a run; without it, only draw and write"""
+    only: tuple[str, ...] = ()
+    """sections of the file of figures to change, e.g. accelerate; by default all of the run"""
 
 
 def run(config: Config) -> None:
     if config.run is not None:
-        take(config.run)
+        take(config.run, only=config.only)
     print(*draw(), sep="\n")
     PAGE.write_text(with_findings(PAGE.read_text()))
 

@@ -8,12 +8,22 @@ import shutil
 import time
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import jaxnet as jn
 from experiments.benchmarks import __main__ as benchmark
-from experiments.benchmarks import figures, fresh, gpu, layers, measure, report
+from experiments.benchmarks import (
+    accelerated,
+    figures,
+    fresh,
+    gpu,
+    issues,
+    layers,
+    measure,
+    report,
+)
 from experiments.benchmarks import workloads as w
 from experiments.benchmarks.measure import Row, bootstrap, disagreement, outputs
 from experiments.benchmarks.peers import hand, jax_program
@@ -68,6 +78,30 @@ def test_equal_weights_give_equal_losses(name, workload, ours):
         found = outputs(program)
         assert found.shape == ours(workload).shape
         assert disagreement(found, ours(workload), TOLERANCE, program.differs) == ""
+
+
+@pytest.mark.fast_cases("nnx-lenet")
+@pytest.mark.filterwarnings("ignore")  # of the peers
+@pytest.mark.parametrize("workload", ["lenet", "resnet"])
+@pytest.mark.parametrize("name", ["linen", "nnx", "equinox", "haiku", "keras"])
+def test_accelerated_programs_have_the_losses_of_the_plain_ones(name, workload):
+    if importlib.util.find_spec("flax" if name in ("linen", "nnx") else name) is None:
+        pytest.skip(f"accelerates {name}, which is not installed")
+    peer, tiny = importlib.import_module(f"experiments.benchmarks.peers.{name}"), TINY[workload]
+    weights = w.draw_weights(tiny)
+    (variant,) = [one for one in peer.variants(tiny) if one.endswith(measure.ACCELERATED)]
+    plain = variant.removesuffix(measure.ACCELERATED)
+    assert plain in peer.variants(tiny)
+    losses = [outputs(peer.build(tiny, weights, one), 2) for one in (plain, variant)]
+    np.testing.assert_allclose(losses[1], losses[0], rtol=1e-4)
+    assert (losses[0] != losses[1]).any(), "another program computes the same bits"
+
+
+def test_only_a_cpu_has_accelerated_programs(monkeypatch):
+    names = jax_program.with_accelerated("a", "b")
+    assert names == ("a", "b", "a, accelerated")
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert jax_program.with_accelerated("a", "b") == ("a", "b")
 
 
 @pytest.mark.slow
@@ -186,8 +220,28 @@ def test_a_row_of_all_libraries_has_pytorch_with_memory_kept_apart():
     assert tuple(figures.every_peer("LeNet, batch 128", lines)) == NEW
 
 
+ACCELERATED = Row("LeNet", "linen", "Linen, accelerated", "ms", [5.0, 4.0, 5.25, 4.2], load=LOAD)
+
+
+def test_an_accelerated_program_is_compared_with_its_plain_one_alone():
+    rows = [*ROWS, ACCELERATED, ACCELERATED._replace(peer="keras", program="Keras, accelerated")]
+    (lines,) = report.groups(rows).values()
+    assert figures.accelerated("LeNet", lines) == ["LeNet", "4.46 (4.00 to 5.00)", "", "", "", ""]
+    (plain,) = report.groups(ROWS).values()
+    assert figures.accelerated("LeNet", plain) == ["LeNet", "", "", "", "", ""]
+    assert figures.every_peer("LeNet", lines) == figures.every_peer("LeNet", plain)
+    assert figures.row_of("LeNet", lines) == figures.row_of("LeNet", plain)
+    assert report.judge(lines) == report.judge(plain)
+    points = [
+        sorted(line.get_xdata()[0] for line in report.plot(several, "").axes[0].lines)
+        for several in (rows, ROWS)
+    ]
+    assert points[0] == points[1]
+
+
 def test_labels_are_of_workloads_and_in_the_figures():
-    assert set(figures.LABELS["cpu"]) <= {workload.name for workload in w.WORKLOADS}
+    for section in ("cpu", "accelerate"):
+        assert set(figures.LABELS[section]) <= {workload.name for workload in w.WORKLOADS}
     assert set(figures.LABELS["gpu"]) == {workload.name for workload in w.GPU_WORKLOADS}
     cpu, narrow, _, gpu = (record for _, record in figures.findings()[:4])
     assert {row[0] for row in (*cpu.rows, *narrow.rows)} <= set(figures.LABELS["cpu"].values())
@@ -215,6 +269,28 @@ def test_a_run_replaces_its_rows_and_those_of_other_versions(tmp_path):
     figures.take(run, path)
     ((_, record), *_) = figures.findings(path)
     assert record.rows == (NEW,) and record.versions == "jax 0.13, PyTorch 2.14"
+
+
+def test_a_run_on_issues_replaces_its_rows(tmp_path):
+    path, run = tmp_path / "figures.json", tmp_path / "accelerated.json"
+    shutil.copy(figures.FILE, path)
+    before = {record.title: record.rows for _, record in figures.findings(path)}
+    contents = json.loads(path.read_text())
+    issue, what = (contents["accelerated issues"]["rows"][0][i] for i in (0, 1))
+    contents["accelerated issues"] |= {"sentence": "Ours is faster.", "versions": "jax 0.12.0.1"}
+    contents["accelerated issues"]["key"] = "faster"
+    path.write_text(json.dumps(contents))
+    about = {"backend": "cpu", "section": accelerated.SECTION, "config": {"rounds": "4"}}
+    first = issues.CASES[0].issue, what
+    rows = [Row(*first, name, "ms", [time] * 4) for name, time in (("plain", 8.0), ("fast", 2.0))]
+    rows += [Row("a/b#1", "new", name, "ms", [], "differs") for name in ("plain", "fast")]
+    report.save(rows, about | {"versions": {"jax": "0.12.0.1"}}, run)
+    figures.take(run, path)
+    (after,) = [r for _, r in figures.findings(path) if r.sentence == "Ours is faster."]
+    link = "[jax-ml/jax#12868](https://github.com/jax-ml/jax/issues/12868)"
+    assert issue == link
+    assert after.rows == ((link, what, "8.00", "2.00", "4.00 (4.00 to 4.00)"),
+                          *before[after.title][1:])  # fmt: skip
 
 
 @pytest.mark.slow  # matplotlib is imported
@@ -278,6 +354,43 @@ def test_a_whole_run(tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {"cpu.json", "cpu.txt", "cpu.png"}
     again = benchmark.run(benchmark.Config(again=tmp_path / "cpu.json", out=tmp_path / "again"))
     assert again == rows
+
+
+@pytest.mark.fast_cases("google-deepmind/dm_pix#46: Gaussian blur")
+@pytest.mark.parametrize("case", issues.CASES, ids=lambda case: case.name)
+def test_programs_of_issues_compute_the_same_accelerated(case):
+    rows = accelerated.measure(case, rounds=2, tiny=True)
+    assert [row.program for row in rows] == ["plain", "accelerated"]
+    for row in rows:
+        assert not row.note and len(row.samples) == 2 and 0 < min(row.samples)
+
+
+def test_a_run_on_issues(tmp_path, capsys):
+    config = accelerated.Config(rounds=1, only="GAUSSIAN", tiny=True, out=tmp_path)
+    rows = accelerated.run(config)
+    assert [(row.workload, row.peer) for row in rows] == 2 * [
+        ("google-deepmind/dm_pix#46", "Gaussian blur")
+    ]
+    assert "| google-deepmind/dm_pix#46 | Gaussian blur | " in capsys.readouterr().out
+    _, about = report.read(tmp_path / "accelerated.json")
+    assert about["section"] in json.loads(figures.FILE.read_text())
+    with pytest.raises(ValueError, match="only: no issue or description has 'nothing'"):
+        accelerated.Config(only="nothing")
+
+
+def test_a_program_with_another_result_has_no_times():
+    def make(accelerate, factor=1.0):
+        one = accelerate(lambda x: x)
+        return (one if accelerate is jn.accelerate else lambda x: x * factor), (jnp.ones(2),)
+
+    def row(factor):
+        case = issues.Case("a/b#1", "a product", make, {}, {"factor": factor})
+        return accelerated.measure(case, 2)[0]
+
+    assert len(row(1 + 1e-6).samples) == 2
+    off = row(1.001)
+    assert off.samples == [] and "results differ by 0.001 of the largest entry" in off.note
+    assert "nan" in row(np.nan).note
 
 
 def test_a_fresh_process_that_hangs_or_fails_is_reported():
