@@ -14,7 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jaxnet.rewriting.kernels import is_fold, mapped_convolution, plan
+from jaxnet.rewriting.convolutions import is_fold, mapped_convolution
+from jaxnet.rewriting.kernels import plan
 from jaxnet.rewriting.layout import Merged, Permuted, Value, carry, like, plain
 from jaxnet.services.jax_versions import bind, scan_parts, shard_map_like
 from jaxnet.services.jaxprs import compute, jaxprs_among

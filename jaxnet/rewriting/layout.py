@@ -56,6 +56,7 @@ class Merged:
 
 
 Value = Any  # an array, a `Permuted` or, between two operations, a `Merged`
+Run = Callable[[Sequence[Value]], list[Value]]  # values of operands -> those of results
 
 
 def axes_of(value: Value) -> Axes:

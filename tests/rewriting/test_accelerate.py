@@ -8,6 +8,7 @@ from jax import lax
 
 import jaxnet as jn
 from jaxnet.interop.lax import OURS, evaluate
+from jaxnet.services.jax_versions import enable_x64
 from tests.helpers import near, traced
 from tests.rewriting.test_bodies import PROGRAMS, conv, given, max_pool
 
@@ -39,7 +40,7 @@ def test_a_function_without_kernels_stays_as_it_was():
 
 @pytest.mark.parametrize("dtype", ["float64", "int32", "complex64"])
 def test_other_dtypes_stay(dtype):
-    with jax.enable_x64(True) if hasattr(jax, "enable_x64") else pytest.MonkeyPatch.context():
+    with enable_x64(True):
         kernel, x = (jnp.asarray(a, dtype) for a in given())
         assert traced(jn.accelerate(conv), x, kernel) == traced(conv, x, kernel)
 

@@ -1,0 +1,19 @@
+"""Random convolutions and products of any form: `accelerate` computes what XLA computes."""
+
+from tests.rewriting.forms import Draw, cases, check, convolution, product
+
+
+@cases(30)
+def test_convolutions_of_any_form(seed):
+    draw = Draw(seed)
+    for number in range(10):
+        call, given = convolution(draw)
+        check(call, draw, given, twice=number % 4 == 0)
+
+
+@cases(2)
+def test_products_in_16_bits(seed):
+    draw = Draw(2000 + seed)
+    for _ in range(4):
+        call, given = product(draw)
+        check(call, draw, given, twice=False)
