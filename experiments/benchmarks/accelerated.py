@@ -74,7 +74,8 @@ def measure(case: Case, rounds: int, tiny: bool = False) -> tuple[Row, Row]:
     """Return the samples of the plain and of the accelerated program, or the reason for none."""
     before = load()
     programs = [compiled(case, accelerate, tiny) for accelerate in (lambda f: f, jn.accelerate)]
-    note = unequal(*(run() for run in programs), case.tolerance)
+    results = [run() for run in programs]
+    note = unequal(results[0], results[1], case.tolerance)
     samples: list[list[float]] = [[], []]
     for _ in range(0 if note else rounds):
         for run, times in zip(programs, samples, strict=True):

@@ -156,7 +156,11 @@ def copy_weights(model: nnx.Module, weights: Weights) -> None:
 
 def put(variable: nnx.Variable, value: np.ndarray) -> None:
     assert variable.shape == value.shape
-    variable.set_value(jnp.array(value, copy=True))
+    value = jnp.array(value, copy=True)
+    if hasattr(variable, "set_value"):
+        variable.set_value(value)
+    else:  # before Flax 0.12
+        variable.value = value
 
 
 def build(workload: Workload, weights: Weights | None, variant: str) -> Program:
