@@ -114,7 +114,7 @@ def write() -> None:
         path.parent.mkdir(exist_ok=True)
         path.write_text(text)
     README.write_text(with_index(README.read_text()))
-    figures.PAGE.write_text(figures.with_findings(figures.PAGE.read_text()))
+    figures.write()
 
 
 def run(config: Config) -> list[tuple[Command, int]]:

@@ -24,6 +24,7 @@ from experiments.records import CELL, Column, Command, Picture, Record
 
 FILE = Path(__file__).with_name("figures.json")
 PAGE = pages.HERE / "performance.md"
+GUIDE = pages.HERE.parent / "guide/accelerate.md"  # has the table of `jn.accelerate`, too
 BEGIN = "<!-- Written by `python -m experiments --table` from benchmarks/figures.json. -->\n"
 END = "<!-- End of the written part. -->\n"
 LABELS = {
@@ -102,6 +103,21 @@ def with_findings(text: str) -> str:
     """Return the text of the page with its written part replaced."""
     parts = [pages.finding(name, record, "pictures", "..") for name, record in findings()]
     return pages.between(text, BEGIN, END, "\n" + "\n\n".join(parts) + "\n\n")
+
+
+def with_table(text: str) -> str:
+    """Return the text of the guide on `jn.accelerate` with its table replaced."""
+    sections = json.loads(FILE.read_text())
+    record = findings()[list(sections).index("accelerate")][1]
+    table = pages.table(record.columns, record.rows)
+    about = f"Two cores, {record.machine.partition(' of ')[2]}, {record.versions}."
+    return pages.between(text, BEGIN, END, f"\n{table}\n\n{about}\n\n")
+
+
+def write() -> None:
+    """Write the page of performance and the table of the guide."""
+    PAGE.write_text(with_findings(PAGE.read_text()))
+    GUIDE.write_text(with_table(GUIDE.read_text()))
 
 
 def take(run: Path, path: Path = FILE, only: tuple[str, ...] = ()) -> None:
@@ -332,7 +348,7 @@ def run(config: Config) -> None:
     if config.run is not None:
         take(config.run, only=config.only)
     print(*draw(), sep="\n")
-    PAGE.write_text(with_findings(PAGE.read_text()))
+    write()
 
 
 if __name__ == "__main__":

@@ -141,8 +141,10 @@ def test_pages_are_up_to_date():
     assert set(pages.FOLDER.glob("*.md")) == set(pages.pages(rows.findings()))
     text = rows.README.read_text()
     assert rows.BEGIN in text and rows.END in text and rows.with_index(text) == text
-    text = figures.PAGE.read_text()
-    assert figures.BEGIN in text and figures.END in text and figures.with_findings(text) == text
+    written = (figures.PAGE, figures.with_findings), (figures.GUIDE, figures.with_table)
+    for path, with_written in written:
+        text = path.read_text()
+        assert figures.BEGIN in text and figures.END in text and with_written(text) == text
 
 
 def test_every_experiment_is_found():
@@ -200,16 +202,18 @@ def test_a_run_keeps_the_output_and_reports_failures(two, tmp_path, capsys):
 
 
 def test_pages_are_written_between_their_markers(two, tmp_path, monkeypatch):
-    path, page = tmp_path / "README.md", tmp_path / "performance.md"
+    path, page, guide = (tmp_path / f"{n}.md" for n in ("README", "performance", "accelerate"))
     path.write_text(f"above\n{rows.BEGIN}outdated\n{rows.END}below\n")
-    page.write_text(f"above\n{figures.BEGIN}outdated\n{figures.END}below\n")
+    for each in (page, guide):
+        each.write_text(f"above\n{figures.BEGIN}outdated\n{figures.END}below\n")
     (tmp_path / "results").mkdir()
     (tmp_path / "results" / "gone.md").write_text("of a topic without findings")
     monkeypatch.setattr(rows, "README", path)
     monkeypatch.setattr(figures, "PAGE", page)
+    monkeypatch.setattr(figures, "GUIDE", guide)
     monkeypatch.setattr(pages, "FOLDER", tmp_path / "results")
     rows.run(rows.Config(table=True))
-    for text in (path.read_text(), page.read_text()):
+    for text in (path.read_text(), page.read_text(), guide.read_text()):
         assert text.startswith("above\n") and text.endswith("below\n") and "outdated" not in text
     names = sorted(file.name for file in (tmp_path / "results").iterdir())
     assert names == ["images.md", "speech.md"]
