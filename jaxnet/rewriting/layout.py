@@ -256,7 +256,8 @@ def _reduce(eqn: Any, x: Permuted) -> Value | None:
 def _reshape(eqn: Any, x: Permuted) -> Value | None:
     """Split and merge axes that are stored next to each other."""
     shape = eqn.outvars[0].aval.shape
-    if eqn.params.get("dimensions") is not None or 0 in shape:
+    moves = eqn.primitive.name == "reshape" and eqn.params["dimensions"] is not None
+    if moves or 0 in shape:
         return None
     becomes = {before[0]: (before, after) for before, after in _groups(x.shape, shape)}
     left, order = x.order, ()
