@@ -16,7 +16,7 @@ from jax import lax
 
 from jaxnet.rewriting.convolutions import is_fold, mapped_convolution
 from jaxnet.rewriting.kernels import plan
-from jaxnet.rewriting.layout import Merged, Permuted, Value, carry, like, plain
+from jaxnet.rewriting.layout import Merged, Permuted, Value, carry, like, merge, plain
 from jaxnet.services.jax_versions import bind, scan_parts, shard_map_like
 from jaxnet.services.jaxprs import compute, jaxprs_among
 from jaxnet.services.trees import PyTree
@@ -55,14 +55,13 @@ def _computed(program: Any, given: Sequence[Value]) -> list[Value]:
     folds = {eqn.outvars[0]: eqn for eqn in jaxpr.eqns if is_fold(eqn)}
 
     def results(eqn: Any, given: list[Value]) -> list[Value]:
-        if found := mapped_convolution(eqn, folds, known):
+        if plan(eqn) and (found := mapped_convolution(eqn, folds, known)):
             return found
         if _divides(eqn, given):
             return [given[0].value]
-        return _results(eqn, [plain(v) if isinstance(v, Merged) else v for v in given])
+        return _results(eqn, [merge(value) for value in given])
 
-    found = compute(jaxpr.eqns, known, jaxpr.outvars, results)
-    return [plain(value) if isinstance(value, Merged) else value for value in found]
+    return [merge(value) for value in compute(jaxpr.eqns, known, jaxpr.outvars, results)]
 
 
 def _divides(eqn: Any, given: list[Value]) -> bool:

@@ -16,7 +16,7 @@ from jax import lax
 
 from jaxnet.ops.convolution import bilinear
 from jaxnet.ops.convolution_lowering import Form, of_rows
-from jaxnet.rewriting.layout import Merged, Run, Value, axes_of, in_order, plain, stored
+from jaxnet.rewriting.layout import Merged, Run, Value, axes_of, in_order, merge, plain, stored
 
 WIDE = 2**21  # fewest products of a pair of numbers in a matrix product in 16 bits
 
@@ -108,14 +108,14 @@ def mapped_convolution(eqn: Any, folds: dict, known: dict) -> list[Value] | None
     """Return the results of a convolution over which `vmap` was taken, of the arrays before.
 
     Args:
-      eqn: Equation.
+      eqn: Equation for which there is a plan.
       folds: Variable -> the equation that merged two of its axes.
       known: Values of variables.
 
     Returns:
       The results; None if the equation is something else.
     """
-    if eqn.primitive.name != "conv_general_dilated" or convolution(eqn) is None:
+    if eqn.primitive.name != "conv_general_dilated":
         return None
     variables = [atom for atom in eqn.invars if not hasattr(atom, "val")]  # a literal has a value
     both = [folds[variable] for variable in variables if variable in folds]
@@ -127,7 +127,7 @@ def mapped_convolution(eqn: Any, folds: dict, known: dict) -> list[Value] | None
     shapes = [fold.invars[0].aval.shape for fold in both]
     if not at_x or not at_w or (shapes[0][at_x[-1]], shapes[1][at_w[-1]]) != (count, count):
         return None
-    x, w = (known[fold.invars[0]] for fold in both)
+    x, w = (merge(known[fold.invars[0]]) for fold in both)
     order_x, order_w = (batch, *space, features), (*window, into, out)
     x = _widened(eqn, in_order(x, [at_x[-1], *(at_x[axis] for axis in order_x)]))
     w = _widened(eqn, in_order(w, [at_w[-1], *(at_w[axis] for axis in order_w)]))

@@ -117,6 +117,11 @@ def plain(value: Value) -> jax.Array:
     return in_order(value, range(len(value.shape))) if isinstance(value, Permuted) else value
 
 
+def merge(value: Value) -> Value:
+    """Return a value whose axes are merged."""
+    return plain(value) if isinstance(value, Merged) else value
+
+
 def like(value: Value, other: Value) -> Value:
     """Return a value stored as another one is."""
     if not isinstance(other, Permuted):

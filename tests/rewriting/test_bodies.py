@@ -137,6 +137,19 @@ def ensemble(kernel, x):
     return jax.vmap(net)(jnp.arange(1.0, 4.0), jnp.stack([x, 2 * x, -x])).sum()
 
 
+def ensemble_in_a_row(kernel, x):
+    """A reshape merges other axes of a result whose axes are merged already."""
+
+    def net(scale, x):
+        y = conv(x, scale * kernel)
+        rows = y.reshape(len(y), -1, y.shape[-1])
+        return lax.conv_general_dilated(
+            rows, scale * kernel[0], (1,), "SAME", dimension_numbers=("NWC", "WIO", "NWC")
+        ).mean()
+
+    return jax.vmap(net)(jnp.arange(1.0, 4.0), jnp.stack([x, 2 * x, -x])).sum()
+
+
 def groups_by_hand(kernel, x):
     """Groups whose axes the program merges itself, and reads as they are."""
     x = jnp.stack([x, 2 * x], 3)
@@ -196,9 +209,10 @@ def nested_jit(kernel, x):
 PROGRAMS = {
     f.__name__: f
     for f in (
-        ensemble, first, groups_by_hand, in_cond, in_fori, in_named_axis, in_remat,
-        in_remat_with_constant, in_remat_with_policy, in_scan, in_scan_first, in_shard_map,
-        in_vmap, in_while, nested_jit, per_example, relu_at_zero, rows_of_scan, several_kernels,
+        ensemble, ensemble_in_a_row, first, groups_by_hand, in_cond, in_fori, in_named_axis,
+        in_remat, in_remat_with_constant, in_remat_with_policy, in_scan, in_scan_first,
+        in_shard_map, in_vmap, in_while, nested_jit, per_example, relu_at_zero, rows_of_scan,
+        several_kernels,
     )
 }  # fmt: skip
 PROGRAMS |= {
