@@ -85,7 +85,7 @@ def pool(draw: Draw) -> tuple[Any, list[jax.Array]]:
     chosen = sorted(draw.order(rank)[: draw.one(*range(1, min(4, rank)))])
     forms, shape = [], []
     for axis in range(rank):
-        size, stride = draw.sizes(2, 1, 3) if axis in chosen else (1, 1)
+        size, stride = (draw.one(2, 3), draw.one(1, 2, 3)) if axis in chosen else (1, 1)
         pad = draw.sizes(2, 0, size - 1) if axis in chosen else (0, 0)
         forms.append((size, stride, pad))
         shape.append(draw.one(5, 6, 8) if axis in chosen else draw.one(1, 2, 3, 16, 17))
