@@ -55,11 +55,13 @@ def _computed(program: Any, given: Sequence[Value]) -> list[Value]:
     folds = {eqn.outvars[0]: eqn for eqn in jaxpr.eqns if is_fold(eqn)}
 
     def results(eqn: Any, given: list[Value]) -> list[Value]:
-        if plan(eqn) and (found := mapped_convolution(eqn, folds, known)):
+        kernel = plan(eqn)
+        if kernel and (found := mapped_convolution(eqn, folds, known)):
             return found
         if _divides(eqn, given):
             return [given[0].value]
-        return _results(eqn, [merge(value) for value in given])
+        given = [merge(value) for value in given]
+        return kernel(given) if kernel else _by_jax(eqn, given)
 
     return [merge(value) for value in compute(jaxpr.eqns, known, jaxpr.outvars, results)]
 
@@ -70,9 +72,8 @@ def _divides(eqn: Any, given: list[Value]) -> bool:
     return merged and given[0].value.shape == eqn.outvars[0].aval.shape
 
 
-def _results(eqn: Any, given: list[Value]) -> list[Value]:
-    if kernel := plan(eqn):
-        return kernel(given)
+def _by_jax(eqn: Any, given: list[Value]) -> list[Value]:
+    """Return the results of an equation that has no kernel, around programs that may have one."""
     name = eqn.primitive.name
     permuted = any(map(_is_permuted, given))
     if name in _CALLS and (permuted or _has_kernels(eqn)):

@@ -17,6 +17,7 @@ from jax import lax
 from jaxnet.ops.convolution import bilinear
 from jaxnet.ops.convolution_lowering import Form, of_rows
 from jaxnet.rewriting.layout import Merged, Run, Value, axes_of, in_order, merge, plain, stored
+from jaxnet.services.jaxprs import variables_of
 
 WIDE = 2**21  # fewest products of a pair of numbers in a matrix product in 16 bits
 
@@ -117,8 +118,7 @@ def mapped_convolution(eqn: Any, folds: dict, known: dict) -> list[Value] | None
     """
     if eqn.primitive.name != "conv_general_dilated":
         return None
-    variables = [atom for atom in eqn.invars if not hasattr(atom, "val")]  # a literal has a value
-    both = [folds[variable] for variable in variables if variable in folds]
+    both = [folds[variable] for variable in variables_of(eqn.invars) if variable in folds]
     if len(both) < 2 or all(fold.params["dimensions"] is None for fold in both):
         return None
     params, count = eqn.params, eqn.params["feature_group_count"]

@@ -131,11 +131,11 @@ def split(function: Callable, params: PyTree, first: PyTree, *rest: PyTree) -> t
     stage = {name: n for n, several in enumerate(names) for name in several}  # when it is known
     steps: list[list[Any]] = [[], [], []]
     for eqn in jaxpr.eqns:
-        when = max([stage[name] for name in _variables(eqn.invars)], default=0)
+        when = max([stage[name] for name in variables_of(eqn.invars)], default=0)
         stage |= dict.fromkeys(eqn.outvars, when)
         steps[when].append(eqn)
     read = itertools.chain(*(eqn.invars for eqn in steps[2]), jaxpr.outvars)
-    border = [name for name in dict.fromkeys(_variables(read)) if stage[name] == 1]
+    border = [name for name in dict.fromkeys(variables_of(read)) if stage[name] == 1]
 
     def early(params: PyTree, first: PyTree) -> list[jax.Array]:
         given = jax.tree.leaves((params, program.consts, first))
@@ -151,7 +151,14 @@ def split(function: Callable, params: PyTree, first: PyTree, *rest: PyTree) -> t
     return early, late
 
 
-def _variables(atoms: Iterable[Any]) -> list[Any]:
+def variables_of(atoms: Iterable[Any]) -> list[Any]:
+    """Return the variables among the inputs or results of an equation, without its literals.
+
+    Example:
+      >>> (eqn,) = jax.make_jaxpr(lambda a: a + 1.0)(2.0).eqns
+      >>> len(eqn.invars), len(variables_of(eqn.invars))
+      (2, 1)
+    """
     return [atom for atom in atoms if not hasattr(atom, "val")]  # a literal has a value
 
 
