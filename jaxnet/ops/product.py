@@ -118,10 +118,11 @@ def plus(y: jax.Array, bias: jax.Array | None) -> jax.Array:
 def rows(table: jax.Array | Stored, ids: jax.Array) -> jax.Array:
     """Return the rows of a table (n, ...); NaN for ids out of range, including negative ids.
 
-    With a table as `m.kernel` returns it, only the rows become floats.
+    With a table as `m.kernel` returns it, only the rows become floats; so do the rows of a table of
+    integers, since no integer can say that an id is out of range.
 
     Returns:
-      Array (*ids.shape, ...) of floats.
+      Array (*ids.shape, ...) of floats: of the table's dtype, or float32 for a table of integers.
 
     Example:
       >>> rows(jnp.array([[1.0, 2.0], [3.0, 4.0]]), jnp.array([1, 2])).tolist()
@@ -134,9 +135,13 @@ def rows(table: jax.Array | Stored, ids: jax.Array) -> jax.Array:
     if isinstance(table, Stored):
         return table.rows(ids)
     table = jnp.asarray(table)
-    if not jnp.issubdtype(table.dtype, jnp.inexact):  # integers have neither gradient nor NaN
-        return table[ids]
-    return _rows(table, jnp.where(ids < 0, table.shape[0], ids))
+    beyond = table.shape[0]
+    ids = jnp.where(ids < 0, beyond, ids)
+    if not jnp.issubdtype(table.dtype, jnp.inexact):
+        found = table.at[ids].get(mode="fill", fill_value=0)
+        in_range = (ids < beyond).reshape(ids.shape + (1,) * (table.ndim - 1))
+        return jnp.where(in_range, found.astype(float), jnp.nan)
+    return _rows(table, ids)
 
 
 @jax.custom_jvp

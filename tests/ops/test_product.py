@@ -41,11 +41,17 @@ def test_what_does_not_fit_is_named(call):
     call(jnp.ones((2, 3)), jnp.ones((3, 4)))
 
 
-def test_rows_out_of_range_are_nan_and_those_of_integers_are_integers():
-    table = np.arange(6.0).reshape(3, 2)
-    found = np.asarray(rows(jnp.array(table), jnp.array([[2, -1], [3, 0]])))
-    np.testing.assert_array_equal(found, [[[4, 5], [np.nan] * 2], [[np.nan] * 2, [0, 1]]])
-    assert rows(jnp.arange(3), jnp.array([2, 0])).tolist() == [2, 0]
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int8", "int32", "uint8"])
+def test_rows_out_of_range_are_nan_whatever_the_table_holds(dtype):
+    table = jnp.arange(6).reshape(3, 2).astype(dtype)
+    found = rows(table, jnp.array([[2, -1], [3, 0]]))
+    assert found.dtype == (dtype if "float" in dtype else "float32")
+    wanted = [[[4, 5], [np.nan] * 2], [[np.nan] * 2, [0, 1]]]
+    np.testing.assert_array_equal(found.astype(jnp.float32), wanted)
+
+
+def test_rows_of_a_table_of_one_axis_are_numbers():
+    np.testing.assert_array_equal(rows(jnp.arange(3), jnp.array([2, 0, 3])), [2, 0, np.nan])
     assert rows(np.arange(3.0, dtype=np.float32), jnp.array([2, 0])).tolist() == [2, 0]  # NumPy
 
 
