@@ -18,7 +18,7 @@ from colab.render import NOTEBOOKS, ROOT, sources_hash
 
 MODULES = {  # a module of each extra: if it is there, so is the extra
     "data": "tensorflow_datasets", "viz": "matplotlib", "text": "sacrebleu", "speech": "librosa",
-    "runs": "grain", "published": "gguf",
+    "runs": "grain", "pretrained": "gguf",
 }  # fmt: skip
 FIRST = '''\
 # "tiny" takes seconds, "colab" minutes on a free machine, "full" what the experiments take.

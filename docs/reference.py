@@ -55,9 +55,10 @@ SECTIONS: dict[str, dict[str, tuple[str, ...]]] = {
         "Image classification": ("models",),
         "Segmentation and object detection": ("models.fcn", "models.unet", "models.yolo"),
         "Language and translation": (
-            "models.decoder", "models.decoder_config", "models.rnnsearch"),
+            "models.decoder", "models.rnnsearch"),
         "Perceptrons and autoencoders": ("models.perceptron", "models.mlp", "models.autoencoder"),
     },
+    "Pretrained models": {"Pretrained models": ("pretrained",)},
     "Decoding and boxes": {"Decoding": ("decoding",), "Boxes": ("detection",)},
     "Losses, metrics, penalties": {
         "Losses": ("losses",), "Metrics": ("metrics",), "Penalties": ("penalties",),

@@ -100,6 +100,7 @@ if _typing.TYPE_CHECKING:
     from jaxnet import metrics as metrics
     from jaxnet import models as models
     from jaxnet import penalties as penalties
+    from jaxnet import pretrained as pretrained
     from jaxnet import profile as profile
     from jaxnet import tools as tools
     from jaxnet import unsupervised as unsupervised
@@ -110,8 +111,10 @@ if _typing.TYPE_CHECKING:
 
 # Loaded with the library, and on first use, so that the import stays quick.
 _ROOMS = ("initializers", "layers", "ops", "training", "transforms", "typing")
-_LATER = ("data", "decoding", "detection", "distributed", "inspect", "interop", "losses",
-          "metrics", "models", "penalties", "profile", "tools", "unsupervised", "viz")  # fmt: skip
+_LATER = (
+    "data", "decoding", "detection", "distributed", "inspect", "interop", "losses", "metrics",
+    "models", "penalties", "pretrained", "profile", "tools", "unsupervised", "viz",
+)  # fmt: skip
 
 if not _typing.TYPE_CHECKING:  # otherwise a type checker would accept every name
 

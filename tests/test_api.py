@@ -19,7 +19,7 @@ UNSUPERVISED = [f"unsupervised.{name}" for name in FIELDS]
 PARTS = [
     "", "layers", "transforms", "training", "ops", "tools", "typing", "models",
     "data", "inspect", "profile", "viz", "losses", "penalties", "metrics",
-    "initializers", "detection", "decoding", "distributed", "interop", *UNSUPERVISED,
+    "initializers", "detection", "decoding", "distributed", "interop", "pretrained", *UNSUPERVISED,
 ]  # fmt: skip
 
 

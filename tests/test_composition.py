@@ -57,8 +57,8 @@ def test_nets_and_inputs_of_another_kind(change, words):
 
 
 def adapter(net, params, folder):
-    jn.interop.save_adapter(folder, net, params)
-    return jn.interop.load_adapter(folder, net, params)
+    jn.pretrained.save_adapter(folder, net, params)
+    return jn.pretrained.load_adapter(folder, net, params)
 
 
 NET, IDS = jn.models.decoder(11, depth=1, width=8, heads=2), jnp.ones((1, 3), int)

@@ -50,7 +50,7 @@ from tqdm import tqdm
 
 import jaxnet as jn
 import jaxnet.interop.torch
-from jaxnet.models.published.decoders import FAMILIES
+from jaxnet.pretrained.decoders import FAMILIES
 from jaxnet.services.checks import is_traced
 from jaxnet.services.jax_versions import enable_x64
 from tests.catalogue import ROWS, Row, fill
@@ -474,7 +474,7 @@ def lazy() -> list[Call]:
     net = jn.serial(*[jn.dense(8, use_bias=False) for _ in names])
     x = jn.spec((2, 8))
     text = jn.models.decoder(11, depth=3, width=8, heads=2, mlp_features=16)
-    table = jn.interop.decoder_table({
+    table = jn.pretrained.decoder_table({
         "model_type": "llama", "vocab_size": 11, "num_hidden_layers": 3, "hidden_size": 8,
         "num_attention_heads": 2, "num_key_value_heads": 2, "intermediate_size": 16,
     })  # fmt: skip
@@ -547,7 +547,7 @@ def ignored() -> list[str]:
     """
 
     def options(config):
-        return run(Call("decoder_config", jn.models.decoder_config, (config,), {}, str))
+        return run(Call("decoder_config", jn.pretrained.decoder_config, (config,), {}, str))
 
     wrong = []
     for what, usual, config, may in configurations():

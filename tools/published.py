@@ -5,7 +5,7 @@
 The file holds the weights of small random models in bfloat16, by their published names, inputs,
 and what transformers computes from them: outputs, NaN where padding leaves them open, and the
 greedy text of decoders. In its header are the configs, and what each family's config means where it
-says nothing. It is read by `tests/models/published/test_recorded.py`.
+says nothing. It is read by `tests/pretrained/test_recorded.py`.
 """
 
 import json
@@ -18,13 +18,14 @@ import numpy as np
 from safetensors.numpy import load_file
 
 import jaxnet as jn
-from jaxnet.models import published as ours
-from tests.interop.test_published import ENCODERS, MODELS, OTHERS, inputs, outputs, published
+from jaxnet.pretrained.families import FAMILIES as OURS
+from jaxnet.pretrained.pairs import TOWERS
+from tests.pretrained.test_loading import ENCODERS, MODELS, OTHERS, inputs, outputs, published
 
 FILE = Path(__file__).parent.parent / "tests" / "published.safetensors"
 WRITTEN = 8  # tokens
 CLASSES = "ForSequenceClassification"
-FAMILIES = ours.FAMILIES | ours.pairs.TOWERS
+FAMILIES = OURS | TOWERS
 # Name of the model and its head, by name of the row; None for the usual head.
 ROWS = {name: (name, None) for name in MODELS | OTHERS}
 ROWS |= {f"{name} {CLASSES}": (name, CLASSES) for name in ENCODERS}

@@ -65,7 +65,7 @@ def jaxnet(config: Config, numbers: str) -> tuple[Run, int]:
 
     import jaxnet as jn
 
-    net, params, _ = jn.interop.load(config.file, integers=numbers == "as stored")
+    net, params, _ = jn.pretrained.load(config.file, integers=numbers == "as stored")
     if numbers.startswith("int"):
         bits = int(numbers.removeprefix("int"))
         params = jn.quantize(jn.quantized(net, bits), params, jn.spec((1, 8), jnp.int32))
@@ -192,7 +192,7 @@ def prompts_of(config: Config, batch: int) -> np.ndarray:
     """Return the first tokens of the text, (batch, prompt)."""
     import jaxnet as jn
 
-    ids = jn.interop.tokenizer(config.file).encode(config.text.read_text())
+    ids = jn.pretrained.tokenizer(config.file).encode(config.text.read_text())
     if len(ids) < batch * config.prompt:
         raise ValueError(f"{config.text} has {len(ids)} tokens, fewer than {batch} prompts need")
     return np.array(ids[: batch * config.prompt]).reshape(batch, config.prompt)

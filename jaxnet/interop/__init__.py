@@ -6,8 +6,6 @@ tools for JAX understand. The modules that need a library are imported by name:
 """
 
 from jaxnet.interop import haiku as haiku
-from jaxnet.interop.adapter import load_adapter as load_adapter
-from jaxnet.interop.adapter import save_adapter as save_adapter
 from jaxnet.interop.lax import plain as plain
 from jaxnet.interop.names import by_names as by_names
 from jaxnet.interop.names import invertible as invertible
@@ -15,9 +13,3 @@ from jaxnet.interop.names import part as part
 from jaxnet.interop.names import shaped as shaped
 from jaxnet.interop.names import to_names as to_names
 from jaxnet.interop.names import transposed as transposed
-from jaxnet.interop.published import chat as chat
-from jaxnet.interop.published import decoder_table as decoder_table
-from jaxnet.interop.published import load as load
-from jaxnet.interop.published import save as save
-from jaxnet.interop.published import tokenizer as tokenizer
-from jaxnet.interop.published import write as write

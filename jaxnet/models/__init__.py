@@ -21,7 +21,6 @@ from jaxnet.models.perceptron import mistake_bound as mistake_bound
 from jaxnet.models.perceptron import perceptron as perceptron
 from jaxnet.models.perceptron import perceptron_rule as perceptron_rule
 from jaxnet.models.perceptron import train_perceptron as train_perceptron
-from jaxnet.models.published import decoder_config as decoder_config
 from jaxnet.models.resnet import cifar_resnet as cifar_resnet
 from jaxnet.models.resnet import resnet as resnet
 from jaxnet.models.rnnsearch import rnnsearch as rnnsearch

@@ -55,7 +55,7 @@ def decoder(
     """Make a causal language model: an embedding, transformer blocks, a norm, and logits.
 
     The defaults match Llama. `decoder_config` reads the options of a published model, and
-    `jaxnet.interop.load` its weights too. `jn.stream` keeps keys and values for chunks, and
+    `jaxnet.pretrained.load` its weights too. `jn.stream` keeps keys and values for chunks, and
     `jn.decoding.generate` writes text.
 
     Args:

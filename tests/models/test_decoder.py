@@ -1,4 +1,4 @@
-"""The decoder by its parts; tests/models/published/test_recorded.py has published models."""
+"""The decoder by its parts; tests/pretrained/test_recorded.py has published models."""
 
 import jax
 import jax.numpy as jnp

@@ -15,7 +15,7 @@ ORDER = [
     "services", "core", "nets", "initializers", "ops", "rewriting", "distributed", "composition",
     "transforms", "layers", "losses", "penalties", "metrics", "typing", "tools", "decoding", "data",
     "training", "profile", "inspect", "interop", "detection", "models", "viz", "unsupervised",
-    "__init__",
+    "pretrained", "__init__",
 ]  # fmt: skip
 # Always there; every other module is imported where it is used.
 CORE = {"jax", "jaxnet", "numpy", "optax", "safetensors", "tqdm"} | set(sys.stdlib_module_names)
@@ -34,8 +34,7 @@ def library_but(*names: str):
 
 @rule(library, at("jaxnet/core/a.py", "import jaxnet.layers"), "from . import layers")
 def imports_point_one_way(text):
-    builds_a_model = text.path.name in ("published.py", "adapter.py")
-    later = ORDER[ORDER.index("models" if builds_a_model else part(text)) + 1 :]
+    later = ORDER[ORDER.index(part(text)) + 1 :]
     wrong = (".", *(f"jaxnet.{name}." for name in later))
     return [name for name in text.imports if f"{name}.".startswith(wrong)]
 
@@ -110,6 +109,8 @@ def tests_mirror_the_library(text):
 # What is built with the library as a user builds; of `data`, the data sets. Inside the package,
 # these files check their arguments and open files by `services`, as every module does.
 DATASETS = "bccd camvid digits images photos scenes tfds available prepare".split()
+# Files of `pretrained` that read and write; each other one is a family, as a user could write it.
+NO_FAMILIES = "adapters families loading source words".split()
 # Modules that users import, or that hold constants beside a function of their name.
 PUBLIC = {
     "jaxnet.interop.onnx", "jaxnet.interop.torch", "jaxnet.interop.flax", "jaxnet.interop.export",
@@ -119,6 +120,7 @@ PUBLIC = {
 
 def wall() -> list[Text]:
     built = [t for t in library() if part(t) in ("models", "unsupervised", "detection", "viz")]
+    built += [t for t in library() if part(t) == "pretrained" and t.path.stem not in NO_FAMILIES]
     datasets = (f"jaxnet/data/{name}.py" for name in DATASETS)
     return [*built, *files(*datasets, "experiments/**/*.py")]
 
@@ -129,10 +131,14 @@ def wall() -> list[Text]:
 def only_public_names_are_used_behind_the_wall(text):
     """What a file imports from jaxnet is public or of its own folder."""
     own = ".".join(text.path.relative_to(ROOT).parts[:2]) + "."
-    inside = (own, "jaxnet.services.") if own.startswith("jaxnet.") else own
+    inside = [own]
+    if own.startswith("jaxnet."):
+        inside.append("jaxnet.services.")
+    if own == "jaxnet.pretrained.":  # a family is made of the parts of a model
+        inside.append("jaxnet.models.")
     for node in text.nodes:
         name = f"{getattr(node, 'module', '')}."
-        if not name.startswith("jaxnet.") or name[:-1] in PUBLIC or name.startswith(inside):
+        if not name.startswith("jaxnet.") or name[:-1] in PUBLIC or name.startswith(tuple(inside)):
             continue
         module = importlib.import_module(node.module)
         package = node.module.count(".") < 2 and node.module != "jaxnet.services"

@@ -76,7 +76,7 @@ def test_one_factor_alone_is_an_error(tmp_path, lost):
     with pytest.raises(ValueError, match="merge: .* _lora_b; head/kernel has one of them"):
         jn.merge(layer, params)
     with pytest.raises(ValueError, match="save_adapter: .*; head/kernel has one of them"):
-        jn.interop.save_adapter(tmp_path / "adapter", layer, params)
+        jn.pretrained.save_adapter(tmp_path / "adapter", layer, params)
     assert not (tmp_path / "adapter").exists()
 
 

@@ -1,0 +1,273 @@
+"""Models in files of llama.cpp (.gguf), by the package gguf: weights as floats or integers."""
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from copy import copy
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jaxnet.services.extras import extra
+from jaxnet.services.files import OneByOne, readable
+
+# Architecture -> model_type of transformers.
+FAMILIES = {"llama": "llama", "qwen2": "qwen2", "qwen3": "qwen3", "phi3": "phi3"}
+FAMILIES |= {"gemma2": "gemma2", "gemma3": "gemma3_text"}
+ENTRIES = {
+    "block_count": "num_hidden_layers", "embedding_length": "hidden_size",
+    "feed_forward_length": "intermediate_size", "attention.head_count": "num_attention_heads",
+    "attention.head_count_kv": "num_key_value_heads", "attention.key_length": "head_dim",
+    "attention.layer_norm_rms_epsilon": "rms_norm_eps", "rope.freq_base": "rope_theta",
+    "context_length": "max_position_embeddings", "attention.sliding_window": "sliding_window",
+    "attn_logit_softcapping": "attn_logit_softcapping",
+    "final_logit_softcapping": "final_logit_softcapping",
+    "rope.freq_base_swa": "rope_local_base_freq",
+}  # fmt: skip
+SCALING = {
+    "rope.scaling.type": "rope_type", "rope.scaling.factor": "factor",
+    "rope.scaling.original_context_length": "original_max_position_embeddings",
+    "rope.scaling.attn_factor": "attention_factor",
+}  # fmt: skip
+IGNORED = {"vocab_size", "rope.dimension_count", "attention.value_length"}
+NAMES = {
+    "token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head",
+    "attn_norm": "input_layernorm", "ffn_norm": "post_attention_layernorm",
+    "attn_q": "self_attn.q_proj", "attn_k": "self_attn.k_proj", "attn_v": "self_attn.v_proj",
+    "attn_output": "self_attn.o_proj", "attn_q_norm": "self_attn.q_norm",
+    "attn_k_norm": "self_attn.k_norm", "ffn_gate": "mlp.gate_proj", "ffn_up": "mlp.up_proj",
+    "ffn_down": "mlp.down_proj",
+}  # fmt: skip
+GEMMA_NAMES = NAMES | {
+    "ffn_norm": "pre_feedforward_layernorm", "post_attention_norm": "post_attention_layernorm",
+    "post_ffw_norm": "post_feedforward_layernorm",
+}  # fmt: skip
+PHI3_NAMES = NAMES | {"attn_qkv": "self_attn.qkv_proj", "ffn_up": "mlp.gate_up_proj"}
+FACTORS = "short_factor", "long_factor"  # of LongRoPE, which are weights in a file
+LARGEST = 46, 62  # layers of Gemma 2 and 3 of 27B, whose queries have another scale
+
+
+class Kind(NamedTuple):
+    """How weights are stored: as integers times the scale of their group, plus its lowest value.
+
+    Fields:
+      bits: Bits of an integer in params.
+      group: Number of neighboring inputs that share a scale.
+      planes: Parts of the bits of the integers, the lowest first, as (first byte of a block, byte
+        after the last, bits, stride). A byte has bits of several integers, a stride apart.
+      zero: Integer that stands for 0.
+      lowest: Bytes of a block that its lowest values are multiples of; empty without these.
+      table: Whether the integers are places in the table of IQ4_NL.
+    """
+
+    bits: int
+    group: int
+    planes: tuple[tuple[int, int, int, int], ...]
+    zero: int = 0
+    lowest: slice = slice(0)
+    table: bool = False
+
+    floats = property(lambda self: ("scale", "lowest") if self.lowest.stop else ("scale",))
+    # What stands for a lowest value in params.
+    least = property(lambda self: -8 if self.lowest.stop and self.bits == 4 else 0)
+
+
+KINDS = {
+    "Q8_0": Kind(8, 32, ((2, 34, 8, 32),)),
+    "Q6_K": Kind(8, 16, ((0, 128, 4, 64), (128, 192, 2, 32)), zero=32),
+    "Q5_0": Kind(8, 32, ((6, 22, 4, 16), (2, 6, 1, 1)), zero=16),
+    "Q5_1": Kind(8, 32, ((8, 24, 4, 16), (4, 8, 1, 1)), lowest=slice(2, 4)),
+    "Q5_K": Kind(8, 32, ((48, 176, 4, 32), (16, 48, 1, 32)), lowest=slice(2, 4)),
+    "Q4_0": Kind(4, 32, ((2, 18, 4, 16),), zero=8),
+    "Q4_1": Kind(4, 32, ((4, 20, 4, 16),), lowest=slice(2, 4)),
+    "Q4_K": Kind(4, 32, ((16, 144, 4, 32),), lowest=slice(2, 4)),
+    "Q3_K": Kind(4, 16, ((32, 96, 2, 32), (0, 32, 1, 32)), zero=4),
+    "Q2_K": Kind(4, 16, ((16, 80, 2, 32),), lowest=slice(82, 84)),
+    "IQ4_NL": Kind(8, 32, ((2, 18, 4, 16),), table=True),
+    "IQ4_XS": Kind(8, 32, ((8, 136, 4, 16),), table=True),
+}
+BLOCKS = 2**14  # that are floats at the same time
+
+
+def read_gguf(path: Path) -> tuple[dict[str, Any], Mapping[str, Any]]:
+    """Return the configuration of a file as that of transformers, and its weights by name.
+
+    Raises:
+      ImportError: If gguf is not installed.
+      OSError: If the file cannot be read.
+      ValueError: If it is not a file of llama.cpp, or of an architecture that is not known here.
+    """
+    with reading("load", path):
+        return _read(path, *opened("load", path))
+
+
+@contextmanager
+def reading(who: str, path: Path) -> Iterator[None]:
+    """Raise what a package says of a file as an error of ours, which names the file."""
+    try:
+        yield
+    except (OSError, ImportError):
+        raise
+    except Exception as error:  # each package has its own, some of them plain Exceptions
+        if str(error).startswith(f"{who}: "):
+            raise
+        raise ValueError(f"{who}: {path} is damaged: {error!r:.200}") from None
+
+
+def opened(who: str, path: Path) -> tuple[dict[str, Any], Any]:
+    """Return the entries of a file of llama.cpp by name, and its tensors."""
+    package = extra("gguf", "gguf", who, "pretrained")
+    try:
+        reader = package.GGUFReader(readable(who, path))
+    except (ValueError, IndexError) as error:
+        raise ValueError(f"{who}: {path} is not a file of llama.cpp: {error}") from None
+    return {name: field.contents() for name, field in reader.fields.items()}, reader.tensors
+
+
+def _read(
+    path: Path, fields: dict[str, Any], tensors: Any
+) -> tuple[dict[str, Any], Mapping[str, Any]]:
+    kind = fields.get("general.architecture")
+    if kind not in FAMILIES:
+        raise ValueError(
+            f"load: {path}: the architecture must be one of {', '.join(FAMILIES)}, got {kind!r:.60}"
+        )
+    weights = Tensors(tensors, fields, kind)
+    config = {"model_type": FAMILIES[kind], "tie_word_embeddings": "lm_head.weight" not in weights}
+    config["vocab_size"] = weights.rows("model.embed_tokens.weight")
+    for name, value in fields.items():
+        own = name.removeprefix(f"{kind}.")
+        if own == name or own in IGNORED:
+            continue
+        if own not in ENTRIES | SCALING:
+            raise ValueError(f"load: {path}: the entry {name!r} = {value!r:.60} is not known here")
+        if own in SCALING:
+            config.setdefault("rope_scaling", {})[SCALING[own]] = value
+        else:
+            config[ENTRIES[own]] = value
+    if kind.startswith("gemma"):
+        width = config["hidden_size"] // config["num_attention_heads"]
+        large = config["num_hidden_layers"] in LARGEST
+        config["query_pre_attn_scalar"] = width if large else config["head_dim"]
+    if kind == "phi3":
+        rope, first = config.get("rope_scaling", {}), "original_max_position_embeddings"
+        config[first] = rope.pop(first, config["max_position_embeddings"])
+        size = config["hidden_size"] // config["num_attention_heads"]
+        config["partial_rotary_factor"] = fields.get("phi3.rope.dimension_count", size) / size
+        if weights.factors:
+            rope |= {"rope_type": "longrope", **weights.factors}
+    return config, weights
+
+
+class Tensors(OneByOne):
+    """Weights of a file by their names in transformers, each made floats when it is read.
+
+    Those that are integers have parts too: "name.numbers", "name.scale" of each group and, if it
+    has one, "name.lowest". The weights (outputs, inputs) are (numbers - kind.least) * scale +
+    lowest.
+
+    Fields:
+      kinds: How the weights are stored that can be read as integers, by name.
+      factors: Factors of LongRoPE, by their names in a configuration.
+    """
+
+    def __init__(self, tensors: Any, fields: Mapping[str, Any], kind: str):
+        self._quants = extra("gguf.quants", "gguf", "load", "pretrained")
+        self._gemma = kind.startswith("gemma")
+        special = {"phi3": PHI3_NAMES, "gemma2": GEMMA_NAMES, "gemma3": GEMMA_NAMES}
+        self._their_names = special.get(kind, NAMES)
+        self._heads = {}
+        stored = {f"rope_factors_{name.partition('_')[0]}.weight": name for name in FACTORS}
+        turns = {tensor.name: tensor.data for tensor in tensors if tensor.name in stored}
+        turns = turns if kind == "phi3" else {}
+        self.factors = {stored[name]: data.tolist() for name, data in turns.items()}
+        tensors = [tensor for tensor in tensors if tensor.name not in turns]
+        if kind == "llama":  # llama.cpp rotates neighbors, transformers halves
+            heads = fields["llama.attention.head_count"]
+            groups = fields.get("llama.attention.head_count_kv", heads)
+            self._heads = {"attn_q": heads, "attn_k": groups}
+        self._found = {self._name(tensor.name): tensor for tensor in tensors}
+        if len(self._found) < len(tensors):
+            raise ValueError("load: two weights of the file have one name")
+        self._names = list(self._found)
+        kinds = ((name, KINDS.get(tensor.tensor_type.name)) for name, tensor in self._found.items())
+        self.kinds = {name: kind for name, kind in kinds if kind}
+
+    def chosen(self, names: Iterable[str]) -> "Tensors":
+        """Return the same weights, of which only these have to be used."""
+        found = copy(self)
+        found._names = list(names)
+        return found
+
+    def _turned(self, tensor: Any, array: np.ndarray) -> np.ndarray:
+        if heads := self._heads.get(tensor.name.split(".")[-2]):
+            pairs = array.reshape(heads, -1, 2, *array.shape[1:])
+            array = pairs.swapaxes(1, 2).reshape(array.shape)
+        return array
+
+    def _name(self, theirs: str) -> str:
+        found = re.fullmatch(r"(?:blk\.(\d+)\.)?(\w+)\.(\w+)", theirs)
+        if not found or found[2] not in self._their_names:
+            raise ValueError(f"load: the weights {theirs!r:.60} are not known here")
+        layer = f"model.layers.{found[1]}." if found[1] else ""
+        return f"{layer}{self._their_names[found[2]]}.{found[3]}"
+
+    def rows(self, name: str) -> int:
+        return int(self._found[name].shape[-1])
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        whole, _, part = name.rpartition(".")
+        if whole in self.kinds:
+            return self._part(whole, part)
+        tensor = self._found[name]
+        array = self._quants.dequantize(tensor.data, tensor.tensor_type)
+        array = np.asarray(self._turned(tensor, array), np.float32)
+        return array - 1 if self._gemma and name.endswith("norm.weight") else array  # 1 is added
+
+    def _part(self, name: str, part: str) -> np.ndarray:
+        """Return a part of integers."""
+        tensor, kind = self._found[name], self.kinds[name]
+        blocks = tensor.data.reshape(-1, self._quants.GGML_QUANT_SIZES[tensor.tensor_type][1])
+        of = self._integers if part == "numbers" else partial(self._floats, part)
+        parts = [of(kind, tensor, blocks[i : i + BLOCKS]) for i in range(0, len(blocks), BLOCKS)]
+        columns = int(tensor.shape[0]) // (1 if part == "numbers" else kind.group)
+        return self._turned(tensor, np.concatenate(parts).reshape(len(tensor.data), columns))
+
+    def _integers(self, kind: Kind, tensor: Any, blocks: np.ndarray) -> np.ndarray:
+        found: Any = np.uint8(0)
+        done = 0
+        for first, last, bits, stride in kind.planes:
+            cut = blocks[:, first:last].reshape(-1, 1, stride)
+            each = cut >> np.arange(0, 8, bits, dtype=np.uint8)[:, None] & np.uint8(2**bits - 1)
+            found = found | each.reshape(-1) << done
+            done += bits
+        if kind.table:
+            return np.int8(self._quants.IQ4_NL.kvalues)[found]
+        return (found + np.uint8(256 - kind.zero + kind.least & 255)).view(np.int8)
+
+    def _floats(self, part: str, kind: Kind, tensor: Any, blocks: np.ndarray) -> np.ndarray:
+        """Return the scale of each group, or its lowest value, in float16."""
+        if self._quants.GGML_QUANT_SIZES[tensor.tensor_type][0] == kind.group:  # they come first
+            first = 2 * kind.floats.index(part)
+            return blocks[:, first : first + 2].copy().view(np.float16)[:, 0]
+        # In the file they are products. They follow from the floats of one integer everywhere.
+        blocks, byte = blocks.copy(), 0
+        if part == "lowest":
+            known = 1  # of the integer 0 nothing else is left
+        elif kind.lowest.stop:
+            byte, known = 255, 2 ** sum(bits for *_, bits, _ in kind.planes) - 1
+            blocks[:, kind.lowest] = 0
+        else:
+            known = -127 if kind.table else -kind.zero
+        for first, last, *_ in kind.planes:
+            blocks[:, first:last] = byte
+        found = self._quants.dequantize(blocks.reshape(1, -1), tensor.tensor_type)[0]
+        return (found[:: kind.group] / known).astype(np.float16)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)

@@ -1,0 +1,153 @@
+"""From a folder, a file or a name of a published model to a net with its weights, and back."""
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+
+from jaxnet.core import Layer, Params, State, as_layer, transformed
+from jaxnet.interop.names import by_names, to_names
+from jaxnet.interop.weights import write_files
+from jaxnet.pretrained.config import complete, with_dtype
+from jaxnet.pretrained.families import FAMILIES
+from jaxnet.pretrained.integers import with_integers
+from jaxnet.pretrained.source import opened
+from jaxnet.services.checks import check_options
+from jaxnet.services.files import file_path
+
+
+def load(
+    source: str | Path,
+    *,
+    dtype: Any = None,
+    put: Callable[[str, jax.Array], jax.Array] | None = None,
+    integers: bool = False,
+) -> tuple[Layer, Params, State]:
+    """Read a published model: the net, its params and its state.
+
+    The model_type of the configuration says which net it is; `jn.pretrained` has the
+    families, such as Llama, Qwen, Gemma, Phi, OLMo and Granite. Each array is read, cast and placed
+    before the next one is read. Nothing that is read is run: the code that the configurations of
+    Phi name as `auto_map` is not used. The net's data hold the configuration, so that `save` can
+    write it.
+
+    Args:
+      source: Folder with config.json and safetensors files, as `transformers` writes it; a file
+        that ends in .gguf, of llama.cpp; or the name of a repository of Hugging Face, such as
+        "HuggingFaceTB/SmolLM2-135M", whose files `huggingface_hub` downloads or finds in its cache.
+      dtype: Dtype of the params, such as jnp.bfloat16; None is float32. It is also the dtype of
+        experts that are stored in MXFP4, as those of gpt-oss are.
+      put: Function of (path, array) that places an array, as in `by_names`.
+      integers: Whether kernels and tables that a .gguf file holds as integers stay so, each 32 or
+        16 with a scale in float16 and perhaps their lowest value. Q4_0, Q4_1 and Q8_0 take the
+        file's bytes. The scales of Q2_K to Q6_K and IQ4_XS are products in the file, and rounded:
+        relative errors are up to 2**-11. A number takes 5 bits of Q3_K and Q4_K, 6 of Q2_K, 8.5 of
+        Q5_0, IQ4_NL and IQ4_XS, and 9 of Q5_1, Q5_K and Q6_K. The net is then like `jn.quantized`,
+        and `jn.merge(net, params)` makes them floats.
+
+    Returns:
+      (net, params, state). A decoder takes token ids (batch, time); an encoder such as BERT or
+      ModernBERT takes ids or (ids, mask), see `jaxnet.pretrained.encoders`. ViT, DeiT, DINOv2
+      and ConvNeXt take images (batch, height, width, 3), whose pixels are normalized as
+      preprocessor_config.json says, see `jaxnet.pretrained.vision`. CLIP and SigLIP take
+      (images, ids), or None for one of them, see `jaxnet.pretrained.pairs`. Whisper takes
+      (features, ids) of speech, see `jaxnet.pretrained.whisper`.
+
+    Raises:
+      OSError: If a file is missing or cannot be read.
+      ImportError: If a name is given without huggingface_hub, or a .gguf file without gguf.
+      ValueError: If the model_type is unknown, an entry of the configuration is unknown or has a
+        value that the net cannot compute, or the weights do not fit the configuration.
+      ValueError: If `integers` is True and the file holds none.
+
+    Example:
+      >>> net, params, state = load("HuggingFaceTB/SmolLM2-135M")  # doctest: +SKIP
+      >>> ids = jnp.array([[504, 3575, 282, 4649, 314]])  # "The capital of France is"
+      >>> jn.decoding.generate(net, params, ids, length=2, temperature=0)  # doctest: +SKIP
+    """
+    check_options("load", integers=integers)
+    config, stored = opened("load", source)
+    found = complete("load", config, FAMILIES)
+    family = FAMILIES[found.family]
+    how = family.stored(found, stored)
+    net, table, x = family.net(**how.options), family.rows(found, how), how.x or family.x
+    if integers:
+        net, table, stored = with_integers(net, x, table, stored)
+    params, state = by_names(net, stored, x, table, leave=how.leave, dtype=dtype, put=put)
+    return described(net, found.given), params, state
+
+
+def save(
+    folder: str | Path,
+    net: Layer,
+    params: Params,
+    state: State,
+    *,
+    config: Mapping[str, Any] | None = None,
+) -> None:
+    """Write a model with the names and the configuration of its family, as `transformers` reads it.
+
+    Args:
+      folder: Folder, which is made; it gets config.json and model.safetensors. The tokenizer's
+        files are the ones that came with the model.
+      net: Net of `load`, or another one that computes what `config` says.
+      params, state: Its params and state, in the dtype in which they are written.
+      config: Configuration, as in config.json; None is that of the net.
+
+    Raises:
+      OSError: If a file cannot be written.
+      ValueError: If the net has no configuration, or does not fit it.
+
+    Example:
+      >>> import tempfile
+      >>> config = {"model_type": "gpt2", "vocab_size": 11, "n_embd": 8, "n_layer": 1, "n_head": 2}
+      >>> net = jn.models.decoder(**jn.pretrained.decoder_config(config))
+      >>> params, state = net.init(jax.random.key(0), jn.spec((1, 1), jnp.int32))
+      >>> folder = tempfile.mkdtemp()
+      >>> save(folder, net, params, state, config=config)
+      >>> again, params, state = load(folder)
+      >>> sorted(params)
+      ['block_0', 'embedding', 'norm', 'positions']
+    """
+    net = as_layer(net, "save", "net")
+    if config is None:
+        kept = getattr(net.inside, "options", None)
+        config = json.loads(kept.config) if isinstance(kept, _Described) else None
+        if config is None:
+            raise ValueError(
+                'save: this net has no configuration; write save(..., config={"model_type": ...}) '
+                "with the entries of its config.json"
+            )
+    found = complete("save", config, FAMILIES)
+    family = FAMILIES[found.family]
+    how = family.stored(found, None)
+    arrays = to_names(net, params, state, how.x or family.x, family.rows(found, how))
+    folder = file_path("save", folder)
+    written = with_dtype(config, arrays)
+    write_files("save", folder / "config.json", written, folder / "model.safetensors", arrays)
+
+
+class _Described(NamedTuple):
+    """What `transformed` keeps of a published model, so that `save` finds it.
+
+    Fields:
+      config: Its configuration as JSON, which has a hash.
+    """
+
+    config: str
+
+
+def described(net: Layer, config: Mapping[str, Any]) -> Layer:
+    """Return the same net with its configuration among its data.
+
+    Example:
+      >>> described(jn.dense(3), {"model_type": "mine"}).inside.options.config
+      '{"model_type": "mine"}'
+    """
+
+    def apply(run, params, state, x):
+        return run(params, state, x)
+
+    return transformed(net, apply, kind="pretrained", options=_Described(json.dumps(config)))

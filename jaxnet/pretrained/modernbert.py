@@ -1,0 +1,210 @@
+"""ModernBERT: an encoder of text with rotary positions, most of whose layers see near tokens alone.
+
+Its nets take token ids (batch, time), or (ids, mask) with a mask of lengths or of booleans as in
+`jn.multi_head_attention`, and return what the other encoders of text return; see encoders.py.
+"""
+
+import re
+from collections.abc import Collection, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import jax.numpy as jnp
+
+import jaxnet as jn
+from jaxnet.pretrained.config import (
+    ACTIVATIONS,
+    KIND,
+    Config,
+    Family,
+    Rows,
+    Stored,
+    is_positive,
+    prefix_in,
+)
+from jaxnet.pretrained.rows import PARTS, attention_rows, dense_rows, norm_rows, packed_rows
+
+HEADS = {"": "", "Model": "", "ForMaskedLM": "words", "ForTokenClassification": "tokens",
+         "ForSequenceClassification": "texts"}  # fmt: skip
+
+
+def modernbert(
+    vocabulary: int,
+    *,
+    width: int,
+    heads: int,
+    mlp_features: int,
+    windows: Sequence[int | None],
+    bases: Sequence[float],
+    epsilon: float,
+    activation: Any,
+    biased: Collection[str],
+    head: str,
+    labels: int,
+    pooling: str,
+    bend: Any,
+) -> jn.Layer:
+    """Make a ModernBERT with a head.
+
+    Args:
+      vocabulary: Number of tokens.
+      width, heads, mlp_features: Sizes of the blocks.
+      windows: Of each block, how far to each side a token sees; None is any distance.
+      bases: Of each block, the base of its rotations.
+      epsilon, activation: Options of the blocks.
+      biased: What has biases, among "norm", "attention", "mlp", "head" and "words".
+      head: "", "words", "tokens" or "texts".
+      labels: Number of classes.
+      pooling: Whether the head for texts gets the first token, "cls", or the "mean" of all.
+      bend: Activation of the head.
+    """
+    norm = partial(jn.layer_norm, epsilon=epsilon, use_bias="norm" in biased)
+    words = jn.embedding(vocabulary, width, tied=head == "words", name="words")
+    use_bias = [n for n in PARTS if "attention" in biased] + [n for n in biased if n == "mlp"]
+
+    def first(name: str) -> Any:
+        return (lambda x: x) if name == "attention_norm" else norm(name=name)
+
+    def encode(m, given):
+        ids, mask = (*given, None)[:2] if isinstance(given, tuple | list) else (given, None)
+        x = m(norm(name="norm"), m(words, ids))
+        for i, (window, base) in enumerate(zip(windows, bases, strict=True)):
+            block = jn.transformer_block(
+                heads, mlp_features, window=None if window is None else (window, window),
+                rotary=partial(jn.rotary, base=base), gated=True, activation=activation,
+                norm=norm if i else first, use_bias=use_bias, name=f"block_{i}",
+            )  # fmt: skip
+            x = m(block, x) if mask is None else m(block, (x, mask))[0]
+        return headed(m, m(norm(name="last_norm"), x), mask)
+
+    def headed(m, x, mask):
+        if not head:
+            return x
+        if head == "texts":
+            x = x[:, 0] if pooling == "cls" else mean(x, mask)
+        x = bend(m(jn.dense(width, use_bias="head" in biased, name="head"), x))
+        x = m(norm(name="head_norm"), x)
+        if head != "words":
+            return m(jn.dense(labels, name="classes"), x)
+        logits = m(words, x)  # the table, transposed
+        if "words" not in biased:
+            return logits
+        return logits + m.param("head_bias", jn.initializers.zeros, (vocabulary,))
+
+    return jn.compose(encode, name="encoder", kind="encoder")
+
+
+def mean(x, mask):
+    """Return the mean of the tokens within a mask of lengths or of booleans."""
+    if mask is None:
+        return x.mean(1)
+    there = mask if mask.ndim == 2 else jnp.arange(x.shape[1]) < mask[:, None]
+    return x.mean(1, where=there[..., None])
+
+
+def options(config: Config) -> dict[str, Any]:
+    """Return the options of `modernbert`."""
+    given = config.entries
+    theirs = {ours: given[name] for ours, name in NAMES.items()}
+    config.check_heads(theirs["width"], theirs["heads"])
+    if theirs["width"] // theirs["heads"] % 2:
+        raise config.error("the rotations need heads of an even size, hidden_size / heads")
+    depth, every = given["num_hidden_layers"], given["global_attn_every_n_layers"]
+    kinds = given["layer_types"]
+    if kinds is None:
+        kinds = [KIND[bool(i % every)] for i in range(depth)]
+    if len(kinds) != depth:
+        raise config.error(f"layer_types must have {depth} entries, got {len(kinds)}")
+    near, bases = given["local_attention"] // 2, _bases(config)
+    return theirs | {
+        "windows": [near if kind == KIND[1] else None for kind in kinds],
+        "bases": [bases[kind] for kind in kinds],
+        "activation": ACTIVATIONS[given["hidden_activation"]],
+        "bend": ACTIVATIONS[given["classifier_activation"]],
+        "biased": [ours for ours, name in BIASES.items() if given[name]],
+        "head": config.head("ModernBert", HEADS),
+        "labels": config.labels(),
+    }
+
+
+def _bases(config: Config) -> dict[str, float]:
+    """Return the base of the rotations of each kind of layer."""
+    given, found = config.entries["rope_parameters"] or {}, {}
+    for kind, older in zip(KIND, ("global_rope_theta", "local_rope_theta"), strict=True):
+        one = given.get(kind) or {}
+        if not isinstance(one, dict) or one.get("rope_type", "default") != "default":
+            raise config.error(f"rope_parameters must be of the type default, got {one!r:.60}")
+        found[kind] = one.get("rope_theta", config.entries[older])
+        if not is_positive(found[kind]) or set(one) - {"rope_theta", "rope_type"}:
+            raise config.error(f"rope_parameters must have a rope_theta alone, got {one!r:.60}")
+    if more := set(given) - set(KIND):
+        raise config.error(f"rope_parameters must be of {' and '.join(KIND)}, got {sorted(more)}")
+    return found
+
+
+def how_stored(config: Config, weights: Mapping[str, Any] | None) -> Stored:
+    """Return how the weights are stored: without a prefix if they have no head."""
+    found = options(config)
+    if weights is None:
+        return Stored(found, "model." if found["head"] else "")
+    unused = r"^decoder\.weight$" + ("" if found["head"] else r"|^(head|decoder|classifier)\.")
+    leave = tuple(name for name in weights if re.search(unused, name))
+    return Stored(found, prefix_in(weights, "model."), leave)
+
+
+def rows(config: Config, stored: Stored) -> Rows:
+    """Return the table of the names."""
+    o, first = stored.options, stored.prefix
+    width, heads, biased = o["width"], o["heads"], o["biased"]
+    block, ours = first + "layers.{i}", "block_{i}"
+    own = partial(norm_rows, use_bias="norm" in biased)
+    dense = partial(dense_rows, use_bias="mlp" in biased)
+    attention = partial(
+        attention_rows, f"{ours}/attention", width=width, heads=heads,
+        biased=PARTS if "attention" in biased else (),
+    )  # fmt: skip
+    table: Rows = {
+        "words/embedding": f"{first}embeddings.tok_embeddings.weight",
+        **own("norm", f"{first}embeddings.norm"), **own("last_norm", f"{first}final_norm"),
+        **own(f"{ours}/attention_norm", f"{block}.attn_norm"),
+        **own(f"{ours}/mlp_norm", f"{block}.mlp_norm"),
+        **packed_rows(*(attention({name: f"{block}.attn.Wqkv"}) for name in PARTS[:3])),
+        **attention({"out": f"{block}.attn.Wo"}),
+        **packed_rows(*(dense(f"{ours}/mlp_{n}", f"{block}.mlp.Wi") for n in ("in", "gate"))),
+        **dense(f"{ours}/mlp_out", f"{block}.mlp.Wo"),
+    }  # fmt: skip
+    if o["head"]:
+        table |= dense_rows("head", "head.dense", "head" in biased) | own("head_norm", "head.norm")
+    if o["head"] in ("tokens", "texts"):
+        table |= dense_rows("classes", "classifier")
+    elif o["head"] and "words" in biased:
+        table["head_bias"] = "decoder.bias"
+    return table
+
+
+# Our options -> entries of the configuration.
+NAMES = {
+    "vocabulary": "vocab_size", "width": "hidden_size", "heads": "num_attention_heads",
+    "mlp_features": "intermediate_size", "epsilon": "norm_eps", "pooling": "classifier_pooling",
+}  # fmt: skip
+BIASES = {"norm": "norm_bias", "attention": "attention_bias", "mlp": "mlp_bias",
+          "head": "classifier_bias", "words": "decoder_bias"}  # fmt: skip
+DEFAULTS: dict[str, Any] = {
+    "vocab_size": 50_368, "hidden_size": 768, "intermediate_size": 1152, "num_hidden_layers": 22,
+    "num_attention_heads": 12, "hidden_activation": "gelu", "norm_eps": 1e-5, "norm_bias": False,
+    "attention_bias": False, "layer_types": None, "rope_parameters": None, "local_attention": 128,
+    "global_attn_every_n_layers": 3, "global_rope_theta": 160_000.0, "local_rope_theta": 10_000.0,
+    "mlp_bias": False, "decoder_bias": True, "classifier_pooling": "cls", "classifier_bias": False,
+    "classifier_activation": "gelu",
+}  # fmt: skip
+IGNORED = (
+    "embedding_dropout", "mlp_dropout", "classifier_dropout", "sparse_prediction",
+    "sparse_pred_ignore_index", "deterministic_flash_attn", "initializer_cutoff_factor",
+    "max_position_embeddings", "reference_compile", "repad_logits_with_grad", "cls_token_id",
+    "layer_norm_eps", "position_embedding_type",
+)  # fmt: skip
+FAMILIES: dict[str, Family] = {
+    "modernbert": Family(
+        DEFAULTS, options, modernbert, rows, how_stored, {"tie_word_embeddings": True}, IGNORED
+    )
+}

@@ -1,0 +1,216 @@
+"""Encoders of images: ViT, DeiT, DINOv2.
+
+Their nets take images (batch, height, width, 3), whose pixels are in [0, 1] and then normalized by
+the `image_mean` and `image_std` of the model's preprocessor_config.json. For images of another size
+than `image_size`, the positions are interpolated, as transformers does it for DINOv2, and for the
+others with interpolate_pos_encoding=True. Pixels at the end that do not fill a patch are not used.
+
+The entry `architectures` says what a net returns: the normalized features (batch, tokens, width) of
+the class token, DeiT's second token and the patches for a bare model; logits (batch, labels) for
+classes of images.
+"""
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+import jaxnet as jn
+from jaxnet.interop import shaped
+from jaxnet.pretrained.config import (
+    ACTIVATIONS,
+    Config,
+    Family,
+    Rows,
+    Stored,
+    prefix_in,
+    without,
+)
+from jaxnet.pretrained.rows import PARTS, block_rows, dense_rows, norm_rows, packed_rows
+
+
+def vision(*, head: str, labels: int, **tower: Any) -> jn.Layer:
+    """Make an encoder of images with a head, see the head of this file.
+
+    Args:
+      head: "", "class", "class and patches" or "class and teacher".
+      labels: Number of classes.
+      tower: Options of `of_images`.
+    """
+
+    def forward(m, images):
+        x = of_images(m, images, **tower)
+        if not head:
+            return x
+        first = x[:, 0]
+        if head == "class and patches":
+            first = jnp.concatenate([first, x[:, 1:].mean(1)], -1)
+        logits = m(jn.dense(labels, name="classes"), first)
+        if head == "class and teacher":
+            logits = (logits + m(jn.dense(labels, name="teacher_classes"), x[:, 1])) / 2
+        return logits
+
+    return jn.compose(forward, name="vision", kind="vision")
+
+
+def of_images(
+    m: Any, images: Any, *, width: int, side: int, patch: int, tokens: Any, drop: Any, **blocks: Any
+) -> jax.Array:
+    """Return the features (batch, tokens, width) of tokens and patches, inside a layer.
+
+    Args:
+      m, images: Arguments of the layer's function.
+      width: Number of features.
+      side: Number of patches along a side, for which there are positions.
+      patch: Pixels of a patch's side.
+      tokens: Names of the learned vectors before the patches.
+      drop: Rate of dropout before the blocks, or None for CLIP's norm there. Then the patches have
+        no bias.
+      blocks: Options of `encoded`.
+    """
+    use_bias, count = drop is not None, len(tokens)
+    options: dict[str, Any] = {"strides": patch, "padding": "VALID", "use_bias": use_bias}
+    x = m(jn.conv(width, patch, name="patches", **options), images)
+    at = m.param("positions", jn.initializers.normal(0.02), (count + side * side, width))
+    if (size := x.shape[1:3]) != (side, side):
+        grid = m(jn.resize(size, method="bicubic"), at[count:].reshape(1, side, side, width))
+        at = jnp.concatenate([at[:count], grid.reshape(-1, width)])
+    first = [m.param(name, jn.initializers.zeros, (width,)) for name in tokens]
+    first = [jnp.broadcast_to(one, (len(x), 1, width)) for one in first]
+    x = jnp.concatenate([*first, jax.lax.collapse(x, 1, 3)], 1) + at
+    x = m(blocks["norm"](name="first_norm") if drop is None else jn.dropout(drop), x)
+    return encoded(m, x, **blocks)
+
+
+def encoded(m: Any, x: jax.Array, *, depth: int, norm: Any, **block: Any) -> jax.Array:
+    """Return what the blocks and the last norm make of x (batch, tokens, width), inside a layer.
+
+    Args:
+      m: First argument of the layer's function.
+      x: Vectors with positions.
+      depth: Number of blocks.
+      norm: Function that makes the norms.
+      block: Options of `jn.transformer_block`.
+    """
+    for i in range(depth):
+        x = m(jn.transformer_block(norm=norm, name=f"block_{i}", **block), x)
+    return m(norm(name="norm"), x)
+
+
+def scaled_norm(name: str, epsilon: float) -> jn.Layer:
+    """Make a norm, or after a branch, DINOv2's learned factors."""
+
+    def scale(m, x):
+        return x * m.param("scale", jn.initializers.ones, x.shape[-1:])
+
+    branch = name.endswith("_out_norm")
+    return jn.compose(scale, name=name) if branch else jn.layer_norm(epsilon=epsilon, name=name)
+
+
+def block_options(config: Config) -> dict[str, Any]:
+    """Return the options of `encoded`."""
+    given, act = config.entries, config.entries["hidden_act"]
+    config.check_heads(given["hidden_size"], given["num_attention_heads"])
+    norm = partial(jn.layer_norm, epsilon=given["layer_norm_eps"])
+    sizes = {ours: given.get(name) for ours, name in NAMES.items()}
+    return sizes | {"activation": ACTIVATIONS[act], "norm": norm}
+
+
+def image_options(config: Config) -> dict[str, Any]:
+    """Return the options of `of_images` that all families have."""
+    given = config.entries
+    size, patch = given["image_size"], given["patch_size"]
+    if patch > size:
+        raise config.error(f"patch_size must be at most image_size = {size}, got {patch}")
+    own = {"width": given["hidden_size"], "side": size // patch, "patch": patch}
+    return block_options(config) | own | {"drop": given.get("hidden_dropout_prob", 0.0)}
+
+
+def options(config: Config) -> dict[str, Any]:
+    """Return the options of `vision`."""
+    given, found, (kind, heads) = config.entries, image_options(config), CLASSES[config.family]
+    found |= {"head": config.head(kind, heads), "labels": config.labels()}
+    found["use_bias"] = (*PARTS, "mlp") if given["qkv_bias"] else ("out", "mlp")
+    found["tokens"] = tuple(TOKENS)[: 2 if config.family == "deit" else 1]
+    if config.family != "dinov2":
+        return found | {"dropout_rate": found["drop"]}
+    hidden = found["width"] * given["mlp_ratio"]
+    if given["use_swiglu_ffn"]:
+        hidden = (hidden * 2 // 3 + 7) // 8 * 8
+        found |= {"gated": True, "activation": jax.nn.silu}
+    norm = partial(scaled_norm, epsilon=given["layer_norm_eps"])
+    return found | {"mlp_features": hidden, "norm": norm, "norm_at": "both"}
+
+
+def how_stored(config: Config, weights: Mapping[str, Any] | None) -> Stored:
+    """Return how the weights are stored: without a prefix if they have no head."""
+    found, prefix = options(config), f"{config.family}."
+    if weights is None:
+        return Stored(found, prefix if found["head"] else "")
+    unused = ("mask_token", "pooler.", *(() if found["head"] else ("classifier.",)))
+    leave = tuple(name for name in weights if any(word in name for word in unused))
+    return Stored(found, prefix_in(weights, prefix), leave)
+
+
+def rows(config: Config, stored: Stored) -> Rows:
+    """Return the table of the names of an encoder of images."""
+    o, first, dino = stored.options, stored.prefix, config.family == "dinov2"
+    e, block, width = f"{first}embeddings", f"{first}encoder.layer.{{i}}", o["width"]
+    layers, gated = DINO if dino else VIT, "gated" in o
+    table: Rows = {
+        **dense_rows("patches", f"{e}.patch_embeddings.projection"),
+        "positions": (f"{e}.position_embeddings", shaped(-1, width, given=(1, -1, width))),
+        **{t: (f"{e}.{TOKENS[t]}", shaped(width, given=(1, 1, width))) for t in o["tokens"]},
+        **norm_rows("norm", f"{first}layernorm"),
+        **block_rows("block_{i}", block, layers, width, o["heads"], "query" in o["use_bias"]),
+    }
+    if gated:
+        both = "block_{i}/mlp_in", "block_{i}/mlp_gate"
+        table |= packed_rows(*(dense_rows(ours, f"{block}.mlp.weights_in") for ours in both))
+        table |= dense_rows("block_{i}/mlp_out", f"{block}.mlp.weights_out")
+    for i, name in enumerate(("attention", "mlp") if dino else (), 1):
+        table[f"block_{{i}}/{name}_out_norm/scale"] = f"{block}.layer_scale{i}.lambda1"
+    if o["head"] == "class and teacher":
+        table |= dense_rows("teacher_classes", "distillation_classifier")
+        return table | dense_rows("classes", "cls_classifier")
+    return table | (dense_rows("classes", "classifier") if o["head"] else {})
+
+
+# Our options -> entries of the configuration.
+NAMES = {"depth": "num_hidden_layers", "heads": "num_attention_heads",
+         "mlp_features": "intermediate_size"}  # fmt: skip
+TOKENS = {"class_token": "cls_token", "teacher_token": "distillation_token"}
+# Our layers of a block -> theirs.
+VIT = {**{part: f"attention.attention.{part}" for part in PARTS[:3]},
+       "out": "attention.output.dense", "attention_norm": "layernorm_before",
+       "mlp_norm": "layernorm_after", "mlp_in": "intermediate.dense",
+       "mlp_out": "output.dense"}  # fmt: skip
+DINO = VIT | {"attention_norm": "norm1", "mlp_norm": "norm2", "mlp_in": "mlp.fc1",
+              "mlp_out": "mlp.fc2"}  # fmt: skip
+# Classes of transformers, and our heads.
+HEADS = {"": "", "Model": "", "ForImageClassification": "class"}
+CLASSES = {
+    "vit": ("ViT", HEADS),
+    "deit": ("DeiT", HEADS | {"ForImageClassificationWithTeacher": "class and teacher"}),
+    "dinov2": ("Dinov2", HEADS | {"ForImageClassification": "class and patches"}),
+}
+BLOCKS: dict[str, Any] = {
+    "hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12,
+    "intermediate_size": 3072, "hidden_act": "gelu", "layer_norm_eps": 1e-12,
+}  # fmt: skip
+DEFAULTS = BLOCKS | {"image_size": 224, "patch_size": 16, "qkv_bias": True,
+                     "hidden_dropout_prob": 0.0}  # fmt: skip
+DINOV2 = without(DEFAULTS, "intermediate_size") | {
+    "layer_norm_eps": 1e-6, "patch_size": 14, "mlp_ratio": 4, "use_swiglu_ffn": False,
+}  # fmt: skip
+ONLY = {"num_channels": 3}
+IGNORED = ("attention_probs_dropout_prob", "encoder_stride", "pooler_output_size", "pooler_act",
+           "drop_path_rate", "layerscale_value", "use_mask_token", "apply_layernorm",
+           "reshape_hidden_states", "stage_names", "out_features", "out_indices")  # fmt: skip
+IMAGES = jn.spec((1, 224, 224, 3))
+FAMILIES: dict[str, Family] = {
+    name: Family(entries, options, vision, rows, how_stored, ONLY, IGNORED, x=IMAGES)
+    for name, entries in (("vit", DEFAULTS), ("deit", DEFAULTS), ("dinov2", DINOV2))
+}

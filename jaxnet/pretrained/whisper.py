@@ -1,0 +1,218 @@
+"""Whisper, which writes down what is said in a recording.
+
+The net takes (features, ids) and returns the logits of the next tokens. `features` makes the
+features (batch, frames, bands) of 30 seconds from a wave: 3000 frames of 80 bands, or of 128 for
+large-v3. `jn.decoding.generate` takes them as `inputs`, and a prompt of tokens that names the
+language and the task:
+
+    from jaxnet.pretrained.whisper import features
+
+    net, params, state = jn.pretrained.load("openai/whisper-tiny")
+    words = jn.pretrained.tokenizer("openai/whisper-tiny")
+    x = features([wave])  # floats, 16,000 samples per second
+    start = [[50258, 50259, 50359, 50363]]  # begin, English, transcribe, no times
+    options = {"stop": 50257, "temperature": 0}
+    found = jn.decoding.generate(net, params, start, inputs=(x,), length=200, **options)
+    print(words.decode(found.lists()[0]))
+
+`generate` encodes the recording once for all tokens, `jn.decoding.iterate` once for each token. The
+tokens that generation_config.json suppresses are suppressed only if `logits=` does it.
+"""
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import jaxnet as jn
+from jaxnet.interop import transposed
+from jaxnet.pretrained.config import ACTIVATIONS, Config, Family, Rows, Stored
+from jaxnet.pretrained.rows import PARTS, attention_rows, block_rows, dense_rows, norm_rows
+from jaxnet.services.checks import at_least
+
+
+def whisper(
+    vocabulary: int,
+    *,
+    bands: int,
+    width: int,
+    encoder: Mapping[str, int],
+    decoder: Mapping[str, int],
+    activation: Any,
+    dropout_rate: float,
+    tied: bool,
+) -> jn.Layer:
+    """Make an encoder of sound and a decoder of tokens, see the head of this file.
+
+    Args:
+      vocabulary: Number of tokens.
+      bands: Number of features of a frame.
+      width: Width of the blocks.
+      encoder, decoder: Their "depth", "heads", "mlp_features" and "positions". The encoder has a
+        position for two frames.
+      activation, dropout_rate: Options of the blocks.
+      tied: Whether the logits use the table of the words.
+    """
+    norm = partial(jn.layer_norm, epsilon=1e-5)
+    gelu = partial(jax.nn.gelu, approximate=False)
+    frames = 2 * encoder["positions"]
+
+    def blocks(m, x, *memory, depth, heads, mlp_features, positions, **options):
+        for i in range(depth):
+            block = jn.transformer_block(
+                heads, mlp_features, use_bias=("query", "value", "out", "mlp"), norm=norm,
+                activation=activation, dropout_rate=dropout_rate, name=f"block_{i}", **options,
+            )  # fmt: skip
+            x = m(block, (x, *memory))[0] if memory else m(block, x)
+        return m(norm(name="norm"), x)
+
+    def listen(m, x):
+        for name, strides in (("first", 1), ("second", 2)):
+            x = gelu(m(jn.conv(width, 3, strides=strides, padding=1, name=name), x))
+        waves = m.param("positions", jn.initializers.normal(0.02), (encoder["positions"], width))
+        x = m(jn.dropout(dropout_rate), x + jax.lax.stop_gradient(waves))
+        return blocks(m, x, **encoder)
+
+    def write(m, given):
+        memory, ids = given
+        words = jn.embedding(vocabulary, width, tied=tied, name="words")
+        x = m(jn.learned_positions(decoder["positions"], name="positions"), m(words, ids))
+        x = m(jn.dropout(dropout_rate), x)
+        x = blocks(m, x, memory, cross=True, causal=True, **decoder)
+        return m(words if tied else jn.dense(vocabulary, use_bias=False, name="head"), x)
+
+    def forward(m, given):
+        x, ids = given
+        if x.shape[1:] != (frames, bands):
+            raise ValueError(
+                f"whisper: expected features of shape (batch, {frames}, {bands}), got {x.shape}. "
+                "jaxnet.pretrained.whisper.features makes them"
+            )
+        memory = m.whole(jn.compose(listen, name="encoder"), x)
+        return m(jn.compose(write, name="decoder"), (memory, ids))
+
+    return jn.compose(forward, name="whisper", kind="whisper")
+
+
+def features(waves: Sequence[Any], bands: int = 80) -> np.ndarray:
+    """Return the log-mel features of recordings, cut or padded to 30 seconds.
+
+    Args:
+      waves: Arrays (samples,) of floats in [-1, 1], with 16,000 samples per second.
+      bands: Number of features, 128 for large-v3 and large-v3-turbo.
+
+    Returns:
+      Array (waves, 3000, bands) in float32.
+
+    Raises:
+      ValueError: If a wave has channels or holds integers.
+
+    Example:
+      >>> wave = np.sin(2 * np.pi * 440 / 16_000 * np.arange(16_000))  # one second of 440 Hz
+      >>> x = features([wave])
+      >>> x.shape, int(x[0, 50].argmax())
+      ((1, 3000, 80), 11)
+    """
+    at_least("features", "bands", bands)
+    steps = np.linspace(0, 15 + 27 * np.log(8) / np.log(6.4), bands + 2)  # Slaney's, to 8000 Hz
+    edges = np.where(steps < 15, steps * 200 / 3, 1000 * 6.4 ** ((steps - 15) / 27))
+    corners = [(edges[i : i + 3], [0, 2 / (edges[i + 2] - edges[i]), 0]) for i in range(bands)]
+    triangles = np.stack([np.interp(np.arange(201) * 40, *each) for each in corners], 1)
+
+    def of_wave(wave):
+        if (wave := np.asarray(wave)).ndim != 1 or wave.dtype.kind != "f":
+            raise ValueError(
+                "features: expected waves of floats (samples,), got "
+                f"{wave.dtype} {wave.shape}; for a single wave pass [wave]"
+            )
+        wave = np.pad(wave[:SAMPLES], (0, max(SAMPLES - len(wave), 0)))
+        chunks = np.lib.stride_tricks.sliding_window_view(np.pad(wave, 200, "reflect"), 400)
+        spectrum = np.fft.rfft(chunks[:-1:160] * np.hanning(401)[:-1])  # (3000, 201)
+        out = np.log10(np.maximum(abs(spectrum) ** 2 @ triangles, 1e-10))
+        return np.float32((np.maximum(out, out.max() - 8) + 4) / 4)
+
+    return np.stack([of_wave(wave) for wave in waves])
+
+
+def options(config: Config) -> dict[str, Any]:
+    """Return the options of `whisper`."""
+    given = config.entries
+    config.head("Whisper", {"": "", "ForConditionalGeneration": ""})
+    for name, same in SAME.items():
+        if config.given.get(name, given[same]) != given[same]:
+            raise config.error(
+                f"{name} must be {given[same]}, as {same}, got {config.given[name]!r:.60}"
+            )
+    found: dict[str, Any] = {ours: given[name] for ours, name in NAMES.items()}
+    for part, at in (("encoder", "source"), ("decoder", "target")):
+        found[part] = {ours: given[f"{part}_{name}"] for ours, name in SIZES.items()}
+        found[part]["positions"] = given[f"max_{at}_positions"]
+        config.check_heads(found["width"], found[part]["heads"])
+    return found | {"activation": ACTIVATIONS[given["activation_function"]]}
+
+
+def how_stored(config: Config, weights: Mapping[str, Any] | None) -> Stored:
+    """Return how the weights are stored: some files have the tied table of the words twice."""
+    found = options(config)
+    x = jn.spec((1, 2 * found["encoder"]["positions"], found["bands"])), jn.spec((1, 1), jnp.int32)
+    if weights is None or HEAD not in weights:
+        return Stored(found, "", x=x)
+    found["tied"] &= np.array_equal(weights[HEAD], weights[WORDS])
+    return Stored(found, "", (HEAD,) if found["tied"] else (), x)
+
+
+def rows(config: Config, stored: Stored) -> Rows:
+    """Return the table of the names of Whisper."""
+    o = stored.options
+    table: Rows = {
+        "encoder/positions": "model.encoder.embed_positions.weight",
+        "decoder/positions/embedding": "model.decoder.embed_positions.weight",
+        "decoder/words/embedding": WORDS,
+        **dense_rows("encoder/first", "model.encoder.conv1"),
+        **dense_rows("encoder/second", "model.encoder.conv2"),
+        **({} if o["tied"] else {"decoder/head/kernel": (HEAD, transposed)}),
+    }
+    for part, attentions in (("encoder", SELF), ("decoder", SELF | CROSS)):
+        ours, theirs = f"{part}/block_{{i}}", f"model.{part}.layers.{{i}}"
+        sizes = o["width"], o[part]["heads"]
+        table |= norm_rows(f"{part}/norm", f"model.{part}.layer_norm")
+        table |= block_rows(ours, theirs, MLP, *sizes)
+        for name, of in attentions.items():
+            norm = f"{ours}/{name.removesuffix('_attention')}_norm"
+            table |= norm_rows(norm, f"{theirs}.{of}_layer_norm")
+            names = {each: f"{theirs}.{of}.{PROJECTIONS[each]}_proj" for each in PARTS}
+            table |= attention_rows(f"{ours}/{name}", names, *sizes, BIASED)
+    return table
+
+
+SAMPLES = 480_000  # 30 seconds
+WORDS, HEAD = "model.decoder.embed_tokens.weight", "proj_out.weight"
+SELF, CROSS = {"attention": "self_attn"}, {"cross_attention": "encoder_attn"}
+MLP = {"mlp_norm": "final_layer_norm", "mlp_in": "fc1", "mlp_out": "fc2"}
+PROJECTIONS = {"query": "q", "key": "k", "value": "v", "out": "out"}
+BIASED = ("query", "value", "out")
+# Our options -> entries of the configuration, and their ends for the encoder and the decoder.
+NAMES = {"vocabulary": "vocab_size", "bands": "num_mel_bins", "width": "d_model",
+         "dropout_rate": "dropout", "tied": "tie_word_embeddings"}  # fmt: skip
+SIZES = {"depth": "layers", "heads": "attention_heads", "mlp_features": "ffn_dim"}
+# Entries that repeat another one.
+SAME = {"hidden_size": "d_model", "num_hidden_layers": "encoder_layers",
+        "num_attention_heads": "encoder_attention_heads",
+        "num_key_value_heads": "encoder_attention_heads"}  # fmt: skip
+DEFAULTS: dict[str, Any] = {
+    "vocab_size": 51_865, "num_mel_bins": 80, "d_model": 384, "dropout": 0.0,
+    "encoder_layers": 4, "encoder_attention_heads": 6, "encoder_ffn_dim": 1536,
+    "decoder_layers": 4, "decoder_attention_heads": 6, "decoder_ffn_dim": 1536,
+    "max_source_positions": 1500, "max_target_positions": 448, "activation_function": "gelu",
+    "tie_word_embeddings": True,
+}  # fmt: skip
+ONLY = {"is_encoder_decoder": True}
+IGNORED = (*SAME, "activation_dropout", "encoder_layerdrop", "decoder_layerdrop", "init_std",
+           "scale_embedding", "use_weighted_layer_sum", "classifier_proj_size",
+           "apply_spec_augment", "mask_time_prob", "mask_time_length", "mask_time_min_masks",
+           "mask_feature_prob", "mask_feature_length", "mask_feature_min_masks",
+           "median_filter_width", "forced_decoder_ids")  # fmt: skip
+FAMILIES = {"whisper": Family(DEFAULTS, options, whisper, rows, how_stored, ONLY, IGNORED)}

@@ -1,0 +1,207 @@
+"""Adapters in files: there and back, into the merged net, in PEFT's names, damaged."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+import jaxnet as jn
+from jaxnet.pretrained import load_adapter, save_adapter
+from jaxnet.services.trees import flat
+from jaxnet.transforms.kernels import replaced
+from tests.helpers import KEY, close, jit_apply, jit_init, shapes
+from tests.pretrained.test_loading import LLAMA
+
+WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
+TEXT = np.arange(12).reshape(2, 6) % 11
+GPT2 = {"model_type": "gpt2", "vocab_size": 11, "n_embd": 8, "n_layer": 2, "n_head": 2}
+
+
+def decoder(config=LLAMA):
+    return jn.models.decoder(**jn.pretrained.decoder_config(config))
+
+
+def conv():
+    return jn.serial(jn.conv(4, 3), jax.nn.relu, jn.flatten(), jn.dense(3, name="head"))
+
+
+def stack(name="transformer_block"):
+    block = jn.transformer_block(2, causal=True, name=name)
+    return jn.serial(jn.embedding(11, 8), jn.repeat(block, 3), jn.dense(11, name="head"))
+
+
+NETS = {
+    "llama": (decoder, TEXT, {"where": "*/kernel"}),
+    "gpt2": (lambda: decoder(GPT2), TEXT, {"where": "block*/kernel"}),
+    "conv": (conv, jnp.ones((2, 5, 5, 1)), {"where": "conv/kernel", "trainable": "head/*"}),
+    "repeat": (stack, TEXT, {}),
+    "repeat in a block": (lambda: stack("block_0"), TEXT, {}),
+}
+
+
+def adapted(net, x, rank=3, scale=0.5, **options):
+    """An adapted net with params as after training, and the params of the net alone."""
+    lora = jn.lora(net, rank, scale=scale, **options)
+    own, state = jit_init(net, KEY, x)
+    params, _ = jax.device_get(jit_init(lora, jax.random.key(1), x))
+    wave = lambda leaf: 0.1 * np.cos(np.arange(leaf.size)).reshape(leaf.shape)  # noqa: E731
+    params = jax.tree.map(lambda leaf: (leaf + wave(leaf)).astype(leaf.dtype), params)
+    trains = lambda path: "_lora_" in path or "head/" in path and "trainable" in options  # noqa: E731
+
+    kept = {path: leaf for path, leaf in flat(own) if not trains(path)}
+    return lora, replaced(params, kept), own, state
+
+
+@pytest.mark.parametrize(("make", "x", "options"), [
+    pytest.param(*given, id=name, marks=[] if name == "conv" else pytest.mark.slow)
+    for name, given in NETS.items()
+])  # fmt: skip
+def test_there_and_back(tmp_path, make, x, options):
+    net = make()
+    lora, params, own, state = adapted(net, x, **options)
+    save_adapter(tmp_path / "new", lora, params)
+    for given in own, params:
+        again = load_adapter(tmp_path / "new", lora, given)
+        jax.tree.map(np.testing.assert_array_equal, again, params)
+    merged = load_adapter(tmp_path / "new", net, own)
+    assert jax.tree.structure(merged) == jax.tree.structure(own)
+    run = jax.jit(lambda params: net.apply(params, state, x)[0])
+    y = run(merged)
+    np.testing.assert_allclose(jit_apply(lora, params, state, x)[0], y, rtol=1e-4, atol=1e-5)
+    assert not np.allclose(run(own), y, atol=1e-3)
+
+
+def test_a_matrix_is_there_and_back(tmp_path):
+    lora, params, own, _ = adapted(decoder(), TEXT, where="*/mlp_in/kernel")
+    save_adapter(tmp_path, lora, params)
+    jax.tree.map(np.testing.assert_array_equal, load_adapter(tmp_path, lora, own), params)
+
+
+@pytest.mark.slow
+def test_the_names_are_those_of_peft(tmp_path):
+    lora, params, _, _ = adapted(decoder(), TEXT)
+    save_adapter(tmp_path, lora, params)
+    first = "base_model.model.model.layers.1.self_attn.q_proj.lora_"
+    arrays = shapes(load_file(tmp_path / WEIGHTS))
+    assert (arrays[f"{first}A.weight"], arrays[f"{first}B.weight"]) == ((3, 8), (8, 3))
+    assert len(arrays) == 2 * 2 * 2
+    config = json.loads((tmp_path / CONFIG).read_text())
+    assert config["target_modules"] == ["self_attn.q_proj", "self_attn.v_proj"]
+    assert (config["r"], config["lora_alpha"]) == (3, 1.5)
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")  # of PEFT about transformers
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_against_peft(tmp_path, family):
+    peft, torch = pytest.importorskip("peft"), pytest.importorskip("torch")
+    transformers = pytest.importorskip("transformers")
+    where = {"llama": "block*/kernel", "gpt2": "block*/(mlp_in|mlp_out|out)/kernel"}[family]
+    config = transformers.AutoConfig.for_model(**{"llama": LLAMA, "gpt2": GPT2}[family])
+    theirs = transformers.AutoModelForCausalLM.from_config(config)
+    theirs.eval().save_pretrained(tmp_path / "base")
+    net, own, state = jn.pretrained.load(tmp_path / "base")
+    lora, params, *_ = adapted(net, TEXT, where=where)
+    save_adapter(tmp_path / "ours", lora, params)
+    params = load_adapter(tmp_path / "ours", lora, own)
+    both = peft.PeftModel.from_pretrained(theirs, tmp_path / "ours")
+    y = both(torch.tensor(TEXT)).logits.detach().numpy()
+    np.testing.assert_allclose(lora.apply(params, state, TEXT)[0], y, rtol=1e-4, atol=1e-5)
+    for leaf in both.parameters():
+        leaf.data *= 1.5
+    both.save_pretrained(tmp_path / "theirs")
+    read = load_adapter(tmp_path / "theirs", lora, own)
+    ours, theirs = (tree["block_1"]["mlp_in"]["kernel_lora_a"] for tree in (params, read))
+    close(theirs, 1.5 * ours, 1e-5, 0)
+
+
+@pytest.fixture
+def saved(tmp_path):
+    lora, params, own, _ = adapted(conv(), jnp.ones((2, 5, 5, 1)), where="conv/kernel")
+    save_adapter(tmp_path, lora, params)
+    return tmp_path, lora, params, own
+
+
+@pytest.mark.parametrize(("change", "words"), [
+    (lambda a: a.pop("conv/kernel_lora_b"), "conv/kernel .*there is only one of"),
+    (lambda a: a.update({"conv/kernel_lora_b": np.ones((2, 4), "f")}), r"lora_b\" \(2, 4\)"),
+    (lambda a: a.update({"conv/kernel_lora_b": np.ones((), "f")}), r"lora_b\" \(\)"),
+    (lambda a: a.update({"conv/kernel_lora_b": np.ones((3, 4), int)}), "floats are needed"),
+    (lambda a: a.update({"other": np.ones(3, "f")}), r'not used: "other" \(3,\)'),
+    (lambda a: a.update({"head/bias": np.ones(4, "f")}), r"head/bias \(3,\): got \(4,\)"),
+    (lambda a: a.clear(), "conv/kernel .*has no adapter in the file"),
+])  # fmt: skip
+def test_weights_that_do_not_fit(saved, change, words):
+    folder, lora, params, own = saved
+    arrays = load_file(folder / WEIGHTS)
+    change(arrays)
+    save_file(arrays, folder / WEIGHTS)
+    with pytest.raises(ValueError, match=f"(?s)load_adapter: .*{WEIGHTS} does not fit.*{words}"):
+        load_adapter(folder, lora, own)
+
+
+@pytest.mark.parametrize(("change", "words"), [
+    ("[]", "is not the config of an adapter"),
+    ("[" * 100_000, "is not the config of an adapter"),
+    ({"r": "3"}, "needs LORA, r at least 1"),
+    ({"peft_type": "IA3"}, "needs LORA"),
+    ({"lora_alpha": float("nan")}, "lora_alpha must be a number"),
+    ({"lora_alpha": 7}, r"needs jn.lora\(net, 3, scale=2.33333\)"),
+    ({"use_dora": True}, "use_dora is not supported"),
+    ({"alora_invocation_tokens": [1, 2]}, "alora_invocation_tokens is not supported"),
+    ({"init_lora_weights": "pissa_niter_16"}, "init_lora_weights is not supported, got 'pissa_nit"),
+    ({"use_rslora": True}, "needs jn.lora"),
+])  # fmt: skip
+def test_configs_that_do_not_fit(saved, change, words):
+    folder, lora, _, own = saved
+    if isinstance(change, dict):
+        change = json.dumps(json.loads((folder / CONFIG).read_text()) | change)
+    (folder / CONFIG).write_text(change)
+    with pytest.raises(ValueError, match=f"(?s)load_adapter: .*{words}"):
+        load_adapter(folder, lora, own)
+
+
+def test_damaged_and_missing_files(saved):
+    folder, lora, params, own = saved
+    whole = (folder / WEIGHTS).read_bytes()
+    for part in (0, 5, 20, len(whole) - 1):
+        (folder / WEIGHTS).write_bytes(whole[:part])
+        with pytest.raises(ValueError, match=f"load_adapter: .*{WEIGHTS} is not a safetensors"):
+            load_adapter(folder, lora, own)
+    (folder / WEIGHTS).unlink()
+    with pytest.raises(FileNotFoundError, match="load_adapter: there is no file"):
+        load_adapter(folder, lora, own)
+
+
+@pytest.mark.parametrize("name", [WEIGHTS, CONFIG])
+def test_no_link_is_followed(saved, tmp_path_factory, name):
+    folder, lora, params, _ = saved
+    other = tmp_path_factory.mktemp("other") / "file"
+    other.write_text("mine")
+    (folder / name).unlink()
+    (folder / name).symlink_to(other)
+    with pytest.raises(OSError, match="save_adapter: .* must be a plain file"):
+        save_adapter(folder, lora, params)
+    assert other.read_text() == "mine"
+
+
+def test_wrong_arguments(saved):
+    folder, lora, params, own = saved
+    with pytest.raises(TypeError, match="save_adapter: net must be made by jn.lora, got a serial"):
+        save_adapter(folder, conv(), own)
+    with pytest.raises(ValueError, match="save_adapter: params have no entries ending in"):
+        save_adapter(folder, lora, own)
+    with pytest.raises(ValueError, match=r"conv/kernel .*holds int8; load into"):
+        load_adapter(folder, conv(), own | {"conv": {"kernel": np.ones((3, 3, 1, 4), np.int8)}})
+
+
+def test_what_trains_beside_the_adapters_is_saved(tmp_path):
+    lora = jn.lora(jn.serial(jn.dense(3), jn.dense(2, name="head")), 1, trainable="head/*")
+    shapes = {"kernel": (4, 3), "bias": (3,), "kernel_lora_a": (4, 1), "kernel_lora_b": (1, 3)}
+    dense = {name: np.ones(shape) for name, shape in shapes.items()}
+    head = {"kernel": np.ones((3, 2)), "bias": np.ones(2)}
+    save_adapter(tmp_path, lora, {"dense": dense, "head": head})
+    saved = {name for name in load_file(tmp_path / WEIGHTS) if "lora" not in name}
+    assert saved == {"head/kernel", "head/bias"}

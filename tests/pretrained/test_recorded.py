@@ -1,0 +1,107 @@
+"""Published models against what transformers computed, recorded by `tools.published`."""
+
+import json
+import sys
+from fnmatch import fnmatch
+from types import SimpleNamespace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+import jaxnet as jn
+from jaxnet.interop import to_names
+from jaxnet.pretrained import decoder_table, load
+from tests.pretrained.test_loading import MODELS
+from tools import published
+from tools.published import FAMILIES
+
+RECORDED, HEADER = jn.load(published.FILE)
+CONFIGS, DEFAULTS = HEADER["configs"], HEADER["defaults"]
+
+
+def loaded(name, folder):
+    weights = RECORDED[name]["weights"].items()
+    weights = {key: np.asarray(a, np.float32) for key, a in weights}
+    (folder / "config.json").write_text(json.dumps(CONFIGS[name]))
+    save_file(weights, folder / "model.safetensors")
+    return *load(folder), weights
+
+
+@pytest.mark.parametrize("name", published.ROWS)
+def test_outputs(name, tmp_path):
+    net, params, state, _ = loaded(name, tmp_path)
+    given, wanted = [*RECORDED[name]["given"].values()], RECORDED[name]["outputs"]
+    found, _ = jax.jit(net.apply)(params, state, tuple(given) if given[1:] else given[0])
+    found = np.where(np.isnan(wanted), wanted, found)
+    np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=4e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", MODELS)
+def test_text_and_the_way_back(name, tmp_path):
+    net, params, state, weights = loaded(name, tmp_path)
+    ids = RECORDED[name]["given"]["0"]
+    made = jn.decoding.generate(net, params, ids, length=published.WRITTEN, temperature=0)
+    np.testing.assert_array_equal(made.tokens, RECORDED[name]["text"])
+    names = to_names(net, params, state, jnp.asarray(ids), decoder_table(CONFIGS[name]))
+    head = {"lm_head.weight"}  # of a tied model it is the table
+    assert set(names) - head == set(weights) - head
+    for key in set(names) & set(weights):
+        np.testing.assert_allclose(names[key], weights[key], atol=1e-6)
+
+
+def test_a_name_is_a_repository_whose_own_files_are_downloaded(tmp_path, monkeypatch):
+    """By a stand-in of the client: no code, no pickle, no weights in another form in a folder."""
+    name, there, here = "gpt2", tmp_path / "there", tmp_path / "cache"
+    there.mkdir(), here.mkdir()
+    _, wanted, *_ = loaded(name, there)
+    (there / "original").mkdir()
+    for more in ("modeling.py", "pytorch_model.bin", "original/model.safetensors"):
+        (there / more).write_bytes(b"?")
+
+    def snapshot_download(repository, *, allow_patterns, ignore_patterns):
+        assert repository == "owner/gpt2"
+        for file in sorted(there.rglob("*")):
+            path = file.relative_to(there).as_posix()
+            fits = [any(fnmatch(path, p) for p in ps) for ps in (allow_patterns, ignore_patterns)]
+            if file.is_file() and fits == [True, False]:
+                (here / path).write_bytes(file.read_bytes())
+        return str(here)
+
+    client = SimpleNamespace(snapshot_download=snapshot_download)
+    monkeypatch.setitem(sys.modules, "huggingface_hub", client)
+    _, params, *_ = load("owner/gpt2")
+    assert {file.name for file in here.iterdir()} == {"config.json", "model.safetensors"}
+    jax.tree.map(np.testing.assert_array_equal, params, wanted)
+
+
+def test_every_model_is_recorded():
+    assert set(RECORDED) == set(CONFIGS) == set(published.ROWS)
+    assert set(DEFAULTS) == set(FAMILIES)
+
+
+# Null if `use_sliding_window` is false; and what the files of mT5 mean, older than transformers 5.
+OTHERS = {"qwen2 sliding_window", "qwen3 sliding_window", "qwen3_moe sliding_window"}
+OTHERS |= {"mt5 tie_word_embeddings"}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_config_without_entries_means_what_it_means_there(family):
+    ours, theirs = FAMILIES[family].defaults, DEFAULTS[family]
+    given = {name for name in theirs if f"{family} {name}" not in OTHERS}
+    assert {name: ours[name] for name in given} == {name: theirs[name] for name in given}
+
+
+@pytest.mark.parametrize("case", HEADER["rotations"], ids=lambda case: case[0]["rope_type"])
+def test_rotations(case):
+    rope, speeds, factor = case
+    options = jn.pretrained.decoder_config(
+        {"model_type": "llama", "rope_parameters": rope, **published.ROTATED}
+    )
+    turn = options["rotary"].keywords
+    angles = turn["base"] ** (-np.arange(8) / 8)
+    np.testing.assert_allclose(turn["scaling"](angles), speeds, rtol=1e-6)
+    assert np.isclose(turn.get("factor", 1.0), factor)
