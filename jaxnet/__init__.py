@@ -54,9 +54,8 @@ from jaxnet.layers.transformer import transformer_block as transformer_block
 from jaxnet.ops.product import product as product
 from jaxnet.ops.product import rows as rows
 from jaxnet.rewriting.accelerate import accelerate as accelerate
-from jaxnet.services.memory import reuse_memory as reuse_memory
+from jaxnet.services.extras import version as _version
 from jaxnet.services.table import Table as Table
-from jaxnet.services.version import version as _version
 from jaxnet.training.alternate import alternate as alternate
 from jaxnet.training.averages import ema as ema
 from jaxnet.training.by_path import by_path as by_path
@@ -67,6 +66,7 @@ from jaxnet.training.epoch import Epoch as Epoch
 from jaxnet.training.evaluate import evaluate as evaluate
 from jaxnet.training.evaluate import predict as predict
 from jaxnet.training.loop import fit as fit
+from jaxnet.training.memory import reuse_memory as reuse_memory
 from jaxnet.training.objective import augmented as augmented
 from jaxnet.training.objective import supervised as supervised
 from jaxnet.training.sweep import sweep as sweep

@@ -57,9 +57,9 @@ OPERATORS = {
 
 # What only raises, draws, prints or describes. The rest of the library computes values.
 NO_ARITHMETIC = (
-    "viz/", "services/checks.py", "services/keywords.py", "services/warn.py",
-    "services/progress.py", "services/memory.py",
-    "services/markup.py", "services/extras.py", "services/table.py", "core/errors.py",
+    "viz/", "services/checks.py", "services/checks/keywords.py", "services/warn.py",
+    "services/progress.py", "training/memory.py",
+    "services/table.py", "services/extras.py", "services/table.py", "core/errors.py",
     "transforms/observing.py", "transforms/trunk.py",
     "data/builders/", "data/tfds.py",
 )  # fmt: skip

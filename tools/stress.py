@@ -45,8 +45,8 @@ import optax
 import jaxnet as jn
 from experiments import random_projections
 from jaxnet.inspect.gabor import gabor_fit
-from jaxnet.services.lock import Held
 from jaxnet.services.saving import read_tensors, write_file
+from jaxnet.training.lock import Held
 from jaxnet.unsupervised import sparse_coding
 from tools import kills, scenarios
 

@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxnet.services.checks import check_dtype, check_key, check_shape
-from jaxnet.services.markup import html_line
+from jaxnet.services.table import html_line
 from jaxnet.services.trees import PyTree
 
 Params = dict[str, Any]

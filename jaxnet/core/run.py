@@ -16,13 +16,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxnet.core import frames
 from jaxnet.core.contract import Around, Layer, Params, State, child_key, param_dtype
 from jaxnet.core.errors import Misfit, call, calls, check_kept, check_pair, compare, drawn, here
+from jaxnet.core.foreign import check_holds_no_weights
 from jaxnet.core.mode import Mode, Watch
-from jaxnet.services import checks, frames
-from jaxnet.services.foreign import check_holds_no_weights
+from jaxnet.services import checks
+from jaxnet.services.checks.keywords import instead
 from jaxnet.services.functions import activated, function_name, takes
-from jaxnet.services.keywords import instead
 from jaxnet.services.meshes import apply_on_auto_axes
 from jaxnet.services.nodes import Stored, plain
 from jaxnet.services.trees import Memo, PyTree, key_spec, memo_of, shapes_of, signature

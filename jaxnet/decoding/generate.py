@@ -15,8 +15,8 @@ from jaxnet.decoding.filters import changed, check_filters, filter_logits, lates
 from jaxnet.decoding.nets import inputs_of, model_of, row_of, with_inputs
 from jaxnet.ops.precision import wide
 from jaxnet.services import checks
+from jaxnet.services.checks.keywords import instead
 from jaxnet.services.jaxprs import split
-from jaxnet.services.keywords import instead
 from jaxnet.services.meshes import on_auto_axes
 from jaxnet.services.progress import progress_bar
 from jaxnet.services.trees import describe, memo_of, signature

@@ -8,7 +8,7 @@ from shutil import which
 import jax
 
 from jaxnet.ops import native
-from jaxnet.services.version import version
+from jaxnet.services.extras import version
 
 
 def machine() -> str:

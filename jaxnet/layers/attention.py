@@ -19,7 +19,7 @@ from jaxnet.ops.blockwise import blockwise_attention, in_blocks, see
 from jaxnet.ops.product import plus, product
 from jaxnet.ops.ring import ring, ring_attention
 from jaxnet.services import checks
-from jaxnet.services.keywords import explain_keywords
+from jaxnet.services.checks.keywords import explain_keywords
 from jaxnet.services.trees import PyTree, describe
 
 Rotation = Callable[[jax.Array, Any], jax.Array]  # (x, positions) -> x, as `rotary`

@@ -11,7 +11,7 @@ from jaxnet.initializers import Initializer, lecun_normal, zeros
 from jaxnet.ops.product import plus
 from jaxnet.ops.window import Padding, check_window, pad_pairs, spatial_axes
 from jaxnet.services.checks import all_at_least, at_least, check_options
-from jaxnet.services.keywords import explain_keywords
+from jaxnet.services.checks.keywords import explain_keywords
 
 
 @explain_keywords

@@ -4,7 +4,7 @@ from jaxnet.core import Layer, compose
 from jaxnet.initializers import Initializer, lecun_normal, zeros
 from jaxnet.ops.product import plus, product
 from jaxnet.services.checks import at_least, check_options, check_rank
-from jaxnet.services.keywords import explain_keywords
+from jaxnet.services.checks.keywords import explain_keywords
 
 
 @explain_keywords

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxnet.core import Layer, compose
 from jaxnet.ops.native.keep import bernoulli
 from jaxnet.services.checks import check_floats, on_host, within
-from jaxnet.services.keywords import explain_keywords
+from jaxnet.services.checks.keywords import explain_keywords
 
 
 @explain_keywords

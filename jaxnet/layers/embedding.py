@@ -14,7 +14,7 @@ from jaxnet.ops.attention import rotate_pairs
 from jaxnet.ops.precision import output_dtype
 from jaxnet.ops.product import plus, product, rows
 from jaxnet.services import checks
-from jaxnet.services.keywords import explain_keywords
+from jaxnet.services.checks.keywords import explain_keywords
 from jaxnet.services.meshes import on_auto_axes
 from jaxnet.services.trees import describe
 

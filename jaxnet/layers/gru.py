@@ -5,7 +5,7 @@ from jaxnet.initializers import Initializer, lecun_normal, zeros
 from jaxnet.layers.recurrent import Recurrence, orthogonal_blocks, recurrent
 from jaxnet.ops.recurrence import GRU, RESET_BEFORE
 from jaxnet.services.checks import check_options
-from jaxnet.services.keywords import explain_keywords
+from jaxnet.services.checks.keywords import explain_keywords
 
 # A different kind, so that weight import does not mistake it for PyTorch's GRU, whose params have
 # the same shapes.

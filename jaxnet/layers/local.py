@@ -10,7 +10,7 @@ from jaxnet.initializers import Initializer, lecun_normal, zeros
 from jaxnet.ops.product import plus
 from jaxnet.ops.window import Padding, check_window, pad_pairs, taps
 from jaxnet.services.checks import at_least, check_options
-from jaxnet.services.keywords import explain_keywords
+from jaxnet.services.checks.keywords import explain_keywords
 
 
 @explain_keywords

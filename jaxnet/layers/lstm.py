@@ -9,7 +9,7 @@ from jaxnet.initializers import Initializer, lecun_normal
 from jaxnet.layers.recurrent import Recurrence, orthogonal_blocks
 from jaxnet.ops.recurrence import LSTM
 from jaxnet.services.checks import on_device
-from jaxnet.services.keywords import explain_keywords
+from jaxnet.services.checks.keywords import explain_keywords
 
 
 def forget_bias(value: float = 1.0) -> Initializer:

@@ -12,7 +12,7 @@ from jaxnet.layers.dense import dense
 from jaxnet.ops.precision import wide
 from jaxnet.ops.product import rows as rows_of
 from jaxnet.services import checks
-from jaxnet.services.keywords import explain_keywords
+from jaxnet.services.checks.keywords import explain_keywords
 from jaxnet.services.trees import describe
 from jaxnet.transforms.copies import stacked_init
 

@@ -13,7 +13,7 @@ from jaxnet.ops.normalization import normalized, standardized
 from jaxnet.ops.precision import output_dtype
 from jaxnet.ops.product import plus, spread
 from jaxnet.services.checks import at_least, check_options, check_rank, within
-from jaxnet.services.keywords import explain_keywords
+from jaxnet.services.checks.keywords import explain_keywords
 
 
 @explain_keywords

@@ -13,7 +13,7 @@ from jaxnet.ops.pooling import window_maxima, window_sums
 from jaxnet.ops.precision import output_dtype, wide
 from jaxnet.ops.window import Padding, check_window, pad_pairs, spatial_axes
 from jaxnet.services.checks import at_least, check_options, check_rank, within
-from jaxnet.services.keywords import explain_keywords
+from jaxnet.services.checks.keywords import explain_keywords
 
 
 @explain_keywords

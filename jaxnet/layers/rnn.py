@@ -10,7 +10,7 @@ from jaxnet.initializers import Initializer, lecun_normal, zeros
 from jaxnet.layers.recurrent import Recurrence, orthogonal_blocks
 from jaxnet.ops.recurrence import simple_cell
 from jaxnet.services.checks import a_function
-from jaxnet.services.keywords import explain_keywords
+from jaxnet.services.checks.keywords import explain_keywords
 
 
 @explain_keywords

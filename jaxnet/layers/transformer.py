@@ -11,8 +11,8 @@ from jaxnet.layers.dense import dense
 from jaxnet.layers.dropout import dropout
 from jaxnet.layers.norm import layer_norm
 from jaxnet.services import checks
+from jaxnet.services.checks.keywords import explain_keywords
 from jaxnet.services.functions import activated
-from jaxnet.services.keywords import explain_keywords
 
 
 @explain_keywords

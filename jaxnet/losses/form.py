@@ -8,8 +8,8 @@ from typing import Any, TypeVar
 
 from jaxnet.core import Layer
 from jaxnet.services.checks import within
+from jaxnet.services.checks.keywords import instead
 from jaxnet.services.functions import function_name
-from jaxnet.services.keywords import instead
 from jaxnet.services.trees import describe
 
 F = TypeVar("F", bound=Callable[..., Any])

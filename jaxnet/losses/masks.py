@@ -12,7 +12,7 @@ from jaxnet.losses.classification import cross_entropy, smoothed
 from jaxnet.losses.form import unwrapped
 from jaxnet.losses.targets import checked
 from jaxnet.services.checks import as_array, at_least, known
-from jaxnet.services.keywords import explain_keywords
+from jaxnet.services.checks.keywords import explain_keywords
 
 
 @explain_keywords

@@ -1,4 +1,4 @@
-"""Optional packages, imported when they are used."""
+"""What is installed: the version of jaxnet, and optional packages, imported when they are used."""
 
 import importlib
 import importlib.metadata
@@ -7,6 +7,14 @@ from contextlib import suppress
 from typing import Any
 from urllib.parse import urlparse
 from urllib.request import url2pathname
+
+
+def version() -> str:
+    """Return the version of the installed distribution; "unknown" for a folder without one."""
+    try:
+        return importlib.metadata.version("jaxnet-toolkit")
+    except importlib.metadata.PackageNotFoundError:
+        return "unknown"
 
 
 def extra(module: str, package: str, who: str, extras: str = "data") -> Any:

@@ -12,8 +12,8 @@ from typing import IO, Any
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
+from jaxnet.services.extras import version
 from jaxnet.services.files import replacing
-from jaxnet.services.version import version
 
 # The dtypes that safetensors 0.8 supports for NumPy; other dtypes are stored as bytes.
 KNOWN = {

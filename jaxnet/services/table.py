@@ -1,15 +1,16 @@
-"""Tables for terminals and notebooks."""
+"""Tables for terminals and, as HTML, for notebooks."""
 
+import html
 import shutil
 import sys
 import unicodedata
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from jaxnet.services.checks import at_least, check_type
-from jaxnet.services.markup import html_table
 
 GAP = "  "  # between columns
 NARROW = 8  # smallest width of a column that is cut
@@ -200,3 +201,54 @@ def _wrap(text: str, width: int) -> list[str]:
     import textwrap
 
     return textwrap.wrap(text, width) if _wide(text) > width else [text]
+
+
+def html_table(
+    head: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    *,
+    right: Sequence[bool] = (),
+    caption: str = "",
+    totals: Sequence[Sequence[str]] = (),
+    notes: Sequence[str] = (),
+) -> str:
+    """Return a table of words as HTML, escaped and without colors, so that it suits any theme.
+
+    Args:
+      head: Names of the columns.
+      rows: Cells of each row, one per column.
+      right: Whether a column is right-aligned; none by default.
+      caption: Line above the table.
+      totals: Rows at the end, in bold.
+      notes: Lines below the table.
+
+    Example:
+      >>> html_table(["x"], [["a<b"]]).count("a&lt;b")
+      1
+    """
+    aligned = list(right) or [False] * len(head)
+
+    def row(cells, tag):
+        made = ""
+        for cell, r in zip(cells, aligned, strict=True):
+            style = f"text-align: {'right' if r else 'left'}; white-space: pre"
+            made += f'<{tag} style="{style}">{html.escape(cell)}</{tag}>'
+        return f"<tr>{made}</tr>"
+
+    parts = [f"<caption>{html.escape(caption)}</caption>"] if caption else []
+    parts += [f"<thead>{row(head, 'th')}</thead>"]
+    parts += [f"<tbody>{''.join(row(cells, 'td') for cells in rows)}</tbody>"]
+    if totals:
+        parts += [f"<tfoot>{''.join(row(cells, 'th') for cells in totals)}</tfoot>"]
+    below = "".join(f"<p>{html.escape(note)}</p>" for note in notes)
+    return f"<div><table>{''.join(parts)}</table>{below}</div>"
+
+
+def html_line(text: str) -> str:
+    """Return one line of fixed width as HTML.
+
+    Example:
+      >>> html_line("a<b")
+      '<code>a&lt;b</code>'
+    """
+    return f"<code>{html.escape(text)}</code>"

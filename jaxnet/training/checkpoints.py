@@ -23,12 +23,12 @@ import jax
 
 from jaxnet.services.checks import at_least, check_type, one_of
 from jaxnet.services.files import file_path, told
-from jaxnet.services.lock import Held
 from jaxnet.services.saving import write_file
 from jaxnet.services.warn import warn
 from jaxnet.training import preemption, stored
 from jaxnet.training.checkpoint import packed, unpacked
 from jaxnet.training.epoch import Epoch, Position
+from jaxnet.training.lock import Held
 from jaxnet.training.placement import agreed
 from jaxnet.training.train_state import TrainState
 

@@ -4,7 +4,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxnet.services.markup import html_table
+from jaxnet.services.table import html_table
 from jaxnet.training.train_state import TrainState
 
 

@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnet.core import Layer, Params, State, as_layer
-from jaxnet.services import peers
+from jaxnet.distributed import peers
 from jaxnet.services.checks import as_dict, at_least, check_type
-from jaxnet.services.keywords import explain_keywords
+from jaxnet.services.checks.keywords import explain_keywords
 from jaxnet.services.trees import PyTree, is_float, memo_of
 from jaxnet.training import placement
 from jaxnet.training.batching import Batching, rows_in

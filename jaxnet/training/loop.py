@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxnet.services.checks import all_at_least, all_native, at_least, check_options, check_type
-from jaxnet.services.keywords import explain_keywords
+from jaxnet.services.checks.keywords import explain_keywords
 from jaxnet.services.progress import progress_bar
 from jaxnet.services.trees import PyTree
 from jaxnet.services.warn import warn

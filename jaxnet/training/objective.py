@@ -24,9 +24,9 @@ import jax.numpy as jnp
 
 from jaxnet.core import Layer, Params, State, as_layer, compose, transformed
 from jaxnet.services.checks import LOADER, WrongValues, a_function, check_type, is_list_of_batches
+from jaxnet.services.checks.keywords import explain_keywords
 from jaxnet.services.functions import function_name
 from jaxnet.services.jaxprs import follow
-from jaxnet.services.keywords import explain_keywords
 from jaxnet.services.trees import PyTree, describe, flat, shapes_of
 
 Compare = Callable[[PyTree, PyTree], Any]  # (outputs, targets) -> values

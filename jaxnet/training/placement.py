@@ -15,11 +15,12 @@ from jax.experimental import multihost_utils
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from jaxnet.services import memory, peers
+from jaxnet.distributed import peers
 from jaxnet.services.jax_versions import EXPLICIT_MESHES
 from jaxnet.services.meshes import on_auto_axes
 from jaxnet.services.trees import PyTree, path_name
 from jaxnet.services.warn import warn
+from jaxnet.training import memory
 
 
 class Shardings(NamedTuple):

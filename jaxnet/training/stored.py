@@ -16,9 +16,9 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+from jaxnet.services.extras import version
 from jaxnet.services.saving import OtherFormat, config_of
 from jaxnet.services.trees import as_lines, differences, in_words
-from jaxnet.services.version import version
 from jaxnet.training.described import check_run
 from jaxnet.training.epoch import Position
 from jaxnet.training.train_state import TrainState

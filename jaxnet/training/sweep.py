@@ -17,8 +17,8 @@ from jax.sharding import PartitionSpec as P
 
 from jaxnet.core import Layer, Params
 from jaxnet.services import checks
+from jaxnet.services.checks.keywords import explain_keywords
 from jaxnet.services.functions import function_name
-from jaxnet.services.keywords import explain_keywords
 from jaxnet.services.progress import progress_bar
 from jaxnet.services.table import Number, Table, Tabular
 from jaxnet.services.trees import PyTree, describe, floats_of, key_spec

@@ -9,7 +9,7 @@ import numpy as np
 
 from jaxnet.core import Layer, Params, State
 from jaxnet.services import checks
-from jaxnet.services.markup import html_line
+from jaxnet.services.table import html_line
 from jaxnet.services.trees import PyTree
 from jaxnet.training.interrupts import is_spent
 from jaxnet.training.watch import explain_reuse

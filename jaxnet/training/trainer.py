@@ -11,10 +11,11 @@ import numpy as np
 import optax
 
 from jaxnet.core import Layer, Params, child_key
-from jaxnet.services import checks, memory
+from jaxnet.services import checks
+from jaxnet.services.checks.keywords import explain_keywords
 from jaxnet.services.functions import function_name
-from jaxnet.services.keywords import explain_keywords
 from jaxnet.services.trees import Memo, PyTree, describe, floats_of, leaves_of
+from jaxnet.training import memory
 from jaxnet.training.interrupts import uninterrupted
 from jaxnet.training.look import attempt, check_captured, look
 from jaxnet.training.loss_scale import started

@@ -131,7 +131,7 @@ print(*said[0])
 
 LOCKED = """
 import pathlib
-from jaxnet.services.lock import Held
+from jaxnet.training.lock import Held
 
 data = put((x, y), 64)
 start = jn.distributed.put(trainer.init(jax.random.key(0), (x, y)), mesh, sharded)

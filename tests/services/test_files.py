@@ -15,8 +15,8 @@ import pytest
 import jaxnet as jn
 from jaxnet.services import files
 from jaxnet.services.files import file_path, readable, replacing
-from jaxnet.services.lock import Held
 from jaxnet.services.saving import write_file
+from jaxnet.training.lock import Held
 
 unix = pytest.mark.skipif(os.name == "nt", reason="modes, pipes and devices")
 

@@ -1,4 +1,4 @@
-"""Small services: paths, nodes, HTML, frames, warnings, versions of JAX, extras, bars, keywords."""
+"""Small services: paths, nodes, HTML, warnings, versions of JAX, extras, bars, keywords."""
 
 import doctest
 import importlib
@@ -19,14 +19,14 @@ import pytest
 from jax.sharding import PartitionSpec as P
 
 import jaxnet as jn
+from jaxnet.core.frames import inside_jax
+from jaxnet.services.checks.keywords import _ELSEWHERE, explain_keywords
 from jaxnet.services.extras import command, extra
-from jaxnet.services.frames import inside_jax
 from jaxnet.services.jax_versions import as_varying, enable_x64, linear, varying_axes
-from jaxnet.services.keywords import _ELSEWHERE, explain_keywords
-from jaxnet.services.markup import html_line, html_table
 from jaxnet.services.nodes import is_stored, plain
 from jaxnet.services.paths import check_patterns, first_fits, fits
 from jaxnet.services.progress import in_notebook, progress_bar
+from jaxnet.services.table import html_line, html_table
 from jaxnet.services.trees import flat
 from jaxnet.services.warn import warn
 from jaxnet.transforms.adapt import Adapted
@@ -116,7 +116,7 @@ def test_the_search_ends_at_code_that_is_named():
 
 def test_jaxnet_may_lie_beside_jax(monkeypatch):
     """Where pip installs both, the path of one begins like that of the other."""
-    module = sys.modules["jaxnet.services.frames"]
+    module = sys.modules["jaxnet.core.frames"]
     beside = str(Path(jn.__file__).parent).removesuffix("net")
     monkeypatch.setattr(jax, "__file__", f"{beside}/__init__.py")
     monkeypatch.setattr(module, "_JAX", runpy.run_path(module.__file__)["_JAX"])

@@ -98,11 +98,13 @@ def no_size_next_to_the_batch_is_left_to_reshape(text):
 
 @rule(library, at("jaxnet/core/new.py", "x = 1\n" * 40))
 def tests_mirror_the_library(text):
-    """A file of fewer than 40 lines of code may be tested with its neighbors."""
+    """A file of fewer than 40 lines of code may be tested with its neighbors, `checks` as one."""
     nodes = [node for node in text.nodes if hasattr(node, "lineno")]
     lines = {n.lineno for n in nodes if not isinstance(n, ast.Expr | ast.Constant)}
     inside = text.path.relative_to(ROOT / "jaxnet")
     test = ROOT / "tests" / inside.with_name(f"test_{inside.name}")
+    if inside.parent.name == "checks":
+        test = ROOT / "tests/services/test_checks.py"
     return [test] if len(lines) >= 40 and inside.stem != "__init__" and not test.exists() else []
 
 

@@ -21,9 +21,9 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 import jaxnet as jn
-from jaxnet.services import lock, saving
+from jaxnet.services import saving
 from jaxnet.services.saving import read_tensors, write_file
-from jaxnet.training import checkpoints, stored
+from jaxnet.training import checkpoints, lock, stored
 from tests.training.conftest import same, started
 
 FILE = "0.safetensors"

@@ -13,8 +13,8 @@ import optax
 import pytest
 
 import jaxnet as jn
-from jaxnet.services.lock import Held
 from jaxnet.training import interrupts, preemption
+from jaxnet.training.lock import Held
 from tests.training.conftest import Batches, started
 
 DATA = np.ones((4, 3), np.float32), np.zeros((4, 2), np.float32)

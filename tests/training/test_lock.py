@@ -9,8 +9,9 @@ from unittest.mock import Mock
 
 import pytest
 
-from jaxnet.services import files, lock
-from jaxnet.services.lock import Held
+from jaxnet.services import files
+from jaxnet.training import lock
+from jaxnet.training.lock import Held
 
 
 def test_a_lock_names_its_holder_and_goes_with_it(tmp_path):
@@ -36,7 +37,7 @@ def test_an_interrupt_holds_no_lock_by_its_traceback(tmp_path, monkeypatch):
 
 HOLD = """
 import os, sys, time, pathlib
-from jaxnet.services.lock import Held
+from jaxnet.training.lock import Held
 held = Held("save", pathlib.Path(sys.argv[1]))
 if os.fork() == 0:
     time.sleep(60)

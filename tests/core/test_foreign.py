@@ -12,7 +12,7 @@ import pytest
 
 import jaxnet as jn
 from jaxnet.core import as_layer
-from jaxnet.services.foreign import INSTEAD
+from jaxnet.core.foreign import INSTEAD
 
 pytest.importorskip("flax")
 from flax import linen as nn  # noqa: E402

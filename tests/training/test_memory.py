@@ -16,8 +16,8 @@ import optax
 import pytest
 
 import jaxnet as jn
-from jaxnet.services import memory
 from jaxnet.services.trees import Memo, memo_of
+from jaxnet.training import memory
 
 PROGRAM = """
 import resource

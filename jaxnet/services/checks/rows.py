@@ -1,0 +1,113 @@
+"""Checks of data: arrays with one row per example."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxnet.services.checks.native import is_sparse, to_numpy
+from jaxnet.services.trees import PyTree, flat
+
+
+def check_data(data: PyTree, who: str, items: str = "examples") -> int:
+    """Check arrays that hold one example per row, and return the number of examples.
+
+    Raises:
+      TypeError: If a leaf is not an array.
+      ValueError: If there are no arrays or examples, or if lengths differ.
+      ValueError: If the data contain NaN or Inf.
+
+    Example:
+      >>> check_data((np.ones((7, 2)), np.arange(7)), "fit")
+      7
+      >>> check_data((np.ones((3, 2)), np.ones(4)), "fit")
+      Traceback (most recent call last):
+      ...
+      ValueError: fit: all arrays must have the same leading dimension, got 0: 3, 1: 4
+    """
+    return jax.tree.leaves(as_rows(data, who, items))[0].shape[0]
+
+
+def as_rows(data: PyTree, who: str, items: str = "examples", *, finite: bool = True) -> PyTree:
+    """Return data as arrays of NumPy or JAX that hold one example per row, as `check_data` says.
+
+    Values are checked if they are on the host; arrays on the device have been computed, or checked
+    before.
+
+    Args:
+      data: Array or pytree of arrays, also of columns, data frames and tensors.
+      who: Name of the function.
+      items: Plural noun for the rows, for messages.
+      finite: Whether NaN and Inf raise.
+
+    Example:
+      >>> as_rows(np.ma.masked_array([1.0, 2.0], [True, False]), "fit")
+      Traceback (most recent call last):
+      ...
+      TypeError: fit: the array must be a plain array, got a masked one, ...
+    """
+    if not (named := [(path or "the array", leaf) for path, leaf in flat(data, is_sparse)]):
+        raise ValueError(
+            f"{who}: expected an array or a tuple of arrays such as (x, y), got {data!r:.60}"
+        )
+    for i, (name, leaf) in enumerate(named):
+        array = leaf if isinstance(leaf, jax.Array) else to_numpy(who, name, leaf)
+        if not array.shape:
+            raise TypeError(
+                f"{who}: expected arrays with one example per row, got {leaf!r:.60} ({name}); "
+                "for a list, pass np.asarray(list)"
+            )
+        named[i] = name, array
+    lengths = {name: leaf.shape[0] for name, leaf in named}
+    if len(set(lengths.values())) > 1:
+        got = ", ".join(f"{name}: {n}" for name, n in lengths.items())
+        hint = f"; {LOADER}" if is_list_of_batches(data) else ""
+        raise ValueError(f"{who}: all arrays must have the same leading dimension, got {got}{hint}")
+    if 0 in lengths.values():
+        shapes = ", ".join(str(tuple(leaf.shape)) for _, leaf in named)
+        raise ValueError(f"{who}: expected at least one example, got arrays of shape {shapes}")
+    for name, leaf in named:
+        if finite and not isinstance(leaf, jax.Array):
+            check_finite(who if name == "the array" else f"{who}/{name}", leaf, items)
+    return jax.tree.unflatten(jax.tree.structure(data, is_sparse), [leaf for _, leaf in named])
+
+
+LOADER = "a list of batches is taken for arrays: wrap it in an object with __iter__"
+
+
+def is_list_of_batches(data: Any) -> bool:
+    """Return whether data is a list of tuples or dicts of one structure, as batches are.
+
+    Example:
+      >>> is_list_of_batches([(1, 2), (3, 4)]), is_list_of_batches([(1, 2), 3])
+      (True, False)
+    """
+    nested = isinstance(data, list) and all(isinstance(part, tuple | list | dict) for part in data)
+    return nested and len(set(map(jax.tree.structure, data))) == 1
+
+
+def check_finite(who: str, x: Any, items: str = "examples") -> None:
+    """Raise if rows contain NaN or Inf.
+
+    Args:
+      who: Name of the function.
+      x: Array (n, ...) with known values.
+      items: Plural noun for the rows, for the message.
+
+    Example:
+      >>> check_finite("fit_pca", jnp.array([[1.0], [jnp.nan]]))
+      Traceback (most recent call last):
+      ...
+      ValueError: fit_pca: 1 of 2 examples contain NaN or Inf, the first at index 1. Replace ...
+    """
+    if not jnp.issubdtype(x.dtype, jnp.inexact):
+        return
+    where = jnp if isinstance(x, jax.Array) else np
+    finite = np.asarray(where.isfinite(x).all(axis=tuple(range(1, x.ndim))))
+    if not finite.all():
+        raise ValueError(
+            f"{who}: {(~finite).sum()} of {len(x)} {items} contain NaN or Inf, "
+            f"the first at index {int(np.argmin(finite))}. Replace what is missing by a number, "
+            "np.nan_to_num(x), and add the mask np.isnan(x) as an input"
+        )

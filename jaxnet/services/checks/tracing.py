@@ -1,0 +1,44 @@
+"""Whether values are known while JAX traces."""
+
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxnet.services.trees import PyTree, leaves_of
+
+
+def known(array: Any) -> np.ndarray | None:
+    """Return the values of an array on the host, or None if they are traced or on other hosts.
+
+    Example:
+      >>> known(jnp.arange(3))
+      array([0, 1, 2], dtype=int32)
+      >>> jax.eval_shape(lambda x: print(known(x)), jn.spec((3,)))
+      None
+    """
+    if is_traced(array) or not getattr(array, "is_fully_addressable", True):
+        return None
+    return np.asarray(array)
+
+
+_CONCRETE: set[type] = set()  # types that have a value
+
+
+def is_traced(tree: PyTree) -> bool:
+    """Return whether `jit`, `grad`, `vmap` or `scan` traces a leaf, so that its value is not known.
+
+    Example:
+      >>> is_traced({"x": jnp.ones(3)})
+      False
+    """
+    leaves = leaves_of(tree)
+    if _CONCRETE.issuperset(map(type, leaves)):
+        return False
+    for leaf in leaves:
+        try:
+            getattr(leaf, "devices", list)()
+        except jax.errors.ConcretizationTypeError:
+            return True
+        _CONCRETE.add(type(leaf))
+    return False
