@@ -75,7 +75,7 @@ def alternate(**trainers: Trainer | tuple[Trainer, int]) -> Trainer:
     return Trainer(
         alternation.init,
         step,
-        alternation.update,
+        update=alternation.update,
         _kept=kept,
         _parts=tuple(trainer for trainer, _ in pairs.values()),
         _objectives=alternation.objectives,

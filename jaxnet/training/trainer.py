@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from typing import Any
 
 import jax
@@ -55,6 +55,7 @@ class Trainer:
 
     init: Callable[..., TrainState]
     step: Callable[[TrainState, PyTree], tuple[TrainState, Metrics]]
+    _: KW_ONLY
     update: Callable[..., tuple[TrainState, dict[str, Average], jax.Array]] = None  # type: ignore
     objective: Any = None
     optimizer: optax.GradientTransformation | None = None
@@ -227,7 +228,7 @@ def trainer(
 
     update = Update(objective, optimizer, accumulate, loss_scale, kept.watcher)
     step = step_of(update, objective, kept, donate)
-    return Trainer(init, step, update, objective, optimizer, kept)
+    return Trainer(init, step, update=update, objective=objective, optimizer=optimizer, _kept=kept)
 
 
 def step_of(

@@ -57,6 +57,12 @@ def test_pickle_says_what_to_write():
             pickle.dumps({"it": given})
 
 
+def test_an_objective_in_third_place_does_not_become_the_update():
+    trainer, _ = build(jn.dense(2))
+    with pytest.raises(TypeError, match="takes 3 positional arguments"):
+        jn.Trainer(trainer.init, trainer.step, trainer.objective)  # type: ignore
+
+
 def test_init_and_training_keys_differ():
     _, train_state = build(jn.dense(2))
     key_data = jax.random.key_data
