@@ -27,6 +27,8 @@ def load(
 ) -> tuple[Layer, Params, State]:
     """Read a published model: the net, its params and its state.
 
+    To read params that `jn.save` wrote, call `jn.load`; to read a dataset, `jn.data.tfds.load`.
+
     The model_type of the configuration says which net it is; `jn.pretrained` has the
     families, such as Llama, Qwen, Gemma, Phi, OLMo and Granite. Each array is read, cast and placed
     before the next one is read. Nothing that is read is run: the code that the configurations of
