@@ -11,7 +11,8 @@ import jax.numpy as jnp
 
 from jaxnet.services.trees import PyTree
 
-FIRST, LARGEST = 2.0**16, 2.0**24
+FIRST = 2.0**16
+LARGEST = 2.0**24
 PERIOD = 2000  # steps without an overflow after which the scale is doubled
 
 
@@ -49,7 +50,13 @@ def started(fixed: float | None, opt_state: PyTree, params: PyTree) -> LossScale
     """
     count = len(jax.tree.leaves(params))
     scale = jnp.asarray(FIRST if fixed is None else fixed, jnp.float32)
-    return LossScale(scale, jnp.int32(0), jnp.int32(0), jnp.ones(count, bool), opt_state)
+    return LossScale(
+        loss_scale=scale,
+        good_steps=jnp.int32(0),
+        skipped=jnp.int32(0),
+        finite=jnp.ones(count, bool),
+        optimizer=opt_state,
+    )
 
 
 def unwrapped(opt_state: PyTree) -> tuple[LossScale | None, PyTree]:
@@ -87,15 +94,28 @@ def settled(fixed: float | None, before: Any, after: Any, finite: jax.Array) -> 
       after: Train_state after it, whose `opt_state` is the optimizer's.
       finite: Whether each leaf of the gradient is finite.
     """
-    if not isinstance(last := before.opt_state, LossScale):
+    last = before.opt_state
+    if not isinstance(last, LossScale):
         return after
     fine = finite.all()
-    old = before.params, before.state, last.optimizer
-    kept = jax.tree.map(lambda new, old: jnp.where(fine, new, old), after[1:4], old)
+
+    def settle(new, old):
+        return jax.tree.map(lambda new, old: jnp.where(fine, new, old), new, old)
+
+    params = settle(after.params, before.params)
+    state = settle(after.state, before.state)
+    optimizer = settle(after.opt_state, last.optimizer)
     good = jnp.where(fine, jnp.maximum(last.good_steps, 0) + 1, jnp.minimum(last.good_steps, 0) - 1)
     scale = last.loss_scale
     if fixed is None:
-        scale *= jnp.where(fine, jnp.where(good == PERIOD, 2.0, 1.0), 0.5)
-        scale, good = jnp.clip(scale, 1, LARGEST), jnp.where(good == PERIOD, 0, good)
-    now = LossScale(scale, good, last.skipped + ~fine, finite, kept[2])
-    return after._replace(params=kept[0], state=kept[1], opt_state=now)
+        growth = jnp.where(good == PERIOD, 2.0, 1.0)
+        scale = jnp.clip(scale * jnp.where(fine, growth, 0.5), 1, LARGEST)
+        good = jnp.where(good == PERIOD, 0, good)
+    scaling = LossScale(
+        loss_scale=scale,
+        good_steps=good,
+        skipped=last.skipped + ~fine,
+        finite=finite,
+        optimizer=optimizer,
+    )
+    return after._replace(params=params, state=state, opt_state=scaling)

@@ -78,13 +78,20 @@ class Sweep(NamedTuple):
                 raise IndexError(
                     f"Sweep: member takes indices, {what} from 0 to {count - 1}, got {i}"
                 )
+
+        def of_run(part):
+            return jax.tree.map(lambda leaf: leaf[setting, seed], part)
+
         every = self.train_state
-        params, state, opt_state = jax.tree.map(lambda leaf: leaf[setting, seed], every[1:4])
-        if self.settings[0]:  # what a trainer with these settings has, without their values
-            scaled = isinstance(opt_state, LossScale)
-            own = (opt_state.optimizer if scaled else opt_state).inner_state
-            opt_state = opt_state._replace(optimizer=own) if scaled else own
-        return TrainState(every.step, params, state, opt_state, every.key[seed])
+        opt_state = of_run(every.opt_state)
+        if self.settings[0]:
+            opt_state = _without_hyperparams(opt_state)
+        return every._replace(
+            params=of_run(every.params),
+            state=of_run(every.state),
+            opt_state=opt_state,
+            key=every.key[seed],
+        )
 
     def rows(self, metric: str = "loss", part: str | None = None) -> list[dict[str, float]]:
         """Return a row per setting: its values, and the metric after the last epoch over seeds.
@@ -303,6 +310,13 @@ def _with_hyperparams(optimizer: Callable, names: Iterable[str]) -> Callable:
     return optax.inject_hyperparams(from_grid)
 
 
+def _without_hyperparams(opt_state: PyTree) -> PyTree:
+    """Return what a trainer with the settings of a run has: a state without their values."""
+    if isinstance(opt_state, LossScale):
+        return opt_state._replace(optimizer=opt_state.optimizer.inner_state)
+    return opt_state.inner_state
+
+
 def _check_axes(data: PyTree, test: PyTree, params: PyTree, seeds: int, own_data: bool) -> None:
     """Raise unless the params, and data of one seed each, have a leading axis of seeds."""
     own = {"data": data, "evaluate": test} if own_data else {}
@@ -422,7 +436,10 @@ def _cross_validated(objective, optimizer, data, folds: int, options: dict[str, 
 def _check_independent(objective: Layer, data: PyTree, size: int) -> None:
     """Raise if rows continue each other, which those of a random fold do not."""
     first = attempt(jax.eval_shape, objective.init, key_spec(), _specs(data, size))
-    if first is not None and rows_are_in_order(objective, first[1], data, size):
+    if first is None:
+        return
+    _, state = first
+    if rows_are_in_order(objective, state, data, size):
         raise ValueError(
             "sweep: folds= cuts the examples at random, but each batch must continue the previous "
             "batch, since the state has an entry for each row, such as the carry of "
@@ -460,17 +477,29 @@ def _start(objective, make, data, settings, seeds, params) -> TrainState:
         return without_weak_types(make(**values).init(floats_of(params)))
 
     init = make_trainer(objective, optax.identity()).init
-    given = lambda i: jax.tree.map(lambda leaf: leaf[i], params)  # noqa: E731
-    fresh = [init(jax.random.key(seed), data, given(i)) for i, seed in enumerate(seeds)]
-    first: TrainState = jax.tree.map(lambda *leaves: jnp.stack(leaves), *fresh)
+    fresh = []
+    for i, seed in enumerate(seeds):
+        given = jax.tree.map(lambda leaf, i=i: leaf[i], params)
+        fresh.append(init(jax.random.key(seed), data, given))
+    by_seed: TrainState = jax.tree.map(lambda *leaves: jnp.stack(leaves), *fresh)
+
     values = {name: jnp.array([s[name] for s in settings], jnp.float32) for name in settings[0]}
     many = jax.vmap(jax.vmap(start, (None, 0)), (0, None), axis_size=len(settings))
-    opt_state = jax.jit(many)(values, first.params)
-    copied = lambda leaf: jnp.broadcast_to(leaf, (len(settings), *leaf.shape))  # noqa: E731
-    params, state, scaling = jax.tree.map(copied, first[1:4])
+    opt_state = jax.jit(many)(values, by_seed.params)
+
+    def for_each_setting(part):
+        count = len(settings)
+        return jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (count, *leaf.shape)), part)
+
+    scaling = for_each_setting(by_seed.opt_state)
     if isinstance(scaling, LossScale):
         opt_state = scaling._replace(optimizer=opt_state)
-    return TrainState(fresh[0].step, params, state, opt_state, first.key)
+    return by_seed._replace(
+        step=fresh[0].step,
+        params=for_each_setting(by_seed.params),
+        state=for_each_setting(by_seed.state),
+        opt_state=opt_state,
+    )
 
 
 def _seeds(seeds: Any) -> list[int]:

@@ -135,7 +135,8 @@ def warn_skipped(params: Params, scales: list[LossScale], finite: np.ndarray) ->
     Returns:
       Whether it warned.
     """
-    scale, good = min((jax.device_get(each[:2]) for each in scales), key=lambda pair: pair[1])
+    pairs = [jax.device_get((each.good_steps, each.loss_scale)) for each in scales]
+    good, scale = min(pairs, key=lambda pair: pair[0])
     if good > -MANY:
         return False
     warn(
