@@ -255,11 +255,13 @@ class Batches:
         if self.iterator is None:
             self.iterator = iter(self.batches)
         # The processes synchronize from time to time.
-        several, look = jax.process_count() > 1, pace.steps
+        several = jax.process_count() > 1
+        next_agreement = pace.steps
         ended = False
         while not pace.stopped and (limit is None or len(seen) < limit):
             batch = placement.next_of("fit", self.iterator, train_state)
-            if ended := batch is placement.END:
+            ended = batch is placement.END
+            if ended:
                 break
             train_state, batch, mask = self._prepared(train_state, batch, position.size)
             if not position.done and not seen:
@@ -269,13 +271,20 @@ class Batches:
             train_state, found = self.step(train_state, batch, mask)
             seen.append(found)
             bar.update(1)
-            if several and len(seen) >= look:
+            if several and len(seen) >= next_agreement:
                 jax.block_until_ready(found)
                 pace.took(1, time.perf_counter() - start)
-                look = len(seen) + pace.steps
+                next_agreement = len(seen) + pace.steps
             elif not several:
                 pace.stopped = preemption.asked()
-        if not (done := position.done + len(seen)):
+        position = self._moved(position, len(seen), ended)
+        totals = _summed(jax.device_get(seen)) if seen else None
+        return train_state, totals, position
+
+    def _moved(self, position: Position, count: int, ended: bool) -> Position:
+        """Return the position after `count` more steps, with the state of the iterator."""
+        done = position.done + count
+        if not done:
             raise Spent(
                 "fit: the data yielded no batch; an iterator can be used once only, so pass "
                 "a loader, or an object whose __iter__ starts over for each epoch"
@@ -284,16 +293,9 @@ class Batches:
             counts = getattr(self.iterator, "counts_passes", False)
             state = self.iterator.get_state() if counts else None
             self.iterator = None
-            position = position._replace(epoch=position.epoch + 1, done=0, loader=state)
-        else:
-            state = getattr(self.iterator, "get_state", lambda: None)()
-            position = position._replace(done=done, loader=state)
-        if not seen:
-            return train_state, None, position
-        averages, finite = zip(*jax.device_get(seen), strict=True)
-        sums = functools.reduce(added, averages, jax.tree.map(np.zeros_like, averages[0]))
-        losses = np.array([found["loss"].mean for found in averages])
-        return train_state, Totals(sums, losses, np.stack(finite)), position
+            return position._replace(epoch=position.epoch + 1, done=0, loader=state)
+        state = getattr(self.iterator, "get_state", lambda: None)()
+        return position._replace(done=done, loader=state)
 
     def _prepared(self, train_state: TrainState, batch: PyTree, size: int):
         """Return the train_state on the batch's mesh, the batch at its full size, and its mask."""
@@ -364,6 +366,15 @@ class Batches:
                 "order. With grain, write dataset.seed(0).shuffle().repeat() before batch and "
                 "to_iter_dataset, and fit(..., steps=...)"
             )
+
+
+def _summed(steps: list[tuple[dict[str, Average], Any]]) -> Totals:
+    """Return the totals of steps, each with its averages and whether its gradients are finite."""
+    averages, finite = zip(*steps, strict=True)
+    zeros = jax.tree.map(np.zeros_like, averages[0])
+    sums = functools.reduce(added, averages, zeros)
+    losses = np.array([found["loss"].mean for found in averages])
+    return Totals(sums, losses, np.stack(finite))
 
 
 class Pace:
