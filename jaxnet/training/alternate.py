@@ -77,7 +77,7 @@ def alternate(**trainers: Trainer | tuple[Trainer, int]) -> Trainer:
         step,
         update=alternation.update,
         _kept=kept,
-        _parts=tuple(trainer for trainer, _ in pairs.values()),
+        _parts={name: trainer for name, (trainer, _) in pairs.items()},
         _objectives=alternation.objectives,
     )
 

@@ -42,9 +42,11 @@ def describe_run(trainer: Trainer, data: PyTree, shuffle: bool | None) -> dict[s
       >>> describe_run(trainer, jnp.ones((3, 2)), True)["objective"]
       'supervised with squared_error'
     """
-    objective, optimizer = trainer._kept.programs.of(
-        "described", lambda: (_objective(trainer.objective), _computed(trainer.optimizer))
-    )
+
+    def in_words():
+        return _objective_of(trainer), _optimizer_of(trainer)
+
+    objective, optimizer = trainer._kept.programs.of("described", in_words)
     if data is not None:  # also a number of each of the first examples
         data = {path: [describe(leaf), _numbers(leaf)] for path, leaf in flat(data, None)}
     return {"objective": objective, "optimizer": optimizer, "data": data, "shuffle": shuffle}
@@ -92,6 +94,30 @@ def check_run(before: dict[str, Any] | None, now: dict[str, Any]) -> None:
             "fit: the run is resumed with another optimizer, whose state has the same form: it "
             "computes something else than the optimizer that the run was started with"
         )
+
+
+def _objective_of(trainer: Trainer) -> str | None:
+    """Return the objective of a trainer in words, or the objectives of those that alternate."""
+    if not trainer._parts:
+        return _objective(trainer.objective)
+    words = []
+    for name, part in trainer._parts.items():
+        words.append(f"{name}: {_objective_of(part) or 'a step of its own'}")
+    return f"alternate of ({', '.join(words)})"
+
+
+def _optimizer_of(trainer: Trainer) -> list[Any] | None:
+    """Return what the optimizer of a trainer computes, or the optimizers of those that alternate.
+
+    None if one of them is not known.
+    """
+    if not trainer._parts:
+        return _computed(trainer.optimizer)
+    parts = [_optimizer_of(part) for part in trainer._parts.values()]
+    if None in parts:
+        return None
+    checksums = [checksum for *_, checksum in parts]
+    return [jax.__version__, optax.__version__, checksums]
 
 
 def _objective(layer: Layer | None) -> str | None:

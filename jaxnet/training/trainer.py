@@ -60,7 +60,7 @@ class Trainer:
     objective: Any = None
     optimizer: optax.GradientTransformation | None = None
     _kept: Kept = field(default_factory=Kept)
-    _parts: tuple["Trainer", ...] = ()  # trainers that `jn.alternate` makes one
+    _parts: dict[str, "Trainer"] = field(default_factory=dict)  # that `jn.alternate` makes one
     _objectives: Objectives | None = None  # of these parts
 
     def __post_init__(self) -> None:
@@ -90,7 +90,7 @@ def takes_mask(trainer: Trainer) -> bool:
       False
     """
     if trainer._parts:
-        return all(map(takes_mask, trainer._parts))
+        return all(map(takes_mask, trainer._parts.values()))
     return trainer.optimizer is not None
 
 

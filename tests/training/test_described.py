@@ -1,5 +1,6 @@
 """Descriptions of runs: what they tell apart, and what they do not."""
 
+import json
 import math
 
 import jax
@@ -86,6 +87,37 @@ def test_objectives_of_the_user_are_not_run():
 def test_objectives_in_words(objective, words):
     run = describe_run(jn.trainer(objective, optax.sgd(0.1)), None, None)
     assert run["objective"] == words and run["data"] is None
+
+
+def alternating(*losses, optimizer=None):
+    parts = {}
+    for name, loss in zip(("critic", "generator"), losses, strict=True):
+        objective = jn.supervised(jn.dense(2, name=name), loss)
+        parts[name] = jn.trainer(objective, optimizer or optax.adam(0.1))
+    return describe_run(jn.alternate(**parts), DATA, True)
+
+
+def test_trainers_that_alternate_are_described_by_name():
+    begun = alternating(optax.squared_error, optax.l2_loss)
+    critic, generator = (
+        "critic: supervised with squared_error",
+        "generator: supervised with l2_loss",
+    )
+    assert begun["objective"] == f"alternate of ({critic}, {generator})"
+    check_run(json.loads(json.dumps(begun)), alternating(optax.squared_error, optax.l2_loss))
+    with pytest.raises(ValueError, match="started with the objective alternate of .* resumed with"):
+        check_run(begun, alternating(optax.l2_loss, optax.squared_error))
+    with pytest.warns(UserWarning, match="another optimizer, whose state has the same form"):
+        radam = optax.radam(0.1)
+        check_run(begun, alternating(optax.squared_error, optax.l2_loss, optimizer=radam))
+
+
+def test_steps_of_your_own_that_alternate_are_not_compared():
+    trainer = jn.trainer(jn.supervised(jn.dense(2), optax.l2_loss), optax.sgd(0.1))
+    own = jn.Trainer(trainer.init, trainer.step)
+    found = describe_run(jn.alternate(own=own, inner=trainer), None, None)
+    assert found["objective"].startswith("alternate of (own: a step of its own, inner: supervised")
+    assert found["optimizer"] is None
 
 
 def test_numbers_of_examples_by_hand():
