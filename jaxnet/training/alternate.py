@@ -15,6 +15,8 @@ from jaxnet.training.objective import Average
 from jaxnet.training.train_state import BoundObjective, TrainState, as_stored, step_key
 from jaxnet.training.trainer import Kept, Trainer, objectives_of, step_of
 
+_INITIALIZE = "Initialize with this trainer: trainer.init(key, batch)"
+
 
 def alternate(**trainers: Trainer | tuple[Trainer, int]) -> Trainer:
     """Return a trainer whose step is a step of each of several trainers, one after another.
@@ -104,6 +106,7 @@ class _Alternation:
 
     def update(self, train_state: TrainState, batch: PyTree, mask: jax.Array | None = None):
         """Make the updates of each trainer, one after another."""
+        self._check_names(train_state)
         outlines, found = self._outlines(batch), {}
         finite = jax.tree.map(lambda _: jnp.bool_(True), train_state.params)
         drawn = step_key(train_state)
@@ -129,6 +132,7 @@ class _Alternation:
         If the trainers cannot initialize for such a batch, there are none: the step will raise, and
         says where.
         """
+        self._check_names(train_state)
 
         def trace():
             # An init of your own may compute with the batch, so the batch is an argument.
@@ -141,6 +145,21 @@ class _Alternation:
             own = _own(train_state, name, outlines[name])
             found += objectives_of(trainer)(own, batch)
         return found
+
+    def _check_names(self, train_state: TrainState) -> None:
+        """Raise unless the state of each trainer's optimizer is in a train_state, and no other."""
+        given = train_state.opt_state
+        if isinstance(given, dict) and given.keys() == self.pairs.keys():
+            return
+        got = (
+            f"a dict of {', '.join(sorted(given))}"
+            if isinstance(given, dict)
+            else type(given).__name__
+        )
+        raise ValueError(
+            "step: opt_state belongs to another trainer: it must be a dict with an entry for each "
+            f"of {', '.join(self.pairs)}, got {got}. {_INITIALIZE}"
+        )
 
     def _each(self, key: jax.Array, batch: PyTree) -> dict[str, TrainState]:
         """Return the first train_state of each trainer."""
@@ -182,9 +201,17 @@ def _joined(old: PyTree, new: PyTree) -> PyTree:
     return old | {n: _joined(old[n], new[n]) if n in old else new[n] for n in new}
 
 
-def _part(whole: PyTree, like: PyTree) -> PyTree:
-    """Return the entries of nested dicts that another one has."""
-    return {n: _part(whole[n], like[n]) for n in like} if isinstance(like, dict) else whole
+def _part(whole: PyTree, like: PyTree, path: str = "train_state") -> PyTree:
+    """Return the entries of nested dicts that another one has; raise if one is missing."""
+    if not isinstance(like, dict):
+        return whole
+    part = {}
+    for name, entry in like.items():
+        place = f"{path}/{name}"
+        if not isinstance(whole, dict) or name not in whole:
+            raise ValueError(f"step: {place} is missing. {_INITIALIZE}")
+        part[name] = _part(whole[name], entry, place)
+    return part
 
 
 def _check_shared(states: dict[str, TrainState]) -> None:

@@ -110,6 +110,37 @@ def test_shared_entries_have_one_shape():
         jn.alternate(a=a, b=b).init(jax.random.key(0), (DATA, DATA))
 
 
+@pytest.mark.parametrize(
+    ("names", "got"),
+    [
+        ("", "got tuple"),
+        ("critic", "got a dict of critic"),
+        ("judge generator", "got a dict of generator, judge"),
+        ("critic generator third", "got a dict of critic, generator, third"),
+    ],
+    ids=["one trainer", "fewer", "other names", "more"],
+)
+def test_a_train_state_of_other_trainers_is_told(names, got):
+    critic, generator = trainers()
+    both = jn.alternate(critic=critic, generator=generator)
+    other = jn.alternate(**dict.fromkeys(names.split(), critic)) if names else critic
+    train_state = other.init(jax.random.key(0), DATA)
+    words = rf"an entry for each of critic, generator, {got}. Initialize with this trainer"
+    with pytest.raises(ValueError, match=words):
+        both.step(train_state, DATA)
+    with pytest.raises(ValueError, match=words):
+        jn.fit(both, train_state, DATA, epochs=1)
+
+
+def test_a_train_state_without_params_of_a_trainer_is_told():
+    critic, generator = trainers()
+    both = jn.alternate(critic=critic, generator=generator)
+    train_state = both.init(jax.random.key(0), DATA)
+    del train_state.params["generator"]["dense"]["bias"]
+    with pytest.raises(ValueError, match="train_state/params/generator/dense/bias is missing"):
+        both.step(train_state, DATA)
+
+
 @pytest.mark.slow
 def test_a_short_batch_of_a_stream_compiles_nothing_and_one_example_is_told():
     """As for one trainer: every batch has a mask, and copies have no statistics for batch norm."""
