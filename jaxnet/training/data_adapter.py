@@ -84,6 +84,11 @@ class DataAdapter:
         """
         return self._batched(variables, self.checked(variables, data))
 
+    def prepare_on_device(self, variables: Any, data: PyTree) -> PreparedData:
+        """Return what `prepare` does, of arrays that `data_on_device` has checked."""
+        self._check(variables, data)
+        return self._batched(variables, data)
+
     def prepare_all(self, variables: Any, data: PyTree) -> Iterable[PreparedData]:
         """Return the prepared parts of arrays as a list, or those of a stream as an iterator.
 
@@ -118,8 +123,13 @@ class DataAdapter:
         Raises:
           ValueError: If the data do not fit the objective or the processes.
         """
+        data = data_on_device(data, self.data_name or f"{self.who}: data")
+        self._check(variables, data)
+        return data
+
+    def _check(self, variables: Any, data: PyTree) -> None:
+        """Raise unless arrays on the device fit the objective and the processes."""
         who = self.who
-        data = data_on_device(data, self.data_name or f"{who}: data")
         placement.check_processes(who, variables, data)
         self._batches += 1
         rows = self.rows_per_pass or rows_in(data)
@@ -129,7 +139,6 @@ class DataAdapter:
             check_targets(*each, data, who, accepted, train=self.train)
             if averages:
                 check_metrics(who, *each, data)
-        return data
 
     def _batched(self, variables: Any, data: PyTree) -> PreparedData:
         """Return data with their batching; raise if rows that continue others are shuffled."""

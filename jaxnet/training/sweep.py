@@ -6,6 +6,7 @@ import itertools
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
@@ -248,50 +249,139 @@ def sweep(
       >>> found.outputs[found.best()].shape  # of each example, from the run that left it out
       (4, 2)
     """
+    began = time.perf_counter()
     checks.all_at_least("sweep", epochs=epochs, batch_size=batch_size)
     checks.check_options("sweep", shuffle=shuffle, own_data=own_data, progress=progress)
     words = "a layer, such as jn.supervised(net, loss)"
     checks.check_type("sweep", "objective", objective, Layer, words)
-    if folds is not None:
-        if evaluate is not None or own_data:
-            raise ValueError("sweep: folds= cuts the data; leave out evaluate= and own_data=")
-        options = {"epochs": epochs, "seeds": seeds, "grid": grid, "batch_size": batch_size}
-        options |= {"shuffle": shuffle, "params": params, "progress": progress}
-        return _cross_validated(objective, optimizer, data, folds, options)
-    began = time.perf_counter()
-    seeds = _seeds(seeds)
+    if folds is not None and (evaluate is not None or own_data):
+        raise ValueError("sweep: folds= cuts the data; leave out evaluate= and own_data=")
     settings = _settings({} if grid is None else grid)
     _check_optimizer(optimizer, settings[0])
-    make = _with_hyperparams(optimizer, grid) if grid else optimizer
-    trainer = make_trainer(objective, make(**settings[0]))
+    checks.check_arrays("sweep: params", params)
     items = "seeds" if own_data else "examples"
     data = data_on_device(data, "sweep: data", items)
-    test = None if evaluate is None else data_on_device(evaluate, "sweep: evaluate", items)
-    checks.check_arrays("sweep: params", params)
-    _check_axes(data, test, params, len(seeds), own_data)
-    _check_places(data, own_data)
-    batch = _specs(_of_one_run(data, own_data), batch_size)
-    first = jax.eval_shape(trainer.init, jax.random.key(0), batch)
-    prepare = functools.partial(_prepared, objective, first, own_data)
-    batching = prepare("sweep", data, batch_size, train=True, shuffle=shuffle).batching
-    measure_run = None
-    if test is not None:
-        prepared = prepare("sweep: evaluate", test, batching.size)  # as fit evaluates
-        test_batching = Batching(prepared.batching.size)  # XLA divides batches inside the program
-        measure_run = measure(objective, test_batching, None, prepared.carried)
-    epoch = _over_runs(_epoch_of_run(trainer, batching, shuffle, measure_run), own_data)
-    train_state = _start(objective, make, batch, settings, seeds, params)
-    if batching.shardings is not None:  # every device has all members and a part of each batch
-        train_state = jax.device_put(train_state, NamedSharding(batching.shardings.mesh, P()))
-    found = []
-    with progress_bar(epochs, f"{len(settings)} settings x {len(seeds)} seeds", progress) as bar:
-        for _ in range(epochs):
-            train_state, means = epoch(train_state, data, test)
-            found.append(jax.device_get(means))
-            bar.update(1)
-    trained, *tested = map(loss_first, jax.tree.map(lambda *each: np.stack(each, -1), *found))
-    seconds = time.perf_counter() - began
-    return Sweep(settings, seeds, train_state, trained, tested[0] if tested else None, seconds)
+    runs = _Runs(
+        objective=objective,
+        optimizer=optimizer,
+        settings=settings,
+        seeds=_seeds(seeds) if folds is None else _seeds_of_folds(folds, seeds, data),
+        epochs=epochs,
+        batch_size=batch_size,
+        shuffle=shuffle,
+        params=params,
+        progress=progress,
+    )
+    if folds is not None:
+        found = _cross_validated(runs, data)
+    else:
+        test = None if evaluate is None else data_on_device(evaluate, "sweep: evaluate", items)
+        found = runs.train(data, test, own_data)
+    return found._replace(seconds=time.perf_counter() - began)
+
+
+@dataclass(frozen=True)
+class _Runs:
+    """The runs of a sweep, apart from their data; the fields are arguments of `sweep`, checked."""
+
+    objective: Layer
+    optimizer: Callable[..., optax.GradientTransformation]
+    settings: list[dict[str, float]]
+    seeds: list[int]
+    epochs: int
+    batch_size: int
+    shuffle: bool
+    params: Params | None
+    progress: bool
+
+    def train(self, data: PyTree, test: PyTree, own_data: bool) -> Sweep:
+        """Train and measure all runs.
+
+        Args:
+          data: Arrays on the device.
+          test: Arrays on the device to measure after each epoch; None without any.
+          own_data: Whether both have a leading axis of seeds.
+        """
+        _check_axes(data, test, self.params, len(self.seeds), own_data)
+        _check_places(data, own_data)
+        batch = _specs(_of_one_run(data, own_data), self.batch_size)
+        epoch, batching = self._program(batch, data, test, own_data)
+        train_state = self._start(batch)
+        if batching.shardings is not None:  # every device has all members and a part of each batch
+            train_state = jax.device_put(train_state, NamedSharding(batching.shardings.mesh, P()))
+        means = []
+        label = f"{len(self.settings)} settings x {len(self.seeds)} seeds"
+        with progress_bar(self.epochs, label, self.progress) as bar:
+            for _ in range(self.epochs):
+                train_state, found = epoch(train_state, data, test)
+                means.append(jax.device_get(found))
+                bar.update(1)
+        curves = jax.tree.map(lambda *each: np.stack(each, -1), *means)
+        trained, *tested = map(loss_first, curves)
+        evaluation = tested[0] if tested else None
+        return Sweep(self.settings, self.seeds, train_state, trained, evaluation, seconds=math.nan)
+
+    def _made(self, setting: Mapping[str, Any]) -> optax.GradientTransformation:
+        """Return the optimizer of a setting, whose numbers are part of its state."""
+        if not setting:
+            return self.optimizer()
+        return _with_hyperparams(self.optimizer, setting)(**setting)
+
+    def _program(
+        self, batch: PyTree, data: PyTree, test: PyTree, own_data: bool
+    ) -> tuple[Callable, Batching]:
+        """Return the program of an epoch of all runs, and how their data become batches."""
+        trainer = make_trainer(self.objective, self._made(self.settings[0]))
+        first = jax.eval_shape(trainer.init, jax.random.key(0), batch)
+        prepare = functools.partial(_prepared, self.objective, first, own_data)
+        prepared = prepare("sweep", data, self.batch_size, train=True, shuffle=self.shuffle)
+        batching = prepared.batching
+        measure_run = None
+        if test is not None:
+            prepared = prepare("sweep: evaluate", test, batching.size)  # as fit evaluates
+            # XLA divides batches inside the program.
+            test_batching = Batching(prepared.batching.size)
+            measure_run = measure(self.objective, test_batching, None, prepared.carried)
+        epoch = _epoch_of_run(trainer, batching, self.shuffle, measure_run)
+        return _over_runs(epoch, own_data), batching
+
+    def _start(self, batch: PyTree) -> TrainState:
+        """Initialize all runs, one seed after another, which compiles nothing."""
+        init = make_trainer(self.objective, optax.identity()).init
+        fresh = []
+        for i, seed in enumerate(self.seeds):
+            params = jax.tree.map(lambda leaf, i=i: leaf[i], self.params)
+            fresh.append(init(jax.random.key(seed), batch, params))
+        by_seed: TrainState = jax.tree.map(lambda *leaves: jnp.stack(leaves), *fresh)
+
+        def for_each_setting(part):
+            count = len(self.settings)
+            return jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (count, *leaf.shape)), part)
+
+        opt_state = self._opt_states(by_seed.params)
+        scaling = for_each_setting(by_seed.opt_state)
+        if isinstance(scaling, LossScale):
+            opt_state = scaling._replace(optimizer=opt_state)
+        return by_seed._replace(
+            step=fresh[0].step,
+            params=for_each_setting(by_seed.params),
+            state=for_each_setting(by_seed.state),
+            opt_state=opt_state,
+        )
+
+    def _opt_states(self, params: Params) -> PyTree:
+        """Return the state of the optimizer of each run, (settings, seeds, ...)."""
+
+        def start(values, params):
+            return without_weak_types(self._made(values).init(floats_of(params)))
+
+        values = {}
+        for name in self.settings[0]:
+            numbers = [setting[name] for setting in self.settings]
+            values[name] = jnp.array(numbers, jnp.float32)
+        by_seed = jax.vmap(start, (None, 0))
+        by_setting = jax.vmap(by_seed, (0, None), axis_size=len(self.settings))
+        return jax.jit(by_setting)(values, params)
 
 
 def _with_hyperparams(optimizer: Callable, names: Iterable[str]) -> Callable:
@@ -326,13 +416,23 @@ def _check_axes(data: PyTree, test: PyTree, params: PyTree, seeds: int, own_data
             raise ValueError(
                 f"sweep: {what} must have a leading axis of {seeds} seeds, got {sorted(sizes)}"
             )
-    if own_data and test is not None:
-        axes = [[leaf.ndim for leaf in jax.tree.leaves(tree)] for tree in (data, test)]
-        if axes[0] != axes[1]:
+    if own_data and test is not None and _axes(data) != _axes(test):
+        raise ValueError(
+            f"sweep: evaluate must have the axes of data, seeds and examples first, got "
+            f"{describe(test)} for data {describe(data)}"
+        )
+    for what, tree in own.items():
+        counts = {leaf.shape[1:2] for leaf in jax.tree.leaves(tree)}
+        if len(counts) > 1 or () in counts:
             raise ValueError(
-                f"sweep: evaluate must have the axes of data, seeds and examples first, got "
-                f"{describe(test)} for data {describe(data)}"
+                f"sweep: {what} must be arrays (seeds, examples, ...) with one number of "
+                f"examples, got {describe(tree)}"
             )
+
+
+def _axes(data: PyTree) -> list[int]:
+    """Return the number of axes of each array."""
+    return [leaf.ndim for leaf in jax.tree.leaves(data)]
 
 
 def _of_one_run(data: PyTree, own_data: bool) -> PyTree:
@@ -363,7 +463,7 @@ def _prepared(
         data = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), data)
     size = min(batch_size, rows)
     adapter = DataAdapter(who, only(objective), size, rows_per_pass=rows, **options)
-    return adapter.prepare(train_state, data)
+    return adapter.prepare_on_device(train_state, data)
 
 
 def _epoch_of_run(
@@ -402,35 +502,48 @@ def _over_runs(epoch: Callable, own_data: bool) -> Callable:
     return jax.jit(jax.vmap(epoch, (by_setting, None, None), (by_setting, 0)), donate_argnums=0)
 
 
-def _cross_validated(objective, optimizer, data, folds: int, options: dict[str, Any]) -> Sweep:
-    """Sweep over folds, of which each run leaves one out."""
-    data = data_on_device(data, "sweep: data")
+def _cross_validated(runs: _Runs, data: PyTree) -> Sweep:
+    """Train each run on all folds but its own, and measure it on that one."""
     count = rows_in(data)
-    checks.between("sweep", "folds", folds, 2, count)
-    seeds = range(folds) if isinstance(options["seeds"], int) else options["seeds"]
-    if len(seeds) != folds:
-        raise ValueError(f"sweep: folds={folds} needs a seed for each, got {len(seeds)} seeds")
-    _check_independent(objective, data, min(options["batch_size"], count))
+    _check_independent(runs.objective, data, min(runs.batch_size, count))
+    folds = len(runs.seeds)
     order = np.random.default_rng(0).permutation(count)
     parts = [order[i::folds] for i in range(folds)]
-    take = lambda rows: jax.tree.map(lambda a: a[rows], data)  # noqa: E731
     most, least = len(parts[0]), len(parts[-1])
-    rest = [np.concatenate(parts[:i] + parts[i + 1 :])[: count - most] for i in range(folds)]
-    held = np.stack([part[:least] for part in parts])
-    options |= {"evaluate": take(held), "own_data": True, "seeds": seeds}
-    found = sweep(objective, optimizer, take(np.stack(rest)), **options)._replace(folds=folds)
-    if not isinstance(objective.inside, Supervised):
+    rest = []
+    for i in range(folds):
+        others = np.concatenate(parts[:i] + parts[i + 1 :])
+        rest.append(others[: count - most])
+    held = [part[:least] for part in parts]
+    train, test = _take(data, np.stack(rest)), _take(data, np.stack(held))
+    found = runs.train(train, test, own_data=True)._replace(folds=folds)
+    if not isinstance(runs.objective.inside, Supervised):
         return found
-    net, size = objective.inside.net, options["batch_size"]
-    by_setting, back = [], np.argsort(np.concatenate(parts))
+    net = runs.objective.inside.net
+    return found._replace(outputs=_outputs_of_folds(found, net, data, parts, runs.batch_size))
+
+
+def _take(data: PyTree, rows: np.ndarray) -> PyTree:
+    """Return the examples of these rows."""
+    return jax.tree.map(lambda leaf: leaf[rows], data)
+
+
+def _outputs_of_folds(
+    found: Sweep, net: Layer, data: PyTree, parts: list[np.ndarray], batch_size: int
+) -> PyTree:
+    """Return the outputs of a net for each example, from the runs that did not train on it."""
+    back = np.argsort(np.concatenate(parts))  # from the order of the folds to that of the data
+    most = len(parts[0])
+    by_setting = []
     for i in range(len(found.settings)):
-        each = []
+        by_fold = []
         for fold, part in enumerate(parts):
-            run, (x, _) = found.member(i, fold), take(np.resize(part, most))  # one program
-            y = predict(net, run.params, run.state, x, batch_size=size)
-            each.append(jax.tree.map(lambda a, n=len(part): a[:n], y))
-        by_setting.append(jax.tree.map(lambda *a: np.concatenate(a)[back], *each))
-    return found._replace(outputs=jax.tree.map(lambda *a: np.stack(a), *by_setting))
+            run = found.member(i, fold)
+            x, _ = _take(data, np.resize(part, most))  # of one size, so that one program serves all
+            y = predict(net, run.params, run.state, x, batch_size=batch_size)
+            by_fold.append(jax.tree.map(lambda leaf, n=len(part): leaf[:n], y))
+        by_setting.append(jax.tree.map(lambda *leaves: np.concatenate(leaves)[back], *by_fold))
+    return jax.tree.map(lambda *leaves: np.stack(leaves), *by_setting)
 
 
 def _check_independent(objective: Layer, data: PyTree, size: int) -> None:
@@ -470,38 +583,6 @@ def _check_optimizer(optimizer: Any, setting: Mapping[str, float]) -> None:
         ) from None
 
 
-def _start(objective, make, data, settings, seeds, params) -> TrainState:
-    """Initialize all members, one seed after another, which compiles nothing."""
-
-    def start(values, params):
-        return without_weak_types(make(**values).init(floats_of(params)))
-
-    init = make_trainer(objective, optax.identity()).init
-    fresh = []
-    for i, seed in enumerate(seeds):
-        given = jax.tree.map(lambda leaf, i=i: leaf[i], params)
-        fresh.append(init(jax.random.key(seed), data, given))
-    by_seed: TrainState = jax.tree.map(lambda *leaves: jnp.stack(leaves), *fresh)
-
-    values = {name: jnp.array([s[name] for s in settings], jnp.float32) for name in settings[0]}
-    many = jax.vmap(jax.vmap(start, (None, 0)), (0, None), axis_size=len(settings))
-    opt_state = jax.jit(many)(values, by_seed.params)
-
-    def for_each_setting(part):
-        count = len(settings)
-        return jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (count, *leaf.shape)), part)
-
-    scaling = for_each_setting(by_seed.opt_state)
-    if isinstance(scaling, LossScale):
-        opt_state = scaling._replace(optimizer=opt_state)
-    return by_seed._replace(
-        step=fresh[0].step,
-        params=for_each_setting(by_seed.params),
-        state=for_each_setting(by_seed.state),
-        opt_state=opt_state,
-    )
-
-
 def _seeds(seeds: Any) -> list[int]:
     if isinstance(seeds, np.ndarray | jax.Array):
         seeds = np.asarray(seeds).tolist()
@@ -514,6 +595,15 @@ def _seeds(seeds: Any) -> list[int]:
     if not seeds:
         raise ValueError("sweep: expected at least one seed, got none")
     return [int(seed) for seed in seeds]
+
+
+def _seeds_of_folds(folds: Any, seeds: Any, data: PyTree) -> list[int]:
+    """Return a seed for each fold."""
+    checks.between("sweep", "folds", folds, 2, rows_in(data))
+    found = list(range(folds)) if isinstance(seeds, int) else _seeds(seeds)
+    if len(found) != folds:
+        raise ValueError(f"sweep: folds={folds} needs a seed for each, got {len(found)} seeds")
+    return found
 
 
 def _settings(grid: Mapping[str, Sequence[float]]) -> list[dict[str, float]]:

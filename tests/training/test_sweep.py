@@ -244,6 +244,14 @@ def test_each_seed_is_measured_on_its_own_fold():
         jn.sweep(objective, make, data, evaluate=(x[:4], y[:4]), own_data=True, **options)
 
 
+def test_data_of_seeds_have_one_number_of_examples():
+    x, y = np.ones((2, 10, 6), np.float32), np.zeros((2, 9), int)
+    with pytest.raises(ValueError, match=r"data must be arrays \(seeds, examples, .*\(2, 9\)"):
+        jn.sweep(
+            objective(jn.dense(3)), lambda: optax.sgd(0.1), (x, y), seeds=2, epochs=1, own_data=True
+        )
+
+
 def test_missing_numbers_are_counted_by_seeds():
     x = np.ones((3, 4, 2), np.float32)
     x[1, 2, 0] = np.nan
