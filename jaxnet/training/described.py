@@ -113,10 +113,13 @@ def _optimizer_of(trainer: Trainer) -> list[Any] | None:
     """
     if not trainer._parts:
         return _computed(trainer.optimizer)
-    parts = [_optimizer_of(part) for part in trainer._parts.values()]
-    if None in parts:
-        return None
-    checksums = [checksum for *_, checksum in parts]
+    checksums = []
+    for part in trainer._parts.values():
+        found = _optimizer_of(part)
+        if found is None:
+            return None
+        *_, checksum = found
+        checksums.append(checksum)
     return [jax.__version__, optax.__version__, checksums]
 
 
