@@ -1,6 +1,7 @@
 """The gradient of a batch that is computed in parts, in the memory of one part."""
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -30,37 +31,54 @@ def accumulated(
     Raises:
       ValueError: If the weights of the loss depend on the floats, such as params.
     """
-    batches, masks = in_parts(batch, mask, n)
+    parts = in_parts(batch, mask, n)
+    gradient = jax.value_and_grad(loss, has_aux=True)
 
     def run(floats):
-        def one(carry, numbered):
+        def add_part(carry, numbered):
             state, sums, grads = carry
-            i, *part = numbered
-            gradient = jax.value_and_grad(loss, has_aux=True)
-            (_, (state, found)), grad = gradient(floats, state, *part, jax.random.fold_in(key, i))
+            i, (batch, mask) = numbered
+            part_key = jax.random.fold_in(key, i)
+            (_, (state, found)), grad = gradient(floats, state, batch, mask, part_key)
             weight = found["loss"].weight
             grads = jax.tree.map(lambda total, g: total + wide(g) * weight, grads, grad)
             return (state, added(sums, found), grads), None
 
-        parts = jnp.arange(n), batches, masks
-        first = jax.tree.map(lambda leaf: leaf[0], parts[1:])
-        metrics = lambda floats: loss(floats, state, *first, key)[1][1]  # noqa: E731
-        jaxpr, found = jax.make_jaxpr(metrics, return_shape=True)(floats)
-        weight = [path for path, _ in flat(found, None)].index("loss/weight")
-        if depends_on(jaxpr, [True] * len(jaxpr.jaxpr.invars), gradient=True)[weight]:
-            raise ValueError(
-                "step: accumulate= needs a loss (totals, weights) whose weights do not depend on "
-                "the params. Write jax.lax.stop_gradient(weights), or accumulate=1"
-            )
-        zeros = lambda a: jnp.zeros(a.shape, jnp.promote_types(a.dtype, jnp.float32))  # noqa: E731
-        start = state, jax.tree.map(zeros, found), jax.tree.map(zeros, floats)
-        (after, sums, grads), _ = jax.lax.scan(one, start, parts)
+        def averages_of_first(floats):
+            batch, mask = jax.tree.map(lambda leaf: leaf[0], parts)
+            _, (_, found) = loss(floats, state, batch, mask, key)
+            return found
+
+        jaxpr, found = jax.make_jaxpr(averages_of_first, return_shape=True)(floats)
+        _check_weights(jaxpr, found)
+        start = state, _zeros(found), _zeros(floats)
+        (after, sums, grads), _ = jax.lax.scan(add_part, start, (jnp.arange(n), parts))
         means = {name: Average(mean_of(*s), s.weight) for name, s in sums.items()}
         scale = mean_of(1, means["loss"].weight)
         grads = jax.tree.map(lambda g, a: (g * scale).astype(a.dtype), grads, floats)
         return (means["loss"].mean, (after, means)), grads
 
     return run
+
+
+def _check_weights(jaxpr: Any, averages: PyTree) -> None:
+    """Raise if the weight of the loss, one of a program's results, depends on the arguments."""
+    weight = [path for path, _ in flat(averages, None)].index("loss/weight")
+    every = [True] * len(jaxpr.jaxpr.invars)
+    if depends_on(jaxpr, every, gradient=True)[weight]:
+        raise ValueError(
+            "step: accumulate= needs a loss (totals, weights) whose weights do not depend on "
+            "the params. Write jax.lax.stop_gradient(weights), or accumulate=1"
+        )
+
+
+def _zeros(tree: PyTree) -> PyTree:
+    """Return zeros in which arrays of these shapes can be summed, at least in float32."""
+
+    def zeros(leaf):
+        return jnp.zeros(leaf.shape, jnp.promote_types(leaf.dtype, jnp.float32))
+
+    return jax.tree.map(zeros, tree)
 
 
 def in_parts(batch: PyTree, mask: jax.Array | None, n: int) -> tuple[PyTree, jax.Array | None]:
@@ -75,9 +93,14 @@ def in_parts(batch: PyTree, mask: jax.Array | None, n: int) -> tuple[PyTree, jax
     """
     count = examples(batch, "step")
     rows = -(-count // n)
-    if rows * n > count:
+    padded = rows * n
+    if padded > count:
         mask = jnp.ones(count) if mask is None else mask
-        mask = jnp.pad(mask, (0, rows * n - count))
-        batch = jax.tree.map(lambda a: jnp.resize(a, (rows * n, *a.shape[1:])), batch)
-    cut = lambda a: jnp.moveaxis(a.reshape(rows, n, *a.shape[1:]), 1, 0)  # noqa: E731
-    return jax.tree.map(cut, batch), None if mask is None else cut(mask)
+        mask = jnp.pad(mask, (0, padded - count))
+        batch = jax.tree.map(lambda a: jnp.resize(a, (padded, *a.shape[1:])), batch)
+
+    def cut(leaf):
+        parts_last = leaf.reshape(rows, n, *leaf.shape[1:])
+        return jnp.moveaxis(parts_last, 1, 0)
+
+    return jax.tree.map(cut, (batch, mask))
