@@ -58,7 +58,10 @@ def gathered(layer: Layer, mesh: Mesh) -> Layer:
             sent = _constrained(sent, where)
         elif jax.sharding.get_abstract_mesh().axis_names:
             sent = _constrained(sent, P())
-        as_given = lambda new, old: new.astype(old.dtype)  # noqa: E731
+
+        def as_given(new, old):
+            return new.astype(old.dtype)
+
         return run(jax.tree.map(as_given, sent, params, is_leaf=is_stored), state, x)
 
     return transformed(layer, apply, kind="gathered")

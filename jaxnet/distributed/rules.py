@@ -188,11 +188,15 @@ def tensor_parallel(axis: str) -> Rules:
     check_type("tensor_parallel", "axis", axis, str, "the name of an axis of the mesh")
 
     def rule(path: str, shape: tuple[int, ...]) -> P:
-        path, _, part = path.rpartition("/") if path.endswith(_STORED) else (path, "", "")
+        part = ""
+        if path.endswith(_STORED):
+            path, _, part = path.rpartition("/")
         at = next((at for pattern, at in _TENSOR.items() if fits(pattern, path)), None)
-        # by all entries of the axis
-        shared = part.startswith("scale") and at is not None and shape[at] == 1
-        return P() if at is None or shared else P(*[None] * (len(shape) + at), axis)
+        if at is None:
+            return P()
+        if part.startswith("scale") and shape[at] == 1:  # shared by all entries of the axis
+            return P()
+        return P(*[None] * (len(shape) + at), axis)
 
     return rule
 
@@ -253,14 +257,17 @@ def _checked(path: str, shape: tuple, mesh: Mesh, spec: Any, local: bool) -> Nam
         raise TypeError(f"shardings: the rule of {path} must be a PartitionSpec, got {spec!r:.60}")
     if len(spec) > len(shape):
         raise ValueError(f"shardings: {path} {shape} has fewer dimensions than its rule {spec}")
-    for at, names in enumerate(spec):
-        names = names if isinstance(names, tuple) else () if names is None else (names,)
+    # JAX divides the rows of all processes together.
+    divides_rows = not local or jax.process_count() == 1
+    for at, entry in enumerate(spec):
+        if entry is None:
+            continue
+        names = entry if isinstance(entry, tuple) else (entry,)
         for name in names:
             check_axis(f"shardings: {path}", mesh, name)
-        # JAX divides the rows of all processes together.
-        whole = not local or jax.process_count() == 1
-        if (at or whole) and shape[at] % (parts := prod(mesh.shape[name] for name in names)):
-            hint = "; in a loader, drop or fill a smaller last batch" * (at == 0)
+        parts = prod(mesh.shape[name] for name in names)
+        if (at or divides_rows) and shape[at] % parts:
+            hint = "; in a loader, drop or fill a smaller last batch" if at == 0 else ""
             raise ValueError(
                 f"shardings: dimension {at} of {path} {shape} cannot be divided among the {parts} "
                 f"devices along {', '.join(names)}{hint}"
