@@ -29,7 +29,10 @@ _LAST = (
 
 def check_last(opt_state: Any) -> None:
     """Raise if anything comes after `ema` in a chain with this state."""
-    is_average = lambda state: isinstance(state, EmaState)  # noqa: E731
+
+    def is_average(state):
+        return isinstance(state, EmaState)
+
     while type(opt_state) is tuple and opt_state:  # of a chain
         *before, opt_state = opt_state
         if any(map(is_average, jax.tree.leaves(before, is_leaf=is_average))):
@@ -76,9 +79,11 @@ def ema(decay: float = 0.999) -> optax.GradientTransformationExtraArgs:
     within("ema", "decay", decay, "[0, 1)")
 
     def init(params):
-        # 16 bits would round small changes away.
-        wide = lambda p: jnp.zeros_like(p, jnp.result_type(p, jnp.float32))  # noqa: E731
-        return EmaState(jnp.zeros([], jnp.int32), jax.tree.map(wide, params))
+        def zeros(param):
+            # 16 bits would round small changes away.
+            return jnp.zeros_like(param, jnp.result_type(param, jnp.float32))
+
+        return EmaState(step=jnp.zeros([], jnp.int32), ema=jax.tree.map(zeros, params))
 
     def update(updates, state, params=None, *, grad=None, **_):
         if params is None:
@@ -89,7 +94,10 @@ def ema(decay: float = 0.999) -> optax.GradientTransformationExtraArgs:
         step = state.step
         rate = jnp.minimum(decay, (1 + step) / (10 + step))
         rate = jnp.where(step == 0, 0, rate)  # the average starts as the first params
-        mix = lambda old, now: (rate * old + (1 - rate) * now).astype(old.dtype)  # noqa: E731
-        return updates, EmaState(step + 1, jax.tree.map(mix, state.ema, new))
+
+        def mixed(old, now):
+            return (rate * old + (1 - rate) * now).astype(old.dtype)
+
+        return updates, EmaState(step=step + 1, ema=jax.tree.map(mixed, state.ema, new))
 
     return optax.GradientTransformationExtraArgs(init, update)

@@ -67,10 +67,14 @@ def look(
     """
 
     def trace() -> Look:
-        run = lambda *args, key: objective.apply(*args, key=key, train=train)[0]  # noqa: E731
+        def run(params, state, batch, key):
+            values, _ = objective.apply(params, state, batch, key=key, train=train)
+            return values
+
         given = shapes_of((params, state, batch))
         with hint_of_batch(objective, batch):
-            return Look(*jax.make_jaxpr(run, return_shape=True)(*given, key=key_spec()))
+            program, values = jax.make_jaxpr(run, return_shape=True)(*given, key=key_spec())
+        return Look(program, values)
 
     # An objective makes its params and state for the shapes of a batch.
     return memo_of(objective.apply).of(("look", train, signature(batch)), trace)

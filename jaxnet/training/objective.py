@@ -581,8 +581,12 @@ def added(sums: dict[str, Average], found: dict[str, Average]) -> dict[str, Aver
       >>> sums["loss"]
       Average(mean=13.0, weight=6.0)
     """
-    add = lambda s, a: Average(s.mean + a.mean * a.weight, s.weight + a.weight)  # noqa: E731
-    return {name: add(s, found[name]) for name, s in sums.items()}
+    after = {}
+    for name, before in sums.items():
+        now = found[name]
+        total = before.mean + now.mean * now.weight
+        after[name] = Average(total, before.weight + now.weight)
+    return after
 
 
 def averaged(
@@ -681,9 +685,13 @@ def _average(name: str, values: Any, rows: int, weights: Any, who: str) -> Avera
             f"{who}: {name} must be (batch,), one value per example, {(rows,)}, got "
             f"{values.shape}; take the mean over the other axes"
         )
-    if weights is not None:  # padding may be NaN, and 0 times NaN is NaN
-        of = lambda v: jnp.where(weights > 0, v * weights, 0)  # noqa: E731
-        values, counted = of(values), weights if counted is None else of(counted)
+    if weights is not None:
+
+        def weighted(numbers):  # padding may be NaN, and 0 times NaN is NaN
+            return jnp.where(weights > 0, numbers * weights, 0)
+
+        values = weighted(values)
+        counted = weights if counted is None else weighted(counted)
     weight = jnp.float32(rows) if counted is None else counted.sum()
     total = values.sum(dtype=_at_least_32(values))
     return Average(mean_of(total, weight), weight)

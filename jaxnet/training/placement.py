@@ -219,7 +219,11 @@ def onto_mesh(who: str, train_state: PyTree, batches: Where) -> tuple[PyTree, Wh
             )
         # The axes are Explicit. A spec with an entry for each dimension avoids a transfer.
         mesh = batches.mesh
-        put = lambda a: jax.device_put(a, NamedSharding(mesh, P(*[None] * a.ndim)))  # noqa: E731
+
+        def put(leaf):
+            spec = P(*[None] * leaf.ndim)
+            return jax.device_put(leaf, NamedSharding(mesh, spec))
+
         train_state = jax.tree.map(put, train_state)
         shardings = shardings_of(train_state)
     cut = any(s.spec[0] for s in (batches.each if batches is not None else ()) if len(s.spec))

@@ -94,22 +94,31 @@ def resident_programs(
             order_key = key_of(key, train_state)
         order = batching.order(data, order_key if shuffle else None)
         _, found, finite = jax.eval_shape(one_step, train_state, jnp.int32(0), data, order)
-        zeros = lambda leaf: jnp.zeros(leaf.shape, jnp.result_type(leaf.dtype, jnp.float32))  # noqa: E731
-        losses = jnp.zeros(len(order), found["loss"].mean.dtype)
-        finite = jnp.ones((len(order), *finite.shape), bool)
-        return train_state, (key, order, Totals(jax.tree.map(zeros, found), losses, finite))
+
+        def zeros(leaf):
+            return jnp.zeros(leaf.shape, jnp.result_type(leaf.dtype, jnp.float32))
+
+        totals = Totals(
+            sums=jax.tree.map(zeros, found),
+            losses=jnp.zeros(len(order), found["loss"].mean.dtype),
+            finite=jnp.ones((len(order), *finite.shape), bool),
+        )
+        return train_state, (key, order, totals)
 
     def advance(train_state, data, totals, order, start, stop):
         def body(i, carry):
-            train_state, (sums, losses, finite) = carry
-            train_state, found, now = one_step(train_state, i, data, order)
-            losses, finite = losses.at[i].set(found["loss"].mean), finite.at[i].set(now)
-            return train_state, Totals(added(sums, found), losses, finite)
+            train_state, before = carry
+            train_state, found, finite = one_step(train_state, i, data, order)
+            losses = before.losses.at[i].set(found["loss"].mean)
+            finite = before.finite.at[i].set(finite)
+            return train_state, Totals(added(before.sums, found), losses, finite)
 
         return jax.lax.fori_loop(start, stop, body, (train_state, totals))
 
-    programs, key = trainer._kept.programs, ("fit", "data", batching, shuffle)
-    first = programs.of(("begin", *key, shardings), lambda: placement.placed(begin, shardings))
+    key = "fit", "data", batching, shuffle
+    first = trainer._kept.programs.of(
+        ("begin", *key, shardings), lambda: placement.placed(begin, shardings)
+    )
     return first, driver(trainer._kept, key, advance, shardings, donate=(0, 2))
 
 
@@ -166,15 +175,16 @@ class Resident:
         first = done = position.done
         last = self.steps if limit is None else min(self.steps, first + limit)
         while done < last and not pace.stopped:
-            stop, start = min(done + pace.steps, last), time.perf_counter()
+            stop = min(done + pace.steps, last)
+            start = time.perf_counter()
             span = _given((np.int32(done), np.int32(stop)))
             train_state, totals = advance(train_state, self.data, totals, order, *span)
             jax.block_until_ready(totals.losses)
             bar.update(stop - done)
             pace.took(stop - done, time.perf_counter() - start)
             done = stop
-        sums, losses, finite = jax.device_get(totals)
-        totals = Totals(sums, losses[first:done], finite[first:done])
+        totals = jax.device_get(totals)
+        totals = totals._replace(losses=totals.losses[first:done], finite=totals.finite[first:done])
         position = position._replace(size=self.size, done=done, key=key)
         if done == self.steps:
             position = position._replace(epoch=position.epoch + 1, done=0, key=None)

@@ -1,5 +1,6 @@
 """Find targets that a loss would misread: a lookup would take -1 for the last class."""
 
+from functools import partial
 from typing import Any
 
 import jax
@@ -67,16 +68,19 @@ def check_targets(
         given = [t if v is None else v for v, t in zip(values, targets, strict=True)]
         batch = jax.tree.unflatten(structure, given)
         batch = (x, batch) if pair else batch
-        return objective.apply(params, state, batch, key=key, train=train)[0]
+        found, _ = objective.apply(params, state, batch, key=key, train=train)
+        return found
 
-    def trace(fresh):
-        # The state may have one entry per row, for different rows.
-        kept = jax.eval_shape(objective.init, key_spec(), shapes_of(data))[1] if fresh else state
-        return jax.eval_shape(run, *shapes_of((params, kept, x, leaves)), key_spec())
+    def trace(state):
+        return jax.eval_shape(run, *shapes_of((params, state, x, leaves)), key_spec())
+
+    def trace_afresh():  # the state may have one entry per row, for different rows
+        _, fresh = jax.eval_shape(objective.init, key_spec(), shapes_of(data))
+        return trace(fresh)
 
     try:
-        if attempt(trace, False) is None:
-            attempt(trace, True)
+        if attempt(trace, state) is None:
+            attempt(trace_afresh)
     except WrongValues as error:
         error.add_note(f"{who} looked at the targets first: nothing was computed with them")
         raise
@@ -91,12 +95,18 @@ def check_bytes(net: Layer, x: PyTree, who: str) -> None:
       >>> check_bytes(net, np.ones((3, 4), np.uint8), "fit")
     """
     for path, leaf in flat(x):
-        if (values := known(leaf)) is None or not values.size:
+        values = known(leaf)
+        if values is None or not values.size:
             continue
-        unit = lambda v=values: is_float(v) and 0 <= v.min() <= v.max() <= 1  # noqa: E731
-        seen = memo_of(net.apply).of(("floats in [0, 1]", path), unit)
+        in_unit = partial(_are_in_unit, values)
+        seen = memo_of(net.apply).of(("floats in [0, 1]", path), in_unit)
         if seen and values.dtype == np.uint8 and values.max() > 1:
             warn(f"{who}: x is uint8, but {net.name} saw floats in [0, 1] first; write x / 255")
+
+
+def _are_in_unit(values: np.ndarray) -> bool:
+    """Return whether these are floats in [0, 1]."""
+    return is_float(values) and 0 <= values.min() <= values.max() <= 1
 
 
 def _values(leaf: Any, alone: bool) -> Any:
