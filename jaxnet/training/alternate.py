@@ -62,15 +62,7 @@ def alternate(**trainers: Trainer | tuple[Trainer, int]) -> Trainer:
     """
     if not trainers:
         raise ValueError("alternate: needs trainers by name, such as critic=..., generator=...")
-    pairs = {n: (it, 1) if isinstance(it, Trainer) else it for n, it in trainers.items()}
-    for name, pair in pairs.items():
-        if not (isinstance(pair, tuple) and len(pair) == 2 and isinstance(pair[0], Trainer)):
-            raise TypeError(
-                f"alternate: {name} must be a trainer or a pair (trainer, steps), got "
-                f"{describe(pair):.60}"
-            )
-        at_least("alternate", f"the steps of {name}", pair[1])
-
+    pairs = {name: _pair(name, given) for name, given in trainers.items()}
     kept = Kept(programs=Memo([trainer._kept.programs.uses for trainer, _ in pairs.values()]))
     alternation = _Alternation(pairs, kept.programs)
     step = step_of(alternation.update, None, kept, objectives=alternation.objectives)
@@ -82,6 +74,19 @@ def alternate(**trainers: Trainer | tuple[Trainer, int]) -> Trainer:
         _parts={name: trainer for name, (trainer, _) in pairs.items()},
         _objectives=alternation.objectives,
     )
+
+
+def _pair(name: str, given: Any) -> tuple[Trainer, int]:
+    """Return a trainer and the number of its steps, 1 if there is none."""
+    pair = (given, 1) if isinstance(given, Trainer) else given
+    if not (isinstance(pair, tuple) and len(pair) == 2 and isinstance(pair[0], Trainer)):
+        raise TypeError(
+            f"alternate: {name} must be a trainer or a pair (trainer, steps), got "
+            f"{describe(pair):.60}"
+        )
+    trainer, steps = pair
+    at_least("alternate", f"the steps of {name}", steps)
+    return trainer, steps
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,12 +107,14 @@ class _Alternation:
         _check_shared(states)
         first, *_ = states.values()
         opt_state = {name: one.opt_state for name, one in states.items()}
-        return first._replace(opt_state=opt_state, **reduce(_joined, map(_shared, states.values())))
+        shared = reduce(_joined, map(_shared, states.values()))
+        return first._replace(opt_state=opt_state, **shared)
 
     def update(self, train_state: TrainState, batch: PyTree, mask: jax.Array | None = None):
         """Make the updates of each trainer, one after another."""
         self._check_names(train_state)
-        outlines, found = self._outlines(batch), {}
+        outlines = self._outlines(batch)
+        found = {}
         finite = jax.tree.map(lambda _: jnp.bool_(True), train_state.params)
         drawn = step_key(train_state)
         for name, (trainer, steps) in self.pairs.items():
@@ -138,7 +145,8 @@ class _Alternation:
             # An init of your own may compute with the batch, so the batch is an argument.
             return attempt(jax.eval_shape, self._each, key_spec(), shapes_of(batch))
 
-        if (outlines := self.memo.of(("outlines", signature(batch)), trace)) is None:
+        outlines = self.memo.of(("outlines", signature(batch)), trace)
+        if outlines is None:
             return []
         found = []
         for name, (trainer, _) in self.pairs.items():
@@ -198,7 +206,10 @@ def _joined(old: PyTree, new: PyTree) -> PyTree:
     """Return nested dicts with the entries of both; the new ones count."""
     if not isinstance(old, dict):
         return new
-    return old | {n: _joined(old[n], new[n]) if n in old else new[n] for n in new}
+    joined = dict(old)
+    for name, entry in new.items():
+        joined[name] = _joined(old[name], entry) if name in old else entry
+    return joined
 
 
 def _part(whole: PyTree, like: PyTree, path: str = "train_state") -> PyTree:

@@ -113,15 +113,18 @@ def load(path: str | os.PathLike, like: PyTree = None) -> tuple[PyTree, Any]:
     try:
         config = json.loads(metadata.get("config", "null"))
         notes = dict(json.loads(metadata.get("jaxnet", "{}")))
-        noted = [(name, value, notes.pop(name, {})) for name, value in stored.items()]
-        leaves = {name: _loaded(_numbers(value, note), note) for name, value, note in noted}
-        leaves |= {name: _EMPTY[note["is"]]() for name, note in notes.items()}
+        leaves = {}
+        for name, value in stored.items():
+            note = notes.pop(name, {})
+            leaves[name] = _loaded(_numbers(value, note), note)
+        for name, note in notes.items():  # the others are of empty entries
+            leaves[name] = _EMPTY[note["is"]]()
     except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise ValueError(f"load: the metadata of {path} is broken: {error!r:.200}") from error
     if like is None:
         return _nested(path, leaves), config
-    wanted = {name: leaf for name, leaf in _named(like, "load").items() if not _empty(leaf)}
-    leaves = {name: leaf for name, leaf in leaves.items() if not _empty(leaf)}
+    wanted = _without_empty(_named(like, "load"))
+    leaves = _without_empty(leaves)
     _compare(path, wanted, leaves)
     placed = iter([_put(leaves[name], leaf) for name, leaf in wanted.items()])
     return jax.tree.map(lambda _: next(placed), like), config
@@ -138,7 +141,8 @@ def packed(who: str, tree: PyTree, parts: bool = False) -> tuple[dict[str, np.nd
     arrays: dict[str, np.ndarray] = {}
     notes: Notes = {}
     for name, leaf in _named(tree, who).items():
-        if empty := _empty(leaf):  # such as the empty state of a network without state
+        empty = _empty(leaf)
+        if empty:  # such as the empty state of a network without state
             notes[name] = {"is": empty}
             continue
         leaf, note = _without_key(who, name, leaf)
@@ -148,9 +152,10 @@ def packed(who: str, tree: PyTree, parts: bool = False) -> tuple[dict[str, np.nd
             raise ValueError(f"{who}: {name} is spread over several hosts; use jn.Checkpoints")
         else:
             pieces = {}
-            for shard in (shard for shard in leaf.addressable_shards if shard.replica_id == 0):
-                start = [part.start or 0 for part in shard.index]
-                pieces[f"{name}{start}"] = shard.data, note | {"of": name, "start": start}
+            for shard in leaf.addressable_shards:
+                if shard.replica_id == 0:
+                    start = [part.start or 0 for part in shard.index]
+                    pieces[f"{name}{start}"] = shard.data, note | {"of": name, "start": start}
         for piece, (value, note) in pieces.items():
             arrays[piece], raw = _to_array(who, name, value)
             notes[piece] = note | raw
@@ -175,12 +180,14 @@ def unpacked(who: str, paths: Sequence[Path], like: PyTree) -> PyTree:
         saves = set()
         for path in paths:
             file = stack.enter_context(opened(who, path))
-            notes = json.loads(file.metadata()["jaxnet"])
-            saves.add((json.loads(file.metadata().get("config", "null")) or {}).get("id"))
+            metadata = file.metadata()
+            notes = json.loads(metadata["jaxnet"])
+            config = json.loads(metadata.get("config", "null")) or {}
+            saves.add(config.get("id"))
             for name in file.keys():
                 note = notes.get(name, {})
                 parts.setdefault(note.get("of", name), []).append((note, file.get_slice(name)))
-        named = {name: leaf for name, leaf in _named(like, who).items() if not _empty(leaf)}
+        named = _without_empty(_named(like, who))
         if len(saves) != 1 or parts.keys() != named.keys():
             raise ValueError("its files are of several saves, or have other entries")
         leaves = iter([_assembled(name, parts[name], leaf) for name, leaf in named.items()])
@@ -189,13 +196,17 @@ def unpacked(who: str, paths: Sequence[Path], like: PyTree) -> PyTree:
 
 def _assembled(name: str, parts: list[tuple[dict, Any]], like: Any) -> Any:
     """Return an array whose parts are in files, on the devices of `like`."""
-    note, sharding, wanted = parts[0][0], getattr(like, "sharding", None), like.dtype
+    (note, _), *_ = parts
+    sharding = getattr(like, "sharding", None)
+    wanted = like.dtype
     if note.get("is") == "key":
         like = jax.eval_shape(jax.random.key_data, like)
     fill = functools.partial(_box, name, parts, like)
-    whole = [slice(None)] * len(like.shape)
-    put = jax.make_array_from_callback
-    found = _loaded(put(like.shape, sharding, fill) if sharding else fill(whole), note)
+    if sharding:
+        array = jax.make_array_from_callback(like.shape, sharding, fill)
+    else:
+        array = fill([slice(None)] * len(like.shape))
+    found = _loaded(array, note)
     if found.dtype != wanted:
         raise ValueError(f"{name} has dtype {found.dtype}, not {wanted}")
     return found
@@ -207,10 +218,10 @@ def _box(name: str, parts: list[tuple[dict, Any]], like: Any, index: Any) -> np.
     box = np.empty([len(span) for span in wanted], like.dtype)
     times = np.zeros(box.shape, np.uint8)
     for note, part in parts:
-        starts, sizes = note.get("start", [0] * len(wanted)), part.get_shape()
+        starts = note.get("start", [0] * len(wanted))
+        sizes = part.get_shape()
         has = [range(s, s + size) for s, size in zip(starts, sizes, strict=False)]
-        pairs = zip(wanted, has, strict=True)
-        both = [range(max(a.start, b.start), min(a.stop, b.stop)) for a, b in pairs]
+        both = [_overlap(a, b) for a, b in zip(wanted, has, strict=True)]
         if any(b.start < 0 or b.stop > n for b, n in zip(has, like.shape, strict=True)):
             raise ValueError(f"{name} has a part {tuple(sizes)} at {starts}, beyond {like.shape}")
         if all(both):
@@ -224,6 +235,11 @@ def _box(name: str, parts: list[tuple[dict, Any]], like: Any, index: Any) -> np.
     return box
 
 
+def _overlap(a: range, b: range) -> range:
+    """Return what two ranges of rows have in common, which may be empty."""
+    return range(max(a.start, b.start), min(a.stop, b.stop))
+
+
 def _slices(spans: list[range], inside: list[range]) -> tuple[slice, ...]:
     pairs = zip(spans, inside, strict=True)
     return tuple(slice(a.start - b.start, a.stop - b.start) for a, b in pairs)
@@ -231,7 +247,15 @@ def _slices(spans: list[range], inside: list[range]) -> tuple[slice, ...]:
 
 def _empty(leaf: Any) -> str:
     """Return the name of an empty entry of a tree, None or an empty container; "" for any leaf."""
-    return next((word for word, kind in _EMPTY.items() if isinstance(leaf, kind) and not leaf), "")
+    for word, kind in _EMPTY.items():
+        if isinstance(leaf, kind) and not leaf:
+            return word
+    return ""
+
+
+def _without_empty(named: dict[str, Any]) -> dict[str, Any]:
+    """Return the entries that are leaves."""
+    return {name: leaf for name, leaf in named.items() if not _empty(leaf)}
 
 
 def _named(tree: PyTree, who: str) -> dict[str, Any]:
@@ -281,8 +305,9 @@ def _to_array(who: str, name: str, leaf: Any) -> tuple[np.ndarray, dict[str, str
     check_mask(who, name, leaf)
     if isinstance(leaf, int) and not isinstance(leaf, bool):
         usual = jax.dtypes.canonicalize_dtype(np.int64)  # 64 bits are for numbers that need them
+        fits = abs(leaf) <= np.iinfo(usual).max
         try:
-            leaf = np.asarray(leaf, usual if abs(leaf) <= np.iinfo(usual).max else np.int64)
+            leaf = np.asarray(leaf, usual if fits else np.int64)
         except OverflowError:
             raise TypeError(f"save: {name} must fit 64 bits, got {leaf}") from None
     array = np.asarray(leaf, order="C")
@@ -303,7 +328,9 @@ def _loaded(array: Any, note: dict[str, Any]) -> Any:
     """Return an array as JAX has it, or as it is if JAX would cut its 64 bits; a key as a key."""
     if jax.dtypes.canonicalize_dtype(array.dtype) == array.dtype:
         array = on_device(array)
-    return jax.random.wrap_key_data(array, impl=note["impl"]) if note.get("is") == "key" else array
+    if note.get("is") == "key":
+        return jax.random.wrap_key_data(array, impl=note["impl"])
+    return array
 
 
 def _numbers(array: np.ndarray, note: dict[str, Any]) -> np.ndarray:

@@ -127,8 +127,10 @@ def _objective(layer: Layer | None) -> str | None:
     """Return the kinds of an objective from outside to inside, and the name of its loss."""
     kinds: list[str] = []
     for each in objectives_in(layer):
-        loss = isinstance(each.inside, Supervised) and f" with {each.inside.loss.kind}"
-        kinds.append(f"{each.kind}{loss or ''}")
+        if isinstance(each.inside, Supervised):
+            kinds.append(f"{each.kind} with {each.inside.loss.kind}")
+        else:
+            kinds.append(each.kind)
         if each.kind == "truncated_bptt":  # what is inside is a net
             break
     return " of ".join(kinds) or None
@@ -175,12 +177,20 @@ def _number(row: Any) -> float:
     return float(values @ np.cos(np.arange(len(values))))
 
 
+def _shapes(data: dict[str, Any]) -> dict[str, str]:
+    """Return the shapes of described data by path."""
+    return {path: words for path, (words, _) in data.items()}
+
+
+def _in_words(shapes: dict[str, str]) -> str:
+    return ", ".join(f"{path or 'data'} {words}" for path, words in shapes.items())
+
+
 def _other_data(before: dict[str, Any], now: dict[str, Any]) -> tuple[str, str] | None:
     """Say in words how two data differ; rows are compared only if both have a number."""
-    shapes = [{path: words for path, (words, _) in data.items()} for data in (before, now)]
-    if shapes[0] != shapes[1]:
-        old, new = (", ".join(f"{p or 'data'} {w}" for p, w in of.items()) for of in shapes)
-        return f"data of {old}", f"data of {new}"
+    old_shapes, new_shapes = _shapes(before), _shapes(now)
+    if old_shapes != new_shapes:
+        return f"data of {_in_words(old_shapes)}", f"data of {_in_words(new_shapes)}"
     for path, (words, old) in before.items():
         pairs = np.array(list(zip(old, now[path][1], strict=False)), float).reshape(-1, 2)
         size = np.abs(np.nan_to_num(pairs, posinf=0, neginf=0)).max(initial=0)

@@ -79,7 +79,8 @@ def evaluate_prepared(
     placement.agree_on(who, params, f"{who} begins")
     shardings = placement.shardings_of((params, state))
     key = _first_key()  # fixed, so that evaluation with sampling, as in an RBM, is reproducible
-    sums, first = None, 0
+    sums = None
+    first = 0  # number of the first batch of a part
     for data, batching, carried in parts:
         program = measure(objective, batching, shardings, carried)
         found, after = program(params, state, data, key, jax.device_put(np.int32(first)))
@@ -118,7 +119,12 @@ def explain_nan(layer: Layer, params, state, data: PyTree, batch_size: int) -> N
     if not known or placement.shardings_of((params, state, data)) is not None:
         return
     key = jax.random.key(0)
-    program = jax.jit(lambda *args: layer.apply(*args, key=key)[0])
+
+    @jax.jit
+    def program(params, state, rows):
+        y, _ = layer.apply(params, state, rows, key=key)
+        return y
+
     for start in range(0, rows_in(data), batch_size):
         rows = jax.tree.map(lambda a, start=start: a[start : start + batch_size], data)
         y = program(params, state, rows)
@@ -144,9 +150,10 @@ def measure(
 
     def run(params, state, data, key, first):
         def sums(carry, i, batch):
-            given = carry if carried else state
-            now = batching.mask(data, i), jax.random.fold_in(key, first + i)
-            found, after = averaged(objective, params, given, batch, *now)
+            before = carry if carried else state
+            mask = batching.mask(data, i)
+            batch_key = jax.random.fold_in(key, first + i)
+            found, after = averaged(objective, params, before, batch, mask, batch_key)
             each = {n: Average(a.mean * a.weight, a.weight) for n, a in found.items()}
             return after if carried else (), each
 
@@ -186,7 +193,8 @@ def predict(
     """
     at_least("predict", "batch_size", batch_size)
     net = as_layer(net, "predict", "net")
-    params, state = as_dict("predict", "params", params), as_dict("predict", "state", state)
+    params = as_dict("predict", "params", params)
+    state = as_dict("predict", "state", state)
     adapter = DataAdapter("predict", only(None), batch_size, data_name="predict: x")
     x, batching, _ = adapter.prepare(Variables(params, state), x)
     check_bytes(net, x, "predict")
@@ -194,10 +202,14 @@ def predict(
     program = predict_program(net, batching, placement.shardings_of((params, state)))
     with explain_reuse():
         y = jax.device_get(program(params, state, x))
-    whole = any(jnp.issubdtype(leaf.dtype, jnp.integer) for leaf in jax.tree.leaves(x))
-    if whole and any(np.isnan(leaf).any() for leaf in jax.tree.leaves(y) if is_float(leaf)):
+    has_ids = any(jnp.issubdtype(leaf.dtype, jnp.integer) for leaf in jax.tree.leaves(x))
+    if has_ids and _has_nan(y):
         explain_nan(net, params, state, x, batching.size)
     return y
+
+
+def _has_nan(y: PyTree) -> bool:
+    return any(np.isnan(leaf).any() for leaf in jax.tree.leaves(y) if is_float(leaf))
 
 
 def predict_program(net: Layer, batching: Batching, shardings: placement.Where) -> Callable:
@@ -218,7 +230,11 @@ def predict_program(net: Layer, batching: Batching, shardings: placement.Where) 
         _, y = batching.scan(outputs, (), x)
         # Not -1, which an array without entries does not determine.
         padded = batching.steps(x) * batching.size
-        return jax.tree.map(lambda a: a.reshape(padded, *a.shape[2:])[: rows_in(x)], y)
+
+        def joined(leaf):
+            return leaf.reshape(padded, *leaf.shape[2:])[: rows_in(x)]
+
+        return jax.tree.map(joined, y)
 
     return _program("predict", net, batching, shardings, run)
 

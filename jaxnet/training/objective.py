@@ -657,21 +657,26 @@ def _averages(output: Any, batch: PyTree, weights: Any, who: str) -> dict[str, A
     if isinstance(values, float):
         raise TypeError(f"{who}: the loss is the number {values}, which has no gradient")
     check_loss(who, values)
-    rows, named = examples(batch, who), {"loss": values} | metrics
-    return {name: _average(name, v, rows, weights, who) for name, v in named.items()}
+    rows = examples(batch, who)
+    found = {}
+    for name, value in ({"loss": values} | metrics).items():
+        found[name] = _average(name, value, rows, weights, who)
+    return found
 
 
 def _average(name: str, values: Any, rows: int, weights: Any, who: str) -> Average:
     counted = None
     if isinstance(values, tuple):
-        if (shapes := [jnp.shape(leaf) for leaf in values]) != [(rows,), (rows,)]:
+        shapes = [jnp.shape(leaf) for leaf in values]
+        if shapes != [(rows,), (rows,)]:
             raise ValueError(
                 f"{who}: {name} must be a pair (totals, weights), {(rows,)} each, got {shapes}"
             )
         dtype = jnp.result_type(values[0], jnp.float32)
         values, counted = (jnp.asarray(v, dtype) for v in values)
     values = jnp.asarray(values)
-    values = values if jnp.issubdtype(values.dtype, jnp.inexact) else values.astype(jnp.float32)
+    if not jnp.issubdtype(values.dtype, jnp.inexact):
+        values = values.astype(jnp.float32)
     if values.ndim == 0:
         if weights is not None:
             raise ValueError(

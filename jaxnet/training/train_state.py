@@ -165,8 +165,9 @@ def step_key(train_state: TrainState) -> jax.Array:
     key, step = train_state.key, train_state.step
     if checks.is_key(key):  # not JAX's default kind of key
         return jax.random.fold_in(key, step)
+    data = key + _last(key) * jnp.uint32(step)
     # XLA drops the hash if nothing is drawn, which it could not do with a split.
-    return jax.random.fold_in(jax.random.wrap_key_data(key + _last(key) * jnp.uint32(step)), 0)
+    return jax.random.fold_in(jax.random.wrap_key_data(data), 0)
 
 
 def next_key(train_state: TrainState) -> tuple[TrainState, jax.Array]:

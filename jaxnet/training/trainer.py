@@ -221,10 +221,16 @@ def trainer(
         filled = drawn if params is None else _filled("params", drawn, params)
         seen = attempt(look, objective, filled, state, specs)
         check_captured(objective, filled, seen)
-        step, opt_state = checks.on_device(np.zeros((), np.int32)), start(filled)
+        opt_state = start(filled)
         if loss_scale is not None or (seen and seen.uses_float16):
             opt_state = started(loss_scale, opt_state, filled)
-        return TrainState(step, filled, state, opt_state, as_stored(child_key(key, "train")))
+        return TrainState(
+            step=checks.on_device(np.zeros((), np.int32)),
+            params=filled,
+            state=state,
+            opt_state=opt_state,
+            key=as_stored(child_key(key, "train")),
+        )
 
     update = Update(objective, optimizer, accumulate, loss_scale, kept.watcher)
     step = step_of(update, objective, kept, donate)
@@ -312,12 +318,16 @@ def _filled(path: str, drawn: PyTree, given: PyTree) -> PyTree:
                 f"trainer.init: {path} must be a dict with entries among {', '.join(drawn)}, got "
                 f"{describe(given)}"
             )
-        if unknown := [str(name) for name in given if name not in drawn]:
+        unknown = [str(name) for name in given if name not in drawn]
+        if unknown:
             raise ValueError(
                 f"trainer.init: {path} has unknown entries: {', '.join(unknown)}. The net has "
                 f"{', '.join(drawn)}"
             )
-        return drawn | {n: _filled(f"{path}/{n}", drawn[n], leaf) for n, leaf in given.items()}
+        filled = dict(drawn)
+        for name, entry in given.items():
+            filled[name] = _filled(f"{path}/{name}", drawn[name], entry)
+        return filled
     if not isinstance(given, jax.Array | np.ndarray):
         raise TypeError(
             f"trainer.init: {path} must be an array {describe(drawn)}, got {describe(given)}"

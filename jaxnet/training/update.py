@@ -75,7 +75,7 @@ class Update:
             params = with_floats(train_state.params, optax.apply_updates(floats, updates))
         finite = _finite(with_floats(train_state.params, grads))
         step = train_state.step + 1
-        after = TrainState(step, params, state, opt_state, train_state.key)
+        after = train_state._replace(step=step, params=params, state=state, opt_state=opt_state)
         return settled(self.loss_scale, train_state, after, finite), found, finite
 
     def _functions(
@@ -92,7 +92,10 @@ class Update:
             gradient = accumulated(loss, train_state.state, batch, mask, key, self.accumulate)
 
         def mean_loss(floats):
-            _, (_, found) = loss(floats) if self.accumulate == 1 else gradient(floats)[0]
+            if self.accumulate == 1:
+                _, (_, found) = loss(floats)
+            else:
+                (_, (_, found)), _ = gradient(floats)
             return found["loss"].mean
 
         return gradient, mean_loss
@@ -111,7 +114,8 @@ class Update:
         """Raise unless opt_state is a state of this optimizer."""
         fresh = jax.eval_shape(self.optimizer.init, floats)
         check_last(fresh)
-        needed, given = jax.tree.structure(fresh), jax.tree.structure(opt_state)
+        needed = jax.tree.structure(fresh)
+        given = jax.tree.structure(opt_state)
         if given != needed:
             raise ValueError(
                 "step: opt_state belongs to another optimizer; initialize with this trainer: "

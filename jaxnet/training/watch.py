@@ -97,7 +97,8 @@ class Watcher:
         if len(self._losses) < self._patience:
             return
         unread, self._losses = self._losses, []
-        first, self._patience = self._patience == 1, min(2 * self._patience, 256)
+        first = self._patience == 1
+        self._patience = min(2 * self._patience, 256)
         # For example by a rate inside the optimizer.
         if is_traced((unread[-1], train_state.params)):
             return
@@ -150,7 +151,8 @@ def warn_skipped(params: Params, scales: list[LossScale], finite: np.ndarray) ->
 def _named(params: Params, finite: np.ndarray) -> str:
     """Return the paths of the leaves whose gradient is not finite."""
     which = [path for (path, _), fine in zip(flat(params, None), finite, strict=True) if not fine]
-    return ", ".join(which[:8]) + (f" and {len(which) - 8} more" if len(which) > 8 else "")
+    more = f" and {len(which) - 8} more" if len(which) > 8 else ""
+    return ", ".join(which[:8]) + more
 
 
 def warn_nonfinite(params: Params, finite: np.ndarray, losses: np.ndarray, first: int) -> bool:
