@@ -43,28 +43,33 @@ def updated(n, loss, batch=(X, LABELS), mask=None, net=NET, penalty=None, fit=Fa
     return trainer.step(state, batch)
 
 
-def same(a, b, tolerance=2e-6):
-    close(a, b, tolerance)
+def check_parts(n, loss, batch, **options):
+    """The train_state and the metrics of n parts, which are those of the undivided batch."""
+    train_state, metrics = updated(n, loss, batch, **options)
+    whole, expected = updated(1, loss, batch, **options)
+    close(metrics, expected, 2e-6)
+    close(train_state.params, whole.params, 2e-6)
+    return train_state, metrics
 
 
 @pytest.mark.fast_cases("ignored-4", "mean-4", "pair-4")
 @pytest.mark.parametrize("loss, n", [*[(loss, 4) for loss in LOSSES], ("mean", 2), ("pair", 12)])
 def test_one_update_is_that_of_the_whole_batch(loss, n):
+    def penalty(params):
+        return 0.1 * jnp.square(params["dense"]["kernel"]).sum()
+
     labels = FEW if loss == "ignored" else LABELS
-    penalty = lambda params: 0.1 * jnp.square(params["dense"]["kernel"]).sum()  # noqa: E731
-    found, wanted = (updated(k, LOSSES[loss], (X, labels), penalty=penalty) for k in (n, 1))
-    same(found[1], wanted[1])
-    same(found[0].params, wanted[0].params)
-    assert int(found[0].step) == 1
+    train_state, _ = check_parts(n, LOSSES[loss], (X, labels), penalty=penalty)
+    assert int(train_state.step) == 1
 
 
-@pytest.mark.parametrize(("loss", "labels"), [
-    ("per example", LABELS), ("ignored", FEW), ("ignored", np.full(12, -1)),
-], ids=["all count", "some count", "none counts"])  # fmt: skip
+@pytest.mark.parametrize(
+    ("loss", "labels"),
+    [("per example", LABELS), ("ignored", FEW), ("ignored", np.full(12, -1))],
+    ids=["all count", "some count", "none counts"],
+)
 def test_rows_that_do_not_divide_are_padded(loss, labels):
-    found, wanted = (updated(k, LOSSES[loss], (X[:10], labels[:10])) for k in (4, 1))
-    same(found[1], wanted[1])
-    same(found[0].params, wanted[0].params)
+    check_parts(4, LOSSES[loss], (X[:10], labels[:10]))
 
 
 def test_a_value_per_batch_cannot_be_padded():
@@ -73,19 +78,24 @@ def test_a_value_per_batch_cannot_be_padded():
 
 
 def test_a_metric_of_a_whole_batch_is_not_averaged_over_parts():
-    objective = jn.supervised(NET, CROSS, metrics={"f1": lambda o, y: (o.argmax(-1) == y).mean()})
+    def share(outputs, labels):
+        return (outputs.argmax(-1) == labels).mean()
+
+    objective = jn.supervised(NET, CROSS, metrics={"f1": share})
     trainer = jn.trainer(objective, optax.sgd(1.0), accumulate=4)
+    train_state = trainer.init(jax.random.key(0), (X, LABELS))
     with pytest.raises(ValueError, match=r"step: metrics\['f1'\] is one number per batch"):
-        trainer.step(trainer.init(jax.random.key(0), (X, LABELS)), (X, LABELS))
+        trainer.step(train_state, (X, LABELS))
 
 
 @pytest.mark.slow
 def test_fit_pads_its_last_batch():
     """12 examples in batches of 8, of which the last has 4; three parts pad each of them too."""
-    found, wanted = (updated(k, CROSS, fit=8) for k in (3, 1))
-    same(found[1]["accuracy"], wanted[1]["accuracy"])
-    same(found[0].params, wanted[0].params, 1e-5)
-    assert int(found[0].step) == 4
+    train_state, metrics = updated(3, CROSS, fit=8)
+    whole, expected = updated(1, CROSS, fit=8)
+    close(metrics["accuracy"], expected["accuracy"], 2e-6)
+    close(train_state.params, whole.params, 1e-5)
+    assert int(train_state.step) == 4
 
 
 def test_each_part_draws_its_own_numbers_and_keeps_the_state():
@@ -93,7 +103,8 @@ def test_each_part_draws_its_own_numbers_and_keeps_the_state():
     train_state, _ = updated(3, CROSS, (np.ones((12, 40), np.float32), LABELS), net=net)
     mean = train_state.state["batch_norm"]["mean"]
     # Three parts of 4 rows: the average moves three times, by means of what dropout kept.
-    assert 0.1 < mean.mean() < 0.45 and len(np.unique(np.round(mean, 4))) > 8
+    assert 0.1 < mean.mean() < 0.45
+    assert len(np.unique(np.round(mean, 4))) > 8
 
 
 def test_weights_that_depend_on_the_params_are_refused():
@@ -104,13 +115,18 @@ def test_weights_that_depend_on_the_params_are_refused():
     words = r"weights do not depend on the params. Write jax.lax.stop"
     with pytest.raises(ValueError, match=words):
         updated(2, loss)
-    fixed = jax.lax.stop_gradient  # as the message says
-    updated(2, lambda *given: (loss(*given)[0], fixed(loss(*given)[1])))
+
+    def as_the_message_says(outputs, labels):
+        totals, weights = loss(outputs, labels)
+        return totals, jax.lax.stop_gradient(weights)
+
+    updated(2, as_the_message_says)
 
 
 def test_the_memory_of_a_step_is_that_of_a_part():
     net = jn.serial(jn.dense(64), jnp.tanh, jn.dense(64), jnp.tanh, jn.dense(3))
-    objective, batch = jn.supervised(net, CROSS), (jn.spec((4096, 16)), jn.spec((4096,), int))
+    objective = jn.supervised(net, CROSS)
+    batch = jn.spec((4096, 16)), jn.spec((4096,), int)
 
     def temporary(n):
         trainer = jn.trainer(objective, optax.sgd(1.0), accumulate=n)
@@ -126,13 +142,15 @@ def test_16_bit_gradients_are_summed_in_float32():
     trainer = jn.trainer(objective, optax.sgd(1.0), accumulate=512)
     batch = np.ones((512, 1), jnp.bfloat16), np.zeros(512, np.float32)
     params = {"kernel": jnp.zeros((1, 1), jnp.bfloat16)}
-    after, _ = trainer.step(trainer.init(jax.random.key(0), batch)._replace(params=params), batch)
+    train_state = trainer.init(jax.random.key(0), batch)._replace(params=params)
+    after, _ = trainer.step(train_state, batch)
     assert float(after.params["kernel"][0, 0]) == -1
 
 
 def test_parts_take_every_nth_row():
     batch, mask = in_parts({"x": jnp.arange(8)}, None, 4)
-    assert mask is None and batch["x"].tolist() == [[0, 4], [1, 5], [2, 6], [3, 7]]
+    assert mask is None
+    assert batch["x"].tolist() == [[0, 4], [1, 5], [2, 6], [3, 7]]
 
 
 def test_carries_of_rows_are_not_cut():
@@ -142,6 +160,8 @@ def test_carries_of_rows_are_not_cut():
     objective = jn.training.truncated_bptt(net, jn.losses.masked())
     data = (windows.x, windows.start), (windows.y, windows.counts)
     trainer = jn.trainer(objective, optax.sgd(0.1), accumulate=2)
-    part, whole = (jax.tree.map(lambda a, n=n: a[:n], data) for n in (2, 4))
+    part = jax.tree.map(lambda leaf: leaf[:2], data)
+    whole = jax.tree.map(lambda leaf: leaf[:4], data)
+    train_state = trainer.init(jax.random.key(0), part)
     with pytest.raises(ValueError, match="accumulate=2 cuts batches by rows"):
-        trainer.step(trainer.init(jax.random.key(0), part), whole)
+        trainer.step(train_state, whole)

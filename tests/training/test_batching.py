@@ -13,25 +13,32 @@ X = jnp.arange(14.0).reshape(7, 2)
 @pytest.mark.parametrize(("size", "steps", "last"), [(7, 1, 7), (3, 3, 1), (2, 4, 1), (1, 7, 1)])
 def test_the_masks_count_every_row_once(size, steps, last):
     batching = batching_of("evaluate", X, size)
-    assert batching == Batching(size) and batching.steps(X) == steps
+    assert batching == Batching(size)
+    assert batching.steps(X) == steps
     masks = [batching.mask(X, i) for i in range(steps)]
     if batching.needs_padding(X):
-        assert [int(mask.sum()) for mask in masks] == [size] * (steps - 1) + [last]
+        counts = [int(mask.sum()) for mask in masks]
+        assert counts == [size] * (steps - 1) + [last]
     else:
         assert masks == [None] * steps
 
 
 def test_rows_in_order_end_with_copies_of_the_last():
-    _, batches = Batching(3).scan(lambda carry, i, batch: (carry, (i, batch)), None, X)
-    assert batches[0].tolist() == [0, 1, 2]
+    def step(carry, i, batch):
+        return carry, (i, batch)
+
+    _, (numbers, batches) = Batching(3).scan(step, None, X)
+    assert numbers.tolist() == [0, 1, 2]
     rows = np.minimum(np.arange(9), 6).reshape(3, 3)
-    np.testing.assert_array_equal(batches[1], X[rows])
+    np.testing.assert_array_equal(batches, X[rows])
 
 
 def test_a_shuffled_order_begins_again():
     order = Batching(3).order(X, jax.random.key(0))
-    assert order.shape == (3, 3) and sorted(order.ravel()[:7].tolist()) == list(range(7))
-    assert order.ravel()[7:].tolist() == order.ravel()[:2].tolist()
+    assert order.shape == (3, 3)
+    rows = order.ravel().tolist()
+    assert sorted(rows[:7]) == list(range(7))
+    assert rows[7:] == rows[:2]
     np.testing.assert_array_equal(Batching(3).take(X, order[1]), X[order[1]])
 
 

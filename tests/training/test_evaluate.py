@@ -9,6 +9,7 @@ import pytest
 import jaxnet as jn
 from jaxnet.training.batching import Batching
 from jaxnet.training.evaluate import means, measure, predict_program
+from jaxnet.training.objective import Average
 from tests.helpers import jit_apply
 from tests.training.conftest import KEY, LOSS, Batches, data, started
 
@@ -19,13 +20,15 @@ def test_evaluate_by_hand_for_every_batch_size():
     objective = jn.supervised(jn.dense(2), LOSS, metrics={"accuracy": jn.metrics.accuracy})
     params, state = objective.init(KEY, (x, y))
     logits = x @ params["kernel"] + params["bias"]
-    expected = {"loss": LOSS(logits, y).mean(), "accuracy": (logits.argmax(1) == y).mean()}
+    accuracy = (logits.argmax(1) == y).mean()
+    expected = {"loss": LOSS(logits, y).mean(), "accuracy": accuracy}
     for size in (1, 4, 11, 100):
         found = jn.evaluate(objective, params, state, (x, y), batch_size=size)
         assert list(found) == ["loss", "accuracy"]
         for name, value in expected.items():
             np.testing.assert_allclose(found[name], value, rtol=1e-5)
-    found = jn.evaluate(objective, params, state, Batches((x[:7], y[:7]), (x[7:], y[7:])))
+    stream = Batches((x[:7], y[:7]), (x[7:], y[7:]))
+    found = jn.evaluate(objective, params, state, stream)
     np.testing.assert_allclose(found["loss"], expected["loss"], rtol=1e-5)
 
 
@@ -37,7 +40,8 @@ def test_evaluate_of_a_scalar_objective_is_exact():
 
 def test_means_of_nothing_are_zero():
     """A batch whose labels are all ignored has no weight."""
-    none, some = (np.float32(0), np.float32(0)), (np.float32(6), np.float32(4))
+    none = Average(np.float32(0), np.float32(0))
+    some = Average(np.float32(6), np.float32(4))
     found = means({"accuracy": none, "loss": some})
     assert list(found.items()) == [("loss", 1.5), ("accuracy", 0.0)]
 
@@ -59,6 +63,7 @@ def test_predict_in_batches_is_apply():
 
 
 IDS = np.array([[1, 2], [3, 0], [6, 9], [4, 4], [5, 1]])
+CLASSES = np.array([0, 1, 1, 0, 1])
 
 
 def reader(**options):
@@ -74,16 +79,23 @@ def test_an_id_without_an_embedding_raises(wrap, batch_size):
     with pytest.raises(ValueError, match=words) as found:
         jn.predict(net, params, state, IDS, batch_size=batch_size)
     assert any("net/in/words" in note for note in found.value.__notes__)
-    objective, y = jn.supervised(net, LOSS), np.array([0, 1, 1, 0, 1])
+    objective = jn.supervised(net, LOSS)
     with pytest.raises(ValueError, match=words):
-        jn.evaluate(objective, params, state, (IDS, y), batch_size=batch_size)
+        jn.evaluate(objective, params, state, (IDS, CLASSES), batch_size=batch_size)
     good = jn.predict(net, params, state, IDS % 7, batch_size=batch_size)
-    assert good.shape == (5, 2) and np.isfinite(good).all()
+    assert good.shape == (5, 2)
+    assert np.isfinite(good).all()
 
 
-@pytest.mark.parametrize(("function", "got"), [
-    (jnp.mean, r"\(\)"), (jnp.ravel, r"\(12,\)"), (lambda x: {"y": x.mean(0)}, r"\(3,\)"),
-], ids=["scalar", "flattened", "mean"])  # fmt: skip
+@pytest.mark.parametrize(
+    ("function", "got"),
+    [
+        (jnp.mean, r"\(\)"),
+        (jnp.ravel, r"\(12,\)"),
+        (lambda x: {"y": x.mean(0)}, r"\(3,\)"),
+    ],
+    ids=["scalar", "flattened", "mean"],
+)
 def test_outputs_that_are_not_one_per_example_are_answered(function, got):
     net = jn.serial(function, name="net")
     words = rf"predict: expected one output per example from net, \(batch, ...\), got {got} for 4"
@@ -108,9 +120,10 @@ def test_nan_of_other_origin_comes_back():
 
 def test_fit_reports_ids_of_the_test_data():
     objective = jn.supervised(reader(), LOSS)
-    trainer, y = jn.trainer(objective, optax.sgd(0.1)), np.array([0, 1, 1, 0, 1])
-    train_state = trainer.init(KEY, (IDS, y))
-    epochs = jn.fit(trainer, train_state, (IDS % 7, y), epochs=1, evaluate=(IDS, y), progress=False)
+    trainer = jn.trainer(objective, optax.sgd(0.1))
+    train_state = trainer.init(KEY, (IDS, CLASSES))
+    good, bad = (IDS % 7, CLASSES), (IDS, CLASSES)
+    epochs = jn.fit(trainer, train_state, good, epochs=1, evaluate=bad, progress=False)
     with pytest.raises(ValueError, match=r"words: ids must be in \[0, 7\), got 9"):
         next(epochs)
 
@@ -121,15 +134,16 @@ def test_nothing_moves_to_the_device_by_itself():
     net = jn.serial(jn.dense(4), jn.dropout(0.5), jn.dense(2))
     objective = jn.supervised(net, LOSS, metrics={"accuracy": jn.metrics.accuracy})
     trainer = jn.trainer(objective, optax.adam(0.1))
-    now, other = (trainer.init(jax.random.key(i), (x, y)) for i in range(2))
-    stream = [(x[:4], y[:4]), (x[4:8], y[4:8]), (x[8:], y[8:])]
+    now = trainer.init(jax.random.key(0), (x, y))
+    other = trainer.init(jax.random.key(1), (x, y))
+    stream = Batches((x[:4], y[:4]), (x[4:8], y[4:8]), (x[8:], y[8:]))
+    options = {"batch_size": 4, "evaluate": (x, y), "epochs": 2, "progress": False}
     with jax.transfer_guard("disallow"):
         for _ in range(2):  # compiled, and again
             other, _ = trainer.step(other, (x, y))
             jn.evaluate(objective, now.params, now.state, (x, y), batch_size=4)
             jn.predict(net, now.params, now.state, x, batch_size=4)
-            options = {"batch_size": 4, "evaluate": (x, y), "epochs": 2, "progress": False}
-            for data in ((x, y), Batches(*stream)):
+            for data in ((x, y), stream):
                 *_, epoch = jn.fit(trainer, now, data, **options)
     assert epoch.number == 2
 
@@ -172,12 +186,12 @@ def test_a_last_smaller_batch_copies_no_data():
     """What the program holds beside the data does not grow with their number."""
     net = jn.dense(1)
     objective = jn.supervised(net, optax.squared_error)
-    data = jn.spec((4099, 1000)), jn.spec((4099, 1))
-    params, state = jax.eval_shape(objective.init, jax.random.key(0), data)
-    measured = jax.jit(measure(objective, Batching(16), None, False)).lower(
-        params, state, data, KEY, 0
-    )
-    predicted = jax.jit(predict_program(net, Batching(16), None)).lower(params, state, data[0])
+    x, y = jn.spec((4099, 1000)), jn.spec((4099, 1))
+    params, state = jax.eval_shape(objective.init, jax.random.key(0), (x, y))
+    measuring = jax.jit(measure(objective, Batching(16), None, False))
+    measured = measuring.lower(params, state, (x, y), KEY, 0)
+    predicting = jax.jit(predict_program(net, Batching(16), None))
+    predicted = predicting.lower(params, state, x)
     for program in (measured, predicted):
         held = program.compile().memory_analysis().temp_size_in_bytes
         assert held < 4099 * 1000 * 4 / 20  # bytes of the inputs, of which a batch is 1 / 256
@@ -192,59 +206,77 @@ def test_a_stream_gets_new_random_numbers_in_each_batch():
     def forward(m, batch):
         return jax.random.normal(m.key("z"), batch.shape), {}
 
-    noise, zeros = jn.compose(forward, name="noise"), np.zeros(64, np.float32)
+    noise = jn.compose(forward, name="noise")
+    zeros = np.zeros(64, np.float32)
     whole = jn.evaluate(noise, {}, {}, zeros, batch_size=16)
-    assert jn.evaluate(noise, {}, {}, Batches(*np.split(zeros, 4)), batch_size=16) == whole
-    keys = [jax.random.fold_in(KEY, i) for i in range(4)]  # of batches of 2, 1, 2 and 1
-    each = [noise.apply({}, {}, zeros[:2], key=key)[0][0] for key in keys]
+    stream = Batches(*np.split(zeros, 4))
+    assert jn.evaluate(noise, {}, {}, stream, batch_size=16) == whole
+
+    numbers = []
+    for i, count in enumerate([2, 1, 2, 1]):  # rows of each batch that count
+        (values, _), _ = noise.apply({}, {}, zeros[:2], key=jax.random.fold_in(KEY, i))
+        numbers += values[:count].tolist()
     found = jn.evaluate(noise, {}, {}, Batches(zeros[:3], zeros[:3]), batch_size=2)
-    assert found["loss"] == pytest.approx(np.r_[each[0], each[1][:1], each[2], each[3][:1]].mean())
+    assert found["loss"] == pytest.approx(np.mean(numbers))
 
 
 def test_carries_go_from_batch_to_batch():
     """Also the first ones, which `start` resets."""
-    rng, streams = np.random.default_rng(0), 3
+    rng = np.random.default_rng(0)
+    streams = 3
     cut = jn.data.windows(rng.integers(0, 5, 61), streams, 4)
     held = (np.eye(5, dtype=np.float32)[cut.x], cut.start), (cut.y, cut.counts)
     net = jn.serial(jn.gru(4), jn.layers.time_distributed(jn.dense(5)))
     objective = jn.training.truncated_bptt(net, jn.losses.masked())
-    rows = lambda i: jax.tree.map(lambda a: a[i : i + streams], held)  # noqa: E731
-    params, state = objective.init(KEY, rows(0))
-    other = jax.tree.map(jnp.ones_like, state)  # such as the last carry of training
-    values, after = [], state
+    batches = []
     for i in range(0, len(cut.x), streams):
-        (values_now, _), after = objective.apply(params, after, rows(i))
+        batches.append(jax.tree.map(lambda leaf, i=i: leaf[i : i + streams], held))
+    params, state = objective.init(KEY, batches[0])
+    values, after = [], state
+    for batch in batches:
+        (values_now, _), after = objective.apply(params, after, batch)
         values.append(values_now)
     expected = float(np.concatenate(values).mean())
-    stream = Batches(*[rows(i) for i in range(0, len(cut.x), streams)])
-    for given, source in ((state, held), (other, held), (other, stream)):
+    other = jax.tree.map(jnp.ones_like, state)  # such as the last carry of training
+    for given, source in ((state, held), (other, held), (other, Batches(*batches))):
         found = jn.evaluate(objective, params, given, source, batch_size=streams)
         assert found["loss"] == pytest.approx(expected, rel=1e-5)
 
 
-def test_numbers_beyond_float32_raise_at_every_door():
+BIG = np.array([[1e300, 1], [2, 3]])
+ZEROS = np.zeros((2, 2))
+WIDE = {"kernel": BIG, "bias": np.zeros(2)}
+SQUARES = jn.trainer(jn.supervised(jn.dense(2), optax.squared_error), optax.sgd(0.1))
+
+
+def fitted(start, data):
+    next(iter(jn.fit(SQUARES, start, data, epochs=1, progress=False)))
+
+
+DOORS = {
+    "apply": lambda start: jn.dense(2).apply(start.params, {}, BIG),
+    "apply, params": lambda start: jn.dense(2).apply(WIDE, {}, ZEROS),
+    "predict": lambda start: jn.predict(jn.dense(2), start.params, {}, BIG),
+    "predict, params": lambda start: jn.predict(jn.dense(2), WIDE, {}, ZEROS),
+    "evaluate": lambda start: jn.evaluate(SQUARES.objective, start.params, {}, (ZEROS, BIG)),
+    "fit": lambda start: fitted(start, (BIG, ZEROS)),
+    "fit from batches": lambda start: fitted(start, iter([(ZEROS, BIG)])),
+    "step": lambda start: SQUARES.step(start, (ZEROS, BIG)),
+    "init": lambda start: SQUARES.init(KEY, (ZEROS, ZEROS), params=WIDE),
+    "iou": lambda start: jn.detection.iou(BIG.reshape(1, 4), np.ones((1, 4))),
+    "l2": lambda start: jn.penalties.l2(0.1)(WIDE),
+    "accuracy": lambda start: jn.metrics.accuracy(BIG, np.array([0, 1])),
+    "half_squared_error": lambda start: jn.losses.half_squared_error(ZEROS, BIG),
+    "weighted": lambda start: jn.losses.weighted(class_weights=BIG[0])(ZEROS, np.array([0, 1])),
+}
+
+
+@pytest.mark.parametrize("door", DOORS)
+def test_numbers_beyond_float32_raise(door):
     """They would become infinite: 1e300 stands for "no value" in rasters."""
-    net, big, y = jn.dense(2), np.array([[1e300, 1], [2, 3]]), np.zeros((2, 2))
-    trainer = jn.trainer(jn.supervised(net, optax.squared_error), optax.sgd(0.1))
-    start, wide = trainer.init(jax.random.key(0), (y, y)), {"kernel": big, "bias": np.zeros(2)}
-    for call in (
-        lambda: net.apply(start.params, {}, big),
-        lambda: net.apply(wide, {}, y),
-        lambda: jn.predict(net, wide, {}, y),
-        lambda: jn.predict(net, start.params, {}, big),
-        lambda: jn.evaluate(trainer.objective, start.params, {}, (y, big)),
-        lambda: next(iter(jn.fit(trainer, start, (big, y), epochs=1, progress=False))),
-        lambda: next(iter(jn.fit(trainer, start, iter([(y, big)]), epochs=1, progress=False))),
-        lambda: trainer.step(start, (y, big)),
-        lambda: trainer.init(jax.random.key(0), (y, y), params=wide),
-        lambda: jn.detection.iou(big.reshape(1, 4), np.ones((1, 4))),
-        lambda: jn.penalties.l2(0.1)(wide),
-        lambda: jn.metrics.accuracy(big, np.array([0, 1])),
-        lambda: jn.losses.half_squared_error(y, big),
-        lambda: jn.losses.weighted(class_weights=big[0])(y, np.array([0, 1])),
-    ):
-        with pytest.raises(ValueError, match=r"hold 1e\+300, which float32 cannot hold"):
-            call()
+    start = SQUARES.init(KEY, (ZEROS, ZEROS))
+    with pytest.raises(ValueError, match=r"hold 1e\+300, which float32 cannot hold"):
+        DOORS[door](start)
 
 
 def f1(outputs, targets):
@@ -253,16 +285,22 @@ def f1(outputs, targets):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("wrap", [
-    lambda o: o, lambda o: jn.augmented(o, lambda key, batch: batch),
-    lambda o: jn.compose(lambda m, batch: m.inline(o, batch)),
-], ids=["supervised", "augmented", "own"])  # fmt: skip
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda objective: objective,
+        lambda objective: jn.augmented(objective, lambda key, batch: batch),
+        lambda objective: jn.compose(lambda m, batch: m.inline(objective, batch)),
+    ],
+    ids=["supervised", "augmented", "own"],
+)
 def test_a_number_per_batch_is_no_metric_of_several_batches(wrap):
     pair = data(12)
     objective = wrap(jn.supervised(jn.dense(2), LOSS, metrics={"f1": jax.jit(f1)}))
     trainer = jn.trainer(objective, optax.sgd(0.1))
     train_state = trainer.init(KEY, pair)
-    given, batches = (objective, *train_state[1:3]), Batches(*[pair] * 2)
+    given = objective, train_state.params, train_state.state
+    batches = Batches(pair, pair)
     words = r"metrics\['f1'\] is one number .*jn.metrics.confusion"
     assert jn.evaluate(*given, pair)["f1"] > 0  # of all at once
     for call in (

@@ -28,23 +28,41 @@ def run(objective, x, y, mask=None):
     batch = jnp.array(x), jnp.array(y)
     output, state = jit_apply(objective, PARAMS, {}, batch, train=True)
     assert state == {}
-    found = {name: float(a.mean) for name, a in averages(output, batch, mask, "net").items()}
-    return found.pop("loss"), found
+    found = averages(output, batch, mask, "net")
+    means = {name: float(average.mean) for name, average in found.items()}
+    return means.pop("loss"), means
 
 
-def test_loss_by_hand():
+def weighted_squares(outputs, targets):
+    """A pair (totals, weights)."""
+    weights = jnp.array([1.0, 3.0])
+    return weights * jnp.square(outputs - targets)[:, 0], weights
+
+
+@pytest.mark.parametrize(
+    ("loss", "value"),
+    [
+        pytest.param(optax.squared_error, 55.0, id="(9 + 1) / 2 + 50"),
+        pytest.param(weighted_squares, 53.0, id="(9 + 3 * 1) / 4 + 50"),
+    ],
+)
+def test_loss_by_hand(loss, value):
+    """Outputs are 3 and 2, errors 3 and 1, and the penalty is 10 (4 + 1)."""
+
+    def penalty(params):
+        return 10 * (params["kernel"] ** 2).sum()
+
     metrics = {"error": lambda h, y: jnp.abs(h - y)}
-    penalty, weights = lambda p: 10 * (p["kernel"] ** 2).sum(), jnp.array([1.0, 3.0])
-    pair = lambda h, y: (weights * jnp.square(h - y)[:, 0], weights)  # noqa: E731
-    # outputs 3, 2; errors 3 and 1; squares 9 and 1; penalty 10 (4 + 1)
-    for loss, value in ((optax.squared_error, 55.0), (pair, 53.0)):  # (9 + 3 * 1) / 4 + 50
-        objective = jn.supervised(NET, loss, penalty=penalty, metrics=metrics)
-        assert run(objective, [[1.0, 1.0], [1.0, 0.0]], [[0.0], [1.0]]) == (value, {"error": 2.0})
+    objective = jn.supervised(NET, loss, penalty=penalty, metrics=metrics)
+    x, y = [[1.0, 1.0], [1.0, 0.0]], [[0.0], [1.0]]
+    assert run(objective, x, y) == (value, {"error": 2.0})
 
 
 def test_mask_leaves_examples_out_even_nan():
-    x, y = [[1.0, 1.0], [1.0, 0.0], [np.nan, 7.0]], [[0.0], [1.0], [0.0]]
-    loss, _ = run(jn.supervised(NET, optax.squared_error), x, y, mask=jnp.array([1.0, 1.0, 0.0]))
+    x = [[1.0, 1.0], [1.0, 0.0], [np.nan, 7.0]]
+    y = [[0.0], [1.0], [0.0]]
+    mask = jnp.array([1.0, 1.0, 0.0])
+    loss, _ = run(jn.supervised(NET, optax.squared_error), x, y, mask)
     assert loss == 5.0
 
 
@@ -61,7 +79,8 @@ def test_average_of_sequences_is_a_mean_over_examples_that_count():
 
 def test_a_mean_cannot_be_masked():
     objective = jn.supervised(NET, lambda h, y: ((h - y) ** 2).mean())
-    assert run(objective, [[1.0, 1.0]], [[0.0]])[0] == 9.0
+    loss, _ = run(objective, [[1.0, 1.0]], [[0.0]])
+    assert loss == 9.0
     with pytest.raises(ValueError, match="so that there is one value per example"):
         run(objective, [[1.0, 1.0]], [[0.0]], mask=jnp.ones(1))
 
@@ -77,11 +96,14 @@ def test_train_and_key_reach_the_net():
     batch = jnp.ones((50, 4)), jnp.ones((50, 4))
 
     def mean(**options):
-        return float(objective.apply({}, {}, batch, **options)[0][0].mean())
+        (values, _), _ = objective.apply({}, {}, batch, **options)
+        return float(values.mean())
 
     assert mean() == 1.0
-    a, b = (mean(key=jax.random.key(i), train=True) for i in (0, 1))
-    assert a != b and 0.7 < a < 1.3
+    a = mean(key=jax.random.key(0), train=True)
+    b = mean(key=jax.random.key(1), train=True)
+    assert a != b
+    assert 0.7 < a < 1.3
 
 
 def test_gradient_of_a_rule_is_its_tree():
@@ -96,7 +118,8 @@ def test_gradient_of_a_rule_is_its_tree():
         return loss, metrics
 
     (loss, metrics), grads = jax.jit(jax.value_and_grad(value, has_aux=True))(PARAMS)
-    assert float(loss) == 7.0 and list(metrics) == ["seen"]
+    assert float(loss) == 7.0
+    assert list(metrics) == ["seen"]
     assert jnp.array_equal(grads["kernel"], 3 * PARAMS["kernel"])
 
 
@@ -104,15 +127,20 @@ def test_truncated_bptt_by_hand():
     """Of a running sum, times a weight: two rows continue, the last one starts from zero."""
 
     def running(m, given):
-        x, w = given["x"], m.param("w", jn.initializers.ones, ())
-        sums = given.get("initial", jnp.zeros(x.shape[:1]))[:, None] + jnp.cumsum(x, 1)
+        x = given["x"]
+        w = m.param("w", jn.initializers.ones, ())
+        before = given.get("initial", jnp.zeros(x.shape[:1]))
+        sums = before[:, None] + jnp.cumsum(x, 1)
         return {"x": w * sums, "final": sums[:, -1]}
 
-    objective = jn.training.truncated_bptt(jn.compose(running, name="running"), optax.squared_error)
-    x, start = jnp.array([[1.0, 2], [0, 4], [5, 1]]), jnp.array([False, False, True])
+    net = jn.compose(running, name="running")
+    objective = jn.training.truncated_bptt(net, optax.squared_error)
+    x = jnp.array([[1.0, 2], [0, 4], [5, 1]])
+    start = jnp.array([False, False, True])
     batch = (x, start), jnp.ones((3, 2))
     params, state = objective.init(KEY, batch)
-    assert state["net"] == {} and state["carry"].tolist() == [0, 0, 0]
+    assert state["net"] == {}
+    assert state["carry"].tolist() == [0, 0, 0]
     state = state | {"carry": jnp.array([2.0, -1, 7])}
 
     @jax.jit
@@ -122,7 +150,8 @@ def test_truncated_bptt_by_hand():
 
     grads, (values, metrics, after) = jax.grad(value, has_aux=True)({"w": jnp.array(2.0)})
     # sums 3, 5; -1, 3; 5, 6: errors of twice these against 1
-    assert values.tolist() == [(25 + 81) / 2, (9 + 25) / 2, (81 + 121) / 2] and metrics == {}
+    assert values.tolist() == [(25 + 81) / 2, (9 + 25) / 2, (81 + 121) / 2]
+    assert metrics == {}
     assert float(grads["w"]) == 5 * 3 + 9 * 5 + 3 * 1 + 5 * 3 + 9 * 5 + 11 * 6
     assert after["carry"].tolist() == [5, 3, 6]
 
@@ -133,15 +162,23 @@ def test_what_the_loss_raises_says_what_was_compared():
     params, state = net.init(jax.random.key(0), x)
     with pytest.raises(TypeError) as raised:
         jn.supervised(net, LABELS).apply(params, state, (x, jnp.eye(4, 3)))
-    assert raised.value.__notes__[0] == "in dense/loss, input ((4, 3) float32, (4, 3) float32)"
+    first, *_ = raised.value.__notes__
+    assert first == "in dense/loss, input ((4, 3) float32, (4, 3) float32)"
 
 
-SQUARED, ONE_HOT = optax.squared_error, optax.softmax_cross_entropy
+SQUARED = optax.squared_error
+ONE_HOT = optax.softmax_cross_entropy
 
 
-@pytest.mark.parametrize("form", [
-    lambda loss: loss, lambda loss: lambda a, b: loss(a, b).mean(), jax.jit,
-], ids=["bare", "lambda", "jit"])  # fmt: skip
+def bare(loss):
+    return loss
+
+
+def mean_of(loss):
+    return lambda outputs, targets: loss(outputs, targets).mean()
+
+
+@pytest.mark.parametrize("form", [bare, mean_of, jax.jit])
 @pytest.mark.parametrize("loss, outputs, targets, write", [
     (SQUARED, (4, 1), jnp.ones(4), "targets[..., None] or outputs[..., 0]"),
     (SQUARED, (4,), jnp.ones((4, 1)), "targets[..., 0] or outputs[..., None]"),
@@ -157,16 +194,20 @@ SQUARED, ONE_HOT = optax.squared_error, optax.softmax_cross_entropy
     (ONE_HOT, (4, 3), jnp.ones(4, int), "jax.nn.one_hot(targets, 3)"),
 ])  # fmt: skip
 def test_errors_of_optax_are_explained(form, loss, outputs, targets, write):
+    objective = jn.supervised(lambda x: x, form(loss))
     with pytest.raises((TypeError, ValueError)) as raised:
-        jn.supervised(lambda x: x, form(loss)).apply({}, {}, (jnp.ones(outputs), targets))
-    assert write in str(raised.value) and str(targets.shape) in str(raised.value)
+        objective.apply({}, {}, (jnp.ones(outputs), targets))
+    words = str(raised.value)
+    assert write in words
+    assert str(targets.shape) in words
 
 
-@pytest.mark.parametrize("form", [lambda loss: loss, jax.jit])
+@pytest.mark.parametrize("form", [bare, jax.jit])
 @pytest.mark.parametrize("shape", [(3,), (3, 1)])
 def test_labels_are_not_broadcast_against_the_classes(form, shape):
+    objective = jn.supervised(lambda x: x, form(ONE_HOT))
     with pytest.raises(ValueError, match=r"jax.nn.one_hot\(targets.*, 3\)"):
-        jn.supervised(lambda x: x, form(ONE_HOT)).apply({}, {}, (jnp.eye(3), jnp.ones(shape, int)))
+        objective.apply({}, {}, (jnp.eye(3), jnp.ones(shape, int)))
 
 
 def test_what_a_loss_of_the_user_raises_keeps_its_kind():
@@ -177,12 +218,15 @@ def test_what_a_loss_of_the_user_raises_keeps_its_kind():
         jn.supervised(lambda x: x, loss).apply({}, {}, (jnp.eye(3), jnp.ones(3, int)))
 
 
-def test_axes_of_images_are_not_guessed_from_other_shapes():
-    """Neither from outputs (batch, classes), nor where the targets have several axes too."""
-    for outputs, targets in [((4, 3), (4,)), ((4, 8, 8, 3), (4, 8, 3))]:
-        batch = jnp.ones(outputs), jnp.ones(targets)
-        with pytest.raises((TypeError, ValueError), match="^(?!.*still have the axes)"):
-            jn.supervised(lambda x: x, LABELS).apply({}, {}, batch)
+@pytest.mark.parametrize(
+    ("outputs", "targets"),
+    [((4, 3), (4,)), ((4, 8, 8, 3), (4, 8, 3))],
+    ids=["outputs (batch, classes)", "targets of several axes"],
+)
+def test_axes_of_images_are_not_guessed_from_other_shapes(outputs, targets):
+    batch = jnp.ones(outputs), jnp.ones(targets)
+    with pytest.raises((TypeError, ValueError), match="^(?!.*still have the axes)"):
+        jn.supervised(lambda x: x, LABELS).apply({}, {}, batch)
 
 
 @pytest.mark.parametrize("label, words", [
@@ -191,21 +235,28 @@ def test_axes_of_images_are_not_guessed_from_other_shapes():
     (np.uint8(5), "For labels up to 5, the last layer needs 6 outputs"),
 ])  # fmt: skip
 def test_a_label_beyond_the_outputs(label, words):
+    batch = jnp.ones((2, 3)), np.array([0, label])
     with pytest.raises(ValueError, match=words) as raised:
-        jn.supervised(lambda x: x, LABELS).apply({}, {}, (jnp.ones((2, 3)), np.array([0, label])))
+        jn.supervised(lambda x: x, LABELS).apply({}, {}, batch)
     assert not any("one_hot" in note for note in raised.value.__notes__)
 
 
-@pytest.mark.parametrize("metric", [
-    lambda o, t: np.square(np.asarray(o) - t), lambda o, t: float(o.sum()),
-    lambda o, t: bool(o[0, 0]),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "metric",
+    [
+        lambda o, t: np.square(np.asarray(o) - t),
+        lambda o, t: float(o.sum()),
+        lambda o, t: bool(o[0, 0]),
+    ],
+    ids=["np.asarray", "float", "bool"],
+)
 def test_numpy_in_a_metric_is_told_of_jax(metric):
     objective = jn.supervised(NET, optax.squared_error, metrics={"mine": metric})
     with pytest.raises(Exception) as raised:
         jn.evaluate(objective, PARAMS, {}, (np.ones((4, 2)), np.ones((4, 1))))
-    assert "write it in jax.numpy, or give" in "".join(raised.value.__notes__)
-    assert "one_hot" not in "".join(raised.value.__notes__)
+    notes = "".join(raised.value.__notes__)
+    assert "write it in jax.numpy, or give" in notes
+    assert "one_hot" not in notes
 
 
 def test_outputs_in_a_dict_do_not_broadcast():
@@ -215,13 +266,16 @@ def test_outputs_in_a_dict_do_not_broadcast():
     net = jn.compose(lambda m, x: {"y": m(jn.dense(1), x)}, name="net")
     x = jnp.ones((4, 2))
     params, state = net.init(jax.random.key(0), x)
+    targets = {"y": jnp.ones(4), "z": jnp.ones(4)}
     with pytest.raises(ValueError, match=r"broadcast to values of \(4, 4\)"):
-        jn.supervised(net, loss).apply(params, state, (x, {"y": jnp.ones(4), "z": jnp.ones(4)}))
+        jn.supervised(net, loss).apply(params, state, (x, targets))
 
 
-@pytest.mark.parametrize("outputs, targets", [
-    ((20, 20), (20,)), ((20, 1), (20,)), ((2, 1, 3), (2, 4, 3)),
-], ids=str)  # fmt: skip
+@pytest.mark.parametrize(
+    ("outputs", "targets"),
+    [((20, 20), (20,)), ((20, 1), (20,)), ((2, 1, 3), (2, 4, 3))],
+    ids=str,
+)
 def test_shapes_that_broadcast_raise(outputs, targets):
     objective = jn.supervised(lambda x: x, lambda h, y: (h - y) ** 2)
     words = f"outputs {outputs} and targets {targets} broadcast to values of"
@@ -234,15 +288,22 @@ def test_a_metric_called_loss_is_refused():
         jn.supervised(NET, optax.squared_error, metrics={"loss": jn.metrics.accuracy})
 
 
-def test_an_objective_has_the_entries_and_draws_of_its_net():
-    net = jn.serial(jn.dense(4), jn.batch_norm(), jn.dropout(0.1), jn.dense(1))
-    batch = jn.spec((5, 3)), jn.spec((5, 1))
-    for objective in (
-        jn.supervised(net, optax.squared_error),
-        jn.augmented(jn.supervised(net, optax.squared_error), lambda key, batch: batch),
-        jn.training.learning_rule(net, lambda *args, **options: None),
-    ):
-        same(objective.init(KEY, batch), net.init(KEY, batch[0]))
+NORMED = jn.serial(jn.dense(4), jn.batch_norm(), jn.dropout(0.1), jn.dense(1))
+
+
+@pytest.mark.parametrize(
+    "objective",
+    [
+        jn.supervised(NORMED, optax.squared_error),
+        jn.augmented(jn.supervised(NORMED, optax.squared_error), lambda key, batch: batch),
+        jn.training.learning_rule(NORMED, lambda *args, **options: None),
+    ],
+    ids=["supervised", "augmented", "learning_rule"],
+)
+def test_an_objective_has_the_entries_and_draws_of_its_net(objective):
+    x = jn.spec((5, 3))
+    batch = x, jn.spec((5, 1))
+    same(objective.init(KEY, batch), NORMED.init(KEY, x))
 
 
 def test_a_frozen_objective_does_not_train():
@@ -278,8 +339,9 @@ def test_a_carry_of_another_number_of_rows_is_answered():
     objective = jn.training.truncated_bptt(net, jn.losses.masked())
     data = (cut.x, cut.start), (cut.y, cut.counts)
     params, state = objective.init(KEY, data)
+    half = jax.tree.map(lambda leaf: leaf[:3], data)
     with pytest.raises(ValueError, match="the carry has 6 rows, the batch 3; initialize with one"):
-        objective.apply(params, state, jax.tree.map(lambda leaf: leaf[:3], data))
+        objective.apply(params, state, half)
     with pytest.raises(TypeError, match=r"expected a batch \(\(x, start\), targets\)"):
         objective.init(KEY, jnp.ones(3))
 
@@ -287,20 +349,28 @@ def test_a_carry_of_another_number_of_rows_is_answered():
 def test_weights_may_be_integers():
     output = (jnp.array([6.0, 2.0]), jnp.array([3, 1])), {"m": (jnp.array([300.0, 300.0]),) * 2}
     found = averages(output, jnp.ones(2), None, "mine")
-    assert [float(a.mean) for a in found.values()] == [2.0, 1.0]
-    assert [float(a.weight) for a in found.values()] == [4.0, 600.0]
+    assert found["loss"] == (2.0, 4.0)
+    assert found["m"] == (1.0, 600.0)
 
 
 def test_sums_of_float16_do_not_overflow():
-    values, ones = jnp.full(200, 1000.0, jnp.float16), jnp.ones(200)  # the sum is beyond float16
+    values = jnp.full(200, 1000.0, jnp.float16)  # the sum is beyond float16
+    ones = jnp.ones(200)
     for output, mask in ((values, None), (values, ones), ((values, ones), None)):
-        assert float(averages((output, {}), values, mask, "net")["loss"].mean) == 1000
+        found = averages((output, {}), values, mask, "net")
+        assert float(found["loss"].mean) == 1000
 
 
-@pytest.mark.parametrize("loss", [
-    lambda o, y: o.argmax(-1) == y.argmax(-1), lambda o, y: o.round() == y,
-    lambda o, y: (o > y).astype(int), lambda o, y: ((o > y).all(1), jnp.ones(len(y))),
-], ids=["values", "several axes", "integers", "pair"])  # fmt: skip
+@pytest.mark.parametrize(
+    "loss",
+    [
+        lambda o, y: o.argmax(-1) == y.argmax(-1),
+        lambda o, y: o.round() == y,
+        lambda o, y: (o > y).astype(int),
+        lambda o, y: ((o > y).all(1), jnp.ones(len(y))),
+    ],
+    ids=["values", "several axes", "integers", "pair"],
+)
 def test_a_loss_without_a_gradient_is_refused(loss):
     with pytest.raises(TypeError, match="supervised: the loss must be of floats, got .*metrics="):
         started(jn.dense(2), (jnp.ones((4, 3)), jnp.ones((4, 2))), loss)
@@ -317,7 +387,10 @@ def test_a_metric_may_be_boolean():
 def test_a_rule_of_another_form_is_told_which():
     with pytest.raises(TypeError, match=r"rule must be a function of \(params, state, batch, "):
         jn.training.learning_rule(jn.dense(1), lambda params, batch: (params, ({}, {})))
-    rule = lambda params, state, batch, *, key, train: params  # noqa: E731
+
+    def rule(params, state, batch, *, key, train):
+        return params
+
     objective = jn.training.learning_rule(jn.dense(1), rule)
     params, state = objective.init(jax.random.key(0), jnp.ones((4, 3)))
     with pytest.raises((TypeError, ValueError)) as error:
@@ -341,12 +414,13 @@ SOUND = {
     "moments": lambda o, t: (o.mean() - t.mean()) ** 2,
     "labels": lambda o, t: LABELS(o, t.astype(int) * 0).mean(),
     "pairs of outputs": lambda o, t: jnp.mean((o - o.T) * (t[:, None] - t)),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", GROWN)
 def test_a_loss_that_reduces_does_not_train_on_all_pairs(name):
-    x, t = np.full((6, 3), 0.5, np.float32), np.float32([0, 1, 0, 1, 1, 0])
+    x = np.full((6, 3), 0.5, np.float32)
+    t = np.float32([0, 1, 0, 1, 1, 0])
     wide = jn.supervised(jn.dense(1), GROWN[name])
     params, state = jn.dense(1).init(jax.random.key(0), x)
     words = r"outputs \(6, 1\) and targets \(6,\) broadcast to .*6, 6"
@@ -362,24 +436,36 @@ def test_a_loss_that_reduces_does_not_train_on_all_pairs(name):
 
 @pytest.mark.parametrize("name", SOUND)
 def test_a_loss_that_fits_its_arrays_together_itself_is_left_alone(name):
-    x, t = np.ones((6, 3), np.float32), np.arange(6, dtype=np.float32)
-    params, state = jn.dense(1).init(jax.random.key(0), x)
-    (value, _), _ = jn.supervised(jn.dense(1), SOUND[name]).apply(params, state, (x, t))
+    x = np.ones((6, 3), np.float32)
+    t = np.arange(6, dtype=np.float32)
+    objective = jn.supervised(jn.dense(1), SOUND[name])
+    params, state = objective.init(jax.random.key(0), (x, t))
+    (value, _), _ = objective.apply(params, state, (x, t))
     assert np.shape(value) == ()
 
 
-def test_a_net_in_the_place_of_an_objective_is_answered():
-    net, batch = jn.serial(jn.dense(3)), (jnp.ones((4, 2)), jnp.zeros(4, int))
-    trainer = jn.trainer(net, optax.sgd(0.1))
-    params, state = net.init(jax.random.key(0), batch[0])
-    for call, *given in ((trainer.init, KEY, batch), (jn.evaluate, net, params, state, batch)):
-        with pytest.raises(TypeError) as error:
-            call(*given)
-        assert any("jn.supervised(net, loss)" in note for note in error.value.__notes__)
+def initialized(net, batch):
+    jn.trainer(net, optax.sgd(0.1)).init(KEY, batch)
+
+
+def evaluated(net, batch):
+    x, _ = batch
+    jn.evaluate(net, *net.init(KEY, x), batch)
+
+
+@pytest.mark.parametrize("call", [initialized, evaluated])
+def test_a_net_in_the_place_of_an_objective_is_answered(call):
+    batch = jnp.ones((4, 2)), jnp.zeros(4, int)
+    with pytest.raises(TypeError) as error:
+        call(jn.serial(jn.dense(3)), batch)
+    assert any("jn.supervised(net, loss)" in note for note in error.value.__notes__)
 
 
 def test_what_is_no_example_is_named():
-    forward = lambda m, b: (jnp.square(m(jn.dense(1), b["x"]))[:, 0], {})  # noqa: E731
+    def forward(m, batch):
+        y = m(jn.dense(1), batch["x"])
+        return jnp.square(y)[:, 0], {}
+
     batch = {"params": np.ones(3, np.float32), "x": np.ones((5, 2), np.float32)}
     trainer = jn.trainer(jn.compose(forward, name="own"), optax.sgd(0.1))
     with pytest.raises(ValueError, match="own: all arrays .* params has 3 and x has 5"):
@@ -387,8 +473,9 @@ def test_what_is_no_example_is_named():
 
 
 def test_a_weight_may_be_a_fraction():
-    values, weights = jnp.array([1.0, 3.0, jnp.nan]), jnp.array([0.5, 1.0, 0.0])
+    values = jnp.array([1.0, 3.0, jnp.nan])
+    weights = jnp.array([0.5, 1.0, 0.0])
     pairs = jnp.array([2.0, 12.0, 1.0]), jnp.array([2.0, 4.0, jnp.nan])
     found = averages((values, {"pair": pairs}), values, weights, "net")
-    assert [float(v) for v in found["loss"]] == [pytest.approx(3.5 / 1.5), 1.5]
-    assert [float(v) for v in found["pair"]] == [pytest.approx(13 / 5), 5]
+    assert found["loss"] == (pytest.approx(3.5 / 1.5), 1.5)
+    assert found["pair"] == (pytest.approx(13 / 5), 5)

@@ -25,6 +25,15 @@ def stream_of(rows):
     return Batches(*jn.data.batches(rows, 16))
 
 
+def all_losses(epochs):
+    return np.concatenate([epoch.losses for epoch in epochs])
+
+
+def places(epochs):
+    """The number of passes and the steps into a pass, after each epoch."""
+    return [(epoch.position.epoch, epoch.position.done) for epoch in epochs]
+
+
 def going_on(trainer, epoch, source, **options):
     """The epochs of a run that goes on after an epoch."""
     position = epoch.position
@@ -40,7 +49,7 @@ def test_every_cuts_a_run_without_changing_it(stream, trainer, train_state):
     assert [len(epoch.losses) for epoch in parts] == [5, 5, 2]
     assert [epoch.step for epoch in parts] == [5, 10, 12]
     assert [epoch.number for epoch in parts] == [2, 3, 3]
-    same(np.concatenate([e.losses for e in parts]), np.concatenate([e.losses for e in whole]))
+    same(all_losses(parts), all_losses(whole))
     same(parts[-1].train_state, whole[-1].train_state)
     # The means weigh examples: 4 batches of 16, 16, 16, 2 in a pass.
     weights = [16, 16, 16, 2] * 3
@@ -55,12 +64,13 @@ def test_a_run_goes_on_from_a_position(stream, at, trainer, train_state):
     source = stream_of(data()) if stream else data()
     options = {"steps": 11, "every": 3, "batch_size": 16}
     whole = list(jn.fit(trainer, train_state, source, **options))
-    assert [(e.position.epoch, e.position.done) for e in whole] == [(0, 3), (1, 2), (2, 1), (2, 3)]
+    assert places(whole) == [(0, 3), (1, 2), (2, 1), (2, 3)]
     rest = going_on(trainer, whole[at], source, **options)
-    assert [e.step for e in rest] == [e.step for e in whole[at + 1 :]]
     for mine, other in zip(rest, whole[at + 1 :], strict=True):
         same(mine.losses, other.losses)
-        assert mine.train == other.train and mine.number == other.number
+        assert mine.step == other.step
+        assert mine.train == other.train
+        assert mine.number == other.number
     same(rest[-1].train_state, whole[-1].train_state)
 
 
@@ -76,15 +86,14 @@ class Shuffled:
 
 def test_a_loader_that_counts_its_passes_goes_on_with_the_right_one(trainer, train_state):
     whole = list(jn.fit(trainer, train_state, Shuffled(), steps=9, every=2))
-    places = [(e.position.epoch, e.position.done) for e in whole]
-    assert places == [(0, 2), (1, 1), (1, 3), (2, 2), (2, 3)]
+    assert places(whole) == [(0, 2), (1, 1), (1, 3), (2, 2), (2, 3)]
     for one in whole[1:3]:
         rest = going_on(trainer, one, Shuffled(), steps=9, every=2)
         same(rest[-1].train_state, whole[-1].train_state)
 
 
 def test_a_position_after_the_last_step_ends_the_run(trainer, train_state):
-    last = list(jn.fit(trainer, train_state, data(), epochs=2, batch_size=16))[-1]
+    *_, last = jn.fit(trainer, train_state, data(), epochs=2, batch_size=16)
     with pytest.warns(UserWarning, match="the run was finished before, so there is no epoch"):
         assert going_on(trainer, last, data(), epochs=2, batch_size=16) == []
     more = going_on(trainer, last, data(), epochs=3, batch_size=16)
@@ -92,20 +101,35 @@ def test_a_position_after_the_last_step_ends_the_run(trainer, train_state):
 
 
 def test_steps_of_an_endless_stream(trainer, train_state):
-    x, y = data()
-    endless = map(lambda i: (x[i % 49 :][:2], y[i % 49 :][:2]), itertools.count())
-    epochs = list(jn.fit(trainer, train_state, endless, steps=7, every=3))
+    def endless():
+        x, y = data()
+        for i in itertools.count():
+            at = i % 49
+            yield x[at : at + 2], y[at : at + 2]
+
+    epochs = list(jn.fit(trainer, train_state, endless(), steps=7, every=3))
     assert [epoch.step for epoch in epochs] == [3, 6, 7]
-    assert epochs[-1].epochs is None and str(epochs[-1]).startswith("step 7/7")
+    assert epochs[-1].epochs is None
+    assert str(epochs[-1]).startswith("step 7/7")
 
 
-def test_a_generator_for_several_epochs_raises(trainer, train_state):
-    """An endless one would keep the first epoch going without end."""
-    endless = (data() for _ in itertools.count()), map(lambda _: data(), itertools.count())
-    for once, kind in zip(endless, ("generator", "map"), strict=True):
-        with pytest.raises(ValueError, match=f"a {kind} can be used once only, and epochs=2 star"):
-            jn.fit(trainer, train_state, once, epochs=2)
-    assert len(list(jn.fit(trainer, train_state, (data() for _ in range(2)), epochs=1))) == 1
+@pytest.mark.parametrize(
+    ("kind", "endless"),
+    [
+        ("generator", (data() for _ in itertools.count())),
+        ("map", map(lambda _: data(), itertools.count())),
+    ],
+    ids=["generator", "map"],
+)
+def test_an_endless_stream_for_several_epochs_raises(kind, endless, trainer, train_state):
+    """It would keep the first epoch going without end."""
+    with pytest.raises(ValueError, match=f"a {kind} can be used once only, and epochs=2 star"):
+        jn.fit(trainer, train_state, endless, epochs=2)
+
+
+def test_a_generator_may_be_one_epoch(trainer, train_state):
+    (epoch,) = jn.fit(trainer, train_state, (data() for _ in range(2)), epochs=1)
+    assert epoch.step == 2
 
 
 def test_a_stream_whose_last_batch_was_seen_goes_on_with_the_next_pass(trainer, train_state):
@@ -149,12 +173,14 @@ def test_a_position_beyond_a_stream_reads_nothing(beyond, trainer, train_state):
     x, y = data()
 
     class Endless:
-        __iter__ = lambda self: itertools.repeat((x[:2], y[:2]))  # noqa: E731
+        def __iter__(self):
+            return itertools.repeat((x[:2], y[:2]))
 
-    first = next(iter(jn.fit(trainer, train_state, Endless(), steps=7, every=3)))
+    options = {"steps": 7, "every": 3}
+    first = next(iter(jn.fit(trainer, train_state, Endless(), **options)))
+    position = first.position._replace(**beyond)
     with pytest.raises(ValueError, match="fit: the position is 1000000000 steps into a run"):
-        jn.fit(trainer, first.train_state, Endless(), steps=7, every=3,
-               position=first.position._replace(**beyond))  # fmt: skip
+        jn.fit(trainer, first.train_state, Endless(), position=position, **options)
 
 
 def test_a_stream_that_became_shorter(trainer, train_state):
@@ -166,7 +192,10 @@ def test_a_stream_that_became_shorter(trainer, train_state):
 
 def test_the_first_dispatch_which_compiles_sets_no_pace():
     pace = Pace(None)
-    assert [(pace.took(1, seconds), pace.steps)[1] for seconds in (0.01, 0.05)] == [1, 4]
+    pace.took(1, seconds=0.01)
+    assert pace.steps == 1
+    pace.took(1, seconds=0.05)
+    assert pace.steps == 4
 
 
 def test_data_in_a_dict():
@@ -198,11 +227,12 @@ def test_grain_in_the_same_order_is_told(trainer, train_state):
 def test_a_last_batch_of_one_example_is_told(normed):
     """Its copies fill the batch, and batch norm would take their variance for that of the data."""
     x = np.random.default_rng(0).normal(size=(9, 2)).astype(np.float32)
-    stream = Batches(*jn.data.batches((x, x[:, :1]), 4))
-    net = jn.serial(*[jn.batch_norm()] * normed, jn.dense(1))
-    trainer, train_state = started(net, (x, x[:, :1]), optax.squared_error)
+    rows = x, x[:, :1]
+    stream = Batches(*jn.data.batches(rows, 4))
+    net = jn.serial(jn.batch_norm(), jn.dense(1)) if normed else jn.dense(1)
+    trainer, train_state = started(net, rows, optax.squared_error)
     with warnings.catch_warnings(record=True, action="always") as caught:
         list(jn.fit(trainer, train_state, stream, epochs=2, progress=False))
-    told = [str(w.message) for w in caught]
+    told = [str(warning.message) for warning in caught]
     assert len(told) == normed  # once in the run
     assert all("the last batch has one example" in words for words in told)
