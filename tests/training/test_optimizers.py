@@ -10,10 +10,12 @@ import optax
 import pytest
 
 import jaxnet as jn
+from tests.helpers import draw
 from tests.training.conftest import KEY, same, started
 
 RNG = np.random.default_rng(0)
-X, Y = RNG.normal(size=(12, 3)), RNG.normal(size=(12, 2))
+X = RNG.normal(size=(12, 3))
+Y = RNG.normal(size=(12, 2))
 RATE = 0.05
 LINEAR = jn.dense(2, use_bias=False)
 
@@ -36,8 +38,11 @@ def descent(g, memory, n):
 
 def adam(g, memory, n):
     m, v = memory if n > 1 else (0, 0)
-    m, v = 0.9 * m + 0.1 * g, 0.999 * v + 0.001 * g**2
-    return -RATE * (m / (1 - 0.9**n)) / (np.sqrt(v / (1 - 0.999**n)) + 1e-8), (m, v)
+    m = 0.9 * m + 0.1 * g
+    v = 0.999 * v + 0.001 * g**2
+    mean = m / (1 - 0.9**n)
+    spread = np.sqrt(v / (1 - 0.999**n))
+    return -RATE * mean / (spread + 1e-8), (m, v)
 
 
 RULES = {"gradient descent": (optax.sgd(RATE), descent), "adam": (optax.adam(RATE), adam)}
@@ -47,8 +52,8 @@ RULES = {"gradient descent": (optax.sgd(RATE), descent), "adam": (optax.adam(RAT
 def test_ten_steps_are_the_update_written_out(name, batch, x64):
     optimizer, rule = RULES[name]
     trainer, train_state = started(LINEAR, (jnp.asarray(X), Y), loss, optimizer)
-    w, memory = np.array(train_state.params["kernel"]), np.zeros((3, 2))
-    first = w
+    w = first = np.array(train_state.params["kernel"])
+    memory = np.zeros((3, 2))
     for n in range(1, 11):
         rows = np.arange(batch * n, batch * n + batch) % 12  # other examples each step, in turn
         x, y = X[rows], Y[rows]
@@ -71,15 +76,22 @@ def test_a_backtracking_step_is_the_one_written_out(x64):
     )
     optimizer = optax.chain(optax.sgd(8.0), search)
     trainer, train_state = started(LINEAR, (jnp.asarray(X), Y), loss, optimizer)
-    w, rate, halvings = np.array(train_state.params["kernel"]), 1.0, 0
-    cost = lambda w: ((X @ w - Y) ** 2).sum() / 24  # noqa: E731
+
+    def cost(w):
+        return ((X @ w - Y) ** 2).sum() / 24
+
+    w = np.array(train_state.params["kernel"])
+    rate = 8.0
+    halvings = 0
     for _ in range(10):
         train_state, metrics = trainer.step(train_state, (X, Y))
         np.testing.assert_allclose(metrics["loss"], cost(w), 1e-10)
         g = gradient(w, X, Y)
-        while cost(w - rate * 8 * g) > cost(w) - 0.1 * rate * 8 * (g**2).sum():
-            rate, halvings = rate / 2, halvings + 1
-        w = w - rate * 8 * g
+        slope = (g**2).sum()
+        while cost(w - rate * g) > cost(w) - 0.1 * rate * slope:
+            rate /= 2
+            halvings += 1
+        w = w - rate * g
         np.testing.assert_allclose(train_state.params["kernel"], w, 1e-8, 1e-10)
     assert 2 <= halvings < 10
 
@@ -110,12 +122,16 @@ def test_a_line_search_through_dropout():
     net = jn.serial(jn.dense(40), jnp.tanh, jn.dropout(0.2), jn.dense(2))
     trainer = jn.trainer(jn.supervised(net, loss), optimizer)
     train_state = trainer.init(jax.random.key(4), data)
-    now = lambda: (train_state.params, train_state.state)  # noqa: E731
-    start = jn.evaluate(trainer.objective, *now(), data)["loss"]
+
+    def measured(train_state):
+        params, state = train_state.params, train_state.state
+        return jn.evaluate(trainer.objective, params, state, data)["loss"]
+
+    start = measured(train_state)
     with jax.debug_key_reuse(False):  # the key is used twice on purpose
         for _ in range(20):
             train_state, _ = trainer.step(train_state, data)
-    assert 0.05 * start < jn.evaluate(trainer.objective, *now(), data)["loss"] < 0.7 * start
+    assert 0.05 * start < measured(train_state) < 0.7 * start
 
 
 # Complex params: optax expects the direction of ascent, which is the conjugate of JAX's gradient.
@@ -124,19 +140,26 @@ A = (RNG.normal(size=(12, 3)) + 1j * RNG.normal(size=(12, 3))).astype(np.complex
 B = (A @ np.array([1 - 1j, 2j, -0.5])).astype(np.complex64)
 
 
+def zeros(key, shape, dtype):
+    return jnp.zeros(shape, jnp.float32)
+
+
+def complex_zeros(key, shape, dtype):
+    return jnp.zeros(shape, jnp.complex64)
+
+
 def fitting(parts):
     """The fit |A w - B|² of complex w, or of its two parts."""
 
     def forward(m, batch):
         a, b = batch
-        zeros = lambda dtype: lambda key, shape, _: jnp.zeros(shape, dtype)  # noqa: E731
         if parts:
-            real, imag = (m.param(name, zeros(jnp.float32), (3,)) for name in "ab")
-            w = real + 1j * imag
+            w = m.param("a", zeros, (3,)) + 1j * m.param("b", zeros, (3,))
         else:
-            w = m.param("w", zeros(jnp.complex64), (3,))
-        v = m.param("v", zeros(jnp.float32), (1,))
-        return (jnp.abs(a @ w - b) ** 2 + (v - 1) ** 2).mean(), {}
+            w = m.param("w", complex_zeros, (3,))
+        v = m.param("v", zeros, (1,))
+        errors = jnp.abs(a @ w - b) ** 2 + (v - 1) ** 2
+        return errors.mean(), {}
 
     return jn.compose(forward, name="fitting")
 
@@ -172,8 +195,9 @@ def test_complex_params_train_as_their_two_parts(optimizer, options, alike, tmp_
 def test_optimizers_get_the_arguments_that_they_take(clip):
     """`sam` takes no value of the loss: one step goes up, and the next one from there down."""
     sam = optax.contrib.sam(optax.sgd(0.1), optax.sgd(0.01))
+    optimizer = sam if clip > 1 else optax.chain(optax.clip(clip), sam)
     objective = jn.supervised(LINEAR, loss)
-    trainer = jn.trainer(objective, sam if clip > 1 else optax.chain(optax.clip(clip), sam))
+    trainer = jn.trainer(objective, optimizer)
     train_state = trainer.init(KEY, (X, Y))
     w = np.array(train_state.params["kernel"])
     for _ in range(2):
@@ -181,7 +205,10 @@ def test_optimizers_get_the_arguments_that_they_take(clip):
     up = np.clip(gradient(w, X, Y), -clip, clip)
     w -= 0.1 * np.clip(gradient(w + 0.01 * up, X, Y), -clip, clip)
     np.testing.assert_allclose(train_state.params["kernel"], w, rtol=1e-4)
-    trainer = jn.trainer(objective, optax.lookahead(optax.sgd(0.1), 5, 0.5))
+
+
+def test_an_optimizer_with_params_of_its_own_is_told():
+    trainer = jn.trainer(jn.supervised(LINEAR, loss), optax.lookahead(optax.sgd(0.1), 5, 0.5))
     with pytest.raises(TypeError, match=r"lookahead needs params of its own; .* jn.ema\(\)"):
         trainer.step(trainer.init(KEY, (X, Y)), (X, Y))
 
@@ -213,7 +240,12 @@ def test_frozen_params_keep_their_bits():
 def test_each_array_gets_its_own_optimizer():
     rates = {"*/bias": optax.sgd(0.0), "head/*": optax.sgd(0.5), "*": optax.sgd(0.25)}
     before, after, _ = trained(jn.by_path(rates), steps=1)
-    grads = jax.grad(lambda p: OBJECTIVE.apply(p, {}, BY_PATH)[0][0].mean())(before)
+
+    def mean_loss(params):
+        (values, _), _ = OBJECTIVE.apply(params, {}, BY_PATH)
+        return values.mean()
+
+    grads = jax.grad(mean_loss)(before)
     for name, rate in (("head", 0.5), ("old", 0.25)):
         np.testing.assert_array_equal(after[name]["bias"], before[name]["bias"])
         moved = (before[name]["kernel"] - after[name]["kernel"]) / rate
@@ -222,13 +254,16 @@ def test_each_array_gets_its_own_optimizer():
 
 @pytest.mark.slow
 def test_in_fit_and_sweep():
-    make = lambda rate: jn.by_path({"old/*": optax.set_to_zero(), "*": optax.sgd(rate)})  # noqa: E731
+    def make(rate):
+        return jn.by_path({"old/*": optax.set_to_zero(), "*": optax.sgd(rate)})
+
     options = {"epochs": 2, "progress": False}
     found = jn.sweep(OBJECTIVE, make, BY_PATH, seeds=2, grid={"rate": [0.1, 0.2]}, **options)
-    assert found.train["loss"][0, 0, -1] > found.train["loss"][1, 0, -1]
+    slow, fast = found.train["loss"][:, 0, -1]
+    assert slow > fast
     trainer = jn.trainer(OBJECTIVE, make(0.1))
     *_, epoch = jn.fit(trainer, trainer.init(KEY, BY_PATH), BY_PATH, **options)
-    np.testing.assert_allclose(epoch.train["loss"], found.train["loss"][0, 0, -1], 1e-5)
+    np.testing.assert_allclose(epoch.train["loss"], slow, 1e-5)
 
 
 def test_a_run_is_saved_and_resumed(tmp_path):
@@ -254,11 +289,13 @@ def test_a_run_is_saved_and_resumed(tmp_path):
     ({"new/*": optax.sgd(1.0), "*": optax.sgd(1.0)}, ValueError, r"no array needs .*'new/\*'"),
 ])  # fmt: skip
 def test_messages(optimizers, error, words):
+    x, _ = BY_PATH
+    params, _ = NET.init(KEY, x)
     with pytest.raises(error, match=f"^by_path: .*{words}"):
-        jn.by_path(optimizers).init(NET.init(KEY, BY_PATH[0])[0])
+        jn.by_path(optimizers).init(params)
 
 
-DATA = jnp.asarray(np.random.default_rng(0).normal(size=(12, 3)), jnp.float32), jnp.ones((12, 2))
+DATA = jnp.asarray(draw(12, 3), jnp.float32), jnp.ones((12, 2))
 
 
 def run(decay, steps):
@@ -305,10 +342,15 @@ def test_messages_of_averages():
         jn.ema().update({"w": jnp.ones(2)}, jn.ema().init({"w": jnp.ones(2)}))
 
 
-@pytest.mark.parametrize("parts", [
-    (jn.ema(), optax.sgd(0.1)), (optax.clip(1.0), jn.ema(), optax.sgd(0.1)),
-    (optax.sgd(0.1), optax.chain(jn.ema(), optax.scale(2.0))),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "parts",
+    [
+        (jn.ema(), optax.sgd(0.1)),
+        (optax.clip(1.0), jn.ema(), optax.sgd(0.1)),
+        (optax.sgd(0.1), optax.chain(jn.ema(), optax.scale(2.0))),
+    ],
+    ids=["first", "in between", "before another chain's end"],
+)
 def test_must_be_last(parts):
     """Before the optimizer it would average other numbers."""
     trainer, train_state = started(jn.dense(2), DATA, optax.squared_error, optax.chain(*parts))
@@ -326,14 +368,16 @@ def test_an_average_of_16_bits_is_kept_in_float32():
     """0.001 of a change of 2 ** -7 is far below the digits of bfloat16."""
     optimizer = optax.chain(optax.sgd(1.0), jn.ema(0.999))
     params = {"w": jnp.ones((), jnp.bfloat16)}
-    state, update = optimizer.init(params), jax.jit(optimizer.update)
-    wanted, now = None, 1.0
+    state = optimizer.init(params)
+    update = jax.jit(optimizer.update)
+    grads = {"w": jnp.full((), -(2.0**-7), jnp.bfloat16)}
+    wanted, now = 0.0, 1.0
     for step in range(40):
-        updates, state = update({"w": jnp.full((), -(2.0**-7), jnp.bfloat16)}, state, params)
+        updates, state = update(grads, state, params)
         params = optax.apply_updates(params, updates)
         now += 2.0**-7
         rate = min(0.999, (1 + step) / (10 + step)) if step else 0
-        wanted = now if wanted is None else rate * wanted + (1 - rate) * now
+        wanted = rate * wanted + (1 - rate) * now
     found = optax.tree.get(state, "ema")["w"]
     assert found.dtype == jnp.float32
     np.testing.assert_allclose(found, wanted, rtol=1e-5)

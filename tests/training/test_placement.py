@@ -22,16 +22,22 @@ def test_a_single_device_needs_nothing():
     mesh = jax.make_mesh((1,), ("data",), (AxisType.Auto,))
     on_one = jax.device_put(tree, NamedSharding(mesh, P("data")))
     for each in (tree, on_one):
-        assert shardings_of(each) is None and placement.check_batch("fit", each, 3) is None
-        assert onto_mesh("fit", each, None) == (each, None) and constrain(each, None) is each
-    assert is_named(on_one["kernel"]) and not is_named(tree["kernel"]) and not is_named(None)
+        assert shardings_of(each) is None
+        assert placement.check_batch("fit", each, 3) is None
+        assert onto_mesh("fit", each, None) == (each, None)
+        assert constrain(each, None) is each
+    assert is_named(on_one["kernel"])
+    assert not is_named(tree["kernel"])
+    assert not is_named(None)
 
 
 def test_leading_axes_are_not_divided():
     mesh = jax.make_mesh((1,), ("data",), (AxisType.Auto,))
-    shardings = placement.Shardings((NamedSharding(mesh, P("data")),), jax.tree.structure(0))
+    by_rows = NamedSharding(mesh, P("data"))
+    shardings = placement.Shardings((by_rows,), jax.tree.structure(0))
     program = jax.make_jaxpr(lambda a: constrain(a, shardings, 2))(jnp.ones((3, 4, 5)))
-    assert program.eqns[0].params["sharding"].spec == P(None, None, "data")
+    [constraint] = program.eqns
+    assert constraint.params["sharding"].spec == P(None, None, "data")
 
 
 def test_an_explicit_mesh_needs_jax_0_8(monkeypatch):
@@ -49,21 +55,28 @@ def test_an_explicit_mesh_of_one_device_is_no_trouble(stream):
     """What `jax.make_mesh` gives on a machine with one device."""
     mesh = jax.make_mesh((1,), ("data",))
     x = jnp.arange(24.0).reshape(8, 3)
-    data = rows = jn.distributed.put((x, x[:, :1]), mesh, P("data"))
+    rows = x, x[:, :1]
+    placed_rows = jn.distributed.put(rows, mesh, P("data"))
+    data = placed_rows
     if stream:
-        data = (batch for batch in [rows, jn.distributed.put((x[:5], x[:5, :1]), mesh, P("data"))])
+        fewer = jn.distributed.put((x[:5], x[:5, :1]), mesh, P("data"))
+        data = (batch for batch in [placed_rows, fewer])
     net = jn.serial(jn.dense(4), jn.batch_norm(), jn.dense(1))
-    trainer, start = started(net, (x, x[:, :1]), optax.squared_error)
-    steps = list(jn.fit(trainer, start, data, steps=2, every=1, batch_size=4, evaluate=rows))
-    assert len(steps) == 2 and is_named(steps[-1].train_state.step)
-    jn.predict(net, start.params, start.state, rows[0])
-    alone = jax.jit(trainer.step)(start, (x, x[:, :1]))[1]["loss"]
-    assert jnp.isclose(trainer.step(start, rows)[1]["loss"], alone)
+    trainer, start = started(net, rows, optax.squared_error)
+    options = {"steps": 2, "every": 1, "batch_size": 4, "evaluate": placed_rows}
+    first, second = jn.fit(trainer, start, data, **options)
+    assert is_named(second.train_state.step)
+    placed_x, _ = placed_rows
+    jn.predict(net, start.params, start.state, placed_x)
+    _, alone = jax.jit(trainer.step)(start, rows)
+    _, metrics = trainer.step(start, placed_rows)
+    assert jnp.isclose(metrics["loss"], alone["loss"])
 
 
 @pytest.mark.parametrize(("each", "warns"), [((P("data"),), False), ((P(None), P()), True)])
 def test_a_train_state_on_a_mesh_needs_divided_data(each, warns, monkeypatch):
-    state, mesh = {"kernel": 1.0}, SimpleNamespace(size=2, axis_names=("data",))
+    state = {"kernel": 1.0}
+    mesh = SimpleNamespace(size=2, axis_names=("data",))
     on_mesh = SimpleNamespace(mesh=mesh)
     monkeypatch.setitem(onto_mesh.__globals__, "shardings_of", lambda tree: on_mesh)
     batches = SimpleNamespace(mesh=mesh, each=[SimpleNamespace(spec=spec) for spec in each])

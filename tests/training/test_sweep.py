@@ -34,7 +34,8 @@ def test_each_member_is_the_run_of_its_seed_and_setting():
     train, test = data(23), data(7)
 
     def augment(key, batch):
-        return batch[0] + 0.1 * jax.random.normal(key, batch[0].shape), batch[1]
+        x, y = batch
+        return x + 0.1 * jax.random.normal(key, x.shape), y
 
     options = dict(epochs=3, batch_size=5, evaluate=test)
     goal = jn.augmented(objective(net), augment)
@@ -47,14 +48,17 @@ def test_each_member_is_the_run_of_its_seed_and_setting():
         for j, seed in enumerate(found.seeds):
             train_state = trainer.init(jax.random.key(seed), train)
             epochs = list(jn.fit(trainer, train_state, train, progress=False, **options))
+            last = epochs[-1].train_state
             member = found.member(i, j)
-            close(member.params, epochs[-1].train_state.params)
-            close(member.state, epochs[-1].train_state.state)
-            np.testing.assert_array_equal(member.key, epochs[-1].train_state.key)
+            close(member.params, last.params)
+            close(member.state, last.state)
+            np.testing.assert_array_equal(member.key, last.key)
             assert int(member.step) == 15
             for name in ("loss", "accuracy"):
-                close(found.train[name][i, j], np.array([e.train[name] for e in epochs]))
-                close(found.evaluation[name][i, j], np.array([e.evaluation[name] for e in epochs]))
+                trained = np.array([epoch.train[name] for epoch in epochs])
+                close(found.train[name][i, j], trained)
+                tested = np.array([epoch.evaluation[name] for epoch in epochs])
+                close(found.evaluation[name][i, j], tested)
 
 
 @pytest.mark.slow
@@ -63,16 +67,16 @@ def test_seeds_have_their_own_data_and_first_params():
     x, y = data(10)
     many = np.stack([x, 2 * x]), np.stack([y, 2 - y])
     params = {"kernel": jnp.ones((2, 6, 3)), "bias": jnp.array([[0.0, 1, 2], [3, 4, 5]])}
-    found = jn.sweep(objective(net), lambda: optax.adam(0.1), many,
-        seeds=2, epochs=2, batch_size=4, params=params, own_data=True,
-    )  # fmt: skip
+    options = {"epochs": 2, "batch_size": 4, "progress": False}
+    own = {"params": params, "own_data": True, "seeds": 2}
+    found = jn.sweep(objective(net), lambda: optax.adam(0.1), many, **own, **options)
     assert found.settings == [{}]
     trainer = jn.trainer(objective(net), optax.adam(0.1))
     for seed in range(2):
         mine = many[0][seed], many[1][seed]
         first = trainer.init(jax.random.key(seed), mine)
         first = first._replace(params=jax.tree.map(lambda leaf, s=seed: leaf[s], params))
-        *_, last = jn.fit(trainer, first, mine, epochs=2, batch_size=4, progress=False)
+        *_, last = jn.fit(trainer, first, mine, **options)
         close(found.member(0, seed).params, last.train_state.params)
     with pytest.raises(ValueError, match="data must have a leading axis of 3 seeds"):
         jn.sweep(objective(net), lambda: optax.sgd(0.1), many, seeds=3, epochs=1, own_data=True)
@@ -92,15 +96,17 @@ def test_a_run_that_diverges_harms_no_other():
 @pytest.mark.slow
 def test_rows_have_means_and_intervals():
     stats = pytest.importorskip("scipy.stats")
-    net, train = jn.dense(3), data()
-    found = jn.sweep(objective(net), optax.sgd, train, seeds=4, epochs=2,
-                     grid={"learning_rate": [0.1, 0.01]}, evaluate=data(9))  # fmt: skip
-    row, last = found.rows("accuracy")[1], found.evaluation["accuracy"][1, :, -1]
+    options = {"grid": {"learning_rate": [0.1, 0.01]}, "evaluate": data(9)}
+    found = jn.sweep(objective(jn.dense(3)), optax.sgd, data(), seeds=4, epochs=2, **options)
+    row = found.rows("accuracy")[1]
+    last = found.evaluation["accuracy"][1, :, -1]
     interval = stats.t.interval(0.95, 3, last.mean(), stats.sem(last))
     low, high = np.clip(interval, 0, 1)  # as accuracies are
     np.testing.assert_allclose([row["low"], row["high"]], [low, high], 1e-5)
-    assert row["learning_rate"] == 0.01 and row["seeds"] == 4
-    assert row["min"] == last.min() and row["max"] == last.max()
+    assert row["learning_rate"] == 0.01
+    assert row["seeds"] == 4
+    assert row["min"] == last.min()
+    assert row["max"] == last.max()
     assert row["std"] == pytest.approx(last.std(ddof=1))
     mean = found.train["loss"][0, :, -1].mean()
     assert found.rows("loss", "train")[0]["mean"] == pytest.approx(mean)
@@ -109,7 +115,9 @@ def test_rows_have_means_and_intervals():
     assert found.best("accuracy", mode="min") != better
     text = str(found)
     assert repr(found) == text
-    assert text.count("\n") == 4 and "learning_rate" in text and f"{row['mean']:.4f}" in text
+    assert text.count("\n") == 4
+    assert "learning_rate" in text
+    assert f"{row['mean']:.4f}" in text
     with pytest.raises(KeyError, match="'evaluation' has no metric 'f1'; it has accuracy, loss"):
         found.rows("f1")
 
@@ -117,8 +125,14 @@ def test_rows_have_means_and_intervals():
 def made_of(accuracy, name="accuracy"):
     """A sweep of one setting, from its last values by seed."""
     values = np.array(accuracy)[None, :, None]
-    curves = {"loss": 2 * values, name: values}
-    return jn.training.Sweep([{"rate": 0.1}], [*range(len(accuracy))], None, curves, None, 1.0)  # type: ignore
+    return jn.training.Sweep(
+        settings=[{"rate": 0.1}],
+        seeds=[*range(len(accuracy))],
+        train_state=None,  # type: ignore
+        train={"loss": 2 * values, name: values},
+        evaluation=None,
+        seconds=1.0,
+    )
 
 
 @pytest.mark.parametrize(("values", "low", "high"), [
@@ -129,21 +143,25 @@ def made_of(accuracy, name="accuracy"):
 def test_the_interval_of_a_share_stays_in_0_to_1(values, low, high):
     row = made_of(values).rows("accuracy")[0]
     np.testing.assert_allclose([row["low"], row["high"]], [low, high], atol=5e-3)
-    assert 0 <= row["low"] and row["high"] <= 1
+    assert 0 <= row["low"] < row["high"] <= 1
 
 
 def test_other_intervals_are_not_clipped():
-    assert made_of([0.1, 0.5, 0.1]).rows("loss")[0]["low"] < 0  # of 0.2, 1 and 0.2
-    assert made_of([0.9, 1.0, 2.0], "bits").rows("bits")[0]["low"] < 0
-    diverged = made_of([0.9, np.nan, 1.0]).rows("accuracy")[0]
-    assert np.isnan(diverged["low"]) and np.isnan(diverged["high"])
+    [loss] = made_of([0.1, 0.5, 0.1]).rows("loss")  # of 0.2, 1 and 0.2
+    assert loss["low"] < 0
+    [bits] = made_of([0.9, 1.0, 2.0], "bits").rows("bits")
+    assert bits["low"] < 0
+    [diverged] = made_of([0.9, np.nan, 1.0]).rows("accuracy")
+    assert np.isnan([diverged["low"], diverged["high"]]).all()
 
 
 def test_a_run_that_diverged_leaves_the_others_their_range():
     one = made_of([0.99, 1.0, 0.91])
     both = np.stack([one.train["accuracy"][0], np.full((3, 1), np.nan)])
     two = one._replace(settings=[{"rate": 0.1}, {"rate": 9.0}], train={"accuracy": both})
-    assert two.rows("accuracy")[0]["high"] == 1 and np.isnan(two.rows("accuracy")[1]["high"])
+    fine, diverged = two.rows("accuracy")
+    assert fine["high"] == 1
+    assert np.isnan(diverged["high"])
 
 
 def test_in_a_notebook_it_is_a_table():
@@ -155,11 +173,19 @@ def test_in_a_notebook_it_is_a_table():
 
 
 def test_one_setting_prints():
+    assert "learning_rate" not in str(made_of([0.4, 0.5]))
     found = jn.sweep(objective(jn.dense(3)), optax.sgd, data(), seeds=2, epochs=1, grid=GRID)
     assert "learning_rate" in str(found)
-    for setting, seed, words in ((1, 0, "setting from 0 to 0, got 1"), (0, 2, "seed from 0 to 1")):
-        with pytest.raises(IndexError, match=f"member takes indices, {words}"):
-            found.member(setting, seed)
+
+
+@pytest.mark.parametrize(
+    ("setting", "seed", "words"),
+    [(1, 0, "setting from 0 to 0, got 1"), (0, 2, "seed from 0 to 1, got 2")],
+    ids=["setting", "seed"],
+)
+def test_there_is_no_such_member(setting, seed, words):
+    with pytest.raises(IndexError, match=f"member takes indices, {words}"):
+        made_of([0.4, 0.5]).member(setting, seed)
 
 
 @pytest.mark.parametrize(("options", "error", "words"), [
@@ -189,7 +215,8 @@ def test_rows_that_continue_rows_are_not_shuffled(batch_size):
     """At rate 0, rows that keep their carries have one mean loss per pass in any order."""
     rng = np.random.default_rng(0)
     goal = jn.training.truncated_bptt(jn.lstm(3), LOSS)
-    x, y = rng.normal(size=(8, 5, 2)).astype(np.float32), rng.integers(0, 3, (8, 5))
+    x = rng.normal(size=(8, 5, 2)).astype(np.float32)
+    y = rng.integers(0, 3, (8, 5))
     rows = (x, np.zeros(8, bool)), y
     options = dict(epochs=3, batch_size=batch_size, progress=False)
     sweep = functools.partial(jn.sweep, goal, lambda: optax.sgd(0.0), rows, seeds=1, **options)
@@ -212,7 +239,8 @@ def test_more_rows_are_evaluated_in_batches_as_large_as_those_of_training():
         z = m(jn.dense(2), x)
         return jax.nn.logsumexp(z @ z.T, axis=1), {}
 
-    goal, x = jn.compose(contrast), data(12)[0]
+    goal = jn.compose(contrast)
+    x, _ = data(12)
     options = dict(epochs=2, evaluate=x, shuffle=False, progress=False)
     found = jn.sweep(goal, lambda: optax.sgd(0.01), x[:4], seeds=1, **options)
     trainer = jn.trainer(goal, optax.sgd(0.01))
@@ -225,17 +253,21 @@ def test_more_rows_are_evaluated_in_batches_as_large_as_those_of_training():
 def test_each_seed_is_measured_on_its_own_fold():
     """Labels are noise: on the fold of another seed, a net that learned by heart looks right."""
     rng = np.random.default_rng(0)
-    x, y = rng.normal(size=(20, 8)).astype(np.float32), rng.integers(0, 2, 20)
+    x = rng.normal(size=(20, 8)).astype(np.float32)
+    y = rng.integers(0, 2, 20)
     folds = np.arange(20).reshape(4, 5)
     rest = np.stack([np.setdiff1d(np.arange(20), fold) for fold in folds])
     objective = jn.supervised(jn.dense(2), LOSS, metrics={"accuracy": jn.metrics.accuracy})
     options = {"seeds": 4, "epochs": 3, "batch_size": 15, "progress": False}
-    make = lambda: optax.sgd(0.5)  # noqa: E731
+
+    def make():
+        return optax.sgd(0.5)
+
     data, held = (x[rest], y[rest]), (x[folds], y[folds])
     found = jn.sweep(objective, make, data, evaluate=held, own_data=True, **options)
-    for i in range(4):
+    for i, fold in enumerate(folds):
         alone = {name: leaf[0, i] for name, leaf in found.train_state.params.items()}
-        wanted = jn.evaluate(objective, alone, {}, jax.tree.map(lambda a, i=i: a[i], held))
+        wanted = jn.evaluate(objective, alone, {}, (x[fold], y[fold]))
         measured = found.evaluation["accuracy"][0, i, -1]
         np.testing.assert_allclose(measured, wanted["accuracy"], rtol=1e-6)
     with pytest.raises(ValueError, match="evaluate must have a leading axis of 4 seeds"):
@@ -246,18 +278,18 @@ def test_each_seed_is_measured_on_its_own_fold():
 
 def test_data_of_seeds_have_one_number_of_examples():
     x, y = np.ones((2, 10, 6), np.float32), np.zeros((2, 9), int)
+    options = {"epochs": 1, "seeds": 2, "own_data": True}
     with pytest.raises(ValueError, match=r"data must be arrays \(seeds, examples, .*\(2, 9\)"):
-        jn.sweep(
-            objective(jn.dense(3)), lambda: optax.sgd(0.1), (x, y), seeds=2, epochs=1, own_data=True
-        )
+        jn.sweep(objective(jn.dense(3)), lambda: optax.sgd(0.1), (x, y), **options)
 
 
 def test_missing_numbers_are_counted_by_seeds():
-    x = np.ones((3, 4, 2), np.float32)
+    x, y = np.ones((3, 4, 2), np.float32), np.ones((3, 4, 1), np.float32)
     x[1, 2, 0] = np.nan
+    squares = jn.supervised(jn.dense(1), optax.squared_error)
+    options = {"epochs": 1, "seeds": 3, "own_data": True}
     with pytest.raises(ValueError, match=r"1 of 3 seeds contain NaN .*np.nan_to_num\(x\)"):
-        jn.sweep(jn.supervised(jn.dense(1), optax.squared_error), lambda: optax.sgd(0.1),
-                 (x, np.ones((3, 4, 1), np.float32)), epochs=1, seeds=3, own_data=True)  # fmt: skip
+        jn.sweep(squares, lambda: optax.sgd(0.1), (x, y), **options)
 
 
 @pytest.mark.parametrize("count", [12, 14], ids=["equal folds", "two examples are left"])
@@ -268,28 +300,39 @@ def test_folds_train_on_the_others_and_give_an_output_to_each_example(count):
     options = {"epochs": 40, "batch_size": 4, "progress": False}
     given = jn.supervised(jn.dense(2, use_bias=False), LOSS, metrics={"a": jn.metrics.accuracy})
     found = jn.sweep(given, optax.sgd, (x, y), grid=grid, folds=4, **options)
-    assert found.outputs.shape == (2, count, 2) and found.evaluation["a"].shape == (2, 4, 40)
+    assert found.outputs.shape == (2, count, 2)
+    assert found.evaluation["a"].shape == (2, 4, 40)
     kernels = np.asarray(found.train_state.params["kernel"])  # (settings, folds, examples, 2)
-    own = [jn.trainer(given, optax.sgd(1.0)).init(jax.random.key(i), (x, y)) for i in range(4)]
-    moved = np.abs(kernels - np.stack([state.params["kernel"] for state in own])).max(-1) > 0.1
-    assert (moved.sum(2) == count - -(-count // 4)).all()  # examples that a run has trained on
+    trainer = jn.trainer(given, optax.sgd(1.0))
+    first = [trainer.init(jax.random.key(i), (x, y)).params["kernel"] for i in range(4)]
+    moved = np.abs(kernels - np.stack(first)).max(-1) > 0.1
+    largest_fold = -(-count // 4)
+    assert (moved.sum(2) == count - largest_fold).all()  # examples that a run has trained on
     for row in range(count):
-        own = [i for i in range(4) if np.allclose(found.outputs[0, row], kernels[0, i, row])]
-        assert own and not moved[0, own].T[row].any()
-    assert "4 folds each" in str(found) and found.folds == 4
-    rows = found.rows("a")
-    assert rows[0]["low"] <= rows[0]["mean"] <= rows[0]["high"]
+        output = found.outputs[0, row]
+        own = [i for i in range(4) if np.allclose(output, kernels[0, i, row])]
+        assert own
+        assert not moved[0, own, row].any()
+    assert found.folds == 4
+    assert "4 folds each" in str(found)
+    row, _ = found.rows("a")
+    assert row["low"] <= row["mean"] <= row["high"]
 
 
 def only_kernels(params):
     return {name: leaf.ndim > 1 for name, leaf in params.items()}
 
 
+def annealed(learning_rate, steps=9):
+    return optax.adam(optax.cosine_decay_schedule(learning_rate, steps))
+
+
 @pytest.mark.fast_cases("mask")
-@pytest.mark.parametrize("optimizer", [
-    functools.partial(optax.adamw, weight_decay=3.0, mask=only_kernels),
-    lambda learning_rate, steps=9: optax.adam(optax.cosine_decay_schedule(learning_rate, steps)),
-], ids=["mask", "number of steps"])  # fmt: skip
+@pytest.mark.parametrize(
+    "optimizer",
+    [functools.partial(optax.adamw, weight_decay=3.0, mask=only_kernels), annealed],
+    ids=["mask", "number of steps"],
+)
 def test_only_what_the_grid_varies_is_traced(optimizer):
     """Otherwise optax calls the mask as a schedule, and traces the number of steps."""
     net, (x, y) = objective(jn.dense(3)), data()
@@ -325,17 +368,20 @@ def test_a_member_trains_further_as_a_run_of_its_own():
 def test_an_optimizer_may_take_any_names():
     net = objective(jn.dense(3))
     options = {"epochs": 1, "seeds": 1, "grid": GRID, "progress": False}
-    makes = (lambda **values: optax.adam(**values)), optax.adam
-    free, own = (jn.sweep(net, make, data(), **options) for make in makes)
+    free = jn.sweep(net, lambda **values: optax.adam(**values), data(), **options)
+    own = jn.sweep(net, optax.adam, data(), **options)
     close(free.train_state.params, own.train_state.params)
 
 
 def test_the_best_of_what_is_no_loss_needs_its_direction():
-    error = {"error": lambda outputs, labels: 1 - jn.metrics.accuracy(outputs, labels)}
-    task = jn.supervised(jn.dense(3), LOSS, metrics=error)
+    def error(outputs, labels):
+        return 1 - jn.metrics.accuracy(outputs, labels)
+
+    task = jn.supervised(jn.dense(3), LOSS, metrics={"error": error})
     found = jn.sweep(task, optax.sgd, data(), seeds=1, epochs=3, grid={"learning_rate": [0, 0.3]})
-    means = [row["mean"] for row in found.rows("error")]
-    assert means[0] < means[1]
-    assert found.best("error", mode="min") == 0 and found.best("error", mode="max") == 1
+    first, second = found.rows("error")
+    assert first["mean"] < second["mean"]
+    assert found.best("error", mode="min") == 0
+    assert found.best("error", mode="max") == 1
     with pytest.raises(ValueError, match="Sweep.best: is the highest 'error' the best"):
         found.best("error")

@@ -17,7 +17,8 @@ def build(net, optimizer=None):
 
 def test_an_update_by_hand():
     """Of the rows that count: the gradient of their mean loss, times the rate, is subtracted."""
-    x, y = np.float32([[1, 2], [3, 4], [9, 9]]), np.float32([[1], [2], [9]])
+    x = np.float32([[1, 2], [3, 4], [9, 9]])
+    y = np.float32([[1], [2], [9]])
     objective = jn.supervised(jn.dense(1, use_bias=False), lambda z, y: (z - y) ** 2)
     trainer = jn.trainer(objective, optax.sgd(0.1))
     kernel = np.float32([[0.5], [-1]])
@@ -25,7 +26,9 @@ def test_an_update_by_hand():
     after, found, finite = trainer.update(start, (x, y), jnp.float32([1, 1, 0]))
     error = x[:2] @ kernel - y[:2]
     close(found["loss"].mean, (error**2).mean(), 1e-6)
-    assert found["loss"].weight == 2 and finite.tolist() == [True] and after.step == 1
+    assert found["loss"].weight == 2
+    assert finite.tolist() == [True]
+    assert after.step == 1
     close(after.params["kernel"], kernel - 0.1 * x[:2].T @ error, 1e-6)
 
 
@@ -47,7 +50,8 @@ def test_a_step_inside_other_transforms_is_a_pure_function():
 
     def loss(scale, train_state=train_state):
         scaled = jax.tree.map(lambda leaf: scale * leaf, train_state.params)
-        return trainer.step(train_state._replace(params=scaled), batch)[1]["loss"]
+        _, metrics = trainer.step(train_state._replace(params=scaled), batch)
+        return metrics["loss"]
 
     low, one, high = jax.jit(jax.vmap(loss))(jnp.array([0.99, 1.0, 1.01]))
     np.testing.assert_allclose(jax.jit(jax.grad(loss))(1.0), (high - low) / 0.02, rtol=2e-2)
