@@ -79,7 +79,7 @@ def check_run(before: dict[str, Any] | None, now: dict[str, Any]) -> None:
     if before["objective"] != now["objective"]:
         found = f"the objective {before['objective']}", f"the objective {now['objective']}"
     elif before["data"] is not None and now["data"] is not None:
-        found = _other_data(before["data"], now["data"])
+        found = other_data(before["data"], now["data"])
     if found is None and before["shuffle"] != now["shuffle"]:
         found = f"shuffle={before['shuffle']}", f"shuffle={now['shuffle']}"
     if found is not None:
@@ -167,10 +167,10 @@ def _numbers(leaf: Any) -> list[float]:
         return []
     # On CPU this makes no copy. Elsewhere it takes a slice, so that not all data are transferred.
     rows = np.asarray(leaf)[:ROWS] if device.platform == "cpu" else np.asarray(leaf[:ROWS])
-    return [_number(row) for row in rows]
+    return [number_of(row) for row in rows]
 
 
-def _number(row: Any) -> float:
+def number_of(row: Any) -> float:
     """Return the sum of an example's values with fixed weights, which tells examples apart."""
     values = np.ravel(row)
     values = np.real(values[:: 1 + len(values) // MOST]).astype(np.float64)
@@ -186,7 +186,7 @@ def _in_words(shapes: dict[str, str]) -> str:
     return ", ".join(f"{path or 'data'} {words}" for path, words in shapes.items())
 
 
-def _other_data(before: dict[str, Any], now: dict[str, Any]) -> tuple[str, str] | None:
+def other_data(before: dict[str, Any], now: dict[str, Any]) -> tuple[str, str] | None:
     """Say in words how two data differ; rows are compared only if both have a number."""
     old_shapes, new_shapes = _shapes(before), _shapes(now)
     if old_shapes != new_shapes:

@@ -73,7 +73,7 @@ def run_to_json(
         "processes": jax.process_count(),
         "position": position._asdict() | {"key": key, "loader": loader},
         "leaves": in_words(train_state),
-        "optimizer": _kinds(train_state.opt_state),
+        "optimizer": kinds_of(train_state.opt_state),
         "scalars": scalars,
     }
 
@@ -115,7 +115,7 @@ def check_like(folder: Path, stored: dict[str, Any], like: TrainState) -> None:
       ValueError: If arrays or states differ; the message names them.
     """
     found = differences(in_words(like), stored["leaves"])
-    kinds, had = _kinds(like.opt_state), stored["optimizer"]
+    kinds, had = kinds_of(like.opt_state), stored["optimizer"]
     if not found and had == kinds:
         return
     what = "model:"
@@ -125,11 +125,11 @@ def check_like(folder: Path, stored: dict[str, Any], like: TrainState) -> None:
     raise ValueError("\n".join([*lines, "Name another folder for this one"]))
 
 
-def _kinds(state: Any) -> str:
+def kinds_of(state: Any) -> str:
     """Return the names of the states of an optimizer, including states without arrays."""
     inner = state.values() if isinstance(state, dict) else state
     inner = inner if isinstance(state, dict | list | tuple) else ()
-    words = ", ".join(filter(None, map(_kinds, inner)))
+    words = ", ".join(filter(None, map(kinds_of, inner)))
     if isinstance(state, tuple):
         name = type(state).__name__ if hasattr(state, "_fields") else ""
         return f"{name}({words})" if words or not name else name

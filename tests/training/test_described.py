@@ -11,16 +11,20 @@ import pytest
 
 import jaxnet as jn
 from jaxnet.training import described as module
-from jaxnet.training.described import CLOSE, MOST, _number, _other_data, check_run, describe_run
+from jaxnet.training.described import CLOSE, MOST, check_run, describe_run, number_of, other_data
 
 RNG = np.random.default_rng(0)
-DATA = jnp.asarray(RNG.normal(size=(20, 5, 3)), jnp.float32), jnp.asarray(RNG.integers(0, 9, 20))
+X = jnp.asarray(RNG.normal(size=(20, 5, 3)), jnp.float32)
+Y = jnp.asarray(RNG.integers(0, 9, 20))
+DATA = X, Y
 
 
 def described(loss=optax.squared_error, optimizer=None, data=DATA, shuffle=True, wrap=None):
     objective = jn.supervised(jn.dense(2), loss)
-    objective = objective if wrap is None else wrap(objective)
-    return describe_run(jn.trainer(objective, optimizer or optax.adam(0.1)), data, shuffle)
+    if wrap is not None:
+        objective = wrap(objective)
+    trainer = jn.trainer(objective, optimizer or optax.adam(0.1))
+    return describe_run(trainer, data, shuffle)
 
 
 def noisy(objective):
@@ -30,9 +34,10 @@ def noisy(objective):
 def test_the_same_run_passes():
     check_run(described(), described())
     check_run(None, described())
-    rounded = (DATA[0] * (1 + 1e-5), DATA[1])  # computed on another machine
+    rounded = X * (1 + 1e-5), Y  # computed on another machine
     check_run(described(), described(data=rounded))
-    check_run(described(optimizer=optax.adam(0.1)), described(optimizer=optax.adam(0.3, b1=0.8)))
+    other_numbers = optax.adam(0.3, b1=0.8)
+    check_run(described(), described(optimizer=other_numbers))
 
 
 @pytest.mark.parametrize(("other", "words"), [
@@ -40,9 +45,9 @@ def test_the_same_run_passes():
     ({"wrap": noisy}, "resumed with the objective augmented of supervised with squared_error"),
     ({"shuffle": False}, "shuffle=True and is resumed with shuffle=False"),
     ({"data": None, "shuffle": None}, "shuffle=True and is resumed with shuffle=None"),
-    ({"data": (DATA[0][::-1], DATA[1])}, r"other data .* first examples differ \(0\)"),
-    ({"data": (DATA[0], DATA[1].at[2].add(1))}, r"first examples differ \(1\)"),
-    ({"data": (DATA[0], DATA[1].astype(float))}, r"1 \(20,\) int32 .* 1 \(20,\) float32"),
+    ({"data": (X[::-1], Y)}, r"other data .* first examples differ \(0\)"),
+    ({"data": (X, Y.at[2].add(1))}, r"first examples differ \(1\)"),
+    ({"data": (X, Y.astype(float))}, r"1 \(20,\) int32 .* 1 \(20,\) float32"),
 ])  # fmt: skip
 def test_another_run_raises(other, words):
     with pytest.raises(ValueError, match=words + ".*leave out position=.*_replace"):
@@ -76,17 +81,24 @@ def test_objectives_of_the_user_are_not_run():
     assert describe_run(trainer, None, None)["objective"] == "mine"
 
 
-@pytest.mark.parametrize(("objective", "words"), [
-    (jn.remat(jn.supervised(jn.dense(2), optax.l2_loss)), "remat of supervised with l2_loss"),
-    (noisy(jn.freeze(jn.supervised(jn.dense(2), optax.l2_loss), "no layer")),
-        "augmented of freeze of supervised with l2_loss"),
-    (jn.training.truncated_bptt(jn.gru(2), optax.l2_loss), "truncated_bptt"),
-    (jn.supervised(jn.dense(2), optax.l2_loss, penalty=jn.penalties.l2(0.1)),
-        "supervised with l2_loss"),
-])  # fmt: skip
+PLAIN = jn.supervised(jn.dense(2), optax.l2_loss)
+FROZEN = jn.freeze(PLAIN, "no layer")
+PENALIZED = jn.supervised(jn.dense(2), optax.l2_loss, penalty=jn.penalties.l2(0.1))
+
+
+@pytest.mark.parametrize(
+    ("objective", "words"),
+    [
+        (jn.remat(PLAIN), "remat of supervised with l2_loss"),
+        (noisy(FROZEN), "augmented of freeze of supervised with l2_loss"),
+        (jn.training.truncated_bptt(jn.gru(2), optax.l2_loss), "truncated_bptt"),
+        (PENALIZED, "supervised with l2_loss"),
+    ],
+)
 def test_objectives_in_words(objective, words):
     run = describe_run(jn.trainer(objective, optax.sgd(0.1)), None, None)
-    assert run["objective"] == words and run["data"] is None
+    assert run["objective"] == words
+    assert run["data"] is None
 
 
 def alternating(*losses, optimizer=None):
@@ -123,13 +135,13 @@ def test_steps_of_your_own_that_alternate_are_not_compared():
 def test_numbers_of_examples_by_hand():
     """The sum of i cos(i), of every second entry where there are more than can be read."""
     weights = np.cos(np.arange(MOST))
-    assert _number([[2, 3], [4, 5]]) == pytest.approx([2, 3, 4, 5] @ weights[:4])
+    assert number_of([[2, 3], [4, 5]]) == pytest.approx([2, 3, 4, 5] @ weights[:4])
     long = RNG.normal(size=MOST - 1)
-    assert _number(long) == pytest.approx(long @ weights[:-1])
+    assert number_of(long) == pytest.approx(long @ weights[:-1])
     long = RNG.normal(size=MOST + 1)
     half = long[::2]
-    assert _number(long) == pytest.approx(half @ weights[: len(half)])
-    assert _number(np.array([1 + 5j, 2])) == pytest.approx(1 + 2 * np.cos(1))
+    assert number_of(long) == pytest.approx(half @ weights[: len(half)])
+    assert number_of(np.array([1 + 5j, 2])) == pytest.approx(1 + 2 * np.cos(1))
 
     rows = module.ROWS
     data = {"x": jnp.arange(3.0 * rows).reshape(-1, 1), "key": jax.random.key(0)[None]}
@@ -138,19 +150,35 @@ def test_numbers_of_examples_by_hand():
     assert found["key"][1] == []
 
 
-def test_data_are_near_by_their_largest_number():
-    def other(words, old, new):
-        return _other_data({"x": [words, old]}, {"x": [words, new]}) is not None
+def differ(words, old, new):
+    return other_data({"x": [words, old]}, {"x": [words, new]}) is not None
 
-    far = 8 * CLOSE
-    for words, by, told in (("float", 0.9 * far, False), ("float", 1.1 * far, True),
-                            ("int", 0, False), ("int", 0.5 * far, True)):  # fmt: skip
-        assert other(words, [1.0, 8.0], [1.0 + by, 8.0]) is told
-        assert other(words, [-8.0, 1.0], [-8.0, 1.0 - by]) is told
-    assert not other("float", [np.nan, np.inf, 1], [np.nan, np.inf, 1])
-    assert other("float", [np.inf, 1], [1, 1]) and other("float", [np.nan], [1])
-    assert other("float", [np.inf, 1], [np.inf, 2])
-    assert not other("float", [1.0, 2], [1.0])  # rows without a number on one side
+
+@pytest.mark.parametrize(
+    ("by", "told"), [(0.9 * 8 * CLOSE, False), (1.1 * 8 * CLOSE, True)], ids=["near", "far"]
+)
+def test_data_are_near_by_their_largest_number(by, told):
+    assert differ("float", [1.0, 8.0], [1.0 + by, 8.0]) is told
+    assert differ("float", [-8.0, 1.0], [-8.0, 1.0 - by]) is told
+
+
+@pytest.mark.parametrize(("by", "told"), [(0, False), (4 * CLOSE, True)])
+def test_integers_are_equal(by, told):
+    assert differ("int", [1.0, 8.0], [1.0 + by, 8.0]) is told
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "told"),
+    [
+        ([np.nan, np.inf, 1], [np.nan, np.inf, 1], False),
+        ([np.inf, 1], [1, 1], True),
+        ([np.nan], [1], True),
+        ([np.inf, 1], [np.inf, 2], True),
+        pytest.param([1.0, 2], [1.0], False, id="rows without a number on one side"),
+    ],
+)
+def test_numbers_that_are_not_finite_are_equal_or_not(old, new, told):
+    assert differ("float", old, new) is told
 
 
 @pytest.mark.slow
@@ -169,7 +197,7 @@ def test_sums_of_integers_may_round_as_on_another_cpu():
     row = RNG.integers(0, 256, 3072).astype(np.uint8)
     exact = math.fsum(row * np.cos(np.arange(row.size)))
     said = [{"0": ("(8, 3072) uint8", [number])} for number in (exact, exact * (1 + 1e-12))]
-    assert _other_data(*said) is None
+    assert other_data(*said) is None
     row[5] += 1
-    said[1]["0"] = ("(8, 3072) uint8", [_number(row)])
-    assert _other_data(*said) is not None
+    said[1]["0"] = ("(8, 3072) uint8", [number_of(row)])
+    assert other_data(*said) is not None

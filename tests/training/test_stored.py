@@ -8,7 +8,7 @@ import pytest
 
 import jaxnet as jn
 from jaxnet.training import stored
-from jaxnet.training.stored import by_first, position_from_json, run_to_json
+from jaxnet.training.stored import by_first, kinds_of, position_from_json, run_to_json
 
 STATE = jn.TrainState(jnp.int32(3), {}, {}, optax.adam(0.1).init({}), jnp.zeros(2, jnp.uint32))
 
@@ -38,15 +38,22 @@ def test_a_position_of_several_processes_needs_as_many():
     assert position_from_json(run).loader is None
 
 
-@pytest.mark.parametrize(("optimizer", "kinds"), [
-    (optax.adam(0.1), "(ScaleByAdamState, EmptyState)"),
-    (optax.sgd(0.1), "(EmptyState, EmptyState)"),
-    (optax.masked(optax.adam(0.1), True), "MaskedState((ScaleByAdamState, EmptyState))"),
-    (optax.multi_transform({"a": optax.sgd(0.1)}, "a"),
-     "PartitionState(MaskedState((EmptyState, EmptyState)))"),
-])  # fmt: skip
+MASKED = optax.masked(optax.adam(0.1), True)
+MULTI = optax.multi_transform({"a": optax.sgd(0.1)}, "a")
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "kinds"),
+    [
+        (optax.adam(0.1), "(ScaleByAdamState, EmptyState)"),
+        (optax.sgd(0.1), "(EmptyState, EmptyState)"),
+        (MASKED, "MaskedState((ScaleByAdamState, EmptyState))"),
+        (MULTI, "PartitionState(MaskedState((EmptyState, EmptyState)))"),
+    ],
+    ids=["adam", "sgd", "masked", "multi_transform"],
+)
 def test_an_optimizer_is_told_by_all_its_states(optimizer, kinds):
-    assert stored._kinds(optimizer.init({"kernel": jnp.ones(3)})) == kinds
+    assert kinds_of(optimizer.init({"kernel": jnp.ones(3)})) == kinds
 
 
 def test_what_the_first_process_found_is_that_of_all(monkeypatch):
@@ -57,5 +64,8 @@ def test_what_the_first_process_found_is_that_of_all(monkeypatch):
 
 
 def test_an_error_of_the_first_process_is_that_of_all():
+    def fail():
+        raise OSError("mine")
+
     with pytest.raises(OSError, match="mine"):
-        by_first(lambda: (_ for _ in ()).throw(OSError("mine")))
+        by_first(fail)
