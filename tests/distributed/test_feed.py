@@ -9,7 +9,6 @@ import pytest
 from jax.sharding import PartitionSpec as P
 
 import jaxnet as jn
-from tests.helpers import refused
 
 MESH = jax.make_mesh((1,), ("data",))
 
@@ -69,12 +68,17 @@ def test_the_thread_ends_with_its_iterator():
     finished.get(timeout=10)
 
 
-@refused([
-    (3, 2, TypeError, "loader must yield batches, got int"),
-    ([], 0, "feed: ahead must be at least 1, got 0"),
-])  # fmt: skip
-def test_bad_arguments(loader, ahead):
-    jn.distributed.feed(loader, MESH, P("data"), ahead=ahead)
+@pytest.mark.parametrize(
+    ("loader", "ahead", "error", "words"),
+    [
+        (3, 2, TypeError, "loader must yield batches, got int"),
+        ([], 0, ValueError, "feed: ahead must be at least 1, got 0"),
+    ],
+    ids=["loader", "ahead"],
+)
+def test_bad_arguments(loader, ahead, error, words):
+    with pytest.raises(error, match=words):
+        jn.distributed.feed(loader, MESH, P("data"), ahead=ahead)
 
 
 @pytest.mark.slow

@@ -6,7 +6,6 @@ import pytest
 from jax.sharding import PartitionSpec as P
 
 import jaxnet as jn
-from tests.helpers import refused, refuses
 
 PROGRAM = """
 import re, warnings, pytest
@@ -245,26 +244,42 @@ PARAMS = {"dense": {"kernel": jnp.ones((3, 8)), "bias": jnp.ones(8)}}
 MESH = jax.make_mesh((1,), ("d",))
 
 
-@refused([
-    ({"*/kernle": P()}, "no array needs the pattern '.*/kernle'.*paths: dense/bias"),
-    ({"*": P(), "*/bias": P()}, "no array needs the pattern '.*/bias'"),
-    (P("batch"), "dense/bias: the mesh has the axes d, not 'batch'"),
-    (P(None, None, "d"), r"dense/bias \(8,\) has fewer dimensions than its rule"),
-    (lambda path, shape: "d", TypeError, "rule of dense/bias must be a PartitionSpec"),
-    (3, TypeError, "rules must be a PartitionSpec, a dict"),
-])  # fmt: skip
-def test_wrong_rules(rules):
-    jn.distributed.shardings(PARAMS, MESH, rules)
+def no_spec(path, shape):
+    return "d"
+
+
+@pytest.mark.parametrize(
+    ("rules", "error", "words"),
+    [
+        ({"*/kernle": P()}, ValueError, "no array needs the pattern '.*/kernle'.*: dense/bias"),
+        ({"*": P(), "*/bias": P()}, ValueError, "no array needs the pattern '.*/bias'"),
+        (P("batch"), ValueError, "dense/bias: the mesh has the axes d, not 'batch'"),
+        (P(None, None, "d"), ValueError, r"dense/bias \(8,\) has fewer dimensions than its rule"),
+        (no_spec, TypeError, "rule of dense/bias must be a PartitionSpec"),
+        (3, TypeError, "rules must be a PartitionSpec, a dict"),
+    ],
+    ids=["no such path", "none left", "no such axis", "too long", "no spec", "a number"],
+)
+def test_wrong_rules(rules, error, words):
+    with pytest.raises(error, match=words):
+        jn.distributed.shardings(PARAMS, MESH, rules)
 
 
 NO_MESH = "mesh must be a jax.sharding.Mesh, such as .*got str"
-test_what_is_no_mesh_or_axis = refuses([
-    (lambda: jn.distributed.put(PARAMS, "d"), TypeError, NO_MESH),
-    (lambda: jn.distributed.gathered(jn.dense(3), "d"), TypeError, f"gathered: {NO_MESH}"),
-    (lambda: jn.distributed.context_parallel(jn.dense(3), "d", "d"), TypeError, NO_MESH),
-    (lambda: jn.distributed.context_parallel(jn.dense(3), MESH, "b"),
-     "context_parallel: the mesh has the axes d, not 'b'"),
-])  # fmt: skip
+
+
+def test_what_is_no_mesh():
+    with pytest.raises(TypeError, match=f"shardings: {NO_MESH}"):
+        jn.distributed.put(PARAMS, "d")  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=f"gathered: {NO_MESH}"):
+        jn.distributed.gathered(jn.dense(3), "d")  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=f"context_parallel: {NO_MESH}"):
+        jn.distributed.context_parallel(jn.dense(3), "d", "d")  # type: ignore[arg-type]
+
+
+def test_what_is_no_axis():
+    with pytest.raises(ValueError, match="context_parallel: the mesh has the axes d, not 'b'"):
+        jn.distributed.context_parallel(jn.dense(3), MESH, "b")
 
 
 def test_specs_know_where_they_lie():
@@ -273,8 +288,9 @@ def test_specs_know_where_they_lie():
 
 
 def test_one_process_has_the_whole_slice():
-    x = jn.distributed.put({"x": jnp.arange(6.0)}, MESH, P("d"), local=True)["x"]
-    assert x.sharding.spec[0] == "d" and x.tolist() == [0, 1, 2, 3, 4, 5]
+    tree = jn.distributed.put({"x": jnp.arange(6.0)}, MESH, P("d"), local=True)
+    assert tree["x"].sharding.spec[0] == "d"
+    assert tree["x"].tolist() == [0, 1, 2, 3, 4, 5]
 
 
 @pytest.mark.parametrize(("path", "shape", "spec"), [
