@@ -19,14 +19,19 @@ def test_a_stream_is_asked_anew_only_for_new_targets():
     adapter = DataAdapter("fit", only(PLAIN), stream=True)
     variables = Variables(*PLAIN.init(KEY, GOOD))
     prepared = adapter.prepare(variables, GOOD)
-    assert prepared.batching == Batching(12) and not prepared.carried
+    assert prepared.batching == Batching(12)
+    assert not prepared.carried
     adapter.checked(variables, (X[:4], Y[:4]))
     with pytest.raises(ValueError, match="targets must be .*got -1"):
         adapter.checked(variables, (X[:4], np.array([0, 1, -1, 0])))
 
 
 def test_one_value_per_batch_makes_the_rest_a_part_of_its_own():
-    mean = jn.compose(lambda m, batch: (m(NET, batch[0]).mean(), {}))
+    def forward(m, batch):
+        x, _ = batch
+        return m(NET, x).mean(), {}
+
+    mean = jn.compose(forward)
     for objective, sizes in ((mean, [(10, 5), (2, 2)]), (PLAIN, [(12, 5)])):
         variables = Variables(*objective.init(KEY, GOOD))
         parts = DataAdapter("evaluate", only(objective), 5).prepare_all(variables, GOOD)

@@ -71,7 +71,9 @@ def test_an_interrupt_at_every_line_of_a_step(trainer):
 
 
 def test_a_signal_after_the_donation_waits_for_the_next_step(trainer, train_state, monkeypatch):
-    interrupt = lambda *_: signal.raise_signal(signal.SIGINT)  # noqa: E731
+    def interrupt(*_):
+        signal.raise_signal(signal.SIGINT)
+
     monkeypatch.setattr(trainer._kept.watcher, "stepped", interrupt)
     for _ in range(2):
         with pytest.raises(KeyboardInterrupt):
@@ -120,7 +122,9 @@ def test_a_step_that_does_not_donate_or_runs_in_a_thread():
     thread = threading.Thread(target=lambda: found.append(trainer.step(train_state, DATA)))
     thread.start()
     thread.join()
-    assert int(found[0][0].step) == 1 and not interrupts.is_spent(train_state)
+    [(after, _)] = found
+    assert int(after.step) == 1
+    assert not interrupts.is_spent(train_state)
 
 
 @pytest.mark.long
@@ -128,7 +132,13 @@ def test_a_step_that_does_not_donate_or_runs_in_a_thread():
 def test_an_interrupt_at_every_line_of_a_save(trainer, train_state, tmp_path):
     epochs = list(jn.fit(trainer, train_state, DATA, epochs=3))
     files = "checkpoints.py", "lock.py", "threading.py", "saving.py", "stored.py", "files.py"
-    save, best = lambda kept: kept.save(epochs[1]), lambda kept: kept.best(train_state)
+
+    def save(kept):
+        kept.save(epochs[1])
+
+    def best(kept):
+        kept.best(train_state)
+
     for number, call in enumerate((save, best, jn.Checkpoints.close)):
         for at in itertools.count(number, 7):
             folder = tmp_path / f"{number}.{at}"
@@ -137,7 +147,8 @@ def test_an_interrupt_at_every_line_of_a_save(trainer, train_state, tmp_path):
             hit = interrupted(lambda call=call, kept=kept: call(kept), files, at)
             kept.save(epochs[2])
             kept.close()
-            assert int(jn.Checkpoints(folder).newest(train_state)[0].step) == 3
+            newest, _ = jn.Checkpoints(folder).newest(train_state)
+            assert int(newest.step) == 3
             Held("the next run", folder).close()
             if not hit:
                 break
@@ -167,9 +178,8 @@ def test_the_run_saves_and_ends(tmp_path, stream):
     seen, after = [], False
     with pytest.raises(SystemExit) as stopped:
         with jn.Checkpoints(tmp_path) as kept:
-            run = jn.fit(trainer, train_state, data, steps=10**6, every=5, batch_size=4,
-                         steps_per_dispatch=1)  # fmt: skip
-            for epoch in run:
+            options = {"every": 5, "batch_size": 4, "steps_per_dispatch": 1}
+            for epoch in jn.fit(trainer, train_state, data, steps=10**6, **options):
                 kept.save(epoch)
                 seen.append(epoch.step)
                 if epoch.step == 10:
@@ -180,7 +190,9 @@ def test_the_run_saves_and_ends(tmp_path, stream):
     assert not preemption.asked() and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
     with jn.Checkpoints(tmp_path) as kept:
         resumed, position = kept.newest(train_state)
-    assert int(resumed.step) == 11 and position is not None and position.done == 11
+    assert int(resumed.step) == 11
+    assert position is not None
+    assert position.done == 11
 
 
 def test_without_a_signal_nothing_happens():

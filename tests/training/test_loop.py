@@ -24,7 +24,8 @@ def recorder(spy=lambda batch: None):
     def forward(m, batch):
         spy(batch)
         loss = 0.0 * m.param("w", jn.initializers.zeros, ()) * batch
-        return loss, {"mean": batch} | {f"is {i}": batch == i for i in range(11)}
+        metrics = {f"is {i}": batch == i for i in range(11)}
+        return loss, metrics | {"mean": batch}
 
     trainer = jn.trainer(jn.compose(forward), optax.sgd(0.1))
     examples = jnp.arange(11)
@@ -103,12 +104,14 @@ def test_earlier_train_states_stay_valid(trainer, train_state):
 @pytest.mark.slow
 def test_an_augmentation_changes_training_alone():
     def blank(key, batch):
-        return batch[0], 0 * batch[1]
+        x, y = batch
+        return x, 0 * y
 
     objective = jn.supervised(jn.dense(2), LOSS, metrics={"zero": lambda h, y: y == 0})
     trainer = jn.trainer(jn.augmented(objective, blank), optax.sgd(0.1))
     x, y = data(40)
-    *_, epoch = jn.fit(trainer, trainer.init(KEY, (x, y)), (x, y), epochs=1, evaluate=(x, y))
+    train_state = trainer.init(KEY, (x, y))
+    *_, epoch = jn.fit(trainer, train_state, (x, y), epochs=1, evaluate=(x, y))
     assert epoch.train["zero"] == 1.0
     np.testing.assert_allclose(epoch.evaluation["zero"], (y == 0).mean(), rtol=1e-6)
 
@@ -168,7 +171,8 @@ def test_totals_and_weights_are_summed_before_they_are_divided():
 
     def loss(outputs, targets):
         counts = (targets >= 0).astype(jnp.float32)
-        return (counts * (outputs[..., 0] - targets) ** 2).sum(1), counts.sum(1)
+        squares = (outputs[..., 0] - targets) ** 2
+        return (counts * squares).sum(1), counts.sum(1)
 
     targets = np.array([[1, -1, -1], [2, 3, 4], [5, -1, -1]], np.float32)
     zeros = jn.stateless(lambda key, x: {"w": jnp.zeros(1)}, lambda p, x: x[..., None] * p["w"])
@@ -181,10 +185,15 @@ def test_totals_and_weights_are_summed_before_they_are_divided():
     np.testing.assert_allclose(epoch.losses, [(1 + 4 + 9 + 16) / 4, 25], rtol=1e-6)
 
 
-@pytest.mark.parametrize(("metrics", "words"), [
-    ({"critic": 1.0}, r"its 'loss', got {'critic': \(\) float32}"),
-    ({"loss": jnp.ones(3)}, r"its 'loss', got a loss \(3,\) float32"), (1.0, "got"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("metrics", "words"),
+    [
+        ({"critic": 1.0}, r"its 'loss', got {'critic': \(\) float32}"),
+        ({"loss": jnp.ones(3)}, r"its 'loss', got a loss \(3,\) float32"),
+        (1.0, r"its 'loss', got \(\) float32"),
+    ],
+    ids=["no loss", "losses", "a number"],
+)
 def test_the_metrics_of_a_step_of_ones_own_have_a_loss(metrics, words, trainer, train_state):
     metrics = jax.tree.map(jnp.asarray, metrics)
     mine = jn.Trainer(trainer.init, lambda train_state, batch: (train_state, metrics))
@@ -197,7 +206,9 @@ def test_a_trainer_of_ones_own_is_driven_by_its_step():
     """Here without an optimizer: the weight counts the examples."""
 
     def init(key, batch):
-        return jn.TrainState(jnp.int32(0), {"n": jnp.zeros(())}, {}, (), jax.random.key_data(key))
+        params = {"n": jnp.zeros(())}
+        key = jax.random.key_data(key)
+        return jn.TrainState(step=jnp.int32(0), params=params, state={}, opt_state=(), key=key)
 
     def step(train_state, batch):
         params = {"n": train_state.params["n"] + batch.sum()}
@@ -242,7 +253,8 @@ def test_an_own_trainer_with_an_objective_reads_whole_batches_of_a_stream():
     own = jn.Trainer(inner.init, lambda *args: inner.step(*args), objective=inner.objective)
     batches = iter([(x[:8], y[:8]), (x[8:], y[8:])])
     (epoch,) = jn.fit(own, start, batches, epochs=1, evaluate=(x, y), progress=False)
-    assert epoch.step == 2 and epoch.evaluation["loss"] < 1
+    assert epoch.step == 2
+    assert epoch.evaluation["loss"] < 1
 
 
 @pytest.mark.parametrize("states", [False, True])
@@ -260,8 +272,9 @@ def test_a_loader_may_have_an_epoch_of_its_own(states):
         def __next__(self):
             if self.place == 16:
                 raise StopIteration
+            rows = slice(self.place, self.place + 8)
             self.place += 8
-            return x[self.place - 8 : self.place], y[self.place - 8 : self.place]
+            return x[rows], y[rows]
 
     class WithState(Plain):
         def __iter__(self):
@@ -275,8 +288,8 @@ def test_a_loader_may_have_an_epoch_of_its_own(states):
             return {"place": self.place}
 
     trainer, start = started(jn.dense(1), (x, y), optax.squared_error)
-    batches = (WithState if states else Plain)(0)
-    epochs = [*jn.fit(trainer, start, batches, epochs=2, progress=False)]
+    batches = WithState(0) if states else Plain(0)
+    epochs = list(jn.fit(trainer, start, batches, epochs=2, progress=False))
     assert [epoch.position.loader for epoch in epochs] == [None, None]
 
 

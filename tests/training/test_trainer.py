@@ -12,7 +12,7 @@ import optax
 import pytest
 
 import jaxnet as jn
-from tests.helpers import close, jit_apply, refused, traced
+from tests.helpers import close, jit_apply, traced
 from tests.training.conftest import KEY, LOSS, started
 
 
@@ -51,10 +51,12 @@ def test_a_copy_of_a_used_trainer_trains_alike(copied, tmp_path):
     assert checkpoints.newest(train_state)[0] is train_state
 
 
-def test_pickle_says_what_to_write():
-    for name, given in (("dense", jn.dense(2)), ("trainer", build(jn.dense(2), optax.sgd(0.1))[0])):
-        with pytest.raises(TypeError, match=f"{name}: pickle cannot write it; use cloudpickle"):
-            pickle.dumps({"it": given})
+@pytest.mark.parametrize("name", ["dense", "trainer"])
+def test_pickle_says_what_to_write(name):
+    net = jn.dense(2)
+    trainer, _ = build(net)
+    with pytest.raises(TypeError, match=f"{name}: pickle cannot write it; use cloudpickle"):
+        pickle.dumps({"it": net if name == "dense" else trainer})
 
 
 def test_an_objective_in_third_place_does_not_become_the_update():
@@ -65,9 +67,9 @@ def test_an_objective_in_third_place_does_not_become_the_update():
 
 def test_init_and_training_keys_differ():
     _, train_state = build(jn.dense(2))
-    key_data = jax.random.key_data
-    assert not jnp.array_equal(key_data(train_state.key), key_data(jn.child_key(KEY, "init")))
-    assert not jnp.array_equal(key_data(train_state.key), key_data(KEY))
+    stored = jax.random.key_data(train_state.key)
+    for key in (KEY, jn.child_key(KEY, "init")):
+        assert not jnp.array_equal(stored, jax.random.key_data(key))
 
 
 def test_state_moves_on():
@@ -140,45 +142,68 @@ def test_a_change_that_is_not_of_the_batch_is_told_even_among_the_shapes_meant()
         trainer.step(train_state, data())
 
 
-@refused([
-    (LOSS, optax.sgd(0.1), "the objective must be a layer"),
-    (jn.supervised(jn.dense(2), LOSS), 0.1, "must be an optax optimizer"),
-    (jn.supervised(jn.dense(2), LOSS), optax.sgd, r"did you forget to call it: sgd\(1e-3\)\?"),
-    (jn.supervised(jn.dense(2), LOSS), optax.MultiSteps(optax.sgd(0.1), 2),
-     r"got MultiSteps; write optimizer\.gradient_transformation\(\)"),
-], TypeError)  # fmt: skip
-def test_wrong_parts_are_answered(objective, optimizer):
-    jn.trainer(objective, optimizer)
+SUPERVISED = jn.supervised(jn.dense(2), LOSS)
+IN_STEPS = optax.MultiSteps(optax.sgd(0.1), 2)
+
+
+@pytest.mark.parametrize(
+    ("objective", "optimizer", "words"),
+    [
+        (LOSS, optax.sgd(0.1), "the objective must be a layer"),
+        (SUPERVISED, 0.1, "must be an optax optimizer"),
+        (SUPERVISED, optax.sgd, r"did you forget to call it: sgd\(1e-3\)\?"),
+        (SUPERVISED, IN_STEPS, r"MultiSteps; write optimizer\.gradient_transformation\(\)"),
+    ],
+    ids=["a loss", "a rate", "not called", "MultiSteps"],
+)
+def test_wrong_parts_are_answered(objective, optimizer, words):
+    with pytest.raises(TypeError, match=words):
+        jn.trainer(objective, optimizer)
 
 
 def test_values_of_a_wrong_shape_are_answered():
-    loss = lambda params, state, batch, train: (batch[0] @ params["kernel"], state)  # noqa: E731
+    def loss(params, state, batch, train):
+        x, _ = batch
+        return x @ params["kernel"], state
+
     trainer = jn.trainer(objective_of(jn.dense(2), loss), optax.sgd(0.1))
+    train_state = trainer.init(KEY, data())
     with pytest.raises(ValueError, match=r"mine: loss must be \(batch,\), .* got \(6, 2\)"):
-        trainer.step(trainer.init(KEY, data()), data())
+        trainer.step(train_state, data())
 
 
-@refused([
-    (0, data(), r"^trainer.init: expected a single key, such as jax.random.key\(0\), got int"),
-    (KEY, (data()[0], list(np.arange(6))), r"got .* int64; for a list, write np.asarray\(list\)"),
-    (KEY, ([1, 2], [3]), "one example per row"),
-], TypeError)  # fmt: skip
-def test_keys_and_batches_of_another_kind_are_answered(key, batch):
-    build(jn.dense(2))[0].init(key, batch)
+X, LABELS = data()
+
+
+@pytest.mark.parametrize(
+    ("key", "batch", "words"),
+    [
+        (0, (X, LABELS), r"^trainer.init: expected a single key, such as jax.random.key\(0\), got"),
+        (KEY, (X, list(LABELS)), r"got .* int32; for a list, write np.asarray\(list\)"),
+        (KEY, ([1, 2], [3]), "one example per row"),
+    ],
+    ids=["a number", "a list of labels", "lists"],
+)
+def test_keys_and_batches_of_another_kind_are_answered(key, batch, words):
+    trainer, _ = build(jn.dense(2))
+    with pytest.raises(TypeError, match=words):
+        trainer.init(key, batch)
 
 
 def test_init_takes_specs_arrays_and_trees():
     net = jn.compose(lambda m, x: m(jn.dense(2), x["a"]))
-    for inputs in ({"a": jn.spec((50, 3))}, {"a": np.ones((50, 3), np.float32)}):
-        batch = inputs, jn.spec((50,), jnp.int32)
+    for x in (jn.spec((50, 3)), np.ones((50, 3), np.float32)):
+        batch = {"a": x}, jn.spec((50,), jnp.int32)
         trainer, train_state = started(net, batch, optimizer=optax.adam(0.1))
         assert train_state.params["dense"]["kernel"].shape == (3, 2)
 
 
 @pytest.mark.slow
 def test_a_loss_that_is_nan_while_its_gradient_is_not():
+    def loss(outputs, labels):
+        return LOSS(outputs, labels) + jnp.where(labels == 2, jnp.nan, 0)
+
     x, labels = jnp.ones((4, 2)), jnp.array([0, 1, 2, 1])
-    loss = lambda outputs, y: LOSS(outputs, y) + jnp.where(y == 2, jnp.nan, 0)  # noqa: E731
     trainer, train_state = started(jn.dense(3), (x, labels), loss)
     with pytest.warns(UserWarning, match="the loss is not finite at step 1, but its grad") as seen:
         list(jn.fit(trainer, train_state, (x, labels), epochs=3, batch_size=4))
@@ -189,8 +214,12 @@ def test_a_loss_that_is_nan_while_its_gradient_is_not():
 
 def test_init_starts_from_given_params_and_draws_the_rest():
     net = jn.serial(jn.serial(jn.dense(4), jn.dense(3), name="body"), jn.dense(2, name="head"))
+
+    def unchanged(grads, state, params=None):
+        return grads, state
+
     # The state of this optimizer is the params with which it began.
-    keeping = optax.GradientTransformation(lambda params: params, lambda g, s, p=None: (g, s))
+    keeping = optax.GradientTransformation(lambda params: params, unchanged)
     trainer, drawn = build(net, keeping)
     given = {"body": {"dense": {"kernel": np.full((3, 4), 7, np.float16)}, "dense_1": {}}}
     start = trainer.init(KEY, data(), params=given)
@@ -239,11 +268,15 @@ def test_weak_types_do_not_compile_twice():
 
 
 def test_inputs_in_a_tuple():
-    net = jn.compose(lambda m, pair: m(jn.dense(2), pair[0]) + m(jn.dense(2), pair[1]))
+    def forward(m, pair):
+        first, second = pair
+        return m(jn.dense(2), first) + m(jn.dense(2), second)
+
     x, y = data()
-    trainer = jn.trainer(jn.supervised(net, LOSS), optax.sgd(0.1))
-    train_state, metrics = trainer.step(trainer.init(KEY, ((x, x), y)), ((x, x), y))
-    assert sorted(train_state.params) == ["dense", "dense_1"] and metrics["loss"] > 0
+    trainer, train_state = started(jn.compose(forward), ((x, x), y))
+    train_state, metrics = trainer.step(train_state, ((x, x), y))
+    assert sorted(train_state.params) == ["dense", "dense_1"]
+    assert metrics["loss"] > 0
 
 
 @pytest.mark.slow

@@ -10,7 +10,7 @@ import pytest
 
 import jaxnet as jn
 from jaxnet.training.watch import Watcher, warn_nonfinite
-from tests.training.conftest import started
+from tests.training.conftest import KEY, started
 
 PARAMS = {"a": jnp.ones(2), "b": jnp.ones(3)}
 
@@ -50,23 +50,39 @@ def test_gradients_come_before_losses():
     assert not warn_nonfinite(PARAMS, finite[:1], np.ones(1), 7)
 
 
-def test_every_use_of_a_spent_state_says_what_to_write():
-    net, batch = jn.dense(2), (np.ones((4, 3), np.float32), np.ones((4, 2), np.float32))
-    trainer, spent = started(net, batch, optax.squared_error)
-    trainer.step(spent, batch)
+NET = jn.dense(2)
+X, Y = np.ones((4, 3), np.float32), np.ones((4, 2), np.float32)
+USES = {
+    "apply": lambda trainer, spent: NET.apply(spent.params, spent.state, X),
+    "fit": lambda trainer, spent: list(jn.fit(trainer, spent, (X, Y), epochs=1)),
+    "evaluate": lambda trainer, spent: jn.evaluate(
+        trainer.objective, spent.params, spent.state, (X, Y)
+    ),
+    "predict": lambda trainer, spent: jn.predict(NET, spent.params, spent.state, X),
+    "doctor": lambda trainer, spent: jn.inspect.doctor(trainer, spent, (X, Y)),
+    "init": lambda trainer, spent: trainer.init(KEY, (X, Y), params=spent.params),
+    "step": lambda trainer, spent: trainer.step(spent, (X, Y)),
+}
+
+
+@pytest.fixture
+def spent_by():
+    """A trainer, and a train state that one of its steps used up."""
+    trainer, train_state = started(NET, (X, Y), optax.squared_error)
+    trainer.step(train_state, (X, Y))
+    return trainer, train_state
+
+
+@pytest.mark.parametrize("use", USES)
+def test_every_use_of_a_spent_state_says_what_to_write(use, spent_by):
+    with pytest.raises((RuntimeError, ValueError)) as caught:  # by the version of JAX
+        USES[use](*spent_by)
+    assert sum("goes into one step only" in note for note in caught.value.__notes__) == 1
+
+
+def test_a_spent_state_says_so(spent_by):
+    _, spent = spent_by
     assert "used up by a step; continue with the one" in repr(spent)
-    for call in (
-        lambda: net.apply(spent.params, spent.state, batch[0]),
-        lambda: list(jn.fit(trainer, spent, batch, epochs=1)),
-        lambda: jn.evaluate(trainer.objective, spent.params, spent.state, batch),
-        lambda: jn.predict(net, spent.params, spent.state, batch[0]),
-        lambda: jn.inspect.doctor(trainer, spent, batch),
-        lambda: trainer.init(jax.random.key(0), batch, params=spent.params),
-        lambda: trainer.step(spent, batch),
-    ):
-        with pytest.raises((RuntimeError, ValueError)) as caught:  # by the version of JAX
-            call()
-        assert sum("goes into one step only" in note for note in caught.value.__notes__) == 1
 
 
 def bce(outputs, targets):
@@ -80,14 +96,17 @@ def test_a_cross_entropy_below_0_is_told(loop, targets, told):
     batch = jnp.eye(2), jnp.array(targets)
     trainer, train_state = started(jn.dense(1), batch, jax.jit(bce), optax.sgd(9.0))
     with warnings.catch_warnings(record=True, action="always") as caught:
-        for _ in jn.fit(trainer, train_state, batch, epochs=5) if loop == "fit" else range(16):
-            if loop == "step":
+        if loop == "fit":
+            list(jn.fit(trainer, train_state, batch, epochs=5))
+        else:
+            for _ in range(16):
                 train_state, _ = trainer.step(train_state, batch)
     assert ["Few losses" in str(warning.message) for warning in caught] == [True] * told
 
 
 def test_an_array_in_two_places_is_named():
-    batch, optimizer = (jnp.eye(2), jnp.ones(2)), optax.chain(optax.sgd(0.1), jn.ema())
+    batch = jnp.eye(2), jnp.ones(2)
+    optimizer = optax.chain(optax.sgd(0.1), jn.ema())
     trainer, train_state = started(jn.dense(1), batch, bce, optimizer)
     average = optax.tree.get(train_state.opt_state, "ema")
     kinds = ValueError, jax.errors.JaxRuntimeError
@@ -104,17 +123,21 @@ def test_what_is_meant_is_not_told():
     optimizer = optax.inject_hyperparams(optax.sgd)(learning_rate=0.1)
     batch = jnp.eye(2), jnp.array([0, 1])
     trainer, train_state = started(net, batch, optimizer=optimizer)
+    twice = jax.tree.map(lambda leaf: jnp.concatenate([leaf, leaf]), batch)
     weak = optax.tree.set(train_state.opt_state, learning_rate=jnp.asarray(0.2))
     for data, start in [
         (batch, train_state),
-        (jax.tree.map(lambda a: jnp.tile(a, (2,) + (1,) * (a.ndim - 1)), batch), train_state),
+        (twice, train_state),
         (batch, train_state._replace(opt_state=weak)),
     ]:
         list(jn.fit(trainer, start, data, epochs=1, batch_size=2))
 
 
 def test_a_cross_entropy_below_0_is_told_once():
-    own = lambda y, targets: (jnp.logaddexp(0, y) - targets * y)[:, 0]  # noqa: E731
+    def own(outputs, targets):
+        losses = jnp.logaddexp(0, outputs) - targets * outputs
+        return losses[:, 0]
+
     batch = jnp.ones((4, 2)), -jnp.ones((4, 1))
     trainer, train_state = started(jn.dense(1), batch, own)
     with pytest.warns(UserWarning, match=r"loss is -.*need \(targets \+ 1\) / 2") as told:

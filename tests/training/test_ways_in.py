@@ -31,7 +31,10 @@ class Tensor:
     """What NumPy reads by `__array__`; its rows are as those of a Series, not by position."""
 
     def __init__(self, values, error=None):
-        self.values, self.error, self.shape, self.dtype = values, error, values.shape, "tensor"
+        self.values = values
+        self.error = error
+        self.shape = values.shape
+        self.dtype = "tensor"
 
     def __array__(self, dtype=None, copy=None):
         if self.error:
@@ -52,7 +55,7 @@ SAME = {
     "tensors": (Tensor(X), Tensor(Y)),
     "in a list": [X, pd.Series(Y, index=ORDER)],
     "dataclass": Pair(frame(X), Y),
-}  # fmt: skip
+}
 SHUFFLED = np.array(["a", "b", "c"])[ORDER % 3]
 TIMES = pd.Series(pd.date_range("2020", periods=12))
 WRONG = [
@@ -73,7 +76,15 @@ NO_NUMBERS = [
 
 NET = jn.dense(2)
 PLAIN = jn.supervised(NET, LOSS)
-OBJECTIVE = jn.compose(lambda m, b: m.inline(PLAIN, (b.x, b.y) if isinstance(b, Pair) else b))
+
+
+def forward(m, batch):
+    if isinstance(batch, Pair):
+        batch = batch.x, batch.y
+    return m.inline(PLAIN, batch)
+
+
+OBJECTIVE = jn.compose(forward)
 TRAINER = jn.trainer(OBJECTIVE, optax.sgd(0.1), shapes=len(SAME))
 PARAMS, STATE = NET.init(KEY, X)
 
@@ -84,19 +95,25 @@ def inputs(data):
 
 def trained(data):
     start = TRAINER.init(KEY, (X, Y))
-    return [e.train_state.params for e in jn.fit(TRAINER, start, data, epochs=1, batch_size=6)]
+    [epoch] = jn.fit(TRAINER, start, data, epochs=1, batch_size=6)
+    return epoch.train_state.params
+
+
+def stepped(data):
+    train_state, _ = TRAINER.step(TRAINER.init(KEY, (X, Y)), data)
+    return train_state.params
 
 
 def swept(data, **options):
-    sgd = lambda: optax.sgd(0.1)  # noqa: E731
-    return jn.sweep(OBJECTIVE, sgd, data, epochs=1, seeds=2, **options).train_state.params
+    found = jn.sweep(OBJECTIVE, lambda: optax.sgd(0.1), data, epochs=1, seeds=2, **options)
+    return found.train_state.params
 
 
 CALLS = {
     "split": lambda data: jn.data.split(data, 0.3),
     "batches": lambda data: list(jn.data.batches(data, 5, seed=0)),
     "init": lambda data: TRAINER.init(KEY, data).params,
-    "step": lambda data: TRAINER.step(TRAINER.init(KEY, (X, Y)), data)[0].params,
+    "step": stepped,
     "fit": trained,
     "fit from batches": lambda data: trained(Batches(data)),
     "evaluate": lambda data: jn.evaluate(OBJECTIVE, PARAMS, STATE, data),
