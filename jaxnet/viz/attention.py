@@ -36,16 +36,19 @@ def attention(
     Reference: Bahdanau et al. 2015, "Neural Machine Translation by Jointly Learning to Align and
     Translate", figure 3.
     """
-    source, target = texts("attention", "source", source), texts("attention", "target", target)
+    source = texts("attention", "source", source)
+    target = texts("attention", "target", target)
     (title,) = texts("attention", "title", [title])
     form = "(target words, source words)"
     sizes = {"target words": len(target), "source words": len(source)}
     weights = on_host("attention", "weights", weights, form, sizes=sizes, empty=False)
     check_values("attention", "weights", weights, "[0, 1]", 1e-4)
-    above, beside = (LETTER * max(map(len, words)) + 0.35 for words in (source, target))
     rows, columns = weights.shape
+    above = _inches(source)
+    beside = _inches(target)
+    width = CELL * columns + beside + 0.1
     height = CELL * rows + above + (0.3 if title else 0.1)
-    figure = new_figure(max(CELL * columns + beside + 0.1, 2.0), height)
+    figure = new_figure(max(width, 2.0), height)
     axes = figure.subplots()
     axes.imshow(weights, cmap="Blues", vmin=0, vmax=1)
     axes.set_xticks(range(columns), source, rotation=90)
@@ -55,3 +58,9 @@ def attention(
     if title:
         figure.suptitle(title)
     return figure
+
+
+def _inches(words: list[str]) -> float:
+    """Return the space that labels need."""
+    longest = max(len(word) for word in words)
+    return LETTER * longest + 0.35

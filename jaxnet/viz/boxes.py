@@ -8,6 +8,13 @@ import numpy as np
 from jaxnet.services.checks import check_values, on_host
 from jaxnet.viz.style import COLORS, Figure, a_dict, cells, frame, grid, new_figure, styled, texts
 
+SIDE = 3.6  # inches per image
+FORMS = {  # shape and dtype of each part of a prediction
+    "boxes": ("(images, n, 4)", "reals"),
+    "classes": ("(images, n)", "integers"),
+    "scores": ("(images, n)", "reals"),
+}
+
 
 @styled()
 def boxes(
@@ -45,63 +52,80 @@ def boxes(
       >>> truth = {"boxes": np.array([[[0.1, 0.15, 0.65, 0.4]]]), "classes": np.array([[1]])}
       >>> figure = boxes(np.ones((1, 30, 40, 3)), found, truth, names=["cat", "dog"])
     """
-    from matplotlib.lines import Line2D
-
     x = on_host("boxes", "x", x, "(images, height, width, 1 or 3 channels)", empty=False)
     x = np.clip(x, 0, 1)
-    parts = {"found": found, "true": truth}
-    given = {what: _checked(what, part, len(x)) for what, part in parts.items() if part is not None}
+    given = {}
+    if found is not None:
+        given["found"] = _checked("found", found, len(x))
+    if truth is not None:
+        given["true"] = _checked("true", truth, len(x))
     count = max((int(part["classes"].max(initial=-1)) + 1 for part in given.values()), default=0)
     names = [str(c) for c in range(count)] if names is None else texts("boxes", "names", names)
     if count > len(names):
         raise ValueError(f"boxes: class {count - 1} has no name; names: {', '.join(names)}")
 
     rows, columns = grid("boxes", len(x), columns)
-    width = 3.6
-    figure = new_figure(width * columns, width * x.shape[1] / x.shape[2] * rows + 0.4)
-    for i, (axes, image) in enumerate(zip(cells(figure, rows, columns, len(x)), x, strict=True)):
+    aspect = x.shape[1] / x.shape[2]
+    figure = new_figure(SIDE * columns, SIDE * aspect * rows + 0.4)
+    places = cells(figure, rows, columns, len(x))
+    for i, (axes, image) in enumerate(zip(places, x, strict=True)):
         # Relative coordinates are the axes, for any number of pixels.
         axes.imshow(image, cmap="gray_r", vmin=0, vmax=1, extent=(0, 1, 1, 0), aspect="auto")
-        axes.set_box_aspect(x.shape[1] / x.shape[2])
+        axes.set_box_aspect(aspect)
         frame(axes)
         for what, part in given.items():
             _draw(axes, part, i, dashed=what == "true")
-    if not given:
-        return figure
-    named = range(len(names))
-    if len(names) > len(COLORS):  # with many classes, list only the classes on the images
-        named = sorted({c for p in given.values() for c in p["classes"].ravel().tolist()} - {-1})
-    lines = [Line2D([], [], color=_color(c), linewidth=3) for c in named]
-    lines += [Line2D([], [], color="0.3", linestyle="--" if w == "true" else "-") for w in given]
-    words = [*(names[c] for c in named), *given]
-    # In inches, including the line before the name.
-    wide = [0.67 + 0.085 * len(word) for word in words]
-    room = figure.get_figwidth() - 0.1
-    across = len(lines) if sum(wide) < room else max(1, int(room / max(wide)))
-    figure.set_figheight(figure.get_figheight() + 0.2 * ((len(lines) - 1) // across))
-    figure.legend(lines, words, loc="outside lower center", ncols=across)
+    if given:
+        _legend(figure, given, names)
     return figure
 
 
 def _draw(axes: Any, part: dict[str, np.ndarray], i: int, dashed: bool) -> None:
+    """Draw the boxes of image `i`, with their scores."""
     from matplotlib.patches import Rectangle
 
+    line = {"linestyle": "--", "linewidth": 1.0} if dashed else {"linestyle": "-", "linewidth": 1.6}
     for j, (c, box) in enumerate(zip(part["classes"][i], part["boxes"][i], strict=True)):
         top, left, bottom, right = box
         if c < 0 or bottom <= top or right <= left:
             continue
         color = _color(c)
-        style = {"linestyle": "--" if dashed else "-", "linewidth": 1.0 if dashed else 1.6}
-        style |= {"fill": False, "edgecolor": color}
-        axes.add_patch(Rectangle((left, top), right - left, bottom - top, **style))
+        width, height = right - left, bottom - top
+        axes.add_patch(Rectangle((left, top), width, height, fill=False, edgecolor=color, **line))
         if "scores" in part:
+            score = f"{part['scores'][i][j]:.2f}"
             label = {"facecolor": color, "edgecolor": "none", "pad": 0.8}
-            style = {"fontsize": 6, "color": "white", "va": "top", "clip_on": True, "bbox": label}
-            axes.text(left, top, f"{part['scores'][i][j]:.2f}", **style)
+            style = {"fontsize": 6, "color": "white", "va": "top", "clip_on": True}
+            axes.text(left, top, score, bbox=label, **style)
+
+
+def _legend(figure: Figure, given: dict[str, dict[str, np.ndarray]], names: list[str]) -> None:
+    """Name the colors of classes, then the lines of predictions and ground truth."""
+    from matplotlib.lines import Line2D
+
+    shown = range(len(names))
+    if len(names) > len(COLORS):  # with many classes, list only the classes on the images
+        present = np.concatenate([part["classes"].ravel() for part in given.values()])
+        shown = np.unique(present[present >= 0]).tolist()
+    lines = [Line2D([], [], color=_color(c), linewidth=3) for c in shown]
+    words = [names[c] for c in shown]
+    for what in given:
+        lines.append(Line2D([], [], color="0.3", linestyle="--" if what == "true" else "-"))
+        words.append(what)
+
+    # In inches, including the line before the name.
+    widths = [0.67 + 0.085 * len(word) for word in words]
+    room = figure.get_figwidth() - 0.1
+    across = len(lines)
+    if sum(widths) >= room:
+        across = max(1, int(room / max(widths)))
+    more_rows = (len(lines) - 1) // across
+    figure.set_figheight(figure.get_figheight() + 0.2 * more_rows)
+    figure.legend(lines, words, loc="outside lower center", ncols=across)
 
 
 def _color(c: int) -> str:
-    """Return a color per class: first the colors of the style, then hues that are far apart."""
+    """Return the color of class `c`, of which there may be any number."""
     from matplotlib.colors import hsv_to_rgb, to_hex
 
     if c < len(COLORS):
@@ -109,25 +133,24 @@ def _color(c: int) -> str:
     n = c - len(COLORS)
     # Steps of the golden ratio spread any number of hues over the color circle.
     hue = (0.61803 * n + 0.05) % 1
-    red, green, blue = hsv_to_rgb((hue, 1 - 0.35 * (n % 2), 0.9 - 0.3 * (n % 3 == 2)))
+    saturation = 1 - 0.35 * (n % 2)
+    value = 0.9 - 0.3 * (n % 3 == 2)
+    red, green, blue = hsv_to_rgb((hue, saturation, value))
     return to_hex((red, green, blue))
 
 
-def _checked(what: str, part: Mapping[str, Any], images: int) -> dict[str, np.ndarray]:
+def _checked(what: str, part: Any, images: int) -> dict[str, np.ndarray]:
     given = a_dict("boxes", "found" if what == "found" else "truth", part, "arrays")
-    forms = {
-        "boxes": ("(images, n, 4)", "reals"),
-        "classes": ("(images, n)", "integers"),
-        "scores": ("(images, n)", "reals"),
-    }
-    if not {"boxes", "classes"} <= given.keys() <= forms.keys():
+    if not {"boxes", "classes"} <= given.keys() <= FORMS.keys():
         raise ValueError(
             f'boxes: {what} must have "boxes", "classes" and optionally "scores", got '
             f"{', '.join(map(str, given)) or 'nothing'}"
         )
     sizes = {"images": images}
-    kept = [name for name in forms if name in given]
-    arrays = {n: on_host("boxes", f"{what} {n}", given[n], *forms[n], sizes) for n in kept}
+    arrays = {}
+    for name, (form, dtype) in FORMS.items():
+        if name in given:
+            arrays[name] = on_host("boxes", f"{what} {name}", given[name], form, dtype, sizes)
     # Signed, since classes are compared with -1.
     arrays["classes"] = arrays["classes"].astype(np.int64)
     check_values("boxes", f"{what} boxes", arrays["boxes"], "(-inf, inf)")

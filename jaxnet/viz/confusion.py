@@ -34,26 +34,37 @@ def confusion(matrix: Any, names: Sequence[str] | None = None) -> Figure:
     matrix = on_host("confusion", "matrix", matrix, "(classes, classes)", empty=False)
     check_values("confusion", "counts", matrix, "[0, inf)")
     n = len(matrix)
-    names = texts("confusion", "names", map(str, range(n)) if names is None else names, n, "class")
+    if names is None:
+        names = [str(c) for c in range(n)]
+    names = texts("confusion", "names", names, n, "class")
     sums = matrix.sum(1, keepdims=True)
-    share, whole = matrix / np.where(sums > 0, sums, 1), not (matrix % 1).any()
+    share = matrix / np.where(sums > 0, sums, 1)
+    whole = not (matrix % 1).any()
+
     longest = max(len(name) for name in names)
     side = 1.6 + 0.42 * n + 0.06 * longest
     figure = new_figure(max(side, 3.6), max(side, 3.6))
     axes = figure.subplots()
     axes.imshow(share, cmap="Blues", norm=PowerNorm(0.35, 0, 1))
     for (row, column), count in np.ndenumerate(matrix):
-        if count:
-            style = {"color": "white" if share[row, column] > 0.38 else "black", "fontsize": 9}
-            words = f"{count:{'g' if whole else '.2f'}}"
-            axes.text(column, row, words, ha="center", va="center", **style)
+        if not count:
+            continue
+        words = f"{count:g}" if whole else f"{count:.2f}"
+        color = "white" if share[row, column] > 0.38 else "black"
+        axes.text(column, row, words, ha="center", va="center", color=color, fontsize=9)
     angle = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"} if longest > 3 else {}
     axes.set_xticks(range(n), names, **angle)
     axes.set_yticks(range(n), names)
     table_lines(axes, n, n)
     axes.spines[:].set_visible(False)
     axes.set(xlabel="predicted class", ylabel="true class")
+    axes.set_title(_title(matrix, whole))
+    return figure
+
+
+def _title(matrix: np.ndarray, whole: bool) -> str:
     correct, total = np.trace(matrix), matrix.sum()
     rate = f"{correct / (total or 1):.2%}"
-    axes.set_title(f"{correct:g} of {total:g} correct ({rate})" if whole else f"{rate} correct")
-    return figure
+    if not whole:
+        return f"{rate} correct"
+    return f"{correct:g} of {total:g} correct ({rate})"

@@ -39,21 +39,28 @@ def history(*runs: Iterable[Any]) -> dict[str, dict[str, np.ndarray]]:
             "history: expected runs of equal lengths, at least one epoch each, such as "
             f"history(list(fit(...))), got runs of {lengths or 'no'} epochs"
         )
-    for epoch in (epoch for run in listed for epoch in run):
-        if not (hasattr(epoch, "train") and hasattr(epoch, "evaluation")):
-            raise TypeError(
-                f"history: an epoch must have train and evaluation, got {type(epoch).__name__}; "
-                "write history(list(fit(...)))"
-            )
+    for run in listed:
+        for epoch in run:
+            _check_epoch(epoch)
     panels: dict[str, dict[str, np.ndarray]] = {}
     for part in ("train", "evaluation"):
         found = [[getattr(epoch, part) or {} for epoch in run] for run in listed]
-        for metric in found[0][0]:
+        first_epoch = found[0][0]
+        for metric in first_epoch:
             if not all(metric in measured for run in found for measured in run):
                 raise ValueError(f"history: {part}/{metric} is not in every epoch")
             values = np.array([[measured[metric] for measured in run] for run in found])
-            panels.setdefault(metric, {})[part] = values if len(listed) > 1 else values[0]
+            lines = panels.setdefault(metric, {})
+            lines[part] = values if len(listed) > 1 else values[0]
     return panels
+
+
+def _check_epoch(epoch: Any) -> None:
+    if not (hasattr(epoch, "train") and hasattr(epoch, "evaluation")):
+        raise TypeError(
+            f"history: an epoch must have train and evaluation, got {type(epoch).__name__}; "
+            "write history(list(fit(...)))"
+        )
 
 
 @styled()
@@ -80,27 +87,24 @@ def curves(panels: Panels, *, xlabel: str = "epoch", x: Any = None) -> Figure:
     """
     from matplotlib.ticker import MaxNLocator
 
+    given_panels = a_dict("curves", "panels", panels, "metric -> lines")
     panels = {
         metric: a_dict("curves", f"panels[{metric!r}]", panel, "name -> values")
-        for metric, panel in a_dict("curves", "panels", panels, "metric -> lines").items()
+        for metric, panel in given_panels.items()
     }
     (xlabel,) = texts("curves", "xlabel", [xlabel])
     if not panels:
-        raise ValueError("curves: needs at least one metric, such as {'loss': {'train': values}}")
+        raise ValueError(
+            "curves: expected at least one metric, such as {'loss': {'train': values}}"
+        )
+    with_last_value = x is None and xlabel in ("epoch", "step")
     figure = new_figure(4.8 * len(panels), 3.6)
     lines = list(dict.fromkeys(name for panel in panels.values() for name in panel))
     places = cells(figure, 1, len(panels), len(panels))
     for axes, (metric, panel) in zip(places, panels.items(), strict=True):
         for name, given in panel.items():
-            values = on_host("curves", f"{metric}/{name}", given)
-            fits = x is None or values.shape[-1:] == np.shape(x)
-            if values.ndim not in (1, 2) or values.size == 0 or not fits:
-                raise ValueError(
-                    f"curves: {metric}/{name} must have shape (epochs,) or (runs, epochs), "
-                    f"got {values.shape}{'' if x is None else f' for x {np.shape(x)}'}"
-                )
-            final = x is None and xlabel in ("epoch", "step")
-            _line(axes, x, np.atleast_2d(values), name, lines.index(name), final)
+            values = _checked_values(f"{metric}/{name}", given, x)
+            _line(axes, x, values, name, lines.index(name), with_last_value)
         axes.set(xlabel=xlabel, ylabel=metric)
         if x is None:
             axes.set_xlim(0.5, None)
@@ -112,13 +116,31 @@ def curves(panels: Panels, *, xlabel: str = "epoch", x: Any = None) -> Figure:
     return figure
 
 
+def _checked_values(what: str, given: Any, x: Any) -> np.ndarray:
+    """Return the values of a line as (runs, epochs)."""
+    values = on_host("curves", what, given)
+    fits = x is None or values.shape[-1:] == np.shape(x)
+    if values.ndim not in (1, 2) or values.size == 0 or not fits:
+        places = "" if x is None else f" for x {np.shape(x)}"
+        raise ValueError(
+            f"curves: {what} must have shape (epochs,) or (runs, epochs), "
+            f"got {values.shape}{places}"
+        )
+    return np.atleast_2d(values)
+
+
 def _line(axes: Any, x: Any, values: np.ndarray, name: str, number: int, final: bool) -> None:
     """Draw the runs of one line, (runs, epochs), with its last value in the legend if `final`."""
     runs, epochs = values.shape
-    color, style = COLORS[number % len(COLORS)], ("-", "--", ":", "-.")[number % 4]
-    mean, of = values.mean(0), f"mean of {runs} runs: " if runs > 1 else ""
-    label = f"{name}, {of}{mean[-1]:.4g} at the end" if final else name
-    x = np.arange(1, epochs + 1) if x is None else x
+    color = COLORS[number % len(COLORS)]
+    style = ("-", "--", ":", "-.")[number % 4]
+    mean = values.mean(0)
+    label = name
+    if final:
+        of = f"mean of {runs} runs: " if runs > 1 else ""
+        label = f"{name}, {of}{mean[-1]:.4g} at the end"
+    if x is None:
+        x = np.arange(1, epochs + 1)
     if runs > 1:
         axes.plot(x, values.T, color=color, linewidth=0.7, alpha=0.4)
     mark = "o" if epochs < 12 else None  # a line through a single epoch would be invisible

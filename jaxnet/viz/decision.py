@@ -47,18 +47,8 @@ def decision(
       >>> x, y = np.array([[0, 0], [0, 1], [1, 0], [1, 1]]), np.array([0, 1, 1, 1])
       >>> figure = decision({"OR": lambda x: x.sum(1) > 0.5, "AND": lambda x: x.sum(1) > 1.5}, x, y)
     """
-    from matplotlib.lines import Line2D
-
-    x, given = on_host("decision", "x", x), on_host("decision", "y", y)
-    y = np.round(np.nan_to_num(given, nan=-1)).astype(int)
+    x, y = _checked(x, y)
     at_least("decision", "resolution", resolution, 2)
-    if x.ndim != 2 or x.shape[1] != 2 or not len(x) or y.shape != (len(x),):
-        raise ValueError(
-            "decision: expected x (n, 2) and classes y (n,), at least one example, got "
-            f"{x.shape} and {y.shape}; for more inputs, fix or project all but two"
-        )
-    if len(wrong := np.append(x[~np.isfinite(x)], given[y != given])):
-        raise ValueError(f"decision: x must be finite and y classes 0, 1, ..., got {wrong[0]}")
     panels = predict if isinstance(predict, Mapping) else {"": predict}
     if not panels:
         raise ValueError("decision: expected at least one predict")
@@ -68,14 +58,16 @@ def decision(
     room = 0.15 * np.where(high > low, high - low, 1)
     limits = list(zip(low - room, high + room, strict=True))
     ticks = [np.linspace(*limit, resolution) for limit in limits]
-    plane = np.stack(np.meshgrid(*ticks), -1).reshape(-1, 2).astype(np.float32)
+    plane = np.stack(np.meshgrid(*ticks), -1).reshape(-1, 2)
     # A single call, so that one shape is compiled.
-    both = np.concatenate([plane, x.astype(np.float32)])
+    both = np.concatenate([plane.astype(np.float32), x.astype(np.float32)])
     found = {title: _classes(f, both) for title, f in panels.items()}
     classes = np.concatenate([y, *found.values()])
     count = 1 + classes.max()
     check_values("decision", "classes", classes, f"[0, {len(COLORS)})")
-    names = list(map(str, range(count))) if names is None else texts("decision", "names", names)
+    if names is None:
+        names = [str(c) for c in range(count)]
+    names = texts("decision", "names", names)
     if len(names) < count:
         raise ValueError(f"decision: expected {count} names, one per class, got {len(names)}")
 
@@ -89,9 +81,24 @@ def decision(
         wrong = f"{(predicted != y).sum()} of {len(y)} wrong"
         title = f"{plain(title)}: {wrong}" if title else wrong
         axes.set(xlim=limits[0], ylim=limits[1], title=title)
-    dots = [Line2D([], [], ls="", marker=MARKERS[i], color=COLORS[i]) for i in range(count)]
-    figure.legend(dots, names[:count], loc="outside lower center", ncols=count)
+    _legend(figure, names[:count])
     return figure
+
+
+def _checked(x: Any, y: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Return the examples, and their classes as integers."""
+    x = on_host("decision", "x", x)
+    given = on_host("decision", "y", y)
+    y = np.round(np.nan_to_num(given, nan=-1)).astype(int)
+    if x.ndim != 2 or x.shape[1] != 2 or not len(x) or y.shape != (len(x),):
+        raise ValueError(
+            "decision: expected x (n, 2) and classes y (n,), at least one example, got "
+            f"{x.shape} and {y.shape}; for more inputs, fix or project all but two"
+        )
+    wrong = np.append(x[~np.isfinite(x)], given[y != given])
+    if len(wrong):
+        raise ValueError(f"decision: x must be finite and y classes 0, 1, ..., got {wrong[0]}")
+    return x, y
 
 
 def _classes(predict: Predict, x: np.ndarray) -> np.ndarray:
@@ -114,7 +121,10 @@ def _classes(predict: Predict, x: np.ndarray) -> np.ndarray:
 def _regions(axes: Any, ticks: list[np.ndarray], field: np.ndarray, count: int) -> None:
     from matplotlib.colors import ListedColormap, to_rgb
 
-    pale = [tuple(1 - 0.25 * (1 - np.array(to_rgb(color)))) for color in COLORS[:count]]
+    pale = []
+    for color in COLORS[:count]:
+        color_from_white = 1 - np.array(to_rgb(color))
+        pale.append(tuple(1 - 0.25 * color_from_white))
     axes.pcolormesh(*ticks, field, cmap=ListedColormap(pale), vmin=-0.5, vmax=count - 0.5)
     for i in range(count - 1):  # the others draw the boundary of the last class
         inside = field == i
@@ -124,10 +134,20 @@ def _regions(axes: Any, ticks: list[np.ndarray], field: np.ndarray, count: int) 
 
 def _points(axes: Any, x: np.ndarray, y: np.ndarray, predicted: np.ndarray) -> None:
     size = 26 if len(x) > 40 else 60
+    right = {"edgecolors": "white", "linewidths": 0.5}
+    wrong = {"edgecolors": "black", "linewidths": 1.3}
     for i in np.unique(y):
-        for wrong in (False, True):
-            if len(here := x[(y == i) & ((predicted != y) == wrong)]):
-                axes.scatter(
-                    *here.T, s=size, marker=MARKERS[i], color=COLORS[i],
-                    edgecolors="black" if wrong else "white", linewidths=1.3 if wrong else 0.5,
-                )  # fmt: skip
+        color = {"marker": MARKERS[i], "color": COLORS[i]}
+        correct = predicted == y
+        for chosen, edge in ((correct, right), (~correct, wrong)):
+            points = x[(y == i) & chosen]
+            if len(points):
+                axes.scatter(*points.T, s=size, **color, **edge)
+
+
+def _legend(figure: Figure, names: list[str]) -> None:
+    from matplotlib.lines import Line2D
+
+    styles = zip(MARKERS, COLORS, names, strict=False)
+    dots = [Line2D([], [], ls="", marker=marker, color=color) for marker, color, _ in styles]
+    figure.legend(dots, names, loc="outside lower center", ncols=len(names))

@@ -7,7 +7,9 @@ import numpy as np
 from jaxnet.services.checks import at_least, between, check_tuple, check_values, on_host
 from jaxnet.viz.style import COLORS, Figure, canvas, frame, new_figure, styled, texts
 
-FILL, LINE, MARK = "#E8F1FA", "0.25", COLORS[1]
+FILL = "#E8F1FA"
+LINE = "0.25"
+MARK = COLORS[1]
 
 
 @styled()
@@ -31,33 +33,50 @@ def sliding_window(
     image = on_host("sliding_window", "image", image, "(height, width)")
     kernel = on_host("sliding_window", "kernel", kernel, "(rows, columns)")
     at_least("sliding_window", "strides", strides)
-    rows, columns = ((n - k) // strides + 1 for n, k in zip(image.shape, kernel.shape, strict=True))
+    rows = (image.shape[0] - kernel.shape[0]) // strides + 1
+    columns = (image.shape[1] - kernel.shape[1]) // strides + 1
     if min(rows, columns, *kernel.shape) < 1:
-        raise ValueError(f"sliding_window: kernel {kernel.shape} must fit into image {image.shape}")
+        raise ValueError(
+            f"sliding_window: the kernel {kernel.shape} must fit into the image {image.shape}"
+        )
     check_tuple("sliding_window", "at", at, "(row, column)")
-    at = (at[0], at[1])
-    between("sliding_window", "row", at[0], 0, rows - 1)
-    between("sliding_window", "column", at[1], 0, columns - 1)
+    row, column = at
+    between("sliding_window", "row", row, 0, rows - 1)
+    between("sliding_window", "column", column, 0, columns - 1)
     views = np.lib.stride_tricks.sliding_window_view(image, kernel.shape)[::strides, ::strides]
     result = np.einsum("mnkl,kl->mn", views, kernel)
     check_values("sliding_window", "image and kernel", result, "(-inf, inf)")
-    parts = [("image", image), ("filter", kernel), ("map", result)]
-    widths = [part.shape[1] for _, part in parts]
-    cell, tall = 0.42, max(part.shape[0] for _, part in parts)
-    figure = new_figure(cell * (sum(widths) + 3), cell * tall + 1.1)
-    several = figure.subplots(1, 3, width_ratios=widths)
-    place = (strides * at[0], strides * at[1])
-    marks = [(place, kernel.shape), ((0, 0), kernel.shape), (at, (1, 1))]
-    for axes, (title, numbers), mark in zip(several, parts, marks, strict=True):
+
+    parts = {"image": image, "filter": kernel, "map": result}
+    widths = [numbers.shape[1] for numbers in parts.values()]
+    heights = [numbers.shape[0] for numbers in parts.values()]
+    cell = 0.42
+    figure = new_figure(cell * (sum(widths) + 3), cell * max(heights) + 1.1)
+    panels = figure.subplots(1, 3, width_ratios=widths)
+    for axes, (title, numbers) in zip(panels, parts.items(), strict=True):
         _cells(axes, numbers)
-        (row, column), (high, wide) = mark
-        _rectangle(axes, column, row, wide, high, fill="none", line=MARK, thick=2.5)
         axes.set_title(title)
-    products = zip(views[at].ravel(), kernel.ravel(), strict=True)
-    terms = [f"{_short(a)}·{_short(b)}" for a, b in products if b]
-    more = " + …" if len(terms) > 6 else ""
-    figure.supxlabel(f"{' + '.join(terms[:6])}{more} = {_short(result[at])}", fontsize=9)
+    _mark(panels[0], strides * row, strides * column, kernel.shape)
+    _mark(panels[1], 0, 0, kernel.shape)
+    _mark(panels[2], row, column, (1, 1))
+    products = _products(views[row, column], kernel)
+    figure.supxlabel(f"{products} = {_short(result[row, column])}", fontsize=9)
     return figure
+
+
+def _mark(axes: Any, row: int, column: int, shape: tuple[int, ...]) -> None:
+    height, width = shape
+    _rectangle(axes, column, row, width, height, fill="none", line=MARK, thick=2.5)
+
+
+def _products(view: np.ndarray, kernel: np.ndarray) -> str:
+    """Write the sum of the products, at most six of them, without those of 0 in the filter."""
+    terms = []
+    for pixel, weight in zip(view.ravel(), kernel.ravel(), strict=True):
+        if weight:
+            terms.append(f"{_short(pixel)}·{_short(weight)}")
+    more = " + …" if len(terms) > 6 else ""
+    return " + ".join(terms[:6]) + more
 
 
 @styled()
@@ -75,10 +94,15 @@ def unrolled(steps: int = 4, *, inputs: Any = None, outputs: Any = None) -> Figu
       >>> figure = unrolled(3, inputs=list("hel"), outputs=list("ell"))
     """
     at_least("unrolled", "steps", steps, 2)
-    names = {}
-    for what, given, letter in (("inputs", inputs, "x"), ("outputs", outputs, "y")):
-        made = [f"${letter}_{{{t + 1}}}$" for t in range(steps)]
-        names[what] = made if given is None else texts("unrolled", what, given, steps, "step")
+    indices = range(1, steps + 1)
+    if inputs is None:
+        inputs = [f"$x_{{{t}}}$" for t in indices]
+    else:
+        inputs = texts("unrolled", "inputs", inputs, steps, "step")
+    if outputs is None:
+        outputs = [f"$y_{{{t}}}$" for t in indices]
+    else:
+        outputs = texts("unrolled", "outputs", outputs, steps, "step")
     axes = canvas(1.5 * (steps + 1) + 0.8, 2.6)
 
     def cell(x, below, above):
@@ -94,8 +118,9 @@ def unrolled(steps: int = 4, *, inputs: Any = None, outputs: Any = None) -> Figu
     _word(axes, 1.95, 1.3, "=")
     for t in range(steps):
         x = 2.9 + 1.5 * t
-        cell(x, names["inputs"][t], names["outputs"][t])
-        _arrow(axes, (x - 1.1 if t else x - 0.75, 1.3), (x - 0.4, 1.3), color=MARK)
+        cell(x, inputs[t], outputs[t])
+        start = x - 1.1 if t else x - 0.75
+        _arrow(axes, (start, 1.3), (x - 0.4, 1.3), color=MARK)
         _word(axes, x - 0.78, 1.48, f"$h_{{{t}}}$", color=MARK)
     return axes.figure
 
@@ -109,39 +134,54 @@ def lstm_cell() -> Figure:
     Example:
       >>> figure = lstm_cell()
     """
-    from matplotlib.patches import Circle
-
     axes = canvas(7.4, 3.7)
     _rectangle(axes, 1.0, 0.65, 5.3, 2.55, fill="0.97", line="0.7")
-    top, middle = 2.8, 1.75
-    for start, end in ((0.2, 1.85), (2.15, 3.6), (3.9, 7.1)):
-        _arrow(axes, (start, top), (end, top), color=MARK)
-    for x, y, sign in ((2.0, top, "×"), (3.75, top, "+"), (3.2, 2.15, "×"), (5.45, 2.15, "×")):
-        axes.add_patch(Circle((x, y), 0.15, facecolor="white", edgecolor=LINE, zorder=3))
-        axes.text(x, y, sign, ha="center", va="center", size=10, zorder=4)
-    _line(axes, [(0.2, 0.9), (4.7, 0.9)])
-    for word, x, name in (("σ", 2.0, "f"), ("σ", 2.75, "i"), ("tanh", 3.65, "g"), ("σ", 4.7, "o")):
-        wide = 0.7 if word == "tanh" else 0.5
-        _box(axes, x, 1.4, wide, 0.4, word)
-        _arrow(axes, (x, 0.9), (x, 1.2))
-        _word(axes, x - wide / 2 - 0.1, middle, f"${name}$", color=COLORS[0])
+    top = 2.8
+    _memory(axes, top)
+    _gates(axes)
+
+    # Each gate to the product or the sum that it takes part in.
     _arrow(axes, (2.0, 1.6), (2.0, top - 0.15))
     _route(axes, (2.75, 1.6), (2.75, 2.15), (3.05, 2.15))
     _route(axes, (3.65, 1.6), (3.65, 2.15), (3.35, 2.15))
     _route(axes, (3.2, 2.3), (3.2, 2.48), (3.75, 2.48), (3.75, top - 0.15))
     _route(axes, (4.7, 1.6), (4.7, 2.15), (5.3, 2.15))
+
+    # The output is the memory through a tanh, times the last gate.
     _arrow(axes, (5.45, top), (5.45, 2.3))
     _word(axes, 5.78, 2.5, "tanh")
     _route(axes, (5.45, 2.0), (5.45, 0.9), (7.1, 0.9))
     _line(axes, [(1.4, 0.2), (1.4, 0.9)])
-    for x, y, word in (
-        (1.4, 0.1, "$x_t$"), (0.35, top + 0.2, "$c_{t-1}$"), (6.9, top + 0.2, "$c_t$"),
-        (0.35, 1.1, "$h_{t-1}$"), (6.9, 1.1, "$h_t$"),
-    ):  # fmt: skip
-        _word(axes, x, y, word)
-    for x, word in ((2.0, "forget"), (3.2, "write"), (5.45, "show")):
-        _word(axes, x, 3.38, word, color="0.4")
+
+    _word(axes, 1.4, 0.1, "$x_t$")
+    _word(axes, 0.35, top + 0.2, "$c_{t-1}$")
+    _word(axes, 6.9, top + 0.2, "$c_t$")
+    _word(axes, 0.35, 1.1, "$h_{t-1}$")
+    _word(axes, 6.9, 1.1, "$h_t$")
+    _word(axes, 2.0, 3.38, "forget", color="0.4")
+    _word(axes, 3.2, 3.38, "write", color="0.4")
+    _word(axes, 5.45, 3.38, "show", color="0.4")
     return axes.figure
+
+
+def _memory(axes: Any, top: float) -> None:
+    """Draw the line of the memory, and the circles of products and of the sum."""
+    for start, end in ((0.2, 1.85), (2.15, 3.6), (3.9, 7.1)):
+        _arrow(axes, (start, top), (end, top), color=MARK)
+    _circle(axes, 2.0, top, "×")
+    _circle(axes, 3.75, top, "+")
+    _circle(axes, 3.2, 2.15, "×")
+    _circle(axes, 5.45, 2.15, "×")
+
+
+def _gates(axes: Any) -> None:
+    """Draw the gates, with the line from the input and the last output."""
+    _line(axes, [(0.2, 0.9), (4.7, 0.9)])
+    for word, x, name in (("σ", 2.0, "f"), ("σ", 2.75, "i"), ("tanh", 3.65, "g"), ("σ", 4.7, "o")):
+        width = 0.7 if word == "tanh" else 0.5
+        _box(axes, x, 1.4, width, 0.4, word)
+        _arrow(axes, (x, 0.9), (x, 1.2))
+        _word(axes, x - width / 2 - 0.1, 1.75, f"${name}$", color=COLORS[0])
 
 
 @styled()
@@ -166,18 +206,20 @@ def attention_steps(query: str, words: Any, weights: Any) -> Figure:
     check_values("attention_steps", "weights", weights, "[0, 1]")
     axes = canvas(1.3 * len(words) + 2.6, 3.6)
     middle = 1.3 * (len(words) - 1) / 2 + 2.4
-    for y, row in ((0.35, "words"), (1.15, "keys, values"), (2.0, "weights")):
-        _word(axes, 0.75, y, row)
+    _word(axes, 0.75, 0.35, "words")
+    _word(axes, 0.75, 1.15, "keys, values")
+    _word(axes, 0.75, 2.0, "weights")
     _box(axes, middle, 2.95, 1.5, 0.45, "Σ weight · value")
     for i, (word, weight) in enumerate(zip(words, weights, strict=True)):
         x = 2.4 + 1.3 * i
+        height = 0.6 * float(weight)
         _word(axes, x, 0.35, word)
         _arrow(axes, (x, 0.5), (x, 0.9))
         _box(axes, x, 1.15, 0.9, 0.45, f"$k_{{{i + 1}}}, v_{{{i + 1}}}$")
-        _rectangle(axes, x - 0.2, 1.6, 0.4, 0.6 * float(weight), fill=COLORS[0], line="none")
-        _word(axes, x, 1.7 + 0.6 * float(weight), f"{weight:.2f}")
+        _rectangle(axes, x - 0.2, 1.6, 0.4, height, fill=COLORS[0], line="none")
+        _word(axes, x, 1.7 + height, f"{weight:.2f}")
         end = (middle + 0.5 * (x - middle) / len(words), 2.72)
-        _arrow(axes, (x, 1.9 + 0.6 * float(weight)), end, width=0.5 + 3 * float(weight))
+        _arrow(axes, (x, 1.9 + height), end, width=0.5 + 3 * float(weight))
     _word(axes, middle, 3.4, f"answer to the query of “{query}”")
     return axes.figure
 
@@ -187,8 +229,8 @@ def _cells(axes: Any, numbers: np.ndarray) -> None:
     rows, columns = numbers.shape
     span = float(np.ptp(numbers)) or 1.0
     for (r, c), number in np.ndenumerate(numbers):
-        share = (number - numbers.min()) / span
-        _rectangle(axes, c, r, 1, 1, fill=str(1 - 0.25 * share), line="0.75")
+        darkness = (number - numbers.min()) / span
+        _rectangle(axes, c, r, 1, 1, fill=str(1 - 0.25 * darkness), line="0.75")
         axes.text(c + 0.5, r + 0.5, _short(number), ha="center", va="center", size=8)
     axes.set(xlim=(-0.06, columns + 0.06), ylim=(rows + 0.06, -0.06), aspect="equal")
     axes.spines[:].set_visible(False)
@@ -196,7 +238,9 @@ def _cells(axes: Any, numbers: np.ndarray) -> None:
 
 
 def _short(number: float) -> str:
-    return f"{number:.2f}" if number != round(number) else str(int(number))
+    if number == round(number):
+        return str(int(number))
+    return f"{number:.2f}"
 
 
 def _rectangle(axes, x, y, width, height, *, fill=FILL, line=LINE, thick=1.0) -> None:
@@ -209,6 +253,13 @@ def _rectangle(axes, x, y, width, height, *, fill=FILL, line=LINE, thick=1.0) ->
 def _box(axes, x, y, width, height, word) -> None:
     _rectangle(axes, x - width / 2, y - height / 2, width, height)
     _word(axes, x, y, word)
+
+
+def _circle(axes, x, y, sign) -> None:
+    from matplotlib.patches import Circle
+
+    axes.add_patch(Circle((x, y), 0.15, facecolor="white", edgecolor=LINE, zorder=3))
+    axes.text(x, y, sign, ha="center", va="center", size=10, zorder=4)
 
 
 def _word(axes, x, y, word, color="black") -> None:
@@ -226,6 +277,13 @@ def _route(axes, *points) -> None:
 
 
 def _arrow(axes, start, end, *, color=LINE, width=1.2, bend=0.0) -> None:
-    style = {"arrowstyle": "-|>", "color": color, "linewidth": width, "shrinkA": 0, "shrinkB": 0}
-    style |= {"mutation_scale": 9, "connectionstyle": f"arc3,rad={bend}"}
+    style = {
+        "arrowstyle": "-|>",
+        "color": color,
+        "linewidth": width,
+        "shrinkA": 0,
+        "shrinkB": 0,
+        "mutation_scale": 9,
+        "connectionstyle": f"arc3,rad={bend}",
+    }
     axes.annotate("", end, start, arrowprops=style)

@@ -42,28 +42,51 @@ def embedding(panels: Mapping[str, Any], labels: Any, names: Sequence[str] | Non
         what = f"panels[{title!r}]"
         panels[title] = on_host("embedding", what, given, "(examples, 2)", sizes=sizes)
     classes = np.unique(labels)
-    names = None if names is None else texts("embedding", "names", names)
+    if names is not None:
+        names = texts("embedding", "names", names)
     if names is not None and len(names) <= classes[-1]:
         raise ValueError(f"embedding: class {classes[-1]} has no name, got {len(names)} names")
-    from matplotlib import colormaps
-    from matplotlib.lines import Line2D
-    from matplotlib.patheffects import withStroke
 
-    colors = colormaps["tab10" if classes[-1] < 10 else "tab20"]
+    colors = _colors(int(classes[-1]))
     words = {c: str(c if names is None else names[c]) for c in classes}
-    figure = new_figure(4.6 * len(panels) + 0.6 + 0.08 * max(map(len, words.values())), 4.6)
+    longest = max(len(word) for word in words.values())
+    figure = new_figure(4.6 * len(panels) + 0.6 + 0.08 * longest, 4.6)
     size = np.clip(4000 / len(labels), 1.5, 14)
-    readable = {"path_effects": [withStroke(linewidth=3, foreground="white")], "fontweight": "bold"}
     places = cells(figure, 1, len(panels), len(panels))
     for axes, (title, points) in zip(places, panels.items(), strict=True):
         # a single scatter plot, so that no class covers the others
         axes.scatter(*points.T, s=size, color=colors(labels % 20), linewidths=0, alpha=0.7)
         for label in classes:
-            x, y = np.median(points[labels == label], axis=0)
-            style = {"color": colors(int(label) % 20), "fontsize": 14, **readable}
-            axes.text(x, y, words[label], ha="center", va="center", **style)
+            middle = np.median(points[labels == label], axis=0)
+            _name(axes, middle, words[label], colors(int(label) % 20))
         axes.set_title(title)
         frame(axes)
-    dots = [Line2D([], [], marker="o", linestyle="", color=colors(int(c) % 20)) for c in classes]
-    figure.legend(dots, list(words.values()), loc="outside right center")
+    _legend(figure, words, colors)
     return figure
+
+
+def _colors(largest: int) -> Any:
+    """Return the color map for classes up to `largest`."""
+    from matplotlib import colormaps
+
+    return colormaps["tab10" if largest < 10 else "tab20"]
+
+
+def _name(axes: Any, place: np.ndarray, word: str, color: Any) -> None:
+    """Write the name of a class, legible on its points."""
+    from matplotlib.patheffects import withStroke
+
+    x, y = place
+    halo = [withStroke(linewidth=3, foreground="white")]
+    style = {"color": color, "fontsize": 14, "fontweight": "bold", "path_effects": halo}
+    axes.text(x, y, word, ha="center", va="center", **style)
+
+
+def _legend(figure: Figure, words: dict[int, str], colors: Any) -> None:
+    from matplotlib.lines import Line2D
+
+    dots = []
+    for label in words:
+        color = colors(int(label) % 20)
+        dots.append(Line2D([], [], marker="o", linestyle="", color=color))
+    figure.legend(dots, list(words.values()), loc="outside right center")

@@ -41,20 +41,25 @@ def feature_maps(
     at_least("feature_maps", "most_active", most_active, optional=True)
     order = np.arange(maps.shape[2])
     if most_active is not None:
-        order = np.argsort(-np.abs(maps).mean((0, 1)), kind="stable")[:most_active]
-    largest, signed = np.abs(maps).max() or 1.0, maps.min() < 0
-    colors = "RdBu_r" if signed else "gray_r"
+        activity = np.abs(maps).mean((0, 1))
+        order = np.argsort(-activity, kind="stable")[:most_active]
+
     first = 0 if image is None else 1
-    rows, columns = grid("feature_maps", len(order) + first, columns)
+    count = first + len(order)
+    rows, columns = grid("feature_maps", count, columns)
     side = 1.0 if len(order) <= 16 else 0.75
-    height = (side * maps.shape[0] / maps.shape[1] + 0.2) * rows
-    figure = new_figure(side * columns + 0.7, height)
-    places = cells(figure, rows, columns, first + len(order))
+    aspect = maps.shape[0] / maps.shape[1]
+    figure = new_figure(side * columns + 0.7, (side * aspect + 0.2) * rows)
+    places = cells(figure, rows, columns, count)
     if image is not None:
         show_image("feature_maps", places[0], image)
         places[0].set_title("image", fontsize=8, pad=2)
+    largest = np.abs(maps).max() or 1.0
+    shades = {"cmap": "gray_r", "vmin": 0, "vmax": largest}
+    if maps.min() < 0:
+        shades = {"cmap": "RdBu_r", "vmin": -largest, "vmax": largest}
     for axes, i in zip(places[first:], order, strict=True):
-        axes.imshow(maps[..., i], cmap=colors, vmin=-largest if signed else 0, vmax=largest)
+        axes.imshow(maps[..., i], **shades)
         axes.set_title(f"map {i}", fontsize=8, pad=2)
         frame(axes)
     scale = figure.colorbar(places[first].images[0], ax=places, shrink=0.9, aspect=7 * rows)
@@ -72,11 +77,16 @@ def show_image(who: str, axes: Any, image: Any, alpha: float = 1.0) -> None:
     image = on_host(who, "image", image, dtype="booleans or numbers")
     if image.dtype != np.uint8 and image.max(initial=0) > 10:
         raise ValueError(
-            f"{who}: floats are drawn from 0 to 1, got {image.max():g}. For 0 to 255, write x / 255"
+            f"{who}: floats are drawn from 0 to 1, got {image.max():g}. For pixels of 0 to 255, "
+            "write x / 255"
         )
-    image = np.clip(image / 255 if image.dtype == np.uint8 else image, 0, 1)
-    image = image[..., 0] if image.ndim == 3 and image.shape[-1] == 1 else image
-    if not image.size or not (image.ndim == 2 or image.ndim == 3 and image.shape[-1] == 3):
+    if image.dtype == np.uint8:
+        image = image / 255
+    image = np.clip(image, 0, 1)
+    if image.ndim == 3 and image.shape[-1] == 1:
+        image = image[..., 0]
+    in_color = image.ndim == 3 and image.shape[-1] == 3
+    if not image.size or not (image.ndim == 2 or in_color):
         raise ValueError(
             f"{who}: an image must have shape (height, width, 1 or 3 channels), got {image.shape}"
         )

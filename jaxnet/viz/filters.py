@@ -41,20 +41,25 @@ def filters(
     inputs, count = kernel.shape[2:]
     largest = np.abs(kernel).max((0, 1, 2), keepdims=True)
     kernel = kernel / np.where(largest == 0, 1, largest)
-    if inputs == 3:
-        pictures = [0.5 + kernel[..., i] / 2 for i in range(count)]
-    else:
-        pictures = [kernel[:, :, c, i] for i in range(count) for c in range(inputs)]
-        columns = columns if inputs == 1 else inputs
+    in_color = inputs == 3
+    pictures = []
+    for i in range(count):
+        if in_color:
+            pictures.append(0.5 + kernel[..., i] / 2)
+        else:
+            pictures += [kernel[:, :, c, i] for c in range(inputs)]
+    if not in_color and inputs > 1:
+        columns = inputs
     rows, columns = grid("filters", len(pictures), columns)
     side = 1.0 if len(pictures) <= 16 else 0.75
-    height = side * rows * kernel.shape[0] / kernel.shape[1]
-    figure = new_figure(side * columns + (0 if inputs == 3 else 0.6), height)
+    width = side * columns + (0 if in_color else 0.6)
+    aspect = kernel.shape[0] / kernel.shape[1]
+    figure = new_figure(width, side * rows * aspect)
     places = cells(figure, rows, columns, len(pictures))
     for axes, picture in zip(places, pictures, strict=True):
         axes.imshow(picture, cmap="RdBu_r", vmin=-1, vmax=1)
         frame(axes)
-    if inputs != 3:
+    if not in_color:
         signed_scale(figure, places[0].images[0], places, 7 * rows)
     return figure
 
@@ -65,9 +70,10 @@ def _as_images(kernel: np.ndarray, shape: tuple[int, ...] | None) -> np.ndarray:
         return kernel
     check_type("filters", "shape", shape, tuple | list | None, "(height, width)")
     if kernel.ndim != 2 or not kernel.size:
+        and_shape = f" and shape={shape}" if shape else ""
         raise ValueError(
             "filters: expected (height, width, inputs, filters), or (pixels, units) and a shape, "
-            f"got {kernel.shape}" + (f" and shape={shape}" if shape else "")
+            f"got {kernel.shape}{and_shape}"
         )
     for size in shape or ():
         at_least("filters", "a size of shape", size)
@@ -77,5 +83,8 @@ def _as_images(kernel: np.ndarray, shape: tuple[int, ...] | None) -> np.ndarray:
             "filters(kernel, shape=(28, 28))"
         )
     if np.prod(shape) != len(kernel):
-        raise ValueError(f"filters: a kernel of {len(kernel)} pixels does not match shape {shape}")
-    return kernel.reshape(*(*shape, 1)[:3], -1)  # (pixels, units) -> 4 axes
+        raise ValueError(
+            f"filters: the kernel has {len(kernel)} pixels, which does not match shape {shape}"
+        )
+    height, width, *channels = shape
+    return kernel.reshape(height, width, *(channels or [1]), -1)

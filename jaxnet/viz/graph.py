@@ -9,11 +9,14 @@ from jaxnet.services.checks import at_least, check_type
 from jaxnet.services.table import short
 from jaxnet.viz.style import COLORS, Figure, canvas, plain, styled
 
-FORWARD, BACKWARD = COLORS[2], COLORS[1]  # green and vermilion
+FORWARD = COLORS[2]  # green
+BACKWARD = COLORS[1]  # vermilion
 FILLS = {"input": "#E8F1FA", "constant": "0.93", "operation": "white", "output": "#FFF4DC"}
 # Passes over the columns: the first half finds the order, the second half straightens lines.
 SWEEPS = 40
-ROW, GAP = 0.58, 0.32  # inches
+ROW = 0.58  # inches between rows
+GAP = 0.32  # inches between columns
+Route = np.ndarray  # (column, row) of each point of an edge
 
 
 @styled()
@@ -40,53 +43,76 @@ def graph(computed: Graph, *, digits: int = 3) -> Figure:
     at_least("graph", "digits", digits)
     nodes, edges = computed.nodes, computed.edges
     places, routes = _layout(len(nodes), [(e.source, e.target) for e in edges])
-    widths = [max(0.34, 0.085 * len(node.label) + 0.16) for node in nodes]
+    boxes = [max(0.34, 0.085 * len(node.label) + 0.16) for node in nodes]
     words = [(short(e.value, digits), short(e.gradient, digits)) for e in edges]
-
-    uses = np.bincount([e.source for e in edges], minlength=len(nodes))
-    sums = [
-        f"Σ {short(node.gradient, digits)}" if count > 1 and hasattr(node.gradient, "dtype") else ""
-        for node, count in zip(nodes, uses, strict=True)
-    ]
-
-    wide = np.zeros(int(places[:, 0].max()) + 1)  # width of each column, in inches
-    boxes = [max(width, 0.075 * len(total)) for width, total in zip(widths, sums, strict=True)]
-    np.maximum.at(wide, places[:, 0].astype(int), boxes)
-    labels = [0.15 + 0.075 * max(map(len, pair)) for pair in words]
-    np.maximum.at(wide, [int(route[1, 0]) for route in routes], labels)
-    left = np.concatenate([[0], np.cumsum(wide[:-1] + GAP)])
+    sums = _sums(computed, digits)
+    left, widths = _columns(places, routes, boxes, sums, words)
     rows = np.concatenate([places[:, 1], *(route[:, 1] for route in routes)])
-    width, height = left[-1] + wide[-1], ROW * (rows.max() - rows.min())
-
+    width = left[-1] + widths[-1]
+    height = ROW * (rows.max() - rows.min())
     axes = canvas(width + 0.3, height + 0.8, -0.15, -height - 0.4)
 
     def inches(place, side=0.5):
-        column = int(place[0])
-        return left[column] + side * wide[column], ROW * (rows.min() - place[1])
+        """Return x and y of a place; `side` is 0 at the left of its column and 1 at the right."""
+        column, row = int(place[0]), place[1]
+        return left[column] + side * widths[column], ROW * (rows.min() - row)
 
-    for node, place, size in zip(nodes, places, widths, strict=True):
-        _box(axes, *inches(place), size, FILLS[node.kind], node.label)
-    for place, total in zip(places, sums, strict=True):
+    for node, place, box, total in zip(nodes, places, boxes, sums, strict=True):
         x, y = inches(place)
+        _box(axes, x, y, box, FILLS[node.kind], node.label)
         if total:
             _words(axes, x, y - 0.18, total, BACKWARD, "top")
     for edge, route, (forward, backward) in zip(edges, routes, words, strict=True):
-        points = [inches(place, side) for place in route[1:-1] for side in (0, 1)]
-        (x0, y0), (x1, y1) = inches(route[0]), inches(route[-1])
-        start, end = (x0 + widths[edge.source] / 2, y0), (x1 - widths[edge.target] / 2, y1)
-        _line(axes, [start, *points, end])
+        x, y = inches(route[0])
+        points = [(x + boxes[edge.source] / 2, y)]
+        for place in route[1:-1]:
+            points += [inches(place, 0), inches(place, 1)]
+        x, y = inches(route[-1])
+        points.append((x - boxes[edge.target] / 2, y))
+        _line(axes, points)
         x, y = inches(route[1])
         _words(axes, x, y + 0.03, forward, FORWARD, "bottom")
         _words(axes, x, y - 0.04, backward, BACKWARD, "top")
     return axes.figure
 
 
+def _sums(computed: Graph, digits: int) -> list[str]:
+    """Return the sum of gradients below each node, which only values with several uses have."""
+    uses = np.bincount([e.source for e in computed.edges], minlength=len(computed.nodes))
+    sums = []
+    for node, count in zip(computed.nodes, uses, strict=True):
+        has_sum = count > 1 and hasattr(node.gradient, "dtype")
+        sums.append(f"Σ {short(node.gradient, digits)}" if has_sum else "")
+    return sums
+
+
+def _columns(
+    places: np.ndarray,
+    routes: list[Route],
+    boxes: list[float],
+    sums: list[str],
+    words: list[tuple[str, str]],
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the left side and the width of each column, in inches."""
+    widths = np.zeros(int(places[:, 0].max()) + 1)
+    for place, box, total in zip(places, boxes, sums, strict=True):
+        column = int(place[0])
+        widths[column] = max(widths[column], box, 0.075 * len(total))
+    for route, pair in zip(routes, words, strict=True):
+        column = int(route[1, 0])
+        longest = max(len(word) for word in pair)
+        widths[column] = max(widths[column], 0.15 + 0.075 * longest)
+    left = np.concatenate([[0], np.cumsum(widths[:-1] + GAP)])
+    return left, widths
+
+
 def _box(axes: Any, x: float, y: float, width: float, fill: str, label: str) -> None:
     from matplotlib.patches import FancyBboxPatch
 
-    corner, size = (x - width / 2 + 0.05, y - 0.11), (width - 0.1, 0.22)
-    style = "round,pad=0.05,rounding_size=0.08"
-    box = FancyBboxPatch(corner, *size, boxstyle=style, fc=fill, ec="0.35", lw=1, zorder=3)
+    corner = (x - width / 2 + 0.05, y - 0.11)
+    shape = "round,pad=0.05,rounding_size=0.08"
+    style = {"fc": fill, "ec": "0.35", "lw": 1, "zorder": 3}
+    box = FancyBboxPatch(corner, width - 0.1, 0.22, boxstyle=shape, **style)
     axes.add_patch(box)
     axes.text(x, y, plain(label), ha="center", va="center", fontsize=10, zorder=4)
 
@@ -105,16 +131,18 @@ def _line(axes: Any, points: list[tuple[float, float]]) -> None:
     from matplotlib.patches import FancyArrowPatch
     from matplotlib.path import Path
 
-    corners, codes = [points[0]], [Path.MOVETO]
+    corners = [points[0]]
+    codes = [Path.MOVETO]
     for (x0, y0), (x1, y1) in zip(points, points[1:], strict=False):
         middle = (x0 + x1) / 2
         corners += [(middle, y0), (middle, y1), (x1, y1)]
         codes += [Path.CURVE4] * 3
-    style = {"arrowstyle": "-|>", "mutation_scale": 8, "color": "0.45", "lw": 1, "zorder": 2}
-    axes.add_patch(FancyArrowPatch(path=Path(corners, codes), shrinkA=0, shrinkB=0, **style))
+    line = {"color": "0.45", "lw": 1, "zorder": 2}
+    arrow = {"arrowstyle": "-|>", "mutation_scale": 8, "shrinkA": 0, "shrinkB": 0}
+    axes.add_patch(FancyArrowPatch(path=Path(corners, codes), **arrow, **line))
 
 
-def _layout(count: int, edges: list[tuple[int, int]]) -> tuple[np.ndarray, list[np.ndarray]]:
+def _layout(count: int, edges: list[tuple[int, int]]) -> tuple[np.ndarray, list[Route]]:
     """Return (column, row) of each node, and of the points of each edge.
 
     It is the layered layout of Sugiyama, Tagawa and Toda 1981. Even columns hold the nodes, by the
@@ -122,45 +150,64 @@ def _layout(count: int, edges: list[tuple[int, int]]) -> tuple[np.ndarray, list[
     invisible node in each column that it crosses, so that edges avoid boxes and labels do not
     overlap. The order in a column follows the mean of the neighbors.
     """
-    column = [0] * count
-    # Nodes are in the order of computation.
-    for source, target in sorted(edges, key=lambda edge: edge[1]):
-        column[target] = max(column[target], column[source] + 2)
-    size, chains = [1.0] * count, []
-    for source, target in edges:
-        crossed = range(column[source] + 1, column[target])
-        chains.append([source, *range(len(column), len(column) + len(crossed)), target])
-        column += crossed
-        size += [1.0] + [0.5] * (len(crossed) - 1)  # a line needs less space than a label
+    column, sizes, chains = _with_crossings(count, edges)
     before: list[list[int]] = [[] for _ in column]
     after: list[list[int]] = [[] for _ in column]
     for chain in chains:
         for a, b in zip(chain, chain[1:], strict=False):
             after[a].append(b)
             before[b].append(a)
-    layers = [[i for i, c in enumerate(column) if c == k] for k in range(max(column) + 1)]
-    sizes, row = np.array(size), np.zeros(len(column))
+    layers: list[list[int]] = [[] for _ in range(max(column) + 1)]
+    for i, k in enumerate(column):
+        layers[k].append(i)
+
+    row = np.zeros(len(column))
     for layer in layers:
         row[layer] = _spaced(np.zeros(len(layer)), sizes[layer])
     for sweep in range(SWEEPS):
-        forwards, straighten = sweep % 2 == 0, sweep >= SWEEPS // 2
+        forwards = sweep % 2 == 0
+        straighten = sweep >= SWEEPS // 2
         for layer in layers if forwards else layers[::-1]:
-            near = [before[i] if forwards else after[i] for i in layer]
             if straighten:
-                near = [_levelled(i, before, after) for i in layer]
-            wanted = np.array([row[n or [i]].mean() for i, n in zip(layer, near, strict=True)])
+                neighbors = [_levelled(i, before, after) for i in layer]
+            else:
+                neighbors = [before[i] if forwards else after[i] for i in layer]
+            wanted = np.array(
+                [row[near or [i]].mean() for i, near in zip(layer, neighbors, strict=True)]
+            )
             if not straighten:
                 order = np.argsort(wanted, kind="stable")
-                layer[:], wanted = [layer[i] for i in order], wanted[order]
+                layer[:] = [layer[i] for i in order]
+                wanted = wanted[order]
             row[layer] = _spaced(wanted, sizes[layer])
     places = np.stack([column, row], 1).astype(float)
     return places[:count], [places[chain] for chain in chains]
 
 
+def _with_crossings(
+    count: int, edges: list[tuple[int, int]]
+) -> tuple[list[int], np.ndarray, list[list[int]]]:
+    """Return the column and the size of each node, invisible ones too, and the nodes of edges."""
+    column = [0] * count
+    # Nodes are in the order of computation.
+    for source, target in sorted(edges, key=lambda edge: edge[1]):
+        column[target] = max(column[target], column[source] + 2)
+    sizes = [1.0] * count
+    chains = []
+    for source, target in edges:
+        crossed = range(column[source] + 1, column[target])
+        invisible = range(len(column), len(column) + len(crossed))
+        chains.append([source, *invisible, target])
+        column += crossed
+        sizes += [1.0] + [0.5] * (len(crossed) - 1)  # a line needs less space than a label
+    return column, np.array(sizes), chains
+
+
 def _levelled(i: int, before: list[list[int]], after: list[list[int]]) -> list[int]:
     """Return the nodes whose mean row a node should take: for the label of a single edge, the
     source."""
-    if len(before[i]) == 1 and len(after[i]) == 1 and len(after[before[i][0]]) == 1:
+    in_line = len(before[i]) == 1 and len(after[i]) == 1
+    if in_line and len(after[before[i][0]]) == 1:
         return before[i]
     return before[i] + after[i]
 

@@ -46,50 +46,71 @@ def heatmap(
       >>> figure = heatmap(x, maps, ["0, predicted 0"])
     """
     images = on_host("heatmap", "images", images, dtype="booleans or numbers")
-    images = images / 255 if images.dtype == np.uint8 else images
+    if images.dtype == np.uint8:
+        images = images / 255
     maps = a_dict("heatmap", "maps", maps, "name -> maps")
     unsigned = texts("heatmap", "unsigned", unsigned)
     within("heatmap", "side", side, "(0, 100]")
     flat = {name: _flat(name, m, images, name in unsigned) for name, m in maps.items()}
     if not flat:
         raise ValueError("heatmap: expected at least one map, such as {'saliency': gradient}")
-    titles = None if titles is None else texts("heatmap", "titles", titles, len(images), "image")
+    if titles is not None:
+        titles = texts("heatmap", "titles", titles, len(images), "image")
     for name in unsigned:
         one_of("heatmap", "unsigned", name, maps)
+
     height, width = images.shape[1:3]
-    lines = [line for title in titles or [] for line in title.split("\n")]
-    wide = side * (1 + len(flat)) + 0.09 * max(map(len, lines), default=0) + 0.6
-    figure = new_figure(wide, side * height / width * len(images) + 0.35)
-    room = 0.1 / wide  # space for the titles, whose width the layout underestimates
-    figure.set_layout_engine("constrained", rect=(room, 0, 1 - room, 1))
+    figure = _empty(len(images), len(flat), side, side * height / width, titles or [])
     cells = figure.subplots(len(images), 1 + len(flat), squeeze=False)
-    scale = {"cmap": _colors(), "vmin": -1, "vmax": 1}
+    cells[0, 0].set_title("image")
+    for axes, name in zip(cells[0, 1:], flat, strict=True):
+        axes.set_title(name)
     drawn: Any = None
     for i, image in enumerate(images):
         show_image("heatmap", cells[i, 0], image)
         if titles is not None:
-            style = {"fontsize": 9, "ha": "right", "va": "center"}
-            cells[i, 0].text(-0.05, 0.5, titles[i], transform=cells[i, 0].transAxes, **style)
-        # Images of one channel show dark ink.
-        gray = image.mean(-1) if image.shape[-1] == 3 else 1 - image[..., 0]
-        for axes, (name, values) in zip(cells[i, 1:], flat.items(), strict=True):
-            extent = (-0.5, width - 0.5, height - 0.5, -0.5)
-            axes.imshow(0.6 + 0.4 * np.clip(gray, 0, 1), cmap="gray", vmin=0, vmax=1)
-            smooth = "bilinear" if values.shape[1:] != (height, width) else "nearest"
-            drawn = axes.imshow(values[i], extent=extent, interpolation=smooth, **scale)
+            _title_at_left(cells[i, 0], titles[i])
+        for axes, values in zip(cells[i, 1:], flat.values(), strict=True):
+            drawn = _draw_map(axes, values[i], image)
             frame(axes)
-            if not i:
-                axes.set_title(name)
-    cells[0, 0].set_title("image")
     signed_scale(figure, drawn, cells, 12 * len(images))
     return figure
+
+
+def _empty(rows: int, maps: int, side: float, height: float, titles: Sequence[str]) -> Figure:
+    """Return a figure for cells of this size in inches, with space for the titles of rows."""
+    lines = [line for title in titles for line in title.split("\n")]
+    longest = max((len(line) for line in lines), default=0)
+    width = side * (1 + maps) + 0.09 * longest + 0.6
+    figure = new_figure(width, height * rows + 0.35)
+    room = 0.1 / width  # space for the titles, whose width the layout underestimates
+    figure.set_layout_engine("constrained", rect=(room, 0, 1 - room, 1))
+    return figure
+
+
+def _title_at_left(axes: Any, title: str) -> None:
+    style = {"fontsize": 9, "ha": "right", "va": "center"}
+    axes.text(-0.05, 0.5, title, transform=axes.transAxes, **style)
+
+
+def _draw_map(axes: Any, values: np.ndarray, image: np.ndarray) -> Any:
+    """Draw one map over a pale copy of its image, and return the map's artist."""
+    height, width = image.shape[:2]
+    # Images of one channel show dark ink.
+    gray = image.mean(-1) if image.shape[-1] == 3 else 1 - image[..., 0]
+    pale = 0.6 + 0.4 * np.clip(gray, 0, 1)
+    axes.imshow(pale, cmap="gray", vmin=0, vmax=1)
+    extent = (-0.5, width - 0.5, height - 0.5, -0.5)
+    smooth = "bilinear" if values.shape != (height, width) else "nearest"
+    scale = {"cmap": _colors(), "vmin": -1, "vmax": 1}
+    return axes.imshow(values, extent=extent, interpolation=smooth, **scale)
 
 
 def _flat(name: str, values: Any, images: np.ndarray, unsigned: bool) -> np.ndarray:
     """Return one value per position, (images, rows, columns), scaled by each image's largest."""
     values = on_host("heatmap", f"maps[{name!r}]", values)
-    shapes = images.ndim == 4 and values.ndim in (3, 4) and images.size and values.size
-    if not shapes or len(values) != len(images):
+    shapes_fit = images.ndim == 4 and values.ndim in (3, 4) and len(values) == len(images)
+    if not shapes_fit or not images.size or not values.size:
         raise ValueError(
             "heatmap: expected images (images, height, width, channels) and maps (images, rows, "
             f"columns) or with channels, got {images.shape} and {name} {values.shape}"
@@ -98,7 +119,8 @@ def _flat(name: str, values: Any, images: np.ndarray, unsigned: bool) -> np.ndar
         values = np.abs(values)
     if values.ndim == 4:
         values = values.max(-1) if unsigned else values.sum(-1)
-    largest = np.abs(np.where(np.isfinite(values), values, 0)).max((1, 2), keepdims=True)
+    finite = np.where(np.isfinite(values), values, 0)
+    largest = np.abs(finite).max((1, 2), keepdims=True)
     return values / np.where(largest > 0, largest, 1)
 
 
@@ -108,5 +130,6 @@ def _colors() -> Any:
     from matplotlib.colors import ListedColormap
 
     table = colormaps["RdBu_r"](np.linspace(0, 1, 256))
-    table[:, 3] = np.minimum(1, 1.6 * np.abs(np.linspace(-1, 1, 256)))
+    opacity = 1.6 * np.abs(np.linspace(-1, 1, 256))
+    table[:, 3] = np.minimum(1, opacity)
     return ListedColormap(table)

@@ -28,15 +28,19 @@ def images(x: Any, titles: Sequence[str] | None = None, *, columns: int | None =
       >>> figure = images(rings[..., None], titles=list("abcde"), columns=3)
     """
     x = on_host("images", "x", x, dtype="booleans or numbers")
-    x = x[..., None] if x.ndim == 3 and x.shape[-1] not in (1, 3) else x  # or it is one image
+    if x.ndim == 3 and x.shape[-1] not in (1, 3):  # with 1 or 3, x is a single image
+        x = x[..., None]
     if x.ndim != 4 or x.shape[-1] not in (1, 3) or not x.size:
         raise ValueError(
             "images: expected (images, height, width, 1 or 3 channels), at least one, got "
             f"{x.shape}; for one image pass x[None]"
         )
-    titles = None if titles is None else texts("images", "titles", titles, len(x), "image")
+    longest = 0
+    if titles is not None:
+        titles = texts("images", "titles", titles, len(x), "image")
+        longest = max(len(title) for title in titles)
     rows, columns = grid("images", len(x), columns)
-    width = max(1.2, 0.1 * max(map(len, titles or [""])))
+    width = max(1.2, 0.1 * longest)
     height = width * x.shape[1] / x.shape[2] + (0.3 if titles is not None else 0)
     figure = new_figure(width * columns, height * rows)
     for i, axes in enumerate(cells(figure, rows, columns, len(x))):

@@ -1,5 +1,6 @@
 """Segmentation masks over images."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -30,7 +31,8 @@ def overlay(x: Any, mask: Any, colors: Any, *, share: float = 0.6) -> np.ndarray
       >>> overlay(np.ones((1, 3, 3)), np.array([[0, 1, 255]]), red_or_green, share=0.5).tolist()
       [[[1.0, 0.5, 0.5], [0.5, 1.0, 0.5], [1.0, 1.0, 1.0]]]
     """
-    x, colors = _unit("overlay", "x", x), _unit("overlay", "colors", colors, "(classes, 3)")
+    x = _unit("overlay", "x", x)
+    colors = _unit("overlay", "colors", colors, "(classes, 3)")
     mask = on_host("overlay", "mask", mask, dtype="integers")
     if x.shape != (*mask.shape, 3):
         raise ValueError(
@@ -39,7 +41,8 @@ def overlay(x: Any, mask: Any, colors: Any, *, share: float = 0.6) -> np.ndarray
         )
     within("overlay", "share", share, "[0, 1]")
     known = (mask >= 0) & (mask < len(colors))
-    painted = share * colors[np.where(known, mask, 0)] + (1 - share) * x
+    known_mask = np.where(known, mask, 0)
+    painted = share * colors[known_mask] + (1 - share) * x
     return np.where(known[..., None], painted, x)
 
 
@@ -81,12 +84,15 @@ def masks(
     for title, mask in labels.items():
         labels[title] = on_host("masks", f"labels[{title!r}]", mask, dtype="integers")
     within("masks", "share", share, "[0, 1]")
-    titles = None if titles is None else texts("masks", "titles", titles, len(x), "image")
-    painted = {title: overlay(x, mask, colors, share=share) for title, mask in labels.items()}
-    columns = {"image": x} | painted
+    if titles is not None:
+        titles = texts("masks", "titles", titles, len(x), "image")
+    columns = {"image": x}
+    for title, mask in labels.items():
+        columns[title] = overlay(x, mask, colors, share=share)
+
     width = 2.6  # inches per image; a name in the legend needs about 1.2
     in_a_row = min(6, max(1, int(width * len(columns) / 1.2)))
-    legend = 0.3 * -(-len(names) // in_a_row) + 0.1
+    legend = 0.3 * math.ceil(len(names) / in_a_row) + 0.1
     height = width * x.shape[1] / x.shape[2]
     figure = new_figure(width * len(columns), height * len(x) + 0.3 + legend)
     cells = figure.subplots(len(x), len(columns), squeeze=False)
@@ -97,7 +103,7 @@ def masks(
         cells[0, j].set_title(column)
     for i, title in enumerate(titles or []):
         cells[i, 0].set_ylabel(title, fontsize=9)
-    patches = [Patch(color=c, label=name) for name, c in zip(names, colors, strict=True)]
+    patches = [Patch(color=color, label=name) for name, color in zip(names, colors, strict=True)]
     figure.legend(handles=patches, loc="outside lower center", ncols=in_a_row, handlelength=1.2)
     return figure
 
@@ -106,5 +112,7 @@ def _unit(
     who: str, what: str, values: Any, form: str = "(...)", sizes: dict[str, int] | None = None
 ) -> np.ndarray:
     """Return floats in [0, 1]."""
-    values = on_host(who, what, values, form, "booleans or numbers", sizes, empty=form == "(...)")
-    return np.clip(values / 255 if values.dtype == np.uint8 else values.astype(float), 0, 1)
+    may_be_empty = form == "(...)"
+    values = on_host(who, what, values, form, "booleans or numbers", sizes, empty=may_be_empty)
+    floats = values / 255 if values.dtype == np.uint8 else values.astype(float)
+    return np.clip(floats, 0, 1)

@@ -41,19 +41,23 @@ def posteriors(
     posterior = on_host("posteriors", "posterior", posterior, form, sizes=sizes, empty=False)
     check_values("posteriors", "posterior", posterior, "[0, 1]", 1e-5)
     time, count = posterior.shape
-    names = None if names is None else texts("posteriors", "names", names, count, "state")
-    steps = None if steps is None else texts("posteriors", "steps", steps, time, "step")
-    figure = new_figure(min(max(0.17 * time, 4), 14) + 1.5, 0.45 * min(count, 16) + 1.2)
+    if names is None:
+        names = [str(state) for state in range(count)]
+    else:
+        names = texts("posteriors", "names", names, count, "state")
+    if steps is not None:
+        steps = texts("posteriors", "steps", steps, time, "step")
+
+    width = min(max(0.17 * time, 4), 14) + 1.5
+    height = 0.45 * min(count, 16) + 1.2
+    figure = new_figure(width, height)
     axes = figure.subplots()
     image = axes.imshow(posterior.T, cmap="Blues", vmin=0, vmax=1, aspect="auto", origin="lower")
     if path is not None:
         path = on_host("posteriors", "path", path, "(time,)", "integers", sizes)
         check_values("posteriors", "path", path, f"[-1, {count})")
-        line = np.where(path < 0, np.nan, path)
-        style = {"color": COLORS[1], "marker": "o" if time <= 80 else "", "markersize": 3.5}
-        axes.plot(np.arange(time), line, linewidth=1.2, label="most likely path", **style)
-        axes.legend(loc="lower right", bbox_to_anchor=(1, 1))
-    axes.set_yticks(range(count), names or [str(i) for i in range(count)])
+        _draw_path(axes, path)
+    axes.set_yticks(range(count), names)
     axes.set(ylim=(-0.5, count - 0.5), ylabel="state")
     if steps is not None:
         axes.set_xticks(range(time), steps)
@@ -63,3 +67,13 @@ def posteriors(
     axes.spines[:].set_visible(False)
     figure.colorbar(image, ax=axes, ticks=[0, 0.5, 1], label="posterior", pad=0.02)
     return figure
+
+
+def _draw_path(axes: Any, path: np.ndarray) -> None:
+    """Draw a line through the states; steps of -1 leave gaps."""
+    time = np.arange(len(path))
+    states = np.where(path < 0, np.nan, path)
+    line = {"color": COLORS[1], "linewidth": 1.2}
+    marker = {"marker": "o" if len(path) <= 80 else "", "markersize": 3.5}
+    axes.plot(time, states, label="most likely path", **line, **marker)
+    axes.legend(loc="lower right", bbox_to_anchor=(1, 1))

@@ -46,10 +46,12 @@ def receptive(image: Any, fields: ReceptiveFields, paths: Sequence[str] | None =
     axes = figure.subplots()
     show_image("receptive", axes, image, alpha=0.75)
     for i, path in enumerate(paths):  # later boxes are wider and drawn below, to stay visible
-        (top, left), (rows, columns) = fields.starts[path], fields.fields[path]
+        top, left = fields.starts[path]
+        rows, columns = fields.fields[path]
+        size = f"{rows}×{columns}"
+        if path in fields.cut:
+            size = f"≥ {size}"
         style = {"ec": COLORS[i % len(COLORS)], "lw": 1.5 + i, "zorder": 3 - i / len(paths)}
-        size = "×".join(map(str, fields.fields[path]))
-        size = f"≥ {size}" if path in fields.cut else size
         style |= {"fill": False, "clip_on": False, "label": plain(f"{path}, {size}")}
         axes.add_patch(Rectangle((left - 0.5, top - 0.5), columns, rows, **style))
     axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.02), fontsize=8, handlelength=1.0)
@@ -58,7 +60,8 @@ def receptive(image: Any, fields: ReceptiveFields, paths: Sequence[str] | None =
 
 def _distinct(fields: ReceptiveFields) -> list[str]:
     """Return the layers whose field differs from the field of the previous layer."""
-    found, last = [], None
+    found = []
+    last = None
     for path, field in fields.fields.items():
         if field != last and max(field) > 1:
             found.append(path)

@@ -1,6 +1,7 @@
 """Spectrograms of speech with segments and the posteriors of a recognizer."""
 
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -53,23 +54,20 @@ def spectrogram(
     within("spectrogram", "hop", hop, "(0, inf)")
     at_least("spectrogram", "stride", stride)
     at_least("spectrogram", "blank", blank, 0)
-    form = "title -> segments"
-    rows = {} if segments is None else a_dict("spectrogram", "segments", segments, form)
+    rows = {}
+    if segments is not None:
+        rows = a_dict("spectrogram", "segments", segments, "title -> segments")
     frames = len(features)
     for title, row in rows.items():
-        if not isinstance(row, list | tuple) or not all(_is_segment(segment) for segment in row):
-            raise TypeError(
-                f"spectrogram: segments[{title!r}] must be a list of (name, first frame, frame "
-                f"after the last), got {row!r:.60}"
-            )
-        for name, start, stop in row:
-            if not 0 <= start < stop <= frames:
-                raise ValueError(
-                    f"spectrogram: segments must be inside the {frames} frames, got {name!r} of "
-                    f"{title} from {start} to {stop}"
-                )
-    heights = [2.2] + [0.32 * len(rows)] * bool(rows) + [1.4] * (posterior is not None)
-    figure = new_figure(min(max(4, 0.04 * frames), 13) + 1, sum(heights) + 0.8)
+        _check_row(title, row, frames)
+
+    heights = [2.2]
+    if rows:
+        heights.append(0.32 * len(rows))
+    if posterior is not None:
+        heights.append(1.4)
+    width = min(max(4, 0.04 * frames), 13) + 1
+    figure = new_figure(width, sum(heights) + 0.8)
     panels = figure.subplots(len(heights), 1, sharex=True, squeeze=False, height_ratios=heights)
     top, *below = panels[:, 0]
     extent = (0, frames * hop, -0.5, features.shape[1] - 0.5)
@@ -85,19 +83,34 @@ def spectrogram(
     return figure
 
 
+def _check_row(title: str, row: Any, frames: int) -> None:
+    if not isinstance(row, list | tuple) or not all(_is_segment(segment) for segment in row):
+        raise TypeError(
+            f"spectrogram: segments[{title!r}] must be a list of (name, first frame, frame "
+            f"after the last), got {row!r:.60}"
+        )
+    for name, start, stop in row:
+        if not 0 <= start < stop <= frames:
+            raise ValueError(
+                f"spectrogram: segments must be inside the {frames} frames, got {name!r} of "
+                f"{title} from {start} to {stop}"
+            )
+
+
 def _is_segment(segment: Any) -> bool:
     if not isinstance(segment, list | tuple) or len(segment) != 3:
         return False
-    name, *frames = segment
-    numbers = all(isinstance(n, int | float | np.integer | np.floating) for n in frames)
-    return isinstance(name, str) and numbers
+    name, start, stop = segment
+    number = int | float | np.integer | np.floating
+    return isinstance(name, str) and isinstance(start, number) and isinstance(stop, number)
 
 
 def _draw_rows(axes: Any, rows: Mapping[str, Sequence[Segment]], hop: float) -> None:
     for y, row in enumerate(rows.values()):
         for i, (name, start, stop) in enumerate(row):
-            style = {"color": COLORS[(0, 5)[i % 2]], "edgecolor": COLORS[0], "linewidth": 0.6}
-            axes.barh(y, (stop - start) * hop, left=start * hop, height=0.8, alpha=0.35, **style)
+            color = COLORS[0] if i % 2 == 0 else COLORS[5]
+            style = {"color": color, "edgecolor": COLORS[0], "linewidth": 0.6, "alpha": 0.35}
+            axes.barh(y, (stop - start) * hop, left=start * hop, height=0.8, **style)
             middle = (start + stop) / 2 * hop
             axes.text(middle, y, plain(name), ha="center", va="center", fontsize=8, clip_on=True)
     axes.set_yticks(range(len(rows)), list(rows))
@@ -107,31 +120,48 @@ def _draw_rows(axes: Any, rows: Mapping[str, Sequence[Segment]], hop: float) -> 
 
 
 def _draw_posterior(axes: Any, posterior: Any, names: Any, blank: int, step: float) -> None:
-    posterior = on_host("spectrogram", "posterior", posterior, "(steps, classes)", empty=False)
+    posterior, names = _checked(posterior, names, blank)
     steps, classes = posterior.shape
+    time = (np.arange(steps) + 0.5) * step
+    best = posterior.argmax(1)
+    largest = posterior.max(0)
+    shown = [c for c in range(classes) if c in best or largest[c] >= SHOWN]
+    colors: dict[int, str] = {}
+    for c in shown:
+        if c != blank:
+            colors[c] = COLORS[len(colors) % (len(COLORS) - 1)]
+
+    axes.plot(time, posterior[:, blank], color="0.7", linewidth=0.8, linestyle=":")
+    for c, color in colors.items():
+        axes.plot(time, posterior[:, c], color=color, linewidth=1.2)
+    for start, stop in _runs(best):
+        c = int(best[start])
+        if c != blank:
+            peak = start + int(posterior[start:stop, c].argmax())
+            axes.text(time[peak], 1.04, names[c], ha="center", fontsize=8, color=colors[c])
+    axes.set(ylim=(0, 1.2), yticks=[0, 0.5, 1], ylabel="p(class)")
+
+
+def _checked(posterior: Any, names: Any, blank: int) -> tuple[np.ndarray, list[str]]:
+    """Return the posterior as an array, and one name per class."""
+    posterior = on_host("spectrogram", "posterior", posterior, "(steps, classes)", empty=False)
+    classes = posterior.shape[1]
     if not (posterior.min() >= 0 and posterior.max() <= 1 + 1e-5):
         raise ValueError(
             f"spectrogram: expected probabilities in [0, 1], got {posterior.min():.3g} to "
             f"{posterior.max():.3g}; for logits pass jax.nn.softmax(logits)"
         )
-    names = None if names is None else texts("spectrogram", "names", names)
+    if names is not None:
+        names = texts("spectrogram", "names", names)
     if not 0 <= blank < classes or (names is not None and len(names) != classes):
         raise ValueError(
             f"spectrogram: the blank must be one of the {classes} classes, each with a name, "
             f"got blank {blank} and {'no' if names is None else len(names)} names"
         )
-    time = (np.arange(steps) + 0.5) * step
-    axes.plot(time, posterior[:, blank], color="0.7", linewidth=0.8, linestyle=":")
-    best = posterior.argmax(1)
-    likely = {*best.tolist(), *np.flatnonzero(posterior.max(0) >= SHOWN).tolist()}
-    shown = sorted(likely - {blank})
-    for j, i in enumerate(shown):
-        axes.plot(time, posterior[:, i], color=COLORS[j % (len(COLORS) - 1)], linewidth=1.2)
-    starts = np.flatnonzero((best != np.roll(best, 1)) | (np.arange(steps) == 0))
-    for start, stop in zip(starts, [*starts[1:], steps], strict=True):
-        if (i := int(best[start])) != blank:
-            peak = start + int(posterior[start:stop, i].argmax())
-            name = str(i) if names is None else names[i]
-            color = COLORS[shown.index(i) % (len(COLORS) - 1)]
-            axes.text(time[peak], 1.04, name, ha="center", fontsize=8, color=color)
-    axes.set(ylim=(0, 1.2), yticks=[0, 0.5, 1], ylabel="p(class)")
+    return posterior, names or [str(c) for c in range(classes)]
+
+
+def _runs(best: np.ndarray) -> Iterator[tuple[int, int]]:
+    """Yield the first step, and the step after the last, of each run of one class."""
+    changes = np.flatnonzero(best[1:] != best[:-1]) + 1
+    yield from itertools.pairwise([0, *changes.tolist(), len(best)])

@@ -96,7 +96,8 @@ def save(
     within("viz.save", "dpi", dpi, "(0, 10000]")
     path = file_path("viz.save", path)
     check_type("viz.save", "metadata", metadata, dict | None, "a dict of texts")
-    kinds, kind = figure.canvas.get_supported_filetypes(), path.suffix.lower()[1:]
+    kinds = figure.canvas.get_supported_filetypes()
+    kind = path.suffix.lower()[1:]
     one_of("viz.save", "the suffix of path", kind, kinds)
     with replacing("viz.save", path) as file:
         figure.savefig(file, dpi=dpi, format=kind, metadata=metadata)
@@ -116,9 +117,9 @@ def texts(who: str, what: str, given: Any, count: int | None = None, per: str = 
     for word in words:
         check_type(who, what, word, str, "str")
     if count is not None and len(words) != count:
-        each = f", one per {per}" if per else ""
-        raise ValueError(f"{who}: expected {count} {what}{each}, got {len(words)}")
-    return list(map(plain, words))
+        expected = f"{count} {what}, one per {per}" if per else f"{count} {what}"
+        raise ValueError(f"{who}: expected {expected}, got {len(words)}")
+    return [plain(word) for word in words]
 
 
 def plain(text: Any) -> Any:
@@ -140,7 +141,8 @@ def a_dict(who: str, what: str, given: Any, form: str) -> dict[Any, Any]:
       ...
       TypeError: heatmap: maps must be a dict of name -> maps, got list
     """
-    given = getattr(given, "_asdict", lambda: given)()
+    if hasattr(given, "_asdict"):
+        given = given._asdict()
     check_type(who, what, given, Mapping, f"a dict of {form}")
     return {plain(name): value for name, value in given.items()}
 

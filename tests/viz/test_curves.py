@@ -82,7 +82,7 @@ def test_a_line_has_one_color_in_all_panels():
 
 
 @refused([
-    ({}, {}, "curves: needs at least one metric"),
+    ({}, {}, "curves: expected at least one metric"),
     ({"loss": {"train": 3.0}}, {}, r"loss/train must have shape .*got \(\)"),
     ({"loss": {"train": []}}, {}, r"got \(0,\)"),
     ({"loss": {"rule": [3.0, 2.0, 1.0]}}, {"x": [0.1, 10.0]}, r"got \(3,\) for x \(2,\)"),

@@ -46,7 +46,7 @@ def test_labels_of_the_steps():
 
 
 test_messages = refuses([
-    (lambda: viz.sliding_window(IMAGE, np.ones((4, 1))), "must fit into image"),
+    (lambda: viz.sliding_window(IMAGE, np.ones((4, 1))), "must fit into the image"),
     (lambda: viz.sliding_window(IMAGE, np.eye(2), at=(2, 0)), "row must be 0 to 1"),
     (lambda: viz.sliding_window(np.ones(3), np.ones((2, 2))), "image must have shape"),
     (lambda: viz.sliding_window(IMAGE, np.eye(2), at=(1,)), TypeError, r"\(row, column\), g"),

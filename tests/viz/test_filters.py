@@ -49,7 +49,7 @@ def test_other_channels_are_a_row_a_filter():
 
 @refused([
     ((64, 10), None, r"for a dense kernel \(64, 10\) pass the shape.*shape=\(28, 28\)"),
-    ((64, 10), (7, 9), r"of 64 pixels does not match shape \(7, 9\)"),
+    ((64, 10), (7, 9), r"has 64 pixels, which does not match shape \(7, 9\)"),
     ((3, 3, 6), None, r"expected \(height, width, inputs, filters\).*got \(3, 3, 6\)"),
     ((3, 3, 1, 6), (8, 8), r"got \(3, 3, 1, 6\) and shape=\(8, 8\)"),
 ])  # fmt: skip

@@ -143,7 +143,7 @@ def test_runs_of_another_type(given, error):
     ("boxes", {"found": {"boxes": BOXES["boxes"]}}, 'found must have "boxes", "classes"'),
     ("decision", {"y": [0.5, 1]}, r"x must be finite and y classes 0, 1, \.\.\."),
     ("decision", {"x": [[np.nan, 0], [0, 1]]}, "x must be finite"),
-    ("images", {"x": one(200.0)}, "drawn from 0 to 1, got 200. For 0 .* write x / 255"),
+    ("images", {"x": one(200.0)}, "drawn from 0 to 1, got 200. For pixels of 0 .* write x / 255"),
     ("images", {"columns": 0}, "columns must be at least 1, got 0"),
     ("heatmap", {"side": np.nan}, r"side must be in \(0, 100\], got nan"),
     ("masks", {"share": np.nan}, r"share must be in \[0, 1\], got nan"),
