@@ -151,68 +151,121 @@ def first_nonfinite(
     x = all_native(x, "first_nonfinite")
     params, state = jax.tree.map(jnp.asarray, (params, state))
     a_function("first_nonfinite", "loss", loss, "(output)", optional=True)
-    if bad := _first({"params": params, "state": state, "x": x}):
-        hint = "; pass params and state from before the step" * (not bad[0].startswith("x"))
-        return NonFinite("before", *bad, "entry", f"it was passed in{hint}")
+    bad = _first({"params": params, "state": state, "x": x})
+    if bad is not None:
+        hint = "" if bad.path.startswith("x") else "; pass params and state from before the step"
+        arises = f"it was passed in{hint}"
+        return NonFinite("before", bad.path, bad.nans, bad.infs, bad.size, "entry", arises)
 
-    names = _names(net, params, state, x, key, train)
-    consumers: dict[str, list[str]] = {name: [] for name in names}
-    loss = loss or (lambda y: sum((a.real.mean() for a in floats(y)), jnp.zeros(())))
+    outputs = _names(net, params, state, x, key, train)
+    loss = loss or _mean_of_floats
+    found = _passes(net, params, state, x, loss, key, train, outputs)
+    paths = {name: f"{net.name}/{name}" if name else net.name for name in outputs}
+    return (
+        _first_output(outputs, paths, found.calls)
+        or _loss_itself(net.name, found.loss)
+        or _first_gradient(outputs, paths, found)
+        or _first_leaf_gradient(found, x)
+    )
+
+
+class _Passes(NamedTuple):
+    """What a forward and a backward pass found; a count is (NaN, Inf)."""
+
+    calls: dict[str, tuple]  # name of a call -> counts of its input and of its output
+    loss: Any  # count
+    of_params: Params
+    of_x: PyTree
+    of_outputs: dict[str, PyTree]  # gradients
+    consumers: dict[str, list[str]]  # name of a call -> calls that take its output
+
+
+def _mean_of_floats(y: PyTree) -> jax.Array:
+    return sum((a.real.mean() for a in floats(y)), jnp.zeros(()))
+
+
+def _passes(net, params, state, x, loss, key, train, outputs) -> _Passes:
+    """Run both passes in one program."""
+    consumers: dict[str, list[str]] = {name: [] for name in outputs}
 
     def forward(params, x_floats, shifts):
-        seen, made = {}, {}
+        calls = {}
+        made = {}  # references to the leaves keep their ids unique
 
         def note(name, x, y):
-            if name not in names:
+            if name not in outputs:
                 return y
             for leaf in jax.tree.leaves(x):
                 if id(leaf) in made:
-                    consumers[made[id(leaf)][0]].append(name)
+                    maker, _ = made[id(leaf)]
+                    consumers[maker].append(name)
             # The gradients of the shifts are the gradients of the outputs.
-            y = with_floats(y, jax.tree.map(jnp.add, floats_of(y), shifts[name]))
-            # References to the leaves keep their ids unique.
-            made.update({id(leaf): (name, leaf) for leaf in jax.tree.leaves(y)})
-            seen[name] = (count(x), count(y))
+            shifted = jax.tree.map(jnp.add, floats_of(y), shifts[name])
+            y = with_floats(y, shifted)
+            for leaf in jax.tree.leaves(y):
+                made[id(leaf)] = (name, leaf)
+            calls[name] = (count(x), count(y))
             return y
 
         y, _ = run(net, params, state, with_floats(x, x_floats), key, train, note, transforms=True)
         value = one_float("first_nonfinite", loss(y))
-        return value, (seen, count(value))
+        return value, (calls, count(value))
 
-    shifts = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), floats_of(names))
+    shifts = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), floats_of(outputs))
     program = jax.jit(jax.grad(forward, argnums=(0, 1, 2), has_aux=True, allow_int=True))
-    gradients, (seen, of_loss) = jax.device_get(program(params, floats_of(x), shifts))
-    where = {name: "/".join(filter(None, (net.name, name))) for name in names}
-    size = {name: sum(a.size for a in floats(y)) for name, y in names.items()}
+    gradients, (calls, of_loss) = jax.device_get(program(params, floats_of(x), shifts))
+    return _Passes(calls, of_loss, *gradients, consumers)
 
-    for name in names:
-        (x_nans, x_infs), (nans, infs) = seen[name]
+
+def _first_output(outputs, paths, calls) -> NonFinite | None:
+    for name, y in outputs.items():
+        of_input, of_output = calls[name]
+        nans, infs = map(int, of_output)
         if nans or infs:
             arises = "its input is finite"
-            if x_nans or x_infs:
+            if any(of_input):
                 arises = "its input is not: it arises between layers, in the enclosing function"
-            arises += _range(names[name])
-            counts = int(nans), int(infs), size[name]
-            return NonFinite("forward", where[name], *counts, "output", arises)
+            arises += _range(y)
+            return NonFinite("forward", paths[name], nans, infs, _size(y), "output", arises)
+    return None
+
+
+def _loss_itself(name: str, of_loss: Any) -> NonFinite | None:
     nans, infs = map(int, of_loss)
     if nans or infs:
-        return NonFinite("forward", net.name, nans, infs, 1, "loss", "the output is finite")
-
-    of_params, of_x, of_outputs = gradients
-    for name in reversed(names):
-        nans, infs = map(int, count(of_outputs[name]))
-        if nans or infs:
-            # If a composed layer and a layer inside it have the same output, name the inner one.
-            users = dict.fromkeys(consumers[name])
-            inner = [one for one in users if not any(o.startswith(one + "/") for o in users)]
-            arises = "the gradients of all later outputs are finite"
-            if consumer := " and ".join(where[one] for one in inner):
-                arises = f"the gradient of the output of {consumer}, its consumer, is finite"
-            arises += _range(names[name])
-            return NonFinite("backward", where[name], nans, infs, size[name], "gradient", arises)
-    if bad := _first({"params": of_params, "x": with_floats(x, of_x)}):
-        return NonFinite("backward", *bad, "gradient", "the gradients of all outputs are finite")
+        return NonFinite("forward", name, nans, infs, 1, "loss", "the output is finite")
     return None
+
+
+def _first_gradient(outputs, paths, found: _Passes) -> NonFinite | None:
+    """Return the last layer whose output has a gradient that is not finite."""
+    for name in reversed(outputs):
+        nans, infs = map(int, count(found.of_outputs[name]))
+        if not nans and not infs:
+            continue
+        # If a composed layer and a layer inside it have the same output, name the inner one.
+        users = dict.fromkeys(found.consumers[name])
+        inner = [one for one in users if not any(o.startswith(one + "/") for o in users)]
+        arises = "the gradients of all later outputs are finite"
+        if inner:
+            consumer = " and ".join(paths[one] for one in inner)
+            arises = f"the gradient of the output of {consumer}, its consumer, is finite"
+        y = outputs[name]
+        arises += _range(y)
+        return NonFinite("backward", paths[name], nans, infs, _size(y), "gradient", arises)
+    return None
+
+
+def _first_leaf_gradient(found: _Passes, x: PyTree) -> NonFinite | None:
+    bad = _first({"params": found.of_params, "x": with_floats(x, found.of_x)})
+    if bad is None:
+        return None
+    arises = "the gradients of all outputs are finite"
+    return NonFinite("backward", bad.path, bad.nans, bad.infs, bad.size, "gradient", arises)
+
+
+def _size(y: PyTree) -> int:
+    return sum(a.size for a in floats(y))
 
 
 def _range(y: PyTree) -> str:
@@ -227,12 +280,19 @@ def one_float(who: str, value: Any) -> jax.Array:
     return value
 
 
-def _first(tree: PyTree) -> tuple[str, int, int, int] | None:
+class _Bad(NamedTuple):
+    path: str
+    nans: int
+    infs: int
+    size: int
+
+
+def _first(tree: PyTree) -> _Bad | None:
     """Return path and counts of NaN, Inf and all numbers of the first leaf that is not finite."""
     for path, leaf in flat(tree, None):
         nans, infs = map(int, count(leaf))
         if nans or infs:
-            return path, nans, infs, leaf.size
+            return _Bad(path, nans, infs, leaf.size)
     return None
 
 
@@ -245,7 +305,8 @@ def run(
     def see(path, layer, x, y):
         name = "/".join(path)
         calls[name] = calls.get(name, 0) + 1
-        return note(name if calls[name] == 1 else f"{name}#{calls[name]}", x, y)
+        unique = name if calls[name] == 1 else f"{name}#{calls[name]}"
+        return note(unique, x, y)
 
     return observe(net, see, transforms=transforms).apply(params, state, x, key=key, train=train)
 

@@ -1,5 +1,6 @@
 """Attribution: which input features contribute to an output."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -59,7 +60,8 @@ def saliency(
     Reference: Simonyan, Vedaldi and Zisserman 2013, "Deep Inside Convolutional Networks:
     Visualising Image Classification Models and Saliency Maps".
     """
-    return _gradient(*choose("saliency", net, params, state, x, target, path), path)
+    net, params, state, x, chosen = choose("saliency", net, params, state, x, target, path)
+    return _gradient(net, params, state, x, chosen, path)
 
 
 @on_auto_axes
@@ -114,7 +116,8 @@ def integrated_gradients(
             f"{who}: the baseline must broadcast to x, {x.shape}, got {baseline.shape}"
         )
     nodes, weights = np.polynomial.legendre.leggauss(steps)  # on [-1, 1]
-    points = jnp.asarray(nodes / 2 + 0.5, x.dtype), jnp.asarray(weights / 2, x.dtype)
+    fractions = jnp.asarray(nodes / 2 + 0.5, x.dtype)
+    points = fractions, jnp.asarray(weights / 2, x.dtype)
     return _integrated(net, params, state, x, chosen, path, baseline, points)
 
 
@@ -162,18 +165,21 @@ def occlusion(
     step = patch if strides is None else a_pair("occlusion", "strides", strides, "(rows, columns)")
     x = as_array("occlusion", "x", x, "(batch, height, width, channels)")
     net, params, state, x, chosen = choose("occlusion", net, params, state, x, target, path)
-    if any(not s <= n <= pixels for n, s, pixels in zip(patch, step, x.shape[1:3], strict=True)):
+    pixels = x.shape[1:3]
+    if any(not s <= n <= most for n, s, most in zip(patch, step, pixels, strict=True)):
         raise ValueError(
             "occlusion: expected 1 <= strides <= size <= pixels, so that every pixel is "
-            f"covered, got strides {step}, size {patch} and {x.shape[1]}×{x.shape[2]} pixels"
+            f"covered, got strides {step}, size {patch} and {pixels[0]}×{pixels[1]} pixels"
         )
     # Each is (positions, pixels): whether the patch at a position covers a pixel.
-    rows, columns = map(_covers, x.shape[1:3], patch, step)
+    rows = _covers(pixels[0], patch[0], step[0])
+    columns = _covers(pixels[1], patch[1], step[1])
     if isinstance(value, int | float):
         within("occlusion", "value", value, "(-inf, inf)")
     shape = "()" if np.ndim(value) == 0 else "(channels,)"
     gray = on_host("occlusion", "value", value, shape, sizes={"channels": x.shape[-1]})
-    return _drops(net, params, state, x, chosen, path, rows, columns, jnp.asarray(gray, x.dtype))
+    gray = jnp.asarray(gray, x.dtype)
+    return _drops(net, params, state, x, chosen, path, rows, columns, gray)
 
 
 def choose(
@@ -207,28 +213,34 @@ def choose(
             raise TypeError(
                 f"{who}: target must be an index of integers and slices, got {target!r:.60}"
             )
-        chosen = marked(f"{who}: target {target}", where, y.shape[1:], target)
-        return net, params, state, x, jnp.asarray(chosen)[None]
+        mask = marked(f"{who}: target {target}", where, y.shape[1:], target)
+        return net, params, state, x, jnp.asarray(mask)[None]
     if len(y.shape) != 2:
         raise ValueError(
             f"{who}: the output of {where} has shape {y.shape}, not (batch, classes); choose a "
             "unit by its index in the output of one example, such as target=(4, 5, 2)"
         )
-    classes = y.shape[1]
     if target is None:
-        return net, params, state, x, _best(net, params, state, x, path)
-    best = on_host(who, "target", target, dtype="booleans or numbers")
-    if best.dtype.kind not in "iu" or best.shape not in ((), y.shape[:1]):
+        chosen = _best(net, params, state, x, path)
+    else:
+        chosen = _of_classes(who, where, target, *y.shape)
+    return net, params, state, x, chosen
+
+
+def _of_classes(who: str, where: str, target: Any, examples: int, classes: int) -> jax.Array:
+    """Return a mask of the output of one class, or of a class for each example."""
+    target = on_host(who, "target", target, dtype="booleans or numbers")
+    if target.dtype.kind not in "iu" or target.shape not in ((), (examples,)):
         raise ValueError(
-            f"{who}: target must be a class, or one for each of {y.shape[0]} examples, got "
-            f"{best.dtype} of shape {best.shape}"
+            f"{who}: target must be a class, or one for each of {examples} examples, got "
+            f"{target.dtype} of shape {target.shape}"
         )
-    if best.min() < 0 or best.max() >= classes:
+    if target.min() < 0 or target.max() >= classes:
         raise ValueError(
             f"{who}: target must be in 0..{classes - 1}, as {where} has {classes} outputs, got "
-            f"{best.min()}..{best.max()}"
+            f"{target.min()}..{target.max()}"
         )
-    return net, params, state, x, jnp.asarray(best.reshape(-1, 1) == np.arange(classes))
+    return jnp.asarray(target.reshape(-1, 1) == np.arange(classes))
 
 
 def marked(what: str, where: str, shape: tuple[int, ...], index: tuple) -> np.ndarray:
@@ -255,7 +267,8 @@ def output_at(net: Layer, params: Params, state: State, x: jax.Array, path: str 
       >>> output_at(net, params, state, jnp.ones((2, 5)), "hidden").shape
       (2, 7)
     """
-    return shifted(net, params, state, x, path, None)[1]
+    _, found = shifted(net, params, state, x, path, None)
+    return found
 
 
 def shifted(
@@ -269,7 +282,8 @@ def shifted(
     found: dict[str, Any] = {}
 
     def note(name, x, y):
-        found[name] = y + shift if name == wanted and shift is not None else y
+        is_wanted = name == wanted and shift is not None
+        found[name] = y + shift if is_wanted else y
         return found[name]
 
     y, _ = run(net, params, state, x, None, False, note)
@@ -304,8 +318,8 @@ def _gradient(net, params, state, x, chosen, path):
 @compiled_for(static_argnums=4)
 def _integrated(net, params, state, x, chosen, path, baseline, points):
     def add(mean, point):
-        share, weight = point
-        here = baseline + share * (x - baseline)
+        fraction, weight = point
+        here = baseline + fraction * (x - baseline)
         return mean + weight * _gradient(net, params, state, here, chosen, path), None
 
     mean, _ = jax.lax.scan(add, jnp.zeros_like(x), points)
@@ -322,21 +336,27 @@ def _drops(net, params, state, x, chosen, path, rows, columns, value):
     def covered(pairs):
         image, place = pairs // places, pairs % places
         i, j = place // len(columns), place % len(columns)
-        cover = (rows[i][:, :, None] & columns[j][:, None])[..., None]  # (chunk, height, width, 1)
+        cover = rows[i][:, :, None] & columns[j][:, None]  # (chunk, height, width)
+        cover = cover[..., None]
         seen = jnp.where(cover, value, x[image])
         return score(net, params, state, seen, chosen[image], path)
 
     # The last chunk is padded with positions from the beginning.
     size = min(CHUNK, count)
-    pairs = jnp.resize(jnp.arange(count), (-(-count // size), size))
+    chunks = math.ceil(count / size)
+    pairs = jnp.resize(jnp.arange(count), (chunks, size))
     scores = jax.lax.map(covered, pairs).reshape(-1)[:count]
     whole = score(net, params, state, x, chosen, path)
-    drops = (whole[:, None] - scores.reshape(len(x), places)).reshape(-1, len(rows), len(columns))
+    drops = whole[:, None] - scores.reshape(len(x), places)
+    drops = drops.reshape(-1, len(rows), len(columns))
     sums = jnp.einsum("nij,ih,jw->nhw", drops, rows.astype(x.dtype), columns.astype(x.dtype))
-    return sums / jnp.multiply.outer(rows.sum(0), columns.sum(0))[None].astype(x.dtype)
+    patches = jnp.multiply.outer(rows.sum(0), columns.sum(0))  # that cover each pixel
+    return sums / patches[None].astype(x.dtype)
 
 
 def _covers(pixels: int, size: int, step: int) -> jax.Array:
     """Return whether the patch at each position covers each pixel, (positions, pixels)."""
-    first = step * np.arange(1 - (size - pixels) // step)[:, None]
-    return jnp.asarray((np.arange(pixels) >= first) & (np.arange(pixels) < first + size))
+    positions = 1 - (size - pixels) // step
+    first = step * np.arange(positions)[:, None]
+    pixel = np.arange(pixels)
+    return jnp.asarray((pixel >= first) & (pixel < first + size))

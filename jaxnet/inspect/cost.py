@@ -43,17 +43,19 @@ def flops(function: Callable[..., Any], *args: PyTree) -> int:
     for leaf in jax.tree.leaves(args):
         if not isinstance(leaf, int | float | complex):
             check_input("flops", leaf)
-    return _operations(jax.make_jaxpr(function)(*all_native(args, "flops")).jaxpr)
+    program = jax.make_jaxpr(function)(*all_native(args, "flops"))
+    return _operations(program.jaxpr)
 
 
 def _operations(jaxpr: Any) -> int:
     total = 0
     for equation in jaxpr.eqns:
         name, params = equation.primitive.name, equation.params
-        out = math.prod(getattr(equation.outvars[0].aval, "shape", ())) if equation.outvars else 0
+        out = _outputs(equation)
         if name == "dot_general":
             (contracted, _), _ = params["dimension_numbers"]
-            total += 2 * out * math.prod(equation.invars[0].aval.shape[i] for i in contracted)
+            sizes = equation.invars[0].aval.shape
+            total += 2 * out * math.prod(sizes[axis] for axis in contracted)
         elif name == "conv_general_dilated":
             kernel = equation.invars[1].aval.shape
             features = kernel[params["dimension_numbers"].rhs_spec[0]]
@@ -68,15 +70,27 @@ def _operations(jaxpr: Any) -> int:
     return total
 
 
+def _outputs(equation: Any) -> int:
+    """Return the size of the first output."""
+    if not equation.outvars:
+        return 0
+    shape = getattr(equation.outvars[0].aval, "shape", ())
+    return math.prod(shape)
+
+
 def _products(equation: Any) -> int:
     """Return the multiplications of a convolution or a gradient of it: the same three arrays."""
-    wanted, form = equation.params["wanted"], equation.params["form"]
+    wanted = equation.params["wanted"]
+    form = equation.params["form"]
     given = {"y": "xw", "x": "wy", "w": "xy"}[wanted]
-    shapes = {n: each.aval.shape for n, each in zip(given, equation.invars, strict=False)}
+    shapes = {
+        name: variable.aval.shape for name, variable in zip(given, equation.invars, strict=False)
+    }
     shapes[wanted] = equation.outvars[0].aval.shape
     w = shapes["w"]  # (nets, *window, inputs, features)
     if max(form.input_dilation) > 1:  # products with the zeros between the inputs do not count
-        return math.prod(shapes["x"]) * math.prod(w[1:-2]) * w[-1] // form.groups
+        positions = math.prod(w[1:-2])
+        return math.prod(shapes["x"]) * positions * w[-1] // form.groups
     return math.prod(shapes["y"]) * math.prod(w[1:-1])
 
 
@@ -148,7 +162,8 @@ def memory(
       fits: a training step needs ... MB of 15.0 GB (4.1 MB held, ...
       does not fit: a training step needs ... MB of 4.0 MB (4.1 MB held, ...
     """
-    net, x = as_layer(net, "memory", "net"), check_input("memory", x)
+    net = as_layer(net, "memory", "net")
+    x = check_input("memory", x)
     bytes_ = float(memory) if isinstance(memory, int) and not isinstance(memory, bool) else memory
     # A float, since 16 * 2**30 does not fit int32.
     within("memory", "memory", bytes_, "[0, inf)")
@@ -163,7 +178,8 @@ def memory(
 
     learner = trainer(Layer(net.init, objective, net.name), optimizer or optax.sgd(1.0))
     start = jax.eval_shape(learner.init, key_spec(), x)
-    plan = jax.jit(learner.update, donate_argnums=0).lower(start, x).compile().memory_analysis()
+    compiled = jax.jit(learner.update, donate_argnums=0).lower(start, x).compile()
+    plan = compiled.memory_analysis()
     if plan is None:
         raise NotImplementedError(
             f"memory: memory analysis is not available on the {jax.default_backend().upper()} "

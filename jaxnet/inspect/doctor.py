@@ -1,7 +1,10 @@
 """Diagnosis of a training run: dead units, wrong learning rates, stale state."""
 
+import itertools
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +22,8 @@ from jaxnet.training.train_state import TrainState, check_train_state
 from jaxnet.training.trainer import Trainer
 from jaxnet.training.watch import explain_reuse
 
-FAST, SLOW = 0.1, 1e-6  # update / weight; usually near 1e-3
+FAST = 0.1  # update / weight, which is usually near 1e-3
+SLOW = 1e-6
 ROUNDING = 1e-6  # relative to the largest gradient: the size of rounding errors of 0 in float32
 
 
@@ -40,13 +44,24 @@ class Report(Tabular):
     dead: dict[str, tuple[int, int]]
 
     def table(self) -> Table:
+        count = len(self.findings)
         notes = [f"{i}. {finding}" for i, finding in enumerate(self.findings, 1)]
         return Table(
-            f"{len(self.findings) or 'no'} finding{'s' * (len(self.findings) != 1)}",
+            "1 finding" if count == 1 else f"{count or 'no'} findings",
             ("entry", "size", "weight", "gradient", "update/weight"),
             [(path, *figures) for path, figures in self.entries.items()],
             notes=notes or ["no problems found"],
         )
+
+
+class _Trial(NamedTuple):
+    """What one step did on one batch."""
+
+    gradients: PyTree
+    params: PyTree  # after the step
+    state: PyTree  # after the step
+    train_loss: Any
+    eval_loss: Any
 
 
 @explain_reuse()
@@ -101,62 +116,66 @@ def doctor(trainer: Trainer, train_state: TrainState, *batches: PyTree) -> Repor
     for batch in batches:
         check_input("doctor", batch)
     train_state, batches = all_native((train_state, batches), "doctor")
+    findings = compilation_findings(trainer._kept.watcher.traces, batches)
+    trials = _trials(trainer, train_state, batches)
+    params, state = jax.device_get((floats_of(train_state.params), train_state.state))
+    entries = figures_by_path(
+        params, [trial.gradients for trial in trials], [trial.params for trial in trials]
+    )
+    findings += update_findings(entries)
+    findings += state_findings(state, [trial.state for trial in trials], int(train_state.step))
+    findings += _losses(trials, has_state=bool(state))
+    dead = _dead(trainer.objective, train_state, batches)
+    if dead:
+        words = ", ".join(f"{path} {n} of {units}" for path, (n, units) in dead.items())
+        findings.append(f"dead units, 0 on all examples: {words}")
+    findings += _mixed(trainer.objective, train_state, batches[0])
+    findings += _squashed(trainer.objective, train_state, batches[0])
+    return Report(findings, entries, dead)
+
+
+def _trials(trainer: Trainer, train_state: TrainState, batches: tuple) -> list[_Trial]:
+    """Make a step on each batch, each from `train_state`."""
     objective, update = trainer.objective, trainer.update
-    findings = _compilations(trainer._kept.watcher.traces, batches)
 
     @jax.jit
     def trial(train_state, key, batch):
+        state = train_state.state
+
         def loss(floats, train):
             params = with_floats(train_state.params, floats)
-            given = objective, params, train_state.state, batch, None, key
-            return averaged(*given, train=train)[0]["loss"].mean
+            metrics, _ = averaged(objective, params, state, batch, None, key, train=train)
+            return metrics["loss"].mean
 
         # Integers, such as the params of `quantized`, do not change.
         floats = floats_of(train_state.params)
         gradients = jax.grad(loss)(floats, True)
-        after, found, _ = update(train_state, batch)
-        measured = loss(floats, False)
-        return gradients, floats_of(after.params), after.state, found["loss"].mean, measured
+        after, metrics, _ = update(train_state, batch)
+        eval_loss = loss(floats, False)
+        params = floats_of(after.params)
+        return _Trial(gradients, params, after.state, metrics["loss"].mean, eval_loss)
 
-    tried = []
+    trials = []
     for i, batch in enumerate(batches):
-        with warnings.catch_warnings(action="ignore"):  # the findings below replace those of a step
+        with warnings.catch_warnings(action="ignore"):  # the findings replace those of a step
             now = train_state._replace(key=jax.random.clone(train_state.key))
-            tried.append(jax.device_get(trial(now, jax.random.key(i), batch)))
-    gradients, params, states, losses, measured = zip(*tried, strict=True)
-    before = jax.device_get((floats_of(train_state.params), train_state.state))
-
-    entries = _entries(before[0], gradients, params)
-    findings += _moves(entries)
-    findings += _stale(before[1], states, int(train_state.step))
-    for name, value in (("training", losses), ("evaluation", measured)):
-        if not np.isfinite(value).all():
-            findings.append(f"the loss in {name} mode is not finite: {[float(v) for v in value]}")
-    train_loss, eval_loss = float(np.mean(losses)), float(np.mean(measured))
-    if eval_loss > 2 * train_loss + 1e-3 and before[1]:
-        findings.append(
-            f"on the same batches the loss is {train_loss:.3g} in training and {eval_loss:.3g} in "
-            "evaluation mode: the running statistics do not describe the data (yet)"
-        )
-    if dead := _dead(objective, train_state, batches):
-        words = ", ".join(f"{path} {n} of {units}" for path, (n, units) in dead.items())
-        findings.append(f"dead units, 0 on all examples: {words}")
-    findings += _mixed(objective, train_state, batches[0])
-    findings += _squashed(objective, train_state, batches[0])
-    return Report(findings, entries, dead)
+            trials.append(jax.device_get(trial(now, jax.random.key(i), batch)))
+    return trials
 
 
-def _compilations(traces_of: dict[str, list[dict[str, str]]], batches: tuple) -> list[str]:
+def compilation_findings(traces_of: dict[str, list[dict[str, str]]], batches: tuple) -> list[str]:
     found = []
     for program, traces in traces_of.items():
         if len(traces) > 1:
-            steps = zip(traces, traces[1:], strict=False)
-            changes = [change for old, new in steps for change in _changes(old, new)]
+            changes = []
+            for old, new in itertools.pairwise(traces):
+                changes += _changes(old, new)
             words = "; ".join(changes[:8]) or "for no change of shapes or dtypes"
             found.append(f"{program} was compiled {len(traces)} times: {words}")
     first = _types(batches[0])
     for i, batch in enumerate(batches[1:], 1):
-        if changes := _changes(first, _types(batch)):
+        changes = _changes(first, _types(batch))
+        if changes:
             found.append(f"batch {i} makes the step compile again: {'; '.join(changes)}")
     return found
 
@@ -170,14 +189,20 @@ def _types(batch: PyTree) -> dict[str, str]:
     return {path or "batch": str(jax.typeof(leaf)) for path, leaf in flat(batch, None)}
 
 
-def _entries(before: PyTree, gradients: tuple, after: tuple) -> dict[str, tuple]:
+def figures_by_path(
+    before: PyTree, gradients: Sequence[PyTree], after: Sequence[PyTree]
+) -> dict[str, tuple]:
     """Return size and norms by path, with the largest gradient and update over the batches."""
+    gradients_of = zip(*map(jax.tree.leaves, gradients), strict=True)
+    params_of = zip(*map(jax.tree.leaves, after), strict=True)
+    paths = flat(before, None)
     entries = {}
-    others = [zip(*map(jax.tree.leaves, trees), strict=True) for trees in (gradients, after)]
-    for (path, old), grads, news in zip(flat(before, None), *others, strict=True):
-        weight, gradient = _norm(old), max(map(_norm, grads), key=_bad)
+    for (path, old), grads, news in zip(paths, gradients_of, params_of, strict=True):
+        weight = _norm(old)
+        gradient = max((_norm(grad) for grad in grads), key=_bad)
         update = max((_norm(_wide(new) - _wide(old)) for new in news), key=_bad)
-        entries[path] = (old.size, weight, gradient, update / weight if weight else None)
+        ratio = update / weight if weight else None
+        entries[path] = (old.size, weight, gradient, ratio)
     return entries
 
 
@@ -189,17 +214,24 @@ def _wide(a: np.ndarray) -> np.ndarray:
     return np.asarray(a, np.promote_types(a.dtype, np.float64))
 
 
-def _moves(entries: dict[str, tuple]) -> list[str]:
+def update_findings(entries: dict[str, tuple]) -> list[str]:
     """Return findings about the gradients and the sizes of the updates."""
-    largest = max((e[2] for e in entries.values() if np.isfinite(e[2])), default=0)
-    nothing = {path for path, e in entries.items() if e[2] <= ROUNDING * largest}
-    ratios = {path: e[3] for path, e in entries.items() if e[3] is not None and e[1] > 0}
-    judged = {p: r for p, r in ratios.items() if p not in nothing and not p.endswith("bias")}
-    fast = [path for path, ratio in judged.items() if ratio > FAST]
-    slow = [path for path, ratio in judged.items() if ratio < SLOW]
+    gradients = {path: gradient for path, (_, _, gradient, _) in entries.items()}
+    largest = max((g for g in gradients.values() if np.isfinite(g)), default=0)
+    infinite = [path for path, g in gradients.items() if not np.isfinite(g)]
+    nothing = sorted(path for path, g in gradients.items() if g <= ROUNDING * largest)
+    fast = []
+    slow = []
+    for path, (_, weight, _, ratio) in entries.items():
+        if ratio is None or not weight > 0 or path in nothing or path.endswith("bias"):
+            continue
+        if ratio > FAST:
+            fast.append(path)
+        elif ratio < SLOW:
+            slow.append(path)
     found = {
-        "the gradient is not finite": [p for p, e in entries.items() if not np.isfinite(e[2])],
-        "the gradient is 0, or rounding, on all batches": sorted(nothing),
+        "the gradient is not finite": infinite,
+        "the gradient is 0, or rounding, on all batches": nothing,
         f"an update moves the weights by more than {FAST:.0%}": fast,
         f"an update moves the weights by less than {SLOW:.0e} of their size": slow,
     }
@@ -210,24 +242,47 @@ def _bad(value: float) -> float:
     return np.inf if np.isnan(value) else value
 
 
-def _stale(before: PyTree, states: tuple, steps: int) -> list[str]:
+def state_findings(before: PyTree, states: Sequence[PyTree], steps: int) -> list[str]:
     """Return findings about state that a step does not change and statistics never updated."""
-    entries, found, still = flat(before, None), [], []
-    for (path, old), *news in zip(entries, *map(jax.tree.leaves, states), strict=True):
-        if old.dtype != bool and all(np.array_equal(old, new, equal_nan=True) for new in news):
+    found = []
+    still = []
+    fresh = []
+    initial = {"mean": 0, "var": 1}
+    after = zip(*map(jax.tree.leaves, states), strict=True)
+    for (path, old), news in zip(flat(before, None), after, strict=True):
+        unchanged = all(np.array_equal(old, new, equal_nan=True) for new in news)
+        if unchanged and old.dtype != bool:
             still.append(path)
+        name = path.rpartition("/")[2]
+        if name in initial and np.all(old == initial[name]):
+            fresh.append(path)
     if still:
         found.append(
             f"training does not change the state {', '.join(still)}: is the net applied with "
             "train=train, and is its new state returned?"
         )
-    init = {"mean": 0, "var": 1}
-    named = [(path, path.rpartition("/")[2], old) for path, old in entries]
-    fresh = [path for path, name, old in named if name in init and np.all(old == init[name])]
     if fresh and steps > 0:
         found.append(
             f"after {steps} steps these statistics still have their initial values, and evaluation "
             f"uses them: {', '.join(fresh)}"
+        )
+    return found
+
+
+def _losses(trials: list[_Trial], has_state: bool) -> list[str]:
+    """Return findings about the losses in training and in evaluation mode."""
+    found = []
+    in_training = [float(trial.train_loss) for trial in trials]
+    in_evaluation = [float(trial.eval_loss) for trial in trials]
+    if not np.isfinite(in_training).all():
+        found.append(f"the loss in training mode is not finite: {in_training}")
+    if not np.isfinite(in_evaluation).all():
+        found.append(f"the loss in evaluation mode is not finite: {in_evaluation}")
+    train_loss, eval_loss = np.mean(in_training), np.mean(in_evaluation)
+    if has_state and eval_loss > 2 * train_loss + 1e-3:
+        found.append(
+            f"on the same batches the loss is {train_loss:.3g} in training and {eval_loss:.3g} in "
+            "evaluation mode: the running statistics do not describe the data (yet)"
         )
     return found
 
@@ -238,8 +293,10 @@ def _mixed(objective: Layer, train_state: TrainState, batch: PyTree) -> list[str
     size = sizes.pop() if len(sizes) == 1 else ()
     if supervised_in(objective) is None or not size or size[0] < 2:
         return []  # other objectives may compare examples
-    half, paths = size[0] // 2, []
+    half = size[0] // 2
+    paths = []
 
+    @jax.jit
     def outputs(params, state, batch):
         found = activations(objective, params, state, batch, key=jax.random.key(0))
         paths[:] = [path for path, y in found.items() if jnp.shape(y)[:1] == size]
@@ -247,8 +304,9 @@ def _mixed(objective: Layer, train_state: TrainState, batch: PyTree) -> list[str
 
     # The same shapes, so that rounding is the same: only the second half differs.
     others = jax.tree.map(lambda a: jnp.asarray(a).at[-half:].set(a[:half]), batch)
-    run = jax.jit(outputs)
-    one, two = (jax.device_get(run(*train_state[1:3], each)) for each in (batch, others))
+    params, state = train_state.params, train_state.state
+    one = jax.device_get(outputs(params, state, batch))
+    two = jax.device_get(outputs(params, state, others))
     for path in paths:
         if not np.allclose(one[path], two[path], rtol=1e-4, atol=1e-6, equal_nan=True):
             return [
@@ -268,24 +326,45 @@ def _squashed(objective: Layer, train_state: TrainState, batch: PyTree) -> list[
     if parts is None or objective.kind not in ("supervised", "augmented"):
         return []
     x, targets = batch
-    floats = jax.tree.map(lambda p: 30 * p, floats_of(train_state.params))
-    large = with_floats(train_state.params, floats)
-    of = lambda layer, y: jax.tree.leaves(layer.apply({}, {}, (y, targets))[0])[0]  # noqa: E731
-    run = jax.jit(lambda params, x: parts.net.apply(params, train_state.state, x)[0])
-    y, larger = run(train_state.params, x), run(large, x)
-    floats = hasattr(y, "dtype") and jnp.issubdtype(y.dtype, jnp.floating)
-    if not (floats and y.any() and all(0 <= a.min() and a.max() <= 1 for a in (y, larger))):
+
+    @jax.jit
+    def outputs(params, x):
+        y, _ = parts.net.apply(params, train_state.state, x)
+        return y
+
+    def values(layer, y):
+        """Return the values of the loss or of a metric for outputs `y`."""
+        result, _ = layer.apply({}, {}, (y, targets))
+        return jax.tree.leaves(result)[0]
+
+    larger_floats = jax.tree.map(lambda p: 30 * p, floats_of(train_state.params))
+    y = outputs(train_state.params, x)
+    larger = outputs(with_floats(train_state.params, larger_floats), x)
+    if not (_in_unit_interval(y) and y.any() and _in_unit_interval(larger)):
         return []
-    corner = (jax.grad(lambda y: of(parts.loss, y).mean())(y) < 0).astype(y.dtype)
-    near, far = (float(of(parts.loss, each).mean()) for each in (corner, 3 * corner - 1))
-    u = jax.random.uniform(jax.random.key(0), y.shape, y.dtype, 1e-3, 1 - 1e-3)
-    same = [n for n, m in parts.metrics.items() if (of(m, u) == of(m, 1 - u)).all()]
-    names = ["the loss"] * (far < near > 1e-3) + [f"metrics[{name!r}]" for name in same]
+    slope = jax.grad(lambda y: values(parts.loss, y).mean())(y)
+    corner = (slope < 0).astype(y.dtype)
+    near = float(values(parts.loss, corner).mean())
+    far = float(values(parts.loss, 3 * corner - 1).mean())
+    loss_takes_logits = far < near and near > 1e-3
+
+    names = ["the loss"] if loss_takes_logits else []
+    random = jax.random.uniform(jax.random.key(0), y.shape, y.dtype, 1e-3, 1 - 1e-3)
+    for name, metric in parts.metrics.items():
+        if (values(metric, random) == values(metric, 1 - random)).all():
+            names.append(f"metrics[{name!r}]")
+    if not names:
+        return []
     write = "leave out the sigmoid or softmax at the end of the net"
-    if not far < near > 1e-3:
+    if not loss_takes_logits:
         write += ", or write functools.partial(jn.metrics.binary_accuracy, threshold=0.5)"
-    told = f"all outputs are in [0, 1], but logits are expected by {' and '.join(names)}: {write}"
-    return [told] if names else []
+    return [f"all outputs are in [0, 1], but logits are expected by {' and '.join(names)}: {write}"]
+
+
+def _in_unit_interval(y: PyTree) -> bool:
+    if not hasattr(y, "dtype") or not jnp.issubdtype(y.dtype, jnp.floating) or not y.size:
+        return False
+    return bool(y.min() >= 0 and y.max() <= 1)
 
 
 def _dead(objective: Layer, train_state: TrainState, batches: tuple) -> dict[str, tuple[int, int]]:
@@ -296,18 +375,23 @@ def _dead(objective: Layer, train_state: TrainState, batches: tuple) -> dict[str
     """
 
     def alive(params, state, key, batch):
-        return {
-            path: (y != 0).any(tuple(range(y.ndim - 1)))
-            for path, y in activations(objective, params, state, batch, key=key).items()
-            if hasattr(y, "ndim") and y.ndim > 1 and jnp.issubdtype(y.dtype, jnp.floating)
-        }
+        found = {}
+        for path, y in activations(objective, params, state, batch, key=key).items():
+            if hasattr(y, "ndim") and y.ndim > 1 and jnp.issubdtype(y.dtype, jnp.floating):
+                examples = tuple(range(y.ndim - 1))
+                found[path] = (y != 0).any(examples)
+        return found
 
-    given = *train_state[1:3], jax.random.key(0)
+    given = train_state.params, train_state.state, jax.random.key(0)
     run = jax.jit(alive)
     seen = [jax.device_get(run(*given, batch)) for batch in batches]
     program, found = jax.make_jaxpr(alive, return_shape=True)(*given, batches[0])
-    count = len(jax.tree.leaves(train_state.params))
-    learned = depends_on(program.jaxpr, [i < count for i in range(len(program.jaxpr.invars))])
-    paths = [path for path, own in zip(sorted(found), learned, strict=True) if own]
-    units = {path: np.any([s[path] for s in seen], axis=0) for path in paths}
-    return {path: (int((~u).sum()), u.size) for path, u in units.items() if not u.all()}
+    params_count = len(jax.tree.leaves(train_state.params))
+    is_param = [i < params_count for i in range(len(program.jaxpr.invars))]
+    learned = depends_on(program.jaxpr, is_param)
+    dead = {}
+    for path, depends_on_params in zip(sorted(found), learned, strict=True):
+        units = np.any([alive_in[path] for alive_in in seen], axis=0)
+        if depends_on_params and not units.all():
+            dead[path] = int((~units).sum()), units.size
+    return dead

@@ -10,6 +10,15 @@ import numpy as np
 from jaxnet.services.checks import check_values, on_host
 
 STEPS = 80  # steps of Levenberg-Marquardt
+SPECTRUM = 64  # points along each side of the spectrum, for any size of filters
+STARTS = [  # rotation of the wave, fraction of its frequency, width as a fraction of the filter
+    (0, 1, 0.12),
+    (0, 1, 0.25),
+    (0, 0.5, 0.12),
+    (0, 0.5, 0.25),
+    (np.pi / 2, 1, 0.2),
+    (np.pi / 2, 0.5, 0.2),
+]
 NARROWEST = 0.5  # pixels: a narrower Gaussian would fit any single pixel
 
 
@@ -51,11 +60,12 @@ class Gabor(NamedTuple):
 
 @partial(jax.jit, static_argnums=(1, 2))  # one program for each size, not one per operation
 def _draw(gabor: Gabor, height: int, width: int) -> jax.Array:
-    many = [jnp.asarray(value)[None, None] for value in gabor]
-    row, column, angle, frequency, phase, along, across, amplitude = many
+    with_space = [jnp.asarray(value)[None, None] for value in gabor]
+    row, column, angle, frequency, phase, along, across, amplitude = with_space
     places = np.mgrid[:height, :width].astype(jnp.result_type(float))
     rows, columns = places.reshape(2, height, width, *[1] * (row.ndim - 2))
-    y, x = rows - row, columns - column
+    y = rows - row
+    x = columns - column
     u = x * jnp.cos(angle) + y * jnp.sin(angle)
     v = -x * jnp.sin(angle) + y * jnp.cos(angle)
     bell = jnp.exp(-((u / along) ** 2) / 2 - (v / across) ** 2 / 2)
@@ -115,14 +125,21 @@ def gabor_fit(filters: Any) -> GaborFit:
     scale = np.sqrt(np.square(images).mean((1, 2)))
     images = images / np.where(scale > 0, scale, 1)[:, None, None]
     images = jnp.asarray(images, jnp.result_type(float))
-    free, errors = _search(images, jnp.asarray(_starts(np.asarray(images))))
+    starts = jnp.asarray(starts_of(np.asarray(images)))
+    free, errors = search(images, starts)
     best = np.asarray(errors).argmin(1)
-    gabor = _describe(np.asarray(free)[np.arange(len(best)), best], images.shape[1:])
+    best_free = np.asarray(free)[np.arange(len(best)), best]
+    gabor = describe_free(best_free, images.shape[1:])
     gabor = gabor._replace(amplitude=gabor.amplitude * scale)
+    gabor = Gabor(*[jnp.asarray(field) for field in gabor])
+    r2 = _r2(filters, np.asarray(gabor.draw(*filters.shape[:2])))
+    return GaborFit(gabor, jnp.asarray(r2, images.dtype))
+
+
+def _r2(filters: np.ndarray, fitted: np.ndarray) -> np.ndarray:
     total = np.square(filters - filters.mean((0, 1))).sum((0, 1))
-    left = np.square(filters - np.asarray(gabor.draw(*filters.shape[:2]))).sum((0, 1))
-    r2 = np.where(total > 0, 1 - left / np.where(total > 0, total, 1), 0)
-    return GaborFit(Gabor(*map(jnp.asarray, gabor)), jnp.asarray(r2, images.dtype))
+    left = np.square(filters - fitted).sum((0, 1))
+    return np.where(total > 0, 1 - left / np.where(total > 0, total, 1), 0)
 
 
 # The search runs over eight free parameters: center, orientation, frequency and widths, mapped to
@@ -133,26 +150,32 @@ def gabor_fit(filters: Any) -> GaborFit:
 def _even(free, shape):
     """Return the even function of amplitude 1."""
     height, width = shape
-    squeeze, room = jax.nn.sigmoid, max(shape) - NARROWEST
-    center = (height - 1) * squeeze(free[0]), (width - 1) * squeeze(free[1])
-    widths = NARROWEST + room * squeeze(free[4]), NARROWEST + room * squeeze(free[5])
-    return Gabor(*center, free[2], 0.5 * squeeze(free[3]), 0.0, *widths, 1.0)
+    squeeze = jax.nn.sigmoid
+    room = max(shape) - NARROWEST
+    row = (height - 1) * squeeze(free[0])
+    column = (width - 1) * squeeze(free[1])
+    orientation = free[2]
+    frequency = 0.5 * squeeze(free[3])
+    along = NARROWEST + room * squeeze(free[4])
+    across = NARROWEST + room * squeeze(free[5])
+    return Gabor(row, column, orientation, frequency, 0.0, along, across, 1.0)
 
 
 def _waves(free, shape):
     """Return the even and the odd function, (2, height, width)."""
     even = _even(free, shape)
-    return jnp.stack([even.draw(*shape), even._replace(phase=-jnp.pi / 2).draw(*shape)])
+    odd = even._replace(phase=-jnp.pi / 2)
+    return jnp.stack([even.draw(*shape), odd.draw(*shape)])
 
 
-def _residual(free, image):
+def residual_of(free, image):
     even, odd = _waves(free, image.shape)
     return (free[6] * even + free[7] * odd - image).ravel()
 
 
 @jax.jit
-def _search(images, starts):
-    """The best free parameters (filters, starts, 8) and their squared errors (filters, starts)."""
+def search(images, starts):
+    """Return the best free parameters (filters, starts, 8), with their squared errors."""
 
     def one(image, start):
         # the model is linear in the amplitudes: solve for the best ones of this start
@@ -162,61 +185,85 @@ def _search(images, starts):
 
         def body(_, carry):
             free, error, damping = carry
-            residual = _residual(free, image)
-            jacobian = jax.jacfwd(_residual)(free, image)  # (pixels, 8)
+            residual = residual_of(free, image)
+            jacobian = jax.jacfwd(residual_of)(free, image)  # (pixels, 8)
             gram = jacobian.T @ jacobian
             ridge = damping * jnp.diag(jnp.diag(gram) + 1e-6)
-            trial = free - jnp.linalg.solve(gram + ridge, jacobian.T @ residual)
+            move = jnp.linalg.solve(gram + ridge, jacobian.T @ residual)
+            trial = free - move
             # The sigmoids are flat outside this range.
             trial = trial.at[:6].set(jnp.clip(trial[:6], -8, 8))
-            after = jnp.square(_residual(trial, image)).sum()
+            after = jnp.square(residual_of(trial, image)).sum()
             better = after < error
-            free, error = jnp.where(better, trial, free), jnp.where(better, after, error)
-            return free, error, jnp.clip(damping * jnp.where(better, 0.3, 4.0), 1e-7, 1e7)
+            free = jnp.where(better, trial, free)
+            error = jnp.where(better, after, error)
+            damping = damping * jnp.where(better, 0.3, 4.0)
+            return free, error, jnp.clip(damping, 1e-7, 1e7)
 
-        first = free, jnp.square(_residual(free, image)).sum(), jnp.asarray(1e-2, free.dtype)
-        return jax.lax.fori_loop(0, STEPS, body, first)[:2]
+        error = jnp.square(residual_of(free, image)).sum()
+        first = free, error, jnp.asarray(1e-2, free.dtype)
+        free, error, _ = jax.lax.fori_loop(0, STEPS, body, first)
+        return free, error
 
     return jax.vmap(jax.vmap(one, (None, 0)))(images, starts)
 
 
-def _starts(images: np.ndarray) -> np.ndarray:
+def starts_of(images: np.ndarray) -> np.ndarray:
     """Return the starts (filters, starts, 8), with amplitudes of 0."""
     count, height, width = images.shape
     energy = np.square(images)
     energy = energy / np.maximum(energy.sum((1, 2), keepdims=True), 1e-12)
     row = (energy.sum(2) * np.arange(height)).sum(1)
     column = (energy.sum(1) * np.arange(width)).sum(1)
-    # a spectrum of 64x64 points for any filter size; its lower half repeats the upper
-    spectrum = np.abs(np.fft.fft2(images - images.mean((1, 2), keepdims=True), (64, 64)))
-    spectrum[:, 33:] = 0
-    down, along = np.unravel_index(spectrum.reshape(count, -1).argmax(1), (64, 64))
-    down, along = np.fft.fftfreq(64)[down] % 1.0, np.fft.fftfreq(64)[along]
-    frequency = np.clip(np.hypot(down, along), 0.03, 0.45)
-    angle = np.arctan2(down, along)
+    frequency, angle = _peaks(images)
 
-    def free(value, low, high):
-        share = np.clip((value - low) / (high - low), 0.02, 0.98)
-        return np.log(share / (1 - share))
-
-    starts, widest = [], max(height, width)
-    for rotation, slower, width_share in [
-        (0, 1, 0.12), (0, 1, 0.25), (0, 0.5, 0.12), (0, 0.5, 0.25),
-        (np.pi / 2, 1, 0.2), (np.pi / 2, 0.5, 0.2),
-    ]:  # fmt: skip
-        sigma = free(np.full(count, max(width_share * widest, 0.8)), NARROWEST, widest)
-        center = free(row, 0, height - 1), free(column, 0, width - 1)
-        wave = angle + rotation, free(slower * frequency, 0, 0.5)
-        starts.append(np.stack([*center, *wave, sigma, sigma, *np.zeros((2, count))], axis=1))
+    widest = max(height, width)
+    amplitudes = np.zeros(count)
+    starts = []
+    for rotation, slower, width_fraction in STARTS:
+        sigma = np.full(count, max(width_fraction * widest, 0.8))
+        free = [
+            _unsqueezed(row, 0, height - 1),
+            _unsqueezed(column, 0, width - 1),
+            angle + rotation,
+            _unsqueezed(slower * frequency, 0, 0.5),
+            _unsqueezed(sigma, NARROWEST, widest),
+            _unsqueezed(sigma, NARROWEST, widest),
+            amplitudes,
+            amplitudes,
+        ]
+        starts.append(np.stack(free, axis=1))
     return np.stack(starts, 1).astype(images.dtype)
 
 
-def _describe(free: np.ndarray, shape: tuple[int, ...]) -> Gabor:
+def _peaks(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the frequency and the direction at the largest peak of each spectrum."""
+    sides = (SPECTRUM, SPECTRUM)
+    spectrum = np.abs(np.fft.fft2(images - images.mean((1, 2), keepdims=True), sides))
+    spectrum[:, SPECTRUM // 2 + 1 :] = 0  # the lower half repeats the upper
+    flat = spectrum.reshape(len(images), -1)
+    row, column = np.unravel_index(flat.argmax(1), sides)
+    frequencies = np.fft.fftfreq(SPECTRUM)
+    down = frequencies[row] % 1.0
+    along = frequencies[column]
+    frequency = np.clip(np.hypot(down, along), 0.03, 0.45)
+    return frequency, np.arctan2(down, along)
+
+
+def _unsqueezed(value: np.ndarray, low: float, high: float) -> np.ndarray:
+    """Return the free parameters that a sigmoid maps to these values, away from its ends."""
+    fraction = np.clip((value - low) / (high - low), 0.02, 0.98)
+    return np.log(fraction / (1 - fraction))
+
+
+def describe_free(free: np.ndarray, shape: tuple[int, ...]) -> Gabor:
     """Return the functions of free parameters (filters, 8), with the angles in their ranges."""
     wave = Gabor(*map(np.asarray, _even(free.T, shape)))
     even, odd = free.T[6:]
     # a cos + b sin = A cos(wave + phase), with the sine a quarter of a cycle behind
-    phase, amplitude = np.arctan2(-odd, even), np.hypot(even, odd)
+    phase = np.arctan2(-odd, even)
+    amplitude = np.hypot(even, odd)
     # A rotation by π mirrors the wave.
-    phase = np.where(wave.orientation % (2 * np.pi) >= np.pi, -phase, phase)
+    turned = wave.orientation % (2 * np.pi) >= np.pi
+    phase = np.where(turned, -phase, phase)
     return wave._replace(orientation=wave.orientation % np.pi, phase=phase, amplitude=amplitude)

@@ -132,13 +132,15 @@ class GradientCheck(Tabular):
     tolerance: float
 
     def table(self) -> Table:
-        total = [sum(column) for column in zip(*(e[1:4] for e in self.entries), strict=True)]
-        worst = max((e.error for e in self.entries), default=0.0)
+        size = sum(entry.size for entry in self.entries)
+        checked = sum(entry.checked for entry in self.entries)
+        kinks = sum(entry.kinks for entry in self.entries)
+        worst = max((entry.error for entry in self.entries), default=0.0)
         return Table(
             f"Gradients of {self.name}, numeric against automatic",
             ("entry", "size", "checked", "kinks", "largest error"),
             [(*e[:3], e.kinks or None, f"{e.error:.1e}") for e in self.entries],
-            [("total", *(total or [0, 0, 0]), f"{worst:.1e}")],
+            [("total", size, checked, kinks, f"{worst:.1e}")],
             [f"relative errors, allowed {self.tolerance:.0e}"],
         )
 
@@ -200,51 +202,8 @@ def check_gradients(
     with enable_x64(True):
         random = np.random.default_rng(0)
         x = jax.tree.map(lambda leaf: _wide(leaf, random), x)
-        params, state = layer.init(key, x)
-        params = jax.tree.map(lambda a: a + 0.1 * _normal(random, a) if is_float(a) else a, params)
-        named, rebuild = _floats(params, x)
-        run_key = child_key(key, "check_gradients")
-
-        def outputs(values):
-            params, x = rebuild(values)
-            y, _ = layer.apply(params, state, x, key=run_key, train=train)
-            if isinstance(y, tuple) and len(y) == 2 and isinstance(y[1], dict):
-                y, _ = y  # an objective returns the loss and the metrics
-            return floats(jax.tree.map(_parts, y))
-
-        arrays = list(named.values())
-        shapes = jax.eval_shape(outputs, arrays)
-        narrow = {str(a.dtype) for a in (*shapes, *arrays) if a.dtype != jnp.float64}
-        if narrow or not shapes:
-            raise TypeError(
-                f"check_gradients: {layer.name} must return float64 for float64, got "
-                f"{', '.join(sorted(narrow)) or 'no floats'}; check a layer with a cast without it"
-            )
-        weights = [random.normal(size=a.shape) for a in shapes]
-        values, split = ravel_pytree(arrays)
-
-        @jax.jit
-        def f(values):
-            return sum(jnp.sum(w * a) for w, a in zip(weights, outputs(split(values)), strict=True))
-
-        # One program for all coordinates of all arrays.
-        moved = jax.jit(lambda values, place, by: f(values.at[place].add(by)))
-        here, gradient = float(f(values)), np.asarray(jax.jit(jax.grad(f))(values))
-        entries, first = [], 0
-        for path, value in named.items():
-            places = np.sort(random.permutation(value.size)[:samples])
-            at = first + places
-            up, down = (np.array([float(moved(values, i, by)) for i in at]) for by in (STEP, -STEP))
-            entries.append(_entry(path, value, places, (down, here, up), gradient[at], tolerance))
-            first += value.size
-    wrong = [
-        f"  {e.path}[{', '.join(map(str, e.place))}]: numeric {e.numeric:.6g}, "
-        f"automatic {e.automatic:.6g}, relative error {e.error:.1e}"
-        for e in entries
-        if not e.error <= tolerance  # also true for NaN
-    ]
-    unchecked = [e for e in entries if e.kinks and not e.checked]
-    wrong += [f"  {e.path}: all {e.kinks} sampled coordinates are kinks" for e in unchecked]
+        entries = _entries(layer, x, key, train, samples, tolerance, random)
+    wrong = _disagreements(entries, tolerance)
     if wrong:
         raise AssertionError(
             f"check_gradients: {layer.name} for an input of {describe(x)}, allowed error "
@@ -253,21 +212,104 @@ def check_gradients(
     return GradientCheck(layer.name, entries, tolerance)
 
 
-def _entry(path, value, places, heights, automatic, tolerance) -> Entry:
+def _entries(layer, x, key, train, samples, tolerance, random) -> list[Entry]:
+    """Return one row per array of params and input."""
+    params, state = layer.init(key, x)
+    params = jax.tree.map(lambda a: a + 0.1 * _normal(random, a) if is_float(a) else a, params)
+    named, rebuild = _floats(params, x)
+    run_key = child_key(key, "check_gradients")
+
+    def outputs(arrays):
+        params, x = rebuild(arrays)
+        y, _ = layer.apply(params, state, x, key=run_key, train=train)
+        if isinstance(y, tuple) and len(y) == 2 and isinstance(y[1], dict):
+            y, _ = y  # an objective returns the loss and the metrics
+        return floats(jax.tree.map(_parts, y))
+
+    arrays = list(named.values())
+    weights = _weights(layer, outputs, arrays, random)
+    values, split = ravel_pytree(arrays)
+
+    @jax.jit
+    def weighted_sum(values):
+        products = zip(weights, outputs(split(values)), strict=True)
+        return sum(jnp.sum(weight * a) for weight, a in products)
+
+    @jax.jit
+    def moved_sum(values, place, by):  # one program for all coordinates of all arrays
+        return weighted_sum(values.at[place].add(by))
+
+    def moved_sums(places, by):
+        return np.array([float(moved_sum(values, place, by)) for place in places])
+
+    here = float(weighted_sum(values))
+    gradient = np.asarray(jax.jit(jax.grad(weighted_sum))(values))
+    entries = []
+    first = 0
+    for path, value in named.items():
+        places = np.sort(random.permutation(value.size)[:samples])
+        at = first + places
+        heights = (moved_sums(at, -STEP), here, moved_sums(at, STEP))
+        entries.append(compare(path, value, places, heights, gradient[at], tolerance))
+        first += value.size
+    return entries
+
+
+def _weights(layer, outputs, arrays, random) -> list[np.ndarray]:
+    """Return random weights of all outputs; raise unless all numbers are float64."""
+    shapes = jax.eval_shape(outputs, arrays)
+    narrow = {str(a.dtype) for a in (*shapes, *arrays) if a.dtype != jnp.float64}
+    if narrow or not shapes:
+        raise TypeError(
+            f"check_gradients: {layer.name} must return float64 for float64, got "
+            f"{', '.join(sorted(narrow)) or 'no floats'}; check a layer with a cast without it"
+        )
+    return [random.normal(size=a.shape) for a in shapes]
+
+
+def _disagreements(entries: list[Entry], tolerance: float) -> list[str]:
+    """Return a line for each array with a wrong gradient, then for each without any gradient."""
+    wrong = []
+    for entry in entries:
+        if not entry.error <= tolerance:  # also true for NaN
+            place = ", ".join(str(n) for n in entry.place)
+            wrong.append(
+                f"  {entry.path}[{place}]: numeric {entry.numeric:.6g}, "
+                f"automatic {entry.automatic:.6g}, relative error {entry.error:.1e}"
+            )
+    for entry in entries:
+        if entry.kinks and not entry.checked:
+            wrong.append(f"  {entry.path}: all {entry.kinks} sampled coordinates are kinks")
+    return wrong
+
+
+def compare(path, value, places, heights, automatic, tolerance) -> Entry:
     """Return one row, from the values of the function below, at and above each index."""
-    down, here, up = heights
-    right, left, numeric = (up - here) / STEP, (here - down) / STEP, (up - down) / (2 * STEP)
-    noise = 100 * np.finfo(np.float64).eps * max(1.0, abs(here)) / STEP
-    kinks = abs(right - left) > 10 * tolerance * np.maximum(abs(right), abs(left)) + 2 * noise
-    size = np.maximum(np.maximum(abs(numeric), abs(automatic)), noise / tolerance)
-    error = np.where(kinks, 0.0, abs(numeric - automatic) / size)
-    count = int(kinks.sum())
     if not len(places):
         return Entry(path, value.size, 0, 0, 0.0, (), 0.0, 0.0)
+    down, here, up = heights
+    right = (up - here) / STEP
+    left = (here - down) / STEP
+    numeric = (up - down) / (2 * STEP)
+    noise = 100 * np.finfo(np.float64).eps * max(1.0, abs(here)) / STEP
+    steepest = np.maximum(abs(right), abs(left))
+    kinks = abs(right - left) > 10 * tolerance * steepest + 2 * noise
+    size = np.maximum(abs(numeric), abs(automatic))
+    size = np.maximum(size, noise / tolerance)
+    error = np.where(kinks, 0.0, abs(numeric - automatic) / size)
+
     worst = int(np.nan_to_num(error, nan=np.inf).argmax())
     place = tuple(int(n) for n in np.unravel_index(places[worst], value.shape))
-    error, numeric, automatic = (float(column[worst]) for column in (error, numeric, automatic))
-    return Entry(path, value.size, len(places) - count, count, error, place, numeric, automatic)
+    return Entry(
+        path,
+        value.size,
+        checked=len(places) - int(kinks.sum()),
+        kinks=int(kinks.sum()),
+        error=float(error[worst]),
+        place=place,
+        numeric=float(numeric[worst]),
+        automatic=float(automatic[worst]),
+    )
 
 
 class _Complex(NamedTuple):
@@ -280,6 +322,10 @@ def _parts(leaf: jax.Array) -> Any:
     return _Complex(leaf.real, leaf.imag) if jnp.iscomplexobj(leaf) else leaf
 
 
+def _parts_of_float(leaf: Any) -> Any:
+    return _parts(jnp.asarray(leaf)) if is_float(leaf) else None
+
+
 def _whole(parts: Any) -> Any:
     return jax.lax.complex(*parts) if isinstance(parts, _Complex) else parts
 
@@ -287,14 +333,14 @@ def _whole(parts: Any) -> Any:
 def _floats(params: PyTree, x: PyTree) -> tuple[dict[str, Any], Callable[[list], tuple]]:
     """Return the arrays that have gradients, by path, and a function that rebuilds the trees."""
     tree = (params, x)
-    chosen = jax.tree.map(lambda leaf: _parts(jnp.asarray(leaf)) if is_float(leaf) else None, tree)
-    named = dict(flat({"params": chosen[0]}, None) + flat({"input": chosen[1]}, None))
+    chosen_params, chosen_x = chosen = jax.tree.map(_parts_of_float, tree)
+    named = dict(flat({"params": chosen_params}, None) + flat({"input": chosen_x}, None))
     structure = jax.tree.structure(chosen)
 
     def rebuild(values):
-        floats = structure.unflatten(values)
-        pair = lambda part: isinstance(part, _Complex)  # noqa: E731
-        return with_floats(tree, jax.tree.map(_whole, floats, is_leaf=pair))
+        parts = structure.unflatten(values)
+        floats = jax.tree.map(_whole, parts, is_leaf=lambda part: isinstance(part, _Complex))
+        return with_floats(tree, floats)
 
     return named, rebuild
 
@@ -303,12 +349,16 @@ def _wide(leaf: Any, random: np.random.Generator) -> Any:
     """Return the input in float64, drawn at random for a spec."""
     if isinstance(leaf, jax.ShapeDtypeStruct):
         return _normal(random, leaf)
-    return np.asarray(leaf, np.promote_types(leaf.dtype, np.float64)) if is_float(leaf) else leaf
+    if not is_float(leaf):
+        return leaf
+    return np.asarray(leaf, np.promote_types(leaf.dtype, np.float64))
 
 
 def _normal(random: np.random.Generator, leaf: Any) -> np.ndarray:
     """Return standard normal numbers of 64 bits a part; zeros for a leaf of integers."""
     if not is_float(leaf):
         return np.zeros(leaf.shape, leaf.dtype)
-    draw = lambda: random.normal(size=leaf.shape)  # noqa: E731
-    return draw() + 1j * draw() if jnp.issubdtype(leaf.dtype, jnp.complexfloating) else draw()
+    real = random.normal(size=leaf.shape)
+    if not jnp.issubdtype(leaf.dtype, jnp.complexfloating):
+        return real
+    return real + 1j * random.normal(size=leaf.shape)

@@ -120,7 +120,8 @@ def graph(f: Callable[..., Any], *args: Any) -> Graph:
     for i, leaf in enumerate(leaves):
         if not isinstance(leaf, int | float | complex):
             leaves[i] = as_array("graph", f"argument {i}", leaf, dtype="booleans or numbers")
-    args = jax.tree.map(lambda a: float(a) if type(a) is int else a, structure.unflatten(leaves))
+    floats = [float(leaf) if type(leaf) is int else leaf for leaf in leaves]
+    args = structure.unflatten(floats)
     closed = jax.make_jaxpr(f)(*args)
     shapes: Any = closed.out_avals
     if len(shapes) != 1 or shapes[0].shape != () or not is_float(shapes[0]):
@@ -129,9 +130,12 @@ def graph(f: Callable[..., Any], *args: Any) -> Graph:
             f"graph: f must return one float, got {given}; return its mean, or one entry"
         )
     tape = _Tape()
-    named = zip(_names(f, args), jax.tree.leaves(args), strict=True)
-    wires = [tape.add(name, "input", jnp.asarray(leaf)) for name, leaf in named]
-    output = tape.wire(tape.run(closed.jaxpr, closed.consts, wires)[0])
+    names = _names(f, args)
+    wires = []
+    for name, leaf in zip(names, floats, strict=True):
+        wires.append(tape.add(name, "input", jnp.asarray(leaf)))
+    (result,) = tape.run(closed.jaxpr, closed.consts, wires)
+    output = tape.wire(result)
     name = getattr(f, "__name__", "f")
     tape.add("f" if name == "<lambda>" else name, "output", output.value, [output])
     return tape.backward()
@@ -168,11 +172,15 @@ class _Tape:
 
     def wire(self, x: Any) -> _Wire:
         """Return x itself, or a node for a constant."""
-        return x if isinstance(x, _Wire) else self.add(short(x), "constant", jnp.asarray(x))
+        if isinstance(x, _Wire):
+            return x
+        return self.add(short(x), "constant", jnp.asarray(x))
 
     def number(self, x: Any) -> Any:
         """Return a number itself, or a node for an array."""
-        return x if np.ndim(x) == 0 else self.add("constant", "constant", x)
+        if np.ndim(x) == 0:
+            return x
+        return self.add("constant", "constant", x)
 
     def run(self, jaxpr: Any, consts: Any, args: list[Any]) -> list[Any]:
         """Run the equations; arguments and results are wires or plain numbers."""
@@ -183,12 +191,16 @@ class _Tape:
     def _equation(self, eqn: Any, args: list[Any]) -> list[Any]:
         if eqn.primitive.name in CALLS and "jaxpr" in eqn.params:
             inside = eqn.params["jaxpr"]
-            return self.run(getattr(inside, "jaxpr", inside), getattr(inside, "consts", ()), args)
+            jaxpr = getattr(inside, "jaxpr", inside)
+            consts = getattr(inside, "consts", ())
+            return self.run(jaxpr, consts, args)
         if _is_identity(eqn):
             return args
         sources = [a for a in args if isinstance(a, _Wire)]
-        if not sources and all(np.ndim(a) == 0 for a in args) and len(eqn.outvars) == 1:
-            return [self.number(bind(eqn, args)[0])]
+        only_numbers = not sources and all(np.ndim(a) == 0 for a in args)
+        if only_numbers and len(eqn.outvars) == 1:
+            (result,) = bind(eqn, args)
+            return [self.number(result)]
         moving = [i for i, a in enumerate(args) if isinstance(a, _Wire) and is_float(a.value)]
 
         def function(*moved):
@@ -200,9 +212,12 @@ class _Tape:
         values, vjp = jax.vjp(function, *[args[i].value for i in moving])
 
         def pull(gradients):
-            zero = [np.zeros(np.shape(v), jax.dtypes.float0) for v in values]
-            given = [z if g is None else g for g, z in zip(gradients, zero, strict=True)]
-            back = dict(zip(moving, vjp(tuple(given)), strict=True))
+            cotangents = []
+            for gradient, value in zip(gradients, values, strict=True):
+                if gradient is None:
+                    gradient = np.zeros(np.shape(value), jax.dtypes.float0)
+                cotangents.append(gradient)
+            back = dict(zip(moving, vjp(tuple(cotangents)), strict=True))
             return [back.get(i) for i, a in enumerate(args) if isinstance(a, _Wire)]
 
         self.steps.append(_Step(_label(eqn, args), "operation", sources, values, pull))
@@ -210,9 +225,9 @@ class _Tape:
 
     def backward(self) -> Graph:
         """Return the graph, with gradients computed from the last node to the first."""
-        gradients = [
-            [jnp.zeros_like(v) if is_float(v) else None for v in step.values] for step in self.steps
-        ]
+        gradients = []
+        for step in self.steps:
+            gradients.append([jnp.zeros_like(v) if is_float(v) else None for v in step.values])
         gradients[-1] = [jnp.ones_like(self.steps[-1].values[0])]
         edges = []
         for i in reversed(range(len(self.steps))):
@@ -220,13 +235,15 @@ class _Tape:
             if not step.sources:
                 continue
             found = list(zip(step.sources, step.pull(gradients[i]), strict=True))
-            edges += [Edge(w.node, i, w.value, g) for w, g in reversed(found)]
+            for wire, gradient in reversed(found):
+                edges.append(Edge(wire.node, i, wire.value, gradient))
             for wire, gradient in found:  # gradients of several uses add up
                 if gradient is not None:
                     gradients[wire.node][wire.slot] += gradient
-        done = zip(self.steps, gradients, strict=True)
-        nodes = tuple(Node(step.label, step.kind, _one(step.values), _one(g)) for step, g in done)
-        return Graph(nodes, tuple(reversed(edges)))
+        nodes = []
+        for step, of_values in zip(self.steps, gradients, strict=True):
+            nodes.append(Node(step.label, step.kind, _one(step.values), _one(of_values)))
+        return Graph(tuple(nodes), tuple(reversed(edges)))
 
 
 def _is_identity(eqn: Any) -> bool:
@@ -248,7 +265,8 @@ def _label(eqn: Any, args: list[Any]) -> str:
     if len(args) != 2 or sum(isinstance(a, _Wire) for a in args) != 1:
         return sign
     place = 1 if isinstance(args[0], _Wire) else 0  # of the number
-    form = FORMS.get(name, ("{sign}({n}, x)",) * 2)[place]
+    any_other = ("{sign}({n}, x)", "{sign}({n}, x)")
+    form = FORMS.get(name, any_other)[place]
     return form.format(n=short(args[place]), sign=sign).replace("+−", "−")
 
 
@@ -257,12 +275,17 @@ def _names(f: Callable, args: tuple) -> list[str]:
     words: list[str] = []
     try:
         for p in inspect.signature(f).parameters.values():
-            rest = len(args) - len(words) if p.kind is p.VAR_POSITIONAL else None
-            words += [p.name] if rest is None else [f"{p.name}{i}" for i in range(rest)]
+            if p.kind is p.VAR_POSITIONAL:
+                rest = len(args) - len(words)
+                words += [f"{p.name}{i}" for i in range(rest)]
+            else:
+                words.append(p.name)
     except (TypeError, ValueError):  # a builtin without a signature
         words = [f"x{i}" for i in range(len(args))]
-    named = zip(words, args, strict=False)  # parameters with a default may have no argument
-    return [path for word, arg in named for path, _ in flat({word: arg}, None)]
+    names = []
+    for word, arg in zip(words, args, strict=False):  # a parameter with a default may have none
+        names += [path for path, _ in flat({word: arg}, None)]
+    return names
 
 
 def _one(values: Sequence[Any]) -> Any:

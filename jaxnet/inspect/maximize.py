@@ -85,22 +85,29 @@ def maximize_activation(
     all_within(who, "[0, inf)", learning_rate=learning_rate, decay=decay, blur=blur)
     check_key(key, who)
     shape = (shape[0], shape[1], shape[2])
-    many = jax.ShapeDtypeStruct((len(units), *shape), jnp.float32)
-    net, params, state = check_net(who, net, params, state, many)
-    y = jax.eval_shape(lambda x: output_at(net, params, state, x, path), many)
-    weights = np.zeros(y.shape, np.float32)  # weight of each output in the maximized sum
+    images = jax.ShapeDtypeStruct((len(units), *shape), jnp.float32)
+    net, params, state = check_net(who, net, params, state, images)
+    y = jax.eval_shape(lambda x: output_at(net, params, state, x, path), images)
     where = net.name if path is None else f"{net.name}/{path}"
+    weights = jnp.asarray(_weights(where, y.shape, units))
+    blurs = tuple(jnp.asarray(blur_matrix(pixels, blur)) for pixels in shape[:2])
+    options = jnp.float32(learning_rate), jnp.float32(background), jnp.float32(decay)
+    return _ascend(net, params, state, path, weights, key, shape, blurs, options, steps, jitter)
+
+
+def _weights(where: str, shape: tuple[int, ...], units: Sequence) -> np.ndarray:
+    """Return the weight of each output in the maximized sum, one unit per image."""
+    who = "maximize_activation"
+    weights = np.zeros(shape, np.float32)
     for i, unit in enumerate(units):
-        index = unit if isinstance(unit, tuple) else (unit,)
-        if not all(isinstance(number, int | np.integer) for number in index) or not index:
+        numbers = unit if isinstance(unit, tuple) else (unit,)
+        if not all(isinstance(number, int | np.integer) for number in numbers) or not numbers:
             raise TypeError(f"{who}: a unit must be a number or a tuple of them, got {unit!r:.60}")
         index = unit if isinstance(unit, tuple) else (Ellipsis, unit)
-        weights[i][marked(f"{who}: unit {unit}", where, y.shape[1:], index)] = 1
+        chosen = marked(f"{who}: unit {unit}", where, shape[1:], index)
+        weights[i][chosen] = 1
         weights[i] /= weights[i].sum()
-    blurs = tuple(jnp.asarray(_blur(n, blur)) for n in shape[:2])
-    options = jnp.float32(learning_rate), jnp.float32(background), jnp.float32(decay)
-    return _ascend(net, params, state, path, jnp.asarray(weights), key, shape, blurs, options,
-                   steps, jitter)  # fmt: skip
+    return weights
 
 
 @compiled_for(static_argnums=(2, 5, 8, 9))
@@ -124,15 +131,17 @@ def _ascend(net, params, state, path, weights, key, shape, blurs, options, steps
         return jnp.clip(z + updates, 0, 1), opt_state
 
     noise_key, move_key = jax.random.split(key)
-    z = jnp.clip(background + 0.1 * jax.random.normal(noise_key, (len(weights), *shape)), 0, 1)
+    noise = jax.random.normal(noise_key, (len(weights), *shape))
+    z = jnp.clip(background + 0.1 * noise, 0, 1)
     z, _ = jax.lax.fori_loop(0, steps, step, (z, optimizer.init(z)))
     return image(z)
 
 
-def _blur(pixels: int, deviation: float) -> np.ndarray:
+def blur_matrix(pixels: int, deviation: float) -> np.ndarray:
     """Return the matrix of a Gaussian blur, (pixels, pixels), normalized at the border."""
     if not deviation:
         return np.eye(pixels, dtype=np.float32)
     apart = np.arange(pixels)[:, None] - np.arange(pixels)
     weight = np.exp(-np.square(apart / deviation) / 2)
-    return (weight / weight.sum(1, keepdims=True)).astype(np.float32)
+    weight /= weight.sum(1, keepdims=True)
+    return weight.astype(np.float32)

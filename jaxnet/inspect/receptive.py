@@ -1,6 +1,8 @@
 """The receptive field of the units of a network."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -81,7 +83,8 @@ def receptive_fields(net: Layer, x: PyTree) -> ReceptiveFields:
       conv_1  15×15  1×1     5×5
       conv_2  15×15  1×1     7×7
     """
-    net, x = as_layer(net, "receptive_fields", "net"), check_input("receptive_fields", x)
+    net = as_layer(net, "receptive_fields", "net")
+    x = check_input("receptive_fields", x)
     shape: tuple[int, ...] = tuple(getattr(x, "shape", ()))
     if len(shape) < 3 or not all(shape[1:]):
         raise ValueError(
@@ -89,65 +92,94 @@ def receptive_fields(net: Layer, x: PyTree) -> ReceptiveFields:
         )
     space = shape[1:-1]
     with enable_x64(True):
-        one = jax.ShapeDtypeStruct((CHUNK, *shape[1:]), jnp.float64)
-        params, state = jax.eval_shape(net.init, key_spec(), one)
-        params = jax.tree_util.tree_map_with_path(_positive, params)
-        if jax.tree.leaves(state):
-            state = jax.jit(lambda key: net.init(key, one)[1])(jax.random.key(0))
-
-        @jax.jit
-        def middle(params, state, x):
-            """Return each layer's middle unit and neighbors along each axis, (batch, features)."""
-            found = {}
-
-            def note(name, x, y):
-                shaped = hasattr(y, "ndim") and y.ndim == len(shape) and y.shape[0] == CHUNK
-                if shaped and name and "#" not in name:
-                    units[name] = y.shape[1:-1]
-                    sizes = np.array(units[name])
-                    beside = np.minimum(sizes // 2 + np.eye(len(sizes), dtype=int), sizes - 1)
-                    found[name] = [y[:, *place] for place in (sizes // 2, *beside)]
-                return y
-
-            run(net, params, state, x, None, False, note)
-            return found
-
-        units: dict[str, tuple[int, ...]] = {}  # in the order of the calls
-        rest = jax.device_get(middle(params, state, np.zeros(one.shape)))
-        # Per axis, which positions change the middle unit and its neighbors: (units, positions).
-        seen = {k: [np.zeros((len(v), n), bool) for n in space] for k, v in rest.items()}
-        for axis, length in enumerate(space):
-            for start in range(0, length, CHUNK):
-                places = np.arange(start, min(start + CHUNK, length))
-                x = np.zeros(one.shape)
-                np.moveaxis(x, axis + 1, 1)[np.arange(len(places)), places] = 1
-                for name, values in middle(params, state, x).items():
-                    moved = (np.asarray(values) != np.asarray(rest[name])).any(-1)
-                    seen[name][axis][:, places] = moved[:, : len(places)]
+        seen, units = _dependencies(net, jax.ShapeDtypeStruct((CHUNK, *shape[1:]), jnp.float64))
 
     fields, strides, starts, cut = {}, {}, {}, set()
     for name in units:
-        found = [[set(np.flatnonzero(a).tolist()) for a in each] for each in seen[name]]
-        here = [each[0] for each in found]
-        beside = [each[axis + 1] for axis, each in enumerate(found)]
-        fields[name] = tuple(max(s) - min(s) + 1 if s else 0 for s in here)
-        starts[name] = tuple(min(s) if s else 0 for s in here)
-        strides[name] = tuple(map(_stride, here, beside, space))
-        if any(s and (min(s) == 0 or max(s) == n - 1) for s, n in zip(here, space, strict=True)):
-            cut.add(name)
+        sizes, steps, firsts = [], [], []
+        for axis, length in enumerate(space):
+            changed = seen[name][axis]
+            here = set(np.flatnonzero(changed[0]).tolist())
+            beside = set(np.flatnonzero(changed[axis + 1]).tolist())
+            first, last = (min(here), max(here)) if here else (0, -1)
+            sizes.append(last - first + 1)
+            firsts.append(first)
+            steps.append(stride_between(here, beside, length))
+            if here and (first == 0 or last == length - 1):
+                cut.add(name)
+        fields[name], starts[name], strides[name] = tuple(sizes), tuple(firsts), tuple(steps)
     return ReceptiveFields(net.name, fields, strides, starts, cut, units)
 
 
-def _stride(here: set[int], beside: set[int], length: int) -> int | None:
+def _dependencies(
+    net: Layer, chunk: jax.ShapeDtypeStruct
+) -> tuple[dict[str, list[np.ndarray]], dict[str, tuple[int, ...]]]:
+    """Return which positions of the input change units of each layer, and the numbers of units.
+
+    The first is by path and axis: booleans (units, positions) for the middle unit and its neighbor
+    along each axis.
+    """
+    space = chunk.shape[1:-1]
+    params, state = jax.eval_shape(net.init, key_spec(), chunk)
+    params = jax.tree_util.tree_map_with_path(positive_params, params)
+    if jax.tree.leaves(state):
+        state = jax.jit(lambda key: net.init(key, chunk)[1])(jax.random.key(0))
+
+    units: dict[str, tuple[int, ...]] = {}  # in the order of the calls
+    middle = _middle(net, len(chunk.shape), units)
+    rest = jax.device_get(middle(params, state, np.zeros(chunk.shape)))
+    seen = {}
+    for name, values in rest.items():
+        seen[name] = [np.zeros((len(values), length), bool) for length in space]
+    for axis, length in enumerate(space):
+        for start in range(0, length, CHUNK):
+            places = np.arange(start, min(start + CHUNK, length))
+            x = np.zeros(chunk.shape)
+            np.moveaxis(x, axis + 1, 1)[np.arange(len(places)), places] = 1
+            for name, values in middle(params, state, x).items():
+                moved = (np.asarray(values) != np.asarray(rest[name])).any(-1)
+                seen[name][axis][:, places] = moved[:, : len(places)]
+    return seen, units
+
+
+def _middle(net: Layer, axes: int, units: dict[str, tuple[int, ...]]) -> Callable[..., Any]:
+    """Return a function to each layer's middle unit and neighbors along each axis.
+
+    The values of a unit are (batch, features). When it is traced, it adds the numbers of units.
+    """
+
+    @jax.jit
+    def middle(params, state, x):
+        found = {}
+
+        def note(name, x, y):
+            has_axes = hasattr(y, "ndim") and y.ndim == axes and y.shape[0] == CHUNK
+            if has_axes and name and "#" not in name:
+                units[name] = y.shape[1:-1]
+                sizes = np.array(units[name])
+                center = sizes // 2
+                neighbors = np.minimum(center + np.eye(len(sizes), dtype=int), sizes - 1)
+                found[name] = [y[:, *place] for place in (center, *neighbors)]
+            return y
+
+        run(net, params, state, x, None, False, note)
+        return found
+
+    return middle
+
+
+def stride_between(here: set[int], beside: set[int], length: int) -> int | None:
     """Return the distance between two fields, measured at the end that the border does not cut."""
     if not here or not beside or here == beside:
         return None
     if max(beside) < length - 1:
         return max(beside) - max(here)
-    return min(beside) - min(here) if min(here) > 0 else None
+    if min(here) > 0:
+        return min(beside) - min(here)
+    return None
 
 
-def _positive(path, leaf) -> np.ndarray:
+def positive_params(path, leaf) -> np.ndarray:
     """Return averages for kernels, 0 for biases, and 1 for everything else."""
     if "bias" in jax.tree_util.keystr(path[-1:], simple=True):
         return np.zeros(leaf.shape, leaf.dtype)

@@ -13,6 +13,8 @@ from jaxnet.services.trees import PyTree
 from jaxnet.transforms.observing import observe
 from jaxnet.transforms.stream import start_stream, stream
 
+Calls = list[tuple[str, Any]]  # (path, output) of each call, in the order in which calls end
+
 
 @on_auto_axes
 def check_stream(
@@ -66,25 +68,35 @@ def check_stream(
 
     watched = observe(net, see)
     watched.apply(params, state, x)
-    whole, calls = calls, []
+    whole = calls.copy()
     streamed = stream(watched, time if length is None else length)
     kept = start_stream(streamed, part(0, 1), state)
-    chunks = []
-    for start, stop in ((0, time // 2), (time // 2, time)):
-        calls = []
-        _, kept = streamed.apply(params, kept, part(start, stop))
-        chunks.append(calls)
-    last, timeless = whole[-1][0], ""
-    for (path, y), *parts in zip(whole, *chunks, strict=True):
-        outputs = zip(jax.tree.leaves(y), *(jax.tree.leaves(one) for _, one in parts), strict=True)
-        for all_steps, *some in outputs:
-            far = _distance(np.asarray(all_steps) + 0.0, [np.asarray(a) + 0.0 for a in some])
+    calls.clear()
+    _, kept = streamed.apply(params, kept, part(0, time // 2))
+    first = calls.copy()
+    calls.clear()
+    streamed.apply(params, kept, part(time // 2, time))
+    _compare(whole, first, calls, leaves[0].shape[:2], tolerance)
+
+
+def _compare(
+    whole: Calls, first: Calls, second: Calls, batch_and_time: tuple[int, ...], tolerance: float
+) -> None:
+    """Raise an error if the outputs of a call differ between the whole sequence and its chunks."""
+    last, _ = whole[-1]
+    timeless = ""
+    for (path, y), (_, y_first), (_, y_second) in zip(whole, first, second, strict=True):
+        outputs = map(jax.tree.leaves, (y, y_first, y_second))
+        for all_steps, *parts in zip(*outputs, strict=True):
+            far = _distance(np.asarray(all_steps) + 0.0, [np.asarray(a) + 0.0 for a in parts])
             if far <= tolerance * max(1e-30, np.abs(all_steps).max(initial=0)):
                 continue
-            if path != last and np.shape(all_steps)[:2] != leaves[0].shape[:2]:
+            if path != last and np.shape(all_steps)[:2] != batch_and_time:
                 timeless = timeless or path  # fine if the whole is, as with the tokens of moe
                 continue
-            where = timeless or path if path == last else path
+            where = path
+            if path == last and timeless:
+                where = timeless
             raise ValueError(
                 f"check_stream: the outputs of {where} differ in a stream by {far:.2g}, so it "
                 "needs more than one step at a time"
@@ -95,8 +107,15 @@ def _distance(whole: np.ndarray, parts: list[np.ndarray]) -> float:
     """Largest difference; infinite if the parts do not make up the whole."""
     if all(part.shape == whole.shape for part in parts):  # outside the stream, or a final carry
         return np.abs(parts[-1] - whole).max(initial=0)
-    rest = lambda a: (a.ndim, a.shape[:1], a.shape[2:])  # noqa: E731
-    if whole.ndim < 2 or any(rest(part) != rest(whole) for part in parts):
+    joins = all(_without_time(part) == _without_time(whole) for part in parts)
+    if whole.ndim < 2 or not joins:
         return np.inf
     joined = np.concatenate(parts, 1)
-    return np.abs(joined - whole).max(initial=0) if joined.shape == whole.shape else np.inf
+    if joined.shape != whole.shape:
+        return np.inf
+    return np.abs(joined - whole).max(initial=0)
+
+
+def _without_time(a: np.ndarray) -> tuple:
+    """Return the sizes that parts have in common with the whole."""
+    return a.ndim, a.shape[:1], a.shape[2:]

@@ -62,26 +62,34 @@ class Summary(Tabular):
     def table(self) -> Table:
         rows = []
         for row in self.rows:
-            path = (self.name, *row.path.split("/")) if row.path else (self.name,)
-            kind = row.kind if row.calls == 1 else f"{row.kind} ×{row.calls}"
             output = describe(row.output).replace(" float32", "")  # any other dtype stays
-            cells = ("  " * (len(path) - 1) + path[-1], kind, output)
+            kind = row.kind if row.calls == 1 else f"{row.kind} ×{row.calls}"
             work = size_of(row.flops, "") if row.flops else None
-            rows.append((*cells, row.params or None, row.state or None, work))
-        counts = _count(self.params), _count(self.state), size_of(self.rows[0].flops, "")
+            layer = self._indented(row.path)
+            rows.append((layer, kind, output, row.params or None, row.state or None, work))
+        whole = self.rows[0]
+        total = (_count(self.params), _count(self.state), size_of(whole.flops, ""))
         note = (
             f"{size_of(_bytes(self.params))} of parameters, {size_of(_bytes(self.state))} of "
             f"state, {size_of(self.activations)} of activations"
         )
         title = f"{self.name} for an input of {describe(self.input)}"
         head = ("layer", "kind", "output", "parameters", "state", "FLOPs")
-        return Table(title, head, rows, [("total", None, None, *counts)], [note])
+        return Table(title, head, rows, [("total", None, None, *total)], [note])
+
+    def _indented(self, path: str) -> str:
+        """Return the name of a layer, indented by the number of layers around it."""
+        if not path:
+            return self.name
+        depth = 1 + path.count("/")
+        return "  " * depth + path.rpartition("/")[2]
 
     @property
     def activations(self) -> int:
         """Bytes of the outputs of all innermost layers, as kept for the backward pass."""
         above = {row.path.rpartition("/")[0] for row in self.rows if row.path}
-        inner = [row for row in self.rows if row.path not in above and row.path] or self.rows[:1]
+        inner = [row for row in self.rows if row.path not in above and row.path]
+        inner = inner or self.rows[:1]
         return sum(row.bytes for row in inner)
 
 
@@ -119,7 +127,8 @@ def summary(net: Layer, x: PyTree) -> Summary:
       total                                66      0  3.6 k
       264 B of parameters, 0 B of state, 2.2 kB of activations
     """
-    net, x = as_layer(net, "summary", "net"), check_input("summary", x)
+    net = as_layer(net, "summary", "net")
+    x = check_input("summary", x)
     found: dict[Path, list[tuple[Layer, PyTree, PyTree]]] = {}
 
     def see(path, layer, x, y):
@@ -133,24 +142,39 @@ def summary(net: Layer, x: PyTree) -> Summary:
 
     def row(path):
         calls = found[path]
-        copies = math.prod(_copies(found[path[:i]][0][0]) for i in range(len(path)))
-        work = copies * sum(_work(layer, x, key) for layer, x, _ in calls)
-        outputs = [y for _, _, y in calls]
         name = "/".join(path)
-        own, kept = (_count(entry_at(tree, name)) for tree in (params, state))
-        kind, times, size = calls[0][0].kind, copies * len(calls), copies * _bytes(outputs)
-        return Row(name, kind, times, outputs[0], own, kept, work, size)
+        above = [found[path[:i]] for i in range(len(path))]
+        copies = math.prod(_copies(layer) for (layer, _, _), *_ in above)
+        outputs = [y for _, _, y in calls]
+        layer = calls[0][0]
+        return Row(
+            name,
+            layer.kind,
+            calls=copies * len(calls),
+            output=outputs[0],
+            params=_count(entry_at(params, name)),
+            state=_count(entry_at(state, name)),
+            flops=copies * sum(_work(layer, x, key) for layer, x, _ in calls),
+            bytes=copies * _bytes(outputs),
+        )
 
-    return Summary(net.name, x, list(map(row, nested(found))), params, state)
+    rows = [row(path) for path in nested(found)]
+    return Summary(net.name, x, rows, params, state)
 
 
 def _work(layer: Layer, x: PyTree, key: Any) -> int:
     # Uses the layer's own init, since inside a `repeat` the tree has the entries of all n copies,
     # and float32, since without a `cast` around it a layer need not keep 16 bits.
-    wide = lambda a: jax.ShapeDtypeStruct(a.shape, jnp.promote_types(a.dtype, jnp.float32))  # noqa: E731
-    x = jax.tree.map(lambda a: wide(a) if jnp.issubdtype(a.dtype, jnp.floating) else a, x)
+    x = jax.tree.map(_wide, x)
     params, state = jax.eval_shape(lambda key: layer.init(key, x), key)
     return flops(lambda p, s, x, key: layer.apply(p, s, x, key=key), params, state, x, key)
+
+
+def _wide(a: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+    """Return a spec with floats of at least 32 bits."""
+    if not jnp.issubdtype(a.dtype, jnp.floating):
+        return a
+    return jax.ShapeDtypeStruct(a.shape, jnp.promote_types(a.dtype, jnp.float32))
 
 
 def _copies(layer: Layer) -> int:

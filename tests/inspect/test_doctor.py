@@ -12,7 +12,12 @@ import pytest
 
 import jaxnet as jn
 from jaxnet.inspect import doctor
-from jaxnet.inspect.doctor import _compilations, _entries, _moves, _stale
+from jaxnet.inspect.doctor import (
+    compilation_findings,
+    figures_by_path,
+    state_findings,
+    update_findings,
+)
 from tests.helpers import jit_apply
 from tests.training.conftest import LOSS, started
 
@@ -167,7 +172,7 @@ def test_entries_by_hand():
         {"a": np.array([3.0, 5]), "b": np.ones(2), "c": np.array([0.5])},
         {"a": np.array([6.0, 8]), "b": np.ones(2), "c": np.array([np.inf])},
     )
-    found = _entries(before, gradients, after)
+    found = figures_by_path(before, gradients, after)
     assert found["a"] == (2, 5, 10, 1) and found["b"] == (2, 0, pytest.approx(8**0.5), None)
     assert found["c"][:2] == (1, 1) and np.isnan(found["c"][2]) and found["c"][3] == np.inf
 
@@ -180,7 +185,7 @@ def test_moves_by_hand():
         "zero": (1, 1.0, 0.0, 0.0), "rounding": (1, 1.0, 3e-5, 0.5), "real": (1, 1.0, 5e-5, 0.5),
         "bias": (1, 1.0, 1.0, 0.5), "nothing": (1, 0.0, 1.0, None), "nan": (1, 1.0, np.nan, 0.5),
     }  # fmt: skip
-    assert _moves(entries) == [
+    assert update_findings(entries) == [
         "the gradient is not finite: nan",
         "the gradient is 0, or rounding, on all batches: rounding, zero",
         "an update moves the weights by more than 10%: large, real, nan",
@@ -207,21 +212,23 @@ def test_state_by_hand():
     before = {"n": np.zeros(2), "mean": np.zeros(1), "var": np.ones(2), "x": {"var": np.ones(2)}}
     before |= {"lost": np.full(1, np.nan)}
     moved = jax.tree.map(lambda a: a + 1, before)
-    still, fresh = _stale(before, (before | {"x": moved["x"]}, before | {"n": moved["n"]}), 3)
+    still, fresh = state_findings(
+        before, (before | {"x": moved["x"]}, before | {"n": moved["n"]}), 3
+    )
     assert "the state lost, mean, var: is" in still
     assert fresh.startswith("after 3 steps these") and fresh.endswith("uses them: mean, var, x/var")
     other = moved | {"lost": np.zeros(1)}
-    assert _stale(before, (other, before), 0) == []
+    assert state_findings(before, (other, before), 0) == []
 
 
 def test_compilations_by_hand():
     traces = {"step": [{"x": "a", "y": "b"}, {"x": "c", "y": "b"}, {"y": "b"}], "once": [{}]}
     two, three, four = (np.ones(n, np.float32) for n in (2, 3, 4))
     batches = (two, two, three), (two, two, four)
-    found = _compilations(traces, batches)
+    found = compilation_findings(traces, batches)
     assert found[0] == "step was compiled 3 times: x a -> c; x c -> nothing"
     assert found[1:] == ["batch 1 makes the step compile again: 2 float32[3] -> float32[4]"]
-    assert _compilations({"step": [{}, {}]}, (two, three)) == [
+    assert compilation_findings({"step": [{}, {}]}, (two, three)) == [
         "step was compiled 2 times: for no change of shapes or dtypes",
         "batch 1 makes the step compile again: batch float32[2] -> float32[3]",
     ]

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from jaxnet.inspect import Gabor, gabor_fit
-from jaxnet.inspect.gabor import _describe, _residual, _search, _starts
+from jaxnet.inspect.gabor import describe_free, residual_of, search, starts_of
 from tests.helpers import refused
 
 RANDOM = np.random.default_rng(0)
@@ -34,7 +34,7 @@ def test_no_start_is_at_the_end_of_its_range():
     """A center on the first or last pixel starts 2% inside: the sigmoid reaches no end."""
     images = np.zeros((2, 6, 9))
     images[0, 0, 8] = images[1, 5, 0] = 1
-    share = sigmoid(_starts(images)[..., :2])
+    share = sigmoid(starts_of(images)[..., :2])
     np.testing.assert_allclose(share[0], np.tile([0.02, 0.98], (6, 1)))
     np.testing.assert_allclose(share[1], np.tile([0.98, 0.02], (6, 1)))
 
@@ -46,7 +46,7 @@ def test_the_search_starts_at_the_peak_of_the_spectrum():
     bell = np.exp(-(((i - 9) / 3) ** 2) / 2 - ((j - 4) / 2.5) ** 2 / 2)
     images = [np.cos(2 * np.pi * (a * i + b * j) / 64) * bell for a, b in cycles] + [0 * bell]
     images[0] += 0.3  # a mean is no wave
-    starts = _starts(np.array(images))
+    starts = starts_of(np.array(images))
     assert starts.shape == (5, 6, 8) and (starts[:, :, 6:] == 0).all()
     row, column, angle, frequency, along, across = np.moveaxis(starts[:, :, :6], -1, 0)
     share = np.square(images[:4]) / np.square(images[:4]).sum((1, 2), keepdims=True)
@@ -68,8 +68,8 @@ def test_the_search_starts_at_the_peak_of_the_spectrum():
 
 def test_the_search_returns_the_error_of_what_it_found():
     images = np.float32([TRUE._replace(phase=0.3).draw(12, 11)[:, :, 0]])
-    found, errors = _search(images, _starts(images).astype(np.float32))
-    again = [np.square(_residual(free, images[0])).sum() for free in found[0]]
+    found, errors = search(images, starts_of(images).astype(np.float32))
+    again = [np.square(residual_of(free, images[0])).sum() for free in found[0]]
     np.testing.assert_allclose(errors[0], again, rtol=1e-4, atol=1e-6)
     assert errors.min() < 1e-4
 
@@ -78,7 +78,7 @@ def test_free_parameters_are_described():
     """The wave a cos + b sin, drawn by hand, is the wave of the amplitude and phase."""
     free = RANDOM.normal(size=(4, 8)).astype(np.float32)
     free[:, 2] = [0.3, 7.0, 3.5, -1.0]  # of which the last two are turned by half a turn
-    found = _describe(free, (7, 6))
+    found = describe_free(free, (7, 6))
     assert (found.orientation >= 0).all() and (found.orientation < np.pi).all()
     assert (found.amplitude > 0).all()
     for n, (a, b, angle, f, s, t, even, odd) in enumerate(free.astype(float)):

@@ -9,7 +9,7 @@ import pytest
 
 import jaxnet as jn
 from jaxnet.inspect import numerical_gradient
-from jaxnet.inspect.gradients import STEP, _entry
+from jaxnet.inspect.gradients import STEP, compare
 from tests.helpers import refuses
 
 X = np.array([0.5, -0.2])  # the input of the lecture's neuron
@@ -169,7 +169,7 @@ def test_an_entry_by_hand():
     right, left = np.array([3, 1e-8, 2, 4.0]), np.array([3, 1e-8, 0, 4.0])
     heights = here - STEP * left, here, here + STEP * right
     automatic = np.array([3, 0, 1, 5.0])
-    found = _entry("a", value, np.array([0, 2, 5, 7]), heights, automatic, tolerance)
+    found = compare("a", value, np.array([0, 2, 5, 7]), heights, automatic, tolerance)
     assert (found.path, found.size, found.checked, found.kinks) == ("a", 12, 3, 1)
     assert found.place == (1, 3) and found.automatic == 5
     assert found.numeric == pytest.approx(4, rel=1e-6) and found.error == pytest.approx(0.2)
@@ -177,7 +177,7 @@ def test_an_entry_by_hand():
     def error(slope, automatic, here=7.0):
         slope = np.array([slope])
         heights = here - STEP * slope, here, here + STEP * slope
-        return _entry("a", value, np.array([0]), heights, np.array([automatic]), tolerance).error
+        return compare("a", value, np.array([0]), heights, np.array([automatic]), tolerance).error
 
     # Slopes below the rounding of 100 epsilon of the height, over the step, count for little.
     noise = 100 * 2.0**-52 / STEP
@@ -187,13 +187,13 @@ def test_an_entry_by_hand():
 
     def kinks(right, left):
         heights = (here - STEP * np.array([left]), here, here + STEP * np.array([right]))
-        return _entry("a", value, np.array([0]), heights, np.array([0.0]), tolerance).kinks
+        return compare("a", value, np.array([0]), heights, np.array([0.0]), tolerance).kinks
 
     bound = 10 * tolerance * 3 + 2 * 7 * noise  # a thousandth of the slope, and the rounding
     assert (kinks(3, 3 - 0.97 * bound), kinks(3, 3 - 1.03 * bound)) == (0, 1)
     assert (kinks(-3 + 0.97 * bound, -3), kinks(-3 + 1.03 * bound, -3)) == (0, 1)
     assert (kinks(0.97 * 14 * noise, 0), kinks(1.03 * 14 * noise, 0)) == (0, 1)  # of a flat place
-    assert _entry("a", np.zeros(0), np.zeros(0, int), [np.zeros(0), 7.0, np.zeros(0)],
+    assert compare("a", np.zeros(0), np.zeros(0, int), [np.zeros(0), 7.0, np.zeros(0)],
                   np.zeros(0), tolerance) == ("a", 0, 0, 0, 0.0, (), 0.0, 0.0)  # fmt: skip
 
 

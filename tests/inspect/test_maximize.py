@@ -7,7 +7,7 @@ import pytest
 
 import jaxnet as jn
 from jaxnet.inspect import maximize_activation
-from jaxnet.inspect.maximize import _blur
+from jaxnet.inspect.maximize import blur_matrix
 
 SHAPE = (6, 5, 2)
 PLAIN = {"jitter": 0, "blur": 0.0, "learning_rate": 0.1, "steps": 40}
@@ -61,11 +61,11 @@ def test_moves_reach_as_far_as_said_in_each_direction():
 
 
 def test_blur_is_a_mean_over_neighbors():
-    rows = _blur(9, 1.3)
+    rows = blur_matrix(9, 1.3)
     np.testing.assert_allclose(rows.sum(1), 1, rtol=1e-6)
     np.testing.assert_allclose(rows[4, 5] / rows[4, 4], np.exp(-1 / 2 / 1.3**2), rtol=1e-5)
     (kernel, (sharp,)), (_, (soft,)) = (best(LINEAR, [0], blur=blur) for blur in (0.0, 1.5))
-    rows, columns = _blur(6, 1.5), _blur(5, 1.5)  # what is seen is rows @ z @ columns.T
+    rows, columns = blur_matrix(6, 1.5), blur_matrix(5, 1.5)  # what is seen is rows @ z @ columns.T
     z = np.einsum("hi,hwc,wj->ijc", rows, kernel[0], columns) > 0
     wanted = np.einsum("hi,ijc,wj->hwc", rows, z, columns)
     np.testing.assert_allclose(soft, wanted, rtol=1e-5, atol=1e-5)

@@ -9,7 +9,7 @@ import pytest
 
 import jaxnet as jn
 from jaxnet.inspect import receptive_fields
-from jaxnet.inspect.receptive import _positive, _stride
+from jaxnet.inspect.receptive import positive_params, stride_between
 
 IMAGE = jn.spec((1, 33, 47, 2))
 
@@ -74,14 +74,14 @@ def test_the_stride_where_the_neighbor_is_cut():
     ({3, 4}, {3, 4}, None), (set(), {3}, None), ({3}, set(), None),
 ])  # fmt: skip
 def test_the_stride_is_between_whole_ends(here, beside, stride):
-    assert _stride(here, beside, 10) == stride
+    assert stride_between(here, beside, 10) == stride
 
 
 def test_parameters_that_let_everything_through():
     spec = {"kernel": (3, 2, 5), "bias": (5,), "scale": (5,), "empty": (0, 0)}
     spec |= {"dense": (4, 5), "one": (6, 1), "single": (1, 5)}
     specs = {name: jn.spec(shape) for name, shape in spec.items()}
-    found = jax.tree_util.tree_map_with_path(_positive, specs)
+    found = jax.tree_util.tree_map_with_path(positive_params, specs)
     assert {name: a.shape for name, a in found.items()} == spec
     assert (found["kernel"] == np.float32(1 / 6)).all() and found["kernel"].dtype == np.float32
     assert (found["bias"] == 0).all() and (found["scale"] == 1).all()
