@@ -214,7 +214,8 @@ def _passes(net, params, state, x, loss, key, train, outputs) -> _Passes:
     shifts = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), floats_of(outputs))
     program = jax.jit(jax.grad(forward, argnums=(0, 1, 2), has_aux=True, allow_int=True))
     gradients, (calls, of_loss) = jax.device_get(program(params, floats_of(x), shifts))
-    return _Passes(calls, of_loss, *gradients, consumers)
+    of_params, of_x, of_outputs = gradients
+    return _Passes(calls, of_loss, of_params, of_x, of_outputs, consumers)
 
 
 def _first_output(outputs, paths, calls) -> NonFinite | None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path as FilePath
 from typing import Any, NamedTuple
 
-from jaxnet.profile.program import bytes_of, flops_of, layer_of, parse
+from jaxnet.profile.program import Program, bytes_of, flops_of, layer_of, parse
 from jaxnet.services.files import file_path
 from jaxnet.services.table import Number, Table, Tabular, size_of
 from jaxnet.services.trees import Path, nested
@@ -51,16 +51,19 @@ class LayerCosts(Tabular):
     compiler: float
 
     def table(self) -> Table:
-        head, units = ("layer", "FLOPs", "backward", "bytes", "backward"), ("", "", "B", "B")
+        units = ("", "", "B", "B")
         rows = [(_indented(row.path), *map(_size, row[1:], units)) for row in self.rows]
-        sums = [sum(int(r[i]) for r in self.rows if "/" not in r.path) for i in range(1, 5)]
+        top = [row[1:] for row in self.rows if "/" not in row.path]
+        sums = [sum(column) for column in zip(*top, strict=True)] or [0, 0, 0, 0]
         notes = []
         if not math.isnan(self.compiler):
+            without = "no convolution in C, " if self.once > self.compiler else ""
             notes = [
                 f"the compiler counts {size_of(self.compiler, '')} FLOPs: elementwise operations "
-                f"too, {'no convolution in C, ' if self.once > self.compiler else ''}and one "
-                f"iteration of each loop; products alone, so counted: {size_of(self.once, '')}"
+                f"too, {without}and one iteration of each loop; products alone, so counted: "
+                f"{size_of(self.once, '')}"
             ]
+        head = ("layer", "FLOPs", "backward", "bytes", "backward")
         return Table("Cost by layer", head, rows, [("total", *map(_size, sums, units))], notes)
 
 
@@ -97,16 +100,18 @@ def cost_by_layer(compiled: Any) -> LayerCosts:
     once = 0
     for run in program.runs():
         path, backward = layer_of(program.origin(run.instruction))
-        work = flops_of(run), bytes_of(run, program)
-        once += work[0]
-        if any(work):
+        flops = flops_of(run)
+        size = bytes_of(run, program)
+        once += flops
+        if flops or size:
             entry = found.setdefault(path, [0, 0, 0, 0])
-            entry[backward] += work[0] * run.times
-            entry[2 + backward] += work[1] * run.times
+            entry[0 + backward] += flops * run.times
+            entry[2 + backward] += size * run.times
     rows = [LayerCost("/".join(path), *sums) for path, sums in _inclusive(found)]
-    counted = float((compiled.cost_analysis() or {}).get("flops", math.nan))
-    flops, bytes_ = (sum(e[i] + e[i + 1] for e in found.values()) for i in (0, 2))
-    return LayerCosts(rows, flops, bytes_, once, counted)
+    flops = sum(entry[0] + entry[1] for entry in found.values())
+    size = sum(entry[2] + entry[3] for entry in found.values())
+    counted = (compiled.cost_analysis() or {}).get("flops", math.nan)
+    return LayerCosts(rows, flops, size, once, float(counted))
 
 
 class LayerTime(NamedTuple):
@@ -135,10 +140,14 @@ class LayerTimes(Tabular):
     runs: int
 
     def table(self) -> Table:
-        rows = [(_indented(row.path), *map(_ms, row[1:]), _ms(sum(row[1:]))) for row in self.rows]
-        sums = [sum(float(r[i]) for r in self.rows if "/" not in r.path) for i in (1, 2)]
+        rows = []
+        for path, forward, backward in self.rows:
+            rows.append((_indented(path), _ms(forward), _ms(backward), _ms(forward + backward)))
+        top = [row for row in self.rows if "/" not in row.path]
+        forward = sum(row.forward for row in top)
+        backward = sum(row.backward for row in top)
         title = f"Milliseconds by layer, mean of {self.runs} runs"
-        total = ("total", *map(_ms, sums), _ms(sum(sums)))
+        total = ("total", _ms(forward), _ms(backward), _ms(forward + backward))
         return Table(title, ("layer", "forward", "backward", "both"), rows, [total])
 
 
@@ -174,56 +183,74 @@ def time_by_layer(compiled: Any, trace: str | FilePath) -> LayerTimes:
       >>> print(times.runs, "run of", times.rows[0].path)
       1 run of net
     """
-    from jax.profiler import ProfileData
-
     trace = file_path("time_by_layer", trace, "trace")
     text = program_text("time_by_layer", compiled)
-    program = parse(text)
     module = text.removeprefix("HloModule ").partition(",")[0]
-    known = {run.instruction.name: run.instruction for run in program.runs() if not run.fused}
     files = sorted(trace.rglob("*.xplane.pb"), key=lambda file: file.stat().st_mtime)
     if not files:
         raise ValueError(
             f"time_by_layer: no trace in {trace}; write with jax.profiler.trace(folder): around a "
             "few runs that end in jax.block_until_ready"
         )
-    found: dict[Path, list[float]] = {}
-    runs = set()
-    names = {name for part in program.computations.values() for name in part}
-    for stats, duration in _events(ProfileData.from_file(str(files[-1]))):
-        if stats.get("hlo_module") != module:
-            continue
-        if (name := str(stats["hlo_op"])) not in names:
-            raise ValueError(
-                f"time_by_layer: {files[-1].name} holds a run of another program, which also has "
-                f"the name {module}, and an operation {name}; trace this one alone, in a new folder"
-            )
-        if (one := known.get(name)) is None:
-            continue
-        runs.add((stats.get("run_id"), stats.get("device_ordinal")))
-        # The operations inside have their own events.
-        if one.opcode not in ("while", "call", "conditional"):
-            path, backward = layer_of(program.origin(one))
-            found.setdefault(path, [0.0, 0.0])[backward] += duration / 1e6
+    program = parse(text)
+    found, runs = _durations(program, module, files[-1])
     if not runs:
         raise ValueError(
             f"time_by_layer: {files[-1].name} holds no run of {module}; run this compiled program "
             "inside the trace, as in compiled(train_state, batch)"
         )
-    order = {layer_of(program.origin(run.instruction))[0]: None for run in program.runs()}
-    inclusive = _inclusive({path: found[path] for path in order if path in found})
-    rows = [LayerTime("/".join(p), *(ms / len(runs) for ms in sums)) for p, sums in inclusive]
-    return LayerTimes(rows, len(runs))
+    in_order = {}
+    for run in program.runs():
+        path, _ = layer_of(program.origin(run.instruction))
+        if path in found:
+            in_order[path] = found[path]
+    rows = []
+    for path, (forward, backward) in _inclusive(in_order):
+        rows.append(LayerTime("/".join(path), forward / runs, backward / runs))
+    return LayerTimes(rows, runs)
+
+
+def _durations(
+    program: Program, module: str, file: FilePath
+) -> tuple[dict[Path, list[float]], int]:
+    """Return milliseconds of each layer, forward and backward, and the number of runs."""
+    from jax.profiler import ProfileData
+
+    names = {name for part in program.computations.values() for name in part}
+    known = {run.instruction.name: run.instruction for run in program.runs() if not run.fused}
+    found: dict[Path, list[float]] = {}
+    runs = set()
+    for stats, duration in _events(ProfileData.from_file(str(file))):
+        if stats.get("hlo_module") != module:
+            continue
+        name = str(stats["hlo_op"])
+        if name not in names:
+            raise ValueError(
+                f"time_by_layer: {file.name} holds a run of another program, which also has "
+                f"the name {module}, and an operation {name}; trace this one alone, in a new folder"
+            )
+        if name not in known:
+            continue
+        runs.add((stats.get("run_id"), stats.get("device_ordinal")))
+        one = known[name]
+        # The operations inside have their own events.
+        if one.opcode not in ("while", "call", "conditional"):
+            path, backward = layer_of(program.origin(one))
+            durations = found.setdefault(path, [0.0, 0.0])
+            durations[backward] += duration / 1e6
+    return found, len(runs)
 
 
 def _events(profile: Any) -> Iterator[tuple[dict[str, Any], float]]:
-    for event in (e for plane in profile.planes for line in plane.lines for e in line.events):
-        # The first access causes a warning on JAX 0.12, which ends the process if warnings are
-        # errors.
-        with warnings.catch_warnings(action="ignore", category=DeprecationWarning):
-            stats = dict(event.stats)
-        if "hlo_op" in stats:
-            yield stats, event.duration_ns
+    for plane in profile.planes:
+        for line in plane.lines:
+            for event in line.events:
+                # The first access causes a warning on JAX 0.12, which ends the process if warnings
+                # are errors.
+                with warnings.catch_warnings(action="ignore", category=DeprecationWarning):
+                    stats = dict(event.stats)
+                if "hlo_op" in stats:
+                    yield stats, event.duration_ns
 
 
 def program_text(who: str, compiled: Any) -> str:
@@ -249,14 +276,17 @@ def _inclusive(found: dict[Path, list]) -> list[tuple[Path, list]]:
     sums: dict[Path, list] = {}
     for path, entry in found.items():
         for depth in range(1, len(path) + 1):
-            above = sums.get(path[:depth], [0] * len(entry))
-            sums[path[:depth]] = [a + b for a, b in zip(above, entry, strict=True)]
+            above = path[:depth]
+            so_far = sums.get(above, [0] * len(entry))
+            sums[above] = [a + b for a, b in zip(so_far, entry, strict=True)]
     outside = [((), found[()])] if () in found else []
     return [(path, sums[path]) for path in nested(sums)] + outside
 
 
 def _indented(path: str) -> str:
-    return "  " * path.count("/") + path.rpartition("/")[2] if path else "(no layer)"
+    if not path:
+        return "(no layer)"
+    return "  " * path.count("/") + path.rpartition("/")[2]
 
 
 def _size(count: int, unit: str) -> Number | None:

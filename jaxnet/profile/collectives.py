@@ -43,8 +43,12 @@ class Collectives(Tabular):
     rows: list[Collective]
 
     def table(self) -> Table:
-        rows = [(*row[:3], *map(size_of, row[3:])) for row in self.rows]
-        total = ("total", None, sum(r.arrays for r in self.rows), None, size_of(self.moved))
+        rows = []
+        for row in self.rows:
+            sizes = size_of(row.bytes), size_of(row.moved)
+            rows.append((row.kind, row.devices, row.arrays, *sizes))
+        arrays = sum(row.arrays for row in self.rows)
+        total = ("total", None, arrays, None, size_of(self.moved))
         head = ("collective", "devices", "arrays", "bytes", "sent by each")
         return Table("Collectives per run", head, rows, [total])
 
@@ -76,22 +80,37 @@ def collectives(compiled: Any) -> Collectives:
     found: dict[tuple[str, int], list[int]] = {}
     channels = []
     text = program_text("collectives", compiled)
-    everyone = int((re.findall(r"num_partitions=(\d+)", text.partition("\n")[0]) or ["1"])[0])
+    first_line = text.partition("\n")[0]
+    partitions = re.search(r"num_partitions=(\d+)", first_line)
+    everyone = int(partitions[1]) if partitions else 1
     for run in parse(text).runs():
         kind = run.instruction.opcode.removesuffix("-start")
-        # On TPUs, the start and the end of a collective may be in fusions of their own.
-        channel = run.fused and re.findall(r"channel_id=\d+", run.instruction.attributes)
-        if kind not in KINDS or channel and channel in channels:
+        if kind not in KINDS:
             continue
-        channels.append(channel)
+        if run.fused:
+            # On TPUs, the start and the end of a collective may be in fusions of their own.
+            channel = re.findall(r"channel_id=\d+", run.instruction.attributes)
+            if channel and channel in channels:
+                continue
+            channels.append(channel)
         devices = _group(run.instruction.attributes, everyone)
-        size = (devices if kind == "all-gather" else 1) * sum(shape.bytes for shape in run.operands)
-        sent = {"all-reduce": 2 * size * (devices - 1) // devices, "collective-permute": size}
+        size = sum(shape.bytes for shape in run.operands)
+        if kind == "all-gather":
+            size *= devices
         entry = found.setdefault((kind, devices), [0, 0, 0])
         entry[0] += run.times * len(run.operands)
         entry[1] += run.times * size
-        entry[2] += run.times * sent.get(kind, size * (devices - 1) // devices)
+        entry[2] += run.times * _sent(kind, size, devices)
     return Collectives([Collective(*where, *sums) for where, sums in found.items()])
+
+
+def _sent(kind: str, size: int, devices: int) -> int:
+    """Return the bytes that each device sends in a ring."""
+    if kind == "collective-permute":
+        return size
+    if kind == "all-reduce":
+        return 2 * size * (devices - 1) // devices
+    return size * (devices - 1) // devices
 
 
 def _group(attributes: str, everyone: int) -> int:
@@ -99,9 +118,13 @@ def _group(attributes: str, everyone: int) -> int:
 
     It is 2 for `{{0,1},{2,3}}`, for `[2,2]<=[4]`, and for `mesh['a'=2,'b'=2] {'b'}`.
     """
-    if found := re.search(r"replica_groups=mesh\[([^]]*)\][^{]*\{([^}]*)\}", attributes):
-        sizes = dict(re.findall(r"'([^']+)'=(\d+)", found[1]))
-        axes = re.findall(r"'([^']+)'(?::\(\d+\)(\d+))?", found[2])  # 'b':(1)2 is a part of an axis
+    mesh = re.search(r"replica_groups=mesh\[([^]]*)\][^{]*\{([^}]*)\}", attributes)
+    if mesh:
+        sizes = dict(re.findall(r"'([^']+)'=(\d+)", mesh[1]))
+        axes = re.findall(r"'([^']+)'(?::\(\d+\)(\d+))?", mesh[2])  # 'b':(1)2 is a part of an axis
         return math.prod(int(part or sizes[axis]) for axis, part in axes)
     found = re.search(r"replica_groups=(?:\[\d+,(\d+)\]|\{\{([\d,]+)\})", attributes)
-    return int(found[1] or found[2].count(",") + 1) if found else everyone
+    if not found:
+        return everyone
+    size, listed = found.groups()
+    return int(size) if size else listed.count(",") + 1

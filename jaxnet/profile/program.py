@@ -29,6 +29,7 @@ FREE = {
     "conditional", "after-all", "partition-id", "replica-id", "opt-barrier",
 }  # fmt: skip
 CALLS = {"while", "call", "conditional", "fusion", "async-start"}
+CONTRACTED = re.compile(r'lhs_contracting_dim(?:s=\{|ensions":\[)([\d,"]*)')  # of dot or cuBLAS
 SLICES = {"dynamic-slice", "slice", "gather"}
 # Numbers of a convolution's window in the order of `_products`, and their defaults.
 WINDOW = {"stride": 1, "rhs_dilate": 1, "pad": 0, "lhs_dilate": 1}
@@ -48,7 +49,10 @@ class Shape(NamedTuple):
     @property
     def bytes(self) -> int:
         """Bytes that it takes."""
-        bits = BITS.get(self.dtype) or int((re.findall(r"\d+", self.dtype) or ["0"])[0])
+        bits = BITS.get(self.dtype)
+        if bits is None:
+            digits = re.search(r"\d+", self.dtype)
+            bits = int(digits[0]) if digits else 0
         return math.prod(self.sizes) * bits // 8
 
 
@@ -74,14 +78,18 @@ class Instruction(NamedTuple):
     @property
     def op_name(self) -> str:
         """Origin of the instruction, as JAX notes it: "jit(step)/jvp(net)/dense/dot_general"."""
-        return (re.findall(r'op_name="((?:[^"\\]|\\.)*)"', self.attributes) or [""])[0]
+        found = re.search(r'op_name="((?:[^"\\]|\\.)*)"', self.attributes)
+        return found[1] if found else ""
 
     @property
     def inside(self) -> list[str]:
         """Names of the computations that it runs."""
         if self.opcode not in CALLS:
             return []
-        return [name for part in INSIDE.findall(self.attributes) for name in OPERAND.findall(part)]
+        names = []
+        for part in INSIDE.findall(self.attributes):
+            names += OPERAND.findall(part)
+        return names
 
 
 class Run(NamedTuple):
@@ -115,23 +123,32 @@ class Program(NamedTuple):
         """Return the `op_name` of an instruction; for a fusion without one, its result's."""
         if one.op_name or one.opcode != "fusion":
             return one.op_name
-        inside = [i for name in one.inside for i in self.computations.get(name, {}).values()]
-        return next((i.op_name for i in reversed(inside) if i.op_name), "")
+        inside = []
+        for name in one.inside:
+            inside += self.computations.get(name, {}).values()
+        return next((each.op_name for each in reversed(inside) if each.op_name), "")
 
     def trips(self, loop: Instruction) -> int:
         """Return the number of times that a loop runs; 1 if the program does not say it."""
-        if found := TRIPS.search(loop.attributes):
+        found = TRIPS.search(loop.attributes)
+        if found:
             return int(found[1])
         # The compiler for TPUs only compares a counter, which begins at 0, with a constant.
         parts = re.findall(r"(?:condition|body)=%?([\w.\-]+)", loop.attributes)
-        until, body = (self.computations[name] for name in parts)
-        end = {one.opcode: one.attributes for one in until.values()}
-        if len(until) != 4 or "constant" not in end or "direction=LT" not in end.get("compare", ""):
+        condition, body = [self.computations[name] for name in parts]
+        compared = {one.opcode: one.attributes for one in condition.values()}
+        is_below = "direction=LT" in compared.get("compare", "")
+        if len(condition) != 4 or "constant" not in compared or not is_below:
             return 1
-        place = int(re.findall(r"index=(\d+)", end["get-tuple-element"])[0])
-        after = body[next(one for one in body.values() if one.root).operands[place]]
-        added = [n for name in after.operands for n in VALUE.findall(body[name].attributes)]
-        return -(-int(VALUE.findall(end["constant"])[0]) // int(added[0])) if added else 1
+        end = int(VALUE.findall(compared["constant"])[0])
+        counter = int(re.findall(r"index=(\d+)", compared["get-tuple-element"])[0])
+        root = next(one for one in body.values() if one.root)
+        next_counter = body[root.operands[counter]]
+        for name in next_counter.operands:
+            step = VALUE.findall(body[name].attributes)
+            if step:
+                return math.ceil(end / int(step[0]))
+        return 1
 
     def runs(self, name: str = "", times: int = 1, fused: bool = False) -> Iterator[Run]:
         """Yield all instructions that run, including those inside loops and fusions, in order.
@@ -143,8 +160,10 @@ class Program(NamedTuple):
         """
         here = self.computations.get(name or self.entry, {})
         for one in here.values():
-            given = [here[other] for other in one.operands if other in here]
-            operands = [shape for other in given for shape in other.shapes]
+            operands = []
+            for other in one.operands:
+                if other in here:
+                    operands += here[other].shapes
             yield Run(one, tuple(operands), times, fused)
             count = times * self.trips(one) if one.opcode == "while" else times
             for other in one.inside:
@@ -160,32 +179,52 @@ def parse(text: str) -> Program:
       >>> sum(work) == 2 * 3 * 5 * 7
       True
     """
-    computations, entry, here = {}, "", {}
+    computations = {}
+    entry = ""
+    here = {}
     for line in text.splitlines():
-        if found := HEADER.match(line):
-            here = computations[found[2]] = {}
-            entry = found[2] if found[1] else entry
-        elif found := START.match(line):
-            kind, rest = _cut(found[2])
-            opcode, _, rest = rest.partition("(")
-            given, rest = _cut(f"({rest}")
-            arrays = ARRAY.findall(kind)
-            shapes = [Shape(dtype, tuple(map(int, re.findall(r"\d+", n)))) for dtype, n in arrays]
-            here[found[1]] = Instruction(
-                found[1], opcode.strip(), tuple(shapes), tuple(OPERAND.findall(given)),
-                given + rest, line.startswith("  ROOT"),
-            )  # fmt: skip
+        header = HEADER.match(line)
+        start = START.match(line)
+        if header:
+            here = computations[header[2]] = {}
+            if header[1]:
+                entry = header[2]
+        elif start:
+            name = start[1]
+            here[name] = _instruction(name, start[2], root=line.startswith("  ROOT"))
     return Program(computations, entry)
 
 
-def _cut(text: str) -> tuple[str, str]:
+def _instruction(name: str, text: str, root: bool) -> Instruction:
+    """Return the instruction of a line, "f32[3,7]{1,0} dot(%a, %b), lhs_contracting_dims={1}"."""
+    kind, rest = first_word(text)
+    opcode, _, rest = rest.partition("(")
+    given, rest = first_word(f"({rest}")
+    shapes = []
+    for dtype, numbers in ARRAY.findall(kind):
+        sizes = [int(n) for n in re.findall(r"\d+", numbers)]
+        shapes.append(Shape(dtype, tuple(sizes)))
+    return Instruction(
+        name,
+        opcode.strip(),
+        shapes=tuple(shapes),
+        operands=tuple(OPERAND.findall(given)),
+        attributes=given + rest,
+        root=root,
+    )
+
+
+def first_word(text: str) -> tuple[str, str]:
     """Return the first word, or the contents of its parentheses, and the rest."""
     if not text.startswith("("):
         first, _, rest = text.partition(" ")
         return first, rest
     depth = 0
     for i, letter in enumerate(text):
-        depth += (letter == "(") - (letter == ")")
+        if letter == "(":
+            depth += 1
+        elif letter == ")":
+            depth -= 1
         if depth == 0:
             return text[: i + 1], text[i + 1 :].lstrip()
     return text, ""
@@ -198,33 +237,58 @@ def flops_of(run: Run) -> int:
     of a dilation, do not count.
     """
     one, operands = run.instruction, run.operands
-    if one.opcode == "custom-call" and f'custom_call_target="{TARGET}"' in one.attributes:
-        return _flops_in_c(one, operands)
-    if one.opcode == "custom-call" and re.search('="jaxnet_(lstm|rnn)', one.attributes):
-        steps, batch, gates = operands[0].sizes  # times the recurrent kernel
-        return 2 * steps * batch * gates * (gates // 4 if "_lstm" in one.attributes else gates)
-    if one.opcode == "custom-call" and 'custom_call_target="jaxnet_attention' in one.attributes:
-        q, k, v = (shape.sizes for shape in operands[:3])  # as if each query saw all places
-        if "_attention_one" in one.attributes:
-            return 2 * math.prod(q[:2]) * k[2] * (q[2] + v[3])
-        forward, back = q[3] + v[3], 3 * q[3] + 2 * v[3]
-        return 2 * math.prod(q[:3]) * k[1] * (back if "_back" in one.attributes else forward)
+    if one.opcode == "custom-call":
+        if f'custom_call_target="{TARGET}"' in one.attributes:
+            return _flops_in_c(one, operands)
+        if re.search('="jaxnet_(lstm|rnn)', one.attributes):
+            return _flops_of_recurrence(one, operands)
+        if 'custom_call_target="jaxnet_attention' in one.attributes:
+            return _flops_of_attention(one, operands)
+    if len(operands) < 2:
+        return 0
     # Matrix products on NVIDIA's GPUs.
-    library = one.opcode == "custom-call" and "__cublas$" in one.attributes
-    if len(operands) < 2 or not (library or one.opcode in ("dot", "convolution")):
+    is_cublas = one.opcode == "custom-call" and "__cublas$" in one.attributes
+    if is_cublas or one.opcode == "dot":
+        return _flops_of_product(one, operands[0])
+    if one.opcode == "convolution":
+        return _flops_of_convolution(one, operands)
+    return 0
+
+
+def _flops_of_recurrence(one: Instruction, operands: tuple[Shape, ...]) -> int:
+    """Count for the products with the recurrent kernel."""
+    steps, batch, gates = operands[0].sizes
+    features = gates // 4 if "_lstm" in one.attributes else gates
+    return 2 * steps * batch * gates * features
+
+
+def _flops_of_attention(one: Instruction, operands: tuple[Shape, ...]) -> int:
+    """Count as if each query saw all places."""
+    q, k, v = [shape.sizes for shape in operands[:3]]
+    if "_attention_one" in one.attributes:
+        return 2 * math.prod(q[:2]) * k[2] * (q[2] + v[3])
+    per_pair = q[3] + v[3]
+    if "_back" in one.attributes:
+        per_pair = 3 * q[3] + 2 * v[3]
+    return 2 * math.prod(q[:3]) * k[1] * per_pair
+
+
+def _flops_of_product(one: Instruction, left: Shape) -> int:
+    found = CONTRACTED.search(one.attributes)
+    axes = re.findall(r"\d+", found[1]) if found else []
+    summed = math.prod(left.sizes[int(axis)] for axis in axes)
+    return 2 * math.prod(one.shapes[0].sizes) * summed
+
+
+def _flops_of_convolution(one: Instruction, operands: tuple[Shape, ...]) -> int:
+    labels = re.search(r"dim_labels=(\w+)_(\w+)->(\w+)", one.attributes)
+    if not labels:
         return 0
-    out, (left, right) = one.shapes[0], operands[:2]
-    if library or one.opcode == "dot":
-        # The dimensions of the left array that a product of `dot` or cuBLAS sums over.
-        found = re.search(r'lhs_contracting_dim(?:s=\{|ensions":\[)([\d,"]*)', one.attributes)
-        summed = map(int, re.findall(r"\d+", found[1])) if found else ()
-        return 2 * math.prod(out.sizes) * math.prod(left.sizes[i] for i in summed)
-    if not (found := re.search(r"dim_labels=(\w+)_(\w+)->(\w+)", one.attributes)):
-        return 0
-    named = zip(found.groups(), (left, right, out), strict=True)
-    image, kernel, result = (dict(zip(axes, a.sizes, strict=False)) for axes, a in named)
-    groups = (re.findall(r"batch_group_count=(\d+)", one.attributes) or ["1"])[0]
-    total = 2 * result["b"] * result["f"] * kernel["i"] // int(groups)
+    image = dict(zip(labels[1], operands[0].sizes, strict=False))
+    kernel = dict(zip(labels[2], operands[1].sizes, strict=False))
+    result = dict(zip(labels[3], one.shapes[0].sizes, strict=False))
+    groups = re.search(r"batch_group_count=(\d+)", one.attributes)
+    total = 2 * result["b"] * result["f"] * kernel["i"] // int(groups[1] if groups else 1)
     for axis in sorted(set(image) - {"b", "f"}):
         window = [_of_window(one, key, axis, usual) for key, usual in WINDOW.items()]
         total *= _products(image[axis], kernel[axis], result[axis], *window)
@@ -249,15 +313,22 @@ def _flops_in_c(one: Instruction, operands: tuple[Shape, ...]) -> int:
 def _of_window(one: Instruction, key: str, axis: str, usual: int) -> int:
     """Return a number of the window along an axis; for "pad=1_2x0_3" the first of each pair."""
     found = re.search(rf"window=\{{[^}}]*\b{key}=([\dx_\-]+)", one.attributes)
-    return int(found[1].split("x")[int(axis)].split("_")[0]) if found else usual
+    if not found:
+        return usual
+    numbers = found[1].split("x")[int(axis)]
+    return int(numbers.split("_")[0])
 
 
 def _products(
     size: int, kernel: int, out: int, stride: int, dilation: int, low: int, between: int
 ) -> int:
     """Count the pairs of output and tap, along an axis, that use an entry of x."""
-    at = np.add.outer(np.arange(out) * stride, np.arange(kernel) * dilation) - low
-    return int(((at >= 0) & (at <= (size - 1) * between) & (at % between == 0)).sum())
+    first = np.arange(out) * stride - low
+    tap = np.arange(kernel) * dilation
+    place = first[:, None] + tap
+    inside = (place >= 0) & (place <= (size - 1) * between)
+    used = inside & (place % between == 0)
+    return int(used.sum())
 
 
 def bytes_of(run: Run, program: Program) -> int:
@@ -286,13 +357,14 @@ def _fused_bytes(body: dict[str, Instruction], out: int) -> int:
         whole = sum(shape.bytes for shape in one.shapes)
         if one.opcode == "dynamic-update-slice" and one.root:  # in place: only the slice is written
             update = body.get(one.operands[1])
-            total += sum(shape.bytes for shape in update.shapes) - whole if update else 0
+            if update:
+                total += sum(shape.bytes for shape in update.shapes) - whole
         if one.opcode != "parameter":
             continue
-        by = [user for user in body.values() for name in user.operands if name == one.name]
-        kinds = {user.opcode if user.operands[0] == one.name else "" for user in by}
+        users = [user for user in body.values() if one.name in user.operands]
+        kinds = {user.opcode if user.operands[0] == one.name else "" for user in users}
         if kinds and kinds <= SLICES:
-            whole = sum(shape.bytes for user in by for shape in user.shapes)
+            whole = sum(shape.bytes for user in users for shape in user.shapes)
         elif kinds == {"dynamic-update-slice"}:
             whole = 0
         total += whole
@@ -324,47 +396,73 @@ def layer_of(op_name: str) -> tuple[Path, bool]:
       >>> layer_of("jit(step)/jvp(net)/gelu/jit(tanh)/mul")
       (('net', 'gelu'), False)
     """
-    # XLA may join names, as in "jit(f)/a/add;jit(f)/b/mul" or "jit(f)/(a/add:b/mul)": take the
-    # first.
-    op_name = op_name.partition(";")[0]
-    if "/(" in op_name:
-        start, _, joined = op_name.partition("/(")
-        op_name = f"{start}/{joined.partition(':')[0]}"
-    backward, path, since, before = False, [], 0, ""
+    op_name = _first_name(op_name)
+    backward = False
+    path: list[str] = []
+    loop = 0  # length of the path at the innermost loop
+    before = ""
     for part in op_name.split("/")[:-1]:
         if part.startswith(("jit(", "pjit(")):
-            if path or part.startswith("jit(_"):
-                if "/body/" in op_name:
-                    # JAX 0.12 repeats the path for each enclosing loop.
-                    path[since:] = _once(path[since:])
-                break  # a function that a layer calls
-            continue
+            if not path and not part.startswith("jit(_"):
+                continue
+            if "/body/" in op_name:
+                # JAX 0.12 repeats the path for each enclosing loop.
+                path[loop:] = _once(path[loop:])
+            break  # a function that a layer calls
         derived = part.startswith(("jvp(", "transpose("))
-        while found := AROUND.match(part):
-            backward = backward or found[1] == "transpose"
-            part = found[2]
+        part, transposed = _unwrapped(part)
+        backward = backward or transposed
         if derived and path[:1] == [part]:
-            path, since = [], 0  # JAX repeats the whole path
+            path, loop = [], 0  # JAX repeats the whole path
         # JAX 0.12 writes "eval_jaxpr" instead of "closed_call" in loops, and around operations that
         # derivatives move out of loops. Anywhere else, or if repeated, it is the name of a layer.
-        if part == "eval_jaxpr" and (before == part or before != "body" and "jvp(" not in op_name):
+        elsewhere = before != "body" and "jvp(" not in op_name
+        if part == "eval_jaxpr" and (before == "eval_jaxpr" or elsewhere):
             path.append(part)
             before = ""
             continue
         before = part
         if part in LOOP:
-            since = len(path)
+            loop = len(path)
         if part == "checkpoint" and backward:
-            half = (len(path) - since) // 2
-            if path[since : since + half] == path[since + half :]:  # JAX writes the name twice
-                path = path[: since + half]
-        if part and part not in WORDS and not WORD.fullmatch(part) and "->" not in part:
+            half = (len(path) - loop) // 2
+            if path[loop : loop + half] == path[loop + half :]:  # JAX writes the name twice
+                path = path[: loop + half]
+        if _is_name(part):
             path.append(part)
     # Other names belong to parameters, or to regions of a reduction.
-    return (tuple(path) if op_name.startswith(("jit(", "pjit(")) else ()), backward
+    is_operation = op_name.startswith(("jit(", "pjit("))
+    return tuple(path) if is_operation else (), backward
+
+
+def _first_name(op_name: str) -> str:
+    """Return the first of names that XLA joins: "jit(f)/a/add;jit(f)/b/mul", "jit(f)/(a/add:b)"."""
+    first = op_name.partition(";")[0]
+    start, parenthesis, joined = first.partition("/(")
+    if not parenthesis:
+        return first
+    return f"{start}/{joined.partition(':')[0]}"
+
+
+def _unwrapped(part: str) -> tuple[str, bool]:
+    """Return a part of a name without transforms, and whether one of them is `transpose`."""
+    backward = False
+    found = AROUND.match(part)
+    while found:
+        backward = backward or found[1] == "transpose"
+        part = found[2]
+        found = AROUND.match(part)
+    return part, backward
+
+
+def _is_name(part: str) -> bool:
+    return bool(part) and part not in WORDS and not WORD.fullmatch(part) and "->" not in part
 
 
 def _once(path: list[str]) -> list[str]:
     """Return one period of a path that repeats itself."""
     n = len(path)
-    return next((path[:k] for k in range(1, n) if n % k == 0 and path[:k] * (n // k) == path), path)
+    for period in range(1, n):
+        if n % period == 0 and path[:period] * (n // period) == path:
+            return path[:period]
+    return path

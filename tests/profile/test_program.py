@@ -216,4 +216,4 @@ def test_what_is_not_understood_is_no_work():
     ("(f32[2]", "(f32[2]", ""),
 ])  # fmt: skip
 def test_a_type_is_cut_from_a_line(text, first, rest):
-    assert module._cut(text) == (first, rest)
+    assert module.first_word(text) == (first, rest)
