@@ -46,7 +46,9 @@ def split(
     data, n = _rows(data, "split")
     within("split", "share", share, "(0, 1)", "the part to hold out")
     at_least("split", "seed", seed, 0)
-    stratified, labels = labels is not None, np.zeros(n, int) if labels is None else labels
+    stratified = labels is not None
+    if labels is None:
+        labels = np.zeros(n, int)  # one class
     classes = to_numpy("split", "labels", labels)
     if classes.dtype == object and all(isinstance(word, str) for word in classes.flat):
         classes = classes.astype(str)  # a column of words
@@ -61,13 +63,15 @@ def split(
     for rows in orders:
         held[rows[: round(share * len(rows))]] = True
     if held.all() or not held.any():
-        least = 1 / max(map(len, orders))  # of the largest class
+        smallest = 1 / max(len(rows) for rows in orders)  # of the largest class
+        other = f"most {1 - smallest:.2g}" if held.all() else f"least {smallest:.2g}"
         raise ValueError(
-            f"split: a share of {share} of {n} examples leaves a part empty; hold out at "
-            + (f"most {1 - least:.2g}" if held.all() else f"least {least:.2g}")
+            f"split: a share of {share} of {n} examples leaves a part empty; hold out at {other}"
         )
-    for rows in orders if stratified else ():
-        held[rows[0]], held[rows[-1]] = True, False
+    if stratified:
+        for rows in orders:
+            held[rows[0]] = True
+            held[rows[-1]] = False
     return _take(data, np.flatnonzero(~held)), _take(data, np.flatnonzero(held))
 
 
@@ -114,7 +118,9 @@ def batches(
             f"batches: {n} examples give no full batch of {batch_size}; "
             "pass a smaller batch_size, or drop_last=False"
         )
-    rows = np.arange(n) if seed is None else np.random.default_rng(seed).permutation(n)
+    rows = np.arange(n)
+    if seed is not None:
+        rows = np.random.default_rng(seed).permutation(n)
     stop = n - n % batch_size if drop_last else n
     return (_take(data, rows[i : i + batch_size]) for i in range(0, stop, batch_size))
 

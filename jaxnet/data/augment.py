@@ -86,7 +86,8 @@ def on_masks(augmentation: Augmentation, *, void: int = 0) -> Augmentation:
         bounds = jnp.iinfo(mask.dtype)
         meaning = f"the range of {mask.dtype} masks"
         checks.between("on_masks", "void", void, bounds.min, bounds.max, meaning)
-        moved = augmentation(key, {"image": x, "mask": mask - void})  # padded with 0
+        shifted = {"image": x, "mask": mask - void}  # pixels from outside are 0, then void
+        moved = augmentation(key, shifted)
         return moved["image"], moved["mask"] + void
 
     return augment
@@ -186,7 +187,7 @@ def color_jitter(
       >>> color_jitter(brightness=0.2, saturation=0.5)(jax.random.key(0), x).shape
       (2, 4, 5, 3)
     """
-    strengths: Any = dict(brightness=brightness, contrast=contrast, saturation=saturation)
+    strengths: Any = {"brightness": brightness, "contrast": contrast, "saturation": saturation}
     checks.all_within("color_jitter", "[0, 1]", **strengths)
 
     @on_auto_axes
@@ -200,12 +201,13 @@ def color_jitter(
         foreign = in_other_units("color_jitter", x)
         strong = jnp.array(list(strengths.values()))[:, None]
         factors = 1 + strong * jax.random.uniform(key, (3, len(x)), minval=-1, maxval=1)
-        bright, contrast_, saturated = factors[..., None, None, None]
-        y = x * bright
+        for_brightness, for_contrast, for_saturation = factors[..., None, None, None]
+        y = x * for_brightness
         gray = in_gray(y)
-        y = gray + saturated * (y - gray) if x.shape[-1] == 3 else y
+        if x.shape[-1] == 3:
+            y = gray + for_saturation * (y - gray)
         mean = gray.mean((1, 2), keepdims=True)
-        y = jnp.clip(mean + contrast_ * (y - mean), 0, 1)
+        y = jnp.clip(mean + for_contrast * (y - mean), 0, 1)
         return jnp.where(foreign, jnp.nan, y).astype(x.dtype)
 
     return augment
@@ -283,13 +285,13 @@ def mixup(alpha: float, classes: int) -> Augmentation:
     @on_auto_axes
     def augment(key, batch):
         x, targets = _labeled("mixup", key, batch, "(batch, ...)", "floats", classes)
-        share_key, order_key = jax.random.split(key)
-        share = jax.random.beta(share_key, alpha, alpha, (len(x),)).astype(x.dtype)
+        weight_key, order_key = jax.random.split(key)
+        weights = jax.random.beta(weight_key, alpha, alpha, (len(x),)).astype(x.dtype)
         order = jax.random.permutation(order_key, len(x))
 
         def blend(a):
-            part = share.reshape(-1, *[1] * (a.ndim - 1))
-            return part * a + (1 - part) * a[order]
+            weight = weights.reshape(-1, *[1] * (a.ndim - 1))
+            return weight * a + (1 - weight) * a[order]
 
         return blend(x), blend(targets)
 
@@ -350,8 +352,11 @@ def cutmix(alpha: float, classes: int) -> Augmentation:
 
 def _rectangles(low: jax.Array, high: jax.Array, sides: Any) -> jax.Array:
     """Return which pixels are from `low` to `high`, both (batch, 2), as (batch, height, width)."""
-    places = [jnp.arange(n)[None] for n in sides]
-    rows, columns = ((p >= low[:, i, None]) & (p < high[:, i, None]) for i, p in enumerate(places))
+    height, width = sides
+    row = jnp.arange(height)[None]
+    column = jnp.arange(width)[None]
+    rows = (row >= low[:, 0, None]) & (row < high[:, 0, None])
+    columns = (column >= low[:, 1, None]) & (column < high[:, 1, None])
     return rows[:, :, None] & columns[:, None]
 
 
@@ -365,7 +370,8 @@ def _labeled(
     checks.check_range(labels, classes, f"{who}: labels")
     checks.check_key(key, who)
     known = ((labels >= 0) & (labels < classes))[:, None]
-    return x, jnp.where(known, jax.nn.one_hot(labels, classes, dtype=output_dtype(x)), jnp.nan)
+    one_hot = jax.nn.one_hot(labels, classes, dtype=output_dtype(x))
+    return x, jnp.where(known, one_hot, jnp.nan)
 
 
 def _pair(who: str, batch: Any, second: str, hint: str = "") -> Any:

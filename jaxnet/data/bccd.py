@@ -56,7 +56,7 @@ def bccd(
         cells = data["objects"]
         parts.append((_resized(data["image"], size), cells["bbox"], cells["label"]))
     most = max(len(boxes) for _, lists, _ in parts for boxes in lists)
-    train, validation, test = ((x, pad_boxes(*targets, most=most)) for x, *targets in parts)
+    train, validation, test = [(x, pad_boxes(*targets, most=most)) for x, *targets in parts]
     return train, validation, test
 
 

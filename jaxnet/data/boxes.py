@@ -51,20 +51,22 @@ def pad_boxes(
             f"pad_boxes: boxes and classes must have one entry per image, got {len(boxes)} and "
             f"{len(classes)}"
         )
-    kept = [_real(i, *pair) for i, pair in enumerate(zip(boxes, classes, strict=True))]
-    fullest = max((len(c) for _, c in kept), default=0)
+    pairs = zip(boxes, classes, strict=True)
+    kept = [_with_area(i, *pair) for i, pair in enumerate(pairs)]
+    fullest = max((len(labels) for _, labels in kept), default=0)
     most = max(fullest, 1) if most is None else most
     at_least("pad_boxes", "most", most)
     if fullest > most:
         raise ValueError(f"pad_boxes: an image has {fullest} boxes, more than most={most}")
-    places = np.zeros((len(kept), most, 4), np.float32)
-    labels = np.full((len(kept), most), -1, np.int32)
-    for i, (corners, own) in enumerate(kept):
-        places[i, : len(own)], labels[i, : len(own)] = corners, own
-    return {"boxes": places, "classes": labels}
+    padded = np.zeros((len(kept), most, 4), np.float32)
+    padded_labels = np.full((len(kept), most), -1, np.int32)
+    for i, (corners, labels) in enumerate(kept):
+        padded[i, : len(labels)] = corners
+        padded_labels[i, : len(labels)] = labels
+    return {"boxes": padded, "classes": padded_labels}
 
 
-def _real(i: int, boxes: Any, classes: Any) -> tuple[np.ndarray, np.ndarray]:
+def _with_area(i: int, boxes: Any, classes: Any) -> tuple[np.ndarray, np.ndarray]:
     """Return the checked boxes of image i that have an area, and their classes."""
     if hasattr(boxes, "__len__") and getattr(boxes, "ndim", 1) and not len(boxes):
         boxes = np.zeros((0, 4))  # [] has one axis
@@ -90,5 +92,5 @@ def _real(i: int, boxes: Any, classes: Any) -> tuple[np.ndarray, np.ndarray]:
             f"pad_boxes: classes[{i}] must be whole numbers from 0, got {classes.tolist()!r:.60}; "
             "leave out objects without a class"
         )
-    real = (size > 0).all(-1)
-    return boxes[real], classes[real].astype(np.int32)
+    has_area = (size > 0).all(-1)
+    return boxes[has_area], classes[has_area].astype(np.int32)

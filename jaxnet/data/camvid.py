@@ -51,7 +51,9 @@ def camvid(
 
     def part(split: str) -> Pair:
         data = tfds.load("camvid", split, data_dir=data_dir, download=download)
-        x = data["image"].astype(np.float32)
-        return np.divide(x, 255, out=x), data["segmentation_mask"][..., 0].astype(np.int32)
+        images = data["image"].astype(np.float32)
+        images /= 255
+        masks = data["segmentation_mask"][..., 0]
+        return images, masks.astype(np.int32)
 
     return part("train"), part("validation"), part("test")

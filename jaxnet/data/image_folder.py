@@ -79,12 +79,15 @@ def image_folder(
     """
     root = file_path("image_folder", folder, "folder")
     if not root.is_dir():
-        raise ValueError(f"image_folder: {root} is no folder; pass one with a subfolder per class")
+        raise ValueError(
+            f"image_folder: {root} is not a folder. Pass a folder with one subfolder per class"
+        )
     there = sorted(path.name for path in root.iterdir() if path.is_dir() and _shown(path, root))
     names = there if classes is None else check_list("image_folder", "classes", classes, "names")
     if isinstance(classes, set | frozenset) or len(set(names)) < len(names):
         raise ValueError(f"image_folder: classes must be different names, in order, got {names}")
-    if unknown := [name for name in there if name not in names]:
+    unknown = [name for name in there if name not in names]
+    if unknown:
         raise ValueError(
             f"image_folder: {root} has folders that are not among classes: {', '.join(unknown)}. "
             f"classes are {', '.join(map(str, names))}"
@@ -94,14 +97,11 @@ def image_folder(
             f"image_folder: expected one folder per class in {root}, such as {root}/cat/1.png and "
             f"{root}/dog/2.png; it has {_listed(root)}"
         )
-    files, labels = [], []
+    files: list[Path] = []
+    labels: list[int] = []
     for label, name in enumerate(names):
         here = root / name
-        pictures = (f for f in here.rglob("*") if f.suffix.lower() in SUFFIXES and f.is_file())
-        # By parts: paths of Windows compare as if all letters were small.
-        found = sorted((f for f in pictures if _shown(f, root)), key=lambda f: f.parts)
-        if link := next((f for f in here.rglob("*") if f.is_symlink() and f.is_dir()), None):
-            raise ValueError(f"image_folder: {link} is a link to a folder; move the images here")
+        found = _pictures(here, root)
         if not found and classes is None:
             raise ValueError(
                 f"image_folder: class {name!r} has no images ({', '.join(sorted(SUFFIXES))}); "
@@ -115,6 +115,18 @@ def image_folder(
             images[i] = read_image(file, size, channels=channels)
             bar.update()
     return ImageFolder(images, np.array(labels, np.int32), names, files)
+
+
+def _pictures(folder: Path, root: Path) -> list[Path]:
+    """Return the images below a folder in order, without hidden ones."""
+    found = []
+    for file in folder.rglob("*"):
+        if file.is_symlink() and file.is_dir():
+            raise ValueError(f"image_folder: {file} is a link to a folder; move the images here")
+        if file.suffix.lower() in SUFFIXES and file.is_file() and _shown(file, root):
+            found.append(file)
+    # By parts: paths of Windows compare as if all letters were small.
+    return sorted(found, key=lambda file: file.parts)
 
 
 def read_image(
@@ -156,7 +168,8 @@ def read_image(
     """
     check_options("read_image", crop=crop)
     height, width, channels = _shape(size, channels)
-    pil, ops = (extra(f"PIL.{name}", "Pillow", "read_image") for name in ("Image", "ImageOps"))
+    pil = extra("PIL.Image", "Pillow", "read_image")
+    ops = extra("PIL.ImageOps", "Pillow", "read_image")
     file = readable("read_image", file, "file")
     try:
         with pil.open(file, formats=FORMATS) as opened:  # other formats may run programs
@@ -166,10 +179,12 @@ def read_image(
                 image = image.convert("RGBA")
                 image = pil.alpha_composite(pil.new("RGBA", image.size, "white"), image)
             image = image.convert(CHANNELS[channels])
-            image = (ops.fit if crop else pil.Image.resize)(image, (width, height))
+            resize = ops.fit if crop else pil.Image.resize
+            image = resize(image, (width, height))
     except Exception as error:  # Pillow raises many kinds for a broken file
         raise ValueError(
-            f"read_image: {file} cannot be read as an image of {', '.join(FORMATS)} ({error})"
+            f"read_image: {file} cannot be read as an image of the formats {', '.join(FORMATS)} "
+            f"({error})"
         ) from error
     if deep:
         raise ValueError(
@@ -199,7 +214,8 @@ def _shape(size: int | tuple[int, int], channels: int) -> tuple[int, int, int]:
     whole = all(isinstance(n, int | np.integer) and not isinstance(n, bool) for n in both)
     if not whole or len(both) != 2 or min(both) < 1:
         raise ValueError(
-            f"read_image: size must be integers from 1, (height, width) or one for both, got {size}"
+            "read_image: size must be integers of at least 1, (height, width) or one for both, "
+            f"got {size!r}"
         )
     if type(channels) is not int or channels not in CHANNELS:
         raise ValueError(f"read_image: channels must be 3 (RGB) or 1 (grayscale), got {channels!r}")
@@ -212,4 +228,6 @@ def _shown(path: Path, root: Path) -> bool:
 
 def _listed(folder: Path) -> str:
     names = sorted(path.name for path in folder.iterdir())
-    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if names[5:] else "") or "nothing"
+    if len(names) > 5:
+        return f"{', '.join(names[:5])} and {len(names) - 5} more"
+    return ", ".join(names) or "nothing"

@@ -56,7 +56,8 @@ def cifar10(*, data_dir: str | Path | None = None, download: bool = False) -> tu
 def _train_and_test(name: str, data_dir: str | Path | None, download: bool) -> tuple[Pair, Pair]:
     def part(split: str) -> Pair:
         data = tfds.load(name, split, data_dir=data_dir, download=download)
-        x = data["image"].astype(np.float32)
-        return np.divide(x, 255, out=x), data["label"].astype(np.int32)
+        images = data["image"].astype(np.float32)
+        images /= 255
+        return images, data["label"].astype(np.int32)
 
     return part("train"), part("test")

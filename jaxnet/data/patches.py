@@ -30,24 +30,26 @@ def patches(images: Sequence, size: int, count: int, *, seed: int = 0) -> np.nda
       >>> patches(photos, 8, 5).shape
       (5, 8, 8, 3)
     """
-    each = enumerate(check_list("patches", "images", images, "images"))
-    images = [on_host("patches", f"image {i}", a, dtype="booleans or numbers") for i, a in each]
+    given = check_list("patches", "images", images, "images")
+    images = []
+    for i, image in enumerate(given):
+        images.append(on_host("patches", f"image {i}", image, dtype="booleans or numbers"))
     if not images or any(image.ndim not in (2, 3) for image in images):
         raise ValueError(
             "patches: expected images (height, width) or (height, width, channels), at least one, "
             f"got {[image.shape for image in images][:4]}; for one image pass [image]"
         )
-    if len({image.shape[2:] for image in images}) > 1:
+    channels = {image.shape[2:] for image in images}
+    if len(channels) > 1:
         raise ValueError(
-            "patches: all images must have the same number of channels, got "
-            f"{sorted({image.shape[2:] for image in images})}"
+            f"patches: all images must have the same number of channels, got {sorted(channels)}"
         )
     smallest = min(min(image.shape[:2]) for image in images)
     between("patches", "size", size, 1, smallest, "the smallest side")
     at_least("patches", "count", count)
     at_least("patches", "seed", seed, 0)
     draw = np.random.default_rng(seed)
-    rooms = np.array([[side - size + 1 for side in image.shape[:2]] for image in images])
+    rooms = np.array([np.subtract(image.shape[:2], size - 1) for image in images])
     places = rooms.prod(1)
     cut = []
     for which in draw.choice(len(images), count, p=places / places.sum()):

@@ -4,8 +4,6 @@ import numpy as np
 
 from jaxnet.services.extras import extra
 
-NAMES = ("china", "flower", "hopper")
-
 
 def photos() -> dict[str, np.ndarray]:
     """Load three photographs: a palace in China, a flower, and computer pioneer Grace Hopper.
@@ -28,5 +26,6 @@ def photos() -> dict[str, np.ndarray]:
     pillow = extra("PIL.Image", "Pillow", "photos", "data,viz")
     with cbook.get_sample_data("grace_hopper.jpg") as file, pillow.open(file) as image:
         hopper = np.asarray(image.convert("RGB"))
-    found = zip(NAMES, [*sklearn.load_sample_images().images, hopper], strict=True)
-    return {name: np.asarray(photo, np.float32) / 255 for name, photo in found}
+    china, flower = sklearn.load_sample_images().images
+    photos = {"china": china, "flower": flower, "hopper": hopper}
+    return {name: np.asarray(photo, np.float32) / 255 for name, photo in photos.items()}

@@ -47,7 +47,8 @@ def prepare(who: str, name: str, place: Path) -> None:
     base = base_name(name)
     if base not in OWN:
         _check_catalog(who, base, tfds)
-    if origin := KNOWN.get(base):
+    origin = KNOWN.get(base)
+    if origin:
         print(f"{base}: {origin.what}")
         print(f"  from {origin.home} ({origin.size / 1e6:,.0f} MB), into {place}")
         print(f"  terms: {origin.terms}", flush=True)
@@ -56,8 +57,10 @@ def prepare(who: str, name: str, place: Path) -> None:
         place.mkdir(parents=True, exist_ok=True)
         free = shutil.disk_usage(place).free
         if origin and free < origin.size:
-            needed = f"needs {origin.size / 1e6:,.0f} MB"
-            raise OSError(f"{who}: {needed}, and {place} has {free / 1e6:,.0f} MB of free space")
+            raise OSError(
+                f"{who}: the download has {origin.size / 1e6:,.0f} MB, and {place} only "
+                f"{free / 1e6:,.0f} MB of free space"
+            )
         with tempfile.TemporaryDirectory(dir=place, prefix=".download-") as downloads:
             make = OWN[base].builder() if base in OWN else partial(tfds.builder, name)
             builder = make(data_dir=place, file_format="array_record")
@@ -68,8 +71,9 @@ def prepare(who: str, name: str, place: Path) -> None:
     except Exception as error:  # TensorFlow Datasets raises errors of many types
         if str(error).startswith((f"{who}:", *(f"{name}:" for name in OWN))):
             raise
-        kinds = [k for k in (ImportError, ValueError) if isinstance(error, k)]
-        raise (*kinds, OSError)[0](
+        kinds = [kind for kind in (ImportError, ValueError) if isinstance(error, kind)]
+        kind = kinds[0] if kinds else OSError
+        raise kind(
             f"{who}: {base} cannot be prepared in {place}: {type(error).__name__}: {error}"
         ) from error
     finally:
@@ -89,8 +93,9 @@ def _check_catalog(who: str, name: str, tfds: Any) -> None:
         importlib.import_module("tensorflow")
     except ImportError as error:
         raise ImportError(
-            f"{who}: TensorFlow Datasets needs TensorFlow to prepare {name} ({error}). Run "
-            "pip install tensorflow once; reading the dataset does not need it"
+            f"{who}: {name} is prepared by TensorFlow Datasets, which needs TensorFlow for it "
+            f"({error}). Run pip install tensorflow once, to prepare the dataset; reading it does "
+            "not need TensorFlow"
         ) from error
 
 
@@ -104,10 +109,13 @@ def main(arguments: list[str] | None = None) -> int:
       >>> main(["camvid", "minst"])  # stderr: prepare: unknown dataset minst; choose from ...
       1
     """
-    lines = "\n".join(f"  {n}: {o.what} ({o.size / 1e6:,.0f} MB)" for n, o in sorted(KNOWN.items()))
+    lines = []
+    for name, origin in sorted(KNOWN.items()):
+        lines.append(f"  {name}: {origin.what} ({origin.size / 1e6:,.0f} MB)")
+    listed = "\n".join(lines)
     parser = argparse.ArgumentParser(
         prog="python -m jaxnet.data.prepare",
-        description=f"Downloads datasets and prepares them, once.\n\n{lines}",
+        description=f"Downloads datasets and prepares them, once.\n\n{listed}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("names", nargs="+", metavar="NAME", help="datasets of the list above")
@@ -115,7 +123,8 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         place = folder("prepare", options.data_dir)
-        if unknown := [name for name in options.names if name not in KNOWN]:
+        unknown = [name for name in options.names if name not in KNOWN]
+        if unknown:
             raise ValueError(
                 f"prepare: unknown dataset {', '.join(unknown)}; choose from "
                 f"{', '.join(sorted(KNOWN))}; for the others in {CATALOG} use "

@@ -79,11 +79,12 @@ def changed(x: jax.Array, which: jax.Array, strength: jax.Array) -> jax.Array:
     """
     size = jnp.abs(strength)[:, None, None, None]
     factor = 1 + 0.9 * strength[:, None, None, None]
-    moved, gray = _moved(x, which, strength), in_gray(x)
+    moved = _moved(x, which, strength)
+    gray = in_gray(x)
     step = 2 ** jnp.round(4 * size)  # how many of the 256 levels become one
     found = {
         "identity": x,
-        "autocontrast": _autocontrast(x),
+        "autocontrast": autocontrast(x),
         "equalize": _equalize(x),
         "solarize": jnp.where(x >= 1 - size, 1 - x, x),
         "color": _blend(gray, x, factor),
@@ -92,7 +93,8 @@ def changed(x: jax.Array, which: jax.Array, strength: jax.Array) -> jax.Array:
         "brightness": _blend(jnp.zeros_like(x), x, factor),
         "sharpness": _blend(_smooth(x), x, factor),
     }
-    return jnp.stack([found.get(name, moved) for name in CHANGES])[which, jnp.arange(len(x))]
+    every = jnp.stack([found.get(name, moved) for name in CHANGES])
+    return every[which, jnp.arange(len(x))]
 
 
 def _moved(x: jax.Array, which: jax.Array, strength: jax.Array) -> jax.Array:
@@ -103,21 +105,27 @@ def _moved(x: jax.Array, which: jax.Array, strength: jax.Array) -> jax.Array:
         return jnp.where(which == CHANGES.index(name), strength, 0)
 
     angle = math.radians(30) * by("rotate")
-    cos, sin, one = jnp.cos(angle), jnp.sin(angle), jnp.ones(len(x))
+    cos, sin = jnp.cos(angle), jnp.sin(angle)
     rotation = matrices(cos, -sin, sin, cos)
-    down, right = 0.3 * by("shear_columns"), 0.3 * by("shear_rows")
+    one = jnp.ones(len(x))
+    down = 0.3 * by("shear_columns")
+    right = 0.3 * by("shear_rows")
+    shear = matrices(one, down, right, one)
     shift = jnp.stack([height * by("shift_down"), width * by("shift_right")], -1)
-    return warp(x, rotation @ matrices(one, down, right, one), -jnp.round(0.45 * shift))
+    return warp(x, rotation @ shear, -jnp.round(0.45 * shift))
 
 
 def _blend(still: jax.Array, x: jax.Array, factor: jax.Array) -> jax.Array:
     return jnp.clip(still + factor * (x - still), 0, 1)
 
 
-def _autocontrast(x: jax.Array) -> jax.Array:
-    low, high = x.min((1, 2), keepdims=True), x.max((1, 2), keepdims=True)
+def autocontrast(x: jax.Array) -> jax.Array:
+    """Stretch the values of each channel to [0, 1], unless they are all equal."""
+    low = x.min((1, 2), keepdims=True)
+    high = x.max((1, 2), keepdims=True)
     span = high - low
-    return jnp.where(span > 0, (x - low) / jnp.where(span > 0, span, 1), x)
+    stretched = (x - low) / jnp.where(span > 0, span, 1)
+    return jnp.where(span > 0, stretched, x)
 
 
 def _smooth(x: jax.Array) -> jax.Array:
@@ -140,6 +148,8 @@ def _equalize(x: jax.Array) -> jax.Array:
         counts = jnp.zeros(256, jnp.int32).at[levels].add(1)
         step = (levels.size - counts[levels.max()]) // 255
         table = (jnp.cumsum(counts) - counts + step // 2) // jnp.maximum(step, 1)
-        return jnp.where(step == 0, levels, jnp.clip(table, 0, 255)[levels])
+        equalized = jnp.clip(table, 0, 255)[levels]
+        return jnp.where(step == 0, levels, equalized)
 
-    return jax.vmap(jax.vmap(channel, 2, 2))(levels).astype(x.dtype) / 255
+    images = jax.vmap(jax.vmap(channel, 2, 2))
+    return images(levels).astype(x.dtype) / 255

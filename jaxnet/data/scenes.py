@@ -9,8 +9,10 @@ from jaxnet.data.boxes import pad_boxes
 from jaxnet.services.checks import all_at_least, at_least, between, check_sizes
 from jaxnet.typing import Pair
 
-LEAST, MOST = 14, 24  # pixels of a digit's side, including its margin
-PALE, CLEAR = 0.25, 0.5  # ink below PALE is paper, above CLEAR it is a digit, and between them void
+LEAST = 14  # pixels of a digit's side, including its margin
+MOST = 24
+PALE = 0.25  # ink below it is paper
+CLEAR = 0.5  # ink above it is a digit, and between the two it is void
 
 
 class Scenes(NamedTuple):
@@ -70,46 +72,65 @@ def digit_scenes(
     between("digit_scenes", "classes", classes, 1, 10)
     check_sizes("digit_scenes", "size", size, "(height, width)", MOST)
     rng = np.random.default_rng(seed)
-    counts = zip(digits(), (train, test), strict=True)
-    first, second = (_scenes(rng, data, n, classes, most, size) for data, n in counts)
+    train_digits, test_digits = digits()
+    first = _scenes(rng, train_digits, train, classes, most, size)
+    second = _scenes(rng, test_digits, test, classes, most, size)
     return first, second
 
 
 def _scenes(rng, data: Pair, n: int, classes: int, most: int, size: tuple[int, int]) -> Scenes:
-    x, y = (a[data[1] < classes] for a in data)
+    images, labels = data
+    known = labels < classes
+    images, labels = images[known], labels[known]
     ink = np.zeros((n, *size), np.float32)
     colors = np.zeros((n, *size, 3), np.float32)
-    labels = np.full((n, *size), classes, np.int32)
-    boxes, found = [], []
+    masks = np.full((n, *size), classes, np.int32)
+    boxes = []
+    found = []
     for i in range(n):
-        places, here = np.zeros((0, 4)), []
+        places = []
+        here = []
         for _ in range(rng.integers(1, most + 1)):
-            side, which = rng.integers(LEAST, MOST + 1), rng.integers(len(x))
-            for _ in range(20):  # attempts to find space
-                low = rng.integers(0, np.subtract(size, side) + 1)
-                window = tuple(slice(start, start + side) for start in low)
-                if not ink[i][window].any():
-                    break
-            else:
+            side = rng.integers(LEAST, MOST + 1)
+            which = rng.integers(len(images))
+            corner = _free_corner(rng, ink[i], side)
+            if corner is None:
                 continue
-            ink[i][window] = drawn = _enlarge(x[which, ..., 0], side)
+            row, column = corner
+            window = np.s_[row : row + side, column : column + side]
+            ink[i][window] = drawn = enlarge(images[which, ..., 0], side)
             colors[i][window] = rng.uniform(0, 0.5, 3)
-            labels[i][window] = np.where(drawn > PALE, y[which], classes)
-            rows, columns = np.nonzero(drawn > CLEAR)
-            ends = [rows.min(), columns.min(), rows.max() + 1, columns.max() + 1]
-            places = np.concatenate([places, [ends + np.tile(low, 2)]])
-            here.append(y[which])
-        boxes.append(places / np.tile(size, 2))
+            masks[i][window] = np.where(drawn > PALE, labels[which], classes)
+            places.append(_box(drawn) + np.tile(corner, 2))
+            here.append(labels[which])
+        boxes.append(np.reshape(places, (-1, 4)) / np.tile(size, 2))
         found.append(np.array(here))
-    labels[(ink > PALE) & (ink <= CLEAR)] = classes + 1
+    masks[(ink > PALE) & (ink <= CLEAR)] = classes + 1
     paper = rng.uniform(0.75, 1, (n, 1, 1, 3)).astype(np.float32)
-    images = paper + ink[..., None] * (colors - paper)
-    return Scenes(images, labels, pad_boxes(boxes, found, most=most))
+    pictures = paper + ink[..., None] * (colors - paper)
+    return Scenes(pictures, masks, pad_boxes(boxes, found, most=most))
 
 
-def _enlarge(image: np.ndarray, side: int) -> np.ndarray:
+def _free_corner(rng, ink: np.ndarray, side: int) -> np.ndarray | None:
+    """Return row and column of a square without ink, or None if 20 attempts find none."""
+    for _ in range(20):
+        row, column = corner = rng.integers(0, np.subtract(ink.shape, side) + 1)
+        if not ink[row : row + side, column : column + side].any():
+            return corner
+    return None
+
+
+def _box(drawn: np.ndarray) -> np.ndarray:
+    """Return top, left, bottom and right of the ink of a digit."""
+    rows, columns = np.nonzero(drawn > CLEAR)
+    return np.array([rows.min(), columns.min(), rows.max() + 1, columns.max() + 1])
+
+
+def enlarge(image: np.ndarray, side: int) -> np.ndarray:
     """Interpolate bilinearly from (8, 8) to (side, side), scaled to a largest value of 1."""
-    places = np.clip((np.arange(side) + 0.5) * len(image) / side - 0.5, 0, len(image) - 1)
-    weights = np.maximum(0, 1 - np.abs(places[:, None] - np.arange(len(image))))  # (side, 8)
+    pixels = np.arange(len(image))
+    places = (np.arange(side) + 0.5) * len(image) / side - 0.5
+    places = np.clip(places, 0, len(image) - 1)
+    weights = np.maximum(0, 1 - np.abs(places[:, None] - pixels))  # (side, 8)
     large = weights @ image @ weights.T
     return (large / large.max()).astype(np.float32)

@@ -4,8 +4,9 @@ A sequence is an array with its steps along the first axis: ids of a text (lengt
 sound (length, features).
 """
 
+import itertools
+import math
 from collections.abc import Iterator, Sequence
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -102,10 +103,27 @@ def packed(sequences: Sequence[Any], length: int, *, value: Any = 0) -> Packed:
     """
     at_least("packed", "length", length)
     arrays = _sequences("packed", sequences, value)
-    if (longest := max(map(len, arrays))) > length:
+    longest = max(len(array) for array in arrays)
+    if longest > length:
         raise ValueError(
             f"packed: a sequence has {longest} steps, more than length={length}; cut it into parts"
         )
+    rows = _rows_of(arrays, length)
+    shape = max(len(rows), 1), length
+    x = np.full((*shape, *arrays[0].shape[1:]), value, arrays[0].dtype)
+    segments = np.zeros(shape, np.int32)
+    positions = np.zeros(shape, np.int32)
+    for i, row in enumerate(rows):
+        lengths = [len(array) for array in row]
+        used = slice(sum(lengths))
+        x[i, used] = np.concatenate(row)
+        segments[i, used] = np.repeat(np.arange(len(row)) + 1, lengths)
+        positions[i, used] = np.concatenate([np.arange(n) for n in lengths])
+    return Packed(x, segments, positions)
+
+
+def _rows_of(arrays: list[np.ndarray], length: int) -> list[list[np.ndarray]]:
+    """Return the sequences of each row, from the longest to the shortest."""
     rows: list[list[np.ndarray]] = []
     by_room: list[list[int]] = [[] for _ in range(length + 1)]  # rows with that much room
     for array in sorted(filter(len, arrays), key=len, reverse=True):
@@ -116,16 +134,7 @@ def packed(sequences: Sequence[Any], length: int, *, value: Any = 0) -> Packed:
         row = by_room[room].pop()
         rows[row].append(array)
         by_room[room - len(array)].append(row)
-    shape = max(len(rows), 1), length
-    x = np.full((*shape, *arrays[0].shape[1:]), value, arrays[0].dtype)
-    out = Packed(x, np.zeros(shape, np.int32), np.zeros(shape, np.int32))
-    for i, row in enumerate(rows):
-        lengths = [len(array) for array in row]
-        used = slice(sum(lengths))
-        out.x[i, used] = np.concatenate(row)
-        out.segments[i, used] = np.repeat(np.arange(len(row)) + 1, lengths)
-        out.positions[i, used] = np.concatenate([np.arange(n) for n in lengths])
-    return out
+    return rows
 
 
 def _padded(arrays: list[np.ndarray], length: int, value: Any) -> tuple[np.ndarray, np.ndarray]:
@@ -137,26 +146,36 @@ def _padded(arrays: list[np.ndarray], length: int, value: Any) -> tuple[np.ndarr
 
 def _sequences(who: str, sequences: Any, value: Any) -> list[np.ndarray]:
     """Return the sequences as arrays of one dtype, which holds the values of all, and `value`."""
-    each = enumerate(check_list(who, "sequences", sequences, "sequences"))
-    arrays = [on_host(who, f"sequence {i}", a, dtype="booleans or numbers") for i, a in each]
+    given = check_list(who, "sequences", sequences, "sequences")
+    arrays = []
+    for i, one in enumerate(given):
+        arrays.append(on_host(who, f"sequence {i}", one, dtype="booleans or numbers"))
     if not arrays:
         raise ValueError(f"{who}: expected at least one sequence, got none")
     if any(array.ndim == 0 for array in arrays) or len({array.shape[1:] for array in arrays}) > 1:
+        shapes = " and ".join(str(array.shape) for array in arrays[:3])
         raise ValueError(
             f"{who}: sequences must have their steps along the first axis and the same further "
-            f"axes, got shapes such as {' and '.join(map(str, [a.shape for a in arrays][:3]))}"
+            f"axes, got shapes such as {shapes}"
         )
     # An empty list does not change the common dtype.
-    given = {array.dtype for array in arrays if array.size} or {arrays[0].dtype}
-    common = np.result_type(*given)
-    whole = [a for a in arrays if a.dtype.kind in "iu" and a.dtype != common]
-    if any((a.astype(common).astype(a.dtype) != a).any() for a in whole):
+    dtypes = {array.dtype for array in arrays if array.size} or {arrays[0].dtype}
+    common = np.result_type(*dtypes)
+    if not all(_holds(common, array) for array in arrays):
         raise TypeError(
-            f"{who}: the sequences hold {' and '.join(sorted(map(str, given)))}, which no dtype "
+            f"{who}: the sequences hold {' and '.join(sorted(map(str, dtypes)))}, which no dtype "
             "holds without loss; write np.asarray(sequence, dtype) for each"
         )
     _check_value(who, value, common)
     return [array.astype(common, copy=False) for array in arrays]
+
+
+def _holds(dtype: np.dtype, array: np.ndarray) -> bool:
+    """Return whether integers keep their values in a dtype; floats may be rounded."""
+    if array.dtype.kind not in "iu" or array.dtype == dtype:
+        return True
+    back = array.astype(dtype).astype(array.dtype)
+    return bool((back == array).all())
 
 
 def _check_value(who: str, value: Any, dtype: np.dtype) -> None:
@@ -170,8 +189,10 @@ def _check_value(who: str, value: Any, dtype: np.dtype) -> None:
         raise TypeError(f"{who}: value must be a number, got {value!r:.60}")
     with np.errstate(all="ignore"):
         cast = given.astype(dtype)
-    whole = dtype.kind in "biu"  # floats are rounded, but not to infinity
-    same = cast == given if whole else np.isfinite(cast.astype(float)) == np.isfinite(given)
+    if dtype.kind in "biu":
+        same = cast == given
+    else:  # floats are rounded, but not to infinity
+        same = np.isfinite(cast.astype(float)) == np.isfinite(given)
     if not same.all():
         raise ValueError(f"{who}: value must fit the sequences of {dtype}, got {value}")
 
@@ -245,19 +266,17 @@ class Bucketed:
 
     def __init__(self, data: PyTree, batch_size: int, bounds: Any, drop_longer, value, seed):
         parts, self._tree = jax.tree.flatten(data, is_leaf=_is_list)
-        counts = {len(part) if _is_list(part) or np.ndim(part) else -1 for part in parts}
-        if not any(map(_is_list, parts)) or counts & {0, -1} or len(counts) > 1:
-            sizes = [len(part) if _is_list(part) else np.shape(part) for part in parts]
-            kinds = [f"{type(p).__name__} of {n}" for p, n in zip(parts, sizes, strict=True)]
-            raise ValueError(
-                "bucketed: data must be lists of sequences, and arrays with the same number of "
-                f"rows, got {', '.join(kinds) or 'nothing'}"
-            )
-        self._batch_size, self._value = batch_size, value
-        read = partial(as_rows, who="bucketed", finite=False)
-        self._parts = [_sequences("bucketed", p, value) if _is_list(p) else read(p) for p in parts]
+        _check_parts(parts)
+        self._batch_size = batch_size
+        self._value = value
+        self._parts = []
+        for part in parts:
+            if _is_list(part):
+                self._parts.append(_sequences("bucketed", part, value))
+            else:
+                self._parts.append(as_rows(part, "bucketed", finite=False))
         lists = [part for part in self._parts if _is_list(part)]
-        lengths = np.array([list(map(len, part)) for part in lists]).T  # (examples, lists)
+        lengths = np.array([[len(one) for one in part] for part in lists]).T  # (examples, lists)
         self.bounds = _bounds(bounds, lengths)
         fits = np.all(lengths[:, None] <= np.array(self.bounds), axis=-1)  # (examples, buckets)
         longer = ~fits[:, -1]  # bounds increase
@@ -275,18 +294,21 @@ class Bucketed:
         self.dropped = int(longer.sum())
         room = sum(n * sum(bound) for n, bound in zip(self.counts, self.bounds, strict=True))
         self.padding = 1 - float(lengths[~longer].sum()) / room
-        self.shapes, self.seed, self.epoch = len(self.bounds), seed, 0
+        self.shapes = len(self.bounds)
+        self.seed = seed
+        self.epoch = 0
 
     def __len__(self) -> int:
-        return -(-sum(self.counts) // self._batch_size)
+        return math.ceil(sum(self.counts) / self._batch_size)
 
     def __repr__(self) -> str:
-        buckets = zip(self.bounds, self.counts, strict=True)
-        each = "; ".join(f"up to {', '.join(map(str, bound))}: {n}" for bound, n in buckets)
+        buckets = []
+        for bound, count in zip(self.bounds, self.counts, strict=True):
+            buckets.append(f"up to {', '.join(map(str, bound))}: {count}")
         left = f"; {self.dropped} longer ones dropped" if self.dropped else ""
         return (
-            f"Bucketed of {sum(self.counts)} examples in batches of {self._batch_size}: {each}; "
-            f"padding {self.padding:.0%}{left}"
+            f"Bucketed of {sum(self.counts)} examples in batches of {self._batch_size}: "
+            f"{'; '.join(buckets)}; padding {self.padding:.0%}{left}"
         )
 
     def __iter__(self) -> "_Pass":
@@ -299,7 +321,9 @@ class Bucketed:
         chosen: list[tuple[int, np.ndarray]] = []  # bucket, examples
         rest = np.zeros(0, np.int64)
         for i, rows in enumerate(self._buckets):
-            rows = np.concatenate([rest, rows if draw is None else draw.permutation(rows)])
+            if draw is not None:
+                rows = draw.permutation(rows)
+            rows = np.concatenate([rest, rows])
             whole = len(rows) - len(rows) % self._batch_size
             chosen += [(i, batch) for batch in rows[:whole].reshape(-1, self._batch_size)]
             rest = rows[whole:]
@@ -327,20 +351,38 @@ class _Pass(Iterator):
     counts_passes = True
 
     def __init__(self, of: Bucketed, epoch: int):
-        self._of, self._epoch, self._done, self._chosen = of, epoch, 0, of.chosen(epoch)
+        self._of = of
+        self._epoch = epoch
+        self._chosen = of.chosen(epoch)
+        self._done = 0
 
     def __next__(self) -> PyTree:
         if self._done == len(self._chosen):
             raise StopIteration
+        bucket, rows = self._chosen[self._done]
         self._done += 1
-        return self._of.batch(*self._chosen[self._done - 1])
+        return self._of.batch(bucket, rows)
 
     def get_state(self) -> dict[str, int]:
         return {"epoch": self._epoch, "done": self._done}
 
     def set_state(self, state: dict[str, int]) -> None:
         self.__init__(self._of, state["epoch"])  # type: ignore[misc]
-        self._done, self._of.epoch = state["done"], state["epoch"] + 1
+        self._done = state["done"]
+        self._of.epoch = state["epoch"] + 1
+
+
+def _check_parts(parts: list[Any]) -> None:
+    counts = {len(part) if _is_list(part) or np.ndim(part) else -1 for part in parts}
+    if not any(map(_is_list, parts)) or counts & {0, -1} or len(counts) > 1:
+        kinds = []
+        for part in parts:
+            size = len(part) if _is_list(part) else np.shape(part)
+            kinds.append(f"{type(part).__name__} of {size}")
+        raise ValueError(
+            "bucketed: data must be lists of sequences, and arrays with the same number of "
+            f"rows, got {', '.join(kinds) or 'nothing'}"
+        )
 
 
 def _is_list(part: Any) -> bool:
@@ -351,20 +393,24 @@ def _bounds(given: Any, lengths: np.ndarray) -> list[tuple[int, ...]]:
     """Return one length per bucket and list, from a number of buckets or as given."""
     if not isinstance(given, list | tuple):
         at_least("bucketed", "bounds", given)
-        found = np.quantile(lengths, np.arange(1, given + 1) / given, axis=0, method="inverted_cdf")
+        fractions = np.arange(1, given + 1) / given
+        found = np.quantile(lengths, fractions, axis=0, method="inverted_cdf")
         # Buckets with equal bounds are merged.
         return sorted({tuple(max(1, int(n)) for n in row) for row in found})
     kinds = lengths.shape[1]
     bounds = [tuple(b) if isinstance(b, list | tuple) else (b,) * kinds for b in given]
     whole = all(isinstance(n, int | np.integer) for bound in bounds for n in bound)
     fit = bounds and whole and all(len(b) == kinds and min(b) >= 1 for b in bounds)
-    steps = zip(bounds, bounds[1:], strict=False)
-    if not fit or any(a == b or np.greater(a, b).any() for a, b in steps):
+    if not fit or not all(_increases(low, high) for low, high in itertools.pairwise(bounds)):
         raise ValueError(
             f"bucketed: bounds must be at least 1 and increase, each a number or a tuple of "
             f"{kinds}, one per list of sequences, got {given}"
         )
     return bounds
+
+
+def _increases(low: tuple[int, ...], high: tuple[int, ...]) -> bool:
+    return low != high and not np.greater(low, high).any()
 
 
 class Windows(NamedTuple):
@@ -421,15 +467,19 @@ def windows(tokens: Any, streams: int, steps: int) -> Windows:
     between("windows", "streams", streams, 1, pairs, "one less than the tokens")
     at_least("windows", "steps", steps)
     begin = np.arange(streams + 1)[:, None] * pairs // streams  # lengths differ by at most 1
-    rows = -(-int(np.diff(begin, axis=0).max()) // steps)
+    longest = int(np.diff(begin, axis=0).max())
+    rows = math.ceil(longest / steps)
     places = begin[:-1] + np.arange(rows * steps)  # (streams, rows * steps)
     counts = places < begin[1:]
 
     def cut(a):
         return a.reshape(streams, rows, steps).swapaxes(0, 1).reshape(-1, steps)
 
-    x, y = (np.where(counts, tokens[np.minimum(places, pairs - 1) + i], 0) for i in (0, 1))
-    return Windows(cut(x), cut(y), cut(counts), np.arange(rows * streams) < streams)
+    within = np.minimum(places, pairs - 1)
+    x = np.where(counts, tokens[within], 0)
+    y = np.where(counts, tokens[within + 1], 0)
+    is_first = np.arange(rows * streams) < streams
+    return Windows(cut(x), cut(y), cut(counts), is_first)
 
 
 def overlapping(tokens: Any, steps: int, fresh: int) -> Windows:
@@ -468,12 +518,15 @@ def overlapping(tokens: Any, steps: int, fresh: int) -> Windows:
     places = begin[:, None] + np.arange(steps)
     done = np.concatenate([[0], begin[:-1] + steps])  # targets that earlier windows predict
     counts = (places >= done[:, None]) & (places < pairs)
-    x, y = (tokens[np.minimum(places, pairs - 1) + i] for i in (0, 1))
-    return Windows(x, y, counts, np.ones(len(begin), bool))
+    within = np.minimum(places, pairs - 1)
+    no_context = np.ones(len(begin), bool)
+    return Windows(tokens[within], tokens[within + 1], counts, no_context)
 
 
 def _long(tokens: Any, who: str) -> np.ndarray:
     tokens = on_host(who, "tokens", tokens, dtype="numbers")
     if tokens.ndim != 1 or len(tokens) < 2:
-        raise ValueError(f"{who}: expected at least two tokens, (length,), got {tokens.shape}")
+        raise ValueError(
+            f"{who}: expected one sequence of at least two tokens, (length,), got {tokens.shape}"
+        )
     return tokens

@@ -51,7 +51,8 @@ class Recordings(NamedTuple):
           [1]
         """
         places = np.arange(len(self.waves))[rows]
-        return Recordings([self.waves[i] for i in places], *(part[places] for part in self[1:]))
+        waves = [self.waves[i] for i in places]
+        return Recordings(waves, self.digits[places], self.speakers[places], self.numbers[places])
 
 
 def spoken_digits(
@@ -80,7 +81,8 @@ def spoken_digits(
       (2700, dtype('int16'))
     """
     data = tfds.load("free_spoken_digits", split, data_dir=data_dir, download=download)
-    digits, speakers = data["label"].astype(np.int32), np.array(data["speaker"])
+    digits = data["label"].astype(np.int32)
+    speakers = np.array(data["speaker"])
     return Recordings(data["audio"], digits, speakers, np.asarray(data["recording"]))
 
 
@@ -148,13 +150,15 @@ def digit_strings(
         raise ValueError("digit_strings: expected recordings, got none")
     checks.check_tuple("digit_strings", "digits", digits, "(smallest, largest)")
     checks.check_tuple("digit_strings", "gap", gap, "(smallest, largest)")
-    (fewest, most), (shortest, longest) = digits, gap
     for i in (0, 1):
         checks.at_least("digit_strings", f"digits[{i}]", digits[i])
         checks.within("digit_strings", f"gap[{i}]", gap[i], "[0, inf)")
+    fewest, most = digits
+    shortest, longest = gap
     if fewest > most or shortest > longest:
         raise ValueError(
-            f"digit_strings: digits and gap must be (smallest, largest), got {digits} and {gap}"
+            f"digit_strings: digits and gap must be (smallest, largest), got digits={digits} "
+            f"and gap={gap}"
         )
     _check_frames("digit_strings", rate, 1.0, 1.0)
     for i, wave in enumerate(recordings.waves):
@@ -162,33 +166,54 @@ def digit_strings(
     spoken = checks.on_host("digit_strings", "the digits", recordings.digits, "(n,)", "integers")
     rng = np.random.default_rng(seed)
     names = np.unique(recordings.speakers)
-    of = {name: np.flatnonzero(recordings.speakers == name) for name in names}
+    recorded = {name: np.flatnonzero(recordings.speakers == name) for name in names}
     left: dict[Any, list[int]] = {name: [] for name in names}  # not yet used in this round
     out = Strings([], [], rng.choice(names, count), [], [])
     for speaker in out.speakers:
         rows = []
         for _ in range(rng.integers(fewest, most + 1)):
-            left[speaker] = left[speaker] or rng.permutation(of[speaker]).tolist()
+            if not left[speaker]:
+                left[speaker] = rng.permutation(recorded[speaker]).tolist()
             rows.append(left[speaker].pop())
-        pieces = []
-        for i, row in enumerate([rows[0], *rows]):  # the first gap, then each recording and its gap
-            wave = recordings.waves[row]
-            silence = rng.normal(0, _noise(wave, rate), int(rate * rng.uniform(*gap)))
-            whole = np.issubdtype(wave.dtype, np.integer)
-            silence = (np.rint(silence) if whole else silence).astype(wave.dtype)
-            pieces += [wave, silence] if i else [silence]
-        ends = np.cumsum([len(piece) for piece in pieces])
-        out.waves.append(np.concatenate(pieces))
+        waves = [recordings.waves[row] for row in rows]
+        wave, places = _joined(rng, waves, gap, rate)
+        out.waves.append(wave)
         out.digits.append(spoken[rows])
         out.rows.append(np.array(rows))
-        out.places.append(np.stack([ends[:-1:2], ends[1::2]], 1))
+        out.places.append(places)
     return out
+
+
+def _joined(
+    rng: np.random.Generator, waves: list[np.ndarray], gap: tuple[float, float], rate: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Join recordings with gaps around them, and return where each begins and ends."""
+    pieces = [_silence(rng, waves[0], gap, rate)]
+    for wave in waves:
+        pieces += [wave, _silence(rng, wave, gap, rate)]
+    ends = np.cumsum([len(piece) for piece in pieces])
+    places = np.stack([ends[:-1:2], ends[1::2]], 1)
+    return np.concatenate(pieces), places
+
+
+def _silence(
+    rng: np.random.Generator, wave: np.ndarray, gap: tuple[float, float], rate: float
+) -> np.ndarray:
+    """Draw a gap, with noise as in the quietest part of a wave."""
+    noise = _noise(wave, rate)
+    samples = int(rate * rng.uniform(*gap))
+    silence = rng.normal(0, noise, samples)
+    if np.issubdtype(wave.dtype, np.integer):
+        silence = np.rint(silence)
+    return silence.astype(wave.dtype)
 
 
 def _noise(wave: np.ndarray, rate: float) -> float:
     """Return the standard deviation of the quietest 20 ms."""
     size = min(len(wave), max(1, int(QUIET * rate)))
-    return float(wave[: len(wave) // size * size].astype(float).reshape(-1, size).std(1).min())
+    used = len(wave) // size * size
+    blocks = wave[:used].astype(float).reshape(-1, size)
+    return float(blocks.std(1).min())
 
 
 def log_mel(
@@ -287,8 +312,8 @@ def _features(
     checks.at_least(who, "bands", bands)
     checks.one_of(who, "deltas", deltas, [0, 1, 2])
     checks.check_options(who, normalize=normalize)
-    words, hint = "a list of arrays (samples,)", "for a single wave pass [wave]"
-    checks.check_type(who, "waves", waves, list | tuple, words, hint)
+    hint = "for a single wave pass [wave]"
+    checks.check_type(who, "waves", waves, list | tuple, "a list of arrays (samples,)", hint)
     waves = [_check_wave(who, i, wave, size) for i, wave in enumerate(waves)]
     librosa = extra("librosa", "librosa", who, "speech")
     points = 2 ** (2 * size - 1).bit_length()  # fine enough to resolve the lowest bands
@@ -346,15 +371,17 @@ def _check_wave(who: str, i: int, wave: Any, size: int) -> np.ndarray:
     wave = np.asarray(wave)
     if wave.ndim != 1:
         raise ValueError(
-            f"{who}: wave {i} must be (samples,), got {wave.shape}; for channels, pass their mean"
+            f"{who}: a wave must have shape (samples,), got {wave.shape} for wave {i}; for several "
+            "channels pass their mean"
         )
     if len(wave) < size:
+        hint = "" if size == 1 else "; pad it with silence to one window, or drop it"
         raise ValueError(
-            f"{who}: a wave must have at least {size} samples, got {len(wave)} for wave {i}"
-            + ("" if size == 1 else "; pad it with silence to one window, or drop it")
+            f"{who}: a wave must have at least {size} samples, got {len(wave)} for wave {i}{hint}"
         )
     if not np.isfinite(wave).all():
         raise ValueError(f"{who}: wave {i} contains NaN or Inf. Leave it out, or repair its file")
     if kind.kind == "i":
-        return (wave / -float(np.iinfo(kind).min)).astype(np.float32)
+        largest = -float(np.iinfo(kind).min)
+        return (wave / largest).astype(np.float32)
     return wave.astype(np.float32)

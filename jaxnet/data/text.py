@@ -90,8 +90,8 @@ class Vocabulary(NamedTuple):
         path = readable("Vocabulary.load", path)
         try:
             contents = json.loads(path.read_bytes())
-            kind, names = contents["vocabulary"], contents["special"]
-            special = _checked_special(names, SPECIAL, "Vocabulary.load")
+            kind = contents["vocabulary"]
+            special = _checked_special(contents["special"], SPECIAL, "Vocabulary.load")
             if kind == "characters":
                 alphabet = contents["characters"]
                 if not alphabet or alphabet != "".join(sorted(set(alphabet))):
@@ -99,8 +99,8 @@ class Vocabulary(NamedTuple):
                 return _characters(alphabet, special)
             if kind != "subwords":
                 raise ValueError(f"'vocabulary' must be characters or subwords, got {kind!r}")
-            words = json.dumps(contents["tokenizer"])
-            return _subwords(_import_tokenizers().Tokenizer.from_str(words), special)
+            tokenizer = json.dumps(contents["tokenizer"])
+            return _subwords(_import_tokenizers().Tokenizer.from_str(tokenizer), special)
         except ImportError:
             raise
         except Exception as error:  # `tokenizers` raises a plain Exception for a broken file
@@ -143,11 +143,13 @@ def characters(text: str, *, special: Sequence[str] = ()) -> Vocabulary:
     check_type("characters", "text", text, str, "a str")
     if not text:
         raise ValueError("characters: expected a text, got an empty one")
-    return _characters("".join(sorted(set(text))), _checked_special(special, SPECIAL, "characters"))
+    alphabet = "".join(sorted(set(text)))
+    return _characters(alphabet, _checked_special(special, SPECIAL, "characters"))
 
 
 def _characters(alphabet: str, special: dict[str, int]) -> Vocabulary:
-    codes, shift = _codes(alphabet), len(special)  # in order
+    codes = _codes(alphabet)  # in order
+    shift = len(special)
     size = len(codes) + shift
 
     def encode(text: str) -> np.ndarray:
@@ -161,13 +163,15 @@ def _characters(alphabet: str, special: dict[str, int]) -> Vocabulary:
                 f"encode: {text[i]!r} (index {i}) is not in the vocabulary of {len(codes)} "
                 'characters; build it from a text with this character, or pass special=("unknown",)'
             )
-        return np.where(known, places + shift, special.get("unknown", 0)).astype(np.int32)
+        ids = np.where(known, places + shift, special.get("unknown", 0))
+        return ids.astype(np.int32)
 
     letters = np.concatenate([np.full(shift, ord(_LOST), np.uint32), codes])
 
     def decode(ids: Any) -> str:
         kept = _text_ids(ids, size, special)
-        return letters[kept].astype("<u4").tobytes().decode("utf-32-le", "surrogatepass")
+        found = letters[kept].astype("<u4").tobytes()
+        return found.decode("utf-32-le", "surrogatepass")
 
     contents = {"vocabulary": "characters", "special": list(special), "characters": alphabet}
     return Vocabulary(size, encode, decode, special, contents)
@@ -252,7 +256,8 @@ def _subwords(tokenizer: Any, special: dict[str, int]) -> Vocabulary:
         return np.array(tokenizer.encode(text, add_special_tokens=False).ids, np.int32)
 
     def decode(ids: Any) -> str:
-        return tokenizer.decode(_text_ids(ids, size, special).tolist(), skip_special_tokens=False)
+        kept = _text_ids(ids, size, special)
+        return tokenizer.decode(kept.tolist(), skip_special_tokens=False)
 
     contents = {"vocabulary": "subwords", "special": list(special)}
     contents["tokenizer"] = json.loads(tokenizer.to_str())
@@ -263,7 +268,8 @@ def _checked_special(names: Sequence[str], known: Sequence[str], who: str) -> di
     fine = isinstance(names, list | tuple) and all(name in known for name in names)
     if not fine or len(set(names)) < len(names):
         raise ValueError(
-            f"{who}: special must be a tuple of {', '.join(known)}, none twice, got {names!r}"
+            f"{who}: special must be a tuple of {', '.join(known)}, each at most once, "
+            f"got {names!r}"
         )
     return {name: i for i, name in enumerate(names)}
 
@@ -276,7 +282,8 @@ def _text_ids(ids: Any, size: int, special: dict[str, int]) -> np.ndarray:
         raise ValueError(f"decode: ids must be in [0, {size}), got {wrong[0]}")
     if "end" in special and (ids == special["end"]).any():
         ids = ids[: np.argmax(ids == special["end"])]
-    return ids[~np.isin(ids, [special[name] for name in ("pad", "start") if name in special])]
+    left_out = [special[name] for name in ("pad", "start") if name in special]
+    return ids[~np.isin(ids, left_out)]
 
 
 def _import_tokenizers() -> Any:

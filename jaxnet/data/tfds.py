@@ -98,7 +98,8 @@ def source(
       >>> len(images), images[0]["image"].shape  # doctest: +SKIP
       (60000, (28, 28, 1))
     """
-    return _open("tfds.source", name, split, data_dir, download)[0]
+    data_source, _ = _open("tfds.source", name, split, data_dir, download)
+    return data_source
 
 
 def _open(who: str, name: str, split: str, data_dir: Any, download: bool) -> tuple[Any, Any]:
@@ -116,24 +117,17 @@ def _open(who: str, name: str, split: str, data_dir: Any, download: bool) -> tup
 
         prepare(who, name, place)
 
-    def missing() -> FileNotFoundError:
-        infos = (place / base_name(name)).glob("**/dataset_info.json")
-        have = ", ".join(sorted(file.parent.relative_to(place).as_posix() for file in infos))
-        return FileNotFoundError(
-            f"{who}: {name!r} is not in {place}, which has {have}. Name one of these, or prepare "
-            f"it as array_record files: python -m jaxnet.data.prepare {base_name(name)}"
-        )
-
     check_metadata(who, place / base_name(name))
     try:
         builder = tfds.builder(name, data_dir=place)
     except Exception as error:  # an unknown version or configuration has errors of many types
-        found = missing() if name != base_name(name) else damaged(who, place / name, error)
-        raise found from error
+        if name == base_name(name):
+            raise damaged(who, place / name, error) from error
+        raise _unknown_version(who, name, place) from error
     try:
         found: Any = builder.as_data_source(split)
     except NotImplementedError as error:  # of another version or format of files
-        raise missing() from error
+        raise _unknown_version(who, name, place) from error
     except ValueError as error:
         splits = {part: info for part, info in builder.info.splits.items() if part != "all"}
         parts = ", ".join(f"{part} ({info.num_examples:,})" for part, info in splits.items())
@@ -148,10 +142,24 @@ def _open(who: str, name: str, split: str, data_dir: Any, download: bool) -> tup
     return found, builder
 
 
+def _unknown_version(who: str, name: str, place: Path) -> FileNotFoundError:
+    infos = (place / base_name(name)).glob("**/dataset_info.json")
+    have = ", ".join(sorted(file.parent.relative_to(place).as_posix() for file in infos))
+    return FileNotFoundError(
+        f"{who}: {name!r} is not in {place}, which has {have}. Name one of these, or prepare "
+        f"it as array_record files: python -m jaxnet.data.prepare {base_name(name)}"
+    )
+
+
 def _missing(who: str, name: str, place: Path, here: list[str], data_dir: Any) -> str:
-    said = "" if data_dir or "TFDS_DATA_DIR" in os.environ else " (TFDS_DATA_DIR is not set)"
-    nothing = "which has no dataset" if place.is_dir() else "which does not exist"
-    holds = f"which has {', '.join(here)}" if here else nothing
+    is_named = data_dir or "TFDS_DATA_DIR" in os.environ
+    said = "" if is_named else " (TFDS_DATA_DIR is not set)"
+    if here:
+        holds = f"which has {', '.join(here)}"
+    elif place.is_dir():
+        holds = "which has no dataset"
+    else:
+        holds = "which does not exist"
     if base_name(name) in KNOWN:
         get = f"run python -m jaxnet.data.prepare {base_name(name)}, or pass download=True"
     else:
@@ -179,4 +187,6 @@ def _columns(info: Any, values: list) -> Any:
 def _text(value: Any) -> Any:
     if isinstance(value, bytes):
         return value.decode("utf-8")
-    return value if isinstance(value, str) else [_text(v) for v in value]
+    if isinstance(value, str):
+        return value
+    return [_text(each) for each in value]

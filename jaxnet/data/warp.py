@@ -43,6 +43,10 @@ def random_flip(*, vertical: bool = False) -> Augmentation:
     axis = 1 if vertical else 2
     low, high = (0, 2) if vertical else (1, 3)
 
+    def flipped_boxes(boxes):
+        ends = 1 - boxes[..., [high, low]]
+        return jnp.where(has_area(boxes), boxes.at[..., [low, high]].set(ends), boxes)
+
     @on_auto_axes
     def augment(key, x):
         x, whole = _entries("random_flip", x, key)
@@ -52,10 +56,8 @@ def random_flip(*, vertical: bool = False) -> Augmentation:
                 here = flip.reshape(-1, *[1] * (x[name].ndim - 1))
                 x[name] = jnp.where(here, jnp.flip(x[name], axis), x[name])
         if "boxes" in x:
-            boxes = x["boxes"]
-            ends = 1 - boxes[..., [high, low]]
-            flipped = jnp.where(_real(boxes), boxes.at[..., [low, high]].set(ends), boxes)
-            x["boxes"] = jnp.where(flip[:, None, None], flipped, boxes)
+            here = flip[:, None, None]
+            x["boxes"] = jnp.where(here, flipped_boxes(x["boxes"]), x["boxes"])
         return whole(x)
 
     return augment
@@ -120,22 +122,35 @@ def elastic(
             raise ValueError("elastic: boxes cannot be deformed elastically; pass displacement=0")
         n, height, width = x["image"].shape[:3]
         shift_key, scale_key, rotation_key, shear_key = jax.random.split(key, 4)
-        turn, slant = _angles(rotation_key, n, rotation), _angles(shear_key, n, shear)
-        cos, sin, zero, one = jnp.cos(turn), jnp.sin(turn), jnp.zeros(n), jnp.ones(n)
-        matrix = _scales(scale_key, n, low, high) @ matrices(cos, sin, -sin, cos)
-        matrix = matrix @ matrices(one, zero, jnp.tan(slant), one)  # (batch, 2, 2)
+        angle = _angles(rotation_key, n, rotation)
+        slant = _angles(shear_key, n, shear)
+        cos, sin = jnp.cos(angle), jnp.sin(angle)
+        zero, one = jnp.zeros(n), jnp.ones(n)
+        rotations = matrices(cos, sin, -sin, cos)
+        shears = matrices(one, zero, jnp.tan(slant), one)
+        matrix = _scales(scale_key, n, low, high) @ rotations  # (batch, 2, 2)
+        matrix = matrix @ shears
         shifts = shift * jax.random.uniform(shift_key, (n, 2), minval=-1, maxval=1)
         # The shift moves the result. For the image it has the opposite sign, and comes before the
         # matrix.
         center = -(inverse_2x2(matrix) @ shifts[..., None])[..., 0]
         displacements = 0.0
         if displacement:
-            points = [max(2, math.ceil(size / spacing) + 1) for size in (height, width)]
-            coarse = jax.random.normal(jax.random.fold_in(key, 4), (n, *points, 2))
-            displacements = displacement * jax.image.resize(coarse, (n, height, width, 2), "cubic")
+            noise_key = jax.random.fold_in(key, 4)
+            noise = _smooth_noise(noise_key, (n, height, width), spacing)
+            displacements = displacement * noise
         return whole(_warp(x, matrix, center, displacements))
 
     return augment
+
+
+def _smooth_noise(key: jax.Array, shape: tuple[int, int, int], spacing: float) -> jax.Array:
+    """Draw a vector for each point of a coarse grid, and interpolate (batch, height, width, 2)."""
+    batch, height, width = shape
+    rows = max(2, math.ceil(height / spacing) + 1)
+    columns = max(2, math.ceil(width / spacing) + 1)
+    coarse = jax.random.normal(key, (batch, rows, columns, 2))
+    return jax.image.resize(coarse, (batch, height, width, 2), "cubic")
 
 
 def random_crop(share: float) -> Augmentation:
@@ -170,7 +185,8 @@ def random_crop(share: float) -> Augmentation:
         # The range of the center of the part.
         room = jnp.array([[height - 1, width - 1]]) / 2 * (1 - size)
         center = room * jax.random.uniform(place_key, (n, 2), minval=-1, maxval=1)
-        return whole(_warp(x, jnp.eye(2)[None] / size[..., None], center))
+        matrix = jnp.eye(2)[None] / size[..., None]
+        return whole(_warp(x, matrix, center))
 
     return augment
 
@@ -241,7 +257,11 @@ def _entries(who: str, x: Any, key: Any = None) -> tuple[dict[str, Any], Callabl
     for name, (form, dtype) in forms.items():
         if name in entries:
             entries[name] = checks.as_array(who, name, entries[name], form, dtype, sizes)
-    return entries, (lambda out: out if isinstance(x, dict) else out["image"])
+
+    def whole(out):
+        return out if isinstance(x, dict) else out["image"]
+
+    return entries, whole
 
 
 def _warp(
@@ -249,7 +269,8 @@ def _warp(
 ) -> dict[str, Any]:
     height, width = x["image"].shape[1:3]
     size = jnp.array([[[height, width]]])
-    grid = jnp.stack(jnp.meshgrid(jnp.arange(height), jnp.arange(width), indexing="ij"), -1)
+    rows, columns = jnp.meshgrid(jnp.arange(height), jnp.arange(width), indexing="ij")
+    grid = jnp.stack([rows, columns], -1)
     offset = grid - (size - 1) / 2  # (height, width, 2), from the center
     # The inverse goes from the result to the image.
     source = jnp.einsum("nij,hwj->nhwi", inverse_2x2(matrix), offset) + center[:, None, None]
@@ -274,8 +295,9 @@ def _bilinear(image: jax.Array, place: jax.Array) -> jax.Array:
     wide = image.astype(jnp.promote_types(image.dtype, place.dtype))
     at = [place[..., 0], place[..., 1]]
     found = jax.vmap(lambda a: map_coordinates(a, at, 1, mode="constant"), -1, -1)(wide)
-    whole = jnp.issubdtype(image.dtype, jnp.integer)
-    return (jnp.round(found) if whole else found).astype(image.dtype)
+    if jnp.issubdtype(image.dtype, jnp.integer):
+        found = jnp.round(found)
+    return found.astype(image.dtype)
 
 
 def _warp_boxes(boxes, matrix, center, size):
@@ -283,12 +305,14 @@ def _warp_boxes(boxes, matrix, center, size):
     top, left, bottom, right = jnp.moveaxis(boxes, -1, 0)
     corners = [jnp.stack([y, x], -1) for y in (top, bottom) for x in (left, right)]
     corners = (jnp.stack(corners, -2) - 0.5) * size  # (batch, n, 4, 2) pixels from the center
-    moved = jnp.einsum("nij,nkcj->nkci", matrix, corners - center[:, None, None])
+    offsets = corners - center[:, None, None]
+    moved = jnp.einsum("nij,nkcj->nkci", matrix, offsets)
     moved = jnp.clip(moved / size + 0.5, 0, 1)
     new = jnp.concatenate([moved.min(-2), moved.max(-2)], -1)  # (batch, n, 4)
-    return jnp.where(_real(boxes) & _real(new), new, 0).astype(boxes.dtype)
+    return jnp.where(has_area(boxes) & has_area(new), new, 0).astype(boxes.dtype)
 
 
-def _real(boxes: jax.Array) -> jax.Array:
+def has_area(boxes: jax.Array) -> jax.Array:
     """Return whether each box has an area, (..., 1)."""
-    return ((boxes[..., 2:] - boxes[..., :2]) > 0).all(-1, keepdims=True)
+    sizes = boxes[..., 2:] - boxes[..., :2]
+    return (sizes > 0).all(-1, keepdims=True)

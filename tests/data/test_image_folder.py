@@ -134,7 +134,7 @@ def test_only_formats_of_pixels_are_opened(tmp_path: Path, monkeypatch):
     monkeypatch.setattr(EpsImagePlugin, "Ghostscript", never)
     Image.new("RGB", (8, 8), "red").save(tmp_path / "a.eps")
     (tmp_path / "a.eps").rename(tmp_path / "a.png")
-    with pytest.raises(ValueError, match=r"a\.png cannot be read as an image of BMP"):
+    with pytest.raises(ValueError, match=r"a\.png cannot be read as an image of the formats BMP"):
         jn.data.read_image(tmp_path / "a.png", 4)
 
 
@@ -176,7 +176,7 @@ def test_refusals(tmp_path: Path):
     (tmp_path / "linked/cat/more").symlink_to(tmp_path / "cut/cat")
     Image.fromarray(np.full((4, 4), 40_000, np.uint16)).save(tmp_path / "deep.png")
     for name, words in {
-        "nowhere": "image_folder: .* is no folder; pass one with a",
+        "nowhere": "image_folder: .* is not a folder. Pass a folder with one",
         "empty": "one folder per class .* it has nothing",
         "loose": r"one folder per class .* it has photo\.png",
         "none": r"class 'cat' has no images \(.*\.png.*; .* has a\.txt",
@@ -188,9 +188,9 @@ def test_refusals(tmp_path: Path):
     for name, options, error, words in (
         ("text.png", {}, ValueError, r"text\.png cannot be read as an image"),
         ("deep.png", {}, ValueError, r"deep\.png has more than 8 bits per channel \(mode I;16"),
-        ("whole.png", {"size": (0, 4)}, ValueError, "size must be integers from 1"),
-        ("whole.png", {"size": "8"}, ValueError, "size must be integers from 1"),
-        ("whole.png", {"size": (4, 4, 3)}, ValueError, "size must be integers from 1"),
+        ("whole.png", {"size": (0, 4)}, ValueError, "size must be integers of at least 1"),
+        ("whole.png", {"size": "8"}, ValueError, "size must be integers of at least 1"),
+        ("whole.png", {"size": (4, 4, 3)}, ValueError, "size must be integers of at least 1"),
         ("whole.png", {"channels": 4}, ValueError, "channels must be 3"),
         ("no.png", {}, FileNotFoundError, "read_image: there is no file .*no.png"),
         ("empty", {}, IsADirectoryError, "read_image: .* is a folder"),

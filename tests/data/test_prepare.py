@@ -75,13 +75,13 @@ def test_no_room(tmp_path, monkeypatch, capsys):
     usage = shutil.disk_usage(tmp_path)._replace(free=1_100_000)
     monkeypatch.setattr(shutil, "disk_usage", lambda place: usage)
     line = fails(capsys, "camvid", "--data-dir", str(tmp_path))
-    assert "needs 187 MB, and" in line and "has 1 MB of free space" in line
+    assert "the download has 187 MB, and" in line and "only 1 MB of free space" in line
 
 
 def test_the_catalogue_needs_tensorflow(tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "tensorflow", None)
     line = fails(capsys, "bccd", "--data-dir", str(tmp_path))
-    assert "needs TensorFlow to prepare" in line and "pip install tensorflow" in line
+    assert "which needs TensorFlow" in line and "pip install tensorflow" in line
     assert not os.listdir(tmp_path)
 
 

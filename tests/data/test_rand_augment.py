@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import jaxnet as jn
-from jaxnet.data.rand_augment import CHANGES, _autocontrast, changed
+from jaxnet.data.rand_augment import CHANGES, autocontrast, changed
 from tests.helpers import refused
 
 IMAGE = np.clip(np.random.default_rng(0).normal(120, 45, (27, 36, 3)), 0, 255).astype(np.uint8)
@@ -49,7 +49,7 @@ def test_colors_are_those_of_pillow(strength):
 def test_autocontrast_by_hand():
     """The darkest value of each channel becomes 0, the brightest 1; one value alone stays."""
     x = jnp.array([0.25, 0.375, 0.75, 0.5, 0.5, 0.625, 0.4, 0.4, 0.4]).reshape(3, 1, 3)
-    y = _autocontrast(x.transpose(1, 2, 0)[None])
+    y = autocontrast(x.transpose(1, 2, 0)[None])
     np.testing.assert_allclose(y[0, 0].T, [[0, 0.25, 1], [0, 0, 1], [0.4, 0.4, 0.4]], atol=1e-6)
 
 

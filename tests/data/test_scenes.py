@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import jaxnet as jn
-from jaxnet.data.scenes import LEAST, MOST, _enlarge
+from jaxnet.data.scenes import LEAST, MOST, enlarge
 
 
 @pytest.fixture(scope="module")
@@ -24,8 +24,8 @@ def test_ranges(scenes):
 
 
 def test_digits_have_all_sizes_between_the_smallest_and_the_largest(monkeypatch):
-    spy = Mock(side_effect=_enlarge)
-    monkeypatch.setattr("jaxnet.data.scenes._enlarge", spy)
+    spy = Mock(side_effect=enlarge)
+    monkeypatch.setattr("jaxnet.data.scenes.enlarge", spy)
     jn.data.digit_scenes(200, 1, size=(40, 56))
     assert {call.args[1] for call in spy.call_args_list} == set(range(LEAST, MOST + 1))
 
@@ -68,7 +68,7 @@ def _exact(drawings, shape) -> bool:
     """Whether some drawing, enlarged to some side, has this shape."""
     for side in range(14, 25):
         for drawing in drawings[..., 0]:
-            ink = _enlarge(drawing, side) > 0.5
+            ink = enlarge(drawing, side) > 0.5
             rows, columns = np.flatnonzero(ink.any(1)), np.flatnonzero(ink.any(0))
             if np.array_equal(ink[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1], shape):
                 return True
@@ -79,7 +79,7 @@ def test_enlarged_as_jax_does():
     image = np.random.default_rng(0).random((8, 8))
     for side in (14, 19, 24):
         expected = jax.image.resize(image, (side, side), "linear")
-        assert np.allclose(_enlarge(image, side), expected / expected.max(), atol=1e-6)
+        assert np.allclose(enlarge(image, side), expected / expected.max(), atol=1e-6)
 
 
 def test_drawn_by_its_seed():

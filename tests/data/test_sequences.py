@@ -232,7 +232,7 @@ test_refusals = refuses([
      r"2 of 5 examples are longer than .*\(4,\), the longest"),
     (lambda: bucketed([[1, 1]], 2, bounds=[1], drop_longer=True), "all examples are longer than"),
     (lambda: windows(np.arange(4), 4, 2), "streams must be 1 to 3, one less than the tokens"),
-    (lambda: windows(np.ones((4, 2), int), 1, 2), "expected at least two tokens"),
+    (lambda: windows(np.ones((4, 2), int), 1, 2), "one sequence of at least two tokens"),
     (lambda: overlapping(np.arange(9), 5, 6), "fresh must be 1 to 5"),
     (lambda: packed(ragged(57), 8), "packed: a sequence has 9 steps, more than length=8"),
 ])  # fmt: skip

@@ -132,7 +132,7 @@ class TestFeatures:
     @pytest.mark.parametrize("wave, options, error, words", [
         (np.zeros(199), {}, ValueError, "at least 200 samples, got 199 for wave 0; pad it"),
         (np.full(400, np.nan), {}, ValueError, "wave 0 contains NaN or Inf"),
-        (np.zeros((400, 2)), {}, ValueError, r"must be \(samples,\), got \(400, 2\); for chan"),
+        (np.zeros((400, 2)), {}, ValueError, r"must have shape \(samples,\), got \(400, 2\)"),
         (np.zeros(400, np.uint8), {}, TypeError, "signed integers or floats, got for wave 0 uint8"),
         (np.zeros(400, complex), {}, TypeError, "for wave 0 complex128"),
         (sound(), {"rate": np.nan}, ValueError, "rate is in samples per second, .*got nan"),
@@ -165,7 +165,7 @@ def with_wave(wave):
 
 @pytest.mark.parametrize("options, words", [
     ({"digits": (0, 3)}, r"digits\[0\] must be at least 1, got 0"),
-    ({"digits": (4, 3)}, r"got \(4, 3\) and"),
+    ({"digits": (4, 3)}, r"got digits=\(4, 3\) and"),
     ({"gap": (-0.1, 0.1)}, r"gap\[0\] must be in \[0, inf\), got -0.1"),
     ({"rate": 0}, "rate is in samples per second"),
     ({"digits": 3}, r"digits must be \(smallest, largest\), got 3"),

@@ -147,5 +147,5 @@ def test_refusals_of_subwords(sentences, size, error, words):
     pytest.importorskip("tokenizers", reason="needs the extra jaxnet-toolkit[text]")
     with pytest.raises(error, match=words):
         subwords(sentences, size)
-    with pytest.raises(ValueError, match="special must be a tuple of pad, start, end, none"):
+    with pytest.raises(ValueError, match="special must be a tuple of pad, start, end, each"):
         subwords(SENTENCES, 300, special=("unknown",))

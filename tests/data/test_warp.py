@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from jaxnet.data import elastic, random_crop, random_flip, warp
-from jaxnet.data.warp import _real
+from jaxnet.data.warp import has_area
 from tests.helpers import refused
 
 RANDOM = {
@@ -87,7 +87,7 @@ def test_images_masks_and_boxes_of_another_dtype(entries):
 
 def test_boxes_without_an_area_are_none():
     boxes = np.array([[0.5, 0.5, 0.5, 0.7], [0.2, 0.4, 0.3, 0.4], [0, 0, 0.2, 0.1], [0] * 4])
-    assert _real(boxes).tolist() == [[False], [False], [True], [False]]
+    assert has_area(boxes).tolist() == [[False], [False], [True], [False]]
 
 
 X = jnp.ones((1, 4, 5, 1))

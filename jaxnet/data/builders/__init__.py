@@ -21,14 +21,19 @@ OWN = {
 }  # fmt: skip
 
 CATALOG = "https://www.tensorflow.org/datasets/catalog"
-KNOWN = {name: module.ORIGIN for name, module in OWN.items()} | {
-    name: Origin(what, f"{CATALOG}/{name}", terms, size)
-    for name, what, terms, size in (
-        ("bccd", "364 microscope images of blood, with boxes around the cells", "MIT license",
-         7_875_205),
-        ("tiny_shakespeare", "plays of Shakespeare, one long text", "public domain", 1_115_394),
-    )
-}  # fmt: skip
+KNOWN = {name: module.ORIGIN for name, module in OWN.items()}
+KNOWN["bccd"] = Origin(
+    "364 microscope images of blood, with boxes around the cells",
+    home=f"{CATALOG}/bccd",
+    terms="MIT license",
+    size=7_875_205,
+)
+KNOWN["tiny_shakespeare"] = Origin(
+    "plays of Shakespeare, one long text",
+    home=f"{CATALOG}/tiny_shakespeare",
+    terms="public domain",
+    size=1_115_394,
+)
 
 
 def folder(who: str, data_dir: Any) -> Path:

@@ -48,7 +48,8 @@ def builder() -> type:
 
     def scaled(data: bytes, method: Any, form: str, **options: Any) -> bytes:
         out = io.BytesIO()
-        pillow.open(io.BytesIO(data)).resize(SIZE, method).save(out, form, **options)
+        small = pillow.open(io.BytesIO(data)).resize(SIZE, method)
+        small.save(out, form, **options)
         return out.getvalue()
 
     def examples(files: dict[str, bytes], folder: str) -> Iterator:

@@ -47,16 +47,18 @@ def builder() -> type:
         (data,) = contents("cifar10", ARCHIVE, downloads, ORIGIN.size).values()
         with tarfile.open(fileobj=io.BytesIO(data)) as archive:
             members = {Path(member.name).stem: member for member in archive if member.isfile()}
-            read = {  # a byte for the label, then red, green and blue
-                part: b"".join(archive.extractfile(members[name]).read() for name in names)  # pyright: ignore
-                for part, names in PARTS.items()
-            }
-        return {part: examples(part, np.frombuffer(d, np.uint8)) for part, d in read.items()}
+            read = {}
+            for part, names in PARTS.items():
+                files = [archive.extractfile(members[name]).read() for name in names]  # pyright: ignore
+                read[part] = np.frombuffer(b"".join(files), np.uint8)
+        return {part: examples(part, rows) for part, rows in read.items()}
 
     def examples(part: str, data: np.ndarray) -> Iterator:
+        # A byte for the label, then red, green and blue.
         for i, row in enumerate(data.reshape(-1, 1 + 3 * 32 * 32)):
             image = row[1:].reshape(3, 32, 32).transpose(1, 2, 0)
-            yield i, {"id": f"{part}_{i:05d}", "image": png("cifar10", image), "label": int(row[0])}
+            name = f"{part}_{i:05d}"
+            yield i, {"id": name, "image": png("cifar10", image), "label": int(row[0])}
 
     def features(of):
         image, label = of.Image(shape=(32, 32, 3)), of.ClassLabel(names=CLASSES)

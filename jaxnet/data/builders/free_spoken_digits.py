@@ -73,15 +73,18 @@ def samples(path: str, data: bytes) -> np.ndarray:
       >>> samples("0_anna_0.wav", b"RIFF")
       Traceback (most recent call last):
       ...
-      ValueError: free_spoken_digits: 0_anna_0.wav is not WAV of 16 bits, 8000 Hz and one ...
+      ValueError: free_spoken_digits: 0_anna_0.wav is not a WAV file of 16 bits, 8000 Hz and ...
     """
     try:
         with wave.open(io.BytesIO(data)) as file:
-            form, frames = file.getparams()[:3], file.readframes(file.getnframes())
+            form = file.getparams()[:3]
+            frames = file.readframes(file.getnframes())
     except (wave.Error, EOFError) as error:
-        form, frames = repr(error), b""
+        form = repr(error)
+        frames = b""
     if form != (1, 2, RATE):
         raise ValueError(
-            f"free_spoken_digits: {path} is not WAV of 16 bits, {RATE} Hz and one channel: {form}"
+            f"free_spoken_digits: {path} is not a WAV file of 16 bits, {RATE} Hz and one channel: "
+            f"{form}"
         )
     return np.frombuffer(frames, "<i2").astype(np.int16)

@@ -32,7 +32,9 @@ def check_metadata(who: str, place: Path) -> None:
             continue
         try:
             readable(who, file)  # a pipe would block for ever
-            found = list(_strings(json.loads(file.read_bytes()))) if file.suffix == ".json" else []
+            found = []
+            if file.suffix == ".json":
+                found = list(_strings(json.loads(file.read_bytes())))
         except (OSError, ValueError, RecursionError) as error:
             raise damaged(who, file, error) from None
         for key, words in found:
@@ -53,11 +55,14 @@ def _strings(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
     if isinstance(value, str):
         yield key, value
         with suppress(ValueError):
-            yield from _strings(json.loads(value) if value[:1] in ("{", "[") else None)
-    elif isinstance(value, dict | list):
-        named = value.items() if isinstance(value, dict) else ((key, each) for each in value)
-        for name, each in named:
+            if value[:1] in ("{", "["):
+                yield from _strings(json.loads(value))
+    elif isinstance(value, dict):
+        for name, each in value.items():
             yield from _strings(each, name)
+    elif isinstance(value, list):
+        for each in value:
+            yield from _strings(each, key)
 
 
 def damaged(who: str, place: Any, error: Exception) -> ValueError:

@@ -46,7 +46,8 @@ def builder() -> type:
         def read(name: str) -> np.ndarray:
             file = f"{name}-ubyte.gz"
             remote = Remote(f"{ORIGIN.home}/{file}", SHA256[name])
-            return array(gzip.decompress(contents("mnist", remote, downloads, None)[file]))
+            data = contents("mnist", remote, downloads, None)[file]
+            return array(gzip.decompress(data))
 
         return {
             part: examples(read(f"{file}-images-idx3"), read(f"{file}-labels-idx1"))

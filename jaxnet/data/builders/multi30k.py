@@ -49,12 +49,17 @@ def builder() -> type:
             data = contents("multi30k", remote, downloads, None)[name]
             return gzip.decompress(data).decode().removesuffix("\n").split("\n")
 
-        pairs = {part: [lines(f"{PARTS[part]}.{x}.gz") for x in LANGUAGES] for part in PARTS}
-        return {part: examples(*pairs[part]) for part in pairs}
+        found = {}
+        for part, file in PARTS.items():
+            german, english = [lines(f"{file}.{language}.gz") for language in LANGUAGES]
+            found[part] = examples(german, english)
+        return found
 
     def examples(german: list[str], english: list[str]) -> Iterator:
         for i, (de, en) in enumerate(zip(german, english, strict=True)):
             yield i, {"de": de.strip(), "en": en.strip()}
 
-    features = lambda of: of.Translation(languages=LANGUAGES)  # noqa: E731
+    def features(of):
+        return of.Translation(languages=LANGUAGES)
+
     return builder_class("multi30k", ORIGIN, "Multi30k, task 1:", features, LANGUAGES, splits)

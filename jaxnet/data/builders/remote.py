@@ -61,7 +61,8 @@ def builder_class(
     """
     tfds = extra("tensorflow_datasets", "tensorflow-datasets", dataset)
     found = features(tfds.features)
-    found = tfds.features.FeaturesDict(found) if isinstance(found, dict) else found
+    if isinstance(found, dict):
+        found = tfds.features.FeaturesDict(found)
 
     class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # pyright: ignore
         name = dataset
@@ -131,11 +132,14 @@ def contents(who: str, remote: Remote, folder: str | Path, size: int | None) -> 
         _download(who, remote.address, file, size)
         file.seek(0)
         if not remote.inside:
-            found = {remote.address.rpartition("/")[2]: file.read()}
-            (sha256,) = (hashlib.sha256(data).hexdigest() for data in found.values())
+            name = remote.address.rpartition("/")[2]
+            found = {name: file.read()}
+            sha256 = hashlib.sha256(found[name]).hexdigest()
         else:
             found = _unpacked(who, remote, file)
-            lines = (f"{hashlib.sha256(found[path]).hexdigest()}  {path}\n" for path in found)
+            lines = [
+                f"{hashlib.sha256(data).hexdigest()}  {path}\n" for path, data in found.items()
+            ]
             sha256 = hashlib.sha256("".join(lines).encode()).hexdigest()
     if sha256 != remote.sha256:
         raise OSError(
@@ -152,7 +156,8 @@ def _download(who: str, address: str, file: IO[bytes], size: int | None) -> None
             progress_bar(size, f"downloading {who}", unit="B") as bar,
         ):
             bar.unit_scale = True
-            done, expected = 0, answer.length  # None if the server does not state the length
+            expected = answer.length  # None if the server does not state the length
+            done = 0
             while block := answer.read(BLOCK):
                 file.write(block)
                 done += len(block)
@@ -163,10 +168,13 @@ def _download(who: str, address: str, file: IO[bytes], size: int | None) -> None
     except URLError as error:
         raise OSError(f"{who}: cannot reach {address}: {error.reason}") from error
     except (HTTPException, ConnectionError, TimeoutError) as error:
-        raise OSError(f"{who}: the download of {address} stopped: {error!r}; try again") from error
+        raise OSError(
+            f"{who}: the download of {address} was interrupted: {error!r}; try again"
+        ) from error
     if expected not in (None, done):
         raise OSError(
-            f"{who}: the download of {address} stopped at {done:,} of {expected:,} bytes; try again"
+            f"{who}: the download of {address} stopped after {done:,} of {expected:,} bytes; try "
+            "again"
         )
 
 
@@ -180,5 +188,7 @@ def _unpacked(who: str, remote: Remote, file: IO[bytes]) -> dict[str, bytes]:
                 if member.isfile() and re.fullmatch(remote.inside, path):
                     found[path] = archive.extractfile(member).read()  # pyright: ignore
     except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
-        raise OSError(f"{who}: {remote.address} is damaged ({error}); try again") from error
+        raise OSError(
+            f"{who}: {remote.address} is not a whole archive ({error}); try again"
+        ) from error
     return dict(sorted(found.items()))

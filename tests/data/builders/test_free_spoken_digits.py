@@ -45,5 +45,5 @@ def test_prepared_and_read_back(site, tmp_path, monkeypatch):
     (b"", "EOFError"),
 ], ids=["stereo", "16 kHz", "floats", "empty"])  # fmt: skip
 def test_another_format(data, words):
-    with pytest.raises(ValueError, match=f"a.wav is not WAV of 16.*{re.escape(words)}"):
+    with pytest.raises(ValueError, match=f"a.wav is not a WAV file of 16.*{re.escape(words)}"):
         samples("a.wav", data)
