@@ -7,13 +7,17 @@ import jaxnet as jn
 from jaxnet import viz
 from tests.helpers import refused
 from tests.training.conftest import started
+from tests.viz.words import words
 
 
 def fake(train, test):
     """Epochs as fit gives them, as far as history looks at them."""
-    test = [None if b is None else {"loss": b} for b in test]
-    train = [{"loss": a, "accuracy": 1 - a} for a in train]
-    return [SimpleNamespace(train=a, evaluation=b) for a, b in zip(train, test, strict=True)]
+    epochs = []
+    for loss, test_loss in zip(train, test, strict=True):
+        measured = {"loss": loss, "accuracy": 1 - loss}
+        evaluation = None if test_loss is None else {"loss": test_loss}
+        epochs.append(SimpleNamespace(train=measured, evaluation=evaluation))
+    return epochs
 
 
 def test_history_of_one_run():
@@ -34,7 +38,8 @@ def test_history_of_several_runs_and_without_test_data():
 @pytest.mark.slow
 def test_history_of_a_real_run():
     data = np.eye(4, dtype=np.float32), np.array([0, 1, 0, 1])
-    epochs = list(jn.fit(*started(jn.dense(2), data), data, epochs=3, evaluate=data))
+    trainer, train_state = started(jn.dense(2), data)
+    epochs = list(jn.fit(trainer, train_state, data, epochs=3, evaluate=data))
     panels = viz.history(epochs)
     assert panels["loss"]["train"].tolist() == [epoch.train["loss"] for epoch in epochs]
     assert panels["loss"]["evaluation"].shape == (3,)
@@ -47,15 +52,16 @@ def test_history_needs_runs_of_one_length(runs):
 
 
 def test_lines_are_the_values_over_epochs_from_1():
-    figure = viz.curves({"loss": {"train": [3.0, 2.0, 1.0], "evaluation": [4.0, 3.0, 2.5]}})
+    figure = viz.curves({"loss": {"train": [3, 2, 1], "evaluation": [4, 3, 2.5]}})
     lines = figure.axes[0].get_lines()
     assert [line.get_xdata().tolist() for line in lines] == [[1, 2, 3]] * 2
     assert [line.get_ydata().tolist() for line in lines] == [[3, 2, 1], [4, 3, 2.5]]
     assert lines[0].get_color() != lines[1].get_color()
     assert lines[0].get_linestyle() != lines[1].get_linestyle()  # also told apart without color
-    texts = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
+    texts = words(figure.axes[0].get_legend().get_texts())
     assert texts == ["train, 1 at the end", "evaluation, 2.5 at the end"]
-    assert figure.axes[0].get_xlabel() == "epoch" and figure.axes[0].get_ylabel() == "loss"
+    assert figure.axes[0].get_xlabel() == "epoch"
+    assert figure.axes[0].get_ylabel() == "loss"
 
 
 def test_places_are_given():
@@ -71,14 +77,19 @@ def test_several_runs_are_thin_and_their_mean_is_thick():
     lines = figure.axes[0].get_lines()
     assert [line.get_ydata().tolist() for line in lines] == [[3, 1], [5, 2], [4, 1.5]]
     assert lines[0].get_linewidth() < lines[2].get_linewidth()
-    legend = figure.axes[0].get_legend().get_texts()[0].get_text()
-    assert legend == "train, mean of 2 runs: 1.5 at the end"
+    (legend,) = figure.axes[0].get_legend().get_texts()
+    assert legend.get_text() == "train, mean of 2 runs: 1.5 at the end"
 
 
 def test_a_line_has_one_color_in_all_panels():
-    panels = {"loss": {"train": [1.0], "evaluation": [1.0]}, "accuracy": {"evaluation": [1.0]}}
+    panels = {
+        "loss": {"train": [1.0], "evaluation": [1.0]},
+        "accuracy": {"evaluation": [1.0]},
+    }
     loss, accuracy = viz.curves(panels).axes
-    assert loss.get_lines()[1].get_color() == accuracy.get_lines()[0].get_color()
+    in_loss = loss.get_lines()[1]
+    in_accuracy = accuracy.get_lines()[0]
+    assert in_loss.get_color() == in_accuracy.get_color()
 
 
 @refused([

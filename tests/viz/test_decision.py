@@ -1,3 +1,5 @@
+import itertools
+
 import numpy as np
 import pytest
 from matplotlib.collections import PathCollection
@@ -7,6 +9,7 @@ from matplotlib.contour import ContourSet
 from jaxnet import viz
 from jaxnet.viz.style import COLORS
 from tests.helpers import refused
+from tests.viz.words import titles, words
 
 X = np.array([[0, 0], [0, 1], [1, 0], [1, 1]], float)
 Y = np.array([0, 1, 1, 0])
@@ -19,9 +22,13 @@ def right_of(border):
 def ground(axes, x, y):
     """The class whose ground is drawn at a place."""
     mesh = axes.collections[0]
-    columns, rows = mesh.get_coordinates()[0, :, 0], mesh.get_coordinates()[:, 0, 1]
+    coordinates = mesh.get_coordinates()
+    columns = coordinates[0, :, 0]
+    rows = coordinates[:, 0, 1]
     field = np.asarray(mesh.get_array()).reshape(len(rows) - 1, len(columns) - 1)
-    return field[np.searchsorted(rows, y) - 1, np.searchsorted(columns, x) - 1]
+    row = np.searchsorted(rows, y) - 1
+    column = np.searchsorted(columns, x) - 1
+    return field[row, column]
 
 
 def test_ground_is_what_predict_says_and_axes_are_not_swapped():
@@ -46,25 +53,36 @@ def test_every_example_is_drawn_in_its_color_and_wrong_ones_have_a_rim():
     for dots in axes.collections:
         if isinstance(dots, PathCollection):
             for point in np.asarray(dots.get_offsets()):
-                face, edge = dots.get_facecolor()[0], dots.get_edgecolor()[0]
-                seen[tuple(point)] = to_hex(face).upper(), to_hex(edge)
-    (a, b), white, black = COLORS[:2], "#ffffff", "#000000"
-    assert seen == {(0, 0): (a, white), (1, 0): (b, white), (0, 1): (b, black), (1, 1): (a, black)}
+                face = to_hex(dots.get_facecolor()[0])
+                edge = to_hex(dots.get_edgecolor()[0])
+                seen[tuple(point)] = face.upper(), edge
+    a, b = COLORS[:2]
+    right, wrong = "#ffffff", "#000000"
+    assert seen == {
+        (0, 0): (a, right),
+        (1, 0): (b, right),
+        (0, 1): (b, wrong),
+        (1, 1): (a, wrong),
+    }
     assert axes.get_title() == "2 of 4 wrong"
 
 
 def test_panels_share_data_and_axes():
     panels = {"left": right_of(-9), "middle": right_of(0.4), "right": right_of(9)}
     figure = viz.decision(panels, X, Y, columns=2)
-    assert [axes.get_title() for axes in figure.axes] == [f"{t}: 2 of 4 wrong" for t in panels]
+    assert titles(figure.axes) == [f"{t}: 2 of 4 wrong" for t in panels]
     assert len({axes.get_xlim() for axes in figure.axes}) == 1
     assert [ground(axes, 0.5, 0.5) for axes in figure.axes] == [1, 1, 0]
 
 
 def test_three_classes_and_names():
     x = np.array([[0.0, 0.0], [1.0, 0.0], [2.0, 0.0]])  # all at one height
-    figure = viz.decision(lambda x: x[:, 0].round().clip(0, 2), x, [0, 1, 2], names=list("abc"))
-    assert [text.get_text() for text in figure.legends[0].get_texts()] == list("abc")
+
+    def nearest(x):
+        return x[:, 0].round().clip(0, 2)
+
+    figure = viz.decision(nearest, x, [0, 1, 2], names=list("abc"))
+    assert words(figure.legends[0].get_texts()) == list("abc")
     assert [ground(figure.axes[0], i, 0.1) for i in (0, 1, 2)] == [0, 1, 2]
     assert figure.axes[0].get_ylim() == (-0.15, 0.15)
 
@@ -72,7 +90,8 @@ def test_three_classes_and_names():
 def test_ground_is_pale_and_of_the_markers_hue():
     mesh = viz.decision(right_of(0.4), X, Y).axes[0].collections[0]
     for i in (0, 1):
-        pale, full = np.array(mesh.cmap(mesh.norm(i))[:3]), np.array(to_rgb(COLORS[i]))
+        pale = np.array(mesh.cmap(mesh.norm(i))[:3])
+        full = np.array(to_rgb(COLORS[i]))
         assert pale.min() > 0.7
         np.testing.assert_allclose(1 - pale, 0.25 * (1 - full), atol=1e-6)
 
@@ -86,7 +105,8 @@ def test_everything_lies_inside_and_the_file_is_small(tmp_path):
     assert box.x0 >= -0.02 and box.y0 >= -0.02
     assert box.x1 <= whole.x1 + 0.02 and box.y1 <= whole.y1 + 0.02
     boxes = [axes.title.get_window_extent() for axes in figure.axes]
-    assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i])
+    for a, b in itertools.combinations(boxes, 2):
+        assert not a.overlaps(b)
     assert viz.save(figure, tmp_path / "a.png").stat().st_size < 120_000
 
 

@@ -1,15 +1,16 @@
 import numpy as np
 
 from jaxnet import viz
-from tests.helpers import refused
+from tests.helpers import draw, refused
+from tests.viz.words import titles, words
 
-POINTS = np.random.default_rng(0).normal(size=(30, 2))
+POINTS = draw(30, 2)
 LABELS = np.arange(30) % 3
 
 
 def test_points_lie_where_they_are_and_have_their_class_color():
     figure = viz.embedding({"one": POINTS, "two": -POINTS}, LABELS)
-    assert [axes.get_title() for axes in figure.axes] == ["one", "two"]
+    assert titles(figure.axes) == ["one", "two"]
     for axes, points in zip(figure.axes, (POINTS, -POINTS), strict=True):
         (scatter,) = axes.collections
         np.testing.assert_array_equal(scatter.get_offsets(), points)
@@ -21,15 +22,18 @@ def test_points_lie_where_they_are_and_have_their_class_color():
 
 def test_names_stand_at_the_medians_in_their_color():
     (axes,) = viz.embedding({"one": POINTS}, LABELS, names=["cat", "dog", "eel"]).axes
-    assert [text.get_text() for text in axes.texts] == ["cat", "dog", "eel"]
+    assert words(axes.texts) == ["cat", "dog", "eel"]
+    face_colors = axes.collections[0].get_facecolors()
     for label, text in enumerate(axes.texts):
-        np.testing.assert_allclose(text.get_position(), np.median(POINTS[LABELS == label], 0))
-        assert text.get_color()[:3] == tuple(axes.collections[0].get_facecolors()[label][:3])
+        median = np.median(POINTS[LABELS == label], 0)
+        np.testing.assert_allclose(text.get_position(), median)
+        assert text.get_color()[:3] == tuple(face_colors[label][:3])
 
 
 def test_two_classes_that_are_not_0_and_1():
-    (axes,) = viz.embedding({"one": POINTS}, np.where(LABELS == 0, 4, 17)).axes
-    assert [text.get_text() for text in axes.texts] == ["4", "17"]
+    labels = np.where(LABELS == 0, 4, 17)
+    (axes,) = viz.embedding({"one": POINTS}, labels).axes
+    assert words(axes.texts) == ["4", "17"]
 
 
 @refused([

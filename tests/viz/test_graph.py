@@ -15,7 +15,8 @@ def product(x, y, z):
 
 
 def neuron(w0, x0, w1, x1, w2):
-    return 1 / (1 + jnp.exp(-(w0 * x0 + w1 * x1 + w2)))
+    total = w0 * x0 + w1 * x1 + w2
+    return 1 / (1 + jnp.exp(-total))
 
 
 def many_ways(x, y):
@@ -28,7 +29,8 @@ def drawn(f, *args, **options):
 
 
 def words(figure, color=None):
-    return [t.get_text() for t in figure.axes[0].texts if color is None or t.get_color() == color]
+    texts = figure.axes[0].texts
+    return [t.get_text() for t in texts if color is None or t.get_color() == color]
 
 
 def test_values_above_and_gradients_below():
@@ -38,8 +40,10 @@ def test_values_above_and_gradients_below():
     assert words(figure, BACKWARD) == ["−4", "−4", "−4", "3", "1"]
     texts = figure.axes[0].texts[6:]
     for above, below in zip(texts[::2], texts[1::2], strict=True):
-        assert above.get_position()[0] == below.get_position()[0]
-        assert 0 < above.get_position()[1] - below.get_position()[1] < 0.1
+        x, y = above.get_position()
+        x_below, y_below = below.get_position()
+        assert x == x_below
+        assert 0 < y - y_below < 0.1
 
 
 def test_the_sum_over_copies_stands_below_the_box():
@@ -70,14 +74,16 @@ def test_nothing_overlaps_and_nothing_is_cut_off(f, args):
     extents = [a.get_window_extent(render) for a in (*boxes, *labels)]
     whole = figure.bbox
     for e in extents:
-        assert whole.x0 <= e.x0 < e.x1 <= whole.x1 and whole.y0 <= e.y0 < e.y1 <= whole.y1
+        assert whole.x0 <= e.x0 < e.x1 <= whole.x1
+        assert whole.y0 <= e.y0 < e.y1 <= whole.y1
     for a, b in itertools.combinations(extents, 2):
         wide = min(a.x1, b.x1) - max(a.x0, b.x0)
         high = min(a.y1, b.y1) - max(a.y0, b.y0)
         assert wide <= 2 or high <= 4  # glyphs do not fill the height of their line
     inside = [t for t in axes.texts if t.get_color() == "black"]
     for box, text in zip(boxes, inside, strict=True):
-        box, text = box.get_window_extent(render), text.get_window_extent(render)
+        box = box.get_window_extent(render)
+        text = text.get_window_extent(render)
         assert box.x0 <= text.x0 and text.x1 <= box.x1
 
 
@@ -90,13 +96,15 @@ def test_lines_go_round_boxes():
         (path, *_), _ = line._get_path_in_displaycoord()
         for box in boxes:
             inner = box.get_window_extent().padded(-3)
-            assert not any(inner.contains(*point) for point in path.interpolated(20).vertices)
+            for point in path.interpolated(20).vertices:
+                assert not inner.contains(*point)
 
 
 def test_inputs_at_the_left_and_the_output_at_the_right():
     g = jn.inspect.graph(neuron, 2, -1, -3, -2, -3)
-    x = [t.get_position()[0] for t in viz.graph(g).axes[0].texts[: len(g.nodes)]]
-    assert len({x[i] for i in range(5)}) == 1 and x[0] == min(x)
+    boxes = viz.graph(g).axes[0].texts[: len(g.nodes)]
+    x = [text.get_position()[0] for text in boxes]
+    assert set(x[:5]) == {min(x)}
     assert np.argmax(x) == len(x) - 1
     assert all(x[e.source] < x[e.target] for e in g.edges)
 
@@ -105,7 +113,12 @@ def test_inputs_at_the_left_and_the_output_at_the_right():
 def test_arrays_show_shape_and_norm():
     net = jn.dense(3)
     params, _ = net.init(jax.random.key(0), jn.spec((4, 2)))
-    figure = drawn(lambda p, x: jnp.sum(net.apply(p, {}, x)[0]), params, np.ones((4, 2)))
+
+    def f(params, x):
+        y, _ = net.apply(params, {}, x)
+        return jnp.sum(y)
+
+    figure = drawn(f, params, np.ones((4, 2)))
     assert "(4, 2) ‖2.83‖" in words(figure)
 
 

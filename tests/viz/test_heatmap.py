@@ -2,6 +2,7 @@ import numpy as np
 
 from jaxnet import viz
 from tests.helpers import refused
+from tests.viz.words import titles
 
 IMAGES = np.random.default_rng(0).uniform(size=(2, 6, 8, 1))
 
@@ -10,37 +11,45 @@ def values(axes):
     return np.asarray(axes.images[-1].get_array())
 
 
+def scaled(a):
+    return a / np.abs(a).max()
+
+
 def test_rows_are_images_and_columns_maps():
     rng = np.random.default_rng(1)
-    fine, coarse = rng.normal(size=(2, 6, 8, 3)), rng.normal(size=(2, 3, 4))
+    fine = rng.normal(size=(2, 6, 8, 3))
+    coarse = rng.normal(size=(2, 3, 4))
     figure = viz.heatmap(IMAGES, {"fine": fine, "coarse": coarse}, ["first", "second"])
     cells = np.array(figure.axes[:6]).reshape(2, 3)
-    assert [axes.get_title() for axes in cells[0]] == ["image", "fine", "coarse"]
+    assert titles(cells[0]) == ["image", "fine", "coarse"]
     assert [axes.texts[0].get_text() for axes in cells[:, 0]] == ["first", "second"]
     np.testing.assert_array_equal(values(cells[1, 0]), IMAGES[1, ..., 0])
     summed = fine.sum(-1)
-    for i in range(2):  # each is scaled by its own largest
-        np.testing.assert_allclose(values(cells[i, 1]), summed[i] / np.abs(summed[i]).max())
-        np.testing.assert_allclose(values(cells[i, 2]), coarse[i] / np.abs(coarse[i]).max())
+    for i in range(2):
+        np.testing.assert_allclose(values(cells[i, 1]), scaled(summed[i]))
+        np.testing.assert_allclose(values(cells[i, 2]), scaled(coarse[i]))
 
 
 def test_long_titles_are_inside_the_figure():
-    figure = viz.heatmap(IMAGES, {"a": np.ones((2, 6, 8))}, ["airplane,\nread as automobile", "8"])
+    titles = ["airplane,\nread as automobile", "8"]
+    figure = viz.heatmap(IMAGES, {"a": np.ones((2, 6, 8))}, titles)
     figure.draw_without_rendering()
     for axes in figure.axes[:4:2]:
         assert axes.texts[0].get_window_extent().x0 >= 0
 
 
 def test_a_coarse_map_covers_the_whole_image():
+    usual = viz.heatmap(IMAGES, {"a": np.ones((2, 6, 8))}).axes[1].images[0]
     below, above = viz.heatmap(IMAGES, {"coarse": np.ones((2, 3, 4))}).axes[1].images
-    assert tuple(below.get_extent()) == tuple(above.get_extent()) == (-0.5, 7.5, 5.5, -0.5)
-    usual = viz.heatmap(IMAGES, {"a": np.ones((2, 6, 8))}).axes[1].images[0].get_interpolation()
-    assert (below.get_interpolation(), above.get_interpolation()) == (usual, "bilinear")
+    for image in (below, above):
+        assert tuple(image.get_extent()) == (-0.5, 7.5, 5.5, -0.5)
+    assert below.get_interpolation() == usual.get_interpolation()
+    assert above.get_interpolation() == "bilinear"
 
 
 def test_red_is_for_blue_against_and_nothing_is_clear():
     image = viz.heatmap(IMAGES, {"a": np.ones((2, 6, 8))}).axes[1].images[-1]
-    low, zero, high = (image.cmap(image.norm(v)) for v in (-1.0, 0.0, 1.0))
+    low, zero, high = [image.cmap(image.norm(value)) for value in (-1.0, 0.0, 1.0)]
     assert low[2] > low[0] and high[0] > high[2]
     assert zero[3] < 0.01 and low[3] == high[3] == 1
 

@@ -1,23 +1,27 @@
+import itertools
+
 import numpy as np
 import pytest
 
 from jaxnet import viz
 from jaxnet.viz import attention
 from tests.helpers import refused, shown
+from tests.viz.words import titles, words
 
 
 def test_images_in_order_with_titles():
     x = np.linspace(0, 1, 5 * 4 * 3).reshape(5, 4, 3, 1)
     figure = viz.images(x, titles=list("abcde"), columns=3)
     np.testing.assert_array_equal(np.stack(shown(figure)), x[..., 0])
-    assert [axes.get_title() for axes in figure.axes] == list("abcde")
+    assert titles(figure.axes) == list("abcde")
     places = [axes.get_subplotspec() for axes in figure.axes]
     found = [(p.rowspan.start, p.colspan.start) for p in places]
     assert found == [(0, 0), (0, 1), (0, 2), (1, 0), (1, 1)]
 
 
 def test_ink_is_dark_and_all_images_share_one_scale():
-    figure = viz.images(np.stack([np.full((4, 5), 0.2), np.full((4, 5), 0.9)]))
+    faint, strong = np.full((4, 5), 0.2), np.full((4, 5), 0.9)
+    figure = viz.images(np.stack([faint, strong]))
     faint, strong = (axes.images[0] for axes in figure.axes)
     assert faint.get_clim() == strong.get_clim() == (0, 1)
     assert sum(faint.cmap(0.9)[:3]) < sum(faint.cmap(0.2)[:3])
@@ -25,19 +29,24 @@ def test_ink_is_dark_and_all_images_share_one_scale():
 
 def test_color_and_uint8():
     x = np.random.default_rng(0).integers(0, 256, (2, 4, 5, 3), dtype=np.uint8)
-    np.testing.assert_allclose(np.stack(shown(viz.images(x))), x / 255)
+    pictures = np.stack(shown(viz.images(x)))
+    np.testing.assert_allclose(pictures, x / 255)
 
 
 def test_values_outside_are_cut_off():
-    assert shown(viz.images(np.full((1, 2, 2, 3), 1.5)))[0].max() == 1
-    assert shown(viz.images(np.full((1, 2, 2, 3), -1.5)))[0].min() == 0
+    (bright,) = shown(viz.images(np.full((1, 2, 2, 3), 1.5)))
+    (dark,) = shown(viz.images(np.full((1, 2, 2, 3), -1.5)))
+    assert bright.max() == 1
+    assert dark.min() == 0
 
 
 def test_long_titles_do_not_overlap():
-    figure = viz.images(np.zeros((6, 8, 8)), titles=["airplane read as automobile"] * 6, columns=3)
+    titles = ["airplane read as automobile"] * 6
+    figure = viz.images(np.zeros((6, 8, 8)), titles=titles, columns=3)
     figure.draw_without_rendering()
     boxes = [axes.title.get_window_extent() for axes in figure.axes]
-    assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i])
+    for a, b in itertools.combinations(boxes, 2):
+        assert not a.overlaps(b)
 
 
 @refused([
@@ -51,24 +60,27 @@ def test_refusals(shape, titles):
     viz.images(np.zeros(shape), titles=titles)
 
 
-POSTERIOR = np.array([[0.9, 0.1, 0], [0.2, 0.7, 0.1], [0, 0.5, 0.5], [0.25, 0.25, 0.5]])
+POSTERIOR = np.array(
+    [[0.9, 0.1, 0], [0.2, 0.7, 0.1], [0, 0.5, 0.5], [0.25, 0.25, 0.5]],
+)
 
 
 def test_the_heat_map_has_the_shares_and_the_line_the_path():
-    axes = viz.posteriors(POSTERIOR, [0, 1, 1, -1], names=["a", "b", "c"], steps="xy z").axes[0]
+    figure = viz.posteriors(POSTERIOR, [0, 1, 1, -1], names=["a", "b", "c"], steps="xy z")
+    axes = figure.axes[0]
     np.testing.assert_array_equal(axes.images[0].get_array(), POSTERIOR.T)
     assert axes.images[0].origin == "lower"  # state 0 is below, where the line has it
     (line,) = axes.lines
     np.testing.assert_array_equal(line.get_xdata(), range(4))
     np.testing.assert_array_equal(line.get_ydata(), [0, 1, 1, np.nan])
-    assert [t.get_text() for t in axes.get_yticklabels()] == ["a", "b", "c"]
-    assert [t.get_text() for t in axes.get_xticklabels()] == ["x", "y", " ", "z"]
+    assert words(axes.get_yticklabels()) == ["a", "b", "c"]
+    assert words(axes.get_xticklabels()) == ["x", "y", " ", "z"]
 
 
 def test_without_a_path():
     axes = viz.posteriors(POSTERIOR).axes[0]
     assert not axes.lines and axes.get_xlabel() == "time"
-    assert [t.get_text() for t in axes.get_yticklabels()] == ["0", "1", "2"]
+    assert words(axes.get_yticklabels()) == ["0", "1", "2"]
 
 
 @refused([
@@ -91,10 +103,11 @@ def test_rows_are_what_was_written():
     weights = np.random.default_rng(0).dirichlet(np.ones(10), size=10)
     figure = attention(weights, SOURCE, TARGET, title="a sentence")
     axes = figure.axes[0]
-    assert [t.get_text() for t in axes.get_xticklabels()] == SOURCE
-    assert [t.get_text() for t in axes.get_yticklabels()] == TARGET
+    assert words(axes.get_xticklabels()) == SOURCE
+    assert words(axes.get_yticklabels()) == TARGET
     np.testing.assert_array_equal(axes.images[0].get_array(), weights)
-    assert axes.images[0].get_clim() == (0, 1) and figure.get_suptitle() == "a sentence"
+    assert axes.images[0].get_clim() == (0, 1)
+    assert figure.get_suptitle() == "a sentence"
 
 
 @pytest.mark.slow
@@ -105,10 +118,12 @@ def test_words_do_not_touch_each_other_or_the_edge():
     axes = figure.axes[0]
     for labels, side in ((axes.get_xticklabels(), "x"), (axes.get_yticklabels(), "y")):
         boxes = [label.get_window_extent() for label in labels]
-        low = sorted((getattr(b, f"{side}0"), getattr(b, f"{side}1")) for b in boxes)
-        assert all(a[1] <= b[0] for a, b in zip(low, low[1:], strict=False))
-        assert all(figure.bbox.contains(b.x0, b.y0) for b in boxes)
-        assert all(figure.bbox.contains(b.x1, b.y1) for b in boxes)
+        spans = sorted((getattr(box, f"{side}0"), getattr(box, f"{side}1")) for box in boxes)
+        for (_, end), (start, _) in itertools.pairwise(spans):
+            assert end <= start
+        for box in boxes:
+            assert figure.bbox.contains(box.x0, box.y0)
+            assert figure.bbox.contains(box.x1, box.y1)
 
 
 @refused([
@@ -136,7 +151,7 @@ def test_counts_stand_in_their_cells_and_zeros_are_empty():
     axes = figure.axes[0]
     assert axes.get_xlabel() == "predicted class" and axes.get_ylabel() == "true class"
     assert axes.get_title() == "12 of 15 correct (80.00%)"
-    assert [tick.get_text() for tick in axes.get_xticklabels()] == ["0", "1", "2"]
+    assert words(axes.get_xticklabels()) == ["0", "1", "2"]
 
 
 def test_fractions_have_two_digits_and_no_total():
@@ -148,8 +163,9 @@ def test_fractions_have_two_digits_and_no_total():
 
 def test_shade_is_the_share_of_the_row_and_names_stand_there():
     figure = viz.confusion([[90, 10], [0, 4]], names=["cat", "dog"])
-    assert [tick.get_text() for tick in figure.axes[0].get_yticklabels()] == ["cat", "dog"]
-    np.testing.assert_allclose(figure.axes[0].images[0].get_array(), [[0.9, 0.1], [0, 1]])
+    assert words(figure.axes[0].get_yticklabels()) == ["cat", "dog"]
+    shade = figure.axes[0].images[0].get_array()
+    np.testing.assert_allclose(shade, [[0.9, 0.1], [0, 1]])
 
 
 @pytest.mark.slow
@@ -159,7 +175,9 @@ def test_text_can_be_read_on_every_shade():
 
     def light(rgb):
         rgb = np.array(rgb)
-        linear = np.where(rgb <= 0.03928, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+        dark = rgb / 12.92
+        bright = ((rgb + 0.055) / 1.055) ** 2.4
+        linear = np.where(rgb <= 0.03928, dark, bright)
         return linear @ [0.2126, 0.7152, 0.0722]
 
     for errors in range(0, 101, 2):
@@ -167,9 +185,12 @@ def test_text_can_be_read_on_every_shade():
         image = figure.axes[0].images[0]
         for text in figure.axes[0].texts:
             column, row = map(int, text.get_position())
-            ground = light(image.cmap(image.norm(image.get_array()[row, column]))[:3])
+            value = image.get_array()[row, column]
+            *cell, _ = image.cmap(image.norm(value))
+            ground = light(cell)
             ink = light(to_rgb(text.get_color()))
-            contrast = (max(ground, ink) + 0.05) / (min(ground, ink) + 0.05)
+            low, high = sorted([ground, ink])
+            contrast = (high + 0.05) / (low + 0.05)
             assert contrast > 4.3, (errors, row, column, contrast)
 
 

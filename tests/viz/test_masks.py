@@ -5,6 +5,7 @@ from matplotlib.colors import to_rgb
 from jaxnet import viz
 from jaxnet.viz.masks import overlay
 from tests.helpers import close, refuses
+from tests.viz.words import titles, words
 
 RNG = np.random.default_rng(0)
 X = RNG.uniform(size=(2, 3, 4, 3))
@@ -15,15 +16,18 @@ COLORS = np.array([[255, 0, 0], [0, 51, 0], [0, 0, 255]], np.uint8)
 def test_each_pixel_is_mixed_with_the_color_of_its_class():
     y = overlay(X, MASK, COLORS, share=0.25)
     for place, label in np.ndenumerate(MASK):
-        color = [[1, 0, 0], [0, 0.2, 0], [0, 0, 1]][label] if 0 <= label < 3 else X[place]
-        np.testing.assert_allclose(y[place], 0.25 * np.array(color) + 0.75 * X[place])
+        known = 0 <= label < 3
+        color = COLORS[label] / 255 if known else X[place]
+        np.testing.assert_allclose(y[place], 0.25 * color + 0.75 * X[place])
 
 
 def test_shares_and_uint8():
     np.testing.assert_allclose(overlay(X, MASK, COLORS, share=0), X)
-    assert (overlay(X, MASK, COLORS, share=1)[0, 0, :3] == COLORS / 255).all()
+    painted = overlay(X, MASK, COLORS, share=1)
+    assert (painted[0, 0, :3] == COLORS / 255).all()
     bytes_ = (255 * X).astype(np.uint8)
-    close(overlay(bytes_, MASK, COLORS), overlay(bytes_ / 255, MASK, COLORS / 255), 1e-7, 0)
+    from_floats = overlay(bytes_ / 255, MASK, COLORS / 255)
+    close(overlay(bytes_, MASK, COLORS), from_floats, 1e-7, 0)
 
 
 @pytest.mark.slow
@@ -31,13 +35,15 @@ def test_a_row_an_image_and_a_column_each_mask():
     columns = {"truth": MASK, "net": MASK[:, ::-1]}
     figure = viz.masks(X, columns, ["a", "b", "c"], COLORS, titles=["one", "two"])
     cells = np.array(figure.axes).reshape(2, 3)
-    assert [axes.get_title() for axes in cells[0]] == ["image", "truth", "net"]
+    assert titles(cells[0]) == ["image", "truth", "net"]
     assert [axes.get_ylabel() for axes in cells[:, 0]] == ["one", "two"]
     for i in range(2):
-        mixed = [overlay(X[i], mask, COLORS) for mask in (MASK[i], MASK[i, ::-1])]
-        np.testing.assert_allclose([a.images[0].get_array() for a in cells[i]], [X[i], *mixed])
+        truth = overlay(X[i], MASK[i], COLORS)
+        net = overlay(X[i], MASK[i, ::-1], COLORS)
+        pictures = [axes.images[0].get_array() for axes in cells[i]]
+        np.testing.assert_allclose(pictures, [X[i], truth, net])
     (legend,) = figure.legends
-    assert [text.get_text() for text in legend.get_texts()] == ["a", "b", "c"]
+    assert words(legend.get_texts()) == ["a", "b", "c"]
     drawn = [to_rgb(patch.get_facecolor()) for patch in legend.get_patches()]
     np.testing.assert_allclose(drawn, COLORS / 255)
 

@@ -16,7 +16,9 @@ def fields():
 
 def test_a_box_a_layer_round_the_pixels_that_it_sees(fields):
     axes = viz.receptive(IMAGE, fields).axes[0]
-    boxes = {p.get_label(): (p.get_xy(), p.get_width(), p.get_height()) for p in axes.patches}
+    boxes = {}
+    for patch in axes.patches:
+        boxes[patch.get_label()] = (patch.get_xy(), patch.get_width(), patch.get_height())
     assert boxes == {  # a pixel's middle is at its number
         "conv, 3×3": ((10.5, 8.5), 3, 3),
         "max_pool, 4×4": ((10.5, 8.5), 4, 4),

@@ -26,7 +26,8 @@ def test_saves_what_can_be_read_back_and_lies_inside_the_figure(make, tmp_path):
     path = viz.save(figure, tmp_path / "new" / "folder" / "a.png", metadata={"Title": "A"})
     with Image.open(path) as image:
         wide, high = figure.get_size_inches() * 100
-        assert abs(image.width - wide) <= 1 and abs(image.height - high) <= 1
+        assert abs(image.width - wide) <= 1
+        assert abs(image.height - high) <= 1
         assert len(set(image.convert("L").tobytes())) > 1  # not one color
         assert image.info["Title"] == "A"
     figure.draw_without_rendering()
@@ -35,13 +36,17 @@ def test_saves_what_can_be_read_back_and_lies_inside_the_figure(make, tmp_path):
     assert box.x1 <= whole.x1 + 0.02 and box.y1 <= whole.y1 + 0.02
 
 
+def full_disk(file):
+    raise OSError("no space left")
+
+
 @pytest.mark.slow
 def test_a_figure_replaces_a_file_whole(tmp_path, monkeypatch):
     figure = FIGURES["confusion"]()
     (tmp_path / "a.png").write_bytes(b"old")
     (tmp_path / "a.png").chmod(0o600)
     (tmp_path / "link.png").symlink_to(tmp_path / "a.png")
-    monkeypatch.setattr(os, "fsync", lambda file: (_ for _ in ()).throw(OSError("no space left")))
+    monkeypatch.setattr(os, "fsync", full_disk)
     with pytest.raises(OSError, match="viz.save: .*/a.png cannot be written: no space left"):
         viz.save(figure, tmp_path / "link.png")
     assert (tmp_path / "a.png").read_bytes() == b"old"
@@ -63,7 +68,8 @@ def test_a_figure_replaces_a_file_whole(tmp_path, monkeypatch):
 def test_what_cannot_be_saved(tmp_path, monkeypatch, change, error, words):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(error, match=words):
-        viz.save(**{"figure": FIGURES["images"](), "path": "a.png"} | change)
+        arguments = {"figure": FIGURES["images"](), "path": "a.png"}
+        viz.save(**arguments | change)
     assert not list(tmp_path.iterdir())
 
 
