@@ -6,16 +6,26 @@ from jaxnet.inspect.gabor import describe_free, residual_of, search, starts_of
 from tests.helpers import refused
 
 RANDOM = np.random.default_rng(0)
-ENDS = (3, 8), (3, 9), (0, np.pi), (0.1, 0.35), (-np.pi, np.pi), (1.2, 2.5), (1.2, 3), (0.5, 3)
-TRUE = Gabor(*(RANDOM.uniform(low, high, 24) for low, high in ENDS))
+RANGES = Gabor(
+    row=(3, 8),
+    column=(3, 9),
+    orientation=(0, np.pi),
+    frequency=(0.1, 0.35),
+    phase=(-np.pi, np.pi),
+    sigma_along=(1.2, 2.5),
+    sigma_across=(1.2, 3),
+    amplitude=(0.5, 3),
+)
+TRUE = Gabor(*(RANDOM.uniform(low, high, 24) for low, high in RANGES))
 
 
 def by_hand(gabor, height, width):
     """The formula."""
     row, column, angle, frequency, phase, along, across, amplitude = gabor
     i, j = np.mgrid[:height, :width]
-    u = (j - column) * np.cos(angle) + (i - row) * np.sin(angle)
-    v = -(j - column) * np.sin(angle) + (i - row) * np.cos(angle)
+    down, right = i - row, j - column
+    u = right * np.cos(angle) + down * np.sin(angle)
+    v = -right * np.sin(angle) + down * np.cos(angle)
     bell = np.exp(-(u**2) / (2 * along**2) - v**2 / (2 * across**2))
     return amplitude * bell * np.cos(2 * np.pi * frequency * u + phase)
 
@@ -44,15 +54,19 @@ def test_the_search_starts_at_the_peak_of_the_spectrum():
     cycles = (6, 8), (0, 20), (20, 24), (4, -16)
     i, j = np.mgrid[:16, :12]
     bell = np.exp(-(((i - 9) / 3) ** 2) / 2 - ((j - 4) / 2.5) ** 2 / 2)
-    images = [np.cos(2 * np.pi * (a * i + b * j) / 64) * bell for a, b in cycles] + [0 * bell]
+    images = [bell * np.cos(2 * np.pi * (a * i + b * j) / 64) for a, b in cycles]
+    images.append(0 * bell)
     images[0] += 0.3  # a mean is no wave
     starts = starts_of(np.array(images))
-    assert starts.shape == (5, 6, 8) and (starts[:, :, 6:] == 0).all()
+    assert starts.shape == (5, 6, 8)
+    assert (starts[:, :, 6:] == 0).all()
     row, column, angle, frequency, along, across = np.moveaxis(starts[:, :, :6], -1, 0)
-    share = np.square(images[:4]) / np.square(images[:4]).sum((1, 2), keepdims=True)
+    energy = np.square(images[:4])
+    share = energy / energy.sum((1, 2), keepdims=True)
     for found, place, side in ((row, i, 15), (column, j, 11)):
         found = side * sigmoid(found)
-        np.testing.assert_allclose(found[:4, 0], (share * place).sum((1, 2)), rtol=1e-6)
+        middle = (share * place).sum((1, 2))
+        np.testing.assert_allclose(found[:4, 0], middle, rtol=1e-6)
         np.testing.assert_allclose(found[4], 0.02 * side, rtol=1e-6)
         np.testing.assert_allclose(found, found[:, :1] * np.ones(6))
     for found in (along, across):  # widths of half a pixel to 16
@@ -60,9 +74,11 @@ def test_the_search_starts_at_the_peak_of_the_spectrum():
         np.testing.assert_allclose(found, [[1.92, 4, 1.92, 4, 3.2, 3.2]] * 5, rtol=1e-6)
     # Frequencies are 0.03 to 0.45.
     down, right = np.array([*cycles, (0, 0)]).T / 64
-    wave = np.clip(np.hypot(down, right), 0.03, 0.45)[:, None] * [1, 1, 0.5, 0.5, 1, 0.5]
+    peak = np.clip(np.hypot(down, right), 0.03, 0.45)
+    wave = peak[:, None] * [1, 1, 0.5, 0.5, 1, 0.5]
     np.testing.assert_allclose(0.5 * sigmoid(frequency), wave, atol=1e-6)
-    turned = np.arctan2(down, right)[:, None] + np.pi / 2 * np.array([0, 0, 0, 0, 1, 1])
+    direction = np.arctan2(down, right)
+    turned = direction[:, None] + np.pi / 2 * np.array([0, 0, 0, 0, 1, 1])
     np.testing.assert_allclose(angle, turned, atol=1e-6)
 
 
@@ -92,7 +108,8 @@ def test_free_parameters_are_described():
 
 def test_an_upright_edge_has_orientation_0():
     edge = Gabor(5.0, 5.0, 0.0, 0.08, np.pi / 2, 2.0, 4.0, 1.0).draw(11, 11)
-    assert (edge[5, :5] > 0).all() and (edge[5, 6:] < 0).all()  # changes along the row
+    assert (edge[5, :5] > 0).all()
+    assert (edge[5, 6:] < 0).all()  # changes along the row
     assert (edge[:, 4] > 0).all()  # and keeps its sign down the column
 
 
@@ -101,11 +118,18 @@ def fits():
     """name -> (filters, their functions, R²), from one call: each new shape compiles anew."""
     clean = np.asarray(TRUE.draw(12, 11))
     noise = RANDOM.normal(size=clean.shape) * clean.std((0, 1))
-    pixel = (np.arange(132) == 60).astype(float).reshape(12, 11, 1)  # row 5, column 5
-    noisy, alone = clean + noise, RANDOM.normal(size=(12, 11, 40))  # as much noise as signal
-    sets = {"clean": clean, "noisy": noisy, "noise": alone, "pixel": pixel}
+    pixel = np.zeros((12, 11, 1))
+    pixel[5, 5] = 1
+    alone = RANDOM.normal(size=(12, 11, 40))
+    sets = {
+        "clean": clean,
+        "noisy": clean + noise,  # as much noise as signal
+        "noise": alone,
+        "pixel": pixel,
+    }
     fitted, r2 = gabor_fit(np.concatenate(list(sets.values()), axis=-1))
-    given, start = {}, 0
+    given = {}
+    start = 0
     for name, filters in sets.items():
         part = slice(start, start + filters.shape[-1])
         given[name] = filters, Gabor(*(field[part] for field in fitted)), r2[part]
@@ -119,11 +143,12 @@ def test_gabor_functions_come_back(fits):
     """Every number; half a turn with the phase mirrored is the same function."""
     _, fitted, r2 = fits["clean"]
     assert (r2 > 0.99999).all()
-    turn = (np.asarray(fitted.orientation) - TRUE.orientation + np.pi / 2) % np.pi - np.pi / 2
+    turn = fitted.orientation - TRUE.orientation
+    turn = (turn + np.pi / 2) % np.pi - np.pi / 2
     np.testing.assert_allclose(turn, 0, atol=1e-3)
     for name in ("row", "column", "frequency", "sigma_along", "sigma_across", "amplitude"):
         np.testing.assert_allclose(getattr(fitted, name), getattr(TRUE, name), atol=1e-3)
-    phase = (np.asarray(fitted.phase) - TRUE.phase + np.pi) % (2 * np.pi) - np.pi
+    phase = (fitted.phase - TRUE.phase + np.pi) % (2 * np.pi) - np.pi
     np.testing.assert_allclose(phase, 0, atol=1e-3)
 
 
@@ -143,7 +168,8 @@ def test_noise_is_no_gabor_function(fits):
 def test_bells_keep_their_least_width(fits):
     """A lone pixel is no wave, but the narrowest bell comes near it."""
     _, fitted, _ = fits["pixel"]
-    assert 0.5 <= float(fitted.sigma_along[0]) < 1 and 4.5 < float(fitted.row[0]) < 5.5
+    assert 0.5 <= float(fitted.sigma_along[0]) < 1
+    assert 4.5 < float(fitted.row[0]) < 5.5
 
 
 @refused([

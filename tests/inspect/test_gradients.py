@@ -14,6 +14,9 @@ from tests.helpers import refuses
 
 X = np.array([0.5, -0.2])  # the input of the lecture's neuron
 W = np.array([-0.8, 0.3])
+HERE = 7.0  # height of a function at the coordinate that is checked
+TOLERANCE = 1e-4
+NOISE = 100 * 2.0**-52 / STEP  # rounding of a slope at height 1
 
 
 def neuron(w):
@@ -62,12 +65,16 @@ def net():
 @pytest.mark.parametrize("train", [False, True], ids=["eval", "train"])
 def test_entries(train):
     check = jn.inspect.check_gradients(net(), jn.spec((4, 5)), train=train)
-    assert [(e.path, e.size, e.checked, e.kinks) for e in check.entries] == [
-        ("params/batch_norm/bias", 7, 7, 0), ("params/batch_norm/scale", 7, 7, 0),
-        ("params/dense/bias", 7, 7, 0), ("params/dense/kernel", 35, 20, 0),
-        ("params/dense_1/bias", 3, 3, 0), ("params/dense_1/kernel", 21, 20, 0),
+    found = [(e.path, e.size, e.checked, e.kinks) for e in check.entries]
+    assert found == [
+        ("params/batch_norm/bias", 7, 7, 0),
+        ("params/batch_norm/scale", 7, 7, 0),
+        ("params/dense/bias", 7, 7, 0),
+        ("params/dense/kernel", 35, 20, 0),
+        ("params/dense_1/bias", 3, 3, 0),
+        ("params/dense_1/kernel", 21, 20, 0),
         ("input", 20, 20, 0),
-    ]  # fmt: skip
+    ]
     assert all(0 < e.error < 1e-6 for e in check.entries)
     assert all(abs(e.numeric - e.automatic) < 1e-6 for e in check.entries)
     assert any(abs(e.numeric) > 0.1 for e in check.entries)  # something was there to compare
@@ -89,7 +96,13 @@ def off_by(factor):
     def square(x):
         return x**2
 
-    square.defvjp(lambda x: (x**2, x), lambda x, g: (2 * factor * x * g,))
+    def forward(x):
+        return x**2, x
+
+    def backward(x, g):
+        return (2 * factor * x * g,)
+
+    square.defvjp(forward, backward)
     return square
 
 
@@ -97,7 +110,8 @@ def off_by(factor):
 def test_a_wrong_gradient_raises(factor):
     """The message has both values; a right custom gradient passes."""
     with pytest.raises(AssertionError) as error:
-        jn.inspect.check_gradients(jn.serial(off_by(factor), name="net"), np.array([[3.0]]))
+        net = jn.serial(off_by(factor), name="net")
+        jn.inspect.check_gradients(net, np.array([[3.0]]))
     first, line = str(error.value).splitlines()[:2]
     assert first == "check_gradients: net for an input of (1, 1) float64, allowed error 1e-05:"
     words = line.replace(",", "").split()
@@ -110,10 +124,19 @@ def test_a_wrong_gradient_raises(factor):
 @pytest.mark.parametrize("factor", [1, 99])
 def test_both_parts_of_complex_numbers_are_compared(factor):
     """Of params, inputs and outputs, in a function that is not holomorphic."""
-    draw = lambda key, shape, dtype: jnp.full(shape, 1 - 2j, dtype)  # noqa: E731
-    scaled = jax.custom_jvp(lambda w: w * jnp.abs(w))
-    true = lambda w, dw: jax.jvp(lambda w: w * jnp.abs(w), [w], [dw])[1]  # noqa: E731
-    scaled.defjvp(lambda w, dw: (scaled(*w), factor * true(*w, *dw)))
+
+    def draw(key, shape, dtype):
+        return jnp.full(shape, 1 - 2j, dtype)
+
+    def times_size(w):
+        return w * jnp.abs(w)
+
+    def derivative(w, dw):
+        y, dy = jax.jvp(times_size, w, dw)
+        return y, factor * dy
+
+    scaled = jax.custom_jvp(times_size)
+    scaled.defjvp(derivative)
     layer = jn.compose(lambda m, x: x * scaled(m.param("w", draw, (2,))), name="net")
     x = jn.spec((3, 2), jnp.complex64)
     if factor == 1:
@@ -141,14 +164,19 @@ def test_float32_is_refused():
 
 
 def test_dropout_uses_one_mask():
-    jn.inspect.check_gradients(jn.serial(jn.dense(4), jn.dropout(0.5)), jn.spec((3, 2)), train=True)
+    net = jn.serial(jn.dense(4), jn.dropout(0.5))
+    jn.inspect.check_gradients(net, jn.spec((3, 2)), train=True)
 
 
 def test_integer_inputs_have_no_row():
-    draw = lambda key, x: {"table": jax.random.normal(key, (5, 3))}  # noqa: E731
+
+    def draw(key, x):
+        return {"table": jax.random.normal(key, (5, 3))}
+
     layer = jn.stateless(draw, lambda p, x: p["table"][x], "e")
     for ids in (np.array([0, 3, 3]), jn.spec((3,), jnp.int32)):
-        assert [e.path for e in jn.inspect.check_gradients(layer, ids).entries] == ["params/table"]
+        (entry,) = jn.inspect.check_gradients(layer, ids).entries
+        assert entry.path == "params/table"
 
 
 def test_scales_of_zero_hide_nothing():
@@ -160,47 +188,63 @@ def test_scales_of_zero_hide_nothing():
 
 def test_the_program_stays_in_float32():
     jn.inspect.check_gradients(jn.dense(3), jn.spec((4, 2)))
-    assert jnp.ones(1).dtype == jnp.float32 and not jax.config.jax_enable_x64
+    assert jnp.ones(1).dtype == jnp.float32
+    assert not jax.config.jax_enable_x64
 
 
 def test_an_entry_by_hand():
     """Heights of a line of slope 3, of one of slope 1e-8, of a kink, and of a slope that is off."""
-    here, value, tolerance = 7.0, np.zeros((3, 4)), 1e-4
-    right, left = np.array([3, 1e-8, 2, 4.0]), np.array([3, 1e-8, 0, 4.0])
-    heights = here - STEP * left, here, here + STEP * right
+    value = np.zeros((3, 4))
+    right = np.array([3, 1e-8, 2, 4.0])
+    left = np.array([3, 1e-8, 0, 4.0])
+    heights = HERE - STEP * left, HERE, HERE + STEP * right
     automatic = np.array([3, 0, 1, 5.0])
-    found = compare("a", value, np.array([0, 2, 5, 7]), heights, automatic, tolerance)
+    found = compare("a", value, np.array([0, 2, 5, 7]), heights, automatic, TOLERANCE)
     assert (found.path, found.size, found.checked, found.kinks) == ("a", 12, 3, 1)
-    assert found.place == (1, 3) and found.automatic == 5
-    assert found.numeric == pytest.approx(4, rel=1e-6) and found.error == pytest.approx(0.2)
+    assert found.place == (1, 3)
+    assert found.automatic == 5
+    assert found.numeric == pytest.approx(4, rel=1e-6)
+    assert found.error == pytest.approx(0.2)
 
-    def error(slope, automatic, here=7.0):
-        slope = np.array([slope])
-        heights = here - STEP * slope, here, here + STEP * slope
-        return compare("a", value, np.array([0]), heights, np.array([automatic]), tolerance).error
 
-    # Slopes below the rounding of 100 epsilon of the height, over the step, count for little.
-    noise = 100 * 2.0**-52 / STEP
-    assert error(0.0, noise, 0.5) == pytest.approx(tolerance)
-    assert error(0.0, noise, 8.0) == pytest.approx(tolerance / 8)
-    assert error(0.0, noise / tolerance * 3, 0.5) == pytest.approx(1)
+def test_an_entry_of_an_empty_array():
+    nothing = np.zeros(0)
+    places = np.zeros(0, int)
+    found = compare("a", nothing, places, [nothing, 7.0, nothing], nothing, TOLERANCE)
+    assert found == ("a", 0, 0, 0, 0.0, (), 0.0, 0.0)
 
-    def kinks(right, left):
-        heights = (here - STEP * np.array([left]), here, here + STEP * np.array([right]))
-        return compare("a", value, np.array([0]), heights, np.array([0.0]), tolerance).kinks
 
-    bound = 10 * tolerance * 3 + 2 * 7 * noise  # a thousandth of the slope, and the rounding
-    assert (kinks(3, 3 - 0.97 * bound), kinks(3, 3 - 1.03 * bound)) == (0, 1)
-    assert (kinks(-3 + 0.97 * bound, -3), kinks(-3 + 1.03 * bound, -3)) == (0, 1)
-    assert (kinks(0.97 * 14 * noise, 0), kinks(1.03 * 14 * noise, 0)) == (0, 1)  # of a flat place
-    assert compare("a", np.zeros(0), np.zeros(0, int), [np.zeros(0), 7.0, np.zeros(0)],
-                  np.zeros(0), tolerance) == ("a", 0, 0, 0, 0.0, (), 0.0, 0.0)  # fmt: skip
+def compare_one(right, left, automatic, here=HERE):
+    """The entry of one coordinate with two slopes."""
+    heights = (here - STEP * np.array([left]), here, here + STEP * np.array([right]))
+    place = np.array([0])
+    return compare("a", np.zeros(1), place, heights, np.array([automatic]), TOLERANCE)
+
+
+def test_slopes_within_rounding_count_for_little():
+    """The rounding is 100 epsilon of the height, over the step."""
+    assert compare_one(0.0, 0.0, NOISE, 0.5).error == pytest.approx(TOLERANCE)
+    assert compare_one(0.0, 0.0, NOISE, 8.0).error == pytest.approx(TOLERANCE / 8)
+    large = NOISE / TOLERANCE * 3
+    assert compare_one(0.0, 0.0, large, 0.5).error == pytest.approx(1)
+
+
+def test_a_kink_is_more_than_a_thousandth_of_the_slope_plus_rounding():
+    bound = 10 * TOLERANCE * 3 + 2 * HERE * NOISE
+    flat_bound = 2 * HERE * NOISE
+    assert compare_one(3, 3 - 0.97 * bound, 0.0).kinks == 0
+    assert compare_one(3, 3 - 1.03 * bound, 0.0).kinks == 1
+    assert compare_one(-3 + 0.97 * bound, -3, 0.0).kinks == 0
+    assert compare_one(-3 + 1.03 * bound, -3, 0.0).kinks == 1
+    assert compare_one(0.97 * flat_bound, 0, 0.0).kinks == 0
+    assert compare_one(1.03 * flat_bound, 0, 0.0).kinks == 1
 
 
 @pytest.mark.parametrize("bits", [8, 4])
 def test_integers_stay(bits):
     net = jn.lora(jn.quantized(jn.dense(6), bits), 2, where="kernel", trainable="*")
-    paths = [entry.path for entry in jn.inspect.check_gradients(net, jn.spec((3, 4))).entries]
+    check = jn.inspect.check_gradients(net, jn.spec((3, 4)))
+    paths = [entry.path for entry in check.entries]
     scale = {8: "scale", 4: "scale16"}[bits]
     names = "bias", "kernel_lora_a", "kernel_lora_b", f"kernel/{scale}"
     assert set(paths) == {f"params/{name}" for name in names} | {"input"}

@@ -13,17 +13,25 @@ def nodes(g):
     found = {}
     for node in g.nodes:
         number = sum(name.split("#")[0] == node.label for name in found)
-        found[f"{node.label}#{number}" if number else node.label] = node.value, node.gradient
+        label = f"{node.label}#{number}" if number else node.label
+        found[label] = node.value, node.gradient
     return found
 
 
 def numbers(g):
-    return {name: (float(v), float(d)) for name, (v, d) in nodes(g).items()}
+    found = {}
+    for name, (value, gradient) in nodes(g).items():
+        found[name] = float(value), float(gradient)
+    return found
 
 
 def edges(g):
-    label = [node.label for node in g.nodes]
-    return [(label[e.source], label[e.target], float(e.value), float(e.gradient)) for e in g.edges]
+    labels = [node.label for node in g.nodes]
+    found = []
+    for edge in g.edges:
+        ends = labels[edge.source], labels[edge.target]
+        found.append((*ends, float(edge.value), float(edge.gradient)))
+    return found
 
 
 def test_the_lecture_s_product_of_a_sum():
@@ -43,25 +51,41 @@ NEURON = {"w0": -0.20, "x0": 0.39, "w1": -0.39, "x1": -0.59, "w2": 0.20}  # the 
 
 def test_the_sigmoid_neuron_operation_by_operation():
     def neuron(w0, x0, w1, x1, w2):
-        return 1 / (1 + jnp.exp(-(w0 * x0 + w1 * x1 + w2)))
+        total = w0 * x0 + w1 * x1 + w2
+        return 1 / (1 + jnp.exp(-total))
 
     found = numbers(graph(neuron, 2, -1, -3, -2, -3))
     assert {name: round(found[name][1], 2) for name in NEURON} == NEURON
-    chain = {name: tuple(round(n, 2) for n in found[name]) for name in ("×−1", "exp", "+1", "1/x")}
-    wanted = {"×−1": (-1, -0.20), "exp": (0.37, -0.53), "+1": (1.37, -0.53), "1/x": (0.73, 1)}
+    chain = {}
+    for name in ("×−1", "exp", "+1", "1/x"):
+        value, gradient = found[name]
+        chain[name] = round(value, 2), round(gradient, 2)
+    wanted = {
+        "×−1": (-1, -0.20),
+        "exp": (0.37, -0.53),
+        "+1": (1.37, -0.53),
+        "1/x": (0.73, 1),
+    }
     assert chain == wanted
-    assert (found["×"][0], found["×#1"][0], found["+"][0], found["+#1"][0]) == (-2, 6, 4, 1)
+    values = [found[name][0] for name in ("×", "×#1", "+", "+#1")]
+    assert values == [-2, 6, 4, 1]
 
 
 def test_the_sigmoid_gate_passes_on_a_fifth():
     """σ(1) = 0.73, and the gate's gradient is σ(1 − σ) = 0.20."""
-    g = graph(lambda w0, x0, w1, x1, w2: jax.nn.sigmoid(w0 * x0 + w1 * x1 + w2), 2, -1, -3, -2, -3)
+
+    def neuron(w0, x0, w1, x1, w2):
+        return jax.nn.sigmoid(w0 * x0 + w1 * x1 + w2)
+
+    g = graph(neuron, 2, -1, -3, -2, -3)
     found = numbers(g)
     s = 1 / (1 + np.exp(-1.0))
     assert found["σ"] == (pytest.approx(s, abs=1e-6), 1)
     (gate,) = [edge for edge in edges(g) if edge[1] == "σ"]
-    assert gate[2] == 1 and gate[3] == pytest.approx(s * (1 - s), abs=1e-6)
-    assert (round(s, 2), round(gate[3], 2)) == (0.73, 0.20)
+    _, _, value, gradient = gate
+    assert value == 1
+    assert gradient == pytest.approx(s * (1 - s), abs=1e-6)
+    assert (round(s, 2), round(gradient, 2)) == (0.73, 0.20)
     assert {name: round(found[name][1], 2) for name in NEURON} == NEURON
 
 
@@ -85,10 +109,12 @@ def test_intermediate_gradients_are_those_of_perturbations():
     def perturbed(add):
         return jnp.sum(jnp.tanh(x @ w + add) ** 2) / 3
 
-    w, x = jax.random.normal(jax.random.key(0), (4, 2)), jnp.arange(12.0).reshape(3, 4) / 10
+    w = jax.random.normal(jax.random.key(0), (4, 2))
+    x = jnp.arange(12.0).reshape(3, 4) / 10
     found = nodes(graph(f, w, x))
-    np.testing.assert_allclose(found["w"][1], jax.jit(jax.grad(f))(w, x), atol=1e-6)
-    np.testing.assert_allclose(found["x"][1], jax.jit(jax.grad(f, 1))(w, x), atol=1e-6)
+    for_w, for_x = jax.jit(jax.grad(f, (0, 1)))(w, x)
+    np.testing.assert_allclose(found["w"][1], for_w, atol=1e-6)
+    np.testing.assert_allclose(found["x"][1], for_x, atol=1e-6)
     slope = jax.jit(jax.grad(perturbed))(jnp.zeros((3, 2)))
     np.testing.assert_allclose(found["@"][1], slope, atol=1e-6)
     np.testing.assert_allclose(found["@"][0], x @ w, atol=1e-6)
@@ -107,7 +133,13 @@ def test_a_wrong_derivative_is_shown_as_it_is():
     def square(x):
         return x**2
 
-    square.defvjp(lambda x: (x**2, x), lambda x, g: (7 * x * g,))
+    def forward(x):
+        return x**2, x
+
+    def backward(x, g):
+        return (7 * x * g,)
+
+    square.defvjp(forward, backward)
     assert numbers(graph(square, 3))["x"] == (3, 21)
 
 
@@ -171,8 +203,11 @@ def test_numbers_of_a_program_are_no_nodes_and_its_arrays_are():
 
     g = graph(f, 5.0)
     found = [(node.label, np.asarray(node.value).tolist()) for node in g.nodes]
-    assert found[0] == ("x", 5) and ("×3", 15) in found and ("constant", [3, 3]) in found
-    assert float(g.nodes[-1].value) == 21 and float(g.nodes[0].gradient) == 3
+    assert found[0] == ("x", 5)
+    assert ("×3", 15) in found
+    assert ("constant", [3, 3]) in found
+    assert float(g.nodes[-1].value) == 21
+    assert float(g.nodes[0].gradient) == 3
     assert len(found) == 6  # the sum of the array, the sum of both, and f
 
 
@@ -187,9 +222,10 @@ def test_constants_and_unused_arguments():
 
 
 def test_float64(x64):
-    g = graph(lambda w, x: jax.nn.sigmoid(w @ x), np.array([-0.8, 0.3]), np.array([0.5, -0.2]))
+    x = np.array([0.5, -0.2])
+    g = graph(lambda w, x: jax.nn.sigmoid(w @ x), np.array([-0.8, 0.3]), x)
     s = 1 / (1 + np.exp(0.46))
-    np.testing.assert_allclose(g.nodes[0].gradient, s * (1 - s) * np.array([0.5, -0.2]), rtol=1e-12)
+    np.testing.assert_allclose(g.nodes[0].gradient, s * (1 - s) * x, rtol=1e-12)
 
 
 @pytest.mark.parametrize("f", [lambda x: x > 0, lambda x: (x, x)])
@@ -201,8 +237,9 @@ def test_one_float_is_needed(f):
 
 def test_prints():
     g = graph(lambda x, y: x * y, 2, 3)
-    assert str(g).splitlines()[3].split() == ["0", "x", "2", "3"]
-    assert str(g).splitlines()[5].split() == ["2", "×", "0,", "1", "6", "1"]
+    lines = str(g).splitlines()
+    assert lines[3].split() == ["0", "x", "2", "3"]
+    assert lines[5].split() == ["2", "×", "0,", "1", "6", "1"]
     ElementTree.fromstring(g._repr_html_())
 
 

@@ -1,13 +1,12 @@
 """`check_stream` names the first layer whose chunks differ."""
 
 import jax.numpy as jnp
-import numpy as np
 import pytest
 
 import jaxnet as jn
-from tests.helpers import KEY, jit_init
+from tests.helpers import KEY, draw, jit_init
 
-X = jnp.asarray(np.random.default_rng(0).normal(size=(2, 5, 4)), jnp.float32)
+X = jnp.asarray(draw(2, 5, 4), jnp.float32)
 
 
 def check(net, **options):

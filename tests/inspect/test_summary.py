@@ -21,9 +21,15 @@ def net():
     def block(m, x):
         return x + m(jn.batch_norm(), m(shared, m(shared, x)))
 
-    first, inner = jn.dense(5, name="c5"), jn.serial(jn.dense(5), jn.dense(5), name="inner")
-    last = jn.residual(inner), jn.parallel(jn.dense(3), jn.dropout(0.1))
-    return jn.serial(first, jn.compose(block), jax.nn.relu, *last, name="net")
+    inner = jn.serial(jn.dense(5), jn.dense(5), name="inner")
+    return jn.serial(
+        jn.dense(5, name="c5"),
+        jn.compose(block),
+        jax.nn.relu,
+        jn.residual(inner),
+        jn.parallel(jn.dense(3), jn.dropout(0.1)),
+        name="net",
+    )
 
 
 def test_text():
@@ -69,8 +75,9 @@ def test_totals_are_those_of_the_trees(row: Row):
     layer = row.make()
     summary = jn.summary(layer, row.x)
     params, state = jax.eval_shape(layer.init, jax.random.key(0), row.x)
-    assert (count(summary.params), count(summary.state)) == (count(params), count(state))
-    assert (summary.rows[0].params, summary.rows[0].state) == (count(params), count(state))
+    whole = summary.rows[0]
+    assert count(summary.params) == whole.params == count(params)
+    assert count(summary.state) == whole.state == count(state)
     above = {"/".join(r.path.split("/")[:-1]) for r in summary.rows if r.path}
     if len(summary.rows) > 1:
         leaves = [r for r in summary.rows if r.path and r.path not in above]
@@ -102,26 +109,32 @@ def test_paths_index_the_params():
 
 def test_nothing_is_allocated():
     """Kernels of 4 terabytes."""
-    summary = jn.summary(jn.serial(jn.dense(10**6), jn.dense(10**6)), jn.spec((2, 10**6)))
+    wide = jn.dense(10**6)
+    summary = jn.summary(jn.serial(wide, jn.dense(10**6)), jn.spec((2, 10**6)))
     assert summary.rows[0].params == 2 * (10**12 + 10**6)
     last = "8.0 TB of parameters, 0 B of state, 16.0 MB of activations"
     assert str(summary).splitlines()[-1] == last
 
 
 def test_bytes_of_narrow_types():
-    draw = lambda key, x: {"w": jnp.zeros(7, jnp.bfloat16)}  # noqa: E731
+
+    def draw(key, x):
+        return {"w": jnp.zeros(7, jnp.bfloat16)}
+
     layer = jn.stateless(draw, lambda params, x: x.astype(jnp.int8), "l")
     last = str(jn.summary(layer, jn.spec((2, 3)))).splitlines()[-1]
     assert last == "14 B of parameters, 0 B of state, 6 B of activations"
     layer = jn.serial(lambda x: x > 1, name="net")
-    assert jn.summary(layer, jn.spec((2, 3), jnp.int32)).table().rows[0][2] == "(2, 3) bool"
+    table = jn.summary(layer, jn.spec((2, 3), jnp.int32)).table()
+    assert table.rows[0][2] == "(2, 3) bool"
 
 
 def test_80_columns(monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
     layer = jn.dense(3, name="a_layer_with_a_very_long_name")
     for i in range(8):
-        layer = jn.serial(layer, lambda x: (x, x, x), lambda x: x[0], name=f"{'wide' * 4}_{i}")
+        name = f"{'wide' * 4}_{i}"
+        layer = jn.serial(layer, lambda x: (x, x, x), lambda x: x[0], name=name)
     lines = str(jn.summary(layer, jn.spec((2, 5)))).splitlines()
     assert max(map(len, lines)) == 80
     assert "…" in "".join(lines) and lines[-2].endswith("18      0     60")
@@ -191,13 +204,15 @@ def test_an_objective_shows_its_loss_and_metrics():
     ]  # fmt: skip
     assert summary.rows[-2].output.shape == (4,)
     assert summary.rows[0].flops == 2 * 4 * (7 * 5 + 5 * 3)
-    shown = jn.summary(jn.augmented(objective, lambda key, batch: batch), summary.input).rows
+    passed_on = jn.augmented(objective, lambda key, batch: batch)
+    shown = jn.summary(passed_on, summary.input).rows
     assert shown[1:] == summary.rows[1:]
 
 
 def test_an_objective_of_your_own():
     def vae(m, images):
-        z = m(jn.dense(2, name="encoder"), images) + jax.random.normal(m.key("z"), (4, 2))
+        noise = jax.random.normal(m.key("z"), (4, 2))
+        z = m(jn.dense(2, name="encoder"), images) + noise
         x = m(jn.dense(7, name="decoder"), z)
         return m(lambda pair: jnp.square(pair[0] - pair[1]).sum(-1), (x, images)), {}
 
