@@ -1,7 +1,7 @@
 """Search in the outputs of a net trained with CTC: greedy and prefix beam search."""
 
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -40,13 +40,17 @@ def ctc_greedy(
     Reference: Graves et al. 2006, "Connectionist Temporal Classification", 3.2.
     """
     logits, lengths, fine = _read("ctc_greedy", logits, lengths, blank)
-    steps = jnp.arange(logits.shape[1])[None]
-    path = jnp.where(steps < lengths[:, None], logits.argmax(-1), blank)  # (batch, steps)
-    before = jnp.concatenate([jnp.full_like(path[:, :1], blank), path[:, :-1]], 1)
+    steps = logits.shape[1]
+    valid = jnp.arange(steps)[None] < lengths[:, None]
+    path = jnp.where(valid, logits.argmax(-1), blank)  # (batch, steps)
+    nothing = jnp.full_like(path[:, :1], blank)
+    before = jnp.concatenate([nothing, path[:, :-1]], axis=1)
     new = (path != blank) & (path != before)
     order = jnp.argsort(~new, axis=1, stable=True)  # labels first, in their order
-    labels = jnp.take_along_axis(jnp.where(new, path, blank), order, 1)
-    return jnp.where(fine[:, None], labels, -1), jnp.where(fine, new.sum(1), logits.shape[1])
+    labels = jnp.take_along_axis(jnp.where(new, path, blank), order, axis=1)
+    labels = jnp.where(fine[:, None], labels, -1)
+    n = jnp.where(fine, new.sum(1), steps)
+    return labels, n
 
 
 @on_auto_axes
@@ -93,60 +97,106 @@ def ctc_beam_search(
     at_least("ctc_beam_search", "beams", beams)
     logits, lengths, fine = _read("ctc_beam_search", logits, lengths, blank)
     log_p = jax.nn.log_softmax(wide(logits))
-    labels, n, scores = jax.vmap(partial(_prefixes, beams=beams, blank=blank))(log_p, lengths)
+    search = partial(_search, beams=beams, blank=blank)
+    labels, n, scores = jax.vmap(search)(log_p, lengths)
     return labels, n, jnp.where(fine[:, None], scores, jnp.nan)
 
 
-def _prefixes(log_p: jax.Array, length: jax.Array, beams: int, blank: int):
+class _Prefixes(NamedTuple):
+    """The prefixes kept at a step.
+
+    Fields:
+      labels: Labels of each prefix, (beams, steps), filled with the blank.
+      n: Number of labels, (beams,).
+      ends_blank: Log-probability of its alignments that end with a blank, (beams,).
+      ends_label: Log-probability of its alignments that end with its last label, (beams,).
+    """
+
+    labels: jax.Array
+    n: jax.Array
+    ends_blank: jax.Array
+    ends_label: jax.Array
+
+    def total(self) -> jax.Array:
+        return jnp.logaddexp(self.ends_blank, self.ends_label)
+
+
+def _search(log_p: jax.Array, length: jax.Array, beams: int, blank: int):
     """Run `ctc_beam_search` for one example: log_p (steps, classes)."""
-    steps, classes = log_p.shape
-    places = jnp.arange(steps)[None]
+    steps = len(log_p)
 
-    def advance(loop, now):
-        t, y = now  # y (classes,)
-        labels, n, ends_blank, ends_label = loop
-        total = jnp.logaddexp(ends_blank, ends_label)  # (beams,)
-        last = jnp.where(n > 0, labels[jnp.arange(beams), n - 1], blank)
-        # The prefix is unchanged by a blank, or by the last label repeated.
-        stay_blank = total + y[blank]
-        stay_label = jnp.where(n > 0, ends_label + y[last], -jnp.inf)
-        # The prefix grows by a label. A repeated label needs a blank in between.
-        again = jnp.arange(classes)[None] == last[:, None]
-        more = jnp.where(again, ends_blank[:, None], total[:, None]) + y[None]  # (beams, classes)
-        # A grown prefix may exist already: `follows` is True if prefix j is prefix i plus a label.
-        without = jnp.where(places == n[:, None] - 1, blank, labels)
-        follows = (without[:, None] == labels[None]).all(-1) & (n[:, None] == n[None] + 1)  # (j, i)
-        coming = jnp.where(follows, more[:, last].T, -jnp.inf)  # (j, i)
-        stay_label = jnp.logaddexp(stay_label, jax.nn.logsumexp(coming, axis=1))
-        there = (follows.T[..., None] & again[None]).any(1)  # (i, classes)
-        more = jnp.where(there, -jnp.inf, more)
-        # The column of the blank holds the unchanged prefixes.
-        scores = more.at[:, blank].set(jnp.logaddexp(stay_blank, stay_label))
-        best, place = jax.lax.top_k(scores.reshape(-1), beams)
-        source, label = place // classes, place % classes
-        stays = label == blank
-        fine = best > -jnp.inf  # the other beams are empty
-        n_new = jnp.where(fine, n[source] + ~stays, 0)
-        added = (places == n_new[:, None] - 1) & ~stays[:, None]
-        grown = jnp.where(added, label[:, None], labels[source])
-        ends_blank = jnp.where(stays, stay_blank[source], -jnp.inf)
-        ends_label = jnp.where(stays, stay_label[source], best)
-        new = jnp.where(fine[:, None], grown, blank), n_new, ends_blank, ends_label
-        return jax.tree.map(lambda a, b: jnp.where(t < length, a, b), new, loop), None
+    def advance(old, now):
+        t, y = now
+        new = _next_prefixes(old, y, blank)
+        kept = jax.tree.map(partial(jnp.where, t < length), new, old)
+        return kept, None
 
-    nothing = jnp.full(beams, -jnp.inf, log_p.dtype)
-    labels, n = jnp.full((beams, steps), blank, jnp.int32), jnp.zeros(beams, jnp.int32)
-    start = labels, n, nothing.at[0].set(0), nothing
+    impossible = jnp.full(beams, -jnp.inf, log_p.dtype)
+    found = _Prefixes(
+        labels=jnp.full((beams, steps), blank, jnp.int32),
+        n=jnp.zeros(beams, jnp.int32),
+        ends_blank=impossible.at[0].set(0),
+        ends_label=impossible,
+    )
     if steps:  # scan cannot trace `advance` on labels with no steps
-        start, _ = jax.lax.scan(advance, start, (jnp.arange(steps), log_p))
-    labels, n, ends_blank, ends_label = start
-    return labels, n, jnp.logaddexp(ends_blank, ends_label)
+        times = jnp.arange(steps)
+        found, _ = jax.lax.scan(advance, found, (times, log_p))
+    return found.labels, found.n, found.total()
+
+
+def _next_prefixes(old: _Prefixes, y: jax.Array, blank: int) -> _Prefixes:
+    """Return the best prefixes after a step of log-probabilities y (classes,)."""
+    labels, n, ends_blank, ends_label = old
+    beams, steps = labels.shape
+    classes = len(y)
+    places = jnp.arange(steps)[None]
+    total = old.total()  # (beams,)
+    latest = labels[jnp.arange(beams), n - 1]
+    last = jnp.where(n > 0, latest, blank)
+    # The prefix is unchanged by a blank, or by the last label repeated.
+    stay_blank = total + y[blank]
+    stay_label = jnp.where(n > 0, ends_label + y[last], -jnp.inf)
+    # The prefix grows by a label. A repeated label needs a blank in between.
+    again = jnp.arange(classes)[None] == last[:, None]  # (beams, classes)
+    before = jnp.where(again, ends_blank[:, None], total[:, None])
+    more = before + y[None]
+
+    # A grown prefix may exist already: `follows` is True if prefix j is prefix i plus a label.
+    without = jnp.where(places == n[:, None] - 1, blank, labels)
+    same = (without[:, None] == labels[None]).all(-1)  # (j, i)
+    longer = n[:, None] == n[None] + 1
+    follows = same & longer
+    coming = jnp.where(follows, more[:, last].T, -jnp.inf)  # (j, i)
+    stay_label = jnp.logaddexp(stay_label, jax.nn.logsumexp(coming, axis=1))
+    there = (follows.T[..., None] & again[None]).any(1)  # (i, classes)
+    more = jnp.where(there, -jnp.inf, more)
+
+    # The column of the blank holds the unchanged prefixes.
+    scores = more.at[:, blank].set(jnp.logaddexp(stay_blank, stay_label))
+    best, place = jax.lax.top_k(scores.reshape(-1), beams)
+    source = place // classes
+    label = place % classes
+    stays = label == blank
+    fine = best > -jnp.inf  # the other beams are empty
+    n = jnp.where(fine, n[source] + ~stays, 0)
+    added = (places == n[:, None] - 1) & ~stays[:, None]
+    grown = jnp.where(added, label[:, None], labels[source])
+    return _Prefixes(
+        labels=jnp.where(fine[:, None], grown, blank),
+        n=n,
+        ends_blank=jnp.where(stays, stay_blank[source], -jnp.inf),
+        ends_label=jnp.where(stays, stay_label[source], best),
+    )
 
 
 def _read(who: str, logits: Any, lengths: Any, blank: int) -> tuple[jax.Array, ...]:
     """Return checked logits and lengths, and whether each example has a most probable path
     (batch,)."""
-    logits, lengths = read_steps(who, logits, ... if lengths is None else lengths, blank, {})
+    given = ... if lengths is None else lengths
+    logits, lengths = read_steps(who, logits, given, blank, {})
     steps = logits.shape[1]
-    fine = (logits.max(-1) > -jnp.inf) | (jnp.arange(steps)[None] >= lengths[:, None])
-    return logits, lengths, fine.all(1) & (lengths >= 0) & (lengths <= steps)
+    has_best = logits.max(-1) > -jnp.inf  # (batch, steps)
+    padding = jnp.arange(steps)[None] >= lengths[:, None]
+    in_range = (lengths >= 0) & (lengths <= steps)
+    fine = (has_best | padding).all(1) & in_range
+    return logits, lengths, fine

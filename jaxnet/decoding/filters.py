@@ -77,10 +77,13 @@ def filter_logits(
             p = jax.nn.softmax(best)
             before = jnp.cumsum(p, -1) - p  # 0 for the first token, which always stays
             # The sum of all may be rounded to 1 before the last tokens.
-            best = jnp.where((before < top_p) | (top_p >= 1), best, -jnp.inf)
-        z = jnp.put_along_axis(jnp.full_like(z, -jnp.inf), order, best, axis=-1, inplace=False)
+            kept = (before < top_p) | (top_p >= 1)
+            best = jnp.where(kept, best, -jnp.inf)
+        nothing = jnp.full_like(z, -jnp.inf)
+        z = jnp.put_along_axis(nothing, order, best, axis=-1, inplace=False)
     if min_p is not None:
-        z = jnp.where(z >= z.max(-1, keepdims=True) + jnp.log(min_p), z, -jnp.inf)
+        least = z.max(-1, keepdims=True) + jnp.log(min_p)
+        z = jnp.where(z >= least, z, -jnp.inf)
     return z
 
 

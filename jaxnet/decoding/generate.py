@@ -150,20 +150,36 @@ def generate(
     Speculative Decoding".
     """
     options = _Options(
-        length, state, inputs, temperature, top_k, top_p, min_p, repetition_penalty, logits, stop,
-        draft, draft_length, dtype,
-    )  # fmt: skip
+        length=length,
+        state=state,
+        inputs=inputs,
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        min_p=min_p,
+        repetition_penalty=repetition_penalty,
+        logits=logits,
+        stop=stop,
+        draft=draft,
+        draft_length=draft_length,
+        dtype=dtype,
+    )
     start, advance = _begin("generate", net, params, prompt, key, options)
-    run, traced = start, checks.is_traced(start)
+    run = start
+    traced = checks.is_traced(start)
     total = len(start.last) * length
     with progress_bar(total, "generate", progress and not traced, unit="token") as bar:
-        for run in _steps(start, advance, length, length if bar.disable else 16):
+        pace = length if bar.disable else 16
+        for run in _steps(start, advance, length, pace):
             if not bar.disable:
-                bar.update(int(np.asarray(run.written).sum()) - bar.n)
+                written = int(np.asarray(run.written).sum())
+                bar.update(written - bar.n)
     xp: Any = jnp if traced else np
-    tokens, log_probs, ends = map(xp.array, (run.tokens, run.log_probs, run.ends))
-    tokens = _sound("generate", tokens[:, :length])
-    return Generated(tokens, xp.where(ends < 0, length, ends), log_probs[:, :length])
+    tokens = xp.array(run.tokens)[:, :length]
+    log_probs = xp.array(run.log_probs)[:, :length]
+    ends = xp.array(run.ends)
+    lengths = xp.where(ends < 0, length, ends)
+    return Generated(_sound("generate", tokens), lengths, log_probs)
 
 
 def iterate(
@@ -201,13 +217,20 @@ def iterate(
     run, advance = _begin("iterate", net, params, prompt, key, given)
     if checks.is_traced(run):
         raise TypeError("iterate: is called inside jit; write generate, or a loop with jn.stream")
-    steps = enumerate(_steps(run, advance, given.length, 1))
-    return (_sound("iterate", np.array(run.tokens)[:, t]) for t, run in steps)
+    return _tokens(_steps(run, advance, given.length, 1))
+
+
+def _tokens(steps: Iterator[Any]) -> Iterator[np.ndarray]:
+    """Yield the last token of each row after each step."""
+    for t, run in enumerate(steps):
+        tokens = np.array(run.tokens)
+        yield _sound("iterate", tokens[:, t])
 
 
 # The options of `generate`, from `length` to `dtype`, as its caller or that of `iterate` gave them.
-_GIVEN = {n: p.default for n, p in [*inspect.signature(generate).parameters.items()][4:-1]}
-_Options: Any = namedtuple("_Options", _GIVEN, defaults=_GIVEN.values())
+_PARAMETERS = [*inspect.signature(generate).parameters.values()]
+_DEFAULTS = {parameter.name: parameter.default for parameter in _PARAMETERS[4:-1]}
+_Options: Any = namedtuple("_Options", _DEFAULTS, defaults=_DEFAULTS.values())
 
 
 class _Setup(NamedTuple):
@@ -234,7 +257,8 @@ class _Setup(NamedTuple):
     dtype: Any
 
     def streams(self) -> list[Layer]:
-        return [stream(net, self.capacity, ragged=True, dtype=self.dtype) for net in self.nets]
+        options = {"ragged": True, "dtype": self.dtype}
+        return [stream(net, self.capacity, **options) for net in self.nets]
 
 
 class _Run(NamedTuple):
@@ -271,41 +295,77 @@ def _begin(
     rows, lengths = _prompts(who, prompt)
     batch, time = rows.shape
     extra = inputs_of(who, given.inputs, batch)
-    models = [model_of(who, "net", extra, net, params, given.state)]
-    if given.draft is not None:
-        if not isinstance(given.draft, tuple | list) or len(given.draft) not in (2, 3):
-            got = type(given.draft).__name__
+    models = _models(who, extra, net, params, given)
+    proposals = given.draft_length * (len(models) - 1)
+    needed = time + given.length - 1 + proposals
+    capacity, vocabulary = _capacity(who, extra, models, needed)
+    checks.check_range(rows, vocabulary, f"{who}: ids of the prompt")
+    greedy, top_k, numbers = _filters(who, given, vocabulary)
+    stops = _stops(who, given.stop, vocabulary)
+    keys = None if greedy else _row_keys(who, key, batch)
+
+    nets, values, states = zip(*models, strict=True)
+    setup = _Setup(
+        nets=nets,
+        capacity=capacity,
+        vocabulary=vocabulary,
+        greedy=greedy,
+        top_k=top_k,
+        logits=given.logits,
+        proposals=proposals,
+        dtype=None if given.dtype is None else jnp.dtype(given.dtype),
+    )
+    values = jax.tree.map(jnp.asarray, values)
+    # Copies, because the loop reuses the memory of its state.
+    states = jax.tree.map(jnp.copy, states)
+    padded = _padded(rows, min(max(16, _power(time)), capacity))
+    penalized = given.repetition_penalty is not None
+    read = _program(_read, setup, static_argnums=5)
+    run, known = read(values, extra, states, padded, lengths, penalized)
+
+    fixed = values, extra, known, keys, numbers, stops, np.int32(given.length)
+    donated = () if checks.is_traced(run) else 1
+    program = _program(_advance, setup, donate_argnums=donated)
+
+    def advance(run: _Run, bound: int) -> _Run:
+        return program(fixed, run, np.int32(bound))
+
+    return run, advance
+
+
+def _models(who: str, inputs: tuple, net: Any, params: Any, given: Any) -> list[Any]:
+    """Return the net, and the draft if there is one, each with its params and state."""
+    models = [model_of(who, "net", inputs, net, params, given.state)]
+    draft = given.draft
+    if draft is not None:
+        if not isinstance(draft, tuple | list) or len(draft) not in (2, 3):
+            got = type(draft).__name__
             raise TypeError(
                 f"{who}: draft must be (net, params) or (net, params, state), got {got}"
             )
-        models.append(model_of(who, "draft", extra, *given.draft))
-    proposals = given.draft_length * (len(models) - 1)
+        models.append(model_of(who, "draft", inputs, *draft))
+    return models
 
-    needed = time + given.length - 1 + proposals
-    sizes = [_fit(who, extra, *one, max(64, _power(needed)), needed) for one in models]
-    if len({vocabulary for _, vocabulary in sizes}) > 1:
-        raise ValueError(
-            f"{who}: net and draft must have one vocabulary, got {sizes[0][1]} and {sizes[1][1]}"
-        )
-    capacity, vocabulary = min(sizes)
-    checks.check_range(rows, vocabulary, f"{who}: ids of the prompt")
-    more = (jnp if checks.is_traced(rows) else np).pad
-    padded = more(rows, ((0, 0), (0, min(max(16, _power(time)), capacity) - time))).astype(np.int32)
 
-    greedy, top_k, numbers = _filters(who, given, vocabulary)
-    stops = _stops(who, given.stop, vocabulary)
-    nets, values, states = zip(*models, strict=True)
-    kept = None if given.dtype is None else jnp.dtype(given.dtype)
-    setup = _Setup(nets, capacity, vocabulary, greedy, top_k, given.logits, proposals, kept)
-    values = jax.tree.map(jnp.asarray, values)
-    keys = None if greedy else _row_keys(who, key, batch)
-    # Copies, because the loop reuses the memory of its state.
-    states = jax.tree.map(jnp.copy, states)
-    read = _program(_read, setup, static_argnums=5)
-    run, known = read(values, extra, states, padded, lengths, given.repetition_penalty is not None)
-    fixed = values, extra, known, keys, numbers, stops, np.int32(given.length)
-    advance = _program(_advance, setup, donate_argnums=() if checks.is_traced(run) else 1)
-    return run, lambda run, bound: advance(fixed, run, np.int32(bound))
+def _capacity(who: str, inputs: tuple, models: list[Any], needed: int) -> tuple[int, int]:
+    """Return how many tokens all nets accept, at least those needed, and their vocabulary."""
+    wanted = max(64, _power(needed))
+    sizes = []
+    for net, params, state in models:
+        sizes.append(_fit(who, inputs, net, params, state, wanted, needed))
+    capacities, vocabularies = zip(*sizes, strict=True)
+    if len(set(vocabularies)) > 1:
+        one, other = vocabularies
+        raise ValueError(f"{who}: net and draft must have one vocabulary, got {one} and {other}")
+    return min(capacities), vocabularies[0]
+
+
+def _padded(rows: Any, columns: int) -> Any:
+    """Return the prompts (batch, time) as int32, padded with zeros to a number of columns."""
+    pad = jnp.pad if checks.is_traced(rows) else np.pad
+    missing = columns - rows.shape[1]
+    padded = pad(rows, ((0, 0), (0, missing)))
+    return padded.astype(np.int32)
 
 
 def _steps(run: _Run, advance: Callable, length: int, pace: int) -> Iterator[_Run]:
@@ -313,24 +373,31 @@ def _steps(run: _Run, advance: Callable, length: int, pace: int) -> Iterator[_Ru
     for bound in range(pace, length + pace, pace):
         run = advance(run, min(bound, length))
         yield run
-        if bound < length and not np.any((run.active, np.asarray(run.written) > bound)):
-            return
+        if bound < length:
+            ahead = np.asarray(run.written) > bound
+            if not (np.any(run.active) or ahead.any()):
+                return
 
 
 def _filters(who: str, given: Any, vocabulary: int) -> tuple[bool, int | None, dict]:
     """Return whether the most probable token is taken, top_k, and the numbers of the filters."""
-    temperature, top_k, top_p, min_p, penalty = given[3:8]
+    temperature = given.temperature
+    top_k = given.top_k
+    penalty = given.repetition_penalty
     greedy = not checks.is_traced(temperature) and np.ndim(temperature) == 0 and temperature == 0
     if greedy:
         temperature = 1.0
     else:
         checks.within(who, "temperature", temperature, "[0, inf)")
-    check_filters(who, temperature, top_k, top_p, min_p, penalty, vocabulary)
-    numbers = {"temperature": temperature, "top_p": top_p, "min_p": min_p}
+    check_filters(who, temperature, top_k, given.top_p, given.min_p, penalty, vocabulary)
     if greedy:  # filters that only drop less probable tokens change nothing
-        top_k, numbers = None, {}
+        top_k = None
+        numbers = {}
+    else:
+        numbers = {"temperature": temperature, "top_p": given.top_p, "min_p": given.min_p}
     numbers["repetition_penalty"] = penalty
-    return greedy, top_k, {name: jnp.float32(n) for name, n in numbers.items() if n is not None}
+    used = {name: number for name, number in numbers.items() if number is not None}
+    return greedy, top_k, jax.tree.map(jnp.float32, used)
 
 
 def _power(n: int) -> int:
@@ -342,7 +409,9 @@ def _fit(who, inputs, net: Layer, params: Any, state: Any, capacity: int, needed
     """Return how many tokens the net accepts, at most `capacity`, and its vocabulary."""
 
     def vocabulary(time: int) -> int:
-        run = lambda params, state, x: net.apply(params, state, x)[0]  # noqa: E731
+        def run(params, state, x):
+            return net.apply(params, state, x)[0]
+
         logits = jax.eval_shape(run, params, state, row_of(inputs, time))
         shape = getattr(logits, "shape", ())
         floats = jnp.issubdtype(getattr(logits, "dtype", bool), jnp.floating)
@@ -353,7 +422,8 @@ def _fit(who, inputs, net: Layer, params: Any, state: Any, capacity: int, needed
             )
         return shape[2]
 
-    shapes = signature(jax.eval_shape(lambda tree: tree, (params, state, row_of(inputs, 1))))
+    arguments = params, state, row_of(inputs, 1)
+    shapes = signature(jax.eval_shape(lambda tree: tree, arguments))
     for time in (capacity, needed):
         try:
             found = partial(vocabulary, time)
@@ -368,10 +438,13 @@ def _prompts(who: str, prompt: Any) -> tuple[Any, np.ndarray]:
     """Return the prompts padded at the end, (batch, time), and their lengths."""
     if any(isinstance(leaf, str) for leaf in jax.tree.leaves(prompt)):
         raise TypeError(f"{who}: the prompt must hold ids of tokens, got text; encode it first")
-    check, xp = (checks.as_array, jnp) if checks.is_traced(prompt) else (checks.on_host, np)
+    traced = checks.is_traced(prompt)
+    check = checks.as_array if traced else checks.on_host
+    xp: Any = jnp if traced else np
     rows: Any = prompt
     if isinstance(rows, list | tuple) and all(np.ndim(row) == 1 for row in rows):
-        rows = [check(who, f"prompt {i}", row, "(time,)", "integers") for i, row in enumerate(rows)]
+        given = enumerate(rows)
+        rows = [check(who, f"prompt {i}", row, "(time,)", "integers") for i, row in given]
         lengths = np.array([len(row) for row in rows], np.int32)
     else:
         rows = check(who, "prompt", rows, "(batch, time)", "integers")
@@ -379,11 +452,11 @@ def _prompts(who: str, prompt: Any) -> tuple[Any, np.ndarray]:
     if not len(rows):
         raise ValueError(f"{who}: needs at least one prompt, got none")
     if not lengths.all():
-        raise ValueError(
-            f"{who}: prompt {int(np.argmin(lengths))} is empty; begin it with a token of a start"
-        )
+        empty = int(np.argmin(lengths))
+        raise ValueError(f"{who}: prompt {empty} is empty; begin it with a token of a start")
     if isinstance(rows, list):
-        rows = xp.stack([xp.pad(row, (0, lengths.max() - len(row))) for row in rows])
+        longest = lengths.max()
+        rows = xp.stack([xp.pad(row, (0, longest - len(row))) for row in rows])
     return rows, lengths
 
 
@@ -408,26 +481,38 @@ _fold_rows = jax.jit(jax.vmap(jax.random.fold_in, (None, 0)))  # (key, rows) -> 
 
 def _stops(who: str, stop: Any, vocabulary: int) -> np.ndarray:
     """Return the sequences that stop a row, (n, longest), padded in front with -1 for any token."""
-    several = isinstance(stop, list | tuple) or (not isinstance(stop, str) and np.ndim(stop))
-    given = [] if stop is None else list(stop) if several else [stop]
+    if stop is None:
+        given = []
+    elif isinstance(stop, list | tuple):
+        given = list(stop)
+    elif isinstance(stop, str) or np.ndim(stop) == 0:
+        given = [stop]
+    else:
+        given = list(stop)
     if any(isinstance(leaf, str) for leaf in jax.tree.leaves(given)):
         raise TypeError(
             f"{who}: stop must hold ids of tokens, got text; encode it first, as in "
             "stop=[vocabulary.encode(text)] for a sequence"
         )
-    given = [one if np.ndim(one) else [one] for one in given]
-    found = [checks.on_host(who, "stop", one, "(n,)", "integers", empty=False) for one in given]
-    for ids in found:
+    found = []
+    for one in given:
+        sequence = one if np.ndim(one) else [one]
+        ids = checks.on_host(who, "stop", sequence, "(n,)", "integers", empty=False)
         checks.check_range(ids, vocabulary, f"{who}: ids of stop")
+        found.append(ids)
     longest = max(map(len, found), default=1)
-    found = [ids.astype(np.int32) for ids in found]  # before -1, which uint8 does not hold
-    rows = [np.pad(ids, (longest - len(ids), 0), constant_values=-1) for ids in found]
-    return np.array(rows, np.int32).reshape(len(found), longest)
+    rows = np.full((len(found), longest), -1, np.int32)
+    for row, ids in zip(rows, found, strict=True):
+        row[longest - len(ids) :] = ids
+    return rows
 
 
 def _sound(who: str, tokens: Any) -> Any:
     """Return the tokens; raise if they are known and one is missing."""
-    if not checks.is_traced(tokens) and (lost := np.argwhere(tokens < 0)).size:
+    if checks.is_traced(tokens):
+        return tokens
+    lost = np.argwhere(tokens < 0)
+    if lost.size:
         row, *at = lost[0]
         after = f" after {at[0]} tokens" if at else ""
         raise ValueError(
@@ -439,8 +524,12 @@ def _sound(who: str, tokens: Any) -> Any:
 
 def _program(function: Callable, setup: _Setup, **options: Any) -> Callable:
     """Return a function of the setup compiled for it; the net keeps the program."""
-    make = lambda: jax.jit(partial(function, setup), **options)  # noqa: E731
-    return memo_of(setup.nets[0].apply).of((function, setup, *options.items()), make)
+
+    def compiled():
+        return jax.jit(partial(function, setup), **options)
+
+    memo = memo_of(setup.nets[0].apply)
+    return memo.of((function, setup, *options.items()), compiled)
 
 
 def _read(setup: _Setup, params, inputs, states, prompt, lengths, penalized: bool) -> tuple:
@@ -450,23 +539,28 @@ def _read(setup: _Setup, params, inputs, states, prompt, lengths, penalized: boo
     encoder, by its number and that of the tokens that it reads at a time. It is in this program,
     which computes it for the prompts too.
     """
-    batch = prompt.shape[0]
+    batch, columns = prompt.shape
     rows = np.arange(batch)
-    kept, chunk = [], with_inputs(inputs, prompt)
+    chunk = with_inputs(inputs, prompt)
+    kept = []
     for one, values, state in zip(setup.streams(), params, states, strict=True):
         empty = start_stream(one, (chunk, lengths), state)
         # The logits are not used, so the program does not contain the layers that only they need.
-        kept.append(one.apply(values, empty, (chunk, lengths - 1))[1])
+        _, after = one.apply(values, empty, (chunk, lengths - 1))
+        kept.append(after)
     seen = None
     if penalized:
-        inside = np.arange(prompt.shape[1]) < lengths[:, None]
+        inside = np.arange(columns) < lengths[:, None]
         ids = jnp.where(inside, prompt, setup.vocabulary)
         seen = jnp.zeros((batch, setup.vocabulary), bool)
         seen = seen.at[rows[:, None], ids].set(True, mode="drop")
-    known, last, several = {}, len(params) - 1, setup.proposals + 1
+    known = {}
+    last = len(params) - 1
+    several = setup.proposals + 1
     for n, width in {(0, several), (last, several), (last, 1)}:
         tokens = jnp.repeat(prompt[:, :1], width, 1)
-        early, _ = split(partial(_apply, setup, n), params[n], inputs, kept[n], tokens, lengths)
+        apply = partial(_apply, setup, n)
+        early, _ = split(apply, params[n], inputs, kept[n], tokens, lengths)
         known[n, width] = early(params[n], inputs)
     run = _Run(
         states=tuple(kept),
@@ -483,7 +577,8 @@ def _read(setup: _Setup, params, inputs, states, prompt, lengths, penalized: boo
 
 def _apply(setup: _Setup, n: int, params, inputs, state, tokens, steps) -> tuple:
     """Return the logits of a net for more tokens, and its state."""
-    return setup.streams()[n].apply(params, state, (with_inputs(inputs, tokens), steps))
+    chunk = with_inputs(inputs, tokens)
+    return setup.streams()[n].apply(params, state, (chunk, steps))
 
 
 class _Job(NamedTuple):
@@ -500,14 +595,17 @@ class _Job(NamedTuple):
 
     def apply(self, n, state, tokens, steps):
         """Return the logits of a net for more tokens, and its state."""
-        given = state, tokens, steps
-        _, late = split(partial(_apply, self.setup, n), self.params[n], self.inputs, *given)
-        return late(self.known[n, tokens.shape[1]], self.params[n], *given)
+        params = self.params[n]
+        apply = partial(_apply, self.setup, n)
+        _, late = split(apply, params, self.inputs, state, tokens, steps)
+        known = self.known[n, tokens.shape[1]]
+        return late(known, params, state, tokens, steps)
 
     def distribution(self, logits, tokens, written, seen):
         """Return logits (batch, vocabulary) to draw from, after `written` of the tokens."""
         if self.setup.logits is not None:
-            logits = jax.vmap(partial(changed, self.setup.logits))(logits, tokens, written)
+            change = partial(changed, self.setup.logits)
+            logits = jax.vmap(change)(logits, tokens, written)
         return filter_logits(logits, top_k=self.setup.top_k, seen=seen, **self.numbers)
 
     def probabilities(self, filtered):
@@ -517,8 +615,12 @@ class _Job(NamedTuple):
 
     def keys_at(self, positions, use):
         """Return a key per row for the token at a position, different for each use."""
-        fold = lambda key, at: jax.random.fold_in(jax.random.fold_in(key, at), use)  # noqa: E731
-        return jax.vmap(fold)(self.keys, positions)
+
+        def key_at(key, position):
+            here = jax.random.fold_in(key, position)
+            return jax.random.fold_in(here, use)
+
+        return jax.vmap(key_at)(self.keys, positions)
 
     def uniform(self, positions):
         """Return the numbers (batch,) below which the ratio of probabilities is accepted."""
@@ -530,28 +632,39 @@ class _Job(NamedTuple):
         """Return the tokens (batch,) of logits (batch, vocabulary)."""
         if self.setup.greedy:
             return _largest(filtered)
-        drawn = jax.vmap(jax.random.categorical)(self.keys_at(positions, use), filtered)
+        keys = self.keys_at(positions, use)
+        drawn = jax.vmap(jax.random.categorical)(keys, filtered)
         return drawn.astype(jnp.int32)
+
+    def stop_length(self, tokens, count):
+        """Return the length of the longest stop that the first `count` tokens end in, or 0."""
+        stops = self.stops[None]  # (1, stops, longest)
+        recent = jax.vmap(partial(latest, stops.shape[-1]))(tokens, count)
+        agrees = (stops == recent[:, None]) | (stops < 0)
+        hit = agrees.all(-1)  # (batch, stops)
+        lengths = (stops >= 0).sum(-1)
+        return jnp.where(hit, lengths, 0).max(-1, initial=0)
 
     def commit(self, run, token, logits, on):
         """Return the run with one more token in the rows that are on."""
         at = jnp.where(on, run.written, self.setup.capacity)
         count = run.written + on
         tokens = _set(run.tokens, at, token)
-        recent = jax.vmap(partial(latest, self.stops.shape[1]))(tokens, count)
-        stops = self.stops[None]  # (1, stops, longest)
-        hit = ((stops == recent[:, None]) | (stops < 0)).all(-1)  # (batch, stops)
-        matched = jnp.where(hit, (stops >= 0).sum(-1), 0).max(-1, initial=0)
+        matched = self.stop_length(tokens, count)
         stopped = on & (matched > 0)
-        over = stopped | (on & ((count >= self.length) | (token < 0)))
+        full = count >= self.length
+        broken = token < 0
+        over = stopped | (on & (full | broken))
+        ends = jnp.where(stopped, count - matched, run.ends)
+        new = jnp.where(on, token, self.setup.vocabulary)
         return run._replace(
             last=jnp.where(on, token, run.last),
             written=count,
             tokens=tokens,
             log_probs=_set(run.log_probs, at, _log_prob(logits, token)),
             active=run.active & ~over,
-            ends=jnp.where(stopped, count - matched, run.ends).astype(jnp.int32),
-            seen=_mark(run.seen, jnp.where(on, token, self.setup.vocabulary)),
+            ends=ends.astype(jnp.int32),
+            seen=_mark(run.seen, new),
         )
 
 
@@ -562,16 +675,21 @@ def _largest(logits: jax.Array) -> jax.Array:
       >>> _largest(jnp.array([[1.0, 3.0, 3.0], [-jnp.inf, -1.0, -2.0]])).tolist()
       [1, 1]
     """
-    last = logits.shape[-1] - 1
+    n = logits.shape[-1]
+    places = jnp.arange(n, dtype=jnp.int32)
     top = logits == logits.max(-1, keepdims=True)
-    return jnp.where(top, jnp.arange(last + 1, dtype=jnp.int32), last).min(-1)
+    return jnp.where(top, places, n - 1).min(-1)
 
 
 def _advance(setup: _Setup, fixed, run: _Run, bound) -> _Run:
     """Generate until every active row has `bound` tokens."""
-    going = lambda run: (run.active & (run.written < bound)).any()  # noqa: E731
-    step = partial(_several if setup.proposals else _one, _Job(setup, *fixed))
-    return jax.lax.while_loop(going, step, run)
+
+    def going(run):
+        return (run.active & (run.written < bound)).any()
+
+    job = _Job(setup, *fixed)
+    step = _several if setup.proposals else _one
+    return jax.lax.while_loop(going, partial(step, job), run)
 
 
 def _one(job: _Job, run: _Run) -> _Run:
@@ -580,57 +698,100 @@ def _one(job: _Job, run: _Run) -> _Run:
     logits, state = job.apply(0, run.states[0], run.last[:, None], steps)
     logits = wide(logits[:, 0])
     filtered = job.distribution(logits, run.tokens, run.written, run.seen)
-    token = jnp.where(_is_sound(filtered), job.choose(filtered, run.written), -1)
-    return job.commit(run._replace(states=(state,)), token, logits, run.active)
+    sound = _is_sound(filtered)
+    token = jnp.where(sound, job.choose(filtered, run.written), -1)
+    run = run._replace(states=(state,))
+    return job.commit(run, token, logits, run.active)
 
 
 def _several(job: _Job, run: _Run) -> _Run:
     """Add the draft's tokens that the net accepts, and one token by the net."""
-    rows, n = np.arange(run.last.shape[0]), job.setup.proposals
+    n = job.setup.proposals
+    rows = np.arange(run.last.shape[0])
+    steps = run.active.astype(jnp.int32)
+    proposed, q, written, seen = _propose(job, run)
+    tokens = jnp.concatenate([run.last[:, None], proposed], 1)  # (batch, n + 1)
+    logits, _ = job.apply(0, run.states[0], tokens, steps * (n + 1))
+    logits = wide(logits)
+    counts = run.written[:, None] + np.arange(n + 1, dtype=np.int32)
+    distributions = jax.vmap(job.distribution, in_axes=(1, None, 1, 0), out_axes=1)
+    filtered = distributions(logits, written, counts, seen)
+    sound = _is_sound(filtered)  # (batch, n + 1)
+    p = job.probabilities(filtered)
+    q = jnp.where(jnp.isfinite(q), q, 0)  # the proposals of a broken draft are rejected
+
+    accepted = _accepted(job, run, proposed, p, q, sound)
+    p = p[rows, accepted]
+    q = jnp.pad(q, ((0, 0), (0, 1), (0, 0)))  # no proposal after the last
+    q = q[rows, accepted]
+    rest = jnp.maximum(p - q, 0)  # the part of p that the proposals did not cover
+    some = rest.sum(-1, keepdims=True) > 0
+    rest = jnp.where(some, rest, p)
+    own = job.choose(jnp.log(rest), run.written + accepted, 2)
+    own = jnp.where(sound[rows, accepted], own, -1)
+
+    states = []
+    for i, state in enumerate(run.states):
+        _, after = job.apply(i, state, tokens, steps * (accepted + 1))
+        states.append(after)
+    run = run._replace(states=tuple(states))
+    for t in range(n + 1):
+        token = own if t == n else jnp.where(t < accepted, proposed[:, t], own)
+        on = run.active & (t <= accepted)
+        run = job.commit(run, token, logits[:, t], on)
+    return run
+
+
+def _propose(job: _Job, run: _Run) -> tuple:
+    """Return the n tokens that the draft proposes, and what they are judged by.
+
+    Returns:
+      The tokens (batch, n); the draft's probabilities (batch, n, vocabulary); all tokens written
+      then, (batch, capacity); and the tokens seen before each, (n + 1, batch, vocabulary) or None.
+    """
     steps = run.active.astype(jnp.int32)
 
     def propose(loop, t):
         state, token, tokens, seen = loop
+        at = run.written + t
         logits, state = job.apply(1, state, token[:, None], steps)
-        filtered = job.distribution(wide(logits[:, 0]), tokens, run.written + t, seen)
-        token = job.choose(filtered, run.written + t)
-        after = _set(tokens, run.written + t, token), _mark(seen, token)
-        return (state, token, *after), (token, job.probabilities(filtered), after[1])
+        filtered = job.distribution(wide(logits[:, 0]), tokens, at, seen)
+        token = job.choose(filtered, at)
+        tokens = _set(tokens, at, token)
+        seen = _mark(seen, token)
+        return (state, token, tokens, seen), (token, job.probabilities(filtered), seen)
 
     first = run.states[1], run.last, run.tokens, run.seen
-    loop, (proposed, q, seen) = jax.lax.scan(propose, first, jnp.arange(n, dtype=jnp.int32))
-    proposed, q = proposed.T, q.swapaxes(0, 1)  # (batch, n), (batch, n, vocabulary)
+    times = jnp.arange(job.setup.proposals, dtype=jnp.int32)
+    (_, _, written, _), (proposed, q, seen) = jax.lax.scan(propose, first, times)
     if seen is not None:
         assert run.seen is not None
         seen = jnp.concatenate([run.seen[None], seen])
-    tokens = jnp.concatenate([run.last[:, None], proposed], 1)  # (batch, n + 1)
-    logits = wide(job.apply(0, run.states[0], tokens, steps * (n + 1))[0])
-    written = run.written[:, None] + np.arange(n + 1, dtype=np.int32)
-    filtered = jax.vmap(job.distribution, (1, None, 1, 0), 1)(logits, loop[2], written, seen)
-    sound = _is_sound(filtered)  # (batch, n + 1)
-    p = job.probabilities(filtered)
-    q = jnp.where(jnp.isfinite(q), q, 0)  # the proposals of a broken draft are rejected
-    u = [job.uniform(run.written + t) for t in range(n)]
-    of = lambda p: jnp.take_along_axis(p[:, :n], proposed[..., None], -1)[..., 0]  # noqa: E731
-    agrees = (jnp.stack(u, 1) * of(q) < of(p)) & (of(q) > 0) & sound[:, :n]
-    accepted = jnp.cumprod(agrees.astype(jnp.int32), 1).sum(1)
-    p = p[rows, accepted]
-    q = jnp.pad(q, ((0, 0), (0, 1), (0, 0)))[rows, accepted]
-    rest = jnp.maximum(p - q, 0)  # the part of p that the proposals did not cover
-    rest = jnp.where(rest.sum(-1, keepdims=True) > 0, rest, p)
-    own = job.choose(jnp.log(rest), run.written + accepted, 2)
-    own = jnp.where(sound[rows, accepted], own, -1)
-    read = tokens, steps * (accepted + 1)
-    run = run._replace(states=tuple(job.apply(i, s, *read)[1] for i, s in enumerate(run.states)))
-    for t in range(n + 1):
-        token = own if t == n else jnp.where(t < accepted, proposed[:, t], own)
-        run = job.commit(run, token, logits[:, t], run.active & (t <= accepted))
-    return run
+    return proposed.T, q.swapaxes(0, 1), written, seen
+
+
+def _accepted(job: _Job, run: _Run, proposed, p, q, sound) -> jax.Array:
+    """Return how many of the proposed tokens the net accepts, (batch,).
+
+    A token is accepted with probability p / q, that of the net over that of the draft.
+    """
+    n = proposed.shape[1]
+    limits = [job.uniform(run.written + t) for t in range(n)]
+
+    def of_proposed(p):
+        found = jnp.take_along_axis(p[:, :n], proposed[..., None], -1)
+        return found[..., 0]
+
+    by_net = of_proposed(p)
+    by_draft = of_proposed(q)
+    agrees = (jnp.stack(limits, 1) * by_draft < by_net) & (by_draft > 0) & sound[:, :n]
+    return jnp.cumprod(agrees.astype(jnp.int32), 1).sum(1)
 
 
 def _set(array: jax.Array, at: jax.Array, values: Any) -> jax.Array:
     """Return the array (batch, n) with a value per row at a position, or as it is beyond n."""
-    return array.at[np.arange(len(array)), at].set(values, mode="drop")
+    rows = np.arange(len(array))
+    return array.at[rows, at].set(values, mode="drop")
 
 
 def _mark(seen: jax.Array | None, token: jax.Array) -> jax.Array | None:
@@ -645,4 +806,5 @@ def _is_sound(logits: jax.Array) -> jax.Array:
 def _log_prob(logits: jax.Array, token: jax.Array) -> jax.Array:
     """Return the log-probability of each token, (batch,)."""
     chosen = jnp.take_along_axis(logits, token[:, None], -1)[:, 0]
-    return (chosen - jax.nn.logsumexp(logits, axis=-1)).astype(jnp.float32)
+    log_prob = chosen - jax.nn.logsumexp(logits, axis=-1)
+    return log_prob.astype(jnp.float32)

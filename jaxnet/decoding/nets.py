@@ -18,14 +18,19 @@ def with_inputs(inputs: tuple, tokens: Any) -> PyTree:
 
 def row_of(inputs: tuple, time: int) -> PyTree:
     """Return the shapes of one row of the net's input."""
-    one = lambda a: jax.ShapeDtypeStruct((1, *a.shape[1:]), a.dtype)  # noqa: E731
-    return with_inputs(jax.tree.map(one, inputs), jax.ShapeDtypeStruct((1, time), jnp.int32))
+
+    def one_row(a):
+        return jax.ShapeDtypeStruct((1, *a.shape[1:]), a.dtype)
+
+    tokens = jax.ShapeDtypeStruct((1, time), jnp.int32)
+    return with_inputs(jax.tree.map(one_row, inputs), tokens)
 
 
 def inputs_of(who: str, inputs: Any, batch: int) -> tuple:
     """Return the inputs before the tokens as JAX arrays."""
     check_type(who, "inputs", inputs, tuple, "a tuple, such as (source, lengths)")
-    for leaf in jax.tree.leaves(inputs := all_native(inputs, who, "inputs")):
+    inputs = all_native(inputs, who, "inputs")
+    for leaf in jax.tree.leaves(inputs):
         if np.shape(leaf)[:1] != (batch,):
             raise ValueError(
                 f"{who}: inputs must have a row per prompt, ({batch}, ...), got {describe(leaf)}"
@@ -40,11 +45,14 @@ def model_of(
     net = as_layer(net, who, what)
     params = as_dict(who, "the params of draft" if what == "draft" else "params", params)
     if state is None:
-        look = lambda: jax.eval_shape(net.init, key_spec(), row_of(inputs, 8))[1]  # noqa: E731
-        if jax.tree.leaves(fresh := memo_of(net.apply).of("state of tokens", look)):
-            raise ValueError(
-                f"{who}: the {what} has a state ({', '.join(fresh)}); pass "
-                f"{'state=state' if what == 'net' else 'draft=(net, params, state)'}"
-            )
+
+        def fresh_state():
+            _, fresh = jax.eval_shape(net.init, key_spec(), row_of(inputs, 8))
+            return fresh
+
+        fresh = memo_of(net.apply).of("state of tokens", fresh_state)
+        if jax.tree.leaves(fresh):
+            missing = "state=state" if what == "net" else "draft=(net, params, state)"
+            raise ValueError(f"{who}: the {what} has a state ({', '.join(fresh)}); pass {missing}")
         state = {}
     return net, params, as_dict(who, "state", state)

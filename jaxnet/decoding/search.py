@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -87,11 +88,12 @@ def beam_search(
     checks.at_least(who, "the number of tokens of a prompt", time)
     inputs = inputs_of(who, inputs, batch)
     net, params, state = model_of(who, "net", inputs, net, params, state)
-    beam, first = stream(net, time + length - 1), prompt[:, -1].astype(jnp.int32)
+    first = prompt[:, -1].astype(jnp.int32)
+    streamed = stream(net, time + length - 1)
 
     def step(state, tokens):
         """Return the next state and the logits (batch, vocabulary)."""
-        z, state = beam.apply(params, state, with_inputs(inputs, tokens[:, None]))
+        z, state = streamed.apply(params, state, with_inputs(inputs, tokens[:, None]))
         shape = getattr(z, "shape", ())
         if len(shape) != 3 or shape[:2] != (batch, 1) or not shape[2]:
             raise ValueError(
@@ -100,74 +102,145 @@ def beam_search(
         return state, z[:, 0]
 
     chunk = with_inputs(inputs, prompt[:, -1:])
-    state = start_stream(beam, chunk, state)
-    spec = jax.eval_shape(step, state, first)[1]
+    state = start_stream(streamed, chunk, state)
+    _, spec = jax.eval_shape(step, state, first)
     vocabulary = spec.shape[1]
     checks.check_range(prompt, vocabulary, f"{who}: ids of the prompt")
     checks.between(who, "end", end, 0, vocabulary - 1, "the last id")
     if time > 1:
-        _, state = beam.apply(params, state, with_inputs(inputs, prompt[:, :-1]))
-    axes = batch_axes(beam, chunk)
-    dtype = jnp.promote_types(spec.dtype, jnp.float32)
-    kept = min(beams, vocabulary)  # number of continuations per beam that can be among the best
-    state = jax.tree.map(lambda leaf: jnp.repeat(leaf[None], beams, 0), state)  # (beams, ...)
+        _, state = streamed.apply(params, state, with_inputs(inputs, prompt[:, :-1]))
+    axes = batch_axes(streamed, chunk)
 
-    def alive(loop):
-        t, _, _, _, scores, ended, lost = loop
-        return (t < length) & (~ended & (scores > -jnp.inf) & ~lost).any()
+    def for_beams(leaf):
+        return jnp.repeat(leaf[None], beams, 0)
 
-    def advance(loop):
-        t, state, last, tokens, scores, ended, lost = loop
+    def alive(found):
+        growing = ~found.ended & (found.scores > -jnp.inf) & ~found.lost
+        return (found.written < length) & growing.any()
+
+    def advance(found):
         # The inputs do not have an axis of beams.
-        state, z = jax.vmap(step, out_axes=(0, 1))(state, last.T)
-        # Ranks the tokens of a beam by their logits, whose order rounding does not change.
+        each = jax.vmap(step, out_axes=(0, 1))
+        state, z = each(found.state, found.last.T)
         z = wide(z)  # (batch, beams, vocabulary)
         if logits is not None:
-            z = jax.vmap(jax.vmap(partial(changed, logits, written=t)))(z, tokens)
-        dead = ~(z.max(-1) > -jnp.inf)  # NaN is not above
-        lost |= (dead & ~ended & (scores > -jnp.inf)).any(-1, keepdims=True)
-        best, words = jax.lax.top_k(z, kept)  # (batch, beams, kept)
-        log_p = best - jax.nn.logsumexp(z, axis=-1, keepdims=True)
-        # A complete sequence has one continuation, `end` at an unchanged score, always kept.
-        only = ended[..., None] & (jnp.arange(kept) > 0)[None, None]
-        total = scores[..., None] + jnp.where(ended[..., None], 0, log_p)
-        empty = ~(scores[..., None] > -jnp.inf)  # whose logits may be NaN
-        total = jnp.where(only | empty, -jnp.inf, total)
-        words = jnp.where(ended[..., None], end, words)
-        rank = jnp.where(ended[..., None] & ~only, jnp.inf, total)
+            change = partial(changed, logits, written=found.written)
+            z = jax.vmap(jax.vmap(change))(z, found.tokens)
+        return _grown(found._replace(state=state), z, end, axes)
 
-        def flat(a):
-            return a.reshape(batch, beams * kept)
-
-        _, place = jax.lax.top_k(flat(rank), beams)  # (batch, beams), the first among equals
-        scores, last = (jnp.take_along_axis(flat(a), place, -1) for a in (total, words))
-        source = place // kept  # the continued beam
-        ended = jnp.take_along_axis(ended, source, -1) | (last == end)
-        ended &= scores > -jnp.inf  # an empty beam is not complete
-        tokens = jnp.take_along_axis(tokens, source[..., None], 1).at[..., t].set(last)
-        state = jax.tree.map(partial(_continued, source), state, axes)
-        return t + 1, state, last, tokens, scores, ended, lost
-
+    dtype = jnp.promote_types(spec.dtype, jnp.float32)
     last = jnp.repeat(first[:, None], beams, axis=1)
-    tokens = jnp.full((batch, beams, length), end, jnp.int32)
-    # At first there is one empty sequence.
-    scores = jnp.full((batch, beams), -jnp.inf, dtype).at[:, 0].set(0)
-    ended, lost = jnp.zeros((batch, beams), bool), jnp.zeros((batch, 1), bool)
-    start = jnp.int32(0), state, last, tokens, scores, ended, lost
-    _, _, _, tokens, scores, _, lost = jax.lax.while_loop(alive, advance, start)
-    tokens = jnp.where(scores[..., None] > -jnp.inf, tokens, end)
-    lengths = (jnp.cumsum(tokens == end, -1) == 0).sum(-1, dtype=jnp.int32)  # up to the first end
-    counted = jnp.minimum(lengths + 1, length).astype(dtype)  # including `end`
-    scores = jnp.where(lost, jnp.nan, scores / counted**length_penalty)
-    order = jnp.argsort(-scores, axis=-1, stable=True)  # (batch, beams)
-    tokens = jnp.take_along_axis(tokens, order[..., None], 1)
-    lengths, scores = (jnp.take_along_axis(a, order, -1) for a in (lengths, scores))
-    return tokens, lengths, scores
+    start = _start(jax.tree.map(for_beams, state), last, length, end, dtype)
+    found = jax.lax.while_loop(alive, advance, start)
+    return _best_first(found, end, length_penalty)
+
+
+class _Beams(NamedTuple):
+    """The search between two tokens.
+
+    Fields:
+      written: Number of tokens of each sequence.
+      state: State of the stream, with an axis of beams in front.
+      last: Last token of each sequence, (batch, beams).
+      tokens: Tokens so far, (batch, beams, length), filled with `end`.
+      scores: Log-probabilities (batch, beams), -inf for an empty beam.
+      ended: Whether each sequence is complete, (batch, beams).
+      lost: Whether an example had logits without a largest, (batch, 1).
+    """
+
+    written: jax.Array
+    state: State
+    last: jax.Array
+    tokens: jax.Array
+    scores: jax.Array
+    ended: jax.Array
+    lost: jax.Array
+
+
+def _start(state: Any, last: jax.Array, length: int, end: int, dtype: Any) -> _Beams:
+    """Return the search after the prompt, whose last token each of the beams reads first."""
+    batch, beams = last.shape
+    impossible = jnp.full((batch, beams), -jnp.inf, dtype)
+    return _Beams(
+        written=jnp.int32(0),
+        state=state,
+        last=last,
+        tokens=jnp.full((batch, beams, length), end, jnp.int32),
+        scores=impossible.at[:, 0].set(0),  # one empty sequence
+        ended=jnp.zeros((batch, beams), bool),
+        lost=jnp.zeros((batch, 1), bool),
+    )
+
+
+def _grown(found: _Beams, z: jax.Array, end: int, axes: State) -> _Beams:
+    """Return the beams with one more token, by the logits z (batch, beams, vocabulary)."""
+    filled = found.scores > -jnp.inf
+    broken = ~(z.max(-1) > -jnp.inf)  # NaN is not above
+    newly_lost = broken & ~found.ended & filled
+    scores, last, source = _best_continuations(found, z, end)
+    ended = jnp.take_along_axis(found.ended, source, -1) | (last == end)
+    ended &= scores > -jnp.inf  # an empty beam is not complete
+    tokens = jnp.take_along_axis(found.tokens, source[..., None], 1)
+    return _Beams(
+        written=found.written + 1,
+        state=jax.tree.map(partial(_continued, source), found.state, axes),
+        last=last,
+        tokens=tokens.at[..., found.written].set(last),
+        scores=scores,
+        ended=ended,
+        lost=found.lost | newly_lost.any(-1, keepdims=True),
+    )
+
+
+def _best_continuations(found: _Beams, z: jax.Array, end: int) -> tuple[jax.Array, ...]:
+    """Return the scores, tokens and beams of the best continuations, each (batch, beams)."""
+    batch, beams, vocabulary = z.shape
+    kept = min(beams, vocabulary)  # number of continuations per beam that can be among the best
+    # Ranks the tokens of a beam by their logits, whose order rounding does not change.
+    best, words = jax.lax.top_k(z, kept)  # (batch, beams, kept)
+    log_p = best - jax.nn.logsumexp(z, axis=-1, keepdims=True)
+    # A complete sequence has one continuation, `end` at an unchanged score, always kept.
+    ended = found.ended[..., None]
+    extra = ended & (jnp.arange(kept) > 0)[None, None]
+    scores = found.scores[..., None]
+    total = scores + jnp.where(ended, 0, log_p)
+    empty = ~(scores > -jnp.inf)  # whose logits may be NaN
+    total = jnp.where(extra | empty, -jnp.inf, total)
+    words = jnp.where(ended, end, words)
+    rank = jnp.where(ended & ~extra, jnp.inf, total)
+
+    def flat(a):
+        return a.reshape(batch, beams * kept)
+
+    _, place = jax.lax.top_k(flat(rank), beams)  # (batch, beams), the first among equals
+    scores = jnp.take_along_axis(flat(total), place, -1)
+    last = jnp.take_along_axis(flat(words), place, -1)
+    return scores, last, place // kept
 
 
 def _continued(source: jax.Array, leaf: jax.Array, axis: int) -> jax.Array:
     """Return an entry (beams, ...) of the state, reordered to continue the beams `source`."""
     if axis < 0:
         return leaf
-    take = lambda row, source: row[source]  # noqa: E731
-    return jax.vmap(take, in_axes=(axis + 1, 0), out_axes=axis + 1)(leaf, source)
+
+    def take(row, source):
+        return row[source]
+
+    take = jax.vmap(take, in_axes=(axis + 1, 0), out_axes=axis + 1)
+    return take(leaf, source)
+
+
+def _best_first(found: _Beams, end: int, length_penalty: float) -> Any:
+    """Return tokens, lengths and scores, best sequence first."""
+    length = found.tokens.shape[-1]
+    filled = found.scores > -jnp.inf
+    tokens = jnp.where(filled[..., None], found.tokens, end)
+    before_end = jnp.cumsum(tokens == end, -1) == 0
+    lengths = before_end.sum(-1, dtype=jnp.int32)
+    counted = jnp.minimum(lengths + 1, length).astype(found.scores.dtype)  # including `end`
+    scores = jnp.where(found.lost, jnp.nan, found.scores / counted**length_penalty)
+    order = jnp.argsort(-scores, axis=-1, stable=True)  # (batch, beams)
+    tokens = jnp.take_along_axis(tokens, order[..., None], 1)
+    lengths = jnp.take_along_axis(lengths, order, -1)
+    scores = jnp.take_along_axis(scores, order, -1)
+    return tokens, lengths, scores
