@@ -56,7 +56,8 @@ SECTIONS: dict[str, dict[str, tuple[str, ...]]] = {
         "Segmentation and object detection": ("models.fcn", "models.unet", "models.yolo"),
         "Language and translation": (
             "models.decoder", "models.rnnsearch"),
-        "Perceptrons and autoencoders": ("models.perceptron", "models.mlp", "models.autoencoder"),
+        "Perceptrons and autoencoders": (
+            "models.perceptron", "training.perceptron", "models.mlp", "models.autoencoder"),
     },
     "Pretrained models": {"Pretrained models": ("pretrained",)},
     "Decoding and boxes": {"Decoding": ("decoding",), "Boxes": ("detection",)},

@@ -22,7 +22,8 @@ import optax
 import jaxnet as jn
 from experiments.common import Output, Seeds, Short, main, mean_std, over_seeds, save
 from experiments.records import Command, Picture, Record, higher
-from jaxnet.models import mistake_bound, perceptron, perceptron_rule, train_perceptron
+from jaxnet.models import perceptron
+from jaxnet.training import mistake_bound, perceptron_rule, train_perceptron
 
 RECORDS = (
     Record(

@@ -542,7 +542,7 @@ IDENTITIES: dict[str, Function] = {
     "fit": steps_of_gradient_descent, "layers.spatial_dropout": whole_channels_are_dropped,
     "inspect.class_activation_map": maps_by_their_weights,
     "inspect.occlusion": drops_of_a_linear_score, "inspect.receptive_fields": fields_by_hand,
-    "inspect.saliency": weights_of_a_linear_net, "models.delta_rule": a_step_of_least_squares,
+    "inspect.saliency": weights_of_a_linear_net, "training.delta_rule": a_step_of_least_squares,
     "unsupervised.autoencoder.denoising_reconstruction": noise_in_and_truth_wanted,
     "unsupervised.autoencoder.reconstruction": squares_and_a_penalty,
     "unsupervised.autoencoder.sparse_reconstruction": squares_and_the_divergence,

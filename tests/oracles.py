@@ -491,7 +491,7 @@ REFERENCES = {
     "layers.sinusoidal": Reference(sinusoidal, (normal(2, 5), 6), {"base": 100.0}),
     "segment_mask": Reference(segment_mask, (np.array([[1, 1, 2, 0], [1, 2, 2, 3]]),)),
     "rotary": Reference(rotary, (normal(2, 5, 3, 8),), {"size": 6, "base": 100.0}),
-    "models.mistake_bound": Reference(mistake_bound,
+    "training.mistake_bound": Reference(mistake_bound,
         (np.array([[-2.0, 1.0], [3.0, 0.5]]), np.array([0, 1]),
          {"kernel": np.array([[1.0], [0.5]]), "bias": np.array([0.2])})),
     "data.log_mel": Reference(log_mel,

@@ -16,11 +16,7 @@ from jaxnet.models.mlp import mlp as mlp
 from jaxnet.models.mobilenet import mobilenet_v2 as mobilenet_v2
 from jaxnet.models.mobilenet import mobilenet_v3 as mobilenet_v3
 from jaxnet.models.perceptron import adaline as adaline
-from jaxnet.models.perceptron import delta_rule as delta_rule
-from jaxnet.models.perceptron import mistake_bound as mistake_bound
 from jaxnet.models.perceptron import perceptron as perceptron
-from jaxnet.models.perceptron import perceptron_rule as perceptron_rule
-from jaxnet.models.perceptron import train_perceptron as train_perceptron
 from jaxnet.models.resnet import cifar_resnet as cifar_resnet
 from jaxnet.models.resnet import resnet as resnet
 from jaxnet.models.rnnsearch import rnnsearch as rnnsearch

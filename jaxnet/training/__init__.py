@@ -22,4 +22,8 @@ from jaxnet.training.epoch import Position as Position
 from jaxnet.training.log import append_log as append_log
 from jaxnet.training.objective import learning_rule as learning_rule
 from jaxnet.training.objective import truncated_bptt as truncated_bptt
+from jaxnet.training.perceptron import delta_rule as delta_rule
+from jaxnet.training.perceptron import mistake_bound as mistake_bound
+from jaxnet.training.perceptron import perceptron_rule as perceptron_rule
+from jaxnet.training.perceptron import train_perceptron as train_perceptron
 from jaxnet.training.sweep import Sweep as Sweep
