@@ -36,13 +36,15 @@ def alexnet(classes: int = 1000, *, groups: int = 2, name: str = "alexnet") -> L
 
     def convolution(i: int, size: int, groups: int = 1, **options) -> list:
         options |= {"groups": groups, "kernel_init": he_normal(), "name": f"conv_{i}"}
-        return [conv(maps[i - 1], size, **options), jax.nn.relu]
+        features = maps[i - 1]
+        return [conv(features, size, **options), jax.nn.relu]
 
     def end(i: int) -> list:
         return [local_response_norm(), max_pool(3, strides=2, name=f"pool_{i}")]
 
     def hidden(i: int) -> list:
-        return [dropout(0.5), dense(4096, kernel_init=he_normal(), name=f"dense_{i}"), jax.nn.relu]
+        layer = dense(4096, kernel_init=he_normal(), name=f"dense_{i}")
+        return [dropout(0.5), layer, jax.nn.relu]
 
     return serial(
         *convolution(1, 11, strides=4, padding="VALID"),

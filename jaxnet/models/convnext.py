@@ -71,7 +71,8 @@ def convnext(
 
     def forward(m, x):
         x = features_of(m, x, VARIANTS[variant], drop_path_rate=drop_path_rate)
-        x = m(layer_norm(name="norm"), m(global_avg_pool(), x))
+        x = m(global_avg_pool(), x)
+        x = m(layer_norm(name="norm"), x)
         return m(dense(classes, kernel_init=INIT, name="output"), x)
 
     return compose(forward, name=name, kind="convnext")
@@ -104,15 +105,19 @@ def features_of(
     def patches(features: int, size: int, name: str) -> Layer:
         return conv(features, size, strides=size, padding="VALID", kernel_init=INIT, name=name)
 
-    x = m(layer_norm(name="stem_norm"), m(patches(stages[0][0], patch, "stem"), x))
-    done, last = 0, sum(blocks for _, blocks in stages) - 1
+    first, _ = stages[0]
+    x = m(patches(first, patch, "stem"), x)
+    x = m(layer_norm(name="stem_norm"), x)
+    done = 0
+    last = sum(blocks for _, blocks in stages) - 1
     for stage, (features, blocks) in enumerate(stages, 1):
         if stage > 1:
             x = m(layer_norm(name=f"reduce_{stage}_norm"), x)
             x = m(patches(features, 2, f"reduce_{stage}"), x)
         for i in range(1, blocks + 1):
             drop = drop_path_rate * done / max(last, 1)
-            x = m(_block(drop, f"stage_{stage}_block_{i}", activation, scale), x)
+            block = _block(drop, f"stage_{stage}_block_{i}", activation, scale)
+            x = m(block, x)
             done += 1
     return x
 
@@ -122,10 +127,14 @@ def _block(drop: float, name: str, activation: Any = gelu, scale: float = 1e-6) 
 
     def forward(m, x):
         features = x.shape[-1]
+        wide = dense(4 * features, kernel_init=INIT, name="wide")
+        narrow = dense(features, kernel_init=INIT, name="narrow")
         y = m(depthwise_conv(7, padding=3, kernel_init=INIT, name="conv"), x)
-        y = m(dense(4 * features, kernel_init=INIT, name="wide"), m(layer_norm(name="norm"), y))
-        y = m(dense(features, kernel_init=INIT, name="narrow"), activation(y))
+        y = m(layer_norm(name="norm"), y)
+        y = activation(m(wide, y))
+        y = m(narrow, y)
         factor = m.param("layer_scale", constant(scale), (features,))
-        return x + m(drop_path(drop), spread(factor, y.shape) * y)
+        y = spread(factor, y.shape) * y
+        return x + m(drop_path(drop), y)
 
     return compose(forward, name=name, kind="convnext_block")

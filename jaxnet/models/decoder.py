@@ -138,61 +138,109 @@ def decoder(
     one_of(name, "norm", norm, NORMS)
     one_of(name, "qk_norm", qk_norm, ("none", "head", "all"))
     check_options(name, tied=tied)
+    _check_windowed(name, windowed)
+    all_within(name, "(0, inf)", optional=True, logit_softcap=logit_softcap)
+    all_within(name, "(0, inf)", embedding_scale=embedding_scale, logit_scale=logit_scale)
+    normal = partial(NORMS[norm], epsilon=epsilon)
+    qk_norms = {"none": None, "head": normal, "all": partial(_across_heads, normal)}
+    if experts is not None:  # the weights of one expert alone are 1, too
+        expert = mlp or _expert(mlp_features, gated, activation)
+        mlp = jn.moe(expert, experts, experts_per_token, renormalize=True)
+    shared = {
+        "causal": True,
+        "norm": normal,
+        "norm_at": norm_at,
+        "head_size": head_size,
+        "kv_heads": kv_heads,
+        "qk_norm": qk_norms[qk_norm],
+        "bias": bias,
+        "scale": scale,
+        "softcap": softcap,
+        "sinks": sinks,
+        "gated": gated,
+        "mlp": mlp,
+        "activation": activation,
+        "use_bias": use_bias,
+        "dropout_rate": dropout_rate,
+        "residual_scale": residual_scale,
+    }
+
+    near = {"window": window, "rotary": rotary if local_rotary is None else local_rotary}
+    far = {"window": None, "rotary": rotary}
+    blocks = []
+    for i in range(depth):
+        own = near if windowed[i % len(windowed)] else far
+        options: dict[str, Any] = {**shared, **own, "name": f"block_{i}"}
+        blocks.append(jn.transformer_block(heads, mlp_features, **options))
+    embedding, head = _embedding_and_head(vocabulary, width, tied, logit_softcap)
+
+    def forward(m, ids):
+        ids, labels = ids if isinstance(ids, tuple) else (ids, None)
+        x = _scaled(m(embedding, ids), embedding_scale)
+        x = _at_positions(m, x, max_length, dropout_rate)
+        for layer in blocks:
+            x = m(layer, x)
+        x = m(normal(name="norm"), x)
+        x = _scaled(x, logit_scale)
+        if labels is not None:
+            return m(head, (x, labels))
+        return _softcapped(m(head, x), logit_softcap)
+
+    return jn.compose(forward, name=name, kind="decoder")
+
+
+def _check_windowed(name: str, windowed: Any) -> None:
     flags = windowed if isinstance(windowed, tuple | list) else ()
     if not flags or not all(isinstance(one, bool) for one in flags):
         raise ValueError(
             f"{name}: windowed must be booleans, such as (True, False), got {windowed!r:.60}"
         )
-    all_within(name, "(0, inf)", optional=True, logit_softcap=logit_softcap)
-    all_within(name, "(0, inf)", embedding_scale=embedding_scale, logit_scale=logit_scale)
-    normal = partial(NORMS[norm], epsilon=epsilon)
-    of_heads = {"none": None, "head": normal, "all": partial(_across_heads, normal)}[qk_norm]
+
+
+def _expert(features: int | None, gated: bool, activation: Callable) -> jn.Layer:
+    """Return the MLP of an expert."""
 
     def expert(m, x):
-        return gated_mlp(m, x, mlp_features, gated=gated, activation=activation, use_bias=False)
+        return gated_mlp(m, x, features, gated=gated, activation=activation, use_bias=False)
 
-    if experts is not None:  # the weights of one expert alone are 1, too
-        mlp = jn.moe(mlp or jn.compose(expert), experts, experts_per_token, renormalize=True)
+    return jn.compose(expert)
 
-    shared: dict[str, Any] = {"head_size": head_size, "kv_heads": kv_heads, "qk_norm": of_heads}
-    shared |= {"causal": True, "bias": bias, "scale": scale, "softcap": softcap, "sinks": sinks}
-    shared |= {"gated": gated, "mlp": mlp, "activation": activation, "use_bias": use_bias}
-    shared |= {"dropout_rate": dropout_rate, "norm_at": norm_at, "residual_scale": residual_scale}
 
-    def block(i: int) -> jn.Layer:
-        near = windowed[i % len(windowed)]
-        turn = local_rotary if near and local_rotary is not None else rotary
-        own = {"window": window if near else None, "rotary": turn, "name": f"block_{i}"}
-        return jn.transformer_block(heads, mlp_features, norm=normal, **own, **shared)
+def _embedding_and_head(
+    vocabulary: int, width: int, tied: bool, softcap: float | None
+) -> tuple[jn.Layer, jn.Layer]:
+    """Return the layers of vectors and of logits; they are the same layer if tied."""
+    embedding = jn.embedding(vocabulary, width, tied=tied, name="embedding")
+    if tied:
+        both = _with_losses(embedding, width, vocabulary, softcap)
+        return both, both
+    head = jn.dense(vocabulary, use_bias=False, name="head")
+    return embedding, _with_losses(head, width, vocabulary, softcap)
 
-    words = jn.embedding(vocabulary, width, tied=tied, name="embedding")
-    head = words if tied else jn.dense(vocabulary, use_bias=False, name="head")
-    head = _with_losses(head, width, vocabulary, logit_softcap)
-    words = head if tied else words
-    blocks = [block(i) for i in range(depth)]
 
-    def forward(m, ids):
-        ids, labels = ids if isinstance(ids, tuple) else (ids, None)
-        x = m(words, ids)
-        x = x if embedding_scale == 1 else x * jnp.asarray(embedding_scale, x.dtype)
-        x = x if max_length is None else m(jn.learned_positions(max_length, name="positions"), x)
-        x = m(jn.dropout(dropout_rate), x) if dropout_rate else x
-        for layer in blocks:
-            x = m(layer, x)
-        x = m(normal(name="norm"), x)
-        x = x if logit_scale == 1 else x * jnp.asarray(logit_scale, x.dtype)
-        y = m(head, x if labels is None else (x, labels))
-        bound = logit_softcap if labels is None else None
-        return y if bound is None else bound * jnp.tanh(y / bound)
+def _scaled(x: jax.Array, scale: float) -> jax.Array:
+    return x if scale == 1 else x * jnp.asarray(scale, x.dtype)
 
-    return jn.compose(forward, name=name, kind="decoder")
+
+def _softcapped(y: jax.Array, bound: float | None) -> jax.Array:
+    return y if bound is None else bound * jnp.tanh(y / bound)
+
+
+def _at_positions(m, x: jax.Array, max_length: int | None, dropout_rate: float) -> jax.Array:
+    """Return vectors plus learned positions, if there are any, after dropout."""
+    if max_length is not None:
+        x = m(jn.learned_positions(max_length, name="positions"), x)
+    if dropout_rate:
+        x = m(jn.dropout(dropout_rate), x)
+    return x
 
 
 def _across_heads(norm: Callable[..., jn.Layer], *, name: str) -> jn.Layer:
     """Return a norm of all heads together, (batch, time, heads, size)."""
 
     def forward(m, x):
-        return m.inline(norm(), jax.lax.collapse(x, 2)).reshape(x.shape)
+        together = jax.lax.collapse(x, 2)
+        return m.inline(norm(), together).reshape(x.shape)
 
     return jn.compose(forward, name=name, kind="across_heads")
 
@@ -203,9 +251,13 @@ def _with_losses(layer: jn.Layer, width: int, vocabulary: int, softcap: float | 
     def forward(m, x):
         if not isinstance(x, tuple):
             return m.inline(layer, x)
+        x, labels = x
         tied = layer.kind == "embedding"
-        shape = (vocabulary, width) if tied else (width, vocabulary)
-        kernel = m.kernel("embedding" if tied else "kernel", lecun_normal(), shape)
-        return jn.losses.linear_cross_entropy(x[0], kernel, x[1], transposed=tied, softcap=softcap)
+        if tied:
+            kernel = m.kernel("embedding", lecun_normal(), (vocabulary, width))
+        else:
+            kernel = m.kernel("kernel", lecun_normal(), (width, vocabulary))
+        options = {"transposed": tied, "softcap": softcap}
+        return jn.losses.linear_cross_entropy(x, kernel, labels, **options)
 
     return jn.compose(forward, name=layer.name, kind=layer.kind)

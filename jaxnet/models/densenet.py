@@ -62,10 +62,13 @@ def densenet(depth: int = 121, classes: int = 1000, *, name: str = "densenet") -
             for i in range(1, blocks + 1):
                 x = m(_block(growth, f"stage_{stage}_block_{i}"), x)
             if stage < len(stages):
-                x = _before(m, x, x.shape[-1] // 2, 1, f"reduce_{stage}_norm", f"reduce_{stage}")
+                half = x.shape[-1] // 2
+                x = _unit(m, x, half, norm=f"reduce_{stage}_norm", name=f"reduce_{stage}")
                 x = m(avg_pool(2), x)
-        x = activated(jax.nn.relu, m(batch_norm(name="norm"), x))
-        return m(dense(classes, name="output"), m(global_avg_pool(), x))
+        x = m(batch_norm(name="norm"), x)
+        x = activated(jax.nn.relu, x)
+        x = m(global_avg_pool(), x)
+        return m(dense(classes, name="output"), x)
 
     return compose(forward, name=name, kind="densenet")
 
@@ -74,14 +77,16 @@ def _block(growth: int, name: str) -> Layer:
     """Return the input maps, joined with new maps that are computed from all of them."""
 
     def forward(m, x):
-        y = _before(m, x, 4 * growth, 1, "norm_1", "conv_1")
-        return jnp.concatenate([x, _before(m, y, growth, 3, "norm_2", "conv_2")], -1)
+        y = _unit(m, x, 4 * growth, norm="norm_1", name="conv_1")
+        y = _unit(m, y, growth, 3, norm="norm_2", name="conv_2")
+        return jnp.concatenate([x, y], -1)
 
     return compose(forward, name=name, kind="dense_block")
 
 
-def _before(m, x, features: int, size: int, norm: str, name: str) -> jax.Array:
+def _unit(m, x: jax.Array, features: int, size: int = 1, *, norm: str, name: str) -> jax.Array:
     """Return a convolution, with batch norm and ReLU before it."""
     options = {"use_bias": False, "kernel_init": he_normal(), "name": name}
-    x = activated(jax.nn.relu, m(batch_norm(name=norm), x))
+    x = m(batch_norm(name=norm), x)
+    x = activated(jax.nn.relu, x)
     return m(conv(features, size, padding=size // 2, **options), x)

@@ -7,8 +7,7 @@ from typing import Any, NamedTuple
 import jax
 
 from jaxnet import Layer, compose, dense, dropout, global_avg_pool
-from jaxnet.layers import drop_path
-from jaxnet.models.parts import divisible, inverted_residual, squeeze_excite, unit
+from jaxnet.models.parts import added, divisible, inverted_residual, squeeze_excite, unit
 from jaxnet.services.checks import at_least, one_of, within
 
 # Per stage: times as many maps inside, size of the window, strides of the first block, maps,
@@ -112,30 +111,48 @@ def efficientnet(
     one_of("efficientnet", "variant", variant, VARIANTS)
     at_least("efficientnet", "classes", classes)
     within("efficientnet", "drop_path_rate", drop_path_rate, "[0, 1)")
-    stages, width, depth, rate, stem, last, epsilon, momentum = VARIANTS[variant]
-    options: dict[str, Any] = {"epsilon": epsilon, "momentum": momentum, "activation": jax.nn.silu}
-    counts = [math.ceil(n * depth) for *_, n, _ in stages]
+    given = VARIANTS[variant]
+    options = {
+        "epsilon": given.epsilon,
+        "momentum": given.momentum,
+        "activation": jax.nn.silu,
+    }
+    counts = [math.ceil(n * given.depth) for *_, n, _ in given.stages]
+
+    def scaled(maps):
+        return divisible(maps * given.width)
 
     def forward(m, x):
-        x = unit(m, x, divisible(stem * width), 3, 2, name="conv_0", **options)
+        x = unit(m, x, scaled(given.stem), 3, 2, name="conv_0", **options)
         done = 0
-        for stage, (times, size, first, maps, _, fused) in enumerate(stages):
+        for stage, (times, size, first, maps, _, fused) in enumerate(given.stages):
             for i in range(counts[stage]):
-                shape = divisible(maps * width), times * x.shape[-1], size, 1 if i else first
-                drop, done = drop_path_rate * done / sum(counts), done + 1
-                named = {"name": f"stage_{stage + 1}_block_{i + 1}", "drop": drop, **options}
-                if fused:
-                    x = m(_fused(*shape, **named), x)
-                else:
-                    x = m(inverted_residual(*shape, excite=_gate(x.shape[-1] // 4), **named), x)
-        x = m(global_avg_pool(), unit(m, x, divisible(last * width), name="conv_last", **options))
-        return m(dense(classes, name="output"), m(dropout(rate), x))
+                named = {
+                    "name": f"stage_{stage + 1}_block_{i + 1}",
+                    "drop": drop_path_rate * done / sum(counts),
+                    **options,
+                }
+                features = x.shape[-1]
+                if not fused:
+                    named["excite"] = _gate(features // 4)
+                block = _fused if fused else inverted_residual
+                strides = 1 if i else first
+                layer = block(scaled(maps), times * features, size, strides, **named)
+                x = m(layer, x)
+                done += 1
+        x = unit(m, x, scaled(given.last), name="conv_last", **options)
+        x = m(global_avg_pool(), x)
+        x = m(dropout(given.rate), x)
+        return m(dense(classes, name="output"), x)
 
     return compose(forward, name=name, kind="efficientnet")
 
 
 def _gate(inner: int) -> Callable:
-    return lambda m, y: squeeze_excite(m, y, inner, jax.nn.silu, jax.nn.sigmoid)
+    def gate(m, y):
+        return squeeze_excite(m, y, inner, jax.nn.silu, jax.nn.sigmoid)
+
+    return gate
 
 
 def _fused(
@@ -150,6 +167,6 @@ def _fused(
         else:
             y = unit(m, x, wide, size, strides, name="expand", **options)
             y = unit(m, y, features, name="project", **linear)
-        return x + m(drop_path(drop), y) if strides == 1 and x.shape == y.shape else y
+        return added(m, x, y, strides, drop)
 
     return compose(forward, name=name, kind="fused_residual")

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
 
 import jax
 import jax.numpy as jnp
@@ -79,17 +80,19 @@ def fcn(
     """
     if not isinstance(taps, dict) or not taps:
         raise TypeError(
-            f"{name}: taps must be a dict of paths to strides, {{'pool_5': 32}}, got {taps!r:.60}"
+            f"{name}: taps must be a dict from paths of layers to strides, such as "
+            f"{{'pool_5': 32}}, got {taps!r:.60}"
         )
     for path, each in taps.items():
         at_least(name, f"the stride of {path!r}", each)
     one_of(name, "stride", stride, sorted(taps.values()))
     used = {s: path for path, s in taps.items() if s >= stride}
     steps = sorted(used, reverse=True)  # 32, 16, 8
-    for coarse, fine in zip(steps, steps[1:], strict=False):
+    for coarse, fine in pairwise(steps):
         if coarse % fine:
             raise ValueError(
-                f"{name}: strides of taps must be multiples of one another, got {coarse} and {fine}"
+                f"{name}: the strides of the taps must be multiples of one another, got {coarse} "
+                f"and {fine}"
             )
     trunk = tap(backbone, *(used[s] for s in steps))
 
@@ -98,11 +101,14 @@ def fcn(
         maps = maps if len(steps) > 1 else (maps,)
         for step, a in zip(steps, maps, strict=True):
             _check_map(name, used[step], step, a, x)
-        deepest = maps[0] if head is None else m(head, maps[0])
+        deepest, *finer = maps
+        if head is not None:
+            deepest = m(head, deepest)
         scores = m(_score(classes, steps[0]), deepest)
-        for coarse, fine, a in zip(steps, steps[1:], maps[1:], strict=False):
+        for (coarse, fine), a in zip(pairwise(steps), finer, strict=True):
             upsample = _upsample(coarse // fine, learned, f"upsample_{coarse}_to_{fine}")
-            scores = _fit(m(upsample, scores), a.shape) + m(_score(classes, fine), a)
+            upsampled = m(upsample, scores)
+            scores = _fit(upsampled, a.shape) + m(_score(classes, fine), a)
         whole = m(resize(scale=stride, name=f"upsample_{stride}"), scores)
         return _fit(whole, x.shape)  # (batch, height, width, classes)
 
@@ -120,32 +126,44 @@ def _upsample(times: int, learned: bool, name: str) -> Layer:
     def forward(m, x):
         frame = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="edge")
         options = {"strides": times, "use_bias": False, "kernel_init": _bilinear}
-        layer = conv_transpose(x.shape[-1], 2 * times - times % 2, name="conv_transpose", **options)
-        return m(layer, frame)[:, times:-times, times:-times]
+        size = 2 * times - times % 2
+        layer = conv_transpose(x.shape[-1], size, name="conv_transpose", **options)
+        y = m(layer, frame)
+        return y[:, times:-times, times:-times]
 
     return compose(forward, name=name, kind="learned_upsample")
 
 
 def _bilinear(key, shape, dtype=jnp.float32):
     """Bilinear kernel of a transposed convolution, for each class separately."""
-    sides = [1 - abs(np.arange(k) - (k - 1) / 2) / ((k + 1) // 2) for k in shape[:2]]
-    window = np.multiply.outer(*sides)  # (height, width)
-    return jnp.asarray(np.multiply.outer(window, np.eye(*shape[2:])), dtype)
+    height, width, *classes = shape
+    window = np.multiply.outer(_triangle(height), _triangle(width))
+    kernel = np.multiply.outer(window, np.eye(*classes))
+    return jnp.asarray(kernel, dtype)
+
+
+def _triangle(size: int) -> np.ndarray:
+    """Return weights that fall linearly from the middle, (size,)."""
+    away = abs(np.arange(size) - (size - 1) / 2)
+    return 1 - away / ((size + 1) // 2)
 
 
 def _fit(x: jax.Array, shape: Sequence[int]) -> jax.Array:
     """Crop x at the end, or repeat its edge, to the height and width of `shape`."""
     height, width = shape[1:3]
     x = x[:, :height, :width]
-    missing = ((0, 0), (0, height - x.shape[1]), (0, width - x.shape[2]), (0, 0))
-    return jnp.pad(x, missing, mode="edge")
+    below = height - x.shape[1]
+    right = width - x.shape[2]
+    return jnp.pad(x, ((0, 0), (0, below), (0, right), (0, 0)), mode="edge")
 
 
 def _check_map(name: str, path: str, stride: int, a: jax.Array, x: jax.Array) -> None:
-    sizes = zip(a.shape[1:3], x.shape[1:3], strict=True)
+    found = a.shape[1:3]
+    image = x.shape[1:3]
+    sizes = zip(found, image, strict=True)
     if any(abs(n * stride - size) >= 3 * stride for n, size in sizes):
-        about = round(math.sqrt(math.prod(x.shape[1:3]) / math.prod(a.shape[1:3])))
+        about = round(math.sqrt(math.prod(image) / math.prod(found)))
         raise ValueError(
-            f"{name}: the map of {path} is {a.shape[1:3]} for an image of {x.shape[1:3]}, a stride "
-            f"of about {about}, but taps has {stride}"
+            f"{name}: the map of {path} is {found} for an image of {image}, a stride of about "
+            f"{about}, but taps has {stride}"
         )

@@ -71,8 +71,10 @@ def googlenet(
         def normalize(x):
             return x if normalized else m(local_response_norm(), x)
 
-        x = pool(run(m, x, 64, 7, "conv_1", strides=2), "pool_1")  # (batch, 56, 56, 64)
-        x = run(m, run(m, normalize(x), 64, 1, "conv_2_reduce"), 192, 3, "conv_2")
+        x = run(m, x, 64, 7, "conv_1", strides=2)
+        x = pool(x, "pool_1")  # (batch, 56, 56, 64)
+        x = run(m, normalize(x), 64, 1, "conv_2_reduce")
+        x = run(m, x, 192, 3, "conv_2")
         x = pool(normalize(x), "pool_2")  # (batch, 28, 28, 192)
         others = []
         for place, maps in MODULES.items():
@@ -83,7 +85,8 @@ def googlenet(
                 x = pool(x, "pool_3")  # (batch, 14, 14, 480)
             if place == "4e":
                 x = pool(x, "pool_4", 2 if normalized else 3)  # (batch, 7, 7, 832)
-        x = m(jn.dropout(0.4), m(jn.global_avg_pool(), x))  # (batch, 1024)
+        x = m(jn.global_avg_pool(), x)  # (batch, 1024)
+        x = m(jn.dropout(0.4), x)
         logits = m(jn.dense(classes, name="output"), x)
         return (logits, *others) if auxiliary else logits
 
@@ -96,13 +99,14 @@ def _inception(run: Callable, maps: tuple[int, int, int, int, int, int], name: s
     large = 3 if run is _normalized_conv else 5
 
     def forward(m, x):
-        branches = [
-            run(m, x, one, 1, "conv_1x1"),
-            run(m, run(m, x, before_3, 1, "reduce_3x3"), three, 3, "conv_3x3"),
-            run(m, run(m, x, before_5, 1, "reduce_5x5"), five, large, "conv_5x5"),
-            run(m, m(jn.max_pool(3, strides=1, padding="SAME"), x), pooled, 1, "project"),
-        ]
-        return jnp.concatenate(branches, -1)
+        a = run(m, x, one, 1, "conv_1x1")
+        b = run(m, x, before_3, 1, "reduce_3x3")
+        b = run(m, b, three, 3, "conv_3x3")
+        c = run(m, x, before_5, 1, "reduce_5x5")
+        c = run(m, c, five, large, "conv_5x5")
+        d = m(jn.max_pool(3, strides=1, padding="SAME"), x)
+        d = run(m, d, pooled, 1, "project")
+        return jnp.concatenate([a, b, c, d], -1)
 
     return jn.compose(forward, name=name, kind="inception")
 
@@ -111,9 +115,13 @@ def _auxiliary(run: Callable, classes: int, name: str) -> jn.Layer:
     """Return a small classifier on the maps (batch, 14, 14, maps) of a module."""
 
     def forward(m, x):
-        x = run(m, m(jn.avg_pool(5, strides=3), x), 128, 1, "conv")  # (batch, 4, 4, 128)
-        x = activated(jax.nn.relu, m(jn.dense(1024, kernel_init=he_normal()), m(jn.flatten(), x)))
-        return m(jn.dense(classes, name="output"), m(jn.dropout(0.7), x))
+        x = m(jn.avg_pool(5, strides=3), x)
+        x = run(m, x, 128, 1, "conv")  # (batch, 4, 4, 128)
+        x = m(jn.flatten(), x)
+        x = m(jn.dense(1024, kernel_init=he_normal()), x)
+        x = activated(jax.nn.relu, x)
+        x = m(jn.dropout(0.7), x)
+        return m(jn.dense(classes, name="output"), x)
 
     return jn.compose(forward, name=name, kind="auxiliary")
 
@@ -121,7 +129,8 @@ def _auxiliary(run: Callable, classes: int, name: str) -> jn.Layer:
 def _conv(m, x, features: int, size: int, name: str, strides: int = 1) -> jax.Array:
     """Return a convolution and a ReLU."""
     options = {"strides": strides, "padding": size // 2, "kernel_init": he_normal()}
-    return activated(jax.nn.relu, m(jn.conv(features, size, name=name, **options), x))
+    layer = jn.conv(features, size, name=name, **options)
+    return activated(jax.nn.relu, m(layer, x))
 
 
 def _normalized_conv(m, x, features: int, size: int, name: str, strides: int = 1) -> jax.Array:

@@ -63,10 +63,12 @@ def lenet5_1998(
     if codes is None:
         codes = np.random.default_rng(1998).choice([-1.0, 1.0], (classes, 84))
     sizes = {"classes": classes}
-    codes = on_host("lenet5_1998", "codes", codes, "(classes, 84)", sizes=sizes).astype(np.float32)
+    codes = on_host("lenet5_1998", "codes", codes, "(classes, 84)", sizes=sizes)
+    codes = codes.astype(np.float32)
 
     def distances(x):
-        return -jnp.square(x[:, None] - codes.astype(x.dtype)[None]).sum(-1)  # (batch, classes)
+        away = x[:, None] - codes.astype(x.dtype)[None]  # (batch, classes, 84)
+        return -jnp.square(away).sum(-1)
 
     return serial(
         pad_to_32("lenet5_1998"),
@@ -97,7 +99,9 @@ def _subsampling(name: str) -> Layer:
     pool = avg_pool(2)
 
     def forward(m, x):
-        scale, bias = m.param("scale", ones, x.shape[-1:]), m.param("bias", zeros, x.shape[-1:])
+        maps = x.shape[-1:]
+        scale = m.param("scale", ones, maps)
+        bias = m.param("bias", zeros, maps)
         y = m.inline(pool, x)
         return plus(y * spread(scale, y.shape), bias)
 
@@ -106,20 +110,23 @@ def _subsampling(name: str) -> Layer:
 
 def _partial_conv(name: str) -> Layer:
     """Convolve with 5x5 kernels for the pairs of maps in SEEN: (5, 5, 60), 3, 4 or 6 per map."""
+    features = len(SEEN)
     sources = np.concatenate(SEEN)
-    targets = np.repeat(np.arange(len(SEEN)), [len(seen) for seen in SEEN])
+    targets = np.repeat(np.arange(features), [len(seen) for seen in SEEN])
 
     def kernel_init(key, shape, dtype):  # with the fan-in of full connections
         maps = max(map(max, SEEN)) + 1
-        return lecun_normal()(key, (5, 5, maps, len(SEEN)), dtype)[..., sources, targets]
+        kernel = lecun_normal()(key, (5, 5, maps, features), dtype)
+        return kernel[..., sources, targets]
 
-    whole = conv(len(SEEN), 5, padding="VALID")
+    whole = conv(features, 5, padding="VALID")
 
     def forward(m, x):
         given = m.param("kernel", kernel_init, (5, 5, len(sources)))
-        kernel = jnp.zeros((5, 5, x.shape[-1], len(SEEN)), given.dtype)
+        kernel = jnp.zeros((5, 5, x.shape[-1], features), given.dtype)
         kernel = kernel.at[..., sources, targets].set(given)
-        bias = m.param("bias", zeros, (len(SEEN),))
-        return whole.apply({"kernel": kernel, "bias": bias}, {}, x)[0]
+        bias = m.param("bias", zeros, (features,))
+        y, _ = whole.apply({"kernel": kernel, "bias": bias}, {}, x)
+        return y
 
     return compose(forward, name=name, kind="partial_conv")

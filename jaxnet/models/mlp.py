@@ -48,8 +48,12 @@ def mlp(
     errors"; the initial kernels: He et al. 2015, "Delving Deep into Rectifiers".
     """
     if not isinstance(features, tuple | list) or not features:
-        raise ValueError(f"{name}: features must be sizes, such as [100, 10], got {features}")
+        raise ValueError(
+            f"{name}: features must be one size per layer, such as [100, 10], got {features}"
+        )
     layers: list[Layer | Callable] = [flatten()]
-    for size in features[:-1]:
+    *hidden, last = features
+    for size in hidden:
         layers += [dense(size, kernel_init=kernel_init), activation]
-    return serial(*layers, dense(features[-1], name="output"), name=name)._replace(kind="mlp")
+    output = dense(last, name="output")
+    return serial(*layers, output, name=name)._replace(kind="mlp")

@@ -61,15 +61,19 @@ def mobilenet_v2(classes: int = 1000, *, width: float = 1.0, name: str = "mobile
     def forward(m, x):
         x = unit(m, x, divisible(32 * width), 3, 2, name="conv_0", activation=jax.nn.relu6)
         block = 0
-        for times, features, n, first in V2:
-            for strides in (first, *[1] * (n - 1)):
-                wide, block = times * x.shape[-1], block + 1
+        for times, maps, n, first in V2:
+            features = divisible(maps * width)
+            for i in range(n):
+                block += 1
+                wide = times * x.shape[-1]
+                strides = 1 if i else first
                 options = {"activation": jax.nn.relu6, "name": f"block_{block}"}
-                layer = inverted_residual(divisible(features * width), wide, 3, strides, **options)
-                x = m(layer, x)
+                x = m(inverted_residual(features, wide, 3, strides, **options), x)
         last = divisible(1280 * max(1.0, width))
         x = unit(m, x, last, name=f"conv_{block + 1}", activation=jax.nn.relu6)
-        return m(dense(classes, name="output"), m(dropout(0.2), m(global_avg_pool(), x)))
+        x = m(global_avg_pool(), x)
+        x = m(dropout(0.2), x)
+        return m(dense(classes, name="output"), x)
 
     return compose(forward, name=name, kind="mobilenet_v2")
 
@@ -108,17 +112,20 @@ def mobilenet_v3(
     norm: dict[str, Any] = {"epsilon": 1e-3, "momentum": 0.99}
 
     def excite(m, x):
-        return squeeze_excite(m, x, divisible(x.shape[-1] // 4), jax.nn.relu, jax.nn.hard_sigmoid)
+        inner = divisible(x.shape[-1] // 4)
+        return squeeze_excite(m, x, inner, jax.nn.relu, jax.nn.hard_sigmoid)
 
     def forward(m, x):
         x = unit(m, x, 16, 3, 2, name="conv_0", activation=jax.nn.hard_swish, **norm)
         for i, (size, wide, features, gated, hard, strides) in enumerate(blocks, 1):
-            activation, gate = jax.nn.hard_swish if hard else jax.nn.relu, excite if gated else None
-            options = {"excite": gate, "name": f"block_{i}", **norm}
+            activation = jax.nn.hard_swish if hard else jax.nn.relu
+            options = {"excite": excite if gated else None, "name": f"block_{i}", **norm}
             x = m(inverted_residual(features, wide, size, strides, activation, **options), x)
-        options = {"activation": jax.nn.hard_swish, "name": f"conv_{len(blocks) + 1}", **norm}
-        x = m(global_avg_pool(), unit(m, x, 6 * x.shape[-1], **options))
-        x = jax.nn.hard_swish(m(dense(hidden, name="hidden"), x))
-        return m(dense(classes, name="output"), m(dropout(0.2), x))
+        last = f"conv_{len(blocks) + 1}"
+        x = unit(m, x, 6 * x.shape[-1], name=last, activation=jax.nn.hard_swish, **norm)
+        x = m(global_avg_pool(), x)
+        x = m(dense(hidden, name="hidden"), x)
+        x = m(dropout(0.2), jax.nn.hard_swish(x))
+        return m(dense(classes, name="output"), x)
 
     return compose(forward, name=name, kind="mobilenet_v3")

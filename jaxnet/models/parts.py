@@ -19,8 +19,9 @@ def gelu(x: jax.Array) -> jax.Array:
 
 def divisible(number: float, by: int = 8) -> int:
     """Return the nearest multiple, at most 10% below the number."""
-    near = max(by, int(number + by / 2) // by * by)
-    return near + by if near < 0.9 * number else near
+    rounded = int(number + by / 2) // by * by
+    nearest = max(by, rounded)
+    return nearest + by if nearest < 0.9 * number else nearest
 
 
 def unit(
@@ -39,15 +40,20 @@ def unit(
     """A convolution with PyTorch's symmetric padding, batch norm, and an activation or None."""
     options = {"groups": groups, "use_bias": False, "kernel_init": he_normal()}
     layer = conv(features, size, strides=strides, padding=size // 2, name=name, **options)
-    x = m(batch_norm(name=norm_name or f"{name}_norm", **norm), m(layer, x))
+    normalize = batch_norm(name=norm_name or f"{name}_norm", **norm)
+    x = m(normalize, m(layer, x))
     return x if activation is None else activated(activation, x)
 
 
-def squeeze_excite(m, x, features: int, inner: Activation, gate: Activation) -> jax.Array:
+def squeeze_excite(
+    m, x: jax.Array, features: int, inner: Activation, gate: Activation
+) -> jax.Array:
     """Return the maps, each multiplied by a gate that is computed from the means of all maps."""
-    y = x.mean((1, 2), keepdims=True)
-    y = inner(m(conv(features, 1, kernel_init=he_normal(), name="squeeze"), y))
-    return x * gate(m(conv(x.shape[-1], 1, name="excite"), y))
+    squeeze = conv(features, 1, kernel_init=he_normal(), name="squeeze")
+    excite = conv(x.shape[-1], 1, name="excite")
+    means = x.mean((1, 2), keepdims=True)
+    y = inner(m(squeeze, means))
+    return x * gate(m(excite, y))
 
 
 def inverted_residual(
@@ -70,10 +76,20 @@ def inverted_residual(
     options = {"activation": activation, **norm}
 
     def forward(m, x):
-        y = unit(m, x, wide, name="expand", **options) if wide != x.shape[-1] else x
+        y = x
+        if wide != x.shape[-1]:
+            y = unit(m, y, wide, name="expand", **options)
         y = unit(m, y, wide, size, strides, name="depthwise", groups=wide, **options)
-        y = y if excite is None else excite(m, y)
+        if excite is not None:
+            y = excite(m, y)
         y = unit(m, y, features, name="project", activation=None, **norm)
-        return x + m(drop_path(drop), y) if strides == 1 and x.shape == y.shape else y
+        return added(m, x, y, strides, drop)
 
     return compose(forward, name=name, kind="inverted_residual")
+
+
+def added(m, x: jax.Array, y: jax.Array, strides: int, drop: float) -> jax.Array:
+    """Return x + y, with y dropped at a rate, or y alone if it has another shape."""
+    if strides != 1 or x.shape != y.shape:
+        return y
+    return x + m(drop_path(drop), y)

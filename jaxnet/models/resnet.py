@@ -52,10 +52,11 @@ def cifar_resnet(depth: int = 20, classes: int = 10, *, name: str = "cifar_resne
     layers = _stem(16, 3, 1)
     for i in range(3 * blocks):
         stage, place = divmod(i, blocks)
+        features = 16 * 2**stage
         strides = 2 if stage and not place else 1
-        layers.append(_block(16 * 2**stage, strides, f"block_{i + 1}"))
-    net = serial(*layers, global_avg_pool(), dense(classes, name="output"), name=name)
-    return net._replace(kind="cifar_resnet")
+        layers.append(_block(features, strides, f"block_{i + 1}"))
+    layers += [global_avg_pool(), dense(classes, name="output")]
+    return serial(*layers, name=name)._replace(kind="cifar_resnet")
 
 
 # Blocks per stage.
@@ -120,19 +121,18 @@ def resnet(
         )
     layers = [*_stem(64, 7, 2), max_pool(3, strides=2, padding=1)]
     for stage, blocks in enumerate(STAGES[depth], 1):
-        features = 64 * 2 ** (stage - 1)
+        times = 2 ** (stage - 1)
         for i in range(1, blocks + 1):
             strides = 2 if stage > 1 and i == 1 else 1
             block_name = f"stage_{stage}_block_{i}"
             if depth < 50:
-                layers.append(_block(features, strides, block_name))
+                block = _block(64 * times, strides, block_name)
             else:
-                inner = groups * group_width * 2 ** (stage - 1)
-                # a 3x3 convolution between 1x1 convolutions that reduce and restore the maps
-                convs = ((inner, 1, 1, 1), (inner, 3, strides, groups), (4 * features, 1, 1, 1))
-                layers.append(_residual(convs, block_name))
-    net = serial(*layers, global_avg_pool(), dense(classes, name="output"), name=name)
-    return net._replace(kind="resnet")
+                inner = groups * group_width * times
+                block = _bottleneck(inner, 256 * times, strides, groups, block_name)
+            layers.append(block)
+    layers += [global_avg_pool(), dense(classes, name="output")]
+    return serial(*layers, name=name)._replace(kind="resnet")
 
 
 def _stem(features: int, size: int, strides: int) -> list:
@@ -144,6 +144,12 @@ def _stem(features: int, size: int, strides: int) -> list:
 def _block(features: int, strides: int, name: str) -> Layer:
     """Return two 3x3 convolutions, added to the shortcut."""
     return _residual(((features, 3, strides, 1), (features, 3, 1, 1)), name)
+
+
+def _bottleneck(inner: int, features: int, strides: int, groups: int, name: str) -> Layer:
+    """Return a 3x3 convolution between 1x1 ones that reduce and restore the maps."""
+    convs = ((inner, 1, 1, 1), (inner, 3, strides, groups), (features, 1, 1, 1))
+    return _residual(convs, name)
 
 
 def _residual(convs: tuple[tuple[int, int, int, int], ...], name: str) -> Layer:

@@ -1,5 +1,7 @@
 """RNNsearch: translation by recurrent networks with attention."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -91,65 +93,22 @@ def rnnsearch(
     Reference: Bahdanau, Cho and Bengio 2015, "Neural Machine Translation by Jointly Learning to
     Align and Translate".
     """
-    sizes = {"source_vocabulary": source_vocabulary, "target_vocabulary": target_vocabulary}
-    sizes |= {"embedding_features": embedding_features, "features": features}
-    for what, size in (sizes | {"readout_features": readout_features}).items():
+    sizes = {
+        "source_vocabulary": source_vocabulary,
+        "target_vocabulary": target_vocabulary,
+        "embedding_features": embedding_features,
+        "features": features,
+        "readout_features": readout_features,
+    }
+    for what, size in sizes.items():
         at_least("rnnsearch", what, size)
     check_options("rnnsearch", attention=attention, maxout=maxout, return_weights=return_weights)
     within("rnnsearch", "dropout_rate", dropout_rate, "[0, 1)", "the fraction to drop")
-    attend = additive_attention(features, return_weights=True, name="attention")
-    cell = gru_cell(features)
     drop = dropout(dropout_rate) if dropout_rate else lambda x: x
-
-    def encode(m, given):
-        source, lengths = given
-        x = m(embedding(source_vocabulary, embedding_features), source)
-        read = m(bidirectional(gru(features)), {"x": m(drop, x), "lengths": lengths})
-        final = read["final"]
-        start = jnp.tanh(m(dense(features, name="start"), final["backward"]))
-        if not attention:
-            return start, m(drop, jnp.concatenate([final["forward"], final["backward"]], -1))
-        memory = m(drop, read["x"])  # (batch, source time, 2 * features)
-        # Computed once, not in each step.
-        keys = m(dense(features, use_bias=False, name="keys"), memory)
-        return start, ({"key": keys, "value": memory}, lengths)
-
-    def words(m, tokens):
-        return m(drop, m(embedding(target_vocabulary, embedding_features), tokens))
-
-    def decode(m, given):
-        """Return the states, contexts and, with attention, weights of all steps, (batch, time,
-        ...)."""
-        (start, memory), y = given
-        kept = counts = None
-        if m.stream is not None:
-            at = stream_positions(m, *y.shape[:2])
-            kept = m.state("state", zeros, start.shape)
-            start = jnp.where(at[:, :1] == 0, start, kept.astype(start.dtype))
-            if m.stream.steps is not None:
-                counts = (np.arange(y.shape[1])[:, None] < m.stream.steps)[..., None]
-
-        def step(s, now):
-            y, counts = now
-            seen = m(attend, (s, *memory)) if attention else (memory,)
-            after, _ = m(cell, (s, jnp.concatenate([y, seen[0]], -1)))
-            s = after if counts is None else jnp.where(counts, after, s)
-            return s, (after, *seen)
-
-        # The loop contains only what depends on the state; the readout takes all steps at once.
-        final, seen = jax.lax.scan(step, start, (y.swapaxes(0, 1), counts))
-        if kept is not None:
-            m.update("state", final.astype(kept.dtype))
-        return [part.swapaxes(0, 1) for part in seen]
-
-    def readout(m, given):
-        hidden = dense((2 if maxout else 1) * readout_features, name="hidden")
-        t = m(hidden, jnp.concatenate(given, -1))
-        t = jnp.maximum(t[..., ::2], t[..., 1::2]) if maxout else jnp.tanh(t)
-        return m(dense(target_vocabulary, name="output"), m(drop, t))
-
-    encoder, target_words = compose(encode, name="encoder"), compose(words, name="target")
-    decoder, output = compose(decode, name="decoder"), compose(readout, name="readout")
+    encoder = _encoder(source_vocabulary, embedding_features, features, attention, drop)
+    target_words = _target_words(target_vocabulary, embedding_features, drop)
+    decoder = _decoder(features, attention)
+    readout = _readout(target_vocabulary, readout_features, maxout, drop)
 
     def forward(m, given):
         if not isinstance(given, tuple | list) or len(given) != 3:
@@ -163,7 +122,91 @@ def rnnsearch(
         encoded = m.whole(encoder, (source, lengths))
         y = m(target_words, target)  # (batch, time, embedding_features)
         s, context, *weights = m(decoder, (encoded, y))
-        logits = m(output, (s, y, context))
+        logits = m(readout, (s, y, context))
         return (logits, *weights) if return_weights else logits
 
     return compose(forward, name=name, kind="rnnsearch")
+
+
+def _encoder(
+    vocabulary: int, embedding_features: int, features: int, attention: bool, drop: Any
+) -> Layer:
+    """Return the layer from source ids and lengths to (first state, memory) of the decoder."""
+
+    def encode(m, given):
+        source, lengths = given
+        x = m(embedding(vocabulary, embedding_features), source)
+        read = m(bidirectional(gru(features)), {"x": m(drop, x), "lengths": lengths})
+        final = read["final"]
+        start = jnp.tanh(m(dense(features, name="start"), final["backward"]))
+        if not attention:
+            both = jnp.concatenate([final["forward"], final["backward"]], -1)
+            return start, m(drop, both)
+        memory = m(drop, read["x"])  # (batch, source time, 2 * features)
+        # Computed once, not in each step.
+        keys = m(dense(features, use_bias=False, name="keys"), memory)
+        return start, ({"key": keys, "value": memory}, lengths)
+
+    return compose(encode, name="encoder")
+
+
+def _target_words(vocabulary: int, features: int, drop: Any) -> Layer:
+    """Return the layer from target ids to vectors."""
+
+    def embed(m, tokens):
+        y = m(embedding(vocabulary, features), tokens)
+        return m(drop, y)
+
+    return compose(embed, name="target")
+
+
+def _decoder(features: int, attention: bool) -> Layer:
+    """Return the layer of the states, contexts and, with attention, weights of all steps.
+
+    Each is (batch, time, ...). Its input is what the encoder returns, and the vectors of the target
+    (batch, time, embedding_features).
+    """
+    attend = additive_attention(features, return_weights=True, name="attention")
+    cell = gru_cell(features)
+
+    def decode(m, given):
+        (start, memory), y = given
+        kept = counts = None
+        if m.stream is not None:
+            at = stream_positions(m, *y.shape[:2])
+            kept = m.state("state", zeros, start.shape)
+            start = jnp.where(at[:, :1] == 0, start, kept.astype(start.dtype))
+            if m.stream.steps is not None:
+                times = np.arange(y.shape[1])[:, None]
+                counts = (times < m.stream.steps)[..., None]
+
+        def step(s, now):
+            y, counts = now
+            seen = m(attend, (s, *memory)) if attention else (memory,)
+            x = jnp.concatenate([y, seen[0]], -1)
+            after, _ = m(cell, (s, x))
+            s = after if counts is None else jnp.where(counts, after, s)
+            return s, (after, *seen)
+
+        # The loop contains only what depends on the state; the readout takes all steps at once.
+        final, seen = jax.lax.scan(step, start, (y.swapaxes(0, 1), counts))
+        if kept is not None:
+            m.update("state", final.astype(kept.dtype))
+        return [part.swapaxes(0, 1) for part in seen]
+
+    return compose(decode, name="decoder")
+
+
+def _readout(vocabulary: int, features: int, maxout: bool, drop: Any) -> Layer:
+    """Return the layer from states, target vectors and contexts to logits."""
+
+    def readout(m, given):
+        x = jnp.concatenate(given, -1)
+        if maxout:
+            t = m(dense(2 * features, name="hidden"), x)
+            t = jnp.maximum(t[..., ::2], t[..., 1::2])
+        else:
+            t = jnp.tanh(m(dense(features, name="hidden"), x))
+        return m(dense(vocabulary, name="output"), m(drop, t))
+
+    return compose(readout, name="readout")

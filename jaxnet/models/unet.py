@@ -51,18 +51,22 @@ def unet(classes: int, features: int = 64, levels: int = 5, *, name: str = "unet
         if x.ndim < 3 or any(size % multiple for size in x.shape[1:-1]):
             raise ValueError(
                 f"{name}: expected images (batch, height, width, channels) whose height and width "
-                f"are multiples of {multiple}, got {x.shape}. Pad, resize, or take fewer levels"
+                f"are multiples of {multiple}, got {x.shape}. Pad or resize them, or choose fewer "
+                "levels"
             )
         maps = []
         for level in range(1, levels + 1):
-            x = m(max_pool(2), x) if level > 1 else x
-            x = m(_level(features * 2 ** (level - 1), f"down_{level}"), x)
+            count = features * 2 ** (level - 1)
+            if level > 1:
+                x = m(max_pool(2), x)
+            x = m(_level(count, f"down_{level}"), x)
             maps.append(x)
         for level in range(levels - 1, 0, -1):
             count = features * 2 ** (level - 1)
             options = {"strides": 2, "padding": "VALID", "kernel_init": he_normal()}
             x = m(conv_transpose(count, 2, name=f"enlarge_{level}", **options), x)
-            x = m(_level(count, f"up_{level}"), jnp.concatenate([maps[level - 1], x], -1))
+            both = jnp.concatenate([maps[level - 1], x], -1)
+            x = m(_level(count, f"up_{level}"), both)
         return m(conv(classes, 1, name="output"), x)
 
     return compose(forward, name=name, kind="unet")
@@ -72,6 +76,7 @@ def _level(features: int, name: str) -> Layer:
     """Return two 3x3 convolutions, each with batch norm and ReLU."""
 
     def forward(m, x):
-        return unit(m, unit(m, x, features, 3, name="conv_1"), features, 3, name="conv_2")
+        x = unit(m, x, features, 3, name="conv_1")
+        return unit(m, x, features, 3, name="conv_2")
 
     return compose(forward, name=name, kind="unet_level")

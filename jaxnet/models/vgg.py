@@ -48,11 +48,14 @@ def vgg(
         features = min(64 * 2 ** (stage - 1), 512)
         for i in range(1, count + 1):
             convolution = conv(features, 3, kernel_init=he_normal(), name=f"conv_{stage}_{i}")
-            norm = [batch_norm(name=f"norm_{stage}_{i}")] if normalized else []
-            layers += [convolution, *norm, jax.nn.relu]
+            layers.append(convolution)
+            if normalized:
+                layers.append(batch_norm(name=f"norm_{stage}_{i}"))
+            layers.append(jax.nn.relu)
         layers.append(max_pool(2, name=f"pool_{stage}"))
     layers.append(flatten())  # (batch, 25088)
     for i in (6, 7):
         hidden = dense(4096, kernel_init=he_normal(), name=f"dense_{i}")
         layers += [hidden, jax.nn.relu, dropout(0.5)]
-    return serial(*layers, dense(classes, name="output"), name=name)._replace(kind="vgg")
+    layers.append(dense(classes, name="output"))
+    return serial(*layers, name=name)._replace(kind="vgg")

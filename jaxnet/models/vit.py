@@ -58,26 +58,33 @@ def vit(
     one_of("vit", "variant", variant, VARIANTS)
     at_least("vit", "classes", classes)
     within("vit", "dropout_rate", dropout_rate, "[0, 1)")
-    size, _, patch = variant.partition("_")
-    patch, (blocks, width, heads) = int(patch), SIZES[size]
+    size, _, side = variant.partition("_")
+    patch = int(side)
+    blocks, width, heads = SIZES[size]
+
+    def patches(m, x):
+        options = {"strides": patch, "padding": "VALID", "kernel_init": lecun_normal()}
+        y = m(conv(width, patch, name="patches", **options), x)
+        return lax.collapse(y, 1, 3)  # (batch, patches, width)
 
     def forward(m, x):
         check_rank("vit", x, 4, "(batch, height, width, channels)")
-        batch, *size, _ = x.shape
-        if size[0] % patch or size[1] % patch:
+        batch, rows, columns, _ = x.shape
+        if rows % patch or columns % patch:
             raise ValueError(
-                f"{name}: height and width must be multiples of {patch}, got {size[0]}x{size[1]}. "
+                f"{name}: height and width must be multiples of {patch}, got {rows}x{columns}. "
                 "Resize the images, for example with jn.resize"
             )
-        options = {"strides": patch, "padding": "VALID", "kernel_init": lecun_normal()}
-        x = lax.collapse(m(conv(width, patch, name="patches", **options), x), 1, 3)
-        first = m.param("class_token", zeros, (1, 1, width))
-        x = jnp.concatenate([spread(first, (batch, 1, width)), x], 1)
+        x = patches(m, x)
+        token = m.param("class_token", zeros, (1, 1, width))
+        x = jnp.concatenate([spread(token, (batch, 1, width)), x], 1)
         positions = m.param("positions", normal(0.02), (1, x.shape[1], width))
-        x = m(dropout(dropout_rate), plus(x, positions))
+        x = plus(x, positions)
+        x = m(dropout(dropout_rate), x)
         for i in range(1, blocks + 1):
             options = {"dropout_rate": dropout_rate, "activation": gelu, "name": f"block_{i}"}
             x = m(transformer_block(heads, **options), x)
-        return m(dense(classes, name="output"), m(layer_norm(name="norm"), x)[:, 0])
+        x = m(layer_norm(name="norm"), x)
+        return m(dense(classes, name="output"), x[:, 0])
 
     return compose(forward, name=name, kind="vit")

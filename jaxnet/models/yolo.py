@@ -9,10 +9,11 @@ the image, and "classes" (batch, n), -1 for padding, as `jn.data.pad_boxes` make
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxnet import Layer, batch_norm, compose, conv, tools
 from jaxnet.detection import area, iou, non_max_suppression, to_corners, to_middle
@@ -98,9 +99,10 @@ def yolo(
     all_at_least(name, classes=classes, boxes=boxes)
     check_type(name, "hidden", hidden, tuple | list, "a tuple of features")
     head = []
+    options = {"use_bias": False, "kernel_init": he_normal()}  # batch norm has a bias
     for i, features in enumerate(hidden, 1):
-        no_bias = partial(conv, use_bias=False, kernel_init=he_normal())  # batch norm has a bias
-        head += [no_bias(features, 3, name=f"head_{i}"), batch_norm(name=f"norm_{i}"), leaky_relu]
+        layer = conv(features, 3, name=f"head_{i}", **options)
+        head += [layer, batch_norm(name=f"norm_{i}"), leaky_relu]
     last = conv(boxes * 5 + classes, 1, name="output")
 
     def forward(m, x):
@@ -146,7 +148,8 @@ def yolo_assign(targets: Targets, rows: int, columns: int) -> Cells:
       [[[4, -1, -1], [-1, -1, -1]]]
     """
     all_at_least("yolo_assign", rows=rows, columns=columns)
-    return _assign(*_targets("yolo_assign", targets), int(rows), int(columns))
+    boxes, classes = _targets("yolo_assign", targets)
+    return _assign(boxes, classes, int(rows), int(columns))
 
 
 def _targets(who: str, targets: Any, count: int | None = None) -> tuple[jax.Array, jax.Array]:
@@ -160,16 +163,25 @@ def _targets(who: str, targets: Any, count: int | None = None) -> tuple[jax.Arra
     boxes = tools.as_array(who, "boxes", targets["boxes"], "(batch, n, 4)", "reals", sizes)
     classes = tools.as_array(who, "classes", targets["classes"], "(batch, n)", "integers", sizes)
     classes = classes.astype(jnp.int32)  # where -1 is no class of 8 bits
-    corners, labels = known(boxes), known(classes)
-    if corners is None or labels is None or not _wrong(corners, labels, count).any():
-        return boxes, classes
-    largest = labels.max()
+    known_boxes = known(boxes)
+    known_classes = known(classes)
+    if known_boxes is not None and known_classes is not None:
+        if _wrong(known_boxes, known_classes, count).any():
+            _raise_wrong(who, known_boxes, known_classes, count)
+    return boxes, classes
+
+
+def _raise_wrong(who: str, boxes: np.ndarray, classes: np.ndarray, count: int | None) -> NoReturn:
+    """Raise for a class beyond `count`, or for a box that is reversed or in pixels."""
+    largest = classes.max()
     if count is not None and largest >= count:
         raise WrongValues(
             f"{who}: classes must be below {count} for outputs of {count} classes, got {largest}. "
             "Count classes from 0, and pass the same boxes= to net and loss"
         )
-    turned = corners[(labels >= 0) & (corners[..., 2:] < corners[..., :2]).any(-1)]
+    real = classes >= 0
+    swapped = (boxes[..., 2:] < boxes[..., :2]).any(-1)
+    turned = boxes[real & swapped]
     if len(turned):
         raise WrongValues(
             f"{who}: boxes must be top, left, bottom, right, got {turned[0].tolist()}, whose "
@@ -177,7 +189,8 @@ def _targets(who: str, targets: Any, count: int | None = None) -> tuple[jax.Arra
         )
     raise WrongValues(
         f"{who}: boxes must be fractions of the image's height and width, got "
-        f"{corners[labels >= 0].max():g}. Divide pixels by [height, width, height, width]"
+        f"{boxes[real].max():g}. Divide pixels by [height, width, height, width], see "
+        "jn.data.pad_boxes"
     )
 
 
@@ -187,7 +200,8 @@ def _wrong(boxes: Any, classes: Any, count: int | None) -> Any:
     near = (abs(boxes - 0.5) <= 1.5).all(-1)
     upright = (boxes[..., 2:] >= boxes[..., :2]).all(-1)
     fits = True if count is None else classes < count
-    return ((classes >= 0) & ~(near & upright & fits)).any(-1)
+    wrong = (classes >= 0) & ~(near & upright & fits)
+    return wrong.any(-1)
 
 
 @partial(jax.jit, static_argnums=(2, 3))
@@ -198,15 +212,20 @@ def _assign(boxes: jax.Array, classes: jax.Array, rows: int, columns: int) -> Ce
     # The right and lower edges of the image belong to the last cells.
     place = jnp.clip((middle * grid).astype(jnp.int32), 0, grid - 1)
     cell = place[..., 0] * columns + place[..., 1]  # (batch, n)
-    each = jnp.arange(rows * columns)[None, None]
-    held = real[..., None] & (cell[..., None] == each)  # (batch, n, cells)
+    cells = jnp.arange(rows * columns)[None, None]
+    held = real[..., None] & (cell[..., None] == cells)  # (batch, n, cells)
     size = jnp.where(held, area(boxes)[..., None], jnp.inf)
-    which = size.argmin(1)  # (batch, cells)
+    smallest = size.argmin(1)  # (batch, cells)
     some = held.any(1)
-    box = jnp.where(some[..., None], jnp.take_along_axis(boxes, which[..., None], 1), 0)
-    label = jnp.where(some, jnp.take_along_axis(classes, which, 1), -1)
+    box = jnp.take_along_axis(boxes, smallest[..., None], 1)
+    box = jnp.where(some[..., None], box, 0)
+    label = jnp.take_along_axis(classes, smallest, 1)
+    label = jnp.where(some, label, -1)
     shape = (boxes.shape[0], rows, columns)
-    return Cells(box.reshape(*shape, 4), label.reshape(shape).astype(jnp.int32))
+    return Cells(
+        box=box.reshape(*shape, 4),
+        label=label.reshape(shape).astype(jnp.int32),
+    )
 
 
 def yolo_loss(
@@ -252,31 +271,38 @@ def yolo_loss(
     all_within("yolo_loss", "[0, inf)", coordinates=coordinates, no_object=no_object)
     places, confidence, probabilities = _parts("yolo_loss", outputs, boxes)
     rows, columns = places.shape[1:3]
-    true, labels = _targets("yolo_loss", targets, probabilities.shape[-1])
+    classes = probabilities.shape[-1]
+    true, labels = _targets("yolo_loss", targets, classes)
     cells = _assign(true, labels, rows, columns)
-    wrong = _wrong(true, labels, probabilities.shape[-1])
+    wrong = _wrong(true, labels, classes)
     return _loss(places, confidence, probabilities, cells, wrong, coordinates, no_object)
 
 
 @jax.jit  # one program: outside of jit, each operation would be compiled separately
 def _loss(places, confidence, probabilities, cells, wrong, coordinates, no_object):
+    one_hot = partial(jax.nn.one_hot, dtype=places.dtype)
+    boxes, classes = places.shape[-2], probabilities.shape[-1]
     occupied = cells.label >= 0  # (batch, rows, columns)
 
     truth = _to_places(cells.box)[..., None, :]  # (batch, rows, columns, 1, 4)
-    found, true = _to_boxes(jax.lax.stop_gradient(places)), cells.box[..., None, :]
-    overlap = iou(found, true)[..., 0]
-    distance = ((to_middle(found) - to_middle(true)) ** 2).sum(-1)
-    nearest = jnp.where(overlap.max(-1, keepdims=True) > 0, overlap, -distance)
-    chosen = jax.nn.one_hot(nearest.argmax(-1), places.shape[-2], dtype=places.dtype)
+    found = _to_boxes(jax.lax.stop_gradient(places))
+    true = cells.box[..., None, :]
+    overlap = iou(found, true)[..., 0]  # (batch, rows, columns, boxes)
+    away = to_middle(found) - to_middle(true)
+    distance = (away**2).sum(-1)
+    some = overlap.max(-1, keepdims=True) > 0
+    nearest = jnp.where(some, overlap, -distance)
+    chosen = one_hot(nearest.argmax(-1), boxes)
     responsible = chosen * occupied[..., None]  # (batch, rows, columns, boxes)
 
     of_places = responsible * ((places - truth) ** 2).sum(-1)
     of_object = responsible * (confidence - overlap) ** 2
     of_nothing = (1 - responsible) * confidence**2
-    wanted = jax.nn.one_hot(cells.label, probabilities.shape[-1], dtype=places.dtype)
+    wanted = one_hot(cells.label, classes)
     of_classes = occupied * ((probabilities - wanted) ** 2).sum(-1)
     of_boxes = coordinates * of_places + of_object + no_object * of_nothing
-    return jnp.where(wrong, jnp.nan, of_boxes.sum((1, 2, 3)) + of_classes.sum((1, 2)))
+    loss = of_boxes.sum((1, 2, 3)) + of_classes.sum((1, 2))
+    return jnp.where(wrong, jnp.nan, loss)
 
 
 def yolo_decode(outputs: jax.Array, *, boxes: int = 2) -> tuple[jax.Array, jax.Array]:
@@ -332,13 +358,18 @@ def yolo_detect(
     def of_image(found, scores):  # (n, 4), (n, classes)
         suppress = partial(non_max_suppression, found, iou=iou, score=score, most=most)
         index, valid = jax.vmap(suppress)(scores.T)  # (classes, most)
-        candidates = jnp.where(valid, jnp.take_along_axis(scores.T, index, 1), -jnp.inf)
+        candidates = jnp.take_along_axis(scores.T, index, 1)
+        candidates = jnp.where(valid, candidates, -jnp.inf)
         best, place = jax.lax.top_k(candidates.ravel(), most)
         kept = best > -jnp.inf
-        classes = jnp.where(kept, place // most, -1)
-        return jnp.where(kept[:, None], found[index.ravel()[place]], 0), best, classes
+        chosen = found[index.ravel()[place]]
+        return Detections(
+            boxes=jnp.where(kept[:, None], chosen, 0),
+            scores=best,
+            classes=jnp.where(kept, place // most, -1),
+        )
 
-    return Detections(*jax.vmap(of_image)(found, scores))
+    return jax.vmap(of_image)(found, scores)
 
 
 def _parts(who: str, outputs: Any, boxes: int) -> tuple[jax.Array, jax.Array, jax.Array]:
@@ -350,17 +381,24 @@ def _parts(who: str, outputs: Any, boxes: int) -> tuple[jax.Array, jax.Array, ja
             f"{who}: expected outputs (batch, rows, columns, {boxes} boxes * 5 + classes), "
             f"got {outputs.shape}"
         )
-    each = outputs[..., : boxes * 5].reshape(*outputs.shape[:3], boxes, 5)
-    return each[..., :4], each[..., 4], outputs[..., boxes * 5 :]
+    each = outputs[..., : boxes * 5]
+    each = each.reshape(*outputs.shape[:3], boxes, 5)
+    places = each[..., :4]
+    confidence = each[..., 4]
+    classes = outputs[..., boxes * 5 :]
+    return places, confidence, classes
 
 
 def _to_boxes(places: jax.Array) -> jax.Array:
     """Convert x, y and roots of width, height (batch, rows, columns, n, 4) to corners."""
     rows, columns = places.shape[1:3]
     x, y, width, height = jnp.moveaxis(places, -1, 0)
-    down = (jnp.arange(rows)[None, :, None, None] + y) / rows
-    right = (jnp.arange(columns)[None, None, :, None] + x) / columns
-    return to_corners(jnp.stack([down, right, height**2, width**2], -1))
+    row = jnp.arange(rows)[None, :, None, None]
+    column = jnp.arange(columns)[None, None, :, None]
+    down = (row + y) / rows
+    right = (column + x) / columns
+    middle = jnp.stack([down, right, height**2, width**2], -1)
+    return to_corners(middle)
 
 
 def _to_places(boxes: jax.Array) -> jax.Array:

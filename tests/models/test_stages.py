@@ -229,7 +229,7 @@ test_wrong_sizes = refuses([
      r"tied_autoencoder: expected an input of shape \(batch, inputs\)"),
     (lambda: jn.models.unet(0), "unet: classes must be at least 1, got 0"),
     (lambda: drawn(jn.models.unet(2), 2, 24, 32, 3),
-     "multiples of 16, got .2, 24, 32, 3.. Pad, resize"),
+     "multiples of 16, got .2, 24, 32, 3.. Pad or resize"),
     (lambda: drawn(deepface(), 2, 70, 70, 3), "l6: a window of .* is larger than the input"),
     (lambda: drawn(models.vit("b_16"), 2, 30, 32, 3),
      "vit: height and width must be multiples of 16, got 30x"),
