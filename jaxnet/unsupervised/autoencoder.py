@@ -163,7 +163,8 @@ def sparse_reconstruction(
 
     def sparsity(z):
         value = kl_sparsity(z, rho=rho)
-        return beta * value, {"kl": value, "activation": z.mean(tuple(range(1, z.ndim)))}
+        activation = z.mean(_entries(z))
+        return beta * value, {"kl": value, "activation": activation}
 
     return _objective(net, "sparse_reconstruction", loss, penalty, sparsity=sparsity)
 
@@ -191,7 +192,8 @@ def masking_noise(rate: float) -> Corruption:
     def corrupt(key, x):
         check_key(key, "masking_noise")
         x = tools.as_array("masking_noise", "x", x)
-        return jnp.where(jax.random.bernoulli(key, 1 - rate, x.shape), x, 0)
+        kept = jax.random.bernoulli(key, 1 - rate, x.shape)
+        return jnp.where(kept, x, 0)
 
     return corrupt
 
@@ -261,10 +263,14 @@ def fit_sparse_autoencoder(
     encoder = dense(features, kernel_init=glorot, bias_init=start, name="encoder")
     decoder = dense(x.shape[1], kernel_init=glorot, name="decoder")
 
-    last = () if output is None else (as_layer(output, "fit_sparse_autoencoder", "output"),)
-    net = serial(encoder, jax.nn.sigmoid, bottleneck, decoder, *last, name="sparse_autoencoder")
+    layers = [encoder, jax.nn.sigmoid, bottleneck, decoder]
+    if output is not None:
+        layers.append(as_layer(output, "fit_sparse_autoencoder", "output"))
+    net = serial(*layers, name="sparse_autoencoder")
     learner = trainer(sparse_reconstruction(net, rho, beta, penalty=penalty), optimizer)
-    return trained(learner, learner.init(key, x), x, epochs, batch_size, progress)["encoder"]
+    train_state = learner.init(key, x)
+    params = trained(learner, train_state, x, epochs, batch_size, progress)
+    return params["encoder"]
 
 
 def _objective(
@@ -286,26 +292,40 @@ def _objective(
 
     def apply(run, params, state, x):
         x = _array(x, kind)
-        seen = corrupt(run.key("corrupt"), x) if corrupt is not None and run.train else x
-
-        (y, z), after = run(params, state, seen)
+        given = x
+        if corrupt is not None and run.train:
+            given = corrupt(run.key("corrupt"), x)
+        (y, z), after = run(params, state, given)
         values = loss(y, x)
-        got = getattr(values, "shape", type(values).__name__)
-        if y.shape != x.shape or got not in [x.shape[:n] for n in range(1, x.ndim + 1)]:
-            raise ValueError(
-                f"{kind}: expected a reconstruction of shape {x.shape} and a loss per example or "
-                f"per entry, got {y.shape} and {got}"
-            )
-        values = values.sum(tuple(range(1, values.ndim)))  # (batch,)
-        metrics = {"error": optax.squared_error(y, x).mean(tuple(range(1, x.ndim)))}
+        _check_loss(kind, x, y, values)
+        values = values.sum(_entries(values))  # (batch,)
+        metrics = {"error": optax.squared_error(y, x).mean(_entries(x))}
         if sparsity is not None:
             more, watched = sparsity(z)
-            values, metrics = values + more, metrics | watched
+            values = values + more
+            metrics |= watched
         if penalty is not None:
             values = values + penalty(plain(params))
-        return (values if sparsity is None else values.mean(), metrics), after
+        if sparsity is not None:
+            values = values.mean()
+        return (values, metrics), after
 
     return transform(with_code(net), apply, kind=kind, init=init, name=kind)
+
+
+def _entries(a: jax.Array) -> tuple[int, ...]:
+    """Return all axes but the batch axis."""
+    return tuple(range(1, a.ndim))
+
+
+def _check_loss(kind: str, x: jax.Array, y: jax.Array, values: Any) -> None:
+    got = getattr(values, "shape", type(values).__name__)
+    allowed = [x.shape[:n] for n in range(1, x.ndim + 1)]
+    if y.shape != x.shape or got not in allowed:
+        raise ValueError(
+            f"{kind}: expected a reconstruction of shape {x.shape} and a loss per example or "
+            f"per entry, got {y.shape} and {got}"
+        )
 
 
 def _array(x: Any, who: str) -> Any:

@@ -1,5 +1,6 @@
 """Checked examples, whole batches and outputs of one scale, for all fits."""
 
+import math
 from typing import Any
 
 import jax
@@ -76,7 +77,8 @@ def whole_batches(key: jax.Array, x: jax.Array, batch_size: int) -> tuple[jax.Ar
       ((9, 2), 3)
     """
     size = min(batch_size, len(x))
-    if missing := -len(x) % size:
+    missing = -len(x) % size
+    if missing:
         repeated = jax.random.choice(key, len(x), (missing,), replace=False)
         x = jnp.concatenate([x, x[repeated]])
     return x, size
@@ -86,7 +88,8 @@ def trained(
     learner: Trainer, train_state: TrainState, x: jax.Array, epochs: int, size: int, progress: bool
 ) -> Params:
     """Return the params after all epochs."""
-    for epoch in fit(learner, train_state, x, epochs=epochs, batch_size=size, progress=progress):
+    options = {"epochs": epochs, "batch_size": size, "progress": progress}
+    for epoch in fit(learner, train_state, x, **options):
         train_state = epoch.train_state
     return train_state.params
 
@@ -116,7 +119,8 @@ def standardized(kernel: jax.Array, bias: jax.Array, x: jax.Array) -> Params:
       >>> y.mean().round(5).tolist(), y.std().round(5).tolist()
       (0.0, 1.0)
     """
-    outputs = x[:: -(-len(x) // MEASURED)] @ kernel + bias[None]
+    step = math.ceil(len(x) / MEASURED)
+    outputs = x[::step] @ kernel + bias[None]
     spread = outputs.std()
     factor = 1 / jnp.where(spread > 0, spread, 1)
     return {"kernel": factor * kernel, "bias": factor * (bias - outputs.mean())}

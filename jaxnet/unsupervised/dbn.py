@@ -58,10 +58,12 @@ def fit_dbn(
     params = {}
     for i, size in enumerate(sizes):
         name = _name("rbm", i)
-        machine = fit_rbm(child_key(key, name), x, size, full=True, visible=visible, **options)
+        here = child_key(key, name)
+        machine = fit_rbm(here, x, size, full=True, visible=visible, **options)
         field = to_device("fit_dbn", "x", x) @ machine["kernel"]
         x = jax.nn.sigmoid(plus(field, machine["bias"]))
-        params[name], visible = machine, bernoulli
+        visible = bernoulli
+        params[name] = machine
     return params
 
 
@@ -96,15 +98,17 @@ def generate(
     """
     check_key(key, "generate")
     all_at_least("generate", n=n, steps=steps)
-    below = _machines("generate", params, visible)
-    kinds = [visible] + [bernoulli] * (len(params) - 1)
-    top, kind = below.pop(), kinds.pop()
-    start = kind.sample(child_key(key, "start"), jnp.zeros((n, top["kernel"].shape[0])))
+    *below, top = _machines("generate", params, visible)
+    kind = bernoulli if below else visible
+    inputs = top["kernel"].shape[0]
+    start = kind.sample(child_key(key, "start"), jnp.zeros((n, inputs)))
     x, mean = gibbs(child_key(key, "top"), top, start, steps, visible=kind)
-    while below:
-        machine, kind = below.pop(), kinds.pop()
+    for i, machine in reversed([*enumerate(below)]):
+        kind = bernoulli if i else visible
+        here = child_key(key, _name("rbm", i))
         field = plus(x @ machine["kernel"].T, machine["visible_bias"])
-        x, mean = kind.sample(child_key(key, _name("rbm", len(below))), field), kind.mean(field)
+        x = kind.sample(here, field)
+        mean = kind.mean(field)
     return x, mean
 
 
@@ -135,16 +139,20 @@ def mlp_params(params: Params) -> Params:
       >>> sorted(train_state.params)  # jn.fit continues from here
       ['dense', 'dense_1', 'output']
     """
-    machines = enumerate(_machines("mlp_params", params))
-    return {_name("dense", i): {"kernel": m["kernel"], "bias": m["bias"]} for i, m in machines}
+    layers = {}
+    for i, machine in enumerate(_machines("mlp_params", params)):
+        layers[_name("dense", i)] = {"kernel": machine["kernel"], "bias": machine["bias"]}
+    return layers
 
 
 def _machines(who: str, params: Any, visible: Visible = bernoulli) -> list[Params]:
     """Return the checked params of each machine, from the data upward."""
-    names = [_name("rbm", i) for i in range(len(params))] if isinstance(params, dict) else []
+    wrong = f'{who}: params must be the result of fit_dbn, {{"rbm": ...}}, got'
+    if not isinstance(params, dict):
+        raise TypeError(f"{wrong} {type(params).__name__}")
+    names = [_name("rbm", i) for i in range(len(params))]
     if not names or set(names) != set(params):
-        got = sorted(map(str, params)) if isinstance(params, dict) else type(params).__name__
-        raise TypeError(f'{who}: params must be the result of fit_dbn, {{"rbm": ...}}, got {got}')
+        raise TypeError(f"{wrong} {sorted(map(str, params))}")
     return [read_params(who, params[name], visible)[0] for name in names]
 
 

@@ -45,7 +45,7 @@ def kmeans(
     "k-means++: the advantages of careful seeding".
     """
     within("kmeans", "tolerance", tolerance, "[0, inf)")
-    given, x = x, check_fit(key, x, features, "kmeans", limit=0, iterations=iterations)
+    checked = check_fit(key, x, features, "kmeans", limit=0, iterations=iterations)
     # Explicit, since x64 makes the default 64 bits.
     seed = int(jax.random.bits(key, dtype=jnp.uint32))
     cluster = extra("sklearn.cluster", "scikit-learn", "kmeans")
@@ -54,9 +54,9 @@ def kmeans(
     # Several threads would add numbers in varying order, so that results would vary. On a loaded
     # machine they are also much slower, since they wait for each other.
     with extra("threadpoolctl", "threadpoolctl", "kmeans").threadpool_limits(1):
-        data = np.asarray(given, np.promote_types(given.dtype, x.dtype))  # float64 stays float64
-        centroids = model.fit(data).cluster_centers_
-    return jnp.asarray(centroids, x.dtype)
+        dtype = np.promote_types(x.dtype, checked.dtype)  # float64 stays float64
+        model.fit(np.asarray(x, dtype))
+    return jnp.asarray(model.cluster_centers_, checked.dtype)
 
 
 def fit_kmeans(key: jax.Array, x: Any, features: int, *, iterations: int = 100) -> Params:
@@ -88,7 +88,8 @@ def fit_kmeans(key: jax.Array, x: Any, features: int, *, iterations: int = 100) 
     x = to_device("fit_kmeans", "x", x)
     mean = x.mean(0)
     kernel = (centroids - mean[None]).T
-    return standardized(kernel, -mean @ kernel - (kernel**2).sum(0) / 2, x)
+    bias = -mean @ kernel - (kernel**2).sum(0) / 2
+    return standardized(kernel, bias, x)
 
 
 def random_vectors(key: jax.Array, x: Any, features: int) -> jax.Array:
@@ -111,7 +112,8 @@ def random_vectors(key: jax.Array, x: Any, features: int) -> jax.Array:
       [4.0, 6.0]
     """
     x = check_fit(key, x, features, "random_vectors", limit=0)
-    return x[jax.random.choice(key, len(x), (features,), replace=False)]
+    chosen = jax.random.choice(key, len(x), (features,), replace=False)
+    return x[chosen]
 
 
 def fit_random_vectors(key: jax.Array, x: Any, features: int) -> Params:
@@ -137,9 +139,11 @@ def fit_random_vectors(key: jax.Array, x: Any, features: int) -> Params:
     Reference: Coates and Ng 2011, "The importance of encoding versus training with sparse coding
     and vector quantization".
     """
-    rows, x = random_vectors(key, x, features), to_device("fit_random_vectors", "x", x)
+    rows = random_vectors(key, x, features)
+    x = to_device("fit_random_vectors", "x", x)
     mean = x.mean(0)
     kernel = (rows - mean[None]).T
     length = jnp.linalg.norm(kernel, axis=0)
     kernel = kernel / jnp.where(length > 0, length, 1)[None]
-    return standardized(kernel, -mean @ kernel, x)
+    bias = -mean @ kernel
+    return standardized(kernel, bias, x)

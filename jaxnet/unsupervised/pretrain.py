@@ -95,7 +95,8 @@ def pretrain_greedy(
     found = _dense_paths(net, params, state, x)
     chosen = found[:-1] if layers is None else layers
     there = f"its dense layers: {', '.join(found) or 'none'}"
-    if wrong := [path for path in chosen if path not in found]:
+    wrong = [path for path in chosen if path not in found]
+    if wrong:
         raise ValueError(f"{who}: {net.name} has no dense layer {wrong[0]!r}; {there}")
     if not chosen:
         raise ValueError(
@@ -108,7 +109,8 @@ def pretrain_greedy(
             seen = predict(_input_of(net, path), params, state, x, batch_size=batch_size)
             old = reduce(dict.__getitem__, path.split("/"), params)
             inputs, features = old["kernel"].shape
-            fitted = method(child_key(key, path), jnp.reshape(seen, (-1, inputs)), features)
+            examples = jnp.reshape(seen, (-1, inputs))
+            fitted = method(child_key(key, path), examples, features)
             params = _replaced(params, path, _converted(fitted, old, path))
             bar.update(1)
     return params, state
@@ -138,15 +140,19 @@ def _input_of(net: Layer, path: str) -> Layer:
                 seen.append(x)
             return y
 
-        _, state = observe(net, see).apply(params, state, x, key=key, train=train)
+        observed = observe(net, see)
+        _, state = observed.apply(params, state, x, key=key, train=train)
         return seen[0], state
 
     return as_layer(Layer(net.init, apply, net.name))
 
 
 def _replaced(params: Params, path: str, entry: Params) -> Params:
+    """Return the params with another entry at a path."""
     first, _, rest = path.partition("/")
-    return {**params, first: _replaced(params[first], rest, entry) if rest else entry}
+    if rest:
+        entry = _replaced(params[first], rest, entry)
+    return {**params, first: entry}
 
 
 def _converted(fitted: Params, old: Params, path: str) -> Params:

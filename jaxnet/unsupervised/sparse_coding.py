@@ -75,7 +75,8 @@ def _penalty(who: str, penalty: Any, features: int) -> Any:
     """Check a number, or numbers (features,), of at least 0."""
     if getattr(penalty, "ndim", 0):
         penalty = as_array(who, "penalty", penalty, "(features,)", "reals", {"features": features})
-        if (values := known(penalty)) is not None:
+        values = known(penalty)
+        if values is not None:
             check_values(who, "penalty", values, "[0, inf)")
     else:
         within(who, "penalty", penalty, "[0, inf)")
@@ -95,26 +96,36 @@ def _fista(dictionary, x, penalty, steps, positive, momentum=True):
     threshold = penalty / curvature
 
     def better(z):
-        few = features < 2 * inputs
-        explained = _dot(z, gram) if few else _dot(_dot(z, dictionary), dictionary.T)
+        if features < 2 * inputs:
+            explained = _dot(z, gram)
+        else:
+            explained = _dot(_dot(z, dictionary), dictionary.T)
         z = z + (target - explained) / curvature
-        return jnp.maximum(z - threshold, 0) if positive else z - jnp.clip(z, -threshold, threshold)
+        if positive:
+            return jnp.maximum(z - threshold, 0)
+        return z - jnp.clip(z, -threshold, threshold)
 
     def body(carry, _):
         old, ahead, t = carry
         new = better(ahead)
-        uphill = ((ahead - new) * (new - old)).sum(-1, keepdims=True) > 0
+        step = new - old
+        uphill = ((ahead - new) * step).sum(-1, keepdims=True) > 0
         t = jnp.where(uphill, 1, t)
         t_next = (1 + jnp.sqrt(1 + 4 * t**2)) / 2 if momentum else t
-        return (new, new + (t - 1) / t_next * (new - old), t_next), None
+        ahead = new + (t - 1) / t_next * step
+        return (new, ahead, t_next), None
 
     start = jnp.zeros_like(target)
     t = jnp.ones((*target.shape[:-1], 1), target.dtype)
-    return jax.lax.scan(body, (start, start, t), length=steps)[0][0]
+    (codes, _, _), _ = jax.lax.scan(body, (start, start, t), length=steps)
+    return codes
 
 
 # One matrix at a time, since batched calls of LAPACK may hang, see jaxnet/ops/linalg.py.
-_vectors = sequential_vmap(lambda a: jnp.linalg.eigh(a)[1])
+@sequential_vmap
+def _vectors(a):
+    _, vectors = jnp.linalg.eigh(a)
+    return vectors
 
 
 def sparse_code(features: int, penalty: Any, *, steps: int = 50, positive: bool = False) -> Layer:
@@ -200,7 +211,8 @@ def fit_dictionary(
     sparse coding".
     """
     who = "fit_dictionary"
-    x = check_fit(key, x, features, who, limit=0, epochs=epochs, batch_size=batch_size, steps=steps)
+    counts = {"epochs": epochs, "batch_size": batch_size, "steps": steps}
+    x = check_fit(key, x, features, who, limit=0, **counts)
     within(who, "penalty", penalty, "[0, inf)")
     check_options(who, positive=positive)
     atoms = _first_atoms(key, x, features)
@@ -215,9 +227,10 @@ def fit_dictionary(
 
 @partial(jax.jit, static_argnums=2)
 def _first_atoms(key, x, features):
-    rows = x[jax.random.choice(child_key(key, "rows"), len(x), (features,), replace=False)]
-    noise = jax.random.normal(child_key(key, "noise"), (features, x.shape[1]), x.dtype)
-    return _unit(rows + 0.1 * _root_mean_square(x) * noise)
+    chosen = jax.random.choice(child_key(key, "rows"), len(x), (features,), replace=False)
+    atoms = x[chosen]
+    noise = jax.random.normal(child_key(key, "noise"), atoms.shape, x.dtype)
+    return _unit(atoms + 0.1 * _root_mean_square(x) * noise)
 
 
 @partial(jax.jit, static_argnums=(5, 6, 7))
@@ -225,18 +238,24 @@ def _epoch(key, atoms, sums, x, penalty, batch_size, steps, positive):
     """Return atoms and sums after one pass over x."""
     keep = 1 - batch_size / len(x)
     order = jax.random.permutation(child_key(key, "order"), len(x))
-    order = order[: len(x) // batch_size * batch_size].reshape(-1, batch_size)
+    whole = len(x) // batch_size * batch_size
+    order = order[:whole].reshape(-1, batch_size)
 
     def step(carry, now):
         atoms, (codes, examples) = carry
-        key, batch = now[0], x[now[1]]  # (batch, inputs)
+        key, rows = now
+        batch = x[rows]  # (batch, inputs)
         z = _fista(atoms, batch, penalty, steps, positive)  # (batch, features)
-        codes, examples = keep * codes + _dot(z.T, z), keep * examples + _dot(z.T, batch)
-        fresh = _unit(batch[jax.random.randint(key, (len(atoms),), 0, batch_size)])
-        return (_better_atoms(atoms, codes, examples, fresh), (codes, examples)), None
+        codes = keep * codes + _dot(z.T, z)
+        examples = keep * examples + _dot(z.T, batch)
+        chosen = jax.random.randint(key, (len(atoms),), 0, batch_size)
+        fresh = _unit(batch[chosen])
+        atoms = _better_atoms(atoms, codes, examples, fresh)
+        return (atoms, (codes, examples)), None
 
     keys = jax.random.split(child_key(key, "fresh"), len(order))
-    return jax.lax.scan(step, (atoms, sums), (keys, order))[0]
+    result, _ = jax.lax.scan(step, (atoms, sums), (keys, order))
+    return result
 
 
 def _better_atoms(atoms, codes, examples, fresh):
@@ -253,7 +272,8 @@ def _better_atoms(atoms, codes, examples, fresh):
 
     def one(j, atoms):
         moved = _unit(used[j] * atoms[j] + examples[j] - _dot(codes[j], atoms))
-        return atoms.at[j].set(jnp.where(unused[j], fresh[j], moved))
+        atom = jnp.where(unused[j], fresh[j], moved)
+        return atoms.at[j].set(atom)
 
     return jax.lax.fori_loop(0, len(atoms), one, atoms)
 

@@ -103,25 +103,33 @@ def fit_whitening(
             f"fit_whitening: zca returns one feature per input, {x.shape[1]}, got {features}"
         )
     rounding = 1e-18 * float(mean @ mean)  # of constant inputs
-    known = variances > _NO_VARIANCE * max(variances[0], rounding, np.finfo(np.float64).tiny)
-    deviations = np.sqrt(np.where(known, variances + epsilon * variances.mean(), 1))
+    largest = max(variances[0], rounding, np.finfo(np.float64).tiny)
+    known = variances > _NO_VARIANCE * largest
+    damped = variances + epsilon * variances.mean()
+    deviations = np.sqrt(np.where(known, damped, 1))
     kernel = directions * np.where(known, 1 / deviations, 0)
-    return _dense(mean, kernel @ directions.T if zca else kernel[:, :features], x.dtype)
+    kernel = kernel @ directions.T if zca else kernel[:, :features]
+    return _dense(mean, kernel, x.dtype)
 
 
 def _directions(x: Any, features: int | None, who: str):
     """Return the checked x, its mean (inputs,), decreasing variances, and directions as columns
     (inputs, inputs)."""
-    given, x = x, check_examples(x, 1 if features is None else features, who, limit=1)
-    centered = np.asarray(given, np.float64)  # not of x, which is rounded to float32
-    mean = centered.mean(0)
-    centered = centered - mean
+    checked = check_examples(x, 1 if features is None else features, who, limit=1)
+    exact = np.asarray(x, np.float64)  # the checked x is rounded to float32
+    mean = exact.mean(0)
+    centered = exact - mean
     # n - 1, since the mean is estimated from the data
-    variances, directions = np.linalg.eigh(centered.T @ centered / max(len(x) - 1, 1))
-    variances, directions = np.maximum(variances[::-1], 0), directions[:, ::-1]
-    largest = directions[np.abs(directions).argmax(0), np.arange(len(mean))]
-    return x, mean, variances, directions * np.where(largest < 0, -1, 1)
+    covariance = centered.T @ centered / max(len(checked) - 1, 1)
+    variances, directions = np.linalg.eigh(covariance)
+    variances = np.maximum(variances[::-1], 0)
+    directions = directions[:, ::-1]
+    place = np.abs(directions).argmax(0)
+    largest = directions[place, np.arange(len(mean))]
+    signs = np.where(largest < 0, -1, 1)
+    return checked, mean, variances, directions * signs
 
 
 def _dense(mean: np.ndarray, kernel: np.ndarray, dtype: Any) -> Params:
-    return {"kernel": jnp.asarray(kernel, dtype), "bias": jnp.asarray(-mean @ kernel, dtype)}
+    bias = -mean @ kernel
+    return {"kernel": jnp.asarray(kernel, dtype), "bias": jnp.asarray(bias, dtype)}

@@ -85,7 +85,8 @@ def uniform_segments(key: jax.Array, x: np.ndarray, mask: np.ndarray, states: in
         raise TypeError(f"{who}: mask must hold booleans, got {mask.dtype}; write mask > 0")
     at_least(who, "states", states)
     lengths = np.maximum(mask.sum(1, keepdims=True), 1)
-    return np.minimum(np.arange(mask.shape[1]) * states // lengths, states - 1)
+    times = np.arange(mask.shape[1])
+    return np.minimum(times * states // lengths, states - 1)
 
 
 def _clusters(key: jax.Array, x: np.ndarray, mask: np.ndarray, states: int) -> np.ndarray:
@@ -125,7 +126,9 @@ def categorical(symbols: int) -> Emission:
 
     def check_shape(x):
         if len(x.shape) != 2 or not jnp.issubdtype(x.dtype, jnp.integer):
-            raise ValueError(f"{name}: x must be (batch, time) integers, got {x.shape} {x.dtype}")
+            raise ValueError(
+                f"{name}: x must be (batch, time) integers, got {tuple(x.shape)} {x.dtype}"
+            )
 
     def check(x):
         check_shape(x)
@@ -133,22 +136,26 @@ def categorical(symbols: int) -> Emission:
 
     def init(key, x, states):
         check_shape(x)
-        return {"logits": normal(1.0)(key, (states, symbols), jnp.result_type(jnp.float32, x))}
+        dtype = jnp.result_type(jnp.float32, x)
+        return {"logits": normal(1.0)(key, (states, symbols), dtype)}
 
     def score(params, x):
         check(x)
         return _symbol_scores(params["logits"], x)
 
     def fit(params, x, posterior):
-        flat = posterior.reshape(-1, posterior.shape[-1])
-        count = jnp.zeros((symbols, flat.shape[-1]), flat.dtype).at[x.reshape(-1)].add(flat).T
-        return {"logits": shares(count, params["logits"])}
+        states = posterior.shape[-1]
+        flat = posterior.reshape(-1, states)
+        count = jnp.zeros((symbols, states), flat.dtype)
+        count = count.at[x.reshape(-1)].add(flat)
+        return {"logits": shares(count.T, params["logits"])}
 
     def begin(key, params, x, labels):
         old = params["logits"]
         count = np.ones(old.shape)  # counts start at 1, so that no symbol is impossible
         np.add.at(count, (labels, x), 1)
-        return {"logits": jnp.asarray(np.log(count / count.sum(1, keepdims=True)), old.dtype)}
+        logits = np.log(count / count.sum(1, keepdims=True))
+        return {"logits": jnp.asarray(logits, old.dtype)}
 
     return Emission(init, check, score, fit, begin, None, name)
 
@@ -198,7 +205,8 @@ def gaussian_mixture(mixtures: int = 1, *, floor: float = 1e-3) -> Emission:
 
     def init(key, x, states):
         check(x)
-        shape, dtype = (states, mixtures, x.shape[-1]), jnp.result_type(jnp.float32, x)
+        shape = states, mixtures, x.shape[-1]
+        dtype = jnp.result_type(jnp.float32, x)
         return {
             "weight": zeros(key, shape[:2], dtype),
             "mean": normal(1.0)(child_key(key, "mean"), shape, dtype),
@@ -210,51 +218,80 @@ def gaussian_mixture(mixtures: int = 1, *, floor: float = 1e-3) -> Emission:
         return _mixture_scores(params, x)
 
     def fit(params, x, posterior):
-        x = x.reshape(-1, x.shape[-1])  # (batch, time, features) -> (n, features)
-        posterior = posterior.reshape(len(x), -1)
-        every = posterior.sum(1, keepdims=True)  # 1 at valid steps, 0 in padding
-        steps = jnp.maximum(every.sum(), 1)
-        middle = (every * x).sum(0) / steps
-        x = jnp.where(every > 0, x - middle[None], 0)  # subtracting the mean keeps more digits
-        spread = (every * x**2).sum(0) / steps
-        mean = plus(params["mean"], -middle)
-        member = jax.nn.softmax(_components(params | {"mean": mean}, x))
-        member = posterior.reshape(len(x), -1, 1) * member  # (n, states, mixtures)
-        count = member.sum(0)[..., None]
-        seen, count = count > 0, jnp.where(count > 0, count, 1)
-        total = jnp.einsum("nsm,nf->smf", member, x, precision=jax.lax.Precision.HIGHEST)
-        mean = jnp.where(seen, total / count, mean)
-
-        # One Gaussian at a time, since (n, states, mixtures, features) would be large.
-        def squares(one):
-            member, mean = one
-            return (member[:, None] * (x - mean[None]) ** 2).sum(0)
-
-        flat = member.reshape(len(x), -1).T, mean.reshape(-1, x.shape[1])
-        variance = jax.lax.map(squares, flat).reshape(mean.shape) / count
-        least = jnp.maximum(floor * jnp.where(spread > 0, spread, 1), jnp.finfo(x.dtype).tiny)
-        log_variance = jnp.log(jnp.maximum(variance, jnp.broadcast_to(least, variance.shape)))
-        return {
-            "weight": shares(member.sum(0), params["weight"]),
-            "mean": plus(mean, middle),
-            "log_variance": jnp.where(seen, log_variance, params["log_variance"]),
-        }
+        return _fit_mixtures(params, x, posterior, floor)
 
     def begin(key, params, x, labels):
-        mean, spread = np.zeros(params["mean"].shape), np.zeros(params["mean"].shape)
-        all_variance = x.var(0)
-        least = np.where(all_variance > 0, max(floor, 1e-3) * all_variance, 1)
-        for state in range(len(mean)):
-            own = x[labels == state]
-            own = own if len(own) >= max(mixtures, 2) else x
-            mean[state], spread[state] = own.mean(0), np.maximum(own.var(0), least)
-            if mixtures > 1:
-                some = own[:: -(-len(own) // SOME)]
-                mean[state] = kmeans(jax.random.fold_in(key, state), some, mixtures)
-        first = {"mean": mean, "log_variance": np.log(spread)}
-        return params | jax.tree.map(lambda a: jnp.asarray(a, params["mean"].dtype), first)
+        return _begin_mixtures(key, params, x, labels, floor)
 
     return Emission(init, check, score, fit, begin, _clusters, name)
+
+
+def _fit_mixtures(params: Params, x: jax.Array, posterior: jax.Array, floor: float) -> Params:
+    """Return the most likely weights, means and variances, see `Emission.fit`."""
+    x = x.reshape(-1, x.shape[-1])  # (batch, time, features) -> (n, features)
+    posterior = posterior.reshape(len(x), -1)
+    every = posterior.sum(1, keepdims=True)  # 1 at valid steps, 0 in padding
+    steps = jnp.maximum(every.sum(), 1)
+    middle = (every * x).sum(0) / steps
+    x = jnp.where(every > 0, x - middle[None], 0)  # subtracting the mean keeps more digits
+    spread = (every * x**2).sum(0) / steps
+    mean = plus(params["mean"], -middle)
+    member = jax.nn.softmax(_components(params | {"mean": mean}, x))
+    member = posterior.reshape(len(x), -1, 1) * member  # (n, states, mixtures)
+    count = member.sum(0)[..., None]
+    seen = count > 0
+    count = jnp.where(seen, count, 1)
+    total = jnp.einsum("nsm,nf->smf", member, x, precision=jax.lax.Precision.HIGHEST)
+    mean = jnp.where(seen, total / count, mean)
+
+    variance = _squares(member, mean, x) / count
+    known_spread = jnp.where(spread > 0, spread, 1)
+    least = jnp.maximum(floor * known_spread, jnp.finfo(x.dtype).tiny)
+    least = jnp.broadcast_to(least, variance.shape)
+    log_variance = jnp.log(jnp.maximum(variance, least))
+    return {
+        "weight": shares(member.sum(0), params["weight"]),
+        "mean": plus(mean, middle),
+        "log_variance": jnp.where(seen, log_variance, params["log_variance"]),
+    }
+
+
+def _squares(member: jax.Array, mean: jax.Array, x: jax.Array) -> jax.Array:
+    """Return the squared distances from each mean, summed over its members."""
+    n, features = x.shape
+
+    # One Gaussian at a time, since (n, states, mixtures, features) would be large.
+    def of_one(gaussian):
+        member, mean = gaussian
+        squares = (x - mean[None]) ** 2
+        return (member[:, None] * squares).sum(0)
+
+    gaussians = member.reshape(n, -1).T, mean.reshape(-1, features)
+    return jax.lax.map(of_one, gaussians).reshape(mean.shape)
+
+
+def _begin_mixtures(
+    key: jax.Array, params: Params, x: np.ndarray, labels: np.ndarray, floor: float
+) -> Params:
+    """Return the first means and variances, from the steps of each state."""
+    shape = params["mean"].shape
+    states, mixtures, _ = shape
+    mean = np.zeros(shape)
+    spread = np.zeros(shape)
+    all_variance = x.var(0)
+    least = np.where(all_variance > 0, max(floor, 1e-3) * all_variance, 1)
+    for state in range(states):
+        own = x[labels == state]
+        if len(own) < max(mixtures, 2):
+            own = x
+        mean[state] = own.mean(0)
+        spread[state] = np.maximum(own.var(0), least)
+        if mixtures > 1:
+            some = own[:: math.ceil(len(own) / SOME)]
+            mean[state] = kmeans(jax.random.fold_in(key, state), some, mixtures)
+    dtype = params["mean"].dtype
+    first = {"mean": jnp.asarray(mean, dtype), "log_variance": jnp.asarray(np.log(spread), dtype)}
+    return params | first
 
 
 # Jitted, since without fusion these operations would store arrays with all five axes.
@@ -266,14 +303,17 @@ def _symbol_scores(logits, x):
     return table.at[x].get(mode="fill", fill_value=jnp.nan)
 
 
-_mixture_scores = jax.jit(lambda params, x: logsumexp(_components(params, x), -1))
+@jax.jit
+def _mixture_scores(params, x):
+    return logsumexp(_components(params, x), -1)
 
 
 def _components(params, x):  # (..., features) -> (..., states, mixtures)
     away = plus(x[..., None, None, :], -params["mean"])
     log_variance = spread(params["log_variance"], away.shape)
     squares = away**2 * jnp.exp(-log_variance) + log_variance
-    log_density = -0.5 * (squares + math.log(2 * math.pi)).sum(-1)
+    terms = squares + math.log(2 * math.pi)
+    log_density = -0.5 * terms.sum(-1)
     return plus(log_density, log_probabilities(params["weight"]))
 
 
@@ -285,4 +325,6 @@ def shares(count: jax.Array, old: jax.Array) -> jax.Array:
       [[-0.693..., -0.693...], [7.0, 8.0]]
     """
     total = count.sum(-1, keepdims=True)
-    return jnp.where(total > 0, to_logits(count / jnp.where(total > 0, total, 1)), old)
+    some = total > 0
+    p = count / jnp.where(some, total, 1)
+    return jnp.where(some, to_logits(p), old)

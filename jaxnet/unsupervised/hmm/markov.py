@@ -59,7 +59,8 @@ def log_probabilities(logits: jax.Array) -> jax.Array:
     logits = as_array("log_probabilities", "logits", logits, "(..., states)", "reals")
     possible = ~(logits <= _LOWEST)  # NaN is not hidden
     # Avoids -inf, whose gradient would be NaN.
-    return jnp.where(possible, jax.nn.log_softmax(jnp.maximum(logits, NEVER)), -jnp.inf)
+    log_p = jax.nn.log_softmax(jnp.maximum(logits, NEVER))
+    return jnp.where(possible, log_p, -jnp.inf)
 
 
 @jax.jit
@@ -70,7 +71,9 @@ def to_logits(p: jax.Array) -> jax.Array:
       >>> to_logits(jnp.array([1.0, 0.0])).tolist()
       [0.0, -1.0000000150474662e+30]
     """
-    return jnp.where(p > 0, jnp.log(jnp.where(p > 0, p, 1)), NEVER)
+    possible = p > 0
+    log_p = jnp.log(jnp.where(possible, p, 1))
+    return jnp.where(possible, log_p, NEVER)
 
 
 def first_state(key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
@@ -86,11 +89,14 @@ def first_state(key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32
     check_shape("first_state: shape", shape)
     if len(shape) != 1:
         raise ValueError(
-            f"first_state: shape must be (states,), got {shape}; it is an initializer of `start`"
+            f"first_state: shape must be (states,), got {tuple(shape)}. Use it as the initializer "
+            "of `start`"
         )
     at_least("first_state", "shape[0]", shape[0])
     check_dtype("first_state", dtype)
-    return jnp.asarray(np.where(np.arange(shape[0]) == 0, 0, NEVER), dtype)
+    logits = np.full(shape, NEVER)
+    logits[0] = 0
+    return jnp.asarray(logits, dtype)
 
 
 def left_to_right(skips: int = 0) -> Initializer:
@@ -115,8 +121,10 @@ def left_to_right(skips: int = 0) -> Initializer:
         check_shape("left_to_right: shape", shape)
         if len(shape) != 2:
             raise ValueError(f"left_to_right: shape must be (states, states), got {tuple(shape)}")
-        ahead = np.arange(shape[1]) - np.arange(shape[0])[:, None]
-        return jnp.asarray(np.where((ahead >= 0) & (ahead <= 1 + skips), 0, NEVER), dtype)
+        current, following = map(np.arange, shape)
+        ahead = following - current[:, None]
+        allowed = (ahead >= 0) & (ahead <= 1 + skips)
+        return jnp.asarray(np.where(allowed, 0, NEVER), dtype)
 
     return init
 
@@ -131,7 +139,8 @@ def logsumexp(a: jax.Array, axis: int) -> jax.Array:
     shifted, top = _shifted(a, axis)
     total = jnp.exp(shifted).sum(axis)
     none = total == 0
-    return jnp.where(none, -jnp.inf, jnp.log(jnp.where(none, 1, total)) + top.squeeze(axis))
+    log_total = jnp.log(jnp.where(none, 1, total)) + top.squeeze(axis)
+    return jnp.where(none, -jnp.inf, log_total)
 
 
 def forward(params: Params, scores: Any, lengths: Any = None) -> tuple[jax.Array, jax.Array]:
@@ -275,15 +284,17 @@ def scaled_likelihoods(logits: Any, log_prior: Any) -> jax.Array:
 
     Reference: Bourlard and Morgan 1994, "Connectionist Speech Recognition: A Hybrid Approach".
     """
-    who, sizes = "scaled_likelihoods", {}
+    who = "scaled_likelihoods"
+    sizes: dict[str, Any] = {}
     logits = as_array(who, "logits", logits, "(batch, time, states)", "reals", sizes)
-    return _scaled(logits, as_array(who, "log_prior", log_prior, "(states,)", "reals", sizes))
+    log_prior = as_array(who, "log_prior", log_prior, "(states,)", "reals", sizes)
+    return _scaled(logits, log_prior)
 
 
 @jax.jit
 def _scaled(logits: jax.Array, log_prior: jax.Array) -> jax.Array:
+    log_prior = log_prior[None, None]
     known = ~(log_prior <= _LOWEST)
-    known, log_prior = known[None, None], log_prior[None, None]
     scores = jax.nn.log_softmax(logits) - jnp.where(known, log_prior, 0)
     return jnp.where(known, scores, -jnp.inf)
 
@@ -291,9 +302,10 @@ def _scaled(logits: jax.Array, log_prior: jax.Array) -> jax.Array:
 def _read(params: Params, scores: Any, lengths: Any, who: str) -> tuple:
     """Return start, transition, scores, and the mask (batch, time) of the steps that count."""
     if not isinstance(params, dict) or not {"start", "transition"} <= set(params):
+        got = sorted(params) if isinstance(params, dict) else type(params).__name__
         raise ValueError(
             f"{who}: params must be a dict with 'start' (states,) and 'transition' (states, "
-            f"states), got {sorted(params) if isinstance(params, dict) else type(params).__name__}"
+            f"states), got {got}"
         )
     sizes: dict[str, Any] = {}
     start = as_array(who, "params['start']", params["start"], "(states,)", "reals", sizes)
@@ -301,8 +313,11 @@ def _read(params: Params, scores: Any, lengths: Any, who: str) -> tuple:
     transition = as_array(who, what, transition, "(states, states)", "reals", sizes)
     # For an emission, scores = emission.score(params["emission"], x).
     scores = as_array(who, "scores", scores, "(batch, time, states)", "reals", sizes)
-    lengths = jnp.full(scores.shape[0], scores.shape[1]) if lengths is None else lengths
-    return start, transition, scores, read_sequence((scores, lengths), who).mask()
+    if lengths is None:
+        batch, time, _ = scores.shape
+        lengths = jnp.full(batch, time)
+    sequence = read_sequence((scores, lengths), who)
+    return start, transition, scores, sequence.mask()
 
 
 def _by_time(a: jax.Array) -> jax.Array:
@@ -320,7 +335,8 @@ def _later(scores, mask):
 
 def _first(log_start, scores, mask):
     """Return the shifted scores of the first step."""
-    return _shifted(log_start[None] + jnp.where(mask[:, :1], scores[:, 0], 0))
+    first = jnp.where(mask[:, :1], scores[:, 0], 0)
+    return _shifted(log_start[None] + first)
 
 
 def _shifted(log_p: jax.Array, axis: int = 1) -> tuple[jax.Array, jax.Array]:
@@ -341,35 +357,45 @@ def _alphas(log_start, log_transition, scores, mask):
     def step(carry, now):
         alpha, shift = carry
         score, counts = now  # (batch, states), (batch, 1)
-        moved, top = _shifted(logsumexp(alpha[:, :, None] + log_transition[None], 1) + score)
-        carry = jnp.where(counts, moved, alpha), jnp.where(counts, shift + top, shift)
-        return carry, carry
+        ways = alpha[:, :, None] + log_transition[None]  # (batch, from, to)
+        moved, top = _shifted(logsumexp(ways, 1) + score)
+        alpha = jnp.where(counts, moved, alpha)
+        shift = jnp.where(counts, shift + top, shift)
+        return (alpha, shift), (alpha, shift)
 
     first = _first(log_start, scores, mask)
     (alpha, shift), later = jax.lax.scan(step, first, _later(scores, mask))
-    log_likelihood = jnp.where(mask[:, 0], logsumexp(alpha, 1) + shift[:, 0], 0)
-    alphas, shifts = jax.tree.map(lambda a, b: jnp.concatenate([a[None], b]), first, later)
+    last = logsumexp(alpha, 1) + shift[:, 0]
+    log_likelihood = jnp.where(mask[:, 0], last, 0)
+    alphas, shifts = jax.tree.map(_all_steps, first, later)
     return alphas, shifts, log_likelihood
+
+
+def _all_steps(first: jax.Array, later: jax.Array) -> jax.Array:
+    return jnp.concatenate([first[None], later])
 
 
 # Each is jitted, since a scan outside of jit compiles at every call.
 @jax.jit
 def _forward(start, transition, scores, mask):
-    logs = log_probabilities(start), log_probabilities(transition)
-    alphas, shifts, log_likelihood = _alphas(*logs, scores, mask)
-    return jnp.where(mask[..., None], _by_time(alphas + shifts), 0), log_likelihood
+    log_start = log_probabilities(start)
+    log_transition = log_probabilities(transition)
+    alphas, shifts, log_likelihood = _alphas(log_start, log_transition, scores, mask)
+    log_p = _by_time(alphas + shifts)
+    return jnp.where(mask[..., None], log_p, 0), log_likelihood
 
 
 @jax.jit
 def _counts(start, transition, scores, mask):
     def total(log_start, log_transition, scores):
-        log_likelihood = _alphas(log_start, log_transition, scores, mask)[2]
+        _, _, log_likelihood = _alphas(log_start, log_transition, scores, mask)
         return log_likelihood.sum(), log_likelihood
 
-    logs = log_probabilities(start), log_probabilities(transition)
+    log_start = log_probabilities(start)
+    log_transition = log_probabilities(transition)
     gradient = jax.value_and_grad(total, (0, 1, 2), has_aux=True)
-    (_, log_likelihood), (first, moves, posterior) = gradient(*logs, scores)
-    return Counts(log_likelihood, first, moves, posterior)
+    (_, log_likelihood), counts = gradient(log_start, log_transition, scores)
+    return Counts(log_likelihood, *counts)
 
 
 @jax.jit
@@ -380,9 +406,11 @@ def _viterbi(start, transition, scores, mask):
     def step(delta, now):
         score, counts = now  # (batch, states), (batch, 1)
         ways = delta[:, :, None] + log_transition[None]  # (batch, from, to)
-        came_from = jnp.where(counts, ways.argmax(1).astype(jnp.int32), here[None])
+        best = ways.argmax(1).astype(jnp.int32)
+        came_from = jnp.where(counts, best, here[None])
         moved, top = _shifted(ways.max(1) + score)
-        return jnp.where(counts, moved, delta), (came_from, jnp.where(counts, top, 0))
+        delta = jnp.where(counts, moved, delta)
+        return delta, (came_from, jnp.where(counts, top, 0))
 
     first, shift = _first(log_probabilities(start), scores, mask)
     delta, (came_from, tops) = jax.lax.scan(step, first, _later(scores, mask))
@@ -394,5 +422,7 @@ def _viterbi(start, transition, scores, mask):
 
     _, earlier = jax.lax.scan(back, last, came_from, reverse=True)
     path = _by_time(jnp.concatenate([earlier, last[None]]))  # (batch, time)
-    score = jnp.where(mask[:, 0], delta.max(1) + (shift + tops.sum(0))[:, 0], 0)
-    return jnp.where(mask & (score > -jnp.inf)[:, None], path, -1), score
+    shift = shift + tops.sum(0)
+    score = jnp.where(mask[:, 0], delta.max(1) + shift[:, 0], 0)
+    possible = score > -jnp.inf
+    return jnp.where(mask & possible[:, None], path, -1), score

@@ -76,9 +76,10 @@ def hmm(
     _check_emission(name, emission)
     tools.check_options(name, start_init=start_init, transition_init=transition_init)
 
-    emitted = stateless(
-        lambda key, x: emission.init(key, x, states), lambda params, x: params, name="emission"
-    )
+    def emission_params(key, x):
+        return emission.init(key, x, states)
+
+    emitted = stateless(emission_params, lambda params, x: params, name="emission")
 
     def score(m, given):
         sequence = tools.read_sequence(given, name, rank=2)
@@ -91,9 +92,11 @@ def hmm(
             "transition": m.param("transition", transition_init, (states, states)),
         }
         # Scores are sums over features and time.
-        dtype, params = params["start"].dtype, jax.tree.map(wide, params)
+        dtype = params["start"].dtype
+        params = jax.tree.map(wide, params)
         scores = emission.score(params["emission"], sequence.without_padding())
-        return forward(params, scores, sequence.lengths)[1].astype(dtype)
+        _, log_likelihood = forward(params, scores, sequence.lengths)
+        return log_likelihood.astype(dtype)
 
     return compose(score, name=name, kind="hmm")
 
@@ -182,8 +185,10 @@ def baum_welch(
                 )
             history.append(float(each.sum()))
             bar.update(1)
-            if len(history) > 1 and history[-1] - history[-2] < tolerance * steps:
-                break
+            if len(history) > 1:
+                gain = history[-1] - history[-2]
+                if gain < tolerance * steps:
+                    break
     return EMResult(params, np.array(history))
 
 
@@ -247,12 +252,14 @@ def fit_hmm(
         raise ValueError(f"fit_hmm: {steps} steps are too few for {states} states")
     net = hmm(states, emission, start_init=start_init, transition_init=transition_init)
     values = np.asarray(sequence.x)
-    align = emission.align if align is None else align
+    if align is None:
+        align = emission.align
     options = {"iterations": iterations, "tolerance": tolerance, "progress": progress}
     runs = []
     for i in range(restarts):
         here = jax.random.fold_in(key, i)
-        params, _ = net.init(child_key(here, "init"), spec(values.shape, values.dtype))
+        init_key = child_key(here, "init")
+        params, _ = net.init(init_key, spec(values.shape, values.dtype))
         if align:
             labels = align(child_key(here, "align"), values, mask, states)
             begin_key = child_key(here, "begin")
@@ -265,7 +272,8 @@ def fit_hmm(
 @partial(jax.jit, static_argnums=3)
 def _round(params, x, mask, emission):
     """Return better params, and the log-likelihood of each sequence before the round."""
-    counts = expected_counts(params, emission.score(params["emission"], x), mask.sum(1))
+    scores = emission.score(params["emission"], x)
+    counts = expected_counts(params, scores, mask.sum(1))
     better = {
         "start": shares(counts.start, params["start"]),
         "transition": shares(counts.transition, params["transition"]),
@@ -281,11 +289,14 @@ def _check_emission(who: str, emission: Any) -> None:
 def _read(x: Any, lengths: Any, who: str) -> tuple[Sequence, np.ndarray]:
     """Return the checked sequences with zeros in padding, and their mask."""
     x = checks.to_device(who, "x", x)
-    if lengths is not None:
+    if lengths is None:
+        sequence = tools.read_sequence(x, who, rank=2)
+        mask = np.ones(x.shape[:2], bool)
+    else:
         lengths = tools.as_array(who, "lengths", lengths, "(batch,)", "integers")
-    sequence = tools.read_sequence(x if lengths is None else (x, lengths), who, rank=2)
+        sequence = tools.read_sequence((x, lengths), who, rank=2)
+        mask = np.asarray(sequence.mask())
     sequence = sequence._replace(x=sequence.without_padding())
-    mask = np.ones(x.shape[:2], bool) if lengths is None else np.asarray(sequence.mask())
     if not mask.any():
         raise ValueError(f"{who}: x must hold at least one step, got {x.shape}, lengths {lengths}")
     checks.check_finite(who, sequence.x, "sequences")

@@ -64,10 +64,12 @@ def _enumerate(params, visible):
         states = first + jnp.arange(block)
         bits = (states[:, None] >> jnp.arange(units)[None]) & 1  # (block,) -> (block, units)
         h = bits.astype(params["kernel"].dtype)
-        below = visible.log_partition(h @ params["kernel"].T, params["visible_bias"])
+        input = h @ params["kernel"].T
+        below = visible.log_partition(input, params["visible_bias"])
         return jax.nn.logsumexp(h @ params["bias"] + below)
 
-    return jax.nn.logsumexp(jax.lax.map(sum_block, jnp.arange(0, 2**units, block)))
+    blocks = jnp.arange(0, 2**units, block)
+    return jax.nn.logsumexp(jax.lax.map(sum_block, blocks))
 
 
 def log_likelihood(params: Params, x: ArrayLike, *, visible: Visible = bernoulli) -> jax.Array:
@@ -156,7 +158,9 @@ def ais(
     """
     check_key(key, "ais")
     params, sizes = read_params("ais", params, visible)
-    betas = on_host("ais", "betas", np.linspace(0, 1, 1001) if betas is None else betas, "(n,)")
+    if betas is None:
+        betas = np.linspace(0, 1, 1001)
+    betas = on_host("ais", "betas", betas, "(n,)")
     rises = len(betas) > 1 and (np.diff(betas) > 0).all()
     if not (rises and betas[0] == 0 and betas[-1] == 1):
         raise ValueError("ais: betas must rise from 0 to 1, such as np.linspace(0, 1, 1001)")
@@ -178,21 +182,27 @@ def _ais(key, params, start, betas, runs, visible):
         return (1 - beta) * start + beta * params["visible_bias"]
 
     def free(beta, x, field):  # the free energy at β; field is the field at β = 1
-        return visible.energy(x, visible_bias(beta)) - jax.nn.softplus(beta * field).sum(-1)
+        hidden = jax.nn.softplus(beta * field).sum(-1)
+        return visible.energy(x, visible_bias(beta)) - hidden
 
     def step(i, carry):
         x, log_weights = carry
+        beta = betas[i + 1]
+        here = jax.random.fold_in(key, i)
         field = plus(x @ kernel, bias)  # (runs, inputs) -> (runs, features)
-        log_weights += free(betas[i], x, field) - free(betas[i + 1], x, field)
-        beta, here = betas[i + 1], jax.random.fold_in(key, i)
+        log_weights += free(betas[i], x, field) - free(beta, x, field)
         h = draw(child_key(here, "hidden"), jax.nn.sigmoid(beta * field))
         below = plus(beta * (h @ kernel.T), visible_bias(beta))
         return visible.sample(child_key(here, "visible"), below), log_weights
 
-    x = visible.sample(child_key(key, "start"), jnp.broadcast_to(start, (runs, *start.shape)))
-    first = bias.shape[0] * jnp.log(2.0) + visible.log_partition(jnp.zeros_like(start), start)
-    weights = jnp.full(runs, first, kernel.dtype)
-    _, log_weights = jax.lax.fori_loop(0, betas.shape[0] - 1, step, (x, weights))
+    fields = jnp.broadcast_to(start, (runs, *start.shape))
+    x = visible.sample(child_key(key, "start"), fields)
+    features = bias.shape[0]
+    log_z = features * jnp.log(2.0) + visible.log_partition(jnp.zeros_like(start), start)
+    log_weights = jnp.full(runs, log_z, kernel.dtype)
+    steps = betas.shape[0] - 1
+    _, log_weights = jax.lax.fori_loop(0, steps, step, (x, log_weights))
     log_z = jax.nn.logsumexp(log_weights) - jnp.log(runs)
-    error = jnp.exp(log_weights - log_z).std(ddof=1) / jnp.sqrt(runs)
+    weights = jnp.exp(log_weights - log_z)
+    error = weights.std(ddof=1) / jnp.sqrt(runs)
     return AISResult(log_z, error, log_weights)

@@ -101,19 +101,21 @@ def read_params(who: str, params: Any, visible: Visible) -> tuple[Params, dict[s
         got = sorted(map(str, params)) if isinstance(params, dict) else type(params).__name__
         raise TypeError(f"{who}: params must be a dict of {', '.join(forms)}, got {got}")
     sizes: dict[str, int] = {}
-    return {
-        name: tools.as_array(who, f"params['{name}']", params[name], form, "reals", sizes)
-        for name, form in forms.items()
-    }, sizes
+    read = {}
+    for name, form in forms.items():
+        what = f"params['{name}']"
+        read[name] = tools.as_array(who, what, params[name], form, "reals", sizes)
+    return read, sizes
 
 
 def _hidden_field(params: Params, x: jax.Array) -> jax.Array:
-    return plus(product(x, params["kernel"]), params["bias"])  # (..., inputs) -> (..., features)
+    field = product(x, params["kernel"])  # (..., inputs) -> (..., features)
+    return plus(field, params["bias"])
 
 
 def _visible_field(params: Params, h: jax.Array) -> jax.Array:
-    # (..., features) -> (..., inputs)
-    return plus(product(h, params["kernel"].T), params["visible_bias"])
+    field = product(h, params["kernel"].T)  # (..., features) -> (..., inputs)
+    return plus(field, params["visible_bias"])
 
 
 def free_energy(params: Params, x: ArrayLike, *, visible: Visible = bernoulli) -> jax.Array:
@@ -179,9 +181,11 @@ def gibbs(
 @partial(jax.jit, static_argnames=("steps", "visible"))
 def _gibbs(key, params, x, steps, visible):
     def step(i, carry):
+        x, _ = carry
         here = jax.random.fold_in(key, i)
-        p = jax.nn.sigmoid(_hidden_field(params, carry[0]))
-        field = _visible_field(params, draw(child_key(here, "hidden"), p))
+        p = jax.nn.sigmoid(_hidden_field(params, x))
+        h = draw(child_key(here, "hidden"), p)
+        field = _visible_field(params, h)
         return visible.sample(child_key(here, "visible"), field), visible.mean(field)
 
     return jax.lax.fori_loop(0, steps, step, (x, x))
@@ -223,11 +227,14 @@ def contrastive_divergence(net: Layer, *, k: int = 1, visible: Visible = bernoul
     tools.at_least("contrastive_divergence", "k", k)
     check_visible("contrastive_divergence", visible)
     if not isinstance(net, Layer) or net.kind != "rbm":
+        got = net.name if isinstance(net, Layer) else type(net).__name__
         raise TypeError(
-            "contrastive_divergence: expected a net made by rbm(features), got "
-            f"{net.name if isinstance(net, Layer) else type(net).__name__}; train stacked "
-            "machines one after another, see dbn.fit_dbn"
+            f"contrastive_divergence: expected a net made by rbm(features), got {got}; train "
+            "stacked machines one after another, see dbn.fit_dbn"
         )
+
+    def mean_free_energy(params, x):
+        return free_energy(params, x, visible=visible).mean()
 
     def rule(params, state, batch, *, key, train):
         if isinstance(batch, tuple | list | dict):
@@ -238,15 +245,16 @@ def contrastive_divergence(net: Layer, *, k: int = 1, visible: Visible = bernoul
         x = tools.as_array("contrastive_divergence", "batch", batch, "(n, inputs)", "reals")
         x = x.astype(params["kernel"].dtype)
         h = jax.nn.sigmoid(_hidden_field(params, x))
-        error = jnp.square(visible.mean(_visible_field(params, h)) - x).mean()
-        metrics = {"loss": error, "free_energy": free_energy(params, x, visible=visible).mean()}
+        reconstruction = visible.mean(_visible_field(params, h))
+        error = jnp.square(reconstruction - x).mean()
+        metrics = {"loss": error, "free_energy": mean_free_energy(params, x)}
         if not train:
             return jax.tree.map(jnp.zeros_like, params), (state, metrics)
-        samples, _ = gibbs(key, params, state.get("chain", x), k, visible=visible)
+        start = state.get("chain", x)
+        samples, _ = gibbs(key, params, start, k, visible=visible)
 
         def contrast(params):
-            data = free_energy(params, x, visible=visible).mean()
-            return data - free_energy(params, samples, visible=visible).mean()
+            return mean_free_energy(params, x) - mean_free_energy(params, samples)
 
         state = {name: samples for name in state}  # the chain, if the net has chains
         return jax.grad(contrast)(params), (state, metrics)
@@ -325,11 +333,13 @@ def fit_rbm(
         )
     examples, batch_size = whole_batches(child_key(key, "batches"), x, batch_size)
     net = rbm(features, visible=visible, chains=batch_size if persistent else 0)
-    schedule = optax.linear_schedule(learning_rate, 0, epochs * (len(examples) // batch_size))
+    steps = epochs * (len(examples) // batch_size)
+    schedule = optax.linear_schedule(learning_rate, 0, steps)
     decayed = {"kernel": True, "bias": False, "visible_bias": False}
     decay = optax.add_decayed_weights(weight_decay, mask=decayed)
     optimizer = optax.chain(decay, optax.sgd(schedule, momentum))
     learner = trainer(contrastive_divergence(net, k=k, visible=visible), optimizer)
-    train_state = learner.init(key, examples, params={"visible_bias": visible.bias(x.mean(0))})
+    visible_bias = visible.bias(x.mean(0))
+    train_state = learner.init(key, examples, params={"visible_bias": visible_bias})
     params = trained(learner, train_state, examples, epochs, batch_size, progress)
     return params if full else {"kernel": params["kernel"], "bias": params["bias"]}
