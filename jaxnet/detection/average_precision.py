@@ -91,13 +91,20 @@ def average_precision(
     found = _read("found", found, "n", classes, sizes, scored=True)
     truth = _read("truth", truth, "m", classes, sizes)
     overlap = np.asarray(_overlaps(found["boxes"], truth["boxes"]))  # (images, n, m)
-    curves = [_curve(found, truth, overlap, c, iou) for c in range(classes)]
-    recall, precision, scores = (list(part) for part in zip(*curves, strict=True))
-    occurs = np.isin(np.arange(classes), truth["classes"])
-    areas = [_area(*curve, points) for curve in zip(recall, precision, strict=True)]
-    each = np.where(occurs, areas, np.nan)
+    recalls = []
+    precisions = []
+    scores = []
+    each = np.full(classes, np.nan)
+    for c in range(classes):
+        recall, precision, score = _curve(found, truth, overlap, c, iou)
+        recalls.append(recall)
+        precisions.append(precision)
+        scores.append(score)
+        if (truth["classes"] == c).any():
+            each[c] = _area(recall, precision, points)
+    occurs = ~np.isnan(each)
     mean = float(each[occurs].mean()) if occurs.any() else float("nan")
-    return AveragePrecision(mean, each, recall, precision, scores)
+    return AveragePrecision(mean, each, recalls, precisions, scores)
 
 
 def _curve(found, truth, overlap, c: int, iou: float) -> tuple[np.ndarray, ...]:
@@ -108,21 +115,27 @@ def _curve(found, truth, overlap, c: int, iou: float) -> tuple[np.ndarray, ...]:
     scores = found["scores"][image, place]
     order = np.argsort(-scores, kind="stable")
     right = np.zeros(len(order))
-    for at, (i, j) in enumerate(zip(image[order], place[order], strict=True)):
-        over = np.where(free[i], overlap[i, j], -1)
+    for rank, at in enumerate(order):
+        i = image[at]
+        over = np.where(free[i], overlap[i, place[at]], -1)
         if over.size and over.max() >= iou:
-            right[at], free[i, over.argmax()] = 1, False
+            right[rank] = 1
+            free[i, over.argmax()] = False
     hits = right.cumsum()
-    return hits / max(total, 1), hits / np.arange(1, len(hits) + 1), scores[order]
+    recall = hits / max(total, 1)
+    precision = hits / np.arange(1, len(hits) + 1)
+    return recall, precision, scores[order]
 
 
 def _area(recall: np.ndarray, precision: np.ndarray, points: int | None) -> float:
     """Return the area under the highest precision at each recall or above."""
     highest = np.maximum.accumulate(precision[::-1])[::-1]
     if points is None:
-        return float((np.diff(recall, prepend=0) * highest).sum())
+        steps = np.diff(recall, prepend=0)
+        return float((steps * highest).sum())
     places = np.searchsorted(recall, np.linspace(0, 1, points), side="left")
-    return float(np.append(highest, 0)[places].mean())  # 0 at recalls never reached
+    highest = np.append(highest, 0)  # 0 at recalls never reached
+    return float(highest[places].mean())
 
 
 def _read(

@@ -5,6 +5,7 @@ box of zero height or width is padding. Boxes may be integers; everything is com
 least.
 """
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -52,7 +53,8 @@ def iou(a: jax.Array, b: jax.Array) -> jax.Array:
       >>> iou(a, b).tolist()
       [[0.5, 1.0, 0.0], [0.0, 0.0, 0.0]]
     """
-    a, b = _boxes("iou", "a", a, "(..., n, 4)"), _boxes("iou", "b", b, "(..., m, 4)")
+    a = _boxes("iou", "a", a, "(..., n, 4)")
+    b = _boxes("iou", "b", b, "(..., m, 4)")
     try:
         np.broadcast_shapes(a.shape[:-2], b.shape[:-2])
     except ValueError:
@@ -64,11 +66,12 @@ def iou(a: jax.Array, b: jax.Array) -> jax.Array:
 
 @jax.jit  # one program: outside of jit, each operation would be compiled separately
 def _iou(a: jax.Array, b: jax.Array) -> jax.Array:
-    a, b = a[..., :, None, :], b[..., None, :, :]  # (..., n, 1, 4), (..., 1, m, 4)
-    low = jnp.maximum(a[..., :2], b[..., :2])
-    high = jnp.minimum(a[..., 2:], b[..., 2:])
+    a_low, a_high = jnp.split(a[..., :, None, :], 2, -1)  # (..., n, 1, 2) each
+    b_low, b_high = jnp.split(b[..., None, :, :], 2, -1)  # (..., 1, m, 2) each
+    low = jnp.maximum(a_low, b_low)
+    high = jnp.minimum(a_high, b_high)
     both = _area(low, high)  # (..., n, m)
-    either = _area(a[..., :2], a[..., 2:]) + _area(b[..., :2], b[..., 2:]) - both
+    either = _area(a_low, a_high) + _area(b_low, b_high) - both
     return both / jnp.where(either > 0, either, 1)  # 0 / 1 for two boxes without area
 
 
@@ -131,18 +134,24 @@ def non_max_suppression(
     within(who, "score", score, "[-inf, inf]")
     left = scores > score
     missing = ~jnp.isfinite(boxes).all(-1)
-    if (wrong := known(left & missing)) is not None and wrong.any():
+    wrong = known(left & missing)
+    if wrong is not None and wrong.any():
         place = tuple(np.argwhere(wrong)[0].tolist())
         raise ValueError(
             f"{who}: a box must be finite, got {boxes[place].tolist()} at {place}. To leave a box "
             "out, give it the score -inf"
         )
     if boxes.ndim > 2:
-        return jax.vmap(
-            lambda b, s: non_max_suppression(b, s, iou=iou, score=score, most=most)
-        )(boxes, scores)  # fmt: skip
+        suppress = partial(non_max_suppression, iou=iou, score=score, most=most)
+        return jax.vmap(suppress)(boxes, scores)
     if boxes.shape[0] == 0:
         return NMSResult(jnp.zeros(most, jnp.int32), jnp.zeros(most, bool))
+    left = jnp.where(left & ~missing, scores, -jnp.inf)
+    return _suppressed(boxes, left, iou, most)
+
+
+def _suppressed(boxes: jax.Array, scores: jax.Array, iou: Any, most: int) -> NMSResult:
+    """Search among boxes (n, 4); those with a score of -inf are left out."""
 
     def more(carry):
         i, left, _ = carry
@@ -151,13 +160,14 @@ def non_max_suppression(
     def keep(carry):
         i, left, index = carry
         best = left.argmax()
-        overlaps = _iou(boxes[best][None], boxes)[0] > iou  # (n,)
-        # A box without area does not overlap itself.
-        left = jnp.where(overlaps.at[best].set(True), -jnp.inf, left)
-        return i + 1, left, index.at[i].set(best.astype(jnp.int32))
+        dropped = _iou(boxes[best][None], boxes)[0] > iou  # (n,)
+        dropped = dropped.at[best].set(True)  # a box without area does not overlap itself
+        left = jnp.where(dropped, -jnp.inf, left)
+        index = index.at[i].set(best.astype(jnp.int32))
+        return i + 1, left, index
 
-    left = jnp.where(left & ~missing, scores, -jnp.inf)
-    count, _, index = jax.lax.while_loop(more, keep, (0, left, jnp.zeros(most, jnp.int32)))
+    start = 0, scores, jnp.zeros(most, jnp.int32)
+    count, _, index = jax.lax.while_loop(more, keep, start)
     return NMSResult(index, jnp.arange(most) < count)
 
 

@@ -17,14 +17,16 @@ def _read(who: str, outputs: jax.Array, targets: jax.Array) -> tuple[jax.Array, 
     A loss may leave such labels out. The warning appears only while tracing with known labels, as
     `fit` and `evaluate` do once for all of them.
     """
-    labels, soft = known(targets), are_probabilities(outputs, targets)
+    labels = known(targets)
+    soft = are_probabilities(outputs, targets)
     shape = getattr(outputs, "shape", ())
     one = shape == getattr(targets, "shape", None) and not (soft and shape[1:])
     if shape[-1:] == (1,) or (shape and one):
         raise one_logit(who, shape, "jn.metrics.binary_accuracy")
     outputs, targets = read_targets(who, outputs, targets)
     if soft:
-        return outputs, jnp.where(jnp.isnan(targets).any(-1), -1, targets.argmax(-1))
+        unknown = jnp.isnan(targets).any(-1)
+        return outputs, jnp.where(unknown, -1, targets.argmax(-1))
     classes = outputs.shape[-1]
     if is_traced(outputs) and labels is not None:
         others = labels[(labels < 0) | (labels >= classes)]
@@ -80,8 +82,9 @@ def top_k_accuracy(outputs: jax.Array, targets: jax.Array, *, k: int) -> jax.Arr
       [0.0, 1.0]
     """
     between("top_k_accuracy", "k", k, 1, outputs.shape[-1], "the number of classes")
-    best = jax.lax.top_k(outputs, k)[1]  # (batch, ..., k)
-    return _float((best == targets[..., None]).any(-1), outputs)
+    _, best = jax.lax.top_k(outputs, k)  # (batch, ..., k)
+    correct = (best == targets[..., None]).any(-1)
+    return _float(correct, outputs)
 
 
 @comparison(read_same, threshold="(-inf, inf)")
@@ -102,7 +105,8 @@ def binary_accuracy(outputs: jax.Array, targets: jax.Array, *, threshold: float 
       >>> binary_accuracy(jnp.array([-2.0, 0.5, 3.0]), jnp.array([-1, -1, 1])).tolist()
       [1.0, 0.0, 1.0]
     """
-    return _float((outputs > threshold) == (targets > 0), jnp.stack([outputs, targets], -1))
+    correct = (outputs > threshold) == (targets > 0)
+    return _float(correct, jnp.stack([outputs, targets], -1))
 
 
 def _float(correct: jax.Array, outputs: jax.Array) -> jax.Array:
@@ -110,4 +114,5 @@ def _float(correct: jax.Array, outputs: jax.Array) -> jax.Array:
 
     For NaN, argmax and > return a value as well.
     """
-    return (correct & ~jnp.isnan(outputs).any(-1)).astype(jnp.float32)
+    broken = jnp.isnan(outputs).any(-1)
+    return (correct & ~broken).astype(jnp.float32)

@@ -1,7 +1,7 @@
 """The confusion matrix, and scores computed from it."""
 
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -55,23 +55,32 @@ def confusion(
             "confusion: predictions must hold integers or booleans; for two classes, write p > 0.5 "
             f"of probabilities or z > 0 of logits, got {predictions.dtype}"
         )
-    whole = lambda a: a.astype(np.int32) if getattr(a, "dtype", None) == np.bool_ else a  # noqa: E731
-    predictions = as_array("confusion", "predictions", whole(predictions), dtype="integers")
-    labels = as_array("confusion", "labels", whole(labels), dtype="integers")
+    predictions = as_array("confusion", "predictions", _whole(predictions), dtype="integers")
+    labels = as_array("confusion", "labels", _whole(labels), dtype="integers")
     if predictions.shape != labels.shape:
         raise ValueError(
-            f"confusion: the two shapes must agree, got {predictions.shape} and {labels.shape}"
+            "confusion: expected predictions and labels of the same shape, got "
+            f"{predictions.shape} and {labels.shape}"
         )
-    true, found = known(labels), known(predictions)
+    true = known(labels)
+    found = known(predictions)
     if true is not None and found is not None:
-        counted = (true >= 0) & (true < classes) & (true != (-1 if void is None else void))
-        wrong = found[counted & ((found < 0) | (found >= classes))]
+        counted = (true >= 0) & (true < classes)
+        if void is not None:
+            counted &= true != void
+        beyond = (found < 0) | (found >= classes)
+        wrong = found[counted & beyond]
         if wrong.size:
             raise ValueError(
                 f"confusion: predictions must be in [0, {classes}) if the label is a class, got "
                 f"{wrong.flat[0]}. To leave positions out, give them label -1"
             )
     return _count(predictions, labels, int(classes), None if void is None else int(void))
+
+
+def _whole(a: Any) -> Any:
+    """Return booleans as integers, and anything else unchanged."""
+    return a.astype(np.int32) if getattr(a, "dtype", None) == np.bool_ else a
 
 
 class Scores(NamedTuple):
@@ -97,10 +106,12 @@ class Scores(NamedTuple):
     accuracy: jax.Array
 
     def __str__(self) -> str:
-        rows = [("class", *self._fields[:4])]
-        rows += [(i, *(f"{v:.4f}" for v in row)) for i, row in enumerate(np.stack(self[:4], -1))]
+        rows: list[list[Any]] = [["class", *self._fields[:4]]]
+        for i, values in enumerate(np.stack(self[:4], -1)):
+            rows.append([i, *(f"{value:.4f}" for value in values)])
         lines = ["".join(f"{cell:>11}" for cell in row)[6:] for row in rows]
-        return "\n".join([*lines, f"accuracy {self.accuracy:.4f}, mean IoU {self.mean_iou:.4f}"])
+        lines.append(f"accuracy {self.accuracy:.4f}, mean IoU {self.mean_iou:.4f}")
+        return "\n".join(lines)
 
 
 @on_auto_axes
@@ -132,31 +143,45 @@ def scores(matrix: jax.Array) -> Scores:
         check_values("scores", "counts of matrix", matrix, "[0, inf)")
         matrix = matrix.astype(np.float64)  # JAX would convert int64 to int32
     matrix = as_array("scores", "matrix", matrix, "(classes, classes)", "reals")
-    return Scores(*_scores(matrix.astype(jnp.promote_types(matrix.dtype, jnp.float32))))
+    dtype = jnp.promote_types(matrix.dtype, jnp.float32)
+    return _scores(matrix.astype(dtype))
 
 
 @jax.jit
-def _scores(matrix: jax.Array) -> tuple[jax.Array, ...]:
+def _scores(matrix: jax.Array) -> Scores:
     def ratio(part, whole, empty=0.0):
-        value = jnp.where(whole > 0, part / jnp.where(whole > 0, whole, 1), empty)
+        some = whole > 0
+        value = jnp.where(some, part / jnp.where(some, whole, 1), empty)
         return jnp.where(jnp.isnan(whole), jnp.nan, value)
 
     matrix = jnp.where((matrix < 0).any(), jnp.nan, matrix)
-    correct, found, true = jnp.diagonal(matrix), matrix.sum(0), matrix.sum(1)
+    correct = jnp.diagonal(matrix)
+    found = matrix.sum(0)
+    true = matrix.sum(1)
     iou = ratio(correct, found + true - correct, jnp.nan)
-    each = ratio(correct, found), ratio(correct, true), ratio(2 * correct, found + true), iou
-    return *each, jnp.nanmean(iou), ratio(correct.sum(), matrix.sum(), jnp.nan)
+    return Scores(
+        precision=ratio(correct, found),
+        recall=ratio(correct, true),
+        f1=ratio(2 * correct, found + true),
+        iou=iou,
+        mean_iou=jnp.nanmean(iou),
+        accuracy=ratio(correct.sum(), matrix.sum(), jnp.nan),
+    )
 
 
 @partial(jax.jit, static_argnames=("classes", "void"))
 def _count(predictions: jax.Array, labels: jax.Array, classes: int, void: int | None) -> jax.Array:
-    # int32 at least, since 8-bit labels would overflow below
-    row, column = (
-        a.astype(jnp.promote_types(a.dtype, jnp.int32)).ravel() for a in (labels, predictions)
-    )
+    def wide(a):  # int32 at least, since 8-bit labels would overflow below
+        dtype = jnp.promote_types(a.dtype, jnp.int32)
+        return a.astype(dtype).ravel()
+
+    row = wide(labels)
+    column = wide(predictions)
     counted = (row >= 0) & (row < classes)
-    column = jnp.where((column >= 0) & (column < classes), column, (row + 1) % classes)
+    valid = (column >= 0) & (column < classes)
+    column = jnp.where(valid, column, (row + 1) % classes)
     if void is not None:
         counted &= row != void
     cell = jnp.where(counted, row * classes + column, classes**2)  # the last cell is dropped
-    return jnp.bincount(cell, length=classes**2 + 1)[:-1].reshape(classes, classes)
+    counts = jnp.bincount(cell, length=classes**2 + 1)
+    return counts[:-1].reshape(classes, classes)

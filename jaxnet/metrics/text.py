@@ -98,7 +98,8 @@ def edit_error_rate(predicted: Sequence[Sequence], true: Sequence[Sequence]) -> 
             _check_sequence("edit_error_rate", f"{what}[{i}]", sequence)
     if len(predicted) != len(true):
         raise ValueError(
-            f"edit_error_rate: expected pairs of sequences, got {len(predicted)} and {len(true)}"
+            "edit_error_rate: expected one prediction per true sequence, got "
+            f"{len(predicted)} and {len(true)}"
         )
     length = sum(len(sequence) for sequence in true)
     if not length:
@@ -108,4 +109,6 @@ def edit_error_rate(predicted: Sequence[Sequence], true: Sequence[Sequence]) -> 
 
 def _check_sequence(who: str, what: str, value: Any) -> None:
     if not isinstance(value, str | Sequence) and getattr(value, "ndim", None) != 1:
-        raise TypeError(f"{who}: {what} must be a string, list or array (n,), got {value!r:.60}")
+        raise TypeError(
+            f"{who}: {what} must be a string, a list or an array (n,), got {value!r:.60}"
+        )
