@@ -11,7 +11,6 @@ import pytest
 import jaxnet as jn
 from jaxnet.decoding import beam_search
 from jaxnet.initializers import zeros
-from tests.helpers import refuses
 
 KEYS_MAY_REPEAT = True  # draws are compared
 END = 2
@@ -103,7 +102,8 @@ def compare(result, expected):
         assert (tokens[i, lengths[i] :] == END).all()
         np.testing.assert_allclose(scores[i], score, rtol=1e-12)
     rest = slice(len(expected), None)
-    assert (scores[rest] == -np.inf).all() and (lengths[rest] == 0).all()
+    assert (scores[rest] == -np.inf).all()
+    assert (lengths[rest] == 0).all()
     assert (tokens[rest] == END).all()
 
 
@@ -116,7 +116,8 @@ def test_beam_search_equals_a_plain_one(x64, beams, length, penalty):
         result = jax.device_get(search(weights(seed), carry, first, **options))
         assert result[0].shape == (4, beams, length)
         for i in range(4):
-            h, token = np.asarray(carry["h"][i]), int(first[i])
+            h = np.asarray(carry["h"][i])
+            token = int(first[i])
             model = step_of(*weights(seed))
             expected = plain_beam_search(model, h, token, beams, length, END, penalty)
             compare([part[i] for part in result], expected)
@@ -129,7 +130,9 @@ def test_beam_search_with_ties_and_impossible_tokens(x64):
     table = np.full((4, 4), -np.inf)
     table[np.arange(4)[:, None], follow] = 0
 
-    plain = lambda s, token: (s, table[token])  # noqa: E731
+    def plain(s, token):
+        return (s, table[token])
+
     model = stateless(lambda tokens: jnp.asarray(table)[tokens])
     for beams, length in [(3, 4), (9, 3)]:
         run = partial(beam_search, *model, beams=beams, length=length, end=END)
@@ -158,7 +161,8 @@ def test_beams_of_a_repeated_layer_and_of_inputs_are_those_of_whole_sequences(x6
         x = m(jn.embedding(VOCABULARY, 8), tokens) + m.whole(jn.dense(8), extra)[:, None]
         return m(jn.dense(VOCABULARY), m(jn.repeat(jn.transformer_block(2, 9, causal=True), 2), x))
 
-    net, extra = jn.compose(forward), jnp.eye(3)
+    net = jn.compose(forward)
+    extra = jnp.eye(3)
     prompt = jnp.array([[4, 0, 1], [0, 1, 3], [3, 4, 0]])
     shapes, _ = jax.eval_shape(net.init, KEY, (extra, prompt))
     random = np.random.default_rng(5)
@@ -193,9 +197,11 @@ def test_the_loop_ends_with_the_last_sequence():
 
     run = jax.jit(partial(beam_search, *stateless(logits), beams=3, length=50, end=4))
     tokens, lengths, _ = jax.device_get(run(np.array([[1], [2]])))
-    tokens, lengths = tokens[:, 0], lengths[:, 0]
+    tokens = tokens[:, 0]
+    lengths = lengths[:, 0]
     jax.effects_barrier()
-    assert tokens[:, :3].tolist() == [[2, 3, 4], [3, 4, 4]] and lengths.tolist() == [2, 1]
+    assert tokens[:, :3].tolist() == [[2, 3, 4], [3, 4, 4]]
+    assert lengths.tolist() == [2, 1]
     assert (tokens[:, 3:] == 4).all()
     assert 3 <= len(calls) <= 10
 
@@ -203,7 +209,10 @@ def test_the_loop_ends_with_the_last_sequence():
 @pytest.mark.slow
 def test_logits_of_few_digits_are_summed_with_many():
     """log 1000 = 6.9078 in float32, 6.9062 in bfloat16."""
-    logits = lambda tokens: jnp.zeros((len(tokens), 1000), jnp.bfloat16)  # noqa: E731
+
+    def logits(tokens):
+        return jnp.zeros((len(tokens), 1000), jnp.bfloat16)
+
     options = {"beams": 1, "length": 3, "end": END, "length_penalty": 0.0}
     _, _, scores = beam_search(*stateless(logits), jnp.array([[0]]), **options)
     np.testing.assert_allclose(scores, [[-3 * np.log(1000)]], rtol=1e-6)
@@ -232,7 +241,8 @@ DIES = as_net(dies), {}
 def test_beams_without_a_distribution_have_scores_of_nan(beams):
     run = jax.jit(partial(beam_search, *DIES, beams=beams, length=3, end=3))
     _, _, scores = jax.device_get(run(jnp.zeros((3, 1), int), state=CLOCKS))
-    assert np.isnan(scores[1:]).all() and not np.isnan(scores[0]).any()
+    assert np.isnan(scores[1:]).all()
+    assert not np.isnan(scores[0]).any()
 
 
 @pytest.mark.parametrize("row", [0.0, -np.inf, np.nan])
@@ -242,7 +252,10 @@ def test_an_empty_beam_stays_empty(row):
         table = np.log([[1.0] * 5, [0, 0, 0.6, 0.4, 0], [0, 0, 0, 0.5, 0.5], [0, 0, 0.3, 0, 0.7]])
     table = np.vstack([table, np.log(np.full(5, 0.2))]).astype(np.float32)
     table[0] = row
-    net = lambda tokens: jnp.asarray(table)[tokens]  # noqa: E731
+
+    def net(tokens):
+        return jnp.asarray(table)[tokens]
+
     options = {"beams": 3, "length": 2, "end": 4, "length_penalty": 0}
     _, _, scores = jax.jit(partial(beam_search, net, {}, **options))(np.array([[1]]))
     np.testing.assert_allclose(np.exp(np.asarray(scores[0])), [0.3, 0.3, 0.28], 1e-5)
@@ -251,7 +264,8 @@ def test_an_empty_beam_stays_empty(row):
 # Messages.
 
 FINE = stateless(lambda tokens: jnp.zeros((len(tokens), 5)))
-PROMPT, KEY = jnp.array([[0], [1]]), jax.random.key(0)
+PROMPT = jnp.array([[0], [1]])
+KEY = jax.random.key(0)
 BEAMS = {"beams": 2, "length": 2, "end": 1}
 
 
@@ -263,7 +277,7 @@ def gives(output):
     return beaming(lambda tokens: output)
 
 
-test_messages = refuses([
+@pytest.mark.parametrize(("call", "words"), [
     (beaming(length=0), "beam_search: length must be at least 1, got 0"),
     (beaming(prompt=3), "beam_search: prompt must be a JAX or NumPy array"),
     (beaming(prompt=PROMPT[0]), r"prompt must have shape \(batch, time\), got"),
@@ -280,7 +294,10 @@ test_messages = refuses([
     (beaming(beams=0), "beam_search: beams must be at least 1, got 0"),
     (beaming(length_penalty=np.nan), "beam_search: length_penalty must be in .* got nan"),
     (beaming(length_penalty=-1), r"length_penalty must be in \[0, inf\), got -1"),
-], (ValueError, TypeError))  # fmt: skip
+])  # fmt: skip
+def test_messages(call, words):
+    with pytest.raises((ValueError, TypeError), match=words):
+        call()
 
 
 def test_logits_of_beams_are_changed_as_by_hand():
@@ -288,14 +305,20 @@ def test_logits_of_beams_are_changed_as_by_hand():
     p = np.random.default_rng(0).dirichlet(np.ones(5), 5).astype(np.float32)
     allowed = np.array([[1, 1, 0, 0, 1], [1, 0, 1, 0, 1], [0, 1, 0, 1, 0],
                         [1, 0, 1, 0, 0], [0, 1, 1, 0, 0], [0, 1, 1, 1, 1]], bool)  # fmt: skip
-    net = lambda tokens: jnp.asarray(np.log(p))[tokens]  # noqa: E731
-    grammar = lambda values, ids: jnp.where(jnp.asarray(allowed)[ids[-1]], values, -jnp.inf)  # noqa: E731
+
+    def net(tokens):
+        return jnp.asarray(np.log(p))[tokens]
+
+    def grammar(values, ids):
+        return jnp.where(jnp.asarray(allowed)[ids[-1]], values, -jnp.inf)
+
     options = {"beams": 200, "length": 3, "end": 0, "length_penalty": 0}
     run = jax.jit(partial(beam_search, net, {}, logits=grammar, **options))
     tokens, lengths, scores = jax.device_get(run(np.array([[1]])))
     found = {tuple(row[: n + 1].tolist()): score for n, row, score in
              zip(lengths[0], tokens[0], scores[0], strict=True) if score > -np.inf}  # fmt: skip
-    expected, open_ = {}, {(): 0.0}
+    expected = {}
+    open_ = {(): 0.0}
     for t in range(3):
         after = {}
         for ids, score in open_.items():
@@ -305,7 +328,8 @@ def test_logits_of_beams_are_changed_as_by_hand():
                 new = (*ids, int(token)), score + np.log(q[token] / q.sum())
                 (expected if token == 0 or t == 2 else after).update([new])
         open_ = after
-    assert found.keys() == expected.keys() and len(found) > 10
+    assert found.keys() == expected.keys()
+    assert len(found) > 10
     for ids, score in found.items():
         np.testing.assert_allclose(score, expected[ids], rtol=1e-4)
     with pytest.raises(TypeError, match="beam_search: logits must be a function"):

@@ -28,7 +28,8 @@ def shapes(net, shape):
 
 def trained(net, shape):
     """Shapes of the output of a step of training; gradients and state have those of init."""
-    x, key = jn.spec(shape), jax.random.key(1)
+    x = jn.spec(shape)
+    key = jax.random.key(1)
     params, state = jax.eval_shape(net.init, key, x)
 
     def loss(params, state, x):

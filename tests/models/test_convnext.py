@@ -30,7 +30,10 @@ def test_dropped_paths():
 
 def test_later_blocks_drop_more_paths(monkeypatch):
     rates = []
-    noted = lambda rate: rates.append(rate) or jn.layers.drop_path(rate)  # noqa: E731
+
+    def noted(rate):
+        return rates.append(rate) or jn.layers.drop_path(rate)
+
     monkeypatch.setattr(module, "drop_path", noted)
     count(convnext(drop_path_rate=0.34), (2, 64, 64, 3))
     assert rates == pytest.approx([0.02 * i for i in range(18)])

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import jaxnet as jn
-from tests.helpers import jit_init, refused, temporary
+from tests.helpers import jit_init, temporary
 from tests.layers.test_attention import random_params, run
 
 IDS = jnp.array([[1, 5, 0, 2], [7, 7, 3, 10]])
@@ -41,7 +41,8 @@ def test_the_decoder_by_its_parts(x64):
 @pytest.mark.parametrize("tied", [True, False])
 def test_labels_give_the_losses_of_the_logits(tied, wrap):
     net = jn.models.decoder(11, depth=1, width=8, heads=2, tied=tied, logit_softcap=2.0)
-    net, labels = wrap(net), IDS[:, ::-1]
+    net = wrap(net)
+    labels = IDS[:, ::-1]
     params, state = jit_init(net, jax.random.key(0), (IDS, labels))
     whole, _ = jit_init(net, jax.random.key(0), IDS)
     jax.tree.map(np.testing.assert_array_equal, params, whole)
@@ -57,12 +58,16 @@ def test_labels_give_the_losses_of_the_logits(tied, wrap):
     runs = [jax.jit(jax.grad(f, has_aux=True, allow_int=True)) for f in (losses, of_logits)]
     slopes, values = zip(*(run(params) for run in runs), strict=True)
     np.testing.assert_allclose(*values, 1e-5)
-    floats = lambda a: jnp.issubdtype(a.dtype, jnp.floating)  # noqa: E731
+
+    def floats(a):
+        return jnp.issubdtype(a.dtype, jnp.floating)
+
     jax.tree.map(lambda a, b: floats(a) and np.testing.assert_allclose(a, b, 1e-4, 1e-6), *slopes)
 
 
 def test_training_with_labels_does_not_hold_all_logits():
-    net, ids = jn.models.decoder(8000, depth=1, width=16, heads=2), jn.spec((4, 512), jnp.int32)
+    net = jn.models.decoder(8000, depth=1, width=16, heads=2)
+    ids = jn.spec((4, 512), jnp.int32)
     params, state = jax.eval_shape(net.init, jax.random.key(0), ids)
 
     def held(loss):
@@ -73,7 +78,7 @@ def test_training_with_labels_does_not_hold_all_logits():
     assert chunks < whole / 3
 
 
-@refused([
+@pytest.mark.parametrize(("options", "words"), [
     ({"depth": 0}, "depth must be at least 1"),
     ({"norm": "batch"}, "norm must be 'rms' or 'layer', got 'batch'"),
     ({"qk_norm": True}, "qk_norm must be 'none', 'head' or 'all', got True"),
@@ -81,9 +86,10 @@ def test_training_with_labels_does_not_hold_all_logits():
     ({"logit_softcap": 0.0}, "logit_softcap must be"),
     ({"heads": 3}, "heads must divide|3 heads"),
 ])  # fmt: skip
-def test_options_that_do_not_fit(options):
-    net = jn.models.decoder(**{"vocabulary": 11, "depth": 1, "width": 8, "heads": 2} | options)
-    jax.eval_shape(net.init, jax.random.key(0), IDS)
+def test_options_that_do_not_fit(options, words):
+    with pytest.raises(ValueError, match=words):
+        net = jn.models.decoder(**{"vocabulary": 11, "depth": 1, "width": 8, "heads": 2} | options)
+        jax.eval_shape(net.init, jax.random.key(0), IDS)
 
 
 def test_experts_are_copies_of_a_given_mlp():

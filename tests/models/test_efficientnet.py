@@ -19,7 +19,10 @@ def test_parameters(variant, parameters):
 
 def test_later_blocks_drop_more_paths(monkeypatch):
     rates = []
-    noted = lambda rate: rates.append(rate) or jn.layers.drop_path(rate)  # noqa: E731
+
+    def noted(rate):
+        return rates.append(rate) or jn.layers.drop_path(rate)
+
     monkeypatch.setattr(importlib.import_module("jaxnet.models.parts"), "drop_path", noted)
     count(efficientnet(drop_path_rate=0.32), (2, 64, 64, 3))
     # of 16 blocks, the second, fourth, ... of a stage has a shortcut

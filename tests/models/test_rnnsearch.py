@@ -54,7 +54,9 @@ def test_the_papers_shapes():
 
 def in_chunks(net, params, sizes):
     """The outputs of chunks of the target, joined."""
-    stream, outputs, start = jn.stream(net, 5), [], 0
+    stream = jn.stream(net, 5)
+    outputs = []
+    start = 0
     state = jn.start_stream(stream, GIVEN)
     for size in sizes:
         y, state = stream.apply(params, state, (*GIVEN[:2], GIVEN[2][:, start : start + size]))
@@ -85,7 +87,8 @@ def test_every_example_has_its_own_number_of_steps():
     whole, _ = jax.jit(net.apply)(params, {}, GIVEN)
     stream = jn.stream(net, ragged=True)
     state = jn.start_stream(stream, (GIVEN, jnp.zeros(3, int)))
-    apply, done = jax.jit(stream.apply), np.zeros(3, int)
+    apply = jax.jit(stream.apply)
+    done = np.zeros(3, int)
     for steps in ([0, 2, 1], [2, 0, 2], [2, 2, 1]):
         rows = np.minimum(done[:, None] + np.arange(2), 4)
         chunk = jnp.take_along_axis(GIVEN[2], rows, 1)
@@ -97,7 +100,8 @@ def test_every_example_has_its_own_number_of_steps():
 
 def search_loops(net, params, *, end):
     """The loops of the compiled program of a search by three beams."""
-    first, inputs = jnp.ones((3, 1), jnp.int32), GIVEN[:2]
+    first = jnp.ones((3, 1), jnp.int32)
+    inputs = GIVEN[:2]
 
     def run(params, inputs):
         return beam_search(net, params, first, beams=3, inputs=inputs, length=6, end=end)
@@ -110,7 +114,9 @@ def test_a_search_reads_the_source_before_its_loop():
     """The two directions of the encoder are loops of their own; that of the search has neither."""
     *encoder, search = search_loops(*drawn(), end=2)
     assert [loop.products for loop in encoder] == [1, 1]
-    assert search.products == 7 and not search.loops and "/encoder/" not in search.text
+    assert search.products == 7
+    assert not search.loops
+    assert "/encoder/" not in search.text
 
 
 def with_gradient(net):
@@ -139,7 +145,8 @@ def test_padding_changes_nothing(x64, kind):
 @kinds
 def test_an_empty_sentence_has_a_result(kind):
     net, params = drawn(**kind)
-    run, lengths = with_gradient(net), jnp.array([6, 0, 1])
+    run = with_gradient(net)
+    lengths = jnp.array([6, 0, 1])
     found = run(params, GIVEN[0], lengths)
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(found))
     other = run(params, GIVEN[0].at[1].set(4), lengths)  # of which nothing is read
@@ -173,7 +180,8 @@ def test_dropout_is_of_words_annotations_and_readout():
         assert 0.2 < kept.mean() < 0.8
         np.testing.assert_allclose(y[kept], 2 * x[kept], rtol=1e-6)
     found = run(params, None, train=False)
-    assert len(found) == 4 and all((x == y).all() for x, y in found)
+    assert len(found) == 4
+    assert all((x == y).all() for x, y in found)
 
 
 def test_messages():

@@ -12,7 +12,7 @@ from jaxnet import models
 from jaxnet.models import autoencoder, deepface, mlp
 from tests import helpers
 from tests import layer_values as values
-from tests.helpers import close, jit_apply, refuses
+from tests.helpers import close, jit_apply
 from tests.models.sizes import count, shapes, trained
 
 # Net for seven classes, shape of its images, path of a layer -> shape of its output.
@@ -70,7 +70,8 @@ def test_stages_and_a_step_of_training(name):
     make, size, wanted = STAGES[name]
     found = shapes(net := make(), (2, *size, 3))
     stages = {path: found[path][1:] if path in found else None for path in wanted}
-    assert stages == wanted and found[""] == (2, 7)
+    assert stages == wanted
+    assert found[""] == (2, 7)
     if size == (64, 96):
         assert trained(net, (2, 64, 64, 3)) == (2, 7)
 
@@ -85,8 +86,10 @@ def test_parameters_of_alexnet(net, size, parameters):
 def test_positions_of_vit_belong_to_a_size_of_images():
     net = models.vit("b_16")
     params, _ = jax.eval_shape(net.init, jax.random.key(0), jn.spec((2, 32, 48, 3)))
-    assert params["positions"].shape == (1, 7, 768) and params["class_token"].shape == (1, 1, 768)
-    assert {"block_1", "block_12"} <= set(params) and len(params) == 17
+    assert params["positions"].shape == (1, 7, 768)
+    assert params["class_token"].shape == (1, 1, 768)
+    assert {"block_1", "block_12"} <= set(params)
+    assert len(params) == 17
 
 
 def test_a_layer_of_100_on_28x28_has_78400_weights():
@@ -96,7 +99,8 @@ def test_a_layer_of_100_on_28x28_has_78400_weights():
 def test_one_size_is_a_linear_model():
     net = mlp([10])
     params, _ = net.init(jax.random.key(0), jn.spec((2, 8, 8, 1)))
-    assert list(params) == ["output"] and params["output"]["kernel"].shape == (64, 10)
+    assert list(params) == ["output"]
+    assert params["output"]["kernel"].shape == (64, 10)
     a, b = jax.random.normal(jax.random.key(0), (2, 3, 64))
     y = [net.apply(params, {}, x)[0] for x in (a, b, a + b)]
     bias = params["output"]["bias"]
@@ -108,7 +112,8 @@ def test_activation_may_be_a_layer_and_is_not_put_after_the_last():
     x = jax.random.normal(jax.random.key(0), (50, 4))
     dropped = mlp([70, 60, 5], jn.dropout(0.5))
     y, _ = dropped.apply(params, {}, x, key=jax.random.key(0), train=True)
-    assert y.shape == (50, 5) and (y != 0).all()  # what is dropped is hidden
+    assert y.shape == (50, 5)
+    assert (y != 0).all()  # what is dropped is hidden
     y, _ = mlp([70, 60, 5]).apply(params, {}, x)
     assert (y < 0).any()
 
@@ -126,17 +131,25 @@ def test_parameters_and_stages_are_those_of_the_paper():
     local = (55 * 55 * (81 * 16 + 1) + 25 * 25 * (49 * 16 + 1) + 21 * 21 * (25 * 16 + 1)) * 16
     ends = 32 * (121 * 3 + 1) + 16 * (81 * 32 + 1) + 4096 * (7056 + 1) + 4030 * (4096 + 1)
     assert count(deepface(classes=4030), (2, 152, 152, 3)) == local + ends == 118_923_774
-    found, wanted = shapes(deepface(), (2, 152, 152, 3)), {
-        "c1": (142, 142, 32), "m2": (71, 71, 32), "c3": (63, 63, 16), "l4": (55, 55, 16),
-        "l5": (25, 25, 16), "l6": (21, 21, 16), "f7": (4096,), "output": (4030,),
-    }  # fmt: skip
+    found = shapes(deepface(), (2, 152, 152, 3))
+    wanted = {
+        "c1": (142, 142, 32),
+        "m2": (71, 71, 32),
+        "c3": (63, 63, 16),
+        "l4": (55, 55, 16),
+        "l5": (25, 25, 16),
+        "l6": (21, 21, 16),
+        "f7": (4096,),
+        "output": (4030,),
+    }
     assert {name: found[name][1:] for name in wanted} == wanted
 
 
 @pytest.mark.long
 def test_values_of_the_smallest_faces(x64):
     """Written out in NumPy; dropout is off."""
-    net, x = deepface(5), np.random.default_rng(0).normal(size=(2, 71, 71, 3))
+    net = deepface(5)
+    x = np.random.default_rng(0).normal(size=(2, 71, 71, 3))
     params, state = net.init(jax.random.key(0), jnp.asarray(x))
     p = jax.tree.map(np.asarray, params)
     pads = ((0, 0), (0, 0))
@@ -158,11 +171,15 @@ def test_values_in_numpy():
     x = np.random.default_rng(0).normal(size=(2, 8, 4, 3)).astype(np.float32)
     params, state = jax.device_get(net.init(jax.random.key(0), x))
     rng = np.random.default_rng(1)
-    random = lambda leaf: rng.uniform(0.5, 1.5, leaf.shape) * np.where(leaf == 0, 1, leaf)  # noqa: E731
+
+    def random(leaf):
+        return rng.uniform(0.5, 1.5, leaf.shape) * np.where(leaf == 0, 1, leaf)
+
     params, state = ({k: jax.tree.map(random, v) for k, v in t.items()} for t in (params, state))
 
     def level(x, name):
-        p, s = params[name], state[name]
+        p = params[name]
+        s = state[name]
         for unit in ("conv_1", "conv_2"):
             x = values.conv(p[unit], x, (1, 1), ((1, 1), (1, 1)))
             x = np.maximum(values.batch_norm(p[f"{unit}_norm"], s[f"{unit}_norm"], x, False), 0)
@@ -198,8 +215,10 @@ def test_parameters_by_hand():
 
 def test_stages_and_other_numbers_of_axes():
     found = shapes(jn.models.unet(2, features=4), (1, 48, 32, 3))
-    assert found["down_5"] == (1, 3, 2, 64) and found["enlarge_4"] == (1, 6, 4, 32)
-    assert found["up_1"] == (1, 48, 32, 4) and found["output"] == (1, 48, 32, 2)
+    assert found["down_5"] == (1, 3, 2, 64)
+    assert found["enlarge_4"] == (1, 6, 4, 32)
+    assert found["up_1"] == (1, 48, 32, 4)
+    assert found["output"] == (1, 48, 32, 2)
     assert shapes(jn.models.unet(2, 4, 3), (1, 8, 4, 12, 1))["output"] == (1, 8, 4, 12, 2)
     assert shapes(jn.models.unet(2, 4, 3), (1, 8, 1))["output"] == (1, 8, 2)
 
@@ -222,7 +241,7 @@ def drawn(net, *shape):
     return jax.eval_shape(net.init, jax.random.key(0), jn.spec(shape))
 
 
-test_wrong_sizes = refuses([
+@pytest.mark.parametrize(("call", "words"), [
     (lambda: drawn(autoencoder(jn.models.mlp([3]), jn.dense(64)), 2, 8, 8, 1),
      r"shape of x, \(2, 8, 8, 1\), got \(2, 64\)"),
     (lambda: drawn(tied_autoencoder(3), 2, 8, 8, 1),
@@ -233,10 +252,13 @@ test_wrong_sizes = refuses([
     (lambda: drawn(deepface(), 2, 70, 70, 3), "l6: a window of .* is larger than the input"),
     (lambda: drawn(models.vit("b_16"), 2, 30, 32, 3),
      "vit: height and width must be multiples of 16, got 30x"),
-    (lambda: mlp([]), r"mlp: features must be sizes, such as \[100"),
-    (lambda: mlp(10), r"mlp: features must be sizes, such as \[100"),
+    (lambda: mlp([]), r"mlp: features must be one size per layer, such as \[100"),
+    (lambda: mlp(10), r"mlp: features must be one size per layer, such as \[100"),
     (lambda: mlp([5, 0]), "features must be at least 1, got 0"),
 ])  # fmt: skip
+def test_wrong_sizes(call, words):
+    with pytest.raises(ValueError, match=words):
+        call()
 
 
 def test_tied_values_and_gradients(x64):

@@ -15,7 +15,7 @@ from jaxnet.unsupervised import autoencoder
 from jaxnet.unsupervised.autoencoder import fit_sparse_autoencoder, reconstruction, with_code
 from jaxnet.unsupervised.check import standardized
 from jaxnet.unsupervised.kmeans import fit_kmeans, fit_random_vectors, kmeans, random_vectors
-from tests.helpers import KEY, close, jit_apply, refuses, shapes
+from tests.helpers import KEY, close, jit_apply, shapes
 
 KEYS_MAY_REPEAT = True  # values are compared at equal keys
 RANDOM = np.random.default_rng(0)
@@ -50,7 +50,8 @@ def test_with_code(given):
 def test_losses_of_entries_are_summed_and_codes_are_active(given):
     y, z = code_and_output(given)
     (entropy, metrics), state = reconstruction(NET, lambda y, x: -x * y).apply(*given)
-    assert state == {} and set(metrics) == {"error"}
+    assert state == {}
+    assert set(metrics) == {"error"}
     np.testing.assert_allclose(entropy, -(X * y).sum(1), rtol=1e-12)
     (loss, metrics), _ = autoencoder.sparse_reconstruction(NET).apply(*given)
     assert loss.shape == ()
@@ -59,7 +60,10 @@ def test_losses_of_entries_are_summed_and_codes_are_active(given):
 
 def test_no_noise_in_evaluation(given):
     seen = []
-    noise = lambda key, x: seen.append(x) or x  # noqa: E731
+
+    def noise(key, x):
+        return seen.append(x) or x
+
     objective = autoencoder.denoising_reconstruction(NET, noise)
     objective.apply(*given, key=KEY)
     assert not seen
@@ -67,20 +71,26 @@ def test_no_noise_in_evaluation(given):
         objective.apply(*given, train=True)
 
 
-test_refusals = refuses([
-    (lambda: autoencoder.masking_noise(1.0), r"masking_noise: rate .*\[0, 1\), got 1.0"),
-    (lambda: autoencoder.sparse_reconstruction(NET, rho=1.0), r"rho must be in \(0, 1\)"),
-    (lambda: autoencoder.sparse_reconstruction(NET, beta=-1), r"beta must be in \[0, inf\)"),
-    (lambda: fit_sparse_autoencoder(KEY, np.zeros((3, 2, 2)), 3),
+@pytest.mark.parametrize(("call", "error", "words"), [
+    (lambda: autoencoder.masking_noise(1.0), ValueError,
+     r"masking_noise: rate .*\[0, 1\), got 1.0"),
+    (lambda: autoencoder.sparse_reconstruction(NET, rho=1.0), ValueError,
+     r"rho must be in \(0, 1\)"),
+    (lambda: autoencoder.sparse_reconstruction(NET, beta=-1), ValueError,
+     r"beta must be in \[0, inf\)"),
+    (lambda: fit_sparse_autoencoder(KEY, np.zeros((3, 2, 2)), 3), ValueError,
      r"fit_sparse_autoencoder: x must have shape \(n, inputs\)"),
-    (lambda: with_code(jn.dense(7)).init(KEY, jn.spec((6, 7))),
+    (lambda: with_code(jn.dense(7)).init(KEY, jn.spec((6, 7))), ValueError,
      r"must call m\(jn.models.bottleneck, z\) once.*got 0 calls"),
     (lambda: reconstruction(NET).apply(*NET.init(KEY, X), (X, X)), TypeError,
      "the array x, its own target, got tuple"),
     (lambda: reconstruction(NET).init(KEY, (X, X)), TypeError, "its own target, got tuple"),
     (lambda: reconstruction(NET, lambda y, x: jnp.square(y - x).mean()).apply(*NET.init(KEY, X), X),
-     r"expected a reconstruction of shape \(6, 7\) and a loss"),
+     ValueError, r"expected a reconstruction of shape \(6, 7\) and a loss"),
 ])  # fmt: skip
+def test_refusals(call, error, words):
+    with pytest.raises(error, match=words):
+        call()
 
 
 @pytest.mark.slow
@@ -140,7 +150,10 @@ def test_mean_activations_land_on_rho(digits, rho):
 
 def test_one_step_of_a_fit_is_that_of_numpy(monkeypatch):
     """The gradient of half the squared error, of the divergence and of the penalty."""
-    x, rho, beta, seen = RANDOM.normal(size=(6, 3)).astype(np.float32), 0.2, 1.5, []
+    x = RANDOM.normal(size=(6, 3)).astype(np.float32)
+    rho = 0.2
+    beta = 1.5
+    seen = []
 
     def see(grads, state, params):
         jax.debug.callback(lambda *trees: seen.append(trees), grads, params)
@@ -152,7 +165,8 @@ def test_one_step_of_a_fit_is_that_of_numpy(monkeypatch):
     found = fit_sparse_autoencoder(KEY, x, 2, rho=rho, beta=beta, **options, progress=False)
     jax.effects_barrier()
     ((grads, params),) = jax.tree.map(partial(np.asarray, dtype=float), seen)
-    e, d = params["encoder"], params["decoder"]
+    e = params["encoder"]
+    d = params["decoder"]
     np.testing.assert_allclose(e["bias"], math.log(0.2 / 0.8), rtol=1e-6)
     for kernel in (e["kernel"], d["kernel"]):  # uniform, with the variance of Glorot
         assert 0.1 < abs(kernel).max() < math.sqrt(6 / (2 + 3))
@@ -250,11 +264,14 @@ def test_fewer_distinct_examples_than_centroids():
     np.testing.assert_allclose(nearest(centroids, x)[1], 0, atol=1e-9)
 
 
-test_messages = refuses([
+@pytest.mark.parametrize(("call", "words"), [
     (lambda: kmeans(KEY, GROUPS, 101), "features must be 1 to 100, for 100 examples .*, got 101"),
     (lambda: kmeans(KEY, GROUPS, 5, iterations=0), "iterations must be at least 1, got 0"),
     (lambda: kmeans(KEY, GROUPS[0], 5), r"kmeans: x must have shape \(n, inputs\), got \(3,\)"),
 ])  # fmt: skip
+def test_messages(call, words):
+    with pytest.raises(ValueError, match=words):
+        call()
 
 
 # Far from 0, where squares would lose digits.
@@ -307,7 +324,8 @@ def test_equal_examples_give_finite_kernels():
 @pytest.mark.slow
 def test_the_scale_is_measured_on_some_rows():
     x = jnp.asarray(DRAW.normal(size=(30_001, 3)) + 5, jnp.float32)
-    kernel, bias = jnp.asarray(DRAW.normal(size=(3, 4)), jnp.float32), jnp.arange(4.0)
+    kernel = jnp.asarray(DRAW.normal(size=(3, 4)), jnp.float32)
+    bias = jnp.arange(4.0)
     params = standardized(kernel, bias, x)
     y = np.asarray(x @ params["kernel"] + params["bias"])
     np.testing.assert_allclose([y.mean(), y.std()], [0, 1], atol=0.02)

@@ -4,14 +4,13 @@ import numpy as np
 import pytest
 
 from jaxnet.unsupervised.check import check_examples, whole_batches
-from tests.helpers import refused
 
 X = np.ones((5, 3), np.float32)
 HOLED = X.copy()
 HOLED[3, 1] = np.nan
 
 
-@refused([
+@pytest.mark.parametrize(("x", "features", "words"), [
     (np.ones((5, 3, 2)), 1, r"fit: x must .* got \(5, 3, 2\); write x.reshape"),
     (np.ones(5), 1, r"fit: x must have shape \(n, inputs\), got \(5,\)"),
     (np.ones((0, 3)), 1, r"at least one example and one input, got \(0, 3\)"),
@@ -22,9 +21,10 @@ HOLED[3, 1] = np.nan
     (None, 1, "fit: x must be a JAX or NumPy array, got NoneType"),
     (X.tolist(), 1, r"fit: x must be .* got list; write jnp.asarray\(x\)"),
     (X + 0j, 1, "fit: x must hold real numbers, got complex64"),
-], (ValueError, TypeError))  # fmt: skip
-def test_what_is_refused(x, features):
-    check_examples(x, features, "fit", limit=0)
+])  # fmt: skip
+def test_what_is_refused(x, features, words):
+    with pytest.raises((ValueError, TypeError), match=words):
+        check_examples(x, features, "fit", limit=0)
 
 
 def test_no_more_features_than_inputs():
@@ -45,7 +45,9 @@ def test_float64_stays(x64):
 def test_whole_batches_hold_each_example_once_or_twice(n, batch_size, total, size):
     x = jnp.arange(2.0 * n).reshape(n, 2)
     filled, found = whole_batches(jax.random.key(0), x, batch_size)
-    assert filled.shape == (total, 2) and found == size
+    assert filled.shape == (total, 2)
+    assert found == size
     rows, counts = np.unique(filled, axis=0, return_counts=True)
     np.testing.assert_array_equal(rows, x)
-    assert counts.max() <= 2 and counts.sum() == total
+    assert counts.max() <= 2
+    assert counts.sum() == total

@@ -31,7 +31,9 @@ def ista(dictionary, x, penalty, steps):
 def restarted(dictionary, x, penalty, steps):
     """`fista` of one example, in NumPy."""
     curvature = np.linalg.eigvalsh(dictionary @ dictionary.T)[-1]
-    old, ahead, t = np.zeros(len(dictionary)), np.zeros(len(dictionary)), 1.0
+    old = np.zeros(len(dictionary))
+    ahead = np.zeros(len(dictionary))
+    t = 1.0
     for _ in range(steps):
         moved = ahead + (x - ahead @ dictionary) @ dictionary.T / curvature
         new = np.sign(moved) * np.maximum(abs(moved) - penalty / curvature, 0)
@@ -43,7 +45,8 @@ def restarted(dictionary, x, penalty, steps):
 
 def test_two_steps_of_fista_by_hand(x64):
     """One input, one atom of 1 among one of 2: the second step starts ahead of the first."""
-    atoms, x = jnp.array([[2.0, 0.0], [0.0, 1.0]]), jnp.array([0.0, 8.0])
+    atoms = jnp.array([[2.0, 0.0], [0.0, 1.0]])
+    x = jnp.array([0.0, 8.0])
     # ista: z1 = 2, z2 = 2 + (8 - 2)/4 = 3.5; fista's momentum in step 2 is (1 - 1)/t = 0, in
     # step 3 (t2 - 1)/t3 with t2 = (1 + √5)/2, t3 = (1 + √(1 + 4 t2²))/2.
     t2 = (1 + 5**0.5) / 2
@@ -76,7 +79,8 @@ def test_conditions_of_the_minimum_with_a_penalty_a_feature(x64):
     codes = np.asarray(sparse_coding.fista(WIDE, X, penalty, 3000))
     pull = (X - codes @ WIDE) @ WIDE.T
     np.testing.assert_allclose(pull[codes != 0], (penalty * np.sign(codes))[codes != 0], atol=1e-9)
-    assert (np.abs(pull) < penalty + 1e-9).all() and 0 < (codes != 0).mean() < 1
+    assert (np.abs(pull) < penalty + 1e-9).all()
+    assert 0 < (codes != 0).mean() < 1
     more_axes = sparse_coding.fista(WIDE, X[:, None], penalty, 3000)
     np.testing.assert_allclose(more_axes[:, 0], codes, atol=1e-12)
 
@@ -164,7 +168,8 @@ def test_atoms_begin_as_examples_with_some_noise():
     np.testing.assert_allclose(cosines.max(1), 1 / np.sqrt(1.01), atol=8e-3)
     near = x[cosines.argmax(1)]
     noise = atoms * np.linalg.norm(near, axis=1, keepdims=True) - near
-    assert abs(noise.mean()) < 0.01 and 0.09 < noise.std() / x.std() < 0.11
+    assert abs(noise.mean()) < 0.01
+    assert 0.09 < noise.std() / x.std() < 0.11
 
 
 @pytest.mark.slow
@@ -184,7 +189,8 @@ def test_params_of_dense_are_one_step_of_ista(planted):
     _, x = planted
     x = x[:300]
     params = sparse_coding.fit_sparse_coding(jax.random.key(0), x, 4, epochs=1)
-    atoms, penalty = params["kernel"].T, 1.2 * np.sqrt((x**2).mean())
+    atoms = params["kernel"].T
+    penalty = 1.2 * np.sqrt((x**2).mean())
     y = jax.nn.relu(jit_apply(jn.dense(4), params, {}, x)[0])
     np.testing.assert_allclose(y, np.maximum(x @ atoms.T - penalty, 0), atol=1e-5)
     scaled = sparse_coding.fit_sparse_coding(jax.random.key(0), x, 4, epochs=1, standardize=True)

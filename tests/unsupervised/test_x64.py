@@ -59,5 +59,6 @@ def test_no_fit_is_left_out():
 def test_fits_keep_the_dtype_of_their_data(name, dtype, x64):
     fitted = FITS[name](jax.random.key(0), X.astype(dtype))
     leaves = [leaf for leaf in jax.tree.leaves(fitted) if not np.issubdtype(leaf.dtype, np.integer)]
-    assert leaves and {leaf.dtype for leaf in leaves} == {np.dtype(dtype)}
+    assert leaves
+    assert {leaf.dtype for leaf in leaves} == {np.dtype(dtype)}
     assert all(np.isfinite(leaf).all() for leaf in leaves)
