@@ -37,20 +37,27 @@ class Placed(NamedTuple):
 
         The floats that it reads are its leaves. It gets positions and then the list.
         """
-        sizes = zip((self.queries, self.keys), (rows, columns), strict=True)
-        blocks = [jnp.zeros((*at.shape[:-1], size), at.dtype) for at, size in sizes]
+        blocks = _first_of(self.queries, rows), _first_of(self.keys, columns)
         closed = jax.make_jaxpr(self.of)(*blocks)
-        read = [jnp.asarray(a) for a in closed.consts]
-        moving = [jnp.issubdtype(a.dtype, jnp.inexact) for a in read]
+        read = [jnp.asarray(array) for array in closed.consts]
+        moving = [jnp.issubdtype(array.dtype, jnp.inexact) for array in read]
 
         def run(*given):
             *floats, queries, keys, fixed = given
-            floats, fixed = iter(floats), iter(fixed)
-            read = [next(floats if moves else fixed) for moves in moving]
-            return jaxpr_as_fun(closed.replace(consts=read))(queries, keys)[0]
+            remaining_floats = iter(floats)
+            remaining_fixed = iter(fixed)
+            read = [next(remaining_floats if moves else remaining_fixed) for moves in moving]
+            program = jaxpr_as_fun(closed.replace(consts=read))
+            return program(queries, keys)[0]
 
-        floats, fixed = ([a for a, m in zip(read, moving, strict=True) if m == of] for of in (1, 0))
+        floats = [array for array, moves in zip(read, moving, strict=True) if moves]
+        fixed = [array for array, moves in zip(read, moving, strict=True) if not moves]
         return Partial(run, *floats), fixed
+
+
+def _first_of(positions, size):
+    """Return zeros like the positions of a block of this size."""
+    return jnp.zeros((*positions.shape[:-1], size), positions.dtype)
 
 
 class Scoring(NamedTuple):
@@ -79,7 +86,9 @@ class Scoring(NamedTuple):
         """Return bounded scores plus a bias, such as the bias of a block."""
         if self.softcap is not None:
             scores = self.softcap * jnp.tanh(scores / self.softcap)
-        return scores if bias is None else scores + bias.astype(scores.dtype)
+        if bias is None:
+            return scores
+        return scores + bias.astype(scores.dtype)
 
     def sunk(self, y: jax.Array, total: jax.Array) -> jax.Array:
         """Return values (batch, time, heads, width) without the share of the sinks.
@@ -90,7 +99,8 @@ class Scoring(NamedTuple):
         """
         if self.sinks is None:
             return y
-        return (y * jax.nn.sigmoid(total - self.sinks[:, None]).mT[..., None]).astype(y.dtype)
+        share = jax.nn.sigmoid(total - self.sinks[:, None])  # of the places, without the sinks
+        return (y * share.mT[..., None]).astype(y.dtype)
 
 
 def masked_softmax(scores: jax.Array, mask: jax.Array | None, beside: Any = None) -> jax.Array:
@@ -105,14 +115,20 @@ def masked_softmax(scores: jax.Array, mask: jax.Array | None, beside: Any = None
       >>> masked_softmax(jnp.zeros((2, 3)), jnp.array([[True, True, False], [False] * 3])).tolist()
       [[0.5, 0.5, 0.0], [0.0, 0.0, 0.0]]
     """
-    # A finite number, since a row of only -inf would give an intermediate NaN, at which
-    # jax_debug_nans stops.
-    all_scores = scores if mask is None else jnp.where(mask, scores, jnp.finfo(scores.dtype).min)
+    all_scores = scores
+    if mask is not None:
+        # A finite number, since a row of only -inf would give an intermediate NaN, at which
+        # jax_debug_nans stops.
+        least = jnp.finfo(scores.dtype).min
+        all_scores = jnp.where(mask, scores, least)
     if beside is not None:
-        beside = jnp.broadcast_to(beside, (*scores.shape[:-1], 1)).astype(scores.dtype)
-        all_scores = jnp.concatenate([all_scores, beside], -1)
-    weights = jax.nn.softmax(all_scores, axis=-1)[..., : scores.shape[-1]]
-    return weights if mask is None else jnp.where(mask, weights, 0)
+        of_each_row = jnp.broadcast_to(beside, (*scores.shape[:-1], 1))
+        all_scores = jnp.concatenate([all_scores, of_each_row.astype(scores.dtype)], -1)
+    entries = scores.shape[-1]
+    weights = jax.nn.softmax(all_scores, axis=-1)[..., :entries]
+    if mask is None:
+        return weights
+    return jnp.where(mask, weights, 0)
 
 
 def expand_mask(
@@ -146,21 +162,14 @@ def expand_mask(
     if mask is None:
         return None, None
     batch, heads, time, places = scores
-    if jnp.issubdtype(mask.dtype, jnp.integer) and mask.shape == (batch,):
-        check_range(mask, places + 1, f"{who}: lengths")
-        return (jnp.arange(places)[None] < mask[:, None])[:, None, None], None
-    if jnp.issubdtype(mask.dtype, jnp.integer) and mask.shape == (batch, places) and time == places:
-        first, last = (edge[:, None, :, None] for edge in runs(mask))
-        return (first <= jnp.arange(places)) & (jnp.arange(places) < last), None
-    if mask.dtype == jnp.bool_:
+    if jnp.issubdtype(mask.dtype, jnp.integer):
+        if mask.shape == (batch,):
+            return _of_lengths(who, mask, places), None
+        if mask.shape == (batch, places) and time == places:
+            return _of_segments(mask), None
+    elif mask.dtype == jnp.bool_:
         if mask.shape == (batch, places):
-            if batch == time and batch != 1:
-                raise ValueError(
-                    f"{who}: a mask {mask.shape} of booleans could be (batch, places) or (time, "
-                    f"places), since batch and time are both {batch}. Write mask[:, None] for "
-                    "padding, a row per sequence; mask[None] for a row per query; or causal=True"
-                )
-            return mask[:, None, None], None
+            return _of_padding(who, mask, time), None
         whole = mask[:, None] if mask.ndim == 3 else mask
         if fits(whole, scores):
             return whole, None
@@ -173,6 +182,34 @@ def expand_mask(
         f"{places}), or floats with these four axes to add to the scores, got {mask.shape} "
         f"{mask.dtype}"
     )
+
+
+def _of_lengths(who, lengths, places):
+    """Return the booleans (batch, 1, 1, places) of lengths."""
+    check_range(lengths, places + 1, f"{who}: lengths")
+    seen = jnp.arange(places)[None] < lengths[:, None]
+    return seen[:, None, None]
+
+
+def _of_segments(segments):
+    """Return the booleans (batch, 1, time, places) of segments."""
+    first, last = runs(segments)
+    first = first[:, None, :, None]
+    last = last[:, None, :, None]
+    places = segments.shape[1]
+    return (first <= jnp.arange(places)) & (jnp.arange(places) < last)
+
+
+def _of_padding(who, mask, time):
+    """Return the booleans (batch, 1, 1, places) of booleans (batch, places)."""
+    batch = mask.shape[0]
+    if batch == time and batch != 1:
+        raise ValueError(
+            f"{who}: a mask {mask.shape} of booleans could be (batch, places) or (time, "
+            f"places), since batch and time are both {batch}. Write mask[:, None] for "
+            "padding, a row per sequence; mask[None] for a row per query; or causal=True"
+        )
+    return mask[:, None, None]
 
 
 def add_table(seen: Any, bias: Any, table: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -188,8 +225,12 @@ def add_table(seen: Any, bias: Any, table: jax.Array) -> tuple[jax.Array, jax.Ar
       ([True, False], [2.0, 0.0])
     """
     free = table != -jnp.inf  # NaN does not mask: it must reach the output
-    table = jnp.where(free, table, 0)
-    return free if seen is None else seen & free, table if bias is None else table + bias
+    numbers = jnp.where(free, table, 0)
+    if seen is not None:
+        free = seen & free
+    if bias is not None:
+        numbers = numbers + bias
+    return free, numbers
 
 
 def fits(mask: jax.Array, scores: tuple[int, int, int, int]) -> bool:
@@ -199,8 +240,9 @@ def fits(mask: jax.Array, scores: tuple[int, int, int, int]) -> bool:
       >>> fits(jnp.ones((1, 2, 1, 5)), (3, 2, 4, 5)), fits(jnp.ones((1, 2, 1, 1)), (3, 2, 4, 5))
       (True, False)
     """
-    sizes = zip(mask.shape, scores, strict=False)
-    return mask.ndim == 4 and mask.shape[3] == scores[3] and all(n in (1, m) for n, m in sizes)
+    if mask.ndim != 4 or mask.shape[3] != scores[3]:
+        return False
+    return all(size in (1, whole) for size, whole in zip(mask.shape, scores, strict=True))
 
 
 def runs(segments: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -217,10 +259,13 @@ def runs(segments: jax.Array) -> tuple[jax.Array, jax.Array]:
     places = segments.shape[1]
     at = jnp.arange(places)
     same = segments[:, 1:] == segments[:, :-1]
-    first = jnp.where(jnp.pad(same, ((0, 0), (1, 0))), 0, at)
-    last = jnp.where(jnp.pad(same, ((0, 0), (0, 1))), places, at + 1)
+    as_before = jnp.pad(same, ((0, 0), (1, 0)))
+    first = jnp.where(as_before, 0, at)
+    as_after = jnp.pad(same, ((0, 0), (0, 1)))
+    last = jnp.where(as_after, places, at + 1)
     last = jax.lax.cummin(last, axis=1, reverse=True)
-    return jax.lax.cummax(first, axis=1), jnp.where(segments == 0, 0, last)
+    first = jax.lax.cummax(first, axis=1)
+    return first, jnp.where(segments == 0, 0, last)
 
 
 def in_window(time: int, places: int, window: tuple[int, int]) -> jax.Array:
@@ -237,8 +282,9 @@ def in_window(time: int, places: int, window: tuple[int, int]) -> jax.Array:
       >>> in_window(3, 3, (1, 0)).astype(int).tolist()
       [[1, 0, 0], [1, 1, 0], [0, 1, 1]]
     """
+    before, after = window
     distance = jnp.arange(places)[None] - jnp.arange(time)[:, None]
-    return (distance >= -window[0]) & (distance <= window[1])
+    return (distance >= -before) & (distance <= after)
 
 
 def rotate_pairs(
@@ -259,11 +305,17 @@ def rotate_pairs(
       [-3.0, -4.0, 1.0, 2.0, 5.0]
     """
     size = 2 * cos.shape[-1]
-    pairs, rest = x[..., :size], x[..., size:]
-    a, b = (pairs[..., ::2], pairs[..., 1::2]) if interleaved else jnp.split(pairs, 2, axis=-1)
-    join = jnp.stack if interleaved else jnp.concatenate
+    pairs = x[..., :size]
+    rest = x[..., size:]
+    if interleaved:
+        a, b = pairs[..., ::2], pairs[..., 1::2]
+        join = jnp.stack
+    else:
+        a, b = jnp.split(pairs, 2, axis=-1)
+        join = jnp.concatenate
     rotated = join([a * cos - b * sin, b * cos + a * sin], axis=-1)
-    return jnp.concatenate([rotated.reshape(pairs.shape).astype(x.dtype), rest], axis=-1)
+    rotated = rotated.reshape(pairs.shape).astype(x.dtype)
+    return jnp.concatenate([rotated, rest], axis=-1)
 
 
 def dot_product_attention(
@@ -305,45 +357,78 @@ def dot_product_attention(
         mask, bias = add_table(mask, None, bias.table())
     values = functools.partial(_with_weights, scoring)
     unusual = scoring.key is not None or scoring.sinks is not None
-    if q.shape[1] != 1 or unusual or not (mask is None or scoring.finite):
+    maybe_strange = mask is not None and not scoring.finite
+    if q.shape[1] != 1 or unusual or maybe_strange:
         return values(q, k, v, mask, bias)
-    scale = q.shape[-1] ** -0.5 if scoring.scale is None else scoring.scale
-    return native_call(values, one((scale, scoring.softcap or 0.0)), q, k, v, mask, bias)
+    scale = scoring.scale
+    if scale is None:
+        scale = q.shape[-1] ** -0.5
+    in_c = one((scale, scoring.softcap or 0.0))
+    return native_call(values, in_c, q, k, v, mask, bias)
 
 
 def _with_weights(scoring, q, k, v, mask, bias):
     batch, time, heads, size = q.shape
     places, groups = k.shape[1:3]
     q = q.reshape(batch, time, groups, heads // groups, size)
-    wide = jnp.promote_types(q.dtype, jnp.float32)
     finite = None
     # 0 times NaN is NaN, so that a place with a weight of 0 could reach any query.
     if mask is not None and not scoring.finite:
         finite = jnp.isfinite(k).all(-1) & jnp.isfinite(v).all(-1)  # (batch, places, groups)
-        k, v = (jnp.where(finite[..., None], x, 0) for x in (k, v))
-    if time == 1:  # sums read the keys in place, and matrix products would copy them on CPU
-        products = q[:, 0, :, :, None].astype(wide) * k.swapaxes(1, 2)[:, :, None].astype(wide)
-        scores = products.sum(-1)  # (batch, groups, heads / groups, places)
-    else:
-        scores = jnp.einsum("btghd,bsgd->bghts", q, k, preferred_element_type=wide)
+        k = jnp.where(finite[..., None], k, 0)
+        v = jnp.where(finite[..., None], v, 0)
+    scores = _products(q, k)
     if finite is not None:
-        of_groups = finite.mT.reshape(batch, groups, *[1] * (scores.ndim - 3), places)
+        between = [1] * (scores.ndim - 3)
+        of_groups = finite.mT.reshape(batch, groups, *between, places)
         scores = jnp.where(of_groups, scores, jnp.nan)
-    scores = scores / math.sqrt(size) if scoring.scale is None else scores * scoring.scale
+    if scoring.scale is None:
+        scores = scores / math.sqrt(size)
+    else:
+        scores = scores * scoring.scale
     scores = scoring.capped(scores.reshape(batch, heads, time, places), bias)
     sinks = None if scoring.sinks is None else scoring.sinks[:, None, None]
     weights = masked_softmax(scores, mask, sinks).astype(v.dtype)
-    kept = weights
-    if scoring.key is not None:
-        keep = 1 - scoring.dropout_rate
-        kept = jnp.where(bernoulli(scoring.key, keep, kept.shape), kept / keep, 0).astype(v.dtype)
+    kept = _dropped(scoring, weights)
     kept = kept.reshape(batch, groups, heads // groups, time, places)
-    if time == 1:
-        values = v.swapaxes(1, 2)[:, :, None].astype(wide)
-        y = (kept[:, :, :, 0, :, None].astype(wide) * values).sum(3).astype(v.dtype)
-    else:
-        y = jnp.einsum("bghts,bsgd->btghd", kept, v)
+    wide = jnp.promote_types(q.dtype, jnp.float32)
+    y = _weighted(kept, v, wide)
     return y.reshape(batch, time, heads, v.shape[-1]), weights
+
+
+def _products(q, k):
+    """Return the products of q (batch, time, groups, heads / groups, size) and k, in float32.
+
+    They are (batch, groups, heads / groups, time, places), without the axis of time for one query.
+    """
+    wide = jnp.promote_types(q.dtype, jnp.float32)
+    if q.shape[1] == 1:
+        # Sums read the keys as they are stored, and matrix products would copy them on CPU.
+        query = q[:, 0, :, :, None].astype(wide)
+        keys = k.swapaxes(1, 2)[:, :, None].astype(wide)
+        return (query * keys).sum(-1)
+    return jnp.einsum("btghd,bsgd->bghts", q, k, preferred_element_type=wide)
+
+
+def _dropped(scoring, weights):
+    """Return the weights after dropout."""
+    if scoring.key is None:
+        return weights
+    keep = 1 - scoring.dropout_rate
+    kept = bernoulli(scoring.key, keep, weights.shape)
+    return jnp.where(kept, weights / keep, 0).astype(weights.dtype)
+
+
+def _weighted(weights, v, wide):
+    """Return the sums (batch, time, groups, heads / groups, width) of the values by weights.
+
+    One query's sums are computed in the dtype `wide`.
+    """
+    if weights.shape[3] == 1:
+        values = v.swapaxes(1, 2)[:, :, None].astype(wide)
+        of_query = weights[:, :, :, 0, :, None].astype(wide)
+        return (of_query * values).sum(3).astype(v.dtype)
+    return jnp.einsum("bghts,bsgd->btghd", weights, v)
 
 
 def fits_cudnn(capability: float, dtype: Any, head_size: int) -> bool:
@@ -358,9 +443,10 @@ def fits_cudnn(capability: float, dtype: Any, head_size: int) -> bool:
       >>> fits_cudnn(8.0, jnp.bfloat16, 64), fits_cudnn(7.5, jnp.bfloat16, 64)
       (True, False)
     """
-    narrow = jnp.dtype(dtype) in (jnp.bfloat16, jnp.float16)
+    if capability < 8 or jnp.dtype(dtype) not in (jnp.bfloat16, jnp.float16):
+        return False
     largest = 256 if capability >= 9 else 128
-    return capability >= 8 and narrow and head_size % 8 == 0 and head_size <= largest
+    return head_size % 8 == 0 and head_size <= largest
 
 
 def cuda_capability() -> float:
@@ -420,10 +506,19 @@ def fused_attention(
       >>> fused_attention(q, q, q, None, lengths=lengths, **options).shape
       (2, 3, 4, 6)
     """
-    lengths = None if lengths is None else jnp.clip(lengths.astype(jnp.int32), 1, k.shape[1])
+    if lengths is not None:
+        lengths = jnp.clip(lengths.astype(jnp.int32), 1, k.shape[1])
     if mask is not None:
         mask = jnp.broadcast_to(mask, (*mask.shape[:2], q.shape[1], k.shape[1]))
+    window = None if before is None else (before, 0)
     return jax.nn.dot_product_attention(
-        q, k, v, mask=mask, is_causal=causal, scale=scale, key_value_seq_lengths=lengths,
-        local_window_size=None if before is None else (before, 0), implementation=implementation,
-    )  # fmt: skip
+        q,
+        k,
+        v,
+        mask=mask,
+        is_causal=causal,
+        scale=scale,
+        key_value_seq_lengths=lengths,
+        local_window_size=window,
+        implementation=implementation,
+    )

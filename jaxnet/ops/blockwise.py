@@ -62,11 +62,11 @@ def in_blocks(q: jax.Array, k: jax.Array, *, plain: bool = False) -> bool:
     sizes = q.shape[1], k.shape[1]
     if not all(isinstance(size, int) for size in sizes):  # symbolic sizes of an export
         return False
-    # A loop over blocks would need the sharding of each of its arrays.
-    explicit = jax.typeof(q).sharding.mesh.explicit_axes
-    in_c = plain and jax.default_backend() == "cpu" and attention.supports(q, k, k)
-    few, scores = (FEW_IN_C, 0) if in_c else (FEW, FEW_SCORES)
-    return min(sizes) >= few and math.prod(sizes) >= scores and not explicit
+    if jax.typeof(q).sharding.mesh.explicit_axes:
+        return False  # a loop over blocks would need the sharding of each of its arrays
+    if plain and jax.default_backend() == "cpu" and attention.supports(q, k, k):
+        return min(sizes) >= FEW_IN_C
+    return min(sizes) >= FEW and math.prod(sizes) >= FEW_SCORES
 
 
 def see(
@@ -94,14 +94,17 @@ def see(
     """
     at = np.arange(time, dtype=np.int32)[None]
     before, after = window or (places + time, places)
-    after = 0 if causal else after
-    first, last = np.maximum(at - before, 0), np.minimum(at + after + 1, places)
+    if causal:
+        after = 0
+    first = np.maximum(at - before, 0)
+    last = np.minimum(at + after + 1, places)
     near = None if window is None else (-before, after)
     if lengths is not None:
         last = jnp.minimum(last, lengths[:, None])
     if segments is not None:
         start, end = runs(segments)
-        first, last = jnp.maximum(first, start), jnp.minimum(last, end)
+        first = jnp.maximum(first, start)
+        last = jnp.minimum(last, end)
     return Ranges(first, last, near)
 
 
@@ -163,22 +166,28 @@ def blockwise_attention(
     Reference: Rabe and Staats 2021, "Self-attention Does Not Need O(n^2) Memory"; Dao et al. 2022,
     "FlashAttention".
     """
-    time, size, places = q.shape[1], q.shape[3], k.shape[1]
+    time = q.shape[1]
+    places = k.shape[1]
     if ranges is None:
         ranges = Ranges(np.zeros((1, time), np.int32), np.full((1, time), places, np.int32))
-    first, last = (jnp.clip(jnp.asarray(edge), 0, places) for edge in ranges[:2])
+    first = jnp.clip(jnp.asarray(ranges.first), 0, places)
+    last = jnp.clip(jnp.asarray(ranges.last), 0, places)
     rows, columns = sizes_of_blocks(q, k, ranges.near, block)
     key = scoring.key if scoring.dropout_rate else None
-    scale = 1 / math.sqrt(size) if scoring.scale is None else scoring.scale
-    bias, positions = scoring.bias, None
+    scale = scoring.scale
+    if scale is None:
+        scale = 1 / math.sqrt(q.shape[3])
+    bias = scoring.bias
+    positions = None
     if isinstance(bias, Placed):
-        at = bias[1:]
+        queries, keys = bias.queries, bias.keys
         bias, read = bias.hoisted(rows, columns)
-        positions = *at, read
-    plain = bias is None and mask is None and key is None and block is None
-    in_c = (float(scale), float(scoring.softcap or 0)) if plain else None
-    alone = scoring._replace(scale=scale, bias=None, key=None, sinks=None)
-    how = _How(alone, rows, columns, ranges.near, in_c)
+        positions = queries, keys, read
+    in_c = None
+    if bias is None and mask is None and key is None and block is None:
+        in_c = float(scale), float(scoring.softcap or 0)
+    without_arrays = scoring._replace(scale=scale, bias=None, key=None, sinks=None)
+    how = _How(without_arrays, rows, columns, ranges.near, in_c)
     return _traced_once(how, (q, k, v, bias), (first, last, mask, key, positions))
 
 
@@ -199,25 +208,37 @@ def sizes_of_blocks(q: Any, k: Any, near: Any = None, most: int | None = None) -
     return _sizes(matrices, time, k.shape[1], near, most)
 
 
-def _sizes(matrices: int, time: int, places: int, near: Any, most: int | None) -> tuple[int, int]:
+def _sizes(matrices, time, places, near, most) -> tuple[int, int]:
     """Return the numbers of queries and places of a block."""
-    if most is None and time * places < FEW_SCORES:
-        return time, places
     if most is None:
-        # The scores of a block stay in a CPU's cache (256 with 8 heads), measured with 128 to 1024.
-        # Other devices have more to gain from fewer steps.
-        most, scores = (512, 2**19) if jax.default_backend() == "cpu" else (1024, 2**24)
-        if near is not None:  # small windows need small blocks
-            most = min(most, near[1] - near[0])
-        while most > 128 and matrices * most**2 > scores:
-            most //= 2
-        most = max(most, 128)
+        if time * places < FEW_SCORES:
+            return time, places
+        most = _most_of_block(matrices, near)
+    rows = _even(time, most)
+    columns = rows if near is not None else _even(places, most)
+    return rows, columns
 
-    def even(length):
-        return -8 * (-math.ceil(length / math.ceil(length / most)) // 8)
 
-    rows = even(time)
-    return rows, rows if near is not None else even(places)
+def _most_of_block(matrices, near) -> int:
+    """Return the largest number of queries and places of a block, the best for the device."""
+    # The scores of a block stay in a CPU's cache (256 with 8 heads), measured with 128 to 1024.
+    # Other devices have more to gain from fewer steps.
+    if jax.default_backend() == "cpu":
+        most, scores = 512, 2**19
+    else:
+        most, scores = 1024, 2**24
+    if near is not None:  # small windows need small blocks
+        first, last = near
+        most = min(most, last - first)
+    while most > 128 and matrices * most**2 > scores:
+        most //= 2
+    return max(most, 128)
+
+
+def _even(length, most) -> int:
+    """Return the size of blocks of one size, a multiple of 8, that a length is divided into."""
+    blocks = math.ceil(length / most)
+    return 8 * math.ceil(math.ceil(length / blocks) / 8)
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
@@ -233,6 +254,7 @@ def _attended(how, moving, fixed):
     grid = _grid(how, q, k, near=True)
     q_blocks, k_blocks, v_blocks, bias_blocks = _cut_all(_cuts(how, k), moving)
     part, allowed, bounds = _fixed(how, k, fixed)
+    key = fixed[3]
     wide = jnp.promote_types(q.dtype, jnp.float32)
     least = jnp.finfo(wide).min
 
@@ -241,23 +263,27 @@ def _attended(how, moving, fixed):
         seen = allowed(i, j)
         scores = _scores(how, q_blocks[i], k_blocks[j], part(bias_blocks, i, j))
         scores = jnp.where(seen, scores, least)
-        new = jnp.maximum(top, scores.max(-1))
-        p = jnp.where(seen, jnp.exp(scores - new[..., None]), 0)
-        shrink = jnp.exp(top - new)
-        dropped = _drop(how, fixed[3], p, i * grid.columns + j)
+        new_top = jnp.maximum(top, scores.max(-1))
+        p = jnp.where(seen, jnp.exp(scores - new_top[..., None]), 0)
+        shrink = jnp.exp(top - new_top)
+        dropped = _drop(how, key, p, i * grid.columns + j)
         total = total * shrink[..., None] + _mix(dropped, v_blocks[j])
-        return total, new, sums * shrink + p.sum(-1)
+        sums = sums * shrink + p.sum(-1)
+        return total, new_top, sums
 
     shape = q_blocks.shape[1:-1]
-    start = jnp.zeros((*shape, v.shape[-1]), wide), jnp.full(shape, least), jnp.zeros(shape, wide)
+    zeros = jnp.zeros((*shape, v.shape[-1]), wide)
+    start = zeros, jnp.full(shape, least), jnp.zeros(shape, wide)
     start = varying(start, moving, fixed)
     total, top, sums = _loop(grid, bounds, step, start)
     some = jnp.where(sums == 0, 1, sums)
     lse = jnp.where(sums == 0, -jnp.inf, top + jnp.log(some))
-    y, lse = _join(total / some[..., None], q), _join(lse[..., None], q)[..., 0]
+    y = _join(total / some[..., None], q)
+    lse = _join(lse[..., None], q)[..., 0]
     strange = _strange(q, k, v, *fixed[:3])
     y = jnp.where(strange[..., None], jnp.nan, y).astype(v.dtype)
-    return y, jnp.where(strange, jnp.nan, lse).mT
+    lse = jnp.where(strange, jnp.nan, lse)
+    return y, lse.mT
 
 
 def _tangents(how, moving, fixed, y, lse, d_moving):
@@ -267,39 +293,87 @@ def _tangents(how, moving, fixed, y, lse, d_moving):
     """
     q, k, v, bias = moving
     cuts = _cuts(how, k)
-    q_blocks, k_blocks, v_blocks, bias_blocks = _cut_all(cuts, moving)
+    blocks = _cut_all(cuts, moving)
     wide = jnp.promote_types(q.dtype, jnp.float32)
     d_q, d_k, d_v, d_bias = (
-        None if d is None else jax.tree.map(lambda d: d.astype(wide), jax.jvp(cut, (x,), (d,))[1])
-        for cut, x, d in zip(cuts, moving, d_moving, strict=True)
+        _cut_tangent(cut, x, d, wide) for cut, x, d in zip(cuts, moving, d_moving, strict=True)
     )
     d_function = None
     if isinstance(bias, Partial):
         d_function, d_bias = d_bias, None
     grid = _grid(how, q, k, near=d_bias is None)
+    step, bounds = _step_of_tangents(how, moving, fixed, blocks, grid, lse)
+
+    shape = blocks[0].shape[1:-1]
+    start = jnp.zeros((*shape, v.shape[-1]), wide), jnp.zeros(shape, wide)
+    start = varying(start, moving, fixed, d_moving)
+    by_row = by_column = None
+    if d_bias is not None:
+        if len(d_bias) > 1:
+            by_row = d_bias
+        else:
+            by_column = d_bias[0]
+
+    def run(row, column, d_function):
+        return _loop(grid, bounds, partial(step, d_function), start, row, column)
+
+    total, sums = linear(run, (d_q, by_row), (d_k, d_v, by_column), d_function)
+    total = _join(total, q)
+    sums = _join(sums[..., None], q)
+    return (total - sums * y).astype(v.dtype), sums[..., 0].mT
+
+
+def _cut_tangent(cut, x, d, dtype):
+    """Return the blocks of a tangent in this dtype; None stays None."""
+    if d is None:
+        return None
+    blocks = jax.jvp(cut, (x,), (d,))[1]
+    return jax.tree.map(lambda block: block.astype(dtype), blocks)
+
+
+def _step_of_tangents(how, moving, fixed, blocks, grid, lse):
+    """Return the step of the loop over the tangents of blocks, and its bounds.
+
+    Args:
+      how, moving, fixed, lse: Arguments of `_tangents`.
+      blocks: Blocks of queries, keys, values and bias.
+      grid: The blocks that are computed.
+    """
+    q, k, v, bias = moving
+    q_blocks, k_blocks, v_blocks, bias_blocks = blocks
     part, allowed, bounds = _fixed(how, k, fixed)
-    least = jnp.finfo(wide).min
+    key = fixed[3]
+    least = jnp.finfo(jnp.promote_types(q.dtype, jnp.float32)).min
     known = jnp.where(lse == -jnp.inf, 0, lse)
     known = _rows(how, k.shape[2], known.mT[..., None])[..., 0]
+
+    def along_function(d_function, i, j):
+        """The tangent of the bias of a block, if the bias is a function of positions."""
+        d_arrays = jax.tree.map(lambda d, x: d.astype(x.dtype), d_function, bias)
+        return jax.jvp(lambda bias: part(bias, i, j), (bias,), (d_arrays,))[1]
 
     def step(d_function, carry, i, j, d_q, d_k, d_v, d_bias):
         total, sums = carry
         at: Any = q_blocks[i], k_blocks[j], part(bias_blocks, i, j)
         if d_function is not None:
-            along = jax.tree.map(lambda d, x: d.astype(x.dtype), d_function, bias)
-            d_bias = jax.jvp(lambda bias: part(bias, i, j), (bias,), (along,))[1]
+            d_bias = along_function(d_function, i, j)
         # Tangents are float32, so that cotangents are added in float32.
-        given = enumerate((d_q, d_k, d_bias))
-        moved = {n: d.astype(at[n].dtype) for n, d in given if d is not None}
+        moved = {
+            number: d.astype(at[number].dtype)
+            for number, d in enumerate((d_q, d_k, d_bias))
+            if d is not None
+        }
         seen = allowed(i, j)
 
         def scores(*now):
-            every = {**dict(enumerate(at)), **dict(zip(moved, now, strict=True))}
-            return jnp.where(seen, _scores(how, *every.values()), least)
+            operands = list(at)
+            for number, operand in zip(moved, now, strict=True):
+                operands[number] = operand
+            return jnp.where(seen, _scores(how, *operands), least)
 
-        s, d_s = jax.jvp(scores, [at[n] for n in moved], list(moved.values()))
+        s, d_s = jax.jvp(scores, [at[number] for number in moved], list(moved.values()))
         p = jnp.where(seen, jnp.exp(s - known[i][..., None]), 0)
-        drop = partial(_drop, how, fixed[3], at=i * grid.columns + j)
+        drop = partial(_drop, how, key, at=i * grid.columns + j)
         if moved:
             d_s = p * d_s
             total = total + _mix(drop(d_s), v_blocks[j])
@@ -308,36 +382,31 @@ def _tangents(how, moving, fixed, y, lse, d_moving):
             total = total + _mix(drop(p), d_v.astype(v.dtype))
         return total, sums
 
-    shape = q_blocks.shape[1:-1]
-    start = jnp.zeros((*shape, v.shape[-1]), wide), jnp.zeros(shape, wide)
-    start = varying(start, moving, fixed, d_moving)
-    by_row = d_bias is not None and len(d_bias) > 1
-    row = d_q, d_bias if by_row else None
-    column = d_k, d_v, None if by_row or d_bias is None else d_bias[0]
-
-    def run(row, column, d_function):
-        return _loop(grid, bounds, partial(step, d_function), start, row, column)
-
-    total, sums = linear(run, row, column, d_function)
-    total, sums = _join(total, q), _join(sums[..., None], q)
-    return (total - sums * y).astype(v.dtype), sums[..., 0].mT
+    return step, bounds
 
 
 @partial(_attend.defjvp, symbolic_zeros=True)
 def _attend_jvp(how, primals, tangents):
     moving, fixed = primals
-    known = lambda x, d: jnp.zeros_like(x) if isinstance(d, SymbolicZero) else d  # noqa: E731
-    d_moving = tuple(
-        None if isinstance(d, SymbolicZero) else jax.tree.map(known, x, d)
-        for x, d in zip(moving, tangents[0], strict=True)
-    )
+    d_moving = tuple(map(_instantiated, moving, tangents[0]))
     y, lse = _attend(how, moving, fixed)
     # The outer checkpoint keeps the arrays as they came, not their blocks.
     push = jax.checkpoint(partial(_tangents, how))
     if how.in_c is not None:
-        wanted = tuple(i for i, d in enumerate(d_moving) if d is not None)
+        wanted = tuple(number for number, d in enumerate(d_moving) if d is not None)
         push = partial(native_call, push, attention.tangents(how.in_c, wanted))
     return (y, lse), push(moving, fixed, y, lse, d_moving)
+
+
+def _instantiated(x, d):
+    """Return a tangent without symbolic zeros, or None if all of it is zero."""
+    if isinstance(d, SymbolicZero):
+        return None
+
+    def known(x, d):
+        return jnp.zeros_like(x) if isinstance(d, SymbolicZero) else d
+
+    return jax.tree.map(known, x, d)
 
 
 # Layers with the same shapes, and calls outside jit, share the traces of values and derivatives.
@@ -355,24 +424,13 @@ def _loop(grid, bounds, step, start, row=(None, None), column=(None, None, None)
       row: Blocks of d_q, and of d_bias by rows and columns.
       column: Blocks of d_k, d_v and d_bias by columns.
     """
+    if grid.rows == grid.columns == 1:
+        return _only_block(step, start, row, column)
     near = grid.start is not None
     new = None
-    if grid.rows == grid.columns == 1:
-        (d_q, d_own), (*d_places, d_any) = jax.tree.map(lambda x: x[0], (row, column))
-        d_bias = d_any if d_own is None else d_own[0]
-        return jax.tree.map(lambda x: x[None], step(start, 0, 0, d_q, *d_places, d_bias))
     if near:
-        # A row's columns are those of the row before, moved by one. Kept in a carry, they have a
-        # gradient that costs as much as the columns that a row sees, not as many as there are.
-        ends = grid.rows + grid.length - 1 - grid.columns + grid.start
-
-        def cut(x):
-            widths = [(-grid.start, ends, 0)] + [(0, 0, 0)] * (x.ndim - 1)
-            return lax.pad(x, jnp.zeros((), x.dtype), widths)
-
-        every = jax.tree.map(cut, column)
-        new = jax.tree.map(lambda x: x[grid.length - 1 :], every)
-        column = jax.tree.map(lambda x: x[: grid.length - 1], every)
+        column, new = _window_of_columns(grid, column)
+    low, high = bounds
 
     def by_row(window, now):
         i, (d_q, d_bias), new = now
@@ -383,40 +441,75 @@ def _loop(grid, bounds, step, start, row=(None, None), column=(None, None, None)
         def by_column(carry, now):
             n, (d_k, d_v, d_any), d_own = now
             j = n + i + grid.start if near else n
-            seen = (bounds[0][i] <= j) & (j < bounds[1][i])
-            d_b = d_any if d_own is None else d_own
+            seen = (low[i] <= j) & (j < high[i])
+            d_of_block = d_any if d_own is None else d_own
 
             def add(carry):
-                return step(carry, i, j, d_q, d_k, d_v, d_b)
+                return step(carry, i, j, d_q, d_k, d_v, d_of_block)
 
             return lax.cond(seen, add, lambda carry: carry, carry), None
 
-        total, _ = lax.scan(by_column, start, (jnp.arange(grid.length), window, d_bias))
-        return jax.tree.map(lambda w: w[1:], window) if near else window, total
+        numbers = jnp.arange(grid.length)
+        total, _ = lax.scan(by_column, start, (numbers, window, d_bias))
+        if near:
+            window = jax.tree.map(lambda w: w[1:], window)
+        return window, total
 
-    return lax.scan(by_row, column, (jnp.arange(grid.rows), row, new))[1]
+    _, totals = lax.scan(by_row, column, (jnp.arange(grid.rows), row, new))
+    return totals
+
+
+def _only_block(step, start, row, column):
+    """Return `_loop` of a single block."""
+    (d_q, d_own), (d_k, d_v, d_any) = jax.tree.map(lambda x: x[0], (row, column))
+    d_bias = d_any if d_own is None else d_own[0]
+    found = step(start, 0, 0, d_q, d_k, d_v, d_bias)
+    return jax.tree.map(lambda x: x[None], found)
+
+
+def _window_of_columns(grid, column):
+    """Return the columns of the first row without its last, and the column that each row adds.
+
+    A row's columns are those of the row before, moved by one. Kept in a carry, they have a gradient
+    that costs as much as the columns that a row sees, not as many as there are.
+    """
+    ends = grid.rows + grid.length - 1 - grid.columns + grid.start
+
+    def cut(x):
+        widths = [(-grid.start, ends, 0)] + [(0, 0, 0)] * (x.ndim - 1)
+        return lax.pad(x, jnp.zeros((), x.dtype), widths)
+
+    every = jax.tree.map(cut, column)
+    kept = grid.length - 1
+    added = jax.tree.map(lambda x: x[kept:], every)
+    return jax.tree.map(lambda x: x[:kept], every), added
 
 
 def _grid(how, q, k, near):
-    rows, columns = math.ceil(q.shape[1] / how.rows), math.ceil(k.shape[1] / how.columns)
+    rows = math.ceil(q.shape[1] / how.rows)
+    columns = math.ceil(k.shape[1] / how.columns)
     if near and how.near is not None:
-        start = how.near[0] // how.columns
-        length = (how.rows - 1 + how.near[1]) // how.columns - start + 1
-        if length < columns:
-            return _Grid(rows, columns, start, length)
+        first, last = how.near
+        start = first // how.columns
+        end = (how.rows - 1 + last) // how.columns + 1
+        if end - start < columns:
+            return _Grid(rows, columns, start, end - start)
     return _Grid(rows, columns, None, columns)
 
 
 def _cuts(how, k):
     """Return the functions that cut queries, keys, values and bias into blocks."""
     groups = k.shape[2]
+    queries = partial(_rows, how, groups)
+    bias = partial(_table, how, groups)
 
     def places(x):
         # A product with NaN is NaN even if its weight is 0.
-        x = _blocks(jnp.where(jnp.isfinite(x), x, 0), 1, how.columns)
-        return x.transpose(1, 0, 3, 2, 4)  # (columns, batch, groups, places, size)
+        finite = jnp.where(jnp.isfinite(x), x, 0)
+        blocks = _blocks(finite, 1, how.columns)
+        return blocks.transpose(1, 0, 3, 2, 4)  # (columns, batch, groups, places, size)
 
-    return partial(_rows, how, groups), places, places, partial(_table, how, groups)
+    return queries, places, places, bias
 
 
 def _cut_all(cuts, arrays) -> list[Any]:
@@ -430,38 +523,42 @@ def _strange(q, k, v, first, last, mask):
         strange &= mask.any((1, 2))[..., None]
     elif mask is not None:
         at = jnp.arange(k.shape[1])[None, None]
-        seen = mask & ((first[..., None] <= at) & (at < last[..., None]))[:, None]
-        return (seen & strange.any(-1)[:, None, None]).any(-1).mT
-    before = jnp.pad(jnp.cumsum(strange, axis=1), ((0, 0), (1, 0), (0, 0)))
-    until = (jnp.take_along_axis(before, edge[..., None], 1) for edge in (first, last))
-    return jnp.repeat(jnp.less(*until), q.shape[2] // k.shape[2], 2)
+        in_range = (first[..., None] <= at) & (at < last[..., None])
+        seen = mask & in_range[:, None]
+        of_places = strange.any(-1)[:, None, None]
+        return (seen & of_places).any(-1).mT
+    counts = jnp.pad(jnp.cumsum(strange, axis=1), ((0, 0), (1, 0), (0, 0)))
+    before = jnp.take_along_axis(counts, first[..., None], 1)
+    until = jnp.take_along_axis(counts, last[..., None], 1)
+    return jnp.repeat(jnp.less(before, until), q.shape[2] // k.shape[2], 2)
 
 
 def _fixed(how, k, fixed):
     """Return the bias of a block, the places its queries may see, and the blocks a row sees."""
     first, last, mask, _, positions = fixed
-    first, last = (_blocks(edge, 1, how.rows) for edge in (first, last))
-    some = first < last
-    low = jnp.where(some, first, k.shape[1]).min((0, 2), initial=k.shape[1]) // how.columns
-    high = -(-jnp.where(some, last, 0).max((0, 2), initial=0) // how.columns)
+    first = _blocks(first, 1, how.rows)
+    last = _blocks(last, 1, how.rows)
+    bounds = _bounds(how, k.shape[1], first, last)
     table = None if mask is None else _table(how, k.shape[2], mask)
 
     def allowed(i, j):
         place = (j * how.columns + jnp.arange(how.columns))[None, None]
         seen = (first[:, i, :, None] <= place) & (place < last[:, i, :, None])
         seen = seen[:, None, None]  # (batch or 1, 1, 1, queries, places)
-        return seen if table is None else seen & _at(table, i, j)
+        if table is None:
+            return seen
+        return seen & _at(table, i, j)
 
     if positions is None:
-        return _at, allowed, (low, high)
-    *positions, read = positions
-    cut = ((at, at.ndim - 1, n) for at, n in zip(positions, (how.rows, how.columns), strict=True))
-    queries, keys = (jnp.moveaxis(_blocks(*one), -2, 0) for one in cut)
+        return _at, allowed, bounds
+    queries, keys, read = positions
+    queries = _blocks_of_positions(queries, how.rows)
+    keys = _blocks_of_positions(keys, how.columns)
 
     def of_positions(bias, i, j):
         return _grouped(k.shape[2], bias(queries[i], keys[j], read))
 
-    return of_positions, allowed, (low, high)
+    return of_positions, allowed, bounds
 
 
 def _scores(how, q, k, bias):
@@ -474,29 +571,51 @@ def _mix(p, v):
     return jnp.einsum("bgrqk,bgkd->bgrqd", p.astype(v.dtype), v, preferred_element_type=p.dtype)
 
 
+def _bounds(how, places, first, last):
+    """Return the first column that each row of blocks sees, and the column after its last."""
+    some = first < last
+    lowest = jnp.where(some, first, places).min((0, 2), initial=places)
+    start = lowest // how.columns
+    highest = jnp.where(some, last, 0).max((0, 2), initial=0)
+    end = -(-highest // how.columns)
+    return start, end
+
+
+def _blocks_of_positions(at, size):
+    """Return (blocks, ..., size) of positions (..., time)."""
+    return jnp.moveaxis(_blocks(at, at.ndim - 1, size), -2, 0)
+
+
 def _drop(how, key, p, at):
     if key is None:
         return p
     keep = 1 - how.scoring.dropout_rate
-    return jnp.where(bernoulli(jax.random.fold_in(key, at), keep, p.shape), p / keep, 0)
+    kept = bernoulli(jax.random.fold_in(key, at), keep, p.shape)
+    return jnp.where(kept, p / keep, 0)
 
 
 def _blocks(x, axis, block):
     """Pad an axis with zeros and divide it into (blocks, block)."""
-    x = jnp.pad(x, [(0, -x.shape[n] % block if n == axis else 0) for n in range(x.ndim)])
-    return x.reshape(*x.shape[:axis], x.shape[axis] // block, block, *x.shape[axis + 1 :])
+    widths = [(0, 0)] * x.ndim
+    widths[axis] = (0, -x.shape[axis] % block)
+    x = jnp.pad(x, widths)
+    before, size, after = x.shape[:axis], x.shape[axis], x.shape[axis + 1 :]
+    return x.reshape(*before, size // block, block, *after)
 
 
 def _rows(how, groups, x):
     """(batch, time, heads, size) -> (rows, batch, groups, heads / groups, queries, size)."""
     x = _blocks(x, 1, how.rows)
     *before, heads, size = x.shape
-    return x.reshape(*before, groups, heads // groups, size).transpose(1, 0, 3, 4, 2, 5)
+    x = x.reshape(*before, groups, heads // groups, size)
+    return x.transpose(1, 0, 3, 4, 2, 5)
 
 
 def _join(x, q):
     """(rows, batch, groups, heads / groups, queries, size) -> (batch, time, heads, size)."""
-    x = lax.collapse(lax.collapse(x.transpose(1, 0, 4, 2, 3, 5), 3, 5), 1, 3)
+    x = x.transpose(1, 0, 4, 2, 3, 5)
+    x = lax.collapse(x, 3, 5)  # groups and heads of a group
+    x = lax.collapse(x, 1, 3)  # rows and queries
     return x[:, : q.shape[1]]
 
 
@@ -505,16 +624,21 @@ def _table(how, groups, x):
     if isinstance(x, Partial):  # a function of positions
         return x
     rows = how.rows if x.shape[2] > 1 else 1
-    x = _grouped(groups, _blocks(_blocks(x, 3, how.columns), 2, rows))
-    return x.transpose(3, 5, 0, 1, 2, 4, 6)
+    x = _blocks(x, 3, how.columns)
+    x = _blocks(x, 2, rows)
+    return _grouped(groups, x).transpose(3, 5, 0, 1, 2, 4, 6)
 
 
 def _grouped(groups, x):
     """(batch, heads, ...) -> (batch, groups, heads / groups, ...)."""
     batch, heads, *rest = x.shape
-    groups = groups if heads > 1 else 1
+    if heads == 1:
+        groups = 1
     return x.reshape(batch, groups, heads // groups, *rest)
 
 
 def _at(table, i, j):
-    return None if table is None else table[i if len(table) > 1 else 0, j]
+    if table is None:
+        return None
+    row = i if len(table) > 1 else 0
+    return table[row, j]
