@@ -26,12 +26,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.extend.core import Primitive
-from jax.interpreters import ad, batching, mlir, xla
+from jax.interpreters import ad, mlir
 
 from jaxnet.ops.convolution_lowering import Form, accelerator, cpu, of_rows
 from jaxnet.ops.native import conv as native
-from jaxnet.ops.native.call import on_one_device
+from jaxnet.ops.native.call import make_primitive, on_one_device
 from jaxnet.ops.varying import varying
 from jaxnet.ops.window import Pairs
 
@@ -77,8 +76,10 @@ def convolve(
       Array([-1., -2.,  3.], dtype=float32)
     """
     once = (1,) * len(strides)
-    dilation, input_dilation = dilation or once, input_dilation or once
-    space, window = x.shape[1:-1], kernel.shape[:-2]
+    dilation = dilation or once
+    input_dilation = input_dilation or once
+    space = x.shape[1:-1]
+    window = kernel.shape[:-2]
     precision = jax.config.jax_default_matmul_precision  # type: ignore[attr-defined]
     form = Form(strides, padding, dilation, input_dilation, groups, space, window, precision)
     if any(n < 1 for n in form.room()):  # in an export, sizes are not compared with each other
@@ -88,7 +89,8 @@ def convolve(
         )
 
     dtype = jnp.promote_types(x.dtype, kernel.dtype)
-    x, kernel = jnp.asarray(x, dtype), jnp.asarray(kernel, dtype)
+    x = jnp.asarray(x, dtype)
+    kernel = jnp.asarray(kernel, dtype)
     return bilinear(x[None], kernel[None], wanted="y", form=form)[0]
 
 
@@ -119,9 +121,12 @@ def multiply(x: jax.Array, kernel: jax.Array, *, transposed: bool = False) -> ja
       >>> multiply(jnp.ones((2, 3)), jnp.ones((7, 3)), transposed=True).shape
       (2, 7)
     """
-    wanted, (a, b) = ("x", (kernel, x)) if transposed else ("y", (x, kernel))
     form = of_rows(x.shape[:1])
-    return bilinear(a[None, None], b[None, None], wanted=wanted, form=form)[0, 0]
+    if transposed:
+        y = bilinear(kernel[None, None], x[None, None], wanted="x", form=form)
+    else:
+        y = bilinear(x[None, None], kernel[None, None], wanted="y", form=form)
+    return y[0, 0]
 
 
 # The primitive. Its operands are x, w, y in this order, without the wanted one.
@@ -129,13 +134,15 @@ def multiply(x: jax.Array, kernel: jax.Array, *, transposed: bool = False) -> ja
 
 @cache
 def _primitive():
-    convolution_p = Primitive("convolution")
-    convolution_p.def_impl(partial(xla.apply_primitive, convolution_p))
-    convolution_p.def_abstract_eval(_result)
+    convolution_p = make_primitive(
+        "convolution",
+        shapes=_result,
+        batch=_batch,
+        run=accelerator,
+        lower_for_cpu=_lower_for_cpu,
+        multiple_results=False,
+    )
     ad.defbilinear(convolution_p, partial(_transpose, 0), partial(_transpose, 1))
-    batching.primitive_batchers[convolution_p] = _batch
-    mlir.register_lowering(convolution_p, mlir.lower_fun(accelerator, multiple_results=False))
-    mlir.register_lowering(convolution_p, _lower_for_cpu, platform="cpu")
     return convolution_p
 
 
@@ -157,22 +164,25 @@ def _result(a, b, *, wanted, form):
 
 def _transpose(operand, cotangent, a, b, *, wanted, form):
     """Return the derivative of T by the unknown operand."""
-    known = {wanted: cotangent, _OPERANDS[wanted][1 - operand]: a if operand else b}
     target = _OPERANDS[wanted][operand]
-    return _primitive().bind(*(known[n] for n in _OPERANDS[target]), wanted=target, form=form)
+    other = _OPERANDS[wanted][1 - operand]
+    known = {wanted: cotangent, other: a if operand else b}
+    first, second = _OPERANDS[target]
+    return _primitive().bind(known[first], known[second], wanted=target, form=form)
 
 
 def _batch(operands, dims, *, wanted, form):
     """Stack both along e if both are batched; fold one into the axis it shares with the result."""
-    pairs = zip(operands, dims, strict=True)
-    operands = [a if dim is None else jnp.moveaxis(a, dim, 0) for a, dim in pairs]
+    operands = [
+        a if dim is None else jnp.moveaxis(a, dim, 0) for a, dim in zip(operands, dims, strict=True)
+    ]
     if None not in dims:
         size, each = operands[0].shape[:2]
         # (b, e, ...) -> (b * e, ...)
         operands = [a.reshape(size * each, *a.shape[2:]) for a in operands]
         result = _primitive().bind(*operands, wanted=wanted, form=form)
         return result.reshape(size, each, *result.shape[1:]), 0
-    batched = dims.index(None) ^ 1
+    batched = 0 if dims[1] is None else 1
     name = _OPERANDS[wanted][batched]
     shared = _SHARED[frozenset((name, wanted))]
     size = operands[batched].shape[0]
@@ -183,23 +193,36 @@ def _batch(operands, dims, *, wanted, form):
 
 def _fold(a, axis, grouped, groups):
     """Fold the batch into an axis: (b, ..., g * c, ...) -> (..., g * b * c, ...)."""
-    g, axis = (groups if grouped else 1), axis % (a.ndim - 1)
-    size, *rest = a.shape
-    a = a.reshape(size, *rest[:axis], g, rest[axis] // g, *rest[axis + 1 :])
-    return jnp.moveaxis(a, 0, axis + 1).reshape(*rest[:axis], size * rest[axis], *rest[axis + 1 :])
+    if not grouped:
+        groups = 1
+    batch, *shape = a.shape
+    before, size, after = _around(shape, axis)
+    a = a.reshape(batch, *before, groups, size // groups, *after)
+    a = jnp.moveaxis(a, 0, len(before) + 1)
+    return a.reshape(*before, batch * size, *after)
 
 
-def _unfold(a, axis, grouped, groups, size):
+def _unfold(a, axis, grouped, groups, batch):
     """Undo `_fold`: (..., g * b * c, ...) -> (b, ..., g * c, ...)."""
-    g, axis, shape = (groups if grouped else 1), axis % a.ndim, a.shape
-    a = a.reshape(*shape[:axis], g, size, shape[axis] // (g * size), *shape[axis + 1 :])
-    a = jnp.moveaxis(a, axis + 1, 0)
-    return a.reshape(size, *shape[:axis], shape[axis] // size, *shape[axis + 1 :])
+    if not grouped:
+        groups = 1
+    before, size, after = _around(a.shape, axis)
+    a = a.reshape(*before, groups, batch, size // (groups * batch), *after)
+    a = jnp.moveaxis(a, len(before) + 1, 0)
+    return a.reshape(batch, *before, size // batch, *after)
+
+
+def _around(shape, axis):
+    """Return the sizes before an axis, its own size, and the sizes after it."""
+    axis %= len(shape)
+    return shape[:axis], shape[axis], shape[axis + 1 :]
 
 
 def _lower_for_cpu(ctx, a, b, *, wanted, form):
     """Return the kernels in C if they run, else XLA's form."""
-    alone = on_one_device(ctx.module_context)
-    in_c = alone and native.supports(*ctx.avals_in, wanted=wanted, form=form)
-    lower: Any = mlir.lower_fun(native.convolution if in_c else cpu, multiple_results=False)
+    run = cpu
+    if on_one_device(ctx.module_context):
+        if native.supports(*ctx.avals_in, wanted=wanted, form=form):
+            run = native.convolution
+    lower: Any = mlir.lower_fun(run, multiple_results=False)
     return lower(ctx, a, b, wanted=wanted, form=form)

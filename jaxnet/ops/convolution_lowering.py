@@ -36,20 +36,24 @@ class Form(NamedTuple):
 
     def room(self) -> tuple[int, ...]:
         """Return the number of positions of the window at stride 1, per axis."""
-        x, window = _dilated(self.inputs, self.input_dilation), _dilated(self.window, self.dilation)
+        x = _dilated(self.inputs, self.input_dilation)
+        window = _dilated(self.window, self.dilation)
         axes = zip(x, self.padding, window, strict=True)
         return tuple(size + sum(pad) - span + 1 for size, pad, span in axes)
 
     @property
     def outputs(self) -> tuple[int, ...]:
         """Spatial sizes of y."""
-        return tuple(-(-room // s) for room, s in zip(self.room(), self.strides, strict=True))
+        axes = zip(self.room(), self.strides, strict=True)
+        return tuple(-(-room // stride) for room, stride in axes)
 
     def reach(self) -> Iterator[tuple[int, int, int, int]]:
         """Yield the sizes of x, y and window with their gaps, and the zeros before x, by axis."""
         x = _dilated(self.inputs, self.input_dilation)
-        y, window = _dilated(self.outputs, self.strides), _dilated(self.window, self.dilation)
-        yield from zip(x, y, window, (low for low, _ in self.padding), strict=True)
+        y = _dilated(self.outputs, self.strides)
+        window = _dilated(self.window, self.dilation)
+        before = [low for low, _ in self.padding]
+        yield from zip(x, y, window, before, strict=True)
 
     def result(self, a: tuple[int, ...], b: tuple[int, ...], wanted: str) -> tuple[int, ...]:
         """Return the wanted array's shape from the other two shapes, each with a leading axis e."""
@@ -74,7 +78,7 @@ def of_rows(rows: tuple[int, ...]) -> Form:
 
 
 def _dilated(sizes, dilation) -> tuple[int, ...]:
-    return tuple((n - 1) * d + 1 for n, d in zip(sizes, dilation, strict=True))
+    return tuple((size - 1) * apart + 1 for size, apart in zip(sizes, dilation, strict=True))
 
 
 # On GPU and TPU: JAX's own forms, which their compilers recognize.
@@ -84,10 +88,19 @@ def _plain(x, w, form):
     if form == of_rows(form.inputs):
         return x @ w[0]
     *space, last = range(1, x.ndim)
-    image, kernel = (0, last, *space), (last, last - 1, *(i - 1 for i in space))
-    numbers = lax.ConvDimensionNumbers(image, kernel, image)
-    how = form.strides, form.padding, form.input_dilation, form.dilation, numbers, form.groups
-    return lax.conv_general_dilated(x, w, *how, precision=form.precision)
+    image = (0, last, *space)
+    kernel = (last, last - 1, *(axis - 1 for axis in space))
+    return lax.conv_general_dilated(
+        x,
+        w,
+        form.strides,
+        form.padding,
+        form.input_dilation,
+        form.dilation,
+        dimension_numbers=lax.ConvDimensionNumbers(image, kernel, image),
+        feature_group_count=form.groups,
+        precision=form.precision,
+    )
 
 
 def accelerator(a: jax.Array, b: jax.Array, *, wanted: str, form: Form) -> jax.Array:
@@ -104,21 +117,24 @@ def accelerator(a: jax.Array, b: jax.Array, *, wanted: str, form: Form) -> jax.A
       >>> accelerator(w, y, wanted="x", form=form).ravel()
       Array([1., 6., 5.], dtype=float32)
     """
-
-    # Transposes of the mapped convolution, as JAX derives them. For several convolutions at once,
-    # XLA maps these to fast algorithms of cuDNN, and the mapped transpose to slower ones.
-    alone = len(a) == 1
-
     one = partial(_plain, form=form)
 
     def forward(x, w):
-        return one(x[0], w[0])[None] if alone else jax.vmap(one)(x, w)
+        if len(x) == 1:
+            return one(x[0], w[0])[None]
+        return jax.vmap(one)(x, w)
 
     if wanted == "y":
         return forward(a, b)
+
+    def of_unknown(unknown):
+        return forward(unknown, a) if wanted == "x" else forward(a, unknown)
+
+    # Transposes of the mapped convolution, as JAX derives them. For several convolutions at once,
+    # XLA maps these to fast algorithms of cuDNN, and the mapped transpose to slower ones.
     unknown = jax.ShapeDtypeStruct(form.result(a.shape, b.shape, wanted), a.dtype)
-    known = (lambda x: forward(x, a)) if wanted == "x" else (lambda w: forward(a, w))
-    return jax.linear_transpose(known, unknown)(b)[0]
+    (found,) = jax.linear_transpose(of_unknown, unknown)(b)
+    return found
 
 
 # The forms on CPU, for convolutions that the kernels in C do not support. All three are
@@ -140,15 +156,19 @@ def cpu(a: jax.Array, b: jax.Array, *, wanted: str, form: Form) -> jax.Array:
       >>> cpu(x, w, wanted="y", form=form).ravel()
       Array([1., 3.], dtype=float32)
     """
-    one = partial({"y": _forward, "x": _input_gradient, "w": _kernel_gradient}[wanted], form=form)
+    compute = {"y": _forward, "x": _input_gradient, "w": _kernel_gradient}[wanted]
     both = lifted(a), lifted(b)  # XLA takes half again as long for 16 bits
-    y = one(*(x[0] for x in both))[None] if len(a) == 1 else lax.map(lambda ab: one(*ab), both)
+    if len(a) == 1:
+        y = compute(both[0][0], both[1][0], form)[None]
+    else:
+        y = lax.map(lambda pair: compute(*pair, form), both)
     return y.astype(a.dtype)
 
 
 def _forward(x, w, form):
-    one = math.prod(form.window) == 1 and form.groups == 1
-    return (_pointwise if one else _canonical)(x, w, form)
+    if math.prod(form.window) == 1 and form.groups == 1:
+        return _pointwise(x, w, form)
+    return _canonical(x, w, form)
 
 
 def _canonical(x, w, form):
@@ -159,8 +179,10 @@ def _canonical(x, w, form):
     """
     if math.prod(form.window) > math.prod(form.inputs):
         x = lax.optimization_barrier(padded(x, form.padding, form.input_dilation))
-        none = tuple((0, 0) for _ in form.window)
-        form = form._replace(padding=none, input_dilation=(1,) * len(none), inputs=x.shape[1:-1])
+        axes = len(form.window)
+        form = form._replace(
+            padding=((0, 0),) * axes, input_dilation=(1,) * axes, inputs=x.shape[1:-1]
+        )
     return _plain(x, w, form)
 
 
@@ -170,41 +192,55 @@ def _pointwise(x, w, form):
     The gradient of the kernel is several times faster as a product than as a convolution.
     """
     w = w.reshape(w.shape[-2:])
-    # Zeros are inserted after the product, so they are not multiplied.
-    spread = max(form.input_dilation) > 1
-    return next(_seen(x @ w, form)) if spread else next(_seen(x, form)) @ w
+    if max(form.input_dilation) > 1:
+        # Zeros are inserted after the product, so they are not multiplied.
+        (y,) = _seen(x @ w, form)
+        return y
+    (x,) = _seen(x, form)
+    return x @ w
 
 
 def _input_gradient(w, y, form):
     """Return y, dilated by the strides, convolved with the reversed kernel."""
-    axes, g = len(form.window), form.groups
-    w = jnp.flip(w, range(axes)).reshape(*form.window, -1, g, w.shape[-1] // g)
-    w = jnp.swapaxes(w, -1, -3).reshape(*form.window, y.shape[-1] // g, -1)  # (*window, o / g, i)
+    axes = len(form.window)
+    groups = form.groups
+    features = w.shape[-1] // groups
+    w = jnp.flip(w, range(axes)).reshape(*form.window, -1, groups, features)
+    w = jnp.swapaxes(w, -1, -3).reshape(*form.window, features, -1)  # (*window, o / g, i)
     # Adds zeros after y, until the result has the size of x.
     padding = tuple((span - 1 - low, x - y + low) for x, y, span, low in form.reach())
-    apart = {"strides": form.input_dilation, "input_dilation": form.strides}
-    return _forward(y, w, form._replace(padding=padding, inputs=form.outputs, **apart))
+    transposed = form._replace(
+        padding=padding,
+        inputs=form.outputs,
+        strides=form.input_dilation,
+        input_dilation=form.strides,
+    )
+    return _forward(y, w, transposed)
 
 
 def _kernel_gradient(x, y, form):
     if form.groups > 1:
         return _shifted_products(x, y, form)
-    if math.prod(form.window) == 1:
-        seen, y = (a.reshape(-1, a.shape[-1]) for a in (*_seen(x, form), y))
-        found = lax.dot_general(seen, y, (((0,), (0,)), ((), ())))
-        return found.reshape(*form.window, *found.shape)
-    return _as_convolution(x, y, form)
+    if math.prod(form.window) > 1:
+        return _as_convolution(x, y, form)
+    (seen,) = _seen(x, form)
+    seen = seen.reshape(-1, x.shape[-1])
+    y = y.reshape(-1, y.shape[-1])
+    found = lax.dot_general(seen, y, (((0,), (0,)), ((), ())))
+    return found.reshape(*form.window, *found.shape)
 
 
 def _as_convolution(x, y, form):
     """Convolve x with y as the kernel, which sums over the batch; the inputs act as batch."""
     # Adds zeros after x, until the result has the size of the window; negative numbers crop.
     padding = tuple((low, y + span - 1 - x - low) for x, y, span, low in form.reach())
-    apart = {"strides": form.dilation, "dilation": form.strides}
-    transposed = form._replace(padding=padding, window=form.outputs, **apart)
+    transposed = form._replace(
+        padding=padding, window=form.outputs, strides=form.dilation, dilation=form.strides
+    )
     x = jnp.swapaxes(x, 0, -1)  # (i, *space, n)
     y = jnp.moveaxis(y, 0, -2)  # (*space, n, o)
-    return jnp.moveaxis(_canonical(x, y, transposed), 0, -2)  # (i, *window, o) -> (*window, i, o)
+    w = _canonical(x, y, transposed)  # (i, *window, o)
+    return jnp.moveaxis(w, 0, -2)
 
 
 def _seen(x, form):
@@ -213,9 +249,12 @@ def _seen(x, form):
 
 def _shifted_products(x, y, form):
     """Return one matrix product per tap of the kernel, in groups."""
-    g = form.groups
-    inputs, features = x.shape[-1] // g, y.shape[-1]
-    y = y.reshape(*y.shape[:-1], g, features // g)
-    grouped = (tap.reshape(*tap.shape[:-1], g, inputs) for tap in _seen(x, form))
-    products = [jnp.einsum("n...gi,n...go->igo", tap, y) for tap in grouped]
+    groups = form.groups
+    inputs = x.shape[-1] // groups
+    features = y.shape[-1]
+    y = y.reshape(*y.shape[:-1], groups, features // groups)
+    products = []
+    for tap in _seen(x, form):
+        tap = tap.reshape(*tap.shape[:-1], groups, inputs)
+        products.append(jnp.einsum("n...gi,n...go->igo", tap, y))
     return jnp.stack(products).reshape(*form.window, inputs, features)

@@ -19,9 +19,11 @@ def unpacked(numbers: jax.Array, length: int) -> jax.Array:
     if numbers.dtype != jnp.uint8:
         return numbers
     both = numbers.astype(jnp.int32)
-    # ONNX supports these operations.
-    pair = jnp.stack([both & 15, jax.lax.div(both, np.int32(16))], -1)
-    numbers = pair.reshape(*both.shape[:-1], 2 * both.shape[-1])[..., :length]
+    low = both & 15  # ONNX supports these operations
+    high = jax.lax.div(both, np.int32(16))
+    *before, size = both.shape
+    pairs = jnp.stack([low, high], -1).reshape(*before, 2 * size)
+    numbers = pairs[..., :length]
     return jnp.where(numbers > 7, numbers - 16, numbers)
 
 
@@ -39,7 +41,8 @@ def scales_of_values(scale: jax.Array, shape: tuple[int, ...]) -> jax.Array:
     """
     for axis, (groups, length) in enumerate(zip(scale.shape, shape, strict=True)):
         if groups not in (1, length):
-            scale = jnp.repeat(scale, -(-length // groups), axis)
+            size = -(-length // groups)
+            scale = jnp.repeat(scale, size, axis)
             scale = jax.lax.slice_in_dim(scale, 0, length, axis=axis)
     return scale
 
@@ -59,6 +62,8 @@ def scaled(numbers: jax.Array, scale: jax.Array) -> jax.Array:
     for axis, (groups, length) in enumerate(zip(scale.shape, shape, strict=True)):
         if groups not in (1, length) and length % groups == 0:
             # Spread scales are constants, which exporters store instead of the scales.
-            cut = numbers.reshape(*shape[:axis], groups, length // groups, *shape[axis + 1 :])
-            return (cut * jnp.expand_dims(scale, axis + 1)).reshape(shape)
+            before, after = shape[:axis], shape[axis + 1 :]
+            cut = numbers.reshape(*before, groups, length // groups, *after)
+            multiplied = cut * jnp.expand_dims(scale, axis + 1)
+            return multiplied.reshape(shape)
     return numbers * scales_of_values(scale, shape)

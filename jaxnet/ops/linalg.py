@@ -36,7 +36,9 @@ def one_by_one(decompose: Callable[[jax.Array], Any]) -> Callable[[jax.Array], A
     single = sequential_vmap(lambda a: decompose(a))
 
     def whole(a: jax.Array) -> Any:
-        return single(a) if a.ndim == 2 else jax.vmap(whole)(a)
+        if a.ndim == 2:
+            return single(a)
+        return jax.vmap(whole)(a)
 
     return whole
 
@@ -52,5 +54,7 @@ def inverse_2x2(a: jax.Array) -> jax.Array:
       [[0.75, -0.5], [-0.25, 0.5]]
     """
     (p, q), (r, s) = jnp.moveaxis(a, (-2, -1), (0, 1))
-    swapped = jnp.array([[s, -q], [-r, p]]) / (p * s - q * r)[None, None]
-    return jnp.moveaxis(swapped, (0, 1), (-2, -1))
+    adjugate = jnp.array([[s, -q], [-r, p]])
+    determinant = p * s - q * r
+    inverse = adjugate / determinant[None, None]
+    return jnp.moveaxis(inverse, (0, 1), (-2, -1))

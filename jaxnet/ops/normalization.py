@@ -37,21 +37,28 @@ def normalized(
 
 @partial(jax.custom_jvp, nondiff_argnums=(3,))
 def _normalized(x, scale, bias, epsilon):
-    in_c = Kernel(partial(_over_batch, lambda x, dtype: moments(x), epsilon), has_moments)
-    return native_call(partial(_over_batch, _moments_of_batch, epsilon), in_c, x, scale, bias)
+    def run(x, scale, bias):
+        return _over_batch(moments(x), epsilon, x, scale, bias)
+
+    def in_jax(x, scale, bias):
+        return _over_batch(_moments_of_batch(x, scale.dtype), epsilon, x, scale, bias)
+
+    return native_call(in_jax, Kernel(run, has_moments), x, scale, bias)
 
 
 def _moments_of_batch(x, dtype):
-    mean, _, var = _moments(x.astype(dtype), tuple(range(x.ndim - 1)))
+    axes = tuple(range(x.ndim - 1))
+    mean, _, var = _moments(x.astype(dtype), axes)
     return mean.ravel(), var.ravel()
 
 
-def _over_batch(moments_of, epsilon, x, scale, bias):
-    mean, var = moments_of(x, scale.dtype)
+def _over_batch(mean_and_var, epsilon, x, scale, bias):
+    mean, var = mean_and_var
     # x minus its mean is written in three ways, here and in the tangents. If the expressions were
     # equal, XLA would compute the array once, write it to memory and read it again.
     factor = lax.rsqrt(var + epsilon) * scale
-    y = (x.astype(scale.dtype) + -_beside(mean, x)) * _beside(factor, x) + _beside(bias, x)
+    centered = x.astype(scale.dtype) + -_beside(mean, x)
+    y = centered * _beside(factor, x) + _beside(bias, x)
     return y.astype(x.dtype), mean, var
 
 
@@ -63,17 +70,22 @@ def _beside(a, x):
 def _first(x, axes):
     """Return the first entry along these axes, which are kept."""
     averaged = {axis % x.ndim for axis in axes}
-    return x[tuple(slice(1 if axis in averaged else None) for axis in range(x.ndim))]
+    first = [slice(1) if axis in averaged else slice(None) for axis in range(x.ndim)]
+    return x[tuple(first)]
 
 
 def _moments(x, axes, centered=True):
     """Return the mean, x minus the mean, and the variance; uncentered: 0, x and its mean square."""
-    # From the first entry on: the mean of equal numbers is then exact, however large they are.
     first = _first(x, axes)
-    mean = first + (x - first).mean(axes, keepdims=True) if centered else jnp.zeros_like(first)
-    centered = x - mean
+    if centered:
+        # From the first entry on: the mean of equal numbers is then exact, however large they are.
+        mean = first + (x - first).mean(axes, keepdims=True)
+    else:
+        mean = jnp.zeros_like(first)
+    difference = x - mean
     # The mean of squares minus the squared mean would lose digits for data far from zero.
-    return mean, centered, jnp.square(centered).mean(axes, keepdims=True)
+    variance = jnp.square(difference).mean(axes, keepdims=True)
+    return mean, difference, variance
 
 
 @_normalized.defjvp
@@ -91,28 +103,33 @@ def _tangents(epsilon, primals, tangents):
 
 
 def _push_batch(epsilon, x, mean, scale, var, dx, dscale, dbias):
-    axes, dtype, narrow = tuple(range(x.ndim - 1)), scale.dtype, x.dtype
-    x, dx = x.astype(dtype), dx.astype(dtype)
-    at_mean, scale, dscale, dbias = (_beside(a, x) for a in (mean, scale, dscale, dbias))
+    axes = tuple(range(x.ndim - 1))
+    narrow = x.dtype
+    x = x.astype(scale.dtype)
+    dx = dx.astype(scale.dtype)
+    mean, scale, dscale, dbias = (_beside(a, x) for a in (mean, scale, dscale, dbias))
     root = lax.rsqrt(_beside(var, x) + epsilon)
     first = _first(x, axes)  # x minus its mean is written in a third way
-    minus = (x - first).sum(axes, keepdims=True) / -math.prod(x.shape[:-1]) - first
+    minus_mean = (x - first).sum(axes, keepdims=True) / -math.prod(x.shape[:-1]) - first
     dmean = dx.mean(axes, keepdims=True)
-    dvar = 2 * ((x + -at_mean) * dx).mean(axes, keepdims=True)
+    dvar = 2 * ((x + -mean) * dx).mean(axes, keepdims=True)
     factor = root * scale
     dy = factor * dx + (dbias - factor * dmean)
-    dy += (x + minus) * (root * dscale - factor * root**2 * dvar / 2)
+    dy += (x + minus_mean) * (root * dscale - factor * root**2 * dvar / 2)
     return dy.astype(narrow), dmean.ravel(), dvar.ravel()
 
 
 def _back(epsilon, x, mean, scale, var, dy, dmean, dvar):
     """Return the gradients of x, scale and bias: the transpose of `_push_batch`, with sums in C."""
-    count, root = math.prod(x.shape[:-1]), lax.rsqrt(var + epsilon)
+    wide = scale.dtype
+    count = math.prod(x.shape[:-1])
+    root = lax.rsqrt(var + epsilon)
     total, along = moments(x, dy, mean)
     factor = root * scale
-    offset, slope = dmean - factor * total, 2 * dvar - factor * root**2 * along
-    dx = _beside(factor, x) * dy.astype(scale.dtype) + _beside(offset / count, x)
-    dx += (x.astype(scale.dtype) + -_beside(mean, x)) * _beside(slope / count, x)
+    offset = dmean - factor * total
+    slope = 2 * dvar - factor * root**2 * along
+    dx = _beside(factor, x) * dy.astype(wide) + _beside(offset / count, x)
+    dx += (x.astype(wide) + -_beside(mean, x)) * _beside(slope / count, x)
     return dx.astype(x.dtype), along * root, total
 
 
@@ -141,18 +158,23 @@ def standardized(
       >>> standardized(x, jnp.ones(2), jnp.array([2.0, 0.0]), (-1,), 0.0).tolist()
       [[1.0, 1.0], [1.0, 1.0]]
     """
-    x, dtype = x.astype(output_dtype(x)), wide(x).dtype
-    return _values(x, scale.astype(dtype), bias.astype(dtype), (axes, epsilon, centered))
+    x = x.astype(output_dtype(x))
+    dtype = wide(x).dtype
+    options = axes, epsilon, centered
+    return _values(x, scale.astype(dtype), bias.astype(dtype), options)
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(3,))
 def _values(x, scale, bias, options):
-    return native_call(partial(_standardized, options), kernels(*options)[0], x, scale, bias)
+    in_c, _ = kernels(*options)
+    return native_call(partial(_standardized, options), in_c, x, scale, bias)
 
 
 @_values.defjvp
 def _tangents_of_values(options, primals, tangents):
-    push = native_call(partial(_push, options), kernels(*options)[1], *primals[:2], *tangents)
+    x, scale, _ = primals
+    _, in_c = kernels(*options)
+    push = native_call(partial(_push, options), in_c, x, scale, *tangents)
     return _values(*primals, options), push
 
 
@@ -165,7 +187,9 @@ def _units(options, x):
 
 
 def _standardized(options, x, scale, bias):
-    return (_units(options, x)[0] * _beside(scale, x) + _beside(bias, x)).astype(x.dtype)
+    unit, _ = _units(options, x)
+    y = unit * _beside(scale, x) + _beside(bias, x)
+    return y.astype(x.dtype)
 
 
 def _push(options, x, scale, dx, dscale, dbias):

@@ -4,6 +4,7 @@ Maxima of 32-bit floats run in C on one CPU, and so does their gradient; see `ja
 All others combine shifted slices: XLA's own windows are slow in gradients on a CPU.
 """
 
+import itertools
 import math
 from functools import partial, reduce
 
@@ -37,11 +38,12 @@ def window_maxima(
       >>> window_maxima(x, (2,), (2,), ((0, 0),), (1,)).ravel()
       Array([1., 3.], dtype=float32)
     """
-    floating = jnp.issubdtype(x.dtype, jnp.floating)
-    if floating and strides == window and max(dilation) == 1:
+    form = _form(x, window, strides, padding, dilation)
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+        return _maxima(form, x)
+    if _is_tiling(form):
         return _largest(padded(wide(x), padding, fill=-jnp.inf), window).astype(x.dtype)
-    form = Form(strides, padding, dilation, (1,) * len(window), 1, x.shape[1:-1], window)
-    return _highest(x, form) if floating else _maxima(form, x)
+    return _highest(x, form)
 
 
 def window_sums(
@@ -60,8 +62,7 @@ def window_sums(
       >>> window_sums(jnp.arange(5.0).reshape(1, 5, 1), (2,), (1,), ((0, 0),), (2,)).ravel()
       Array([2., 4., 6.], dtype=float32)
     """
-    form = Form(strides, padding, dilation, (1,) * len(window), 1, x.shape[1:-1], window)
-    return _sums(x, form)
+    return _sums(x, _form(x, window, strides, padding, dilation))
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(1,))
@@ -69,25 +70,40 @@ def _sums(x, form):
     return _slide(x, form.window, form.strides, form.dilation, form.padding, jnp.add, 0)
 
 
+def _form(x, window, strides, padding, dilation):
+    """Return the windows over x as those of a convolution."""
+    once = (1,) * len(window)
+    return Form(strides, padding, dilation, once, 1, x.shape[1:-1], window)
+
+
+def _is_tiling(form):
+    """Return whether each entry is in one window."""
+    return form.strides == form.window and max(form.dilation) == 1
+
+
 @_sums.defjvp
 def _sums_tangent(form, primals, tangents):
     """The gradient is a sum over windows, too; as the transpose of slices it would take longer."""
+    y = _sums(*primals, form)
     kernel = Kernel(linear=1, transpose=Kernel(lambda dy: [_spread(form, dy)]))
-    return _sums(*primals, form), native_call(lambda dx: _sums(dx, form), kernel, *tangents)
+    return y, native_call(lambda dx: _sums(dx, form), kernel, *tangents)
 
 
 def _spread(form, dy):
     """Return the gradient of x: each entry is the sum of dy over the windows that it is in."""
     dy = lax.optimization_barrier(dy)  # or XLA would compute it again for each entry of a window
-    if form.strides == form.window and max(form.dilation) == 1:
+    if _is_tiling(form):
         for axis, size in enumerate(form.window, 1):
             dy = jnp.repeat(dy, size, axis)
-        sizes = zip(form.inputs, form.padding, dy.shape[1:-1], strict=True)
-        return padded(dy, tuple((-low, n - size + low) for n, (low, _), size in sizes))
+        edges = []
+        for inputs, (low, _), size in zip(form.inputs, form.padding, dy.shape[1:-1], strict=True):
+            edges.append((-low, inputs - size + low))
+        return padded(dy, tuple(edges))
     edges = tuple((span - 1 - low, x - y + low) for x, y, span, low in form.reach())
-    once = (1,) * len(form.window)
     dy = padded(dy, edges, form.strides)
-    return _slide(dy, form.window, once, form.dilation, ((0, 0),) * len(once), jnp.add, 0)
+    once = (1,) * len(form.window)
+    nothing = ((0, 0),) * len(form.window)
+    return _slide(dy, form.window, once, form.dilation, nothing, jnp.add, 0)
 
 
 def _slide(x, window, strides, apart, pairs, combine, fill):
@@ -95,16 +111,7 @@ def _slide(x, window, strides, apart, pairs, combine, fill):
     x = padded(x, pairs, fill=fill)
     # Start with the last axis, so that the order is row-major.
     for axis in reversed(range(len(window))):
-        k, s, d = window[axis], strides[axis], apart[axis]
-        n = (x.shape[axis + 1] - (k - 1) * d - 1) // s + 1
-        phases = _phases(x, axis + 1, n + (k - 1) * d // s, s)
-        firsts = (divmod(i * d, s) for i in range(k))
-        taps = [lax.slice_in_dim(phases[p], at, at + n, axis=axis + 1) for at, p in firsts]
-        # Combine neighbors first, which keeps the order and loses few digits in sums.
-        while len(taps) > 1:
-            neighbors = [taps[i : i + 2] for i in range(0, len(taps), 2)]
-            taps = [combine(*two) if len(two) == 2 else two[0] for two in neighbors]
-        x = taps[0]
+        x = _slide_along(x, axis + 1, window[axis], strides[axis], apart[axis], combine)
     return x
 
 
@@ -113,20 +120,40 @@ def _maxima(form, x):
     return _slide(x, *sizes, combine=_first_max, fill=_lowest(x.dtype))
 
 
+def _slide_along(x, axis, size, stride, apart, combine):
+    """Combine the entries of each window along one axis."""
+    reach = (size - 1) * apart
+    outputs = (x.shape[axis] - reach - 1) // stride + 1
+    phases = _phases(x, axis, outputs + reach // stride, stride)
+    taps = []
+    for tap in range(size):
+        first, phase = divmod(tap * apart, stride)
+        taps.append(lax.slice_in_dim(phases[phase], first, first + outputs, axis=axis))
+    # Combine neighbors first, which keeps the order and loses few digits in sums.
+    while len(taps) > 1:
+        pairs = zip(taps[::2], taps[1::2], strict=False)
+        last = taps[-1:] if len(taps) % 2 else []
+        taps = [combine(a, b) for a, b in pairs] + last
+    return taps[0]
+
+
 @partial(jax.custom_jvp, nondiff_argnums=(1,))
 def _highest(x, form):
-    return native_call(partial(_maxima, form), kernels(form)[0], x)
+    in_c, _ = kernels(form)
+    return native_call(partial(_maxima, form), in_c, x)
 
 
 @_highest.defjvp
 def _highest_tangent(form, primals, tangents):
     """Find the maxima again; C computes the transpose, the gradient."""
-    push = native_call(partial(_push, form), kernels(form)[1], *primals, *tangents)
+    _, in_c = kernels(form)
+    push = native_call(partial(_push, form), in_c, *primals, *tangents)
     return _highest(*primals, form), push
 
 
 def _push(form, x, dx):
-    return jax.jvp(partial(_maxima, form), [x], [dx])[1]
+    _, tangent = jax.jvp(partial(_maxima, form), [x], [dx])
+    return tangent
 
 
 def _phases(x, axis, size, stride):
@@ -158,29 +185,40 @@ def _largest_tangent(size, primals, tangents):
     first = jnp.zeros(best.shape, jnp.float32)  # the square of its index in the window
     for number, entry in enumerate(others, 1):
         stays = _stays(best, entry)
-        first, best = jnp.where(stays, first, number**2), jnp.where(stays, best, entry)
+        first = jnp.where(stays, first, number**2)
+        best = jnp.where(stays, best, entry)
     # The root makes XLA compute the index once per window instead of once per entry, which is
     # faster.
     within = range(2, 2 * len(size) + 1, 2)  # the axes of a window
     first = jnp.expand_dims(jnp.sqrt(first), within)
     numbers = jnp.arange(math.prod(size), dtype=jnp.float32)
     numbers = numbers.reshape(1, *(n for k in size for n in (1, k)), 1)
-    return _largest(x, size), jnp.where(first == numbers, _cut(dx, size), 0).sum(within)
+    y = _largest(x, size)
+    picked = jnp.where(first == numbers, _cut(dx, size), 0)
+    return y, picked.sum(within)
 
 
 def _cut(x, size):
     """Split (batch, *space, features) into (batch, windows, size, windows, size, ..., features)."""
-    counts = [n // k for n, k in zip(x.shape[1:-1], size, strict=True)]
-    x = x[(slice(None), *(slice(n * k) for n, k in zip(counts, size, strict=True)))]
-    axes = [n for pair in zip(counts, size, strict=True) for n in pair]
-    return x.reshape(x.shape[0], *axes, x.shape[-1])
+    batch, *space, features = x.shape
+    counts = [length // k for length, k in zip(space, size, strict=True)]
+    whole = [slice(count * k) for count, k in zip(counts, size, strict=True)]
+    x = x[(slice(None), *whole)]
+    axes = itertools.chain(*zip(counts, size, strict=True))
+    return x.reshape(batch, *axes, features)
 
 
 def _entries(x, size):
     """Return the entries of all windows, in row-major order."""
     x = _cut(x, size)
-    for_each = (slice(None),)
-    return [x[for_each + sum(((*for_each, i) for i in at), ())] for at in np.ndindex(*size)]
+    every = slice(None)
+    found = []
+    for at in np.ndindex(*size):
+        index = [every]
+        for entry in at:
+            index += [every, entry]
+        found.append(x[tuple(index)])
+    return found
 
 
 def _stays(a, b):
@@ -195,4 +233,6 @@ def _first_max(a, b):
 def _lowest(dtype):
     if jnp.issubdtype(dtype, jnp.floating):
         return -jnp.inf
-    return False if dtype == jnp.bool_ else jnp.iinfo(dtype).min
+    if dtype == jnp.bool_:
+        return False
+    return jnp.iinfo(dtype).min

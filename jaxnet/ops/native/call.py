@@ -35,6 +35,40 @@ class Kernel(NamedTuple):
     transpose: "Kernel | None" = None
 
 
+def make_primitive(
+    name: str,
+    *,
+    shapes: Callable,
+    batch: Callable,
+    run: Callable,
+    lower_for_cpu: Callable,
+    multiple_results: bool,
+) -> Primitive:
+    """Return a primitive of JAX, whose operations are compiled; it has no derivatives yet.
+
+    Args:
+      name: Name of the primitive.
+      shapes: Its rule of shapes and dtypes.
+      batch: Its rule of `vmap`.
+      run: Function in JAX that computes its results.
+      lower_for_cpu: Its rule of lowering for CPUs; other platforms compile `run`.
+      multiple_results: Whether its results are a list.
+
+    Example:
+      >>> rules = dict(shapes=lambda x: x, batch=None, run=lambda x: x + x, lower_for_cpu=None)
+      >>> make_primitive("double", **rules, multiple_results=False)
+      double
+    """
+    made = Primitive(name)
+    made.multiple_results = multiple_results
+    made.def_impl(partial(xla.apply_primitive, made))
+    made.def_abstract_eval(shapes)
+    batching.primitive_batchers[made] = batch
+    mlir.register_lowering(made, mlir.lower_fun(run, multiple_results=multiple_results))
+    mlir.register_lowering(made, lower_for_cpu, platform="cpu")
+    return made
+
+
 def native_call(function: Callable, kernel: Kernel, *args: PyTree) -> PyTree:
     """Return function(*args), computed by a kernel in C if possible.
 
@@ -51,23 +85,26 @@ def native_call(function: Callable, kernel: Kernel, *args: PyTree) -> PyTree:
     leaves, structure = jax.tree.flatten(args)
     leaves = varying(leaves, leaves)
 
-    flat = lambda *leaves: function(*jax.tree.unflatten(structure, leaves))  # noqa: E731
-    jaxpr, shapes = jax.make_jaxpr(flat, return_shape=True)(*leaves)
+    def of_leaves(*leaves):
+        return function(*jax.tree.unflatten(structure, leaves))
+
+    jaxpr, shapes = jax.make_jaxpr(of_leaves, return_shape=True)(*leaves)
     results = _primitive().bind(*leaves, jaxpr=jaxpr, kernel=kernel)
     return jax.tree.unflatten(jax.tree.structure(shapes), results)
 
 
 @cache
 def _primitive():
-    native_call_p = Primitive("native_call")
-    native_call_p.multiple_results = True
-    native_call_p.def_impl(partial(xla.apply_primitive, native_call_p))
-    native_call_p.def_abstract_eval(lambda *leaves, jaxpr, kernel: jaxpr.out_avals)
+    native_call_p = make_primitive(
+        "native_call",
+        shapes=lambda *leaves, jaxpr, kernel: jaxpr.out_avals,
+        batch=_batch,
+        run=_run,
+        lower_for_cpu=_lower_for_cpu,
+        multiple_results=True,
+    )
     ad.primitive_jvps[native_call_p] = _jvp
     ad.primitive_transposes[native_call_p] = _transpose
-    batching.primitive_batchers[native_call_p] = _batch
-    mlir.register_lowering(native_call_p, mlir.lower_fun(_run, multiple_results=True))
-    mlir.register_lowering(native_call_p, _lower_for_cpu, platform="cpu")
     return native_call_p
 
 
@@ -76,44 +113,55 @@ def _run(*leaves, jaxpr, kernel):
 
 
 def _jvp(primals, tangents, *, jaxpr, kernel):
-    moving = [type(t) is not ad.Zero for t in tangents]
+    moving = [type(tangent) is not ad.Zero for tangent in tangents]
 
     def run(*some):
-        some = iter(some)
-        every = [next(some) if m else p for m, p in zip(moving, primals, strict=True)]
-        return jaxpr_as_fun(jaxpr)(*every)
+        return jaxpr_as_fun(jaxpr)(*_joined(moving, some, _without(moving, primals)))
 
-    def among(leaves):
-        return [leaf for leaf, m in zip(leaves, moving, strict=True) if m]
-
-    return jax.jvp(run, among(primals), among(tangents))
+    return jax.jvp(run, _among(moving, primals), _among(moving, tangents))
 
 
 def _transpose(cotangents, *leaves, jaxpr, kernel):
     unknown = [ad.is_undefined_primal(leaf) for leaf in leaves]
-    known = [leaf for leaf, u in zip(leaves, unknown, strict=True) if not u]
+    known = _without(unknown, leaves)
     cotangents = varying([ad.instantiate_zeros(ct) for ct in cotangents], known)
     fixed = len(leaves) - kernel.linear
     if kernel.transpose is not None and not any(unknown[:fixed]):
         # The function is linear in all the last leaves together, so a known one must be zero.
-        pull = partial(_pull, jaxpr, [False] * fixed + [True] * kernel.linear, jaxpr.in_avals)
+        linear = [False] * fixed + [True] * kernel.linear
+        pull = partial(_pull, jaxpr, linear, jaxpr.in_avals)
         found = native_call(pull, kernel.transpose, known[:fixed], cotangents)
         found = [None] * fixed + found
     else:
-        found = iter(_pull(jaxpr, unknown, jaxpr.in_avals, known, cotangents))
-        found = [next(found) if u else None for u in unknown]
-    return [ct if u else None for ct, u in zip(found, unknown, strict=True)]
+        found = _pull(jaxpr, unknown, jaxpr.in_avals, known, cotangents)
+        found = _joined(unknown, found, [None] * len(known))
+    return [ct if asked else None for ct, asked in zip(found, unknown, strict=True)]
 
 
 def _pull(jaxpr, unknown, avals, known, cotangents):
     """Return the cotangents of the unknown leaves."""
 
     def run(*some):
-        known_now, some = iter(known), iter(some)
-        return jaxpr_as_fun(jaxpr)(*[next(some) if u else next(known_now) for u in unknown])
+        return jaxpr_as_fun(jaxpr)(*_joined(unknown, some, known))
 
-    at = [aval for aval, u in zip(avals, unknown, strict=True) if u]
+    at = _among(unknown, avals)
     return list(jax.linear_transpose(run, *at)(list(cotangents)))
+
+
+def _among(chosen, leaves):
+    """Return the leaves that are chosen."""
+    return [leaf for leaf, is_chosen in zip(leaves, chosen, strict=True) if is_chosen]
+
+
+def _without(chosen, leaves):
+    """Return the leaves that are not chosen."""
+    return [leaf for leaf, is_chosen in zip(leaves, chosen, strict=True) if not is_chosen]
+
+
+def _joined(chosen, some, others):
+    """Return all leaves in their order from the chosen ones and the others."""
+    some, others = iter(some), iter(others)
+    return [next(some if is_chosen else others) for is_chosen in chosen]
 
 
 def _batch(leaves, dims, *, jaxpr, kernel):
@@ -122,13 +170,18 @@ def _batch(leaves, dims, *, jaxpr, kernel):
 
 
 def _lower_for_cpu(ctx, *leaves, jaxpr, kernel):
-    alone = kernel.run is not None and on_one_device(ctx.module_context)
+    in_c = kernel.run is not None and on_one_device(ctx.module_context)
+
+    def by_kernel(leaves):
+        results = zip(kernel.run(*leaves), jaxpr.out_avals, strict=True)
+        return [y.astype(aval.dtype) for y, aval in results]
 
     def run(*leaves):
-        for given in (leaves, [*map(lifted, leaves)]):
-            if alone and kernel.supports(*given):
-                found = zip(kernel.run(*given), jaxpr.out_avals, strict=True)
-                return [y.astype(aval.dtype) for y, aval in found]
+        if in_c and kernel.supports(*leaves):
+            return by_kernel(leaves)
+        in_float32 = list(map(lifted, leaves))
+        if in_c and kernel.supports(*in_float32):
+            return by_kernel(in_float32)
         return jaxpr_as_fun(jaxpr)(*leaves)
 
     return mlir.lower_fun(run, multiple_results=True)(ctx, *leaves)
@@ -153,6 +206,6 @@ def on_one_device(context: Any) -> bool:
         return False
     where = context.axis_context
     mesh = getattr(where, "mesh", None)  # inside shard_map
-    if mesh is not None:
-        return mesh.size == 1 or set(where.manual_axes) == set(mesh.axis_names)
-    return getattr(where, "num_devices", None) == 1
+    if mesh is None:
+        return getattr(where, "num_devices", None) == 1
+    return mesh.size == 1 or set(where.manual_axes) == set(mesh.axis_names)
