@@ -16,7 +16,8 @@ def wide(x: jax.Array) -> jax.Array:
       >>> wide(jnp.ones(3, jnp.bfloat16)).dtype, wide(jnp.ones(3, jnp.uint8)).dtype
       (dtype('float32'), dtype('float32'))
     """
-    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    dtype = jnp.promote_types(x.dtype, jnp.float32)
+    return x.astype(dtype)
 
 
 def lifted(x: jax.Array) -> jax.Array:
@@ -29,7 +30,9 @@ def lifted(x: jax.Array) -> jax.Array:
       >>> lifted(jnp.ones(3, jnp.float16)).dtype, lifted(jnp.arange(3)).dtype
       (dtype('float32'), dtype('int32'))
     """
-    return x.astype(jnp.float32) if x.dtype in (jnp.bfloat16, jnp.float16) else x
+    if x.dtype in (jnp.bfloat16, jnp.float16):
+        return x.astype(jnp.float32)
+    return x
 
 
 def output_dtype(x: Any) -> Any:
@@ -39,4 +42,6 @@ def output_dtype(x: Any) -> Any:
       >>> output_dtype(jnp.ones(3, jnp.bfloat16)), output_dtype(jnp.ones(3, jnp.uint8))
       (dtype(bfloat16), dtype('float32'))
     """
-    return x.dtype if jnp.issubdtype(x.dtype, jnp.inexact) else jnp.dtype(jnp.float32)
+    if jnp.issubdtype(x.dtype, jnp.inexact):
+        return x.dtype
+    return jnp.dtype(jnp.float32)

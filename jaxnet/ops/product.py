@@ -51,33 +51,41 @@ def product(
     x, kernel = _read("product", x=x, kernel=kernel)
     at_least("product", "inputs", inputs)
     check_options("product", transposed=transposed)
-    summed = kernel.shape[1:] if transposed else kernel.shape[:inputs]
-    if x.shape[x.ndim - inputs :] != summed or len(summed) != inputs:
+    before = x.shape[: x.ndim - inputs]
+    summed = x.shape[x.ndim - inputs :]
+    of_kernel = kernel.shape[1:] if transposed else kernel.shape[:inputs]
+    if summed != of_kernel or len(summed) != inputs:
         raise ValueError(f"product: x {x.shape} does not fit the kernel {kernel.shape}")
     if isinstance(kernel, Stored):
         return kernel.product(x, inputs, transposed)
-    before = x.shape[: x.ndim - inputs]
-    outputs = kernel.shape[:1] if transposed else kernel.shape[inputs:]
     if jax.typeof(x).sharding.mesh.explicit_axes:  # a sharded axis cannot be merged with others
         return jnp.tensordot(x, kernel.T if transposed else kernel, inputs)
+    outputs = kernel.shape[:1] if transposed else kernel.shape[inputs:]
     # With two axes XLA transposes the product without copies. With more it also loses digits: on
     # CPU, the gradient of a kernel in bfloat16 is then summed in bfloat16 (JAX 0.12).
-    flat = x.reshape(math.prod(before), math.prod(x.shape[x.ndim - inputs :]))
-    matrix = kernel if transposed else kernel.reshape(flat.shape[1], math.prod(outputs))
-    if is_few(flat, matrix):
-        dtype = jnp.result_type(flat, matrix)  # as the product of many rows has
-        y = few_rows(flat.astype(dtype), matrix, transposed=transposed)
-    elif is_wide(flat, matrix):
-        y = multiply(flat, matrix, transposed=transposed)
-    else:
-        y = flat @ (matrix.T if transposed else matrix)
+    flat = x.reshape(math.prod(before), math.prod(summed))
+    if not transposed:
+        kernel = kernel.reshape(math.prod(summed), math.prod(outputs))
+    y = _of_matrices(flat, kernel, transposed)
     return y.reshape(*before, *outputs)
+
+
+def _of_matrices(x, kernel, transposed):
+    """Return the product of two matrices, in the way that is fastest for their sizes."""
+    if is_few(x, kernel):
+        dtype = jnp.result_type(x, kernel)  # as the product of many rows has
+        return few_rows(x.astype(dtype), kernel, transposed=transposed)
+    if is_wide(x, kernel):
+        return multiply(x, kernel, transposed=transposed)
+    if transposed:
+        kernel = kernel.T
+    return x @ kernel
 
 
 def _read(who: str, **given: Any) -> Any:
     """Return arrays as JAX has them, and stored kernels; raise for anything else."""
+    kinds = jax.Array | np.ndarray | np.generic | Stored
     for what, array in given.items():
-        kinds = jax.Array | np.ndarray | np.generic | Stored
         check_type(who, what, array, kinds, "a JAX or NumPy array")
     return all_native(list(given.values()), who)
 
@@ -93,7 +101,9 @@ def spread(a: jax.Array, shape: tuple[int, ...]) -> jax.Array:
       >>> jax.grad(total)(jnp.ones(1, jnp.bfloat16))  # bfloat16 has no 257
       Array([1000], dtype=bfloat16)
     """
-    return a if a.shape == shape else jnp.broadcast_to(wide(a), shape).astype(a.dtype)
+    if a.shape == shape:
+        return a
+    return jnp.broadcast_to(wide(a), shape).astype(a.dtype)
 
 
 def plus(y: jax.Array, bias: jax.Array | None) -> jax.Array:
@@ -108,10 +118,9 @@ def plus(y: jax.Array, bias: jax.Array | None) -> jax.Array:
     """
     if bias is None:
         return y
-    both: list[jax.Array] = _read("plus", y=y, bias=bias)
-    shape = jnp.broadcast_shapes(*(a.shape for a in both))
-    y, bias = (spread(a, shape) for a in both)
-    return y + bias
+    y, bias = _read("plus", y=y, bias=bias)
+    shape = jnp.broadcast_shapes(y.shape, bias.shape)
+    return spread(y, shape) + spread(bias, shape)
 
 
 @on_auto_axes
@@ -137,11 +146,12 @@ def rows(table: jax.Array | Stored, ids: jax.Array) -> jax.Array:
     table = jnp.asarray(table)
     beyond = table.shape[0]
     ids = jnp.where(ids < 0, beyond, ids)
-    if not jnp.issubdtype(table.dtype, jnp.inexact):
-        found = table.at[ids].get(mode="fill", fill_value=0)
-        in_range = (ids < beyond).reshape(ids.shape + (1,) * (table.ndim - 1))
-        return jnp.where(in_range, found.astype(float), jnp.nan)
-    return _rows(table, ids)
+    if jnp.issubdtype(table.dtype, jnp.inexact):
+        return _rows(table, ids)
+    found = table.at[ids].get(mode="fill", fill_value=0)
+    per_row = (1,) * (table.ndim - 1)
+    in_range = (ids < beyond).reshape(ids.shape + per_row)
+    return jnp.where(in_range, found.astype(float), jnp.nan)
 
 
 @jax.custom_jvp

@@ -98,16 +98,24 @@ def _sigmoid_of_tanh(t):
 
 def _lstm_step(pre, product, carry):
     # One tanh over all gates, at half the argument except for the candidate g.
-    half = np.array([0.5, 0.5, 1, 0.5], pre.dtype).reshape((1,) * (pre.ndim - 1) + (4, 1))
-    z = (pre + product).reshape(*pre.shape[:-1], 4, pre.shape[-1] // 4)
+    *before, columns = pre.shape
+    half = np.array([0.5, 0.5, 1, 0.5], pre.dtype)
+    half = half.reshape((1,) * len(before) + (4, 1))
+    z = (pre + product).reshape(*before, 4, columns // 4)
     t = jnp.tanh(z * half)  # (batch, 4, features)
-    i, f, o = (_sigmoid_of_tanh(t[..., gate, :]) for gate in (0, 1, 3))
+    i = _sigmoid_of_tanh(t[..., 0, :])
+    f = _sigmoid_of_tanh(t[..., 1, :])
+    o = _sigmoid_of_tanh(t[..., 3, :])
     g = t[..., 2, :]
     c = f * carry["c"] + i * g
     squashed = jnp.tanh(c)
-    by_gates = g * i * (1 - i), carry["c"] * f * (1 - f), i * (1 - g * g), squashed * o * (1 - o)
-    slopes = jnp.concatenate(by_gates, -1), f, o * (1 - squashed * squashed)
-    return {"c": c, "h": o * squashed}, slopes
+    by_i = g * i * (1 - i)
+    by_f = carry["c"] * f * (1 - f)
+    by_g = i * (1 - g * g)
+    by_o = squashed * o * (1 - o)
+    by_gates = jnp.concatenate([by_i, by_f, by_g, by_o], -1)
+    by_c = o * (1 - squashed * squashed)
+    return {"c": c, "h": o * squashed}, (by_gates, f, by_c)
 
 
 def _lstm_push(slopes, d, d_product, d_carry):
@@ -124,8 +132,11 @@ def _gru_step(pre, product, h):
     u = _sigmoid_of_tanh(jnp.tanh(0.5 * (pre_u + u)))
     n = jnp.tanh(pre_n + r * inner)
     by_n = (1 - u) * (1 - n * n)
-    by_gates = [by_n * inner * r * (1 - r), (h - n) * u * (1 - u), by_n]
-    return n + u * (h - n), (jnp.concatenate(by_gates, -1), r, u)
+    by_r = by_n * inner * r * (1 - r)
+    by_u = (h - n) * u * (1 - u)
+    new_h = n + u * (h - n)
+    by_gates = jnp.concatenate([by_r, by_u, by_n], -1)
+    return new_h, (by_gates, r, u)
 
 
 def _gru_reset(r, d_product):
@@ -135,12 +146,15 @@ def _gru_reset(r, d_product):
 
 
 def _gru_inject(slopes, d_pre, d_product):
-    return d_pre + _gru_reset(slopes[1], d_product)
+    _, r, _ = slopes
+    return d_pre + _gru_reset(r, d_product)
 
 
 def _gru_push(slopes, d, d_product, d_h):
     by_gates, r, u = slopes
-    return sum(jnp.split(by_gates * (d + _gru_reset(r, d_product)), 3, -1), u * d_h)
+    moved = by_gates * (d + _gru_reset(r, d_product))
+    to_r, to_u, to_n = jnp.split(moved, 3, -1)
+    return u * d_h + to_r + to_u + to_n
 
 
 def _add(slopes, d_pre, d_product):
@@ -162,10 +176,11 @@ def reset_before(pre: jax.Array, kernel: jax.Array, h: jax.Array) -> jax.Array:
 
     Reference: Cho et al. 2014, "Learning Phrase Representations using RNN Encoder-Decoder".
     """
-    features = h.shape[-1]
-    gates, candidate = jnp.split(pre, [2 * features], -1)
-    r, u = jnp.split(jax.nn.sigmoid(gates + h @ kernel[:, : 2 * features]), 2, -1)
-    n = jnp.tanh(candidate + (r * h) @ kernel[:, 2 * features :])
+    columns = 2 * h.shape[-1]
+    gates, candidate = jnp.split(pre, [columns], -1)
+    gates = jax.nn.sigmoid(gates + h @ kernel[:, :columns])
+    r, u = jnp.split(gates, 2, -1)
+    n = jnp.tanh(candidate + (r * h) @ kernel[:, columns:])
     return n + u * (h - n)
 
 
@@ -174,8 +189,13 @@ def _tanh_step(pre, product, h):
     return h, (1 - h * h,)
 
 
+def _tanh_push(slopes, d, d_product, d_h):
+    (by_z,) = slopes
+    return by_z * (d + d_product)
+
+
 LSTM = Cell(4, True, _lstm_step, _add, _lstm_push)
-TANH = Cell(1, False, _tanh_step, _add, lambda slopes, d, d_product, _: slopes[0] * (d + d_product))
+TANH = Cell(1, False, _tanh_step, _add, _tanh_push)
 GRU = Cell(3, False, _gru_step, _gru_inject, _gru_push)
 RESET_BEFORE = Cell(3, False, reset_before, None, None)  # its second product has no fast loop
 
@@ -198,7 +218,8 @@ def simple_cell(activation: Callable[[jax.Array], jax.Array]) -> Cell:
 
     def push(slopes, d, d_product, d_h):
         (z,) = slopes
-        return jax.jvp(activation, (z,), (d + d_product,))[1]
+        _, tangent = jax.jvp(activation, (z,), (d + d_product,))
+        return tangent
 
     cell = TANH if activation is jnp.tanh else Cell(1, False, step, _add, push)
     # One cell per activation, so that equal layers share their compiled loops.
@@ -210,13 +231,16 @@ def simple_cell(activation: Callable[[jax.Array], jax.Array]) -> Cell:
 
 def _keep(mask, new, old):
     """Return the new carry if the mask is True, else the old one."""
-    return new if mask is None else jax.tree.map(lambda n, o: jnp.where(mask, n, o), new, old)
+    if mask is None:
+        return new
+    return jax.tree.map(lambda n, o: jnp.where(mask, n, o), new, old)
 
 
 def _advance(cell, pre, kernel, biases, carry, mask):
     """Return the carry after one step, and its slopes."""
-    again = plus(product(hidden(carry), kernel), biases[1])
-    new, slopes = cell.step(plus(pre, biases[0]), again, carry)
+    of_inputs, of_product = biases
+    again = plus(product(hidden(carry), kernel), of_product)
+    new, slopes = cell.step(plus(pre, of_inputs), again, carry)
     return _keep(mask, new, carry), slopes
 
 
@@ -245,7 +269,8 @@ def _loop_with_slopes(cell, pre, kernel, biases, carry, mask):
         kept = jax.lax.dynamic_update_index_in_dim(kept, by_gates, t, 0)
         return (carry, kept), (hidden(carry), slopes)
 
-    (final, by_gates), (h, slopes) = jax.lax.scan(step, (carry, pre), (jnp.arange(len(pre)), mask))
+    steps = jnp.arange(len(pre))
+    (final, by_gates), (h, slopes) = jax.lax.scan(step, (carry, pre), (steps, mask))
     return h, final, (by_gates, *slopes)
 
 
@@ -253,11 +278,13 @@ def _push(cell, slopes, kernel, mask, d, d_carry):
     """Return the tangents of h of all steps and of the last carry, linear in d and d_carry."""
     # So the backward loop multiplies in the plain order, instead of this loop.
     transposed = kernel.T
+    rows_of_both = (((1,), (1,)), ((), ()))
 
     def body(d_carry, now):
         slopes, d, mask = now
-        d_product = jax.lax.dot_general(hidden(d_carry), transposed, (((1,), (1,)), ((), ())))
-        d_carry = _keep(mask, cell.push(slopes, d, d_product, d_carry), d_carry)
+        d_product = jax.lax.dot_general(hidden(d_carry), transposed, rows_of_both)
+        moved = cell.push(slopes, d, d_product, d_carry)
+        d_carry = _keep(mask, moved, d_carry)
         return d_carry, hidden(d_carry)
 
     def loop(d_carry, d):

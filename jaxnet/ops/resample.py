@@ -21,15 +21,17 @@ def weighted(x: jax.Array, axis: int, weights: np.ndarray) -> jax.Array:
       (2, 5, 4)
     """
     outputs, inputs = weights.shape
-    phases, rest = divmod(outputs, inputs)
-    if not rest:
+    if outputs % inputs == 0:
+        phases = outputs // inputs
         by_phase = weights.reshape(inputs, phases, inputs)
         entry, _, source = np.nonzero(by_phase)
-        before, after = (entry - source).max(initial=0), (source - entry).max(initial=0)
+        before = (entry - source).max(initial=0)
+        after = (source - entry).max(initial=0)
         # A product takes `inputs` terms per output. With larger factors the sums would be slower.
         if phases * (before + 1 + after) <= inputs:
             return _shifted(x, axis, by_phase, before, after)
-    return jnp.moveaxis(jnp.tensordot(x, weights.astype(x.dtype), axes=(axis, 1)), -1, axis)
+    y = jnp.tensordot(x, weights.astype(x.dtype), axes=(axis, 1))
+    return jnp.moveaxis(y, -1, axis)
 
 
 def _shifted(x, axis, weights, before, after):
@@ -40,7 +42,10 @@ def _shifted(x, axis, weights, before, after):
     inputs, phases, _ = weights.shape
     pads = [(0, 0)] * x.ndim
     pads[axis] = (before, after)
-    x, weights = jnp.pad(x, pads), np.pad(weights, ((0, 0), (0, 0), (before, after)))
+    x = jnp.pad(x, pads)
+    weights = np.pad(weights, ((0, 0), (0, 0), (before, after)))
+    along_axis = [1] * x.ndim
+    along_axis[axis] = inputs
     each = np.arange(inputs)
     found = []
     for phase in range(phases):
@@ -48,11 +53,12 @@ def _shifted(x, axis, weights, before, after):
         for start in range(before + 1 + after):
             weight = weights[each, phase, each + start].astype(x.dtype)
             if weight.any():
-                weight = weight.reshape([inputs if i == axis else 1 for i in range(x.ndim)])
-                terms.append(weight * lax.slice_in_dim(x, start, start + inputs, axis=axis))
+                entries = lax.slice_in_dim(x, start, start + inputs, axis=axis)
+                terms.append(weight.reshape(along_axis) * entries)
         found.append(sum(terms))
+    y = lax.collapse(jnp.stack(found, axis + 1), axis, axis + 2)
     # Fused with the next axis, each sum would be computed once for each of its shifts.
-    return lax.optimization_barrier(lax.collapse(jnp.stack(found, axis + 1), axis, axis + 2))
+    return lax.optimization_barrier(y)
 
 
 def windows(inputs: int, outputs: int) -> list[tuple[int, int]]:
@@ -65,7 +71,12 @@ def windows(inputs: int, outputs: int) -> list[tuple[int, int]]:
       >>> windows(5, 3)
       [(0, 2), (1, 4), (3, 5)]
     """
-    return [(i * inputs // outputs, -(-(i + 1) * inputs // outputs)) for i in range(outputs)]
+    found = []
+    for output in range(outputs):
+        first = output * inputs // outputs
+        end = -(-(output + 1) * inputs // outputs)
+        found.append((first, end))
+    return found
 
 
 def nearest(inputs: int, outputs: int, scale: float, *, centers: bool) -> np.ndarray:
@@ -80,9 +91,11 @@ def nearest(inputs: int, outputs: int, scale: float, *, centers: bool) -> np.nda
       >>> nearest(5, 3, 0.6, centers=False).tolist(), nearest(5, 3, 0.6, centers=True).tolist()
       ([0, 1, 3], [0, 2, 4])
     """
+    offset = 0.5 if centers else 0.0
+    places = (np.arange(outputs) + offset) / scale
     # A rounded position, such as 3 / 0.6, must not fall below the whole number 5.
-    places = (np.arange(outputs) + 0.5 * centers) / scale
-    return np.clip(np.floor(places + 1e-9).astype(int), 0, inputs - 1)
+    entries = np.floor(places + 1e-9).astype(int)
+    return np.clip(entries, 0, inputs - 1)
 
 
 def average(inputs: int, outputs: int) -> np.ndarray:
@@ -125,17 +138,20 @@ def interpolation(
       >>> interpolation(2, 4, 2.0, triangle, **options)[:, 0].tolist()
       [1.0, 0.75, 0.25, 0.0]
     """
-    places = (np.arange(outputs) + 0.5) / scale - 0.5
     if align_corners:
         places = np.linspace(0, inputs - 1, outputs)
+    else:
+        places = (np.arange(outputs) + 0.5) / scale - 0.5
     if antialias:
-        weights = kernel((np.arange(inputs) - places[:, None]) / max(1 / scale, 1))
+        distance = np.arange(inputs) - places[:, None]
+        weights = kernel(distance / max(1 / scale, 1))
         return weights / weights.sum(1, keepdims=True)
     weights = np.zeros((outputs, inputs))
+    rows = np.arange(outputs)
     for tap in range(-1, 3):  # kernels reach two entries to each side
         entry = np.floor(places) + tap
         here = np.clip(entry, 0, inputs - 1).astype(int)
-        np.add.at(weights, (np.arange(outputs), here), kernel(entry - places))
+        np.add.at(weights, (rows, here), kernel(entry - places))
     return weights
 
 
@@ -166,6 +182,7 @@ def cubic(a: float) -> Callable[[np.ndarray], np.ndarray]:
         d = abs(distance)
         near = ((a + 2) * d - (a + 3)) * d * d + 1
         far = a * (((d - 5) * d + 8) * d - 4)
-        return np.where(d <= 1, near, np.where(d < 2, far, 0))
+        beyond_near = np.where(d < 2, far, 0)
+        return np.where(d <= 1, near, beyond_near)
 
     return kernel

@@ -84,36 +84,55 @@ def ring_attention(
     Reference: Liu et al. 2023, "Ring Attention with Blockwise Transformers for Near-Infinite
     Context".
     """
-    time, count = q.shape[1], ring.mesh.shape[ring.axis]
+    time = q.shape[1]
+    count = ring.mesh.shape[ring.axis]
     if time % count:
         raise ValueError(
             f"context_parallel: a sequence of {time} steps cannot be divided among the {count} "
             f"devices along {ring.axis!r}; choose a multiple of {count}"
         )
-    split, whole, bias = P(None, ring.axis), P(), scoring.bias
+    bias = scoring.bias
     if bias is not None:
-        parts = (jax.eval_shape(lambda x: x[:, : time // count], x) for x in (q, k))
-        bias, read = bias.hoisted(*sizes_of_blocks(*parts))
-        bias = Partial(lambda *given, of=bias.func: of(*given, read), *bias.args)
+        bias = _hoisted_of_part(bias, q, k, time // count)
+    split, whole = P(None, ring.axis), P()
     context = jax.sharding.get_abstract_mesh()
+    without_arrays = scoring._replace(key=None, bias=None, sinks=None)
     run = jax.shard_map(
-        partial(_around, (ring.axis, scoring._replace(key=None, bias=None, sinks=None))),
+        partial(attend_around, (ring.axis, without_arrays)),
         mesh=ring.mesh if context.empty else None,
         axis_names={ring.axis},
         in_specs=(split, split, split, whole, split, split, whole),
         out_specs=(split, P(None, None, ring.axis)),
         check_vma=bias is None,  # a hoisted function does not know that positions vary
     )
-    return jax.jit(run)(q, k, v, bias, *map(jnp.asarray, ranges[:2]), scoring.key)
+    first = jnp.asarray(ranges.first)
+    last = jnp.asarray(ranges.last)
+    return jax.jit(run)(q, k, v, bias, first, last, scoring.key)
+
+
+def _hoisted_of_part(bias, q, k, time):
+    """Return a bias as a function of the positions of blocks, with its floats as leaves."""
+
+    def part(x):
+        return jax.eval_shape(lambda x: x[:, :time], x)
+
+    hoisted, read = bias.hoisted(*sizes_of_blocks(part(q), part(k)))
+
+    def of_positions(*given):
+        return hoisted.func(*given, read)
+
+    return Partial(of_positions, *hoisted.args)
 
 
 def _part(how, q, k, v, bias, first, last, key, n):
     """Return attention to the part that arrives in round n."""
     axis, scoring = how
-    here, count = lax.axis_index(axis), lax.axis_size(axis)
+    here = lax.axis_index(axis)
+    count = lax.axis_size(axis)
     owner = (here - n) % count
     start = owner * k.shape[1]
-    key = key if key is None else jax.random.fold_in(key, here * count + owner)
+    if key is not None:
+        key = jax.random.fold_in(key, here * count + owner)
     ranges = Ranges(first - start, last - start)
     if bias is not None:
         at = jnp.arange(k.shape[1])
@@ -123,48 +142,77 @@ def _part(how, q, k, v, bias, first, last, key, n):
 
 def _send(axis, tree):
     count = lax.axis_size(axis)
-    return lax.ppermute(tree, axis, [(i, (i + 1) % count) for i in range(count)])
+    to_next = [(device, (device + 1) % count) for device in range(count)]
+    return lax.ppermute(tree, axis, to_next)
 
 
 def _rounds(how, step, start):
     """Return the last of the carries of all rounds."""
-    return lax.scan(step, start, jnp.arange(lax.axis_size(how[0])))[0]
+    axis, _ = how
+    final, _ = lax.scan(step, start, jnp.arange(lax.axis_size(axis)))
+    return final
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _around(how, q, k, v, bias, first, last, key):
+def attend_around(how, q, k, v, bias, first, last, key):
+    """Return `ring_attention` of the parts of one device, along a named axis of devices.
+
+    Args:
+      how: Name of the axis, and how scores are made, without arrays.
+      q, k, v: Parts of queries, keys and values.
+      bias: Function of positions, see `Placed.hoisted`, or None.
+      first, last: Ranges of places that each query sees, counted from the start of the whole time.
+      key: Random key for dropout, or None.
+
+    Example:
+      >>> def part(q, first, last):
+      ...     return attend_around(("time", Scoring()), q, q, q, None, first, last, None)[0]
+      >>> q, first, last = jnp.ones((2, 1, 3, 4, 8)), jnp.zeros((2, 1, 3)), jnp.full((2, 1, 3), 6)
+      >>> jax.vmap(part, axis_name="time")(q, first, last).shape
+      (2, 1, 3, 4, 8)
+    """
+    axis, _ = how
+
     def step(carry, n):
         y, total, k, v = carry
         new, more = _part(how, q, k, v, bias, first, last, key, n)
         both = jnp.logaddexp(total, more)
         y = _weight(total, both) * y + _weight(more, both) * new
-        return (y, both, *_send(how[0], (k, v))), None
+        return (y, both, *_send(axis, (k, v))), None
 
+    batch, time, heads, _ = q.shape
     wide = jnp.promote_types(q.dtype, jnp.float32)
-    y = jnp.zeros((*q.shape[:3], v.shape[-1]), wide)
-    total = jnp.full((q.shape[0], q.shape[2], q.shape[1]), -jnp.inf, wide)
-    y, total, *_ = _rounds(how, step, varying((y, total, k, v), q, k, v, first, last))
+    y = jnp.zeros((batch, time, heads, v.shape[-1]), wide)
+    total = jnp.full((batch, heads, time), -jnp.inf, wide)
+    start = varying((y, total, k, v), q, k, v, first, last)
+    y, total, *_ = _rounds(how, step, start)
     return y.astype(v.dtype), total
 
 
 def _forward(how, *given):
-    y, total = _around(how, *given)
+    y, total = attend_around(how, *given)
     return (y, total), (*given, y, total)
 
 
 def _backward(how, kept, cotangents):
     q, k, v, bias, first, last, key, y, total = kept
+    axis, _ = how
     d_y, d_total = cotangents
 
     def step(carry, n):
         d_q, d_bias, k, v, d_k, d_v = carry
-        run = lambda q, k, v, bias: _part(how, q, k, v, bias, first, last, key, n)  # noqa: E731
+
+        def run(q, k, v, bias):
+            return _part(how, q, k, v, bias, first, last, key, n)
+
         (new, more), pull = jax.vjp(run, q, k, v, bias)
         weight = _weight(more, total)
         through = (d_y * (new - y).astype(total.dtype)).sum(-1).mT + d_total
-        of = pull(((weight * d_y).astype(v.dtype), weight[..., 0].mT * through))
-        d_q, d_k, d_v, d_bias = jax.tree.map(jnp.add, (d_q, d_k, d_v, d_bias), of)
-        return (d_q, d_bias, *_send(how[0], (k, v, d_k, d_v))), None
+        d_new = (weight * d_y).astype(v.dtype)
+        d_more = weight[..., 0].mT * through
+        added = pull((d_new, d_more))
+        d_q, d_k, d_v, d_bias = jax.tree.map(jnp.add, (d_q, d_k, d_v, d_bias), added)
+        return (d_q, d_bias, *_send(axis, (k, v, d_k, d_v))), None
 
     moving = q, k, v, bias
     d_q, d_k, d_v, d_bias = jax.tree.map(lambda a: jnp.zeros(a.shape, total.dtype), moving)
@@ -176,7 +224,8 @@ def _backward(how, kept, cotangents):
 
 def _weight(total, both):
     """Return exp(total - both) as (batch, time, heads, 1), 0 if nothing is seen."""
-    return jnp.where(total == -jnp.inf, 0, jnp.exp(total - both)).mT[..., None]
+    weight = jnp.where(total == -jnp.inf, 0, jnp.exp(total - both))
+    return weight.mT[..., None]
 
 
-_around.defvjp(_forward, _backward)
+attend_around.defvjp(_forward, _backward)

@@ -18,10 +18,14 @@ def varying(tree: PyTree, *like: PyTree) -> PyTree:
       >>> varying(jnp.zeros(3), jnp.ones(3))
       Array([0., 0., 0.], dtype=float32)
     """
-    axes: set = set().union(*(varying_axes(leaf) for leaf in jax.tree.leaves(like)))
+    axes: set = set()
+    for leaf in jax.tree.leaves(like):
+        axes |= varying_axes(leaf)
+    if not axes:
+        return tree
 
-    def leaf(a):
+    def marked(a):
         missing = axes - varying_axes(a)
         return as_varying(a, tuple(missing)) if missing else a
 
-    return jax.tree.map(leaf, tree) if axes else tree
+    return jax.tree.map(marked, tree)

@@ -73,9 +73,11 @@ def entries(who: str, word: str, value: Any, axes: int | None = None) -> tuple[A
       >>> entries("resize", "scale", 0.5, axes=2)
       (0.5, 0.5)
     """
-    many = isinstance(value, Sequence) or np.ndim(value) == 1
-    many = many and not isinstance(value, bytes | bytearray)  # sequences of integers to Python
-    found = tuple(value) if many else (value,) * (1 if axes is None else axes)
+    is_bytes = isinstance(value, bytes | bytearray)  # sequences of integers to Python
+    if not is_bytes and (isinstance(value, Sequence) or np.ndim(value) == 1):
+        found = tuple(value)
+    else:
+        found = (value,) * (1 if axes is None else axes)
     if axes not in (None, len(found)):
         raise ValueError(
             f"{who}: {word} needs {axes} entries, one per spatial axis of the input, got {value}. "
@@ -111,10 +113,7 @@ def check_window(who: str, padding: Any = "VALID", **numbers: Any) -> Callable[[
     for word, value in numbers.items():
         if value is not None:
             per_axis(who, word, value, None)
-    each = padding if isinstance(padding, Sequence) else [padding]
-    words = isinstance(padding, str)
-    names = ("SAME", "VALID", "CAUSAL")
-    if padding not in names if words else not all(is_integer(p) or _is_pair(p) for p in each):
+    if not _may_be_padding(padding):
         raise ValueError(
             f'{who}: padding must be "SAME", "VALID", "CAUSAL" (for one spatial axis), a number, '
             f"or per spatial axis a number or a pair (before, after), got {padding!r:.60}"
@@ -125,6 +124,14 @@ def check_window(who: str, padding: Any = "VALID", **numbers: Any) -> Callable[[
         return [per_axis(who, word, value, axes) for word, value in numbers.items()]
 
     return by_axis
+
+
+def _may_be_padding(padding: Any) -> bool:
+    """Return whether padding has a form that fits some input."""
+    if isinstance(padding, str):
+        return padding in ("SAME", "VALID", "CAUSAL")
+    each = padding if isinstance(padding, Sequence) else [padding]
+    return all(is_integer(entry) or _is_pair(entry) for entry in each)
 
 
 def pad_pairs(
@@ -154,26 +161,36 @@ def pad_pairs(
       ((2, 2), (1, 1))
     """
     axes = len(space)
-    spans = [(k - 1) * d + 1 for k, d in zip(window, dilation or (1,) * axes, strict=True)]
+    apart = dilation or (1,) * axes
+    spans = [(size - 1) * step + 1 for size, step in zip(window, apart, strict=True)]
     if isinstance(padding, str):
         if padding == "VALID":
             return ((0, 0),) * axes
         if padding == "SAME":
-            sizes = zip(space, strides, spans, strict=True)
-            totals = [max((-(-n // s) - 1) * s + span - n, 0) for n, s, span in sizes]
-            return tuple((total // 2, total - total // 2) for total in totals)
+            return _same_padding(space, strides, spans)
         if padding == "CAUSAL" and axes == 1:
             return ((spans[0] - 1, 0),)
     else:
         each = (padding,) * axes if is_integer(padding) else padding
         if isinstance(each, Sequence) and len(each) == axes:
-            pairs = [(p, p) if is_integer(p) else p for p in each]
+            pairs = [(entry, entry) if is_integer(entry) else entry for entry in each]
             if all(map(_is_pair, pairs)):
                 return tuple((int(low), int(high)) for low, high in pairs)
     raise ValueError(
         f'{who}: padding must be "SAME", "VALID", "CAUSAL" (for one spatial axis), a number, or '
         f"for each of the {axes} spatial axes a number or a pair (before, after), got {padding!r}"
     )
+
+
+def _same_padding(space, strides, spans):
+    """Return the padding to ceil(space / strides) positions; an odd zero goes after."""
+    pairs = []
+    for size, stride, span in zip(space, strides, spans, strict=True):
+        positions = -(-size // stride)
+        total = max((positions - 1) * stride + span - size, 0)
+        before = total // 2
+        pairs.append((before, total - before))
+    return tuple(pairs)
 
 
 def padded(x: jax.Array, padding: Pairs, input_dilation: Sizes = (), fill: Any = 0) -> jax.Array:
@@ -191,8 +208,9 @@ def padded(x: jax.Array, padding: Pairs, input_dilation: Sizes = (), fill: Any =
       Array([0, 1, 0, 2, 0], dtype=int32)
     """
     apart = input_dilation or (1,) * len(padding)
-    edges = [(*pair, d - 1) for pair, d in zip(padding, apart, strict=True)]
-    return lax.pad(x, jnp.asarray(fill, x.dtype), ((0, 0, 0), *edges, (0, 0, 0)))
+    edges = [(low, high, step - 1) for (low, high), step in zip(padding, apart, strict=True)]
+    none = (0, 0, 0)
+    return lax.pad(x, jnp.asarray(fill, x.dtype), (none, *edges, none))
 
 
 def taps(
@@ -220,16 +238,20 @@ def taps(
       >>> [t.ravel() for t in taps(jnp.arange(5).reshape(1, 5, 1), (2,), (3,), ((0, 0),))]
       [Array([0, 3], dtype=int32), Array([1, 4], dtype=int32)]
     """
-    axes = range(len(window))
     dilation = dilation or (1,) * len(window)
     x = padded(x, padding, input_dilation)
-    spans = [(k - 1) * d for k, d in zip(window, dilation, strict=True)]
-    lengths = [(x.shape[i + 1] - spans[i] - 1) // strides[i] * strides[i] + 1 for i in axes]
-    for entry in itertools.product(*map(range, window)):
-        start = [e * d for e, d in zip(entry, dilation, strict=True)]
+    batch, *space, features = x.shape
+    lengths = []
+    for length, size, apart, stride in zip(space, window, dilation, strides, strict=True):
+        reach = (size - 1) * apart
+        lengths.append((length - reach - 1) // stride * stride + 1)
+    for tap in itertools.product(*map(range, window)):
+        start = [entry * apart for entry, apart in zip(tap, dilation, strict=True)]
         stop = [first + length for first, length in zip(start, lengths, strict=True)]
-        yield lax.slice(x, (0, *start, 0), (x.shape[0], *stop, x.shape[-1]), (1, *strides, 1))
+        yield lax.slice(x, (0, *start, 0), (batch, *stop, features), (1, *strides, 1))
 
 
 def _is_pair(value: Any) -> bool:
-    return isinstance(value, Sequence) and len(value) == 2 and all(map(is_integer, value))
+    if not isinstance(value, Sequence) or len(value) != 2:
+        return False
+    return all(map(is_integer, value))

@@ -59,7 +59,12 @@ def accelerate(f: F) -> F:
     def accelerated(*args, **kwargs):
         if jax.default_backend() != "cpu":
             return f(*args, **kwargs)
-        return with_values(lambda given: f(*given[0], **given[1]), (args, kwargs), _by_kernels)
+
+        def of_both(given):
+            args, kwargs = given
+            return f(*args, **kwargs)
+
+        return with_values(of_both, (args, kwargs), _by_kernels)
 
     return accelerated  # type: ignore[return-value]
 
@@ -72,13 +77,13 @@ def _by_kernels(function: Callable, given: PyTree) -> PyTree:
     def of_arrays(arrays):
         remaining = iter(arrays)
         every = [next(remaining) if _is_array(leaf) else leaf for leaf in leaves]
-        results, others["structure"] = jax.tree.flatten(
-            function(jax.tree.unflatten(structure, every))
-        )
+        result = function(jax.tree.unflatten(structure, every))
+        results, others["structure"] = jax.tree.flatten(result)
         others["leaves"] = [None if _is_result(leaf) else leaf for leaf in results]
         return [leaf for leaf in results if _is_result(leaf)]
 
-    found = iter(run(of_arrays, [leaf for leaf in leaves if _is_array(leaf)]))
+    arrays = [leaf for leaf in leaves if _is_array(leaf)]
+    found = iter(run(of_arrays, arrays))
     results = [plain(next(found)) if leaf is None else leaf for leaf in others["leaves"]]
     return jax.tree.unflatten(others["structure"], results)
 

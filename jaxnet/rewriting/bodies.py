@@ -40,36 +40,49 @@ def run(function: Callable, *args: PyTree) -> PyTree:
     arrays = [jax.eval_shape(plain, value) if _is_permuted(value) else value for value in values]
     arguments = jax.tree.unflatten(structure, arrays)
     program, results = jax.make_jaxpr(function, return_shape=True)(*arguments)
-    return jax.tree.unflatten(jax.tree.structure(results), _computed(program, values))
+    found = _computed(program, values)
+    return _unflattened_like(results, found)
 
 
 def _is_permuted(value: Any) -> bool:
     return isinstance(value, Permuted)
 
 
+def _unflattened_like(tree: PyTree, leaves: Sequence) -> PyTree:
+    """Return the leaves in the structure of a tree."""
+    return jax.tree.unflatten(jax.tree.structure(tree), leaves)
+
+
 def _computed(program: Any, given: Sequence[Value]) -> list[Value]:
     """Return the results of a jaxpr, closed or not, from the values of its inputs."""
     jaxpr = getattr(program, "jaxpr", program)
+    consts = getattr(program, "consts", ())
     names = [*jaxpr.constvars, *jaxpr.invars]
-    known = dict(zip(names, [*getattr(program, "consts", ()), *given], strict=True))
+    known = dict(zip(names, [*consts, *given], strict=True))
     folds = {eqn.outvars[0]: eqn for eqn in jaxpr.eqns if is_fold(eqn)}
 
     def results(eqn: Any, given: list[Value]) -> list[Value]:
         kernel = plan(eqn)
-        if kernel and (found := mapped_convolution(eqn, folds, known)):
-            return found
+        if kernel:
+            found = mapped_convolution(eqn, folds, known)
+            if found:
+                return found
         if _divides(eqn, given):
             return [given[0].value]
         given = [merge(value) for value in given]
-        return kernel(given) if kernel else _by_jax(eqn, given)
+        if kernel:
+            return kernel(given)
+        return _by_jax(eqn, given)
 
-    return [merge(value) for value in compute(jaxpr.eqns, known, jaxpr.outvars, results)]
+    found = compute(jaxpr.eqns, known, jaxpr.outvars, results)
+    return [merge(value) for value in found]
 
 
 def _divides(eqn: Any, given: list[Value]) -> bool:
     """Whether an equation divides what is still to be merged."""
-    merged = eqn.primitive.name == "reshape" and isinstance(given[0], Merged)
-    return merged and given[0].value.shape == eqn.outvars[0].aval.shape
+    if eqn.primitive.name != "reshape" or not isinstance(given[0], Merged):
+        return False
+    return given[0].value.shape == eqn.outvars[0].aval.shape
 
 
 def _by_jax(eqn: Any, given: list[Value]) -> list[Value]:
@@ -80,14 +93,20 @@ def _by_jax(eqn: Any, given: list[Value]) -> list[Value]:
         return _CALLS[name](eqn, given)
     if name in _BODIES and _has_kernels(eqn):
         return _BODIES[name](eqn, given)
-    found = carry(eqn, given) if permuted else None
-    return bind(eqn, [plain(value) for value in given]) if found is None else found
+    if permuted:
+        found = carry(eqn, given)
+        if found is not None:
+            return found
+    return bind(eqn, _plain(given))
 
 
 def _has_kernels(eqn: Any) -> bool:
     """Whether a program inside an equation has an operation for our kernels."""
-    inside = jaxprs_among(jax.tree.leaves(list(eqn.params.values())))  # branches are in a tuple
-    return any(plan(each) or _has_kernels(each) for body in inside for each in body.eqns)
+    params = jax.tree.leaves(list(eqn.params.values()))  # branches are in a tuple
+    for body in jaxprs_among(params):
+        if any(plan(each) or _has_kernels(each) for each in body.eqns):
+            return True
+    return False
 
 
 # Calls, which get values in any order.
@@ -97,33 +116,41 @@ def _call(eqn: Any, given: list[Value]) -> list[Value]:
     """Compute a compiled function in place, unless it says how its arrays are sharded."""
     params = eqn.params
     name = "jaxpr" if "jaxpr" in params else "call_jaxpr"
-    where = [*params.get("in_shardings", ()), *params.get("out_shardings", ())]
-    if not any(isinstance(sharding, jax.sharding.Sharding) for sharding in where):
+    shardings = [*params.get("in_shardings", ()), *params.get("out_shardings", ())]
+    if not any(isinstance(sharding, jax.sharding.Sharding) for sharding in shardings):
         return _computed(params[name], given)
-    arrays = [plain(value) for value in given]
-    program = jax.make_jaxpr(lambda arrays: _plain(_computed(params[name], arrays)))(arrays)
+
+    def inside(arrays):
+        return _plain(_computed(params[name], arrays))
+
+    arrays = _plain(given)
+    program = jax.make_jaxpr(inside)(arrays)
     return bind(eqn, arrays, params | {name: program})
 
 
 def _remat(eqn: Any, given: list[Value]) -> list[Value]:
     """Keep what is recomputed, and the policy of what is not."""
-    inside, policy = partial(_computed, eqn.params["jaxpr"]), eqn.params["policy"]
+    inside = partial(_computed, eqn.params["jaxpr"])
     program, results = jax.make_jaxpr(inside, return_shape=True)(given)
     jaxpr, consts = _opened(program)
-    params = eqn.params | {"jaxpr": jaxpr, "policy": policy and partial(_ask, policy)}
+    policy = eqn.params["policy"]
+    if policy:
+        policy = partial(_ask, policy)
+    params = eqn.params | {"jaxpr": jaxpr, "policy": policy}
     found = bind(eqn, [*consts, *jax.tree.leaves(given)], params)
-    return jax.tree.unflatten(jax.tree.structure(results), found)
+    return _unflattened_like(results, found)
 
 
 def _opened(program: Any) -> tuple[Any, list]:
     """Return a jaxpr that takes the constants of a program as its first inputs, and these."""
+    jaxpr = program.jaxpr
     if not program.consts:
-        return program.jaxpr, []
+        return jaxpr, []
 
     def inside(consts, arguments):
-        names = [*program.jaxpr.constvars, *program.jaxpr.invars]
+        names = [*jaxpr.constvars, *jaxpr.invars]
         known = dict(zip(names, [*consts, *arguments], strict=True))
-        return compute(program.jaxpr.eqns, known, program.jaxpr.outvars)
+        return compute(jaxpr.eqns, known, jaxpr.outvars)
 
     consts = list(program.consts)
     return jax.make_jaxpr(inside)(consts, program.in_avals).jaxpr, consts
@@ -131,8 +158,9 @@ def _opened(program: Any) -> tuple[Any, list]:
 
 def _ask(policy: Callable, primitive: Any, *values: Any, **options: Any) -> Any:
     """Ask a policy of `jax.checkpoint` about our convolution as if it were JAX's."""
-    ours = primitive.name == "convolution"
-    return policy(lax.conv_general_dilated_p if ours else primitive, *values, **options)
+    if primitive.name == "convolution":
+        primitive = lax.conv_general_dilated_p
+    return policy(primitive, *values, **options)
 
 
 def _custom_jvp(eqn: Any, given: list[Value]) -> list[Value]:
@@ -142,15 +170,18 @@ def _custom_jvp(eqn: Any, given: list[Value]) -> list[Value]:
     def call(*given: Value) -> list[Value]:
         return _computed(eqn.params["call_jaxpr"], given)
 
+    def push(given, tangents):
+        inside, floats = _of_floats(eqn, given)
+        _, found = jax.jvp(inside, floats, tangents)
+        return found
+
     @call.defjvp
     def rule(given: Sequence[Value], tangents: Sequence[Value]) -> tuple:
-        def push(given, tangents):
-            inside, floats = _of_floats(eqn, given)
-            return jax.jvp(inside, floats, tangents)[1]
-
         moving = [tangent for x, tangent in zip(given, tangents, strict=True) if _is_float(x)]
-        found, results = iter(run(push, list(given), moving)), call(*given)
-        return results, [like(next(found), y) if _is_float(y) else _zero(y) for y in results]
+        found = iter(run(push, list(given), moving))
+        results = call(*given)
+        of_results = [like(next(found), y) if _is_float(y) else _zero(y) for y in results]
+        return results, of_results
 
     return call(*given)
 
@@ -172,9 +203,10 @@ def _custom_vjp(eqn: Any, given: list[Value]) -> list[Value]:
         return _computed(eqn.params["call_jaxpr"], given)
 
     def forward(*given: Value) -> tuple:
-        found, pull = run(value_and_pull, list(given))
-        found, results = iter(found), _computed(eqn.params["call_jaxpr"], given)
-        return [like(next(found), y) if _is_float(y) else y for y in results], pull
+        floats, pull = run(value_and_pull, list(given))
+        remaining = iter(floats)
+        results = _computed(eqn.params["call_jaxpr"], given)
+        return [like(next(remaining), y) if _is_float(y) else y for y in results], pull
 
     def backward(pull: Any, cotangents: Sequence[Value]) -> tuple:
         floats = [ct for ct in cotangents if ct.dtype != jax.dtypes.float0]
@@ -189,9 +221,9 @@ def _of_floats(eqn: Any, given: Sequence) -> tuple[Callable, list]:
     """Return an equation as a function from its operands that are floats to such results."""
 
     def inside(*floats):
-        some = iter(floats)
-        found = bind(eqn, [next(some) if _is_float(x) else x for x in given])
-        return [y for y in found if _is_float(y)]
+        remaining = iter(floats)
+        every = [next(remaining) if _is_float(x) else x for x in given]
+        return [y for y in bind(eqn, every) if _is_float(y)]
 
     return inside, [x for x in given if _is_float(x)]
 
@@ -204,40 +236,51 @@ def _is_float(value: Any) -> bool:
 
 
 def _scan(eqn: Any, given: list[Value]) -> list[Value]:
-    params, inside = eqn.params, eqn.params["jaxpr"]
+    inside = eqn.params["jaxpr"]
     consts, state, rows = scan_parts(eqn, given)
     rows = _plain(rows)
-    row = list(inside.in_avals[len(consts) + len(state) :])
+    before_rows = len(consts) + len(state)
+    row = list(inside.in_avals[before_rows:])
 
     def step(consts, state, row):
-        return _computed(inside, [*consts, *state, *row])
+        found = _computed(inside, [*consts, *state, *row])
+        return found[: len(state)], found[len(state) :]
 
     def body(consts, state, row):
-        found = step(consts, state, row)
-        return _like(found[: len(state)], state) + _plain(found[len(state) :])
+        new_state, results = step(consts, state, row)
+        return _like(new_state, state) + _plain(results)
 
-    state = _like(state, jax.eval_shape(step, consts, state, row)[: len(state)])
+    new_state, _ = jax.eval_shape(step, consts, state, row)
+    state = _like(state, new_state)
     program, results = jax.make_jaxpr(body, return_shape=True)(consts, state, row)
-    found = bind(eqn, jax.tree.leaves((consts, state, rows)), params | {"jaxpr": program})
-    return jax.tree.unflatten(jax.tree.structure(results), found)
+    operands = jax.tree.leaves((consts, state, rows))
+    found = bind(eqn, operands, eqn.params | {"jaxpr": program})
+    return _unflattened_like(results, found)
 
 
 def _while(eqn: Any, given: list[Value]) -> list[Value]:
     params = eqn.params
-    first, last = params["cond_nconsts"], params["cond_nconsts"] + params["body_nconsts"]
+    first = params["cond_nconsts"]
+    last = first + params["body_nconsts"]
     of_test, consts, state = given[:first], given[first:last], given[last:]
 
     def step(consts, state):
         return _computed(params["body_jaxpr"], [*consts, *state])
 
+    def body(consts, state):
+        return _like(step(consts, state), state)
+
     def test(consts, state):
         return _plain(_computed(params["cond_jaxpr"], [*consts, *state]))
 
     state = _like(state, jax.eval_shape(step, consts, state))
-    body = jax.make_jaxpr(lambda consts, state: _like(step(consts, state), state))(consts, state)
-    programs = {"body_jaxpr": body, "cond_jaxpr": jax.make_jaxpr(test)(of_test, state)}
-    found = bind(eqn, jax.tree.leaves((of_test, consts, state)), params | programs)
-    return jax.tree.unflatten(jax.tree.structure(state), found)
+    programs = {
+        "body_jaxpr": jax.make_jaxpr(body)(consts, state),
+        "cond_jaxpr": jax.make_jaxpr(test)(of_test, state),
+    }
+    operands = jax.tree.leaves((of_test, consts, state))
+    found = bind(eqn, operands, params | programs)
+    return _unflattened_like(state, found)
 
 
 def _cond(eqn: Any, given: list[Value]) -> list[Value]:
@@ -245,7 +288,10 @@ def _cond(eqn: Any, given: list[Value]) -> list[Value]:
     index, *operands = given
 
     def traced(branch):
-        return jax.make_jaxpr(lambda *given: _plain(_computed(branch, given)))(*operands)
+        def inside(*given):
+            return _plain(_computed(branch, given))
+
+        return jax.make_jaxpr(inside)(*operands)
 
     branches = tuple(map(traced, eqn.params["branches"]))
     return bind(eqn, [index, *jax.tree.leaves(operands)], eqn.params | {"branches": branches})

@@ -28,17 +28,20 @@ FLOATS = (jnp.float32, *HALVES)
 def convolution(eqn: Any) -> Run | None:
     """Plan a convolution of one to three axes in 32 or 16 bits."""
     x, w = (variable.aval for variable in eqn.invars)
-    axes, dtype = len(x.shape) - 2, eqn.outvars[0].aval.dtype
-    known = x.dtype == w.dtype and x.dtype in FLOATS and dtype in (x.dtype, jnp.float32)
-    if not known or not 1 <= axes <= 3 or _precision(eqn) is UNKNOWN:
+    dtype = eqn.outvars[0].aval.dtype
+    axes = len(x.shape) - 2
+    if x.dtype != w.dtype or x.dtype not in FLOATS or dtype not in (x.dtype, jnp.float32):
+        return None
+    if not 1 <= axes <= 3 or _precision(eqn) is UNKNOWN:
         return None
 
     def run(given):
         batch, features, *_ = eqn.params["dimension_numbers"].lhs_spec
         stored_as = axes_of(given[0])
         places_changed = stored_as.index(features) < stored_as.index(batch)
-        by_w = places_changed and eqn.params["feature_group_count"] == 1
-        return (_derivative_by_w if by_w else _derivative_by_y)(eqn, *given)
+        if places_changed and eqn.params["feature_group_count"] == 1:
+            return _derivative_by_w(eqn, *given)
+        return _derivative_by_y(eqn, *given)
 
     return run
 
@@ -60,18 +63,22 @@ def _form(eqn: Any, x: jax.Array, w: jax.Array, groups: int) -> Form:
 
 
 def _derivative_by_y(eqn: Any, x: Value, w: Value) -> list[Value]:
-    params, apart = eqn.params, eqn.params["batch_group_count"]
+    params = eqn.params
     (batch, features, *space), (out, into, *window), _ = params["dimension_numbers"]
     x = _widened(eqn, in_order(x, (batch, *space, features)))
     w = _widened(eqn, in_order(w, (*window, into, out)))
     form = _form(eqn, x, w, params["feature_group_count"])
-    if apart == 1:
-        return _result(eqn, bilinear(x[None], w[None], wanted="y", form=form)[0])
+    groups = params["batch_group_count"]
+    if groups == 1:
+        y = bilinear(x[None], w[None], wanted="y", form=form)
+        return _result(eqn, y[0])
     # Groups of the batch, each with kernels of its own, are independent convolutions.
-    x = x.reshape(apart, x.shape[0] // apart, *x.shape[1:])
-    w = jnp.moveaxis(w.reshape(*w.shape[:-1], apart, w.shape[-1] // apart), -2, 0)
-    y = jnp.moveaxis(bilinear(x, w, wanted="y", form=form), 0, -2)
-    return _result(eqn, y.reshape(*y.shape[:-2], -1))  # (n, *positions, groups, o) -> (..., o)
+    x = x.reshape(groups, x.shape[0] // groups, *x.shape[1:])
+    w = w.reshape(*w.shape[:-1], groups, w.shape[-1] // groups)
+    w = jnp.moveaxis(w, -2, 0)
+    y = bilinear(x, w, wanted="y", form=form)
+    y = jnp.moveaxis(y, 0, -2)  # (n, *positions, groups, o)
+    return _result(eqn, y.reshape(*y.shape[:-2], -1))
 
 
 def _derivative_by_w(eqn: Any, x: Value, y: Value) -> list[Value]:
@@ -102,7 +109,9 @@ def is_fold(eqn: Any) -> bool:
     """Whether an equation merges an axis with the next one, maybe after it has moved it."""
     if eqn.primitive.name != "reshape":
         return False
-    return len(eqn.outvars[0].aval.shape) == len(eqn.invars[0].aval.shape) - 1
+    before = eqn.invars[0].aval.shape
+    after = eqn.outvars[0].aval.shape
+    return len(after) == len(before) - 1
 
 
 def mapped_convolution(eqn: Any, folds: dict, known: dict) -> list[Value] | None:
@@ -121,48 +130,53 @@ def mapped_convolution(eqn: Any, folds: dict, known: dict) -> list[Value] | None
     both = [folds[variable] for variable in variables_of(eqn.invars) if variable in folds]
     if len(both) < 2 or all(fold.params["dimensions"] is None for fold in both):
         return None
-    params, count = eqn.params, eqn.params["feature_group_count"]
-    (batch, features, *space), (out, into, *window), result = params["dimension_numbers"]
-    at_x, at_w = _unmerged(both[0], features), _unmerged(both[1], out)
-    shapes = [fold.invars[0].aval.shape for fold in both]
-    if not at_x or not at_w or (shapes[0][at_x[-1]], shapes[1][at_w[-1]]) != (count, count):
+    (batch, features, *space), (out, into, *window), result = eqn.params["dimension_numbers"]
+    count = eqn.params["feature_group_count"]
+    at_x = _unmerged(both[0], features, count)
+    at_w = _unmerged(both[1], out, count)
+    if not at_x or not at_w:
         return None
     x, w = (merge(known[fold.invars[0]]) for fold in both)
-    order_x, order_w = (batch, *space, features), (*window, into, out)
-    x = _widened(eqn, in_order(x, [at_x[-1], *(at_x[axis] for axis in order_x)]))
-    w = _widened(eqn, in_order(w, [at_w[-1], *(at_w[axis] for axis in order_w)]))
+    *at_x, mapped_x = at_x
+    *at_w, mapped_w = at_w
+    order_x = [mapped_x, *(at_x[axis] for axis in (batch, *space, features))]
+    order_w = [mapped_w, *(at_w[axis] for axis in (*window, into, out))]
+    x = _widened(eqn, in_order(x, order_x))
+    w = _widened(eqn, in_order(w, order_w))
     y = bilinear(x, w, wanted="y", form=_form(eqn, x, w, 1))
     # (e, n, *positions, o), where e will be merged with o, and is before it in the program
-    places = [axis + (axis > result[1]) for axis in result]
-    places[1] += 1
-    order = (result[1], places[0], *places[2:], places[1])
+    merged = result[1]
+    at_n, at_o, *positions = [axis + 1 if axis > merged else axis for axis in result]
+    order = merged, at_n, *positions, at_o + 1
     return [Merged(stored(y, order), eqn.outvars[0].aval.shape)]
 
 
-def _unmerged(fold: Any, merged: int) -> list[int]:
+def _unmerged(fold: Any, merged: int, count: int) -> list[int]:
     """Return the axis before a fold of each axis after it, and the axis that was merged.
 
-    An empty list stands for a fold that merged other axes.
+    An empty list stands for a fold that merged other axes, or an axis that is not of size `count`.
     """
     after = fold.outvars[0].aval.shape
     before = list(fold.params["dimensions"] or range(len(after) + 1))
     sizes = [fold.invars[0].aval.shape[axis] for axis in before]
-    if sizes[merged] * sizes[merged + 1] != after[merged]:
+    if sizes[merged] != count or count * sizes[merged + 1] != after[merged]:
+        return []
+    others_before = sizes[:merged] + sizes[merged + 2 :]
+    others_after = [size for axis, size in enumerate(after) if axis != merged]
+    if others_before != others_after:
         return []
     several = before.pop(merged)
-    left = [size for axis, size in enumerate(after) if axis != merged]
-    same = sizes[:merged] + sizes[merged + 2 :] == left
-    return [*before, several] if same else []
+    return [*before, several]
 
 
 def _with_outputs(form: Form, outputs: Sequence[int]) -> Form:
     """Return the form with as many zeros after x as give y these sizes."""
-    pairs = []
-    for room, (low, high), size, stride in zip(
-        form.room(), form.padding, outputs, form.strides, strict=True
-    ):
-        pairs.append((low, high + (size - 1) * stride + 1 - room))
-    return form._replace(padding=tuple(pairs))
+    padding = []
+    axes = zip(form.room(), form.padding, outputs, form.strides, strict=True)
+    for room, (low, high), size, stride in axes:
+        span = (size - 1) * stride + 1
+        padding.append((low, high + span - room))
+    return form._replace(padding=tuple(padding))
 
 
 def _widened(eqn: Any, array: jax.Array) -> jax.Array:
@@ -188,8 +202,12 @@ _PRECISIONS = {
 def _precision(eqn: Any) -> str | None:
     """Return the name of an equation's precision, as forms have it, or `UNKNOWN`."""
     precision = eqn.params["precision"]
-    both = set(precision) if isinstance(precision, tuple) else {precision}
-    return _PRECISIONS.get(both.pop(), UNKNOWN) if len(both) == 1 else UNKNOWN
+    if isinstance(precision, tuple):
+        first, second = precision
+        if first != second:
+            return UNKNOWN
+        precision = first
+    return _PRECISIONS.get(precision, UNKNOWN)
 
 
 # Products of matrices in 16 bits, which XLA computes in float32 on a CPU.
@@ -198,12 +216,16 @@ def _precision(eqn: Any) -> str | None:
 def product(eqn: Any) -> Run | None:
     """Plan a large product of matrices in 16 bits."""
     x, w = (variable.aval for variable in eqn.invars)
+    dtype = eqn.outvars[0].aval.dtype
     (summed, _), (together, _) = eqn.params["dimension_numbers"]
-    halves = x.dtype == w.dtype == eqn.outvars[0].aval.dtype and x.dtype in HALVES
-    if not halves or together or not summed or _precision(eqn) is UNKNOWN:
+    if not x.dtype == w.dtype == dtype or dtype not in HALVES:
+        return None
+    if together or not summed or _precision(eqn) is UNKNOWN:
         return None
     rows = math.prod(size for axis, size in enumerate(x.shape) if axis not in summed)
-    return partial(_matrices, eqn) if rows * math.prod(w.shape) >= WIDE else None
+    if rows * math.prod(w.shape) < WIDE:
+        return None
+    return partial(_matrices, eqn)
 
 
 def _matrices(eqn: Any, given: Sequence[Value]) -> list[Value]:
@@ -213,18 +235,30 @@ def _matrices(eqn: Any, given: Sequence[Value]) -> list[Value]:
     rows = [axis for axis in range(x.ndim) if axis not in summed]
     columns = [axis for axis in range(w.ndim) if axis not in summed_too]
     inner = math.prod(x.shape[axis] for axis in summed)
+    outer = w.size // inner
 
     def matrix(array, first, second, size):
         return jnp.transpose(array, (*first, *second)).reshape(-1, size)
 
-    left = matrix(x, rows, summed, inner)  # (rows, inner)
-    if tuple(summed) == tuple(range(len(summed))) and rows:  # as in the gradient of a kernel
-        wanted, a = "w", matrix(x, summed, rows, len(left))
-        b = matrix(w, summed_too, columns, w.size // inner)
-    elif columns == list(range(len(columns))) and columns:
-        wanted, a, b = "x", matrix(w, columns, summed_too, inner), left
+    left = matrix(x, rows, summed, inner)
+    if rows and _are_first(summed):  # as in the gradient of a kernel
+        wanted = "w"
+        a = matrix(x, summed, rows, len(left))
+        b = matrix(w, summed_too, columns, outer)
+    elif columns and _are_first(columns):
+        wanted = "x"
+        a = matrix(w, columns, summed_too, inner)
+        b = left
     else:
-        wanted, a, b = "y", left, matrix(w, summed_too, columns, w.size // inner)
-    form = of_rows((len(a) if wanted == "w" else len(left),))._replace(precision=_precision(eqn))
+        wanted = "y"
+        a = left
+        b = matrix(w, summed_too, columns, outer)
+    count = inner if wanted == "w" else len(left)
+    form = of_rows((count,))._replace(precision=_precision(eqn))
     found = bilinear(a[None, None], b[None, None], wanted=wanted, form=form)
     return [found.reshape(eqn.outvars[0].aval.shape)]
+
+
+def _are_first(axes: Sequence[int]) -> bool:
+    """Return whether axes are the first ones of an array, in order."""
+    return list(axes) == list(range(len(axes)))

@@ -83,14 +83,16 @@ def stored(array: jax.Array, axes: Sequence[int]) -> Value:
       (3, 2)
     """
     shape = tuple(array.shape[axes.index(axis)] for axis in range(array.ndim))
-    return _value(array, tuple(axis for axis in axes if shape[axis] != 1), shape)
+    order = tuple(axis for axis in axes if shape[axis] != 1)
+    return _value(array, order, shape)
 
 
 def _value(array: jax.Array, order: Axes, shape: Axes) -> Value:
     """Return a value from an array with axes in this order, with or without axes of length 1."""
     if order == tuple(sorted(order)):
         return array.reshape(shape)
-    return Permuted(array.reshape([shape[axis] for axis in order]), order, shape)
+    without_units = [shape[axis] for axis in order]
+    return Permuted(array.reshape(without_units), order, shape)
 
 
 def in_order(value: Value, axes: Sequence[int]) -> jax.Array:
@@ -102,7 +104,9 @@ def in_order(value: Value, axes: Sequence[int]) -> jax.Array:
     """
     axes = tuple(axes)
     if not isinstance(value, Permuted):
-        return value if axes == tuple(range(len(axes))) else jnp.transpose(value, axes)
+        if axes == tuple(range(len(axes))):
+            return value
+        return jnp.transpose(value, axes)
     order = tuple(axis for axis in axes if value.shape[axis] != 1)
     array = value.array
     if order != value.order:
@@ -114,7 +118,9 @@ def plain(value: Value) -> jax.Array:
     """Return the array of a value with its axes in the order of the program."""
     if isinstance(value, Merged):
         return plain(value.value).reshape(value.shape)
-    return in_order(value, range(len(value.shape))) if isinstance(value, Permuted) else value
+    if isinstance(value, Permuted):
+        return in_order(value, range(len(value.shape)))
+    return value
 
 
 def merge(value: Value) -> Value:
@@ -152,7 +158,9 @@ def carry(eqn: Any, given: Sequence[Value]) -> list[Value] | None:
         return _barrier(eqn, given)
     if name in _SLICES:
         return _slice(eqn, given)
-    return _by_axis(eqn, given) if name in _BY_AXIS else None
+    if name in _BY_AXIS:
+        return _by_axis(eqn, given)
+    return None
 
 
 # Operations on operands of one rank, whose results have the same axes. Each names the params that
@@ -205,10 +213,10 @@ def _by_axis(eqn: Any, given: Sequence[Value]) -> list[Value] | None:
     if not {_rank(value) for value in given} <= {0, len(axes)}:
         return None
     arrays = [in_order(value, axes) if _rank(value) else value for value in given]
-    found = {
-        name: turn(eqn.params[name], axes) for name, turn in _BY_AXIS[eqn.primitive.name].items()
-    }
-    return [stored(y, axes) for y in bind(eqn, arrays, eqn.params | found)]
+    params = dict(eqn.params)
+    for name, turn in _BY_AXIS[eqn.primitive.name].items():
+        params[name] = turn(params[name], axes)
+    return [stored(y, axes) for y in bind(eqn, arrays, params)]
 
 
 _SLICES = {"dynamic_slice": 1, "dynamic_update_slice": 2}  # operands before the indices
@@ -221,9 +229,12 @@ def _slice(eqn: Any, given: Sequence[Value]) -> list[Value] | None:
         return None
     axes = axes_of(given[0])
     arrays = [in_order(value, axes) for value in given[:count]]
-    indices = [given[count:][axis] for axis in axes]
-    sizes = {"slice_sizes": _permuted(eqn.params.get("slice_sizes"), axes)} if count == 1 else {}
-    return [stored(y, axes) for y in bind(eqn, [*arrays, *indices], eqn.params | sizes)]
+    starts = given[count:]
+    indices = [starts[axis] for axis in axes]
+    params = dict(eqn.params)
+    if "slice_sizes" in params:
+        params["slice_sizes"] = _permuted(params["slice_sizes"], axes)
+    return [stored(y, axes) for y in bind(eqn, [*arrays, *indices], params)]
 
 
 def _rank(value: Value) -> int:
@@ -232,8 +243,12 @@ def _rank(value: Value) -> int:
 
 def _barrier(eqn: Any, given: Sequence[Value]) -> list[Value]:
     arrays = [value.array if isinstance(value, Permuted) else value for value in given]
-    pairs = zip(bind(eqn, arrays), given, strict=True)
-    return [Permuted(y, v.order, v.shape) if isinstance(v, Permuted) else y for y, v in pairs]
+    found: list[Value] = []
+    for y, value in zip(bind(eqn, arrays), given, strict=True):
+        if isinstance(value, Permuted):
+            y = Permuted(y, value.order, value.shape)
+        found.append(y)
+    return found
 
 
 # Operations on one operand whose results have other axes.
@@ -251,7 +266,9 @@ def _reduce(eqn: Any, x: Permuted) -> Value | None:
     at = tuple(x.order.index(axis) for axis in summed if axis in x.order)
     if len(at) < len(summed) and not eqn.primitive.name.startswith("reduce_"):
         return None  # the position of the largest entry along an axis of length 1
-    (y,) = bind(eqn, [x.array], eqn.params | {"axes": at}) if at else [x.array]
+    y = x.array
+    if at:
+        (y,) = bind(eqn, [y], eqn.params | {"axes": at})
     left = [axis for axis in range(len(x.shape)) if axis not in summed]
     order = tuple(left.index(axis) for axis in x.order if axis in left)
     shape = tuple(x.shape[axis] for axis in left)
@@ -265,19 +282,23 @@ def _reshape(eqn: Any, x: Permuted) -> Value | None:
     if moves or 0 in shape:
         return None
     becomes = {before[0]: (before, after) for before, after in _groups(x.shape, shape)}
-    left, order = x.order, ()
+    left = x.order
+    order = ()
     while left:
         before, after = becomes.get(left[0], ((), ()))
         if not before or left[: len(before)] != before:
             return None
-        left, order = left[len(before) :], order + after
+        left = left[len(before) :]
+        order += after
     return _value(x.array, order, shape)
 
 
 def _broadcast(eqn: Any, x: Permuted) -> Value | None:
     """Add axes of length 1; the broadcast of others is computed in the order of the program."""
     shape = eqn.outvars[0].aval.shape
-    return _reshape(eqn, x) if math.prod(shape) == math.prod(x.shape) else None
+    if math.prod(shape) != math.prod(x.shape):
+        return None
+    return _reshape(eqn, x)
 
 
 _SHAPES: dict[str, Callable[[Any, Permuted], Value | None]] = {
@@ -304,12 +325,18 @@ def _groups(before: Axes, after: Axes) -> list[tuple[Axes, Axes]]:
       >>> _groups((2, 12, 1, 5, 7), (2, 3, 4, 35))
       [((0,), (0,)), ((1,), (1, 2)), ((3, 4), (3,))]
     """
-    old = [(axis, size) for axis, size in enumerate(before) if size != 1]
-    new = [(axis, size) for axis, size in enumerate(after) if size != 1]
+    old = [axis for axis, size in enumerate(before) if size != 1]
+    new = [axis for axis, size in enumerate(after) if size != 1]
     found = []
     while old:
         some, others = [old.pop(0)], [new.pop(0)]
-        while (left := math.prod(n for _, n in some)) != (right := math.prod(n for _, n in others)):
-            some.append(old.pop(0)) if left < right else others.append(new.pop(0))
-        found.append((tuple(axis for axis, _ in some), tuple(axis for axis, _ in others)))
+        left, right = before[some[0]], after[others[0]]
+        while left != right:
+            if left < right:
+                some.append(old.pop(0))
+                left *= before[some[-1]]
+            else:
+                others.append(new.pop(0))
+                right *= after[others[-1]]
+        found.append((tuple(some), tuple(others)))
     return found

@@ -22,7 +22,8 @@ def with_values(function: Callable, args: Any, apply: Callable) -> Any:
       3
     """
     nnx: Any = sys.modules.get("flax.nnx")  # an object of NNX exists only if it is imported
-    kinds = tuple(getattr(nnx, name) for name in ("Pytree", "Object") if hasattr(nnx, name))
+    names = [name for name in ("Pytree", "Object") if hasattr(nnx, name)]
+    kinds = tuple(getattr(nnx, name) for name in names)
 
     def is_object(leaf: Any) -> bool:
         return isinstance(leaf, kinds)
@@ -36,8 +37,11 @@ def with_values(function: Callable, args: Any, apply: Callable) -> Any:
     def of_values(values_and_leaves: Any) -> tuple:
         values, others = values_and_leaves
         inside = nnx.merge(graph, values)
-        given, others = iter(inside), iter(others)
-        every = [next(given) if is_object(leaf) else next(others) for leaf in leaves]
+        remaining_objects = iter(inside)
+        remaining_others = iter(others)
+        every = [
+            next(remaining_objects if is_object(leaf) else remaining_others) for leaf in leaves
+        ]
         result = function(jax.tree.unflatten(structure, every))
         return result, nnx.state(inside)
 

@@ -35,24 +35,28 @@ class _Window(NamedTuple):
 
 def _window(eqn: Any) -> _Window | None:
     """Return the window of an equation; None if it has one that our pools do not compute."""
-    params, rank = eqn.params, len(eqn.params["window_dimensions"])
+    params = eqn.params
+    sizes = params["window_dimensions"]
+    rank = len(sizes)
     once = (1,) * rank
-    dilation = params.get("window_dilation", once)
-    sizes = [params["window_dimensions"], params["window_strides"], params["padding"], dilation]
-    each = list(zip(*sizes, strict=True))
-    axes = tuple(axis for axis, form in enumerate(each) if form != (1, 1, (0, 0), 1))
-    inside = all(max(pad) < (size - 1) * apart + 1 for size, _, pad, apart in each)
-    spread = params.get("base_dilation", once) != once
-    if spread or not inside or min(min(pad) for _, _, pad, _ in each) < 0:
+    if params.get("base_dilation", once) != once or eqn.outvars[0].aval.dtype not in FLOATS:
         return None
-    if eqn.outvars[0].aval.dtype not in FLOATS or not 1 <= len(axes) <= min(3, rank - 1):
+    dilation = params.get("window_dilation", once)
+    each = list(zip(sizes, params["window_strides"], params["padding"], dilation, strict=True))
+    for size, _, pad, apart in each:
+        span = (size - 1) * apart + 1
+        if min(pad) < 0 or max(pad) >= span:
+            return None
+    axes = tuple(axis for axis, form in enumerate(each) if form != (1, 1, (0, 0), 1))
+    if not 1 <= len(axes) <= min(3, rank - 1):
         return None
     return _Window(axes, *zip(*(each[axis] for axis in axes), strict=True))
 
 
 def maxima(eqn: Any) -> Run | None:
     """Plan the largest entries of windows."""
-    if (window := _window(eqn)) is None:
+    window = _window(eqn)
+    if window is None:
         return None
     pool = partial(window_maxima, **window.options())
     return partial(_pooled, window, pool, features_last=window.overlaps())
@@ -65,7 +69,9 @@ def maxima_gradient(eqn: Any) -> Run | None:
         return None
 
     def pull(x, dy):
-        return jax.vjp(partial(window_maxima, **window.options()), x)[1](dy)[0]
+        _, pull_back = jax.vjp(partial(window_maxima, **window.options()), x)
+        (dx,) = pull_back(dy)
+        return dx
 
     def run(given):
         dy, x = given
@@ -76,11 +82,13 @@ def maxima_gradient(eqn: Any) -> Run | None:
 
 def sums(eqn: Any) -> Run | None:
     """Plan the sums of windows."""
-    if (window := _window(eqn)) is None:
+    window = _window(eqn)
+    if window is None:
         return None
 
     def pool(x):
-        return window_sums(wide(x), **window.options()).astype(x.dtype)
+        y = window_sums(wide(x), **window.options())
+        return y.astype(x.dtype)
 
     return partial(_pooled, window, pool, features_last=False)
 
@@ -97,15 +105,17 @@ def _pooled(
     place = axes.index(window.axes[0])
     end = place + len(window.axes)
     if features_last or axes[place:end] != window.axes:
-        rest = [axis for axis in axes if axis not in window.axes]
-        axes = (*rest[:-1], *window.axes, rest[-1])
-        place, end = len(rest) - 1, len(axes) - 1
+        *batch, features = [axis for axis in axes if axis not in window.axes]
+        axes = (*batch, *window.axes, features)
+        place = len(batch)
+        end = len(axes) - 1
     arrays = [in_order(value, axes) for value in given]
 
     def viewed(array):
-        batch, features = math.prod(array.shape[:place]), math.prod(array.shape[end:])
-        return array.reshape(batch, *array.shape[place:end], features)
+        before, space, after = array.shape[:place], array.shape[place:end], array.shape[end:]
+        return array.reshape(math.prod(before), *space, math.prod(after))
 
     y = pool(*map(viewed, arrays))
+    _, *positions, _ = y.shape
     shape = arrays[0].shape
-    return [stored(y.reshape(*shape[:place], *y.shape[1:-1], *shape[end:]), axes)]
+    return [stored(y.reshape(*shape[:place], *positions, *shape[end:]), axes)]

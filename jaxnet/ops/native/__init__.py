@@ -46,17 +46,16 @@ def instructions() -> str | None:
     """
     choice = os.environ.get("JAXNET_NATIVE", "").lower()
     if choice not in CHOICES:
-        raise ValueError(
-            f"JAXNET_NATIVE must be one of {', '.join(filter(None, CHOICES))}, got {choice!r}"
-        )
+        known = ", ".join(filter(None, CHOICES))
+        raise ValueError(f"JAXNET_NATIVE must be one of {known}, got {choice!r}")
     if not CHOICES[choice] or not LIBRARY.exists():
         return None
     try:
         _check_whole(LIBRARY)
         library = ctypes.CDLL(str(LIBRARY))
         level = LEVELS[library.jaxnet_use(CHOICES[choice])]
-        for target in TARGETS if level else ():
-            jax.ffi.register_ffi_target(target, jax.ffi.pycapsule(getattr(library, target)), "cpu")
+        if level:
+            _register(library)
     except Exception as error:
         warnings.warn(
             f"jaxnet: the C kernels in {LIBRARY} cannot be used with jax {jax.__version__}, so "
@@ -66,6 +65,13 @@ def instructions() -> str | None:
         )
         return None
     return level
+
+
+def _register(library: Any) -> None:
+    """Tell JAX where the library's functions are."""
+    for target in TARGETS:
+        handler = jax.ffi.pycapsule(getattr(library, target))
+        jax.ffi.register_ffi_target(target, handler, "cpu")
 
 
 def countable(*arrays: Any) -> bool:
@@ -78,7 +84,8 @@ def compute(
 ) -> list:
     """Return the results of a function of the library, arrays of these shapes and this dtype."""
     results = [jax.ShapeDtypeStruct(shape, dtype) for shape in shapes]
-    return list(jax.ffi.ffi_call(target, results, input_output_aliases=aliases)(*arrays, **options))
+    call = jax.ffi.ffi_call(target, results, input_output_aliases=aliases)
+    return list(call(*arrays, **options))
 
 
 def _check_whole(path: Path) -> None:
@@ -87,12 +94,15 @@ def _check_whole(path: Path) -> None:
     The table of sections is at its end; the header says where.
     """
     with open(path, "rb") as file:
-        header, size = file.read(64), file.seek(0, os.SEEK_END)
+        header = file.read(64)
+        size = file.seek(0, os.SEEK_END)
     if header[:4] != b"\x7fELF" or header[4:6] != b"\x02\x01":  # of another system
         if size < 64:
             raise OSError(f"it has {size} bytes")
         return
-    table, entry, count = (int.from_bytes(header[a:b], "little")
-                           for a, b in ((40, 48), (58, 60), (60, 62)))  # fmt: skip
-    if len(header) < 64 or size < table + entry * count:
-        raise OSError(f"it is cut short, to {size:,} of {table + entry * count:,} bytes")
+    table = int.from_bytes(header[40:48], "little")
+    entry = int.from_bytes(header[58:60], "little")
+    count = int.from_bytes(header[60:62], "little")
+    whole = table + entry * count
+    if len(header) < 64 or size < whole:
+        raise OSError(f"it is cut short, to {size:,} of {whole:,} bytes")

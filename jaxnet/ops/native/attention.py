@@ -10,7 +10,8 @@ from jaxnet.ops.native import compute, countable, instructions
 from jaxnet.ops.native.call import Kernel
 
 FEW = 8  # queries are the lanes of vectors
-DTYPES = (jnp.float32, jnp.bfloat16, jnp.float16)
+QUERIES = (jnp.float32, jnp.bfloat16, jnp.float16)  # dtypes of one query
+KEYS = (jnp.float32, jnp.bfloat16)  # dtypes of the keys and values of one query
 
 
 def supports(q, k, v, *rest) -> bool:
@@ -26,8 +27,10 @@ def supports(q, k, v, *rest) -> bool:
       >>> supports(q, q, q)  # one query
       False
     """
-    fits = countable(q, k, v) and all(a.dtype == jnp.float32 for a in (q, k, v))
-    return fits and q.shape[1] >= FEW and instructions() is not None
+    floats = all(array.dtype == jnp.float32 for array in (q, k, v))
+    if not floats or not countable(q, k, v) or q.shape[1] < FEW:
+        return False
+    return instructions() is not None
 
 
 def run(q, k, v, first, last, *, form: tuple[float, float]):
@@ -41,11 +44,14 @@ def run(q, k, v, first, last, *, form: tuple[float, float]):
     Example:
       >>> y, total = run(q, k, v, first, last, form=(0.125, 0.0))  # doctest: +SKIP
     """
-    rows = (q.shape[0], q.shape[2], q.shape[1])
-    shapes = [(*q.shape[:3], v.shape[3]), rows, rows]
+    batch, time, heads, _ = q.shape
+    rows = batch, heads, time
+    shapes = [(batch, time, heads, v.shape[3]), rows, rows]
     y, top, sums = _call("jaxnet_attention", shapes, q, k, v, first, last, form=form)
-    logarithm = top * np.float32(np.log(2)) + jnp.log(jnp.where(sums == 0, 1, sums))
-    return [y, jnp.where(sums == 0, -jnp.inf, logarithm)]
+    log2 = np.float32(np.log(2))
+    some = jnp.where(sums == 0, 1, sums)
+    total = jnp.where(sums == 0, -jnp.inf, top * log2 + jnp.log(some))
+    return [y, total]
 
 
 def run_back(q, k, v, first, last, *rest, form: tuple[float, float], wanted: Sequence[int]):
@@ -59,14 +65,16 @@ def run_back(q, k, v, first, last, *rest, form: tuple[float, float], wanted: Seq
     Example:
       >>> d_q, d_v = run_back(*operands, form=form, wanted=(0, 2))  # doctest: +SKIP
     """
-    shapes = [a.shape for a in (q, k, v)]
+    shapes = [q.shape, k.shape, v.shape]
     found = _call("jaxnet_attention_back", shapes, q, k, v, first, last, *rest, form=form)
-    return [found[i] for i in wanted]
+    return [found[number] for number in wanted]
 
 
 def _call(target, shapes, q, k, v, first, last, *rest, form):
-    edges = (jnp.broadcast_to(a, q.shape[:2]).astype(jnp.int32) for a in (first, last))
-    return compute(target, shapes, q, k, v, *edges, *rest, form=np.array(form, np.float32))
+    rows = q.shape[:2]
+    first = jnp.broadcast_to(first, rows).astype(jnp.int32)
+    last = jnp.broadcast_to(last, rows).astype(jnp.int32)
+    return compute(target, shapes, q, k, v, first, last, *rest, form=np.array(form, np.float32))
 
 
 def values(form: tuple[float, float]) -> Kernel:
@@ -108,18 +116,34 @@ def one(form: tuple[float, float]) -> Kernel:
 
 
 def _supports_one(q, k, v, *rest):
-    fits = countable(q, k, v) and q.shape[1] == 1 and k.dtype == v.dtype and k.dtype in DTYPES[:2]
-    return fits and q.dtype in DTYPES and instructions() is not None
+    if not countable(q, k, v) or q.shape[1] != 1:
+        return False
+    if k.dtype != v.dtype or k.dtype not in KEYS or q.dtype not in QUERIES:
+        return False
+    return instructions() is not None
 
 
 def _run_one(q, k, v, *rest, form):
+    """Return values and weights; `rest` is a mask, numbers to add, both or nothing."""
     batch, _, heads, _ = q.shape
     scores = batch, heads, k.shape[1]
-    rest = [jnp.broadcast_to(a, (batch, heads, 1, k.shape[1])).reshape(scores) for a in rest]
-    if not rest or rest[0].dtype != bool:
-        rest = [jnp.ones(scores, bool), *rest]
-    operands = q[:, 0].astype(jnp.float32), k.swapaxes(1, 2), v.swapaxes(1, 2), rest[0]
-    operands += tuple(a.astype(jnp.float32) for a in rest[1:])
+
+    def of_scores(array):
+        whole = jnp.broadcast_to(array, (batch, heads, 1, k.shape[1]))
+        return whole.reshape(scores)
+
+    rest = [of_scores(array) for array in rest]
+    if rest and rest[0].dtype == bool:
+        mask, *bias = rest
+    else:
+        mask, bias = jnp.ones(scores, bool), rest
+    operands = [
+        q[:, 0].astype(jnp.float32),
+        k.swapaxes(1, 2),
+        v.swapaxes(1, 2),
+        mask,
+        *(numbers.astype(jnp.float32) for numbers in bias),
+    ]
     shapes = [(batch, heads, v.shape[3]), scores]
     y, weights = compute("jaxnet_attention_one", shapes, *operands, form=np.array(form, np.float32))
     return [y[:, None], weights[:, :, None]]

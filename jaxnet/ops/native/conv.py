@@ -46,17 +46,30 @@ def supports(a, b, *, wanted: str, form) -> bool:
         if max(form.strides) > 1:
             return False
         form = _mirrored(form)
-    far = [abs(n) for pair in form.padding for n in pair]
-    far += [k * d for k, d in zip(form.window, form.dilation, strict=True)]
-    # XLA multiplies floats as fast, unless it sums over many rows, of more than a few inputs.
-    many = wanted == "w" and b.size >= 64 * b.shape[-1] and a.shape[-1] >= min(64, b.shape[-1])
-    product = not (many and a.dtype == jnp.float32) and form.groups == math.prod(form.window) == 1
-    return max(far) <= FAR and (_in_words(a) if product else instructions() is not None)
+    if _reach(form) > FAR:
+        return False
+    is_product = form.groups == math.prod(form.window) == 1
+    if is_product and not (a.dtype == jnp.float32 and wanted == "w" and _sums_many(a, b)):
+        return _in_words(a)  # XLA multiplies floats as fast
+    return instructions() is not None
 
 
 def _in_words(x, groups=1) -> bool:
     """Return whether the library multiplies words of two numbers of x."""
     return x.dtype == jnp.bfloat16 and groups == 1 and instructions() == "AVX-512-BF16"
+
+
+def _reach(form) -> int:
+    """Return the largest number of zeros on one side, or of entries that a window spans."""
+    zeros = [abs(number) for pair in form.padding for number in pair]
+    spans = [size * apart for size, apart in zip(form.window, form.dilation, strict=True)]
+    return max(zeros + spans)
+
+
+def _sums_many(x, y) -> bool:
+    """Return whether a kernel's gradient is a sum over many rows, of more than a few inputs."""
+    features = y.shape[-1]
+    return y.size >= 64 * features and x.shape[-1] >= min(64, features)
 
 
 def is_wide(x: jax.Array, kernel: jax.Array) -> bool:
@@ -69,8 +82,9 @@ def is_wide(x: jax.Array, kernel: jax.Array) -> bool:
       False
     """
     halves = x.dtype == kernel.dtype and x.dtype in (jnp.bfloat16, jnp.float16)
-    known = halves and countable(x, kernel) and jax.default_backend() == "cpu"
-    return known and x.shape[0] * kernel.size >= WIDE
+    if not halves or not countable(x, kernel) or jax.default_backend() != "cpu":
+        return False
+    return x.shape[0] * kernel.size >= WIDE
 
 
 def convolution(a: jax.Array, b: jax.Array, *, wanted: str, form) -> jax.Array:
@@ -86,36 +100,75 @@ def convolution(a: jax.Array, b: jax.Array, *, wanted: str, form) -> jax.Array:
       >>> convolution(x, w, wanted="y", form=form).ravel()  # doctest: +SKIP
       Array([1., 3.], dtype=float32)
     """
-    shape = form.result(a.shape, b.shape, wanted)
+    dtype = a.dtype
     words = _in_words(a, form.groups)
-    dtype, wider = a.dtype, [operand.astype(jnp.float32) for operand in (a, b)]
-    if tile := dtype != jnp.float16 and _tile(a.shape, b.shape, wanted, form, words):
-        a, b = (wider[0] if wanted == "x" else a), (wider[1] if wanted == "y" else b)
-        kept = "float32" if wanted == "w" else dtype  # kernels and their gradients
-        given = np.array([KINDS.index(wanted), tile, *(low for low, _ in form.padding)], np.int64)
-        return compute("jaxnet_winograd", [shape], a, b, form=given, dtype=kept)[0].astype(dtype)
+    tile = 0
+    if dtype != jnp.float16:
+        tile = _tile(a.shape, b.shape, wanted, form, words)
+    if tile:
+        return _winograd(a, b, wanted, form, tile)
     if dtype != jnp.float32 and not words:
-        return convolution(*wider, wanted=wanted, form=form).astype(dtype)
+        a, b = a.astype(jnp.float32), b.astype(jnp.float32)
+        return convolution(a, b, wanted=wanted, form=form).astype(dtype)
     if wanted == "w" and max(form.input_dilation) > 1:
         found = convolution(b, a, wanted="w", form=_mirrored(form))
-        return _mirrored_kernel(found, form.groups).reshape(shape)
-    flat = (1,) * (3 - len(form.window))  # a line or image is a volume of one row or frame
-    numbers = [KINDS.index(wanted), form.groups, *flat, *form.strides, *flat, *form.dilation]
-    numbers += [*(0 for _ in flat), *(low for low, _ in form.padding), *flat, *form.input_dilation]
+        return _mirrored_kernel(found, form.groups).reshape(form.result(a.shape, b.shape, "w"))
+    found = _direct(a, b, wanted, form)
+    return _without_unread(found, form) if wanted == "x" else found
+
+
+def _winograd(a, b, wanted, form, tile):
+    """Return the wanted array by Winograd's algorithm, in tiles of this size."""
+    dtype = a.dtype
+    shape = form.result(a.shape, b.shape, wanted)
+    # Kernels and their gradients are in float32.
+    if wanted == "x":
+        a = a.astype(jnp.float32)
+    elif wanted == "y":
+        b = b.astype(jnp.float32)
+    of_result = "float32" if wanted == "w" else dtype
+    before = [low for low, _ in form.padding]
+    numbers = np.array([KINDS.index(wanted), tile, *before], np.int64)
+    (found,) = compute("jaxnet_winograd", [shape], a, b, form=numbers, dtype=of_result)
+    return found.astype(dtype)
+
+
+def _direct(a, b, wanted, form):
+    """Return the wanted array by direct convolution, in float32 or, if in words, in bfloat16."""
+    axes = 3 - len(form.window)
+    flat = (1,) * axes  # a line or image is a volume of one row or frame
+    before = [low for low, _ in form.padding]
+    numbers = [
+        KINDS.index(wanted),
+        form.groups,
+        *(*flat, *form.strides),
+        *(*flat, *form.dilation),
+        *([0] * axes + before),
+        *(*flat, *form.input_dilation),
+    ]
 
     def volume(shape, is_kernel):
         at = 1 if is_kernel else 2
         return (*shape[:at], *flat, *shape[at:])
 
-    a, b = a.reshape(volume(a.shape, wanted == "x")), b.reshape(volume(b.shape, wanted == "y"))
-    options = {"form": np.array(numbers, np.int64), "dtype": dtype}
-    found = compute(TARGET, [volume(shape, wanted == "w")], a, b, **options)[0].reshape(shape)
-    # Where an output does not depend on x, the library multiplies zeros by the kernel.
-    for axis, seen in enumerate(_read(form) if wanted == "x" else [], 2):
+    shape = form.result(a.shape, b.shape, wanted)
+    a = a.reshape(volume(a.shape, wanted == "x"))
+    b = b.reshape(volume(b.shape, wanted == "y"))
+    shapes = [volume(shape, wanted == "w")]
+    (found,) = compute(TARGET, shapes, a, b, form=np.array(numbers, np.int64), dtype=a.dtype)
+    return found.reshape(shape)
+
+
+def _without_unread(x, form):
+    """Return the gradient of x with zeros where no output depends on x.
+
+    There the library multiplies zeros by the kernel, which may not be finite.
+    """
+    for axis, seen in enumerate(_read(form), 2):
         if not seen.all():
-            seen = seen.reshape((-1,) + (1,) * (found.ndim - axis - 1))
-            found = jnp.where(np.broadcast_to(seen, found.shape), found, 0)
-    return found
+            seen = seen.reshape((-1,) + (1,) * (x.ndim - axis - 1))
+            x = jnp.where(np.broadcast_to(seen, x.shape), x, 0)
+    return x
 
 
 def _tile(a, b, wanted, form, words) -> int:
@@ -127,40 +180,58 @@ def _tile(a, b, wanted, form, words) -> int:
     choice = os.environ.get("JAXNET_WINOGRAD", "1")
     if choice not in ("0", "1"):
         raise ValueError(f"JAXNET_WINOGRAD must be 0 or 1, got {choice!r}")
-    once = max(*form.strides, *form.dilation, *form.input_dilation, form.groups) == 1
-    near = all(0 <= n <= 2 for pair in form.padding for n in pair)
-    features = min(a[-2 if wanted == "x" else -1], b[-1])
+    inputs = a[-2 if wanted == "x" else -1]
+    features = min(inputs, b[-1])
     off = choice == "0" or form.precision in ("highest", "float32")
-    if off or form.window != (3, 3) or not once or not near or features < 8:
+    if off or features < 8 or not _in_tiles(form):
         return 0
-    batch, sizes = (a if wanted == "y" else b)[1], form.inputs if wanted == "x" else form.outputs
-    costs = {0: (0.8 if wanted == "w" else 1.05) * 9 * batch * math.prod(form.outputs)}
-    costs[0] /= 1 + words
-    for m in (4, 2) if features >= 32 else (4,):
-        costs[m] = (m + 2) ** 2 * (batch * math.prod(-(-n // m) for n in sizes) + OVERHEAD)
-    return min(costs, key=lambda m: costs[m])
+    batch = (a if wanted == "y" else b)[1]
+    sizes = form.inputs if wanted == "x" else form.outputs
+    positions = batch * math.prod(form.outputs)
+    direct = (0.8 if wanted == "w" else 1.05) * 9 * positions
+    costs = {0: direct / 2 if words else direct}
+    for size in (4, 2) if features >= 32 else (4,):
+        tiles = batch * math.prod(-(-length // size) for length in sizes)
+        costs[size] = (size + 2) ** 2 * (tiles + OVERHEAD)
+    return min(costs, key=lambda size: costs[size])
+
+
+def _in_tiles(form) -> bool:
+    """Return whether Winograd's algorithm computes a convolution, if it has enough features."""
+    steps = *form.strides, *form.dilation, *form.input_dilation, form.groups
+    near = all(0 <= number <= 2 for pair in form.padding for number in pair)
+    return form.window == (3, 3) and max(steps) == 1 and near
 
 
 def _mirrored(form) -> Any:
     """Return the convolution of y with the reversed kernel, whose result is like x."""
-    spans = zip(form.window, form.dilation, form.padding, strict=True)
-    padding = tuple(((k - 1) * d - low,) * 2 for k, d, (low, _) in spans)
-    apart = {"strides": form.input_dilation, "input_dilation": form.strides}
-    return form._replace(padding=padding, inputs=form.outputs, **apart)
+    padding = []
+    for size, apart, (low, _) in zip(form.window, form.dilation, form.padding, strict=True):
+        zeros = (size - 1) * apart - low
+        padding.append((zeros, zeros))
+    return form._replace(
+        padding=tuple(padding),
+        inputs=form.outputs,
+        strides=form.input_dilation,
+        input_dilation=form.strides,
+    )
 
 
 def _mirrored_kernel(kernel, groups):
     """Return a kernel (e, *window, o / g, i), reversed, as (e, *window, i / g, o)."""
     *before, out, _ = kernel.shape
-    kernel = jnp.flip(kernel, range(1, len(before))).reshape(*before, out, groups, -1)
+    kernel = jnp.flip(kernel, range(1, len(before)))
+    kernel = kernel.reshape(*before, out, groups, -1)
     return jnp.swapaxes(kernel, -1, -3)
 
 
 def _read(form) -> list[np.ndarray]:
     """Return by axis which entries of x an output depends on."""
     masks = []
-    for i, n in enumerate(form.inputs):
-        tap = np.arange(form.window[i]) * form.dilation[i] - form.padding[i][0]
-        at = np.add.outer(np.arange(form.outputs[i]) * form.strides[i], tap)
-        masks.append(np.isin(np.arange(n) * form.input_dilation[i], at))
+    for axis, length in enumerate(form.inputs):
+        taps = np.arange(form.window[axis]) * form.dilation[axis] - form.padding[axis][0]
+        starts = np.arange(form.outputs[axis]) * form.strides[axis]
+        read = np.add.outer(starts, taps)
+        entries = np.arange(length) * form.input_dilation[axis]
+        masks.append(np.isin(entries, read))
     return masks

@@ -23,15 +23,20 @@ def is_few(x: jax.Array, kernel: jax.Array) -> bool:
       >>> is_few(jnp.ones((1, 576)), jnp.ones((576, 96), jnp.uint8))  # 192 outputs of 4 bits
       True
     """
-    known = all(isinstance(n, int) for n in (*x.shape, *kernel.shape))  # not in every export
-    # XLA makes floats of integers.
-    many = 2**16 if jnp.issubdtype(kernel.dtype, jnp.floating) else 2**12
-    return known and x.shape[0] <= _most(kernel) and kernel.size >= many
+    sizes = *x.shape, *kernel.shape
+    if not all(isinstance(size, int) for size in sizes):  # symbolic sizes of an export
+        return False
+    many = 2**16 if _is_floating(kernel) else 2**12
+    return x.shape[0] <= _most(kernel) and kernel.size >= many
+
+
+def _is_floating(kernel: jax.Array) -> bool:
+    return jnp.issubdtype(kernel.dtype, jnp.floating)
 
 
 def _most(kernel: jax.Array) -> int:
     """Return the most rows that C multiplies faster than XLA, which makes floats of integers."""
-    return MOST_ROWS if jnp.issubdtype(kernel.dtype, jnp.floating) else 2 * MOST_ROWS
+    return MOST_ROWS if _is_floating(kernel) else 2 * MOST_ROWS
 
 
 @partial(jax.jit, static_argnames=("transposed", "in_jax"), inline=True)  # else eager calls compile
@@ -68,7 +73,9 @@ def few_rows(
       Array([[5. , 7. , 4.5]], dtype=float32)
     """
     in_c = Kernel(partial(run, transposed=transposed), partial(supports, transposed=transposed))
-    return native_call(in_jax or partial(_in_jax, transposed=transposed), in_c, x, kernel, scale)
+    if in_jax is None:
+        in_jax = partial(_in_jax, transposed=transposed)
+    return native_call(in_jax, in_c, x, kernel, scale)
 
 
 def supports(x, kernel, scale=None, *, transposed: bool) -> bool:
@@ -81,15 +88,28 @@ def supports(x, kernel, scale=None, *, transposed: bool) -> bool:
       >>> supports(jnp.ones((5, 3)), jnp.ones((3, 2)), transposed=False)  # many rows
       False
     """
-    bits = BITS.get(kernel.dtype.name, 0)
-    known = bits and x.dtype in (jnp.float32, jnp.bfloat16) and (scale is None) == (bits > 8)
-    odd = kernel.dtype.name == "int4" and kernel.shape[-1] % 2
-    if not known or odd or not countable(x, kernel) or x.shape[0] > _most(kernel):
+    bits = BITS.get(kernel.dtype.name)
+    if bits is None or x.dtype not in (jnp.float32, jnp.bfloat16):
         return False
-    groups = 1 if scale is None else scale.shape[transposed]
-    size = -(-x.shape[1] // groups)
-    whole = not transposed or groups == 1 or not size % (32 // bits)
-    return whole and -(-x.shape[1] // size) == groups and instructions() is not None
+    if (scale is None) != (bits > 8):
+        return False
+    if kernel.dtype.name == "int4" and kernel.shape[-1] % 2:
+        return False
+    if not countable(x, kernel) or x.shape[0] > _most(kernel):
+        return False
+    if scale is not None and not _has_whole_groups(x.shape[1], bits, scale, transposed):
+        return False
+    return instructions() is not None
+
+
+def _has_whole_groups(inputs, bits, scale, transposed) -> bool:
+    """Return whether the library reads the scales of these groups of inputs."""
+    groups = scale.shape[1] if transposed else scale.shape[0]
+    size = -(-inputs // groups)
+    if -(-inputs // size) != groups:
+        return False
+    in_a_word = 32 // bits
+    return not transposed or groups == 1 or size % in_a_word == 0
 
 
 def run(x, kernel, scale=None, *, transposed: bool) -> list[jax.Array]:
@@ -101,15 +121,22 @@ def run(x, kernel, scale=None, *, transposed: bool) -> list[jax.Array]:
     Example:
       >>> (y,) = run(jnp.ones((1, 3)), jnp.ones((3, 2)), transposed=False)  # doctest: +SKIP
     """
-    outputs = kernel.shape[0] if transposed else (kernel if scale is None else scale).shape[1]
-    target = "jaxnet_gemv_transposed" if transposed else "jaxnet_gemv"
+    if transposed:
+        target = "jaxnet_gemv_transposed"
+        outputs = kernel.shape[0]
+    else:
+        target = "jaxnet_gemv"
+        outputs = kernel.shape[1] if scale is None else scale.shape[1]
     scales = [] if scale is None else [scale]
-    (y,) = compute(target, [(x.shape[0], outputs)], x.astype(jnp.float32), kernel, *scales)
-    return [y]
+    shape = x.shape[0], outputs
+    return compute(target, [shape], x.astype(jnp.float32), kernel, *scales)
 
 
 def _in_jax(x, kernel, scale=None, *, transposed):
     if scale is not None:
         length = x.shape[1] if transposed else scale.shape[1]
-        kernel = scaled(unpacked(kernel, length).astype(scale.dtype), scale)
-    return (x @ (kernel.T if transposed else kernel)).astype(x.dtype)
+        numbers = unpacked(kernel, length).astype(scale.dtype)
+        kernel = scaled(numbers, scale)
+    if transposed:
+        kernel = kernel.T
+    return (x @ kernel).astype(x.dtype)

@@ -23,12 +23,21 @@ def bernoulli(key: jax.Array, p: float, shape: tuple[int, ...]) -> jax.Array:
       >>> bernoulli(jax.random.key(0), 0.5, (4,)).tolist()
       [False, False, True, True]
     """
-    usual = str(jax.random.key_impl(key)) == "threefry2x32" and jnp.result_type(p) == jnp.float32
-    usual &= jax.config.jax_threefry_partitionable  # type: ignore[attr-defined]
-    in_c = Kernel(partial(_run, p=p, shape=shape), lambda _: usual and instructions() is not None)
-    return native_call(lambda key: jax.random.bernoulli(key, p, shape), in_c, key)
+    is_threefry = str(jax.random.key_impl(key)) == "threefry2x32"
+    partitionable = jax.config.jax_threefry_partitionable  # type: ignore[attr-defined]
+    usual = is_threefry and partitionable and jnp.result_type(p) == jnp.float32
+
+    def supports(key):
+        return usual and instructions() is not None
+
+    def in_jax(key):
+        return jax.random.bernoulli(key, p, shape)
+
+    in_c = Kernel(partial(_run, p=p, shape=shape), supports)
+    return native_call(in_jax, in_c, key)
 
 
 def _run(key, *, p, shape):
     below = np.int32(np.ceil(np.float32(p) * 2**23))  # of the 23 bits of a random number
-    return compute("jaxnet_keep", [shape], jax.random.key_data(key), dtype=bool, below=below)
+    words = jax.random.key_data(key)
+    return compute("jaxnet_keep", [shape], words, dtype=bool, below=below)

@@ -18,11 +18,13 @@ def supports(pre, kernel, *rest) -> bool:
       >>> supports(jnp.ones((1, 8, 12)), jnp.ones((3, 12)))  # one step needs no loop
       False
     """
+    dtypes = {array.dtype.name for array in (pre, kernel, *rest)}
+    if not dtypes <= {"float32", "bool"} or not countable(pre, kernel):
+        return False
     # Packing the kernel pays off after several steps, and the rows of a batch are divided among
     # threads.
-    floats = {a.dtype.name for a in (pre, kernel, *rest)} <= {"float32", "bool"}
-    long = countable(pre, kernel) and pre.shape[0] >= 8 and pre.shape[1] >= 4
-    return floats and long and instructions() is not None
+    time, batch, _ = pre.shape
+    return time >= 8 and batch >= 4 and instructions() is not None
 
 
 def run(pre, kernel, bias, *rest, slopes, memory):
@@ -37,13 +39,22 @@ def run(pre, kernel, bias, *rest, slopes, memory):
     Example:
       >>> h, c, last = run(pre, kernel, bias, c, h, slopes=False, memory=True)  # doctest: +SKIP
     """
-    carry, mask, like = rest[: 1 + memory], rest[1 + memory :], (*pre.shape[:2], len(kernel))
-    given, aliases = (pre, kernel, bias, *carry, *(m[..., 0] for m in mask)), {0: 1 + memory}
-    shapes = [like, *(c.shape for c in carry[:memory]), pre.shape, *[like] * 2 * memory]
-    shapes, aliases = (shapes, aliases) if slopes else (shapes[: 1 + memory], {})
+    time, batch, _ = pre.shape
+    features = len(kernel)
+    h = time, batch, features
+    state = batch, features
+    carry = rest[: 1 + memory]
+    mask = [steps[..., 0] for steps in rest[1 + memory :]]
+    shapes = [h, state] if memory else [h]
+    aliases = {}
+    if slopes:
+        aliases = {0: len(shapes)}  # the slopes of the gates overwrite pre
+        shapes.append(pre.shape)
+        shapes += [h, h] if memory else []
     target = "jaxnet_lstm" if memory else "jaxnet_rnn"
-    every, *more = compute(target, shapes, *given, aliases=aliases)
-    return [every, *more[:memory], every[-1], *more[memory:]]
+    every, *more = compute(target, shapes, pre, kernel, bias, *carry, *mask, aliases=aliases)
+    final = [*more[:memory], every[-1]]
+    return [every, *final, *more[memory:]]
 
 
 def run_back(*given, memory):
@@ -57,11 +68,15 @@ def run_back(*given, memory):
     Example:
       >>> d = run_back(*slopes, kernel, d_h, d_c, d_last, memory=True)  # doctest: +SKIP
     """
-    at, end = 2 + 2 * memory, -2 - memory
-    known, mask, d = given[:at], given[at:end], given[end:]
-    shapes = [leaf.shape for leaf in (known[0], *d[1:])]
+    known = 4 if memory else 2  # slopes and kernel
+    gradients = 3 if memory else 2  # by h of all steps and by the last carry
+    slopes_and_kernel = given[:known]
+    mask = [steps[..., 0] for steps in given[known:-gradients]]
+    d = given[-gradients:]
+    by_gates = given[0]
+    shapes = [leaf.shape for leaf in (by_gates, *d[1:])]
     target = "jaxnet_lstm_back" if memory else "jaxnet_rnn"
-    return compute(target, shapes, *known, *d, *(m[..., 0] for m in mask))
+    return compute(target, shapes, *slopes_and_kernel, *d, *mask)
 
 
 def loops(memory: bool) -> list[Kernel]:
@@ -76,6 +91,8 @@ def loops(memory: bool) -> list[Kernel]:
       >>> [kernel.linear for kernel in loops(memory=False)]
       [0, 0, 2]
     """
+    values = Kernel(partial(run, slopes=False, memory=memory), supports)
+    with_slopes = Kernel(partial(run, slopes=True, memory=memory), supports)
     back = Kernel(partial(run_back, memory=memory), supports)
-    forward = [Kernel(partial(run, slopes=s, memory=memory), supports) for s in (False, True)]
-    return [*forward, Kernel(linear=2 + memory, transpose=back)]
+    leaves = 3 if memory else 2  # the contribution of the inputs, and the carry
+    return [values, with_slopes, Kernel(linear=leaves, transpose=back)]

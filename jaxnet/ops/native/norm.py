@@ -24,12 +24,20 @@ def form_of(shape: tuple[int, ...], axes: tuple[int, ...]) -> tuple[int, ...] | 
       ((8, 35, 4, 3), (8, 1, 1, 5), None)
     """
     over = {axis % len(shape) for axis in axes}
-    parts = itertools.groupby(range(len(shape)), lambda axis: axis in over)
-    found = [(averaged, math.prod(shape[axis] for axis in part)) for averaged, part in parts]
-    if not found or found[0][0] or not 2 <= len(found) <= 4:
+    averaged, sizes = [], []
+    for is_averaged, part in itertools.groupby(range(len(shape)), lambda axis: axis in over):
+        averaged.append(is_averaged)
+        sizes.append(math.prod(shape[axis] for axis in part))
+    if not averaged or averaged[0]:
         return None
-    examples, *sizes = (size for _, size in found)
-    return (examples, 1, 1, *sizes) if len(sizes) == 1 else (examples, *sizes, 1)[:4]
+    match sizes:
+        case examples, members:
+            return examples, 1, 1, members
+        case examples, pixels, groups:
+            return examples, pixels, groups, 1
+        case examples, pixels, groups, members:
+            return examples, pixels, groups, members
+    return None
 
 
 def supports(x, scale, other, *, axes) -> bool:
@@ -45,12 +53,17 @@ def supports(x, scale, other, *, axes) -> bool:
       >>> supports(jnp.ones((2, 8)), jnp.ones(8), jnp.ones(8), axes=(0,))
       False
     """
-    floats = x.dtype in (jnp.float32, jnp.bfloat16) and scale.dtype == jnp.float32
-    form = form_of(x.shape, axes) if floats and countable(x) else None
-    if form is None or form[2] * form[3] != scale.size or scale.size < 16:
+    if x.dtype not in (jnp.float32, jnp.bfloat16) or scale.dtype != jnp.float32:
         return False
-    # XLA is as fast for rows of fewer entries, which stay in the cache.
-    return (form[1] > 1 or x.size >= 16384) and instructions() is not None
+    form = form_of(x.shape, axes) if countable(x) else None
+    if form is None or scale.size < 16:
+        return False
+    _, pixels, groups, members = form
+    if groups * members != scale.size:
+        return False
+    if pixels == 1 and x.size < 16384:
+        return False  # XLA is as fast for rows of fewer entries, which stay in the cache
+    return instructions() is not None
 
 
 def run(x, scale, other, *, axes, epsilon, centered):
@@ -66,12 +79,23 @@ def run(x, scale, other, *, axes, epsilon, centered):
       >>> x, one = jnp.ones((2, 20)), jnp.ones(20)
       >>> (y,) = run(x, one, one, axes=(-1,), epsilon=1e-5, centered=True)  # doctest: +SKIP
     """
-    form, back = form_of(x.shape, axes), other.shape == x.shape
-    wide, narrow = map(jax.ShapeDtypeStruct, (form, (scale.size,)), (x.dtype, scale.dtype))
-    arrays = x.reshape(form), scale.ravel(), other.reshape(form if back else scale.size)
-    call = jax.ffi.ffi_call("jaxnet_norm", [wide] + 2 * back * [narrow])
-    y, *sums = call(*arrays, centered=np.int32(centered), epsilon=np.float32(epsilon))
-    return [y.reshape(x.shape), *(a.reshape(scale.shape) for a in sums)]
+    form = form_of(x.shape, axes)
+    features = (scale.size,)
+    results = [jax.ShapeDtypeStruct(form, x.dtype)]
+    if other.shape == x.shape:
+        other = other.reshape(form)
+        results += [jax.ShapeDtypeStruct(features, scale.dtype)] * 2
+    else:
+        other = other.reshape(features)
+    call = jax.ffi.ffi_call("jaxnet_norm", results)
+    y, *sums = call(
+        x.reshape(form),
+        scale.ravel(),
+        other,
+        centered=np.int32(centered),
+        epsilon=np.float32(epsilon),
+    )
+    return [y.reshape(x.shape), *(of_features.reshape(scale.shape) for of_features in sums)]
 
 
 def kernels(axes: tuple[int, ...], epsilon: float, centered: bool) -> tuple[Kernel, Kernel]:
@@ -97,9 +121,12 @@ def has_moments(x, *others) -> bool:
       >>> has_moments(jnp.ones((4, 16), jnp.float16))
       False
     """
-    floats = x.dtype in (jnp.float32, jnp.bfloat16) and countable(x)
-    narrow = all(a.dtype == (x.dtype if a.shape == x.shape else jnp.float32) for a in others)
-    return floats and narrow and x.shape[-1] >= 16 <= x.size // 1024 and instructions() is not None
+    if x.dtype not in (jnp.float32, jnp.bfloat16) or not countable(x):
+        return False
+    for other in others:
+        if other.dtype != (x.dtype if other.shape == x.shape else jnp.float32):
+            return False
+    return x.shape[-1] >= 16 and x.size >= 16 * 1024 and instructions() is not None
 
 
 def moments(x, *others) -> list:
@@ -113,5 +140,7 @@ def moments(x, *others) -> list:
     Example:
       >>> mean, var = moments(jnp.ones((1024, 16)))  # doctest: +SKIP
     """
+    features = x.shape[-1:]
     # As lines: in rows of 16 bfloat16, XLA's relu's gradient takes over 30 times as long.
-    return compute("jaxnet_moments", [x.shape[-1:]] * 2, *(a.ravel() for a in (x, *others)))
+    lines = [array.ravel() for array in (x, *others)]
+    return compute("jaxnet_moments", [features, features], *lines)

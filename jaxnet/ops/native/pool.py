@@ -23,8 +23,9 @@ def supports(x, *given, form) -> bool:
       >>> supports(jnp.ones((1, 5, 16), int), form=form)
       False
     """
-    there = x.dtype == jnp.float32 and len(form.window) < 3 and countable(x)
-    return there and x.shape[-1] >= 16 and instructions() is not None
+    if x.dtype != jnp.float32 or len(form.window) > 2 or not countable(x):
+        return False
+    return x.shape[-1] >= 16 and instructions() is not None
 
 
 def run(x, *given, form):
@@ -40,15 +41,23 @@ def run(x, *given, form):
       >>> run(jnp.arange(80.0).reshape(1, 5, 16), form=form)[0][0, :, 0]  # doctest: +SKIP
       Array([32., 64.], dtype=float32)
     """
-    flat = (1,) * (2 - len(form.window))  # a line is an image of one row
-    numbers = [*flat, *form.window, *flat, *form.strides, *flat, *form.dilation]
-    numbers += [*(0 for _ in flat), *(low for low, _ in form.padding)]
-    spaces = form.inputs, form.outputs
-    image, result = ((x.shape[0], *flat, *space, x.shape[-1]) for space in spaces)
-    arrays = [x.reshape(image), *(a.reshape(result) for a in given)]
-    shape = image if given else result
+    axes = 2 - len(form.window)
+    flat = (1,) * axes  # a line is an image of one row
+    before = [low for low, _ in form.padding]
+    numbers = [
+        *(*flat, *form.window),
+        *(*flat, *form.strides),
+        *(*flat, *form.dilation),
+        *([0] * axes + before),
+    ]
+    batch, *_, features = x.shape
+    inputs = batch, *flat, *form.inputs, features
+    outputs = batch, *flat, *form.outputs, features
+    arrays = [x.reshape(inputs), *(dy.reshape(outputs) for dy in given)]
+    shape = inputs if given else outputs
     (y,) = compute("jaxnet_max_pool", [shape], *arrays, form=np.array(numbers, np.int64))
-    return [y.reshape(shape[0], *shape[1 + len(flat) :])]
+    space = form.inputs if given else form.outputs
+    return [y.reshape(batch, *space, features)]
 
 
 def kernels(form) -> tuple[Kernel, Kernel]:
