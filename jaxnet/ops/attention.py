@@ -313,7 +313,9 @@ def rotate_pairs(
     else:
         a, b = jnp.split(pairs, 2, axis=-1)
         join = jnp.concatenate
-    rotated = join([a * cos - b * sin, b * cos + a * sin], axis=-1)
+    turned_a = a * cos - b * sin
+    turned_b = b * cos + a * sin
+    rotated = join([turned_a, turned_b], axis=-1)
     rotated = rotated.reshape(pairs.shape).astype(x.dtype)
     return jnp.concatenate([rotated, rest], axis=-1)
 
@@ -509,7 +511,8 @@ def fused_attention(
     if lengths is not None:
         lengths = jnp.clip(lengths.astype(jnp.int32), 1, k.shape[1])
     if mask is not None:
-        mask = jnp.broadcast_to(mask, (*mask.shape[:2], q.shape[1], k.shape[1]))
+        batch, heads, *_ = mask.shape
+        mask = jnp.broadcast_to(mask, (batch, heads, q.shape[1], k.shape[1]))
     window = None if before is None else (before, 0)
     return jax.nn.dot_product_attention(
         q,

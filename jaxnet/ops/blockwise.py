@@ -169,7 +169,9 @@ def blockwise_attention(
     time = q.shape[1]
     places = k.shape[1]
     if ranges is None:
-        ranges = Ranges(np.zeros((1, time), np.int32), np.full((1, time), places, np.int32))
+        none = np.zeros((1, time), np.int32)
+        every = np.full((1, time), places, np.int32)
+        ranges = Ranges(none, every)
     first = jnp.clip(jnp.asarray(ranges.first), 0, places)
     last = jnp.clip(jnp.asarray(ranges.last), 0, places)
     rows, columns = sizes_of_blocks(q, k, ranges.near, block)
@@ -188,7 +190,9 @@ def blockwise_attention(
         in_c = float(scale), float(scoring.softcap or 0)
     without_arrays = scoring._replace(scale=scale, bias=None, key=None, sinks=None)
     how = _How(without_arrays, rows, columns, ranges.near, in_c)
-    return _traced_once(how, (q, k, v, bias), (first, last, mask, key, positions))
+    moving = q, k, v, bias
+    fixed = first, last, mask, key, positions
+    return _traced_once(how, moving, fixed)
 
 
 def sizes_of_blocks(q: Any, k: Any, near: Any = None, most: int | None = None) -> tuple[int, int]:
@@ -281,7 +285,8 @@ def _attended(how, moving, fixed):
     y = _join(total / some[..., None], q)
     lse = _join(lse[..., None], q)[..., 0]
     strange = _strange(q, k, v, *fixed[:3])
-    y = jnp.where(strange[..., None], jnp.nan, y).astype(v.dtype)
+    y = jnp.where(strange[..., None], jnp.nan, y)
+    y = y.astype(v.dtype)
     lse = jnp.where(strange, jnp.nan, lse)
     return y, lse.mT
 
@@ -305,8 +310,9 @@ def _tangents(how, moving, fixed, y, lse, d_moving):
     step, bounds = _step_of_tangents(how, moving, fixed, blocks, grid, lse)
 
     shape = blocks[0].shape[1:-1]
-    start = jnp.zeros((*shape, v.shape[-1]), wide), jnp.zeros(shape, wide)
-    start = varying(start, moving, fixed, d_moving)
+    no_total = jnp.zeros((*shape, v.shape[-1]), wide)
+    no_sums = jnp.zeros(shape, wide)
+    start = varying((no_total, no_sums), moving, fixed, d_moving)
     by_row = by_column = None
     if d_bias is not None:
         if len(d_bias) > 1:
@@ -327,7 +333,7 @@ def _cut_tangent(cut, x, d, dtype):
     """Return the blocks of a tangent in this dtype; None stays None."""
     if d is None:
         return None
-    blocks = jax.jvp(cut, (x,), (d,))[1]
+    _, blocks = jax.jvp(cut, (x,), (d,))
     return jax.tree.map(lambda block: block.astype(dtype), blocks)
 
 
@@ -350,7 +356,9 @@ def _step_of_tangents(how, moving, fixed, blocks, grid, lse):
     def along_function(d_function, i, j):
         """The tangent of the bias of a block, if the bias is a function of positions."""
         d_arrays = jax.tree.map(lambda d, x: d.astype(x.dtype), d_function, bias)
-        return jax.jvp(lambda bias: part(bias, i, j), (bias,), (d_arrays,))[1]
+        of_block = partial(part, i=i, j=j)
+        _, d_block = jax.jvp(of_block, (bias,), (d_arrays,))
+        return d_block
 
     def step(d_function, carry, i, j, d_q, d_k, d_v, d_bias):
         total, sums = carry
@@ -371,7 +379,8 @@ def _step_of_tangents(how, moving, fixed, blocks, grid, lse):
                 operands[number] = operand
             return jnp.where(seen, _scores(how, *operands), least)
 
-        s, d_s = jax.jvp(scores, [at[number] for number in moved], list(moved.values()))
+        primals = [at[number] for number in moved]
+        s, d_s = jax.jvp(scores, primals, list(moved.values()))
         p = jnp.where(seen, jnp.exp(s - known[i][..., None]), 0)
         drop = partial(_drop, how, key, at=i * grid.columns + j)
         if moved:
@@ -476,8 +485,10 @@ def _window_of_columns(grid, column):
     ends = grid.rows + grid.length - 1 - grid.columns + grid.start
 
     def cut(x):
-        widths = [(-grid.start, ends, 0)] + [(0, 0, 0)] * (x.ndim - 1)
-        return lax.pad(x, jnp.zeros((), x.dtype), widths)
+        widths = [(0, 0, 0)] * x.ndim
+        widths[0] = (-grid.start, ends, 0)
+        zero = jnp.zeros((), x.dtype)
+        return lax.pad(x, zero, widths)
 
     every = jax.tree.map(cut, column)
     kept = grid.length - 1
@@ -518,7 +529,8 @@ def _cut_all(cuts, arrays) -> list[Any]:
 
 def _strange(q, k, v, first, last, mask):
     """Return which queries see a place that is not finite, (batch, time, heads or 1)."""
-    strange = ~(jnp.isfinite(k).all(-1) & jnp.isfinite(v).all(-1))  # (batch, places, groups)
+    finite = jnp.isfinite(k).all(-1) & jnp.isfinite(v).all(-1)
+    strange = ~finite  # (batch, places, groups)
     if mask is not None and mask.shape[2] == 1:  # padding: no time x places
         strange &= mask.any((1, 2))[..., None]
     elif mask is not None:
@@ -527,10 +539,13 @@ def _strange(q, k, v, first, last, mask):
         seen = mask & in_range[:, None]
         of_places = strange.any(-1)[:, None, None]
         return (seen & of_places).any(-1).mT
-    counts = jnp.pad(jnp.cumsum(strange, axis=1), ((0, 0), (1, 0), (0, 0)))
+    counts = jnp.cumsum(strange, axis=1)
+    counts = jnp.pad(counts, ((0, 0), (1, 0), (0, 0)))
     before = jnp.take_along_axis(counts, first[..., None], 1)
     until = jnp.take_along_axis(counts, last[..., None], 1)
-    return jnp.repeat(jnp.less(before, until), q.shape[2] // k.shape[2], 2)
+    of_groups = jnp.less(before, until)
+    heads_of_group = q.shape[2] // k.shape[2]
+    return jnp.repeat(of_groups, heads_of_group, 2)
 
 
 def _fixed(how, k, fixed):
@@ -543,7 +558,9 @@ def _fixed(how, k, fixed):
 
     def allowed(i, j):
         place = (j * how.columns + jnp.arange(how.columns))[None, None]
-        seen = (first[:, i, :, None] <= place) & (place < last[:, i, :, None])
+        after_first = first[:, i, :, None] <= place
+        before_last = place < last[:, i, :, None]
+        seen = after_first & before_last
         seen = seen[:, None, None]  # (batch or 1, 1, 1, queries, places)
         if table is None:
             return seen
@@ -563,8 +580,8 @@ def _fixed(how, k, fixed):
 
 def _scores(how, q, k, bias):
     wide = jnp.promote_types(q.dtype, jnp.float32)
-    scores = jnp.einsum("bgrqd,bgkd->bgrqk", q, k, preferred_element_type=wide)
-    return how.scoring.capped(scores * how.scoring.scale, bias)
+    products = jnp.einsum("bgrqd,bgkd->bgrqk", q, k, preferred_element_type=wide)
+    return how.scoring.capped(products * how.scoring.scale, bias)
 
 
 def _mix(p, v):
@@ -599,8 +616,10 @@ def _blocks(x, axis, block):
     widths = [(0, 0)] * x.ndim
     widths[axis] = (0, -x.shape[axis] % block)
     x = jnp.pad(x, widths)
-    before, size, after = x.shape[:axis], x.shape[axis], x.shape[axis + 1 :]
-    return x.reshape(*before, size // block, block, *after)
+    count = x.shape[axis] // block
+    before = x.shape[:axis]
+    after = x.shape[axis + 1 :]
+    return x.reshape(*before, count, block, *after)
 
 
 def _rows(how, groups, x):

@@ -159,7 +159,8 @@ _SHARED = {
 
 
 def _result(a, b, *, wanted, form):
-    return a.update(shape=form.result(a.shape, b.shape, wanted), weak_type=False)
+    shape = form.result(a.shape, b.shape, wanted)
+    return a.update(shape=shape, weak_type=False)
 
 
 def _transpose(operand, cotangent, a, b, *, wanted, form):
@@ -173,9 +174,10 @@ def _transpose(operand, cotangent, a, b, *, wanted, form):
 
 def _batch(operands, dims, *, wanted, form):
     """Stack both along e if both are batched; fold one into the axis it shares with the result."""
-    operands = [
-        a if dim is None else jnp.moveaxis(a, dim, 0) for a, dim in zip(operands, dims, strict=True)
-    ]
+    operands = list(operands)
+    for number, dim in enumerate(dims):
+        if dim is not None:
+            operands[number] = jnp.moveaxis(operands[number], dim, 0)
     if None not in dims:
         size, each = operands[0].shape[:2]
         # (b, e, ...) -> (b * e, ...)

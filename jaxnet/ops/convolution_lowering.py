@@ -61,7 +61,8 @@ class Form(NamedTuple):
             return (*a[:2], *self.outputs, b[-1])
         if wanted == "x":
             return (*b[:2], *self.inputs, a[-2] * self.groups)
-        return (a[0], *self.window, a[-1] // self.groups, b[-1])
+        inputs = a[-1] // self.groups
+        return (a[0], *self.window, inputs, b[-1])
 
 
 def of_rows(rows: tuple[int, ...]) -> Form:
@@ -74,7 +75,8 @@ def of_rows(rows: tuple[int, ...]) -> Form:
       >>> of_rows((7,)).outputs
       (7,)
     """
-    return Form((1,), ((0, 0),), (1,), (1,), 1, rows, (1,))
+    once = (1,)
+    return Form(once, ((0, 0),), once, once, 1, rows, window=once)
 
 
 def _dilated(sizes, dilation) -> tuple[int, ...]:
@@ -181,7 +183,9 @@ def _canonical(x, w, form):
         x = lax.optimization_barrier(padded(x, form.padding, form.input_dilation))
         axes = len(form.window)
         form = form._replace(
-            padding=((0, 0),) * axes, input_dilation=(1,) * axes, inputs=x.shape[1:-1]
+            padding=((0, 0),) * axes,
+            input_dilation=(1,) * axes,
+            inputs=x.shape[1:-1],
         )
     return _plain(x, w, form)
 
@@ -205,8 +209,10 @@ def _input_gradient(w, y, form):
     axes = len(form.window)
     groups = form.groups
     features = w.shape[-1] // groups
-    w = jnp.flip(w, range(axes)).reshape(*form.window, -1, groups, features)
-    w = jnp.swapaxes(w, -1, -3).reshape(*form.window, features, -1)  # (*window, o / g, i)
+    w = jnp.flip(w, range(axes))
+    w = w.reshape(*form.window, -1, groups, features)
+    w = jnp.swapaxes(w, -1, -3)
+    w = w.reshape(*form.window, features, -1)  # (*window, o / g, i)
     # Adds zeros after y, until the result has the size of x.
     padding = tuple((span - 1 - low, x - y + low) for x, y, span, low in form.reach())
     transposed = form._replace(
@@ -226,7 +232,8 @@ def _kernel_gradient(x, y, form):
     (seen,) = _seen(x, form)
     seen = seen.reshape(-1, x.shape[-1])
     y = y.reshape(-1, y.shape[-1])
-    found = lax.dot_general(seen, y, (((0,), (0,)), ((), ())))
+    over_rows = ((0,), (0,)), ((), ())
+    found = lax.dot_general(seen, y, over_rows)
     return found.reshape(*form.window, *found.shape)
 
 
@@ -235,7 +242,10 @@ def _as_convolution(x, y, form):
     # Adds zeros after x, until the result has the size of the window; negative numbers crop.
     padding = tuple((low, y + span - 1 - x - low) for x, y, span, low in form.reach())
     transposed = form._replace(
-        padding=padding, window=form.outputs, strides=form.dilation, dilation=form.strides
+        padding=padding,
+        window=form.outputs,
+        strides=form.dilation,
+        dilation=form.strides,
     )
     x = jnp.swapaxes(x, 0, -1)  # (i, *space, n)
     y = jnp.moveaxis(y, 0, -2)  # (*space, n, o)

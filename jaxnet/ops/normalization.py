@@ -70,7 +70,9 @@ def _beside(a, x):
 def _first(x, axes):
     """Return the first entry along these axes, which are kept."""
     averaged = {axis % x.ndim for axis in axes}
-    first = [slice(1) if axis in averaged else slice(None) for axis in range(x.ndim)]
+    first = [slice(None)] * x.ndim
+    for axis in averaged:
+        first[axis] = slice(1)
     return x[tuple(first)]
 
 
@@ -110,7 +112,8 @@ def _push_batch(epsilon, x, mean, scale, var, dx, dscale, dbias):
     mean, scale, dscale, dbias = (_beside(a, x) for a in (mean, scale, dscale, dbias))
     root = lax.rsqrt(_beside(var, x) + epsilon)
     first = _first(x, axes)  # x minus its mean is written in a third way
-    minus_mean = (x - first).sum(axes, keepdims=True) / -math.prod(x.shape[:-1]) - first
+    count = math.prod(x.shape[:-1])
+    minus_mean = (x - first).sum(axes, keepdims=True) / -count - first
     dmean = dx.mean(axes, keepdims=True)
     dvar = 2 * ((x + -mean) * dx).mean(axes, keepdims=True)
     factor = root * scale
@@ -129,7 +132,8 @@ def _back(epsilon, x, mean, scale, var, dy, dmean, dvar):
     offset = dmean - factor * total
     slope = 2 * dvar - factor * root**2 * along
     dx = _beside(factor, x) * dy.astype(wide) + _beside(offset / count, x)
-    dx += (x.astype(wide) + -_beside(mean, x)) * _beside(slope / count, x)
+    centered = x.astype(wide) + -_beside(mean, x)
+    dx += centered * _beside(slope / count, x)
     return dx.astype(x.dtype), along * root, total
 
 

@@ -42,7 +42,8 @@ def window_maxima(
     if not jnp.issubdtype(x.dtype, jnp.floating):
         return _maxima(form, x)
     if _is_tiling(form):
-        return _largest(padded(wide(x), padding, fill=-jnp.inf), window).astype(x.dtype)
+        y = _largest(padded(wide(x), padding, fill=-jnp.inf), window)
+        return y.astype(x.dtype)
     return _highest(x, form)
 
 
@@ -167,8 +168,11 @@ def _phases(x, axis, size, stride):
     pads = [(0, 0, 0)] * x.ndim
     pads[axis] = (0, size * stride - x.shape[axis], 0)
     x = lax.pad(x, jnp.zeros((), x.dtype), pads)
-    x = x.reshape(*x.shape[:axis], size, stride, *x.shape[axis + 1 :])
-    return [lax.index_in_dim(x, i, axis + 1, keepdims=False) for i in range(stride)]
+    before = x.shape[:axis]
+    after = x.shape[axis + 1 :]
+    x = x.reshape(*before, size, stride, *after)
+    along = axis + 1
+    return [lax.index_in_dim(x, phase, along, keepdims=False) for phase in range(stride)]
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(1,))
@@ -192,7 +196,8 @@ def _largest_tangent(size, primals, tangents):
     within = range(2, 2 * len(size) + 1, 2)  # the axes of a window
     first = jnp.expand_dims(jnp.sqrt(first), within)
     numbers = jnp.arange(math.prod(size), dtype=jnp.float32)
-    numbers = numbers.reshape(1, *(n for k in size for n in (1, k)), 1)
+    of_window = [length for k in size for length in (1, k)]
+    numbers = numbers.reshape(1, *of_window, 1)
     y = _largest(x, size)
     picked = jnp.where(first == numbers, _cut(dx, size), 0)
     return y, picked.sum(within)

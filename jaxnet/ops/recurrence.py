@@ -85,7 +85,8 @@ def unroll(
     if cell in _IN_C and biases[0] is None:
         biases = jnp.zeros(pre.shape[-1:], pre.dtype), None
     # Compiled by itself, so that calls outside jit do not compile it each time.
-    loop = memo_of(cell.step).of("loop", lambda: jax.jit(partial(_unrolled, cell)))
+    memo = memo_of(cell.step)
+    loop = memo.of("loop", lambda: jax.jit(partial(_unrolled, cell)))
     return loop(pre, kernel, biases, carry, mask)
 
 
@@ -233,7 +234,7 @@ def _keep(mask, new, old):
     """Return the new carry if the mask is True, else the old one."""
     if mask is None:
         return new
-    return jax.tree.map(lambda n, o: jnp.where(mask, n, o), new, old)
+    return jax.tree.map(partial(jnp.where, mask), new, old)
 
 
 def _advance(cell, pre, kernel, biases, carry, mask):
@@ -296,7 +297,10 @@ def _push(cell, slopes, kernel, mask, d, d_carry):
 
 # In 32 and 16 bits these cells run these loops in C on CPU.
 _LOOPS = _loop, _loop_with_slopes, _push
-_IN_C = {cell: dict(zip(_LOOPS, lstm.loops(cell.memory), strict=True)) for cell in (LSTM, TANH)}
+_IN_C = {
+    LSTM: dict(zip(_LOOPS, lstm.loops(memory=True), strict=True)),
+    TANH: dict(zip(_LOOPS, lstm.loops(memory=False), strict=True)),
+}
 
 
 def _run(loop, cell, *args):
@@ -315,7 +319,8 @@ def _unrolled_tangents(cell, primals, tangents):
     pre, kernel, biases, carry, mask = primals
     d_pre, d_kernel, (d_bias, d_recurrent_bias), d_carry, _ = tangents
     h, final, slopes = _run(_loop_with_slopes, cell, pre, kernel, biases, carry, mask)
-    before = jnp.concatenate([hidden(carry)[None], h[:-1]])  # (time, batch, features)
+    first = hidden(carry)
+    before = jnp.concatenate([first[None], h[:-1]])  # (time, batch, features)
     d_product = plus(product(before, d_kernel), d_recurrent_bias)
     d = cell.inject(slopes, plus(d_pre, d_bias), d_product)
     return (h, final), _run(_push, cell, slopes, kernel, mask, d, d_carry)

@@ -137,7 +137,8 @@ def _part(how, q, k, v, bias, first, last, key, n):
     if bias is not None:
         at = jnp.arange(k.shape[1])
         bias = Placed(bias, here * k.shape[1] + at, start + at)
-    return blockwise_attention(q, k, v, ranges, None, scoring._replace(key=key, bias=bias))
+    scoring = scoring._replace(key=key, bias=bias)
+    return blockwise_attention(q, k, v, ranges, None, scoring)
 
 
 def _send(axis, tree):
@@ -207,7 +208,8 @@ def _backward(how, kept, cotangents):
 
         (new, more), pull = jax.vjp(run, q, k, v, bias)
         weight = _weight(more, total)
-        through = (d_y * (new - y).astype(total.dtype)).sum(-1).mT + d_total
+        along = d_y * (new - y).astype(total.dtype)
+        through = along.sum(-1).mT + d_total
         d_new = (weight * d_y).astype(v.dtype)
         d_more = weight[..., 0].mT * through
         added = pull((d_new, d_more))

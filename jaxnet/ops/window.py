@@ -210,7 +210,8 @@ def padded(x: jax.Array, padding: Pairs, input_dilation: Sizes = (), fill: Any =
     apart = input_dilation or (1,) * len(padding)
     edges = [(low, high, step - 1) for (low, high), step in zip(padding, apart, strict=True)]
     none = (0, 0, 0)
-    return lax.pad(x, jnp.asarray(fill, x.dtype), (none, *edges, none))
+    fill = jnp.asarray(fill, x.dtype)
+    return lax.pad(x, fill, (none, *edges, none))
 
 
 def taps(
@@ -248,7 +249,12 @@ def taps(
     for tap in itertools.product(*map(range, window)):
         start = [entry * apart for entry, apart in zip(tap, dilation, strict=True)]
         stop = [first + length for first, length in zip(start, lengths, strict=True)]
-        yield lax.slice(x, (0, *start, 0), (batch, *stop, features), (1, *strides, 1))
+        yield lax.slice(
+            x,
+            start_indices=(0, *start, 0),
+            limit_indices=(batch, *stop, features),
+            strides=(1, *strides, 1),
+        )
 
 
 def _is_pair(value: Any) -> bool:

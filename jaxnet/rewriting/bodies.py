@@ -294,7 +294,8 @@ def _cond(eqn: Any, given: list[Value]) -> list[Value]:
         return jax.make_jaxpr(inside)(*operands)
 
     branches = tuple(map(traced, eqn.params["branches"]))
-    return bind(eqn, [index, *jax.tree.leaves(operands)], eqn.params | {"branches": branches})
+    leaves = jax.tree.leaves(operands)
+    return bind(eqn, [index, *leaves], eqn.params | {"branches": branches})
 
 
 def _shard_map(eqn: Any, given: list[Value]) -> list[Value]:

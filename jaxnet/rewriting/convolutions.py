@@ -73,8 +73,10 @@ def _derivative_by_y(eqn: Any, x: Value, w: Value) -> list[Value]:
         y = bilinear(x[None], w[None], wanted="y", form=form)
         return _result(eqn, y[0])
     # Groups of the batch, each with kernels of its own, are independent convolutions.
-    x = x.reshape(groups, x.shape[0] // groups, *x.shape[1:])
-    w = w.reshape(*w.shape[:-1], groups, w.shape[-1] // groups)
+    images, *of_image = x.shape
+    *of_kernel, outputs = w.shape
+    x = x.reshape(groups, images // groups, *of_image)
+    w = w.reshape(*of_kernel, groups, outputs // groups)
     w = jnp.moveaxis(w, -2, 0)
     y = bilinear(x, w, wanted="y", form=form)
     y = jnp.moveaxis(y, 0, -2)  # (n, *positions, groups, o)
@@ -86,6 +88,7 @@ def _derivative_by_w(eqn: Any, x: Value, y: Value) -> list[Value]:
     (batch, features, *space), (out, into, *window), result = params["dimension_numbers"]
     x = _widened(eqn, in_order(x, (features, *space, batch)))
     y = _widened(eqn, in_order(y, (into, *window, out)))
+    shape = eqn.outvars[0].aval.shape
     form = Form(
         tuple(params["rhs_dilation"]),
         tuple((int(low), 0) for low, _ in params["padding"]),
@@ -93,7 +96,7 @@ def _derivative_by_w(eqn: Any, x: Value, y: Value) -> list[Value]:
         tuple(params["lhs_dilation"]),
         params["batch_group_count"],
         inputs=x.shape[1:-1],
-        window=tuple(eqn.outvars[0].aval.shape[axis] for axis in result[2:]),
+        window=tuple(shape[axis] for axis in result[2:]),
         precision=_precision(eqn),
     )
     form = _with_outputs(form, y.shape[1:-1])

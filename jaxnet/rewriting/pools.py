@@ -39,7 +39,8 @@ def _window(eqn: Any) -> _Window | None:
     sizes = params["window_dimensions"]
     rank = len(sizes)
     once = (1,) * rank
-    if params.get("base_dilation", once) != once or eqn.outvars[0].aval.dtype not in FLOATS:
+    dtype = eqn.outvars[0].aval.dtype
+    if dtype not in FLOATS or params.get("base_dilation", once) != once:
         return None
     dilation = params.get("window_dilation", once)
     each = list(zip(sizes, params["window_strides"], params["padding"], dilation, strict=True))
@@ -112,10 +113,12 @@ def _pooled(
     arrays = [in_order(value, axes) for value in given]
 
     def viewed(array):
-        before, space, after = array.shape[:place], array.shape[place:end], array.shape[end:]
-        return array.reshape(math.prod(before), *space, math.prod(after))
+        batch = math.prod(array.shape[:place])
+        features = math.prod(array.shape[end:])
+        return array.reshape(batch, *array.shape[place:end], features)
 
     y = pool(*map(viewed, arrays))
     _, *positions, _ = y.shape
     shape = arrays[0].shape
-    return [stored(y.reshape(*shape[:place], *positions, *shape[end:]), axes)]
+    y = y.reshape(*shape[:place], *positions, *shape[end:])
+    return [stored(y, axes)]

@@ -76,7 +76,8 @@ def _register(library: Any) -> None:
 
 def countable(*arrays: Any) -> bool:
     """Return whether the library can count the sizes of arrays: in an open export it cannot."""
-    return all(isinstance(n, int) and 0 < n < 2**31 for array in arrays for n in array.shape)
+    sizes = [size for array in arrays for size in array.shape]
+    return all(isinstance(size, int) and 0 < size < 2**31 for size in sizes)
 
 
 def compute(

@@ -50,7 +50,8 @@ def run(q, k, v, first, last, *, form: tuple[float, float]):
     y, top, sums = _call("jaxnet_attention", shapes, q, k, v, first, last, form=form)
     log2 = np.float32(np.log(2))
     some = jnp.where(sums == 0, 1, sums)
-    total = jnp.where(sums == 0, -jnp.inf, top * log2 + jnp.log(some))
+    logarithm = top * log2 + jnp.log(some)
+    total = jnp.where(sums == 0, -jnp.inf, logarithm)
     return [y, total]
 
 
@@ -74,7 +75,8 @@ def _call(target, shapes, q, k, v, first, last, *rest, form):
     rows = q.shape[:2]
     first = jnp.broadcast_to(first, rows).astype(jnp.int32)
     last = jnp.broadcast_to(last, rows).astype(jnp.int32)
-    return compute(target, shapes, q, k, v, first, last, *rest, form=np.array(form, np.float32))
+    operands = q, k, v, first, last, *rest
+    return compute(target, shapes, *operands, form=np.array(form, np.float32))
 
 
 def values(form: tuple[float, float]) -> Kernel:
@@ -145,5 +147,6 @@ def _run_one(q, k, v, *rest, form):
         *(numbers.astype(jnp.float32) for numbers in bias),
     ]
     shapes = [(batch, heads, v.shape[3]), scores]
-    y, weights = compute("jaxnet_attention_one", shapes, *operands, form=np.array(form, np.float32))
+    numbers = np.array(form, np.float32)
+    y, weights = compute("jaxnet_attention_one", shapes, *operands, form=numbers)
     return [y[:, None], weights[:, :, None]]

@@ -39,8 +39,9 @@ def supports(a, b, *, wanted: str, form) -> bool:
       >>> supports(x.astype(int), x, wanted="y", form=form)
       False
     """
-    floats = a.dtype == b.dtype and a.dtype in (jnp.float32, jnp.bfloat16, jnp.float16)
-    if len(form.window) > 3 or not floats or not countable(a, b):
+    if a.dtype != b.dtype or a.dtype not in (jnp.float32, jnp.bfloat16, jnp.float16):
+        return False
+    if len(form.window) > 3 or not countable(a, b):
         return False
     if wanted == "w" and max(form.input_dilation) > 1:
         if max(form.strides) > 1:
@@ -112,9 +113,12 @@ def convolution(a: jax.Array, b: jax.Array, *, wanted: str, form) -> jax.Array:
         return convolution(a, b, wanted=wanted, form=form).astype(dtype)
     if wanted == "w" and max(form.input_dilation) > 1:
         found = convolution(b, a, wanted="w", form=_mirrored(form))
-        return _mirrored_kernel(found, form.groups).reshape(form.result(a.shape, b.shape, "w"))
+        found = _mirrored_kernel(found, form.groups)
+        return found.reshape(form.result(a.shape, b.shape, "w"))
     found = _direct(a, b, wanted, form)
-    return _without_unread(found, form) if wanted == "x" else found
+    if wanted == "x":
+        found = _without_unread(found, form)
+    return found
 
 
 def _winograd(a, b, wanted, form, tile):
@@ -155,7 +159,8 @@ def _direct(a, b, wanted, form):
     a = a.reshape(volume(a.shape, wanted == "x"))
     b = b.reshape(volume(b.shape, wanted == "y"))
     shapes = [volume(shape, wanted == "w")]
-    (found,) = compute(TARGET, shapes, a, b, form=np.array(numbers, np.int64), dtype=a.dtype)
+    numbers = np.array(numbers, np.int64)
+    (found,) = compute(TARGET, shapes, a, b, form=numbers, dtype=a.dtype)
     return found.reshape(shape)
 
 
@@ -166,8 +171,9 @@ def _without_unread(x, form):
     """
     for axis, seen in enumerate(_read(form), 2):
         if not seen.all():
-            seen = seen.reshape((-1,) + (1,) * (x.ndim - axis - 1))
-            x = jnp.where(np.broadcast_to(seen, x.shape), x, 0)
+            after = (1,) * (x.ndim - axis - 1)
+            seen = np.broadcast_to(seen.reshape(-1, *after), x.shape)
+            x = jnp.where(seen, x, 0)
     return x
 
 
@@ -229,7 +235,8 @@ def _read(form) -> list[np.ndarray]:
     """Return by axis which entries of x an output depends on."""
     masks = []
     for axis, length in enumerate(form.inputs):
-        taps = np.arange(form.window[axis]) * form.dilation[axis] - form.padding[axis][0]
+        low, _ = form.padding[axis]
+        taps = np.arange(form.window[axis]) * form.dilation[axis] - low
         starts = np.arange(form.outputs[axis]) * form.strides[axis]
         read = np.add.outer(starts, taps)
         entries = np.arange(length) * form.input_dilation[axis]

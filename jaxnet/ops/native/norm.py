@@ -95,7 +95,8 @@ def run(x, scale, other, *, axes, epsilon, centered):
         centered=np.int32(centered),
         epsilon=np.float32(epsilon),
     )
-    return [y.reshape(x.shape), *(of_features.reshape(scale.shape) for of_features in sums)]
+    gradients = [of_features.reshape(scale.shape) for of_features in sums]
+    return [y.reshape(x.shape), *gradients]
 
 
 def kernels(axes: tuple[int, ...], epsilon: float, centered: bool) -> tuple[Kernel, Kernel]:

@@ -55,7 +55,8 @@ def run(x, *given, form):
     outputs = batch, *flat, *form.outputs, features
     arrays = [x.reshape(inputs), *(dy.reshape(outputs) for dy in given)]
     shape = inputs if given else outputs
-    (y,) = compute("jaxnet_max_pool", [shape], *arrays, form=np.array(numbers, np.int64))
+    windows = np.array(numbers, np.int64)
+    (y,) = compute("jaxnet_max_pool", [shape], *arrays, form=windows)
     space = form.inputs if given else form.outputs
     return [y.reshape(batch, *space, features)]
 
