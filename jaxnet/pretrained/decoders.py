@@ -1,59 +1,60 @@
 """Decoders: Llama, SmolLM, Mistral, Mixtral, Qwen, Gemma, OLMo, Phi, Granite, GPT-2 and gpt-oss."""
 
-import math
 from collections.abc import Callable, Mapping
-from functools import partial
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 
-from jaxnet import Layer, compose
-from jaxnet import rotary as turn
 from jaxnet.interop import invertible, part, shaped, transposed
-from jaxnet.models.decoder import decoder
 from jaxnet.pretrained import gpt_oss
 from jaxnet.pretrained.config import (
     ACTIVATIONS,
-    KIND,
     OTHERWISE,
     Config,
     Family,
     Rows,
     Stored,
-    is_positive,
     without,
 )
-
-ROPE = (
-    "rope_theta", "rope_type", "type", "factor", "low_freq_factor", "high_freq_factor",
-    "original_max_position_embeddings", "partial_rotary_factor", "attention_factor", "beta_fast",
-    "beta_slow", "mscale", "mscale_all_dim", "short_factor", "long_factor",
-)  # fmt: skip
-SCALINGS = "default", "linear", "dynamic", "yarn", "llama3", "longrope"
-BY_KIND = "gemma3_text", "olmo3"  # whose entries of rotations are by kind of layer
+from jaxnet.pretrained.rotations import SLIDING, rotation, scaled_decoder
+from jaxnet.pretrained.rows import norm_rows
 
 # Ends of the names of buffers that older files have in addition to the weights.
 BUFFERS = (".rotary_emb.inv_freq", ".attn.bias", ".attn.masked_bias")
 
-# Beginnings and names of weights, of most families and of GPT-2.
-PREFIXES = "model.", "transformer."
-EMBEDDING = "embed_tokens.weight", "wte.weight"
 HEAD = "lm_head.weight"
+# Names of weights, in most families and in GPT-2: the prefix, the embedding and the layers.
+LLAMA_WEIGHTS = "model.", "embed_tokens.weight", "layers"
+GPT2_WEIGHTS = "transformer.", "wte.weight", "h"
 # The kernels of a block of `jn.models.decoder`, and their names in most families and in GPT-2.
 LLAMA_NAMES = {
-    f"attention/{ours}": f"self_attn.{ours[0]}_proj" for ours in ("query", "key", "value")
+    "attention/query": "self_attn.q_proj",
+    "attention/key": "self_attn.k_proj",
+    "attention/value": "self_attn.v_proj",
+    "attention/out": "self_attn.o_proj",
+    "mlp_in": "mlp.gate_proj",
+    "mlp_gate": "mlp.up_proj",
+    "mlp_out": "mlp.down_proj",
 }
-LLAMA_NAMES |= {"attention/out": "self_attn.o_proj", "mlp_in": "mlp.gate_proj"}
-LLAMA_NAMES |= {"mlp_gate": "mlp.up_proj", "mlp_out": "mlp.down_proj"}
-# Names of rows that are parts of one array in Phi: the queries, keys and values, and the MLP.
-PHI3_NAMES = {name: "self_attn.qkv_proj" for name in ("query", "key", "value")}
-PHI3_NAMES |= {"mlp_in": "mlp.gate_up_proj", "mlp_gate": "mlp.gate_up_proj"}
-GPT2_NAMES = {"attention/out": "attn.c_proj", "mlp_in": "mlp.c_fc", "mlp_out": "mlp.c_proj"}
+GPT2_NAMES = {
+    "attention/out": "attn.c_proj",
+    "mlp_in": "mlp.c_fc",
+    "mlp_out": "mlp.c_proj",
+}
+# Names in Phi, where several kernels are parts of one array.
+PHI3_NAMES = {
+    "attention/query": "self_attn.qkv_proj",
+    "attention/key": "self_attn.qkv_proj",
+    "attention/value": "self_attn.qkv_proj",
+    "mlp_in": "mlp.gate_up_proj",
+    "mlp_gate": "mlp.gate_up_proj",
+}
+# Our kernels of an expert -> theirs, in Mixtral and in Qwen.
+MIXTRAL_EXPERT = {"mlp_in": "w1", "mlp_gate": "w3", "mlp_out": "w2"}
+QWEN_EXPERT = {"mlp_in": "gate_proj", "mlp_gate": "up_proj", "mlp_out": "down_proj"}
 
 # Gemma stores what is added to 1.
 _plus_one = invertible(lambda a: np.asarray(a, np.float32) + 1, lambda a: a - 1)
-
 
 # The options of `decoder` that an entry of a config states as it is.
 OPTIONS = {
@@ -69,25 +70,33 @@ GPT2_OPTIONS = {
 
 def _llama(config: Config) -> dict[str, Any]:
     """Return the options that most families have."""
+    _check_heads(config)
     given = config.entries
-    heads, groups = given["num_attention_heads"], given["num_key_value_heads"]
-    size = given.get("head_dim")
+    biased = ("query", "key", "value", "out") if given.get("attention_bias") else ()
+    if given.get("mlp_bias"):
+        biased = (*biased, "mlp")
+    activation = given.get("hidden_act") or given["hidden_activation"]
+    return {
+        **{option: given[entry] for option, entry in OPTIONS.items()},
+        "activation": ACTIVATIONS[activation],
+        "use_bias": biased,
+        "rotary": rotation(config),
+    }
+
+
+def _check_heads(config: Config) -> None:
+    """Raise if the sizes of the attention do not fit together."""
+    given = config.entries
+    width, heads = given["hidden_size"], given["num_attention_heads"]
+    groups, size = given["num_key_value_heads"], given.get("head_dim")
     if groups and heads % groups:
         raise config.error(
             f"num_key_value_heads must divide num_attention_heads = {heads}, got {groups}"
         )
-    if size is None and given["hidden_size"] % heads:
-        raise config.error(
-            f"num_attention_heads must divide hidden_size = {given['hidden_size']}, got {heads}"
-        )
-    if (size or given["hidden_size"] // heads) % 2:
+    if size is None and width % heads:
+        raise config.error(f"num_attention_heads must divide hidden_size = {width}, got {heads}")
+    if (size or width // heads) % 2:
         raise config.error("the size of a head must be even, since pairs of features are rotated")
-    biased = ("query", "key", "value", "out") if given.get("attention_bias") else ()
-    return {option: given[entry] for option, entry in OPTIONS.items()} | {
-        "activation": ACTIVATIONS[given.get("hidden_act") or given["hidden_activation"]],
-        "use_bias": (*biased, "mlp") if given.get("mlp_bias") else biased,
-        "rotary": _rotation(config),
-    }
 
 
 def _mistral(config: Config) -> dict[str, Any]:
@@ -105,28 +114,31 @@ def _qwen2(config: Config) -> dict[str, Any]:
     window = _window(config) if config.entries["use_sliding_window"] else None
     first, depth = config.entries["max_window_layers"], config.entries["num_hidden_layers"]
     near = [window is not None and i >= first for i in range(depth)]
-    return _llama(config) | _windows(config, near, window) | {"use_bias": ("query", "key", "value")}
+    own = {"use_bias": ("query", "key", "value")}
+    return _llama(config) | _windows(config, near, window) | own
 
 
 def _qwen3(config: Config) -> dict[str, Any]:
-    return _qwen2(config) | {"use_bias": _llama(config)["use_bias"], "qk_norm": "head"}
+    use_bias = _llama(config)["use_bias"]
+    return _qwen2(config) | {"use_bias": use_bias, "qk_norm": "head"}
 
 
 def _gemma2(config: Config, every: int = 2) -> dict[str, Any]:
-    given, window = config.entries, _window(config)
+    given = config.entries
     near = [(i + 1) % every > 0 for i in range(given["num_hidden_layers"])]
-    return _llama(config) | {
+    return {
+        **_llama(config),
         "norm_at": "both",
         "scale": given["query_pre_attn_scalar"] ** -0.5,
         "softcap": given["attn_logit_softcapping"],
         "logit_softcap": given["final_logit_softcapping"],
         "embedding_scale": given["hidden_size"] ** 0.5,
-        **_windows(config, near, window),
+        **_windows(config, near, _window(config)),
     }
 
 
 def _gemma3(config: Config) -> dict[str, Any]:
-    own = {"qk_norm": "head", "local_rotary": _rotation(config, "sliding_attention")}
+    own = {"qk_norm": "head", "local_rotary": rotation(config, SLIDING)}
     return _gemma2(config, config.entries["sliding_window_pattern"]) | own
 
 
@@ -136,27 +148,38 @@ def _olmo2(config: Config) -> dict[str, Any]:
 
 def _olmo3(config: Config) -> dict[str, Any]:
     near = [(i + 1) % 4 > 0 for i in range(config.entries["num_hidden_layers"])]
-    own = {"local_rotary": _rotation(config, "sliding_attention")}
+    own = {"local_rotary": rotation(config, SLIDING)}
     return _olmo2(config) | _windows(config, near, _window(config)) | own
 
 
 def _smollm3(config: Config) -> dict[str, Any]:
-    given = config.entries
-    window = _window(config) if given["use_sliding_window"] else None
-    depth, every = given["num_hidden_layers"], given["no_rope_layer_interval"]
-    turned = given["no_rope_layers"]
-    turned = [(i + 1) % every for i in range(depth)] if turned is None else turned[:depth]
-    if len(turned) < depth:
-        raise config.error(f"no_rope_layers must have {depth} entries, got {len(turned)}")
-    still = [not one for one in turned]
-    near = _windows(config, [one and window is not None for one in still], window)["windowed"]
+    still = _unrotated(config)
+    window = _window(config) if config.entries["use_sliding_window"] else None
+    usual = [one and window is not None for one in still]
+    near = _windows(config, usual, window)["windowed"]
     if any(near) and near != still:
         raise config.error(
             "layer_types must be sliding_attention where no_rope_layers is 0, or nowhere; "
             f"{OTHERWISE}"
         )
-    own = {"window": window if any(near) else None, "windowed": still, "local_rotary": False}
-    return _llama(config) | own
+    return {
+        **_llama(config),
+        "window": window if any(near) else None,
+        "windowed": still,
+        "local_rotary": False,
+    }
+
+
+def _unrotated(config: Config) -> list[bool]:
+    """Return for each layer of SmolLM3 whether it has no rotation."""
+    given = config.entries
+    depth, rotated = given["num_hidden_layers"], given["no_rope_layers"]
+    if rotated is None:
+        every = given["no_rope_layer_interval"]
+        return [(i + 1) % every == 0 for i in range(depth)]
+    if len(rotated) < depth:
+        raise config.error(f"no_rope_layers must have {depth} entries, got {len(rotated)}")
+    return [not one for one in rotated[:depth]]
 
 
 def _granite(config: Config) -> dict[str, Any]:
@@ -182,11 +205,16 @@ def _gpt_oss(config: Config) -> dict[str, Any]:
     given = config.entries
     if given["rope_parameters"] is None:
         config = config._replace(entries=given | {"rope_parameters": GPT_OSS_ROPE})
-    found, depth = _mixtral(config), given["num_hidden_layers"]
-    sizes = found["mlp_features"], found.pop("experts"), found.pop("experts_per_token")
-    clamped = {"alpha": given["swiglu_alpha"], "limit": given["swiglu_limit"]}
-    near = _windows(config, [i % 2 == 0 for i in range(depth)], found["window"])
-    return found | near | {"sinks": True, "mlp": gpt_oss.mixture(*sizes, **clamped)}
+    found = _mixtral(config)
+    near = [i % 2 == 0 for i in range(given["num_hidden_layers"])]
+    experts = gpt_oss.mixture(
+        found["mlp_features"],
+        found.pop("experts"),
+        found.pop("experts_per_token"),
+        alpha=given["swiglu_alpha"],
+        limit=given["swiglu_limit"],
+    )
+    return found | _windows(config, near, found["window"]) | {"sinks": True, "mlp": experts}
 
 
 def _gpt2(config: Config) -> dict[str, Any]:
@@ -194,15 +222,15 @@ def _gpt2(config: Config) -> dict[str, Any]:
     width, heads = given["n_embd"], given["n_head"]
     if width % heads:
         raise config.error(f"n_head must divide n_embd = {width}, got {heads}")
-    fixed = {"gated": False, "norm": "layer", "use_bias": True, "rotary": False}
-    return (
-        fixed
-        | {option: given[entry] for option, entry in GPT2_OPTIONS.items()}
-        | {
-            "mlp_features": given["n_inner"] or 4 * width,
-            "activation": ACTIVATIONS[given["activation_function"]],
-        }
-    )
+    return {
+        "gated": False,
+        "norm": "layer",
+        "use_bias": True,
+        "rotary": False,
+        **{option: given[entry] for option, entry in GPT2_OPTIONS.items()},
+        "mlp_features": given["n_inner"] or 4 * width,
+        "activation": ACTIVATIONS[given["activation_function"]],
+    }
 
 
 def _window(config: Config) -> tuple[int, int] | None:
@@ -212,9 +240,15 @@ def _window(config: Config) -> tuple[int, int] | None:
 
 
 def _windows(config: Config, usual: list[bool], window: Any) -> dict[str, Any]:
-    """Return the window and, for each layer, whether it has the window."""
+    """Return the window and, for each layer, whether it has the window.
+
+    Args:
+      config: Configuration, whose `layer_types` says which layers have it.
+      usual: Which layers have it if the configuration does not say it.
+      window: The window.
+    """
     kinds, depth = config.entries["layer_types"], config.entries["num_hidden_layers"]
-    near = usual if kinds is None else [kind == "sliding_attention" for kind in kinds]
+    near = usual if kinds is None else [kind == SLIDING for kind in kinds]
     if len(near) != depth:
         raise config.error(
             f"layer_types must have {depth} entries, as num_hidden_layers says, got {len(near)}"
@@ -224,262 +258,107 @@ def _windows(config: Config, usual: list[bool], window: Any) -> dict[str, Any]:
     return {"window": window, "windowed": near}
 
 
-def _rotation(config: Config, kind: str = "full_attention") -> Callable:
-    """Return the rotation of a kind of layers. Older files have it in other entries."""
-    given, near = config.entries, kind == "sliding_attention"
-    stored, scaling = given["rope_parameters"] or {}, given["rope_scaling"] or {}
-    most, first = given["max_position_embeddings"], given["original_max_position_embeddings"]
-    if config.family not in BY_KIND:
-        name, rope = ("rope_scaling", scaling) if scaling else ("rope_parameters", stored)
-    else:  # local layers are not scaled
-        if odd := [key for key in stored if key not in KIND]:
-            raise config.error(f"rope_parameters may hold {' and '.join(KIND)}, got {odd[0]!r:.60}")
-        name, rope, first = f"rope_parameters.{kind}", stored.get(kind) or {}, None
-        if not isinstance(rope, dict):
-            raise config.error(f"{name} must be an object, got {rope!r:.60}")
-        rope = rope if near else rope | scaling
-    known = ROPE if config.family in BY_KIND else (*ROPE, "truncate")
-    if odd := [key for key in rope if key not in known]:
-        raise config.error(f"the entry {odd[0]!r:.60} of {name} is unknown; {OTHERWISE}")
-    how = rope.get("rope_type", rope.get("type", "default"))
-    if config.family == "phi3" and how in ("su", "yarn"):  # its older names
-        how = "longrope"
-    if how not in SCALINGS:
-        raise config.error(
-            f"rope_type must be {', '.join(SCALINGS[:-1])} or {SCALINGS[-1]}, got {how!r:.60}; "
-            "give jn.models.decoder a rotary= function of your own"
-        )
-
-    def number(entry: str, default: Any = None) -> Any:
-        found = default if rope.get(entry) is None else rope[entry]
-        if not is_positive(found):
-            raise config.error(f"{entry} in {name} must be a positive number, got {found!r:.60}")
-        return found
-
-    share = number("partial_rotary_factor", given["partial_rotary_factor"] or 1)
-    if share != 1 and config.family != "phi3":
-        raise config.error(
-            f"partial_rotary_factor must be 1, got {share}; write rotary=partial(jn.rotary, "
-            "size=...) for jn.models.decoder"
-        )
-    head = given["head_dim"] or given["hidden_size"] // given["num_attention_heads"]
-    if (size := int(head * share)) not in range(2, head + 1, 2):
-        raise config.error(f"partial_rotary_factor must give an even size, got {size} of {head}")
-    base = given.get("rope_local_base_freq" if near else "rope_theta", 5e5)  # OLMo 3 has one
-    base = float(number("rope_theta", base))
-    length = first or number("original_max_position_embeddings", most)
-    rest: dict[str, Any] = {} if share == 1 else {"size": size}
-    scaled = None
-    if how == "linear":
-        scaled = _divided(number("factor"))
-    elif how == "dynamic":
-        number("factor")
-        rest["limit"] = most
-    elif how == "yarn":
-        scaled, rest["factor"] = _yarn(number, rope, base=base, size=size, length=length)
-    elif how == "longrope":
-        factors: list[Any] = [rope.get(entry) for entry in ("short_factor", "long_factor")]
-        for found in factors:
-            right = isinstance(found, list) and all(is_positive(one) for one in found)
-            if not right or len(found) != size // 2:
-                raise config.error(
-                    f"short_factor and long_factor in {name} must be lists of {size // 2} positive "
-                    f"numbers, got {found!r:.60}"
-                )
-        grown = max(math.log(number("factor", most / length)), 0) / math.log(max(length, 2))
-        rest["factor"] = number("attention_factor", math.sqrt(1 + grown))
-        scaled, rest["longer"] = map(_divided, factors)
-        rest["limit"] = length
-    elif how == "llama3":
-        options = {
-            "factor": number("factor"),
-            "low": number("low_freq_factor"),
-            "high": number("high_freq_factor"),
-            "length": int(length),
-        }
-        if options["factor"] < 1 or options["high"] <= options["low"]:
-            raise config.error(
-                f"{name} must have a factor of at least 1 and a high_freq_factor above the "
-                f"low_freq_factor, got {rope!r:.200}"
-            )
-        scaled = partial(_llama3_scaling, **options)
-    return partial(_turned if rest else turn, base=base, scaling=scaled, **rest)
-
-
-def _turned(x, positions, *, factor=1.0, limit=None, longer=None, **options):
-    """Rotate queries or keys as `rotary`, and multiply the rotated features by a factor.
-
-    Args:
-      x, positions, options: As in `rotary`.
-      factor: Factor of the rotated features.
-      limit: Number of positions, beyond which it raises, or gives NaN inside a stream.
-      longer: Scaling of longer sequences, which `_net` takes.
-    """
-    y = turn(x, positions, **options)
-    if factor != 1:
-        turned = np.arange(x.shape[-1]) < options.get("size", x.shape[-1])
-        y = y * np.where(turned, factor, 1).astype(x.dtype)
-    if limit is None:
-        return y
-    if not isinstance(positions, np.ndarray):
-        return jnp.where((positions < limit)[..., None, None], y, jnp.nan)
-    if positions.size > limit:
-        count = f"got {positions.size:,}"
-        if longer:
-            count += " with these options; jn.pretrained.load makes a net for longer ones"
-        raise ValueError(f"decoder: the model rotates up to {limit:,} positions, {count}")
-    return y
-
-
-def _net(**options: Any) -> Layer:
-    """Return a decoder; with LongRoPE, the length of the sequence or the stream says which one."""
-    rotary = options["rotary"]
-    how = getattr(rotary, "keywords", {})
-    if not how.get("longer"):
-        return decoder(**options)
-
-    def made(**own: Any) -> Layer:
-        changed: dict[str, Any] = options | {"rotary": partial(rotary, limit=None, **own)}
-        return decoder(**changed)
-
-    short, long = made(), made(scaling=how["longer"])
-
-    def forward(m, ids):
-        time = (ids[0] if isinstance(ids, tuple) else ids).shape[1]
-        length = time if m.stream is None else m.stream.length
-        fits = isinstance(length, int) and length <= how["limit"]
-        return m.inline(short if fits else long, ids)
-
-    return compose(forward, name=short.name, kind=short.kind)
-
-
-def _divided(by: Any) -> Callable:
-    """Return a scaling that divides the angles by a number or by one for each."""
-    return lambda angles: angles / np.asarray(by)
-
-
-def _yarn(number: Callable, rope: Any, *, base: float, size: int, length: int) -> tuple:
-    """Return the scaling of angles and the factor of the rotated features of YaRN.
-
-    Args:
-      number: Function that returns an entry of `rope`, or a default.
-      rope: Entries of the rotation.
-      base, size: Options of `rotary`.
-      length: Longest sequence of the training before this scaling.
-
-    Reference: Peng et al. 2023, "YaRN", and the code of transformers.
-    """
-    factor = number("factor")
-
-    def grown(by: float) -> float:
-        return 1 if factor <= 1 else 0.1 * by * math.log(factor) + 1
-
-    usual = grown(1)
-    if rope.get("mscale") and rope.get("mscale_all_dim"):
-        usual = grown(number("mscale")) / grown(number("mscale_all_dim"))
-
-    turns = np.array([number("beta_fast", 32), number("beta_slow", 1)])
-    low, high = size * np.log(length / (2 * np.pi * turns)) / (2 * math.log(base))
-    if rope.get("truncate", True):
-        low, high = np.floor(low), np.ceil(high)
-    low, high = max(low, 0), min(high, size - 1)
-    slowed = np.clip((np.arange(size // 2) - low) / ((high - low) or 0.001), 0, 1)
-    return _divided(1 / (slowed / factor + 1 - slowed)), number("attention_factor", usual)
-
-
-def _llama3_scaling(angles, *, factor, low, high, length):
-    """Slow down the slow rotations of `rotary`, as Llama 3.1 does for long sequences.
-
-    Args:
-      angles: Angles per position, in radians.
-      factor: Factor by which rotations are slowed if they turn fewer than `low` times in `length`.
-      low, high: Numbers of turns. Between them the factor decreases to 1, which it is from `high`
-        on.
-      length: Longest sequence of the training before this scaling.
-
-    Reference: Llama Team 2024, "The Llama 3 Herd of Models", and its reference code.
-    """
-    turns = length * np.asarray(angles) / (2 * np.pi)
-    kept = np.clip((turns - low) / (high - low), 0, 1)
-    return np.asarray(angles) * ((1 - kept) / factor + kept)
-
-
 def rows(config: Config, stored: Stored) -> Rows:
     """Return the table of the names of a decoder."""
     options, first = stored.options, stored.prefix
-    head: Rows = {} if options["tied"] else {"head/kernel": (HEAD, transposed)}
     if config.family == "gpt2":
-        return _gpt2_rows(options["width"], options["heads"], first) | head
+        table = _gpt2_rows(options["width"], options["heads"], first)
+    else:
+        table = _llama_rows(options, first, config.family)
     if config.family == "gpt_oss":
-        head |= gpt_oss.rows(first + "layers.{i}", stored.packed)
-    return _llama_rows(options, first, config.family) | head
+        table |= gpt_oss.rows(first + "layers.{i}", stored.packed)
+    if not options["tied"]:
+        table["head/kernel"] = (HEAD, transposed)
+    return table
 
 
 def how_stored(config: Config, weights: Mapping[str, Any] | None) -> Stored:
     """Return how the weights of a decoder are stored; raise if there are fewer layers."""
-    options, gpt2 = FAMILIES[config.family].options(config), config.family == "gpt2"
+    options = FAMILIES[config.family].options(config)
+    gpt2 = config.family == "gpt2"
+    prefix, embedding, layers = GPT2_WEIGHTS if gpt2 else LLAMA_WEIGHTS
     if weights is None:
-        return Stored(options, PREFIXES[gpt2])
-    # The first published files have no prefix.
-    first = "" if gpt2 and EMBEDDING[1] in weights else PREFIXES[gpt2]
-    layers = first + ("h" if gpt2 else "layers")
-    if not any(name.startswith(f"{layers}.{options['depth'] - 1}.") for name in weights):
+        return Stored(options, prefix)
+    if gpt2 and embedding in weights:  # the first published files have no prefix
+        prefix = ""
+    last = f"{prefix}{layers}.{options['depth'] - 1}."
+    if not any(name.startswith(last) for name in weights):
         raise config.error(
             f"says that there are {options['depth']:,} layers, but the weights have no entry "
-            f"{layers}.{options['depth'] - 1}.…"
+            f"{last}…"
         )
     leave = [name for name in weights if name.endswith(BUFFERS)]
-    words = first + EMBEDDING[gpt2]
-    if HEAD in weights and words in weights and options["tied"]:
+    table = prefix + embedding
+    if options["tied"] and HEAD in weights and table in weights:
         # Whoever changed one of them, as by adding tokens, did not untie them in the config.
-        if np.array_equal(weights[HEAD], weights[words]):
+        if np.array_equal(weights[HEAD], weights[table]):
             leave.append(HEAD)
         else:
             options["tied"] = False
     packed = any(name.endswith("_blocks") for name in weights)
-    return Stored(options, first, tuple(leave), packed=packed)
+    return Stored(options, prefix, tuple(leave), packed=packed)
 
 
 def _llama_rows(options: dict[str, Any], first: str, family: str) -> Rows:
     """Return the names of all models except GPT-2, limited to the chosen options."""
-    heads, groups = options["heads"], options["kv_heads"] or options["heads"]
-    size = options["head_size"] or options["width"] // heads
-    biased, qk_norm, norm_at = options["use_bias"], options.get("qk_norm"), options.get("norm_at")
-    block, gemma = first + "layers.{i}", family.startswith("gemma")
-    joined = shaped(heads, size, options["width"], given=(-1, options["width"]))
-    counts = {"query": heads, "key": groups, "value": groups}
-    table: Rows = {"embedding/embedding": f"{first}embed_tokens.weight"}
-    table["norm/scale"] = _scale(f"{first}norm.weight", gemma)
-    for ours, theirs in LLAMA_NAMES.items():
-        path, kind = f"block_{{i}}/{ours}", ours.rpartition("/")[2]
-        fused = PHI3_NAMES.get(kind) if family == "phi3" else None
-        name = f"{block}.{fused or theirs}"
-        if (options.get("experts") or options.get("mlp")) and kind.startswith("mlp"):
-            continue
-        bias: Any = f"{name}.bias"
-        if count := counts.get(kind):
-            changes, bias = (_heads_of(count),), (bias, shaped(count, size, given=(-1,)))
-        else:
-            changes = (transposed, joined) if kind == "out" else (transposed,)
-        if fused:
-            changes = (_part_of(kind, heads, groups), *changes)
-        table[f"{path}/kernel"] = (f"{name}.weight", *changes)
-        if kind.partition("_")[0] in biased:
-            table[f"{path}/bias"] = bias
-        if qk_norm in ("head", "all") and kind in ("query", "key"):
-            table[f"{path}_norm/scale"] = _scale(f"{name.replace('proj', 'norm')}.weight", gemma)
+    gemma = family.startswith("gemma")
+    block = first + "layers.{i}"
+    table: Rows = {
+        "embedding/embedding": f"{first}embed_tokens.weight",
+        "norm/scale": _scale(f"{first}norm.weight", gemma),
+    }
+    names = LLAMA_NAMES | PHI3_NAMES if family == "phi3" else LLAMA_NAMES
+    has_mlp = not (options.get("experts") or options.get("mlp"))
+    for ours, theirs in names.items():
+        if has_mlp or not ours.startswith("mlp"):
+            table |= _kernel_rows(ours, f"{block}.{theirs}", options, family)
+    if options.get("qk_norm"):
+        for kind in ("query", "key"):
+            name = f"{block}.self_attn.{kind[0]}_norm.weight"
+            table[f"block_{{i}}/attention/{kind}_norm/scale"] = _scale(name, gemma)
     if options.get("experts"):
-        own, names = f"{block}.block_sparse_moe", ("w1", "w3", "w2")
-        if family == "qwen3_moe":
-            own, names = f"{block}.mlp", ("gate_proj", "up_proj", "down_proj")
-        table["block_{i}/moe/router/kernel"] = (f"{own}.gate.weight", transposed)
-        for ours, theirs in zip(("mlp_in", "mlp_gate", "mlp_out"), names, strict=True):
-            name = own + ".experts.{j}." + theirs + ".weight"
-            table[f"block_{{i}}/moe/experts/{ours}/kernel"] = (name, transposed)
-
-    for ours, theirs in NORMS[norm_at or "input"].items():
+        table |= _expert_rows(block, family)
+    for ours, theirs in NORMS[options.get("norm_at") or "input"].items():
         table[f"block_{{i}}/{ours}/scale"] = _scale(f"{block}.{theirs}_layernorm.weight", gemma)
     return table
+
+
+def _kernel_rows(ours: str, theirs: str, options: dict[str, Any], family: str) -> Rows:
+    """Return the rows of one kernel of a block, and of its bias if it has one."""
+    heads, width = options["heads"], options["width"]
+    groups = options["kv_heads"] or heads
+    size = options["head_size"] or width // heads
+    kind = ours.rpartition("/")[2]
+    weight: tuple[Any, ...] = (f"{theirs}.weight",)
+    bias: Any = f"{theirs}.bias"
+    if family == "phi3" and ours in PHI3_NAMES:
+        weight = (*weight, _part_of(kind, heads, groups))
+    if kind in ("query", "key", "value"):
+        count = heads if kind == "query" else groups
+        weight = (*weight, _heads_of(count))
+        bias = (bias, shaped(count, size, given=(-1,)))
+    elif kind == "out":
+        weight = (*weight, transposed, shaped(heads, size, width, given=(-1, width)))
+    else:
+        weight = (*weight, transposed)
+    rows: Rows = {f"block_{{i}}/{ours}/kernel": weight}
+    layer = "mlp" if kind.startswith("mlp") else kind
+    if layer in options["use_bias"]:
+        rows[f"block_{{i}}/{ours}/bias"] = bias
+    return rows
+
+
+def _expert_rows(block: str, family: str) -> Rows:
+    """Return the rows of the experts and their router."""
+    theirs, kernels = f"{block}.block_sparse_moe", MIXTRAL_EXPERT
+    if family == "qwen3_moe":
+        theirs, kernels = f"{block}.mlp", QWEN_EXPERT
+    ours = "block_{i}/moe"
+    rows: Rows = {f"{ours}/router/kernel": (f"{theirs}.gate.weight", transposed)}
+    for kernel, name in kernels.items():
+        weight = theirs + ".experts.{j}." + name + ".weight"
+        rows[f"{ours}/experts/{kernel}/kernel"] = (weight, transposed)
+    return rows
 
 
 # Our norms -> theirs without "_layernorm", by `norm_at`.
@@ -503,39 +382,51 @@ def _part_of(kind: str, heads: int, groups: int) -> Any:
     """Return a function that takes the rows of a kernel from the array that Phi has for several."""
     if kind.startswith("mlp"):
         return part(int(kind == "mlp_gate"), 2, axis=0)
-    first, count = {"query": (0, heads), "key": (heads, groups)}.get(kind, (heads + groups, groups))
-    return part(range(first, first + count), heads + 2 * groups, axis=0)
+    places = {
+        "query": range(heads),
+        "key": range(heads, heads + groups),
+        "value": range(heads + groups, heads + 2 * groups),
+    }
+    return part(places[kind], heads + 2 * groups, axis=0)
 
 
 def _heads_of(count: int) -> Any:
     """Convert from (heads * size, width) to (width, heads, size)."""
-    return invertible(
-        lambda a: np.reshape(np.transpose(a), (a.shape[1], count, -1)),
-        lambda a: np.reshape(a, (len(a), a.size // len(a))).T,
-    )
+
+    def split(a):
+        width = a.shape[1]
+        return np.reshape(np.transpose(a), (width, count, -1))
+
+    def join(a):
+        width = len(a)
+        return np.reshape(a, (width, a.size // width)).T
+
+    return invertible(split, join)
 
 
 def _gpt2_rows(width: int, heads: int, first: str) -> Rows:
     """Return the names of GPT-2: kernels are (inputs, outputs), with queries, keys and values
     joined."""
-    size, block = width // heads, first + "h.{i}"
-    table: Rows = {"embedding/embedding": f"{first}wte.weight"}
-    table["positions/embedding"] = f"{first}wpe.weight"
-    norms = {"norm": f"{first}ln_f", "block_{i}/attention_norm": f"{block}.ln_1"}
-    norms |= {"block_{i}/mlp_norm": f"{block}.ln_2"}
-    for ours, theirs in norms.items():
-        table |= {f"{ours}/scale": f"{theirs}.weight", f"{ours}/bias": f"{theirs}.bias"}
-    for i, ours in enumerate(("query", "key", "value")):
-        path = f"block_{{i}}/attention/{ours}"
-        split = shaped(width, heads, size, given=(width, width))
-        flat = shaped(heads, size, given=(width,))
-        table[f"{path}/kernel"] = (f"{block}.attn.c_attn.weight", part(i, 3), split)
-        table[f"{path}/bias"] = (f"{block}.attn.c_attn.bias", part(i, 3), flat)
+    size = width // heads
+    ours, theirs = "block_{i}", first + "h.{i}"
+    table: Rows = {
+        "embedding/embedding": f"{first}wte.weight",
+        "positions/embedding": f"{first}wpe.weight",
+        **norm_rows("norm", f"{first}ln_f"),
+        **norm_rows(f"{ours}/attention_norm", f"{theirs}.ln_1"),
+        **norm_rows(f"{ours}/mlp_norm", f"{theirs}.ln_2"),
+    }
+    split = shaped(width, heads, size, given=(width, width))
+    flat = shaped(heads, size, given=(width,))
+    for i, kind in enumerate(("query", "key", "value")):
+        path = f"{ours}/attention/{kind}"
+        table[f"{path}/kernel"] = (f"{theirs}.attn.c_attn.weight", part(i, 3), split)
+        table[f"{path}/bias"] = (f"{theirs}.attn.c_attn.bias", part(i, 3), flat)
     joined = shaped(heads, size, width, given=(width, width))
-    for ours, theirs in GPT2_NAMES.items():
-        name = f"{block}.{theirs}.weight"
-        table[f"block_{{i}}/{ours}/kernel"] = (name, joined) if ours == "attention/out" else name
-        table[f"block_{{i}}/{ours}/bias"] = f"{block}.{theirs}.bias"
+    for layer, name in GPT2_NAMES.items():
+        weight = f"{theirs}.{name}.weight"
+        table[f"{ours}/{layer}/kernel"] = (weight, joined) if layer == "attention/out" else weight
+        table[f"{ours}/{layer}/bias"] = f"{theirs}.{name}.bias"
     return table
 
 
@@ -580,9 +471,10 @@ SMOLLM3 = LLAMA | {
     "use_sliding_window": False, "sliding_window": None, "no_rope_layers": None,
     "no_rope_layer_interval": 4,
 }  # fmt: skip
-GRANITE = LLAMA | {"mlp_bias": False} | dict.fromkeys(
-    ["embedding_multiplier", "logits_scaling", "residual_multiplier", "attention_multiplier"], 1.0
-)  # fmt: skip
+GRANITE = LLAMA | {
+    "mlp_bias": False, "embedding_multiplier": 1.0, "logits_scaling": 1.0,
+    "residual_multiplier": 1.0, "attention_multiplier": 1.0,
+}  # fmt: skip
 PHI3 = without(LLAMA, "attention_bias") | {
     "vocab_size": 32_064, "hidden_size": 3072, "intermediate_size": 8192, "rms_norm_eps": 1e-5,
     "max_position_embeddings": 4096, "original_max_position_embeddings": 4096,
@@ -612,7 +504,7 @@ ROUTER = "output_router_logits", "router_aux_loss_coef", "router_jitter_noise"
 
 
 def _decoder(defaults: dict[str, Any], options: Callable, *rest: Any) -> Family:
-    return Family(defaults, options, _net, rows, how_stored, *rest)
+    return Family(defaults, options, scaled_decoder, rows, how_stored, *rest)
 
 
 FAMILIES: dict[str, Family] = {  # model_type -> family
