@@ -26,8 +26,10 @@ WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 KERNEL = re.compile(r"block_(\d+)/(.+)/kernel")  # the kernels of a block of `jn.models.decoder`
 
 # Entries of a config that change what an adapter computes.
-UNKNOWN = ("alora_invocation_tokens", "alpha_pattern", "layer_replication", "lora_bias",
-           "rank_pattern", "use_bdlora", "use_dora", "use_qalora")  # fmt: skip
+UNKNOWN = (
+    "alora_invocation_tokens", "alpha_pattern", "layer_replication", "lora_bias",
+    "rank_pattern", "use_bdlora", "use_dora", "use_qalora",
+)  # fmt: skip
 MOVE_THE_BASE = ("pissa", "olora", "corda", "loftq")  # ways to begin that change the net's kernels
 
 
@@ -75,22 +77,45 @@ def save_adapter(folder: str | Path, net: Layer, params: Params) -> None:
         raise TypeError(f"{who}: net must be made by jn.lora, got a {net.kind}")
     params = as_dict(who, "params", params)
     check_factors(who, params)
-    folder, entries = file_path(who, folder, "folder"), dict(flat(params))
-    arrays, targets = {}, set()
+    folder = file_path(who, folder, "folder")
+    entries = dict(flat(params))
+    arrays: dict[str, np.ndarray] = {}
+    targets: set[str] = set()
     for path, leaf in entries.items():
         if path + A in entries:
             a, b = np.asarray(entries[path + A]), np.asarray(entries[path + B])
-            copies = a.ndim + b.ndim - 2 - leaf.ndim  # axes of `repeat`, which PEFT lacks
-            if name := "" if copies else _module(path, params):
-                a, b = a.reshape(-1, a.shape[-1]).T, b.reshape(b.shape[0], -1).T
-            arrays |= dict(zip(_names(path, name), (a, b), strict=True))
-            targets.add(name.split(".", 5)[-1] if name else path.rpartition("/")[0])
+            found, target = _stored_factors(path, leaf, a, b, params)
+            arrays |= found
+            targets.add(target)
         elif options.trainable is not None and fits(options.trainable, path):
             arrays[path] = np.asarray(leaf)
-    config = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "base_model_name_or_path": None}
-    config |= {"r": options.rank, "lora_alpha": float(options.scale) * options.rank, "bias": "none"}
-    config |= {"target_modules": sorted(targets), "fan_in_fan_out": "positions" in params}
+    config = {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": None,
+        "r": options.rank,
+        "lora_alpha": float(options.scale) * options.rank,
+        "bias": "none",
+        "target_modules": sorted(targets),
+        "fan_in_fan_out": _is_gpt2(params),
+    }
     write_files(who, folder / CONFIG, config, folder / WEIGHTS, arrays)
+
+
+def _stored_factors(
+    path: str, kernel: Any, a: np.ndarray, b: np.ndarray, params: Params
+) -> tuple[dict[str, np.ndarray], str]:
+    """Return the factors of a kernel as arrays by name, and the name of their layer for PEFT."""
+    copies = a.ndim + b.ndim - 2 - kernel.ndim  # axes of `repeat`, which PEFT lacks
+    module = "" if copies else _module(path, params)
+    names = _names(path, module)
+    if not module:
+        layer = path.rpartition("/")[0]
+        return dict(zip(names, (a, b), strict=True)), layer
+    a = a.reshape(-1, a.shape[-1]).T
+    b = b.reshape(b.shape[0], -1).T
+    target = module.split(".", 5)[-1]  # without "base_model.model.model.layers.0."
+    return dict(zip(names, (a, b), strict=True)), target
 
 
 def load_adapter(folder: str | Path, net: Layer, params: Params) -> Params:
@@ -114,53 +139,87 @@ def load_adapter(folder: str | Path, net: Layer, params: Params) -> Params:
       See `save_adapter`.
     """
     who = "load_adapter"
-    options = options_of(net := as_layer(net, who, "net"))
+    net = as_layer(net, who, "net")
+    options = options_of(net)
     params = as_dict(who, "params", params)
     folder = file_path(who, folder, "folder")
     scale, rank = _read(who, readable(who, folder / CONFIG))
     path = readable(who, folder / WEIGHTS)
     stored, _ = read_tensors(who, path)
     wrong: list[str] = []
-    if options and (options.rank != rank or not math.isclose(options.scale, scale, rel_tol=1e-6)):
+    if options and not _same_options(options, rank, scale):
         wrong.append(f"it needs jn.lora(net, {rank}, scale={scale:.6g})")
     new: dict[str, Any] = {}
     factors: dict[str, tuple[Any, Any]] = {}
     for entry, leaf in flat(params):
         if entry.endswith((A, B)):
             continue
-        forms = (_names(entry, name) for name in (_module(entry, params), ""))
-        names = next((names for names in forms if stored.keys() & {*names}), None)
+        names = _names_in(stored, entry, params)
         try:
             if names:
                 a, b = _factors([stored.pop(name, None) for name in names], names, leaf)
                 factors[entry] = a, b
-                sums = {} if options else {entry: leaf + scale * factors_product(leaf, a, b)}
-                new |= sums or {entry + A: a, entry + B: b}
+                if options:
+                    new |= {entry + A: a, entry + B: b}
+                else:
+                    new[entry] = leaf + scale * factors_product(leaf, a, b)
             elif entry in stored:
-                if (array := stored.pop(entry)).shape != leaf.shape:
-                    raise ValueError(f"got {array.shape}")
-                new[entry] = numbers(array, leaf.dtype)
+                new[entry] = _whole(stored.pop(entry), leaf)
             elif options and fits(options.where, entry):
                 raise ValueError("has no adapter in the file")
         except ValueError as error:
             wrong.append(f"{entry} {np.shape(leaf)}: {error}")
     wrong += [f'not used: "{name}" {array.shape}' for name, array in stored.items()]
     raise_lines(f"{who}: {path} does not fit {net.name}:", wrong)
-    return replaced(beside(params, factors) if options else params, new)
+    if options:
+        params = beside(params, factors)
+    return replaced(params, new)
+
+
+def _same_options(options: Any, rank: int, scale: float) -> bool:
+    return options.rank == rank and math.isclose(options.scale, scale, rel_tol=1e-6)
+
+
+def _is_gpt2(params: Params) -> bool:
+    """Return whether these are params of a GPT-2, the decoder with a table of positions."""
+    return "positions" in params
 
 
 def _module(path: str, params: Params) -> str:
     """Return PEFT's name of the module of a kernel; "" if there is none."""
-    found, gpt2 = KERNEL.fullmatch(path), "positions" in params
-    layers, names = ("transformer.h", GPT2_NAMES) if gpt2 else ("model.layers", LLAMA_NAMES)
-    module = names.get(found[2]) if found else None
-    return f"base_model.model.{layers}.{found[1]}.{module}" if found and module else ""
+    found = KERNEL.fullmatch(path)
+    if found is None:
+        return ""
+    layers, names = "model.layers", LLAMA_NAMES
+    if _is_gpt2(params):
+        layers, names = "transformer.h", GPT2_NAMES
+    number, ours = found.groups()
+    if ours not in names:
+        return ""
+    return f"base_model.model.{layers}.{number}.{names[ours]}"
 
 
 def _names(path: str, module: str) -> tuple[str, str]:
+    """Return the names of both factors of a kernel: PEFT's, or ours if it has no module."""
     if not module:
         return path + A, path + B
     return f"{module}.lora_A.weight", f"{module}.lora_B.weight"
+
+
+def _names_in(stored: dict[str, Any], path: str, params: Params) -> tuple[str, str] | None:
+    """Return the names under which a file has one of the factors of a kernel, or both."""
+    for module in (_module(path, params), ""):
+        names = _names(path, module)
+        if stored.keys() & {*names}:
+            return names
+    return None
+
+
+def _whole(array: np.ndarray, leaf: Any) -> Any:
+    """Return an entry that is stored as it is."""
+    if array.shape != leaf.shape:
+        raise ValueError(f"got {array.shape}")
+    return numbers(array, leaf.dtype)
 
 
 def _factors(found: list, names: tuple[str, str], kernel: Any) -> tuple[Any, Any]:
@@ -169,16 +228,33 @@ def _factors(found: list, names: tuple[str, str], kernel: Any) -> tuple[Any, Any
         raise ValueError(f'there is only one of "{names[0]}" and "{names[1]}"')
     if not jnp.issubdtype(kernel.dtype, jnp.floating):
         raise ValueError(f"holds {kernel.dtype}; load into jn.lora(jn.quantized(net), ...)")
-    (a, b), shape = found, kernel.shape
+    a, b = found
     if names[0].endswith(".weight") and a.ndim == b.ndim == 2:
-        inputs = (k for k in range(1, len(shape)) if math.prod(shape[:k]) == a.shape[1])
-        if (k := next(inputs, 0)) and math.prod(shape[k:]) == b.shape[0]:
-            a, b = a.T.reshape(*shape[:k], -1), b.T.reshape(-1, *shape[k:])
-    n = a.ndim + b.ndim - 2 - len(shape)  # axes of copies, below `repeat`
-    fine = 0 <= n < min(a.ndim, b.ndim) and a.shape[:-1] + b.shape[n + 1 :] == shape
-    if not fine or a.shape[:n] + a.shape[-1:] != b.shape[: n + 1]:
+        a, b = _from_peft(a, b, kernel.shape)
+    if not _fit(a.shape, b.shape, kernel.shape):
         raise ValueError(f'"{names[0]}" {found[0].shape} and "{names[1]}" {found[1].shape}')
     return numbers(a, kernel.dtype), numbers(b, kernel.dtype)
+
+
+def _from_peft(a: Any, b: Any, shape: tuple[int, ...]) -> tuple[Any, Any]:
+    """Return factors of PEFT in our layout, (*inputs, rank) and (rank, *outputs), if they fit."""
+    for k in range(1, len(shape)):
+        inputs, outputs = shape[:k], shape[k:]
+        if math.prod(inputs) == a.shape[1]:
+            if math.prod(outputs) == b.shape[0]:
+                return a.T.reshape(*inputs, -1), b.T.reshape(-1, *outputs)
+            break
+    return a, b
+
+
+def _fit(a: tuple[int, ...], b: tuple[int, ...], kernel: tuple[int, ...]) -> bool:
+    """Return whether factors of these shapes have a product of the kernel's shape."""
+    n = len(a) + len(b) - 2 - len(kernel)  # axes of copies, below `repeat`
+    if not 0 <= n < min(len(a), len(b)):
+        return False
+    same_product = a[:-1] + b[n + 1 :] == kernel
+    same_rank = a[:n] + a[-1:] == b[: n + 1]
+    return same_product and same_rank
 
 
 def _read(who: str, path: Path) -> tuple[float, int]:
@@ -193,7 +269,10 @@ def _read(who: str, path: Path) -> tuple[float, int]:
     if type(alpha) not in (int, float) or not abs(alpha) < math.inf:
         raise ValueError(f"{who}: {path}: lora_alpha must be a number, got {alpha!r:.60}")
     start = "init_lora_weights"
-    moved = str(config.get(start)).startswith(MOVE_THE_BASE)
-    if odd := [start] * moved + [name for name in UNKNOWN if config.get(name)]:
+    odd = [name for name in UNKNOWN if config.get(name)]
+    if str(config.get(start)).startswith(MOVE_THE_BASE):
+        odd = [start, *odd]
+    if odd:
         raise ValueError(f"{who}: {path}: {odd[0]} is not supported, got {config[odd[0]]!r:.60}")
-    return alpha / (math.sqrt(rank) if config.get("use_rslora") else rank), rank
+    divisor = math.sqrt(rank) if config.get("use_rslora") else rank
+    return alpha / divisor, rank

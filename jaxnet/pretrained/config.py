@@ -19,13 +19,18 @@ from jaxnet import Layer, spec
 from jaxnet.services.checks import check_type
 from jaxnet.services.files import readable
 
+
+def _quick_gelu(x: jax.Array) -> jax.Array:
+    return x * jax.nn.sigmoid(1.702 * x)
+
+
 ACTIVATIONS = {
     "silu": jax.nn.silu,
     "swish": jax.nn.silu,
     "gelu": partial(jax.nn.gelu, approximate=False),
     "gelu_new": jax.nn.gelu,
     "gelu_pytorch_tanh": jax.nn.gelu,
-    "quick_gelu": lambda x: x * jax.nn.sigmoid(1.702 * x),
+    "quick_gelu": _quick_gelu,
     "relu": jax.nn.relu,
 }
 DEEPEST = 10_000  # layers
@@ -66,15 +71,18 @@ class Config(NamedTuple):
         named = self.given.get("architectures") or [""]
         name, *more = named if isinstance(named, list) else [named]
         found = heads.get(str(name).removeprefix(kind))
-        if found is None or more or (name and not str(name).startswith(kind)):
+        other_kind = name and not str(name).startswith(kind)
+        if found is None or more or other_kind:
             known = ", ".join(f"{kind}{head}" for head in heads if head)
             raise self.error(f"architectures must be one of {known}, got {name!r:.60}")
         return found
 
     def labels(self) -> int:
         """Return the number of classes, 2 by default."""
-        named, count = self.given.get("id2label"), self.given.get("num_labels")
-        return len(named) if isinstance(named, dict) and named else count or 2
+        names = self.given.get("id2label")
+        if isinstance(names, dict) and names:
+            return len(names)
+        return self.given.get("num_labels") or 2
 
     def check_heads(self, width: int, heads: int) -> None:
         """Raise an error if a width has no equal parts for the heads of the attention."""
@@ -147,6 +155,30 @@ def complete(who: str, config: str | Path | Mapping[str, Any], families: Any) ->
       ValueError: If the file is not a config, or the model_type is not known.
       ValueError: If an entry is unknown, damaged, or has a value that the net cannot compute.
     """
+    where, given = _contents(who, config)
+    family = given.get("model_type")
+    if not isinstance(family, str) or family not in families:
+        raise ValueError(
+            f"{where}: model_type must be one of {', '.join(families)}, got {family!r:.60}; write "
+            "the net with its options, and a table for jn.interop.by_names"
+        )
+    found = Config(where, family, dict(families[family].defaults), dict(given))
+    seen: dict[str, str] = {}  # name of an entry -> as the config names it
+    for own, value in given.items():
+        name = families[family].aliases.get(own, own)
+        if name in seen:
+            raise found.error(f"{name} is given twice, as {seen[name]} and {own}; leave one out")
+        seen[name] = own
+        if name in found.entries:
+            _check_kind(found, name, value)
+            found.entries[name] = value
+        else:
+            _check_unused(found, name, value, families[family])
+    return found
+
+
+def _contents(who: str, config: Any) -> tuple[str, Mapping[str, Any]]:
+    """Return where a configuration is, for messages, and its entries."""
     where = who
     if isinstance(config, str | Path):
         path = Path(config)
@@ -159,98 +191,153 @@ def complete(who: str, config: str | Path | Mapping[str, Any], families: Any) ->
         if not isinstance(config, dict):
             raise ValueError(f"{where} must hold an object, got {type(config).__name__}")
     check_type(who, "config", config, Mapping, "the path of a config.json or its contents")
-    family = config.get("model_type")
-    if not isinstance(family, str) or family not in families:
-        raise ValueError(
-            f"{where}: model_type must be one of {', '.join(families)}, got {family!r:.60}; write "
-            "the net with its options, and a table for jn.interop.by_names"
+    return where, config
+
+
+def _check_kind(config: Config, name: str, value: Any) -> None:
+    """Raise unless the value of an entry is of its kind."""
+    if value is None and name in MAY_BE_NULL:
+        return
+    needed, fits = KINDS.get(name) or BY_TYPE[type(config.entries[name])]
+    if not fits(value):
+        raise config.error(f"{name} must be {needed}, got {value!r:.60}")
+
+
+def _check_unused(config: Config, name: str, value: Any, family: Family) -> None:
+    """Raise for an entry without use here, unless it is known to have no effect on the outputs."""
+    only = ONLY | family.only
+    if name in family.ignored:
+        return
+    if name in only:
+        if value not in (None, only[name]):
+            raise config.error(f"{name} must be {only[name]}, got {value!r:.60}; {OTHERWISE}")
+    elif name not in IGNORED:
+        raise config.error(
+            f"the entry {name!r:.60} is unknown for {config.family}. If the outputs do not depend "
+            f"on it, leave it out of the config; otherwise {OTHERWISE}"
         )
-    defaults, aliases = families[family].defaults, families[family].aliases
-    found = Config(where, family, dict(defaults), dict(config))
-    only, seen = ONLY | families[family].only, {}
-    for own, value in config.items():
-        name = aliases.get(own, own)
-        if name in seen:
-            raise found.error(f"{name} is given twice, as {seen[name]} and {own}; leave one out")
-        seen[name] = own
-        if name in defaults:
-            need, fits = KINDS.get(name) or BY_TYPE[type(defaults[name])]
-            if not (value is None and name in MAY_BE_NULL or fits(value)):
-                raise found.error(f"{name} must be {need}, got {value!r:.60}")
-            found.entries[name] = value
-        elif name in only and name not in families[family].ignored:
-            if value not in (None, only[name]):
-                raise found.error(f"{name} must be {only[name]}, got {value!r:.60}; {OTHERWISE}")
-        elif name not in IGNORED and name not in families[family].ignored:
-            raise found.error(
-                f"the entry {name!r:.60} is unknown for {family}. If the outputs do not depend on "
-                f"it, leave it out of the config; otherwise {OTHERWISE}"
-            )
-    return found
 
 
 OTHERWISE = "write the net, such as jn.models.decoder(...), with options of your own"
 
 
-# What an entry must be, and whether it is. JSON has no other types, but a dict of a user may.
-def _count(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 1 <= value < 2**31
+# Tests of entries. JSON has only the types named here, but a dict of a user may hold others.
 
 
 def is_positive(value: Any) -> bool:
+    """Return whether an entry is a positive number.
+
+    Example:
+      >>> is_positive(0.5), is_positive(True), is_positive("1")
+      (True, False, False)
+    """
     number = isinstance(value, int | float) and not isinstance(value, bool)
     return number and 0 < value < math.inf
 
 
-COUNT = "a whole number of at least 1", _count
-COUNTS = (
-    f"a list of whole numbers from 1 to {DEEPEST:,}",
-    lambda value: isinstance(value, list) and all(_count(n) and n <= DEEPEST for n in value),
-)
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 1 <= value < 2**31
+
+
+def _is_depth(value: Any) -> bool:
+    return _is_count(value) and value <= DEEPEST
+
+
+def _is_whole(value: Any) -> bool:
+    zero = value == 0 and not isinstance(value, bool)
+    return zero or _is_count(value)
+
+
+def _is_fraction(value: Any) -> bool:
+    return value == 0 or is_positive(value) and value < 1
+
+
+def _is_bool(value: Any) -> bool:
+    return isinstance(value, bool)
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _is_object(value: Any) -> bool:
+    return isinstance(value, dict)
+
+
+def _is_activation(value: Any) -> bool:
+    return isinstance(value, str) and value in ACTIVATIONS
+
+
+def _is_pooling(value: Any) -> bool:
+    return value in ("cls", "mean")
+
+
+def _is_mxfp4(value: Any) -> bool:
+    return isinstance(value, dict) and value.get("quant_method") == "mxfp4"
+
+
+def _list_of(fits: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    """Return a test of lists, by a test of their items."""
+    return lambda value: isinstance(value, list) and all(map(fits, value))
+
+
+KIND = ("full_attention", "sliding_attention")  # of a layer
+
+# What an entry must be, in words and as a test.
+ACTIVATION = f"one of {', '.join(ACTIVATIONS)}", _is_activation
+COUNT = "a whole number of at least 1", _is_count
+DEPTH = f"a whole number from 1 to {DEEPEST:,}", _is_depth
+DEPTHS = f"a list of whole numbers from 1 to {DEEPEST:,}", _list_of(_is_depth)
+FLAG = "true or false", _is_bool
+FLAGS = "a list of 0 and 1", _list_of(lambda item: item in (0, 1))
+FRACTION = "a number in [0, 1)", _is_fraction
+LAYERS = f"a list of {' and '.join(KIND)}", _list_of(lambda item: item in KIND)
+MXFP4 = "an object whose quant_method is mxfp4", _is_mxfp4
 NUMBER = "a positive number", is_positive
-FLAG = "true or false", lambda value: isinstance(value, bool)
-KIND = ("full_attention", "sliding_attention")
-OBJECT = "an object", lambda value: isinstance(value, dict)
-ACTIVATION = (
-    f"one of {', '.join(ACTIVATIONS)}",
-    lambda value: isinstance(value, str) and value in ACTIVATIONS,
-)
-LAYERS = f"a whole number from 1 to {DEEPEST:,}", lambda value: _count(value) and value <= DEEPEST
-WHOLE = (
-    "a whole number of at least 0",
-    lambda value: value == 0 and not isinstance(value, bool) or _count(value),
-)
-SHARE = "a number in [0, 1)", lambda value: value == 0 or is_positive(value) and value < 1
+OBJECT = "an object", _is_object
+POOLING = "cls or mean", _is_pooling
+WHOLE = "a whole number of at least 0", _is_whole
+WORD = "a word", _is_text
 # The other entries are of the kind of their defaults.
 BY_TYPE = {int: COUNT, float: NUMBER, bool: FLAG, str: ACTIVATION}
 KINDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
-    **dict.fromkeys(["num_hidden_layers", "n_layer", "num_layers"], LAYERS),
-    **dict.fromkeys(["n_inner", "original_max_position_embeddings"], COUNT),
-    **dict.fromkeys(["query_pre_attn_scalar", "partial_rotary_factor"], NUMBER),
-    **dict.fromkeys(["num_key_value_heads", "head_dim", "sliding_window"], COUNT),
-    **dict.fromkeys(["final_logit_softcapping", "attn_logit_softcapping"], NUMBER),
-    **dict.fromkeys(["rope_parameters", "rope_scaling", "text_config", "vision_config"], OBJECT),
-    **dict.fromkeys(["text_config_dict", "vision_config_dict"], OBJECT), "projection_size": COUNT,
-    **dict.fromkeys(["max_window_layers", "pad_token_id", "eos_token_id"], WHOLE),
-    "no_rope_layers": (
-        "a list of 0 and 1",
-        lambda value: isinstance(value, list) and all(one in (0, 1) for one in value),
-    ),
-    **dict.fromkeys(["hidden_dropout_prob", "dropout", "dropout_rate"], SHARE),
-    **dict.fromkeys(["num_decoder_layers", "encoder_layers", "decoder_layers"], LAYERS),
+    "attn_logit_softcapping": NUMBER,
+    "classifier_pooling": POOLING,
+    "decoder_layers": DEPTH,
+    "depths": DEPTHS,
+    "dropout": FRACTION,
+    "dropout_rate": FRACTION,
+    "encoder_layers": DEPTH,
+    "eos_token_id": WHOLE,
+    "feed_forward_proj": WORD,
+    "final_logit_softcapping": NUMBER,
+    "head_dim": COUNT,
+    "hidden_dropout_prob": FRACTION,
+    "hidden_sizes": DEPTHS,
+    "layer_types": LAYERS,
+    "max_window_layers": WHOLE,
+    "n_inner": COUNT,
+    "n_layer": DEPTH,
+    "no_rope_layers": FLAGS,
+    "num_decoder_layers": DEPTH,
+    "num_hidden_layers": DEPTH,
+    "num_key_value_heads": COUNT,
+    "num_layers": DEPTH,
+    "original_max_position_embeddings": COUNT,
+    "pad_token_id": WHOLE,
+    "partial_rotary_factor": NUMBER,
+    "projection_size": COUNT,
+    "quantization_config": MXFP4,
+    "query_pre_attn_scalar": NUMBER,
+    "rope_parameters": OBJECT,
+    "rope_scaling": OBJECT,
     "scale_decoder_outputs": FLAG,
-    "quantization_config": (
-        "an object whose quant_method is mxfp4",
-        lambda value: isinstance(value, dict) and value.get("quant_method") == "mxfp4",
-    ),
-    **dict.fromkeys(["hidden_sizes", "depths"], COUNTS),
-    "classifier_pooling": ("cls or mean", lambda value: value in ("cls", "mean")),
-    "feed_forward_proj": ("a word", lambda value: isinstance(value, str)),
-    "layer_types": (
-        f"a list of {' and '.join(KIND)}",
-        lambda value: isinstance(value, list) and all(one in KIND for one in value),
-    ),
-}  # fmt: skip
+    "sliding_window": COUNT,
+    "text_config": OBJECT,
+    "text_config_dict": OBJECT,
+    "vision_config": OBJECT,
+    "vision_config_dict": OBJECT,
+}
 
 
 # Entries of every family. These must have one value, if they are given.
@@ -295,8 +382,10 @@ def with_dtype(config: Mapping[str, Any], arrays: Mapping[str, Any]) -> dict[str
     """
     dtypes = {str(array.dtype) for array in arrays.values()}
     # The newer name of the dtype would count, and the arrays are no longer in mxfp4.
-    kept = without(dict(config), "dtype", "quantization_config")
-    return kept | ({"torch_dtype": dtypes.pop()} if len(dtypes) == 1 else {})
+    entries = without(dict(config), "dtype", "quantization_config")
+    if len(dtypes) == 1:
+        entries["torch_dtype"] = dtypes.pop()
+    return entries
 
 
 def without(entries: dict[str, Any], *names: str) -> dict[str, Any]:

@@ -4,7 +4,7 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import partial, reduce
+from functools import partial
 from typing import Any
 
 import jax
@@ -14,7 +14,7 @@ import numpy as np
 import jaxnet as jn
 from jaxnet.core import made
 from jaxnet.pretrained.config import Rows
-from jaxnet.pretrained.gguf import KINDS, Tensors
+from jaxnet.pretrained.gguf import KINDS, Kind, Tensors
 from jaxnet.services.nodes import Stored
 from jaxnet.services.trees import flat
 
@@ -43,35 +43,59 @@ def with_integers(
     small: dict[tuple[int, int], list[str]] = {}  # (bits, group) -> paths
     least: dict[str, int] = {}  # path -> what stands for a lowest value
     names = [name for name in weights if name not in kinds]
-    by_form: dict[tuple[int, int], list[str]] = {}
-    for path, (name, *_) in table.items():
-        if name in kinds and path.endswith(("/kernel", "/embedding")):
-            by_form.setdefault(kinds[name][:2], []).append(path)
-    for (bits, group), paths in by_form.items():
+    for (bits, group), paths in _by_form(table, kinds).items():
         pack = partial(_quantized(net, bits, group, paths).inside.options, net, x=x)
         found = jax.eval_shape(pack, specs[0])  # nothing is drawn again
         for path in paths:
-            shape, scales = shapes[path], _scale(_at(found, path)).shape
-            if math.prod(scales) * group != math.prod(shape):
+            entry = _at(found, path)
+            if math.prod(_scale(entry).shape) * group != math.prod(shapes[path]):
                 continue
             small.setdefault((bits, group), []).append(path)
-            name, *changes = table.pop(path)
-            kind = kinds[name]
+            row = table.pop(path)
+            name, kind = row[0], kinds[row[0]]
             names += [f"{name}.{part}" for part in ("numbers", *kind.floats)]
-            axis = next(a for a, count in enumerate(scales) if count != shape[a])
-            key = min(_at(found, path))
-            halves = [_packed] if key == "int4" else []
-            table[f"{path}/{key}"] = (f"{name}.numbers", *changes, *halves)
+            table |= _integer_rows(path, row, kind, shapes[path], entry)
             if "lowest" in kind.floats:
                 least[path] = kind.least
-            take = partial(_spread, group), *changes, partial(_every, axis, group)
-            for part in kind.floats:
-                entry = "scale16" if part == "scale" else part
-                table[f"{path}/{entry}"] = (f"{name}.{part}", *take)
     if not small:
         raise missing
     names += {name for name, *_ in table.values() if name in kinds}
     return _mixed(net, small, least), table, weights.chosen(names)
+
+
+def _by_form(table: Rows, kinds: Mapping[str, Kind]) -> dict[tuple[int, int], list[str]]:
+    """Return the paths of kernels and tables that are stored as integers, by (bits, group)."""
+    found: dict[tuple[int, int], list[str]] = {}
+    for path, (name, *_) in table.items():
+        if name in kinds and path.endswith(("/kernel", "/embedding")):
+            kind = kinds[name]
+            found.setdefault((kind.bits, kind.group), []).append(path)
+    return found
+
+
+def _integer_rows(
+    path: str, row: tuple, kind: Kind, shape: tuple[int, ...], entry: Mapping[str, Any]
+) -> Rows:
+    """Return the rows of the integers and the floats of a kernel.
+
+    Args:
+      path, row: Path of the kernel and its row, (name, *functions).
+      kind: How it is stored.
+      shape: Shape of the kernel.
+      entry: Specs of its entries in params.
+    """
+    name, *changes = row
+    numbers = _key_of_numbers(entry)
+    halves = [_packed] if numbers == "int4" else []
+    rows: Rows = {f"{path}/{numbers}": (f"{name}.numbers", *changes, *halves)}
+    counts = _scale(entry).shape
+    axis = next(a for a, count in enumerate(counts) if count != shape[a])
+    # The functions are those of the kernel, so the floats are spread to its shape for them.
+    spread, every = partial(_spread, kind.group), partial(_every, axis, kind.group)
+    for part in kind.floats:
+        own = "scale16" if part == "scale" else part
+        rows[f"{path}/{own}"] = (f"{name}.{part}", spread, *changes, every)
+    return rows
 
 
 def _mixed(
@@ -88,18 +112,22 @@ def _mixed(
             whole = layer.inside.options(run.layer, params, x)
             for path in small[form]:
                 entry = _at(whole, path)
-                key = min(entry)
-                new[path] = {key: entry[key], "scale16": _scale(entry).astype(jnp.float16)}
+                numbers = _key_of_numbers(entry)
+                scale = _scale(entry).astype(jnp.float16)
+                new[path] = {numbers: entry[numbers], "scale16": scale}
         for path, number in least.items():
             new[path]["lowest"] = number * new[path]["scale16"]
         return _replaced(params, new), state
 
     def apart(params):
         """Return the params without lowest values, and values of 0 in float32."""
-        new, middle = {path: dict(_at(params, path)) for path in least}, {}
-        for path, entry in new.items():
-            value, scale = (a.astype(jnp.float32) for a in (entry.pop("lowest"), entry["scale16"]))
-            middle[path] = value - least[path] * scale
+        new, middle = {}, {}
+        for path, number in least.items():
+            entry = dict(_at(params, path))
+            lowest = entry.pop("lowest").astype(jnp.float32)
+            scale = entry["scale16"].astype(jnp.float32)
+            middle[path] = lowest - number * scale
+            new[path] = entry
         return _replaced(params, new), middle
 
     def apply(run, params, state, x):
@@ -119,6 +147,11 @@ def _mixed(
 
     inside = one.inside._replace(init=init, apply=apply, join=join, options=None)
     return jn.cast(made(one.name, one.kind, inside), jnp.float32)
+
+
+def _key_of_numbers(entry: Mapping[str, Any]) -> str:
+    """Return "int4" or "int8", which comes first in an entry of params; its scale comes last."""
+    return min(entry)
 
 
 def _scale(entry: Mapping[str, Any]) -> Any:
@@ -154,11 +187,14 @@ class Shifted(Stored):
 
     def product(self, x: jax.Array, inputs: int, transposed: bool) -> jax.Array:
         # A group's inputs times one value are their sum times it.
-        last = slice(1, None) if transposed else slice(inputs)
-        pairs = zip(self.middle.shape[last], self.shape[last], strict=True)
-        cut = [size for groups, whole in pairs for size in (groups, whole // groups)]
-        before = x.shape[: x.ndim - len(cut) // 2]
-        sums = x.reshape(*before, *cut).sum(range(len(before) + 1, len(before) + len(cut), 2))
+        axes = slice(1, None) if transposed else slice(inputs)
+        groups, sizes = self.middle.shape[axes], self.shape[axes]
+        split: list[int] = []
+        for count, size in zip(groups, sizes, strict=True):
+            split += [count, size // count]
+        before = x.shape[: x.ndim - len(groups)]
+        inside = range(len(before) + 1, len(before) + len(split), 2)  # axes within a group
+        sums = x.reshape(*before, *split).sum(inside)
         shift = jn.product(sums, self.middle.astype(x.dtype), inputs, transposed=transposed)
         return self.numbers.product(x, inputs, transposed) + shift
 
@@ -178,23 +214,32 @@ def _quantized(net: jn.Layer, bits: int, group: int, paths: list[str]) -> jn.Lay
 
 
 def _at(tree: Any, path: str) -> Any:
-    return reduce(lambda entry, name: entry[name], path.split("/"), tree)
+    for name in path.split("/"):
+        tree = tree[name]
+    return tree
 
 
-def _replaced(tree: Any, new: Mapping[str, Any], at: str = "") -> Any:
+def _replaced(tree: Any, new: Mapping[str, Any], above: str = "") -> Any:
     """Return a tree of dicts with other entries at some paths."""
-    if at[:-1] in new or not isinstance(tree, dict):
-        return new.get(at[:-1], tree)
-    return {name: _replaced(entry, new, f"{at}{name}/") for name, entry in tree.items()}
+    path = above.removesuffix("/")
+    if path in new:
+        return new[path]
+    if not isinstance(tree, dict):
+        return tree
+    return {name: _replaced(entry, new, f"{above}{name}/") for name, entry in tree.items()}
 
 
 def _row(path: str, rows: Rows) -> tuple | None:
     """Return the row of an entry, (name, *functions) with the number of its layer."""
     for pattern, source in sorted(rows.items(), key=lambda row: "{i}" in row[0]):
-        found = re.fullmatch(re.escape(pattern).replace(r"\{i\}", r"(\d+)", 1), path)
-        if found:
-            name, *changes = (source,) if isinstance(source, str) else source
-            return (name.replace("{i}", found[1]) if found.groups() else name, *changes)
+        expression = re.escape(pattern).replace(r"\{i\}", r"(\d+)", 1)
+        found = re.fullmatch(expression, path)
+        if found is None:
+            continue
+        name, *changes = (source,) if isinstance(source, str) else source
+        if found.groups():
+            name = name.replace("{i}", found[1])
+        return (name, *changes)
     return None
 
 
@@ -210,7 +255,8 @@ def _spread(group: int, scale: np.ndarray) -> np.ndarray:
 
 def _every(axis: int, group: int, scales: np.ndarray) -> np.ndarray:
     """Return one scale of each group of equal ones along an axis."""
-    kept = scales[(slice(None),) * axis + (slice(None, None, group),)]
+    before = (slice(None),) * axis
+    kept = scales[(*before, slice(None, None, group))]
     if not np.array_equal(np.repeat(kept, group, axis), scales):
         raise ValueError(f"the scales of {group} neighbors along axis {axis} differ")
     return kept
