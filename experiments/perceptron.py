@@ -231,7 +231,10 @@ def separable(config: Config):
     last = len(moments) - 1
     assert last == run.mistakes.sum()  # the compiled loop and the steps are one rule
     chosen = sorted({round(i) for i in np.geomspace(1, last + 1, 6) - 1})
-    title = lambda i: f"{i} mistake{'s' * (i != 1)}"  # noqa: E731
+
+    def title(i):
+        return f"{i} mistake{'s' * (i != 1)}"
+
     panels = {f"after {title(i)}": decision(moments[i]) for i in chosen}
     figure = jn.viz.decision(panels, x, y, names=["0", "1"], columns=3)
     figures = (

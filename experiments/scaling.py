@@ -14,7 +14,6 @@ vocabulary, batches of 16 × 64 tokens. The rules:
 guide/scaling.md has the formulas, and what they say about 1,000 devices.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -266,16 +265,18 @@ def measure(config: Config, rule: str, variant: str) -> Row:
     )
     batch = tokens[:, :-1].astype(np.int32), tokens[:, 1:].astype(np.int32)
     train_state = trainer.init(jax.random.key(config.seed), batch)
-    stay: Callable[[Any], Any] = lambda tree: tree  # noqa: E731
+
+    places = None
     if mesh is not None:
         places = jn.distributed.shardings(train_state, mesh, params_rule)
-        stay = lambda tree: jax.lax.with_sharding_constraint(tree, places)  # noqa: E731
         train_state = jn.distributed.put(train_state, mesh, params_rule)
         batch = jn.distributed.put(batch, mesh, split)
 
     def step(train_state, batch):
         train_state, metrics = trainer.step(train_state, batch)
-        return stay(train_state), metrics["loss"]
+        if places is not None:
+            train_state = jax.lax.with_sharding_constraint(train_state, places)
+        return train_state, metrics["loss"]
 
     compiled = jax.jit(step, donate_argnums=0).lower(train_state, batch).compile()
     cost, memory = jn.profile.cost_by_layer(compiled), compiled.memory_analysis()

@@ -163,7 +163,9 @@ def test_a_layer_that_went_through_cloudpickle_computes_the_same(case: Case):
         functions = dict(re.findall(r"func\.func \w+ (@\w+)(.*?\n  }\n)", text, re.S))
 
         def body(name):  # with what it calls: equal functions may be one or several
-            inner = lambda call: body(call[0]) if call[0] in functions else call[0]  # noqa: E731
+            def inner(call):
+                return body(call[0]) if call[0] in functions else call[0]
+
             return re.sub(r"@\w+", inner, functions[name])
 
         return body("@main")
@@ -397,7 +399,10 @@ def test_trains_in_float16_as_in_float32(case: Case):
             return sum(errors) / size, {}
 
         trainer = jn.trainer(jn.compose(objective), optax.adam(0.01))
-        step = lambda train_state, _: trainer.step(train_state, jnp.zeros(1))  # noqa: E731
+
+        def step(train_state, _):
+            return trainer.step(train_state, jnp.zeros(1))
+
         end, metrics = jax.lax.scan(step, trainer.init(KEY, jnp.zeros(1)), length=100)
         return metrics["loss"], getattr(end.opt_state, "skipped", 0)
 
@@ -452,7 +457,10 @@ def test_types_on_an_explicit_mesh_fit(case: Case):
 
     def on(tree, spec):
         where = jax.NamedSharding(mesh, spec)
-        of = lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=where)  # noqa: E731
+
+        def of(a):
+            return jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=where)
+
         return jax.tree.map(of, tree)
 
     arguments = on(case.params, jax.P()), on(case.state, jax.P()), on(case.x, jax.P("data"))

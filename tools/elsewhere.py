@@ -189,7 +189,10 @@ def on(device: Any, specs: Any) -> Any:
     import jax
 
     where = jax.sharding.SingleDeviceSharding(device)
-    each = lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where)  # noqa: E731
+
+    def each(leaf):
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where)
+
     return jax.tree.map(each, specs)
 
 
@@ -233,7 +236,10 @@ def decoder(size: str, target: Target, ring: bool = False) -> Seen:
     count = target.chips[0] * target.chips[1]
     axis = "time" if ring else "data"
     mesh = topologies.make_mesh(description, (count,), (axis,)) if count > 1 else None
-    whole = lambda layer: layer if mesh is None else jn.distributed.gathered(layer, mesh)  # noqa: E731
+
+    def whole(layer):
+        return layer if mesh is None else jn.distributed.gathered(layer, mesh)
+
     block = jn.transformer_block(
         heads, mlp, causal=True, norm=jn.rms_norm, gated=True, name="block"
     )
@@ -260,7 +266,10 @@ def decoder(size: str, target: Target, ring: bool = False) -> Seen:
         places = jn.distributed.shardings(train_state, mesh, rules)
         spec = P(None, axis) if ring else P(axis)
         split = jax.tree.map(lambda _: NamedSharding(mesh, spec), batch)
-        place = lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s)  # noqa: E731
+
+        def place(a, s):
+            return jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s)
+
         specs = jax.tree.map(place, (train_state, batch), (places, split))
     seen = compiled(jax.jit(trainer.step, donate_argnums=0), specs)
     sizes = {n: sum(a.size for a in jax.tree.leaves(p)) for n, p in train_state.params.items()}
@@ -310,7 +319,10 @@ def attention(target: Target) -> dict[str, Seen]:
         layer = jn.cast(jn.multi_head_attention(8, **chosen), HALF.get(target.name, jnp.bfloat16))
         given = x if mask is None else (x, jax.ShapeDtypeStruct(*masks[mask]))
         params, _ = jax.eval_shape(layer.init, jax.random.key(0), given)
-        loss = lambda params, x, layer=layer: layer.apply(params, {}, x)[0].sum()  # noqa: E731
+
+        def loss(params, x, layer=layer):
+            return layer.apply(params, {}, x)[0].sum()
+
         found[f"{chosen} {mask}"] = compiled(jax.jit(jax.grad(loss)), on(device, (params, given)))
     return found
 
@@ -335,12 +347,18 @@ def long_attention(target: Target) -> dict[str, Seen]:
 
         mask = splash.MultiHeadMask([splash.CausalMask((time, time)) for _ in range(heads)])
         call = splash.make_splash_mha(mask, head_shards=1, q_seq_shards=1)
-        heads_first = lambda x: x.swapaxes(1, 2)  # noqa: E731
+
+        def heads_first(x):
+            return x.swapaxes(1, 2)
+
         ways["splash"] = lambda q, *kv: heads_first(
             jax.vmap(call)(*map(heads_first, (q * size**-0.5, *kv)))
         )
     given = on(target.devices().devices[0], [jax.ShapeDtypeStruct(shape, half)] * 3)
-    loss = lambda way: lambda *qkv: way(*qkv).astype(jnp.float32).sum()  # noqa: E731
+
+    def loss(way):
+        return lambda *qkv: way(*qkv).astype(jnp.float32).sum()
+
     each = {name: jax.jit(jax.grad(loss(way), (0, 1, 2))) for name, way in ways.items()}
     return {name: compiled(gradient, given) for name, gradient in each.items()}
 
@@ -376,7 +394,10 @@ def catalogue(target: Target, part: int, parts: int) -> str:
 
     def failing(rows):
         try:
-            run = lambda every: [results(row, *one) for row, one in zip(rows, every, strict=True)]  # noqa: E731
+
+            def run(every):
+                return [results(row, *one) for row, one in zip(rows, every, strict=True)]
+
             jax.jit(run).lower([specs_of(row) for row in rows]).compile()
             return []
         except Exception as error:

@@ -411,7 +411,9 @@ def reducing() -> list[Call]:
     t = np.array([1, 0, 2, 1, 3], np.float32)
     net = jn.dense(1)
     params = {"kernel": np.array([[0.5], [2.0]], np.float32), "bias": np.ones(1, np.float32)}
-    plain = lambda o, t: jnp.mean(jnp.abs(o), -1)  # noqa: E731
+
+    def plain(o, t):
+        return jnp.mean(jnp.abs(o), -1)
 
     def measured(loss, batch, **metrics):
         return jn.evaluate(jn.supervised(net, loss, metrics=metrics), params, {}, batch)
@@ -440,7 +442,10 @@ def reducing() -> list[Call]:
     found = []
     for way, function in ways.items():
         for name in REDUCING if way in ("evaluate", "a metric") else ("mean", "branches"):
-            right = lambda loss, batch, run=function: run(loss, (x, t[:, None]))  # noqa: E731
+
+            def right(loss, batch, run=function):
+                return run(loss, (x, t[:, None]))
+
             args = REDUCING[name], (x, t)
             found.append(Call(f"{way} of {name}", function, args, {}, None, right))
     return found

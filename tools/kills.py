@@ -60,7 +60,10 @@ def child(kind: str, folder: str, port: str, index: int) -> None:
     net = jn.serial(jn.dense(64), jn.batch_norm(), jax.nn.relu, jn.dropout(0.2), jn.dense(3))
     objective = jn.supervised(net, optax.softmax_cross_entropy_with_integer_labels)
     if kind == "resident":
-        noise = lambda key, batch: (batch[0] + jax.random.normal(key, batch[0].shape), batch[1])  # noqa: E731
+
+        def noise(key, batch):
+            return batch[0] + jax.random.normal(key, batch[0].shape), batch[1]
+
         objective = jn.augmented(objective, noise)
     trainer = jn.trainer(objective, optax.adam(1e-2))
     mesh = jax.make_mesh((len(jax.devices()),), ("data",))

@@ -189,7 +189,10 @@ def in_generate(folder: Path) -> Work:
     params, _ = net.init(jax.random.key(0), jn.spec((1, 4), jnp.int32))
     run = partial(jn.decoding.generate, net, params, [[3]], length=6, temperature=0, progress=False)
     calm = run().tokens
-    check = lambda: np.testing.assert_array_equal(run().tokens, calm)  # noqa: E731
+
+    def check():
+        np.testing.assert_array_equal(run().tokens, calm)
+
     return Work(run, check, ("generate.py", "stream.py", "trees.py", "memory.py"))
 
 
@@ -258,7 +261,10 @@ def one_of(folder: Path, index: int, where: str, what: str, port: int, count: in
     """What a process does."""
     jax.distributed.initialize(f"localhost:{port}", count, index, heartbeat_timeout_seconds=10)
     mesh, odd = jax.make_mesh((jax.device_count(),), ("data",)), index == count - 1
-    mark = lambda: (folder / "mark").write_text(str(time.time()))  # noqa: E731
+
+    def mark():
+        (folder / "mark").write_text(str(time.time()))
+
     loader = Uneven(what, odd, 8 // count, mark)
     data = jn.distributed.feed(loader, mesh, jax.P("data"))
     trainer, start = small()
@@ -302,7 +308,10 @@ def forked(folder: Path, index: int, *args: Any) -> int:
     said = os.open(folder / f"output.{index}", os.O_WRONLY | os.O_CREAT)
     for stream in (1, 2):
         os.dup2(said, stream)
-    say = lambda words: (folder / f"said.{index}").write_text(f"{time.time()} {words}")  # noqa: E731
+
+    def say(words):
+        (folder / f"said.{index}").write_text(f"{time.time()} {words}")
+
     code = 1
     try:
         one_of(folder, index, *args)

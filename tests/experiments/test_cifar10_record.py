@@ -112,9 +112,15 @@ def test_twenty_steps_are_those_of_pytorch(x64):
     train_state = trainer.init(jax.random.key(0), (data[0][0], data[1][0]))
     params = train_state.params | {"whiten": {"kernel": record.whitening(data[0][0])}}
     losses, theirs = reference(params, x, y)
-    batch = lambda step: (data[0][step], data[1][step])  # noqa: E731
+
+    def batch(step):
+        return data[0][step], data[1][step]
+
     train_state = train_state._replace(params=params)
-    run = lambda start: record.train_steps(trainer, start, batch, STEPS, looks_ahead=True)  # noqa: E731
+
+    def run(start):
+        return record.train_steps(trainer, start, batch, STEPS, looks_ahead=True)
+
     end, found = jax.jit(run)(train_state)
     assert end.params["head"]["kernel"].dtype == jnp.float64
     np.testing.assert_allclose(found["loss"], losses, rtol=1e-9)

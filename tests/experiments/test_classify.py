@@ -78,7 +78,10 @@ def test_the_last_epochs_see_images_as_they_are(tmp_path):
 @pytest.mark.slow
 def test_pictures_name_the_classes(monkeypatch, tmp_path):
     seen = {}
-    keep = lambda figure, path, **_: seen.setdefault(path.stem, figure)  # noqa: E731
+
+    def keep(figure, path, **_):
+        seen.setdefault(path.stem, figure)
+
     monkeypatch.setattr(jn.viz, "save", keep)
     recipe = SOFTMAX._replace(names=["oak", "elm", "ash", "fir"])
     x, y = shapes(30, 1)

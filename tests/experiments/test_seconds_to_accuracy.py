@@ -19,7 +19,10 @@ def test_all_libraries_train_the_same_net_on_the_same_batches(
     """Equal weights, order, optimizer and rates: accuracies agree up to rounding."""
     if data == "cifar10":  # at its own rate, 18 steps on photos amplify the rounding
         task = seconds_to_accuracy.Config.task
-        low = lambda *given: task(*given)._replace(rate=0.002)  # noqa: E731
+
+        def low(*given):
+            return task(*given)._replace(rate=0.002)
+
         monkeypatch.setattr(seconds_to_accuracy.Config, "task", low)
     config = seconds_to_accuracy.Config(
         data=data, rounds=1, epochs={"mnist": 2, "cifar10": 1}[data], pieces=2, batch_size=32,

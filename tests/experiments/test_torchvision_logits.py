@@ -31,7 +31,10 @@ def test_sizes_and_work_as_published(net, variant, side, params, billions):
     net, x = getattr(torchvision_nets, net)(variant), jn.spec((1, side, side, 3))
     given = jax.eval_shape(net.init, jax.random.key(0), x)
     assert sum(leaf.size for leaf in jax.tree.leaves(given[0])) == params
-    run = lambda given, x: net.apply(*given, x)[0]  # noqa: E731
+
+    def run(given, x):
+        return net.apply(*given, x)[0]
+
     assert round(jn.inspect.flops(run, given, x) / 2e9, 3) == billions
 
 

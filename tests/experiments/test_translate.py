@@ -109,7 +109,10 @@ def logits_in_numpy(p, source, lengths, target):
 
     e, d = p["encoder"], p["decoder"]
     weights, seen = e["block_1"]["attention"], values.until(lengths, source.shape[1])
-    attend = lambda y: values.attention(weights, y, y, seen)[0]  # noqa: E731
+
+    def attend(y):
+        return values.attention(weights, y, y, seen)[0]
+
     x = values.block(e["block_1"], placed(e, source), attend)
     memory, x = values.layer_norm(e["norm"], x), placed(d, target)
     x = values.decoder_block(d["block_1"], x, memory, lengths, values.layer_norm, gated=False)

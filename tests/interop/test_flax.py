@@ -199,7 +199,10 @@ def test_what_was_decided_when_the_module_was_built_stays():
 @pytest.mark.slow
 def test_call_for_several_inputs():
     module = nn.MultiHeadDotProductAttention(2, dropout_rate=0.5)
-    call = lambda m, x, train: m(*x, deterministic=not train)  # noqa: E731
+
+    def call(m, x, train):
+        return m(*x, deterministic=not train)
+
     layer = from_linen(module, call=call, name="attention")
     queries, memory = jnp.ones((2, 3, 4)), X[:2, :5, :, 0]
     params, state = layer.init(KEY, (queries, memory))

@@ -35,8 +35,12 @@ def test_values_and_gradients_are_those_of_the_net(row, x64):
 
     @partial(jax.jit, static_argnums=0)
     def everything(net, params, x):
-        run = lambda p, x: net.apply(p, state, x)[0]  # noqa: E731
-        loss = lambda p, x: jnp.sin(run(p, x)).sum()  # noqa: E731
+        def run(p, x):
+            return net.apply(p, state, x)[0]
+
+        def loss(p, x):
+            return jnp.sin(run(p, x)).sum()
+
         return run(params, x), jax.grad(loss, (0, 1))(params, x)
 
     close(everything(net, params, x), everything(jn.interop.plain(net), params, x), 1e-10)
@@ -80,7 +84,9 @@ def test_loops_branches_and_gradients_inside_a_net():
     def energy(m, x):
         params = m.param("kernel", jn.initializers.lecun_normal(), (3, 3, 3))
         params = {"kernel": params, "bias": jnp.ones(3)}
-        run = lambda x: jnp.tanh(conv.apply(params, {}, x)[0])  # noqa: E731
+
+        def run(x):
+            return jnp.tanh(conv.apply(params, {}, x)[0])
 
         def twice(x):
             steps = jax.lax.scan(lambda x, _: (jnp.pad(run(x), ((0, 0), (1, 1), (0, 0))), 0), x, x)

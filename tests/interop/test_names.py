@@ -97,7 +97,9 @@ def test_what_is_left_out():
 
 
 def test_fractions_are_no_counts():
-    init = lambda key, x: ({}, {"count": jnp.zeros(2, jnp.int32)})  # noqa: E731
+    def init(key, x):
+        return {}, {"count": jnp.zeros(2, jnp.int32)}
+
     net = jn.Layer(init, lambda params, state, x, **options: (x, state), name="counting")
     _, state = by_names(net, {"n": np.array([3, 4])}, ROW, {"count": "n"})
     assert state["count"].tolist() == [3, 4] and state["count"].dtype == jnp.int32

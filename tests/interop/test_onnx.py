@@ -192,7 +192,10 @@ def test_a_model_stores_the_integers(bits):
     held = sum(leaf.nbytes for leaf in jax.tree.leaves(params))
     assert held < model.ByteSize() < 1.2 * held
     kind = {8: "INT8", 4: "UINT8"}[bits]
-    of_kind = lambda each: type(each).DataType.Name(each.data_type) == kind  # noqa: E731
+
+    def of_kind(each):
+        return type(each).DataType.Name(each.data_type) == kind
+
     stored = sum(len(each.raw_data) for each in model.graph.initializer if of_kind(each))
     assert stored == (256 * 256 + 256 * 64) * bits // 8
 

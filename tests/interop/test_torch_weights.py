@@ -113,7 +113,9 @@ def test_recurrent_layers(kind, layer, options):
 ], ids=["rnn", "lstm", "gru"])  # fmt: skip
 def test_cells(cell, ours):
     """The rows of the kernel are permuted, as those of a dense layer."""
-    step = lambda self, x: self.cell(self.conv(x).flatten(1))  # noqa: E731
+
+    def step(self, x):
+        return self.cell(self.conv(x).flatten(1))
 
     def forward(m, x):
         x = m(jn.flatten(), m(jn.conv(2, 2, padding="VALID"), x))
@@ -144,7 +146,10 @@ def test_the_biases_of_a_recurrent_layer():
 
 def attention(**options):
     mha = nn.MultiheadAttention(8, 2, batch_first=True, **options)
-    run = lambda self, x: self.out((x + self.mha(x, x, x)[0]).flatten(1))  # noqa: E731
+
+    def run(self, x):
+        return self.out((x + self.mha(x, x, x)[0]).flatten(1))
+
     return Made(run, mha=mha, out=nn.Linear(40, 3))
 
 
@@ -165,7 +170,9 @@ def test_attention(bias):
 
 def test_attention_to_a_memory_of_another_width():
     mha = nn.MultiheadAttention(8, 2, kdim=6, vdim=6, batch_first=True)
-    run = lambda self, x: self.mha(x, *[self.proj(x)] * 2)[0]  # noqa: E731
+
+    def run(self, x):
+        return self.mha(x, *[self.proj(x)] * 2)[0]
 
     def forward(m, x):
         return m(jn.multi_head_attention(2), (x, m(jn.dense(6), x)))
@@ -193,7 +200,10 @@ def test_a_transformer_encoder():
 def tied():
     head, words = nn.Linear(4, 11, bias=False), nn.Embedding(11, 4)
     head.weight = words.weight
-    run = lambda self, x: self.head(self.rnn(self.words(x))[0])  # noqa: E731
+
+    def run(self, x):
+        return self.head(self.rnn(self.words(x))[0])
+
     return Made(run, words=words, head=head, rnn=nn.LSTM(4, 4, batch_first=True))
 
 
@@ -314,7 +324,9 @@ def test_layer_norm_leaves_the_order_unknown():
         x = m(jn.layer_norm(epsilon=1e-5), m(jn.conv(4, 1), x))
         return m(jn.dense(3), jnp.moveaxis(x, -1, 1).reshape(x.shape[0], -1))
 
-    run = lambda self, x: self.out(self.norm(self.conv(x).mT).mT.flatten(1))  # noqa: E731
+    def run(self, x):
+        return self.out(self.norm(self.conv(x).mT).mT.flatten(1))
+
     parts = {"conv": nn.Conv1d(4, 4, 1), "norm": nn.LayerNorm(4), "out": nn.Linear(20, 3)}
     agree(jn.compose(written), Made(run, **parts), (2, 5, 4))
 
@@ -401,7 +413,10 @@ test_refusals = refuses([
 
 def test_a_flatten_of_the_input_and_two_of_one_size():
     """3*6*2 and 1*6*6 are both 36."""
-    run = lambda self, x: self.a(x.flatten(1)) * self.b(self.conv(x).flatten(1))  # noqa: E731
+
+    def run(self, x):
+        return self.a(x.flatten(1)) * self.b(self.conv(x).flatten(1))
+
     parts = {"a": nn.Linear(36, 3), "conv": nn.Conv2d(2, 6, (3, 1)), "b": nn.Linear(36, 3)}
 
     def forward(m, x):
@@ -457,7 +472,10 @@ def test_an_inline_reshape():
     rest = nn.BatchNorm1d(48), nn.ReLU(), nn.Linear(48, 2)
     theirs = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), *rest)
     weights = theirs.state_dict()
-    flat = lambda x: jax.nn.relu(x).reshape(len(x), -1)  # noqa: E731
+
+    def flat(x):
+        return jax.nn.relu(x).reshape(len(x), -1)
+
     words = r"net/batch_norm: the order .* not known.*m\(jn.flatten\(\), x\)"
     for reshape in (flat, jax.jit(flat)):
         with pytest.raises(ValueError, match=words):
@@ -487,7 +505,9 @@ def test_a_decoder():
 def test_a_shared_layer():
     """On features and on pixels, which needs no order; on two different ones it raises."""
 
-    run = lambda self, x: self.a(self.a(x.permute(0, 2, 3, 1)).mean((1, 2)))  # noqa: E731
+    def run(self, x):
+        return self.a(self.a(x.permute(0, 2, 3, 1)).mean((1, 2)))
+
     shared = jn.dense(4)
     net = jn.compose(lambda m, x: m(shared, m(shared, x).mean((1, 2))))
     agree(net, Made(run, a=nn.Linear(4, 4)), (2, 5, 6, 4))

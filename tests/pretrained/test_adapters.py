@@ -47,9 +47,14 @@ def adapted(net, x, rank=3, scale=0.5, **options):
     lora = jn.lora(net, rank, scale=scale, **options)
     own, state = jit_init(net, KEY, x)
     params, _ = jax.device_get(jit_init(lora, jax.random.key(1), x))
-    wave = lambda leaf: 0.1 * np.cos(np.arange(leaf.size)).reshape(leaf.shape)  # noqa: E731
+
+    def wave(leaf):
+        return 0.1 * np.cos(np.arange(leaf.size)).reshape(leaf.shape)
+
     params = jax.tree.map(lambda leaf: (leaf + wave(leaf)).astype(leaf.dtype), params)
-    trains = lambda path: "_lora_" in path or "head/" in path and "trainable" in options  # noqa: E731
+
+    def trains(path):
+        return "_lora_" in path or "head/" in path and "trainable" in options
 
     kept = {path: leaf for path, leaf in flat(own) if not trains(path)}
     return lora, replaced(params, kept), own, state

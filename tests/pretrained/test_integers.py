@@ -74,9 +74,17 @@ def test_blocks_of_256_are_read(how, bits, tmp_path):
 def test_a_file_is_read_array_by_array(integers, tmp_path, monkeypatch):
     written(tmp_path / "model.gguf", "llama", "Q4_1")
     steps, read = [], Tensors.__getitem__
-    noted = lambda self, name: steps.append("read") or read(self, name)  # noqa: E731
+
+    def noted(self, name):
+        steps.append("read")
+        return read(self, name)
+
     monkeypatch.setattr(Tensors, "__getitem__", noted)
-    put = lambda path, array: steps.append("put") or array  # noqa: E731
+
+    def put(path, array):
+        steps.append("put")
+        return array
+
     load(tmp_path / "model.gguf", integers=integers, put=put)
     assert len(steps) > 20 and steps == ["read", "put"] * (len(steps) // 2)
 

@@ -174,7 +174,11 @@ def test_several_files_are_read_cast_and_placed(tmp_path):
     net, found, state = load(tmp_path)
     jax.tree.map(np.testing.assert_array_equal, found, params)
     seen = []
-    put = lambda path, array: seen.append((path, array.dtype)) or array  # noqa: E731
+
+    def put(path, array):
+        seen.append((path, array.dtype))
+        return array
+
     net, half, _ = load(tmp_path, dtype=jnp.bfloat16, put=put)
     assert {leaf.dtype.name for leaf in jax.tree.leaves(half)} == {"bfloat16"}
     assert len(seen) == len(names) and all(dtype == jnp.bfloat16 for _, dtype in seen)

@@ -182,7 +182,9 @@ def test_the_transpose_of_a_linear_loop():
 
     @f.defjvp
     def _(primals, tangents):
-        push = lambda carry, xs: last(carry, xs, primals[2])  # noqa: E731
+        def push(carry, xs):
+            return last(carry, xs, primals[2])
+
         return f(*primals), linear(push, *tangents[:2])
 
     given = jnp.ones(()), jnp.ones(3), jnp.full(3, 2.0)

@@ -72,7 +72,10 @@ def test_a_file_system_without_locks_is_told(tmp_path, monkeypatch):
 def test_windows_locks_behind_the_note(tmp_path, monkeypatch):
     """By msvcrt, whose locks nobody reads through."""
     calls = []
-    note = lambda number, *given: calls.append((os.lseek(number, 0, os.SEEK_CUR), *given))  # noqa: E731
+
+    def note(number, *given):
+        calls.append((os.lseek(number, 0, os.SEEK_CUR), *given))
+
     monkeypatch.setattr(files, "fcntl", None)
     monkeypatch.setitem(sys.modules, "msvcrt", Mock(LK_NBLCK=2, locking=note))
     Held("save", tmp_path).close()

@@ -238,7 +238,9 @@ def sequence():
 
 
 def pair():
-    apply = lambda p, s, x, *, key=None, train=False: (x, s)  # noqa: E731
+    def apply(p, s, x, *, key=None, train=False):
+        return x, s
+
     layer = jn.Layer(lambda key, x: ({}, {}), apply, "own")
     net = jn.serial(layer, jn.dense(2))
     net, params, state = drawn(net, X)

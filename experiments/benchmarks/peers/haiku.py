@@ -120,7 +120,10 @@ def in_layout(net: Net, weights: Weights, like: Weights) -> Weights:
             renamed = {"kernel": "w", "bias": "b"}
             found[name] = {renamed[k]: v for k, v in p.items()}
     assert found.keys() == like.keys()
-    reshape = lambda leaf, old: leaf.reshape(old.shape)  # noqa: E731
+
+    def reshape(leaf, old):
+        return leaf.reshape(old.shape)
+
     if isinstance(net, ResNet | Transformer):  # (c,) -> (1, 1, 1, c); heads are one axis
         return jax.tree.map(reshape, found, dict(like))
     return found
