@@ -24,22 +24,23 @@ def traced(run: Callable, *args: Any) -> str:
 
 
 def refused(cases: Iterable[tuple], error: type = ValueError) -> Callable:
-    """Makes a test of what a function refuses: a case has its arguments and the words of the error.
+    """Makes a test of each case in which a function raises an error.
 
-    The class of an error that is not `error` is between them.
+    A case has the arguments, the class of the error if it is not `error`, and the words of its
+    message as a pattern.
     """
+    cases = list(cases)
+    names = [re.sub(r"\W+", "-", words).strip("-")[:40] for *_, words in cases]
 
     def of(call: Callable) -> Callable:
-        def test():
-            for *given, words in cases:
-                other = isinstance(given[-1], type) and issubclass(given[-1], Exception)
-                kind = given.pop() if other else error
-                try:
-                    with pytest.raises(kind, match=words):
-                        call(*given)
-                except (Exception, pytest.fail.Exception) as wrong:
-                    wrong.add_note(f"for {words}")
-                    raise
+        @pytest.mark.parametrize("case", cases, ids=names)
+        def test(case):
+            *given, words = case
+            kind = error
+            if isinstance(given[-1], type) and issubclass(given[-1], Exception):
+                kind = given.pop()
+            with pytest.raises(kind, match=words):
+                call(*given)
 
         test.__doc__ = call.__doc__
         return test
@@ -48,7 +49,7 @@ def refused(cases: Iterable[tuple], error: type = ValueError) -> Callable:
 
 
 def refuses(cases: Iterable[tuple], error: type = ValueError) -> Callable:
-    """Makes a test of calls that raise: a case has a call, the error and its words as above."""
+    """Makes a test of each call that raises; cases are those of `refused`, with a call in each."""
     return refused(cases, error)(lambda call: call())
 
 
