@@ -87,10 +87,12 @@ def shape(card: Card) -> list[str]:
     links = [
         f"[{text}]({link})"
         for text, link in (
-            ("result", card.result), ("source", card.source),
-            (f"lesson {lesson_number(card.lesson)}", card.lesson))
+            ("result", card.result),
+            ("source", card.source),
+            (f"lesson {lesson_number(card.lesson)}", card.lesson),
+        )
         if link
-    ]  # fmt: skip
+    ]
     return figure(
         f"pictures/{card.picture}",
         card.alt.replace("`", ""),

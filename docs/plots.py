@@ -30,8 +30,11 @@ def write_plots(pages: Path) -> dict[str, str]:
             continue
         function = operator.attrgetter(public.removeprefix("jaxnet."))(jn)
         names: dict[str, Any] = vars(inspect.getmodule(inspect.unwrap(function))) | {
-            "jax": jax, "jnp": jnp, "np": np, "jn": jn
-        }  # fmt: skip
+            "jax": jax,
+            "jnp": jnp,
+            "np": np,
+            "jn": jn,
+        }
         for example in doctest.DocTestParser().get_examples(inspect.getdoc(function) or ""):
             exec(compile(example.source, public, "exec"), names)  # our own text
         if hasattr(names.get("figure"), "savefig"):

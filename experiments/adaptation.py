@@ -232,9 +232,11 @@ def compare_methods(
     """Return the accuracy on the new classes and the number of params that train, by method."""
     old = jn.models.lenet5(classes=5)
     trained, before = learn_old(
-        old, of_classes(train, 0), of_classes(test, 0),
+        old,
+        of_classes(train, 0),
+        of_classes(test, 0),
         finetune.Config(pretrain_epochs=config.epochs),
-    )  # fmt: skip
+    )
     print(f"{before:.2%} of the old classes' test digits are classified correctly")
     x, y = of_classes(train, 5)
     validation, pool = (x[:VALIDATION], y[:VALIDATION]), (x[VALIDATION:], y[VALIDATION:])
@@ -258,17 +260,25 @@ def compare_methods(
         for labels in config.labels:
             rows = np.stack(over_seeds(lambda seed, n=labels: per_class(pool[1], n, seed), config))
             found = jn.sweep(
-                objective, optax.adam, (pool[0][rows], pool[1][rows]),
-                epochs=EPOCHS[labels], batch_size=50, seeds=config.all_seeds,
-                grid={"learning_rate": RATES}, params=several, own_data=True,
-            )  # fmt: skip
+                objective,
+                optax.adam,
+                (pool[0][rows], pool[1][rows]),
+                epochs=EPOCHS[labels],
+                batch_size=50,
+                seeds=config.all_seeds,
+                grid={"learning_rate": RATES},
+                params=several,
+                own_data=True,
+            )
             validated = [
-                np.mean([
-                    accuracy(objective, found.member(i, s), validation)
-                    for s in range(config.seeds)
-                ])
+                np.mean(
+                    [
+                        accuracy(objective, found.member(i, s), validation)
+                        for s in range(config.seeds)
+                    ]
+                )
                 for i in range(len(RATES))
-            ]  # fmt: skip
+            ]
             best = int(np.argmax(validated))
             accuracies[name][labels] = np.array(
                 [accuracy(objective, found.member(best, s), test) for s in range(config.seeds)]

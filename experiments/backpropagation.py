@@ -310,10 +310,12 @@ def draw_truncation(found):
         name, eps = np.dtype(dtype).name, np.finfo(dtype).eps / 2
         for (method, color), theory in zip(
             {"forward": COLORS[1], "central": COLORS[0]}.items(),
-            (lambda h: abs(second) * h * (X**2).max() / 2,
-             lambda h: abs(third) * h**2 * (abs(X) ** 3).max() / 6),
+            (
+                lambda h: abs(second) * h * (X**2).max() / 2,
+                lambda h: abs(third) * h**2 * (abs(X) ** 3).max() / 6,
+            ),
             strict=True,
-        ):  # fmt: skip
+        ):
             steps, errors = found[method, name]
             shown = errors > 0
             axes.loglog(steps[shown], errors[shown], ".", color=color, ms=5, label=method)

@@ -189,9 +189,13 @@ def run(config: Config) -> Results:
 
     def learn(seed):
         epochs = run_epochs(
-            trainer, train, seed=seed, epochs=config.epochs, batch_size=config.batch_size,
+            trainer,
+            train,
+            seed=seed,
+            epochs=config.epochs,
+            batch_size=config.batch_size,
             evaluate=validation,
-        )  # fmt: skip
+        )
         measured = {}
         for part, (x, truth) in parts.items():
             found = detect(program, epochs[-1].train_state, x, config.batch_size)

@@ -85,9 +85,18 @@ class Results(NamedTuple):
 def gpt(letters: int) -> jn.Layer:
     """Make the GPT of lesson 16: three blocks of width 96, which look 64 letters back."""
     return jn.models.decoder(
-        letters, depth=3, width=96, heads=4, norm="layer", gated=False,
-        activation=jax.nn.gelu, use_bias=True, tied=True, window=WINDOW, dropout_rate=0.05,
-    )  # fmt: skip
+        letters,
+        depth=3,
+        width=96,
+        heads=4,
+        norm="layer",
+        gated=False,
+        activation=jax.nn.gelu,
+        use_bias=True,
+        tied=True,
+        window=WINDOW,
+        dropout_rate=0.05,
+    )
 
 
 def run(config: Config) -> Results:
@@ -107,9 +116,13 @@ def run(config: Config) -> Results:
     config.output.mkdir(parents=True, exist_ok=True)
     (layout, _), *_ = laid_out = [as_bytes(params) for params in packed.values()]
     np.savez_compressed(
-        config.output / "letters.npz", steps=[*packed], bits=rounded, letters=letters,
-        layout=layout, weights=[weights for _, weights in laid_out],
-    )  # fmt: skip
+        config.output / "letters.npz",
+        steps=[*packed],
+        bits=rounded,
+        letters=letters,
+        layout=layout,
+        weights=[weights for _, weights in laid_out],
+    )
     return Results(rounded, exact)
 
 

@@ -240,9 +240,14 @@ def block(features: int, strides: int) -> jn.Layer:
 
 def conv(features: int, size: int, strides: int, name: str) -> jn.Layer:
     return jn.conv(
-        features, size, strides=strides, padding=size // 2, use_bias=False,
-        kernel_init=jn.initializers.he_normal(), name=name,
-    )  # fmt: skip
+        features,
+        size,
+        strides=strides,
+        padding=size // 2,
+        use_bias=False,
+        kernel_init=jn.initializers.he_normal(),
+        name=name,
+    )
 
 
 def segmenter(trunk: jn.Layer, name: str) -> jn.Layer:
@@ -262,9 +267,10 @@ def make_trainer(net: jn.Layer, train: Pair, config: Config) -> jn.Trainer:
     steps = total_steps(len(train[0]), config)
     rate = optax.warmup_cosine_decay_schedule(0, config.learning_rate, steps // 20, steps)
     loss = jn.losses.ignore_label(
-        optax.softmax_cross_entropy_with_integer_labels, label=VOID,
+        optax.softmax_cross_entropy_with_integer_labels,
+        label=VOID,
         class_weights=shares(train[1]) ** -config.balance,
-    )  # fmt: skip
+    )
     accuracy = jn.losses.ignore_label(jn.metrics.accuracy, label=VOID)
     move = jn.data.elastic(rotation=5, scale=(0.75, 1.5), shift=20)
     color = jn.data.color_jitter(brightness=0.5, contrast=0.5, saturation=0.5)
@@ -328,10 +334,12 @@ def draw(results: Results, held: Pair) -> dict[str, Any]:
     """Draw predictions on the best, a middle and the worst image, IoU by class, and curves."""
     x, y = held
     best = list(results.predicted)[-1] if "8s" not in results.predicted else "8s"
-    each = np.array([
-        jn.metrics.scores(jn.metrics.confusion(jnp.asarray(a), jnp.asarray(b), VOID)).mean_iou
-        for a, b in zip(results.predicted[best], y, strict=True)
-    ])  # fmt: skip
+    each = np.array(
+        [
+            jn.metrics.scores(jn.metrics.confusion(jnp.asarray(a), jnp.asarray(b), VOID)).mean_iou
+            for a, b in zip(results.predicted[best], y, strict=True)
+        ]
+    )
     order = each.argsort()[::-1]
     shown = order[[0, len(order) // 4, len(order) // 2, -1]]
     words = ("best", "quarter", "median", "worst")

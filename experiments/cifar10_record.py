@@ -436,9 +436,11 @@ def muon(size: int, steps: int, whiten_steps: int) -> optax.GradientTransformati
     decay = 2e-6 * size
     fall = optax.linear_schedule(1, 0, steps)
     orthogonal = scale_by_muon(
-        ns_steps=3, beta=0.6, eps=1e-7,
+        ns_steps=3,
+        beta=0.6,
+        eps=1e-7,
         weight_dimension_numbers=lambda kernels: jax.tree.map(lambda _: AS_MATRIX, kernels),
-    )  # fmt: skip
+    )
     learn = optax.scale_by_learning_rate(lambda step: 0.24 * fall(step))
     return grouped(
         norm=sgd(0.053 * size, decay, fall),

@@ -170,9 +170,8 @@ def learn(
     done: list[jn.Epoch] = []
     for trainer, epochs in phases:
         for epoch in jn.fit(
-            trainer, train_state, train,
-            epochs=epochs, batch_size=options.batch_size, evaluate=test,
-        ):  # fmt: skip
+            trainer, train_state, train, epochs=epochs, batch_size=options.batch_size, evaluate=test
+        ):
             train_state = epoch.train_state
             done.append(epoch)
             write(done, options.output / f"curves_{seed}.csv")

@@ -310,9 +310,12 @@ def draw_distances(features, distortions, points):
     axes.plot(bound, epsilon, color="0.2", lw=1.5, label="Johnson-Lindenstrauss bound")
     pairs = points * (points - 1) / 2
     axes.plot(
-        features, np.sqrt(2 / features) * math.sqrt(2 * math.log(2 * pairs)), ":", color="0.4",
+        features,
+        np.sqrt(2 / features) * math.sqrt(2 * math.log(2 * pairs)),
+        ":",
+        color="0.4",
         label="√(2/m) √(2 ln 2·pairs), approximation",
-    )  # fmt: skip
+    )
     for (kind, largest), color, mark in zip(distortions.items(), COLORS, "os^", strict=False):
         axes.plot(features, largest, mark, color=color, ms=6, label=f"entries {kind}")
     axes.set_xscale("log", base=2)

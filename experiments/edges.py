@@ -193,9 +193,14 @@ def learn(images: list[np.ndarray], config: Config, seed: int) -> Learned:
     usual = 0.03 if config.images == "sample" else 0.02
     decay = usual if config.decay is None else config.decay
     params = autoencoder.fit_sparse_autoencoder(
-        jax.random.key(seed), x, config.features, rho=config.rho, beta=config.beta,
-        penalty=jn.penalties.l2(decay / 2), epochs=config.epochs,
-    )  # fmt: skip
+        jax.random.key(seed),
+        x,
+        config.features,
+        rho=config.rho,
+        beta=config.beta,
+        penalty=jn.penalties.l2(decay / 2),
+        epochs=config.epochs,
+    )
     active = jax.nn.sigmoid(x @ params["kernel"] + params["bias"]).mean(0)  # (features,)
     kernel = np.asarray(params["kernel"])  # (components, features)
     sets = {
@@ -282,9 +287,14 @@ def histogram(r2: dict[str, np.ndarray]):
         label = f"{name}: {share(values):.0%} above {ENOUGH}"
         weights = np.full(len(values), 1 / len(values))
         axes.hist(
-            np.clip(values, 0, 1), np.linspace(0, 1, 26).tolist(), weights=weights, histtype="step",
-            linewidth=1.8, color=color, label=label,
-        )  # fmt: skip
+            np.clip(values, 0, 1),
+            np.linspace(0, 1, 26).tolist(),
+            weights=weights,
+            histtype="step",
+            linewidth=1.8,
+            color=color,
+            label=label,
+        )
     axes.axvline(ENOUGH, color="0.6", linestyle="--", linewidth=1)
     axes.set_xlabel("R² of the nearest Gabor function")
     axes.set_ylabel("fraction of the filters")

@@ -175,9 +175,13 @@ def learn(
     steps = total_steps(len(train[1]), config)
     rate = optax.cosine_decay_schedule(config.learning_rate, steps)
     epochs = run_epochs(
-        jn.trainer(shifted, optax.adam(rate)), train, seed=seed, epochs=config.epochs,
-        batch_size=config.batch_size, evaluate=test,
-    )  # fmt: skip
+        jn.trainer(shifted, optax.adam(rate)),
+        train,
+        seed=seed,
+        epochs=config.epochs,
+        batch_size=config.batch_size,
+        evaluate=test,
+    )
     last: Any = epochs[-1]
     params, state = last.train_state.params, last.train_state.state
 

@@ -158,9 +158,15 @@ def run(config: Config) -> dict[str, float]:
         trainer = jn.trainer(objective, optax.adam(1e-3))
         train_state = trainer.init(jax.random.key(config.seed), rows)
         steps = config.steps * (config.rounds + 1)  # the first round compiles
-        runs[way] = jn.fit(trainer, train_state, source(way, rows, config), steps=steps,
-                           every=config.steps, batch_size=config.batch_size,
-                           progress=False)  # fmt: skip
+        runs[way] = jn.fit(
+            trainer,
+            train_state,
+            source(way, rows, config),
+            steps=steps,
+            every=config.steps,
+            batch_size=config.batch_size,
+            progress=False,
+        )
     seconds: dict[str, list[float]] = {way: [] for way in config.ways}
     for _ in range(config.rounds + 1):
         for way in config.ways:

@@ -154,10 +154,16 @@ def run(config: Config) -> Results:
         for labels in config.labels:
             rows = np.stack(over_seeds(lambda seed, n=labels: per_class(pool[1], n, seed), config))
             found = jn.sweep(
-                objective, method.optimizer, (pool[0][rows], pool[1][rows]),
-                epochs=EPOCHS[labels], batch_size=50, seeds=config.all_seeds,
-                grid={"learning_rate": RATES}, params=params, own_data=True,
-            )  # fmt: skip
+                objective,
+                method.optimizer,
+                (pool[0][rows], pool[1][rows]),
+                epochs=EPOCHS[labels],
+                batch_size=50,
+                seeds=config.all_seeds,
+                grid={"learning_rate": RATES},
+                params=params,
+                own_data=True,
+            )
             places = range(config.seeds)
             validated = [
                 np.mean([read(found.member(i, s), validation) for s in places])

@@ -172,8 +172,10 @@ def run(config: Config) -> Results:
             best = int(scores.argmax())
             accuracies[name][labels] = accuracy(objective, found, test)[best]
             words = mean_std(accuracies[name][labels])
-            print(f"{name}, {labels or 'all'} labels per class: {words}, rate {RATES[best]:g}",
-                  flush=True)  # fmt: skip
+            print(
+                f"{name}, {labels or 'all'} labels per class: {words}, rate {RATES[best]:g}",
+                flush=True,
+            )
     print(table(accuracies))
     return Results(accuracies, save({"greedy": draw(accuracies, kernels)}, config.output))
 
@@ -187,10 +189,16 @@ def fine_tune(objective: jn.Layer, params: Any, train: Any, labels: int, config:
         x, y = x[chosen], y[chosen]
     count = y.shape[-1]
     return jn.sweep(
-        objective, optax.adam, (x, y), epochs=EPOCHS[labels],
-        batch_size=min(256, max(50, count // 4)), seeds=config.all_seeds,
-        grid={"learning_rate": RATES}, params=params, own_data=own,
-    )  # fmt: skip
+        objective,
+        optax.adam,
+        (x, y),
+        epochs=EPOCHS[labels],
+        batch_size=min(256, max(50, count // 4)),
+        seeds=config.all_seeds,
+        grid={"learning_rate": RATES},
+        params=params,
+        own_data=own,
+    )
 
 
 def accuracy(objective: jn.Layer, found: Any, data: Any) -> np.ndarray:

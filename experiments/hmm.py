@@ -124,9 +124,14 @@ def run(config: Config) -> Results:
     params, rows, bits = {}, [], []
     for seed in config.all_seeds:
         params = hmm.fit_hmm(
-            jax.random.key(seed), train, 2, emission=EMISSION, restarts=config.restarts,
-            iterations=config.iterations, tolerance=1e-6,
-        )  # fmt: skip
+            jax.random.key(seed),
+            train,
+            2,
+            emission=EMISSION,
+            restarts=config.restarts,
+            iterations=config.iterations,
+            tolerance=1e-6,
+        )
         params = vowels_first(params, train)
         rows.append(by_symbol(params, train)[:, 0])
         log_p, _ = hmm.hmm(2, EMISSION).apply(params, {}, jnp.asarray(test))
@@ -193,10 +198,13 @@ def right(vowel: np.ndarray, count: np.ndarray | None = None) -> float:
 
 def table(vowel: np.ndarray) -> Table:
     rows = [
-        (SYMBOLS[i].replace(" ", "space"), f"{vowel[:, i].mean():.3f}",
-         f"{vowel[:, i].min():.3f} to {vowel[:, i].max():.3f}")
+        (
+            SYMBOLS[i].replace(" ", "space"),
+            f"{vowel[:, i].mean():.3f}",
+            f"{vowel[:, i].min():.3f} to {vowel[:, i].max():.3f}",
+        )
         for i in np.argsort(-vowel.mean(0))
-    ]  # fmt: skip
+    ]
     return Table("P(vowel state | letter)", ("letter", "mean", "seeds"), rows)
 
 
@@ -223,9 +231,11 @@ def draw_path(params: Any, symbols: np.ndarray) -> Any:
     posterior = np.asarray(hmm.posteriors(params, scores))[0]
     path = np.asarray(hmm.viterbi(params, scores)[0])[0]
     return jn.viz.posteriors(
-        posterior[:, ::-1], 1 - path, names=["consonant", "vowel"],
+        posterior[:, ::-1],
+        1 - path,
+        names=["consonant", "vowel"],
         steps=[SYMBOLS[i] for i in symbols],
-    )  # fmt: skip
+    )
 
 
 SHORT = Short({"symbols": 1000, "seeds": 1, "restarts": 1, "iterations": 2})

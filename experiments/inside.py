@@ -221,11 +221,22 @@ def train_digits(config: Config) -> Subject:
     ink = test[0][: config.digits_tested, ..., 0] > 0
     draw = np.random.default_rng(1).uniform(size=ink.shape)
     return Subject(
-        "digits", net, trained.params, trained.state, test, tuple("0123456789"),
-        first=("c1",), maps="c3", last="s4", fields=("c1", "s2", "c3", "s4"), hidden="c3",
-        gray=np.zeros(1, np.float32), decay=(0.05, 0.002), patch=4,
+        "digits",
+        net,
+        trained.params,
+        trained.state,
+        test,
+        tuple("0123456789"),
+        first=("c1",),
+        maps="c3",
+        last="s4",
+        fields=("c1", "s2", "c3", "s4"),
+        hidden="c3",
+        gray=np.zeros(1, np.float32),
+        decay=(0.05, 0.002),
+        patch=4,
         control=("ink, at random", ink + draw),
-    )  # fmt: skip
+    )
 
 
 def train_photos(config: Config) -> Subject:
@@ -238,11 +249,22 @@ def train_photos(config: Config) -> Subject:
     middle = -np.hypot(offset[:, None], offset)  # pixels near the middle are the most important
     middle = np.broadcast_to(middle, (min(config.photos_tested, len(test[0])), 32, 32))
     return Subject(
-        "photos", net, trained.params, trained.state, test, NAMES, first=("block_1", "conv"),
-        maps="block_1", last="block_3", fields=("block_1", "block_2", "block_3"),
-        hidden="block_2/norm", gray=gray, decay=(0.0, 0.0), patch=6,
+        "photos",
+        net,
+        trained.params,
+        trained.state,
+        test,
+        NAMES,
+        first=("block_1", "conv"),
+        maps="block_1",
+        last="block_3",
+        fields=("block_1", "block_2", "block_3"),
+        hidden="block_2/norm",
+        gray=gray,
+        decay=(0.0, 0.0),
+        patch=6,
         control=("the middle first", middle),
-    )  # fmt: skip
+    )
 
 
 def color_net(classes: int = 10) -> jn.Layer:
@@ -455,10 +477,15 @@ def draw_fields(image: np.ndarray, fields: Any, effective: dict[str, np.ndarray]
         axes.imshow(values, cmap="gist_heat_r", vmin=0)
         axes.add_patch(
             Rectangle(
-                box.get_xy(), box.get_width(), box.get_height(), fill=False,
-                ec=box.get_edgecolor(), lw=1.5, clip_on=False,
+                box.get_xy(),
+                box.get_width(),
+                box.get_height(),
+                fill=False,
+                ec=box.get_edgecolor(),
+                lw=1.5,
+                clip_on=False,
             )
-        )  # fmt: skip
+        )
         axes.set(title=path, xticks=[], yticks=[])
     return figure
 
@@ -476,9 +503,14 @@ def draw(curves: dict[str, np.ndarray]) -> Any:
     for i, (name, values) in enumerate(curves.items()):
         style = "--" if i >= len(curves) - 2 else "-"  # controls
         axes.plot(
-            100 * np.array(SHARES), 100 * values, style, color=COLORS[i], marker="o", markersize=4,
+            100 * np.array(SHARES),
+            100 * values,
+            style,
+            color=COLORS[i],
+            marker="o",
+            markersize=4,
             label=name,
-        )  # fmt: skip
+        )
     axes.set_xlabel("pixels removed, %")
     axes.set_ylabel("accuracy on the test images, %")
     axes.set_ylim(0, 100)

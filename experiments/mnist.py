@@ -122,11 +122,18 @@ class Config(TrainSize, Training):
 def deep_mnist() -> jn.Layer:
     """Make the net of the tutorial "Deep MNIST for experts", of 3,274,634 parameters."""
     return jn.serial(
-        jn.conv(32, 5, name="c1"), jax.nn.relu, jn.max_pool(2),
-        jn.conv(64, 5), jax.nn.relu, jn.max_pool(2),
-        jn.flatten(), jn.dense(1024), jax.nn.relu, jn.dropout(0.5),
+        jn.conv(32, 5, name="c1"),
+        jax.nn.relu,
+        jn.max_pool(2),
+        jn.conv(64, 5),
+        jax.nn.relu,
+        jn.max_pool(2),
+        jn.flatten(),
+        jn.dense(1024),
+        jax.nn.relu,
+        jn.dropout(0.5),
         jn.dense(10, name="output"),
-    )  # fmt: skip
+    )
 
 
 def run(config: Config) -> Results:

@@ -291,9 +291,13 @@ def draw_videos(videos, directions, digits, predicted):
         for j, (name, (direction, digit)) in enumerate(predicted.items()):
             correct = direction[i] == directions[i] and digit[i] == digits[i]
             axes.text(
-                0, 0.85 - 0.35 * j, f"{name}: {digit[i]} {ARROWS[direction[i]]}",
-                fontsize=11, color="0.2" if correct else COLORS[1], va="center",
-            )  # fmt: skip
+                0,
+                0.85 - 0.35 * j,
+                f"{name}: {digit[i]} {ARROWS[direction[i]]}",
+                fontsize=11,
+                color="0.2" if correct else COLORS[1],
+                va="center",
+            )
     return figure
 
 

@@ -126,10 +126,15 @@ def run(config: Config) -> Results:
     for name, rule in RULES.items():
         tried = [rule.rate * 3.0 ** (i - config.rates // 2) for i in range(config.rates)]
         found = jn.sweep(
-            objective, rule.make, train,
-            grid={"learning_rate": tried}, epochs=config.passes, seeds=config.all_seeds,
-            batch_size=len(train[1]) if rule.whole else config.batch_size, evaluate=train,
-        )  # fmt: skip
+            objective,
+            rule.make,
+            train,
+            grid={"learning_rate": tried},
+            epochs=config.passes,
+            seeds=config.all_seeds,
+            batch_size=len(train[1]) if rule.whole else config.batch_size,
+            evaluate=train,
+        )
         best = found.best("loss")  # of the training digits
         assert found.evaluation is not None
         losses[name] = found.evaluation["loss"][best]

@@ -109,15 +109,18 @@ def run(config: Config) -> Results:
     train, test = listed(data["ratings"]), listed(data["held_out"])
     if config.validation:
         train, test = (Ratings(*part) for part in jn.data.split(train, 0.1))
-    print(f"{people:,} people, {jokes} jokes; {len(train.pairs):,} ratings to learn from, "
-          f"{len(test.pairs):,} to test with")  # fmt: skip
+    print(
+        f"{people:,} people, {jokes} jokes; {len(train.pairs):,} ratings to learn from, "
+        f"{len(test.pairs):,} to test with"
+    )
     found = {name: [values] for name, values in means(train, test, people, jokes).items()}
     found["the held-out ratings themselves"] = [test.values[:, 0]]
     curves = {}
     for features in config.features:
         name = f"embeddings of {features}" if features else "biases"
-        runs = over_seeds(lambda seed, n=features: learn(train, test, (people, jokes), n, seed,
-                                                         config), config)  # fmt: skip
+        runs = over_seeds(
+            lambda seed, n=features: learn(train, test, (people, jokes), n, seed, config), config
+        )
         found[name] = [predicted for predicted, _ in runs]
         curves[name] = np.stack([curve for _, curve in runs])
     errors = {name: np.array([error(p, test) for p in each]) for name, each in found.items()}
@@ -126,8 +129,11 @@ def run(config: Config) -> Results:
         for name, each in found.items()
     }
     rows = [(n, mean_std(errors[n], ".3f"), mean_std(liked[n], ".2f")) for n in found]
-    print(jn.Table("held-out ratings", ("prediction", "error", f"rating of the top {config.top}"),
-                   rows))  # fmt: skip
+    print(
+        jn.Table(
+            "held-out ratings", ("prediction", "error", f"rating of the top {config.top}"), rows
+        )
+    )
     figure = jn.viz.curves({"root mean squared error": curves})
     return Results(errors, liked, save({"errors": figure}, config.output))
 
@@ -196,8 +202,10 @@ def learn(
         params, state = epoch.train_state.params, epoch.train_state.state
         predicted = jn.predict(net, params, state, test.pairs, batch_size=8192)[:, 0]
         curve.append(error(predicted, test))
-    print(f"features {features}, seed {seed}: error {curve[-1]:.4f}, lowest {min(curve):.4f}",
-          flush=True)  # fmt: skip
+    print(
+        f"features {features}, seed {seed}: error {curve[-1]:.4f}, lowest {min(curve):.4f}",
+        flush=True,
+    )
     return predicted, np.array(curve)
 
 

@@ -291,9 +291,17 @@ def measure(config: Config, rule: str, variant: str) -> Row:
         losses.append(float(value))
     extra = memory.output_size_in_bytes - memory.alias_size_in_bytes + memory.temp_size_in_bytes
     return Row(
-        rule, variant, cost.flops, sent.moved, memory.argument_size_in_bytes, extra, cost.bytes,
-        counts, np.array(losses), algebra(config, rule, variant),
-    )  # fmt: skip
+        rule,
+        variant,
+        cost.flops,
+        sent.moved,
+        memory.argument_size_in_bytes,
+        extra,
+        cost.bytes,
+        counts,
+        np.array(losses),
+        algebra(config, rule, variant),
+    )
 
 
 def gpt(config: Config, variant: str, mesh: Mesh | None = None) -> jn.Layer:

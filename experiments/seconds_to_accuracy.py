@@ -126,9 +126,14 @@ class Config(TrainSize, Output):
         photos = self.data == "cifar10"
         epochs, pieces, batch_size, rate = (10, 1, 128, 0.1) if photos else (4, 4, 64, 2e-3)
         return Task(
-            str(folder), photos, self.epochs or epochs, self.pieces or pieces,
-            self.batch_size or batch_size, rate, seed,
-        )  # fmt: skip
+            str(folder),
+            photos,
+            self.epochs or epochs,
+            self.pieces or pieces,
+            self.batch_size or batch_size,
+            rate,
+            seed,
+        )
 
     @property
     def reached(self) -> float:
@@ -237,9 +242,14 @@ def draw(curves: list[Curve], target: float) -> Any:
     for i, library in enumerate(sorted({curve.library for curve in curves})):
         for j, curve in enumerate(c for c in curves if c.library == library):
             axes.plot(
-                curve.seconds, 100 * np.array(curve.accuracies), color=COLORS[i], marker="o",
-                markersize=3, linewidth=1.2, label=None if j else library,
-            )  # fmt: skip
+                curve.seconds,
+                100 * np.array(curve.accuracies),
+                color=COLORS[i],
+                marker="o",
+                markersize=3,
+                linewidth=1.2,
+                label=None if j else library,
+            )
     axes.axhline(100 * target, color="0.4", linestyle=":", linewidth=1)
     axes.set_ylim(bottom=low)
     axes.set_xlim(left=0)

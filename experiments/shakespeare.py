@@ -207,9 +207,13 @@ def run(config: Config) -> Results:
     history: dict[str, list[float]] = {"train": [], "validation": []}
     best = train_state.params
     for epoch in jn.fit(
-        trainer, train_state, data, epochs=recipe.epochs, batch_size=config.batch_size,
+        trainer,
+        train_state,
+        data,
+        epochs=recipe.epochs,
+        batch_size=config.batch_size,
         shuffle=model.context is not None,
-    ):  # fmt: skip
+    ):
         params = epoch.train_state.params
         history["train"].append(epoch.train["loss"] / np.log(2))
         history["validation"].append(
@@ -230,15 +234,22 @@ def run(config: Config) -> Results:
         key = jax.random.fold_in(jax.random.key(config.seed), i)
         samples.append(
             write(
-                model, best, vocabulary, config.prompt, key,
-                length=config.length, temperature=temperature, top_p=top_p,
+                model,
+                best,
+                vocabulary,
+                config.prompt,
+                key,
+                length=config.length,
+                temperature=temperature,
+                top_p=top_p,
             )
-        )  # fmt: skip
+        )
         print(f"\n--- temperature {temperature}, nucleus {top_p}\n{samples[-1]}")
     jn.save(
-        config.output / f"{config.model}.safetensors", {"params": best},
+        config.output / f"{config.model}.safetensors",
+        {"params": best},
         config={"model": config.model, **recipe._asdict(), "vocabulary": vocabulary.contents},
-    )  # fmt: skip
+    )
     arrays = {part: np.array(values) for part, values in history.items()}
     curves = {config.model: jn.viz.curves({"bits per character": arrays})}
     return Results(test, arrays, samples, save(curves, config.output))
@@ -282,9 +293,12 @@ def transformer(config: Config, recipe: Recipe, vocabulary: int) -> Model:
         x = m(jn.dropout(recipe.dropout_rate), x)
         for _ in range(recipe.layers):
             block = jn.transformer_block(
-                config.heads, 4 * recipe.features, causal=True, rotary=True,
+                config.heads,
+                4 * recipe.features,
+                causal=True,
+                rotary=True,
                 dropout_rate=recipe.dropout_rate,
-            )  # fmt: skip
+            )
             x = m(block, x)
         return m(jn.dense(vocabulary), m(jn.layer_norm(), x))
 
@@ -328,8 +342,16 @@ def _nats(model: Model, params, x, y, counts):
     return jax.lax.scan(body, state, (x, y, counts))[1]
 
 
-def write(model: Model, params: PyTree, vocabulary: Vocabulary, prompt: str, key: jax.Array, *,
-          length: int, **options: Any) -> str:  # fmt: skip
+def write(
+    model: Model,
+    params: PyTree,
+    vocabulary: Vocabulary,
+    prompt: str,
+    key: jax.Array,
+    *,
+    length: int,
+    **options: Any,
+) -> str:
     """Return the prompt and `length` characters after it.
 
     A model with a limited context restarts whenever it is full, with its last half as the prompt.
@@ -340,9 +362,14 @@ def write(model: Model, params: PyTree, vocabulary: Vocabulary, prompt: str, key
         seen = text if model.context is None else text[-(model.context // 2) :]
         count = stop - len(text) if model.context is None else model.context - len(seen)
         new = jn.decoding.generate(
-            model.net, params, seen[None], jax.random.fold_in(key, len(text)),
-            length=count, progress=False, **options,
-        )  # fmt: skip
+            model.net,
+            params,
+            seen[None],
+            jax.random.fold_in(key, len(text)),
+            length=count,
+            progress=False,
+            **options,
+        )
         text = np.concatenate([text, new.tokens[0]])
     return vocabulary.decode(text[:stop])
 

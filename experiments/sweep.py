@@ -88,9 +88,10 @@ def run(config: Config) -> Results:
     """Train all in three ways, print the seconds and the ratios, and compare the losses."""
     train, test = jn.data.digits()
     objective = jn.supervised(
-        jn.models.mlp([config.features, 10]), optax.softmax_cross_entropy_with_integer_labels,
+        jn.models.mlp([config.features, 10]),
+        optax.softmax_cross_entropy_with_integer_labels,
         metrics={"accuracy": jn.metrics.accuracy},
-    )  # fmt: skip
+    )
     options: dict[str, Any] = dict(
         epochs=config.epochs, batch_size=config.batch_size, evaluate=test
     )

@@ -136,9 +136,13 @@ def run(config: Config) -> Results:
 
     def last_epoch(seed: int) -> jn.Epoch:
         return run_epochs(
-            trainer, train, seed=seed, epochs=config.epochs, batch_size=config.batch_size,
+            trainer,
+            train,
+            seed=seed,
+            epochs=config.epochs,
+            batch_size=config.batch_size,
             evaluate=test,
-        )[-1]  # fmt: skip
+        )[-1]
 
     last = over_seeds(last_epoch, config)
     accuracies = np.array([(epoch.evaluation or {})["accuracy"] for epoch in last])
@@ -238,9 +242,14 @@ def draw_filters(kernel: np.ndarray):
     left.suptitle(f"filters, {1000 * len(kernel) / RATE:.0f} ms", fontsize=10)
     axes = right.subplots()
     axes.imshow(
-        response, origin="lower", aspect="auto", interpolation="nearest", vmin=0, vmax=1,
+        response,
+        origin="lower",
+        aspect="auto",
+        interpolation="nearest",
+        vmin=0,
+        vmax=1,
         extent=(0.5, len(order) + 0.5, 0, RATE / 2000),
-    )  # fmt: skip
+    )
     axes.set_xlabel("filter, sorted by its peak frequency")
     axes.set_ylabel("kHz")
     right.suptitle("frequency response", fontsize=10)

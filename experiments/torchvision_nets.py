@@ -122,15 +122,18 @@ def squeezenet(variant: str, classes: int = 1000) -> jn.Layer:
     def fire(few, name):
         def forward(m, x):
             x = jax.nn.relu(conv(m, x, few, use_bias=True, name="squeeze"))
-            wide = [conv(m, x, 4 * few, size, use_bias=True, name=f"expand_{size}x{size}")
-                    for size in (1, 3)]  # fmt: skip
+            wide = [
+                conv(m, x, 4 * few, size, use_bias=True, name=f"expand_{size}x{size}")
+                for size in (1, 3)
+            ]
             return jax.nn.relu(jnp.concatenate(wide, -1))
 
         return jn.compose(forward, name=name, kind="fire")
 
     def forward(m, x):
-        layer = jn.conv(stem, window, strides=2, padding="VALID", kernel_init=he_normal(),
-                        name="conv_0")  # fmt: skip
+        layer = jn.conv(
+            stem, window, strides=2, padding="VALID", kernel_init=he_normal(), name="conv_0"
+        )
         x = jax.nn.relu(m(layer, x))
         for i, few in enumerate((16, 16, 32, 32, 48, 48, 64, 64), 1):
             if i in pools:  # windows that begin inside the map count, as in the paper's Caffe

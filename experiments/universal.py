@@ -96,10 +96,13 @@ def run(config: Config) -> Results:
     for width in config.widths:
         rate = optax.cosine_decay_schedule(config.learning_rate, config.steps)
         fitted = jn.sweep(
-            jn.supervised(net(width), optax.squared_error), partial(optax.adam, rate),
+            jn.supervised(net(width), optax.squared_error),
+            partial(optax.adam, rate),
             (x, function(x)),
-            epochs=config.steps, seeds=config.all_seeds, batch_size=config.points,
-        )  # fmt: skip
+            epochs=config.steps,
+            seeds=config.all_seeds,
+            batch_size=config.points,
+        )
         runs = [fitted.member(0, i) for i in range(config.seeds)]
         y = np.stack([jn.predict(net(width), r.params, r.state, between)[:, 0] for r in runs])
         off = y - function(between)[:, 0]  # (seeds, points - 1)

@@ -304,8 +304,10 @@ def posteriors(params, scores, lengths=None):
 def viterbi(params, scores, lengths=None):
     scores = f64(scores)
     lengths = [scores.shape[1]] * len(scores) if lengths is None else np.asarray(lengths)
-    best = [max(paths_of_states(params, s, n), key=lambda way: way[1]) for s, n in
-            zip(scores, lengths, strict=True)]  # fmt: skip
+    best = [
+        max(paths_of_states(params, s, n), key=lambda way: way[1])
+        for s, n in zip(scores, lengths, strict=True)
+    ]
     rows = [[*path, *[-1] * (scores.shape[1] - len(path))] for path, _ in best]
     return np.array(rows), np.array([score for _, score in best])
 

@@ -224,8 +224,11 @@ def test_lists_of_docstrings_are_lists(site):
     items = {words(item) for item in re.findall(r"<li>(?:<p>)?<code>.*?</code>", pages, re.S)}
     found = list(rows_in_two_columns())
     assert len(found) > 20 and {public for public, _ in found} >= {
-        "jaxnet.compose", "jaxnet.moe", "jaxnet.multi_head_attention", "jaxnet.interop.by_names"
-    }  # fmt: skip
+        "jaxnet.compose",
+        "jaxnet.moe",
+        "jaxnet.multi_head_attention",
+        "jaxnet.interop.by_names",
+    }
     for public, term in found:
         assert " ".join(term.split()) in {" ".join(item.split()) for item in items}, (public, term)
 
@@ -328,8 +331,13 @@ def test_a_picture_of_a_finding_has_its_links(tmp_path):
     )
     first, second = gallery.found(folder / "results" / "images.md", folder)
     assert first == gallery.Card(
-        "a.png", "The net's boxes", "Skips help, a lot", "results/images.md#skips-help-a-lot",
-        "../experiments/camvid.py", "../colab/07_segmentation.ipynb")  # fmt: skip
+        "a.png",
+        "The net's boxes",
+        "Skips help, a lot",
+        "results/images.md#skips-help-a-lot",
+        "../experiments/camvid.py",
+        "../colab/07_segmentation.ipynb",
+    )
     assert second[2:] == ("Other", "results/images.md#other", "", "")
 
 
@@ -385,9 +393,10 @@ def test_examples_of_docstrings_name_the_library():
     )
     known = {"batches", "load", "mnist", "digits"}
     assert docstrings.qualified(text, "jaxnet.data.digits", known) == (
-        text.replace("digits()", "jn.data.digits()").replace("mnist(", "jn.data.mnist(")
+        text.replace("digits()", "jn.data.digits()")
+        .replace("mnist(", "jn.data.mnist(")
         .replace("=digits", "=jn.data.digits")
-    )  # fmt: skip
+    )
     one = "  >>> tree = load(file)"
     places = {"training.checkpoint.save": "jn.load", "data.tfds.x": "jn.data.tfds.load"}
     for path, name in places.items():

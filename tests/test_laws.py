@@ -529,7 +529,7 @@ MAKERS = {
     name: make
     for name, make in inspect.getmembers(jn) + inspect.getmembers(layers)
     if inspect.isfunction(make) and make.__module__.startswith("jaxnet.layers.")
-}  # fmt: skip
+}
 PUBLIC = sorted(MAKERS.keys() - NO_LAYERS)
 
 

@@ -203,8 +203,10 @@ def good_calls(every: int = 1) -> list[Call]:
         if home in ("", "models", "unsupervised") and name in by_name and name not in LARGE:
             calls += of_row(full, by_name[name])
         elif full in LARGE_INPUTS:
-            calls += [call._replace(then=traced(LARGE_INPUTS[full])) for call in
-                      recorded(full, name, function)]  # fmt: skip
+            calls += [
+                call._replace(then=traced(LARGE_INPUTS[full]))
+                for call in recorded(full, name, function)
+            ]
         else:
             calls += recorded(full, name, function)
     return calls
@@ -504,11 +506,17 @@ def lazy() -> list[Call]:
         ),
     }
     return [
-        Call(f"{name} of {form}", read, (weights,), {}, None,
-             lambda weights, read=read: read({n: np.array(a) for n, a in weights.items()}))
+        Call(
+            f"{name} of {form}",
+            read,
+            (weights,),
+            {},
+            None,
+            lambda weights, read=read: read({n: np.array(a) for n, a in weights.items()}),
+        )
         for name, (read, arrays) in readers.items()
         for form, weights in (("arrays made anew", Fresh(arrays)), ("views", arrays))
-    ]  # fmt: skip
+    ]
 
 
 class Entry(NamedTuple):

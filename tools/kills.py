@@ -86,8 +86,17 @@ def child(kind: str, folder: str, port: str, index: int) -> None:
     with jn.Checkpoints(Path(folder) / "kept") as kept:
         train_state, position = kept.newest(train_state)
         print("resumed", *((position.epoch, position.done) if position else ("new", 0)), flush=True)
-        run = jn.fit(trainer, train_state, data, **steps, every=3, position=position, batch_size=12,
-                     shuffle=True, progress=False)  # fmt: skip
+        run = jn.fit(
+            trainer,
+            train_state,
+            data,
+            **steps,
+            every=3,
+            position=position,
+            batch_size=12,
+            shuffle=True,
+            progress=False,
+        )
         for epoch in run:
             kept.save(epoch)
             jn.training.append_log(Path(folder) / "log.jsonl", epoch)

@@ -152,8 +152,9 @@ def places_of(path: Path) -> list[tuple[int, int]]:
     if path.relative_to(ROOT / "jaxnet").as_posix().startswith(NO_ARITHMETIC):
         return []
     tree = ast.parse(path.read_text())
-    aside = {id(below) for node in ast.walk(tree) for top in left_out(node)
-             for below in ast.walk(top)}  # fmt: skip
+    aside = {
+        id(below) for node in ast.walk(tree) for top in left_out(node) for below in ast.walk(top)
+    }
     return [
         (i, j)
         for i, node in enumerate(ast.walk(tree))
@@ -192,8 +193,12 @@ def is_type(target: ast.AST) -> bool:
 
 def draw(count: int, seed: int, only: str = "") -> list[Mutant]:
     files = sorted((ROOT / "jaxnet").rglob("*.py"))
-    places = [(path, *place) for path in files if only in str(path.relative_to(ROOT))
-              for place in places_of(path)]  # fmt: skip
+    places = [
+        (path, *place)
+        for path in files
+        if only in str(path.relative_to(ROOT))
+        for place in places_of(path)
+    ]
     found = []
     for path, i, j in random.Random(seed).sample(places, min(count, len(places))):
         source = path.read_text()

@@ -147,9 +147,10 @@ def global_pool(make):
 
 
 def resize(a, x, roi=None, scales=None, sizes=None):
-    mode, place = (a.get(n, d).decode() for n, d in (
-        ("mode", b"nearest"), ("coordinate_transformation_mode", b"half_pixel")
-    ))  # fmt: skip
+    mode, place = (
+        a.get(n, d).decode()
+        for n, d in (("mode", b"nearest"), ("coordinate_transformation_mode", b"half_pixel"))
+    )
     axes = list(a.get("axes", range(x.ndim)))
     space = x.shape[2:]
 
@@ -349,9 +350,9 @@ def attention(a, q, k, v, mask=None, past_k=None, past_v=None, valid=None):
             bias = jnp.where(mask != -np.inf, mask, 0)
     mode = a.get("qk_matmul_output_mode")
     softcap = a.get("softcap", 0.0) or None
-    y, weights = jax.jit(partial(
-        dot_product_attention, bias=bias, scale=a.get("scale"), softcap=softcap
-    ))(*(jnp.swapaxes(x, 1, 2) for x in (q, k, v)), jnp.asarray(seen))  # fmt: skip
+    y, weights = jax.jit(
+        partial(dot_product_attention, bias=bias, scale=a.get("scale"), softcap=softcap)
+    )(*(jnp.swapaxes(x, 1, 2) for x in (q, k, v)), jnp.asarray(seen))
     y = y.reshape(*y.shape[:2], -1) if flat else jnp.swapaxes(y, 1, 2)
     return [y, k, v, weights if mode == 3 else None]
 
@@ -396,9 +397,10 @@ def cross_entropy(normalized, a, z, labels, weight=None):
         z.reshape(-1, z.shape[-1]), labels.ravel()
     )
     value = {
-        "none": totals.reshape(labels.shape), "sum": totals.sum(),
+        "none": totals.reshape(labels.shape),
+        "sum": totals.sum(),
         "mean": totals.sum() / weights.sum(),
-    }[reduction]  # fmt: skip
+    }[reduction]
     return [value, log_p]
 
 
@@ -420,8 +422,10 @@ def gemm(a, x, w, c=None):
             jn.dense(features, use_bias=False), jnp.asarray(x), {"kernel": a.get("alpha", 1.0) * w}
         )
         return [y + a.get("beta", 1.0) * c]
-    need(c is None or np.size(c) in (1, features) and np.shape(c)[:-1] in ((), (1,)),
-         "a bias of another shape")  # fmt: skip
+    need(
+        c is None or np.size(c) in (1, features) and np.shape(c)[:-1] in ((), (1,)),
+        "a bias of another shape",
+    )
     params = {"kernel": a.get("alpha", 1.0) * w}
     if c is not None:
         params["bias"] = a.get("beta", 1.0) * np.broadcast_to(np.ravel(c), (features,))
@@ -443,9 +447,12 @@ def non_max_suppression(a, boxes, scores, most=0, iou=0.0, score=-np.inf):
     for n in range(scores.shape[0]):
         for c in range(scores.shape[1]):
             result = jb.non_max_suppression(
-                boxes[n], jnp.asarray(scores[n, c]), iou=float(np.ravel(iou)[0]),
-                score=float(np.ravel(score)[0]), most=int(np.ravel(most)[0]),
-            )  # fmt: skip
+                boxes[n],
+                jnp.asarray(scores[n, c]),
+                iou=float(np.ravel(iou)[0]),
+                score=float(np.ravel(score)[0]),
+                most=int(np.ravel(most)[0]),
+            )
             index, kept = map(np.asarray, result)
             found += [(n, c, int(i)) for i in index[kept]]
     return [np.array(found, np.int64)]

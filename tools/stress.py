@@ -491,10 +491,14 @@ def main() -> None:
         each = -(-options.runs // options.at_once)
         command = [sys.executable, "-m", "tools.stress", "--attempt", name, "--runs", str(each)]
         running = [
-            subprocess.Popen([*command, "--seed", str(options.seed + i)], stdout=subprocess.PIPE,
-                             text=True, cwd=kills.ROOT)
+            subprocess.Popen(
+                [*command, "--seed", str(options.seed + i)],
+                stdout=subprocess.PIPE,
+                text=True,
+                cwd=kills.ROOT,
+            )
             for i in range(options.at_once)
-        ]  # fmt: skip
+        ]
         tally: Counter[str] = Counter()
         seconds: list[float] = []
         for process in running:

@@ -184,14 +184,21 @@ def run_imports(*, rounds: int, timeout: float, say: Any = print) -> list[Row]:
     return _rounds(
         "import, after jax and optax",
         {name: partial(import_time, name) for name in IMPORTS},
-        rounds, timeout, say,
-    )  # fmt: skip
+        rounds,
+        timeout,
+        say,
+    )
 
 
 def run_compile_times(
-    net: Transformer, shape: tuple[int, ...], depths: tuple[int, ...], *,
-    rounds: int, timeout: float, say: Any = print,
-) -> list[Row]:  # fmt: skip
+    net: Transformer,
+    shape: tuple[int, ...],
+    depths: tuple[int, ...],
+    *,
+    rounds: int,
+    timeout: float,
+    say: Any = print,
+) -> list[Row]:
     """Measure compile time against depth, with `repeat` and with separate blocks."""
     rows = []
     for depth in depths:

@@ -98,9 +98,13 @@ def llama_cpp(config: Config, numbers: str) -> tuple[Run, int]:
                 raise RuntimeError(f"llama.cpp did not write {numbers}")
         threads, size = os.cpu_count(), file.stat().st_size
         net = llama_cpp.Llama(
-            str(file), n_ctx=config.prompt + config.length, n_threads=threads,
-            n_threads_batch=threads, verbose=False, use_mmap=False,
-        )  # fmt: skip
+            str(file),
+            n_ctx=config.prompt + config.length,
+            n_threads=threads,
+            n_threads_batch=threads,
+            verbose=False,
+            use_mmap=False,
+        )
 
     def run(prompts: np.ndarray, length: int) -> np.ndarray:
         (prompt,) = prompts.tolist()
@@ -219,9 +223,12 @@ def run(config: Config) -> dict[tuple[int, str, str], np.ndarray]:
                 found[batch, one.library, one.numbers] = rates
                 texts = (f"{np.median(r):.1f} ({r.min():.1f} to {r.max():.1f})" for r in rates)
                 same = (first[one][2] == wanted).sum()
-                print(f"  {one.library}, {one.numbers}, {one.size / 1e6:.1f} MB:", *texts,
-                      f"tokens/s; {same} of {wanted.size} as jaxnet in float32",
-                      flush=True)  # fmt: skip
+                print(
+                    f"  {one.library}, {one.numbers}, {one.size / 1e6:.1f} MB:",
+                    *texts,
+                    f"tokens/s; {same} of {wanted.size} as jaxnet in float32",
+                    flush=True,
+                )
             for one in samples:
                 ours = found.get((batch, "jaxnet", PAIRS.get(one.numbers, one.numbers)))
                 if one.library != "jaxnet" and ours is not None:
@@ -229,8 +236,10 @@ def run(config: Config) -> dict[tuple[int, str, str], np.ndarray]:
                         ours, found[batch, one.library, one.numbers], strict=True
                     ):
                         middle, low, high = bootstrap(list(mine), list(other))
-                        print(f"  jaxnet / {one.library}, {one.numbers}: "
-                              f"{middle:.2f} ({low:.2f} to {high:.2f})")  # fmt: skip
+                        print(
+                            f"  jaxnet / {one.library}, {one.numbers}: "
+                            f"{middle:.2f} ({low:.2f} to {high:.2f})"
+                        )
         for one in writers:
             if one.note:
                 print(f"{one.library}, {one.numbers}: {one.note}")

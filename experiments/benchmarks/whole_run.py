@@ -138,9 +138,14 @@ def with_jaxnet(task: Task, rates: np.ndarray, weights: Any, test: tuple) -> Run
     def train(x, y):
         nonlocal train_state
         for epoch in jn.fit(
-            trainer, train_state, (x, y),
-            epochs=1, batch_size=task.batch_size, shuffle=False, progress=False,
-        ):  # fmt: skip
+            trainer,
+            train_state,
+            (x, y),
+            epochs=1,
+            batch_size=task.batch_size,
+            shuffle=False,
+            progress=False,
+        ):
             train_state = epoch.train_state
 
     def accuracy():

@@ -51,9 +51,12 @@ def fit_chains(key: jax.Array, data: Utterances, config: Config) -> tuple[Chains
     """
     emission = hmm.gaussian_mixture(config.mixtures)
     fit = partial(
-        hmm.fit_hmm, emission=emission, align=hmm.uniform_segments, iterations=config.iterations,
+        hmm.fit_hmm,
+        emission=emission,
+        align=hmm.uniform_segments,
+        iterations=config.iterations,
         progress=False,
-    )  # fmt: skip
+    )
     alignment = [np.full(len(f), -1) for f in data.features]
     segments = [segments_of(data, digit, config.pieces) for digit in range(10)]
     rows = max(map(len, segments))  # one shape for all digits compiles once
@@ -63,9 +66,13 @@ def fit_chains(key: jax.Array, data: Utterances, config: Config) -> tuple[Chains
         cut = [data.features[i][frames] for i, frames in own]
         x, lengths = jn.data.pad(cut + [empty] * (rows - len(own)), length=FRAMES)
         params = fit(
-            jax.random.fold_in(key, digit), x, config.states, lengths=lengths,
-            start_init=hmm.first_state, transition_init=hmm.left_to_right(),
-        )  # fmt: skip
+            jax.random.fold_in(key, digit),
+            x,
+            config.states,
+            lengths=lengths,
+            start_init=hmm.first_state,
+            transition_init=hmm.left_to_right(),
+        )
         scores = emission.score(params["emission"], jnp.asarray(x))
         path = np.asarray(hmm.viterbi(params, scores, lengths)[0])
         for (i, frames), states in zip(own, path, strict=False):

@@ -63,9 +63,13 @@ def draw_errors(errors: dict[str, np.ndarray], held_out: dict[str, np.ndarray]) 
         axes.errorbar(places, means, spreads, fmt="none", ecolor="0.3", capsize=2, linewidth=0.9)
         for x, mean, above in zip(places, means, spreads, strict=True):
             axes.annotate(
-                f"{mean:.1f}", (x, mean + above), (0, 3), textcoords="offset points",
-                ha="center", fontsize=8,
-            )  # fmt: skip
+                f"{mean:.1f}",
+                (x, mean + above),
+                (0, 3),
+                textcoords="offset points",
+                ha="center",
+                fontsize=8,
+            )
     axes.set_xticks(range(len(tests)), tests)
     axes.tick_params(axis="x", length=0)
     axes.set_ylabel("error rate, %")
@@ -84,6 +88,11 @@ def draw_alignment(shown: dict[str, Recognizer], string: Utterances, wave: np.nd
         rows[name] = shown[name].align(features)
     (mel,) = jn.data.log_mel([wave], rate=RATE, hop=HOP, normalize=False)
     return jn.viz.spectrogram(
-        mel, rows, posterior=shown[CTC].posterior(features), names=["", *map(str, range(10))],
-        blank=BLANK, stride=STRIDE, hop=HOP,
-    )  # fmt: skip
+        mel,
+        rows,
+        posterior=shown[CTC].posterior(features),
+        names=["", *map(str, range(10))],
+        blank=BLANK,
+        stride=STRIDE,
+        hop=HOP,
+    )

@@ -58,8 +58,8 @@ def test_from_nowhere_from_a_wheel_and_from_a_clone(clone, tmp_path):
 @pytest.mark.slow
 def test_one_command_writes_another_address(clone):
     new = "https://github.com/someone/a-fork"
-    done = finished(sys.executable, "-m", "colab.setup", new, cwd=clone,
-                    env=os.environ | {"PYTHONPATH": str(clone)})  # fmt: skip
+    environment = os.environ | {"PYTHONPATH": str(clone)}
+    done = finished(sys.executable, "-m", "colab.setup", new, cwd=clone, env=environment)
     assert done.returncode == 0, done.stderr
     old = r"(github\.com|google\.com/github)/jaxnet/[j]axnet"  # is not found in this file
     assert not finished("git", "grep", "-lE", old, cwd=clone).stdout

@@ -472,8 +472,8 @@ def test_a_whole_run_for_accelerators(tmp_path, monkeypatch):
     half = dataclasses.replace(TINY["transformer"], half=True)
     tiny = TINY["mlp"], half, dataclasses.replace(TINY["mlp"], name="late")
     config = gpu.Config(
-        peers=("hand",), rounds=3, seconds=0.01, timeout=300, tests=False, out=tmp_path,
-    )  # fmt: skip
+        peers=("hand",), rounds=3, seconds=0.01, timeout=300, tests=False, out=tmp_path
+    )
     with pytest.raises(SystemExit, match="needs a gpu, and JAX sees cpu"):
         gpu.run(config, tiny)
     rows = gpu.run(config, tiny[:2], backend="cpu")

@@ -72,8 +72,8 @@ def test_the_board_computes_what_jaxnet_does(page, tmp_path):
 
     weights = json.loads((tmp_path / "home" / "moment23.js").read_text().split(", ")[1][:-3])
     with board.opened(page) as ask:
-        ask("Network.emulateNetworkConditions", offline=True, latency=0, downloadThroughput=0,
-            uploadThroughput=0)  # fmt: skip
+        no_network = dict(offline=True, latency=0, downloadThroughput=0, uploadThroughput=0)
+        ask("Network.emulateNetworkConditions", **no_network)
         board.evaluate(ask, f"weights = unpack({json.dumps(weights)}); null")
         for i, digit in enumerate(digits):
             image = f"Float32Array.from({json.dumps(digit.ravel().tolist())})"

@@ -38,9 +38,15 @@ def reference(params, x, y):
 
     a, b, c = WIDTHS
     net = nn.Sequential(
-        nn.Conv2d(3, 24, 2), nn.GELU(), Group(24, a), Group(a, b), Group(b, c),
-        nn.MaxPool2d(3), nn.Flatten(), nn.Linear(c, 10, bias=False),
-    ).double()  # fmt: skip
+        nn.Conv2d(3, 24, 2),
+        nn.GELU(),
+        Group(24, a),
+        Group(a, b),
+        Group(b, c),
+        nn.MaxPool2d(3),
+        nn.Flatten(),
+        nn.Linear(c, 10, bias=False),
+    ).double()
     first = net[0]
     first.weight.requires_grad_(False)
     names = {"0.weight": "whiten", "0.bias": "whiten_bias", "7.weight": "head"}
@@ -170,8 +176,12 @@ def test_shifts_reflect_the_border():
         y = np.asarray(record.translated(jax.random.key(seed), jnp.asarray(x)))
         for before, after in zip(x, y, strict=True):
             room = np.pad(before, ((2, 2), (2, 2), (0, 0)), mode="reflect")
-            moves = {(i, j) for i in range(5) for j in range(5)
-                     if (room[i : i + 5, j : j + 6] == after).all()}  # fmt: skip
+            moves = {
+                (i, j)
+                for i in range(5)
+                for j in range(5)
+                if (room[i : i + 5, j : j + 6] == after).all()
+            }
             assert len(moves) == 1
             seen |= moves
     assert len(seen) > 20  # of 25
@@ -264,9 +274,13 @@ def test_runs_differ_by_seed_and_repeat(optimizer, monkeypatch, tmp_path):
 
     monkeypatch.setattr(tfds, "load", few)
     options = dict(
-        optimizer=optimizer, width=0.05, epochs=1.5, batch_size=20, bfloat16=optimizer == "muon",
+        optimizer=optimizer,
+        width=0.05,
+        epochs=1.5,
+        batch_size=20,
+        bfloat16=optimizer == "muon",
         output=tmp_path,
-    )  # fmt: skip
+    )
     both = record.run(record.Config(runs=2, **options))
     loss = both.history["loss"]["train"]
     assert loss.shape == (2, 5) and np.isfinite(loss).all()

@@ -239,10 +239,17 @@ def test_every_optimizer_of_the_record_falls_on_a_parabola():
 def test_methods_are_compared_on_few_and_all_labels(few_examples, monkeypatch, tmp_path):
     monkeypatch.setattr(greedy, "VALIDATION", 300)
     monkeypatch.setattr(greedy, "EPOCHS", {10: 30, greedy.ALL: 2})
-    results = greedy.run(greedy.Config(
-        labels=(10, greedy.ALL), methods=("none", "k-means", "random data vectors"),
-        features=(20,), unlabeled=400, seeds=2, data_dir=few_examples(1500, 300), output=tmp_path,
-    ))  # fmt: skip
+    results = greedy.run(
+        greedy.Config(
+            labels=(10, greedy.ALL),
+            methods=("none", "k-means", "random data vectors"),
+            features=(20,),
+            unlabeled=400,
+            seeds=2,
+            data_dir=few_examples(1500, 300),
+            output=tmp_path,
+        )
+    )
     for found in results.accuracies.values():
         assert {n: a.shape for n, a in found.items()} == {10: (2,), greedy.ALL: (2,)}
         assert all(0.2 < a.mean() < 0.9 for a in found.values())
@@ -251,10 +258,18 @@ def test_methods_are_compared_on_few_and_all_labels(few_examples, monkeypatch, t
 
 @pytest.mark.long
 def test_a_tiny_run(few_examples, tmp_path):
-    results = features.run(features.Config(
-        features=36, train_size=250, test_size=200, epochs=100, seeds=1, centers=(10, 50),
-        data_dir=few_examples(300, 300), output=tmp_path,
-    ))  # fmt: skip
+    results = features.run(
+        features.Config(
+            features=36,
+            train_size=250,
+            test_size=200,
+            epochs=100,
+            seeds=1,
+            centers=(10, 50),
+            data_dir=few_examples(300, 300),
+            output=tmp_path,
+        )
+    )
     assert [name.split(",")[0] for name in results.accuracies] == [
         "pixels", "random weights", "PCA whitening", "random digits", "k-means", "k-means",
         "sparse coding", "sparse coding", "sparse coding",

@@ -25,10 +25,15 @@ def test_all_libraries_train_the_same_net_on_the_same_batches(
 
         monkeypatch.setattr(seconds_to_accuracy.Config, "task", low)
     config = seconds_to_accuracy.Config(
-        data=data, rounds=1, epochs={"mnist": 2, "cifar10": 1}[data], pieces=2, batch_size=32,
+        data=data,
+        rounds=1,
+        epochs={"mnist": 2, "cifar10": 1}[data],
+        pieces=2,
+        batch_size=32,
         target=0.1,
-        data_dir=few_examples(600, 200), output=tmp_path,
-    )  # fmt: skip
+        data_dir=few_examples(600, 200),
+        output=tmp_path,
+    )
     curves = seconds_to_accuracy.run(config)
     assert [curve.library for curve in curves] == ["jaxnet", "Flax Linen", "PyTorch"]
     for curve in curves:

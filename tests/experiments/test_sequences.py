@@ -33,9 +33,13 @@ def test_a_filter_is_drawn_at_its_pitch():
 @pytest.mark.long
 def test_validation_holds_out_recordings_of_the_training_part(few_examples, tmp_path, capsys):
     config = time_series.Config(
-        features=2, epochs=1, seeds=2, validation=True, output=tmp_path,
+        features=2,
+        epochs=1,
+        seeds=2,
+        validation=True,
+        output=tmp_path,
         data_dir=few_examples(90, 1),
-    )  # fmt: skip
+    )
     (_, _), recording = time_series.waveforms("train", config.data_dir)
     assert time_series.run(config).accuracies.shape == (2,)
     held = (recording < 10).sum()
@@ -112,10 +116,18 @@ def test_metrics_by_hand():
 
 @pytest.mark.long
 def test_a_stack_of_frames_learns_directions(few_examples, tmp_path):
-    results = md.run(md.Config(
-        nets=("stack",), train_size=300, test_size=100, epochs=4, seeds=1, validation=True,
-        data_dir=few_examples(400, 1), output=tmp_path,
-    ))  # fmt: skip
+    results = md.run(
+        md.Config(
+            nets=("stack",),
+            train_size=300,
+            test_size=100,
+            epochs=4,
+            seeds=1,
+            validation=True,
+            data_dir=few_examples(400, 1),
+            output=tmp_path,
+        )
+    )
     found = results.accuracies["stack"]
     assert 0.3 < found["direction"][0] <= 1  # chance is 0.125
     assert found["both"][0] <= min(found["direction"][0], found["digit"][0])
@@ -123,10 +135,17 @@ def test_a_stack_of_frames_learns_directions(few_examples, tmp_path):
 
 @pytest.mark.long
 def test_a_net_over_videos_is_drawn(few_examples, tmp_path):
-    results = md.run(md.Config(
-        nets=("video",), train_size=32, test_size=16, epochs=1, seeds=1,
-        data_dir=few_examples(64, 32), output=tmp_path,
-    ))  # fmt: skip
+    results = md.run(
+        md.Config(
+            nets=("video",),
+            train_size=32,
+            test_size=16,
+            epochs=1,
+            seeds=1,
+            data_dir=few_examples(64, 32),
+            output=tmp_path,
+        )
+    )
     assert results.accuracies["video"]["direction"].shape == (1,)
     assert {path.name for path in results.pictures} == {"videos.png", "filters.png"}
 
@@ -205,10 +224,18 @@ def test_guidance_mixes_two_velocities(monkeypatch):
 
 @pytest.mark.long
 def test_guided_digits_are_read_as_their_label(few_examples, tmp_path):
-    results = flow_matching.run(flow_matching.Config(
-        seeds=1, epochs=15, train_size=2500, guidance=(0.0, 3.0), steps=8, samples=10,
-        data_dir=few_examples(4000, 1000), output=tmp_path,
-    ))  # fmt: skip
+    results = flow_matching.run(
+        flow_matching.Config(
+            seeds=1,
+            epochs=15,
+            train_size=2500,
+            guidance=(0.0, 3.0),
+            steps=8,
+            samples=10,
+            data_dir=few_examples(4000, 1000),
+            output=tmp_path,
+        )
+    )
     read = {name: each["read"].item() for name, each in results.measures.items()}
     assert read["guidance 0"] < 0.3 < 0.6 < read["guidance 3"]
     assert read["real digits"] > 0.8 and results.losses[0, -1] < results.losses[0, 0]

@@ -105,10 +105,21 @@ def plays(monkeypatch):
 @pytest.mark.slow
 @models
 def test_each_model_learns_and_writes(kind, plays, tmp_path):
-    results = shakespeare.run(Config(
-        model=kind, features=16, layers=1, steps=20, embedding=8, heads=2, epochs=6, batch_size=4,
-        learning_rate=2e-2, length=30, output=tmp_path,
-    ))  # fmt: skip
+    results = shakespeare.run(
+        Config(
+            model=kind,
+            features=16,
+            layers=1,
+            steps=20,
+            embedding=8,
+            heads=2,
+            epochs=6,
+            batch_size=4,
+            learning_rate=2e-2,
+            length=30,
+            output=tmp_path,
+        )
+    )
     assert 0.0 < results.test < 1.5  # log2 of its 11 characters is 3.5
     assert results.history["validation"].shape == (6,)
     assert results.history["validation"][0] > results.history["validation"][-1]

@@ -91,8 +91,9 @@ def test_frames_by_the_middle_of_their_windows():
 def test_segments_of_a_digit_are_cut_to_a_number_evenly_over_all():
     places = [np.array([-1, 0, 0, 1, 1, 1]), np.zeros(4, int), np.zeros(chains.FRAMES + 1, int)]
     digits = [np.array([7, 7]), np.array([7]), np.array([7])]  # the last one is too long
-    data = utterances.Utterances([np.zeros((len(p), 2)) for p in places], digits, places,
-                                 np.array(["a"] * 3))  # fmt: skip
+    data = utterances.Utterances(
+        [np.zeros((len(p), 2)) for p in places], digits, places, np.array(["a"] * 3)
+    )
     found = [(i, frames.tolist()) for i, frames in chains.segments_of(data, 7, 9)]
     assert found == [(0, [1, 2]), (0, [3, 4, 5]), (1, [0, 1, 2, 3])]
     assert [i for i, _ in chains.segments_of(data, 7, 2)] == [0, 1]
@@ -133,11 +134,27 @@ def test_all_systems_learn_something(few_examples, tmp_path, monkeypatch):
     monkeypatch.setattr(nets, "BOUNDS", [(220, 7)])  # one shape compiles faster
     monkeypatch.setattr(speech, "HELD_OUT_STRINGS", 6)
     monkeypatch.setattr(recognizers, "PENALTIES", ())
-    results = speech.run(speech.Config(
-        states=3, mixtures=1, pieces=16, iterations=2, hidden=(32,), pretraining=1, frames=4000,
-        epochs=3, features=16, updates=4, strings=12, test_strings=6, seeds=1, speakers=1,
-        validation=True, data_dir=few_examples(240, 1), output=tmp_path,
-    ))  # fmt: skip
+    results = speech.run(
+        speech.Config(
+            states=3,
+            mixtures=1,
+            pieces=16,
+            iterations=2,
+            hidden=(32,),
+            pretraining=1,
+            frames=4000,
+            epochs=3,
+            features=16,
+            updates=4,
+            strings=12,
+            test_strings=6,
+            seeds=1,
+            speakers=1,
+            validation=True,
+            data_dir=few_examples(240, 1),
+            output=tmp_path,
+        )
+    )
     assert set(results.held_out) == {recognizers.GMM, recognizers.PRETRAINED, recognizers.CTC}
     assert set(results.errors) == {*results.held_out, recognizers.PLAIN}
     for name, errors in results.errors.items():

@@ -96,9 +96,14 @@ def test_programs_run_in_a_process_without_jaxnet(tmp_path):
 
 
 @pytest.mark.fast_cases(
-    "adaline", "conv-signal", "global_avg_pool", "learned_positions-given", "max_pool-dilated",
-    "quantized-4", "rnn_cell",
-)  # fmt: skip
+    "adaline",
+    "conv-signal",
+    "global_avg_pool",
+    "learned_positions-given",
+    "max_pool-dilated",
+    "quantized-4",
+    "rnn_cell",
+)
 @pytest.mark.parametrize("row", cases())
 def test_every_layer_takes_an_open_batch_size(row):
     """Shapes alone: quick enough for all of the catalogue. Values of some follow."""

@@ -112,10 +112,12 @@ ROWS = [
 ]  # fmt: skip
 LEFT_OUT = ("kind_is_the_function", "16_bits")  # Flax sums in the dtype of the computation
 LAWS = {
-    name: law for name, law in vars(test_laws_file).items()
-    if name.startswith("test_") and "case" in inspect.signature(law).parameters
+    name: law
+    for name, law in vars(test_laws_file).items()
+    if name.startswith("test_")
+    and "case" in inspect.signature(law).parameters
     and not any(words in name for words in LEFT_OUT)
-}  # fmt: skip
+}
 CHOICES = {"train": [False, True], "dtype": [jnp.float32, jnp.bfloat16]}
 
 

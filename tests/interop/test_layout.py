@@ -82,9 +82,16 @@ def test_layers_decide_by_their_kind():
 
     flatten = jn.flatten()
     net = jn.serial(
-        jn.conv(6, 2), flatten, jax.nn.relu, jn.dense(12), lambda x: x.reshape(2, 3, 4),
-        jn.dense(4), jn.conv_transpose(5, 3), jn.flatten(), jn.dropout(0.5),
-    )  # fmt: skip
+        jn.conv(6, 2),
+        flatten,
+        jax.nn.relu,
+        jn.dense(12),
+        lambda x: x.reshape(2, 3, 4),
+        jn.dense(4),
+        jn.conv_transpose(5, 3),
+        jn.flatten(),
+        jn.dropout(0.5),
+    )
     params, state = net.init(jax.random.key(0), jn.spec(IMAGE))
     program = jax.make_jaxpr(lambda x: jn.observe(net, see).apply(params, state, x))(jn.spec(IMAGE))
     found = follow(program.jaxpr, [LAST], calls)

@@ -189,13 +189,17 @@ def test_keras_convolutions_and_norms(keras):
         layers.Dense(2, name="head"),
     ])  # fmt: skip
     net = jn.serial(
-        jn.conv(4, 3, strides=2), jax.nn.relu,
+        jn.conv(4, 3, strides=2),
+        jax.nn.relu,
         jn.batch_norm(epsilon=1e-3),  # Keras's
         jn.depthwise_conv((3, 2), multiplier=2, padding="VALID"),
         jn.conv_transpose(5, 3, strides=2, padding="VALID", name="up"),
-        jn.flatten(), jn.dense(7), lambda x: jax.nn.gelu(x, approximate=False),
-        jn.layer_norm(epsilon=1e-3), jn.dense(2, name="head"),
-    )  # fmt: skip
+        jn.flatten(),
+        jn.dense(7),
+        lambda x: jax.nn.gelu(x, approximate=False),
+        jn.layer_norm(epsilon=1e-3),
+        jn.dense(2, name="head"),
+    )
     table = {
         **{f"{name}/{entry}": f"{name}/{entry}"
            for name in ("conv", "dense", "head") for entry in ("kernel", "bias")},
@@ -255,6 +259,7 @@ def test_keras_sequences(keras):
 
 def name_in(model, start, entry):
     """Keras numbers the layers inside `Bidirectional`."""
-    (name,) = (w.path for w in model.weights if w.path.startswith(start)
-               and w.path.endswith(f"/{entry}"))  # fmt: skip
+    (name,) = (
+        w.path for w in model.weights if w.path.startswith(start) and w.path.endswith(f"/{entry}")
+    )
     return name

@@ -15,10 +15,17 @@ from tests.helpers import jit_apply, refused, refuses, shapes
 
 def small_net(padding=1, groups=2):
     return jn.serial(
-        jn.conv(4, 3, padding=padding, use_bias=False), jn.batch_norm(), jax.nn.relu,
-        jn.conv(6, (3, 2), strides=2, padding="VALID", groups=groups), jnp.tanh, jn.flatten(),
-        jn.dropout(0.5), jn.dense(5), jn.layer_norm(), jn.dense(7),
-    )  # fmt: skip
+        jn.conv(4, 3, padding=padding, use_bias=False),
+        jn.batch_norm(),
+        jax.nn.relu,
+        jn.conv(6, (3, 2), strides=2, padding="VALID", groups=groups),
+        jnp.tanh,
+        jn.flatten(),
+        jn.dropout(0.5),
+        jn.dense(5),
+        jn.layer_norm(),
+        jn.dense(7),
+    )
 
 
 def weights(seed=0):
@@ -38,10 +45,17 @@ X = jn.spec((2, 8, 6, 3))
 def module(torch):
     nn = torch.nn
     return nn.Sequential(
-        nn.Conv2d(3, 4, 3, padding=1, bias=False), nn.BatchNorm2d(4), nn.ReLU(inplace=True),
-        nn.Conv2d(4, 6, (3, 2), stride=2, groups=2), nn.Tanh(), nn.Flatten(), nn.Dropout(0.5),
-        nn.Linear(54, 5), nn.LayerNorm(5), nn.Linear(5, 7),
-    ).eval()  # fmt: skip
+        nn.Conv2d(3, 4, 3, padding=1, bias=False),
+        nn.BatchNorm2d(4),
+        nn.ReLU(inplace=True),
+        nn.Conv2d(4, 6, (3, 2), stride=2, groups=2),
+        nn.Tanh(),
+        nn.Flatten(),
+        nn.Dropout(0.5),
+        nn.Linear(54, 5),
+        nn.LayerNorm(5),
+        nn.Linear(5, 7),
+    ).eval()
 
 
 def test_layouts_by_hand():
@@ -269,9 +283,11 @@ def test_layers_of_equal_names_are_not_exchanged():
         return m(jn.dense(3, name="query"), x) * m(jn.dense(3, name="key"), x)
 
     net, x = jn.compose(forward), jn.spec((2, 3))
-    weights = {f"{name}.{entry}": np.full(shape, i, np.float32)
-               for i, name in enumerate(["key", "query"])
-               for entry, shape in {"weight": (3, 3), "bias": (3,)}.items()}  # fmt: skip
+    weights = {
+        f"{name}.{entry}": np.full(shape, i, np.float32)
+        for i, name in enumerate(["key", "query"])
+        for entry, shape in {"weight": (3, 3), "bias": (3,)}.items()
+    }
     with pytest.raises(ValueError, match="/query would get the weights of key, although") as error:
         from_torch(net, weights, x)
     assert 'names={"query": "query", "key": "key"}' in str(error.value)

@@ -32,9 +32,11 @@ def number(bits, scale):
 
 
 def decoded(blocks, scales):
-    found = [[[[number(bits, scale) for byte in row for bits in (byte & 15, byte >> 4)]
-               for row, scale in zip(*of, strict=True)] for of in zip(*expert, strict=True)]
-             for expert in zip(blocks.tolist(), scales, strict=True)]  # fmt: skip
+    rows = blocks.reshape(-1, blocks.shape[-1]).tolist()
+    found = [
+        [number(bits, scale) for byte in row for bits in (byte & 15, byte >> 4)]
+        for row, scale in zip(rows, scales.ravel(), strict=True)
+    ]
     with np.errstate(over="ignore"):
         array = np.array(found, np.float32)
     return array.reshape(*blocks.shape[:2], -1).mT

@@ -26,9 +26,10 @@ def folder(tmp_path):
     made.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
     made.decoder = tokenizers.decoders.ByteLevel()
     trainer = tokenizers.trainers.BpeTrainer(
-        vocab_size=300, special_tokens=["</s>", "<s>"],
+        vocab_size=300,
+        special_tokens=["</s>", "<s>"],
         initial_alphabet=tokenizers.pre_tokenizers.ByteLevel.alphabet(),
-    )  # fmt: skip
+    )
     made.train_from_iterator(["three rivers in Europe"] * 9, trainer)
     made.save(str(tmp_path / "tokenizer.json"))
     end = {"content": "</s>", "lstrip": False}

@@ -11,8 +11,13 @@ import pytest
 import jaxnet as jn
 from jaxnet.services.table import Number, Table, size_of
 
-TABLE = Table("Sizes <of> layers", ("layer", "parameters"),
-              [("dense", 1234567), ("<tanh>", None)], [("total", 1234567)], ["a & b"])  # fmt: skip
+TABLE = Table(
+    "Sizes <of> layers",
+    ("layer", "parameters"),
+    [("dense", 1234567), ("<tanh>", None)],
+    [("total", 1234567)],
+    ["a & b"],
+)
 
 
 def test_text():

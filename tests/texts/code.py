@@ -66,21 +66,29 @@ def heavy_modules_are_imported_where_used(text):
     return {name.split(".")[0] for name in imported(at_top(text.nodes[0]))} - CORE
 
 
-@rule("jaxnet/**/*.py experiments/**/*.py tests/**/*.py tools/**/*.py",
-      "import jax\njax.export.export(f)",
-      fine=("import jax.export\njax.export.export(f)",))  # fmt: skip
+@rule(
+    "jaxnet/**/*.py experiments/**/*.py tests/**/*.py tools/**/*.py",
+    "import jax\njax.export.export(f)",
+    fine=("import jax.export\njax.export.export(f)",),
+)
 def jax_export_is_imported_where_it_is_used(text):
     """With JAX 0.7, `import jax` is not enough, unless something else has imported it."""
     if "jax.export" not in text.text or "jax.export" in text.imports:
         return []
-    return [n.lineno for n in text.nodes if getattr(n, "attr", "") == "export"
-            and ast.unparse(n) == "jax.export"]  # fmt: skip
+    return [
+        n.lineno
+        for n in text.nodes
+        if getattr(n, "attr", "") == "export" and ast.unparse(n) == "jax.export"
+    ]
 
 
 # These look for what a user's function holds.
-forbid("no_function_is_asked_what_it_is",
-       r"__self__|__qualname__|isinstance\([^)]*\b(?:apply|init)\b",
-       library_but("foreign.py", "functions.py"), "isinstance(layer.apply, partial)")  # fmt: skip
+forbid(
+    "no_function_is_asked_what_it_is",
+    r"__self__|__qualname__|isinstance\([^)]*\b(?:apply|init)\b",
+    library_but("foreign.py", "functions.py"),
+    "isinstance(layer.apply, partial)",
+)
 
 
 @rule(library, at("jaxnet/ops/a.py", "x.reshape(x.shape[0], -1)"))
@@ -127,9 +135,12 @@ def wall() -> list[Text]:
     return [*built, *files(*datasets, "experiments/**/*.py")]
 
 
-@rule(wall, at("experiments/a.py", "from jaxnet.core.compose import compose"),
-      at("experiments/a.py", "from jaxnet.layers import hidden"),
-      fine=(at("experiments/a.py", "from jaxnet import dense"),))  # fmt: skip
+@rule(
+    wall,
+    at("experiments/a.py", "from jaxnet.core.compose import compose"),
+    at("experiments/a.py", "from jaxnet.layers import hidden"),
+    fine=(at("experiments/a.py", "from jaxnet import dense"),),
+)
 def only_public_names_are_used_behind_the_wall(text):
     """What a file imports from jaxnet is public or of its own folder."""
     own = ".".join(text.path.relative_to(ROOT).parts[:2]) + "."
@@ -156,8 +167,12 @@ def defined() -> set[str]:
     return {name for text in library() for names in found.findall(text.text) for name in names}
 
 
-@rule("jaxnet/core/__init__.py jaxnet/layers/__init__.py jaxnet/training/__init__.py",
-      '"""A page."""', (r"\w+\.py\b", "nothing.py"), (r"`(?=\w+[`(])", "`un"))  # fmt: skip
+@rule(
+    "jaxnet/core/__init__.py jaxnet/layers/__init__.py jaxnet/training/__init__.py",
+    '"""A page."""',
+    (r"\w+\.py\b", "nothing.py"),
+    (r"`(?=\w+[`(])", "`un"),
+)
 def the_page_at_the_head_of_a_room_names_what_is_there(text):
     """It names at least three files; each of them and each call that it names exists."""
     page = text.docstrings[0]
@@ -175,9 +190,15 @@ NEVER_IMPORTED |= {"ftplib", "httpx", "requests", "smtplib"}
 NEVER_CALLED = {"__import__", "compile", "eval", "exec", "system", "popen"}
 
 
-@rule(library, "from pickle import load", "from urllib.request import urlopen", "exec(text)",
-      "os.system(text)", "np.load(file, allow_pickle=True)",
-      fine=("m.eval()", at("jaxnet/data/builders/remote.py", "import a.urlopen")))  # fmt: skip
+@rule(
+    library,
+    "from pickle import load",
+    "from urllib.request import urlopen",
+    "exec(text)",
+    "os.system(text)",
+    "np.load(file, allow_pickle=True)",
+    fine=("m.eval()", at("jaxnet/data/builders/remote.py", "import a.urlopen")),
+)
 def code_keeps_the_promises_of_security(text):
     never = NEVER_IMPORTED if text.path.name == "remote.py" else NEVER_IMPORTED | {"urlopen"}
     yield from never & {part for name in text.imports for part in name.split(".")}
@@ -197,8 +218,12 @@ def security_names_the_tests_of_its_promises(text):
 
 
 # A long has 32 bits on Windows, and other names on macOS.
-forbid("kernels_have_types_of_one_width", r"\b(?:long|unsigned|short|atomic_long|wchar_t)\b",
-       "jaxnet/**/*.[ch]", "long n;")  # fmt: skip
+forbid(
+    "kernels_have_types_of_one_width",
+    r"\b(?:long|unsigned|short|atomic_long|wchar_t)\b",
+    "jaxnet/**/*.[ch]",
+    "long n;",
+)
 
 
 @cache
@@ -208,9 +233,12 @@ def includes(name: str) -> frozenset[str]:
     return frozenset(re.findall(r'^#include "([\w.]+)"', text, re.M))
 
 
-@rule("jaxnet/ops/native/*.[ch]", at("jaxnet/ops/native/outer.h", '#include "conv.h"'),
-      at("jaxnet/ops/native/shared.h", '#include "attention.h"'),
-      fine=(at("jaxnet/ops/native/conv.h", '#include "rows.h"'),))  # fmt: skip
+@rule(
+    "jaxnet/ops/native/*.[ch]",
+    at("jaxnet/ops/native/outer.h", '#include "conv.h"'),
+    at("jaxnet/ops/native/shared.h", '#include "attention.h"'),
+    fine=(at("jaxnet/ops/native/conv.h", '#include "rows.h"'),),
+)
 def includes_have_no_circle(text):
     found, left = set(), {*re.findall(r'^#include "([\w.]+)"', text.text, re.M)}
     while left:
@@ -233,13 +261,24 @@ def kernels_are_included_once_by_one_file(text):
 
 
 # Windows has another encoding by default.
-forbid("files_are_read_as_utf8", r"^(?!.*>>>).*(?:read_text\(\)|write_text\([^,]*\)$)", library,
-       "path.read_text()", "path.write_text(text)", fine=(">>> path.read_text()",))  # fmt: skip
+forbid(
+    "files_are_read_as_utf8",
+    r"^(?!.*>>>).*(?:read_text\(\)|write_text\([^,]*\)$)",
+    library,
+    "path.read_text()",
+    "path.write_text(text)",
+    fine=(">>> path.read_text()",),
+)
 WRITES = r"""open\([^)\n]*["'][wax]\+?b?["']|write_(?:text|bytes)\(|O_CREAT|savefig\("""
 # The others go through `replacing` or `own_file`, which look at what is there.
-forbid("only_one_module_opens_files_to_write", rf"^(?!.*(?:>>>|\.\.\.)).*(?:{WRITES})",
-       library_but("files.py", "lock.py", "log.py", "style.py"),
-       'open(path, "wb")', "path.write_bytes(x)", fine=(">>> open(path, 'w')",))  # fmt: skip
+forbid(
+    "only_one_module_opens_files_to_write",
+    rf"^(?!.*(?:>>>|\.\.\.)).*(?:{WRITES})",
+    library_but("files.py", "lock.py", "log.py", "style.py"),
+    'open(path, "wb")',
+    "path.write_bytes(x)",
+    fine=(">>> open(path, 'w')",),
+)
 
 
 @rule("jaxnet/**/lock.py jaxnet/**/log.py", 'open(path, "w")')

@@ -68,8 +68,14 @@ def colab_link(text: Text) -> str:
     return f"https://colab.research.google.com/github/{address}/blob/main/colab/{text.path.name}"
 
 
-@rule(lessons, ('"GPU"', '"TPU"'), ('_minor": 5', '_minor": 4'), ('"form"', '"table"'),
-      ('"id": "setup"', '"id": "size"'), (r'\s*"# ."tiny[^]]*', ""))  # fmt: skip
+@rule(
+    lessons,
+    ('"GPU"', '"TPU"'),
+    ('_minor": 5', '_minor": 4'),
+    ('"form"', '"table"'),
+    ('"id": "setup"', '"id": "size"'),
+    (r'\s*"# ."tiny[^]]*', ""),
+)
 def notebooks_have_one_form(text):
     about, cells = text.book["metadata"], text.book["cells"]
     folded = {"cellView": "form", "jupyter": {"source_hidden": True}}  # in Colab, in Jupyter
@@ -94,8 +100,13 @@ def notebooks_are_valid(text):
         yield error
 
 
-@rule(lessons, ("import optax", "import optax "), ('"execution_count": 2', '"execution_count": 1'),
-      ("; size colab", "; size tiny"), ('_type": "stream"', '_type": "error"'))  # fmt: skip
+@rule(
+    lessons,
+    ("import optax", "import optax "),
+    ('"execution_count": 2', '"execution_count": 1'),
+    ("; size colab", "; size tiny"),
+    ('_type": "stream"', '_type": "error"'),
+)
 def outputs_are_those_of_the_code(text):
     """Else run `python -m colab.render --keep --only` with the notebook's number."""
     code = text.cells("code")
@@ -218,8 +229,11 @@ def saying(prose: str) -> Text:
     return at("colab/00.ipynb", json.dumps({"cells": [{"cell_type": "code", **code}, *cells]}))
 
 
-@rule(lessons, *map(saying, ("94%", "1.98 bits", "3%", "20,000 digits")),
-      fine=(saying("In lesson 14, 3 of 10,000; 95% or 95.0%; 1.97 bits (Li 2017)."),))  # fmt: skip
+@rule(
+    lessons,
+    *map(saying, ("94%", "1.98 bits", "3%", "20,000 digits")),
+    fine=(saying("In lesson 14, 3 of 10,000; 95% or 95.0%; 1.97 bits (Li 2017)."),),
+)
 def numbers_in_prose_have_a_source(text):
     """Solutions are left out: no cell of the lesson runs them."""
     number = text.path.name[:2]
@@ -234,8 +248,12 @@ def numbers_of_experiments_are_those_of_the_records(cited):
     return not_in(cited.text, [record.text for name, record in findings() if name == str(cited)])
 
 
-@rule("colab/topics.json", '[["1", "a", [["01", "no such code"]]]]',
-      '[["1", "a", []]]', '[["1", "a", [["01", "import os"]]]]')  # fmt: skip
+@rule(
+    "colab/topics.json",
+    '[["1", "a", [["01", "no such code"]]]]',
+    '[["1", "a", []]]',
+    '[["1", "a", [["01", "import os"]]]]',
+)
 def each_topic_of_the_lectures_is_a_cell_with_an_output(text):
     rows = [Topic(*row) for row in json.loads(text.text)]
     yield from different((len({row.topic for row in rows}), len(rows)), (len(rows) >= 50, True))

@@ -57,8 +57,16 @@ def with_examples() -> list[Text]:
     return [t for t in public() if "\n-> " in t.text and str(t.path.parent) in rooms]
 
 
-@rule(public, "", "Returns x.\n-> x", "The mean.\n-> x", "log p.\n-> x", "Giving x.\n-> x",
-      "Compute x\n-> x", fine=("Pass x.\n-> x", "Compute x.\n-> x", "The x."))  # fmt: skip
+@rule(
+    public,
+    "",
+    "Returns x.\n-> x",
+    "The mean.\n-> x",
+    "log p.\n-> x",
+    "Giving x.\n-> x",
+    "Compute x\n-> x",
+    fine=("Pass x.\n-> x", "Compute x.\n-> x", "The x."),
+)
 def docstrings_begin_with_an_imperative(text):
     """The first line of a function says what it does, as in "Return the mean"."""
     first, *_ = f"{text.text}\n".splitlines()
@@ -95,8 +103,12 @@ def entries(docstring: str) -> Iterator[tuple[str, str, str]]:
             section, depth = "", -1
 
 
-@rule(library, '"""Return x.\n\nArgs:\n  x: the input.\n"""', '"""F.\n\nRaises:\n  E: for x.\n"""',
-      fine=('"""F.\n\nArgs:\n  x: x @ y.\n  y: Of it.\n\nThen\n  z: z.\n"""',))  # fmt: skip
+@rule(
+    library,
+    '"""Return x.\n\nArgs:\n  x: the input.\n"""',
+    '"""F.\n\nRaises:\n  E: for x.\n"""',
+    fine=('"""F.\n\nArgs:\n  x: x @ y.\n  y: Of it.\n\nThen\n  z: z.\n"""',),
+)
 def entries_of_docstrings_have_one_form(text):
     for docstring in text.docstrings:
         for section, name, said in entries(docstring):
@@ -120,9 +132,15 @@ def log() -> str:
     return pytest.skip("this is not a clone with the history") if done.returncode else done.stdout
 
 
-@rule(lambda: [Text(Path("git log"), log)], "Adds a layer", "add a layer", "data: adds a layer",
-      "Add a layer.", f"Add {'a' * 70}",
-      fine=("Add a layer", "data: add it", "Pass it on"))  # fmt: skip
+@rule(
+    lambda: [Text(Path("git log"), log)],
+    "Adds a layer",
+    "add a layer",
+    "data: adds a layer",
+    "Add a layer.",
+    f"Add {'a' * 70}",
+    fine=("Add a layer", "data: add it", "Pass it on"),
+)
 def subjects_complete_if_applied_this_commit_will(log):
     right = r"(?!.{73})(?:[A-Z]|[a-z_]+: [a-z])[a-z-]*(?:[a-rt-z]|ss) (?!.*\.$).*"
     return [line for line in log.text.splitlines() if not re.fullmatch(right, line)]
@@ -173,13 +191,22 @@ SPEED = "[Speed](experiments/performance.md): below.\n\n| LeNet | "
 CAMVID = "[FCN](experiments/results/segmentation.md) has "
 
 
-@rule("README.md experiments/performance.md guide/**/*.md",
-      f"{CAMVID}0.417 ± 0.012.", f"{CAMVID}76.1%.", f"{SPEED}**4.0637** |", f"{SPEED}18,937 |",
-      "`python -m experiments.forecast` gives 0.74 ppm.", "It has 0.1 ± 0.2.",
-      f"- {CAMVID}0.42.\n- A rate of 0.7.\n1. {CAMVID}0.492.",
-      fine=(f"{CAMVID}0.417 ± 0.002, or 0.42, and 76.6%.", f"{SPEED}**6.43** | 73.9 |",
-            f"- {CAMVID}0.42.\n- A rate of 0.7.\n`python -m experiments.forecast` gives 0.70.",
-            "```\nloss 0.1 ± 0.2\n```\nA rate of 0.1."))  # fmt: skip
+@rule(
+    "README.md experiments/performance.md guide/**/*.md",
+    f"{CAMVID}0.417 ± 0.012.",
+    f"{CAMVID}76.1%.",
+    f"{SPEED}**4.0637** |",
+    f"{SPEED}18,937 |",
+    "`python -m experiments.forecast` gives 0.74 ppm.",
+    "It has 0.1 ± 0.2.",
+    f"- {CAMVID}0.42.\n- A rate of 0.7.\n1. {CAMVID}0.492.",
+    fine=(
+        f"{CAMVID}0.417 ± 0.002, or 0.42, and 76.6%.",
+        f"{SPEED}**6.43** | 73.9 |",
+        f"- {CAMVID}0.42.\n- A rate of 0.7.\n`python -m experiments.forecast` gives 0.70.",
+        "```\nloss 0.1 ± 0.2\n```\nA rate of 0.1.",
+    ),
+)
 def pages_state_the_figures_of_the_records(text):
     return wrong_figures(text.text)
 
@@ -223,8 +250,11 @@ def pictures_were_made_by_the_versions_of_their_records(text):
     return [made] if re.findall(r"^jax [\d.]*\d", versions)[0] not in made else []
 
 
-@rule(guide, "```python\nprint(x == y)\n```\n\n```text\nTrue\n```\n",
-      "```python\nprint(sorted(x))\n```\n\n```text\n[1]\n```\n")  # fmt: skip
+@rule(
+    guide,
+    "```python\nprint(x == y)\n```\n\n```text\nTrue\n```\n",
+    "```python\nprint(sorted(x))\n```\n\n```text\n[1]\n```\n",
+)
 def outputs_are_results(text):
     """What a reader came for: a check that prints True or sorted names is a test."""
     for code, _, shown in BLOCK.findall(text.text):
@@ -246,8 +276,11 @@ def pictures_are_made_by_the_blocks_before_them(text):
             yield name
 
 
-@rule(lambda: [Text(ROOT / "guide", "\n".join(page.text for page in guide()))],
-      "![A](pictures/a.png)", (r"!\[[^]]+\]\(pictures/.*?\)", r""))  # fmt: skip
+@rule(
+    lambda: [Text(ROOT / "guide", "\n".join(page.text for page in guide()))],
+    "![A](pictures/a.png)",
+    (r"!\[[^]]+\]\(pictures/.*?\)", r""),
+)
 def each_picture_of_the_guide_is_shown_once_and_is_small(text):
     shown = [name for _, name in pictures_of(text)]
     there = {path.name: path.stat().st_size for path in (ROOT / "guide" / "pictures").iterdir()}
@@ -268,8 +301,13 @@ def missing(path: Path, place: str) -> list[str]:
     return [] if there else [f"{path}#{place}"]
 
 
-@rule("README.md guide/**/*.md", "[a](nowhere.md)", "[a](guide/data.md#nowhere)", "no link",
-      '<img src="nowhere.png">')  # fmt: skip
+@rule(
+    "README.md guide/**/*.md",
+    "[a](nowhere.md)",
+    "[a](guide/data.md#nowhere)",
+    "no link",
+    '<img src="nowhere.png">',
+)
 def links_exist(text):
     links = r"\]\(([^)#\s]*)(?:#([^)\s]*))?\)|<img src=\"([^\"]+)"
     found = re.findall(links, text.prose)
@@ -297,8 +335,13 @@ def the_index_names_every_page(text):
     return {repr(page) for page in guide()} - {*text.text.splitlines(), "guide/README.md"}
 
 
-@rule("README.md guide/**/*.md jaxnet/**/*.py colab/*.ipynb", "jn.nothing",
-      "jn.data.nothing()", "optax.nothing", "from jaxnet.data import mnist, nothing")  # fmt: skip
+@rule(
+    "README.md guide/**/*.md jaxnet/**/*.py colab/*.ipynb",
+    "jn.nothing",
+    "jn.data.nothing()",
+    "optax.nothing",
+    "from jaxnet.data import mnist, nothing",
+)
 def names_exist(text):
     """In the solutions of a lesson too, which no cell runs."""
     found = re.findall(r"(?<!/)\b(jn|optax)((?:\.[a-zA-Z]\w*)+)", text.text)

@@ -22,9 +22,13 @@ def addressed() -> list[Text]:
     return [t for t in found if t.path.suffix in {".cff", ".md", ".py", ".yml", ".ipynb"}]
 
 
-@rule(addressed, "https://github.com/another/jaxnet", "no address",
-      Text(ROOT / "colab" / "01.ipynb", f"{ADDRESS}/a {ADDRESS} https://github.com/a/b"),
-      Text(ROOT / "colab" / "01.ipynb", f"{ADDRESS}/a {ADDRESS}/blob/main/nothing.md"))  # fmt: skip
+@rule(
+    addressed,
+    "https://github.com/another/jaxnet",
+    "no address",
+    Text(ROOT / "colab" / "01.ipynb", f"{ADDRESS}/a {ADDRESS} https://github.com/a/b"),
+    Text(ROOT / "colab" / "01.ipynb", f"{ADDRESS}/a {ADDRESS}/blob/main/nothing.md"),
+)
 def one_address(text):
     lesson = text.path.suffix == ".ipynb"
     name = r"[\w.-]+" if lesson else r"jaxnet\b"
@@ -36,8 +40,12 @@ def one_address(text):
     yield from (file for file in linked if not (ROOT / file).is_file())
 
 
-@rule("README.md guide/getting_started.md", (r"\[data,viz\]", "[data]"),
-      (r"experiments\.digits", "experiments.mnist"), (r"\[start\b", "[begin"))  # fmt: skip
+@rule(
+    "README.md guide/getting_started.md",
+    (r"\[data,viz\]", "[data]"),
+    (r"experiments\.digits", "experiments.mnist"),
+    (r"\[start\b", "[begin"),
+)
 def pages_install_what_their_example_needs(text):
     command = f'\npip install "{NAME}[data,viz] @ git+{ADDRESS}"\n'
     lines = re.findall(r"^pip install -e .*$", text.text, re.M)  # another program reads them
@@ -76,8 +84,12 @@ def the_metadata_name_the_versions_that_are_tested(text):
     yield from different((PROJECT["requires-python"], f">={min(named)}"))
 
 
-@rule(".ci/colab.txt", (r"numpy==2\.", "numpy==1."), (r"numpy==2\.", "numpy==9."),
-      ("jax==", "jacks=="))  # fmt: skip
+@rule(
+    ".ci/colab.txt",
+    (r"numpy==2\.", "numpy==1."),
+    (r"numpy==2\.", "numpy==9."),
+    ("jax==", "jacks=="),
+)
 def colab_keeps_its_versions(text):
     """What it has is allowed, and nothing lower, since nothing lower is tested."""
     colab = dict(line.split("==") for line in text.text.splitlines() if line[:1] != "#")
@@ -91,8 +103,13 @@ def colab_keeps_its_versions(text):
         yield from different((have >= need, True), (have[:2], need[:2]))
 
 
-@rule("CITATION.cff", ("The jaxnet developers", "A. Person"), (r"$", "\nversion: 1"),
-      ("repository-code: .*", ""), ("Apache", "MIT"))  # fmt: skip
+@rule(
+    "CITATION.cff",
+    ("The jaxnet developers", "A. Person"),
+    (r"$", "\nversion: 1"),
+    ("repository-code: .*", ""),
+    ("Apache", "MIT"),
+)
 def the_citation_names_no_person(text):
     citation = parsed(text)
     return different(
@@ -130,9 +147,15 @@ def runs(command: list[str], installed: set[str]) -> Any:
     return tool in installed
 
 
-@rule(".github/workflows/*.yml", ("contents: read", "contents: write"),
-      (r"@[0-9a-f]{40}  # v[\d.]+", "@v4"), ("run: ", "name: "), ("run: .*", "run: rm -r x"),
-      ("run: .*", "run: python -m nothing"), (r"$", "# secrets.x"))  # fmt: skip
+@rule(
+    ".github/workflows/*.yml",
+    ("contents: read", "contents: write"),
+    (r"@[0-9a-f]{40}  # v[\d.]+", "@v4"),
+    ("run: ", "name: "),
+    ("run: .*", "run: rm -r x"),
+    ("run: .*", "run: python -m nothing"),
+    (r"$", "# secrets.x"),
+)
 def workflows_run_what_there_is(text):
     about = parsed(text)
     yield from different((about["permissions"], {"contents": "read"}))  # jobs that publish ask more

@@ -222,10 +222,10 @@ def build(workload: Workload, weights: Weights | None, variant: str) -> Program:
 
     if members > 1:
         keys = jax.random.split(jax.random.key(0), members)
-        copies = None if weights is None else [
-            jax.tree.map(lambda leaf, i=i: leaf[i], weights) for i in range(members)
-        ]  # fmt: skip
-        models = [make(key, None if copies is None else copies[i])[0] for i, key in enumerate(keys)]
+        models = []
+        for i, key in enumerate(keys):
+            own = None if weights is None else jax.tree.map(lambda leaf, i=i: leaf[i], weights)
+            models.append(make(key, own)[0])
         arrays = [eqx.filter(model, eqx.is_array) for model in models]
         model = eqx.combine(jax.tree.map(lambda *a: jnp.stack(a), *arrays), models[0])
         state = eqx.nn.State(model)
