@@ -45,7 +45,6 @@ from experiments.common import (
     main,
     mean_std,
     over_seeds,
-    per_class,
     run_epochs,
     save,
 )
@@ -246,43 +245,25 @@ def compare_methods(
     like, _ = jax.eval_shape(whole.init, jax.random.key(0), jn.spec((1, 28, 28, 1)))
     trunk = {name: trained.params[name] for name in like["lenet5"]}
     several = jax.tree.map(lambda leaf: jnp.stack([leaf] * config.seeds), {"lenet5": trunk})
-    methods = {"head alone": with_head(old, frozen=True)}
-    for rank in RANKS:
-        adapted = jn.lora(whole, rank, where=TRUNK, trainable="head/*")
-        methods[f"head, and rank {rank}"] = adapted
-    methods["all"] = whole
-
+    methods = methods_of(old, whole)
     accuracies: dict[str, dict[int, np.ndarray]] = {name: {} for name in methods}
     counts = {}
     for name, net in methods.items():
         objective = classifier(net)
         counts[name] = trainable(net)
         for labels in config.labels:
-            rows = np.stack(over_seeds(lambda seed, n=labels: per_class(pool[1], n, seed), config))
-            found = jn.sweep(
+            found = finetune.sweep_few(
                 objective,
                 optax.adam,
-                (pool[0][rows], pool[1][rows]),
+                pool,
+                labels,
+                rates=RATES,
                 epochs=EPOCHS[labels],
-                batch_size=50,
                 seeds=config.all_seeds,
-                grid={"learning_rate": RATES},
                 params=several,
-                own_data=True,
             )
-            validated = [
-                np.mean(
-                    [
-                        accuracy(objective, found.member(i, s), validation)
-                        for s in range(config.seeds)
-                    ]
-                )
-                for i in range(len(RATES))
-            ]
-            best = int(np.argmax(validated))
-            accuracies[name][labels] = np.array(
-                [accuracy(objective, found.member(best, s), test) for s in range(config.seeds)]
-            )
+            best, runs = finetune.best_runs(found, objective, validation)
+            accuracies[name][labels] = np.array([accuracy(objective, run, test) for run in runs])
             print(
                 f"{name}, {labels} labels per class: {mean_std(accuracies[name][labels])}, rate "
                 f"{RATES[best]:g}",
@@ -292,6 +273,15 @@ def compare_methods(
     lines = [(n, counts[n], *(mean_std(a) for a in accuracies[n].values())) for n in methods]
     print(Table(f"{finetune.WHAT}, by labels per class", head, lines))
     return accuracies, counts
+
+
+def methods_of(old: jn.Layer, whole: jn.Layer) -> dict[str, jn.Layer]:
+    """Return the net of each method: which of its params train."""
+    methods = {"head alone": with_head(old, frozen=True)}
+    for rank in RANKS:
+        adapted = jn.lora(whole, rank, where=TRUNK, trainable="head/*")
+        methods[f"head, and rank {rank}"] = adapted
+    return methods | {"all": whole}
 
 
 def trainable(net: jn.Layer) -> int:

@@ -222,12 +222,9 @@ def run(config: Config) -> Results:
     trainer = make_trainer(net, optimizer)
 
     def whole_run(train_state, key, train, test):
-        kernel = whitening(normalized(train[0][:WHITENED]))
-        params = train_state.params | {"whiten": {"kernel": kernel}}
         batch = batches(key, train, size, in_epoch, steps)
-        train_state, found = train_steps(
-            trainer, train_state._replace(params=params), batch, steps, recipe.looks_ahead
-        )
+        train_state = with_whitening(train_state, train[0])
+        train_state, found = train_steps(trainer, train_state, batch, steps, recipe.looks_ahead)
         return accuracy(net, train_state, test, config.tta), found, train_state
 
     def start(seed):
@@ -238,11 +235,9 @@ def run(config: Config) -> Results:
     began = time.perf_counter()
     program = jax.jit(whole_run, donate_argnums=0)
     program = program.lower(*start(config.seed), train, test).compile()
-    print(
-        f"{len(train[1]):,} photos, {steps} steps of {size}; compiled in "
-        f"{time.perf_counter() - began:.1f} s",
-        flush=True,
-    )
+    took = time.perf_counter() - began
+    count = len(train[1])
+    print(f"{count:,} photos, {steps} steps of {size}; compiled in {took:.1f} s", flush=True)
     from_photo = jax.jit(lambda train_state, test: accuracy(net, train_state, test, tta=0))
     accuracies, alone, seconds, curves, kernel = [], [], [], [], None
     for seed in range(config.seed, config.seed + config.runs):
@@ -259,17 +254,34 @@ def run(config: Config) -> Results:
             f"in {seconds[-1]:.2f} s",
             flush=True,
         )
+    report(accuracies, alone, seconds)
+    history = {name: {"train": np.stack([c[name] for c in curves])} for name in curves[0]}
+    pictures = draw(history, kernel, config)
+    return Results(np.array(accuracies), np.array(alone), np.array(seconds), history, pictures)
+
+
+def report(accuracies: list[float], alone: list[float], seconds: list[float]) -> None:
+    """Print the means over all runs."""
     print(
         f"{mean_std(accuracies, ends=True)} of the test photos are classified correctly, from each "
         f"photo alone {mean_std(alone)}; {mean_std(seconds, '.2f')} s per run without compilation"
     )
-    history = {name: {"train": np.stack([c[name] for c in curves])} for name in curves[0]}
+
+
+def with_whitening(train_state: jn.TrainState, photos: jax.Array) -> jn.TrainState:
+    """Return the train state with the kernel that whitens the patches of the first photos."""
+    kernel = whitening(normalized(photos[:WHITENED]))
+    params = train_state.params | {"whiten": {"kernel": kernel}}
+    return train_state._replace(params=params)
+
+
+def draw(history: dict[str, Any], kernel: Any, config: Config) -> list[Path]:
+    """Draw the curves of all runs and the whitening kernel of the last one."""
     figures = {
         "curves": jn.viz.curves(history, xlabel="step"),
         "whitening": jn.viz.filters(kernel, columns=12),
     }
-    pictures = save(figures, config.output / config.optimizer)
-    return Results(np.array(accuracies), np.array(alone), np.array(seconds), history, pictures)
+    return save(figures, config.output / config.optimizer)
 
 
 def as_bytes(data: Pair) -> Pair:

@@ -19,7 +19,7 @@ Frozen parameters do not change by a single bit. For each method, we take the le
 or 0.003, with the higher accuracy on 2,000 other labeled digits.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -144,34 +144,23 @@ def run(config: Config) -> Results:
         net = with_head(old, method.frozen)
         objective = classifier(net)
 
-        def read(member: jn.TrainState, data: Pair, objective=objective) -> float:
-            return accuracy(objective, member, data)
-
         first = over_seeds(
             lambda seed, n=net, m=method: begin(n, trained if m.pretrained else None, seed), config
         )
         params = jax.tree.map(lambda *leaves: jnp.stack(leaves), *first)
         for labels in config.labels:
-            rows = np.stack(over_seeds(lambda seed, n=labels: per_class(pool[1], n, seed), config))
-            found = jn.sweep(
+            found = sweep_few(
                 objective,
                 method.optimizer,
-                (pool[0][rows], pool[1][rows]),
+                pool,
+                labels,
+                rates=RATES,
                 epochs=EPOCHS[labels],
-                batch_size=50,
                 seeds=config.all_seeds,
-                grid={"learning_rate": RATES},
                 params=params,
-                own_data=True,
             )
-            places = range(config.seeds)
-            validated = [
-                np.mean([read(found.member(i, s), validation) for s in places])
-                for i in range(len(RATES))
-            ]
-            best = int(np.argmax(validated))
-            runs = [found.member(best, s) for s in places]
-            accuracies[name][labels] = np.array([read(run, test) for run in runs])
+            best, runs = best_runs(found, objective, validation)
+            accuracies[name][labels] = np.array([accuracy(objective, run, test) for run in runs])
             moved[name] = {
                 part: max(
                     change(a["lenet5"][part], run.params["lenet5"][part])
@@ -188,6 +177,45 @@ def run(config: Config) -> Results:
     print(labels_table(WHAT, accuracies))
     pictures = save({"finetune": labels_figure(WHAT, accuracies)}, config.output)
     return Results(before, accuracies, moved, pictures)
+
+
+def sweep_few(
+    objective: jn.Layer,
+    optimizer: Callable[..., optax.GradientTransformation],
+    pool: Pair,
+    labels: int,
+    *,
+    rates: Sequence[float],
+    epochs: int,
+    seeds: Sequence[int],
+    params: Any,
+) -> jn.training.Sweep:
+    """Train with each rate on a number of labels per class, which each seed draws anew."""
+    x, y = pool
+    rows = np.stack([per_class(y, labels, seed) for seed in seeds])
+    return jn.sweep(
+        objective,
+        optimizer,
+        (x[rows], y[rows]),
+        epochs=epochs,
+        batch_size=50,
+        seeds=seeds,
+        grid={"learning_rate": rates},
+        params=params,
+        own_data=True,
+    )
+
+
+def best_runs(
+    found: jn.training.Sweep, objective: jn.Layer, validation: Pair
+) -> tuple[int, list[jn.TrainState]]:
+    """Return the position of the rate that is best in validation, and its run of each seed."""
+    means = []
+    for i in range(len(found.settings)):
+        runs = [found.member(i, s) for s in range(len(found.seeds))]
+        means.append(np.mean([accuracy(objective, run, validation) for run in runs]))
+    best = int(np.argmax(means))
+    return best, [found.member(best, s) for s in range(len(found.seeds))]
 
 
 def parts(params: Any) -> Any:

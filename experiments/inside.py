@@ -304,7 +304,6 @@ def fit(net: jn.Layer, train: Pair, epochs: int, augment: Any, rate: float) -> j
 
 def look(s: Subject, read: np.ndarray, config: Config) -> tuple[dict[str, Any], dict]:
     """Return the pictures of a network by name, and its accuracies with pixels removed."""
-    inspect, at = jn.inspect, (s.net, s.params, s.state)
     x, y = s.test
     kernel = s.params
     for name in s.first:
@@ -314,15 +313,32 @@ def look(s: Subject, read: np.ndarray, config: Config) -> tuple[dict[str, Any], 
     right = [int(i) for c in np.unique(y) for i in np.flatnonzero((read == y) & (y == c))[:1]]
     wrong = [int(i) for i in np.flatnonzero(read != y)[:3]]
     one = [*wrong, *right][-3]
-    found = jax.jit(partial(inspect.activations, s.net))(s.params, s.state, x[one : one + 1])
-    figures["maps"] = jn.viz.feature_maps(
-        np.maximum(found[s.maps][0], 0), x[one], most_active=15, columns=8
-    )
+    activations = jax.jit(partial(jn.inspect.activations, s.net))
+    found = activations(s.params, s.state, x[one : one + 1])
+    maps = np.maximum(found[s.maps][0], 0)
+    figures["maps"] = jn.viz.feature_maps(maps, x[one], most_active=15, columns=8)
 
+    figures |= maximized(s, config)
+    chosen = [*right[:4], *wrong]
+    names = []
+    for i in chosen:
+        mistaken = f",\npredicted {s.classes[read[i]]}" if read[i] != y[i] else ""
+        names.append(s.classes[y[i]] + mistaken)
+    kinds = attributions(s, x[chosen], config)
+    figures["attributions"] = jn.viz.heatmap(x[chosen], kinds, names, unsigned=["saliency"])
+    figures["receptive"] = receptive(s, x[one])
+    curves = deletions(s, config)
+    figures["deletion"] = draw(curves)
+    return figures, curves
+
+
+def maximized(s: Subject, config: Config) -> dict[str, Any]:
+    """Draw inputs that maximize classes and hidden units, and count what the net says of them."""
+    at = (s.net, s.params, s.state)
+    x, _ = s.test
     options: dict[str, Any] = {"steps": config.steps, "background": float(s.gray.mean())}
-    shape = x.shape[1:]
-    count = len(s.classes)
-    made = inspect.maximize_activation(
+    shape, count = x.shape[1:], len(s.classes)
+    made = jn.inspect.maximize_activation(
         *at, None, range(count), jax.random.key(0), shape, decay=s.decay[0], **options
     )
     logits = jn.predict(*at, np.asarray(made))
@@ -333,44 +349,46 @@ def look(s: Subject, read: np.ndarray, config: Config) -> tuple[dict[str, Any], 
         f"are classified as it, {(logits[units, units] > seen).sum()} with a logit above that of "
         "any test image"
     )
-    figures["classes"] = jn.viz.images(made, list(s.classes), columns=5)
-    channels = jax.eval_shape(lambda: inspect.activations(*at, x[:1])[s.hidden]).shape[-1]
-    hidden = range(min(16, channels))
-    made = inspect.maximize_activation(
+    figures = {"classes": jn.viz.images(made, list(s.classes), columns=5)}
+    spec = jax.eval_shape(lambda: jn.inspect.activations(*at, x[:1])[s.hidden])
+    hidden = range(min(16, spec.shape[-1]))
+    made = jn.inspect.maximize_activation(
         *at, s.hidden, hidden, jax.random.key(1), shape, decay=s.decay[1], **options
     )
-    figures["hidden"] = jn.viz.images(made, [str(i) for i in hidden], columns=8)
+    return figures | {"hidden": jn.viz.images(made, [str(i) for i in hidden], columns=8)}
 
-    chosen = [*right[:4], *wrong]
-    names = [
-        s.classes[y[i]] + (f",\npredicted {s.classes[read[i]]}" if read[i] != y[i] else "")
-        for i in chosen
-    ]
-    figures["attributions"] = jn.viz.heatmap(
-        x[chosen], attributions(s, x[chosen], config), names, unsigned=["saliency"]
-    )
 
-    fields = inspect.receptive_fields(s.net, x[:1])
-    effective = {path: effective_field(*at, x[:200], path, fields) for path in s.fields}
-    figures["receptive"] = draw_fields(x[one], fields, effective)
+def receptive(s: Subject, image: np.ndarray) -> Any:
+    """Draw the receptive fields on an image, and print how much of each has an effect."""
+    x, _ = s.test
+    fields = jn.inspect.receptive_fields(s.net, x[:1])
+    effective = {}
+    for path in s.fields:
+        effective[path] = effective_field(s.net, s.params, s.state, x[:200], path, fields)
+    figure = draw_fields(image, fields, effective)
     for path, field in effective.items():
         share, area = inner(field, fields, path)
         print(f"{s.name}/{path}: {share:.0%} of the gradient in the inner {area:.0%} of the field")
+    return figure
 
-    few = x[: len(s.control[1])], y[: len(s.control[1])]
-    kinds = attributions(s, few[0], config)
-    maps: dict[str, Any] = {name: importance(name, m, shape[:2]) for name, m in kinds.items()}
-    rise = difference(s, few[0])
+
+def deletions(s: Subject, config: Config) -> dict[str, Any]:
+    """Return accuracies with the most important pixels removed, by the map that ranks them."""
+    x, y = s.test
+    name, control = s.control
+    x, y = x[: len(control)], y[: len(control)]
+    kinds = attributions(s, x, config)
+    maps: dict[str, Any] = {kind: importance(kind, m, x.shape[1:3]) for kind, m in kinds.items()}
+    rise = difference(s, x)
     total = np.asarray(kinds["integrated gradients"]).sum((1, 2, 3))
     off = np.abs(total - rise).mean() / np.abs(rise).mean()
     print(f"{s.name}: integrated gradients miss the rise of the logit by {off:.2%} of it")
-    name, control = s.control
     maps[name] = control
-    maps["at random"] = np.random.default_rng(0).uniform(size=few[0].shape[:3])
-    curves = {name: deletion(*at, *few, m, SHARES, s.gray) for name, m in maps.items()}
+    maps["at random"] = np.random.default_rng(0).uniform(size=x.shape[:3])
+    at = (s.net, s.params, s.state, x, y)
+    curves = {name: deletion(*at, m, SHARES, s.gray) for name, m in maps.items()}
     print(table(s.name, curves))
-    figures["deletion"] = draw(curves)
-    return figures, curves
+    return curves
 
 
 def attributions(s: Subject, x: np.ndarray, config: Config) -> dict[str, Any]:

@@ -180,14 +180,7 @@ class Results(NamedTuple):
 def run(config: Config) -> Results:
     """Train the model, print bits per character and samples, and draw the curve."""
     recipe = config.recipe()
-    texts = {
-        part: jn.data.tfds.load("tiny_shakespeare", part, data_dir=config.data_dir)["text"][0]
-        for part in ("train", "validation", "test")
-    }
-    vocabulary = characters(texts["train"])  # contains the characters of the other two splits
-    tokens = {part: vocabulary.encode(text) for part, text in texts.items()}
-    tokens["train"] = tokens["train"][: config.characters]
-
+    vocabulary, tokens = read(config)
     model = build(config, vocabulary.size)
     cut = windows(tokens["train"], config.batch_size, recipe.steps)
     if model.context is None:  # windows continue each other
@@ -206,14 +199,9 @@ def run(config: Config) -> Results:
 
     history: dict[str, list[float]] = {"train": [], "validation": []}
     best = train_state.params
-    for epoch in jn.fit(
-        trainer,
-        train_state,
-        data,
-        epochs=recipe.epochs,
-        batch_size=config.batch_size,
-        shuffle=model.context is not None,
-    ):
+    shuffle = model.context is not None
+    how = {"epochs": recipe.epochs, "batch_size": config.batch_size, "shuffle": shuffle}
+    for epoch in jn.fit(trainer, train_state, data, **how):
         params = epoch.train_state.params
         history["train"].append(epoch.train["loss"] / np.log(2))
         history["validation"].append(
@@ -229,22 +217,7 @@ def run(config: Config) -> Results:
         f"{test:.4f} bits per character of the test split, {min(history['validation']):.4f} of the "
         f"validation split (epoch {int(np.argmin(history['validation'])) + 1})"
     )
-    samples = []
-    for i, (temperature, top_p) in enumerate(SAMPLING):
-        key = jax.random.fold_in(jax.random.key(config.seed), i)
-        samples.append(
-            write(
-                model,
-                best,
-                vocabulary,
-                config.prompt,
-                key,
-                length=config.length,
-                temperature=temperature,
-                top_p=top_p,
-            )
-        )
-        print(f"\n--- temperature {temperature}, nucleus {top_p}\n{samples[-1]}")
+    samples = sample(model, best, vocabulary, config)
     jn.save(
         config.output / f"{config.model}.safetensors",
         {"params": best},
@@ -253,6 +226,29 @@ def run(config: Config) -> Results:
     arrays = {part: np.array(values) for part, values in history.items()}
     curves = {config.model: jn.viz.curves({"bits per character": arrays})}
     return Results(test, arrays, samples, save(curves, config.output))
+
+
+def read(config: Config) -> tuple[Vocabulary, dict[str, np.ndarray]]:
+    """Return the characters, and the tokens of each split."""
+    texts = {
+        part: jn.data.tfds.load("tiny_shakespeare", part, data_dir=config.data_dir)["text"][0]
+        for part in ("train", "validation", "test")
+    }
+    vocabulary = characters(texts["train"])  # contains the characters of the other two splits
+    tokens = {part: vocabulary.encode(text) for part, text in texts.items()}
+    tokens["train"] = tokens["train"][: config.characters]
+    return vocabulary, tokens
+
+
+def sample(model: Model, params: PyTree, vocabulary: Vocabulary, config: Config) -> list[str]:
+    """Write one text for each entry of SAMPLING, and print it."""
+    samples = []
+    for i, (temperature, top_p) in enumerate(SAMPLING):
+        key = jax.random.fold_in(jax.random.key(config.seed), i)
+        how = {"length": config.length, "temperature": temperature, "top_p": top_p}
+        samples.append(write(model, params, vocabulary, config.prompt, key, **how))
+        print(f"\n--- temperature {temperature}, nucleus {top_p}\n{samples[-1]}")
+    return samples
 
 
 def make_optimizer(config: Config, recipe: Recipe, steps: int) -> optax.GradientTransformation:

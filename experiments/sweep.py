@@ -87,11 +87,9 @@ class Results(NamedTuple):
 def run(config: Config) -> Results:
     """Train all in three ways, print the seconds and the ratios, and compare the losses."""
     train, test = jn.data.digits()
-    objective = jn.supervised(
-        jn.models.mlp([config.features, 10]),
-        optax.softmax_cross_entropy_with_integer_labels,
-        metrics={"accuracy": jn.metrics.accuracy},
-    )
+    net = jn.models.mlp([config.features, 10])
+    loss = optax.softmax_cross_entropy_with_integer_labels
+    objective = jn.supervised(net, loss, metrics={"accuracy": jn.metrics.accuracy})
     options: dict[str, Any] = dict(
         epochs=config.epochs, batch_size=config.batch_size, evaluate=test
     )
@@ -135,6 +133,16 @@ def run(config: Config) -> Results:
         "one after another, one trainer for all": one_trainer,
         "one after another, each with its own trainer": own_trainers,
     }
+    seconds, losses = timed(ways)
+    apart = largest_differences(losses, len(config.rates))
+    words = ", ".join(f"{a:.1e} at {rate:g}" for a, rate in zip(apart, config.rates, strict=True))
+    print(f"largest relative difference of the test losses: {words}")
+    print(swept)
+    return Results(seconds, apart, str(swept))
+
+
+def timed(ways: dict[str, Any]) -> tuple[dict[str, float], dict[str, np.ndarray]]:
+    """Run each way once, the sweep first; return the seconds and the losses of each."""
     seconds, losses = {}, {}
     for name, way in ways.items():
         start = time.perf_counter()
@@ -142,12 +150,13 @@ def run(config: Config) -> Results:
         seconds[name] = time.perf_counter() - start
         ratio = seconds[name] / seconds["jn.sweep"]
         print(f"{name}: {seconds[name]:.2f} s, {ratio:.1f} times as long as the sweep", flush=True)
-    first, *others = (values.reshape(len(config.rates), -1) for values in losses.values())
-    apart = np.max([abs(other - first) / first for other in others], (0, 2))  # of each rate
-    words = ", ".join(f"{a:.1e} at {rate:g}" for a, rate in zip(apart, config.rates, strict=True))
-    print(f"largest relative difference of the test losses: {words}")
-    print(swept)
-    return Results(seconds, apart, str(swept))
+    return seconds, losses
+
+
+def largest_differences(losses: dict[str, np.ndarray], rates: int) -> np.ndarray:
+    """Return the largest difference from the losses of the first way, relative, by rate."""
+    first, *others = (values.reshape(rates, -1) for values in losses.values())
+    return np.max([abs(other - first) / first for other in others], (0, 2))
 
 
 SHORT = Short(

@@ -230,14 +230,7 @@ def run(config: Config) -> Results:
     held_out = jn.data.bucketed(encode(validation, model), 128, bounds=2, seed=None)
     print(batches)
 
-    steps = config.epochs * len(batches)
-    warmup = min(400, steps // 4 + 1)
-    rate = optax.warmup_cosine_decay_schedule(0.0, config.learning_rate, warmup, steps + 1)
-    trainer = jn.trainer(
-        objective_of(model.net, config.smoothing),
-        optax.chain(optax.clip_by_global_norm(1.0), optax.adam(rate)),
-        shapes=batches.shapes,
-    )
+    trainer = make_trainer(config, model.net, batches)
     first = next(iter(held_out))
     train_state = trainer.init(jax.random.key(config.seed), first)
     print(jn.summary(trainer.objective, first))
@@ -252,11 +245,11 @@ def run(config: Config) -> Results:
         if scores[-1] == max(scores):
             best = params
 
+    print(f"epoch {int(np.argmax(scores)) + 1} is the best on the validation split")
     greedy_bleu, _ = bleu(translate(model, best, test.source, beams=1), test.target)
     translations = translate(model, best, test.source, config.beams)
     score, signature = bleu(translations, test.target)
     groups = by_length(translations, test)
-    print(f"epoch {int(np.argmax(scores)) + 1} is the best on the validation split")
     print(
         f"test: {score:.2f} BLEU by {config.beams} beams, {greedy_bleu:.2f} greedily; {signature}"
     )
@@ -274,13 +267,30 @@ def run(config: Config) -> Results:
     Path(f"{file}.json").write_text(json.dumps(found))
     figures = {f"lengths_{direction}": draw_lengths(config.output, direction)}
     if config.model == "rnnsearch":
-        # Evenly over the lengths, from the longest; an empty translation has no attention.
-        order = np.argsort([-len(sentence.split()) for sentence in test.source], kind="stable")
-        for i in order[:: -(-len(order) // max(1, config.drawn))][: config.drawn]:
-            if translations[i]:
+        for i in over_lengths(test.source, config.drawn):
+            if translations[i]:  # an empty translation has no attention
                 drawn = attention_of(model, best, test.source[i], translations[i])
                 figures[f"attention_{direction}_{i}"] = jn.viz.attention(*drawn)
     return Results(score, greedy_bleu, groups, scores, save(figures, config.output))
+
+
+def over_lengths(sentences: list[str], count: int) -> np.ndarray:
+    """Return the positions of sentences evenly over the lengths, from the longest."""
+    order = np.argsort([-len(sentence.split()) for sentence in sentences], kind="stable")
+    every = -(-len(order) // max(1, count))
+    return order[::every][:count]
+
+
+def make_trainer(config: Config, net: jn.Layer, batches: Any) -> jn.Trainer:
+    """Return a trainer with clipped gradients, warmup and cosine decay."""
+    steps = config.epochs * len(batches)
+    warmup = min(400, steps // 4 + 1)
+    rate = optax.warmup_cosine_decay_schedule(0.0, config.learning_rate, warmup, steps + 1)
+    return jn.trainer(
+        objective_of(net, config.smoothing),
+        optax.chain(optax.clip_by_global_norm(1.0), optax.adam(rate)),
+        shapes=batches.shapes,
+    )
 
 
 def read(split: str, config: Config, size: int | None = None) -> Texts:

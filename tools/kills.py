@@ -69,15 +69,8 @@ def child(kind: str, folder: str, port: str, index: int) -> None:
     mesh = jax.make_mesh((len(jax.devices()),), ("data",))
     data, steps = (x, y), {"epochs": 5}  # 8 steps in a pass
     if kind in ("grain", "processes"):
-        import grain
-
-        rows = (
-            grain.MapDataset.range(90).seed(3).shuffle().repeat().slice(slice(index, None, count))
-        )
-        rows = rows.map(lambda i: {"x": x[i], "y": y[i]}).batch(12 // count)
-        rows = rows.to_iter_dataset(grain.ReadOptions(num_threads=2, prefetch_buffer_size=4))
-        rows = rows.map(lambda batch: (batch["x"], batch["y"]))
-        data, steps = jn.distributed.feed(rows, mesh, P("data")), {"steps": 40}
+        data = jn.distributed.feed(loader(x, y, index, count), mesh, P("data"))
+        steps = {"steps": 40}
     elif kind == "sharded":
         data = jn.distributed.put((x[:88], y[:88]), mesh, P("data"))
     rule = jn.distributed.fully_sharded("data", mesh, smallest=100) if kind == "sharded" else P()
@@ -85,18 +78,10 @@ def child(kind: str, folder: str, port: str, index: int) -> None:
     train_state = jn.distributed.put(trainer.init(jax.random.key(0), specs), mesh, rule)
     with jn.Checkpoints(Path(folder) / "kept") as kept:
         train_state, position = kept.newest(train_state)
-        print("resumed", *((position.epoch, position.done) if position else ("new", 0)), flush=True)
-        run = jn.fit(
-            trainer,
-            train_state,
-            data,
-            **steps,
-            every=3,
-            position=position,
-            batch_size=12,
-            shuffle=True,
-            progress=False,
-        )
+        where = (position.epoch, position.done) if position else ("new", 0)
+        print("resumed", *where, flush=True)
+        options = {"batch_size": 12, "shuffle": True, "every": 3, "progress": False}
+        run = jn.fit(trainer, train_state, data, **steps, **options, position=position)
         for epoch in run:
             kept.save(epoch)
             jn.training.append_log(Path(folder) / "log.jsonl", epoch)
@@ -108,6 +93,17 @@ def child(kind: str, folder: str, port: str, index: int) -> None:
         for shard in leaf.addressable_shards:
             digest.update(np.asarray(shard.data).tobytes())
     print("end", digest.hexdigest(), flush=True)
+
+
+def loader(x, y, index: int, count: int):
+    """Batches of grain for one of several processes, each of its own examples, without end."""
+    import grain
+
+    rows = grain.MapDataset.range(90).seed(3).shuffle().repeat()
+    rows = rows.slice(slice(index, None, count))
+    rows = rows.map(lambda i: {"x": x[i], "y": y[i]}).batch(12 // count)
+    rows = rows.to_iter_dataset(grain.ReadOptions(num_threads=2, prefetch_buffer_size=4))
+    return rows.map(lambda batch: (batch["x"], batch["y"]))
 
 
 class Start(NamedTuple):

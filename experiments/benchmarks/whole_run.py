@@ -243,13 +243,10 @@ def with_linen(task: Task, rates: np.ndarray, weights: Any, test: tuple) -> Run:
     return Run(train, accuracy)
 
 
-def with_torch(task: Task, rates: np.ndarray, weights: Any, test: tuple) -> Run:
-    import torch
+def _photo_net() -> Any:
+    """Return the net for photos in PyTorch."""
     import torch.nn.functional as F
     from torch import nn
-
-    from experiments.benchmarks.peers.torch import Module, in_layout
-    from experiments.benchmarks.workloads import LeNet
 
     class PhotoNet(nn.Module):
         def __init__(self):
@@ -268,13 +265,23 @@ def with_torch(task: Task, rates: np.ndarray, weights: Any, test: tuple) -> Run:
                 x = F.max_pool2d(x, 2) if 1 < i < len(WIDTHS) else x
             return self.output(x.amax((2, 3)))
 
+    return PhotoNet()
+
+
+def with_torch(task: Task, rates: np.ndarray, weights: Any, test: tuple) -> Run:
+    import torch
+    import torch.nn.functional as F
+
+    from experiments.benchmarks.peers.torch import Module, in_layout
+    from experiments.benchmarks.workloads import LeNet
+
     torch.set_num_threads(len(os.sched_getaffinity(0)))
 
     def tensors(x, y):
         return torch.from_numpy(x).movedim(-1, 1).contiguous(), torch.from_numpy(y).long()
 
     test_x, test_y = tensors(*test)
-    net = PhotoNet() if task.photos else Module(LeNet(), (task.batch_size, *test[0].shape[1:]))
+    net = _photo_net() if task.photos else Module(LeNet(), (task.batch_size, *test[0].shape[1:]))
     layout = in_layout(LeNet(), weights)
     given = {name: torch.tensor(np.ascontiguousarray(value)) for name, value in layout.items()}
     net.load_state_dict(given, strict=not task.photos)  # without the running statistics

@@ -306,8 +306,8 @@ def batches(workload: Workload) -> tuple[np.ndarray, np.ndarray]:
 
 def draw_weights(workload: Workload) -> Weights:
     """Draw initial weights of all programs, with a leading axis if there are several members."""
-    rng = np.random.default_rng(0)
-    drawn = [_draw(workload.net, workload.shape, rng) for _ in range(workload.members)]
+    draws = Draws(np.random.default_rng(0))
+    drawn = [_draw(workload.net, workload.shape, draws) for _ in range(workload.members)]
     return drawn[0] if workload.members == 1 else stack(drawn)
 
 
@@ -337,104 +337,121 @@ def flatten(tree: Weights, path: tuple[str, ...] = ()) -> dict[tuple[str, ...], 
     return found
 
 
-def _draw(net: Net, shape: tuple[int, ...], rng: np.random.Generator) -> Weights:
-    def normal(deviation: float, *size: int) -> np.ndarray:
-        return (deviation * rng.normal(size=size)).astype(np.float32)
+class Draws:
+    """Weights of parts of the nets, drawn one after another."""
 
-    def bias(*size: int) -> np.ndarray:  # not 0, so that a missing bias is noticed
-        return normal(0.1, *size)
+    def __init__(self, rng: np.random.Generator):
+        self.rng = rng
 
-    def dense(inputs: int, features: int) -> Weights:
-        return {"kernel": normal(inputs**-0.5, inputs, features), "bias": bias(features)}
+    def normal(self, deviation: float, *size: int) -> np.ndarray:
+        return (deviation * self.rng.normal(size=size)).astype(np.float32)
 
-    def conv(size: int, inputs: int, features: int) -> Weights:
+    def bias(self, *size: int) -> np.ndarray:  # not 0, so that a missing bias is noticed
+        return self.normal(0.1, *size)
+
+    def dense(self, inputs: int, features: int) -> Weights:
+        return {"kernel": self.normal(inputs**-0.5, inputs, features), "bias": self.bias(features)}
+
+    def conv(self, size: int, inputs: int, features: int) -> Weights:
         deviation = math.sqrt(2 / (size * size * inputs))
-        return {"kernel": normal(deviation, size, size, inputs, features)}
+        return {"kernel": self.normal(deviation, size, size, inputs, features)}
 
-    def norm(features: int) -> Weights:
-        return {"scale": 1 + bias(features), "bias": bias(features)}
+    def norm(self, features: int) -> Weights:
+        return {"scale": 1 + self.bias(features), "bias": self.bias(features)}
 
-    def residual(convs: Convs) -> Weights:
+    def residual(self, convs: Convs) -> Weights:
         tree: Weights = {}
         for i, (size, inputs, features, _) in enumerate(convs, 1):
-            tree |= {f"conv_{i}": conv(size, inputs, features), f"norm_{i}": norm(features)}
+            tree |= {
+                f"conv_{i}": self.conv(size, inputs, features),
+                f"norm_{i}": self.norm(features),
+            }
         inputs, outputs = convs[0][1], convs[-1][2]
         if inputs != outputs:
-            tree |= {"shortcut": conv(1, inputs, outputs), "shortcut_norm": norm(outputs)}
+            tree |= {"shortcut": self.conv(1, inputs, outputs), "shortcut_norm": self.norm(outputs)}
         return tree
 
-    def recurrent(inputs: int, features: int, gates: int) -> Weights:
+    def recurrent(self, inputs: int, features: int, gates: int) -> Weights:
         return {
-            "kernel": normal(inputs**-0.5, inputs, gates * features),
-            "recurrent_kernel": normal(features**-0.5, features, gates * features),
-            "bias": bias(gates * features),
+            "kernel": self.normal(inputs**-0.5, inputs, gates * features),
+            "recurrent_kernel": self.normal(features**-0.5, features, gates * features),
+            "bias": self.bias(gates * features),
         }
 
-    def block(width: int, heads: int, mlp: int) -> Weights:
+    def embeddings(self, vocabulary: int, time: int, width: int) -> Weights:
+        return {
+            "words": {"embedding": self.normal(0.02, vocabulary, width)},
+            "positions": {"embedding": self.normal(0.02, time, width)},
+            "norm": self.norm(width),
+        }
+
+    def block(self, width: int, heads: int, mlp: int) -> Weights:
         size = width // heads
 
         def project() -> Weights:
-            kernel = normal(width**-0.5, width, heads, size)
-            return {"kernel": kernel, "bias": bias(heads, size)}
+            kernel = self.normal(width**-0.5, width, heads, size)
+            return {"kernel": kernel, "bias": self.bias(heads, size)}
 
-        out = {"kernel": normal(width**-0.5, heads, size, width), "bias": bias(width)}
+        out = {"kernel": self.normal(width**-0.5, heads, size, width), "bias": self.bias(width)}
         attention = {name: project() for name in ("query", "key", "value")} | {"out": out}
         return {
-            "attention_norm": norm(width),
+            "attention_norm": self.norm(width),
             "attention": attention,
-            "mlp_norm": norm(width),
-            "mlp_in": dense(width, mlp),
-            "mlp_out": dense(mlp, width),
+            "mlp_norm": self.norm(width),
+            "mlp_in": self.dense(width, mlp),
+            "mlp_out": self.dense(mlp, width),
         }
 
+
+def _draw(net: Net, shape: tuple[int, ...], draw: Draws) -> Weights:
     width = shape[-1]
     match net:
         case Mlp(hidden):
             sizes = (width, *hidden)
-            layers = [dense(a, b) for a, b in zip(sizes[:-1], hidden, strict=True)]
+            layers = [draw.dense(a, b) for a, b in zip(sizes[:-1], hidden, strict=True)]
             tree = dict(zip(net.names(), layers, strict=True))
-            return tree | {"output": dense(sizes[-1], CLASSES)}
+            return tree | {"output": draw.dense(sizes[-1], CLASSES)}
         case LeNet():
             return {
-                "c1": conv(5, width, 6) | {"bias": bias(6)},
-                "c3": conv(5, 6, 16) | {"bias": bias(16)},
-                "c5": dense(400, 120),
-                "f6": dense(120, 84),
-                "output": dense(84, CLASSES),
+                "c1": draw.conv(5, width, 6) | {"bias": draw.bias(6)},
+                "c3": draw.conv(5, 6, 16) | {"bias": draw.bias(16)},
+                "c5": draw.dense(400, 120),
+                "f6": draw.dense(120, 84),
+                "output": draw.dense(84, CLASSES),
             }
         case ResNet() | LargeResNet():
             small = isinstance(net, ResNet)
             size, first, last = (3, WIDTHS[0], WIDTHS[-1]) if small else (7, 64, net.width)
-            tree = {"conv_0": conv(size, width, first), "norm_0": norm(first)}
+            tree = {"conv_0": draw.conv(size, width, first), "norm_0": draw.norm(first)}
             for name, *sizes in net.blocks():
-                tree[name] = residual(net.convs(*sizes))
-            return tree | {"output": dense(last, CLASSES)}
+                tree[name] = draw.residual(net.convs(*sizes))
+            return tree | {"output": draw.dense(last, CLASSES)}
         case MobileNet():
             tree = {}
             for name, size, inputs, features, _, _ in net.units():
                 depthwise = size == 3 and inputs == features
-                convolution = conv(size, 1 if depthwise else inputs, features)
-                tree[name] = {"conv": convolution, "norm": norm(features)}
-            return tree | {"output": dense(net.width, CLASSES)}
+                convolution = draw.conv(size, 1 if depthwise else inputs, features)
+                tree[name] = {"conv": convolution, "norm": draw.norm(features)}
+            return tree | {"output": draw.dense(net.width, CLASSES)}
         case UNet(widths):
-            tree = {
-                name: {"conv": conv(3, inputs, features), "norm": norm(features)}
-                for name, inputs, features in net.units(width)
-            }
-            return tree | {"output": dense(widths[0], CLASSES)}
+            tree = {}
+            for name, inputs, features in net.units(width):
+                tree[name] = {"conv": draw.conv(3, inputs, features), "norm": draw.norm(features)}
+            return tree | {"output": draw.dense(widths[0], CLASSES)}
         case Lstm(features):
-            return {"lstm": recurrent(width, features, 4), "output": dense(features, CLASSES)}
+            return {
+                "lstm": draw.recurrent(width, features, 4),
+                "output": draw.dense(features, CLASSES),
+            }
         case Gru(features):
-            layer = recurrent(width, features, 3)
+            layer = draw.recurrent(width, features, 3)
             # The recurrent product of NNX has no bias.
             layer["recurrent_bias"] = np.zeros(features, np.float32)
-            return {"gru": layer, "output": dense(features, CLASSES)}
+            return {"gru": layer, "output": draw.dense(features, CLASSES)}
         case Transformer(heads, mlp):
-            return block(width, heads, mlp) | {"output": dense(width, CLASSES)}
+            return draw.block(width, heads, mlp) | {"output": draw.dense(width, CLASSES)}
         case Gpt(depth, heads, width, vocabulary):
-            tree = {
-                "words": {"embedding": normal(0.02, vocabulary, width)},
-                "positions": {"embedding": normal(0.02, shape[1], width)},
-                "norm": norm(width),
-            }
-            return tree | {f"block_{i}": block(width, heads, 4 * width) for i in range(depth)}
+            blocks = draw.embeddings(vocabulary, shape[1], width)
+            for i in range(depth):
+                blocks[f"block_{i}"] = draw.block(width, heads, 4 * width)
+            return blocks

@@ -16,9 +16,15 @@ from tests.helpers import jit_apply
 WIDTHS, BATCH, STEPS, WHITEN_STEPS = (6, 8, 10), 16, 20, 12
 
 
-def reference(params, x, y):
-    """Net, SGD and look-ahead of legacy/airbench94.py in plain PyTorch: losses, weights."""
-    import torch
+PLACES = [(group, half) for group in (1, 2, 3) for half in (1, 2)]
+NAMES = {"0.weight": "whiten", "0.bias": "whiten_bias", "7.weight": "head"}
+for g, h in PLACES:
+    NAMES[f"{g + 1}.conv{h}.weight"] = f"conv_{g}_{h}"
+    NAMES[f"{g + 1}.norm{h}.bias"] = f"norm_{g}_{h}"
+
+
+def torch_net():
+    """The net of legacy/airbench94.py in plain PyTorch, in float64."""
     from torch import nn
 
     class Group(nn.Module):
@@ -46,28 +52,29 @@ def reference(params, x, y):
         nn.MaxPool2d(3),
         nn.Flatten(),
         nn.Linear(c, 10, bias=False),
-    ).double()
-    first = net[0]
-    first.weight.requires_grad_(False)
-    names = {"0.weight": "whiten", "0.bias": "whiten_bias", "7.weight": "head"}
-    places = [(group, half) for group in (1, 2, 3) for half in (1, 2)]
-    for group, half in places:
-        names[f"{group + 1}.conv{half}.weight"] = f"conv_{group}_{half}"
-        names[f"{group + 1}.norm{half}.bias"] = f"norm_{group}_{half}"
+    )
+    net[0].weight.requires_grad_(False)
+    return net.double()
 
-    def ours(tree):
-        leaf = np.array(next(iter(tree.values())) if isinstance(tree, dict) else tree)
-        return torch.from_numpy(leaf.transpose({1: (0,), 2: (1, 0), 4: (3, 2, 0, 1)}[leaf.ndim]))
 
-    weights = dict(net.named_parameters())
-    for name, mine in names.items():
-        assert weights[name].shape == ours(params[mine]).shape
-        weights[name].data.copy_(ours(params[mine]))
+def as_torch(tree):
+    """The array of a layer, with its axes in PyTorch's order."""
+    import torch
+
+    leaf = np.array(next(iter(tree.values())) if isinstance(tree, dict) else tree)
+    axes = {1: (0,), 2: (1, 0), 4: (3, 2, 0, 1)}[leaf.ndim]
+    return torch.from_numpy(leaf.transpose(axes))
+
+
+def torch_optimizer(weights):
+    """Its SGD, with 64 times the rate for the biases of norms, and the schedule of the rate."""
+    import torch
 
     kilostep_scale = 1024 * (1 + 1 / (1 - 0.85))
     lr, wd = 11.5 / kilostep_scale, 0.0153 * BATCH / kilostep_scale
-    trained = [(k, p) for k, p in weights.items() if p.requires_grad]
-    norms, others = ([p for k, p in trained if ("norm" in k) == n] for n in (True, False))
+    trained = [(name, weight) for name, weight in weights.items() if weight.requires_grad]
+    norms = [weight for name, weight in trained if "norm" in name]
+    others = [weight for name, weight in trained if "norm" not in name]
     fast = {"params": norms, "lr": 64 * lr, "weight_decay": wd / (64 * lr)}
     usual = {"params": others, "lr": lr, "weight_decay": wd / lr}
     sgd = torch.optim.SGD([fast, usual], momentum=0.85, nesterov=True)
@@ -78,7 +85,20 @@ def reference(params, x, y):
             return 0.2 + 0.8 * step / top
         return 1 - 0.93 * (step - top) / (STEPS - top)
 
-    schedule = torch.optim.lr_scheduler.LambdaLR(sgd, factor)
+    return sgd, torch.optim.lr_scheduler.LambdaLR(sgd, factor)
+
+
+def reference(params, x, y):
+    """Net, SGD and look-ahead of legacy/airbench94.py in plain PyTorch: losses, weights."""
+    import torch
+    from torch import nn
+
+    net = torch_net()
+    weights = dict(net.named_parameters())
+    for name, mine in NAMES.items():
+        assert weights[name].shape == as_torch(params[mine]).shape
+        weights[name].data.copy_(as_torch(params[mine]))
+    sgd, schedule = torch_optimizer(weights)
     loss_fn = nn.CrossEntropyLoss(label_smoothing=0.2, reduction="sum")
     slow = {k: v.clone() for k, v in net.state_dict().items()}
 
@@ -90,7 +110,7 @@ def reference(params, x, y):
 
     losses = []
     for step in range(STEPS):
-        first.bias.requires_grad_(step < WHITEN_STEPS)
+        net[0].bias.requires_grad_(step < WHITEN_STEPS)
         logits = net(torch.from_numpy(x[step].transpose(0, 3, 1, 2))) / 9
         loss = loss_fn(logits, torch.tensor(y[step]))
         losses.append(loss.item() / BATCH)
@@ -101,9 +121,9 @@ def reference(params, x, y):
         if (step + 1) % 5 == 0:
             look_ahead(0.95**5 * ((step + 1) / STEPS) ** 3)
     look_ahead(1.0)
-    found = {mine: weights[name].detach() for name, mine in names.items()}
-    means = {f"norm_{g}_{h}": getattr(net[g + 1], f"norm{h}").running_mean for g, h in places}
-    return losses, {"weights": found, "means": means, "ours": ours}
+    found = {mine: weights[name].detach() for name, mine in NAMES.items()}
+    means = {f"norm_{g}_{h}": getattr(net[g + 1], f"norm{h}").running_mean for g, h in PLACES}
+    return losses, {"weights": found, "means": means}
 
 
 @pytest.mark.long
@@ -131,7 +151,7 @@ def test_twenty_steps_are_those_of_pytorch(x64):
     assert end.params["head"]["kernel"].dtype == jnp.float64
     np.testing.assert_allclose(found["loss"], losses, rtol=1e-9)
     for name, weight in theirs["weights"].items():
-        np.testing.assert_allclose(theirs["ours"](end.params[name]), weight, atol=1e-9)
+        np.testing.assert_allclose(as_torch(end.params[name]), weight, atol=1e-9)
     for name, mean in theirs["means"].items():
         np.testing.assert_allclose(end.state[name]["mean"], mean, atol=1e-9)
     moved = float(jnp.abs(end.params["conv_3_2"]["kernel"] - params["conv_3_2"]["kernel"]).max())

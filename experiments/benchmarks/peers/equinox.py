@@ -99,55 +99,66 @@ def run_block(layers, x, state):
     return jax.nn.relu(x + y), state
 
 
-def make_layers(net: Net, shape: tuple[int, ...], key: jax.Array) -> dict:
-    width, count = shape[-1], iter(range(1000))
+class Maker:
+    """Makes layers, each with a key of its own."""
 
-    def new():
-        return jax.random.fold_in(key, next(count))
+    def __init__(self, key: jax.Array):
+        self.key, self.count = key, 0
 
-    def linear(inputs, features):
-        return eqx.nn.Linear(inputs, features, key=new())
+    def new(self):
+        self.count += 1
+        return jax.random.fold_in(self.key, self.count - 1)
 
-    def conv(inputs, features, size, strides=1):
-        padding = size // 2
-        return eqx.nn.Conv2d(inputs, features, size, strides, padding, use_bias=False, key=new())
+    def linear(self, inputs, features):
+        return eqx.nn.Linear(inputs, features, key=self.new())
 
-    def norm(features):
+    def conv(self, inputs, features, size, strides=1):
+        return eqx.nn.Conv2d(
+            inputs, features, size, strides, size // 2, use_bias=False, key=self.new()
+        )
+
+    def norm(self, features):
         return eqx.nn.BatchNorm(features, "batch", eps=1e-5, momentum=0.9, mode="batch")
 
+    def residual(self, inputs, features, strides):
+        block = {
+            "conv_1": self.conv(inputs, features, 3, strides),
+            "norm_1": self.norm(features),
+            "conv_2": self.conv(features, features, 3),
+            "norm_2": self.norm(features),
+        }
+        if inputs != features:
+            block["shortcut"] = self.conv(inputs, features, 1, strides)
+            block["shortcut_norm"] = self.norm(features)
+        return block
+
+
+def make_layers(net: Net, shape: tuple[int, ...], key: jax.Array) -> dict:
+    width, make = shape[-1], Maker(key)
     match net:
         case Mlp(hidden):
             sizes = (width, *hidden)
-            layers = {n: linear(*sizes[i : i + 2]) for i, n in enumerate(net.names())}
-            return layers | {"output": linear(sizes[-1], CLASSES)}
+            layers = {n: make.linear(*sizes[i : i + 2]) for i, n in enumerate(net.names())}
+            return layers | {"output": make.linear(sizes[-1], CLASSES)}
         case LeNet():
             return {
-                "c1": eqx.nn.Conv2d(width, 6, 5, padding=2, key=new()),
-                "c3": eqx.nn.Conv2d(6, 16, 5, key=new()),
-                "c5": linear(400, 120),
-                "f6": linear(120, 84),
-                "output": linear(84, CLASSES),
+                "c1": eqx.nn.Conv2d(width, 6, 5, padding=2, key=make.new()),
+                "c3": eqx.nn.Conv2d(6, 16, 5, key=make.new()),
+                "c5": make.linear(400, 120),
+                "f6": make.linear(120, 84),
+                "output": make.linear(84, CLASSES),
             }
         case ResNet():
-            layers = {"conv_0": conv(width, WIDTHS[0], 3), "norm_0": norm(WIDTHS[0])}
-            for name, inputs, features, strides in net.blocks():
-                block = {
-                    "conv_1": conv(inputs, features, 3, strides),
-                    "norm_1": norm(features),
-                    "conv_2": conv(features, features, 3),
-                    "norm_2": norm(features),
-                }
-                if inputs != features:
-                    block["shortcut"] = conv(inputs, features, 1, strides)
-                    block["shortcut_norm"] = norm(features)
-                layers[name] = block
-            return layers | {"output": linear(WIDTHS[-1], CLASSES)}
+            layers = {"conv_0": make.conv(width, WIDTHS[0], 3), "norm_0": make.norm(WIDTHS[0])}
+            for name, *sizes in net.blocks():
+                layers[name] = make.residual(*sizes)
+            return layers | {"output": make.linear(WIDTHS[-1], CLASSES)}
         case Lstm(features):
-            cell = eqx.nn.LSTMCell(width, features, key=new())
-            return {"lstm": cell, "output": linear(features, CLASSES)}
+            cell = eqx.nn.LSTMCell(width, features, key=make.new())
+            return {"lstm": cell, "output": make.linear(features, CLASSES)}
         case Gru(features):
-            cell = eqx.nn.GRUCell(width, features, key=new())
-            return {"gru": cell, "output": linear(features, CLASSES)}
+            cell = eqx.nn.GRUCell(width, features, key=make.new())
+            return {"gru": cell, "output": make.linear(features, CLASSES)}
         case Transformer(heads, mlp):
             attention = eqx.nn.MultiheadAttention(
                 heads,
@@ -156,15 +167,15 @@ def make_layers(net: Net, shape: tuple[int, ...], key: jax.Array) -> dict:
                 use_key_bias=True,
                 use_value_bias=True,
                 use_output_bias=True,
-                key=new(),
+                key=make.new(),
             )
             return {
                 "attention_norm": eqx.nn.LayerNorm(width, eps=1e-6),
                 "attention": attention,
                 "mlp_norm": eqx.nn.LayerNorm(width, eps=1e-6),
-                "mlp_in": linear(width, mlp),
-                "mlp_out": linear(mlp, width),
-                "output": linear(width, CLASSES),
+                "mlp_in": make.linear(width, mlp),
+                "mlp_out": make.linear(mlp, width),
+                "output": make.linear(width, CLASSES),
             }
 
 
@@ -209,9 +220,8 @@ def entries_of(path: tuple[str, ...], p: Weights) -> Weights:
     return {"weight": kernel} | ({"bias": p["bias"]} if "bias" in p else {})
 
 
-def build(workload: Workload, weights: Weights | None, variant: str) -> Program:
-    if workload.half:
-        raise NotOffered("written for float32")
+def started(workload: Workload, weights: Weights | None) -> tuple[Module, eqx.nn.State]:
+    """Return the model and its state, of several members stacked."""
     net, shape, members = workload.net, workload.shape, workload.members
 
     def make(key, weights):
@@ -220,24 +230,28 @@ def build(workload: Workload, weights: Weights | None, variant: str) -> Program:
             model = eqx.tree_at(lambda m: m.layers, model, in_layout(dict(model.layers), weights))
         return model, state
 
-    if members > 1:
-        keys = jax.random.split(jax.random.key(0), members)
-        models = []
-        for i, key in enumerate(keys):
-            own = None if weights is None else jax.tree.map(lambda leaf, i=i: leaf[i], weights)
-            models.append(make(key, own)[0])
-        arrays = [eqx.filter(model, eqx.is_array) for model in models]
-        model = eqx.combine(jax.tree.map(lambda *a: jnp.stack(a), *arrays), models[0])
-        state = eqx.nn.State(model)
-    else:
-        model, state = make(jax.random.key(0), weights)
+    if members == 1:
+        return make(jax.random.key(0), weights)
+    models = []
+    for i, key in enumerate(jax.random.split(jax.random.key(0), members)):
+        own = None if weights is None else jax.tree.map(lambda leaf, i=i: leaf[i], weights)
+        models.append(make(key, own)[0])
+    arrays = [eqx.filter(model, eqx.is_array) for model in models]
+    model = eqx.combine(jax.tree.map(lambda *a: jnp.stack(a), *arrays), models[0])
+    return model, eqx.nn.State(model)
+
+
+def build(workload: Workload, weights: Weights | None, variant: str) -> Program:
+    if workload.half:
+        raise NotOffered("written for float32")
+    model, state = started(workload, weights)
     sgd = optimizer(workload)
 
     def apply(model, state, x):
         batched = jax.vmap(model, axis_name="batch", in_axes=(0, None), out_axes=(0, None))
         return batched(x, state)
 
-    if members > 1:
+    if workload.members > 1:
         apply = eqx.filter_vmap(apply, in_axes=(eqx.if_array(0), None, None), out_axes=(0, None))
 
     def loss(model, state, x, y):
