@@ -93,7 +93,7 @@ def training_in_a_scan(
 
     def train(carry, data):
         (params, _, _), losses = lax.scan(update, carry, data)
-        return losses, optax.global_norm(params)  # rounding of single gradients is amplified
+        return losses, optax.tree.norm(params)  # rounding of single gradients is amplified
 
     return accelerate(train) if whole else train, (carry, on_device(batches(workload)))
 
