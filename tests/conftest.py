@@ -65,7 +65,8 @@ def on_devices():
     """
 
     def run(program: str, devices: int) -> str:
-        command, environment = [sys.executable, "-c", IMPORTS + program], _with_devices(devices)
+        command = [sys.executable, "-c", IMPORTS + program]
+        environment = _with_devices(devices)
         done = subprocess.run(command, env=environment, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
         return done.stdout

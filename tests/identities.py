@@ -64,7 +64,8 @@ def maps_of(augment: Function) -> tuple[np.ndarray, np.ndarray]:
 def rotations_are_of_both_signs(elastic: Function) -> None:
     matrix, shift = maps_of(elastic(rotation=30))
     angle = np.degrees(np.arctan2(matrix[:, 0, 1], matrix[:, 0, 0]))
-    assert -30.1 < angle.min() < -28 and 28 < angle.max() < 30.1
+    assert -30.1 < angle.min() < -28
+    assert 28 < angle.max() < 30.1
     c, s = np.cos(np.radians(angle)), np.sin(np.radians(angle))
     close(matrix, np.moveaxis(np.array([[c, s], [-s, c]]), -1, 0), 2e-3)
     close(shift, 0 * shift, 5e-3)
@@ -73,7 +74,8 @@ def rotations_are_of_both_signs(elastic: Function) -> None:
 def shears_move_along_rows(elastic: Function) -> None:
     matrix, shift = maps_of(elastic(shear=20))
     angle = np.degrees(np.arctan(matrix[:, 1, 0]))
-    assert -20.1 < angle.min() < -18 and 18 < angle.max() < 20.1
+    assert -20.1 < angle.min() < -18
+    assert 18 < angle.max() < 20.1
     matrix[:, 1, 0] = 0
     close(matrix, np.tile(np.eye(2), (200, 1, 1)), 2e-3)
     close(shift, 0 * shift, 5e-3)
@@ -83,7 +85,8 @@ def scales_are_log_uniform(elastic: Function) -> None:
     matrix, shift = maps_of(elastic(scale=(0.5, 2.0)))
     scale = matrix[:, 0, 0]
     close(matrix, scale[:, None, None] * np.eye(2), 2e-2)
-    assert 0.5 <= scale.min() < 0.53 and 1.85 < scale.max() < 2.02
+    assert 0.5 <= scale.min() < 0.53
+    assert 1.85 < scale.max() < 2.02
     assert abs(np.log2(scale).mean()) < 4 / (3 * 200) ** 0.5
     close(shift, 0 * shift, 5e-3)
 
@@ -93,11 +96,13 @@ def crops_are_inside(random_crop: Function) -> None:
     matrix, center = maps_of(random_crop(0.5))
     size = 1 / matrix[:, 0, 0]
     close(matrix, np.eye(2) / size[:, None, None], 2e-3)
-    assert 0.5 - 1e-3 < size.min() < 0.52 and 0.98 < size.max() <= 1.001
+    assert 0.5 - 1e-3 < size.min() < 0.52
+    assert 0.98 < size.max() <= 1.001
     share = center / (6 * (1 - size))[:, None]
     certain = size < 0.9
     assert np.abs(share[certain]).max() < 1.02
-    assert share[certain].min() < -0.95 and share[certain].max() > 0.95
+    assert share[certain].min() < -0.95
+    assert share[certain].max() > 0.95
     assert abs(np.corrcoef(share[certain].T)[0, 1]) < 0.3
 
 
@@ -120,7 +125,8 @@ def flips_turn_half(random_flip: Function) -> None:
 def an_affine_map_is_the_product_and_a_shift(elastic: Function) -> None:
     matrix, back = maps_of(elastic(rotation=20, shear=15, scale=(0.8, 1.25), shift=2))
     shift = -(matrix @ back[..., None])[..., 0]
-    assert -2.05 < shift.min() < -1.9 and 1.9 < shift.max() < 2.05
+    assert -2.05 < shift.min() < -1.9
+    assert 1.9 < shift.max() < 2.05
     # The shear leaves the second column alone.
     scale = np.hypot(matrix[:, 0, 1], matrix[:, 1, 1])
     angle = np.arctan2(matrix[:, 0, 1], matrix[:, 1, 1])
@@ -132,7 +138,8 @@ def an_affine_map_is_the_product_and_a_shift(elastic: Function) -> None:
     close(shear, np.tile(np.eye(2), (200, 1, 1)), 2e-2)
     for found, most in ((np.degrees(angle), 20), (np.degrees(np.arctan(lean)), 15),
                         (np.log(scale), np.log(1.25))):  # fmt: skip
-        assert -1.02 < found.min() / most < -0.9 and 0.9 < found.max() / most < 1.02
+        assert -1.02 < found.min() / most < -0.9
+        assert 0.9 < found.max() / most < 1.02
     rotations_are_of_both_signs(elastic)
     shears_move_along_rows(elastic)
     scales_are_log_uniform(elastic)
@@ -144,9 +151,11 @@ def bends_have_their_size(elastic: Function) -> None:
     place = np.stack(np.meshgrid(sides, sides, indexing="ij"), -1)[None].repeat(200, 0)
     y = jax.jit(elastic(displacement=0.5, spacing=4))(jax.random.key(0), place.astype(np.float32))
     moves = (f64(y) - place)[:, 3:-3, 3:-3]
-    assert 0.3 < moves.std() < 0.5 and abs(moves.mean()) < 0.03
+    assert 0.3 < moves.std() < 0.5
+    assert abs(moves.mean()) < 0.03
     near, far = (np.corrcoef(moves[:, :-n].ravel(), moves[:, n:].ravel())[0, 1] for n in (1, 5))
-    assert 0.7 < near < 1 and abs(far) < 0.2
+    assert 0.7 < near < 1
+    assert abs(far) < 0.2
 
 
 def inputs_alone(on_inputs: Function) -> None:
@@ -160,9 +169,11 @@ def void_comes_from_outside(on_masks: Function) -> None:
     small = on_masks(lambda key, x: jn.data.warp(x, jnp.eye(2)[None] / 3), void=11)
     x, mask = normal(1, 3, 4, 2), labels(1, 3, 4)
     y, found = jax.jit(small)(jax.random.key(0), (x, mask))
-    assert (np.asarray(found)[0] == 11).sum() > 8 and (np.asarray(y)[0, 0] == 0).all()
+    assert (np.asarray(found)[0] == 11).sum() > 8
+    assert (np.asarray(y)[0, 0] == 0).all()
     inside = np.asarray(found)[0] != 11
-    assert inside.any() and set(np.asarray(found)[0][inside]) <= set(np.ravel(mask))
+    assert inside.any()
+    assert set(np.asarray(found)[0][inside]) <= set(np.ravel(mask))
 
 
 def one_after_the_other(chain: Function) -> None:
@@ -173,7 +184,8 @@ def one_after_the_other(chain: Function) -> None:
         return x + 1
 
     y = chain(note, lambda key, x: 2 * x, note)(jax.random.key(0), jnp.ones(2))
-    assert y.tolist() == [5, 5] and keys[0] != keys[1]
+    assert y.tolist() == [5, 5]
+    assert keys[0] != keys[1]
 
 
 def shifts_move_whole_images(random_shift: Function) -> None:
@@ -183,12 +195,14 @@ def shifts_move_whole_images(random_shift: Function) -> None:
     padded = np.pad(x[0, ..., 0], 1)
     parts = [padded[i : i + 4, j : j + 5] for i in range(3) for j in range(3)]
     which = np.array([[(image == part).all() for part in parts] for image in y])
-    assert (which.sum(1) == 1).all() and which.any(0).all()
+    assert (which.sum(1) == 1).all()
+    assert which.any(0).all()
 
 
 def squares_are_cut_out_around_every_pixel(cutout: Function) -> None:
     y = np.asarray(jax.jit(cutout(3))(jax.random.key(0), jnp.ones((300, 4, 5, 2), bool)))
-    assert y.dtype == bool and (y[..., 0] == y[..., 1]).all()
+    assert y.dtype == bool
+    assert (y[..., 0] == y[..., 1]).all()
     found = {tuple(map(tuple, np.argwhere(image == 0))) for image in y[..., 0]}
     pixels = list(itertools.product(range(4), range(5)))
     around = {tuple(p for p in pixels if max(abs(p[0] - a), abs(p[1] - b)) < 2) for a, b in pixels}
@@ -205,14 +219,16 @@ def jitter_changes_one_factor(color_jitter: Function) -> None:
         y = np.asarray(jax.jit(color_jitter(**{name: 0.5}))(jax.random.key(0), x))
         factor = ((y - still) * (x - still)).sum((1, 2, 3)) / np.square(x - still).sum((1, 2, 3))
         close(y - still, factor[:, None, None, None] * (x - still), 1e-3)
-        assert 0.5 <= factor.min() < 0.55 and 1.45 < factor.max() <= 1.5
+        assert 0.5 <= factor.min() < 0.55
+        assert 1.45 < factor.max() <= 1.5
 
 
 def mixtures_are_of_two_examples(mixup: Function) -> None:
     x, y = jnp.eye(6), jnp.array([0, 1, 2, 0, 1, 2])
     mixed, shares = jax.jit(mixup(1.0, 3))(jax.random.key(0), (x, y))
     close(mixed.sum(1), np.ones(6))
-    assert (np.asarray(mixed > 0).sum(1) <= 2).all() and np.asarray(mixed > 0).sum() > 8
+    assert (np.asarray(mixed > 0).sum(1) <= 2).all()
+    assert np.asarray(mixed > 0).sum() > 8
     close(shares, np.asarray(mixed) @ np.eye(3)[np.asarray(y)])
     assert np.ptp(np.diag(mixed)) > 0.1
 
@@ -281,16 +297,20 @@ def slopes_of_a_polynomial(numerical_gradient: Function) -> None:
 def batches_hold_every_example_once(batches: Function) -> None:
     x = np.arange(11)
     found = [batch for batch in batches((x, x + 1), 3, seed=4)]
-    assert [len(a) for a, _ in found] == [3, 3, 3, 2] and all((b == a + 1).all() for a, b in found)
+    assert [len(a) for a, _ in found] == [3, 3, 3, 2]
+    assert all((b == a + 1).all() for a, b in found)
     order = np.concatenate([a for a, _ in found])
-    assert (np.sort(order) == x).all() and (order != x).any()
+    assert (np.sort(order) == x).all()
+    assert (order != x).any()
 
 
 def parts_hold_every_example_once(split: Function) -> None:
     x = np.arange(10)
     (a, b), (c, d) = split((x, x + 1), 0.3, seed=1)
-    assert len(c) == 3 and sorted([*a, *c]) == list(x)
-    assert (b == a + 1).all() and (d == c + 1).all()
+    assert len(c) == 3
+    assert sorted([*a, *c]) == list(x)
+    assert (b == a + 1).all()
+    assert (d == c + 1).all()
 
 
 def a_machine_starts_at_the_mean(fit_rbm: Function) -> None:
@@ -299,7 +319,8 @@ def a_machine_starts_at_the_mean(fit_rbm: Function) -> None:
     params = fit_rbm(jax.random.key(0), x, 3, progress=False, **options)
     mean = np.clip(x.mean(0), 1e-3, 1 - 1e-3)
     close(params["visible_bias"], np.log(mean / (1 - mean)))
-    assert 0.003 < f64(params["kernel"]).std() < 0.02 and params["kernel"].shape == (5, 3)
+    assert 0.003 < f64(params["kernel"]).std() < 0.02
+    assert params["kernel"].shape == (5, 3)
 
 
 def detection_is_decoding_and_suppression(yolo_detect: Function) -> None:
@@ -318,7 +339,8 @@ def detection_is_decoding_and_suppression(yolo_detect: Function) -> None:
     real = np.asarray(got.classes[0]) >= 0
     assert got.classes[0][real].tolist() == [c for _, c, _ in kept]
     close(got.scores[0][real], [score for score, _, _ in kept])
-    assert (got.scores[0][~real] == -np.inf).all() and not got.boxes[0][~real].any()
+    assert (got.scores[0][~real] == -np.inf).all()
+    assert not got.boxes[0][~real].any()
     close(got.boxes[0][real], [box for _, _, box in kept])
 
 
@@ -337,7 +359,8 @@ def estimates_are_near_the_sum(ais: Function) -> None:
     options = {"runs": 200, "betas": np.linspace(0, 1, 101), "data": oracles.BITS}
     found = ais(jax.random.key(0), MACHINE, **options)
     error = float(found.log_partition) - oracles.log_partition(MACHINE)
-    assert abs(error) < 4 * float(found.standard_error) and 0 < float(found.standard_error) < 0.3
+    assert abs(error) < 4 * float(found.standard_error)
+    assert 0 < float(found.standard_error) < 0.3
 
 
 def chains_have_the_distribution(gibbs: Function) -> None:
@@ -352,10 +375,16 @@ def chains_have_the_distribution(gibbs: Function) -> None:
 
 def one_pass_of_expectation_maximization(baum_welch: Function) -> None:
     """The shares that the posteriors give, with posteriors from every path; symbols and vectors."""
-    x, vectors, lengths = labels(3, 4), normal(3, 4, 2), [4, 2, 3]
-    symbols, gaussians = jn.unsupervised.hmm.categorical(3), jn.unsupervised.hmm.gaussian_mixture(1)
-    logits, mean, log_variance = normal(2, 3), normal(2, 1, 2), normal(2, 1, 2)
-    away, width = np.square(f64(vectors)[:, :, None] - f64(mean)[:, 0]), f64(log_variance)[:, 0]
+    x = labels(3, 4)
+    vectors = normal(3, 4, 2)
+    lengths = [4, 2, 3]
+    symbols = jn.unsupervised.hmm.categorical(3)
+    gaussians = jn.unsupervised.hmm.gaussian_mixture(1)
+    logits = normal(2, 3)
+    mean = normal(2, 1, 2)
+    log_variance = normal(2, 1, 2)
+    away = np.square(f64(vectors)[:, :, None] - f64(mean)[:, 0])
+    width = f64(log_variance)[:, 0]
     density = -0.5 * (away / np.exp(width) + width + np.log(2 * np.pi)).sum(-1)
     inside = np.arange(4) < np.array(lengths)[:, None]
     for emission, data, params, scores in (
@@ -404,7 +433,8 @@ def drops_of_a_linear_score(occlusion: Function) -> None:
 
 
 def weights_of_a_linear_net(saliency: Function) -> None:
-    params, x = {"kernel": normal(4, 3), "bias": normal(3)}, normal(2, 4)
+    params = {"kernel": normal(4, 3), "bias": normal(3)}
+    x = normal(2, 4)
     close(saliency(jn.dense(3), params, {}, x, target=[2, 0]), f64(params["kernel"]).T[[2, 0]])
 
 
@@ -425,11 +455,14 @@ def fields_by_hand(receptive_fields: Function) -> None:
     assert found.strides == {"conv": (1, 1), "max_pool": (2, 2), "conv_1": (2, 2)}
     assert found.units == {"conv": (16, 20), "max_pool": (8, 10), "conv_1": (6, 6)}
     # The middle of 16 is 8, whose window begins at 7; that of 8 pools 8 and 9.
-    assert found.starts == {"conv": (7, 9), "max_pool": (7, 9), "conv_1": (5, 5)} and not found.cut
+    assert found.starts == {"conv": (7, 9), "max_pool": (7, 9), "conv_1": (5, 5)}
+    assert not found.cut
 
 
 def a_step_of_least_squares(delta_rule: Function) -> None:
-    params, x, t = {"kernel": normal(3, 2), "bias": normal(2)}, normal(4, 3), normal(4, 2)
+    params = {"kernel": normal(3, 2), "bias": normal(2)}
+    x = normal(4, 3)
+    t = normal(4, 2)
     slopes, (_, metrics) = delta_rule(params, {}, (x, t))
     error = f64(x) @ f64(params["kernel"]) + f64(params["bias"]) - f64(t)
     close(slopes["kernel"], f64(x).T @ error)
@@ -440,21 +473,24 @@ def a_step_of_least_squares(delta_rule: Function) -> None:
 def whole_channels_are_dropped(spatial_dropout: Function) -> None:
     layer, x = spatial_dropout(0.25), jnp.ones((200, 3, 2, 4))
     y = np.asarray(layer.apply({}, {}, x, key=jax.random.key(0), train=True)[0])
-    assert (y == y[:, :1, :1]).all() and set(np.unique(y)) == {0, np.float32(4 / 3)}
+    assert (y == y[:, :1, :1]).all()
+    assert set(np.unique(y)) == {0, np.float32(4 / 3)}
     assert abs((y == 0).mean() - 0.25) < 4 * (0.25 * 0.75 / 800) ** 0.5
 
 
 def entries_are_dropped(dropout: Function) -> None:
     layer, x = dropout(0.25), jnp.ones((50, 20))
     y = np.asarray(layer.apply({}, {}, x, key=jax.random.key(0), train=True)[0])
-    assert set(np.unique(y)) == {0, np.float32(4 / 3)} and np.ptp((y == 0).mean(1)) > 0.1
+    assert set(np.unique(y)) == {0, np.float32(4 / 3)}
+    assert np.ptp((y == 0).mean(1)) > 0.1
     assert abs((y == 0).mean() - 0.25) < 4 * (0.25 * 0.75 / 1000) ** 0.5
 
 
 def whole_examples_are_dropped(drop_path: Function) -> None:
     layer, x = drop_path(0.25), jnp.ones((600, 2, 3))
     y = np.asarray(layer.apply({}, {}, x, key=jax.random.key(0), train=True)[0])
-    assert (y == y[:, :1, :1]).all() and set(np.unique(y)) == {0, np.float32(4 / 3)}
+    assert (y == y[:, :1, :1]).all()
+    assert set(np.unique(y)) == {0, np.float32(4 / 3)}
     assert abs((y == 0).mean() - 0.25) < 4 * (0.25 * 0.75 / 600) ** 0.5
 
 
@@ -503,7 +539,8 @@ def hidden_layers_alone(mlp_params: Function) -> None:
     machines = {"rbm": MACHINE, "rbm_1": {"kernel": normal(3, 2), "bias": normal(2),
                                           "visible_bias": normal(3)}}  # fmt: skip
     found = mlp_params(machines)
-    assert set(found) == {"dense", "dense_1"} and set(found["dense"]) == {"kernel", "bias"}
+    assert set(found) == {"dense", "dense_1"}
+    assert set(found["dense"]) == {"kernel", "bias"}
     close(found["dense_1"]["kernel"], machines["rbm_1"]["kernel"])
 
 
@@ -534,7 +571,8 @@ def steps_of_gradient_descent(fit: Function) -> None:
     close([epoch.train["loss"] for epoch in epochs], losses)
     close(epochs[-1].train_state.params["kernel"], kernel)
     close(epochs[-1].train_state.params["bias"], bias)
-    assert int(epochs[-1].train_state.step) == 4 and [e.number for e in epochs] == [1, 2]
+    assert int(epochs[-1].train_state.step) == 4
+    assert [e.number for e in epochs] == [1, 2]
 
 
 IDENTITIES: dict[str, Function] = {

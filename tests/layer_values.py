@@ -84,7 +84,8 @@ def adaptive(reduce, x, rows, columns):
     def parts(n, outputs):
         return [slice(i * n // outputs, -(-(i + 1) * n // outputs)) for i in range(outputs)]
 
-    across, down = parts(x.shape[2], columns), parts(x.shape[1], rows)
+    across = parts(x.shape[2], columns)
+    down = parts(x.shape[1], rows)
     found = [[reduce(x[:, r, c], axis=(1, 2)) for c in across] for r in down]
     return np.moveaxis(np.array(found), 2, 0)
 
@@ -249,7 +250,8 @@ def attention(p, queries, memory, seen=None, bias=0.0, turn=None, softcap=None, 
         for name, a in (("query", queries), ("key", memory), ("value", memory))
     )
     if "query_norm" in p:
-        q, k = rms_norm(p["query_norm"], q), rms_norm(p["key_norm"], k)
+        q = rms_norm(p["query_norm"], q)
+        k = rms_norm(p["key_norm"], k)
     if turn is not None:
         q, k = turn(q), turn(k)
     return attended(p, q, k, v, seen, bias, softcap, scale)
@@ -258,7 +260,8 @@ def attention(p, queries, memory, seen=None, bias=0.0, turn=None, softcap=None, 
 def attended(p, q, k, v, seen=None, bias=0.0, softcap=None, scale=None):
     heads, size = q.shape[2:]
     shared = heads // k.shape[2]  # queries per head of keys
-    found, all_weights = np.zeros((*q.shape[:3], v.shape[3])), []
+    found = np.zeros((*q.shape[:3], v.shape[3]))
+    all_weights = []
     for h in range(heads):
         scores = q[:, :, h] @ k[:, :, h // shared].swapaxes(1, 2) * (scale or 1 / math.sqrt(size))
         scores = scores if softcap is None else softcap * np.tanh(scores / softcap)
@@ -419,7 +422,8 @@ def both_ways(p, x, lengths):
 
 
 def polynomial(x, degree):
-    choose, features = itertools.combinations_with_replacement, range(x.shape[-1])
+    choose = itertools.combinations_with_replacement
+    features = range(x.shape[-1])
     terms = [term for n in range(1, degree + 1) for term in choose(features, n)]
     return np.stack([x[..., list(term)].prod(-1) for term in terms], -1)
 
@@ -506,12 +510,16 @@ def yolo(p, s, x, train):
 
 def rnnsearch(p, source, lengths, target, attends=True, maxout=True):
     """(logits, weights of the attention or None)."""
-    e, source, target = p["encoder"], np.asarray(source), np.asarray(target)
+    e = p["encoder"]
+    source = np.asarray(source)
+    target = np.asarray(target)
     read, x = e["bidirectional"], e["embedding"]["embedding"][source]
     there, end = over_time(gru_step, read["forward"], x, lengths)
     back, begin = over_time(gru_step, read["backward"], backwards(x, lengths), lengths)
     memory = np.concatenate([there, backwards(back, lengths)], -1)
-    s, logits, all_weights = np.tanh(dense(e["start"], begin)), [], []
+    s = np.tanh(dense(e["start"], begin))
+    logits = []
+    all_weights = []
     for y in np.moveaxis(p["target"]["embedding"]["embedding"][target], 1, 0):
         context = np.concatenate([end, begin], -1)
         if attends:

@@ -62,7 +62,8 @@ def weighted(loss, *, class_weights=None, ignore_label=None):
         table = np.ones(np.shape(outputs)) * (1 if class_weights is None else f64(class_weights))
         weights = np.where(counted, at_label(table, labels), 0)
         if class_weights is not None and getattr(loss, "func", None) is jn.losses.cross_entropy:
-            smooth, log_p = loss.keywords["label_smoothing"], log_softmax(outputs) * table
+            smooth = loss.keywords["label_smoothing"]
+            log_p = log_softmax(outputs) * table
             values = -(1 - smooth) * at_label(log_p, labels) - smooth * log_p.mean(-1)
         else:  # the loss is given, so its own values are taken
             values = f64(loss(jnp.asarray(outputs), jnp.asarray(labels))) * weights
@@ -102,7 +103,8 @@ def masked(loss):
     def masked_loss(outputs, targets):
         labels, mask = targets
         places = np.asarray(mask).astype(bool)
-        outputs, labels = np.asarray(outputs).copy(), np.asarray(labels).copy()
+        outputs = np.asarray(outputs).copy()
+        labels = np.asarray(labels).copy()
         outputs[~places], labels[~places] = 0, 0
         values = loss(jnp.asarray(outputs), jnp.asarray(labels))
         return masked_mean(values, places, tuple(range(1, values.ndim)))
@@ -237,7 +239,8 @@ def area(boxes):
 
 def iou(a, b):
     a, b = f64(a)[..., :, None, :], f64(b)[..., None, :, :]
-    low, high = np.maximum(a[..., :2], b[..., :2]), np.minimum(a[..., 2:], b[..., 2:])
+    low = np.maximum(a[..., :2], b[..., :2])
+    high = np.minimum(a[..., 2:], b[..., 2:])
     both = area(np.concatenate([low, high], -1))
     either = area(a) + area(b) - both
     return np.where(either > 0, both / np.where(either > 0, either, 1), 0)
@@ -280,7 +283,8 @@ def paths_of_states(params, scores, length):
 def forward(params, scores, lengths=None):
     scores = f64(scores)
     lengths = [scores.shape[1]] * len(scores) if lengths is None else np.asarray(lengths)
-    alphas, totals = np.zeros(scores.shape), np.zeros(len(scores))
+    alphas = np.zeros(scores.shape)
+    totals = np.zeros(len(scores))
     for i, length in enumerate(lengths):
         for t in range(length):
             ways = list(paths_of_states(params, scores[i], t + 1))
@@ -358,7 +362,8 @@ def rotary(x, positions=None, *, base=10000.0, size=None, interleaved=False):
     positions = np.arange(x.shape[1]) if positions is None else np.asarray(positions)
     angle = positions[..., None] * base ** (-np.arange(0, size, 2) / size)
     turned, kept = x[..., :size], x[..., size:]
-    neighbors, halves = (turned[..., ::2], turned[..., 1::2]), np.split(turned, 2, -1)
+    neighbors = (turned[..., ::2], turned[..., 1::2])
+    halves = np.split(turned, 2, -1)
     first, second = neighbors if interleaved else halves
     z = (first + 1j * second) * np.exp(1j * angle)[..., None, :]
     if interleaved:
@@ -411,7 +416,8 @@ def warp(x, matrix, center=None):
     from scipy import ndimage
 
     middle = (np.array(np.shape(x)[1:3]) - 1) / 2
-    found, how = np.zeros(np.shape(x)), {"order": 1, "mode": "grid-constant"}
+    found = np.zeros(np.shape(x))
+    how = {"order": 1, "mode": "grid-constant"}
     for i, image in enumerate(f64(x)):
         back = np.linalg.inv(f64(matrix)[i])
         offset = middle + (0 if center is None else f64(center)[i]) - back @ middle

@@ -98,9 +98,11 @@ def run(block: Block, names: dict) -> None:
         except Exception as error:
             print("".join(traceback.format_exception_only(error)))
     printed = FILTERED.sub("", out.getvalue())
-    shown, found = block.shown if block.form != "sample" else "...", printed
+    shown = block.shown if block.form != "sample" else "..."
+    found = printed
     if block.form == "output":
-        shown, found = DECIMAL.sub("0.0", shown), DECIMAL.sub("0.0", found)
+        shown = DECIMAL.sub("0.0", shown)
+        found = DECIMAL.sub("0.0", found)
     equal = doctest.OutputChecker().check_output(shown, found, FLAGS)
     assert equal, f"{block.where} shows\n{block.shown}\nand prints\n{printed}"
 

@@ -73,7 +73,9 @@ def pytest_collection_modifyitems(config, items):
     if not (parts := parts_of(config)):
         return
     commit = git("rev-parse", "HEAD").stdout.strip()  # empty outside of a checkout
-    whole, kept, out = touched(config.getoption("since")), [], []
+    whole = touched(config.getoption("since"))
+    kept = []
+    out = []
     for item in items:
         marks = {mark.name for mark in item.iter_markers()}
         marks |= set() if marks & {"slow", "long"} else {"fast"}

@@ -20,7 +20,8 @@ def scale(value=2.0, name="scale"):
 def test_parallel_of_a_list():
     x = jnp.ones((2, 3))
     (a, b), _ = jit_apply(jn.parallel(jnp.negative, jnp.abs), {}, {}, [x, -2 * x])
-    assert (a == -1).all() and (b == 2).all()
+    assert (a == -1).all()
+    assert (b == 2).all()
 
 
 def test_a_residual_of_tuples_is_refused():
@@ -61,9 +62,11 @@ def adapter(net, params, folder):
     return jn.pretrained.load_adapter(folder, net, params)
 
 
-NET, IDS = jn.models.decoder(11, depth=1, width=8, heads=2), jnp.ones((1, 3), int)
+NET = jn.models.decoder(11, depth=1, width=8, heads=2)
+IDS = jnp.ones((1, 3), int)
 SMALL, LORA = jn.quantized(NET), jn.lora(NET, 2)
-DENSE, NAMES = jn.dense(4), {"kernel": "weight", "bias": "bias"}
+DENSE = jn.dense(4)
+NAMES = {"kernel": "weight", "bias": "bias"}
 
 
 @pytest.mark.fast_cases("adapter", "merge lora")

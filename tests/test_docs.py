@@ -42,7 +42,8 @@ def test_every_public_name_has_an_entry_with_its_docstring(site):
     pages = {p.stem: p.read_text() for p in (site / "reference").glob("*.html")}
     names = docstrings.public_places() + docstrings.module_places()
     known = (Path(__file__).parent / "public_api.txt").read_text().splitlines()
-    assert len(docstrings.public_places()) == len(known) and len(names) > len(known)
+    assert len(docstrings.public_places()) == len(known)
+    assert len(names) > len(known)
     for name in names:
         assert sum(f'id="{name}"' in text for text in pages.values()) == 1, name
     page = pages["dense_and_convolution"]
@@ -50,11 +51,13 @@ def test_every_public_name_has_an_entry_with_its_docstring(site):
     for text in ("Convolve over all spatial axes", "dilation", "Arguments:", "Raises:"):
         assert text in conv
     assert "<strong>Parameters created:</strong>" in conv
-    assert "Params" not in conv and ">Parameters:<" not in conv
+    assert "Params" not in conv
+    assert ">Parameters:<" not in conv
     assert 'href="#jaxnet.conv"' in page  # from the text of another entry
     entry = pages["restricted_boltzmann_machines"].split('id="jaxnet.unsupervised.rbm.fit_rbm"')[1]
     returned = entry.split("Returns:")[1].split("Raises:")[0]
-    assert returned.count("<li") == 1 and "visible_bias" in returned  # a description of two lines
+    assert returned.count("<li") == 1
+    assert "visible_bias" in returned  # a description of two lines
 
 
 @pytest.mark.slow
@@ -108,7 +111,8 @@ def test_solutions_of_a_lesson_are_a_list(site, name):
     page = (site / "colab" / f"{name}.html").read_text()
     folded = re.findall(r"<details>.*?</details>", page, re.S)[-1]
     assert folded.count("<li>") == len(re.findall(r"^\d+\. ", source, re.M)) > 2
-    assert folded.count("<ol") == 1 and folded.count("<pre") == source.count("```") / 2
+    assert folded.count("<ol") == 1
+    assert folded.count("<pre") == source.count("```") / 2
 
 
 LINK = r'<a class="[^"]*" href="\.\./reference/checkpoints_and_logs.html#jaxnet.Checkpoints"'
@@ -201,7 +205,8 @@ def test_every_finding_with_pictures_is_in_the_gallery(site):
     figures = re.findall(r"<figure>.*?</figure>", page, re.S)
     shown = re.findall(r'<img alt="[^"]+" loading="lazy" src="pictures/([^"]+)"', page)
     records = [r for _, r in (*findings(), *benchmarks.findings()) if r.pictures]
-    assert shown[: len(gallery.FIRST)] == [*gallery.FIRST] and "benchmark" in shown[-1]
+    assert shown[: len(gallery.FIRST)] == [*gallery.FIRST]
+    assert "benchmark" in shown[-1]
     assert len(figures) == len(shown) == len(records)
     for record in records:
         assert len({picture.file for picture in record.pictures} & {*shown}) == 1, record.title
@@ -223,7 +228,8 @@ def test_lists_of_docstrings_are_lists(site):
     pages = "".join(page.read_text() for page in (site / "reference").glob("*.html"))
     items = {words(item) for item in re.findall(r"<li>(?:<p>)?<code>.*?</code>", pages, re.S)}
     found = list(rows_in_two_columns())
-    assert len(found) > 20 and {public for public, _ in found} >= {
+    assert len(found) > 20
+    assert {public for public, _ in found} >= {
         "jaxnet.compose",
         "jaxnet.moe",
         "jaxnet.multi_head_attention",

@@ -92,7 +92,8 @@ def test_attention_in_bfloat16_is_that_of_cudnn(causal):
 def test_lstm_is_that_of_cudnn():
     from experiments.benchmarks.peers import hand
 
-    layer, x = jn.lstm(24), np.random.default_rng(0).normal(size=(3, 7, 5)).astype(np.float32)
+    layer = jn.lstm(24)
+    x = np.random.default_rng(0).normal(size=(3, 7, 5)).astype(np.float32)
     params, state = layer.init(KEY, x)
     params = {name: p + 0.1 for name, p in params.items()}
     output = {"kernel": jnp.eye(24), "bias": jnp.zeros(24)}

@@ -157,13 +157,15 @@ def first_network_learned(names):
 
 def residual_net_learned(names):
     epoch = names["epoch"]
-    assert epoch.number == 20 and 0.85 < epoch.evaluation["accuracy"] <= 1.0
+    assert epoch.number == 20
+    assert 0.85 < epoch.evaluation["accuracy"] <= 1.0
     assert len(names["classes"]) == 3
 
 
 def vae_learned(names):
     epoch, images = names["epoch"], names["test"][0][:8]
-    assert 15 < epoch.evaluation["loss"] < 30 and epoch.evaluation["kl"] > 1
+    assert 15 < epoch.evaluation["loss"] < 30
+    assert epoch.evaluation["kl"] > 1
     assert names["samples"].shape == (16, 64)
     # The closed form of the divergence against a Monte Carlo estimate.
     params, state = epoch.train_state.params, {}
@@ -284,10 +286,12 @@ def test_the_example_learns(capsys):
     names: dict = {}
     exec(BLOCKS[0], names)  # our own text
     epoch = names["epoch"]
-    assert epoch.number == 8 and 0.95 < epoch.evaluation["accuracy"] < 1.0
+    assert epoch.number == 8
+    assert 0.95 < epoch.evaluation["accuracy"] < 1.0
     shown = re.findall(r"```\n(epoch.*?)\n```", README, re.S)[0].splitlines()
     printed = capsys.readouterr().out.strip().splitlines()
-    assert len(printed) == 8 and shown[1] == "..."
+    assert len(printed) == 8
+    assert shown[1] == "..."
     for line, now in zip(shown[::2], printed[::7], strict=True):
         (words, numbers), (words_now, numbers_now) = map(parts, (line, now))
         assert words == words_now
@@ -370,7 +374,8 @@ def defaults_of_pytorch():
     norm(x + 1)
     old = 1 - norm.running_mean.mean().item() / (IMAGES + 1).mean()
     conv, pool = (layer(x).shape[2] for layer in (torch.nn.Conv2d(5, 3, 3), torch.nn.MaxPool2d(2)))
-    epsilons, y = (norm.eps, torch.nn.LayerNorm(5).eps), torch.nn.Dropout(0.1)(torch.tensor(ROWS))
+    epsilons = (norm.eps, torch.nn.LayerNorm(5).eps)
+    y = torch.nn.Dropout(0.1)(torch.tensor(ROWS))
     kernel, bias = (p.detach().numpy() for p in torch.nn.Linear(N, M).parameters())
     return "NCHW", conv, pool, f"{old:.2g}", *epsilons, y, kernel, bias
 
@@ -384,7 +389,8 @@ def defaults_of_flax():
     old = 1 - after["batch_stats"]["mean"].mean() / (IMAGES + 1).mean()
     dense = nn.Dense(M).init(key, ROWS)["params"]
     conv, _ = nn.Conv(3, (3, 3)).init_with_output(key, IMAGES)
-    sizes, epsilons = (conv, nn.max_pool(IMAGES, (2, 2))), (norm.epsilon, nn.LayerNorm().epsilon)
+    sizes = (conv, nn.max_pool(IMAGES, (2, 2)))
+    epsilons = (norm.epsilon, nn.LayerNorm().epsilon)
     y = nn.Dropout(0.1).apply({}, ROWS, False, rngs={"dropout": jax.random.key(1)})
     heights = [a.shape[1] for a in sizes]
     return "NHWC", *heights, f"{old:.2g}", *epsilons, y, dense["kernel"], dense["bias"]
@@ -399,7 +405,8 @@ def defaults_of_stax():
         return params, apply(params, x, rng=jax.random.key(1))
 
     (kernel, bias), _ = run(stax.Dense(M), ROWS)
-    assert len(run(stax.BatchNorm(), IMAGES)[0]) == 2 and not hasattr(stax, "LayerNorm")
+    assert len(run(stax.BatchNorm(), IMAGES)[0]) == 2
+    assert not hasattr(stax, "LayerNorm")
     layers = stax.Conv(3, (3, 3)), stax.MaxPool((2, 2))
     heights = [run(layer, IMAGES)[1].shape[1] for layer in layers]
     epsilon = inspect.signature(stax.BatchNorm).parameters["epsilon"].default

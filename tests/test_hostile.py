@@ -129,7 +129,8 @@ def test_a_wrong_value_is_seen():
         return np.log(np.exp(outputs).sum(-1)) - outputs[np.arange(3), targets % 4]
 
     name = "losses.cross_entropy"
-    outputs, targets = np.full((3, 4), 0.25, np.float32) + 0.1 * np.eye(3, 4), np.array([0, 1, 2])
+    outputs = np.full((3, 4), 0.25, np.float32) + 0.1 * np.eye(3, 4)
+    targets = np.array([0, 1, 2])
     call = hostile.Call(name, bad, (outputs, targets), {}, None, REFERENCES[name].compute)
     assert hostile.outcome(hostile.Case(call, "targets", "labels")).what == "wrong"
     right = call._replace(function=jn.losses.cross_entropy)

@@ -105,7 +105,8 @@ def test_kind_is_the_function_that_made_it(case: Case):
 
 @pytest.mark.slow
 def test_init_is_a_function_of_key_and_shapes_alone(case: Case):
-    drawn, init = (case.params, case.state), partial(jit_init, case.layer)
+    drawn = (case.params, case.state)
+    init = partial(jit_init, case.layer)
     close(drawn, jit_init(case.row.make(), KEY, case.row.x), 0)
     close(drawn, init(KEY, case.x), 0)
     numbers, rebuild = floats(case.x)
@@ -171,13 +172,15 @@ def test_a_layer_that_went_through_cloudpickle_computes_the_same(case: Case):
         return body("@main")
 
     again = cloudpickle.loads(cloudpickle.dumps(case.layer))
-    assert again is not case.layer and program(again) == program(case.layer)
+    assert again is not case.layer
+    assert program(again) == program(case.layer)
 
 
 def test_operations_have_the_name_of_the_layer(case: Case):
     run = case._run.lower(case.params, case.state, case.x, key=KEY, train=True)
     names = re.findall(r'loc\("(jit\([^"]*/[^"]*)"', run.as_text(debug_info=True))
-    assert names and {layer_of(f"{name}/")[0][0] for name in names} == {case.layer.name}
+    assert names
+    assert {layer_of(f"{name}/")[0][0] for name in names} == {case.layer.name}
 
 
 def test_training_differs_only_where_it_should(case: Case):
@@ -241,7 +244,8 @@ def test_only_random_rows_and_a_model_are_without_a_value():
     without = {row.id for row in ROWS} - VALUES.keys()
     random = {row.id for row in ROWS if row.train == "random"}
     random -= {"transformer_block-decoder", "rnnsearch"}
-    assert without == random | {"cifar_resnet", "unet"} and not VALUES.keys() - {r.id for r in ROWS}
+    assert without == random | {"cifar_resnet", "unet"}
+    assert not VALUES.keys() - {r.id for r in ROWS}
 
 
 def test_training_output_depends_on_the_input(case: Case):
@@ -250,7 +254,8 @@ def test_training_output_depends_on_the_input(case: Case):
     backwards = jax.tree.map(lambda leaf: jnp.asarray(np.flip(leaf)), case.x)
     run = partial(case._run, params, case.state, key=KEY, train=True)
     y, other = (floats(run(x)[0])[0][0] for x in (case.x, backwards))
-    assert np.ptp(y) > 1e-3 and np.abs(y - other).max() > 1e-3
+    assert np.ptp(y) > 1e-3
+    assert np.abs(y - other).max() > 1e-3
 
 
 @one_per_kind
@@ -309,7 +314,8 @@ def test_dtype_is_kept(case: Case, dtype):
 def many(row: Row) -> Row:
     """The row with inputs of 16,384 positions: of 64 x 64 pixels, or of 64 steps, if it can."""
     leaves, tree = jax.tree.flatten(row.x)
-    shape, ids = leaves[0].shape, jnp.issubdtype(leaves[0].dtype, jnp.integer)
+    shape = leaves[0].shape
+    ids = jnp.issubdtype(leaves[0].dtype, jnp.integer)
     image = len(leaves) == 1 and len(shape) == 4 and shape[:3] == (2, 8, 6)
     steps = 64 if any(leaf.shape[:2] == (3, 6) for leaf in leaves) else None
     inner = steps or math.prod(shape[1:] if ids else shape[1:-1])
@@ -431,7 +437,8 @@ def test_no_long_sum_is_made_in_16_bits(case: Case):
     """Neither in the outputs nor in the gradient, whatever the values; traced alone."""
     if case.row.id == "last_step":
         pytest.skip("its sum has one term that is not 0")
-    row, layer = many(case.row), jn.cast(case.layer, jnp.bfloat16)
+    row = many(case.row)
+    layer = jn.cast(case.layer, jnp.bfloat16)
     params, state = jax.eval_shape(layer.init, KEY, row.x)
     state = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), state)
     for train in case.modes:
@@ -443,7 +450,8 @@ def test_no_long_sum_is_made_in_16_bits(case: Case):
 def test_types_inside_shard_map_fit(case: Case):
     """With the batch cut among devices, forward and backward; nothing is compiled."""
     mesh = jax.make_mesh((1,), ("data",), (jax.sharding.AxisType.Auto,))
-    cut, whole = jax.sharding.PartitionSpec("data"), jax.sharding.PartitionSpec()
+    cut = jax.sharding.PartitionSpec("data")
+    whole = jax.sharding.PartitionSpec()
     specs = {"in_specs": (whole, whole, cut, whole), "out_specs": cut}
     run = jax.shard_map(lambda *a: _forward_and_backward(case, *a)[0], mesh=mesh, **specs)
     jax.eval_shape(run, case.params, case.state, case.x, KEY)
@@ -571,7 +579,8 @@ def test_an_input_of_another_kind_is_named(name: str):
 
 
 def test_there_are_public_layers():
-    assert len(PUBLIC) > 40 and NO_LAYERS <= MAKERS.keys()
+    assert len(PUBLIC) > 40
+    assert NO_LAYERS <= MAKERS.keys()
 
 
 def test_the_laws_see_a_broken_layer():

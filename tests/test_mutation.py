@@ -53,14 +53,16 @@ def test_tests_are_those_of_the_file_the_room_and_the_rows_that_run_it():
 def test_a_copy_is_broken_and_the_module_is_not():
     module = importlib.import_module("jaxnet.ops.resample")
     broken = mutation.mutated(module, "1 - abs(distance)", "2 - abs(distance)")
-    assert broken.triangle(0.5) == 1.5 and module.triangle(0.5) == 0.5
+    assert broken.triangle(0.5) == 1.5
+    assert module.triangle(0.5) == 0.5
     with pytest.raises(AssertionError, match="occurs 0 times"):
         mutation.mutated(module, "no such text", "")
 
 
 def test_wrong_outputs_are_seen():
     """The comparison itself: a wrong value, a wrong shape and a missing output."""
-    x, w = np.ones((2, 3), np.float32), np.full((3, 4), 2, np.float32)
+    x = np.ones((2, 3), np.float32)
+    w = np.full((3, 4), 2, np.float32)
     assert cases.say("Gemm", {}, [x, w], [x @ w]) == 0
     assert cases.say("Gemm", {}, [x, w], [x @ w + 0.01]) > 10
     with pytest.raises(AssertionError):
@@ -74,7 +76,8 @@ def test_all_cases_that_can_be_said_agree(capsys):
     pytest.importorskip("onnx", reason="the cases are those of onnx 1.23")
     assert cases.main([]) == 0
     said, of = capsys.readouterr().out.split("in all")[1].split(";")[0].split("of")
-    assert int(said) >= 314 and int(of) >= 368
+    assert int(said) >= 314
+    assert int(of) >= 368
 
 
 @pytest.mark.slow

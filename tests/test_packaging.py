@@ -23,7 +23,8 @@ from tests.texts.project import NAME, PROJECT
 def test_the_version_is_that_of_the_distribution(monkeypatch):
     monkeypatch.setattr(importlib.metadata, "version", lambda name: f"that of {name}")
     assert jn.__version__ == f"that of {NAME}"
-    assert "__version__" in dir(jn) and "__version__" not in vars(jn)  # read when asked for
+    assert "__version__" in dir(jn)
+    assert "__version__" not in vars(jn)  # read when asked for
     assert PROJECT["version"] not in (ROOT / "jaxnet" / "__init__.py").read_text()
 
 
@@ -160,7 +161,8 @@ TARGETS = re.findall(r"^wheel \w+ (\S+)$", RELEASE, re.M)
 def test_kernels_compile(target, tmp_path):
     if shutil.which("uvx") is None or subprocess.run([*ZIG.split(), "version"]).returncode:
         pytest.skip("needs uv and the package ziglang")
-    sources, library = native.LIBRARY.parent.glob("*.c"), tmp_path / "kernels.so"
+    sources = native.LIBRARY.parent.glob("*.c")
+    library = tmp_path / "kernels.so"
     options = ["-std=gnu11", "-O1", "-w", "-fno-math-errno", "-s", "-shared", "-o", library]
     subprocess.run([*ZIG.split(), "cc", "-target", target, *options, *sources], check=True)
     made = library.read_bytes()
@@ -180,7 +182,8 @@ def test_kernels_compiled_without_avx512_use_avx2(tmp_path):
         "AVX-512-BF16",
     ):
         pytest.skip("needs GCC and a processor with AVX2")
-    folder, library = native.LIBRARY.parent, tmp_path / "kernels.so"
+    folder = native.LIBRARY.parent
+    library = tmp_path / "kernels.so"
     sources = [*folder.glob("avx2_*.c"), folder / "kernels.c"]
     options = ["-std=gnu11", "-O1", "-w", "-DWITHOUT_AVX512", "-fPIC", "-shared", "-o", library]
     subprocess.run(["gcc", *options, *sources], check=True)

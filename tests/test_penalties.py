@@ -29,7 +29,8 @@ def test_values_by_hand_on_kernels_alone(penalty, value, slope):
         if not name[-1].key.endswith("kernel"):
             assert (grad == 0).all(), name
     np.testing.assert_allclose(grads["dense"]["kernel"], slope(PARAMS["dense"]["kernel"]), 1e-6)
-    cell, want = grads["lstm"]["cell"], slope(jnp.array([[0.5, -0.5]]))
+    cell = grads["lstm"]["cell"]
+    want = slope(jnp.array([[0.5, -0.5]]))
     np.testing.assert_allclose(cell["recurrent_kernel"], want, 1e-6)
 
 
@@ -117,7 +118,8 @@ def test_proximal_l1_follows_a_schedule():
         params, state = step(optimizer, params, zero, state)
         want -= rate
         np.testing.assert_allclose(params["kernel"], [want], 1e-6)
-    assert len(set(rates)) == 2 and state.count == 3
+    assert len(set(rates)) == 2
+    assert state.count == 3
 
 
 def test_proximal_l1_needs_params():

@@ -81,7 +81,8 @@ def test_the_parts_of_a_mark_are_all_its_tests(workers, tmp_path):
         done = run("--part", f"long={k}/3", *here)
         assert not done.returncode, done.stdout
         passed = re.findall(r"PASSED .*::(test_\w+\S*)", done.stdout)
-        assert passed.count("test_fast") == 1 and len(passed) < 21
+        assert passed.count("test_fast") == 1
+        assert len(passed) < 21
         assert re.search(rf"LEFT OUT by --part long={k}/3: \S+ {21 - len(passed)}\n", done.stdout)
         ran += [test for test in passed if test != "test_fast"]
     assert sorted(ran) == sorted(f"test_long[{i}]" for i in range(20))
@@ -92,7 +93,8 @@ def test_the_parts_of_a_mark_are_all_its_tests(workers, tmp_path):
 
 def test_another_commit_draws_another_part():
     draws = [[part_of(f"test[{i}]", 4, commit) for i in range(400)] for commit in ("a", "b")]
-    assert draws[0] != draws[1] and all(60 < draw.count(k) for draw in draws for k in range(1, 5))
+    assert draws[0] != draws[1]
+    assert all(60 < draw.count(k) for draw in draws for k in range(1, 5))
 
 
 def test_a_commit_that_is_none_is_an_error():

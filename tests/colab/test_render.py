@@ -39,9 +39,12 @@ def test_page_and_picture(notebook: Path, tmp_path: Path):
     (folder / "01_small_07.png").touch()  # from an earlier run
     before = notebook.read_bytes()
     page, picture = render(notebook, folder, "tiny")
-    assert page.name == "01_small.html" and picture.name == "01_small_01.png"
+    assert page.name == "01_small.html"
+    assert picture.name == "01_small_01.png"
     shown = page.read_text().split("<body")[1]
-    assert "size tiny" in shown and "warned of 42" in shown and "50%|" not in shown
+    assert "size tiny" in shown
+    assert "warned of 42" in shown
+    assert "50%|" not in shown
     assert picture.read_bytes().startswith(b"\x89PNG")
     assert sorted(folder.iterdir()) == [page, picture]
     assert notebook.read_bytes() == before
@@ -55,13 +58,16 @@ def test_outputs_are_kept(notebook: Path, tmp_path: Path):
     picture = render(notebook, folder, "tiny", keep=True)[1]
     after = json.loads(notebook.read_text())
     (cell,) = after["cells"]
-    assert cell["source"] == CODE and cell["execution_count"] == 1 and cell["metadata"] == {}
+    assert cell["source"] == CODE
+    assert cell["execution_count"] == 1
+    assert cell["metadata"] == {}
     shown = "".join(output.get("text", "") for output in cell["outputs"])
     assert shown.split("\n") == ["size tiny", "warned of 42", ""]
     (image,) = (o["data"]["image/png"] for o in cell["outputs"] if "data" in o)
     kept = Image.open(io.BytesIO(base64.b64decode(image))).convert("RGB")
     whole = Image.open(picture).convert("RGB")
-    assert kept.size == whole.size and len(base64.b64decode(image)) <= picture.stat().st_size
+    assert kept.size == whole.size
+    assert len(base64.b64decode(image)) <= picture.stat().st_size
     assert np.abs(np.asarray(kept, int) - np.asarray(whole, int)).max() <= 16
     assert after["metadata"] == {"jaxnet": {"sources": sources_hash(before)}}
     before["cells"][0]["source"] += " "

@@ -18,7 +18,8 @@ pytest.importorskip("flax")
 from flax import linen as nn  # noqa: E402
 from flax import nnx  # noqa: E402
 
-MODULE, KERNEL = nnx.Linear(4, 3, rngs=nnx.Rngs(0)), np.ones((4, 3), np.float32)
+MODULE = nnx.Linear(4, 3, rngs=nnx.Rngs(0))
+KERNEL = np.ones((4, 3), np.float32)
 WAYS = {
     "itself": lambda f: f,
     "lambda": lambda f: lambda x: jax.vmap(lambda row: f(row))(x),

@@ -13,7 +13,8 @@ def quick_pictures(request, monkeypatch):
 
     Drawing takes longer than much of the training.
     """
-    draw, draws = jn.viz.save, getattr(request.module, "DRAWS", False)
+    draw = jn.viz.save
+    draws = getattr(request.module, "DRAWS", False)
 
     def save(figure, path, **options):
         if draws:

@@ -52,7 +52,8 @@ def _bccd(rng, part, count):
     boxes, classes = [], []
     images = rng.integers(180, 255, (n, 480, 640, 3), dtype=np.uint8)
     for image in images:
-        middle, side = rng.uniform(0.2, 0.8, (5, 2)), rng.uniform(0.05, 0.2, (5, 2))
+        middle = rng.uniform(0.2, 0.8, (5, 2))
+        side = rng.uniform(0.05, 0.2, (5, 2))
         boxes.append(np.concatenate([middle - side / 2, middle + side / 2], 1).astype(np.float32))
         classes.append(np.arange(5) % 3)
         for box, kind in zip(boxes[-1], classes[-1], strict=True):
@@ -63,7 +64,8 @@ def _bccd(rng, part, count):
 
 def _spoken(rng, part, count):
     """Each digit a chord of its own, each speaker a pitch: 2 (test) or 4 recordings of each."""
-    rows, takes = [], range(2) if part == "test" else range(5, 15, 3)
+    rows = []
+    takes = range(2) if part == "test" else range(5, 15, 3)
     for take, digit, (place, speaker) in itertools.product(takes, range(10), enumerate(SPEAKERS)):
         time = np.arange(rng.integers(2000, 3500)) / 8000
         tones = (300 + 150 * digit) * (1 + 0.02 * place) * np.array([1, 1.7])

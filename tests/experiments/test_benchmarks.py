@@ -87,7 +87,8 @@ def test_equal_weights_give_equal_losses(name, workload, ours):
 def test_accelerated_programs_have_the_losses_of_the_plain_ones(name, workload, monkeypatch):
     if importlib.util.find_spec("flax" if name in ("linen", "nnx") else name) is None:
         pytest.skip(f"accelerates {name}, which is not installed")
-    peer, tiny = importlib.import_module(f"experiments.benchmarks.peers.{name}"), TINY[workload]
+    peer = importlib.import_module(f"experiments.benchmarks.peers.{name}")
+    tiny = TINY[workload]
     (variant,) = [one for one in peer.variants(tiny) if one.endswith(measure.ACCELERATED)]
     plain = variant.removesuffix(measure.ACCELERATED)
     assert plain in peer.variants(tiny)
@@ -151,9 +152,11 @@ def test_bootstrap_of_paired_noise_is_exact():
 @pytest.mark.slow
 def test_bootstrap_interval_has_the_width_of_the_median():
     """Independent noise: the median of n normals has the deviation 1.2533 / sqrt(n)."""
-    peer, ours = 20 + 0.1 * np.random.default_rng(1).normal(size=400), np.full(400, 10.0)
+    peer = 20 + 0.1 * np.random.default_rng(1).normal(size=400)
+    ours = np.full(400, 10.0)
     ratio, low, high = bootstrap(list(peer), list(ours))
-    assert low < ratio < high and 1.99 < ratio < 2.01
+    assert low < ratio < high
+    assert 1.99 < ratio < 2.01
     expected = 2 * 1.96 * 1.2533 * 0.01 / np.sqrt(400)
     assert 0.5 < (high - low) / expected < 2
 
@@ -208,7 +211,8 @@ def test_a_row_of_the_page_has_the_fastest_of_each_kind():
     (lines,) = report.groups(ROWS).values()
     label, *times, jax_ratio, torch_ratio, programs = figures.row_of("LeNet, batch 128", lines)
     assert (label, times) == ("LeNet, batch 128", ["10.0", "12.0", "8.00"])
-    assert jax_ratio == "1.20 (1.20 to 1.20)" and torch_ratio == "0.80 (0.80 to 0.80)"
+    assert jax_ratio == "1.20 (1.20 to 1.20)"
+    assert torch_ratio == "0.80 (0.80 to 0.80)"
     assert programs == "Haiku; PyTorch"
     assert figures.row_of("LeNet", lines[:1]) == ["LeNet", "10.0", "", "", "", "", ""]
 
@@ -252,7 +256,8 @@ def test_labels_are_of_workloads_and_in_the_figures():
 
 
 def test_a_run_replaces_its_rows_and_those_of_other_versions(tmp_path):
-    path, run = tmp_path / "figures.json", tmp_path / "cpu.json"
+    path = tmp_path / "figures.json"
+    run = tmp_path / "cpu.json"
     shutil.copy(figures.FILE, path)
     contents = json.loads(path.read_text())
     contents["cpu"]["sentence"] = "jaxnet is faster than Haiku."
@@ -265,17 +270,21 @@ def test_a_run_replaces_its_rows_and_those_of_other_versions(tmp_path):
     report.save([*ROWS, KEPT], about | {"versions": versions}, run)
     figures.take(run, path)
     after = figures.findings(path)
-    assert len(after[0][1].rows) == len(before[0][1].rows) and after[1:] == before[1:]
+    assert len(after[0][1].rows) == len(before[0][1].rows)
+    assert after[1:] == before[1:]
     assert after[0][1].rows == (NEW, *before[0][1].rows[1:])
-    assert after[0][1].seeds == 4 and after[0][1].commands[0].options == "--workloads LeNet"
+    assert after[0][1].seeds == 4
+    assert after[0][1].commands[0].options == "--workloads LeNet"
     report.save([*ROWS, KEPT], about | {"versions": {"jax": "0.13", "torch": "2.14"}}, run)
     figures.take(run, path)
     ((_, record), *_) = figures.findings(path)
-    assert record.rows == (NEW,) and record.versions == "jax 0.13, PyTorch 2.14"
+    assert record.rows == (NEW,)
+    assert record.versions == "jax 0.13, PyTorch 2.14"
 
 
 def test_a_run_on_issues_replaces_its_rows(tmp_path):
-    path, run = tmp_path / "figures.json", tmp_path / "accelerated.json"
+    path = tmp_path / "figures.json"
+    run = tmp_path / "accelerated.json"
     shutil.copy(figures.FILE, path)
     before = {record.title: record.rows for _, record in figures.findings(path)}
     contents = json.loads(path.read_text())
@@ -312,7 +321,8 @@ def test_pictures_of_the_page_are_drawn(tmp_path):
     assert axes.get_yticklabels()[0].get_text() == "LeNet, batch 128"
     (axes,) = figures.plot_rates(generation_record).axes
     rates = [float(row[i]) for i in (1, 2, 3) for row in generation_record.rows if row[i]]
-    assert [patch.get_width() for patch in axes.patches] == rates and len(rates) > 10
+    assert [patch.get_width() for patch in axes.patches] == rates
+    assert len(rates) > 10
 
 
 def test_every_target_names_a_workload_and_a_program():
@@ -341,7 +351,8 @@ def test_picture_has_a_point_for_the_best_of_each_peer():
 def test_samples_are_saved_and_read(tmp_path):
     report.save(ROWS, {"backend": "cpu"}, tmp_path / "new" / "cpu.json")
     rows, about = report.read(tmp_path / "new" / "cpu.json")
-    assert rows == ROWS and about == {"backend": "cpu"}
+    assert rows == ROWS
+    assert about == {"backend": "cpu"}
 
 
 @pytest.mark.long
@@ -352,7 +363,9 @@ def test_a_whole_run(tmp_path):
     rows = benchmark.run(benchmark.Config(workloads=("MLP 3x64",), peers=("hand",), **few))
     assert [row.program for row in rows] == ["jaxnet", "by hand"]
     for row in rows:
-        assert len(row.samples) == 2 and 0 < min(row.samples) and not row.note
+        assert len(row.samples) == 2
+        assert 0 < min(row.samples)
+        assert not row.note
         assert math.isfinite(row.load[0])
     assert {path.name for path in tmp_path.iterdir()} == {"cpu.json", "cpu.txt", "cpu.png"}
     again = benchmark.run(benchmark.Config(again=tmp_path / "cpu.json", out=tmp_path / "again"))
@@ -365,7 +378,9 @@ def test_programs_of_issues_compute_the_same_accelerated(case):
     rows = accelerated.measure(case, rounds=2, tiny=True)
     assert [row.program for row in rows] == ["plain", "accelerated"]
     for row in rows:
-        assert not row.note and len(row.samples) == 2 and 0 < min(row.samples)
+        assert not row.note
+        assert len(row.samples) == 2
+        assert 0 < min(row.samples)
 
 
 def test_a_run_on_issues(tmp_path, capsys):
@@ -392,7 +407,8 @@ def test_a_program_with_another_result_has_no_times():
 
     assert len(row(1 + 1e-6).samples) == 2
     off = row(1.001)
-    assert off.samples == [] and "results differ by 0.001 of the largest entry" in off.note
+    assert off.samples == []
+    assert "results differ by 0.001 of the largest entry" in off.note
     assert "nan" in row(np.nan).note
 
 
@@ -410,7 +426,8 @@ ONCE = {"rounds": 1, "timeout": 120, "say": lambda line: None}
 def test_first_step_in_a_fresh_process():
     rows = fresh.run_first_steps(TINY["mlp"], programs=fresh.PROGRAMS[:1], **ONCE)
     values = {row.workload: row.samples[0] for row in rows}
-    assert list(values)[0] == "mlp: first step, cold" and len(values) == 6
+    assert list(values)[0] == "mlp: first step, cold"
+    assert len(values) == 6
     parts = ("import, cold", "init, cold", "trace, compile, step, cold")
     whole = values["mlp: first step, cold"]
     assert sum(values[f"mlp: {part}"] for part in parts) == pytest.approx(whole)
@@ -421,8 +438,10 @@ def test_first_step_in_a_fresh_process():
 def test_import_times(monkeypatch):
     monkeypatch.setattr(fresh, "IMPORTS", ("jaxnet", "no_such_module"))
     ours, missing = fresh.run_imports(**ONCE)
-    assert len(ours.samples) == 1 and 0 < ours.samples[0] < 120
-    assert not missing.samples and "not installed" in missing.note
+    assert len(ours.samples) == 1
+    assert 0 < ours.samples[0] < 120
+    assert not missing.samples
+    assert "not installed" in missing.note
 
 
 @pytest.mark.slow
@@ -444,18 +463,21 @@ def test_programs_are_lowered_for_accelerators(workload):
     """Without the accelerator: whatever has no lowering there would stop here."""
     for platform in ("cuda", "tpu"):
         exported = own.lower(workload, (platform,))
-        assert exported.platforms == (platform,) and len(exported.mlir_module_serialized) > 1000
+        assert exported.platforms == (platform,)
+        assert len(exported.mlir_module_serialized) > 1000
 
 
 def test_weights_are_packed_as_cudnn_wants_them():
     """JAX unpacks them; its plain LSTM on them gives ours."""
     from jax.experimental import rnn
 
-    layer, x = jn.lstm(4), np.random.default_rng(0).normal(size=(3, 6, 5)).astype(np.float32)
+    layer = jn.lstm(4)
+    x = np.random.default_rng(0).normal(size=(3, 6, 5)).astype(np.float32)
     params, state = layer.init(jax.random.key(0), x)
     params = {name: np.float32(p) + np.float32(0.1) for name, p in params.items()}
     unpacked = rnn.unpack_lstm_weights(hand.packed(params), 5, 4, 1, False)
-    zero, lengths = np.zeros((1, 3, 4), np.float32), np.full(3, 6, np.int32)
+    zero = np.zeros((1, 3, 4), np.float32)
+    lengths = np.full(3, 6, np.int32)
     sizes = 5, 4, 1, 0.0, False
     theirs = jax.jit(lambda x: rnn.lstm_ref(x, zero, zero, *unpacked, lengths, *sizes)[0])(x)
     ours, _ = jax.jit(layer.apply)(params, state, x)
@@ -479,9 +501,11 @@ def test_a_whole_run_for_accelerators(tmp_path, monkeypatch):
     rows = gpu.run(config, tiny[:2], backend="cpu")
     assert [len(row.samples) for row in rows] == [3, 3, 3, 0]
     assert rows[3].note == "written for float32"
-    assert (tmp_path / "cpu.json").exists() and (tmp_path / "cpu.txt").exists()
+    assert (tmp_path / "cpu.json").exists()
+    assert (tmp_path / "cpu.txt").exists()
     late = gpu.run(dataclasses.replace(config, limit=1e-9), tiny[2:], backend="cpu")
-    assert late[0].note.startswith("not begun") and not late[0].samples
+    assert late[0].note.startswith("not begun")
+    assert not late[0].samples
 
 
 def test_a_program_without_memory_is_recognized():
@@ -518,12 +542,14 @@ def test_large_nets_have_equal_losses(name, workload):
 @pytest.mark.parametrize("name", layers.CASES)
 def test_a_layer_and_its_twin_in_pytorch_have_outputs_of_one_shape(name, torch):
     case = layers.CASES[name]
-    net, x = case.jaxnet(jn), jn.spec(case.shape, layers.data(case).dtype)
+    net = case.jaxnet(jn)
+    x = jn.spec(case.shape, layers.data(case).dtype)
     params, state = jax.eval_shape(net.init, jax.random.key(0), x)
     y, _ = jax.eval_shape(net.apply, params, state, x)
     with torch.device("meta"):
         dtype = torch.int32 if case.words else None
-        twin, x = case.torch(torch.nn), torch.zeros(case.shape, dtype=dtype)
+        twin = case.torch(torch.nn)
+        x = torch.zeros(case.shape, dtype=dtype)
     x = x.movedim(-1, 1) if case.first else x
     theirs = twin(x, x, x) if name.startswith("attention") else twin(x)
     theirs = theirs[0] if isinstance(theirs, tuple) else theirs

@@ -43,7 +43,8 @@ def last_params(file, small, like, names):
         size = leaf.size * leaf.dtype.itemsize
         found[name] = jnp.array(np.frombuffer(rest[:size], leaf.dtype).reshape(leaf.shape))
         rest = rest[size:]
-    assert not rest and len(found) == len(leaves)
+    assert not rest
+    assert len(found) == len(leaves)
     return tree.unflatten([found[name] for name in places])
 
 
@@ -53,8 +54,10 @@ def test_varied_strokes_stay_on_the_board():
         for _ in range(20):
             varied = board.varied(strokes, rng)
             assert [len(points) for points in varied] == [len(points) for points in strokes]
-            points, before = np.concatenate(varied), np.concatenate(strokes)
-            assert points.min() >= 0.04 and points.max() <= 0.96
+            points = np.concatenate(varied)
+            before = np.concatenate(strokes)
+            assert points.min() >= 0.04
+            assert points.max() <= 0.96
             assert 0 < np.abs(points - before).mean() < 0.2
 
 
@@ -65,7 +68,8 @@ def test_the_board_computes_what_jaxnet_does(page, tmp_path):
     digits, labels = (a[:20] for a in jn.data.mnist()[1])
     kinds = "kernel.scale", "bias", "kernel.int8"
     names = [f"{layer}.{kind}" for kind in kinds for layer in board.LAYERS]
-    params, state = last_params("lenet5.npz", small, digits[:1], names), {}
+    params = last_params("lenet5.npz", small, digits[:1], names)
+    state = {}
     logits, _ = small.apply(params, state, digits)
     assert (np.argmax(logits, -1) == labels).mean() > 0.9
     why = jn.inspect.integrated_gradients(small, params, state, digits[:3], labels[:3], steps=64)
@@ -115,7 +119,8 @@ WRITES = """(async () => {
 def test_the_page_writes_what_jaxnet_does(page):
     """The logits of 200 letters, three times as far as a block looks back, and 40 letters drawn."""
     with np.load(board.CANVAS / "letters.npz") as run:
-        alphabet, names = str(run["letters"]), [line.split()[0] for line in run["layout"]]
+        alphabet = str(run["letters"])
+        names = [line.split()[0] for line in run["layout"]]
     text = ("ROMEO:\nBut, soft! what light through yonder window breaks?\n" * 4)[:200]
     ids = np.array([[alphabet.index(letter) for letter in text]])
     small = jn.quantized(browser_letters.gpt(len(alphabet)))
@@ -123,6 +128,8 @@ def test_the_page_writes_what_jaxnet_does(page):
     with board.opened(page) as ask:
         said = board.evaluate(ask, WRITES.replace("IDS", json.dumps(ids[0].tolist())))
         np.testing.assert_allclose(said["logits"], logits[0], rtol=1e-3, atol=1e-3)
-        assert said["before"] == "ROMEO:\n" and said["bars"] == 8
-        assert said["written"].startswith("ROMEO:\n") and set(said["written"]) <= set(alphabet)
+        assert said["before"] == "ROMEO:\n"
+        assert said["bars"] == 8
+        assert said["written"].startswith("ROMEO:\n")
+        assert set(said["written"]) <= set(alphabet)
         check_widths(ask)

@@ -71,7 +71,8 @@ def torch_optimizer(weights):
     import torch
 
     kilostep_scale = 1024 * (1 + 1 / (1 - 0.85))
-    lr, wd = 11.5 / kilostep_scale, 0.0153 * BATCH / kilostep_scale
+    lr = 11.5 / kilostep_scale
+    wd = 0.0153 * BATCH / kilostep_scale
     trained = [(name, weight) for name, weight in weights.items() if weight.requires_grad]
     norms = [weight for name, weight in trained if "norm" in name]
     others = [weight for name, weight in trained if "norm" not in name]
@@ -131,7 +132,8 @@ def test_twenty_steps_are_those_of_pytorch(x64):
     """Net, smoothed loss, groups of rates and decays, schedule, frozen parts, look-ahead."""
     pytest.importorskip("torch", reason="is compared with")
     rng = np.random.default_rng(0)
-    x, y = rng.normal(size=(STEPS, BATCH, 32, 32, 3)), rng.integers(0, 10, (STEPS, BATCH))
+    x = rng.normal(size=(STEPS, BATCH, 32, 32, 3))
+    y = rng.integers(0, 10, (STEPS, BATCH))
     net = record.record_net(WIDTHS, record.RECIPES["nesterov"])
     trainer = record.make_trainer(net, record.nesterov(BATCH, STEPS, WHITEN_STEPS))
     data = jnp.asarray(x), jnp.asarray(y)
@@ -172,7 +174,8 @@ def test_each_photo_is_flipped_in_every_second_epoch_and_seen_once_per_epoch():
     in_epoch, epochs = count // size, 6
     photos = np.zeros((count, 8, 8, 3), np.uint8)
     photos[:, :, 4:] = 255
-    data, steps = (jnp.asarray(photos), jnp.arange(count)), epochs * in_epoch
+    data = (jnp.asarray(photos), jnp.arange(count))
+    steps = epochs * in_epoch
     batch = record.batches(jax.random.key(0), data, size, in_epoch, steps)
     flipped = np.full((epochs, count), -1)
     orders = []
@@ -258,7 +261,8 @@ def test_the_whitening_kernel_stays_and_its_bias_stops(optimizer):
         "head": {"kernel": jnp.ones((2, 10))},
     }  # fmt: skip
     transform = record.OPTIMIZERS[optimizer](size=8, steps=10, whiten_steps=3)
-    state, grads = transform.init(start), jax.tree.map(jnp.ones_like, start)
+    state = transform.init(start)
+    grads = jax.tree.map(jnp.ones_like, start)
     update = jax.jit(transform.update)
     bias = []
     params = start
@@ -283,7 +287,8 @@ def test_muon_orthogonalizes_the_step_and_keeps_the_norm_of_kernels():
     left, _, right = np.linalg.svd(grads["conv_1_1"]["kernel"].reshape(36, 5), full_matrices=False)
     inside = left.T @ step @ right.T  # diagonal: the gradient's directions, about equally long
     np.testing.assert_allclose(inside, np.diag(np.diag(inside)), atol=1e-3)
-    assert 0.5 < np.diag(inside).min() and np.diag(inside).max() < 1.3
+    assert 0.5 < np.diag(inside).min()
+    assert np.diag(inside).max() < 1.3
 
 
 @pytest.mark.long
@@ -303,8 +308,10 @@ def test_runs_differ_by_seed_and_repeat(optimizer, monkeypatch, tmp_path):
     )
     both = record.run(record.Config(runs=2, **options))
     loss = both.history["loss"]["train"]
-    assert loss.shape == (2, 5) and np.isfinite(loss).all()
-    assert (loss[0] != loss[1]).all() and (both.seconds > 0).all()
+    assert loss.shape == (2, 5)
+    assert np.isfinite(loss).all()
+    assert (loss[0] != loss[1]).all()
+    assert (both.seconds > 0).all()
     second = record.run(record.Config(seed=1, **options))
     np.testing.assert_allclose(second.history["loss"]["train"][0], loss[1], rtol=1e-3)
     assert second.accuracies[0] == pytest.approx(both.accuracies[1], abs=0.02)

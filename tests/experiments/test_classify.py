@@ -39,7 +39,8 @@ def test_each_name_is_its_rule(name):
 def test_the_rate_falls_to_0_over_the_steps():
     optimizer = make_optimizer(Training(optimizer="sgd", learning_rate=0.4), steps=10)
     given = updates(optimizer, [1.0] * 11)
-    assert given[0] == pytest.approx(-0.4) and given[5] == pytest.approx(-0.2)
+    assert given[0] == pytest.approx(-0.4)
+    assert given[5] == pytest.approx(-0.2)
     assert given[10] == pytest.approx(0, abs=1e-7)
 
 
@@ -70,7 +71,8 @@ def test_the_last_epochs_see_images_as_they_are(tmp_path):
     blank = SOFTMAX._replace(augment=lambda key, x: 0 * x)  # nothing can be learned from these
     options = Training(epochs=8, clean_epochs=5, batch_size=16, optimizer="sgd", output=tmp_path)
     found = classify(blank, shapes(), shapes(30, 1), options).history["loss"]["train"]
-    assert found.shape == (8,) and found[:3].min() > 1.3 > 0.9 > found[4:].max() > 0.05
+    assert found.shape == (8,)
+    assert found[:3].min() > 1.3 > 0.9 > found[4:].max() > 0.05
     with_none = Training(epochs=1, clean_epochs=1, optimizer="sgd", output=tmp_path)
     assert classify(blank, shapes(), shapes(30, 1), with_none).accuracies[0] > 0.3
 
@@ -117,7 +119,8 @@ def test_learns_and_draws(tmp_path):
     assert 0.02 < loss < 0.6  # and is not certain yet
     assert results.history["accuracy"]["train"].shape == (2, 12)
     names = {path.stem for path in results.pictures if path.suffix == ".png"}
-    assert names == {"curves", "confusion", "filters"} and len(results.pictures) == 3
+    assert names == {"curves", "confusion", "filters"}
+    assert len(results.pictures) == 3
     assert all(path.exists() for path in results.pictures)
     assert not (tmp_path / "mistakes.png").exists()
 

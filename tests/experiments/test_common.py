@@ -103,7 +103,8 @@ def test_mean_and_deviation_as_text():
 def test_examples_per_class_are_drawn_once():
     y = np.array([0, 1, 1, 2, 0, 2, 1, 0, 2])
     rows = common.per_class(y, 2, seed=0)
-    assert sorted(y[rows]) == [0, 0, 1, 1, 2, 2] and len(set(rows)) == 6
+    assert sorted(y[rows]) == [0, 0, 1, 1, 2, 2]
+    assert len(set(rows)) == 6
     assert (common.per_class(y, 2, seed=0) == rows).all()
 
 
@@ -114,7 +115,8 @@ def test_epochs_of_a_training_from_scratch(capsys):
     options = {"seed": 0, "epochs": 12, "batch_size": 4}
     epochs = common.run_epochs(trainer, (x, 2 * x), evaluate=(x, x), **options)
     assert [epoch.number for epoch in epochs] == [*range(1, 13)]
-    assert epochs[-1].train["loss"] < epochs[0].train["loss"] and epochs[-1].evaluation is not None
+    assert epochs[-1].train["loss"] < epochs[0].train["loss"]
+    assert epochs[-1].evaluation is not None
     assert capsys.readouterr().out.count("epoch") == 6
 
 
@@ -126,4 +128,5 @@ def test_figures_are_saved_and_named(tmp_path):
     common.plot_by_labels(axes, {"ours": ours, "theirs": theirs}, 0.1)
     assert [label.get_text() for label in axes.get_xticklabels()] == ["10", "all"]
     (path,) = common.save({"accuracy": figure}, tmp_path / "new")
-    assert path == tmp_path / "new" / "accuracy.png" and path.stat().st_size > 1000
+    assert path == tmp_path / "new" / "accuracy.png"
+    assert path.stat().st_size > 1000

@@ -19,11 +19,14 @@ def test_the_claim_at_a_smaller_size(tmp_path):
     sizes = {"size": 8, "components": 32, "patches": 12_000, "features": 36}
     config = edges.Config(**sizes, epochs=40, output=tmp_path)
     results = edges.run(config)
-    assert 0.5 < results.shares["learned"][0] <= 1 and results.oriented[0] > 0.5
+    assert 0.5 < results.shares["learned"][0] <= 1
+    assert results.oriented[0] > 0.5
     assert results.oriented[0] <= results.shares["learned"][0]
     assert results.shares["random"][0] < 0.1
     low, high = results.activation[0]
-    assert abs(low - config.rho) < 0.02 and abs(high - config.rho) < 0.02 and low < high
+    assert abs(low - config.rho) < 0.02
+    assert abs(high - config.rho) < 0.02
+    assert low < high
 
 
 def test_what_counts_as_oriented():
@@ -37,10 +40,12 @@ def test_what_counts_as_oriented():
 def test_patches_are_whitened_but_for_the_damping():
     x = np.random.default_rng(0).normal(size=(500, 64)) @ np.diag(np.linspace(0.1, 1, 64))
     whitened, directions = edges.prepare(x, 20)
-    assert whitened.shape == (500, 20) and directions.shape == (64, 20)
+    assert whitened.shape == (500, 20)
+    assert directions.shape == (64, 20)
     np.testing.assert_allclose(directions.T @ directions, np.eye(20), atol=1e-4)
     covariance = np.cov(whitened.T)
-    assert 0.8 < np.diag(covariance).min() and np.diag(covariance).max() <= 1.001
+    assert 0.8 < np.diag(covariance).min()
+    assert np.diag(covariance).max() <= 1.001
     assert np.abs(covariance - np.diag(np.diag(covariance))).max() < 1e-3
 
 
@@ -61,7 +66,8 @@ def test_photographs_of_tfds(images, monkeypatch):
     monkeypatch.setattr(edges.jn.data, "cifar10", lambda data_dir: cifar)
     monkeypatch.setattr(edges.jn.data.tfds, "load", lambda *a, data_dir: {"image": color})
     photos = edges.load(edges.Config(images=images))
-    assert len(photos) == 6 and photos[0].shape == (40, 30)
+    assert len(photos) == 6
+    assert photos[0].shape == (40, 30)
     np.testing.assert_allclose(photos, 0.2, rtol=1e-6)
 
 
@@ -107,7 +113,8 @@ def test_mnist_is_cut_to_the_train_size(monkeypatch):
     monkeypatch.setattr(autoencoder.jn.data, "mnist", lambda data_dir: (images, data_dir))
     config = autoencoder.Config(data="mnist", data_dir=Path("there"), train_size=5)
     (x, y), test = autoencoder.load(config)
-    assert len(x) == len(y) == 5 and test == Path("there")
+    assert len(x) == len(y) == 5
+    assert test == Path("there")
 
 
 def test_sizes_of_the_data_set_where_no_option_is_given():

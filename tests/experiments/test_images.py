@@ -45,7 +45,8 @@ def test_augment_hands_over_changed_images(few, monkeypatch, tmp_path):
     heights = (y.max(2) > 0.3).sum(1)
     assert 7 <= heights.min() < heights.max() <= 14
     firsts = (y.max(2) > 0.3).argmax(1)
-    assert 5 <= firsts.min() <= 7 and 11 <= firsts.max() <= 13  # shifted by up to 2
+    assert 5 <= firsts.min() <= 7
+    assert 11 <= firsts.max() <= 13  # shifted by up to 2
 
 
 @pytest.mark.long
@@ -66,7 +67,8 @@ def test_runs_as_a_command(tmp_path):
     options = {"cwd": ROOT, "capture_output": True, "text": True, "check": True}
     ended = subprocess.run([*command, "--output", str(tmp_path)], **options)
     assert "of the test images are classified correctly" in ended.stdout
-    assert "output" in ended.stdout and "650" in ended.stdout  # the summary's table
+    assert "output" in ended.stdout
+    assert "650" in ended.stdout  # the summary's table
     assert (tmp_path / "curves.png").is_file()
 
 
@@ -92,14 +94,18 @@ def test_the_table_has_means_over_seeds():
     two[1, 0, 1] = 3  # half of the first class are predicted as the second
     text = str(camvid.table({"8s": two, "32s": two}))
     # mean over the classes that occur: 1 and (1/2 + 0) / 2
-    assert "sky" in text and "0.750" in text and "0.6250" in text and "66.67%" in text
+    assert "sky" in text
+    assert "0.750" in text
+    assert "0.6250" in text
+    assert "66.67%" in text
 
 
 @pytest.mark.slow
 def test_boxes_move_with_the_image_and_are_dropped_where_little_is_left():
     """Bright rectangles on black: the boxes are where the light is."""
     rng = np.random.default_rng(0)
-    x, boxes = np.zeros((40, 60, 80, 3), np.float32), np.zeros((40, 3, 4), np.float32)
+    x = np.zeros((40, 60, 80, 3), np.float32)
+    boxes = np.zeros((40, 3, 4), np.float32)
     for i in range(40):
         top, left = rng.integers(0, [40, 50])
         x[i, top : top + 20, left : left + 30] = 1
@@ -108,15 +114,19 @@ def test_boxes_move_with_the_image_and_are_dropped_where_little_is_left():
     classes = np.tile([1, 0, -1], (40, 1))
     batch = jnp.asarray(x), {"boxes": jnp.asarray(boxes), "classes": jnp.asarray(classes)}
     y, targets = jax.jit(bccd.augment)(jax.random.key(0), batch)
-    y, boxes, classes = np.asarray(y), np.asarray(targets["boxes"]), np.asarray(targets["classes"])
-    assert y.shape == x.shape and (classes[:, 2] == -1).all()
+    y = np.asarray(y)
+    boxes = np.asarray(targets["boxes"])
+    classes = np.asarray(targets["classes"])
+    assert y.shape == x.shape
+    assert (classes[:, 2] == -1).all()
     assert ((boxes[..., 2:] > boxes[..., :2]).all(-1) == (classes >= 0)).all()
     assert not boxes[classes < 0].any()
     kept = np.flatnonzero(classes[:, 0] == 1)
     assert 30 < len(kept)
     for i in kept:
         bright = y[i].mean(-1) > 0.5 * y[i].max()
-        rows, columns = np.flatnonzero(bright.any(1)), np.flatnonzero(bright.any(0))
+        rows = np.flatnonzero(bright.any(1))
+        columns = np.flatnonzero(bright.any(0))
         found = [rows[0] / 60, columns[0] / 80, (rows[-1] + 1) / 60, (columns[-1] + 1) / 80]
         np.testing.assert_allclose(found, boxes[i, 0], atol=1.01 / 60)
     corners = boxes[classes[:, 1] == 0, 1]
@@ -182,7 +192,8 @@ def test_the_rate_rises_for_a_fifth_and_falls_and_kernels_alone_decay():
     for _ in range(100):
         update, state = optimizer.update(zero, state, params)
         sizes.append(-float(update["kernel"]))
-    assert 15 < int(np.argmax(sizes)) < 35 and sizes[-1] < 0.01 * max(sizes)
+    assert 15 < int(np.argmax(sizes)) < 35
+    assert sizes[-1] < 0.01 * max(sizes)
 
 
 @pytest.mark.long
@@ -198,10 +209,13 @@ def test_methods_are_compared(few_examples, monkeypatch, tmp_path):
     assert 0.5 < results.before < 1
     assert all(a[10].shape == (2,) for a in results.accuracies.values())
     frozen, convs, slower = (results.accuracies[name][10].mean() for name in names)
-    assert 0.25 < frozen < convs < 0.95 and 0.4 < slower < 0.95
+    assert 0.25 < frozen < convs < 0.95
+    assert 0.4 < slower < 0.95
     moved = [results.moved[name] for name in names]
-    assert moved[0] == {"c1": 0, "f6": 0} and moved[1]["c1"] == 0  # bit by bit
-    assert 1e-3 < moved[1]["f6"] < 0.5 and 1e-3 < moved[2]["c1"] < 0.1
+    assert moved[0] == {"c1": 0, "f6": 0}
+    assert moved[1]["c1"] == 0  # bit by bit
+    assert 1e-3 < moved[1]["f6"] < 0.5
+    assert 1e-3 < moved[2]["c1"] < 0.1
 
 
 @pytest.mark.slow
@@ -211,7 +225,8 @@ def test_the_trunk_comes_from_the_trained_net():
     trained = jn.trainer(finetune.classifier(net), optax.sgd(0.1)).init(jax.random.key(7), data)
     new = finetune.with_head(net, frozen=True)
     params = finetune.begin(new, trained, seed=1)
-    assert set(params) == {"lenet5", "head"} and set(params["lenet5"]) == {"c1", "c3", "c5", "f6"}
+    assert set(params) == {"lenet5", "head"}
+    assert set(params["lenet5"]) == {"c1", "c3", "c5", "f6"}
     for name, entry in params["lenet5"].items():
         assert entry["kernel"] is trained.params[name]["kernel"]
     other = finetune.begin(new, None, seed=1)

@@ -24,7 +24,8 @@ def test_learns_reports_and_draws(tmp_path):
     assert results.xor == {
         "no map": False, "polynomial": True, "RBF": True, "random Fourier": True
     }  # fmt: skip
-    assert results.pairs.all() and (results.pair_accuracies > 0.95).all()
+    assert results.pairs.all()
+    assert (results.pair_accuracies > 0.95).all()
     assert 0.8 < results.digits["no map"][0] < 0.97 < results.digits["random Fourier"][0] < 0.995
     with Image.open(tmp_path / "line.gif") as film:
         assert film.n_frames == results.mistakes + 1
@@ -33,13 +34,16 @@ def test_learns_reports_and_draws(tmp_path):
 def test_points_lie_on_both_sides_of_the_line_and_off_it():
     x, y, line = perceptron.line_data(200)
     z = (x @ line["kernel"] + line["bias"])[:, 0]
-    assert ((z > 0) == y).all() and np.abs(z).min() > 0.07 and 0.2 < y.mean() < 0.8
+    assert ((z > 0) == y).all()
+    assert np.abs(z).min() > 0.07
+    assert 0.2 < y.mean() < 0.8
 
 
 def test_clouds_are_xor():
     x, y = perceptron.xor_data(400)
     right, up = (x > 0).T
-    assert ((right != up) == y).mean() > 0.99 and y.mean() == 0.5
+    assert ((right != up) == y).mean() > 0.99
+    assert y.mean() == 0.5
 
 
 @pytest.mark.slow
@@ -48,7 +52,8 @@ def test_the_error_falls_with_units_and_is_drawn(tmp_path):
     results = universal.run(config)
     assert results.errors.shape == results.largest.shape == (2, 2)
     few, many = results.errors
-    assert 0.3 < few.min() < 1.3 and 0.005 < many.max() < 0.5 * few.min()
+    assert 0.3 < few.min() < 1.3
+    assert 0.005 < many.max() < 0.5 * few.min()
     assert (results.largest > results.errors).all()
 
 
@@ -72,19 +77,23 @@ def test_units_rise_in_different_places():
 @pytest.mark.slow
 def test_the_small_example_becomes_likelier_and_ais_says_so():
     curve, estimates = rbm.exact_example(jax.random.key(0), 12, "PCD")
-    assert curve.shape == (13,) and estimates.shape == (12, 3)
-    assert -8.4 < curve[0] < -8.2 and curve[0] + 0.5 < curve[-1] < -6.4
+    assert curve.shape == (13,)
+    assert estimates.shape == (12, 3)
+    assert -8.4 < curve[0] < -8.2
+    assert curve[0] + 0.5 < curve[-1] < -6.4
     epochs, likelihood, error = estimates.T
     assert epochs.tolist() == list(range(1, 13))
     off = np.abs(likelihood - curve[1:]) / error
-    assert off.max() < 3.5 and off.mean() > 0.2  # not closer than they may be
+    assert off.max() < 3.5
+    assert off.mean() > 0.2  # not closer than they may be
 
 
 def test_temperatures_are_those_of_the_paper():
     betas = rbm.temperatures(14_500)
     assert len(betas) == 14_501
     np.testing.assert_allclose(betas[[0, 500, 4500, -1]], [0, 0.5, 0.9, 1])
-    assert (np.diff(betas) > 0).all() and (np.diff(rbm.temperatures(5)) > 0).all()
+    assert (np.diff(betas) > 0).all()
+    assert (np.diff(rbm.temperatures(5)) > 0).all()
 
 
 def test_pixels_are_drawn_by_their_grey_value():
@@ -97,7 +106,8 @@ def test_pixels_are_drawn_by_their_grey_value():
 @pytest.mark.slow
 def test_fine_tuning_starts_from_the_given_params():
     (x, y), test = jn.data.digits()
-    train, test = (x[:300].reshape(-1, 64), y[:300]), (test[0].reshape(-1, 64), test[1])
+    train = (x[:300].reshape(-1, 64), y[:300])
+    test = (test[0].reshape(-1, 64), test[1])
     dead = {"dense": {"kernel": jnp.zeros((64, 30)), "bias": jnp.full(30, -9.0, jnp.float32)}}
     chance = dbn.fine_tune(0, jn.models.mlp([30, 10]), dead, train, test, 60)
     assert 0 < chance < 0.2  # dead units stay dead, whatever is above them
@@ -108,14 +118,16 @@ def test_vowels_become_state_0_and_nothing_else_changes():
     x = hmm.lines("babe " * 50, 250)
     logits = np.full((2, 27), -9.0)
     logits[0, [1, 26]] = logits[1, [0, 4]] = 0  # state 1 emits the vowels
-    start, transition = np.array([0.3, 0.7]), np.array([[0.1, 0.2], [0.3, 0.4]])
+    start = np.array([0.3, 0.7])
+    transition = np.array([[0.1, 0.2], [0.3, 0.4]])
     params = {"start": start, "transition": transition, "emission": {"logits": logits}}
     ordered = hmm.vowels_first(params, x)
     assert ordered["start"].tolist() == [0.7, 0.3]
     assert ordered["transition"].tolist() == [[0.4, 0.3], [0.2, 0.1]]
     np.testing.assert_array_equal(ordered["emission"]["logits"], logits[::-1])
     share = hmm.by_symbol(ordered, x)[:, 0]
-    assert share[[0, 4]].min() > 0.9 and share[[1, 26]].max() < 0.1
+    assert share[[0, 4]].min() > 0.9
+    assert share[[1, 26]].max() < 0.1
     np.testing.assert_allclose(hmm.by_symbol(params, x), hmm.by_symbol(ordered, x)[:, ::-1], 1e-4)
 
 
@@ -143,7 +155,8 @@ def test_the_smallest_and_the_largest_change_are_measured_with_and_without_augme
     for panel in results.accuracies.values():
         assert list(panel) == ["without", "with"]
         for accuracies in panel.values():
-            assert accuracies.shape == (2, 3) and (accuracies >= 0).all()
+            assert accuracies.shape == (2, 3)
+            assert (accuracies >= 0).all()
             assert 0.15 < accuracies[:, 1].mean() < 0.95  # upright
         upright, quarter = panel["without"][:, 1], panel["without"][:, 0]
         assert (quarter < upright).all()
@@ -190,7 +203,8 @@ def test_half_way():
 @pytest.mark.slow
 def test_phase_plot_is_black_and_white_on_the_two_sides_of_theory():
     recovered, sparse, counts = cs.phase(cs.Config(unknowns=60, cells=4, trials=5, steps=150))
-    assert sparse.tolist() == [12, 24, 36, 48] and counts.tolist() == [15, 30, 45, 60]
+    assert sparse.tolist() == [12, 24, 36, 48]
+    assert counts.tolist() == [15, 30, 45, 60]
     needed = cs.theory(sparse / 60)[:, None]
     measured = counts / 60
     assert (recovered[measured > needed + 0.2] > 0.7).all()
@@ -220,7 +234,8 @@ def test_a_digit_is_recovered():
     assert found.shape == (2, 3, 2, 100)
     errors = np.linalg.norm(found - image.reshape(2, 100), axis=-1)
     assert (errors[0, 1] > 0.1).all()  # from 10 numbers
-    assert (errors[1, 0] > 0.5).all() and (errors[1, 1:] < 1e-4).all()
+    assert (errors[1, 0] > 0.5).all()
+    assert (errors[1, 1:] < 1e-4).all()
 
 
 @pytest.mark.slow
@@ -275,7 +290,8 @@ def test_a_tiny_run(few_examples, tmp_path):
         "sparse coding", "sparse coding", "sparse coding",
     ]  # fmt: skip
     for accuracies in results.accuracies.values():
-        assert accuracies.shape == (1,) and 0.3 < accuracies[0] < 0.95
+        assert accuracies.shape == (1,)
+        assert 0.3 < accuracies[0] < 0.95
     for accuracies in results.rbf.values():
         assert accuracies.shape == (2, 1)
         assert 0.5 < accuracies[0, 0] < accuracies[1, 0] < 0.99
@@ -291,7 +307,8 @@ ACTIVATIONS = {
 def both(hidden, f, slope, dtype):
     """Cost and gradient by hand, and those of the library's perceptron."""
     r = np.random.default_rng(0)
-    x, y = jnp.asarray(r.normal(size=(5, 2, 3)), dtype), jnp.asarray(r.random((5, 4)), dtype)
+    x = jnp.asarray(r.normal(size=(5, 2, 3)), dtype)
+    y = jnp.asarray(r.random((5, 4)), dtype)
     net = bp.make_net(hidden, 4, f)
     params, _ = net.init(jax.random.key(0), x)
     params = jax.tree.map(lambda w: w + jnp.asarray(0.1 * r.normal(size=w.shape), dtype), params)
@@ -318,7 +335,9 @@ def test_equals_jax_grad_in_float64(hidden, name, x64):
 
 def test_one_neuron_by_hand():
     """z = -0.46, a = σ(z) = 0.387, δ = -(1 - a) a (1 - a), and then δ x + λ W."""
-    w, x, y = np.float32(bp.W)[:, None], np.float32(bp.X)[None], np.ones((1, 1), np.float32)
+    w = np.float32(bp.W)[:, None]
+    x = np.float32(bp.X)[None]
+    y = np.ones((1, 1), np.float32)
     params = {"output": {"kernel": w, "bias": np.zeros(1, np.float32)}}
     run = jax.jit(bp.backpropagate, static_argnums=(3, 4))
     cost, gradients = jax.device_get(run(params, x, y, bp.sigmoid, bp.sigmoid_slope, 0.5))
@@ -332,7 +351,8 @@ def test_one_neuron_by_hand():
 def test_the_layers_come_in_their_order_beyond_ten():
     params, _ = jn.models.mlp([3] * 13).init(jax.random.key(0), jn.spec((2, 3)))
     names = bp.in_order(params)
-    assert names[1:3] == ["dense_1", "dense_2"] and names[10:] == ["dense_10", "dense_11", "output"]
+    assert names[1:3] == ["dense_1", "dense_2"]
+    assert names[10:] == ["dense_10", "dense_11", "output"]
     assert sorted(names) == sorted(params)
     assert bp.in_order({"output": {}}) == ["output"]
 
@@ -374,14 +394,16 @@ def test_the_pixels_that_count_are_removed_first():
     sums = X.sum((1, 3))
     sums[np.arange(7), LABELS] = 0
     np.testing.assert_allclose(best[:3], [np.mean(part > sums.max(1)) for part in left])
-    assert best[0] == 1 and best[3] == 0
+    assert best[0] == 1
+    assert best[3] == 0
     worst = inside.deletion(SUMS, {}, {}, X, LABELS, -X[..., 0], shares, 0)
     np.testing.assert_array_equal(worst[:4], 1)
     assert worst[-1] == best[-1] == 2 / 7  # all black: class 0, which is right for 2 of 7
 
 
 def test_removed_pixels_have_a_value_in_all_chunks(monkeypatch):
-    ranks, shares = np.random.default_rng(1).normal(size=X.shape[:3]), [0.3, 0.6]
+    ranks = np.random.default_rng(1).normal(size=X.shape[:3])
+    shares = [0.3, 0.6]
     monkeypatch.setattr(inside, "CHUNK", 3)
     found = inside.deletion(SUMS, {}, {}, X, LABELS, ranks, shares, np.full(1, 0.4))
     order = np.argsort(-ranks.reshape(7, -1), 1)
@@ -402,7 +424,8 @@ def test_of_equal_pixels_the_upper_left_go_first_and_shares_are_rounded():
 def test_two_means_see_a_triangle():
     """Positive kernels of ones: (1 1 1) * (1 1 1) = (1 2 3 2 1), along each axis."""
     conv = [jn.conv(2, 3, kernel_init=jn.initializers.ones, use_bias=False) for _ in "ab"]
-    net, x = jn.serial(*conv), np.ones((2, 9, 11, 1), np.float32)
+    net = jn.serial(*conv)
+    x = np.ones((2, 9, 11, 1), np.float32)
     params, state = net.init(jax.random.key(0), x)
     fields = jn.inspect.receptive_fields(net, x)
     found = inside.effective_field(net, params, state, x, "conv_1", fields)
@@ -410,7 +433,8 @@ def test_two_means_see_a_triangle():
     np.testing.assert_allclose(found, np.pad(np.outer(side, side), [(2, 2), (3, 3)]), atol=1e-6)
     left, right = inside.draw_fields(np.zeros((9, 11, 1)), fields, {"conv_1": found}).axes
     assert [p.get_label() for p in left.patches] == ["conv_1, 5×5"]
-    assert right.get_title() == "conv_1" and right.patches[0].get_xy() == (2.5, 1.5)
+    assert right.get_title() == "conv_1"
+    assert right.patches[0].get_xy() == (2.5, 1.5)
     np.testing.assert_array_equal(right.images[0].get_array(), found)
 
 

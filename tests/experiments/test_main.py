@@ -94,7 +94,8 @@ def test_records_become_pages_with_failed_claims_last(two):
     assert text.index("## Ours wins") < text.index("## Ours fails")
     assert "**Not supported:** *ours is better.* Ours is better: 99.0%." in text
     assert "**Supported.** Ours is better" in text
-    assert "Chosen on 1 seed." not in text and "After 3 trials." not in text
+    assert "Chosen on 1 seed." not in text
+    assert "After 3 trials." not in text
 
 
 def test_the_best_of_a_row_is_bold_and_long_tables_are_folded():
@@ -120,7 +121,8 @@ def test_a_page_begins_with_its_pictures(two):
 def test_the_index_counts_the_findings_of_a_topic(two):
     text = pages.index(rows.findings())
     line = "| [Digits and images](results/images.md) | "
-    assert text.count(line) == 1 and "| 1 not supported, 1 supported |" in text
+    assert text.count(line) == 1
+    assert "| 1 not supported, 1 supported |" in text
     assert "| 1 measured, 1 supported |" in text
 
 
@@ -140,11 +142,15 @@ def test_pages_are_up_to_date():
         assert path.read_text() == text, path
     assert set(pages.FOLDER.glob("*.md")) == set(pages.pages(rows.findings()))
     text = rows.README.read_text()
-    assert rows.BEGIN in text and rows.END in text and rows.with_index(text) == text
+    assert rows.BEGIN in text
+    assert rows.END in text
+    assert rows.with_index(text) == text
     written = (figures.PAGE, figures.with_findings), (figures.GUIDE, figures.with_table)
     for path, with_written in written:
         text = path.read_text()
-        assert figures.BEGIN in text and figures.END in text and with_written(text) == text
+        assert figures.BEGIN in text
+        assert figures.END in text
+        assert with_written(text) == text
 
 
 def test_every_experiment_is_found():
@@ -160,7 +166,8 @@ def test_every_experiment_is_found():
 @pytest.mark.parametrize("name", rows.EXPERIMENTS)
 def test_records_have_commands_of_their_experiment(name):
     module = importlib.import_module(f"experiments.{name}")
-    assert module.__doc__ and callable(module.run)
+    assert module.__doc__
+    assert callable(module.run)
     for field in dataclasses.fields(module.Config):  # the refusals of `experiments.common`
         if field.type is int and field.default > 0:
             with pytest.raises(ValueError, match=f"{field.name} must be .*, got 0"):
@@ -187,7 +194,8 @@ def test_each_picture_belongs_to_a_finding():
 def test_every_command_says_its_time_and_most_are_short_enough_to_rerun():
     found = rows.commands()
     assert all(command.seconds > 0 for command in found)
-    assert len(found) > 30 and sum(command.seconds <= 600 for command in found) > 20
+    assert len(found) > 30
+    assert sum(command.seconds <= 600 for command in found) > 20
 
 
 def test_a_run_keeps_the_output_and_reports_failures(two, tmp_path, capsys):
@@ -214,7 +222,9 @@ def test_pages_are_written_between_their_markers(two, tmp_path, monkeypatch):
     monkeypatch.setattr(pages, "FOLDER", tmp_path / "results")
     rows.run(rows.Config(table=True))
     for text in (path.read_text(), page.read_text(), guide.read_text()):
-        assert text.startswith("above\n") and text.endswith("below\n") and "outdated" not in text
+        assert text.startswith("above\n")
+        assert text.endswith("below\n")
+        assert "outdated" not in text
     names = sorted(file.name for file in (tmp_path / "results").iterdir())
     assert names == ["images.md", "speech.md"]
 

@@ -33,7 +33,8 @@ def test_planted_codes_come_back(solve):
     found = solve(A.astype(np.float32), y.astype(np.float32))
     error = np.linalg.norm(found - x, axis=1) / np.linalg.norm(x, axis=1)
     assert found.dtype == jnp.float32
-    assert (error > 1e-9).all() and (error < 1e-5).all()  # asked for: 1e-3
+    assert (error > 1e-9).all()
+    assert (error < 1e-5).all()  # asked for: 1e-3
 
 
 def test_too_few_measurements_do_not_bring_it_back(solve):
@@ -108,10 +109,13 @@ def test_distances_are_kept_as_theory_says():
 def test_projection_is_a_dense_layer():
     layer = random_projections.random_projection(4)
     params, state = layer.init(jax.random.key(0), jn.spec((3, 5)))
-    assert params["kernel"].shape == (5, 4) and list(params) == ["kernel"] and state == {}
+    assert params["kernel"].shape == (5, 4)
+    assert list(params) == ["kernel"]
+    assert state == {}
     dense = jn.dense(4, use_bias=False)
     x = jnp.ones((3, 5))
-    y, other = jit_apply(layer, params, state, x)[0], jit_apply(dense, params, state, x)[0]
+    y = jit_apply(layer, params, state, x)[0]
+    other = jit_apply(dense, params, state, x)[0]
     np.testing.assert_array_equal(y, other)
 
 

@@ -64,7 +64,8 @@ def test_photos_are_flipped_and_shifted():
     x = np.arange(1.0, 4 * 6 * 5 * 3 + 1).reshape(4, 6, 5, 3)
     x = np.concatenate([x] * 50)
     y = changed(x, np.random.default_rng(0), 1)
-    assert y.shape == x.shape and not np.array_equal(y, x)
+    assert y.shape == x.shape
+    assert not np.array_equal(y, x)
     found = set()
     for a, b in zip(x, y, strict=True):
         padded = np.pad(a, ((1, 1), (1, 1), (0, 0)))
@@ -79,9 +80,14 @@ def test_rates():
     task = Task("", False, 2, 3, 10, 0.5, 0)
     assert task.sizes(100) == (30, 18)
     rates = task.rates(100)
-    assert rates[0] == 0.5 and rates[50] == pytest.approx(0.25) and rates[-1] < 1e-3
+    assert rates[0] == 0.5
+    assert rates[50] == pytest.approx(0.25)
+    assert rates[-1] < 1e-3
     rates = task._replace(photos=True).rates(100)
-    assert rates[0] == 0 and rates.argmax() == 20 and rates[20] == 0.5 and rates[-1] < 0.01
+    assert rates[0] == 0
+    assert rates.argmax() == 20
+    assert rates[20] == 0.5
+    assert rates[-1] < 0.01
 
 
 def test_words():

@@ -49,7 +49,9 @@ def test_validation_holds_out_recordings_of_the_training_part(few_examples, tmp_
 
 def test_waveforms_are_cut_padded_and_normalized(few_examples):
     (x, y), recording = time_series.waveforms("train", few_examples(30, 1))
-    assert x.shape == (30, 6000, 1) and x.dtype == np.float32 and y.shape == recording.shape
+    assert x.shape == (30, 6000, 1)
+    assert x.dtype == np.float32
+    assert y.shape == recording.shape
     for wave in x[..., 0]:
         recorded = wave[: np.flatnonzero(wave)[-1] + 1]
         np.testing.assert_allclose([recorded.mean(), recorded.std()], [0, 1], atol=1e-2)
@@ -84,7 +86,8 @@ def test_directions_are_those_of_the_motion(videos):
     assert set(videos[1]) == set(range(8)) and md.ARROWS[2] == "↑" and md.ARROWS[0] == "→"
     # 8 frames at 1 to 1.75 pixels; rounding moves each end by half a pixel at most, along two axes
     length = np.hypot(down, right)
-    assert 8 - 1.5 < length.min() and length.max() < 14 + 1.5
+    assert 8 - 1.5 < length.min()
+    assert length.max() < 14 + 1.5
 
 
 @pytest.mark.slow
@@ -163,15 +166,19 @@ def test_the_measures():
     images[1::2] = 0.5  # so two images of a label differ by 0.5 in each pixel
     features = np.random.default_rng(0).normal(size=(20, 3))
     found = measure(labels, features, images, labels, features)
-    assert found["read"] == 1 and np.isclose(found["classes"], np.log2(10))
-    assert np.isclose(found["spread"], 0.5) and abs(found["distance"]) < 1e-6
+    assert found["read"] == 1
+    assert np.isclose(found["classes"], np.log2(10))
+    assert np.isclose(found["spread"], 0.5)
+    assert abs(found["distance"]) < 1e-6
     found = measure(np.zeros(20, int), features, images, labels, features)
-    assert found["read"] == 0.1 and found["classes"] == 0
+    assert found["read"] == 0.1
+    assert found["classes"] == 0
 
 
 def test_the_frechet_distance_is_that_of_the_square_root_of_a_matrix():
     rng = np.random.default_rng(0)
-    a, b = rng.normal(size=(50, 4)), 1 + rng.normal(size=(60, 4)) @ rng.normal(size=(4, 4))
+    a = rng.normal(size=(50, 4))
+    b = 1 + rng.normal(size=(60, 4)) @ rng.normal(size=(4, 4))
     (mean, cov), (other, its) = ((x.mean(0), np.cov(x.T)) for x in (a, b))
     root = scipy.linalg.sqrtm(cov @ its).real
     wanted = ((mean - other) ** 2).sum() + np.trace(cov + its - 2 * root)
@@ -186,7 +193,8 @@ def test_the_baseline_has_the_moments_of_each_label():
     labels = np.repeat([0, 1], 3000)
     drawn = gaussian((x, y), labels, 1).reshape(6000, -1)
     for label in (0, 1):
-        own, real = drawn[labels == label], x[y == label].reshape(2000, -1)
+        own = drawn[labels == label]
+        real = x[y == label].reshape(2000, -1)
         np.testing.assert_allclose(own.mean(0), real.mean(0), atol=0.01)
         np.testing.assert_allclose(np.cov(own.T), np.cov(real.T), atol=3e-4)
 
@@ -238,12 +246,14 @@ def test_guided_digits_are_read_as_their_label(few_examples, tmp_path):
     )
     read = {name: each["read"].item() for name, each in results.measures.items()}
     assert read["guidance 0"] < 0.3 < 0.6 < read["guidance 3"]
-    assert read["real digits"] > 0.8 and results.losses[0, -1] < results.losses[0, 0]
+    assert read["real digits"] > 0.8
+    assert results.losses[0, -1] < results.losses[0, 0]
 
 
 def test_accelerations_solve_the_equations_of_lagrange():
     rng = np.random.default_rng(0)
-    state, force = rng.normal(size=(20, 4)), rng.normal(size=20)
+    state = rng.normal(size=(20, 4))
+    force = rng.normal(size=20)
     cart, turning = jax.device_get(jax.jit(accelerations)(state, force))
     angle, turn = state[:, 2], state[:, 3]
     # The derivatives of the momenta: of the whole along the track, and around the hinge.
@@ -275,7 +285,8 @@ def played(fallen, ended):
 
 
 def test_advantages_end_with_the_episode():
-    values, later = np.float32([[1.0], [2.0], [3.0]]), np.float32([[2.0], [5.0], [4.0]])
+    values = np.float32([[1.0], [2.0], [3.0]])
+    later = np.float32([[2.0], [5.0], [4.0]])
     run = jax.jit(ppo.generalized_advantages)
     advantage, target, _ = jax.device_get(run(values, later, played([0, 1, 0], [0, 1, 0])))
     last = 1 + 0.99 * 4 - 3  # the rollout ends, the episode does not
@@ -288,7 +299,8 @@ def test_advantages_end_with_the_episode():
 
 
 def test_returns_are_those_of_the_first_episode():
-    values, run = np.zeros((4, 1), np.float32), jax.jit(ppo.whole_returns)
+    values = np.zeros((4, 1), np.float32)
+    run = jax.jit(ppo.whole_returns)
     given = values, values, played([0, 0, 1, 0], [0, 0, 1, 0])
     found, total, weight = jax.device_get(run(*given))
     np.testing.assert_allclose(total[:3, 0], [1 + 0.99 + 0.99**2, 1.99, 1], rtol=1e-6)
@@ -321,6 +333,8 @@ def test_each_method_learns_and_a_key_gives_one_result():
         learn = jax.jit(jax.vmap(learner(method, 12, 20)))
         keys = jax.random.split(jax.random.key(0), 2)
         returns = learn(keys)
-        assert returns.shape == (2, 13) and (returns[:, 0] < 60).all()
-        assert returns[:, -4:].mean() > 2 * returns[:, 0].mean() and returns.max() <= 500
+        assert returns.shape == (2, 13)
+        assert (returns[:, 0] < 60).all()
+        assert returns[:, -4:].mean() > 2 * returns[:, 0].mean()
+        assert returns.max() <= 500
         np.testing.assert_array_equal(returns, learn(keys))

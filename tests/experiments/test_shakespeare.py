@@ -41,7 +41,8 @@ def test_a_limited_context_restarts_with_its_last_half():
     model, params = tiny("transformer")
     vocabulary = jn.data.characters("abcdefghijk")
     text = write(model, params, vocabulary, "abc", KEY, length=10, temperature=1e-4)
-    assert len(text) == 13 and text.startswith("abc")
+    assert len(text) == 13
+    assert text.startswith("abc")
     ids = vocabulary.encode(text)
     for start in (0, 3, 6):  # contexts of 6, of which 3 are known
         best = whole(model, params, ids[None, start : start + 6]).argmax(-1)[0]
@@ -125,4 +126,6 @@ def test_each_model_learns_and_writes(kind, plays, tmp_path):
     assert results.history["validation"][0] > results.history["validation"][-1]
     assert [len(text) for text in results.samples] == [37]
     saved, about = jn.load(tmp_path / f"{kind}.safetensors")
-    assert about["model"] == kind and about["features"] == 16 and saved["params"]
+    assert about["model"] == kind
+    assert about["features"] == 16
+    assert saved["params"]

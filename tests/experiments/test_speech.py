@@ -114,7 +114,8 @@ def test_two_frames_per_step():
 
 def test_labels_by_hand():
     path = np.array([[4, 4, 0, 4, 0], [1, 0, 2, 2, 0]])  # 3 3 and 0 1
-    logits, lengths = 9 * jax.nn.one_hot(path, 11), jnp.array([5, 4])
+    logits = 9 * jax.nn.one_hot(path, 11)
+    lengths = jnp.array([5, 4])
     assert nets.many_labels(logits, lengths) == [[3, 3], [0, 1]]
     assert nets.many_labels(logits, jnp.array([3, 0])) == [[3], []]
     assert nets.one_label(logits[:1], jnp.array([5])).tolist() == [3]
@@ -124,9 +125,12 @@ def test_labels_by_hand():
 def test_a_mask_covers_consecutive_steps_and_leaves_the_rest():
     x, lengths = jnp.ones((50, 40, 3)), jnp.full(50, 40)
     (y, n), targets = nets.noise_and_mask(0.0, 6)(jax.random.key(0), ((x, lengths), "targets"))
-    assert targets == "targets" and (n == lengths).all()
+    assert targets == "targets"
+    assert (n == lengths).all()
     masked = np.asarray(y == 0).all(-1).sum(1)
-    assert set(np.unique(y)) == {0, 1} and 2 < masked.mean() < 4 and masked.max() <= 6
+    assert set(np.unique(y)) == {0, 1}
+    assert 2 < masked.mean() < 4
+    assert masked.max() <= 6
 
 
 @pytest.mark.long
@@ -158,7 +162,8 @@ def test_all_systems_learn_something(few_examples, tmp_path, monkeypatch):
     assert set(results.held_out) == {recognizers.GMM, recognizers.PRETRAINED, recognizers.CTC}
     assert set(results.errors) == {*results.held_out, recognizers.PLAIN}
     for name, errors in results.errors.items():
-        assert errors.shape == (1, 2) and (0 <= errors).all()
+        assert errors.shape == (1, 2)
+        assert (0 <= errors).all()
         assert name == recognizers.CTC or errors[0, 0] < 0.8  # chance 0.9
     assert [path.name for path in results.pictures] == ["alignment.png", "errors.png"]
     for path in results.pictures:

@@ -17,7 +17,8 @@ from tests.experiments.synthetic import load
 def test_slices_are_drawn_again_for_each_pass():
     slices = feeding.Slices((np.arange(10), np.arange(10) * 2), 5, seed=0)
     first, second = (np.concatenate([a for a, _ in slices]) for _ in range(2))
-    assert sorted(first) == sorted(second) == list(range(10)) and (first != second).any()
+    assert sorted(first) == sorted(second) == list(range(10))
+    assert (first != second).any()
     assert all((b == 2 * a).all() for a, b in slices)
 
 
@@ -34,7 +35,8 @@ def test_the_three_ways_agree():
         "jn.sweep", "one after another, one trainer for all",
         "one after another, each with its own trainer",
     }  # fmt: skip
-    assert results.apart.shape == (2,) and (results.apart < 1e-4).all()
+    assert results.apart.shape == (2,)
+    assert (results.apart < 1e-4).all()
     assert "learning_rate" in results.table
 
 
@@ -108,12 +110,14 @@ def test_rules_on_eight_devices(on_devices, rules, variant):
 
 def test_the_parameters_are_counted():
     config = scaling.Config(**SMALL)
-    net, ids = scaling.gpt(config, "remat"), jn.spec((2, 8), jnp.int32)
+    net = scaling.gpt(config, "remat")
+    ids = jn.spec((2, 8), jnp.int32)
     drawn, _ = jax.eval_shape(net.init, jax.random.key(0), ids)
     sizes = {name: sum(a.size for a in jax.tree.leaves(part)) for name, part in drawn.items()}
     count = scaling.params_of(config)
     assert count["all"] == sum(sizes.values())
-    assert count["head"] == sizes["head"] and count["blocks"] == 3 * 12 * 32**2
+    assert count["head"] == sizes["head"]
+    assert count["blocks"] == 3 * 12 * 32**2
 
 
 def test_the_algebra_by_hand():
@@ -123,8 +127,10 @@ def test_the_algebra_by_hand():
         scaling.algebra(config, rule, "plain")
         for rule in ("one device", "data", "fully sharded", "tensor")
     )
-    products, attention = 3 * 12 * 32**2 + 32 * 40, 3 * 2 * 8 * 32 * 2
-    assert alone.flops == 16 * 8 * (6 * products + 3 * attention) and alone.moved == 0
+    products = 3 * 12 * 32**2 + 32 * 40
+    attention = 3 * 2 * 8 * 32 * 2
+    assert alone.flops == 16 * 8 * (6 * products + 3 * attention)
+    assert alone.moved == 0
     assert alone.held == 12 * count["all"] + 2 * 4 * 16 * 8
     assert data.flops == sharded.flops == tensor.flops == alone.flops / 8
     assert data.moved == sharded.moved == 2 * 7 / 8 * 4 * count["all"]
@@ -160,7 +166,8 @@ def loop(params, x):
     for now in x:
         if "dt_in" in params:
             dt = now @ params["dt_in"]["kernel"] @ params["dt"]["kernel"] + params["dt"]["bias"]
-            b, c = now @ params["b"]["kernel"], now @ params["c"]["kernel"]
+            b = now @ params["b"]["kernel"]
+            c = now @ params["c"]["kernel"]
         else:
             dt, b, c = params["dt"], params["b"], params["c"]
         dt = softplus(dt)[:, None]
@@ -193,7 +200,8 @@ def test_chunks_equal_the_whole_sequence(selective):
 @pytest.mark.slow
 def test_steps_that_do_not_count_keep_the_state():
     params, state = layer(True).init(jax.random.key(0), X)
-    ragged, even = jn.stream(layer(True), ragged=True), jn.stream(layer(True))
+    ragged = jn.stream(layer(True), ragged=True)
+    even = jn.stream(layer(True))
     steps = jnp.array([4, 9])
     _, kept = ragged.apply(params, jn.start_stream(ragged, (X, steps), state), (X, steps))
     _, first = even.apply(params, jn.start_stream(even, X, state), X[:, :4])
@@ -203,14 +211,17 @@ def test_steps_that_do_not_count_keep_the_state():
 
 def test_the_steps_begin_between_a_thousandth_and_a_tenth():
     sizes = softplus(np.asarray(state_space.step_sizes(jax.random.key(0), (1000,))))
-    assert 0.9e-3 < sizes.min() < 1.2e-3 and 0.09 < sizes.max() < 0.101
+    assert 0.9e-3 < sizes.min() < 1.2e-3
+    assert 0.09 < sizes.max() < 0.101
     assert 0.008 < np.median(sizes) < 0.0125
 
 
 def test_the_symbols_to_copy_are_in_order_among_noise():
     task = state_space.copying(Config(length=20, count=5))
     x, y = task.draw(np.random.default_rng(0), 50)
-    assert x.shape == (50, 25) and y.shape == (50, 5) and (x[:, 20:] == task.symbols - 1).all()
+    assert x.shape == (50, 25)
+    assert y.shape == (50, 5)
+    assert (x[:, 20:] == task.symbols - 1).all()
     np.testing.assert_array_equal([row[row > 0] for row in x[:, :20]], y)
     assert len({tuple(np.flatnonzero(row)) for row in x}) > 40
 

@@ -28,7 +28,8 @@ PUBLISHED = [
     [pytest.param(*row, id="-".join(row[:2])) for row in PUBLISHED],
 )
 def test_sizes_and_work_as_published(net, variant, side, params, billions):
-    net, x = getattr(torchvision_nets, net)(variant), jn.spec((1, side, side, 3))
+    net = getattr(torchvision_nets, net)(variant)
+    x = jn.spec((1, side, side, 3))
     given = jax.eval_shape(net.init, jax.random.key(0), x)
     assert sum(leaf.size for leaf in jax.tree.leaves(given[0])) == params
 
@@ -51,7 +52,9 @@ def libraries():
 @pytest.mark.parametrize("name", NETWORKS)
 def test_the_logits_are_torchvisions(name):
     row = compare(name)
-    assert row.difference <= 1e-4 and row.layers >= 8 and row.parameters > 1e6
+    assert row.difference <= 1e-4
+    assert row.layers >= 8
+    assert row.parameters > 1e6
 
 
 @pytest.mark.slow

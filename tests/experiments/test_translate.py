@@ -70,8 +70,10 @@ def test_bleu_by_length():
     source = ["w " * n for n in (3, 8, 9, 14, 40)]
     target = ["a b c d e", "f g h i j", "k l m n o", "p q r s t", "u v w x y"]
     scores = translate.by_length([*target[:2], "k l m n z", *target[3:]], Texts(source, target))
-    assert scores[0] == pytest.approx(100) and 0 < scores[1] < 90
-    assert scores[2] == pytest.approx(100) and np.isnan(scores[3])
+    assert scores[0] == pytest.approx(100)
+    assert 0 < scores[1] < 90
+    assert scores[2] == pytest.approx(100)
+    assert np.isnan(scores[3])
     assert scores[4] == pytest.approx(100)
     assert "tok:13a" in translate.bleu(target, target)[1]
 
@@ -93,11 +95,14 @@ def test_the_papers_size():
     given = (jn.spec((2, 7), jnp.int32), jn.spec((2,), jnp.int32), jn.spec((2, 8), jnp.int32))
     params, state = jax.eval_shape(net.init, jax.random.key(0), given)
     d, h = 512, 2048
-    attention, mlp, norm = 4 * (d * d + d), 2 * d * h + d + h, 2 * d
+    attention = 4 * (d * d + d)
+    mlp = 2 * d * h + d + h
+    norm = 2 * d
     encoder = 6 * (attention + mlp + 2 * norm) + norm
     decoder = 6 * (2 * attention + mlp + 3 * norm) + norm
     count = sum(leaf.size for leaf in jax.tree.leaves(params))
-    assert state == {} and count == 2 * 37_000 * d + encoder + decoder
+    assert state == {}
+    assert count == 2 * 37_000 * d + encoder + decoder
 
 
 def logits_in_numpy(p, source, lengths, target):
@@ -108,13 +113,15 @@ def logits_in_numpy(p, source, lengths, target):
         return values.sinusoidal(x * math.sqrt(x.shape[-1]))
 
     e, d = p["encoder"], p["decoder"]
-    weights, seen = e["block_1"]["attention"], values.until(lengths, source.shape[1])
+    weights = e["block_1"]["attention"]
+    seen = values.until(lengths, source.shape[1])
 
     def attend(y):
         return values.attention(weights, y, y, seen)[0]
 
     x = values.block(e["block_1"], placed(e, source), attend)
-    memory, x = values.layer_norm(e["norm"], x), placed(d, target)
+    memory = values.layer_norm(e["norm"], x)
+    x = placed(d, target)
     x = values.decoder_block(d["block_1"], x, memory, lengths, values.layer_norm, gated=False)
     return values.layer_norm(d["norm"], x) @ d["embedding"]["embedding"].T
 
@@ -138,7 +145,8 @@ def test_a_search_projects_the_memory_before_its_loop():
     """Two blocks, and the logits; the others write the caches."""
     *others, search = search_loops(*drawn(), end=5)
     assert not any(loop.products for loop in others)
-    assert search.products == 2 * 8 + 1 and "/encoder/" not in search.text
+    assert search.products == 2 * 8 + 1
+    assert "/encoder/" not in search.text
 
 
 @pytest.mark.long

@@ -147,7 +147,8 @@ def test_laws(row, name, monkeypatch):
 
 
 def test_there_are_laws():
-    assert len(LAWS) >= 10 and "test_gradients_are_right_in_float64" in LAWS
+    assert len(LAWS) >= 10
+    assert "test_gradients_are_right_in_float64" in LAWS
 
 
 # from_linen
@@ -231,7 +232,8 @@ def test_other_collections_are_state():
 
     layer = from_linen(Counter())
     params, state = layer.init(KEY, jn.spec((2, 3)))
-    assert params == {} and shapes(state) == {"counts": {"n": ()}}
+    assert params == {}
+    assert shapes(state) == {"counts": {"n": ()}}
     for n in (1, 2):
         y, state = jit_apply(layer, params, state, jnp.ones((2, 3)))
         assert (y == n).all()
@@ -294,7 +296,8 @@ def test_to_linen_has_streams_and_collections_of_its_own():
         rngs = {"noise": jax.random.key(seed)}
         return module.apply(variables, X, train=True, rngs=rngs, mutable="running")[0]
 
-    assert (run(0) == run(0)).all() and (run(0) != run(1)).any()
+    assert (run(0) == run(0)).all()
+    assert (run(0) != run(1)).any()
     with pytest.raises(ValueError, match="needs a key"):
         module.apply(variables, X, train=True, mutable="running")
 
@@ -308,8 +311,10 @@ def test_two_layers_in_one_module():
 
     variables = Two().init(KEY, jnp.ones((2, 3)))
     a, b = (variables["params"].pop(f"LayerModule_{i}") for i in range(2))
-    assert shapes(a) == {"kernel": (3, 4), "bias": (4,)} and not variables["params"]
-    assert b["kernel"].shape == (4, 4) and not np.allclose(a["kernel"], b["kernel"][:3])
+    assert shapes(a) == {"kernel": (3, 4), "bias": (4,)}
+    assert not variables["params"]
+    assert b["kernel"].shape == (4, 4)
+    assert not np.allclose(a["kernel"], b["kernel"][:3])
 
 
 @pytest.mark.slow
@@ -320,7 +325,8 @@ def test_linen_transforms_take_layers():
     x = jnp.ones((5, 2, 3))
     variables = many.init(KEY, x)
     kernel = variables["params"]["kernel"]
-    assert kernel.shape == (5, 3, 4) and not np.allclose(kernel[0], kernel[1])
+    assert kernel.shape == (5, 3, 4)
+    assert not np.allclose(kernel[0], kernel[1])
     close(many.apply(variables, x), jnp.einsum("nbi,nio->nbo", x, kernel), 1e-5)
 
 
@@ -359,7 +365,8 @@ def test_mixed_nests_are_the_sum_of_their_parts(train):
     net, x = mixed(), X[:, 0, 0]
     params, state = net.init(KEY, jn.spec(x.shape))
     around, inside = params["Around"], params["Around"]["inside"]
-    dense, norm = {"kernel": (5, 5), "bias": (5,)}, {"scale": (5,), "bias": (5,)}
+    dense = {"kernel": (5, 5), "bias": (5,)}
+    norm = {"scale": (5,), "bias": (5,)}
     assert shapes(inside) == {"Dense": dense, "batch_norm": norm}
     y, after = jax.jit(lambda x: net.apply(params, state, x, train=train))(x)
     for dense in (params["dense"], around["Dense_0"], inside["Dense"]):
@@ -406,7 +413,8 @@ def test_two_nnx_dropouts_drop_different_units():
     drop = partial(nnx.Dropout, 0.5)
     two = from_nnx(lambda rngs: nnx.Sequential(drop(rngs=rngs), drop(rngs=rngs)))
     y, _ = two.apply(*two.init(KEY, jn.spec((40, 50))), jnp.ones((40, 50)), key=KEY, train=True)
-    assert set(np.unique(y)) == {0, 4} and 0.2 < (y != 0).mean() < 0.3
+    assert set(np.unique(y)) == {0, 4}
+    assert 0.2 < (y != 0).mean() < 0.3
     with pytest.raises(ValueError, match="Sequential: draws random numbers and needs a key"):
         two.apply({}, {}, X, train=True)
 
@@ -493,7 +501,8 @@ def test_from_nnx_with_a_dict_in_a_variable():
     layer = from_nnx(lambda rngs: KeepsADict())
     x = jnp.arange(6.0).reshape(2, 3)
     _, state = layer.apply(*layer.init(KEY, x), x, train=True)
-    assert state["seen"]["sum"].tolist() == [3, 5, 7] and int(state["seen"]["count"]) == 2
+    assert state["seen"]["sum"].tolist() == [3, 5, 7]
+    assert int(state["seen"]["count"]) == 2
 
 
 LAZY = tuple(map(int, flax.__version__.split(".")[:3])) >= (0, 12, 9)
@@ -522,4 +531,5 @@ def test_what_a_linen_module_sows_is_no_state(constant):
     layer, x = from_linen(Balanced()), jnp.ones((2, 4))
     params, state = layer.init(KEY, x)
     y, after = jit_apply(layer, params, state, x)
-    assert y.shape == (2, 3) and state == after == {}
+    assert y.shape == (2, 3)
+    assert state == after == {}

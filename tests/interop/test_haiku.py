@@ -28,7 +28,8 @@ def test_a_net_without_state(hk):
     params = theirs.init(KEY, X)
     for pair, key in ((theirs, KEY), (hk.without_apply_rng(theirs), None)):
         ours, state = from_haiku(pair).init(KEY, X)
-        assert ours.keys() == {"mlp.~.linear_0", "mlp.~.linear_1"} and state == {}
+        assert ours.keys() == {"mlp.~.linear_0", "mlp.~.linear_1"}
+        assert state == {}
         jax.tree.map(np.testing.assert_array_equal, [*ours.values()], [*params.values()])
         y, _ = from_haiku(pair).apply(ours, {}, X, key=key)
         np.testing.assert_array_equal(y, theirs.apply(params, KEY, X))

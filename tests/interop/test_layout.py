@@ -139,7 +139,8 @@ def test_flat_order():
 ], ids=["mean", "first"])  # fmt: skip
 def test_a_map_without_channels_keeps_the_order_of_its_pixels(reduced):
     net = jn.serial(jn.conv(6, 3, use_bias=False), reduced, jn.flatten(), jn.dense(2))
-    conv, dense = draw(6, 4, 3, 3, dtype=np.float32), draw(2, 64, dtype=np.float32)
+    conv = draw(6, 4, 3, 3, dtype=np.float32)
+    dense = draw(2, 64, dtype=np.float32)
     weights = {"0.weight": conv, "1.weight": dense, "1.bias": np.zeros(2, np.float32)}
     params, _ = from_torch(net, weights, jn.spec((2, 8, 8, 4)))
     np.testing.assert_array_equal(params["dense"]["kernel"], weights["1.weight"].T)

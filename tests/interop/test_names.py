@@ -17,8 +17,10 @@ WEIGHTS = {"fc.weight": np.arange(12.0).reshape(4, 3), "fc.bias": np.arange(4.0)
 
 def test_values_by_hand(tmp_path):
     params, state = by_names(jn.dense(4), WEIGHTS, ROW, DENSE)
-    assert params["kernel"][2, 1] == 5 and params["kernel"].dtype == jnp.float32
-    assert params["bias"].tolist() == [0, 1, 2, 3] and state == {}
+    assert params["kernel"][2, 1] == 5
+    assert params["kernel"].dtype == jnp.float32
+    assert params["bias"].tolist() == [0, 1, 2, 3]
+    assert state == {}
     save_file({n: a.astype(np.float32) for n, a in WEIGHTS.items()}, tmp_path / "a.safetensors")
     again, _ = by_names(jn.dense(4), tmp_path / "a.safetensors", ROW, DENSE)
     jax.tree.map(np.testing.assert_array_equal, params, again)
@@ -76,7 +78,8 @@ def test_parts_and_several_names():
     net = jn.dense(1)
     table = {"kernel": ("qkv", transposed, part(1, 3)), "bias": ("b1", "b2", np.add)}
     params, _ = by_names(net, given, ROW, table)
-    assert params["kernel"].tolist() == [[3], [4], [5]] and params["bias"].tolist() == [3]
+    assert params["kernel"].tolist() == [[3], [4], [5]]
+    assert params["bias"].tolist() == [3]
     assert part((2, 0), 3, axis=0)(given["qkv"]).tolist() == [[6, 7, 8], [0, 1, 2]]
     assert shaped(3, -1, 1)(given["qkv"]).shape == (3, 3, 1)
     assert transposed(np.zeros((4, 3, 5))).shape == (5, 3, 4)
@@ -102,7 +105,8 @@ def test_fractions_are_no_counts():
 
     net = jn.Layer(init, lambda params, state, x, **options: (x, state), name="counting")
     _, state = by_names(net, {"n": np.array([3, 4])}, ROW, {"count": "n"})
-    assert state["count"].tolist() == [3, 4] and state["count"].dtype == jnp.int32
+    assert state["count"].tolist() == [3, 4]
+    assert state["count"].dtype == jnp.int32
     with pytest.raises(ValueError, match=r"count \(2,\): expected int32, got float64"):
         by_names(net, {"n": np.array([0.5, 4])}, ROW, {"count": "n"})
 

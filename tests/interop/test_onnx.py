@@ -94,7 +94,8 @@ def check(net, x, sizes, tolerance=1e-5, **options):
         expected = jax.tree.leaves(apply(params, state, batch)[0])
         for ours, theirs in zip(found, expected, strict=True):
             theirs = np.asarray(theirs)
-            assert ours.shape == theirs.shape and ours.dtype == theirs.dtype
+            assert ours.shape == theirs.shape
+            assert ours.dtype == theirs.dtype
             assert np.abs(theirs).max() > 0
             np.testing.assert_allclose(ours, theirs, 0, tolerance * np.abs(theirs).max())
     return model, session
@@ -148,7 +149,8 @@ def test_the_same_output_for_two_batch_sizes(name):
 def test_names_a_file_and_a_fixed_batch(tmp_path):
     import onnx
 
-    net, x = jn.lstm(4), {"x": normal(3, 6, 5), "lengths": np.array([6, 2, 1], np.int32)}
+    net = jn.lstm(4)
+    x = {"x": normal(3, 6, 5), "lengths": np.array([6, 2, 1], np.int32)}
     _, session = check(net, x, (3,), batch=3, path=tmp_path / "new" / "net.onnx")
     assert [given.name for given in session.get_inputs()] == ["x/lengths", "x/x"]
     assert [given.shape for given in session.get_inputs()] == [[3], [3, 6, 5]]
@@ -158,7 +160,8 @@ def test_names_a_file_and_a_fixed_batch(tmp_path):
     weights = jax.device_get(net.init(jax.random.key(0), jn.spec((2,), jnp.int32)))
     to_onnx(net, *weights, np.array([3, 5], np.int32))
     _, session = check(jn.dense(3), normal(2, 5), (1, 7))
-    assert session.get_inputs()[0].name == "x" and session.get_outputs()[0].name == "y"
+    assert session.get_inputs()[0].name == "x"
+    assert session.get_outputs()[0].name == "y"
 
 
 KERNELS = "*(kernel|embedding)"
@@ -185,7 +188,8 @@ def test_adapted_and_quantized_nets(name):
 @pytest.mark.slow
 @pytest.mark.parametrize("bits", [8, 4])
 def test_a_model_stores_the_integers(bits):
-    net, x = jn.serial(jn.dense(256), jax.nn.relu, jn.dense(64)), normal(2, 256)
+    net = jn.serial(jn.dense(256), jax.nn.relu, jn.dense(64))
+    x = normal(2, 256)
     small = jn.quantized(net, bits)
     model, _ = check(small, x, (3,))
     params, _ = small.init(jax.random.key(0), x)
@@ -282,7 +286,8 @@ def test_booleans_and_infinities_may_be_equal():
         def run(self, _, given):
             return [*self.found]
 
-    mask, low = np.array([True, False]), np.array([-np.inf, 1.0], np.float32)
+    mask = np.array([True, False])
+    low = np.array([-np.inf, 1.0], np.float32)
     _compare(Session(mask, low), [], [], [mask, low])
     for other in (~mask, low):
         with pytest.raises(ValueError, match="the net differ in y"):

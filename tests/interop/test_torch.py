@@ -94,11 +94,14 @@ def test_the_same_input_gives_the_same_output(torch):
     wanted = theirs(torch.tensor(np.moveaxis(x, -1, 1))).detach().numpy()
     np.testing.assert_allclose(y, wanted, rtol=2e-5, atol=2e-5)
     found = first_difference(net, params, state, theirs, x)
-    assert found.path is None and found.layers == 6 and "6 layers agree" in str(found)
+    assert found.path is None
+    assert found.layers == 6
+    assert "6 layers agree" in str(found)
     # the one option that is not in the weights
     net = small_net(padding=((2, 0), (1, 1)))
     found = first_difference(net, params, state, theirs, x)
-    assert (found.path, found.module) == ("conv", "0") and found.error > 0.01
+    assert (found.path, found.module) == ("conv", "0")
+    assert found.error > 0.01
     params["dense"] = {**params["dense"], "bias": params["dense"]["bias"] + 0.5}
     assert first_difference(small_net(), params, state, theirs, x).path == "dense"
 
@@ -292,7 +295,8 @@ def test_layers_of_equal_names_are_not_exchanged():
         from_torch(net, weights, x)
     assert 'names={"query": "query", "key": "key"}' in str(error.value)
     params, _ = from_torch(net, weights, x, names={"query": "query", "key": "key"})
-    assert params["key"]["bias"][0] == 0 and params["query"]["bias"][0] == 1
+    assert params["key"]["bias"][0] == 0
+    assert params["query"]["bias"][0] == 1
     params, _ = from_torch(net, weights, x, names={"query": "key", "key": "query"})  # on purpose
     assert params["key"]["bias"][0] == 1
 

@@ -129,7 +129,8 @@ def test_the_biases_of_a_recurrent_layer():
     """Theirs are summed; ours are written to the first, and zeros to the second."""
     theirs = lively(with_output(nn.GRU))
     kept = {n: a.numpy().copy() for n, a in theirs.state_dict().items()}
-    net, x = jn.serial(jn.gru(4), jn.dense(5)), jn.spec((2, 6, 3))
+    net = jn.serial(jn.gru(4), jn.dense(5))
+    x = jn.spec((2, 6, 3))
     params, state = from_torch(net, theirs.state_dict(), x)
     both = kept["rnn.bias_ih_l0"] + kept["rnn.bias_hh_l0"]
     np.testing.assert_allclose(params["gru"]["bias"][:8], both[:8], rtol=1e-6)
@@ -165,7 +166,8 @@ def test_attention(bias):
     net = jn.compose(forward)
     params, state, theirs, x = agree(net, attention(bias=bias), (2, 5, 8), maps=False)
     found = first_difference(net, params, state, theirs, x)
-    assert found.path is None and found.layers == 2
+    assert found.path is None
+    assert found.layers == 2
 
 
 def test_attention_to_a_memory_of_another_width():
@@ -198,7 +200,8 @@ def test_a_transformer_encoder():
 
 
 def tied():
-    head, words = nn.Linear(4, 11, bias=False), nn.Embedding(11, 4)
+    head = nn.Linear(4, 11, bias=False)
+    words = nn.Embedding(11, 4)
     head.weight = words.weight
 
     def run(self, x):

@@ -15,7 +15,9 @@ import jaxnet.interop.torch
 from jaxnet.interop.weights import read_weights
 from tests.helpers import refused
 
-NET, X, TABLE = jn.dense(4, use_bias=False), jn.spec((2, 3)), {"kernel": "w"}
+NET = jn.dense(4, use_bias=False)
+X = jn.spec((2, 3))
+TABLE = {"kernel": "w"}
 
 
 def test_arrays_of_all_libraries(tmp_path):
@@ -28,7 +30,8 @@ def test_arrays_of_all_libraries(tmp_path):
 def test_tensors(torch):
     half = torch.nn.Linear(3, 4).to(torch.bfloat16)
     found = read_weights("here", torch.nn.Sequential(half, half).state_dict())
-    assert found["0.weight"].dtype == np.float32 and found["0.weight"] is found["1.weight"]
+    assert found["0.weight"].dtype == np.float32
+    assert found["0.weight"] is found["1.weight"]
     np.testing.assert_array_equal(found["0.bias"], half.bias.detach().float().numpy())
 
 
@@ -90,7 +93,8 @@ def test_a_buffer_that_is_refilled_is_copied():
 
 
 def test_a_tensor_without_values_is_named(torch):
-    meta, sparse = torch.ones(4, 3, device="meta"), torch.eye(3).to_sparse()
+    meta = torch.ones(4, 3, device="meta")
+    sparse = torch.eye(3).to_sparse()
     words = "by_names: w must be a dense tensor with values, got one"
     for w in meta, sparse, torch.nn.LazyLinear(3).weight:
         with pytest.raises(TypeError, match=words):
@@ -139,7 +143,8 @@ def test_16_bit_weights_become_float32(tmp_path, dtype):
 
 def sharded(folder, **more):
     """A model in two files with an index, next to the same weights in another format."""
-    w, b = np.ones((3, 4), np.float32), np.arange(4, dtype=np.float32)
+    w = np.ones((3, 4), np.float32)
+    b = np.arange(4, dtype=np.float32)
     save_file({"w": w}, folder / "model-00001-of-00002.safetensors")
     save_file({"b": b}, folder / "model-00002-of-00002.safetensors")
     save_file({"other.w": w, "w": 2 * w}, folder / "consolidated.safetensors")
@@ -152,7 +157,8 @@ def test_the_index_says_which_files_of_a_folder_belong(tmp_path):
     sharded(tmp_path)
     load = partial(jn.interop.by_names, jn.dense(4), tmp_path, X, {"kernel": "w", "bias": "b"})
     params, _ = load()
-    assert params["kernel"].sum() == 12 and params["bias"].tolist() == [0, 1, 2, 3]
+    assert params["kernel"].sum() == 12
+    assert params["bias"].tolist() == [0, 1, 2, 3]
     (tmp_path / "model.safetensors.index.json").unlink()
     with pytest.raises(ValueError, match='"w" is in .*consolidated.safetensors and in'):
         load()
@@ -191,7 +197,8 @@ def test_outputs_prove_that_layers_are_not_exchanged():
     x = rng.normal(size=(3, 4)).astype(np.float32)
     net = jn.serial(jn.dense(4, use_bias=False), jnp.tanh, jn.dense(4, use_bias=False))
     y = np.tanh(x @ a.T) @ b.T  # a is called first
-    right, crossed = {"0.weight": a, "1.weight": b}, {"0.weight": b, "1.weight": a}
+    right = {"0.weight": a, "1.weight": b}
+    crossed = {"0.weight": b, "1.weight": a}
     load = partial(jn.interop.torch.from_torch, net)
     params, _ = load(right, x, outputs=y)
     np.testing.assert_array_equal(params["dense"]["kernel"], a.T)

@@ -101,7 +101,8 @@ def test_the_names_are_those_of_peft(tmp_path):
 @pytest.mark.filterwarnings("ignore::FutureWarning")  # of PEFT about transformers
 @pytest.mark.parametrize("family", ["llama", "gpt2"])
 def test_against_peft(tmp_path, family):
-    peft, torch = pytest.importorskip("peft"), pytest.importorskip("torch")
+    peft = pytest.importorskip("peft")
+    torch = pytest.importorskip("torch")
     transformers = pytest.importorskip("transformers")
     where = {"llama": "block*/kernel", "gpt2": "block*/(mlp_in|mlp_out|out)/kernel"}[family]
     config = transformers.AutoConfig.for_model(**{"llama": LLAMA, "gpt2": GPT2}[family])

@@ -84,7 +84,8 @@ NUMBERS = (
 
 # The options that no entry of the config gives a number: how a family differs from Llama.
 PROJECTIONS = ("query", "key", "value", "out")
-SILU, GELU = {"activation": jax.nn.silu, "use_bias": ()}, {"activation": jax.nn.gelu}
+SILU = {"activation": jax.nn.silu, "use_bias": ()}
+GELU = {"activation": jax.nn.gelu}
 GEMMA = {"use_bias": (), "norm_at": "both", "embedding_scale": 48.0}
 FORMS = {
     "llama": SILU, "mistral": SILU, "mixtral": SILU | {"experts": 8, "experts_per_token": 2},
@@ -114,7 +115,8 @@ def test_every_family_has_the_defaults_of_transformers(family):
     assert sum(options.get("windowed", [])) == near
     if base:
         turn = options["rotary"].keywords
-        assert turn["base"] == base and turn["scaling"].keywords["length"] == length
+        assert turn["base"] == base
+        assert turn["scaling"].keywords["length"] == length
         halfway = 2 * np.pi * 2.5 / length  # 2.5 turns of the 1 to 4 between which it fades out
         assert np.isclose(turn["scaling"](halfway), halfway * (0.5 / 8 + 0.5))
     else:

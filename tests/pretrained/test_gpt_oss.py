@@ -49,7 +49,8 @@ def packed(folder, change=lambda weights: None, **entries):
     params, state = net.init(jax.random.key(0), ids)
     params = jax.tree.map(lambda leaf: leaf + 0.1, params)
     save(folder, net, params, state, config=config)
-    weights, rng = load_file(folder / "model.safetensors"), np.random.default_rng(0)
+    weights = load_file(folder / "model.safetensors")
+    rng = np.random.default_rng(0)
     for name in [name for name in weights if name.endswith("_proj") and "experts" in name]:
         experts, wide, outs = weights.pop(name).shape
         blocks = rng.integers(0, 256, (experts, outs, wide // 32, 16), dtype=np.uint8)
@@ -63,7 +64,8 @@ def packed(folder, change=lambda weights: None, **entries):
 
 def test_every_byte_at_every_scale():
     found = gpt_oss.mxfp4(EVERY, SCALES)
-    assert found.shape == (1, 512, 256) and found.dtype == jnp.bfloat16
+    assert found.shape == (1, 512, 256)
+    assert found.dtype == jnp.bfloat16
     wanted = decoded(EVERY, SCALES)
     np.testing.assert_array_equal(found.astype(np.float32), wanted)
     np.testing.assert_array_equal(np.signbit(found), np.signbit(wanted))
@@ -80,7 +82,8 @@ def test_packed_experts_are_read_and_saved_as_floats(tmp_path):
         np.testing.assert_array_equal(found["bias"], weights[f"{first}_bias"])
     save(tmp_path / "plain", net, params, state)
     config = json.loads((tmp_path / "plain/config.json").read_text())
-    assert "quantization_config" not in config and config["torch_dtype"] == "float32"
+    assert "quantization_config" not in config
+    assert config["torch_dtype"] == "float32"
     jax.tree.map(np.testing.assert_array_equal, load(tmp_path / "plain")[1], params)
 
 
@@ -123,7 +126,8 @@ def test_a_config_without_entries_has_those_of_the_published_models():
     angles = 1.5e5 ** (-np.arange(32) / 32)
     np.testing.assert_array_equal(found["scaling"](angles), usual["scaling"](angles))
     assert np.isclose(angles[-1] / found["scaling"](angles)[-1], 32)
-    assert found["factor"] == usual["factor"] and np.isclose(found["factor"], 1.34657)
+    assert found["factor"] == usual["factor"]
+    assert np.isclose(found["factor"], 1.34657)
 
 
 @pytest.mark.slow

@@ -37,17 +37,20 @@ def test_integers_are_those_of_the_file(how, tmp_path):
 def test_parts_make_the_weights(how):
     """Exact where the file has the scales, and else with scales rounded to float16."""
     gguf = pytest.importorskip("gguf")
-    kind, type_of = KINDS[how], getattr(gguf.GGMLQuantizationType, how)
+    kind = KINDS[how]
+    type_of = getattr(gguf.GGMLQuantizationType, how)
     tensor = SimpleNamespace(name="blk.0.ffn_up.weight", tensor_type=type_of, shape=[512, 1030])
     tensor.data = blocks((1030, 512), how)
     weights = Tensors([tensor], {}, "qwen3")
     (name,) = weights
     numbers, *floats = (weights[f"{name}.{part}"] for part in ("numbers", *kind.floats))
-    assert numbers.dtype == np.int8 and {a.dtype for a in floats} == {np.dtype("float16")}
+    assert numbers.dtype == np.int8
+    assert {a.dtype for a in floats} == {np.dtype("float16")}
     assert int(numbers.max()) - int(numbers.min()) >= (240 if kind.table or how == "Q8_0" else 3)
     assert kind.bits == 8 or -8 <= numbers.min() <= numbers.max() <= 7
     scale, *lowest = (np.repeat(a.astype(np.float32), kind.group, -1) for a in floats)
-    product, least = (numbers - np.float32(kind.least)) * scale, lowest[0] if lowest else 0
+    product = (numbers - np.float32(kind.least)) * scale
+    least = lowest[0] if lowest else 0
     whole = gguf.GGML_QUANT_SIZES[type_of][0] == kind.group
     within = 0 if whole else (abs(product) + abs(least)) * 2.0**-11 + 32 * 2.0**-24
     assert (abs(product + least - weights[name]) <= within).all()
@@ -63,7 +66,8 @@ def test_blocks_of_256_are_read(how, bits, tmp_path):
         partial(np.testing.assert_allclose, rtol=1e-3, atol=1e-4), jn.merge(net, params), floats
     )
     for ids in (IDS, jnp.tile(IDS, (1, 2))):
-        found, wanted = net.apply(params, state, ids)[0], plain.apply(floats, state, ids)[0]
+        found = net.apply(params, state, ids)[0]
+        wanted = plain.apply(floats, state, ids)[0]
         assert abs(found - wanted).max() < 2e-3 * abs(wanted).max()
     small = params["block_1"]["mlp_in"]["kernel"]
     assert 8 * sum(leaf.nbytes for leaf in small.values()) == bits * 512 * 768
@@ -86,7 +90,8 @@ def test_a_file_is_read_array_by_array(integers, tmp_path, monkeypatch):
         return array
 
     load(tmp_path / "model.gguf", integers=integers, put=put)
-    assert len(steps) > 20 and steps == ["read", "put"] * (len(steps) // 2)
+    assert len(steps) > 20
+    assert steps == ["read", "put"] * (len(steps) // 2)
 
 
 def shapes(tree):

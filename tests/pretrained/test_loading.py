@@ -146,7 +146,8 @@ def test_every_entry_of_a_configuration_counts_or_raises(name):
 
     counts, wrong = compare(name)
     assert not wrong
-    assert counts["equal"] > 30 and counts["raised"] > 30
+    assert counts["equal"] > 30
+    assert counts["raised"] > 30
 
 
 LLAMA = {
@@ -158,7 +159,8 @@ LLAMA = {
 def stored(folder, config=LLAMA):
     """A folder with random weights of the layout, in two files."""
     (folder / "config.json").write_text(json.dumps(config))
-    net, ids = jn.models.decoder(**jn.pretrained.decoder_config(config)), jnp.ones((1, 3), int)
+    net = jn.models.decoder(**jn.pretrained.decoder_config(config))
+    ids = jnp.ones((1, 3), int)
     params, state = net.init(jax.random.key(0), ids)
     names = to_names(net, params, state, ids, decoder_table(config))
     half = len(names) // 2
@@ -181,7 +183,8 @@ def test_several_files_are_read_cast_and_placed(tmp_path):
 
     net, half, _ = load(tmp_path, dtype=jnp.bfloat16, put=put)
     assert {leaf.dtype.name for leaf in jax.tree.leaves(half)} == {"bfloat16"}
-    assert len(seen) == len(names) and all(dtype == jnp.bfloat16 for _, dtype in seen)
+    assert len(seen) == len(names)
+    assert all(dtype == jnp.bfloat16 for _, dtype in seen)
     assert [path for path, _ in seen][:2] == ["block_0/attention/key/kernel",
                                              "block_0/attention/out/kernel"]  # fmt: skip
     jn.pretrained.save(tmp_path / "b", net, half, state, config=LLAMA | {"dtype": "float32"})
@@ -205,7 +208,8 @@ def test_what_does_not_fit_is_named(tmp_path, change, words):
 
 
 def test_the_way_back_says_what_it_cannot_undo():
-    net, x = jn.serial(jn.dense(4), jn.dense(2)), jn.spec((2, 3))
+    net = jn.serial(jn.dense(4), jn.dense(2))
+    x = jn.spec((2, 3))
     params, state = net.init(jax.random.key(0), x)
     table = {
         "dense/kernel": ("a", np.transpose),
@@ -222,7 +226,8 @@ def test_the_way_back_says_what_it_cannot_undo():
 
 
 def test_stacked_layers_and_parts_go_back():
-    net, x = jn.repeat(jn.serial(jn.dense(4, use_bias=False), jn.dense(4)), 3), jn.spec((2, 4))
+    net = jn.repeat(jn.serial(jn.dense(4, use_bias=False), jn.dense(4)), 3)
+    x = jn.spec((2, 4))
     params, state = net.init(jax.random.key(0), x)
     table = {
         "dense/kernel": ("l.{i}.both", jn.interop.part(1, 2)),

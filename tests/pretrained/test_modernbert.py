@@ -20,7 +20,8 @@ def options(**entries):
 def test_older_and_newer_entries_say_the_same():
     found = options(**OLDER)
     assert found == options(**NEWER)
-    assert found["windows"] == [None, 3] * 11 and found["bases"] == [160_000.0, 5.0] * 11
+    assert found["windows"] == [None, 3] * 11
+    assert found["bases"] == [160_000.0, 5.0] * 11
 
 
 def test_parameters_of_the_published_model():

@@ -13,7 +13,8 @@ from tests.pretrained.test_vision import IDS, IMAGES
 
 @pytest.mark.parametrize("name", ["clip", "siglip"])
 def test_products_of_the_features_are_the_logits(name):
-    family, config = FAMILIES[name], VISION[name][1] | {"model_type": name}
+    family = FAMILIES[name]
+    config = VISION[name][1] | {"model_type": name}
     net = family.net(**family.options(complete("load", config, FAMILIES)))
     params, state = net.init(jax.random.key(0), (IMAGES, IDS))
     params |= {key: jnp.array(0.7) for key in ("scale", "bias") if key in params}

@@ -33,7 +33,8 @@ def loaded(name, folder):
 @pytest.mark.parametrize("name", published.ROWS)
 def test_outputs(name, tmp_path):
     net, params, state, _ = loaded(name, tmp_path)
-    given, wanted = [*RECORDED[name]["given"].values()], RECORDED[name]["outputs"]
+    given = [*RECORDED[name]["given"].values()]
+    wanted = RECORDED[name]["outputs"]
     found, _ = jax.jit(net.apply)(params, state, tuple(given) if given[1:] else given[0])
     found = np.where(np.isnan(wanted), wanted, found)
     np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=4e-4)
@@ -55,7 +56,9 @@ def test_text_and_the_way_back(name, tmp_path):
 
 def test_a_name_is_a_repository_whose_own_files_are_downloaded(tmp_path, monkeypatch):
     """By a stand-in of the client: no code, no pickle, no weights in another form in a folder."""
-    name, there, here = "gpt2", tmp_path / "there", tmp_path / "cache"
+    name = "gpt2"
+    there = tmp_path / "there"
+    here = tmp_path / "cache"
     there.mkdir(), here.mkdir()
     _, wanted, *_ = loaded(name, there)
     (there / "original").mkdir()

@@ -6,7 +6,8 @@ from jaxnet.pretrained.rows import PARTS, attention_rows, packed_rows
 
 
 def test_joined_arrays_are_those_of_three_layers_in_order():
-    net, x = jn.multi_head_attention(2, name="a"), jn.spec((1, 3, 6))
+    net = jn.multi_head_attention(2, name="a")
+    x = jn.spec((1, 3, 6))
     joined = np.arange(18 * 6.0, dtype=np.float32).reshape(18, 6)
     given = {"qkv.weight": joined, "qkv.bias": joined[:, 0]}
     given |= {"out.weight": joined[:6], "out.bias": joined[:6, 0]}

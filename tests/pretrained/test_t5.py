@@ -17,7 +17,8 @@ KINDS = {
     "v1.1": {"feed_forward_proj": "gated-gelu", "tie_word_embeddings": False},
 }  # fmt: skip
 RNG = np.random.default_rng(0)
-SOURCE, TOKENS = RNG.integers(2, 31, (2, 30)), RNG.integers(2, 31, (2, 25))
+SOURCE = RNG.integers(2, 31, (2, 30))
+TOKENS = RNG.integers(2, 31, (2, 25))
 LENGTHS = np.array([30, 17])
 THERE = np.arange(30) < LENGTHS[:, None]
 

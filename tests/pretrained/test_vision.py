@@ -99,6 +99,7 @@ def test_published_configurations_have_their_published_sizes(architecture, entri
     family = next(name for name, (kind, _) in OTHERS.items() if architecture.startswith(kind))
     config = entries | {"model_type": family, "architectures": [architecture]}
     how = FAMILIES[family].stored(complete("load", config, FAMILIES), None)
-    net, x = FAMILIES[family].net(**how.options), how.x or FAMILIES[family].x
+    net = FAMILIES[family].net(**how.options)
+    x = how.x or FAMILIES[family].x
     params, _ = jax.eval_shape(net.init, jax.random.key(0), x)
     assert sum(leaf.size for leaf in jax.tree.leaves(params)) == size

@@ -16,7 +16,8 @@ def test_logits_gradients_and_tokens_are_those_of_transformers(tied, tmp_path, m
     torch, model, net, params, state = compared("whisper", None, tmp_path)
     ours, theirs = inputs("whisper", IDS, IMAGES)
     made = jn.decoding.generate(net, params, IDS[:, :3], inputs=ours[:1], length=20, temperature=0)
-    sound, start = torch.tensor(theirs["input_features"]), torch.tensor(IDS[:, :3])
+    sound = torch.tensor(theirs["input_features"])
+    start = torch.tensor(IDS[:, :3])
     tokens = model.generate(sound, decoder_input_ids=start, max_new_tokens=20, eos_token_id=None)
     np.testing.assert_array_equal(made.tokens, tokens)
     with pytest.raises(ValueError, match=r"shape \(batch, 40, 8\), got \(3, 8, 40\)\. jaxnet"):
@@ -28,7 +29,8 @@ def test_logits_gradients_and_tokens_are_those_of_transformers(tied, tmp_path, m
 @pytest.mark.parametrize("bands", [80, 128])
 def test_features_are_those_of_transformers(bands, monkeypatch):
     transformers = pytest.importorskip("transformers", reason="compares with transformers")
-    kind, rng = transformers.WhisperFeatureExtractor, np.random.default_rng(0)
+    kind = transformers.WhisperFeatureExtractor
+    rng = np.random.default_rng(0)
     module = "transformers.models.whisper.feature_extraction_whisper"
     monkeypatch.setattr(f"{module}.is_torch_available", lambda: False)  # torch's are less precise
     waves = [np.float32(rng.normal(size=n)) for n in (30_001, 480_000, 500_000)]

@@ -40,10 +40,13 @@ def folder(tmp_path):
 
 def test_text_becomes_ids_and_comes_back(folder):
     words = tokenizer(folder)
-    assert words.end == 0 and words.start == 1 and words.pad is None
+    assert words.end == 0
+    assert words.start == 1
+    assert words.pad is None
     for text in ("three rivers", "naïve 🌧 雨", ""):
         ids = words.encode(text)
-        assert ids.dtype == np.int32 and words.decode([*ids, 0, 5]) == text
+        assert ids.dtype == np.int32
+        assert words.decode([*ids, 0, 5]) == text
 
 
 def test_a_chat_is_written_by_the_template_of_the_model(folder):
@@ -79,7 +82,8 @@ def test_a_model_without_a_template_says_so(folder):
 ], ids=["plain", "in two", "not yet", "lines"])  # fmt: skip
 def test_pieces_end_before_the_words_that_stop(parts, stop, text):
     found = list(pieces(lambda ids: "".join(parts[i] for i in ids), stop, range(len(parts))))
-    assert "".join(found) == "".join(text) and found[0] == text[0]
+    assert "".join(found) == "".join(text)
+    assert found[0] == text[0]
 
 
 def test_no_piece_is_half_a_letter(folder):

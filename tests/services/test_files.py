@@ -42,7 +42,8 @@ def test_paths_that_no_file_has(path, error, words):
 def test_home_is_expanded(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     write("~/a")
-    assert (tmp_path / "a").read_bytes() == b"new" and readable("load", "~/a") == tmp_path / "a"
+    assert (tmp_path / "a").read_bytes() == b"new"
+    assert readable("load", "~/a") == tmp_path / "a"
 
 
 def test_folders_are_made_and_nothing_else_is_left(tmp_path):
@@ -74,7 +75,8 @@ def test_the_owner_is_kept(tmp_path):
 def test_a_link_stays_a_link(tmp_path):
     (tmp_path / "link").symlink_to(tmp_path / "a")
     write(tmp_path / "link")
-    assert (tmp_path / "link").is_symlink() and (tmp_path / "a").read_bytes() == b"new"
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "a").read_bytes() == b"new"
 
 
 @unix
@@ -113,7 +115,8 @@ def test_errors_name_the_file_of_the_user(tmp_path, monkeypatch):
     (tmp_path / "file").touch()
     with pytest.raises(OSError, match=f"save: {tmp_path}/file/a cannot be written: ") as error:
         write(tmp_path / "file" / "a")
-    assert ".part" not in str(error.value) and error.value.errno
+    assert ".part" not in str(error.value)
+    assert error.value.errno
 
     refuse = Mock(side_effect=PermissionError(13, "Permission denied", "x.part"))
     monkeypatch.setattr(os, "open", refuse)
@@ -138,7 +141,8 @@ def test_an_interrupted_write_keeps_the_old_file(tmp_path, error):
         with replacing("save", tmp_path / "a") as file:
             file.write(b"new")
             raise error
-    assert (tmp_path / "a").read_bytes() == b"old" and os.listdir(tmp_path) == ["a"]
+    assert (tmp_path / "a").read_bytes() == b"old"
+    assert os.listdir(tmp_path) == ["a"]
 
 
 @pytest.mark.parametrize("name", ["fsync", "replace"])
@@ -147,12 +151,14 @@ def test_a_failure_at_the_end_keeps_the_old_file(tmp_path, monkeypatch, name):
     monkeypatch.setattr(os, name, Mock(side_effect=OSError("no space left")))
     with pytest.raises(OSError, match="save: .*a cannot be written: no space left"):
         write(tmp_path / "a")
-    assert (tmp_path / "a").read_bytes() == b"old" and os.listdir(tmp_path) == ["a"]
+    assert (tmp_path / "a").read_bytes() == b"old"
+    assert os.listdir(tmp_path) == ["a"]
 
 
 @pytest.mark.skipif(files.fcntl is None, reason="without locks nothing is removed")
 def test_what_a_killed_writer_left_is_removed_and_what_another_writes_is_not(tmp_path):
-    stale, others = tmp_path / ".a.0123abcd.part", tmp_path / ".ab.0123abcd.part"
+    stale = tmp_path / ".a.0123abcd.part"
+    others = tmp_path / ".ab.0123abcd.part"
     stale.touch()
     others.touch()
     with replacing("save", tmp_path / "a") as file:
@@ -185,11 +191,13 @@ def test_a_killed_writer_leaves_a_whole_file(tmp_path):
     options = {"stdout": subprocess.PIPE, "cwd": Path(__file__).parents[2]}
     for delay in (0.0, 0.0013, 0.0037):
         with subprocess.Popen(command, **options) as run:
-            assert run.stdout is not None and run.stdout.readline()
+            assert run.stdout is not None
+            assert run.stdout.readline()
             time.sleep(delay)
             run.send_signal(signal.SIGKILL)
         found = (tmp_path / "a").read_bytes()
-        assert len(found) == 50 * 4096 and len(set(found)) == 1
+        assert len(found) == 50 * 4096
+        assert len(set(found)) == 1
     write(tmp_path / "a")
     assert os.listdir(tmp_path) == ["a"]
 
@@ -222,4 +230,5 @@ def test_what_is_planted_at_a_name_of_the_library_is_an_error(tmp_path, name, ki
     PLANTS[kind](place, other)
     with pytest.raises(OSError, match=re.escape(str(place))):
         WRITERS[name](place)
-    assert other.read_text() == "precious" and not (tmp_path / "nowhere").exists()
+    assert other.read_text() == "precious"
+    assert not (tmp_path / "nowhere").exists()

@@ -111,7 +111,9 @@ class Other:
         return 1
 
 
-TABLE, SPACE, OTHER = {"act": lambda: 1}, SimpleNamespace(act=abs_of_one), Other()
+TABLE = {"act": lambda: 1}
+SPACE = SimpleNamespace(act=abs_of_one)
+OTHER = Other()
 
 
 def test_a_loss_is_what_its_class_and_its_globals_are():
@@ -127,7 +129,8 @@ def test_a_loss_is_what_its_class_and_its_globals_are():
 
 @pytest.mark.long
 def test_every_call_computes_what_was_edited_in_a_notebook(tmp_path):
-    client, nbformat = pytest.importorskip("nbclient"), pytest.importorskip("nbformat")
+    client = pytest.importorskip("nbclient")
+    nbformat = pytest.importorskip("nbformat")
     file = tmp_path / "edited.py"
     file.write_text(NET.format(1))
     cells = [

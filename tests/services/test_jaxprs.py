@@ -52,7 +52,8 @@ def test_a_function_is_split_where_the_rest_comes_in():
         y = memory[tokens] * state["h"] + table[tokens]
         return {"y": y, "memory": memory, "x": x, "one": 1.0, "state": {"h": jnp.exp(state["h"])}}
 
-    params, x = {"w": jnp.eye(4, dtype=jnp.bfloat16) * 2}, jnp.linspace(-1, 1, 12).reshape(3, 4)
+    params = {"w": jnp.eye(4, dtype=jnp.bfloat16) * 2}
+    x = jnp.linspace(-1, 1, 12).reshape(3, 4)
     args = params, x, {"h": jnp.float32(3)}, jnp.array([2, 0])
     early, late = split(function, *args)
     kept = jax.jit(early)(params, x)

@@ -19,7 +19,8 @@ def test_the_header_is_plain(tmp_path):
     raw = (tmp_path / "a").read_bytes()
     header = json.loads(raw[8 : 8 + struct.unpack("<Q", raw[:8])[0]])
     assert (8 + struct.unpack("<Q", raw[:8])[0]) % 8 == 0 < len(raw)  # arrays may be mapped
-    assert header["p/w"]["shape"] == [2, 3] and header["p/w"]["dtype"] == "F32"
+    assert header["p/w"]["shape"] == [2, 3]
+    assert header["p/w"]["dtype"] == "F32"
     assert json.loads(header["__metadata__"]["config"]) == {"x": 1}
     (tmp_path / "a").write_bytes(raw.replace(b'"shape":[2,3]', b'"shape":[3,2]'))
     with pytest.raises(ValueError, match="a was changed after it was saved"):

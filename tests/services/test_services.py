@@ -70,7 +70,8 @@ NODE = Adapted(jnp.ones((2, 3)), jnp.ones((2, 1)), jnp.ones((1, 3)), 2.0)
 
 def test_a_node_is_one_leaf():
     assert [path for path, _ in flat({"dense": {"kernel": NODE}})] == ["dense/kernel"]
-    assert is_stored(NODE) and plain({"a": NODE})["a"].tolist() == [[3.0] * 3] * 2
+    assert is_stored(NODE)
+    assert plain({"a": NODE})["a"].tolist() == [[3.0] * 3] * 2
 
 
 def test_a_layer_of_a_user_gets_arrays():
@@ -88,12 +89,14 @@ def test_a_table_is_well_formed_and_escaped():
     assert [cell.text for cell in root.iter("th")] == ["<a>", "b"]
     assert [cell.text for cell in root.iter("td")] == ["x & y", "1"]
     assert ["right" in cell.attrib["style"] for cell in root.iter("td")] == [False, True]
-    assert root.find("p").text == "n < 2" and root.find("table/caption") is None  # type: ignore
+    assert root.find("p").text == "n < 2"
+    assert root.find("table/caption") is None  # type: ignore
 
 
 def test_no_color_of_its_own():
     text = html_table(["a"], [["1"]], caption="t", totals=[["2"]], notes=["n"]) + html_line("x")
-    assert "color" not in text and "background" not in text
+    assert "color" not in text
+    assert "background" not in text
 
 
 def test_a_row_of_another_length_raises():
@@ -111,7 +114,8 @@ def test_the_search_ends_at_code_that_is_named():
 
     found = []
     jax.eval_shape(lambda: found.extend(outer()))
-    assert found == [False, True] and not inside_jax(below=())
+    assert found == [False, True]
+    assert not inside_jax(below=())
 
 
 def test_jaxnet_may_lie_beside_jax(monkeypatch):
@@ -189,7 +193,8 @@ def test_the_transpose_of_a_linear_loop():
 
     given = jnp.ones(()), jnp.ones(3), jnp.full(3, 2.0)
     d_carry, d_xs = jax.jit(jax.grad(f, (0, 1)))(*given)
-    assert d_carry == 8 and d_xs.tolist() == [4, 2, 1]
+    assert d_carry == 8
+    assert d_xs.tolist() == [4, 2, 1]
 
 
 def test_a_module_that_is_installed():
@@ -253,7 +258,9 @@ def test_seen_on_a_terminal(capsys, monkeypatch):
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     count(unit="layer")
     written = capsys.readouterr().err
-    assert "counting" in written and "0/7" in written and "layer/s" in written
+    assert "counting" in written
+    assert "0/7" in written
+    assert "layer/s" in written
     count(wanted=False)
     assert capsys.readouterr().err == ""
 
@@ -305,7 +312,8 @@ def test_function_looks_like_itself():
 
     same = explain_keywords(half)
     assert same(4, eps=1) == 3
-    assert inspect.signature(same) == inspect.signature(half) and same.__doc__ == half.__doc__
+    assert inspect.signature(same) == inspect.signature(half)
+    assert same.__doc__ == half.__doc__
 
 
 def test_hints_name_arguments_that_exist():

@@ -47,7 +47,8 @@ def test_numbers_and_short_columns_are_not_cut():
     table = Table("t", ("path", "n"), [("p" * 100, 1234567)], width=40)
     assert str(table).splitlines()[-1] == "p" * 28 + "…  1,234,567"
     interval = Number("2.1720 (2.0020 to 2.3421)")
-    head, row = ("rate", "loss", "test loss", "note"), (1, interval, interval, "w" * 40)
+    head = ("rate", "loss", "test loss", "note")
+    row = (1, interval, interval, "w" * 40)
     text = str(Table("t", head, [row], width=60))
     assert text.count(interval) == 2 and "wwwwwww…" in text and "w" * 9 not in text
 
@@ -91,8 +92,10 @@ def test_a_terminal_prints_it_in_its_letters(monkeypatch, encoding):
         return
     lines = words.splitlines()
     assert [len(line) for line in lines] == [len(line) for line in plain.splitlines()]
-    assert lines[2] == "-" * len(lines[2]) and lines[3] == "conv   > 3x3"
-    assert lines[0].startswith("Gr") and lines[0].endswith("nets" + lines[0][-1])
+    assert lines[2] == "-" * len(lines[2])
+    assert lines[3] == "conv   > 3x3"
+    assert lines[0].startswith("Gr")
+    assert lines[0].endswith("nets" + lines[0][-1])
 
 
 def test_every_table_prints_on_ascii(monkeypatch):

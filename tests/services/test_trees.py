@@ -28,7 +28,8 @@ def test_differences_name_what_lacks_differs_and_is_left_over():
     assert as_lines(found, inside=("net",)) == lines
     assert as_lines(found, inside=("net",), most=3) == lines
     assert as_lines(found, inside=("net",), most=1) == [lines[0], "  and 2 more"]
-    assert differences(needed, needed) == {} and as_lines({}, most=1) == []
+    assert differences(needed, needed) == {}
+    assert as_lines({}, most=1) == []
 
 
 def test_an_empty_shape_is_not_the_lack_of_an_entry():

@@ -124,7 +124,8 @@ def outputs_are_those_of_the_code(text):
 @rule(lessons, ("SIZE = ", "SIZE: str = "), ('"# ', '"'), (r"\*Time:", ""), ("main/guide/", ""))
 def lessons_begin_like_all_others(text):
     """Else run `python -m colab.setup`."""
-    extras, title = own_extras(text.path), text.sources("markdown")[0]
+    extras = own_extras(text.path)
+    title = text.sources("markdown")[0]
     words = ("# ", "*Prerequisites:* ", "*Time:* ", f"{ADDRESS}/blob/main/guide/")
     yield from different((tuple(text.sources("code")[:2]), first_cells(text.path, extras)))
     yield from {*extras, "cuda12", "tpu"} - EXTRAS.keys()

@@ -5,14 +5,18 @@ import pytest
 from tests.texts import code, lessons, pages, project
 from tests.texts.form import RULES
 
-assert code and pages and lessons and project
+assert code
+assert pages
+assert lessons
+assert project
 
 
 @pytest.mark.parametrize("name", RULES)
 def test_rule(name):
     rule = RULES[name]
     texts = rule.texts()
-    assert texts and {text: found for text in texts if (found := list(rule.faults(text)))} == {}
+    assert texts
+    assert {text: found for text in texts if (found := list(rule.faults(text)))} == {}
 
 
 @pytest.mark.parametrize("name", RULES)

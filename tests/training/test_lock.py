@@ -24,7 +24,8 @@ def test_a_lock_names_its_holder_and_goes_with_it(tmp_path):
     held.close()
     Held("save", tmp_path).close()
     note = (tmp_path / ".lock").read_text()
-    assert note.startswith("process") and note.endswith("\n")
+    assert note.startswith("process")
+    assert note.endswith("\n")
 
 
 def test_an_interrupt_holds_no_lock_by_its_traceback(tmp_path, monkeypatch):

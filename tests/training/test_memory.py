@@ -308,7 +308,8 @@ def test_threads_share_a_memo():
         thread.start()
     for thread in threads:
         thread.join()
-    assert not failed and 0 < len(memo._entries) <= memo.size
+    assert not failed
+    assert 0 < len(memo._entries) <= memo.size
 
 
 @pytest.mark.parametrize("layer", [
