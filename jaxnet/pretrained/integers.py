@@ -44,7 +44,7 @@ def with_integers(
     least: dict[str, int] = {}  # path -> what stands for a lowest value
     names = [name for name in weights if name not in kinds]
     for (bits, group), paths in _by_form(table, kinds).items():
-        pack = partial(_quantized(net, bits, group, paths).inside.options, net, x=x)
+        pack = partial(_quantized(net, bits, group, paths).inside.options.pack, net, x=x)
         found = jax.eval_shape(pack, specs[0])  # nothing is drawn again
         for path in paths:
             entry = _at(found, path)
@@ -104,12 +104,13 @@ def _mixed(
     """Return a quantized net whose kernels have different bits, computed in float32."""
     made_by = {form: _quantized(net, *form, paths) for form, paths in small.items()}
     one = next(iter(made_by.values()))
+    options = one.inside.options
 
     def init(run, key, x):
         params, state = run.init(key, x)
         new = {}
         for form, layer in made_by.items():
-            whole = layer.inside.options(run.layer, params, x)
+            whole = layer.inside.options.pack(run.layer, params, x)
             for path in small[form]:
                 entry = _at(whole, path)
                 numbers = _key_of_numbers(entry)
@@ -132,12 +133,9 @@ def _mixed(
 
     def apply(run, params, state, x):
         whole, middle = apart(params)
-
-        def shifted(held, state, x):
-            new = {path: Shifted(_at(held, path), value) for path, value in middle.items()}
-            return run(_replaced(held, new), state, x)
-
-        return one.inside.apply(shifted, whole, state, x)
+        held = options.hold(whole, x)
+        new = {path: Shifted(_at(held, path), value) for path, value in middle.items()}
+        return run(_replaced(held, new), state, x)
 
     def join(params):
         whole, middle = apart(params)
@@ -145,7 +143,9 @@ def _mixed(
         new = {path: _plus(_at(floats, path), value) for path, value in middle.items()}
         return _replaced(floats, new)
 
-    inside = one.inside._replace(init=init, apply=apply, join=join, options=None)
+    inside = one.inside._replace(
+        init=init, apply=apply, join=join, options=options._replace(pack=None)
+    )
     return jn.cast(made(one.name, one.kind, inside), jnp.float32)
 
 

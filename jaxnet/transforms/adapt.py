@@ -16,6 +16,8 @@ from jaxnet.services.checks import as_dict, at_least, within
 from jaxnet.services.nodes import Stored, frozen, plain
 from jaxnet.services.paths import check_patterns, fits
 from jaxnet.services.trees import describe, flat
+from jaxnet.transforms.execution import Freeze
+from jaxnet.transforms.integers import Quantization
 from jaxnet.transforms.kernels import FACTORS, Axes, axes_of, matching, replaced
 
 A, B = FACTORS
@@ -91,7 +93,7 @@ def lora(
     within("lora", "scale", scale, "(-inf, inf)")
     check_patterns("lora", "where", [where])
     check_patterns("lora", "trainable", [] if trainable is None else [trainable])
-    return _lora(layer, Options(rank, where, scale, trainable))
+    return _lora(layer, Lora(rank, where, scale, trainable))
 
 
 def merge(layer: Layer, params: Params) -> Params:
@@ -133,7 +135,7 @@ def merge(layer: Layer, params: Params) -> Params:
     return reduce(lambda params, join: join(params), joins, params)
 
 
-class Options(NamedTuple):
+class Lora(NamedTuple):
     """The options of `lora`."""
 
     rank: int
@@ -142,16 +144,21 @@ class Options(NamedTuple):
     trainable: str | None
 
 
-def options_of(layer: Layer) -> Options | None:
+def options_of(layer: Layer) -> Lora | None:
     """Return the options of `lora` of a layer; None if it is not adapted."""
-    return next((it.inside.options for it in transforms_of(layer) if it.kind == "lora"), None)
+    for each in transforms_of(layer):
+        if isinstance(each.inside.options, Lora):
+            return each.inside.options
+    return None
 
 
-def _lora(layer: Layer, options: Options) -> Layer:
-    if any(each.kind == "quantized" for each in transforms_of(layer)):
+def _lora(layer: Layer, options: Lora) -> Layer:
+    inside = [each.inside.options for each in transforms_of(layer)]
+    if any(isinstance(each, Quantization) for each in inside):
         # adapt the layer inside, whose kernels are floats with the same paths
         inner = layer.inside.layer
-        if layer.kind == "freeze":  # which would freeze the factors; the kernels inside are frozen
+        # It would freeze the factors; the kernels inside are frozen.
+        if isinstance(layer.inside.options, Freeze):
             return _lora(again(inner, again(layer, inner.inside.layer)), options)
         return again(layer, _lora(inner, options))
     rank, where, scale, trainable = options

@@ -1,7 +1,7 @@
 """How a layer runs: what it keeps for the backward pass, its dtype, whether it is trained."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -194,4 +194,10 @@ def freeze(layer: Layer, where: str | None = None) -> Layer:
         still = set(map(id, jax.tree.leaves(state)))  # on purpose, so a trainer must not warn
         return y, jax.tree.map(lambda a: jax.lax.stop_gradient(a) if id(a) in still else a, after)
 
-    return transformed(layer, apply, kind="freeze")
+    return transformed(layer, apply, kind="freeze", options=Freeze(where))
+
+
+class Freeze(NamedTuple):
+    """The options of `freeze`."""
+
+    where: str | None

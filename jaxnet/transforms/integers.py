@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache, partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -128,8 +128,21 @@ def quantized(
         return plain(_stored(params))
 
     own = {"own": True, "clear": True, "join": merge}
-    options = None if aware else partial(changed, _packed)
+    options = Quantization(None if aware else partial(changed, _packed), _stored)
     return transformed(layer, apply, kind="quantized", init=init, options=options, **own)
+
+
+class Quantization(NamedTuple):
+    """What others need of a quantized layer.
+
+    Fields:
+      pack: `(layer, params, x) -> params` with integers and scales instead of each kernel; None if
+        the params of the layer are not made by it.
+      hold: `(params, x) -> params` with one node instead of each pair of integers and scales.
+    """
+
+    pack: Callable[[Layer, Params, PyTree], Params] | None
+    hold: Callable[[Params, PyTree], Params]
 
 
 def quantize(layer: Layer, params: Params, x: PyTree) -> Params:
@@ -158,9 +171,10 @@ def quantize(layer: Layer, params: Params, x: PyTree) -> Params:
     """
     layer = as_layer(layer, "quantize", "layer")
     params = as_dict("quantize", "params", params)
-    packed = layer.inside.options if layer.kind == "quantized" else None
-    if packed is None:
-        made = "jn.quantized with aware=True" if layer.kind == "quantized" else f"a {layer.kind}"
+    options = getattr(layer.inside, "options", None)
+    if not isinstance(options, Quantization) or options.pack is None:
+        is_aware = isinstance(options, Quantization)
+        made = "jn.quantized with aware=True" if is_aware else f"a {layer.kind}"
         raise TypeError(
             f"quantize: layer must be jn.quantized(net), whose params are integers, got {made}"
         )
@@ -168,7 +182,7 @@ def quantize(layer: Layer, params: Params, x: PyTree) -> Params:
         raise ValueError("quantize: params are quantized already")
     needed, _ = jax.eval_shape(layer.inside.layer.init, key_spec(), abstract(x, "quantize"))
     compare("quantize: params", needed, params, x)
-    return packed(layer.inside.layer, params, x)
+    return options.pack(layer.inside.layer, params, x)
 
 
 def _grid(kernel: Any, axes: Axes, bits: int, group: int | None) -> tuple[jax.Array, str, Any]:
