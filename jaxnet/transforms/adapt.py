@@ -127,7 +127,8 @@ def merge(layer: Layer, params: Params) -> Params:
     """
     layer = as_layer(layer, "merge", "layer")
     params = as_dict("merge", "params", params)
-    if not (joins := [each.inside.join for each in transforms_of(layer) if each.inside.join]):
+    joins = [each.inside.join for each in transforms_of(layer) if each.inside.join]
+    if not joins:
         raise TypeError(
             f"merge: layer must be made by jn.lora or jn.quantized, got a {layer.kind}. Adapt the "
             "whole net, and choose its parts by where="
@@ -153,37 +154,46 @@ def options_of(layer: Layer) -> Lora | None:
 
 
 def _lora(layer: Layer, options: Lora) -> Layer:
+    """Return the adapted layer, or the layer around an adapted one if it is quantized inside."""
     inside = [each.inside.options for each in transforms_of(layer)]
-    if any(isinstance(each, Quantization) for each in inside):
-        # adapt the layer inside, whose kernels are floats with the same paths
-        inner = layer.inside.layer
-        # It would freeze the factors; the kernels inside are frozen.
-        if isinstance(layer.inside.options, Freeze):
-            return _lora(again(inner, again(layer, inner.inside.layer)), options)
-        return again(layer, _lora(inner, options))
+    if not any(isinstance(each, Quantization) for each in inside):
+        return _adapted(layer, options)
+    # adapt the layer inside, whose kernels are floats with the same paths
+    inner = layer.inside.layer
+    if isinstance(layer.inside.options, Freeze):
+        # It would freeze the factors, so it moves in: the kernels inside are frozen.
+        frozen_inside = again(layer, inner.inside.layer)
+        return _lora(again(inner, frozen_inside), options)
+    return again(layer, _lora(inner, options))
+
+
+def _adapted(layer: Layer, options: Lora) -> Layer:
     rank, where, scale, trainable = options
 
     def init(run, key, x):
         params, state = run.init(key, x)
         kernels = matching("lora", where, params)
-        if twice := [path for path in kernels if path + A in dict(flat(params))]:
-            raise ValueError(f"lora: {twice[0]} is already adapted; merge it first, by jn.merge")
+        paths = {path for path, _ in flat(params)}
+        for path in kernels:
+            if path + A in paths:
+                raise ValueError(f"lora: {path} is already adapted; merge it first, by jn.merge")
         if trainable is not None:
             matching("lora", trainable, params, what="trainable")
         axes = axes_of(run.layer, kernels, x)
-
-        def draw(path, kernel):
-            return _draw(child_key(child_key(key, "lora"), path), kernel, axes[path], rank)
-
-        return beside(params, {path: draw(path, leaf) for path, leaf in kernels.items()}), state
+        own_key = child_key(key, "lora")
+        factors = {}
+        for path, kernel in kernels.items():
+            factors[path] = _draw(child_key(own_key, path), kernel, axes[path], rank)
+        return beside(params, factors), state
 
     def apply(run, params, state, x):
         return run(_joined(held(params), scale), state, x)
 
-    def held(params):
-        def learns(path):
-            return path.endswith((A, B)) or (trainable is not None and fits(trainable, path))
+    def learns(path):
+        is_factor = path.endswith((A, B))
+        return is_factor or (trainable is not None and fits(trainable, path))
 
+    def held(params):
         fixed = {path: leaf for path, leaf in flat(params) if not learns(path)}
         return replaced(params, jax.lax.stop_gradient(fixed))
 
@@ -191,36 +201,45 @@ def _lora(layer: Layer, options: Lora) -> Layer:
         check_factors("merge", params)
         return plain(_joined(params, scale))
 
-    own = {"own": True, "clear": True, "join": join}
-    return transformed(layer, apply, kind="lora", init=init, options=options, **own)
+    return transformed(
+        layer, apply, kind="lora", init=init, own=True, clear=True, join=join, options=options
+    )
 
 
 def _draw(key: jax.Array, kernel: Any, axes: Axes, rank: int) -> tuple[Any, Any]:
     """Return the two factors of a kernel at the start: a drawn, b zeros."""
-    copies, rest = kernel.shape[: axes.copies], kernel.shape[axes.copies :]
-    inputs, outputs = rest[: axes.inputs], rest[axes.inputs :]
+    first, last = axes.copies, axes.copies + axes.inputs
+    copies = kernel.shape[:first]
+    inputs = kernel.shape[first:last]
+    outputs = kernel.shape[last:]
     # A table's rows are picked, not summed, so the variance does not depend on the number of rows.
     make = normal(1.0) if axes.table else lecun_normal()
+
+    def draw(key):
+        return make(key, (math.prod(inputs), rank), kernel.dtype)
+
     keys = jax.random.split(key, math.prod(copies))
-    draw = jax.vmap(lambda key: make(key, (math.prod(inputs), rank), kernel.dtype))
-    a = draw(keys).reshape(*copies, *inputs, rank)
-    return a, jnp.zeros((*copies, rank, *outputs), kernel.dtype)
+    a = jax.vmap(draw)(keys).reshape(*copies, *inputs, rank)
+    b = jnp.zeros((*copies, rank, *outputs), kernel.dtype)
+    return a, b
 
 
-def beside(params: Params, drawn: dict[str, tuple[Any, Any]], above: str = "") -> Params:
+def beside(params: Params, factors: dict[str, tuple[Any, Any]], above: str = "") -> Params:
     """Return the params with two factors next to each kernel."""
     found = {}
     for name, entry in params.items():
         path = above + name
-        found[name] = beside(entry, drawn, f"{path}/") if isinstance(entry, dict) else entry
-        if path in drawn:
-            found |= {name + A: drawn[path][0], name + B: drawn[path][1]}
+        found[name] = beside(entry, factors, f"{path}/") if isinstance(entry, dict) else entry
+        if path in factors:
+            found[name + A], found[name + B] = factors[path]
     return found
 
 
 def check_factors(who: str, params: Params) -> None:
     """Raise unless params have two factors for some kernels, and for no kernel one of them."""
-    a, b = ({p.removesuffix(end) for p, _ in flat(params) if p.endswith(end)} for end in (A, B))
+    paths = [path for path, _ in flat(params)]
+    a = {path.removesuffix(A) for path in paths if path.endswith(A)}
+    b = {path.removesuffix(B) for path in paths if path.endswith(B)}
     if not a or a != b:
         alone = f"; {min(a ^ b)} has one of them" if a ^ b else ""
         raise ValueError(f"{who}: params have no entries ending in {A} and {B}{alone}")
@@ -230,11 +249,13 @@ def _joined(params: Params, scale: float) -> Params:
     """Return the params with one node instead of each kernel and its factors."""
     joined = {}
     for name, entry in params.items():
+        base = name.removesuffix(A).removesuffix(B)
+        is_factor = base != name and base in params
         if isinstance(entry, dict):
             joined[name] = _joined(entry, scale)
         elif name + A in params and name + B in params:
             joined[name] = Adapted(entry, params[name + A], params[name + B], scale)
-        elif not (name.endswith((A, B)) and name.removesuffix(A).removesuffix(B) in params):
+        elif not is_factor:
             joined[name] = entry
     return joined
 
@@ -263,8 +284,9 @@ class Adapted(Stored):
         return kernel + self.scale * factors_product(kernel, self.a, self.b)
 
     def astype(self, dtype: Any) -> "Adapted":
-        kernel, a, b = (each.astype(dtype) for each in (self.kernel, self.a, self.b))
-        return replace(self, kernel=kernel, a=a, b=b)
+        return replace(
+            self, kernel=self.kernel.astype(dtype), a=self.a.astype(dtype), b=self.b.astype(dtype)
+        )
 
     def frozen(self) -> "Adapted":
         return replace(self, kernel=frozen(self.kernel))
@@ -276,16 +298,20 @@ class Adapted(Stored):
         return y + product(thin, last, transposed=transposed)
 
     def rows(self, ids: jax.Array) -> jax.Array:
-        return rows(self.kernel, ids) + product(self.scale * rows(self.a, ids), self.b)
+        thin = self.scale * rows(self.a, ids)
+        return rows(self.kernel, ids) + product(thin, self.b)
 
 
 def factors_product(kernel: jax.Array, a: jax.Array, b: jax.Array) -> jax.Array:
     """Return a (*copies, *inputs, rank) @ b (*copies, rank, *outputs) in the kernel's shape."""
     with suppress(AttributeError, IndexError, TypeError, ValueError):
         copies = a.ndim + b.ndim - 2 - kernel.ndim
-        rank, shape = a.shape[-1], kernel.shape[:copies]
+        shape = kernel.shape[:copies]
+        rank = a.shape[-1]
         if b.shape[copies] == rank:
-            return (a.reshape(*shape, -1, rank) @ b.reshape(*shape, rank, -1)).reshape(kernel.shape)
+            left = a.reshape(*shape, -1, rank)
+            right = b.reshape(*shape, rank, -1)
+            return (left @ right).reshape(kernel.shape)
     raise ValueError(
         f"lora: factors {describe(a)} and {describe(b)} do not fit a kernel {describe(kernel)}"
     )

@@ -52,8 +52,12 @@ def repeat(layer: Layer, n: int) -> Layer:
 
     def init(run, key, x):
         drawn = stacked_init(run.init, key, x, n)
-        first = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), drawn)
-        jax.eval_shape(partial(one, run), *first, x)
+
+        def of_one(leaf):
+            return jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype)
+
+        params, state = jax.tree.map(of_one, drawn)
+        jax.eval_shape(partial(one, run), params, state, x)  # raises if it changes the shape
         return drawn
 
     def apply(run, params, state, x):
@@ -64,17 +68,24 @@ def repeat(layer: Layer, n: int) -> Layer:
             return one(run, params, state, x, i)
 
         def in_place(carry, each):
-            (x, state), (i, params) = carry, each
-            given = jax.tree.map(lambda a: jax.lax.dynamic_index_in_dim(a, i, 0, False), state)
-            y, after = one(run, params, given, x, i)
-            put = lambda a, new: jax.lax.dynamic_update_index_in_dim(a, new, i, 0)  # noqa: E731
-            state = jax.tree.map(put, state, {name: after.pop(name) for name in state})
-            return (y, state), after  # only sown values remain
+            x, states = carry
+            i, params = each
 
+            def take(stack):
+                return jax.lax.dynamic_index_in_dim(stack, i, 0, keepdims=False)
+
+            def put(stack, new):
+                return jax.lax.dynamic_update_index_in_dim(stack, new, i, 0)
+
+            y, after = one(run, params, jax.tree.map(take, states), x, i)
+            kept = {name: after.pop(name) for name in states}
+            return (y, jax.tree.map(put, states, kept)), after  # only sown values remain
+
+        turns = jnp.arange(n)
         if run.mode.stream is None:
-            return jax.lax.scan(body, x, (jnp.arange(n), params, state))
+            return jax.lax.scan(body, x, (turns, params, state))
         # A scan that returned the states would make a new stack of caches for each token.
-        (y, state), sown = jax.lax.scan(in_place, (x, state), (jnp.arange(n), params))
+        (y, state), sown = jax.lax.scan(in_place, (x, state), (turns, params))
         return y, state | sown
 
     return transformed(layer, apply, kind="repeat", init=init, copies=n)
@@ -112,7 +123,10 @@ def ensemble(layer: Layer, n: int) -> Layer:
 
     def apply(run, params, state, x):
         _check_copies("ensemble", n, params, state)
-        member = lambda i, params, state: run(params, state, x, turn=i)  # noqa: E731
+
+        def member(i, params, state):
+            return run(params, state, x, turn=i)
+
         return jax.vmap(member)(jnp.arange(n), params, state)
 
     return transformed(layer, apply, kind="ensemble", init=init, copies=n)
@@ -150,29 +164,33 @@ def mapped(layer: Layer, axis: int = 1) -> Layer:
     at_least("mapped", "axis", axis, 0)
 
     def size(x):
-        sizes = {jnp.shape(leaf)[axis : axis + 1] for leaf in jax.tree.leaves(x)}
-        if len(sizes) == 1 and (n := sizes.pop()):
-            return n[0]
-        raise ValueError(
-            f"mapped: every array must have axis {axis} of one size, got {describe(x)}"
-        )
+        shapes = [jnp.shape(leaf) for leaf in jax.tree.leaves(x)]
+        sizes = {shape[axis : axis + 1] for shape in shapes}  # () of an array without this axis
+        if len(sizes) != 1 or () in sizes:
+            raise ValueError(
+                f"mapped: every array must have axis {axis} of one size, got {describe(x)}"
+            )
+        (size,) = sizes.pop()
+        return size
 
     def init(run, key, x):
         size(x)
 
-        def one(a):
+        def entry(a):
             return jax.ShapeDtypeStruct(a.shape[:axis] + a.shape[axis + 1 :], a.dtype)
 
-        return run.init(key, jax.tree.map(one, x))
+        return run.init(key, jax.tree.map(entry, x))
 
     def apply(run, params, state, x):
         def one(i, x):
             y, after = run(params, state, x, turn=i)
-            sown = {n: value for n, value in after.items() if n not in state}
-            return y, {n: after[n] for n in state}, sown
+            kept = {name: after[name] for name in state}
+            sown = {name: value for name, value in after.items() if name not in state}
+            return y, kept, sown
 
+        each = jax.vmap(one, in_axes=(0, axis), out_axes=(axis, None, 0))
         try:
-            y, after, sown = jax.vmap(one, (0, axis), (axis, None, 0))(jnp.arange(size(x)), x)
+            y, after, sown = each(jnp.arange(size(x)), x)
         except ValueError as error:
             if "out_axes" not in str(error):
                 raise
@@ -205,10 +223,13 @@ def stacked_init(init: Callable, key: jax.Array, x: PyTree, n: int) -> tuple[PyT
       >>> params["kernel"].shape
       (5, 3, 4)
     """
+    draws = []
     try:
         # One by one, since drawing is faster than compiling a program for n.
-        draws = [jax.tree.map(np.asarray, init(jax.random.fold_in(key, i), x)) for i in range(n)]
+        for i in range(n):
+            draw = init(jax.random.fold_in(key, i), x)
+            draws.append(jax.tree.map(np.asarray, draw))
     except jax.errors.TracerArrayConversionError:  # inside jit or vmap
-        each = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(n))
-        return jax.vmap(lambda key: init(key, x))(each)
+        keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(n))
+        return jax.vmap(lambda key: init(key, x))(keys)
     return jax.tree.map(lambda *leaves: on_device(np.stack(leaves)), *draws)

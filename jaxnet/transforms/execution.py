@@ -55,36 +55,48 @@ def remat(
     Reference: Chen et al. 2016, "Training deep nets with sublinear memory cost".
     """
     a_function("remat", "policy", policy, "a primitive and its arguments", optional=True)
-    patterns = {"keep": keep, "offload": offload}
-    patterns = {what: pattern for what, pattern in patterns.items() if pattern is not None}
+    patterns = {}
+    if keep is not None:
+        patterns["keep"] = keep
+    if offload is not None:
+        patterns["offload"] = offload
     check_patterns("remat", " and ".join(patterns), patterns.values())
 
     def role(path: str) -> str:
-        return next((what for what, pattern in patterns.items() if fits(pattern, path)), "")
+        for what, pattern in patterns.items():
+            if fits(pattern, path):
+                return what
+        return ""
 
     def rule(primitive, *values, name="", **options):
-        if primitive.name == "name" and (what := role(name)):
+        what = role(name) if primitive.name == "name" else ""
+        if what:
             return _BY_ROLE(primitive, *values, name=what, **options)
-        options |= {"name": name} if name else {}
+        if name:
+            options["name"] = name
         return policy is not None and policy(primitive, *values, **options)
 
     def apply(run, params, state, x):
         paths: list[str] = []
 
         def named(path, layer, x, y):
-            paths.append("/".join(path))
-            tag = lambda leaf: checkpoint_name(leaf, paths[-1])  # noqa: E731
-            return jax.tree.map(tag, y) if role(paths[-1]) else y
+            name = "/".join(path)
+            paths.append(name)
+            if not role(name):
+                return y
+            return jax.tree.map(lambda leaf: checkpoint_name(leaf, name), y)
 
         def inner(params, state, x, key):
+            inside = run._replace(call_key=key)
             if not patterns:
-                return run._replace(call_key=key)(params, state, x)
-            y, state = run._replace(call_key=key).watched(named, transforms=True)(params, state, x)
+                return inside(params, state, x)
+            y, state = inside.watched(named, transforms=True)(params, state, x)
             return named((), run.layer, x, y), state
 
         kept = jax.checkpoint(inner, policy=rule if patterns else policy)
         result = kept(params, state, x, run.call_key)
-        for what in patterns.keys() - set(map(role, paths)):
+        roles = {role(path) for path in paths}
+        for what in patterns.keys() - roles:
             raise ValueError(
                 f"remat: no layer needs {what}={patterns[what]!r}; paths: {', '.join(paths[:8])}"
             )
@@ -151,7 +163,8 @@ def cast(layer: Layer, dtype: Any) -> Layer:
         floats = [a.dtype for a in jax.tree.leaves(x) if jnp.issubdtype(a.dtype, jnp.floating)]
         inside = run.changed(dtype=dtype, kept=dtype)
         y, after = inside(params, state, inside.mode.rounded(x))
-        return Mode(dtype=jnp.result_type(*floats) if floats else jnp.float32).rounded(y), after
+        outside = Mode(dtype=jnp.result_type(*floats) if floats else jnp.float32)
+        return outside.rounded(y), after
 
     return transformed(layer, apply, kind="cast", init=init)
 
@@ -191,8 +204,13 @@ def freeze(layer: Layer, where: str | None = None) -> Layer:
             held = {path: frozen(entries[path]) for path, fit in fitting if fit}
             return run(replaced(params, held), state, x)
         y, after = run(frozen(params), state, x, train=False)
-        still = set(map(id, jax.tree.leaves(state)))  # on purpose, so a trainer must not warn
-        return y, jax.tree.map(lambda a: jax.lax.stop_gradient(a) if id(a) in still else a, after)
+        unchanged = {id(leaf) for leaf in jax.tree.leaves(state)}
+
+        def still(leaf):
+            """Return an unchanged entry as a constant: on purpose, so a trainer must not warn."""
+            return jax.lax.stop_gradient(leaf) if id(leaf) in unchanged else leaf
+
+        return y, jax.tree.map(still, after)
 
     return transformed(layer, apply, kind="freeze", options=Freeze(where))
 

@@ -105,18 +105,21 @@ def quantized(
 
     def changed(change, layer, params, x):
         """Return the params with `change(kernel, axes, bits, group)` instead of each kernel."""
-        found = matching("quantized", where, params).items()
-        kernels = {path: leaf for path, leaf in found if not path.endswith(FACTORS)}
+        found = matching("quantized", where, params)
+        kernels = {path: leaf for path, leaf in found.items() if not path.endswith(FACTORS)}
         axes = axes_of(layer, kernels, abstract(x, "quantized"))
         new = {path: change(leaf, axes[path], bits, group) for path, leaf in kernels.items()}
         return replaced(params, new)
+
+    def pack(layer, params, x):
+        return changed(_packed, layer, params, x)
 
     def init(run, key, x):
         params, state = run.init(key, x)
         if aware:
             matching("quantized", where, params)
             return params, state
-        return changed(_packed, run.layer, params, x), state
+        return pack(run.layer, params, x), state
 
     def apply(run, params, state, x):
         held = changed(_through, run.layer, params, x) if aware else _stored(params, x)
@@ -127,9 +130,10 @@ def quantized(
             raise ValueError("merge: params hold no integers of jn.quantize")
         return plain(_stored(params))
 
-    own = {"own": True, "clear": True, "join": merge}
-    options = Quantization(None if aware else partial(changed, _packed), _stored)
-    return transformed(layer, apply, kind="quantized", init=init, options=options, **own)
+    options = Quantization(None if aware else pack, _stored)
+    return transformed(
+        layer, apply, kind="quantized", init=init, own=True, clear=True, join=merge, options=options
+    )
 
 
 class Quantization(NamedTuple):
@@ -180,30 +184,48 @@ def quantize(layer: Layer, params: Params, x: PyTree) -> Params:
         )
     if _has_integers(params):
         raise ValueError("quantize: params are quantized already")
-    needed, _ = jax.eval_shape(layer.inside.layer.init, key_spec(), abstract(x, "quantize"))
+    inner = layer.inside.layer
+    needed, _ = jax.eval_shape(inner.init, key_spec(), abstract(x, "quantize"))
     compare("quantize: params", needed, params, x)
-    return options.pack(layer.inside.layer, params, x)
+    return options.pack(inner, params, x)
 
 
 def _grid(kernel: Any, axes: Axes, bits: int, group: int | None) -> tuple[jax.Array, str, Any]:
     """Return the integers of a kernel, still floats, and their scales after the name of these."""
-    w, first = wide(jnp.asarray(kernel)), axes.copies
+    w = wide(jnp.asarray(kernel))
+    first = axes.copies
     shared = [first + 1] if axes.table else list(range(first, first + axes.inputs))
     last = shared[-1]
-    length = w.shape[last]
-    if group is None or length <= group:
+    if group is None or w.shape[last] <= group:
         largest = jnp.abs(w).max(shared, keepdims=True, initial=0)
-    else:  # groups of about equal sizes, which follow from their number and the size of the axis
-        size = -(-length // -(-length // group))
-        groups = -(-length // size)
-        widths = [(0, groups * size - length if axis == last else 0) for axis in range(w.ndim)]
-        cut = jnp.pad(jnp.abs(w), widths)
-        largest = cut.reshape(*w.shape[:last], groups, size, *w.shape[last + 1 :]).max(last + 1)
+    else:
+        largest = _largest_of_groups(jnp.abs(w), last, group)
     # Rounding to 4 bits loses far more than scales in bfloat16 do.
     name = "scale16" if bits == 4 and not axes.table else "scale"
-    scale = (largest / LARGEST[bits]).astype(jnp.bfloat16 if name == "scale16" else kernel.dtype)
+    scale_dtype = jnp.bfloat16 if name == "scale16" else kernel.dtype
+    scale = (largest / LARGEST[bits]).astype(scale_dtype)
     scale = jnp.where(scale == 0, 1, scale)  # for values that are all 0
-    return jnp.round(w / wide(scales_of_values(scale, w.shape))), name, scale
+    numbers = jnp.round(w / wide(scales_of_values(scale, w.shape)))
+    return numbers, name, scale
+
+
+def _largest_of_groups(values: jax.Array, axis: int, group: int) -> jax.Array:
+    """Return the largest value of each group of at most `group` neighbors along an axis.
+
+    The groups have about equal sizes, which follow from their number and the size of the axis.
+    """
+    length = values.shape[axis]
+    size = _ceil_divide(length, _ceil_divide(length, group))
+    groups = _ceil_divide(length, size)
+    widths = [(0, 0)] * values.ndim
+    widths[axis] = (0, groups * size - length)
+    padded = jnp.pad(values, widths)
+    cut = padded.reshape(*values.shape[:axis], groups, size, *values.shape[axis + 1 :])
+    return cut.max(axis + 1)
+
+
+def _ceil_divide(a: int, b: int) -> int:
+    return -(-a // b)
 
 
 def _through(kernel: jax.Array, axes: Axes, bits: int, group: int | None) -> jax.Array:
@@ -211,22 +233,26 @@ def _through(kernel: jax.Array, axes: Axes, bits: int, group: int | None) -> jax
     if isinstance(kernel, Marked):  # a transform around this one looks for the axes of its product
         return kernel
     kernel = plain(kernel)
-    numbers, _, scale = _grid(jax.lax.stop_gradient(kernel), axes, bits, group)
-    # The value of the difference is exactly 0.
-    return scaled(numbers.astype(kernel.dtype), scale) + (kernel - jax.lax.stop_gradient(kernel))
+    constant = jax.lax.stop_gradient(kernel)
+    numbers, _, scale = _grid(constant, axes, bits, group)
+    rounded = scaled(numbers.astype(kernel.dtype), scale)
+    return rounded + (kernel - constant)  # the value of the difference is exactly 0
 
 
 def _packed(kernel: Any, axes: Axes, bits: int, group: int | None) -> dict[str, jax.Array]:
     """Return the integers of a kernel and their scales."""
     numbers, name, scale = _grid(kernel, axes, bits, group)
-    length = kernel.shape[-1]
-    unknown = scale.shape[-1] != length and (length % 2 or scale.shape[-1] == length - 1)
-    if bits == 8 or unknown:  # the scale must show whether the last number only fills a byte
+    length, scales = kernel.shape[-1], scale.shape[-1]
+    is_odd = length % 2 == 1
+    # The scale must show whether the last number only fills a byte.
+    unknown = scales != length and (is_odd or scales == length - 1)
+    if bits == 8 or unknown:
         return {"int8": numbers.astype(jnp.int8), name: scale}
-    if length % 2:
+    if is_odd:
         numbers = jnp.pad(numbers, [(0, 0)] * (numbers.ndim - 1) + [(0, 1)])
     nibbles = (numbers.astype(jnp.int32) & 15).astype(jnp.uint8)
-    return {"int4": nibbles[..., ::2] | nibbles[..., 1::2] << 4, name: scale}
+    low, high = nibbles[..., ::2], nibbles[..., 1::2]
+    return {"int4": low | high << 4, name: scale}
 
 
 @partial(jax.tree_util.register_dataclass, data_fields=["numbers", "scale"], meta_fields=["dtype"])
@@ -247,10 +273,13 @@ class Quantized(Stored):
     @property
     def shape(self) -> tuple[int, ...]:
         *rest, last = self.numbers.shape
-        if self.numbers.dtype == jnp.uint8:
-            # An odd number of scales shows whether the last number only fills a byte.
-            last = 2 * last - (self.scale.shape[-1] % 2 and self.scale.shape[-1] == 2 * last - 1)
-        return (*rest, last)
+        if self.numbers.dtype != jnp.uint8:
+            return (*rest, last)
+        scales = self.scale.shape[-1]
+        numbers = 2 * last
+        # An odd number of scales shows whether the last number only fills a byte.
+        last_only_fills = scales % 2 == 1 and scales == numbers - 1
+        return (*rest, numbers - 1 if last_only_fills else numbers)
 
     def array(self) -> jax.Array:
         return jax.checkpoint(_unpacked)(self)
@@ -263,27 +292,36 @@ class Quantized(Stored):
         matrix = self if transposed else self._matrix(inputs)
         if matrix is None:
             return _in_blocks(x, self, inputs, transposed)
-        before, outputs = x.shape[: x.ndim - inputs], self.shape[inputs:]
-        x = x.reshape(math.prod(before), math.prod(x.shape[x.ndim - inputs :]))
+        axes = x.ndim - inputs
+        before, summed = x.shape[:axes], x.shape[axes:]
+        outputs = self.shape[:1] if transposed else self.shape[inputs:]
+        x = x.reshape(math.prod(before), math.prod(summed))
         if is_few(x, matrix.numbers):
-            options = {"transposed": transposed, "in_jax": _few_in_jax(self.dtype, transposed)}
-            y = few_rows(x, matrix.numbers, matrix.scale, **options)
+            in_jax = _few_in_jax(self.dtype, transposed)
+            y = few_rows(x, matrix.numbers, matrix.scale, transposed=transposed, in_jax=in_jax)
         else:
             y = _in_blocks(x, matrix, 1, transposed)
-        return y.reshape(*before, *((self.shape[0],) if transposed else outputs))
+        return y.reshape(*before, *outputs)
 
     def _matrix(self, inputs: int) -> "Quantized | None":
         """Return the kernel as a matrix (inputs, outputs); None if its scales do not fit."""
-        if len(self.shape) == 2:
-            return self if self.scale.shape[1] == self.shape[1] else None  # in groups of outputs
-        groups, shape = self.scale.shape[:inputs], self.shape
-        odd = self.numbers.dtype == jnp.uint8 and shape[-1] % 2
+        shape = self.shape
+        if len(shape) == 2:
+            in_groups_of_outputs = self.scale.shape[1] != shape[1]
+            return None if in_groups_of_outputs else self
+        *others, groups = self.scale.shape[:inputs]
         # Groups of the last axis are groups of all inputs if they are equal.
-        within = groups[:-1] == shape[: inputs - 1] and shape[inputs - 1] % groups[-1] == 0
-        even = inputs == 1 or set(groups) == {1} or within
-        if odd or not even or self.scale.shape[inputs:] != shape[inputs:]:
+        one_group = groups == 1 and set(others) <= {1}
+        equal = tuple(others) == shape[: inputs - 1] and shape[inputs - 1] % groups == 0
+        fits_inputs = inputs == 1 or one_group or equal
+        fits_outputs = self.scale.shape[inputs:] == shape[inputs:]
+        fills_a_byte = self.numbers.dtype == jnp.uint8 and shape[-1] % 2 == 1
+        if fills_a_byte or not fits_inputs or not fits_outputs:
             return None
-        flat = lambda a: a.reshape(math.prod(a.shape[:inputs]), -1)  # noqa: E731
+
+        def flat(a):
+            return a.reshape(math.prod(a.shape[:inputs]), -1)
+
         return replace(self, numbers=flat(self.numbers), scale=flat(self.scale))
 
     def block(self, i: Any, count: int, axis: int) -> "Quantized":
@@ -298,14 +336,19 @@ class Quantized(Stored):
     def rows(self, ids: jax.Array) -> jax.Array:
         if self.scale.shape[0] != self.shape[0]:  # not quantized as a table
             return rows(self.array(), ids)
-        ids = jnp.where(ids < 0, self.numbers.shape[0], ids)
+        beyond = self.numbers.shape[0]
+        ids = jnp.where(ids < 0, beyond, ids)
         numbers = jnp.asarray(self.numbers).at[ids].get(mode="fill", fill_value=0)
-        return _unpacked(Quantized(numbers, rows(self.scale, ids), self.dtype))
+        picked = Quantized(numbers, rows(self.scale, ids), self.dtype)
+        return _unpacked(picked)
 
 
 @cache  # one function, so that `jit` finds what it has compiled
 def _few_in_jax(dtype: Any, transposed: bool) -> Callable[..., jax.Array]:
-    return lambda x, n, scale: _in_blocks(x, Quantized(n, scale, dtype), 1, transposed)
+    def run(x, numbers, scale):
+        return _in_blocks(x, Quantized(numbers, scale, dtype), 1, transposed)
+
+    return run
 
 
 def _in_blocks(x: jax.Array, kernel: Quantized, inputs: int, transposed: bool) -> jax.Array:
@@ -313,7 +356,7 @@ def _in_blocks(x: jax.Array, kernel: Quantized, inputs: int, transposed: bool) -
     axis = 0 if transposed else len(kernel.shape) - 1
     count = _blocks(x, kernel, axis) if inputs == 1 else 1
     # Not kept for the backward pass, since floats are larger than integers.
-    run = jax.checkpoint(lambda x, kernel: _product(x, kernel, inputs, transposed))
+    run = jax.checkpoint(partial(_product, inputs=inputs, transposed=transposed))
     if count == 1:
         return run(x, kernel)
     y = jax.lax.map(lambda i: run(x, kernel.block(i, count, axis)), jnp.arange(count))
@@ -324,13 +367,16 @@ def _blocks(x: jax.Array, kernel: Quantized, axis: int) -> int:
     """Return the number of blocks."""
     count = math.prod(x.shape[:-1])  # not a number in an export with open sizes
     few = isinstance(count, int) and count <= 64
+    large = len(kernel.shape) == 2 and kernel.numbers.size >= 2**21
     # Unequal groups of scales would begin between the blocks.
-    uneven = kernel.shape[axis] % kernel.scale.shape[axis]
-    if not few or len(kernel.shape) != 2 or kernel.numbers.size < 2**21 or uneven:
+    even = kernel.shape[axis] % kernel.scale.shape[axis] == 0
+    if not (few and large and even):
         return 1
-    sizes = kernel.numbers.shape[axis], kernel.scale.shape[axis]
     most = kernel.shape[axis] // 512
-    return next((n for n in range(most, 1, -1) if not any(size % n for size in sizes)), 1)
+    for count in range(most, 1, -1):
+        if kernel.numbers.shape[axis] % count == 0 and kernel.scale.shape[axis] % count == 0:
+            return count
+    return 1
 
 
 def _unpacked(kernel: Quantized) -> jax.Array:
@@ -363,9 +409,10 @@ def _stored(params: Params, x: PyTree = ()) -> Params:
 
     A scale16 does not tell the dtype of its kernel: the other params do or, without any, x.
     """
-    told = [leaf for path, leaf in flat(params) if not path.endswith("/scale16")]
-    floats = jax.tree.leaves(floats_of(told)) or jax.tree.leaves(floats_of(x))
-    dtype = jnp.finfo(jnp.result_type(*floats) if floats else jnp.float32).dtype
+    others = [leaf for path, leaf in flat(params) if not path.endswith("/scale16")]
+    floats = jax.tree.leaves(floats_of(others)) or jax.tree.leaves(floats_of(x))
+    widest = jnp.result_type(*floats) if floats else jnp.float32
+    dtype = jnp.finfo(widest).dtype  # a float, even if there are complex params
 
     def each(entry):
         if not _is_packed(entry):
@@ -377,4 +424,5 @@ def _stored(params: Params, x: PyTree = ()) -> Params:
 
 
 def _has_integers(params: Params) -> bool:
-    return any(map(_is_packed, jax.tree.leaves(params, is_leaf=_is_packed)))
+    entries = jax.tree.leaves(params, is_leaf=_is_packed)
+    return any(_is_packed(entry) for entry in entries)

@@ -60,7 +60,8 @@ def matching(who: str, where: str, params: Params, what: str = "where") -> dict[
             f"{', '.join(near) or 'none, the layer has no parameters'}"
         )
     flats = [f"{path} {leaf.shape}" for path, leaf in found.items() if len(leaf.shape) < 2]
-    if flats and what == "where":
+    must_be_kernels = what == "where"
+    if flats and must_be_kernels:
         raise ValueError(
             f"{who}: where={where!r} must fit kernels and tables only, which have inputs and "
             f"outputs; it fits {', '.join(flats[:5])} too"
@@ -90,10 +91,14 @@ def axes_of(layer: Layer, kernels: dict[str, Any], x: PyTree) -> dict[str, Axes]
     def run():
         params, state = jax.eval_shape(layer.init, key_spec(), x)
         uses = _uses(layer, kernels, params, state, x)
-        plain = {path: (Axes(0, len(leaf.shape) - 1), False) for path, leaf in kernels.items()}
-        return {path: axes for path, (axes, _) in (plain | uses).items()}
+        axes = {}
+        for path, leaf in kernels.items():
+            usual = Axes(0, len(leaf.shape) - 1)
+            axes[path] = uses[path].axes if path in uses else usual
+        return axes
 
-    return memo_of(layer.apply).of(("axes", *kernels, signature(x)), run)
+    question = ("axes", *kernels, signature(x))
+    return memo_of(layer.apply).of(question, run)
 
 
 def matrix_axes(net: Layer, params: Params, x: PyTree) -> PyTree:
@@ -130,40 +135,62 @@ def matrix_axes(net: Layer, params: Params, x: PyTree) -> PyTree:
     net = as_layer(net, "matrix_axes", "net")
     needed, state = jax.eval_shape(net.init, key_spec(), abstract(x, "matrix_axes"))
     check_dict("matrix_axes", "params", params)
-    if bad := [(name, leaf) for name, leaf in flat(params) if not hasattr(leaf, "shape")]:
-        raise TypeError("matrix_axes: params/{} must be an array, got {!r:.60}".format(*bad[0]))
+    for name, leaf in flat(params):
+        if not hasattr(leaf, "shape"):
+            raise TypeError(f"matrix_axes: params/{name} must be an array, got {leaf!r:.60}")
     compare("params", needed, params, x)
     uses = _uses(net, dict(flat(params)), needed, state, x)
-    one = lambda axes: axes[0] if len(axes) == 1 else axes  # noqa: E731
+
+    def one_or_all(axes: range) -> Any:
+        return axes[0] if len(axes) == 1 else tuple(axes)
 
     def numbers(path: Any, leaf: Any) -> Any:
-        name, rank = path_name(path), len(leaf.shape)
-        axes, multiplies = uses.get(name, (None, False))
-        if axes is None or axes.table or not (multiplies or is_kernel(name)) or not axes.inputs:
+        name = path_name(path)
+        if name not in uses:
+            return None
+        axes, multiplies = uses[name]
+        is_matrix = (multiplies or is_kernel(name)) and axes.inputs > 0
+        if axes.table or not is_matrix:
             return None
         first, last = axes.copies, axes.copies + axes.inputs
-        return MuonDimensionNumbers(one((*range(first, last),)), one((*range(last, rank),)))
+        inputs, outputs = range(first, last), range(last, len(leaf.shape))
+        return MuonDimensionNumbers(one_or_all(inputs), one_or_all(outputs))
 
     return jax.tree_util.tree_map_with_path(numbers, params)
 
 
+class _Use(NamedTuple):
+    """How a run used a kernel: its axes, and whether it was multiplied or picked from."""
+
+    axes: Axes
+    multiplies: bool
+
+
 def _uses(
     layer: Layer, kernels: dict[str, Any], params: Params, state: State, x: PyTree
-) -> dict[str, tuple[Axes, bool]]:
-    """Return the axes of each kernel that a run on shapes uses, and whether it is multiplied."""
-    uses, ranks = {}, {path: len(leaf.shape) for path, leaf in kernels.items()}
+) -> dict[str, _Use]:
+    """Return how a run on shapes uses each kernel, by path."""
+    uses: dict[str, _Use] = {}
+    # JAX keeps `note`, so it holds no kernels, which may be traced.
+    ranks = {path: len(leaf.shape) for path, leaf in kernels.items()}
 
-    # JAX keeps this function, so it holds no kernels, which may be traced.
     def note(path, own, inputs=None, table=False):
         """Return a kernel, after its first use has shown its axes."""
         rank = len(own.shape)
-        axes = Axes(ranks[path] - rank, rank - 1 if inputs is None else inputs, table)
-        uses.setdefault(path, (axes, inputs is not None))
+        copies = ranks[path] - rank
+        multiplies = inputs is not None
+        axes = Axes(copies, inputs if multiplies else rank - 1, table)
+        uses.setdefault(path, _Use(axes, multiplies))
         return own
 
-    new = {p: Marked(leaf, partial(note, p)) for p, leaf in flat(params) if p in kernels}
-    run = lambda *args, key: layer.apply(*args, key=key)  # noqa: E731
-    jax.eval_shape(run, replaced(params, new), state, shapes_of(x), key=key_spec())
+    def run(params, state, x, key):
+        return layer.apply(params, state, x, key=key)
+
+    marked = {}
+    for path, leaf in flat(params):
+        if path in kernels:
+            marked[path] = Marked(leaf, partial(note, path))
+    jax.eval_shape(run, replaced(params, marked), state, shapes_of(x), key=key_spec())
     return uses
 
 
@@ -185,7 +212,8 @@ class Marked(Stored):
         return Marked(self.own.astype(dtype), self.note)
 
     def product(self, x: jax.Array, inputs: int, transposed: bool) -> jax.Array:
-        return product(x, self.note(self.own, inputs, transposed), inputs, transposed=transposed)
+        kernel = self.note(self.own, inputs, transposed)
+        return product(x, kernel, inputs, transposed=transposed)
 
     def rows(self, ids: jax.Array) -> jax.Array:
         return rows(self.note(self.own, 1, True), ids)

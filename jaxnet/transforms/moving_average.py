@@ -78,31 +78,38 @@ def moving_average(layer: Layer, decay: float | Callable[[jax.Array], Any] = 0.9
                 f"moving_average: {run.layer.name} already has an entry {OWN!r} in its state"
             )
         # Copies, since a step donates the memory of each array.
-        copy = {"params": jax.tree.map(jnp.copy, params), "state": jax.tree.map(jnp.copy, state)}
-        return params, state | {OWN: copy | {"step": jnp.zeros([], jnp.int32)}}
+        target = {
+            "params": jax.tree.map(jnp.copy, params),
+            "state": jax.tree.map(jnp.copy, state),
+            "step": jnp.zeros([], jnp.int32),
+        }
+        return params, state | {OWN: target}
 
     def apply(run, params, state, pair):
         x, given = _pair(pair)
-        target, kept = state[OWN], {name: state[name] for name in state if name != OWN}
+        target = state[OWN]
+        kept = {name: value for name, value in state.items() if name != OWN}
         if run.train:
             target = _moved(target, jax.lax.stop_gradient(plain(params)), decay)
         y, after = run(params, kept, x)
         followed, ahead = run(target["params"], target["state"], given, turn=1)
         ahead = {name: value for name, value in ahead.items() if not name.startswith(SOWN)}
-        target = jax.lax.stop_gradient(target | {"state": ahead})
-        return (y, jax.lax.stop_gradient(followed)), after | {OWN: target}
+        followed, target = jax.lax.stop_gradient((followed, target | {"state": ahead}))
+        return (y, followed), after | {OWN: target}
 
     return transformed(layer, apply, kind="moving_average", init=init, own=True)
 
 
 def _moved(target: Any, params: PyTree, decay: float | Callable[[jax.Array], Any]) -> Any:
     step = target["step"]
-    rate = jnp.where(step == 0, 0.0, decay(step) if callable(decay) else decay)
+    later = decay(step) if callable(decay) else decay
+    rate = jnp.where(step == 0, 0.0, later)  # the first target is a copy
 
     def mix(old, new):
         return (rate * old + (1 - rate) * new).astype(old.dtype)
 
-    return target | {"params": jax.tree.map(mix, target["params"], params), "step": step + 1}
+    moved = jax.tree.map(mix, target["params"], params)
+    return target | {"params": moved, "step": step + 1}
 
 
 def _pair(pair: PyTree) -> tuple[PyTree, PyTree]:

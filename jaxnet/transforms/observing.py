@@ -86,7 +86,12 @@ def collect(layer: Layer) -> Layer:
 
     def apply(run, params, state, x):
         y, after = run.watched(transforms=True, sown=True)(params, state, x)
-        sown = {n.removeprefix(SOWN): after[n] for n in after if n.startswith(SOWN)}
-        return (y, sown), {n: value for n, value in after.items() if not n.startswith(SOWN)}
+        sown, kept = {}, {}
+        for name, value in after.items():
+            if name.startswith(SOWN):
+                sown[name.removeprefix(SOWN)] = value
+            else:
+                kept[name] = value
+        return (y, sown), kept
 
     return transformed(layer, apply, kind="collect")

@@ -6,7 +6,6 @@ ends in `_kernel`, and pass ordinary kernels to the layer.
 
 import math
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import jax
@@ -18,7 +17,7 @@ from jaxnet.services.checks import at_least, within
 from jaxnet.services.nodes import plain
 from jaxnet.services.paths import is_kernel
 from jaxnet.services.trees import flat, path_name
-from jaxnet.transforms.kernels import axes_of, replaced
+from jaxnet.transforms.kernels import Axes, axes_of, replaced
 
 
 def weight_norm(layer: Layer, *, name: str | None = None) -> Layer:
@@ -122,38 +121,24 @@ def spectral_norm(
         axes = axes_of(run.layer, dict(flat(kernels)), x)
 
         def draw(path, kernel):
-            here, of = child_key(child_key(key, own), path_name(path)), axes[path_name(path)]
-            copies, shape = kernel.shape[: of.copies], kernel.shape[of.copies :]
-            sizes = {"u": math.prod(shape[of.inputs :]), "v": math.prod(shape[: of.inputs])}
-
-            def unit(n):
-                a = jax.random.normal(child_key(here, n), (*copies, sizes[n]), wide(kernel).dtype)
-                return a / jnp.linalg.norm(a, axis=-1, keepdims=True)
-
-            return _power(kernel, {n: unit(n) for n in sizes}, 15, epsilon)
+            name = path_name(path)
+            vectors = _drawn(child_key(child_key(key, own), name), kernel, axes[name])
+            return _power(kernel, vectors, 15, epsilon)
 
         return params, state | {own: jax.tree_util.tree_map_with_path(draw, kernels)}
+
+    def improve(kernel, vectors):
+        return _power(jax.lax.stop_gradient(kernel), vectors, iterations, epsilon)
 
     def apply(run, params, state, x):
         params = plain(params)
         kernels = _kernels(params, run.layer, own)
-
-        def improve(kernel, vectors):
-            return _power(jax.lax.stop_gradient(kernel), vectors, iterations, epsilon)
-
-        def divide(kernel, vectors):
-            sigma = _of_copies(lambda w, v, u: v @ w @ u, _matrix(kernel, vectors), **vectors)
-            sigma = sigma.reshape(*sigma.shape, *[1] * (kernel.ndim - sigma.ndim))
-            # The largest singular value of a zero kernel is 0, so it cannot be divided and stays
-            # zero.
-            return (kernel / jnp.where(sigma == 0, 1, sigma)).astype(kernel.dtype)
-
         vectors = jax.lax.stop_gradient(state[own])
         if run.train:
             vectors = jax.tree.map(improve, kernels, vectors)
         inner = {name: entry for name, entry in state.items() if name != own}
-        divided = replaced(params, dict(flat(jax.tree.map(divide, kernels, vectors))))
-        y, inner = run(divided, inner, x)
+        divided = jax.tree.map(_divided, kernels, vectors)
+        y, inner = run(replaced(params, dict(flat(divided))), inner, x)
         return y, inner | {own: vectors}
 
     return transformed(layer, apply, kind=own, init=init, name=name, own=True)
@@ -161,12 +146,20 @@ def spectral_norm(
 
 def _find(params: Params) -> Params:
     """Return the entries of params that are kernels."""
-    found = {n: _find(entry) if isinstance(entry, dict) else entry for n, entry in params.items()}
-    return {n: e for n, e in found.items() if (e if isinstance(e, dict) else is_kernel(n))}
+    found = {}
+    for name, entry in params.items():
+        if isinstance(entry, dict):
+            inside = _find(entry)
+            if inside:
+                found[name] = inside
+        elif is_kernel(name):
+            found[name] = entry
+    return found
 
 
 def _kernels(params: Params, layer: Layer, who: str) -> Params:
-    if not (kernels := _find(params)):
+    kernels = _find(params)
+    if not kernels:
         raise ValueError(
             f"{who}: {layer.name} has no parameter named kernel or ..._kernel; its parameters: "
             f"{', '.join(params) or 'none'}"
@@ -182,11 +175,14 @@ def _join(params: Params) -> Params:
             return entry
         if not (is_kernel(name) and set(entry) == {"g", "v"}):
             return _join(entry)
-        g, v = entry["g"], wide(entry["v"])
+        g = entry["g"]
+        v = wide(entry["v"])
         norm = _norm(v, g.ndim - 1)
         # If v is 0, the quotient is undefined: the quotient and its gradient are set to 0.
-        factor = jnp.where(norm > 0, g / jnp.where(norm > 0, norm, 1), 0)
-        factor = factor.reshape(*g.shape[:-1], *[1] * (v.ndim - g.ndim), g.shape[-1])
+        positive = norm > 0
+        factor = jnp.where(positive, g / jnp.where(positive, norm, 1), 0)
+        ones = [1] * (v.ndim - g.ndim)
+        factor = factor.reshape(*g.shape[:-1], *ones, g.shape[-1])
         return (v * spread(factor, v.shape)).astype(entry["v"].dtype)
 
     return {name: whole(name, entry) for name, entry in params.items()}
@@ -200,6 +196,30 @@ def _norm(v: jax.Array, copies: int) -> jax.Array:
     squares = jnp.square(v).sum(tuple(range(copies, v.ndim - 1)))
     positive = squares > 0
     return jnp.where(positive, jnp.sqrt(jnp.where(positive, squares, 1)), 0)
+
+
+def _drawn(key: jax.Array, kernel: jax.Array, axes: Axes) -> Params:
+    """Return random vectors of length 1: u of the outputs, v of the inputs."""
+    first, last = axes.copies, axes.copies + axes.inputs
+    copies = kernel.shape[:first]
+    sizes = {"u": math.prod(kernel.shape[last:]), "v": math.prod(kernel.shape[first:last])}
+    vectors = {}
+    for name, size in sizes.items():
+        vector = jax.random.normal(child_key(key, name), (*copies, size), wide(kernel).dtype)
+        vectors[name] = vector / jnp.linalg.norm(vector, axis=-1, keepdims=True)
+    return vectors
+
+
+def _divided(kernel: jax.Array, vectors: Params) -> jax.Array:
+    """Return the kernel divided by its largest singular value."""
+
+    def value(matrix, v, u):
+        return v @ matrix @ u
+
+    sigma = _of_copies(value, _matrix(kernel, vectors), **vectors)
+    sigma = sigma.reshape(*sigma.shape, *[1] * (kernel.ndim - sigma.ndim))
+    # The largest singular value of a zero kernel is 0, so it cannot be divided and stays zero.
+    return (kernel / jnp.where(sigma == 0, 1, sigma)).astype(kernel.dtype)
 
 
 def _matrix(kernel: jax.Array, vectors: Params) -> jax.Array:
@@ -222,8 +242,12 @@ def _power(kernel: jax.Array, vectors: Params, iterations: int, epsilon: float) 
         u = _unit(v @ matrix, epsilon, u)
         return {"u": u, "v": _unit(matrix @ u, epsilon, v)}
 
-    each = partial(_of_copies, improve, _matrix(kernel, vectors))
-    return jax.lax.fori_loop(0, iterations, lambda _, vectors: each(**vectors), vectors)
+    matrix = _matrix(kernel, vectors)
+
+    def turn(_, vectors):
+        return _of_copies(improve, matrix, **vectors)
+
+    return jax.lax.fori_loop(0, iterations, turn, vectors)
 
 
 def _unit(vector: jax.Array, epsilon: float, before: jax.Array) -> jax.Array:

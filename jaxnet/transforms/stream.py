@@ -107,14 +107,22 @@ def start_stream(stream: Layer, x: PyTree, state: State | None = None) -> State:
       >>> jax.tree.map(jnp.shape, jn.start_stream(stream, jn.spec((2, 1, 3))))
       {'c': (2, 4), 'h': (2, 4)}
     """
-    stream, given = as_layer(stream, "start_stream", "stream"), {} if state is None else state
+    stream = as_layer(stream, "start_stream", "stream")
+    given = {} if state is None else state
     check_dict("start_stream", "state", given)
     x = abstract(x, "start_stream")
-    # The compiled program holds no params: nothing depends on them.
-    fresh = jax.jit(lambda key: stream.init(key, x)[1])(jax.random.key(0))
-    found, needed = dict(flat(given)), dict(flat(fresh))
-    expected = {path: np.shape(leaf) for path, leaf in needed.items() if path in found}
-    if wrong := differences(expected, {path: np.shape(value) for path, value in found.items()}):
+
+    @jax.jit
+    def first_state(key):
+        _, state = stream.init(key, x)
+        return state  # the compiled program holds no params: nothing depends on them
+
+    fresh = first_state(jax.random.key(0))
+    found = dict(flat(given))
+    expected = {path: np.shape(leaf) for path, leaf in flat(fresh) if path in found}
+    got = {path: np.shape(value) for path, value in found.items()}
+    wrong = differences(expected, got)
+    if wrong:
         head = "start_stream: the state does not fit the stream:"
         raise ValueError("\n".join([head, *as_lines(wrong)]))
     leaves = [found.get(path, leaf) for path, leaf in flat(fresh)]
@@ -154,24 +162,31 @@ def batch_axes(stream: Layer, x: PyTree) -> PyTree:
     batch = next((leaf.shape[0] for leaf in jax.tree.leaves(x) if leaf.shape), 0)
 
     def grown(leaf):
-        mine = leaf.shape[:1] == (batch,)
-        return jax.ShapeDtypeStruct((batch + 1, *leaf.shape[1:]), leaf.dtype) if mine else leaf
+        if leaf.shape[:1] != (batch,):
+            return leaf
+        return jax.ShapeDtypeStruct((batch + 1, *leaf.shape[1:]), leaf.dtype)
 
     def state_of(x):
-        return jax.eval_shape(stream.init, key_spec(), x)[1]
+        _, state = jax.eval_shape(stream.init, key_spec(), x)
+        return state
 
     def axis(one, other):
-        pairs = enumerate(zip(one.shape, other.shape, strict=True))
-        return next((i for i, (a, b) in pairs if a != b), -1)
+        for axis, (size, larger) in enumerate(zip(one.shape, other.shape, strict=True)):
+            if size != larger:
+                return axis
+        return -1
 
     return jax.tree.map(axis, state_of(x), state_of(jax.tree.map(grown, x)))
 
 
 def _ragged(given: PyTree) -> tuple[PyTree, jax.Array]:
-    fits = isinstance(given, tuple | list) and len(given) == 2 and hasattr(given[1], "dtype")
-    if not fits or not jnp.issubdtype(given[1].dtype, jnp.integer) or len(given[1].shape) != 1:
-        raise ValueError(
-            "stream: with ragged=True the input is (x, steps), with integers (batch,), got "
-            f"{describe(given)}"
-        )
-    return given[0], given[1]
+    """Return x and its steps; raise unless the input is such a pair."""
+    if isinstance(given, tuple | list) and len(given) == 2:
+        x, steps = given
+        dtype = getattr(steps, "dtype", None)
+        if dtype is not None and jnp.issubdtype(dtype, jnp.integer) and len(steps.shape) == 1:
+            return x, steps
+    raise ValueError(
+        "stream: with ragged=True the input is (x, steps), with integers (batch,), got "
+        f"{describe(given)}"
+    )

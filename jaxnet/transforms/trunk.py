@@ -46,7 +46,8 @@ def tap(layer: Layer, *paths: str) -> Layer:
             f"tap: {layer.name} is not composed, so it has no layers inside; tap the network "
             "first and transform it then, as in freeze(tap(net, 'block_3'))"
         )
-    inside, skipped = layer.inside, Memo()
+    inside = layer.inside
+    skipped = Memo()
 
     def forward(m, x):
         found: dict[str, PyTree] = {}
@@ -56,14 +57,19 @@ def tap(layer: Layer, *paths: str) -> Layer:
         def see(path, layer, x, y):
             name = "/".join(path)
             calls[name] += 1
-            name = name if calls[name] == 1 else f"{name}#{calls[name]}"
+            if calls[name] > 1:
+                name = f"{name}#{calls[name]}"
             passed.append(name)
             if name in paths:
                 found[name] = y
             return y
 
-        inside(m.watched(Watch(see, lambda: found.keys() == set(paths), skipped=skipped)), x)
-        if missing := [path for path in paths if path not in found]:
+        def done():
+            return found.keys() == set(paths)
+
+        inside(m.watched(Watch(see, done, skipped=skipped)), x)
+        missing = [path for path in paths if path not in found]
+        if missing:
             raise ValueError(
                 f"tap: {layer.name} has no layer {', '.join(map(repr, missing))}; "
                 f"it has {', '.join(passed)}. For layers inside transforms, see "
