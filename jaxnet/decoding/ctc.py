@@ -6,9 +6,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxnet.losses.arrays import read_steps, wide
+from jaxnet.ops.precision import wide
 from jaxnet.services.checks import at_least
 from jaxnet.services.meshes import on_auto_axes
+from jaxnet.services.steps import read_steps
 
 
 def ctc_greedy(

@@ -1,4 +1,4 @@
-"""Checks and arithmetic shared by losses, penalties, metrics and decoding; not public."""
+"""Checks of outputs and targets, and entries at targets, for losses and metrics; not public."""
 
 from collections.abc import Callable
 from typing import Any
@@ -7,17 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnet.ops.precision import wide as wide
 from jaxnet.services import checks
 from jaxnet.services.trees import describe
 
 Loss = Callable[[Any, Any], jax.Array]  # (outputs, targets) -> one value per example or entry
-
-
-def log(p: jax.Array) -> jax.Array:
-    """Return log p, continued by its tangent below the dtype's epsilon, so it is finite at 0."""
-    least = jnp.finfo(p.dtype).eps
-    return jnp.log(jnp.maximum(p, least)) + jnp.minimum(p - least, 0) / least
 
 
 def at_label(values: jax.Array, labels: jax.Array) -> jax.Array:
@@ -95,19 +88,6 @@ def read_labels(who: str, outputs: Any, targets: Any) -> tuple[jax.Array, jax.Ar
     return outputs, targets.astype(jnp.promote_types(targets.dtype, jnp.int32))
 
 
-def read_steps(
-    who: str, logits: Any, lengths: Any, blank: int, sizes: dict[str, Any]
-) -> tuple[jax.Array, jax.Array]:
-    """Return checked logits (batch, steps, classes) and lengths (batch,); ... means all steps."""
-    z = checks.as_array(who, "logits", logits, "(batch, steps, classes)", "reals", sizes)
-    batch, steps, classes = z.shape
-    checks.between(who, "blank", blank, 0, classes - 1, "the last class")
-    lengths = np.full(batch, steps, np.int32) if lengths is ... else lengths
-    size = checks.as_array(who, "lengths", lengths, "(batch,)", "integers", sizes)
-    checks.check_range(lengths, steps + 1, f"{who}: lengths")
-    return z, size
-
-
 def one_logit(who: str, shape: tuple[int, ...], write: str) -> ValueError:
     """Return the error of outputs with one class."""
     return ValueError(
@@ -142,18 +122,6 @@ def read_classes(who: str, outputs: Any, targets: Any) -> tuple[jax.Array, jax.A
     return arrays
 
 
-def read_mask(who: str, mask: Any) -> jax.Array:
-    """Return a checked mask, as booleans."""
-    values = checks.known(mask)
-    mask = checks.as_array(who, "mask", mask, dtype="booleans or numbers")
-    if values is not None and (wrong := values[(values != 0) & (values != 1)]).size:
-        raise checks.WrongValues(
-            f"{who}: mask must hold booleans or 0 and 1, got {wrong.flat[0]}. For a mask that is "
-            "added to scores, write mask == 0"
-        )
-    return mask.astype(bool)
-
-
 def read_weights(who: str, what: str, weights: Any, form: str = "(...)") -> Any:
     """Return checked weights of classes: finite and at least 0 unless they are traced."""
     if checks.is_traced(weights):
@@ -162,22 +130,6 @@ def read_weights(who: str, what: str, weights: Any, form: str = "(...)") -> Any:
     if not (np.isfinite(weights) & (weights >= 0)).all():
         raise ValueError(f"{who}: {what} must be finite and at least 0, got {weights}")
     return checks.native(who, what, weights)
-
-
-def by_class(who: str, table: Any, outputs: jax.Array) -> jax.Array:
-    """Return the class weights in the shape of outputs (batch, ..., classes), as wide floats."""
-    classes = outputs.shape[-1]
-    if len(table) != classes:
-        raise ValueError(f"{who}: class_weights must be one per class, {classes}, got {len(table)}")
-    dtype = jax.dtypes.canonicalize_dtype(wide(outputs).dtype)
-    return jnp.broadcast_to(jnp.asarray(table, dtype), outputs.shape)
-
-
-def check_values(who: str, per: str, values: Any, shape: tuple[int, ...]) -> None:
-    """Raise unless a loss returned one value per position."""
-    got = getattr(values, "shape", type(values).__name__)
-    if got != shape:
-        raise ValueError(f"{who}: expected a loss with one value per {per} {shape}, got {got}")
 
 
 def check_labels(who: str, labels: Any, classes: int) -> None:

@@ -3,8 +3,9 @@
 import jax
 import jax.numpy as jnp
 
-from jaxnet.losses.arrays import read_same, wide
+from jaxnet.losses.arrays import read_same
 from jaxnet.losses.form import comparison
+from jaxnet.ops.precision import wide
 
 
 @comparison(read_same)

@@ -11,7 +11,8 @@ from jaxnet.losses import arrays
 from jaxnet.losses.classification import cross_entropy, smoothed
 from jaxnet.losses.form import unwrapped
 from jaxnet.losses.targets import checked
-from jaxnet.services.checks import as_array, at_least, known
+from jaxnet.ops.precision import wide
+from jaxnet.services.checks import WrongValues, as_array, at_least, known
 from jaxnet.services.checks.keywords import explain_keywords
 
 
@@ -46,7 +47,7 @@ def masked(loss: arrays.Loss = cross_entropy) -> arrays.Loss:
         outputs = as_array("masked", "outputs", outputs)
         values = known(labels)
         labels = as_array("masked", "labels", labels, dtype="booleans or numbers")
-        counted, mask = known(mask), arrays.read_mask("masked", mask)
+        counted, mask = known(mask), _read_mask("masked", mask)
         if not outputs.shape[: mask.ndim] == labels.shape[: mask.ndim] == mask.shape:
             raise ValueError(
                 "masked: expected outputs and labels (batch, steps, ...) and a mask (batch, steps)"
@@ -59,14 +60,14 @@ def masked(loss: arrays.Loss = cross_entropy) -> arrays.Loss:
             # Filled with a target that counts, which the loss accepts.
             valid = counted.astype(bool)
             if not valid.any():
-                return jnp.zeros(len(valid), arrays.wide(outputs).dtype)
+                return jnp.zeros(len(valid), wide(outputs).dtype)
             of_all = valid.reshape(*valid.shape, *[1] * (values.ndim - valid.ndim))
             labels = np.where(of_all, values, values[valid][0])
         values = loss(_zero_outside(outputs, mask), labels)
-        arrays.check_values("masked", "entry of the mask", values, mask.shape)
+        _check_values("masked", "entry of the mask", values, mask.shape)
         values = as_array("masked", "values", values, dtype="reals")
         axes = tuple(range(1, values.ndim))
-        return jnp.where(mask, arrays.wide(values), 0).sum(axes) / jnp.maximum(mask.sum(axes), 1)
+        return jnp.where(mask, wide(values), 0).sum(axes) / jnp.maximum(mask.sum(axes), 1)
 
     return masked_loss
 
@@ -158,14 +159,14 @@ def _by_label(who: str, loss: Any, table: Any, label: int | None) -> Callable[..
 
     def weigh(outputs: jax.Array, targets: jax.Array, given: Any) -> tuple[jax.Array, Any]:
         """Return the weighted losses and the weights; each class of a row has its own weight."""
-        by_entry = None if table is None else arrays.by_class(who, table, outputs)
+        by_entry = None if table is None else _by_class(who, table, outputs)
         weight = 1.0 if by_entry is None else arrays.at_target(by_entry, targets)
         if by_entry is not None and inner is cross_entropy:
-            log_p = jax.nn.log_softmax(arrays.wide(outputs)) * by_entry
+            log_p = jax.nn.log_softmax(wide(outputs)) * by_entry
             return smoothed(log_p, targets, **options), weight
         values = loss(outputs, given)
-        arrays.check_values(who, "label", values, outputs.shape[:-1])
-        return arrays.wide(values) * weight, weight
+        _check_values(who, "label", values, outputs.shape[:-1])
+        return wide(values) * weight, weight
 
     def pair(outputs: jax.Array, targets: jax.Array) -> tuple[jax.Array, ...]:
         given = known(targets)
@@ -187,6 +188,34 @@ def _by_label(who: str, loss: Any, table: Any, label: int | None) -> Callable[..
         return tuple(jnp.where(counted, part, 0).sum(axes) for part in parts)
 
     return pair
+
+
+def _read_mask(who: str, mask: Any) -> jax.Array:
+    """Return a checked mask, as booleans."""
+    values = known(mask)
+    mask = as_array(who, "mask", mask, dtype="booleans or numbers")
+    if values is not None and (wrong := values[(values != 0) & (values != 1)]).size:
+        raise WrongValues(
+            f"{who}: mask must hold booleans or 0 and 1, got {wrong.flat[0]}. For a mask that is "
+            "added to scores, write mask == 0"
+        )
+    return mask.astype(bool)
+
+
+def _by_class(who: str, table: Any, outputs: jax.Array) -> jax.Array:
+    """Return the class weights in the shape of outputs (batch, ..., classes), as wide floats."""
+    classes = outputs.shape[-1]
+    if len(table) != classes:
+        raise ValueError(f"{who}: class_weights must be one per class, {classes}, got {len(table)}")
+    dtype = jax.dtypes.canonicalize_dtype(wide(outputs).dtype)
+    return jnp.broadcast_to(jnp.asarray(table, dtype), outputs.shape)
+
+
+def _check_values(who: str, per: str, values: Any, shape: tuple[int, ...]) -> None:
+    """Raise unless a loss returned one value per position."""
+    got = getattr(values, "shape", type(values).__name__)
+    if got != shape:
+        raise ValueError(f"{who}: expected a loss with one value per {per} {shape}, got {got}")
 
 
 def _zero_outside(x: Any, mask: Any) -> Any:

@@ -3,8 +3,9 @@
 import jax
 import jax.numpy as jnp
 
-from jaxnet.losses.arrays import are_probabilities, read_targets, wide
+from jaxnet.losses.arrays import are_probabilities, read_targets
 from jaxnet.losses.form import comparison
+from jaxnet.ops.precision import wide
 
 
 @comparison(read_targets, smooth="(0, inf)")

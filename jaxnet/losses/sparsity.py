@@ -3,8 +3,15 @@
 import jax
 import jax.numpy as jnp
 
-from jaxnet.losses.arrays import check_unit, log, wide
+from jaxnet.losses.arrays import check_unit
+from jaxnet.ops.precision import wide
 from jaxnet.services.checks import as_array, within
+
+
+def log(p: jax.Array) -> jax.Array:
+    """Return log p, continued by its tangent below the dtype's epsilon, so it is finite at 0."""
+    least = jnp.finfo(p.dtype).eps
+    return jnp.log(jnp.maximum(p, least)) + jnp.minimum(p - least, 0) / least
 
 
 def kl_sparsity(activations: jax.Array, *, rho: float) -> jax.Array:

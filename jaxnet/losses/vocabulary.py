@@ -5,8 +5,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxnet.losses.arrays import check_labels, wide
+from jaxnet.losses.arrays import check_labels
 from jaxnet.losses.classification import smoothed
+from jaxnet.ops.precision import wide
 from jaxnet.ops.product import plus, product
 from jaxnet.services.checks import as_array, at_least, within
 from jaxnet.services.nodes import Stored
