@@ -21,8 +21,10 @@ def at_label(values: jax.Array, labels: jax.Array) -> jax.Array:
     classes = values.shape[-1]
     labels = labels.astype(jnp.promote_types(labels.dtype, jnp.int32))
     # Negative indices would count from the end, and 64-bit indices could overflow.
-    labels = jnp.where((labels < 0) | (labels >= classes), classes, labels)
-    return jnp.take_along_axis(values, labels[..., None], axis=-1, mode="fill")[..., 0]
+    outside = (labels < 0) | (labels >= classes)
+    labels = jnp.where(outside, classes, labels)
+    found = jnp.take_along_axis(values, labels[..., None], axis=-1, mode="fill")
+    return found[..., 0]
 
 
 def at_target(values: jax.Array, targets: jax.Array) -> jax.Array:
@@ -32,7 +34,8 @@ def at_target(values: jax.Array, targets: jax.Array) -> jax.Array:
     """
     if targets.shape != values.shape:
         return at_label(values, targets)
-    return times(targets.astype(values.dtype), values).sum(-1)
+    p = targets.astype(values.dtype)
+    return times(p, values).sum(-1)
 
 
 @jax.custom_jvp
@@ -45,7 +48,8 @@ def times(p: jax.Array, values: jax.Array) -> jax.Array:
 
 
 def _counted(p: jax.Array, values: jax.Array) -> jax.Array:
-    return jnp.where((p == 0) & ~jnp.isfinite(values), 0, values)
+    is_left_out = (p == 0) & ~jnp.isfinite(values)
+    return jnp.where(is_left_out, 0, values)
 
 
 # By hand, since a gradient by the values would read them again for the mask.
@@ -73,10 +77,10 @@ def read_unit(who: str, outputs: Any, targets: Any) -> tuple[jax.Array, jax.Arra
 
 def read_labels(who: str, outputs: Any, targets: Any) -> tuple[jax.Array, jax.Array]:
     """Return checked outputs (batch, ..., classes) and integer labels (batch, ...)."""
-    given, wanted = getattr(targets, "shape", ()), getattr(outputs, "shape", None)
-    if given[:-1] == wanted and given and not jnp.issubdtype(outputs.dtype, jnp.floating):
+    if _are_swapped(outputs, targets):
         raise TypeError(
-            f"{who}: got {describe(outputs)} first: swapped, write {who}(outputs, targets)"
+            f"{who}: outputs and targets are swapped: got {describe(outputs)} first. Write "
+            f"{who}(outputs, targets)"
         )
     outputs = checks.as_array(who, "outputs", outputs, "(batch, ..., classes)", "reals")
     targets = checks.as_array(who, "targets", targets, "(batch, ...)", "integers")
@@ -86,6 +90,14 @@ def read_labels(who: str, outputs: Any, targets: Any) -> tuple[jax.Array, jax.Ar
             f"{outputs.shape} and {targets.shape}"
         )
     return outputs, targets.astype(jnp.promote_types(targets.dtype, jnp.int32))
+
+
+def _are_swapped(outputs: Any, targets: Any) -> bool:
+    """Return whether the first array looks like labels of the second."""
+    shape = getattr(outputs, "shape", None)
+    other = getattr(targets, "shape", ())
+    has_one_axis_less = bool(other) and other[:-1] == shape
+    return has_one_axis_less and not jnp.issubdtype(outputs.dtype, jnp.floating)
 
 
 def one_logit(who: str, shape: tuple[int, ...], write: str) -> ValueError:
@@ -127,7 +139,8 @@ def read_weights(who: str, what: str, weights: Any, form: str = "(...)") -> Any:
     if checks.is_traced(weights):
         return checks.as_array(who, what, weights, form, "reals")
     weights = checks.on_host(who, what, weights, form)
-    if not (np.isfinite(weights) & (weights >= 0)).all():
+    are_fine = np.isfinite(weights) & (weights >= 0)
+    if not are_fine.all():
         raise ValueError(f"{who}: {what} must be finite and at least 0, got {weights}")
     return checks.native(who, what, weights)
 
@@ -135,33 +148,46 @@ def read_weights(who: str, what: str, weights: Any, form: str = "(...)") -> Any:
 def check_labels(who: str, labels: Any, classes: int) -> None:
     """Raise if known labels are not classes."""
     values = checks.known(labels)
-    if values is not None and (wrong := values[(values < 0) | (values >= classes)]).size:
-        label, largest = int(wrong.flat[0]), int(values.max())
-        more = f"For labels up to {largest}, the last layer needs {largest + 1} outputs. "
-        if largest == classes and values.min() > 0:
-            more = f"Labels start at 0; if yours are 1 to {classes}, write labels - 1. "
-        raise checks.WrongValues(
-            f"{who}: targets must be labels in [0, {classes}) for {classes} outputs, got {label}. "
-            f"{more if classes <= largest <= 2 * classes else ''}To leave a label out of the "
-            f"loss, write jn.losses.weighted(loss, ignore_label={label})"
-        )
+    if values is None:
+        return
+    wrong = values[(values < 0) | (values >= classes)]
+    if not wrong.size:
+        return
+    label, largest = int(wrong.flat[0]), int(values.max())
+    hint = ""
+    if largest == classes and values.min() > 0:
+        hint = f"Labels start at 0; if yours are 1 to {classes}, write labels - 1. "
+    elif classes <= largest <= 2 * classes:
+        hint = f"For labels up to {largest}, the last layer needs {largest + 1} outputs. "
+    raise checks.WrongValues(
+        f"{who}: targets must be labels in [0, {classes}) for {classes} outputs, got {label}. "
+        f"{hint}To leave a label out of the loss, write "
+        f"jn.losses.weighted(loss, ignore_label={label})"
+    )
 
 
 def check_unit(who: str, what: str, values: Any) -> None:
     """Raise if known values are outside [0, 1]."""
     values = checks.known(values)
-    if values is not None and (wrong := values[~((values >= 0) & (values <= 1))]).size:
+    if values is None:
+        return
+    inside = (values >= 0) & (values <= 1)  # not NaN
+    wrong = values[~inside]
+    if wrong.size:
         hint = ". For images of 8 bits, write x / 255" if wrong.max() > 1.5 else ""
         raise checks.WrongValues(f"{who}: {what} must be in [0, 1], got {wrong.flat[0]}{hint}")
 
 
 def check_distribution(who: str, outputs: Any, targets: Any) -> None:
     """Raise if known rows of targets, in the shape of outputs, are not probabilities."""
-    if (values := checks.known(targets)) is None or values.shape != jnp.shape(outputs):
+    values = checks.known(targets)
+    if values is None or values.shape != jnp.shape(outputs):
         return
     check_unit(who, "targets", targets)
     sums = values.astype(np.float32).sum(-1)
-    if (wrong := sums[~(abs(sums - 1) < 0.02)]).size:  # the rounding error of bfloat16
+    are_one = abs(sums - 1) < 0.02  # the rounding error of bfloat16; not NaN
+    wrong = sums[~are_one]
+    if wrong.size:
         raise checks.WrongValues(
             f"{who}: each row of targets must sum to 1, got {wrong.flat[0]:.3g}. For several "
             "labels per example, take optax.sigmoid_binary_cross_entropy; to leave rows out, "
@@ -171,9 +197,12 @@ def check_distribution(who: str, outputs: Any, targets: Any) -> None:
 
 def split_pair(who: str, what: str, value: Any) -> Any:
     """Return the two parts of an argument, such as (labels, mask)."""
-    if not isinstance(value, tuple | list) or len(value) != 2:
-        got = f"{len(value)} entries" if isinstance(value, tuple | list) else type(value).__name__
-        if isinstance(value, jax.Array | np.ndarray):
-            got = f"one array of shape {value.shape}"
-        raise TypeError(f"{who}: {what}, got {got}")
-    return value
+    is_sequence = isinstance(value, tuple | list)
+    if is_sequence and len(value) == 2:
+        return value
+    got = type(value).__name__
+    if is_sequence:
+        got = f"{len(value)} entries"
+    elif isinstance(value, jax.Array | np.ndarray):
+        got = f"one array of shape {value.shape}"
+    raise TypeError(f"{who}: {what}, got {got}")

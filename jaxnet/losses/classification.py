@@ -38,7 +38,8 @@ def cross_entropy(
 
     Reference: Szegedy et al. 2016, "Rethinking the Inception Architecture", section 7.
     """
-    return smoothed(jax.nn.log_softmax(wide(outputs)), targets, label_smoothing)
+    log_p = jax.nn.log_softmax(wide(outputs))
+    return smoothed(log_p, targets, label_smoothing)
 
 
 def smoothed(log_p: jax.Array, labels: jax.Array, label_smoothing: float = 0.0) -> jax.Array:
@@ -46,8 +47,9 @@ def smoothed(log_p: jax.Array, labels: jax.Array, label_smoothing: float = 0.0) 
     values = -arrays.at_target(log_p, labels)
     if isinstance(label_smoothing, int | float) and label_smoothing == 0:
         return values
-    there = log_p > -jnp.inf
-    mean = jnp.where(there, log_p, 0).sum(-1) / jnp.maximum(there.sum(-1), 1)
+    is_possible = log_p > -jnp.inf
+    total = jnp.where(is_possible, log_p, 0).sum(-1)
+    mean = total / jnp.maximum(is_possible.sum(-1), 1)
     return (1 - label_smoothing) * values - label_smoothing * mean
 
 
@@ -84,7 +86,8 @@ def sigmoid_cross_entropy(
         )
     # At a logit of -inf or inf, one of the logarithms is infinite; its factor may be 0.
     yes = arrays.times(factor * y, jax.nn.log_sigmoid(z))
-    return -(yes + arrays.times(1 - y, jax.nn.log_sigmoid(-z)))
+    no = arrays.times(1 - y, jax.nn.log_sigmoid(-z))
+    return -(yes + no)
 
 
 @comparison(arrays.read_classes, gamma="[0, inf)")
@@ -114,11 +117,15 @@ def focal(outputs: jax.Array, targets: jax.Array, *, gamma: float = 2.0) -> jax.
     total = jax.nn.logsumexp(z, axis=-1, keepdims=True)
     each = jnp.expand_dims(z, -2)  # (batch, ..., 1, classes)
     if arrays.are_probabilities(outputs, targets):
-        others = jnp.where(jnp.eye(z.shape[-1], dtype=bool), -jnp.inf, each)
+        itself = jnp.eye(z.shape[-1], dtype=bool)
+        others = jnp.where(itself, -jnp.inf, each)
         return arrays.at_target(_focal(z, total, gamma, others), targets)
     at = arrays.at_target(z, targets)[..., None]  # (batch, ..., 1)
-    itself = targets[..., None, None] == jnp.arange(z.shape[-1]).reshape((1,) * z.ndim + (-1,))
-    return _focal(at, total, gamma, jnp.where(itself, -jnp.inf, each))[..., 0]
+    ones = (1,) * z.ndim
+    classes = jnp.arange(z.shape[-1]).reshape(*ones, -1)
+    itself = targets[..., None, None] == classes
+    others = jnp.where(itself, -jnp.inf, each)
+    return _focal(at, total, gamma, others)[..., 0]
 
 
 def _focal(z: jax.Array, total: jax.Array, gamma: Any, others: jax.Array) -> jax.Array:
@@ -128,7 +135,9 @@ def _focal(z: jax.Array, total: jax.Array, gamma: Any, others: jax.Array) -> jax
     # an infinite slope.
     some = (others > -jnp.inf).any(-1)
     rest = jax.nn.logsumexp(jnp.where(some[..., None], others, 0), axis=-1)
+    log_other = jnp.where(some, rest - total, 0)  # log(1 - p)
     # Without other classes, or if they are masked, p is 1.
-    factor = jnp.where(some, jnp.exp(gamma * jnp.where(some, rest - total, 0)), gamma == 0)
-    there = z != -jnp.inf  # NaN, for a label that is not a class, stays NaN
-    return jnp.where(there, factor * (total - jnp.where(there, z, 0)), jnp.inf)
+    factor = jnp.where(some, jnp.exp(gamma * log_other), gamma == 0)
+    is_possible = z != -jnp.inf  # NaN, for a label that is not a class, stays NaN
+    cost = total - jnp.where(is_possible, z, 0)
+    return jnp.where(is_possible, factor * cost, jnp.inf)

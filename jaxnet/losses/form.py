@@ -3,7 +3,6 @@
 import functools
 import inspect
 from collections.abc import Callable
-from contextlib import suppress
 from typing import Any, TypeVar
 
 from jaxnet.core import Layer
@@ -71,24 +70,28 @@ def check_form(who: str, what: str, function: Any) -> None:
     if isinstance(function, Layer):
         raise TypeError(f"{needed}, got a layer. The net comes first: jn.supervised(net, loss)")
     if not callable(function):
-        called = ". Pass the function itself, such as optax.squared_error, without calling it"
-        got = describe(function) + called * hasattr(function, "shape")
-        raise TypeError(f"{needed}, got {got}")
+        hint = ""
+        if hasattr(function, "shape"):  # an array that a loss returned
+            hint = ". Pass the function itself, such as optax.squared_error, without calling it"
+        raise TypeError(f"{needed}, got {describe(function)}{hint}")
     inner, args, options = unwrapped(function)
-    args, name = (*args, None, None), function_name(inner)
+    args = (*args, None, None)
     if isinstance(inner, type(check_form)) and inner in _RULES:
         _bound(inner, args, options)
         return
-    with suppress(ValueError):  # a function that is not written in Python may have no signature
-        known = inspect.signature(inner)
-        try:
-            known.bind(*args, **options)
-        except TypeError as error:
-            raise TypeError(
-                f"{needed}, but {name} takes ({', '.join(known.parameters)}): {error}. If it makes "
-                f"one, pass what it returns: {name}(...). Other arguments are set by "
-                f"functools.partial({name}, ...)"
-            ) from None
+    try:
+        signature = inspect.signature(inner)
+    except ValueError:  # a function that is not written in Python may have no signature
+        return
+    try:
+        signature.bind(*args, **options)
+    except TypeError as error:
+        name = function_name(inner)
+        raise TypeError(
+            f"{needed}, but {name} takes ({', '.join(signature.parameters)}): {error}. If it makes "
+            f"one, pass what it returns: {name}(...). Other arguments are set by "
+            f"functools.partial({name}, ...)"
+        ) from None
 
 
 def unwrapped(function: Any) -> tuple[Any, tuple, dict[str, Any]]:
@@ -101,26 +104,44 @@ def unwrapped(function: Any) -> tuple[Any, tuple, dict[str, Any]]:
 def _bound(function: Any, args: tuple, options: dict[str, Any]) -> inspect.BoundArguments:
     """Return the arguments of a loss or metric of this library, after checking its options."""
     name, signature = function.__name__, _signature(function)
-    free = {o: p.default for o, p in signature.parameters.items() if p.kind is p.KEYWORD_ONLY}
+    parameters = signature.parameters.values()
+    defaults = {each.name: each.default for each in parameters if each.kind is each.KEYWORD_ONLY}
     try:
         bound = signature.bind(*args, **options)
     except TypeError:
-        if wrong := [o for o in options if o not in signature.parameters]:
-            write = f"unknown option {wrong[0]}; {instead(wrong[0], list(free))}"
-            raise TypeError(f"{name}: {write}") from None
-        numbers = [a for a in args if isinstance(a, int | float)]
-        given = options | dict(zip(free, numbers, strict=False))
-        needed = [o for o in free if o in given or free[o] is inspect.Parameter.empty]
-        words = [f"{o}={given[o]!r:.30}" if o in given else f"{o}=..." for o in needed]
-        path = f"jn.{function.__module__.split('.')[1]}.{name}"
-        write = f"functools.partial({path}, {', '.join(words)})" if words else path
-        raise TypeError(
-            f"{name}: expected (outputs, targets{', '.join([', *'[: 3 * len(free)], *free])}), got "
-            f"{describe(args) if args else 'no arrays'}. As a loss or metric, pass {write}"
-        ) from None
+        for option in options:
+            if option not in signature.parameters:
+                hint = instead(option, list(defaults))
+                raise TypeError(f"{name}: unknown option {option}; {hint}") from None
+        raise _wrong_call(function, args, options, defaults) from None
     for what, rule in _RULES[function].items():
-        value = options.get(what, free[what])
-        if value is not free[what]:
+        value = options.get(what, defaults[what])
+        if value is not defaults[what]:
             check = functools.partial(within, interval=rule) if isinstance(rule, str) else rule
             check(name, what, value)
     return bound
+
+
+def _wrong_call(
+    function: Any, args: tuple, options: dict[str, Any], defaults: dict[str, Any]
+) -> TypeError:
+    """Return the error of a loss or metric that is called with other things than two arrays."""
+    numbers = [each for each in args if isinstance(each, int | float)]
+    given = options | dict(zip(defaults, numbers, strict=False))
+    words = []
+    for option, default in defaults.items():
+        if option in given:
+            words.append(f"{option}={given[option]!r:.30}")
+        elif default is inspect.Parameter.empty:
+            words.append(f"{option}=...")
+    name, room = function.__name__, function.__module__.split(".")[1]
+    write = f"jn.{room}.{name}"
+    if words:
+        write = f"functools.partial({write}, {', '.join(words)})"
+    expected = ["outputs", "targets"]
+    if defaults:
+        expected += ["*", *defaults]
+    got = describe(args) if args else "no arrays"
+    return TypeError(
+        f"{name}: expected ({', '.join(expected)}), got {got}. As a loss or metric, pass {write}"
+    )

@@ -32,6 +32,10 @@ def perceptron(outputs: jax.Array, targets: jax.Array) -> jax.Array:
 
     Reference: Rosenblatt 1958, "The Perceptron".
     """
-    z, positive = wide(outputs), targets > 0
-    values = jnp.where((z > 0) != positive, jnp.where(positive, -z, z), 0)
-    return jnp.where(jnp.isnan(z) | jnp.isnan(targets), jnp.nan, values)
+    z = wide(outputs)
+    positive = targets > 0
+    is_wrong = (z > 0) != positive
+    cost = jnp.where(positive, -z, z)
+    values = jnp.where(is_wrong, cost, 0)
+    is_unknown = jnp.isnan(z) | jnp.isnan(targets)
+    return jnp.where(is_unknown, jnp.nan, values)

@@ -45,31 +45,41 @@ def masked(loss: arrays.Loss = cross_entropy) -> arrays.Loss:
     def masked_loss(outputs: jax.Array, targets: Any) -> jax.Array:
         labels, mask = arrays.split_pair("masked", "targets must be (labels, mask)", targets)
         outputs = as_array("masked", "outputs", outputs)
-        values = known(labels)
+        known_labels = known(labels)
         labels = as_array("masked", "labels", labels, dtype="booleans or numbers")
-        counted, mask = known(mask), _read_mask("masked", mask)
+        known_mask = known(mask)
+        mask = _read_mask("masked", mask)
         if not outputs.shape[: mask.ndim] == labels.shape[: mask.ndim] == mask.shape:
             raise ValueError(
                 "masked: expected outputs and labels (batch, steps, ...) and a mask (batch, steps)"
                 f", got {outputs.shape}, {labels.shape} and {mask.shape}"
             )
         # Mask the inputs too: 0 times a NaN slope would still be NaN.
-        if values is None or counted is None:
+        if known_labels is None or known_mask is None:
             labels = _zero_outside(labels, mask)
-        else:  # in NumPy, so that the loss can check known labels
-            # Filled with a target that counts, which the loss accepts.
-            valid = counted.astype(bool)
+        else:
+            valid = known_mask.astype(bool)
             if not valid.any():
                 return jnp.zeros(len(valid), wide(outputs).dtype)
-            of_all = valid.reshape(*valid.shape, *[1] * (values.ndim - valid.ndim))
-            labels = np.where(of_all, values, values[valid][0])
+            labels = _filled(known_labels, valid)
         values = loss(_zero_outside(outputs, mask), labels)
         _check_values("masked", "entry of the mask", values, mask.shape)
         values = as_array("masked", "values", values, dtype="reals")
         axes = tuple(range(1, values.ndim))
-        return jnp.where(mask, wide(values), 0).sum(axes) / jnp.maximum(mask.sum(axes), 1)
+        total = jnp.where(mask, wide(values), 0).sum(axes)
+        return total / jnp.maximum(mask.sum(axes), 1)
 
     return masked_loss
+
+
+def _filled(labels: np.ndarray, valid: np.ndarray) -> np.ndarray:
+    """Return the labels, with one that counts, which the loss accepts, where the mask is false.
+
+    They stay in NumPy, so that the loss can check known labels.
+    """
+    ones = [1] * (labels.ndim - valid.ndim)
+    first_valid = labels[valid][0]
+    return np.where(valid.reshape(*valid.shape, *ones), labels, first_valid)
 
 
 @explain_keywords
@@ -151,41 +161,56 @@ def ignore_label(
 def _by_label(who: str, loss: Any, table: Any, label: int | None) -> Callable[..., Any]:
     """Return a loss that returns totals and weights, each (batch,), of the labels that count."""
     loss = checked(loss, who)
-    what, optional = ("label", False) if who == "ignore_label" else ("ignore_label", True)
-    at_least(who, what, label, -(2**31), optional=optional)
+    if who == "ignore_label":
+        at_least(who, "label", label, -(2**31))
+    else:
+        at_least(who, "ignore_label", label, -(2**31), optional=True)
     if table is not None:
         table = arrays.read_weights(who, "class_weights", table, "(classes,)")
     inner, _, options = unwrapped(loss)
 
     def weigh(outputs: jax.Array, targets: jax.Array, given: Any) -> tuple[jax.Array, Any]:
         """Return the weighted losses and the weights; each class of a row has its own weight."""
-        by_entry = None if table is None else _by_class(who, table, outputs)
-        weight = 1.0 if by_entry is None else arrays.at_target(by_entry, targets)
+        by_entry = weight = None
+        if table is not None:
+            by_entry = _by_class(who, table, outputs)
+            weight = arrays.at_target(by_entry, targets)
         if by_entry is not None and inner is cross_entropy:
             log_p = jax.nn.log_softmax(wide(outputs)) * by_entry
             return smoothed(log_p, targets, **options), weight
         values = loss(outputs, given)
         _check_values(who, "label", values, outputs.shape[:-1])
+        weight = 1.0 if weight is None else weight
         return wide(values) * weight, weight
 
-    def pair(outputs: jax.Array, targets: jax.Array) -> tuple[jax.Array, ...]:
+    def of_labels(outputs: jax.Array, targets: jax.Array) -> tuple[jax.Array, Any, Any]:
+        """Return the weighted losses, the weights, and which of the labels count."""
         given = known(targets)
+        outputs, targets = arrays.read_labels(who, outputs, targets)
         counted: Any = True
+        if label is not None:
+            counted = targets != label
+            # Else 0 times a NaN slope would still be NaN.
+            outputs = _zero_outside(outputs, counted)
+            targets = jnp.where(counted, targets, 0)
+        # In NumPy, so that known labels can be checked.
+        given = targets if given is None else np.where(given == label, 0, given)
+        classes = outputs.shape[-1]
+        arrays.check_labels(who, given, classes)
+        values, weight = weigh(outputs, targets, given)
+        inside = (targets >= 0) & (targets < classes)  # the weights may be traced
+        return jnp.where(inside, values, jnp.nan), weight, counted
+
+    def pair(outputs: jax.Array, targets: jax.Array) -> tuple[jax.Array, ...]:
         if arrays.are_probabilities(outputs, targets) and label is None:
             values, weight = weigh(outputs, targets, targets)
+            counted: Any = True
         else:
-            outputs, targets = arrays.read_labels(who, outputs, targets)
-            counted = True if label is None else targets != label
-            if label is not None:  # else 0 times a NaN slope would still be NaN
-                outputs, targets = _zero_outside(outputs, counted), jnp.where(counted, targets, 0)
-            # In NumPy, so that known labels can be checked.
-            given = targets if given is None else np.where(given == label, 0, given)
-            arrays.check_labels(who, given, outputs.shape[-1])
-            values, weight = weigh(outputs, targets, given)
-            inside = (targets >= 0) & (targets < outputs.shape[-1])  # the weights may be traced
-            values = jnp.where(inside, values, jnp.nan)
-        axes, parts = tuple(range(1, values.ndim)), (values, jnp.full_like(values, weight))
-        return tuple(jnp.where(counted, part, 0).sum(axes) for part in parts)
+            values, weight, counted = of_labels(outputs, targets)
+        axes = tuple(range(1, values.ndim))
+        total = jnp.where(counted, values, 0).sum(axes)
+        weights = jnp.where(counted, jnp.full_like(values, weight), 0).sum(axes)
+        return total, weights
 
     return pair
 
@@ -194,11 +219,13 @@ def _read_mask(who: str, mask: Any) -> jax.Array:
     """Return a checked mask, as booleans."""
     values = known(mask)
     mask = as_array(who, "mask", mask, dtype="booleans or numbers")
-    if values is not None and (wrong := values[(values != 0) & (values != 1)]).size:
-        raise WrongValues(
-            f"{who}: mask must hold booleans or 0 and 1, got {wrong.flat[0]}. For a mask that is "
-            "added to scores, write mask == 0"
-        )
+    if values is not None:
+        wrong = values[(values != 0) & (values != 1)]
+        if wrong.size:
+            raise WrongValues(
+                f"{who}: mask must hold booleans or 0 and 1, got {wrong.flat[0]}. For a mask that "
+                "is added to scores, write mask == 0"
+            )
     return mask.astype(bool)
 
 
@@ -206,7 +233,9 @@ def _by_class(who: str, table: Any, outputs: jax.Array) -> jax.Array:
     """Return the class weights in the shape of outputs (batch, ..., classes), as wide floats."""
     classes = outputs.shape[-1]
     if len(table) != classes:
-        raise ValueError(f"{who}: class_weights must be one per class, {classes}, got {len(table)}")
+        raise ValueError(
+            f"{who}: class_weights must hold one weight per class, {classes}, got {len(table)}"
+        )
     dtype = jax.dtypes.canonicalize_dtype(wide(outputs).dtype)
     return jnp.broadcast_to(jnp.asarray(table, dtype), outputs.shape)
 
@@ -220,4 +249,5 @@ def _check_values(who: str, per: str, values: Any, shape: tuple[int, ...]) -> No
 
 def _zero_outside(x: Any, mask: Any) -> Any:
     """Return x with zeros where the mask, which has fewer axes, is false."""
-    return jnp.where(jnp.expand_dims(mask, tuple(range(mask.ndim, x.ndim))), x, 0)
+    new_axes = tuple(range(mask.ndim, x.ndim))
+    return jnp.where(jnp.expand_dims(mask, new_axes), x, 0)

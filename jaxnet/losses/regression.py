@@ -26,4 +26,6 @@ def half_squared_error(outputs: jax.Array, targets: jax.Array) -> jax.Array:
       >>> half_squared_error(h, y).tolist()
       [2.5]
     """
-    return jnp.square(wide(outputs) - targets).sum(tuple(range(1, outputs.ndim))) / 2
+    squares = jnp.square(wide(outputs) - targets)
+    axes = tuple(range(1, outputs.ndim))
+    return squares.sum(axes) / 2

@@ -35,12 +35,16 @@ def dice(outputs: jax.Array, targets: jax.Array, *, smooth: float = 1.0) -> jax.
     """
     z = wide(outputs)
     if are_probabilities(outputs, targets):
-        true, labeled = targets.astype(z.dtype), True
+        true = targets.astype(z.dtype)
+        labeled = True
     else:
-        classes = jnp.arange(z.shape[-1]).reshape((1,) * (z.ndim - 1) + (-1,))
+        ones = (1,) * (z.ndim - 1)
+        classes = jnp.arange(z.shape[-1]).reshape(*ones, -1)
         true = targets[..., None] == classes  # (batch, ..., classes)
         labeled = true.any(-1, keepdims=True)
     p = jax.nn.softmax(jnp.where(labeled, z, 0)) * labeled
     pixels = tuple(range(1, z.ndim - 1))
-    both, total = (p * true).sum(pixels), p.sum(pixels) + true.sum(pixels)  # (batch, classes)
-    return (1 - (2 * both + smooth) / (total + smooth)).mean(-1)
+    both = (p * true).sum(pixels)  # (batch, classes)
+    total = p.sum(pixels) + true.sum(pixels)
+    overlap = (2 * both + smooth) / (total + smooth)
+    return (1 - overlap).mean(-1)

@@ -48,7 +48,8 @@ def ctc(outputs: Any, targets: Any, *, blank: int = 0) -> jax.Array:
 
     Reference: Graves et al. 2006, "Connectionist Temporal Classification".
     """
-    logits, lengths = outputs, ...
+    logits: Any = outputs
+    lengths: Any = ...
     if isinstance(outputs, tuple | list):
         logits, lengths = split_pair("ctc", "outputs must be logits or (logits, lengths)", outputs)
     labels, label_lengths = split_pair("ctc", "targets must be (labels, label_lengths)", targets)
@@ -63,20 +64,29 @@ def ctc(outputs: Any, targets: Any, *, blank: int = 0) -> jax.Array:
     z = jnp.where(padding[..., None], 0, wide(z))
     # A class that is left out costs as much as optax's zero, since 0 times infinity would be NaN.
     least = jax.lax.stop_gradient(z.max(-1, keepdims=True)) - 1e5
-    given = jnp.where(z == -jnp.inf, least, z), padding.astype(z.dtype)
-    wanted = jnp.where(label_padding, 0, y), label_padding.astype(z.dtype)
-    values = optax.ctc_loss(*given, *wanted, blank_id=blank)
-    fine = ((y >= 0) & (y < classes) & (y != blank)) | label_padding
-    fine = fine.all(1) & (size >= 0) & (size <= steps) & (n >= 0) & (n <= y.shape[1])
-    return jnp.where(fine, values, jnp.nan)
+    values = optax.ctc_loss(
+        jnp.where(z == -jnp.inf, least, z),
+        padding.astype(z.dtype),
+        jnp.where(label_padding, 0, y),
+        label_padding.astype(z.dtype),
+        blank_id=blank,
+    )
+    are_labels = (y >= 0) & (y < classes) & (y != blank)
+    labels_fit = (are_labels | label_padding).all(1)
+    steps_fit = (size >= 0) & (size <= steps)
+    counts_fit = (n >= 0) & (n <= y.shape[1])
+    return jnp.where(labels_fit & steps_fit & counts_fit, values, jnp.nan)
 
 
 def _check_known(labels: Any, label_lengths: Any, classes: int, blank: int) -> None:
     """Raise if known values do not have a probability."""
     check_range(label_lengths, labels.shape[1] + 1, "ctc: label_lengths")
-    counts, values = known(label_lengths), known(labels)
-    if counts is not None and values is not None:
-        real = values[np.arange(values.shape[1]) < counts[:, None]]
-        check_range(real, classes, "ctc: labels")
-        if (real == blank).any():
-            raise WrongValues(f"ctc: labels must differ from blank, {blank}")
+    counts = known(label_lengths)
+    values = known(labels)
+    if counts is None or values is None:
+        return
+    is_label = np.arange(values.shape[1]) < counts[:, None]
+    real = values[is_label]
+    check_range(real, classes, "ctc: labels")
+    if (real == blank).any():
+        raise WrongValues(f"ctc: labels must differ from blank, {blank}")

@@ -11,7 +11,8 @@ from jaxnet.services.checks import as_array, within
 def log(p: jax.Array) -> jax.Array:
     """Return log p, continued by its tangent below the dtype's epsilon, so it is finite at 0."""
     least = jnp.finfo(p.dtype).eps
-    return jnp.log(jnp.maximum(p, least)) + jnp.minimum(p - least, 0) / least
+    tangent = jnp.minimum(p - least, 0) / least
+    return jnp.log(jnp.maximum(p, least)) + tangent
 
 
 def kl_sparsity(activations: jax.Array, *, rho: float) -> jax.Array:
@@ -42,4 +43,6 @@ def kl_sparsity(activations: jax.Array, *, rho: float) -> jax.Array:
     a = wide(a)
     mean = a.mean(tuple(range(a.ndim - 1)))  # (units,)
     r = jnp.asarray(rho, a.dtype)
-    return (r * (jnp.log(r) - log(mean)) + (1 - r) * (jnp.log(1 - r) - log(1 - mean))).sum()
+    active = r * (jnp.log(r) - log(mean))
+    idle = (1 - r) * (jnp.log(1 - r) - log(1 - mean))
+    return (active + idle).sum()

@@ -36,10 +36,11 @@ def checked(loss: Any, who: str = "supervised", what: str = "loss") -> Loss:
     """
     check_form(who, what, loss)
     function, _, options = unwrapped(loss)
-    function = function.__wrapped__ if hasattr(function, "lower") else function  # by jax.jit
+    if hasattr(function, "lower"):  # by jax.jit
+        function = function.__wrapped__
     if str(getattr(function, "__module__", "")).startswith("jaxnet."):
         return loss
-    moved = not {"axis", "where"}.isdisjoint(options)
+    moved = "axis" in options or "where" in options
     in_table = isinstance(function, type(checked)) and function in _CHECKS
     check = _CHECKS[function] if in_table else _unknown
     name = function_name(function)
@@ -51,7 +52,8 @@ def checked(loss: Any, who: str = "supervised", what: str = "loss") -> Loss:
         values = loss(outputs, targets)
         if callable(values):
             raise TypeError(
-                f"{who}: {what} must return values; {name} returned a function: pass {name}(...)"
+                f"{who}: {what} must return values, but {name} returned a function. Pass that "
+                f"function: {name}(...)"
             )
         return values
 
@@ -59,29 +61,36 @@ def checked(loss: Any, who: str = "supervised", what: str = "loss") -> Loss:
 
 
 def _labels(who: str, outputs: Any, targets: Any) -> None:
-    classes, shape = jnp.shape(outputs)[-1:], jnp.shape(targets)
-    floats = not jnp.issubdtype(jnp.result_type(targets), jnp.integer)
-    if classes and shape == jnp.shape(outputs):
+    *rest, classes = jnp.shape(outputs) or (None,)
+    wanted = tuple(rest)
+    is_integer = jnp.issubdtype(jnp.result_type(targets), jnp.integer)
+    if jnp.shape(targets) == (*wanted, classes):
         write = "targets.argmax(-1), or take optax.softmax_cross_entropy"
-    elif floats and shape == jnp.shape(outputs)[:-1]:
+    elif jnp.shape(targets) != wanted:
+        return  # optax raises
+    elif not is_integer:
         write = "targets.astype(int)"
     else:
-        if classes and shape == jnp.shape(outputs)[:-1]:
-            check_labels(who, targets, *classes)
+        if classes is not None:
+            check_labels(who, targets, classes)
         return
     raise TypeError(
-        f"{who}: targets must be integer labels {jnp.shape(outputs)[:-1]}, got "
-        f"{describe(targets)}. Write {write}"
+        f"{who}: targets must be integer labels {wanted}, got {describe(targets)}. Write {write}"
     )
 
 
 def _unknown(who: str, outputs: Any, targets: Any) -> None:
     shape: Any = getattr(outputs, "shape", ())
-    if not (shape[1:] and shape[-1] > 1 and getattr(targets, "shape", None) == shape[:-1]):
+    has_classes = len(shape) > 1 and shape[-1] > 1
+    if not has_classes or getattr(targets, "shape", None) != shape[:-1]:
         return
-    if not jnp.issubdtype(targets.dtype, jnp.integer) or (values := known(targets)) is None:
+    if not jnp.issubdtype(targets.dtype, jnp.integer):
         return
-    if (wrong := values[(values < 0) | (values >= shape[-1])]).size:
+    values = known(targets)
+    if values is None:
+        return
+    wrong = values[(values < 0) | (values >= shape[-1])]
+    if wrong.size:
         label = wrong.flat[0]
         warn(
             f"{who}: targets hold {label}, which is not a class of {shape[-1]} outputs. JAX takes "
@@ -93,7 +102,8 @@ def _unknown(who: str, outputs: Any, targets: Any) -> None:
 def _distribution(who: str, outputs: Any, targets: Any) -> None:
     """Raise for labels, which optax would broadcast against the classes."""
     given, wanted = jnp.shape(targets), jnp.shape(outputs)
-    if wanted and given in (wanted[:-1], (*wanted[:-1], 1)) and given != wanted:
+    looks_like_labels = given in (wanted[:-1], (*wanted[:-1], 1))
+    if wanted and looks_like_labels and given != wanted:
         where = "targets[..., 0]" if len(given) == len(wanted) else "targets"
         raise ValueError(
             f"{who}: targets must be probabilities {wanted}, got {describe(targets)}. For labels, "
@@ -109,7 +119,10 @@ def _unit(who: str, outputs: Any, targets: Any) -> None:
 
 def _sign(who: str, outputs: Any, targets: Any) -> None:
     values = known(targets)
-    if values is not None and (wrong := values[abs(values.astype(np.float32)) != 1]).size:
+    if values is None:
+        return
+    wrong = values[abs(values.astype(np.float32)) != 1]
+    if wrong.size:
         raise WrongValues(
             f"{who}: targets must be -1 or 1, got {wrong.flat[0]}. For labels 0 and 1, write "
             "2 * targets - 1"

@@ -59,7 +59,8 @@ def linear_cross_entropy(
     Reference: Wijmans et al. 2024, "Cut Your Losses in Large-Vocabulary Language Models".
     """
     who = "linear_cross_entropy"
-    x, labels = as_array(who, "x", x), as_array(who, "labels", labels, dtype="integers")
+    x = as_array(who, "x", x)
+    labels = as_array(who, "labels", labels, dtype="integers")
     at_least(who, "chunk", chunk)
     within(who, "label_smoothing", label_smoothing, "[0, 1)")
     within(who, "softcap", softcap, "(0, inf)", optional=True)
@@ -70,16 +71,19 @@ def linear_cross_entropy(
             f"of x without its last axis, got x {x.shape} and labels {labels.shape}"
         )
     check_labels(who, labels, vocabulary)
-    dtype, narrow = kernel.dtype, getattr(bias, "dtype", None)
+    dtype, bias_dtype = kernel.dtype, getattr(bias, "dtype", None)
     # So that the gradients of all chunks are added in float32.
-    kernel, bias = kernel.astype(jnp.promote_types(dtype, jnp.float32)), jax.tree.map(wide, bias)
+    kernel = kernel.astype(jnp.promote_types(dtype, jnp.float32))
+    bias = None if bias is None else wide(bias)
 
     @jax.checkpoint
     def values(args: Any) -> jax.Array:
         rows, targets = args
-        own = jax.tree.map(lambda b: b.astype(narrow), bias)
-        logits = wide(plus(product(rows, kernel.astype(dtype), transposed=transposed), own))
-        logits = logits if softcap is None else softcap * jnp.tanh(logits / softcap)
+        own_bias = None if bias is None else bias.astype(bias_dtype)
+        logits = product(rows, kernel.astype(dtype), transposed=transposed)
+        logits = wide(plus(logits, own_bias))
+        if softcap is not None:
+            logits = softcap * jnp.tanh(logits / softcap)
         return smoothed(jax.nn.log_softmax(logits), targets, label_smoothing)
 
     count = -(-labels.size // chunk)
@@ -90,7 +94,8 @@ def linear_cross_entropy(
     def cut(a: jax.Array, *last: int) -> jax.Array:
         # Each chunk has rows from everywhere, so that it stays divided like the batch on a mesh.
         a = a.reshape(-1, *last)
-        padded = jnp.pad(a, [(0, size * count - a.shape[0])] + [(0, 0)] * len(last))
+        missing = size * count - a.shape[0]
+        padded = jnp.pad(a, [(0, missing)] + [(0, 0)] * len(last))
         return padded.reshape(size, count, *last).swapaxes(0, 1)
 
     found = jax.lax.map(values, (cut(x, width), cut(labels)))

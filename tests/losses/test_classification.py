@@ -60,7 +60,7 @@ test_refusals = refuses([
      "class_weights must be finite and at least 0, got"),
     (lambda: losses.weighted(class_weights=[[1.0]]), r"must have shape \(classes,\), got"),
     (lambda: losses.weighted(class_weights=[1.0, 2.0])(LOGITS, LABELS),
-     "class_weights must be one per class, 4, got 2"),
+     "class_weights must hold one weight per class, 4, got 2"),
     (lambda: losses.weighted(ignore_label=0.5), TypeError, "weighted: ignore_label must be"),
     (lambda: losses.weighted(lambda z, y: jnp.ones(3), ignore_label=0)(LOGITS, LABELS),
      r"one value per label \(5,\), got \(3,\)"),

@@ -46,7 +46,7 @@ test_a_wrong_call_is_answered = refuses([
     (lambda: losses.cross_entropy(Z, Y, class_weights=[1.0]), "weighted.loss, class_weights="),
     (lambda: losses.cross_entropy(ignore_index=-1), r"weighted\(loss, ignore_label=...\)"),
     (lambda: losses.weighted(losses.focal, ignore_index=-1), r"weighted\(loss, ignore_label="),
-    (lambda: losses.cross_entropy(Y, Z), r"got \(4,\) int32 first: swapped, write cross_ent"),
+    (lambda: losses.cross_entropy(Y, Z), r"are swapped: got \(4,\) int32 first. Write cross_ent"),
     (lambda: losses.masked(Z, Y), "masked: expected loss by position, got 2"),
 ], TypeError)  # fmt: skip
 
@@ -87,7 +87,9 @@ def test_a_factory_of_two_options_is_found_when_used(taker):
         "metrics": lambda taken: taken.init(KEY, (Z, Z)), "truncated_bptt": train_recurrent,
         "masked": lambda taken: taken(Z, (Z, Z > 0)),
     }  # fmt: skip
-    with pytest.raises(TypeError, match=r"_two returned a function: pass .*_of_two\(...\)"):
+    with pytest.raises(
+        TypeError, match=r"_two returned a function. Pass that function: .*_of_two\(...\)"
+    ):
         run[taker](TAKERS[taker](factory_of_two))
 
 

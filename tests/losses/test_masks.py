@@ -101,7 +101,7 @@ test_messages = refuses([
     (lambda: IGNORE(Z, jnp.zeros((2, 3))), "ignore_label: targets must hold integers"),
     (lambda: losses.weighted(class_weights=jnp.ones(4))(Z, Z.astype(int)),
      r"targets \(batch, ...\), got"),
-    (lambda: IGNORE(Z[..., :3], Y), "weights must be one per class, 3, got 4"),
+    (lambda: IGNORE(Z[..., :3], Y), "weights must hold one weight per class, 3, got 4"),
     (lambda: IGNORE(Z[:, 0], Y[:, 0]), r"cancel .* one position per example,.* weighted\("),
     (lambda: losses.masked(optax.squared_error)(Z, (Z, Y + 1)),
      r"one value per entry of the mask \(2, 3\), got \(2, 3, 4"),
