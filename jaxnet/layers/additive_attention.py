@@ -1,5 +1,7 @@
 """Additive attention: a small network scores each query against each entry of a memory."""
 
+from typing import Any
+
 import jax.numpy as jnp
 
 from jaxnet.core import Layer, compose
@@ -79,36 +81,46 @@ def additive_attention(
         keys, values = None, memory
         if isinstance(memory, dict) and set(memory) == {"key", "value"}:
             keys, values = memory["key"], memory["value"]
-        shapes = [getattr(part, "shape", ()) for part in (queries, values)]
-        if len(shapes[0]) not in (2, 3) or len(shapes[1]) != 3:
-            raise ValueError(
-                f"{name}: expected (queries, memory) with queries (batch, time, width) or "
-                f"(batch, width) and memory (batch, places, width), got {shapes[0]} and {shapes[1]}"
-            )
-        for part in (queries, values, values if keys is None else keys):
-            check_floats(name, part)
-        if keys is not None and keys.shape != (*values.shape[:2], features):
-            raise ValueError(
-                f"{name}: expected keys of shape {(*values.shape[:2], features)} for a memory of "
-                f"shape {values.shape}, got {keys.shape}"
-            )
+        _check(name, queries, keys, values, features)
         single = queries.ndim == 2
-        queries = queries[:, None] if single else queries  # (batch, width) -> (batch, 1, width)
+        if single:
+            queries = queries[:, None]  # (batch, width) -> (batch, 1, width)
         sizes = (queries.shape[0], 1, queries.shape[1], values.shape[1])
         seen, bias = expand_mask(name, mask, sizes)
         if seen is not None:  # 0 times NaN would be NaN
-            values = jnp.where(seen.any((1, 2))[..., None], values, 0)
-        # (batch, places, features)
-        keys = projected(m, "key", values, features) if keys is None else keys
+            is_seen = seen.any((1, 2))
+            values = jnp.where(is_seen[..., None], values, 0)
+            seen = seen[:, 0]  # (batch, time, places)
+        if keys is None:
+            keys = projected(m, "key", values, features)  # (batch, places, features)
         q = projected(m, "query", queries, features)  # (batch, time, features)
         # (batch, time, 1, features) + (batch, 1, places, features)
         hidden = jnp.tanh(plus(q[:, :, None], keys[:, None]))
         scores = wide(projected(m, "score", hidden, 1)[..., 0])  # (batch, time, places)
-        scores = scores if bias is None else scores + bias[:, 0]
-        weights = masked_softmax(scores, None if seen is None else seen[:, 0]).astype(values.dtype)
+        if bias is not None:
+            scores = scores + bias[:, 0]
+        weights = masked_softmax(scores, seen).astype(values.dtype)
         y = weights @ values  # (batch, time, width of memory)
         if single:
             y, weights = y[:, 0], weights[:, 0]
         return (y, weights) if return_weights else y
 
     return compose(forward, name=name, kind="additive_attention")
+
+
+def _check(name: str, queries: Any, keys: Any, values: Any, features: int) -> None:
+    """Raise unless queries, keys and values have shapes that fit, and hold floats."""
+    shape, memory = (getattr(part, "shape", ()) for part in (queries, values))
+    if len(shape) not in (2, 3) or len(memory) != 3:
+        raise ValueError(
+            f"{name}: expected (queries, memory) with queries (batch, time, width) or "
+            f"(batch, width) and memory (batch, places, width), got {shape} and {memory}"
+        )
+    for part in (queries, values, values if keys is None else keys):
+        check_floats(name, part)
+    wanted = (*memory[:2], features)
+    if keys is not None and keys.shape != wanted:
+        raise ValueError(
+            f"{name}: expected keys of shape {wanted} for a memory of shape {memory}, got "
+            f"{keys.shape}"
+        )

@@ -187,8 +187,8 @@ def multi_head_attention(
     Raffel et al. 2020, "Exploring the Limits of Transfer Learning with a Unified
     Text-to-Text Transformer" (T5), Press et al. 2022, "Train Short, Test Long" (ALiBi).
     """
-    checks.all_at_least(name, heads=heads)
     sizes = {"head_size": head_size, "value_size": value_size, "features": features}
+    checks.all_at_least(name, heads=heads)
     checks.all_at_least(name, optional=True, kv_heads=kv_heads, **sizes)
     if kv_heads is not None and heads % kv_heads:
         raise ValueError(
@@ -203,7 +203,8 @@ def multi_head_attention(
     span = checks.a_pair(name, "window", window, "a pair (before, after)", 0, optional=True)
     biased = with_bias(name, use_bias, PROJECTIONS)
     flags = {"causal": causal, "sinks": sinks, "return_weights": return_weights}
-    checks.check_options(name, **flags, fused=fused is not None and fused, kernel_init=kernel_init)
+    flags["fused"] = False if fused is None else fused
+    checks.check_options(name, **flags, kernel_init=kernel_init)
     groups = heads if kv_heads is None else kv_heads
     placed = None if bias is None else as_layer(bias, name, "bias")
     form = _Form(name, causal, span, rotate, placed, fused, return_weights)
@@ -211,34 +212,33 @@ def multi_head_attention(
     def projected(m, part, x, groups, size):
         """Project (batch, time, width) to (batch, time, groups, size)."""
         y = m(_projection(part, (groups, size), part in biased, kernel_init), x)
-        return y if qk_norm is None or part == "value" else m(qk_norm(name=f"{part}_norm"), y)
+        if qk_norm is None or part == "value":
+            return y
+        return m(qk_norm(name=f"{part}_norm"), y)
+
+    def scoring(m):
+        key = m.key() if m.train and dropout_rate else None
+        beside = m.param("sinks", zeros, (heads,)) if sinks else None
+        return ops.Scoring(scale, softcap, None, dropout_rate, key, sinks=beside)
 
     def forward(m, given):
         queries, memory, mask = split_inputs(name, given)
-        own = {"causal=True": causal, "rotary": rotate, "window": span, "bias": bias}
-        _check_sequences(queries, memory, [what for what, on in own.items() if on], name)
+        _check_sequences(queries, memory, form)
         width = queries.shape[-1]
-        if head_size is None and width % heads:
-            raise ValueError(
-                f"{name}: {heads} heads must divide the queries' width {width}, or give head_size"
-            )
-        size = head_size or width // heads
+        size = head_size or _head_size(name, width, heads)
         if rotary is True and size % 2:
             raise ValueError(f"{name}: rotary=True needs an even head_size, got {size}")
-        key = m.key() if m.train and dropout_rate else None
-        beside = m.param("sinks", zeros, (heads,)) if sinks else None
-        scoring = ops.Scoring(scale, softcap, None, dropout_rate, key, sinks=beside)
+        scores = scoring(m)
         source = queries if memory is None else memory
         q = projected(m, "query", queries, heads, size)
         k = projected(m, "key", source, groups, size)
         v = projected(m, "value", source, groups, value_size or size)
-        arriving = m.stream is not None and memory is None
-        attend = _to_kept if arriving else _to_itself if memory is None else _to_all
-        mixed, weights, rows = attend(m, form, q, k, v, mask, scoring)
+        mixed, weights, rows = _attend(m, form, q, k, v, memory, mask, scores)
         out = _projection("out", (features or width,), "out" in biased, kernel_init, inputs=2)
         y = m(out, mixed)
         if rows is not None:  # otherwise the other rows would get the bias of `out`
-            y = jnp.where(rows[..., None], y, jnp.nan if arriving else 0)
+            missing = 0 if m.stream is None or memory is not None else jnp.nan
+            y = jnp.where(rows[..., None], y, missing)
         return (y, weights) if return_weights else y
 
     return compose(forward, name=name, kind="multi_head_attention")
@@ -256,15 +256,34 @@ class _Form(NamedTuple):
     return_weights: bool
 
 
+def _head_size(name: str, width: int, heads: int) -> int:
+    """Return the size of each head if it is not given."""
+    if width % heads:
+        raise ValueError(
+            f"{name}: {heads} heads must divide the queries' width {width}, or give head_size"
+        )
+    return width // heads
+
+
+def _attend(m, form, q, k, v, memory, mask, scoring):
+    """Attend to a memory, to the own sequence, or to a stream's own chunks, see `_to_all`."""
+    if memory is not None:
+        return _to_all(form, q, k, v, mask, scoring)
+    if m.stream is None:
+        return _to_itself(m, form, q, k, v, mask, scoring)
+    return _to_kept(m, form, q, k, v, mask, scoring)
+
+
 def _to_itself(m, form, q, k, v, mask, scoring):
     """Attend to all positions of the queries' own sequence, see `_to_all`."""
+    positions = counted(q.shape[1])
     if form.rotate is not None:
-        q, k = form.rotate(q, counted(q.shape[1])), form.rotate(k, counted(k.shape[1]))
-    placed = _placed(m, form, q, *[counted(q.shape[1])] * 2)
-    return _to_all(m, form, q, k, v, mask, scoring._replace(bias=placed))
+        q, k = form.rotate(q, positions), form.rotate(k, positions)
+    placed = _placed(m, form, q, positions, positions)
+    return _to_all(form, q, k, v, mask, scoring._replace(bias=placed))
 
 
-def _to_all(m, form, q, k, v, mask, scoring):
+def _to_all(form, q, k, v, mask, scoring):
     """Attend to all positions of a sequence or a memory.
 
     Returns the values (batch, time, heads, size), the weights (batch, heads, time, places) or
@@ -273,64 +292,106 @@ def _to_all(m, form, q, k, v, mask, scoring):
     batch, time, heads, size = q.shape
     places = k.shape[1]
     seen, added = ops.expand_mask(form.name, mask, (batch, heads, time, places))
-    axes = 0 if mask is None or not jnp.issubdtype(mask.dtype, jnp.integer) else mask.ndim
-    lengths, segments = (mask if axes == n else None for n in (1, 2))
-    ranges_only = mask is None or axes > 0
-    parts = ring() if time == places and ranges_only else None
-    fuse = parts is None and added is None and _fuses(form, q, k, v, scoring, lengths, seen)
-    table = seen if axes != 1 else None
-    ranges_only = ranges_only and scoring.key is None and scoring.bias is None
-    blocks = parts is not None or in_blocks(q, k, plain=ranges_only)
-    blocks = blocks and not form.return_weights
+    limits = _Limits.of(mask)
+    parts = ring() if time == places and limits.are_all else None
+    fuse = parts is None and added is None and _fuses(form, q, k, v, scoring, limits, seen)
+    plain = limits.are_all and scoring.key is None and scoring.bias is None
+    by_block = parts is not None or in_blocks(q, k, plain=plain)
+    by_block = by_block and not form.return_weights
+    table = None if limits.lengths is not None else seen
     if added is not None:
         if scoring.bias is not None:
             seen, added = ops.add_table(seen, added, scoring.bias.table())
         scoring = scoring._replace(bias=added)
-    given, rows = seen, None
-    if not blocks or fuse:
-        if form.causal or form.span is not None:
-            before, after = form.span or (time, time)
-            near = ops.in_window(time, places, (before, 0 if form.causal else after))[None, None]
-            seen = near if seen is None else seen & near
+    rest = None if limits.are_all else seen
+    rows = None
+    if not by_block or fuse:
+        seen = _near(form, time, places, seen)
         if mask is not None and seen is not None:
             rows = jnp.broadcast_to(seen.any((1, 3)), (batch, time))
 
     def anywhere(q, k, v):
-        if not blocks:
-            return *ops.dot_product_attention(q, k, v, seen, scoring), rows
-        own = {"lengths": lengths, "segments": segments}
-        ranges = see(time, places, causal=form.causal, window=form.span, **own)
-        if parts is not None:
-            y, total = ring_attention(parts, q, k, v, ranges, scoring)
-        else:
-            rest = None if mask is None or axes else given
-            y, total = blockwise_attention(q, k, v, ranges, rest, scoring)
-        y = scoring.sunk(y, total)
+        if not by_block:
+            y, weights = ops.dot_product_attention(q, k, v, seen, scoring)
+            return y, weights, rows
+        y, total = _by_block(form, q, k, v, limits, rest, parts, scoring)
         return y, None, None if mask is None else (total != -jnp.inf).any(1)
 
     if not fuse:
         return anywhere(q, k, v)
 
     def on_cuda(q, k, v):
-        how = {"lengths": lengths, "causal": form.causal, "scale": scoring.scale}
-        return ops.fused_attention(q, k, v, table, before=form.span and form.span[0], **how), rows
+        options = {"lengths": limits.lengths, "causal": form.causal, "scale": scoring.scale}
+        before = None if form.span is None else form.span[0]
+        return ops.fused_attention(q, k, v, table, before=before, **options), rows
+
+    def elsewhere(q, k, v):
+        y, _, rows = anywhere(q, k, v)
+        return y, rows
 
     # The machine that traces need not be the one that the program is compiled for.
-    elsewhere = lambda *given: anywhere(*given)[::2]  # noqa: E731
     y, rows = jax.lax.platform_dependent(q, k, v, cuda=on_cuda, default=elsewhere)
     return y, None, rows
 
 
-def _fuses(form, q, k, v, scoring, lengths, seen):
+class _Limits(NamedTuple):
+    """What a mask says by lengths or segments.
+
+    Fields:
+      lengths: Integers (batch,), or None.
+      segments: Integers (batch, places), or None.
+      are_all: Whether the mask says nothing else.
+    """
+
+    lengths: jax.Array | None
+    segments: jax.Array | None
+    are_all: bool
+
+    @classmethod
+    def of(cls, mask: jax.Array | None) -> "_Limits":
+        if mask is None:
+            return cls(None, None, True)
+        if not jnp.issubdtype(mask.dtype, jnp.integer):
+            return cls(None, None, False)
+        return cls(mask, None, True) if mask.ndim == 1 else cls(None, mask, True)
+
+
+def _near(form: _Form, time: Any, places: Any, seen: jax.Array | None) -> jax.Array | None:
+    """Return which places a query may attend to, by the mask and by its window."""
+    if not form.causal and form.span is None:
+        return seen
+    before, after = form.span or (time, time)
+    window = before, 0 if form.causal else after
+    near = ops.in_window(time, places, window)[None, None]
+    return near if seen is None else seen & near
+
+
+def _by_block(form, q, k, v, limits, rest, parts, scoring):
+    """Return the values, computed in blocks of places, and the logarithms of the sums."""
+    own = {"lengths": limits.lengths, "segments": limits.segments}
+    ranges = see(q.shape[1], k.shape[1], causal=form.causal, window=form.span, **own)
+    if parts is not None:
+        y, total = ring_attention(parts, q, k, v, ranges, scoring)
+    else:
+        y, total = blockwise_attention(q, k, v, ranges, rest, scoring)
+    return scoring.sunk(y, total), total
+
+
+def _fuses(form, q, k, v, scoring, limits, seen):
     """Return whether a program for CUDA calls cuDNN's attention."""
     time, places = q.shape[1], k.shape[1]
-    plain = all(one is None for one in (scoring.key, scoring.bias, scoring.softcap, scoring.sinks))
-    if lengths is None and seen is not None:  # cuDNN reads a whole table, of even sides
-        few = time * places <= MOST_IN_TABLE and not (time % 2 or places % 2)
-        plain = plain and few and seen.shape[1] == 1
-    plain = plain and (form.span is None or form.causal) and not form.return_weights
-    if form.fused is False or not plain or v.shape[-1] != q.shape[-1]:
+    if form.fused is False or form.return_weights or v.shape[-1] != q.shape[-1]:
         return False
+    if form.span is not None and not form.causal:
+        return False
+    if any(
+        each is not None for each in (scoring.key, scoring.bias, scoring.softcap, scoring.sinks)
+    ):
+        return False
+    if limits.lengths is None and seen is not None:  # cuDNN reads a whole table, of even sides
+        is_small = time * places <= MOST_IN_TABLE
+        if not is_small or time % 2 or places % 2 or seen.shape[1] != 1:
+            return False
     capability = ops.cuda_capability()
     if form.fused and capability:  # for another GPU than the one here
         capability = max(capability, 8.0)
@@ -350,12 +411,15 @@ def _to_kept(m, form, q, k, v, mask, scoring):
     kept = keep(m, q, k, v, before=before, rotate=form.rotate, name=form.name)
     if not form.return_weights and in_blocks(kept.q, kept.k, plain=scoring.key is None):
         k, v, ranges, empty = kept.in_order()
-        scoring = scoring._replace(bias=_placed(m, form, q, kept.at, np.arange(k.shape[1]), empty))
+        bias = _placed(m, form, q, kept.at, np.arange(k.shape[1]), empty)
+        scoring = scoring._replace(bias=bias)
         y, total = blockwise_attention(kept.q, k, v, ranges, None, scoring)
         return scoring.sunk(y, total), None, kept.fits
+    bias = _placed(m, form, q, kept.at, kept.places)
     # What is kept begins as zeros, and a pass over all of it for each token would copy it.
-    scoring = scoring._replace(bias=_placed(m, form, q, kept.at, kept.places), finite=True)
-    return *ops.dot_product_attention(kept.q, kept.k, kept.v, kept.seen, scoring), kept.fits
+    scoring = scoring._replace(bias=bias, finite=True)
+    y, weights = ops.dot_product_attention(kept.q, kept.k, kept.v, kept.seen, scoring)
+    return y, weights, kept.fits
 
 
 def _placed(m, form, q, queries, keys, before=0):
@@ -388,7 +452,8 @@ def _projection(
         return kernel_init(key, matrix, dtype).reshape(shape)
 
     def forward(m, x):
-        y = product(x, m.kernel("kernel", matrix_init, (*x.shape[-inputs:], *outputs)), inputs)
+        kernel = m.kernel("kernel", matrix_init, (*x.shape[-inputs:], *outputs))
+        y = product(x, kernel, inputs)
         return plus(y, m.param("bias", zeros, outputs) if use_bias else None)
 
     return compose(forward, name=name, kind="projection")
@@ -415,7 +480,9 @@ def segment_mask(segments: jax.Array) -> jax.Array:
       [[1, 1, 0, 0], [1, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 0]]
     """
     segments = checks.as_array("segment_mask", "segments", segments, "(batch, time)", "integers")
-    return (segments[:, :, None] == segments[:, None]) & (segments != 0)[:, None]
+    are_same = segments[:, :, None] == segments[:, None]
+    is_token = segments != 0
+    return are_same & is_token[:, None]
 
 
 def with_bias(who: str, use_bias: Any, names: Collection[str]) -> Collection[str]:
@@ -463,27 +530,30 @@ def split_inputs(who: str, given: PyTree) -> tuple[Any, Any, Any]:
       >>> queries.shape, memory, mask.tolist()
       ((2, 5, 3), None, [5, 2])
     """
-    rest = list(given) if isinstance(given, tuple | list) else [given]
-    fits = bool(rest) and all(isinstance(part, dict) or hasattr(part, "dtype") for part in rest)
-    queries = rest.pop(0) if fits else None
-    mask = rest.pop() if fits and rest and _is_mask(rest[-1]) else None
-    memory = rest.pop() if fits and rest else None
-    if not fits or rest or isinstance(queries, dict) or _is_mask(queries):
-        raise ValueError(
-            f"{who}: expected x, (x, mask), (queries, memory) or (queries, memory, mask), where a "
-            "mask is lengths or segments (integers), booleans, or floats of four axes to add to "
-            f"the scores, got {describe(given)}"
-        )
-    return queries, memory, mask
+    parts = list(given) if isinstance(given, tuple | list) else [given]
+    are_arrays = all(isinstance(part, dict) or hasattr(part, "dtype") for part in parts)
+    if parts and are_arrays:
+        queries, *rest = parts
+        mask = rest.pop() if rest and _is_mask(rest[-1]) else None
+        memory = rest.pop() if rest else None
+        if not rest and not isinstance(queries, dict) and not _is_mask(queries):
+            return queries, memory, mask
+    raise ValueError(
+        f"{who}: expected x, (x, mask), (queries, memory) or (queries, memory, mask), where a "
+        "mask is lengths or segments (integers), booleans, or floats of four axes to add to "
+        f"the scores, got {describe(given)}"
+    )
 
 
 def _is_mask(part: Any) -> bool:
     if isinstance(part, dict):
         return False
-    return not jnp.issubdtype(part.dtype, jnp.inexact) or len(part.shape) == 4
+    has_numbers = jnp.issubdtype(part.dtype, jnp.inexact)
+    return not has_numbers or len(part.shape) == 4
 
 
-def _check_sequences(queries, memory, own: list[str], name: str) -> None:
+def _check_sequences(queries, memory, form: _Form) -> None:
+    name = form.name
     if isinstance(memory, dict):
         raise ValueError(
             f"{name}: expected a memory (batch, places, width), got a dict of {sorted(memory)}"
@@ -501,8 +571,15 @@ def _check_sequences(queries, memory, own: list[str], name: str) -> None:
             f"{name}: queries {queries.shape} and memory {memory.shape} must have the same batch "
             "size"
         )
-    if own:
-        raise ValueError(
-            f"{name}: {own[0]} is for self-attention, whose input is x or (x, mask); queries "
-            "and memory have different time axes"
-        )
+    own = {
+        "causal=True": form.causal,
+        "rotary": form.rotate,
+        "window": form.span,
+        "bias": form.bias,
+    }
+    for option, value in own.items():
+        if value:
+            raise ValueError(
+                f"{name}: {option} is for self-attention, whose input is x or (x, mask); queries "
+                "and memory have different time axes"
+            )

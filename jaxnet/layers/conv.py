@@ -93,7 +93,8 @@ def conv(
         x, pairs = _padded(m, x, name, padding, size, steps, apart)
         options = {"strides": steps, "padding": pairs, "dilation": apart, "groups": groups}
         y = _primitive()(x, kernel, **options, who=name)
-        return plus(y, m.param("bias", bias_init, (features,)) if use_bias else None)
+        bias = m.param("bias", bias_init, (features,)) if use_bias else None
+        return plus(y, bias)
 
     return compose(forward, name=name, kind="conv")
 
@@ -139,15 +140,17 @@ def depthwise_conv(
     Reference: Chollet 2017, "Xception: deep learning with depthwise separable convolutions".
     """
     at_least(name, "multiplier", multiplier)
+    window: Any = {"strides": strides, "dilation": dilation}
     options: Any = {"use_bias": use_bias, "kernel_init": kernel_init, "bias_init": bias_init}
     check_options(name, **options)
-    check_window(name, padding, kernel_size=kernel_size, strides=strides, dilation=dilation)
-    options |= {"strides": strides, "padding": padding, "dilation": dilation, "name": name}
+    check_window(name, padding, kernel_size=kernel_size, **window)
+    options |= {**window, "padding": padding, "name": name}
 
     def forward(m, x):
         spatial_axes(name, x)
         inputs = x.shape[-1]
-        return m.inline(conv(inputs * multiplier, kernel_size, groups=inputs, **options), x)
+        inner = conv(inputs * multiplier, kernel_size, groups=inputs, **options)
+        return m.inline(inner, x)
 
     return compose(forward, name=name, kind="depthwise_conv")
 
@@ -218,26 +221,32 @@ def conv_transpose(
         pairs = _transposed_padding(name, padding, x.shape[1:-1], size, steps, apart)
         options = {"padding": pairs, "dilation": apart, "input_dilation": steps, "groups": groups}
         y = _primitive()(x, kernel, strides=(1,) * len(size), **options, who=name)
-        return plus(y, m.param("bias", bias_init, (features,)) if use_bias else None)
+        bias = m.param("bias", bias_init, (features,)) if use_bias else None
+        return plus(y, bias)
 
     return compose(forward, name=name, kind="conv_transpose")
 
 
 def _padded(m, x, name, padding, size, steps, apart) -> tuple[jax.Array, Any]:
     """Return x and its padding; in a stream, x follows the last inputs of earlier chunks."""
-    span = (size[0] - 1) * apart[0] + 1
     if m.stream is None:
         return x, pad_pairs(name, padding, x.shape[1:-1], size, steps, apart)
-    pairs = pad_pairs(name, padding, (max(x.shape[1], span), *x.shape[2:-1]), size, steps, apart)
-    if pairs[0] != (span - 1, 0) or steps[0] != 1:
+    before = (size[0] - 1) * apart[0]  # earlier steps that a window has
+    space = (max(x.shape[1], before + 1), *x.shape[2:-1])
+    pairs = pad_pairs(name, padding, space, size, steps, apart)
+    if pairs[0] != (before, 0) or steps[0] != 1:
         m.not_in_stream('needs padding="CAUSAL" and strides of 1 along time')
-    last = m.state("last", zeros, (x.shape[0], span - 1, *x.shape[2:]), x.dtype)
+    last = m.state("last", zeros, (x.shape[0], before, *x.shape[2:]), x.dtype)
     x = jnp.concatenate([last.astype(x.dtype), x], 1)  # below `cast` they differ
+
+    def latest(row, step):
+        """Return the last inputs of an example before its first step that does not count."""
+        return jax.lax.dynamic_slice_in_dim(row, step, before)
+
     if m.stream.steps is None:
-        kept = x[:, x.shape[1] - (span - 1) :]
-    else:  # the last inputs of each example before its first step that does not count
-        cut = lambda row, at: jax.lax.dynamic_slice_in_dim(row, at, span - 1)  # noqa: E731
-        kept = jax.vmap(cut)(x, m.stream.steps)
+        kept = x[:, x.shape[1] - before :]
+    else:
+        kept = jax.vmap(latest)(x, m.stream.steps)
     m.update("last", kept.astype(last.dtype))
     return x, ((0, 0), *pairs[1:])
 
@@ -258,18 +267,23 @@ def _kernel(m, x, name, size, features, groups, kernel_init) -> Any:
 
 def _transposed_padding(name, padding, space, window, strides, dilation):
     """Return the numbers of zeros around the inputs, which are `strides` apart."""
-    spans = [(k - 1) * d + 1 for k, d in zip(window, dilation, strict=True)]
+    neighbors = [(k - 1) * d for k, d in zip(window, dilation, strict=True)]  # of an input
     word = padding if isinstance(padding, str) else ""
-    both = list(zip(spans, strides, strict=True))
+    both = zip(neighbors, strides, strict=True)
     if word == "VALID":
-        return tuple((span - 1, max(span, s) - 1) for span, s in both)
-    if word == "SAME":  # half of the zeros before, but not more than a window has neighbors
-        halves = [min(span - 1, (span + s - 1) // 2) for span, s in both]
-        return tuple((n, span + s - 2 - n) for n, (span, s) in zip(halves, both, strict=True))
+        return tuple((n, max(n, stride - 1)) for n, stride in both)
+    if word == "SAME":
+        return tuple(_half_before(n, n + stride - 1) for n, stride in both)
     if word == "CAUSAL":
         raise ValueError(f'{name}: padding "CAUSAL" has no transpose; write "SAME" or numbers')
     pairs = pad_pairs(name, padding, space, window, strides, dilation)
-    return tuple((span - 1 - a, span - 1 - b) for span, (a, b) in zip(spans, pairs, strict=True))
+    return tuple((n - a, n - b) for n, (a, b) in zip(neighbors, pairs, strict=True))
+
+
+def _half_before(neighbors: int, total: int) -> tuple[int, int]:
+    """Divide zeros: half of them before, but not more than a window has neighbors."""
+    before = min(neighbors, (total + 1) // 2)
+    return before, total - before
 
 
 def _primitive() -> Callable[..., jax.Array]:

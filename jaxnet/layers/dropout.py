@@ -136,6 +136,8 @@ def _dropout(kind: str, rate: float, axes: tuple[int, ...] | None, name: str) ->
             return x
         own = {axis % x.ndim for axis in apart}  # along other axes entries are dropped together
         shape = tuple(size if axis in own else 1 for axis, size in enumerate(x.shape))
-        return jnp.where(bernoulli(m.key(), 1 - rate, shape), x / (1 - rate), 0).astype(x.dtype)
+        stays = bernoulli(m.key(), 1 - rate, shape)
+        y = jnp.where(stays, x / (1 - rate), 0)
+        return y.astype(x.dtype)
 
     return compose(forward, name=name, kind=kind)

@@ -92,24 +92,26 @@ def embedding(
 
     def forward(m, x):
         checks.check_rank(name, x, 0, "(...)")
-        ids = jnp.issubdtype(x.dtype, jnp.integer)
-        if not ids and not tied:
+        are_ids = jnp.issubdtype(x.dtype, jnp.integer)
+        if not are_ids and not tied:
             raise TypeError(
                 f"{name}: ids must be integers, got {x.dtype}. Pass x.astype(int), or write "
                 "embedding(..., tied=True) to map vectors to logits"
             )
-        vectors = jnp.issubdtype(x.dtype, jnp.floating) and x.shape[-1:] == (features,)
-        if not ids and not vectors:
+        are_vectors = jnp.issubdtype(x.dtype, jnp.floating) and x.shape[-1:] == (features,)
+        if not are_ids and not are_vectors:
             raise ValueError(
-                f"{name}: expected ids, or floats (..., {features}) for logits, got {describe(x)}"
+                f"{name}: expected integer ids, or floats (..., {features}) that become logits, "
+                f"got {describe(x)}"
             )
         table = m.kernel("embedding", table_init, (vocabulary, features))
-        if vectors:
+        if are_vectors:
             return product(x, table, transposed=True)  # (..., features) -> (..., vocabulary)
         checks.check_range(x, vocabulary, f"{name}: ids")
         y = rows(table, x)  # (...) -> (..., features)
         if padding_idx is not None:
-            y = jnp.where((x == padding_idx)[..., None], jax.lax.stop_gradient(y), y)
+            is_padding = (x == padding_idx)[..., None]
+            y = jnp.where(is_padding, jax.lax.stop_gradient(y), y)
         return y
 
     return compose(forward, name=name, kind="embedding")
@@ -157,8 +159,11 @@ def learned_positions(
 
     def forward(m, given):
         x, positions = _positions(m, given, name)
-        if m.stream is None and not isinstance(given, tuple | list) and given.shape[1] > max_length:
-            raise ValueError(f"{name}: has {max_length} positions, got {given.shape[1]} steps")
+        are_counted = m.stream is None and not isinstance(given, tuple | list)
+        if are_counted and x.shape[1] > max_length:
+            raise ValueError(
+                f"{name}: has {max_length} positions, got a sequence of length {x.shape[1]}"
+            )
         checks.check_range(positions, max_length, f"{name}: positions")
         table = m.kernel("embedding", embedding_init, (max_length, x.shape[-1]))
         return plus(x, rows(table, positions))
@@ -200,7 +205,8 @@ def sinusoidal_positions(*, base: float = 10000.0, name: str = "sinusoidal_posit
         checks.check_floats(name, x)
         if x.shape[-1] % 2:
             raise ValueError(f"{name}: expected an even number of features, got {x.shape}")
-        return plus(x, _waves(positions, x.shape[-1], base, x.dtype).astype(x.dtype))
+        waves = _waves(positions, x.shape[-1], base, x.dtype)
+        return plus(x, waves.astype(x.dtype))
 
     return compose(forward, name=name, kind="sinusoidal_positions")
 
@@ -299,13 +305,16 @@ def rotary(
     size = x.shape[-1] if size is None else size
     if size % 2 or size > x.shape[-1]:
         raise ValueError(
-            f"rotary: expected an even size, at most that of the heads, got {size} for {x.shape}"
+            f"rotary: expected an even size of at most the size of the heads, got {size} for "
+            f"{x.shape}"
         )
-    positions = counted(x.shape[1]) if positions is None else positions
+    if positions is None:
+        positions = counted(x.shape[1])
     form = "(time,)" if np.ndim(positions) == 1 else "(batch, time)"
     positions = checks.as_array("rotary", "positions", positions, form, "numbers", sizes)
     angles = _angles(positions, size, base, x.dtype, scaling)[..., None, :]
-    angles = angles[None] if angles.ndim == 3 else angles  # (batch or 1, time, 1, size / 2)
+    if angles.ndim == 3:
+        angles = angles[None]  # (batch or 1, time, 1, size / 2)
     return rotate_pairs(x, jnp.cos(angles), jnp.sin(angles), interleaved=interleaved)
 
 
@@ -341,7 +350,9 @@ def _positions(m: Any, given, name: str):
             raise ValueError(f"{name}: expected x or (x, positions), got {describe(given)}")
         x, positions = given
         if positions.shape != x.shape[:-1]:
-            raise ValueError(f"{name}: positions must be {x.shape[:-1]}, got {positions.shape}")
+            raise ValueError(
+                f"{name}: expected one position per vector, {x.shape[:-1]}, got {positions.shape}"
+            )
         return x, positions
     checks.check_rank(name, given, 0, "(batch, time, features)")
     if len(given.shape) != 3:
@@ -361,7 +372,11 @@ def _angles(positions, size: int, base: float, dtype, scaling=None) -> jax.Array
     frequencies = np.exp(-math.log(base) * np.arange(0, size, 2) / size)
     if scaling is not None:
         checks.a_function("rotary", "scaling", scaling, "the angles per position (size / 2,)")
-        shape, frequencies = frequencies.shape, np.asarray(scaling(frequencies))
+        shape = frequencies.shape
+        frequencies = np.asarray(scaling(frequencies))
         if frequencies.shape != shape:
-            raise ValueError(f"rotary: scaling must give an array {shape}, got {frequencies.shape}")
-    return jnp.multiply.outer(jnp.asarray(positions, dtype), jnp.asarray(frequencies, dtype))
+            raise ValueError(
+                f"rotary: scaling must give an array of shape {shape}, got {frequencies.shape}"
+            )
+    positions = jnp.asarray(positions, dtype)
+    return jnp.multiply.outer(positions, jnp.asarray(frequencies, dtype))

@@ -37,14 +37,17 @@ def polynomial(degree: int, *, name: str = "polynomial") -> Layer:
         check_rank(name, x, 2)
         at_least(name, "the number of inputs", x.shape[-1])
         # Floats, since products of integers could overflow.
-        inputs, x = x.shape[-1], x.astype(output_dtype(x))
-        terms = [[x[..., i : i + 1] for i in range(inputs)]]
+        x = x.astype(output_dtype(x))
+        inputs = [x[..., i : i + 1] for i in range(x.shape[-1])]
+        terms = list(inputs)
+        latest = inputs  # latest[i] holds the products of the last degree that begin with x_i
         for _ in range(degree - 1):
-            # terms[-1][i] holds the products that begin with x_i. The products of the next degree
-            # are x_i times the products that begin with x_i or a later input.
-            rests = [jnp.concatenate(terms[-1][i:], axis=-1) for i in range(inputs)]
-            terms.append([x[..., i : i + 1] * rests[i] for i in range(inputs)])
-        return jnp.concatenate([term for power in terms for term in power], axis=-1)
+            # The products of the next degree are x_i times those that begin with x_i or a later
+            # input.
+            rests = [jnp.concatenate(latest[i:], axis=-1) for i in range(len(inputs))]
+            latest = [x_i * rest for x_i, rest in zip(inputs, rests, strict=True)]
+            terms += latest
+        return jnp.concatenate(terms, axis=-1)
 
     return compose(forward, name=name, kind="polynomial")
 
@@ -91,7 +94,8 @@ def rbf(
         # Computes differences, since |x|² - 2xc + |c|² loses digits far from the origin.
         difference = plus(x[..., None, :], -centers)  # (..., features, inputs)
         distance = jnp.square(difference).sum(-1)  # (..., features)
-        return jnp.exp(-distance / (2 * jnp.square(spread(scale, distance.shape))))
+        scale = spread(scale, distance.shape)
+        return jnp.exp(-distance / (2 * jnp.square(scale)))
 
     return compose(forward, name=name, kind="rbf")
 

@@ -63,48 +63,73 @@ def keep(m: Any, q, k, v, *, before: int | None, rotate: Any, name: str) -> Kept
         )
     limit: int = np.iinfo(np.int32).max if length is None else length
     slots = limit if before is None else min(limit, max(before, 1))
+    keeps_all = slots == limit
     shape = batch, k.shape[2], slots  # heads before slots, since products read them in this order
-    new = {"keys": k, "values": v}.items()
-    old = {n: m.state(n, zeros, (*shape, a.shape[-1]), dtype or a.dtype) for n, a in new}
+    old = {}
+    for entry, new in (("keys", k), ("values", v)):
+        old[entry] = m.state(entry, zeros, (*shape, new.shape[-1]), dtype or new.dtype)
     at = stream_positions(m, batch, time)
-    if slots == limit:
-        check_range(at[:, :1], limit, f"{name}: the stream has {limit} steps; position")
+    start = at[:, :1]
+    if keeps_all:
+        check_range(start, limit, f"{name}: the stream has {limit} steps; position")
     if rotate is not None:
         q, k = rotate(q, at), rotate(k, at)
-    end = at[:, :1] + (time if steps is None else steps[:, None])
-    stays = (at < end) & (at >= end - slots) if slots < limit else (at < end) & (at < limit)
+    end = start + (time if steps is None else steps[:, None])
+    stays = (at < end) & (at < limit if keeps_all else at >= end - slots)
     slot = jnp.where(stays, at % slots, slots)  # indices beyond the slots are dropped
-    rows = np.arange(batch)[:, None]
-    now = {}
-    for (name, kept), new in zip(old.items(), (k, v), strict=True):
-        now[name] = kept.at[rows, :, slot].set(new.astype(kept.dtype), mode="drop")
-        m.update(name, now[name])
-    read = now if slots == limit else old
-    read = [kept.swapaxes(1, 2).astype(q.dtype) for kept in read.values()]
-    if slots == limit:  # nothing was overwritten
-        k, v = read
+    now = _written(m, old, {"keys": k, "values": v}, slot)
+    if keeps_all:  # nothing was overwritten
+        k, v = (_by_place(kept, q.dtype) for kept in now.values())
         places = jnp.broadcast_to(np.arange(slots), (batch, slots))
     else:  # a query may need a slot that a later step of this chunk overwrites
-        k, v = (jnp.concatenate(both, 1) for both in zip(read, (k, v), strict=True))
-        last = at[:, :1] - 1
-        places = jnp.concatenate([last - (last - np.arange(slots)) % slots, at], 1)
+        k = jnp.concatenate([_by_place(old["keys"], q.dtype), k], 1)
+        v = jnp.concatenate([_by_place(old["values"], q.dtype), v], 1)
+        last = start - 1
+        of_slots = last - (last - np.arange(slots)) % slots
+        places = jnp.concatenate([of_slots, at], 1)
     place, query = places[:, None, None], at[:, None, :, None]
     seen = (place >= 0) & (place <= query)
     if before is not None:
         seen &= place >= query - before
 
     def in_order():
-        start, own = at[:, :1], np.arange(time, dtype=np.int32)[None]
-        if slots == limit:
-            place = start + own
-            first = jnp.zeros_like(place) if before is None else place - before
-            return k, v, Ranges(first, place + 1), 0
-        assert before is not None
-        turn = ((start + np.arange(slots)) % slots)[:, :, None, None]
-        parts = ((jnp.take_along_axis(x, turn, 1), x[:, slots:]) for x in (k, v))
-        all_k, all_v = (jnp.concatenate(both, 1) for both in parts)
-        place, empty = own + slots, slots - start
-        first = jnp.maximum(place - before, empty)
-        return all_k, all_v, Ranges(first, place + 1, (slots - before, slots)), empty
+        own = np.arange(time, dtype=np.int32)[None]
+        if not keeps_all:
+            assert before is not None
+            return _from_the_oldest(k, v, start, own, slots, before)
+        place = start + own
+        first = jnp.zeros_like(place) if before is None else place - before
+        return k, v, Ranges(first, place + 1), 0
 
-    return Kept(q, k, v, seen, (at < limit) | (at >= end), at, places, in_order)
+    fits = (at < limit) | (at >= end)
+    return Kept(q, k, v, seen, fits, at, places, in_order)
+
+
+def _written(m: Any, old: dict[str, Any], new: dict[str, Any], slot: jax.Array) -> dict[str, Any]:
+    """Return the kept arrays after this chunk is written into their slots, in the state too."""
+    rows = np.arange(slot.shape[0])[:, None]
+    now = {}
+    for entry, kept in old.items():
+        value = new[entry].astype(kept.dtype)
+        now[entry] = kept.at[rows, :, slot].set(value, mode="drop")
+        m.update(entry, now[entry])
+    return now
+
+
+def _by_place(kept: jax.Array, dtype: Any) -> jax.Array:
+    """Return a kept array (batch, heads, slots, size) as (batch, slots, heads, size)."""
+    return kept.swapaxes(1, 2).astype(dtype)
+
+
+def _from_the_oldest(k, v, start, own, slots: int, before: int):
+    """Return `Kept.in_order` if older places are overwritten: the slots from the oldest place."""
+    turn = ((start + np.arange(slots)) % slots)[:, :, None, None]
+
+    def ordered(x):
+        kept = jnp.take_along_axis(x, turn, 1)
+        return jnp.concatenate([kept, x[:, slots:]], 1)
+
+    place, empty = own + slots, slots - start
+    first = jnp.maximum(place - before, empty)
+    ranges = Ranges(first, place + 1, (slots - before, slots))
+    return ordered(k), ordered(v), ranges, empty

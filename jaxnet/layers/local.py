@@ -67,20 +67,23 @@ def locally_connected(
     def forward(m, x):
         m.not_in_stream("has a kernel per position")
         window, steps = sizes(x)
-        pairs = pad_pairs(name, padding, x.shape[1:-1], window, steps)
-        room = [n + sum(p) - k for n, p, k in zip(x.shape[1:-1], pairs, window, strict=True)]
+        batch, *space, width = x.shape
+        pairs = pad_pairs(name, padding, tuple(space), window, steps)
+        room = [n + sum(pair) - k for n, pair, k in zip(space, pairs, window, strict=True)]
         if min(room) < 0:
             raise ValueError(
-                f"{name}: a window of {window} is larger than the input of {x.shape[1:-1]} with "
+                f"{name}: a window of {window} is larger than the input of {tuple(space)} with "
                 f"padding {pairs}. Pad more, or use a smaller kernel_size"
             )
-        positions = tuple(r // s + 1 for r, s in zip(room, steps, strict=True))
-        inputs = math.prod(window) * x.shape[-1]
+        positions = tuple(n // step + 1 for n, step in zip(room, steps, strict=True))
+        inputs = math.prod(window) * width
         kernel = m.kernel("kernel", whole_init, (*positions, inputs, features), array=True)
         seen = jnp.stack(list(taps(x, window, steps, pairs)), axis=-2)
-        seen = jnp.moveaxis(seen.reshape(*x.shape[:1], *positions, inputs), 0, -2)
+        seen = seen.reshape(batch, *positions, inputs)
+        seen = jnp.moveaxis(seen, 0, -2)
         y = jnp.moveaxis(seen @ kernel, -2, 0)  # a product of matrices per position
-        return plus(y, m.param("bias", bias_init, (*positions, features)) if use_bias else None)
+        bias = m.param("bias", bias_init, (*positions, features)) if use_bias else None
+        return plus(y, bias)
 
     def whole_init(key, shape, dtype):
         # All positions count as outputs, so that the initializer uses the fan-in of one unit.

@@ -1,7 +1,7 @@
 """Mixture of experts: a router sends each token to a few of many layers."""
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -110,53 +110,73 @@ def moe(
 
     def forward(m, given):
         x, counts = _split(name, m, given)
-        tokens = x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
-        real = counts.reshape(tokens.shape[0])
+        width = x.shape[-1]
+        tokens = x.reshape(math.prod(x.shape[:-1]), width)
+        number = tokens.shape[0]
+        real = counts.reshape(number)
         tokens = jnp.where(real[:, None], tokens, 0)  # even if one is NaN
         logits = wide(m(router, tokens))  # (tokens, experts)
         probabilities = jax.nn.softmax(logits)
-        chosen = jax.lax.top_k(jax.lax.stop_gradient(probabilities), k)[1]  # (tokens, k)
+        _, chosen = jax.lax.top_k(jax.lax.stop_gradient(probabilities), k)  # (tokens, k)
         weights = jnp.take_along_axis(probabilities, chosen, -1)
-        weights = weights / weights.sum(-1, keepdims=True) if divide else weights
+        if divide:
+            weights = weights / weights.sum(-1, keepdims=True)
         chosen = jnp.where(real[:, None], chosen, experts)
         # First choices of all tokens come before second ones.
-        chosen = chosen.T.reshape(k * tokens.shape[0])
+        chosen = chosen.T.reshape(k * number)
         ranks, sizes = _ranks(chosen, experts)
         if m.train and capacity is not None:
-            slots, blocks, rows, owners = _fixed(chosen, ranks, experts, capacity)
+            plan = _fixed(chosen, ranks, experts, capacity)
         else:
-            slots, blocks, rows, owners = _blocks(chosen, ranks, sizes, experts)
-
-        total = jnp.maximum(real.sum(), 1)
-        shares = sizes / (total * k)
-        mean = jnp.where(real[:, None], probabilities, 0).sum(0) / total
-        m.sow("balance", experts * (shares * mean).sum())
-        z = jnp.square(jax.nn.logsumexp(logits, -1))
-        m.sow("z", jnp.where(real, z, 0).sum() / total)
-        m.sow("shares", shares)
-        m.sow("dropped", 1 - (slots < blocks * rows).sum() / (total * k))
-
-        place = jnp.arange(k * tokens.shape[0]) % max(tokens.shape[0], 1)
-        source = jnp.zeros(blocks * rows, place.dtype)
+            plan = _blocks(chosen, ranks, sizes, experts)
+        _report(m, k, real, logits, probabilities, sizes, plan)
+        place = jnp.arange(k * number) % max(number, 1)
+        source = jnp.zeros(plan.blocks * plan.rows, place.dtype)
         # Rows without a token compute the first token again; their outputs are not used.
-        source = source.at[slots].set(place, mode="drop", unique_indices=True)
-        filled = tokens[source].reshape(blocks, rows, tokens.shape[1])
-        y = m.whole(copies, (filled, owners))  # (blocks, rows, features)
-        y = y.reshape(blocks * rows, y.shape[-1])
-        y = y.at[slots].get(mode="fill", fill_value=0)
-        y = y.reshape(k, tokens.shape[0], y.shape[-1])
+        source = source.at[plan.slots].set(place, mode="drop", unique_indices=True)
+        filled = tokens[source].reshape(plan.blocks, plan.rows, width)
+        y = m.whole(copies, (filled, plan.owners))  # (blocks, rows, features)
+        features = y.shape[-1]
+        y = y.reshape(plan.blocks * plan.rows, features)
+        y = y.at[plan.slots].get(mode="fill", fill_value=0)
+        y = y.reshape(k, number, features)
         y = jnp.einsum("tk,ktf->tf", weights.astype(y.dtype), y)
-        return y.reshape(*x.shape[:-1], y.shape[-1])
+        return y.reshape(*x.shape[:-1], features)
 
     return compose(forward, name=name, kind="moe")
 
 
 ROWS = 128  # in a block; with fewer, copying its kernel takes longer than the rows saved
 
-# How the experts compute in blocks: the row of each choice among all rows, beyond them if it is
-# dropped; the number of blocks, and of rows in each; and the expert of each block, None if there is
-# one block per expert, in order.
-_Plan = tuple[jax.Array, int, int, jax.Array | None]
+
+class _Plan(NamedTuple):
+    """How the experts compute in blocks.
+
+    Fields:
+      slots: Row of each choice among the rows of all blocks; beyond them if it is dropped.
+      blocks: Number of blocks.
+      rows: Number of rows in each block.
+      owners: Expert of each block; None if there is one block per expert, in order.
+    """
+
+    slots: jax.Array
+    blocks: int
+    rows: int
+    owners: jax.Array | None
+
+
+def _report(m, k: int, real, logits, probabilities, sizes, plan: _Plan) -> None:
+    """Sow the losses of the router and how it divides the tokens."""
+    experts = probabilities.shape[-1]
+    total = jnp.maximum(real.sum(), 1)
+    shares = sizes / (total * k)
+    mean = jnp.where(real[:, None], probabilities, 0).sum(0) / total
+    m.sow("balance", experts * (shares * mean).sum())
+    z = jnp.square(jax.nn.logsumexp(logits, -1))
+    m.sow("z", jnp.where(real, z, 0).sum() / total)
+    m.sow("shares", shares)
+    kept = (plan.slots < plan.blocks * plan.rows).sum()
+    m.sow("dropped", 1 - kept / (total * k))
 
 
 def _ranks(chosen: jax.Array, experts: int) -> tuple[jax.Array, jax.Array]:
@@ -169,15 +189,18 @@ def _ranks(chosen: jax.Array, experts: int) -> tuple[jax.Array, jax.Array]:
     sizes = jnp.zeros(experts + 1, jnp.int32).at[chosen].add(1)
     order = jnp.argsort(chosen, stable=True)
     starts = jnp.cumsum(sizes) - sizes
-    ranks = jnp.arange(chosen.shape[0], dtype=jnp.int32) - starts[chosen[order]]
-    return jnp.zeros_like(ranks).at[order].set(ranks, unique_indices=True), sizes[:experts]
+    sorted_ranks = jnp.arange(chosen.shape[0], dtype=jnp.int32) - starts[chosen[order]]
+    ranks = jnp.zeros_like(sorted_ranks)
+    ranks = ranks.at[order].set(sorted_ranks, unique_indices=True)
+    return ranks, sizes[:experts]
 
 
 def _fixed(chosen: jax.Array, ranks: jax.Array, experts: int, capacity: float) -> _Plan:
     """Plan one block per expert, with a fixed number of rows."""
     rows = max(math.ceil(capacity * chosen.shape[0] / experts), 1)
     fits = (ranks < rows) & (chosen < experts)
-    return _apart(chosen * rows + ranks, fits, experts * rows), experts, rows, None
+    slots = _apart(chosen * rows + ranks, fits, experts * rows)
+    return _Plan(slots, experts, rows, None)
 
 
 def _blocks(chosen: jax.Array, ranks: jax.Array, sizes: jax.Array, experts: int) -> _Plan:
@@ -192,10 +215,10 @@ def _blocks(chosen: jax.Array, ranks: jax.Array, sizes: jax.Array, experts: int)
         blocks = 3 * experts
     needed = -(-sizes // rows)
     ends = jnp.cumsum(needed)
-    slots = (ends - needed)[jnp.minimum(chosen, experts - 1)] * rows + ranks
-    slots = _apart(slots, chosen < experts, blocks * rows)
+    first = (ends - needed)[jnp.minimum(chosen, experts - 1)]
+    slots = _apart(first * rows + ranks, chosen < experts, blocks * rows)
     owners = (ends[None] <= jnp.arange(blocks)[:, None]).sum(-1)
-    return slots, blocks, rows, jnp.minimum(owners, experts - 1)
+    return _Plan(slots, blocks, rows, jnp.minimum(owners, experts - 1))
 
 
 def _apart(slots: jax.Array, fits: jax.Array, beyond: int) -> jax.Array:
@@ -253,8 +276,8 @@ def _split(who: str, m: Any, given: Any) -> tuple[jax.Array, jax.Array]:
         return x, jnp.ones(x.shape[:-1], bool)
     if getattr(mask, "dtype", None) == jnp.bool_ and mask.shape == x.shape[:-1]:
         return x, mask
-    whole = hasattr(mask, "dtype") and jnp.issubdtype(mask.dtype, jnp.integer)
-    if x.ndim != 3 or not whole or mask.shape != x.shape[:1]:
+    are_lengths = hasattr(mask, "dtype") and jnp.issubdtype(mask.dtype, jnp.integer)
+    if x.ndim != 3 or not are_lengths or mask.shape != x.shape[:1]:
         raise ValueError(
             f"{who}: a mask is lengths, integers ({x.shape[0]},) for x (batch, time, width), or "
             f"booleans {x.shape[:-1]}, got {describe(mask)} for x {describe(x)}"

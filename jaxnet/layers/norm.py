@@ -90,18 +90,25 @@ def batch_norm(
                 m.update("mean", jax.lax.stop_gradient(mean))
                 m.update("var", jax.lax.stop_gradient(var))
             factor = jax.lax.rsqrt(var + epsilon) * scale  # of (features,), which is small
-            return plus(plus(x, -mean) * spread(factor, x.shape), bias).astype(output_dtype(x))
+            centered = plus(x, -mean)
+            y = plus(centered * spread(factor, x.shape), bias)
+            return y.astype(output_dtype(x))
         if x.size == 0:
             raise ValueError(f"{name}: needs at least one entry per feature, got {x.shape}")
         write = "a larger batch (drop_last=True if one example is left over), or layer_norm"
         _check_count(f"{name}: training", x, math.prod(x.shape[:-1]), "feature", write)
-        scale, bias = scale.astype(mean.dtype), bias.astype(mean.dtype)
-        y, now, spread_now = normalized(x.astype(output_dtype(x)), scale, bias, epsilon)
-        for entry, old, new in (("mean", mean, now), ("var", var, spread_now)):
-            new = momentum * old + (1 - momentum) * jax.lax.stop_gradient(new)
-            # One batch beyond the range of floats would leave an infinite average for good.
-            m.update(entry, jnp.where(jnp.isinf(new), old, new))
+        scale = scale.astype(mean.dtype)
+        bias = bias.astype(mean.dtype)
+        y, batch_mean, batch_var = normalized(x.astype(output_dtype(x)), scale, bias, epsilon)
+        m.update("mean", moved(mean, batch_mean))
+        m.update("var", moved(var, batch_var))
         return y
+
+    def moved(old, new):
+        """Return the next average."""
+        new = momentum * old + (1 - momentum) * jax.lax.stop_gradient(new)
+        # One batch beyond the range of floats would leave an infinite average for good.
+        return jnp.where(jnp.isinf(new), old, new)
 
     return compose(forward, name=name, kind="batch_norm")
 
@@ -256,13 +263,15 @@ def group_norm(
         check_rank(name, x, 2)
         if x.shape[-1] % groups:
             raise ValueError(f"{name}: {groups} groups must divide the {x.shape[-1]} features")
-        shape = (*x.shape[:-1], groups, x.shape[-1] // groups)
+        members = x.shape[-1] // groups
+        shape = (*x.shape[:-1], groups, members)
         if x.ndim > 2:
             m.not_in_stream("takes statistics over time")
-        both = jax.tree.map(lambda a: a.reshape(shape[-2:]), affine(m, x))
+        scale, bias = (entry.reshape(groups, members) for entry in affine(m, x))
         _check_count(f"{name}:", x, math.prod(shape[1:]) // groups, "group", "fewer groups")
         axes = (*range(1, x.ndim - 1), -1)  # of (batch, ..., groups, members)
-        return standardized(x.reshape(shape), *both, axes, epsilon).reshape(x.shape)
+        y = standardized(x.reshape(shape), scale, bias, axes, epsilon)
+        return y.reshape(x.shape)
 
     return compose(forward, name=name, kind="group_norm")
 
@@ -336,6 +345,7 @@ def _affine(name, epsilon, use_scale, use_bias, scale_init, bias_init) -> Callab
             raise TypeError(f"{name}: expected an input of real numbers, got {x.dtype}")
         size, dtype = x.shape[-1:], output_dtype(x)
         scale = m.param("scale", scale_init, size) if use_scale else jnp.ones(size, dtype)
-        return scale, m.param("bias", bias_init, size) if use_bias else jnp.zeros(size, dtype)
+        bias = m.param("bias", bias_init, size) if use_bias else jnp.zeros(size, dtype)
+        return scale, bias
 
     return affine

@@ -97,11 +97,12 @@ def avg_pool(
         if count_include_pad:
             return (total / math.prod(size)).astype(output_dtype(x))
         for i, n in enumerate(x.shape[1:-1]):
-            first = np.arange(total.shape[i + 1]) * steps[i] - pairs[i][0]
+            before, _ = pairs[i]
+            first = np.arange(total.shape[i + 1]) * steps[i] - before
             taps = first[:, None] + np.arange(size[i]) * apart[i]
-            there = ((taps >= 0) & (taps < n)).sum(1)
+            count = ((taps >= 0) & (taps < n)).sum(1)  # of entries, without padding
             others = [axis for axis in range(x.ndim) if axis != i + 1]
-            total /= jnp.expand_dims(there.astype(total.dtype), others)
+            total /= jnp.expand_dims(count.astype(total.dtype), others)
         return total.astype(output_dtype(x))
 
     return _by_window(pool, name, "avg_pool", window, strides, padding, dilation)
@@ -151,7 +152,7 @@ def lp_pool(
 
     def pool(x, size, steps, pairs, apart):
         y = wide(x)
-        powers = jnp.real(y * y.conj()) if p == 2 else jnp.abs(y) ** p
+        powers = _squares(y) if p == 2 else jnp.abs(y) ** p
         total = window_sums(powers, size, steps, pairs, apart)
         return _root(total, p).astype(output_dtype(x))
 
@@ -187,7 +188,8 @@ def l2_pool_channels(size: int, *, name: str = "l2_pool_channels") -> Layer:
             raise ValueError(f"{name}: expected a multiple of {size} features, got {x.shape}")
         shape = (*x.shape[:-1], x.shape[-1] // size, size)
         groups = wide(x).reshape(shape)  # (..., f) -> (..., f / size, size)
-        return _root(jnp.real(groups * groups.conj()).sum(-1)).astype(output_dtype(x))
+        total = _squares(groups).sum(-1)
+        return _root(total).astype(output_dtype(x))
 
     return _pooling(pool, name, "l2_pool_channels", places=False)
 
@@ -243,7 +245,8 @@ def global_max_pool(*, name: str = "global_max_pool") -> Layer:
     def pool(x):
         positions = _positions(name, x)
         x = jnp.reshape(x, (x.shape[0], positions, x.shape[-1]))  # (batch, positions, features)
-        return jnp.take_along_axis(x, jnp.argmax(x, axis=1, keepdims=True), axis=1)[:, 0]
+        largest = jnp.argmax(x, axis=1, keepdims=True)
+        return jnp.take_along_axis(x, largest, axis=1)[:, 0]
 
     return _pooling(pool, name, "global_max_pool")
 
@@ -284,7 +287,8 @@ def _pooling(pool: Callable, name: str, kind: str, places: bool = True) -> Layer
 
 def _positions(name: str, x: Any) -> int:
     spatial_axes(name, x)
-    if not (positions := math.prod(x.shape[1:-1])):
+    positions = math.prod(x.shape[1:-1])
+    if not positions:
         raise ValueError(f"{name}: needs at least one position, got an input of {x.shape}")
     return positions
 
@@ -300,21 +304,34 @@ def _by_window(
         size, steps, apart = sizes(x)
         space = x.shape[1:-1]
         pairs = pad_pairs(name, padding, space, size, steps, apart)
-        spans = [(k - 1) * d + 1 for k, d in zip(size, apart, strict=True)]
-        for n, span, pair, d in zip(space, spans, pairs, apart, strict=True):
-            between = max(pair) > 0 and n < d  # taps on both sides of the input
-            if max(pair) >= span or n + sum(pair) < span or (d > 1 and between):
-                raise ValueError(
-                    f"{name}: a window of {size} needs an input at least as large and padding "
-                    f"smaller than the window, got an input of {space} with padding {pairs}"
-                    + (f" and dilation {apart}" if max(apart) > 1 else "")
-                )
+        axes = zip(space, size, apart, pairs, strict=True)
+        if not all(_fits(n, k, dilation, pair) for n, k, dilation, pair in axes):
+            dilated = f" and dilation {apart}" if max(apart) > 1 else ""
+            raise ValueError(
+                f"{name}: a window of {size} needs an input at least as large and padding "
+                f"smaller than the window, got an input of {space} with padding {pairs}{dilated}"
+            )
         return pool(x, size, steps, pairs, apart)
 
     return _pooling(whole, name, kind)
 
 
+def _fits(n: int, window: int, dilation: int, pair: tuple[int, int]) -> bool:
+    """Return whether every window along an axis of n entries has at least one of them."""
+    span = (window - 1) * dilation + 1
+    largest = max(pair)
+    # The taps of a window may be on both sides of the input.
+    jumps_over = dilation > 1 and largest > 0 and n < dilation
+    return largest < span and n + sum(pair) >= span and not jumps_over
+
+
+def _squares(x):
+    return jnp.real(x * x.conj())
+
+
 def _root(total, p=2.0):
     """Return the p-th root, with gradient 0 at 0."""
-    some = jnp.where(total > 0, total, 1)
-    return jnp.where(total > 0, jnp.sqrt(some) if p == 2 else some ** (1 / p), 0)
+    positive = total > 0
+    some = jnp.where(positive, total, 1)
+    root = jnp.sqrt(some) if p == 2 else some ** (1 / p)
+    return jnp.where(positive, root, 0)

@@ -16,7 +16,7 @@ import numpy as np
 from jaxnet.core import Layer, Params, State, as_layer, compose, transformed
 from jaxnet.core.errors import compare
 from jaxnet.initializers import Initializer, normal, zeros
-from jaxnet.layers.sequence import read_chunk
+from jaxnet.layers.sequence import Sequence, read_chunk
 from jaxnet.ops import linalg
 from jaxnet.ops.product import plus, product
 from jaxnet.ops.recurrence import GRU, RESET_BEFORE, Cell, hidden, reset_before, unroll
@@ -45,8 +45,10 @@ def orthogonal_blocks(key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.f
         q, r = linalg.qr(a)
         xp = jnp
     # Otherwise q is not uniformly distributed.
-    q = q * xp.sign(xp.diagonal(r, axis1=1, axis2=2))[:, None]
-    return on_device(xp.concatenate(list(q), 1).astype(dtype))  # (n, k * n)
+    signs = xp.sign(xp.diagonal(r, axis1=1, axis2=2))
+    q = q * signs[:, None]
+    blocks = xp.concatenate(list(q), 1)  # (n, k * n)
+    return on_device(blocks.astype(dtype))
 
 
 @dataclass(frozen=True)
@@ -63,25 +65,36 @@ class Recurrence:
 
     def __post_init__(self) -> None:
         at_least(self.name, "features", self.features)
-        inits = {"kernel_init": self.kernel_init, "recurrent_init": self.recurrent_init}
-        check_options(self.name, use_bias=self.use_bias, **inits, bias_init=self.bias_init)
+        check_options(
+            self.name,
+            use_bias=self.use_bias,
+            kernel_init=self.kernel_init,
+            recurrent_init=self.recurrent_init,
+            bias_init=self.bias_init,
+        )
 
     def layer(self, kind: str) -> Layer:
         """Return the layer over sequences."""
 
         def forward(m, given):
             sequence = read_chunk(m, given, self.name)
-            x, mask = sequence.without_padding(), sequence.mask()
-            mask = None if mask is None else mask.T[..., None]  # (time, batch, 1)
-            kernel, recurrent_kernel, *biases = weights = self._weights(m, x)
+            x = sequence.without_padding()
+            mask = sequence.mask()
+            if mask is not None:
+                mask = mask.T[..., None]  # (time, batch, 1)
+            weights = self._weights(m, x)
+            kernel, recurrent_kernel, *biases = weights
             # The bias is added in the loop, which avoids an array of all steps.
             pre = product(x.swapaxes(0, 1), kernel)  # (time, batch, gates * f)
             kept = None if m.stream is None else self._kept(m, x)
-            carry = self._carry(sequence.initial if kept is None else kept, x, weights)
+            initial = sequence.initial if kept is None else kept
+            carry = self._carry(initial, x, weights)
             pre = pre.astype(hidden(carry).dtype)
             h, final = unroll(self.cell, pre, recurrent_kernel, tuple(biases), carry, mask)
-            for entry, value in _entries(final).items() if m.stream is not None else ():
-                m.update(entry, value.astype(_entries(kept)[entry].dtype))
+            if kept is not None:
+                before = _entries(kept)
+                for entry, value in _entries(final).items():
+                    m.update(entry, value.astype(before[entry].dtype))
             return sequence.write(h.swapaxes(0, 1), final)  # (batch, time, features)
 
         return compose(forward, name=self.name, kind=kind)
@@ -91,8 +104,9 @@ class Recurrence:
 
         def forward(m, given):
             carry, x = _read_step(given, self.name)
-            kernel, recurrent_kernel, bias, recurrent_bias = entries = self._weights(m, x)
-            carry = self._carry(carry, x, entries)
+            weights = self._weights(m, x)
+            kernel, recurrent_kernel, bias, recurrent_bias = weights
+            carry = self._carry(carry, x, weights)
             pre = plus(product(x, kernel), bias)
             if self.cell == RESET_BEFORE:
                 carry = reset_before(pre, recurrent_kernel, carry)
@@ -105,9 +119,12 @@ class Recurrence:
 
     def _weights(self, m: Any, x: Any) -> list[Any]:
         """Return the two kernels and the two biases, None without them."""
-        shape = features, columns = self.features, self.cell.gates * self.features
+        features = self.features
+        columns = self.cell.gates * features
         kernel = m.kernel("kernel", self.kernel_init, (x.shape[-1], columns))
-        recurrent_kernel = m.kernel("recurrent_kernel", self.recurrent_init, shape, array=True)
+        recurrent_kernel = m.kernel(
+            "recurrent_kernel", self.recurrent_init, (features, columns), array=True
+        )
 
         def entry(name, size):
             # Narrow below `cast`, as what is kept of all steps must be; the op sums in float32.
@@ -118,19 +135,22 @@ class Recurrence:
         if self.use_bias and self.cell == GRU:
             # The bias of the candidate; the gates do not need a second bias.
             own = entry("recurrent_bias", features)
-            recurrent_bias = jnp.concatenate([jnp.zeros_like(own)] * 2 + [own])
+            none = jnp.zeros_like(own)
+            recurrent_bias = jnp.concatenate([none, none, own])
         return [kernel, recurrent_kernel, bias, recurrent_bias]
 
     def _kept(self, m: Any, x: jax.Array) -> PyTree:
         """Return the carry after the previous chunk of a stream."""
-        names = ("c", "h") if self.cell.memory else ("h",)
-        kept = {name: m.state(name, zeros, (x.shape[0], self.features)) for name in names}
-        return kept if self.cell.memory else kept["h"]
+        shape = (x.shape[0], self.features)
+        if not self.cell.memory:
+            return m.state("h", zeros, shape)
+        return {name: m.state(name, zeros, shape) for name in ("c", "h")}
 
     def _carry(self, given: PyTree, x: jax.Array, weights: list[Any]) -> PyTree:
         """Return the given carry, or zeros, in the dtype of the computation."""
         shape = (x.shape[0], self.features)
-        dtype = jnp.result_type(x.dtype, *(w.dtype for w in weights if w is not None))
+        dtypes = [weight.dtype for weight in weights if weight is not None]
+        dtype = jnp.result_type(x.dtype, *dtypes)
         like = {"c": dtype, "h": dtype} if self.cell.memory else dtype
         if given is None:
             given = jax.tree.map(lambda dtype: jnp.zeros(shape, dtype), like)
@@ -143,7 +163,8 @@ class Recurrence:
                 f"{self.name}: the initial carry must be {form} (batch, features) = {shape}, "
                 f"got {got}. Omit it to start from zeros"
             )
-        return varying(jax.tree.map(lambda leaf: leaf.astype(dtype), given), x, weights)
+        carry = jax.tree.map(lambda leaf: leaf.astype(dtype), given)
+        return varying(carry, x, weights)
 
 
 def _entries(carry: PyTree) -> dict[str, jax.Array]:
@@ -201,74 +222,110 @@ def recurrent(cell: Layer | Callable, *, name: str | None = None) -> Layer:
     cell = as_layer(cell, "recurrent", "cell")
     name = cell.name if name is None else name
 
-    def one_step(x):
-        """Return the spec of x_t."""
-        return jax.ShapeDtypeStruct((x.shape[0], *x.shape[2:]), x.dtype)
-
     def init(run, key, given):
-        step = one_step(read_chunk(run.mode, given, name, rank=2).x)
-        streams, run = run.mode.stream is not None, run.changed(stream=None)
+        step = _one_step(read_chunk(run.mode, given, name, rank=2).x)
+        in_stream = run.mode.stream is not None
+        run = run.changed(stream=None)
         params, state = run.init(key, (None, step))
-        if clash := [n for n in state if n.startswith("carry_")]:
-            raise ValueError(
-                f"{name}: the cell has the state {clash[0]!r}; names that begin with 'carry_' are "
-                "those of the carry in a stream. Give it another name"
-            )
-        return params, state | (_kept(_zero_carry(run, params, state, step)) if streams else {})
+        for entry in state:
+            if entry.startswith(CARRY):
+                raise ValueError(
+                    f"{name}: the cell has the state {entry!r}; names that begin with {CARRY!r} "
+                    "are those of the carry in a stream. Give it another name"
+                )
+        if in_stream:
+            state = state | _kept(_zero_carry(run, params, state, step))
+        return params, state
 
     def apply(run, params, state, given):
         sequence = read_chunk(run.mode, given, name, rank=2)
         if run.mode.stream is None:
-            y, final, state = loop(run, params, state, sequence)
+            y, final, state = _over_time(name, run, params, state, sequence)
             return sequence.write(y, final), state
         run = run.changed(stream=None)  # the cell runs step by step
-        inner = {n: entry for n, entry in state.items() if not n.startswith("carry_")}
-        zero = _zero_carry(run, params, inner, one_step(sequence.x))
-        needed, before = _kept(zero), {n: state[n] for n in state if n not in inner}
+        before, inner = {}, {}
+        for entry, value in state.items():
+            part = before if entry.startswith(CARRY) else inner
+            part[entry] = value
+        zero = _zero_carry(run, params, inner, _one_step(sequence.x))
+        needed = _kept(zero)
         compare("state", needed, before, given)
-        carry = jax.tree.unflatten(jax.tree.structure(zero), [before[n] for n in needed])
-        y, final, inner = loop(run, params, inner, sequence._replace(initial=carry))
-        after = {n: leaf.astype(before[n].dtype) for n, leaf in _kept(final).items()}
+        leaves = [before[entry] for entry in needed]
+        carry = jax.tree.unflatten(jax.tree.structure(zero), leaves)
+        sequence = sequence._replace(initial=carry)
+        y, final, inner = _over_time(name, run, params, inner, sequence)
+        after = {}
+        for entry, value in _kept(final).items():
+            after[entry] = value.astype(before[entry].dtype)
         return sequence.write(y, final), inner | after
 
-    def loop(run, params, state, sequence):
-        """Return the outputs, the last carry and the state."""
-        zero = _zero_carry(run, params, state, one_step(sequence.x))
-        carry = zero if sequence.initial is None else sequence.initial
-        shapes, given_shapes = (jax.tree.map(jnp.shape, tree) for tree in (zero, carry))
-        if given_shapes != shapes:
-            raise ValueError(
-                f"{name}: the initial carry must have the shapes {shapes}, got {given_shapes}. "
-                "Omit it to start from zeros"
-            )
-        carry = jax.tree.map(lambda leaf, like: jnp.asarray(leaf, like.dtype), carry, zero)
-        x, mask = sequence.without_padding(), sequence.mask()
-        mask = None if mask is None else mask.T  # (time, batch)
-
-        def body(loop, now):
-            carry, state = loop
-            x, mask, t = now
-            (new, y), after = run(params, state, (carry, x), turn=t)
-            if after.keys() != state.keys():
-                raise ValueError(
-                    f"{name}: values sown in a cell cannot be collected; return them as its outputs"
-                )
-            if describe(new) != describe(carry):
-                raise ValueError(
-                    f"{name}: the cell must return a carry like the one that it gets, "
-                    f"{describe(carry)}, got {describe(new)}"
-                )
-            if mask is not None:
-                new = jax.tree.map(
-                    lambda n, o: jnp.where(mask.reshape(-1, *[1] * (n.ndim - 1)), n, o), new, carry
-                )
-            return (new, after), y
-
-        now = (x.swapaxes(0, 1), mask, jnp.arange(x.shape[1]))
-        (final, state), y = jax.lax.scan(body, varying((carry, state), params, carry, x), now)
-        return y.swapaxes(0, 1), final, state
-
     return transformed(cell, apply, kind="recurrent", init=init, name=name)
+
+
+CARRY = "carry_"  # beginning of the names of a carry in the state of a stream
+
+
+def _one_step(x: Any) -> jax.ShapeDtypeStruct:
+    """Return the spec of x_t."""
+    return jax.ShapeDtypeStruct((x.shape[0], *x.shape[2:]), x.dtype)
+
+
+def _over_time(
+    name: str, run: Callable, params: Params, state: State, sequence: Sequence
+) -> tuple[jax.Array, PyTree, State]:
+    """Return the outputs, the last carry and the state of a cell that runs over a sequence."""
+    zero = _zero_carry(run, params, state, _one_step(sequence.x))
+    carry = _initial(name, sequence.initial, zero)
+    x = sequence.without_padding()
+    mask = sequence.mask()
+    if mask is not None:
+        mask = mask.T  # (time, batch)
+
+    def step(loop, now):
+        carry, state = loop
+        x, counts, t = now
+        (new, y), after = run(params, state, (carry, x), turn=t)
+        if after.keys() != state.keys():
+            raise ValueError(
+                f"{name}: values sown inside a cell cannot be collected; return them as outputs "
+                "of the cell"
+            )
+        if describe(new) != describe(carry):
+            raise ValueError(
+                f"{name}: the cell must return a carry like the one that it gets, "
+                f"{describe(carry)}, got {describe(new)}"
+            )
+        if counts is not None:
+            new = _where(counts, new, carry)
+        return (new, after), y
+
+    steps = (x.swapaxes(0, 1), mask, jnp.arange(x.shape[1]))
+    start = varying((carry, state), params, carry, x)
+    (final, state), y = jax.lax.scan(step, start, steps)
+    return y.swapaxes(0, 1), final, state
+
+
+def _initial(name: str, given: PyTree, zero: PyTree) -> PyTree:
+    """Return the given carry, or zeros; raise unless it has the shapes of the zeros."""
+    if given is None:
+        return zero
+    needed, got = jax.tree.map(jnp.shape, zero), jax.tree.map(jnp.shape, given)
+    if got != needed:
+        raise ValueError(
+            f"{name}: the initial carry must have the shapes {needed}, got {got}. "
+            "Omit it to start from zeros"
+        )
+    return jax.tree.map(lambda leaf, like: jnp.asarray(leaf, like.dtype), given, zero)
+
+
+def _where(counts: jax.Array, new: PyTree, old: PyTree) -> PyTree:
+    """Return the new carry of the examples whose step counts, else the old one."""
+
+    def where(new, old):
+        ones = [1] * (new.ndim - 1)
+        return jnp.where(counts.reshape(-1, *ones), new, old)
+
+    return jax.tree.map(where, new, old)
 
 
 def initial_carry(cell: Layer, x: Any) -> PyTree:
@@ -288,16 +345,24 @@ def initial_carry(cell: Layer, x: Any) -> PyTree:
     cell = as_layer(cell, "initial_carry", "cell")
     x = check_input("initial_carry", x)
     params, state = jax.eval_shape(lambda key: cell.init(key, (None, x)), key_spec())
-    run = lambda *given: cell.apply(*given, key=jax.random.key(0), train=True)  # noqa: E731
+
+    def run(params, state, given):
+        return cell.apply(params, state, given, key=jax.random.key(0), train=True)
+
     return _zero_carry(run, params, state, x)
 
 
 def _kept(carry: PyTree) -> dict[str, Any]:
     """Return a carry as entries of the state of a stream."""
-    return {f"carry_{i}": leaf for i, leaf in enumerate(jax.tree.leaves(carry))}
+    return {f"{CARRY}{i}": leaf for i, leaf in enumerate(jax.tree.leaves(carry))}
 
 
 def _zero_carry(run: Callable, params: Params, state: State, x: Any) -> PyTree:
     """Return the carry of zeros of a cell, given as a function of params, state and input."""
-    shapes = jax.eval_shape(lambda *given: run(*given)[0][0], params, state, (None, x))
+
+    def carry(params, state, given):
+        pair, _ = run(params, state, given)
+        return pair[0]
+
+    shapes = jax.eval_shape(carry, params, state, (None, x))
     return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)

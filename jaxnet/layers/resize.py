@@ -78,9 +78,11 @@ def resize(
     def sizes(x) -> list[tuple[int, float | None]]:
         """Return the size of each axis and its outputs per input."""
         if size is not None:
-            return [(n, None) for n in wanted(x)[0]]
+            (outputs,) = wanted(x)
+            return [(n, None) for n in outputs]
         factors = _scales(name, scale, spatial_axes(name, x))
-        return [(int(n * s), s) for n, s in zip(x.shape[1:-1], factors, strict=True)]
+        pairs = zip(x.shape[1:-1], factors, strict=True)
+        return [(int(n * factor), factor) for n, factor in pairs]
 
     def forward(m, x):
         m.not_in_stream("resizes the axis of time")
@@ -104,15 +106,18 @@ def resized(
       sizes: Size and number of outputs per input, for each spatial axis; None is their ratio.
       method, align_corners, antialias: Options of `resize`.
     """
-    if 0 in x.shape[1:-1] or min(outputs for outputs, _ in sizes) < 1:
-        space = tuple(outputs for outputs, _ in sizes)
-        raise ValueError(f"{who}: input and output must not be empty, got {x.shape} and {space}")
+    space = tuple(outputs for outputs, _ in sizes)
+    if 0 in x.shape[1:-1] or min(space) < 1:
+        raise ValueError(
+            f"{who}: input and output need at least one position, got {x.shape} and {space}"
+        )
     picks = method.startswith("nearest")
     y = x if picks else wide(x)
     kernel = cubic(-0.5 if antialias else -0.75) if method == "bicubic" else triangle
     for axis, (outputs, scale) in enumerate(sizes, start=1):
         inputs = y.shape[axis]
-        scale = outputs / inputs if scale is None else scale
+        if scale is None:
+            scale = outputs / inputs
         if outputs == inputs and scale == 1:
             continue
         if picks:
@@ -123,7 +128,7 @@ def resized(
         else:
             options = {"align_corners": align_corners, "antialias": antialias}
             y = weighted(y, axis, interpolation(inputs, outputs, scale, kernel, **options))
-    return y.astype(output_dtype(x)) if not picks else y
+    return y if picks else y.astype(output_dtype(x))
 
 
 def _scales(name: str, scale: Any, axes: int | None = None) -> list[float]:

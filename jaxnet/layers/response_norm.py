@@ -58,8 +58,10 @@ def local_response_norm(
         y = wide(x)
         shape = (math.prod(x.shape[:-1]), x.shape[-1], 1)
         squares = jnp.real(y * y.conj()).reshape(shape)  # the window slides over the features
-        shifted = taps(squares, (size,), (1,), ((size // 2, (size - 1) // 2),))
-        total = functools.reduce(jnp.add, shifted)
-        return (y * (k + alpha * total.reshape(y.shape)) ** -beta).astype(output_dtype(x))
+        padding = (size // 2, (size - 1) // 2)
+        shifted = taps(squares, (size,), (1,), (padding,))
+        total = functools.reduce(jnp.add, shifted).reshape(y.shape)
+        factor = (k + alpha * total) ** -beta
+        return (y * factor).astype(output_dtype(x))
 
     return compose(forward, name=name, kind="local_response_norm")

@@ -48,31 +48,41 @@ class Sequence(NamedTuple):
     def without_padding(self) -> jax.Array:
         """Return x with zeros beyond the lengths, so that the padding may even be NaN."""
         mask = self.mask()
-        return self.x if mask is None else jnp.where(_beside(mask, self.x.ndim), self.x, 0)
+        if mask is None:
+            return self.x
+        return jnp.where(_beside(mask, self.x.ndim), self.x, 0)
 
     def fill(self, dtype: Any) -> Any:
         """What stands for a missing step: 0, and NaN if the length is out of range under jit."""
         if not is_traced(self.lengths) or not jnp.issubdtype(dtype, jnp.floating):
             return 0  # known lengths were checked
         lengths = self.lengths.astype(jnp.int32)  # of 8 bits, they wrap beyond 255 steps
-        return jnp.where((lengths >= 0) & (lengths <= self.x.shape[1]), 0, jnp.nan).astype(dtype)
+        fits = (lengths >= 0) & (lengths <= self.x.shape[1])
+        return jnp.where(fits, 0, jnp.nan).astype(dtype)
 
     def write(self, y: PyTree, final: PyTree = None) -> PyTree:
         """The output y (batch, time, ...) in the form of the input, zero beyond the lengths.
 
         All of a sequence is NaN if its length is out of range, which only jit lets through.
         """
-        mask, fill = self.mask(), self.fill(y.dtype)
+        mask = self.mask()
+        fill = self.fill(y.dtype)
         if mask is not None:
             if not isinstance(fill, int):
-                mask, fill = mask & (fill == 0)[:, None], _beside(fill[:, None], y.ndim)
+                fits = fill == 0
+                mask = mask & fits[:, None]
+                fill = _beside(fill[:, None], y.ndim)
             y = jnp.where(_beside(mask, y.ndim), y, fill)
         if isinstance(self.given, tuple | list):
             return y, self.given[1]
-        if isinstance(self.given, dict):
-            rest = {} if self.lengths is None else {"lengths": self.lengths}
-            return {"x": y, **rest} | ({} if final is None else {"final": final})
-        return y
+        if not isinstance(self.given, dict):
+            return y
+        out = {"x": y}
+        if self.lengths is not None:
+            out["lengths"] = self.lengths
+        if final is not None:
+            out["final"] = final
+        return out
 
 
 def read_sequence(given: PyTree, who: str, *, rank: int = 3, passing: bool = False) -> Sequence:
@@ -98,14 +108,19 @@ def read_sequence(given: PyTree, who: str, *, rank: int = 3, passing: bool = Fal
       [4, 1]
     """
     axes = "(batch, time, features)" if rank > 2 else "(batch, time, ...)"
-    x, lengths, initial = given, None, None
+    x: Any = given
+    lengths = initial = None
     if isinstance(given, dict):
-        known = {"x", "lengths", "initial"} | ({"final"} if passing else set())
+        known = {"x", "lengths", "initial"}
+        if passing:
+            known.add("final")
         if "x" not in given or set(given) - known:
-            stack = "final" in given and "; to stack layers, write jn.layers.stack_rnn(a, b)"
+            hint = ""
+            if "final" in given:
+                hint = "; to stack layers, write jn.layers.stack_rnn(a, b)"
             raise ValueError(
                 f"{who}: a dict needs 'x' {axes} and may have 'lengths' (batch,) and 'initial' "
-                f"(a carry), got the entries {sorted(map(str, given))}{stack or ''}"
+                f"(a carry), got the entries {sorted(map(str, given))}{hint}"
             )
         x, lengths, initial = given["x"], given.get("lengths"), given.get("initial")
     elif isinstance(given, tuple | list):
@@ -153,7 +168,8 @@ def _check_lengths(lengths: Any, shape: tuple[int, ...], who: str) -> None:
         )
     if lengths.shape != shape[:1]:
         raise ValueError(
-            f"{who}: lengths must be (batch,) = {shape[:1]} for x {shape}, got {lengths.shape}"
+            f"{who}: lengths must be (batch,) = {shape[:1]} for x of shape {tuple(shape)}, "
+            f"got {lengths.shape}"
         )
     if not isinstance(lengths, jax.ShapeDtypeStruct) and not is_traced(lengths):
         check_values(who, "lengths, in steps of x,", np.asarray(lengths), f"[0, {shape[1]}]")
@@ -195,7 +211,9 @@ def time_distributed(layer: Layer | Callable, *, name: str | None = None) -> Lay
                 f"{sequence.x.shape[:2]}, got {getattr(y, 'shape', type(y).__name__)}"
             )
         out = sequence.write(y)
-        return ({**given, **out} if isinstance(given, dict) else out), state
+        if isinstance(given, dict):
+            out = {**given, **out}
+        return out, state
 
     return transformed(inner, apply, kind="time_distributed", init=init, name=name)
 
@@ -225,10 +243,13 @@ def last_step(*, name: str = "last_step") -> Layer:
         m.not_in_stream("takes the last step")
         if lengths is None:
             return x[:, -1]
-        last = jnp.arange(1, 1 + x.shape[1])[None] == lengths[:, None]  # (batch, time)
-        y = jnp.where(_beside(last, x.ndim), x, 0).sum(1, dtype=x.dtype)
+        is_last = jnp.arange(1, 1 + x.shape[1])[None] == lengths[:, None]  # (batch, time)
+        y = jnp.where(_beside(is_last, x.ndim), x, 0).sum(1, dtype=x.dtype)
         fill = sequence.fill(x.dtype)
-        return y if isinstance(fill, int) else y + fill.reshape(-1, *(1,) * (y.ndim - 1))
+        if isinstance(fill, int):
+            return y
+        ones = (1,) * (y.ndim - 1)
+        return y + fill.reshape(-1, *ones)
 
     return compose(forward, name=name, kind="last_step")
 
@@ -268,16 +289,19 @@ def stack_rnn(*layers: Layer, name: str = "stack_rnn") -> Layer:
                 given = m(layer, given)
             return given
         initial = read_sequence(given, name, rank=2).initial
-        initial = (None,) * len(layers) if initial is None else initial
+        if initial is None:
+            initial = (None,) * len(layers)
         if not isinstance(initial, tuple | list) or len(initial) != len(layers):
+            got = f"{len(initial)} entries" if hasattr(initial, "__len__") else initial
             raise ValueError(
                 f"{name}: 'initial' must be a tuple of {len(layers)} carries, one per layer, got "
-                f"{f'{len(initial)} entries' if hasattr(initial, '__len__') else initial}"
+                f"{got}"
             )
         final = []
         for layer, carry in zip(layers, initial, strict=True):
             out = m(layer, _with_initial(given, carry))
-            given, final = {**given, "x": out["x"]}, [*final, out["final"]]
+            given = {**given, "x": out["x"]}
+            final.append(out["final"])
         return _with_initial(given, None) | {"final": tuple(final)}
 
     return compose(forward, name=name, kind="stack_rnn")
@@ -337,22 +361,28 @@ def bidirectional(
         m.not_in_stream("reads each sequence from its end")
         sequence = read_sequence(given, name, rank=2)
         x, lengths, initial, _ = sequence
-        initial = {"forward": None, "backward": None} if initial is None else initial
+        if initial is None:
+            initial = {"forward": None, "backward": None}
         if not isinstance(initial, dict) or set(initial) != {"forward", "backward"}:
+            got = sorted(initial) if isinstance(initial, dict) else type(initial).__name__
             raise ValueError(
-                f"{name}: 'initial' must be {{'forward': carry, 'backward': carry}}, got "
-                f"{sorted(initial) if isinstance(initial, dict) else type(initial).__name__}"
+                f"{name}: 'initial' must be {{'forward': carry, 'backward': carry}}, got {got}"
             )
 
         def run(layer, x):
             """Return the outputs and the last carry of a layer."""
             if isinstance(given, dict):
-                y = m(layer, _with_initial({**given, "x": x}, initial[layer.name]))
-                return y["x"], y["final"]
-            return (m(layer, x) if lengths is None else m(layer, (x, lengths))[0]), None
+                out = m(layer, _with_initial({**given, "x": x}, initial[layer.name]))
+                return out["x"], out["final"]
+            if lengths is None:
+                return m(layer, x), None
+            y, _ = m(layer, (x, lengths))
+            return y, None
 
-        (a, last), (b, first) = run(ahead, x), run(back, _reversed(x, lengths))
-        return sequence.write(merge(a, _reversed(b, lengths)), {"forward": last, "backward": first})
+        a, last = run(ahead, x)
+        b, first = run(back, _reversed(x, lengths))
+        merged = merge(a, _reversed(b, lengths))
+        return sequence.write(merged, {"forward": last, "backward": first})
 
     return compose(both, name=name, kind="bidirectional")
 
@@ -361,11 +391,14 @@ def _reversed(x: jax.Array, lengths: jax.Array | None) -> jax.Array:
     """Return each sequence from its last step to its first; the padding stays in place."""
     if lengths is None:
         return jnp.flip(x, 1)
-    t, n = jnp.arange(x.shape[1])[None], jnp.clip(lengths.astype(jnp.int32), 0, x.shape[1])[:, None]
+    t = jnp.arange(x.shape[1])[None]
+    n = jnp.clip(lengths.astype(jnp.int32), 0, x.shape[1])[:, None]
     places = jnp.where(t < n, n - 1 - t, t)  # (batch, time), each step once
-    return jax.vmap(
-        lambda row, place: row.at[place].get(mode="promise_in_bounds", unique_indices=True)
-    )(x, places)
+
+    def take(row, place):
+        return row.at[place].get(mode="promise_in_bounds", unique_indices=True)
+
+    return jax.vmap(take)(x, places)
 
 
 def _beside(mask: jax.Array, ndim: int) -> jax.Array:

@@ -125,26 +125,35 @@ def transformer_block(
         use_bias = "mlp" in biased
         return gated_mlp(m, x, mlp_features, gated=gated, activation=activation, use_bias=use_bias)
 
+    def add(m, branch, part, x):
+        """Return x plus its branch, with the norms of this part."""
+        first = norm(name=f"{part}_norm")
+        y = branch(m(first, x) if norm_at in ("input", "both") else x)
+        if norm_at == "output":
+            y = m(first, y)
+        elif norm_at == "both":
+            y = m(norm(name=f"{part}_out_norm"), y)
+        if dropout_rate:
+            y = m(dropout(dropout_rate), y)
+        if residual_scale != 1:
+            y = y * residual_scale
+        y = x + y
+        return m(first, y) if norm_at == "sum" else y
+
     def forward(m, given):
         x, *beside = given if isinstance(given, tuple | list) and given else (given,)
         checks.check_rank(name, x, 2, "(batch, time, width)")
         if cross and not beside:
             raise ValueError(f"{name}: with cross=True expected (x, memory) or (x, memory, mask)")
+        in_attention = [] if cross else beside  # with cross, they are a memory and its mask
 
-        def add(branch, part, x):
-            """Return x plus its branch, with the norms of this part."""
-            first = norm(name=f"{part}_norm")
-            y = branch(m(first, x) if norm_at in ("input", "both") else x)
-            if norm_at in ("output", "both"):
-                y = m(first if norm_at == "output" else norm(name=f"{part}_out_norm"), y)
-            y = m(dropout(dropout_rate), y) if dropout_rate else y
-            y = x + (y if residual_scale == 1 else y * residual_scale)
-            return m(first, y) if norm_at == "sum" else y
+        def attend(x):
+            return m(own, (x, *in_attention) if in_attention else x)
 
-        x = add(lambda x: m(own, x if cross or not beside else (x, *beside)), "attention", x)
+        x = add(m, attend, "attention", x)
         if cross:
-            x = add(lambda x: m(other, (x, *beside)), "cross", x)
-        x = add(lambda x: transform(m, x), "mlp", x)
+            x = add(m, lambda x: m(other, (x, *beside)), "cross", x)
+        x = add(m, lambda x: transform(m, x), "mlp", x)
         return (x, *beside) if beside else x
 
     return compose(forward, name=name, kind="transformer_block")

@@ -85,7 +85,7 @@ test_refusals = refuses([
     (lambda: jn.resize((3, -1)), "size must be whole numbers of at least 1"),
     (lambda: jn.resize(scale=(2, 0)), r"scale must be in \(0, inf\), got 0"),
     (lambda: resized(scale=(1, 2, 3)), "scale needs 2 entries"),
-    (lambda: resized(scale=0.3), r"must not be empty, got .* and \(0, 0\)"),
-    (lambda: resized(3, x=(1, 0, 2, 1)), r"must not be empty, got \(1, 0, 2, 1\)"),
+    (lambda: resized(scale=0.3), r"need at least one position, got .* and \(0, 0\)"),
+    (lambda: resized(3, x=(1, 0, 2, 1)), r"need at least one position, got \(1, 0, 2, 1\)"),
     (lambda: resized((1, 2, 3)), "size needs 2 entries"),
 ])  # fmt: skip
