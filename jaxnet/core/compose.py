@@ -137,19 +137,20 @@ def transform(
       >>> net.apply({}, {}, jnp.ones((1, 2)))[0].tolist()
       [[3.0, 3.0]]
     """
+    forms = {"apply": "run(params, state, x)", "init": "run.init(key, x)"}
     for what, function in (("apply", apply), ("init", init)):
         cells = getattr(function, "__closure__", None) or ()
         if any(cell.cell_contents is layer for cell in cells):
-            form = "run(params, state, x)" if what == "apply" else "run.init(key, x)"
             raise ValueError(
-                f"{kind}: {what} uses the layer around which it is made. Call `{form}` instead: it "
-                "is that layer with the key, the mode and the stream of the call"
+                f"{kind}: {what} uses the layer around which it is made. Call `{forms[what]}` "
+                "instead: it is that layer with the key, the mode and the stream of the call"
             )
 
     def own(run, params, state, x):
         result = apply(run, {**params}, {**state}, x)  # which it may change
         check_pair(result, "apply must return (y, state)")
-        return run.mode.rounded(result[0], axes=2), result[1]
+        y, after = result
+        return run.mode.rounded(y, axes=2), after
 
     a_function(kind, "apply", apply, "(run, params, state, x)")
     return transformed(layer, own, kind=kind, init=init, name=name, own=init is not None)
@@ -209,4 +210,7 @@ def stateless(
     def run(params, state, x, *, key=None, train=False):
         return apply(params, x), state
 
-    return as_layer(Layer(lambda key, x: (init(key, x), {}), run, name))
+    def init_both(key, x):
+        return init(key, x), {}
+
+    return as_layer(Layer(init_both, run, name))

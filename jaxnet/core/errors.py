@@ -108,25 +108,37 @@ def compare(kind: str, needed: dict[str, Any], given: dict[str, Any], x: PyTree)
     """
     leaves, structure = jax.tree.flatten(needed)
     others, other = jax.tree.flatten(given, is_stored)
-    if structure == other and [leaf.shape for leaf in leaves] == list(map(np.shape, others)):
+    if structure == other and [leaf.shape for leaf in leaves] == [np.shape(a) for a in others]:
         return
-    want, have = ({n: np.shape(a) for n, a in trees.flat(tree)} for tree in (needed, given))
+    want = {name: np.shape(leaf) for name, leaf in trees.flat(needed)}
+    have = {name: np.shape(leaf) for name, leaf in trees.flat(given)}
     found = trees.differences(want, have)
-    misfits = {name: shape for name, (shape, _) in found.items() if shape is not None}
-    where, verb = here() or "the net", "does" if kind == "state" else "do"
+    where = here() or "the net"
+    verb = "does" if kind == "state" else "do"
     error = Misfit(f"{kind} {verb} not fit {where} for an input of {trees.describe(x)}:", found)
-    # Without a batch axis, the input of `conv` lacks an axis, and `flatten` keeps the wrong axis.
+    misfits = {name: shape for name, (shape, _) in found.items() if shape is not None}
+    hint = _why(misfits, {name: have.get(name, ()) for name in misfits}, x)
+    if hint:
+        error.add_note(hint)
+    raise error
+
+
+def _why(want: dict[str, tuple[int, ...]], got: dict[str, tuple[int, ...]], x: PyTree) -> str:
+    """Return a hint at the probable reason why shapes differ; "" if there is none."""
     # A sequence with lengths is (x, lengths) or {"x": x, ...}.
-    whole = x[0] if isinstance(x, tuple | list) and x else x.get("x") if isinstance(x, dict) else x
+    whole = x
+    if isinstance(x, tuple | list) and x:
+        whole = x[0]
+    elif isinstance(x, dict):
+        whole = x.get("x")
     sizes = getattr(whole, "shape", ())
     known = all(isinstance(size, int) for size in sizes)  # the batch size is symbolic in an export
     flattened = (math.prod(sizes),) if known and sizes else None
-    got = {name: have.get(name, ()) for name in misfits}
-    if any(len(got[n]) == len(s) + 1 or got[n][:1] == flattened for n, s in misfits.items()):
-        error.add_note("Is the batch axis missing? For a single example, pass x[None].")
-    elif note := _other_features(misfits, got, sizes):
-        error.add_note(note)
-    raise error
+    # Without a batch axis, the input of `conv` lacks an axis, and `flatten` keeps the wrong axis.
+    for name, shape in want.items():
+        if len(got[name]) == len(shape) + 1 or got[name][:1] == flattened:
+            return "Is the batch axis missing? For a single example, pass x[None]."
+    return _other_features(want, got, sizes)
 
 
 def _other_features(
@@ -136,14 +148,17 @@ def _other_features(
     if len(want) != 1:
         return ""
     shape, old = want.get("kernel", ()), got.get("kernel", ())
-    differ = [i - len(shape) for i, (a, b) in enumerate(zip(shape, old, strict=False)) if a != b]
-    known = sizes and isinstance(sizes[-1], int)  # the size is symbolic in an export
-    if len(shape) != len(old) or differ != [-2] or not known or not shape[-2]:
+    if len(shape) != len(old) or len(shape) < 2:
+        return ""
+    features = sizes[-1] if sizes else None
+    is_known = isinstance(features, int)  # the size is symbolic in an export
+    only_inputs_differ = shape[:-2] == old[:-2] and shape[-2] != old[-2] and shape[-1] == old[-1]
+    if not only_inputs_differ or not is_known or not shape[-2]:
         return ""
     # With groups, a kernel has fewer input features than the input.
-    trained = old[-2] * sizes[-1] // shape[-2]
+    trained = old[-2] * features // shape[-2]
     return (
-        f"The params expect {trained:,} input features, but this input has {sizes[-1]:,}. Did the "
+        f"The params expect {trained:,} input features, but this input has {features:,}. Did the "
         "image size or the number of channels change since init, or is the batch axis missing?"
     )
 
@@ -164,9 +179,11 @@ def check_kept(before: dict[str, Any], after: dict[str, Any]) -> None:
     """
     if before == after:
         return
-    lines = trees.as_lines(trees.differences(trees.in_words(before), trees.in_words(after)))
-    rule = f"{here()}: apply must keep the entries, shapes and dtypes of the state"
-    raise ValueError("; ".join([rule, *(line.strip() for line in lines[:1])]))
+    found = trees.differences(trees.in_words(before), trees.in_words(after))
+    message = f"{here()}: apply must keep the entries, shapes and dtypes of the state"
+    for line in trees.as_lines(found)[:1]:
+        message += f"; {line.strip()}"
+    raise ValueError(message)
 
 
 def drawn(pair: Any) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -74,11 +74,14 @@ class Mode(NamedTuple):
 
         def each(a):
             dtype = getattr(a, "dtype", self.dtype)
-            other = dtype != self.dtype and jnp.issubdtype(dtype, jnp.floating)
-            return a.astype(self.dtype) if other and len(a.shape) >= axes else a
+            is_other = dtype != self.dtype and jnp.issubdtype(dtype, jnp.floating)
+            if is_other and len(a.shape) >= axes:
+                return a.astype(self.dtype)
+            return a
 
         return jax.tree.map(each, tree, is_leaf=is_stored)
 
     def watched(self, watch: Watch) -> "Mode":
         """Return the mode with one more watch, on the calls below the one that runs now."""
-        return self._replace(watches=(watch._replace(depth=len(calls())), *self.watches))
+        inner = watch._replace(depth=len(calls()))
+        return self._replace(watches=(inner, *self.watches))

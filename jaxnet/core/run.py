@@ -64,16 +64,19 @@ class Run(NamedTuple):
     def __call__(
         self, params: Params, state: State, x: PyTree, *, turn: Any = None, **changed: Any
     ) -> tuple[PyTree, State]:
-        key, mode = self.call_key, self.mode._replace(**changed) if changed else self.mode
-        if turn is not None and key is not None:  # the loops around the call still share a key
-            loops = mode.loops + frames.loops_around() - self.outside
-            key, mode = jax.random.fold_in(key, turn), mode._replace(loops=loops)
+        key = self.call_key
+        mode = self.mode._replace(**changed) if changed else self.mode
+        if turn is not None and key is not None:
+            key = jax.random.fold_in(key, turn)
+            # The loops around the call still share a key.
+            mode = mode._replace(loops=mode.loops + frames.loops_around() - self.outside)
         with call(self.layer.name, x):
             return run(self.layer, params, state, x, key, mode)
 
     def init(self, key: jax.Array, x: PyTree, **changed: Any) -> tuple[Params, State]:
-        x = checks.abstract(x, self.layer.name)
-        return begin(self.layer, key, x, self.changed(**changed).mode)
+        shape = checks.abstract(x, self.layer.name)
+        mode = self.mode._replace(**changed)
+        return begin(self.layer, key, shape, mode)
 
     def key(self, name: str) -> jax.Array:
         """Return a random key that no layer inside has, nor a transform of it."""
@@ -107,7 +110,8 @@ def run(
         inner = Run(inside.layer, key, mode._replace(watches=watches), outside)
         result = inside.apply(inner, params, state, x)
         check_pair(result, "apply must return (y, state)")
-        kept = {name: value for name, value in result[1].items() if not name.startswith(SOWN)}
+        _, after = result
+        kept = {name: value for name, value in after.items() if not name.startswith(SOWN)}
         check_kept(shapes_of(state), shapes_of(kept))
         return result
     m = Scope(x, params, state, key, mode)
@@ -122,33 +126,45 @@ def run(
 def begin(layer: Layer, key: Any, x: PyTree, mode: Mode) -> tuple[Params, State]:
     """Return the entries of a layer for an input of these shapes, drawn with the key."""
     mode = _for_entries(mode)
-    if isinstance(inside := layer.inside, Around):
+    inside = layer.inside
+    if isinstance(inside, Around):
         with call(layer.name, x):
             mode = mode._replace(loops=frames.loops_around())
             return drawn(inside.init(Run(inside.layer, key, mode), key, x))
 
     def outlined():
         plan: Plan = {}
-        look = lambda x, key: _outline(layer, x, key, plan, mode)  # noqa: E731
+
+        def look(x, key):
+            return _outline(layer, x, key, plan, mode)
+
         with call(layer.name, x):
             jax.eval_shape(look, x, key_spec())
         return _pruned(plan)
 
     # A transform may call init inside init. Without this, nesting would cost 2^depth.
-    return _draw(memo_of(layer.init).of(_signature("plan", x, mode), outlined), key)
+    plan = memo_of(layer.init).of(_signature("plan", x, mode), outlined)
+    return _draw(plan, key)
 
 
 def entries(layer: Layer, x: PyTree, mode: Mode) -> tuple[Params, State]:
     """Return the shapes of the params and the state of a layer."""
-    shape, mode = checks.abstract(x, here()), _for_entries(mode)
-    make = lambda: jax.eval_shape(lambda key: begin(layer, key, shape, mode), key_spec())  # noqa: E731
+    shape = checks.abstract(x, here())
+    mode = _for_entries(mode)
+
+    def draw(key):
+        return begin(layer, key, shape, mode)
+
+    def make():
+        return jax.eval_shape(draw, key_spec())
+
     return memo_of(layer.init).of(_signature("entries", shape, mode), make)
 
 
 def _compare(layer: Layer, params: Params, state: State, x: PyTree, mode: Mode) -> None:
-    needed = entries(layer, x, mode)
-    compare("params", needed[0], params, x)
-    compare("state", needed[1], state, x)
+    needed_params, needed_state = entries(layer, x, mode)
+    compare("params", needed_params, params, x)
+    compare("state", needed_state, state, x)
 
 
 def _for_entries(mode: Mode) -> Mode:
@@ -160,7 +176,9 @@ def _for_entries(mode: Mode) -> Mode:
 
 
 def _signature(what: str, x: PyTree, mode: Mode) -> Any:
-    stream = mode.stream and mode.stream._replace(steps=mode.stream.steps is None)
+    stream: Any = mode.stream
+    if stream is not None:
+        stream = stream._replace(steps=stream.steps is None)
     return what, signature(x), stream, mode.kept
 
 
@@ -212,19 +230,22 @@ class Scope:
     @property
     def stream(self) -> Any:
         stream = self._mode.stream
-        return stream and stream._replace(dtype=stream.dtype or self._mode.kept)
+        if stream is None:
+            return None
+        return stream._replace(dtype=stream.dtype or self._mode.kept)
 
     def __call__(self, layer: Layer | Callable[..., Any], x: PyTree) -> PyTree:
         """Return the output of a child."""
-        given, layer = layer, as_layer(layer, here())
+        given = layer
+        layer = as_layer(layer, here())
         name = self._name(given, layer.name)
         with call(name, x, child=True):
             for watch in self._mode.watches:
                 if watch.done():
                     self._counts.setdefault(name, 0)  # its entries may be given, as by `tap`
                     return _zeros(_output(layer, x, watch.skipped, self._mode))
-            self._counts[name] = count = self._counts.get(name, -1) + 1
-            y = self._run(layer, name, self._rounded(x), self._fold(name, count))
+            key = self._fold(name, self._counted(name))
+            y = self._run(layer, name, self._rounded(x), key)
             for watch in self._mode.watches:
                 y = watch.see(calls()[watch.depth :], layer, x, y)
             return y
@@ -291,18 +312,22 @@ class Scope:
             raise TypeError(f"{at}: {_not_an_initializer(what, initializer, shape)}")
         checks.check_shape(f"{at}: the shape", shape)
         if dtype is None:
-            dtype = self._dtype = self._dtype or param_dtype(self._x)
+            if self._dtype is None:
+                self._dtype = param_dtype(self._x)
+            dtype = self._dtype
         needed = jax.ShapeDtypeStruct(tuple(shape), dtype)
         if name in self._names.values():
             raise ValueError(f"{here()}: the {what} {name!r} has the name of a child")
-        self._own[name], self._counts[name] = needed, 0
+        self._own[name] = needed
+        self._counts[name] = 0
         if self._is_skipped():
             return _zeros(needed)
         return self._given(kind, given, name, initializer, needed)
 
     def _given(self, kind: str, given: dict, name: str, initializer, needed) -> jax.Array:
         """Return an entry of the given params or state."""
-        compare(kind, {name: needed}, {n: given[n] for n in [name] if n in given}, self._x)
+        found = {name: given[name]} if name in given else {}
+        compare(kind, {name: needed}, found, self._x)
         return given[name]
 
     def key(self, name: str | None = None) -> jax.Array:
@@ -313,8 +338,7 @@ class Scope:
         if name is None:
             return self._key
         name = f"key/{name}"  # the name of a child never contains '/'
-        self._counts[name] = count = self._counts.get(name, -1) + 1
-        return self._fold(name, count)
+        return self._fold(name, self._counted(name))
 
     def _check_own_key(self) -> None:
         _usable(self._key, self._mode)
@@ -358,18 +382,15 @@ class Scope:
 
     def _run(self, layer: Layer, name: str | None, x: PyTree, key: Any) -> PyTree:
         """Return the output of a child or, without a name, of a layer with this layer's entries."""
-        params, given = (
-            {n: tree[n] for n in tree if n not in self._own} if name is None else tree.get(name, {})
-            for tree in (self._params, self._state)
-        )
+        params = self._part(self._params, name)
+        given = self._part(self._state, name)
         try:
             y, state = run(layer, params, given, x, key, self._mode)
         except Misfit as error:
             if len(error.path) == len(calls()) and name not in (None, *self._params):
                 error.add_note(f"entries given here: {', '.join(self._params)}")
             raise
-        # Whether any array is another one.
-        if state and [*map(id, jax.tree.leaves(given))] != [*map(id, jax.tree.leaves(state))]:
+        if state and _are_other_arrays(given, state):
             if self.stream is not None and name is not None and self._counts[name]:
                 raise ValueError(
                     f"{here()}: is called twice in a stream, where each call keeps its own state; "
@@ -382,6 +403,18 @@ class Scope:
         if state:
             self._state.update(state if name is None else {name: state})
         return y
+
+    def _part(self, tree: dict[str, Any], name: str | None) -> dict[str, Any]:
+        """Return the entries of a child or, without a name, those that are not this layer's own."""
+        if name is not None:
+            return tree.get(name, {})
+        return {entry: value for entry, value in tree.items() if entry not in self._own}
+
+    def _counted(self, name: str) -> int:
+        """Return how often a name was called before, and count this call."""
+        count = self._counts.get(name, -1) + 1
+        self._counts[name] = count
+        return count
 
     def _fold(self, name: str, count: int) -> Any:
         if self._key is None:
@@ -400,21 +433,23 @@ class Scope:
 
     def finish(self) -> State:
         """Return the state after the run; raise if an entry belongs to nothing here."""
-        trees = {"params": self._params, "state": self._state}
-        unused = [f"{what}/{n}" for what in trees for n in trees[what] if n not in self._counts]
+        unused = [f"params/{name}" for name in self._params if name not in self._counts]
+        unused += [f"state/{name}" for name in self._state if name not in self._counts]
         if unused:
-            words = ", ".join(unused), ", ".join(n for n in self._counts if "/" not in n) or "none"
-            raise ValueError("{}: unused entries: {}; layers here: {}".format(here(), *words))
+            known = ", ".join(name for name in self._counts if "/" not in name) or "none"
+            raise ValueError(f"{here()}: unused entries: {', '.join(unused)}; layers here: {known}")
         return self._state | {SOWN + path: value for path, value in self._sown.items()}
 
     def __getattr__(self, name: str) -> Any:
-        hint = (
-            ". Params belong to the caller: net.apply(params, state, x). For a penalty on them, "
-            "pass jn.supervised(..., penalty=...)"
-        )
+        hint = ""
+        if name == "params":
+            hint = (
+                ". Params belong to the caller: net.apply(params, state, x). For a penalty on "
+                "them, pass jn.supervised(..., penalty=...)"
+            )
         raise AttributeError(
             f"m has no attribute {name!r}; it has m(layer, x), m.param, m.kernel, m.state, "
-            f"m.update, m.sow, m.key, m.train, m.whole and m.stream{hint * (name == 'params')}"
+            f"m.update, m.sow, m.key, m.train, m.whole and m.stream{hint}"
         )
 
     def __dir__(self) -> list[str]:
@@ -439,29 +474,46 @@ class Outline(Scope):
         """Nothing is drawn here."""
 
     def _given(self, kind: str, given: dict, name: str, initializer, needed) -> jax.Array:
-        who, is_state = here(), kind == "state"
-        draw = lambda key: checks.initialized(who, name, initializer, key, needed)  # noqa: E731
+        who = here()
+        is_state = kind == "state"
+
+        def draw(key):
+            return checks.initialized(who, name, initializer, key, needed)
+
         _, _, first = self._plan.setdefault(name, (is_state, draw, needed))
         compare(kind, {name: first}, {name: needed}, self._x)
-        return given.setdefault(name, _zeros(needed)) if is_state else _zeros(needed)
+        if is_state:
+            return given.setdefault(name, _zeros(needed))
+        return _zeros(needed)
 
     def _run(self, layer: Layer, name: str | None, x: PyTree, key: Any) -> PyTree:
         plan = self._plan if name is None else self._plan.setdefault(name, {})
         return _outline(layer, x, key, plan, self._mode)
 
 
+def _are_other_arrays(before: PyTree, after: PyTree) -> bool:
+    """Return whether any array of a tree is another one."""
+    old = [id(leaf) for leaf in jax.tree.leaves(before)]
+    new = [id(leaf) for leaf in jax.tree.leaves(after)]
+    return old != new
+
+
 def _free(base: str, taken: Container[str]) -> str:
     """Return a name that is not taken: the base itself, or with the next number."""
-    numbered = (f"{base}_{n}" for n in itertools.count(1))
-    return next(name for name in itertools.chain([base], numbered) if name not in taken)
+    name = base
+    for number in itertools.count(1):
+        if name not in taken:
+            break
+        name = f"{base}_{number}"
+    return name
 
 
 def _usable(key: Any, mode: Mode) -> jax.Array:
     """Return the key of a call; raise without one, and where a loop would draw the same numbers."""
     if key is None:
-        more = ", train=True" if mode.train else ""
+        when, more = (" in training", ", train=True") if mode.train else ("", "")
         raise ValueError(
-            f"{here()}: needs a key{' in training' * mode.train}. Pass one, as in "
+            f"{here()}: needs a key{when}. Pass one, as in "
             f"net.apply(params, state, x, key=jax.random.key(0){more})"
         )
     if frames.loops_around() > mode.loops:
@@ -509,16 +561,22 @@ def _outline(layer: Layer, x: PyTree, key: Any, plan: Plan, mode: Mode) -> PyTre
     if not isinstance(layer.inside, Around):
         return _output_of(layer, Outline(x, key, plan, mode), x)
     reduced = _for_entries(mode)
-    draw = lambda key: begin(layer, key, shape, reduced)  # noqa: E731
-    fresh = draw(key)
-    _, first = plan.setdefault("", (draw, shapes_of(fresh)))
-    for kind, needed, tree in zip(("params", "state"), first, fresh, strict=True):
-        compare(kind, needed, tree, shape)
-    return run(layer, *fresh, x, key, mode)[0]
+
+    def draw(key):
+        return begin(layer, key, shape, reduced)
+
+    params, state = draw(key)
+    _, first = plan.setdefault("", (draw, shapes_of((params, state))))
+    needed_params, needed_state = first
+    compare("params", needed_params, params, shape)
+    compare("state", needed_state, state, shape)
+    y, _ = run(layer, params, state, x, key, mode)
+    return y
 
 
 def _output_of(layer: Layer, m: "Scope", x: PyTree) -> PyTree:
-    if (y := layer.inside(m, x)) is None:
+    y = layer.inside(m, x)
+    if y is None:
         raise TypeError(f"{here()}: the function returned None; is its return statement missing?")
     return m._rounded(y, axes=2)  # a loss of each example keeps its digits
 
@@ -526,8 +584,14 @@ def _output_of(layer: Layer, m: "Scope", x: PyTree) -> PyTree:
 def _output(layer: Layer, x: PyTree, memo: Memo, mode: Mode) -> PyTree:
     """Return the shapes of the output of a layer that is not run."""
     shape = checks.abstract(x, here())
-    look = lambda x, key: _outline(layer, x, key, {}, mode._replace(watches=()))  # noqa: E731
-    return memo.of((calls(), signature(shape)), lambda: jax.eval_shape(look, shape, key_spec()))
+
+    def look(x, key):
+        return _outline(layer, x, key, {}, mode._replace(watches=()))
+
+    def make():
+        return jax.eval_shape(look, shape, key_spec())
+
+    return memo.of((calls(), signature(shape)), make)
 
 
 def _zeros(tree: PyTree) -> PyTree:
@@ -536,23 +600,37 @@ def _zeros(tree: PyTree) -> PyTree:
 
 def _pruned(plan: Plan) -> Plan:
     """Return the plan without layers that draw nothing, which do not need a key."""
-    kept: Plan = {n: _pruned(each) if isinstance(each, dict) else each for n, each in plan.items()}
-    return {n: each for n, each in kept.items() if each and not (n == "" and each[1] == ({}, {}))}
+    kept: Plan = {}
+    for name, each in plan.items():
+        if isinstance(each, dict):
+            each = _pruned(each)
+        elif name == "":
+            _, shapes = each
+            each = None if shapes == ({}, {}) else each
+        if each:
+            kept[name] = each
+    return kept
 
 
 def _draw(plan: Plan, key: jax.Array) -> tuple[Params, State]:
     """Return the parameters and state of everything in the plan."""
     params, state = {}, {}
     for name, each in plan.items():
-        if name == "":
-            own, kept = each[0](key)
-        elif isinstance(each, dict):
-            own, kept = ({name: it} if it else {} for it in _draw(each, child_key(key, name)))
+        if name == "":  # of a transform
+            draw, _ = each
+            own, kept = draw(key)
+            params.update(own)
+            state.update(kept)
+        elif isinstance(each, dict):  # of a child
+            own, kept = _draw(each, child_key(key, name))
+            if own:
+                params[name] = own
+            if kept:
+                state[name] = kept
         else:
-            entry = {name: each[1](child_key(key, name))}
-            own, kept = ({}, entry) if each[0] else (entry, {})
-        params.update(own)
-        state.update(kept)
+            is_state, draw, _ = each
+            tree = state if is_state else params
+            tree[name] = draw(child_key(key, name))
     return params, state
 
 
@@ -591,10 +669,12 @@ def as_layer(value: Any, who: str = "as_layer", what: str = "") -> Layer:
         name = function_name(value)
         check_holds_no_weights(who, name, value)
         return made(name, "function", lambda m, x: _applied(value, m, x))
-    several = "; pass several layers one by one, as in jn.serial(a, b, c)"
-    rule = f"{what} must be a layer, such as jn.dense(3)"
-    rule = rule if what else "expected a layer or a function"
-    hint = several if isinstance(value, list | tuple) else ""
+    rule = "expected a layer or a function"
+    if what:
+        rule = f"{what} must be a layer, such as jn.dense(3)"
+    hint = ""
+    if isinstance(value, list | tuple):
+        hint = "; pass several layers one by one, as in jn.serial(a, b, c)"
     raise TypeError(f"{who}: {rule}, got {type(value).__name__}{hint}")
 
 
@@ -608,13 +688,21 @@ def _of_pair(pair: Layer) -> Layer:
     def apply(run, params, state, x):
         result = pair.apply(plain(params), state, x, key=run.call_key, train=run.train)
         check_pair(result, "apply must return (y, state)")
-        return run.mode.rounded(result[0]), result[1]
+        y, after = result
+        return run.mode.rounded(y), after
 
-    around = Around(None, apply, lambda run, key, x: pair.init(key, x), own=True)
+    def init(run, key, x):
+        return pair.init(key, x)
+
+    def make():
+        around = Around(None, apply, init, own=True)
+        return pair, made(pair.name, pair.kind or pair.name, around)
+
     # A pair that is used twice is the same layer, so it shares its params. It is held next to the
     # ids of its functions, which Python may give to others once they are free.
-    make = lambda: (pair, made(pair.name, pair.kind or pair.name, around))  # noqa: E731
-    return memo_of(pair.apply).of(tuple(map(id, pair)), make)[1]
+    ids = tuple(id(field) for field in pair)
+    _, layer = memo_of(pair.apply).of(ids, make)
+    return layer
 
 
 def _applied(function: Callable[..., Any], m: Scope, x: PyTree) -> PyTree:
@@ -632,7 +720,8 @@ def _applied(function: Callable[..., Any], m: Scope, x: PyTree) -> PyTree:
     if isinstance(y, Layer):
         raise TypeError(uncalled)
     chunk = () if m.stream is None else m.stream.chunk
-    if chunk and getattr(x, "shape", ())[:2] == chunk and getattr(y, "shape", chunk)[:2] != chunk:
+    has_steps = bool(chunk) and getattr(x, "shape", ())[:2] == chunk
+    if has_steps and getattr(y, "shape", chunk)[:2] != chunk:
         raise ValueError(f"{here()}: must keep (batch, time) = {chunk} in a stream")
     return y
 
