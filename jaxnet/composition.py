@@ -117,7 +117,7 @@ def residual(
     def forward(m, x):
         y = m(layer, x)
         x = x if shortcut is None else m(shortcut, x)
-        added, kept = (jax.tree.map(jnp.shape, tree) for tree in (y, x))
+        added, kept = jax.tree.map(jnp.shape, y), jax.tree.map(jnp.shape, x)
         if added != kept or isinstance(y, tuple | list | dict):  # the sum of two tuples joins them
             raise ValueError(
                 f"{name}: expected two arrays of equal shapes, got {added} from the layer and "

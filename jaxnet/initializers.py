@@ -49,13 +49,14 @@ def _unit(key: jax.Array, shape: tuple[int, ...], dtype: Any, distribution: str)
     size = math.prod(shape)
     if size >= 2**40:
         raise ValueError(f"initializers: the shape {shape} has {size} entries, more than fit")
-    indices = range(max(1, -(-size // _BLOCK)))
+    count = max(1, -(-size // _BLOCK))
     try:
-        blocks = [np.asarray(_block(key, i, distribution, dtype)) for i in indices]
+        blocks = [np.asarray(_block(key, i, distribution, dtype)) for i in range(count)]
+        samples = np.concatenate(blocks)
     except jax.errors.TracerArrayConversionError:  # inside jit or vmap
         one = partial(_block, key, distribution=distribution, dtype=dtype)
-        return jax.vmap(one)(jnp.arange(len(indices))).reshape(-1)[:size].reshape(shape)
-    return np.concatenate(blocks)[:size].reshape(shape)
+        samples = jax.vmap(one)(jnp.arange(count)).reshape(-1)
+    return samples[:size].reshape(shape)
 
 
 def variance_scaling(
@@ -87,27 +88,33 @@ def variance_scaling(
     checks.within(who, "scale", scale, "(0, inf)")
     checks.one_of(who, "mode", mode, ["fan_in", "fan_out", "fan_avg"])
     checks.one_of(who, "distribution", distribution, ["truncated_normal", "normal", "uniform"])
-    in_axes, out_axes = (
-        checks.on_host(who, what, np.atleast_1d(axis), "(n,)", "integers").tolist()
-        for what, axis in (("in_axis", in_axis), ("out_axis", out_axis))
-    )
+    in_axes = _axes("in_axis", in_axis)
+    out_axes = _axes("out_axis", out_axis)
 
     def init(key, shape, dtype=jnp.float32):
         checks.check_key(key, who)
         checks.check_shape(f"{who}: the shape", shape)
-        if any(not -len(shape) <= a < len(shape) for a in in_axes + out_axes):
+        if any(not -len(shape) <= axis < len(shape) for axis in in_axes + out_axes):
             raise ValueError(
-                f"{who}: the shape {shape} has no axes in_axis={in_axis}, out_axis={out_axis}"
+                f"{who}: the shape {tuple(shape)} has no axes in_axis={in_axis}, "
+                f"out_axis={out_axis}"
             )
-        inputs = math.prod(shape[a] for a in in_axes)
-        outputs = math.prod(shape[a] for a in out_axes)
+        inputs = math.prod(shape[axis] for axis in in_axes)
+        outputs = math.prod(shape[axis] for axis in out_axes)
         field = math.prod(shape) / max(1, inputs * outputs)
         fans = {"fan_in": inputs, "fan_out": outputs, "fan_avg": (inputs + outputs) / 2}
         std = math.sqrt(scale / max(1.0, fans[mode] * field))
         dtype = jax.dtypes.canonicalize_dtype(dtype)
-        return checks.on_device(_unit(key, shape, dtype, distribution) * np.asarray(std, dtype))
+        samples = _unit(key, shape, dtype, distribution)
+        return checks.on_device(samples * np.asarray(std, dtype))
 
     return init
+
+
+def _axes(what: str, axis: Any) -> list[int]:
+    """Return one or several axes as a list."""
+    axes = np.atleast_1d(axis)
+    return checks.on_host("variance_scaling", what, axes, "(n,)", "integers").tolist()
 
 
 def lecun_normal(**axes: Any) -> Initializer:
@@ -193,7 +200,8 @@ def normal(stddev: float = 0.01) -> Initializer:
     def init(key, shape, dtype=jnp.float32):
         checks.check_key(key, "normal")
         dtype = jax.dtypes.canonicalize_dtype(dtype)
-        return checks.on_device(_unit(key, shape, dtype, "normal") * np.asarray(stddev, dtype))
+        samples = _unit(key, shape, dtype, "normal")
+        return checks.on_device(samples * np.asarray(stddev, dtype))
 
     return init
 
@@ -214,8 +222,9 @@ def constant(value: float) -> Initializer:
     def init(key, shape, dtype=jnp.float32):
         """Fill every entry with one value; the key is not used."""
         checks.check_shape("constant: the shape", shape)
+        dtype = jax.dtypes.canonicalize_dtype(dtype)
         # In NumPy, since jnp.full compiles for every shape.
-        return checks.on_device(np.full(shape, value, jax.dtypes.canonicalize_dtype(dtype)))
+        return checks.on_device(np.full(shape, value, dtype))
 
     return init
 
@@ -252,11 +261,14 @@ def dirac(rest: Initializer = zeros) -> Initializer:
     def init(key, shape, dtype=jnp.float32):
         checks.check_shape("dirac: the shape", shape)
         if len(shape) < 3:
-            raise ValueError(f"dirac: the shape must be (*window, inputs, features), got {shape}")
+            raise ValueError(
+                f"dirac: the shape must be (*window, inputs, features), got {tuple(shape)}"
+            )
         *window, inputs, features = shape
         kernel = rest(key, shape, dtype)
         identity = np.zeros(shape, kernel.dtype)
-        identity[tuple(size // 2 for size in window)] = np.eye(inputs, features)
+        center = tuple(size // 2 for size in window)
+        identity[center] = np.eye(inputs, features)
         passed = np.arange(features) < inputs
         where = jnp.where if checks.is_traced(kernel) else np.where  # jnp's compiles for each shape
         return checks.on_device(where(passed, identity, kernel))

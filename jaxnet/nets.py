@@ -23,6 +23,7 @@ def check_net(who: str, net: Any, params: Any, state: Any, x: Any) -> tuple[Laye
       TypeError: saliency: params must be the dict that init returns, got list; write params, ...
     """
     net = as_layer(net, who, "net")
-    params, state = as_dict(who, "params", params), as_dict(who, "state", state)
+    params = as_dict(who, "params", params)
+    state = as_dict(who, "state", state)
     check_input(who, x)
     return net, params, state

@@ -119,16 +119,19 @@ def proximal_l1(
 
     def update(updates, state, params=None):
         if params is None:
-            raise ValueError("proximal_l1: needs params: optimizer.update(grads, state, params)")
+            raise ValueError(
+                "proximal_l1: update needs params. Write optimizer.update(grads, state, params)"
+            )
         rate = learning_rate(state.count) if callable(learning_rate) else learning_rate
 
         def shrink(path, update, w):
             if not fits(where, path_name(path)):
                 return update
             after = w + update
-            # apply_updates computes w + (-w), which is exactly 0
-            near = jnp.abs(after) <= strength * rate
-            return jnp.where(near, -w, update - strength * rate * jnp.sign(after)).astype(w.dtype)
+            is_near_0 = jnp.abs(after) <= strength * rate
+            shrunk = update - strength * rate * jnp.sign(after)
+            # apply_updates computes w + (-w), which is exactly 0.
+            return jnp.where(is_near_0, -w, shrunk).astype(w.dtype)
 
         updates = jax.tree_util.tree_map_with_path(shrink, updates, params)
         return updates, optax.ScaleByScheduleState(state.count + 1)
@@ -140,27 +143,33 @@ def _penalty(who: str, strength: float, where: str, norm: Callable) -> Penalty:
     _check_options(who, strength, where)
 
     def penalty(params):
-        return jnp.asarray(strength * sum(norm(wide(w)) for w in _chosen(who, params, where)))
+        norms = [norm(wide(w)) for w in _chosen(who, params, where)]
+        return jnp.asarray(strength * sum(norms))
 
     return penalty
 
 
 def _sizes(w: jax.Array) -> jax.Array:
     # jnp.abs has slope 1 at 0, which would move weights away from 0.
-    return jnp.real(jax.lax.stop_gradient(jnp.sign(w)).conj() * w).sum()
+    sign = jax.lax.stop_gradient(jnp.sign(w))
+    return jnp.real(sign.conj() * w).sum()
 
 
 def _squares(w: jax.Array) -> jax.Array:
-    return jnp.square(jnp.real(w)).sum() + (jnp.square(w.imag).sum() if jnp.iscomplexobj(w) else 0)
+    total = jnp.square(jnp.real(w)).sum()
+    if jnp.iscomplexobj(w):
+        total += jnp.square(w.imag).sum()
+    return total
 
 
 def _chosen(who: str, params: Any, where: str) -> list[jax.Array]:
     entries = flat(params)
     for path, leaf in entries:
-        if not path or not hasattr(leaf, "dtype"):
-            name = f"params/{path}" if path else "params"
-            of = "an array" if path else "nested dicts of arrays"
-            raise TypeError(f"{who}: {name} must be {of}, got {type(leaf).__name__}")
+        got = type(leaf).__name__
+        if not path:
+            raise TypeError(f"{who}: params must be nested dicts of arrays, got {got}")
+        if not hasattr(leaf, "dtype"):
+            raise TypeError(f"{who}: params/{path} must be an array, got {got}")
     chosen = all_native([leaf for path, leaf in entries if fits(where, path)], who, "params")
     if not chosen:
         names = ", ".join(path for path, _ in entries) or "no entries"
