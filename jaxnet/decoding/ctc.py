@@ -8,8 +8,8 @@ import jax.numpy as jnp
 
 from jaxnet.ops.precision import wide
 from jaxnet.services.checks import at_least
+from jaxnet.services.checks.steps import read_steps
 from jaxnet.services.meshes import on_auto_axes
-from jaxnet.services.steps import read_steps
 
 
 def ctc_greedy(

@@ -12,8 +12,8 @@ from jaxnet.losses.arrays import split_pair
 from jaxnet.losses.form import comparison
 from jaxnet.ops.precision import wide
 from jaxnet.services.checks import WrongValues, as_array, at_least, check_range, known
+from jaxnet.services.checks.steps import read_steps
 from jaxnet.services.meshes import on_auto_axes
-from jaxnet.services.steps import read_steps
 
 
 @comparison(blank=partial(at_least, minimum=0))

@@ -118,9 +118,10 @@ def plus(y: jax.Array, bias: jax.Array | None) -> jax.Array:
     """
     if bias is None:
         return y
-    y, bias = _read("plus", y=y, bias=bias)
-    shape = jnp.broadcast_shapes(y.shape, bias.shape)
-    return spread(y, shape) + spread(bias, shape)
+    both: list[jax.Array] = _read("plus", y=y, bias=bias)
+    shape = jnp.broadcast_shapes(*(a.shape for a in both))
+    y, bias = (spread(a, shape) for a in both)
+    return y + bias
 
 
 @on_auto_axes

@@ -5,18 +5,19 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxnet.services import checks
+from jaxnet.services.checks.arrays import as_array, check_range
+from jaxnet.services.checks.numbers import between
 
 
 def read_steps(
     who: str, logits: Any, lengths: Any, blank: int, sizes: dict[str, Any]
 ) -> tuple[jax.Array, jax.Array]:
     """Return checked logits (batch, steps, classes) and lengths (batch,); ... means all steps."""
-    logits = checks.as_array(who, "logits", logits, "(batch, steps, classes)", "reals", sizes)
+    logits = as_array(who, "logits", logits, "(batch, steps, classes)", "reals", sizes)
     batch, steps, classes = logits.shape
-    checks.between(who, "blank", blank, 0, classes - 1, "the last class")
+    between(who, "blank", blank, 0, classes - 1, "the last class")
     if lengths is ...:
         lengths = np.full(batch, steps, np.int32)
-    checked = checks.as_array(who, "lengths", lengths, "(batch,)", "integers", sizes)
-    checks.check_range(lengths, steps + 1, f"{who}: lengths")
+    checked = as_array(who, "lengths", lengths, "(batch,)", "integers", sizes)
+    check_range(lengths, steps + 1, f"{who}: lengths")
     return logits, checked
