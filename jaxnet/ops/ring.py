@@ -168,7 +168,8 @@ def attend_around(how, q, k, v, bias, first, last, key):
     Example:
       >>> def part(q, first, last):
       ...     return attend_around(("time", Scoring()), q, q, q, None, first, last, None)[0]
-      >>> q, first, last = jnp.ones((2, 1, 3, 4, 8)), jnp.zeros((2, 1, 3)), jnp.full((2, 1, 3), 6)
+      >>> q = jnp.ones((2, 1, 3, 4, 8))  # two parts of three steps
+      >>> first, last = jnp.zeros((2, 1, 3), int), jnp.full((2, 1, 3), 6)
       >>> jax.vmap(part, axis_name="time")(q, first, last).shape
       (2, 1, 3, 4, 8)
     """
