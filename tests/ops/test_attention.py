@@ -17,7 +17,8 @@ def draw(*shape, seed=0):
 def test_masked_softmax_by_hand():
     scores = jnp.log(jnp.array([[1.0, 2.0, 5.0], [3.0, 1.0, 4.0]]))
     mask = jnp.array([[True, True, False], [True, True, True]])
-    y, whole = ops.masked_softmax(scores, mask), ops.masked_softmax(scores, None)
+    y = ops.masked_softmax(scores, mask)
+    whole = ops.masked_softmax(scores, None)
     np.testing.assert_allclose(y, [[1 / 3, 2 / 3, 0], [3 / 8, 1 / 8, 1 / 2]], rtol=1e-6)
     np.testing.assert_allclose(whole[0], [1 / 8, 2 / 8, 5 / 8], rtol=1e-6)
 
@@ -36,31 +37,44 @@ def test_the_forms_of_a_mask():
     whole = jnp.broadcast_to(seen[:, None, None], (2, 4, 5, 3))
     forms = whole[:, :1, 0], whole[:, 0], whole[:, :1, :1], whole[:, :1], whole
     for form in (lengths, seen, *forms):
-        full = jnp.broadcast_to(ops.expand_mask("a", form, (2, 4, 5, 3))[0], (2, 4, 5, 3))
-        np.testing.assert_array_equal(full, whole)
+        found, _ = ops.expand_mask("a", form, (2, 4, 5, 3))
+        np.testing.assert_array_equal(jnp.broadcast_to(found, whole.shape), whole)
     assert ops.expand_mask("a", None, (2, 4, 5, 3)) == (None, None)
+
+
+def test_a_mask_that_is_none_of_these_forms():
     words = r"a: a mask is lengths, integers \(2,\).*got \(3,\) int32"
     with pytest.raises(ValueError, match=words):
         ops.expand_mask("a", jnp.array([1, 2, 3]), (2, 4, 5, 3))
 
 
-def test_a_square_mask_of_two_axes_is_refused():
+CAUSAL = jnp.tril(jnp.ones((5, 5), bool))
+
+
+@pytest.mark.parametrize(
+    "shape", [(5, 2, 5, 5), (4, 2, 4, 5)], ids=["self-attention", "a memory of five places"]
+)
+def test_a_square_mask_of_two_axes_is_refused(shape):
     """Five sequences of five steps and a causal mask: it would be taken for padding."""
-    causal = jnp.tril(jnp.ones((5, 5), bool))
-    for shape in ((5, 2, 5, 5), (4, 2, 4, 5)):  # self-attention, and a memory of five places
-        mask = causal[: shape[2]]
-        words = r"a: .* could be \(batch, places\) or \(time, places\)"
-        with pytest.raises(ValueError, match=words):
-            ops.expand_mask("a", mask, shape)
-        by_query, _ = ops.expand_mask("a", mask[None], shape)
-        by_sequence, _ = ops.expand_mask("a", mask[:, None], shape)
-        np.testing.assert_array_equal(by_query, mask[None, None])
-        np.testing.assert_array_equal(by_sequence, mask[:, None, None])
-    one, _ = ops.expand_mask("a", causal[:1], (1, 2, 1, 5))  # both readings agree
-    np.testing.assert_array_equal(one, causal[None, None, :1])
+    mask = CAUSAL[: shape[2]]
+    words = r"a: .* could be \(batch, places\) or \(time, places\)"
+    with pytest.raises(ValueError, match=words):
+        ops.expand_mask("a", mask, shape)
+    by_query, _ = ops.expand_mask("a", mask[None], shape)
+    by_sequence, _ = ops.expand_mask("a", mask[:, None], shape)
+    np.testing.assert_array_equal(by_query, mask[None, None])
+    np.testing.assert_array_equal(by_sequence, mask[:, None, None])
+
+
+def test_a_mask_of_one_query_and_one_sequence_has_one_reading():
+    one, _ = ops.expand_mask("a", CAUSAL[:1], (1, 2, 1, 5))
+    np.testing.assert_array_equal(one, CAUSAL[None, None, :1])
+
+
+def test_a_mask_of_too_many_queries():
     words = r"booleans \(4, 5\), \(4 or 1, 5 or 1, 5\) .*got \(5, 5\)"
     with pytest.raises(ValueError, match=words):
-        ops.expand_mask("a", causal, (4, 2, 5, 5))
+        ops.expand_mask("a", CAUSAL, (4, 2, 5, 5))
 
 
 @pytest.mark.parametrize(("capability", "dtype", "head_size", "fits"), [
@@ -103,11 +117,14 @@ def test_a_nan_to_add_does_not_mask(x64):
     scores = np.einsum("bthd,bshd->bhts", q, k) / 2 + bias
     weights = np.exp(scores - scores.max(-1, keepdims=True))
     wanted = np.einsum("bhts,bshd->bthd", weights / weights.sum(-1, keepdims=True), v)
-    assert np.isnan(wanted[:, [0, 2]]).all() and np.isfinite(wanted[:, 1]).all()
+    assert np.isnan(wanted[:, [0, 2]]).all()
+    assert np.isfinite(wanted[:, 1]).all()
     np.testing.assert_allclose(y, wanted, 1e-10, 1e-12)
     slope = np.asarray(slope[0, 0])
-    assert np.isnan(slope[0, 2]) and np.isnan(slope[2]).all()
-    assert np.isfinite(slope[1]).all() and slope[1, 1] == 0
+    assert np.isnan(slope[0, 2])
+    assert np.isnan(slope[2]).all()
+    assert np.isfinite(slope[1]).all()
+    assert slope[1, 1] == 0
 
 
 def test_windows():
@@ -121,9 +138,13 @@ def test_dropped_weights_are_0_and_the_others_grow():
     """With one value per place the output is the weights."""
     q, k = jnp.zeros((3, 40, 1, 2)), jnp.zeros((3, 5, 1, 2))
     places = jnp.tile(jnp.eye(5)[None, :, None], (3, 1, 1, 1))
-    score = lambda key: ops.Scoring(dropout_rate=0.25, key=key)  # noqa: E731
-    draw = jax.jit(lambda key: ops.dot_product_attention(q, k, places, None, score(key)))
-    y, weights = jax.device_get(draw(jax.random.key(0)))
+
+    @jax.jit
+    def attend(key):
+        scoring = ops.Scoring(dropout_rate=0.25, key=key)
+        return ops.dot_product_attention(q, k, places, None, scoring)
+
+    y, weights = jax.device_get(attend(jax.random.key(0)))
     np.testing.assert_allclose(weights, 0.2, rtol=1e-6)
     dropped = y == 0
     np.testing.assert_allclose(y[~dropped], 0.2 / 0.75, rtol=1e-6)

@@ -11,7 +11,7 @@ import pytest
 import jaxnet as jn
 from jaxnet.ops import blockwise
 from jaxnet.ops.attention import Scoring, dot_product_attention, in_window
-from jaxnet.ops.blockwise import blockwise_attention, in_blocks, see
+from jaxnet.ops.blockwise import blockwise_attention, in_blocks, see, sizes_of_blocks
 from jaxnet.profile.program import flops_of, parse
 from tests.helpers import close, compiled, temporary
 
@@ -62,22 +62,28 @@ CASES = [  # batch, time, places, heads, kv_heads, size, width; ranges; other op
 def forms(sizes, ranges, options):
     """Both forms as functions of arrays, and their arrays."""
     batch, time, places = sizes[:3]
-    options, arrays = dict(options), inputs(*sizes)
+    options = dict(options)
     ranges = dict(ranges)
+    arrays = inputs(*sizes)
     if "lengths" in ranges:
         ranges["lengths"] = jnp.array(ranges["lengths"])
     if "bias" in options:
         arrays.append(draw(*options.pop("bias"), seed=4))
-    mask = options.pop("mask", None)
-    mask = None if mask is None else draw(*mask, seed=5) > -0.5
+    mask = None
     seen = dense_mask(time, places, **ranges)
-    seen = seen if mask is None else seen & mask
+    if "mask" in options:
+        mask = draw(*options.pop("mask"), seed=5) > -0.5
+        seen &= mask
 
     def ours(q, k, v, bias=None):
-        return SMALL(q, k, v, see(time, places, **ranges), mask, Scoring(bias=bias, **options))[0]
+        scoring = Scoring(bias=bias, **options)
+        y, _ = SMALL(q, k, v, see(time, places, **ranges), mask, scoring)
+        return y
 
     def dense(q, k, v, bias=None):
-        return dot_product_attention(q, k, v, seen, Scoring(bias=bias, **options))[0]
+        scoring = Scoring(bias=bias, **options)
+        y, _ = dot_product_attention(q, k, v, seen, scoring)
+        return y
 
     return ours, dense, arrays
 
@@ -88,7 +94,11 @@ def test_values_and_gradients(sizes, ranges, options, x64):
     slope = draw(*sizes[:2], sizes[3], sizes[6], seed=6)
 
     def everything(form):
-        return jax.jit(lambda *a: (jax.vjp(form, *a)[1](slope), form(*a)))(*arrays)
+        def run(*arrays):
+            y, pull = jax.vjp(form, *arrays)
+            return y, pull(slope)
+
+        return jax.jit(run)(*arrays)
 
     with jax.numpy_rank_promotion("raise"):  # users may forbid it
         found = everything(ours)
@@ -111,8 +121,9 @@ def test_forward_mode_and_second_derivatives(sizes, ranges, options, x64):
             return sum((g * t).sum() for g, t in zip(gradients, along, strict=True))
 
         def all_three(*a):
-            forward = jax.jvp(loss, a, along)[1], jax.jvp(jax.grad(loss, every), a, along)[1]
-            return forward, jax.grad(slope, every)(*a)
+            _, tangent = jax.jvp(loss, a, along)
+            _, of_gradient = jax.jvp(jax.grad(loss, every), a, along)
+            return tangent, of_gradient, jax.grad(slope, every)(*a)
 
         return jax.jit(all_three)(*arrays)
 
@@ -125,20 +136,30 @@ def test_vmap_scan_and_remat(x64):
     lengths = jnp.array([[3, 19], [0, 9], [12, 1]])
 
     def value_and_slopes(attend, q, k, v, lengths):
-        return jax.value_and_grad(lambda *a: (attend(*a, lengths) ** 2).sum(), (0, 1, 2))(q, k, v)
+        def loss(q, k, v):
+            return (attend(q, k, v, lengths) ** 2).sum()
+
+        return jax.value_and_grad(loss, (0, 1, 2))(q, k, v)
 
     def ours(q, k, v, lengths):
-        return SMALL(q, k, v, see(19, 19, causal=True, lengths=lengths))[0]
+        y, _ = SMALL(q, k, v, see(19, 19, causal=True, lengths=lengths))
+        return y
 
     def dense(q, k, v, lengths):
-        return dot_product_attention(q, k, v, dense_mask(19, 19, True, None, lengths))[0]
+        y, _ = dot_product_attention(q, k, v, dense_mask(19, 19, True, None, lengths))
+        return y
+
+    def scanned(*given):
+        def step(_, given):
+            return None, value_and_slopes(jax.checkpoint(ours), *given)
+
+        _, found = jax.lax.scan(step, None, given)
+        return found
 
     wanted = jax.jit(jax.vmap(partial(value_and_slopes, dense)))(q, k, v, lengths)
-    mapped = jax.jit(jax.vmap(partial(value_and_slopes, ours)))
-    again = partial(value_and_slopes, jax.checkpoint(ours))
-    scanned = jax.jit(lambda *a: jax.lax.scan(lambda _, a: (None, again(*a)), None, a)[1])
+    mapped = jax.vmap(partial(value_and_slopes, ours))
     for run in (mapped, scanned):
-        close(run(q, k, v, lengths), wanted, 1e-9, 1e-10)
+        close(jax.jit(run)(q, k, v, lengths), wanted, 1e-9, 1e-10)
 
 
 @pytest.mark.slow
@@ -162,13 +183,21 @@ def test_sums_of_narrow_inputs_are_float32(dtype):
 def test_queries_that_see_nothing():
     q, k, v = inputs(2, 9, 19, 1, 1, 4, 4, jnp.float32)
     ranges = see(9, 19, lengths=jnp.array([0, 19]))
+    attend = partial(SMALL, ranges=ranges)
+
+    def loss(q, k, v):
+        y, _ = attend(q, k, v)
+        return y.sum()
+
     with jax.debug_nans(True):
-        y, total = jax.jit(lambda q, k, v: SMALL(q, k, v, ranges))(q, k, v)
-        slope = jax.grad(lambda q, k, v: SMALL(q, k, v, ranges)[0].sum(), (0, 1, 2))
-        slopes = jax.jit(slope)(q, k, v)
-    assert not y[0].any() and y[1].all()
-    assert (total[0] == -np.inf).all() and np.isfinite(total[1]).all()
-    assert not any(slope[0].any() for slope in slopes) and slopes[2][1].any()
+        y, total = jax.jit(attend)(q, k, v)
+        slopes = jax.jit(jax.grad(loss, (0, 1, 2)))(q, k, v)
+    assert not y[0].any()
+    assert y[1].all()
+    assert (total[0] == -np.inf).all()
+    assert np.isfinite(total[1]).all()
+    assert not any(slope[0].any() for slope in slopes)
+    assert slopes[2][1].any()
 
 
 @pytest.mark.slow
@@ -260,14 +289,15 @@ def test_dropout_drops_the_same_weights_in_the_gradient(x64):
 
     unit = jnp.broadcast_to(jnp.eye(29)[None, :, None], (2, 29, 1, 29))
     weights = jax.jit(ours)(q, k, unit).transpose(0, 2, 1, 3)
-    whole = dot_product_attention(q, k, v)[1]
+    _, whole = dot_product_attention(q, k, v)
     dropped = weights == 0
     np.testing.assert_allclose(weights, jnp.where(dropped, 0, whole / 0.75), 1e-9)
     assert abs(dropped.mean() - 0.25) < 4 * (0.25 * 0.75 / dropped.size) ** 0.5
 
     def dense(q, k, v):
-        weights = dot_product_attention(q, k, v)[1]
-        return jnp.einsum("bhts,bsd->bthd", jnp.where(dropped, 0, weights / 0.75), v[:, :, 0])
+        _, weights = dot_product_attention(q, k, v)
+        kept = jnp.where(dropped, 0, weights / 0.75)
+        return jnp.einsum("bhts,bsd->bthd", kept, v[:, :, 0])
 
     def slopes(f):
         return jax.jit(jax.grad(lambda *a: (f(*a) ** 2).sum(), (0, 1, 2)))(q, k, v)
@@ -277,15 +307,23 @@ def test_dropout_drops_the_same_weights_in_the_gradient(x64):
 
 def test_ranges():
     first, last, near = see(5, 4, causal=True, lengths=jnp.array([4, 2]))
-    assert first.tolist() == [[0] * 5] and near is None
+    assert first.tolist() == [[0] * 5]
     assert last.tolist() == [[1, 2, 3, 4, 4], [1, 2, 2, 2, 2]]
+    assert near is None
+
+
+def test_ranges_of_segments():
     segments = jnp.array([[1, 1, 2, 2, 2, 0], [5, 4, 4, 5, 5, 5]])
-    first, last, near = see(6, 6, causal=True, segments=segments)
+    first, last, _ = see(6, 6, causal=True, segments=segments)
     assert first.tolist() == [[0, 0, 2, 2, 2, 5], [0, 1, 1, 3, 3, 3]]
     assert last.tolist() == [[1, 2, 3, 4, 5, 0], [1, 2, 3, 4, 5, 6]]
+
+
+def test_ranges_of_a_window():
     first, last, near = see(5, 4, window=(1, 2))
-    assert first.tolist() == [[0, 0, 1, 2, 3]] and near == (-1, 2)
-    assert np.asarray(last).tolist() == [[3, 4, 4, 4, 4]]
+    assert first.tolist() == [[0, 0, 1, 2, 3]]
+    assert last.tolist() == [[3, 4, 4, 4, 4]]
+    assert near == (-1, 2)
 
 
 # Memory and FLOPs of compiled programs
@@ -300,7 +338,8 @@ def test_ranges():
     pytest.param(2, 1100, None, (368, 368), id="equally large"),
 ])  # fmt: skip
 def test_sizes_of_blocks_on_a_cpu(matrices, time, near, sizes):
-    assert blockwise._sizes(matrices, time, time, near, None) == sizes
+    x = jn.spec((1, time, matrices, 1))
+    assert sizes_of_blocks(x, x, near) == sizes
 
 
 def gradient(time, window=None):
@@ -324,14 +363,18 @@ def test_memory_grows_with_the_length(window):
 @pytest.mark.slow
 def test_memory_of_second_derivatives_grows_with_the_length():
     def slope(x):
-        y, _ = blockwise_attention(x, x, x, see(*[x.shape[1]] * 2, causal=True))
+        time = x.shape[1]
+        y, _ = blockwise_attention(x, x, x, see(time, time, causal=True))
         return (y**2).sum()
 
-    def second(x):
-        return jax.grad(lambda x: (jax.grad(slope)(x) ** 2).sum())(x)
+    def squares(x):
+        return (jax.grad(slope)(x) ** 2).sum()
+
+    second = jax.grad(squares)
 
     short, long = (temporary(second, jn.spec((1, time, 1, 16))) for time in (1024, 4096))
-    assert long < 4.5 * short and long < 4096**2 * 4 / 2
+    assert long < 4.5 * short
+    assert long < 4096**2 * 4 / 2
 
 
 def flops(program):
@@ -357,15 +400,22 @@ def test_blocks_that_no_query_sees_are_not_computed(monkeypatch):
     scores = blockwise._scores
     monkeypatch.setattr(blockwise, "_scores", count)
     q, k, v = inputs(1, 64, 64, 1, 1, 4, 4, jnp.float32)
-    run = jax.jit(lambda n, **o: SMALL(q, k, v, see(64, 64, lengths=n, **o))[0],
-                  static_argnames=("causal", "window"))  # fmt: skip
-    whole, causal, near = {}, {"causal": True}, {"causal": True, "window": (8, 0)}
-    for length, options, blocks in ((64, whole, 8 * 8), (64, causal, 8 * 9 // 2),
-                                    (17, whole, 8 * 3), (64, near, 2 * 8 - 1)):  # fmt: skip
+
+    @partial(jax.jit, static_argnames=("causal", "window"))
+    def run(lengths, **options):
+        y, _ = SMALL(q, k, v, see(64, 64, lengths=lengths, **options))
+        return y
+
+    def blocks(length, **options):
         counts.clear()
         jax.block_until_ready(run(jnp.array([length]), **options))
         jax.effects_barrier()
-        assert len(counts) == blocks, options
+        return len(counts)
+
+    assert blocks(64) == 8 * 8
+    assert blocks(17) == 8 * 3
+    assert blocks(64, causal=True) == 8 * 9 // 2
+    assert blocks(64, causal=True, window=(8, 0)) == 2 * 8 - 1
 
 
 # Layers
@@ -406,11 +456,15 @@ def test_a_layer_gives_the_same_in_blocks(masked, options, always):
         "booleans": draw(2, 200, 200) > 0.5,
         "floats": jnp.where(draw(1, 2, 200, 200) > 1, -jnp.inf, 0.5),
     }[masked]
-    layer, given = jn.multi_head_attention(2, **options), x if mask is None else (x, mask)
-    params, _ = layer.init(jax.random.key(0), given)
+    layer = jn.multi_head_attention(2, **options)
+
+    def with_mask(x):
+        return x if mask is None else (x, mask)
+
+    params, _ = layer.init(jax.random.key(0), with_mask(x))
 
     def loss(params, x):
-        y, _ = layer.apply(params, {}, x if mask is None else (x, mask))
+        y, _ = layer.apply(params, {}, with_mask(x))
         return jnp.square(y).sum(), y
 
     both(always, lambda: jax.grad(loss, (0, 1), has_aux=True)(params, x))
@@ -427,13 +481,16 @@ def test_a_stream_gives_the_same_in_blocks(window, always):
     steps = [[100, 60], [1, 1], [7, 0], [150, 130], [42, 42]]
 
     def chunks():
-        state, outputs, start = jn.start_stream(stream, (x[:, :1], jnp.ones(2, int))), [], 0
-        for n in map(np.array, steps):
-            size = max(n)
-            y, state = stream.apply(params, state, (x[:, start : start + size], jnp.array(n)))
+        state = jn.start_stream(stream, (x[:, :1], jnp.ones(2, int)))
+        outputs = []
+        start = 0
+        for counts in map(np.array, steps):
+            size = max(counts)
+            chunk = x[:, start : start + size], jnp.array(counts)
+            y, state = stream.apply(params, state, chunk)
             y = jax.tree.leaves(y)[0]
-            counts = (jnp.arange(size) < n[:, None])[..., None]
-            outputs.append(jnp.where(counts, y, 0))
+            is_step = jnp.arange(size) < counts[:, None]
+            outputs.append(jnp.where(is_step[..., None], y, 0))
             start += size
         return jnp.concatenate(outputs, 1)
 
@@ -441,30 +498,42 @@ def test_a_stream_gives_the_same_in_blocks(window, always):
 
 
 def test_an_empty_batch():
-    layer, x = jn.multi_head_attention(2, causal=True), jnp.zeros((0, 600, 4))
+    layer = jn.multi_head_attention(2, causal=True)
+    x = jnp.zeros((0, 600, 4))
     params, _ = layer.init(jax.random.key(0), x)
-    slope = jax.grad(lambda params, x: layer.apply(params, {}, x)[0].sum(), (0, 1))
-    by_params, by_x = jax.jit(slope)(params, x)
-    assert by_x.shape == x.shape and not any(leaf.any() for leaf in jax.tree.leaves(by_params))
+
+    def total(params, x):
+        y, _ = layer.apply(params, {}, x)
+        return y.sum()
+
+    by_params, by_x = jax.jit(jax.grad(total, (0, 1)))(params, x)
+    assert by_x.shape == x.shape
+    assert not any(leaf.any() for leaf in jax.tree.leaves(by_params))
 
 
 def test_when_blocks_are_used():
     def asked(time, places):
         return in_blocks(jnp.ones((1, time, 1, 1)), jnp.ones((1, places, 1, 1)))
 
-    assert asked(512, 512) and asked(128, 2048)
-    assert not asked(511, 512) and not asked(16, 2**15) and not asked(2**15, 16)
+    assert asked(512, 512)
+    assert asked(128, 2048)
+    assert not asked(511, 512)
+    assert not asked(16, 2**15)
+    assert not asked(2**15, 16)
 
 
 @pytest.mark.slow
 def test_an_export_of_any_batch_and_time():
-    layer, x = jn.multi_head_attention(2, causal=True), draw(3, 520, 4, dtype=jnp.float32)
+    layer = jn.multi_head_attention(2, causal=True)
+    x = draw(3, 520, 4, dtype=jnp.float32)
     params, _ = layer.init(jax.random.key(0), x)
     lengths = jnp.array([0, 520, 17])
     wanted, _ = layer.apply(params, {}, (x, lengths))
     for sizes in ("b, 520, 4", "b, t, 4"):
         shape = jax.export.symbolic_shape(sizes)
-        spec = jax.ShapeDtypeStruct(shape, x.dtype), jax.ShapeDtypeStruct(shape[:1], lengths.dtype)
+        batch, *_ = shape
+        of_x = jax.ShapeDtypeStruct(shape, x.dtype)
+        of_lengths = jax.ShapeDtypeStruct((batch,), lengths.dtype)
         run = jax.jit(lambda x: layer.apply(params, {}, x)[0])
-        y = jax.export.export(run)(spec).call((x, lengths))
+        y = jax.export.export(run)((of_x, of_lengths)).call((x, lengths))
         np.testing.assert_allclose(y, wanted, rtol=1e-4, atol=1e-6)

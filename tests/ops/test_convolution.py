@@ -17,9 +17,17 @@ from tests.helpers import close
 
 def oracle(x, w, *, strides, padding, dilation=None, input_dilation=None, groups=1):
     space = "DHW"[2 - x.ndim :]
-    numbers = (f"N{space}C", f"{space}IO", f"N{space}C")
-    spread = input_dilation, dilation
-    return lax.conv_general_dilated(x, w, strides, padding, *spread, numbers, groups)
+    image = f"N{space}C"
+    return lax.conv_general_dilated(
+        x,
+        w,
+        strides,
+        padding,
+        lhs_dilation=input_dilation,
+        rhs_dilation=dilation,
+        dimension_numbers=(image, f"{space}IO", image),
+        feature_group_count=groups,
+    )
 
 
 def case(id, x, w, strides, padding, **rest):
@@ -49,7 +57,11 @@ def random(*shapes):
 
 def objective(f):
     """Not linear in the convolution, so that its second derivatives have all their terms."""
-    return lambda x, w: jnp.sin(f(x, w)).sum() + (f(x, w) ** 2).sum()
+
+    def loss(x, w):
+        return jnp.sin(f(x, w)).sum() + (f(x, w) ** 2).sum()
+
+    return loss
 
 
 @pytest.mark.slow
@@ -61,7 +73,10 @@ def test_values_and_derivatives_to_second_order(x64, x_shape, w_shape, options):
     def everything(f, x, w, dx, dw):
         f = partial(f, **options)
         gradient = jax.grad(objective(f), (0, 1))
-        squares = lambda x, w: sum((g**2).sum() for g in gradient(x, w))  # noqa: E731
+
+        def squares(x, w):
+            return sum((g**2).sum() for g in gradient(x, w))
+
         return {
             "value": f(x, w),
             "forward mode": jax.jvp(f, (x, w), (dx, dw)),
@@ -70,23 +85,28 @@ def test_values_and_derivatives_to_second_order(x64, x_shape, w_shape, options):
             "gradient of gradient": jax.grad(squares, (0, 1))(x, w),
         }
 
-    close(everything(convolve, x, w, dx, dw), everything(oracle, x, w, dx, dw), 1e-10)
+    found = everything(convolve, x, w, dx, dw)
+    expected = everything(oracle, x, w, dx, dw)
+    close(found, expected, 1e-10)
 
 
 @pytest.mark.parametrize("x_shape, w_shape, options", CASES)
 def test_values_and_gradients(x_shape, w_shape, options):
     """Of the same case in float32: quick, so that every change of the lowering meets it."""
     x, w = random(x_shape, w_shape)
-    x, w = jnp.asarray(x, jnp.float32), jnp.asarray(w, jnp.float32)
+    x = jnp.asarray(x, jnp.float32)
+    w = jnp.asarray(w, jnp.float32)
 
     @jax.jit
     def both(x, w):
         y, back = jax.vjp(partial(convolve, **options), x, w)
         right, right_back = jax.vjp(partial(oracle, **options), x, w)
-        slope = jnp.cos(jnp.arange(y.size, dtype=y.dtype)).reshape(y.shape)
+        slope = jnp.cos(jnp.arange(y.size, dtype=y.dtype))
+        slope = slope.reshape(y.shape)
         return (y, back(slope)), (right, right_back(slope))
 
-    close(*both(x, w), 1e-4)
+    found, expected = both(x, w)
+    close(found, expected, 1e-4)
 
 
 BATCHES = [(0, None), (None, 0), (0, 0)]
@@ -94,7 +114,8 @@ BATCHES = [(0, None), (None, 0), (0, 0)]
 
 def test_vmap_is_a_loop():
     """Values and gradients, over the inputs, the kernels and both; in groups."""
-    x, w, dy = (jnp.asarray(a, jnp.float32) for a in random((3, 2, 5, 4), (3, 3, 2, 6), (2, 3, 6)))
+    shapes = (3, 2, 5, 4), (3, 3, 2, 6), (2, 3, 6)
+    x, w, dy = (jnp.asarray(a, jnp.float32) for a in random(*shapes))
 
     def everything(x, w):
         f = partial(convolve, strides=(2,), padding=((1, 1),), groups=2)
@@ -103,17 +124,19 @@ def test_vmap_is_a_loop():
 
     @jax.jit
     def many(x, w):
-        return [jax.vmap(everything, axes)(*given) for axes, given in each(x, w)]
-
-    def each(x, w):
-        return zip(BATCHES, ((x, w[0]), (x[0], w), (x, w)), strict=True)
+        return [
+            jax.vmap(everything, (0, None))(x, w[0]),
+            jax.vmap(everything, (None, 0))(x[0], w),
+            jax.vmap(everything, (0, 0))(x, w),
+        ]
 
     one = jax.jit(everything)
     for axes, found in zip(BATCHES, many(x, w), strict=True):
         for i in range(3):
             pairs = zip((x, w), axes, strict=True)
             wanted = one(*(a[0 if axis is None else i] for a, axis in pairs))
-            close(jax.tree.map(lambda a, i=i: a[i], found), wanted, 1e-4)
+            each = jax.tree.map(lambda a, i=i: a[i], found)
+            close(each, wanted, 1e-4)
 
 
 @pytest.mark.slow
@@ -122,19 +145,25 @@ def test_vmap_is_a_loop():
 def test_vmap_twice(x64, inner, outer):
     """Also the new axis last in memory, so that the rule must look where it is."""
     shapes = [(2, 5, 4), (3, 2, 6)]
-    for sizes, axes in ((3, inner), (2, outer)):
-        shapes = [(sizes, *s) if a == 0 else s for s, a in zip(shapes, axes, strict=True)]
+    for size, axes in ((3, inner), (2, outer)):
+        for number, axis in enumerate(axes):
+            if axis == 0:
+                shapes[number] = (size, *shapes[number])
     x, w = random(*shapes)
-    pairs = zip((x, w), outer, strict=True)
-    moved = [jnp.moveaxis(a, 0, -1) if axis == 0 else a for a, axis in pairs]
+    moved = [x, w]
+    last: list[int | None] = [None, None]
+    for number, axis in enumerate(outer):
+        if axis == 0:
+            moved[number] = jnp.moveaxis(moved[number], 0, -1)
+            last[number] = -1
     options = dict(strides=(2,), padding=((1, 1),), groups=2)
 
     def twice(f, outer):
         gradient = jax.grad(objective(partial(f, **options)), (0, 1))
         return jax.jit(jax.vmap(jax.vmap(gradient, inner), outer))
 
-    last = tuple(None if axis is None else -1 for axis in outer)
-    close(twice(convolve, last)(*moved), twice(oracle, outer)(x, w), 1e-10)
+    found = twice(convolve, tuple(last))(*moved)
+    close(found, twice(oracle, outer)(x, w), 1e-10)
 
 
 @pytest.mark.slow
@@ -142,28 +171,35 @@ def test_vmap_twice(x64, inner, outer):
 @pytest.mark.parametrize("w_shape", [(3, 3, 5, 6), (1, 1, 5, 6), (3, 3, 5, 20)], ids=str)
 def test_narrow_floats(dtype, tolerance, w_shape):
     x, w = [a.astype(dtype) for a in random((2, 7, 6, 5), w_shape)]
+    f = partial(convolve, strides=(1, 1), padding=((1, 1), (1, 1)))
+
+    def total(x, w):
+        return f(x, w).astype(jnp.float32).sum()
 
     @jax.jit
     def both(x, w):
-        f = partial(convolve, strides=(1, 1), padding=((1, 1), (1, 1)))
-        return f(x, w), jax.grad(lambda x, w: f(x, w).astype(jnp.float32).sum(), (0, 1))(x, w)
+        return f(x, w), jax.grad(total, (0, 1))(x, w)
 
-    narrow, wide = both(x, w), both(x.astype(jnp.float32), w.astype(jnp.float32))
-    assert all(leaf.dtype == dtype for leaf in jax.tree.leaves(narrow))
-    for a, b in zip(jax.tree.leaves(narrow), jax.tree.leaves(wide), strict=True):
-        close(a.astype(jnp.float32), b, 1e-7, tolerance * float(abs(b).max()))
+    narrow = jax.tree.leaves(both(x, w))
+    wide = jax.tree.leaves(both(x.astype(jnp.float32), w.astype(jnp.float32)))
+    for a, b in zip(narrow, wide, strict=True):
+        assert a.dtype == dtype
+        most = tolerance * float(abs(b).max())
+        close(a.astype(jnp.float32), b, 1e-7, most)
 
 
-@pytest.mark.parametrize("size", [1, 2])
-def test_integers_stay_exact(size):
+@pytest.mark.parametrize("size, wanted", [(1, [2**24 + 1, 1, 6]), (2, [2**24 + 2, 7])])
+def test_integers_stay_exact(size, wanted):
     """Also beyond 2**24, where float32 has only every second integer."""
-    x, kernel = jnp.array([2**24 + 1, 1, 6]).reshape(1, 3, 1), jnp.ones((size, 1, 1), int)
-    y = convolve(x, kernel, strides=(1,), padding=((0, 0),)).ravel()
-    assert y.tolist() == [[2**24 + 1, 1, 6], [2**24 + 2, 7]][size - 1]
+    x = jnp.array([2**24 + 1, 1, 6]).reshape(1, 3, 1)
+    kernel = jnp.ones((size, 1, 1), int)
+    y = convolve(x, kernel, strides=(1,), padding=((0, 0),))
+    assert y.ravel().tolist() == wanted
 
 
 def test_dtypes_promote():
-    x, w = jnp.arange(8, dtype=jnp.uint8).reshape(1, 8, 1), jnp.ones((2, 1, 1), jnp.float32)
+    x = jnp.arange(8, dtype=jnp.uint8).reshape(1, 8, 1)
+    w = jnp.ones((2, 1, 1), jnp.float32)
     y = convolve(x, w, strides=(1,), padding=((0, 0),))
     np.testing.assert_array_equal(y.ravel(), [1, 3, 5, 7, 9, 11, 13])
     assert y.dtype == jnp.float32
@@ -171,17 +207,20 @@ def test_dtypes_promote():
 
 def test_four_spatial_axes_and_an_empty_batch(x64):
     x, w = random((2, 3, 4, 5, 6, 2), (2, 3, 2, 3, 2, 3))
-    y = convolve(x, w, strides=(1, 1, 1, 1), padding=((0, 0),) * 4)
+    options = dict(strides=(1, 1, 1, 1), padding=((0, 0),) * 4)
+    y = convolve(x, w, **options)
     window = x[1, 1:3, 0:3, 2:4, 3:6]
-    np.testing.assert_allclose(y[1, 1, 0, 2, 3], np.einsum("abcdi,abcdio->o", window, w), 1e-12)
-    none = convolve(x[:0], w, strides=(1, 1, 1, 1), padding=((0, 0),) * 4)
+    wanted = np.einsum("abcdi,abcdio->o", window, w)
+    np.testing.assert_allclose(y[1, 1, 0, 2, 3], wanted, 1e-12)
+    none = convolve(x[:0], w, **options)
     assert none.shape == (0, 2, 2, 4, 4, 3)
 
 
 @pytest.mark.parametrize(("window", "dilation"), [(6, 1), (3, 3)])
 def test_a_window_that_does_not_fit(window, dilation):
     words = rf"window of \({window},\) with dilation \({dilation},\) does not fit"
-    x, w = jnp.ones((2, 5, 3)), jnp.ones((window, 3, 4))
+    x = jnp.ones((2, 5, 3))
+    w = jnp.ones((window, 3, 4))
     with pytest.raises(ValueError, match=words):
         convolve(x, w, strides=(1,), padding=((0, 0),), dilation=(dilation,))
 
@@ -189,12 +228,15 @@ def test_a_window_that_does_not_fit(window, dilation):
 @pytest.mark.parametrize("platform", ["cpu", "cuda", "tpu"])
 def test_accelerators_get_their_own_form(platform):
     """CPU has one form for all three, the others have those that JAX derives."""
-    w, x = spec((3, 3, 8, 16)), spec((64, 64, 64, 8))
+    w = spec((3, 3, 8, 16))
+    x = spec((64, 64, 64, 8))
 
     def loss(w, x):
-        return (convolve(x, w, strides=(1, 1), padding=((1, 1), (1, 1))) ** 2).sum()
+        y = convolve(x, w, strides=(1, 1), padding=((1, 1), (1, 1)))
+        return (y**2).sum()
 
     step = jax.jit(jax.grad(loss, (0, 1)))
     text = jax.export.export(step, platforms=[platform])(w, x).mlir_module()
     forms = re.findall(r"dim_numbers = (\S.*?), window", text)
-    assert len(forms) == 3 and len(set(forms)) == (1 if platform == "cpu" else 3), forms
+    assert len(forms) == 3
+    assert len(set(forms)) == (1 if platform == "cpu" else 3), forms

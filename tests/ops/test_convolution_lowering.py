@@ -96,9 +96,15 @@ def test_compiled_convolutions_are_canonical_in_remat_and_forward_mode(convoluti
         def remade(x, w, **options):
             return jax.checkpoint(partial(convolve, **options))(x, w)
 
-        step = training_step(remade)
-        return lax.scan(lambda p, _: (jax.jvp(lambda p: step(p, x), (p,), (p,))[1], None), params,
-                        None, length=2)[0]  # fmt: skip
+        def step(params):
+            return training_step(remade)(params, x)
+
+        def tangent(params, _):
+            _, moved = jax.jvp(step, (params,), (params,))
+            return moved, None
+
+        final, _ = lax.scan(tangent, params, None, length=2)
+        return final
 
     found = forms_in(run, *step_arguments())
     assert len(found) >= 11 and all(map(canonical, found)), "\n".join(found)
@@ -113,10 +119,8 @@ def test_the_check_sees_what_jax_does_by_itself():
 @ON_CPU
 def test_a_training_step_passes_over_memory_few_times(convolutions_by_xla):
     """XLA computes cheap operations again for each use unless the forms here prevent it."""
-    net = jn.serial(
-        jn.conv(16, 3), jn.batch_norm(), jax.nn.relu,
-        jn.conv(16, 3), jn.batch_norm(), jax.nn.relu, jn.max_pool(2), jn.conv(16, 3),
-    )  # fmt: skip
+    block = jn.serial(jn.conv(16, 3), jn.batch_norm(), jax.nn.relu)
+    net = jn.serial(block, block, jn.max_pool(2), jn.conv(16, 3))
     x = jn.spec((64, 32, 32, 16))
     params, state = net.init(jax.random.key(0), x)
 

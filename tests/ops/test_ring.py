@@ -60,8 +60,11 @@ def test_values_and_gradients_on_four_members_of_vmap():
     """A named axis of `vmap` passes parts around as devices do."""
     q, k, v = jax.random.normal(jax.random.key(0), (3, 1, 16, 2, 4))
     ranges = see(16, 16, window=(3, 2))
-    parts = lambda a: jnp.stack(jnp.split(a, 4, axis=1))  # noqa: E731
-    here = [parts(jnp.asarray(a)) for a in ranges[:2]]
+
+    def parts(a):
+        return jnp.stack(jnp.split(a, 4, axis=1))
+
+    here = [parts(jnp.asarray(edge)) for edge in ranges[:2]]
     how = "time", Scoring()
 
     def whole(q, k, v):

@@ -42,41 +42,68 @@ def test_padding_that_is_none_of_these(padding):
         pad_pairs("a", padding, (7, 6), (3, 2), (1, 1))
 
 
-@pytest.mark.parametrize("make", [
-    lambda **window: jn.conv(3, 3, **window), lambda **window: jn.depthwise_conv(3, **window),
-    lambda **window: jn.conv_transpose(3, 3, **window), lambda **window: jn.max_pool(2, **window),
-    lambda **window: jn.avg_pool(2, **window), lambda **window: jn.layers.lp_pool(3, 2, **window),
-], ids=["conv", "depthwise", "transpose", "max", "avg", "lp"])  # fmt: skip
-def test_options_of_a_window_raise_where_the_layer_is_made(make):
-    for wrong in (0, 1.5, "ab", object(), (1, -1), np.nan):
-        with pytest.raises(ValueError, match=r"strides must be whole numbers of at least 1, got"):
-            make(strides=wrong)
-        with pytest.raises(ValueError, match=r"dilation must be whole numbers of at least 1, got"):
-            make(dilation=wrong)
-    for wrong in ("EVEN", 1.5, object(), ((1, 2, 3), 1), None, ["SAME"]):
-        with pytest.raises(ValueError, match='padding must be "SAME", "VALID", "CAUSAL"'):
-            make(padding=wrong)
-    for right in ("SAME", 1, (1, 2), ((0, 1), 2), [np.int64(1), 0]):
-        make(padding=right, strides=(2, 1), dilation=np.array([1, 2]))
+def named(value):
+    """The name of a wrong value in the id of a test, without the address of an object."""
+    return "object" if type(value) is object else repr(value)
 
 
+@pytest.fixture(
+    params=[
+        pytest.param(partial(jn.conv, 3, 3), id="conv"),
+        pytest.param(partial(jn.depthwise_conv, 3), id="depthwise"),
+        pytest.param(partial(jn.conv_transpose, 3, 3), id="transpose"),
+        pytest.param(partial(jn.max_pool, 2), id="max"),
+        pytest.param(partial(jn.avg_pool, 2), id="avg"),
+        pytest.param(partial(jn.layers.lp_pool, 3, 2), id="lp"),
+    ]
+)
+def windowed(request):
+    """A function that makes a layer with a window, from options by name."""
+    return request.param
+
+
+@pytest.mark.parametrize("wrong", [0, 1.5, "ab", object(), (1, -1), np.nan], ids=named)
+@pytest.mark.parametrize("option", ["strides", "dilation"])
+def test_numbers_of_a_window_raise_where_the_layer_is_made(windowed, option, wrong):
+    with pytest.raises(ValueError, match=f"{option} must be whole numbers of at least 1, got"):
+        windowed(**{option: wrong})
+
+
+@pytest.mark.parametrize(
+    "wrong", ["EVEN", 1.5, object(), ((1, 2, 3), 1), None, ["SAME"]], ids=named
+)
+def test_padding_raises_where_the_layer_is_made(windowed, wrong):
+    with pytest.raises(ValueError, match='padding must be "SAME", "VALID", "CAUSAL"'):
+        windowed(padding=wrong)
+
+
+@pytest.mark.parametrize("right", ["SAME", 1, (1, 2), ((0, 1), 2), [np.int64(1), 0]], ids=named)
+def test_padding_of_every_form_makes_a_layer(windowed, right):
+    windowed(padding=right, strides=(2, 1), dilation=np.array([1, 2]))
+
+
+@pytest.mark.parametrize("wrong", [0, "abc", np.nan, (2, 0)], ids=named)
 @pytest.mark.parametrize("make", [
     partial(jn.conv, 3), jn.depthwise_conv, partial(jn.conv_transpose, 3), jn.max_pool, jn.avg_pool,
     partial(jn.layers.lp_pool, 2), jn.layers.adaptive_avg_pool,
     partial(jn.layers.locally_connected, 3),
 ])  # fmt: skip
-def test_sizes_of_a_window_raise_where_the_layer_is_made(make):
-    for wrong in (0, "abc", np.nan, (2, 0)):
-        with pytest.raises(ValueError, match="(window|size) must be whole numbers of at least 1"):
-            make(wrong)
+def test_sizes_of_a_window_raise_where_the_layer_is_made(make, wrong):
+    with pytest.raises(ValueError, match="(window|size) must be whole numbers of at least 1"):
+        make(wrong)
 
 
 def test_one_number_or_one_for_each_axis():
     assert per_axis("a", "strides", np.int32(2), 3) == (2, 2, 2)
     assert per_axis("a", "strides", [1, 2], 2) == (1, 2)
-    for wrong in (True, 0, 1.5, "2", (1, 0)):
-        with pytest.raises(ValueError, match="a: strides must be whole numbers"):
-            per_axis("a", "strides", wrong, 1 if wrong == "2" else 2)
+
+
+@pytest.mark.parametrize(
+    "wrong, axes", [(True, 2), (0, 2), (1.5, 2), ("2", 1), ((1, 0), 2)], ids=named
+)
+def test_what_is_not_a_whole_number_for_each_axis(wrong, axes):
+    with pytest.raises(ValueError, match="a: strides must be whole numbers"):
+        per_axis("a", "strides", wrong, axes)
 
 
 def test_taps_see_what_a_convolution_sees():

@@ -34,8 +34,15 @@ plain = jax.jit(accelerator, static_argnames=("wanted", "form"))
 
 def form_of(inputs, window, strides=1, low=0, high=0, dilation=1, input_dilation=1, groups=1):
     axes = len(inputs)
-    numbers = [(n,) * axes for n in (strides, dilation, input_dilation)]
-    return Form(numbers[0], ((low, high),) * axes, *numbers[1:], groups, inputs, window)
+    return Form(
+        strides=(strides,) * axes,
+        padding=((low, high),) * axes,
+        dilation=(dilation,) * axes,
+        input_dilation=(input_dilation,) * axes,
+        groups=groups,
+        inputs=inputs,
+        window=window,
+    )
 
 
 def arrays(form, nets, batch, inputs, features, seed=0, dtype="float32"):
@@ -52,19 +59,24 @@ def arrays(form, nets, batch, inputs, features, seed=0, dtype="float32"):
 def exact(wanted, form, x, w, y):
     """The wanted array of the other two by a loop over the taps, in float64."""
     x, w, y = (np.asarray(a, np.float64) for a in (x, w, y))
-    sizes = [(n - 1) * d + 1 for n, d in zip(form.inputs, form.input_dilation, strict=True)]
     far = max(map(abs, np.ravel(form.padding))) + 1
-    zeros = np.zeros((*x.shape[:2], *(n + 2 * far for n in sizes), x.shape[-1]))
-    inside = tuple(slice(far, far + n, d) for n, d in zip(sizes, form.input_dilation, strict=True))
-    zeros[:, :, *inside] = x if wanted != "x" else 0
-    g, result = form.groups, {"x": zeros, "w": np.zeros_like(w), "y": np.zeros_like(y)}[wanted]
+    sizes, inside = [], []
+    for length, apart in zip(form.inputs, form.input_dilation, strict=True):
+        size = (length - 1) * apart + 1
+        sizes.append(size + 2 * far)
+        inside.append(slice(far, far + size, apart))
+    zeros = np.zeros((*x.shape[:2], *sizes, x.shape[-1]))
+    if wanted != "x":
+        zeros[:, :, *inside] = x
+    result = {"x": zeros, "w": np.zeros_like(w), "y": np.zeros_like(y)}[wanted]
     for tap in np.ndindex(form.window):
-        taps = zip(tap, form.dilation, form.padding, form.outputs, form.strides, strict=True)
-        places = [(far - low + t * d, n, step) for t, d, (low, _), n, step in taps]
-        seen = tuple(slice(at, at + (n - 1) * step + 1, step) for at, n, step in places)
-        for i in range(g):
-            ins, outs = (slice(i * n // g, (i + 1) * n // g) for n in (x.shape[-1], y.shape[-1]))
-            here, kernel, there = zeros[:, :, *seen, ins], w[:, *tap, :, outs], y[..., outs]
+        seen = _seen(form, tap, far)
+        for group in range(form.groups):
+            ins = _of_group(group, x.shape[-1], form.groups)
+            outs = _of_group(group, y.shape[-1], form.groups)
+            here = zeros[:, :, *seen, ins]
+            kernel = w[:, *tap, :, outs]
+            there = y[..., outs]
             if wanted == "y":
                 result[..., outs] += np.einsum("en...i,eio->en...o", here, kernel)
             elif wanted == "x":
@@ -73,6 +85,21 @@ def exact(wanted, form, x, w, y):
                 flat = [a.reshape(len(a), -1, a.shape[-1]) for a in (here, there)]
                 result[:, *tap, :, outs] += np.einsum("eni,eno->eio", *flat)
     return zeros[:, :, *inside] if wanted == "x" else result
+
+
+def _seen(form, tap, far):
+    """The entries that a tap sees at all positions, in an input between zeros."""
+    seen = []
+    axes = zip(tap, form.dilation, form.padding, form.outputs, form.strides, strict=True)
+    for entry, apart, (low, _), outputs, stride in axes:
+        first = far - low + entry * apart
+        seen.append(slice(first, first + (outputs - 1) * stride + 1, stride))
+    return seen
+
+
+def _of_group(group, features, groups):
+    size = features // groups
+    return slice(group * size, (group + 1) * size)
 
 
 def check(wanted, form, given):
@@ -127,8 +154,9 @@ def test_without_jax_beside_guard_pages(build):
 def test_derivatives_of_all_kinds_agree_with_xla(monkeypatch, target, strides, inputs, window):
     """To second order, under vmap over both operands, in a scan and with remat."""
     monkeypatch.setattr(conv, "OVERHEAD", 0)
-    x, w, v = (np.float32(np.random.default_rng(3).normal(size=s)) for s in
-               [(3, 2, 7, 8, inputs), *[(3, *window, inputs, 8)] * 2])  # fmt: skip
+    kernel = 3, *window, inputs, 8
+    shapes = (3, 2, 7, 8, inputs), kernel, kernel
+    x, w, v = (np.float32(np.random.default_rng(3).normal(size=shape)) for shape in shapes)
 
     def everything(x, w, v):
         one = partial(convolve, strides=strides, padding=((1, 1), (0, 1)))
@@ -161,8 +189,8 @@ def test_what_is_not_a_number_goes_where_xla_puts_it():
             given = arrays(form, 1, 2, 3, 4, dtype=dtype)
             given[name].flat[0] = value
             operands = [given[n] for n in names]
-            found, expected = (np.isfinite(f(*operands, wanted=wanted, form=form))
-                               for f in (run, plain))  # fmt: skip
+            found = np.isfinite(run(*operands, wanted=wanted, form=form))
+            expected = np.isfinite(plain(*operands, wanted=wanted, form=form))
             np.testing.assert_array_equal(found, expected, f"{value} in {name} for {wanted}")
 
 
@@ -193,10 +221,13 @@ def test_an_empty_batch():
     (dict(form=[0, 1, 1, 1, 1, 1, *[2**31 - 1] * 2, 0, 0, 0, 1, 1, 1]), "no memory"),
 ])  # fmt: skip
 def test_arrays_that_do_not_fit_are_errors(change, message):
-    usual = dict(
-        x=(1, 2, 1, 6, 7, 3), w=(1, 1, 3, 3, 3, 4), y=(1, 2, 1, 4, 5, 4),
-        form=[0, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0, 1, 1, 1], dtype=np.float32,
-    )  # fmt: skip
+    usual = {
+        "x": (1, 2, 1, 6, 7, 3),
+        "w": (1, 1, 3, 3, 3, 4),
+        "y": (1, 2, 1, 4, 5, 4),
+        "form": [0, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0, 1, 1, 1],
+        "dtype": np.float32,
+    }
     given = usual | change
     call = jax.ffi.ffi_call(TARGET, jax.ShapeDtypeStruct(given["y"], np.float32))
     x, w = (np.ones(given[n], given["dtype"]) for n in "xw")
@@ -235,8 +266,8 @@ def test_what_the_kernels_leave_to_xla():
     distant = form_of((6, 7), (3, 3), low=20_000, high=20_000, dilation=20_000)
     assert not supports(w, y, wanted="x", form=distant)
     four = form_of((6, 7, 5, 4), (3,) * 4)
-    assert not supports(jnp.ones((1, 2, 6, 7, 5, 4, 3)), jnp.ones((1, *[3] * 5, 4)),
-                        wanted="y", form=four)  # fmt: skip
+    x, w = jnp.ones((1, 2, 6, 7, 5, 4, 3)), jnp.ones((1, *[3] * 5, 4))
+    assert not supports(x, w, wanted="y", form=four)
 
 
 def test_threads_that_compute_at_once_have_the_same_bits():
@@ -249,10 +280,12 @@ def test_threads_that_compute_at_once_have_the_same_bits():
 
         return jax.grad(loss)(w)
 
-    expected = np.asarray(program(x, w)).tobytes()
+    def bits(_=None):
+        return np.asarray(program(x, w)).tobytes()
+
+    expected = bits()
     with ThreadPoolExecutor(8) as threads:
-        found = threads.map(lambda _: np.asarray(program(x, w)).tobytes(), range(200))
-        assert set(found) == {expected}
+        assert set(threads.map(bits, range(200))) == {expected}
 
 
 # In processes of their own.
@@ -311,10 +344,11 @@ def test_the_variable_turns_instructions_off(in_a_process):
 
 @pytest.mark.slow
 def test_a_second_process_reads_the_program_from_the_cache(in_a_process, tmp_path):
-    variables = dict(
-        JAX_COMPILATION_CACHE_DIR=str(tmp_path), JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS="0",
-        JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES="-1",
-    )  # fmt: skip
+    variables = {
+        "JAX_COMPILATION_CACHE_DIR": str(tmp_path),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+    }
     first = in_a_process(**variables)
     written = {path.name for path in tmp_path.iterdir() if "atime" not in path.name}
     assert written and in_a_process(**variables) == first

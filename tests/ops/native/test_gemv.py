@@ -23,6 +23,17 @@ pytestmark = pytest.mark.skipif(instructions() is None, reason="needs the kernel
 
 FORMS = ("float32", "bfloat16", "int8", "int4", "uint8")
 
+SIZES = [  # rows, inputs, outputs, neighbors that share a scale
+    (1, 1, 2, None),
+    (4, 96, 70, 32),
+    (1, 200, 131, None),
+    (3, 160, 130, 32),
+    (2, 71, 34, 32),
+    (1, 192, 400, 32),
+    (4, 48, 18, 16),
+    (7, 64, 30, 32),
+]
+
 
 def stored(form, shape, group, transposed, seed=0):
     """A kernel in this form, its scales or nothing, and the same in float64."""
@@ -36,8 +47,9 @@ def stored(form, shape, group, transposed, seed=0):
     length = shape[axis]
     groups = -(-length // group) if group else 1
     size = -(-length // groups)
-    scale = rng.uniform(0.5, 2, [groups if i == axis else n for i, n in enumerate(shape)])
-    scale = scale.astype(np.float32)
+    of_scale = list(shape)
+    of_scale[axis] = groups
+    scale = rng.uniform(0.5, 2, of_scale).astype(np.float32)
     spread = np.repeat(scale, size, axis)[tuple(map(slice, shape))]
     if form == "uint8":
         both = np.pad(numbers, [(0, 0), (0, shape[1] % 2)]) & 15
@@ -57,20 +69,21 @@ def in_c(x, *given, transposed=False):
 @pytest.mark.parametrize("transposed", [False, True])
 @pytest.mark.parametrize("form", FORMS)
 def test_values(form, transposed):
-    sizes = [(1, 1, 2, None), (4, 96, 70, 32), (1, 200, 131, None), (3, 160, 130, 32),
-             (2, 71, 34, 32), (1, 192, 400, 32), (4, 48, 18, 16), (7, 64, 30, 32)]  # fmt: skip
-    for rows, inputs, outputs, group in sizes:
+    for rows, inputs, outputs, group in SIZES:
         if "float" in form:
             rows = min(rows, 4)
         if form == "int4":  # fills whole bytes
-            inputs, outputs = inputs + inputs % 2, outputs + outputs % 2
+            inputs += inputs % 2
+            outputs += outputs % 2
         shape = (outputs, inputs) if transposed else (inputs, outputs)
         given, exact = stored(form, shape, group, transposed)
+        if transposed:
+            exact = exact.T
         x = np.random.default_rng(1).normal(size=(rows, inputs)).astype(np.float32)
-        expected = x.astype(np.float64) @ (exact.T if transposed else exact)
+        expected = x.astype(np.float64) @ exact
         found = in_c(jnp.asarray(x), *given, transposed=transposed)
-        twin = few_rows(jnp.tile(x, (9, 1)), *given, transposed=transposed)[:rows]
-        near([found, twin], [expected] * 2, 3e-6, 0)
+        of_many = few_rows(jnp.tile(x, (9, 1)), *given, transposed=transposed)
+        near([found, of_many[:rows]], [expected] * 2, 3e-6, 0)
 
 
 @pytest.mark.parametrize("form, narrow", [
@@ -104,8 +117,9 @@ def test_derivatives_and_vmap_are_those_of_jax():
     def loss(product):
         return lambda x, w: jnp.sin(product(x, w)).sum()
 
-    for derivative in (jax.grad, lambda f, n: jax.jit(jax.hessian(f, n))):
-        found, expected = (derivative(loss(f), (0, 1))(x, w) for f in (few_rows, jnp.matmul))
+    for derivative in (jax.grad, jax.hessian):
+        found = jax.jit(derivative(loss(few_rows), (0, 1)))(x, w)
+        expected = jax.jit(derivative(loss(jnp.matmul), (0, 1)))(x, w)
         near(found, expected, 1e-5, 0)
     stack = jax.vmap(few_rows, (0, None))(jnp.stack([x, 2 * x]), w)
     np.testing.assert_allclose(stack, jnp.stack([x @ w, 2 * x @ w]), rtol=1e-5)
@@ -138,13 +152,17 @@ def test_what_runs_in_c(x, given, transposed, runs):
     assert supports(spec(x), *given, transposed=transposed) == runs
 
 
-def test_arrays_that_do_not_fit_are_errors():
-    x = jnp.ones((1, 6))
-    for kernel, scale in [((5, 4), None), ((6, 5), None), ((6, 4), (4, 4)), ((6, 4), (1, 5))]:
-        given = [jnp.ones(kernel)] if scale is None else [jnp.ones(kernel, "int8"), jnp.ones(scale)]
-        call = jax.ffi.ffi_call("jaxnet_gemv", spec((1, 4)))
-        with pytest.raises(Exception, match="jaxnet: not .*dims|jaxnet: not .*groups"):
-            jax.jit(call)(x, *given)
+@pytest.mark.parametrize(("kernel", "scale"), [
+    ((5, 4), None), ((6, 5), None), ((6, 4), (4, 4)), ((6, 4), (1, 5)),
+])  # fmt: skip
+def test_arrays_that_do_not_fit_are_errors(kernel, scale):
+    if scale is None:
+        given = [jnp.ones(kernel)]
+    else:
+        given = [jnp.ones(kernel, "int8"), jnp.ones(scale)]
+    call = jax.ffi.ffi_call("jaxnet_gemv", spec((1, 4)))
+    with pytest.raises(Exception, match="jaxnet: not .*dims|jaxnet: not .*groups"):
+        jax.jit(call)(jnp.ones((1, 6)), *given)
 
 
 def lstm_arguments(steps=9, batch=6, features=19, masked=True, dtype=np.float32, cell=LSTM):
@@ -184,18 +202,28 @@ def test_derivatives_of_a_loop_agree_with_xla(monkeypatch, masked, cell, targets
 
     def everything(given, mask):
         loss = partial(lstm_loss, mask=mask)
+        gradient = jax.grad(loss)
         moved = jax.tree.map(jnp.cos, given)
-        scaled = lambda k: jax.grad(loss)(jax.tree.map(lambda a: a * k, given))  # noqa: E731
+
+        def of_gradient(given):
+            _, by_kernel, *_ = gradient(given)
+            return jnp.sin(by_kernel).sum()
+
+        def scaled(factor):
+            return gradient(jax.tree.map(lambda a: a * factor, given))
+
+        def step(total, _):
+            return total * loss(given), gradient(given)
+
         return {
-            "gradient": jax.grad(loss)(given),
+            "gradient": gradient(given),
             "tangent": jax.jvp(loss, (given,), (moved,)),
-            "second": jax.jvp(jax.grad(loss), (given,), (moved,)),
-            "reverse twice": jax.grad(lambda a: jnp.sin(jax.grad(loss)(a)[1]).sum())(given),
+            "second": jax.jvp(gradient, (given,), (moved,)),
+            "reverse twice": jax.grad(of_gradient)(given),
             "remat": jax.grad(jax.checkpoint(loss))(given),
             "vmap": jax.vmap(scaled)(jnp.linspace(0.5, 1, 2)),
-            "scan": jax.lax.scan(lambda s, _: (s * loss(given), jax.grad(loss)(given)), 1.0,
-                                 None, 2),
-        }  # fmt: skip
+            "scan": jax.lax.scan(step, 1.0, None, 2),
+        }
 
     program = compiled(everything, given, mask)
     for target in targets:
@@ -256,9 +284,8 @@ def test_threads_that_compute_at_once_have_the_same_bits():
     program = jax.jit(jax.grad(lstm_loss))
 
     def bits(_=None):
-        return b"".join(
-            np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(program(given, mask))
-        )
+        leaves = jax.tree.leaves(program(given, mask))
+        return b"".join(np.asarray(leaf).tobytes() for leaf in leaves)
 
     expected = bits()
     with ThreadPoolExecutor(8) as threads:

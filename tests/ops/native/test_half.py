@@ -39,14 +39,19 @@ def calls(function, *args):
     (300, 515, 270), (5, 2001, 40), (4200, 3, 31), (9000, 33, 1), (16, 1, 20_000),
 ])  # fmt: skip
 def test_values_and_gradients_are_rounded_once(rows, inputs, outputs, transposed):
-    x, w, dy = numbers(rows, inputs), numbers(inputs, outputs), numbers(rows, outputs)
-    w = w.T if transposed else w
+    x = numbers(rows, inputs)
+    w = numbers(inputs, outputs)
+    dy = numbers(rows, outputs)
+    if transposed:
+        w = w.T
     run = partial(both, transposed=transposed)
     assert calls(run, x, w, dy) == 3
     found = jax.jit(run)(x, w, dy)
     x, w, dy = (np.asarray(a, np.float64) for a in (x, w, dy))
-    expected = [x @ (w.T if transposed else w), dy @ (w if transposed else w.T)]
-    expected.append(dy.T @ x if transposed else x.T @ dy)
+    if transposed:
+        expected = [x @ w.T, dy @ w, dy.T @ x]
+    else:
+        expected = [x @ w, dy @ w.T, x.T @ dy]
     for a, b in zip(found, expected, strict=True):
         assert a.dtype == jnp.bfloat16
         most = 1e-5 * max(1, abs(b).max())

@@ -1,5 +1,7 @@
 """Standardizing and largest entries in C, against NumPy in float64 and the forms in JAX."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -36,8 +38,11 @@ def exact(x, scale, bias, given, axes, centered):
 
 def operands(case, dtype=np.float32):
     shape, axes = CASES[case]
-    shape = (shape[0] * 10, *shape[1:]) if axes == (-1,) else shape
-    last = shape[-2:] if len(axes) > 1 and axes[-1] == len(shape) - 1 else shape[-1:]
+    if axes == (-1,):
+        examples, *rest = shape
+        shape = 10 * examples, *rest
+    groups = len(axes) > 1 and axes[-1] == len(shape) - 1
+    last = shape[-2:] if groups else shape[-1:]
     rng = np.random.default_rng(0)
     drawn = [rng.normal(3, 2, sizes).astype(np.float32) for sizes in (shape, last, last, shape)]
     return [jnp.asarray(a, dtype if a.shape == shape else None) for a in drawn], axes
@@ -50,13 +55,17 @@ def operands(case, dtype=np.float32):
 def test_values_and_gradients(case, dtype, centered):
     (*given, slope), axes = operands(case, dtype)
 
+    def values(x, scale, bias):
+        return standardized(x, scale, bias, axes, 1e-3, centered)
+
     def both(slope, *given):
-        y, pull = jax.vjp(lambda *a: standardized(*a, axes, 1e-3, centered), *given)
+        y, pull = jax.vjp(values, *given)
         return y, pull(slope)
 
     program = compiled(both, slope, *given)
     assert program.as_text().count('custom_call_target="jaxnet_norm"') == 2
-    found, most = program(slope, *given), 1e-5 if dtype == jnp.float32 else 2**-8
+    found = program(slope, *given)
+    most = 1e-5 if dtype == jnp.float32 else 2**-8
     for a in jax.tree.leaves(found):
         assert a.dtype == (dtype if a.shape == slope.shape else jnp.float32)
     near(found, exact(*given, slope, axes, centered), most, 0)
@@ -65,12 +74,13 @@ def test_values_and_gradients(case, dtype, centered):
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 def test_moments_of_a_batch_are_sums_in_c(monkeypatch, dtype):
     """Values and gradients of batch norm are those of the form in JAX, in float32."""
-    rng, shape = np.random.default_rng(0), (9, 33, 67, 19)
+    rng = np.random.default_rng(0)
+    shape = (9, 33, 67, 19)
     given = [rng.normal(size=size) for size in (shape, 19, 19, shape, 19, 19)]
     given = [jnp.asarray(a, dtype if a.ndim > 1 else "float32") for a in given]
 
     def both(x, scale, bias, *slopes):
-        y, pull = jax.vjp(lambda *a: normalized(*a, 1e-3), x, scale, bias)
+        y, pull = jax.vjp(partial(normalized, epsilon=1e-3), x, scale, bias)
         return y, pull(slopes)
 
     program = compiled(both, *given)
@@ -84,18 +94,24 @@ def test_moments_of_a_batch_are_sums_in_c(monkeypatch, dtype):
 
 
 def test_equal_numbers_and_what_is_not_a_number():
-    x = jnp.full((4, 2, 1, 20), 1e6).at[1, 1, 0, 3].set(jnp.nan).at[2].set(jnp.arange(20.0))
-    rows = jnp.full((4, 64), 1e6).at[1, 3].set(jnp.nan).at[2].set(jnp.arange(64.0))
+    x = jnp.full((4, 2, 1, 20), 1e6)
+    x = x.at[1, 1, 0, 3].set(jnp.nan).at[2].set(jnp.arange(20.0))
+    rows = jnp.full((4, 64), 1e6)
+    rows = rows.at[1, 3].set(jnp.nan).at[2].set(jnp.arange(64.0))
     rows = jnp.tile(rows, (64, 1))
     for a, axes in ((x, (1, 3)), (rows, (1,)), (rows.astype(jnp.bfloat16), (1,))):
-        last = jnp.ones(a.shape[2:] or a.shape[1:])
-        y = jax.jit(lambda *x, axes=axes: standardized(*x, axes, 1e-6))(a, last, 0 * last)
-        assert (y[0] == 0).all() and jnp.isnan(y[1]).all() and jnp.isfinite(y[2:4]).all()
+        ones = jnp.ones(a.shape[2:] or a.shape[1:])
+        run = jax.jit(partial(standardized, axes=axes, epsilon=1e-6))
+        y = run(a, ones, 0 * ones)
+        assert (y[0] == 0).all()
+        assert jnp.isnan(y[1]).all()
+        assert jnp.isfinite(y[2:4]).all()
 
 
 def test_second_derivatives_agree_with_numbers():
     x = jnp.linspace(-1, 2, 2 * 3 * 16).reshape(2, 3, 2, 8) ** 3
-    scale, bias = jnp.linspace(1, 2, 16).reshape(2, 8), jnp.linspace(-1, 1, 16).reshape(2, 8)
+    scale = jnp.linspace(1, 2, 16).reshape(2, 8)
+    bias = jnp.linspace(-1, 1, 16).reshape(2, 8)
     check_grads(lambda *a: standardized(*a, (1, 3), 0.1), (x, scale, bias), 2, rtol=0.02)
 
 
@@ -129,8 +145,10 @@ POOL_CASES = {
 
 def operands_of_pool(case, features=20):
     axes, window, options = POOL_CASES[case]
-    x = np.random.default_rng(0).integers(-3, 4, (3, 7, 9, features)[-axes - 2 :])
-    return jn.max_pool(window, **options), jnp.asarray(x, jnp.float32).at[0, 3, 2].set(jnp.nan)
+    shape = (3, 7, 9, features)[-axes - 2 :]
+    x = np.random.default_rng(0).integers(-3, 4, shape)
+    x = jnp.asarray(x, jnp.float32).at[0, 3, 2].set(jnp.nan)
+    return jn.max_pool(window, **options), x
 
 
 def both(layer, x):
@@ -161,7 +179,9 @@ def test_values_and_gradients_of_pool(case, monkeypatch):
 def test_windows_of_one_lowest_number_stay_in_the_input():
     pool = jax.jit(lambda x: jn.max_pool(3, strides=2, padding=1).apply({}, {}, x)[0])
     y, pull = jax.vjp(pool, jnp.full((1, 3, 3, 16), -jnp.inf))
-    assert (y == -jnp.inf).all() and float(pull(jnp.ones_like(y))[0].sum()) == y.size
+    (dx,) = pull(jnp.ones_like(y))
+    assert (y == -jnp.inf).all()
+    assert float(dx.sum()) == y.size
 
 
 @pytest.mark.parametrize("change", [
