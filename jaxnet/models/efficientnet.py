@@ -52,15 +52,18 @@ class Variant(NamedTuple):
 
 
 VARIANTS = {
-    "b0": Variant(B0, 1.0, 1.0, 0.2), "b1": Variant(B0, 1.0, 1.1, 0.2),
-    "b2": Variant(B0, 1.1, 1.2, 0.3), "b3": Variant(B0, 1.2, 1.4, 0.3),
-    "b4": Variant(B0, 1.4, 1.8, 0.4), "b5": Variant(B0, 1.6, 2.2, 0.4, epsilon=1e-3, momentum=0.99),
+    "b0": Variant(B0, 1.0, 1.0, 0.2),
+    "b1": Variant(B0, 1.0, 1.1, 0.2),
+    "b2": Variant(B0, 1.1, 1.2, 0.3),
+    "b3": Variant(B0, 1.2, 1.4, 0.3),
+    "b4": Variant(B0, 1.4, 1.8, 0.4),
+    "b5": Variant(B0, 1.6, 2.2, 0.4, epsilon=1e-3, momentum=0.99),
     "b6": Variant(B0, 1.8, 2.6, 0.5, epsilon=1e-3, momentum=0.99),
     "b7": Variant(B0, 2.0, 3.1, 0.5, epsilon=1e-3, momentum=0.99),
     "v2_s": Variant(V2_S, 1.0, 1.0, 0.2, 24, epsilon=1e-3),
     "v2_m": Variant(V2_M, 1.0, 1.0, 0.3, 24, epsilon=1e-3),
     "v2_l": Variant(V2_L, 1.0, 1.0, 0.4, 32, epsilon=1e-3),
-}  # fmt: skip
+}
 
 
 def efficientnet(

@@ -76,7 +76,8 @@ def pad_to_32(who: str) -> Layer:
                 f"channels), got {x.shape}. For other sizes, pass jax.image.resize(x, (batch, 32, "
                 '32, channels), "linear"); for images without a channel axis, x[..., None]'
             )
-        room = (32 - x.shape[1]) // 2
-        return jnp.pad(x, ((0, 0), (room, room), (room, room), (0, 0)))
+        margin = (32 - x.shape[1]) // 2
+        widths = (margin, margin)
+        return jnp.pad(x, ((0, 0), widths, widths, (0, 0)))
 
     return compose(forward, name="pad")

@@ -59,7 +59,8 @@ def mobilenet_v2(classes: int = 1000, *, width: float = 1.0, name: str = "mobile
     within("mobilenet_v2", "width", width, "(0, inf)")
 
     def forward(m, x):
-        x = unit(m, x, divisible(32 * width), 3, 2, name="conv_0", activation=jax.nn.relu6)
+        relu6: dict[str, Any] = {"activation": jax.nn.relu6}
+        x = unit(m, x, divisible(32 * width), 3, 2, name="conv_0", **relu6)
         block = 0
         for times, maps, n, first in V2:
             features = divisible(maps * width)
@@ -67,10 +68,10 @@ def mobilenet_v2(classes: int = 1000, *, width: float = 1.0, name: str = "mobile
                 block += 1
                 wide = times * x.shape[-1]
                 strides = 1 if i else first
-                options = {"activation": jax.nn.relu6, "name": f"block_{block}"}
+                options = {"name": f"block_{block}", **relu6}
                 x = m(inverted_residual(features, wide, 3, strides, **options), x)
         last = divisible(1280 * max(1.0, width))
-        x = unit(m, x, last, name=f"conv_{block + 1}", activation=jax.nn.relu6)
+        x = unit(m, x, last, name=f"conv_{block + 1}", **relu6)
         x = m(global_avg_pool(), x)
         x = m(dropout(0.2), x)
         return m(dense(classes, name="output"), x)
@@ -116,13 +117,14 @@ def mobilenet_v3(
         return squeeze_excite(m, x, inner, jax.nn.relu, jax.nn.hard_sigmoid)
 
     def forward(m, x):
-        x = unit(m, x, 16, 3, 2, name="conv_0", activation=jax.nn.hard_swish, **norm)
-        for i, (size, wide, features, gated, hard, strides) in enumerate(blocks, 1):
-            activation = jax.nn.hard_swish if hard else jax.nn.relu
+        hard: dict[str, Any] = {"activation": jax.nn.hard_swish, **norm}
+        x = unit(m, x, 16, 3, 2, name="conv_0", **hard)
+        for i, (size, wide, features, gated, is_hard, strides) in enumerate(blocks, 1):
+            activation = jax.nn.hard_swish if is_hard else jax.nn.relu
             options = {"excite": excite if gated else None, "name": f"block_{i}", **norm}
             x = m(inverted_residual(features, wide, size, strides, activation, **options), x)
-        last = f"conv_{len(blocks) + 1}"
-        x = unit(m, x, 6 * x.shape[-1], name=last, activation=jax.nn.hard_swish, **norm)
+        features = 6 * x.shape[-1]
+        x = unit(m, x, features, name=f"conv_{len(blocks) + 1}", **hard)
         x = m(global_avg_pool(), x)
         x = m(dense(hidden, name="hidden"), x)
         x = m(dropout(0.2), jax.nn.hard_swish(x))

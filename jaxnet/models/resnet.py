@@ -61,8 +61,12 @@ def cifar_resnet(depth: int = 20, classes: int = 10, *, name: str = "cifar_resne
 
 # Blocks per stage.
 STAGES = {
-    18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3),
-}  # fmt: skip
+    18: (2, 2, 2, 2),
+    34: (3, 4, 6, 3),
+    50: (3, 4, 6, 3),
+    101: (3, 4, 23, 3),
+    152: (3, 8, 36, 3),
+}
 
 
 def resnet(
@@ -158,9 +162,13 @@ def _residual(convs: tuple[tuple[int, int, int, int], ...], name: str) -> Layer:
     def forward(m, x):
         y = x
         for i, (features, size, strides, groups) in enumerate(convs, 1):
-            names = {"name": f"conv_{i}", "norm_name": f"norm_{i}"}
-            activation = jax.nn.relu if i < len(convs) else None
-            y = unit(m, y, features, size, strides, activation=activation, groups=groups, **names)
+            options = {
+                "name": f"conv_{i}",
+                "norm_name": f"norm_{i}",
+                "activation": jax.nn.relu if i < len(convs) else None,
+                "groups": groups,
+            }
+            y = unit(m, y, features, size, strides, **options)
         if x.shape != y.shape:
             strides = math.prod(strides for _, _, strides, _ in convs)
             x = unit(m, x, y.shape[-1], 1, strides, name="shortcut", activation=None)

@@ -136,9 +136,11 @@ def _encoder(
     def encode(m, given):
         source, lengths = given
         x = m(embedding(vocabulary, embedding_features), source)
-        read = m(bidirectional(gru(features)), {"x": m(drop, x), "lengths": lengths})
+        x = m(drop, x)
+        read = m(bidirectional(gru(features)), {"x": x, "lengths": lengths})
         final = read["final"]
-        start = jnp.tanh(m(dense(features, name="start"), final["backward"]))
+        start = m(dense(features, name="start"), final["backward"])
+        start = jnp.tanh(start)
         if not attention:
             both = jnp.concatenate([final["forward"], final["backward"]], -1)
             return start, m(drop, both)

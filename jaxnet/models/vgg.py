@@ -7,7 +7,12 @@ from jaxnet.initializers import he_normal
 from jaxnet.services.checks import check_options, one_of
 
 # Convolutions per stage: the paper's A, B, D and E.
-STAGES = {11: (1, 1, 2, 2, 2), 13: (2, 2, 2, 2, 2), 16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)}
+STAGES = {
+    11: (1, 1, 2, 2, 2),
+    13: (2, 2, 2, 2, 2),
+    16: (2, 2, 3, 3, 3),
+    19: (2, 2, 4, 4, 4),
+}
 
 
 def vgg(
