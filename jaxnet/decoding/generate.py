@@ -320,12 +320,12 @@ def _begin(
     states = jax.tree.map(jnp.copy, states)
     padded = _padded(rows, min(max(16, _power(time)), capacity))
     penalized = given.repetition_penalty is not None
-    read = _program(_read, setup, static_argnums=5)
+    read = program_of(_read, setup, static_argnums=5)
     run, known = read(values, extra, states, padded, lengths, penalized)
 
     fixed = values, extra, known, keys, numbers, stops, np.int32(given.length)
     donated = () if checks.is_traced(run) else 1
-    program = _program(_advance, setup, donate_argnums=donated)
+    program = program_of(advance_until, setup, donate_argnums=donated)
 
     def advance(run: _Run, bound: int) -> _Run:
         return program(fixed, run, np.int32(bound))
@@ -522,7 +522,7 @@ def _sound(who: str, tokens: Any) -> Any:
     return tokens
 
 
-def _program(function: Callable, setup: _Setup, **options: Any) -> Callable:
+def program_of(function: Callable, setup: _Setup, **options: Any) -> Callable:
     """Return a function of the setup compiled for it; the net keeps the program."""
 
     def compiled():
@@ -681,7 +681,7 @@ def _largest(logits: jax.Array) -> jax.Array:
     return jnp.where(top, places, n - 1).min(-1)
 
 
-def _advance(setup: _Setup, fixed, run: _Run, bound) -> _Run:
+def advance_until(setup: _Setup, fixed, run: _Run, bound) -> _Run:
     """Generate until every active row has `bound` tokens."""
 
     def going(run):
@@ -784,7 +784,8 @@ def _accepted(job: _Job, run: _Run, proposed, p, q, sound) -> jax.Array:
 
     by_net = of_proposed(p)
     by_draft = of_proposed(q)
-    agrees = (jnp.stack(limits, 1) * by_draft < by_net) & (by_draft > 0) & sound[:, :n]
+    likely = jnp.stack(limits, 1) * by_draft < by_net
+    agrees = likely & (by_draft > 0) & sound[:, :n]
     return jnp.cumprod(agrees.astype(jnp.int32), 1).sum(1)
 
 

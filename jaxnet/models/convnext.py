@@ -116,13 +116,13 @@ def features_of(
             x = m(patches(features, 2, f"reduce_{stage}"), x)
         for i in range(1, blocks + 1):
             drop = drop_path_rate * done / max(last, 1)
-            block = _block(drop, f"stage_{stage}_block_{i}", activation, scale)
+            block = convnext_block(drop, f"stage_{stage}_block_{i}", activation, scale)
             x = m(block, x)
             done += 1
     return x
 
 
-def _block(drop: float, name: str, activation: Any = gelu, scale: float = 1e-6) -> Layer:
+def convnext_block(drop: float, name: str, activation: Any = gelu, scale: float = 1e-6) -> Layer:
     """Return a depthwise convolution and an MLP, scaled and added to the input."""
 
     def forward(m, x):

@@ -97,7 +97,9 @@ def test_draws_are_those_of_the_filtered_logits_by_row_and_position(x64):
     @jax.jit
     def choose(row, t, z, seen):
         z = filter_logits(z, repetition_penalty=1.3, seen=seen, **options)
-        key = jax.random.fold_in(jax.random.fold_in(jax.random.fold_in(KEY, row), t), 0)
+        key = jax.random.fold_in(KEY, row)
+        key = jax.random.fold_in(key, t)
+        key = jax.random.fold_in(key, 0)
         return jax.random.categorical(key, z)
 
     for i, prompt in enumerate(PROMPTS):
@@ -136,9 +138,12 @@ def test_stops_cut_a_row(plain, draft):
     made = generate(*plain, PROMPTS, KEY, length=20, stop=stops, **drafted)
     for i in range(3):
         whole = free.tokens[i].tolist()
-        each = [[s] if isinstance(s, int) else s for s in stops]
-        ends = [(n + len(ids), n) for ids in each for n in range(20)
-                if whole[n : n + len(ids)] == ids]  # fmt: skip
+        ends = []
+        for stop in stops:
+            ids = [stop] if isinstance(stop, int) else stop
+            for n in range(20):
+                if whole[n : n + len(ids)] == ids:
+                    ends.append((n + len(ids), n))
         done, before = min(ends, default=(20, 20))
         assert made.lengths[i] == before
         assert made.lists()[i] == whole[:before]
@@ -194,7 +199,7 @@ def test_no_cache_is_copied_for_a_token(plain, monkeypatch, copies):
     """Repeated blocks copy the caches of one block at a time, and not the stack of all."""
     module = sys.modules[generate.__module__]
     programs = []
-    make = module._program
+    make = module.program_of
     if copies > 1:
         plain = draw(lambda: language(jn.repeat(block(), copies)))[:2]
 
@@ -202,13 +207,13 @@ def test_no_cache_is_copied_for_a_token(plain, monkeypatch, copies):
         program = make(function, *setup, **options)
 
         def run(*given):
-            if function is module._advance:
+            if function is module.advance_until:
                 programs.append(program.lower(*given).compile())
             return program(*given)
 
         return run
 
-    monkeypatch.setattr(module, "_program", compiled)
+    monkeypatch.setattr(module, "program_of", compiled)
     generate(*plain, PROMPTS, length=900, temperature=0, stop=list(range(13)))
     memory = programs[0].memory_analysis()
     cache = 3 * 2 * 1024 * 4 * 4  # rows, heads, steps, size, bytes
@@ -247,22 +252,26 @@ def test_draws_with_a_draft_have_the_distribution_of_the_net():
     drafted = {"draft": draft, "draft_length": 2}
     made = generate(net, params, [prompt] * rows, KEY, length=length, **drafted, **options)
     every = np.array(list(itertools.product(range(3), repeat=length)))
-    whole = np.concatenate([np.tile(prompt, (len(every), 1)), every], 1)
+    n = len(every)
+    whole = np.concatenate([np.tile(prompt, (n, 1)), every], 1)
     logits, _ = net.apply(params, {}, whole)
-    p = np.ones(len(every))
+    p = np.ones(n)
     for t in range(length):
         seen = np.stack([np.isin(np.arange(3), row[: 2 + t]) for row in whole])
         z = filter_logits(logits[:, 1 + t], seen=jnp.asarray(seen), **options)
-        p *= np.asarray(jax.nn.softmax(z))[np.arange(len(every)), every[:, t]]
+        each = np.asarray(jax.nn.softmax(z))
+        p *= each[np.arange(n), every[:, t]]
     np.testing.assert_allclose(p.sum(), 1, rtol=1e-5)
-    found = np.bincount(made.tokens @ 3 ** np.arange(length)[::-1], minlength=len(every))
+    powers = 3 ** np.arange(length)[::-1]
+    found = np.bincount(made.tokens @ powers, minlength=n)
     assert not found[p == 0].any()
     some = p > 0
-    chi = ((found - rows * p) ** 2)[some] / (rows * p)[some]
+    expected = rows * p
+    chi = (found - expected)[some] ** 2 / expected[some]
     assert chi.sum() < 27 + 4 * np.sqrt(2 * 27)
-    other = np.asarray(jax.nn.softmax(net.apply(draft[1], {}, whole)[0][:, 1]))[0]
-    mine = np.asarray(jax.nn.softmax(logits[:, 1]))[0]
-    assert np.abs(other - mine).max() > 0.1  # the draft is another distribution
+    drafted, _ = net.apply(draft[1], {}, whole)
+    away = jax.nn.softmax(drafted[0, 1]) - jax.nn.softmax(logits[0, 1])
+    assert np.abs(away).max() > 0.1  # the draft is another distribution
 
 
 def test_the_first_of_equals_is_taken():
@@ -397,8 +406,12 @@ def test_params_on_a_mesh(on_devices):
     ([[1]], {"stop": [["a"]]}, TypeError, "generate: stop must hold ids of tokens, got text"),
 ])  # fmt: skip
 def test_refusals(plain, prompt, options, error, words):
+    options = {"length": 3, "temperature": 0} | options
     with pytest.raises(error, match=words):
-        generate(*plain, prompt, **{"length": 3, "temperature": 0} | options)
+        generate(*plain, prompt, **options)
+
+
+def test_an_unknown_option_of_the_iterator(plain):
     with pytest.raises(TypeError, match="iterate: unknown option tempo; known: length, state"):
         iterate(*plain, [[1]], KEY, tempo=1)
 
@@ -443,7 +456,8 @@ def test_logits_are_changed_as_by_hand(plain, x64, draft):
         found = one_by_one(net, params, {}, prompt, 9, partial(choose, []))
         assert row.tolist() == found[0]
         np.testing.assert_allclose(log_probs, found[1], rtol=1e-5, atol=1e-5)
-    free = np.array([*iterate(net, params, PROMPTS, KEY, length=30, logits=rules, **options)])
+    steps = iterate(net, params, PROMPTS, KEY, length=30, logits=rules, **options)
+    free = np.array([*steps])
     assert 5 not in free
     assert not (np.diff(free, axis=0) == 0).any()
 
@@ -491,7 +505,8 @@ def test_inside_vmap(plain):
     keys = jax.random.split(KEY)
     together = jax.vmap(run)(stack, keys)
     for i in range(2):
-        np.testing.assert_array_equal(together.tokens[i], run(several[i], keys[i]).tokens)
+        alone = run(several[i], keys[i])
+        np.testing.assert_array_equal(together.tokens[i], alone.tokens)
 
 
 def test_the_bar_counts_tokens(plain, monkeypatch, capsys):
@@ -520,8 +535,10 @@ def test_inputs_before_the_tokens_are_the_same_at_each_step(x64, draft):
         row = jn.compose(lambda m, x, i=i: m.inline(net, (extra[i : i + 1], x)))
         found = one_by_one(row, params, {}, prompt, 6, lambda t, z, ids: z.argmax())
         assert made.tokens[i].tolist() == found[0]
-    np.testing.assert_array_equal(np.stack([*iterate(net, params, PROMPTS, **options)], 1), made[0])
-    other = generate(net, params, PROMPTS, **options | {"inputs": (extra[::-1],)})
+    steps = [*iterate(net, params, PROMPTS, **options)]
+    np.testing.assert_array_equal(np.stack(steps, 1), made.tokens)
+    options["inputs"] = (extra[::-1],)
+    other = generate(net, params, PROMPTS, **options)
     assert (made.tokens != other.tokens).any()
 
 
@@ -537,7 +554,8 @@ def test_an_encoder_runs_once_per_text(plain, draft):
         return jax.pure_callback(read, jax.ShapeDtypeStruct(x.shape, x.dtype), x)
 
     def forward(m, given):
-        return m.inline(plain[0], given[1]) + m.whole(encoder, given[0])[:, None]
+        extra, tokens = given
+        return m.inline(plain[0], tokens) + m.whole(encoder, extra)[:, None]
 
     options = {"inputs": (np.eye(3, 13),), "temperature": 0}
     if draft:

@@ -174,7 +174,7 @@ def baum_welch(
     history: list[float] = []
     with progress_bar(iterations, "Baum-Welch", progress) as bar:
         for _ in range(iterations):
-            params, log_likelihood = _round(params, sequence.x, jnp.asarray(mask), emission)
+            params, log_likelihood = em_round(params, sequence.x, jnp.asarray(mask), emission)
             each = np.asarray(log_likelihood, np.float64)
             if not np.isfinite(each).all():
                 first = int(np.argmin(np.isfinite(each)))
@@ -270,7 +270,7 @@ def fit_hmm(
 
 
 @partial(jax.jit, static_argnums=3)
-def _round(params, x, mask, emission):
+def em_round(params, x, mask, emission):
     """Return better params, and the log-likelihood of each sequence before the round."""
     scores = emission.score(params["emission"], x)
     counts = expected_counts(params, scores, mask.sum(1))

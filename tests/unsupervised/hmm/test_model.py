@@ -38,10 +38,14 @@ def model(kind, states=3, features=2, mixtures=2, symbols=4):
         mean = 1.5 * draw.normal(size=shape)
         variance = draw.uniform(0.5, 2, shape)
         weight = rows(draw, states, mixtures)
-        x = np.where(VALID[..., None], 3 + draw.normal(size=(*VALID.shape, features)) * 2, np.nan)
+        steps = 3 + draw.normal(size=(*VALID.shape, features)) * 2
+        x = np.where(VALID[..., None], steps, np.nan)
         emission = of.gaussian_mixture(mixtures, floor=0)
-        params["emission"] = {"weight": to_logits(weight), "mean": jnp.asarray(mean + 3)}
-        params["emission"]["log_variance"] = jnp.log(variance)
+        params["emission"] = {
+            "weight": to_logits(weight),
+            "mean": jnp.asarray(mean + 3),
+            "log_variance": jnp.log(variance),
+        }
     return params, emission, x
 
 
@@ -56,7 +60,7 @@ def test_rounds_end_with_a_small_gain(monkeypatch, totals, rounds):
     def one(params, x, mask, emission):
         return {"rounds": params["rounds"] + 1}, np.array([0.25, 0.75]) * next(left)
 
-    monkeypatch.setattr("jaxnet.unsupervised.hmm.model._round", one)
+    monkeypatch.setattr("jaxnet.unsupervised.hmm.model.em_round", one)
     lengths = np.array([6, 4])  # 10 steps
     given = {"rounds": jnp.zeros(())}, np.zeros((2, 6), int), of.categorical(2), lengths
     found = of.baum_welch(*given, tolerance=0.2, progress=False)
@@ -71,7 +75,7 @@ def test_the_best_of_several_starts_is_kept(monkeypatch):
         seen.append(params)
         return params, np.array([-9.0, -3.0, -5.0])[[len(seen) - 1]]
 
-    monkeypatch.setattr("jaxnet.unsupervised.hmm.model._round", one)
+    monkeypatch.setattr("jaxnet.unsupervised.hmm.model.em_round", one)
     x = np.array([[0, 1, 1, 0]])
     options = {"restarts": 3, "iterations": 1, "progress": False}
     found = of.fit_hmm(jax.random.key(0), x, 2, emission=of.categorical(2), **options)
@@ -110,13 +114,16 @@ def test_padding_changes_no_likelihood_and_no_gradient(kind):
 
     @jax.jit
     def both(x):
-        def function(p):
-            return net.apply(p, {}, (x, lengths))[0]
+        def total(params):
+            log_p, _ = net.apply(params, {}, (x, lengths))
+            return log_p.sum(), log_p
 
-        return function(params), jax.grad(lambda p: function(p).sum())(params)
+        gradient, log_p = jax.grad(total, has_aux=True)(params)
+        return log_p, gradient
 
     log_p, gradient = both(x)
-    again, same = both(jnp.where(VALID.reshape(VALID.shape + (1,) * (x.ndim - 2)), x, 7))
+    valid = VALID if x.ndim == 2 else VALID[..., None]
+    again, same = both(jnp.where(valid, x, 7))
     assert np.isfinite(log_p).all()
     np.testing.assert_array_equal(log_p, again)
     jax.tree.map(np.testing.assert_array_equal, gradient, same)
@@ -125,17 +132,21 @@ def test_padding_changes_no_likelihood_and_no_gradient(kind):
 
 def walk(key):
     """Sequences from left to right through three states far apart, and their states."""
-    emission = of.gaussian_mixture()
+    mean = np.array([[0.0, 0], [9, 0], [0, 9]])
     params = {
-        "start": of.first_state(key, (3,)), "transition": of.left_to_right()(key, (3, 3)),
-        "emission": {"weight": jnp.zeros((3, 1)), "log_variance": jnp.zeros((3, 1, 2)),
-                     "mean": jnp.array([[[0.0, 0]], [[9, 0]], [[0, 9]]])},
-    }  # fmt: skip
+        "start": of.first_state(key, (3,)),
+        "transition": of.left_to_right()(key, (3, 3)),
+        "emission": {
+            "weight": jnp.zeros((3, 1)),
+            "log_variance": jnp.zeros((3, 1, 2)),
+            "mean": jnp.array(mean[:, None]),
+        },
+    }
     draw = np.random.default_rng(0)
     moves = np.pad(draw.random((40, 10)) < 0.5, ((0, 0), (1, 0)))
     states = np.minimum(np.cumsum(moves, 1), 2)
-    x = np.asarray(params["emission"]["mean"])[states, 0] + draw.normal(size=(40, 11, 2))
-    return params, emission, x.astype(np.float32), states
+    x = mean[states] + draw.normal(size=(40, 11, 2))
+    return params, of.gaussian_mixture(), x.astype(np.float32), states
 
 
 @pytest.mark.long
@@ -154,8 +165,9 @@ def test_what_cannot_be_stays_so():
     objective = jn.compose(lambda m, batch: (-m(net, batch), {}), name="likelihood")
     trainer = jn.trainer(objective, optax.adamw(0.05, weight_decay=1e-2))
     trained = trainer.init(jax.random.key(2), batch)
-    near = trained.params["hmm"]["emission"] | {"mean": params["emission"]["mean"] + 1}
-    trained = trained._replace(params={"hmm": trained.params["hmm"] | {"emission": near}})
+    first = trained.params["hmm"]
+    near = first["emission"] | {"mean": params["emission"]["mean"] + 1}
+    trained = trained._replace(params={"hmm": first | {"emission": near}})
     for _ in range(60):
         trained, metrics = trainer.step(trained, batch)
     for p in (fitted, trained.params["hmm"]):
@@ -185,7 +197,8 @@ def test_fit_finds_states_of_two_gaussians_each():
     first = fit(restarts=1)
     second = fit(restarts=2)
     order = np.argsort(first["emission"]["mean"][:, 0, 1])
-    path = of.viterbi(first, emission.score(first["emission"], jnp.asarray(x, jnp.float32)))[0]
+    scores = emission.score(first["emission"], jnp.asarray(x, jnp.float32))
+    path, _ = of.viterbi(first, scores)
     np.testing.assert_array_equal(order[path], states)  # of two states the order is its own inverse
     mean = np.sort(np.asarray(first["emission"]["mean"])[order], 1)
     np.testing.assert_allclose(mean, [[[-4, 0], [4, 0]], [[-4, 20], [4, 20]]], atol=0.3)
@@ -193,9 +206,8 @@ def test_fit_finds_states_of_two_gaussians_each():
     jax.tree.map(np.testing.assert_array_equal, first, fit())
 
     def log_p(params):
-        return float(
-            jit_apply(of.hmm(2, emission), params, {}, jnp.asarray(x, jnp.float32))[0].sum()
-        )
+        found, _ = jit_apply(of.hmm(2, emission), params, {}, jnp.asarray(x, jnp.float32))
+        return float(found.sum())
 
     assert log_p(second) >= log_p(first) - 0.1
 
@@ -206,10 +218,10 @@ def test_fit_of_symbols():
     draw = np.random.default_rng(0)
     states = np.cumsum(draw.random((20, 60)) < 0.5, 1) % 3
     x = 2 * states + draw.integers(0, 2, states.shape)
-    params = of.fit_hmm(
-        jax.random.key(0), x, 3, emission=of.categorical(6), restarts=2, tolerance=1e-5
-    )
-    p = np.exp(of.log_probabilities(params["emission"]["logits"])).reshape(3, 3, 2).sum(2)
+    options = {"emission": of.categorical(6), "restarts": 2, "tolerance": 1e-5}
+    params = of.fit_hmm(jax.random.key(0), x, 3, **options)
+    p = np.exp(of.log_probabilities(params["emission"]["logits"]))
+    p = p.reshape(3, 3, 2).sum(2)
     np.testing.assert_allclose(np.sort(p, 1), [[0, 0, 1]] * 3, atol=0.02)
     transition = np.exp(of.log_probabilities(params["transition"]))
     np.testing.assert_allclose(np.diag(transition), 0.5, atol=0.05)
