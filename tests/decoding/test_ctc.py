@@ -20,11 +20,14 @@ def plain_prefixes(log_p, beams, blank):
 
         for labels, (in_blank, in_label) in found.items():
             both = np.logaddexp(in_blank, in_label)
-            add(labels, both + y[blank], in_label + y[labels[-1]] if labels else -np.inf)
+            repeated = in_label + y[labels[-1]] if labels else -np.inf
+            add(labels, both + y[blank], repeated)
             for c in set(range(len(y))) - {blank}:
-                add((*labels, c), -np.inf, (in_blank if labels[-1:] == (c,) else both) + y[c])
-        best = sorted(new, key=lambda labels: -np.logaddexp(*new[labels]))[:beams]
-        found = {labels: new[labels] for labels in best}
+                again = labels[-1:] == (c,)
+                before = in_blank if again else both
+                add((*labels, c), -np.inf, before + y[c])
+        new = sorted(new.items(), key=lambda item: -np.logaddexp(*item[1]))
+        found = dict(new[:beams])
     return {labels: np.logaddexp(*both) for labels, both in found.items()}
 
 

@@ -23,12 +23,14 @@ def plain(logits, seen, temperature=1.0, top_k=None, top_p=None, min_p=None, pen
     """One row at a time, by probabilities."""
     found = []
     for z, old in zip(logits.copy(), seen, strict=True):
-        for i in np.flatnonzero(old) if penalty else ():
-            z[i] = z[i] * penalty if z[i] < 0 else z[i] / penalty
+        if penalty:
+            for i in np.flatnonzero(old):
+                z[i] = z[i] * penalty if z[i] < 0 else z[i] / penalty
         z /= temperature
-        order = sorted(range(len(z)), key=lambda i: (-z[i], i))  # noqa: B023
+        order = np.argsort(-z, kind="stable").tolist()
         keep = order[:top_k]
-        p = {i: np.exp(z[i]) / sum(np.exp(z[j]) for j in keep) for i in keep}
+        total = sum(np.exp(z[i]) for i in keep)
+        p = {i: np.exp(z[i]) / total for i in keep}
         if top_p is not None:
             total = 0.0
             nucleus = []
@@ -37,8 +39,12 @@ def plain(logits, seen, temperature=1.0, top_k=None, top_p=None, min_p=None, pen
                     nucleus.append(i)
                 total += p[i]
             keep = nucleus
-        keep = [i for i in keep if min_p is None or p[i] >= min_p * p[order[0]]]
-        found.append([z[i] if i in keep else -np.inf for i in range(len(z))])
+        if min_p is not None:
+            least = min_p * p[order[0]]
+            keep = [i for i in keep if p[i] >= least]
+        row = np.full(len(z), -np.inf)
+        row[keep] = z[keep]
+        found.append(row)
     return np.array(found)
 
 
@@ -88,7 +94,7 @@ def test_a_nucleus_of_everything_drops_no_token():
     for given in (1.0, jnp.float32(1.0)):
         found = jax.jit(lambda z, p=given: filter_logits(z, top_p=p))(logits)
         assert np.isfinite(found).all()
-    most = 50_000
-    for options, kept in ({"min_p": 0.0}, most), ({"top_k": most}, most), ({"top_p": 1e-9}, 1):
+    n = 50_000
+    for options, kept in ({"min_p": 0.0}, n), ({"top_k": n}, n), ({"top_p": 1e-9}, 1):
         found = jax.jit(partial(filter_logits, **options))(logits)
         assert (np.isfinite(found).sum(-1) == kept).all()

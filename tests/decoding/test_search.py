@@ -27,9 +27,11 @@ def as_net(step):
     """The net of a step `(carry, tokens) -> (carry, logits)`, whose carry is its state."""
 
     def forward(m, tokens):
-        entries = {"h": (WIDTH,), "n": ()} if step is not dies else {"clock": (2,)}
-        shapes = {n: (len(tokens), *shape) for n, shape in entries.items()}
-        carry = {n: m.state(n, zeros, shape, jnp.result_type(float)) for n, shape in shapes.items()}
+        entries = {"clock": (2,)} if step is dies else {"h": (WIDTH,), "n": ()}
+        dtype = jnp.result_type(float)
+        carry = {}
+        for entry, shape in entries.items():
+            carry[entry] = m.state(entry, zeros, (len(tokens), *shape), dtype)
         carry, logits = step(carry, tokens[:, 0])
         for entry, value in carry.items():
             m.update(entry, value)
@@ -84,7 +86,7 @@ def plain_beam_search(model, state, first, beams, length, end, penalty):
                 continue
             new, logits = model(state, tokens[-1] if tokens else first)
             log_p = logits - np.logaddexp.reduce(logits)
-            for word in sorted(range(len(logits)), key=lambda w: (-logits[w], w)):  # noqa: B023
+            for word in np.argsort(-logits, kind="stable").tolist():
                 if log_p[word] > -math.inf:
                     coming.append((score + log_p[word], [*tokens, word], new, word == end))
         coming.sort(key=lambda h: -h[0])  # stable: of equals the first
@@ -158,8 +160,11 @@ def test_beams_of_a_repeated_layer_and_of_inputs_are_those_of_whole_sequences(x6
 
     def forward(m, given):
         extra, tokens = given
-        x = m(jn.embedding(VOCABULARY, 8), tokens) + m.whole(jn.dense(8), extra)[:, None]
-        return m(jn.dense(VOCABULARY), m(jn.repeat(jn.transformer_block(2, 9, causal=True), 2), x))
+        x = m(jn.embedding(VOCABULARY, 8), tokens)
+        x = x + m.whole(jn.dense(8), extra)[:, None]
+        block = jn.transformer_block(2, 9, causal=True)
+        x = m(jn.repeat(block, 2), x)
+        return m(jn.dense(VOCABULARY), x)
 
     net = jn.compose(forward)
     extra = jnp.eye(3)
@@ -178,8 +183,10 @@ def test_beams_of_a_repeated_layer_and_of_inputs_are_those_of_whole_sequences(x6
     @jax.jit
     def log_p(params, tokens):
         so_far = jnp.concatenate([prompt, tokens[:, :-1]], 1)
-        logits = jax.nn.log_softmax(net.apply(params, {}, (extra, so_far))[0][:, 2:])
-        return jnp.take_along_axis(logits, tokens[..., None], -1)[..., 0]
+        logits, _ = net.apply(params, {}, (extra, so_far))
+        each = jax.nn.log_softmax(logits[:, 2:])
+        chosen = jnp.take_along_axis(each, tokens[..., None], -1)
+        return chosen[..., 0]
 
     tokens, lengths, scores = run(params)
     for k in range(3):
@@ -227,9 +234,12 @@ def test_no_sequences_at_all():
 
 def dies(carry, tokens):
     """The second sequence has logits of NaN from its second step on, the third none possible."""
-    t, row = carry["clock"].T
-    bad = jnp.where((row == 1) & (t > 0), jnp.nan, jnp.where(row == 2, -jnp.inf, 0.0))
-    return {"clock": carry["clock"].at[:, 0].add(1)}, jnp.array([0.0, 1.0, 5.0, 0.0]) + bad[:, None]
+    clock = carry["clock"]
+    t, row = clock.T
+    bad = jnp.where(row == 2, -jnp.inf, 0.0)
+    bad = jnp.where((row == 1) & (t > 0), jnp.nan, bad)
+    logits = jnp.array([0.0, 1.0, 5.0, 0.0]) + bad[:, None]
+    return {"clock": clock.at[:, 0].add(1)}, logits
 
 
 CLOCKS = {"clock": jnp.array([[0.0, 0.0], [0.0, 1.0], [0.0, 2.0]])}  # step and row
@@ -300,37 +310,59 @@ def test_messages(call, words):
         call()
 
 
+P = np.random.default_rng(0).dirichlet(np.ones(5), 5).astype(np.float32)
+ALLOWED = np.array(
+    [
+        [1, 1, 0, 0, 1],
+        [1, 0, 1, 0, 1],
+        [0, 1, 0, 1, 0],
+        [1, 0, 1, 0, 0],
+        [0, 1, 1, 0, 0],
+        [0, 1, 1, 1, 1],
+    ],
+    bool,
+)
+
+
+def every_sentence(first, length):
+    """The log-probabilities of all sequences that the grammar allows, by their ids."""
+    complete = {}
+    growing = {(): 0.0}
+    for t in range(length):
+        longer = {}
+        for ids, score in growing.items():
+            q = P[ids[-1] if ids else first] * ALLOWED[ids[-1] if ids else -1]
+            for token in np.flatnonzero(q).tolist():
+                ends = token == 0 or t == length - 1
+                found = complete if ends else longer
+                found[*ids, token] = score + np.log(q[token] / q.sum())
+        growing = longer
+    return complete
+
+
 def test_logits_of_beams_are_changed_as_by_hand():
     """A grammar: after each token only some may follow, and 0 ends."""
-    p = np.random.default_rng(0).dirichlet(np.ones(5), 5).astype(np.float32)
-    allowed = np.array([[1, 1, 0, 0, 1], [1, 0, 1, 0, 1], [0, 1, 0, 1, 0],
-                        [1, 0, 1, 0, 0], [0, 1, 1, 0, 0], [0, 1, 1, 1, 1]], bool)  # fmt: skip
 
     def net(tokens):
-        return jnp.asarray(np.log(p))[tokens]
+        return jnp.asarray(np.log(P))[tokens]
 
     def grammar(values, ids):
-        return jnp.where(jnp.asarray(allowed)[ids[-1]], values, -jnp.inf)
+        return jnp.where(jnp.asarray(ALLOWED)[ids[-1]], values, -jnp.inf)
 
     options = {"beams": 200, "length": 3, "end": 0, "length_penalty": 0}
     run = jax.jit(partial(beam_search, net, {}, logits=grammar, **options))
     tokens, lengths, scores = jax.device_get(run(np.array([[1]])))
-    found = {tuple(row[: n + 1].tolist()): score for n, row, score in
-             zip(lengths[0], tokens[0], scores[0], strict=True) if score > -np.inf}  # fmt: skip
-    expected = {}
-    open_ = {(): 0.0}
-    for t in range(3):
-        after = {}
-        for ids, score in open_.items():
-            fits = allowed[ids[-1] if ids else -1]
-            q = p[ids[-1] if ids else 1] * fits
-            for token in np.flatnonzero(q):
-                new = (*ids, int(token)), score + np.log(q[token] / q.sum())
-                (expected if token == 0 or t == 2 else after).update([new])
-        open_ = after
+    found = {}
+    for row, n, score in zip(tokens[0], lengths[0], scores[0], strict=True):
+        if score > -np.inf:
+            found[tuple(row[: n + 1].tolist())] = score
+    expected = every_sentence(1, 3)
     assert found.keys() == expected.keys()
     assert len(found) > 10
     for ids, score in found.items():
         np.testing.assert_allclose(score, expected[ids], rtol=1e-4)
+
+
+def test_logits_are_a_function():
     with pytest.raises(TypeError, match="beam_search: logits must be a function"):
-        beam_search(net, {}, np.array([[1]]), logits=3, **options)
+        beaming(logits=3)()

@@ -21,13 +21,17 @@ def scene(seed, images=12, n=14, m=6, step=None):
     which = rng.integers(0, m, n)
     near = boxes[:, which] + rng.normal(0, 0.015, (images, n, 4))
     far = random_boxes(seed + 1, images, n)
-    classes = rng.integers(-1, CLASSES, (images, n))
-    found = {"boxes": np.where(rng.uniform(size=(images, n, 1)) < 0.7, near, far)}
-    right = rng.uniform(size=(images, n)) < 0.8
-    found["classes"] = np.where(right, truth["classes"][:, which], classes)
-    found["scores"] = rng.uniform(0, 1, (images, n))
+    others = rng.integers(-1, CLASSES, (images, n))
+    is_near = rng.uniform(size=(images, n, 1)) < 0.7
+    is_right = rng.uniform(size=(images, n)) < 0.8
+    scores = rng.uniform(0, 1, (images, n))
     if step is not None:
-        found["scores"] = (found["scores"] / step).round() * step
+        scores = (scores / step).round() * step
+    found = {
+        "boxes": np.where(is_near, near, far),
+        "classes": np.where(is_right, truth["classes"][:, which], others),
+        "scores": scores,
+    }
     return found, truth
 
 
@@ -46,7 +50,10 @@ def slow_average_precision(found, truth, c, iou, points):
         if right[-1]:
             taken.add((i, -k))
     total = int((truth["classes"] == c).sum())
-    curve = [(sum(right[:r]) / total, sum(right[:r]) / r) for r in range(1, len(right) + 1)]
+    curve = []
+    for rank in range(1, len(right) + 1):
+        hits = sum(right[:rank])
+        curve.append((hits / total, hits / rank))
 
     def highest(recall):
         return max((p for r, p in curve if r >= recall), default=0.0)
@@ -105,8 +112,10 @@ def coco_format(COCO, found, truth):
     true = COCO()
     true.dataset = {
         "images": [{"id": i} for i in range(len(truth["boxes"]))],
-        "categories": [{"id": c} for c in range(CLASSES)], "annotations": listed(truth), "info": {},
-    }  # fmt: skip
+        "categories": [{"id": c} for c in range(CLASSES)],
+        "annotations": listed(truth),
+        "info": {},
+    }
     true.createIndex()
     return true, true.loadRes(listed(found))
 
@@ -189,8 +198,9 @@ NAN = np.where(FOUND["scores"] == FOUND["scores"].max(), np.nan, FOUND["scores"]
     ({}, {}, {"points": 1}, "average_precision: points must be at least 2, got 1"),
 ])  # fmt: skip
 def test_messages(found, truth, options, words):
+    options = {"classes": 3} | options
     with pytest.raises((ValueError, TypeError), match=words):
-        average_precision(FOUND | found, TRUTH | truth, **({"classes": 3} | options))
+        average_precision(FOUND | found, TRUTH | truth, **options)
 
 
 @pytest.mark.parametrize("found", [[1], {"boxes": FOUND["boxes"]}])

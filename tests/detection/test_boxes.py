@@ -28,7 +28,8 @@ def loop_suppression(found, scores, iou, score, most):
 def random_boxes(seed, *shape):
     rng = np.random.default_rng(seed)
     low = rng.uniform(0, 0.8, (*shape, 2))
-    return np.concatenate([low, low + rng.uniform(0.01, 0.4, (*shape, 2))], -1)
+    size = rng.uniform(0.01, 0.4, (*shape, 2))
+    return np.concatenate([low, low + size], -1)
 
 
 @pytest.mark.parametrize(("a", "b", "value"), [
@@ -46,7 +47,11 @@ def test_iou_by_hand(a, b, value):
 def test_iou_has_finite_gradients_at_padding():
     a = jnp.zeros((2, 4))
     b = jnp.array([[0.0, 0.0, 1.0, 1.0], [0.0, 0.0, 0.0, 0.0]])
-    for gradient in jax.jit(jax.grad(lambda a, b: detection.iou(a, b).sum(), (0, 1)))(a, b):
+
+    def total(a, b):
+        return detection.iou(a, b).sum()
+
+    for gradient in jax.jit(jax.grad(total, (0, 1)))(a, b):
         assert jnp.isfinite(gradient).all()
 
 
@@ -138,10 +143,11 @@ def test_suppression_keeps_no_box_that_is_not_finite(wrong):
     assert kept.indices[kept.valid].tolist() == [1, 2]
     with pytest.raises(ValueError, match=r"a box must be finite, got .* at \(0,\)\..*score -inf"):
         detection.non_max_suppression(found, np.array([0.9, 0.5, 0.3]), most=2)
-    batch = np.stack([found[::-1], found]), np.array([[0.9, 0.5, -1], [0.9, 0.5, 0.3]])
+    batch = np.stack([found[::-1], found])
+    scores = np.array([[0.9, 0.5, -1], [0.9, 0.5, 0.3]])
     with pytest.raises(ValueError, match=r"at \(0, 2\)"):
-        detection.non_max_suppression(*batch, most=2)
-    kept = jax.jit(lambda b, s: detection.non_max_suppression(b, s, most=3))(*batch)
+        detection.non_max_suppression(batch, scores, most=2)
+    kept = KEPT(batch, scores, most=3)
     assert kept.indices[1][kept.valid[1]].tolist() == [1, 2]
 
 

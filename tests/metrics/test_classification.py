@@ -105,7 +105,7 @@ NONE = jnp.zeros(4, int)
     (lambda: metrics.edit_error_rate(["a"], None), TypeError,
      "edit_error_rate: true must be a list of sequences"),
     (lambda: metrics.edit_error_rate([["a"]], [None]), TypeError,
-     r"edit_error_rate: true\[0\] must be a string, l"),
+     r"edit_error_rate: true\[0\] must be a string, a l"),
     (lambda: metrics.edit_distance("a", {1}), TypeError,
      "edit_distance: true must be a string, a list or an array"),
     (lambda: metrics.edit_distance(np.ones((2, 2)), "a"), TypeError,

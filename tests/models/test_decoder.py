@@ -14,26 +14,36 @@ IDS = jnp.array([[1, 5, 0, 2], [7, 7, 3, 10]])
 
 def test_the_decoder_by_its_parts(x64):
     sizes = {"depth": 2, "width": 8, "heads": 4, "kv_heads": 2, "mlp_features": 12}
-    net = jn.models.decoder(
-        11, **sizes, tied=True, max_length=6, embedding_scale=3.0, logit_softcap=2.0,
-        window=(1, 0), windowed=(True, False), local_rotary=False, epsilon=1e-5,
-        residual_scale=0.7, logit_scale=0.4,
-    )  # fmt: skip
+    scales = {"embedding_scale": 3.0, "residual_scale": 0.7, "logit_scale": 0.4}
+    windows = {"window": (1, 0), "windowed": (True, False), "local_rotary": False}
+    options = {"tied": True, "max_length": 6, "logit_softcap": 2.0, "epsilon": 1e-5}
+    net = jn.models.decoder(11, **sizes, **scales, **windows, **options)
     p = random_params(net, IDS)
     assert set(p) == {"embedding", "positions", "block_0", "block_1", "norm"}
 
     def norm(name="norm"):
         return jn.rms_norm(epsilon=1e-5, name=name)
 
-    x = 3 * p["embedding"]["embedding"][IDS] + p["positions"]["embedding"][:4]
+    table = p["embedding"]["embedding"]
+    x = 3 * table[IDS] + p["positions"]["embedding"][:4]
     for i, window in enumerate([(1, 0), None]):
         block = jn.transformer_block(
-            4, 12, kv_heads=2, causal=True, window=window, rotary=window is None, gated=True,
-            activation=jax.nn.silu, norm=norm, use_bias=False, residual_scale=0.7,
-        )  # fmt: skip
+            4,
+            12,
+            kv_heads=2,
+            causal=True,
+            window=window,
+            rotary=window is None,
+            gated=True,
+            activation=jax.nn.silu,
+            norm=norm,
+            use_bias=False,
+            residual_scale=0.7,
+        )
         x = run(block, p[f"block_{i}"], x)
-    logits = run(norm(), p["norm"], x) @ p["embedding"]["embedding"].T
-    np.testing.assert_allclose(run(net, p, IDS), 2 * jnp.tanh(0.4 * logits / 2), 1e-10)
+    logits = run(norm(), p["norm"], x) @ table.T
+    wanted = 2 * jnp.tanh(0.4 * logits / 2)
+    np.testing.assert_allclose(run(net, p, IDS), wanted, 1e-10)
 
 
 @pytest.mark.fast_cases("False-<lambda>")
@@ -55,14 +65,18 @@ def test_labels_give_the_losses_of_the_logits(tied, wrap):
         y = jn.losses.cross_entropy(net.apply(params, state, IDS)[0], labels)
         return y.sum(), y
 
-    runs = [jax.jit(jax.grad(f, has_aux=True, allow_int=True)) for f in (losses, of_logits)]
-    slopes, values = zip(*(run(params) for run in runs), strict=True)
-    np.testing.assert_allclose(*values, 1e-5)
+    def with_slopes(loss):
+        return jax.jit(jax.grad(loss, has_aux=True, allow_int=True))(params)
 
-    def floats(a):
-        return jnp.issubdtype(a.dtype, jnp.floating)
+    slopes, values = with_slopes(losses)
+    wanted_slopes, wanted = with_slopes(of_logits)
+    np.testing.assert_allclose(values, wanted, 1e-5)
 
-    jax.tree.map(lambda a, b: floats(a) and np.testing.assert_allclose(a, b, 1e-4, 1e-6), *slopes)
+    def compare(a, b):
+        if jnp.issubdtype(a.dtype, jnp.floating):
+            np.testing.assert_allclose(a, b, 1e-4, 1e-6)
+
+    jax.tree.map(compare, slopes, wanted_slopes)
 
 
 def test_training_with_labels_does_not_hold_all_logits():
@@ -70,11 +84,16 @@ def test_training_with_labels_does_not_hold_all_logits():
     ids = jn.spec((4, 512), jnp.int32)
     params, state = jax.eval_shape(net.init, jax.random.key(0), ids)
 
-    def held(loss):
-        return temporary(jax.grad(lambda params, ids: loss(params, ids).sum()), params, ids)
+    def by_labels(params, ids):
+        y, _ = net.apply(params, state, (ids, ids))
+        return y.sum()
 
-    chunks = held(lambda params, ids: net.apply(params, state, (ids, ids))[0])
-    whole = held(lambda p, ids: jn.losses.cross_entropy(net.apply(p, state, ids)[0], ids))
+    def by_logits(params, ids):
+        logits, _ = net.apply(params, state, ids)
+        return jn.losses.cross_entropy(logits, ids).sum()
+
+    chunks = temporary(jax.grad(by_labels), params, ids)
+    whole = temporary(jax.grad(by_logits), params, ids)
     assert chunks < whole / 3
 
 
@@ -87,8 +106,9 @@ def test_training_with_labels_does_not_hold_all_logits():
     ({"heads": 3}, "heads must divide|3 heads"),
 ])  # fmt: skip
 def test_options_that_do_not_fit(options, words):
+    options = {"vocabulary": 11, "depth": 1, "width": 8, "heads": 2} | options
     with pytest.raises(ValueError, match=words):
-        net = jn.models.decoder(**{"vocabulary": 11, "depth": 1, "width": 8, "heads": 2} | options)
+        net = jn.models.decoder(**options)
         jax.eval_shape(net.init, jax.random.key(0), IDS)
 
 

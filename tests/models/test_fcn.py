@@ -21,10 +21,14 @@ def convolutional_head(features=4096, window=7, padding="SAME"):
     he = jn.initializers.he_normal()
     relu = jax.nn.relu
     return jn.serial(
-        jn.conv(features, window, padding=padding, kernel_init=he, name="dense_6"), relu,
-        jn.dropout(0.5), jn.dense(features, kernel_init=he, name="dense_7"), relu, jn.dropout(0.5),
+        jn.conv(features, window, padding=padding, kernel_init=he, name="dense_6"),
+        relu,
+        jn.dropout(0.5),
+        jn.dense(features, kernel_init=he, name="dense_7"),
+        relu,
+        jn.dropout(0.5),
         name="head",
-    )  # fmt: skip
+    )
 
 
 def small(features=(3, 4, 5)):
@@ -50,9 +54,16 @@ def test_parameters_of_the_paper():
     skip_16 = 512 * 21 + 21
     skip_8 = 256 * 21 + 21
     both = skip_16 + skip_8
-    for options, more in ({"stride": 32}, 0), ({"stride": 16}, skip_16), ({}, both), (
-            {"learned": True}, both + 2 * 4 * 4 * 21 * 21):  # fmt: skip
-        assert count(fcn(vgg, 21, head=head, **options), size) == 134_346_581 + more
+    learned = both + 2 * 4 * 4 * 21 * 21
+    cases = [
+        ({"stride": 32}, 0),
+        ({"stride": 16}, skip_16),
+        ({}, both),
+        ({"learned": True}, learned),
+    ]
+    for options, more in cases:
+        net = fcn(vgg, 21, head=head, **options)
+        assert count(net, size) == 134_346_581 + more
 
 
 def test_coarser_strides_leave_finer_maps_out():
@@ -60,9 +71,11 @@ def test_coarser_strides_leave_finer_maps_out():
     for stride, scored in [(2, {2, 4, 8}), (4, {4, 8}), (8, {8})]:
         net = fcn(small(), 5, taps=SMALL_TAPS, stride=stride, learned=True)
         params, state = jax.eval_shape(net.init, jax.random.key(0), image)
-        assert jax.eval_shape(net.apply, params, state, image)[0].shape == (2, 45, 39, 5)
+        y, _ = jax.eval_shape(net.apply, params, state, image)
+        assert y.shape == (2, 45, 39, 5)
+        scores = {f"score_{s}" for s in scored}
         learned = {f"upsample_{s}_to_{s // 2}" for s in scored - {stride}}
-        assert set(params) == {"small"} | {f"score_{s}" for s in scored} | learned
+        assert set(params) == {"small"} | scores | learned
         assert set(params["small"]) == {"conv_1", "conv_2", "conv_3"}
 
 
@@ -78,8 +91,11 @@ def test_scores_of_three_strides_and_the_head_are_those_of_numpy():
     found, _ = jit_apply(net, params, {}, image)
 
     def fit(x, shape):
-        longer = [(0, max(n - m, 0)) for n, m in zip(shape[1:3], x.shape[1:3], strict=True)]
-        return np.pad(x, ((0, 0), *longer, (0, 0)), "edge")[:, : shape[1], : shape[2]]
+        _, height, width, _ = shape
+        below = max(height - x.shape[1], 0)
+        right = max(width - x.shape[2], 0)
+        padded = np.pad(x, ((0, 0), (0, below), (0, right), (0, 0)), "edge")
+        return padded[:, :height, :width]
 
     def twice(x):
         return layer_values.resize(x, (2 * x.shape[1], 2 * x.shape[2]), layer_values.linear)
@@ -118,10 +134,11 @@ def test_learned_upsampling_starts_as_bilinear(x64, times):
     fixed = fcn(trunk, 4, taps=taps, stride=1)
     learned = fcn(trunk, 4, taps=taps, stride=1, learned=True)
     params, _ = drawn(fixed, x)
-    own = learned.init(jax.random.key(0), x)[0]
+    own, _ = learned.init(jax.random.key(0), x)
     name = f"upsample_{times}_to_1"
     kernel = own[name]["conv_transpose"]["kernel"]
-    assert kernel.shape == (2 * times - times % 2, 2 * times - times % 2, 4, 4)
+    size = 2 * times - times % 2
+    assert kernel.shape == (size, size, 4, 4)
     y, _ = fixed.apply(params, {}, x)
     z, _ = learned.apply({**params, name: own[name]}, {}, x)
     np.testing.assert_allclose(y, z, rtol=1e-12, atol=1e-12)

@@ -24,8 +24,10 @@ def test_a_gate_for_each_map():
     x = np.random.default_rng(0).normal(size=(3, 4, 5, 6)).astype(np.float32)
     params, state = jit_init(net, jax.random.key(0), x)
     params = jax.device_get(params)
-    first, second = (params[name]["kernel"][0, 0] for name in ("squeeze", "excite"))
-    gate = 1 / (1 + np.exp(-np.maximum(x.mean((1, 2)) @ first, 0) @ second))
+    squeeze = params["squeeze"]["kernel"][0, 0]
+    excite = params["excite"]["kernel"][0, 0]
+    inner = np.maximum(x.mean((1, 2)) @ squeeze, 0)
+    gate = 1 / (1 + np.exp(-inner @ excite))
     y, _ = jit_apply(net, params, state, x)
     np.testing.assert_allclose(y, x * gate[:, None, None], rtol=1e-5, atol=1e-6)
 

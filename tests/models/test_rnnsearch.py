@@ -25,9 +25,13 @@ GIVEN = jax.tree.map(jnp.asarray, (SOURCE, LENGTHS, TARGET))
 def drawn(**options):
     """The model with params of its own in float64, not near 0."""
     net = rnnsearch(10, 9, **SIZES, **options)
-    params, _ = jax.eval_shape(net.init, jax.random.key(0), GIVEN)
-    random = np.random.default_rng(0)
-    return net, jax.tree.map(lambda p: jnp.asarray(0.7 * random.normal(size=p.shape)), params)
+    specs, _ = jax.eval_shape(net.init, jax.random.key(0), GIVEN)
+    rng = np.random.default_rng(0)
+
+    def draw(spec):
+        return jnp.asarray(0.7 * rng.normal(size=spec.shape))
+
+    return net, jax.tree.map(draw, specs)
 
 
 def test_the_papers_shapes():
@@ -35,21 +39,34 @@ def test_the_papers_shapes():
     given = (jn.spec((2, 7), jnp.int32), jn.spec((2,), jnp.int32), jn.spec((2, 8), jnp.int32))
     params, state = jax.eval_shape(net.init, jax.random.key(0), given)
     n, m, k, l = 1000, 620, 30_000, 500  # noqa: E741  the paper's letters
-    read = {"kernel": (m, 3 * n), "recurrent_kernel": (n, 3 * n), "bias": (3 * n,)}
-    read |= {"recurrent_bias": (n,)}
-    both = {"forward": read, "backward": read}
-    wanted = {"embedding": {"embedding": (k, m)}, "bidirectional": both}
-    wanted |= {
-        "start": {"kernel": (n, n), "bias": (n,)},
-        "keys": {"kernel": (2 * n, n)},
-    }  # W_s, U_a
-    attention = {"query": {"kernel": (n, n)}, "score": {"kernel": (n, 1)}}  # W_a, v_a
-    hidden = {"kernel": (n + m + 2 * n, 2 * l), "bias": (2 * l,)}  # U_o, V_o, C_o
-    assert state == {} and helpers.shapes(params) == {
-        "encoder": wanted, "target": {"embedding": {"embedding": (k, m)}},
-        "decoder": {"attention": attention, "gru": read | {"kernel": (m + 2 * n, 3 * n)}},
-        "readout": {"hidden": hidden, "output": {"kernel": (l, k), "bias": (k,)}},  # W_o
-    }  # fmt: skip
+    words = {"embedding": (k, m)}
+    read = {
+        "kernel": (m, 3 * n),
+        "recurrent_kernel": (n, 3 * n),
+        "bias": (3 * n,),
+        "recurrent_bias": (n,),
+    }
+    encoder = {
+        "embedding": words,
+        "bidirectional": {"forward": read, "backward": read},
+        "start": {"kernel": (n, n), "bias": (n,)},  # W_s
+        "keys": {"kernel": (2 * n, n)},  # U_a
+    }
+    decoder = {
+        "attention": {"query": {"kernel": (n, n)}, "score": {"kernel": (n, 1)}},  # W_a, v_a
+        "gru": read | {"kernel": (m + 2 * n, 3 * n)},
+    }
+    readout = {
+        "hidden": {"kernel": (n + m + 2 * n, 2 * l), "bias": (2 * l,)},  # U_o, V_o, C_o
+        "output": {"kernel": (l, k), "bias": (k,)},  # W_o
+    }
+    assert state == {}
+    assert helpers.shapes(params) == {
+        "encoder": encoder,
+        "target": {"embedding": words},
+        "decoder": decoder,
+        "readout": readout,
+    }
 
 
 def in_chunks(net, params, sizes):
@@ -58,8 +75,10 @@ def in_chunks(net, params, sizes):
     outputs = []
     start = 0
     state = jn.start_stream(stream, GIVEN)
+    source, lengths, target = GIVEN
     for size in sizes:
-        y, state = stream.apply(params, state, (*GIVEN[:2], GIVEN[2][:, start : start + size]))
+        chunk = target[:, start : start + size]
+        y, state = stream.apply(params, state, (source, lengths, chunk))
         outputs.append(y)
         start += size
     return jax.tree.map(lambda *parts: jnp.concatenate(parts, 1), *outputs)
@@ -137,8 +156,11 @@ def with_gradient(net):
 @kinds
 def test_padding_changes_nothing(x64, kind):
     net, params = drawn(**kind)
-    more = jnp.concatenate([GIVEN[0], jnp.array([[8, 1], [2, 9], [9, 9]])], 1)
-    close(*(with_gradient(net)(params, x) for x in (GIVEN[0], more.at[1, 4:].set(7))), 1e-11)
+    source = GIVEN[0]
+    longer = jnp.concatenate([source, jnp.array([[8, 1], [2, 9], [9, 9]])], 1)
+    longer = longer.at[1, 4:].set(7)
+    run = with_gradient(net)
+    close(run(params, source), run(params, longer), 1e-11)
 
 
 @pytest.mark.slow

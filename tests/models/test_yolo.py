@@ -25,12 +25,13 @@ def scene(seed, boxes=2, n=6):
     rng = np.random.default_rng(seed)
     outputs = rng.uniform(0.05, 0.95, (2, ROWS, COLUMNS, boxes * 5 + CLASSES))
     places = np.stack([rng.permutation(ROWS * COLUMNS)[:n] for _ in range(2)])
-    middle = np.stack([places // COLUMNS, places % COLUMNS], -1) + rng.uniform(0.1, 0.9, (2, n, 2))
-    middle = middle / [ROWS, COLUMNS]
+    cells = np.stack([places // COLUMNS, places % COLUMNS], -1)
+    middle = (cells + rng.uniform(0.1, 0.9, (2, n, 2))) / [ROWS, COLUMNS]
     size = rng.uniform(0.05, 0.6, (2, n, 2))
     found = np.concatenate([middle - size / 2, middle + size / 2], -1)
     classes = rng.integers(0, CLASSES, (2, n))
-    found[1, -2:], classes[1, -2:] = 0, -1
+    found[1, -2:] = 0
+    classes[1, -2:] = -1
     return outputs, {"boxes": found, "classes": classes}
 
 
@@ -116,11 +117,12 @@ def test_where_no_box_overlaps_the_nearest_is_responsible():
     near = [0.5, 0.4, 0.0, 0.0, 0.0]  # boxes without area
     right = [0.6, 0.4, 0.0, 0.0, 0.0]
     aside = [1.44, 0.4, 0.2**0.5, 0.4**0.5, 0.0]  # 0.2, 0.21²
-    for places, responsible, columns in (
-        ([*far, *near], 1, 1), ([*near, *far], 0, 1), ([*right, *aside], 1, 4)
-    ):  # fmt: skip
-        outputs = jnp.tile(jnp.array([*places, 1.0]), columns).reshape(1, 1, columns, 11)
-        gradient = np.asarray(slope_of(outputs, truth))[0, 0, columns // 3]
+    cases = [(far, near, 1, 1), (near, far, 0, 1), (right, aside, 1, 4)]
+    for first, second, responsible, columns in cases:
+        cell = jnp.array([*first, *second, 1.0])
+        outputs = jnp.tile(cell, columns).reshape(1, 1, columns, 11)
+        slopes = np.asarray(slope_of(outputs, truth))
+        gradient = slopes[0, 0, columns // 3]
         learns = [bool(gradient[5 * b : 5 * b + 4].any()) for b in range(2)]
         assert learns == [responsible == 0, responsible == 1]
 
@@ -144,7 +146,8 @@ def test_targets_that_the_net_cannot_learn_raise_or_are_nan(name, change, words)
     """They would train in silence: a class without an output, pixels taken for fractions."""
     outputs, targets = jax.tree.map(jnp.asarray, scene(0))
     targets["classes"] = targets["classes"].at[0, 0].set(CLASSES - 1)
-    wrong = targets | {name: targets[name].at[0].set(change(targets[name][0]))}
+    changed = targets[name].at[0].set(change(targets[name][0]))
+    wrong = targets | {name: changed}
     with pytest.raises(ValueError, match=f"yolo_loss: {words}"):
         yolo_loss(outputs, wrong)
     assert np.isnan(loss_of(outputs, wrong)).tolist() == [True, False]
@@ -186,16 +189,19 @@ def test_any_backbone_by_tap():
     assert shapes(net, x)[""] == (2, 7, 7, 30)
     by_hand = 512 * 1024 * 9 + 2 * 1024 + 1024 * 512 * 9 + 2 * 512 + 512 * 30 + 30
     assert count(net, x) == count(trunk, x) + by_hand
-    vgg = yolo(jn.tap(jn.models.vgg(16), "pool_4"), classes=3, boxes=1, hidden=())
+    trunk = jn.tap(jn.models.vgg(16), "pool_4")
+    vgg = yolo(trunk, classes=3, boxes=1, hidden=())
     assert shapes(vgg, (2, 96, 128, 3))[""] == (2, 6, 8, 8)
 
 
 def test_the_last_activation():
     backbone = jn.serial(jn.conv(4, 3, strides=4), name="backbone")
     x = 9 * jax.random.normal(jax.random.key(1), (2, 8, 12, 1))
-    net, linear = (yolo(backbone, 3, output=f) for f in (jax.nn.sigmoid, lambda x: x))
+    net = yolo(backbone, 3, output=jax.nn.sigmoid)
+    linear = yolo(backbone, 3, output=lambda x: x)
     params, state = net.init(jax.random.key(0), x)
-    y, z = (jax.jit(n.apply)(params, state, x)[0] for n in (net, linear))
+    y, _ = jax.jit(net.apply)(params, state, x)
+    z, _ = jax.jit(linear.apply)(params, state, x)
     np.testing.assert_allclose(y, jax.nn.sigmoid(z), rtol=1e-6)
     assert z.min() < 0
 
@@ -219,17 +225,19 @@ def test_messages(call, words):
 def test_defaults_are_those_of_the_paper():
     detect = jax.eval_shape(yolo_detect, jn.spec((2, 7, 7, 30)))
     assert detect.boxes.shape == (2, 100, 4)
-    given = {name: p.default for name, p in inspect.signature(yolo_detect).parameters.items()}
-    assert (given["boxes"], given["score"], given["iou"]) == (2, 0.2, 0.5)
+    parameters = inspect.signature(yolo_detect).parameters
+    defaults = [parameters[name].default for name in ("boxes", "score", "iou")]
+    assert defaults == [2, 0.2, 0.5]
 
 
 def test_boxes_may_reach_out_by_the_size_of_the_image():
     """From -1 to 2: a box in pixels has corners beyond."""
     targets = {"boxes": jnp.array([[[-1.0, -1, 2, 2]]]), "classes": jnp.array([[0]])}
     assert yolo_assign(targets, 2, 4).label.tolist() == [[[-1] * 4, [-1, -1, 0, -1]]]
-    for corner in ([-1.01, 0, 1, 1], [0, 0, 1, 2.01]):
+    for corners in ([-1.01, 0, 1, 1], [0, 0, 1, 2.01]):
+        beyond = targets | {"boxes": jnp.array([[corners]])}
         with pytest.raises(ValueError, match="boxes must be fractions"):
-            yolo_assign(targets | {"boxes": jnp.array([[corner]])}, 2, 4)
+            yolo_assign(beyond, 2, 4)
 
 
 def test_known_targets_are_checked_while_outputs_are_traced():

@@ -39,8 +39,11 @@ def code_and_output(given):
 @pytest.mark.slow
 def test_with_code(given):
     y, z = code_and_output(given)
-    np.testing.assert_array_equal(y, NET.apply(*given)[0])
-    np.testing.assert_array_equal(z, ENCODER.apply(given[0]["encoder"], {}, given[2])[0])
+    params, _, x = given
+    plain, _ = NET.apply(*given)
+    code, _ = ENCODER.apply(params["encoder"], {}, x)
+    np.testing.assert_array_equal(y, plain)
+    np.testing.assert_array_equal(z, code)
     for net in with_code(NET), reconstruction(NET):
         drawn = net.init(jax.random.key(1), given[2])
         jax.tree.map(np.testing.assert_array_equal, drawn, given[:2])
@@ -62,7 +65,8 @@ def test_no_noise_in_evaluation(given):
     seen = []
 
     def noise(key, x):
-        return seen.append(x) or x
+        seen.append(x)
+        return x
 
     objective = autoencoder.denoising_reconstruction(NET, noise)
     objective.apply(*given, key=KEY)
@@ -104,7 +108,13 @@ def test_padding_does_not_count(given):
     train_state = trainer.init(KEY, x)
     (epoch,) = jn.fit(trainer, train_state, x, epochs=1, batch_size=4, shuffle=False)
     params = train_state.params
-    slope = jax.jit(jax.grad(lambda p, x: objective.apply(p, state, x)[0][0].mean()))
+
+    @jax.jit
+    @jax.grad
+    def slope(params, x):
+        (values, _), _ = objective.apply(params, state, x)
+        return values.mean()
+
     for rows in (x[:4], x[4:]):
         params = jax.tree.map(lambda p, g: p - 0.1 * g, params, slope(params, rows))
     close(epoch.train_state.params, params, 1e-10, 0)
@@ -198,24 +208,34 @@ def test_the_learning_rate_falls_as_a_cosine():
 @pytest.mark.slow
 def test_a_fit_is_a_function_of_the_key():
     x = RANDOM.normal(size=(50, 4)).astype(np.float32)
-    fits = [fit_sparse_autoencoder(jax.random.key(seed), x, 3, epochs=2) for seed in (0, 0, 1)]
-    np.testing.assert_array_equal(fits[0]["kernel"], fits[1]["kernel"])
-    assert (fits[0]["kernel"] != fits[2]["kernel"]).all()
-    assert shapes(fits[0]) == {"kernel": (4, 3), "bias": (3,)}
+
+    def fit(seed):
+        return fit_sparse_autoencoder(jax.random.key(seed), x, 3, epochs=2)
+
+    params = fit(0)
+    np.testing.assert_array_equal(params["kernel"], fit(0)["kernel"])
+    assert (params["kernel"] != fit(1)["kernel"]).all()
+    assert shapes(params) == {"kernel": (4, 3), "bias": (3,)}
 
 
 DRAW = np.random.default_rng(0)
 MIDDLES = np.array([[0, 0, 0], [20, 0, 0], [0, 20, 0], [0, 0, 20], [20, 20, 20.0]])
 SIZES = [7, 30, 50, 9, 4]
-GROUPS = np.concatenate([m + DRAW.normal(size=(n, 3)) for m, n in zip(MIDDLES, SIZES, strict=True)])
-GROUPS = (GROUPS + 100).astype(np.float32)  # far from 0, where squares would lose digits
 OF = np.repeat(np.arange(5), SIZES)
+# Far from 0, where squares would lose digits.
+GROUPS = (MIDDLES[OF] + DRAW.normal(size=(100, 3)) + 100).astype(np.float32)
 
 
 def nearest(centroids, x):
     """Number of the nearest centroid, and the squared distance to it."""
-    squares = ((np.asarray(x)[:, None] - np.asarray(centroids)) ** 2).sum(-1)
+    away = np.asarray(x)[:, None] - np.asarray(centroids)
+    squares = (away**2).sum(-1)
     return squares.argmin(1), squares.min(1)
+
+
+def inertia(centroids, x):
+    _, squares = nearest(centroids, x)
+    return float(squares.sum())
 
 
 def test_groups_are_found():
@@ -234,14 +254,14 @@ def test_the_key_decides():
     one, two, other = (np.asarray(kmeans(jax.random.key(i), x, 12)) for i in (0, 0, 1))
     np.testing.assert_array_equal(one, two)
     assert np.abs(one - other).max() > 0.01
-    inertias = [nearest(c, x)[1].sum() for c in (one, other)]
-    assert abs(inertias[0] / inertias[1] - 1) < 0.1  # two local minima, neither of them bad
+    ratio = inertia(one, x) / inertia(other, x)
+    assert abs(ratio - 1) < 0.1  # two local minima, neither of them bad
 
 
 def test_rounds_of_lloyd_lower_the_inertia():
     x = DRAW.normal(size=(300, 4))
     rounds = [kmeans(KEY, x, 12, iterations=i, tolerance=0) for i in (1, 2, 4, 50)]
-    inertias = [float(nearest(centroids, x)[1].sum()) for centroids in rounds]
+    inertias = [inertia(centroids, x) for centroids in rounds]
     assert (np.diff(inertias) < 0).all()
 
 
@@ -279,7 +299,9 @@ VECTORS = (DRAW.normal(size=(100, 3)) + 100).astype(np.float32)
 
 
 def outputs(params, x):
-    return np.asarray(jit_apply(jn.dense(params["bias"].shape[0]), params, {}, jnp.asarray(x))[0])
+    layer = jn.dense(params["bias"].shape[0])
+    y, _ = jit_apply(layer, params, {}, jnp.asarray(x))
+    return np.asarray(y)
 
 
 def test_the_largest_output_is_the_nearest_centroid():

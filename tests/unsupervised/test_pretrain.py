@@ -121,8 +121,9 @@ def test_further_axes_are_examples():
      r"method must be a function of \(key, x, features\), got one of \(\)"),
 ])  # fmt: skip
 def test_refusals(sizes, options, error, words):
+    options = {"method": noting([])} | options
     with pytest.raises(error, match=words):
-        pretrain_greedy(jn.models.mlp(sizes), data(), **{"method": noting([])} | options)
+        pretrain_greedy(jn.models.mlp(sizes), data(), **options)
 
 
 @pytest.mark.long
@@ -131,10 +132,12 @@ def test_the_five_methods_of_the_lectures():
     net = jn.models.mlp([6, 5, 3], activation=jax.nn.sigmoid)
     once: dict = {"epochs": 1, "progress": False}
     methods = [
-        partial(rbm.fit_rbm, **once), partial(autoencoder.fit_sparse_autoencoder, **once),
-        partial(sparse_coding.fit_sparse_coding, epochs=1, standardize=True), kmeans.fit_kmeans,
+        partial(rbm.fit_rbm, **once),
+        partial(autoencoder.fit_sparse_autoencoder, **once),
+        partial(sparse_coding.fit_sparse_coding, epochs=1, standardize=True),
+        kmeans.fit_kmeans,
         kmeans.fit_random_vectors,
-    ]  # fmt: skip
+    ]
     for method in methods:
         params, state = pretrain_greedy(net, x, method, progress=False)
         first = method(jn.child_key(jax.random.key(0), "dense"), x, 6)

@@ -12,7 +12,8 @@ X = np.random.default_rng(0).normal(size=(60, 7)) @ MIX + np.arange(7.0)
 
 def outputs(params, x):
     layer = jn.dense(params["bias"].shape[0])
-    return np.asarray(jit_apply(layer, params, {}, jnp.asarray(x))[0])
+    y, _ = jit_apply(layer, params, {}, jnp.asarray(x))
+    return np.asarray(y)
 
 
 @pytest.mark.parametrize("zca, epsilon", [(False, 0), (True, 1e-3)])
@@ -35,7 +36,8 @@ def test_rounding_of_a_constant_is_no_variance(x64):
 def test_small_directions_survive_float32_data():
     """Standard deviations of 1 and 1e-4: float32 sums of squares would lose the small one."""
     x = np.random.default_rng(2).normal(size=(9000, 2)) @ np.diag([1.0, 1e-4]) @ ROTATION
-    white = outputs(fit_whitening(KEY, x.astype(np.float32), epsilon=0), x.astype(np.float32))
+    x = x.astype(np.float32)
+    white = outputs(fit_whitening(KEY, x, epsilon=0), x)
     np.testing.assert_allclose(np.cov(white.T), np.eye(2), atol=0.01)
 
 

@@ -27,13 +27,15 @@ def test_symbols_of_8_bits_count_beyond_127():
     emission = categorical(200)
     x = np.array([[0, 99]], np.int8)
     params = emission.init(jax.random.key(0), x, 2)
-    np.testing.assert_array_equal(emission.score(params, x), emission.score(params, x.astype(int)))
+    wide = emission.score(params, x.astype(int))
+    np.testing.assert_array_equal(emission.score(params, x), wide)
 
 
 def test_fit_is_the_weighted_mean_and_variance():
     """In float32 too, where the data lie far from 0."""
     draw = np.random.default_rng(0)
-    x = (draw.normal(size=(4, 50, 2)) * [0.1, 3] + 1000).astype(np.float32)
+    x = draw.normal(size=(4, 50, 2)) * [0.1, 3] + 1000
+    x = x.astype(np.float32)
     posterior = draw.dirichlet(np.ones(3), (4, 50)).astype(np.float32)
     posterior[3, 20:] = 0
     emission = gaussian_mixture(1)
@@ -42,9 +44,13 @@ def test_fit_is_the_weighted_mean_and_variance():
     p = posterior.reshape(-1, 3).astype(float)
     flat = x.reshape(-1, 2).astype(float)
     mean = p.T @ flat / p.sum(0)[:, None]
-    variance = np.stack([p[:, s] @ (flat - mean[s]) ** 2 / p[:, s].sum() for s in range(3)])
+    variance = []
+    for weight, center in zip(p.T, mean, strict=True):
+        squares = (flat - center) ** 2
+        variance.append(weight @ squares / weight.sum())
+    found = np.exp(fitted["log_variance"][:, 0])
     np.testing.assert_allclose(fitted["mean"][:, 0], mean, rtol=1e-6)
-    np.testing.assert_allclose(np.exp(fitted["log_variance"][:, 0]), variance, rtol=1e-3)
+    np.testing.assert_allclose(found, variance, rtol=1e-3)
 
 
 def test_fit_of_mixtures_is_that_of_numpy():
@@ -54,28 +60,35 @@ def test_fit_of_mixtures_is_that_of_numpy():
     posterior = draw.dirichlet(np.ones(2), (2, 6))
     posterior = np.concatenate([posterior, np.zeros((2, 6, 1))], -1)
     posterior[1, 4:] = 0
-    old = {"weight": draw.normal(size=(3, 2)), "mean": draw.normal(size=(3, 2, 3)) + [0, 9, 4],
-           "log_variance": draw.normal(size=(3, 2, 3))}  # fmt: skip
+    old = {
+        "weight": draw.normal(size=(3, 2)),
+        "mean": draw.normal(size=(3, 2, 3)) + [0, 9, 4],
+        "log_variance": draw.normal(size=(3, 2, 3)),
+    }
     given = jax.tree.map(lambda a: jnp.asarray(a, jnp.float32), (old, x, posterior))
     found = jax.jit(gaussian_mixture(2, floor=0.4).fit)(*given)
     flat = x.reshape(-1, 3)
     p = posterior.reshape(-1, 3)
     away = np.square(flat[:, None, None] - old["mean"]) / np.exp(old["log_variance"])
     log_p = -0.5 * (away + old["log_variance"]).sum(-1) + old["weight"]
-    member = p[..., None] * np.exp(log_p - np.logaddexp.reduce(log_p, -1)[..., None])
-    count = member.sum(0)  # (states, mixtures)
+    total = np.logaddexp.reduce(log_p, -1)[..., None]
+    member = p[..., None] * np.exp(log_p - total)
     visited = slice(2)
-    mean = np.einsum("nsm,nf->smf", member, flat)[visited] / count[visited, :, None]
+    member = member[:, visited]  # (steps, states, mixtures)
+    count = member.sum(0)
+    mean = np.einsum("nsm,nf->smf", member, flat) / count[..., None]
     np.testing.assert_allclose(found["mean"][visited], mean, rtol=1e-4)
     squares = np.square(flat[:, None, None] - mean)
-    variance = (member[:, visited, :, None] * squares).sum(0) / count[visited, :, None]
-    least = 0.4 * np.where(flat[0] == flat[1], 1, flat[p.any(1)].var(0))
+    variance = (member[..., None] * squares).sum(0) / count[..., None]
+    spread = flat[p.any(1)].var(0)
+    least = 0.4 * np.where(flat[0] == flat[1], 1, spread)
     assert 0 < (variance < least)[..., :2].sum() < 8
     assert (variance < least)[..., 2].all()
     wanted = np.log(np.maximum(variance, least))
     np.testing.assert_allclose(found["log_variance"][visited], wanted, rtol=1e-3, atol=1e-5)
-    share = count[visited] / count[visited].sum(1, keepdims=True)
-    np.testing.assert_allclose(jax.nn.softmax(found["weight"])[visited], share, rtol=1e-4)
+    share = count / count.sum(1, keepdims=True)
+    weight = jax.nn.softmax(found["weight"])
+    np.testing.assert_allclose(weight[visited], share, rtol=1e-4)
     for name, leaf in found.items():
         np.testing.assert_allclose(leaf[2], old[name][2], rtol=1e-6)
 
@@ -94,14 +107,20 @@ def test_first_params_by_hand(monkeypatch):
     labels = np.array([0, 0, 1, 1, 1, 2])
     spec = {"weight": jnp.ones((3, 1)), "mean": jnp.zeros((3, 1, 3))}
     first = gaussian_mixture(floor=1e-5).begin(None, spec, x, labels)
-    np.testing.assert_allclose(first["mean"][:, 0], [[2, 5, 1], [10, 9, 1], x.mean(0)], rtol=1e-6)
-    every = x.var(0)
-    variance = [[4, every[1] / 1000, 1], [*every[:2] / 1000, 1], [*every[:2], 1]]
-    np.testing.assert_allclose(np.exp(first["log_variance"][:, 0]), variance, rtol=1e-5)
+    means = [[2, 5, 1], [10, 9, 1], x.mean(0)]
+    np.testing.assert_allclose(first["mean"][:, 0], means, rtol=1e-6)
+    a, b, _ = x.var(0)
+    variances = [[4, b / 1000, 1], [a / 1000, b / 1000, 1], [a, b, 1]]
+    np.testing.assert_allclose(np.exp(first["log_variance"][:, 0]), variances, rtol=1e-5)
     assert (first["weight"] == 1).all()
-    least = gaussian_mixture(floor=0.5).begin(None, spec, x, labels)["log_variance"]
-    np.testing.assert_allclose(np.exp(least[1, 0]), [*every[:2] / 2, 1], rtol=1e-5)
+    high = gaussian_mixture(floor=0.5).begin(None, spec, x, labels)
+    found = np.exp(high["log_variance"][1, 0])
+    np.testing.assert_allclose(found, [a / 2, b / 2, 1], rtol=1e-5)
 
+
+def test_first_means_of_mixtures_are_clusters_of_some_steps(monkeypatch):
+    x = np.float32([[0, 5, 1], [4, 5, 1], [10, 9, 1], [10, 9, 1], [10, 9, 1], [6, 0, 1]])
+    labels = np.array([0, 0, 1, 1, 1, 2])
     seen = []
 
     def centers(key, some, mixtures):
@@ -115,10 +134,13 @@ def test_first_params_by_hand(monkeypatch):
     assert seen == [(2, 2), (2, 2), (2, 2)]
     np.testing.assert_array_equal(pairs, x[[[0, 1], [2, 4], [0, 3]]])
 
-    given = {"logits": jnp.zeros((2, 3))}, np.array([0, 0, 2]), np.array([0, 0, 1])
-    counted = categorical(3).begin(None, *given)
-    shares = [[0.6, 0.2, 0.2], [0.25, 0.25, 0.5]]
-    np.testing.assert_allclose(np.exp(counted["logits"]), shares, rtol=1e-6)
+
+def test_first_params_of_symbols_by_hand():
+    x = np.array([0, 0, 2])
+    labels = np.array([0, 0, 1])
+    counted = categorical(3).begin(None, {"logits": jnp.zeros((2, 3))}, x, labels)
+    wanted = [[0.6, 0.2, 0.2], [0.25, 0.25, 0.5]]
+    np.testing.assert_allclose(np.exp(counted["logits"]), wanted, rtol=1e-6)
 
 
 def test_alignments():
@@ -126,7 +148,8 @@ def test_alignments():
     labels = uniform_segments(jax.random.key(0), np.zeros((3, 7)), mask, 3)
     np.testing.assert_array_equal(labels[0], [0, 0, 0, 1, 1, 2, 2])
     np.testing.assert_array_equal(labels[1, :2], [0, 1])
-    x = np.where(mask[..., None], np.arange(7)[:, None] // 4 * 9.0, np.nan)
+    halves = np.arange(7)[:, None] // 4 * 9.0
+    x = np.where(mask[..., None], halves, np.nan)
     clusters = gaussian_mixture().align(jax.random.key(0), x, mask, 2)
     assert len(set(clusters[0, :4])) == len(set(clusters[0, 4:])) == 1
     assert clusters[0, 0] != clusters[0, 4]

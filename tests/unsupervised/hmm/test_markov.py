@@ -54,8 +54,9 @@ def test_the_gradient_is_the_posterior_counts(x64, left):
     log_p = hmm.forward(params, scores, LENGTHS)[1]
     np.testing.assert_allclose(counts.log_likelihood, log_p, rtol=1e-14)
     moves = np.asarray(counts.transition)
-    slopes = first - first.sum() * start, moves - moves.sum(1, keepdims=True) * transition
-    close((by_params["start"], by_params["transition"]), slopes, 1e-7, 1e-12)
+    leaving = moves.sum(1, keepdims=True)
+    slopes = {"start": first - first.sum() * start, "transition": moves - leaving * transition}
+    close(by_params, slopes, 1e-7, 1e-12)
     if left:
         assert (np.asarray(by_params["transition"])[~ZERO] == 0).all()
     # forward mode and second derivatives are there too
@@ -63,8 +64,9 @@ def test_the_gradient_is_the_posterior_counts(x64, left):
     numerical = (total(params, scores + h) - total(params, scores - h)) / 2
     _, tangent = jax.jvp(lambda s: total(params, s), (jnp.asarray(scores),), (h,))
     np.testing.assert_allclose(tangent, numerical, rtol=1e-6)
-    second = jax.jvp(jax.grad(lambda s: total(params, s)), (jnp.asarray(scores),), (h,))[1]
-    numerical = jax.jit(jax.grad(lambda s: total(params, s)))(jnp.asarray(scores + h)) - by_scores
+    slope = jax.jit(jax.grad(lambda s: total(params, s)))
+    _, second = jax.jvp(slope, (jnp.asarray(scores),), (h,))
+    numerical = slope(jnp.asarray(scores + h)) - by_scores
     np.testing.assert_allclose(second, numerical, atol=2e-10)
     assert np.abs(second).max() > 1e-8
 
@@ -72,8 +74,15 @@ def test_the_gradient_is_the_posterior_counts(x64, left):
 def test_gradients_of_posterior_and_viterbi_are_right_and_finite(x64):
     _, _, params, scores = model(left=True)
     weight = np.random.default_rng(2).normal(size=scores.shape)
-    for function in (lambda p, s: (weight * hmm.posteriors(p, s, LENGTHS)).sum(),
-                     lambda p, s: hmm.viterbi(p, s, LENGTHS)[1].sum()):  # fmt: skip
+
+    def by_posterior(params, scores):
+        return (weight * hmm.posteriors(params, scores, LENGTHS)).sum()
+
+    def by_path(params, scores):
+        _, log_p = hmm.viterbi(params, scores, LENGTHS)
+        return log_p.sum()
+
+    for function in (by_posterior, by_path):
         gradient = jax.jit(jax.grad(function, (0, 1)))(params, jnp.asarray(scores))
         assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
         h = 1e-6 * weight
@@ -84,9 +93,7 @@ def test_gradients_of_posterior_and_viterbi_are_right_and_finite(x64):
 def functions(params, scores, lengths):
     """Everything of the same sequences; the sums of transitions have no axis of time."""
     counts = expected_counts(params, scores, lengths)
-    found = [
-        function(params, scores, lengths) for function in (hmm.forward, hmm.posteriors, hmm.viterbi)
-    ]
+    found = [f(params, scores, lengths) for f in (hmm.forward, hmm.posteriors, hmm.viterbi)]
     return found, (counts.log_likelihood, counts.posterior, counts.start, counts.transition)
 
 
@@ -99,7 +106,8 @@ def test_padding_changes_nothing():
     for i, n in enumerate(LENGTHS):
         padded[i, :n] = scores[i, :n]
 
-    plain, long = (jax.device_get(functions(params, s, LENGTHS)) for s in (scores, padded))
+    plain = jax.device_get(functions(params, scores, LENGTHS))
+    long = jax.device_get(functions(params, padded, LENGTHS))
 
     def cut(a):
         return a[:, :5] if a.ndim > 1 and a.shape[:2] == (5, 9) else a
@@ -113,8 +121,10 @@ def test_many_steps_and_unlikely_ones_do_not_underflow():
     np.testing.assert_allclose(hmm.forward(params, scores)[1], [-100000], rtol=1e-6)
     scores = scores - 1e-3 * jnp.arange(2)  # 100,000 alone has no such digits in float32
     share = 1 / (1 + np.exp(-1e-3))
-    np.testing.assert_allclose(hmm.posteriors(params, scores)[..., 0], share, rtol=1e-5)
-    np.testing.assert_allclose(expected_counts(params, scores).posterior[..., 0], share, rtol=1e-5)
+    posterior = hmm.posteriors(params, scores)
+    counts = expected_counts(params, scores)
+    np.testing.assert_allclose(posterior[..., 0], share, rtol=1e-5)
+    np.testing.assert_allclose(counts.posterior[..., 0], share, rtol=1e-5)
 
 
 def test_the_path_of_many_steps_is_that_of_float64():
@@ -138,10 +148,17 @@ def test_nan_in_params_is_nan_in_every_result(name):
     path, score = hmm.viterbi(params, scores, LENGTHS)
     assert np.isnan(score).tolist() == long.tolist()
     assert (path[long] == -1).all()
-    assert np.isnan(hmm.posteriors(params, scores, LENGTHS)[long]).any((1, 2)).all()
+    posterior = hmm.posteriors(params, scores, LENGTHS)
+    assert np.isnan(posterior[long]).any((1, 2)).all()
+
+
+def test_nan_and_impossible_states_in_logits():
+    _, _, _, scores = model()
     assert jnp.isnan(hmm.log_probabilities(jnp.array([0.0, jnp.nan]))).all()
-    assert jnp.isnan(hmm.scaled_likelihoods(scores, jnp.array([0.0, jnp.nan, 0]))[..., 1]).all()
-    assert (hmm.scaled_likelihoods(scores, jnp.array([0.0, -jnp.inf, 0]))[..., 1] == -jnp.inf).all()
+    broken = hmm.scaled_likelihoods(scores, jnp.array([0.0, jnp.nan, 0]))
+    assert jnp.isnan(broken[..., 1]).all()
+    never = hmm.scaled_likelihoods(scores, jnp.array([0.0, -jnp.inf, 0]))
+    assert (never[..., 1] == -jnp.inf).all()
 
 
 def test_a_sequence_that_no_path_can_emit_has_no_path():
@@ -186,9 +203,14 @@ def test_log_probabilities():
     e = np.exp([0, 1, 2])
     np.testing.assert_allclose(p, [e / e.sum(), [0, 1, 0], [0, 0, 0]], rtol=1e-6)
     weight = jnp.arange(9.0).reshape(3, 3)
-    gradient = jax.jit(jax.grad(lambda a: (weight * jnp.exp(hmm.log_probabilities(a))).sum()))(
-        logits
-    )
+
+    @jax.jit
+    @jax.grad
+    def slope(logits):
+        p = jnp.exp(hmm.log_probabilities(logits))
+        return (weight * p).sum()
+
+    gradient = slope(logits)
     assert np.isfinite(gradient).all()
     assert (np.asarray(gradient[1:]) == 0).all()
     decayed = hmm.NEVER * 0.99  # as by weight decay
@@ -198,7 +220,8 @@ def test_log_probabilities():
 
 def test_topologies():
     key = jax.random.key(0)
-    skipping = jnp.exp(hmm.log_probabilities(hmm.left_to_right(skips=1)(key, (4, 4))))
+    logits = hmm.left_to_right(skips=1)(key, (4, 4))
+    skipping = jnp.exp(hmm.log_probabilities(logits))
     np.testing.assert_allclose(skipping[0], [1 / 3, 1 / 3, 1 / 3, 0], rtol=1e-6)
     np.testing.assert_allclose(skipping[2:], [[0, 0, 0.5, 0.5], [0, 0, 0, 1]])
     assert hmm.first_state(key, (3,)).tolist() == np.float32([0, hmm.NEVER, hmm.NEVER]).tolist()

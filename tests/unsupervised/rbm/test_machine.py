@@ -14,21 +14,27 @@ from tests.unsupervised.rbm.machines import OPTIONS, crops, draw, states
 contrastive_divergence = jn.unsupervised.rbm.contrastive_divergence
 
 
+def arrays(params):
+    return [np.asarray(params[name]) for name in ("kernel", "bias", "visible_bias")]
+
+
 def by_numpy(key, params, x, start, k, kind):
     """CD written out, with the same uniform numbers."""
-    kernel, bias, visible_bias = (np.asarray(params[n]) for n in ("kernel", "bias", "visible_bias"))
+    kernel, bias, visible_bias = arrays(params)
     samples = start
     for i in range(k):
         here = jax.random.fold_in(key, i)
         p = sigmoid(samples @ kernel + bias)
-        h = np.asarray(jax.random.uniform(jn.child_key(here, "hidden"), p.shape)) < p
+        uniform = jax.random.uniform(jn.child_key(here, "hidden"), p.shape)
+        h = np.asarray(uniform) < p
         field = h @ kernel.T + visible_bias
+        visible_key = jn.child_key(here, "visible")
         if kind is gaussian:
-            noise = jax.random.normal(jn.child_key(here, "visible"), field.shape)
+            noise = jax.random.normal(visible_key, field.shape)
             samples = field + np.asarray(noise)
         else:
-            p = sigmoid(field)
-            samples = 1.0 * (jax.random.uniform(jn.child_key(here, "visible"), p.shape) < p)
+            uniform = jax.random.uniform(visible_key, field.shape)
+            samples = 1.0 * (uniform < sigmoid(field))
     up = sigmoid(x @ kernel + bias)
     down = sigmoid(samples @ kernel + bias)
     gradient = {
@@ -67,7 +73,7 @@ def test_update_is_that_of_numpy(x64, k, kind):
 
 def assert_watched(value, metrics, params, x, kind):
     """The value is the error of the reconstruction, the metric the free energy."""
-    kernel, bias, visible_bias = (np.asarray(params[n]) for n in ("kernel", "bias", "visible_bias"))
+    kernel, bias, visible_bias = arrays(params)
     field = sigmoid(x @ kernel + bias) @ kernel.T + visible_bias
     error = (np.asarray(kind.mean(jnp.asarray(field))) - x) ** 2
     np.testing.assert_allclose(value, error.mean(), rtol=1e-12)
