@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxnet.unsupervised.check import check_examples, whole_batches
+from jaxnet.unsupervised.check import check_examples, standardized, whole_batches
 
 X = np.ones((5, 3), np.float32)
 HOLED = X.copy()
@@ -51,3 +51,19 @@ def test_whole_batches_hold_each_example_once_or_twice(n, batch_size, total, siz
     np.testing.assert_array_equal(rows, x)
     assert counts.max() <= 2
     assert counts.sum() == total
+
+
+@pytest.mark.slow
+def test_the_scale_is_measured_on_some_rows():
+    draw = np.random.default_rng(0)
+    x = jnp.asarray(draw.normal(size=(30_001, 3)) + 5, jnp.float32)
+    kernel = jnp.asarray(draw.normal(size=(3, 4)), jnp.float32)
+    bias = jnp.arange(4.0)
+    params = standardized(kernel, bias, x)
+    y = np.asarray(x @ params["kernel"] + params["bias"])
+    np.testing.assert_allclose([y.mean(), y.std()], [0, 1], atol=0.02)
+    assert y[::4].std() == pytest.approx(1, abs=2e-4)
+    ratio = params["kernel"] / kernel
+    np.testing.assert_allclose(ratio, ratio[0, 0], rtol=1e-5)
+    shift = params["bias"] - ratio[0, 0] * bias
+    np.testing.assert_allclose(shift, shift[0], rtol=1e-4)
