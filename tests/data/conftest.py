@@ -63,13 +63,17 @@ class Site:
                 sums[name] = self.put(name, gzip.compress(text.encode()))
         monkeypatch.setattr(multi30k, "RAW", self.address)
         monkeypatch.setattr(multi30k, "SHA256", sums)
-        return {part: [(d.strip(), e.strip()) for d, e in pairs[part]] for part in pairs}
+        read = {}
+        for part, lines in pairs.items():
+            read[part] = [(german.strip(), english.strip()) for german, english in lines]
+        return read
 
 
 @pytest.fixture
 def site(tmp_path_factory):
     folder = tmp_path_factory.mktemp("site")
-    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=str(folder))) as server:
+    handler = partial(Handler, directory=str(folder))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         thread = threading.Thread(target=server.serve_forever, args=(0.01,))
         thread.start()
         yield Site(folder, f"http://127.0.0.1:{server.server_address[1]}")

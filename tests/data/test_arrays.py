@@ -6,24 +6,30 @@ from tests.helpers import refuses
 
 
 def pair(n=7):
-    return np.arange(n * 6.0).reshape(n, 2, 3), np.arange(n)
+    x = np.arange(n * 6.0).reshape(n, 2, 3)
+    return x, np.arange(n)
 
 
 def test_batches_in_order_with_a_short_last_one():
     x, y = pair(7)
     got = list(batches((x, y), 3))
-    assert [b[1].tolist() for b in got] == [[0, 1, 2], [3, 4, 5], [6]]
-    np.testing.assert_array_equal(np.concatenate([b[0] for b in got]), x)
+    assert [y.tolist() for _, y in got] == [[0, 1, 2], [3, 4, 5], [6]]
+    np.testing.assert_array_equal(np.concatenate([part for part, _ in got]), x)
 
 
 @pytest.mark.parametrize(("n", "size", "lengths"), [(7, 3, [3, 3]), (6, 3, [3, 3]), (3, 3, [3])])
 def test_drop_last(n, size, lengths):
-    assert [len(b[1]) for b in batches(pair(n), size, drop_last=True)] == lengths
+    got = batches(pair(n), size, drop_last=True)
+    assert [len(y) for _, y in got] == lengths
 
 
 def test_a_seed_gives_its_order():
-    orders = [np.concatenate([b[1] for b in batches(pair(50), 8, seed=s)]) for s in (3, 3, 4)]
-    assert (orders[0] == orders[1]).all() and (orders[0] != orders[2]).any()
+
+    def order(seed):
+        return np.concatenate([y for _, y in batches(pair(50), 8, seed=seed)])
+
+    assert (order(3) == order(3)).all()
+    assert (order(3) != order(4)).any()
 
 
 def test_a_shuffled_pass_without_the_last_batch_leaves_out_others_each_time():
@@ -36,13 +42,19 @@ def test_a_shuffled_pass_without_the_last_batch_leaves_out_others_each_time():
 
 def test_split_keeps_the_order():
     (_, b), (_, d) = split(pair(20), 0.3)
-    assert (np.diff(b) > 0).all() and (np.diff(d) > 0).all()
+    assert (np.diff(b) > 0).all()
+    assert (np.diff(d) > 0).all()
 
 
 def test_split_is_a_function_of_its_seed():
-    parts = [split(np.arange(1000), 0.2, seed=s)[1] for s in (0, 0, 1)]
-    assert (parts[0] == parts[1]).all() and (parts[0] != parts[2]).any()
-    assert split(np.arange(12), 0.25)[1].tolist() == [2, 7, 9]  # numpy 2.4.6, PCG64
+
+    def held(seed):
+        return split(np.arange(1000), 0.2, seed=seed)[1]
+
+    assert (held(0) == held(0)).all()
+    assert (held(0) != held(1)).any()
+    _, few = split(np.arange(12), 0.25)
+    assert few.tolist() == [2, 7, 9]  # numpy 2.4.6, PCG64
 
 
 def test_split_gives_every_class_its_share():
@@ -50,7 +62,10 @@ def test_split_gives_every_class_its_share():
     for seed in range(5):
         _, held = split(labels, 0.2, seed=seed, labels=labels)
         assert np.bincount(held).tolist() == [20, 8, 2]
-    by_chance = {tuple(np.bincount(split(labels, 0.2, seed=s)[1], minlength=3)) for s in range(9)}
+    by_chance = set()
+    for seed in range(9):
+        _, held = split(labels, 0.2, seed=seed)
+        by_chance.add(tuple(np.bincount(held, minlength=3)))
     assert len(by_chance) > 1
 
 
@@ -81,9 +96,11 @@ test_refusals = refuses([
 def test_split_keeps_rare_classes_in_both_parts(share):
     labels = np.array(["a"] * 20 + ["b"] * 2 + ["c"])
     rest, held = split(labels, share, labels=labels)
-    assert sorted(set(rest)) == ["a", "b", "c"] and sorted(set(held)) == ["a", "b"]
+    assert sorted(set(rest)) == ["a", "b", "c"]
+    assert sorted(set(held)) == ["a", "b"]
 
 
 def test_values_are_not_looked_at():
-    assert all(np.isnan(part).all() for part in split(np.full(9, np.nan)))
+    for part in split(np.full(9, np.nan)):
+        assert np.isnan(part).all()
     assert len(list(batches(np.full((9, 2), np.inf), 2))) == 5

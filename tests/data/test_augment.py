@@ -9,10 +9,12 @@ from tests.helpers import refused
 
 @pytest.mark.slow
 def test_moves_are_equally_likely():
-    y = random_shift(1)(jax.random.key(1), jnp.zeros((9000, 3, 3, 1)).at[:, 1, 1].set(1.0))
+    images = jnp.zeros((9000, 3, 3, 1)).at[:, 1, 1].set(1.0)
+    y = random_shift(1)(jax.random.key(1), images)
     share = np.asarray(y.mean(0)[..., 0])
     # 4 standard errors of a share of 1/9 in 9000 draws
-    np.testing.assert_allclose(share, 1 / 9, atol=4 * np.sqrt(1 / 9 * 8 / 9 / 9000))
+    deviation = np.sqrt(1 / 9 * 8 / 9 / 9000)
+    np.testing.assert_allclose(share, 1 / 9, atol=4 * deviation)
 
 
 @pytest.mark.slow
@@ -22,14 +24,18 @@ def test_on_masks_moves_masks_along_and_fills_with_void():
     mask = jnp.arange(2 * 8 * 12).reshape(2, 8, 12) % 11
 
     def half(key, batch):
-        return warp(batch, jnp.eye(2)[None].repeat(2, 0) / 2)
+        matrix = jnp.eye(2)[None].repeat(2, 0) / 2
+        return warp(batch, matrix)
 
     for dtype in (jnp.int32, jnp.uint8):
-        image, moved = on_masks(half, void=11)(jax.random.key(0), (x, mask.astype(dtype)))
+        masks = mask.astype(dtype)
+        image, moved = on_masks(half, void=11)(jax.random.key(0), (x, masks))
         np.testing.assert_array_equal(image, half(None, x))
         plain = half(None, {"image": x, "mask": mask + 1})["mask"]  # 0 is what came in
         np.testing.assert_array_equal(moved, jnp.where(plain == 0, 11, plain - 1))
-        assert moved.dtype == dtype and (moved == 11).sum() > 100 and (moved == 0).any()
+        assert moved.dtype == dtype
+        assert (moved == 11).sum() > 100
+        assert (moved == 0).any()
 
 
 @pytest.mark.slow
@@ -39,22 +45,29 @@ def test_an_augmented_objective():
 
     import jaxnet as jn
 
-    x, y = jnp.zeros((12, 3, 3, 1)).at[:, 1, 1].set(1.0), jnp.arange(12)
+    x = jnp.zeros((12, 3, 3, 1)).at[:, 1, 1].set(1.0)
+    y = jnp.arange(12)
     seen = {"sum": lambda outputs, targets: targets.astype(jnp.float32)}
-    plain = jn.supervised(jn.models.mlp([1]), lambda o, t: o[:, 0] ** 2, metrics=seen)
+
+    def square(outputs, targets):
+        return outputs[:, 0] ** 2
+
+    plain = jn.supervised(jn.models.mlp([1]), square, metrics=seen)
 
     def first(objective):
         trainer = jn.trainer(objective, optax.sgd(0.1))
         start = trainer.init(jax.random.key(0), (x, y))
         return next(jn.fit(trainer, start, (x, y), epochs=1, batch_size=4))
 
-    moved, still = first(jn.augmented(plain, on_inputs(random_shift(1)))), first(plain)
+    augmented = jn.augmented(plain, on_inputs(random_shift(1)))
+    moved, still = first(augmented), first(plain)
     assert moved.train["sum"] == pytest.approx(5.5) == still.train["sum"]
     assert moved.losses[0] != still.losses[0]
 
 
 def test_color_stays_between_0_and_1_and_gray_has_contrast():
-    x = np.random.default_rng(0).uniform(0.3, 0.6, (50, 3, 4, 3)).astype(np.float32)
+    uniform = np.random.default_rng(0).uniform(0.3, 0.6, (50, 3, 4, 3))
+    x = uniform.astype(np.float32)
     gray = jax.eval_shape(color_jitter(contrast=0.5), jax.random.key(0), x[..., :1])
     assert gray.shape == (50, 3, 4, 1)
     strong = jax.jit(color_jitter(brightness=1.0))(jax.random.key(0), x)
@@ -64,29 +77,38 @@ def test_color_stays_between_0_and_1_and_gray_has_contrast():
 @pytest.mark.slow
 def test_mixup_blends_by_the_beta_distribution():
     batch = jnp.eye(40), jnp.arange(40) % 5
-    own = np.diag(np.asarray(mixup(1.0, classes=5)(jax.random.key(0), batch)[0]))
-    assert 0.3 < own.mean() < 0.75 and own.std() > 0.15  # of Beta(1, 1), uniform
+    blended, _ = mixup(1.0, classes=5)(jax.random.key(0), batch)
+    own = np.diag(np.asarray(blended))
+    assert 0.3 < own.mean() < 0.75  # of Beta(1, 1), uniform
+    assert own.std() > 0.15
     weak, _ = mixup(0.05, classes=5)(jax.random.key(0), batch)
-    assert ((np.asarray(weak).max(1) > 0.99).mean()) > 0.6
+    hardly_mixed = np.asarray(weak).max(1) > 0.99
+    assert hardly_mixed.mean() > 0.6
 
 
 @pytest.mark.slow
 def test_cutmix_pastes_a_rectangle_and_mixes_labels_by_its_area():
     n = 60
-    x = jnp.arange(n, dtype=jnp.float32).reshape(n, 1, 1, 1).repeat(8, 1).repeat(12, 2)
+    numbers = jnp.arange(n, dtype=jnp.float32).reshape(n, 1, 1, 1)
+    x = numbers.repeat(8, 1).repeat(12, 2)
     y = jnp.arange(n) % 5
     mixed, targets = jax.jit(cutmix(1.0, classes=5))(jax.random.key(0), (x, y))
-    labels, areas = np.eye(5)[np.asarray(y)], []
-    for i, (image, target) in enumerate(zip(np.asarray(mixed)[..., 0], targets, strict=True)):
+    labels = np.eye(5)[np.asarray(y)]
+    areas = []
+    pictures = np.asarray(mixed)[..., 0]
+    for i, (image, target) in enumerate(zip(pictures, targets, strict=True)):
         other = image != i
         areas.append(other.mean())
         if other.any():
             (partner,) = np.unique(image[other])
             rows, columns = np.where(other)
-            assert other.sum() == (np.ptp(rows) + 1) * (np.ptp(columns) + 1)  # one rectangle
-            wanted = (1 - other.mean()) * labels[i] + other.mean() * labels[int(partner)]
+            rectangle = (np.ptp(rows) + 1) * (np.ptp(columns) + 1)
+            assert other.sum() == rectangle
+            area = other.mean()
+            wanted = (1 - area) * labels[i] + area * labels[int(partner)]
             np.testing.assert_allclose(target, wanted, atol=1e-6)
-    assert 0.15 < np.mean(areas) < 0.5 and np.std(areas) > 0.1
+    assert 0.15 < np.mean(areas) < 0.5
+    assert np.std(areas) > 0.1
     small, _ = cutmix(0.01, 5)(jax.random.key(0), (x.astype(jnp.uint8), y))
     assert small.dtype == jnp.uint8
 
@@ -98,7 +120,8 @@ def test_cutmix_pastes_a_rectangle_and_mixes_labels_by_its_area():
 def test_integers_are_not_mixed_or_scaled_to_0(make, dtype):
     for run in (make(), jax.jit(make())):
         with pytest.raises(TypeError, match=r"inputs must hold floats; write x.astype.*, got "):
-            run(jax.random.key(0), (np.full((4, 5, 6, 3), 1, dtype), np.arange(4) % 3))
+            ones = np.full((4, 5, 6, 3), 1, dtype)
+            run(jax.random.key(0), (ones, np.arange(4) % 3))
 
 
 @pytest.mark.parametrize("label", [-1, 3])
@@ -121,19 +144,24 @@ def test_color_of_images_in_other_units():
         with pytest.raises(ValueError, match=r"color_jitter: images must be in \[0, 1\].*x / 255"):
             jitter(foreign)
         assert jnp.isnan(jax.jit(jitter)(foreign)).all()
-    over, under = map(jax.jit(jitter), (1.2 * ramp - 0.1, 0.9 * ramp))
-    np.testing.assert_array_equal(over, jitter(1.2 * ramp - 0.1))
-    assert np.min(over) == 0 and np.max(over) == 1 and np.ptp(under) > 0.8
+    bright = 1.2 * ramp - 0.1
+    over = jax.jit(jitter)(bright)
+    under = jax.jit(jitter)(0.9 * ramp)
+    np.testing.assert_array_equal(over, jitter(bright))
+    assert np.min(over) == 0
+    assert np.max(over) == 1
+    assert np.ptp(under) > 0.8
 
 
 @pytest.mark.slow
 def test_cutmix_of_narrow_images_weighs_all_pixels():
     """A sum of more than 256 ones in bfloat16 is 256."""
-    x = jnp.arange(8, dtype=jnp.bfloat16)[:, None, None, None] + jnp.zeros((8, 32, 32, 1))
-    x = x.astype(jnp.bfloat16)
+    numbers = jnp.arange(8, dtype=jnp.bfloat16)[:, None, None, None]
+    x = jnp.broadcast_to(numbers, (8, 32, 32, 1))
     mixed, targets = cutmix(1.0, 8)(jax.random.key(1), (x, jnp.arange(8)))
     kept = np.asarray(mixed == x).mean((1, 2, 3))
-    np.testing.assert_allclose(np.diagonal(targets).astype(np.float32), kept, atol=0.01)
+    own_labels = np.diagonal(targets).astype(np.float32)
+    np.testing.assert_allclose(own_labels, kept, atol=0.01)
 
 
 X = jnp.ones((3, 5, 7, 2))

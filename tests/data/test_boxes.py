@@ -10,11 +10,16 @@ def test_lists_become_arrays_with_padding_at_the_end():
     boxes = [[[0, 0, 1, 0.5], [0.25, 0.5, 0.5, 1]], [], np.array([[0.5, 0, 1, 0.125]])]
     targets = pad_boxes(boxes, [[2, 0], [], np.array([1.0])])  # np.loadtxt has floats only
     assert targets["boxes"].dtype == np.float32 and targets["classes"].dtype == np.int32
-    wanted = [boxes[0], [[0] * 4, [0] * 4], [[0.5, 0, 1, 0.125], [0] * 4]]
+    wanted = [
+        boxes[0],
+        [[0] * 4, [0] * 4],
+        [[0.5, 0, 1, 0.125], [0] * 4],
+    ]
     assert targets["boxes"].tolist() == wanted
     assert targets["classes"].tolist() == [[2, 0], [-1, -1], [1, -1]]
     wider = pad_boxes(boxes, [[2, 0], [], [1]], most=7)
-    assert wider["boxes"].shape == (3, 7, 4) and wider["classes"].shape == (3, 7)
+    assert wider["boxes"].shape == (3, 7, 4)
+    assert wider["classes"].shape == (3, 7)
     np.testing.assert_array_equal(wider["boxes"][:, :2], targets["boxes"])
 
 
@@ -24,7 +29,8 @@ def test_boxes_without_height_or_width_are_left_out():
         np.array([[0, 0, 1, 1], [0, 0, 0.5, 0.5]]),
         np.zeros((0, 4)),
     ]
-    targets = pad_boxes(boxes, [np.array([0, 2, 1, 1]), np.array([1, 0]), np.array([])])
+    classes = [np.array([0, 2, 1, 1]), np.array([1, 0]), np.array([])]
+    targets = pad_boxes(boxes, classes)
     assert targets["classes"].tolist() == [[2, -1], [1, 0], [-1, -1]]
     np.testing.assert_allclose(targets["boxes"][0], [[0.1, 0.2, 0.3, 0.5], [0, 0, 0, 0]])
     assert not targets["boxes"][2].any()
@@ -32,12 +38,13 @@ def test_boxes_without_height_or_width_are_left_out():
 
 def test_there_is_a_row_where_no_image_has_a_box():
     targets = pad_boxes([[], np.array([])], [[], []])
-    assert targets["boxes"].shape == (2, 1, 4) and targets["classes"].tolist() == [[-1], [-1]]
+    assert targets["boxes"].shape == (2, 1, 4)
+    assert targets["classes"].tolist() == [[-1], [-1]]
 
 
 def test_a_rounding_error_may_reach_out_of_the_image():
-    assert pad_boxes([[[-1e-7, 0, 1 + 1e-7, 1]]], [[0]])["classes"].tolist() == [[0]]
-    assert pad_boxes([[[-9e-4, 0, 1.0009, 1]]], [[0]])["classes"].tolist() == [[0]]
+    for box in ([-1e-7, 0, 1 + 1e-7, 1], [-9e-4, 0, 1.0009, 1]):
+        assert pad_boxes([[box]], [[0]])["classes"].tolist() == [[0]]
     for box in ([-0.0011, 0, 1, 1], [0, 0, 1, 1.0011]):
         with pytest.raises(ValueError, match="must be fractions"):
             pad_boxes([[box]], [[0]])

@@ -18,7 +18,9 @@ def test_images_are_scaled_and_labels_narrowed(helper, size, few_examples):
         pytest.skip(f"{name} is not in TFDS_DATA_DIR")
     for (x, y), split in zip(helper(data_dir=folder), ("train", "test"), strict=True):
         raw = tfds.load(name, split, data_dir=folder)
-        assert x.shape == (9, *size) and x.dtype == np.float32 and y.dtype == np.int32
+        assert x.shape == (9, *size)
+        assert x.dtype == np.float32
+        assert y.dtype == np.int32
         np.testing.assert_allclose(x, raw["image"] / 255, rtol=1e-6)
         np.testing.assert_array_equal(y, raw["label"])
         assert 0.5 < x.max()
@@ -28,12 +30,15 @@ def test_images_are_scaled_and_labels_narrowed(helper, size, few_examples):
 def test_bytes_become_shares(helper, monkeypatch):
     def load(name, split, **options):
         first = {"train": 0, "test": 51}[split]
-        return {"image": np.uint8([[[[first]], [[102]], [[255]]]]), "label": np.array([first])}
+        image = np.uint8([[[[first]], [[102]], [[255]]]])
+        return {"image": image, "label": np.array([first])}
 
     monkeypatch.setattr(tfds, "load", load)
     for (x, y), first in zip(helper(), (0, 51), strict=True):
         np.testing.assert_allclose(x.ravel(), [first / 255, 0.4, 1], rtol=1e-6)
-        assert x.dtype == np.float32 and y.dtype == np.int32 and y.tolist() == [first]
+        assert x.dtype == np.float32
+        assert y.dtype == np.int32
+        assert y.tolist() == [first]
 
 
 @pytest.mark.parametrize("helper", [mnist, cifar10, bccd, camvid])
@@ -86,15 +91,17 @@ def test_three_photos_in_color():
     assert list(found) == ["china", "flower", "hopper"]
     for photo in found.values():
         assert photo.dtype == np.float32 and photo.ndim == 3 and photo.shape[2] == 3
-        assert photo.min() == 0 and 0.99 < photo.max() <= 1 and 0.1 < photo.std() < 0.4
+        assert photo.min() == 0
+        assert 0.99 < photo.max() <= 1
+        assert 0.1 < photo.std() < 0.4
 
 
 def test_each_is_the_photo_of_its_name():
     """By what is in them: blue sky at the top left, a green ground, a face in the upper half."""
     found = jn.data.photos()
-    assert found["china"][:40, :40].mean((0, 1)).argmax() == 2
-    assert found["flower"][:40, :40].mean((0, 1)).argmax() == 1
-    assert found["hopper"][150:250, 220:320].mean((0, 1)).argmax() == 0
+    assert found["china"][:40, :40].mean((0, 1)).argmax() == 2  # blue
+    assert found["flower"][:40, :40].mean((0, 1)).argmax() == 1  # green
+    assert found["hopper"][150:250, 220:320].mean((0, 1)).argmax() == 0  # red
 
 
 def numbered(height, width, start=0):
@@ -118,7 +125,8 @@ def test_a_patch_is_a_square_of_an_image():
 
 def test_every_place_of_every_image_is_as_likely():
     """(8 - 2) · (6 - 2) = 24 places in one, (4 - 2) · (4 - 2) = 4 in the other, edges too."""
-    corners = patches([numbered(8, 6), numbered(4, 4, 1000)], 3, 14_000)[:, 0, 0]
+    images = [numbered(8, 6), numbered(4, 4, 1000)]
+    corners = patches(images, 3, 14_000)[:, 0, 0]
     places, counts = np.unique(corners, return_counts=True)
     assert len(places) == 28
     assert abs(counts - 500).max() < 5 * 500**0.5
@@ -150,12 +158,14 @@ def test_the_parts_are_all_of_the_digits_and_disjoint():
     whole, labels = load_digits(return_X_y=True)
     rows = np.concatenate([a, b]).reshape(-1, 64) * 16
     theirs = sorted(map(tuple, np.column_stack([whole, labels])))
-    assert theirs == sorted(map(tuple, np.column_stack([rows, np.concatenate([ya, yb])])))
+    ours = np.column_stack([rows, np.concatenate([ya, yb])])
+    assert theirs == sorted(map(tuple, ours))
 
 
 def test_every_digit_is_held_out_by_a_fifth():
     (_, y), (_, held) = digits()
-    share = np.bincount(held) / (np.bincount(y) + np.bincount(held))
+    of_held = np.bincount(held)
+    share = of_held / (np.bincount(y) + of_held)
     assert (np.abs(share - 0.2) < 0.003).all()
     (_, y), (_, held) = digits(share=0.5)
     assert abs(len(y) - len(held)) <= 10

@@ -9,7 +9,8 @@ import jaxnet as jn
 from jaxnet.data.rand_augment import CHANGES, autocontrast, changed
 from tests.helpers import refused
 
-IMAGE = np.clip(np.random.default_rng(0).normal(120, 45, (27, 36, 3)), 0, 255).astype(np.uint8)
+PIXELS = np.random.default_rng(0).normal(120, 45, (27, 36, 3))
+IMAGE = np.clip(PIXELS, 0, 255).astype(np.uint8)
 SMALL = IMAGE[:9, :12]
 
 
@@ -19,9 +20,11 @@ def pillow(image, name, strength):
 
     image = images.fromarray(image)
     enhance = {
-        "color": ImageEnhance.Color, "contrast": ImageEnhance.Contrast,
-        "brightness": ImageEnhance.Brightness, "sharpness": ImageEnhance.Sharpness,
-    }  # fmt: skip
+        "color": ImageEnhance.Color,
+        "contrast": ImageEnhance.Contrast,
+        "brightness": ImageEnhance.Brightness,
+        "sharpness": ImageEnhance.Sharpness,
+    }
     if name in enhance:
         return enhance[name](image).enhance(1 + 0.9 * strength)
     if name == "solarize":
@@ -37,7 +40,8 @@ def test_colors_are_those_of_pillow(strength):
     names = [name for name in CHANGES if name not in moves]
     x = jnp.asarray(np.stack([IMAGE] * len(names)), jnp.float32) / 255
     which = jnp.array([CHANGES.index(name) for name in names])
-    y = np.asarray(jax.jit(changed)(x, which, jnp.full(len(names), strength)))
+    strengths = jnp.full(len(names), strength)
+    y = np.asarray(jax.jit(changed)(x, which, strengths))
     for name, found in zip(names, y, strict=True):
         wanted = np.asarray(pillow(IMAGE, name, strength), float)
         difference = np.abs(255 * found - wanted)
@@ -50,7 +54,8 @@ def test_autocontrast_by_hand():
     """The darkest value of each channel becomes 0, the brightest 1; one value alone stays."""
     x = jnp.array([0.25, 0.375, 0.75, 0.5, 0.5, 0.625, 0.4, 0.4, 0.4]).reshape(3, 1, 3)
     y = autocontrast(x.transpose(1, 2, 0)[None])
-    np.testing.assert_allclose(y[0, 0].T, [[0, 0.25, 1], [0, 0, 1], [0.4, 0.4, 0.4]], atol=1e-6)
+    wanted = [[0, 0.25, 1], [0, 0, 1], [0.4, 0.4, 0.4]]
+    np.testing.assert_allclose(y[0, 0].T, wanted, atol=1e-6)
 
 
 def test_moves_are_those_by_hand():
@@ -58,7 +63,9 @@ def test_moves_are_those_by_hand():
     change = jax.jit(changed)
 
     def made(name, strength):
-        return np.asarray(change(x, jnp.array([CHANGES.index(name)]), jnp.array([strength]))[0])
+        which = jnp.array([CHANGES.index(name)])
+        (found,) = change(x, which, jnp.array([strength]))
+        return np.asarray(found)
 
     image = np.asarray(x[0])
     down = made("shift_down", 0.5)  # 0.45 * 9 / 2 is 2 pixels
@@ -67,10 +74,13 @@ def test_moves_are_those_by_hand():
     right = made("shift_right", -0.5)  # 3 pixels to the left
     np.testing.assert_allclose(right[:, :-3], image[:, 3:], atol=1e-6)
     np.testing.assert_allclose(made("rotate", 0.0), image, atol=1e-6)
-    np.testing.assert_allclose(made("shear_rows", 1.0)[4], image[4], atol=1e-6)  # the middle row
+    middle_row = made("shear_rows", 1.0)[4]
+    np.testing.assert_allclose(middle_row, image[4], atol=1e-6)
     sheared = made("shear_rows", 1.0)[0, 2:-2]  # 4 rows above the middle: by 0.3 * 4 = 1.2 pixels
-    np.testing.assert_allclose(sheared, 0.8 * image[0, 3:-1] + 0.2 * image[0, 4:], atol=1e-3)
-    assert np.abs(made("rotate", 1.0) - made("rotate", -1.0)).max() > 0.1
+    wanted = 0.8 * image[0, 3:-1] + 0.2 * image[0, 4:]
+    np.testing.assert_allclose(sheared, wanted, atol=1e-3)
+    turned = made("rotate", 1.0) - made("rotate", -1.0)
+    assert np.abs(turned).max() > 0.1
 
 
 def test_every_image_has_its_own_changes():

@@ -1,5 +1,7 @@
 """Padding, buckets and windows: every token where it belongs, none lost, none twice."""
 
+import math
+
 import numpy as np
 import optax
 import pytest
@@ -13,7 +15,13 @@ from tests.training.conftest import started
 def ragged(n=23, longest=9, seed=0, first=1):
     """Sequences of lengths 1 to longest; every number in them is there once."""
     lengths = np.random.default_rng(seed).integers(1, longest + 1, n)
-    return np.split(np.arange(first, first + lengths.sum()), np.cumsum(lengths)[:-1])
+    numbers = np.arange(first, first + lengths.sum())
+    return np.split(numbers, np.cumsum(lengths)[:-1])
+
+
+def unpadded(tokens, lengths):
+    """The sequences of a batch."""
+    return [row[:length].tolist() for row, length in zip(tokens, lengths, strict=True)]
 
 
 # Padding.
@@ -27,10 +35,14 @@ def test_pad_by_hand():
 
 def test_pad_keeps_further_axes_and_dtype():
     x, _ = pad([np.ones((n, 2), np.float32) for n in (3, 1)])
-    assert x.shape == (2, 3, 2) and x.dtype == np.float32 and x.sum((1, 2)).tolist() == [6, 2]
+    assert x.shape == (2, 3, 2)
+    assert x.dtype == np.float32
+    assert x.sum((1, 2)).tolist() == [6, 2]
     assert pad([[], []])[0].shape == (2, 1)
-    assert pad([[0.5]], length=2, value=-np.inf)[0].tolist() == [[0.5, -np.inf]]
-    assert pad([[1]], length=2, value=2.0)[0].tolist() == [[1, 2]]
+    x, _ = pad([[0.5]], length=2, value=-np.inf)
+    assert x.tolist() == [[0.5, -np.inf]]
+    x, _ = pad([[1]], length=2, value=2.0)
+    assert x.tolist() == [[1, 2]]
 
 
 @pytest.mark.parametrize(("sequences", "expected"), [
@@ -57,38 +69,53 @@ def test_every_sequence_is_in_one_batch_of_a_fitting_shape():
     batches = bucketed(data, 4, bounds=3, seed=1)
     passes = []
     for _ in range(2):
-        seen, shapes, sizes = [], set(), []
+        seen = []
+        widths = set()
+        sizes = []
         for tokens, lengths in batches:
-            shapes.add(tokens.shape[1])
+            widths.add(tokens.shape[1])
             sizes.append(len(tokens))
-            seen += [row[:n].tolist() for row, n in zip(tokens, lengths, strict=True)]
-            assert not tokens[np.arange(tokens.shape[1]) >= lengths[:, None]].any()
-        assert sorted(map(tuple, seen)) == sorted(tuple(s.tolist()) for s in data)
-        assert shapes <= {bound[0] for bound in batches.bounds} and len(shapes) == 3
-        assert sizes == [4, 4, 4, 4, 4, 3] and len(batches) == 6
+            seen += unpadded(tokens, lengths)
+            padding = np.arange(tokens.shape[1]) >= lengths[:, None]
+            assert not tokens[padding].any()
+        assert sorted(map(tuple, seen)) == sorted(tuple(one.tolist()) for one in data)
+        assert len(widths) == 3
+        assert widths <= {bound for (bound,) in batches.bounds}
+        assert sizes == [4, 4, 4, 4, 4, 3]
+        assert len(batches) == 6
         passes.append(seen)
     assert passes[0] != passes[1]  # drawn anew
     again = bucketed(data, 4, bounds=3, seed=1)
     again.epoch = 1
-    assert [r[:n].tolist() for x, m in again for r, n in zip(x, m, strict=True)] == passes[1]
+    seen = []
+    for tokens, lengths in again:
+        seen += unpadded(tokens, lengths)
+    assert seen == passes[1]
 
 
 def test_buckets_keep_padding_small():
     data = ragged(200, longest=40)
-    whole, four = (bucketed(data, 8, bounds=n) for n in (1, 4))
-    assert whole.shapes == 1 and four.shapes == 4 and 0 < four.padding < whole.padding / 2
+    whole = bucketed(data, 8, bounds=1)
+    four = bucketed(data, 8, bounds=4)
+    assert (whole.shapes, four.shapes) == (1, 4)
+    assert 0 < four.padding < whole.padding / 2
     room = sum(tokens.size for tokens, _ in four)  # what went up to the next bucket costs a little
-    assert four.padding < 1 - sum(map(len, data)) / room < four.padding + 0.05
-    assert sum(four.counts) == 200 and max(four.counts) < 100
+    padding = 1 - sum(map(len, data)) / room
+    assert four.padding < padding < four.padding + 0.05
+    assert sum(four.counts) == 200
+    assert max(four.counts) < 100
     *widths, _ = [tokens.shape[1] for tokens, _ in four]
-    assert widths != sorted(widths) and len(widths) == 24  # all lengths come mixed
+    assert len(widths) == 24
+    assert widths != sorted(widths)  # all lengths come mixed
 
 
 def test_pairs_stay_pairs():
-    sources, targets = ragged(30, 9), ragged(30, 7, seed=1, first=1001)
-    partner = {s[0]: t[0] for s, t in zip(sources, targets, strict=True)}
-    number = {s[0]: i for i, s in enumerate(sources)}
-    batches = bucketed((sources, {"y": targets, "n": np.arange(30)}), 8, bounds=[4, (6, 7), 9])
+    sources = ragged(30, 9)
+    targets = ragged(30, 7, seed=1, first=1001)
+    partner = {source[0]: target[0] for source, target in zip(sources, targets, strict=True)}
+    number = {source[0]: i for i, source in enumerate(sources)}
+    data = (sources, {"y": targets, "n": np.arange(30)})
+    batches = bucketed(data, 8, bounds=[4, (6, 7), 9])
     assert batches.bounds == [(4, 4), (6, 7), (9, 9)]
     count = 0
     for (x, x_lengths), rest in batches:
@@ -96,19 +123,24 @@ def test_pairs_stay_pairs():
         assert (x.shape[1], y.shape[1]) in batches.bounds
         assert [partner[a] for a in x[:, 0]] == y[:, 0].tolist()
         assert [number[a] for a in x[:, 0]] == rest["n"].tolist()
-        assert x_lengths.max() <= x.shape[1] and y_lengths.max() <= y.shape[1]
+        assert x_lengths.max() <= x.shape[1]
+        assert y_lengths.max() <= y.shape[1]
         count += len(x)
     assert count == 30
 
 
 def test_without_a_seed_the_order_is_always_the_same_from_short_to_long():
     batches = bucketed(ragged(), 4, bounds=3, seed=None)
-    first, second = ([x.tolist() for x, _ in batches] for _ in range(2))
-    assert first == second and [len(x[0]) for x in first] == sorted(len(x[0]) for x in first)
+    first = [x.tolist() for x, _ in batches]
+    second = [x.tolist() for x, _ in batches]
+    assert first == second
+    widths = [len(x[0]) for x in first]
+    assert widths == sorted(widths)
 
 
 def test_what_is_too_long_is_dropped_and_counted():
-    batches = bucketed([[1] * n for n in (2, 3, 9, 4, 8)], 2, bounds=[2, 4], drop_longer=True)
+    sequences = [[1] * n for n in (2, 3, 9, 4, 8)]
+    batches = bucketed(sequences, 2, bounds=[2, 4], drop_longer=True)
     assert batches.dropped == 2 and "2 longer ones dropped" in repr(batches)
     assert sum(len(x) for x, _ in batches) == 3 and len(batches) == 2
     assert batches.padding == pytest.approx(1 / 10)  # of 2 + 2 * 4 steps, 2 + 3 + 4 are filled
@@ -116,7 +148,9 @@ def test_what_is_too_long_is_dropped_and_counted():
 
 def test_batches_are_filled_up_with_the_value():
     ((tokens, lengths),) = bucketed([[1, 2, 3], [4], [5, 6]], 3, bounds=1, value=-1)
-    assert (tokens[np.arange(3) >= lengths[:, None]] == -1).all() and (tokens == -1).sum() == 3
+    padding = np.arange(3) >= lengths[:, None]
+    assert (tokens[padding] == -1).all()
+    assert (tokens == -1).sum() == 3
 
 
 @pytest.mark.slow
@@ -124,7 +158,8 @@ def test_fit_compiles_once_a_shape_and_says_nothing():
     data = ragged(23, 6)
     labels = np.array([len(s) % 2 for s in data])
     batches = bucketed((data, labels), 4, bounds=2, seed=None)  # passes begin alike
-    net = jn.serial(jn.layers.time_distributed(jn.embedding(200, 3)), jn.last_step(), jn.dense(2))
+    embedding = jn.layers.time_distributed(jn.embedding(200, 3))
+    net = jn.serial(embedding, jn.last_step(), jn.dense(2))
     trainer, train_state = started(net, next(iter(batches)), shapes=batches.shapes)
     for epoch in jn.fit(trainer, train_state, batches, epochs=3):  # warnings are errors
         assert len(epoch.losses) == len(batches) == 6
@@ -144,11 +179,15 @@ def test_windows_predict_every_token_but_the_first_once(length, streams, steps):
     assert (cut.y[cut.counts] == cut.x[cut.counts] + 1).all()
     assert cut.start.sum() == streams and cut.start[:streams].all()
     # Each row goes on where that of the batch before stopped.
-    x, counts = (a.reshape(-1, streams, steps) for a in (cut.x, cut.counts))
+    x = cut.x.reshape(-1, streams, steps)
+    counts = cut.counts.reshape(-1, streams, steps)
+    least = (length - 1) // streams
+    most = math.ceil((length - 1) / streams)
     for stream in range(streams):
         read = x[:, stream][counts[:, stream]]
-        assert (np.diff(read) == 1).all() and counts[:-1, stream, -1].all()
-        assert (length - 1) // streams <= len(read) <= -(-(length - 1) // streams)
+        assert (np.diff(read) == 1).all()
+        assert counts[:-1, stream, -1].all()
+        assert least <= len(read) <= most
 
 
 @pytest.mark.parametrize("length", [2, 30])
@@ -159,7 +198,8 @@ def test_overlapping_windows_predict_every_token_but_the_first_once(length, step
     assert cut.y[cut.counts].tolist() == list(tokens[1:])
     assert (cut.y[cut.counts] == cut.x[cut.counts] + 1).all()
     for row in cut.counts[1:]:  # at least steps - fresh tokens of context
-        assert 1 <= row.sum() <= fresh and not row[: steps - fresh].any()
+        assert 1 <= row.sum() <= fresh
+        assert not row[: steps - fresh].any()
 
 
 def test_packed_rows_hold_every_sequence_once():
@@ -167,14 +207,18 @@ def test_packed_rows_hold_every_sequence_once():
     rows = packed(sequences, 11, value=-1)
     found = []
     for x, segments, positions in zip(*rows, strict=True):
-        assert (x[segments == 0] == -1).all() and (positions[segments == 0] == 0).all()
+        padding = segments == 0
+        assert (x[padding] == -1).all()
+        assert (positions[padding] == 0).all()
         for number in range(1, segments.max() + 1):
             (here,) = np.where(segments == number)
             assert np.ptp(here) + 1 == len(here)
             assert positions[here].tolist() == list(range(len(here)))
             found.append(x[here].tolist())
     assert sorted(found) == sorted(one.tolist() for one in sequences)
-    assert (rows.segments == 0).mean() < 0.05 < 0.4 < (pad(sequences)[0] == 0).mean()
+    padded, _ = pad(sequences)
+    assert (rows.segments == 0).mean() < 0.05
+    assert (padded == 0).mean() > 0.4
 
 
 @pytest.mark.parametrize("stop", [2, 6, 8])
@@ -183,9 +227,13 @@ def test_a_run_resumes_with_the_same_object_or_a_new_one(stop):
 
     def forward(m, batch):
         (_, lengths), y = batch
-        return (m.param("w", jn.initializers.zeros, ()) - y) ** 2 + 0 * lengths, {}
+        error = m.param("w", jn.initializers.zeros, ()) - y
+        return error**2 + 0 * lengths, {}
 
-    make = lambda: bucketed((ragged(), np.arange(23.0, dtype=np.float32)), 4, bounds=1, seed=0)  # noqa: E731
+    def make():
+        targets = np.arange(23.0, dtype=np.float32)
+        return bucketed((ragged(), targets), 4, bounds=1, seed=0)
+
     trainer = jn.trainer(jn.compose(forward, name="mean"), optax.sgd(0.01))
 
     def run(data, train_state, **options):
@@ -239,7 +287,8 @@ test_refusals = refuses([
 
 
 def test_masked_arrays_would_lose_their_mask():
-    masked, wave = np.ma.masked_array([1, 2], [True, False]), np.ma.masked_array(np.ones(9))
+    masked = np.ma.masked_array([1, 2], [True, False])
+    wave = np.ma.masked_array(np.ones(9))
     for call in (
         lambda: jn.data.pad([masked]),
         lambda: jn.data.split(np.arange(2), 0.5, labels=masked),

@@ -16,9 +16,11 @@ def test_characters_by_hand():
     vocabulary = characters("banana cab")
     assert vocabulary.size == 5 and vocabulary.special == {}  # " abcn"
     encoded = vocabulary.encode("can a")
-    assert encoded.tolist() == [3, 1, 4, 0, 1] and encoded.dtype == np.int32
+    assert encoded.tolist() == [3, 1, 4, 0, 1]
+    assert encoded.dtype == np.int32
     assert vocabulary.decode(encoded) == "can a"
-    assert (vocabulary.pad, vocabulary.start, vocabulary.end, vocabulary.unknown) == (None,) * 4
+    ids = vocabulary.pad, vocabulary.start, vocabulary.end, vocabulary.unknown
+    assert ids == (None, None, None, None)
 
 
 def test_every_character_comes_back_also_beyond_the_basic_plane():
@@ -26,13 +28,15 @@ def test_every_character_comes_back_also_beyond_the_basic_plane():
     vocabulary = characters(text[::-1])
     assert vocabulary.size == len(set(text))
     assert vocabulary.decode(vocabulary.encode(text)) == text
-    assert vocabulary.encode("").shape == (0,) and vocabulary.decode([]) == ""
+    assert vocabulary.encode("").shape == (0,)
+    assert vocabulary.decode([]) == ""
 
 
 def test_special_entries_come_first():
     vocabulary = characters("ab", special=("pad", "start", "end", "unknown"))
     assert vocabulary.size == 6
-    assert (vocabulary.pad, vocabulary.start, vocabulary.end, vocabulary.unknown) == (0, 1, 2, 3)
+    ids = vocabulary.pad, vocabulary.start, vocabulary.end, vocabulary.unknown
+    assert ids == (0, 1, 2, 3)
     assert vocabulary.encode("abz").tolist() == [4, 5, 3]
     # The end cuts off.
     assert vocabulary.decode([1, 4, 0, 5, 3, 2, 4]) == "ab\N{REPLACEMENT CHARACTER}"
@@ -59,7 +63,8 @@ def test_any_text_comes_back(words, text):
 
 
 def test_frequent_words_are_few_pieces(words):
-    assert words.size == 290 and words.special == {"pad": 0, "start": 1, "end": 2}
+    assert words.size == 290
+    assert words.special == {"pad": 0, "start": 1, "end": 2}
     assert len(words.encode("ein Hund läuft")) == 3
     assert len(words.encode("Zylinder")) > 5
     assert subwords(SENTENCES, 290).contents == words.contents  # learning is the same every time
@@ -83,7 +88,8 @@ def test_saved_and_loaded(words, tmp_path):
         assert (again.size, again.special) == (vocabulary.size, vocabulary.special)
         for text in ("Hund\n", "Straße [pad]"):
             np.testing.assert_array_equal(again.encode(text), vocabulary.encode(text))
-            assert again.decode(again.encode(text)) == vocabulary.decode(vocabulary.encode(text))
+            wanted = vocabulary.decode(vocabulary.encode(text))
+            assert again.decode(again.encode(text)) == wanted
         assert again.contents == json.loads(path.read_text(encoding="utf-8"))
 
 
@@ -108,7 +114,11 @@ def test_a_vocabulary_replaces_a_file_whole(tmp_path, monkeypatch):
     (tmp_path / "a").write_text("old")
     (tmp_path / "a").chmod(0o600)
     (tmp_path / "link").symlink_to(tmp_path / "a")
-    monkeypatch.setattr(os, "fsync", lambda file: (_ for _ in ()).throw(OSError("no space left")))
+
+    def full_disk(file):
+        raise OSError("no space left")
+
+    monkeypatch.setattr(os, "fsync", full_disk)
     with pytest.raises(OSError, match="Vocabulary.save: .*/a cannot be written: no space left"):
         characters("abc").save(tmp_path / "link")
     assert (tmp_path / "a").read_text() == "old"

@@ -20,8 +20,12 @@ def wav(wave, rate=8000):
 def test_prepared_and_read_back(site, tmp_path, monkeypatch):
     draw = np.random.default_rng(0)
     keys = itertools.product((0, 7), ("anna", "ben"), (0, 4, 5, 49))  # digit, speaker, number
-    waves = {key: draw.integers(-(2**15), 2**15, 100 + key[2], np.int16) for key in keys}
-    files = {f"recordings/{d}_{s}_{n}.wav": wav(wave) for (d, s, n), wave in waves.items()}
+    waves = {}
+    files = {}
+    for digit, speaker, number in keys:
+        wave = draw.integers(-(2**15), 2**15, 100 + number, np.int16)
+        waves[digit, speaker, number] = wave
+        files[f"recordings/{digit}_{speaker}_{number}.wav"] = wav(wave)
     sha256 = site.archive("digits.tar.gz", files)
     site.archive("digits.tar.gz", files | {"recordings/README.md": b"", "utils/0_a_0.wav": b""})
     address = f"{site.address}/digits.tar.gz"

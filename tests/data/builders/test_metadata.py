@@ -29,8 +29,10 @@ def split(**change):
 
 
 STRANGE = {"type": "antigravity.Feature", "content": {}}
-LEGACY = {"pythonClassName": "tensorflow_datasets.core.features.features_dict.FeaturesDict",
-          "jsonFeature": {"json": json.dumps({"a": STRANGE})}}  # fmt: skip
+LEGACY = {
+    "pythonClassName": "tensorflow_datasets.core.features.features_dict.FeaturesDict",
+    "jsonFeature": {"json": json.dumps({"a": STRANGE})},
+}
 
 
 @pytest.mark.parametrize(("file", "change", "words"), [
@@ -94,7 +96,8 @@ def test_digits_prepared_and_read_back(site, tmp_path, monkeypatch):
         labels = DRAW.integers(0, 10, n, np.uint8)
         sets[part] = images, labels
         for name, array in (("images-idx3", images[..., 0]), ("labels-idx1", labels)):
-            head = bytes([0, 0, 8, array.ndim]) + np.array(array.shape, ">u4").tobytes()
+            sizes = np.array(array.shape, ">u4").tobytes()
+            head = bytes([0, 0, 8, array.ndim]) + sizes
             data = gzip.compress(head + array.tobytes())
             sums[f"{part}-{name}"] = site.put(f"{part}-{name}-ubyte.gz", data)
     monkeypatch.setattr(mnist_files, "SHA256", sums)
@@ -111,8 +114,10 @@ def test_photographs_prepared_and_read_back(site, tmp_path, monkeypatch):
     names = [*(f"data_batch_{i}.bin" for i in range(1, 6)), "test_batch.bin"]
     files = {"readme.html": b"", "batches.meta.txt": b"airplane"}
     for i, name in enumerate(names):  # two photographs each: label, red, green, blue
-        two = [labels[k : k + 1].tobytes() + images[k].transpose(2, 0, 1).tobytes()
-               for k in (2 * i, 2 * i + 1)]  # fmt: skip
+        two = []
+        for k in (2 * i, 2 * i + 1):
+            pixels = images[k].transpose(2, 0, 1).tobytes()
+            two.append(labels[k : k + 1].tobytes() + pixels)
         files[name] = b"".join(two)
     site.archive("cifar.tar.gz", files)
     sha256 = site.put("again.tar.gz", (site.folder / "cifar.tar.gz").read_bytes())
