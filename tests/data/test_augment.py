@@ -71,7 +71,8 @@ def test_color_stays_between_0_and_1_and_gray_has_contrast():
     gray = jax.eval_shape(color_jitter(contrast=0.5), jax.random.key(0), x[..., :1])
     assert gray.shape == (50, 3, 4, 1)
     strong = jax.jit(color_jitter(brightness=1.0))(jax.random.key(0), x)
-    assert strong.min() >= 0 and strong.max() <= 1
+    assert strong.min() >= 0
+    assert strong.max() <= 1
 
 
 @pytest.mark.slow
@@ -118,10 +119,10 @@ def test_cutmix_pastes_a_rectangle_and_mixes_labels_by_its_area():
 ], ids=["color_jitter", "mixup"])  # fmt: skip
 @pytest.mark.parametrize("dtype", [np.uint8, bool])
 def test_integers_are_not_mixed_or_scaled_to_0(make, dtype):
+    batch = np.full((4, 5, 6, 3), 1, dtype), np.arange(4) % 3
     for run in (make(), jax.jit(make())):
         with pytest.raises(TypeError, match=r"inputs must hold floats; write x.astype.*, got "):
-            ones = np.full((4, 5, 6, 3), 1, dtype)
-            run(jax.random.key(0), (ones, np.arange(4) % 3))
+            run(jax.random.key(0), batch)
 
 
 @pytest.mark.parametrize("label", [-1, 3])
@@ -130,23 +131,29 @@ def test_labels_of_no_class_are_refused_or_nan(label):
     with pytest.raises(ValueError, match=rf"mixup: labels must be in \[0, 3\), got {label}"):
         mixup(0.2, 3)(jax.random.key(0), (x, labels))
     _, targets = jax.jit(mixup(0.2, 3))(jax.random.key(0), (x, labels))
-    assert jnp.isnan(targets).any() and targets.dtype == x.dtype
+    assert jnp.isnan(targets).any()
+    assert targets.dtype == x.dtype
 
 
-def test_color_of_images_in_other_units():
-    """A ramp from 0 to 255 was clipped to a white image; 0 to 1 and a little more is right."""
-    ramp = np.linspace(0, 1, 48, dtype=np.float32).reshape(1, 4, 4, 3)
+RAMP = np.linspace(0, 1, 48, dtype=np.float32).reshape(1, 4, 4, 3)
 
-    def jitter(x):
-        return color_jitter(brightness=0.1)(jax.random.key(0), x)
 
-    for foreign in (255 * ramp, (ramp - 0.5) * 4):
-        with pytest.raises(ValueError, match=r"color_jitter: images must be in \[0, 1\].*x / 255"):
-            jitter(foreign)
-        assert jnp.isnan(jax.jit(jitter)(foreign)).all()
-    bright = 1.2 * ramp - 0.1
+def jitter(x):
+    return color_jitter(brightness=0.1)(jax.random.key(0), x)
+
+
+@pytest.mark.parametrize("foreign", [255 * RAMP, (RAMP - 0.5) * 4], ids=["bytes", "standardized"])
+def test_color_of_images_in_other_units(foreign):
+    """A ramp from 0 to 255 was clipped to a white image."""
+    with pytest.raises(ValueError, match=r"color_jitter: images must be in \[0, 1\].*x / 255"):
+        jitter(foreign)
+    assert jnp.isnan(jax.jit(jitter)(foreign)).all()
+
+
+def test_color_of_images_a_little_outside():
+    bright = 1.2 * RAMP - 0.1
     over = jax.jit(jitter)(bright)
-    under = jax.jit(jitter)(0.9 * ramp)
+    under = jax.jit(jitter)(0.9 * RAMP)
     np.testing.assert_array_equal(over, jitter(bright))
     assert np.min(over) == 0
     assert np.max(over) == 1

@@ -9,7 +9,8 @@ from jaxnet.data import pad_boxes
 def test_lists_become_arrays_with_padding_at_the_end():
     boxes = [[[0, 0, 1, 0.5], [0.25, 0.5, 0.5, 1]], [], np.array([[0.5, 0, 1, 0.125]])]
     targets = pad_boxes(boxes, [[2, 0], [], np.array([1.0])])  # np.loadtxt has floats only
-    assert targets["boxes"].dtype == np.float32 and targets["classes"].dtype == np.int32
+    assert targets["boxes"].dtype == np.float32
+    assert targets["classes"].dtype == np.int32
     wanted = [
         boxes[0],
         [[0] * 4, [0] * 4],
@@ -45,9 +46,12 @@ def test_there_is_a_row_where_no_image_has_a_box():
 def test_a_rounding_error_may_reach_out_of_the_image():
     for box in ([-1e-7, 0, 1 + 1e-7, 1], [-9e-4, 0, 1.0009, 1]):
         assert pad_boxes([[box]], [[0]])["classes"].tolist() == [[0]]
-    for box in ([-0.0011, 0, 1, 1], [0, 0, 1, 1.0011]):
-        with pytest.raises(ValueError, match="must be fractions"):
-            pad_boxes([[box]], [[0]])
+
+
+@pytest.mark.parametrize("box", [[-0.0011, 0, 1, 1], [0, 0, 1, 1.0011]], ids=str)
+def test_no_more_than_a_rounding_error(box):
+    with pytest.raises(ValueError, match="must be fractions"):
+        pad_boxes([[box]], [[0]])
 
 
 BOX = [0.1, 0.2, 0.3, 0.5]

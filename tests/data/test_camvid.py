@@ -47,8 +47,10 @@ def test_sizes_and_values(parts, tfds_data_dir):
     for (x, masks), split in zip(parts, ("train", "validation", "test"), strict=True):
         assert x.shape[1:] == (120, 160, 3)
         assert x.dtype == np.float32
-        assert masks.shape == x.shape[:3] and masks.dtype == np.int32
-        assert 0 <= x.min() and 0.9 < x.max() <= 1
+        assert masks.shape == x.shape[:3]
+        assert masks.dtype == np.int32
+        assert 0 <= x.min()
+        assert 0.9 < x.max() <= 1
         assert np.unique(masks).tolist() == list(range(12))  # all classes, and void
         raw = tfds.load("camvid", f"{split}[:2]", data_dir=tfds_data_dir)
         np.testing.assert_allclose(x[:2], raw["image"] / 255, rtol=1e-6)
@@ -66,7 +68,8 @@ def test_names_belong_to_the_labels(parts, tfds_data_dir):
         _, rows, _ = np.nonzero(masks == i)
         height[name] = rows.mean()
     assert height["sky"] < height["building"] < height["car"] < height["road"]
-    assert CLASSES[VOID] == "void" and COLORS.shape == (12, 3)
+    assert CLASSES[VOID] == "void"
+    assert COLORS.shape == (12, 3)
     assert len({tuple(color) for color in COLORS}) == 12
     assert (COLORS[VOID] == 0).all()
 
@@ -92,7 +95,8 @@ def test_areas_are_averaged_and_boxes_padded_alike(monkeypatch):
     for split, (images, targets) in parts.items():
         wanted = (x if split == "test" else x + 8) / np.float32(255)
         np.testing.assert_allclose(images, wanted, rtol=1e-6)
-        assert images.dtype == np.float32 and targets["boxes"].shape == (2, 3, 4)
+        assert images.dtype == np.float32
+        assert targets["boxes"].shape == (2, 3, 4)
         assert (targets["boxes"][1] == [[0, 0.25, 0.5, 1], [0] * 4, [0] * 4]).all()
     assert parts["train"][1]["classes"].tolist() == [[0, 1, -1], [2, -1, -1]]
 

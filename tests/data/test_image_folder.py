@@ -31,7 +31,8 @@ def test_classes_by_name_and_files_in_order(tmp_path: Path):
     write(tmp_path / ".thumbnails" / "a.png", flat(1, 3, 3))
     write(tmp_path / "cat" / ".hidden.png", flat(1, 3, 3))
     images, labels, classes, files = jn.data.image_folder(tmp_path, (4, 5))
-    assert images.shape == (3, 4, 5, 3) and images.dtype == np.float32
+    assert images.shape == (3, 4, 5, 3)
+    assert images.dtype == np.float32
     assert labels.tolist() == [0, 1, 1]
     assert labels.dtype == np.int32
     assert classes == ["cat", "dog"]

@@ -58,7 +58,8 @@ def test_mnist_is_the_original(few_examples):
     # The counts of the original files, and the mean that every MNIST tutorial normalizes by.
     assert np.bincount(y_test).tolist() == [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]
     whole = tensorflow_datasets.builder("mnist", data_dir=folder).info.splits
-    assert whole["train"].num_examples == 60_000 and whole["test"].num_examples == 10_000
+    assert whole["train"].num_examples == 60_000
+    assert whole["test"].num_examples == 10_000
     np.testing.assert_allclose(6 * np.bincount(y)[:3], [5923, 6742, 5958], atol=6 * 4 * 30)
     assert x.mean() == pytest.approx(0.1307, abs=1e-3)
 
@@ -90,7 +91,9 @@ def test_three_photos_in_color():
     found = jn.data.photos()
     assert list(found) == ["china", "flower", "hopper"]
     for photo in found.values():
-        assert photo.dtype == np.float32 and photo.ndim == 3 and photo.shape[2] == 3
+        assert photo.dtype == np.float32
+        assert photo.ndim == 3
+        assert photo.shape[2] == 3
         assert photo.min() == 0
         assert 0.99 < photo.max() <= 1
         assert 0.1 < photo.std() < 0.4
@@ -111,7 +114,8 @@ def numbered(height, width, start=0):
 def test_one_array_of_images_in_color_and_seeds():
     x = np.random.default_rng(0).integers(0, 256, (5, 8, 9, 3), dtype=np.uint8)
     cut = patches(x, 4, 6)
-    assert cut.shape == (6, 4, 4, 3) and cut.dtype == np.uint8
+    assert cut.shape == (6, 4, 4, 3)
+    assert cut.dtype == np.uint8
     np.testing.assert_array_equal(cut, patches(x, 4, 6, seed=0))
     assert (cut != patches(x, 4, 6, seed=1)).any()
 
@@ -145,9 +149,12 @@ def test_wrong_options(images, size, count):
 
 def test_shapes_dtypes_and_range():
     for (x, y), n in zip(digits(), (1438, 359), strict=True):
-        assert x.shape == (n, 8, 8, 1) and x.dtype == np.float32
-        assert y.shape == (n,) and y.dtype == np.int32
-        assert x.min() == 0 and x.max() == 1
+        assert x.shape == (n, 8, 8, 1)
+        assert x.dtype == np.float32
+        assert y.shape == (n,)
+        assert y.dtype == np.int32
+        assert x.min() == 0
+        assert x.max() == 1
         assert sorted(set(y.tolist())) == list(range(10))
 
 

@@ -26,7 +26,8 @@ def test_the_command_prepares_once(site, tmp_path, monkeypatch, capsys):
         "Flickr",
         "multi30k is prepared",
     ]
-    assert os.listdir(place) == ["multi30k"] and tfds.prepared(place) == ["multi30k"]
+    assert os.listdir(place) == ["multi30k"]
+    assert tfds.prepared(place) == ["multi30k"]
     shutil.rmtree(site.folder)  # it is not asked again
     assert prepare.main(["multi30k", "--data-dir", str(place)]) == 0
     assert capsys.readouterr().out == f"multi30k is already in {place}\n"
@@ -75,13 +76,15 @@ def test_no_room(tmp_path, monkeypatch, capsys):
     usage = shutil.disk_usage(tmp_path)._replace(free=1_100_000)
     monkeypatch.setattr(shutil, "disk_usage", lambda place: usage)
     line = fails(capsys, "camvid", "--data-dir", str(tmp_path))
-    assert "the download has 187 MB, and" in line and "only 1 MB of free space" in line
+    assert "the download has 187 MB, and" in line
+    assert "only 1 MB of free space" in line
 
 
 def test_the_catalogue_needs_tensorflow(tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "tensorflow", None)
     line = fails(capsys, "bccd", "--data-dir", str(tmp_path))
-    assert "which needs TensorFlow" in line and "pip install tensorflow" in line
+    assert "which needs TensorFlow" in line
+    assert "pip install tensorflow" in line
     assert not os.listdir(tmp_path)
 
 

@@ -87,9 +87,11 @@ def test_every_image_has_its_own_changes():
     x = jnp.asarray(np.stack([SMALL] * 64), jnp.float32) / 255
     augment = jax.jit(jn.data.rand_augment(1, 0.5))
     y = np.asarray(augment(jax.random.key(0), x))
-    assert y.shape == x.shape and y.dtype == np.float32
+    assert y.shape == x.shape
+    assert y.dtype == np.float32
     assert 14 <= len({image.tobytes() for image in y}) <= 25
-    assert y.min() >= 0 and y.max() <= 1
+    assert y.min() >= 0
+    assert y.max() <= 1
     assert np.isnan(augment(jax.random.key(0), 255 * x)).all()
 
 

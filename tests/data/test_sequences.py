@@ -30,7 +30,8 @@ def unpadded(tokens, lengths):
 def test_pad_by_hand():
     tokens, lengths = pad([[1, 2], [], [3, 4, 5]], length=4, value=9)
     assert tokens.tolist() == [[1, 2, 9, 9], [9, 9, 9, 9], [3, 4, 5, 9]]
-    assert lengths.tolist() == [2, 0, 3] and lengths.dtype == np.int32
+    assert lengths.tolist() == [2, 0, 3]
+    assert lengths.dtype == np.int32
 
 
 def test_pad_keeps_further_axes_and_dtype():
@@ -141,8 +142,10 @@ def test_without_a_seed_the_order_is_always_the_same_from_short_to_long():
 def test_what_is_too_long_is_dropped_and_counted():
     sequences = [[1] * n for n in (2, 3, 9, 4, 8)]
     batches = bucketed(sequences, 2, bounds=[2, 4], drop_longer=True)
-    assert batches.dropped == 2 and "2 longer ones dropped" in repr(batches)
-    assert sum(len(x) for x, _ in batches) == 3 and len(batches) == 2
+    assert batches.dropped == 2
+    assert "2 longer ones dropped" in repr(batches)
+    assert sum(len(x) for x, _ in batches) == 3
+    assert len(batches) == 2
     assert batches.padding == pytest.approx(1 / 10)  # of 2 + 2 * 4 steps, 2 + 3 + 4 are filled
 
 
@@ -177,7 +180,8 @@ def test_windows_predict_every_token_but_the_first_once(length, streams, steps):
     cut = windows(tokens, streams, steps)
     assert sorted(cut.y[cut.counts]) == list(tokens[1:])
     assert (cut.y[cut.counts] == cut.x[cut.counts] + 1).all()
-    assert cut.start.sum() == streams and cut.start[:streams].all()
+    assert cut.start.sum() == streams
+    assert cut.start[:streams].all()
     # Each row goes on where that of the batch before stopped.
     x = cut.x.reshape(-1, streams, steps)
     counts = cut.counts.reshape(-1, streams, steps)
@@ -286,17 +290,20 @@ test_refusals = refuses([
 ])  # fmt: skip
 
 
-def test_masked_arrays_would_lose_their_mask():
-    masked = np.ma.masked_array([1, 2], [True, False])
-    wave = np.ma.masked_array(np.ones(9))
-    for call in (
-        lambda: jn.data.pad([masked]),
-        lambda: jn.data.split(np.arange(2), 0.5, labels=masked),
-        lambda: jn.data.packed([masked], 4),
-        lambda: jn.data.bucketed(([[1, 2]], masked[:1]), 1),
-        lambda: jn.data.windows(masked, 1, 1),
-        lambda: jn.data.patches([np.ma.masked_array(np.ones((4, 4, 1)))], 2, 1),
-        lambda: jn.data.log_mel([wave], rate=8000),
-    ):
-        with pytest.raises(TypeError, match="masked one, whose mask would be lost"):
-            call()
+MASKED = np.ma.masked_array([1, 2], [True, False])
+MASKED_IMAGE = np.ma.masked_array(np.ones((4, 4, 1)))
+MASKED_WAVE = np.ma.masked_array(np.ones(9))
+
+
+@pytest.mark.parametrize("call", [
+    pytest.param(lambda: jn.data.pad([MASKED]), id="pad"),
+    pytest.param(lambda: jn.data.split(np.arange(2), 0.5, labels=MASKED), id="split"),
+    pytest.param(lambda: jn.data.packed([MASKED], 4), id="packed"),
+    pytest.param(lambda: jn.data.bucketed(([[1, 2]], MASKED[:1]), 1), id="bucketed"),
+    pytest.param(lambda: jn.data.windows(MASKED, 1, 1), id="windows"),
+    pytest.param(lambda: jn.data.patches([MASKED_IMAGE], 2, 1), id="patches"),
+    pytest.param(lambda: jn.data.log_mel([MASKED_WAVE], rate=8000), id="log_mel"),
+])  # fmt: skip
+def test_masked_arrays_would_lose_their_mask(call):
+    with pytest.raises(TypeError, match="masked one, whose mask would be lost"):
+        call()

@@ -30,7 +30,8 @@ def test_the_splits_share_no_recording(tfds_data_dir):
     pytest.importorskip("tensorflow_datasets", reason="needs the extra jaxnet-toolkit[data]")
     test = jn.data.spoken_digits("test", data_dir=tfds_data_dir)
     train = jn.data.spoken_digits("train[:500]", data_dir=tfds_data_dir)
-    assert len(test.waves) == 300 and test.waves[0].dtype == np.int16
+    assert len(test.waves) == 300
+    assert test.waves[0].dtype == np.int16
     assert set(test.numbers) == set(range(5))
     assert train.numbers.min() == 5
     kinds = set(zip(test.digits, test.speakers, test.numbers, strict=True))
@@ -51,7 +52,8 @@ def test_strings_are_their_recordings_with_gaps():
         assert set(recordings.speakers[rows]) == {speaker}
         np.testing.assert_array_equal(digits, recordings.digits[rows])
         gaps = np.diff([0, *places.ravel(), len(wave)])[::2]
-        assert gaps.min() >= 80 and gaps.max() <= 160
+        assert gaps.min() >= 80
+        assert gaps.max() <= 160
         for row, (start, stop) in zip(rows, places, strict=True):
             np.testing.assert_array_equal(wave[start:stop], recordings.waves[row])
         # Waves of one value have no noise, so gaps are 0.
@@ -82,7 +84,8 @@ def test_a_gap_is_as_loud_as_the_quietest_part():
     one = speech.Recordings([wave], np.array([3]), np.array(["a"]), np.array([0]))
     strings = speech.digit_strings(one, 1, seed=0, digits=(1, 1), gap=(0.5, 0.5))
     ((start, stop),) = strings.places[0]
-    assert start == 4000 and stop == 12000
+    assert start == 4000
+    assert stop == 12000
     for gap in (strings.waves[0][:start], strings.waves[0][stop:]):
         assert 40 < gap.std() < 52
 

@@ -14,7 +14,8 @@ from tests.helpers import refuses
 
 def test_characters_by_hand():
     vocabulary = characters("banana cab")
-    assert vocabulary.size == 5 and vocabulary.special == {}  # " abcn"
+    assert vocabulary.size == 5
+    assert vocabulary.special == {}  # " abcn"
     encoded = vocabulary.encode("can a")
     assert encoded.tolist() == [3, 1, 4, 0, 1]
     assert encoded.dtype == np.int32
@@ -58,7 +59,8 @@ def words():
 @pytest.mark.parametrize("text", ["ein Hund läuft", "Xylophon \N{GRINNING FACE}!", " a  b\n", ""])
 def test_any_text_comes_back(words, text):
     encoded = words.encode(text)
-    assert encoded.dtype == np.int32 and words.decode(encoded) == text
+    assert encoded.dtype == np.int32
+    assert words.decode(encoded) == text
     assert not encoded.size or (encoded.min() >= 3 and encoded.max() < words.size)
 
 
@@ -72,7 +74,8 @@ def test_frequent_words_are_few_pieces(words):
 
 def test_special_entries_are_no_text(words):
     framed = [words.start, *words.encode("ein Hund"), words.end, words.pad, words.pad]
-    assert words.decode(framed) == "ein Hund" and words.unknown is None
+    assert words.decode(framed) == "ein Hund"
+    assert words.unknown is None
     assert words.decode(words.encode("[pad] [end]")) == "[pad] [end]"
     assert words.pad not in words.encode("[pad]")
 
@@ -125,7 +128,8 @@ def test_a_vocabulary_replaces_a_file_whole(tmp_path, monkeypatch):
     monkeypatch.undo()
     monkeypatch.setenv("HOME", str(tmp_path))
     characters("abc").save("~/link")
-    assert (tmp_path / "link").is_symlink() and Vocabulary.load("~/link").size == 3
+    assert (tmp_path / "link").is_symlink()
+    assert Vocabulary.load("~/link").size == 3
     assert (tmp_path / "a").stat().st_mode & 0o777 == 0o600
 
 

@@ -15,10 +15,12 @@ def test_order_and_values_are_those_of_tfds(tfds_data_dir):
 
     source = tensorflow_datasets.data_source("mnist", split="test", data_dir=tfds_data_dir)
     data = tfds.load("mnist", "test[:1203]", data_dir=tfds_data_dir)  # three blocks, one short
-    assert set(data) == {"image", "label"} and len(data["label"]) == 1203
+    assert set(data) == {"image", "label"}
+    assert len(data["label"]) == 1203
     assert data["image"].shape == (1203, 28, 28, 1)
     assert data["image"].dtype == np.uint8
-    assert data["label"].shape == (1203,) and data["label"].dtype == np.int64
+    assert data["label"].shape == (1203,)
+    assert data["label"].dtype == np.int64
     for i in (0, 499, 500, 999, 1000, 1202):
         np.testing.assert_array_equal(data["image"][i], source[i]["image"])
         assert data["label"][i] == source[i]["label"]
@@ -40,7 +42,8 @@ def test_text_is_a_list_of_strings(tfds_data_dir):
 def test_what_differs_in_shape_is_a_list_of_arrays(tfds_data_dir):
     need("free_spoken_digits", tfds_data_dir)
     data = tfds.load("free_spoken_digits", "test[:4]", data_dir=tfds_data_dir)
-    assert isinstance(data["audio"], list) and len(data["audio"]) == 4
+    assert isinstance(data["audio"], list)
+    assert len(data["audio"]) == 4
     for wave in data["audio"]:
         assert wave.ndim == 1
         assert wave.dtype == np.int16
@@ -82,14 +85,18 @@ def test_prepared_lists_the_folder(tfds_data_dir, tmp_path):
     assert tfds.prepared(tmp_path) == ["flowers"]
 
 
-def test_a_folder_that_is_not_there(tmp_path, monkeypatch):
-    for folder, error, words in (
-        (tmp_path / "nowhere", FileNotFoundError, "nowhere, which does not exist; pass data_dir="),
-        (tmp_path, FileNotFoundError, "which has no dataset"),
-        (3, TypeError, "tfds.load: data_dir must be a str or a Path, got int"),
-    ):
-        with pytest.raises(error, match=words):
-            tfds.load("mnist", "train", data_dir=folder)
+@pytest.mark.parametrize(("folder", "error", "words"), [
+    ("nowhere", FileNotFoundError, "nowhere, which does not exist; pass data_dir="),
+    ("", FileNotFoundError, "which has no dataset"),
+    (3, TypeError, "tfds.load: data_dir must be a str or a Path, got int"),
+], ids=["no folder", "an empty one", "a number"])  # fmt: skip
+def test_a_folder_without_the_dataset(tmp_path, folder, error, words):
+    data_dir = tmp_path / folder if isinstance(folder, str) else folder
+    with pytest.raises(error, match=words):
+        tfds.load("mnist", "train", data_dir=data_dir)
+
+
+def test_no_folder_is_named(tmp_path, monkeypatch):
     monkeypatch.delenv("TFDS_DATA_DIR", raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
     with pytest.raises(FileNotFoundError, match=r"TFDS_DATA_DIR is not set"):
@@ -158,7 +165,8 @@ def test_what_lies_about_its_examples_is_named(what, tfds_data_dir, tmp_path):
     else:
         (file,) = place.glob("*/features.json")
         words = file.read_text()
-        assert '"112"' in words and '"92"' in words
+        assert '"112"' in words
+        assert '"92"' in words
         swapped = words.replace('"112"', '"X"').replace('"92"', '"112"').replace('"X"', '"92"')
         file.write_text(swapped)
     with pytest.raises((OSError, ValueError), match="tfds.load: .*orl_faces"):

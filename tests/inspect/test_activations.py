@@ -170,13 +170,15 @@ def test_backward_names_the_last_of_several():
     """Inf goes on to all that comes before."""
     layer = jn.serial(jn.serial(jnp.sin, name="a"), jnp.tanh, jnp.sqrt, jnp.cos, name="net")
     found = first_nonfinite(layer, {}, {}, jnp.zeros((1, 2)))
-    assert found is not None and found.path == "net/tanh"
+    assert found is not None
+    assert found.path == "net/tanh"
 
 
 def test_backward_in_a_shared_layer_and_an_unknown_taker():
     layer = jn.compose(lambda m, x: m(jnp.sin, jnp.sqrt(m(jax.nn.relu, x))), name="net")
     found = first_nonfinite(layer, {}, {}, BAD)
-    assert found is not None and found[:2] == ("backward", "net/relu")
+    assert found is not None
+    assert found[:2] == ("backward", "net/relu")
     assert found.arises == "the gradients of all later outputs are finite"
 
 
@@ -206,9 +208,11 @@ def test_an_objective():
     assert list(activations(objective, params, {}, batch)) == ["in", "log", "loss"]
     assert first_nonfinite(objective, params, {}, batch) is None
     found = first_nonfinite(objective, params, {}, (0 * BAD, batch[1]))
-    assert found is not None and found[:2] == ("forward", "net/log")
+    assert found is not None
+    assert found[:2] == ("forward", "net/log")
     found = first_nonfinite(objective, params, {}, (batch[0], jnp.nan * batch[1]))
-    assert found is not None and found[:2] == ("before", "x/1")
+    assert found is not None
+    assert found[:2] == ("before", "x/1")
 
 
 def test_integers_pass():
@@ -261,7 +265,8 @@ def test_the_layer_is_found_inside_a_transform(wrap):
     objective = jn.compose(loss)
     params, state = objective.init(jax.random.key(0), X)
     found = first_nonfinite(objective, params, state, X)
-    assert found.path.endswith("net/log") and found.arises == "its input is finite"
+    assert found.path.endswith("net/log")
+    assert found.arises == "its input is finite"
 
 
 @pytest.mark.parametrize(("dtype", "ends"), [

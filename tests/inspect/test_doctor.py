@@ -42,7 +42,8 @@ def healthy():
 def test_healthy():
     trainer, train_state = patient(healthy(), steps=3)
     report = doctor(trainer, train_state, BATCH)
-    assert report.findings == [] and report.dead == {}
+    assert report.findings == []
+    assert report.dead == {}
     assert list(report.entries) == ["in/bias", "in/kernel", "out/bias", "out/kernel"]
     size, weight, gradient, ratio = report.entries["in/kernel"]
     assert size == 40
@@ -169,7 +170,8 @@ def test_80_columns(monkeypatch):
     report = doctor(*patient(net, optax.sgd(100.0)), BATCH)
     assert report.findings[0].startswith("an update moves the weights by more than 10%: a_layer")
     lines = str(report).splitlines()
-    assert lines[0] == "1 finding" and max(map(len, lines)) <= 80
+    assert lines[0] == "1 finding"
+    assert max(map(len, lines)) <= 80
 
 
 def test_entries_by_hand():
@@ -238,7 +240,8 @@ def test_state_by_hand():
         before, (before | {"x": moved["x"]}, before | {"n": moved["n"]}), 3
     )
     assert "the state lost, mean, var: is" in still
-    assert fresh.startswith("after 3 steps these") and fresh.endswith("uses them: mean, var, x/var")
+    assert fresh.startswith("after 3 steps these")
+    assert fresh.endswith("uses them: mean, var, x/var")
     other = moved | {"lost": np.zeros(1)}
     assert state_findings(before, (other, before), 0) == []
 

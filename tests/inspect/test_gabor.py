@@ -95,7 +95,8 @@ def test_free_parameters_are_described():
     free = RANDOM.normal(size=(4, 8)).astype(np.float32)
     free[:, 2] = [0.3, 7.0, 3.5, -1.0]  # of which the last two are turned by half a turn
     found = describe_free(free, (7, 6))
-    assert (found.orientation >= 0).all() and (found.orientation < np.pi).all()
+    assert (found.orientation >= 0).all()
+    assert (found.orientation < np.pi).all()
     assert (found.amplitude > 0).all()
     for n, (a, b, angle, f, s, t, even, odd) in enumerate(free.astype(float)):
         given = 6 * sigmoid(a), 5 * sigmoid(b), angle, 0.5 * sigmoid(f)
@@ -156,13 +157,15 @@ def test_gabor_functions_come_back(fits):
 def test_of_noisy_ones_the_function_is_found(fits):
     """It is half of the variance, and eight numbers fit some of the rest."""
     r2 = fits["noisy"][2]
-    assert 0.4 < r2.mean() < 0.65 and r2.max() < 0.85
+    assert 0.4 < r2.mean() < 0.65
+    assert r2.max() < 0.85
 
 
 @pytest.mark.slow
 def test_noise_is_no_gabor_function(fits):
     r2 = fits["noise"][2]
-    assert 0.08 < r2.mean() < 0.2 and r2.max() < 0.35
+    assert 0.08 < r2.mean() < 0.2
+    assert r2.max() < 0.35
 
 
 def test_bells_keep_their_least_width(fits):

@@ -156,15 +156,18 @@ def test_a_wrong_derivative_is_shown_as_it_is():
 ])  # fmt: skip
 def test_signs(f, label, value, gradient):
     g = graph(f, 2)
-    assert g.nodes[1].label == label and len(g.nodes) == 3
+    assert g.nodes[1].label == label
+    assert len(g.nodes) == 3
     assert float(g.nodes[1].value) == pytest.approx(value, rel=1e-6)
     assert float(g.nodes[0].gradient) == pytest.approx(gradient, rel=1e-6)
 
 
 def test_conditions_have_no_gradient():
     found = nodes(graph(lambda x: jnp.where(x > 1, x, 3.0) * 2, 2))
-    assert found["x > 1"][0] and found["x > 1"][1] is None
-    assert found["where"] == (2, 2) and float(found["x"][1]) == 2
+    assert found["x > 1"][0]
+    assert found["x > 1"][1] is None
+    assert found["where"] == (2, 2)
+    assert float(found["x"][1]) == 2
 
 
 def test_several_results_of_one_operation():
@@ -247,4 +250,5 @@ def test_short():
     assert short(np.float32(-0.5901)) == "−0.59"
     assert short(-0.0) == "0"
     assert short(np.array([3.0, 4.0])) == "(2,) ‖5‖"
-    assert short((1.0, None)) == "1, " and short(np.True_) == "True"
+    assert short((1.0, None)) == "1, "
+    assert short(np.True_) == "True"

@@ -44,7 +44,8 @@ def test_a_map_is_the_mean_of_its_places_and_a_place_one_of_them():
     np.testing.assert_array_equal(place[2, 3], wanted[2, 3])
     rest = np.delete(place.reshape(-1, 2), 2 * 5 + 3, 0)
     assert 0.3 < rest.mean() < 0.7  # as it began
-    assert (rest > 0).all() and (rest < 1).all()
+    assert (rest > 0).all()
+    assert (rest < 1).all()
 
 
 def test_decay_is_weighed_against_the_mean_over_places():

@@ -137,7 +137,8 @@ def test_80_columns(monkeypatch):
         layer = jn.serial(layer, lambda x: (x, x, x), lambda x: x[0], name=name)
     lines = str(jn.summary(layer, jn.spec((2, 5)))).splitlines()
     assert max(map(len, lines)) == 80
-    assert "…" in "".join(lines) and lines[-2].endswith("18      0     60")
+    assert "…" in "".join(lines)
+    assert lines[-2].endswith("18      0     60")
 
 
 def test_a_layer_alone():
@@ -190,7 +191,8 @@ def test_columns_add_up_inside_copies():
             assert sum(r.params for r in inner) == row.params, row.path
     assert summary.rows[0].flops == 30 * 2 * 2 * 5 * 5
     assert summary.activations == (6 + 24 + 24) * 4 * 2 * 5
-    assert "dense ×24" in str(summary) and "ensemble ×" not in str(summary)
+    assert "dense ×24" in str(summary)
+    assert "ensemble ×" not in str(summary)
 
 
 def test_an_objective_shows_its_loss_and_metrics():

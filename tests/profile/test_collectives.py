@@ -44,7 +44,8 @@ def test_kinds_groups_and_loops_on_eight_devices(on_devices):
 
 def test_one_device_sends_nothing():
     found = collectives(jax.jit(jnp.sum).lower(jnp.ones((3, 5))).compile())
-    assert found.rows == [] and found.moved == 0
+    assert found.rows == []
+    assert found.moved == 0
 
 
 def compiled(line, before=""):

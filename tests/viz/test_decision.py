@@ -102,8 +102,10 @@ def test_everything_lies_inside_and_the_file_is_small(tmp_path):
     figure = viz.decision(panels, X, Y, names=["no", "yes"], columns=3)
     figure.draw_without_rendering()
     box, whole = figure.get_tightbbox(), figure.bbox_inches
-    assert box.x0 >= -0.02 and box.y0 >= -0.02
-    assert box.x1 <= whole.x1 + 0.02 and box.y1 <= whole.y1 + 0.02
+    assert box.x0 >= -0.02
+    assert box.y0 >= -0.02
+    assert box.x1 <= whole.x1 + 0.02
+    assert box.y1 <= whole.y1 + 0.02
     boxes = [axes.title.get_window_extent() for axes in figure.axes]
     for a, b in itertools.combinations(boxes, 2):
         assert not a.overlaps(b)

@@ -31,8 +31,10 @@ def test_all_words_are_inside_the_picture_and_apart(make):
                 boxes.append(text.get_window_extent())
     assert len(boxes) > 5
     for box in boxes:
-        assert whole.x0 <= box.x0 and box.x1 <= whole.x1
-        assert whole.y0 <= box.y0 and box.y1 <= whole.y1
+        assert whole.x0 <= box.x0
+        assert box.x1 <= whole.x1
+        assert whole.y0 <= box.y0
+        assert box.y1 <= whole.y1
     for a, b in itertools.combinations(boxes, 2):
         assert not a.overlaps(b)
 

@@ -50,8 +50,10 @@ def test_a_coarse_map_covers_the_whole_image():
 def test_red_is_for_blue_against_and_nothing_is_clear():
     image = viz.heatmap(IMAGES, {"a": np.ones((2, 6, 8))}).axes[1].images[-1]
     low, zero, high = [image.cmap(image.norm(value)) for value in (-1.0, 0.0, 1.0)]
-    assert low[2] > low[0] and high[0] > high[2]
-    assert zero[3] < 0.01 and low[3] == high[3] == 1
+    assert low[2] > low[0]
+    assert high[0] > high[2]
+    assert zero[3] < 0.01
+    assert low[3] == high[3] == 1
 
 
 def test_unsigned_is_the_largest_size_over_the_channels():

@@ -79,7 +79,8 @@ def test_the_heat_map_has_the_shares_and_the_line_the_path():
 
 def test_without_a_path():
     axes = viz.posteriors(POSTERIOR).axes[0]
-    assert not axes.lines and axes.get_xlabel() == "time"
+    assert not axes.lines
+    assert axes.get_xlabel() == "time"
     assert words(axes.get_yticklabels()) == ["0", "1", "2"]
 
 
@@ -149,7 +150,8 @@ def test_counts_stand_in_their_cells_and_zeros_are_empty():
     figure = viz.confusion([[5, 1, 0], [0, 7, 2], [0, 0, 0]])
     assert cells(figure) == {(0, 0): "5", (0, 1): "1", (1, 1): "7", (1, 2): "2"}
     axes = figure.axes[0]
-    assert axes.get_xlabel() == "predicted class" and axes.get_ylabel() == "true class"
+    assert axes.get_xlabel() == "predicted class"
+    assert axes.get_ylabel() == "true class"
     assert axes.get_title() == "12 of 15 correct (80.00%)"
     assert words(axes.get_xticklabels()) == ["0", "1", "2"]
 

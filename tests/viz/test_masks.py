@@ -56,7 +56,8 @@ def test_the_legend_lies_inside(columns):
     figure.canvas.draw()
     (legend,) = figure.legends
     box = legend.get_window_extent()
-    assert box.x0 >= 0 and box.x1 <= figure.bbox.width
+    assert box.x0 >= 0
+    assert box.x1 <= figure.bbox.width
 
 
 test_errors = refuses([

@@ -32,8 +32,10 @@ def test_saves_what_can_be_read_back_and_lies_inside_the_figure(make, tmp_path):
         assert image.info["Title"] == "A"
     figure.draw_without_rendering()
     box, whole = figure.get_tightbbox(), figure.bbox_inches
-    assert box.x0 >= -0.02 and box.y0 >= -0.02
-    assert box.x1 <= whole.x1 + 0.02 and box.y1 <= whole.y1 + 0.02
+    assert box.x0 >= -0.02
+    assert box.y0 >= -0.02
+    assert box.x1 <= whole.x1 + 0.02
+    assert box.y1 <= whole.y1 + 0.02
 
 
 def full_disk(file):
@@ -165,7 +167,8 @@ def test_values_that_cannot_be_drawn(name, change, words):
 def test_a_notebook_shows_it_without_pyplot():
     formatters = pytest.importorskip("IPython.core.formatters")
     png = formatters.PNGFormatter()(FIGURES["images"]())
-    assert png is not None and png.startswith(b"\x89PNG")
+    assert png is not None
+    assert png.startswith(b"\x89PNG")
 
 
 def test_a_figure_of_your_own_is_laid_out():
@@ -177,7 +180,8 @@ def test_a_figure_of_your_own_is_laid_out():
     figure.subplots().set_xlabel("time")
     figure.draw_without_rendering()
     box = figure.get_tightbbox()
-    assert figure.dpi == 100 and min(box.x0, box.y0) >= 0
+    assert figure.dpi == 100
+    assert min(box.x0, box.y0) >= 0
     viz.images(np.zeros((2, 8, 8)))
     assert dict(matplotlib.rcParams) == before
 

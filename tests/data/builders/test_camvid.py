@@ -44,5 +44,6 @@ def test_prepared_and_read_back(site, tmp_path, monkeypatch):
 
 def test_labels_are_in_the_files(tmp_path):
     info = camvid.builder()(data_dir=tmp_path).info
-    assert info.metadata["labels"][-1] == "void" and len(info.metadata["labels"]) == 12
+    assert info.metadata["labels"][-1] == "void"
+    assert len(info.metadata["labels"]) == 12
     assert camvid.ORIGIN.terms in info.description
