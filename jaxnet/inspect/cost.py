@@ -66,7 +66,8 @@ def _operations(jaxpr: Any) -> int:
             total += max(_operations(branch.jaxpr) for branch in params["branches"])
         else:
             iterations = params.get("length", 1) if name == "scan" else 1
-            total += iterations * sum(map(_operations, jaxprs_among(params.values())))
+            inside = sum(_operations(each) for each in jaxprs_among(params.values()))
+            total += iterations * inside
     return total
 
 
@@ -164,8 +165,9 @@ def memory(
     """
     net = as_layer(net, "memory", "net")
     x = check_input("memory", x)
-    bytes_ = float(memory) if isinstance(memory, int) and not isinstance(memory, bool) else memory
+    is_integer = isinstance(memory, int) and not isinstance(memory, bool)
     # A float, since 16 * 2**30 does not fit int32.
+    bytes_ = float(memory) if is_integer else memory
     within("memory", "memory", bytes_, "[0, inf)")
     words = "an optax optimizer, such as optax.adam(1e-3)"
     check_type("memory", "optimizer", optimizer, optax.GradientTransformation | None, words)
@@ -176,7 +178,8 @@ def memory(
         y, after = net.apply(params, state, x, key=key, train=train)
         return (one_float("memory", loss(y)), {}), after
 
-    learner = trainer(Layer(net.init, objective, net.name), optimizer or optax.sgd(1.0))
+    layer = Layer(net.init, objective, net.name)
+    learner = trainer(layer, optimizer or optax.sgd(1.0))
     start = jax.eval_shape(learner.init, key_spec(), x)
     compiled = jax.jit(learner.update, donate_argnums=0).lower(start, x).compile()
     plan = compiled.memory_analysis()

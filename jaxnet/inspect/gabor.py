@@ -69,7 +69,8 @@ def _draw(gabor: Gabor, height: int, width: int) -> jax.Array:
     u = x * jnp.cos(angle) + y * jnp.sin(angle)
     v = -x * jnp.sin(angle) + y * jnp.cos(angle)
     bell = jnp.exp(-((u / along) ** 2) / 2 - (v / across) ** 2 / 2)
-    return amplitude * bell * jnp.cos(2 * jnp.pi * frequency * u + phase)
+    wave = jnp.cos(2 * jnp.pi * frequency * u + phase)
+    return amplitude * bell * wave
 
 
 class GaborFit(NamedTuple):
@@ -212,7 +213,8 @@ def starts_of(images: np.ndarray) -> np.ndarray:
     """Return the starts (filters, starts, 8), with amplitudes of 0."""
     count, height, width = images.shape
     energy = np.square(images)
-    energy = energy / np.maximum(energy.sum((1, 2), keepdims=True), 1e-12)
+    total = energy.sum((1, 2), keepdims=True)
+    energy = energy / np.maximum(total, 1e-12)
     row = (energy.sum(2) * np.arange(height)).sum(1)
     column = (energy.sum(1) * np.arange(width)).sum(1)
     frequency, angle = _peaks(images)

@@ -94,20 +94,28 @@ def receptive_fields(net: Layer, x: PyTree) -> ReceptiveFields:
     with enable_x64(True):
         seen, units = _dependencies(net, jax.ShapeDtypeStruct((CHUNK, *shape[1:]), jnp.float64))
 
-    fields, strides, starts, cut = {}, {}, {}, set()
+    fields = {}
+    strides = {}
+    starts = {}
+    cut = set()
     for name in units:
-        sizes, steps, firsts = [], [], []
+        sizes = []
+        steps = []
+        firsts = []
         for axis, length in enumerate(space):
             changed = seen[name][axis]
             here = set(np.flatnonzero(changed[0]).tolist())
             beside = set(np.flatnonzero(changed[axis + 1]).tolist())
-            first, last = (min(here), max(here)) if here else (0, -1)
+            first = min(here, default=0)
+            last = max(here, default=-1)
             sizes.append(last - first + 1)
             firsts.append(first)
             steps.append(stride_between(here, beside, length))
             if here and (first == 0 or last == length - 1):
                 cut.add(name)
-        fields[name], starts[name], strides[name] = tuple(sizes), tuple(firsts), tuple(steps)
+        fields[name] = tuple(sizes)
+        starts[name] = tuple(firsts)
+        strides[name] = tuple(steps)
     return ReceptiveFields(net.name, fields, strides, starts, cut, units)
 
 

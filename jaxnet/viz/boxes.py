@@ -59,8 +59,12 @@ def boxes(
         given["found"] = _checked("found", found, len(x))
     if truth is not None:
         given["true"] = _checked("true", truth, len(x))
-    count = max((int(part["classes"].max(initial=-1)) + 1 for part in given.values()), default=0)
-    names = [str(c) for c in range(count)] if names is None else texts("boxes", "names", names)
+    count = 0
+    for part in given.values():
+        count = max(count, 1 + int(part["classes"].max(initial=-1)))
+    if names is None:
+        names = [str(c) for c in range(count)]
+    names = texts("boxes", "names", names)
     if count > len(names):
         raise ValueError(f"boxes: class {count - 1} has no name; names: {', '.join(names)}")
 
@@ -84,7 +88,9 @@ def _draw(axes: Any, part: dict[str, np.ndarray], i: int, dashed: bool) -> None:
     """Draw the boxes of image `i`, with their scores."""
     from matplotlib.patches import Rectangle
 
-    line = {"linestyle": "--", "linewidth": 1.0} if dashed else {"linestyle": "-", "linewidth": 1.6}
+    line = {"linestyle": "-", "linewidth": 1.6}
+    if dashed:
+        line = {"linestyle": "--", "linewidth": 1.0}
     for j, (c, box) in enumerate(zip(part["classes"][i], part["boxes"][i], strict=True)):
         top, left, bottom, right = box
         if c < 0 or bottom <= top or right <= left:
@@ -110,7 +116,8 @@ def _legend(figure: Figure, given: dict[str, dict[str, np.ndarray]], names: list
     lines = [Line2D([], [], color=_color(c), linewidth=3) for c in shown]
     words = [names[c] for c in shown]
     for what in given:
-        lines.append(Line2D([], [], color="0.3", linestyle="--" if what == "true" else "-"))
+        style = "--" if what == "true" else "-"
+        lines.append(Line2D([], [], color="0.3", linestyle=style))
         words.append(what)
 
     # In inches, including the line before the name.

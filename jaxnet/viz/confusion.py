@@ -52,7 +52,9 @@ def confusion(matrix: Any, names: Sequence[str] | None = None) -> Figure:
         words = f"{count:g}" if whole else f"{count:.2f}"
         color = "white" if share[row, column] > 0.38 else "black"
         axes.text(column, row, words, ha="center", va="center", color=color, fontsize=9)
-    angle = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"} if longest > 3 else {}
+    angle = {}
+    if longest > 3:
+        angle = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"}
     axes.set_xticks(range(n), names, **angle)
     axes.set_yticks(range(n), names)
     table_lines(axes, n, n)

@@ -90,7 +90,8 @@ def _checked(x: Any, y: Any) -> tuple[np.ndarray, np.ndarray]:
     x = on_host("decision", "x", x)
     given = on_host("decision", "y", y)
     y = np.round(np.nan_to_num(given, nan=-1)).astype(int)
-    if x.ndim != 2 or x.shape[1] != 2 or not len(x) or y.shape != (len(x),):
+    pairs = x.ndim == 2 and x.shape[1] == 2 and len(x) > 0
+    if not pairs or y.shape != (len(x),):
         raise ValueError(
             "decision: expected x (n, 2) and classes y (n,), at least one example, got "
             f"{x.shape} and {y.shape}; for more inputs, fix or project all but two"

@@ -206,9 +206,10 @@ def _with_crossings(
 def _levelled(i: int, before: list[list[int]], after: list[list[int]]) -> list[int]:
     """Return the nodes whose mean row a node should take: for the label of a single edge, the
     source."""
-    in_line = len(before[i]) == 1 and len(after[i]) == 1
-    if in_line and len(after[before[i][0]]) == 1:
-        return before[i]
+    if len(before[i]) == 1 and len(after[i]) == 1:
+        (source,) = before[i]
+        if len(after[source]) == 1:
+            return [source]
     return before[i] + after[i]
 
 

@@ -51,7 +51,9 @@ def heatmap(
     maps = a_dict("heatmap", "maps", maps, "name -> maps")
     unsigned = texts("heatmap", "unsigned", unsigned)
     within("heatmap", "side", side, "(0, 100]")
-    flat = {name: _flat(name, m, images, name in unsigned) for name, m in maps.items()}
+    flat = {}
+    for name, values in maps.items():
+        flat[name] = _flat(name, values, images, name in unsigned)
     if not flat:
         raise ValueError("heatmap: expected at least one map, such as {'saliency': gradient}")
     if titles is not None:
@@ -60,7 +62,8 @@ def heatmap(
         one_of("heatmap", "unsigned", name, maps)
 
     height, width = images.shape[1:3]
-    figure = _empty(len(images), len(flat), side, side * height / width, titles or [])
+    cell = (side, side * height / width)
+    figure = _empty(len(images), len(flat), cell, titles or [])
     cells = figure.subplots(len(images), 1 + len(flat), squeeze=False)
     cells[0, 0].set_title("image")
     for axes, name in zip(cells[0, 1:], flat, strict=True):
@@ -77,10 +80,11 @@ def heatmap(
     return figure
 
 
-def _empty(rows: int, maps: int, side: float, height: float, titles: Sequence[str]) -> Figure:
-    """Return a figure for cells of this size in inches, with space for the titles of rows."""
+def _empty(rows: int, maps: int, cell: tuple[float, float], titles: Sequence[str]) -> Figure:
+    """Return a figure for cells of this width and height, with space for the titles of rows."""
     lines = [line for title in titles for line in title.split("\n")]
     longest = max((len(line) for line in lines), default=0)
+    side, height = cell
     width = side * (1 + maps) + 0.09 * longest + 0.6
     figure = new_figure(width, height * rows + 0.35)
     room = 0.1 / width  # space for the titles, whose width the layout underestimates

@@ -41,7 +41,9 @@ def images(x: Any, titles: Sequence[str] | None = None, *, columns: int | None =
         longest = max(len(title) for title in titles)
     rows, columns = grid("images", len(x), columns)
     width = max(1.2, 0.1 * longest)
-    height = width * x.shape[1] / x.shape[2] + (0.3 if titles is not None else 0)
+    height = width * x.shape[1] / x.shape[2]
+    if titles is not None:
+        height += 0.3
     figure = new_figure(width * columns, height * rows)
     for i, axes in enumerate(cells(figure, rows, columns, len(x))):
         show_image("images", axes, x[i])

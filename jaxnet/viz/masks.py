@@ -91,7 +91,8 @@ def masks(
         columns[title] = overlay(x, mask, colors, share=share)
 
     width = 2.6  # inches per image; a name in the legend needs about 1.2
-    in_a_row = min(6, max(1, int(width * len(columns) / 1.2)))
+    most = int(width * len(columns) / 1.2)
+    in_a_row = min(6, max(1, most))
     legend = 0.3 * math.ceil(len(names) / in_a_row) + 0.1
     height = width * x.shape[1] / x.shape[2]
     figure = new_figure(width * len(columns), height * len(x) + 0.3 + legend)

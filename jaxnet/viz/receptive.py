@@ -36,7 +36,9 @@ def receptive(image: Any, fields: ReceptiveFields, paths: Sequence[str] | None =
         raise ValueError(f"receptive: image must be (height, width, channels), got {image.shape}")
     result = "the result of jn.inspect.receptive_fields"
     check_type("receptive", "fields", fields, ReceptiveFields, result)
-    paths = _distinct(fields) if paths is None else check_list("receptive", "paths", paths, "str")
+    if paths is None:
+        paths = _distinct(fields)
+    paths = check_list("receptive", "paths", paths, "str")
     texts("receptive", "paths", paths)
     for path in paths:
         one_of("receptive", f"a layer with maps of {fields.name}", path, fields.fields)
