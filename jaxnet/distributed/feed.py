@@ -58,14 +58,18 @@ def feed(loader: Iterable[PyTree], mesh: Mesh, spec: P, *, ahead: int = 2) -> It
 
 class _Batches:
     def __init__(self, loader: Any, place: Any, ahead: int):
-        self.loader, self.place, self.ahead = loader, place, ahead
+        self.loader = loader
+        self.place = place
+        self.ahead = ahead
 
     def __iter__(self) -> "_Ahead":
         iterator: Any = iter(self.loader)
         length = len(self) if isinstance(self, _Counted) else "any number of"
         agree("feed", self.place.keywords["mesh"], f"begins a loader of {length} batches")
         stateful = hasattr(iterator, "get_state") and hasattr(iterator, "set_state")
-        return _Ahead(iterator if stateful else _Counting(iterator), self.place, self.ahead)
+        if not stateful:
+            iterator = _Counting(iterator)
+        return _Ahead(iterator, self.place, self.ahead)
 
 
 class _Counted(_Batches):
@@ -77,7 +81,8 @@ class _Counting:
     """An iterator whose state is the number of batches it has yielded."""
 
     def __init__(self, iterator: Any):
-        self.iterator, self.count = iterator, 0
+        self.iterator = iterator
+        self.count = 0
         if hasattr(iterator, "close"):
             self.close = iterator.close
 
@@ -108,7 +113,10 @@ class _Ahead:
         self._shared = _Shared(ahead)
         self._started = False
         self._state = iterator.get_state()
-        self._mesh, self._sent, self._next, self._count = place.keywords["mesh"], None, None, 0
+        self._mesh = place.keywords["mesh"]
+        self._sent: Any = None  # what the other processes were told
+        self._next: Any = None  # the next batch and the state after it, if it was taken
+        self._count = 0
 
     def __iter__(self) -> Iterator[PyTree]:
         return self
@@ -119,14 +127,17 @@ class _Ahead:
             start_new_thread(_fill, (self._iterator, self._place, self._shared))
             self._started = True
         sent, self._sent = self._sent, None
-        sent = self._tell(WAITING) if sent is None else sent
+        if sent is None:
+            sent = self._tell(WAITING)
         while sent is not None and not self._heard(sent):
             sent = self._tell(WAITING)
-        (batch, state), self._next = self._next or self._take(None), None
+        batch, state = self._next or self._take(None)
+        self._next = None
         if state is _END:
             raise self._shared.ended[0]  # again in each call
         events.append("batch")
-        self._state, self._count = state, self._count + 1
+        self._state = state
+        self._count += 1
         self._sent = self._tell(0)  # is heard at the next call, while the step runs
         return batch
 
@@ -154,11 +165,13 @@ class _Ahead:
         if self._next is None:
             with suppress(Empty):
                 self._next = self._take(timeout)
-        words = WAITS
-        if self._next and self._next[1] is not _END:
-            words = f"takes {shapes(self._next[0])}"
-        elif self._next:
+        if self._next is None:
+            return told(self._mesh, WAITS)
+        batch, state = self._next
+        if state is _END:
             words = f"has no further batch, its loader {_why(self._shared)}"
+        else:
+            words = f"takes {shapes(batch)}"
         return told(self._mesh, words)
 
     def __del__(self) -> None:
@@ -184,8 +197,11 @@ class _Shared:
     """What the thread and the iterator share, without locks that Ctrl-C could leave locked."""
 
     def __init__(self, ahead: int):
-        self.ready, self.taken, self.finished = SimpleQueue(), SimpleQueue(), SimpleQueue()
-        self.ahead, self.stopped = ahead, False
+        self.ready: SimpleQueue = SimpleQueue()  # (batch, state after it)
+        self.taken: SimpleQueue = SimpleQueue()  # an entry if batches were taken
+        self.finished: SimpleQueue = SimpleQueue()  # an entry at the end of the thread
+        self.ahead = ahead
+        self.stopped = False
         self.begun: list[int] = []
         self.ended: list[BaseException] = []
 
