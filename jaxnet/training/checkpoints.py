@@ -204,9 +204,11 @@ class Checkpoints:
             )
         self._wait()
         while True:
-            if (step := stored.by_first(lambda: self._best_of(self._listed()))) is None:
+            step = stored.by_first(lambda: self._best_of(self._listed()))
+            if step is None:
                 raise ValueError(f"Checkpoints.best: there is no checkpoint in {self.folder}")
-            if self._name not in (has := self._scalars(step)):
+            has = self._scalars(step)
+            if self._name not in has:
                 raise ValueError(f"Checkpoints.best: {self._name!r} is not among {', '.join(has)}")
             try:
                 return self._read(step, like)
@@ -397,9 +399,11 @@ class Checkpoints:
         except OSError as error:
             if error.errno is None:
                 raise
-            reason, what = os.strerror(error.errno), f"Checkpoints: {self.folder} cannot be written"
+            what = f"Checkpoints: {self.folder} cannot be written"
+            reason = os.strerror(error.errno)
             reason = reason[0].lower() + reason[1:]
-            if where := error.filename2 or error.filename:
+            where = error.filename2 or error.filename
+            if where:
                 reason += f": {where}"
             if step is not None:
                 steps = map(str, self._listed())
@@ -410,7 +414,9 @@ class Checkpoints:
 
     def _read(self, step: int, like: TrainState) -> tuple[TrainState, Position]:
         """Return a checkpoint, which the run then continues; raise an OSError if it is damaged."""
-        if (problem := stored.by_first(lambda: stored.damage(self.folder / str(step)))) is not None:
+        path = self.folder / str(step)
+        problem = stored.by_first(lambda: stored.damage(path))
+        if problem is not None:
             raise OSError(problem)
         found = self._restored(step, like)
         self._at = step
@@ -421,7 +427,9 @@ class Checkpoints:
         run = stored.by_first(lambda: stored.read_run(path))
         stored.check_like(path, run, like)
         files = [stored.file_of(path, process) for process in range(run["processes"])]
-        position, problem, found = stored.position_from_json(run), None, like
+        position = stored.position_from_json(run)
+        problem = None
+        found = like
         try:
             found = unpacked("Checkpoints", files, like)
             if int(found.step) != step:
@@ -429,7 +437,8 @@ class Checkpoints:
         # Whole files with other contents than a save writes can fail anywhere.
         except (AttributeError, IndexError, KeyError, OSError, TypeError, ValueError) as error:
             problem = str(error) or type(error).__name__
-        if agreed(0, problem is not None)[1]:
+        _, failed = agreed(0, problem is not None)
+        if failed:
             raise OSError(problem or "another process could not read it")
         return found, position
 
@@ -461,8 +470,11 @@ class _Saving:
     """The file of a step that this process writes, in a thread or where somebody waits for it."""
 
     def __init__(self, step: int, write: Callable[[], None]):
-        self.step, self._write, self.writer = step, write, os.getpid()
-        self.done, self._error = False, None
+        self.step = step
+        self.writer = os.getpid()
+        self.done = False
+        self._write = write
+        self._error: Exception | None = None
         # Ctrl-C may leave it locked, but then it is the same thread that waits.
         self._lock = threading.RLock()
 

@@ -164,9 +164,10 @@ def is_stream(data: Any) -> bool:
     if hasattr(data, "shape") or not jax.tree_util.all_leaves([data]):
         return False
     if isinstance(data, Mapping) or not hasattr(data, "__iter__"):
+        hint = "; write dict(data)" if isinstance(data, Mapping) else ""
         raise TypeError(
-            "data must be arrays, such as (x, y), or an iterable of batches, "
-            f"got {type(data).__name__}" + "; write dict(data)" * isinstance(data, Mapping)
+            "data must be arrays, such as (x, y), or an iterable of batches, got "
+            f"{type(data).__name__}{hint}"
         )
     return True
 

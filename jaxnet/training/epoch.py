@@ -73,8 +73,11 @@ class Epoch(NamedTuple):
         """
         found: dict[str, float] = {"epoch": self.number, "step": self.step}
         for part, metrics in (("train", self.train), ("evaluation", self.evaluation or {})):
-            found |= {f"{part}/{name}": float(v) for name, v in metrics.items() if np.ndim(v) == 0}
-        found |= {} if self.skipped is None else {"skipped": self.skipped}
+            for name, value in metrics.items():
+                if np.ndim(value) == 0:
+                    found[f"{part}/{name}"] = float(value)
+        if self.skipped is not None:
+            found["skipped"] = self.skipped
         return found | {"seconds": self.seconds}
 
     def __str__(self) -> str:
@@ -88,21 +91,27 @@ class Epoch(NamedTuple):
     __repr__ = __str__  # the arrays would fill pages
 
     def _repr_html_(self) -> str:
-        lines = [("train", self.train)]
-        lines += [("evaluation", self.evaluation)] if self.evaluation else []
-        names = [*self.train, *(name for name in self.evaluation or {} if name not in self.train)]
-        rows = [[part, *(_number(found.get(name)) for name in names)] for part, found in lines]
+        parts = {"train": self.train}
+        if self.evaluation:
+            parts["evaluation"] = self.evaluation
+        names = list(dict.fromkeys(name for found in parts.values() for name in found))
+        rows = []
+        for part, found in parts.items():
+            rows.append([part, *(_number(found.get(name)) for name in names)])
         right = [False, *[True] * len(names)]
         title = f"{self._where()}  |  {self.seconds:.3g} s"
         return html_table(["", *names], rows, right=right, caption=title)
 
     def _where(self) -> str:
         """Return the epoch or step that was reached, in words."""
-        at, last, word = self.number, self.epochs, "epoch"
-        if last is None or (self.position is not None and self.position.done):
-            at, last, word = self.step, self.steps, "step"
-        of = "" if last is None else f"/{last}"
-        return f"{word} {at:{len(of) - 1 if of else 1}}{of}"
+        inside_a_pass = self.position is not None and self.position.done
+        if self.epochs is None or inside_a_pass:
+            word, at, last = "step", self.step, self.steps
+        else:
+            word, at, last = "epoch", self.number, self.epochs
+        if last is None:
+            return f"{word} {at}"
+        return f"{word} {at:{len(str(last))}}/{last}"
 
 
 def _words(metrics: dict[str, float]) -> str:

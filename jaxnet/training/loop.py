@@ -277,9 +277,11 @@ class _FitLoop:
 
     def epochs(self, train_state: TrainState, position: Position) -> Iterator[Epoch]:
         """Yield the epochs; the given train_state is free once it is trained further."""
-        step, seconds = int(train_state.step), float("inf")
+        step = int(train_state.step)
+        seconds = float("inf")
         while not self.end.reached(position, step) and not self.pace.stopped:
-            start, before = time.perf_counter(), step
+            start = time.perf_counter()
+            before = step
             agree_on("fit", train_state, f"fit goes on after step {step}")
             train_state = _copied(train_state)
             stop = self._next_stop(step)
@@ -336,9 +338,12 @@ class _FitLoop:
 
     def _progress_bar(self, position: Position, stop: int | None, seconds: float) -> Any:
         """Return a progress bar; an epoch as short as the last one would only make it flicker."""
-        title, size = f"epoch {position.epoch + 1}{_of(self.end.epoch)}", self.source.steps
-        if self.every is not None:
-            title, size = f"to step {stop}{_of(self.end.step)}", self.every
+        if self.every is None:
+            title = f"epoch {position.epoch + 1}{_of(self.end.epoch)}"
+            size = self.source.steps
+        else:
+            title = f"to step {stop}{_of(self.end.step)}"
+            size = self.every
         return progress_bar(size, title, self.progress and seconds > REFRESH)
 
     def _warn(self, train_state: TrainState, totals: Totals, first: int) -> None:

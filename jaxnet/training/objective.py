@@ -172,7 +172,8 @@ def _comparison(name: str, function: Compare) -> Layer:
 
 def _fitting(outputs: PyTree, targets: PyTree) -> str:
     """Return what to write if the shapes come from a common mistake; otherwise ""."""
-    given, wanted = getattr(outputs, "shape", ()), getattr(targets, "shape", ())
+    given = getattr(outputs, "shape", ())
+    wanted = getattr(targets, "shape", ())
     single = "if they are labels; for one number each, end the net with jn.dense(1)"
     if given == (*wanted, 1):
         write = "targets[..., None] or outputs[..., 0]"
@@ -241,13 +242,9 @@ def per_example(values: Any, who: str, outputs: PyTree, targets: PyTree, functio
       [2.0, 9.0]
     """
     array = None if isinstance(values, tuple) or jnp.ndim(values) == 0 else values
-    shapes = [jnp.shape(leaf) for leaf in jax.tree.leaves((outputs, targets))]
-    found = None
-    if array is not None:
-        grown = shapes and array.size > max(map(math.prod, shapes))
-        apart = grown or (len(shapes) == 2 and array.shape == _broadcast(*shapes))
-        found = array.shape if apart else None
-    if found is None:  # the function may reduce what it broadcast
+    if array is not None and _is_broadcast(array, (outputs, targets)):
+        found = array.shape
+    else:  # the function may reduce what it broadcast
         found = crossed(function, outputs, targets)
     if found is not None:
         outputs, targets = (jax.tree.map(jnp.shape, tree) for tree in (outputs, targets))
@@ -258,6 +255,14 @@ def per_example(values: Any, who: str, outputs: PyTree, targets: PyTree, functio
     if array is None or array.ndim == 1:
         return values
     return array.mean(range(1, array.ndim), dtype=_at_least_32(array))
+
+
+def _is_broadcast(array: jax.Array, compared: PyTree) -> bool:
+    """Return whether values have more entries than all that was compared, or its common shape."""
+    shapes = [jnp.shape(leaf) for leaf in jax.tree.leaves(compared)]
+    if shapes and array.size > max(map(math.prod, shapes)):
+        return True
+    return len(shapes) == 2 and array.shape == _broadcast(*shapes)
 
 
 def _at_least_32(values: jax.Array) -> Any:
@@ -292,7 +297,8 @@ def crossed(function: Compare, outputs: PyTree, targets: PyTree) -> tuple[int, .
 
     def rule(eqn, of, inside):
         """Return the sides that a result depends on, and its shape before it was broadcast."""
-        if results := [now for now in inside if len(now) == len(eqn.outvars)]:
+        results = [now for now in inside if len(now) == len(eqn.outvars)]
+        if results:
             return results[0]
         out = eqn.outvars[0].aval.shape if eqn.outvars else ()
         given = {side for side, _ in of if side}
@@ -315,15 +321,21 @@ def _grows(a: tuple[int, ...], b: tuple[int, ...]) -> bool:
 
 
 def _broadcasts(a: tuple[int, ...], out: tuple[int, ...]) -> bool:
-    return not a or (len(a) == len(out) and all(m in (1, n) for m, n in zip(a, out, strict=True)))
+    if not a:
+        return True
+    if len(a) != len(out):
+        return False
+    return all(m in (1, n) for m, n in zip(a, out, strict=True))
 
 
 def _broadcast(a: tuple[int, ...], b: tuple[int, ...]) -> tuple[int, ...] | None:
     """Return the common shape of two different shapes; None if they are equal or have none."""
     if a == b or not (a and b):
         return None
-    pairs = list(zip(a[::-1], b[::-1], strict=False))
-    return jnp.broadcast_shapes(a, b) if all(m == n or 1 in (m, n) for m, n in pairs) else None
+    pairs = zip(a[::-1], b[::-1], strict=False)
+    if all(m == n or 1 in (m, n) for m, n in pairs):
+        return jnp.broadcast_shapes(a, b)
+    return None
 
 
 def _add(values: Any, penalty: jax.Array) -> Any:
@@ -508,7 +520,9 @@ def truncated_bptt(net: Layer, loss: Compare) -> Layer:
 
     def apply(run, params, state, batch):
         x, start, targets = parts(batch)
-        if (rows := jax.tree.leaves(state["carry"])[0].shape[0]) != start.shape[0]:
+        first, *_ = jax.tree.leaves(state["carry"])
+        rows = first.shape[0]
+        if rows != start.shape[0]:
             raise ValueError(
                 f"truncated_bptt: the carry has {rows} rows, the batch {start.shape[0]}; "
                 "initialize with one batch, trainer.init(key, batch), and keep its batch_size"
@@ -542,8 +556,11 @@ def examples(batch: PyTree, who: str) -> int:
       ValueError: net: all arrays of a batch must have one row per example, but params has 3 and ...
     """
     rows = {path or "the batch": jnp.shape(leaf)[:1] for path, leaf in flat(batch, None)}
-    if len(set(rows.values())) == 1 and (found := next(iter(rows.values()))):
-        return found[0]
+    counts = set(rows.values())
+    if len(counts) == 1:
+        [count] = counts
+        if count:
+            return count[0]
     got = " and ".join(f"{name} has {n[0] if n else 'no axis'}" for name, n in rows.items())
     raise ValueError(
         f"{who}: all arrays of a batch must have one row per example, but {got or 'it is empty'}. "

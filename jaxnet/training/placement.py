@@ -50,10 +50,12 @@ def shardings_of(tree: PyTree) -> Where:
     """
     leaves, structure = jax.tree.flatten(tree)
     found = [getattr(leaf, "sharding", None) for leaf in leaves]
-    if (mesh := next((sharding.mesh for sharding in found if _on_mesh(sharding)), None)) is None:
+    mesh = next((sharding.mesh for sharding in found if _on_mesh(sharding)), None)
+    if mesh is None:
         return None
     whole = NamedSharding(mesh, P())
-    return Shardings(tuple(s if _on_mesh(s) else whole for s in found), structure)
+    each = tuple(sharding if _on_mesh(sharding) else whole for sharding in found)
+    return Shardings(each, structure)
 
 
 def is_named(array: Any) -> bool:
@@ -185,7 +187,8 @@ def check_batch(who: str, data: PyTree, size: int) -> Where:
       >>> check_batch("fit", jnp.ones((8, 3)), 4) is None
       True
     """
-    if (shardings := shardings_of(data)) is None:
+    shardings = shardings_of(data)
+    if shardings is None:
         return None
     for leaf, sharding in zip(jax.tree.leaves(data), shardings.each, strict=True):
         parts = leaf.shape[0] // sharding.shard_shape(leaf.shape)[0]
@@ -226,8 +229,9 @@ def onto_mesh(who: str, train_state: PyTree, batches: Where) -> tuple[PyTree, Wh
 
         train_state = jax.tree.map(put, train_state)
         shardings = shardings_of(train_state)
-    cut = any(s.spec[0] for s in (batches.each if batches is not None else ()) if len(s.spec))
-    if shardings is not None and shardings.mesh.size > 1 and not cut:
+    each = () if batches is None else batches.each
+    divided = any(sharding.spec[0] for sharding in each if len(sharding.spec))
+    if shardings is not None and shardings.mesh.size > 1 and not divided:
         warn(
             f"{who}: the train_state is on {shardings.mesh.size} devices, each of which computes "
             "the same, since the data are not divided; write data = jn.distributed.put(data, mesh, "
@@ -250,7 +254,8 @@ def check_processes(who: str, train_state: PyTree, data: PyTree) -> None:
     Example:
       >>> check_processes("fit", {"kernel": np.ones(3)}, np.ones((5, 3)))
     """
-    if (count := jax.process_count()) == 1:
+    count = jax.process_count()
+    if count == 1:
         return
     peers.events.append(who)
     given = {"train_state": (train_state, ""), "data": (data, ", P('data'), local=True")}

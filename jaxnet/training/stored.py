@@ -115,7 +115,8 @@ def check_like(folder: Path, stored: dict[str, Any], like: TrainState) -> None:
       ValueError: If arrays or states differ; the message names them.
     """
     found = differences(in_words(like), stored["leaves"])
-    kinds, had = kinds_of(like.opt_state), stored["optimizer"]
+    kinds = kinds_of(like.opt_state)
+    had = stored["optimizer"]
     if not found and had == kinds:
         return
     what = "model:"
@@ -127,13 +128,16 @@ def check_like(folder: Path, stored: dict[str, Any], like: TrainState) -> None:
 
 def kinds_of(state: Any) -> str:
     """Return the names of the states of an optimizer, including states without arrays."""
-    inner = state.values() if isinstance(state, dict) else state
-    inner = inner if isinstance(state, dict | list | tuple) else ()
+    inner: Any = ()
+    if isinstance(state, dict):
+        inner = state.values()
+    elif isinstance(state, list | tuple):
+        inner = state
     words = ", ".join(filter(None, map(kinds_of, inner)))
-    if isinstance(state, tuple):
-        name = type(state).__name__ if hasattr(state, "_fields") else ""
-        return f"{name}({words})" if words or not name else name
-    return words
+    if not isinstance(state, tuple):
+        return words
+    name = type(state).__name__ if hasattr(state, "_fields") else ""
+    return f"{name}({words})" if words or not name else name
 
 
 def position_from_json(stored: dict[str, Any]) -> Position:
@@ -151,7 +155,8 @@ def position_from_json(stored: dict[str, Any]) -> Position:
     known = known and isinstance(loaders, list) and len(loaders) == stored["processes"]
     if not known:
         raise OSError(f"its position is {stored['position']!r:.200}")
-    before, now = stored["processes"], jax.process_count()
+    before = stored["processes"]
+    now = jax.process_count()
     if before != now and any(loader is not None for loader in loaders):
         raise ValueError(
             f"Checkpoints: the run read its data in {before} processes, each at its own position, "

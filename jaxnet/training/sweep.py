@@ -117,23 +117,22 @@ class Sweep(NamedTuple):
         if values is None or metric not in values:
             names = ", ".join(sorted(values)) if values else "no metrics"
             raise KeyError(f"Sweep.rows: {part!r} has no metric {metric!r}; it has {names}")
-        # A metric that stays within [0, 1] is a fraction, such as an accuracy, and so is its mean.
         curves = [found[metric] for found in parts.values() if found and metric in found]
-        inside = ((c >= 0) & (c <= 1) | np.isnan(c) for c in curves)
-        share = metric != "loss" and all(each.all() for each in inside)
-        found = []
+        is_fraction = metric != "loss" and all(map(_in_unit, curves))
+        rows = []
         for setting, last in zip(self.settings, values[metric][..., -1], strict=True):
-            n, mean = len(last), float(last.mean())
+            n = len(last)
+            mean = float(last.mean())
             with np.errstate(invalid="ignore"):  # for a run that diverged
                 spread = float(last.std(ddof=1)) if n > 1 else math.nan
             half = float(t.ppf(0.975, n - 1)) * spread / math.sqrt(n)  # NaN for n = 1
             low, high = mean - half, mean + half
-            if share:
+            if is_fraction:
                 low, high = np.clip([low, high], 0, 1).tolist()
             row = {"mean": mean, "low": low, "high": high, "std": spread}
             extremes = {"min": float(last.min()), "max": float(last.max())}
-            found.append(setting | row | extremes | {"seeds": n})
-        return found
+            rows.append(setting | row | extremes | {"seeds": n})
+        return rows
 
     def best(self, metric: str = "loss", part: str | None = None, mode: str | None = None) -> int:
         """Return the index of the best setting by its mean metric.
@@ -165,6 +164,12 @@ class Sweep(NamedTuple):
 
     __str__ = __repr__ = Tabular.__str__  # the arrays inside would fill pages
     _repr_html_ = Tabular._repr_html_
+
+
+def _in_unit(curves: np.ndarray) -> bool:
+    """Return whether a metric stays in [0, 1], as a fraction such as an accuracy does."""
+    inside = (curves >= 0) & (curves <= 1)
+    return bool((inside | np.isnan(curves)).all())
 
 
 @explain_keywords

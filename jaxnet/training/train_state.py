@@ -111,7 +111,8 @@ def check_train_state(who: str, train_state: Any) -> None:
       TypeError: fit: train_state must be the result of trainer.init(key, batch), got int
     """
     words = "the result of trainer.init(key, batch)"
-    hint = "if it was saved, write jn.load(path, like=train_state)" * isinstance(train_state, dict)
+    of_a_file = "if it was saved, write jn.load(path, like=train_state)"
+    hint = of_a_file if issubclass(type(train_state), dict) else ""
     checks.check_type(who, "train_state", train_state, TrainState, words, hint)
     checks.check_arrays(f"{who}: train_state", train_state)
     checks.as_array(who, "train_state.step", train_state.step, "()", "integers")
@@ -182,8 +183,12 @@ def next_key(train_state: TrainState) -> tuple[TrainState, jax.Array]:
       >>> key.shape, train_state.key.shape
       ((), (2,))
     """
-    key, here = train_state.key, step_key(train_state)
-    advanced = jax.random.split(key)[0] if checks.is_key(key) else key + _last(key)
+    key = train_state.key
+    here = step_key(train_state)
+    if checks.is_key(key):
+        advanced, _ = jax.random.split(key)
+    else:
+        advanced = key + _last(key)
     return train_state._replace(key=advanced), here
 
 

@@ -41,8 +41,9 @@ class Kept:
 class Trainer:
     """A pair of functions that train an objective; made by `jn.trainer`.
 
-    `jn.Trainer(init, step)` is a trainer of your own. `fit` compiles its `step` and drives it. In a
-    loop of your own, call `jax.jit(step, donate_argnums=0)`. Metrics need one number as "loss".
+    `jn.Trainer(init, step)` is a trainer of your own; pass the other fields by name. `fit` compiles
+    its `step` and drives it. In a loop of your own, call `jax.jit(step, donate_argnums=0)`. Metrics
+    need one number as "loss".
 
     Fields:
       init: Function `(key, batch) -> train_state`.
@@ -347,7 +348,8 @@ def _check(objective: Any, optimizer: Any) -> None:
     checks.check_type("trainer", "the objective", objective, Layer, words)
     if isinstance(optimizer, optax.GradientTransformation):
         return
-    got, hint = type(optimizer).__name__, ""
+    got = type(optimizer).__name__
+    hint = ""
     if hasattr(optimizer, "gradient_transformation"):  # optax.MultiSteps
         hint = "; write optimizer.gradient_transformation()"
     elif callable(optimizer):
