@@ -28,7 +28,7 @@ def load(
     """Load one split of a dataset as a dict of its features, each with one entry per example.
 
     To read params that `jn.save` wrote, call `jn.load`; to read a published model,
-    `jn.interop.load`.
+    `jn.pretrained.load`.
 
     A feature of one shape is one array with its stored dtype (pixels are uint8). A feature whose
     shape varies, such as sounds or boxes, is a list of arrays; text is a list of strings; nested

@@ -69,7 +69,7 @@ def save(path: str | os.PathLike, tree: PyTree, *, config: Any = None) -> None:
 def load(path: str | os.PathLike, like: PyTree = None) -> tuple[PyTree, Any]:
     """Read a file of `save`: the tree, and the config (None by default).
 
-    To read a published model, such as Llama, call `jn.interop.load`; to read a dataset,
+    To read a published model, such as Llama, call `jn.pretrained.load`; to read a dataset,
     `jn.data.tfds.load`. To continue a run of `fit`, call `newest` of `jn.Checkpoints`.
 
     Without `like` the tree is nested dicts; lists and tuples become dicts too, keyed "0", "1" or by
