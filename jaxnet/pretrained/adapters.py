@@ -265,7 +265,10 @@ def _read(who: str, path: Path) -> tuple[float, int]:
     except (ValueError, RecursionError, LookupError, TypeError) as error:
         raise ValueError(f"{who}: {path} is not the config of an adapter: {error!r:.200}") from None
     if kind != "LORA" or type(rank) is not int or rank < 1:
-        raise ValueError(f"{who}: {path}: needs LORA, r at least 1, got {kind!r:.60}, {rank!r:.60}")
+        raise ValueError(
+            f"{who}: {path}: peft_type must be LORA, and r a whole number of at least 1, got "
+            f"{kind!r:.60} and {rank!r:.60}"
+        )
     if type(alpha) not in (int, float) or not abs(alpha) < math.inf:
         raise ValueError(f"{who}: {path}: lora_alpha must be a number, got {alpha!r:.60}")
     start = "init_lora_weights"

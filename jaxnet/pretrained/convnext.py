@@ -41,8 +41,9 @@ def convnext(
         x = features_of(m, x, stages, patch=patch, activation=activation, scale=scale)
         if not head:
             return x
-        last = jn.layer_norm(epsilon=epsilon, name="norm")
-        return m(jn.dense(labels, name="output"), m(last, m(jn.global_avg_pool(), x)))
+        x = m(jn.global_avg_pool(), x)
+        x = m(jn.layer_norm(epsilon=epsilon, name="norm"), x)
+        return m(jn.dense(labels, name="output"), x)
 
     return jn.compose(forward, name="convnext", kind="convnext")
 
@@ -52,9 +53,10 @@ def options(config: Config) -> dict[str, Any]:
     given = config.entries
     if not len(given["hidden_sizes"]) == len(given["depths"]) == given["num_stages"]:
         raise config.error(f"hidden_sizes and depths must have num_stages = {given['num_stages']}")
-    return {ours: given[name] for ours, name in NAMES.items()} | {
+    return {
+        **{ours: given[name] for ours, name in NAMES.items()},
         "activation": ACTIVATIONS[given["hidden_act"]],
-        "head": config.head("ConvNext", {"": "", "Model": "", "ForImageClassification": "class"}),
+        "head": config.head("ConvNext", HEADS),
         "labels": config.labels(),
     }
 
@@ -66,42 +68,49 @@ def how_stored(config: Config, weights: Mapping[str, Any] | None) -> Stored:
         return Stored(found, prefix if found["head"] else "")
     prefix = prefix_in(weights, prefix)
     unused = () if found["head"] else (f"{prefix}layernorm.", "classifier.")
-    return Stored(found, prefix, tuple(n for n in weights if n.startswith(unused)))
+    leave = tuple(name for name in weights if name.startswith(unused))
+    return Stored(found, prefix, leave)
 
 
 def rows(config: Config, stored: Stored) -> Rows:
     """Return the table of the names."""
-    o, first = stored.options, stored.prefix
+    options, first = stored.options, stored.prefix
     table: Rows = dense_rows("stem", f"{first}embeddings.patch_embeddings")
     table |= norm_rows("stem_norm", f"{first}embeddings.layernorm")
-    for stage, depth in enumerate(o["depths"]):
+    for stage, depth in enumerate(options["depths"]):
         theirs = f"{first}encoder.stages.{stage}"
         if stage:
             table |= norm_rows(f"reduce_{stage + 1}_norm", f"{theirs}.downsampling_layer.0")
             table |= dense_rows(f"reduce_{stage + 1}", f"{theirs}.downsampling_layer.1")
         for i in range(depth):
-            ours, block = f"stage_{stage + 1}_block_{i + 1}", f"{theirs}.layers.{i}"
+            ours = f"stage_{stage + 1}_block_{i + 1}"
+            block = f"{theirs}.layers.{i}"
             table |= dense_rows(f"{ours}/conv", f"{block}.dwconv")
             table |= norm_rows(f"{ours}/norm", f"{block}.layernorm")
             table |= dense_rows(f"{ours}/wide", f"{block}.pwconv1")
             table |= dense_rows(f"{ours}/narrow", f"{block}.pwconv2")
             table[f"{ours}/layer_scale"] = f"{block}.layer_scale_parameter"
-    if o["head"]:
+    if options["head"]:
         table |= norm_rows("norm", f"{first}layernorm") | dense_rows("output", "classifier")
     return table
 
 
+HEADS = {"": "", "Model": "", "ForImageClassification": "class"}
 # Our options -> entries of the configuration.
-NAMES = {"widths": "hidden_sizes", "depths": "depths", "patch": "patch_size",
-         "epsilon": "layer_norm_eps", "scale": "layer_scale_init_value"}  # fmt: skip
+NAMES = {
+    "widths": "hidden_sizes",
+    "depths": "depths",
+    "patch": "patch_size",
+    "epsilon": "layer_norm_eps",
+    "scale": "layer_scale_init_value",
+}
 DEFAULTS: dict[str, Any] = {
     "hidden_sizes": [96, 192, 384, 768], "depths": [3, 3, 9, 3], "num_stages": 4, "patch_size": 4,
     "hidden_act": "gelu", "layer_norm_eps": 1e-12, "layer_scale_init_value": 1e-6,
 }  # fmt: skip
 IGNORED = ("drop_path_rate", "image_size", "stage_names", "out_features", "out_indices")
-FAMILIES: dict[str, Family] = {
-    "convnext": Family(
-        DEFAULTS, options, convnext, rows, how_stored, {"num_channels": 3}, IGNORED,
-        x=jn.spec((1, 224, 224, 3)),
-    )
-}  # fmt: skip
+ONLY = {"num_channels": 3}
+IMAGES = jn.spec((1, 224, 224, 3))
+FAMILIES = {
+    "convnext": Family(DEFAULTS, options, convnext, rows, how_stored, ONLY, IGNORED, x=IMAGES)
+}

@@ -17,12 +17,22 @@ import jax.numpy as jnp
 
 import jaxnet as jn
 from jaxnet.pretrained.config import ACTIVATIONS, Config, Family, Rows, Stored, prefix_in
-from jaxnet.pretrained.rows import PARTS, block_rows, dense_rows, norm_rows
+from jaxnet.pretrained.rows import block_rows, dense_rows, norm_rows
 
-HEADS = {"": "", "Model": "", "ForMaskedLM": "words", "ForPreTraining": "words",
-         "ForTokenClassification": "tokens", "ForSequenceClassification": "texts"}  # fmt: skip
-CLASSES = {"bert": "Bert", "roberta": "Roberta", "xlm-roberta": "XLMRoberta",
-           "distilbert": "DistilBert"}  # fmt: skip
+HEADS = {
+    "": "",
+    "Model": "",
+    "ForMaskedLM": "words",
+    "ForPreTraining": "words",
+    "ForTokenClassification": "tokens",
+    "ForSequenceClassification": "texts",
+}
+CLASSES = {
+    "bert": "Bert",
+    "roberta": "Roberta",
+    "xlm-roberta": "XLMRoberta",
+    "distilbert": "DistilBert",
+}
 
 
 def encoder(
@@ -55,43 +65,55 @@ def encoder(
       head: "", "words", "tokens" or "texts".
       labels: Number of classes.
     """
-    counted = family in ("roberta", "xlm-roberta")
+    is_roberta = family in ("roberta", "xlm-roberta")
     norm = partial(jn.layer_norm, epsilon=epsilon)
     drop = jn.dropout(dropout_rate)
     words = jn.embedding(vocabulary, width, tied=head == "words", name="words")
 
     def encode(m, given):
         parts: Any = given if isinstance(given, tuple | list) else (given,)
-        ids, (mask, segments) = parts[0], (*parts[1:], None, None)[:2]
-        x = m(words, ids)
-        if types:
-            at = jnp.zeros_like(ids) if segments is None else segments
-            x = x + m(jn.embedding(types, width, name="types"), at)
-        if counted:
-            there = (ids != padding).astype(ids.dtype)
-            at = jnp.cumsum(there, axis=1) * there + padding
-        else:
-            at = jnp.broadcast_to(jnp.arange(ids.shape[1]), ids.shape)
-        x = x + m(jn.embedding(positions, width, name="positions"), at)
-        x = m(drop, m(norm(name="norm"), x))
+        ids, mask, segments = (*parts, None, None)[:3]
+        x = embedded(m, ids, segments)
         for i in range(depth):
             block = jn.transformer_block(
-                heads, mlp_features, norm_at="sum", activation=activation, norm=norm,
-                dropout_rate=dropout_rate, name=f"block_{i}",
-            )  # fmt: skip
+                heads,
+                mlp_features,
+                norm_at="sum",
+                activation=activation,
+                norm=norm,
+                dropout_rate=dropout_rate,
+                name=f"block_{i}",
+            )
             x = m(block, x) if mask is None else m(block, (x, mask))[0]
         return headed(m, x)
 
+    def embedded(m, ids, segments):
+        x = m(words, ids)
+        if types:
+            segments = jnp.zeros_like(ids) if segments is None else segments
+            x = x + m(jn.embedding(types, width, name="types"), segments)
+        if is_roberta:
+            is_word = (ids != padding).astype(ids.dtype)
+            places = jnp.cumsum(is_word, axis=1) * is_word + padding
+        else:
+            places = jnp.broadcast_to(jnp.arange(ids.shape[1]), ids.shape)
+        x = x + m(jn.embedding(positions, width, name="positions"), places)
+        return m(drop, m(norm(name="norm"), x))
+
     def headed(m, x):
         if head == "words":
-            bend = ACTIVATIONS["gelu"] if counted else activation  # RoBERTa's, whatever the blocks'
-            x = m(norm(name="head_norm"), bend(m(jn.dense(width, name="head"), x)))
+            # RoBERTa has gelu here, whatever its blocks have.
+            bend = ACTIVATIONS["gelu"] if is_roberta else activation
+            x = bend(m(jn.dense(width, name="head"), x))
+            x = m(norm(name="head_norm"), x)
             logits = m(words, x)  # the table, transposed
             return logits + m.param("head_bias", jn.initializers.zeros, (vocabulary,))
         if head == "texts":
             squash = jax.nn.relu if family == "distilbert" else jnp.tanh
             x = squash(m(jn.dense(width, name="pooled"), x[:, 0]))
-        return m(jn.dense(labels, name="classes"), m(drop, x)) if head else x
+        if not head:
+            return x
+        return m(jn.dense(labels, name="classes"), m(drop, x))
 
     return jn.compose(encode, name="encoder", kind="encoder")
 
@@ -121,50 +143,87 @@ def how_stored(config: Config, weights: Mapping[str, Any] | None) -> Stored:
         unused += r"|\bpooler\.dense\."
     if not found["head"]:
         unused += r"|\b(cls|lm_head|classifier|pre_classifier)\.|\bvocab_"
-    return Stored(found, prefix, tuple(name for name in weights if re.search(unused, name)))
+    leave = tuple(name for name in weights if re.search(unused, name))
+    return Stored(found, prefix, leave)
 
 
 def rows(config: Config, stored: Stored) -> Rows:
     """Return the table of the names of an encoder."""
-    o, first = stored.options, stored.prefix
-    distil = config.family == "distilbert"
-    e, block = f"{first}embeddings", first + ("transformer" if distil else "encoder") + ".layer.{i}"
+    options, first = stored.options, stored.prefix
+    layers, block = BERT, first + "encoder.layer.{i}"
+    if config.family == "distilbert":
+        layers, block = DISTIL, first + "transformer.layer.{i}"
+    theirs = f"{first}embeddings"
     table: Rows = {
-        "words/embedding": f"{e}.word_embeddings.weight",
-        "positions/embedding": f"{e}.position_embeddings.weight",
-        **({"types/embedding": f"{e}.token_type_embeddings.weight"} if o["types"] else {}),
-        **norm_rows("norm", f"{e}.LayerNorm"),
-        **block_rows("block_{i}", block, DISTIL if distil else BERT, o["width"], o["heads"]),
+        "words/embedding": f"{theirs}.word_embeddings.weight",
+        "positions/embedding": f"{theirs}.position_embeddings.weight",
+        **norm_rows("norm", f"{theirs}.LayerNorm"),
+        **block_rows("block_{i}", block, layers, options["width"], options["heads"]),
     }
-    return table | _head_rows(config.family, o["head"], first)
+    if options["types"]:
+        table["types/embedding"] = f"{theirs}.token_type_embeddings.weight"
+    return table | _head_rows(config.family, options["head"], first)
 
 
 def _head_rows(family: str, head: str, first: str) -> Rows:
     if head == "words":
-        dense, norm, bias = {
-            "bert": ("cls.predictions.transform.dense", "cls.predictions.transform.LayerNorm",
-                     "cls.predictions.bias"),
-            "distilbert": ("vocab_transform", "vocab_layer_norm", "vocab_projector.bias"),
-        }.get(family, ("lm_head.dense", "lm_head.layer_norm", "lm_head.bias"))  # fmt: skip
+        dense, norm, bias = WORDS_HEAD[family]
         return dense_rows("head", dense) | norm_rows("head_norm", norm) | {"head_bias": bias}
     if head == "texts":
-        pooled, classes = {
-            "bert": (f"{first}pooler.dense", "classifier"),
-            "distilbert": ("pre_classifier", "classifier"),
-        }.get(family, ("classifier.dense", "classifier.out_proj"))
+        pooled, classes = TEXTS_HEAD[family]
+        if family == "bert":
+            pooled = first + pooled
         return dense_rows("pooled", pooled) | dense_rows("classes", classes)
     return dense_rows("classes", "classifier") if head else {}
 
 
-PREFIXES = {"bert": "bert.", "roberta": "roberta.", "xlm-roberta": "roberta.",
-            "distilbert": "distilbert."}  # fmt: skip
+PREFIXES = {
+    "bert": "bert.",
+    "roberta": "roberta.",
+    "xlm-roberta": "roberta.",
+    "distilbert": "distilbert.",
+}
+# Names of the dense layer, the norm and the bias before the words.
+ROBERTA_WORDS = "lm_head.dense", "lm_head.layer_norm", "lm_head.bias"
+WORDS_HEAD = {
+    "bert": (
+        "cls.predictions.transform.dense",
+        "cls.predictions.transform.LayerNorm",
+        "cls.predictions.bias",
+    ),
+    "roberta": ROBERTA_WORDS,
+    "xlm-roberta": ROBERTA_WORDS,
+    "distilbert": ("vocab_transform", "vocab_layer_norm", "vocab_projector.bias"),
+}
+# Names of the two dense layers for classes of texts.
+ROBERTA_TEXTS = "classifier.dense", "classifier.out_proj"
+TEXTS_HEAD = {
+    "bert": ("pooler.dense", "classifier"),
+    "roberta": ROBERTA_TEXTS,
+    "xlm-roberta": ROBERTA_TEXTS,
+    "distilbert": ("pre_classifier", "classifier"),
+}
 # Our layers of a block -> theirs.
-BERT = {**{part: f"attention.self.{part}" for part in PARTS[:3]}, "out": "attention.output.dense",
-        "attention_norm": "attention.output.LayerNorm", "mlp_norm": "output.LayerNorm",
-        "mlp_in": "intermediate.dense", "mlp_out": "output.dense"}  # fmt: skip
-DISTIL = {**{part: f"attention.{part[0]}_lin" for part in PARTS[:3]}, "out": "attention.out_lin",
-          "attention_norm": "sa_layer_norm", "mlp_norm": "output_layer_norm",
-          "mlp_in": "ffn.lin1", "mlp_out": "ffn.lin2"}  # fmt: skip
+BERT = {
+    "query": "attention.self.query",
+    "key": "attention.self.key",
+    "value": "attention.self.value",
+    "out": "attention.output.dense",
+    "attention_norm": "attention.output.LayerNorm",
+    "mlp_norm": "output.LayerNorm",
+    "mlp_in": "intermediate.dense",
+    "mlp_out": "output.dense",
+}
+DISTIL = {
+    "query": "attention.q_lin",
+    "key": "attention.k_lin",
+    "value": "attention.v_lin",
+    "out": "attention.out_lin",
+    "attention_norm": "sa_layer_norm",
+    "mlp_norm": "output_layer_norm",
+    "mlp_in": "ffn.lin1",
+    "mlp_out": "ffn.lin2",
+}
 # Our options -> entries of the configuration.
 BERT_NAMES = {
     "vocabulary": "vocab_size", "depth": "num_hidden_layers", "width": "hidden_size",

@@ -14,8 +14,10 @@ from jaxnet.services.extras import extra
 from jaxnet.services.files import OneByOne, readable
 
 # Architecture -> model_type of transformers.
-FAMILIES = {"llama": "llama", "qwen2": "qwen2", "qwen3": "qwen3", "phi3": "phi3"}
-FAMILIES |= {"gemma2": "gemma2", "gemma3": "gemma3_text"}
+FAMILIES = {
+    "llama": "llama", "qwen2": "qwen2", "qwen3": "qwen3", "phi3": "phi3", "gemma2": "gemma2",
+    "gemma3": "gemma3_text",
+}  # fmt: skip
 ENTRIES = {
     "block_count": "num_hidden_layers", "embedding_length": "hidden_size",
     "feed_forward_length": "intermediate_size", "attention.head_count": "num_attention_heads",
@@ -45,7 +47,11 @@ GEMMA_NAMES = NAMES | {
     "post_ffw_norm": "post_feedforward_layernorm",
 }  # fmt: skip
 PHI3_NAMES = NAMES | {"attn_qkv": "self_attn.qkv_proj", "ffn_up": "mlp.gate_up_proj"}
-FACTORS = "short_factor", "long_factor"  # of LongRoPE, which are weights in a file
+# The factors of LongRoPE, which are weights in a file.
+FACTORS = {
+    "rope_factors_short.weight": "short_factor",
+    "rope_factors_long.weight": "long_factor",
+}
 LARGEST = 46, 62  # layers of Gemma 2 and 3 of 27B, whose queries have another scale
 
 
@@ -69,9 +75,25 @@ class Kind(NamedTuple):
     lowest: slice = slice(0)
     table: bool = False
 
-    floats = property(lambda self: ("scale", "lowest") if self.lowest.stop else ("scale",))
-    # What stands for a lowest value in params.
-    least = property(lambda self: -8 if self.lowest.stop and self.bits == 4 else 0)
+    @property
+    def has_lowest(self) -> bool:
+        """Whether groups have lowest values."""
+        return bool(self.lowest.stop)
+
+    @property
+    def floats(self) -> tuple[str, ...]:
+        """The names of the floats of a group."""
+        return ("scale", "lowest") if self.has_lowest else ("scale",)
+
+    @property
+    def least(self) -> int:
+        """The integer that stands for a lowest value in params."""
+        return -8 if self.has_lowest and self.bits == 4 else 0
+
+    @property
+    def largest(self) -> int:
+        """The largest integer in a file."""
+        return 2 ** sum(bits for _, _, bits, _ in self.planes) - 1
 
 
 KINDS = {
@@ -123,7 +145,8 @@ def opened(who: str, path: Path) -> tuple[dict[str, Any], Any]:
         reader = package.GGUFReader(readable(who, path))
     except (ValueError, IndexError) as error:
         raise ValueError(f"{who}: {path} is not a file of llama.cpp: {error}") from None
-    return {name: field.contents() for name, field in reader.fields.items()}, reader.tensors
+    fields = {name: field.contents() for name, field in reader.fields.items()}
+    return fields, reader.tensors
 
 
 def _read(
@@ -135,30 +158,65 @@ def _read(
             f"load: {path}: the architecture must be one of {', '.join(FAMILIES)}, got {kind!r:.60}"
         )
     weights = Tensors(tensors, fields, kind)
-    config = {"model_type": FAMILIES[kind], "tie_word_embeddings": "lm_head.weight" not in weights}
-    config["vocab_size"] = weights.rows("model.embed_tokens.weight")
+    config = {
+        "model_type": FAMILIES[kind],
+        "tie_word_embeddings": "lm_head.weight" not in weights,
+        "vocab_size": weights.rows("model.embed_tokens.weight"),
+        **_entries(path, fields, kind),
+    }
+    if kind.startswith("gemma"):
+        config["query_pre_attn_scalar"] = _gemma_scale(config)
+    if kind == "phi3":
+        rotated = fields.get("phi3.rope.dimension_count")
+        config |= _phi3_rotation(config, rotated, weights.factors)
+    return config, weights
+
+
+def _entries(path: Path, fields: dict[str, Any], kind: str) -> dict[str, Any]:
+    """Return the entries of a model by their names in a configuration of transformers."""
+    config: dict[str, Any] = {}
     for name, value in fields.items():
         own = name.removeprefix(f"{kind}.")
         if own == name or own in IGNORED:
             continue
-        if own not in ENTRIES | SCALING:
-            raise ValueError(f"load: {path}: the entry {name!r} = {value!r:.60} is not known here")
         if own in SCALING:
             config.setdefault("rope_scaling", {})[SCALING[own]] = value
-        else:
+        elif own in ENTRIES:
             config[ENTRIES[own]] = value
-    if kind.startswith("gemma"):
-        width = config["hidden_size"] // config["num_attention_heads"]
-        large = config["num_hidden_layers"] in LARGEST
-        config["query_pre_attn_scalar"] = width if large else config["head_dim"]
-    if kind == "phi3":
-        rope, first = config.get("rope_scaling", {}), "original_max_position_embeddings"
-        config[first] = rope.pop(first, config["max_position_embeddings"])
-        size = config["hidden_size"] // config["num_attention_heads"]
-        config["partial_rotary_factor"] = fields.get("phi3.rope.dimension_count", size) / size
-        if weights.factors:
-            rope |= {"rope_type": "longrope", **weights.factors}
-    return config, weights
+        else:
+            raise ValueError(f"load: {path}: the entry {name!r} = {value!r:.60} is not known here")
+    return config
+
+
+def _gemma_scale(config: dict[str, Any]) -> int:
+    """Return the number whose square root divides the queries of Gemma."""
+    if config["num_hidden_layers"] in LARGEST:
+        return config["hidden_size"] // config["num_attention_heads"]
+    return config["head_dim"]
+
+
+def _phi3_rotation(
+    config: dict[str, Any], rotated: int | None, factors: dict[str, Any]
+) -> dict[str, Any]:
+    """Return the entries of the rotation of Phi.
+
+    Args:
+      config: Its other entries.
+      rotated: Number of rotated features of a head; None is all of them.
+      factors: Factors of LongRoPE, if there are any.
+    """
+    trained = "original_max_position_embeddings"
+    size = config["hidden_size"] // config["num_attention_heads"]
+    scaling = dict(config.get("rope_scaling", {}))
+    entries = {
+        trained: scaling.pop(trained, config["max_position_embeddings"]),
+        "partial_rotary_factor": (size if rotated is None else rotated) / size,
+    }
+    if factors:
+        scaling |= {"rope_type": "longrope", **factors}
+    if scaling or "rope_scaling" in config:
+        entries["rope_scaling"] = scaling
+    return entries
 
 
 class Tensors(OneByOne):
@@ -178,22 +236,27 @@ class Tensors(OneByOne):
         self._gemma = kind.startswith("gemma")
         special = {"phi3": PHI3_NAMES, "gemma2": GEMMA_NAMES, "gemma3": GEMMA_NAMES}
         self._their_names = special.get(kind, NAMES)
-        self._heads = {}
-        stored = {f"rope_factors_{name.partition('_')[0]}.weight": name for name in FACTORS}
-        turns = {tensor.name: tensor.data for tensor in tensors if tensor.name in stored}
-        turns = turns if kind == "phi3" else {}
-        self.factors = {stored[name]: data.tolist() for name, data in turns.items()}
-        tensors = [tensor for tensor in tensors if tensor.name not in turns]
+        self._heads: dict[str, int] = {}
         if kind == "llama":  # llama.cpp rotates neighbors, transformers halves
             heads = fields["llama.attention.head_count"]
             groups = fields.get("llama.attention.head_count_kv", heads)
             self._heads = {"attn_q": heads, "attn_k": groups}
-        self._found = {self._name(tensor.name): tensor for tensor in tensors}
-        if len(self._found) < len(tensors):
+        self.factors: dict[str, Any] = {}
+        weights = []
+        for tensor in tensors:
+            if kind == "phi3" and tensor.name in FACTORS:
+                self.factors[FACTORS[tensor.name]] = tensor.data.tolist()
+            else:
+                weights.append(tensor)
+        self._found = {self._name(tensor.name): tensor for tensor in weights}
+        if len(self._found) < len(weights):
             raise ValueError("load: two weights of the file have one name")
         self._names = list(self._found)
-        kinds = ((name, KINDS.get(tensor.tensor_type.name)) for name, tensor in self._found.items())
-        self.kinds = {name: kind for name, kind in kinds if kind}
+        self.kinds: dict[str, Kind] = {}
+        for name, tensor in self._found.items():
+            how = tensor.tensor_type.name
+            if how in KINDS:
+                self.kinds[name] = KINDS[how]
 
     def chosen(self, names: Iterable[str]) -> "Tensors":
         """Return the same weights, of which only these have to be used."""
@@ -202,19 +265,23 @@ class Tensors(OneByOne):
         return found
 
     def _turned(self, tensor: Any, array: np.ndarray) -> np.ndarray:
-        if heads := self._heads.get(tensor.name.split(".")[-2]):
-            pairs = array.reshape(heads, -1, 2, *array.shape[1:])
-            array = pairs.swapaxes(1, 2).reshape(array.shape)
-        return array
+        """Return the rows of a kernel in the order in which transformers rotates them."""
+        layer = tensor.name.split(".")[-2]
+        if layer not in self._heads:
+            return array
+        pairs = array.reshape(self._heads[layer], -1, 2, *array.shape[1:])
+        return pairs.swapaxes(1, 2).reshape(array.shape)
 
     def _name(self, theirs: str) -> str:
         found = re.fullmatch(r"(?:blk\.(\d+)\.)?(\w+)\.(\w+)", theirs)
         if not found or found[2] not in self._their_names:
             raise ValueError(f"load: the weights {theirs!r:.60} are not known here")
-        layer = f"model.layers.{found[1]}." if found[1] else ""
-        return f"{layer}{self._their_names[found[2]]}.{found[3]}"
+        number, layer, end = found.groups()
+        block = f"model.layers.{number}." if number else ""
+        return f"{block}{self._their_names[layer]}.{end}"
 
     def rows(self, name: str) -> int:
+        """Return the number of rows of weights."""
         return int(self._found[name].shape[-1])
 
     def __getitem__(self, name: str) -> np.ndarray:
@@ -222,49 +289,62 @@ class Tensors(OneByOne):
         if whole in self.kinds:
             return self._part(whole, part)
         tensor = self._found[name]
-        array = self._quants.dequantize(tensor.data, tensor.tensor_type)
-        array = np.asarray(self._turned(tensor, array), np.float32)
-        return array - 1 if self._gemma and name.endswith("norm.weight") else array  # 1 is added
+        floats = self._quants.dequantize(tensor.data, tensor.tensor_type)
+        array = np.asarray(self._turned(tensor, floats), np.float32)
+        if self._gemma and name.endswith("norm.weight"):
+            array = array - 1  # which llama.cpp has added
+        return array
 
     def _part(self, name: str, part: str) -> np.ndarray:
         """Return a part of integers."""
         tensor, kind = self._found[name], self.kinds[name]
-        blocks = tensor.data.reshape(-1, self._quants.GGML_QUANT_SIZES[tensor.tensor_type][1])
-        of = self._integers if part == "numbers" else partial(self._floats, part)
-        parts = [of(kind, tensor, blocks[i : i + BLOCKS]) for i in range(0, len(blocks), BLOCKS)]
-        columns = int(tensor.shape[0]) // (1 if part == "numbers" else kind.group)
-        return self._turned(tensor, np.concatenate(parts).reshape(len(tensor.data), columns))
+        columns = int(tensor.shape[0])
+        if part == "numbers":
+            read = self._integers
+        else:
+            read = partial(self._floats, part)
+            columns //= kind.group
+        bytes_of_block = self._quants.GGML_QUANT_SIZES[tensor.tensor_type][1]
+        blocks = tensor.data.reshape(-1, bytes_of_block)
+        pieces = []
+        for first in range(0, len(blocks), BLOCKS):
+            pieces.append(read(kind, tensor, blocks[first : first + BLOCKS]))
+        rows = len(tensor.data)
+        return self._turned(tensor, np.concatenate(pieces).reshape(rows, columns))
 
     def _integers(self, kind: Kind, tensor: Any, blocks: np.ndarray) -> np.ndarray:
         found: Any = np.uint8(0)
-        done = 0
+        done = 0  # bits
         for first, last, bits, stride in kind.planes:
-            cut = blocks[:, first:last].reshape(-1, 1, stride)
-            each = cut >> np.arange(0, 8, bits, dtype=np.uint8)[:, None] & np.uint8(2**bits - 1)
-            found = found | each.reshape(-1) << done
+            plane = blocks[:, first:last].reshape(-1, 1, stride)
+            shifts = np.arange(0, 8, bits, dtype=np.uint8)[:, None]
+            digits = (plane >> shifts) & np.uint8(2**bits - 1)
+            found = found | (digits.reshape(-1) << done)
             done += bits
         if kind.table:
             return np.int8(self._quants.IQ4_NL.kvalues)[found]
-        return (found + np.uint8(256 - kind.zero + kind.least & 255)).view(np.int8)
+        shift = (kind.least - kind.zero) % 256  # bytes wrap around
+        return (found + np.uint8(shift)).view(np.int8)
 
     def _floats(self, part: str, kind: Kind, tensor: Any, blocks: np.ndarray) -> np.ndarray:
         """Return the scale of each group, or its lowest value, in float16."""
-        if self._quants.GGML_QUANT_SIZES[tensor.tensor_type][0] == kind.group:  # they come first
+        numbers_of_block = self._quants.GGML_QUANT_SIZES[tensor.tensor_type][0]
+        if numbers_of_block == kind.group:  # they come first
             first = 2 * kind.floats.index(part)
             return blocks[:, first : first + 2].copy().view(np.float16)[:, 0]
         # In the file they are products. They follow from the floats of one integer everywhere.
-        blocks, byte = blocks.copy(), 0
+        blocks = blocks.copy()
         if part == "lowest":
-            known = 1  # of the integer 0 nothing else is left
-        elif kind.lowest.stop:
-            byte, known = 255, 2 ** sum(bits for *_, bits, _ in kind.planes) - 1
+            byte, factor = 0, 1  # of the integer 0 nothing else is left
+        elif kind.has_lowest:
+            byte, factor = 255, kind.largest
             blocks[:, kind.lowest] = 0
         else:
-            known = -127 if kind.table else -kind.zero
-        for first, last, *_ in kind.planes:
+            byte, factor = 0, -127 if kind.table else -kind.zero
+        for first, last, _, _ in kind.planes:
             blocks[:, first:last] = byte
-        found = self._quants.dequantize(blocks.reshape(1, -1), tensor.tensor_type)[0]
-        return (found[:: kind.group] / known).astype(np.float16)
+        floats = self._quants.dequantize(blocks.reshape(1, -1), tensor.tensor_type)[0]
+        return (floats[:: kind.group] / factor).astype(np.float16)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._names)

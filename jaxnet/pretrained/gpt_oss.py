@@ -29,8 +29,8 @@ def mixture(features: int, experts: int, k: int, *, alpha: float, limit: float) 
     def expert(m, x):
         both = m(jn.dense(2 * features, name="mlp_in"), x)
         gate = jnp.minimum(both[..., ::2], limit)
-        hidden = gate * jax.nn.sigmoid(alpha * gate)
-        hidden *= jnp.clip(both[..., 1::2], -limit, limit) + 1
+        linear = jnp.clip(both[..., 1::2], -limit, limit)
+        hidden = gate * jax.nn.sigmoid(alpha * gate) * (linear + 1)
         return m(jn.dense(x.shape[-1], name="mlp_out"), hidden)
 
     return jn.moe(jn.compose(expert), experts, k, renormalize=True, use_bias=True)
@@ -50,8 +50,10 @@ def rows(block: str, packed: bool) -> Rows:
     table = dense_rows("block_{i}/moe/router", f"{block}.mlp.router")
     table["block_{i}/attention/sinks"] = f"{block}.self_attn.sinks"
     for ours, theirs in (("mlp_in", "gate_up_proj"), ("mlp_out", "down_proj")):
-        path, name = f"block_{{i}}/moe/experts/{ours}", f"{block}.mlp.experts.{theirs}"
-        table[f"{path}/kernel"] = (f"{name}_blocks", f"{name}_scales", mxfp4) if packed else name
+        path = f"block_{{i}}/moe/experts/{ours}"
+        name = f"{block}.mlp.experts.{theirs}"
+        kernel = (f"{name}_blocks", f"{name}_scales", mxfp4) if packed else name
+        table[f"{path}/kernel"] = kernel
         table[f"{path}/bias"] = f"{name}_bias"
     return table
 
@@ -83,8 +85,11 @@ def mxfp4(blocks: np.ndarray, scales: np.ndarray) -> np.ndarray:
 @cache
 def _pairs() -> np.ndarray:
     """Return both numbers of each byte for each scale, (256, 256), as 32 bits."""
-    numbers, places = np.array([*NUMBERS, *np.negative(NUMBERS)], np.float32), np.arange(256)
-    pairs = np.stack([numbers[places & 15], numbers[places >> 4]], -1)
+    numbers = np.array([*NUMBERS, *np.negative(NUMBERS)], np.float32)
+    bytes_ = np.arange(256)
+    low, high = numbers[bytes_ & 15], numbers[bytes_ >> 4]
+    pairs = np.stack([low, high], -1)
+    exponents = bytes_[:, None, None] - 127
     with np.errstate(over="ignore"):  # infinite, as in transformers
-        scaled = np.ldexp(pairs, places[:, None, None] - 127)
+        scaled = np.ldexp(pairs, exponents)
     return scaled.astype(jnp.bfloat16).view(np.uint32)[..., 0]

@@ -74,7 +74,9 @@ def load(
     found = complete("load", config, FAMILIES)
     family = FAMILIES[found.family]
     how = family.stored(found, stored)
-    net, table, x = family.net(**how.options), family.rows(found, how), how.x or family.x
+    net = family.net(**how.options)
+    table = family.rows(found, how)
+    x = how.x or family.x
     if integers:
         net, table, stored = with_integers(net, x, table, stored)
     params, state = by_names(net, stored, x, table, leave=how.leave, dtype=dtype, put=put)
@@ -116,19 +118,20 @@ def save(
     net = as_layer(net, "save", "net")
     if config is None:
         kept = getattr(net.inside, "options", None)
-        config = json.loads(kept.config) if isinstance(kept, _Described) else None
-        if config is None:
+        if not isinstance(kept, _Described):
             raise ValueError(
                 'save: this net has no configuration; write save(..., config={"model_type": ...}) '
                 "with the entries of its config.json"
             )
+        config = json.loads(kept.config)
     found = complete("save", config, FAMILIES)
     family = FAMILIES[found.family]
     how = family.stored(found, None)
-    arrays = to_names(net, params, state, how.x or family.x, family.rows(found, how))
+    x = how.x or family.x
+    arrays = to_names(net, params, state, x, family.rows(found, how))
     folder = file_path("save", folder)
-    written = with_dtype(config, arrays)
-    write_files("save", folder / "config.json", written, folder / "model.safetensors", arrays)
+    config_file, weights_file = folder / "config.json", folder / "model.safetensors"
+    write_files("save", config_file, with_dtype(config, arrays), weights_file, arrays)
 
 
 class _Described(NamedTuple):

@@ -22,10 +22,23 @@ from jaxnet.pretrained.config import (
     is_positive,
     prefix_in,
 )
-from jaxnet.pretrained.rows import PARTS, attention_rows, dense_rows, norm_rows, packed_rows
+from jaxnet.pretrained.rows import (
+    PARTS,
+    QUERY_KEY_VALUE,
+    attention_rows,
+    dense_rows,
+    norm_rows,
+    packed_rows,
+)
 
-HEADS = {"": "", "Model": "", "ForMaskedLM": "words", "ForTokenClassification": "tokens",
-         "ForSequenceClassification": "texts"}  # fmt: skip
+FULL, SLIDING = KIND
+HEADS = {
+    "": "",
+    "Model": "",
+    "ForMaskedLM": "words",
+    "ForTokenClassification": "tokens",
+    "ForSequenceClassification": "texts",
+}
 
 
 def modernbert(
@@ -60,20 +73,30 @@ def modernbert(
     """
     norm = partial(jn.layer_norm, epsilon=epsilon, use_bias="norm" in biased)
     words = jn.embedding(vocabulary, width, tied=head == "words", name="words")
-    use_bias = [n for n in PARTS if "attention" in biased] + [n for n in biased if n == "mlp"]
+    use_bias = [*PARTS] if "attention" in biased else []
+    if "mlp" in biased:
+        use_bias.append("mlp")
 
-    def first(name: str) -> Any:
+    def norm_of_first(name: str) -> Any:
+        """Make the norms of the first block, which has none before the attention."""
         return (lambda x: x) if name == "attention_norm" else norm(name=name)
 
     def encode(m, given):
-        ids, mask = (*given, None)[:2] if isinstance(given, tuple | list) else (given, None)
+        parts: Any = given if isinstance(given, tuple | list) else (given,)
+        ids, mask = (*parts, None)[:2]
         x = m(norm(name="norm"), m(words, ids))
         for i, (window, base) in enumerate(zip(windows, bases, strict=True)):
             block = jn.transformer_block(
-                heads, mlp_features, window=None if window is None else (window, window),
-                rotary=partial(jn.rotary, base=base), gated=True, activation=activation,
-                norm=norm if i else first, use_bias=use_bias, name=f"block_{i}",
-            )  # fmt: skip
+                heads,
+                mlp_features,
+                window=None if window is None else (window, window),
+                rotary=partial(jn.rotary, base=base),
+                gated=True,
+                activation=activation,
+                norm=norm if i else norm_of_first,
+                use_bias=use_bias,
+                name=f"block_{i}",
+            )
             x = m(block, x) if mask is None else m(block, (x, mask))[0]
         return headed(m, m(norm(name="last_norm"), x), mask)
 
@@ -98,8 +121,10 @@ def mean(x, mask):
     """Return the mean of the tokens within a mask of lengths or of booleans."""
     if mask is None:
         return x.mean(1)
-    there = mask if mask.ndim == 2 else jnp.arange(x.shape[1]) < mask[:, None]
-    return x.mean(1, where=there[..., None])
+    inside = mask
+    if mask.ndim == 1:  # lengths
+        inside = jnp.arange(x.shape[1]) < mask[:, None]
+    return x.mean(1, where=inside[..., None])
 
 
 def options(config: Config) -> dict[str, Any]:
@@ -112,12 +137,13 @@ def options(config: Config) -> dict[str, Any]:
     depth, every = given["num_hidden_layers"], given["global_attn_every_n_layers"]
     kinds = given["layer_types"]
     if kinds is None:
-        kinds = [KIND[bool(i % every)] for i in range(depth)]
+        kinds = [SLIDING if i % every else FULL for i in range(depth)]
     if len(kinds) != depth:
         raise config.error(f"layer_types must have {depth} entries, got {len(kinds)}")
     near, bases = given["local_attention"] // 2, _bases(config)
-    return theirs | {
-        "windows": [near if kind == KIND[1] else None for kind in kinds],
+    return {
+        **theirs,
+        "windows": [near if kind == SLIDING else None for kind in kinds],
         "bases": [bases[kind] for kind in kinds],
         "activation": ACTIVATIONS[given["hidden_activation"]],
         "bend": ACTIVATIONS[given["classifier_activation"]],
@@ -129,17 +155,19 @@ def options(config: Config) -> dict[str, Any]:
 
 def _bases(config: Config) -> dict[str, float]:
     """Return the base of the rotations of each kind of layer."""
-    given, found = config.entries["rope_parameters"] or {}, {}
-    for kind, older in zip(KIND, ("global_rope_theta", "local_rope_theta"), strict=True):
-        one = given.get(kind) or {}
-        if not isinstance(one, dict) or one.get("rope_type", "default") != "default":
-            raise config.error(f"rope_parameters must be of the type default, got {one!r:.60}")
-        found[kind] = one.get("rope_theta", config.entries[older])
-        if not is_positive(found[kind]) or set(one) - {"rope_theta", "rope_type"}:
-            raise config.error(f"rope_parameters must have a rope_theta alone, got {one!r:.60}")
+    given = config.entries["rope_parameters"] or {}
+    older = {FULL: "global_rope_theta", SLIDING: "local_rope_theta"}
+    bases = {}
+    for kind in KIND:
+        rope = given.get(kind) or {}
+        if not isinstance(rope, dict) or rope.get("rope_type", "default") != "default":
+            raise config.error(f"rope_parameters must be of the type default, got {rope!r:.60}")
+        bases[kind] = rope.get("rope_theta", config.entries[older[kind]])
+        if not is_positive(bases[kind]) or set(rope) - {"rope_theta", "rope_type"}:
+            raise config.error(f"rope_parameters must have a rope_theta alone, got {rope!r:.60}")
     if more := set(given) - set(KIND):
         raise config.error(f"rope_parameters must be of {' and '.join(KIND)}, got {sorted(more)}")
-    return found
+    return bases
 
 
 def how_stored(config: Config, weights: Mapping[str, Any] | None) -> Stored:
@@ -147,39 +175,56 @@ def how_stored(config: Config, weights: Mapping[str, Any] | None) -> Stored:
     found = options(config)
     if weights is None:
         return Stored(found, "model." if found["head"] else "")
-    unused = r"^decoder\.weight$" + ("" if found["head"] else r"|^(head|decoder|classifier)\.")
+    unused = r"^decoder\.weight$"
+    if not found["head"]:
+        unused += r"|^(head|decoder|classifier)\."
     leave = tuple(name for name in weights if re.search(unused, name))
     return Stored(found, prefix_in(weights, "model."), leave)
 
 
 def rows(config: Config, stored: Stored) -> Rows:
     """Return the table of the names."""
-    o, first = stored.options, stored.prefix
-    width, heads, biased = o["width"], o["heads"], o["biased"]
-    block, ours = first + "layers.{i}", "block_{i}"
-    own = partial(norm_rows, use_bias="norm" in biased)
-    dense = partial(dense_rows, use_bias="mlp" in biased)
-    attention = partial(
-        attention_rows, f"{ours}/attention", width=width, heads=heads,
-        biased=PARTS if "attention" in biased else (),
-    )  # fmt: skip
+    options, first = stored.options, stored.prefix
+    biased, head = options["biased"], options["head"]
+    own_norm = partial(norm_rows, use_bias="norm" in biased)
     table: Rows = {
         "words/embedding": f"{first}embeddings.tok_embeddings.weight",
-        **own("norm", f"{first}embeddings.norm"), **own("last_norm", f"{first}final_norm"),
-        **own(f"{ours}/attention_norm", f"{block}.attn_norm"),
-        **own(f"{ours}/mlp_norm", f"{block}.mlp_norm"),
-        **packed_rows(*(attention({name: f"{block}.attn.Wqkv"}) for name in PARTS[:3])),
-        **attention({"out": f"{block}.attn.Wo"}),
-        **packed_rows(*(dense(f"{ours}/mlp_{n}", f"{block}.mlp.Wi") for n in ("in", "gate"))),
-        **dense(f"{ours}/mlp_out", f"{block}.mlp.Wo"),
-    }  # fmt: skip
-    if o["head"]:
-        table |= dense_rows("head", "head.dense", "head" in biased) | own("head_norm", "head.norm")
-    if o["head"] in ("tokens", "texts"):
+        **own_norm("norm", f"{first}embeddings.norm"),
+        **own_norm("last_norm", f"{first}final_norm"),
+        **own_norm("block_{i}/attention_norm", first + "layers.{i}.attn_norm"),
+        **own_norm("block_{i}/mlp_norm", first + "layers.{i}.mlp_norm"),
+        **_attention_rows("block_{i}/attention", first + "layers.{i}.attn", options),
+        **_mlp_rows("block_{i}", first + "layers.{i}.mlp", use_bias="mlp" in biased),
+    }
+    if head:
+        table |= dense_rows("head", "head.dense", use_bias="head" in biased)
+        table |= own_norm("head_norm", "head.norm")
+    if head in ("tokens", "texts"):
         table |= dense_rows("classes", "classifier")
-    elif o["head"] and "words" in biased:
+    if head == "words" and "words" in biased:
         table["head_bias"] = "decoder.bias"
     return table
+
+
+def _attention_rows(ours: str, theirs: str, options: Mapping[str, Any]) -> Rows:
+    """Return the rows of attention, whose queries, keys and values are one array."""
+    width, heads = options["width"], options["heads"]
+    biased = PARTS if "attention" in options["biased"] else ()
+    joined = [
+        attention_rows(ours, {kind: f"{theirs}.Wqkv"}, width, heads, biased)
+        for kind in QUERY_KEY_VALUE
+    ]
+    out = attention_rows(ours, {"out": f"{theirs}.Wo"}, width, heads, biased)
+    return packed_rows(*joined) | out
+
+
+def _mlp_rows(ours: str, theirs: str, use_bias: bool) -> Rows:
+    """Return the rows of a gated MLP, whose first two layers are one array."""
+    joined = packed_rows(
+        dense_rows(f"{ours}/mlp_in", f"{theirs}.Wi", use_bias),
+        dense_rows(f"{ours}/mlp_gate", f"{theirs}.Wi", use_bias),
+    )
+    return joined | dense_rows(f"{ours}/mlp_out", f"{theirs}.Wo", use_bias)
 
 
 # Our options -> entries of the configuration.
@@ -187,8 +232,13 @@ NAMES = {
     "vocabulary": "vocab_size", "width": "hidden_size", "heads": "num_attention_heads",
     "mlp_features": "intermediate_size", "epsilon": "norm_eps", "pooling": "classifier_pooling",
 }  # fmt: skip
-BIASES = {"norm": "norm_bias", "attention": "attention_bias", "mlp": "mlp_bias",
-          "head": "classifier_bias", "words": "decoder_bias"}  # fmt: skip
+BIASES = {
+    "norm": "norm_bias",
+    "attention": "attention_bias",
+    "mlp": "mlp_bias",
+    "head": "classifier_bias",
+    "words": "decoder_bias",
+}
 DEFAULTS: dict[str, Any] = {
     "vocab_size": 50_368, "hidden_size": 768, "intermediate_size": 1152, "num_hidden_layers": 22,
     "num_attention_heads": 12, "hidden_activation": "gelu", "norm_eps": 1e-5, "norm_bias": False,

@@ -13,7 +13,6 @@ last token, so pad its texts to 64 tokens, as in its training.
 """
 
 from collections.abc import Mapping
-from functools import partial
 from typing import Any
 
 import jax.numpy as jnp
@@ -23,7 +22,7 @@ from jaxnet.interop import shaped
 from jaxnet.pretrained import vision
 from jaxnet.pretrained.config import Config, Family, Rows, Stored, complete
 from jaxnet.pretrained.rows import (
-    PARTS,
+    QUERY_KEY_VALUE,
     attention_rows,
     block_rows,
     dense_rows,
@@ -46,23 +45,28 @@ def pairs(*, clip: bool, images: Any, texts: Any, features: int, end: int) -> jn
 
     def see(m, x):
         x = vision.of_images(m, x, **images)
-        if clip:
-            return m(head, x[:, 0])
+        return m(head, x[:, 0]) if clip else pooled(m, x)
+
+    def pooled(m, x):
         query = m.param("query", jn.initializers.normal(0.02), (1, images["width"]))
-        pool = jn.multi_head_attention(images["heads"], name="attention")
-        x = m(pool, (jnp.broadcast_to(query, (len(x), *query.shape)), x))[:, 0]
+        queries = jnp.broadcast_to(query, (len(x), *query.shape))
+        attention = jn.multi_head_attention(images["heads"], name="attention")
+        x = m(attention, (queries, x))[:, 0]
         y = m(images["norm"](name="mlp_norm"), x)
-        y = images["activation"](m(jn.dense(images["mlp_features"], name="mlp_in"), y))
-        return x + m(jn.dense(images["width"], name="mlp_out"), y)
+        y = m(jn.dense(images["mlp_features"], name="mlp_in"), y)
+        return x + m(jn.dense(images["width"], name="mlp_out"), images["activation"](y))
 
     def read(m, ids):
         x = of_texts(m, ids, **texts)
-        last = jnp.argmax(ids if end == 2 else ids == end, 1) if clip else -1
+        last: Any = -1
+        if clip:
+            last = jnp.argmax(ids if end == 2 else ids == end, 1)
         return m(head, x[jnp.arange(len(ids)), last])
 
     def unit(x):
         wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-        return (wide / jnp.linalg.norm(wide, axis=-1, keepdims=True)).astype(x.dtype)
+        length = jnp.linalg.norm(wide, axis=-1, keepdims=True)
+        return (wide / length).astype(x.dtype)
 
     def forward(m, given):
         seen, ids = given
@@ -74,7 +78,11 @@ def pairs(*, clip: bool, images: Any, texts: Any, features: int, end: int) -> jn
         y = unit(m(jn.compose(read, name="texts"), y))
         scale = jnp.exp(m.param("scale", jn.initializers.zeros, ()))
         bias = 0.0 if clip else m.param("bias", jn.initializers.zeros, ())
-        return x if ids is None else y if seen is None else x @ y.T * scale + bias
+        if ids is None:
+            return x
+        if seen is None:
+            return y
+        return x @ y.T * scale + bias
 
     return jn.compose(forward, name="pairs", kind="pairs")
 
@@ -99,15 +107,32 @@ def options(config: Config) -> dict[str, Any]:
     config.head("CLIP" if clip else "Siglip", {"": "", "Model": ""})
     seen, read = _tower(config, "vision"), _tower(config, "text")
     given, width = read.entries, read.entries["hidden_size"]
-    images, texts = vision.image_options(seen), vision.block_options(read)
-    images |= {"tokens": ("class_token",), "drop": None} if clip else {"tokens": ()}
-    texts |= {"words": given["vocab_size"], "positions": given["max_position_embeddings"]}
-    features = config.entries["projection_dim"] if clip else given["projection_size"] or width
-    if not clip and features != images["width"]:
-        wanted = f"{images['width']}, the hidden_size of the images"
-        raise config.error(f"projection_size must be {wanted}, got {features}")
-    found = {"clip": clip, "features": features, "end": given.get("eos_token_id", 0)}
-    return found | {"images": images, "texts": texts | {"width": width, "causal": clip}}
+    images = vision.image_options(seen)
+    if clip:
+        features = config.entries["projection_dim"]
+        images |= {"tokens": ("class_token",), "drop": None}
+    else:
+        features = given["projection_size"] or width
+        images |= {"tokens": ()}
+        if features != images["width"]:
+            raise config.error(
+                f"projection_size must be {images['width']}, the hidden_size of the images, got "
+                f"{features}"
+            )
+    texts = {
+        **vision.block_options(read),
+        "words": given["vocab_size"],
+        "positions": given["max_position_embeddings"],
+        "width": width,
+        "causal": clip,
+    }
+    return {
+        "clip": clip,
+        "features": features,
+        "end": given.get("eos_token_id", 0),
+        "images": images,
+        "texts": texts,
+    }
 
 
 def _tower(config: Config, kind: str) -> Config:
@@ -127,52 +152,84 @@ def how_stored(config: Config, weights: Mapping[str, Any] | None) -> Stored:
 
 def rows(config: Config, stored: Stored) -> Rows:
     """Return the table of the names of encoders of images and texts."""
-    o, clip = stored.options, stored.options["clip"]
-    e, words, pool = "vision_model.embeddings", "text_model.embeddings", "vision_model.head"
+    clip = stored.options["clip"]
+    images, texts = stored.options["images"], stored.options["texts"]
+    pixels, words = "vision_model.embeddings", "text_model.embeddings"
     table: Rows = {
         "texts/words/embedding": f"{words}.token_embedding.weight",
         "texts/positions/embedding": f"{words}.position_embedding.weight",
-        "images/positions": f"{e}.position_embedding.weight",
-        **dense_rows("images/patches", f"{e}.patch_embedding", use_bias=not clip),
+        "images/positions": f"{pixels}.position_embedding.weight",
+        **dense_rows("images/patches", f"{pixels}.patch_embedding", use_bias=not clip),
         **norm_rows("images/norm", "vision_model.post_layernorm"),
         **norm_rows("texts/norm", "text_model.final_layer_norm"),
+        **_block_rows("images", "vision_model", images),
+        **_block_rows("texts", "text_model", texts),
     }
-    for ours, theirs in (("images", "vision_model"), ("texts", "text_model")):
-        sizes, names = (o[ours]["width"], o[ours]["heads"]), f"{theirs}.encoder.layers.{{i}}"
-        table |= block_rows(f"{ours}/block_{{i}}", names, LAYERS, *sizes)
-    if clip:
-        table |= {"scale": "logit_scale", "images/class_token": f"{e}.class_embedding"}
-        table |= norm_rows("images/first_norm", "vision_model.pre_layrnorm")
-        table |= dense_rows("images/head", "visual_projection", use_bias=False)
-        return table | dense_rows("texts/head", "text_projection", use_bias=False)
-    width, heads = o["images"]["width"], o["images"]["heads"]
-    table |= {name: (f"logit_{name}", shaped(given=(1,))) for name in ("scale", "bias")}
-    table["images/query"] = (f"{pool}.probe", shaped(1, width, given=(1, 1, width)))
-    of = partial(attention_rows, "images/attention", width=width, heads=heads)
-    packed = packed_rows(*(of({name: f"{pool}.attention.in_proj"}) for name in PARTS[:3]))
-    for path, (name, *changes) in packed.items():  # PyTorch's own attention has no layer of them
+    if not clip:
+        return table | _siglip_rows(images["width"], images["heads"])
+    table |= {"scale": "logit_scale", "images/class_token": f"{pixels}.class_embedding"}
+    table |= norm_rows("images/first_norm", "vision_model.pre_layrnorm")
+    table |= dense_rows("images/head", "visual_projection", use_bias=False)
+    return table | dense_rows("texts/head", "text_projection", use_bias=False)
+
+
+def _block_rows(ours: str, theirs: str, options: Mapping[str, Any]) -> Rows:
+    block = f"{theirs}.encoder.layers.{{i}}"
+    return block_rows(f"{ours}/block_{{i}}", block, LAYERS, options["width"], options["heads"])
+
+
+def _siglip_rows(width: int, heads: int) -> Rows:
+    """Return the rows of SigLIP's heads."""
+    pool = "vision_model.head"
+    table: Rows = {
+        "scale": ("logit_scale", shaped(given=(1,))),
+        "bias": ("logit_bias", shaped(given=(1,))),
+        "images/query": (f"{pool}.probe", shaped(1, width, given=(1, 1, width))),
+    }
+    joined = f"{pool}.attention.in_proj"
+    parts = [
+        attention_rows("images/attention", {name: joined}, width, heads) for name in QUERY_KEY_VALUE
+    ]
+    for path, (name, *changes) in packed_rows(*parts).items():
+        # PyTorch's own attention has arrays here, not a layer.
         table[path] = (name.replace("in_proj.", "in_proj_"), *changes)
     table |= block_rows("images", pool, POOL, width, heads)
     return table | dense_rows("texts/head", "text_model.head")
 
 
 # Our layers of a block -> theirs.
-LAYERS = {**{part: f"self_attn.{part[0]}_proj" for part in PARTS[:3]}, "out": "self_attn.out_proj",
-          "attention_norm": "layer_norm1", "mlp_norm": "layer_norm2",
-          "mlp_in": "mlp.fc1", "mlp_out": "mlp.fc2"}  # fmt: skip
-POOL = {"out": "attention.out_proj", "mlp_norm": "layernorm", "mlp_in": "mlp.fc1",
-        "mlp_out": "mlp.fc2"}  # fmt: skip
+LAYERS = {
+    "query": "self_attn.q_proj",
+    "key": "self_attn.k_proj",
+    "value": "self_attn.v_proj",
+    "out": "self_attn.out_proj",
+    "attention_norm": "layer_norm1",
+    "mlp_norm": "layer_norm2",
+    "mlp_in": "mlp.fc1",
+    "mlp_out": "mlp.fc2",
+}
+POOL = {
+    "out": "attention.out_proj",
+    "mlp_norm": "layernorm",
+    "mlp_in": "mlp.fc1",
+    "mlp_out": "mlp.fc2",
+}
 CLIP = vision.BLOCKS | {"hidden_act": "quick_gelu", "layer_norm_eps": 1e-5}
 CLIP_TEXT = CLIP | {
     "hidden_size": 512, "intermediate_size": 2048, "num_attention_heads": 8,
     "vocab_size": 49_408, "max_position_embeddings": 77, "eos_token_id": 49_407,
 }  # fmt: skip
 SIGLIP = vision.BLOCKS | {"hidden_act": "gelu_pytorch_tanh", "layer_norm_eps": 1e-6}
-SIGLIP_TEXT = SIGLIP | {"vocab_size": 32_000, "max_position_embeddings": 64,
-                        "projection_size": None}  # fmt: skip
+SIGLIP_TEXT = SIGLIP | {
+    "vocab_size": 32_000,
+    "max_position_embeddings": 64,
+    "projection_size": None,
+}
 ONLY = {"num_channels": 3, "vision_use_head": True}
-IGNORED = ("dropout", "initializer_factor", "logit_scale_init_value", "projection_dim",
-           "tie_word_embeddings")  # fmt: skip
+IGNORED = (
+    "dropout", "initializer_factor", "logit_scale_init_value", "projection_dim",
+    "tie_word_embeddings",
+)  # fmt: skip
 
 
 def _family(defaults: dict[str, Any]) -> Family:

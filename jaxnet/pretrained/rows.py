@@ -14,7 +14,9 @@ def dense_rows(ours: str, theirs: str, use_bias: bool = True) -> Rows:
       'fc.bias'
     """
     rows: Rows = {f"{ours}/kernel": (f"{theirs}.weight", transposed)}
-    return rows | ({f"{ours}/bias": f"{theirs}.bias"} if use_bias else {})
+    if use_bias:
+        rows[f"{ours}/bias"] = f"{theirs}.bias"
+    return rows
 
 
 def norm_rows(ours: str, theirs: str, use_bias: bool = True) -> Rows:
@@ -25,10 +27,13 @@ def norm_rows(ours: str, theirs: str, use_bias: bool = True) -> Rows:
       {'norm/scale': 'ln.weight'}
     """
     rows: Rows = {f"{ours}/scale": f"{theirs}.weight"}
-    return rows | ({f"{ours}/bias": f"{theirs}.bias"} if use_bias else {})
+    if use_bias:
+        rows[f"{ours}/bias"] = f"{theirs}.bias"
+    return rows
 
 
-PARTS = ("query", "key", "value", "out")
+QUERY_KEY_VALUE = ("query", "key", "value")
+PARTS = (*QUERY_KEY_VALUE, "out")
 
 
 def attention_rows(
@@ -55,13 +60,13 @@ def attention_rows(
     """
     rows: Rows = {}
     size = width // heads if size is None else size
+    split = shaped(width, heads, size, given=(width, heads * size))
+    joined = shaped(heads, size, width, given=(heads * size, width))
+    bias = shaped(heads, size, given=(heads * size,))
     for kind, theirs in names.items():
-        shape = (heads, size, width) if kind == "out" else (width, heads, size)
-        given = (heads * size, width) if kind == "out" else (width, heads * size)
-        matrix = shaped(*shape, given=given)
+        matrix = joined if kind == "out" else split
         rows[f"{ours}/{kind}/kernel"] = (f"{theirs}.weight", transposed, matrix)
         if kind in biased:
-            bias = shaped(heads, size, given=(heads * size,))
             name = f"{theirs}.bias"
             rows[f"{ours}/{kind}/bias"] = name if kind == "out" else (name, bias)
     return rows
@@ -83,10 +88,12 @@ def block_rows(
       'h.ln.weight'
     """
     names = {part: f"{theirs}.{layers[part]}" for part in PARTS if part in layers}
-    rows = attention_rows(f"{ours}/attention", names, width, heads, PARTS[0 if qkv_bias else 3 :])
-    for name in [name for name in layers if name not in PARTS]:
-        make = norm_rows if name.endswith("norm") else dense_rows
-        rows |= make(f"{ours}/{name}", f"{theirs}.{layers[name]}")
+    biased = PARTS if qkv_bias else ("out",)
+    rows = attention_rows(f"{ours}/attention", names, width, heads, biased)
+    for name, layer in layers.items():
+        if name not in PARTS:
+            make = norm_rows if name.endswith("norm") else dense_rows
+            rows |= make(f"{ours}/{name}", f"{theirs}.{layer}")
     return rows
 
 

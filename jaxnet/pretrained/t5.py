@@ -16,10 +16,14 @@ import numpy as np
 
 import jaxnet as jn
 from jaxnet.pretrained.config import Config, Family, Rows, Stored
-from jaxnet.pretrained.rows import attention_rows, dense_rows, norm_rows
+from jaxnet.pretrained.rows import PARTS, attention_rows, dense_rows, norm_rows
 
-ACTIVATIONS = {"relu": (jax.nn.relu, False), "gated-gelu": (jax.nn.gelu, True),
-               "gated-silu": (jax.nn.silu, True)}  # fmt: skip
+# The activation, and whether the MLP is gated.
+ACTIVATIONS = {
+    "relu": (jax.nn.relu, False),
+    "gated-gelu": (jax.nn.gelu, True),
+    "gated-silu": (jax.nn.silu, True),
+}
 
 
 def t5(
@@ -55,49 +59,72 @@ def t5(
     norm = partial(jn.rms_norm, epsilon=epsilon)
     words = jn.embedding(vocabulary, width, tied=tied, name="words")
 
-    def bucket(distance, both):
-        half = buckets // 2 if both else buckets
-        start = half * (distance > 0) if both else 0
-        n = abs(distance) if both else jnp.maximum(-distance, 0)
-        exact = half // 2
-        grown = jnp.log(jnp.maximum(n, 1) / exact) / math.log(farthest / exact) * (half - exact)
-        far = jnp.minimum(exact + grown.astype(jnp.int32), half - 1)
-        return start + jnp.where(n < exact, n, far)
-
-    def stack(name, depth, **options):
-        causal = "causal" in options
-
+    def stack(name, depth, causal):
         def forward(m, given):
             x, *beside = given
             table = m.param("table", jn.initializers.normal(1.0), (buckets, heads))
 
-            def bias(at):
-                queries, keys = at
-                distance = keys[..., None, :] - queries[..., :, None]
-                return jnp.moveaxis(table[bucket(distance, not causal)], -1, -3)
+            def bias(places):
+                queries, keys = places
+                distances = keys[..., None, :] - queries[..., :, None]
+                ranges = _buckets(distances, buckets, farthest, causal)
+                return jnp.moveaxis(table[ranges], -1, -3)
 
             for i in range(depth):
                 block = jn.transformer_block(
-                    heads, mlp_features, head_size=head_size, scale=1.0, bias=bias, gated=gated,
-                    use_bias=False, norm=norm, activation=bend, dropout_rate=dropout_rate,
-                    name=f"block_{i}", **options,
-                )  # fmt: skip
+                    heads,
+                    mlp_features,
+                    head_size=head_size,
+                    scale=1.0,
+                    bias=bias,
+                    cross=causal,
+                    causal=causal,
+                    gated=gated,
+                    use_bias=False,
+                    norm=norm,
+                    activation=bend,
+                    dropout_rate=dropout_rate,
+                    name=f"block_{i}",
+                )
                 x = m(block, (x, *beside))[0] if beside else m(block, x)
             return m(norm(name="norm"), x)
 
         return jn.compose(forward, name=name)
 
-    encoder = stack("encoder", encoder_depth)
-    decoder = stack("decoder", decoder_depth, cross=True, causal=True)
+    encoder = stack("encoder", encoder_depth, causal=False)
+    decoder = stack("decoder", decoder_depth, causal=True)
 
     def forward(m, given):
         source, *mask, tokens = given
         memory = m.whole(encoder, (m.whole(words, source), *mask))
         x = m(decoder, (m(words, tokens), memory, *mask))
-        x = x * width**-0.5 if scaled else x
+        if scaled:
+            x = x * width**-0.5
         return m(words if tied else jn.dense(vocabulary, use_bias=False, name="head"), x)
 
     return jn.compose(forward, name="t5", kind="t5")
+
+
+def _buckets(distances: Any, buckets: int, farthest: int, causal: bool) -> Any:
+    """Return the range of each distance; ranges are of one position first, then wider and wider.
+
+    Args:
+      distances: Positions of keys minus positions of queries.
+      buckets, farthest: Options of `t5`.
+      causal: Whether keys after a query are not seen; else half of the ranges are theirs.
+    """
+    if causal:
+        count, start = buckets, 0
+        n = jnp.maximum(-distances, 0)
+    else:
+        count = buckets // 2
+        start = count * (distances > 0)
+        n = abs(distances)
+    exact = count // 2
+    scale = math.log(farthest / exact)
+    grown = jnp.log(jnp.maximum(n, 1) / exact) / scale * (count - exact)
+    far = jnp.minimum(exact + grown.astype(jnp.int32), count - 1)
+    return start + jnp.where(n < exact, n, far)
 
 
 def options(config: Config) -> dict[str, Any]:
@@ -109,15 +136,16 @@ def options(config: Config) -> dict[str, Any]:
             f"{given['feed_forward_proj']!r:.60}"
         )
     theirs = {ours: given[name] for ours, name in NAMES.items()}
-    kind = theirs["activation"].rpartition("-")[2]
-    derived = {"is_gated_act": ACTIVATIONS[theirs["activation"]][1],
-               "dense_act_fn": {"gelu": "gelu_new"}.get(kind, kind)}  # fmt: skip
+    _, gated = ACTIVATIONS[theirs["activation"]]
+    kind = theirs["activation"].removeprefix("gated-")
+    derived = {"is_gated_act": gated, "dense_act_fn": "gelu_new" if kind == "gelu" else kind}
     for name, value in derived.items():
         if config.given.get(name, value) != value:
             raise config.error(f"{name} must be {value}, got {config.given[name]!r:.60}")
     # Version 1.1 does not scale, which older files say by an untied head, and mT5 never does.
-    said = "scale_decoder_outputs" in config.given
-    scaled = bool(given["scale_decoder_outputs"]) if said else theirs["tied"]
+    scaled = theirs["tied"]
+    if "scale_decoder_outputs" in config.given:
+        scaled = bool(given["scale_decoder_outputs"])
     return theirs | {
         "decoder_depth": given["num_decoder_layers"] or given["num_layers"],
         "scaled": scaled and config.family == "t5",
@@ -129,39 +157,52 @@ def how_stored(config: Config, weights: Mapping[str, Any] | None) -> Stored:
     found, head = options(config), "lm_head.weight"
     if weights is None:
         return Stored(found, "")
-    found["tied"] = same = head not in weights or np.array_equal(weights[head], weights[WORDS])
-    copies = [f"{part}.embed_tokens.weight" for part in ("encoder", "decoder")]
-    return Stored(found, "", tuple(n for n in [*copies, *([head] if same else [])] if n in weights))
+    found["tied"] = head not in weights or np.array_equal(weights[head], weights[WORDS])
+    copies = ["encoder.embed_tokens.weight", "decoder.embed_tokens.weight"]
+    if found["tied"]:
+        copies.append(head)
+    leave = tuple(name for name in copies if name in weights)
+    return Stored(found, "", leave)
 
 
 def rows(config: Config, stored: Stored) -> Rows:
     """Return the table of the names of T5."""
-    o = stored.options
-    gated = ACTIVATIONS[o["activation"]][1]
+    options = stored.options
     table: Rows = {"words/embedding": WORDS}
-    table |= {} if o["tied"] else dense_rows("head", "lm_head", use_bias=False)
-
-    def attention(ours: str, theirs: str) -> Rows:
-        names = {part: f"{theirs}.{part[0]}" for part in ("query", "key", "value", "out")}
-        return attention_rows(ours, names, o["width"], o["heads"], (), o["head_size"])
-
-    for part, last in (("encoder", 1), ("decoder", 2)):
+    if not options["tied"]:
+        table |= dense_rows("head", "lm_head", use_bias=False)
+    for part in ("encoder", "decoder"):
         first = f"{part}.block.0.layer.0.SelfAttention.relative_attention_bias.weight"
         table[f"{part}/table"] = first
         table |= norm_rows(f"{part}/norm", f"{part}.final_layer_norm", use_bias=False)
-        ours, theirs = f"{part}/block_{{i}}", f"{part}.block.{{i}}.layer"
-        table |= attention(f"{ours}/attention", f"{theirs}.0.SelfAttention")
-        norms = {"attention_norm": 0, "mlp_norm": last}
-        if part == "decoder":
-            table |= attention(f"{ours}/cross_attention", f"{theirs}.1.EncDecAttention")
-            norms["cross_norm"] = 1
-        for name, place in norms.items():
-            table |= norm_rows(f"{ours}/{name}", f"{theirs}.{place}.layer_norm", use_bias=False)
-        dense = f"{theirs}.{last}.DenseReluDense"
-        kernels = {"mlp_in": "wi_0", "mlp_gate": "wi_1"} if gated else {"mlp_in": "wi"}
-        for name, of in (kernels | {"mlp_out": "wo"}).items():
-            table |= dense_rows(f"{ours}/{name}", f"{dense}.{of}", use_bias=False)
+        table |= _block_rows(part, options)
     return table
+
+
+def _block_rows(part: str, options: Mapping[str, Any]) -> Rows:
+    """Return the rows of a block of the encoder or the decoder."""
+    ours, theirs = f"{part}/block_{{i}}", f"{part}.block.{{i}}.layer"
+    table = _attention_rows(f"{ours}/attention", f"{theirs}.0.SelfAttention", options)
+    norms = {"attention_norm": 0, "mlp_norm": 1}  # places among their layers
+    if part == "decoder":
+        table |= _attention_rows(f"{ours}/cross_attention", f"{theirs}.1.EncDecAttention", options)
+        norms = {"attention_norm": 0, "cross_norm": 1, "mlp_norm": 2}
+    for name, place in norms.items():
+        table |= norm_rows(f"{ours}/{name}", f"{theirs}.{place}.layer_norm", use_bias=False)
+    _, gated = ACTIVATIONS[options["activation"]]
+    kernels = {"mlp_in": "wi", "mlp_out": "wo"}
+    if gated:
+        kernels = {"mlp_in": "wi_0", "mlp_gate": "wi_1", "mlp_out": "wo"}
+    mlp = f"{theirs}.{norms['mlp_norm']}.DenseReluDense"
+    for name, kernel in kernels.items():
+        table |= dense_rows(f"{ours}/{name}", f"{mlp}.{kernel}", use_bias=False)
+    return table
+
+
+def _attention_rows(ours: str, theirs: str, options: Mapping[str, Any]) -> Rows:
+    names = {part: f"{theirs}.{part[0]}" for part in PARTS}
+    width, heads, size = options["width"], options["heads"], options["head_size"]
+    return attention_rows(ours, names, width, heads, biased=(), size=size)
 
 
 WORDS = "shared.weight"
@@ -184,8 +225,10 @@ MT5 = DEFAULTS | {
     "feed_forward_proj": "gated-gelu", "tie_word_embeddings": False,
 }  # fmt: skip
 ONLY = {"is_encoder_decoder": True}
-IGNORED = ("initializer_factor", "classifier_dropout", "dense_act_fn", "is_gated_act",
-           "n_positions", "output_past")  # fmt: skip
+IGNORED = (
+    "initializer_factor", "classifier_dropout", "dense_act_fn", "is_gated_act", "n_positions",
+    "output_past",
+)  # fmt: skip
 IDS = jn.spec((1, 1), jnp.int32)
 FAMILIES: dict[str, Family] = {
     name: Family(entries, options, t5, rows, how_stored, ONLY, IGNORED, x=(IDS, IDS))

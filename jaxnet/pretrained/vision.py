@@ -56,7 +56,15 @@ def vision(*, head: str, labels: int, **tower: Any) -> jn.Layer:
 
 
 def of_images(
-    m: Any, images: Any, *, width: int, side: int, patch: int, tokens: Any, drop: Any, **blocks: Any
+    m: Any,
+    images: Any,
+    *,
+    width: int,
+    side: int,
+    patch: int,
+    tokens: Any,
+    drop: Any,
+    **blocks: Any,
 ) -> jax.Array:
     """Return the features (batch, tokens, width) of tokens and patches, inside a layer.
 
@@ -70,17 +78,22 @@ def of_images(
         no bias.
       blocks: Options of `encoded`.
     """
-    use_bias, count = drop is not None, len(tokens)
-    options: dict[str, Any] = {"strides": patch, "padding": "VALID", "use_bias": use_bias}
-    x = m(jn.conv(width, patch, name="patches", **options), images)
+    clip = drop is None
+    first_layer = jn.conv(
+        width, patch, strides=patch, padding="VALID", use_bias=not clip, name="patches"
+    )
+    x = m(first_layer, images)
+    count = len(tokens)
     at = m.param("positions", jn.initializers.normal(0.02), (count + side * side, width))
-    if (size := x.shape[1:3]) != (side, side):
-        grid = m(jn.resize(size, method="bicubic"), at[count:].reshape(1, side, side, width))
+    if x.shape[1:3] != (side, side):
+        grid = at[count:].reshape(1, side, side, width)
+        grid = m(jn.resize(x.shape[1:3], method="bicubic"), grid)
         at = jnp.concatenate([at[:count], grid.reshape(-1, width)])
     first = [m.param(name, jn.initializers.zeros, (width,)) for name in tokens]
     first = [jnp.broadcast_to(one, (len(x), 1, width)) for one in first]
-    x = jnp.concatenate([*first, jax.lax.collapse(x, 1, 3)], 1) + at
-    x = m(blocks["norm"](name="first_norm") if drop is None else jn.dropout(drop), x)
+    patches = jax.lax.collapse(x, 1, 3)
+    x = jnp.concatenate([*first, patches], 1) + at
+    x = m(blocks["norm"](name="first_norm") if clip else jn.dropout(drop), x)
     return encoded(m, x, **blocks)
 
 
@@ -105,17 +118,20 @@ def scaled_norm(name: str, epsilon: float) -> jn.Layer:
     def scale(m, x):
         return x * m.param("scale", jn.initializers.ones, x.shape[-1:])
 
-    branch = name.endswith("_out_norm")
-    return jn.compose(scale, name=name) if branch else jn.layer_norm(epsilon=epsilon, name=name)
+    if name.endswith("_out_norm"):
+        return jn.compose(scale, name=name)
+    return jn.layer_norm(epsilon=epsilon, name=name)
 
 
 def block_options(config: Config) -> dict[str, Any]:
     """Return the options of `encoded`."""
-    given, act = config.entries, config.entries["hidden_act"]
+    given = config.entries
     config.check_heads(given["hidden_size"], given["num_attention_heads"])
-    norm = partial(jn.layer_norm, epsilon=given["layer_norm_eps"])
-    sizes = {ours: given.get(name) for ours, name in NAMES.items()}
-    return sizes | {"activation": ACTIVATIONS[act], "norm": norm}
+    return {
+        **{ours: given.get(name) for ours, name in NAMES.items()},
+        "activation": ACTIVATIONS[given["hidden_act"]],
+        "norm": partial(jn.layer_norm, epsilon=given["layer_norm_eps"]),
+    }
 
 
 def image_options(config: Config) -> dict[str, Any]:
@@ -124,16 +140,25 @@ def image_options(config: Config) -> dict[str, Any]:
     size, patch = given["image_size"], given["patch_size"]
     if patch > size:
         raise config.error(f"patch_size must be at most image_size = {size}, got {patch}")
-    own = {"width": given["hidden_size"], "side": size // patch, "patch": patch}
-    return block_options(config) | own | {"drop": given.get("hidden_dropout_prob", 0.0)}
+    return {
+        **block_options(config),
+        "width": given["hidden_size"],
+        "side": size // patch,
+        "patch": patch,
+        "drop": given.get("hidden_dropout_prob", 0.0),
+    }
 
 
 def options(config: Config) -> dict[str, Any]:
     """Return the options of `vision`."""
-    given, found, (kind, heads) = config.entries, image_options(config), CLASSES[config.family]
-    found |= {"head": config.head(kind, heads), "labels": config.labels()}
+    given, found = config.entries, image_options(config)
+    kind, heads = CLASSES[config.family]
+    found["head"] = config.head(kind, heads)
+    found["labels"] = config.labels()
     found["use_bias"] = (*PARTS, "mlp") if given["qkv_bias"] else ("out", "mlp")
-    found["tokens"] = tuple(TOKENS)[: 2 if config.family == "deit" else 1]
+    found["tokens"] = ("class_token",)
+    if config.family == "deit":
+        found["tokens"] = ("class_token", "teacher_token")
     if config.family != "dinov2":
         return found | {"dropout_rate": found["drop"]}
     hidden = found["width"] * given["mlp_ratio"]
@@ -149,46 +174,70 @@ def how_stored(config: Config, weights: Mapping[str, Any] | None) -> Stored:
     found, prefix = options(config), f"{config.family}."
     if weights is None:
         return Stored(found, prefix if found["head"] else "")
-    unused = ("mask_token", "pooler.", *(() if found["head"] else ("classifier.",)))
+    unused = ["mask_token", "pooler."]
+    if not found["head"]:
+        unused.append("classifier.")
     leave = tuple(name for name in weights if any(word in name for word in unused))
     return Stored(found, prefix_in(weights, prefix), leave)
 
 
 def rows(config: Config, stored: Stored) -> Rows:
     """Return the table of the names of an encoder of images."""
-    o, first, dino = stored.options, stored.prefix, config.family == "dinov2"
-    e, block, width = f"{first}embeddings", f"{first}encoder.layer.{{i}}", o["width"]
-    layers, gated = DINO if dino else VIT, "gated" in o
+    options, first = stored.options, stored.prefix
+    width, heads = options["width"], options["heads"]
+    dino = config.family == "dinov2"
+    theirs, block = f"{first}embeddings", f"{first}encoder.layer.{{i}}"
+    layers = DINO if dino else VIT
+    qkv_bias = "query" in options["use_bias"]
     table: Rows = {
-        **dense_rows("patches", f"{e}.patch_embeddings.projection"),
-        "positions": (f"{e}.position_embeddings", shaped(-1, width, given=(1, -1, width))),
-        **{t: (f"{e}.{TOKENS[t]}", shaped(width, given=(1, 1, width))) for t in o["tokens"]},
+        **dense_rows("patches", f"{theirs}.patch_embeddings.projection"),
+        "positions": (f"{theirs}.position_embeddings", shaped(-1, width, given=(1, -1, width))),
         **norm_rows("norm", f"{first}layernorm"),
-        **block_rows("block_{i}", block, layers, width, o["heads"], "query" in o["use_bias"]),
+        **block_rows("block_{i}", block, layers, width, heads, qkv_bias),
     }
-    if gated:
-        both = "block_{i}/mlp_in", "block_{i}/mlp_gate"
-        table |= packed_rows(*(dense_rows(ours, f"{block}.mlp.weights_in") for ours in both))
+    for token in options["tokens"]:
+        table[token] = (f"{theirs}.{TOKENS[token]}", shaped(width, given=(1, 1, width)))
+    if "gated" in options:
+        joined = f"{block}.mlp.weights_in"
+        table |= packed_rows(
+            dense_rows("block_{i}/mlp_in", joined), dense_rows("block_{i}/mlp_gate", joined)
+        )
         table |= dense_rows("block_{i}/mlp_out", f"{block}.mlp.weights_out")
-    for i, name in enumerate(("attention", "mlp") if dino else (), 1):
-        table[f"block_{{i}}/{name}_out_norm/scale"] = f"{block}.layer_scale{i}.lambda1"
-    if o["head"] == "class and teacher":
+    if dino:
+        table["block_{i}/attention_out_norm/scale"] = f"{block}.layer_scale1.lambda1"
+        table["block_{i}/mlp_out_norm/scale"] = f"{block}.layer_scale2.lambda1"
+    if options["head"] == "class and teacher":
         table |= dense_rows("teacher_classes", "distillation_classifier")
-        return table | dense_rows("classes", "cls_classifier")
-    return table | (dense_rows("classes", "classifier") if o["head"] else {})
+        table |= dense_rows("classes", "cls_classifier")
+    elif options["head"]:
+        table |= dense_rows("classes", "classifier")
+    return table
 
 
 # Our options -> entries of the configuration.
-NAMES = {"depth": "num_hidden_layers", "heads": "num_attention_heads",
-         "mlp_features": "intermediate_size"}  # fmt: skip
+NAMES = {
+    "depth": "num_hidden_layers",
+    "heads": "num_attention_heads",
+    "mlp_features": "intermediate_size",
+}
 TOKENS = {"class_token": "cls_token", "teacher_token": "distillation_token"}
 # Our layers of a block -> theirs.
-VIT = {**{part: f"attention.attention.{part}" for part in PARTS[:3]},
-       "out": "attention.output.dense", "attention_norm": "layernorm_before",
-       "mlp_norm": "layernorm_after", "mlp_in": "intermediate.dense",
-       "mlp_out": "output.dense"}  # fmt: skip
-DINO = VIT | {"attention_norm": "norm1", "mlp_norm": "norm2", "mlp_in": "mlp.fc1",
-              "mlp_out": "mlp.fc2"}  # fmt: skip
+VIT = {
+    "query": "attention.attention.query",
+    "key": "attention.attention.key",
+    "value": "attention.attention.value",
+    "out": "attention.output.dense",
+    "attention_norm": "layernorm_before",
+    "mlp_norm": "layernorm_after",
+    "mlp_in": "intermediate.dense",
+    "mlp_out": "output.dense",
+}
+DINO = VIT | {
+    "attention_norm": "norm1",
+    "mlp_norm": "norm2",
+    "mlp_in": "mlp.fc1",
+    "mlp_out": "mlp.fc2",
+}
 # Classes of transformers, and our heads.
 HEADS = {"": "", "Model": "", "ForImageClassification": "class"}
 CLASSES = {
@@ -200,15 +249,21 @@ BLOCKS: dict[str, Any] = {
     "hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12,
     "intermediate_size": 3072, "hidden_act": "gelu", "layer_norm_eps": 1e-12,
 }  # fmt: skip
-DEFAULTS = BLOCKS | {"image_size": 224, "patch_size": 16, "qkv_bias": True,
-                     "hidden_dropout_prob": 0.0}  # fmt: skip
+DEFAULTS = BLOCKS | {
+    "image_size": 224,
+    "patch_size": 16,
+    "qkv_bias": True,
+    "hidden_dropout_prob": 0.0,
+}
 DINOV2 = without(DEFAULTS, "intermediate_size") | {
     "layer_norm_eps": 1e-6, "patch_size": 14, "mlp_ratio": 4, "use_swiglu_ffn": False,
 }  # fmt: skip
 ONLY = {"num_channels": 3}
-IGNORED = ("attention_probs_dropout_prob", "encoder_stride", "pooler_output_size", "pooler_act",
-           "drop_path_rate", "layerscale_value", "use_mask_token", "apply_layernorm",
-           "reshape_hidden_states", "stage_names", "out_features", "out_indices")  # fmt: skip
+IGNORED = (
+    "attention_probs_dropout_prob", "encoder_stride", "pooler_output_size", "pooler_act",
+    "drop_path_rate", "layerscale_value", "use_mask_token", "apply_layernorm",
+    "reshape_hidden_states", "stage_names", "out_features", "out_indices",
+)  # fmt: skip
 IMAGES = jn.spec((1, 224, 224, 3))
 FAMILIES: dict[str, Family] = {
     name: Family(entries, options, vision, rows, how_stored, ONLY, IGNORED, x=IMAGES)

@@ -63,15 +63,21 @@ def whisper(
     def blocks(m, x, *memory, depth, heads, mlp_features, positions, **options):
         for i in range(depth):
             block = jn.transformer_block(
-                heads, mlp_features, use_bias=("query", "value", "out", "mlp"), norm=norm,
-                activation=activation, dropout_rate=dropout_rate, name=f"block_{i}", **options,
-            )  # fmt: skip
+                heads,
+                mlp_features,
+                use_bias=(*BIASED, "mlp"),
+                norm=norm,
+                activation=activation,
+                dropout_rate=dropout_rate,
+                name=f"block_{i}",
+                **options,
+            )
             x = m(block, (x, *memory))[0] if memory else m(block, x)
         return m(norm(name="norm"), x)
 
     def listen(m, x):
-        for name, strides in (("first", 1), ("second", 2)):
-            x = gelu(m(jn.conv(width, 3, strides=strides, padding=1, name=name), x))
+        x = gelu(m(jn.conv(width, 3, padding=1, name="first"), x))
+        x = gelu(m(jn.conv(width, 3, strides=2, padding=1, name="second"), x))
         waves = m.param("positions", jn.initializers.normal(0.02), (encoder["positions"], width))
         x = m(jn.dropout(dropout_rate), x + jax.lax.stop_gradient(waves))
         return blocks(m, x, **encoder)
@@ -117,24 +123,42 @@ def features(waves: Sequence[Any], bands: int = 80) -> np.ndarray:
       ((1, 3000, 80), 11)
     """
     at_least("features", "bands", bands)
-    steps = np.linspace(0, 15 + 27 * np.log(8) / np.log(6.4), bands + 2)  # Slaney's, to 8000 Hz
+    triangles = _triangles(bands)
+    return np.stack([_log_mel(wave, triangles) for wave in waves])
+
+
+def _triangles(bands: int) -> np.ndarray:
+    """Return the weight of each frequency in each band, (frequencies, bands).
+
+    The scale is Slaney's, to 8000 Hz: linear up to 1000 Hz, which is step 15, then logarithmic.
+    """
+    last = 15 + 27 * np.log(8) / np.log(6.4)
+    steps = np.linspace(0, last, bands + 2)
     edges = np.where(steps < 15, steps * 200 / 3, 1000 * 6.4 ** ((steps - 15) / 27))
-    corners = [(edges[i : i + 3], [0, 2 / (edges[i + 2] - edges[i]), 0]) for i in range(bands)]
-    triangles = np.stack([np.interp(np.arange(201) * 40, *each) for each in corners], 1)
+    frequencies = np.arange(WINDOW // 2 + 1) * (RATE / WINDOW)
+    columns = []
+    for low, middle, high in zip(edges, edges[1:], edges[2:], strict=False):
+        height = 2 / (high - low)
+        columns.append(np.interp(frequencies, [low, middle, high], [0, height, 0]))
+    return np.stack(columns, 1)
 
-    def of_wave(wave):
-        if (wave := np.asarray(wave)).ndim != 1 or wave.dtype.kind != "f":
-            raise ValueError(
-                "features: expected waves of floats (samples,), got "
-                f"{wave.dtype} {wave.shape}; for a single wave pass [wave]"
-            )
-        wave = np.pad(wave[:SAMPLES], (0, max(SAMPLES - len(wave), 0)))
-        chunks = np.lib.stride_tricks.sliding_window_view(np.pad(wave, 200, "reflect"), 400)
-        spectrum = np.fft.rfft(chunks[:-1:160] * np.hanning(401)[:-1])  # (3000, 201)
-        out = np.log10(np.maximum(abs(spectrum) ** 2 @ triangles, 1e-10))
-        return np.float32((np.maximum(out, out.max() - 8) + 4) / 4)
 
-    return np.stack([of_wave(wave) for wave in waves])
+def _log_mel(wave: Any, triangles: np.ndarray) -> np.ndarray:
+    """Return the features of one recording, (frames, bands)."""
+    wave = np.asarray(wave)
+    if wave.ndim != 1 or wave.dtype.kind != "f":
+        raise ValueError(
+            "features: expected waves of floats (samples,), got "
+            f"{wave.dtype} {wave.shape}; for a single wave pass [wave]"
+        )
+    wave = np.pad(wave[:SAMPLES], (0, max(SAMPLES - len(wave), 0)))
+    around = np.pad(wave, WINDOW // 2, "reflect")
+    windows = np.lib.stride_tricks.sliding_window_view(around, WINDOW)
+    frames = windows[:-1:HOP] * np.hanning(WINDOW + 1)[:-1]
+    power = abs(np.fft.rfft(frames)) ** 2  # (3000, 201)
+    loudness = np.log10(np.maximum(power @ triangles, 1e-10))
+    loudness = np.maximum(loudness, loudness.max() - 8)
+    return np.float32((loudness + 4) / 4)
 
 
 def options(config: Config) -> dict[str, Any]:
@@ -142,10 +166,10 @@ def options(config: Config) -> dict[str, Any]:
     given = config.entries
     config.head("Whisper", {"": "", "ForConditionalGeneration": ""})
     for name, same in SAME.items():
-        if config.given.get(name, given[same]) != given[same]:
-            raise config.error(
-                f"{name} must be {given[same]}, as {same}, got {config.given[name]!r:.60}"
-            )
+        wanted = given[same]
+        got = config.given.get(name, wanted)
+        if got != wanted:
+            raise config.error(f"{name} must be {wanted}, as {same}, got {got!r:.60}")
     found: dict[str, Any] = {ours: given[name] for ours, name in NAMES.items()}
     for part, at in (("encoder", "source"), ("decoder", "target")):
         found[part] = {ours: given[f"{part}_{name}"] for ours, name in SIZES.items()}
@@ -157,51 +181,69 @@ def options(config: Config) -> dict[str, Any]:
 def how_stored(config: Config, weights: Mapping[str, Any] | None) -> Stored:
     """Return how the weights are stored: some files have the tied table of the words twice."""
     found = options(config)
-    x = jn.spec((1, 2 * found["encoder"]["positions"], found["bands"])), jn.spec((1, 1), jnp.int32)
-    if weights is None or HEAD not in weights:
-        return Stored(found, "", x=x)
-    found["tied"] &= np.array_equal(weights[HEAD], weights[WORDS])
-    return Stored(found, "", (HEAD,) if found["tied"] else (), x)
+    frames = 2 * found["encoder"]["positions"]
+    x = jn.spec((1, frames, found["bands"])), jn.spec((1, 1), jnp.int32)
+    leave: tuple[str, ...] = ()
+    if weights is not None and HEAD in weights:
+        found["tied"] &= np.array_equal(weights[HEAD], weights[WORDS])
+        leave = (HEAD,) if found["tied"] else ()
+    return Stored(found, "", leave, x)
 
 
 def rows(config: Config, stored: Stored) -> Rows:
     """Return the table of the names of Whisper."""
-    o = stored.options
+    options = stored.options
     table: Rows = {
         "encoder/positions": "model.encoder.embed_positions.weight",
         "decoder/positions/embedding": "model.decoder.embed_positions.weight",
         "decoder/words/embedding": WORDS,
         **dense_rows("encoder/first", "model.encoder.conv1"),
         **dense_rows("encoder/second", "model.encoder.conv2"),
-        **({} if o["tied"] else {"decoder/head/kernel": (HEAD, transposed)}),
     }
-    for part, attentions in (("encoder", SELF), ("decoder", SELF | CROSS)):
+    if not options["tied"]:
+        table["decoder/head/kernel"] = (HEAD, transposed)
+    for part in ("encoder", "decoder"):
+        width, heads = options["width"], options[part]["heads"]
         ours, theirs = f"{part}/block_{{i}}", f"model.{part}.layers.{{i}}"
-        sizes = o["width"], o[part]["heads"]
         table |= norm_rows(f"{part}/norm", f"model.{part}.layer_norm")
-        table |= block_rows(ours, theirs, MLP, *sizes)
-        for name, of in attentions.items():
-            norm = f"{ours}/{name.removesuffix('_attention')}_norm"
-            table |= norm_rows(norm, f"{theirs}.{of}_layer_norm")
-            names = {each: f"{theirs}.{of}.{PROJECTIONS[each]}_proj" for each in PARTS}
-            table |= attention_rows(f"{ours}/{name}", names, *sizes, BIASED)
+        table |= block_rows(ours, theirs, MLP, width, heads)
+        table |= norm_rows(f"{ours}/attention_norm", f"{theirs}.self_attn_layer_norm")
+        table |= _attention_rows(f"{ours}/attention", f"{theirs}.self_attn", width, heads)
+        if part == "decoder":
+            cross = f"{theirs}.encoder_attn"
+            table |= norm_rows(f"{ours}/cross_norm", f"{cross}_layer_norm")
+            table |= _attention_rows(f"{ours}/cross_attention", cross, width, heads)
     return table
 
 
-SAMPLES = 480_000  # 30 seconds
+def _attention_rows(ours: str, theirs: str, width: int, heads: int) -> Rows:
+    names = {part: f"{theirs}.{PROJECTIONS[part]}_proj" for part in PARTS}
+    return attention_rows(ours, names, width, heads, BIASED)
+
+
+RATE = 16_000  # samples per second
+SAMPLES = 30 * RATE
+WINDOW, HOP = 400, 160  # samples of a frame, and from one frame to the next
 WORDS, HEAD = "model.decoder.embed_tokens.weight", "proj_out.weight"
-SELF, CROSS = {"attention": "self_attn"}, {"cross_attention": "encoder_attn"}
 MLP = {"mlp_norm": "final_layer_norm", "mlp_in": "fc1", "mlp_out": "fc2"}
 PROJECTIONS = {"query": "q", "key": "k", "value": "v", "out": "out"}
 BIASED = ("query", "value", "out")
 # Our options -> entries of the configuration, and their ends for the encoder and the decoder.
-NAMES = {"vocabulary": "vocab_size", "bands": "num_mel_bins", "width": "d_model",
-         "dropout_rate": "dropout", "tied": "tie_word_embeddings"}  # fmt: skip
+NAMES = {
+    "vocabulary": "vocab_size",
+    "bands": "num_mel_bins",
+    "width": "d_model",
+    "dropout_rate": "dropout",
+    "tied": "tie_word_embeddings",
+}
 SIZES = {"depth": "layers", "heads": "attention_heads", "mlp_features": "ffn_dim"}
 # Entries that repeat another one.
-SAME = {"hidden_size": "d_model", "num_hidden_layers": "encoder_layers",
-        "num_attention_heads": "encoder_attention_heads",
-        "num_key_value_heads": "encoder_attention_heads"}  # fmt: skip
+SAME = {
+    "hidden_size": "d_model",
+    "num_hidden_layers": "encoder_layers",
+    "num_attention_heads": "encoder_attention_heads",
+    "num_key_value_heads": "encoder_attention_heads",
+}
 DEFAULTS: dict[str, Any] = {
     "vocab_size": 51_865, "num_mel_bins": 80, "d_model": 384, "dropout": 0.0,
     "encoder_layers": 4, "encoder_attention_heads": 6, "encoder_ffn_dim": 1536,
@@ -210,9 +252,10 @@ DEFAULTS: dict[str, Any] = {
     "tie_word_embeddings": True,
 }  # fmt: skip
 ONLY = {"is_encoder_decoder": True}
-IGNORED = (*SAME, "activation_dropout", "encoder_layerdrop", "decoder_layerdrop", "init_std",
-           "scale_embedding", "use_weighted_layer_sum", "classifier_proj_size",
-           "apply_spec_augment", "mask_time_prob", "mask_time_length", "mask_time_min_masks",
-           "mask_feature_prob", "mask_feature_length", "mask_feature_min_masks",
-           "median_filter_width", "forced_decoder_ids")  # fmt: skip
+IGNORED = (
+    *SAME, "activation_dropout", "encoder_layerdrop", "decoder_layerdrop", "init_std",
+    "scale_embedding", "use_weighted_layer_sum", "classifier_proj_size", "apply_spec_augment",
+    "mask_time_prob", "mask_time_length", "mask_time_min_masks", "mask_feature_prob",
+    "mask_feature_length", "mask_feature_min_masks", "median_filter_width", "forced_decoder_ids",
+)  # fmt: skip
 FAMILIES = {"whisper": Family(DEFAULTS, options, whisper, rows, how_stored, ONLY, IGNORED)}

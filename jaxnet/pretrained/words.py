@@ -23,11 +23,17 @@ LETTERS = (
     r"|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 # How llama.cpp's names of tokenizers divide a text before pairs of bytes are joined.
+DIGITS = "digits"
 DIVIDED = {
-    "gpt-2": None, "smollm": "digits", "qwen2": LETTERS.replace("DIGITS", r"\p{N}"),
+    "gpt-2": None,
+    "smollm": DIGITS,
+    "qwen2": LETTERS.replace("DIGITS", r"\p{N}"),
     "llama-bpe": LETTERS.replace("DIGITS", r"\p{N}{1,3}"),
-}  # fmt: skip
+}
+# Our names of special tokens -> names in tokenizer_config.json, and in a file of llama.cpp.
 ROLES = {"end": "eos_token", "start": "bos_token", "pad": "pad_token", "unknown": "unk_token"}
+GGUF_ROLES = {"end": "eos", "start": "bos", "pad": "padding", "unknown": "unknown"}
+CONTROL = 3  # type of special tokens in a file of llama.cpp
 
 
 def tokenizer(source: str | Path) -> Vocabulary:
@@ -145,9 +151,13 @@ def vocabulary(who: str, place: Path) -> Vocabulary:
             named = {role: _word(settings.get(name)) for role, name in ROLES.items()}
         found.no_padding()
         found.no_truncation()
-        special = {role: found.token_to_id(word) for role, word in named.items() if word}
-        special = {role: id_ for role, id_ in special.items() if id_ is not None}
-        if (largest := max(found.get_vocab().values(), default=0)) >= 2**31:
+        special: dict[str, int] = {}
+        for role, word in named.items():
+            id_ = found.token_to_id(word) if word else None
+            if id_ is not None:
+                special[role] = id_
+        largest = max(found.get_vocab().values(), default=0)
+        if largest >= 2**31:
             raise ValueError(f"{who}: {place}: the ids must be below 2**31, got {largest}")
 
     def encode(text: str) -> np.ndarray:
@@ -172,11 +182,15 @@ def template(who: str, place: Path) -> tuple[str, dict[str, str]]:
     if place.suffix == ".gguf":
         fields = _entries(who, place)
         tokens = fields["tokenizer.ggml.tokens"]
-        ids = {role: fields.get(f"tokenizer.ggml.{role}_token_id") for role in ("bos", "eos")}
-        named = {f"{role}_token": tokens[i] for role, i in ids.items() if i is not None}
+        named = {}
+        for role in ("bos", "eos"):
+            id_ = fields.get(f"tokenizer.ggml.{role}_token_id")
+            if id_ is not None:
+                named[f"{role}_token"] = tokens[id_]
         text = fields.get("tokenizer.chat_template")
     else:
-        settings, file = _settings(who, place), place / "chat_template.jinja"
+        settings = _settings(who, place)
+        file = place / "chat_template.jinja"
         named = {name: _word(settings.get(name)) or "" for name in ROLES.values()}
         text = settings.get("chat_template")
         if file.exists():
@@ -230,31 +244,44 @@ def _word(entry: Any) -> str | None:
 def _of_llama_cpp(who: str, place: Path, tokenizers: Any) -> tuple[Any, dict[str, Any]]:
     """Return the tokenizer in a file of llama.cpp, and its special tokens by role."""
     fields = _entries(who, place)
-    kind, divided = (fields.get(f"tokenizer.ggml.{name}") for name in ("model", "pre"))
+    kind, divided = fields.get("tokenizer.ggml.model"), fields.get("tokenizer.ggml.pre")
     if kind != "gpt2" or divided not in DIVIDED:
         raise ValueError(
             f"{who}: {place}: the tokenizer must join pairs of bytes (gpt2) of texts divided as by "
             f"{', '.join(DIVIDED)}, got {kind!r} and {divided!r}"
         )
     tokens = fields["tokenizer.ggml.tokens"]
-    pairs = [tuple(pair.split(" ", 1)) for pair in fields["tokenizer.ggml.merges"]]
     ids = {token: i for i, token in enumerate(tokens)}
+    pairs = [tuple(pair.split(" ", 1)) for pair in fields["tokenizer.ggml.merges"]]
     found = tokenizers.Tokenizer(tokenizers.models.BPE(ids, pairs))
-    before, pattern = tokenizers.pre_tokenizers, DIVIDED[divided]
-    first: list[Any] = []
-    if pattern == "digits":
-        first = [before.Digits(individual_digits=True)]
-    elif pattern:
-        first = [before.Split(tokenizers.Regex(pattern), "isolated")]
-    plain = pattern in (None, "digits")
-    bytes_ = before.ByteLevel(add_prefix_space=False, use_regex=plain)
-    found.pre_tokenizer = before.Sequence([*first, bytes_])
+    found.pre_tokenizer = _divider(tokenizers, DIVIDED[divided])
     found.decoder = tokenizers.decoders.ByteLevel()
-    control = zip(tokens, fields["tokenizer.ggml.token_type"], strict=True)
-    found.add_special_tokens([token for token, type_ in control if type_ == 3])
-    roles = {"end": "eos", "start": "bos", "pad": "padding", "unknown": "unknown"}
-    places = {role: fields.get(f"tokenizer.ggml.{name}_token_id") for role, name in roles.items()}
-    return found, {role: tokens[i] for role, i in places.items() if i is not None}
+    types = zip(tokens, fields["tokenizer.ggml.token_type"], strict=True)
+    found.add_special_tokens([token for token, type_ in types if type_ == CONTROL])
+    named = {}
+    for role, name in GGUF_ROLES.items():
+        id_ = fields.get(f"tokenizer.ggml.{name}_token_id")
+        if id_ is not None:
+            named[role] = tokens[id_]
+    return found, named
+
+
+def _divider(tokenizers: Any, pattern: str | None) -> Any:
+    """Return what divides a text before pairs of bytes are joined.
+
+    Args:
+      tokenizers: The package.
+      pattern: A value of `DIVIDED`.
+    """
+    before = tokenizers.pre_tokenizers
+    steps: list[Any] = []
+    if pattern == DIGITS:
+        steps.append(before.Digits(individual_digits=True))
+    elif pattern is not None:
+        steps.append(before.Split(tokenizers.Regex(pattern), "isolated"))
+    usual = pattern in (None, DIGITS)  # the expression of GPT-2
+    steps.append(before.ByteLevel(add_prefix_space=False, use_regex=usual))
+    return before.Sequence(steps)
 
 
 def pieces(
@@ -271,8 +298,8 @@ def pieces(
       >>> "".join(pieces("".join, ["END"], iter("one, two ENDING")))
       'one, two '
     """
-    ids, told = [], 0
-    longest = max(map(len, stop), default=0)
+    ids: list[int] = []
+    told = 0  # letters that are yielded
     for token in tokens:
         ids.append(token)
         text = decode(ids)
@@ -282,10 +309,18 @@ def pieces(
             return
         if text.endswith("\ufffd"):  # half a letter
             continue
-        # What may be the beginning of a stop waits.
-        held = next((n for n in range(longest, 0, -1) if any(w[:n] == text[-n:] for w in stop)), 0)
-        if len(text) - held > told:
-            yield text[told : len(text) - held]
-            told = len(text) - held
+        ready = len(text) - _beginning_of(stop, text)
+        if ready > told:
+            yield text[told:ready]
+            told = ready
     if rest := decode(ids)[told:].rstrip("\ufffd"):
         yield rest
+
+
+def _beginning_of(stop: Sequence[str], text: str) -> int:
+    """Return how many letters at the end of a text may be the beginning of a stop."""
+    longest = max(map(len, stop), default=0)
+    for count in range(longest, 0, -1):
+        if any(word[:count] == text[-count:] for word in stop):
+            return count
+    return 0

@@ -151,8 +151,8 @@ def test_weights_that_do_not_fit(saved, change, words):
 @pytest.mark.parametrize(("change", "words"), [
     ("[]", "is not the config of an adapter"),
     ("[" * 100_000, "is not the config of an adapter"),
-    ({"r": "3"}, "needs LORA, r at least 1"),
-    ({"peft_type": "IA3"}, "needs LORA"),
+    ({"r": "3"}, "r a whole number of at least 1"),
+    ({"peft_type": "IA3"}, "peft_type must be LORA"),
     ({"lora_alpha": float("nan")}, "lora_alpha must be a number"),
     ({"lora_alpha": 7}, r"needs jn.lora\(net, 3, scale=2.33333\)"),
     ({"use_dora": True}, "use_dora is not supported"),
