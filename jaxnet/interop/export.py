@@ -256,16 +256,21 @@ def open_spec(who: str, x: PyTree, batch: int | None) -> tuple[PyTree, bool]:
       >>> open_spec("export", jn.spec((2, 5)), None)
       (ShapeDtypeStruct(shape=(batch, 5), dtype=float32), True)
     """
-    chosen = any(jax.export.is_symbolic_dim(n) for leaf in jax.tree.leaves(x) for n in leaf.shape)
-    if batch is not None and chosen:
+    sizes = [size for leaf in jax.tree.leaves(x) for size in leaf.shape]
+    is_symbolic = any(map(jax.export.is_symbolic_dim, sizes))
+    if batch is not None and is_symbolic:
         raise ValueError(f"{who}: batch must be None for an x with symbolic sizes, got {batch}")
-    (size,) = (batch,) if batch is not None else jax.export.symbolic_shape("batch")
+    first: Any = batch
+    if batch is None:
+        (first,) = jax.export.symbolic_shape("batch")
 
     def leaf(a: Any) -> jax.ShapeDtypeStruct:
-        shape = a.shape if chosen or not a.shape else (size, *a.shape[1:])
+        shape = a.shape
+        if shape and not is_symbolic:
+            shape = (first, *shape[1:])
         return jax.ShapeDtypeStruct(shape, jax.dtypes.canonicalize_dtype(a.dtype))
 
-    return jax.tree.map(leaf, x), chosen or batch is None
+    return jax.tree.map(leaf, x), is_symbolic or batch is None
 
 
 def _words(inputs: tuple) -> str:

@@ -27,8 +27,13 @@ from jaxnet.services.trees import PyTree
 Call = Callable[[Any, PyTree, bool], PyTree]
 
 # The names of the training mode in Flax modules, and their values in training.
-FLAGS = dict.fromkeys(("train", "training", "is_training"), True)
-FLAGS |= dict.fromkeys(("deterministic", "use_running_average"), False)
+FLAGS = {
+    "train": True,
+    "training": True,
+    "is_training": True,
+    "deterministic": False,
+    "use_running_average": False,
+}
 
 
 def from_linen(module: nn.Module, *, call: Call | None = None, name: str | None = None) -> Layer:
@@ -69,27 +74,33 @@ def from_linen(module: nn.Module, *, call: Call | None = None, name: str | None 
     if isinstance(module, LayerModule) and call is None:
         return module.layer._replace(name=name or module.layer.name)
     name = name or module.name or type(module).__name__
-    module, call = module.clone(parent=None), call or _usual_call("from_linen", module)
+    call = call or _usual_call("from_linen", module)
+    module = module.clone(parent=None)
+
+    def evaluated(module, x):
+        return call(module, x, False)
 
     def init(key, x):
-        evaluated = lambda m, x: call(m, x, False)  # noqa: E731
         shapes = jax.eval_shape(lambda x: module.init(key, x, method=evaluated), x)
-        # What is sown is a tuple. Flax before 0.12.9 refuses it if it depends on x.
-        leaves = {n: flatten_dict(tree).values() for n, tree in shapes.items()}
-        sown = [n for n, all_ in leaves.items() if all_ and all(isinstance(a, tuple) for a in all_)]
+        # Flax before 0.12.9 refuses what is sown if it depends on x.
+        sown = [name for name, tree in shapes.items() if _is_sown(tree)]
         # lazy_init passes only shapes to the module and does not run a forward pass.
         variables = module.lazy_init(key, x, method=evaluated, mutable=DenyList(sown))
         variables = unfreeze(nn.meta.unbox(variables))
         params = variables.pop("params", {})
-        # without what modules sow, which Flax keeps as tuples
-        entries = flatten_dict(variables).items()
-        return params, unflatten_dict({n: a for n, a in entries if not isinstance(a, tuple)})
+        entries = flatten_dict(variables)
+        kept = {path: entry for path, entry in entries.items() if not isinstance(entry, tuple)}
+        return params, unflatten_dict(kept)
 
     def apply(params, state, x, *, key=None, train=False):
+        def method(module, x):
+            return call(module, x, train)
+
         rngs = {} if key is None else key  # one key for all of Flax's streams
-        options = {"mutable": list(state), "method": lambda m, x: call(m, x, train)}
+        variables = {"params": params, **state}
+        mutable = list(state)
         try:
-            y, after = module.apply({"params": params, **state}, x, rngs=rngs, **options)
+            y, after = module.apply(variables, x, rngs=rngs, mutable=mutable, method=method)
         except errors.InvalidRngError as error:
             raise ValueError(_needs_key(name)) from error
         # Statistics may have changed to the dtype of x.
@@ -97,6 +108,12 @@ def from_linen(module: nn.Module, *, call: Call | None = None, name: str | None 
 
     linen = as_layer(Layer(init, apply, name, "linen"))
     return linen._replace(inside=linen.inside._replace(options=Linen(module, call)))
+
+
+def _is_sown(collection: Any) -> bool:
+    """Return whether modules have sown all entries of a collection; such an entry is a tuple."""
+    entries = list(flatten_dict(collection).values())
+    return bool(entries) and all(isinstance(entry, tuple) for entry in entries)
 
 
 class Linen(NamedTuple):
@@ -138,8 +155,8 @@ def to_linen(
       >>> sorted(changed["batch_stats"]["batch_norm"])
       ['mean', 'var']
     """
-    words, hint = "a layer such as jn.dense(4)", "for a function pass jn.serial(function)"
-    check_type("to_linen", "", layer, Layer, words, hint)
+    hint = "for a function pass jn.serial(function)"
+    check_type("to_linen", "", layer, Layer, "a layer such as jn.dense(4)", hint)
     check_type("to_linen", "collection", collection, str, "a str")
     check_type("to_linen", "rng", rng, str, "a str")
     check_type("to_linen", "name", name, str | None, "a str")
@@ -251,7 +268,8 @@ def from_nnx(
         module.train() if train else module.eval()
         y = call(module, x, train)
         _, _, streams, state = _split(module)
-        if key is None and any(streams[p].get_value() is not before[p] for p in before):
+        drawn = any(streams[path].get_value() is not value for path, value in before.items())
+        if key is None and drawn:
             raise ValueError(_needs_key(name))
         return y, _nested({path: state[path] for path in state_here})
 
@@ -301,17 +319,31 @@ def _check(who: str, call: Any, name: Any) -> None:
 
 def _usual_call(who: str, module: Any) -> Call:
     """Return a call module(x) that passes the training mode by the names that the module takes."""
-    parameters = list(inspect.signature(type(module).__call__).parameters.values())[1:]
-    names = {p.name for p in parameters[1:]}
+    signature = inspect.signature(type(module).__call__)
+    others = list(signature.parameters.values())[2:]  # without self and x
+    names = {one.name for one in others}
     # An argument that was set at construction must not be passed again.
-    flags = {f: v for f, v in FLAGS.items() if f in names and getattr(module, f, None) is None}
-    plain = [p for p in parameters[1:] if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
-    if needed := [p.name for p in plain if p.default is p.empty and p.name not in flags]:
+    flags = {
+        name: in_training
+        for name, in_training in FLAGS.items()
+        if name in names and getattr(module, name, None) is None
+    }
+    needed = []
+    for one in others:
+        is_variadic = one.kind in (one.VAR_POSITIONAL, one.VAR_KEYWORD)
+        if not is_variadic and one.default is one.empty and one.name not in flags:
+            needed.append(one.name)
+    if needed:
         raise TypeError(
             f"{who}: {type(module).__name__} needs {', '.join(needed)} in addition to its input; "
             f"write {who}(..., call=lambda module, x, train: module(x, {needed[0]}=...))"
         )
-    return lambda module, x, train: module(x, **{f: train == v for f, v in flags.items()})
+
+    def call(module, x, train):
+        mode = {name: train == in_training for name, in_training in flags.items()}
+        return module(x, **mode)
+
+    return call
 
 
 def _needs_key(name: str) -> str:

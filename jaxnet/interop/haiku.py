@@ -45,26 +45,31 @@ def from_haiku(transformed: Any) -> Layer:
     for what in ("init", "apply"):
         form = "any arguments, as in hk.transform(function)"
         a_function("from_haiku", what, getattr(transformed, what, transformed), form)
-    names = list(inspect.signature(transformed.apply).parameters)
-    stateful, draws = "state" in names[1:2], "rng" in names[1:3]
+    names = list(inspect.signature(transformed.apply).parameters)  # params, state, rng, inputs
+    has_state, has_key = "state" in names[1:2], "rng" in names[1:3]
     flags = FLAGS.intersection(names)
-    several = len(names) - len(flags) - 1 - stateful - draws > 1
+    count = len(names) - len(flags) - 1 - has_state - has_key  # of inputs
 
-    def given(x: PyTree, train: bool) -> tuple[tuple, dict]:
-        return (x if several and isinstance(x, tuple) else (x,)), dict.fromkeys(flags, train)
+    def inputs_of(x: PyTree) -> tuple:
+        return x if count > 1 and isinstance(x, tuple) else (x,)
 
     def init(key, x):
         zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), x)
-        inputs, mode = given(zeros, True)
-        made = transformed.init(key, *inputs, **mode)
-        params, state = made if stateful else (made, {})
+        made = transformed.init(key, *inputs_of(zeros), **dict.fromkeys(flags, True))
+        params, state = made if has_state else (made, {})
         return _renamed(params, "/", "."), _renamed(state, "/", ".")
 
     def apply(params, state, x, *, key=None, train=False):
-        inputs, mode = given(x, train)
-        trees = [_renamed(tree, ".", "/") for tree in ((params, state) if stateful else (params,))]
-        y = transformed.apply(*trees, *([key] if draws else []), *inputs, **mode)
-        return (y[0], _renamed(y[1], "/", ".")) if stateful else (y, state)
+        given = [_renamed(params, ".", "/")]
+        if has_state:
+            given.append(_renamed(state, ".", "/"))
+        if has_key:
+            given.append(key)
+        found = transformed.apply(*given, *inputs_of(x), **dict.fromkeys(flags, train))
+        if not has_state:
+            return found, state
+        y, state = found
+        return y, _renamed(state, "/", ".")
 
     return as_layer(Layer(init, apply, "haiku"))
 

@@ -16,8 +16,15 @@ from jaxnet.services.jaxprs import compute
 
 # Primitives that call a jaxpr, with the name of the parameter that holds it. Their custom rules are
 # dropped.
-_CALLS = dict.fromkeys(("jit", "remat2", "native_call"), "jaxpr") | {"custom_vmap_call": "call"}
-_CALLS |= dict.fromkeys(("closed_call", "custom_jvp_call", "custom_vjp_call"), "call_jaxpr")
+_CALLS = {
+    "jit": "jaxpr",
+    "remat2": "jaxpr",
+    "native_call": "jaxpr",
+    "custom_vmap_call": "call",
+    "closed_call": "call_jaxpr",
+    "custom_jvp_call": "call_jaxpr",
+    "custom_vjp_call": "call_jaxpr",
+}
 
 # Replaces the primitive of `jaxnet.ops.convolution` by JAX's convolution or a transpose of it.
 OURS: Mapping[str, Callable] = {"convolution": accelerator}
@@ -58,8 +65,9 @@ def plain(net: Layer) -> Layer:
         def inner(params, state, x, key):
             return run._replace(call_key=key)(params, state, x)
 
-        traced, result = jax.make_jaxpr(inner, return_shape=True)(params, state, x, run.call_key)
-        leaves = evaluate(traced, jax.tree.leaves((params, state, x, run.call_key)), OURS)
+        given = params, state, x, run.call_key
+        traced, result = jax.make_jaxpr(inner, return_shape=True)(*given)
+        leaves = evaluate(traced, jax.tree.leaves(given), OURS)
         return jax.tree.unflatten(jax.tree.structure(result), leaves)
 
     return transformed(net, apply, kind="plain")
@@ -82,8 +90,9 @@ def evaluate(closed: Any, arguments: Sequence[Any], instead: Mapping[str, Callab
       [Array(5., dtype=float32)]
     """
     jaxpr = getattr(closed, "jaxpr", closed)
-    names = [*jaxpr.constvars, *jaxpr.invars]
-    known = zip(names, [*getattr(closed, "consts", ()), *arguments], strict=True)
+    variables = [*jaxpr.constvars, *jaxpr.invars]
+    values = [*getattr(closed, "consts", ()), *arguments]
+    known = dict(zip(variables, values, strict=True))
 
     def results(equation: Any, operands: list[Any]) -> list[Any]:
         name, options = equation.primitive.name, equation.params
@@ -95,7 +104,7 @@ def evaluate(closed: Any, arguments: Sequence[Any], instead: Mapping[str, Callab
             return evaluate(options[_CALLS[name]], operands, instead)
         return bind(equation, operands, _with_bodies(options, instead))
 
-    return compute(jaxpr.eqns, dict(known), jaxpr.outvars, results)
+    return compute(jaxpr.eqns, known, jaxpr.outvars, results)
 
 
 def _with_bodies(options: dict[str, Any], instead: Mapping[str, Callable]) -> dict[str, Any]:
@@ -103,9 +112,10 @@ def _with_bodies(options: dict[str, Any], instead: Mapping[str, Callable]) -> di
 
     def body(value: Any) -> Any:
         if _is_closed(value):
-            return jax.make_jaxpr(lambda *a: evaluate(value, a, instead))(*value.in_avals)
-        branches = type(value) is tuple and any(map(_is_closed, value))
-        return tuple([body(each) for each in value]) if branches else value
+            return jax.make_jaxpr(lambda *args: evaluate(value, args, instead))(*value.in_avals)
+        if type(value) is tuple and any(map(_is_closed, value)):  # branches
+            return tuple([body(branch) for branch in value])
+        return value
 
     return {name: body(value) for name, value in options.items()}
 

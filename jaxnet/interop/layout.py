@@ -33,8 +33,10 @@ Layout = str | tuple[int, ...] | None
 Shaped = tuple[tuple[int, ...], Layout]  # an operand: its shape and its layout
 
 MARK = "jaxnet.interop.layout"
-GIVEN: dict[str, Layout] = dict.fromkeys(("conv", "depthwise_conv", "conv_transpose"), LAST)
-GIVEN |= dict.fromkeys(("dense", "embedding", "multi_head_attention", "rnn", "lstm", "gru"), SAME)
+GIVEN: dict[str, Layout] = {  # layouts of outputs, by the kind of the layer
+    "conv": LAST, "depthwise_conv": LAST, "conv_transpose": LAST, "dense": SAME, "embedding": SAME,
+    "multi_head_attention": SAME, "rnn": SAME, "lstm": SAME, "gru": SAME,
+}  # fmt: skip
 
 
 def mark(call: int, x: PyTree, y: PyTree) -> PyTree:
@@ -44,12 +46,14 @@ def mark(call: int, x: PyTree, y: PyTree) -> PyTree:
       call: Number of the call.
       x, y: Input and output; of a pytree, the first array is marked.
     """
-    inputs, (outputs, structure) = jax.tree.leaves(x), jax.tree.flatten(y)
+    inputs = jax.tree.leaves(x)
+    outputs, structure = jax.tree.flatten(y)
     if not inputs or not outputs:
         return y
+    marked = checkpoint_name(inputs[0], f"{MARK} in {call}")
     # The barrier keeps the mark of the input in the program.
-    marked = checkpoint_name(inputs[0], f"{MARK} in {call}"), outputs[0]
-    outputs[0] = checkpoint_name(jax.lax.optimization_barrier(marked)[1], f"{MARK} out {call}")
+    _, output = jax.lax.optimization_barrier((marked, outputs[0]))
+    outputs[0] = checkpoint_name(output, f"{MARK} out {call}")
     return jax.tree.unflatten(structure, outputs)
 
 
@@ -70,25 +74,40 @@ def follow(jaxpr: Any, layouts: Sequence[Layout], kinds: Sequence[str]) -> dict[
             return None if hasattr(variable, "val") else known.get(variable)
 
         for equation in jaxpr.eqns:
-            operands = [(v.aval.shape, read(v)) for v in equation.invars]
+            operands = [(variable.aval.shape, read(variable)) for variable in equation.invars]
             found = [layout for _, layout in operands]
-            words = str(equation.params.get("name", "")).split()
-            # the programs inside jit, remat, scan or a custom derivative
-            inner = jaxprs_among(equation.params.values())
-            if bodies := [body for body in inner if len(body.invars) == len(operands)]:
-                found = run(bodies[0], found)
-            elif words[:2] == [MARK, "in"]:
-                inputs[int(words[2])] = operands[0]
-            elif words[:2] == [MARK, "out"]:
-                call = int(words[2])
+            body = _body(equation)
+            side, call = _read_mark(equation)
+            if body is not None:
+                found = run(body, found)
+            elif side == "in":
+                inputs[call] = operands[0]
+            elif side == "out":
                 found = [_output(kinds[call], *inputs[call], operands[0])]
             elif equation.primitive.name != "optimization_barrier":
-                found = [_result(equation, operands, v.aval.shape) for v in equation.outvars]
+                shapes = [variable.aval.shape for variable in equation.outvars]
+                found = [_result(equation, operands, shape) for shape in shapes]
             known.update(zip(equation.outvars, found, strict=True))
         return [read(variable) for variable in jaxpr.outvars]
 
     run(jaxpr, layouts)
     return {call: layout for call, (_, layout) in inputs.items()}
+
+
+def _body(equation: Any) -> Any:
+    """Return the program inside jit, remat, scan or a custom derivative; None if there is none."""
+    for body in jaxprs_among(equation.params.values()):
+        if len(body.invars) == len(equation.invars):
+            return body
+    return None
+
+
+def _read_mark(equation: Any) -> tuple[str, int]:
+    """Return "in" or "out" and the number of the call, from `mark`; "" for another equation."""
+    words = str(equation.params.get("name", "")).split()
+    if words[:1] != [MARK]:
+        return "", 0
+    return words[1], int(words[2])
 
 
 def flat_order(shape: tuple[int, ...]) -> np.ndarray:
@@ -98,20 +117,25 @@ def flat_order(shape: tuple[int, ...]) -> np.ndarray:
       >>> flat_order((1, 3, 2)).tolist()  # three pixels of two channels
       [0, 2, 4, 1, 3, 5]
     """
-    return np.moveaxis(np.arange(np.prod(shape)).reshape(shape), -1, 0).ravel()
+    ours = np.arange(np.prod(shape)).reshape(shape)
+    return np.moveaxis(ours, -1, 0).ravel()
 
 
 def _output(kind: str, shape: tuple[int, ...], given: Layout, operand: Shaped) -> Layout:
     """Return the layout of a layer's output, by its kind and its input."""
     if kind == "flatten" and given == LAST:
-        return tuple(shape[1:]) if min(shape[-1], np.prod(shape[1:-1])) > 1 else SAME
+        channels, positions = shape[-1], np.prod(shape[1:-1])
+        return tuple(shape[1:]) if min(channels, positions) > 1 else SAME
     if kind == "flatten" and given in (SAME, FIRST, EITHER):
         return LOST if given == EITHER else SAME
     if kind in ("adaptive_avg_pool", "resize"):  # products over positions
         return given
     if kind in ("dense", "layer_norm", "rms_norm") and given == LAST:
         return EITHER  # PyTorch may have moved the channels, and back
-    return operand[1] if kind not in GIVEN else GIVEN[kind] if len(operand[0]) > 2 else SAME
+    out_shape, out_layout = operand
+    if kind not in GIVEN:
+        return out_layout
+    return GIVEN[kind] if len(out_shape) > 2 else SAME
 
 
 def _result(equation: Any, operands: list[Shaped], shape: tuple[int, ...]) -> Layout:
@@ -119,11 +143,11 @@ def _result(equation: Any, operands: list[Shaped], shape: tuple[int, ...]) -> La
     known = [(size, layout) for size, layout in operands if layout is not None]
     if not known or not shape:
         return None
-    name, (given, layout) = equation.primitive.name, known[0]
+    name = equation.primitive.name
+    given, layout = known[0]
     if name == "dot_general":
         return SAME
-    gone = equation.params.get("axes", equation.params.get("dimensions", ()))
-    if layout == LAST and name.startswith(("reduce_", "arg", "squeeze")) and len(given) - 1 in gone:
+    if layout == LAST and _drops_axis(equation, len(given) - 1):
         return SAME  # a map without channels
     if name == "reshape":
         return _reshaped(given, layout, shape)
@@ -134,16 +158,14 @@ def _result(equation: Any, operands: list[Shaped], shape: tuple[int, ...]) -> La
         if layout == FIRST and axes == (0, *range(2, n), 1):
             return LAST
     layouts = {layout for _, layout in known}
-    flat = {layout for layout in layouts if isinstance(layout, tuple)}
-    if (flat or LOST in layouts) and (len(shape) < 2 or shape[1:] == (1,)):
-        return SAME  # there is one number per example
+    flat = any(isinstance(layout, tuple) for layout in layouts)
+    one_number = len(shape) < 2 or shape[1:] == (1,)  # per example
+    if (flat or LOST in layouts) and one_number:
+        return SAME
     if LOST in layouts or layouts >= {FIRST, LAST}:
         return LOST
     if flat:
-        kept = len(flat) == 1 and all(
-            size == shape if layout in flat else size[-1:] != shape[-1:] for size, layout in known
-        )
-        return flat.pop() if kept else LOST
+        return _flat_result(known, shape)
     if len(shape) < 3:
         return SAME
     if name == "broadcast_in_dim" and len(given) < 3:
@@ -154,9 +176,35 @@ def _result(equation: Any, operands: list[Shaped], shape: tuple[int, ...]) -> La
     return next(layout for layout in (EITHER, FIRST, LAST, SAME) if layout in layouts)
 
 
+def _drops_axis(equation: Any, axis: int) -> bool:
+    """Return whether an operation reduces an axis, or removes it."""
+    if not equation.primitive.name.startswith(("reduce_", "arg", "squeeze")):
+        return False
+    return axis in equation.params.get("axes", equation.params.get("dimensions", ()))
+
+
+def _flat_result(known: list[Shaped], shape: tuple[int, ...]) -> Layout:
+    """Return the layout of an output if some inputs are flattened.
+
+    It is theirs if they are one by one in the output, and the others have the same value for all
+    features.
+    """
+    flat = {layout for _, layout in known if isinstance(layout, tuple)}
+    if len(flat) > 1:
+        return LOST
+    for size, layout in known:
+        fits = size == shape if layout in flat else size[-1:] != shape[-1:]
+        if not fits:
+            return LOST
+    return flat.pop()
+
+
 def _reshaped(given: tuple[int, ...], layout: Layout, shape: tuple[int, ...]) -> Layout:
+    """Return the layout of a reshaped array."""
     if isinstance(layout, tuple):
-        return LAST if shape[1:] == layout else layout if shape == given else LOST
+        if shape[1:] == layout:
+            return LAST
+        return layout if shape == given else LOST
     if layout in (LAST, EITHER) and len(shape) == 2:
         # (batch, 1, c), (batch, h, 1) and (batch * h, c) keep their order
         return SAME if given[-1] in (1, shape[-1]) else LOST

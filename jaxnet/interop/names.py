@@ -109,7 +109,8 @@ def by_names(
         not used: "fc.bias" (4,)
         not used: "step" ()
     """
-    net, x = as_layer(net, "by_names", "net"), checks.check_input("by_names", x)
+    net = as_layer(net, "by_names", "net")
+    x = checks.check_input("by_names", x)
     rows, leave = _rows(table), _patterns(leave)
     arrays = open_weights("by_names", weights)
     if dtype is not None:
@@ -119,29 +120,17 @@ def by_names(
     found: dict[int, jax.Array] = {}  # by index among the entries
     wrong: list[str] = []
     used: set[str] = set()
-
-    def left(name):
-        return any(fits(pattern, name) for pattern in leave)
-
     for place, (path, spec) in enumerate(entries):
-        if left(path):
+        if _fits_any(leave, path):
             continue
         try:
             array = _row_of(path, rows).array(path, spec.shape, arrays, used)
-            if not jnp.issubdtype(spec.dtype, jnp.inexact) and array.dtype.kind == "f":
-                raise ValueError(f"expected {spec.dtype}, got {array.dtype}")
-            floats = jnp.issubdtype(spec.dtype, jnp.floating)
-            ours = numbers(array, dtype if floats and dtype is not None else spec.dtype)
+            ours = _as_spec(array, spec, dtype)
             found[place] = ours if put is None else put(path, ours)
         except (LookupError, ValueError) as error:
             wrong.append(f"{path} {spec.shape}: {error}")
     paths = [path for path, _ in entries]
-    empty = [row.path for row in rows if not any(row.numbers(path) is not None for path in paths)]
-    wrong += [f'no entry for the row "{path}"{_near(path, paths)}' for path in empty]
-    unused = [name for name in arrays if name not in used and not left(name)]
-    wrong += [f'not used: "{name}" {np.shape(arrays[name])}' for name in unused]
-    idle = [one for one in leave if not any(fits(one, name) for name in (*paths, *arrays))]
-    wrong += [f'nothing to leave out fits "{pattern}"' for pattern in idle]
+    wrong += _without_use(rows, paths, arrays, used, leave)
     raise_lines(f"by_names: weights do not fit {net.name}:", wrong)
     leaves, structure = jax.tree.flatten(specs)
     if len(found) < len(leaves):
@@ -154,6 +143,40 @@ def by_names(
         checks.check_key(key, "by_names")
         leaves = jax.tree.leaves(net.init(key, x))
     return jax.tree.unflatten(structure, [found.get(i, leaf) for i, leaf in enumerate(leaves)])
+
+
+def _fits_any(patterns: Sequence[str], name: str) -> bool:
+    return any(fits(pattern, name) for pattern in patterns)
+
+
+def _as_spec(array: np.ndarray, spec: Any, dtype: Any) -> jax.Array:
+    """Return an array in the dtype of an entry; floats in `dtype`, if that is not None."""
+    if not jnp.issubdtype(spec.dtype, jnp.inexact) and array.dtype.kind == "f":
+        raise ValueError(f"expected {spec.dtype}, got {array.dtype}")
+    if dtype is None or not jnp.issubdtype(spec.dtype, jnp.floating):
+        dtype = spec.dtype
+    return numbers(array, dtype)
+
+
+def _without_use(
+    rows: "list[_Row]",
+    paths: list[str],
+    arrays: Mapping[str, Any],
+    used: set[str],
+    leave: list[str],
+) -> list[str]:
+    """Return lines for an error: rows, arrays and patterns that nothing needs."""
+    lines = []
+    for row in rows:
+        if all(row.numbers(path) is None for path in paths):
+            lines.append(f'no entry for the row "{row.path}"{_near(row.path, paths)}')
+    for name in arrays:
+        if name not in used and not _fits_any(leave, name):
+            lines.append(f'not used: "{name}" {np.shape(arrays[name])}')
+    for pattern in leave:
+        if not any(fits(pattern, name) for name in (*paths, *arrays)):
+            lines.append(f'nothing to leave out fits "{pattern}"')
+    return lines
 
 
 def to_names(
@@ -197,7 +220,8 @@ def to_names(
              [ 6.,  7.,  8.],
              [ 9., 10., 11.]], dtype=float32)
     """
-    net, x = as_layer(net, "to_names", "net"), checks.check_input("to_names", x)
+    net = as_layer(net, "to_names", "net")
+    x = checks.check_input("to_names", x)
     rows, leave = _rows(table), _patterns(leave)
     specs = jax.eval_shape(net.init, key_spec(), x)
     compare("to_names: params", specs[0], params, x)
@@ -206,8 +230,8 @@ def to_names(
     found: dict[str, np.ndarray] = {}
     parts: dict[str, list[_Piece]] = {}
     wrong: list[str] = []
-    for path, leaf in (entry for tree in (params, state) for entry in flat(tree)):
-        if any(fits(pattern, path) for pattern in leave):
+    for path, leaf in [*flat(params), *flat(state)]:
+        if _fits_any(leave, path):
             continue
         try:
             for name, array in _row_of(path, rows).undone(path, np.asarray(leaf)):
@@ -254,7 +278,14 @@ def _with_inverse(change: Change, inverse: Change) -> Change:
 
 
 class _Piece(NamedTuple):
-    """Parts of the array of a name, which other entries complete."""
+    """Parts of the array of a name, which other entries complete.
+
+    Fields:
+      places: Indices of the parts.
+      number: Number of parts of the whole array.
+      axis: Axis that is divided.
+      array: The parts, joined in the order of `places`.
+    """
 
     places: list[int]
     number: int
@@ -263,14 +294,15 @@ class _Piece(NamedTuple):
 
 
 def _joined(pieces: list[_Piece]) -> np.ndarray:
+    """Return the whole array of which these are parts."""
     count, axis = pieces[0].number, pieces[0].axis
-    found = {}
+    found: dict[int, np.ndarray] = {}
     for piece in pieces:
-        each = np.split(piece.array, len(piece.places), axis)
-        found |= dict(zip(piece.places, each, strict=True))
-    if len(found) < count:
-        missing = ", ".join(str(i) for i in range(count) if i not in found)
-        raise ValueError(f"no entry gives its parts {missing} of {count}")
+        parts = np.split(piece.array, len(piece.places), axis)
+        found |= dict(zip(piece.places, parts, strict=True))
+    missing = [str(i) for i in range(count) if i not in found]
+    if missing:
+        raise ValueError(f"no entry gives its parts {', '.join(missing)} of {count}")
     return np.concatenate([found[i] for i in range(count)], axis)
 
 
@@ -343,8 +375,13 @@ def shaped(*shape: int, given: tuple[int, ...] | None = None) -> Change:
       >>> shaped(8, 2, -1)(np.ones((8, 8))).shape
       (8, 2, 4)
     """
-    change = lambda a: np.reshape(a, shape)  # noqa: E731
-    return change if given is None else _with_inverse(change, lambda a: np.reshape(a, given))
+
+    def change(a: np.ndarray) -> np.ndarray:
+        return np.reshape(a, shape)
+
+    if given is None:
+        return change
+    return _with_inverse(change, lambda a: np.reshape(a, given))
 
 
 class _Row(NamedTuple):
@@ -376,8 +413,11 @@ class _Row(NamedTuple):
                 "layers of a repeat, whose arrays are stacked"
             )
         (place,) = over
-        layers = [[_filled(name, {place: str(i)}) for name in names] for i in range(shape[0])]
-        return np.stack([self._one(layer, shape[1:], arrays, used) for layer in layers])
+        layers = []
+        for i in range(shape[0]):
+            names_of_layer = [_filled(name, {place: str(i)}) for name in names]
+            layers.append(self._one(names_of_layer, shape[1:], arrays, used))
+        return np.stack(layers)
 
     def undone(self, path: str, array: np.ndarray) -> list[tuple[str, Any]]:
         """Return the names of an entry with their arrays or parts of arrays.
@@ -420,7 +460,8 @@ class _Row(NamedTuple):
                 sizes = " and ".join(str(np.shape(a)) for a in given)
                 called = getattr(change, "__name__", "a function")
                 raise ValueError(f"{called} fails for {words} {sizes}: {error}") from error
-        if (got := np.shape(given[0])) != shape:
+        got = np.shape(given[0])
+        if got != shape:
             raise ValueError(f"got {got} from {words}{_advice(got, shape)}")
         return checks.on_host("by_names", words, given[0], dtype="numbers")
 
@@ -433,49 +474,56 @@ def _filled(name: str, numbers: Mapping[str, str]) -> str:
 def _expression(path: str) -> re.Pattern[str]:
     """Return a regular expression for the paths that fit a row."""
     first, *rest = PLACE.split(path)
+    places, texts = rest[::2], rest[1::2]
     expression = re.escape(first)
-    for place, text in zip(rest[::2], rest[1::2], strict=True):
+    for place, text in zip(places, texts, strict=True):
         again = f"(?P<{place}>" in expression
-        expression += (f"(?P={place})" if again else rf"(?P<{place}>\d+)") + re.escape(text)
+        expression += f"(?P={place})" if again else rf"(?P<{place}>\d+)"
+        expression += re.escape(text)
     return re.compile(expression)
 
 
 def _rows(table: Any) -> list[_Row]:
     """Return the rows; rows without placeholders come first."""
     checks.check_type("by_names", "table", table, Mapping, "a dict of paths of entries to names")
-    rows = []
-    for path, source in table.items():
-        given = (source,) if isinstance(source, str) else source
-        parts: tuple[Any, ...] = tuple(given) if isinstance(given, tuple | list) else ()
-        count = sum(isinstance(part, str) for part in parts)
-        names, changes = parts[:count], parts[count:]
-        fine = count and all(isinstance(name, str) for name in names)
-        if not isinstance(path, str) or not fine or not all(map(callable, changes)):
-            raise TypeError(
-                f"by_names: the row {path!r:.60} must be a name, or a tuple of names followed by "
-                f'functions, such as ("fc.weight", transposed), got {source!r:.60}'
-            )
-        if count > 1 and not changes:
-            raise TypeError(
-                f"by_names: the row {path!r:.60} has {count} names and no function that joins "
-                'them, as in ("bias_ih", "bias_hh", jnp.add)'
-            )
-        rows.append(_Row(path, names, changes))
+    rows = [_read_row(path, source) for path, source in table.items()]
     return sorted(rows, key=lambda row: bool(PLACE.search(row.path)))
+
+
+def _read_row(path: Any, source: Any) -> _Row:
+    given = (source,) if isinstance(source, str) else source
+    parts: tuple[Any, ...] = tuple(given) if isinstance(given, tuple | list) else ()
+    count = sum(isinstance(part, str) for part in parts)
+    names, changes = parts[:count], parts[count:]
+    names_first = count > 0 and all(isinstance(name, str) for name in names)
+    if not isinstance(path, str) or not names_first or not all(map(callable, changes)):
+        raise TypeError(
+            f"by_names: the row {path!r:.60} must be a name, or a tuple of names followed by "
+            f'functions, such as ("fc.weight", transposed), got {source!r:.60}'
+        )
+    if count > 1 and not changes:
+        raise TypeError(
+            f"by_names: the row {path!r:.60} has {count} names and no function that joins "
+            'them, as in ("bias_ih", "bias_hh", jnp.add)'
+        )
+    return _Row(path, names, changes)
 
 
 def _row_of(path: str, rows: list[_Row]) -> _Row:
     """Return the first row that fits the path of an entry."""
-    if (row := next((row for row in rows if row.numbers(path) is not None), None)) is None:
-        raise LookupError("no row in the table")
-    return row
+    for row in rows:
+        if row.numbers(path) is not None:
+            return row
+    raise LookupError("no row in the table")
 
 
 def raise_lines(head: str, wrong: list[str]) -> None:
     """Raise an error of several lines, if there are any."""
+    lines = [head, *wrong[:SHOWN]]
+    if len(wrong) > SHOWN:
+        lines.append(f"and {len(wrong) - SHOWN} more")
     if wrong:
-        more = [f"and {len(wrong) - SHOWN} more"] if len(wrong) > SHOWN else []
-        raise ValueError("\n  ".join([head, *wrong[:SHOWN], *more]))
+        raise ValueError("\n  ".join(lines))
 
 
 def _patterns(leave: Any) -> list[str]:
@@ -486,7 +534,8 @@ def _patterns(leave: Any) -> list[str]:
 
 def _advice(given: tuple[int, ...], wanted: tuple[int, ...]) -> str:
     """Return a function that would give the wanted shape."""
-    if len(given) > 1 and (*given[2:], given[1], given[0]) == wanted:
+    is_transposed = len(given) > 1 and (*given[2:], given[1], given[0]) == wanted
+    if is_transposed:
         return "; write (name, transposed)"
     if given[::-1] == wanted:
         return "; the reversed shape fits: write (name, np.transpose)"

@@ -81,8 +81,7 @@ def to_onnx(
     """
     net, params, state = check_net("to_onnx", net, params, state, x)
     data, x = x, check_input("to_onnx", x)
-    wide = lambda at, a: a.astype(jnp.float32) if path_name(at).endswith("/scale16") else a  # noqa: E731
-    params = jax.tree_util.tree_map_with_path(wide, params)  # of quantized kernels
+    params = jax.tree_util.tree_map_with_path(_wide, params)
     if jnp.result_type(float) == jnp.float64:
         raise ValueError(
             "to_onnx: jax_enable_x64 must be off, since models are in float32; write "
@@ -91,8 +90,7 @@ def to_onnx(
     at_least("to_onnx", "batch", batch, optional=True)
     path = None if path is None else file_path("to_onnx", path)
     _check_float32({"params": params, "state": state, "x": x})
-    needed = ("jax2onnx", "onnx", "onnxruntime")
-    jax2onnx, onnx, runtime = (extra(name, name, "to_onnx", "onnx") for name in needed)
+    jax2onnx, onnx, runtime = (_package(name) for name in ("jax2onnx", "onnx", "onnxruntime"))
     params, state = jax.tree.map(jnp.asarray, (params, state))
     spec, is_open = open_spec("to_onnx", x, batch)
     leaves, structure = jax.tree.flatten(spec)
@@ -102,11 +100,14 @@ def to_onnx(
 
     with variable_batch("to_onnx", is_open):
         traced, result = jax.make_jaxpr(run, return_shape=True)(*leaves)
-    convert = lambda *given: _distinct(given, evaluate(traced, given, CONVERTED))  # noqa: E731
-    plain = jax.make_jaxpr(convert)(*leaves)
+
+    def run_converted(*given):
+        return _distinct(given, evaluate(traced, given, CONVERTED))
+
+    plain = jax.make_jaxpr(run_converted)(*leaves)
     inputs, outputs = _names("x", spec), _names("y", result)
+    names = {"model_name": net.name, "input_names": inputs, "output_names": outputs}
     try:
-        names = {"model_name": net.name, "input_names": inputs, "output_names": outputs}
         model = jax2onnx.to_onnx(lambda *given: evaluate(plain, given, {}), leaves, **names)
         onnx.checker.check_model(model, full_check=True)
         session = runtime.InferenceSession(model.SerializeToString())
@@ -117,8 +118,9 @@ def to_onnx(
             f"{type(error).__name__}: {error}{advice}"
         ) from error
     given = jax.tree.leaves(data)
+    is_data = not any(isinstance(a, jax.ShapeDtypeStruct) for a in given)
     fits = batch is None or {a.shape[0] for a in given if a.shape} <= {batch}
-    if fits and not any(isinstance(a, jax.ShapeDtypeStruct) for a in given):
+    if is_data and fits:
         given = [np.asarray(a, leaf.dtype) for a, leaf in zip(given, leaves, strict=True)]
         _compare(session, inputs, given, jax.tree.leaves(jax.jit(run)(*given)))
     if path is not None:
@@ -126,17 +128,33 @@ def to_onnx(
     return model
 
 
+def _package(name: str) -> Any:
+    return extra(name, name, "to_onnx", "onnx")
+
+
+def _wide(path: Any, leaf: Any) -> Any:
+    """Return a scale of a quantized kernel in float32, and any other leaf as it is."""
+    return leaf.astype(jnp.float32) if path_name(path).endswith("/scale16") else leaf
+
+
 def _pad(x: jax.Array, value: jax.Array, *, padding_config: Any) -> jax.Array:
     """Replace `lax.pad` by concatenation: jax2onnx 0.17 cannot pad an array of a variable size."""
-    inner = [(0, 0, between) for _, _, between in padding_config]
-    x = lax.pad(x, value, inner) if any(between for *_, between in inner) else x
+    if any(between for _, _, between in padding_config):
+        inner = [(0, 0, between) for _, _, between in padding_config]
+        x = lax.pad(x, value, inner)
     for axis, (before, after, _) in enumerate(padding_config):
-        x = lax.slice_in_dim(x, max(-before, 0), x.shape[axis] - max(-after, 0), axis=axis)
-        shapes = [(*x.shape[:axis], max(n, 0), *x.shape[axis + 1 :]) for n in (before, after)]
-        low, high = (lax.broadcast(value, shape) for shape in shapes)
+        first, last = max(-before, 0), x.shape[axis] - max(-after, 0)
+        x = lax.slice_in_dim(x, first, last, axis=axis)
+        low, high = (_filled(x, axis, max(size, 0), value) for size in (before, after))
         parts = [part for part in (low, x, high) if part is x or part.shape[axis]]
-        x = lax.concatenate(parts, axis) if len(parts) > 1 else x
+        if len(parts) > 1:
+            x = lax.concatenate(parts, axis)
     return x
+
+
+def _filled(x: jax.Array, axis: int, size: int, value: jax.Array) -> jax.Array:
+    """Return an array of one value, of the shape of x but for the size of an axis."""
+    return lax.broadcast(value, (*x.shape[:axis], size, *x.shape[axis + 1 :]))
 
 
 def _select(which: jax.Array, *cases: jax.Array) -> jax.Array:
@@ -178,8 +196,9 @@ def _compare(session: Any, names: list[str], given: list[np.ndarray], expected: 
     outputs = zip(session.get_outputs(), found, map(np.asarray, expected), strict=True)
     for output, ours, theirs in outputs:
         largest = np.abs(theirs).max(initial=1e-30, where=np.isfinite(theirs))
-        near = {"rtol": 0, "atol": TOLERANCE * largest, "equal_nan": True}
-        if ours.shape != theirs.shape or not np.allclose(ours, theirs, **near):
+        tolerance = TOLERANCE * largest
+        same_shape = ours.shape == theirs.shape
+        if not same_shape or not np.allclose(ours, theirs, rtol=0, atol=tolerance, equal_nan=True):
             raise ValueError(
                 f"to_onnx: the converted model and the net differ in {output.name}: {ours.shape} "
                 f"by more than {TOLERANCE:g} of the largest output"

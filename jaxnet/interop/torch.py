@@ -39,6 +39,7 @@ NUMBERS = re.compile(r"(^|\.|_)(weight|bias|running_mean|running_var)(_|$)")
 # An entry of a recurrent module, with the layer and the direction.
 RECURRENT_ENTRY = re.compile(r"((?:weight|bias)_(?:ih|hh|hr))(?:_(l\d+(?:_reverse)?))?")
 WRAPPERS = {"module", "_orig_mod"}  # what DataParallel and torch.compile add to names
+COUNTER = "num_batches_tracked"  # of batch norms, which have no counterpart here
 
 
 def from_torch(
@@ -113,18 +114,19 @@ def from_torch(
         ours = _to_ours(group.entries, part)
         for entry, spec in part.entries.items():
             holder, name = _holder(f"{part.path}/{entry}", params, state)
-            # a copy: PyTorch changes its tensors in place
             try:
+                # a copy: PyTorch changes its tensors in place
                 holder[name] = numbers(ours[entry], spec.dtype)
             except ValueError as error:
                 raise ValueError(
                     f"torch weights: {group.prefix or 'the module'}, for {net.name}/"
                     f"{part.name}: {entry} {error}"
                 ) from None
-    if outputs is None:
-        _check_decided(net, [pair for pair in pairs if pair[0].name not in (names or {})])
-    else:
+    if outputs is not None:
         _compare(net, params, state, x, outputs, pairs)
+    else:
+        by_order = [(part, group) for part, group in pairs if part.name not in (names or {})]
+        _check_decided(net, by_order)
     return params, state
 
 
@@ -135,25 +137,34 @@ def _compare(net: Layer, params: Params, state: State, x: Any, outputs: Any, pai
     wanted = [read_array("from_torch", "outputs", leaf) for leaf in jax.tree.leaves(outputs)]
     if len(found) != len(wanted):
         raise ValueError(
-            f"from_torch: outputs must be the {len(found)} arrays of {net.name}, got {len(wanted)}"
+            f"from_torch: outputs must be the {len(found)} arrays that {net.name} returns, got "
+            f"{len(wanted)}"
         )
-    error = np.max([*map(_distance, map(np.asarray, found), wanted)], initial=0)  # NaN if one is
+    compared = list(zip(map(np.asarray, found), wanted, strict=True))
+    errors = [_distance(mine, theirs) for mine, theirs in compared]
+    error = np.max(errors, initial=0)  # NaN if one is
     if error <= SAME_OUTPUTS:
         return
-    alike: dict[Any, list[str]] = {}
-    for part, _ in pairs:
-        shapes = {entry: spec.shape for entry, spec in part.entries.items()}
-        alike.setdefault((part.kind, tuple(sorted(shapes.items()))), []).append(part.name)
-    several = "; ".join(", ".join(names) for names in alike.values() if len(names) > 1)
-    hint = "" if not several else (
-        f"These layers have equal kinds and shapes, so some may be exchanged: {several}. If so, "
-        "pass names={path: name in PyTorch}. "
-    )  # fmt: skip
-    shapes = " ".join(f"{np.shape(a)} and {b.shape}" for a, b in zip(found, wanted, strict=True))
+    shapes = " ".join(f"{mine.shape} and {theirs.shape}" for mine, theirs in compared)
     raise ValueError(
         f"from_torch: with these weights {net.name} differs from PyTorch's outputs by {error:.1e} "
-        f"of their largest value (shapes {shapes}). {hint}"
+        f"of their largest value (shapes {shapes}). {_hint_of_exchange(pairs)}"
         "jaxnet.interop.torch.first_difference finds the first layer that differs"
+    )
+
+
+def _hint_of_exchange(pairs: list) -> str:
+    """Return a sentence about layers that may have each other's weights, if there are any."""
+    alike: dict[Any, list[str]] = {}
+    for part, _ in pairs:
+        shapes = sorted((entry, spec.shape) for entry, spec in part.entries.items())
+        alike.setdefault((part.kind, tuple(shapes)), []).append(part.name)
+    several = "; ".join(", ".join(names) for names in alike.values() if len(names) > 1)
+    if not several:
+        return ""
+    return (
+        f"These layers have equal kinds and shapes, so some may be exchanged: {several}. If so, "
+        "pass names={path: name in PyTorch}. "
     )
 
 
@@ -193,8 +204,10 @@ def to_torch(
     net, arrays, *_, pairs = _match("to_torch", net, weights, x, names, (params, state))
     out = {name: np.asarray(array) for name, array in arrays.items()}
     for part, group in pairs:
-        places = {entry: _holder(f"{part.path}/{entry}", params, state) for entry in part.entries}
-        ours = {entry: np.asarray(holder[name]) for entry, (holder, name) in places.items()}
+        ours = {}
+        for entry in part.entries:
+            holder, name = _holder(f"{part.path}/{entry}", params, state)
+            ours[entry] = np.asarray(holder[name])
         for entry, array in _to_theirs(ours, part).items():
             for name in group.names[entry]:
                 out[name] = array.reshape(out[name].shape).astype(out[name].dtype)
@@ -267,30 +280,14 @@ def first_difference(
     x = as_array("first_difference", "x", x, dtype="booleans or numbers")
     net, *_, pairs = _match("first_difference", net, module.state_dict(), x, names, (params, state))
     channels_last = x.ndim > 2 and pairs[0][0].given == LAST
-    pairs = [pair for pair in pairs if pair[0].kind != PARAMETER]
-    modules = [group.module for _, group in pairs]
-    pairs = [pair for pair in pairs if modules.count(pair[1].module) == 1]
+    layers = [(part, group) for part, group in pairs if part.kind != PARAMETER]
+    modules = [group.module for _, group in layers]
+    pairs = [(part, group) for part, group in layers if modules.count(group.module) == 1]
     if not pairs:
         raise ValueError("first_difference: no layer belongs to one module, so none is compared")
-    theirs: dict[str, Any] = {}
-    with ExitStack() as hooks, torch.no_grad():
-        for _, group in pairs:
-
-            def keep(_module, _inputs, output, name=group.module):
-                # Recurrent layers and attention return tuples.
-                output = output[0] if isinstance(output, tuple) else output
-                # a copy, since later modules may work in place
-                theirs.setdefault(name, output.detach().clone().numpy())
-
-            hooks.enter_context(module.get_submodule(group.module).register_forward_hook(keep))
-        module(torch.tensor(np.moveaxis(x, -1, 1) if channels_last else np.asarray(x)))
-    ours: dict[str, Any] = {}
-
-    def see(path, layer, x, y):
-        ours.setdefault("/".join(path), y["x"] if isinstance(y, dict) else jax.tree.leaves(y)[0])
-        return y
-
-    observe(net, see).apply(params, state, x)
+    images = np.moveaxis(x, -1, 1) if channels_last else np.asarray(x)
+    theirs = _outputs_of_modules(torch, module, [group.module for _, group in pairs], images)
+    ours = _outputs_of_layers(net, params, state, x)
     worst = 0.0
     for part, group in pairs:
         if group.module not in theirs:
@@ -307,6 +304,37 @@ def first_difference(
             return Difference(part.path or "the net", group.prefix, error, len(pairs))
         worst = max(worst, error)
     return Difference(None, None, worst, len(pairs))
+
+
+def _outputs_of_modules(torch: Any, module: Any, names: list[str], x: Any) -> dict[str, Any]:
+    """Run a module and return the first output of each of its modules with these names."""
+    found: dict[str, Any] = {}
+
+    def keep(name, _module, _inputs, output):
+        # Recurrent layers and attention return tuples.
+        output = output[0] if isinstance(output, tuple) else output
+        # a copy, since later modules may work in place
+        found.setdefault(name, output.detach().clone().numpy())
+
+    with ExitStack() as hooks, torch.no_grad():
+        for name in names:
+            inner = module.get_submodule(name)
+            hooks.enter_context(inner.register_forward_hook(partial(keep, name)))
+        module(torch.tensor(x))
+    return found
+
+
+def _outputs_of_layers(net: Layer, params: Params, state: State, x: Any) -> dict[str, Any]:
+    """Run a net and return the first output of each of its layers, by path."""
+    found: dict[str, Any] = {}
+
+    def see(path, layer, x, y):
+        output = y["x"] if isinstance(y, dict) else jax.tree.leaves(y)[0]
+        found.setdefault("/".join(path), output)
+        return y
+
+    observe(net, see).apply(params, state, x)
+    return found
 
 
 class _Part(NamedTuple):
@@ -357,7 +385,8 @@ _Groups = dict[str, _Group]  # by prefix
 def _holder(path: str, *trees: PyTree) -> tuple[dict[str, Any], str]:
     """Return the dict that has the entry at a path of one of the trees, and the entry's name."""
     where, _, name = path.rpartition("/")
-    return next(found for tree in trees if name in (found := entry_at(tree, where))), name
+    holders = [entry_at(tree, where) for tree in trees]
+    return next(holder for holder in holders if name in holder), name
 
 
 def _own(tree: PyTree, path: str, kind: str) -> dict[str, Any]:
@@ -368,11 +397,23 @@ def _own(tree: PyTree, path: str, kind: str) -> dict[str, Any]:
     return {name: leaf for name, leaf in entries.items() if not isinstance(leaf, dict)}
 
 
+class _Call(NamedTuple):
+    """A call of a layer.
+
+    Fields:
+      path, kind: Path and kind of the layer.
+      axes: Number of axes of its input.
+    """
+
+    path: str
+    kind: str
+    axes: int
+
+
 def _parts(net: Layer, params: Params, state: State, x: PyTree) -> list[_Part]:
     """Return the layers with weights, in the order of their first calls."""
     found: dict[str, _Part] = {}
-    # The path and kind of each call, and the number of axes of its input.
-    calls: list[tuple[str, str, int]] = []
+    calls: list[_Call] = []
     # The path of the layer around a flatten, and the number of features.
     flattened: set[tuple[str, int]] = set()
 
@@ -380,43 +421,55 @@ def _parts(net: Layer, params: Params, state: State, x: PyTree) -> list[_Part]:
         name = "/".join(path)
         if layer.kind == "projection":  # its weights belong to the enclosing attention layer
             return y
-        while isinstance(around := layer.inside, Around) and around.layer is not None:
-            other = layer.kind in KINDS and layer.kind != around.layer.kind  # another gate, say
-            differs = other or around.own or around.copies
-            if differs and (entry_at(params, name) or entry_at(state, name)):
-                raise ValueError(
-                    f"torch weights: {net.name}/{name}: expected a layer of kind "
-                    f"{', '.join(KINDS)}, got {layer.kind}, whose entries differ from the entries "
-                    "of the layer inside; import into the net without it"
-                )
-            layer = around.layer
-        own = _own(params, name, layer.kind) | _own(state, name, layer.kind)
-        shapes = [leaf.shape for leaf in jax.tree.leaves(x)]
+        layer = _unwrapped(net, name, layer, params, state)
         if layer.kind == "flatten":
             flattened.add(("/".join(path[:-1]), y.shape[-1]))
+        shapes = [leaf.shape for leaf in jax.tree.leaves(x)]
         inputs = shapes[0][-1] if shapes and shapes[0] else 0
-        if own and layer.kind in KINDS:
-            found.setdefault(name, _Part(name, layer.kind, own, inputs=inputs))
-        else:
-            for entry, spec in own.items():
-                part = _Part(name, PARAMETER, {entry: spec}, inputs=inputs)
-                found.setdefault(part.name, part)
-        calls.append((name, layer.kind, max(map(len, shapes), default=0)))
+        for part in _parts_of(name, layer, params, state, inputs):
+            found.setdefault(part.name, part)
+        calls.append(_Call(name, layer.kind, max(map(len, shapes), default=0)))
         return mark(len(calls) - 1, x, y)
 
     run = partial(observe(net, see, transforms=True).apply, key=jax.random.key(0))
     program = jax.make_jaxpr(run)(params, state, x).jaxpr
-    known = [None] * len(jax.tree.leaves((params, state)))
+    weights = [None] * len(jax.tree.leaves((params, state)))
     given = [_given(leaf, calls) for leaf in jax.tree.leaves(x)]
-    inputs = follow(program, [*known, *given], [kind for _, kind, _ in calls])
+    inputs = follow(program, [*weights, *given], [call.kind for call in calls])
     layouts: dict[str, set[Layout]] = {}
     for i, (path, *_) in enumerate(calls):
         layouts.setdefault(path, set()).add(inputs.get(i, LOST))
-    return [part._replace(order=_order(net, part, layouts[part.path], flattened), given=given[0])
-            for part in found.values()]  # fmt: skip
+    parts = []
+    for part in found.values():
+        order = _order(net, part, layouts[part.path], flattened)
+        parts.append(part._replace(order=order, given=given[0]))
+    return parts
 
 
-def _given(leaf: Any, calls: list[tuple[str, str, int]]) -> Layout:
+def _unwrapped(net: Layer, name: str, layer: Layer, params: Params, state: State) -> Layer:
+    """Return the layer inside transforms; raise if its entries are not that layer's."""
+    while isinstance(around := layer.inside, Around) and around.layer is not None:
+        other_kind = layer.kind in KINDS and layer.kind != around.layer.kind  # another gate, say
+        other_entries = other_kind or around.own or around.copies
+        if other_entries and (entry_at(params, name) or entry_at(state, name)):
+            raise ValueError(
+                f"torch weights: {net.name}/{name}: expected a layer of kind "
+                f"{', '.join(KINDS)}, got {layer.kind}, whose entries differ from the entries "
+                "of the layer inside; import into the net without it"
+            )
+        layer = around.layer
+    return layer
+
+
+def _parts_of(name: str, layer: Layer, params: Params, state: State, inputs: int) -> list[_Part]:
+    """Return a layer as one part if PyTorch has its kind, or else each of its parameters."""
+    own = _own(params, name, layer.kind) | _own(state, name, layer.kind)
+    if own and layer.kind in KINDS:
+        return [_Part(name, layer.kind, own, inputs=inputs)]
+    return [_Part(name, PARAMETER, {entry: spec}, inputs=inputs) for entry, spec in own.items()]
+
+
+def _given(leaf: Any, calls: list[_Call]) -> Layout:
     """Return the layout of an input: a sequence if the first layer takes sequences, else maps.
 
     Three axes that are flattened first, as images without channels, are the same in PyTorch.
@@ -424,29 +477,37 @@ def _given(leaf: Any, calls: list[tuple[str, str, int]]) -> Layout:
     if len(leaf.shape) < 3:
         return SAME
     kinds = {*KINDS, "flatten"} - {*NORMS}
-    kind, axes = next(((kind, axes) for _, kind, axes in calls if kind in kinds), ("", 0))
-    sequence = kind == "flatten" or (axes == 3 and kind in torch_weights.FEATURES_LAST)
-    return SAME if len(leaf.shape) == 3 and sequence else LAST
+    first = next((call for call in calls if call.kind in kinds), None)
+    if len(leaf.shape) > 3 or first is None:
+        return LAST
+    takes_sequences = first.axes == 3 and first.kind in torch_weights.FEATURES_LAST
+    return SAME if first.kind == "flatten" or takes_sequences else LAST
 
 
 def _check_features(net: Layer, part: _Part, layouts: set, flattened: set) -> None:
     """Raise for a parameter with one entry per flattened feature, whose order differs."""
     (spec,) = part.entries.values()
-    flat = any(layout == LOST or isinstance(layout, tuple) for layout in layouts)
-    if (flat and part.inputs in spec.shape) or any((part.path, n) in flattened for n in spec.shape):
+    flat_input = any(layout == LOST or isinstance(layout, tuple) for layout in layouts)
+    per_input = flat_input and part.inputs in spec.shape
+    per_flattened = any((part.path, size) in flattened for size in spec.shape)
+    if per_input or per_flattened:
         raise ValueError(
-            f"torch weights: {net.name}/{part.name} has an entry per flattened feature; the order "
-            "differs in PyTorch. Use a layer, such as a norm, or jn.interop.by_names"
+            f"torch weights: {net.name}/{part.name} has an entry per flattened feature, whose "
+            "order differs in PyTorch. Use a layer, such as a norm, or give names, with "
+            "jn.interop.by_names"
         )
 
 
 def _order(net: Layer, part: _Part, layouts: set[Layout], flattened: set) -> np.ndarray | None:
     """Return the order of the input's features in PyTorch; raise if it is unknown."""
     if part.kind == PARAMETER:
-        return _check_features(net, part, layouts, flattened)
-    flat = {layout if isinstance(layout, tuple) else None for layout in layouts}
-    wrong = LOST in layouts or len(flat) > 1 or (flat != {None} and part.kind == "group_norm")
-    if wrong or (FIRST in layouts and part.kind not in torch_weights.FEATURES_LAST):
+        _check_features(net, part, layouts, flattened)
+        return None
+    shapes = {layout if isinstance(layout, tuple) else None for layout in layouts}  # before it
+    unknown = LOST in layouts or len(shapes) > 1
+    flat_groups = part.kind == "group_norm" and shapes != {None}
+    other_axes = FIRST in layouts and part.kind not in torch_weights.FEATURES_LAST
+    if unknown or flat_groups or other_axes:
         raise ValueError(
             f"torch weights: {net.name}/{part.path}: the order of its input's features in PyTorch "
             "is not known, because of a reshape or similar inside a function. Flatten with "
@@ -454,7 +515,7 @@ def _order(net: Layer, part: _Part, layouts: set[Layout], flattened: set) -> np.
             "jnp.moveaxis(x, -1, 1).reshape(...), and for maps x.reshape(batch, channels, height, "
             "width) followed by jnp.moveaxis(x, 1, -1). Or give names, with jn.interop.by_names"
         )
-    shape = flat.pop()
+    shape = shapes.pop()
     return None if shape is None else flat_order(shape)
 
 
@@ -465,28 +526,18 @@ def _match(
     those given must fit, and each layer with its weights in PyTorch."""
     net, x = as_layer(net, who, "net"), check_input(who, x)
     check_type(who, "names", names, Mapping | None, "a dict of paths of layers to PyTorch's names")
-    names, weights = dict(names or {}), read_weights(who, weights)
-    weights = {name: on_host(who, name, array, dtype="floats") if NUMBERS.search(name) else array
-               for name, array in weights.items()}  # fmt: skip
-    declared: list[str] = []
-
-    def init(key):
-        drawn = net.init(key, x)
-        declared.extend(path for tree in drawn for path in _leaves(tree))
-        return drawn
-
-    params, state = jax.eval_shape(init, key_spec())
+    names = dict(names or {})
+    weights = read_weights(who, weights)
+    for name, array in weights.items():
+        if NUMBERS.search(name):
+            weights[name] = on_host(who, name, array, dtype="floats")
+    params, state, declared = _specs(net, x)
     parts = _parts(net, params, state, x)
     layers = [part for part in parts if part.kind != PARAMETER]
-    single = sorted((p for p in parts if p.kind == PARAMETER), key=lambda p: declared.index(p.name))
+    single = [part for part in parts if part.kind == PARAMETER]
+    single.sort(key=lambda part: declared.index(part.name))
     groups, alone = _groups(weights, {names.get(part.name) for part in single})
-    unknown = [path for path in names if path not in {part.name for part in parts}]
-    unknown += [name for name in names.values() if name not in groups | alone]
-    if unknown:
-        raise ValueError(
-            f"torch weights: names has unknown entries: {', '.join(map(str, unknown))}; layers: "
-            f"{', '.join(part.name for part in parts)}; in PyTorch: {', '.join(groups | alone)}"
-        )
+    _check_names(names, parts, list(groups | alone))
     groups = _joined(groups, len(layers), set(names.values()))
     outside = f"parameters outside of layers of kind {', '.join(KINDS)}"
     others = _paired(net, single, alone, names, outside)
@@ -498,12 +549,39 @@ def _match(
     return net, weights, params, state, pairs
 
 
+def _specs(net: Layer, x: PyTree) -> tuple[Params, State, list[str]]:
+    """Return specs of params and state, and the paths of their leaves as they were declared."""
+    declared: list[str] = []
+
+    def init(key):
+        params, state = net.init(key, x)
+        declared.extend([*_leaves(params), *_leaves(state)])
+        return params, state
+
+    params, state = jax.eval_shape(init, key_spec())
+    return params, state, declared
+
+
+def _check_names(names: Mapping[str, str], parts: list[_Part], theirs: list[str]) -> None:
+    """Raise if a name of ours, or of PyTorch, does not exist."""
+    ours = [part.name for part in parts]
+    unknown = [path for path in names if path not in ours]
+    unknown += [name for name in names.values() if name not in theirs]
+    if unknown:
+        raise ValueError(
+            f"torch weights: names has unknown entries: {', '.join(map(str, unknown))}; layers: "
+            f"{', '.join(ours)}; in PyTorch: {', '.join(theirs)}"
+        )
+
+
 def _leaves(tree: PyTree, path: str = "") -> list[str]:
     """Return the paths of the leaves of nested dicts, in the order in which they were declared."""
     if not isinstance(tree, dict):
         return [path]
-    return [leaf for name, below in tree.items()
-            for leaf in _leaves(below, f"{path}/{name}".strip("/"))]  # fmt: skip
+    leaves = []
+    for name, below in tree.items():
+        leaves += _leaves(below, f"{path}/{name}".strip("/"))
+    return leaves
 
 
 def _paired(
@@ -526,7 +604,7 @@ def _paired(
             group = group._replace(entries={entry: array}, names={entry: [group.prefix]})
         _check(net, part, group)
         pairs.append((part, group))
-    _check_swapped(net, [pair for pair in pairs if pair[0].name not in names])
+    _check_swapped(net, [(part, group) for part, group in pairs if part.name not in names])
     if rest:
         unused = ", ".join(group.prefix or "the module" for group in rest[:8])
         raise ValueError(
@@ -541,7 +619,8 @@ def _check_swapped(net: Layer, pairs: list[tuple[_Part, _Group]]) -> None:
     ours, theirs = _short_names(pairs)
     for name, other, (part, group) in zip(ours, theirs, pairs, strict=True):
         if other != name and other in ours and name in theirs:
-            swapped, right = pairs[ours.index(other)][0], pairs[theirs.index(name)][1].prefix
+            swapped, _ = pairs[ours.index(other)]
+            right = pairs[theirs.index(name)][1].prefix
             raise ValueError(
                 f"torch weights: {net.name}/{part.name} would get the weights of {group.prefix}, "
                 f"although there are weights named {right}: layers are matched by their order. "
@@ -552,49 +631,86 @@ def _check_swapped(net: Layer, pairs: list[tuple[_Part, _Group]]) -> None:
 
 def _check_decided(net: Layer, pairs: list[tuple[_Part, _Group]]) -> None:
     """Raise if weights could be exchanged and no name or number shows that they are not."""
-    alike: dict[Any, list[tuple[str, str, _Part, _Group]]] = {}
+    alike: dict[Any, list[_Named]] = {}
     for ours, theirs, (part, group) in zip(*_short_names(pairs), pairs, strict=True):
-        single = part.kind == PARAMETER
-        shapes = [("", np.squeeze(array).shape) if single else (entry, np.shape(array))
-                  for entry, array in sorted(group.entries.items())]  # fmt: skip
-        inside = {name.rpartition(".")[0] for name in (ours, theirs)}
-        place = min(inside) if len(inside) == 1 else None  # the same module on both sides
-        if ours != theirs:
-            alike.setdefault((*shapes, place), []).append((ours, theirs, part, group))
-    unclear = [(a, b, several) for several in alike.values() for a, b in pairwise(several)
-               if not _numbered(a[1], b[1]) or _numbered(b[0], a[0])]  # fmt: skip
-    if unclear:
-        (*_, part, group), (*_, other, last), _ = unclear[0]
-        in_order = {p.name: g.prefix for *_, several in unclear for *_, p, g in several}
-        raise ValueError(
-            f"from_torch: {net.name}/{part.name} and {net.name}/{other.name} have equal shapes, "
-            f"and the names {group.prefix} and {last.prefix} do not say which is which: PyTorch "
-            "lists modules as they are declared, not as they are called. Pass outputs=module(x), "
-            "in evaluation mode and for an x of numbers, which are compared. Or pass the right "
-            f"pairs; in order of declaration they are names={in_order}"
+        if ours == theirs:
+            continue
+        outer, their_outer = ours.rpartition(".")[0], theirs.rpartition(".")[0]
+        place = outer if outer == their_outer else None  # the same module on both sides
+        alike.setdefault((*_shapes(part, group), place), []).append(
+            _Named(ours, theirs, part, group)
         )
+    unclear = []
+    for same in alike.values():
+        for first, second in pairwise(same):
+            if not _in_order(first, second):
+                unclear.append((first, second, same))
+    if unclear:
+        first, second, _ = unclear[0]
+        pairs_in_order = {one.part.name: one.group.prefix for *_, same in unclear for one in same}
+        raise ValueError(
+            f"from_torch: {net.name}/{first.part.name} and {net.name}/{second.part.name} have "
+            f"equal shapes, and the names {first.group.prefix} and {second.group.prefix} do not "
+            "say which is which: PyTorch lists modules as they are declared, not as they are "
+            "called. Pass outputs=module(x), in evaluation mode and for an x of numbers, which are "
+            "compared. Or pass the right pairs; in order of declaration they are "
+            f"names={pairs_in_order}"
+        )
+
+
+class _Named(NamedTuple):
+    """A pair with the names of both sides, without what is the same in all names."""
+
+    ours: str
+    theirs: str
+    part: _Part
+    group: _Group
+
+
+def _shapes(part: _Part, group: _Group) -> list[tuple[str, tuple[int, ...]]]:
+    """Return the shape of each entry, by name; a parameter has any name and no axes of length 1."""
+    if part.kind == PARAMETER:
+        return [("", np.squeeze(array).shape) for array in group.entries.values()]
+    return [(entry, np.shape(array)) for entry, array in sorted(group.entries.items())]
+
+
+def _in_order(first: _Named, second: _Named) -> bool:
+    """Return whether numbers in the names show that two pairs are in order."""
+    crossed = _numbered(second.ours, first.ours)
+    return _numbered(first.theirs, second.theirs) and not crossed
 
 
 def _short_names(pairs: list[tuple[_Part, _Group]]) -> list[list[str]]:
     """Return our names and PyTorch's, without wrappers and without the modules around all."""
     modules = [group.module for _, group in pairs]
-    theirs = [g.module if modules.count(g.module) == 1 else g.prefix for _, g in pairs]
-    sides = []
-    for names in [part.name.replace("/", ".") for part, _ in pairs], theirs:
-        paths = [[word for word in name.split(".") if word not in WRAPPERS] for name in names]
-        while paths and all(path[1:] and path[0] == paths[0][0] for path in paths):
-            paths = [path[1:] for path in paths]
-        sides.append([".".join(path) for path in paths])
-    return sides
+    ours = [part.name.replace("/", ".") for part, _ in pairs]
+    theirs = []
+    for _, group in pairs:
+        is_whole = modules.count(group.module) == 1
+        theirs.append(group.module if is_whole else group.prefix)
+    return [_shortened(ours), _shortened(theirs)]
+
+
+def _shortened(names: list[str]) -> list[str]:
+    """Return names without wrappers and without the modules around all."""
+    paths = [[word for word in name.split(".") if word not in WRAPPERS] for name in names]
+    while paths and all(len(path) > 1 and path[0] == paths[0][0] for path in paths):
+        paths = [path[1:] for path in paths]
+    return [".".join(path) for path in paths]
 
 
 def _numbered(name: str, after: str) -> bool:
     """Return whether numbers order two names, as "blocks.2.conv" and "blocks.10.norm"."""
-    back = "_reverse"  # the second direction of a recurrent layer
-    pair = [re.split(r"(\d+)", f"{each.removesuffix(back)}.{int(each.endswith(back))}")
-            for each in (name, after)]  # fmt: skip
-    at = next((i for i, (a, b) in enumerate(zip(*pair, strict=False)) if a != b), 0)
-    return at % 2 == 1 and int(pair[0][at]) < int(pair[1][at])
+    for word, other in zip(_words(name), _words(after), strict=False):
+        if word != other:
+            return word.isdecimal() and other.isdecimal() and int(word) < int(other)
+    return False
+
+
+def _words(name: str) -> list[str]:
+    """Return a name divided at its numbers; the second direction of a recurrent layer is one."""
+    back = "_reverse"
+    return re.split(r"(\d+)", f"{name.removesuffix(back)}.{int(name.endswith(back))}")
 
 
 def _groups(weights: dict[str, Any], named: set[str | None]) -> tuple[_Groups, _Groups]:
@@ -606,23 +722,32 @@ def _groups(weights: dict[str, Any], named: set[str | None]) -> tuple[_Groups, _
     groups: _Groups = {}
     for name, array in weights.items():
         module, _, entry = name.rpartition(".")
-        if name in named or entry == "num_batches_tracked":
+        if name in named or entry == COUNTER:
             continue
         prefix, outer = module, module.rpartition(".")[0]
-        projections = {f"{outer}.{which}_proj_weight".removeprefix(".") for which in ("in", "q")}
         if found := RECURRENT_ENTRY.fullmatch(entry):
             entry, layer = found.groups()
             prefix = ".".join(filter(None, (module, layer)))
-        elif module.endswith("out_proj") and projections & weights.keys():  # attention
+        elif module.endswith("out_proj") and _is_attention(outer, weights):
             prefix, module, entry = outer, outer, f"out_proj.{entry}"
         group = groups.setdefault(prefix, _Group(prefix, module, {}, {}))
-        group.entries[entry], group.names[entry] = array, [name]
+        group.entries[entry] = array
+        group.names[entry] = [name]
     layers = {name: group for name, group in groups.items() if THEIRS & group.entries.keys()}
-    kept = {name for group in layers.values() for names in group.names.values() for name in names}
-    alone = {name: _Group(name, name, {name: array}, {name: [name]})
-             for name, array in weights.items()
-             if name not in kept and not name.endswith("num_batches_tracked")}  # fmt: skip
+    taken: set[str] = set()
+    for group in layers.values():
+        taken.update(*group.names.values())
+    alone = {}
+    for name, array in weights.items():
+        if name not in taken and not name.endswith(COUNTER):
+            alone[name] = _Group(name, name, {name: array}, {name: [name]})
     return layers, alone
+
+
+def _is_attention(module: str, weights: dict[str, Any]) -> bool:
+    """Return whether a module has the projections of attention."""
+    names = [f"{module}.{which}_proj_weight".removeprefix(".") for which in ("in", "q")]
+    return any(name in weights for name in names)
 
 
 def _joined(groups: _Groups, count: int, kept: set[str]) -> _Groups:
@@ -632,8 +757,8 @@ def _joined(groups: _Groups, count: int, kept: set[str]) -> _Groups:
     joined: _Groups = {}
     first: dict[frozenset, _Group] = {}  # by the addresses of the arrays
     for name, group in groups.items():
-        mine = frozenset((entry, id(array)) for entry, array in group.entries.items())
-        other = first.setdefault(mine, group)
+        addresses = frozenset((entry, id(array)) for entry, array in group.entries.items())
+        other = first.setdefault(addresses, group)
         if other is group or name in kept:
             joined[name] = group
         else:
@@ -658,8 +783,11 @@ def _check(net: Layer, part: _Part, group: _Group) -> None:
         )
     for entry, array in theirs.items():
         given = np.shape(group.entries[entry])
-        same = np.squeeze(array).shape == np.squeeze(group.entries[entry]).shape
-        if array.shape != given and not (same and part.kind == PARAMETER):
+        if part.kind == PARAMETER:  # axes of length 1 may differ
+            fits = np.squeeze(array).shape == np.squeeze(group.entries[entry]).shape
+        else:
+            fits = array.shape == given
+        if not fits:
             raise ValueError(
                 f"{where}: {entry} must have shape {array.shape}, got {given}. If the orders "
                 "differ, pass names={path: name in PyTorch}"
@@ -681,7 +809,9 @@ def _ordered(entries: Entries, part: _Part, order: np.ndarray | None) -> Entries
 
 def _grouped(entries: Entries, part: _Part, *, back: bool = False) -> Entries:
     """Return a transposed convolution's kernel; in PyTorch its groups are along the inputs."""
-    groups = part.inputs // part.entries["kernel"].shape[-2] if part.kind == "conv_transpose" else 1
+    if part.kind != "conv_transpose":
+        return entries
+    groups = part.inputs // part.entries["kernel"].shape[-2]
     if groups == 1:
         return entries
     # ours (*window, inputs / groups, features), theirs (*window, inputs, features / groups)
@@ -706,7 +836,12 @@ def _distance(mine: np.ndarray, theirs: np.ndarray) -> float:
     Their axes may be channels first or time first.
     """
     mine, theirs = mine + 0.0, theirs + 0.0  # booleans have no difference
-    turned = [np.moveaxis(theirs, 1, -1), theirs.swapaxes(0, 1)] if theirs.ndim > 2 else []
+    forms = [theirs]
+    if theirs.ndim > 2:
+        forms += [np.moveaxis(theirs, 1, -1), theirs.swapaxes(0, 1)]
     scale = max(np.abs(theirs).max(), 1e-30)
-    same = [form for form in (theirs, *turned) if form.shape == mine.shape]
-    return min((float(np.abs(mine - form).max() / scale) for form in same), default=float("inf"))
+    errors = []
+    for form in forms:
+        if form.shape == mine.shape:
+            errors.append(float(np.abs(mine - form).max() / scale))
+    return min(errors, default=float("inf"))

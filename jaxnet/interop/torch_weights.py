@@ -42,29 +42,51 @@ class Kind(NamedTuple):
 def _named(to_theirs: Callable, to_ours: Callable) -> Kind:
     """A kind whose entries have counterparts one by one; the functions are for its kernel."""
 
-    def theirs(ours):
-        return {NAMES[n]: to_theirs(a) if n == "kernel" else a for n, a in ours.items()}
+    def all_to_theirs(ours):
+        theirs = {}
+        for name, array in ours.items():
+            theirs[NAMES[name]] = to_theirs(array) if name == "kernel" else array
+        return theirs
 
-    def back(theirs, like):
-        given = {n: theirs[NAMES[n]] for n in like}
-        return {n: to_ours(a) if n == "kernel" else a for n, a in given.items()}
+    def all_to_ours(theirs, like):
+        ours = {}
+        for name in like:
+            array = theirs[NAMES[name]]
+            ours[name] = to_ours(array) if name == "kernel" else array
+        return ours
 
-    return Kind(theirs, back)
+    return Kind(all_to_theirs, all_to_ours)
 
 
-def _window(a: np.ndarray) -> tuple[int, ...]:
-    return tuple(range(a.ndim - 2))
+def _kernel_to_theirs(a: np.ndarray) -> np.ndarray:
+    """Return (*window, inputs, features) as (features, inputs, *window)."""
+    return np.moveaxis(a, (-1, -2), (0, 1))
 
 
-# (*window, inputs, features) <-> (features, inputs, *window)
-_KERNEL = _named(
-    lambda a: np.moveaxis(a, (-1, -2), (0, 1)), lambda a: np.moveaxis(a, (0, 1), (-1, -2))
-)
-# (*window, inputs, features) <-> (inputs, features, *window), reversed, as PyTorch's is a gradient
-_TRANSPOSED = _named(
-    lambda a: np.moveaxis(np.flip(a, _window(a)), (-2, -1), (0, 1)),
-    lambda a: np.flip(np.moveaxis(a, (0, 1), (-2, -1)), _window(a)),
-)
+def _kernel_to_ours(a: np.ndarray) -> np.ndarray:
+    return np.moveaxis(a, (0, 1), (-1, -2))
+
+
+def _reversed(a: np.ndarray) -> np.ndarray:
+    """Return a kernel (*window, inputs, features) with the other direction of its window."""
+    window = tuple(range(a.ndim - 2))
+    return np.flip(a, window)
+
+
+def _transposed_to_theirs(a: np.ndarray) -> np.ndarray:
+    """Return (*window, inputs, features) as (inputs, features, *window), reversed.
+
+    PyTorch's transposed convolution is the gradient of a convolution.
+    """
+    return np.moveaxis(_reversed(a), (-2, -1), (0, 1))
+
+
+def _transposed_to_ours(a: np.ndarray) -> np.ndarray:
+    return _reversed(np.moveaxis(a, (0, 1), (-2, -1)))
+
+
+_KERNEL = _named(_kernel_to_theirs, _kernel_to_ours)
+_TRANSPOSED = _named(_transposed_to_theirs, _transposed_to_ours)
 
 
 def _recurrent_to_theirs(ours: Entries) -> Entries:
@@ -93,9 +115,11 @@ PARTS = ("query", "key", "value")
 
 
 def _attention_to_theirs(ours: Entries) -> Entries:
-    kernels = [ours[f"{part}/kernel"] for part in PARTS]
-    # (width, heads, size) -> (heads * size, width)
-    kernels = [kernel.reshape(len(kernel), -1).T for kernel in kernels]
+    kernels = []
+    for part in PARTS:
+        kernel = ours[f"{part}/kernel"]
+        # (width, heads, size) -> (heads * size, width)
+        kernels.append(kernel.reshape(len(kernel), -1).T)
     if kernels[0].shape[1] == kernels[1].shape[1]:
         theirs = {"in_proj_weight": np.concatenate(kernels)}
     else:  # the memory has a different width
@@ -103,7 +127,8 @@ def _attention_to_theirs(ours: Entries) -> Entries:
     out = ours["out/kernel"]
     theirs["out_proj.weight"] = out.reshape(-1, out.shape[-1]).T
     if "out/bias" in ours:
-        theirs["in_proj_bias"] = np.concatenate([ours[f"{part}/bias"].ravel() for part in PARTS])
+        biases = [ours[f"{part}/bias"].ravel() for part in PARTS]
+        theirs["in_proj_bias"] = np.concatenate(biases)
         theirs["out_proj.bias"] = ours["out/bias"]
     return theirs
 
@@ -143,7 +168,9 @@ CONVERSIONS = {**KINDS, PARAMETER: Kind(lambda ours: ours, _in_shape)}
 ENTRIES = {
     **dict.fromkeys(KINDS, set(NAMES)),
     **dict.fromkeys(RECURRENT, {"kernel", "recurrent_kernel", "bias", "recurrent_bias"}),
-    "multi_head_attention": {f"{p}/{e}" for p in (*PARTS, "out") for e in ("kernel", "bias")},
+    "multi_head_attention": {
+        f"{part}/{entry}" for part in (*PARTS, "out") for entry in ("kernel", "bias")
+    },
 }
 
 # The entries of PyTorch's layers. In a module without any of them, each array is a parameter

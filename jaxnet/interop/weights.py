@@ -13,6 +13,7 @@ import numpy as np
 from jaxnet.services.checks import check_type, on_device
 from jaxnet.services.files import OneByOne, readable, replace_file, replacing
 from jaxnet.services.saving import opened, read_tensors, tensor, write_tensors
+from jaxnet.services.trees import is_float
 
 Weights = Mapping[str, Any]  # names, as in a state_dict, -> arrays or tensors
 Files = str | Path | Sequence[str | Path]  # safetensors: a file, several, or a folder of them
@@ -33,12 +34,15 @@ def open_weights(who: str, weights: Any) -> Mapping[str, Any]:
       >>> list(open_weights("by_names", {"bias": np.zeros(3)}))
       ['bias']
     """
+    if isinstance(weights, OneByOne):
+        return weights
     if isinstance(weights, str | Path):
-        weights = _files(who, path) if (path := Path(weights)).is_dir() else [path]
-    paths = isinstance(weights, list | tuple) and all(isinstance(w, str | Path) for w in weights)
-    if not paths or not weights:
-        return weights if isinstance(weights, OneByOne) else read_weights(who, weights)
-    return _Stored(who, [readable(who, path) for path in weights])
+        path = Path(weights)
+        weights = _files(who, path) if path.is_dir() else [path]
+    if isinstance(weights, list | tuple) and weights:
+        if all(isinstance(path, str | Path) for path in weights):
+            return _Stored(who, [readable(who, path) for path in weights])
+    return read_weights(who, weights)
 
 
 def _files(who: str, folder: Path) -> list[Path]:
@@ -54,10 +58,12 @@ def _files(who: str, folder: Path) -> list[Path]:
             names = sorted(set(named.values()))
         except (ValueError, RecursionError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"{who}: {index} is not an index of weights: {error!r:.200}") from None
-        if odd := [name for name in names if not name or Path(str(name)).name != name]:
-            raise ValueError(
-                f"{who}: {index}: weight_map must map names to files beside it, got {odd[0]!r:.60}"
-            )
+        for name in names:
+            if not name or Path(str(name)).name != name:
+                raise ValueError(
+                    f"{who}: {index}: weight_map must map names to files of its folder, got "
+                    f"{name!r:.60}"
+                )
         return [folder / name for name in names]
     found = sorted(folder.glob("*.safetensors"))
     if not found:
@@ -70,7 +76,8 @@ class _Stored(OneByOne):
     """The arrays of safetensors files, mapped into memory and read one by one."""
 
     def __init__(self, who: str, paths: list[Path]):
-        self._who, self._place = who, {}
+        self._who = who
+        self._place: dict[str, Path] = {}
         for path in paths:
             with opened(who, path) as file:
                 for name in file.keys():
@@ -79,7 +86,8 @@ class _Stored(OneByOne):
                     self._place[name] = path
 
     def __getitem__(self, name: str) -> np.ndarray:
-        with opened(self._who, path := self._place[name]) as file:
+        path = self._place[name]
+        with opened(self._who, path) as file:
             return tensor(self._who, path, file, name)
 
     def __iter__(self) -> Iterator[str]:
@@ -133,21 +141,31 @@ def read_weights(who: str, weights: Any) -> dict[str, np.ndarray]:
     # All are held while addresses are compared: a mapping may make its arrays when it is asked,
     # and the address of one that is freed may become that of the next. It may also refill one
     # buffer, so what is not a dict is copied, and shares its memory only if the values are equal.
-    kept = isinstance(weights, dict)
-    for name, given in weights.items() if kept else ():
-        if isinstance(given, Mapping):  # as in a checkpoint of PyTorch Lightning
+    is_dict = isinstance(weights, dict)
+    if is_dict:
+        _check_level(who, weights)
+    held: list[Any] = []
+    known: dict[tuple, np.ndarray] = {}
+    arrays: dict[str, np.ndarray] = {}
+    for name, given in weights.items():
+        held.append(given)
+        array = read_array(who, name, given)
+        if not is_dict:
+            array = array.copy()
+        first = known.setdefault(_memory(given), array)
+        shared = is_dict or np.array_equal(first, array)
+        arrays[name] = first if shared else array
+    return arrays
+
+
+def _check_level(who: str, weights: dict) -> None:
+    """Raise if an entry holds the weights, as in a checkpoint of PyTorch Lightning."""
+    for name, given in weights.items():
+        if isinstance(given, Mapping):
             raise TypeError(
                 f"{who}: weights must hold arrays or tensors, got {type(given).__name__} for "
                 f"{name}; write weights[{name!r:.60}]"
             )
-    held, known, arrays = [], {}, {}
-    for name, given in weights.items():
-        held.append(given)
-        array = read_array(who, name, given)
-        array = array if kept else array.copy()
-        first = known.setdefault(_memory(given), array)
-        arrays[name] = first if kept or np.array_equal(first, array) else array
-    return arrays
 
 
 def _memory(given: Any) -> tuple:
@@ -176,25 +194,39 @@ def numbers(array: Any, dtype: Any) -> jax.Array:
       ValueError: holds int8 where floats are needed: quantized weights are multiplied by their ...
     """
     array, dtype = np.asarray(array), jax.dtypes.canonicalize_dtype(dtype)
-    kinds = [jnp.issubdtype(each, jnp.inexact) for each in (array.dtype, dtype)]
-    if kinds == [False, True]:
+    has_floats, needs_floats = is_float(array), jnp.issubdtype(dtype, jnp.inexact)
+    if needs_floats and not has_floats:
         raise ValueError(
             f"holds {array.dtype} where floats are needed: quantized weights are multiplied by "
             "their scales first, by a function in the table or before"
         )
-    both = [jnp.issubdtype(each, jnp.complexfloating) for each in (array.dtype, dtype)]
-    if both == [True, False]:
+    is_complex = jnp.issubdtype(array.dtype, jnp.complexfloating)
+    if is_complex and not jnp.issubdtype(dtype, jnp.complexfloating):
         raise ValueError(f"holds {array.dtype} where {dtype} is needed")
-    if all(kinds):
-        most = float(jnp.finfo(dtype).max)
-        wider = float(jnp.finfo(array.dtype).max) > most
-        if wider and (np.abs(array[np.isfinite(array)]) > most).any():
-            raise ValueError(f"holds values beyond {most:.3g}, the largest {dtype}")
+    if has_floats and needs_floats:
+        _check_largest(array, dtype)
     elif array.size and not np.can_cast(array.dtype, dtype):
-        limits = np.iinfo(dtype) if jnp.issubdtype(dtype, jnp.integer) else None
-        if limits and not limits.min <= array.min() <= array.max() <= limits.max:
-            raise ValueError(f"holds integers that {dtype} cannot hold")
+        _check_limits(array, dtype)
     return on_device(np.array(array, dtype))
+
+
+def _check_largest(array: np.ndarray, dtype: Any) -> None:
+    """Raise if finite floats would become infinite."""
+    largest = float(jnp.finfo(dtype).max)
+    if float(jnp.finfo(array.dtype).max) <= largest:
+        return
+    finite = array[np.isfinite(array)]
+    if (np.abs(finite) > largest).any():
+        raise ValueError(f"holds values beyond {largest:.3g}, the largest {dtype}")
+
+
+def _check_limits(array: np.ndarray, dtype: Any) -> None:
+    """Raise if integers would become others."""
+    if not jnp.issubdtype(dtype, jnp.integer):
+        return
+    limits = np.iinfo(dtype)
+    if not limits.min <= array.min() <= array.max() <= limits.max:
+        raise ValueError(f"holds integers that {dtype} cannot hold")
 
 
 def read_array(who: str, name: Any, given: Any) -> np.ndarray:
@@ -210,8 +242,9 @@ def read_array(who: str, name: Any, given: Any) -> np.ndarray:
         try:
             given = given.detach().cpu()
             # NumPy lacks PyTorch's bfloat16 and floats of 8 bits
-            small = given.is_floating_point() and given.itemsize < 4
-            given = (given.float() if small else given).numpy()
+            if given.is_floating_point() and given.itemsize < 4:
+                given = given.float()
+            given = given.numpy()
         except Exception as error:  # without values, or sparse, or quantized
             raise TypeError(
                 f"{who}: {name} must be a dense tensor with values, got one on {given.device} "
