@@ -57,7 +57,8 @@ def readable(who: str, path: Any, what: str = "path") -> Path:
     """
     path = file_path(who, path, what)
     try:
-        if (mode := path.stat().st_mode) and stat.S_ISREG(mode):
+        mode = path.stat().st_mode
+        if stat.S_ISREG(mode):
             open(path, "rb").close()
     except FileNotFoundError:
         raise FileNotFoundError(f"{who}: there is no file {str(path)!r}") from None

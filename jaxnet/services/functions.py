@@ -78,35 +78,54 @@ def used_by(root: Any, unless: str = "") -> Iterator[Any]:
       >>> [function_name(each) for each in used_by(outer(max)) if callable(each)]
       ['lambda', 'max']
     """
-    seen, todo = {}, [root]
+    seen: dict[int, Any] = {}
+    todo = [root]
     while todo:
         it = todo.pop()
-        if it is None or id(it) in seen or (isinstance(it, type) and not _is_own(it)):
+        foreign = isinstance(it, type) and not _is_own(it)
+        if it is None or id(it) in seen or foreign:
             continue
         seen[id(it)] = it
         yield it
         if isinstance(it, FunctionType):
-            if unless in (names := _names(it.__code__)):
+            names = _names(it.__code__)
+            if unless in names:
                 continue
-            if of_the_user(it):
-                todo += map(it.__globals__.get, names)
-            todo += [it.__defaults__, it.__kwdefaults__]
-            for cell in it.__closure__ or ():
-                with suppress(ValueError):  # it is empty
-                    todo.append(cell.cell_contents)
-        elif isinstance(it, tuple | list | dict) and len(it) < 1000:
-            todo += it.values() if isinstance(it, dict) else it
-        elif isinstance(it, MethodType | functools.partial):
-            bound = isinstance(it, MethodType)
-            todo += [it.__func__, it.__self__] if bound else [it.func, it.args, it.keywords]
-        elif isinstance(it, type):
-            todo += [*vars(it).values(), *it.__bases__]
-        elif callable(it) or isinstance(it, SimpleNamespace) or _is_own(type(it)):
-            slots = getattr(type(it), "__slots__", ())
-            call = type(it).__call__ if callable(it) else None
-            todo += [type(it), call if isinstance(call, FunctionType) else None]
-            todo += [getattr(it, name, None) for name in ("__dict__", *slots)]
-        todo += [getattr(it, "__wrapped__", None), it.fget if isinstance(it, property) else None]
+            todo += _used_by_function(it, names)
+        else:
+            todo += _parts_of(it)
+        todo.append(getattr(it, "__wrapped__", None))
+        if isinstance(it, property):
+            todo.append(it.fget)
+
+
+def _used_by_function(function: FunctionType, names: set[str]) -> list[Any]:
+    """Return what a function has: globals by their names, defaults, and its closure."""
+    found = [function.__globals__.get(name) for name in names] if of_the_user(function) else []
+    found += [function.__defaults__, function.__kwdefaults__]
+    for cell in function.__closure__ or ():
+        with suppress(ValueError):  # it is empty
+            found.append(cell.cell_contents)
+    return found
+
+
+def _parts_of(it: Any) -> list[Any]:
+    """Return the parts of a container, a method, a partial, a class or any other object."""
+    if isinstance(it, tuple | list | dict) and len(it) < 1000:
+        return list(it.values() if isinstance(it, dict) else it)
+    if isinstance(it, MethodType):
+        return [it.__func__, it.__self__]
+    if isinstance(it, functools.partial):
+        return [it.func, it.args, it.keywords]
+    if isinstance(it, type):
+        return [*vars(it).values(), *it.__bases__]
+    if not (callable(it) or isinstance(it, SimpleNamespace) or _is_own(type(it))):
+        return []
+    found: list[Any] = [type(it)]
+    if callable(it) and isinstance(type(it).__call__, FunctionType):
+        found.append(type(it).__call__)
+    slots = getattr(type(it), "__slots__", ())
+    return found + [getattr(it, name, None) for name in ("__dict__", *slots)]
 
 
 def codes_of(root: Any) -> list[tuple[FunctionType, CodeType]]:
@@ -140,5 +159,8 @@ def _is_own(kind: type) -> bool:
 
 
 def _names(code: CodeType) -> set[str]:
-    inner = (const for const in code.co_consts if isinstance(const, CodeType))
-    return set(code.co_names).union(*map(_names, inner))
+    names = set(code.co_names)
+    for const in code.co_consts:
+        if isinstance(const, CodeType):
+            names |= _names(const)
+    return names

@@ -91,7 +91,9 @@ def bind(eqn: Any, args: Sequence, params: dict | None = None) -> list[Any]:
       [Array(0., dtype=float32, weak_type=True)]
     """
     options = eqn.primitive.get_bind_params(eqn.params if params is None else params)
-    functions, options = options if isinstance(options, tuple) else ([], options)
+    functions = []
+    if isinstance(options, tuple):  # before JAX 0.10
+        functions, options = options
     found = eqn.primitive.bind(*functions, *args, **options)
     return list(found) if eqn.primitive.multiple_results else [found]
 
@@ -112,12 +114,14 @@ def scan_parts(eqn: Any, given: Sequence) -> tuple[list, list, list]:
     """
     body = eqn.params["jaxpr"]
 
-    def count(inside: Sequence, outside: Sequence) -> int:
+    def rows_among(inside: Sequence, outside: Sequence) -> int:
         pairs = zip(inside, outside, strict=True)
         return sum(len(aval.shape) < len(variable.aval.shape) for aval, variable in pairs)
 
-    last = len(given) - count(body.in_avals, eqn.invars)
-    first = last - (len(eqn.outvars) - count(body.out_avals, eqn.outvars))
+    rows = rows_among(body.in_avals, eqn.invars)
+    carried = len(eqn.outvars) - rows_among(body.out_avals, eqn.outvars)
+    last = len(given) - rows
+    first = last - carried
     return list(given[:first]), list(given[first:last]), list(given[last:])
 
 

@@ -64,20 +64,35 @@ def follow(
     jaxpr = getattr(program, "jaxpr", program)
     known = dict(zip(jaxpr.invars, given, strict=True))
     if of_const is not None:
-        known |= zip(jaxpr.constvars, map(of_const, getattr(program, "consts", ())), strict=False)
+        consts = map(of_const, getattr(program, "consts", ()))
+        known |= zip(jaxpr.constvars, consts, strict=False)
 
-    def of(vars: Any) -> list[Any]:
-        return [nothing if hasattr(v, "val") else known.get(v, nothing) for v in vars]
+    def known_of(atoms: Sequence[Any]) -> list[Any]:
+        return [nothing if is_literal(atom) else known.get(atom, nothing) for atom in atoms]
 
     for eqn in jaxpr.eqns:
-        values, inside = of(eqn.invars), []
+        values = known_of(eqn.invars)
+        inside = []
         for inner in jax.tree.leaves(list(eqn.params.values())):  # branches are in a tuple
-            # A branch has no input for the index, the body of a loop none for what its test reads.
             for body in jaxprs_among([inner]):
-                if (first := len(values) - len(body.invars)) >= 0:
+                # A branch has no input for the index, the body of a loop none for what its test
+                # reads.
+                first = len(values) - len(body.invars)
+                if first >= 0:
                     inside.append(follow(inner, values[first:], rule, nothing, of_const))
         known |= zip(eqn.outvars, rule(eqn, values, inside), strict=True)
-    return of(jaxpr.outvars)
+    return known_of(jaxpr.outvars)
+
+
+def is_literal(atom: Any) -> bool:
+    """Return whether an input or result of an equation is a literal, which has a value.
+
+    Example:
+      >>> (eqn,) = jax.make_jaxpr(lambda a: a + 1.0)(2.0).eqns
+      >>> [is_literal(atom) for atom in eqn.invars]
+      [False, True]
+    """
+    return hasattr(atom, "val")
 
 
 def compute(
@@ -96,10 +111,14 @@ def compute(
       >>> compute(jaxpr.eqns, {jaxpr.invars[0]: 0.0}, jaxpr.outvars)
       [Array(2., dtype=float32, weak_type=True)]
     """
-    of = lambda atom: atom.val if hasattr(atom, "val") else known[atom]  # noqa: E731
+
+    def value_of(atom: Any) -> Any:
+        return atom.val if is_literal(atom) else known[atom]
+
     for eqn in equations:
-        known |= zip(eqn.outvars, rule(eqn, [*map(of, eqn.invars)]), strict=True)
-    return [*map(of, wanted)]
+        values = [value_of(atom) for atom in eqn.invars]
+        known |= zip(eqn.outvars, rule(eqn, values), strict=True)
+    return [value_of(atom) for atom in wanted]
 
 
 def split(function: Callable, params: PyTree, first: PyTree, *rest: PyTree) -> tuple:
@@ -125,27 +144,35 @@ def split(function: Callable, params: PyTree, first: PyTree, *rest: PyTree) -> t
     if not jax.tree.leaves(first):
         return lambda *_: [], lambda kept, params, *rest: function(params, first, *rest)
     program, shapes = jax.make_jaxpr(function, return_shape=True)(params, first, *rest)
-    jaxpr, variables = program.jaxpr, iter(program.jaxpr.invars)
-    names = [[next(variables) for _ in jax.tree.leaves(tree)] for tree in (params, first, rest)]
-    names[0] += jaxpr.constvars
-    stage = {name: n for n, several in enumerate(names) for name in several}  # when it is known
+    jaxpr = program.jaxpr
+    variables = iter(jaxpr.invars)
+    of_params = [next(variables) for _ in jax.tree.leaves(params)] + jaxpr.constvars
+    of_first = [next(variables) for _ in jax.tree.leaves(first)]
+    of_rest = list(variables)
+    # When a variable is known: from params alone, with `first`, or with the rest.
+    stage = {
+        **dict.fromkeys(of_params, 0),
+        **dict.fromkeys(of_first, 1),
+        **dict.fromkeys(of_rest, 2),
+    }
     steps: list[list[Any]] = [[], [], []]
     for eqn in jaxpr.eqns:
-        when = max([stage[name] for name in variables_of(eqn.invars)], default=0)
+        when = max([stage[variable] for variable in variables_of(eqn.invars)], default=0)
         stage |= dict.fromkeys(eqn.outvars, when)
         steps[when].append(eqn)
-    read = itertools.chain(*(eqn.invars for eqn in steps[2]), jaxpr.outvars)
-    border = [name for name in dict.fromkeys(variables_of(read)) if stage[name] == 1]
+    of_params_alone, of_early, of_late = steps
+    read = itertools.chain(*(eqn.invars for eqn in of_late), jaxpr.outvars)
+    border = [variable for variable in dict.fromkeys(variables_of(read)) if stage[variable] == 1]
 
     def early(params: PyTree, first: PyTree) -> list[jax.Array]:
         given = jax.tree.leaves((params, program.consts, first))
-        known = dict(zip([*names[0], *names[1]], given, strict=True))
-        return compute([*steps[0], *steps[1]], known, border)
+        known = dict(zip([*of_params, *of_first], given, strict=True))
+        return compute([*of_params_alone, *of_early], known, border)
 
     def late(kept: list[jax.Array], params: PyTree, *rest: PyTree) -> PyTree:
         given = jax.tree.leaves((params, program.consts, rest, kept))
-        known = dict(zip([*names[0], *names[2], *border], given, strict=True))
-        found = compute([*steps[0], *steps[2]], known, jaxpr.outvars)
+        known = dict(zip([*of_params, *of_rest, *border], given, strict=True))
+        found = compute([*of_params_alone, *of_late], known, jaxpr.outvars)
         return jax.tree.unflatten(jax.tree.structure(shapes), found)
 
     return early, late
@@ -159,7 +186,7 @@ def variables_of(atoms: Iterable[Any]) -> list[Any]:
       >>> len(eqn.invars), len(variables_of(eqn.invars))
       (2, 1)
     """
-    return [atom for atom in atoms if not hasattr(atom, "val")]  # a literal has a value
+    return [atom for atom in atoms if not is_literal(atom)]
 
 
 Marks = frozenset[int]
@@ -169,22 +196,25 @@ def _marks(
     program: Any, given: Sequence[Marks], of_const: Callable | None = None, gradient: bool = False
 ) -> list[Marks]:
     """Return for each result the marks of the inputs that it depends on, or by `gradient` reach."""
-    union = frozenset[int]().union
+    nothing: Marks = frozenset()
 
     def rule(eqn: Any, marks: list[Marks], inside: list[list[Marks]]) -> list[Marks]:
-        found = [union(*marks)] * len(eqn.outvars)
-        # A loop carries what one result depends on to the others.
+        count = len(eqn.outvars)
+        found = [nothing.union(*marks)] * count
+        bodies = [results for results in inside if len(results) == count]
         if eqn.primitive.name in ("scan", "while"):
-            found = [union(*itertools.chain(*inside))] * len(found) if gradient else found
-        elif whole := [each for each in inside if len(each) == len(found)]:
-            found = [union(*each) for each in zip(*whole, strict=True)]
-        if gradient:
-            stops = eqn.primitive.name == "stop_gradient"
-            reached = [is_float(var.aval) and not stops for var in eqn.outvars]
-            found = [m if on else union() for m, on in zip(found, reached, strict=True)]
-        return found
+            # A loop carries what one result depends on to the others.
+            if gradient:
+                found = [nothing.union(*itertools.chain(*inside))] * count
+        elif bodies:
+            found = [nothing.union(*results) for results in zip(*bodies, strict=True)]
+        if not gradient:
+            return found
+        stops = eqn.primitive.name == "stop_gradient"
+        reached = [is_float(variable.aval) and not stops for variable in eqn.outvars]
+        return [each if on else nothing for each, on in zip(found, reached, strict=True)]
 
-    return follow(program, given, rule, union(), of_const)
+    return follow(program, given, rule, nothing, of_const)
 
 
 def depends_on(jaxpr: Any, given: Sequence[bool], *, gradient: bool = False) -> list[bool]:
@@ -224,8 +254,10 @@ def weights_in(program: Any) -> list[jax.Array]:
     found: dict[int, jax.Array] = {}
 
     def note(const: Any) -> Marks:
-        weight = isinstance(const, jax.Array) and is_float(const)
-        if not weight or sum(n > 1 for n in const.shape) < 2:
+        if not isinstance(const, jax.Array) or not is_float(const):
+            return frozenset()
+        axes = sum(size > 1 for size in const.shape)
+        if axes < 2:
             return frozenset()
         found[id(const)] = const
         return frozenset([id(const)])

@@ -6,7 +6,6 @@ say depends on the mesh. So they run on Auto axes, where the compiler finds it.
 
 import functools
 from collections.abc import Callable
-from itertools import takewhile
 from typing import Any, TypeVar
 
 import jax
@@ -33,7 +32,9 @@ def on_auto_axes(function: F) -> F:
 
     @functools.wraps(function)
     def run(*args, **kwargs):
-        call = lambda args, kwargs: function(*args, **kwargs)  # noqa: E731
+        def call(args, kwargs):
+            return function(*args, **kwargs)
+
         return _run(call, (args, kwargs), lambda path: _arrays((args, kwargs)))
 
     return run  # type: ignore[return-value]
@@ -53,18 +54,21 @@ def apply_on_auto_axes(
     """
 
     def like(path):
-        before = dict(tree_leaves_with_path(({}, state)))
+        before = dict(tree_leaves_with_path(({}, state)))  # by its paths in (output, state)
         return [before[path]] if path in before else _arrays(x)
 
-    call = lambda *given: run(*given[:3], key=given[3], train=train)  # noqa: E731
+    def call(params, state, x, key):
+        return run(params, state, x, key=key, train=train)
+
     return _run(call, (params, state, x, key), like)
 
 
 def _run(run: Callable[..., Any], given: tuple, like: Callable[[Any], list[Any]]) -> Any:
     """Return `run(*given)`, whose leaves are divided like the arrays that belong to their paths."""
     here = jax.sharding.get_abstract_mesh()
-    meshes = (here, *(jax.typeof(leaf).sharding.mesh for leaf in _arrays(given)))
-    if (mesh := next((mesh for mesh in meshes if mesh.explicit_axes), None)) is None:
+    meshes = [here, *(jax.typeof(leaf).sharding.mesh for leaf in _arrays(given))]
+    mesh = next((mesh for mesh in meshes if mesh.explicit_axes), None)
+    if mesh is None:
         return run(*given)
     auto = mesh.update_axis_types(dict.fromkeys(mesh.explicit_axes, AxisType.Auto))
     with jax.sharding.use_abstract_mesh(auto):
@@ -73,8 +77,8 @@ def _run(run: Callable[..., Any], given: tuple, like: Callable[[Any], list[Any]]
         return result
 
     def spec(path, leaf):
-        found = (_shared(leaf, each) for each in like(path))
-        return max(found, key=lambda spec: sum(map(bool, spec)), default=P())
+        specs = [_shared(leaf, each) for each in like(path)]
+        return max(specs, key=_divided_axes, default=P())
 
     with jax.sharding.use_abstract_mesh(mesh):
         return _resharded(result, spec)
@@ -82,8 +86,18 @@ def _run(run: Callable[..., Any], given: tuple, like: Callable[[Any], list[Any]]
 
 def _shared(leaf: Any, like: Any) -> P:
     """Return how `like` is divided along the first axes, as long as their sizes are the same."""
-    axes = zip(leaf.shape, like.shape, jax.typeof(like).sharding.spec, strict=False)
-    return P(*(names for *_, names in takewhile(lambda axis: axis[0] == axis[1], axes)))
+    found = []
+    for size, wanted, names in zip(
+        leaf.shape, like.shape, jax.typeof(like).sharding.spec, strict=False
+    ):
+        if size != wanted:
+            break
+        found.append(names)
+    return P(*found)
+
+
+def _divided_axes(spec: P) -> int:
+    return sum(map(bool, spec))
 
 
 def _resharded(tree: PyTree, spec: Callable[[Any, Any], P]) -> PyTree:

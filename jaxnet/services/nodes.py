@@ -58,8 +58,11 @@ def frozen(tree: Any) -> Any:
       >>> float(jax.grad(lambda tree: frozen(tree)["kernel"])({"kernel": 2.0})["kernel"])
       0.0
     """
-    each = lambda a: a.frozen() if is_stored(a) else jax.lax.stop_gradient(a)  # noqa: E731
-    return jax.tree.map(each, tree, is_leaf=is_stored)
+
+    def leaf(entry: Any) -> Any:
+        return entry.frozen() if is_stored(entry) else jax.lax.stop_gradient(entry)
+
+    return jax.tree.map(leaf, tree, is_leaf=is_stored)
 
 
 def plain(tree: Any, x: Any = ()) -> Any:
@@ -69,12 +72,18 @@ def plain(tree: Any, x: Any = ()) -> Any:
       >>> plain({"kernel": 2.0})
       {'kernel': 2.0}
     """
-    each = lambda a: _after(x, a).array() if is_stored(a) else a  # noqa: E731
-    return jax.tree.map(each, tree, is_leaf=is_stored)
+
+    def leaf(entry: Any) -> Any:
+        return _after(x, entry).array() if is_stored(entry) else entry
+
+    return jax.tree.map(leaf, tree, is_leaf=is_stored)
 
 
 def _after(x: Any, node: Stored) -> Stored:
     """Return a node that is read after x is computed; else a compiler reads all nodes first."""
-    if not (numbers := [a for a in jax.tree.leaves(x) if jnp.issubdtype(a.dtype, jnp.number)]):
+    numbers = [a for a in jax.tree.leaves(x) if jnp.issubdtype(a.dtype, jnp.number)]
+    if not numbers:
         return node
-    return jax.lax.optimization_barrier((node, jax.lax.stop_gradient(numbers[0])))[0]
+    first = jax.lax.stop_gradient(numbers[0])
+    node, _ = jax.lax.optimization_barrier((node, first))
+    return node

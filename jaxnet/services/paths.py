@@ -42,9 +42,13 @@ def fits(pattern: str, path: str) -> bool:
 @cache
 def _expression(pattern: str) -> re.Pattern:
     """Return the pattern as a regular expression."""
-    head, pattern = ("(?:.*/)?", pattern[2:]) if pattern.startswith("*/") else ("", pattern)
-    words = re.split(r"([*()|])", pattern)
-    return re.compile(head + "".join(_WORDS.get(word, re.escape(word)) for word in words))
+    expression = ""
+    if pattern.startswith("*/"):
+        expression = "(?:.*/)?"
+        pattern = pattern.removeprefix("*/")
+    for word in re.split(r"([*()|])", pattern):
+        expression += _WORDS.get(word, re.escape(word))
+    return re.compile(expression)
 
 
 _WORDS = {"*": ".*", "(": "(?:", ")": ")", "|": "|"}
@@ -83,7 +87,8 @@ def first_fits(who: str, patterns: Iterable[str], paths: Iterable[str]) -> list[
     patterns, paths = list(patterns), list(paths)
     check_patterns(who, "rules", patterns)
     found = [next((p for p in patterns if fits(p, path)), None) for path in paths]
-    if left := [pattern for pattern in patterns if pattern not in found]:
+    left = [pattern for pattern in patterns if pattern not in found]
+    if left:
         some = ", ".join(paths[:8]) + (", ..." if len(paths) > 8 else "")
         raise ValueError(
             f"{who}: no array needs the pattern {left[0]!r}, by its path or since an "

@@ -40,8 +40,12 @@ def write_file(
       arrays, notes: Arrays, and what safetensors cannot store of them.
       config: Data for JSON.
     """
-    metadata = {"config": json.dumps(config), "jaxnet": json.dumps(notes)}
-    metadata |= {"format": FORMAT, "writer": version()}
+    metadata = {
+        "config": json.dumps(config),
+        "jaxnet": json.dumps(notes),
+        "format": FORMAT,
+        "writer": version(),
+    }
     metadata["sha256"] = digest(sorted(arrays.items()), metadata)
     with replacing(who, path, own) as file:
         write_tensors(file, arrays, metadata)
@@ -82,16 +86,17 @@ def check_seal(who: str, path: Path, arrays: Iterable | None, metadata: dict[str
       OtherFormat: If it is whole, or may be, and was written by another version of jaxnet.
       ValueError: If it was changed.
     """
-    known = metadata.get("format", FORMAT) == FORMAT
+    names_format = "format" in metadata  # files of the first versions do not
+    other_format = metadata.get("format", FORMAT) != FORMAT
     changed = arrays is not None and metadata.get("sha256") != digest(arrays, metadata)
-    if changed and ("format" in metadata or "sha256" not in metadata):
+    if changed and (names_format or "sha256" not in metadata):
         raise ValueError(f"{who}: {path} was changed after it was saved")
-    if changed or not known:
-        writer = f"version {metadata.get('writer')}" if "format" in metadata else "an older version"
+    if changed or other_format:
+        writer = f"version {metadata.get('writer')}" if names_format else "an older version"
+        doubt = ", or was changed" if changed else ""
         raise OtherFormat(
             f"{who}: {path} was written by {writer} of jaxnet, in another format than {FORMAT!r}, "
-            f"which version {version()} reads{', or was changed' * changed}. Read it with the "
-            "version that wrote it"
+            f"which version {version()} reads{doubt}. Read it with the version that wrote it"
         )
 
 
@@ -138,10 +143,12 @@ def opened(who: str, path: Path) -> Iterator[Any]:
         with safe_open(path, framework="numpy") as file:
             yield file
     except (SafetensorError, OSError) as error:
-        torch = zipfile.is_zipfile(path) and "; weights of PyTorch: pass torch.load(...) itself"
+        size, hint = path.stat().st_size, ""
+        if zipfile.is_zipfile(path):
+            hint = "; weights of PyTorch: pass torch.load(...) itself"
         raise ValueError(
-            f"{who}: {path} is not a safetensors file, or is cut short ({path.stat().st_size} "
-            f"bytes): {error}{torch or ''}"
+            f"{who}: {path} is not a safetensors file, or is cut short ({size} bytes): "
+            f"{error}{hint}"
         ) from None
 
 
@@ -154,10 +161,13 @@ def write_tensors(file: IO[bytes], arrays: dict[str, np.ndarray], metadata: dict
     order = sorted(arrays, key=lambda name: (-arrays[name].itemsize, name))
     end = 0
     for name in order:
-        array, begin = arrays[name], end
-        end += array.nbytes
-        entry = {"dtype": KNOWN[array.dtype.name], "shape": array.shape}
-        header[name] = entry | {"data_offsets": [begin, end]}
+        array = arrays[name]
+        begin, end = end, end + array.nbytes
+        header[name] = {
+            "dtype": KNOWN[array.dtype.name],
+            "shape": array.shape,
+            "data_offsets": [begin, end],
+        }
     words = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
     words += b" " * (-len(words) % 8)
     file.write(struct.pack("<Q", len(words)) + words)
@@ -175,8 +185,10 @@ def digest(arrays: Iterable[tuple[str, np.ndarray]], metadata: dict[str, str]) -
     for name, array in arrays:
         found.update(json.dumps([name, array.dtype.name, array.shape]).encode())
         found.update(_bytes(array))
-    words: list = [metadata.get(name) for name in ("config", "jaxnet")]  # of files without a format
+    words: list
     if "format" in metadata:  # the same in every format, so that a newer one is not called damaged
-        words = sorted(item for item in metadata.items() if item[0] != "sha256")
+        words = sorted((name, text) for name, text in metadata.items() if name != "sha256")
+    else:
+        words = [metadata.get("config"), metadata.get("jaxnet")]
     found.update(json.dumps(words).encode())
     return found.hexdigest()

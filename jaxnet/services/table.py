@@ -53,8 +53,8 @@ class Table:
     width: int | None = None
 
     def __post_init__(self) -> None:
-        head = isinstance(self.head, tuple | list) and self.head
-        if not head or not all(isinstance(name, str) for name in head):
+        is_list = isinstance(self.head, tuple | list)
+        if not is_list or not self.head or not all(isinstance(name, str) for name in self.head):
             raise TypeError(f"Table: head must be a tuple of names, got {self.head!r:.60}")
         for what, rows in (("rows", self.rows), ("totals", self.totals)):
             check_type("Table", what, rows, list | tuple, "a list of tuples")
@@ -66,28 +66,26 @@ class Table:
                     )
         at_least("Table", "width", self.width, optional=True)
         check_type("Table", "notes", self.notes, list | tuple, "a list of str")
-        for what, words in (("title", self.title), *(("notes", note) for note in self.notes)):
-            check_type("Table", what, words, str, "str")
+        check_type("Table", "title", self.title, str, "str")
+        for note in self.notes:
+            check_type("Table", "notes", note, str, "str")
 
     def __str__(self) -> str:
         width = self.width or shutil.get_terminal_size().columns
-        body = [[_cell(value) for value in row] for row in [*self.rows, *self.totals]]
+        rows, totals = _cells(self.rows), _cells(self.totals)
         right = self._numeric()
-        widths = [max(map(_wide, column)) for column in zip(self.head, *body, strict=True)]
-        room = width - len(GAP) * (len(widths) - 1)
-        texts = [i for i, numeric in enumerate(right) if not numeric]
-        while sum(widths) > room and max([widths[i] for i in texts], default=0) > NARROW:
-            widths[max(texts, key=widths.__getitem__)] -= 1
+        gaps = len(GAP) * (len(self.head) - 1)
+        widths = _widths([self.head, *rows, *totals], right, width - gaps)
 
         def line(cells):
-            cells = [_fit(c, w, r) for c, w, r in zip(cells, widths, right, strict=True)]
-            return GAP.join(cells).rstrip()
+            columns = zip(cells, widths, right, strict=True)
+            return GAP.join(_fit(*column) for column in columns).rstrip()
 
-        rule = "─" * (sum(widths) + len(GAP) * (len(widths) - 1))
+        rule = "─" * (sum(widths) + gaps)
         lines = _wrap(self.title, width) if self.title else []
-        lines += [line(self.head), rule, *map(line, body[: len(self.rows)])]
-        if self.totals:
-            lines += [rule, *map(line, body[len(self.rows) :])]
+        lines += [line(self.head), rule, *map(line, rows)]
+        if totals:
+            lines += [rule, *map(line, totals)]
         for note in self.notes:
             lines += _wrap(note, width)
         return _printable("\n".join(lines))
@@ -95,15 +93,21 @@ class Table:
     __repr__ = __str__
 
     def _repr_html_(self) -> str:
-        rows, totals = ([[*map(_cell, row)] for row in part] for part in (self.rows, self.totals))
-        right = self._numeric()
         return html_table(
-            self.head, rows, right=right, caption=self.title, totals=totals, notes=self.notes
+            self.head,
+            _cells(self.rows),
+            right=self._numeric(),
+            caption=self.title,
+            totals=_cells(self.totals),
+            notes=self.notes,
         )
 
     def _numeric(self) -> list[bool]:
-        columns = zip(self.head, *self.rows, *self.totals, strict=True)
-        return [any(isinstance(v, int | float | Number) for v in cells) for _, *cells in columns]
+        """Return for each column whether it has numbers."""
+        found = []
+        for _, *cells in zip(self.head, *self.rows, *self.totals, strict=True):
+            found.append(any(isinstance(cell, int | float | Number) for cell in cells))
+        return found
 
 
 class Tabular:
@@ -135,7 +139,8 @@ def size_of(count: float, unit: str = "B") -> Number:
     """
     for prefix in ("", "k", "M", "G"):
         if count < 999.95:
-            return Number(f"{count:.{1 if prefix else 0}f} {prefix}{unit}".rstrip())
+            digits = 1 if prefix else 0
+            return Number(f"{count:.{digits}f} {prefix}{unit}".rstrip())
         count /= 1000
     return Number(f"{count:.1f} T{unit}")
 
@@ -154,10 +159,28 @@ def short(value: Any, digits: int = 3) -> str:
     value = np.asarray(value)
     if value.dtype == bool and not value.shape:
         return str(bool(value))
-    size = value.astype(float) if not value.shape else np.linalg.norm(value.astype(float))
+    floats = value.astype(float)
+    size = np.linalg.norm(floats) if value.shape else floats
     number = f"{float(size):.{digits}g}".replace("-", "−")
-    number = "0" if number == "−0" else number
+    if number == "−0":
+        number = "0"
     return f"{value.shape} ‖{number}‖" if value.shape else number
+
+
+def _cells(rows: Sequence[Sequence[Any]]) -> list[list[str]]:
+    return [[_cell(value) for value in row] for row in rows]
+
+
+def _widths(rows: list[Any], right: list[bool], room: int) -> list[int]:
+    """Return the width of each column; the widest columns of text are cut to fit into the room."""
+    widths = [max(map(_wide, column)) for column in zip(*rows, strict=True)]
+    texts = [i for i, numeric in enumerate(right) if not numeric]
+    while texts and sum(widths) > room:
+        widest = max(texts, key=lambda i: widths[i])
+        if widths[widest] <= NARROW:
+            break
+        widths[widest] -= 1
+    return widths
 
 
 def _cell(value: Any) -> str:
@@ -182,10 +205,12 @@ def _printable(text: str) -> str:
 
 def _wide(text: str) -> int:
     """Return a text's width in terminal columns: 2 for Chinese characters, 0 for accents."""
-    return sum(
-        0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1
-        for c in text
-    )
+    width = 0
+    for letter in text:
+        if unicodedata.combining(letter):
+            continue
+        width += 2 if unicodedata.east_asian_width(letter) in "WF" else 1
+    return width
 
 
 def _fit(text: str, width: int, right: bool) -> str:
@@ -230,16 +255,18 @@ def html_table(
 
     def row(cells, tag):
         made = ""
-        for cell, r in zip(cells, aligned, strict=True):
-            style = f"text-align: {'right' if r else 'left'}; white-space: pre"
+        for cell, is_right in zip(cells, aligned, strict=True):
+            side = "right" if is_right else "left"
+            style = f"text-align: {side}; white-space: pre"
             made += f'<{tag} style="{style}">{html.escape(cell)}</{tag}>'
         return f"<tr>{made}</tr>"
 
+    body = "".join(row(cells, "td") for cells in rows)
+    foot = "".join(row(cells, "th") for cells in totals)
     parts = [f"<caption>{html.escape(caption)}</caption>"] if caption else []
-    parts += [f"<thead>{row(head, 'th')}</thead>"]
-    parts += [f"<tbody>{''.join(row(cells, 'td') for cells in rows)}</tbody>"]
+    parts += [f"<thead>{row(head, 'th')}</thead>", f"<tbody>{body}</tbody>"]
     if totals:
-        parts += [f"<tfoot>{''.join(row(cells, 'th') for cells in totals)}</tfoot>"]
+        parts.append(f"<tfoot>{foot}</tfoot>")
     below = "".join(f"<p>{html.escape(note)}</p>" for note in notes)
     return f"<div><table>{''.join(parts)}</table>{below}</div>"
 

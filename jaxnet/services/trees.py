@@ -99,8 +99,9 @@ def describe(x: PyTree) -> str:
     """
 
     def words(a):
-        array = hasattr(a, "shape") and hasattr(a, "dtype")
-        return _Words(f"{tuple(a.shape)} {a.dtype}" if array else type(a).__name__)
+        if hasattr(a, "shape") and hasattr(a, "dtype"):
+            return _Words(f"{tuple(a.shape)} {a.dtype}")
+        return _Words(type(a).__name__)
 
     leaves = jax.tree.leaves(x)
     if len(leaves) > MOST:
@@ -149,8 +150,9 @@ def as_lines(found: Differences, inside: Path = (), most: int | None = None) -> 
         got = "nothing" if have is None else have
         words = "unknown entry" if want is None else f"expected {want}, got {got}"
         lines.append("  " + "/".join((*inside, f"{path}: {words}")))
-    more = [f"  and {len(lines[most:])} more"] if most is not None and lines[most:] else []
-    return lines[:most] + more
+    if most is None or len(lines) <= most:
+        return lines
+    return [*lines[:most], f"  and {len(lines) - most} more"]
 
 
 class _Words(str):
@@ -186,8 +188,11 @@ def with_floats(tree: PyTree, floats: PyTree) -> PyTree:
       >>> with_floats({"int8": jnp.ones(2, jnp.int8), "scale": 0.5}, {"int8": None, "scale": 2.0})
       {'int8': Array([1, 1], dtype=int8), 'scale': 2.0}
     """
-    none = lambda entry: entry is None  # noqa: E731
-    return jax.tree.map(lambda new, old: old if new is None else new, floats, tree, is_leaf=none)
+
+    def leaf(new: Any, old: Any) -> Any:
+        return old if new is None else new
+
+    return jax.tree.map(leaf, floats, tree, is_leaf=lambda entry: entry is None)
 
 
 def shapes_of(tree: PyTree) -> PyTree:
@@ -206,6 +211,9 @@ def key_spec() -> jax.ShapeDtypeStruct:
     return jax.eval_shape(lambda: jax.random.key(0))
 
 
+_MISSING = object()
+
+
 class Memo:
     """A cache that drops its oldest entries when it is full; its copies and pickles are empty.
 
@@ -220,7 +228,8 @@ class Memo:
     size = 32
 
     def __init__(self, uses: Any = None) -> None:
-        self.uses, self._codes = uses, codes_of(uses)
+        self.uses = uses
+        self._codes = codes_of(uses)
         self._entries: dict[Hashable, Any] = {}
 
     def of(self, key: Hashable, make: Callable[[], Any]) -> Any:
@@ -231,12 +240,11 @@ class Memo:
           >>> memo.of("a", lambda: 1), memo.of("a", lambda: 2)
           (1, 1)
         """
-        for function, code in self._codes:
-            if function.__code__ is not code:
-                self._entries, self._codes = {}, codes_of(self.uses)
-                break
+        if any(function.__code__ is not code for function, code in self._codes):
+            self._entries, self._codes = {}, codes_of(self.uses)
         entries = self._entries
-        if (value := entries.get(key, entries)) is entries:
+        value = entries.get(key, _MISSING)
+        if value is _MISSING:
             value = entries.setdefault(key, make())  # of the thread that was first
             for oldest in list(entries)[: -self.size]:
                 entries.pop(oldest, None)
@@ -285,8 +293,11 @@ def compiled_for(**options: Any) -> Callable:
     def decorate(function: Callable) -> Callable:
         @functools.wraps(function)
         def run(net: Any, *args: Any) -> Any:
-            make = lambda: jax.jit(functools.partial(function, net), **options)  # noqa: E731
-            return memo_of(net.apply).of((function, net), make)(*args)
+            def make() -> Callable:
+                return jax.jit(functools.partial(function, net), **options)
+
+            compiled = memo_of(net.apply).of((function, net), make)
+            return compiled(*args)
 
         return run
 

@@ -142,11 +142,12 @@ def _check_form(
 ) -> None:
     """Raise unless a shape fits its form; note the sizes of named axes."""
     axes = AXES.findall(form)
-    free = len(shape) - (len(axes) - 1) if "..." in axes else 0
+    has_ellipsis = "..." in axes
+    free = len(shape) - (len(axes) - 1) if has_ellipsis else 0  # number of its axes
     places: list[Any] = list(shape)
-    if "..." in axes and free >= 0:
-        at = axes.index("...")
-        places[at : at + free] = [tuple(shape[at : at + free])]
+    if has_ellipsis and free >= 0:
+        first = axes.index("...")
+        places[first : first + free] = [tuple(shape[first : first + free])]
     fits = len(places) == len(axes) and free >= 0
     known = {}
     for axis, size in zip(axes, places, strict=False):
@@ -161,12 +162,10 @@ def _check_form(
             )
         return
     having = ", ".join(f"{axis} = {size}" for axis, size in known.items())
-    missing = not fits and "..." not in axes and len(shape) + 1 == len(axes)
-    hint = ". Is the batch axis missing? For a single example, pass x[None]" if missing else ""
-    raise ValueError(
-        f"{who}: {what} must have shape {form}{f' with {having}' if having else ''}, "
-        f"got {shape}{hint}"
-    )
+    wanted = f"{form} with {having}" if having else form
+    one_less = not fits and not has_ellipsis and len(shape) + 1 == len(axes)
+    hint = ". Is the batch axis missing? For a single example, pass x[None]" if one_less else ""
+    raise ValueError(f"{who}: {what} must have shape {wanted}, got {shape}{hint}")
 
 
 def check_rank(who: str, x: Any, rank: int, form: str = "(batch, ..., features)") -> None:
@@ -230,7 +229,8 @@ def check_range(ids: Any, size: int, what: str) -> None:
       ...
       ValueError: embedding: ids must be in [0, 5), got 7
     """
-    if (values := known(ids)) is None:
+    values = known(ids)
+    if values is None:
         return
     wrong = values[(values < 0) | (values >= size)]
     if wrong.size:

@@ -41,14 +41,17 @@ def is_key(value: Any) -> bool:
 
 def check_key(key: Any, who: str) -> None:
     """Raise unless this is a single random key."""
-    array = isinstance(key, jax.Array | np.ndarray | jax.ShapeDtypeStruct)
-    typed = array and is_key(key)
-    raw = jax.eval_shape(jax.random.PRNGKey, 0)
-    if typed and key.shape == () or array and (key.shape, key.dtype) == (raw.shape, raw.dtype):
-        return
-    got = f"an array {key.shape} {key.dtype}" if array else type(key).__name__
-    if typed:
+    if not isinstance(key, jax.Array | np.ndarray | jax.ShapeDtypeStruct):
+        got = type(key).__name__
+    elif is_key(key):
+        if key.shape == ():
+            return
         got = f"keys of shape {key.shape}; use jax.vmap over them"
+    else:
+        older = jax.eval_shape(jax.random.PRNGKey, 0)
+        if (key.shape, key.dtype) == (older.shape, older.dtype):
+            return
+        got = f"an array {key.shape} {key.dtype}"
     raise TypeError(f"{who}: expected a single key, such as jax.random.key(0), got {got}")
 
 

@@ -51,20 +51,16 @@ def to_numpy(who: str, what: str, value: Any) -> np.ndarray:
         return value
     table = hasattr(value, "columns") and hasattr(value, "dtypes")  # of pandas or polars
     if table and len(set(value.dtypes)) > 1:
-        columns = [f"{n} {t}" for n, t in zip(value.columns, value.dtypes, strict=True)]
+        pairs = zip(value.columns, value.dtypes, strict=True)
+        columns = [f"{name} {dtype}" for name, dtype in pairs]
         raise TypeError(
             f"{who}: the columns of {what} differ in dtype: {', '.join(columns):.400}. Choose the "
             "numbers by table[[...]].to_numpy(np.float32), and give each other column as integers, "
             "such as names, ids = np.unique(column, return_inverse=True)"
         )
-    loader = hasattr(value, "__iter__") and not hasattr(value, "__getitem__")
-    for found, write in (
-        (is_sparse(value), "it is sparse: write x.toarray() or, in JAX, x.todense()"),
-        (isinstance(value, Mapping), "write dict(x)"),
-        (loader, "for a loader, pass one batch"),
-    ):
-        if found:
-            raise TypeError(f"{who}: {what} must be an array, got {type(value).__name__}; {write}")
+    hint = _instead_of(value)
+    if hint:
+        raise TypeError(f"{who}: {what} must be an array, got {type(value).__name__}; {hint}")
     try:
         found = np.asarray(value)
         if found.dtype == object and all(isinstance(each, Number) for each in found.flat):
@@ -77,7 +73,24 @@ def to_numpy(who: str, what: str, value: Any) -> np.ndarray:
         ) from None
 
 
+def _instead_of(value: Any) -> str:
+    """Return what to write instead of an object that is no array; "" if it may be one."""
+    if is_sparse(value):
+        return "it is sparse: write x.toarray() or, in JAX, x.todense()"
+    if isinstance(value, Mapping):
+        return "write dict(x)"
+    if hasattr(value, "__iter__") and not hasattr(value, "__getitem__"):
+        return "for a loader, pass one batch"
+    return ""
+
+
 def is_sparse(value: Any) -> bool:
+    """Return whether a value is a sparse matrix or array.
+
+    Example:
+      >>> is_sparse(np.ones(3))
+      False
+    """
     return hasattr(value, "toarray") or hasattr(value, "todense")
 
 
@@ -174,7 +187,15 @@ _FIELDS = "for records, write one array per field, {name: x[name] for name in x.
 
 
 # What to write instead, by the kind of a dtype.
-_INSTEAD = {**dict.fromkeys("UST", _WORDS), **dict.fromkeys("Mm", _TIMES), "O": _GAPS, "V": _FIELDS}
+_INSTEAD = {
+    "U": _WORDS,
+    "S": _WORDS,
+    "T": _WORDS,
+    "M": _TIMES,
+    "m": _TIMES,
+    "O": _GAPS,
+    "V": _FIELDS,
+}
 
 
 def check_mask(who: str, what: str, value: Any) -> None:
@@ -216,8 +237,13 @@ def all_native(x: PyTree, who: str, what: str = "the input") -> PyTree:
     if not any(map(is_foreign, leaves_of(x))):
         return x
     words = str | bytes if what == "the input" else ()  # `abstract` says more of them
-    foreign = lambda a: is_foreign(a) and not isinstance(a, words)  # noqa: E731
-    return jax.tree.map(lambda a: native(who, what, a) if foreign(a) else a, x)
+
+    def leaf(a: Any) -> Any:
+        if is_foreign(a) and not isinstance(a, words):
+            return native(who, what, a)
+        return a
+
+    return jax.tree.map(leaf, x)
 
 
 _FOREIGN: dict[type, bool] = {}
@@ -225,7 +251,8 @@ _FOREIGN: dict[type, bool] = {}
 
 def is_foreign(leaf: Any) -> bool:
     """Return whether a leaf is an array that JAX has to convert, or neither array nor number."""
-    if (known := _FOREIGN.get(type(leaf))) is not None:
+    known = _FOREIGN.get(type(leaf))
+    if known is not None:
         return known
     ready = isinstance(leaf, jax.Array | np.generic | Number)
     spec = hasattr(leaf, "dtype") and not (hasattr(leaf, "__array__") or is_sparse(leaf))

@@ -141,7 +141,8 @@ def check_values(
 
 def _inside(values: Any, interval: str, rounding: float = 0.0) -> Any:
     """Return which values are in an interval, such as "(0, 1]"; NaN is in none."""
-    low, high = (float(bound) for bound in interval[1:-1].split(","))
+    low, high = map(float, interval[1:-1].split(","))
     low, high = low - rounding, high + rounding
     above = values >= low if interval[0] == "[" else values > low
-    return above & (values <= high if interval[-1] == "]" else values < high)
+    below = values <= high if interval[-1] == "]" else values < high
+    return above & below

@@ -29,8 +29,9 @@ def check_type(who: str, what: str, value: Any, kind: Any, words: str, hint: str
       TypeError: tfds.load: split must be a str, got int
     """
     if not isinstance(value, kind):
-        needed, hint = f"{what} must be" if what else "expected", f"; {hint}" if hint else ""
-        raise TypeError(f"{who}: {needed} {words}, got {type(value).__name__}{hint}")
+        needed = f"{what} must be" if what else "expected"
+        instead = f"; {hint}" if hint else ""
+        raise TypeError(f"{who}: {needed} {words}, got {type(value).__name__}{instead}")
 
 
 def check_list(who: str, what: str, value: Any, of: str) -> list[Any]:
@@ -94,7 +95,8 @@ def check_sizes(who: str, what: str, value: Any, form: str, minimum: int = 1) ->
       ValueError: bccd: width must be at least 1, got 0
     """
     check_tuple(who, what, value, form)
-    all_at_least(who, minimum, **dict(zip(AXES.findall(form), value, strict=True)))
+    sizes = dict(zip(AXES.findall(form), value, strict=True))
+    all_at_least(who, minimum, **sizes)
 
 
 def one_of(who: str, what: str, value: Any, options: Iterable[Any]) -> None:

@@ -47,19 +47,22 @@ def as_rows(data: PyTree, who: str, items: str = "examples", *, finite: bool = T
       ...
       TypeError: fit: the array must be a plain array, got a masked one, ...
     """
-    if not (named := [(path or "the array", leaf) for path, leaf in flat(data, is_sparse)]):
+    leaves = flat(data, is_sparse)
+    if not leaves:
         raise ValueError(
             f"{who}: expected an array or a tuple of arrays such as (x, y), got {data!r:.60}"
         )
-    for i, (name, leaf) in enumerate(named):
+    named = []
+    for path, leaf in leaves:
+        name = path or "the array"
         array = leaf if isinstance(leaf, jax.Array) else to_numpy(who, name, leaf)
         if not array.shape:
             raise TypeError(
                 f"{who}: expected arrays with one example per row, got {leaf!r:.60} ({name}); "
                 "for a list, pass np.asarray(list)"
             )
-        named[i] = name, array
-    lengths = {name: leaf.shape[0] for name, leaf in named}
+        named.append((name, array))
+    lengths = {name: array.shape[0] for name, array in named}
     if len(set(lengths.values())) > 1:
         got = ", ".join(f"{name}: {n}" for name, n in lengths.items())
         hint = f"; {LOADER}" if is_list_of_batches(data) else ""
@@ -67,10 +70,12 @@ def as_rows(data: PyTree, who: str, items: str = "examples", *, finite: bool = T
     if 0 in lengths.values():
         shapes = ", ".join(str(tuple(leaf.shape)) for _, leaf in named)
         raise ValueError(f"{who}: expected at least one example, got arrays of shape {shapes}")
-    for name, leaf in named:
-        if finite and not isinstance(leaf, jax.Array):
-            check_finite(who if name == "the array" else f"{who}/{name}", leaf, items)
-    return jax.tree.unflatten(jax.tree.structure(data, is_sparse), [leaf for _, leaf in named])
+    for name, array in named:
+        if finite and not isinstance(array, jax.Array):
+            where = who if name == "the array" else f"{who}/{name}"
+            check_finite(where, array, items)
+    structure = jax.tree.structure(data, is_sparse)
+    return jax.tree.unflatten(structure, [array for _, array in named])
 
 
 LOADER = "a list of batches is taken for arrays: wrap it in an object with __iter__"
@@ -103,8 +108,9 @@ def check_finite(who: str, x: Any, items: str = "examples") -> None:
     """
     if not jnp.issubdtype(x.dtype, jnp.inexact):
         return
-    where = jnp if isinstance(x, jax.Array) else np
-    finite = np.asarray(where.isfinite(x).all(axis=tuple(range(1, x.ndim))))
+    library = jnp if isinstance(x, jax.Array) else np
+    other_axes = tuple(range(1, x.ndim))
+    finite = np.asarray(library.isfinite(x).all(axis=other_axes))
     if not finite.all():
         raise ValueError(
             f"{who}: {(~finite).sum()} of {len(x)} {items} contain NaN or Inf, "
