@@ -60,7 +60,7 @@ def from_haiku(transformed: Any) -> Layer:
         return _renamed(params, "/", "."), _renamed(state, "/", ".")
 
     def apply(params, state, x, *, key=None, train=False):
-        given = [_renamed(params, ".", "/")]
+        given: list[Any] = [_renamed(params, ".", "/")]
         if has_state:
             given.append(_renamed(state, ".", "/"))
         if has_key:

@@ -183,7 +183,7 @@ def _drops_axis(equation: Any, axis: int) -> bool:
     return axis in equation.params.get("axes", equation.params.get("dimensions", ()))
 
 
-def _flat_result(known: list[Shaped], shape: tuple[int, ...]) -> Layout:
+def _flat_result(known: Sequence[Shaped], shape: tuple[int, ...]) -> Layout:
     """Return the layout of an output if some inputs are flattened.
 
     It is theirs if they are one by one in the output, and the others have the same value for all

@@ -52,7 +52,8 @@ def with_integers(
                 continue
             small.setdefault((bits, group), []).append(path)
             row = table.pop(path)
-            name, kind = row[0], kinds[row[0]]
+            name = row[0]
+            kind = kinds[name]
             names += [f"{name}.{part}" for part in ("numbers", *kind.floats)]
             table |= _integer_rows(path, row, kind, shapes[path], entry)
             if "lowest" in kind.floats:

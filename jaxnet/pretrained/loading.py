@@ -117,13 +117,7 @@ def save(
     """
     net = as_layer(net, "save", "net")
     if config is None:
-        kept = getattr(net.inside, "options", None)
-        if not isinstance(kept, _Described):
-            raise ValueError(
-                'save: this net has no configuration; write save(..., config={"model_type": ...}) '
-                "with the entries of its config.json"
-            )
-        config = json.loads(kept.config)
+        config = _config_of(net)
     found = complete("save", config, FAMILIES)
     family = FAMILIES[found.family]
     how = family.stored(found, None)
@@ -132,6 +126,16 @@ def save(
     folder = file_path("save", folder)
     config_file, weights_file = folder / "config.json", folder / "model.safetensors"
     write_files("save", config_file, with_dtype(config, arrays), weights_file, arrays)
+
+
+def _config_of(net: Layer) -> dict[str, Any]:
+    kept = getattr(net.inside, "options", None)
+    if not isinstance(kept, _Described):
+        raise ValueError(
+            'save: this net has no configuration; write save(..., config={"model_type": ...}) '
+            "with the entries of its config.json"
+        )
+    return json.loads(kept.config)
 
 
 class _Described(NamedTuple):

@@ -158,7 +158,7 @@ def _log_mel(wave: Any, triangles: np.ndarray) -> np.ndarray:
     power = abs(np.fft.rfft(frames)) ** 2  # (3000, 201)
     loudness = np.log10(np.maximum(power @ triangles, 1e-10))
     loudness = np.maximum(loudness, loudness.max() - 8)
-    return np.float32((loudness + 4) / 4)
+    return ((loudness + 4) / 4).astype(np.float32)
 
 
 def options(config: Config) -> dict[str, Any]:
