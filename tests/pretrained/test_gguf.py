@@ -11,6 +11,7 @@ import pytest
 import jaxnet as jn
 from jaxnet.interop import to_names
 from jaxnet.pretrained import decoder_table, load
+from jaxnet.pretrained import gguf as files
 from jaxnet.pretrained.gguf import GEMMA_NAMES, NAMES, PHI3_NAMES
 
 CONFIG = {
@@ -107,6 +108,20 @@ def test_a_file_is_the_model_that_was_written(kind, how, error, tmp_path):
     net, params, state = load(tmp_path / "model.gguf")
     found, _ = net.apply(params, state, IDS)
     assert np.abs(found - wanted).max() < error * np.abs(wanted).max()
+
+
+def test_factors_of_longrope_need_no_other_entry(tmp_path, monkeypatch):
+    written(tmp_path / "model.gguf", "phi3")
+    read = files.opened
+
+    def without_length(who, path):
+        fields, tensors = read(who, path)
+        del fields["phi3.rope.scaling.original_context_length"]
+        return fields, tensors
+
+    monkeypatch.setattr(files, "opened", without_length)
+    config, _ = files.read_gguf(tmp_path / "model.gguf")
+    assert config["rope_scaling"]["short_factor"] == FACTORS["short"]
 
 
 def test_what_is_not_known_is_named(tmp_path):
