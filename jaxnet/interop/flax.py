@@ -263,9 +263,16 @@ def from_nnx(
         # Without a key no random stream may be used; the streams' counters show whether one was.
         seeds = _seeds(streams_here, jax.random.key(0) if key is None else key)
         before = {path: seed.get_value() for path, seed in seeds.items()}
-        variables = seeds, _filled(params_here, params), _filled(state_here, state)
-        module = nnx.merge(structure, *map(nnx.from_flat_state, variables))
-        module.train() if train else module.eval()
+        module = nnx.merge(
+            structure,
+            nnx.from_flat_state(seeds),
+            nnx.from_flat_state(_filled(params_here, params)),
+            nnx.from_flat_state(_filled(state_here, state)),
+        )
+        if train:
+            module.train()
+        else:
+            module.eval()
         y = call(module, x, train)
         _, _, streams, state = _split(module)
         drawn = any(streams[path].get_value() is not value for path, value in before.items())
@@ -288,14 +295,18 @@ def _split(module: nnx.Module) -> tuple[Any, Variables, Variables, Variables]:
 
 def _nested(variables: Variables) -> dict:
     """Return nested dicts of arrays with string keys, since mixed keys cannot be sorted."""
-    values = {tuple(map(str, path)): variable.get_value() for path, variable in variables.items()}
+    values = {}
+    for path, variable in variables.items():
+        name = tuple(map(str, path))
+        values[name] = variable.get_value()
     return unflatten_dict(values)
 
 
 def _filled(variables: Variables, tree: dict) -> Variables:
-    names = {tuple(map(str, path)): path for path in variables}
-    values = flatten_dict(tree, is_leaf=lambda name, _: name in names)  # a value may be a dict
-    return {path: variables[path].replace(values[name]) for name, path in names.items()}
+    """Return variables with the values of nested dicts; the reverse of `_nested`."""
+    paths = {tuple(map(str, path)): path for path in variables}
+    values = flatten_dict(tree, is_leaf=lambda name, _: name in paths)  # a value may be a dict
+    return {path: variables[path].replace(values[name]) for name, path in paths.items()}
 
 
 def _seeds(streams: Variables, key: jax.Array) -> Variables:

@@ -160,7 +160,7 @@ def _result(equation: Any, operands: list[Shaped], shape: tuple[int, ...]) -> La
     layouts = {layout for _, layout in known}
     flat = any(isinstance(layout, tuple) for layout in layouts)
     one_number = len(shape) < 2 or shape[1:] == (1,)  # per example
-    if (flat or LOST in layouts) and one_number:
+    if one_number and (flat or LOST in layouts):
         return SAME
     if LOST in layouts or layouts >= {FIRST, LAST}:
         return LOST

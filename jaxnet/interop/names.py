@@ -135,14 +135,15 @@ def by_names(
     leaves, structure = jax.tree.flatten(specs)
     if len(found) < len(leaves):
         if key is None:
-            kept = [path for place, path in enumerate(paths) if place not in found]
+            missing = [path for place, path in enumerate(paths) if place not in found]
             raise ValueError(
-                f"by_names: needs a key to draw {', '.join(kept[:8])}, which are left out; write "
-                "by_names(..., key=jax.random.key(0))"
+                f"by_names: needs a key to draw {', '.join(missing[:8])}, which are left out; "
+                "write by_names(..., key=jax.random.key(0))"
             )
         checks.check_key(key, "by_names")
         leaves = jax.tree.leaves(net.init(key, x))
-    return jax.tree.unflatten(structure, [found.get(i, leaf) for i, leaf in enumerate(leaves)])
+    leaves = [found.get(place, leaf) for place, leaf in enumerate(leaves)]
+    return jax.tree.unflatten(structure, leaves)
 
 
 def _fits_any(patterns: Sequence[str], name: str) -> bool:
@@ -432,7 +433,11 @@ class _Row(NamedTuple):
         place = PLACE.search(name)
         if place is None:
             return [(name, self._undo(array))]
-        return [(_filled(name, {place[1]: str(i)}), self._undo(a)) for i, a in enumerate(array)]
+        found = []
+        for i, layer in enumerate(array):
+            name_of_layer = _filled(name, {place[1]: str(i)})
+            found.append((name_of_layer, self._undo(layer)))
+        return found
 
     def _undo(self, array: np.ndarray) -> Any:
         given: Any = array
@@ -448,8 +453,9 @@ class _Row(NamedTuple):
         return given if isinstance(given, _Piece) else np.asarray(given, order="C")
 
     def _one(self, names: list[str], shape: tuple, arrays: Mapping, used: set[str]) -> np.ndarray:
-        if lost := [name for name in names if name not in arrays]:
-            raise LookupError(f'the weights have no "{lost[0]}"{_near(lost[0], arrays)}')
+        for name in names:
+            if name not in arrays:
+                raise LookupError(f'the weights have no "{name}"{_near(name, arrays)}')
         used.update(names)
         given = [arrays[name] for name in names]
         words = " and ".join(f'"{name}"' for name in names)

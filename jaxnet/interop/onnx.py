@@ -90,7 +90,9 @@ def to_onnx(
     at_least("to_onnx", "batch", batch, optional=True)
     path = None if path is None else file_path("to_onnx", path)
     _check_float32({"params": params, "state": state, "x": x})
-    jax2onnx, onnx, runtime = (_package(name) for name in ("jax2onnx", "onnx", "onnxruntime"))
+    jax2onnx = _package("jax2onnx")
+    onnx = _package("onnx")
+    runtime = _package("onnxruntime")
     params, state = jax.tree.map(jnp.asarray, (params, state))
     spec, is_open = open_spec("to_onnx", x, batch)
     leaves, structure = jax.tree.flatten(spec)
@@ -139,8 +141,8 @@ def _wide(path: Any, leaf: Any) -> Any:
 
 def _pad(x: jax.Array, value: jax.Array, *, padding_config: Any) -> jax.Array:
     """Replace `lax.pad` by concatenation: jax2onnx 0.17 cannot pad an array of a variable size."""
+    inner = [(0, 0, between) for _, _, between in padding_config]
     if any(between for _, _, between in padding_config):
-        inner = [(0, 0, between) for _, _, between in padding_config]
         x = lax.pad(x, value, inner)
     for axis, (before, after, _) in enumerate(padding_config):
         first, last = max(-before, 0), x.shape[axis] - max(-after, 0)
@@ -196,9 +198,8 @@ def _compare(session: Any, names: list[str], given: list[np.ndarray], expected: 
     outputs = zip(session.get_outputs(), found, map(np.asarray, expected), strict=True)
     for output, ours, theirs in outputs:
         largest = np.abs(theirs).max(initial=1e-30, where=np.isfinite(theirs))
-        tolerance = TOLERANCE * largest
-        same_shape = ours.shape == theirs.shape
-        if not same_shape or not np.allclose(ours, theirs, rtol=0, atol=tolerance, equal_nan=True):
+        tolerance = {"rtol": 0, "atol": TOLERANCE * largest, "equal_nan": True}
+        if ours.shape != theirs.shape or not np.allclose(ours, theirs, **tolerance):
             raise ValueError(
                 f"to_onnx: the converted model and the net differ in {output.name}: {ours.shape} "
                 f"by more than {TOLERANCE:g} of the largest output"

@@ -635,11 +635,10 @@ def _check_decided(net: Layer, pairs: list[tuple[_Part, _Group]]) -> None:
     for ours, theirs, (part, group) in zip(*_short_names(pairs), pairs, strict=True):
         if ours == theirs:
             continue
-        outer, their_outer = ours.rpartition(".")[0], theirs.rpartition(".")[0]
-        place = outer if outer == their_outer else None  # the same module on both sides
-        alike.setdefault((*_shapes(part, group), place), []).append(
-            _Named(ours, theirs, part, group)
-        )
+        outer = ours.rpartition(".")[0]
+        same_module = outer == theirs.rpartition(".")[0]
+        key = (*_shapes(part, group), outer if same_module else None)
+        alike.setdefault(key, []).append(_Named(ours, theirs, part, group))
     unclear = []
     for same in alike.values():
         for first, second in pairwise(same):
@@ -775,7 +774,8 @@ def _check(net: Layer, part: _Part, group: _Group) -> None:
             f"with {', '.join(part.entries)}"
         )
     theirs = _to_theirs(_blank(part.entries), part._replace(order=None))
-    expected, got = sorted(theirs), sorted(group.entries)
+    expected = sorted(theirs)
+    got = sorted(group.entries)
     if expected != got:
         raise ValueError(
             f"{where}: expected {', '.join(expected)}, got {', '.join(got)}. If the orders "
@@ -804,7 +804,10 @@ def _ordered(entries: Entries, part: _Part, order: np.ndarray | None) -> Entries
     if order is None:
         return entries
     permuted = set(entries) if part.kind in NORMS else {"kernel"}
-    return {name: a[order] if name in permuted else a for name, a in entries.items()}
+    found = dict(entries)
+    for name in permuted & entries.keys():
+        found[name] = entries[name][order]
+    return found
 
 
 def _grouped(entries: Entries, part: _Part, *, back: bool = False) -> Entries:
@@ -815,19 +818,22 @@ def _grouped(entries: Entries, part: _Part, *, back: bool = False) -> Entries:
     if groups == 1:
         return entries
     # ours (*window, inputs / groups, features), theirs (*window, inputs, features / groups)
-    axes = (-2, -1) if back else (-1, -2)
-    kernel = np.concatenate(np.split(entries["kernel"], groups, axes[0]), axes[1])
-    return {**entries, "kernel": kernel}
+    divided, joined = (-2, -1) if back else (-1, -2)
+    parts = np.split(entries["kernel"], groups, divided)
+    return {**entries, "kernel": np.concatenate(parts, joined)}
 
 
 def _to_theirs(ours: Entries, part: _Part) -> Entries:
-    return CONVERSIONS[part.kind].to_theirs(_grouped(_ordered(ours, part, part.order), part))
+    ordered = _ordered(ours, part, part.order)
+    grouped = _grouped(ordered, part)
+    return CONVERSIONS[part.kind].to_theirs(grouped)
 
 
 def _to_ours(theirs: Entries, part: _Part) -> Entries:
     ours = CONVERSIONS[part.kind].to_ours(theirs, _blank(part.entries))
+    grouped = _grouped(ours, part, back=True)
     order = None if part.order is None else np.argsort(part.order)
-    return _ordered(_grouped(ours, part, back=True), part, order)
+    return _ordered(grouped, part, order)
 
 
 def _distance(mine: np.ndarray, theirs: np.ndarray) -> float:

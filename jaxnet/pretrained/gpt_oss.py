@@ -73,7 +73,7 @@ def mxfp4(blocks: np.ndarray, scales: np.ndarray) -> np.ndarray:
       >>> mxfp4(blocks, np.full((1, 1, 1), 128, np.uint8))[0, :4, 0].tolist()
       [0.0, 2.0, 0.0, 2.0]
     """
-    if any(array.dtype != np.uint8 for array in (blocks, scales)):
+    if blocks.dtype != np.uint8 or scales.dtype != np.uint8:
         raise ValueError(f"expected bytes (uint8), got {blocks.dtype} and {scales.dtype}")
     if blocks.ndim != 4 or blocks.shape != (*scales.shape, 16):
         raise ValueError("expected (experts, outputs, inputs / 32, 16) and its first three axes")

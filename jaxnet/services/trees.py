@@ -129,8 +129,12 @@ def differences(expected: Mapping[str, Any], given: Mapping[str, Any]) -> Differ
       >>> differences({"a": (2,), "b": (3,)}, {"b": (3,), "c": ()})
       {'a': ((2,), None), 'c': (None, ())}
     """
-    pairs = {path: (expected.get(path), given.get(path)) for path in [*expected, *given]}
-    return {path: (want, have) for path, (want, have) in pairs.items() if want != have}
+    found = {}
+    for path in [*expected, *given]:
+        want, have = expected.get(path), given.get(path)
+        if want != have:
+            found[path] = want, have
+    return found
 
 
 def as_lines(found: Differences, inside: Path = (), most: int | None = None) -> list[str]:
