@@ -12,7 +12,8 @@ from tests.layers.test_attention import random_params, run
 @pytest.mark.slow
 @pytest.mark.parametrize("mask", [(), (jnp.array([2, 5]),)], ids=["whole", "lengths"])
 def test_keys_computed_once_give_the_same(mask, x64):
-    queries, memory = jnp.asarray(draw(2, 3, 4)), jnp.asarray(draw(2, 5, 7, seed=1))
+    queries = jnp.asarray(draw(2, 3, 4))
+    memory = jnp.asarray(draw(2, 5, 7, seed=1))
     layer = jn.layers.additive_attention(6, return_weights=True)
     params = random_params(layer, (queries, memory, *mask))
     whole = run(layer, params, (queries, memory, *mask))
@@ -29,7 +30,8 @@ def inits(*given, **projected):
     return layer.init(jax.random.key(0), (*given, projected) if projected else given)
 
 
-QUERIES, MEMORY = jn.spec((2, 3, 4)), jn.spec((2, 5, 7))
+QUERIES = jn.spec((2, 3, 4))
+MEMORY = jn.spec((2, 5, 7))
 KEYS = jn.spec((2, 5, 3))
 
 

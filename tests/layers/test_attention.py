@@ -38,14 +38,19 @@ def test_a_window_of_one_number_is_that_of_both_sides(x64):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("layer", [
-    jn.multi_head_attention(2, kv_heads=1),
-    jn.multi_head_attention(2, rotary=True, causal=True),
-    jn.transformer_block(2, 16),
-], ids=["grouped", "causal", "block"])  # fmt: skip
+@pytest.mark.parametrize(
+    "layer",
+    [
+        jn.multi_head_attention(2, kv_heads=1),
+        jn.multi_head_attention(2, rotary=True, causal=True),
+        jn.transformer_block(2, 16),
+    ],
+    ids=["grouped", "causal", "block"],
+)
 def test_padding_never_changes_a_result(layer):
     """Neither what it holds, nor how much of it there is; and it gets no gradient."""
-    x, lengths = draw(2, 6, 8).astype(np.float32), np.array([4, 3])
+    x = draw(2, 6, 8).astype(np.float32)
+    lengths = np.array([4, 3])
     params, _ = jit_init(layer, jax.random.key(0), x)
 
     @jax.jit
@@ -60,7 +65,9 @@ def test_padding_never_changes_a_result(layer):
     longer = values(np.pad(x, ((0, 0), (0, 5), (0, 0)), constant_values=-7.0))
     np.testing.assert_allclose(np.asarray(longer)[:, :6], wanted, rtol=1e-5, atol=1e-6)
     grad = jax.device_get(jax.jit(jax.grad(lambda x: jnp.square(values(x)).sum()))(x))
-    assert not grad[0, 4:].any() and not grad[1, 3:].any() and grad[1, 2].any()
+    assert not grad[0, 4:].any()
+    assert not grad[1, 3:].any()
+    assert grad[1, 2].any()
 
 
 @pytest.mark.slow
@@ -80,9 +87,14 @@ def test_rows_that_see_nothing_are_zero_and_finite(make, dtype):
     slopes = jax.jit(jax.grad(loss, argnums=(0, 1, 2), has_aux=True))
     grads, (y, weights) = jax.device_get(slopes(params, queries, memory))
     assert y.dtype == weights.dtype == dtype
-    assert not y[0].any() and not weights[0].any() and y[1].all() and weights[1].all()
+    assert not y[0].any()
+    assert not weights[0].any()
+    assert y[1].all()
+    assert weights[1].all()
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(grads))
-    assert not grads[1][0].any() and not grads[2][0].any() and grads[2][1].any()
+    assert not grads[1][0].any()
+    assert not grads[2][0].any()
+    assert grads[2][1].any()
     with jax.debug_nans(True):  # none on the way either
         jit_apply(layer, params, {}, (queries, memory, lengths))
 
@@ -94,8 +106,10 @@ def test_a_single_row_or_head_that_sees_nothing():
     mask = np.ones((1, 2, 3, 3), bool)
     mask[0, :, 1] = mask[0, 0, 2] = False
     y, weights = run(layer, params, (x, mask))
-    assert not y[0, 1].any() and y[0, 0].all()
-    assert not weights[0, :, 1].any() and not weights[0, 0, 2].any()
+    assert not y[0, 1].any()
+    assert y[0, 0].all()
+    assert not weights[0, :, 1].any()
+    assert not weights[0, 0, 2].any()
     np.testing.assert_allclose(weights.sum(-1)[0], [[1, 0, 0], [1, 0, 1]], rtol=1e-6)
     out = params["out"]  # at place 2 the second head speaks alone
     v = np.einsum("tf,fd->td", x[0], params["value"]["kernel"][:, 1]) + params["value"]["bias"][1]
@@ -121,7 +135,8 @@ def test_dropout_falls_on_the_weights():
     parts = np.einsum("hd,hdf->hf", v, params["out"]["kernel"])  # (heads, features)
     shares = np.linalg.lstsq(parts.T, np.asarray(y).reshape(-1, 4).T, rcond=None)[0]
     assert abs(shares.mean() - 1) < 4 * np.sqrt(1 / 3 / 40 / shares.size)
-    assert 0.9 < shares.var() / (1 / 3 / 40) < 1.1 and ratio.std() > 0
+    assert 0.9 < shares.var() / (1 / 3 / 40) < 1.1
+    assert ratio.std() > 0
     # Each share is a count of kept weights over 40 * 0.75.
     np.testing.assert_allclose(shares * 30, np.round(shares * 30), atol=1e-3)
 
@@ -146,7 +161,10 @@ def for_cuda(monkeypatch):
 
     monkeypatch.setattr(attention.ops, "fits_cudnn", lambda *given: True)
     monkeypatch.setattr(attention.ops, "fused_attention", stand_in)
-    choose = lambda *given, cuda, default: cuda(*given)  # noqa: E731
+
+    def choose(*given, cuda, default):
+        return cuda(*given)
+
     monkeypatch.setattr(jax.lax, "platform_dependent", choose)
     return calls
 
@@ -155,10 +173,18 @@ BITS = np.random.default_rng(0).random((3, 1, 6, 6)) < 0.6
 
 
 @pytest.mark.fast_cases("{}-lengths", "{}-booleans", "{}-segments")
-@pytest.mark.parametrize("mask", [
-    None, jnp.array([3, 0, 6]), BITS, BITS[:, :, :1],
-    BITS & (np.arange(3) != 1).reshape(3, 1, 1, 1), jnp.array([[1, 1, 2, 2, 2, 0]] * 3),
-], ids=["all", "lengths", "booleans", "padding", "nothing", "segments"])  # fmt: skip
+@pytest.mark.parametrize(
+    "mask",
+    [
+        None,
+        jnp.array([3, 0, 6]),
+        BITS,
+        BITS[:, :, :1],
+        BITS & (np.arange(3) != 1).reshape(3, 1, 1, 1),
+        jnp.array([[1, 1, 2, 2, 2, 0]] * 3),
+    ],
+    ids=["all", "lengths", "booleans", "padding", "nothing", "segments"],
+)
 @pytest.mark.parametrize(
     "options", [{}, {"causal": True}, {"causal": True, "window": 2}, {"scale": 0.5}], ids=str
 )
@@ -177,9 +203,16 @@ def test_the_fused_call_is_the_same_attention(options, mask, monkeypatch):
     assert len(calls) == 1
 
 
-@pytest.mark.parametrize("options", [
-    {"value_size": 4}, {"window": 2}, {"softcap": 3.0}, {"return_weights": True},
-], ids=str)  # fmt: skip
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"value_size": 4},
+        {"window": 2},
+        {"softcap": 3.0},
+        {"return_weights": True},
+    ],
+    ids=str,
+)
 def test_the_fused_call_is_not_asked_for_what_it_lacks(options, monkeypatch):
     calls = for_cuda(monkeypatch)
     x = jn.spec((2, 6, 16))
@@ -191,10 +224,14 @@ def test_the_fused_call_is_not_asked_for_what_it_lacks(options, monkeypatch):
 
 def test_the_machine_that_compiles_chooses_the_kernel(monkeypatch):
     """A program that is traced on a machine without a GPU, for one with and one without."""
-    marked = lambda q, *rest, **options: jnp.sin(q)  # noqa: E731
+
+    def marked(q, *rest, **options):
+        return jnp.sin(q)
+
     monkeypatch.setattr(attention.ops, "fits_cudnn", lambda *given: True)
     monkeypatch.setattr(attention.ops, "fused_attention", marked)
-    x, layer = jn.spec((2, 6, 16)), jn.multi_head_attention(2)
+    x = jn.spec((2, 6, 16))
+    layer = jn.multi_head_attention(2)
     params, _ = jax.eval_shape(layer.init, jax.random.key(0), x)
     traced = jax.jit(lambda params, x: layer.apply(params, {}, x)[0]).trace(params, x)
     found = {p: "sine" in traced.lower(lowering_platforms=(p,)).as_text() for p in ("cuda", "cpu")}
@@ -209,11 +246,13 @@ def inits(layer, *given):
 
 
 def masked(mask):
-    layer, x = mha(2), jnp.ones((2, 5, 6))
+    layer = mha(2)
+    x = jnp.ones((2, 5, 6))
     return layer.apply(layer.init(jax.random.key(0), x)[0], {}, (x, mask))
 
 
-mha, ROW = jn.multi_head_attention, jn.spec((2, 5, 6))
+mha = jn.multi_head_attention
+ROW = jn.spec((2, 5, 6))
 
 
 test_refusals = pytest.mark.slow(refuses([
@@ -250,8 +289,11 @@ test_refusals = pytest.mark.slow(refuses([
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("layer", [jn.multi_head_attention(2), jn.layers.additive_attention(4)],
-                         ids=lambda layer: layer.name)  # fmt: skip
+@pytest.mark.parametrize(
+    "layer",
+    [jn.multi_head_attention(2), jn.layers.additive_attention(4)],
+    ids=lambda layer: layer.name,
+)
 @pytest.mark.parametrize("lengths", [[5, 99], [-3, 5]], ids=str)
 def test_lengths_beyond_the_places_raise(layer, lengths):
     given = draw(2, 3, 4), draw(2, 5, 6), np.array(lengths)
@@ -268,7 +310,8 @@ def test_lengths_beyond_the_places_raise(layer, lengths):
 @pytest.mark.parametrize("make", [jn.layers.additive_attention, jn.multi_head_attention])
 def test_a_bias_that_diverged_reaches_the_output(make):
     """One NaN of the bias gives NaN; a whole row of them does not give zeros."""
-    x, layer = draw(2, 3, 4).astype(np.float32), make(2)
+    x = draw(2, 3, 4).astype(np.float32)
+    layer = make(2)
     bias = np.zeros((1, 1, 3, 3), np.float32)
     params, _ = jit_init(layer, jax.random.key(0), (x, x, bias))
 
@@ -280,13 +323,17 @@ def test_a_bias_that_diverged_reaches_the_output(make):
     for columns in (slice(2, 3), slice(None)):
         bias[..., 0, columns] = np.nan
         by_bias, y = jax.device_get(slope(bias))
-        assert np.isnan(y[:, 0]).all() and np.isfinite(y[:, 1:]).all()
-        assert np.isnan(by_bias[..., 0, columns]).all() and np.isfinite(by_bias[..., 1:, :]).all()
+        assert np.isnan(y[:, 0]).all()
+        assert np.isfinite(y[:, 1:]).all()
+        assert np.isnan(by_bias[..., 0, columns]).all()
+        assert np.isfinite(by_bias[..., 1:, :]).all()
 
 
 @pytest.mark.parametrize("make", [jn.layers.additive_attention, jn.multi_head_attention])
 def test_nan_in_the_padding_of_a_memory_reaches_no_output(make):
-    x, layer, lengths = draw(2, 3, 4).astype(np.float32), make(2), np.array([3, 2])
+    x = draw(2, 3, 4).astype(np.float32)
+    layer = make(2)
+    lengths = np.array([3, 2])
     params, _ = jit_init(layer, jax.random.key(0), (x, x, lengths))
     bad = np.where(np.arange(3)[:, None] < lengths[:, None, None], x, np.nan)
     y, wanted = (jit_apply(layer, params, {}, (x, memory, lengths))[0] for memory in (bad, x))
@@ -332,13 +379,19 @@ def in_blocks(monkeypatch):
 
 
 @pytest.mark.fast_cases("relative-causal")
-@pytest.mark.parametrize("options", [
-    {"causal": True}, {"window": (5, 2), "kv_heads": 1, "rotary": True},
-], ids=["causal", "window"])  # fmt: skip
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"causal": True},
+        {"window": (5, 2), "kv_heads": 1, "rotary": True},
+    ],
+    ids=["causal", "window"],
+)
 @pytest.mark.parametrize("bias", [alibi, jn.compose(relative)], ids=["alibi", "relative"])
 def test_a_bias_by_positions_is_a_mask_of_its_numbers(bias, options, in_blocks):
     """Values and gradients with all scores and in blocks, with and without lengths."""
-    x, at = jnp.asarray(draw(2, 40, 8), jnp.float32), jnp.arange(40)
+    x = jnp.asarray(draw(2, 40, 8), jnp.float32)
+    at = jnp.arange(40)
     layer, plain = (jn.multi_head_attention(2, bias=b, **options) for b in (bias, None))
     params = jax.tree.map(jnp.float32, random_params(layer, x))
 
@@ -358,7 +411,7 @@ def test_a_bias_by_positions_is_a_mask_of_its_numbers(bias, options, in_blocks):
     for on, (given, floats) in itertools.product((0, 1), ((None, 0.0), (lengths, free))):
         in_blocks(on)
         wanted = slopes(None, plain, jnp.broadcast_to(floats, (2, 1, 1, 40)))
-        close(slopes(given, layer), wanted, 1e-3)  # fmt: skip
+        close(slopes(given, layer), wanted, 1e-3)
 
 
 def test_a_bias_that_reads_integers_of_the_program(in_blocks):
@@ -370,9 +423,10 @@ def test_a_bias_that_reads_integers_of_the_program(in_blocks):
         def bias(positions):
             return jnp.where(ids[:, None, None, positions[1]] == 3, slope, 0.0)
 
-        return m(jn.multi_head_attention(2, bias=bias), m(jn.embedding(5, 4), ids))  # fmt: skip
+        return m(jn.multi_head_attention(2, bias=bias), m(jn.embedding(5, 4), ids))
 
-    layer, ids = jn.compose(net), np.arange(40).reshape(1, 40) % 5
+    layer = jn.compose(net)
+    ids = np.arange(40).reshape(1, 40) % 5
     params, _ = jit_init(layer, jax.random.key(0), ids)
     found = []
     for on in (0, 1):
@@ -388,7 +442,8 @@ def test_a_bias_by_positions_in_a_stream(window, in_blocks):
     x = jnp.asarray(draw(2, 40, 8), jnp.float32)
     layer = jn.multi_head_attention(2, causal=True, window=window, bias=jn.compose(relative))
     params, _ = layer.init(jax.random.key(0), x)
-    wanted, stream = run(layer, params, x), jn.stream(layer, None if window else 40)
+    wanted = run(layer, params, x)
+    stream = jn.stream(layer, None if window else 40)
     for on in (0, 1):
         in_blocks(on)
         state, outputs = jn.start_stream(stream, x), []
@@ -398,9 +453,14 @@ def test_a_bias_by_positions_in_a_stream(window, in_blocks):
         np.testing.assert_allclose(jnp.concatenate(outputs, 1), wanted, 1e-4, 1e-5)
 
 
-@pytest.mark.parametrize("options", [
-    {}, {"window": (7, 0), "kv_heads": 2, "rotary": True, "softcap": 2.0},
-], ids=["causal", "window"])  # fmt: skip
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"window": (7, 0), "kv_heads": 2, "rotary": True, "softcap": 2.0},
+    ],
+    ids=["causal", "window"],
+)
 def test_sinks_take_a_share_of_the_weights(options, in_blocks):
     """They are keys whose score is a param and whose value is 0; in a call and in a stream."""
     x = jnp.asarray(draw(2, 40, 8) / 4, jnp.float32)
@@ -415,7 +475,8 @@ def test_sinks_take_a_share_of_the_weights(options, in_blocks):
         q, k, v = (jnp.tensordot(x, one["kernel"], 1) + one["bias"] for one in named)
         k, v = (jnp.repeat(a, 4 // a.shape[2], 2) for a in (k, v))
         if options:
-            q, k = jn.rotary(q, at), jn.rotary(k, at)
+            q = jn.rotary(q, at)
+            k = jn.rotary(k, at)
         scores = jnp.einsum("bthd,bshd->bhts", q, k) / 2**0.5
         scores = 2 * jnp.tanh(scores / 2) if options else scores
         e = jnp.where(seen, jnp.exp(scores), 0)

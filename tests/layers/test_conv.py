@@ -36,12 +36,16 @@ def output_shape(layer, shape):
     return jax.eval_shape(run, jn.spec(shape)).shape
 
 
-@pytest.mark.parametrize("layer, x, y", [
-    (jn.conv(96, 11, strides=4, padding="VALID"), (2, 227, 227, 3), (2, 55, 55, 96)),
-    (jn.conv(5, (2, 3, 4), padding=((0, 1), 1, (2, 1))), (2, 4, 5, 6, 3), (2, 4, 5, 6, 5)),
-    (jn.conv(5, 3, padding="CAUSAL", dilation=4), (2, 9, 3), (2, 9, 5)),
-    (jn.conv_transpose(5, 4, strides=2, padding="VALID"), (2, 7, 3), (2, 16, 5)),
-], ids=["alexnet", "explicit", "past", "up valid"])  # fmt: skip
+@pytest.mark.parametrize(
+    "layer, x, y",
+    [
+        (jn.conv(96, 11, strides=4, padding="VALID"), (2, 227, 227, 3), (2, 55, 55, 96)),
+        (jn.conv(5, (2, 3, 4), padding=((0, 1), 1, (2, 1))), (2, 4, 5, 6, 3), (2, 4, 5, 6, 5)),
+        (jn.conv(5, 3, padding="CAUSAL", dilation=4), (2, 9, 3), (2, 9, 5)),
+        (jn.conv_transpose(5, 4, strides=2, padding="VALID"), (2, 7, 3), (2, 16, 5)),
+    ],
+    ids=["alexnet", "explicit", "past", "up valid"],
+)
 def test_shapes(layer, x, y):
     assert output_shape(layer, x) == y
 
@@ -58,9 +62,14 @@ def test_fresh_outputs_have_variance_near_one():
 # Parity with PyTorch: values and gradients.
 
 
-@pytest.mark.parametrize("stride, padding, output_padding, dilation, groups", [
-    (1, 0, 0, 1, 1), (2, 1, 1, 1, 3), (3, 2, 1, 2, 1),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "stride, padding, output_padding, dilation, groups",
+    [
+        (1, 0, 0, 1, 1),
+        (2, 1, 1, 1, 3),
+        (3, 2, 1, 2, 1),
+    ],
+)
 def test_conv_transpose_is_that_of_pytorch(x64, stride, padding, output_padding, dilation, groups):
     torch = pytest.importorskip("torch", reason="parity with torch 2.13.0")
     rng = np.random.default_rng(0)
@@ -81,7 +90,10 @@ def test_conv_transpose_is_that_of_pytorch(x64, stride, padding, output_padding,
     layer = jn.conv_transpose(6, (4, 3), **options, use_bias=False)
     params = {"kernel": jnp.array(kernel(w))}
     last = [np.moveaxis(np.asarray(a), 1, -1) for a in (x.detach(), y.detach(), x.grad, cotangent)]
-    run = lambda given: layer.apply(given[0], {}, given[1])[0]  # noqa: E731
+
+    def run(given):
+        return layer.apply(given[0], {}, given[1])[0]
+
     found = jit_pull(run, (params, last[0]), last[3])
     close(found, (last[1], ({"kernel": kernel(w.grad)}, last[2])), 1e-10)
 
@@ -99,19 +111,21 @@ def test_conv_transpose_is_that_of_flax(x64, padding, window, strides):
     close(jit_apply(ours, params, {}, x)[0], jax.jit(theirs.apply)({"params": params}, x), 1e-10)
 
 
-@refused([
-    (lambda: jn.conv(0, 3), None, "conv: features must be at least 1, got 0"),
-    (lambda: jn.conv(4, 3, groups=0), None, "conv: groups must be at least 1, got 0"),
-    (lambda: jn.conv(5, 3, groups=2), None, "conv: 2 groups must divide the 5 features"),
-    (lambda: jn.conv(4, 3, groups=2), (2, 8, 8, 3), "2 groups must divide the 3 inputs"),
-    (lambda: jn.conv(4, 3), (28, 28), r"conv: expected an input of .*x\[None\]"),
-    (lambda: jn.conv(4, (3, 3)), (2, 8, 3), "kernel_size needs 1 entries.*got .3, 3."),
-    (lambda: jn.conv(4, b"x"), None, "kernel_size must be whole numbers"),
-    (lambda: jn.conv(4, 3, padding=(1, 2)), (2, 8, 3), r"got \(1, 2\)"),
-    (lambda: jn.conv(4, 3, padding="CAUSAL"), (2, 8, 8, 3), "for one spatial axis"),
-    (lambda: jn.conv(4, 9, padding="VALID"), (2, 8, 8, 3), r"window of \(9, 9\).*smaller"),
-    (lambda: jn.conv_transpose(4, 3, padding="CAUSAL"), (2, 8, 3), "no transpose"),
-    (lambda: jn.depthwise_conv(3, multiplier=0), None, "multiplier must be at least 1"),
-])  # fmt: skip
+@refused(
+    [
+        (lambda: jn.conv(0, 3), None, "conv: features must be at least 1, got 0"),
+        (lambda: jn.conv(4, 3, groups=0), None, "conv: groups must be at least 1, got 0"),
+        (lambda: jn.conv(5, 3, groups=2), None, "conv: 2 groups must divide the 5 features"),
+        (lambda: jn.conv(4, 3, groups=2), (2, 8, 8, 3), "2 groups must divide the 3 inputs"),
+        (lambda: jn.conv(4, 3), (28, 28), r"conv: expected an input of .*x\[None\]"),
+        (lambda: jn.conv(4, (3, 3)), (2, 8, 3), "kernel_size needs 1 entries.*got .3, 3."),
+        (lambda: jn.conv(4, b"x"), None, "kernel_size must be whole numbers"),
+        (lambda: jn.conv(4, 3, padding=(1, 2)), (2, 8, 3), r"got \(1, 2\)"),
+        (lambda: jn.conv(4, 3, padding="CAUSAL"), (2, 8, 8, 3), "for one spatial axis"),
+        (lambda: jn.conv(4, 9, padding="VALID"), (2, 8, 8, 3), r"window of \(9, 9\).*smaller"),
+        (lambda: jn.conv_transpose(4, 3, padding="CAUSAL"), (2, 8, 3), "no transpose"),
+        (lambda: jn.depthwise_conv(3, multiplier=0), None, "multiplier must be at least 1"),
+    ]
+)
 def test_messages(make, shape):
     output_shape(make(), shape)

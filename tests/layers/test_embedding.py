@@ -17,18 +17,25 @@ IDS = jnp.array([[1, 5, 0], [10, 5, 2]])
 
 def test_padding_idx_equals_torch(x64, torch):
     """The vector of the padding is drawn as zeros and has no gradient, whatever it is later."""
-    table, c = draw(11, 4), draw(2, 3, 4, seed=1)
+    table = draw(11, 4)
+    c = draw(2, 3, 4, seed=1)
     given = torch.tensor(table, requires_grad=True)
     out = torch.nn.functional.embedding(torch.tensor(IDS.tolist()), given, padding_idx=0)
     (out * torch.tensor(c)).sum().backward()
     layer = jn.embedding(11, 4, padding_idx=0)
-    loss = lambda table: (layer.apply({"embedding": table}, {}, IDS)[0] * c).sum()  # noqa: E731
+
+    def loss(table):
+        return (layer.apply({"embedding": table}, {}, IDS)[0] * c).sum()
+
     value, grad = jax.jit(jax.value_and_grad(loss))(jnp.asarray(table))
     np.testing.assert_allclose(value, (out.detach().numpy() * c).sum(), rtol=1e-10)
     np.testing.assert_allclose(grad, given.grad, rtol=1e-10)
-    assert (IDS == 0).any() and not grad[0].any() and grad[5].all()  # 5 comes twice
+    assert (IDS == 0).any()
+    assert not grad[0].any()
+    assert grad[5].all()  # 5 comes twice
     drawn = layer.init(jax.random.key(0), IDS)[0]["embedding"]
-    assert not drawn[0].any() and drawn[4].any()
+    assert not drawn[0].any()
+    assert drawn[4].any()
 
 
 def test_a_fresh_table_has_variance_1_over_features():
@@ -52,9 +59,11 @@ def test_ids_out_of_range(wrong):
         return layer.apply(params, state, ids)[0]
 
     y = run(params, ids)
-    assert jnp.isnan(y[1, 2]).all() and jnp.isfinite(y).sum() == 20
+    assert jnp.isnan(y[1, 2]).all()
+    assert jnp.isfinite(y).sum() == 20
     grad = jax.jit(jax.grad(lambda p: jnp.nansum(run(p, ids))))(params)["embedding"]
-    assert jnp.isfinite(grad).all() and grad.sum() == 20
+    assert jnp.isfinite(grad).all()
+    assert grad.sum() == 20
 
 
 @pytest.mark.slow
@@ -85,7 +94,8 @@ def test_tied_logits_of_a_fresh_table_have_variance_1():
 
 
 def test_sinusoidal_positions_one_at_a_time_and_in_bfloat16():
-    layer, x = jn.layers.sinusoidal_positions(), jnp.zeros((2, 400, 6))
+    layer = jn.layers.sinusoidal_positions()
+    x = jnp.zeros((2, 400, 6))
     whole, _ = jit_apply(layer, {}, {}, x)
     one, _ = jit_apply(layer, {}, {}, (x[:, 0], jnp.array([399, 3])))
     np.testing.assert_allclose(one, jnp.stack([whole[0, 399], whole[1, 3]]), atol=1e-6)
@@ -95,7 +105,8 @@ def test_sinusoidal_positions_one_at_a_time_and_in_bfloat16():
 
 def test_rotary_of_neighbors_and_of_a_part(x64):
     """Interleaved pairs are rotated as complex numbers; features beyond `size` stay."""
-    x, positions = draw(2, 5, 3, 10), np.array([[0, 1, 2, 3, 4], [7, 0, 2, 9, 4]])
+    x = draw(2, 5, 3, 10)
+    positions = np.array([[0, 1, 2, 3, 4], [7, 0, 2, 9, 4]])
     options = {"base": 100.0, "size": 6}
     for more in {"interleaved": True}, {}:
         rotated = jax.jit(partial(jn.rotary, **options, **more))(x, positions)
@@ -113,9 +124,11 @@ def test_a_table_of_numpy_and_a_list_of_positions():
     table = draw(11, 4).astype(np.float32)
     layer = jn.embedding(11, 4, padding_idx=0, embedding_init=lambda *_: table)
     params, _ = layer.init(jax.random.key(0), IDS)
-    assert (params["embedding"][0] == 0).all() and (params["embedding"][1:] == table[1:]).all()
+    assert (params["embedding"][0] == 0).all()
+    assert (params["embedding"][1:] == table[1:]).all()
     layer = jn.learned_positions(5)
-    x, places = jnp.ones((2, 3, 4)), jnp.array([[0, 1, 2], [4, 3, 2]])
+    x = jnp.ones((2, 3, 4))
+    places = jnp.array([[0, 1, 2], [4, 3, 2]])
     params, state = layer.init(jax.random.key(0), (x, places))
     as_tuple, _ = layer.apply(params, state, (x, places))
     assert (layer.apply(params, state, [x, places])[0] == as_tuple).all()
@@ -125,8 +138,10 @@ def inits(layer, *given):
     return layer.init(jax.random.key(0), given if len(given) > 1 else given[0])
 
 
-WORDS, PLACES = jn.embedding(11, 4), jn.learned_positions(7)
-WAVES, HEADS = jn.layers.sinusoidal_positions(), jnp.ones((1, 3, 2, 4))
+WORDS = jn.embedding(11, 4)
+PLACES = jn.learned_positions(7)
+WAVES = jn.layers.sinusoidal_positions()
+HEADS = jnp.ones((1, 3, 2, 4))
 
 
 test_refusals = refuses([

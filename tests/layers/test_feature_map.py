@@ -42,8 +42,10 @@ def test_rbf_far_from_the_origin():
 
 def test_rbf_begins_with_its_width_and_normal_centers():
     params, _ = rbf(500, width=3.0).init(KEY, jn.spec((2, 40)))
-    assert params["width"] == 3 and params["centers"].shape == (500, 40)
-    assert 0.98 < params["centers"].std() < 1.02 and abs(params["centers"].mean()) < 0.03
+    assert params["width"] == 3
+    assert params["centers"].shape == (500, 40)
+    assert 0.98 < params["centers"].std() < 1.02
+    assert abs(params["centers"].mean()) < 0.03
 
 
 # random_fourier
@@ -66,10 +68,13 @@ def test_random_fourier_approximates_the_gaussian_kernel(bandwidth=0.7):
 
 def test_random_fourier_draws_as_it_says():
     params, _ = random_fourier(4000, 0.5).init(KEY, jn.spec((2, 3)))
-    assert params["kernel"].shape == (3, 4000) and params["bias"].shape == (4000,)
+    assert params["kernel"].shape == (3, 4000)
+    assert params["bias"].shape == (4000,)
     assert 1.96 < params["kernel"].std() < 2.04  # 1 / bandwidth
     bias = params["bias"] / math.pi
-    assert -1 <= bias.min() < -0.99 and 0.99 < bias.max() <= 1 and abs(bias.mean()) < 0.04
+    assert -1 <= bias.min() < -0.99
+    assert 0.99 < bias.max() <= 1
+    assert abs(bias.mean()) < 0.04
     assert 0.56 < bias.std() < 0.60  # 1 / sqrt(3)
     assert abs(np.corrcoef(params["kernel"][0], params["bias"])[0, 1]) < 0.06
 
@@ -83,14 +88,19 @@ def test_frozen_waves_stay():
     assert (grads["dense"]["kernel"] != 0).all()
 
 
-test_messages = refuses([
-    (lambda: polynomial(0), "polynomial: degree must be at least 1, got 0"),
-    (lambda: rbf(0), "rbf: features must be at least 1, got 0"),
-    (lambda: rbf(3, width=0.0), r"rbf: width must be in \(0, inf\), got 0.0"),
-    (lambda: random_fourier(0), "random_fourier: features must be at least 1, got 0"),
-    (lambda: random_fourier(3, -1.0), r"random_fourier: bandwidth must be in \(0, inf\), got -1.0"),
-    (lambda: polynomial(2).init(KEY, jn.spec((3,))), r"polynomial: expected .* got \(3,\)"),
-])  # fmt: skip
+test_messages = refuses(
+    [
+        (lambda: polynomial(0), "polynomial: degree must be at least 1, got 0"),
+        (lambda: rbf(0), "rbf: features must be at least 1, got 0"),
+        (lambda: rbf(3, width=0.0), r"rbf: width must be in \(0, inf\), got 0.0"),
+        (lambda: random_fourier(0), "random_fourier: features must be at least 1, got 0"),
+        (
+            lambda: random_fourier(3, -1.0),
+            r"random_fourier: bandwidth must be in \(0, inf\), got -1.0",
+        ),
+        (lambda: polynomial(2).init(KEY, jn.spec((3,))), r"polynomial: expected .* got \(3,\)"),
+    ]
+)
 
 
 def test_products_of_integers_do_not_wrap():

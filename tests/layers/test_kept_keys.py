@@ -21,7 +21,8 @@ def test_a_full_stream_raises_and_gives_nan_inside_jit():
     stream = jn.stream(net, 4)
     state = jn.start_stream(stream, x, state)
     y, _ = jax.jit(stream.apply)(params, state, x)
-    assert np.isfinite(y[:, :4]).all() and np.isnan(y[:, 4:]).all()
+    assert np.isfinite(y[:, :4]).all()
+    assert np.isnan(y[:, 4:]).all()
     _, state = stream.apply(params, state, x[:, :4])
     with pytest.raises(ValueError, match="multi_head_attention: the stream has 4 steps"):
         stream.apply(params, state, x[:, :1])
@@ -29,7 +30,8 @@ def test_a_full_stream_raises_and_gives_nan_inside_jit():
     state = jn.start_stream(windowed, x)
     for _ in range(3):
         y, state = windowed.apply(params, state, x)
-    assert np.isfinite(y).all() and state["keys"].shape == (2, 4, 1, 2)
+    assert np.isfinite(y).all()
+    assert state["keys"].shape == (2, 4, 1, 2)
 
 
 @pytest.mark.slow
@@ -41,5 +43,6 @@ def test_kept_keys_may_be_narrow():
     stream = jn.stream(net, 6, dtype=jnp.bfloat16)
     first, after = stream.apply(params, jn.start_stream(stream, x), x[:, :2])
     rest, after = stream.apply(params, after, x[:, 2:])
-    assert after["keys"].dtype == jnp.bfloat16 and rest.dtype == jnp.float32
+    assert after["keys"].dtype == jnp.bfloat16
+    assert rest.dtype == jnp.float32
     np.testing.assert_allclose(jnp.concatenate([first, rest], 1), whole, rtol=0.05, atol=0.05)

@@ -10,11 +10,15 @@ from tests.helpers import jit_apply, refused
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("x_shape, window, options", [
-    ((2, 9, 3), (4,), {"strides": 2}),
-    ((2, 7, 6, 3), (3, 2), {"strides": (2, 1), "padding": ((1, 0), (0, 2))}),
-    ((2, 4, 5, 6, 2), (2, 3, 2), {"padding": "SAME"}),
-], ids=["signal", "image", "volume"])  # fmt: skip
+@pytest.mark.parametrize(
+    "x_shape, window, options",
+    [
+        ((2, 9, 3), (4,), {"strides": 2}),
+        ((2, 7, 6, 3), (3, 2), {"strides": (2, 1), "padding": ((1, 0), (0, 2))}),
+        ((2, 4, 5, 6, 2), (2, 3, 2), {"padding": "SAME"}),
+    ],
+    ids=["signal", "image", "volume"],
+)
 def test_is_a_convolution_where_its_kernels_are_equal(x64, x_shape, window, options):
     x = jax.random.normal(jax.random.key(0), x_shape)
     conv = jn.conv(5, window, **({"padding": "VALID"} | options))

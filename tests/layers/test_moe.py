@@ -47,9 +47,15 @@ def dense_mixture(params, x, k, divide=True):
 
 @pytest.mark.fast_cases("usual-skewed")
 @pytest.mark.parametrize("skewed", [0.0, 9.0], ids=["drawn", "skewed"])
-@pytest.mark.parametrize(("n", "k", "shape"), [
-    (5, 2, (3, 7, 4)), (8, 3, (1, 2, 4)), (3, 1, (11, 4)),
-], ids=["usual", "few tokens", "one expert each"])  # fmt: skip
+@pytest.mark.parametrize(
+    ("n", "k", "shape"),
+    [
+        (5, 2, (3, 7, 4)),
+        (8, 3, (1, 2, 4)),
+        (3, 1, (11, 4)),
+    ],
+    ids=["usual", "few tokens", "one expert each"],
+)
 def test_values_and_gradients_are_those_of_the_dense_mixture(x64, n, k, shape, skewed):
     net = jn.moe(GATED, n, k, renormalize=True)
     params, state, x = drawn(net, shape, skewed=skewed)
@@ -112,7 +118,8 @@ def test_reported_values_and_padding():
     logits = np.asarray(x @ params["router"]["kernel"], float)[mask]  # (tokens, experts)
     probabilities = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
     counts = np.bincount(np.argsort(-logits, -1)[:, :2].ravel(), minlength=5)
-    shares, z = counts / counts.sum(), (np.log(np.exp(logits).sum(-1)) ** 2).mean()
+    shares = counts / counts.sum()
+    z = (np.log(np.exp(logits).sum(-1)) ** 2).mean()
     balance = 5 * (shares * probabilities.mean(0)).sum()
     close(values, {"balance": balance, "z": z, "shares": shares, "dropped": 0}, 1e-5, 1e-7)
     whole, _ = jit_apply(net, params, state, x)
@@ -123,7 +130,8 @@ def test_reported_values_and_padding():
 
 def test_padding_may_be_nan():
     net = jn.moe(jn.dense(3), 2, 1)
-    x, lengths = jnp.ones((2, 3, 3)), jnp.array([0, 3])
+    x = jnp.ones((2, 3, 3))
+    lengths = jnp.array([0, 3])
     params, state = net.init(jax.random.key(0), (x, lengths))
     run = jax.jit(lambda p, x: net.apply(p, state, (x, lengths))[0])
     value, slope = jax.value_and_grad(lambda p: jnp.sum(run(p, x.at[0].set(jnp.nan))[0]))(params)
@@ -135,7 +143,8 @@ def test_padding_takes_no_room():
     params, state, x = drawn(net, (1, 8, 4), skewed=9.0)
     mask = jnp.arange(8)[None] >= 4  # the four tokens of padding come first
     (_, values), _ = jit_apply(jn.collect(net), params, state, (x, mask), train=True)
-    assert float(values["dropped"]) == 0 and values["shares"].tolist() == [0, 1]
+    assert float(values["dropped"]) == 0
+    assert values["shares"].tolist() == [0, 1]
 
 
 def flops(net, rows=512, **mode):
@@ -161,7 +170,8 @@ def test_below_cast_and_repeat():
     net = jn.repeat(jn.cast(jn.residual(jn.moe(GATED, 4, 2)), jnp.bfloat16), 3)
     params, state, x = drawn(net)
     (y, values), _ = jit_apply(jn.collect(net), params, state, x)
-    assert y.dtype == x.dtype and values["moe/shares"].shape == (3, 4)
+    assert y.dtype == x.dtype
+    assert values["moe/shares"].shape == (3, 4)
     for i in range(3):
         here = jax.tree.map(lambda leaf, i=i: leaf[i], params)
         x = x + dense_mixture(here["moe"], x, 2)

@@ -16,11 +16,19 @@ def draw(*shape, seed=0):
     return np.random.default_rng(seed).normal(2.0, 3.0, shape)
 
 
-@pytest.mark.parametrize("make", [
-    jn.rms_norm, jn.layer_norm, jn.layers.instance_norm, jn.batch_norm, partial(jn.group_norm, 2),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "make",
+    [
+        jn.rms_norm,
+        jn.layer_norm,
+        jn.layers.instance_norm,
+        jn.batch_norm,
+        partial(jn.group_norm, 2),
+    ],
+)
 def test_squares_up_to_the_size_in_the_docstring(make):
-    layer, x = make(epsilon=0), jax.random.normal(jax.random.key(0), (2, 6, 4))
+    layer = make(epsilon=0)
+    x = jax.random.normal(jax.random.key(0), (2, 6, 4))
     given = layer.init(jax.random.key(0), x)
     one, large = (jit_apply(layer, *given, a, train=True)[0] for a in (x, 1e16 * x))
     np.testing.assert_allclose(large, one, 1e-4)
@@ -55,21 +63,35 @@ def test_running_statistics_carry_no_gradient():
     layer = jn.batch_norm()
     x = jnp.asarray(draw(4, 3), jnp.float32)
     params, state = layer.init(jax.random.key(0), x)
-    variance = lambda x: layer.apply(params, state, x, train=True)[1]["var"].sum()  # noqa: E731
+
+    def variance(x):
+        return layer.apply(params, state, x, train=True)[1]["var"].sum()
+
     assert not jax.jit(jax.grad(variance))(x).any()
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("make", [
-    jn.layer_norm, jn.rms_norm, jn.layers.instance_norm, jn.batch_norm, lambda: jn.group_norm(3),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "make",
+    [
+        jn.layer_norm,
+        jn.rms_norm,
+        jn.layers.instance_norm,
+        jn.batch_norm,
+        lambda: jn.group_norm(3),
+    ],
+)
 def test_constant_input_is_finite(make):
     x = jnp.ones((2, 4, 6))
     layer = make()
     params, state = layer.init(jax.random.key(0), x)
-    total = lambda x: jit_apply(layer, params, state, x, train=True)[0].sum()  # noqa: E731
+
+    def total(x):
+        return jit_apply(layer, params, state, x, train=True)[0].sum()
+
     value, grad = jax.jit(jax.value_and_grad(total))(x)
-    assert jnp.isfinite(value) and jnp.isfinite(grad).all()
+    assert jnp.isfinite(value)
+    assert jnp.isfinite(grad).all()
 
 
 def apply(layer, *shape):
@@ -119,7 +141,8 @@ def test_a_batch_of_one_has_no_variance():
 
 def test_fit_pads_the_last_example_with_others():
     """Nine examples in batches of four: no batch of one, and statistics of several rows."""
-    x, y = np.random.default_rng(0).normal(size=(9, 2)).astype(np.float32), np.arange(9) % 3
+    x = np.random.default_rng(0).normal(size=(9, 2)).astype(np.float32)
+    y = np.arange(9) % 3
     net = jn.serial(jn.batch_norm(), jn.dense(3))
     objective = jn.supervised(net, optax.softmax_cross_entropy_with_integer_labels)
     trainer = jn.trainer(objective, optax.sgd(0.1))
@@ -132,14 +155,16 @@ def test_fit_pads_the_last_example_with_others():
 def test_pytorchs_defaults_that_docstrings_name():
     nn = pytest.importorskip("torch", reason="values are compared with PyTorch's").nn
     norms = nn.LayerNorm(2), nn.GroupNorm(1, 2), nn.InstanceNorm1d(2), nn.BatchNorm1d(2)
-    assert [norm.eps for norm in norms] == [1e-5] * 4 and not norms[2].affine
+    assert [norm.eps for norm in norms] == [1e-5] * 4
+    assert not norms[2].affine
     assert (nn.LocalResponseNorm(2).k, nn.RMSNorm(2).eps, norms[3].momentum) == (1, None, 0.1)
 
 
 def test_frozen_statistics_are_those_of_pytorch_in_eval(x64, torch):
     """`use_running_average` trains scale and bias on fixed statistics, as bn.eval() does."""
     rng = np.random.default_rng(0)
-    x, c = rng.normal(size=(4, 5, 3)), rng.normal(size=(4, 5, 3))
+    x = rng.normal(size=(4, 5, 3))
+    c = rng.normal(size=(4, 5, 3))
     layer = jn.batch_norm(use_running_average=True)
     params, _ = layer.init(jax.random.key(0), x)
     state = {"mean": jnp.array([1.0, 2, 3]), "var": jnp.array([4.0, 5, 6])}
@@ -172,10 +197,12 @@ def test_frozen_statistics_are_no_mistake():
 
 def test_batch_statistics_of_narrow_floats_are_wide():
     """A mean in bfloat16 would keep three digits."""
-    layer, x = jn.batch_norm(momentum=0.0), jnp.linspace(1, 2, 999).astype(jnp.bfloat16)[:, None]
+    layer = jn.batch_norm(momentum=0.0)
+    x = jnp.linspace(1, 2, 999).astype(jnp.bfloat16)[:, None]
     params, state = layer.init(jax.random.key(0), jn.spec((9, 1)))
     y, state = layer.apply(params, state, x, train=True)
-    assert y.dtype == jnp.bfloat16 and state["mean"].dtype == jnp.float32
+    assert y.dtype == jnp.bfloat16
+    assert state["mean"].dtype == jnp.float32
     exact = np.asarray(x, np.float64)
     np.testing.assert_allclose(state["mean"], exact.mean(0), rtol=1e-5)
     np.testing.assert_allclose(state["var"], exact.var(0), rtol=1e-4)

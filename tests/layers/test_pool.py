@@ -26,9 +26,14 @@ def test_dilated_means_by_hand():
 
 
 @pytest.mark.fast_cases("global")
-@pytest.mark.parametrize("layer", [
-    jn.max_pool(2, strides=1), jn.layers.global_max_pool(),
-], ids=["overlapping", "global"])  # fmt: skip
+@pytest.mark.parametrize(
+    "layer",
+    [
+        jn.max_pool(2, strides=1),
+        jn.layers.global_max_pool(),
+    ],
+    ids=["overlapping", "global"],
+)
 def test_the_first_of_equal_maxima_gets_the_gradient(layer):
     gradient = jax.jit(jax.grad(lambda x: jit_apply(layer, {}, {}, x)[0].sum()))
     found = gradient(jnp.zeros((1, 2, 2, 1)))
@@ -62,7 +67,8 @@ def test_dtypes(dtype):
     x = jnp.array([[1, 2], [3, 5]], dtype)
     for padding in (0, ((1, 0), (1, 0))):
         y = pooled(jn.max_pool(2, padding=padding), x)
-        assert y.dtype == dtype and int(y.max()) == (5 if padding == 0 else 1)
+        assert y.dtype == dtype
+        assert int(y.max()) == (5 if padding == 0 else 1)
     mean = pooled(jn.avg_pool(2), x)
     assert float(mean[0, 0]) == 2.75
     assert mean.dtype == (dtype if dtype == jnp.bfloat16 else jnp.float32)
@@ -86,7 +92,8 @@ def test_pools_are_those_of_pytorch(x64, axes, kind, form, torch):
         pytest.skip("lp_pool has no padding")
     rng = np.random.default_rng(0)
     x = torch.tensor(rng.normal(size=(2, 3, 7, 6, 5)[: axes + 2]), requires_grad=True)
-    functional, options = torch.nn.functional, dict(strides=strides, padding=padding)
+    functional = torch.nn.functional
+    options = dict(strides=strides, padding=padding)
     if kind == "max":
         layer = jn.max_pool(window, **options)
         y = getattr(functional, f"max_pool{axes}d")(x, *form)
@@ -152,26 +159,34 @@ def test_no_scatter_in_the_compiled_gradient():
     assert "scatter(" not in compiled(slope, jnp.ones((2, 9, 9, 3))).as_text()
 
 
-@refused([
-    (lambda: jn.max_pool(2), (5, 3), r"max_pool: expected .* \(batch, \*space, features\)"),
-    (lambda: jn.max_pool((2, 2)), (2, 5, 3), "window needs 1 entries"),
-    (lambda: jn.avg_pool(6), (2, 5, 3), r"avg_pool: a window of \(6,\) needs an input at"),
-    (lambda: jn.max_pool(2, padding=2), (2, 5, 3), "padding smaller than the window"),
-    (lambda: jn.max_pool(2, padding=2, dilation=3), (1, 1, 1), "needs an input at least as la"),
-    (lambda: jn.layers.l2_pool_channels(0), None, "size must be at least 1"),
-    (lambda: jn.layers.l2_pool_channels(2), (2, 5, 3), "a multiple of 2 features"),
-    (lambda: jn.layers.global_max_pool(), (2, 5), "global_max_pool: expected an input"),
-    (lambda: jn.layers.lp_pool(0.5, 2), None, "p must be in"),
-])  # fmt: skip
+@refused(
+    [
+        (lambda: jn.max_pool(2), (5, 3), r"max_pool: expected .* \(batch, \*space, features\)"),
+        (lambda: jn.max_pool((2, 2)), (2, 5, 3), "window needs 1 entries"),
+        (lambda: jn.avg_pool(6), (2, 5, 3), r"avg_pool: a window of \(6,\) needs an input at"),
+        (lambda: jn.max_pool(2, padding=2), (2, 5, 3), "padding smaller than the window"),
+        (lambda: jn.max_pool(2, padding=2, dilation=3), (1, 1, 1), "needs an input at least as la"),
+        (lambda: jn.layers.l2_pool_channels(0), None, "size must be at least 1"),
+        (lambda: jn.layers.l2_pool_channels(2), (2, 5, 3), "a multiple of 2 features"),
+        (lambda: jn.layers.global_max_pool(), (2, 5), "global_max_pool: expected an input"),
+        (lambda: jn.layers.lp_pool(0.5, 2), None, "p must be in"),
+    ]
+)
 def test_messages(make, shape):
     make().apply({}, {}, jnp.ones(shape))
 
 
 @pytest.mark.fast_cases("1d", "SAME")
-@pytest.mark.parametrize("space, size, padding", [
-    ((7,), 3, "VALID"), ((6, 5), 2, "VALID"), ((6, 7), (3, 2), "SAME"),
-    ((4, 5, 3), (2, 1, 3), "VALID"),
-], ids=["1d", "a rest", "SAME", "3d"])  # fmt: skip
+@pytest.mark.parametrize(
+    "space, size, padding",
+    [
+        ((7,), 3, "VALID"),
+        ((6, 5), 2, "VALID"),
+        ((6, 7), (3, 2), "SAME"),
+        ((4, 5, 3), (2, 1, 3), "VALID"),
+    ],
+    ids=["1d", "a rest", "SAME", "3d"],
+)
 def test_windows_side_by_side_are_those_of_reduce_window(space, size, padding):
     """With ties, a rest that is left out, and windows of -inf alone."""
     rng = np.random.default_rng(0)
@@ -187,7 +202,8 @@ def test_windows_side_by_side_are_those_of_reduce_window(space, size, padding):
         return jn.max_pool(size, padding=padding).apply({}, {}, x)[0]
 
     g = rng.normal(size=jax.eval_shape(ours, x).shape).astype(np.float32)
-    found, wanted = jit_pull(ours, x, g), jit_pull(theirs, x, g)
+    found = jit_pull(ours, x, g)
+    wanted = jit_pull(theirs, x, g)
     jax.tree.map(np.testing.assert_array_equal, found, wanted)
     dx = rng.normal(size=x.shape).astype(np.float32)
     _, pushed = jax.jit(lambda x, dx: jax.jvp(ours, (x,), (dx,)))(x, dx)

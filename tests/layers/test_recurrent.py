@@ -38,7 +38,8 @@ def random_params(kind, inputs=INPUTS, features=FEATURES, seed=1):
 
 
 def random_carry(kind, batch=BATCH, features=FEATURES, seed=7):
-    h, c = random(batch, features, seed=seed), random(batch, features, seed=seed + 1)
+    h = random(batch, features, seed=seed)
+    c = random(batch, features, seed=seed + 1)
     return {"c": jnp.asarray(c), "h": jnp.asarray(h)} if kind == "lstm" else jnp.asarray(h)
 
 
@@ -60,8 +61,10 @@ def test_without_bias_is_with_biases_of_zero(kind, x64):
 @each
 def test_padding_changes_nothing(kind, x64):
     """Not even NaN: the same numbers as each sequence alone, and no gradient beyond its end."""
-    layer, params = KINDS[kind][0](FEATURES), random_params(kind)
-    x, lengths = random(BATCH, TIME, INPUTS), np.array([4, 6, 1])
+    layer = KINDS[kind][0](FEATURES)
+    params = random_params(kind)
+    x = random(BATCH, TIME, INPUTS)
+    lengths = np.array([4, 6, 1])
     beyond = np.arange(TIME) >= lengths[:, None]
     padded = jnp.asarray(np.where(beyond[..., None], np.nan, x))
 
@@ -83,15 +86,19 @@ def test_padding_changes_nothing(kind, x64):
     slopes = jax.jit(jax.grad(loss, (0, 1)))
     found = slopes(params, padded)
     close(found, slopes(params, jnp.asarray(np.where(beyond[..., None], 0, x))), 1e-10)
-    assert (np.asarray(found[1] != 0).all(-1) == ~beyond).all() and not found[1][beyond].any()
+    assert (np.asarray(found[1] != 0).all(-1) == ~beyond).all()
+    assert not found[1][beyond].any()
 
 
 @each
 def test_a_sequence_of_length_0_keeps_its_initial_carry(kind, x64):
-    layer, params, initial = KINDS[kind][0](FEATURES), random_params(kind), random_carry(kind)
+    layer = KINDS[kind][0](FEATURES)
+    params = random_params(kind)
+    initial = random_carry(kind)
     given = {"x": random(BATCH, TIME, INPUTS), "lengths": np.array([0, 6, 0]), "initial": initial}
     out, _ = jit_apply(layer, params, {}, given)
-    assert (out["x"][0] == 0).all() and (out["x"][2] == 0).all()
+    assert (out["x"][0] == 0).all()
+    assert (out["x"][2] == 0).all()
     kept = [jax.tree.map(lambda leaf: leaf[np.array([0, 2])], c) for c in (out["final"], initial)]
     close(*kept, 0)
 
@@ -102,7 +109,8 @@ def test_a_sequence_of_length_0_keeps_its_initial_carry(kind, x64):
 @pytest.mark.fast_cases("rnn")
 @each
 def test_two_halves_with_states_are_the_whole(kind, x64):
-    layer, params = KINDS[kind][0](FEATURES), random_params(kind)
+    layer = KINDS[kind][0](FEATURES)
+    params = random_params(kind)
     x = random(BATCH, TIME, INPUTS)
     whole, _ = jit_apply(layer, params, {}, {"x": x, "initial": random_carry(kind)})
     a, _ = jit_apply(layer, params, {}, {"x": x[:, :2], "initial": random_carry(kind)})
@@ -117,7 +125,8 @@ def test_two_halves_with_states_are_the_whole(kind, x64):
 @each
 def test_cell_and_layer_draw_the_same_params(kind):
     layer, cell = KINDS[kind]
-    key, x = jax.random.key(0), jn.spec((3, 6, 5))
+    key = jax.random.key(0)
+    x = jn.spec((3, 6, 5))
     drawn = layer(4).init(key, x)[0]
     close(drawn, cell(4).init(key, (None, jn.spec((3, 5))))[0], 0)
     close(drawn, jn.recurrent(cell(4)).init(key, x)[0], 0)
@@ -206,7 +215,9 @@ def test_recurrent_over_tokens():
     tokens = jnp.array([[1, 2, 3, 0, 0], [6, 5, 4, 3, 2]])
     params, state = layer.init(jax.random.key(0), tokens)
     (y, _), _ = jit_apply(layer, params, state, (tokens, jnp.array([3, 5])))
-    assert y.shape == (2, 5, 4) and (y[0, 3:] == 0).all() and (y[0, 2] != 0).all()
+    assert y.shape == (2, 5, 4)
+    assert (y[0, 3:] == 0).all()
+    assert (y[0, 2] != 0).all()
 
 
 def test_observe_looks_inside():
@@ -220,7 +231,8 @@ def test_observe_looks_inside():
     net = jn.serial(jn.recurrent(jn.layers.gru_cell(4, name="cell")))
     params, _ = net.init(jax.random.key(0), jn.spec((2, 3, 5)))
     jit_apply(jn.observe(net, see, transforms=True), params, {}, jnp.ones((2, 3, 5)))
-    assert ("cell", "recurrent") in seen and net.kind == "serial"
+    assert ("cell", "recurrent") in seen
+    assert net.kind == "serial"
 
 
 @pytest.mark.slow
@@ -244,7 +256,8 @@ def cell(make, *given):
     return make(4).init(jax.random.key(0), given if len(given) > 1 else given[0])
 
 
-STEP, WHOLE = jn.spec((3, 5)), jn.spec((3, 6, 5))
+STEP = jn.spec((3, 5))
+WHOLE = jn.spec((3, 6, 5))
 
 
 test_refusals = refuses([
@@ -276,7 +289,8 @@ def test_long_padding_after_a_layer_that_blows_up(x64):
 
     value, gradient = jax.jit(jax.value_and_grad(loss))(params)
     assert value == 9 * 2 + 2  # by hand: h1 = 1 + 1, h2 = 1 + 9 h1 + 1
-    assert gradient["recurrent_kernel"] == 2 and gradient["kernel"] == 9 * 1 + 1
+    assert gradient["recurrent_kernel"] == 2
+    assert gradient["kernel"] == 9 * 1 + 1
 
 
 def test_a_fresh_layer_keeps_variance():

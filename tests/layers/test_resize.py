@@ -9,10 +9,16 @@ import jaxnet as jn
 from tests.helpers import close, jit_apply, jit_pull, refuses
 
 RESIZED = [
-    ("nearest", {}), ("nearest-exact", {}), ("bilinear", {}), ("bilinear", {"align_corners": True}),
-    ("bicubic", {}), ("bicubic", {"align_corners": True}), ("bilinear", {"antialias": True}),
-    ("bicubic", {"antialias": True}), ("area", {}),
-]  # fmt: skip
+    ("nearest", {}),
+    ("nearest-exact", {}),
+    ("bilinear", {}),
+    ("bilinear", {"align_corners": True}),
+    ("bicubic", {}),
+    ("bicubic", {"align_corners": True}),
+    ("bilinear", {"antialias": True}),
+    ("bicubic", {"antialias": True}),
+    ("area", {}),
+]
 
 
 @pytest.mark.parametrize(("method", "options"), RESIZED)
@@ -21,8 +27,12 @@ def test_resize_is_that_of_pytorch(x64, method, options, torch):
     rng = np.random.default_rng(3)
     data = rng.normal(size=(2, 3, 7, 5))
     mode = {"mode": method} | options
-    for wanted in ({"size": (3, 8)}, {"size": (9, 2)}, {"scale_factor": (1.7, 0.6)},
-                   {"scale_factor": (2, 3)}):  # fmt: skip
+    for wanted in (
+        {"size": (3, 8)},
+        {"size": (9, 2)},
+        {"scale_factor": (1.7, 0.6)},
+        {"scale_factor": (2, 3)},
+    ):
         x = torch.tensor(data, requires_grad=True)
         y = torch.nn.functional.interpolate(x, **wanted, **mode)
         ours = {"size": wanted.get("size"), "scale": wanted.get("scale_factor")}
@@ -30,7 +40,10 @@ def test_resize_is_that_of_pytorch(x64, method, options, torch):
         cotangent = rng.normal(size=y.shape)
         y.backward(torch.tensor(cotangent))
         last = [np.moveaxis(a.detach().numpy(), 1, -1) for a in (x, y, x.grad)]
-        run = lambda x, layer=layer: layer.apply({}, {}, x)[0]  # noqa: E731
+
+        def run(x, layer=layer):
+            return layer.apply({}, {}, x)[0]
+
         found = jit_pull(run, last[0], np.moveaxis(cotangent, 1, -1))
         close(found, (last[1], last[2]), 1e-9)
 
@@ -56,9 +69,16 @@ def test_factor_one_changes_nothing_and_a_constant_stays(method):
     np.testing.assert_allclose(ones, np.ones((1, 2, 15, 2)), 1e-6)
 
 
-@pytest.mark.parametrize("inputs, scale, outputs", [
-    (88, 120 / 88, 119), (100, 0.29, 28), (50, 2.3, 114), (90, 0.7, 62), (10, 1.1, 11),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "inputs, scale, outputs",
+    [
+        (88, 120 / 88, 119),
+        (100, 0.29, 28),
+        (50, 2.3, 114),
+        (90, 0.7, 62),
+        (10, 1.1, 11),
+    ],
+)
 def test_sizes_by_a_factor_are_those_of_pytorch(inputs, scale, outputs):  # torch 2.13.0
     assert resized(scale=scale, x=(1, inputs, 1))[0].shape == (1, outputs, 1)
 

@@ -21,9 +21,12 @@ def test_narrow_floats():
     assert float(y[0, 2]) == pytest.approx(3 / 47**0.75, rel=1e-2)
 
 
-@refused([
-    ({"size": 0}, "size must be at least 1, got 0"), ({"k": 0}, r"k must be in \(0, inf\), got 0"),
-    ({"alpha": -1}, r"local_response_norm: alpha must be in \[0, inf\), got -1"),
-])  # fmt: skip
+@refused(
+    [
+        ({"size": 0}, "size must be at least 1, got 0"),
+        ({"k": 0}, r"k must be in \(0, inf\), got 0"),
+        ({"alpha": -1}, r"local_response_norm: alpha must be in \[0, inf\), got -1"),
+    ]
+)
 def test_refusals(options):
     jn.layers.local_response_norm(**options)

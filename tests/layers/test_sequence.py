@@ -60,7 +60,8 @@ def test_directions_have_params_of_their_own():
     unlike = jn.bidirectional(jn.gru(4), jn.lstm(7))
     params, _ = unlike.init(jax.random.key(0), jn.spec((3, 5, 2)))
     y, _ = jit_apply(unlike, params, {}, random(3, 5, 2))
-    assert y.shape == (3, 5, 11) and params["backward"]["kernel"].shape == (2, 28)
+    assert y.shape == (3, 5, 11)
+    assert params["backward"]["kernel"].shape == (2, 28)
 
 
 # stack_rnn
@@ -69,7 +70,8 @@ def test_directions_have_params_of_their_own():
 @pytest.mark.slow
 def test_stacked_is_serial_with_states():
     layers = jn.gru(4), jn.lstm(3)
-    net, plain = jn.layers.stack_rnn(*layers), jn.serial(*layers, name="stack_rnn")
+    net = jn.layers.stack_rnn(*layers)
+    plain = jn.serial(*layers, name="stack_rnn")
     x = random(3, 5, 2)
     params, _ = net.init(jax.random.key(0), x)
     y, _ = jit_apply(net, params, {}, x)
@@ -95,7 +97,8 @@ def test_time_distributed_keeps_the_form_and_clears_the_padding():
     assert (y == 2).all()
     given = {"x": ONES, "lengths": LENGTHS, "initial": jnp.ones((3, 2))}
     y, _ = jit_apply(layer, {}, {}, given)
-    assert sorted(y) == ["initial", "lengths", "x"] and (y["x"][2] == 0).all()
+    assert sorted(y) == ["initial", "lengths", "x"]
+    assert (y["x"][2] == 0).all()
     y, _ = jit_apply(layer, {}, {}, {"x": ONES, "final": jnp.ones((3, 2))})
     assert sorted(y) == ["final", "x"]
     assert jn.layers.time_distributed(jnp.tanh).name == "tanh"
@@ -107,7 +110,8 @@ def test_time_distributed_passes_state_key_and_training_on():
     x = 4 + random(3, 5, 1)
     (y, _), after = jit_apply(net, params, state, (x, LENGTHS), key=jax.random.key(1), train=True)
     np.testing.assert_allclose(after["batch_norm"]["mean"], 0.5 * x.mean((0, 1)), 1e-6)
-    assert (y[0] == 0).any() and (y[0] != 0).any()
+    assert (y[0] == 0).any()
+    assert (y[0] != 0).any()
 
 
 def test_last_step():
@@ -115,7 +119,8 @@ def test_last_step():
     assert jit_apply(jn.last_step(), {}, {}, x)[0].ravel().tolist() == [4, 9, 14]
     assert jit_apply(jn.last_step(), {}, {}, (x, LENGTHS))[0].ravel().tolist() == [4, 6, 0]
     tokens, _ = jit_apply(jn.last_step(), {}, {}, (jnp.arange(15).reshape(3, 5), LENGTHS))
-    assert tokens.tolist() == [4, 6, 0] and tokens.dtype == jnp.int32
+    assert tokens.tolist() == [4, 6, 0]
+    assert tokens.dtype == jnp.int32
     net = jn.serial(jn.gru(4), jn.last_step(), jn.dense(2))
     params, _ = net.init(jax.random.key(0), x)
     out, _ = jit_apply(net, params, {}, (x, LENGTHS))
@@ -138,31 +143,41 @@ def test_the_last_step_by_lengths_of_any_integers(dtype):
     assert y.ravel().tolist() == [0.0, 300.0 + 254]
 
 
-@pytest.mark.parametrize("layer", [
-    jn.layers.time_distributed(jn.dense(4)), jn.recurrent(jn.layers.gru_cell(4)),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "layer",
+    [
+        jn.layers.time_distributed(jn.dense(4)),
+        jn.recurrent(jn.layers.gru_cell(4)),
+    ],
+)
 def test_lengths_and_params_of_swapped_bytes(layer):
     """As from a file of another machine; read as they are, the lengths would be other numbers."""
-    x, lengths = np.ones((3, 6, 5), np.float32), np.array([2, 6, 1], np.int32)
+    x = np.ones((3, 6, 5), np.float32)
+    lengths = np.array([2, 6, 1], np.int32)
     params, state = layer.init(jax.random.key(0), (x, lengths))
     right, _ = jit_apply(layer, params, state, (x, lengths))
     swapped = jax.tree.map(lambda a: np.asarray(a).astype(">f4"), params)
-    for given in ((params, x, lengths.astype(">i4")), (params, x.astype(">f4"), lengths),
-                  (swapped, x, lengths)):  # fmt: skip
+    for given in (
+        (params, x, lengths.astype(">i4")),
+        (params, x.astype(">f4"), lengths),
+        (swapped, x, lengths),
+    ):
         y, _ = layer.apply(given[0], state, given[1:])
         np.testing.assert_allclose(y[0], right[0], rtol=1e-5)
 
 
 @pytest.mark.parametrize("layer", [jn.lstm(2), jn.bidirectional(jn.gru(2)), jn.last_step()])
 def test_a_length_out_of_range_is_told_or_nan(layer):
-    x, lengths = np.ones((4, 5, 2), np.float32), np.array([5, -1, 6, 0])
+    x = np.ones((4, 5, 2), np.float32)
+    lengths = np.array([5, -1, 6, 0])
     params, state = layer.init(jax.random.key(0), x)
     for call in (layer.apply, partial(jn.predict, layer)):
         with pytest.raises(ValueError, match=r"lengths, in steps of x, must be in \[0, 5\]"):
             call(params, state, (x, lengths))
     y, _ = jit_apply(layer, params, state, (x, lengths))
     y = jax.tree.leaves(y)[0]
-    assert np.isnan(y[1:3]).all() and np.isfinite(y[[0, 3]]).all()
+    assert np.isnan(y[1:3]).all()
+    assert np.isfinite(y[[0, 3]]).all()
 
 
 def test_lengths_of_eight_bits_reach_beyond_255_steps():
@@ -177,8 +192,10 @@ def given(layer, **x):
     return layer.init(jax.random.key(0), x)
 
 
-WHOLE, CARRY = jn.spec((3, 5, 2)), jn.spec((3, 4))
-TWO, BOTH = jn.layers.stack_rnn(jn.gru(4), jn.gru(4)), jn.bidirectional(jn.gru(4))
+WHOLE = jn.spec((3, 5, 2))
+CARRY = jn.spec((3, 4))
+TWO = jn.layers.stack_rnn(jn.gru(4), jn.gru(4))
+BOTH = jn.bidirectional(jn.gru(4))
 
 
 test_refusals = refuses([

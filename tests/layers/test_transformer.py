@@ -13,7 +13,8 @@ from tests.layers.test_attention import alibi, random_params, run
 
 def in_steps(block, params, x, memory):
     """The outputs of a decoder block for one place after another."""
-    stream, outputs = jn.stream(block, x.shape[1]), []
+    stream = jn.stream(block, x.shape[1])
+    outputs = []
     state = jn.start_stream(stream, (x, *memory))
     apply = jax.jit(stream.apply)
     for t in range(x.shape[1]):
@@ -28,7 +29,8 @@ def test_post_norm_with_a_memory_by_its_parts(x64):
 
     The bias by positions is that of the self-attention alone.
     """
-    x, memory = jnp.asarray(draw(2, 5, 6)), jnp.asarray(draw(2, 4, 3, seed=1))
+    x = jnp.asarray(draw(2, 5, 6))
+    memory = jnp.asarray(draw(2, 4, 3, seed=1))
     options = {"cross": True, "norm_at": "sum"}
     block = jn.transformer_block(2, 9, causal=True, bias=alibi, **options)
     p = random_params(block, (x, memory))
