@@ -20,7 +20,8 @@ def test_focal_is_finite_where_one_minus_p_rounds_to_zero():
     """(1 - p)^0.5 has an infinite slope at p = 1."""
     z = jnp.array([[60.0, 0.0]])
     value, grad = slopes(partial(losses.focal, gamma=0.5), z, jnp.array([0]))
-    assert 0 <= value < 1e-20 and jnp.isfinite(grad).all()
+    assert 0 <= value < 1e-20
+    assert jnp.isfinite(grad).all()
 
 
 WEIGHTS = np.array([0.5, 1.0, 3.0, 7.0])
@@ -37,7 +38,8 @@ def test_pytorch_divides_weighted_probabilities_by_examples(torch):
 def test_weighted_cross_entropy_in_a_trainer():
     """Batches whose weights differ are averaged by weight, in training and in evaluation."""
     objective = jn.supervised(lambda x: x, losses.weighted(class_weights=[1.0, 3.0]))
-    x, y = jnp.array([[2.0, 0], [0, 1], [1, 1]]), jnp.array([0, 1, 1])
+    x = jnp.array([[2.0, 0], [0, 1], [1, 1]])
+    y = jnp.array([0, 1, 1])
     found = jn.evaluate(objective, {}, {}, (x, y), batch_size=2)
     nll = np.log(1 + np.exp([-2.0, -1, 0]))
     close(found["loss"], (nll * [1, 3, 3]).sum() / 7, 1e-6)
@@ -80,7 +82,8 @@ test_refusals = refuses([
 
 def test_dice_without_labeled_pixels_is_zero():
     value, grad = slopes(losses.dice, jnp.ones((1, 4, 3)), jnp.full((1, 4), -1))
-    assert value == 0 and (grad == 0).all()
+    assert value == 0
+    assert (grad == 0).all()
 
 
 def test_dice_leaves_void_pixels_out():
@@ -95,11 +98,14 @@ def test_dice_leaves_void_pixels_out():
 def test_kl_sparsity_is_finite_at_dead_and_saturated_units(end, sign):
     a = jnp.full((4, 2), end)
     value, grad = jax.jit(jax.value_and_grad(partial(losses.kl_sparsity, rho=0.05)))(a)
-    assert 0.5 < value < 50 and jnp.isfinite(grad).all() and (jnp.sign(grad) == sign).all()
+    assert 0.5 < value < 50
+    assert jnp.isfinite(grad).all()
+    assert (jnp.sign(grad) == sign).all()
 
 
 def test_classes_may_be_written_in_three_ways():
-    z, signs = jnp.array([0.5, -2.0, 0.25, -0.125]), jnp.array([1, 1, -1, -1])
+    z = jnp.array([0.5, -2.0, 0.25, -0.125])
+    signs = jnp.array([1, 1, -1, -1])
     assert losses.perceptron(z, signs).tolist() == [0, 2, 0.25, 0]
     for targets in ((signs + 1) // 2, signs > 0, signs.astype(float)):
         assert (losses.perceptron(z, targets) == losses.perceptron(z, signs)).all()
@@ -111,12 +117,14 @@ def test_perceptron_gradient_is_the_learning_rule():
     y = jnp.array([0, 0, 0, 1, 1, 1])
     o = (z > 0).astype(int)
     values, grads = slopes(losses.perceptron, z, y)
-    assert (grads == -(y - o)).all() and (values == abs(z) * (y != o)).all()
+    assert (grads == -(y - o)).all()
+    assert (values == abs(z) * (y != o)).all()
 
 
 def test_nan_is_not_hidden_by_a_target_that_seems_right():
     nan, inf = jnp.nan, jnp.inf
-    z, y = jnp.array([nan, nan, 1.0, 1.0, -inf]), jnp.array([-1.0, 1.0, nan, 1.0, -1.0])
+    z = jnp.array([nan, nan, 1.0, 1.0, -inf])
+    y = jnp.array([-1.0, 1.0, nan, 1.0, -1.0])
     values, grads = slopes(losses.perceptron, z, y)
     assert np.isnan(values).tolist() == [True, True, True, False, False]
     assert grads[3:].tolist() == [0, 0]

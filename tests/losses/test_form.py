@@ -13,7 +13,8 @@ from jaxnet import losses, metrics
 from tests.helpers import KEY, refused, refuses
 from tests.losses.common import NET, TAKERS
 
-Z, Y = jnp.ones((4, 3)), jnp.array([0, 1, 2, 0])
+Z = jnp.ones((4, 3))
+Y = jnp.array([0, 1, 2, 0])
 
 
 def factory(gamma=2.0):
@@ -70,13 +71,17 @@ def test_what_is_no_loss_is_answered_before_data_come(given):
     TAKERS["supervised"](given)
 
 
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [(NET, "got a layer"), (factory, "pass what it returns: factory")],
+    ids=["layer", "factory"],
+)
 @pytest.mark.parametrize("taker", TAKERS)
-def test_every_taker_asks_for_a_loss(taker):
+def test_every_taker_asks_for_a_loss(taker, given, message):
     """They share one check, of which each kind is tested with `supervised`."""
     TAKERS[taker](partial(losses.focal, gamma=1.0))
-    for given, message in ((NET, "got a layer"), (factory, "pass what it returns: factory")):
-        with pytest.raises(TypeError, match=message):
-            TAKERS[taker](given)
+    with pytest.raises(TypeError, match=message):
+        TAKERS[taker](given)
 
 
 @pytest.mark.parametrize("taker", ["supervised", "metrics", "truncated_bptt", "masked"])
@@ -84,9 +89,10 @@ def test_a_factory_of_two_options_is_found_when_used(taker):
     """It can be called with two arrays, and returns a function."""
     run = {
         "supervised": lambda taken: taken.init(KEY, (Z, Z)),
-        "metrics": lambda taken: taken.init(KEY, (Z, Z)), "truncated_bptt": train_recurrent,
+        "metrics": lambda taken: taken.init(KEY, (Z, Z)),
+        "truncated_bptt": train_recurrent,
         "masked": lambda taken: taken(Z, (Z, Z > 0)),
-    }  # fmt: skip
+    }
     with pytest.raises(
         TypeError, match=r"_two returned a function. Pass that function: .*_of_two\(...\)"
     ):
@@ -94,16 +100,27 @@ def test_a_factory_of_two_options_is_found_when_used(taker):
 
 
 def train_recurrent(objective):
-    x, start = jnp.ones((2, 4, 3)), jnp.ones(2, bool)
+    x = jnp.ones((2, 4, 3))
+    start = jnp.ones(2, bool)
     params, state = objective.init(KEY, ((x, start), x))
     objective.apply(params, state, ((x, start), x))
 
 
-@pytest.mark.parametrize("loss", [
-    losses.focal, partial(losses.focal, gamma=1.0), jax.jit(losses.focal), Power(), np.subtract,
-    lambda *pair: pair[0] - pair[1], lambda outputs, targets, weight=1: outputs, factory(3.0),
-    partial(jax.jit(losses.focal), gamma=1.0), partial(lambda w, o, t: w * o, 2.0),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "loss",
+    [
+        losses.focal,
+        partial(losses.focal, gamma=1.0),
+        jax.jit(losses.focal),
+        Power(),
+        np.subtract,
+        lambda *pair: pair[0] - pair[1],
+        lambda outputs, targets, weight=1: outputs,
+        factory(3.0),
+        partial(jax.jit(losses.focal), gamma=1.0),
+        partial(lambda w, o, t: w * o, 2.0),
+    ],
+)
 def test_losses_of_all_kinds_pass(loss):
     TAKERS["supervised"](loss)
 
@@ -119,8 +136,13 @@ def test_options_may_be_traced():
     np.testing.assert_allclose(loss(1.5), losses.focal(Z, Y, gamma=1.5), rtol=1e-6)
 
 
-test_an_objective_is_asked_for_where_a_loss_came = refuses([
-    (lambda: jn.evaluate(losses.focal, {}, {}, (Z, Y)), r"jn.supervised\(net, loss\)"),
-    (lambda: jn.sweep(losses.focal, lambda: optax.sgd(0.1), (Z, Y), epochs=1),
-     r"jn.supervised\(net, loss\)"),
-], TypeError)  # fmt: skip
+test_an_objective_is_asked_for_where_a_loss_came = refuses(
+    [
+        (lambda: jn.evaluate(losses.focal, {}, {}, (Z, Y)), r"jn.supervised\(net, loss\)"),
+        (
+            lambda: jn.sweep(losses.focal, lambda: optax.sgd(0.1), (Z, Y), epochs=1),
+            r"jn.supervised\(net, loss\)",
+        ),
+    ],
+    TypeError,
+)

@@ -86,15 +86,14 @@ def test_labels_that_would_wrap_are_no_classes(loss, x64):
         loss(z.astype(jnp.float32), np.array([2**32]))
 
 
+@pytest.mark.parametrize("given", [None, [0.5], np.array(["a"])], ids=["object", "list", "words"])
 @pytest.mark.parametrize("name", ALL)
-def test_arguments_that_are_no_arrays_are_named(name):
-    """Lists, objects, strings."""
-    loss = ALL[name]
-    for given in (None, [0.5], np.array(["a"])):
-        with pytest.raises(TypeError, match=f"{name}: outputs must"):
-            loss(given, np.ones(1, int))
-        with pytest.raises(TypeError, match=f"{name}: targets must"):
-            loss(np.ones(1) if name in SAME else np.ones((1, 3)), given)
+def test_arguments_that_are_no_arrays_are_named(name, given):
+    outputs = np.ones(1) if name in SAME else np.ones((1, 3))
+    with pytest.raises(TypeError, match=f"{name}: outputs must"):
+        ALL[name](given, np.ones(1, int))
+    with pytest.raises(TypeError, match=f"{name}: targets must"):
+        ALL[name](outputs, given)
 
 
 @pytest.mark.parametrize("target", [-1, 2, np.nan])
@@ -114,10 +113,12 @@ def test_an_empty_batch_has_no_values(loss):
 @pytest.mark.fast_cases("cross_entropy", "focal", "perceptron")
 @pytest.mark.parametrize("name", ALL)
 def test_values_are_wide_and_jit_is_eager(name):
-    loss, targets = ALL[name], np.array([1, 0, 1], np.int32)
+    loss = ALL[name]
+    targets = np.array([1, 0, 1], np.int32)
     z = np.float32([0.25, 0.5, 0.75])
     if name in LABELLED:
-        z, targets = np.stack([z, z[::-1], 0 * z], -1), np.array([1, 2, 0], np.uint8)
+        z = np.stack([z, z[::-1], 0 * z], -1)
+        targets = np.array([1, 2, 0], np.uint8)
     for dtype in (jnp.float32, jnp.bfloat16):
         eager = loss(z.astype(dtype), targets)
         assert eager.dtype == jnp.float32
@@ -134,18 +135,23 @@ def test_value_and_gradient_are_finite_at_extremes(name):
         x = np.float32([[0.0, 0.0, 0.0], [1.0, 0.0, 0.0], [-900.0, 900.0, 0.0]] * 3)
         y = np.repeat(np.arange(3), 3)
     values, grads = jax.device_get(slopes(ALL[name], x, y))
-    assert np.isfinite(values).all() and (values >= 0).all() and np.isfinite(grads).all()
+    assert np.isfinite(values).all()
+    assert (values >= 0).all()
+    assert np.isfinite(grads).all()
 
 
-@pytest.mark.parametrize("name, options, message", [
-    ("cross_entropy", {"label_smoothing": 1}, r"label_smoothing must be in \[0, 1\), got 1"),
-    ("focal", {"gamma": -1}, r"focal: gamma must be in \[0, inf\), got -1"),
-    ("focal", {"gamma": NAN}, "focal: gamma must be in .* got nan"),
-    ("focal", {"gamma": "2"}, "focal: gamma must be a number in .* got '2'"),
-    ("sigmoid_cross_entropy", {"pos_weight": -1}, "pos_weight must be finite and at least 0"),
-    ("dice", {"smooth": 0}, r"dice: smooth must be in \(0, inf\), got 0"),
-    ("ctc", {"blank": -1}, "ctc: blank must be at least 0, got -1"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "name, options, message",
+    [
+        ("cross_entropy", {"label_smoothing": 1}, r"label_smoothing must be in \[0, 1\), got 1"),
+        ("focal", {"gamma": -1}, r"focal: gamma must be in \[0, inf\), got -1"),
+        ("focal", {"gamma": NAN}, "focal: gamma must be in .* got nan"),
+        ("focal", {"gamma": "2"}, "focal: gamma must be a number in .* got '2'"),
+        ("sigmoid_cross_entropy", {"pos_weight": -1}, "pos_weight must be finite and at least 0"),
+        ("dice", {"smooth": 0}, r"dice: smooth must be in \(0, inf\), got 0"),
+        ("ctc", {"blank": -1}, "ctc: blank must be at least 0, got -1"),
+    ],
+)
 def test_options_are_checked_when_used_and_when_passed(name, options, message):
     loss = partial(getattr(losses, name), **options)
     with pytest.raises((ValueError, TypeError), match=message):
@@ -155,15 +161,20 @@ def test_options_are_checked_when_used_and_when_passed(name, options, message):
             take(loss)
 
 
-test_messages = refuses([
-    (lambda: losses.kl_sparsity(jnp.ones((2, 2)), rho=0), r"rho must be in \(0, 1\), got 0"),
-    (lambda: losses.kl_sparsity(jnp.ones((2, 2)), rho=1), r"rho must be in \(0, 1\), got 1"),
-    (lambda: losses.focal(jnp.ones((2, 1)), jnp.zeros(2, int)), "two classes or more"),
-], (ValueError, TypeError))  # fmt: skip
+test_messages = refuses(
+    [
+        (lambda: losses.kl_sparsity(jnp.ones((2, 2)), rho=0), r"rho must be in \(0, 1\), got 0"),
+        (lambda: losses.kl_sparsity(jnp.ones((2, 2)), rho=1), r"rho must be in \(0, 1\), got 1"),
+        (lambda: losses.focal(jnp.ones((2, 1)), jnp.zeros(2, int)), "two classes or more"),
+    ],
+    (ValueError, TypeError),
+)
 
 
-CLASSES = LABELLED | {"cross_entropy unsmoothed": losses.cross_entropy,
-                      "focal with gamma 0": partial(losses.focal, gamma=0.0)}  # fmt: skip
+CLASSES = LABELLED | {
+    "cross_entropy unsmoothed": losses.cross_entropy,
+    "focal with gamma 0": partial(losses.focal, gamma=0.0),
+}
 RNG = np.random.default_rng(0)
 
 
@@ -177,7 +188,8 @@ def test_classes_of_minus_infinity_are_as_if_they_were_not_there(name, masked):
     kept = [i for i in range(5) if i not in masked]
     labels = np.arange(6) % len(kept)
     values, slope = slopes(CLASSES[name], z, labels)
-    assert np.isfinite(values).all() and np.isfinite(slope).all()
+    assert np.isfinite(values).all()
+    assert np.isfinite(slope).all()
     assert (np.asarray(slope)[:, masked] == 0).all()
     if len(kept) > 1 and name != "dice":  # dice is a mean over the classes
         wanted, by_kept = slopes(CLASSES[name], z[:, kept], labels)
@@ -195,7 +207,8 @@ def test_an_impossible_label_costs_infinitely_much(name):
 
 @pytest.mark.parametrize("weight", [1.0, 3.0])
 def test_certain_units_cost_nothing_or_infinitely_much(weight):
-    z, y = np.float32([np.inf, -np.inf, np.inf, -np.inf]), np.array([1, 0, 0, 1])
+    z = np.float32([np.inf, -np.inf, np.inf, -np.inf])
+    y = np.array([1, 0, 0, 1])
     loss = partial(losses.sigmoid_cross_entropy, pos_weight=weight)
     values, slope = slopes(loss, z, y)
     np.testing.assert_array_equal(values, [0, 0, np.inf, np.inf])
@@ -236,16 +249,20 @@ def test_gradients_by_both_arguments(name, x64):
 
 
 def test_a_masked_class_may_have_probability_0():
-    z, p = np.float32([[1, -np.inf, 2]]), np.float32([[0.25, 0, 0.75]])
+    z = np.float32([[1, -np.inf, 2]])
+    p = np.float32([[0.25, 0, 0.75]])
     for loss in (losses.cross_entropy, losses.focal):
         values, slope = slopes(loss, z, p)
-        assert np.isfinite(values).all() and np.isfinite(slope).all()
+        assert np.isfinite(values).all()
+        assert np.isfinite(slope).all()
         by_p = jax.jit(jax.grad(lambda p, z, loss=loss: loss(z, p).sum()))(p, z)
-        assert np.isfinite(by_p).all() and by_p[0, 2] > 0
+        assert np.isfinite(by_p).all()
+        assert by_p[0, 2] > 0
 
 
 def test_class_weights_of_probabilities():
-    z, labels = RNG.normal(size=(5, 3)).astype(np.float32), np.arange(5) % 3
+    z = RNG.normal(size=(5, 3)).astype(np.float32)
+    labels = np.arange(5) % 3
     for inner in (losses.cross_entropy, losses.focal):
         loss = jax.jit(losses.weighted(inner, class_weights=[1.0, 2.0, 4.0]))
         helpers.close(loss(z, np.eye(3)[labels]), loss(z, labels), 1e-5, 0)
@@ -259,7 +276,8 @@ def test_mixed_labels_train_with_an_accuracy(augment):
     trainer = jn.trainer(jn.augmented(objective, augment), optax.sgd(0.1))
     batch = RNG.normal(size=(8, 4, 4, 1)).astype(np.float32), np.arange(8) % 3
     _, found = trainer.step(trainer.init(jax.random.key(0), batch), batch)
-    assert 0 <= found["accuracy"] <= found["two"] <= 1 and np.isfinite(found["loss"])
+    assert 0 <= found["accuracy"] <= found["two"] <= 1
+    assert np.isfinite(found["loss"])
 
 
 def narrow(name, dtype):
@@ -286,8 +304,8 @@ def test_sums_are_made_in_float32(name, dtype):
 
     run = jax.jit(jax.value_and_grad(mean))
     value, slope = run(z, targets)
-    wanted, by_z = run(z.astype(np.float32), np.asarray(targets, np.float32)
-                       if targets.dtype == dtype else targets)  # fmt: skip
+    wide_targets = targets.astype(np.float32) if targets.dtype == dtype else targets
+    wanted, by_z = run(z.astype(np.float32), wide_targets)
     assert value.dtype == jnp.float32
     np.testing.assert_allclose(value, wanted, rtol=1e-3)
     off = np.linalg.norm(np.float32(slope) - by_z) / np.linalg.norm(by_z)

@@ -24,14 +24,18 @@ def test_masked_positions_do_not_reach_the_gradient():
     values, grad = slopes(losses.masked(), z, (labels, mask))
     each = optax.softmax_cross_entropy_with_integer_labels(z[0, :2], labels[0, :2])
     close(values, [each.mean(), 0], 1e-6)
-    assert (grad[0, 2] == 0).all() and (grad[1] == 0).all() and (grad[0, :2] != 0).all()
+    assert (grad[0, 2] == 0).all()
+    assert (grad[1] == 0).all()
+    assert (grad[0, :2] != 0).all()
 
 
 def test_outputs_at_an_ignored_label_do_not_reach_the_gradient():
-    z, labels = jnp.array([[1.0, 2, 3], [jnp.nan] * 3, [jnp.inf] * 3]), jnp.array([1, -1, -1])
+    z = jnp.array([[1.0, 2, 3], [jnp.nan] * 3, [jnp.inf] * 3])
+    labels = jnp.array([1, -1, -1])
     loss = losses.weighted(class_weights=[0.5, 2.0, 1.0], ignore_label=-1)
     grad = jax.jit(jax.grad(lambda z: loss(z, labels)[0].sum()))(z)
-    assert (grad[0] != 0).all() and (grad[1:] == 0).all()
+    assert (grad[0] != 0).all()
+    assert (grad[1:] == 0).all()
 
 
 @pytest.mark.slow
@@ -42,7 +46,9 @@ def test_an_image_without_labeled_pixels_has_loss_zero():
         loss = losses.ignore_label(each, label=-1, class_weights=weights)
         values, grads = slopes(loss, jnp.ones((2, 3, 4, 3)), void)
         close(values, [0, math.log(3)], 1e-6)
-        assert (grads[0] == 0).all() and jnp.isfinite(grads).all() and (grads[1] != 0).sum() == 3
+        assert (grads[0] == 0).all()
+        assert jnp.isfinite(grads).all()
+        assert (grads[1] != 0).sum() == 3
 
 
 def test_labels_that_are_no_classes_reach_the_weighted_mean_as_nan():
@@ -58,7 +64,8 @@ def test_narrow_labels_are_compared_with_any_label():
 
 
 def test_known_labels_that_do_not_count_may_be_no_classes():
-    z, labels = RNG.normal(size=(2, 2, 3)).astype(np.float32), np.array([[2, -1], [1, 0]])
+    z = RNG.normal(size=(2, 2, 3)).astype(np.float32)
+    labels = np.array([[2, -1], [1, 0]])
     loss = losses.masked(optax.softmax_cross_entropy_with_integer_labels)
     log_p = np.asarray(jax.nn.log_softmax(z))
     means = [-log_p[0, 0, 2], -(log_p[1, 0, 1] + log_p[1, 1, 0]) / 2]
@@ -68,7 +75,8 @@ def test_known_labels_that_do_not_count_may_be_no_classes():
 
 
 def test_masked_means_of_half_precision_do_not_overflow():
-    values, mask = jnp.full((1, 200), 1000, jnp.float16), jnp.arange(200)[None] < 150
+    values = jnp.full((1, 200), 1000, jnp.float16)
+    mask = jnp.arange(200)[None] < 150
     assert losses.masked(lambda z, y: z)(values, (values, mask)) == 1000
     each = losses.ignore_label(lambda z, y: z[..., 0], label=9)
     assert each(jnp.full((1, 200, 2), 1000, jnp.float16), jnp.zeros((1, 200), int)) == 1000
@@ -92,7 +100,8 @@ def test_ignore_label_as_a_metric_of_an_objective():
 
 ignore = partial(losses.ignore_label, label=9)
 IGNORE = ignore(class_weights=jnp.ones(4))
-Z, Y = jnp.ones((2, 3, 4)), jnp.zeros((2, 3), int)
+Z = jnp.ones((2, 3, 4))
+Y = jnp.zeros((2, 3), int)
 
 
 test_messages = refuses([
@@ -118,13 +127,17 @@ test_messages = refuses([
 ], (ValueError, TypeError))  # fmt: skip
 
 
-@pytest.mark.parametrize(("loss", "targets"), [
-    (losses.cross_entropy, jax.nn.softmax(jnp.ones((2, 3, 4)))),
-    (optax.softmax_cross_entropy, jax.nn.softmax(jnp.ones((2, 3, 4)))),
-    (optax.hinge_loss, jnp.array([[1, -1, 1], [-1, 1, 1]])),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("loss", "targets"),
+    [
+        (losses.cross_entropy, jax.nn.softmax(jnp.ones((2, 3, 4)))),
+        (optax.softmax_cross_entropy, jax.nn.softmax(jnp.ones((2, 3, 4)))),
+        (optax.hinge_loss, jnp.array([[1, -1, 1], [-1, 1, 1]])),
+    ],
+)
 def test_targets_may_be_those_that_the_loss_accepts(loss, targets):
-    outputs, mask = jnp.zeros(targets.shape), jnp.array([[1, 1, 0], [1, 0, 0]])
+    outputs = jnp.zeros(targets.shape)
+    mask = jnp.array([[1, 1, 0], [1, 0, 0]])
     found = losses.masked(loss)(outputs, (targets, mask))
     close(found, loss(outputs, targets).reshape(2, 3, -1)[:, 0].mean(-1), 1e-6)
     assert losses.masked(loss)(outputs, (targets, 0 * mask)).tolist() == [0, 0]  # none counts

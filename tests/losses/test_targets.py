@@ -14,13 +14,16 @@ from jaxnet.losses.targets import checked
 optaxs = optax.softmax_cross_entropy_with_integer_labels
 
 
-@pytest.mark.parametrize("loss, right, wrong", [
-    (optaxs, [0, 2], [0, 3]),
-    (optax.losses.multiclass_hinge_loss, [0, 2], [0, -1]),
-    (optax.sigmoid_binary_cross_entropy, np.ones((2, 3)), np.full((2, 3), 255)),
-    (optax.softmax_cross_entropy, np.eye(3)[:2], np.ones((2, 3))),
-    (optax.hinge_loss, -np.ones((2, 3)), np.zeros((2, 3))),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "loss, right, wrong",
+    [
+        (optaxs, [0, 2], [0, 3]),
+        (optax.losses.multiclass_hinge_loss, [0, 2], [0, -1]),
+        (optax.sigmoid_binary_cross_entropy, np.ones((2, 3)), np.full((2, 3), 255)),
+        (optax.softmax_cross_entropy, np.eye(3)[:2], np.ones((2, 3))),
+        (optax.hinge_loss, -np.ones((2, 3)), np.zeros((2, 3))),
+    ],
+)
 def test_known_targets_are_checked(loss, right, wrong):
     outputs = jnp.arange(6.0).reshape(2, 3)
     values = loss(outputs, jnp.asarray(right))

@@ -22,16 +22,28 @@ def whole(x, kernel, labels, bias=None, softcap=None, transposed=False, **option
 
 
 @pytest.mark.fast_cases("1-{}", "21-{'transposed': True}", "4-{'softcap': 3.0}")
-@pytest.mark.parametrize(("chunk", "options"), [
-    (1, {}), (4, {}), (100, {}), (4, {"softcap": 3.0}), (4, {"label_smoothing": 0.1}),
-    (21, {"transposed": True}), (5, {"transposed": True}),
-], ids=str)  # fmt: skip
+@pytest.mark.parametrize(
+    ("chunk", "options"),
+    [
+        (1, {}),
+        (4, {}),
+        (100, {}),
+        (4, {"softcap": 3.0}),
+        (4, {"label_smoothing": 0.1}),
+        (21, {"transposed": True}),
+        (5, {"transposed": True}),
+    ],
+    ids=str,
+)
 def test_equals_the_loss_of_all_logits(chunk, options):
     kernel = KERNEL.T if "transposed" in options else KERNEL
     weights = jnp.asarray(RNG.uniform(size=LABELS.shape))
 
     def slopes(loss):
-        total = lambda x, w, b: (weights * loss(x, w, LABELS, bias=b, **options)).sum()  # noqa: E731
+
+        def total(x, w, b):
+            return (weights * loss(x, w, LABELS, bias=b, **options)).sum()
+
         return jax.jit(jax.value_and_grad(total, (0, 1, 2)))(X, kernel, BIAS)
 
     found = slopes(lambda *a, **k: linear_cross_entropy(*a, chunk=chunk, **k))
@@ -44,15 +56,20 @@ def test_one_chunk_has_the_same_bits():
 
 
 def test_gradients_of_16_bits_are_summed_in_float32():
-    x, kernel = jnp.ones((4096, 1), jnp.bfloat16), jnp.zeros((1, 2), jnp.bfloat16)
+    x = jnp.ones((4096, 1), jnp.bfloat16)
+    kernel = jnp.zeros((1, 2), jnp.bfloat16)
     labels = jnp.zeros(4096, jnp.int32)
-    loss = lambda w, b: linear_cross_entropy(x, w, labels, bias=b, chunk=2).sum()  # noqa: E731
+
+    def loss(w, b):
+        return linear_cross_entropy(x, w, labels, bias=b, chunk=2).sum()
+
     for slope in jax.grad(loss, (0, 1))(kernel, kernel[0]):
         np.testing.assert_allclose(np.float32(slope).ravel(), [-2048, 2048], rtol=0.01)
 
 
 def test_memory_is_that_of_a_chunk():
-    x, labels = jn.spec((2048, 32)), jn.spec((2048,), jnp.int32)
+    x = jn.spec((2048, 32))
+    labels = jn.spec((2048,), jnp.int32)
 
     def held(loss):
         slopes = jax.grad(lambda x, w, y: loss(x, w, y).sum(), (0, 1))
@@ -61,9 +78,13 @@ def test_memory_is_that_of_a_chunk():
     assert held(lambda *a: linear_cross_entropy(*a, chunk=128)) < held(whole) / 6
 
 
-@pytest.mark.parametrize("wrap", [
-    lambda net: jn.quantized(net, where="words"), lambda net: jn.lora(net, 2, where="words"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda net: jn.quantized(net, where="words"),
+        lambda net: jn.lora(net, 2, where="words"),
+    ],
+)
 def test_kernels_as_stored_have_the_loss_of_merged_ones(wrap):
     def language(m, batch):
         ids, labels = batch
@@ -79,8 +100,12 @@ def test_kernels_as_stored_have_the_loss_of_merged_ones(wrap):
     np.testing.assert_allclose(found, merged, 1e-5)
 
 
-test_what_does_not_fit_is_named = refuses([
-    (lambda: linear_cross_entropy(X[..., :5], KERNEL, LABELS),
-     r"expected x \(..., 8\) for a kernel \(8, 50\)"),
-    (lambda: linear_cross_entropy(X, KERNEL, LABELS + 50), r"labels in \[0, 50\)"),
-])  # fmt: skip
+test_what_does_not_fit_is_named = refuses(
+    [
+        (
+            lambda: linear_cross_entropy(X[..., :5], KERNEL, LABELS),
+            r"expected x \(..., 8\) for a kernel \(8, 50\)",
+        ),
+        (lambda: linear_cross_entropy(X, KERNEL, LABELS + 50), r"labels in \[0, 50\)"),
+    ]
+)
