@@ -66,10 +66,13 @@ def test_wrong_key_is_answered(net, key):
 # Names and sharing
 
 
-@pytest.mark.parametrize(("given", "names"), [
-    ([None, None, "c5", None, "c5"], ["dense", "dense_1", "c5", "dense_2", "c5_1"]),
-    (["dense_1", None, None], ["dense_1", "dense", "dense_2"]),  # what looks counted stays
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("given", "names"),
+    [
+        ([None, None, "c5", None, "c5"], ["dense", "dense_1", "c5", "dense_2", "c5_1"]),
+        (["dense_1", None, None], ["dense_1", "dense", "dense_2"]),  # what looks counted stays
+    ],
+)
 def test_names_are_stable_and_counted(given, names):
     net = jn.serial(*[jn.dense(i + 1, name=n or "dense") for i, n in enumerate(given)])
     params, _ = net.init(KEY, jn.spec((1, 3)))
@@ -109,7 +112,8 @@ def test_composed_layer_used_twice_shares():
     block = jn.serial(jn.dense(3), jn.batch_norm(), name="block")
     net = jn.serial(block, block)
     params, state = net.init(KEY, jn.spec((2, 3)))
-    assert list(params) == ["block"] and sorted(params["block"]) == ["batch_norm", "dense"]
+    assert list(params) == ["block"]
+    assert sorted(params["block"]) == ["batch_norm", "dense"]
     x = jnp.arange(6.0).reshape(2, 3)
     _, after = net.apply(params, state, x, train=True)
     y, once = block.apply(params["block"], state["block"], x, train=True)
@@ -131,11 +135,14 @@ def test_children_without_entries_leave_none():
 
 def test_structure_is_data():
     inner = jn.dense(3, name="c5")
-    assert (inner.name, inner.kind) == ("c5", "dense") and callable(inner.inside)
+    assert (inner.name, inner.kind) == ("c5", "dense")
+    assert callable(inner.inside)
     net = jn.serial(inner)
-    assert net.kind == "serial" and callable(net.inside)
+    assert net.kind == "serial"
+    assert callable(net.inside)
     around = jn.repeat(inner, 2).inside
-    assert around.layer is inner and around.copies == 2
+    assert around.layer is inner
+    assert around.copies == 2
 
 
 def test_another_init_of_a_layer_is_called():
@@ -175,7 +182,8 @@ def test_a_parameter_is_drawn_by_its_name():
     assert shapes(params) == {"dense": {"bias": (4,), "kernel": (3, 4)}, "token": (4,)}
     drawn = jn.initializers.normal(1.0)(jn.child_key(KEY, "token"), (4,), jnp.float32)
     np.testing.assert_array_equal(params["token"], drawn)
-    x, dense = jnp.ones((2, 3)), params["dense"]
+    x = jnp.ones((2, 3))
+    dense = params["dense"]
     y, _ = jn.compose(token).apply(params, state, x)
     expected = x @ dense["kernel"] + dense["bias"] + params["token"]
     np.testing.assert_allclose(y, expected, rtol=1e-6)
@@ -246,15 +254,23 @@ def test_a_missing_key_shows_the_call():
 
 
 @pytest.mark.fast_cases("freeze")
-@pytest.mark.parametrize("transform", [
-    lambda layer: jn.repeat(layer, 3), lambda layer: jn.ensemble(layer, 3), jn.remat, jn.freeze,
-], ids=["repeat", "ensemble", "remat", "freeze"])  # fmt: skip
+@pytest.mark.parametrize(
+    "transform",
+    [
+        lambda layer: jn.repeat(layer, 3),
+        lambda layer: jn.ensemble(layer, 3),
+        jn.remat,
+        jn.freeze,
+    ],
+    ids=["repeat", "ensemble", "remat", "freeze"],
+)
 def test_param_and_key_work_under_transforms(transform):
     net = jn.serial(transform(jn.compose(token)), name="net")
     x = jnp.ones((2, 4))
     params, state = net.init(KEY, x)
     y, _ = jax.jit(net.apply, static_argnames="train")(params, state, x, key=KEY, train=True)
-    assert y.shape[-2:] == (2, 4) and jnp.isfinite(y).all()
+    assert y.shape[-2:] == (2, 4)
+    assert jnp.isfinite(y).all()
     if params["token"]["token"].ndim == 2:  # one per copy, all different
         assert len(np.unique(np.asarray(params["token"]["token"])[:, 0])) == 3
     rows = jn.summary(net, x).rows
@@ -348,13 +364,25 @@ def test_params_and_state_that_do_not_fit(change, words, jit):
         run(*change(*NET.init(KEY, jn.spec((2, 3)))), jnp.ones((2, 3)))
 
 
-@pytest.mark.parametrize("after", [
-    {}, {"n": jnp.zeros(2)}, {"n": jnp.zeros((), jnp.int32)},
-], ids=["nothing", "shape", "dtype"])  # fmt: skip
+@pytest.mark.parametrize(
+    "after",
+    [
+        {},
+        {"n": jnp.zeros(2)},
+        {"n": jnp.zeros((), jnp.int32)},
+    ],
+    ids=["nothing", "shape", "dtype"],
+)
 def test_a_layer_that_does_not_keep_its_state_raises(after):
-    init = lambda key, x: ({}, {"n": jnp.zeros(())})  # noqa: E731
-    apply = lambda params, state, x, *, key=None, train=False: (x, after)  # noqa: E731
-    net, x = jn.serial(jn.Layer(init, apply, "lossy")), jnp.ones((2, 3))
+
+    def init(key, x):
+        return {}, {"n": jnp.zeros(())}
+
+    def apply(params, state, x, *, key=None, train=False):
+        return (x, after)
+
+    net = jn.serial(jn.Layer(init, apply, "lossy"))
+    x = jnp.ones((2, 3))
     words = "lossy: apply must keep the entries, shapes and dtypes of the state; n: expected"
     words += r" \(\) float32, got"
     with pytest.raises(ValueError, match=words):
@@ -395,9 +423,19 @@ def test_errors_carry_path_and_input(how):
         return jax.lax.scan(lambda c, x: (c, run(x)), 0, x[None])
 
     x = jnp.ones((2, 5))
-    init, vmap = partial(net.init, KEY), lambda x: jax.vmap(run)(x[None])
-    runs = {"eager": run, "jit": jax.jit(run), "grad": jax.grad(run), "scan": scan,
-            "vmap": vmap, "init": init}  # fmt: skip
+    init = partial(net.init, KEY)
+
+    def vmap(x):
+        return jax.vmap(run)(x[None])
+
+    runs = {
+        "eager": run,
+        "jit": jax.jit(run),
+        "grad": jax.grad(run),
+        "scan": scan,
+        "vmap": vmap,
+        "init": init,
+    }
     with pytest.raises(RuntimeError, match="boom") as error:
         runs[how](x)
     assert "in resnet/stage/block_3/fail, input (2, 4) float32" in notes(error)
@@ -458,7 +496,8 @@ def running(m, x):
 def test_state_is_declared_read_and_updated():
     net = jn.serial(jn.compose(running), jn.compose(running), name="net")
     params, state = net.init(KEY, jn.spec((2, 3)))
-    assert params == {} and set(state) == {"running", "running_1"}
+    assert params == {}
+    assert set(state) == {"running", "running_1"}
     assert state["running"]["count"].dtype == jnp.int32
     x = jnp.array([[1.0, 2.0, 3.0], [3.0, 2.0, 1.0]])
     y, after = net.apply(params, state, x, train=True)
@@ -502,7 +541,8 @@ def test_an_update_in_a_loop_raises(jit):
 
     words_of_child = r"of_a_child/running: m\(running, x\)"
     for forward, words in (own, "own: m.update"), (of_a_child, words_of_child):
-        net, x = jn.compose(forward), jnp.ones((5, 2, 3))
+        net = jn.compose(forward)
+        x = jnp.ones((5, 2, 3))
         params, state = net.init(KEY, x)
         run = jax.jit(net.apply, static_argnames="train") if jit else net.apply
         run(params, state, x)
@@ -527,8 +567,12 @@ def test_a_state_that_does_not_change_may_be_read_in_a_loop():
 def test_updates_inside_transforms_come_back():
     """Each transform hands the state of its inner layer on."""
     x = jnp.ones((2, 3))
-    for wrap in (lambda f: jn.repeat(f, 2), jn.remat, lambda f: jn.cast(f, jnp.bfloat16),
-                 lambda f: jn.ensemble(f, 2)):  # fmt: skip
+    for wrap in (
+        lambda f: jn.repeat(f, 2),
+        jn.remat,
+        lambda f: jn.cast(f, jnp.bfloat16),
+        lambda f: jn.ensemble(f, 2),
+    ):
         net = wrap(jn.compose(running))
         params, state = net.init(KEY, x)
 
@@ -539,7 +583,8 @@ def test_updates_inside_transforms_come_back():
         assert (np.asarray(after["count"]) == 3).all()
 
 
-DROP, ROWS = jn.dropout(0.5), np.ones((3, 4, 8), np.float32)
+DROP = jn.dropout(0.5)
+ROWS = np.ones((3, 4, 8), np.float32)
 INNER = jn.serial(jn.dense(8), DROP)
 SHARED = {  # loops in which every turn would draw the same numbers
     "vmap": lambda m, x: jax.vmap(lambda r: m(DROP, r))(x),
@@ -569,7 +614,7 @@ OWN = {  # no loop, or a key for each turn
     "a key per row": lambda m, x: jax.vmap(
         lambda r, k: DROP.apply({}, {}, r, key=k, train=True)[0]
     )(x, jax.random.split(m.key("k"), 3)),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", SHARED)
@@ -591,8 +636,11 @@ def test_keys_that_differ_or_are_used_once_are_fine(name):
     assert not np.array_equal(y[0], y[1])
 
 
-def test_what_m_has():
-    for name, words in (("params", "Params belong to the caller"), ("wohle", "m.whole")):
-        with pytest.raises(AttributeError, match=words) as error:
-            jn.compose(lambda m, x, name=name: getattr(m, name), name="net").init(KEY, ROWS)
-        assert "m.stream" in str(error.value)
+@pytest.mark.parametrize(
+    ("name", "words"), [("params", "Params belong to the caller"), ("wohle", "m.whole")]
+)
+def test_what_m_has(name, words):
+    net = jn.compose(lambda m, x: getattr(m, name), name="net")
+    with pytest.raises(AttributeError, match=words) as error:
+        net.init(KEY, ROWS)
+    assert "m.stream" in str(error.value)

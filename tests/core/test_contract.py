@@ -14,13 +14,17 @@ from tests.helpers import KEY, refused
 
 def pair(name, params={}, state={}, apply=lambda p, x: x):  # noqa: B006 (never changed)
     """A layer that draws these entries."""
-    run = lambda p, s, x, *, key=None, train=False: (apply(p, x), s)  # noqa: E731
+
+    def run(p, s, x, *, key=None, train=False):
+        return (apply(p, x), s)
+
     return jn.Layer(lambda key, x: (params, state), run, name)
 
 
 def test_kind_is_the_name_by_default():
     layer = pair("a")
-    assert as_layer(layer).kind == "a" and layer.inside is None
+    assert as_layer(layer).kind == "a"
+    assert layer.inside is None
     named = jn.stateless(lambda key, x: {}, lambda p, x: x, name="b")
     assert (named.name, named.kind) == ("b", "b")
 
@@ -30,10 +34,16 @@ def test_in_a_notebook_a_layer_is_a_line():
     assert pair("<a>")._repr_html_() == f"<code>Layer({name}, kind={name})</code>"
 
 
-@pytest.mark.parametrize("layer", [
-    jn.dense(2, name="net"), jn.serial(jn.dense(2), name="net"),
-    jn.freeze(jn.dense(2, name="net")), jn.repeat(jn.dense(3, name="net"), 2),
-], ids=["leaf", "composed", "transform", "repeat"])  # fmt: skip
+@pytest.mark.parametrize(
+    "layer",
+    [
+        jn.dense(2, name="net"),
+        jn.serial(jn.dense(2), name="net"),
+        jn.freeze(jn.dense(2, name="net")),
+        jn.repeat(jn.dense(3, name="net"), 2),
+    ],
+    ids=["leaf", "composed", "transform", "repeat"],
+)
 def test_a_state_that_was_forgotten(layer):
     x = jnp.ones((2, 3))
     params, state = layer.init(KEY, x)
@@ -81,11 +91,14 @@ def test_what_a_layer_cannot_be_made_of(make, words):
         make()
 
 
-@refused([
-    ({"w": None}, {}, "net/a: params/w must be an array, got NoneType; is that what its init"),
-    ({}, {"v": 2.0}, "net/a: state/v must be an array, got float"),
-    ([], {}, "net/a: init must return params as a dict, got list"),
-], TypeError)  # fmt: skip
+@refused(
+    [
+        ({"w": None}, {}, "net/a: params/w must be an array, got NoneType; is that what its init"),
+        ({}, {"v": 2.0}, "net/a: state/v must be an array, got float"),
+        ([], {}, "net/a: init must return params as a dict, got list"),
+    ],
+    TypeError,
+)
 def test_init_returns_dicts_of_arrays(params, state):
     jn.serial(pair("a", params, state), name="net").init(KEY, jn.spec((2, 3)))
 
@@ -142,7 +155,8 @@ def test_raw_keys_of_another_length_raise(words):
 def test_functions_become_layers():
     half = functools.partial(jnp.multiply, 0.5)
     names = [as_layer(f).name for f in (jnp.tanh, half, lambda x: x)]
-    assert names == ["tanh", "multiply", "lambda"] and as_layer(half).kind == "function"
+    assert names == ["tanh", "multiply", "lambda"]
+    assert as_layer(half).kind == "function"
     assert function_name(half) == "multiply"
     with pytest.raises(TypeError, match="expected a layer or a function, got list"):
         as_layer([jn.dense(3)])  # type: ignore[arg-type]

@@ -27,17 +27,22 @@ def test_compare_lists_all_that_differs():
     )
 
 
-SEQUENCE, LENGTHS, BOTH_WAYS = (2, 5), jnp.array([3, 5]), jn.bidirectional(jn.lstm(4))
+SEQUENCE = (2, 5)
+LENGTHS = jnp.array([3, 5])
+BOTH_WAYS = jn.bidirectional(jn.lstm(4))
 
 
-@pytest.mark.parametrize(("shape", "made_for", "given", "layer", "form"), [
-    ((2,), 4, 5, jn.dense(3), lambda x: x),
-    ((2, 6, 6), 1, 3, jn.conv(8, 3), lambda x: x),
-    ((2, 6, 6), 8, 4, jn.conv(8, 3, groups=2), lambda x: x),
-    (SEQUENCE, 1, 2, BOTH_WAYS, lambda x: x),
-    (SEQUENCE, 1, 2, BOTH_WAYS, lambda x: (x, LENGTHS)),
-    (SEQUENCE, 1, 2, BOTH_WAYS, lambda x: {"x": x, "lengths": LENGTHS}),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("shape", "made_for", "given", "layer", "form"),
+    [
+        ((2,), 4, 5, jn.dense(3), lambda x: x),
+        ((2, 6, 6), 1, 3, jn.conv(8, 3), lambda x: x),
+        ((2, 6, 6), 8, 4, jn.conv(8, 3, groups=2), lambda x: x),
+        (SEQUENCE, 1, 2, BOTH_WAYS, lambda x: x),
+        (SEQUENCE, 1, 2, BOTH_WAYS, lambda x: (x, LENGTHS)),
+        (SEQUENCE, 1, 2, BOTH_WAYS, lambda x: {"x": x, "lengths": LENGTHS}),
+    ],
+)
 def test_params_for_another_number_of_features(shape, made_for, given, layer, form):
     params, state = layer.init(jax.random.key(0), form(jnp.ones((*shape, made_for))))
     with pytest.raises(Misfit) as error:
@@ -46,34 +51,47 @@ def test_params_for_another_number_of_features(shape, made_for, given, layer, fo
     assert words in error.value.__notes__[0]
 
 
-@pytest.mark.parametrize(("needed", "kernel"), [
-    ((4, 3), (4, 5)), ((4, 3), (5, 2)), ((3, 3, 4, 8), (5, 5, 2, 8)), ((4,), (5,)),
-    ((0, 3), (4, 3)),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("needed", "kernel"),
+    [
+        ((4, 3), (4, 5)),
+        ((4, 3), (5, 2)),
+        ((3, 3, 4, 8), (5, 5, 2, 8)),
+        ((4,), (5,)),
+        ((0, 3), (4, 3)),
+    ],
+)
 def test_no_other_kernel_has_a_hint_about_features(needed, kernel):
-    needed, given = {"kernel": jn.spec(needed)}, {"kernel": jnp.ones(kernel)}
+    needed = {"kernel": jn.spec(needed)}
+    given = {"kernel": jnp.ones(kernel)}
     with pytest.raises(Misfit) as error, call("net", None):
         compare("params", needed, given, jn.spec((2, 4)))
     assert not any("input features" in note for note in error.value.__notes__)
 
 
-@pytest.mark.parametrize(("x", "write"), [
-    ((16, 28, 28, 1), r"jn\.spec\(\(16, 28, 28, 1\)\)"), ([4, 7], r"jn\.spec\(\(4, 7\)\)"),
-    ({"x": 3}, r"jn\.spec\(\(32, 784\)\)"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("x", "write"),
+    [
+        ((16, 28, 28, 1), r"jn\.spec\(\(16, 28, 28, 1\)\)"),
+        ([4, 7], r"jn\.spec\(\(4, 7\)\)"),
+        ({"x": 3}, r"jn\.spec\(\(32, 784\)\)"),
+    ],
+)
 def test_a_shape_in_place_of_an_input(x, write):
     with pytest.raises(TypeError, match=f"got int in it; for a shape write {write}"):
         abstract(x, "summary")
 
 
 def test_compare_lets_other_dtypes_pass():
-    needed, given = {"a": jn.spec((2,))}, {"a": jnp.ones(2, jnp.bfloat16)}
+    needed = {"a": jn.spec((2,))}
+    given = {"a": jnp.ones(2, jnp.bfloat16)}
     compare("params", needed, given, None)
 
 
 def test_abstract_keeps_keys_and_narrows_what_jax_narrows():
     found = abstract((np.ones(2), jax.random.key(0)), "net")
-    assert found[0].dtype == jnp.float32 and found[1].dtype == jax.random.key(0).dtype
+    assert found[0].dtype == jnp.float32
+    assert found[1].dtype == jax.random.key(0).dtype
 
 
 def test_the_innermost_call_is_noted_once_after_other_notes():
@@ -92,8 +110,9 @@ def test_the_layer_inside_a_transform_has_its_name():
     assert error.value.__notes__ == ["in net/remat, input (3,) float32"]
 
 
-@pytest.mark.parametrize("layers", [[jn.conv(4, 3)], [jn.flatten(), jn.dense(4)]],
-                         ids=["conv", "flatten"])  # fmt: skip
+@pytest.mark.parametrize(
+    "layers", [[jn.conv(4, 3)], [jn.flatten(), jn.dense(4)]], ids=["conv", "flatten"]
+)
 def test_a_missing_batch_axis_is_guessed(layers):
     net = jn.serial(*layers)
     params, state = net.init(jax.random.key(0), jn.spec((1, 5, 6, 2)))
@@ -112,13 +131,16 @@ def paths(function, *args):
 
 
 CHANGES = {
-    "plain": lambda layer: layer, "remat": jn.remat, "freeze": jn.freeze,
-    "cast": lambda layer: jn.cast(layer, jnp.bfloat16), "repeat": lambda layer: jn.repeat(layer, 3),
+    "plain": lambda layer: layer,
+    "remat": jn.remat,
+    "freeze": jn.freeze,
+    "cast": lambda layer: jn.cast(layer, jnp.bfloat16),
+    "repeat": lambda layer: jn.repeat(layer, 3),
     "ensemble": lambda layer: jn.serial(jn.ensemble(layer, 3), lambda x: x.sum(0), name="block"),
     "tap": lambda layer: jn.tap(jn.serial(layer, jnp.sin, name="block"), "block"),
     "nested": lambda layer: jn.repeat(jn.remat(jn.serial(jn.remat(layer), name="block")), 3),
     "loops": lambda layer: jn.remat(jn.repeat(jn.serial(jn.repeat(layer, 2), name="block"), 3)),
-}  # fmt: skip
+}
 
 
 @pytest.mark.fast_cases("plain-train", "tap-eval", "nested-train")
@@ -135,11 +157,13 @@ def test_operations_are_named_as_messages_name_layers(change, train):
     x = jn.spec((7, 5))
     rows = {f"net/{row.path}".rstrip("/") for row in jn.summary(net, x).rows}
     forward = paths(loss, params, x)
-    assert {path for path, _ in forward} <= rows and not any(back for _, back in forward)
+    assert {path for path, _ in forward} <= rows
+    assert not any(back for _, back in forward)
     assert {"net/dense", "net/dense_1"} <= {path for path, _ in forward}
     assert any(path.endswith("block/dense_1") for path, _ in forward)
     backward = paths(jax.grad(loss, (0, 1)), params, x)
-    assert {path for path, _ in backward} <= rows and ("net/dense_1", True) in backward
+    assert {path for path, _ in backward} <= rows
+    assert ("net/dense_1", True) in backward
     assert any(path.endswith("block/dense_1") and back for path, back in backward)
 
 

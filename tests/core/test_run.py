@@ -151,7 +151,8 @@ def test_a_pair_of_transforms_is_the_same_program_however_it_is_looked_at(outer,
 
 def check_stream(net: Layer) -> None:
     """The stream is the same program, however it is looked at; test_stream.py has its values."""
-    stream, chunk = jn.stream(net, length=6), X[:, :3]
+    stream = jn.stream(net, length=6)
+    chunk = X[:, :3]
     alone = program(stream, chunk)
     for name, look in LOOKS.items():
         looked = jn.stream(look(net), length=6)
@@ -180,7 +181,8 @@ def test_no_transform_holds_the_layer_inside(name):
     """So it is the same transform of any other layer."""
     around = TRANSFORMS[name](jn.dense(8)).inside
     if isinstance(around, Around) and around.layer is not None:
-        assert not holds_a_layer(around.apply) and not holds_a_layer(around.init)
+        assert not holds_a_layer(around.apply)
+        assert not holds_a_layer(around.init)
 
 
 def test_the_old_form_of_a_transform_is_answered():
