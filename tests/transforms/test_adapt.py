@@ -51,9 +51,11 @@ def test_the_formula_of_peft_for_each_shape_of_kernel():
     merged = dict(flat(jn.merge(adapted, params)))
     given = dict(flat(params))
     sizes = {  # copies, inputs, outputs
-        "embedding/embedding": (1, 11, 8), "residual/attention/query/kernel": (3, 8, 8),
-        "residual/attention/out/kernel": (3, 8, 8), "head/kernel": (1, 8, 11),
-    }  # fmt: skip
+        "embedding/embedding": (1, 11, 8),
+        "residual/attention/query/kernel": (3, 8, 8),
+        "residual/attention/out/kernel": (3, 8, 8),
+        "head/kernel": (1, 8, 11),
+    }
     assert {path for path in given if path + "_lora_a" in given} == set(sizes)
     for path, (copies, inputs, outputs) in sizes.items():
         a = np.asarray(given[f"{path}_lora_a"], float).reshape(copies, inputs, 2)
@@ -96,7 +98,10 @@ def test_chosen_params_train_too():
     net = jn.serial(jn.dense(4), jn.dense(3, name="head"))
     layer = jn.lora(net, 1, where="dense/kernel", trainable="head/*")
     params = drawn(layer, jn.spec((2, 5)))
-    loss = lambda p: jnp.square(layer.apply(p, {}, jnp.ones((2, 5)))[0]).sum()  # noqa: E731
+
+    def loss(p):
+        return jnp.square(layer.apply(p, {}, jnp.ones((2, 5)))[0]).sum()
+
     grads = jax.jit(jax.grad(loss))(params)
     moved = {path for path, leaf in flat(grads) if leaf.any()}
     factors = {"dense/kernel_lora_a", "dense/kernel_lora_b"}
@@ -114,17 +119,21 @@ def test_an_optimizer_by_path_leaves_the_base_and_keeps_no_moments():
         train_state, _ = trainer.step(train_state, batch)
     after = train_state.params
     assert [np.array_equal(before[n], after[n]) for n in ("kernel", "bias")] == [True, True]
-    assert not any(np.array_equal(before[f"kernel_lora_{n}"], after[f"kernel_lora_{n}"])
-                   for n in "ab")  # fmt: skip
+    assert not any(
+        np.array_equal(before[f"kernel_lora_{n}"], after[f"kernel_lora_{n}"]) for n in "ab"
+    )
     sizes = {leaf.size for leaf in jax.tree.leaves(train_state.opt_state)}
     assert sizes == {1, 6, 8}  # counts, a and b
 
 
-DENSE, PARAMS = jn.dense(4), {"kernel": jnp.ones((3, 4)), "bias": jnp.ones(4)}
+DENSE = jn.dense(4)
+PARAMS = {"kernel": jnp.ones((3, 4)), "bias": jnp.ones(4)}
 WRAPS = {
-    "plain": lambda net: net, "cast": lambda net: jn.cast(net, jnp.bfloat16), "remat": jn.remat,
+    "plain": lambda net: net,
+    "cast": lambda net: jn.cast(net, jnp.bfloat16),
+    "remat": jn.remat,
     "ensemble": lambda net: jn.ensemble(net, 2),
-}  # fmt: skip
+}
 
 
 @pytest.mark.fast_cases("plain")
@@ -133,7 +142,10 @@ def test_merged_params_give_the_outputs_of_the_adapted_net(wrap):
     """The transform may be inside or outside the other one."""
     x = tokens()
     for inside in (False, True):
-        make = lambda net: jn.lora(net, 2, scale=0.7)  # noqa: E731
+
+        def make(net):
+            return jn.lora(net, 2, scale=0.7)
+
         net = decoder()
         plain = WRAPS[wrap](net)
         adapted = WRAPS[wrap](make(net)) if inside else make(plain)
@@ -154,7 +166,8 @@ def test_a_layer_of_adapted_blocks_draws_others_for_each_copy():
     assert len(np.unique(params["dense"]["kernel_lora_a"], axis=0)) == 4
     around = jn.lora(jn.repeat(jn.residual(jn.dense(3)), 4), 2, where="*/kernel")
     a = around.init(KEY, jn.spec((2, 3)))[0]["dense"]["kernel_lora_a"]
-    assert a.shape == (4, 3, 2) and len(np.unique(a, axis=0)) == 4
+    assert a.shape == (4, 3, 2)
+    assert len(np.unique(a, axis=0)) == 4
 
 
 def test_a_summary_shows_each_layer_once():
@@ -199,25 +212,40 @@ def test_refusals(call):
 
 @pytest.mark.parametrize("frozen", ["layer", "pattern"])
 def test_factors_around_a_frozen_layer_train(frozen):
-    old, head = jn.serial(jn.dense(4), name="old"), jn.dense(2, name="head")
-    nets = {"layer": jn.serial(jn.freeze(old), head),
-            "pattern": jn.freeze(jn.serial(old, head), "old/*")}  # fmt: skip
+    old = jn.serial(jn.dense(4), name="old")
+    head = jn.dense(2, name="head")
+    nets = {
+        "layer": jn.serial(jn.freeze(old), head),
+        "pattern": jn.freeze(jn.serial(old, head), "old/*"),
+    }
     adapted = jn.lora(nets[frozen], 2, where="old/*/kernel", trainable="head/*")
     params, state = adapted.init(KEY, jn.spec((3, 4)))
-    loss = lambda params: adapted.apply(params, state, jnp.ones((3, 4)), train=True)[0].sum()  # noqa: E731
+
+    def loss(params):
+        return adapted.apply(params, state, jnp.ones((3, 4)), train=True)[0].sum()
+
     grads = jax.grad(loss)(params)["old"]["dense"]
     assert np.abs(grads["kernel_lora_b"]).max() > 0
     assert np.abs(grads["kernel"]).max() == np.abs(grads["bias"]).max() == 0
 
 
-@pytest.mark.parametrize("make", [
-    lambda net: jn.freeze(jn.quantized(net)), lambda net: jn.quantized(jn.freeze(net)),
-    lambda net: jn.quantized(net, where="*"), lambda net: jn.freeze(jn.quantized(net), "*kernel*"),
-], ids=["freeze of integers", "integers of freeze", "any path", "freeze by path"])  # fmt: skip
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda net: jn.freeze(jn.quantized(net)),
+        lambda net: jn.quantized(jn.freeze(net)),
+        lambda net: jn.quantized(net, where="*"),
+        lambda net: jn.freeze(jn.quantized(net), "*kernel*"),
+    ],
+    ids=["freeze of integers", "integers of freeze", "any path", "freeze by path"],
+)
 def test_factors_around_integers_are_floats_that_train(make):
     adapted = jn.lora(make(jn.dense(3, use_bias=False)), 2, where="kernel")
     params, state = adapted.init(KEY, jn.spec((4, 6)))
     assert {params["kernel_lora_a"].dtype, params["kernel_lora_b"].dtype} == {jnp.dtype("float32")}
     b, rest = params["kernel_lora_b"], params
-    loss = lambda b: adapted.apply(rest | {"kernel_lora_b": b}, state, jnp.ones((4, 6)))[0].sum()  # noqa: E731
+
+    def loss(b):
+        return adapted.apply(rest | {"kernel_lora_b": b}, state, jnp.ones((4, 6)))[0].sum()
+
     assert np.abs(jax.grad(loss)(b)).max() > 0

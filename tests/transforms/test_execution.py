@@ -36,9 +36,13 @@ def test_remat_changes_nothing_but_recomputes():
 def gradient(make):
     """The compiled gradient of eight blocks, made by a function of one block, and its value."""
     mlp = jn.serial(jn.dense(64, name="mlp_in"), jax.nn.gelu, jn.dense(16, name="mlp_out"))
-    net, x = make(jn.residual(mlp, name="block")), jnp.ones((128, 16))
+    net = make(jn.residual(mlp, name="block"))
+    x = jnp.ones((128, 16))
     params, state = net.init(KEY, x)
-    loss = lambda params: (net.apply(params, state, x)[0] ** 2).mean()  # noqa: E731
+
+    def loss(params):
+        return (net.apply(params, state, x)[0] ** 2).mean()
+
     traced = jax.jit(jax.grad(loss)).trace(params)
     compiled = traced.lower().compile()
     return traced, compiled.memory_analysis().temp_size_in_bytes, compiled(params)
@@ -46,10 +50,15 @@ def gradient(make):
 
 def test_remat_keeps_by_path():
     policy = jax.checkpoint_policies.everything_saveable
-    made = {name: gradient(lambda block, options=options: jn.repeat(jn.remat(block, **options), 8))
-            for name, options in {"none": {}, "in": {"keep": "*/mlp_in"}, "all": {"keep": "*"},
-                                  "policy": {"keep": "*/mlp_in", "policy": policy}}.items()
-    }  # fmt: skip
+    made = {
+        name: gradient(lambda block, options=options: jn.repeat(jn.remat(block, **options), 8))
+        for name, options in {
+            "none": {},
+            "in": {"keep": "*/mlp_in"},
+            "all": {"keep": "*"},
+            "policy": {"keep": "*/mlp_in", "policy": policy},
+        }.items()
+    }
     made["plain"] = gradient(lambda block: jn.repeat(block, 8))
     for _, _, grads in made.values():
         close(grads, made["plain"][2])
@@ -59,7 +68,8 @@ def test_remat_keeps_by_path():
     assert memory["none"] < memory["in"] < memory["all"] < memory["plain"]
     assert memory["policy"] > 2 * memory["in"]
     dots = {name: str(traced.jaxpr).count("dot_general") for name, (traced, *_) in made.items()}
-    assert dots["none"] == dots["plain"] + 1 and dots["in"] == dots["plain"]
+    assert dots["none"] == dots["plain"] + 1
+    assert dots["in"] == dots["plain"]
 
 
 def test_names_cost_nothing_unless_asked_for():
@@ -74,12 +84,14 @@ def test_remat_offloads_by_path():
     assert "pinned_host" in traced.lower(lowering_platforms=("cuda",)).as_text()
 
 
-@refused([
-    ({"keep": "*/mlp"}, r"remat: no layer needs keep='\*/mlp'; paths: serial/mlp_in, "),
-    ({"keep": "*", "offload": "*/mlp_in"}, "no layer needs offload='\\*/mlp_in'"),
-    ({"keep": "(a"}, "remat: keep must hold patterns"),
-    ({"offload": 3}, TypeError, "remat: offload must hold patterns"),
-])  # fmt: skip
+@refused(
+    [
+        ({"keep": "*/mlp"}, r"remat: no layer needs keep='\*/mlp'; paths: serial/mlp_in, "),
+        ({"keep": "*", "offload": "*/mlp_in"}, "no layer needs offload='\\*/mlp_in'"),
+        ({"keep": "(a"}, "remat: keep must hold patterns"),
+        ({"offload": 3}, TypeError, "remat: offload must hold patterns"),
+    ]
+)
 def test_remat_of_no_layer(options):
     gradient(lambda block: jn.remat(block, **options))
 
@@ -127,7 +139,8 @@ def test_no_slow_operation_of_16_bits_is_left_on_cpu(dtype):
 def test_cast_leaves_integers_alone():
     net = jn.cast(jn.compose(lambda m, x: x["a"] * x["i"]), jnp.bfloat16)
     y, _ = jit_apply(net, {}, {}, {"a": jnp.ones((2, 3)), "i": jnp.full((2, 3), 300)})
-    assert y.dtype == jnp.float32 and (y == 300).all()
+    assert y.dtype == jnp.float32
+    assert (y == 300).all()
     words = jn.cast(jn.embedding(5, 3), jnp.bfloat16)
     assert words.apply(*words.init(KEY, jnp.arange(5)), jnp.arange(5))[0].dtype == jnp.float32
     with pytest.raises(ValueError, match="must be a float"):
@@ -161,7 +174,8 @@ def test_params_in_containers_are_frozen(kind):
     frozen = jn.freeze(net, "w/*")
     found = jax.grad(lambda p: frozen.apply(p, state, jnp.ones((2, 3)))[0].sum())(params)
     assert jax.tree.structure(found) == jax.tree.structure(params)
-    assert all(not leaf.any() for leaf in jax.tree.leaves(found["w"])) and found["b"].all()
+    assert all(not leaf.any() for leaf in jax.tree.leaves(found["w"]))
+    assert found["b"].all()
 
 
 def test_params_frozen_by_path():
@@ -321,5 +335,6 @@ def test_only_what_is_multiplied_is_narrow():
     y, _ = jn.cast(net, jnp.bfloat16).apply(params, state, MAP[:1])
     found = [str(dtype) for dtype in (*seen.values(), y.dtype)]
     assert found == ["float32", "bfloat16", "bfloat16", "bfloat16", "float32"]
-    sums, x = jn.cast(own(lambda m, x: (x * ones(m, x)).sum(-1)), jnp.bfloat16), jnp.ones((1, 257))
+    sums = jn.cast(own(lambda m, x: (x * ones(m, x)).sum(-1)), jnp.bfloat16)
+    x = jnp.ones((1, 257))
     assert sums.apply(*sums.init(KEY, x), x)[0] == 257  # 258 or 256 in 16 bits

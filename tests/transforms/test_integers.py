@@ -59,7 +59,7 @@ def test_scales_are_shared_by_inputs_and_by_rows_of_tables():
         "residual/attention/value/kernel/scale": (3, 1, 2, 4),
         "residual/attention/out/kernel/scale": (3, 1, 1, 8),
         "head/kernel/scale": (1, 11),
-    }  # fmt: skip
+    }
     four, _ = jax.eval_shape(jn.quantized(net, 4, group=3).init, KEY, TOKENS)
     assert four["embedding"]["embedding"]["scale"].shape == (11, 3)
     assert four["residual"]["attention"]["out"]["kernel"]["scale16"].shape == (3, 2, 2, 8)
@@ -77,15 +77,22 @@ def test_tables_of_any_width_come_back(features, group):
 
 
 def test_four_bits_of_three_axes_of_odd_size_come_back():
-    net, x = jn.multi_head_attention(2), jnp.ones((1, 4, 6))
+    net = jn.multi_head_attention(2)
+    x = jnp.ones((1, 4, 6))
     layer, (params, _) = jn.quantized(net, 4, group=4), net.init(KEY, x)
     found = jn.merge(layer, jn.quantize(layer, params, x))["query"]["kernel"]  # (6, 2, 3)
     np.testing.assert_allclose(found, params["query"]["kernel"], atol=0.1)
 
 
-@pytest.mark.parametrize(("width", "group", "stored"), [
-    (8, 4, "int4"), (8, None, "int4"), (7, None, "int8"), (7, 1, "int4"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("width", "group", "stored"),
+    [
+        (8, 4, "int4"),
+        (8, None, "int4"),
+        (7, None, "int8"),
+        (7, 1, "int4"),
+    ],
+)
 def test_two_numbers_share_a_byte_where_the_scales_tell_the_width(width, group, stored):
     table = jn.embedding(11, width)
     x = jnp.zeros((2, 3), int)
@@ -98,7 +105,8 @@ def test_two_numbers_share_a_byte_where_the_scales_tell_the_width(width, group, 
 def test_integers_give_the_outputs_of_aware_floats(bits):
     net, x = decoder(), tokens()
     params = drawn(net, TOKENS)
-    small, aware = jn.quantized(net, bits), jn.quantized(net, bits, aware=True)
+    small = jn.quantized(net, bits)
+    aware = jn.quantized(net, bits, aware=True)
     packed = jn.quantize(small, params, x)
     y, _ = jax.jit(small.apply)(packed, {}, x)
     np.testing.assert_allclose(jax.jit(aware.apply)(params, {}, x)[0], y, rtol=1e-5, atol=1e-5)
@@ -111,10 +119,15 @@ def test_integers_give_the_outputs_of_aware_floats(bits):
 
 @pytest.mark.fast_cases("size0-False-2-4", "size2-True-8-4")
 @pytest.mark.parametrize("bits", [4, 8])
-@pytest.mark.parametrize(("size", "first", "rows"), [
-    ((1058, 4000), False, 2),  # in blocks, which do not begin with the groups of scales
-    ((256, 512), True, 1), ((256, 512), True, 8), ((256, 512), True, 9),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("size", "first", "rows"),
+    [
+        ((1058, 4000), False, 2),  # in blocks, which do not begin with the groups of scales
+        ((256, 512), True, 1),
+        ((256, 512), True, 8),
+        ((256, 512), True, 9),
+    ],
+)
 def test_a_kernel_is_used_in_both_directions(bits, size, first, rows):
     def tied(m, x):
         kernel = m.kernel("kernel", jn.initializers.normal(), size)
@@ -150,7 +163,8 @@ def test_groups_of_the_last_of_two_inputs_are_those_of_a_matrix():
     size = (8, 64, 256)
     normal = jn.initializers.normal()
     layer = jn.compose(lambda m, x: jn.product(x, m.kernel("kernel", normal, size), 2))
-    net, x = jn.quantized(layer, 4), jax.random.normal(KEY, (1, *size[:2]))
+    net = jn.quantized(layer, 4)
+    x = jax.random.normal(KEY, (1, *size[:2]))
     params, state = jit_init(net, KEY, x)
     assert params["kernel"]["scale16"].shape == (8, 2, 256)
     program = compiled(lambda p, x: net.apply(p, state, x)[0], params, x)
@@ -162,10 +176,15 @@ def test_groups_of_the_last_of_two_inputs_are_those_of_a_matrix():
 
 def test_bytes_are_those_of_the_integers():
     net = jn.dense(64, use_bias=False)
-    nbytes = lambda params: sum(leaf.nbytes for leaf in jax.tree.leaves(params))  # noqa: E731
+
+    def nbytes(params):
+        return sum(leaf.nbytes for leaf in jax.tree.leaves(params))
+
     x = jn.spec((2, 128))
-    found = [nbytes(layer.init(KEY, x)[0]) for layer in (
-        net, jn.quantized(net), jn.quantized(net, 4), jn.quantized(net, 4, group=64))]  # fmt: skip
+    found = [
+        nbytes(layer.init(KEY, x)[0])
+        for layer in (net, jn.quantized(net), jn.quantized(net, 4), jn.quantized(net, 4, group=64))
+    ]
     values = 128 * 64
     assert found == [4 * values, values + 4 * 64, values // 2 + 2 * 256, values // 2 + 2 * 128]
 
@@ -215,7 +234,8 @@ def test_factors_train_on_top_of_integers():
 @pytest.mark.fast_cases("cast")
 @pytest.mark.parametrize("wrap", ["cast", "remat", "ensemble"])
 def test_factors_find_integers_inside_other_transforms(wrap):
-    make, net = WRAPS[wrap], jn.serial(jn.dense(4), jn.dense(2, name="head"))
+    make = WRAPS[wrap]
+    net = jn.serial(jn.dense(4), jn.dense(2, name="head"))
     adapted = jn.lora(make(jn.quantized(net)), 1, where="head/kernel")
     params, state = adapted.init(KEY, jn.spec((3, 5)))
     assert {"kernel", "kernel_lora_a", "kernel_lora_b", "bias"} == set(params["head"])
@@ -256,7 +276,8 @@ def test_a_gradient_that_is_not_finite_is_named_past_integers():
      "quantize: params do not fit the net .*\n  kernel_lora_a: unk"),
 ])  # fmt: skip
 def test_what_does_not_fit_is_named(call):
-    net, x = jn.dense(4), jn.spec((2, 3))
+    net = jn.dense(4)
+    x = jn.spec((2, 3))
     call(net, net.init(KEY, x)[0], x)
 
 
@@ -273,12 +294,18 @@ def test_factors_on_integers_are_exported(bits):
     np.testing.assert_allclose(found, run(x), rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("outer", [
-    jn.transforms.weight_norm, jn.transforms.spectral_norm, jn.quantized,
-    lambda net: jn.lora(net, 2, where="*kernel"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "outer",
+    [
+        jn.transforms.weight_norm,
+        jn.transforms.spectral_norm,
+        jn.quantized,
+        lambda net: jn.lora(net, 2, where="*kernel"),
+    ],
+)
 def test_a_transform_around_training_that_rounds_sees_the_axes_of_a_product(outer):
-    net, x = jn.serial(jn.multi_head_attention(2), jn.dense(3)), jn.spec((2, 5, 4))
+    net = jn.serial(jn.multi_head_attention(2), jn.dense(3))
+    x = jn.spec((2, 5, 4))
     shapes = [
         jax.eval_shape(outer(inside).init, jax.random.key(0), x)
         for inside in (net, jn.quantized(net, aware=True))

@@ -34,7 +34,10 @@ def test_axes_of_kernels(make, x, path, axes):
 
 
 def test_a_pair_of_functions_has_its_outputs_last():
-    init = lambda key, x: ({"inner": {"kernel": jnp.ones((2, 3, 4))}}, {})  # noqa: E731
+
+    def init(key, x):
+        return ({"inner": {"kernel": jnp.ones((2, 3, 4))}}, {})
+
     pair = jn.Layer(init, lambda params, state, x, *, key=None, train=False: (x, state), "pair")
     found = axes_of(jn.serial(pair), {"pair/inner/kernel": jn.spec((2, 3, 4))}, jn.spec((2, 3)))
     assert found == {"pair/inner/kernel": Axes(0, 2)}

@@ -38,7 +38,7 @@ def test_the_target_is_the_average_of_the_params_after_each_update():
         return jnp.square(q.max(-1) - later - 1).mean()
 
     wanted = jax.tree.map(lambda p, g: p - 0.1 * g, now, jax.grad(loss)(now))
-    close(train_state.params["dense"], wanted, 1e-4, 1e-6)  # fmt: skip
+    close(train_state.params["dense"], wanted, 1e-4, 1e-6)
 
 
 def test_a_schedule_of_copies():

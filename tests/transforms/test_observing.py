@@ -11,10 +11,17 @@ from jaxnet.services.trees import flat
 from tests.helpers import KEY, refused, refuses
 from tests.transforms.test_copies import X
 
-MAKES = pytest.mark.parametrize("make", [
-    lambda layer: jn.repeat(layer, 2), lambda layer: jn.ensemble(layer, 2), jn.remat, jn.freeze,
-    lambda layer: jn.cast(layer, jnp.bfloat16),
-], ids=["repeat", "ensemble", "remat", "freeze", "cast"])  # fmt: skip
+MAKES = pytest.mark.parametrize(
+    "make",
+    [
+        lambda layer: jn.repeat(layer, 2),
+        lambda layer: jn.ensemble(layer, 2),
+        jn.remat,
+        jn.freeze,
+        lambda layer: jn.cast(layer, jnp.bfloat16),
+    ],
+    ids=["repeat", "ensemble", "remat", "freeze", "cast"],
+)
 
 
 @pytest.mark.fast_cases("remat", "freeze", "cast")
@@ -76,17 +83,25 @@ def test_sown_values_come_out_by_path():
 
 
 @pytest.mark.fast_cases("<lambda>-shape0", "<lambda>-shape3", "remat-shape2")
-@pytest.mark.parametrize(("wrap", "shape"), [
-    (lambda f: jn.repeat(f, 3), (3, 4)), (lambda f: jn.ensemble(f, 3), (3, 4)), (jn.remat, (4,)),
-    (lambda f: jn.cast(f, jnp.bfloat16), (4,)), (jn.freeze, (4,)),
-    (jn.transforms.weight_norm, (4,)), (jn.transforms.spectral_norm, (4,)),
-    (lambda f: jn.repeat(jn.remat(jn.serial(f, jn.batch_norm())), 3), (3, 4)),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("wrap", "shape"),
+    [
+        (lambda f: jn.repeat(f, 3), (3, 4)),
+        (lambda f: jn.ensemble(f, 3), (3, 4)),
+        (jn.remat, (4,)),
+        (lambda f: jn.cast(f, jnp.bfloat16), (4,)),
+        (jn.freeze, (4,)),
+        (jn.transforms.weight_norm, (4,)),
+        (jn.transforms.spectral_norm, (4,)),
+        (lambda f: jn.repeat(jn.remat(jn.serial(f, jn.batch_norm())), 3), (3, 4)),
+    ],
+)
 def test_sown_values_pass_transforms(wrap, shape):
     net = jn.serial(wrap(jn.compose(gate)), name="net")
     sown = collected(net, jnp.arange(8.0).reshape(4, 2), train=True)
     [value] = sown.values()
-    assert value.shape == shape and np.isfinite(np.asarray(value, np.float32)).all()
+    assert value.shape == shape
+    assert np.isfinite(np.asarray(value, np.float32)).all()
     below, x = jn.collect(wrap(jn.compose(gate))), jnp.ones((4, 2))  # the transform is the whole
     (_, sown), _ = below.apply(*below.init(KEY, x), x)
     assert [value.shape for value in sown.values()] == [shape]
@@ -136,21 +151,33 @@ def test_a_watch_that_does_not_collect_keeps_no_sown_values():
         m.sow("gate", x[:, 0])
         return m(jn.batch_norm(), x)
 
-    net, x = jn.serial(jn.compose(gated)), jnp.ones((4, 2))
+    net = jn.serial(jn.compose(gated))
+    x = jnp.ones((4, 2))
     params, state = net.init(jax.random.key(0), x)
     _, after = jn.observe(net, lambda path, layer, x, y: y).apply(params, state, x)
     assert jax.tree.structure(after) == jax.tree.structure(state)
 
 
-@pytest.mark.parametrize("make", [
-    jn.serial, lambda layer: jn.lora(layer, 2, where="*kernel"), jn.quantized, jn.remat,
-    lambda layer: jn.repeat(layer, 2),
-], ids=["serial", "lora", "quantized", "remat", "repeat"])  # fmt: skip
+@pytest.mark.parametrize(
+    "make",
+    [
+        jn.serial,
+        lambda layer: jn.lora(layer, 2, where="*kernel"),
+        jn.quantized,
+        jn.remat,
+        lambda layer: jn.repeat(layer, 2),
+    ],
+    ids=["serial", "lora", "quantized", "remat", "repeat"],
+)
 def test_what_an_observer_changes_stays_below_other_watches(make):
-    net, x = make(jn.dense(3)), jnp.ones((2, 3))
+    net = make(jn.dense(3))
+    x = jnp.ones((2, 3))
     params, state = net.init(KEY, x)
     seven = jn.observe(net, lambda path, layer, x, y: jnp.full_like(y, 7))
-    same = lambda path, layer, x, y: y  # noqa: E731
+
+    def same(path, layer, x, y):
+        return y
+
     assert (seven.apply(params, state, x)[0] == 7).all()
     assert (jn.collect(seven).apply(params, state, x)[0][0] == 7).all()
     for transforms in (False, True):
@@ -163,10 +190,12 @@ def looped(m, x):
     return x
 
 
-@refused([
-    (looped, r"m.sow\('mean'\) is called inside a function that JAX runs"),
-    (lambda m, x: m.sow(3, x), TypeError, "m.sow"),
-])  # fmt: skip
+@refused(
+    [
+        (looped, r"m.sow\('mean'\) is called inside a function that JAX runs"),
+        (lambda m, x: m.sow(3, x), TypeError, "m.sow"),
+    ]
+)
 def test_what_cannot_be_sown(forward):
     jn.collect(jn.compose(forward)).apply({}, {}, jnp.ones((5, 4, 2)))
 
@@ -185,36 +214,58 @@ def test_errors_keep_the_whole_path(make):
     assert "in net/stage/fail, input (4, 3)" in "\n".join(error.value.__notes__)
 
 
-@pytest.mark.parametrize("look", [
-    jn.collect, lambda net: jn.observe(net, lambda path, layer, x, y: y), jn.remat,
-], ids=["collect", "observe", "remat"])  # fmt: skip
+@pytest.mark.parametrize(
+    "look",
+    [
+        jn.collect,
+        lambda net: jn.observe(net, lambda path, layer, x, y: y),
+        jn.remat,
+    ],
+    ids=["collect", "observe", "remat"],
+)
 @pytest.mark.parametrize("nested", [False, True])
 def test_the_state_of_a_pair_is_kept(look, nested):
     def apply(params, state, x, *, key=None, train=False):
         return x, {"count": state["count"] + train}
 
     counter = jn.Layer(lambda key, x: ({}, {"count": jnp.zeros(())}), apply, "counter")
-    net, x = jn.serial(jn.serial(counter) if nested else counter), jnp.ones((2, 3))
+    net = jn.serial(jn.serial(counter) if nested else counter)
+    x = jnp.ones((2, 3))
     _, state = look(net).apply(*net.init(KEY, x), x, train=True)
     assert [float(leaf) for leaf in jax.tree.leaves(state)] == [1.0]
 
 
-@pytest.mark.parametrize("transform", [
-    jn.freeze, jn.remat, lambda f: jn.repeat(f, 2), lambda f: jn.ensemble(f, 2),
-    lambda f: jn.cast(f, jnp.bfloat16), jn.transforms.weight_norm, jn.transforms.spectral_norm,
-    lambda f: jn.tap(f, "dense"), lambda f: jn.observe(f, lambda *a: a[-1]),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "transform",
+    [
+        jn.freeze,
+        jn.remat,
+        lambda f: jn.repeat(f, 2),
+        lambda f: jn.ensemble(f, 2),
+        lambda f: jn.cast(f, jnp.bfloat16),
+        jn.transforms.weight_norm,
+        jn.transforms.spectral_norm,
+        lambda f: jn.tap(f, "dense"),
+        lambda f: jn.observe(f, lambda *a: a[-1]),
+    ],
+)
 def test_what_is_no_layer_is_named(transform):
     with pytest.raises(TypeError, match=r"^\w+: layer must be a layer, such as jn.dense\(3\), got"):
         transform([jn.dense(3)])
 
 
-test_options_of_another_kind_are_named = refuses([
-    (lambda: jn.cast(jn.dense(3), "abc"), "cast: dtype must be one of JAX"),
-    (lambda: jn.remat(jn.dense(3), policy=3), "remat: policy must be a function"),
-    (lambda: jn.observe(jn.dense(3), print, transforms=1), "observe: transforms must be True or"),
-    (lambda: jn.tap(jn.serial(jn.dense(3)), 3), r"tap: paths must be words .* got \(3,\)"),
-], TypeError)  # fmt: skip
+test_options_of_another_kind_are_named = refuses(
+    [
+        (lambda: jn.cast(jn.dense(3), "abc"), "cast: dtype must be one of JAX"),
+        (lambda: jn.remat(jn.dense(3), policy=3), "remat: policy must be a function"),
+        (
+            lambda: jn.observe(jn.dense(3), print, transforms=1),
+            "observe: transforms must be True or",
+        ),
+        (lambda: jn.tap(jn.serial(jn.dense(3)), 3), r"tap: paths must be words .* got \(3,\)"),
+    ],
+    TypeError,
+)
 
 
 def block(name):
@@ -228,12 +279,15 @@ def trunk_and_net():
 
 
 @pytest.mark.fast_cases("paths2-layers2")
-@pytest.mark.parametrize("paths, layers", [
-    (("a",), {"a"}),
-    (("deep/b/dense", "shared"), {"a", "shared", "deep/b/dense"}),
-    (("shared", "a", "shared"), {"a", "shared"}),
-    (("deep",), {"a", "shared", "deep"}),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "paths, layers",
+    [
+        (("a",), {"a"}),
+        (("deep/b/dense", "shared"), {"a", "shared", "deep/b/dense"}),
+        (("shared", "a", "shared"), {"a", "shared"}),
+        (("deep",), {"a", "shared", "deep"}),
+    ],
+)
 def test_tap_gives_what_the_net_computes_and_no_more(paths, layers):
     net, x = trunk_and_net()
     params, state = net.init(KEY, x)
@@ -242,7 +296,8 @@ def test_tap_gives_what_the_net_computes_and_no_more(paths, layers):
 
     starts = tuple(layer + "/" for layer in layers)
     kept = {path: leaf for path, leaf in flat(params) if path.startswith(starts)}
-    assert kept and dict(flat(trunk_params)).keys() == kept.keys()
+    assert kept
+    assert dict(flat(trunk_params)).keys() == kept.keys()
     jax.tree.map(np.testing.assert_array_equal, dict(flat(trunk_params)), kept)
     outputs, new = trunk.apply(trunk_params, trunk_state, x, train=True)
     whole, after = trunk.apply(params, state, x, train=True)  # of the whole network
@@ -297,7 +352,8 @@ def test_what_is_skipped_is_neither_drawn_nor_run():
     trunk.apply(kept, {}, jnp.ones((2, 3)))  # outlines what follows once
     ran.clear()
     y, _ = trunk.apply(kept, {}, jnp.ones((2, 3)))
-    assert y.shape == (2, 3) and not ran
+    assert y.shape == (2, 3)
+    assert not ran
 
 
 def test_tap_of_an_objective_gives_what_is_inside():
@@ -330,9 +386,11 @@ def test_what_is_skipped_neither_updates_nor_reports():
             m.update("mean", mean + 1)
         return z
 
-    net, x = jn.compose(forward, name="net"), jnp.ones((4, 3))
+    net = jn.compose(forward, name="net")
+    x = jnp.ones((4, 3))
     params, _ = net.init(jax.random.key(0), x)
-    state, trunk = {"mean": jnp.full(3, 5.0)}, jn.tap(net, "a")
+    state = {"mean": jnp.full(3, 5.0)}
+    trunk = jn.tap(net, "a")
     _, after = trunk.apply(params, state, x, train=True)
     assert after["mean"].tolist() == [5, 5, 5]
     assert jn.collect(trunk).apply(params, state, x)[0][1] == {}

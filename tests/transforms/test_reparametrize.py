@@ -32,7 +32,9 @@ def test_weight_norm_leaves_what_is_named_like_its_parts():
 
 @pytest.mark.slow
 def test_weight_norm_of_a_convolution_has_a_length_per_output(x64):
-    v, g, x = draw(3, 4, 5), draw(5, seed=1), draw(2, 9, 4)
+    v = draw(3, 4, 5)
+    g = draw(5, seed=1)
+    x = draw(2, 9, 4)
     conv = jn.conv(5, 3, padding="VALID", use_bias=False)
     y, _ = jit_apply(jn.transforms.weight_norm(conv), {"kernel": {"g": g, "v": v}}, {}, x)
     kernel = g * v / np.sqrt(np.square(v).sum((0, 1)))
@@ -42,14 +44,18 @@ def test_weight_norm_of_a_convolution_has_a_length_per_output(x64):
 def test_weight_norm_of_zero_is_zero_and_finite():
     layer = jn.transforms.weight_norm(jn.dense(3, kernel_init=jn.initializers.zeros))
     params, state = layer.init(key(), jn.spec((2, 5)))
-    loss = lambda p: jit_apply(layer, p, state, jnp.ones((2, 5)))[0].sum()  # noqa: E731
+
+    def loss(p):
+        return jit_apply(layer, p, state, jnp.ones((2, 5)))[0].sum()
+
     grads = jax.jit(jax.grad(loss))(params)
     assert all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(grads))
 
 
 @pytest.mark.slow
 def test_spectral_norm_equals_torch_over_steps_in_which_the_kernel_moves(x64, torch):
-    kernel, c = draw(5, 3), draw(4, 3, seed=3)
+    kernel = draw(5, 3)
+    c = draw(4, 3, seed=3)
     x = draw(4, 5, seed=2)
     other = torch.nn.Linear(5, 3, bias=False).double()
     other = torch.nn.utils.parametrizations.spectral_norm(other)
@@ -135,7 +141,8 @@ def test_spectral_norm_of_zeros_is_zero(train):
         return y.sum(), (y, after)
 
     (_, (y, after)), gradient = jax.jit(jax.value_and_grad(total, has_aux=True))(params)
-    assert (y == 0).all() and (gradient["kernel"] == 5).all()  # that of the layer: divided by 1
+    assert (y == 0).all()
+    assert (gradient["kernel"] == 5).all()  # that of the layer: divided by 1
     # Once the kernel is not zero, its norm is found: the vectors did not become zero.
     params = {"kernel": 7 * jnp.eye(4, 3)}
     for _ in range(30):

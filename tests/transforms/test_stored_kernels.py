@@ -32,7 +32,10 @@ def test_a_token_of_a_decoder_holds_integers():
     def token(net):
         stream = jn.stream(net, length=16)
         params, state = jax.eval_shape(stream.init, jax.random.key(0), IDS[:1, :1])
-        run = lambda params, state, x: stream.apply(params, state, x)  # noqa: E731
+
+        def run(params, state, x):
+            return stream.apply(params, state, x)
+
         return held(jax.jit(run).lower(params, state, IDS[:1, :1]).compile())
 
     floats = token(net)
@@ -66,8 +69,13 @@ def test_few_rows_are_multiplied_in_blocks(bits):
     net = jn.quantized(jn.dense(4096), bits)
     params, state = net.init(jax.random.key(0), jn.spec((2, 1024)))
     x = jax.random.normal(jax.random.key(1), (2, 1024))
-    run = lambda x: net.apply(params, state, x)[0]  # noqa: E731
-    plain = lambda x: jn.dense(4096).apply(jn.merge(net, params), state, x)[0]  # noqa: E731
+
+    def run(x):
+        return net.apply(params, state, x)[0]
+
+    def plain(x):
+        return jn.dense(4096).apply(jn.merge(net, params), state, x)[0]
+
     np.testing.assert_allclose(run(x), plain(x), **CLOSE)
     slopes = [jax.grad(lambda x, f=f: jnp.sin(f(x)).sum())(x) for f in (run, plain)]
     np.testing.assert_allclose(*slopes, **CLOSE)
@@ -80,7 +88,8 @@ TIED = jn.compose(lambda m, ids: m(TABLE, m(TABLE, ids)))
 
 @pytest.mark.slow
 def test_a_tied_table_is_quantized_by_rows_and_multiplied_in_blocks():
-    net, ids = jn.quantized(TIED, where="embedding/embedding"), jnp.array([[1, 5, 8191]])
+    net = jn.quantized(TIED, where="embedding/embedding")
+    ids = jnp.array([[1, 5, 8191]])
     params, state = net.init(jax.random.key(0), ids)
     merged = TIED.apply(jn.merge(net, params), state, ids)[0]
     np.testing.assert_allclose(net.apply(params, state, ids)[0], merged, **CLOSE)
@@ -97,7 +106,10 @@ def test_a_layer_of_a_user_saves_too():
 
     net = jn.quantized(jn.compose(own), where="w")
     params, state = net.init(jax.random.key(0), jn.spec((1, 2048)))
-    run = lambda x: net.apply(params, state, x)[0]  # noqa: E731
+
+    def run(x):
+        return net.apply(params, state, x)[0]
+
     assert temporary(run, jnp.ones((1, 2048))) < 9e6  # the floats are 17 MB
 
 

@@ -52,9 +52,16 @@ def has_time(row: Row) -> bool:
 
 # Lengths belong to a whole sequence: the law divides x alone.
 WITH_LENGTHS = (
-    "lstm", "gru", "recurrent", "bidirectional", "time_distributed", "last_step", "hmm",
-    "transformer_block", "moe",
-)  # fmt: skip
+    "lstm",
+    "gru",
+    "recurrent",
+    "bidirectional",
+    "time_distributed",
+    "last_step",
+    "hmm",
+    "transformer_block",
+    "moe",
+)
 KEEPS = {
     "dense-no-bias", "conv-signal", "batch_norm", "layer_norm", "rms_norm", "local_response_norm",
     "l2_pool_channels", "spatial_dropout", "embedding", "embedding-tied", "learned_positions",
@@ -75,8 +82,10 @@ def test_a_row_keeps_the_law_or_says_why_not(x64, row: Row):
     time = first(x).shape[1]
     sizes = [1, time - 2, 1] if time > 2 else [1] * time
     if row.id not in KEEPS:
-        words = {**dict.fromkeys(("lenet5", "lenet5_1998"), "images of shape"),
-                 "unet": "multiples of 2"}.get(row.id, "in a stream")  # fmt: skip
+        words = {
+            **dict.fromkeys(("lenet5", "lenet5_1998"), "images of shape"),
+            "unet": "multiples of 2",
+        }.get(row.id, "in a stream")
         with pytest.raises(ValueError, match=words):
             in_chunks(net, params, state, x, sizes, length=time)
         return
@@ -112,10 +121,12 @@ NETS = {
     "stack": lambda: jn.layers.stack_rnn(jn.gru(5, reset_after=False), jn.rnn(3), jn.lstm(4)),
     "norm": lambda: jn.serial(jn.dense(6), jn.batch_norm(), jax.nn.relu, jn.gru(3)),
     "positions": lambda: jn.serial(
-        jn.layers.sinusoidal_positions(), jn.learned_positions(20), blocks()),
+        jn.layers.sinusoidal_positions(), jn.learned_positions(20), blocks()
+    ),
     "param": lambda: jn.compose(
-        lambda m, x: m(jn.gru(8), x) * m.param("scale", jn.initializers.ones, (8,))),
-}  # fmt: skip
+        lambda m, x: m(jn.gru(8), x) * m.param("scale", jn.initializers.ones, (8,))
+    ),
+}
 
 
 def draw(make, x):
@@ -161,11 +172,15 @@ def test_below_cast_a_stream_computes_in_the_same_dtypes(make):
 
 
 @pytest.mark.fast_cases("windows")
-@pytest.mark.parametrize("make", [
-    lambda: jn.serial(jn.learned_positions(20), blocks(rotary=True), jn.gru(4)),
-    lambda: jn.serial(blocks(window=(2, 0)), jn.conv(5, 3, padding="CAUSAL", dilation=2)),
-    lambda: jn.recurrent(jn.layers.lstm_cell(5)),
-], ids=["attention", "windows", "cell"])  # fmt: skip
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: jn.serial(jn.learned_positions(20), blocks(rotary=True), jn.gru(4)),
+        lambda: jn.serial(blocks(window=(2, 0)), jn.conv(5, 3, padding="CAUSAL", dilation=2)),
+        lambda: jn.recurrent(jn.layers.lstm_cell(5)),
+    ],
+    ids=["attention", "windows", "cell"],
+)
 def test_every_example_has_its_own_number_of_steps(x64, make):
     rng = np.random.default_rng(0)
     x = jnp.asarray(rng.normal(size=(3, 13, 8)))
@@ -173,7 +188,8 @@ def test_every_example_has_its_own_number_of_steps(x64, make):
     whole, _ = jit_apply(net, params, state, x)
     stream = jn.stream(net, 13, ragged=True)
     state = jn.start_stream(stream, (x, jnp.zeros(3, int)), state)
-    apply, done = jax.jit(stream.apply), np.zeros(3, int)
+    apply = jax.jit(stream.apply)
+    done = np.zeros(3, int)
     for steps in ([4, 0, 2], [1, 3, 4], [0, 0, 0], [4, 4, 1], [4, 4, 4]):
         chunk = np.full((3, 4, 8), 77.0)  # what does not count reaches nothing
         for i, n in enumerate(steps):
@@ -200,16 +216,18 @@ def test_the_state_is_the_nets_and_what_is_kept():
 shared = jn.gru(8, name="shared")
 
 
-@refused([
-    (jn.serial(jn.dense(4), lambda x: x.mean(1)), r"serial/lambda: must keep \(batch, time\)"),
-    (jn.serial(shared, shared), "serial/shared: is called twice in a stream"),
-    (jn.multi_head_attention(2), "attends to later places"),
-    (jn.multi_head_attention(2, window=(3, 1)), "attends to later places"),
-    (attention(), r"multi_head_attention: .* write jn.stream\(net, length\)"),
-    (jn.conv(3, 3), 'conv: needs padding="CAUSAL"'),
-    (jn.conv(3, 4, strides=2, padding="CAUSAL"), 'padding="CAUSAL" and strides of 1'),
-    (jn.serial(jn.dense(4), jn.bidirectional(jn.gru(2))), "serial/bidirectional: reads each"),
-])  # fmt: skip
+@refused(
+    [
+        (jn.serial(jn.dense(4), lambda x: x.mean(1)), r"serial/lambda: must keep \(batch, time\)"),
+        (jn.serial(shared, shared), "serial/shared: is called twice in a stream"),
+        (jn.multi_head_attention(2), "attends to later places"),
+        (jn.multi_head_attention(2, window=(3, 1)), "attends to later places"),
+        (attention(), r"multi_head_attention: .* write jn.stream\(net, length\)"),
+        (jn.conv(3, 3), 'conv: needs padding="CAUSAL"'),
+        (jn.conv(3, 4, strides=2, padding="CAUSAL"), 'padding="CAUSAL" and strides of 1'),
+        (jn.serial(jn.dense(4), jn.bidirectional(jn.gru(2))), "serial/bidirectional: reads each"),
+    ]
+)
 def test_what_does_not_work_in_a_stream_is_said_with_its_path(net):
     x = jnp.ones((2, 5, 8))
     in_chunks(net, *net.init(KEY, x), x, [3, 2])
@@ -405,7 +423,10 @@ def test_the_law_on_a_mesh_of_four_devices(on_devices):
 
 @pytest.mark.slow
 def test_padding_beyond_the_length_stays_out_of_a_window_behind():
-    window = lambda name: jn.multi_head_attention(2, window=(2, 0), name=name)  # noqa: E731
+
+    def window(name):
+        return jn.multi_head_attention(2, window=(2, 0), name=name)
+
     net = jn.serial(window("a"), window("b"))
     x = jax.random.normal(jax.random.key(1), (1, 4, 8))
     params, state = net.init(KEY, x)
