@@ -67,12 +67,22 @@ LENGTHS = (spec((3, 6, 5)), spec((3,), jnp.int32))  # (x, lengths) of sequences
 
 ROWS = [
     # core
-    Row("stateless",
-        lambda: jn.stateless(lambda key, x: {"w": jax.random.normal(key, x.shape[1:])},
-                             lambda p, x: spread(p["w"], x.shape) * x, "w"), spec((3, 4))),
-    Row("compose",
-        lambda: jn.compose(lambda m, x: m(jn.dense(4), x) * m(jnp.tanh, m(jn.dense(4), x)),
-                           name="gate"), spec((3, 5))),
+    Row(
+        "stateless",
+        lambda: jn.stateless(
+            lambda key, x: {"w": jax.random.normal(key, x.shape[1:])},
+            lambda p, x: spread(p["w"], x.shape) * x,
+            "w",
+        ),
+        spec((3, 4)),
+    ),
+    Row(
+        "compose",
+        lambda: jn.compose(
+            lambda m, x: m(jn.dense(4), x) * m(jnp.tanh, m(jn.dense(4), x)), name="gate"
+        ),
+        spec((3, 5)),
+    ),
     Row("serial", lambda: jn.serial(jn.dense(7), jnp.tanh, jn.dense(4)), spec((3, 5))),
     Row("parallel", lambda: jn.parallel(jn.dense(7), jn.dense(4)), spec((3, 5))),
     Row("parallel-tuple", lambda: jn.parallel(jn.dense(7), jnp.tanh), (spec((3, 5)), spec((3, 2)))),
@@ -108,82 +118,152 @@ ROWS = [
     Row("resize", lambda: jn.resize((5, 9), method="bicubic"), IMAGE),
     Row("resize-nearest", lambda: jn.resize(scale=(0.7, 1.5), method="nearest"), IMAGE),
     Row("batch_norm", jn.batch_norm, IMAGE, train="differs"),
-    Row("batch_norm-plain", lambda: jn.batch_norm(use_scale=False, use_bias=False), spec((7, 3)),
-        train="differs"),
+    Row(
+        "batch_norm-plain",
+        lambda: jn.batch_norm(use_scale=False, use_bias=False),
+        spec((7, 3)),
+        train="differs",
+    ),
     Row("dropout", lambda: jn.dropout(0.4), spec((50, 7)), train="random"),
-    Row("spatial_dropout", lambda: jn.layers.spatial_dropout(0.4), spec((5, 4, 2, 9)),
-        train="random"),
+    Row(
+        "spatial_dropout",
+        lambda: jn.layers.spatial_dropout(0.4),
+        spec((5, 4, 2, 9)),
+        train="random",
+    ),
     Row("drop_path", lambda: jn.layers.drop_path(0.4), spec((40, 3)), train="random"),
     Row("layer_norm", jn.layer_norm, spec((2, 3, 5))),
     Row("rms_norm", jn.rms_norm, spec((2, 3, 5))),
     Row("group_norm", lambda: jn.group_norm(3), spec((2, 4, 5, 6))),
     Row("instance_norm", jn.layers.instance_norm, IMAGE),
     Row("weight_norm", lambda: jn.transforms.weight_norm(jn.dense(4)), spec((3, 5))),
-    Row("weight_norm-composed",
+    Row(
+        "weight_norm-composed",
         lambda: jn.transforms.weight_norm(jn.serial(jn.dense(4), jn.batch_norm(), jn.dense(2))),
-        spec((7, 5)), train="differs"),
+        spec((7, 5)),
+        train="differs",
+    ),
     # Gradients hold the singular vectors constant: no finite difference shows them, torch does.
-    Row("spectral_norm", lambda: jn.transforms.spectral_norm(jn.dense(4)), spec((3, 5)),
-        train="differs", smooth=False),
+    Row(
+        "spectral_norm",
+        lambda: jn.transforms.spectral_norm(jn.dense(4)),
+        spec((3, 5)),
+        train="differs",
+        smooth=False,
+    ),
     # With all params trained, gradients are those of the function; the constants have own tests.
     Row("lora", lambda: jn.lora(jn.dense(4), 2, where="kernel", trainable="*"), spec((3, 5))),
-    Row("lora-attention", lambda: jn.lora(jn.multi_head_attention(2), 3, scale=0.5, trainable="*"),
-        spec((3, 5, 8))),
+    Row(
+        "lora-attention",
+        lambda: jn.lora(jn.multi_head_attention(2), 3, scale=0.5, trainable="*"),
+        spec((3, 5, 8)),
+    ),
     # Rounding has no slope.
     Row("quantized", lambda: jn.quantized(jn.dense(4)), spec((3, 5)), smooth=False),
     Row("quantized-4", lambda: jn.quantized(jn.dense(7), 4, group=2), spec((3, 5)), smooth=False),
-    Row("quantized-aware", lambda: jn.quantized(jn.dense(4), aware=True), spec((3, 5)),
-        smooth=False),
+    Row(
+        "quantized-aware", lambda: jn.quantized(jn.dense(4), aware=True), spec((3, 5)), smooth=False
+    ),
     # Integers give float32 parameters, so the float64 gradients are in its own test.
     Row("embedding", lambda: jn.embedding(11, 4), spec((2, 3), jnp.int32), high=11, smooth=False),
     Row("embedding-tied", lambda: jn.embedding(11, 4, tied=True), spec((2, 3, 4))),
     Row("learned_positions", lambda: jn.learned_positions(9), spec((2, 5, 4))),
-    Row("learned_positions-given", lambda: jn.learned_positions(9),
-        (spec((2, 4)), spec((2,), jnp.int32)), high=9),
+    Row(
+        "learned_positions-given",
+        lambda: jn.learned_positions(9),
+        (spec((2, 4)), spec((2,), jnp.int32)),
+        high=9,
+    ),
     Row("sinusoidal_positions", jn.layers.sinusoidal_positions, spec((2, 5, 4))),
-    Row("additive_attention", lambda: jn.layers.additive_attention(6, return_weights=True),
-        (spec((2, 3, 4)), spec((2, 5, 7)), spec((2,), jnp.int32)), high=6),
-    Row("additive_attention-one", lambda: jn.layers.additive_attention(6),
-        (spec((2, 4)), spec((2, 5, 7)))),
-    Row("multi_head_attention", lambda: jn.multi_head_attention(2, causal=True, rotary=True),
-        spec((3, 5, 8))),
-    Row("multi_head_attention-window",
-        lambda: jn.multi_head_attention(2, value_size=5, window=(1, 2), softcap=3.0,
-                                        rotary=partial(jn.rotary, size=2, interleaved=True)),
-        (spec((2, 5, 6)), spec((2, 2, 5, 5)))),
-    Row("multi_head_attention-cross",
+    Row(
+        "additive_attention",
+        lambda: jn.layers.additive_attention(6, return_weights=True),
+        (spec((2, 3, 4)), spec((2, 5, 7)), spec((2,), jnp.int32)),
+        high=6,
+    ),
+    Row(
+        "additive_attention-one",
+        lambda: jn.layers.additive_attention(6),
+        (spec((2, 4)), spec((2, 5, 7))),
+    ),
+    Row(
+        "multi_head_attention",
+        lambda: jn.multi_head_attention(2, causal=True, rotary=True),
+        spec((3, 5, 8)),
+    ),
+    Row(
+        "multi_head_attention-window",
+        lambda: jn.multi_head_attention(
+            2,
+            value_size=5,
+            window=(1, 2),
+            softcap=3.0,
+            rotary=partial(jn.rotary, size=2, interleaved=True),
+        ),
+        (spec((2, 5, 6)), spec((2, 2, 5, 5))),
+    ),
+    Row(
+        "multi_head_attention-cross",
         lambda: jn.multi_head_attention(4, kv_heads=2, features=5, return_weights=True),
-        (spec((2, 3, 8)), spec((2, 5, 7)), spec((2, 3, 5), jnp.bool_))),
-    Row("multi_head_attention-normed",
-        lambda: jn.multi_head_attention(2, causal=True, rotary=True, qk_norm=jn.rms_norm,
-                                        use_bias=("query", "value")), spec((3, 5, 8))),
-    Row("multi_head_attention-sinks",
+        (spec((2, 3, 8)), spec((2, 5, 7)), spec((2, 3, 5), jnp.bool_)),
+    ),
+    Row(
+        "multi_head_attention-normed",
+        lambda: jn.multi_head_attention(
+            2, causal=True, rotary=True, qk_norm=jn.rms_norm, use_bias=("query", "value")
+        ),
+        spec((3, 5, 8)),
+    ),
+    Row(
+        "multi_head_attention-sinks",
         lambda: jn.multi_head_attention(4, causal=True, window=2, kv_heads=2, sinks=True),
-        (spec((2, 5, 8)), spec((2,), jnp.int32)), high=6),
-    Row("transformer_block", lambda: jn.transformer_block(2, 6, rotary=True),
-        (spec((2, 5, 8)), spec((2,), jnp.int32)), high=6),
-    Row("transformer_block-post", lambda: jn.transformer_block(2, 6, norm_at="sum"),
-        spec((2, 5, 4))),
-    Row("transformer_block-both",
+        (spec((2, 5, 8)), spec((2,), jnp.int32)),
+        high=6,
+    ),
+    Row(
+        "transformer_block",
+        lambda: jn.transformer_block(2, 6, rotary=True),
+        (spec((2, 5, 8)), spec((2,), jnp.int32)),
+        high=6,
+    ),
+    Row(
+        "transformer_block-post", lambda: jn.transformer_block(2, 6, norm_at="sum"), spec((2, 5, 4))
+    ),
+    Row(
+        "transformer_block-both",
         lambda: jn.transformer_block(
-            2, 6, norm_at="both", scale=0.3, use_bias=("mlp",), residual_scale=0.7),
-        spec((2, 5, 4))),
-    Row("transformer_block-decoder",
-        lambda: jn.transformer_block(2, 6, causal=True, cross=True, gated=True, dropout_rate=0.2,
-                                     norm=jn.rms_norm),
-        (spec((2, 3, 8)), spec((2, 5, 7)), spec((2,), jnp.int32)), high=6, train="random"),
+            2, 6, norm_at="both", scale=0.3, use_bias=("mlp",), residual_scale=0.7
+        ),
+        spec((2, 5, 4)),
+    ),
+    Row(
+        "transformer_block-decoder",
+        lambda: jn.transformer_block(
+            2, 6, causal=True, cross=True, gated=True, dropout_rate=0.2, norm=jn.rms_norm
+        ),
+        (spec((2, 3, 8)), spec((2, 5, 7)), spec((2,), jnp.int32)),
+        high=6,
+        train="random",
+    ),
     Row("moe", lambda: jn.moe(jn.dense(4), 7, 2), spec((3, 6, 5))),
     Row("moe-lengths", lambda: jn.moe(jn.dense(4), 3, 1), (spec((3, 6, 5)), LENGTHS[1]), high=7),
     Row("rnn", lambda: jn.rnn(4), spec((3, 6, 5))),
     Row("rnn_cell", lambda: jn.layers.rnn_cell(4), (spec((3, 4)), spec((3, 5)))),
     Row("lstm", lambda: jn.lstm(4), spec((3, 6, 5))),
     Row("lstm-lengths", lambda: jn.lstm(4), LENGTHS, high=7),
-    Row("lstm-states", lambda: jn.lstm(4, use_bias=False),
-        {"x": spec((3, 6, 5)), "initial": {"c": spec((3, 4)), "h": spec((3, 4))}}),
+    Row(
+        "lstm-states",
+        lambda: jn.lstm(4, use_bias=False),
+        {"x": spec((3, 6, 5)), "initial": {"c": spec((3, 4)), "h": spec((3, 4))}},
+    ),
     Row("lstm_cell", lambda: jn.layers.lstm_cell(4), (None, spec((3, 5)))),
     Row("gru", lambda: jn.gru(4), LENGTHS, high=7),
-    Row("gru-states", lambda: jn.gru(4),
-        {"x": LENGTHS[0], "lengths": LENGTHS[1], "initial": spec((3, 4))}, high=7),
+    Row(
+        "gru-states",
+        lambda: jn.gru(4),
+        {"x": LENGTHS[0], "lengths": LENGTHS[1], "initial": spec((3, 4))},
+        high=7,
+    ),
     Row("gru-reset", lambda: jn.gru(4, reset_after=False), LENGTHS, high=7),
     Row("gru_cell", lambda: jn.layers.gru_cell(4), (spec((3, 4)), spec((3, 5)))),
     Row("recurrent", lambda: jn.recurrent(jn.layers.gru_cell(4)), LENGTHS, high=7),
@@ -198,34 +278,66 @@ ROWS = [
     Row("random_fourier", lambda: jn.layers.random_fourier(5, 2.0), spec((2, 3, 4))),
     # models
     Row("mlp", lambda: jn.models.mlp([7, 4], jnp.tanh), spec((3, 2, 5, 1))),
-    Row("autoencoder",
-        lambda: jn.models.autoencoder(jn.serial(jn.dense(4), jnp.tanh),
-                                      jn.models.mlp([7, 5], jnp.tanh)), spec((3, 5))),
+    Row(
+        "autoencoder",
+        lambda: jn.models.autoencoder(
+            jn.serial(jn.dense(4), jnp.tanh), jn.models.mlp([7, 5], jnp.tanh)
+        ),
+        spec((3, 5)),
+    ),
     Row("perceptron", lambda: jn.models.perceptron(4), spec((3, 5)), smooth=False),  # a threshold
     Row("adaline", lambda: jn.models.adaline(4), spec((3, 5))),
     # Thousands of rectified units: some bend within any finite difference (see test_lenet5).
     Row("lenet5", lambda: jn.models.lenet5(classes=7), spec((2, 28, 28, 3)), smooth=False),
     Row("lenet5_1998", lambda: jn.models.lenet5_1998(classes=7), spec((2, 28, 28, 1))),
-    Row("cifar_resnet", lambda: jn.models.cifar_resnet(8, classes=7), spec((2, 8, 6, 3)),
-        train="differs", smooth=False),
-    Row("unet", lambda: jn.models.unet(3, features=4, levels=2), spec((2, 8, 6, 5)),
-        train="differs", smooth=False),
-    Row("yolo", lambda: jn.models.yolo(jn.conv(5, 3, strides=2), classes=3, boxes=2, hidden=(4,)),
-        IMAGE, train="differs", smooth=False),
+    Row(
+        "cifar_resnet",
+        lambda: jn.models.cifar_resnet(8, classes=7),
+        spec((2, 8, 6, 3)),
+        train="differs",
+        smooth=False,
+    ),
+    Row(
+        "unet",
+        lambda: jn.models.unet(3, features=4, levels=2),
+        spec((2, 8, 6, 5)),
+        train="differs",
+        smooth=False,
+    ),
+    Row(
+        "yolo",
+        lambda: jn.models.yolo(jn.conv(5, 3, strides=2), classes=3, boxes=2, hidden=(4,)),
+        IMAGE,
+        train="differs",
+        smooth=False,
+    ),
     # Integers give float32 parameters: gradients are in its own test.
-    Row("rnnsearch",
-        lambda: jn.models.rnnsearch(7, 8, embedding_features=4, features=5, readout_features=3,
-                                    dropout_rate=0.2),
-        (spec((3, 6), jnp.int32), spec((3,), jnp.int32), spec((3, 4), jnp.int32)), high=7,
-        train="random", smooth=False),
+    Row(
+        "rnnsearch",
+        lambda: jn.models.rnnsearch(
+            7, 8, embedding_features=4, features=5, readout_features=3, dropout_rate=0.2
+        ),
+        (spec((3, 6), jnp.int32), spec((3,), jnp.int32), spec((3, 4), jnp.int32)),
+        high=7,
+        train="random",
+        smooth=False,
+    ),
     # unsupervised
-    Row("hmm", lambda: jn.unsupervised.hmm.hmm(4, jn.unsupervised.hmm.gaussian_mixture(2)), LENGTHS,
-        high=7),
+    Row(
+        "hmm",
+        lambda: jn.unsupervised.hmm.hmm(4, jn.unsupervised.hmm.gaussian_mixture(2)),
+        LENGTHS,
+        high=7,
+    ),
     # Integers give float32 parameters: gradients are in tests of its own.
-    Row("hmm of symbols", lambda: jn.unsupervised.hmm.hmm(4, jn.unsupervised.hmm.categorical(3)),
-        spec((2, 5), jnp.int32), smooth=False),
+    Row(
+        "hmm of symbols",
+        lambda: jn.unsupervised.hmm.hmm(4, jn.unsupervised.hmm.categorical(3)),
+        spec((2, 5), jnp.int32),
+        smooth=False,
+    ),
     Row("rbm", lambda: jn.unsupervised.rbm.rbm(4, chains=2), spec((3, 5))),
-]  # fmt: skip
+]
 
 # Models of several layers that have rows of their own: seconds to compile.
 LARGE = {"rnnsearch", "cifar_resnet", "unet", "transformer_block-decoder"}

@@ -563,30 +563,37 @@ VALUES: dict[str, Value] = {
     "dense-no-bias": stateless(dense),
     "conv": stateless(lambda p, x: conv(p, x, (1, 1), sames(x, (3, 3), (1, 1)))),
     "conv-strided": stateless(lambda p, x: conv(p, x, (2, 3), ((1, 1), (1, 1)))),
-    "conv-grouped": stateless(lambda p,
-        x: conv(p, x, (1, 1), sames(x, (3, 3), (1, 1), 2), 2, groups=3)),
+    "conv-grouped": stateless(
+        lambda p, x: conv(p, x, (1, 1), sames(x, (3, 3), (1, 1), 2), 2, groups=3)
+    ),
     "conv-signal": stateless(lambda p, x: conv(p, x, (1,), ((2, 0),))),
     "conv-video": stateless(lambda p, x: conv(p, x, (1, 1, 1), ((0, 0),) * 3)),
-    "depthwise_conv": stateless(lambda p,
-        x: conv(p, x, (2, 2), sames(x, (3, 3), (2, 2)), groups=3)),
+    "depthwise_conv": stateless(
+        lambda p, x: conv(p, x, (2, 2), sames(x, (3, 3), (2, 2)), groups=3)
+    ),
     # "SAME" keeps inputs * strides outputs: of window + strides - 2 zeros one more is before.
     "conv_transpose": stateless(lambda p, x: conv_transpose(p, x, 2, ((2, 1), (2, 1)))),
-    "conv_transpose-grouped": stateless(lambda p,
-        x: conv_transpose(p, x, 2, ((2, 1), (2, 1)), groups=3)),
+    "conv_transpose-grouped": stateless(
+        lambda p, x: conv_transpose(p, x, 2, ((2, 1), (2, 1)), groups=3)
+    ),
     # Explicit padding is that of the convolution that is transposed: window - 1 - padding zeros.
     "conv_transpose-padded": stateless(lambda p, x: conv_transpose(p, x, 2, ((2, 2), (2, 2)))),
     "max_pool": of_input(lambda x: pool(np.max, x, (2, 2), (2, 2))),
-    "max_pool-overlap": of_input(lambda x:
-        pool(np.max, x, (3, 3), (2, 2), sames(x, (3, 3), (2, 2)), fill=-np.inf)),
+    "max_pool-overlap": of_input(
+        lambda x: pool(np.max, x, (3, 3), (2, 2), sames(x, (3, 3), (2, 2)), fill=-np.inf)
+    ),
     "max_pool-dilated": of_input(lambda x: pool(np.max, x, (2, 2), (1, 1), dilation=3)),
     "adaptive_avg_pool": of_input(lambda x: adaptive(np.mean, x, 3, 7)),
     "avg_pool": of_input(lambda x: pool(np.mean, x, (3, 2), (3, 2))),
-    "avg_pool-uncounted": of_input(lambda x:
-        pool(np.nanmean, x, (3, 3), (3, 3), ((1, 1), (1, 1)), fill=np.nan)),
-    "lp_pool": of_input(lambda x:
-        pool(lambda a, axis: (abs(a) ** 3).sum(axis) ** (1 / 3), x, (2, 2), (1, 1))),
-    "l2_pool_channels": of_input(lambda x:
-        np.sqrt(np.square(x.reshape(*x.shape[:-1], -1, 3)).sum(-1))),
+    "avg_pool-uncounted": of_input(
+        lambda x: pool(np.nanmean, x, (3, 3), (3, 3), ((1, 1), (1, 1)), fill=np.nan)
+    ),
+    "lp_pool": of_input(
+        lambda x: pool(lambda a, axis: (abs(a) ** 3).sum(axis) ** (1 / 3), x, (2, 2), (1, 1))
+    ),
+    "l2_pool_channels": of_input(
+        lambda x: np.sqrt(np.square(x.reshape(*x.shape[:-1], -1, 3)).sum(-1))
+    ),
     "global_max_pool": of_input(lambda x: x.max((1, 2))),
     "global_avg_pool": of_input(lambda x: x.mean((1, 2))),
     "locally_connected": stateless(lambda p, x: locally_connected(p, x, (3, 3), (2, 2))),
@@ -603,16 +610,23 @@ VALUES: dict[str, Value] = {
     "group_norm": stateless(partial(group_norm, groups=3)),
     "instance_norm": stateless(lambda p, x: affine(p, normalized(x, (1, 2), 1e-6))),
     "weight_norm": stateless(lambda p, x: dense(unnormed(p), x)),
-    "weight_norm-composed": lambda p, s, x, train: dense(unnormed(p["dense_1"]),
-        batch_norm(p["batch_norm"], s["batch_norm"], dense(unnormed(p["dense"]), x), train)),
+    "weight_norm-composed": lambda p, s, x, train: dense(
+        unnormed(p["dense_1"]),
+        batch_norm(p["batch_norm"], s["batch_norm"], dense(unnormed(p["dense"]), x), train),
+    ),
     "spectral_norm": spectral,
     "lora": stateless(lambda p, x: dense(adapted(p), x)),
-    "lora-attention": stateless(lambda p,
-        x: attention(p | {part: adapted(p[part], 0.5) for part in ("query", "value")}, x, x)[0]),
-    "quantized": stateless(lambda p,
-        x: dense(p | {"kernel": p["kernel"]["int8"] * p["kernel"]["scale"]}, x)),
-    "quantized-4": stateless(lambda p,
-        x: dense(p | {"kernel": from_nibbles(p["kernel"], 7, 2)}, x)),
+    "lora-attention": stateless(
+        lambda p, x: attention(
+            p | {part: adapted(p[part], 0.5) for part in ("query", "value")}, x, x
+        )[0]
+    ),
+    "quantized": stateless(
+        lambda p, x: dense(p | {"kernel": p["kernel"]["int8"] * p["kernel"]["scale"]}, x)
+    ),
+    "quantized-4": stateless(
+        lambda p, x: dense(p | {"kernel": from_nibbles(p["kernel"], 7, 2)}, x)
+    ),
     "quantized-aware": stateless(lambda p, x: dense(p | {"kernel": rounded(p["kernel"], 127)}, x)),
     "embedding": stateless(lambda p, x: p["embedding"][np.asarray(x)]),
     "embedding-tied": stateless(lambda p, x: x @ p["embedding"].T),
@@ -621,20 +635,31 @@ VALUES: dict[str, Value] = {
     "sinusoidal_positions": of_input(sinusoidal),
     "additive_attention": stateless(lambda p, x: additive(p, *x)),
     "additive_attention-one": stateless(lambda p, x: additive(p, *x)[0]),
-    "multi_head_attention": stateless(lambda p,
-        x: attention(p, x, x, near(5, 5, 0), turn=rotary)[0]),
-    "multi_head_attention-window": stateless(lambda p, x: attention(
-        p, x[0], x[0], near(5, 1, 2), x[1], partial(rotary, size=2, interleaved=True), 3.0)[0]),
-    "multi_head_attention-cross": stateless(lambda p,
-        x: attention(p, x[0], x[1], np.asarray(x[2])[:, None])),
-    "multi_head_attention-sinks": stateless(lambda p, given: attention(
-        p, given[0], given[0], until(given[1], 5) & near(5, 2, 0))[0]),
-    "multi_head_attention-normed": stateless(lambda p,
-        x: attention(p, x, x, near(5, 5, 0), turn=rotary)[0]),
-    "transformer_block": split_lengths(lambda p, x, n: block(
-        p, x, lambda y: attention(p["attention"], y, y, until(n, 5), turn=rotary)[0])),
-    "transformer_block-post": stateless(lambda p,
-        x: block(p, x, lambda y: attention(p["attention"], y, y)[0], norm_first=False)),
+    "multi_head_attention": stateless(
+        lambda p, x: attention(p, x, x, near(5, 5, 0), turn=rotary)[0]
+    ),
+    "multi_head_attention-window": stateless(
+        lambda p, x: attention(
+            p, x[0], x[0], near(5, 1, 2), x[1], partial(rotary, size=2, interleaved=True), 3.0
+        )[0]
+    ),
+    "multi_head_attention-cross": stateless(
+        lambda p, x: attention(p, x[0], x[1], np.asarray(x[2])[:, None])
+    ),
+    "multi_head_attention-sinks": stateless(
+        lambda p, given: attention(p, given[0], given[0], until(given[1], 5) & near(5, 2, 0))[0]
+    ),
+    "multi_head_attention-normed": stateless(
+        lambda p, x: attention(p, x, x, near(5, 5, 0), turn=rotary)[0]
+    ),
+    "transformer_block": split_lengths(
+        lambda p, x, n: block(
+            p, x, lambda y: attention(p["attention"], y, y, until(n, 5), turn=rotary)[0]
+        )
+    ),
+    "transformer_block-post": stateless(
+        lambda p, x: block(p, x, lambda y: attention(p["attention"], y, y)[0], norm_first=False)
+    ),
     "transformer_block-both": stateless(lambda p, x: block_with_norms_around(p, x, 0.3, 0.7)),
     "transformer_block-decoder": stateless(lambda p, x: (decoder_block(p, *x), *x[1:])),
     "moe": stateless(lambda p, x: mixture(p, x, 2, dense)),
@@ -652,18 +677,25 @@ VALUES: dict[str, Value] = {
     "recurrent": stateless(partial(sequence, gru_step, False)),
     "bidirectional": split_lengths(lambda p, *x: np.concatenate(both_ways(p, *x), -1)),
     "stack_rnn": stateless(stack),
-    "time_distributed": split_lengths(lambda p, x,
-        lengths: np.where(until(lengths, 6)[:, 0, 0, :, None], dense(p, x), 0)),
-    "last_step": of_input(lambda x: np.stack(
-        [a[max(n, 1) - 1] for a, n in zip(x[0], np.asarray(x[1]), strict=True)])),
+    "time_distributed": split_lengths(
+        lambda p, x, lengths: np.where(until(lengths, 6)[:, 0, 0, :, None], dense(p, x), 0)
+    ),
+    "last_step": of_input(
+        lambda x: np.stack([a[max(n, 1) - 1] for a, n in zip(x[0], np.asarray(x[1]), strict=True)])
+    ),
     "flatten": of_input(lambda x: x.reshape(len(x), -1)),
     "polynomial": of_input(lambda x: polynomial(x, 3)),
     "rbf": stateless(lambda p, x: np.exp(-(distances(x, p["centers"]) ** 2) / 2 / p["width"] ** 2)),
     "random_fourier": stateless(lambda p, x: math.sqrt(2 / 5) * np.cos(dense(p, x))),
-    "mlp": stateless(lambda p,
-        x: dense(p["output"], np.tanh(dense(p["dense"], x.reshape(len(x), -1))))),
-    "autoencoder": stateless(lambda p, x: dense(p["decoder"]["output"],
-        np.tanh(dense(p["decoder"]["dense"], np.tanh(dense(p["encoder"]["dense"], x)))))),
+    "mlp": stateless(
+        lambda p, x: dense(p["output"], np.tanh(dense(p["dense"], x.reshape(len(x), -1))))
+    ),
+    "autoencoder": stateless(
+        lambda p, x: dense(
+            p["decoder"]["output"],
+            np.tanh(dense(p["decoder"]["dense"], np.tanh(dense(p["encoder"]["dense"], x)))),
+        )
+    ),
     "perceptron": stateless(lambda p, x: (dense(p, x) > 0) * 1.0),
     "adaline": stateless(dense),
     "lenet5": stateless(lenet5),
@@ -673,4 +705,4 @@ VALUES: dict[str, Value] = {
     "hmm": stateless(lambda p, x: hmm_of_gaussians(p, *x)),
     "hmm of symbols": stateless(hmm_of_symbols),
     "rbm": stateless(lambda p, x: sigmoid(dense(p, x))),
-}  # fmt: skip
+}

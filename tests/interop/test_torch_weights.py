@@ -192,8 +192,13 @@ def test_a_transformer_encoder():
     gelu = partial(jax.nn.gelu, approximate=False)
     block = partial(jn.transformer_block, 2, 16, activation=gelu, norm=NORM)
 
-    pairs = {"attention": "self_attn", "attention_norm": "norm1", "mlp_norm": "norm2",
-             "mlp_in": "linear1", "mlp_out": "linear2"}  # fmt: skip
+    pairs = {
+        "attention": "self_attn",
+        "attention_norm": "norm1",
+        "mlp_norm": "norm2",
+        "mlp_in": "linear1",
+        "mlp_out": "linear2",
+    }
     names = {f"block_{i}/{a}": f"layers.{i}.{b}" for i in range(2) for a, b in pairs.items()}
     net = jn.serial(block(name="block_0"), block(name="block_1"))
     agree(net, theirs, (2, 5, 8), maps=False, names=names)
@@ -221,36 +226,61 @@ def test_tied_embeddings():
 
 VALID = {"padding": "VALID"}
 CONVOLUTIONS = {
-    "grouped": ([jn.conv(6, 3, groups=3), jnp.tanh, jn.conv(4, 2, groups=2, **VALID)],
+    "grouped": (
+        [jn.conv(6, 3, groups=3), jnp.tanh, jn.conv(4, 2, groups=2, **VALID)],
         lambda: [nn.Conv2d(3, 6, 3, padding=1, groups=3), nn.Tanh(), nn.Conv2d(6, 4, 2, groups=2)],
-        (2, 5, 4, 3)),
-    "depthwise": ([jn.depthwise_conv(3, multiplier=2), jn.batch_norm(), jn.conv(5, 1)],
+        (2, 5, 4, 3),
+    ),
+    "depthwise": (
+        [jn.depthwise_conv(3, multiplier=2), jn.batch_norm(), jn.conv(5, 1)],
         lambda: [nn.Conv2d(3, 6, 3, padding=1, groups=3), nn.BatchNorm2d(6), nn.Conv2d(6, 5, 1)],
-        (2, 5, 4, 3)),
+        (2, 5, 4, 3),
+    ),
     # The groups are along the inputs in PyTorch, along the features here.
     "grouped-transpose": (
         [jn.conv_transpose(6, 3, strides=2, groups=2, **VALID), jnp.tanh, jn.conv(3, 1)],
         lambda: [nn.ConvTranspose2d(4, 6, 3, stride=2, groups=2), nn.Tanh(), nn.Conv2d(6, 3, 1)],
-        (2, 5, 4, 4)),
-    "conv-1d": ([jn.conv(4, 3, **VALID), jn.batch_norm(), jn.flatten(), jn.dense(3)],
+        (2, 5, 4, 4),
+    ),
+    "conv-1d": (
+        [jn.conv(4, 3, **VALID), jn.batch_norm(), jn.flatten(), jn.dense(3)],
         lambda: [nn.Conv1d(2, 4, 3), nn.BatchNorm1d(4), nn.Flatten(), nn.Linear(20, 3)],
-        (2, 7, 2)),
-    "conv-3d": ([jn.conv(4, (2, 3, 1), **VALID), jn.layers.instance_norm(epsilon=1e-5),
-                 jn.flatten(), NORM(), jn.dense(3)],
-        lambda: [nn.Conv3d(2, 4, (2, 3, 1)), nn.InstanceNorm3d(4, affine=True), nn.Flatten(),
-                 nn.LayerNorm(48), nn.Linear(48, 3)], (2, 4, 4, 2, 2)),
+        (2, 7, 2),
+    ),
+    "conv-3d": (
+        [
+            jn.conv(4, (2, 3, 1), **VALID),
+            jn.layers.instance_norm(epsilon=1e-5),
+            jn.flatten(),
+            NORM(),
+            jn.dense(3),
+        ],
+        lambda: [
+            nn.Conv3d(2, 4, (2, 3, 1)),
+            nn.InstanceNorm3d(4, affine=True),
+            nn.Flatten(),
+            nn.LayerNorm(48),
+            nn.Linear(48, 3),
+        ],
+        (2, 4, 4, 2, 2),
+    ),
     "conv-transpose-1d": (
         [jn.conv_transpose(3, 3, strides=2, **VALID), jn.group_norm(3, epsilon=1e-5)],
-        lambda: [nn.ConvTranspose1d(3, 3, 3, stride=2), nn.GroupNorm(3, 3)], (2, 5, 3)),
-    "norm-behind-flatten-1d": ([jn.conv(4, 2, **VALID), jn.flatten(), jn.batch_norm(), jn.dense(4)],
+        lambda: [nn.ConvTranspose1d(3, 3, 3, stride=2), nn.GroupNorm(3, 3)],
+        (2, 5, 3),
+    ),
+    "norm-behind-flatten-1d": (
+        [jn.conv(4, 2, **VALID), jn.flatten(), jn.batch_norm(), jn.dense(4)],
         lambda: [nn.Conv1d(2, 4, 2), nn.Flatten(), nn.BatchNorm1d(12), nn.Linear(12, 4)],
-        (3, 4, 2)),
+        (3, 4, 2),
+    ),
     # A square kernel: no shape shows that PyTorch has inputs first, and the window reversed.
     "as many inputs as features": (
         [jn.conv_transpose(4, 3, strides=2, padding=1), jn.conv_transpose(2, 2, **VALID)],
         lambda: [nn.ConvTranspose2d(4, 4, 3, stride=2, padding=1), nn.ConvTranspose2d(4, 2, 2)],
-        (2, 5, 6, 4)),
-}  # fmt: skip
+        (2, 5, 6, 4),
+    ),
+}
 
 
 @pytest.mark.parametrize(("net", "build", "shape"), CONVOLUTIONS.values(), ids=CONVOLUTIONS)
@@ -336,13 +366,17 @@ def test_layer_norm_leaves_the_order_unknown():
 
 KINDS_IN_A_ROW = {
     "lstm": (lambda: nn.LSTM(4, 4, batch_first=True), lambda name: jn.lstm(4, name=name)),
-    "bidirectional": (lambda: nn.GRU(4, 2, batch_first=True, bidirectional=True),
-        lambda name: jn.bidirectional(jn.gru(2), name=name)),
+    "bidirectional": (
+        lambda: nn.GRU(4, 2, batch_first=True, bidirectional=True),
+        lambda name: jn.bidirectional(jn.gru(2), name=name),
+    ),
     "dense": (lambda: nn.Linear(4, 4), lambda name: jn.dense(4, name=name)),
     "conv": (lambda: nn.Conv1d(4, 4, 3, padding=1), lambda name: jn.conv(4, 3, name=name)),
-    "attention": (lambda: nn.MultiheadAttention(4, 2, batch_first=True),
-        lambda name: jn.multi_head_attention(2, name=name)),
-}  # fmt: skip
+    "attention": (
+        lambda: nn.MultiheadAttention(4, 2, batch_first=True),
+        lambda name: jn.multi_head_attention(2, name=name),
+    ),
+}
 
 
 @pytest.mark.slow
@@ -390,25 +424,52 @@ def attentive(**options):
     return jn.serial(jn.multi_head_attention(2, **options), jn.flatten(), jn.dense(3))
 
 
-test_refusals = refuses([
-    (lambda: refused(jn.serial(jn.lstm(4)), nn.LSTM(3, 4, proj_size=2), (2, 6, 3)),
-     "lstm and l0: expected .*, got .*weight_hr"),
-    (lambda: refused(attentive(), attention(add_bias_kv=True), (2, 5, 8)),
-     "multi_head_attention and mha: expected .* got bias_k"),
-    (lambda: refused(attentive(kv_heads=1), attention(), (2, 5, 8)),
-     r"in_proj_weight must have shape \(16, 8\), got \(24, 8\)"),
-    # Norms whose weights are all ones are not shared.
-    (lambda: refused(jn.serial(jn.dense(3), jn.layer_norm()), nn.Sequential(
-        nn.Linear(3, 3), nn.LayerNorm(3), nn.LayerNorm(3)), (2, 3)), "unused: 2"),
-    # Weights of the paper's GRU have the same shapes; its reset gate acts before the product.
-    (lambda: refused(jn.gru(4, reset_after=False), nn.GRU(3, 4), (2, 5, 3)),
-     "got gru, whose entries differ"),
-    (lambda: first_difference(jn.dense(4), {}, {}, {}, np.ones((2, 3))), TypeError,
-     "first_difference: module must be a torch.nn.Module, got "),
-    (lambda: first_difference(jn.dense(4), {"kernel": jnp.ones((3, 4)), "bias": jnp.ones(4)}, {},
-                              nn.Linear(3, 4), np.ones((2, 3)), tolerance=-1),
-     r"first_difference: tolerance must be in \[0, inf\), got -1"),
-])  # fmt: skip
+test_refusals = refuses(
+    [
+        (
+            lambda: refused(jn.serial(jn.lstm(4)), nn.LSTM(3, 4, proj_size=2), (2, 6, 3)),
+            "lstm and l0: expected .*, got .*weight_hr",
+        ),
+        (
+            lambda: refused(attentive(), attention(add_bias_kv=True), (2, 5, 8)),
+            "multi_head_attention and mha: expected .* got bias_k",
+        ),
+        (
+            lambda: refused(attentive(kv_heads=1), attention(), (2, 5, 8)),
+            r"in_proj_weight must have shape \(16, 8\), got \(24, 8\)",
+        ),
+        # Norms whose weights are all ones are not shared.
+        (
+            lambda: refused(
+                jn.serial(jn.dense(3), jn.layer_norm()),
+                nn.Sequential(nn.Linear(3, 3), nn.LayerNorm(3), nn.LayerNorm(3)),
+                (2, 3),
+            ),
+            "unused: 2",
+        ),
+        # Weights of the paper's GRU have the same shapes; its reset gate acts before the product.
+        (
+            lambda: refused(jn.gru(4, reset_after=False), nn.GRU(3, 4), (2, 5, 3)),
+            "got gru, whose entries differ",
+        ),
+        (
+            lambda: first_difference(jn.dense(4), {}, {}, {}, np.ones((2, 3))),
+            TypeError,
+            "first_difference: module must be a torch.nn.Module, got ",
+        ),
+        (
+            lambda: first_difference(
+                jn.dense(4),
+                {"kernel": jnp.ones((3, 4)), "bias": jnp.ones(4)},
+                {},
+                nn.Linear(3, 4),
+                np.ones((2, 3)),
+                tolerance=-1,
+            ),
+            r"first_difference: tolerance must be in \[0, inf\), got -1",
+        ),
+    ]
+)
 
 
 # The order of features, by the logits of both.
