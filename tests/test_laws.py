@@ -36,11 +36,11 @@ class Case:
         self.row, self.layer, self.x = row, row.make(), fill(row)
         self.params, self.state = jit_init(self.layer, KEY, row.x)
         self.modes = [True] if row.train == "same" else [False, True]
-        self._run = jax.jit(self.layer.apply, static_argnames="train")
+        self.apply = jax.jit(self.layer.apply, static_argnames="train")
 
     def run(self, train: bool, key=KEY):
         """(y, state), compiled."""
-        return self._run(self.params, self.state, self.x, key=key, train=train)
+        return self.apply(self.params, self.state, self.x, key=key, train=train)
 
     @cached_property
     def outputs(self):
@@ -135,7 +135,7 @@ def test_nothing_moves_to_the_device_by_itself(case: Case):
     case.run(True)  # what is compiled may hold constants
     x = jax.device_put(case.x)
     with jax.transfer_guard("disallow"):
-        case._run(case.params, case.state, x, key=KEY, train=True)
+        case.apply(case.params, case.state, x, key=KEY, train=True)
 
 
 @pytest.mark.parametrize("train", [False, True], ids=["eval", "train"])
@@ -177,7 +177,7 @@ def test_a_layer_that_went_through_cloudpickle_computes_the_same(case: Case):
 
 
 def test_operations_have_the_name_of_the_layer(case: Case):
-    run = case._run.lower(case.params, case.state, case.x, key=KEY, train=True)
+    run = case.apply.lower(case.params, case.state, case.x, key=KEY, train=True)
     names = re.findall(r'loc\("(jit\([^"]*/[^"]*)"', run.as_text(debug_info=True))
     assert names
     assert {layer_of(f"{name}/")[0][0] for name in names} == {case.layer.name}
@@ -208,7 +208,7 @@ def is_evaluation_with_the_statistics_of_the_batch(case: Case):
         return (new - 0.9 * old) / (1 - 0.9) if path[-1].key in ("mean", "var") else new
 
     state = jax.tree_util.tree_map_with_path(of_the_batch, case.state, after)
-    still, _ = case._run(case.params, state, case.x, key=KEY, train=False)
+    still, _ = case.apply(case.params, state, case.x, key=KEY, train=False)
     close(still, y, 1e-4)
 
 
@@ -228,7 +228,7 @@ def test_output_is_that_of_numpy(case: Case):
     state = moved(case.state, 0.1) if case.row.train == "differs" else case.state
     wide = jax.tree.map(to_float64, (params, state, case.x))
     for train in case.modes if case.row.train != "random" else [False]:
-        y, _ = case._run(params, state, case.x, key=KEY, train=train)
+        y, _ = case.apply(params, state, case.x, key=KEY, train=train)
         right = VALUES[case.row.id](*wide, train)
         assert jax.tree.structure(y) == jax.tree.structure(right)
         close(y, right, 1e-4)
@@ -252,7 +252,7 @@ def test_training_output_depends_on_the_input(case: Case):
     """It is not constant: not within one output, and not from one input to another."""
     params = moved(case.params)
     backwards = jax.tree.map(lambda leaf: jnp.asarray(np.flip(leaf)), case.x)
-    run = partial(case._run, params, case.state, key=KEY, train=True)
+    run = partial(case.apply, params, case.state, key=KEY, train=True)
     y, other = (floats(run(x)[0])[0][0] for x in (case.x, backwards))
     assert np.ptp(y) > 1e-3
     assert np.abs(y - other).max() > 1e-3

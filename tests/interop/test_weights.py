@@ -167,15 +167,25 @@ def test_the_index_says_which_files_of_a_folder_belong(tmp_path):
     assert load()[0]["kernel"].sum() == 60
 
 
-def test_a_damaged_index_and_a_missing_shard_are_named(tmp_path):
-    for name in ("../x.safetensors", "/x.safetensors", 5, ""):
-        sharded(tmp_path, more=name)
-        with pytest.raises(ValueError, match="must map names to files of its folder|not an index"):
-            jn.interop.by_names(jn.dense(4), tmp_path, X, {})
-    for text in ("", "{}", '{"weight_map": 3}', "[" * 100_000):
-        (tmp_path / "model.safetensors.index.json").write_text(text)
-        with pytest.raises(ValueError, match="index.json is not an index of weights"):
-            jn.interop.by_names(jn.dense(4), tmp_path, X, {})
+@pytest.mark.parametrize("name", ["../x.safetensors", "/x.safetensors", 5, ""])
+def test_an_index_that_leads_out_of_its_folder(name, tmp_path):
+    sharded(tmp_path, more=name)
+    with pytest.raises(ValueError, match="must map names to files of its folder|not an index"):
+        jn.interop.by_names(jn.dense(4), tmp_path, X, {})
+
+
+INDEXES = {"empty": "", "no map": "{}", "number": '{"weight_map": 3}', "deep": "[" * 100_000}
+
+
+@pytest.mark.parametrize("text", INDEXES.values(), ids=INDEXES)
+def test_a_damaged_index(text, tmp_path):
+    sharded(tmp_path)
+    (tmp_path / "model.safetensors.index.json").write_text(text)
+    with pytest.raises(ValueError, match="index.json is not an index of weights"):
+        jn.interop.by_names(jn.dense(4), tmp_path, X, {})
+
+
+def test_a_missing_shard_is_named(tmp_path):
     sharded(tmp_path)
     (tmp_path / "model-00002-of-00002.safetensors").unlink()
     with pytest.raises(FileNotFoundError, match="model-00002-of-00002"):

@@ -32,11 +32,11 @@ def test_features_are_those_of_transformers(tmp_path):
     np.testing.assert_allclose(found, wanted.permute(0, 2, 3, 1), rtol=1e-5, atol=1e-5)
 
 
-def test_what_the_net_cannot_compute_is_named():
-    for entries, words in (
-        ({"depths": [3]}, "must have num_stages = 4"),
-        ({"depths": [3, 0, 9, 3]}, "depths must be a list of whole numbers"),
-        ({"layer_scale_init_value": 0.0}, "must be a positive number, got 0"),
-    ):
-        with pytest.raises(ValueError, match=words):
-            options(**entries)
+@pytest.mark.parametrize(("entries", "words"), [
+    ({"depths": [3]}, "must have num_stages = 4"),
+    ({"depths": [3, 0, 9, 3]}, "depths must be a list of whole numbers"),
+    ({"layer_scale_init_value": 0.0}, "must be a positive number, got 0"),
+], ids=["one depth", "depth 0", "scale 0"])  # fmt: skip
+def test_what_the_net_cannot_compute_is_named(entries, words):
+    with pytest.raises(ValueError, match=words):
+        options(**entries)
