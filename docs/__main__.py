@@ -119,8 +119,10 @@ def sized(match: re.Match) -> str:
     text = html.unescape(re.sub(r"<[^>]+>", "", match[2])).strip()
     if NUMBER.fullmatch(text):
         kind = "number"
+    elif len(text) > 40:
+        kind = "long"
     else:
-        kind = "long" if len(text) > 40 else "medium" if len(text) > 14 else ""
+        kind = "medium" if len(text) > 14 else ""
     return f'<td{match[1] or ""} class="{kind}">{match[2]}</td>' if kind else match[0]
 
 

@@ -142,13 +142,12 @@ def reference() -> list[Page]:
 
 def page_of(module: str) -> tuple[tuple[str, str], int]:
     """Section and page of a module below jaxnet, and its rank among the modules of the page."""
-    rows = [
-        (len(prefix), (section, page), rank)
-        for section, pages in SECTIONS.items()
-        for page, prefixes in pages.items()
-        for rank, prefix in enumerate(prefixes)
-        if module == prefix or (prefix and module.startswith(f"{prefix}."))
-    ]
+    rows = []
+    for section, pages in SECTIONS.items():
+        for page, prefixes in pages.items():
+            for rank, prefix in enumerate(prefixes):
+                if module == prefix or (prefix and module.startswith(f"{prefix}.")):
+                    rows.append((len(prefix), (section, page), rank))
     if rows:
         return max(rows)[1:]
     folder, _, file = module.rpartition(".")

@@ -200,8 +200,10 @@ def from_nibbles(entry, features, group):
     """The kernel of two 4-bit numbers per byte, with a scale for each `group` of inputs."""
     kernel = np.zeros((len(entry["int4"]), features))
     for i, j in np.ndindex(*kernel.shape):
-        number = int(entry["int4"][i, j // 2]) >> 4 * (j % 2) & 15
-        number -= 16 * (number > 7)
+        byte = int(entry["int4"][i, j // 2])
+        number = byte >> 4 if j % 2 else byte & 15
+        if number > 7:
+            number -= 16
         kernel[i, j] = number * entry["scale16"][i // group, j]
     return kernel
 

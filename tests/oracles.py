@@ -351,8 +351,11 @@ def sinusoidal(t, features, *, base=10000.0):
 
 
 def segment_mask(segments):
-    places = range(segments.shape[1])
-    return np.array([[[row[i] == row[j] > 0 for j in places] for i in places] for row in segments])
+    count, time = segments.shape
+    found = np.zeros((count, time, time), bool)
+    for b, i, j in np.ndindex(*found.shape):
+        found[b, i, j] = segments[b, i] == segments[b, j] > 0
+    return found
 
 
 def rotary(x, positions=None, *, base=10000.0, size=None, interleaved=False):

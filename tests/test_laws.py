@@ -476,7 +476,8 @@ def test_types_on_an_explicit_mesh_fit(case: Case):
     y, gradient = run.trace(*arguments, on(KEY, jax.P())).out_info
     rows = jax.tree.leaves(case.x)[0].shape[:1]
     for leaf in jax.tree.leaves(y):
-        assert jax.typeof(leaf).sharding.spec[:1] == ("data",) * (leaf.shape[:1] == rows)
+        first_axis = ("data",) if leaf.shape[:1] == rows else ()
+        assert jax.typeof(leaf).sharding.spec[:1] == first_axis
     assert not any(any(leaf.sharding.spec) for leaf in jax.tree.leaves(gradient))
 
 
@@ -555,7 +556,8 @@ def made(name, x, option):
     make = MAKERS[name]
     own = inspect.signature(make).parameters.items()
     required = {n: REQUIRED[n] for n, p in own if p.default is p.empty and p.kind < 2}
-    layer = make(*[jn.gru(3)] * (name == "stack_rnn"), **required | option)
+    layers_to_stack = [jn.gru(3)] if name == "stack_rnn" else []
+    layer = make(*layers_to_stack, **required | option)
     drawn = jax.eval_shape(lambda: layer.init(KEY, x))
     jax.eval_shape(lambda p, s, x: layer.apply(p, s, x, key=KEY, train=True), *drawn, x)
 

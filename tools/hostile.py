@@ -490,7 +490,9 @@ def lazy() -> list[Call]:
     stored = {
         name: np.asarray(a) for name, a in jn.interop.to_names(text, drawn, {}, ids, table).items()
     }
-    by_path = {f"dense{f'_{i}' * (i > 0)}/kernel": name for i, name in enumerate(names)}
+    first, *others = names
+    by_path = {"dense/kernel": first}
+    by_path |= {f"dense_{i}/kernel": name for i, name in enumerate(others, 1)}
     readers: dict[str, tuple[Callable, dict[str, np.ndarray]]] = {
         "from_torch": (
             lambda weights: jn.interop.torch.from_torch(net, weights, x)[0],
@@ -574,15 +576,16 @@ def ignored() -> list[str]:
 
 def cases(calls: list[Call]) -> list[Case]:
     """Every parameter of every call, and every array inside of one, with every wrong value."""
-    return [
-        Case(call, what, wrong, path)
-        for call in calls
-        for what, p in inspect.signature(call.function).parameters.items()
-        if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
-        and not (call.name.startswith("tools.") and what in WRITTEN_OUT)
-        for path in [(), *paths(bound(call).get(what))]
-        for wrong in WRONG
-    ]
+    found = []
+    for call in calls:
+        for what, parameter in inspect.signature(call.function).parameters.items():
+            if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+                continue
+            if call.name.startswith("tools.") and what in WRITTEN_OUT:
+                continue
+            for path in [(), *paths(bound(call).get(what))]:
+                found += [Case(call, what, wrong, path) for wrong in WRONG]
+    return found
 
 
 def bound(call: Call) -> dict[str, Any]:
@@ -630,8 +633,9 @@ def run(call: Call) -> tuple[Found, Any]:
             jax.block_until_ready([a for a in jax.tree.leaves(result) if isinstance(a, jax.Array)])
     except Exception as error:  # every kind counts
         frames = traceback.extract_tb(error.__traceback__)
-        own, line = Path(frames[-1].filename).is_relative_to(OURS), frames[-1].line or ""
-        ours = (own and line.startswith("raise")) or says_who(error) or says_whose(error, frames)
+        line = frames[-1].line or ""
+        raised = Path(frames[-1].filename).is_relative_to(OURS) and line.startswith("raise")
+        ours = raised or says_who(error) or says_whose(error, frames)
         return Found("ours" if ours else "foreign", error), None
     return Found("value"), result
 
@@ -742,10 +746,11 @@ def on_a_mesh(call: Call) -> str:
     place = jax.NamedSharding(mesh, jax.P("data"))
     batch = {id(a) for name in call.batched for a in jax.tree.leaves(bound(call).get(name))}
     whole = jax.NamedSharding(mesh, jax.P())
-    moved = [
-        jax.device_put(a, place if id(a) in batch else whole) if isinstance(a, jax.Array) else a
-        for a in leaves
-    ]
+    moved = []
+    for a in leaves:
+        if isinstance(a, jax.Array):
+            a = jax.device_put(a, place if id(a) in batch else whole)
+        moved.append(a)
     args, kwargs, used = tree.unflatten(moved)
     then = Use(*used) if used else call.then
     what = difference(call._replace(args=args, kwargs=kwargs, then=then), numbers(result))

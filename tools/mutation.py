@@ -152,9 +152,10 @@ def places_of(path: Path) -> list[tuple[int, int]]:
     if path.relative_to(ROOT / "jaxnet").as_posix().startswith(NO_ARITHMETIC):
         return []
     tree = ast.parse(path.read_text())
-    aside = {
-        id(below) for node in ast.walk(tree) for top in left_out(node) for below in ast.walk(top)
-    }
+    aside = set()
+    for node in ast.walk(tree):
+        for top in left_out(node):
+            aside |= {id(below) for below in ast.walk(top)}
     return [
         (i, j)
         for i, node in enumerate(ast.walk(tree))

@@ -324,9 +324,8 @@ def attention(a, q, k, v, mask=None, past_k=None, past_v=None, valid=None):
     starts = np.full(batch, start) if valid is None else np.asarray(valid) - time
     if valid is not None:
         seen = (np.arange(places) < np.asarray(valid)[:, None])[:, None, None]
-    near = (
-        a.get("left_window_size", -1), 0 if a.get("is_causal") else a.get("right_window_size", -1)
-    )  # fmt: skip
+    after = 0 if a.get("is_causal") else a.get("right_window_size", -1)
+    near = (a.get("left_window_size", -1), after)
     if near != (-1, -1):
         wide = tuple(places + time if n < 0 else n for n in near)
         for row in starts:

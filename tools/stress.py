@@ -280,7 +280,8 @@ def one_of(folder: Path, index: int, where: str, what: str, port: int, count: in
     if where == "fit":
         epochs = enumerate(jn.fit(trainer, train_state, data, epochs=3, progress=False))
         any(leaves(turn) for turn, _ in epochs)
-    for turn in range(3 * (where != "fit")):
+        return
+    for turn in range(3):
         if where == "evaluate":
             jn.evaluate(trainer.objective, train_state.params, train_state.state, data)
         else:
@@ -350,7 +351,10 @@ def processes(what: str, runs: int, rng: random.Random) -> Outcomes:
         raised = max([float(at) for at, _ in texts], default=mark) - mark
         ours = "the processes differ", "the disk is gone", "nothing", "another process ended"
         wrong = [words for words in said if not any(one in words for one in ours)]
-        outcome = "hanging" if len(ends) < count else "foreign" if wrong else "fine"
+        if len(ends) < count:
+            outcome = "hanging"
+        else:
+            outcome = "foreign" if wrong else "fine"
         yield f"{outcome} {raised:.1f} seconds, {where} of {count}: {wrong}"
         shutil.rmtree(folder)
 

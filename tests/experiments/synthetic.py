@@ -79,10 +79,11 @@ def _spoken(rng, part, count):
 def _sentences(rng, part, count):
     n = count or (60 if part == "train" else 12)
     rows = [rng.integers(0, 14, rng.integers(3, 9)) for _ in range(n)]
-    return {
-        language: [" ".join(words[i] for i in row).capitalize() + "." for row in rows]
-        for language, words in WORDS.items()
-    }
+
+    def written(row, words):
+        return " ".join(words[i] for i in row).capitalize() + "."
+
+    return {name: [written(row, words) for row in rows] for name, words in WORDS.items()}
 
 
 def _plays(rng, part, count):

@@ -56,8 +56,13 @@ def written(path, kind="llama", how="F32", size=64, **more):
     gemma = kind.startswith("gemma")
     config = CONFIG | {"model_type": f"{kind}_text" if kind == "gemma3" else kind}
     config |= {"hidden_size": size, "intermediate_size": size * 3 // 2}
-    config |= GEMMA if gemma else PHI3 if kind == "phi3" else {}
-    known = GEMMA_NAMES if gemma else PHI3_NAMES if kind == "phi3" else NAMES
+    known = NAMES
+    if gemma:
+        config |= GEMMA
+        known = GEMMA_NAMES
+    elif kind == "phi3":
+        config |= PHI3
+        known = PHI3_NAMES
     names = {ours: theirs for theirs, ours in known.items()}
     net = jn.models.decoder(**jn.pretrained.decoder_config(config))
     params, state = net.init(jax.random.key(0), IDS)

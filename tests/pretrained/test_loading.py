@@ -106,7 +106,10 @@ def published(name, folder, head=None):
     transformers = pytest.importorskip("transformers", reason="compares with transformers")
     kind, more = (MODELS | OTHERS)[name]
     config = getattr(transformers, f"{kind}TextConfig" if kind == "Gemma3" else f"{kind}Config")
-    sizes = {} if name in OTHERS else {"vocab_size": 97} if kind == "GPT2" else SIZES
+    if name in OTHERS:
+        sizes = {}
+    else:
+        sizes = {"vocab_size": 97} if kind == "GPT2" else SIZES
     tokens = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
     torch.manual_seed(0)
     head = head or USUAL.get(name, "ForCausalLM")
