@@ -2,13 +2,10 @@
 
 import pytest
 
-from tests.texts import code, lessons, pages, project
+from tests.texts import code, lessons, pages, project, switches
 from tests.texts.form import RULES
 
-assert code
-assert pages
-assert lessons
-assert project
+assert code and pages and lessons and project and switches
 
 
 @pytest.mark.parametrize("name", RULES)

@@ -1,0 +1,144 @@
+"""Rules for where code may switch off the formatter and the linter."""
+
+import ast
+import io
+import re
+import tokenize
+import tomllib
+from collections.abc import Iterator
+
+from tests.texts.form import Text, at, files, rule
+
+DISPLAY = ast.Dict | ast.List | ast.Set | ast.Tuple
+# Calls that make a test of each row of a table. `refused` is in tests/helpers.py.
+TABLES = ("pytest.mark.parametrize", "refused", "helpers.refused")
+FOLDERS = "jaxnet tests tools experiments docs".split()
+
+
+def code() -> list[Text]:
+    return files(*(f"{folder}/**/*.py" for folder in FOLDERS))
+
+
+def comments(text: Text) -> Iterator[tuple[int, str]]:
+    """Line and words of each comment."""
+    for token in tokenize.generate_tokens(io.StringIO(text.text).readline):
+        if token.type == tokenize.COMMENT:
+            yield token.start[0], token.string
+
+
+def is_table(value: ast.AST | None) -> bool:
+    """Whether this is a display of values, an addition of one, or a call that is given one."""
+    if isinstance(value, ast.BinOp) and isinstance(value.left, ast.Name):
+        value = value.right
+    if isinstance(value, DISPLAY):
+        return True
+    if not isinstance(value, ast.Call) or not value.args:
+        return False
+    if ast.unparse(value.func) in TABLES:
+        return True
+    first, *others = value.args
+    plain = ast.Constant | ast.Name | ast.Attribute
+    return isinstance(first, DISPLAY) and all(isinstance(other, plain) for other in others)
+
+
+def may_be_laid_out_by_hand(node: ast.AST) -> bool:
+    """Whether a statement or a decorator is a table or a list of imports."""
+    match node:
+        case ast.Import() | ast.ImportFrom():
+            return True
+        case ast.Assign(targets=[ast.Tuple()]):
+            return False  # values of several names, which deserve lines of their own
+        case ast.Assign() | ast.AnnAssign() | ast.AugAssign() | ast.Return() | ast.Expr():
+            return is_table(node.value)
+        case ast.For():
+            return is_table(node.iter)
+        case ast.Assert(test=ast.Compare(comparators=[*_, wanted])):
+            return is_table(wanted)
+    return is_table(node)
+
+
+def laid_out(text: Text) -> dict[int, ast.AST]:
+    """The last line of each statement or decorator -> the innermost that ends there."""
+    found = {}
+    for node in text.nodes:
+        for decorator in getattr(node, "decorator_list", []):
+            found[decorator.end_lineno] = decorator
+        if isinstance(node, ast.For):
+            found[node.iter.end_lineno] = node
+        elif isinstance(node, ast.stmt):
+            found[node.end_lineno] = node
+    return found
+
+
+TABLE = "X = [\n    1, 2,\n    3, 4,\n]  # fmt: skip"
+
+
+@rule(
+    code,
+    "x = f(1,\n      2)  # fmt: skip",
+    "a, b = [\n    1], [2]  # fmt: skip",
+    "x = [f(y)\n     for y in z]  # fmt: skip",
+    "@rule([1,\n       2], 3, f(x))  # fmt: skip\ndef g(): ...",
+    "if f([1,\n      2]):  # fmt: skip\n    pass",
+    "# fmt: off\nX = [1]",
+    "# fmt: skip",
+    fine=(
+        TABLE,
+        f"def f():\n    return {TABLE[4:]}".replace("\n    3", "\n        3"),
+        "x = array([\n    1, 2,\n], dtype)  # fmt: skip",
+        "X = Y | {\n    1: 2, 3: 4,\n}  # fmt: skip",
+        "assert f(x) == [\n    1, 2,\n    3]  # fmt: skip",
+        "for x in (1,\n          2):  # fmt: skip\n    pass",
+        "from a import (\n    b, c,\n)  # fmt: skip",
+        "@pytest.mark.parametrize('x',\n                         f(2))  # fmt: skip\ndef g(x): ...",
+    ),
+)
+def only_tables_are_laid_out_by_hand(text):
+    """`fmt: skip` stands behind a literal, a parametrization or imports; `fmt: off` nowhere."""
+    if "fmt:" not in text.text:
+        return
+    statements = laid_out(text)
+    for line, comment in comments(text):
+        if re.search(r"fmt:\s*off|yapf:", comment):
+            yield line
+        if re.search(r"fmt:\s*skip", comment):
+            node = statements.get(line)
+            if node is None or not may_be_laid_out_by_hand(node):
+                yield line
+
+
+@rule(
+    code,
+    "f = lambda x: x  # noqa: E731",
+    "x = 1  # noqa: F401, E731",
+    "x = 1  # noqa",
+    "# ruff: noqa",
+    "# ruff: noqa: E7",
+    fine=("import a  # noqa: F401", "'# noqa'"),
+)
+def no_file_switches_e731_off(text):
+    """A function with a name is written by def: `f = lambda ...` is E731 of the linter."""
+    if "noqa" in text.text:
+        for line, comment in comments(text):
+            if re.search(r"noqa(?!: *[A-Z])|noqa:.*\bE7", comment):
+                yield line
+
+
+@rule(
+    "pyproject.toml",
+    ('select = ."E"', 'select = ["W"'),
+    ('"B008"', '"B008", "E731"'),
+    at(
+        "pyproject.toml",
+        '[tool.ruff.lint]\nselect = ["E"]\n[tool.ruff.lint.per-file-ignores]\n"tests/*" = ["E7"]',
+    ),
+)
+def the_settings_switch_e731_on_everywhere(text):
+    settings = tomllib.loads(text.text)["tool"]["ruff"]["lint"]
+    if "E" not in settings["select"]:
+        yield "select"
+    ignored = [*settings.get("ignore", []), *settings.get("extend-ignore", [])]
+    for kind in ("per-file-ignores", "extend-per-file-ignores"):
+        for rules in settings.get(kind, {}).values():
+            ignored += rules
+    yield from (name for name in ignored if "E731".startswith(name))
