@@ -26,7 +26,7 @@ import jaxnet as jn  # noqa: E402
 from jaxnet.ops.native import conv  # noqa: E402
 from tests.by_file import pytest_xdist_make_scheduler as pytest_xdist_make_scheduler  # noqa: E402
 
-pytest_plugins = ["tests.parts"]
+pytest_plugins = ["tests.parts", "tests.compared"]
 
 # A second run finds the programs of the first, also in another clone. Most programs are single
 # operations, so all are kept. JAX does not lock the folder: a program that another worker is

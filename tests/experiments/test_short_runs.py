@@ -1,7 +1,7 @@
 """One short run of each experiment, on synthetic data or on data that its libraries bring along.
 
 Whether claims hold is for the slow suite, on real data. Here each command ends, its results are
-finite, and its pictures are there.
+finite, and its pictures are there. The run of seconds_to_accuracy trains a net in torch as well.
 """
 
 import importlib
