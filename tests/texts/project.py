@@ -173,7 +173,7 @@ def the_workflow_checks_what_ci_checks(text):
     there = {shlex.join(line) for job in parsed(text)["jobs"].values() for line in commands(job)}
     ci = text_of(ROOT / ".ci" / "run").text
     checks = re.findall(r"^ *((?:bash|ruff|pyright|pytest)\b.*)$", ci, re.M)
-    # Parts are CI's alone, and so is PyTorch.
+    # Parts are CI's alone, and so is -k.
     lines = [[word for word in shlex.split(check) if "[@]" not in word] for check in checks]
     everywhere = {shlex.join(line) for line in lines if "-k" not in line}
     return everywhere - there if len(everywhere) >= 6 else everywhere
