@@ -48,6 +48,48 @@ def test_occlusion_in_chunks(trained, monkeypatch):
     close(chunked, whole, 1e-7, 1e-12)
 
 
+def in_torch(torch, params):
+    """The network of `head` for images (batch, channels, height, width)."""
+    first = torch.nn.Conv2d(2, 4, 3, padding=1)
+    second = torch.nn.Conv2d(4, 5, 3, stride=2, padding=1)
+    last = torch.nn.Linear(4 * 3 * 5, 8)
+    for module, name in ((first, "first"), (second, "second"), (last, "dense")):
+        kernel = np.asarray(params[name]["kernel"])
+        kernel = kernel.transpose(3, 2, 0, 1) if kernel.ndim == 4 else kernel.T
+        module.weight.data = torch.tensor(kernel.copy())
+        module.bias.data = torch.tensor(np.array(params[name]["bias"]))
+
+    class Net(torch.nn.Module):  # flattens rows, columns and channels, as ours does
+        def forward(self, x):
+            x = second(first(x).tanh()).tanh()
+            return last(x.permute(0, 2, 3, 1).flatten(1))
+
+    return Net()
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # of captum
+@pytest.mark.parametrize("method", ["saliency", "integrated_gradients", "occlusion"])
+def test_attributions_are_those_of_captum(trained, torch, method):
+    attr = pytest.importorskip("captum.attr", reason="compares with captum")  # captum 0.9.0
+    net, params, state = trained
+    theirs, model = torch.tensor(IMAGES.transpose(0, 3, 1, 2).copy()), in_torch(torch, params)
+    if method == "saliency":
+        wanted = attr.Saliency(model).attribute(theirs.requires_grad_(), 4, abs=False)
+        found = saliency(net, params, state, IMAGES, 4)
+    elif method == "integrated_gradients":
+        wanted = attr.IntegratedGradients(model).attribute(theirs, 0.2, 4, n_steps=50)
+        found = integrated_gradients(net, params, state, IMAGES, 4, baseline=0.2, steps=50)
+    else:
+        windows = {"sliding_window_shapes": (2, 3, 2), "strides": (2, 2, 1)}
+        wanted = attr.Occlusion(model).attribute(theirs, baselines=0.2, target=4, **windows)
+        wanted = wanted[:, :1]  # the same for each channel
+        found = occlusion(net, params, state, IMAGES, 4, size=(3, 2), strides=(2, 1), value=0.2)
+    found = np.reshape(found, (*IMAGES.shape[:3], -1))
+    wanted = wanted.detach().numpy().transpose(0, 2, 3, 1)
+    np.testing.assert_allclose(found, wanted, atol=1e-10)
+
+
 @pytest.mark.slow
 def test_a_unit_inside_by_path(trained):
     net, params, state = trained
