@@ -162,6 +162,23 @@ def version(library: str) -> str:
 # A skip that may not be.
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item):
+    if item.config.getoption("compared") and {"peft", "transformers"} & {*libraries(item)}:
+        load_torchvision()
+
+
+@cache
+def load_torchvision():
+    """The package index has a torchvision for GPUs, which fails to load next to a PyTorch for CPU.
+
+    transformers imports it with many models.
+    """
+    from experiments.torchvision_logits import torchvision
+
+    torchvision()
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item, call):
     report = yield

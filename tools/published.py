@@ -44,27 +44,36 @@ ROTATIONS: list[dict[str, Any]] = [
 ]  # fmt: skip
 
 
+RNG = np.random.default_rng(0)
+IDS = RNG.integers(3, 97, (2, 12)).astype(np.int32)
+IMAGES = np.float32(RNG.normal(size=(2, 16, 16, 3)))
+THERE = np.arange(12) < np.array([[12], [7]])
+
+
+def questions(name: str) -> tuple[Any, dict[str, Any]]:
+    """Inputs of a net, and those of its model in transformers."""
+    x, theirs = inputs(name, IDS, IMAGES)
+    if name in ENCODERS:
+        return (IDS, THERE), theirs | {"attention_mask": THERE.astype(int)}
+    return x, theirs
+
+
 def record(name: str, head: str | None) -> tuple[dict[str, Any], dict[str, Any]]:
     """The arrays and the config of one model."""
     with tempfile.TemporaryDirectory() as folder:
         torch, model = published(name, folder, head)
         config = json.loads((Path(folder) / "config.json").read_text())
         stored = [load_file(file) for file in sorted(Path(folder).glob("*.safetensors"))]
-    rng = np.random.default_rng(0)
-    ids = rng.integers(3, 97, (2, 12)).astype(np.int32)
-    x, theirs = inputs(name, ids, np.float32(rng.normal(size=(2, 16, 16, 3))))
-    there = np.arange(12) < np.array([[12], [7]])
-    if name in ENCODERS:
-        x, theirs = (ids, there), theirs | {"attention_mask": there.astype(int)}
+    x, theirs = questions(name)
     with torch.no_grad():
         for p in model.parameters():
             p.copy_(p.bfloat16())
         found = outputs(torch, model, theirs).numpy()
-        text = torch.tensor(ids)
+        text = torch.tensor(IDS)
         for _ in range(WRITTEN if name in MODELS else 0):
             text = torch.cat([text, model(text).logits[:, -1].argmax(-1, keepdim=True)], 1)
     if name in ENCODERS and head != CLASSES:
-        found[~there] = np.nan
+        found[~THERE] = np.nan
     narrow = {key: jnp.asarray(a, jnp.bfloat16) for file in stored for key, a in file.items()}
     given = x if isinstance(x, tuple) else (x,)
     arrays = {"given": {str(i): a for i, a in enumerate(given)}, "outputs": found}

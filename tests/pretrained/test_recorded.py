@@ -14,7 +14,7 @@ from safetensors.numpy import save_file
 import jaxnet as jn
 from jaxnet.interop import to_names
 from jaxnet.pretrained import decoder_table, load
-from tests.pretrained.test_loading import MODELS
+from tests.pretrained.test_loading import MODELS, outputs
 from tools import published
 from tools.published import FAMILIES
 
@@ -36,6 +36,23 @@ def test_outputs(name, tmp_path):
     given = [*RECORDED[name]["given"].values()]
     wanted = RECORDED[name]["outputs"]
     found, _ = jax.jit(net.apply)(params, state, tuple(given) if given[1:] else given[0])
+    found = np.where(np.isnan(wanted), wanted, found)
+    np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=4e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # of transformers
+@pytest.mark.parametrize("name", published.ROWS)
+def test_the_record_is_what_transformers_computes(name, tmp_path):
+    """Its newest version, from the recorded weights."""
+    torch = pytest.importorskip("torch", reason="compares with transformers")
+    transformers = pytest.importorskip("transformers", reason="compares with transformers")
+    loaded(name, tmp_path)
+    kind = getattr(transformers, CONFIGS[name]["architectures"][0])
+    model = kind.from_pretrained(tmp_path, attn_implementation="eager", dtype=torch.float32)
+    wanted, (_, given) = RECORDED[name]["outputs"], published.questions(published.ROWS[name][0])
+    with torch.no_grad():
+        found = outputs(torch, model.eval(), given).numpy()
     found = np.where(np.isnan(wanted), wanted, found)
     np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=4e-4)
 
