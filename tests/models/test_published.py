@@ -89,7 +89,10 @@ def started(net, side):
     """What is needed to trace a training step, its params, and how many these are."""
     x, key = jn.spec((1, side, side, 3)), jax.random.key(0)
     given = jax.eval_shape(net.init, key, x)
-    run = lambda given, x, key: net.apply(*given, x, key=key, train=True)  # noqa: E731
+
+    def run(given, x, key):
+        return net.apply(*given, x, key=key, train=True)
+
     return run, (given, x, key), sum(leaf.size for leaf in jax.tree.leaves(given[0]))
 
 

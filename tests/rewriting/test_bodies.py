@@ -206,15 +206,13 @@ def nested_jit(kernel, x):
     return jax.jit(lambda x: jax.jit(jnp.tanh)(conv(x, kernel)))(x).sum()
 
 
-PROGRAMS = {
-    f.__name__: f
-    for f in (
-        ensemble, ensemble_in_a_row, first, groups_by_hand, in_cond, in_fori, in_named_axis,
-        in_remat, in_remat_with_constant, in_remat_with_policy, in_scan, in_scan_first,
-        in_shard_map, in_vmap, in_while, nested_jit, per_example, relu_at_zero, rows_of_scan,
-        several_kernels,
-    )
-}  # fmt: skip
+NAMED = (
+    ensemble, ensemble_in_a_row, first, groups_by_hand, in_cond, in_fori, in_named_axis,
+    in_remat, in_remat_with_constant, in_remat_with_policy, in_scan, in_scan_first,
+    in_shard_map, in_vmap, in_while, nested_jit, per_example, relu_at_zero, rows_of_scan,
+    several_kernels,
+)  # fmt: skip
+PROGRAMS = {f.__name__: f for f in NAMED}
 PROGRAMS |= {
     "custom_vjp": lambda kernel, x: jnp.sin(doubled(x, kernel)).sum(),
     "custom_jvp": lambda kernel, x: jnp.sin(tripled(x, kernel, 2)).sum(),

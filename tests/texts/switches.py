@@ -28,7 +28,7 @@ def comments(text: Text) -> Iterator[tuple[int, str]]:
 
 def is_table(value: ast.AST | None) -> bool:
     """Whether this is a display of values, an addition of one, or a call that is given one."""
-    if isinstance(value, ast.BinOp) and isinstance(value.left, ast.Name):
+    if isinstance(value, ast.BinOp) and isinstance(value.left, ast.Name | ast.Call):
         value = value.right
     if isinstance(value, DISPLAY):
         return True
@@ -38,6 +38,8 @@ def is_table(value: ast.AST | None) -> bool:
         return True
     first, *others = value.args
     plain = ast.Constant | ast.Name | ast.Attribute
+    if all(isinstance(getattr(each, "value", None), str) for each in value.args):
+        return True  # as in `pytest.mark.fast_cases("a", "b")`
     return isinstance(first, DISPLAY) and all(isinstance(other, plain) for other in others)
 
 
@@ -87,6 +89,8 @@ TABLE = "X = [\n    1, 2,\n    3, 4,\n]  # fmt: skip"
         f"def f():\n    return {TABLE[4:]}".replace("\n    3", "\n        3"),
         "x = array([\n    1, 2,\n], dtype)  # fmt: skip",
         "X = Y | {\n    1: 2, 3: 4,\n}  # fmt: skip",
+        "X = f(Y) | {\n    1: 2, 3: 4,\n}  # fmt: skip",
+        "@mark('a', 'b',\n      'c')  # fmt: skip\ndef f(): ...",
         "assert f(x) == [\n    1, 2,\n    3]  # fmt: skip",
         "for x in (1,\n          2):  # fmt: skip\n    pass",
         "from a import (\n    b, c,\n)  # fmt: skip",
@@ -114,13 +118,13 @@ def only_tables_are_laid_out_by_hand(text):
     "x = 1  # noqa",
     "# ruff: noqa",
     "# ruff: noqa: E7",
-    fine=("import a  # noqa: F401", "'# noqa'"),
+    fine=("import a  # noqa: F401", "l = 1  # noqa: E741", "'# noqa'"),
 )
 def no_file_switches_e731_off(text):
     """A function with a name is written by def: `f = lambda ...` is E731 of the linter."""
     if "noqa" in text.text:
         for line, comment in comments(text):
-            if re.search(r"noqa(?!: *[A-Z])|noqa:.*\bE7", comment):
+            if re.search(r"noqa(?!: *[A-Z])|noqa:.*\bE(7(31?)?)?\b", comment):
                 yield line
 
 

@@ -157,7 +157,9 @@ def fields(body: str) -> list[str]:
     found = []
     for line in filter(None, map(str.strip, body.split(";"))):
         of_function = re.search(r"\(\*(\w+)\)", line)
-        found += [of_function[1]] if of_function else [
-            re.search(r"(\w+)(\[\d+\])?$", part.strip())[1] for part in line.split(",")
-        ]  # fmt: skip
+        if of_function:
+            found.append(of_function[1])
+            continue
+        for part in line.split(","):
+            found.append(re.search(r"(\w+)(\[\d+\])?$", part.strip())[1])
     return found
