@@ -108,7 +108,9 @@ def quantized(
         found = matching("quantized", where, params)
         kernels = {path: leaf for path, leaf in found.items() if not path.endswith(FACTORS)}
         axes = axes_of(layer, kernels, abstract(x, "quantized"))
-        new = {path: change(leaf, axes[path], bits, group) for path, leaf in kernels.items()}
+        new = {}
+        for path, kernel in kernels.items():
+            new[path] = change(kernel, axes[path], bits, group)
         return replaced(params, new)
 
     def pack(layer, params, x):
@@ -194,7 +196,9 @@ def _grid(kernel: Any, axes: Axes, bits: int, group: int | None) -> tuple[jax.Ar
     """Return the integers of a kernel, still floats, and their scales after the name of these."""
     w = wide(jnp.asarray(kernel))
     first = axes.copies
-    shared = [first + 1] if axes.table else list(range(first, first + axes.inputs))
+    shared = list(range(first, first + axes.inputs))
+    if axes.table:
+        shared = [first + 1]
     last = shared[-1]
     if group is None or w.shape[last] <= group:
         largest = jnp.abs(w).max(shared, keepdims=True, initial=0)
@@ -205,8 +209,8 @@ def _grid(kernel: Any, axes: Axes, bits: int, group: int | None) -> tuple[jax.Ar
     scale_dtype = jnp.bfloat16 if name == "scale16" else kernel.dtype
     scale = (largest / LARGEST[bits]).astype(scale_dtype)
     scale = jnp.where(scale == 0, 1, scale)  # for values that are all 0
-    numbers = jnp.round(w / wide(scales_of_values(scale, w.shape)))
-    return numbers, name, scale
+    divisor = wide(scales_of_values(scale, w.shape))
+    return jnp.round(w / divisor), name, scale
 
 
 def _largest_of_groups(values: jax.Array, axis: int, group: int) -> jax.Array:
@@ -249,7 +253,9 @@ def _packed(kernel: Any, axes: Axes, bits: int, group: int | None) -> dict[str, 
     if bits == 8 or unknown:
         return {"int8": numbers.astype(jnp.int8), name: scale}
     if is_odd:
-        numbers = jnp.pad(numbers, [(0, 0)] * (numbers.ndim - 1) + [(0, 1)])
+        widths = [(0, 0)] * numbers.ndim
+        widths[-1] = (0, 1)
+        numbers = jnp.pad(numbers, widths)
     nibbles = (numbers.astype(jnp.int32) & 15).astype(jnp.uint8)
     low, high = nibbles[..., ::2], nibbles[..., 1::2]
     return {"int4": low | high << 4, name: scale}
@@ -320,7 +326,8 @@ class Quantized(Stored):
             return None
 
         def flat(a):
-            return a.reshape(math.prod(a.shape[:inputs]), -1)
+            summed = math.prod(a.shape[:inputs])
+            return a.reshape(summed, -1)
 
         return replace(self, numbers=flat(self.numbers), scale=flat(self.scale))
 
@@ -359,8 +366,13 @@ def _in_blocks(x: jax.Array, kernel: Quantized, inputs: int, transposed: bool) -
     run = jax.checkpoint(partial(_product, inputs=inputs, transposed=transposed))
     if count == 1:
         return run(x, kernel)
-    y = jax.lax.map(lambda i: run(x, kernel.block(i, count, axis)), jnp.arange(count))
-    return jnp.moveaxis(y, 0, -2).reshape(*x.shape[:-1], kernel.shape[axis])
+
+    def outputs_of(i):
+        return run(x, kernel.block(i, count, axis))
+
+    y = jax.lax.map(outputs_of, jnp.arange(count))  # (blocks, ..., outputs of a block)
+    y = jnp.moveaxis(y, 0, -2)
+    return y.reshape(*x.shape[:-1], kernel.shape[axis])
 
 
 def _blocks(x: jax.Array, kernel: Quantized, axis: int) -> int:
@@ -372,9 +384,10 @@ def _blocks(x: jax.Array, kernel: Quantized, axis: int) -> int:
     even = kernel.shape[axis] % kernel.scale.shape[axis] == 0
     if not (few and large and even):
         return 1
+    numbers, scales = kernel.numbers.shape[axis], kernel.scale.shape[axis]
     most = kernel.shape[axis] // 512
     for count in range(most, 1, -1):
-        if kernel.numbers.shape[axis] % count == 0 and kernel.scale.shape[axis] % count == 0:
+        if numbers % count == 0 and scales % count == 0:
             return count
     return 1
 
@@ -392,7 +405,9 @@ def _product(x: jax.Array, kernel: Quantized, inputs: int, transposed: bool) -> 
     x, kernel = jax.lax.optimization_barrier((x, kernel))
     scale = kernel.scale
     shared = scale.shape[1:] if transposed else scale.shape[:inputs]
-    if any(groups != 1 for groups in shared) or kernel.dtype == jnp.float16:  # it would overflow
+    in_groups = any(groups != 1 for groups in shared)
+    would_overflow = kernel.dtype == jnp.float16
+    if in_groups or would_overflow:
         return product(x, _unpacked(kernel), inputs, transposed=transposed)
     numbers = unpacked(kernel.numbers, kernel.shape[-1]).astype(kernel.dtype)
     y = product(x, numbers, inputs, transposed=transposed)
@@ -410,7 +425,9 @@ def _stored(params: Params, x: PyTree = ()) -> Params:
     A scale16 does not tell the dtype of its kernel: the other params do or, without any, x.
     """
     others = [leaf for path, leaf in flat(params) if not path.endswith("/scale16")]
-    floats = jax.tree.leaves(floats_of(others)) or jax.tree.leaves(floats_of(x))
+    floats = jax.tree.leaves(floats_of(others))
+    if not floats:
+        floats = jax.tree.leaves(floats_of(x))
     widest = jnp.result_type(*floats) if floats else jnp.float32
     dtype = jnp.finfo(widest).dtype  # a float, even if there are complex params
 
@@ -418,7 +435,8 @@ def _stored(params: Params, x: PyTree = ()) -> Params:
         if not _is_packed(entry):
             return entry
         (_, numbers), (name, scale) = sorted(entry.items())
-        return Quantized(numbers, scale, dtype if name == "scale16" else scale.dtype)
+        own_dtype = dtype if name == "scale16" else scale.dtype
+        return Quantized(numbers, scale, own_dtype)
 
     return jax.tree.map(each, params, is_leaf=_is_packed)
 

@@ -57,10 +57,11 @@ def weight_norm(layer: Layer, *, name: str | None = None) -> Layer:
         kernels = dict(flat(_kernels(params, run.layer, "weight_norm")))
         axes = axes_of(run.layer, kernels, x)
 
-        def split(path, v):
-            return {"g": _norm(wide(v), axes[path].copies).astype(v.dtype), "v": v}
-
-        return replaced(params, {path: split(path, v) for path, v in kernels.items()}), state
+        parts = {}
+        for path, v in kernels.items():
+            g = _norm(wide(v), axes[path].copies)
+            parts[path] = {"g": g.astype(v.dtype), "v": v}
+        return replaced(params, parts), state
 
     def apply(run, params, state, x):
         return run(_join(plain(params)), state, x)
@@ -120,12 +121,15 @@ def spectral_norm(
         kernels = _kernels(params, run.layer, own)
         axes = axes_of(run.layer, dict(flat(kernels)), x)
 
+        own_key = child_key(key, own)
+
         def draw(path, kernel):
             name = path_name(path)
-            vectors = _drawn(child_key(child_key(key, own), name), kernel, axes[name])
+            vectors = _drawn(child_key(own_key, name), kernel, axes[name])
             return _power(kernel, vectors, 15, epsilon)
 
-        return params, state | {own: jax.tree_util.tree_map_with_path(draw, kernels)}
+        vectors = jax.tree_util.tree_map_with_path(draw, kernels)
+        return params, state | {own: vectors}
 
     def improve(kernel, vectors):
         return _power(jax.lax.stop_gradient(kernel), vectors, iterations, epsilon)
@@ -138,7 +142,8 @@ def spectral_norm(
             vectors = jax.tree.map(improve, kernels, vectors)
         inner = {name: entry for name, entry in state.items() if name != own}
         divided = jax.tree.map(_divided, kernels, vectors)
-        y, inner = run(replaced(params, dict(flat(divided))), inner, x)
+        params = replaced(params, dict(flat(divided)))
+        y, inner = run(params, inner, x)
         return y, inner | {own: vectors}
 
     return transformed(layer, apply, kind=own, init=init, name=name, own=True)
@@ -193,20 +198,25 @@ def _norm(v: jax.Array, copies: int) -> jax.Array:
 
     Its gradient is 0 at 0.
     """
-    squares = jnp.square(v).sum(tuple(range(copies, v.ndim - 1)))
+    axes = tuple(range(copies, v.ndim - 1))
+    squares = jnp.square(v).sum(axes)
     positive = squares > 0
-    return jnp.where(positive, jnp.sqrt(jnp.where(positive, squares, 1)), 0)
+    root = jnp.sqrt(jnp.where(positive, squares, 1))
+    return jnp.where(positive, root, 0)
 
 
 def _drawn(key: jax.Array, kernel: jax.Array, axes: Axes) -> Params:
     """Return random vectors of length 1: u of the outputs, v of the inputs."""
     first, last = axes.copies, axes.copies + axes.inputs
     copies = kernel.shape[:first]
-    sizes = {"u": math.prod(kernel.shape[last:]), "v": math.prod(kernel.shape[first:last])}
+    inputs = math.prod(kernel.shape[first:last])
+    outputs = math.prod(kernel.shape[last:])
+    dtype = wide(kernel).dtype
     vectors = {}
-    for name, size in sizes.items():
-        vector = jax.random.normal(child_key(key, name), (*copies, size), wide(kernel).dtype)
-        vectors[name] = vector / jnp.linalg.norm(vector, axis=-1, keepdims=True)
+    for name, size in (("u", outputs), ("v", inputs)):
+        vector = jax.random.normal(child_key(key, name), (*copies, size), dtype)
+        length = jnp.linalg.norm(vector, axis=-1, keepdims=True)
+        vectors[name] = vector / length
     return vectors
 
 
@@ -217,15 +227,18 @@ def _divided(kernel: jax.Array, vectors: Params) -> jax.Array:
         return v @ matrix @ u
 
     sigma = _of_copies(value, _matrix(kernel, vectors), **vectors)
-    sigma = sigma.reshape(*sigma.shape, *[1] * (kernel.ndim - sigma.ndim))
+    ones = [1] * (kernel.ndim - sigma.ndim)
+    sigma = sigma.reshape(*sigma.shape, *ones)
     # The largest singular value of a zero kernel is 0, so it cannot be divided and stays zero.
-    return (kernel / jnp.where(sigma == 0, 1, sigma)).astype(kernel.dtype)
+    divisor = jnp.where(sigma == 0, 1, sigma)
+    return (kernel / divisor).astype(kernel.dtype)
 
 
 def _matrix(kernel: jax.Array, vectors: Params) -> jax.Array:
     """Return the matrices of a kernel, (*copies, inputs, outputs)."""
-    u, v = vectors["u"], vectors["v"]
-    return wide(kernel).reshape(*u.shape[:-1], v.shape[-1], u.shape[-1])
+    *copies, outputs = vectors["u"].shape
+    inputs = vectors["v"].shape[-1]
+    return wide(kernel).reshape(*copies, inputs, outputs)
 
 
 def _of_copies(function: Callable, matrix: jax.Array, v: jax.Array, u: jax.Array) -> Any:
@@ -253,4 +266,5 @@ def _power(kernel: jax.Array, vectors: Params, iterations: int, epsilon: float) 
 def _unit(vector: jax.Array, epsilon: float, before: jax.Array) -> jax.Array:
     """Return the vector with length 1, or the previous vector if it is 0, which would remain 0."""
     norm = jnp.linalg.norm(vector)
-    return jnp.where(norm > 0, vector / jnp.maximum(norm, epsilon), before)
+    unit = vector / jnp.maximum(norm, epsilon)
+    return jnp.where(norm > 0, unit, before)
