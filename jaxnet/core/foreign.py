@@ -56,13 +56,31 @@ def holder_of_weights(function: Any) -> tuple[Any, str] | None:
     for value in used_by(function, unless="stop_gradient"):
         if not callable(value) or hasattr(value, "__wrapped__") or isinstance(value, FunctionType):
             continue
-        bound = isinstance(value, functools.partial)
-        held: Any = (value.args, value.keywords) if bound else getattr(value, "__self__", value)
-        classes = [f"{kind.__module__}." for kind in type(held).__mro__]
-        package = next((p for p in INSTEAD if p and any(p + "." in c for c in classes)), "")
-        leaves = jax.tree.leaves([held, [*getattr(held, "__dict__", {}).values()]])
-        axes = [a.ndim for a in leaves if isinstance(a, jax.Array | np.ndarray)
-                and jax.numpy.issubdtype(a.dtype, np.floating)]  # fmt: skip
-        if package not in ("", "equinox") or max(axes, default=0) >= (1 if package else 2):
+        held: Any = getattr(value, "__self__", value)
+        if isinstance(value, functools.partial):
+            held = value.args, value.keywords
+        package = _package_of(held)
+        needed_axes = 1 if package else 2
+        if package not in ("", "equinox") or _most_axes(held) >= needed_axes:
             return held if package else value, INSTEAD[package]
     return None
+
+
+def _package_of(held: Any) -> str:
+    """Return the package that the class of a value comes from, of those in the table; or ""."""
+    modules = [f"{kind.__module__}." for kind in type(held).__mro__]
+    for package in INSTEAD:
+        if package and any(f"{package}." in module for module in modules):
+            return package
+    return ""
+
+
+def _most_axes(held: Any) -> int:
+    """Return the largest number of axes of the arrays of floats that a value holds."""
+    attributes = list(getattr(held, "__dict__", {}).values())
+    most = 0
+    for leaf in jax.tree.leaves([held, attributes]):
+        is_array = isinstance(leaf, jax.Array | np.ndarray)
+        if is_array and jax.numpy.issubdtype(leaf.dtype, np.floating):
+            most = max(most, leaf.ndim)
+    return most

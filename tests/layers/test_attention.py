@@ -255,7 +255,7 @@ mha = jn.multi_head_attention
 ROW = jn.spec((2, 5, 6))
 
 
-test_refusals = pytest.mark.slow(refuses([
+REFUSALS = [
     (lambda: mha(3, kv_heads=2), "multiple of kv_heads, got heads=3, kv_heads=2"),
     (lambda: mha(2, dropout_rate=1.0),
      r"dropout_rate is the fraction to drop, in \[0, 1\), got 1.0"),
@@ -285,7 +285,8 @@ test_refusals = pytest.mark.slow(refuses([
     (lambda: masked(jnp.ones((5, 4), bool)), r"got \(5, 4\) bool"),
     (lambda: masked(jnp.ones((2, 3, 5, 5))),
      r"or floats .* to add to the scores, got \(2, 3, 5, 5\)"),
-]))  # fmt: skip
+]  # fmt: skip
+test_refusals = pytest.mark.slow(refuses(REFUSALS))
 
 
 @pytest.mark.slow
