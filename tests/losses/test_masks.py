@@ -104,7 +104,7 @@ Z = jnp.ones((2, 3, 4))
 Y = jnp.zeros((2, 3), int)
 
 
-test_messages = refuses([
+MESSAGES = [
     (lambda: ignore(losses.dice)(Z, Y), r"one value per label \(2, 3\), got"),
     (lambda: ignore(lambda *_: None)(Z, Y), "per label .* got NoneType"),
     (lambda: IGNORE(Z, jnp.zeros((2, 3))), "ignore_label: targets must hold integers"),
@@ -124,7 +124,8 @@ test_messages = refuses([
     (lambda: losses.masked()(Z, Y), r"masked: targets must be \(labels, mask\), got"),
     (lambda: losses.masked()(Z, (Y, np.full((2, 3), 0.5))), "masked: mask must .* got 0.5"),
     (lambda: losses.masked()(Z, (Y, np.ones((3, 2)))), r"masked: .* mask \(batch, steps\),"),
-], (ValueError, TypeError))  # fmt: skip
+]  # fmt: skip
+test_messages = refuses(MESSAGES, (ValueError, TypeError))
 
 
 @pytest.mark.parametrize(
