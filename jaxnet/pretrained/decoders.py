@@ -446,6 +446,10 @@ MISTRAL = without(LLAMA, "attention_bias") | {
     "intermediate_size": 14_336, "num_key_value_heads": 8, "max_position_embeddings": 131_072,
     "sliding_window": 4096,
 }  # fmt: skip
+MIXTRAL = MISTRAL | {
+    "rms_norm_eps": 1e-5, "sliding_window": None, "rope_theta": 1e6, "num_local_experts": 8,
+    "num_experts_per_tok": 2,
+}  # fmt: skip
 QWEN = LLAMA | {
     "vocab_size": 151_936, "intermediate_size": 22_016, "num_key_value_heads": 32,
     "max_position_embeddings": 32_768, "use_sliding_window": False, "sliding_window": 4096,
@@ -458,7 +462,13 @@ GEMMA = without(LLAMA, "hidden_act") | {
     "tie_word_embeddings": True, "query_pre_attn_scalar": 256, "sliding_window": 4096,
     "layer_types": None, "final_logit_softcapping": 30.0, "attn_logit_softcapping": 50.0,
 }  # fmt: skip
+GEMMA3 = GEMMA | {
+    "vocab_size": 262_208, "max_position_embeddings": 131_072, "rope_theta": 1e6,
+    "rope_local_base_freq": 1e4, "sliding_window_pattern": 6, "final_logit_softcapping": None,
+    "attn_logit_softcapping": None,
+}  # fmt: skip
 OLMO = LLAMA | {"vocab_size": 50_304, "rms_norm_eps": 1e-5}
+OLMO3 = without(OLMO, "rope_theta") | {"sliding_window": 4096, "layer_types": None}
 QWEN3_MOE = without(QWEN, "max_window_layers", "layer_types") | {
     "hidden_size": 2048, "intermediate_size": 6144, "num_hidden_layers": 24,
     "num_key_value_heads": 4, "moe_intermediate_size": 768, "num_local_experts": 128,
@@ -487,8 +497,12 @@ GPT_OSS = MISTRAL | {
     "num_local_experts": 128, "num_experts_per_tok": 4, "swiglu_alpha": 1.702,
     "swiglu_limit": 7.0, "quantization_config": None,
 }  # fmt: skip
-GPT_OSS_ROPE = {"rope_type": "yarn", "factor": 32.0, "truncate": False,
-                "original_max_position_embeddings": 4096}  # fmt: skip
+GPT_OSS_ROPE = {
+    "rope_type": "yarn",
+    "factor": 32.0,
+    "truncate": False,
+    "original_max_position_embeddings": 4096,
+}
 GPT2 = {
     "vocab_size": 50_257, "n_positions": 1024, "n_embd": 768, "n_layer": 12, "n_head": 12,
     "n_inner": None, "activation_function": "gelu_new", "layer_norm_epsilon": 1e-5,
@@ -501,56 +515,60 @@ GPT2_ALIASES = {
 BIAS = {"attention_bias": False, "mlp_bias": False}
 CAUSAL = {"use_bidirectional_attention": False}
 ROUTER = "output_router_logits", "router_aux_loss_coef", "router_jitter_noise"
+EXPERTS = {"num_experts": "num_local_experts"}
+GPT2_IGNORED = (
+    "n_ctx", "resid_pdrop", "embd_pdrop", "attn_pdrop", "reorder_and_upcast_attn", "summary_type",
+    "summary_use_proj", "summary_activation", "summary_proj_to_labels", "summary_first_dropout",
+)  # fmt: skip
 
 
-def _decoder(defaults: dict[str, Any], options: Callable, *rest: Any) -> Family:
-    return Family(defaults, options, scaled_decoder, rows, how_stored, *rest)
+def _decoder(defaults: dict[str, Any], options: Callable, **rest: Any) -> Family:
+    return Family(defaults, options, scaled_decoder, rows, how_stored, **rest)
 
 
 FAMILIES: dict[str, Family] = {  # model_type -> family
     "llama": _decoder(
-        LLAMA | {"mlp_bias": False}, _llama, {"rope_interleaved": False}, ("is_llama_config",)
+        LLAMA | {"mlp_bias": False},
+        _llama,
+        only={"rope_interleaved": False},
+        ignored=("is_llama_config",),
     ),
-    "mistral": _decoder(MISTRAL, _mistral, BIAS),
-    "mixtral": _decoder(
-        MISTRAL | {"rms_norm_eps": 1e-5, "sliding_window": None, "rope_theta": 1e6}
-        | {"num_local_experts": 8, "num_experts_per_tok": 2},
-        _mixtral, BIAS, ROUTER, {"num_experts": "num_local_experts"},
-    ),
-    "qwen2": _decoder(without(QWEN, "attention_bias"), _qwen2, {"use_mrope": False}),
+    "mistral": _decoder(MISTRAL, _mistral, only=BIAS),
+    "mixtral": _decoder(MIXTRAL, _mixtral, only=BIAS, ignored=ROUTER, aliases=EXPERTS),
+    "qwen2": _decoder(without(QWEN, "attention_bias"), _qwen2, only={"use_mrope": False}),
     "qwen3": _decoder(QWEN | {"head_dim": 128}, _qwen3),
-    "gemma2": _decoder(GEMMA, _gemma2, CAUSAL, ("hidden_act",)),
+    "gemma2": _decoder(GEMMA, _gemma2, only=CAUSAL, ignored=("hidden_act",)),
     "gemma3_text": _decoder(
-        GEMMA | {"final_logit_softcapping": None, "attn_logit_softcapping": None}
-        | {"vocab_size": 262_208, "max_position_embeddings": 131_072, "rope_theta": 1e6}
-        | {"rope_local_base_freq": 1e4, "sliding_window_pattern": 6},
-        _gemma3, CAUSAL, ("hidden_act", "_sliding_window_pattern"),
+        GEMMA3, _gemma3, only=CAUSAL, ignored=("hidden_act", "_sliding_window_pattern")
     ),
     "olmo2": _decoder(OLMO, _olmo2),
-    "olmo3": _decoder(
-        without(OLMO, "rope_theta") | {"sliding_window": 4096, "layer_types": None},
-        _olmo3, {"rope_theta": 500_000},
-    ),
+    "olmo3": _decoder(OLMO3, _olmo3, only={"rope_theta": 500_000}),
     "phi3": _decoder(
-        PHI3, _mistral,
-        BIAS | {"lm_head_bias": False, "full_attn_mod": 1, "interpolate_factor": 1},
-        ("resid_pdrop", "embd_pdrop", "auto_map"),
+        PHI3,
+        _mistral,
+        only=BIAS | {"lm_head_bias": False, "full_attn_mod": 1, "interpolate_factor": 1},
+        ignored=("resid_pdrop", "embd_pdrop", "auto_map"),
     ),
-    "smollm3": _decoder(SMOLLM3, _smollm3, {}, ("max_window_layers",)),
+    "smollm3": _decoder(SMOLLM3, _smollm3, ignored=("max_window_layers",)),
     "granite": _decoder(GRANITE, _granite),
     "qwen3_moe": _decoder(
-        QWEN3_MOE, _qwen3_moe, {"decoder_sparse_step": 1, "mlp_only_layers": []},
-        (*ROUTER, "max_window_layers"), {"num_experts": "num_local_experts"},
+        QWEN3_MOE,
+        _qwen3_moe,
+        only={"decoder_sparse_step": 1, "mlp_only_layers": []},
+        ignored=(*ROUTER, "max_window_layers"),
+        aliases=EXPERTS,
     ),
     "gpt_oss": _decoder(
-        GPT_OSS, _gpt_oss, {}, (*ROUTER, "experts_per_token", "initial_context_length"),
-        {"num_experts": "num_local_experts"},
+        GPT_OSS,
+        _gpt_oss,
+        ignored=(*ROUTER, "experts_per_token", "initial_context_length"),
+        aliases=EXPERTS,
     ),
     "gpt2": _decoder(
-        GPT2, _gpt2, {"scale_attn_weights": True, "scale_attn_by_inverse_layer_idx": False},
-        ("n_ctx", "resid_pdrop", "embd_pdrop", "attn_pdrop", "reorder_and_upcast_attn",
-         "summary_type", "summary_use_proj", "summary_activation", "summary_proj_to_labels",
-         "summary_first_dropout"),
-        GPT2_ALIASES,
+        GPT2,
+        _gpt2,
+        only={"scale_attn_weights": True, "scale_attn_by_inverse_layer_idx": False},
+        ignored=GPT2_IGNORED,
+        aliases=GPT2_ALIASES,
     ),
-}  # fmt: skip
+}
