@@ -42,11 +42,8 @@ def fits(pattern: str, path: str) -> bool:
 @cache
 def _expression(pattern: str) -> re.Pattern:
     """Return the pattern as a regular expression."""
-    expression = ""
-    if pattern.startswith("*/"):
-        expression = "(?:.*/)?"
-        pattern = pattern.removeprefix("*/")
-    for word in re.split(r"([*()|])", pattern):
+    expression = "(?:.*/)?" if pattern.startswith("*/") else ""
+    for word in re.split(r"([*()|])", pattern.removeprefix("*/")):
         expression += _WORDS.get(word, re.escape(word))
     return re.compile(expression)
 
