@@ -52,9 +52,13 @@ def convolution(draw: Draw) -> tuple[Any, list[jax.Array]]:
     """A function of an input and a kernel, with all options of `lax.conv_general_dilated`."""
     axes = draw.one(1, 2, 3)
     groups, batch_groups = draw.one((1, 1), (1, 1), (1, 1), (2, 1), (3, 1), (1, 2), (1, 3))
-    (batch,), (inputs, features) = draw.sizes(1, 1, 3), draw.sizes(2, 1, 9)
-    space, window = draw.sizes(axes, 3, 8), draw.sizes(axes, 1, draw.one(4, 4, 8))
-    strides, dilation, input_dilation = (draw.sizes(axes, 1, n) for n in (3, 2, 2))
+    (batch,) = draw.sizes(1, 1, 3)
+    inputs, features = draw.sizes(2, 1, 9)
+    space = draw.sizes(axes, 3, 8)
+    window = draw.sizes(axes, 1, draw.one(4, 4, 8))
+    strides = draw.sizes(axes, 1, 3)
+    dilation = draw.sizes(axes, 1, 2)
+    input_dilation = draw.sizes(axes, 1, 2)
     padding = []
     for size, taps, apart, between in zip(space, window, dilation, input_dilation, strict=True):
         low, high = draw.sizes(2, -1, 2)
@@ -85,10 +89,14 @@ def pool(draw: Draw) -> tuple[Any, list[jax.Array]]:
     chosen = sorted(draw.order(rank)[: draw.one(*range(1, min(4, rank)))])
     forms, shape = [], []
     for axis in range(rank):
-        size, stride = (draw.one(2, 3), draw.one(1, 2, 3)) if axis in chosen else (1, 1)
-        pad = draw.sizes(2, 0, size - 1) if axis in chosen else (0, 0)
-        forms.append((size, stride, pad))
-        shape.append(draw.one(5, 6, 8) if axis in chosen else draw.one(1, 2, 3, 16, 17))
+        if axis in chosen:
+            size = draw.one(2, 3)
+            stride = draw.one(1, 2, 3)
+            forms.append((size, stride, draw.sizes(2, 0, size - 1)))
+            shape.append(draw.one(5, 6, 8))
+        else:
+            forms.append((1, 1, (0, 0)))
+            shape.append(draw.one(1, 2, 3, 16, 17))
     sizes, strides, padding = (tuple(each) for each in zip(*forms, strict=True))
     dtype = draw.one(*DTYPES)
     start, operation = draw.one((-np.inf, lax.max), (0, lax.add))
@@ -106,15 +114,25 @@ def product(draw: Draw) -> tuple[Any, list[jax.Array]]:
     rows, inner, columns = draw.sizes(3, 130, 260)
     axes = draw.one(0, 1), draw.one(0, 1)
     dtype = draw.one("bfloat16", "float16")
-    x = draw.array((rows, inner) if axes[0] else (inner, rows), dtype)
-    w = draw.array((columns, inner) if axes[1] else (inner, columns), dtype)
-    return lambda x, w: lax.dot_general(x, w, (((axes[0],), (axes[1],)), ((), ()))), [x, w]
+    of_x, of_w = axes
+    x = draw.array((rows, inner) if of_x else (inner, rows), dtype)
+    w = draw.array((columns, inner) if of_w else (inner, columns), dtype)
+
+    def call(x, w):
+        return lax.dot_general(x, w, (((of_x,), (of_w,)), ((), ())))
+
+    return call, [x, w]
 
 
 def loss_of(call: Any, draw: Draw, given: list[jax.Array]) -> Any:
     y = jax.eval_shape(call, *given)
     weights = draw.array(y.shape, "float32")
-    return lambda *given: jnp.sum(jnp.sin(call(*given).astype(jnp.float32) / 32) * weights)
+
+    def loss(*given):
+        y = call(*given).astype(jnp.float32)
+        return jnp.sum(jnp.sin(y / 32) * weights)
+
+    return loss
 
 
 def second(loss: Any, axes: tuple[int, ...]) -> Any:
@@ -128,9 +146,12 @@ def second(loss: Any, axes: tuple[int, ...]) -> Any:
 
 def check(call: Any, draw: Draw, given: list[jax.Array], *, twice: bool) -> None:
     """Values and gradients equal XLA's, the gradient taken before or after."""
-    bound, axes = BOUND[str(given[0].dtype)], tuple(range(len(given)))
-    loss, twice = loss_of(call, draw, given), twice and given[0].dtype == jnp.float32
-    fast_call, fast_loss = jn.accelerate(call), jn.accelerate(loss)
+    bound = BOUND[str(given[0].dtype)]
+    axes = tuple(range(len(given)))
+    loss = loss_of(call, draw, given)
+    twice = twice and given[0].dtype == jnp.float32
+    fast_call = jn.accelerate(call)
+    fast_loss = jn.accelerate(loss)
 
     @jax.jit
     def by_xla(*given):

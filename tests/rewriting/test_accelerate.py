@@ -20,11 +20,18 @@ def test_other_derivatives():
         return jnp.sin(max_pool(jax.nn.relu(conv(x, scale * kernel)))).sum()
 
     fast = jn.accelerate(f)
-    near(jax.jit(jax.jvp, static_argnums=0)(fast, (1.0,), (1.0,)), jax.jvp(f, (1.0,), (1.0,)), 1e-5)
-    near(jax.linearize(fast, 1.0)[1](1.0), jax.jvp(f, (1.0,), (1.0,))[1], 1e-5)
+    value, tangent = jax.jvp(f, (1.0,), (1.0,))
+    near(jax.jit(jax.jvp, static_argnums=0)(fast, (1.0,), (1.0,)), (value, tangent), 1e-5)
+    _, push = jax.linearize(fast, 1.0)
+    near(push(1.0), tangent, 1e-5)
     near(jax.hessian(fast)(1.0), jax.hessian(f)(1.0), 1e-5)
-    linear = jax.linear_transpose(jn.accelerate(lambda x: conv(x, kernel)), x)
-    near(linear(x)[0], jax.linear_transpose(lambda x: conv(x, kernel), x)(x)[0], 1e-5)
+
+    def linear(x):
+        return conv(x, kernel)
+
+    (found,) = jax.linear_transpose(jn.accelerate(linear), x)(x)
+    (expected,) = jax.linear_transpose(linear, x)(x)
+    near(found, expected, 1e-5)
 
 
 def test_a_function_without_kernels_stays_as_it_was():
@@ -78,7 +85,9 @@ def test_flags_and_other_leaves_reach_the_function_unchanged():
 
     result = jn.accelerate(f)({"kernel": kernel, "name": "conv"}, x, True, activation=jax.nn.relu)
     near(result["y"], jax.nn.relu(conv(x, kernel)), 1e-5)
-    assert result["name"] == "net" and result["no"] is None and float(result["rate"]) == 0.5
+    assert result["name"] == "net"
+    assert result["no"] is None
+    assert float(result["rate"]) == 0.5
     assert jn.accelerate(f).__name__ == "f"
 
 

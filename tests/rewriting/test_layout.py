@@ -8,7 +8,7 @@ from jax import lax
 
 import jaxnet as jn
 from jaxnet.rewriting.layout import Permuted, carry, in_order, like, plain, stored
-from tests.helpers import equations, near
+from tests.helpers import compiled, equations, near
 from tests.rewriting.test_bodies import FIRST, conv, max_pool
 
 SHAPE = (2, 4, 6, 6)
@@ -68,8 +68,10 @@ def test_operations_keep_the_order(name):
 
     fast = jn.accelerate(net)
     # Those of the input, the kernels and the result; XLA makes none of that of a broadcast.
-    least = 4 if net(x).shape[1] == 3 else 3
-    assert len(list(copies(fast, x))) <= least + (name in ("broadcast", "groups", "transpose"))
+    most = 4 if net(x).shape[1] == 3 else 3
+    if name in ("broadcast", "groups", "transpose"):
+        most += 1
+    assert len(list(copies(fast, x))) <= most
     near(fast(x), net(x), 1e-5)
     near(jax.grad(loss, 1)(fast, x), jax.grad(loss, 1)(net, x), 1e-5)
 
@@ -91,14 +93,16 @@ def test_a_reshape_that_mixes_axes_is_computed_in_the_order_of_the_program():
     x = jnp.arange(24.0).reshape(2, 3, 4)
     value = stored(jnp.transpose(x, (0, 2, 1)), (0, 2, 1))
     (eqn,) = jax.make_jaxpr(lambda x: x.reshape(2, 12))(x).eqns
-    assert isinstance(value, Permuted) and carry(eqn, [value]) is None
+    assert isinstance(value, Permuted)
+    assert carry(eqn, [value]) is None
 
 
 def test_values_are_stored_as_another():
     x = jnp.arange(24.0).reshape(2, 3, 4)
     value = stored(jnp.transpose(x, (2, 0, 1)), (2, 0, 1))
     other = stored(jnp.transpose(x, (0, 2, 1)), (0, 2, 1))
-    assert like(value, other).order == other.order and like(value, value) is value
+    assert like(value, other).order == other.order
+    assert like(value, value) is value
     for one in (value, like(value, other), like(value, x)):
         near(plain(one), x, 0)
     near(in_order(value, (1, 0, 2)), jnp.transpose(x, (1, 0, 2)), 0)
@@ -114,7 +118,6 @@ def test_nets_side_by_side_cost_no_transposes():
 
     kernels = [jnp.ones((5, 3, 3, 4, 4))] * 3
     fast = jn.accelerate(jax.vmap(net))
-    text = jax.jit(jax.grad(lambda *args: fast(*args).sum())).lower(
-        kernels, jnp.ones((5, 2, 8, 8, 4))
-    )
-    assert " transpose(" not in text.compile().as_text()
+    x = jnp.ones((5, 2, 8, 8, 4))
+    program = compiled(jax.grad(lambda *args: fast(*args).sum()), kernels, x)
+    assert " transpose(" not in program.as_text()
