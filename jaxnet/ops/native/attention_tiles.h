@@ -199,21 +199,26 @@ INLINE INTS NAME(shown)(const uint8_t *seen, int64_t left) {
   return -__builtin_convertvector(some, INTS);
 }
 
-/* The heads of a group. Only places are read between the first and the last that a head sees, in
- * tiles that stay in the first cache for all heads. */
-INLINE void NAME(attend_group)(const int half, const One *s, int64_t group) {
-  int64_t heads = s->heads / s->groups, places = s->places, first = group * places;
-  int64_t low = places, high = 0, width = s->width;
-  for (int64_t h = 0; h < heads; h++) {
-    const uint8_t *seen = s->seen + (group * heads + h) * places;
-    memset(s->y + (group * heads + h) * width, 0, width * sizeof(float));
-    memset(s->weights + (group * heads + h) * places, 0, places * sizeof(float));
+/* The places from the first to the last that a head of a group sees, in whole vectors. Results are 0
+ * elsewhere. */
+INLINE void NAME(seen_by_group)(const One *s, int64_t group, int64_t *low, int64_t *high) {
+  int64_t heads = s->heads / s->groups, places = s->places, width = s->width;
+  *low = places, *high = 0;
+  for (int64_t h = group * heads; h < (group + 1) * heads; h++) {
+    const uint8_t *seen = s->seen + h * places;
+    memset(s->y + h * width, 0, width * sizeof(float));
+    memset(s->weights + h * places, 0, places * sizeof(float));
     int64_t start = 0, end = places;
     while (start < end && !seen[start]) start++;
     while (end > start && !seen[end - 1]) end--;
-    if (start < end) low = MIN(low, start), high = MAX(high, end);
+    if (start < end) *low = MIN(*low, start), *high = MAX(*high, end);
   }
-  low = low / LANES * LANES;
+  *low = *low / LANES * LANES;
+}
+
+/* Scores of the heads of a group, times log2(e). */
+INLINE void NAME(score_group)(const int half, const One *s, int64_t group, int64_t low, int64_t high) {
+  int64_t heads = s->heads / s->groups, places = s->places, first = group * places;
   for (int64_t place = low; place < high; place += LANES)
     for (int64_t h = group * heads; h < (group + 1) * heads; h++) {
       int64_t at = h * places + place, left = places - place;
@@ -221,38 +226,56 @@ INLINE void NAME(attend_group)(const int half, const One *s, int64_t group) {
       if (s->bias) score += NAME(load)(s->bias + at, left) * LOG2_E;
       NAME(put)(s->weights + at, score, left);
     }
-  for (int64_t h = group * heads; h < (group + 1) * heads; h++) {
-    float *weights = s->weights + h * places, total = 0, highest = -__builtin_inff();
-    const uint8_t *seen = s->seen + h * places;
-    VEC most = (VEC){0} + highest, sum = {0};
-    for (int64_t p = low; p < high; p += LANES) {
-      VEC score = NAME(load)(weights + p, places - p);
-      score = NAME(choose)(NAME(shown)(seen + p, places - p), score, (VEC){0} - __builtin_inff());
-      most = NAME(maximum)(most, score);
-    }
-    for (int l = 0; l < LANES; l++) highest = MAX(highest, most[l]);
-    for (int64_t p = low; p < high; p += LANES) {
-      VEC weight = NAME(exp2)(NAME(load)(weights + p, places - p) - highest);
-      weight = NAME(choose)(NAME(shown)(seen + p, places - p), weight, (VEC){0});
-      NAME(put)(weights + p, weight, places - p);
-      sum += weight;
-    }
-    for (int l = 0; l < LANES; l++) total += sum[l];
-    for (int64_t p = low; total != 0 && p < high; p++) weights[p] /= total;
+}
+
+/* The weights of a head, from its scores. */
+INLINE void NAME(weigh_head)(const One *s, int64_t h, int64_t low, int64_t high) {
+  int64_t places = s->places;
+  float *weights = s->weights + h * places, total = 0, highest = -__builtin_inff();
+  const uint8_t *seen = s->seen + h * places;
+  VEC most = (VEC){0} + highest, sum = {0};
+  for (int64_t p = low; p < high; p += LANES) {
+    VEC score = NAME(load)(weights + p, places - p);
+    score = NAME(choose)(NAME(shown)(seen + p, places - p), score, (VEC){0} - __builtin_inff());
+    most = NAME(maximum)(most, score);
   }
-  for (int64_t tile = low; tile < high; tile += 64)
-    for (int64_t h = group * heads; h < (group + 1) * heads; h++)
-      for (int64_t d = 0; d < width; d += 4 * LANES) {
-        const float *weights = s->weights + h * places;
-        float *y = s->y + h * width + d;
-        VEC sums[4];
-        UNROLL for (int v = 0; v < 4; v++) sums[v] = NAME(load)(y + v * LANES, width - d - v * LANES);
-        for (int64_t p = tile; p < MIN(tile + 64, high); p++)
-          UNROLL for (int v = 0; v < 4; v++)
-            sums[v] += weights[p] * NAME(numbers)(half, s->v, (first + p) * width + d + v * LANES,
-                                                  width - d - v * LANES);
-        UNROLL for (int v = 0; v < 4; v++) NAME(put)(y + v * LANES, sums[v], width - d - v * LANES);
-      }
+  for (int l = 0; l < LANES; l++) highest = MAX(highest, most[l]);
+  for (int64_t p = low; p < high; p += LANES) {
+    VEC weight = NAME(exp2)(NAME(load)(weights + p, places - p) - highest);
+    weight = NAME(choose)(NAME(shown)(seen + p, places - p), weight, (VEC){0});
+    NAME(put)(weights + p, weight, places - p);
+    sum += weight;
+  }
+  for (int l = 0; l < LANES; l++) total += sum[l];
+  for (int64_t p = low; total != 0 && p < high; p++) weights[p] /= total;
+}
+
+/* Adds the values of some places to four vectors of y, by the weights of a head. */
+INLINE void NAME(add_values)(const int half, const One *s, int64_t group, int64_t h, int64_t d,
+                             int64_t place, int64_t end) {
+  int64_t width = s->width, first = group * s->places;
+  const float *weights = s->weights + h * s->places;
+  float *y = s->y + h * width + d;
+  VEC sums[4];
+  UNROLL for (int v = 0; v < 4; v++) sums[v] = NAME(load)(y + v * LANES, width - d - v * LANES);
+  for (int64_t p = place; p < end; p++)
+    UNROLL for (int v = 0; v < 4; v++)
+      sums[v] += weights[p] * NAME(numbers)(half, s->v, (first + p) * width + d + v * LANES,
+                                            width - d - v * LANES);
+  UNROLL for (int v = 0; v < 4; v++) NAME(put)(y + v * LANES, sums[v], width - d - v * LANES);
+}
+
+/* The heads of a group. Only places are read between the first and the last that a head sees, in
+ * tiles that stay in the first cache for all heads. */
+INLINE void NAME(attend_group)(const int half, const One *s, int64_t group) {
+  int64_t heads = s->heads / s->groups, first = group * heads, last = first + heads, low, high;
+  NAME(seen_by_group)(s, group, &low, &high);
+  NAME(score_group)(half, s, group, low, high);
+  for (int64_t h = first; h < last; h++) NAME(weigh_head)(s, h, low, high);
+  for (int64_t place = low; place < high; place += 64)
+    for (int64_t h = first; h < last; h++)
+      for (int64_t d = 0; d < s->width; d += 4 * LANES)
+        NAME(add_values)(half, s, group, h, d, place, MIN(place + 64, high));
 }
 
 static void NAME(attend_one)(const One *s, int64_t group) {

@@ -185,64 +185,88 @@ static int multiply_bytes(FfiCall *f, const Gemv *g) {
 }
 #endif
 
-static FfiError *gemv(FfiCall *f, int transposed) {
-  if (no_run(f)) return NULL;
+/* How the numbers of w are stored, or an error. */
+static FfiError *read_numbers(FfiCall *f, Gemv *s) {
+  const FfiBuffer *w = f->operands.buffers[1];
+  int64_t lines = s->transposed ? s->outputs : s->inputs;
+  int64_t wide = s->transposed ? s->inputs : s->outputs; /* numbers of a line of w */
+  int packed = w->type == FFI_U8;
+  REQUIRE(w->dims[0] == lines && w->dims[1] == (packed ? (wide + 1) / 2 : wide));
+  REQUIRE(s->inputs <= INT32_MAX && s->outputs <= INT32_MAX);
+  if (w->type == FFI_F32) s->numbers = F32;
+  else if (w->type == FFI_BF16) s->numbers = BF16;
+  else if (w->type == FFI_S8) s->numbers = INT8;
+  else s->numbers = INT4;
+  REQUIRE(s->numbers != INT4 || packed || (w->type == FFI_S4 && wide % 2 == 0));
+  int fields = 1 << s->numbers; /* of a word */
+  s->line = (wide * (32 / fields) + 7) / 8;
+  s->w = w->data;
+  return NULL;
+}
+
+/* The scales, and how many neighboring inputs share one, or an error. */
+static FfiError *read_scales(FfiCall *f, Gemv *s) {
+  s->group = MAX(s->inputs, 1);
+  if (f->operands.count == 2) return NULL;
+  const FfiBuffer *scale = f->operands.buffers[2];
+  s->half = scale->type == FFI_F16 ? 1 : scale->type == FFI_BF16 ? 2 : 0;
+  REQUIRE(s->half || scale->type == FFI_F32);
+  REQUIRE(scale->rank == 2 && scale->dims[!s->transposed] == s->outputs);
+  int64_t groups = scale->dims[s->transposed], fields = 1 << s->numbers;
+  REQUIRE(groups > 0);
+  s->group = MAX((s->inputs + groups - 1) / groups, 1);
+  REQUIRE((s->inputs + s->group - 1) / s->group == groups || !s->inputs);
+  REQUIRE(!s->transposed || groups == 1 || s->group % fields == 0);
+  s->scale = scale->data;
+  return NULL;
+}
+
+static FfiError *read_gemv(FfiCall *f, int transposed, Gemv *s) {
   REQUIRE((f->operands.count == 2 || f->operands.count == 3) && f->results.count == 1);
-  FfiBuffer **in = f->operands.buffers, *out = f->results.buffers[0];
-  const FfiBuffer *x = in[0], *w = in[1], *scale = f->operands.count == 3 ? in[2] : NULL;
-  const FfiType F = FFI_F32, type = w->type;
-  REQUIRE(x->type == F && x->rank == 2 && w->rank == 2 && out->type == F && out->rank == 2);
-  int64_t rows = x->dims[0], inputs = x->dims[1], outputs = out->dims[1];
-  REQUIRE(out->dims[0] == rows);
-  int packed = type == FFI_U8;
-  int64_t wide[] = {transposed ? outputs : inputs, transposed ? inputs : outputs};
-  REQUIRE(w->dims[0] == wide[0] && w->dims[1] == (packed ? (wide[1] + 1) / 2 : wide[1]));
-  REQUIRE(inputs <= INT32_MAX && outputs <= INT32_MAX);
-  Numbers numbers;
-  if (type == F) numbers = F32;
-  else if (type == FFI_BF16) numbers = BF16;
-  else if (type == FFI_S8) numbers = INT8;
-  else numbers = INT4;
-  REQUIRE(numbers != INT4 || packed || (type == FFI_S4 && wide[1] % 2 == 0));
-  int fields = 1 << numbers;
-  int64_t group = MAX(inputs, 1);
-  int half = 0;
-  if (scale) {
-    half = scale->type == FFI_F16 ? 1 : scale->type == FFI_BF16 ? 2 : 0;
-    REQUIRE(half || scale->type == F);
-    REQUIRE(scale->rank == 2 && scale->dims[!transposed] == outputs);
-    int64_t groups = scale->dims[transposed];
-    REQUIRE(groups > 0);
-    group = MAX((inputs + groups - 1) / groups, 1);
-    REQUIRE((inputs + group - 1) / group == groups || !inputs);
-    REQUIRE(!transposed || groups == 1 || group % fields == 0);
-  }
-  const Kernels *kernels = kernels_in_use();
-  REQUIRE(kernels);
-  if (!rows || !inputs || !outputs) {
-    memset(out->data, 0, rows * outputs * sizeof(float));
-    return NULL;
-  }
-  Gemv s = {
-    .numbers = numbers, .transposed = transposed, .inputs = inputs, .outputs = outputs, .rows = rows,
-    .group = group, .line = (wide[1] * (32 / fields) + 7) / 8, .x = x->data, .w = w->data,
-    .scale = scale ? scale->data : NULL, .half = half, .y = out->data,
+  const FfiBuffer *x = f->operands.buffers[0], *w = f->operands.buffers[1];
+  const FfiBuffer *out = f->results.buffers[0];
+  REQUIRE(x->type == FFI_F32 && x->rank == 2 && w->rank == 2);
+  REQUIRE(out->type == FFI_F32 && out->rank == 2 && out->dims[0] == x->dims[0]);
+  *s = (Gemv){
+    .transposed = transposed, .rows = x->dims[0], .inputs = x->dims[1], .outputs = out->dims[1],
+    .x = x->data, .y = out->data,
   };
-  int ok = 1, whole = numbers == INT4 && scale && (group % 32 == 0 || group >= inputs);
+  FfiError *wrong = read_numbers(f, s);
+  return wrong ? wrong : read_scales(f, s);
+}
+
+/* Any number of rows, in the way that is fastest for the numbers of w; returns 0 without memory. */
+static int multiply_any(FfiCall *f, const Kernels *kernels, Gemv s) {
+  int alone = s.group >= s.inputs; /* one scale for all inputs */
+  int64_t rows = s.rows;
 #ifdef HAS_AVX512
-  if (numbers == INT8 && scale && !s.half && group >= inputs && inputs <= 1 << 16 &&
-      dots_of(kernels)->lanes == 16) {
-    ok = multiply_bytes(f, &s);
-    rows = 0;
-  }
+  if (s.numbers == INT8 && s.scale && !s.half && alone && s.inputs <= 1 << 16 &&
+      dots_of(kernels)->lanes == 16)
+    return multiply_bytes(f, &s);
 #endif
-  if (whole) ok = multiply_nibbles(f, dots_of(kernels), &s);
-  for (int64_t row = 0; ok && !whole && row < rows; row += 4) {
+  if (s.numbers == INT4 && s.scale && (s.group % 32 == 0 || alone))
+    return multiply_nibbles(f, dots_of(kernels), &s);
+  int ok = 1;
+  for (int64_t row = 0; ok && row < rows; row += 4) {
     s.rows = MIN(4, rows - row);
     ok = multiply_floats(f, kernels, s);
-    s.x += 4 * inputs, s.y += 4 * outputs;
+    s.x += 4 * s.inputs, s.y += 4 * s.outputs;
   }
-  return ok ? NULL : no_memory(f);
+  return ok;
+}
+
+static FfiError *gemv(FfiCall *f, int transposed) {
+  if (no_run(f)) return NULL;
+  Gemv s = {0};
+  FfiError *wrong = read_gemv(f, transposed, &s);
+  if (wrong) return wrong;
+  const Kernels *kernels = kernels_in_use();
+  REQUIRE(kernels);
+  if (!s.rows || !s.inputs || !s.outputs) {
+    memset(s.y, 0, s.rows * s.outputs * sizeof(float));
+    return NULL;
+  }
+  return multiply_any(f, kernels, s) ? NULL : no_memory(f);
 }
 
 FfiError *jaxnet_gemv(FfiCall *f) { return gemv(f, 0); }

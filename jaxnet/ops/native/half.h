@@ -44,55 +44,85 @@ static void panels_of(const Kernels *k, const uint16_t *from, int along, int64_t
     }
 }
 
-static int run_halves(Work *work, int64_t chunk) {
-  const Halves *s = (const Halves *)work;
-  const Kernels *k = s->kernels;
-  int64_t lanes = k->lanes, tall = k->most / 2, inputs = s->inputs;
-  int64_t part = chunk % s->parts, block = chunk / s->parts;
+/* A block of y, and the inputs that a chunk sums up for it. `padded` columns are whole vectors. */
+typedef struct {
+  int64_t net, part, row, rows, column, columns, padded, first, last;
+} HalfBlock;
+
+static HalfBlock half_block(const Halves *s, int64_t chunk) {
+  int64_t lanes = s->kernels->lanes, part = chunk % s->parts, block = chunk / s->parts;
   int64_t column_block = block % s->column_blocks, net = block / s->column_blocks / s->row_blocks;
   int64_t row_block = block / s->column_blocks % s->row_blocks;
-  int64_t r0 = s->rows * row_block / s->row_blocks;
-  int64_t rows = s->rows * (row_block + 1) / s->row_blocks - r0;
-  int64_t lines = divide_up(s->outputs, lanes), c0 = lines * column_block / s->column_blocks * lanes;
-  int64_t padded = lines * (column_block + 1) / s->column_blocks * lanes - c0;
-  int64_t columns = MIN(padded, s->outputs - c0), panels = divide_up(rows, tall);
-  int64_t steps = divide_up(inputs, DEPTH), last = MIN(steps * (part + 1) / s->parts * DEPTH, inputs);
-  const uint16_t *x = s->x + net * s->rows * inputs, *w = s->w + net * inputs * s->outputs;
-  int64_t broad = 2 * lanes, sizes[] = {panels * tall, round_up(padded, broad), rows * padded};
-  const float *a, *b;
-  float *memory[3];
-  for (int i = 0; i < 2; i++) sizes[i] *= DEPTH / 2;
-  if (!allocate(3, sizes, memory)) return 0;
-  float *sums = memory[2];
-  int64_t first = steps * part / s->parts * DEPTH;
-  uint16_t *y = s->y + (net * s->rows + r0) * s->outputs + c0;
-  Add add = {
-    .x = &a, .y = &b, .rows = 1, .step_x = tall, .step_y = broad, .width = padded, .line = s->outputs,
+  int64_t row = s->rows * row_block / s->row_blocks;
+  int64_t lines = divide_up(s->outputs, lanes), steps = divide_up(s->inputs, DEPTH);
+  int64_t column = lines * column_block / s->column_blocks * lanes;
+  int64_t padded = lines * (column_block + 1) / s->column_blocks * lanes - column;
+  return (HalfBlock){
+    .net = net, .part = part,
+    .row = row, .rows = s->rows * (row_block + 1) / s->row_blocks - row,
+    .column = column, .columns = MIN(padded, s->outputs - column), .padded = padded,
+    .first = steps * part / s->parts * DEPTH,
+    .last = MIN(steps * (part + 1) / s->parts * DEPTH, s->inputs),
   };
-  for (int64_t i = first; i < last; i += DEPTH) {
-    int64_t n = MIN(DEPTH, last - i);
-    int ends = s->parts == 1 && i + DEPTH >= last;
-    add.columns = divide_up(n, 2);
-    add.first = i == first;
-    panels_of(k, s->turned_x ? x + i * s->rows + r0 : x + r0 * inputs + i, !s->turned_x,
-              s->turned_x ? s->rows : inputs, rows, n, tall, memory[0]);
-    panels_of(k, s->turned_w ? w + c0 * inputs + i : w + i * s->outputs + c0, s->turned_w,
-              s->turned_w ? inputs : s->outputs, columns, n, broad, memory[1]);
-    for (int64_t c = 0; c < padded; c += broad) {
-      int vectors = padded - c > lanes ? 2 : 1;
-      b = memory[1] + c * add.columns;
-      add.left = columns - c;
-      for (int64_t p = 0; p < panels; p++) {
-        int64_t r = p * tall, count = MIN(tall, rows - r);
-        a = memory[0] + r * add.columns;
-        add.rounded = ends ? y + r * s->outputs + c : NULL;
-        k->tiles->add_half[vectors - 1][count](&add, 0, 0, sums + r * padded + c);
-      }
+}
+
+/* Copies n inputs, from i on, of the rows of x and the columns of w that a block reads. */
+static void copy_half_panels(const Halves *s, const HalfBlock *b, int64_t i, int64_t n, float *to_x,
+                             float *to_w) {
+  const Kernels *k = s->kernels;
+  const uint16_t *x = s->x + b->net * s->rows * s->inputs, *w = s->w + b->net * s->inputs * s->outputs;
+  int64_t tall = k->most / 2, broad = 2 * k->lanes;
+  if (s->turned_x) panels_of(k, x + i * s->rows + b->row, 0, s->rows, b->rows, n, tall, to_x);
+  else panels_of(k, x + b->row * s->inputs + i, 1, s->inputs, b->rows, n, tall, to_x);
+  if (s->turned_w) panels_of(k, w + b->column * s->inputs + i, 1, s->inputs, b->columns, n, broad, to_w);
+  else panels_of(k, w + i * s->outputs + b->column, 0, s->outputs, b->columns, n, broad, to_w);
+}
+
+/* Adds the products of panels to the sums of a block; `y` is where they are rounded to, or NULL. */
+static void multiply_half_panels(const Halves *s, const HalfBlock *b, Add add, const float *x,
+                                 const float *w, uint16_t *y, float *sums) {
+  const Kernels *k = s->kernels;
+  int64_t tall = k->most / 2, broad = 2 * k->lanes, words = add.columns;
+  const float *these_x, *these_w;
+  add.x = &these_x, add.y = &these_w;
+  for (int64_t c = 0; c < b->padded; c += broad) {
+    int vectors = b->padded - c > k->lanes ? 2 : 1;
+    these_w = w + c * words;
+    add.left = b->columns - c;
+    for (int64_t r = 0; r < b->rows; r += tall) {
+      these_x = x + r * words;
+      add.rounded = y ? y + r * s->outputs + c : NULL;
+      k->tiles->add_half[vectors - 1][MIN(tall, b->rows - r)](&add, 0, 0, sums + r * b->padded + c);
     }
   }
-  for (int64_t r = 0; r < rows && s->parts > 1; r++)
-    memcpy(s->scratch + ((part * s->nets + net) * s->rows + r0 + r) * s->outputs + c0,
-           sums + r * padded, columns * sizeof(float));
+}
+
+static int run_halves(Work *work, int64_t chunk) {
+  const Halves *s = (const Halves *)work;
+  HalfBlock b = half_block(s, chunk);
+  int64_t tall = s->kernels->most / 2, broad = 2 * s->kernels->lanes;
+  const int64_t sizes[] = {
+    round_up(b.rows, tall) * (DEPTH / 2), round_up(b.padded, broad) * (DEPTH / 2), b.rows * b.padded,
+  };
+  float *memory[3];
+  if (!allocate(3, sizes, memory)) return 0;
+  float *sums = memory[2];
+  uint16_t *y = s->y + (b.net * s->rows + b.row) * s->outputs + b.column;
+  Add add = {
+    .rows = 1, .step_x = tall, .step_y = broad, .width = b.padded, .line = s->outputs,
+  };
+  for (int64_t i = b.first; i < b.last; i += DEPTH) {
+    int64_t n = MIN(DEPTH, b.last - i);
+    int ends = s->parts == 1 && i + DEPTH >= b.last;
+    add.columns = divide_up(n, 2);
+    add.first = i == b.first;
+    copy_half_panels(s, &b, i, n, memory[0], memory[1]);
+    multiply_half_panels(s, &b, add, memory[0], memory[1], ends ? y : NULL, sums);
+  }
+  for (int64_t r = 0; r < b.rows && s->parts > 1; r++) {
+    int64_t line = (b.part * s->nets + b.net) * s->rows + b.row + r;
+    memcpy(s->scratch + line * s->outputs + b.column, sums + r * b.padded, b.columns * sizeof(float));
+  }
   free_vectors(memory[0]);
   return 1;
 }

@@ -137,66 +137,86 @@ static int run_rows(Work *work, int64_t chunk) {
  *
  * Back: the three slopes, the kernel, the gradients by h of all steps, by the last c and the last h
  * and, perhaps, the mask. Results: the gradients by the gates, and by c and h before all steps. */
-static FfiError *lstm(FfiCall *f, int back) {
-  if (no_run(f)) return NULL;
+static FfiError *read_lstm(FfiCall *f, Loop *l) {
   FfiBuffer **in = f->operands.buffers, **out = f->results.buffers;
-  int64_t operands = back ? 7 : 5, masked = f->operands.count == operands + 1;
+  int64_t operands = 5, masked = f->operands.count == operands + 1, results = f->results.count;
   REQUIRE(f->operands.count == operands || masked);
-  REQUIRE(back ? f->results.count == 3 : f->results.count == 2 || f->results.count == 5);
+  REQUIRE(results == 2 || results == 5);
   REQUIRE(in[0]->rank == 3 && in[0]->dims[2] % GATES == 0);
   int64_t steps = in[0]->dims[0], batch = in[0]->dims[1], wide = in[0]->dims[2], n = wide / GATES;
-  REQUIRE(IS(in[0], F32, steps, batch, wide));
-  REQUIRE(IS(in[back ? 3 : 1], F32, n, wide));
+  REQUIRE(IS(in[0], F32, steps, batch, wide) && IS(in[1], F32, n, wide) && IS(in[2], F32, wide));
   REQUIRE(!masked || IS(in[operands], PRED, steps, batch));
-  REQUIRE(IS(in[back ? 5 : 3], F32, batch, n) && IS(in[back ? 6 : 4], F32, batch, n));
-  REQUIRE(IS(out[1], F32, batch, n));
-  if (back) {
-    REQUIRE(IS(in[1], F32, steps, batch, n) && IS(in[2], F32, steps, batch, n));
-    REQUIRE(IS(in[4], F32, steps, batch, n));
-    REQUIRE(IS(out[0], F32, steps, batch, wide) && IS(out[2], F32, batch, n));
-  } else {
-    REQUIRE(IS(in[2], F32, wide) && IS(out[0], F32, steps, batch, n));
-    REQUIRE(f->results.count == 2 || IS(out[2], F32, steps, batch, wide));
-    for (int64_t i = 3; i < f->results.count; i++) REQUIRE(IS(out[i], F32, steps, batch, n));
-  }
-  const Kernels *kernels = kernels_in_use();
-  REQUIRE(kernels);
-  memcpy(out[1]->data, in[back ? 5 : 3]->data, batch * n * sizeof(float));
-  if (back) memcpy(out[2]->data, in[6]->data, batch * n * sizeof(float));
-  if (!steps || !batch || !n) return NULL;
-  Loop *l = zeros(1, sizeof(Loop));
-  if (!l) return no_memory(f);
-  int64_t threads = threads_of(f), chunks = (batch + ROWS - 1) / ROWS;
+  REQUIRE(IS(in[3], F32, batch, n) && IS(in[4], F32, batch, n));
+  REQUIRE(IS(out[0], F32, steps, batch, n) && IS(out[1], F32, batch, n));
+  REQUIRE(results == 2 || IS(out[2], F32, steps, batch, wide));
+  for (int64_t i = 3; i < results; i++) REQUIRE(IS(out[i], F32, steps, batch, n));
   *l = (Loop){
-    .work = {.holders = 1, .run = run_rows, .close = free_loop},
-    .kernels = kernels, .back = back, .steps = steps, .batch = batch, .features = n, .vectors = 2,
-    .mask = masked ? in[operands]->data : NULL, .kernel = in[back ? 3 : 1]->data,
-    .gates_in = in[0]->data, .c = out[1]->data, .h_in = in[4]->data,
+    .steps = steps, .batch = batch, .features = n, .mask = masked ? in[operands]->data : NULL,
+    .gates_in = in[0]->data, .kernel = in[1]->data, .bias = in[2]->data, .h_in = in[4]->data,
+    .h = out[0]->data, .c = out[1]->data,
   };
-  if (back) {
-    l->by_old_c_in = in[1]->data;
-    l->by_c_in = in[2]->data;
-    l->gates = out[0]->data;
-    l->carry = out[2]->data;
-  } else {
-    l->bias = in[2]->data;
-    l->h = out[0]->data;
-    if (f->results.count == 5) {
-      l->gates = out[2]->data;
-      l->by_old_c = out[3]->data;
-      l->by_c = out[4]->data;
-    }
-  }
-  l->work.chunks = MIN((chunks + threads - 1) / threads * threads, batch);
-  int64_t size = (n + 2 * kernels->lanes) * wide;
+  if (results == 5)
+    l->gates = out[2]->data, l->by_old_c = out[3]->data, l->by_c = out[4]->data;
+  return NULL;
+}
+
+static FfiError *read_lstm_back(FfiCall *f, Loop *l) {
+  FfiBuffer **in = f->operands.buffers, **out = f->results.buffers;
+  int64_t operands = 7, masked = f->operands.count == operands + 1;
+  REQUIRE(f->operands.count == operands || masked);
+  REQUIRE(f->results.count == 3);
+  REQUIRE(in[0]->rank == 3 && in[0]->dims[2] % GATES == 0);
+  int64_t steps = in[0]->dims[0], batch = in[0]->dims[1], wide = in[0]->dims[2], n = wide / GATES;
+  REQUIRE(IS(in[0], F32, steps, batch, wide) && IS(in[3], F32, n, wide));
+  REQUIRE(!masked || IS(in[operands], PRED, steps, batch));
+  REQUIRE(IS(in[5], F32, batch, n) && IS(in[6], F32, batch, n) && IS(out[1], F32, batch, n));
+  REQUIRE(IS(in[1], F32, steps, batch, n) && IS(in[2], F32, steps, batch, n));
+  REQUIRE(IS(in[4], F32, steps, batch, n));
+  REQUIRE(IS(out[0], F32, steps, batch, wide) && IS(out[2], F32, batch, n));
+  *l = (Loop){
+    .back = 1, .steps = steps, .batch = batch, .features = n,
+    .mask = masked ? in[operands]->data : NULL, .gates_in = in[0]->data,
+    .by_old_c_in = in[1]->data, .by_c_in = in[2]->data, .kernel = in[3]->data, .h_in = in[4]->data,
+    .gates = out[0]->data, .c = out[1]->data, .carry = out[2]->data,
+  };
+  return NULL;
+}
+
+/* Packs the kernel and runs all rows; returns 0 without memory. */
+static int run_loop(Loop given, FfiCall *f) {
+  Loop *l = zeros(1, sizeof(Loop));
+  if (!l) return 0;
+  int64_t threads = threads_of(f), chunks = divide_up(given.batch, ROWS);
+  *l = given;
+  l->vectors = 2;
+  l->work = (Work){
+    .holders = 1, .chunks = MIN(round_up(chunks, threads), l->batch), .run = run_rows,
+    .close = free_loop,
+  };
+  int64_t lanes = l->kernels->lanes, size = (l->features + 2 * lanes) * GATES * l->features;
   int ok = allocate(1, &size, &l->packed);
   if (ok) {
-    if (n % kernels->lanes) memset(l->packed, 0, size * sizeof(float));
+    if (l->features % lanes) memset(l->packed, 0, size * sizeof(float));
     pack_kernel(l);
     ok = run_chunks(&l->work, f, threads);
   }
   release(&l->work);
-  return ok ? NULL : no_memory(f);
+  return ok;
+}
+
+static FfiError *lstm(FfiCall *f, int back) {
+  if (no_run(f)) return NULL;
+  Loop given = {0};
+  FfiError *wrong = back ? read_lstm_back(f, &given) : read_lstm(f, &given);
+  if (wrong) return wrong;
+  given.kernels = kernels_in_use();
+  REQUIRE(given.kernels);
+  FfiBuffer **in = f->operands.buffers;
+  int64_t carry = given.batch * given.features * sizeof(float);
+  memcpy(given.c, in[back ? 5 : 3]->data, carry);
+  if (back) memcpy(given.carry, in[6]->data, carry);
+  if (!given.steps || !given.batch || !given.features) return NULL;
+  return run_loop(given, f) ? NULL : no_memory(f);
 }
 
 FfiError *jaxnet_lstm(FfiCall *f) { return lstm(f, 0); }

@@ -13,58 +13,77 @@ INLINE WORDS NAME(until)(const uint8_t *from, const uint8_t *end) {
   return words;
 }
 
-/* Rows of x by digits of 7 bits: x = largest / STEPS * (a * 2**14 + b * 2**7 + c), where the largest
- * of 32 neighbors is divided last, since its steps may be too small for a float. */
-static void NAME(digits)(const Nibbles *s) {
+/* The digits of 32 neighbors of x, and what to do with them. */
+typedef struct {
+  int8_t digits[DIGITS][32];
+  int32_t sums[32]; /* of the digits of a number, by their places: the number in steps */
+  float largest;
+} NAME(neighbors);
+
+/* Rounds 32 neighbors of x to digits of 7 bits: x = largest / STEPS * (a * 2**14 + b * 2**7 + c), where
+ * the largest is divided last, since its steps may be too small for a float. */
+INLINE void NAME(round_neighbors)(const float *x, NAME(neighbors) *to) {
   enum { MANY = 32 / LANES };
+  INTS most = {0}, n[MANY], last;
+  UNROLL for (int i = 0; i < MANY; i++) {
+    INTS size = *(const INTS *)(x + i * LANES) & 0x7fffffff, more = size > most;
+    most = (size & more) | (most & ~more); /* NaN is the largest of all */
+  }
+  int32_t top = 0;
+  for (int l = 0; l < LANES; l++) top = MAX(top, most[l]);
+  const Rounding by = rounding_of(top, STEPS);
+  to->largest = by.largest;
+  UNROLL for (int i = 0; i < MANY; i++) {
+    VEC some = *(const VEC *)(x + i * LANES) * by.up * by.inverse;
+    some += 12582912.0f; /* 1.5 * 2**23 rounds */
+    n[i] = ((INTS)some - 0x4b400000) & -by.fine;
+    memcpy(to->sums + i * LANES, &n[i], sizeof(INTS));
+  }
+  UNROLL for (int d = DIGITS - 1; d >= 0; d--)
+    UNROLL for (int i = 0; i < MANY; i++) {
+      last = n[i];
+      if (d) last = ((last + 64) & 127) - 64;
+      const NAME(bytes) narrow = __builtin_convertvector(last, NAME(bytes));
+      memcpy(to->digits[d] + i * LANES, &narrow, LANES);
+      n[i] = (n[i] - last) >> 7;
+    }
+}
+
+/* The order of `columns`: for each vector of w, the even ones of each digit, then the odd ones. */
+INLINE void NAME(put_by_vectors)(const Nibbles *s, int64_t row, int64_t g, const NAME(neighbors) *of) {
+  int64_t unit = 8 * LANES, vectors = (s->inputs + unit - 1) / unit, place = g * 32 % unit;
+  int64_t at = row * vectors + g * 32 / unit;
+  for (int i = 0; i < 4; i++) {
+    s->largest[at * LANES + place / 8 + i] = of->largest;
+    s->less[at * LANES + place / 8 + i] = 0;
+    for (int l = 0; l < 8; l++) s->less[at * LANES + place / 8 + i] += 8 * of->sums[8 * i + l];
+  }
+  for (int d = 0; d < DIGITS; d++) {
+    int8_t *to = s->digits + (at * DIGITS + d) * unit + place / 2;
+    for (int i = 0; i < 16; i++) to[i] = of->digits[d][2 * i];
+    for (int i = 0; i < 16; i++) to[unit / 2 + i] = of->digits[d][2 * i + 1];
+  }
+}
+
+/* The order of `lines`. */
+INLINE void NAME(put_by_groups)(const Nibbles *s, int64_t row, int64_t g, const NAME(neighbors) *of) {
+  int64_t at = row * s->groups + g;
+  s->largest[at] = of->largest;
+  s->less[at] = 0;
+  for (int i = 0; i < 32; i++) s->less[at] += 8 * of->sums[i];
+  memcpy(s->digits + at * sizeof(of->digits), of->digits, sizeof(of->digits));
+}
+
+/* Rows of x by digits. */
+static void NAME(digits)(const Nibbles *s) {
   for (int64_t row = 0; row < s->rows; row++)
     for (int64_t g = 0; g < s->groups; g++) {
       float x[32] = {0};
-      int8_t digits[DIGITS][32];
+      NAME(neighbors) found;
       memcpy(x, s->x + row * s->inputs + g * 32, MIN(32, s->inputs - g * 32) * sizeof(float));
-      INTS most = {0}, n[MANY], sums[MANY], last, all = {0};
-      UNROLL for (int i = 0; i < MANY; i++) {
-        INTS size = *(const INTS *)(x + i * LANES) & 0x7fffffff, more = size > most;
-        most = (size & more) | (most & ~more); /* NaN is the largest of all */
-      }
-      int32_t top = 0;
-      for (int l = 0; l < LANES; l++) top = MAX(top, most[l]);
-      const Rounding by = rounding_of(top, STEPS);
-      UNROLL for (int i = 0; i < MANY; i++) {
-        VEC some = *(const VEC *)(x + i * LANES) * by.up * by.inverse;
-        some += 12582912.0f; /* 1.5 * 2**23 rounds */
-        sums[i] = n[i] = ((INTS)some - 0x4b400000) & -by.fine;
-      }
-      UNROLL for (int d = DIGITS - 1; d >= 0; d--)
-        UNROLL for (int i = 0; i < MANY; i++) {
-          last = n[i];
-          if (d) last = ((last + 64) & 127) - 64;
-          const NAME(bytes) narrow = __builtin_convertvector(last, NAME(bytes));
-          memcpy(digits[d] + i * LANES, &narrow, LANES);
-          n[i] = (n[i] - last) >> 7;
-        }
-      const int32_t *sum = (const int32_t *)sums;
-      if (s->transposed) { /* for each vector of w, the even ones of each digit, then the odd ones */
-        int64_t unit = 8 * LANES, vectors = (s->inputs + unit - 1) / unit, place = g * 32 % unit;
-        int64_t at = row * vectors + g * 32 / unit;
-        for (int i = 0; i < 4; i++) {
-          s->largest[at * LANES + place / 8 + i] = by.largest;
-          s->less[at * LANES + place / 8 + i] = 0;
-          for (int l = 0; l < 8; l++) s->less[at * LANES + place / 8 + i] += 8 * sum[8 * i + l];
-        }
-        for (int d = 0; d < DIGITS; d++) {
-          int8_t *to = s->digits + (at * DIGITS + d) * unit + place / 2;
-          for (int i = 0; i < 16; i++) to[i] = digits[d][2 * i];
-          for (int i = 0; i < 16; i++) to[unit / 2 + i] = digits[d][2 * i + 1];
-        }
-      } else {
-        int64_t at = row * s->groups + g;
-        s->largest[at] = by.largest;
-        s->less[at] = 0;
-        UNROLL for (int i = 0; i < MANY; i++) all += sums[i];
-        for (int l = 0; l < LANES; l++) s->less[at] += 8 * all[l];
-        memcpy(s->digits + at * sizeof(digits), digits, sizeof(digits));
-      }
+      NAME(round_neighbors)(x, &found);
+      if (s->transposed) NAME(put_by_vectors)(s, row, g, &found);
+      else NAME(put_by_groups)(s, row, g, &found);
     }
 }
 
@@ -93,67 +112,76 @@ INLINE void NAME(quad)(const int rows, const int half, const uint8_t *w, const i
   }
 }
 
+/* Half of the columns of 32 lines, for one or two rows of x: sums of the numbers in the low and in the
+ * high bits, two vectors of each. */
+INLINE void NAME(half_block)(const int rows, const int half, const Nibbles *s, int64_t row, int64_t g,
+                             int64_t o, VEC (*low)[4], VEC (*high)[4]) {
+  const uint8_t *end = s->w + s->inputs * s->line, *w = s->w + g * 32 * s->line + o / 2;
+  const int64_t lines[] = {s->line, 2 * s->line, 3 * s->line};
+  int64_t count = MIN(32, s->inputs - g * 32), i = 0;
+  const int32_t *x[2];
+  INTS sums[2][4][DIGITS];
+  UNROLL for (int r = 0; r < rows; r++) {
+    x[r] = (const int32_t *)s->digits + ((row + r) * s->groups + g) * 8 * DIGITS;
+    UNROLL for (int q = 0; q < 4; q++)
+      UNROLL for (int k = 0; k < DIGITS; k++) sums[r][q][k] = (INTS){0};
+  }
+  for (; count - i >= 4; i += 4, w += 4 * s->line) {
+    if (!half)
+      UNROLL for (int r = 0; r < 4; r++) __builtin_prefetch(w + (32 + r) * s->line, 0, 2);
+    NAME(quad)(rows, half, w, lines, end, x, sums);
+    UNROLL for (int r = 0; r < rows; r++) x[r]++;
+  }
+  if (i < count) { /* zeros in x */
+    int64_t last = count - 1 - i;
+    const int64_t fewer[] = {MIN(1, last) * s->line, MIN(2, last) * s->line, last * s->line};
+    NAME(quad)(rows, half, w, fewer, end, x, sums);
+  }
+  UNROLL for (int r = 0; r < rows; r++) {
+    INTS less = (INTS){0} + s->less[(row + r) * s->groups + g];
+    UNROLL for (int q = 0; q < 2; q++) {
+      low[r][2 * half + q] = NAME(whole)(sums[r][2 * q], less);
+      high[r][2 * half + q] = NAME(whole)(sums[r][2 * q + 1], less);
+    }
+  }
+}
+
+/* Sums of the low and the high bits as eight vectors, in the order of the columns. */
+INLINE void NAME(in_order)(const VEC *low, const VEC *high, VEC *v) {
+#if LANES == 16
+  UNROLL for (int q = 0; q < 4; q += 2)
+    UNROLL for (int l = 0; l < 4; l += 2) {
+#define LANE(q) (l ? MIX(low[q], high[q], 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31) \
+                   : MIX(low[q], high[q], 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23))
+      VEC one = LANE(q), next = LANE(q + 1);
+      v[2 * l + q / 2] = MIX(one, next, 0, 1, 2, 3, 4, 5, 6, 7, 16, 17, 18, 19, 20, 21, 22, 23);
+      v[2 * l + 2 + q / 2] =
+        MIX(one, next, 8, 9, 10, 11, 12, 13, 14, 15, 24, 25, 26, 27, 28, 29, 30, 31);
+    }
+#elif LANES == 8
+  UNROLL for (int q = 0; q < 4; q++) {
+    v[q] = MIX(low[q], high[q], 0, 8, 1, 9, 2, 10, 3, 11);
+    v[4 + q] = MIX(low[q], high[q], 4, 12, 5, 13, 6, 14, 7, 15);
+  }
+#else
+  UNROLL for (int q = 0; q < 4; q++) {
+    v[2 * q] = MIX(low[q], high[q], 0, 4, 1, 5);
+    v[2 * q + 1] = MIX(low[q], high[q], 2, 6, 3, 7);
+  }
+#endif
+}
+
 /* Adds 32 lines, for 8 * LANES columns and one or two rows of x. */
 INLINE void NAME(block)(const int rows, const Nibbles *s, int64_t row, int64_t g, int64_t o,
                         float *to) {
-  const uint8_t *end = s->w + s->inputs * s->line;
-  const int64_t lines[] = {s->line, 2 * s->line, 3 * s->line};
-  int64_t count = MIN(32, s->inputs - g * 32);
   VEC low[2][4], high[2][4];
-  UNROLL for (int half = 0; half < 2; half++) {
-    const uint8_t *w = s->w + g * 32 * s->line + o / 2;
-    const int32_t *x[2];
-    INTS sums[2][4][DIGITS];
-    UNROLL for (int r = 0; r < rows; r++) {
-      x[r] = (const int32_t *)s->digits + ((row + r) * s->groups + g) * 8 * DIGITS;
-      UNROLL for (int q = 0; q < 4; q++)
-        UNROLL for (int k = 0; k < DIGITS; k++) sums[r][q][k] = (INTS){0};
-    }
-    int64_t i = 0;
-    for (; count - i >= 4; i += 4, w += 4 * s->line) {
-      if (!half)
-        UNROLL for (int r = 0; r < 4; r++) __builtin_prefetch(w + (32 + r) * s->line, 0, 2);
-      NAME(quad)(rows, half, w, lines, end, x, sums);
-      UNROLL for (int r = 0; r < rows; r++) x[r]++;
-    }
-    if (i < count) { /* zeros in x */
-      int64_t last = count - 1 - i;
-      const int64_t fewer[] = {MIN(1, last) * s->line, MIN(2, last) * s->line, last * s->line};
-      NAME(quad)(rows, half, w, fewer, end, x, sums);
-    }
-    UNROLL for (int r = 0; r < rows; r++) {
-      INTS less = (INTS){0} + s->less[(row + r) * s->groups + g];
-      UNROLL for (int q = 0; q < 2; q++) {
-        low[r][2 * half + q] = NAME(whole)(sums[r][2 * q], less);
-        high[r][2 * half + q] = NAME(whole)(sums[r][2 * q + 1], less);
-      }
-    }
-  }
+  NAME(half_block)(rows, 0, s, row, g, o, low, high);
+  NAME(half_block)(rows, 1, s, row, g, o, low, high);
   int64_t scale = g * 32 / s->group * s->outputs + o;
-  UNROLL for (int r = 0; r < rows; r++) { /* in the order of the columns */
+  UNROLL for (int r = 0; r < rows; r++) {
     float largest = s->largest[(row + r) * s->groups + g], *at = to + r * s->padded;
     VEC v[8];
-#if LANES == 16
-    UNROLL for (int q = 0; q < 4; q += 2)
-      UNROLL for (int l = 0; l < 4; l += 2) {
-#define LANE(q) (l ? MIX(low[r][q], high[r][q], 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31) \
-                   : MIX(low[r][q], high[r][q], 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23))
-        VEC one = LANE(q), next = LANE(q + 1);
-        v[2 * l + q / 2] = MIX(one, next, 0, 1, 2, 3, 4, 5, 6, 7, 16, 17, 18, 19, 20, 21, 22, 23);
-        v[2 * l + 2 + q / 2] =
-          MIX(one, next, 8, 9, 10, 11, 12, 13, 14, 15, 24, 25, 26, 27, 28, 29, 30, 31);
-      }
-#elif LANES == 8
-    UNROLL for (int q = 0; q < 4; q++) {
-      v[q] = MIX(low[r][q], high[r][q], 0, 8, 1, 9, 2, 10, 3, 11);
-      v[4 + q] = MIX(low[r][q], high[r][q], 4, 12, 5, 13, 6, 14, 7, 15);
-    }
-#else
-    UNROLL for (int q = 0; q < 4; q++) {
-      v[2 * q] = MIX(low[r][q], high[r][q], 0, 4, 1, 5);
-      v[2 * q + 1] = MIX(low[r][q], high[r][q], 2, 6, 3, 7);
-    }
-#endif
+    NAME(in_order)(low[r], high[r], v);
     UNROLL for (int k = 0; k < 8; k++) {
       int64_t left = s->outputs - o - k * LANES;
       VEC one = NAME(scales)(s->scale, s->half, scale + k * LANES, left) * (1 / STEPS);

@@ -36,60 +36,102 @@ static void find_pixels(const Job *j, int64_t net, int64_t tap, int64_t pixel, i
   }
 }
 
+/* A block of a tap's kernel, from features c and d on, and the pixels that a chunk sums up for it. */
+typedef struct {
+  int64_t net, tap, c, C, d, D, part, first, last;
+  int64_t depth; /* pixels at a time */
+} OuterBlock;
+
+static OuterBlock outer_block(const Job *j, int64_t chunk) {
+  int64_t parts = j->split.parts, part = chunk % parts, height = outer_height(j);
+  int64_t blocks = outer_blocks(j), both = outer_lines(j) * blocks, block = chunk / parts % both;
+  int64_t pixels = j->planes * j->h.out * j->w.out;
+  int64_t c = block / blocks * height, d = block % blocks * SIDE;
+  int64_t first = pixels * part / parts, last = pixels * (part + 1) / parts;
+  return (OuterBlock){
+    .net = chunk / parts / both / j->window, .tap = chunk / parts / both % j->window,
+    .c = c, .C = MIN(height, j->C - c), .d = d, .D = MIN(SIDE, j->D - d),
+    .part = part, .first = first, .last = last, .depth = MIN(PIXELS, last - first),
+  };
+}
+
+/* The panels of some pixels of x and of y, and how far apart they are. */
+typedef struct {
+  float *x, *y;
+  int64_t panel, plane, width, wide;
+} OuterPanels;
+
+/* What is needed soon: the next pixels of x, which are known, and of y. It is fetched in equal parts
+ * while the tiles of the pixels before are summed up. */
+typedef struct {
+  const float *const *x, *y;
+  int64_t count, tiles, tile, fetched;
+} Soon;
+
+static void fetch_soon(const Job *j, const OuterBlock *b, Soon *s) {
+  for (s->tile++; s->fetched < s->count * s->tile / s->tiles; s->fetched++) {
+    fetch(s->x[s->fetched], 0, 1, b->C);
+    fetch(s->y + s->fetched * j->D, 0, 1, b->D);
+  }
+}
+
+/* Adds the outer products of `count` pixels to the sums of a block. */
+static void add_outer(const Job *j, const OuterBlock *b, const OuterPanels *p, int64_t count, Soon *soon,
+                      float *sums) {
+  const Kernels *k = j->kernels;
+  int64_t lanes = k->lanes, width = p->width, wide = p->wide, line = j->split.block;
+  const float *x, *y = p->y;
+  float part_sum[14 * 32];
+  Add a = {
+    .x = &x, .y = &y, .rows = 1, .columns = count, .step_x = width, .step_y = wide, .width = wide,
+  };
+  for (int64_t d = 0; d < b->D; d += wide, y += p->plane) {
+    AddTile *const *tiles = k->tiles->add[b->D - d > lanes];
+    x = p->x;
+    for (int64_t c = 0; c < b->C; c += width, x += p->panel) {
+      fetch_soon(j, b, soon);
+      /* a sum of few pixels at a time loses fewer digits */
+      int64_t lines = MIN(width, b->C - c), features = MIN(wide, round_up(b->D - d, lanes));
+      memset(part_sum, 0, lines * wide * sizeof(float));
+      tiles[lines](&a, 0, 0, part_sum);
+      for (int64_t r = 0; r < lines; r++) {
+        float *to = sums + (c + r) * line + d;
+        for (int64_t i = 0; i < features; i++) to[i] += part_sum[r * wide + i];
+      }
+    }
+  }
+}
+
 static int outer(Work *work, int64_t chunk) {
   const Job *j = (Job *)work;
   const Kernels *k = j->kernels;
-  int64_t lanes = k->lanes, width = k->most / 2, wide = 2 * lanes, height = outer_height(j);
-  int64_t blocks = outer_blocks(j), both = outer_lines(j) * blocks;
-  int64_t pixels = j->planes * j->h.out * j->w.out, part = chunk % j->split.parts;
-  int64_t block = chunk / j->split.parts % both, tap = chunk / j->split.parts / both % j->window;
-  int64_t net = chunk / j->split.parts / both / j->window, c0 = block / blocks * height;
-  int64_t d0 = block % blocks * SIDE, C = MIN(height, j->C - c0), D = MIN(SIDE, j->D - d0);
-  int64_t first = pixels * part / j->split.parts, last = pixels * (part + 1) / j->split.parts;
-  int64_t depth = MIN(PIXELS, last - first), panel = depth * width + lanes, plane = depth * wide;
-  int64_t all = divide_up(C, width) * divide_up(D, wide);
-  const int64_t sizes[] = {height / width * panel, divide_up(D, wide) * plane, C};
+  OuterBlock b = outer_block(j, chunk);
+  int64_t pixels = j->planes * j->h.out * j->w.out, lanes = k->lanes;
+  OuterPanels p = {.width = k->most / 2, .wide = 2 * lanes};
+  p.panel = b.depth * p.width + lanes, p.plane = b.depth * p.wide;
+  int64_t columns = divide_up(b.D, p.wide), tiles = divide_up(b.C, p.width) * columns;
+  const int64_t sizes[] = {outer_height(j) / p.width * p.panel, columns * p.plane, b.C};
   float *memory[3];
-  float part_sum[14 * 32];
-  const float *x, *y;
   if (!allocate(3, sizes, memory)) return 0;
-  memset(memory[2], 0, C * sizeof(float));
+  p.x = memory[0], p.y = memory[1];
+  const float *none = memset(memory[2], 0, b.C * sizeof(float));
   float *sums = j->scratch ? j->scratch : j->out;
-  sums += (((net * j->split.parts + part) * j->window + tap) * j->C + c0) * j->split.block + d0;
-  for (int64_t c = 0; c < C; c++) memset(sums + c * j->split.block, 0, round_up(D, lanes) * sizeof(float));
-  Add a = {.x = &x, .y = &y, .rows = 1, .step_x = width, .step_y = wide, .width = wide};
-  const float *found[2][PIXELS], **pixel = found[0], **next = found[1];
-  find_pixels(j, net, tap, first, depth, c0, memory[2], pixel);
-  for (int64_t p = first; p < last; p += depth) {
-    const float *from = j->b + (net * pixels + p) * j->D + d0;
-    a.columns = MIN(depth, last - p);
-    for (int64_t i = 0; i < a.columns; i++) {
-      k->panels(pixel[i], C, width, panel, memory[0] + i * width);
-      k->panels(from + i * j->D, D, wide, plane, memory[1] + i * wide);
+  sums += (((b.net * j->split.parts + b.part) * j->window + b.tap) * j->C + b.c) * j->split.block + b.d;
+  for (int64_t c = 0; c < b.C; c++) memset(sums + c * j->split.block, 0, round_up(b.D, lanes) * sizeof(float));
+  const float *found[2][PIXELS], **now = found[0], **next = found[1];
+  find_pixels(j, b.net, b.tap, b.first, b.depth, b.c, none, now);
+  for (int64_t pixel = b.first; pixel < b.last; pixel += b.depth) {
+    const float *y = j->b + (b.net * pixels + pixel) * j->D + b.d;
+    int64_t count = MIN(b.depth, b.last - pixel), left = MIN(b.depth, b.last - pixel - count);
+    for (int64_t i = 0; i < count; i++) {
+      k->panels(now[i], b.C, p.width, p.panel, p.x + i * p.width);
+      k->panels(y + i * j->D, b.D, p.wide, p.plane, p.y + i * p.wide);
     }
-    int64_t some = MIN(depth, last - p - a.columns), tile = 0, fetched = 0;
-    find_pixels(j, net, tap, p + a.columns, some, c0, memory[2], next);
-    y = memory[1];
-    for (int64_t d = 0; d < D; d += wide, y += plane) {
-      AddTile *const *tiles = k->tiles->add[D - d > lanes];
-      x = memory[0];
-      for (int64_t c = 0; c < C; c += width, x += panel) {
-        for (tile++; fetched < some * tile / all; fetched++) {
-          fetch(next[fetched], 0, 1, C);
-          fetch(from + (depth + fetched) * j->D, 0, 1, D);
-        }
-        /* a sum of few pixels at a time loses fewer digits */
-        int64_t lines = MIN(width, C - c), features = MIN(wide, round_up(D - d, lanes));
-        memset(part_sum, 0, lines * wide * sizeof(float));
-        tiles[lines](&a, 0, 0, part_sum);
-        for (int64_t line = 0; line < lines; line++) {
-          float *to = sums + (c + line) * j->split.block + d;
-          for (int64_t i = 0; i < features; i++) to[i] += part_sum[line * wide + i];
-        }
-      }
-    }
-    const float **swap = pixel;
-    pixel = next, next = swap;
+    find_pixels(j, b.net, b.tap, pixel + count, left, b.c, none, next);
+    Soon soon = {.x = next, .y = y + b.depth * j->D, .count = left, .tiles = tiles};
+    add_outer(j, &b, &p, count, &soon, sums);
+    const float **swap = now;
+    now = next, next = swap;
   }
   free_vectors(memory[0]);
   return 1;

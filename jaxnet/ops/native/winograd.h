@@ -165,135 +165,187 @@ static void transform_weights(const Winograd *j, int64_t net, int64_t part) {
   }
 }
 
+/* The memory of a chunk: transformed numbers that tiles read and, for the value, their products or, for
+ * KERNEL, transformed gradients of y. A group of tiles has `size_x` and `size_y` numbers. */
+typedef struct {
+  float *x, *y;
+  int64_t groups, size_x, size_y;
+  int64_t plane; /* of a group and a vector of features, for each of the n * n places */
+} TileBlock;
+
+static TileBlock block_of(const Winograd *j, int64_t count, int64_t wide) {
+  int64_t lanes = j->kernels->lanes, n2 = j->n * j->n, group = j->split.group, plane = group * lanes;
+  return (TileBlock){
+    .groups = divide_up(MIN(j->split.block, count), group), .plane = plane,
+    .size_x = n2 * plane * (j->C_padded / lanes), .size_y = n2 * group * wide,
+  };
+}
+
+/* Transforms what a tile reads to a place of the block. */
+static void read_tile(const Winograd *j, const TileBlock *m, int64_t tile, int64_t place) {
+  int64_t group = j->split.group, lanes = j->kernels->lanes;
+  Square in = {
+    .row_to = j->n * m->plane, .pixel_to = m->plane, .vector_to = j->n * j->n * m->plane,
+    .features = j->C,
+  };
+  transform_square(j, j->kernels->read[j->to.half][j->m / 4], &j->from, source_of(j, tile), j->n, 0,
+                   &in, m->x + place / group * m->size_x + place % group * lanes);
+}
+
+/* The products of the matrices at one of the n * n places, for a block of tiles. */
+static void multiply_tiles(const Winograd *j, const TileBlock *m, const float *weights, int64_t a,
+                           int64_t count) {
+  const Kernels *k = j->kernels;
+  int64_t lanes = k->lanes, n2 = j->n * j->n, group = j->split.group;
+  const float *x, *w;
+  Sum s = {
+    .x = &x, .w = &w, .rows = 1, .taps = j->C_padded / lanes, .run = lanes, .tap_x = n2 * m->plane,
+    .pixel = lanes,
+  };
+  for (int64_t d = 0; d < j->D_padded;) {
+    int vectors = vectors_of(j, j->D_padded - d);
+    int64_t width = vectors * lanes;
+    w = weights + (d * n2 + a * width) * j->C_padded;
+    s.result = width;
+    s.tap_w = lanes * width;
+    for (int64_t t = 0; t < count; t += group) {
+      x = m->x + t / group * m->size_x + a * m->plane;
+      float *to = m->y + t / group * m->size_y + (d * n2 + a * width) * group;
+      k->tiles->sum[vectors - 1][MIN(group, count - t)](&s, 0, to, width);
+    }
+    d += width;
+  }
+}
+
+/* Transforms the products of a tile to its results. */
+static void write_tile(const Winograd *j, const TileBlock *m, int64_t tile, int64_t place) {
+  const Kernels *k = j->kernels;
+  int64_t n2 = j->n * j->n, group = j->split.group, D = j->D;
+  Place at = result_of(j, tile);
+  Square out = {
+    .row_to = j->to.columns * D, .pixel_to = D, .vector_to = k->lanes,
+    .rows = j->to.rows - at.row, .columns = j->to.columns - at.column,
+  };
+  const float *products = m->y + place / group * m->size_y;
+  for (int64_t d = 0; d < j->D_padded;) {
+    int64_t width = vectors_of(j, j->D_padded - d) * k->lanes;
+    out.features = MIN(width, D - d);
+    out.pixel = group * width, out.row = j->n * out.pixel;
+    k->write[j->to.half][j->m / 4](&out, products + d * n2 * group + place % group * width,
+                                   pixel_of(&j->to, at, d));
+    d += width;
+  }
+  clear_results(j, source_of(j, tile), at);
+}
+
 /* The value, or the gradient of the input, of some tiles of a net; 0 if there is no memory. */
 static int transformed_sums(const Winograd *j, int64_t net, int64_t first, int64_t last) {
-  const Kernels *k = j->kernels;
-  int64_t lanes = k->lanes, D = j->D, n2 = j->n * j->n, group = j->split.group;
-  int64_t lines = j->C_padded / lanes, plane = group * lanes;
-  int64_t groups = divide_up(MIN(j->split.block, last - first), group);
-  int64_t size_x = n2 * plane * lines, size_y = n2 * group * j->D_padded;
+  int64_t n2 = j->n * j->n;
+  TileBlock m = block_of(j, last - first, j->D_padded);
   float *memory[2];
-  if (!allocate(2, (int64_t[]){groups * size_x, groups * size_y}, memory)) return 0;
-  const float *weights = j->scratch + net * n2 * j->C_padded * j->D_padded, *x, *w;
-  Square in = {
-    .row_to = j->n * plane, .pixel_to = plane, .vector_to = n2 * plane, .features = j->C,
-  };
-  Square out = {.row_to = j->to.columns * D, .pixel_to = D, .vector_to = lanes};
-  Sum s = {
-    .x = &x, .w = &w, .rows = 1, .taps = lines, .run = lanes, .tap_x = n2 * plane, .pixel = lanes,
-  };
-  for (int64_t t0 = first; t0 < last; t0 += groups * group) {
-    int64_t count = MIN(groups * group, last - t0);
-    for (int64_t t = 0; t < count; t++)
-      transform_square(j, k->read[j->to.half][j->m / 4], &j->from, source_of(j, t0 + t), j->n, 0, &in,
-                       memory[0] + t / group * size_x + t % group * lanes);
+  if (!allocate(2, (int64_t[]){m.groups * m.size_x, m.groups * m.size_y}, memory)) return 0;
+  m.x = memory[0], m.y = memory[1];
+  const float *weights = j->scratch + net * n2 * j->C_padded * j->D_padded;
+  int64_t block = m.groups * j->split.group;
+  for (int64_t t0 = first; t0 < last; t0 += block) {
+    int64_t count = MIN(block, last - t0);
+    for (int64_t t = 0; t < count; t++) read_tile(j, &m, t0 + t, t);
     for (int64_t a = 0; a < n2; a++) {
       for (int64_t t = t0 + count * a / n2; t < t0 + count * (a + 1) / n2; t++) {
         fetch_square(&j->to, result_of(j, t), j->m);
         if (t + count < last) fetch_square(&j->from, source_of(j, t + count), j->n);
       }
-      for (int64_t d = 0; d < j->D_padded;) {
-        int vectors = vectors_of(j, j->D_padded - d);
-        int64_t width = vectors * lanes;
-        w = weights + (d * n2 + a * width) * j->C_padded;
-        s.result = width;
-        s.tap_w = lanes * width;
-        for (int64_t t = 0; t < count; t += group) {
-          x = memory[0] + t / group * size_x + a * plane;
-          float *to = memory[1] + t / group * size_y + (d * n2 + a * width) * group;
-          k->tiles->sum[vectors - 1][MIN(group, count - t)](&s, 0, to, width);
-        }
-        d += width;
-      }
+      multiply_tiles(j, &m, weights, a, count);
     }
-    for (int64_t t = 0; t < count; t++) {
-      Place at = result_of(j, t0 + t);
-      out.rows = j->to.rows - at.row;
-      out.columns = j->to.columns - at.column;
-      const float *products = memory[1] + t / group * size_y;
-      for (int64_t d = 0; d < j->D_padded;) {
-        int64_t width = vectors_of(j, j->D_padded - d) * lanes;
-        out.features = MIN(width, D - d);
-        out.pixel = group * width, out.row = j->n * out.pixel;
-        k->write[j->to.half][j->m / 4](&out, products + d * n2 * group + t % group * width,
-                                       pixel_of(&j->to, at, d));
-        d += width;
-      }
-      clear_results(j, source_of(j, t0 + t), at);
-    }
+    for (int64_t t = 0; t < count; t++) write_tile(j, &m, t0 + t, t);
   }
-  free_vectors(memory[0]);
+  free_vectors(m.x);
   return 1;
+}
+
+/* Transforms the gradient of the results of a tile, `wide` features from d0 on, to a place of the
+ * block; zeros if the place is `past` the last tile. */
+static void read_gradient(const Winograd *j, const TileBlock *m, int64_t tile, int64_t place, int past,
+                          int64_t d0, int64_t wide) {
+  const Kernels *k = j->kernels;
+  int64_t n2 = j->n * j->n, group = j->split.group, features = MIN(wide, j->D - d0);
+  Place at = result_of(j, tile);
+  if (past) at.row = j->to.rows;
+  for (int64_t d = 0; d < wide;) {
+    int64_t width = vectors_of(j, wide - d) * k->lanes;
+    Square given = {
+      .row_to = j->n * group * width, .pixel_to = group * width, .vector_to = k->lanes,
+      .features = MIN(width, features - d),
+    };
+    transform_square(j, k->back[j->to.half][j->m / 4], &j->to, at, j->m, d0 + d, &given,
+                     m->y + place / group * m->size_y + d * n2 * group + place % group * width);
+    d += width;
+  }
+}
+
+/* Adds the products of the matrices at one of the n * n places to `sum`, for some groups of tiles. */
+static void add_products(const Winograd *j, const TileBlock *m, int64_t a, int64_t groups, int64_t wide,
+                         float *sum) {
+  const Kernels *k = j->kernels;
+  int64_t lanes = k->lanes, n2 = j->n * j->n, group = j->split.group;
+  const float *x[BLOCK], *y[BLOCK];
+  Add add = {.x = x, .y = y, .rows = groups, .columns = group, .step_x = lanes, .width = wide};
+  for (int64_t d = 0; d < wide;) {
+    int vectors = vectors_of(j, wide - d);
+    int64_t width = vectors * lanes, pieces = divide_up(width, k->most);
+    add.step_y = width;
+    for (int64_t r = 0; r < groups; r++) y[r] = m->y + r * m->size_y + (d * n2 + a * width) * group;
+    for (int64_t line = 0; line < j->C_padded / lanes; line++) {
+      for (int64_t r = 0; r < groups; r++) x[r] = m->x + r * m->size_x + (line * n2 + a) * m->plane;
+      for (int64_t piece = 0; piece < pieces; piece++) {
+        int64_t c = lanes * piece / pieces, some = lanes * (piece + 1) / pieces - c;
+        k->tiles->add[vectors - 1][some](&add, c, 0, sum + (line * lanes + c) * wide + d);
+      }
+    }
+    d += width;
+  }
+}
+
+/* Transforms sums of n * n places, `whole` numbers apart, to the gradient of the kernel. */
+static void write_kernel(const Winograd *j, const float *sum, int64_t whole, int64_t wide, int64_t d0,
+                         float *result) {
+  int64_t D = j->D;
+  Square out = {
+    .row = j->n * whole, .pixel = whole, .row_to = 3 * j->C * D, .pixel_to = j->C * D,
+    .vector_to = j->kernels->lanes, .features = MIN(wide, D - d0), .rows = 3, .columns = 3,
+  };
+  for (int64_t c = 0; c < j->C; c++)
+    j->kernels->kernel[j->m / 4](&out, sum + c * wide, result + c * D + d0);
 }
 
 /* The gradient of the kernel from some tiles, for some features of y; 0 if there is no memory. */
 static int transformed_gradient(const Winograd *j, int64_t d0, int64_t first, int64_t last,
                                 float *result) {
-  const Kernels *k = j->kernels;
-  int64_t lanes = k->lanes, D = j->D, n2 = j->n * j->n, group = j->split.group;
-  int64_t lines = j->C_padded / lanes, plane = group * lanes;
-  int64_t wide = MIN(j->split.wide, j->D_padded - d0), features = MIN(wide, D - d0);
-  int64_t groups = divide_up(MIN(j->split.block, last - first), group);
-  int64_t size_x = n2 * plane * lines, size_y = n2 * group * wide, whole = j->C_padded * wide;
+  int64_t n2 = j->n * j->n, group = j->split.group, wide = MIN(j->split.wide, j->D_padded - d0);
+  int64_t whole = j->C_padded * wide;
+  TileBlock m = block_of(j, last - first, wide);
   float *memory[3];
-  if (!allocate(3, (int64_t[]){groups * size_x, groups * size_y, n2 * whole}, memory)) return 0;
-  float *sum = memory[2];
-  memset(sum, 0, n2 * whole * sizeof(float));
-  Square in = {
-    .row_to = j->n * plane, .pixel_to = plane, .vector_to = n2 * plane, .features = j->C,
-  };
-  const float *x[BLOCK], *y[BLOCK];
-  Add add = {.x = x, .y = y, .columns = group, .step_x = lanes, .width = wide};
-  for (int64_t t0 = first; t0 < last; t0 += groups * group) {
-    int64_t count = MIN(groups * group, last - t0);
-    add.rows = divide_up(count, group);
-    for (int64_t t = 0; t < add.rows * group; t++) {
+  if (!allocate(3, (int64_t[]){m.groups * m.size_x, m.groups * m.size_y, n2 * whole}, memory)) return 0;
+  m.x = memory[0], m.y = memory[1];
+  float *sum = memset(memory[2], 0, n2 * whole * sizeof(float));
+  int64_t block = m.groups * group;
+  for (int64_t t0 = first; t0 < last; t0 += block) {
+    int64_t count = MIN(block, last - t0), groups = divide_up(count, group);
+    for (int64_t t = 0; t < groups * group; t++) {
       int64_t tile = MIN(t0 + t, last - 1);
-      transform_square(j, k->read[j->to.half][j->m / 4], &j->from, source_of(j, tile), j->n, 0, &in,
-                       memory[0] + t / group * size_x + t % group * lanes);
-      Place at = result_of(j, tile);
-      if (t >= count) at.row = j->to.rows; /* past the last tile there are zeros */
-      for (int64_t d = 0; d < wide;) {
-        int64_t width = vectors_of(j, wide - d) * lanes;
-        Square given = {
-          .row_to = j->n * group * width, .pixel_to = group * width, .vector_to = lanes,
-          .features = MIN(width, features - d),
-        };
-        transform_square(j, k->back[j->to.half][j->m / 4], &j->to, at, j->m, d0 + d, &given,
-                         memory[1] + t / group * size_y + d * n2 * group + t % group * width);
-        d += width;
-      }
+      read_tile(j, &m, tile, t);
+      read_gradient(j, &m, tile, t, t >= count, d0, wide);
     }
     for (int64_t a = 0; a < n2; a++) {
       for (int64_t t = t0 + count * (a + n2) / n2; t < MIN(t0 + count * (a + 1 + n2) / n2, last); t++) {
         fetch_square(&j->to, result_of(j, t), j->m);
         fetch_square(&j->from, source_of(j, t), j->n);
       }
-      for (int64_t d = 0; d < wide;) {
-        int vectors = vectors_of(j, wide - d);
-        int64_t width = vectors * lanes, pieces = divide_up(width, k->most);
-        add.step_y = width;
-        for (int64_t r = 0; r < add.rows; r++)
-          y[r] = memory[1] + r * size_y + (d * n2 + a * width) * group;
-        for (int64_t line = 0; line < lines; line++) {
-          for (int64_t r = 0; r < add.rows; r++)
-            x[r] = memory[0] + r * size_x + (line * n2 + a) * plane;
-          for (int64_t piece = 0; piece < pieces; piece++) {
-            int64_t c = lanes * piece / pieces, some = lanes * (piece + 1) / pieces - c;
-            k->tiles->add[vectors - 1][some](&add, c, 0, sum + a * whole + (line * lanes + c) * wide + d);
-          }
-        }
-        d += width;
-      }
+      add_products(j, &m, a, groups, wide, sum + a * whole);
     }
   }
-  Square out = {
-    .row = j->n * whole, .pixel = whole, .row_to = 3 * j->C * D, .pixel_to = j->C * D,
-    .vector_to = lanes, .features = features, .rows = 3, .columns = 3,
-  };
-  for (int64_t c = 0; c < j->C; c++)
-    k->kernel[j->m / 4](&out, sum + c * wide, result + c * D + d0);
-  free_vectors(memory[0]);
+  write_kernel(j, sum, whole, wide, d0, result);
+  free_vectors(m.x);
   return 1;
 }
 
