@@ -1,67 +1,146 @@
-"""When the loops of recurrent layers run in C, and what they return there."""
+"""An LSTM and an RNN of tanh in C against the loops in JAX."""
+
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import jaxnet as jn
+from jaxnet.ops import recurrence
 from jaxnet.ops.native import instructions
-from jaxnet.ops.native.lstm import loops, supports
-from jaxnet.ops.recurrence import LSTM, simple_cell, unroll
-from tests.helpers import close
+from jaxnet.ops.recurrence import LSTM, TANH, unroll
+from jaxnet.profile.program import flops_of, parse
+from jaxnet.services.trees import Memo
+from tests.helpers import compiled, near
 
-TIME, BATCH, FEATURES = 8, 4, 3
-
-
-def operands(gates: int, dtype=jnp.float32):
-    rng = np.random.default_rng(gates)
-    pre = jnp.asarray(rng.normal(size=(TIME, BATCH, gates * FEATURES)), dtype)
-    kernel = jnp.asarray(rng.normal(size=(FEATURES, gates * FEATURES)), dtype)
-    return pre, kernel
+pytestmark = pytest.mark.skipif(instructions() is None, reason="needs the kernels in C")
 
 
-@pytest.mark.skipif(instructions() is None, reason="needs the kernels in C")
-def test_enough_steps_and_rows_are_supported():
-    pre, kernel = operands(4)
-    assert supports(pre, kernel)
-    assert not supports(pre[:7], kernel)
-    assert not supports(pre[:, :3], kernel)
+def lstm_arguments(steps=9, batch=6, features=19, masked=True, dtype=np.float32, cell=LSTM):
+    rng = np.random.default_rng(5)
+    wide, carry = cell.gates * features, (batch, features)
+    shapes = (steps, batch, wide), (features, wide), (wide,), carry, carry
+    pre, kernel, bias, c, h = (jnp.asarray(rng.normal(size=s), dtype) for s in shapes)
+    mask = np.arange(steps)[:, None, None] < rng.integers(1, steps + 1, batch)[:, None]
+    given = pre, kernel * 0.3, (bias, None), {"c": c, "h": h} if cell.memory else h
+    return given, jnp.asarray(mask) if masked else None
 
 
-@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float64"])
-def test_other_dtypes_run_in_jax(dtype):
-    pre, kernel = operands(4)
-    assert not supports(np.asarray(pre).astype(dtype), kernel)
+def lstm_loss(given, mask):
+    h, final = unroll(LSTM if isinstance(given[-1], dict) else TANH, *given, mask)
+    last = sum(jnp.square(leaf).sum() for leaf in jax.tree.leaves(final))
+    return (jnp.sin(h) * jnp.arange(1.0, 1 + h.shape[-1])).sum() + last
 
 
-@pytest.mark.parametrize("memory", [False, True])
-def test_the_tangents_have_a_loop_back_alone(memory):
-    values, with_slopes, back = loops(memory)
-    assert values.transpose is None and with_slopes.transpose is None
-    assert back.transpose is not None
-    assert back.linear == (3 if memory else 2)
+def in_xla(monkeypatch, function, *args):
+    """What the function gives without the kernels."""
+    with monkeypatch.context() as patch:
+        patch.setattr(recurrence, "_run", lambda loop, cell, *args: loop(cell, *args))
+        patch.setattr(recurrence, "memo_of", lambda owner: Memo())
+        program = compiled(function, *args)
+    assert "jaxnet" not in program.as_text()
+    return program(*args)
 
 
-@pytest.mark.parametrize("cell", [LSTM, simple_cell(jnp.tanh)], ids=["lstm", "rnn"])
-def test_the_loops_agree_with_steps_one_by_one(cell):
-    pre, kernel = operands(cell.gates)
-    zero = jnp.zeros((BATCH, FEATURES))
-    carry = {"c": zero, "h": zero} if cell.memory else zero
+@pytest.mark.fast_cases("lstm-True", "rnn-True")
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize(
+    "cell, targets", [(LSTM, ["lstm", "lstm_back"]), (TANH, ["rnn"])], ids=["lstm", "rnn"]
+)
+def test_derivatives_of_a_loop_agree_with_xla(monkeypatch, masked, cell, targets):
+    """To second order, under vmap and remat and in a scan."""
+    given, mask = lstm_arguments(masked=masked, cell=cell)
 
-    def last(pre, kernel, run):
-        return jnp.sum(jnp.sin(run(pre, kernel)))
+    def everything(given, mask):
+        loss = partial(lstm_loss, mask=mask)
+        gradient = jax.grad(loss)
+        moved = jax.tree.map(jnp.cos, given)
 
-    def fast(pre, kernel):
-        return unroll(cell, pre, kernel, (None, None), carry, None)[0]
+        def of_gradient(given):
+            _, by_kernel, *_ = gradient(given)
+            return jnp.sin(by_kernel).sum()
 
-    def one_by_one(pre, kernel):
-        now, found = carry, []
-        for step in pre:
-            hidden = now["h"] if cell.memory else now
-            now, _ = cell.step(step, hidden @ kernel, now)
-            found.append(now["h"] if cell.memory else now)
-        return jnp.stack(found)
+        def scaled(factor):
+            return gradient(jax.tree.map(lambda a: a * factor, given))
 
-    close(fast(pre, kernel), one_by_one(pre, kernel), 1e-5)
-    grads = [jax.grad(last, (0, 1))(pre, kernel, run) for run in (fast, one_by_one)]
-    jax.tree.map(lambda a, b: close(a, b, 1e-4), *grads)
+        def step(total, _):
+            return total * loss(given), gradient(given)
+
+        return {
+            "gradient": gradient(given),
+            "tangent": jax.jvp(loss, (given,), (moved,)),
+            "second": jax.jvp(gradient, (given,), (moved,)),
+            "reverse twice": jax.grad(of_gradient)(given),
+            "remat": jax.grad(jax.checkpoint(loss))(given),
+            "vmap": jax.vmap(scaled)(jnp.linspace(0.5, 1, 2)),
+            "scan": jax.lax.scan(step, 1.0, None, 2),
+        }
+
+    program = compiled(everything, given, mask)
+    for target in targets:
+        assert f'"jaxnet_{target}"' in program.as_text()
+    near(program(given, mask), in_xla(monkeypatch, everything, given, mask), 2e-5)
+
+
+@pytest.mark.parametrize(
+    "where, value", [("pre", np.nan), ("pre", np.inf), ("c", np.nan), ("kernel", np.nan)]
+)
+@pytest.mark.parametrize("cell", [LSTM, TANH], ids=["lstm", "rnn"])
+def test_nan_and_infinity_pass_through_a_loop(monkeypatch, where, value, cell):
+    (pre, kernel, biases, carry), mask = lstm_arguments(masked=False, cell=cell)
+    if where == "pre":
+        pre = pre.at[3, 2, 5].set(value)
+    elif where == "kernel":
+        kernel = kernel.at[0, 7].set(value)
+    else:
+        carry = jax.tree.map(lambda leaf: leaf.at[1, 3].set(value), carry)
+    given = pre, kernel, biases, carry
+    gradient = jax.value_and_grad(lstm_loss)
+    found = compiled(gradient, given, mask)(given, mask)
+    expected = in_xla(monkeypatch, gradient, given, mask)
+    jax.tree.map(np.testing.assert_array_equal, *jax.tree.map(np.isnan, (found, expected)))
+
+
+@pytest.mark.slow
+def test_what_an_lstm_leaves_to_xla():
+    given, mask = lstm_arguments()
+    gradient = jax.grad(lstm_loss)
+    assert "jaxnet_lstm_back" in compiled(gradient, given, mask).as_text()
+    for options in {"steps": 2}, {"batch": 1}:
+        assert "jaxnet_lstm" not in compiled(gradient, *lstm_arguments(**options)).as_text()
+
+
+@pytest.mark.parametrize("change, message", [
+    (dict(kernel=(6, 12)), "wide"), (dict(pre=(8, 4, 13)), "GATES"), (dict(c=(4, 4)), "batch"),
+])  # fmt: skip
+def test_arrays_of_an_lstm_that_do_not_fit_are_errors(change, message):
+    shapes = dict(pre=(8, 4, 12), kernel=(3, 12), bias=(12,), c=(4, 3), h=(4, 3)) | change
+    results = [jax.ShapeDtypeStruct(s, np.float32) for s in ((8, 4, 3), (4, 3))]
+    call = jax.ffi.ffi_call("jaxnet_lstm", results)
+    with pytest.raises(Exception, match=f"jaxnet: not .*{message}"):
+        jax.jit(call)(*(np.ones(shape, np.float32) for shape in shapes.values()))
+
+
+def test_flops_of_an_lstm_are_counted():
+    given, mask = lstm_arguments(steps=9, batch=6, features=19)
+    flops = 2 * 9 * 6 * 19 * 4 * 19
+    assert jn.inspect.flops(partial(unroll, LSTM), *given, mask) == flops
+    text = compiled(partial(unroll, LSTM), *given, mask).as_text()
+    runs = [run for run in parse(text).runs() if "jaxnet_lstm" in run.instruction.attributes]
+    assert sum(map(flops_of, runs)) == flops
+
+
+def test_threads_that_compute_at_once_have_the_same_bits():
+    given, mask = lstm_arguments(steps=12, batch=40)
+    program = jax.jit(jax.grad(lstm_loss))
+
+    def bits(_=None):
+        leaves = jax.tree.leaves(program(given, mask))
+        return b"".join(np.asarray(leaf).tobytes() for leaf in leaves)
+
+    expected = bits()
+    with ThreadPoolExecutor(8) as threads:
+        assert set(threads.map(bits, range(100))) == {expected}
