@@ -9,6 +9,7 @@ these after the conversion. So we first trace the net in JAX's own operations (s
 
 import os
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from importlib.metadata import version
 from typing import Any
 
@@ -166,7 +167,31 @@ def _select(which: jax.Array, *cases: jax.Array) -> jax.Array:
     return (~which & cases[0]) | (which & cases[1])
 
 
-CONVERTED = {**OURS, "pad": _pad, "select_n": _select}
+def _now(*operands: Any) -> AbstractContextManager[Any]:
+    """Let what depends on params alone be computed while converting, not by the model.
+
+    In a model of an open batch size, jax2onnx 0.17 gives the sum of x and a bias that the model
+    concatenates a wrong size.
+    """
+    of_x = any(isinstance(operand, jax.core.Tracer) for operand in operands)
+    return nullcontext() if of_x else jax.ensure_compile_time_eval()
+
+
+def _concatenate(*parts: jax.Array, dimension: int) -> jax.Array:
+    with _now(*parts):
+        return lax.concatenate(parts, dimension)
+
+
+def _broadcast(x: Any, *, shape: Any, broadcast_dimensions: Any, **_: Any) -> jax.Array:
+    """Fill vectors now, which are next to params in a concatenation; larger ones take memory."""
+    with _now(x) if len(shape) == 1 and isinstance(shape[0], int) else nullcontext():
+        return lax.broadcast_in_dim(x, shape, broadcast_dimensions)
+
+
+CONVERTED = {
+    **OURS, "broadcast_in_dim": _broadcast, "concatenate": _concatenate, "pad": _pad,
+    "select_n": _select,
+}  # fmt: skip
 
 
 def _distinct(inputs: Sequence[Any], outputs: Sequence[Any]) -> list[Any]:
