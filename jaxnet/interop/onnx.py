@@ -22,7 +22,7 @@ from jaxnet.core import Layer, Params, State
 from jaxnet.interop.export import open_spec, variable_batch
 from jaxnet.interop.lax import OURS, evaluate
 from jaxnet.nets import check_net
-from jaxnet.services.checks import at_least, check_input
+from jaxnet.services.checks import at_least, check_input, is_traced
 from jaxnet.services.extras import extra
 from jaxnet.services.files import file_path, replace_file
 from jaxnet.services.trees import PyTree, flat, path_name
@@ -173,8 +173,7 @@ def _now(*operands: Any) -> AbstractContextManager[Any]:
     In a model of an open batch size, jax2onnx 0.17 gives the sum of x and a bias that the model
     concatenates a wrong size.
     """
-    of_x = any(isinstance(operand, jax.core.Tracer) for operand in operands)
-    return nullcontext() if of_x else jax.ensure_compile_time_eval()
+    return nullcontext() if is_traced(operands) else jax.ensure_compile_time_eval()
 
 
 def _concatenate(*parts: jax.Array, dimension: int) -> jax.Array:

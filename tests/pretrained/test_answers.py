@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxnet.interop import load
+from jaxnet.pretrained import load
 
 PROMPT = np.array([[504, 3575, 282, 4649, 314]])  # "The capital of France is"
 

@@ -38,10 +38,10 @@
 #define free_vectors free
 #endif
 
-static int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
-static int64_t round_up(int64_t a, int64_t b) { return divide_up(a, b) * b; }
+static inline int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
+static inline int64_t round_up(int64_t a, int64_t b) { return divide_up(a, b) * b; }
 
-static void *zeros(int64_t n, int64_t size) {
+static inline void *zeros(int64_t n, int64_t size) {
   size_t bytes;
   if (__builtin_mul_overflow((size_t)n, (size_t)size, &bytes) || bytes > PTRDIFF_MAX) return NULL;
   return calloc(bytes + 64, 1);
