@@ -62,8 +62,8 @@ def test_the_logits_are_torchvisions(name):
 def test_a_changed_weight_is_seen(monkeypatch):
     taken = torchvision_logits.from_torch
 
-    def wrong(net, weights, x):
-        params, state = taken(net, weights, x)
+    def wrong(*args, **options):
+        params, state = taken(*args, **options)
         params["conv_0"]["kernel"] = params["conv_0"]["kernel"][::-1]  # a window upside down
         return params, state
 
