@@ -20,7 +20,7 @@ import numpy as np
 
 import jaxnet as jn
 from jaxnet.detection import boxes as jb
-from jaxnet.ops.attention import dot_product_attention, in_window, rotate_pairs
+from jaxnet.ops.attention import Scoring, dot_product_attention, in_window, rotate_pairs
 
 
 class Unsaid(Exception):
@@ -349,9 +349,10 @@ def attention(a, q, k, v, mask=None, past_k=None, past_v=None, valid=None):
             bias = jnp.where(mask != -np.inf, mask, 0)
     mode = a.get("qk_matmul_output_mode")
     softcap = a.get("softcap", 0.0) or None
-    y, weights = jax.jit(
-        partial(dot_product_attention, bias=bias, scale=a.get("scale"), softcap=softcap)
-    )(*(jnp.swapaxes(x, 1, 2) for x in (q, k, v)), jnp.asarray(seen))
+    scoring = Scoring(bias=bias, scale=a.get("scale"), softcap=softcap)
+    y, weights = jax.jit(partial(dot_product_attention, scoring=scoring))(
+        *(jnp.swapaxes(x, 1, 2) for x in (q, k, v)), jnp.asarray(seen)
+    )
     y = y.reshape(*y.shape[:2], -1) if flat else jnp.swapaxes(y, 1, 2)
     return [y, k, v, weights if mode == 3 else None]
 
