@@ -17,7 +17,7 @@
  *                                                                  the transpose of its _push
  *     jaxnet_moments          norm.h, mean and variance of         _moments of normalization.py,
  *                             features, or sums of a gradient      the transpose of its _push_batch
- *     jaxnet_max_pool         pool.h, values or the gradient       _highest of pool.py in layers,
+ *     jaxnet_max_pool         pool.h, values or the gradient       _highest of pooling.py,
  *                                                                  the transpose of its _push */
 
 #include "attention.h"

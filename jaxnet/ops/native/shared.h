@@ -48,7 +48,7 @@ static inline void *zeros(int64_t n, int64_t size) {
 }
 
 /* Makes arrays of these many floats, aligned for vectors; the first one is to be freed. */
-static int allocate(int64_t count, const int64_t *floats, float **arrays) {
+static inline int allocate(int64_t count, const int64_t *floats, float **arrays) {
   int64_t total = 0;
   for (int64_t i = 0; i < count; i++) total += round_up(floats[i], 16);
   arrays[0] = new_vectors(total * 4);
