@@ -8,6 +8,7 @@ one of them fails if it has no mark: no comparison can be missing from `--compar
 """
 
 import dis
+import importlib
 import inspect
 import platform
 import re
@@ -60,13 +61,25 @@ def pytest_ignore_collect(collection_path, config):
 # Which libraries a test compares with.
 
 
-def asked(code: types.CodeType) -> set[str]:
-    """The libraries that one piece of code asks for: imports, and names given to importorskip."""
-    steps = dis.get_instructions(code)
+def asked(pieces: list[types.CodeType]) -> set[str]:
+    """The libraries that a function asks for: imports, and names given to importorskip."""
+    steps = [step for code in pieces for step in dis.get_instructions(code)]
     found = {step.argval.partition(".")[0] for step in steps if step.opname == "IMPORT_NAME"}
-    if ASK & {*code.co_names}:
-        found |= {name for text in texts(code.co_consts) for name in WORD.findall(text)}
+    names = {name for code in pieces for name in code.co_names}
+    if ASK & names:
+        words = [text for code in pieces for text in texts(code.co_consts)]
+        found |= {name for text in words for name in WORD.findall(text)}
     return found & LIBRARIES
+
+
+def imported_inside(pieces: list[types.CodeType]):
+    """What a function imports for itself from a file of ours."""
+    module = ""
+    for step in (step for code in pieces for step in dis.get_instructions(code)):
+        if step.opname == "IMPORT_NAME":
+            module = step.argval
+        elif step.opname == "IMPORT_FROM" and is_ours(module):
+            yield getattr(importlib.import_module(module), step.argval, None)
 
 
 def texts(value):
@@ -95,7 +108,7 @@ def called(value, home: str) -> list[types.FunctionType]:
     return [one for one in found if inspect.isfunction(one) and is_ours(one.__module__, home)]
 
 
-def is_ours(module: str, home: str) -> bool:
+def is_ours(module: str, home: str = "") -> bool:
     return module == home or module.partition(".")[0] in FOLDERS
 
 
@@ -109,14 +122,15 @@ def reached(function) -> tuple[frozenset[str], bool]:
         if one in seen:
             continue
         seen.add(one)
-        for code in codes(one.__code__):
-            found |= asked(code)
-            names.update(code.co_names)
-            for value in (one.__globals__.get(name) for name in code.co_names):
-                if isinstance(value, types.ModuleType):
-                    found.add(value.__name__.partition(".")[0])
-                else:
-                    waiting += called(value, home)
+        pieces = list(codes(one.__code__))
+        found |= asked(pieces)
+        used = {name for code in pieces for name in code.co_names}
+        names |= used
+        for value in [*imported_inside(pieces), *map(one.__globals__.get, used)]:
+            if isinstance(value, types.ModuleType):
+                found.add(value.__name__.partition(".")[0])
+            else:
+                waiting += called(value, home)
     return frozenset(found & LIBRARIES), bool(ASK & names)
 
 

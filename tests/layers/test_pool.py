@@ -83,9 +83,11 @@ POOLS = ["max", "mean", "uncounted", "l2"]
 FORMS = {"tiled": (2, 2, 0), "overlap": (3, 2, 1)}
 CASES = [
     pytest.param(form, kind, axes, id=f"{name}-{kind}-{axes}")
-    for name, form in FORMS.items() for kind in POOLS for axes in (1, 2, 3)
+    for name, form in FORMS.items()
+    for kind in POOLS
+    for axes in (1, 2, 3)
     if kind != "l2" or (name == "tiled" and axes < 3)  # PyTorch's lp_pool has no padding
-]  # fmt: skip
+]
 
 
 @pytest.mark.fast_cases(*(f"tiled-{kind}-1" for kind in POOLS))

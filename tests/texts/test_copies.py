@@ -1,4 +1,7 @@
-"""What the repository contains we wrote: no file bears another's notice or repeats a package."""
+"""What the repository contains we wrote: no file bears another's notice or repeats a package.
+
+Packages that are not everywhere, such as torch and transformers, are looked at with `--compared`.
+"""
 
 import importlib.metadata
 import itertools
