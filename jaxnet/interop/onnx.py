@@ -125,7 +125,7 @@ def to_onnx(
     fits = batch is None or {a.shape[0] for a in given if a.shape} <= {batch}
     if is_data and fits:
         given = [np.asarray(a, leaf.dtype) for a, leaf in zip(given, leaves, strict=True)]
-        _compare(session, inputs, given, jax.tree.leaves(jax.jit(run)(*given)))
+        compare(session, inputs, given, jax.tree.leaves(jax.jit(run)(*given)))
     if path is not None:
         replace_file("to_onnx", path, model.SerializeToString())
     return model
@@ -140,7 +140,7 @@ def _wide(path: Any, leaf: Any) -> Any:
     return leaf.astype(jnp.float32) if path_name(path).endswith("/scale16") else leaf
 
 
-def _pad(x: jax.Array, value: jax.Array, *, padding_config: Any) -> jax.Array:
+def pad(x: jax.Array, value: jax.Array, *, padding_config: Any) -> jax.Array:
     """Replace `lax.pad` by concatenation: jax2onnx 0.17 cannot pad an array of a variable size."""
     inner = [(0, 0, between) for _, _, between in padding_config]
     if any(between for _, _, between in padding_config):
@@ -160,7 +160,7 @@ def _filled(x: jax.Array, axis: int, size: int, value: jax.Array) -> jax.Array:
     return lax.broadcast(value, (*x.shape[:axis], size, *x.shape[axis + 1 :]))
 
 
-def _select(which: jax.Array, *cases: jax.Array) -> jax.Array:
+def select(which: jax.Array, *cases: jax.Array) -> jax.Array:
     """Replace `lax.select_n`, since onnxruntime cannot select booleans."""
     if cases[0].dtype != jnp.bool_ or which.dtype != jnp.bool_:
         return lax.select_n(which, *cases)
@@ -188,8 +188,8 @@ def _broadcast(x: Any, *, shape: Any, broadcast_dimensions: Any, **_: Any) -> ja
 
 
 CONVERTED = {
-    **OURS, "broadcast_in_dim": _broadcast, "concatenate": _concatenate, "pad": _pad,
-    "select_n": _select,
+    **OURS, "broadcast_in_dim": _broadcast, "concatenate": _concatenate, "pad": pad,
+    "select_n": select,
 }  # fmt: skip
 
 
@@ -216,7 +216,7 @@ def _check_float32(tree: PyTree) -> None:
             )
 
 
-def _compare(session: Any, names: list[str], given: list[np.ndarray], expected: list) -> None:
+def compare(session: Any, names: list[str], given: list[np.ndarray], expected: list) -> None:
     """Raise unless the model computes what the net does."""
     found = session.run(None, dict(zip(names, given, strict=True)))
     outputs = zip(session.get_outputs(), found, map(np.asarray, expected), strict=True)

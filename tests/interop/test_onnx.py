@@ -14,7 +14,7 @@ import pytest
 from jax import lax
 
 import jaxnet as jn
-from jaxnet.interop.onnx import _compare, _pad, _select, to_onnx
+from jaxnet.interop.onnx import compare, pad, select, to_onnx
 from jaxnet.services.jax_versions import enable_x64
 from tests import helpers
 from tests.catalogue import ROWS, fill
@@ -38,7 +38,7 @@ drawn = partial(helpers.drawn, scale=0.05)
 )
 def test_pad_is_that_of_lax(edges):
     x, value = jnp.arange(12.0).reshape(3, 4), jnp.float32(-7)
-    found = _pad(x, value, padding_config=edges)
+    found = pad(x, value, padding_config=edges)
     np.testing.assert_array_equal(found, lax.pad(x, value, edges))
 
 
@@ -46,7 +46,7 @@ def test_pad_is_that_of_lax(edges):
 def test_select_is_that_of_lax(dtype):
     which, a, b = np.array(list(itertools.product([0, 1], repeat=3))).T
     given = jnp.asarray(which, bool), jnp.asarray(a, dtype), jnp.asarray(b, dtype)
-    np.testing.assert_array_equal(_select(*given), np.where(which, b, a))
+    np.testing.assert_array_equal(select(*given), np.where(which, b, a))
 
 
 PARAMS = {"kernel": jnp.ones((5, 3)), "bias": jnp.ones(3)}
@@ -295,7 +295,7 @@ def test_booleans_and_infinities_may_be_equal():
 
     mask = np.array([True, False])
     low = np.array([-np.inf, 1.0], np.float32)
-    _compare(Session(mask, low), [], [], [mask, low])
+    compare(Session(mask, low), [], [], [mask, low])
     for other in (~mask, low):
         with pytest.raises(ValueError, match="the net differ in y"):
-            _compare(Session(other), [], [], [mask if other.dtype == bool else -low])
+            compare(Session(other), [], [], [mask if other.dtype == bool else -low])
