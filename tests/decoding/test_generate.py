@@ -290,7 +290,7 @@ def test_a_net_with_few_positions_is_used_to_its_end(x64):
     for prompt, row in zip(PROMPTS, made.tokens, strict=True):
         found = one_by_one(net, params, {}, prompt, 7, lambda t, z, ids: z.argmax())
         assert row[:7].tolist() == found[0]
-    with pytest.raises(ValueError, match="has 12 positions, got 13 steps"):
+    with pytest.raises(ValueError, match="has 12 positions, got a sequence of length 13"):
         generate(net, params, PROMPTS, length=9, temperature=0)
 
 

@@ -96,7 +96,7 @@ def test_randomness_and_reported_values():
 
 @pytest.mark.slow
 def test_a_run_resumes_to_the_bit(tmp_path):
-    data = np.asarray(jax.random.normal(KEY, (24, 3))), np.ones((24, 3), np.float32)
+    data = np.asarray(jax.random.normal(jax.random.key(1), (24, 3))), np.ones((24, 3), np.float32)
     trainer = jn.trainer(jn.compose(values), optax.adam(0.1))
 
     def last(start, epochs, **options):
