@@ -9,7 +9,6 @@ import importlib as _importlib
 import types as _types
 import typing as _typing
 
-from jaxnet import distributed as distributed
 from jaxnet import initializers as initializers
 from jaxnet import layers as layers
 from jaxnet import ops as ops
@@ -94,6 +93,7 @@ if _typing.TYPE_CHECKING:
     from jaxnet import data as data
     from jaxnet import decoding as decoding
     from jaxnet import detection as detection
+    from jaxnet import distributed as distributed
     from jaxnet import inspect as inspect
     from jaxnet import interop as interop
     from jaxnet import losses as losses
@@ -110,10 +110,10 @@ if _typing.TYPE_CHECKING:
     __version__: str
 
 # Loaded with the library, and on first use, so that the import stays quick.
-_ROOMS = ("distributed", "initializers", "layers", "ops", "training", "transforms", "typing")
+_ROOMS = ("initializers", "layers", "ops", "training", "transforms", "typing")
 _LATER = (
-    "data", "decoding", "detection", "inspect", "interop", "losses", "metrics", "models",
-    "penalties", "pretrained", "profile", "tools", "unsupervised", "viz",
+    "data", "decoding", "detection", "distributed", "inspect", "interop", "losses", "metrics",
+    "models", "penalties", "pretrained", "profile", "tools", "unsupervised", "viz",
 )  # fmt: skip
 
 if not _typing.TYPE_CHECKING:  # otherwise a type checker would accept every name

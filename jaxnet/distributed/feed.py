@@ -11,9 +11,9 @@ from typing import Any
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
-from jaxnet.distributed.peers import WAITS, agree, events, heard, shapes, told
 from jaxnet.distributed.rules import put_silently
 from jaxnet.services.checks import at_least
+from jaxnet.services.peers import WAITS, agree, events, heard, shapes, told
 from jaxnet.services.trees import PyTree
 
 

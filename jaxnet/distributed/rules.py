@@ -20,9 +20,9 @@ import jax
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from jaxnet.distributed.peers import agree, shapes
 from jaxnet.services.checks import check_type
 from jaxnet.services.paths import first_fits, fits
+from jaxnet.services.peers import agree, shapes
 from jaxnet.services.trees import PyTree, describe, flat, path_name
 
 Rules = P | Mapping[str, P] | Callable[[str, tuple[int, ...]], P]

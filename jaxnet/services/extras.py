@@ -6,7 +6,6 @@ import json
 from contextlib import suppress
 from typing import Any
 from urllib.parse import urlparse
-from urllib.request import url2pathname
 
 
 def version() -> str:
@@ -65,6 +64,8 @@ def command(extras: str) -> str:
         here = importlib.metadata.distribution("jaxnet-toolkit")
         noted = json.loads(here.read_text("direct_url.json") or "{}")
         if noted.get("dir_info", {}).get("editable"):
+            from urllib.request import url2pathname  # takes milliseconds, which no import needs
+
             folder = url2pathname(urlparse(noted["url"]).path)
             return f'Install it with pip install -e "{folder}[{extras}]"'
         lines = here.metadata.get_all("Project-URL") or []

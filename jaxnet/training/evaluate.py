@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnet.core import Layer, Params, State, as_layer
-from jaxnet.distributed import peers
+from jaxnet.services import peers
 from jaxnet.services.checks import as_dict, at_least, check_type
 from jaxnet.services.checks.keywords import explain_keywords
 from jaxnet.services.trees import PyTree, is_float, memo_of

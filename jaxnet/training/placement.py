@@ -15,7 +15,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from jaxnet.distributed import peers
+from jaxnet.services import peers
 from jaxnet.services.jax_versions import EXPLICIT_MESHES
 from jaxnet.services.meshes import on_auto_axes
 from jaxnet.services.trees import PyTree, path_name
