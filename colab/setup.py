@@ -103,8 +103,8 @@ def write(path: Path, extras: list[str]) -> None:
 def replace_address(old: str, new: str) -> None:
     """Replace the address in all files of the repository, and in the links to Colab."""
     listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=True)
-    short = [f"colab.research.google.com/github/{a.removeprefix('https://github.com/')}/"
-             for a in (old, new)]  # fmt: skip
+    links = "colab.research.google.com/github/"
+    short = [f"{links}{address.removeprefix('https://github.com/')}/" for address in (old, new)]
     for name in listed.stdout.decode().split("\0")[:-1]:
         try:
             text = (ROOT / name).read_text()

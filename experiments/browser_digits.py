@@ -302,13 +302,12 @@ def opened(page: Path) -> Iterator[Ask]:
     (read, asked), (answered, write) = os.pipe(), os.pipe()
     with TemporaryDirectory(ignore_cleanup_errors=True) as profile:
         # Without its sandbox Chromium also starts as root, as in containers. The page is ours.
-        started = subprocess.Popen(
-            ["bash", "-c", f'exec "$@" 3<&{read} 4>&{write}', "bash", browser, "--headless",
-             "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage",
-             "--remote-debugging-pipe",
-             f"--user-data-dir={profile}"],
-            pass_fds=(read, write), stderr=subprocess.DEVNULL,
-        )  # fmt: skip
+        command = [
+            "bash", "-c", f'exec "$@" 3<&{read} 4>&{write}', "bash", browser, "--headless",
+            "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage",
+            "--remote-debugging-pipe", f"--user-data-dir={profile}",
+        ]  # fmt: skip
+        started = subprocess.Popen(command, pass_fds=(read, write), stderr=subprocess.DEVNULL)
         os.close(read)
         os.close(write)
         numbers, session = count(), {}

@@ -23,7 +23,7 @@ def traced(run: Callable, *args: Any) -> str:
     return re.sub(r"0x[0-9a-f]+", "", str(jax.make_jaxpr(run)(*args)))
 
 
-def refused(cases: Iterable[tuple], error: type = ValueError) -> Callable:
+def refused(cases: Iterable[tuple], error: type | tuple[type, ...] = ValueError) -> Callable:
     """Makes a test of each case in which a function raises an error.
 
     A case has the arguments, the class of the error if it is not `error`, and the words of its
@@ -48,7 +48,7 @@ def refused(cases: Iterable[tuple], error: type = ValueError) -> Callable:
     return of
 
 
-def refuses(cases: Iterable[tuple], error: type = ValueError) -> Callable:
+def refuses(cases: Iterable[tuple], error: type | tuple[type, ...] = ValueError) -> Callable:
     """Makes a test of each call that raises; cases are those of `refused`, with a call in each."""
     return refused(cases, error)(lambda call: call())
 

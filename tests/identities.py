@@ -152,12 +152,12 @@ def an_affine_map_is_the_product_and_a_shift(elastic: Function) -> None:
     lean = shear[:, 1, 0].copy()
     shear[:, 1, 0] = 0
     close(shear, np.tile(np.eye(2), (200, 1, 1)), 2e-2)
-    of_20 = np.degrees(angle) / 20
-    of_15 = np.degrees(np.arctan(lean)) / 15
-    of_a_quarter = np.log(scale) / np.log(1.25)
-    for found in (of_20, of_15, of_a_quarter):
-        assert -1.02 < found.min() < -0.9
-        assert 0.9 < found.max() < 1.02
+    rotation = np.degrees(angle)
+    shearing = np.degrees(np.arctan(lean))
+    growth = np.log(scale)
+    for found, largest in ((rotation, 20), (shearing, 15), (growth, np.log(1.25))):
+        assert -1.02 < found.min() / largest < -0.9
+        assert 0.9 < found.max() / largest < 1.02
     rotations_are_of_both_signs(elastic)
     shears_move_along_rows(elastic)
     scales_are_log_uniform(elastic)

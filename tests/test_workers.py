@@ -40,9 +40,13 @@ def run(*options: str) -> subprocess.CompletedProcess:
     # Not as the worker that it may be itself, and without plugins, which take most of the time.
     environment = {key: value for key, value in os.environ.items() if "PYTEST" not in key}
     return subprocess.run(
-        [*command, *options], cwd=ROOT, capture_output=True, text=True, timeout=60,
+        [*command, *options],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
         env=environment | {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},
-    )  # fmt: skip
+    )
 
 
 @pytest.mark.slow

@@ -132,9 +132,13 @@ def start(kind: str, folder: Path, kill_after: int | None) -> Start:
     for index in range(processes):
         with open(folder / f"errors.{index}", "w") as errors:
             process = subprocess.Popen(
-                [*command, str(index)], env=environment, cwd=ROOT, text=True,
-                stdout=subprocess.PIPE, stderr=errors,
-            )  # fmt: skip
+                [*command, str(index)],
+                env=environment,
+                cwd=ROOT,
+                text=True,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+            )
         running.append(process)
     resumed, lines = None, 0
     for line in running[0].stdout or ():

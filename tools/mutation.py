@@ -57,11 +57,9 @@ OPERATORS = {
 
 # What only raises, draws, prints or describes. The rest of the library computes values.
 NO_ARITHMETIC = (
-    "viz/", "services/checks.py", "services/checks/keywords.py", "services/warn.py",
-    "services/progress.py", "training/memory.py",
-    "services/table.py", "services/extras.py", "services/table.py", "core/errors.py",
-    "transforms/observing.py", "transforms/trunk.py",
-    "data/builders/", "data/tfds.py",
+    "viz/", "services/checks/", "services/warn.py", "services/progress.py", "services/extras.py",
+    "services/table.py", "training/memory.py", "core/errors.py", "transforms/observing.py",
+    "transforms/trunk.py", "data/builders/", "data/tfds.py",
 )  # fmt: skip
 # `supports` chooses between two forms of one value.
 NO_ARITHMETIC_IN = ("__repr__", "__str__", "_repr_html_", "check", "_check", "supports")

@@ -133,9 +133,12 @@ def ctc_trainer(config: Config) -> Callable[[int, Utterances], Scores]:
 
     def train(seed: int, data: Utterances) -> Scores:
         batches = jn.data.bucketed(
-            (steps_of(data.features), [d + 1 for d in data.digits]), 32, bounds=BOUNDS,
-            drop_longer=True, seed=seed,
-        )  # fmt: skip
+            (steps_of(data.features), [d + 1 for d in data.digits]),
+            32,
+            bounds=BOUNDS,
+            drop_longer=True,
+            seed=seed,
+        )
         trained = trainer.init(jax.random.key(seed), next(iter(batches)))
         epochs = -(-config.updates // len(batches))
         for epoch in jn.fit(trainer, trained, batches, epochs=epochs):

@@ -88,9 +88,11 @@ def test_programs_run_in_a_process_without_jaxnet(tmp_path):
             np.savez(tmp_path / f"{name}_{n}.npz", **arrays)
     done = subprocess.run(  # -I: neither this folder nor PYTHONPATH is searched
         [sys.executable, "-I", "-c", ELSEWHERE, str(tmp_path), *NETS],
-        capture_output=True, text=True, cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
         env=os.environ | {"JAX_PLATFORMS": "cpu", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"},
-    )  # fmt: skip
+    )
     assert done.returncode == 0, done.stderr
     assert len(done.stdout.splitlines()) == 2 * (len(NETS) + 1)  # the block also gives the lengths
 

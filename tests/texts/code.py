@@ -106,7 +106,10 @@ def no_size_next_to_the_batch_is_left_to_reshape(text):
 
 @rule(library, at("jaxnet/core/new.py", "x = 1\n" * 40))
 def tests_mirror_the_library(text):
-    """A file of fewer than 40 lines of code may be tested with its neighbors, `checks` as one."""
+    """A file of fewer than 40 lines of code may be tested with its neighbors.
+
+    `test_checks.py` tests all of `services/checks`.
+    """
     nodes = [node for node in text.nodes if hasattr(node, "lineno")]
     lines = {n.lineno for n in nodes if not isinstance(n, ast.Expr | ast.Constant)}
     inside = text.path.relative_to(ROOT / "jaxnet")
@@ -119,8 +122,9 @@ def tests_mirror_the_library(text):
 # What is built with the library as a user builds; of `data`, the data sets. Inside the package,
 # these files check their arguments and open files by `services`, as every module does.
 DATASETS = "bccd camvid digits images photos scenes tfds available prepare".split()
-# Files of `pretrained` that read and write; each other one is a family, as a user could write it.
-NO_FAMILIES = "adapters families loading source words".split()
+# Modules of `pretrained` that read and write files. The others use public names alone, as a
+# user's code does.
+READ_OR_WRITE = "adapters families loading source words".split()
 # Modules that users import, or that hold constants beside a function of their name.
 PUBLIC = {
     "jaxnet.interop.onnx", "jaxnet.interop.torch", "jaxnet.interop.flax", "jaxnet.interop.export",
@@ -130,7 +134,7 @@ PUBLIC = {
 
 def wall() -> list[Text]:
     built = [t for t in library() if part(t) in ("models", "unsupervised", "detection", "viz")]
-    built += [t for t in library() if part(t) == "pretrained" and t.path.stem not in NO_FAMILIES]
+    built += [t for t in library() if part(t) == "pretrained" and t.path.stem not in READ_OR_WRITE]
     datasets = (f"jaxnet/data/{name}.py" for name in DATASETS)
     return [*built, *files(*datasets, "experiments/**/*.py")]
 

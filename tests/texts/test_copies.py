@@ -1,6 +1,6 @@
 """What the repository contains we wrote: no file bears another's notice or repeats a package.
 
-Packages that are not everywhere, such as torch and transformers, are looked at with `--compared`.
+`--compared` also checks packages that are not installed everywhere, such as torch.
 """
 
 import importlib.metadata
