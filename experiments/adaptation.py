@@ -252,21 +252,21 @@ def compare_methods(
         objective = classifier(net)
         counts[name] = trainable(net)
         for labels in config.labels:
-            found = finetune.sweep_few(
+            rate, runs = finetune.best_on_few(
                 objective,
                 optax.adam,
                 pool,
+                validation,
                 labels,
                 rates=RATES,
                 epochs=EPOCHS[labels],
                 seeds=config.all_seeds,
                 params=several,
             )
-            best, runs = finetune.best_runs(found, objective, validation)
             accuracies[name][labels] = np.array([accuracy(objective, run, test) for run in runs])
             print(
                 f"{name}, {labels} labels per class: {mean_std(accuracies[name][labels])}, rate "
-                f"{RATES[best]:g}",
+                f"{rate:g}",
                 flush=True,
             )
     head = ("what trains", "parameters", *(f"{n} per class" for n in config.labels))
@@ -276,7 +276,7 @@ def compare_methods(
 
 
 def methods_of(old: jn.Layer, whole: jn.Layer) -> dict[str, jn.Layer]:
-    """Return the net of each method: which of its params train."""
+    """Return the net of each method; they differ in which params train."""
     methods = {"head alone": with_head(old, frozen=True)}
     for rank in RANKS:
         adapted = jn.lora(whole, rank, where=TRUNK, trainable="head/*")

@@ -149,17 +149,17 @@ def run(config: Config) -> Results:
         )
         params = jax.tree.map(lambda *leaves: jnp.stack(leaves), *first)
         for labels in config.labels:
-            found = sweep_few(
+            rate, runs = best_on_few(
                 objective,
                 method.optimizer,
                 pool,
+                validation,
                 labels,
                 rates=RATES,
                 epochs=EPOCHS[labels],
                 seeds=config.all_seeds,
                 params=params,
             )
-            best, runs = best_runs(found, objective, validation)
             accuracies[name][labels] = np.array([accuracy(objective, run, test) for run in runs])
             moved[name] = {
                 part: max(
@@ -170,7 +170,7 @@ def run(config: Config) -> Results:
             }
             print(
                 f"{name}, {labels} labels per class: {mean_std(accuracies[name][labels])}, rate "
-                f"{RATES[best]:g}, c1 and f6 changed by up to {moved[name]['c1']:.2g} and "
+                f"{rate:g}, c1 and f6 changed by up to {moved[name]['c1']:.2g} and "
                 f"{moved[name]['f6']:.2g}",
                 flush=True,
             )
@@ -179,21 +179,26 @@ def run(config: Config) -> Results:
     return Results(before, accuracies, moved, pictures)
 
 
-def sweep_few(
+def best_on_few(
     objective: jn.Layer,
     optimizer: Callable[..., optax.GradientTransformation],
     pool: Pair,
+    validation: Pair,
     labels: int,
     *,
     rates: Sequence[float],
     epochs: int,
     seeds: Sequence[int],
     params: Any,
-) -> jn.training.Sweep:
-    """Train with each rate on a number of labels per class, which each seed draws anew."""
+) -> tuple[float, list[jn.TrainState]]:
+    """Train with each rate on a number of labels per class, which each seed draws anew.
+
+    Returns:
+      The rate that is best in validation, and its run of each seed.
+    """
     x, y = pool
     rows = np.stack([per_class(y, labels, seed) for seed in seeds])
-    return jn.sweep(
+    found = jn.sweep(
         objective,
         optimizer,
         (x[rows], y[rows]),
@@ -204,18 +209,10 @@ def sweep_few(
         params=params,
         own_data=True,
     )
-
-
-def best_runs(
-    found: jn.training.Sweep, objective: jn.Layer, validation: Pair
-) -> tuple[int, list[jn.TrainState]]:
-    """Return the position of the rate that is best in validation, and its run of each seed."""
-    means = []
-    for i in range(len(found.settings)):
-        runs = [found.member(i, s) for s in range(len(found.seeds))]
-        means.append(np.mean([accuracy(objective, run, validation) for run in runs]))
+    by_rate = [[found.member(i, s) for s in range(len(seeds))] for i in range(len(rates))]
+    means = [np.mean([accuracy(objective, run, validation) for run in runs]) for runs in by_rate]
     best = int(np.argmax(means))
-    return best, [found.member(best, s) for s in range(len(found.seeds))]
+    return rates[best], by_rate[best]
 
 
 def parts(params: Any) -> Any:

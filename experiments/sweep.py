@@ -154,7 +154,7 @@ def timed(ways: dict[str, Any]) -> tuple[dict[str, float], dict[str, np.ndarray]
 
 
 def largest_differences(losses: dict[str, np.ndarray], rates: int) -> np.ndarray:
-    """Return the largest difference from the losses of the first way, relative, by rate."""
+    """Return the largest relative difference from the losses of the first way, by rate."""
     first, *others = (values.reshape(rates, -1) for values in losses.values())
     return np.max([abs(other - first) / first for other in others], (0, 2))
 

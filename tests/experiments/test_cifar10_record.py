@@ -18,9 +18,8 @@ WIDTHS, BATCH, STEPS, WHITEN_STEPS = (6, 8, 10), 16, 20, 12
 
 PLACES = [(group, half) for group in (1, 2, 3) for half in (1, 2)]
 NAMES = {"0.weight": "whiten", "0.bias": "whiten_bias", "7.weight": "head"}
-for g, h in PLACES:
-    NAMES[f"{g + 1}.conv{h}.weight"] = f"conv_{g}_{h}"
-    NAMES[f"{g + 1}.norm{h}.bias"] = f"norm_{g}_{h}"
+NAMES |= {f"{g + 1}.conv{h}.weight": f"conv_{g}_{h}" for g, h in PLACES}
+NAMES |= {f"{g + 1}.norm{h}.bias": f"norm_{g}_{h}" for g, h in PLACES}
 
 
 def torch_net():
