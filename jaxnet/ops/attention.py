@@ -14,6 +14,7 @@ from jaxnet.ops.native.attention import one
 from jaxnet.ops.native.call import native_call
 from jaxnet.ops.native.keep import bernoulli
 from jaxnet.services.checks import check_range
+from jaxnet.services.trees import among, joined, without
 
 
 class Placed(NamedTuple):
@@ -44,15 +45,10 @@ class Placed(NamedTuple):
 
         def run(*given):
             *floats, queries, keys, fixed = given
-            remaining_floats = iter(floats)
-            remaining_fixed = iter(fixed)
-            read = [next(remaining_floats if moves else remaining_fixed) for moves in moving]
-            program = jaxpr_as_fun(closed.replace(consts=read))
+            program = jaxpr_as_fun(closed.replace(consts=joined(moving, floats, fixed)))
             return program(queries, keys)[0]
 
-        floats = [array for array, moves in zip(read, moving, strict=True) if moves]
-        fixed = [array for array, moves in zip(read, moving, strict=True) if not moves]
-        return Partial(run, *floats), fixed
+        return Partial(run, *among(moving, read)), without(moving, read)
 
 
 def _first_of(positions, size):
@@ -379,7 +375,8 @@ def _with_weights(scoring, q, k, v, mask, bias):
         finite = jnp.isfinite(k).all(-1) & jnp.isfinite(v).all(-1)  # (batch, places, groups)
         k = jnp.where(finite[..., None], k, 0)
         v = jnp.where(finite[..., None], v, 0)
-    scores = _products(q, k)
+    wide = jnp.promote_types(q.dtype, jnp.float32)
+    scores = _products(q, k, wide)
     if finite is not None:
         between = [1] * (scores.ndim - 3)
         of_groups = finite.mT.reshape(batch, groups, *between, places)
@@ -393,17 +390,15 @@ def _with_weights(scoring, q, k, v, mask, bias):
     weights = masked_softmax(scores, mask, sinks).astype(v.dtype)
     kept = _dropped(scoring, weights)
     kept = kept.reshape(batch, groups, heads // groups, time, places)
-    wide = jnp.promote_types(q.dtype, jnp.float32)
     y = _weighted(kept, v, wide)
     return y.reshape(batch, time, heads, v.shape[-1]), weights
 
 
-def _products(q, k):
-    """Return the products of q (batch, time, groups, heads / groups, size) and k, in float32.
+def _products(q, k, wide):
+    """Return the products of q (batch, time, groups, heads / groups, size) and k, in a wide dtype.
 
     They are (batch, groups, heads / groups, time, places), without the axis of time for one query.
     """
-    wide = jnp.promote_types(q.dtype, jnp.float32)
     if q.shape[1] == 1:
         # Sums read the keys as they are stored, and matrix products would copy them on CPU.
         query = q[:, 0, :, :, None].astype(wide)

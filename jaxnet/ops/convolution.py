@@ -222,9 +222,8 @@ def _around(shape, axis):
 
 def _lower_for_cpu(ctx, a, b, *, wanted, form):
     """Return the kernels in C if they run, else XLA's form."""
-    run = cpu
-    if on_one_device(ctx.module_context):
-        if native.supports(*ctx.avals_in, wanted=wanted, form=form):
-            run = native.convolution
+    alone = on_one_device(ctx.module_context)
+    in_c = alone and native.supports(*ctx.avals_in, wanted=wanted, form=form)
+    run = native.convolution if in_c else cpu
     lower: Any = mlir.lower_fun(run, multiple_results=False)
     return lower(ctx, a, b, wanted=wanted, form=form)

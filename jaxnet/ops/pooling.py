@@ -66,11 +66,6 @@ def window_sums(
     return _sums(x, _form(x, window, strides, padding, dilation))
 
 
-@partial(jax.custom_jvp, nondiff_argnums=(1,))
-def _sums(x, form):
-    return _slide(x, form.window, form.strides, form.dilation, form.padding, jnp.add, 0)
-
-
 def _form(x, window, strides, padding, dilation):
     """Return the windows over x as those of a convolution."""
     once = (1,) * len(window)
@@ -78,8 +73,13 @@ def _form(x, window, strides, padding, dilation):
 
 
 def _is_tiling(form):
-    """Return whether each entry is in one window."""
+    """Return whether the windows lie side by side, without gaps or overlaps."""
     return form.strides == form.window and max(form.dilation) == 1
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(1,))
+def _sums(x, form):
+    return _slide(x, form.window, form.strides, form.dilation, form.padding, jnp.add, 0)
 
 
 @_sums.defjvp
@@ -116,11 +116,6 @@ def _slide(x, window, strides, apart, pairs, combine, fill):
     return x
 
 
-def _maxima(form, x):
-    sizes = form.window, form.strides, form.dilation, form.padding
-    return _slide(x, *sizes, combine=_first_max, fill=_lowest(x.dtype))
-
-
 def _slide_along(x, axis, size, stride, apart, combine):
     """Combine the entries of each window along one axis."""
     reach = (size - 1) * apart
@@ -136,6 +131,11 @@ def _slide_along(x, axis, size, stride, apart, combine):
         last = taps[-1:] if len(taps) % 2 else []
         taps = [combine(a, b) for a, b in pairs] + last
     return taps[0]
+
+
+def _maxima(form, x):
+    sizes = form.window, form.strides, form.dilation, form.padding
+    return _slide(x, *sizes, combine=_first_max, fill=_lowest(x.dtype))
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(1,))

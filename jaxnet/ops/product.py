@@ -14,7 +14,7 @@ import numpy as np
 from jaxnet.ops.convolution import multiply
 from jaxnet.ops.native.conv import is_wide
 from jaxnet.ops.native.gemv import few_rows, is_few
-from jaxnet.ops.precision import wide
+from jaxnet.ops.precision import output_dtype, wide
 from jaxnet.services.checks import all_native, at_least, check_options, check_type
 from jaxnet.services.meshes import on_auto_axes
 from jaxnet.services.nodes import Stored
@@ -128,8 +128,8 @@ def plus(y: jax.Array, bias: jax.Array | None) -> jax.Array:
 def rows(table: jax.Array | Stored, ids: jax.Array) -> jax.Array:
     """Return the rows of a table (n, ...); NaN for ids out of range, including negative ids.
 
-    With a table as `m.kernel` returns it, only the rows become floats; so do the rows of a table of
-    integers, since no integer can say that an id is out of range.
+    If the table comes from `m.kernel`, only the rows that are read become floats. The rows of a
+    table of integers become floats too, because integers have no NaN.
 
     Returns:
       Array (*ids.shape, ...) of floats: of the table's dtype, or float32 for a table of integers.
@@ -152,7 +152,7 @@ def rows(table: jax.Array | Stored, ids: jax.Array) -> jax.Array:
     found = table.at[ids].get(mode="fill", fill_value=0)
     per_row = (1,) * (table.ndim - 1)
     in_range = (ids < beyond).reshape(ids.shape + per_row)
-    return jnp.where(in_range, found.astype(float), jnp.nan)
+    return jnp.where(in_range, found.astype(output_dtype(table)), jnp.nan)
 
 
 @jax.custom_jvp

@@ -156,13 +156,13 @@ def _rounds(how, step, start):
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
 def attend_around(how, q, k, v, bias, first, last, key):
-    """Return `ring_attention` of the parts of one device, along a named axis of devices.
+    """Return one device's part of `ring_attention`; the others are along a named axis of devices.
 
     Args:
-      how: Name of the axis, and how scores are made, without arrays.
+      how: Name of the axis, and the scoring without its arrays.
       q, k, v: Parts of queries, keys and values.
       bias: Function of positions, see `Placed.hoisted`, or None.
-      first, last: Ranges of places that each query sees, counted from the start of the whole time.
+      first, last: Ranges of places that each query sees, as positions in the whole sequence.
       key: Random key for dropout, or None.
 
     Example:

@@ -6,6 +6,8 @@ from typing import Any
 
 import jax
 
+from jaxnet.services.trees import among, joined, without
+
 
 def with_values(function: Callable, args: Any, apply: Callable) -> Any:
     """Return apply(function, args), where the function sees objects of NNX, and JAX their values.
@@ -29,7 +31,8 @@ def with_values(function: Callable, args: Any, apply: Callable) -> Any:
         return isinstance(leaf, kinds)
 
     leaves, structure = jax.tree.flatten(args, is_leaf=is_object)
-    objects = [leaf for leaf in leaves if is_object(leaf)]
+    are_objects = [is_object(leaf) for leaf in leaves]
+    objects = among(are_objects, leaves)
     if not objects:
         return apply(function, args)
     graph, values = nnx.split(objects)  # one graph, since objects may share others
@@ -37,15 +40,10 @@ def with_values(function: Callable, args: Any, apply: Callable) -> Any:
     def of_values(values_and_leaves: Any) -> tuple:
         values, others = values_and_leaves
         inside = nnx.merge(graph, values)
-        remaining_objects = iter(inside)
-        remaining_others = iter(others)
-        every = [
-            next(remaining_objects if is_object(leaf) else remaining_others) for leaf in leaves
-        ]
+        every = joined(are_objects, inside, others)
         result = function(jax.tree.unflatten(structure, every))
         return result, nnx.state(inside)
 
-    others = [leaf for leaf in leaves if not is_object(leaf)]
-    result, values = apply(of_values, (values, others))
+    result, values = apply(of_values, (values, without(are_objects, leaves)))
     nnx.update(objects, values)
     return result

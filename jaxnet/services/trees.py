@@ -306,3 +306,29 @@ def compiled_for(**options: Any) -> Callable:
         return run
 
     return decorate
+
+
+def among(chosen: Iterable[bool], leaves: Iterable[Any]) -> list[Any]:
+    """Return the leaves that are chosen.
+
+    Example:
+      >>> among([True, False, True], "abc"), without([True, False, True], "abc")
+      (['a', 'c'], ['b'])
+    """
+    return [leaf for leaf, is_chosen in zip(leaves, chosen, strict=True) if is_chosen]
+
+
+def without(chosen: Iterable[bool], leaves: Iterable[Any]) -> list[Any]:
+    """Return the leaves that are not chosen."""
+    return [leaf for leaf, is_chosen in zip(leaves, chosen, strict=True) if not is_chosen]
+
+
+def joined(chosen: Iterable[bool], some: Iterable[Any], others: Iterable[Any]) -> list[Any]:
+    """Return all leaves in their order from the chosen ones and the others.
+
+    Example:
+      >>> joined([True, False, True], "ac", "b")
+      ['a', 'b', 'c']
+    """
+    some, others = iter(some), iter(others)
+    return [next(some if is_chosen else others) for is_chosen in chosen]

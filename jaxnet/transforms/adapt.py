@@ -208,10 +208,7 @@ def _adapted(layer: Layer, options: Lora) -> Layer:
 
 def _draw(key: jax.Array, kernel: Any, axes: Axes, rank: int) -> tuple[Any, Any]:
     """Return the two factors of a kernel at the start: a drawn, b zeros."""
-    first, last = axes.copies, axes.copies + axes.inputs
-    copies = kernel.shape[:first]
-    inputs = kernel.shape[first:last]
-    outputs = kernel.shape[last:]
+    copies, inputs, outputs = axes.split(kernel.shape)
     # A table's rows are picked, not summed, so the variance does not depend on the number of rows.
     make = normal(1.0) if axes.table else lecun_normal()
 

@@ -170,8 +170,8 @@ def mapped(layer: Layer, axis: int = 1) -> Layer:
             raise ValueError(
                 f"mapped: every array must have axis {axis} of one size, got {describe(x)}"
             )
-        (size,) = sizes.pop()
-        return size
+        (length,) = sizes.pop()
+        return length
 
     def init(run, key, x):
         size(x)

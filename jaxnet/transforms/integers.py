@@ -377,8 +377,8 @@ def _in_blocks(x: jax.Array, kernel: Quantized, inputs: int, transposed: bool) -
 
 def _blocks(x: jax.Array, kernel: Quantized, axis: int) -> int:
     """Return the number of blocks."""
-    count = math.prod(x.shape[:-1])  # not a number in an export with open sizes
-    few = isinstance(count, int) and count <= 64
+    examples = math.prod(x.shape[:-1])  # not a number in an export with open sizes
+    few = isinstance(examples, int) and examples <= 64
     large = len(kernel.shape) == 2 and kernel.numbers.size >= 2**21
     # Unequal groups of scales would begin between the blocks.
     even = kernel.shape[axis] % kernel.scale.shape[axis] == 0

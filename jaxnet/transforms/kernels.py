@@ -1,7 +1,7 @@
 """Kernels by their paths, and their axes: copies, inputs and outputs in this order."""
 
 import difflib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
@@ -32,6 +32,11 @@ class Axes(NamedTuple):
     inputs: int
     table: bool = False
 
+    def split(self, sizes: Sequence[int]) -> tuple[Any, Any, Any]:
+        """Return the sizes of the copies, of the inputs and of the outputs."""
+        last = self.copies + self.inputs
+        return sizes[: self.copies], sizes[self.copies : last], sizes[last:]
+
 
 def matching(who: str, where: str, params: Params, what: str = "where") -> dict[str, Any]:
     """Return the arrays whose paths fit a pattern, by path.
@@ -60,8 +65,7 @@ def matching(who: str, where: str, params: Params, what: str = "where") -> dict[
             f"{', '.join(near) or 'none, the layer has no parameters'}"
         )
     flats = [f"{path} {leaf.shape}" for path, leaf in found.items() if len(leaf.shape) < 2]
-    must_be_kernels = what == "where"
-    if flats and must_be_kernels:
+    if flats and what == "where":  # what trains besides may have any shape
         raise ValueError(
             f"{who}: where={where!r} must fit kernels and tables only, which have inputs and "
             f"outputs; it fits {', '.join(flats[:5])} too"
@@ -152,8 +156,7 @@ def matrix_axes(net: Layer, params: Params, x: PyTree) -> PyTree:
         is_matrix = (multiplies or is_kernel(name)) and axes.inputs > 0
         if axes.table or not is_matrix:
             return None
-        first, last = axes.copies, axes.copies + axes.inputs
-        inputs, outputs = range(first, last), range(last, len(leaf.shape))
+        _, inputs, outputs = axes.split(range(len(leaf.shape)))
         return MuonDimensionNumbers(one_or_all(inputs), one_or_all(outputs))
 
     return jax.tree_util.tree_map_with_path(numbers, params)

@@ -207,14 +207,12 @@ def _norm(v: jax.Array, copies: int) -> jax.Array:
 
 def _drawn(key: jax.Array, kernel: jax.Array, axes: Axes) -> Params:
     """Return random vectors of length 1: u of the outputs, v of the inputs."""
-    first, last = axes.copies, axes.copies + axes.inputs
-    copies = kernel.shape[:first]
-    inputs = math.prod(kernel.shape[first:last])
-    outputs = math.prod(kernel.shape[last:])
+    copies, inputs, outputs = axes.split(kernel.shape)
     dtype = wide(kernel).dtype
     vectors = {}
-    for name, size in (("u", outputs), ("v", inputs)):
-        vector = jax.random.normal(child_key(key, name), (*copies, size), dtype)
+    for name, sizes in (("u", outputs), ("v", inputs)):
+        shape = (*copies, math.prod(sizes))
+        vector = jax.random.normal(child_key(key, name), shape, dtype)
         length = jnp.linalg.norm(vector, axis=-1, keepdims=True)
         vectors[name] = vector / length
     return vectors

@@ -119,8 +119,11 @@ def test_the_check_sees_what_jax_does_by_itself():
 @ON_CPU
 def test_a_training_step_passes_over_memory_few_times(convolutions_by_xla):
     """XLA computes cheap operations again for each use unless the forms here prevent it."""
-    block = jn.serial(jn.conv(16, 3), jn.batch_norm(), jax.nn.relu)
-    net = jn.serial(block, block, jn.max_pool(2), jn.conv(16, 3))
+
+    def block():
+        return jn.serial(jn.conv(16, 3), jn.batch_norm(), jax.nn.relu)
+
+    net = jn.serial(block(), block(), jn.max_pool(2), jn.conv(16, 3))
     x = jn.spec((64, 32, 32, 16))
     params, state = net.init(jax.random.key(0), x)
 

@@ -54,6 +54,10 @@ def test_rows_out_of_range_are_nan_whatever_the_table_holds(dtype):
     np.testing.assert_array_equal(found.astype(jnp.float32), wanted)
 
 
+def test_rows_of_integers_are_float32_in_double_precision_too(x64):
+    assert rows(jnp.arange(3), jnp.array([2, 7])).dtype == "float32"
+
+
 def test_rows_of_a_table_of_one_axis_are_numbers():
     found = rows(jnp.arange(3), jnp.array([2, 0, 3]))
     np.testing.assert_array_equal(found, [2, 0, np.nan])

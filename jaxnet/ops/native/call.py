@@ -15,7 +15,7 @@ from jax.interpreters import ad, batching, mlir, xla
 
 from jaxnet.ops.precision import lifted
 from jaxnet.ops.varying import varying
-from jaxnet.services.trees import PyTree
+from jaxnet.services.trees import PyTree, among, joined, without
 
 
 class Kernel(NamedTuple):
@@ -116,14 +116,14 @@ def _jvp(primals, tangents, *, jaxpr, kernel):
     moving = [type(tangent) is not ad.Zero for tangent in tangents]
 
     def run(*some):
-        return jaxpr_as_fun(jaxpr)(*_joined(moving, some, _without(moving, primals)))
+        return jaxpr_as_fun(jaxpr)(*joined(moving, some, without(moving, primals)))
 
-    return jax.jvp(run, _among(moving, primals), _among(moving, tangents))
+    return jax.jvp(run, among(moving, primals), among(moving, tangents))
 
 
 def _transpose(cotangents, *leaves, jaxpr, kernel):
     unknown = [ad.is_undefined_primal(leaf) for leaf in leaves]
-    known = _without(unknown, leaves)
+    known = without(unknown, leaves)
     cotangents = varying([ad.instantiate_zeros(ct) for ct in cotangents], known)
     fixed = len(leaves) - kernel.linear
     if kernel.transpose is not None and not any(unknown[:fixed]):
@@ -134,7 +134,7 @@ def _transpose(cotangents, *leaves, jaxpr, kernel):
         found = [None] * fixed + found
     else:
         found = _pull(jaxpr, unknown, jaxpr.in_avals, known, cotangents)
-        found = _joined(unknown, found, [None] * len(known))
+        found = joined(unknown, found, [None] * len(known))
     return [ct if asked else None for ct, asked in zip(found, unknown, strict=True)]
 
 
@@ -142,26 +142,10 @@ def _pull(jaxpr, unknown, avals, known, cotangents):
     """Return the cotangents of the unknown leaves."""
 
     def run(*some):
-        return jaxpr_as_fun(jaxpr)(*_joined(unknown, some, known))
+        return jaxpr_as_fun(jaxpr)(*joined(unknown, some, known))
 
-    at = _among(unknown, avals)
+    at = among(unknown, avals)
     return list(jax.linear_transpose(run, *at)(list(cotangents)))
-
-
-def _among(chosen, leaves):
-    """Return the leaves that are chosen."""
-    return [leaf for leaf, is_chosen in zip(leaves, chosen, strict=True) if is_chosen]
-
-
-def _without(chosen, leaves):
-    """Return the leaves that are not chosen."""
-    return [leaf for leaf, is_chosen in zip(leaves, chosen, strict=True) if not is_chosen]
-
-
-def _joined(chosen, some, others):
-    """Return all leaves in their order from the chosen ones and the others."""
-    some, others = iter(some), iter(others)
-    return [next(some if is_chosen else others) for is_chosen in chosen]
 
 
 def _batch(leaves, dims, *, jaxpr, kernel):

@@ -145,11 +145,11 @@ def _direct(a, b, wanted, form):
     numbers = [
         KINDS.index(wanted),
         form.groups,
-        *(*flat, *form.strides),
-        *(*flat, *form.dilation),
-        *([0] * axes + before),
-        *(*flat, *form.input_dilation),
-    ]
+        *flat, *form.strides,
+        *flat, *form.dilation,
+        *[0] * axes, *before,
+        *flat, *form.input_dilation,
+    ]  # fmt: skip
 
     def volume(shape, is_kernel):
         at = 1 if is_kernel else 2

@@ -185,7 +185,7 @@ static int multiply_bytes(FfiCall *f, const Gemv *g) {
 }
 #endif
 
-/* How the numbers of w are stored, or an error. */
+/* Reads how w stores its numbers; returns an error if w does not fit. */
 static FfiError *read_numbers(FfiCall *f, Gemv *s) {
   const FfiBuffer *w = f->operands.buffers[1];
   int64_t lines = s->transposed ? s->outputs : s->inputs;
@@ -204,7 +204,8 @@ static FfiError *read_numbers(FfiCall *f, Gemv *s) {
   return NULL;
 }
 
-/* The scales, and how many neighboring inputs share one, or an error. */
+/* Reads the scales and how many neighboring inputs share one; returns an error if they do not
+ * fit. */
 static FfiError *read_scales(FfiCall *f, Gemv *s) {
   s->group = MAX(s->inputs, 1);
   if (f->operands.count == 2) return NULL;
@@ -235,7 +236,8 @@ static FfiError *read_gemv(FfiCall *f, int transposed, Gemv *s) {
   return wrong ? wrong : read_scales(f, s);
 }
 
-/* Any number of rows, in the way that is fastest for the numbers of w; returns 0 without memory. */
+/* Multiplies any number of rows by the fastest kernel for the type of w; returns 0 if memory runs
+ * out. */
 static int multiply_any(FfiCall *f, const Kernels *kernels, Gemv s) {
   int alone = s.group >= s.inputs; /* one scale for all inputs */
   int64_t rows = s.rows;

@@ -182,7 +182,7 @@ static FfiError *read_lstm_back(FfiCall *f, Loop *l) {
   return NULL;
 }
 
-/* Packs the kernel and runs all rows; returns 0 without memory. */
+/* Packs the kernel and runs all rows; returns 0 if memory runs out. */
 static int run_loop(Loop given, FfiCall *f) {
   Loop *l = zeros(1, sizeof(Loop));
   if (!l) return 0;

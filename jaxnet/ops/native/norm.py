@@ -24,12 +24,10 @@ def form_of(shape: tuple[int, ...], axes: tuple[int, ...]) -> tuple[int, ...] | 
       ((8, 35, 4, 3), (8, 1, 1, 5), None)
     """
     over = {axis % len(shape) for axis in axes}
-    averaged, sizes = [], []
-    for is_averaged, part in itertools.groupby(range(len(shape)), lambda axis: axis in over):
-        averaged.append(is_averaged)
-        sizes.append(math.prod(shape[axis] for axis in part))
-    if not averaged or averaged[0]:
+    if not shape or 0 in over:  # the first axis is that of the examples
         return None
+    parts = itertools.groupby(range(len(shape)), lambda axis: axis in over)
+    sizes = [math.prod(shape[axis] for axis in part) for _, part in parts]
     match sizes:
         case examples, members:
             return examples, 1, 1, members

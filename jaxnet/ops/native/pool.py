@@ -45,11 +45,11 @@ def run(x, *given, form):
     flat = (1,) * axes  # a line is an image of one row
     before = [low for low, _ in form.padding]
     numbers = [
-        *(*flat, *form.window),
-        *(*flat, *form.strides),
-        *(*flat, *form.dilation),
-        *([0] * axes + before),
-    ]
+        *flat, *form.window,
+        *flat, *form.strides,
+        *flat, *form.dilation,
+        *[0] * axes, *before,
+    ]  # fmt: skip
     batch, *_, features = x.shape
     inputs = batch, *flat, *form.inputs, features
     outputs = batch, *flat, *form.outputs, features

@@ -111,9 +111,12 @@ def test_derivatives_and_vmap_are_those_of_jax():
     def loss(product):
         return lambda x, w: jnp.sin(product(x, w)).sum()
 
-    for derivative in (jax.grad, jax.hessian):
-        found = jax.jit(derivative(loss(few_rows), (0, 1)))(x, w)
-        expected = jax.jit(derivative(loss(jnp.matmul), (0, 1)))(x, w)
+    def compiled_hessian(f, at):
+        return jax.jit(jax.hessian(f, at))
+
+    for derivative in (jax.grad, compiled_hessian):
+        found = derivative(loss(few_rows), (0, 1))(x, w)
+        expected = derivative(loss(jnp.matmul), (0, 1))(x, w)
         near(found, expected, 1e-5, 0)
     stack = jax.vmap(few_rows, (0, None))(jnp.stack([x, 2 * x]), w)
     np.testing.assert_allclose(stack, jnp.stack([x @ w, 2 * x @ w]), rtol=1e-5)
