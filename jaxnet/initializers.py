@@ -17,7 +17,7 @@ import numpy as np
 
 from jaxnet.services import checks
 
-BLOCK = 2**14  # samples per block: large enough to be fast for VGG, small enough for a bias
+_BLOCK = 2**14  # samples per block: large enough to be fast for VGG, small enough for a bias
 
 # Standard deviation of a standard normal truncated at two standard deviations.
 _TRUNCATED_STD = 0.87962566103423978
@@ -35,10 +35,10 @@ class Initializer(Protocol):
 def _block(key: jax.Array, index, distribution: str, dtype: Any) -> jax.Array:
     key = jax.random.fold_in(key, index)
     if distribution == "truncated_normal":
-        return jax.random.truncated_normal(key, -2, 2, (BLOCK,), dtype) / _TRUNCATED_STD
+        return jax.random.truncated_normal(key, -2, 2, (_BLOCK,), dtype) / _TRUNCATED_STD
     if distribution == "normal":
-        return jax.random.normal(key, (BLOCK,), dtype)
-    return jax.random.uniform(key, (BLOCK,), dtype, -math.sqrt(3), math.sqrt(3))
+        return jax.random.normal(key, (_BLOCK,), dtype)
+    return jax.random.uniform(key, (_BLOCK,), dtype, -math.sqrt(3), math.sqrt(3))
 
 
 def _unit(key: jax.Array, shape: tuple[int, ...], dtype: Any, distribution: str) -> Any:
@@ -49,7 +49,7 @@ def _unit(key: jax.Array, shape: tuple[int, ...], dtype: Any, distribution: str)
     size = math.prod(shape)
     if size >= 2**40:
         raise ValueError(f"initializers: the shape {shape} has {size} entries, more than fit")
-    count = max(1, -(-size // BLOCK))
+    count = max(1, -(-size // _BLOCK))
     try:
         blocks = [np.asarray(_block(key, i, distribution, dtype)) for i in range(count)]
         samples = np.concatenate(blocks)

@@ -275,9 +275,10 @@ def from_nnx(
             module.eval()
         y = call(module, x, train)
         _, _, streams, state = _split(module)
-        drawn = any(streams[path].get_value() is not value for path, value in before.items())
-        if key is None and drawn:
-            raise ValueError(_needs_key(name))
+        if key is None:
+            drawn = any(streams[path].get_value() is not seed for path, seed in before.items())
+            if drawn:
+                raise ValueError(_needs_key(name))
         return y, _nested({path: state[path] for path in state_here})
 
     return as_layer(Layer(init, apply, name, kind="nnx"))

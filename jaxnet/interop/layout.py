@@ -25,7 +25,7 @@ import jax
 import numpy as np
 from jax.ad_checkpoint import checkpoint_name
 
-from jaxnet.services.jaxprs import jaxprs_among
+from jaxnet.services.jaxprs import is_literal, jaxprs_among
 from jaxnet.services.trees import PyTree
 
 SAME, LAST, FIRST, EITHER, LOST = "same", "last", "first", "either", "lost"
@@ -71,7 +71,7 @@ def follow(jaxpr: Any, layouts: Sequence[Layout], kinds: Sequence[str]) -> dict[
         known: dict[Any, Layout] = dict(zip(jaxpr.invars, given, strict=True))
 
         def read(variable):
-            return None if hasattr(variable, "val") else known.get(variable)
+            return None if is_literal(variable) else known.get(variable)
 
         for equation in jaxpr.eqns:
             operands = [(variable.aval.shape, read(variable)) for variable in equation.invars]

@@ -525,11 +525,12 @@ def _row_of(path: str, rows: list[_Row]) -> _Row:
 
 def raise_lines(head: str, wrong: list[str]) -> None:
     """Raise an error of several lines, if there are any."""
+    if not wrong:
+        return
     lines = [head, *wrong[:SHOWN]]
     if len(wrong) > SHOWN:
         lines.append(f"and {len(wrong) - SHOWN} more")
-    if wrong:
-        raise ValueError("\n  ".join(lines))
+    raise ValueError("\n  ".join(lines))
 
 
 def _patterns(leave: Any) -> list[str]:

@@ -13,7 +13,7 @@ from jaxnet.interop.weights import write_files
 from jaxnet.pretrained.config import complete, with_dtype
 from jaxnet.pretrained.families import FAMILIES
 from jaxnet.pretrained.integers import with_integers
-from jaxnet.pretrained.source import opened
+from jaxnet.pretrained.source import config_and_weights
 from jaxnet.services.checks import check_options
 from jaxnet.services.files import file_path
 
@@ -70,7 +70,7 @@ def load(
       >>> jn.decoding.generate(net, params, ids, length=2, temperature=0)  # doctest: +SKIP
     """
     check_options("load", integers=integers)
-    config, stored = opened("load", source)
+    config, stored = config_and_weights("load", source)
     found = complete("load", config, FAMILIES)
     family = FAMILIES[found.family]
     how = family.stored(found, stored)

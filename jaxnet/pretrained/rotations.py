@@ -286,10 +286,10 @@ def turned(x, positions, *, factor=1.0, limit=None, longer=None, **options):
         inside = (positions < limit)[..., None, None]
         return jnp.where(inside, y, jnp.nan)
     if positions.size > limit:
-        count = f"got {positions.size:,}"
-        if longer:
-            count += " with these options; jn.pretrained.load makes a net for longer ones"
-        raise ValueError(f"decoder: the model rotates up to {limit:,} positions, {count}")
+        advice = ". jn.pretrained.load makes a net for longer ones" if longer else ""
+        raise ValueError(
+            f"decoder: the model rotates up to {limit:,} positions, got {positions.size:,}{advice}"
+        )
     return y
 
 

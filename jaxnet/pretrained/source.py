@@ -25,7 +25,7 @@ def place_of(who: str, source: Any) -> Path:
     return path
 
 
-def opened(who: str, source: Any) -> tuple[Any, Mapping[str, Any]]:
+def config_and_weights(who: str, source: Any) -> tuple[Any, Mapping[str, Any]]:
     """Return the configuration of a model, or its place, and its weights by name."""
     path = place_of(who, source)
     if path.suffix == ".gguf":

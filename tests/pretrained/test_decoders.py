@@ -156,7 +156,7 @@ def test_the_length_of_the_stream_decides_how_longrope_turns(tmp_path):
     short = jn.models.decoder(**jn.pretrained.decoder_config(config))
     y, z = (one.apply(params, state, ids[:, :4])[0] for one in (short, net))
     np.testing.assert_allclose(y, z, 1e-4, 1e-5)
-    with pytest.raises(ValueError, match="up to 4 positions, got 6 with these options"):
+    with pytest.raises(ValueError, match="up to 4 positions, got 6. jn.pretrained.load"):
         short.apply(params, state, ids)
 
 

@@ -129,11 +129,11 @@ def check_dtype(who: str, dtype: Any) -> None:
     known = np.dtype(object)
     with suppress(TypeError):
         known = jax.dtypes.canonicalize_dtype(dtype, allow_extended_dtype=True)
-    if dtype is None or not has_numbers(known):
+    if dtype is None or not _has_numbers(known):
         raise TypeError(f"{who}: dtype must be one of JAX, such as jnp.float32, got {dtype!r:.60}")
 
 
-def has_numbers(dtype: Any) -> bool:
+def _has_numbers(dtype: Any) -> bool:
     """Return whether this dtype can hold the input of a layer: numbers, booleans or keys."""
     if any(jnp.issubdtype(dtype, kind) for kind in (np.bool_, jax.dtypes.extended)):
         return True
@@ -146,7 +146,7 @@ def abstract(x: PyTree, who: str) -> PyTree:
     """Return shapes and dtypes instead of data."""
 
     def leaf(value: Any) -> Any:
-        foreign = is_foreign(value) and type(value) not in (str, bytes)
+        foreign = _is_foreign(value) and type(value) not in (str, bytes)
         value = to_numpy(who, "the input", value) if foreign else value
         if not (hasattr(value, "shape") and hasattr(value, "dtype")):
             shape = isinstance(x, tuple | list) and all(isinstance(n, int) for n in x)
@@ -167,7 +167,7 @@ def abstract(x: PyTree, who: str) -> PyTree:
 
 def check_numbers(who: str, what: str, value: Any) -> None:
     """Raise unless an array or spec holds numbers, booleans or keys."""
-    if not has_numbers(value.dtype):
+    if not _has_numbers(value.dtype):
         write = _INSTEAD.get(getattr(value.dtype, "kind", ""), "write x.astype(np.float32)")
         raise TypeError(
             f"{who}: {what} must hold numbers that JAX has, got dtype {value.dtype}; {write}"
@@ -234,12 +234,12 @@ def native(who: str, what: str, value: Any) -> np.ndarray:
 
 def all_native(x: PyTree, who: str, what: str = "the input") -> PyTree:
     """Return the same tree with its arrays of other libraries converted by `native`."""
-    if not any(map(is_foreign, leaves_of(x))):
+    if not any(map(_is_foreign, leaves_of(x))):
         return x
     words = str | bytes if what == "the input" else ()  # `abstract` says more of them
 
     def leaf(a: Any) -> Any:
-        if is_foreign(a) and not isinstance(a, words):
+        if _is_foreign(a) and not isinstance(a, words):
             return native(who, what, a)
         return a
 
@@ -249,7 +249,7 @@ def all_native(x: PyTree, who: str, what: str = "the input") -> PyTree:
 _FOREIGN: dict[type, bool] = {}
 
 
-def is_foreign(leaf: Any) -> bool:
+def _is_foreign(leaf: Any) -> bool:
     """Return whether a leaf is an array that JAX has to convert, or neither array nor number."""
     known = _FOREIGN.get(type(leaf))
     if known is not None:
