@@ -433,5 +433,6 @@ def test_defaults_are_those_of_the_libraries(library, monkeypatch):
     assert table()[library] == [*found, share(y), deviation(kernel), begins]
 
 
+@pytest.mark.slow
 def test_the_table_names_all_that_is_measured():
     assert set(MEASURED) < set(table())

@@ -60,6 +60,7 @@ def test_bad_arguments_get_an_error_of_ours_or_a_right_value_2_000_times(calls):
     check(outcomes(hostile.cases(calls), 2_000))
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_bad_arguments_of_what_trains():
     check(outcomes(hostile.cases(hostile.runs()), 150))

@@ -92,6 +92,7 @@ print({name for name, count in traces.items() if count > 1} or "once")
 """
 
 
+@pytest.mark.slow
 def test_the_first_program_of_a_process_is_compiled_once():
     """A module that JAX loads while it traces may add an option, and JAX then compiles again."""
     run = subprocess.run([sys.executable, "-c", TWICE], capture_output=True, text=True, cwd=ROOT)

@@ -137,6 +137,7 @@ def numbers(net: Layer, train: bool) -> Any:
     return jax.jit(net.apply, static_argnames="train")(params, state, X, key=KEY, train=train)
 
 
+@pytest.mark.fast_cases("freeze", "remat", "scaled", "time_distributed")
 @pytest.mark.parametrize("name", TRANSFORMS)
 def test_a_transform_is_the_same_program_however_it_is_looked_at(name):
     check_looks(TRANSFORMS[name](base()))

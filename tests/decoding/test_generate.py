@@ -74,6 +74,7 @@ def one_by_one(net, params, state, prompt, length, choose):
     return ids[len(prompt) :], log_probs
 
 
+@pytest.mark.slow
 @pytest.mark.fast_cases("block")
 @pytest.mark.parametrize("make", NETS.values(), ids=NETS)
 def test_greedy_is_the_whole_net_again_and_again(x64, make):
@@ -221,6 +222,7 @@ def test_no_cache_is_copied_for_a_token(plain, monkeypatch, copies):
     assert memory.temp_size_in_bytes < (2 if copies == 1 else 3) * cache
 
 
+@pytest.mark.slow
 @pytest.mark.fast_cases("norm")
 @pytest.mark.parametrize("make", NETS.values(), ids=NETS)
 def test_greedy_with_a_draft_gives_the_same_tokens(x64, make):
@@ -309,6 +311,7 @@ def test_nan_raises(plain):
         list(iterate(net, broken, [[1]], length=3, temperature=0))
 
 
+@pytest.mark.fast_cases("-inf")
 @pytest.mark.parametrize("value", [np.nan, -np.inf])
 def test_a_broken_draft_is_not_believed(value):
     def even(tokens):
@@ -323,6 +326,7 @@ def test_a_broken_draft_is_not_believed(value):
     assert np.max(counts) < 140  # 100 each
 
 
+@pytest.mark.slow
 def test_ids_in_an_array_each_stop(plain):
     table = 9 * np.eye(10, dtype=np.float32)[(np.arange(10) + 1) % 10]  # counts
 
@@ -439,6 +443,7 @@ def rules(values, ids):
     return values.at[5].set(-jnp.inf).at[ids[-1]].add(jnp.where(ids[-1] < 0, 0, -jnp.inf))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("draft", [False, pytest.param(True, marks=pytest.mark.long)])
 def test_logits_are_changed_as_by_hand(plain, x64, draft):
     net, params, _ = draw()

@@ -80,6 +80,7 @@ def test_memory_of_each_device(on_devices):
     assert each < one / 4, (one, each)
 
 
+@pytest.mark.slow
 def test_context_parallel_is_the_layer_on_one_device():
     net = jn.multi_head_attention(2, causal=True, sinks=True)
     mesh = jax.make_mesh((1,), ("time",))

@@ -58,6 +58,7 @@ def test_an_error_of_the_loader_comes_where_its_batch_is_taken():
             next(fed)
 
 
+@pytest.mark.slow
 def test_the_thread_ends_with_its_iterator():
     fed = iter(jn.distributed.feed(batches(1000), MESH, P("data")))
     next(fed)

@@ -80,6 +80,7 @@ def test_equal_weights_give_equal_losses(name, workload, ours):
         assert disagreement(found, ours(workload), TOLERANCE, program.differs) == ""
 
 
+@pytest.mark.slow
 @pytest.mark.fast_cases("nnx-lenet")
 @pytest.mark.filterwarnings("ignore")  # of the peers
 @pytest.mark.parametrize("workload", ["lenet", "resnet"])

@@ -156,6 +156,7 @@ def test_forward_of_the_loss():
     assert str(found) == ("forward: net, loss: 0 NaN and 1 Inf in 1 numbers; the output is finite")
 
 
+@pytest.mark.slow
 def test_backward():
     last = jn.serial(jnp.sqrt, jnp.sin, name="b")
     layer = jn.serial(jn.dense(3, name="in"), jax.nn.relu, last, name="net")
@@ -233,6 +234,7 @@ def test_losses_that_are_no_number(loss):
         first_nonfinite(jn.serial(jnp.tanh), {}, {}, jnp.ones((2, 3)), loss=loss)
 
 
+@pytest.mark.slow
 @pytest.mark.fast_cases("quantized")
 @pytest.mark.parametrize("adapt", [
     lambda net: jn.lora(net, 2, where="*/kernel"), jn.quantized,

@@ -39,6 +39,7 @@ def test_integrated_gradients_of_a_power_are_exact():
     np.testing.assert_allclose(found, [[16 - 1, 0], [0, 0.5**4 - 16]], rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_occlusion_in_chunks(trained, monkeypatch):
     net, params, state = trained
     whole = occlusion(net, params, state, IMAGES, 4, size=2, strides=1)

@@ -87,6 +87,7 @@ def test_memory_that_is_held(optimizer, copies):
     assert fit.temporary < 3 * params
 
 
+@pytest.mark.slow
 def test_activations_grow_with_depth_and_less_with_remat():
     def deep(wrap, depth):
         layers = [
@@ -137,6 +138,7 @@ def test_an_objective():
     assert estimate.held >= 4 * (30 * 50 + 5 * 50 + 8 * 80)
 
 
+@pytest.mark.slow
 def test_a_loss_of_your_own_and_state():
     net = jn.serial(jn.dense(4), jn.batch_norm(), jn.dropout(0.5))
     assert memory(net, spec((8, 3)), 1e6, loss=lambda y: jnp.log(y).sum())

@@ -39,6 +39,7 @@ def healthy():
     return jn.serial(jn.dense(8, name="in"), jnp.tanh, jn.dense(3, name="out"), name="net")
 
 
+@pytest.mark.slow
 def test_healthy():
     trainer, train_state = patient(healthy(), steps=3)
     report = doctor(trainer, train_state, BATCH)
@@ -59,6 +60,7 @@ def test_healthy():
     assert len(traces) == 1
 
 
+@pytest.mark.slow
 def test_compiled_twice_and_once_more_for_another_batch():
     trainer, train_state = patient(healthy(), steps=1)
     short = BATCH[0][:3], BATCH[1][:3]
@@ -71,6 +73,7 @@ def test_compiled_twice_and_once_more_for_another_batch():
     ]
 
 
+@pytest.mark.slow
 def test_a_bias_before_batch_norm():
     """Its gradient is 0 but for rounding, which Adam would blow up."""
     net = jn.serial(jn.dense(8, name="in"), jn.batch_norm(), jnp.tanh, jn.dense(3), name="net")
@@ -141,6 +144,7 @@ def test_dead_units():
     assert report.findings == ["dead units, 0 on all examples: relu 3 of 8"]
 
 
+@pytest.mark.slow
 def test_blank_pixels_are_not_dead_units():
     def two(m, x):
         pixels = m(jn.flatten(), x)
@@ -154,6 +158,7 @@ def test_blank_pixels_are_not_dead_units():
     assert doctor(trainer, train_state, blank).dead == {"relu": (8, 8)}
 
 
+@pytest.mark.slow
 def test_units_that_live_on_another_batch():
     scale = jn.compose(lambda m, x: x * m.param("scale", jn.initializers.ones, (5,)))
     trainer, train_state = patient(jn.serial(scale, jax.nn.relu, jn.dense(3), name="net"))
@@ -262,6 +267,7 @@ def test_compilations_by_hand():
     ]
 
 
+@pytest.mark.slow
 def test_integers_have_no_gradient():
     adapted = jn.lora(jn.quantized(healthy(), 4), 2, where="*/kernel", trainable="*")
     report = doctor(*patient(adapted, optax.adam(1e-3), steps=2), BATCH)
@@ -270,6 +276,7 @@ def test_integers_have_no_gradient():
     assert set(report.entries) == {f"{layer}/{name}" for layer in ("in", "out") for name in names}
 
 
+@pytest.mark.slow
 def test_dead_units_of_an_adapted_net():
     net = jn.serial(jn.dense(4), jax.nn.relu, jn.dense(3, name="out"))
     trainer, train_state = patient(jn.lora(jn.quantized(net), 2, where="*/kernel"))

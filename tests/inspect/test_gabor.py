@@ -82,6 +82,7 @@ def test_the_search_starts_at_the_peak_of_the_spectrum():
     np.testing.assert_allclose(angle, turned, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_the_search_returns_the_error_of_what_it_found():
     images = np.float32([TRUE._replace(phase=0.3).draw(12, 11)[:, :, 0]])
     found, errors = search(images, starts_of(images).astype(np.float32))

@@ -62,6 +62,7 @@ def net():
     return jn.serial(jn.dense(7), jnp.tanh, jn.batch_norm(), jn.dense(3), name="net")
 
 
+@pytest.mark.fast_cases("train")
 @pytest.mark.parametrize("train", [False, True], ids=["eval", "train"])
 def test_entries(train):
     check = jn.inspect.check_gradients(net(), jn.spec((4, 5)), train=train)
@@ -240,6 +241,7 @@ def test_a_kink_is_more_than_a_thousandth_of_the_slope_plus_rounding():
     assert compare_one(1.03 * flat_bound, 0, 0.0).kinks == 1
 
 
+@pytest.mark.fast_cases("4")
 @pytest.mark.parametrize("bits", [8, 4])
 def test_integers_stay(bits):
     net = jn.lora(jn.quantized(jn.dense(6), bits), 2, where="kernel", trainable="*")

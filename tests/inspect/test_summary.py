@@ -174,6 +174,7 @@ def test_errors_of_the_layer_come_through():
         jn.summary(jn.dense(2), None)
 
 
+@pytest.mark.slow
 def test_columns_add_up_inside_copies():
     pair = jn.residual(jn.serial(jn.dense(5), jnp.tanh, name="body"), name="pair")
     block = jn.serial(jn.dense(5), jn.repeat(pair, 4), name="block")
@@ -222,6 +223,7 @@ def test_an_objective_of_your_own():
     assert [row.path for row in rows] == ["", "encoder", "decoder", "lambda"]
 
 
+@pytest.mark.slow
 def test_a_cast_net_with_a_repeat_has_the_operations_of_the_net():
     net = jn.serial(jn.dense(8), jn.repeat(jn.transformer_block(2), 3))
     narrow = jn.summary(jn.cast(net, jnp.bfloat16), jn.spec((2, 4, 5)))

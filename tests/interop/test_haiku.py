@@ -23,6 +23,7 @@ def hk():
     return pytest.importorskip("haiku")
 
 
+@pytest.mark.slow
 def test_a_net_without_state(hk):
     theirs = hk.transform(lambda x: hk.nets.MLP([5, 2])(x))
     params = theirs.init(KEY, X)
@@ -63,6 +64,7 @@ def test_several_inputs(hk):
     np.testing.assert_allclose(net.apply(params, {}, (X, X[:, :2]))[0], expected, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_it_trains_inside_a_net(hk):
     net = jn.serial(from_haiku(hk.transform(lambda x: hk.Linear(8)(x))), jax.nn.relu, jn.dense(1))
     trainer = jn.trainer(jn.supervised(net, optax.l2_loss), optax.adam(0.05))

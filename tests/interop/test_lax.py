@@ -28,6 +28,7 @@ def primitives(net, params, state, x):
     return {equation.primitive.name for equation in equations(jaxpr.jaxpr)}
 
 
+@pytest.mark.fast_cases("conv_transpose", "conv_transpose-padded", "conv-strided")
 @pytest.mark.parametrize("row", cases(CONVOLUTIONS))
 def test_values_and_gradients_are_those_of_the_net(row, x64):
     x = fill(row, jnp.float64)

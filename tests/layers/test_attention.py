@@ -379,6 +379,7 @@ def in_blocks(monkeypatch):
     return lambda on: monkeypatch.setattr(blockwise, "FEW_SCORES", 4 if on else 2**40)
 
 
+@pytest.mark.slow
 @pytest.mark.fast_cases("relative-causal")
 @pytest.mark.parametrize(
     "options",
@@ -415,6 +416,7 @@ def test_a_bias_by_positions_is_a_mask_of_its_numbers(bias, options, in_blocks):
         close(slopes(given, layer), wanted, 1e-3)
 
 
+@pytest.mark.slow
 def test_a_bias_that_reads_integers_of_the_program(in_blocks):
     """Such as ids of tokens, which have no derivative and are traced in a compiled gradient."""
 
@@ -454,6 +456,7 @@ def test_a_bias_by_positions_in_a_stream(window, in_blocks):
         np.testing.assert_allclose(jnp.concatenate(outputs, 1), wanted, 1e-4, 1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [

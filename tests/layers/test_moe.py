@@ -72,6 +72,7 @@ def test_values_and_gradients_are_those_of_the_dense_mixture(x64, n, k, shape, s
     close(ours, both(lambda params, x: dense_mixture(params, x, k)), 1e-9, 1e-12)
 
 
+@pytest.mark.slow
 def test_probabilities_that_are_not_renormalized():
     net = jn.moe(GATED, 5, 2, renormalize=False)
     params, state, x = drawn(net)
@@ -128,6 +129,7 @@ def test_reported_values_and_padding():
     np.testing.assert_array_equal(same, y)
 
 
+@pytest.mark.slow
 def test_padding_may_be_nan():
     net = jn.moe(jn.dense(3), 2, 1)
     x = jnp.ones((2, 3, 3))
@@ -138,6 +140,7 @@ def test_padding_may_be_nan():
     assert all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves((value, slope)))
 
 
+@pytest.mark.slow
 def test_padding_takes_no_room():
     net = jn.moe(GATED, 2, 1, capacity=1.0)
     params, state, x = drawn(net, (1, 8, 4), skewed=9.0)
@@ -152,6 +155,7 @@ def flops(net, rows=512, **mode):
     return jax.jit(partial(net.apply, **mode)).lower(*args).cost_analysis()["flops"]
 
 
+@pytest.mark.slow
 def test_only_the_chosen_experts_are_computed():
     wide = jn.models.mlp([256, 32])
     one = flops(wide)
@@ -160,6 +164,7 @@ def test_only_the_chosen_experts_are_computed():
     assert flops(jn.moe(wide, 32, 1, capacity=1.0), train=True) < 1.5 * one
 
 
+@pytest.mark.slow
 def test_many_tokens_take_a_fifth_more_rows_than_there_are():
     mlp = jn.models.mlp([64, 32])
     assert flops(jn.moe(mlp, 4, 2), 4096) < 1.22 * flops(mlp, 2 * 4096)
@@ -178,6 +183,7 @@ def test_below_cast_and_repeat():
     np.testing.assert_allclose(y, x, rtol=0.05, atol=0.05)
 
 
+@pytest.mark.slow
 def test_experts_draw_their_own_numbers():
     net = jn.moe(jn.serial(jn.dropout(0.5), jn.dense(4)), 3, 1, capacity=3.0)
     params, state, x = drawn(net)

@@ -139,6 +139,7 @@ def test_a_batch_of_one_has_no_variance():
     apply(jn.batch_norm(use_running_average=True), 1, 3)
 
 
+@pytest.mark.slow
 def test_fit_pads_the_last_example_with_others():
     """Nine examples in batches of four: no batch of one, and statistics of several rows."""
     x = np.random.default_rng(0).normal(size=(9, 2)).astype(np.float32)

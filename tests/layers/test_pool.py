@@ -118,6 +118,7 @@ def test_pools_are_those_of_pytorch(x64, form, kind, axes, torch):
     close(found, (last(y.detach()), last(x.grad)), 1e-10)
 
 
+@pytest.mark.slow
 @pytest.mark.fast_cases("16")
 @pytest.mark.parametrize("features", [2, 16])  # in JAX, in C
 def test_second_derivatives_and_vmap(features):

@@ -293,6 +293,7 @@ def test_long_padding_after_a_layer_that_blows_up(x64):
     assert gradient["kernel"] == 9 * 1 + 1
 
 
+@pytest.mark.slow
 def test_a_fresh_layer_keeps_variance():
     layer = jn.rnn(200, activation=lambda z: z)
     x = random(64, 1, 300).astype(np.float32)

@@ -48,6 +48,7 @@ def test_resize_is_that_of_pytorch(x64, method, options, torch):
         close(found, (last[1], last[2]), 1e-9)
 
 
+@pytest.mark.slow
 def test_resize_of_signals_and_volumes():
     """By hand, and as `jax.image.resize` [jax 0.10.2], whose cubic kernel has another slope."""
     x = jax.random.normal(jax.random.key(0), (2, 6, 3))

@@ -53,6 +53,7 @@ def test_both_directions_by_hand():
     assert out["final"]["backward"].ravel().tolist() == [15, 15, 15]
 
 
+@pytest.mark.slow
 def test_directions_have_params_of_their_own():
     params, _ = jn.bidirectional(jn.gru(4)).init(jax.random.key(0), jn.spec((3, 5, 2)))
     assert sorted(params) == ["backward", "forward"]
@@ -166,6 +167,7 @@ def test_lengths_and_params_of_swapped_bytes(layer):
         np.testing.assert_allclose(y[0], right[0], rtol=1e-5)
 
 
+@pytest.mark.fast_cases("layer2")
 @pytest.mark.parametrize("layer", [jn.lstm(2), jn.bidirectional(jn.gru(2)), jn.last_step()])
 def test_a_length_out_of_range_is_told_or_nan(layer):
     x = np.ones((4, 5, 2), np.float32)

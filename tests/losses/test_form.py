@@ -84,6 +84,7 @@ def test_every_taker_asks_for_a_loss(taker, given, message):
         TAKERS[taker](given)
 
 
+@pytest.mark.fast_cases("supervised", "metrics", "masked")
 @pytest.mark.parametrize("taker", ["supervised", "metrics", "truncated_bptt", "masked"])
 def test_a_factory_of_two_options_is_found_when_used(taker):
     """It can be called with two arrays, and returns a function."""
@@ -125,6 +126,7 @@ def test_losses_of_all_kinds_pass(loss):
     TAKERS["supervised"](loss)
 
 
+@pytest.mark.slow
 def test_arrays_may_be_given_by_name():
     found = losses.focal(outputs=Z, targets=Y, gamma=1.0)
     np.testing.assert_array_equal(found, losses.focal(Z, Y, gamma=1.0))

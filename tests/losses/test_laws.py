@@ -199,6 +199,7 @@ def test_classes_of_minus_infinity_are_as_if_they_were_not_there(name, masked):
         np.testing.assert_allclose(values, 0, atol=1e-6)
 
 
+@pytest.mark.fast_cases("cross_entropy unsmoothed", "cross_entropy")
 @pytest.mark.parametrize("name", ["cross_entropy", "focal", "cross_entropy unsmoothed"])
 def test_an_impossible_label_costs_infinitely_much(name):
     z = np.float32([[-np.inf, 1, 2]])
@@ -268,6 +269,7 @@ def test_class_weights_of_probabilities():
         helpers.close(loss(z, np.eye(3)[labels]), loss(z, labels), 1e-5, 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("augment", [jn.data.mixup(1.0, 3), jn.data.cutmix(1.0, 3)])
 def test_mixed_labels_train_with_an_accuracy(augment):
     net = jn.serial(jn.flatten(), jn.dense(3))

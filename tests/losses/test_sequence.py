@@ -22,6 +22,7 @@ def test_sizes_beyond_the_arrays_give_nan():
     assert np.isnan(values[2:]).all()
 
 
+@pytest.mark.slow
 def test_classes_of_minus_infinity_are_left_out():
     """Of 11, 1- and -1 among four paths of equal probability; and a path that is impossible."""
     z = jnp.zeros((1, 2, 3)).at[..., 2].set(-jnp.inf)

@@ -55,6 +55,7 @@ def test_one_chunk_has_the_same_bits():
     assert found.tolist() == cross_entropy(jn.product(X, KERNEL), LABELS).tolist()
 
 
+@pytest.mark.slow
 def test_gradients_of_16_bits_are_summed_in_float32():
     x = jnp.ones((4096, 1), jnp.bfloat16)
     kernel = jnp.zeros((1, 2), jnp.bfloat16)
@@ -78,6 +79,7 @@ def test_memory_is_that_of_a_chunk():
     assert held(lambda *a: linear_cross_entropy(*a, chunk=128)) < held(whole) / 6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "wrap",
     [

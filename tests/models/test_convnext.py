@@ -14,6 +14,7 @@ from tests.models.sizes import count
 module = importlib.import_module("jaxnet.models.convnext")
 
 
+@pytest.mark.slow
 def test_dropped_paths():
     """In training the branch of an example is dropped, or divided by 1 - rate."""
     block = module.convnext_block(0.25, "block")
@@ -29,6 +30,7 @@ def test_dropped_paths():
     np.testing.assert_allclose((y - x)[kept], branch[kept] / 0.75, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_later_blocks_drop_more_paths(monkeypatch):
     rates = []
 

@@ -12,6 +12,7 @@ from tests.layers.test_attention import random_params, run
 IDS = jnp.array([[1, 5, 0, 2], [7, 7, 3, 10]])
 
 
+@pytest.mark.slow
 def test_the_decoder_by_its_parts(x64):
     sizes = {"depth": 2, "width": 8, "heads": 4, "kv_heads": 2, "mlp_features": 12}
     scales = {"embedding_scale": 3.0, "residual_scale": 0.7, "logit_scale": 0.4}
@@ -46,6 +47,7 @@ def test_the_decoder_by_its_parts(x64):
     np.testing.assert_allclose(run(net, p, IDS), wanted, 1e-10)
 
 
+@pytest.mark.slow
 @pytest.mark.fast_cases("False-<lambda>")
 @pytest.mark.parametrize("wrap", [lambda net: net, jn.quantized])
 @pytest.mark.parametrize("tied", [True, False])
@@ -79,6 +81,7 @@ def test_labels_give_the_losses_of_the_logits(tied, wrap):
     jax.tree.map(compare, slopes, wanted_slopes)
 
 
+@pytest.mark.slow
 def test_training_with_labels_does_not_hold_all_logits():
     net = jn.models.decoder(8000, depth=1, width=16, heads=2)
     ids = jn.spec((4, 512), jnp.int32)
@@ -112,6 +115,7 @@ def test_options_that_do_not_fit(options, words):
         jax.eval_shape(net.init, jax.random.key(0), IDS)
 
 
+@pytest.mark.slow
 def test_experts_are_copies_of_a_given_mlp():
     net = jn.models.decoder(11, depth=1, width=8, heads=2, mlp=jn.dense(8), experts=3)
     params, _ = jax.eval_shape(net.init, jax.random.key(0), jn.spec((1, 4), jnp.int32))

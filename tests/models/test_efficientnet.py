@@ -9,6 +9,7 @@ from jaxnet.models import efficientnet
 from tests.models.sizes import count
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("variant", "parameters"), [
     ("b0", 5_288_548), ("b1", 7_794_184), ("b2", 9_109_994), ("b3", 12_233_232),
     ("b4", 19_341_616),
@@ -17,6 +18,7 @@ def test_parameters(variant, parameters):
     assert count(efficientnet(variant), (2, 224, 224, 3)) == parameters
 
 
+@pytest.mark.slow
 def test_later_blocks_drop_more_paths(monkeypatch):
     rates = []
 

@@ -45,6 +45,7 @@ FC6 = 7 * 7 * 512 * 4096 + 4096
 FC7 = 4096 * 4096 + 4096
 
 
+@pytest.mark.slow
 def test_parameters_of_the_paper():
     """By hand; the paper's table 1 says 134M for FCN-VGG16."""
     size = (1, 96, 128, 3)
@@ -79,6 +80,7 @@ def test_coarser_strides_leave_finer_maps_out():
         assert set(params["small"]) == {"conv_1", "conv_2", "conv_3"}
 
 
+@pytest.mark.slow
 def test_scores_of_three_strides_and_the_head_are_those_of_numpy():
     """Maps of 7x11, 3x5 and 1x2 for an image of 15x22, so that each is cut or made longer."""
     trunk = jn.serial(*[jn.max_pool(2, name=f"pool_{i}") for i in (1, 2, 3)], name="trunk")
@@ -144,6 +146,7 @@ def test_learned_upsampling_starts_as_bilinear(x64, times):
     np.testing.assert_allclose(y, z, rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_scores_begin_at_zero_and_learn():
     net = fcn(small(), 4, taps=SMALL_TAPS, stride=8)
     x = jnp.asarray(RNG.normal(size=(2, 16, 16, 3)), jnp.float32)

@@ -8,6 +8,7 @@ import jaxnet as jn
 from tests.models.sizes import count
 
 
+@pytest.mark.slow
 def test_parameters():
     assert count(jn.models.googlenet(normalized=True), (2, 224, 224, 3)) == 6_624_904
 

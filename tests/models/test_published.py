@@ -132,6 +132,7 @@ TRACED = {
 }  # fmt: skip
 
 
+@pytest.mark.fast_cases("alexnet")
 @pytest.mark.parametrize("name", TRACED)
 def test_traced(name):
     make, side, params, millions, functions, numbers = TRACED[name]
@@ -140,6 +141,7 @@ def test_traced(name):
     assert traced(run, given) == (functions, numbers)
 
 
+@pytest.mark.fast_cases("resnet-18", "vgg-11")
 @pytest.mark.parametrize(("net", "variant", "side", "params", "billions"), [
     pytest.param(*row, id=f"{row[0]}-{row[1]}", marks=pytest.mark.long if row[1] in LONG else ())
     for row in PUBLISHED
@@ -178,6 +180,7 @@ EXPECTED = {
 }  # fmt: skip
 
 
+@pytest.mark.fast_cases("vit")
 @pytest.mark.parametrize("name", SHORT)
 def test_short_nets(name, monkeypatch):
     """Functions and numbers of a training step; sizes are those of whole nets."""

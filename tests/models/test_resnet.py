@@ -7,6 +7,7 @@ from jaxnet.models import cifar_resnet
 from tests.models.sizes import count
 
 
+@pytest.mark.slow
 def test_parameters():
     assert count(cifar_resnet(8), (2, 32, 32, 3)) == 464 + 4672 + 14528 + 57728 + 650
     assert count(jn.models.resnet(50), (2, 224, 224, 3)) == 25_557_032

@@ -101,6 +101,7 @@ def test_whole_and_chunks_have_the_values_of_numpy(kind):
         close(found if weighed else (found, None), wanted, 1e-4, 1e-5)
 
 
+@pytest.mark.slow
 def test_every_example_has_its_own_number_of_steps():
     net, params = drawn()
     whole, _ = jax.jit(net.apply)(params, {}, GIVEN)

@@ -222,6 +222,7 @@ def test_parameters_by_hand():
     assert count(jn.models.unet(2), (1, 32, 32, 3)) == down + up + 64 * 2 + 2
 
 
+@pytest.mark.slow
 def test_stages_and_other_numbers_of_axes():
     found = shapes(jn.models.unet(2, features=4), (1, 48, 32, 3))
     assert found["down_5"] == (1, 3, 2, 64)

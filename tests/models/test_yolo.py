@@ -182,6 +182,7 @@ def test_assignment():
     assert assign(edge, 2, 4).label[0, 1, 3] == 0  # its middle is on the edge of the image
 
 
+@pytest.mark.slow
 def test_any_backbone_by_tap():
     x = (2, 224, 224, 3)
     trunk = jn.tap(jn.models.resnet(18), "stage_4_block_2")

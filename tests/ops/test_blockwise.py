@@ -88,6 +88,7 @@ def forms(sizes, ranges, options):
     return ours, dense, arrays
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("sizes", "ranges", "options"), CASES)
 def test_values_and_gradients(sizes, ranges, options, x64):
     ours, dense, arrays = forms(sizes, ranges, options)
@@ -244,6 +245,7 @@ def with_all_scores(q, k, v, ranges):
     return dot_product_attention(q, k, v, ((first <= at) & (at < last))[:, None])
 
 
+@pytest.mark.fast_cases("with_all_scores-nan")
 @pytest.mark.parametrize("bad", [np.nan, slow(np.inf, id="inf")])
 @pytest.mark.parametrize("attention", [SMALL, with_all_scores])
 def test_a_place_that_is_not_finite_reaches_only_queries_that_see_it(attention, bad):
@@ -352,6 +354,7 @@ def gradient(time, window=None):
     return jax.grad(loss, (0, 1, 2)), *[jn.spec((1, time, 1, 16))] * 3
 
 
+@pytest.mark.slow
 @pytest.mark.fast_cases("all")
 @pytest.mark.parametrize("window", [None, (100, 0)], ids=["all", "window"])
 def test_memory_grows_with_the_length(window):
@@ -382,6 +385,7 @@ def flops(program):
     return sum(run.times * flops_of(run) for run in runs)
 
 
+@pytest.mark.slow
 def test_flops_of_a_window_grow_with_the_length():
     short, long = (flops(compiled(*gradient(time, (100, 0)))) for time in (1024, 4096))
     assert 3.5 * short < long < 4.5 * short
@@ -389,6 +393,7 @@ def test_flops_of_a_window_grow_with_the_length():
     assert long < 1.3 * 7 * 2 * 4096 * 256 * 16
 
 
+@pytest.mark.slow
 def test_blocks_that_no_query_sees_are_not_computed(monkeypatch):
     """Half of them for a causal mask, also with lengths that the program gets when it runs."""
     counts = []
@@ -497,6 +502,7 @@ def test_a_stream_gives_the_same_in_blocks(window, always):
     both(always, chunks)
 
 
+@pytest.mark.slow
 def test_an_empty_batch():
     layer = jn.multi_head_attention(2, causal=True)
     x = jnp.zeros((0, 600, 4))

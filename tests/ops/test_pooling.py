@@ -20,6 +20,9 @@ WINDOWS = [
 ]
 
 
+@pytest.mark.fast_cases(
+    "maxima-with gaps", "sums-overlapping", "sums-with gaps", "maxima-overlapping"
+)
 @pytest.mark.parametrize(("window", "strides", "padding", "dilation"), WINDOWS)
 @pytest.mark.parametrize("kind", ["sums", "maxima"])
 def test_windows(kind, window, strides, padding, dilation):

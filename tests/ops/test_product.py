@@ -173,6 +173,7 @@ def test_arrays_of_another_byte_order_are_read():
     np.testing.assert_allclose(rows(stored, ids), np.ones((2, 4)))
 
 
+@pytest.mark.fast_cases("float32-float32", "bfloat16-float32", "bfloat16-bfloat16", "float32-int8")
 @pytest.mark.parametrize("kind", ["float32", "bfloat16", "int8", "int4"])
 @pytest.mark.parametrize("dtype", ["uint8", "bfloat16", "float32"])
 def test_the_number_of_rows_changes_neither_dtype_nor_values(kind, dtype):

@@ -56,6 +56,7 @@ assert 0.8 < y[:, :14].mean() < 1.2 and len(np.unique(np.round(y, 4))) > 100
 """
 
 
+@pytest.mark.slow
 def test_values_and_gradients_on_four_members_of_vmap():
     """A named axis of `vmap` passes parts around as devices do."""
     q, k, v = jax.random.normal(jax.random.key(0), (3, 1, 16, 2, 4))

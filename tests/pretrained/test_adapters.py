@@ -79,6 +79,7 @@ def test_there_and_back(tmp_path, make, x, options):
     assert not np.allclose(run(own), y, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_a_matrix_is_there_and_back(tmp_path):
     lora, params, own, _ = adapted(decoder(), TEXT, where="*/mlp_in/kernel")
     save_adapter(tmp_path, lora, params)
@@ -148,6 +149,7 @@ def test_weights_that_do_not_fit(saved, change, words):
         load_adapter(folder, lora, own)
 
 
+@pytest.mark.fast_cases("change2-r a whole number of at least 1")
 @pytest.mark.parametrize(("change", "words"), [
     ("[]", "is not the config of an adapter"),
     ("[" * 100_000, "is not the config of an adapter"),
@@ -169,6 +171,7 @@ def test_configs_that_do_not_fit(saved, change, words):
         load_adapter(folder, lora, own)
 
 
+@pytest.mark.fast_cases("0")
 @pytest.mark.parametrize("size", [0, 5, 20, -1])
 def test_a_file_that_was_cut_off(saved, size):
     folder, lora, _, own = saved

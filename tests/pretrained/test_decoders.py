@@ -142,6 +142,7 @@ def test_what_is_left_out_has_the_default_of_its_family(family, entry, option, v
     assert jn.pretrained.decoder_config({"model_type": family} | entry)[option] == value
 
 
+@pytest.mark.slow
 def test_the_length_of_the_stream_decides_how_longrope_turns(tmp_path):
     factors = {"type": "longrope", "short_factor": [1.0], "long_factor": [9.0]}
     config = LLAMA | {"rope_scaling": factors, "original_max_position_embeddings": 4}

@@ -71,6 +71,7 @@ def test_every_byte_at_every_scale():
     np.testing.assert_array_equal(np.signbit(found), np.signbit(wanted))
 
 
+@pytest.mark.slow
 def test_packed_experts_are_read_and_saved_as_floats(tmp_path):
     weights = packed(tmp_path)
     net, params, state = load(tmp_path)

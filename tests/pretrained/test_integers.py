@@ -14,6 +14,7 @@ from jaxnet.pretrained.gguf import KINDS, Tensors
 from tests.pretrained.test_gguf import IDS, blocks, written
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["Q8_0", "Q4_0", "Q4_1"])
 def test_integers_are_those_of_the_file(how, tmp_path):
     gguf = pytest.importorskip("gguf")
@@ -74,6 +75,7 @@ def test_blocks_of_256_are_read(how, bits, tmp_path):
     assert shapes(net.init(jax.random.key(0), IDS)[0]) == shapes(params)
 
 
+@pytest.mark.fast_cases("False")
 @pytest.mark.parametrize("integers", [False, True])
 def test_a_file_is_read_array_by_array(integers, tmp_path, monkeypatch):
     written(tmp_path / "model.gguf", "llama", "Q4_1")
@@ -98,6 +100,7 @@ def shapes(tree):
     return jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), tree)
 
 
+@pytest.mark.slow
 def test_a_file_without_integers_keeps_none(tmp_path):
     written(tmp_path / "model.gguf")
     with pytest.raises(ValueError, match="integers=True needs a .gguf file with one of IQ4_"):

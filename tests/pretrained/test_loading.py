@@ -172,6 +172,7 @@ def stored(folder, config=LLAMA):
     return params, names
 
 
+@pytest.mark.slow
 def test_several_files_are_read_cast_and_placed(tmp_path):
     params, names = stored(tmp_path)
     assert names["model.layers.1.self_attn.k_proj.weight"].shape == (4, 8)

@@ -24,6 +24,7 @@ def test_older_and_newer_entries_say_the_same():
     assert found["bases"] == [160_000.0, 5.0] * 11
 
 
+@pytest.mark.slow
 def test_parameters_of_the_published_model():
     net = modernbert.modernbert(**options(architectures=["ModernBertForMaskedLM"]))
     params, _ = jax.eval_shape(net.init, jax.random.key(0), jn.spec((1, 2), int))

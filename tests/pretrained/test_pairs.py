@@ -11,6 +11,7 @@ from tests.pretrained.test_loading import VISION
 from tests.pretrained.test_vision import IDS, IMAGES
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["clip", "siglip"])
 def test_products_of_the_features_are_the_logits(name):
     family = FAMILIES[name]

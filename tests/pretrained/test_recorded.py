@@ -30,6 +30,7 @@ def loaded(name, folder):
     return *load(folder), weights
 
 
+@pytest.mark.fast_cases("distilbert ForSequenceClassification", "xlm-roberta")
 @pytest.mark.parametrize("name", published.ROWS)
 def test_outputs(name, tmp_path):
     net, params, state, _ = loaded(name, tmp_path)

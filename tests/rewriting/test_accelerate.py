@@ -13,6 +13,7 @@ from tests.helpers import near, traced
 from tests.rewriting.test_bodies import PROGRAMS, conv, given, max_pool
 
 
+@pytest.mark.slow
 def test_other_derivatives():
     kernel, x = given()
 
@@ -59,6 +60,7 @@ def test_a_default_backend_that_is_no_cpu_gets_the_function_itself(monkeypatch, 
         assert traced(jn.accelerate(f), *given()) == traced(f, *given())
 
 
+@pytest.mark.fast_cases("nested_jit", "in_scan")
 @pytest.mark.parametrize("name", ["first", "nested_jit", "in_scan"])
 def test_lowered_for_accelerators(name):
     """The convolutions are as many as before, and the values those of the function."""

@@ -237,6 +237,9 @@ def test_values(name):
     near(jax.jit(fast)(*given()), jax.jit(f)(*given()), 1e-5)
 
 
+@pytest.mark.fast_cases(
+    "in_remat_with_constant", "in_remat_with_policy", "several_kernels", "custom_vjp"
+)
 @pytest.mark.parametrize("name", [name for name in PROGRAMS if name != "in_while"])
 def test_gradients(name):
     f = PROGRAMS[name]
@@ -275,6 +278,7 @@ def test_inside_shard_map():
     near(mapped(jn.accelerate(step))(x), mapped(step)(x), 1e-5)
 
 
+@pytest.mark.fast_cases("axes2", "axes1")
 @pytest.mark.parametrize("axes", [(None, 0), (0, None), (0, 0)])
 def test_inside_vmap(axes):
     kernel, x = given()

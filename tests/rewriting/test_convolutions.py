@@ -1,8 +1,11 @@
 """Random convolutions and products of any form: `accelerate` computes what XLA computes."""
 
+import pytest
+
 from tests.rewriting.forms import Draw, cases, check, convolution, product
 
 
+@pytest.mark.slow
 @cases(30)
 def test_convolutions_of_any_form(seed):
     draw = Draw(seed)

@@ -52,6 +52,7 @@ def copies(f, *args):
                 yield sizes
 
 
+@pytest.mark.fast_cases("barrier", "flip", "argmax", "unit axes")
 @pytest.mark.parametrize("name", KEEP)
 def test_operations_keep_the_order(name):
     f = KEEP[name]

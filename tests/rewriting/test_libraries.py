@@ -81,6 +81,7 @@ def equinox():
     return lambda params: (mean_loss(jax.vmap(eqx.combine(params, rest))(x)), None), params
 
 
+@pytest.mark.fast_cases("haiku")
 @pytest.mark.parametrize("library", [linen, haiku, equinox])
 def test_one_line_keeps_losses_and_gradients(library):
     loss, params = library()
@@ -122,6 +123,7 @@ def nnx_step(net, optimizer, x):
     return loss
 
 
+@pytest.mark.fast_cases("True-False", "False-True")
 @pytest.mark.parametrize("accelerated", [False, True])
 @pytest.mark.parametrize("whole", [False, True])
 def test_modules_of_nnx_change_in_place(whole, accelerated):

@@ -10,6 +10,7 @@ from tests.helpers import traced
 from tests.rewriting.forms import Draw, cases, check, pool
 
 
+@pytest.mark.slow
 @cases(10)
 def test_pools_of_any_form(seed):
     draw = Draw(1000 + seed)

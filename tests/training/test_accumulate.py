@@ -63,6 +63,7 @@ def test_one_update_is_that_of_the_whole_batch(loss, n):
     assert int(train_state.step) == 1
 
 
+@pytest.mark.fast_cases("none counts")
 @pytest.mark.parametrize(
     ("loss", "labels"),
     [("per example", LABELS), ("ignored", FEW), ("ignored", np.full(12, -1))],

@@ -35,6 +35,7 @@ def trainers():
     return critic, generator
 
 
+@pytest.mark.slow
 def test_a_step_is_the_steps_by_hand_one_after_another():
     critic, generator = trainers()
     both = jn.alternate(critic=(critic, 3), generator=generator)
@@ -85,6 +86,7 @@ def test_fit_masks_the_padding_and_a_resumed_run_has_the_same_bits(tmp_path):
     assert found["critic/real"].weight == found["generator/loss"].weight == 2
 
 
+@pytest.mark.slow
 def test_parts_in_float16_scale_alone_and_name_what_overflows():
     def huge(m, real):
         losses, metrics = fool(m, real)

@@ -128,6 +128,7 @@ def test_fit_reports_ids_of_the_test_data():
         next(epochs)
 
 
+@pytest.mark.slow
 def test_nothing_moves_to_the_device_by_itself():
     """With all data there, as `jax.transfer_guard("disallow")` wants it."""
     x, y = jax.device_put((np.ones((10, 3), np.float32), np.arange(10) % 2))

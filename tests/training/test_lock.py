@@ -47,6 +47,7 @@ time.sleep(60)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="Windows")
 def test_a_lock_goes_with_a_killed_process_though_its_fork_lives(tmp_path):
     """As the workers of a loader may, for a while."""

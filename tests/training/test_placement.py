@@ -48,6 +48,7 @@ def test_an_explicit_mesh_needs_jax_0_8(monkeypatch):
         placed(lambda tree: tree, shardings_of(tree), keeps=True)
 
 
+@pytest.mark.slow
 @pytest.mark.fast_cases("False")
 @pytest.mark.skipif(not EXPLICIT_MESHES, reason="JAX 0.7 trains on meshes with Auto axes alone")
 @pytest.mark.parametrize("stream", [False, True])

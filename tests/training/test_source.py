@@ -142,6 +142,7 @@ def test_a_stream_whose_last_batch_was_seen_goes_on_with_the_next_pass(trainer, 
     assert going_on(trainer, whole[0], source, epochs=1, every=4) == []
 
 
+@pytest.mark.fast_cases("change2-every must be at least 1")
 @pytest.mark.parametrize(("change", "words"), [
     ({"epochs": 2, "steps": 3}, "either epochs= or steps=, got epochs=2 and steps=3"),
     ({"epochs": None, "steps": None}, "either epochs= or steps=, got none"),

@@ -292,6 +292,7 @@ def test_missing_numbers_are_counted_by_seeds():
         jn.sweep(squares, lambda: optax.sgd(0.1), (x, y), **options)
 
 
+@pytest.mark.fast_cases("two examples are left")
 @pytest.mark.parametrize("count", [12, 14], ids=["equal folds", "two examples are left"])
 def test_folds_train_on_the_others_and_give_an_output_to_each_example(count):
     """Each example is learned by heart by all runs but the one that does not see it."""

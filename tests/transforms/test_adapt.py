@@ -42,6 +42,7 @@ def tokens(shape=(2, 5)):
     return jnp.asarray(np.random.default_rng(1).integers(0, 11, shape))
 
 
+@pytest.mark.slow
 def test_the_formula_of_peft_for_each_shape_of_kernel():
     """As matrices (inputs, outputs): W + scale * A @ B, written as loops over the copies."""
     net = decoder()

@@ -48,6 +48,7 @@ def gradient(make):
     return traced, compiled.memory_analysis().temp_size_in_bytes, compiled(params)
 
 
+@pytest.mark.slow
 def test_remat_keeps_by_path():
     policy = jax.checkpoint_policies.everything_saveable
     made = {

@@ -313,6 +313,7 @@ def test_a_transform_around_training_that_rounds_sees_the_axes_of_a_product(oute
     assert shapes[0] == shapes[1]
 
 
+@pytest.mark.slow
 def test_a_table_of_integers_may_be_a_numpy_array():
     layer = jn.quantized(jn.embedding(5, 4))
     params, state = layer.init(jax.random.key(0), jnp.arange(3))

@@ -100,6 +100,7 @@ def test_a_tied_table_is_not_copied_for_a_token():
     assert temporary(TIED.apply, *given) < 1e6  # the table has 17 MB
 
 
+@pytest.mark.slow
 def test_a_layer_of_a_user_saves_too():
     def own(m, x):
         return jn.product(x, m.kernel("w", jn.initializers.lecun_normal(), (x.shape[-1], 2048)))

@@ -1,10 +1,12 @@
 import numpy as np
+import pytest
 
 from jaxnet import viz
 from tests.helpers import draw, refused, shown
 from tests.viz.words import words
 
 
+@pytest.mark.slow
 def test_each_filter_is_scaled_by_its_own_largest_weight():
     kernel = draw(5, 3, 1, 6) * [1, 2, 3, 4, 5, 6]
     cells = shown(viz.filters(kernel), 6)

@@ -88,6 +88,7 @@ def ranges_of(time, places, *, lengths=None, **ranges):
     return see(time, places, lengths=None if lengths is None else jnp.array(lengths), **ranges)
 
 
+@pytest.mark.slow
 @pytest.mark.fast_cases("window")
 @pytest.mark.parametrize("case", CASES)
 def test_values_and_gradients(monkeypatch, case):
@@ -149,6 +150,7 @@ def test_derivatives_of_all_kinds_agree_with_jax(monkeypatch):
     near(program(q, k, v), in_jax(monkeypatch, every, q, k, v), 1e-4)
 
 
+@pytest.mark.slow
 def test_what_attention_leaves_to_jax():
     q, k, v = inputs(2, 20, 20, 2, 1, 4, 4)[:3]
     mask = jnp.ones((1, 1, 20, 20), bool)
@@ -172,6 +174,7 @@ def test_what_attention_leaves_to_jax():
     near(exported.call(q), blockwise_attention(q, k, v), 1e-5)
 
 
+@pytest.mark.fast_cases("inf")
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_a_place_that_is_not_finite_reaches_only_queries_that_see_it(bad):
     attend = attends_to_what_it_sees(blockwise_attention, bad)
@@ -190,6 +193,7 @@ def test_a_causal_layer_holds_no_scores():
     assert program.memory_analysis().temp_size_in_bytes < 10 * 2048 * 16 * 4
 
 
+@pytest.mark.slow
 def test_rows_of_a_layer_that_see_nothing():
     layer, x = jn.multi_head_attention(2, causal=True), draw(2, 520, 8, dtype=jnp.float32)
     params, _ = layer.init(jax.random.key(0), x)

@@ -133,6 +133,9 @@ CASES = {
 }  # fmt: skip
 
 
+@pytest.mark.fast_cases(
+    "3x3-y-float32", "3x3-y-bfloat16", "odd features-y-float32", "odd features-y-bfloat16"
+)
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", pytest.param("float16", marks=SLOW)])
 @pytest.mark.parametrize("wanted", OPERANDS)
 @pytest.mark.parametrize("case", CASES)
@@ -447,6 +450,7 @@ def test_an_exported_program_does_not_need_the_kernels():
         assert TARGET not in exported.mlir_module()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not native.LIBRARY.exists(), reason="the library was not built")
 @pytest.mark.fast_cases("0.5")
 @pytest.mark.parametrize("share", [0, 0.5, 0.99])

@@ -162,6 +162,7 @@ def test_arrays_that_do_not_fit_are_errors(kernel, scale):
         jax.jit(call)(jnp.ones((1, 6)), *given)
 
 
+@pytest.mark.fast_cases("0.0", "0.123")
 @jax.debug_key_reuse(False)
 @pytest.mark.parametrize("p", [0.9, 0.123, 1e-9, 1.0, 0.0])
 def test_dropout_has_the_bits_of_jax(p):
@@ -175,6 +176,7 @@ def test_dropout_has_the_bits_of_jax(p):
         np.testing.assert_array_equal(jax.vmap(one)(keys), expected)
 
 
+@pytest.mark.slow
 def test_keys_of_another_kind_are_left_to_jax():
     key = jax.random.key(3, impl="rbg")
     assert "jaxnet_keep" not in compiled(partial(bernoulli, p=0.5, shape=(8,)), key).as_text()

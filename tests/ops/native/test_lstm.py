@@ -45,6 +45,7 @@ def in_xla(monkeypatch, function, *args):
     return program(*args)
 
 
+@pytest.mark.slow
 @pytest.mark.fast_cases("lstm-True", "rnn-True")
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize(
@@ -85,6 +86,7 @@ def test_derivatives_of_a_loop_agree_with_xla(monkeypatch, masked, cell, targets
     near(program(given, mask), in_xla(monkeypatch, everything, given, mask), 2e-5)
 
 
+@pytest.mark.fast_cases("rnn-kernel-nan", "rnn-c-nan", "lstm-pre-inf")
 @pytest.mark.parametrize(
     "where, value", [("pre", np.nan), ("pre", np.inf), ("c", np.nan), ("kernel", np.nan)]
 )

@@ -48,6 +48,12 @@ def operands(case, dtype=np.float32):
     return [jnp.asarray(a, dtype if a.shape == shape else None) for a in drawn], axes
 
 
+@pytest.mark.fast_cases(
+    "all features-float32-False",
+    "all features-bfloat16-True",
+    "layer norm-float32-False",
+    "groups of vectors-float32-True",
+)
 @pytest.mark.parametrize(("dtype", "centered"), [
     (jnp.float32, True), (jnp.float32, False), (jnp.bfloat16, True),
 ])  # fmt: skip
@@ -93,6 +99,7 @@ def test_moments_of_a_batch_are_sums_in_c(monkeypatch, dtype):
     near(program(*given), in_jax(*wide), 1e-5 if dtype == jnp.float32 else 2**-7)
 
 
+@pytest.mark.slow
 def test_equal_numbers_and_what_is_not_a_number():
     x = jnp.full((4, 2, 1, 20), 1e6)
     x = x.at[1, 1, 0, 3].set(jnp.nan).at[2].set(jnp.arange(20.0))
@@ -108,6 +115,7 @@ def test_equal_numbers_and_what_is_not_a_number():
         assert jnp.isfinite(y[2:4]).all()
 
 
+@pytest.mark.slow
 def test_second_derivatives_agree_with_numbers():
     x = jnp.linspace(-1, 2, 2 * 3 * 16).reshape(2, 3, 2, 8) ** 3
     scale = jnp.linspace(1, 2, 16).reshape(2, 8)
@@ -163,6 +171,7 @@ def both(layer, x):
     return pulled(x), program.as_text() + pulled.as_text()
 
 
+@pytest.mark.fast_cases("line")
 @pytest.mark.parametrize("case", POOL_CASES)
 def test_values_and_gradients_of_pool(case, monkeypatch):
     """Equal entries and a NaN included, to the bit: sums of small integers are exact."""

@@ -45,6 +45,12 @@ def root_mean_square(array):
     return np.sqrt(np.mean(np.square(array)))
 
 
+@pytest.mark.fast_cases(
+    "features that fill vectors-y",
+    "features that fill vectors-x",
+    "features that fill vectors-w",
+    "features that no vector divides-y",
+)
 @pytest.mark.parametrize("wanted", OPERANDS)
 @pytest.mark.parametrize("case", CASES)
 def test_errors_by_those_of_direct_convolution(case, wanted):

@@ -37,6 +37,7 @@ def test_everything_is_what_enumeration_gives(x64, left):
         close(function(*given), getattr(oracles, function.__name__)(*given), 1e-12)
 
 
+@pytest.mark.fast_cases("True")
 @pytest.mark.parametrize("left", [False, True])
 def test_the_gradient_is_the_posterior_counts(x64, left):
     """Fisher's identity: by scores the posterior, by logits counts less what was expected."""
@@ -97,6 +98,7 @@ def functions(params, scores, lengths):
     return found, (counts.log_likelihood, counts.posterior, counts.start, counts.transition)
 
 
+@pytest.mark.slow
 def test_padding_changes_nothing():
     """Exactly, whatever stands there and however much of it."""
     _, _, params, scores = model()

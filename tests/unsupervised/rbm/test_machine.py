@@ -154,6 +154,7 @@ def test_any_number_of_examples(n, persistent):
     assert all(np.isfinite(leaf).all() for leaf in params.values())
 
 
+@pytest.mark.slow
 def test_visible_units_of_your_own_take_any_numbers():
     own = gaussian._replace(name="mine")
     x = np.random.default_rng(0).normal(size=(20, 3)).astype(np.float32)
