@@ -51,6 +51,12 @@ OPTIONAL = {
     "librosa", "nbclient", "nbformat", "pycocotools", "sacrebleu", "statsmodels",
     "tensorflow_datasets", "tokenizers",
 }  # fmt: skip
+# Functions whose examples compile for more than a second.
+LONG_EXAMPLES = {
+    "alternate", "context_parallel", "contrastive_divergence", "cutmix", "decoder", "fit_dbn",
+    "fit_sparse_autoencoder", "moe", "quantized", "rand_augment", "rnnsearch", "stream", "sweep",
+    "time_by_layer", "unet",
+}  # fmt: skip
 collect_ignore = [] if find_spec("flax") else ["jaxnet/interop/flax.py"]
 
 
@@ -104,11 +110,11 @@ def old_flax() -> bool:
 def is_slow(item) -> bool:
     """Whether a rule makes a test slow that has no mark of its own."""
     fast_cases = item.get_closest_marker("fast_cases")
-    return (
-        all(map(item.get_closest_marker, ("one_per_kind", "further_row")))
-        or "tfds_data_dir" in getattr(item, "fixturenames", ())
-        or (fast_cases is not None and item.callspec.id not in fast_cases.args)
-    )
+    is_further_case = fast_cases is not None and item.callspec.id not in fast_cases.args
+    is_example = isinstance(item, pytest.DoctestItem)
+    is_long_example = is_example and item.name.rpartition(".")[2] in LONG_EXAMPLES
+    reads_real_data = "tfds_data_dir" in getattr(item, "fixturenames", ())
+    return is_further_case or is_long_example or reads_real_data
 
 
 def pytest_runtest_teardown(item, nextitem):

@@ -345,7 +345,12 @@ LARGE = {"rnnsearch", "cifar_resnet", "unet", "transformer_block-decoder"}
 ONE_PER_KIND = {re.split("[- ]", row.id)[0]: row for row in reversed(ROWS)}
 
 
-def cases(rows: Iterable[Row] = ROWS) -> list:
-    """The rows as cases of a test; the large ones are slow."""
+def cases(rows: Iterable[Row] = ROWS, *, one_per_kind: bool = False) -> list:
+    """The rows as cases of a test; slow are the large ones, or all but one per kind."""
+
+    def is_fast(row: Row) -> bool:
+        is_further = one_per_kind and row not in ONE_PER_KIND.values()
+        return row.id not in LARGE and not is_further
+
     slow = pytest.mark.slow
-    return [pytest.param(row, id=row.id, marks=slow if row.id in LARGE else ()) for row in rows]
+    return [pytest.param(row, id=row.id, marks=() if is_fast(row) else slow) for row in rows]

@@ -286,6 +286,7 @@ def write(folder: Path, **texts: str) -> None:
         path.write_text(text)
 
 
+@pytest.mark.slow
 def test_the_menu_follows_the_pages_that_there_are(tmp_path):
     write(tmp_path, guide__README="[b](b.md) [a](a.md)", guide__a="# A", guide__b="# B `c`")
     write(tmp_path, experiments__README="# Results", experiments__gallery="# Gallery")

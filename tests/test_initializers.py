@@ -82,6 +82,7 @@ test_messages = refuses([
 ])  # fmt: skip
 
 
+@pytest.mark.slow
 def test_dirac_passes_inputs_on_and_draws_the_rest():
     x = jax.random.normal(KEY, (2, 5, 4, 3))
     kernel = ours.dirac()(KEY, (3, 3, 3, 7))

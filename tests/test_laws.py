@@ -18,15 +18,13 @@ from jaxnet import layers
 from jaxnet.layers import norm
 from jaxnet.profile.program import layer_of
 from jaxnet.services.jax_versions import enable_x64
-from tests.catalogue import LARGE, ONE_PER_KIND, ROWS, Row, fill
+from tests.catalogue import ONE_PER_KIND, ROWS, Row, cases, fill
 from tests.helpers import close, equations, jit_init
 from tests.layer_values import VALUES
 from tools.mutation import mutated
 
 KEYS_MAY_REPEAT = True  # most laws compare two uses of one key
 KEY = jax.random.key(3)
-# In the fast suite for one row per kind; for the other rows it is slow.
-one_per_kind = pytest.mark.one_per_kind
 
 
 class Case:
@@ -48,15 +46,6 @@ class Case:
         return {train: self.run(train) for train in (False, True)}
 
 
-def marks(row: Row) -> list[pytest.MarkDecorator]:
-    if row.id in LARGE:
-        return [pytest.mark.slow]
-    return [] if row in ONE_PER_KIND.values() else [pytest.mark.further_row]
-
-
-PARAMS = [pytest.param(row, id=row.id, marks=marks(row)) for row in ROWS]
-
-
 @pytest.fixture(autouse=True)
 def strict_ranks():
     """No law needs arrays of different ranks to broadcast, which users may forbid."""
@@ -64,7 +53,7 @@ def strict_ranks():
         yield
 
 
-@pytest.fixture(scope="module", params=PARAMS)
+@pytest.fixture(scope="module", params=cases(one_per_kind=True))
 def case(request) -> Case:
     """Of module scope, so that pytest runs all laws of a row together."""
     with jax.numpy_rank_promotion("raise"):
@@ -115,7 +104,6 @@ def test_init_is_a_function_of_key_and_shapes_alone(case: Case):
     assert shapes(jax.eval_shape(case.layer.init, KEY, case.x)) == shapes(drawn)
 
 
-@one_per_kind
 def test_init_is_traced_for_many_keys(case: Case):
     keys = jax.random.split(KEY, 2)
     many = jax.eval_shape(jax.vmap(lambda key: case.layer.init(key, case.row.x)), keys)
@@ -146,7 +134,6 @@ def test_state_keeps_its_structure(case: Case, train: bool):
         close(after, case.state, 0)
 
 
-@one_per_kind
 def test_jit_is_eager(case: Case):
     for train in case.modes:
         eager = case.layer.apply(case.params, case.state, case.x, key=KEY, train=train)
@@ -154,7 +141,6 @@ def test_jit_is_eager(case: Case):
         assert shapes(eager) == shapes(case.outputs[train])
 
 
-@one_per_kind
 def test_a_layer_that_went_through_cloudpickle_computes_the_same(case: Case):
     cloudpickle = pytest.importorskip("cloudpickle")
 
@@ -258,7 +244,6 @@ def test_training_output_depends_on_the_input(case: Case):
     assert np.abs(y - other).max() > 1e-3
 
 
-@one_per_kind
 def test_gradients_are_right_in_float64(case: Case):
     """The slope of a weighted sum of the outputs along a line: by the chain rule, by differences.
 
@@ -293,7 +278,6 @@ def test_gradients_are_right_in_float64(case: Case):
             np.testing.assert_allclose(along(0)[1], by_differences, rtol=1e-5, atol=1e-6)
 
 
-@one_per_kind
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16], ids=["float32", "bfloat16"])
 def test_dtype_is_kept(case: Case, dtype):
     x = fill(case.row, dtype)

@@ -37,6 +37,7 @@ def test_identities_hold(name, tmp_path, monkeypatch):
     IDENTITIES[name](operator.attrgetter(name)(jn))
 
 
+@pytest.mark.slow
 def test_half_a_pixel_is_seen():
     """An identity that moves the image passes all tests that look at random moves."""
     module = importlib.import_module("jaxnet.data.warp")

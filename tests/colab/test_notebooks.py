@@ -164,6 +164,7 @@ def test_prints_at_size_colab_what_is_kept(path: Path, run, monkeypatch):
     assert difflib.SequenceMatcher(None, kept, printed, autojunk=False).ratio() > 0.9
 
 
+@pytest.mark.fast_cases("True")
 @pytest.mark.parametrize("there", [False, True])
 def test_faces_and_ratings_of_the_original_files(there, monkeypatch, tmp_path, capsys):
     """Where no set is prepared, the lesson says where they are, and reads them as published."""

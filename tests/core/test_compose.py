@@ -323,6 +323,7 @@ def test_init_of_nested_transforms_is_not_exponential():
     assert (np.diff(counts, 2) <= 2).all(), counts  # at most quadratic
 
 
+@pytest.mark.slow
 def test_init_in_float64(x64):
     net = jn.serial(jn.dense(4), jn.batch_norm(), jn.compose(token))
     params, state = net.init(KEY, jn.spec((2, 3), jnp.float64))

@@ -237,6 +237,7 @@ def fading(layer, rate=0.5, steps=100):  # as in the guide
     return jn.transforms.transform(layer, apply, kind="fading", init=init)
 
 
+@pytest.mark.slow
 def test_a_transform_draws_numbers_of_its_own():
     def apply(run, params, state, x):
         kept = jax.random.bernoulli(run.key("fade"), 0.5, x.shape)

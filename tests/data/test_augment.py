@@ -125,6 +125,8 @@ def test_integers_are_not_mixed_or_scaled_to_0(make, dtype):
             run(jax.random.key(0), batch)
 
 
+@pytest.mark.slow
+@pytest.mark.fast_cases("3")
 @pytest.mark.parametrize("label", [-1, 3])
 def test_labels_of_no_class_are_refused_or_nan(label):
     x, labels = jnp.ones((2, 4)), jnp.array([label, 1])
@@ -150,6 +152,7 @@ def test_color_of_images_in_other_units(foreign):
     assert jnp.isnan(jax.jit(jitter)(foreign)).all()
 
 
+@pytest.mark.slow
 def test_color_of_images_a_little_outside():
     bright = 1.2 * RAMP - 0.1
     over = jax.jit(jitter)(bright)

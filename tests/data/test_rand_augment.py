@@ -58,6 +58,7 @@ def test_autocontrast_by_hand():
     np.testing.assert_allclose(y[0, 0].T, wanted, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_moves_are_those_by_hand():
     x = jnp.asarray(SMALL[None], jnp.float32) / 255
     change = jax.jit(changed)
@@ -83,6 +84,7 @@ def test_moves_are_those_by_hand():
     assert np.abs(turned).max() > 0.1
 
 
+@pytest.mark.slow
 def test_every_image_has_its_own_changes():
     x = jnp.asarray(np.stack([SMALL] * 64), jnp.float32) / 255
     augment = jax.jit(jn.data.rand_augment(1, 0.5))

@@ -84,6 +84,7 @@ def _exact(drawings, shape) -> bool:
     return False
 
 
+@pytest.mark.slow
 def test_enlarged_as_jax_does():
     image = np.random.default_rng(0).random((8, 8))
     for side in (14, 19, 24):

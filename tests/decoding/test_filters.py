@@ -88,6 +88,7 @@ def test_wrong_arguments(options, words):
         filter_logits(jnp.zeros((1, 4)), **options)
 
 
+@pytest.mark.slow
 def test_a_nucleus_of_everything_drops_no_token():
     """The sum of all probabilities is rounded to 1 before the last tokens."""
     logits = np.random.default_rng(0).normal(size=(2, 50_000)).astype(np.float32) * 4

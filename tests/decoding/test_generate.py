@@ -178,6 +178,7 @@ def test_there_is_room_for_all_tokens():
     assert made.tokens[0].tolist() == [(4 + i) % 7 for i in range(100)]
 
 
+@pytest.mark.slow
 def test_one_program_for_many_lengths_of_prompts_and_results():
     plain = NETS["block"](), draw()[1]  # without the programs of other tests
     generate(*plain, [[1, 2, 3]], KEY, length=3)
@@ -194,6 +195,7 @@ def test_one_program_for_many_lengths_of_prompts_and_results():
     assert len(before) == 2
 
 
+@pytest.mark.slow
 @pytest.mark.fast_cases("1")
 @pytest.mark.parametrize("copies", [1, 6])
 def test_no_cache_is_copied_for_a_token(plain, monkeypatch, copies):
@@ -296,6 +298,7 @@ def test_a_net_with_few_positions_is_used_to_its_end(x64):
         generate(net, params, PROMPTS, length=9, temperature=0)
 
 
+@pytest.mark.slow
 def test_kept_keys_may_be_narrow(plain):
     made = generate(*plain, PROMPTS, length=4, temperature=0, dtype=jnp.bfloat16)
     assert made.tokens.shape == (3, 4)
@@ -311,6 +314,7 @@ def test_nan_raises(plain):
         list(iterate(net, broken, [[1]], length=3, temperature=0))
 
 
+@pytest.mark.slow
 @pytest.mark.fast_cases("-inf")
 @pytest.mark.parametrize("value", [np.nan, -np.inf])
 def test_a_broken_draft_is_not_believed(value):
@@ -514,6 +518,7 @@ def test_inside_vmap(plain):
         np.testing.assert_array_equal(together.tokens[i], alone.tokens)
 
 
+@pytest.mark.slow
 def test_the_bar_counts_tokens(plain, monkeypatch, capsys):
     monkeypatch.setattr("jaxnet.services.progress.in_notebook", lambda: True)
     monkeypatch.setattr("tqdm.auto.tqdm", __import__("tqdm").tqdm)

@@ -109,6 +109,7 @@ def compare(result, expected):
     assert (tokens[rest] == END).all()
 
 
+@pytest.mark.slow
 @pytest.mark.fast_cases("8-4-0.6")
 @pytest.mark.parametrize(("beams", "length", "penalty"), [(3, 7, 0.0), (8, 4, 0.6)])
 def test_beam_search_equals_a_plain_one(x64, beams, length, penalty):
@@ -195,6 +196,7 @@ def test_beams_of_a_repeated_layer_and_of_inputs_are_those_of_whole_sequences(x6
         np.testing.assert_allclose(scores[:, k], (steps * counted).sum(1), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_loop_ends_with_the_last_sequence():
     calls = []
 
@@ -255,6 +257,7 @@ def test_beams_without_a_distribution_have_scores_of_nan(beams):
     assert not np.isnan(scores[0]).any()
 
 
+@pytest.mark.fast_cases("nan", "-inf")
 @pytest.mark.parametrize("row", [0.0, -np.inf, np.nan])
 def test_an_empty_beam_stays_empty(row):
     """No sequence goes through padding, whatever the net says after it."""
@@ -340,6 +343,7 @@ def every_sentence(first, length):
     return complete
 
 
+@pytest.mark.slow
 def test_logits_of_beams_are_changed_as_by_hand():
     """A grammar: after each token only some may follow, and 0 ends."""
 

@@ -72,6 +72,7 @@ def test_suppression_against_a_loop(seed, iou, score, most):
     assert kept.valid.tolist() == [i < len(wanted) for i in range(most)]
 
 
+@pytest.mark.slow
 def test_suppression_by_hand():
     """The second overlaps the first by 0.5, the third the second but not the first."""
     found = np.array([[0, 0, 2, 3], [0, 1, 2, 4], [0, 3, 2, 6]], np.float32)
@@ -135,6 +136,7 @@ def test_suppression_keeps_no_box_whose_score_is_nan():
     assert kept.indices[kept.valid].tolist() == [1]
 
 
+@pytest.mark.fast_cases("inf")
 @pytest.mark.parametrize("wrong", [np.nan, np.inf])
 def test_suppression_keeps_no_box_that_is_not_finite(wrong):
     """With a score of -inf it is padding; else it raises, or is left out inside jit."""

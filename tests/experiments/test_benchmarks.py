@@ -64,7 +64,8 @@ def ours():
     return get
 
 
-@pytest.mark.fast_cases("equinox-mlp", "haiku-lstm", "keras-mlp scan")
+@pytest.mark.slow
+@pytest.mark.fast_cases("equinox-mlp")
 @pytest.mark.filterwarnings("ignore")  # of the peers
 @pytest.mark.parametrize(("name", "workload"), PAIRS)
 def test_equal_weights_give_equal_losses(name, workload, ours):
@@ -373,6 +374,7 @@ def test_a_whole_run(tmp_path):
     assert again == rows
 
 
+@pytest.mark.slow
 @pytest.mark.fast_cases("google-deepmind/dm_pix#46: Gaussian blur")
 @pytest.mark.parametrize("case", issues.CASES, ids=lambda case: case.name)
 def test_programs_of_issues_compute_the_same_accelerated(case):
@@ -397,6 +399,7 @@ def test_a_run_on_issues(tmp_path, capsys):
         accelerated.Config(only="nothing")
 
 
+@pytest.mark.slow
 def test_a_program_with_another_result_has_no_times():
     def make(accelerate, factor=1.0):
         one = accelerate(lambda x: x)
@@ -468,6 +471,7 @@ def test_programs_are_lowered_for_accelerators(workload):
         assert len(exported.mlir_module_serialized) > 1000
 
 
+@pytest.mark.slow
 def test_weights_are_packed_as_cudnn_wants_them():
     """JAX unpacks them; its plain LSTM on them gives ours."""
     from jax.experimental import rnn

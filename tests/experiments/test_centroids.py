@@ -18,6 +18,7 @@ def distances(x, centers):
     return np.linalg.norm(np.asarray(x)[:, None] - np.asarray(centers), axis=-1)
 
 
+@pytest.mark.slow
 def test_rbf_centers_and_width():
     params = fit_rbf_centers(KEY, X, 5, method=random_vectors)
     centers = np.asarray(random_vectors(KEY, X, 5))
@@ -29,6 +30,7 @@ def test_rbf_centers_and_width():
     np.testing.assert_allclose(y, wanted, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_one_rbf_center_has_the_width_of_the_data():
     params = fit_rbf_centers(KEY, np.float32([[0, 0], [6, 8]]), 1)
     np.testing.assert_allclose(params["centers"], [[3, 4]], atol=1e-6)

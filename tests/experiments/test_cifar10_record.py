@@ -168,6 +168,7 @@ def test_the_net_has_the_published_size():
     assert sum(leaf.size for leaf in jax.tree.leaves(params)) == by_hand == 1_971_640
 
 
+@pytest.mark.slow
 def test_each_photo_is_flipped_in_every_second_epoch_and_seen_once_per_epoch():
     count, size = 23, 4  # three photos of an epoch are left out
     in_epoch, epochs = count // size, 6
@@ -191,6 +192,7 @@ def test_each_photo_is_flipped_in_every_second_epoch_and_seen_once_per_epoch():
     assert 0 < (first.max(0) == 1).sum() < count  # by chance in the first
 
 
+@pytest.mark.slow
 def test_shifts_reflect_the_border():
     x = np.arange(1, 2 * 5 * 6 * 3 + 1).reshape(2, 5, 6, 3).astype(np.uint8)
     seen = set()
@@ -252,6 +254,7 @@ def test_views_of_a_photo_and_its_mirror_image():
     np.testing.assert_allclose(six, by_hand, rtol=1e-5, atol=1e-4)
 
 
+@pytest.mark.fast_cases("muon")
 @pytest.mark.parametrize("optimizer", record.OPTIMIZERS)
 def test_the_whitening_kernel_stays_and_its_bias_stops(optimizer):
     start = {

@@ -90,6 +90,7 @@ def test_the_first_output_is_the_mean_image():
     np.testing.assert_allclose(1 / (1 + np.exp(-bias)), mean, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_contraction_of_one_sigmoid_layer():
     """Σ_j (h_j (1 - h_j))² Σ_i W_ij², Rifai et al. 2011, equation 5; the estimate is unbiased."""
     x = np.random.default_rng(0).uniform(size=(6, 7)).astype(np.float32)

@@ -112,6 +112,7 @@ def test_two_frames_per_step():
     assert steps.tolist() == [[0, 1, 2, 3], [4, 5, 6, 7]]
 
 
+@pytest.mark.slow
 def test_labels_by_hand():
     path = np.array([[4, 4, 0, 4, 0], [1, 0, 2, 2, 0]])  # 3 3 and 0 1
     logits = 9 * jax.nn.one_hot(path, 11)

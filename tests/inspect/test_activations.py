@@ -58,6 +58,7 @@ def test_under_jit_grad_and_vmap():
     assert jnp.all(gradient["batch_norm"]["bias"] == 0)
 
 
+@pytest.mark.slow
 def test_training_mode_and_key():
     layer, params, state = begun(jn.serial(jn.batch_norm(), jn.dropout(0.5)))
     found = activations(layer, params, state, X, key=jax.random.key(1), train=True)
@@ -73,6 +74,7 @@ def test_a_single_layer_and_an_empty_one():
     assert list(activations(jn.serial(name="nothing"), {}, {}, X)) == ["nothing"]
 
 
+@pytest.mark.slow
 def test_layers_in_a_loop_are_left_out():
     cell = jn.dense(5, name="cell")
 
@@ -119,10 +121,12 @@ def test_observe_shares_a_composed_layer():
 BAD = jnp.array([[0.5, 2.0, -1.0]])
 
 
+@pytest.mark.slow
 def test_all_finite():
     assert first_nonfinite(*begun(net()), X) is None
 
 
+@pytest.mark.slow
 def test_before():
     layer, params, state = begun(net())
     kernel = params["block"]["twice"]["kernel"]
@@ -167,6 +171,7 @@ def test_backward():
     )
 
 
+@pytest.mark.slow
 def test_backward_names_the_last_of_several():
     """Inf goes on to all that comes before."""
     layer = jn.serial(jn.serial(jnp.sin, name="a"), jnp.tanh, jnp.sqrt, jnp.cos, name="net")
@@ -183,6 +188,7 @@ def test_backward_in_a_shared_layer_and_an_unknown_taker():
     assert found.arises == "the gradients of all later outputs are finite"
 
 
+@pytest.mark.slow
 def test_backward_of_params_and_of_x():
     def init(key, x):
         return {"root": jnp.zeros(3)}
@@ -256,6 +262,7 @@ def test_layers_inside_a_transform_of_params_are_seen(adapt):
     assert first_nonfinite(adapted, broken, state, X + 1e38).path.endswith("hidden")
 
 
+@pytest.mark.fast_cases("freeze", "collect")
 @pytest.mark.parametrize("wrap", [jn.collect, jn.freeze, lambda net: jn.cast(net, jnp.bfloat16)])
 def test_the_layer_is_found_inside_a_transform(wrap):
     net = wrap(jn.serial(jn.dense(8), jnp.log, name="net"))

@@ -208,6 +208,7 @@ def test_slopes_are_averaged_over_both_axes():
     np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_maps_along_one_axis(x64):
     """CAM of a signal, (batch, time, channels): by hand."""
     net, x = pooled(), jnp.asarray(IMAGES[:, :, 0])

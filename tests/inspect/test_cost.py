@@ -144,6 +144,7 @@ def test_a_loss_of_your_own_and_state():
     assert memory(net, spec((8, 3)), 1e6, loss=lambda y: jnp.log(y).sum())
 
 
+@pytest.mark.slow
 def test_memory_of_integers():
     """They have no gradient, and the optimizer holds nothing for them."""
     x = jn.spec((2, 64))

@@ -81,6 +81,7 @@ def test_a_bias_before_batch_norm():
     assert finding == "the gradient is 0, or rounding, on all batches: in/bias"
 
 
+@pytest.mark.slow
 def test_a_gradient_that_is_not_finite():
     net = jn.serial(jn.dense(3, name="d"), lambda x: jnp.sqrt(0 * x), name="net")
     assert doctor(*patient(net), BATCH).findings == [
@@ -89,6 +90,7 @@ def test_a_gradient_that_is_not_finite():
     ]
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_not_finite():
     net = jn.serial(jn.dense(3, name="d"), lambda x: jnp.log(-(x**2)), name="net")
     findings = doctor(*patient(net), BATCH).findings
@@ -96,6 +98,7 @@ def test_a_loss_that_is_not_finite():
     assert "the loss in evaluation mode is not finite: [nan]" in findings
 
 
+@pytest.mark.slow
 def test_state_that_does_not_change():
     net = jn.serial(jn.batch_norm(), jn.dense(3), name="net")
 
@@ -113,6 +116,7 @@ def test_state_that_does_not_change():
     assert second.startswith("after 2 steps these statistics still have their initial values, and")
 
 
+@pytest.mark.slow
 def test_an_evaluation_loss_below_twice_that_of_training_is_no_finding():
     def forward(m, batch):
         x, y = batch
@@ -124,6 +128,7 @@ def test_an_evaluation_loss_below_twice_that_of_training_is_no_finding():
     assert not any("running statistics" in finding for finding in findings)
 
 
+@pytest.mark.slow
 def test_statistics_that_do_not_describe_the_data():
     net = jn.serial(jn.batch_norm(), jn.dense(3), name="net")
     far = 100 * BATCH[0] + 500
@@ -133,6 +138,7 @@ def test_statistics_that_do_not_describe_the_data():
     assert finding.endswith("mode: the running statistics do not describe the data (yet)")
 
 
+@pytest.mark.slow
 def test_dead_units():
     net = jn.serial(jn.dense(8, name="in"), jax.nn.relu, jn.dense(3, name="out"), name="net")
     trainer, train_state = patient(net)
@@ -169,6 +175,7 @@ def test_units_that_live_on_another_batch():
     assert doctor(trainer, train_state, one, other).dead == {}
 
 
+@pytest.mark.slow
 def test_80_columns(monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
     net = jn.serial(jn.dense(3, name="a_layer_with_a_long_name" * 4), name="net")
@@ -312,6 +319,7 @@ def test_examples_that_influence_each_other():
     assert "depend on the other examples of its batch, first at gate" in wrong[-1]
 
 
+@pytest.mark.slow
 def test_complex_params_have_norms():
 
     def kernel(key, shape, dtype):

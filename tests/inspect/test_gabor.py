@@ -169,6 +169,7 @@ def test_noise_is_no_gabor_function(fits):
     assert r2.max() < 0.35
 
 
+@pytest.mark.slow
 def test_bells_keep_their_least_width(fits):
     """A lone pixel is no wave, but the narrowest bell comes near it."""
     _, fitted, _ = fits["pixel"]

@@ -164,6 +164,7 @@ def test_float32_is_refused():
     )
 
 
+@pytest.mark.slow
 def test_dropout_uses_one_mask():
     net = jn.serial(jn.dense(4), jn.dropout(0.5))
     jn.inspect.check_gradients(net, jn.spec((3, 2)), train=True)
@@ -241,6 +242,7 @@ def test_a_kink_is_more_than_a_thousandth_of_the_slope_plus_rounding():
     assert compare_one(1.03 * flat_bound, 0, 0.0).kinks == 1
 
 
+@pytest.mark.slow
 @pytest.mark.fast_cases("4")
 @pytest.mark.parametrize("bits", [8, 4])
 def test_integers_stay(bits):

@@ -102,6 +102,7 @@ def test_a_copy_adds():
     assert numbers(g)["x"] == (3, 10)
 
 
+@pytest.mark.slow
 def test_intermediate_gradients_are_those_of_perturbations():
     def f(w, x):
         return jnp.sum(jnp.tanh(x @ w) ** 2) / 3

@@ -24,11 +24,13 @@ def best(net, units, path=None, key=1, **options):
     return weights, np.asarray(found)
 
 
+@pytest.mark.slow
 def test_a_linear_unit_wants_1_where_its_weight_is_positive_and_0_elsewhere():
     kernel, found = best(LINEAR, [2, 0])
     np.testing.assert_array_equal(found, kernel[[2, 0]] > 0)
 
 
+@pytest.mark.slow
 def test_decay_finds_the_balance():
     """max w x - decay (x - 0.5)²: x = 0.5 + w / (2 decay)."""
     kernel, found = best(LINEAR, [1], decay=2.0, steps=500, learning_rate=0.02)
@@ -36,6 +38,7 @@ def test_decay_finds_the_balance():
     np.testing.assert_allclose(found[0], wanted, atol=2e-3)
 
 
+@pytest.mark.slow
 def test_a_map_is_the_mean_of_its_places_and_a_place_one_of_them():
     net = jn.serial(jn.conv(3, 1, use_bias=False), jn.global_avg_pool())
     kernel, (whole, place) = best(net, [1, (2, 3, 1)], "conv")
@@ -48,6 +51,7 @@ def test_a_map_is_the_mean_of_its_places_and_a_place_one_of_them():
     assert (rest < 1).all()
 
 
+@pytest.mark.slow
 def test_decay_is_weighed_against_the_mean_over_places():
     """max mean(w x) - decay sum (x - 0.5)²: x = 0.5 + w / (2 decay places)."""
     net = jn.serial(jn.conv(3, 1, use_bias=False))
@@ -56,6 +60,7 @@ def test_decay_is_weighed_against_the_mean_over_places():
     np.testing.assert_allclose(found, np.broadcast_to(wanted, SHAPE), atol=2e-3)
 
 
+@pytest.mark.slow
 def test_moves_reach_as_far_as_said_in_each_direction():
     _, (found,) = best(SUM, [(3, 2, 0)], jitter=1, steps=150)
     wanted = np.zeros(SHAPE[:2], bool)
@@ -63,6 +68,7 @@ def test_moves_reach_as_far_as_said_in_each_direction():
     np.testing.assert_array_equal((found > 0.9).all(-1), wanted)
 
 
+@pytest.mark.slow
 def test_blur_is_a_mean_over_neighbors():
     rows = blur_matrix(9, 1.3)
     np.testing.assert_allclose(rows.sum(1), 1, rtol=1e-6)
@@ -83,6 +89,7 @@ def roughness(x):
     return np.abs(np.diff(x, axis=1)).mean()
 
 
+@pytest.mark.slow
 def test_the_background_the_key_and_the_first_step():
     """Adam's first step is the rate, along the sign of w x - decay (x - background)²."""
 

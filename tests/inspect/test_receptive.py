@@ -52,6 +52,7 @@ def test_one_dimension_and_three():
     assert field == (8,)
 
 
+@pytest.mark.slow
 def test_a_field_cut_by_the_border():
     net = jn.serial(conv(7), conv(7), conv(7), name="net")
     found = receptive_fields(net, jn.spec((1, 12, 60, 1)))

@@ -343,6 +343,8 @@ def test_nnx_takes_layers_through_flaxs_bridge():
 # Both ways
 
 
+@pytest.mark.slow
+@pytest.mark.fast_cases("True")
 @pytest.mark.parametrize("train", [False, True])
 def test_round_trip_from_linen(train):
     """to_linen(from_linen(m)) has m's variables, values and statistics."""
@@ -380,6 +382,7 @@ def test_mixed_nests_are_the_sum_of_their_parts(train):
 # from_nnx
 
 
+@pytest.mark.slow
 def test_from_nnx_is_the_module():
     """The same values for the same key; outputs, gradients and statistics after three steps."""
     layer, module = nnx_net(), NNXNet(rngs=nnx.Rngs(KEY))

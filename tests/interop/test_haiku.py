@@ -36,6 +36,7 @@ def test_a_net_without_state(hk):
         np.testing.assert_array_equal(y, theirs.apply(params, KEY, X))
 
 
+@pytest.mark.slow
 def test_mode_state_and_key(hk, tmp_path):
     def forward(x, is_training):
         x = hk.BatchNorm(True, True, 0.9)(x, is_training)

@@ -70,6 +70,7 @@ def test_inside_a_compiled_function():
     assert "convolution" not in primitives(jn.interop.plain(net), params, state, x)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("row", cases(row for row in ROWS if row.id in ("bidirectional", "hmm")))
 def test_loops_compute_the_same(row):
     x = fill(row)

@@ -178,6 +178,7 @@ def check_keras(model, net, x, table):
     np.testing.assert_allclose(y, wanted, rtol=1e-4, atol=2e-5 * abs(wanted).max())
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:__array__ implementation")  # of Keras's variables
 def test_keras_convolutions_and_norms(keras):
     layers = keras.layers
@@ -226,6 +227,7 @@ def gru_bias(a):
     return np.concatenate([(first + second)[: 2 * len(first) // 3], first[2 * len(first) // 3 :]])
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:__array__ implementation")  # of Keras's variables
 def test_keras_sequences(keras):
     layers = keras.layers

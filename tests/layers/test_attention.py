@@ -308,6 +308,7 @@ def test_lengths_beyond_the_places_raise(layer, lengths):
     np.testing.assert_allclose(y, wanted, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.fast_cases("additive_attention")
 @pytest.mark.parametrize("make", [jn.layers.additive_attention, jn.multi_head_attention])
 def test_a_bias_that_diverged_reaches_the_output(make):
     """One NaN of the bias gives NaN; a whole row of them does not give zeros."""
@@ -330,6 +331,7 @@ def test_a_bias_that_diverged_reaches_the_output(make):
         assert np.isfinite(by_bias[..., 1:, :]).all()
 
 
+@pytest.mark.fast_cases("additive_attention")
 @pytest.mark.parametrize("make", [jn.layers.additive_attention, jn.multi_head_attention])
 def test_nan_in_the_padding_of_a_memory_reaches_no_output(make):
     x = draw(2, 3, 4).astype(np.float32)
@@ -341,6 +343,7 @@ def test_nan_in_the_padding_of_a_memory_reaches_no_output(make):
     np.testing.assert_array_equal(y, wanted)
 
 
+@pytest.mark.slow
 def test_segments_are_the_mask_of_packed_rows():
     x = draw(2, 6, 8, dtype=np.float32)
     segments = np.array([[1, 1, 1, 2, 2, 0], [3, 2, 2, 1, 1, 1]])

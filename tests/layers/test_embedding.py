@@ -120,6 +120,7 @@ def test_rotary_in_bfloat16():
     np.testing.assert_allclose(found, wide, rtol=2**-8, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_table_of_numpy_and_a_list_of_positions():
     table = draw(11, 4).astype(np.float32)
     layer = jn.embedding(11, 4, padding_idx=0, embedding_init=lambda *_: table)

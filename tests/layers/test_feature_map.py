@@ -66,6 +66,7 @@ def test_random_fourier_approximates_the_gaussian_kernel(bandwidth=0.7):
     assert many < 0.012 < 0.02 < few < 0.12
 
 
+@pytest.mark.slow
 def test_random_fourier_draws_as_it_says():
     params, _ = random_fourier(4000, 0.5).init(KEY, jn.spec((2, 3)))
     assert params["kernel"].shape == (3, 4000)

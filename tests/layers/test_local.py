@@ -32,6 +32,7 @@ def test_is_a_convolution_where_its_kernels_are_equal(x64, x_shape, window, opti
     np.testing.assert_allclose(jit_apply(layer, shared, {}, x)[0], y, 1e-12, 1e-12)
 
 
+@pytest.mark.slow
 def test_fresh_outputs_have_variance_near_one():
     layer = jn.layers.locally_connected(7, 5)
     x = jax.random.normal(jax.random.key(0), (40, 12, 11, 3))

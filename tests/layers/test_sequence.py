@@ -115,6 +115,7 @@ def test_time_distributed_passes_state_key_and_training_on():
     assert (y[0] != 0).any()
 
 
+@pytest.mark.slow
 def test_last_step():
     x = jnp.arange(15.0).reshape(3, 5, 1)
     assert jit_apply(jn.last_step(), {}, {}, x)[0].ravel().tolist() == [4, 9, 14]

@@ -50,6 +50,7 @@ def test_post_norm_with_a_memory_by_its_parts(x64):
     np.testing.assert_allclose(in_steps(block, p, x, (memory,)), y, 1e-9)
 
 
+@pytest.mark.slow
 def test_a_layer_in_place_of_the_mlp(x64):
     x = jnp.asarray(draw(2, 5, 6))
     block = jn.transformer_block(2, mlp=jn.dense(6, name="expert"))

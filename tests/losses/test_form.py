@@ -132,6 +132,7 @@ def test_arrays_may_be_given_by_name():
     np.testing.assert_array_equal(found, losses.focal(Z, Y, gamma=1.0))
 
 
+@pytest.mark.slow
 def test_options_may_be_traced():
     """As in a sweep over them."""
     loss = jax.jit(lambda gamma: losses.focal(Z, Y, gamma=gamma))

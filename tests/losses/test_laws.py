@@ -249,6 +249,7 @@ def test_gradients_by_both_arguments(name, x64):
     check_grads(jax.jit(SOFT[name]), (RNG.normal(size=y.shape), y), order=2, modes=["rev"])
 
 
+@pytest.mark.slow
 def test_a_masked_class_may_have_probability_0():
     z = np.float32([[1, -np.inf, 2]])
     p = np.float32([[0.25, 0, 0.75]])
@@ -261,6 +262,7 @@ def test_a_masked_class_may_have_probability_0():
         assert by_p[0, 2] > 0
 
 
+@pytest.mark.slow
 def test_class_weights_of_probabilities():
     z = RNG.normal(size=(5, 3)).astype(np.float32)
     labels = np.arange(5) % 3

@@ -58,11 +58,13 @@ def test_labels_that_are_no_classes_reach_the_weighted_mean_as_nan():
     assert np.isnan(values).tolist() == [True, True, False]
 
 
+@pytest.mark.slow
 def test_narrow_labels_are_compared_with_any_label():
     loss = losses.ignore_label(losses.cross_entropy, label=300)
     close(loss(jnp.zeros((1, 2, 4)), jnp.zeros((1, 2), jnp.uint8)), [math.log(4)], 1e-6)
 
 
+@pytest.mark.slow
 def test_known_labels_that_do_not_count_may_be_no_classes():
     z = RNG.normal(size=(2, 2, 3)).astype(np.float32)
     labels = np.array([[2, -1], [1, 0]])
@@ -74,6 +76,7 @@ def test_known_labels_that_do_not_count_may_be_no_classes():
     close(found, means, 1e-6)  # one of the two known
 
 
+@pytest.mark.slow
 def test_masked_means_of_half_precision_do_not_overflow():
     values = jnp.full((1, 200), 1000, jnp.float16)
     mask = jnp.arange(200)[None] < 150

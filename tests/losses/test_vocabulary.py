@@ -50,6 +50,7 @@ def test_equals_the_loss_of_all_logits(chunk, options):
     close(found, slopes(whole))
 
 
+@pytest.mark.slow
 def test_one_chunk_has_the_same_bits():
     found = linear_cross_entropy(X, KERNEL, LABELS)
     assert found.tolist() == cross_entropy(jn.product(X, KERNEL), LABELS).tolist()
@@ -68,6 +69,7 @@ def test_gradients_of_16_bits_are_summed_in_float32():
         np.testing.assert_allclose(np.float32(slope).ravel(), [-2048, 2048], rtol=0.01)
 
 
+@pytest.mark.slow
 def test_memory_is_that_of_a_chunk():
     x = jn.spec((2048, 32))
     labels = jn.spec((2048,), jnp.int32)

@@ -68,6 +68,7 @@ def test_binary_accuracy(targets):
     assert metrics.binary_accuracy(logits, jnp.full(4, jnp.nan)).tolist() == [0, 0, 0, 0]
 
 
+@pytest.mark.slow
 def test_labels_are_integers_or_probabilities():
     labels = np.array([0, 2, 1, 1])
     soft = 0.6 * np.eye(3)[labels] + 0.4 / 3

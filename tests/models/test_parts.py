@@ -19,6 +19,7 @@ def test_gelu_has_the_error_function():
     assert gelu(jnp.array(1.0)) == pytest.approx(0.841344746, abs=1e-6)
 
 
+@pytest.mark.slow
 def test_a_gate_for_each_map():
     net = jn.compose(lambda m, x: squeeze_excite(m, x, 2, jax.nn.relu, jax.nn.sigmoid))
     x = np.random.default_rng(0).normal(size=(3, 4, 5, 6)).astype(np.float32)

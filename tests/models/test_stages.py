@@ -102,6 +102,7 @@ def test_one_size_is_a_linear_model():
     np.testing.assert_allclose(y[0] + y[1] - bias, y[2], atol=1e-5)
 
 
+@pytest.mark.slow
 def test_activation_may_be_a_layer_and_is_not_put_after_the_last():
     params, _ = mlp([70, 60, 5]).init(jax.random.key(0), jn.spec((2, 4)))
     x = jax.random.normal(jax.random.key(0), (50, 4))
@@ -113,6 +114,7 @@ def test_activation_may_be_a_layer_and_is_not_put_after_the_last():
     assert (y < 0).any()
 
 
+@pytest.mark.slow
 def test_hidden_units_keep_the_second_moment_near_1():
     """He's kernels keep mean(relu(z)²) at mean(x²) = 1, layer after layer, whatever the widths."""
     x = jax.random.normal(jax.random.key(0), (500, 400))
@@ -269,6 +271,7 @@ def test_wrong_sizes(call, words):
         call()
 
 
+@pytest.mark.slow
 def test_tied_values_and_gradients(x64):
     """By hand: z = σ(x W + b), y = σ(z Wᵀ + c); W has the gradients of both its uses."""
     net = tied_autoencoder(3, jax.nn.sigmoid, jax.nn.sigmoid)

@@ -7,6 +7,7 @@ import jaxnet as jn
 from jaxnet import models
 
 
+@pytest.mark.slow
 def test_positions_of_vit_belong_to_a_size_of_images():
     net = models.vit("b_16")
     params, _ = jax.eval_shape(net.init, jax.random.key(0), jn.spec((2, 32, 48, 3)))

@@ -77,6 +77,7 @@ def paper_loss(outputs, targets, boxes, coordinates=5.0, no_object=0.5):
     return total
 
 
+@pytest.mark.fast_cases("3-weights2", "2-weights1")
 @pytest.mark.parametrize(("boxes", "weights"), [
     (1, {}), (2, {"coordinates": 2.0, "no_object": 0.1}), (3, {}),
 ])  # fmt: skip
@@ -94,6 +95,7 @@ def test_the_loss_is_the_papers(boxes, weights, x64):
     np.testing.assert_allclose(value, wanted, rtol=1e-10)
 
 
+@pytest.mark.slow
 def test_the_gradient_takes_overlap_and_choice_as_given(x64):
     """By hand: of a single cell that holds a truth, and is right about all but one thing each."""
     truth = {"boxes": jnp.array([[[0.2, 0.3, 0.6, 0.5]]]), "classes": jnp.array([[1]])}
@@ -111,6 +113,7 @@ def test_the_gradient_takes_overlap_and_choice_as_given(x64):
     np.testing.assert_allclose(slope_of(moved, truth).ravel(), wanted, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_where_no_box_overlaps_the_nearest_is_responsible():
     truth = {"boxes": jnp.array([[[0.2, 0.3, 0.6, 0.5]]]), "classes": jnp.array([[0]])}
     far = [0.9, 0.9, 0.0, 0.0, 0.0]
@@ -127,6 +130,8 @@ def test_where_no_box_overlaps_the_nearest_is_responsible():
         assert learns == [responsible == 0, responsible == 1]
 
 
+@pytest.mark.slow
+@pytest.mark.fast_cases("-1.0")
 @pytest.mark.parametrize("value", [0.0, -1.0])
 def test_gradients_are_finite(value):
     outputs, targets = scene(0)
@@ -195,6 +200,7 @@ def test_any_backbone_by_tap():
     assert shapes(vgg, (2, 96, 128, 3))[""] == (2, 6, 8, 8)
 
 
+@pytest.mark.slow
 def test_the_last_activation():
     backbone = jn.serial(jn.conv(4, 3, strides=4), name="backbone")
     x = 9 * jax.random.normal(jax.random.key(1), (2, 8, 12, 1))

@@ -23,6 +23,7 @@ def test_masked_softmax_by_hand():
     np.testing.assert_allclose(whole[0], [1 / 8, 2 / 8, 5 / 8], rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_masked_softmax_without_any_entry_has_gradient_0():
     def first(scores):
         return ops.masked_softmax(scores, jnp.zeros((2, 3), bool))[:, 0].sum()
@@ -127,6 +128,7 @@ def test_a_nan_to_add_does_not_mask(x64):
     assert slope[1, 1] == 0
 
 
+@pytest.mark.slow
 def test_windows():
     everything = ops.in_window(4, 6, (9, 9))
     assert everything.shape == (4, 6) and everything.all()

@@ -245,6 +245,7 @@ def with_all_scores(q, k, v, ranges):
     return dot_product_attention(q, k, v, ((first <= at) & (at < last))[:, None])
 
 
+@pytest.mark.slow
 @pytest.mark.fast_cases("with_all_scores-nan")
 @pytest.mark.parametrize("bad", [np.nan, slow(np.inf, id="inf")])
 @pytest.mark.parametrize("attention", [SMALL, with_all_scores])
@@ -252,6 +253,7 @@ def test_a_place_that_is_not_finite_reaches_only_queries_that_see_it(attention, 
     attends_to_what_it_sees(attention, bad)
 
 
+@pytest.mark.slow
 def test_a_place_that_is_not_finite_below_a_table_reaches_all_that_see_it():
     q, k, v = inputs(2, 16, 16, 2, 2, 4, 4, jnp.float32)
     ranges, table = see(16, 16, causal=True, window=(2, 0)), jnp.ones((2, 1, 16, 16), bool)

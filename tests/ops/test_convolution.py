@@ -90,6 +90,7 @@ def test_values_and_derivatives_to_second_order(x64, x_shape, w_shape, options):
     close(found, expected, 1e-10)
 
 
+@pytest.mark.fast_cases("blocks of two", "groups", "depthwise", "volume")
 @pytest.mark.parametrize("x_shape, w_shape, options", CASES)
 def test_values_and_gradients(x_shape, w_shape, options):
     """Of the same case in float32: quick, so that every change of the lowering meets it."""
@@ -112,6 +113,7 @@ def test_values_and_gradients(x_shape, w_shape, options):
 BATCHES = [(0, None), (None, 0), (0, 0)]
 
 
+@pytest.mark.slow
 def test_vmap_is_a_loop():
     """Values and gradients, over the inputs, the kernels and both; in groups."""
     shapes = (3, 2, 5, 4), (3, 3, 2, 6), (2, 3, 6)

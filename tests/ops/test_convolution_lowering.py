@@ -82,6 +82,7 @@ def step_arguments():
     return params, jnp.ones((2, 8, 6, 20))
 
 
+@pytest.mark.fast_cases("cond", "scan")
 @ON_CPU
 @pytest.mark.parametrize("loop", LOOPS)
 def test_compiled_convolutions_are_canonical(convolutions_by_xla, loop):
@@ -90,6 +91,7 @@ def test_compiled_convolutions_are_canonical(convolutions_by_xla, loop):
     assert len(found) >= 6 and all(map(canonical, found)), "\n".join(found)
 
 
+@pytest.mark.slow
 @ON_CPU
 def test_compiled_convolutions_are_canonical_in_remat_and_forward_mode(convolutions_by_xla):
     def run(params, x):
@@ -116,6 +118,7 @@ def test_the_check_sees_what_jax_does_by_itself():
     assert not all(map(canonical, found))
 
 
+@pytest.mark.slow
 @ON_CPU
 def test_a_training_step_passes_over_memory_few_times(convolutions_by_xla):
     """XLA computes cheap operations again for each use unless the forms here prevent it."""

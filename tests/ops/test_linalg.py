@@ -40,12 +40,14 @@ def unordered(text: str) -> list[tuple[str, str]]:
     return pairs
 
 
+@pytest.mark.fast_cases("sparse codes", "basis pursuit")
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_no_two_batched_calls_at_once(name):
     function, args = PROGRAMS[name]()
     assert unordered(compiled(function, *args).as_text()) == []
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(jax.default_backend() != "cpu", reason="GPUs have no LAPACK")
 def test_two_at_once_are_seen():
     def both(a, b):
@@ -72,6 +74,7 @@ def test_qr_is_that_of_numpy(shape):
         np.testing.assert_allclose(r, expected.R, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_inverses_of_2x2_and_their_gradients():
     a = jnp.asarray(np.random.default_rng(0).normal(size=(7, 3, 2, 2)), jnp.float32)
     np.testing.assert_allclose(linalg.inverse_2x2(a), np.linalg.inv(a), rtol=1e-4)

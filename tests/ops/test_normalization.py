@@ -36,6 +36,7 @@ def mixed(function):
     return loss
 
 
+@pytest.mark.slow
 def test_all_derivatives_are_those_of_the_formulas(x64):
     def derivatives(function):
         loss, all_three = mixed(function), (0, 1, 2)
@@ -47,6 +48,7 @@ def test_all_derivatives_are_those_of_the_formulas(x64):
     close(found, wanted, 1e-7, 1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.fast_cases("axes0-True", "axes2-True")
 @pytest.mark.parametrize(
     ("axes", "centered"), [((-1,), True), ((-1,), False), ((1, 2), True), ((0,), True)]

@@ -63,6 +63,7 @@ def test_places_that_are_whole_numbers_up_to_rounding():
     assert nearest(10, 11, 1.1, centers=False)[-1] == 9
 
 
+@pytest.mark.fast_cases("True-triangle", "True-kernel")
 @pytest.mark.parametrize("kernel", [triangle, cubic(-0.75)])
 @pytest.mark.parametrize("align_corners", [False, True])
 def test_upsampling_by_a_whole_factor_costs_a_few_products_per_output(kernel, align_corners):

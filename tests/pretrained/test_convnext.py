@@ -15,6 +15,7 @@ def options(**entries):
     return convnext.options(complete("f", {"model_type": "convnext"} | entries, FAMILIES))
 
 
+@pytest.mark.slow
 def test_parameters_of_the_published_model():
     found = options(architectures=["ConvNextForImageClassification"]) | {"labels": 1000}
     net = convnext.convnext(**found)

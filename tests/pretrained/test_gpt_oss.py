@@ -111,6 +111,7 @@ def test_damaged_arrays_are_named(tmp_path, part, change, words):
         load(tmp_path)
 
 
+@pytest.mark.slow
 def test_other_numbers_of_few_bits_are_an_error(tmp_path):
     packed(tmp_path)
     config = CONFIG | {"quantization_config": {"quant_method": "fp8"}}

@@ -72,6 +72,7 @@ def test_text_and_the_way_back(name, tmp_path):
         np.testing.assert_allclose(names[key], weights[key], atol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_name_is_a_repository_whose_own_files_are_downloaded(tmp_path, monkeypatch):
     """By a stand-in of the client: no code, no pickle, no weights in another form in a folder."""
     name = "gpt2"

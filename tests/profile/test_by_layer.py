@@ -101,6 +101,7 @@ def test_a_share_without_a_layer_is_shown(monkeypatch):
     assert "the compiler counts 210 FLOPs" in str(costs)
 
 
+@pytest.mark.slow
 def test_measured_times(tmp_path):
     net = jn.serial(jn.dense(300, name="wide"), jnp.tanh, jn.dense(2), name="net")
     params, state = net.init(jax.random.key(0), spec((200, 300)))

@@ -14,6 +14,7 @@ def test_convolutions_of_any_form(seed):
         check(call, draw, given, twice=number % 4 == 0)
 
 
+@pytest.mark.slow
 @cases(2)
 def test_products_in_16_bits(seed):
     draw = Draw(2000 + seed)

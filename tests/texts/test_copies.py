@@ -106,6 +106,7 @@ def test_no_file_repeats_twenty_lines_of_a_package(package):
     assert {path: found for path in theirs(package) if (found := copies(path))} == {}
 
 
+@pytest.mark.slow
 def test_twenty_lines_of_ours_are_found_in_a_package(tmp_path):
     mine = next(text for text in ours() if text.path.name == "form.py")
     lines = lines_of(mine.text)[30:]

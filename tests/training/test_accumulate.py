@@ -52,6 +52,7 @@ def check_parts(n, loss, batch, **options):
     return train_state, metrics
 
 
+@pytest.mark.slow
 @pytest.mark.fast_cases("ignored-4", "mean-4", "pair-4")
 @pytest.mark.parametrize("loss, n", [*[(loss, 4) for loss in LOSSES], ("mean", 2), ("pair", 12)])
 def test_one_update_is_that_of_the_whole_batch(loss, n):
@@ -63,6 +64,7 @@ def test_one_update_is_that_of_the_whole_batch(loss, n):
     assert int(train_state.step) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.fast_cases("none counts")
 @pytest.mark.parametrize(
     ("loss", "labels"),
@@ -99,6 +101,7 @@ def test_fit_pads_its_last_batch():
     assert int(train_state.step) == 4
 
 
+@pytest.mark.slow
 def test_each_part_draws_its_own_numbers_and_keeps_the_state():
     net = jn.serial(jn.dropout(0.5), jn.batch_norm(), jn.dense(3))
     train_state, _ = updated(3, CROSS, (np.ones((12, 40), np.float32), LABELS), net=net)
@@ -108,6 +111,7 @@ def test_each_part_draws_its_own_numbers_and_keeps_the_state():
     assert len(np.unique(np.round(mean, 4))) > 8
 
 
+@pytest.mark.slow
 def test_weights_that_depend_on_the_params_are_refused():
     def loss(outputs, labels):
         weights = jax.nn.sigmoid(outputs[:, 0])
@@ -124,6 +128,7 @@ def test_weights_that_depend_on_the_params_are_refused():
     updated(2, as_the_message_says)
 
 
+@pytest.mark.slow
 def test_the_memory_of_a_step_is_that_of_a_part():
     net = jn.serial(jn.dense(64), jnp.tanh, jn.dense(64), jnp.tanh, jn.dense(3))
     objective = jn.supervised(net, CROSS)
@@ -154,6 +159,7 @@ def test_parts_take_every_nth_row():
     assert batch["x"].tolist() == [[0, 4], [1, 5], [2, 6], [3, 7]]
 
 
+@pytest.mark.slow
 def test_carries_of_rows_are_not_cut():
     windows = jn.data.windows(np.arange(81) % 7, 4, 5)
     each = jn.layers.time_distributed

@@ -51,6 +51,7 @@ def test_the_old_argument_order_is_answered():
         jn.evaluate({}, {}, jn.dense(2), data())  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 def test_predict_in_batches_is_apply():
     net = jn.serial(jn.dense(4), jn.batch_norm(), jn.dense(2))
     params, state = net.init(KEY, jn.spec((1, 3)))
@@ -71,6 +72,7 @@ def reader(**options):
     return jn.serial(jn.serial(table, name="in"), lambda x: x.mean(1), jn.dense(2), name="net")
 
 
+@pytest.mark.fast_cases("freeze-256")
 @pytest.mark.parametrize(("wrap", "batch_size"), [(lambda net: net, 2), (jn.freeze, 256)])
 def test_an_id_without_an_embedding_raises(wrap, batch_size):
     net = wrap(reader())
@@ -110,6 +112,7 @@ def test_outputs_without_entries_have_a_row_per_example():
     assert [y.shape for y in outputs] == [(7, 3), (7, 0)]
 
 
+@pytest.mark.slow
 def test_nan_of_other_origin_comes_back():
     net = jn.serial(reader(), lambda x: jnp.log(x - 1e3))
     params, state = net.init(KEY, IDS)
@@ -118,6 +121,7 @@ def test_nan_of_other_origin_comes_back():
     assert np.isnan(jn.predict(net, broken, state, IDS)).all()
 
 
+@pytest.mark.slow
 def test_fit_reports_ids_of_the_test_data():
     objective = jn.supervised(reader(), LOSS)
     trainer = jn.trainer(objective, optax.sgd(0.1))
@@ -203,6 +207,7 @@ def test_predict_says_what_is_not_a_net():
         jn.predict(2.5, {}, {}, np.ones((2, 3)))  # type: ignore
 
 
+@pytest.mark.slow
 def test_a_stream_gets_new_random_numbers_in_each_batch():
     def forward(m, batch):
         return jax.random.normal(m.key("z"), batch.shape), {}
@@ -221,6 +226,7 @@ def test_a_stream_gets_new_random_numbers_in_each_batch():
     assert found["loss"] == pytest.approx(np.mean(numbers))
 
 
+@pytest.mark.slow
 def test_carries_go_from_batch_to_batch():
     """Also the first ones, which `start` resets."""
     rng = np.random.default_rng(0)

@@ -45,6 +45,7 @@ def test_every_example_once_an_epoch(size, chunk):
     assert len(trainer._kept.watcher.traces["fit"]) == 1
 
 
+@pytest.mark.slow
 def test_order_is_drawn_again_for_each_epoch():
     orders = []
 
@@ -138,6 +139,7 @@ def test_bad_input_is_answered_before_anything_runs(change, words, trainer, trai
         jn.fit(**call)
 
 
+@pytest.mark.slow
 def test_what_fit_returns_says_that_it_is_iterated():
     epochs = jn.fit(*build(), data(), epochs=1, progress=False)
     assert "; iterate it: losses = [epoch.train['loss'] for" in repr(epochs)

@@ -58,6 +58,7 @@ def test_the_loss_is_scaled_if_something_is_computed_in_float16(net, scaled):
     assert ("65536" in text or "is_finite" in text) == scaled
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("accumulate", [1, 3])
 def test_a_step_that_overflows_changes_the_scale_alone(accumulate):
     trainer, start = made(accumulate=accumulate)
@@ -146,6 +147,7 @@ def test_a_run_survives_an_overflow_in_each_epoch_and_resumes_to_the_bit(tmp_pat
     assert same(rest[-1].train_state, end)
 
 
+@pytest.mark.slow
 def test_an_epoch_of_float32_has_no_skipped_steps():
     [epoch] = epochs(*made(jn.dense(1)), epochs=1)
     assert epoch.skipped is None
@@ -189,6 +191,7 @@ def test_a_sharded_run_skips_on_all_devices(on_devices):
     assert on_devices(SHARDED, 2).split() == ["1"]
 
 
+@pytest.mark.slow
 def test_many_overflows_in_a_row_warn_by_path():
     net = jn.cast(jn.serial(jn.dense(2), jn.dense(1)), jnp.float16)
     trainer, start = made(net, optax.sgd(0.1))

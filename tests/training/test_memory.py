@@ -282,6 +282,7 @@ def test_what_was_used_and_dropped_is_gone(name):
     assert not any(one() is not None for one in alive)
 
 
+@pytest.mark.slow
 def test_programs_are_kept_while_the_net_lives():
     net = jn.models.decoder(11, depth=1, width=8, heads=2, mlp_features=8)
     params, _ = net.init(KEY, jn.spec((1, 1), int))

@@ -417,6 +417,7 @@ SOUND = {
 }
 
 
+@pytest.mark.fast_cases("rows", "compiled", "pair", "sum")
 @pytest.mark.parametrize("name", GROWN)
 def test_a_loss_that_reduces_does_not_train_on_all_pairs(name):
     x = np.full((6, 3), 0.5, np.float32)

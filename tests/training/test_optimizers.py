@@ -227,6 +227,7 @@ def trained(optimizer, steps=3):
     return before, jax.device_get(train_state.params), train_state
 
 
+@pytest.mark.slow
 def test_frozen_params_keep_their_bits():
     """`optax.adamw` alone moves them by its decay."""
     frozen = {"old/*": optax.set_to_zero(), "*": optax.adamw(0.1, weight_decay=0.1)}
@@ -237,6 +238,7 @@ def test_frozen_params_keep_their_bits():
     assert not np.array_equal(after["old"]["kernel"], before["old"]["kernel"])
 
 
+@pytest.mark.slow
 def test_each_array_gets_its_own_optimizer():
     rates = {"*/bias": optax.sgd(0.0), "head/*": optax.sgd(0.5), "*": optax.sgd(0.25)}
     before, after, _ = trained(jn.by_path(rates), steps=1)
@@ -266,6 +268,7 @@ def test_in_fit_and_sweep():
     np.testing.assert_allclose(epoch.train["loss"], slow, 1e-5)
 
 
+@pytest.mark.slow
 def test_a_run_is_saved_and_resumed(tmp_path):
     """Its state has no names with a "/", which no file of weights could hold."""
 
@@ -308,6 +311,7 @@ def run(decay, steps):
     return train_state, seen
 
 
+@pytest.mark.fast_cases("0.999", "0.5")
 @pytest.mark.parametrize("decay", [0.0, 0.5, 0.999])
 def test_is_the_average_by_hand(decay):
     """Weights of at most (1 + t) / (10 + t); the params themselves train as without it."""

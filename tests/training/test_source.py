@@ -58,6 +58,7 @@ def test_every_cuts_a_run_without_changing_it(stream, trainer, train_state):
         np.testing.assert_allclose(epoch.train["loss"], mean, rtol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.fast_cases("False-1", "True-0")
 @pytest.mark.parametrize(("stream", "at"), [(False, 1), (False, 2), (True, 0), (True, 1)])
 def test_a_run_goes_on_from_a_position(stream, at, trainer, train_state):
@@ -100,6 +101,7 @@ def test_a_position_after_the_last_step_ends_the_run(trainer, train_state):
     assert [epoch.number for epoch in more] == [3]
 
 
+@pytest.mark.slow
 def test_steps_of_an_endless_stream(trainer, train_state):
     def endless():
         x, y = data()
@@ -127,6 +129,7 @@ def test_an_endless_stream_for_several_epochs_raises(kind, endless, trainer, tra
         jn.fit(trainer, train_state, endless, epochs=2)
 
 
+@pytest.mark.slow
 def test_a_generator_may_be_one_epoch(trainer, train_state):
     (epoch,) = jn.fit(trainer, train_state, (data() for _ in range(2)), epochs=1)
     assert epoch.step == 2
@@ -168,6 +171,7 @@ def test_a_train_state_of_another_moment(trainer, train_state):
             jn.fit(own, train_state, stream_of(data()), steps=11, position=later)
 
 
+@pytest.mark.fast_cases("beyond1")
 @pytest.mark.parametrize("beyond", [{"done": 10**9}, {"epoch": 10**9}])
 def test_a_position_beyond_a_stream_reads_nothing(beyond, trainer, train_state):
     """There may be no end of what it would read."""
@@ -199,6 +203,7 @@ def test_the_first_dispatch_which_compiles_sets_no_pace():
     assert pace.steps == 4
 
 
+@pytest.mark.slow
 def test_data_in_a_dict():
     def forward(m, batch):
         return LOSS(m(jn.dense(2), batch["image"]), batch["label"]), {}

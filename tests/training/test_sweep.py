@@ -172,6 +172,7 @@ def test_in_a_notebook_it_is_a_table():
     assert root.find("p").text == "3 seeds each, 1 s in all"  # type: ignore[union-attr]
 
 
+@pytest.mark.slow
 def test_one_setting_prints():
     assert "learning_rate" not in str(made_of([0.4, 0.5]))
     found = jn.sweep(objective(jn.dense(3)), optax.sgd, data(), seeds=2, epochs=1, grid=GRID)
@@ -292,6 +293,7 @@ def test_missing_numbers_are_counted_by_seeds():
         jn.sweep(squares, lambda: optax.sgd(0.1), (x, y), **options)
 
 
+@pytest.mark.slow
 @pytest.mark.fast_cases("two examples are left")
 @pytest.mark.parametrize("count", [12, 14], ids=["equal folds", "two examples are left"])
 def test_folds_train_on_the_others_and_give_an_output_to_each_example(count):
@@ -328,6 +330,7 @@ def annealed(learning_rate, steps=9):
     return optax.adam(optax.cosine_decay_schedule(learning_rate, steps))
 
 
+@pytest.mark.slow
 @pytest.mark.fast_cases("mask")
 @pytest.mark.parametrize(
     "optimizer",
@@ -344,6 +347,7 @@ def test_only_what_the_grid_varies_is_traced(optimizer):
     close(found.member(0, 0).params, epoch.train_state.params)
 
 
+@pytest.mark.slow
 def test_a_metric_of_nothing_is_zero_as_in_fit():
     x, y = data()
     rare = jn.losses.weighted(jn.metrics.accuracy, ignore_label=0)
@@ -354,6 +358,7 @@ def test_a_metric_of_nothing_is_zero_as_in_fit():
     assert found.evaluation["rare"].ravel().tolist() == [0.0]
 
 
+@pytest.mark.slow
 def test_a_member_trains_further_as_a_run_of_its_own():
     net, (x, y) = objective(jn.dense(3)), data()
     options = {"seeds": [0, 4], "progress": False}
@@ -374,6 +379,7 @@ def test_an_optimizer_may_take_any_names():
     close(free.train_state.params, own.train_state.params)
 
 
+@pytest.mark.slow
 def test_the_best_of_what_is_no_loss_needs_its_direction():
     def error(outputs, labels):
         return 1 - jn.metrics.accuracy(outputs, labels)

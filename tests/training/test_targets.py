@@ -85,6 +85,7 @@ def test_targets_of_the_wrong_range(run, loss, targets, words):
         run(np.full((6, 3), targets, np.float32), loss)
 
 
+@pytest.mark.fast_cases("squared_error-y3", "hinge_loss-y2")
 @pytest.mark.parametrize(
     ("loss", "y"),
     [
@@ -112,6 +113,7 @@ def test_labels_of_another_form_get_a_hint(y, words):
         evaluate(y)
 
 
+@pytest.mark.slow
 def test_a_later_batch_of_a_stream():
     objective = jn.supervised(jn.dense(3), LOSS)
     assert len(trained(objective, Batches((X, GOOD), (X, GOOD)), epochs=2)) == 2
@@ -145,6 +147,7 @@ def test_in_pairs_dicts_and_objectives_of_the_user():
     trained(own, {"x": X, "label": GOOD})
 
 
+@pytest.mark.slow
 @pytest.mark.fast_cases("fit")
 @pytest.mark.parametrize("run", [fit, fit_stream, evaluate, sweep])
 def test_a_label_that_the_loss_leaves_out(run):
@@ -154,6 +157,7 @@ def test_a_label_that_the_loss_leaves_out(run):
     run(bad(-100), losses.weighted(ignore_label=-100))
 
 
+@pytest.mark.slow
 def test_a_label_that_a_function_of_the_user_may_misread():
     def clipped():  # a new function, which was not warned of before
         return lambda outputs, labels: LOSS(outputs, jnp.maximum(labels, 0))
@@ -164,6 +168,7 @@ def test_a_label_that_a_function_of_the_user_may_misread():
         fit(bad(-1), clipped())
 
 
+@pytest.mark.slow
 def test_integers_that_are_not_labels():
     fit(bad(99)[:, None].repeat(3, 1), lambda o, y: (o - y) ** 2)  # a regression
     fit(bad(99), lambda o, y: (o[:, 0] - y) ** 2, jn.dense(1))
@@ -187,6 +192,7 @@ def test_another_byte_order_is_turned():
     assert turned["loss"] == metrics["loss"]
 
 
+@pytest.mark.slow
 def test_labels_that_augmentation_makes():
     """The data need not have the form of the batches that the loss gets."""
 
@@ -239,6 +245,7 @@ def test_rows_that_continue_each_other_are_not_shuffled(text):
             jn.fit(trainer, train_state, first_two(data), epochs=1)  # batches of two, not of 64
 
 
+@pytest.mark.slow
 def test_rows_that_continue_each_other_have_integer_labels(text):
     """Was refused: the labels were looked at with one row, and the carry has two."""
     objective, (inputs, labels) = text

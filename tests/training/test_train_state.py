@@ -10,6 +10,7 @@ from jaxnet.training.train_state import next_key, step_key
 from tests.training.conftest import LOSS, data, started
 
 
+@pytest.mark.fast_cases("threefry2x32")
 @pytest.mark.parametrize("impl", ["threefry2x32", "rbg"])
 def test_no_key_is_handed_out_twice(impl):
     """Neither by steps nor between them."""

@@ -111,6 +111,7 @@ def test_only_the_bad_leaf_is_named():
         trainer.step(trainer.init(KEY, data()), data())
 
 
+@pytest.mark.slow
 def test_compiled_once_and_a_second_time_told_with_the_leaf():
     trainer, train_state = build(jn.dense(2))
     for seed in range(4):

@@ -83,6 +83,7 @@ def test_one_factor_alone_is_an_error(tmp_path, lost):
     assert not (tmp_path / "adapter").exists()
 
 
+@pytest.mark.slow
 def test_a_convolution_has_the_window_among_its_inputs():
     conv = jn.conv(5, (3, 2), padding="VALID")
     layer = jn.lora(conv, 2, where="kernel")
@@ -109,6 +110,7 @@ def test_chosen_params_train_too():
     assert moved == factors | {"head/kernel", "head/bias"}
 
 
+@pytest.mark.slow
 def test_an_optimizer_by_path_leaves_the_base_and_keeps_no_moments():
     layer = jn.lora(jn.dense(4), 2, where="kernel")
     optimizer = jn.by_path({"*_lora_(a|b)": optax.adamw(0.1), "*": optax.set_to_zero()})
@@ -137,6 +139,7 @@ WRAPS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.fast_cases("plain")
 @pytest.mark.parametrize("wrap", WRAPS)
 def test_merged_params_give_the_outputs_of_the_adapted_net(wrap):
@@ -160,6 +163,7 @@ def test_merged_params_give_the_outputs_of_the_adapted_net(wrap):
         close(found, wanted, tolerance)
 
 
+@pytest.mark.slow
 def test_a_layer_of_adapted_blocks_draws_others_for_each_copy():
     net = jn.repeat(jn.lora(jn.residual(jn.dense(3)), 2, where="*/kernel"), 4)
     params, state = net.init(KEY, jn.spec((2, 3)))
@@ -179,6 +183,7 @@ def test_a_summary_shows_each_layer_once():
     assert query == 3 * (8 * 8 + 8 + 8 * 2 + 2 * 8)
 
 
+@pytest.mark.slow
 def test_factors_of_a_kernel_start_with_the_variance_of_a_kernel():
     layer = jn.lora(jn.dense(50), 40, where="kernel")
     a = layer.init(KEY, jn.spec((2, 200)))[0]["kernel_lora_a"]

@@ -67,6 +67,7 @@ def test_params_of_another_n_are_named(transform, layer):
         transform(layer, 4).apply(None, state, x)
 
 
+@pytest.mark.slow
 def test_mapped_is_the_layer_for_each_entry_with_its_own_key():
     layer = jn.serial(jn.dense(3), jn.dropout(0.5))
     x = np.random.default_rng(0).normal(size=(4, 5, 2)).astype(np.float32)
@@ -82,6 +83,7 @@ def test_mapped_is_the_layer_for_each_entry_with_its_own_key():
     assert jax.tree.map(jnp.shape, params) == jax.tree.map(jnp.shape, wanted)
 
 
+@pytest.mark.fast_cases("freeze", "remat")
 @pytest.mark.parametrize("wrap", [jn.freeze, jn.remat, lambda layer: jn.repeat(layer, 1)])
 def test_mapped_takes_layers_that_return_their_state_as_it_is(wrap):
     backbone = jn.serial(jn.dense(3), jn.batch_norm(), name="backbone")

@@ -97,6 +97,7 @@ def test_remat_of_no_layer(options):
     gradient(lambda block: jn.remat(block, **options))
 
 
+@pytest.mark.slow
 def test_cast_computes_in_the_dtype_and_keeps_params():
     seen = []
 
@@ -118,6 +119,8 @@ def test_cast_computes_in_the_dtype_and_keeps_params():
     assert not jnp.array_equal(y, plain)
 
 
+@pytest.mark.slow
+@pytest.mark.fast_cases("float16")
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
 def test_no_slow_operation_of_16_bits_is_left_on_cpu(dtype):
     """XLA takes up to 1.5 times as long for such a product, and 8 times for such a maximum."""
@@ -179,6 +182,7 @@ def test_params_in_containers_are_frozen(kind):
     assert found["b"].all()
 
 
+@pytest.mark.slow
 def test_params_frozen_by_path():
     """Only these get no gradient; the layer stays in the mode of its parent."""
     net = jn.serial(jn.dense(4), jn.batch_norm(), jn.dense(2, name="head"))
@@ -201,6 +205,7 @@ def test_params_frozen_by_path():
         jn.freeze(net, "tail/*").apply(params, state, x)
 
 
+@pytest.mark.slow
 def test_a_frozen_layer_passes_gradients_to_earlier_chunks_of_a_stream():
     def second(x, layer):
         stream, (params, _) = jn.stream(layer), layer.init(KEY, x)

@@ -65,6 +65,7 @@ def test_scales_are_shared_by_inputs_and_by_rows_of_tables():
     assert four["residual"]["attention"]["out"]["kernel"]["scale16"].shape == (3, 2, 2, 8)
 
 
+@pytest.mark.fast_cases("32-1", "32-5", "32-6", "2-5")
 @pytest.mark.parametrize("features", [1, 5, 6])
 @pytest.mark.parametrize("group", [2, 32])
 def test_tables_of_any_width_come_back(features, group):
@@ -76,6 +77,7 @@ def test_tables_of_any_width_come_back(features, group):
     np.testing.assert_allclose(found, rounded(table.T, 7, size, False).T, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_four_bits_of_three_axes_of_odd_size_come_back():
     net = jn.multi_head_attention(2)
     x = jnp.ones((1, 4, 6))
@@ -84,6 +86,7 @@ def test_four_bits_of_three_axes_of_odd_size_come_back():
     np.testing.assert_allclose(found, params["query"]["kernel"], atol=0.1)
 
 
+@pytest.mark.fast_cases("8-None-int4", "7-None-int8", "7-1-int4")
 @pytest.mark.parametrize(
     ("width", "group", "stored"),
     [
@@ -117,6 +120,7 @@ def test_integers_give_the_outputs_of_aware_floats(bits):
     assert jax.eval_shape(small.init, KEY, TOKENS)[0] == jax.eval_shape(lambda: packed)
 
 
+@pytest.mark.slow
 @pytest.mark.fast_cases("size0-False-2-4", "size2-True-8-4")
 @pytest.mark.parametrize("bits", [4, 8])
 @pytest.mark.parametrize(
@@ -141,6 +145,8 @@ def test_a_kernel_is_used_in_both_directions(bits, size, first, rows):
     np.testing.assert_allclose(y, want, 1e-4, 1e-4 * want.std())
 
 
+@pytest.mark.slow
+@pytest.mark.fast_cases("float32")
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float32])
 def test_a_net_of_four_bits_keeps_the_dtype_of_its_params(dtype):
     """Of products and convolutions, and whatever the input has; merged, too."""
@@ -158,6 +164,7 @@ def test_a_net_of_four_bits_keeps_the_dtype_of_its_params(dtype):
     assert {a.dtype for a in jax.tree.leaves(jn.merge(small, packed))} == {jnp.dtype(dtype)}
 
 
+@pytest.mark.slow
 def test_groups_of_the_last_of_two_inputs_are_those_of_a_matrix():
     """As in attention's last product, which generation reads as it is stored."""
     size = (8, 64, 256)
@@ -174,6 +181,7 @@ def test_groups_of_the_last_of_two_inputs_are_those_of_a_matrix():
     np.testing.assert_allclose(program(params, x), want, 1e-4, 1e-4 * want.std())
 
 
+@pytest.mark.slow
 def test_bytes_are_those_of_the_integers():
     net = jn.dense(64, use_bias=False)
 
@@ -189,6 +197,7 @@ def test_bytes_are_those_of_the_integers():
     assert found == [4 * values, values + 4 * 64, values // 2 + 2 * 256, values // 2 + 2 * 128]
 
 
+@pytest.mark.slow
 def test_a_gradient_passes_through_the_rounding():
     """At the rounded kernel, as if the rounding were not there."""
     layer = jn.quantized(jn.dense(4), 4, aware=True)
@@ -231,6 +240,7 @@ def test_factors_train_on_top_of_integers():
     np.testing.assert_allclose(y, right, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.fast_cases("cast")
 @pytest.mark.parametrize("wrap", ["cast", "remat", "ensemble"])
 def test_factors_find_integers_inside_other_transforms(wrap):
@@ -248,6 +258,7 @@ def test_factors_find_integers_inside_other_transforms(wrap):
     assert [row.calls for row in layers] == [2 if wrap == "ensemble" else 1] * 2
 
 
+@pytest.mark.slow
 def test_a_gradient_that_is_not_finite_is_named_past_integers():
     net = jn.lora(jn.quantized(jn.dense(2)), 1, where="kernel")
     trainer = jn.trainer(jn.supervised(net, optax.squared_error), optax.sgd(0.1))

@@ -19,6 +19,7 @@ def values(m, batch):
     return jnp.square(q.max(-1) - later.max(-1).mean() - 1), {}
 
 
+@pytest.mark.slow
 def test_the_target_is_the_average_of_the_params_after_each_update():
     trainer = jn.trainer(jn.compose(values), optax.sgd(0.1))
     given = {"dense": {"kernel": jnp.ones((3, 4)), "bias": jnp.zeros(4)}}
@@ -52,6 +53,7 @@ def test_a_schedule_of_copies():
     assert seen == [0, 0, 0, 3, 3, 3, 6]
 
 
+@pytest.mark.slow
 def test_outputs_in_both_modes():
     layer = jn.serial(jn.dense(4), jn.batch_norm())
     net = jn.transforms.moving_average(layer, 0.5)

@@ -123,6 +123,7 @@ def objective(m, batch):
     return (outputs - y)[:, 0] ** 2 + share, {"share": share, "spread": share.var()}
 
 
+@pytest.mark.slow
 def test_sown_values_in_an_objective_leave_padding_out():
     """Values per example are averaged without padding; of a padded batch no statistic is known."""
     x = np.arange(14, dtype=np.float32).reshape(7, 2) / 7

@@ -117,6 +117,7 @@ def test_spectral_norm_bounds_a_fresh_layer():
     assert 1 - 1e-5 <= np.linalg.norm(y, 2) < 1.1
 
 
+@pytest.mark.slow
 def test_more_iterations_are_several_steps():
     once, thrice = (jn.transforms.spectral_norm(jn.dense(9), iterations=n) for n in (1, 3))
     x = jnp.ones((2, 8))
@@ -129,6 +130,8 @@ def test_more_iterations_are_several_steps():
     close(state, far, 1e-5, 1e-6)
 
 
+@pytest.mark.slow
+@pytest.mark.fast_cases("train")
 @pytest.mark.parametrize("train", [False, True], ids=["eval", "train"])
 def test_spectral_norm_of_zeros_is_zero(train):
     inner = jn.dense(3, use_bias=False, kernel_init=jn.initializers.zeros)
@@ -150,6 +153,7 @@ def test_spectral_norm_of_zeros_is_zero(train):
     np.testing.assert_allclose(jnp.linalg.norm(y, 2), 1, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_each_copy_is_normalized_alone():
     inner = jn.repeat(jn.dense(4, use_bias=False), 3)
     x = draw(2, 4).astype(np.float32)
@@ -173,6 +177,7 @@ def test_each_copy_is_normalized_alone():
     np.testing.assert_allclose(jit_apply(net, params, state, x)[0], y, 1e-5, 1e-6)
 
 
+@pytest.mark.slow
 def test_heads_are_outputs_of_one_matrix():
     net = jn.transforms.spectral_norm(jn.multi_head_attention(2, use_bias=False), iterations=50)
     x = draw(2, 3, 8).astype(np.float32)

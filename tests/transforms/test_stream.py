@@ -135,6 +135,7 @@ def draw(make, x):
     return net, params, state
 
 
+@pytest.mark.slow
 @pytest.mark.fast_cases("windows", "dilated", "norm")
 @pytest.mark.parametrize("make", NETS.values(), ids=NETS)
 def test_chunks_of_any_length_give_the_whole(x64, make):
@@ -171,6 +172,7 @@ def test_below_cast_a_stream_computes_in_the_same_dtypes(make):
         assert all(a.dtype == jnp.bfloat16 for a in jax.tree.leaves(kept) if a.ndim == 4)
 
 
+@pytest.mark.slow
 @pytest.mark.fast_cases("windows")
 @pytest.mark.parametrize(
     "make",
@@ -259,6 +261,7 @@ def test_a_part_outside_the_stream_gets_its_whole_input_at_each_call(x64, forwar
     np.testing.assert_allclose(jnp.concatenate([a, b], 1), whole, rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_batch_axes():
     net = jn.serial(jn.dense(4), jn.batch_norm(), jn.repeat(jn.gru(4), 3), jn.gru(2))
     x = jnp.ones((1, 5, 4))

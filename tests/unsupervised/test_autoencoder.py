@@ -47,6 +47,7 @@ def test_with_code(given):
     jn.inspect.check_gradients(reconstruction(NET), given[2])
 
 
+@pytest.mark.slow
 def test_losses_of_entries_are_summed_and_codes_are_active(given):
     y, z = code_and_output(given)
     (entropy, metrics), state = reconstruction(NET, lambda y, x: -x * y).apply(*given)
@@ -58,6 +59,7 @@ def test_losses_of_entries_are_summed_and_codes_are_active(given):
     np.testing.assert_allclose(metrics["activation"], np.asarray(z).mean(1), rtol=1e-12)
 
 
+@pytest.mark.slow
 def test_no_noise_in_evaluation(given):
     seen = []
 
@@ -117,6 +119,7 @@ def test_padding_does_not_count(given):
     close(epoch.train_state.params, params, 1e-10, 0)
 
 
+@pytest.mark.slow
 def test_the_kl_of_a_padded_batch_is_refused(given):
     trainer = jn.trainer(autoencoder.sparse_reconstruction(NET), optax.sgd(0.1))
     train_state = trainer.init(KEY, given[2])
@@ -155,6 +158,7 @@ def test_mean_activations_land_on_rho(digits, rho):
     assert z.std(0).min() > 0.02
 
 
+@pytest.mark.slow
 def test_one_step_of_a_fit_is_that_of_numpy(monkeypatch):
     """The gradient of half the squared error, of the divergence and of the penalty."""
     x = RANDOM.normal(size=(6, 3)).astype(np.float32)
@@ -189,6 +193,7 @@ def test_one_step_of_a_fit_is_that_of_numpy(monkeypatch):
     close(found, jax.tree.map(lambda p, g: p - 0.1 * g, e, grads["encoder"]), 1e-4, 1e-6)
 
 
+@pytest.mark.slow
 def test_the_learning_rate_falls_as_a_cosine():
     """Adam's steps along a constant slope: two passes over three batches of two."""
 

@@ -34,6 +34,7 @@ def test_each_machine_learns_from_the_one_below(monkeypatch):
     assert list(params) == ["rbm", "rbm_1", "rbm_2"]
 
 
+@pytest.mark.slow
 def test_samples_come_down_from_the_top():
     """The two machines above are certain: they give (1, 0), then (0, 1, 1)."""
     top = {"kernel": np.zeros((2, 1)), "bias": np.zeros(1), "visible_bias": np.array([90.0, -90])}

@@ -99,6 +99,7 @@ def outputs(params, x):
     return np.asarray(y)
 
 
+@pytest.mark.slow
 def test_the_largest_output_is_the_nearest_centroid():
     x = DRAW.normal(size=(400, 6)).astype(np.float32) + 1
     params = fit_kmeans(KEY, x, 11)
@@ -109,6 +110,7 @@ def test_the_largest_output_is_the_nearest_centroid():
     np.testing.assert_allclose([y.mean(), y.std()], [0, 1], atol=1e-4)
 
 
+@pytest.mark.slow
 def test_random_vectors_are_examples_and_none_twice():
     rows = np.asarray(random_vectors(KEY, VECTORS, 40))
     places = [np.flatnonzero((VECTORS == row).all(1)) for row in rows]
@@ -116,6 +118,7 @@ def test_random_vectors_are_examples_and_none_twice():
     assert (rows != random_vectors(jax.random.key(1), VECTORS, 40)).any()
 
 
+@pytest.mark.slow
 def test_random_vectors_as_kernels():
     params = fit_random_vectors(KEY, VECTORS, 13)
     centered = np.asarray(random_vectors(KEY, VECTORS, 13)) - VECTORS.mean(0)

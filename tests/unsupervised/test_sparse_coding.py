@@ -45,6 +45,7 @@ def restarted(dictionary, x, penalty, steps):
     return old
 
 
+@pytest.mark.slow
 def test_two_steps_of_fista_by_hand(x64):
     """One input, one atom of 1 among one of 2: the second step starts ahead of the first."""
     atoms = jnp.array([[2.0, 0.0], [0.0, 1.0]])
@@ -76,6 +77,7 @@ def test_codes_are_those_of_lasso(dictionary, positive, x64):
     np.testing.assert_array_equal(codes == 0, known == 0)
 
 
+@pytest.mark.slow
 def test_conditions_of_the_minimum_with_a_penalty_a_feature(x64):
     penalty = np.linspace(0.2, 1.5, 9)
     codes = np.asarray(sparse_coding.fista(WIDE, X, penalty, 3000))
@@ -136,6 +138,7 @@ def planted():
     return atoms, x.astype(np.float32)
 
 
+@pytest.mark.slow
 def test_an_epoch_is_that_of_numpy():
     """Five equal examples in batches of two: their order makes no difference."""
     draw = np.random.default_rng(0)

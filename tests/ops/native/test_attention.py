@@ -174,6 +174,7 @@ def test_what_attention_leaves_to_jax():
     near(exported.call(q), blockwise_attention(q, k, v), 1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.fast_cases("inf")
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_a_place_that_is_not_finite_reaches_only_queries_that_see_it(bad):

@@ -151,6 +151,8 @@ def test_without_jax_beside_guard_pages(build):
     assert "60 cases of each" in tools.run(build, 60)
 
 
+@pytest.mark.slow
+@pytest.mark.fast_cases("jaxnet_winograd-strides1-9-window1")
 @pytest.mark.parametrize(("target", "strides", "inputs", "window"), [
     (TARGET, (2, 1), 5, (3, 2)), ("jaxnet_winograd", (1, 1), 9, (3, 3)),
 ])  # fmt: skip
@@ -182,6 +184,7 @@ def test_derivatives_of_all_kinds_agree_with_xla(monkeypatch, target, strides, i
     near(found(x, w, v), expected(x, w, v), 1e-4, 0)
 
 
+@pytest.mark.slow
 def test_what_is_not_a_number_goes_where_xla_puts_it():
     """Zeros around the input are multiplied too: with NaN and infinity they are not zero."""
     forms = form_of((5, 7), (3, 3), low=1, high=1), form_of((8, 8), (3, 2), strides=3)

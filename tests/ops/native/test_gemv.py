@@ -80,6 +80,9 @@ def test_values(form, transposed):
         near([found, of_many[:rows]], [expected] * 2, 3e-6, 0)
 
 
+@pytest.mark.fast_cases(
+    "False-int8-float32", "True-int8-float32", "True-uint8-bfloat16", "False-uint8-bfloat16"
+)
 @pytest.mark.parametrize("form, narrow", [
     ("uint8", "float16"), ("uint8", "bfloat16"), ("int8", "float32"),
 ])  # fmt: skip
@@ -105,6 +108,7 @@ def test_x_is_multiplied_as_integers_that_fit_its_size(transposed, form, narrow)
         np.testing.assert_array_equal(alone[0], found[row])
 
 
+@pytest.mark.slow
 def test_derivatives_and_vmap_are_those_of_jax():
     x, w = jnp.linspace(-1, 1, 2 * 6).reshape(2, 6), jnp.arange(18.0).reshape(6, 3)
 

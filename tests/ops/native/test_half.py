@@ -59,6 +59,7 @@ def test_values_and_gradients_are_rounded_once(rows, inputs, outputs, transposed
         np.testing.assert_allclose(np.float64(a), b, rtol=2**-8, atol=most)
 
 
+@pytest.mark.slow
 def test_maps_over_either_operand_agree_with_float32():
     x, w, dy = numbers(3, 40, 100), numbers(3, 100, 90), numbers(3, 40, 90)
     for dims in (0, None, 0), (None, 0, 0), (0, 0, 0):

@@ -77,6 +77,8 @@ def test_values_and_gradients(case, dtype, centered):
     near(found, exact(*given, slope, axes, centered), most, 0)
 
 
+@pytest.mark.slow
+@pytest.mark.fast_cases("bfloat16")
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 def test_moments_of_a_batch_are_sums_in_c(monkeypatch, dtype):
     """Values and gradients of batch norm are those of the form in JAX, in float32."""

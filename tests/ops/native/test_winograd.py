@@ -116,6 +116,7 @@ def test_arrays_that_do_not_fit_are_errors(change, message):
         call(x, w, form=np.array(given["form"], np.int64))
 
 
+@pytest.mark.slow
 def test_a_place_in_its_tile_changes_last_bits_alone():
     """Translation and padding with zeros change nothing else."""
     rng = np.random.default_rng(0)

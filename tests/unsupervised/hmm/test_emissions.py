@@ -53,6 +53,7 @@ def test_fit_is_the_weighted_mean_and_variance():
     np.testing.assert_allclose(found, variance, rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_fit_of_mixtures_is_that_of_numpy():
     """With padding, a state without visits, a floor that holds, and a feature that is constant."""
     draw = np.random.default_rng(0)

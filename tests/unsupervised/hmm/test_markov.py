@@ -28,6 +28,8 @@ def model(left=False, batch=5, time=5, states=3, seed=0):
     return start, transition, params, draw.normal(size=(batch, time, states)) - 1
 
 
+@pytest.mark.slow
+@pytest.mark.fast_cases("True")
 @pytest.mark.parametrize("left", [False, True])
 def test_everything_is_what_enumeration_gives(x64, left):
     """The counts follow, since they are gradients."""
@@ -37,6 +39,7 @@ def test_everything_is_what_enumeration_gives(x64, left):
         close(function(*given), getattr(oracles, function.__name__)(*given), 1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.fast_cases("True")
 @pytest.mark.parametrize("left", [False, True])
 def test_the_gradient_is_the_posterior_counts(x64, left):
@@ -72,6 +75,7 @@ def test_the_gradient_is_the_posterior_counts(x64, left):
     assert np.abs(second).max() > 1e-8
 
 
+@pytest.mark.slow
 def test_gradients_of_posterior_and_viterbi_are_right_and_finite(x64):
     _, _, params, scores = model(left=True)
     weight = np.random.default_rng(2).normal(size=scores.shape)
@@ -117,6 +121,7 @@ def test_padding_changes_nothing():
     jax.tree.map(np.testing.assert_array_equal, plain, jax.tree.map(cut, long))
 
 
+@pytest.mark.slow
 def test_many_steps_and_unlikely_ones_do_not_underflow():
     params = {"start": jnp.zeros(2), "transition": jnp.zeros((2, 2))}
     scores = jnp.full((1, 2000, 2), -50.0)  # exp(-100000) is 0 in any float
@@ -129,6 +134,7 @@ def test_many_steps_and_unlikely_ones_do_not_underflow():
     np.testing.assert_allclose(counts.posterior[..., 0], share, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_path_of_many_steps_is_that_of_float64():
     """Near -500,000 float32 has steps of 0.03: 600 states were wrong, the score by 491."""
     draw = np.random.default_rng(0)
@@ -141,6 +147,8 @@ def test_the_path_of_many_steps_is_that_of_float64():
     np.testing.assert_allclose(score, exact, rtol=1e-6)
 
 
+@pytest.mark.slow
+@pytest.mark.fast_cases("transition")
 @pytest.mark.parametrize("name", ["start", "transition"])
 def test_nan_in_params_is_nan_in_every_result(name):
     _, _, params, scores = model()
@@ -154,6 +162,7 @@ def test_nan_in_params_is_nan_in_every_result(name):
     assert np.isnan(posterior[long]).any((1, 2)).all()
 
 
+@pytest.mark.slow
 def test_nan_and_impossible_states_in_logits():
     _, _, _, scores = model()
     assert jnp.isnan(hmm.log_probabilities(jnp.array([0.0, jnp.nan]))).all()
@@ -172,6 +181,7 @@ def test_a_sequence_that_no_path_can_emit_has_no_path():
     assert (path[2, : LENGTHS[2]] >= 0).all()
 
 
+@pytest.mark.slow
 def test_impossible_and_nan_sequences_are_alone_with_it():
     _, _, params, scores = model(left=True)
     scores[1, 2, :] = -np.inf  # a step that no state can emit

@@ -227,6 +227,7 @@ def test_fit_of_symbols():
     np.testing.assert_allclose(np.diag(transition), 0.5, atol=0.05)
 
 
+@pytest.mark.slow
 def test_states_without_visits_keep_their_params(x64):
     params, emission, x = model("gaussian")
     params["start"] = to_logits(jnp.array([0.5, 0.5, 0]))

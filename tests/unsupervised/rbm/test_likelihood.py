@@ -13,6 +13,7 @@ from tests.helpers import close
 from tests.unsupervised.rbm.machines import OPTIONS, crops, draw, states
 
 
+@pytest.mark.fast_cases("5-3")
 @pytest.mark.parametrize(("inputs", "features"), [(5, 3), (4, 13), (14, 14)])
 def test_free_energy_and_likelihood_are_sums_over_all_states(x64, inputs, features):
     """The largest has more states than a block."""

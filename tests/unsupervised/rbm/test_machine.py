@@ -81,6 +81,7 @@ def assert_watched(value, metrics, params, x, kind):
     np.testing.assert_allclose(metrics["free_energy"], mean, rtol=1e-12)
 
 
+@pytest.mark.slow
 def test_persistent_update_is_that_of_numpy_and_moves_the_chain(x64):
     params = draw(5, 3, 0.5, dtype=np.float64)
     x = states(5)[[3, 7, 7, 20]]
@@ -118,6 +119,7 @@ def test_fit_gives_what_dense_takes():
     assert drawn["dense"]["kernel"].shape == (8, 2)
 
 
+@pytest.mark.slow
 def test_rates_fall_in_a_line_with_momentum_and_decay_of_the_kernel(monkeypatch):
     """Two passes over 25 examples in batches of ten are six steps."""
     seen = []
@@ -189,6 +191,7 @@ def test_refusals(call, error, words):
         call()
 
 
+@pytest.mark.slow
 def test_gaussian_units_by_hand(x64):
     kernel = jnp.array([[2.0], [-1.0]])
     visible_bias = jnp.array([1.0, -3.0])
