@@ -9,7 +9,7 @@ from jaxnet.models import efficientnet
 from tests.models.sizes import count
 
 
-@pytest.mark.slow
+@pytest.mark.fast_cases("b0-5288548")
 @pytest.mark.parametrize(("variant", "parameters"), [
     ("b0", 5_288_548), ("b1", 7_794_184), ("b2", 9_109_994), ("b3", 12_233_232),
     ("b4", 19_341_616),

@@ -141,7 +141,7 @@ def test_traced(name):
     assert traced(run, given) == (functions, numbers)
 
 
-@pytest.mark.fast_cases("resnet-18", "vgg-11")
+@pytest.mark.fast_cases("convnext-tiny", "resnet-18", "vgg-11", "vit-b_32")
 @pytest.mark.parametrize(("net", "variant", "side", "params", "billions"), [
     pytest.param(*row, id=f"{row[0]}-{row[1]}", marks=pytest.mark.long if row[1] in LONG else ())
     for row in PUBLISHED

@@ -30,7 +30,10 @@ def loaded(name, folder):
     return *load(folder), weights
 
 
-@pytest.mark.fast_cases("distilbert ForSequenceClassification", "xlm-roberta")
+@pytest.mark.fast_cases(
+    "clip", "convnext", "distilbert", "gemma2", "llama", "modernbert", "t5", "vit", "whisper",
+    "xlm-roberta",
+)  # fmt: skip
 @pytest.mark.parametrize("name", published.ROWS)
 def test_outputs(name, tmp_path):
     net, params, state, _ = loaded(name, tmp_path)
