@@ -62,7 +62,7 @@ def test_varied_strokes_stay_on_the_board():
 
 
 @pytest.mark.long
-def test_the_board_computes_what_jaxnet_does(page, tmp_path):
+def test_the_board_computes_what_jaxnet_does(page, tmp_path, tfds_data_dir):
     """Its logits and contributions of 20 digits, ten drawings, and a page that fits both widths."""
     small = jn.quantized(NET)
     digits, labels = (a[:20] for a in jn.data.mnist()[1])
