@@ -81,7 +81,7 @@ for name, (mesh, rule) in rules.items():
         assert lies(mine.train_state) == where, name
 
 # Work per device: the programs of one device and of eight.
-from jaxnet.services import memory
+from jaxnet.training import memory
 
 def work(train_state, data):
     # Operations of all programs of a prediction, of an evaluation and of a pass.
