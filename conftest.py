@@ -89,6 +89,9 @@ def skipped_without_full():
 def pytest_collection_modifyitems(config, items):
     named = {}  # fast cases that are not found among the cases of their function
     for item in items:
+        marks = {mark.name for mark in getattr(getattr(item, "function", None), "pytestmark", ())}
+        if {"slow", "fast_cases"} <= marks:
+            raise pytest.UsageError(f"{item.nodeid}: all cases are slow, so none is a fast case")
         if fast_cases := item.get_closest_marker("fast_cases"):
             unseen = named.setdefault(item.nodeid.partition("[")[0], set(fast_cases.args))
             unseen.discard(item.callspec.id)

@@ -29,7 +29,7 @@ def test_distribution_is_that_of_jax(mine, theirs, shape):
 
 @pairs
 def test_samples_do_not_repeat_across_blocks(mine, theirs):
-    size = 3 * ours._BLOCK
+    size = 3 * 2**14  # three blocks
     draws = np.asarray(mine()(KEY, (size, 1)))
     assert len(np.unique(draws)) > 0.99 * size
 

@@ -126,7 +126,6 @@ def test_integers_are_not_mixed_or_scaled_to_0(make, dtype):
 
 
 @pytest.mark.slow
-@pytest.mark.fast_cases("3")
 @pytest.mark.parametrize("label", [-1, 3])
 def test_labels_of_no_class_are_refused_or_nan(label):
     x, labels = jnp.ones((2, 4)), jnp.array([label, 1])

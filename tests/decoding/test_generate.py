@@ -75,7 +75,6 @@ def one_by_one(net, params, state, prompt, length, choose):
 
 
 @pytest.mark.slow
-@pytest.mark.fast_cases("block")
 @pytest.mark.parametrize("make", NETS.values(), ids=NETS)
 def test_greedy_is_the_whole_net_again_and_again(x64, make):
     net, params, state = draw(make)
@@ -196,7 +195,6 @@ def test_one_program_for_many_lengths_of_prompts_and_results():
 
 
 @pytest.mark.slow
-@pytest.mark.fast_cases("1")
 @pytest.mark.parametrize("copies", [1, 6])
 def test_no_cache_is_copied_for_a_token(plain, monkeypatch, copies):
     """Repeated blocks copy the caches of one block at a time, and not the stack of all."""
@@ -225,7 +223,6 @@ def test_no_cache_is_copied_for_a_token(plain, monkeypatch, copies):
 
 
 @pytest.mark.slow
-@pytest.mark.fast_cases("norm")
 @pytest.mark.parametrize("make", NETS.values(), ids=NETS)
 def test_greedy_with_a_draft_gives_the_same_tokens(x64, make):
     net, params, state = draw(make)
@@ -315,7 +312,6 @@ def test_nan_raises(plain):
 
 
 @pytest.mark.slow
-@pytest.mark.fast_cases("-inf")
 @pytest.mark.parametrize("value", [np.nan, -np.inf])
 def test_a_broken_draft_is_not_believed(value):
     def even(tokens):

@@ -110,7 +110,6 @@ def compare(result, expected):
 
 
 @pytest.mark.slow
-@pytest.mark.fast_cases("8-4-0.6")
 @pytest.mark.parametrize(("beams", "length", "penalty"), [(3, 7, 0.0), (8, 4, 0.6)])
 def test_beam_search_equals_a_plain_one(x64, beams, length, penalty):
     for seed in range(3):

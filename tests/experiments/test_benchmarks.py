@@ -65,7 +65,6 @@ def ours():
 
 
 @pytest.mark.slow
-@pytest.mark.fast_cases("equinox-mlp")
 @pytest.mark.filterwarnings("ignore")  # of the peers
 @pytest.mark.parametrize(("name", "workload"), PAIRS)
 def test_equal_weights_give_equal_losses(name, workload, ours):
@@ -82,7 +81,6 @@ def test_equal_weights_give_equal_losses(name, workload, ours):
 
 
 @pytest.mark.slow
-@pytest.mark.fast_cases("nnx-lenet")
 @pytest.mark.filterwarnings("ignore")  # of the peers
 @pytest.mark.parametrize("workload", ["lenet", "resnet"])
 @pytest.mark.parametrize("name", ["linen", "nnx", "equinox", "haiku", "keras"])
@@ -375,7 +373,6 @@ def test_a_whole_run(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.fast_cases("google-deepmind/dm_pix#46: Gaussian blur")
 @pytest.mark.parametrize("case", issues.CASES, ids=lambda case: case.name)
 def test_programs_of_issues_compute_the_same_accelerated(case):
     rows = accelerated.measure(case, rounds=2, tiny=True)

@@ -241,7 +241,6 @@ def test_losses_that_are_no_number(loss):
 
 
 @pytest.mark.slow
-@pytest.mark.fast_cases("quantized")
 @pytest.mark.parametrize("adapt", [
     lambda net: jn.lora(net, 2, where="*/kernel"), jn.quantized,
     lambda net: jn.lora(jn.quantized(net, 4), 2, where="*/kernel"),

@@ -243,7 +243,6 @@ def test_a_kink_is_more_than_a_thousandth_of_the_slope_plus_rounding():
 
 
 @pytest.mark.slow
-@pytest.mark.fast_cases("4")
 @pytest.mark.parametrize("bits", [8, 4])
 def test_integers_stay(bits):
     net = jn.lora(jn.quantized(jn.dense(6), bits), 2, where="kernel", trainable="*")

@@ -344,7 +344,6 @@ def test_nnx_takes_layers_through_flaxs_bridge():
 
 
 @pytest.mark.slow
-@pytest.mark.fast_cases("True")
 @pytest.mark.parametrize("train", [False, True])
 def test_round_trip_from_linen(train):
     """to_linen(from_linen(m)) has m's variables, values and statistics."""

@@ -198,7 +198,8 @@ def test_a_model_stores_the_integers(bits):
         has_32_bits = path[-1].key == "scale16"  # scales of 16 bits have 32 in the model
         return leaf.nbytes * (2 if has_32_bits else 1)
 
-    held = sum(bytes_in_model(*pair) for pair in jax.tree_util.tree_leaves_with_path(params))
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    held = sum(bytes_in_model(path, leaf) for path, leaf in leaves)
     assert held < model.ByteSize() < 1.2 * held
     kind = {8: "INT8", 4: "UINT8"}[bits]
 

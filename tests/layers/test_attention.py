@@ -383,7 +383,6 @@ def in_blocks(monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.fast_cases("relative-causal")
 @pytest.mark.parametrize(
     "options",
     [

@@ -119,7 +119,6 @@ def test_pools_are_those_of_pytorch(x64, form, kind, axes, torch):
 
 
 @pytest.mark.slow
-@pytest.mark.fast_cases("16")
 @pytest.mark.parametrize("features", [2, 16])  # in JAX, in C
 def test_second_derivatives_and_vmap(features):
     x = jax.random.normal(jax.random.key(0), (3, 2, 5, 4, features))

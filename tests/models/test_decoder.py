@@ -48,7 +48,6 @@ def test_the_decoder_by_its_parts(x64):
 
 
 @pytest.mark.slow
-@pytest.mark.fast_cases("False-<lambda>")
 @pytest.mark.parametrize("wrap", [lambda net: net, jn.quantized])
 @pytest.mark.parametrize("tied", [True, False])
 def test_labels_give_the_losses_of_the_logits(tied, wrap):

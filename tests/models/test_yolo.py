@@ -131,7 +131,6 @@ def test_where_no_box_overlaps_the_nearest_is_responsible():
 
 
 @pytest.mark.slow
-@pytest.mark.fast_cases("-1.0")
 @pytest.mark.parametrize("value", [0.0, -1.0])
 def test_gradients_are_finite(value):
     outputs, targets = scene(0)

@@ -246,7 +246,6 @@ def with_all_scores(q, k, v, ranges):
 
 
 @pytest.mark.slow
-@pytest.mark.fast_cases("with_all_scores-nan")
 @pytest.mark.parametrize("bad", [np.nan, slow(np.inf, id="inf")])
 @pytest.mark.parametrize("attention", [SMALL, with_all_scores])
 def test_a_place_that_is_not_finite_reaches_only_queries_that_see_it(attention, bad):
@@ -357,7 +356,6 @@ def gradient(time, window=None):
 
 
 @pytest.mark.slow
-@pytest.mark.fast_cases("all")
 @pytest.mark.parametrize("window", [None, (100, 0)], ids=["all", "window"])
 def test_memory_grows_with_the_length(window):
     """Between 1,024 and 8,192 steps by less than 8 times; all scores would need 64 times."""

@@ -49,7 +49,6 @@ def test_all_derivatives_are_those_of_the_formulas(x64):
 
 
 @pytest.mark.slow
-@pytest.mark.fast_cases("axes0-True", "axes2-True")
 @pytest.mark.parametrize(
     ("axes", "centered"), [((-1,), True), ((-1,), False), ((1, 2), True), ((0,), True)]
 )

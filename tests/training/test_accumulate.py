@@ -53,7 +53,6 @@ def check_parts(n, loss, batch, **options):
 
 
 @pytest.mark.slow
-@pytest.mark.fast_cases("ignored-4", "mean-4", "pair-4")
 @pytest.mark.parametrize("loss, n", [*[(loss, 4) for loss in LOSSES], ("mean", 2), ("pair", 12)])
 def test_one_update_is_that_of_the_whole_batch(loss, n):
     def penalty(params):
@@ -65,7 +64,6 @@ def test_one_update_is_that_of_the_whole_batch(loss, n):
 
 
 @pytest.mark.slow
-@pytest.mark.fast_cases("none counts")
 @pytest.mark.parametrize(
     ("loss", "labels"),
     [("per example", LABELS), ("ignored", FEW), ("ignored", np.full(12, -1))],

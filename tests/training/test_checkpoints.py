@@ -346,7 +346,6 @@ def test_a_full_disk_is_one_sentence_and_costs_one_checkpoint(tmp_path, monkeypa
     same(jn.Checkpoints(folder).newest(train_state)[0], epochs[1].train_state)
 
 
-@pytest.mark.slow
 @pytest.mark.long
 def test_a_last_save_that_fails_is_told_when_python_ends(tmp_path):
     program = f"""

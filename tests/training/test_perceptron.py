@@ -62,7 +62,6 @@ def test_a_batch_adds_up_and_units_are_apart():
 
 
 @pytest.mark.slow
-@pytest.mark.fast_cases("1.0")
 @pytest.mark.parametrize("scale", [0.0, 1.0])
 def test_the_rule_is_the_gradient_of_its_criterion(scale):
     """jn.losses.perceptron on the scores, summed; both where z = 0 too."""

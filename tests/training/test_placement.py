@@ -49,7 +49,6 @@ def test_an_explicit_mesh_needs_jax_0_8(monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.fast_cases("False")
 @pytest.mark.skipif(not EXPLICIT_MESHES, reason="JAX 0.7 trains on meshes with Auto axes alone")
 @pytest.mark.parametrize("stream", [False, True])
 def test_an_explicit_mesh_of_one_device_is_no_trouble(stream):

@@ -59,7 +59,6 @@ def test_every_cuts_a_run_without_changing_it(stream, trainer, train_state):
 
 
 @pytest.mark.slow
-@pytest.mark.fast_cases("False-1", "True-0")
 @pytest.mark.parametrize(("stream", "at"), [(False, 1), (False, 2), (True, 0), (True, 1)])
 def test_a_run_goes_on_from_a_position(stream, at, trainer, train_state):
     source = stream_of(data()) if stream else data()

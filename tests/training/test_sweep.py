@@ -294,7 +294,6 @@ def test_missing_numbers_are_counted_by_seeds():
 
 
 @pytest.mark.slow
-@pytest.mark.fast_cases("two examples are left")
 @pytest.mark.parametrize("count", [12, 14], ids=["equal folds", "two examples are left"])
 def test_folds_train_on_the_others_and_give_an_output_to_each_example(count):
     """Each example is learned by heart by all runs but the one that does not see it."""
@@ -331,7 +330,6 @@ def annealed(learning_rate, steps=9):
 
 
 @pytest.mark.slow
-@pytest.mark.fast_cases("mask")
 @pytest.mark.parametrize(
     "optimizer",
     [functools.partial(optax.adamw, weight_decay=3.0, mask=only_kernels), annealed],

@@ -148,7 +148,6 @@ def test_in_pairs_dicts_and_objectives_of_the_user():
 
 
 @pytest.mark.slow
-@pytest.mark.fast_cases("fit")
 @pytest.mark.parametrize("run", [fit, fit_stream, evaluate, sweep])
 def test_a_label_that_the_loss_leaves_out(run):
     maps = np.ones((6, 2, 2, 1), np.float32)

@@ -140,7 +140,6 @@ WRAPS = {
 
 
 @pytest.mark.slow
-@pytest.mark.fast_cases("plain")
 @pytest.mark.parametrize("wrap", WRAPS)
 def test_merged_params_give_the_outputs_of_the_adapted_net(wrap):
     """The transform may be inside or outside the other one."""

@@ -120,7 +120,6 @@ def test_cast_computes_in_the_dtype_and_keeps_params():
 
 
 @pytest.mark.slow
-@pytest.mark.fast_cases("float16")
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
 def test_no_slow_operation_of_16_bits_is_left_on_cpu(dtype):
     """XLA takes up to 1.5 times as long for such a product, and 8 times for such a maximum."""

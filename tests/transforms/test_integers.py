@@ -121,7 +121,6 @@ def test_integers_give_the_outputs_of_aware_floats(bits):
 
 
 @pytest.mark.slow
-@pytest.mark.fast_cases("size0-False-2-4", "size2-True-8-4")
 @pytest.mark.parametrize("bits", [4, 8])
 @pytest.mark.parametrize(
     ("size", "first", "rows"),
@@ -146,7 +145,6 @@ def test_a_kernel_is_used_in_both_directions(bits, size, first, rows):
 
 
 @pytest.mark.slow
-@pytest.mark.fast_cases("float32")
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float32])
 def test_a_net_of_four_bits_keeps_the_dtype_of_its_params(dtype):
     """Of products and convolutions, and whatever the input has; merged, too."""
@@ -241,7 +239,6 @@ def test_factors_train_on_top_of_integers():
 
 
 @pytest.mark.slow
-@pytest.mark.fast_cases("cast")
 @pytest.mark.parametrize("wrap", ["cast", "remat", "ensemble"])
 def test_factors_find_integers_inside_other_transforms(wrap):
     make = WRAPS[wrap]

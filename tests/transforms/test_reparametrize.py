@@ -131,7 +131,6 @@ def test_more_iterations_are_several_steps():
 
 
 @pytest.mark.slow
-@pytest.mark.fast_cases("train")
 @pytest.mark.parametrize("train", [False, True], ids=["eval", "train"])
 def test_spectral_norm_of_zeros_is_zero(train):
     inner = jn.dense(3, use_bias=False, kernel_init=jn.initializers.zeros)

@@ -136,7 +136,6 @@ def draw(make, x):
 
 
 @pytest.mark.slow
-@pytest.mark.fast_cases("windows", "dilated", "norm")
 @pytest.mark.parametrize("make", NETS.values(), ids=NETS)
 def test_chunks_of_any_length_give_the_whole(x64, make):
     x = jax.random.normal(jax.random.key(1), (2, 11, 8), jnp.float64)
@@ -173,7 +172,6 @@ def test_below_cast_a_stream_computes_in_the_same_dtypes(make):
 
 
 @pytest.mark.slow
-@pytest.mark.fast_cases("windows")
 @pytest.mark.parametrize(
     "make",
     [

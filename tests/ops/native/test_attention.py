@@ -89,7 +89,6 @@ def ranges_of(time, places, *, lengths=None, **ranges):
 
 
 @pytest.mark.slow
-@pytest.mark.fast_cases("window")
 @pytest.mark.parametrize("case", CASES)
 def test_values_and_gradients(monkeypatch, case):
     """Against the blocks in JAX, and against float64."""
@@ -175,7 +174,6 @@ def test_what_attention_leaves_to_jax():
 
 
 @pytest.mark.slow
-@pytest.mark.fast_cases("inf")
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_a_place_that_is_not_finite_reaches_only_queries_that_see_it(bad):
     attend = attends_to_what_it_sees(blockwise_attention, bad)

@@ -152,7 +152,6 @@ def test_without_jax_beside_guard_pages(build):
 
 
 @pytest.mark.slow
-@pytest.mark.fast_cases("jaxnet_winograd-strides1-9-window1")
 @pytest.mark.parametrize(("target", "strides", "inputs", "window"), [
     (TARGET, (2, 1), 5, (3, 2)), ("jaxnet_winograd", (1, 1), 9, (3, 3)),
 ])  # fmt: skip
@@ -455,7 +454,6 @@ def test_an_exported_program_does_not_need_the_kernels():
 
 @pytest.mark.slow
 @pytest.mark.skipif(not native.LIBRARY.exists(), reason="the library was not built")
-@pytest.mark.fast_cases("0.5")
 @pytest.mark.parametrize("share", [0, 0.5, 0.99])
 def test_a_library_that_was_cut_is_one_warning(share, tmp_path, on_devices):
     """An interrupted copy would end the process with SIGBUS when its end is read."""

@@ -46,7 +46,6 @@ def in_xla(monkeypatch, function, *args):
 
 
 @pytest.mark.slow
-@pytest.mark.fast_cases("lstm-True", "rnn-True")
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize(
     "cell, targets", [(LSTM, ["lstm", "lstm_back"]), (TANH, ["rnn"])], ids=["lstm", "rnn"]

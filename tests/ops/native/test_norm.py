@@ -78,7 +78,6 @@ def test_values_and_gradients(case, dtype, centered):
 
 
 @pytest.mark.slow
-@pytest.mark.fast_cases("bfloat16")
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 def test_moments_of_a_batch_are_sums_in_c(monkeypatch, dtype):
     """Values and gradients of batch norm are those of the form in JAX, in float32."""

@@ -29,7 +29,6 @@ def model(left=False, batch=5, time=5, states=3, seed=0):
 
 
 @pytest.mark.slow
-@pytest.mark.fast_cases("True")
 @pytest.mark.parametrize("left", [False, True])
 def test_everything_is_what_enumeration_gives(x64, left):
     """The counts follow, since they are gradients."""
@@ -40,7 +39,6 @@ def test_everything_is_what_enumeration_gives(x64, left):
 
 
 @pytest.mark.slow
-@pytest.mark.fast_cases("True")
 @pytest.mark.parametrize("left", [False, True])
 def test_the_gradient_is_the_posterior_counts(x64, left):
     """Fisher's identity: by scores the posterior, by logits counts less what was expected."""
@@ -148,7 +146,6 @@ def test_the_path_of_many_steps_is_that_of_float64():
 
 
 @pytest.mark.slow
-@pytest.mark.fast_cases("transition")
 @pytest.mark.parametrize("name", ["start", "transition"])
 def test_nan_in_params_is_nan_in_every_result(name):
     _, _, params, scores = model()
