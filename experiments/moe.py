@@ -139,7 +139,7 @@ def decoder(vocabulary: int, make: Callable[[], jn.Layer]) -> jn.Layer:
         attention = jn.multi_head_attention(HEADS, causal=True, rotary=True)
         return jn.serial(
             jn.residual(jn.serial(jn.layer_norm(), attention, name="attend")),
-            jn.residual(jn.serial(jn.layer_norm(), make()._replace(name="mlp"), name="compute")),
+            jn.residual(jn.serial(jn.layer_norm(), make().replace(name="mlp"), name="compute")),
             name=f"block_{number}",
         )
 

@@ -55,7 +55,7 @@ def random_projection(
     Reference: Johnson and Lindenstrauss 1984, "Extensions of Lipschitz mappings into a Hilbert
     space".
     """
-    return dense(features, use_bias=False, kernel_init=kernel_init, name=name)._replace(
+    return dense(features, use_bias=False, kernel_init=kernel_init, name=name).replace(
         kind="random_projection"
     )
 

@@ -240,7 +240,7 @@ MIXERS: dict[str, Callable[[], jn.Layer]] = {
 
 def language_model(symbols: int, mixer: Callable[[], jn.Layer]) -> jn.Layer:
     """Return a net from tokens (batch, time) to logits (batch, time, symbols)."""
-    layers = [mixer()._replace(name=f"layer_{i}") for i in range(LAYERS)]
+    layers = [mixer().replace(name=f"layer_{i}") for i in range(LAYERS)]
     ends = jn.layer_norm(), jn.dense(symbols, name="logits")
     return jn.serial(jn.embedding(symbols, WIDTH), *layers, *ends, name="net")
 

@@ -20,6 +20,7 @@ from jaxnet.composition import residual as residual
 from jaxnet.composition import serial as serial
 from jaxnet.core import Layer as Layer
 from jaxnet.core import Misfit as Misfit
+from jaxnet.core import Scope as Scope
 from jaxnet.core import child_key as child_key
 from jaxnet.core import compose as compose
 from jaxnet.core import spec as spec
@@ -162,21 +163,21 @@ def _instead(name: str, room: str = "jaxnet") -> str:
     return f"; did you mean jn.{plain.get(near[0], near[0])}?" if near else ""
 
 
-def _close(room: _types.ModuleType) -> None:
-    """Leave a folder its public names without its files; another name says where it is."""
-    for name, value in list(vars(room).items()):
-        if isinstance(value, _types.ModuleType):
-            delattr(room, name)
+def _answer(room: _types.ModuleType) -> None:
+    """Let a folder list its public names without its files, and say where another name is."""
 
     def __getattr__(name: str) -> _typing.Any:
         words = f"module {room.__name__!r} has no attribute {name!r}{_instead(name, room.__name__)}"
         raise AttributeError(words, name="", obj=None)
 
-    room.__getattr__ = __getattr__  # type: ignore[method-assign]
+    def __dir__() -> list[str]:
+        return [n for n, it in vars(room).items() if not isinstance(it, _types.ModuleType)]
+
+    room.__getattr__, room.__dir__ = __getattr__, __dir__  # type: ignore[method-assign]
 
 
 for _room in (layers, ops, training, transforms):
-    _close(_room)
+    _answer(_room)
 
 
 def __dir__() -> list[str]:

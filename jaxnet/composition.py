@@ -1,12 +1,13 @@
 """Composition of layers: in series, in parallel, around a shortcut."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from jaxnet.core import Layer, compose
+from jaxnet.core import Layer, as_layer, compose
+from jaxnet.core.names import free_name
 from jaxnet.services.checks import check_type
 
 
@@ -45,7 +46,8 @@ def serial(*layers: Layer | Callable[..., Any], name: str = "serial") -> Layer:
             x = m(layer, x)
         return x
 
-    return compose(forward, name=name, kind="serial")
+    first = getattr(layers[0], "inputs", ()) if layers else ()
+    return compose(Calls(layers, forward), name=name, kind="serial").replace(inputs=first)
 
 
 def parallel(*layers: Layer | Callable[..., Any], name: str = "parallel") -> Layer:
@@ -85,7 +87,7 @@ def parallel(*layers: Layer | Callable[..., Any], name: str = "parallel") -> Lay
             )
         return tuple(m(layer, entry) for layer, entry in zip(layers, x, strict=True))
 
-    return compose(forward, name=name, kind="parallel")
+    return compose(Calls(layers, forward), name=name, kind="parallel")
 
 
 def residual(
@@ -112,7 +114,8 @@ def residual(
       >>> net.apply({}, {}, jnp.array([[1.0, 2.0, 3.0]]))[0].tolist()  # x + x²
       [[2.0, 6.0, 12.0]]
     """
-    _check_layers("residual", (layer,) if shortcut is None else (layer, shortcut))
+    layers = (layer,) if shortcut is None else (layer, shortcut)
+    _check_layers("residual", layers)
 
     def forward(m, x):
         y = m(layer, x)
@@ -126,7 +129,34 @@ def residual(
             )
         return y + x
 
-    return compose(forward, name=name, kind="residual")
+    return compose(Calls(layers, forward), name=name, kind="residual")
+
+
+class Calls(NamedTuple):
+    """A forward function that calls its layers in this order, whatever its input is.
+
+    Fields:
+      given: The layers, as they were given.
+      forward: The function of `m` and `x`.
+    """
+
+    given: tuple[Layer | Callable[..., Any], ...]
+    forward: Callable[[Any, Any], Any]
+
+    def __call__(self, m: Any, x: Any) -> Any:
+        return self.forward(m, x)
+
+    @property
+    def layers(self) -> tuple[tuple[str, Layer], ...]:
+        """The layers with the names that their entries have; a layer that repeats has one name."""
+        names: dict[int, str] = {}
+        found = []
+        for given in self.given:
+            layer = as_layer(given)
+            if id(given) not in names:
+                names[id(given)] = free_name(layer.name, names.values())
+            found.append((names[id(given)], layer))
+        return tuple(found)
 
 
 def _check_layers(who: str, layers: tuple) -> None:

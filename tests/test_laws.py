@@ -384,7 +384,7 @@ def test_trains_in_float16_as_in_float32(case: Case):
 
     def losses(layer):
         def objective(m, batch):
-            found = floats(m.inline(layer, case.x))[0]
+            found = floats(m._inline(layer, case.x))[0]
             errors = [jnp.square(y - t).mean() for y, t in zip(found, wanted, strict=True)]
             return sum(errors) / size, {}
 

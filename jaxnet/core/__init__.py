@@ -24,12 +24,12 @@ from typing import TYPE_CHECKING
 from jaxnet.core.compose import again, compose, stateless, transform, transformed
 from jaxnet.core.contract import Around, Layer, Params, State, child_key, param_dtype, spec
 from jaxnet.core.errors import Misfit, here
-from jaxnet.core.run import Run, as_layer, made, transforms_of
+from jaxnet.core.run import Run, Scope, as_layer, made, transforms_of
 
 __all__ = [
-    "Around", "Layer", "Misfit", "Params", "Run", "State", "again", "as_layer", "child_key",
-    "compose", "here", "made", "param_dtype", "spec", "stateless", "transform", "transformed",
-    "transforms_of",
+    "Around", "Layer", "Misfit", "Params", "Run", "Scope", "State", "again", "as_layer",
+    "child_key", "compose", "here", "made", "param_dtype", "spec", "stateless", "transform",
+    "transformed", "transforms_of",
 ]  # fmt: skip
 
 if not TYPE_CHECKING:  # otherwise a type checker would accept every name

@@ -10,9 +10,10 @@ import jax
 
 from jaxnet.core.contract import Around, Layer, Params
 from jaxnet.core.errors import check_pair
+from jaxnet.core.inputs import spread
 from jaxnet.core.run import Run, as_layer, made
 from jaxnet.services.checks import a_function, check_name
-from jaxnet.services.functions import function_name, takes
+from jaxnet.services.functions import function_name, inputs_of, takes
 from jaxnet.services.trees import PyTree
 
 
@@ -24,24 +25,35 @@ def compose(
     The function calls `m`, its first argument, to apply layers, and asks it for params and state:
 
         m(layer, x)                         the output of a child, a layer or a plain function
+        m(layer, x, t, label=label)         the same for a child of several inputs
         m.param(name, initializer, shape)   a parameter of this layer
         m.kernel(name, initializer, shape)  a parameter as it is stored, for jn.product and jn.rows
         m.state(name, initializer, shape)   an entry of its state: a running mean, a count of steps
         m.update(name, value)               the next value of that entry
         m.sow(name, value)                  a value for `jn.collect`, such as a balance loss
         m.key(name)                         a random key of this layer
+        m.keys(name, n)                     keys for the turns of a loop of JAX, as key=
         m.train                             True in training
+        m.scan(body, carry, xs)             a loop whose turns share their params
         m.whole(layer, x)                   a child outside the stream, with its whole input
         m.stream                            how a sequence arrives in `jn.stream`; None as a whole
 
-    `init` runs `forward` on shapes alone, in evaluation mode, and notes its calls. So `forward`
-    must call the same layers at each run, whatever the values are.
+    `init` runs `forward` on shapes alone and notes its calls: in evaluation and, if it looks at
+    `m.train`, in training, too. So `forward` must call the same layers at each run of a mode,
+    whatever the values are. Entries of one mode rest in the other.
 
     The params of a child are stored under the name of its layer. Two layers of one name become
     `dense` and `dense_1`, in the order of their calls, and a layer that is called twice shares its
-    params. A parameter and a child must have different names. Inside `jax.lax.scan` and the like,
-    `m` can apply layers without state; for layers with state use `repeat`. `m.update` raises there,
-    since its value ends with the loop.
+    params. A parameter and a child must have different names.
+
+    In `m.scan(body, carry, xs)` with `body(m, carry, x) -> (carry, y)` each turn draws its own
+    numbers, and the state goes from turn to turn. Inside another function that JAX traces, such as
+    that of `jax.vmap` or `jax.grad`, a layer that draws needs a key, `m(layer, x, key=key)`, and a
+    layer that changes its state raises, since the value would end with that function.
+
+    A function `forward(m, x, t, label=None)` has several inputs: the parts of a tuple in order, or
+    of a dict by name. None is an input that is not there, and an argument with another default is
+    an option. A function of one input gets it as it is.
 
     Args:
       forward: The function. It may make layers or use layers made outside it.
@@ -76,7 +88,7 @@ def compose(
       >>> state["mean"].round(1).tolist()
       [0.1..., 0.1..., 0.1...]
     """
-    if isinstance(forward, Layer) or not callable(forward) or not takes(forward, 2):
+    if isinstance(forward, Layer) or not callable(forward) or not _takes_m_and_x(forward):
         raise TypeError(
             f"compose: expected a function forward(m, x), got {function_name(forward)}; for a "
             "function of x alone, write jn.serial(function)"
@@ -84,7 +96,11 @@ def compose(
     if kind is None and name is None:
         name = function_name(forward)
     name = check_name(kind or "compose", name)  # a layer's own function is called "forward"
-    return made(name, kind or name, forward)
+    return made(name, kind or name, *spread(forward))
+
+
+def _takes_m_and_x(forward: Callable[..., PyTree]) -> bool:
+    return takes(forward, 2) or len(inputs_of(forward)) > 1
 
 
 def transform(
@@ -103,6 +119,7 @@ def transform(
 
         run(params, state, x)                its output and state
         run(params, state, x, turn=i)        the same in turn i of a loop, with a key of its own
+        run(params, state, x, key=key)       the same with a key given, as inside jax.checkpoint
         run(params, state, x, train=False)   the same in evaluation
         run.init(key, x)                     its params and state
         run.key(name)                        a random key that no layer inside has
@@ -163,6 +180,7 @@ def transformed(
     kind: str,
     init: Callable[..., Any] | None = None,
     name: str | None = None,
+    inputs: tuple[str, ...] | None = None,
     **fields: Any,
 ) -> Layer:
     """Make a transform with what else the library keeps of it: see the fields of `Around`."""
@@ -170,12 +188,13 @@ def transformed(
     a_function(kind, "init", init, "(run, key, x)", optional=True)
     name = check_name(kind, layer.name if name is None else name)
     init = Run.init if init is None else init
-    return made(name, kind, Around(layer, apply, init, **fields))
+    inputs = layer.inputs if inputs is None else inputs
+    return made(name, kind, Around(layer, apply, init, **fields), inputs)
 
 
 def again(layer: Layer, inner: Layer) -> Layer:
     """Return the same transform of another layer."""
-    return made(layer.name, layer.kind, layer.inside._replace(layer=inner))
+    return made(layer.name, layer.kind, layer.inside._replace(layer=inner), layer.inputs)
 
 
 def stateless(

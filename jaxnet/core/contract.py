@@ -8,10 +8,9 @@ Parameters and state are nested dicts of arrays, keyed by the names of the layer
 "resnet/block_3/conv" names a layer in messages, and the same words index its entries.
 """
 
-import re
-import sys
 import zlib
 from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
@@ -25,15 +24,9 @@ Params = dict[str, Any]
 State = dict[str, Any]
 
 
-class _Fields(NamedTuple):
-    init: Callable[[jax.Array, PyTree], tuple[Params, State]]
-    apply: Callable[..., tuple[PyTree, State]]
-    name: str
-    kind: str = ""
-    inside: Any = None
-
-
-class Layer(_Fields):
+@jax.tree_util.register_static
+@dataclass(frozen=True, eq=False, repr=False)
+class Layer:
     """A pair of pure functions, a name, and the structure of the layer as data.
 
     Layers of this library and of `jn.compose` check their arguments and name themselves in
@@ -41,6 +34,9 @@ class Layer(_Fields):
     and so on). It compares params and state with what `init` returns for this input, and the
     returned state with the given state. Under `jit` all of this happens while tracing and costs
     nothing later.
+
+    A layer is a static part of a pytree: it goes through `jit`, `jax.tree.map` and dataclasses as
+    it is. Two layers are equal if they are one object.
 
     Fields:
       init: `(key, x) -> (params, state)`. `x` is an array, a `jax.ShapeDtypeStruct` (see `spec`)
@@ -51,6 +47,7 @@ class Layer(_Fields):
       kind: Name of the function that made the layer, such as "dense".
       inside: The `forward(m, x)` of a composed layer; what a transform is made of (`Around`); None
         for a pair of your own.
+      inputs: Names of its inputs, for `m(layer, x, t, label=label)`; none for a single input.
 
     Example:
       A layer that counts how often it was applied in training:
@@ -66,7 +63,13 @@ class Layer(_Fields):
       1
     """
 
-    __slots__ = ()
+    init: Callable[[jax.Array, PyTree], tuple[Params, State]]
+    apply: Callable[..., tuple[PyTree, State]]
+    name: str
+    kind: str = ""
+    # `dataclasses.replace` leaves these out: they belong to functions that it may replace.
+    inside: Any = field(default=None, init=False)
+    inputs: tuple[str, ...] = field(default=(), init=False)
 
     if not TYPE_CHECKING:  # for a type checker a layer is not a function
 
@@ -76,19 +79,44 @@ class Layer(_Fields):
                 "m(layer, x) in the function of jn.compose"
             )
 
-    def __reduce_ex__(self, protocol: Any) -> Any:
-        """Raise for `pickle`, which finds functions by name; copy and cloudpickle are in Python."""
-        asks = str(sys._getframe(1).f_globals.get("__name__"))
-        if "<locals>" in repr(self.init) and not re.search(r"^copy$|cloudpickle|dill", asks):
-            name = getattr(self, "name", "trainer")
-            raise TypeError(f"{name}: pickle cannot write it; use cloudpickle.dumps")
-        return object.__reduce_ex__(self, protocol)
+    @property
+    def layers(self) -> tuple[tuple[str, "Layer"], ...]:
+        """The layers that it calls, as pairs (name, layer) in the order of their calls.
 
-    def _replace(self, **fields: Any) -> "Layer":  # pyright: ignore[reportIncompatibleMethodOverride]
+        A transform has the layer inside it. A layer made by `jn.compose` has none, since only its
+        function knows what it calls.
+
+        Example:
+          >>> net = jn.serial(jn.dense(4), jax.nn.relu, jn.dense(2))
+          >>> net.layers
+          (('dense', Layer('dense', kind='dense')), ('relu', Layer('relu', kind='function')), ...)
+          >>> other = jn.serial(*[layer for _, layer in net.layers[:-1]], jn.dense(3, name="head"))
+          >>> params, state = other.init(jax.random.key(0), jn.spec((5, 3)))
+          >>> list(params)
+          ['dense', 'head']
+        """
+        if isinstance(self.inside, Around):
+            inner = self.inside.layer
+            return () if inner is None else ((inner.name, inner),)
+        return getattr(self.inside, "layers", ())
+
+    def replace(self, **fields: Any) -> "Layer":
         """Return a layer with other fields; with another init or apply it is a pair of these."""
-        if not fields.keys().isdisjoint(("init", "apply")):
-            fields = {"inside": None, **fields}
-        return super()._replace(**fields)
+        pair = not fields.keys().isdisjoint(("init", "apply"))
+        structure = {} if pair else {"inside": self.inside, "inputs": self.inputs}
+        structure |= {name: fields.pop(name) for name in ("inside", "inputs") if name in fields}
+        layer = replace(self, **fields)
+        for name, value in structure.items():
+            object.__setattr__(layer, name, value)
+        return layer
+
+    __replace__ = replace  # for `copy.replace`
+
+    def __copy__(self) -> "Layer":
+        return self  # nothing of it can change
+
+    def __deepcopy__(self, memo: Any) -> "Layer":
+        return self
 
     def __repr__(self) -> str:
         return f"Layer({self.name!r}, kind={self.kind or self.name!r})"

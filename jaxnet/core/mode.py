@@ -57,7 +57,6 @@ class Mode(NamedTuple):
       kept: Dtype that a stream keeps keys in below `jn.cast`; `init` knows it, unlike `dtype`.
       stream: How a sequence arrives; None is as a whole.
       watches: Views of the calls inside, innermost first.
-      loops: Number of loops of JAX that were running where the key was given.
     """
 
     train: bool = False
@@ -65,7 +64,6 @@ class Mode(NamedTuple):
     kept: Any = None
     stream: Stream | None = None
     watches: tuple[Watch, ...] = ()
-    loops: int = 0
 
     def rounded(self, tree: PyTree, axes: int = 0) -> PyTree:
         """Return the tree with its floats, of this many axes or more, in `dtype`."""

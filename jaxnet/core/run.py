@@ -8,32 +8,31 @@ with an `m` that notes what is asked for (an `Outline`). What all layers of one 
 
 import copy
 import inspect
-import itertools
-from collections.abc import Callable, Container, Iterator
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnet.core import frames
 from jaxnet.core.contract import Around, Layer, Params, State, child_key, param_dtype
 from jaxnet.core.errors import Misfit, call, calls, check_kept, check_pair, compare, drawn, here
 from jaxnet.core.foreign import check_holds_no_weights
+from jaxnet.core.inputs import gathered
+from jaxnet.core.keys import SPLIT, Withheld, folded, key_at, key_of_turn, usable
 from jaxnet.core.mode import Mode, Watch
+from jaxnet.core.names import free_name
+from jaxnet.core.plan import Plan, copied, draw_plan, pruned
+from jaxnet.core.turns import number_of_turns, varying_over
 from jaxnet.services import checks
 from jaxnet.services.checks.keywords import instead
 from jaxnet.services.functions import activated, function_name, takes
-from jaxnet.services.meshes import apply_on_auto_axes
+from jaxnet.services.jax_versions import trace_state, varying_axes
+from jaxnet.services.meshes import apply_on_auto_axes, of_device
 from jaxnet.services.nodes import Stored, plain
-from jaxnet.services.trees import Memo, PyTree, key_spec, memo_of, shapes_of, signature
+from jaxnet.services.trees import Memo, PyTree, describe, key_spec, memo_of, shapes_of, signature
 
 SOWN = "sown/"  # prefix of the names of sown values in the returned state
-
-# What init notes about a layer, by name. For a child it is the child's plan. For an entry it is
-# whether the entry is state, its initializer, and its shape. For a transform, "" holds what draws
-# its entries, and their shapes.
-Plan = dict[str, Any]
 
 
 class Run(NamedTuple):
@@ -41,6 +40,7 @@ class Run(NamedTuple):
 
         run(params, state, x)                its output and state
         run(params, state, x, turn=i)        the same in turn i of a loop, with a key of its own
+        run(params, state, x, key=key)       the same with a key given
         run(params, state, x, train=False)   the same in another mode
         run.init(key, x)                     its params and state
         run.key(name)                        a random key of the transform
@@ -51,27 +51,38 @@ class Run(NamedTuple):
       layer: The layer inside.
       call_key: Key of the call, which the layer inside gets, or None.
       mode: Mode of the call, such as `run.mode.stream`.
-      outside: Number of loops of JAX around the call.
+      home: Where the transform runs, as `trace_state` tells it.
+      x: Its input, or the shapes of it.
     """
 
     layer: Layer
     call_key: Any
     mode: Mode
-    outside: int = 0
+    home: Any
+    x: PyTree
 
     train = property(lambda self: self.mode.train)
 
     def __call__(
-        self, params: Params, state: State, x: PyTree, *, turn: Any = None, **changed: Any
+        self,
+        params: Params,
+        state: State,
+        x: PyTree,
+        *,
+        turn: Any = None,
+        key: Any = None,
+        **changed: Any,
     ) -> tuple[PyTree, State]:
-        key = self.call_key
+        if key is None:
+            key = self.call_key if turn is not None else self._key_here("run(params, state, x)")
+        key = key if turn is None else key_of_turn(key, turn)
         mode = self.mode._replace(**changed) if changed else self.mode
-        if turn is not None and key is not None:
-            key = jax.random.fold_in(key, turn)
-            # The loops around the call still share a key.
-            mode = mode._replace(loops=mode.loops + frames.loops_around() - self.outside)
         with call(self.layer.name, x):
             return run(self.layer, params, state, x, key, mode)
+
+    def _key_here(self, form: str) -> Any:
+        write = "run(params, state, x, turn=i), or run(params, state, x, key=key)"
+        return key_at(self.home, self.call_key, f"{form} in {self.layer.kind}", write)
 
     def init(self, key: jax.Array, x: PyTree, **changed: Any) -> tuple[Params, State]:
         shape = checks.abstract(x, self.layer.name)
@@ -81,7 +92,8 @@ class Run(NamedTuple):
     def key(self, name: str) -> jax.Array:
         """Return a random key that no layer inside has, nor a transform of it."""
         around = sum(1 for _ in transforms_of(self.layer))
-        return child_key(_usable(self.call_key, self.mode), f"transform/{around}/{name}")
+        key = usable(self._key_here(f"run.key({name!r})"), self.mode, self.x)
+        return child_key(key, f"transform/{around}/{name}")
 
     def watched(self, see: Callable = Watch().see, **options: Any) -> "Run":
         return self._replace(mode=self.mode.watched(Watch(see, **options)))
@@ -106,8 +118,7 @@ def run(
         if inside.own:
             _compare(layer, params, state, x, mode)
         watches = tuple(each for each in mode.watches if each.transforms or inside.clear)
-        outside = 0 if key is None else frames.loops_around()
-        inner = Run(inside.layer, key, mode._replace(watches=watches), outside)
+        inner = Run(inside.layer, key, mode._replace(watches=watches), trace_state(), x)
         result = inside.apply(inner, params, state, x)
         check_pair(result, "apply must return (y, state)")
         _, after = result
@@ -116,7 +127,7 @@ def run(
         return result
     m = Scope(x, params, state, key, mode)
     try:
-        return _output_of(layer, m, x), m.finish()
+        return _output_of(layer, m, x), m._finish(lambda: entries(layer, x, mode))
     except Misfit as error:
         if not hasattr(error, "_jaxnet_noted"):  # raised by this layer's own m.param
             _compare(layer, params, state, x, mode)  # these errors name all misfits
@@ -129,8 +140,7 @@ def begin(layer: Layer, key: Any, x: PyTree, mode: Mode) -> tuple[Params, State]
     inside = layer.inside
     if isinstance(inside, Around):
         with call(layer.name, x):
-            mode = mode._replace(loops=frames.loops_around())
-            return drawn(inside.init(Run(inside.layer, key, mode), key, x))
+            return drawn(inside.init(Run(inside.layer, key, mode, trace_state(), x), key, x))
 
     def outlined():
         plan: Plan = {}
@@ -140,11 +150,11 @@ def begin(layer: Layer, key: Any, x: PyTree, mode: Mode) -> tuple[Params, State]
 
         with call(layer.name, x):
             jax.eval_shape(look, x, key_spec())
-        return _pruned(plan)
+        return pruned(plan)
 
     # A transform may call init inside init. Without this, nesting would cost 2^depth.
     plan = memo_of(layer.init).of(_signature("plan", x, mode), outlined)
-    return _draw(plan, key)
+    return draw_plan(plan, key)
 
 
 def entries(layer: Layer, x: PyTree, mode: Mode) -> tuple[Params, State]:
@@ -182,7 +192,7 @@ def _signature(what: str, x: PyTree, mode: Mode) -> Any:
     return what, signature(x), stream, mode.kept
 
 
-def made(name: str, kind: str, inside: Any) -> Layer:
+def made(name: str, kind: str, inside: Any, inputs: tuple[str, ...] = ()) -> Layer:
     """Return the layer of a forward function, or of a transform."""
 
     def init(key, x):
@@ -196,25 +206,35 @@ def made(name: str, kind: str, inside: Any) -> Layer:
             write = instead(other, ["key", "train"])
             raise TypeError(f"{name}: apply has no argument {other}; {write}")
         params, state, x = checks.check_call(name, params, state, x, key, train)
-        mode = Mode(train, loops=0 if key is None else frames.loops_around())
 
         def first(params, state, x, *, key, train):
-            return run(layer, params, state, x, key, mode)
+            return run(layer, params, state, x, key, Mode(train))
 
         with call(name, x):
             return apply_on_auto_axes(first, params, state, x, key, train)
 
-    layer = Layer(init, apply, name, kind, inside)
+    layer = Layer(init, apply, name, kind).replace(inside=inside, inputs=inputs)
     return layer
 
 
 class Scope:
-    """The `m` of one run of a forward function on data."""
+    """The `m` of a function `forward(m, x)`: the type to write, `def forward(m: jn.Scope, x)`.
+
+    `jn.compose` makes it, one for each run of the function, and shows what it has.
+
+    Example:
+      >>> def scaled(m: jn.Scope, x: jax.Array) -> jax.Array:
+      ...     return m(jn.dense(3), x) * m.param("scale", jn.initializers.ones, (3,))
+      >>> params, state = jn.compose(scaled).init(jax.random.key(0), jn.spec((2, 5)))
+      >>> list(params)
+      ['dense', 'scale']
+    """
 
     def __init__(self, x, params, state, key, mode: Mode):
         for what, tree in (("params", params), ("state", state)):
             checks.check_dict(here(), what, tree)
         self._x, self._key, self._mode = x, key, mode
+        self._home = trace_state()
         self._params, self._state = params, dict(state)
         self._names: dict[int, str] = {}
         self._sown: dict[str, PyTree] = {}  # by path
@@ -224,27 +244,57 @@ class Scope:
         self._own: dict[str, Any] = {}  # what m.param and m.state declared, by name
         self._dtype: Any = None  # dtype of params, once one is requested
         self._wide = False  # whether an entry has more digits than the computation
+        self._in_loop = False  # whether this is the m of a turn of m.scan
+        self._has_loop = False  # whether m.scan of this m is running
+        self._changed: Any = None  # which entries of the state a turn of a loop changed
+        self._devices: Any = None  # axes of devices over which they vary after it
 
-    train = property(lambda self: self._mode.train)
+    @property
+    def train(self) -> bool:
+        """Whether this is a call in training."""
+        return self._mode.train
+
+    @property
+    def _in_training(self) -> bool:
+        """The same, for a layer with the same entries in both modes: init then needs only one."""
+        return self._mode.train
 
     @property
     def stream(self) -> Any:
+        """How a sequence arrives inside `jn.stream`; None if it arrives as a whole."""
         stream = self._mode.stream
         if stream is None:
             return None
         return stream._replace(dtype=stream.dtype or self._mode.kept)
 
-    def __call__(self, layer: Layer | Callable[..., Any], x: PyTree) -> PyTree:
-        """Return the output of a child."""
-        given = layer
-        layer = as_layer(layer, here())
+    def __call__(
+        self,
+        layer: Layer | Callable[..., Any],
+        /,
+        *inputs: PyTree,
+        key: jax.Array | None = None,
+        **named: PyTree,
+    ) -> PyTree:
+        """Return the output of a child.
+
+        Args:
+          layer: The child.
+          *inputs, **named: Its input, or its inputs in order or by name.
+          key: Its key, for a call inside a function that JAX traces, such as the body of a scan;
+            elsewhere, each call has a key of its own.
+        """
+        given, layer = layer, as_layer(layer, here())
+        x = gathered(layer, inputs, named)
         name = self._name(given, layer.name)
         with call(name, x, child=True):
+            if key is not None:
+                checks.check_key(key, here())
             for watch in self._mode.watches:
                 if watch.done():
                     self._counts.setdefault(name, 0)  # its entries may be given, as by `tap`
                     return _zeros(_output(layer, x, watch.skipped, self._mode))
-            key = self._fold(name, self._counted(name))
+            count = self._counted(name)
+            key = self._key_of(name, count) if key is None else key
             y = self._run(layer, name, self._rounded(x), key)
             for watch in self._mode.watches:
                 y = watch.see(calls()[watch.depth :], layer, x, y)
@@ -285,14 +335,14 @@ class Scope:
                 f"here: {known}"
             )
         check_kept(shapes_of({name: self._state[name]}), shapes_of({name: value}))
-        _check_outside_jax(f"m.update({name!r})")
+        self._check_at_home(f"m.update({name!r})")
         self._state[name] = value
 
     def sow(self, name: str, value: PyTree) -> None:
         """Report a value from inside the net to `jn.collect`."""
         _check_entry_name(name, "m.sow(name, value)")
         if any(watch.sown for watch in self._mode.watches) and not self._is_skipped():
-            _check_outside_jax(f"m.sow({name!r})")
+            self._check_at_home(f"m.sow({name!r})")
             self._note(name, value)
 
     def _is_skipped(self) -> bool:
@@ -301,7 +351,7 @@ class Scope:
 
     def _note(self, path: str, value: PyTree) -> None:
         """Keep a sown value, under the next free name if a layer is called again."""
-        self._sown[_free(path, self._sown)] = value
+        self._sown[free_name(path, self._sown)] = value
 
     def _entry(self, kind: str, given: dict, name, initializer, shape, dtype) -> jax.Array:
         """Return an entry of the params or of the state."""
@@ -332,29 +382,170 @@ class Scope:
 
     def key(self, name: str | None = None) -> jax.Array:
         """Return a random key, new at each call; without a name, the layer's own key."""
-        if name is not None:
-            _check_entry_name(name, "m.key(name)")
-        self._check_own_key()
         if name is None:
-            return self._key
-        name = f"key/{name}"  # the name of a child never contains '/'
-        return self._fold(name, self._counted(name))
+            return self._drawn_with(self._key_here("m.key()", SPLIT.format("m.key()")))
+        _check_entry_name(name, "m.key(name)")
+        path = f"key/{name}"  # the name of a child never contains '/'
+        count = self._counted(path)
+        form = f"m.key({name!r})"
+        return self._drawn_with(folded(self._key_here(form, SPLIT.format(form)), path, count))
 
-    def _check_own_key(self) -> None:
-        _usable(self._key, self._mode)
+    def keys(self, name: str, n: int | None = None) -> Any:
+        """Return a key for `m(layer, x, key=key)`, or n of them; None in evaluation without a key.
 
-    def inline(self, layer: Layer, x: PyTree) -> PyTree:
+        So a loop of JAX with a key for each turn, `(x, m.keys("turns", n))`, runs in both modes.
+        """
+        if self._key is None and not self._in_training:
+            return None
+        key = self.key(name)
+        return key if n is None else jax.random.split(key, n)
+
+    def _drawn_with(self, key: Any) -> jax.Array:
+        return usable(key, self._mode, self._x)
+
+    def _key_here(self, form: str, write: str) -> Any:
+        write = "it with the m that the body of m.scan gets" if self._has_loop else write
+        return key_at(self._home, self._key, form, write)
+
+    def _check_called_once(self, name: str) -> None:
+        """Raise for a second call in a stream, where each call keeps something for later chunks."""
+        if self._in_loop:
+            raise ValueError(
+                f"{here()}: is called at each turn of m.scan in a stream, where each call keeps "
+                "its own state. Write jn.repeat(layer, n), whose copies have params of their own, "
+                "or m.whole(layer, x) for a part that gets its whole input at each call"
+            )
+        if self._counts[name]:
+            raise ValueError(
+                f"{here()}: is called twice in a stream, where each call keeps its own state; "
+                "make a second layer"
+            )
+
+    def _key_of(self, name: str, count: int) -> Any:
+        """Return the key of a call of a child."""
+        write = (
+            f"m({name}, x, key=key), with key = m.keys({name!r}) or, for turns of a loop, one of "
+            f"m.keys({name!r}, n) from outside, or make the loop by m.scan(body, carry, xs)"
+        )
+        above = "/".join(calls()[:-1])
+        return folded(self._key_here(f"m({name}, x) in {above}", write), name, count)
+
+    def _inline(self, layer: Layer, x: PyTree) -> PyTree:
         """Return the output of a layer that has this layer's entries; for layers around a layer."""
         if callable(layer.inside):
             return layer.inside(self, x)
         self._counts |= dict.fromkeys([*self._params, *self._state], 0)
-        return self._run(layer, None, x, self._key)
+        key = self._key_here("m._inline(layer, x)", "the call outside of that function")
+        return self._run(layer, None, x, key)
+
+    def scan(
+        self,
+        body: Callable[["Scope", PyTree, PyTree], tuple[PyTree, PyTree]],
+        carry: PyTree,
+        xs: PyTree = None,
+        length: int | None = None,
+        *,
+        reverse: bool = False,
+        unroll: int = 1,
+    ) -> tuple[PyTree, PyTree]:
+        """Return the last carry and the stacked outputs of a loop, as `jax.lax.scan` does.
+
+        All turns share the params. Each has a random key of its own, the state goes from turn to
+        turn, and sown values are stacked.
+
+        Args:
+          body: Function `(m, carry, x) -> (carry, y)`, which applies layers by its own `m`.
+          carry: What the first turn gets.
+          xs: Arrays with an entry for each turn along their first axis; None gives x = None.
+          length: Number of turns, if `xs` does not tell it.
+          reverse: Whether the turns go from the last entry of `xs` to the first; the outputs keep
+            the order of `xs`.
+          unroll: Number of turns that are compiled one after another, for a faster loop and a
+            longer compilation.
+        """
+        checks.check_options(f"{here()}: m.scan", reverse=reverse)
+        checks.at_least(f"{here()}: m.scan", "unroll", unroll)
+        turns = number_of_turns(body, xs, length)
+        if self.stream is not None and xs is not None:
+            raise ValueError(
+                f"{here()}: m.scan would begin anew with each chunk of a stream. For a loop over "
+                "time, write jn.recurrent(cell), whose carry a stream keeps; for a loop over "
+                "something else, leave out xs and count the turns in the carry"
+            )
+        count = self._counts["scan/"] = self._counts.get("scan/", -1) + 1  # no child has this name
+        write = "it in the body of another m.scan, or outside of that function"
+        key = folded(self._key_here("m.scan(body, carry, xs)", write), "scan/", count)
+        traced: list[Scope] = []  # JAX may trace the body again, with another type of the carry
+
+        def turn(loop, each):
+            (carry, state), (i, x) = loop, each
+            m = self._in_turn(state, key_of_turn(key, i))
+            pair = body(m, carry, x)
+            check_pair(pair, "the body of m.scan must return (carry, y)")
+            traced[:] = [m]
+            after = {name: m._state[name] for name in state}
+            m._changed = jax.tree.map(lambda old, new: old is not new, state, after)
+            m._devices = jax.tree.map(varying_axes, after)
+            return (self._as_given(pair[0], carry), after), (pair[1], m._sown)
+
+        before = self._carried()
+        each = jnp.arange(turns), xs
+        marked, self._has_loop = before, True
+        if any(map(varying_axes, jax.tree.leaves((carry, each, self._x)))):  # in jax.shard_map
+            jax.eval_shape(turn, (carry, before), jax.tree.map(lambda a: a[0], each))
+            marked = jax.tree.map(varying_over, before, traced[0]._devices)
+        (carry, after), (y, sown) = jax.lax.scan(
+            turn, (carry, marked), each, length=turns, reverse=reverse, unroll=unroll
+        )
+        self._has_loop = False
+        self._continue(traced[0], before, after, sown)
+        return carry, y
+
+    def _as_given(self, carry: PyTree, given: PyTree) -> PyTree:
+        """Return a carry, below `jn.cast` in the dtypes in which the turn got it."""
+        alike = jax.tree.structure(carry) == jax.tree.structure(given)
+        if not alike or jax.tree.map(jnp.shape, carry) != jax.tree.map(jnp.shape, given):
+            raise ValueError(
+                f"{here()}: the body of m.scan must return a carry like the one that it gets, "
+                f"{describe(given)}, got {describe(carry)}"
+            )
+        if self._mode.dtype is None:
+            return carry
+        return jax.tree.map(lambda new, old: jnp.asarray(new, old.dtype), carry, given)
+
+    def _carried(self) -> State:
+        """Return the state that goes from turn to turn."""
+        return self._state
+
+    def _in_turn(self, state: State, key: Any) -> "Scope":
+        """Return the `m` of one turn of a loop."""
+        watches = tuple(each for each in self._mode.watches if each.transforms or each.done())
+        m = self._in(self._mode._replace(watches=watches))
+        m._key, m._home, m._sown = key, trace_state(), {}
+        m._in_loop, m._has_loop = True, False
+        m._state, m._names = {**self._state, **state}, dict(self._names)
+        m._counts, m._own = dict(self._counts), dict(self._own)
+        return m
+
+    def _continue(self, m: "Scope", before: State, after: State, sown: dict[str, PyTree]) -> None:
+        """Go on where the last turn ended."""
+        self._names, self._counts, self._own = m._names, m._counts, m._own
+        self._dtype, self._wide = m._dtype, m._wide
+        if any(jax.tree.leaves(m._changed)):
+            self._check_at_home("m.scan(body, carry, xs), whose layers change their state,")
+
+        def pick(changed, old, new):
+            return new if changed else old
+
+        self._state.update(jax.tree.map(pick, m._changed, before, after))
+        for path, value in sown.items():
+            self._note(path, value)
 
     def whole(self, layer: Layer | Callable[..., Any], x: PyTree) -> PyTree:
         """Return the output of a child outside the stream, with its whole input at each call."""
         return self._in(self._mode._replace(stream=None))(layer, x)
 
-    def not_in_stream(self, why: str) -> None:
+    def _not_in_stream(self, why: str) -> None:
         """Raise inside a stream, for a layer whose outputs need other parts of the sequence."""
         if self.stream is not None:
             raise ValueError(f"{here()}: {why}, so it does not work in a stream")
@@ -367,11 +558,11 @@ class Scope:
         """Return what leaves this layer, in the dtype of the computation."""
         return self._mode.rounded(tree, axes) if self._wide else tree
 
-    def penalize(self, penalty: Callable[[Params], Any]) -> Any:
+    def _penalize(self, penalty: Callable[[Params], Any]) -> Any:
         """Return a function of all parameters of this layer; 0 in init."""
         return penalty(plain(self._params))
 
-    def watched(self, watch: Watch) -> "Scope":
+    def _watched(self, watch: Watch) -> "Scope":
         """Return the same scope with one more watch."""
         return self._in(self._mode.watched(watch))
 
@@ -391,12 +582,9 @@ class Scope:
                 error.add_note(f"entries given here: {', '.join(self._params)}")
             raise
         if state and _are_other_arrays(given, state):
-            if self.stream is not None and name is not None and self._counts[name]:
-                raise ValueError(
-                    f"{here()}: is called twice in a stream, where each call keeps its own state; "
-                    "make a second layer"
-                )
-            _check_outside_jax(f"m({layer.name}, x), a layer that changes its state,")
+            if self.stream is not None and name is not None:
+                self._check_called_once(name)
+            self._check_at_home(f"m({layer.name}, x), a layer that changes its state,")
         for entry in [entry for entry in state if entry.startswith(SOWN)]:
             below = entry.removeprefix(SOWN)
             self._note(below if name is None else f"{name}/{below}", state.pop(entry))
@@ -416,11 +604,19 @@ class Scope:
         self._counts[name] = count
         return count
 
-    def _fold(self, name: str, count: int) -> Any:
-        if self._key is None:
-            return None
-        key = child_key(self._key, name)
-        return jax.random.fold_in(key, count) if count else key
+    def _check_at_home(self, what: str) -> None:
+        """Raise in a function that JAX traces, such as the body of a scan: its values end there."""
+        if self._has_loop:
+            raise ValueError(
+                f"{here()}: {what} is called by another m than the body of m.scan gets"
+            )
+        if trace_state() != self._home:
+            raise ValueError(
+                f"{here()}: {what} is called inside a function that JAX traces, such as the body "
+                "of jax.lax.scan or of jax.grad, so the value ends with that function. Make the "
+                "loop by m.scan(body, carry, xs), which hands the state from turn to turn; "
+                "elsewhere return the value from that function, and make the call after it"
+            )
 
     def _name(self, layer: Layer | Callable[..., Any], base: str) -> str:
         """Return the child's name here: its layer's name, with a number if it is taken."""
@@ -428,29 +624,42 @@ class Scope:
             if base in self._own:
                 raise ValueError(f"{here()}: the child {base!r} has the name of a parameter")
             self._held.append(layer)
-            self._names[id(layer)] = _free(base, {*self._names.values(), *self._own})
+            self._names[id(layer)] = free_name(base, {*self._names.values(), *self._own})
         return self._names[id(layer)]
 
-    def finish(self) -> State:
-        """Return the state after the run; raise if an entry belongs to nothing here."""
-        unused = [f"params/{name}" for name in self._params if name not in self._counts]
-        unused += [f"state/{name}" for name in self._state if name not in self._counts]
-        if unused:
-            known = ", ".join(name for name in self._counts if "/" not in name) or "none"
-            raise ValueError(f"{here()}: unused entries: {', '.join(unused)}; layers here: {known}")
+    def _finish(self, all_entries: Callable[[], tuple[Params, State]]) -> State:
+        """Return the state after the run; raise if an entry belongs to nothing here.
+
+        Args:
+          all_entries: Function that returns the entries of this layer, in training and evaluation.
+        """
+        trees = {"params": self._params, "state": self._state}
+        unused = [
+            (what, name) for what in trees for name in trees[what] if name not in self._counts
+        ]
+        if unused:  # those of the other mode rest in this one
+            entries_of = dict(zip(trees, all_entries(), strict=True))
+            words = [f"{what}/{name}" for what, name in unused if name not in entries_of[what]]
+            if words:
+                known = ", ".join(name for name in self._counts if "/" not in name) or "none"
+                raise ValueError(
+                    f"{here()}: unused entries: {', '.join(words)}; layers here: {known}"
+                )
         return self._state | {SOWN + path: value for path, value in self._sown.items()}
 
-    def __getattr__(self, name: str) -> Any:
-        hint = ""
-        if name == "params":
-            hint = (
-                ". Params belong to the caller: net.apply(params, state, x). For a penalty on "
-                "them, pass jn.supervised(..., penalty=...)"
+    if not TYPE_CHECKING:  # otherwise a type checker would accept every name
+
+        def __getattr__(self, name: str) -> Any:
+            hint = ""
+            if name == "params":
+                hint = (
+                    ". Params belong to the caller: net.apply(params, state, x). For a penalty on "
+                    "them, pass jn.supervised(..., penalty=...)"
+                )
+            raise AttributeError(
+                f"m has no attribute {name!r}; it has m(layer, x), m.param, m.kernel, m.state, "
+                "m.update, m.sow, m.key, m.keys, m.train, m.scan, m.whole and m.stream" + hint
             )
-        raise AttributeError(
-            f"m has no attribute {name!r}; it has m(layer, x), m.param, m.kernel, m.state, "
-            f"m.update, m.sow, m.key, m.train, m.whole and m.stream{hint}"
-        )
 
     def __dir__(self) -> list[str]:
         """Return the public names, of which Python suggests one for a misspelled name."""
@@ -463,15 +672,61 @@ class Outline(Scope):
     def __init__(self, x, key, plan: Plan, mode: Mode):
         super().__init__(x, {}, {}, key, mode)
         self._plan = plan
+        self._asked: list[bool] = []  # whether the forward function looks at the mode
+
+    @property
+    def train(self) -> bool:
+        self._asked.append(True)
+        return self._mode.train
+
+    @property
+    def _in_training(self) -> bool:
+        return self._mode.train
+
+    def _with_training(self, layer: Layer) -> None:
+        """Note what a layer that looks at the mode asks for in training, too.
+
+        What fails there, such as batch norm for an input of one example, does so in training.
+        """
+        if self._mode.train or not self._asked:
+            return
+        plan, mode = copied(self._plan), self._mode._replace(train=True)
+        try:
+            _output_of(layer, other := Outline(self._x, self._key, plan, mode), self._x)
+        except Exception:
+            return
+        self._plan.update(plan)
+        names, others = self._drawn_names(), other._drawn_names()
+        if moved := [n for n in names.keys() ^ others.keys() if n != (names | others)[n]]:
+            raise ValueError(
+                f"{here()}: {min(moved)!r} is in one of training and evaluation alone, so the "
+                "number in its name may be another layer's in the other. Give the layer a name of "
+                "its own, as in jn.dense(3, name='head')"
+            )
+
+    def _drawn_names(self) -> dict[str, str]:
+        """Return the names of children that have entries, with the names of their layers."""
+        made = {id(each): each for each in self._held}
+        named = {name: getattr(made[i], "name", name) for i, name in self._names.items()}
+        return {name: base for name, base in named.items() if pruned(self._plan.get(name, {}))}
 
     def sow(self, name: str, value: PyTree) -> None:
         _check_entry_name(name, "m.sow(name, value)")
 
-    def penalize(self, penalty: Callable[[Params], Any]) -> Any:
+    def _penalize(self, penalty: Callable[[Params], Any]) -> Any:
         return 0.0
 
-    def _check_own_key(self) -> None:
-        """Nothing is drawn here."""
+    def _carried(self) -> State:
+        return {}  # whose entries are not known before the loop
+
+    def _check_at_home(self, what: str) -> None:
+        """Nothing is kept here."""
+
+    def _key_here(self, form: str, write: str) -> Any:
+        return self._key  # nothing is drawn here
+
+    def _drawn_with(self, key: Any) -> Any:
+        return key
 
     def _given(self, kind: str, given: dict, name: str, initializer, needed) -> jax.Array:
         who = here()
@@ -498,34 +753,6 @@ def _are_other_arrays(before: PyTree, after: PyTree) -> bool:
     return old != new
 
 
-def _free(base: str, taken: Container[str]) -> str:
-    """Return a name that is not taken: the base itself, or with the next number."""
-    name = base
-    for number in itertools.count(1):
-        if name not in taken:
-            break
-        name = f"{base}_{number}"
-    return name
-
-
-def _usable(key: Any, mode: Mode) -> jax.Array:
-    """Return the key of a call; raise without one, and where a loop would draw the same numbers."""
-    if key is None:
-        when, more = (" in training", ", train=True") if mode.train else ("", "")
-        raise ValueError(
-            f"{here()}: needs a key{when}. Pass one, as in "
-            f"net.apply(params, state, x, key=jax.random.key(0){more})"
-        )
-    if frames.loops_around() > mode.loops:
-        raise ValueError(
-            f"{here()}: draws random numbers inside jax.vmap, jax.lax.scan or another loop, "
-            "where it has the same key at each turn, so the same numbers are drawn again. Map "
-            "the layer by m(jn.transforms.mapped(layer, axis), x), repeat it by jn.repeat, or "
-            "draw all numbers before the loop"
-        )
-    return key
-
-
 def _check_entry_name(name: Any, form: str) -> None:
     if not (isinstance(name, str) and name and "/" not in name):
         raise TypeError(f"{here()}: expected {form}, a name without '/', got {name!r:.40}")
@@ -544,22 +771,13 @@ def _not_an_initializer(what: str, initializer: Any, shape: Any) -> str:
     )
 
 
-def _check_outside_jax(what: str) -> None:
-    """Raise in a function that JAX runs, such as the body of a scan: its values end there."""
-    if frames.inside_jax(below=_RUNS):
-        raise ValueError(
-            f"{here()}: {what} is called inside a function that JAX runs, such as the body of "
-            "jax.lax.scan or of jax.grad, so the value ends with that function. Return the "
-            "value from it, and make the call after it. For layers with state, use jn.repeat, "
-            "or call layer.apply(params, state, x) in an objective jn.Layer(init, apply)"
-        )
-
-
 def _outline(layer: Layer, x: PyTree, key: Any, plan: Plan, mode: Mode) -> PyTree:
     """Return the output of a layer while tracing, with fresh entries, noted in the plan."""
     shape = checks.abstract(x, here())
     if not isinstance(layer.inside, Around):
-        return _output_of(layer, Outline(x, key, plan, mode), x)
+        y = _output_of(layer, m := Outline(x, key, plan, mode), x)
+        m._with_training(layer)
+        return y
     reduced = _for_entries(mode)
 
     def draw(key):
@@ -596,42 +814,6 @@ def _output(layer: Layer, x: PyTree, memo: Memo, mode: Mode) -> PyTree:
 
 def _zeros(tree: PyTree) -> PyTree:
     return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), tree)
-
-
-def _pruned(plan: Plan) -> Plan:
-    """Return the plan without layers that draw nothing, which do not need a key."""
-    kept: Plan = {}
-    for name, each in plan.items():
-        if isinstance(each, dict):
-            each = _pruned(each)
-        elif name == "":
-            _, shapes = each
-            each = None if shapes == ({}, {}) else each
-        if each:
-            kept[name] = each
-    return kept
-
-
-def _draw(plan: Plan, key: jax.Array) -> tuple[Params, State]:
-    """Return the parameters and state of everything in the plan."""
-    params, state = {}, {}
-    for name, each in plan.items():
-        if name == "":  # of a transform
-            draw, _ = each
-            own, kept = draw(key)
-            params.update(own)
-            state.update(kept)
-        elif isinstance(each, dict):  # of a child
-            own, kept = _draw(each, child_key(key, name))
-            if own:
-                params[name] = own
-            if kept:
-                state[name] = kept
-        else:
-            is_state, draw, _ = each
-            tree = state if is_state else params
-            tree[name] = draw(child_key(key, name))
-    return params, state
 
 
 def as_layer(value: Any, who: str = "as_layer", what: str = "") -> Layer:
@@ -686,7 +868,14 @@ def _of_pair(pair: Layer) -> Layer:
     checks.a_function(who, "apply", pair.apply, "(params, state, x, *, key=None, train=False)")
 
     def apply(run, params, state, x):
-        result = pair.apply(plain(params), state, x, key=run.call_key, train=run.train)
+        key, withheld = run.call_key, isinstance(run.call_key, Withheld)
+        key = None if key is None or withheld else of_device(key, x)
+        try:
+            result = pair.apply(plain(params), state, x, key=key, train=run.train)
+        except Exception as error:
+            if withheld and run.train:  # its own words cannot say why it got no key
+                raise ValueError(run.call_key.words()) from error
+            raise
         check_pair(result, "apply must return (y, state)")
         y, after = result
         return run.mode.rounded(y), after
@@ -700,7 +889,7 @@ def _of_pair(pair: Layer) -> Layer:
 
     # A pair that is used twice is the same layer, so it shares its params. It is held next to the
     # ids of its functions, which Python may give to others once they are free.
-    ids = tuple(id(field) for field in pair)
+    ids = tuple(id(field) for field in (pair.init, pair.apply, pair.name, pair.kind))
     _, layer = memo_of(pair.apply).of(ids, make)
     return layer
 
@@ -731,6 +920,3 @@ def _makes_layers(function: Callable) -> bool:
         return inspect.signature(function).return_annotation in (Layer, "Layer")
     except (TypeError, ValueError):  # a builtin without a signature
         return False
-
-
-_RUNS = {run.__code__, _outline.__code__}  # code that runs a forward function

@@ -325,7 +325,7 @@ def _squashed(objective: Layer, train_state: TrainState, batch: PyTree) -> list[
     parts = supervised_in(objective)
     if parts is None or objective.kind not in ("supervised", "augmented"):
         return []
-    x, targets = batch
+    x, targets = parts.split(batch)
 
     @jax.jit
     def outputs(params, x):

@@ -72,7 +72,8 @@ def from_linen(module: nn.Module, *, call: Call | None = None, name: str | None 
     check_type("from_linen", "", module, nn.Module, words, "for an NNX module use from_nnx")
     _check("from_linen", call, name)
     if isinstance(module, LayerModule) and call is None:
-        return module.layer._replace(name=name or module.layer.name)
+        layer = module.layer
+        return layer if name in (None, layer.name) else layer.replace(name=name)
     name = name or module.name or type(module).__name__
     call = call or _usual_call("from_linen", module)
     module = module.clone(parent=None)
@@ -107,7 +108,7 @@ def from_linen(module: nn.Module, *, call: Call | None = None, name: str | None 
         return y, jax.tree.map(lambda new, old: new.astype(old.dtype), unfreeze(after), state)
 
     linen = as_layer(Layer(init, apply, name, "linen"))
-    return linen._replace(inside=linen.inside._replace(options=Linen(module, call)))
+    return linen.replace(inside=linen.inside._replace(options=Linen(module, call)))
 
 
 def _is_sown(collection: Any) -> bool:

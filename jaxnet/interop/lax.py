@@ -63,7 +63,7 @@ def plain(net: Layer) -> Layer:
 
     def apply(run, params, state, x):
         def inner(params, state, x, key):
-            return run._replace(call_key=key)(params, state, x)
+            return run(params, state, x, key=key)
 
         given = params, state, x, run.call_key
         traced, result = jax.make_jaxpr(inner, return_shape=True)(*given)

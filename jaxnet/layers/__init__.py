@@ -13,7 +13,7 @@ How an x travels through a layer, for `jn.dense(4)` of dense.py:
    `Sequence.write` returns the form that came.
 5. In a stream, `m.stream` is the length of what is kept, and the layer keeps it in its state:
    carries of `recurrent.py`, keys and values of `kept_keys.py`, the last steps of a convolution. A
-   layer that cannot stream says why by `m.not_in_stream(why)`.
+   layer that cannot stream says why by `m._not_in_stream(why)`.
 
 What most programs need is at `jn.`, the rest at `jn.layers`.
 """

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnet.core import Layer, as_layer, compose
+from jaxnet.core.inputs import check_names
 from jaxnet.initializers import Initializer, lecun_normal, zeros
 from jaxnet.layers.dropout import check_rate
 from jaxnet.layers.embedding import counted
@@ -23,6 +24,7 @@ from jaxnet.services.checks.keywords import explain_keywords
 from jaxnet.services.trees import PyTree, describe
 
 Rotation = Callable[[jax.Array, Any], jax.Array]  # (x, positions) -> x, as `rotary`
+INPUTS = ("x", "memory", "mask")
 PROJECTIONS = ("query", "key", "value", "out")
 MOST_IN_TABLE = 4096**2  # scores of a mask that cuDNN is given, which keeps a number for each
 
@@ -217,7 +219,7 @@ def multi_head_attention(
         return m(qk_norm(name=f"{part}_norm"), y)
 
     def scoring(m):
-        key = m.key() if m.train and dropout_rate else None
+        key = m.key() if m._in_training and dropout_rate else None
         beside = m.param("sinks", zeros, (heads,)) if sinks else None
         return ops.Scoring(scale, softcap, None, dropout_rate, key, sinks=beside)
 
@@ -241,7 +243,7 @@ def multi_head_attention(
             y = jnp.where(rows[..., None], y, missing)
         return (y, weights) if return_weights else y
 
-    return compose(forward, name=name, kind="multi_head_attention")
+    return compose(forward, name=name, kind="multi_head_attention").replace(inputs=INPUTS)
 
 
 class _Form(NamedTuple):
@@ -401,9 +403,9 @@ def _fuses(form, q, k, v, scoring, limits, seen):
 def _to_kept(m, form, q, k, v, mask, scoring):
     """Attend from a chunk of a stream to itself and to the kept keys of earlier chunks."""
     if not form.causal and (form.span is None or form.span[1]):
-        m.not_in_stream("attends to later places; with causal=True it would not")
+        m._not_in_stream("attends to later places; with causal=True it would not")
     if mask is not None:
-        m.not_in_stream(
+        m._not_in_stream(
             "has a mask; with ragged=True the input already says which steps count, and bias= adds "
             "numbers to the scores by position"
         )
@@ -516,7 +518,8 @@ def split_inputs(who: str, given: PyTree) -> tuple[Any, Any, Any]:
 
     Args:
       who: Name of the layer, for messages.
-      given: Input x, (x, mask), (queries, memory) or (queries, memory, mask).
+      given: Input x, (x, mask), (queries, memory) or (queries, memory, mask), or a dict of x,
+        memory and mask.
 
     Returns:
       Queries, memory (None for self-attention) and mask (None without one).
@@ -530,6 +533,9 @@ def split_inputs(who: str, given: PyTree) -> tuple[Any, Any, Any]:
       >>> queries.shape, memory, mask.tolist()
       ((2, 5, 3), None, [5, 2])
     """
+    if isinstance(given, dict) and "x" in given:
+        check_names(INPUTS, given, "attention")
+        return given["x"], given.get("memory"), given.get("mask")
     parts = list(given) if isinstance(given, tuple | list) else [given]
     are_arrays = all(isinstance(part, dict) or hasattr(part, "dtype") for part in parts)
     if parts and are_arrays:

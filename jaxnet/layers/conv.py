@@ -150,7 +150,7 @@ def depthwise_conv(
         spatial_axes(name, x)
         inputs = x.shape[-1]
         inner = conv(inputs * multiplier, kernel_size, groups=inputs, **options)
-        return m.inline(inner, x)
+        return m._inline(inner, x)
 
     return compose(forward, name=name, kind="depthwise_conv")
 
@@ -217,7 +217,7 @@ def conv_transpose(
     def forward(m, x):
         size, steps, apart = sizes(x)
         kernel = _kernel(m, x, name, size, features, groups, kernel_init)
-        m.not_in_stream("spreads each input over later outputs")
+        m._not_in_stream("spreads each input over later outputs")
         pairs = _transposed_padding(name, padding, x.shape[1:-1], size, steps, apart)
         options = {"padding": pairs, "dilation": apart, "input_dilation": steps, "groups": groups}
         y = _primitive()(x, kernel, strides=(1,) * len(size), **options, who=name)
@@ -235,7 +235,7 @@ def _padded(m, x, name, padding, size, steps, apart) -> tuple[jax.Array, Any]:
     space = (max(x.shape[1], before + 1), *x.shape[2:-1])
     pairs = pad_pairs(name, padding, space, size, steps, apart)
     if pairs[0] != (before, 0) or steps[0] != 1:
-        m.not_in_stream('needs padding="CAUSAL" and strides of 1 along time')
+        m._not_in_stream('needs padding="CAUSAL" and strides of 1 along time')
     last = m.state("last", zeros, (x.shape[0], before, *x.shape[2:]), x.dtype)
     x = jnp.concatenate([last.astype(x.dtype), x], 1)  # below `cast` they differ
 

@@ -132,7 +132,7 @@ def _dropout(kind: str, rate: float, axes: tuple[int, ...] | None, name: str) ->
         apart = range(x.ndim) if axes is None else axes
         if not all(-x.ndim <= axis < x.ndim for axis in apart):
             raise ValueError(f"{name}: axes must be axes of the input {x.shape}, got {axes}")
-        if not m.train or rate == 0:
+        if not m._in_training or rate == 0:
             return x
         own = {axis % x.ndim for axis in apart}  # along other axes entries are dropped together
         shape = tuple(size if axis in own else 1 for axis, size in enumerate(x.shape))

@@ -79,7 +79,7 @@ def gru(
     if reset_after:
         return Recurrence(GRU, features, *options).layer("gru")
     cell = Recurrence(RESET_BEFORE, features, *options).step(OTHER_KIND)
-    return recurrent(cell, name=name)._replace(kind="gru")
+    return recurrent(cell, name=name).replace(kind="gru")
 
 
 def gru_cell(

@@ -65,7 +65,7 @@ def locally_connected(
     sizes = check_window(name, padding, kernel_size=kernel_size, strides=strides)
 
     def forward(m, x):
-        m.not_in_stream("has a kernel per position")
+        m._not_in_stream("has a kernel per position")
         window, steps = sizes(x)
         batch, *space, width = x.shape
         pairs = pad_pairs(name, padding, tuple(space), window, steps)

@@ -125,7 +125,7 @@ def moe(
         # First choices of all tokens come before second ones.
         chosen = chosen.T.reshape(k * number)
         ranks, sizes = _ranks(chosen, experts)
-        if m.train and capacity is not None:
+        if m._in_training and capacity is not None:
             plan = _fixed(chosen, ranks, experts, capacity)
         else:
             plan = _blocks(chosen, ranks, sizes, experts)
@@ -270,7 +270,9 @@ def _split(who: str, m: Any, given: Any) -> tuple[jax.Array, jax.Array]:
     checks.check_floats(who, x)
     if m.stream is not None:
         if mask is not None:
-            m.not_in_stream("has a mask; with ragged=True the input already says which steps count")
+            m._not_in_stream(
+                "has a mask; with ragged=True the input already says which steps count"
+            )
         mask = m.stream.steps
     if mask is None:
         return x, jnp.ones(x.shape[:-1], bool)

@@ -24,6 +24,7 @@ def batch_norm(
     use_bias: bool = True,
     use_scale: bool = True,
     use_running_average: bool = False,
+    axis_name: str | tuple[str, ...] | None = None,
     scale_init: Initializer = ones,
     bias_init: Initializer = zeros,
     name: str = "batch_norm",
@@ -45,6 +46,9 @@ def batch_norm(
       use_scale: Whether to multiply by a learned scale.
       use_running_average: Whether to use the running averages in training too, without changing
         them, for fine-tuning on small batches. Scale and bias are still learned.
+      axis_name: Axis of `jax.shard_map` or `jax.vmap`, or several, over which the statistics of
+        training are averaged too, so that they are those of the whole batch. Without `shard_map`,
+        as in `jn.fit` on a mesh, they are so anyway.
       scale_init: Initializer of the scale; zeros in the last norm of a residual block makes the
         block start as the identity.
       bias_init: Initializer of the bias.
@@ -63,6 +67,7 @@ def batch_norm(
       ValueError: If `momentum` is outside [0, 1).
       ValueError: If a training batch has fewer than two values per feature, such as one example
         without positions.
+      ValueError: If the call in training is not inside a function with the axis `axis_name`.
 
     Example:
       >>> layer = batch_norm()
@@ -85,8 +90,8 @@ def batch_norm(
         mean = m.state("mean", zeros, x.shape[-1:])
         var = m.state("var", ones, x.shape[-1:])
         scale, bias = affine(m, x)
-        if not m.train or use_running_average:
-            if m.train:  # the averages stay constant on purpose, as in `freeze`
+        if not m._in_training or use_running_average:
+            if m._in_training:  # the averages stay constant on purpose, as in `freeze`
                 m.update("mean", jax.lax.stop_gradient(mean))
                 m.update("var", jax.lax.stop_gradient(var))
             factor = jax.lax.rsqrt(var + epsilon) * scale  # of (features,), which is small
@@ -96,10 +101,15 @@ def batch_norm(
         if x.size == 0:
             raise ValueError(f"{name}: needs at least one entry per feature, got {x.shape}")
         write = "a larger batch (drop_last=True if one example is left over), or layer_norm"
-        _check_count(f"{name}: training", x, math.prod(x.shape[:-1]), "feature", write)
+        parts = 1 if axis_name is None else _number_of_parts(name, axis_name)
+        _check_count(f"{name}: training", x, parts * math.prod(x.shape[:-1]), "feature", write)
         scale = scale.astype(mean.dtype)
         bias = bias.astype(mean.dtype)
-        y, batch_mean, batch_var = normalized(x.astype(output_dtype(x)), scale, bias, epsilon)
+        given = x.astype(output_dtype(x))
+        if axis_name is None:
+            y, batch_mean, batch_var = normalized(given, scale, bias, epsilon)
+        else:
+            y, batch_mean, batch_var = _normalized_over(axis_name, given, scale, bias, epsilon)
         m.update("mean", moved(mean, batch_mean))
         m.update("var", moved(var, batch_var))
         return y
@@ -111,6 +121,34 @@ def batch_norm(
         return jnp.where(jnp.isinf(new), old, new)
 
     return compose(forward, name=name, kind="batch_norm")
+
+
+def _number_of_parts(name: str, axis_name: str | tuple[str, ...]) -> int:
+    try:
+        return jax.lax.psum(1, axis_name)
+    except NameError:
+        raise ValueError(
+            f"{name}: axis_name is {axis_name!r}, but training runs outside of a function with "
+            "this axis. Write jax.shard_map(...) over a mesh that has it, "
+            f"jax.vmap(..., axis_name={axis_name!r}), or leave axis_name out"
+        ) from None
+
+
+def _normalized_over(
+    axis_name: str | tuple[str, ...],
+    x: jax.Array,
+    scale: jax.Array,
+    bias: jax.Array,
+    epsilon: float,
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Return the normalized input, and mean and variance over the batches of all devices."""
+    axes = tuple(range(x.ndim - 1))
+    wide = x.astype(scale.dtype)
+    mean = jax.lax.pmean(wide.mean(axes), axis_name)
+    centered = wide - mean
+    variance = jax.lax.pmean(jnp.square(centered).mean(axes), axis_name)
+    y = centered * (jax.lax.rsqrt(variance + epsilon) * scale) + bias
+    return y.astype(x.dtype), mean, variance
 
 
 @explain_keywords
@@ -266,7 +304,7 @@ def group_norm(
         members = x.shape[-1] // groups
         shape = (*x.shape[:-1], groups, members)
         if x.ndim > 2:
-            m.not_in_stream("takes statistics over time")
+            m._not_in_stream("takes statistics over time")
         scale, bias = (entry.reshape(groups, members) for entry in affine(m, x))
         _check_count(f"{name}:", x, math.prod(shape[1:]) // groups, "group", "fewer groups")
         axes = (*range(1, x.ndim - 1), -1)  # of (batch, ..., groups, members)
@@ -318,7 +356,7 @@ def instance_norm(
 
     def forward(m, x):
         check_rank(name, x, 3, "(batch, positions, ..., features)")
-        m.not_in_stream("takes statistics over time")
+        m._not_in_stream("takes statistics over time")
         axes = tuple(range(1, x.ndim - 1))
         _check_count(f"{name}:", x, math.prod(x.shape[1:-1]), "feature map", "layer_norm")
         return standardized(x, *affine(m, x), axes, epsilon)

@@ -279,7 +279,7 @@ def global_avg_pool(*, name: str = "global_avg_pool") -> Layer:
 def _pooling(pool: Callable, name: str, kind: str, places: bool = True) -> Layer:
     def forward(m, x):
         if places:
-            m.not_in_stream("pools over time")
+            m._not_in_stream("pools over time")
         return pool(x)
 
     return compose(forward, name=name, kind=kind)

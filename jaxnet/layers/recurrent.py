@@ -7,6 +7,7 @@ sequence layer of any cell, including the user's.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax
@@ -234,7 +235,7 @@ def recurrent(cell: Layer | Callable, *, name: str | None = None) -> Layer:
                     "are those of the carry in a stream. Give it another name"
                 )
         if in_stream:
-            state = state | _kept(_zero_carry(run, params, state, step))
+            state = state | _kept(_zero_carry(partial(run, turn=0), params, state, step))
         return params, state
 
     def apply(run, params, state, given):
@@ -247,7 +248,7 @@ def recurrent(cell: Layer | Callable, *, name: str | None = None) -> Layer:
         for entry, value in state.items():
             part = before if entry.startswith(CARRY) else inner
             part[entry] = value
-        zero = _zero_carry(run, params, inner, _one_step(sequence.x))
+        zero = _zero_carry(partial(run, turn=0), params, inner, _one_step(sequence.x))
         needed = _kept(zero)
         compare("state", needed, before, given)
         leaves = [before[entry] for entry in needed]
@@ -259,7 +260,7 @@ def recurrent(cell: Layer | Callable, *, name: str | None = None) -> Layer:
             after[entry] = value.astype(before[entry].dtype)
         return sequence.write(y, final), inner | after
 
-    return transformed(cell, apply, kind="recurrent", init=init, name=name)
+    return transformed(cell, apply, kind="recurrent", init=init, name=name, inputs=())
 
 
 CARRY = "carry_"  # beginning of the names of a carry in the state of a stream
@@ -274,7 +275,7 @@ def _over_time(
     name: str, run: Callable, params: Params, state: State, sequence: Sequence
 ) -> tuple[jax.Array, PyTree, State]:
     """Return the outputs, the last carry and the state of a cell that runs over a sequence."""
-    zero = _zero_carry(run, params, state, _one_step(sequence.x))
+    zero = _zero_carry(partial(run, turn=0), params, state, _one_step(sequence.x))
     carry = _initial(name, sequence.initial, zero)
     x = sequence.without_padding()
     mask = sequence.mask()

@@ -85,7 +85,7 @@ def resize(
         return [(int(n * factor), factor) for n, factor in pairs]
 
     def forward(m, x):
-        m.not_in_stream("resizes the axis of time")
+        m._not_in_stream("resizes the axis of time")
         return resized(name, x, sizes(x), method, align_corners, antialias)
 
     return compose(forward, name=name, kind="resize")

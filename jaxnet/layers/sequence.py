@@ -215,7 +215,7 @@ def time_distributed(layer: Layer | Callable, *, name: str | None = None) -> Lay
             out = {**given, **out}
         return out, state
 
-    return transformed(inner, apply, kind="time_distributed", init=init, name=name)
+    return transformed(inner, apply, kind="time_distributed", init=init, name=name, inputs=())
 
 
 def last_step(*, name: str = "last_step") -> Layer:
@@ -240,7 +240,7 @@ def last_step(*, name: str = "last_step") -> Layer:
     def forward(m, given):
         sequence = read_sequence(given, name, rank=2, passing=True)
         x, lengths = sequence.x, sequence.lengths
-        m.not_in_stream("takes the last step")
+        m._not_in_stream("takes the last step")
         if lengths is None:
             return x[:, -1]
         is_last = jnp.arange(1, 1 + x.shape[1])[None] == lengths[:, None]  # (batch, time)
@@ -353,12 +353,12 @@ def bidirectional(
     Reference: Schuster and Paliwal 1997, "Bidirectional Recurrent Neural Networks".
     """
     a_function(name, "merge", merge, "(forward, backward)")
-    ahead = as_layer(forward, name, "forward")._replace(name="forward")
+    ahead = as_layer(forward, name, "forward").replace(name="forward")
     behind = forward if backward is None else backward
-    back = as_layer(behind, name, "backward")._replace(name="backward")
+    back = as_layer(behind, name, "backward").replace(name="backward")
 
     def both(m, given):
-        m.not_in_stream("reads each sequence from its end")
+        m._not_in_stream("reads each sequence from its end")
         sequence = read_sequence(given, name, rank=2)
         x, lengths, initial, _ = sequence
         if initial is None:

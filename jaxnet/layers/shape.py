@@ -18,7 +18,7 @@ def flatten(*, name: str = "flatten") -> Layer:
     """
 
     def forward(m, x):
-        m.not_in_stream("merges the axis of time")
+        m._not_in_stream("merges the axis of time")
         check_rank(name, x, 1, "(batch, ...)")
         return x.reshape(x.shape[0], math.prod(x.shape[1:]))  # -1 would fail for an empty batch
 

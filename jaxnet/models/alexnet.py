@@ -60,4 +60,4 @@ def alexnet(classes: int = 1000, *, groups: int = 2, name: str = "alexnet") -> L
         *hidden(7),
         dense(classes, name="output"),
         name=name,
-    )._replace(kind="alexnet")
+    ).replace(kind="alexnet")

@@ -56,8 +56,8 @@ def autoencoder(
     Reference: Hinton and Salakhutdinov 2006, "Reducing the Dimensionality of Data with Neural
     Networks".
     """
-    encoder = as_layer(encoder)._replace(name="encoder")
-    decoder = as_layer(decoder)._replace(name="decoder")
+    encoder = as_layer(encoder).replace(name="encoder")
+    decoder = as_layer(decoder).replace(name="decoder")
 
     def forward(m, x):
         y = m(decoder, m(bottleneck, m(encoder, x)))

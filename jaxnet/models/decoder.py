@@ -240,7 +240,7 @@ def _across_heads(norm: Callable[..., jn.Layer], *, name: str) -> jn.Layer:
 
     def forward(m, x):
         together = jax.lax.collapse(x, 2)
-        return m.inline(norm(), together).reshape(x.shape)
+        return m._inline(norm(), together).reshape(x.shape)
 
     return jn.compose(forward, name=name, kind="across_heads")
 
@@ -250,7 +250,7 @@ def _with_losses(layer: jn.Layer, width: int, vocabulary: int, softcap: float | 
 
     def forward(m, x):
         if not isinstance(x, tuple):
-            return m.inline(layer, x)
+            return m._inline(layer, x)
         x, labels = x
         tied = layer.kind == "embedding"
         if tied:

@@ -56,4 +56,4 @@ def deepface(classes: int = 4030, *, name: str = "deepface") -> Layer:
         dropout(0.5),
         dense(classes, name="output"),
         name=name,
-    )._replace(kind="deepface")
+    ).replace(kind="deepface")

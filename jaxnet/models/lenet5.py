@@ -51,7 +51,7 @@ def lenet5(classes: int = 10, *, name: str = "lenet5") -> Layer:
         jax.nn.relu,
         dense(classes, name="output"),
         name=name,
-    )._replace(kind="lenet5")
+    ).replace(kind="lenet5")
 
 
 def pad_to_32(who: str) -> Layer:

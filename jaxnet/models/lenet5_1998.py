@@ -87,7 +87,7 @@ def lenet5_1998(
         _squash,
         distances,
         name=name,
-    )._replace(kind="lenet5_1998")
+    ).replace(kind="lenet5_1998")
 
 
 def _squash(x: jax.Array) -> jax.Array:
@@ -102,7 +102,7 @@ def _subsampling(name: str) -> Layer:
         maps = x.shape[-1:]
         scale = m.param("scale", ones, maps)
         bias = m.param("bias", zeros, maps)
-        y = m.inline(pool, x)
+        y = m._inline(pool, x)
         return plus(y * spread(scale, y.shape), bias)
 
     return compose(forward, name=name, kind="subsampling")

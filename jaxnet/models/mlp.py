@@ -56,4 +56,4 @@ def mlp(
     for size in hidden:
         layers += [dense(size, kernel_init=kernel_init), activation]
     output = dense(last, name="output")
-    return serial(*layers, output, name=name)._replace(kind="mlp")
+    return serial(*layers, output, name=name).replace(kind="mlp")

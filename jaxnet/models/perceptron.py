@@ -41,7 +41,7 @@ def perceptron(
     scores = dense(features, kernel_init=kernel_init, bias_init=bias_init, name=name)
 
     def forward(m, x):
-        z = m.inline(scores, x)
+        z = m._inline(scores, x)
         return (z > 0).astype(z.dtype)
 
     return compose(forward, name=name, kind="perceptron")
@@ -80,4 +80,4 @@ def adaline(
     Reference: Widrow and Hoff 1960, "Adaptive Switching Circuits".
     """
     layer = dense(features, kernel_init=kernel_init, bias_init=bias_init, name=name)
-    return layer._replace(kind="adaline")
+    return layer.replace(kind="adaline")

@@ -56,7 +56,7 @@ def cifar_resnet(depth: int = 20, classes: int = 10, *, name: str = "cifar_resne
         strides = 2 if stage and not place else 1
         layers.append(_block(features, strides, f"block_{i + 1}"))
     layers += [global_avg_pool(), dense(classes, name="output")]
-    return serial(*layers, name=name)._replace(kind="cifar_resnet")
+    return serial(*layers, name=name).replace(kind="cifar_resnet")
 
 
 # Blocks per stage.
@@ -136,7 +136,7 @@ def resnet(
                 block = _bottleneck(inner, 256 * times, strides, groups, block_name)
             layers.append(block)
     layers += [global_avg_pool(), dense(classes, name="output")]
-    return serial(*layers, name=name)._replace(kind="resnet")
+    return serial(*layers, name=name).replace(kind="resnet")
 
 
 def _stem(features: int, size: int, strides: int) -> list:

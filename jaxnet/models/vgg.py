@@ -63,4 +63,4 @@ def vgg(
         hidden = dense(4096, kernel_init=he_normal(), name=f"dense_{i}")
         layers += [hidden, jax.nn.relu, dropout(0.5)]
     layers.append(dense(classes, name="output"))
-    return serial(*layers, name=name)._replace(kind="vgg")
+    return serial(*layers, name=name).replace(kind="vgg")

@@ -316,6 +316,6 @@ def scaled_decoder(**options: Any) -> Layer:
         time = (ids[0] if isinstance(ids, tuple) else ids).shape[1]
         length = time if m.stream is None else m.stream.length
         fits = isinstance(length, int) and length <= rotary_options["limit"]
-        return m.inline(short if fits else long, ids)
+        return m._inline(short if fits else long, ids)
 
     return compose(forward, name=short.name, kind=short.kind)

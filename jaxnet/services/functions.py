@@ -31,6 +31,23 @@ def takes(function: Callable, count: int, *keywords: str) -> bool:
     return True
 
 
+def inputs_of(forward: Callable) -> tuple[str, ...]:
+    """Return the names of what a function takes after its first argument.
+
+    An argument with a default other than None is an option, such as `i=i` in a lambda.
+
+    Example:
+      >>> inputs_of(lambda m, x, t, label=None, scale=2.0: x)
+      ('x', 't', 'label')
+    """
+    try:
+        _, *rest = inspect.signature(forward).parameters.values()
+    except ValueError:
+        return ()
+    named = [each for each in rest if each.kind not in (each.VAR_POSITIONAL, each.VAR_KEYWORD)]
+    return tuple(each.name for each in named if each.default in (each.empty, None))
+
+
 def function_name(function: Any) -> str:
     """Return the name of a function, even inside `functools.partial`; "lambda" for a lambda."""
     while hasattr(function, "func"):

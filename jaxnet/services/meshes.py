@@ -13,6 +13,7 @@ from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 from jax.tree_util import tree_leaves_with_path, tree_map_with_path
 
+from jaxnet.services.jax_versions import varying_axes
 from jaxnet.services.trees import PyTree, leaves_of
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -109,3 +110,24 @@ def _resharded(tree: PyTree, spec: Callable[[Any, Any], P]) -> PyTree:
 
 def _arrays(tree: PyTree) -> list[Any]:
     return [leaf for leaf in leaves_of(tree) if isinstance(leaf, jax.Array)]
+
+
+def of_device(key: jax.Array, x: PyTree) -> jax.Array:
+    """Return a key of this device inside `jax.shard_map`, where an input varies between devices.
+
+    Args:
+      key: Random key.
+      x: The input.
+
+    Example:
+      >>> mesh = jax.make_mesh((1,), ("data",), (jax.sharding.AxisType.Auto,))
+      >>> draw = lambda x: x + jax.random.uniform(of_device(jax.random.key(0), x))
+      >>> options = {"mesh": mesh, "in_specs": jax.P("data"), "out_specs": jax.P("data")}
+      >>> jax.shard_map(draw, **options)(jnp.zeros(2)).shape
+      (2,)
+    """
+    arrays = [leaf for leaf in jax.tree.leaves(x) if isinstance(leaf, jax.Array)]
+    axes = frozenset().union(*map(varying_axes, arrays)) - varying_axes(key)
+    for axis in sorted(axes):
+        key = jax.random.fold_in(key, jax.lax.axis_index(axis))
+    return key

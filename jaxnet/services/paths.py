@@ -87,8 +87,10 @@ def first_fits(who: str, patterns: Iterable[str], paths: Iterable[str]) -> list[
     left = [pattern for pattern in patterns if pattern not in found]
     if left:
         some = ", ".join(paths[:8]) + (", ..." if len(paths) > 8 else "")
-        raise ValueError(
-            f"{who}: no array needs the pattern {left[0]!r}, by its path or since an "
-            f"earlier pattern fits; paths: {some}"
-        )
+        pattern = left[0]
+        if any(fits(pattern, path) for path in paths):
+            why = "since an earlier pattern fits all arrays that it fits"
+        else:
+            why = "since it fits no path"
+        raise ValueError(f"{who}: no array needs the pattern {pattern!r}, {why}; paths: {some}")
     return found

@@ -1,7 +1,6 @@
 """Memory of the process on CPU: kept for the next step instead of returned to the system."""
 
 import ctypes
-import os
 import platform
 import sys
 from collections.abc import Callable
@@ -33,11 +32,10 @@ def reuse_memory() -> bool:
     """Keep freed memory in the process for the next step; for training on CPU under Linux.
 
     By default glibc gives every array of more than 32 MiB back to the system when it is freed, and
-    gets it again page by page, at each training step. `jn.trainer` asks glibc to keep memory, and
-    XLA to divide temporary memory, which serves programs whose single arrays have at most 56 MiB,
-    unless the environment says `JAXNET_REUSE_MEMORY=0`. XLA does not divide it if JAX has a folder
-    of compiled programs (`jax_compilation_cache_dir`), which cannot hold programs so divided. This
-    function serves arrays of every size: it also makes JAX run programs on the calling thread,
+    gets it again page by page, at each training step. This function asks glibc to keep memory, and
+    XLA to divide temporary memory into parts of at most 56 MiB, which a thread's heap can keep.
+    XLA does not divide it if JAX has a folder of compiled programs (`jax_compilation_cache_dir`),
+    which cannot hold programs so divided. It also makes JAX run programs on the calling thread,
     whose heap can grow (`jax_cpu_enable_async_dispatch`). This makes steps of less than a
     millisecond slower, by about 0.04 ms each. Call it once, before the first computation; it holds
     for the whole process and cannot be undone. The process keeps its largest demand so far until it
@@ -64,12 +62,6 @@ def keep_freed() -> bool:
     mallopt.argtypes, mallopt.restype = (ctypes.c_int, ctypes.c_int), ctypes.c_int
     _kept = all([mallopt(option, value) == 1 for option, value in OPTIONS.items()])
     return _kept
-
-
-def keep_by_default() -> None:
-    """Call `keep_freed` unless the environment switches it off."""
-    if os.environ.get("JAXNET_REUSE_MEMORY", "1") != "0":
-        keep_freed()
 
 
 def jit(run: Callable, **options) -> Callable:

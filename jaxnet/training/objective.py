@@ -39,8 +39,13 @@ def supervised(
     *,
     metrics: Mapping[str, Compare] | None = None,
     penalty: Callable[[Params], jax.Array] | None = None,
+    inputs: str | tuple[str, ...] | None = None,
+    targets: str | tuple[str, ...] | None = None,
 ) -> Layer:
     """Return the objective of learning from pairs: `loss(net(x), y)` for a batch `(x, y)`.
+
+    For batches that are dicts, as grain and TFDS give them, `inputs` and `targets` name the
+    entries.
 
     Params and state are the params and state of `net`, without an extra level. `loss` and the
     metrics return one value per example, (batch,) or (batch, ...), as optax losses do; further axes
@@ -53,13 +58,17 @@ def supervised(
       metrics: Metrics to report by name, such as `{"accuracy": jn.metrics.accuracy}`.
       penalty: Function of the parameters, added to the loss, in evaluation too; see
         `jaxnet.penalties`.
+      inputs, targets: Names of the entries of a batch that is a dict. A name gives the array, and
+        a tuple of names a dict of these. None of both is for pairs.
 
     Returns:
-      An objective: a layer whose input is a batch (inputs, targets). It returns the loss of each
-      example and a dict of metrics.
+      An objective: a layer whose input is a batch (inputs, targets), or a dict with the named
+      entries. It returns the loss of each example and a dict of metrics.
 
     Raises:
-      TypeError: If a batch is not a pair.
+      TypeError: If a batch is not a pair or, with names, not a dict; or if only one of `inputs`
+        and `targets` is given.
+      ValueError: If a dict lacks an entry.
       ValueError: If a metric is called "loss".
       ValueError: If outputs and targets broadcast against each other, such as (32, 1) against
         (32,), which would compare every example with every other.
@@ -72,6 +81,11 @@ def supervised(
       >>> (values, metrics), state = objective.apply(params, {}, batch)
       >>> values.tolist(), metrics["absolute"].tolist()
       ([1.0, 4.0], [1.0, 2.0])
+      >>> names = {"inputs": "image", "targets": "label"}
+      >>> objective = jn.supervised(jn.dense(1), optax.squared_error, **names)
+      >>> (values, _), state = objective.apply(params, {}, dict(image=batch[0], label=batch[1]))
+      >>> values.tolist()
+      [1.0, 4.0]
     """
     net = as_layer(net, "supervised", "net")
     metrics = {} if metrics is None else metrics
@@ -81,8 +95,55 @@ def supervised(
         raise ValueError("supervised: 'loss' is the name of the loss; give the metric another name")
     compared = {name: _comparison(name, metric) for name, metric in metrics.items()}
     own = str(getattr(getattr(loss, "func", loss), "__module__", "")).startswith("jaxnet.")
-    forward = Supervised(net, _comparison("loss", loss), compared, penalty, own)
+    entries = None if inputs is None and targets is None else Entries.named(inputs, targets)
+    forward = Supervised(net, _comparison("loss", loss), compared, penalty, own, entries)
     return compose(forward, name=net.name, kind="supervised")
+
+
+class Entries(NamedTuple):
+    """Which entries of a batch, which is a dict, are inputs and targets.
+
+    Fields:
+      inputs, targets: Name of an entry, or a tuple of names.
+    """
+
+    inputs: str | tuple[str, ...]
+    targets: str | tuple[str, ...]
+
+    @classmethod
+    def named(cls, inputs: Any, targets: Any) -> "Entries":
+        for what, names in (("inputs", inputs), ("targets", targets)):
+            each = names if isinstance(names, tuple) else (names,)
+            if not (each and all(isinstance(name, str) for name in each)):
+                raise TypeError(
+                    f"supervised: {what} must be the name of an entry, or a tuple of names, got "
+                    f'{names!r:.60}. Name both, as in inputs="image", targets="label"'
+                )
+        return cls(inputs, targets)
+
+    def split(self, batch: Any) -> tuple[PyTree, PyTree]:
+        """Return the inputs and the targets of a batch."""
+        if not isinstance(batch, Mapping):
+            raise TypeError(
+                f"supervised: expected a dict with {self._words()}, got {describe(batch):.200}"
+            )
+        return self._of(batch, self.inputs), self._of(batch, self.targets)
+
+    def with_targets(self, batch: Mapping[str, Any], targets: PyTree) -> dict[str, Any]:
+        """Return the batch with other targets."""
+        changed = targets if isinstance(self.targets, tuple) else {self.targets: targets}
+        return {**batch, **changed}
+
+    def _of(self, batch: Mapping[str, Any], names: str | tuple[str, ...]) -> PyTree:
+        each = names if isinstance(names, tuple) else (names,)
+        for name in each:
+            if name not in batch:
+                got = ", ".join(map(str, batch)) or "none"
+                raise ValueError(f"supervised: the batch has no entry {name!r}; it has {got}")
+        return {name: batch[name] for name in names} if isinstance(names, tuple) else batch[names]
+
+    def _words(self) -> str:
+        return f"inputs {self.inputs!r} and targets {self.targets!r}"
 
 
 @dataclass(eq=False)
@@ -95,6 +156,7 @@ class Supervised:
       metrics: Layers of (outputs, targets), by name.
       penalty: Function of the parameters.
       own: Whether the loss is of this library, which checks its targets.
+      entries: Names of the entries of a batch that is a dict; None for pairs.
     """
 
     net: Layer
@@ -102,22 +164,31 @@ class Supervised:
     metrics: dict[str, Layer]
     penalty: Callable[[Params], jax.Array] | None
     own: bool
+    entries: Entries | None = None
 
-    def __call__(self, m: Any, batch: PyTree) -> Any:
+    def split(self, batch: PyTree) -> tuple[PyTree, PyTree]:
+        """Return the inputs and the targets of a batch."""
+        if self.entries is not None:
+            return self.entries.split(batch)
         if not (isinstance(batch, tuple | list) and len(batch) == 2):
             of = f" of {len(batch)}" if isinstance(batch, tuple | list) else ""
             if isinstance(batch, dict):
-                of = f" of {', '.join(map(str, batch))}; write (batch[...], batch[...])"
+                of = f" of {', '.join(map(str, batch))}; name its entries, as in jn.supervised("
+                of += 'net, loss, inputs="image", targets="label")'
             if is_list_of_batches(batch):
                 of += f"; {LOADER}"
             raise TypeError(
                 f"supervised: expected a batch (inputs, targets), got {type(batch).__name__}{of}"
             )
         x, targets = batch
-        pair = m.inline(self.net, x), targets
+        return x, targets
+
+    def __call__(self, m: Any, batch: PyTree) -> Any:
+        x, targets = self.split(batch)
+        pair = m._inline(self.net, x), targets
         values = m(self.loss, pair)
         if self.penalty is not None:
-            values = _add(values, m.penalize(self.penalty))
+            values = _add(values, m._penalize(self.penalty))
         return values, {name: m(layer, pair) for name, layer in self.metrics.items()}
 
 
@@ -387,7 +458,7 @@ class Augmented:
     f: Callable[[jax.Array, PyTree], PyTree]
 
     def __call__(self, m: Any, batch: PyTree) -> Any:
-        if m.train:
+        if m._in_training:
             key = m.key("augment")
             try:
                 batch = self.f(key, batch)
@@ -397,7 +468,7 @@ class Augmented:
                     "one that takes (key, images), write jn.data.on_inputs(...)"
                 )
                 raise
-        return m.inline(self.objective, batch)
+        return m._inline(self.objective, batch)
 
 
 def learning_rule(net: Layer, rule: Callable[..., tuple[PyTree, tuple[Any, dict]]]) -> Layer:
@@ -538,7 +609,7 @@ def truncated_bptt(net: Layer, loss: Compare) -> Layer:
         values = per_example(values, "loss", out["x"], targets, loss)
         return (values, {}), {"net": inner, "carry": out["final"]}
 
-    return transformed(net, apply, kind="truncated_bptt", init=init)
+    return transformed(net, apply, kind="truncated_bptt", init=init, inputs=())
 
 
 def examples(batch: PyTree, who: str) -> int:

@@ -1,5 +1,6 @@
 """Find targets that a loss would misread: a lookup would take -1 for the last class."""
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -12,7 +13,7 @@ from jaxnet.services.checks import WrongValues, known
 from jaxnet.services.trees import PyTree, flat, is_float, key_spec, memo_of, shapes_of
 from jaxnet.services.warn import warn
 from jaxnet.training.look import attempt, look
-from jaxnet.training.objective import supervised_in
+from jaxnet.training.objective import Supervised, supervised_in
 
 
 def check_targets(
@@ -51,10 +52,10 @@ def check_targets(
       ...
       ValueError: softmax_cross_entropy_with_integer_labels: targets ...
     """
-    pair = isinstance(data, tuple | list) and len(data) == 2
-    x, targets = data if pair else ((), data)
     parts = supervised_in(objective)
-    check_bytes(parts.net if parts else objective, x, who)
+    x, targets, batch_of = _divided(parts, data)
+    inputs = parts.entries.split(data)[0] if parts and parts.entries else x
+    check_bytes(parts.net if parts else objective, inputs, who)
     leaves, structure = jax.tree.flatten(targets)
     if accepted is not None:
         found = list(map(_integers, leaves))
@@ -66,8 +67,7 @@ def check_targets(
 
     def run(params, state, x, targets, key):
         given = [t if v is None else v for v, t in zip(values, targets, strict=True)]
-        batch = jax.tree.unflatten(structure, given)
-        batch = (x, batch) if pair else batch
+        batch = batch_of(x, jax.tree.unflatten(structure, given))
         found, _ = objective.apply(params, state, batch, key=key, train=train)
         return found
 
@@ -84,6 +84,22 @@ def check_targets(
     except WrongValues as error:
         error.add_note(f"{who} looked at the targets first: nothing was computed with them")
         raise
+
+
+def _divided(
+    parts: Supervised | None, data: PyTree
+) -> tuple[PyTree, PyTree, Callable[[PyTree, PyTree], PyTree]]:
+    """Return inputs and targets of data, and the function that puts them together again.
+
+    Data that are no pair count as targets as a whole.
+    """
+    entries = None if parts is None else parts.entries
+    if entries is not None:
+        return data, entries.split(data)[1], entries.with_targets
+    if isinstance(data, tuple | list) and len(data) == 2:
+        x, targets = data
+        return x, targets, lambda x, targets: (x, targets)
+    return (), data, lambda x, targets: targets
 
 
 def check_bytes(net: Layer, x: PyTree, who: str) -> None:

@@ -15,7 +15,6 @@ from jaxnet.services import checks
 from jaxnet.services.checks.keywords import explain_keywords
 from jaxnet.services.functions import function_name
 from jaxnet.services.trees import Memo, PyTree, describe, floats_of, leaves_of
-from jaxnet.training import memory
 from jaxnet.training.interrupts import uninterrupted
 from jaxnet.training.look import attempt, check_captured, look
 from jaxnet.training.loss_scale import started
@@ -37,6 +36,7 @@ class Kept:
     programs: Memo = field(default_factory=Memo)
 
 
+@jax.tree_util.register_static
 @dataclass(frozen=True, eq=False, repr=False)
 class Trainer:
     """A pair of functions that train an objective; made by `jn.trainer`.
@@ -68,8 +68,6 @@ class Trainer:
         if self.update is None:
             object.__setattr__(self, "update", _update_by(self.step))
             object.__setattr__(self, "_kept", Kept(programs=Memo((self.init, self.step))))
-
-    __reduce_ex__ = Layer.__reduce_ex__
 
     def __repr__(self) -> str:
         return f"Trainer({self.objective!r})"
@@ -147,7 +145,7 @@ def trainer(
     about gradients or losses that are not finite. In a loop of your own, the last warning comes up
     to 256 steps late; `fit` checks every step.
 
-    Under Linux it also makes the process keep freed memory, see `jn.reuse_memory`.
+    On CPU under Linux, `jn.reuse_memory()` may make steps faster.
 
     Args:
       objective: Layer `batch -> (values, metrics)`, such as `jn.supervised(net, loss)`.
@@ -207,7 +205,6 @@ def trainer(
     checks.all_at_least("trainer", accumulate=accumulate, shapes=shapes)
     checks.check_options("trainer", donate=donate)
     checks.within("trainer", "loss_scale", loss_scale, "(0, inf)", optional=True)
-    memory.keep_by_default()
     optimizer = optax.with_extra_args_support(optimizer)
     kept = Kept(Watcher(shapes), Memo((objective, optimizer)))
     # Eager zeros would compile for each shape.

@@ -57,7 +57,8 @@ def repeat(layer: Layer, n: int) -> Layer:
             return jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype)
 
         params, state = jax.tree.map(of_one, drawn)
-        jax.eval_shape(partial(one, run), params, state, x)  # raises if it changes the shape
+        turn = partial(one, run, turn=0)
+        jax.eval_shape(turn, params, state, x)  # raises if it changes the shape
         return drawn
 
     def apply(run, params, state, x):
@@ -136,7 +137,7 @@ def mapped(layer: Layer, axis: int = 1) -> Layer:
     """Return a layer that applies another one to each entry along an axis of its input.
 
     The entries share the params, and each has a random key of its own. Inside a forward function,
-    `jax.vmap(lambda x: m(layer, x))` would give all of them one key, which raises in training.
+    `jax.vmap(lambda x: m(layer, x))` has no key, which raises in training for a layer that draws.
 
     Args:
       layer: Any layer without state that changes in training.

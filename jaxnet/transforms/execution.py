@@ -87,10 +87,9 @@ def remat(
             return jax.tree.map(lambda leaf: checkpoint_name(leaf, name), y)
 
         def inner(params, state, x, key):
-            inside = run._replace(call_key=key)
             if not patterns:
-                return inside(params, state, x)
-            y, state = inside.watched(named, transforms=True)(params, state, x)
+                return run(params, state, x, key=key)
+            y, state = run.watched(named, transforms=True)(params, state, x, key=key)
             return named((), run.layer, x, y), state
 
         kept = jax.checkpoint(inner, policy=rule if patterns else policy)

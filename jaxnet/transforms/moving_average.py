@@ -97,7 +97,7 @@ def moving_average(layer: Layer, decay: float | Callable[[jax.Array], Any] = 0.9
         followed, target = jax.lax.stop_gradient((followed, target | {"state": ahead}))
         return (y, followed), after | {OWN: target}
 
-    return transformed(layer, apply, kind="moving_average", init=init, own=True)
+    return transformed(layer, apply, kind="moving_average", init=init, own=True, inputs=())
 
 
 def _moved(target: Any, params: PyTree, decay: float | Callable[[jax.Array], Any]) -> Any:

@@ -84,7 +84,7 @@ def stream(
         x, stream = in_stream(given)
         return run(params, state, x, stream=stream)
 
-    return transformed(net, apply, kind="stream", init=init, clear=True)
+    return transformed(net, apply, kind="stream", init=init, clear=True, inputs=())
 
 
 def start_stream(stream: Layer, x: PyTree, state: State | None = None) -> State:

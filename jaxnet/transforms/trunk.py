@@ -67,7 +67,7 @@ def tap(layer: Layer, *paths: str) -> Layer:
         def done():
             return found.keys() == set(paths)
 
-        inside(m.watched(Watch(see, done, skipped=skipped)), x)
+        inside(m._watched(Watch(see, done, skipped=skipped)), x)
         missing = [path for path in paths if path not in found]
         if missing:
             raise ValueError(

@@ -56,7 +56,7 @@ def with_code(net: Layer) -> Layer:
                 codes.append(y)
             return y
 
-        y = m.inline(observe(net, see), x)
+        y = m._inline(observe(net, see), x)
         if len(codes) != 1:
             raise ValueError(
                 f"with_code: {net.name} must call m(jn.models.bottleneck, z) once, on its code, "

@@ -10,7 +10,7 @@ import pytest
 
 import jaxnet as jn
 from jaxnet.initializers import zeros
-from jaxnet.services.trees import memo_of
+from jaxnet.services.trees import flat, memo_of
 from tests.helpers import KEY, jit_apply, jit_init, refused, refuses, shapes
 
 # Made once by this code with jax 0.12.0, equal with 0.10.2; they hold the derivation of keys.
@@ -149,11 +149,11 @@ def test_another_init_of_a_layer_is_called():
     """Else its parents would go on with the forward and never call the new init."""
     net = jn.serial(jn.dense(3), name="net")
     ones = jax.tree.map(jnp.ones_like, net.init(KEY, jn.spec((2, 3))))
-    loaded = net._replace(init=lambda key, x: ones)
+    loaded = net.replace(init=lambda key, x: ones)
     assert loaded.kind == "serial"
     params, state = jn.serial(loaded).init(KEY, jn.spec((2, 3)))
     assert (params["net"]["dense"]["kernel"] == 1).all()
-    doubled = net._replace(apply=lambda *args, **kw: (2 * net.apply(*args, **kw)[0], {}))
+    doubled = net.replace(apply=lambda *args, **kw: (2 * net.apply(*args, **kw)[0], {}))
     y, _ = jn.serial(doubled).apply({"net": ones[0]}, {}, jnp.ones((2, 3)))
     assert (y == 2 * net.apply(*ones, jnp.ones((2, 3)))[0]).all()
 
@@ -458,7 +458,7 @@ def test_a_transform_of_a_composed_layer_is_not_bypassed():
         y, state = inner.apply(params, state, x, key=key, train=train)
         return y + 5, state
 
-    replaced = [layer._replace(apply=apply) for layer in (inner, jn.freeze(inner))]
+    replaced = [layer.replace(apply=apply) for layer in (inner, jn.freeze(inner))]
     for layer in (jn.Layer(inner.init, apply, "t", "t"), *replaced):
         y, _ = jn.serial(layer).apply({}, {}, jnp.zeros((2, 3)))
         assert (y == 6).all()
@@ -547,7 +547,8 @@ def test_an_update_in_a_loop_raises(jit):
         params, state = net.init(KEY, x)
         run = jax.jit(net.apply, static_argnames="train") if jit else net.apply
         run(params, state, x)
-        with pytest.raises(ValueError, match=f"{words}.* inside a function that JAX runs.*repeat"):
+        words += ".* inside a function that JAX traces.*m.scan"
+        with pytest.raises(ValueError, match=words):
             run(params, state, x, train=True)
 
 
@@ -586,8 +587,21 @@ def test_updates_inside_transforms_come_back():
 
 DROP = jn.dropout(0.5)
 ROWS = np.ones((3, 4, 8), np.float32)
+
+
+def keys_of(m):
+    return m.keys("rows", 3)
+
+
 INNER = jn.serial(jn.dense(8), DROP)
-SHARED = {  # loops in which every turn would draw the same numbers
+
+
+def noise(params, state, x, *, key=None, train=False):
+    return (x + jax.random.normal(key, x.shape) if train else x), state
+
+
+NOISE = jn.Layer(lambda key, x: ({}, {}), noise, "noise")
+SHARED = {  # functions that JAX traces, of which some are loops
     "vmap": lambda m, x: jax.vmap(lambda r: m(DROP, r))(x),
     "vmap of a net": lambda m, x: jax.vmap(lambda r: m(INNER, r))(x),
     "vmap of remat": lambda m, x: jax.vmap(lambda r: m(jn.remat(DROP), r))(x),
@@ -597,17 +611,18 @@ SHARED = {  # loops in which every turn would draw the same numbers
     "scan": lambda m, x: jax.lax.scan(lambda c, r: (c, m(DROP, r)), 0, x)[1],
     "map": lambda m, x: jax.lax.map(lambda r: m(DROP, r), x),
     "fori_loop": lambda m, x: jax.lax.fori_loop(0, 3, lambda i, c: m(DROP, c), x),
+    "vmap of a pair": lambda m, x: jax.vmap(lambda r: m(NOISE, r))(x),
     "key in vmap": lambda m, x: jax.vmap(lambda r: r + jax.random.normal(m.key("a"), (4, 8)))(x),
     "key in scan": lambda m, x: jax.lax.scan(
         lambda c, r: (c, r + jax.random.normal(m.key("a"), (4, 8))), 0, x
     )[1],
-}
-OWN = {  # no loop, or a key for each turn
     "jit": lambda m, x: jax.jit(lambda r: m(DROP, r))(x),
     "checkpoint": lambda m, x: jax.checkpoint(lambda r: m(DROP, r))(x),
     "grad": lambda m, x: jax.grad(lambda r: m(DROP, r).sum())(x),
     "jacfwd": lambda m, x: jax.jacfwd(lambda r: m(DROP, r).sum())(x),
     "cond": lambda m, x: jax.lax.cond(True, lambda r: m(DROP, r), lambda r: r, x),
+}
+OWN = {  # no loop, or a key for each turn
     "mapped": lambda m, x: m(jn.transforms.mapped(INNER, 0), x),
     "repeat": lambda m, x: m(jn.repeat(INNER, 3), x),
     "ensemble": lambda m, x: m(jn.ensemble(INNER, 3), x),
@@ -615,6 +630,11 @@ OWN = {  # no loop, or a key for each turn
     "a key per row": lambda m, x: jax.vmap(
         lambda r, k: DROP.apply({}, {}, r, key=k, train=True)[0]
     )(x, jax.random.split(m.key("k"), 3)),
+    "key= in vmap": lambda m, x: jax.vmap(lambda r, k: m(INNER, r, key=k))(x, keys_of(m)),
+    "key= in scan": lambda m, x: jax.lax.scan(
+        lambda c, each: (c, m(jn.remat(INNER), each[0], key=each[1])), 0, (x, keys_of(m))
+    )[1],
+    "key= in grad": lambda m, x: jax.grad(lambda r, k: m(DROP, r, key=k).sum())(x, m.keys("k")),
 }
 
 
@@ -622,7 +642,7 @@ OWN = {  # no loop, or a key for each turn
 def test_one_key_for_all_turns_of_a_loop_is_an_error(name):
     net = jn.compose(SHARED[name], name="net")
     params, state = net.init(KEY, ROWS)
-    words = r"^net.*: draws random numbers inside .*jn.transforms.mapped\(layer"
+    words = r"^net.*: draws random numbers inside .*(key=key\)|m.key)"
     with pytest.raises(ValueError, match=words):
         net.apply(params, state, ROWS, key=KEY, train=True)
     if "key" not in name:  # in evaluation nothing is drawn
@@ -635,6 +655,26 @@ def test_keys_that_differ_or_are_used_once_are_fine(name):
     params, state = jit_init(net, KEY, ROWS)
     y, _ = jit_apply(net, params, state, ROWS, key=KEY, train=True)
     assert not np.array_equal(y[0], y[1])
+    if name.startswith("key="):  # in evaluation there is none
+        net.apply(params, state, ROWS)
+
+
+def test_a_key_given_is_that_of_apply():
+    net = jn.compose(lambda m, x: m(INNER, x, key=m.key("k")), name="net")
+    params, state = net.init(KEY, ROWS)
+    y, _ = net.apply(params, state, ROWS, key=KEY, train=True)
+    key = jn.child_key(KEY, "key/k")
+    same, _ = INNER.apply(params["serial"], {}, ROWS, key=key, train=True)
+    np.testing.assert_array_equal(y, same)
+
+
+def test_a_transform_without_a_turn_in_a_loop_is_answered():
+    def apply(run, params, state, x):
+        return jax.vmap(lambda r: run(params, state, r)[0])(x), state
+
+    net = jn.transforms.transform(DROP, apply, kind="rows")
+    with pytest.raises(ValueError, match=r"run\(params, state, x\) in dropout write .*turn=i"):
+        net.apply({}, {}, ROWS, key=KEY, train=True)
 
 
 @pytest.mark.parametrize(
@@ -645,3 +685,200 @@ def test_what_m_has(name, words):
     with pytest.raises(AttributeError, match=words) as error:
         net.init(KEY, ROWS)
     assert "m.stream" in str(error.value)
+
+
+CELL = jn.serial(jn.dense(8), jn.batch_norm(), jn.dropout(0.5), name="cell")
+
+
+def looped(m, x):
+    def body(m, carry, bias):
+        carry = m(CELL, carry) + bias + m(jn.dense(8, name="inner"), x)
+        m.sow("mean", carry.mean())
+        return carry, m(jn.dropout(0.5, name="mask"), jnp.ones(50))
+
+    return m.scan(body, x, jnp.arange(3.0))
+
+
+def unrolled(m, x):
+    """The same turns by hand, without what is drawn."""
+    inner, ys = jn.dense(8, name="inner"), []
+    carry = x
+    for bias in range(3):
+        carry = m(CELL, carry) + bias + m(inner, x)
+        ys.append(jnp.ones(50))
+    return carry, jnp.stack(ys)
+
+
+def test_turns_share_params_and_hand_on_the_state():
+    net, same, x = jn.compose(looped), jn.compose(unrolled), jnp.arange(32.0).reshape(4, 8) / 9
+    params, state = net.init(KEY, x)
+    jax.tree.map(np.testing.assert_array_equal, (params, state), same.init(KEY, x))
+    for way in (net, jn.remat(net), jn.serial(net)):
+        params, state = way.init(KEY, x)
+        pair, _ = way.apply(params, state, x)
+        given = params.get("looped", params), state.get("looped", state)
+        jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-5), pair, same.apply(*given, x)[0])
+
+
+def test_each_turn_draws_its_own_numbers_and_changes_the_state():
+    net, x = jn.compose(looped), jnp.sin(jnp.arange(32.0)).reshape(4, 8)
+    params, state = net.init(KEY, x)
+    for way in (net, jn.remat(net), jn.cast(net, jnp.bfloat16), jn.lora(net, 2, where="*/kernel")):
+        params, state = way.init(KEY, x)
+        (_, masks), after = jit_apply(way, params, state, x, key=KEY, train=True)
+        assert len(np.unique(np.asarray(masks), axis=0)) == 3
+        once = way.apply(params, after, x, key=KEY, train=True)[1]  # a second step goes on
+        for path, leaf in flat(after):
+            assert not np.array_equal(leaf, dict(flat(state))[path]), path
+            assert not np.array_equal(leaf, dict(flat(once))[path]), path
+    members = jn.ensemble(net, 2)
+    (_, masks), _ = members.apply(*members.init(KEY, x), x, key=KEY, train=True)
+    assert len(np.unique(np.asarray(masks).reshape(6, 50), axis=0)) == 6
+    keys = jax.random.split(KEY, 2)
+    params, state = net.init(KEY, x)
+    rows = jax.vmap(lambda k: net.apply(params, state, x, key=k, train=True)[0][1])(keys)
+    assert len(np.unique(np.asarray(rows).reshape(6, 50), axis=0)) == 6
+
+
+def test_what_turns_sow_is_stacked():
+    net, x = jn.collect(jn.compose(looped)), jnp.ones((4, 8))
+    (_, sown), _ = jit_apply(net, *net.init(KEY, x), x, key=KEY, train=True)
+    assert jax.tree.map(jnp.shape, sown) == {"mean": (3,)}
+
+
+def test_gradients_through_turns_are_those_of_a_loop():
+    drop = jn.serial(jn.dense(8), jnp.tanh, jn.dropout(0.5), name="cell")
+    net = jn.compose(lambda m, x: m.scan(lambda m, c, _: (m(drop, c), None), x, length=3)[0])
+    x = jnp.sin(jnp.arange(32.0)).reshape(4, 8)
+    params, state = net.init(KEY, x)
+
+    def by_hand(params, x):
+        key = jn.child_key(KEY, "scan/")
+        for i in range(3):
+            turn = jn.child_key(jax.random.fold_in(key, i), "cell")
+            x, _ = drop.apply(params["cell"], {}, x, key=turn, train=True)
+        return x.sum()
+
+    def loss(params, x):
+        return net.apply(params, state, x, key=KEY, train=True)[0].sum()
+
+    found, expected = (jax.grad(f)(params, x) for f in (loss, by_hand))
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6), found, expected)
+
+
+def test_a_layer_made_in_the_body_is_one_layer():
+    """Though JAX traces the body twice, since the first carry has a weak type."""
+
+    def turn(m, c, x):
+        return m(jn.dense(1), jnp.ones((4, 8))).sum() * c, 0
+
+    net = jn.compose(lambda m, x: m.scan(turn, 1.0, length=2))
+    params, state = net.init(KEY, jnp.ones((4, 8)))
+    assert sorted(params) == ["dense"]
+    net.apply(params, state, jnp.ones((4, 8)))
+
+
+@pytest.mark.parametrize(("forward", "words"), [
+    (lambda m, x: m.scan(lambda m, c, x: (c, x), x), "needs xs or length="),
+    (lambda m, x: m.scan(None, x, length=2), r"a function of \(m, carry, x\)"),
+    (lambda m, x: m.scan(lambda m, c, x: c, x, length=2), r"must return \(carry, y\)"),
+    (lambda m, x: m.scan(lambda m, c, x: (c, x), x, x, 3), r"one number of turns, got \[3, 4\]"),
+    (lambda m, x: m.scan(lambda m, c, x: (c[0], x), x, x), r"a carry like .* \(4, 8\).*\(8,\)"),
+])  # fmt: skip
+def test_a_wrong_loop_is_answered(forward, words):
+    with pytest.raises((TypeError, ValueError), match=words):
+        jn.compose(forward, name="net").init(KEY, jnp.ones((4, 8)))
+
+
+def test_a_loop_in_a_stream_is_answered():
+    def turn(m, c, x):
+        return c + x, c
+
+    over_time = jn.compose(lambda m, x: m.scan(turn, 0 * x[:, 0], x.swapaxes(0, 1))[0])
+    attention = jn.multi_head_attention(2, causal=True)
+    deep = jn.compose(lambda m, x: m.scan(lambda m, c, _: (m(attention, c), 0), x, length=2)[0])
+    x = jnp.ones((2, 5, 8))
+    for net, words in ((over_time, "write jn.recurrent"), (deep, "Write jn.repeat")):
+        stream = jn.stream(net, length=5)
+        with pytest.raises(ValueError, match=words):
+            stream.apply(*stream.init(KEY, x), x)
+
+    def twice(m, c, _):
+        return m(jn.dense(8), c), 0
+
+    steps = jn.stream(jn.compose(lambda m, x: m.scan(twice, x, length=2)[0]))
+    steps.apply(*steps.init(KEY, x), x)
+
+
+def with_head(name="head", before=False):
+    def forward(m, x):
+        y = 0.0
+        if m.train and before:
+            y = m(jn.dense(3, name=name), x)
+        y += m(jn.dense(3), x)
+        if m.train and not before:
+            y += m(jn.serial(jn.dense(3), jn.batch_norm(), jn.dropout(0.5), name=name), x)
+        return y
+
+    return jn.compose(forward, name="net")
+
+
+@pytest.mark.parametrize("around", [
+    lambda net: net, jn.remat, lambda net: jn.repeat(net, 2), lambda n: jn.serial(n, name="net"),
+])  # fmt: skip
+def test_a_head_for_training_alone(around):
+    x = jnp.ones((4, 3))
+    net = around(with_head())
+    params, state = net.init(KEY, x)
+    inner = params.get("net", params)
+    assert sorted(inner) == ["dense", "head"]
+    y, after = net.apply(params, state, x)
+    jax.tree.map(np.testing.assert_array_equal, after, state)
+    _, after = jit_apply(net, params, state, x, key=KEY, train=True)
+    assert any((a != b).any() for a, b in zip(*map(jax.tree.leaves, (state, after)), strict=True))
+    bare = jax.tree.map(lambda a: a, params)
+    bare.get("net", bare).pop("head")
+    if around(jn.dense(3)).kind == "dense":
+        np.testing.assert_array_equal(net.apply(bare, {}, x)[0], y)  # as after training
+    with pytest.raises(jn.Misfit, match="head"):
+        net.apply(bare, state, x, key=KEY, train=True)
+
+
+def test_a_head_without_a_name_is_answered():
+    """It would take the name of the layer after it."""
+    for before in (True, False):
+        with pytest.raises(ValueError, match=r"net: 'dense_1' is in one of .* name='head'\)"):
+            with_head("dense", before).init(KEY, jnp.ones((4, 3)))
+
+
+def test_entries_that_belong_to_no_mode_are_still_answered():
+    net, x = with_head(), jnp.ones((4, 3))
+    params, state = net.init(KEY, x)
+    with pytest.raises(ValueError, match="unused entries: params/other"):
+        net.apply(params | {"other": {"w": jnp.ones(1)}}, state, x)
+
+
+@pytest.mark.parametrize("forward", [
+    lambda m, x: m(jn.batch_norm(), m(jn.dense(3), x)) if m.train else m(jn.dense(3), x),
+    lambda m, x: m(jn.dense(3), x[0] if m.train else x),
+    lambda m, x: m(jn.dense(3 if m.train else 4), x),
+])  # fmt: skip
+def test_a_forward_that_cannot_train_is_drawn_for_evaluation(forward):
+    net, x = jn.compose(forward), jnp.ones(3)[None]
+    params, state = net.init(KEY, x)
+    assert sorted(params) == ["dense"] and net.apply(params, state, x)[0].shape[0] == 1
+
+
+@pytest.mark.parametrize(
+    ("layer", "words"),
+    [
+        (DROP, "write it with the m that the body of m.scan gets"),
+        (jn.batch_norm(), "by another m than the body of m.scan gets"),
+    ],
+)
+def test_the_m_of_the_loop_is_not_that_of_a_turn(layer, words):
+    net = jn.compose(lambda m, x: m.scan(lambda _, c, x: (m(layer, c), x), x, length=2)[0])
+    x = jnp.ones((4, 8))
+    params, state = net.init(KEY, x)
+    with pytest.raises(ValueError, match=words):
+        net.apply(params, state, x, key=KEY, train=True)

@@ -1,7 +1,10 @@
 """The contract of a leaf: what its constructor checks, and what plain functions become."""
 
+import copy
+import dataclasses
 import functools
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -166,3 +169,37 @@ def test_param_dtype_is_float32_or_wider():
     dtypes = [jnp.uint8, jnp.bfloat16, jnp.float32, jnp.complex64]
     found = [param_dtype(jn.spec((2,), dtype)) for dtype in dtypes]
     assert found == [jnp.float32, jnp.float32, jnp.float32, jnp.complex64]
+
+
+def test_a_net_is_a_value_of_jax():
+    """A static part of a pytree, equal to itself alone."""
+
+    @jax.tree_util.register_dataclass
+    @dataclasses.dataclass
+    class Agent:
+        net: jn.Layer
+        params: dict
+
+    net, x = jn.serial(jn.dense(4), jnp.tanh), jnp.ones((2, 3))
+    params, state = net.init(KEY, x)
+    y, _ = net.apply(params, state, x)
+    run = jax.jit(lambda net, params: net.apply(params, state, x)[0])
+    np.testing.assert_allclose(run(net, params), y, 1e-6)
+    agent = jax.tree.map(lambda a: 2 * a, Agent(net, params))
+    assert agent.net is net and jax.tree.leaves(net) == []
+    np.testing.assert_array_equal(agent.params["dense"]["kernel"], 2 * params["dense"]["kernel"])
+    of_agent = jax.jit(lambda a: a.net.apply(a.params, state, x)[0])
+    np.testing.assert_allclose(of_agent(Agent(net, params)), y, 1e-6)
+    assert run._cache_size() == 1 and not isinstance(net, tuple)
+    assert net != jn.serial(jn.dense(4), jnp.tanh) and {net: 1}[net] == 1
+
+
+def test_a_net_is_copied_as_itself():
+    net = jn.dense(3)
+    assert copy.deepcopy({"net": net})["net"] is net and copy.copy(net) is net
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        net.name = "other"
+    named = net.replace(name="other")
+    assert named.name == "other" and named.inside is net.inside
+    for other in (net.replace(apply=named.apply), dataclasses.replace(net, apply=named.apply)):
+        assert other.inside is None  # which would be run instead

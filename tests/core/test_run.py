@@ -188,7 +188,7 @@ def test_no_transform_holds_the_layer_inside(name):
 
 def test_the_old_form_of_a_transform_is_answered():
     inner = jn.dense(3)
-    layer = jn.Layer(inner.init, inner.apply, "mine", "scaled", (inner, scaled))
+    layer = jn.Layer(inner.init, inner.apply, "mine", "scaled").replace(inside=(inner, scaled))
     with pytest.raises(TypeError, match=r"^mine: .* jn.transforms.transform\(layer, apply, kind="):
         jn.serial(layer).init(KEY, X)
 

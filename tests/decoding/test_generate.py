@@ -538,7 +538,7 @@ def test_inputs_before_the_tokens_are_the_same_at_each_step(x64, draft):
         options["draft"] = net, jax.tree.map(lambda leaf: -leaf, params)
     made = generate(net, params, PROMPTS, **options)
     for i, prompt in enumerate(PROMPTS):
-        row = jn.compose(lambda m, x, i=i: m.inline(net, (extra[i : i + 1], x)))
+        row = jn.compose(lambda m, x, i=i: m._inline(net, (extra[i : i + 1], x)))
         found = one_by_one(row, params, {}, prompt, 6, lambda t, z, ids: z.argmax())
         assert made.tokens[i].tolist() == found[0]
     steps = [*iterate(net, params, PROMPTS, **options)]
@@ -561,7 +561,7 @@ def test_an_encoder_runs_once_per_text(plain, draft):
 
     def forward(m, given):
         extra, tokens = given
-        return m.inline(plain[0], tokens) + m.whole(encoder, extra)[:, None]
+        return m._inline(plain[0], tokens) + m.whole(encoder, extra)[:, None]
 
     options = {"inputs": (np.eye(3, 13),), "temperature": 0}
     if draft:

@@ -5,11 +5,9 @@ import importlib
 import importlib.metadata
 import inspect
 import os
-import runpy
 import sys
 import warnings
 import xml.etree.ElementTree as ElementTree
-from pathlib import Path
 from types import SimpleNamespace
 
 import jax
@@ -19,7 +17,6 @@ import pytest
 from jax.sharding import PartitionSpec as P
 
 import jaxnet as jn
-from jaxnet.core.frames import inside_jax
 from jaxnet.services.checks.keywords import _ELSEWHERE, explain_keywords
 from jaxnet.services.extras import command, extra
 from jaxnet.services.jax_versions import as_varying, enable_x64, linear, varying_axes
@@ -73,26 +70,6 @@ def test_a_row_of_another_length_raises():
 
 def test_a_line_is_escaped():
     assert ElementTree.fromstring(html_line("Layer('a<b')")).text == "Layer('a<b')"
-
-
-def test_the_search_ends_at_code_that_is_named():
-    def outer():
-        return inside_jax(below={outer.__code__}), inside_jax(below=())
-
-    found = []
-    jax.eval_shape(lambda: found.extend(outer()))
-    assert found == [False, True]
-    assert not inside_jax(below=())
-
-
-def test_jaxnet_may_lie_beside_jax(monkeypatch):
-    """Where pip installs both, the path of one begins like that of the other."""
-    module = sys.modules["jaxnet.core.frames"]
-    beside = str(Path(jn.__file__).parent).removesuffix("net")
-    monkeypatch.setattr(jax, "__file__", f"{beside}/__init__.py")
-    monkeypatch.setattr(module, "_JAX", runpy.run_path(module.__file__)["_JAX"])
-    net, x = jn.batch_norm(), jnp.ones((4, 3))
-    net.apply(*net.init(jax.random.key(0), x), x, train=True)
 
 
 def recompiled():

@@ -297,7 +297,7 @@ def f1(outputs, targets):
     [
         lambda objective: objective,
         lambda objective: jn.augmented(objective, lambda key, batch: batch),
-        lambda objective: jn.compose(lambda m, batch: m.inline(objective, batch)),
+        lambda objective: jn.compose(lambda m, batch: m._inline(objective, batch)),
     ],
     ids=["supervised", "augmented", "own"],
 )

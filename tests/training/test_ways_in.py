@@ -81,7 +81,7 @@ PLAIN = jn.supervised(NET, LOSS)
 def forward(m, batch):
     if isinstance(batch, Pair):
         batch = batch.x, batch.y
-    return m.inline(PLAIN, batch)
+    return m._inline(PLAIN, batch)
 
 
 OBJECTIVE = jn.compose(forward)

@@ -193,7 +193,7 @@ def looped(m, x):
 
 @refused(
     [
-        (looped, r"m.sow\('mean'\) is called inside a function that JAX runs"),
+        (looped, r"m.sow\('mean'\) is called inside a function that JAX traces"),
         (lambda m, x: m.sow(3, x), TypeError, "m.sow"),
     ]
 )

@@ -94,7 +94,7 @@ def test_dense_layers_are_known_by_their_kind():
 
     table = jn.stateless(init, lambda params, x: x @ params["kernel"], "dense")
     layers = jn.dense(5, name="conv"), jnp.tanh, jn.dense(4)
-    net = jn.serial(table._replace(kind="table"), *layers)
+    net = jn.serial(table.replace(kind="table"), *layers)
     params, _ = pretrain_greedy(net, x, noting(seen))
     assert [s[2] for s in seen] == [5]
     np.testing.assert_array_equal(params["dense"]["kernel"], 1)

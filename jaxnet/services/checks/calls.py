@@ -9,6 +9,7 @@ import numpy as np
 
 from jaxnet.services.checks.native import all_native
 from jaxnet.services.checks.options import check_options, check_type
+from jaxnet.services.checks.tracing import is_traced
 from jaxnet.services.trees import PyTree, describe
 
 
@@ -66,6 +67,11 @@ def check_call(who: str, params: PyTree, state: PyTree, x: PyTree, key: Any, tra
         raise TypeError(f"{who}: apply needs params, state and x; {write}")
     if key is not None:
         check_key(key, who)
+    if is_traced(train):
+        raise TypeError(
+            f"{who}: train is traced, so the mode is not known; write "
+            'jax.jit(net.apply, static_argnames="train")'
+        )
     check_options(who, train=train)
     return all_native(params, who, "params"), all_native(state, who, "state"), all_native(x, who)
 

@@ -152,8 +152,8 @@ def a_function(who: str, what: str, value: Any, form: str, *, optional: bool = F
     """
     if optional and value is None:
         return
-    # A layer is a tuple, which can be called for its message alone.
-    if not callable(value) or isinstance(value, tuple):
+    # A layer can be called for its message alone.
+    if not callable(value) or hasattr(value, "apply"):
         raise TypeError(f"{who}: {what} must be a function of {form}, got {type(value).__name__}")
     given, _, named = form.partition("*, ")
     keywords = [each.partition("=")[0] for each in AXES.findall(named)]

@@ -83,7 +83,7 @@ def hmm(
 
     def score(m, given):
         sequence = tools.read_sequence(given, name, rank=2)
-        m.not_in_stream("scores whole sequences")
+        m._not_in_stream("scores whole sequences")
         if sequence.initial is not None:
             raise ValueError(f"{name}: takes no 'initial'; the first state is in its params")
         params = {

@@ -1,0 +1,52 @@
+"""What init notes about a layer before it draws anything."""
+
+from typing import Any
+
+import jax
+
+from jaxnet.core.contract import Params, State, child_key
+
+# What init notes about a layer, by name. For a child it is the child's plan. For an entry it is
+# whether the entry is state, its initializer, and its shape. For a transform, "" holds what draws
+# its entries, and their shapes.
+Plan = dict[str, Any]
+
+
+def copied(plan: Plan) -> Plan:
+    return {name: copied(each) if isinstance(each, dict) else each for name, each in plan.items()}
+
+
+def pruned(plan: Plan) -> Plan:
+    """Return the plan without layers that draw nothing, which do not need a key."""
+    kept: Plan = {}
+    for name, each in plan.items():
+        if isinstance(each, dict):
+            each = pruned(each)
+        elif name == "":
+            _, shapes = each
+            each = None if shapes == ({}, {}) else each
+        if each:
+            kept[name] = each
+    return kept
+
+
+def draw_plan(plan: Plan, key: jax.Array) -> tuple[Params, State]:
+    """Return the parameters and state of everything in the plan."""
+    params, state = {}, {}
+    for name, each in plan.items():
+        if name == "":  # of a transform
+            draw, _ = each
+            own, kept = draw(key)
+            params.update(own)
+            state.update(kept)
+        elif isinstance(each, dict):  # of a child
+            own, kept = draw_plan(each, child_key(key, name))
+            if own:
+                params[name] = own
+            if kept:
+                state[name] = kept
+        else:
+            is_state, draw, _ = each
+            tree = state if is_state else params
+            tree[name] = draw(child_key(key, name))
+    return params, state
